@@ -1,1 +1,166 @@
-//! placeholder
+//! The databases of Coro: who may log in, what tables exist, and how both come to be.
+//!
+//! Everything here is idempotent and safe to run from several processes at once: each step takes an advisory
+//! lock first. Tests use [`create_database`] and [`drop_database`] to have a database of their own.
+
+mod admin;
+mod roles;
+
+pub use admin::{connect, database_url};
+pub use roles::{ROLES, Role, bootstrap};
+
+use anyhow::{Context, Result, bail};
+use refinery::Runner;
+
+// The generated runner unwraps names that the macro itself has checked.
+#[allow(clippy::unwrap_used)]
+mod payments {
+    refinery::embed_migrations!("payments");
+}
+#[allow(clippy::unwrap_used)]
+mod balance {
+    refinery::embed_migrations!("balance");
+}
+#[allow(clippy::unwrap_used)]
+mod processor {
+    refinery::embed_migrations!("processor");
+}
+
+/// The name of the publication in each database: what leaves it is listed there and nowhere else.
+pub const PUBLICATION: &str = "coro_events";
+
+/// One database per service; no service reads another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Database {
+    Payments,
+    Balance,
+    Processor,
+}
+
+impl Database {
+    pub const ALL: [Self; 3] = [Self::Payments, Self::Balance, Self::Processor];
+
+    /// Its name in a stack; a test's database of the same kind has a name of its own.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Payments => "payments",
+            Self::Balance => "balance",
+            Self::Processor => "processor",
+        }
+    }
+
+    /// The role its service logs in as.
+    pub fn service_role(self) -> &'static str {
+        match self {
+            Self::Payments => "payments_svc",
+            Self::Balance => "balance_svc",
+            Self::Processor => "processor_svc",
+        }
+    }
+
+    fn runner(self) -> Runner {
+        match self {
+            Self::Payments => payments::migrations::runner(),
+            Self::Balance => balance::migrations::runner(),
+            Self::Processor => processor::migrations::runner(),
+        }
+    }
+}
+
+/// Makes the database `name` of this kind if it is missing, and brings its schema up to date.
+///
+/// `admin_url` is a superuser's; the roles must exist ([`bootstrap`]). The owner is `coro_owner`; only the
+/// service's role, the relay and the checker may connect.
+///
+/// # Errors
+/// When the server cannot be reached, a role is missing, or a migration that was applied has been changed.
+pub async fn create_database(admin_url: &str, kind: Database, name: &str) -> Result<()> {
+    let quoted = admin::quote_identifier(name)?;
+    let admin = connect(admin_url).await?;
+    admin::lock(&admin, name).await?;
+    if admin.query_opt("select 1 from pg_database where datname = $1", &[&name]).await?.is_none() {
+        // template0: unlike template1 it never has sessions, so databases can be made at the same time.
+        let statement = format!("create database {quoted} owner coro_owner template template0 encoding 'UTF8'");
+        admin.batch_execute(&statement).await.with_context(|| format!("cannot create database {name}"))?;
+    }
+    let service = kind.service_role();
+    admin
+        .batch_execute(&format!(
+            "revoke connect, temporary on database {quoted} from public;
+             grant connect on database {quoted} to {service}, coro_relay, coro_checker;"
+        ))
+        .await
+        .with_context(|| format!("cannot set who may connect to {name} (are the roles there?)"))?;
+    migrate(admin_url, kind, name).await
+}
+
+/// Applies the migrations that are missing, as `coro_owner`.
+async fn migrate(admin_url: &str, kind: Database, name: &str) -> Result<()> {
+    let mut client = connect(&admin::with_database(admin_url, name)?).await?;
+    admin::lock(&client, "migrations").await?;
+    client
+        .batch_execute("revoke create on schema public from public; set role coro_owner")
+        .await
+        .context("cannot act as coro_owner")?;
+    kind.runner().run_async(&mut client).await.with_context(|| format!("migration of {name} failed"))?;
+    Ok(())
+}
+
+/// The three databases of a stack, up to date.
+///
+/// # Errors
+/// As [`create_database`].
+pub async fn migrate_all(admin_url: &str) -> Result<()> {
+    for kind in Database::ALL {
+        create_database(admin_url, kind, kind.name()).await?;
+    }
+    Ok(())
+}
+
+/// Adds the demo services to a payments database; what is there already stays as it is.
+///
+/// # Errors
+/// When the database is missing or not migrated.
+pub async fn seed(admin_url: &str, payments_database: &str) -> Result<()> {
+    let client = connect(&admin::with_database(admin_url, payments_database)?).await?;
+    client
+        .batch_execute(
+            "set role coro_owner;
+             insert into services (service_id, name, enabled) values
+                 ('electricity', 'Electricity',        true),
+                 ('mobile',      'Mobile phone',       true),
+                 ('water',       'Water',              true),
+                 ('closed',      'A closed service',   false)
+             on conflict (service_id) do nothing",
+        )
+        .await
+        .context("cannot add the demo services")
+}
+
+/// Removes a database, with whatever is connected to it and its replication slots. Missing is fine.
+///
+/// # Errors
+/// When sessions or slots cannot be ended within about five seconds. Refuses `postgres` and templates.
+pub async fn drop_database(admin_url: &str, name: &str) -> Result<()> {
+    if matches!(name, "postgres" | "template0" | "template1") {
+        bail!("refusing to drop {name}");
+    }
+    let quoted = admin::quote_identifier(name)?;
+    let client = connect(admin_url).await?;
+    let mut last = None;
+    for _ in 0..50 {
+        // "force" does not end walsenders, and an active slot blocks the drop.
+        let ended = "select pg_terminate_backend(active_pid) from pg_replication_slots
+                     where database = $1 and active_pid is not null";
+        client.execute(ended, &[&name]).await?;
+        match client.batch_execute(&format!("drop database if exists {quoted} with (force)")).await {
+            Ok(()) => return Ok(()),
+            Err(error) => last = Some(error),
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    match last {
+        Some(error) => Err(error).with_context(|| format!("cannot drop database {name}")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,101 @@
+//! Connections and names: the small things that roles, databases and tests share.
+
+use anyhow::{Context, Result, bail};
+use tokio_postgres::config::Host;
+use tokio_postgres::{Client, Config, NoTls};
+
+/// Connects, and drives the connection in a task of its own until the client is dropped.
+///
+/// # Errors
+/// When the URL is malformed or the server refuses.
+pub async fn connect(url: &str) -> Result<Client> {
+    let (client, connection) =
+        tokio_postgres::connect(url, NoTls).await.with_context(|| format!("cannot connect to {}", without_password(url)))?;
+    tokio::spawn(async move {
+        // Its error is also every pending query's, where it is reported.
+        let _closed = connection.await;
+    });
+    Ok(client)
+}
+
+/// The URL of `database` on the same server, for `role`.
+///
+/// # Errors
+/// When `admin_url` names no TCP host.
+pub fn database_url(admin_url: &str, database: &str, role: &str, password: &str) -> Result<String> {
+    let config: Config = admin_url.parse().context("malformed Postgres URL")?;
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(host)) => host.clone(),
+        _ => bail!("the Postgres URL names no TCP host"),
+    };
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    Ok(format!("postgres://{}:{}@{host}:{port}/{}", encode(role), encode(password), encode(database)))
+}
+
+/// The same login, another database.
+pub(crate) fn with_database(admin_url: &str, database: &str) -> Result<String> {
+    let config: Config = admin_url.parse().context("malformed Postgres URL")?;
+    let user = config.get_user().context("the Postgres URL names no user")?;
+    let password = String::from_utf8(config.get_password().unwrap_or_default().to_vec())?;
+    database_url(admin_url, database, user, &password)
+}
+
+/// One at a time per purpose; held until the session ends.
+pub(crate) async fn lock(client: &Client, purpose: &str) -> Result<()> {
+    client
+        .execute("select pg_advisory_lock(hashtext('coro ' || $1))", &[&purpose])
+        .await
+        .with_context(|| format!("cannot lock {purpose}"))?;
+    Ok(())
+}
+
+/// Database names are ours to choose, so what would need care is refused.
+pub(crate) fn quote_identifier(name: &str) -> Result<String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    if name.is_empty() || name.len() > 63 || !name.chars().all(plain) {
+        bail!("{name:?} is no database name: 1 to 63 of a-z, 0-9 and _");
+    }
+    Ok(format!("\"{name}\""))
+}
+
+fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|b| match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
+            _ => format!("%{b:02X}"),
+        })
+        .collect()
+}
+
+fn without_password(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}://…@{}", &url[..scheme], &url[at + 1..]),
+        _ => "Postgres".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_keep_the_server_and_escape_the_rest() {
+        let url = database_url("postgres://postgres:x@127.0.0.1:21001/postgres", "balance", "coro_checker", "a/b@c").unwrap();
+        assert_eq!(url, "postgres://coro_checker:a%2Fb%40c@127.0.0.1:21001/balance");
+        let same = with_database("postgres://postgres:s%40t@127.0.0.1:21001/postgres", "payments").unwrap();
+        assert_eq!(same, "postgres://postgres:s%40t@127.0.0.1:21001/payments");
+    }
+
+    #[test]
+    fn names_that_need_quoting_are_refused() {
+        assert_eq!(quote_identifier("test_1").unwrap(), "\"test_1\"");
+        for bad in ["", "a b", "a\"b", "A", "a-b"] {
+            assert!(quote_identifier(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_not_shown() {
+        assert_eq!(without_password("postgres://u:secret@h:1/d"), "postgres://…@h:1/d");
+    }
+}
