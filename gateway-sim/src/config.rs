@@ -1,0 +1,49 @@
+//! Configuration: flags, or the environment variables of the same names.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use crate::script::Script;
+
+/// A payment gateway that misbehaves on request and keeps a ledger to check others against.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "gateway-sim", version)]
+pub struct Config {
+    /// Address to listen on.
+    #[arg(long, env, default_value = "127.0.0.1:21027")]
+    pub listen_addr: SocketAddr,
+    /// The ledger file; created if missing, continued if there.
+    #[arg(long, env, default_value = "gateway-ledger.ndjson")]
+    pub ledger_path: PathBuf,
+    /// Everything drawn by chance follows from it.
+    #[arg(long, env, default_value_t = 0)]
+    pub seed: u64,
+    /// Milliseconds every charge takes, unless its number says otherwise.
+    #[arg(long, env, default_value = "0", value_parser = millis)]
+    pub latency_ms: Duration,
+    /// Milliseconds after which a call that hangs is closed without an answer.
+    #[arg(long, env, default_value = "60000", value_parser = millis)]
+    pub hang_ms: Duration,
+    /// Script for client numbers without a word of their own, e.g. `jitter20-mix5`.
+    #[arg(long, env, default_value = "approve", value_parser = script)]
+    pub script: Script,
+    #[arg(long, env, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+fn millis(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_millis).map_err(|error| format!("{error}: whole milliseconds"))
+}
+
+fn script(words: &str) -> Result<Script, String> {
+    Script::parse(words).ok_or_else(|| "has no word that is known; see the table in script.rs".to_owned())
+}

@@ -1,0 +1,46 @@
+//! What is counted. Labels are fixed words: how a call was answered.
+
+use prometheus::{Encoder, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
+
+use crate::ledger::Counts;
+
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    /// Calls by what the caller was shown.
+    pub calls: IntCounterVec,
+    charges: IntGauge,
+    declines: IntGauge,
+    surplus: IntGauge,
+}
+
+impl Metrics {
+    pub fn new() -> anyhow::Result<Metrics> {
+        let registry = Registry::new();
+        let gauge = |name: &str, help: &str| -> anyhow::Result<IntGauge> {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let calls = Opts::new("gateway_sim_calls_total", "Calls of POST /charges and inquiries, by answer.");
+        let calls = IntCounterVec::new(calls, &["answer"])?;
+        registry.register(Box::new(calls.clone()))?;
+        Ok(Metrics {
+            calls,
+            charges: gauge("gateway_sim_charges", "Charges in the ledger.")?,
+            declines: gauge("gateway_sim_declines", "Declines remembered.")?,
+            surplus: gauge("gateway_sim_surplus_charges", "Charges beyond the first of their reference.")?,
+            registry,
+        })
+    }
+
+    /// The exposition text.
+    pub fn render(&self, counts: Counts) -> anyhow::Result<Vec<u8>> {
+        self.charges.set(counts.charges as i64);
+        self.declines.set(counts.declines as i64);
+        self.surplus.set(counts.surplus as i64);
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,138 @@
+//! What a decision is, in memory and as a line of the ledger file.
+
+use anyhow::bail;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// The body of `POST /charges`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Request {
+    /// The caller's own name of the charge.
+    pub reference: String,
+    /// Minor units.
+    pub amount: i64,
+    pub client_number: String,
+    pub service_id: String,
+}
+
+/// One decision, never changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    pub key: Id,
+    pub reference: Id,
+    pub amount: i64,
+    pub verdict: Verdict,
+    pub at: Timestamp,
+    /// The inquiry does not see it before.
+    pub visible_at: Timestamp,
+    /// Of the request, so that a key cannot be used for another one.
+    pub print: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Approved,
+    Declined { code: Box<str>, status: u16 },
+}
+
+/// A key or reference; UUIDs, which nearly all are, take 16 bytes instead of an allocation.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Id {
+    Uuid(Uuid),
+    Text(Box<str>),
+}
+
+impl Id {
+    pub fn new(text: &str) -> Id {
+        match Uuid::try_parse(text) {
+            Ok(uuid) if uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text => Id::Uuid(uuid),
+            Ok(_) | Err(_) => Id::Text(text.into()),
+        }
+    }
+}
+
+impl std::fmt::Display for Id {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Id::Uuid(uuid) => uuid.fmt(f),
+            Id::Text(text) => text.fmt(f),
+        }
+    }
+}
+
+/// One line of the file.
+#[derive(Serialize, Deserialize)]
+pub struct Line<'a> {
+    reference: String,
+    amount: i64,
+    kind: &'a str,
+    at: Timestamp,
+    key: String,
+    print: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    visible_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    code: Option<Box<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+}
+
+impl Line<'_> {
+    pub fn from_decided(decided: &Decided) -> Line<'static> {
+        let (kind, code, status) = match &decided.verdict {
+            Verdict::Approved => ("charge", None, None),
+            Verdict::Declined { code, status } => ("decline", Some(code.clone()), Some(*status)),
+        };
+        Line {
+            reference: decided.reference.to_string(),
+            amount: decided.amount,
+            kind,
+            at: decided.at,
+            key: decided.key.to_string(),
+            print: decided.print,
+            visible_at: (decided.visible_at != decided.at).then_some(decided.visible_at),
+            code,
+            status,
+        }
+    }
+
+    pub fn into_decided(self) -> anyhow::Result<Decided> {
+        let verdict = match (self.kind, self.code, self.status) {
+            ("charge", None, None) => Verdict::Approved,
+            ("decline", Some(code), Some(status)) => Verdict::Declined { code, status },
+            (kind, _, _) => bail!("not a decision: kind {kind:?}"),
+        };
+        Ok(Decided {
+            key: Id::new(&self.key),
+            reference: Id::new(&self.reference),
+            amount: self.amount,
+            verdict,
+            at: self.at,
+            visible_at: self.visible_at.unwrap_or(self.at),
+            print: self.print,
+        })
+    }
+}
+
+/// Identifies a request among those under one key. Lengths keep neighbouring fields apart.
+pub fn print(request: &Request) -> u64 {
+    let mut hash = Sha256::new();
+    for field in [&request.reference, &request.client_number, &request.service_id] {
+        hash.update((field.len() as u64).to_le_bytes());
+        hash.update(field.as_bytes());
+    }
+    hash.update(request.amount.to_le_bytes());
+    let digest = hash.finalize();
+    digest[..8].iter().fold(0, |print, byte| (print << 8) | u64::from(*byte))
+}
+
+/// The clock in whole microseconds, so that a time survives being written and read.
+pub fn now() -> Timestamp {
+    Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+pub fn micros(at: Timestamp) -> impl std::fmt::Display {
+    at.strftime("%Y-%m-%dT%H:%M:%S%.6fZ")
+}

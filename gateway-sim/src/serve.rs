@@ -1,0 +1,98 @@
+//! The accept loop. Ours, because a gateway that misbehaves must be able to drop a connection in the middle
+//! of a request: a response marked [`Abort`] is not sent, its connection ends.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
+
+const HEAD_READ_MAX: Duration = Duration::from_secs(30);
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// How the connection of a response that is never sent ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abort {
+    /// With a FIN.
+    Close,
+    /// With a RST.
+    Reset,
+}
+
+impl std::fmt::Display for Abort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("dropped on request")
+    }
+}
+
+impl std::error::Error for Abort {}
+
+/// Serves until `shutdown`, then answers what is under way.
+pub async fn serve(listener: TcpListener, routes: BoxedFilter<(Response,)>, shutdown: CancellationToken) {
+    let graceful = GracefulShutdown::new();
+    loop {
+        let stream = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        if let Err(error) = connection(stream, &routes, &graceful) {
+            tracing::debug!(%error, "connection not served");
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests still under way after {DRAIN_MAX:?} were cut");
+    }
+}
+
+fn connection(
+    stream: TcpStream,
+    routes: &BoxedFilter<(Response,)>,
+    graceful: &GracefulShutdown,
+) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    // A second handle: the socket stays open until it is decided how it ends.
+    let socket = stream.as_fd().try_clone_to_owned()?;
+    let warp = TowerToHyperService::new(warp::service(routes.clone()));
+    let service = hyper::service::service_fn(move |request| {
+        let reply = hyper::service::Service::call(&warp, request);
+        async move {
+            let response: Response = match reply.await {
+                Ok(response) => response,
+                Err(never) => match never {},
+            };
+            match response.extensions().get::<Abort>() {
+                Some(abort) => Err(*abort),
+                None => Ok(response),
+            }
+        }
+    });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_READ_MAX);
+    let served = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+    tokio::spawn(async move {
+        if let Err(error) = served.await {
+            let abort = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<Abort>());
+            if abort == Some(&Abort::Reset)
+                && let Err(error) = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO))
+            {
+                tracing::warn!(%error, "the connection ends without a reset");
+            }
+            tracing::debug!(%error, "connection ended");
+        }
+        drop(socket);
+    });
+    Ok(())
+}
