@@ -1,0 +1,193 @@
+//! The wire contract (docs: DESIGN of topics, types and data): names and shapes, in one place.
+//!
+//! The relay knows nothing of this file: it is told by its routes file. The golden files in `saga/golden`
+//! hold one event of each type as it is on the wire; tests compare both sides with them.
+//! A released type is never changed in place: what breaks a reader gets a new `.vN`.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+pub const PAYMENT_TOPIC: &str = "PaymentTopic";
+pub const BALANCE_TOPIC: &str = "BalanceTopic";
+pub const PAYMENT_RESULT_TOPIC: &str = "PaymentResultTopic";
+/// The work queue of step 4, on RabbitMQ.
+pub const PAYMENT_QUEUE: &str = "PaymentInitiated";
+
+/// 2^53 - 1: the largest integer every JSON reader keeps exact.
+pub const AMOUNT_MAX: i64 = (1 << 53) - 1;
+
+/// The header that names an event's type (CloudEvents 1.0, Kafka binding, binary mode).
+pub const HEADER_TYPE: &str = "ce_type";
+/// The header that carries the event id: equal at every telling.
+pub const HEADER_ID: &str = "ce_id";
+
+macro_rules! event_types {
+    ($($variant:ident = $name:literal on $topic:ident,)*) => {
+        /// Every type of event told on the topics of the saga.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum EventType { $($variant,)* }
+
+        impl EventType {
+            pub const ALL: &[EventType] = &[$(EventType::$variant,)*];
+
+            pub fn as_str(self) -> &'static str {
+                match self { $(EventType::$variant => $name,)* }
+            }
+
+            pub fn topic(self) -> &'static str {
+                match self { $(EventType::$variant => $topic,)* }
+            }
+
+            /// `None` for a type this version does not know: newer than us, or not ours.
+            pub fn parse(name: &str) -> Option<EventType> {
+                match name { $($name => Some(EventType::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+event_types! {
+    PaymentInitiated       = "payment.initiated.v1"        on PAYMENT_TOPIC,
+    PaymentAuthorized      = "payment.authorized.v1"       on PAYMENT_TOPIC,
+    PaymentCompleted       = "payment.completed.v1"        on PAYMENT_TOPIC,
+    PaymentRejected        = "payment.rejected.v1"         on PAYMENT_TOPIC,
+    PaymentFailed          = "payment.failed.v1"           on PAYMENT_TOPIC,
+    PaymentCancelled       = "payment.cancelled.v1"        on PAYMENT_TOPIC,
+    PaymentOutcomeUnknown  = "payment.outcome_unknown.v1"  on PAYMENT_TOPIC,
+    PaymentCancelRecorded  = "payment.cancel_recorded.v1"  on PAYMENT_TOPIC,
+    PaymentCancelRequested = "payment.cancel_requested.v1" on PAYMENT_TOPIC,
+    BalanceHeld            = "balance.held.v1"             on BALANCE_TOPIC,
+    BalanceRejected        = "balance.rejected.v1"         on BALANCE_TOPIC,
+    BalanceCaptured        = "balance.captured.v1"         on BALANCE_TOPIC,
+    BalanceReleased        = "balance.released.v1"         on BALANCE_TOPIC,
+    BalanceDeposited       = "balance.deposited.v1"        on BALANCE_TOPIC,
+    ResultSucceeded        = "payment.result.succeeded.v1" on PAYMENT_RESULT_TOPIC,
+    ResultDeclined         = "payment.result.declined.v1"  on PAYMENT_RESULT_TOPIC,
+    ResultUnknown          = "payment.result.unknown.v1"   on PAYMENT_RESULT_TOPIC,
+    ResultExpired          = "payment.result.expired.v1"   on PAYMENT_RESULT_TOPIC,
+    ResultCancelled        = "payment.result.cancelled.v1" on PAYMENT_RESULT_TOPIC,
+}
+
+/// Data of every `payment.*` event on PaymentTopic: the published columns of `payments.payments`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payment {
+    pub user_id: Uuid,
+    pub payment_id: Uuid,
+    pub client_number: String,
+    pub service_id: String,
+    /// Minor units.
+    pub amount: i64,
+    pub status: String,
+    pub event: String,
+    pub reason: Option<String>,
+    pub version: i32,
+    pub traceparent: Option<String>,
+    pub initiated_at: jiff::Timestamp,
+    pub expires_at: jiff::Timestamp,
+    pub authorized_at: Option<jiff::Timestamp>,
+    pub completed_at: Option<jiff::Timestamp>,
+    pub rejected_at: Option<jiff::Timestamp>,
+    pub failed_at: Option<jiff::Timestamp>,
+    pub cancelled_at: Option<jiff::Timestamp>,
+    pub cancel_requested_at: Option<jiff::Timestamp>,
+}
+
+/// Data of every `balance.*` event on BalanceTopic: the published columns of `balance.ledger`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerEntry {
+    pub user_id: Uuid,
+    pub payment_id: Uuid,
+    pub phase: i16,
+    pub kind: String,
+    pub amount: i64,
+    pub service_id: Option<String>,
+    pub reason: Option<String>,
+    pub traceparent: Option<String>,
+    pub created_at: jiff::Timestamp,
+}
+
+/// Data of every `payment.result.*` event on PaymentResultTopic: the published columns of `processor.charges`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChargeResult {
+    pub payment_id: Uuid,
+    pub user_id: Uuid,
+    pub client_number: String,
+    pub service_id: String,
+    pub amount: i64,
+    pub status: String,
+    pub attempt: i32,
+    pub reason: Option<String>,
+    pub version: i32,
+    pub provider_reference: Option<String>,
+    pub traceparent: Option<String>,
+    pub expires_at: Option<jiff::Timestamp>,
+    pub created_at: jiff::Timestamp,
+    pub decided_at: Option<jiff::Timestamp>,
+}
+
+/// The work message on [`PAYMENT_QUEUE`], exactly: `{"payload":{…}}`, the amount as text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkMessage {
+    pub payload: Work,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Work {
+    pub user_id: Uuid,
+    pub client_number: String,
+    pub service_id: String,
+    /// Minor units in decimal.
+    pub amount: String,
+    /// The `payment_id`.
+    pub transaction_id: Uuid,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden(name: &str) -> String {
+        let path = format!("{}/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}")).trim_end().to_owned()
+    }
+
+    /// Reads the golden file and writes it again: every field is known, none is lost, order is kept.
+    fn survives<T: Serialize + for<'de> Deserialize<'de>>(name: &str) {
+        let text = golden(name);
+        let data: T = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let written: serde_json::Value = serde_json::to_value(&data).unwrap();
+        let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let keys = |v: &serde_json::Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        assert_eq!(keys(&written), keys(&read), "{name}");
+    }
+
+    #[test]
+    fn every_event_type_has_a_golden_file_that_its_data_type_reads() {
+        for event in EventType::ALL {
+            match event.topic() {
+                PAYMENT_TOPIC => survives::<Payment>(event.as_str()),
+                BALANCE_TOPIC => survives::<LedgerEntry>(event.as_str()),
+                PAYMENT_RESULT_TOPIC => survives::<ChargeResult>(event.as_str()),
+                other => panic!("{other} is not a topic"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_work_message_is_byte_for_byte_the_contract() {
+        let text = golden("work-message");
+        let message: WorkMessage = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&message).unwrap(), text);
+        assert_eq!(message.payload.amount, "15000");
+    }
+
+    #[test]
+    fn names_are_parsed_back_to_their_type_and_unknown_ones_are_not() {
+        for event in EventType::ALL {
+            assert_eq!(EventType::parse(event.as_str()), Some(*event));
+        }
+        assert_eq!(EventType::parse("payment.initiated.v2"), None);
+    }
+}
