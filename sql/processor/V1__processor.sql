@@ -8,6 +8,7 @@ create table charges (
     amount             bigint      not null,
     status             text        not null,
     attempt            integer     not null default 1,
+    exposed            boolean     not null default false,
     reason             text,
     version            integer     not null default 1,
     provider_reference text,
@@ -22,6 +23,9 @@ create table charges (
     constraint charges_attempt_positive check (attempt >= 1),
     constraint charges_status_known check (
         status in ('waiting', 'calling', 'unknown', 'succeeded', 'declined', 'expired', 'cancelled')),
+    -- A hold may be released only on proof that no call was made, or on a decline.
+    constraint charges_exposed_is_not_released check (
+        not (exposed and status in ('waiting', 'expired', 'cancelled')) and (exposed or status <> 'unknown')),
     constraint charges_decided_at_set check (
         (status in ('succeeded', 'declined', 'expired', 'cancelled')) = (decided_at is not null)),
     constraint charges_succeeded_has_reference check (status <> 'succeeded' or provider_reference is not null)
@@ -34,9 +38,10 @@ create index charges_created_at on charges using brin (created_at) with (pages_p
 comment on table charges is 'One row per payment that reached the processor: the intent, committed before any call, then the outcome.';
 comment on column charges.status is 'waiting: not callable now. calling: a call may have been made, lease running. unknown: a call may have been made, being inquired. Then succeeded | declined | expired | cancelled.';
 comment on column charges.attempt is 'Counts leases taken; an outcome is written only by the owner of the attempt (compare-and-set).';
+comment on column charges.exposed is 'A call may have reached the gateway without an answer (it was unknown once). Then it never waits, expires or is cancelled.';
 comment on column charges.reason is 'Decline code, or why the outcome is unknown.';
 comment on column charges.provider_reference is 'The gateway''s own id of the charge.';
-comment on column charges.lease_until is 'Until then the attempt belongs to the process that took it; a lapsed calling is unknown.';
+comment on column charges.lease_until is 'calling: until then the attempt belongs to the process that took it; lapsed, it is unknown. waiting: not called again before.';
 comment on column charges.expires_at is 'No first call after this instant, by this database''s clock.';
 
 create table charge_attempts (
@@ -53,8 +58,10 @@ create table charge_attempts (
     constraint charge_attempts_kind_known check (kind in ('charge', 'inquiry', 'sweep'))
 );
 comment on table charge_attempts is 'What each call and inquiry that did not settle a charge said. Not published: it changes no state.';
-comment on column charge_attempts.seq is '1, 2, 3 ... within the attempt.';
-comment on column charge_attempts.next_at is 'When the next inquiry is due.';
+comment on column charge_attempts.seq is '1, 2, 3 ... within the attempt: 1 is how the call ended, the rest are inquiries.';
+comment on column charge_attempts.kind is 'charge: a call. sweep: a lease that lapsed. inquiry: its row, inserted before it is made, is the claim of who makes it.';
+comment on column charge_attempts.outcome is 'charge, sweep: not_sent | unknown. inquiry: asking, then succeeded | declined | not_found | unavailable.';
+comment on column charge_attempts.next_at is 'When the next inquiry is due; while asking, when somebody else may ask.';
 
 create table parked (
     parked_id   text        not null,
@@ -71,7 +78,7 @@ comment on table parked is 'Messages that cannot be applied, set aside in the tr
 comment on column parked.parked_id is 'Where it was read: queue/message id, or queue/hash of the body. Parking the same message again changes nothing.';
 comment on column parked.source is 'The queue or topic it came from.';
 
-grant select, insert, update on charges to processor_svc;
-grant select, insert on charge_attempts, parked to processor_svc;
+grant select, insert, update on charges, charge_attempts to processor_svc;
+grant select, insert on parked to processor_svc;
 grant select on charges, parked to coro_relay;
 grant select on all tables in schema public to coro_checker;
