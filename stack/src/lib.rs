@@ -1,1 +1,28 @@
-//! placeholder
+//! `cargo stack`: the servers and services of Coro as supervised processes on one machine.
+//!
+//! One command (`cli`) talks to one detached supervisor per stack over a Unix socket (`control`). The command
+//! knows what a Postgres or a payments-svc is; the supervisor knows only processes.
+
+pub mod cli;
+
+pub mod control;
+pub mod layout;
+pub mod process;
+pub mod spec;
+
+mod backoff;
+mod check;
+mod down;
+mod environment;
+mod install;
+mod launch;
+mod logs;
+mod output;
+mod probe;
+mod servers;
+mod services;
+mod state;
+mod status;
+mod supervisor;
+mod up;
+mod workspace;

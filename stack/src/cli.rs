@@ -1,0 +1,163 @@
+//! The commands.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+use crate::control::{Client, Request};
+use crate::layout::Layout;
+use crate::output::say;
+use crate::servers::Server;
+use crate::services::Service;
+use crate::up::{Extent, up, wait_for_server, wait_for_service};
+use crate::{check, down, launch, logs, status, supervisor, workspace};
+
+/// The servers and services of Coro on this machine, as supervised processes.
+///
+/// STACK_DIR (default .stack) and STACK_PORT (default 21000) choose the stack; several run side by side.
+#[derive(Parser)]
+#[command(name = "cargo stack", bin_name = "cargo stack")]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Install what is missing, start everything, make one payment. Again: whatever is not running.
+    Up {
+        /// Install packages without asking.
+        #[arg(long, short)]
+        yes: bool,
+        /// Only the servers and the schemas: what tests of a single service need.
+        #[arg(long)]
+        servers: bool,
+        /// All services, without the payment at the end.
+        #[arg(long, conflicts_with = "servers")]
+        no_payment: bool,
+    },
+    /// Stop everything, and check that nothing is left.
+    Down,
+    /// What runs, since when, and what it uses.
+    Status,
+    /// Print a log (of a server, a service, `supervisor` or `build`).
+    Logs {
+        name: String,
+        /// Keep printing what comes.
+        #[arg(long, short)]
+        follow: bool,
+        #[arg(long, short = 'n', default_value_t = 200)]
+        lines: usize,
+    },
+    /// Stop and start one, and wait until it is ready.
+    Restart { name: String },
+    /// Stop one; it stays stopped.
+    Stop { name: String },
+    /// Start one that was stopped or ended, and wait until it is ready.
+    Start { name: String },
+    /// SIGKILL. A service comes back by itself, a server by `start`.
+    Kill { name: String },
+    /// The whole life of one payment, and where it stands still.
+    Explain { payment_id: String },
+    /// Measure.
+    Bench {
+        name: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check everything: format, lints, unit tests, then tests against a stack of their own.
+    Test(check::TestArgs),
+    /// Bring the stack down and remove its data.
+    Clean {
+        #[arg(long, short)]
+        yes: bool,
+    },
+    #[command(name = "__supervise", hide = true)]
+    Supervise {
+        #[arg(long)]
+        dir: PathBuf,
+        #[arg(long)]
+        base_port: u16,
+    },
+    #[command(name = "__launch", hide = true)]
+    Launch(launch::LaunchArgs),
+}
+
+/// Runs the command given on the command line.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\n{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(action: Action) -> Result<()> {
+    match action {
+        Action::Launch(args) => return launch::run(&args),
+        Action::Supervise { dir, base_port } => return supervisor::run(&Layout::new(Some(dir), base_port)?),
+        Action::Test(args) => return check::run(&args),
+        _ => {}
+    }
+    let layout = Layout::from_env()?;
+    match action {
+        Action::Up { yes, servers, no_payment } => {
+            let extent = match (servers, no_payment) {
+                (true, _) => Extent::Servers,
+                (false, true) => Extent::Services,
+                (false, false) => Extent::Payment,
+            };
+            up(&layout, extent, yes || std::env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1"))
+        }
+        Action::Down => down::down(&layout),
+        Action::Status => show_status(&layout),
+        Action::Logs { name, follow, lines } => logs::show(&layout.log(&name), lines, follow),
+        Action::Restart { name } => tell(&layout, &name, |name| Request::Restart { name }, true),
+        Action::Start { name } => tell(&layout, &name, |name| Request::Start { name }, true),
+        Action::Stop { name } => tell(&layout, &name, |name| Request::Stop { name }, false),
+        Action::Kill { name } => tell(&layout, &name, |name| Request::Kill { name }, false),
+        Action::Explain { payment_id } => workspace::e2e(&layout, &["explain", &payment_id]),
+        Action::Bench { name, arguments } => {
+            let mut all = vec!["bench", name.as_str()];
+            all.extend(arguments.iter().map(String::as_str));
+            workspace::e2e(&layout, &all)
+        }
+        Action::Clean { yes } => down::clean(&layout, yes),
+        Action::Launch(_) | Action::Supervise { .. } | Action::Test(_) => Ok(()),
+    }
+}
+
+fn connect(layout: &Layout) -> Result<Client> {
+    Client::connect(&layout.socket())
+        .with_context(|| format!("the stack in {} is not up: cargo stack up", layout.dir.display()))
+}
+
+fn show_status(layout: &Layout) -> Result<()> {
+    let children = connect(layout)?.status()?;
+    say(&status::table(&children));
+    let down: Vec<&str> = children.iter().filter(|child| child.id.is_none()).map(|child| child.name.as_str()).collect();
+    if !down.is_empty() {
+        bail!("not running: {}", down.join(", "));
+    }
+    Ok(())
+}
+
+fn tell(layout: &Layout, name: &str, request: impl FnOnce(String) -> Request, wait: bool) -> Result<()> {
+    let mut client = connect(layout)?;
+    client.send(&request(name.to_owned()))?;
+    if !wait {
+        return Ok(());
+    }
+    if let Some(server) = Server::named(name) {
+        return wait_for_server(layout, server, &layout.password()?, &mut client);
+    }
+    match Service::ALL.into_iter().find(|service| service.name() == name) {
+        Some(service) => wait_for_service(layout, service),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,84 @@
+//! The language between the command and the supervisor: one JSON object per line over a Unix socket.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::process::ProcessId;
+use crate::spec::Spec;
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+pub enum Request {
+    /// Run this. One that runs already is left alone, unless it is a service whose command or file has changed.
+    Run { spec: Spec },
+    /// Run again what was stopped or ended.
+    Start { name: String },
+    Stop { name: String },
+    Restart { name: String },
+    /// SIGKILL to the child and everything under it.
+    Kill { name: String },
+    Status,
+    /// Stop everything and end.
+    Shutdown,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Reply {
+    Done { changed: bool },
+    Status { children: Vec<ChildStatus> },
+    Failed { reason: String },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ChildStatus {
+    pub name: String,
+    /// `running`, `stopping`, `stopped`, `restarting`, or how it ended.
+    pub state: String,
+    pub id: Option<ProcessId>,
+    pub restarts: u32,
+    pub port: Option<u16>,
+    pub tier: u8,
+}
+
+/// A connection to a supervisor.
+pub struct Client {
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects; `None` when no supervisor listens.
+    pub fn connect(socket: &Path) -> Option<Self> {
+        UnixStream::connect(socket).ok().map(|stream| Self { stream: BufReader::new(stream) })
+    }
+
+    /// # Errors
+    /// When the supervisor is gone or refuses.
+    pub fn send(&mut self, request: &Request) -> Result<Reply> {
+        let mut line = serde_json::to_string(request)?;
+        line.push('\n');
+        let stream = self.stream.get_mut();
+        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
+        stream.write_all(line.as_bytes()).context("the supervisor is gone")?;
+        let mut answer = String::new();
+        self.stream.read_line(&mut answer).context("the supervisor does not answer")?;
+        match serde_json::from_str(&answer).context("the supervisor ended")? {
+            Reply::Failed { reason } => bail!(reason),
+            reply => Ok(reply),
+        }
+    }
+
+    /// # Errors
+    /// As [`Client::send`].
+    pub fn status(&mut self) -> Result<Vec<ChildStatus>> {
+        match self.send(&Request::Status)? {
+            Reply::Status { children } => Ok(children),
+            other => bail!("unexpected answer {other:?}"),
+        }
+    }
+}

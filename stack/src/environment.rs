@@ -1,0 +1,96 @@
+//! `.stack/env`: where everything is, in sh syntax, for people, tests and tools.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+
+use crate::layout::{Layout, Port, write_private};
+use crate::servers::rabbitmq;
+
+/// The user that demonstrations pay as.
+const DEMO_USER: &str = "018f0000-0000-7000-8000-000000000001";
+
+/// # Errors
+/// When the stack has no password and none can be made.
+pub fn postgres_url(layout: &Layout, database: &str, role: &str) -> Result<String> {
+    let (password, port) = (layout.password()?, layout.port(Port::Postgres));
+    Ok(format!("postgres://{role}:{password}@127.0.0.1:{port}/{database}"))
+}
+
+/// # Errors
+/// As [`postgres_url`].
+pub fn amqp_url(layout: &Layout) -> Result<String> {
+    let port = layout.port(Port::Amqp);
+    // %2f is the default virtual host.
+    Ok(format!("amqp://{}:{}@127.0.0.1:{port}/%2f", rabbitmq::USER, layout.password()?))
+}
+
+/// # Errors
+/// As [`postgres_url`].
+pub fn redis_url(layout: &Layout) -> Result<String> {
+    Ok(format!("redis://:{}@127.0.0.1:{}", layout.password()?, layout.port(Port::Redis)))
+}
+
+/// Everything in `.stack/env`.
+///
+/// # Errors
+/// As [`postgres_url`].
+pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
+    let http = |port| format!("http://127.0.0.1:{}", layout.port(port));
+    let read_only = |database| postgres_url(layout, database, "coro_checker");
+    Ok([
+        ("STACK_DIR", layout.dir.display().to_string()),
+        ("STACK_PORT", layout.base_port.to_string()),
+        ("PAYMENTS_URL", http(Port::Payments)),
+        ("BALANCE_URL", http(Port::Balance)),
+        ("GATEWAY_URL", http(Port::Gateway)),
+        ("PAYMENTS_ADMIN_URL", http(Port::PaymentsAdmin)),
+        ("BALANCE_ADMIN_URL", http(Port::BalanceAdmin)),
+        ("PROCESSOR_ADMIN_URL", http(Port::ProcessorAdmin)),
+        ("RELAY_ADMIN_URL", http(Port::RelayAdmin)),
+        ("KAFKA_BROKERS", format!("127.0.0.1:{}", layout.port(Port::Kafka))),
+        ("AMQP_URL", amqp_url(layout)?),
+        ("REDIS_URL", redis_url(layout)?),
+        ("PAYMENTS_DATABASE_URL", read_only("payments")?),
+        ("BALANCE_DATABASE_URL", read_only("balance")?),
+        ("PROCESSOR_DATABASE_URL", read_only("processor")?),
+        ("POSTGRES_ADMIN_URL", postgres_url(layout, "postgres", "postgres")?),
+        ("ROLE_PASSWORD", layout.password()?),
+        ("DEMO_USER_ID", DEMO_USER.to_owned()),
+        ("DEMO_SERVICE_ID", "electricity".to_owned()),
+    ]
+    .into())
+}
+
+/// Writes `.stack/env`, readable by the caller only: it holds the password.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write(layout: &Layout) -> Result<()> {
+    let lines = variables(layout)?.into_iter().map(|(name, value)| format!("export {name}={}\n", quote(&value)));
+    write_private(&layout.dir.join("env"), &lines.collect::<String>())
+}
+
+/// As one word of a shell, whatever it contains.
+fn quote(value: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@%_-+=:,./".contains(c);
+    if !value.is_empty() && value.chars().all(plain) {
+        return value.to_owned();
+    }
+    format!("'{}'", value.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_reads_back_what_was_quoted() {
+        for value in ["plain", "postgres://u:p@127.0.0.1:1/d", "", "a b", "it's", "$HOME `x` \"y\" \\ *", "a\nb"] {
+            let script = format!("printf %s {}", quote(value));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), value);
+        }
+        assert_eq!(quote("http://127.0.0.1:21020"), "http://127.0.0.1:21020");
+    }
+}

@@ -1,0 +1,176 @@
+//! What the machine lacks, and how to get it: the distribution's packages, after asking.
+//!
+//! Nothing that is installed becomes a system service: while apt runs, packages are told not to start anything
+//! and Postgres not to make a cluster; what was there before is there afterwards, also when interrupted.
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Result, bail};
+
+use crate::layout::Layout;
+use crate::output::{Progress, Step};
+use crate::servers::{find_program, kafka, postgres, rabbitmq};
+
+/// Something that must be there, and the packages that bring it: the first one the distribution knows is taken.
+struct Need {
+    what: &'static str,
+    packages: &'static [&'static str],
+}
+
+const JAVA_PACKAGES: &[&str] =
+    &["openjdk-17-jre-headless", "openjdk-21-jre-headless", "openjdk-25-jre-headless", "default-jre-headless"];
+
+/// Programs and headers that building our services takes.
+const BUILD: [(&str, &str); 4] = [("cmake", "cmake"), ("g++", "g++"), ("make", "make"), ("pkg-config", "pkg-config")];
+const HEADERS: [(&str, &str); 3] =
+    [("curl/curl.h", "libcurl4-openssl-dev"), ("openssl/ssl.h", "libssl-dev"), ("zlib.h", "zlib1g-dev")];
+
+fn missing(layout: &Layout) -> Vec<Need> {
+    let mut needs = Vec::new();
+    let mut need = |there: bool, what, packages| {
+        if !there {
+            needs.push(Need { what, packages });
+        }
+    };
+    need(postgres::programs().is_some(), "PostgreSQL 15 or newer", &["postgresql"]);
+    need(rabbitmq::program().is_some() && find_program("epmd").is_some(), "RabbitMQ", &["rabbitmq-server"]);
+    need(find_program("redis-server").is_some(), "Redis", &["redis-server"]);
+    need(kafka::java().is_some(), "Java 17 or newer", JAVA_PACKAGES);
+    need(kafka::downloaded(layout) || find_program("mvn").is_some(), "Maven (to download Kafka)", &["maven"]);
+    for (program, package) in &BUILD {
+        need(find_program(program).is_some(), program, std::slice::from_ref(package));
+    }
+    for (header, package) in &HEADERS {
+        need(header_is_there(header), header, std::slice::from_ref(package));
+    }
+    needs
+}
+
+fn header_is_there(header: &str) -> bool {
+    let architecture = Path::new("/usr/include").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    [Path::new("/usr/include").to_owned(), architecture].iter().any(|folder| folder.join(header).is_file())
+}
+
+/// Installs what is missing; asks first, unless `yes`.
+///
+/// # Errors
+/// When something is missing that cannot be installed here; the message names it.
+pub fn ensure(layout: &Layout, yes: bool, progress: &Progress) -> Result<()> {
+    let needs = missing(layout);
+    if needs.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = needs.iter().map(|need| need.what).collect();
+    progress.line(&format!("Missing: {}", names.join(", ")));
+    if find_program("apt-get").is_none() {
+        bail!(
+            "there is no apt-get here to install it: {}.\nWith Docker: docker compose -f compose/compose.yaml up",
+            names.join(", ")
+        );
+    }
+    let packages: Vec<&str> = needs.iter().map(|need| choose(need.packages)).collect();
+    let line = format!("apt-get install -y --no-install-recommends {}", packages.join(" "));
+    let root = rustix::process::geteuid().is_root();
+    if !root && find_program("sudo").is_none() {
+        bail!("neither root nor sudo: ask someone to run\n\n    {line}\n");
+    }
+    progress.line(&format!("    {}{line}", if root { "" } else { "sudo " }));
+    if !yes && !confirmed()? {
+        bail!("nothing was installed");
+    }
+    progress.step("apt", |step| install(&packages, root, step))?;
+    let left: Vec<&str> = missing(layout).iter().map(|need| need.what).collect();
+    if !left.is_empty() {
+        bail!("this distribution does not bring {}", left.join(", "));
+    }
+    Ok(())
+}
+
+/// The first package that can be installed; the first of all when apt has no lists yet.
+fn choose(packages: &'static [&'static str]) -> &'static str {
+    let known = |package: &&&str| {
+        let output = Command::new("apt-cache").args(["policy", package]).stdin(Stdio::null()).output();
+        output.is_ok_and(|output| {
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.lines().any(|line| line.trim_start().starts_with("Candidate:") && !line.ends_with("(none)"))
+        })
+    };
+    packages.iter().find(known).or(packages.first()).copied().unwrap_or_default()
+}
+
+fn confirmed() -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        bail!("nobody to ask: run it yourself, or use --yes");
+    }
+    eprint!("Run it? [Y/n] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "" | "y" | "yes"))
+}
+
+/// Its arguments are the packages. A trap puts everything back, whatever happens.
+const SCRIPT: &str = r#"
+set -eu
+policy=/usr/sbin/policy-rc.d
+saved=$policy.before-coro
+clusters=/etc/postgresql-common/createcluster.d
+ours=$clusters/coro-stack.conf
+restore() {
+    if [ -e "$saved" ]; then mv -f "$saved" "$policy"; else rm -f "$policy"; fi
+    rm -f "$ours"
+    rmdir --ignore-fail-on-non-empty "$clusters" /etc/postgresql-common 2>/dev/null || true
+}
+# Left by a run that was killed: the saved file is the original.
+if [ ! -e "$saved" ] && [ -e "$policy" ]; then cp -p "$policy" "$saved"; fi
+trap restore EXIT
+trap 'exit 130' INT TERM HUP
+# 101: no package may start a service.
+printf '#!/bin/sh\nexit 101\n' >"$policy"
+chmod 755 "$policy"
+mkdir -p "$clusters"
+echo 'create_main_cluster = false' >"$ours"
+export DEBIAN_FRONTEND=noninteractive
+apt() { apt-get -o DPkg::Lock::Timeout=300 "$@"; }
+get() { apt install -y --no-install-recommends "$@"; }
+get "$@" || { apt update && get "$@"; }
+"#;
+
+fn install(packages: &[&str], root: bool, step: &Step) -> Result<String> {
+    let mut command = if root { Command::new("sh") } else { Command::new("sudo") };
+    if !root {
+        command.arg("sh");
+    }
+    command.args(["-c", SCRIPT, "sh"]).args(packages).stdin(Stdio::null());
+    // sudo asks for the password on the terminal itself.
+    let mut process = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
+    let mut said = Vec::new();
+    if let Some(output) = process.stdout.take() {
+        for line in std::io::BufReader::new(output).lines().map_while(Result::ok) {
+            step.now(line.clone());
+            said.push(line);
+        }
+    }
+    if !process.wait()?.success() {
+        bail!("apt-get failed:\n{}", crate::logs::last_lines(&said.join("\n"), 15));
+    }
+    Ok(packages.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_is_valid_shell() {
+        let status = Command::new("sh").args(["-n", "-c", SCRIPT]).status().unwrap();
+        assert!(status.success());
+    }
+
+    #[test]
+    fn an_unknown_package_is_still_named() {
+        assert_eq!(choose(&["no-such-package-at-all"]), "no-such-package-at-all");
+    }
+}

@@ -1,0 +1,237 @@
+//! Where a stack keeps its things, and which ports are its own. Everything follows from two variables:
+//! `STACK_DIR` (default `.stack` in the workspace) and `STACK_PORT` (default 21000).
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// The unprivileged user of servers when the stack is run by root (`nobody`).
+const SERVER_UID: u32 = 65534;
+const DEFAULT_PORT: u16 = 21_000;
+/// How many ports after the base belong to a stack.
+pub const PORTS: u16 = 100;
+
+/// The offsets of a stack's ports from its base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Port {
+    Postgres = 1,
+    Kafka = 4,
+    KafkaController = 5,
+    Amqp = 6,
+    RabbitManagement = 7,
+    RabbitPrometheus = 8,
+    RabbitDistribution = 9,
+    Epmd = 10,
+    Redis = 11,
+    Payments = 20,
+    PaymentsAdmin = 21,
+    Balance = 22,
+    BalanceAdmin = 23,
+    Processor = 24,
+    ProcessorAdmin = 25,
+    RelayAdmin = 26,
+    Gateway = 27,
+}
+
+/// One stack on this machine.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// The workspace.
+    pub root: PathBuf,
+    /// The stack's own folder: logs, secrets, `env`, the socket.
+    pub dir: PathBuf,
+    /// Where servers keep their data; outside `dir` for root, since another user must reach it.
+    pub data: PathBuf,
+    /// Downloads, shared by all stacks.
+    pub cache: PathBuf,
+    pub base_port: u16,
+    /// The user servers run as, when not the caller's.
+    pub uid: Option<u32>,
+}
+
+impl Layout {
+    /// Reads `STACK_DIR` and `STACK_PORT`.
+    ///
+    /// # Errors
+    /// When a value is unusable; nothing has been touched then.
+    pub fn from_env() -> Result<Self> {
+        Self::new(env::var_os("STACK_DIR").map(PathBuf::from), base_port(env::var("STACK_PORT").ok().as_deref())?)
+    }
+
+    /// A stack in `dir` (relative to the workspace) with ports from `base_port`.
+    ///
+    /// # Errors
+    /// When the workspace cannot be found or the folder cannot be made.
+    pub fn new(dir: Option<PathBuf>, base_port: u16) -> Result<Self> {
+        let root = workspace_root()?;
+        let dir = root.join(dir.unwrap_or_else(|| PathBuf::from(".stack")));
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let dir = dir.canonicalize()?;
+        let privileged = rustix::process::geteuid().is_root();
+        let home = || env::var_os("HOME").map_or_else(env::temp_dir, PathBuf::from);
+        let (data, cache, uid) = if privileged {
+            let data = Path::new("/var/lib/coro-stack").join(format!("{:016x}", fnv1a(&dir)));
+            (data, PathBuf::from("/var/cache/coro"), Some(SERVER_UID))
+        } else {
+            let cache = env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
+            (dir.join("data"), cache.join("coro"), None)
+        };
+        Ok(Self { root, dir, data, cache, base_port, uid })
+    }
+
+    pub fn port(&self, port: Port) -> u16 {
+        self.base_port + port as u16
+    }
+
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.dir.join("logs").join(format!("{name}.log"))
+    }
+
+    /// The folder of a server's data, made if missing and owned by the user it runs as.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn server_dir(&self, name: &str) -> Result<PathBuf> {
+        let path = self.data.join(name);
+        fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700))?;
+        self.give(&path)?;
+        Ok(path)
+    }
+
+    /// Writes a file for a server; only its user can read it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_for_server(&self, path: &Path, content: &str) -> Result<()> {
+        write_private(path, content)?;
+        self.give(path)
+    }
+
+    fn give(&self, path: &Path) -> Result<()> {
+        if let Some(uid) = self.uid {
+            chown(path, Some(uid), Some(uid)).with_context(|| format!("cannot chown {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// The supervisor's socket. A path longer than the kernel's limit moves to the temporary folder.
+    pub fn socket(&self) -> PathBuf {
+        let path = self.dir.join("control.sock");
+        if path.as_os_str().len() < 100 {
+            return path;
+        }
+        env::temp_dir().join(format!("coro-stack-{:016x}.sock", fnv1a(&self.dir)))
+    }
+
+    /// What marks every process of this stack.
+    pub fn member(&self) -> String {
+        self.dir.display().to_string()
+    }
+
+    pub fn postgres_data(&self) -> PathBuf {
+        self.data.join("postgres").join("cluster")
+    }
+
+    /// The password of every login in this stack: made at the first use, kept where only the caller can read it.
+    ///
+    /// # Errors
+    /// When it can be neither read nor written.
+    pub fn password(&self) -> Result<String> {
+        let path = self.dir.join("password");
+        if let Ok(password) = fs::read_to_string(&path) {
+            return Ok(password.trim().to_owned());
+        }
+        let mut bytes = [0_u8; 16];
+        std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
+        let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        write_private(&path, &password)?;
+        Ok(password)
+    }
+}
+
+/// Writes a file that only its owner can read, all of it or nothing.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_private(path: &Path, content: &str) -> Result<()> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let describe = || format!("cannot write {}", path.display());
+    let mut options = fs::OpenOptions::new();
+    let mut file =
+        options.write(true).create(true).truncate(true).mode(0o600).open(&temporary).with_context(describe)?;
+    file.write_all(content.as_bytes()).with_context(describe)?;
+    fs::rename(&temporary, path).with_context(describe)
+}
+
+/// The base port: room for all of a stack's ports, below the range the kernel hands out.
+fn base_port(value: Option<&str>) -> Result<u16> {
+    let Some(value) = value else { return Ok(DEFAULT_PORT) };
+    match value.parse::<u16>() {
+        Ok(port) if (1024..=32_768 - PORTS).contains(&port) => Ok(port),
+        _ => bail!("STACK_PORT={value}: a number from 1024 to {} is needed", 32_768 - PORTS),
+    }
+}
+
+/// The folder of the workspace: above the current folder, else where this program was built.
+fn workspace_root() -> Result<PathBuf> {
+    let is_root = |folder: &&Path| folder.join("stack/Cargo.toml").is_file() && folder.join("sql/Cargo.toml").is_file();
+    let here = env::current_dir()?;
+    if let Some(root) = here.ancestors().find(is_root) {
+        return Ok(root.to_owned());
+    }
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).parent().filter(is_root);
+    built.map(Path::to_owned).context("run this inside the workspace")
+}
+
+/// A hash that is the same in every release: data folders are named by it.
+fn fnv1a(path: &Path) -> u64 {
+    path.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_stay_below_what_the_kernel_hands_out() {
+        assert_eq!(base_port(None).unwrap(), 21_000);
+        assert_eq!(base_port(Some("32668")).unwrap(), 32_668);
+        for bad in ["32669", "80", "x", "", "-1", "70000"] {
+            assert!(base_port(Some(bad)).unwrap_err().to_string().contains("STACK_PORT"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ports_are_fixed_offsets() {
+        let layout = Layout {
+            root: "/w".into(),
+            dir: "/w/.stack".into(),
+            data: "/d".into(),
+            cache: "/c".into(),
+            base_port: 22_000,
+            uid: None,
+        };
+        assert_eq!(layout.port(Port::Postgres), 22_001);
+        assert_eq!(layout.port(Port::Redis), 22_011);
+        assert_eq!(layout.port(Port::Gateway), 22_027);
+        assert_eq!(layout.socket(), Path::new("/w/.stack/control.sock"));
+        let deep = Layout { dir: format!("/{}", "x".repeat(120)).into(), ..layout };
+        assert!(deep.socket().as_os_str().len() < 100);
+    }
+
+    #[test]
+    fn two_folders_two_names() {
+        assert_ne!(fnv1a(Path::new("/a/.stack")), fnv1a(Path::new("/a/.stack-test")));
+        assert_eq!(fnv1a(Path::new("")), 0xcbf2_9ce4_8422_2325);
+    }
+}

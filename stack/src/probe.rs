@@ -1,0 +1,84 @@
+//! Is it ready? Each server is asked in its own language, with the least that proves it serves.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Whether nobody listens on this loopback port.
+pub fn port_is_free(port: u16) -> bool {
+    TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).is_ok()
+}
+
+/// Sends bytes and returns the first `count` bytes of the answer.
+fn exchange(port: u16, question: &[u8], count: usize) -> Option<Vec<u8>> {
+    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), PATIENCE).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.write_all(question).ok()?;
+    let mut answer = vec![0; count];
+    stream.read_exact(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// RabbitMQ opens its listener when it has booted, and answers the protocol header with a method frame.
+pub fn amqp(port: u16) -> bool {
+    exchange(port, b"AMQP\x00\x00\x09\x01", 1).is_some_and(|answer| answer == [1])
+}
+
+pub fn redis(port: u16, password: &str) -> bool {
+    let question = format!("AUTH {password}\r\nPING\r\n");
+    exchange(port, question.as_bytes(), 12).is_some_and(|answer| answer == b"+OK\r\n+PONG\r\n")
+}
+
+/// An SSLRequest is answered by one byte as soon as the server takes connections, but also while it recovers;
+/// so a start-up for no user follows: a server that is not ready refuses it with SQLSTATE 57P03.
+pub fn postgres(port: u16) -> bool {
+    let mut question = Vec::new();
+    let body = b"user\0nobody\0database\0postgres\0\0";
+    question.extend_from_slice(&u32::try_from(body.len() + 8).unwrap_or_default().to_be_bytes());
+    question.extend_from_slice(&196_608_u32.to_be_bytes());
+    question.extend_from_slice(body);
+    let Some(head) = exchange(port, &question, 5) else { return false };
+    // 'R': it asks for a password. 'E' before that: starting up, shutting down or out of connections.
+    head[0] == b'R'
+}
+
+/// A metadata request (version 1, no topics): the broker lists itself once it is unfenced.
+pub fn kafka(port: u16) -> bool {
+    let mut body: Vec<u8> = Vec::new();
+    body.extend_from_slice(&3_i16.to_be_bytes());
+    body.extend_from_slice(&1_i16.to_be_bytes());
+    body.extend_from_slice(&7_i32.to_be_bytes());
+    body.extend_from_slice(&(-1_i16).to_be_bytes());
+    body.extend_from_slice(&0_i32.to_be_bytes());
+    let mut question = u32::try_from(body.len()).unwrap_or_default().to_be_bytes().to_vec();
+    question.extend_from_slice(&body);
+    // Length, correlation id, number of brokers.
+    let Some(answer) = exchange(port, &question, 12) else { return false };
+    answer[4..8] == 7_i32.to_be_bytes() && answer[8..12] != 0_i32.to_be_bytes()
+}
+
+/// Whether a GET is answered by 2xx.
+pub fn http(url: &str) -> bool {
+    let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build();
+    ureq::Agent::from(config).get(url).call().is_ok()
+}
+
+/// Asks until the answer is yes. Gives up at the limit, or when `alive` says there is nobody left to ask.
+///
+/// # Errors
+/// When it gave up.
+pub fn until(limit: Duration, ready: impl Fn() -> bool, mut alive: impl FnMut() -> Result<()>) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !ready() {
+        alive()?;
+        if Instant::now() >= deadline {
+            bail!("not ready after {} s", limit.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}

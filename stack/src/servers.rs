@@ -1,0 +1,114 @@
+//! The four servers: what each needs on disk, its command line, and how to know that it is ready.
+
+pub mod kafka;
+pub mod postgres;
+pub mod rabbitmq;
+pub mod redis;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::layout::{Layout, Port};
+use crate::output::Step;
+use crate::probe;
+use crate::spec::{Restart, Spec, StopSignal};
+
+/// Children of a higher tier stop first: services, then servers, then what servers need.
+pub const HELPER_TIER: u8 = 0;
+pub const SERVER_TIER: u8 = 1;
+pub const SERVICE_TIER: u8 = 2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Server {
+    Postgres,
+    Kafka,
+    RabbitMq,
+    Redis,
+}
+
+impl Server {
+    pub const ALL: [Self; 4] = [Self::Postgres, Self::Kafka, Self::RabbitMq, Self::Redis];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "postgres",
+            Self::Kafka => "kafka",
+            Self::RabbitMq => "rabbitmq",
+            Self::Redis => "redis",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|server| server.name() == name)
+    }
+
+    /// The ports it listens on.
+    pub fn ports(self) -> &'static [Port] {
+        match self {
+            Self::Postgres => &[Port::Postgres],
+            Self::Kafka => &[Port::Kafka, Port::KafkaController],
+            Self::RabbitMq => {
+                use Port::{Amqp, Epmd, RabbitDistribution, RabbitManagement, RabbitPrometheus};
+                &[Amqp, RabbitManagement, RabbitPrometheus, RabbitDistribution, Epmd]
+            }
+            Self::Redis => &[Port::Redis],
+        }
+    }
+
+    /// Writes its configuration, makes its data at first use, and returns what to run, in order of starting.
+    ///
+    /// # Errors
+    /// When a program is missing or its data cannot be made.
+    pub fn prepare(self, layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
+        match self {
+            Self::Postgres => postgres::prepare(layout, step),
+            Self::Kafka => kafka::prepare(layout, step),
+            Self::RabbitMq => rabbitmq::prepare(layout),
+            Self::Redis => redis::prepare(layout),
+        }
+    }
+
+    pub fn ready(self, layout: &Layout, password: &str) -> bool {
+        match self {
+            Self::Postgres => probe::postgres(layout.port(Port::Postgres)),
+            Self::Kafka => probe::kafka(layout.port(Port::Kafka)),
+            Self::RabbitMq => probe::amqp(layout.port(Port::Amqp)),
+            Self::Redis => probe::redis(layout.port(Port::Redis), password),
+        }
+    }
+
+    /// How long its start may take on a slow machine (crash recovery included).
+    pub fn patience(self) -> Duration {
+        Duration::from_secs(120)
+    }
+}
+
+/// What servers have in common.
+fn spec(layout: &Layout, name: &str, cwd: PathBuf, argv: Vec<String>, port: Port) -> Spec {
+    Spec {
+        name: name.to_owned(),
+        argv,
+        env: BTreeMap::new(),
+        cwd,
+        log: layout.log(name),
+        uid: layout.uid,
+        restart: Restart::OnCommand,
+        tier: SERVER_TIER,
+        stop_signal: StopSignal::Term,
+        stop_seconds: 60,
+        port: Some(layout.port(port)),
+    }
+}
+
+/// The first of these folders that holds the program.
+pub fn find_program(name: &str) -> Option<PathBuf> {
+    let folders = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    folders.iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file())
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}

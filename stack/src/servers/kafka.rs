@@ -1,0 +1,207 @@
+//! Apache Kafka (KRaft, one node) from Maven Central: the jars are all there is to it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::{find_program, text};
+use crate::launch;
+use crate::layout::{Layout, Port};
+use crate::output::Step;
+use crate::spec::Spec;
+
+const VERSION: &str = "4.3.1";
+const LOG4J: &str = "2.25.4";
+/// What Kafka's server needs.
+const OLDEST_JAVA: u32 = 17;
+
+/// Where the jars of this version are, or will be.
+fn jars(layout: &Layout) -> PathBuf {
+    layout.cache.join(format!("kafka-{VERSION}"))
+}
+
+pub fn downloaded(layout: &Layout) -> bool {
+    jars(layout).is_dir()
+}
+
+/// A Java that is new enough: `JAVA_HOME`, the one on the path, any under /usr/lib/jvm.
+pub fn java() -> Option<PathBuf> {
+    let home = std::env::var_os("JAVA_HOME").map(|home| Path::new(&home).join("bin/java"));
+    let installed = fs::read_dir("/usr/lib/jvm").into_iter().flatten().flatten();
+    let installed = installed.map(|entry| entry.path().join("bin/java"));
+    home.into_iter().chain(find_program("java")).chain(installed).find(|java| {
+        let output = Command::new(java).arg("-version").stdin(Stdio::null()).output();
+        output.is_ok_and(|output| {
+            java_version(&String::from_utf8_lossy(&output.stderr)).is_some_and(|version| version >= OLDEST_JAVA)
+        })
+    })
+}
+
+/// The major version in the output of `java -version`; 1.8 is 8.
+fn java_version(text: &str) -> Option<u32> {
+    let quoted = text.split('"').nth(1)?;
+    let mut numbers = quoted.split(['.', '-', '_', '+']).map(str::parse::<u32>);
+    match numbers.next()?.ok()? {
+        1 => numbers.next()?.ok(),
+        major => Some(major),
+    }
+}
+
+/// Downloads the jars once for all stacks: into a temporary folder, then moved into place.
+///
+/// # Errors
+/// When Maven is missing or fails.
+pub fn download(layout: &Layout, step: &Step) -> Result<String> {
+    fs::create_dir_all(&layout.cache)?;
+    let mut lock = fd_lock::RwLock::new(fs::File::create(layout.cache.join("kafka.lock"))?);
+    let _one_at_a_time = lock.write()?;
+    let target = jars(layout);
+    if target.is_dir() {
+        return Ok("already there".to_owned());
+    }
+    step.now(format!("Kafka {VERSION} from Maven, 85 MB: up to a minute"));
+    let temporary = layout.cache.join("kafka.download");
+    if temporary.exists() {
+        fs::remove_dir_all(&temporary)?;
+    }
+    fs::create_dir_all(temporary.join("jars"))?;
+    fs::write(temporary.join("pom.xml"), project())?;
+    let maven = find_program("mvn").context("Maven is not installed")?;
+    let output = Command::new(maven)
+        .args(["-B", "-q", "-f"])
+        .arg(temporary.join("pom.xml"))
+        .arg("org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies")
+        .arg("-DincludeScope=runtime")
+        .arg(format!("-DoutputDirectory={}", temporary.join("jars").display()))
+        .stdin(Stdio::null())
+        .output()?;
+    if !output.status.success() {
+        bail!("Maven failed:\n{}", crate::logs::last_lines(&String::from_utf8_lossy(&output.stdout), 15));
+    }
+    fs::rename(temporary.join("jars"), &target)?;
+    fs::remove_dir_all(&temporary)?;
+    Ok(format!("{VERSION} in {}", target.display()))
+}
+
+fn project() -> String {
+    let dependency = |group: &str, artifact: &str, version: &str| {
+        format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
+        )
+    };
+    // Kafka's own poms bring no SLF4J binding; without one there is no log at all.
+    let dependencies = [
+        dependency("org.apache.kafka", "kafka_2.13", VERSION),
+        dependency("org.apache.kafka", "kafka-tools", VERSION),
+        dependency("org.apache.logging.log4j", "log4j-slf4j-impl", LOG4J),
+    ]
+    .concat();
+    format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>
+<groupId>coro</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging>
+<dependencies>{dependencies}</dependencies></project>"
+    )
+}
+
+pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
+    let java = java().context("Java 17 or newer is not installed")?;
+    let home = layout.server_dir("kafka")?;
+    let classes = format!("{}/*", jars(layout).display());
+    let properties = home.join("server.properties");
+    let logging = home.join("log4j2.properties");
+    layout.write_for_server(&properties, &settings(layout, &home))?;
+    layout.write_for_server(&logging, LOGGING)?;
+    let logging = format!("-Dlog4j2.configurationFile={}", logging.display());
+    if !home.join("logs/meta.properties").is_file() {
+        step.now("formatting its storage");
+        let mut argv = vec![text(&java), "-Xmx128m".into(), "-XX:TieredStopAtLevel=1".into(), logging.clone()];
+        argv.extend(["-cp".into(), classes.clone(), "kafka.tools.StorageTool".into(), "format".into()]);
+        argv.extend(["--standalone".into(), "-t".into(), cluster_id()?, "-c".into(), text(&properties)]);
+        launch::tool(&home, layout.uid, &argv, &BTreeMap::new()).context("cannot format Kafka's storage")?;
+    }
+    let mut argv = vec![text(&java), "-Xms384m".into(), "-Xmx512m".into()];
+    argv.extend(["-XX:+UseG1GC".into(), "-XX:MaxGCPauseMillis=20".into(), "-XX:+ExitOnOutOfMemoryError".into()]);
+    argv.extend(["-Djava.awt.headless=true".into(), logging, "-cp".into(), classes, "kafka.Kafka".into()]);
+    argv.push(text(&properties));
+    Ok(vec![super::spec(layout, "kafka", home, argv, Port::Kafka)])
+}
+
+/// 22 characters of URL-safe base 64. The first is a letter: Kafka's command line refuses a leading hyphen.
+fn cluster_id() -> Result<String> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut bytes = [0_u8; 22];
+    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
+    // The last character carries only two bits of the 128.
+    let character = |(at, byte): (usize, &u8)| match at {
+        0 => ALPHABET[usize::from(byte % 26)],
+        21 => ALPHABET[usize::from(byte % 4) * 16],
+        _ => ALPHABET[usize::from(byte % 64)],
+    };
+    Ok(bytes.iter().enumerate().map(|item| char::from(character(item))).collect())
+}
+
+fn settings(layout: &Layout, home: &Path) -> String {
+    let (port, controller) = (layout.port(Port::Kafka), layout.port(Port::KafkaController));
+    format!(
+        "process.roles=broker,controller
+node.id=1
+controller.quorum.bootstrap.servers=127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={}/logs
+num.partitions=1
+default.replication.factor=1
+min.insync.replicas=1
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+share.coordinator.state.topic.num.partitions=4
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+log.segment.bytes=268435456
+log.retention.ms=-1
+",
+        home.display()
+    )
+}
+
+const LOGGING: &str = "status=error
+appender.out.type=Console
+appender.out.name=out
+appender.out.layout.type=PatternLayout
+appender.out.layout.pattern=%d{ISO8601} %-5p %m (%c{1})%n
+rootLogger.level=info
+rootLogger.appenderRef.out.ref=out
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn java_versions() {
+        assert_eq!(java_version("openjdk version \"17.0.15\" 2025-04-15\n"), Some(17));
+        assert_eq!(java_version("java version \"1.8.0_292\""), Some(8));
+        assert_eq!(java_version("openjdk version \"21-ea\" 2023"), Some(21));
+        assert_eq!(java_version("command not found"), None);
+    }
+
+    #[test]
+    fn a_cluster_id_never_looks_like_a_flag() {
+        for _ in 0..200 {
+            let id = cluster_id().unwrap();
+            assert_eq!(id.len(), 22);
+            assert!(id.starts_with(|c: char| c.is_ascii_uppercase()), "{id}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! PostgreSQL 15 or newer: one cluster, three databases, logical decoding on, durability as in production.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::text;
+use crate::launch;
+use crate::layout::{Layout, Port};
+use crate::output::Step;
+use crate::spec::{Spec, StopSignal};
+
+/// The first version whose publications can list columns.
+pub const OLDEST: u32 = 15;
+
+/// The folder of the newest installed version that will do.
+pub fn programs() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
+    let numbered = versions.flatten().filter_map(|entry| {
+        let version: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let folder = entry.path().join("bin");
+        (version >= OLDEST && folder.join("postgres").is_file()).then_some((version, folder))
+    });
+    numbered.max().map(|(_, folder)| folder)
+}
+
+pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
+    let programs = programs().context("PostgreSQL is not installed")?;
+    let home = layout.server_dir("postgres")?;
+    let cluster = layout.postgres_data();
+    if !cluster.join("PG_VERSION").is_file() {
+        step.now("making the cluster");
+        initialise(layout, &programs, &home, &cluster)?;
+    }
+    layout.write_for_server(&cluster.join("coro.conf"), &settings(layout.port(Port::Postgres), &home))?;
+    // A replication connection names a database, so "all" covers the relay too.
+    let access = "local all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n";
+    layout.write_for_server(&cluster.join("pg_hba.conf"), access)?;
+    let argv = vec![text(&programs.join("postgres")), "-D".to_owned(), text(&cluster)];
+    let mut spec = super::spec(layout, "postgres", home, argv, Port::Postgres);
+    // Fast shutdown: SIGTERM would wait for clients to leave.
+    spec.stop_signal = StopSignal::Int;
+    Ok(vec![spec])
+}
+
+/// Made beside its place and moved there when it is whole.
+fn initialise(layout: &Layout, programs: &Path, home: &Path, cluster: &Path) -> Result<()> {
+    let fresh = home.join("cluster.new");
+    if fresh.exists() {
+        fs::remove_dir_all(&fresh)?;
+    }
+    // A file, since another user cannot reopen our descriptors.
+    let secret = home.join("password");
+    layout.write_for_server(&secret, &layout.password()?)?;
+    let argv = [
+        text(&programs.join("initdb")),
+        format!("--pgdata={}", fresh.display()),
+        "--username=postgres".to_owned(),
+        format!("--pwfile={}", secret.display()),
+        "--auth=scram-sha-256".to_owned(),
+        "--encoding=UTF8".to_owned(),
+        "--locale=C.UTF-8".to_owned(),
+    ];
+    let made = launch::tool(home, layout.uid, &argv, &BTreeMap::new());
+    fs::remove_file(&secret)?;
+    made.context("cannot make the Postgres cluster")?;
+    let main = fresh.join("postgresql.conf");
+    let stock = fs::read_to_string(&main)?;
+    layout.write_for_server(&main, &format!("{stock}\ninclude 'coro.conf'\n"))?;
+    fs::rename(&fresh, cluster)?;
+    Ok(())
+}
+
+fn settings(port: u16, home: &Path) -> String {
+    format!(
+        "# Written by `cargo stack up`; changes are overwritten.
+port = {port}
+listen_addresses = '127.0.0.1'
+unix_socket_directories = '{}'
+password_encryption = 'scram-sha-256'
+max_connections = 200
+shared_buffers = 512MB
+# An acknowledged commit survives a crash: everything told about a payment rests on it.
+synchronous_commit = on
+fsync = on
+full_page_writes = on
+wal_level = logical
+wal_compression = off
+max_wal_size = 4GB
+max_replication_slots = 20
+max_wal_senders = 20
+# A relay that is down for long must not fill the disk; far above what a stack writes in a day.
+max_slot_wal_keep_size = 16GB
+autovacuum = on
+log_line_prefix = '%m [%p] %q%u@%d '
+log_checkpoints = off
+",
+        home.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durability_is_never_traded() {
+        let settings = settings(21_001, Path::new("/d"));
+        for line in ["fsync = on", "synchronous_commit = on", "wal_level = logical", "port = 21001"] {
+            assert!(settings.lines().any(|found| found == line), "{line}");
+        }
+    }
+}

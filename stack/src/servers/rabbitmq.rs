@@ -1,0 +1,86 @@
+//! RabbitMQ with a port mapper (epmd) of its own, so that stacks side by side do not see each other.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::{HELPER_TIER, find_program, text};
+use crate::layout::{Layout, Port};
+use crate::spec::Spec;
+
+/// The user of services and relay; the password is the stack's.
+pub const USER: &str = "coro";
+
+/// The start script itself: the one in /usr/sbin insists on the system's user.
+pub fn program() -> Option<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/rabbitmq/lib").ok()?;
+    versions.flatten().map(|entry| entry.path().join("sbin/rabbitmq-server")).filter(|path| path.is_file()).max()
+}
+
+pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
+    let program = program().context("RabbitMQ is not installed")?;
+    let epmd = find_program("epmd").context("Erlang is not installed")?;
+    let home = layout.server_dir("rabbitmq")?;
+    let settings = settings(layout, &layout.password()?);
+    layout.write_for_server(&home.join("rabbitmq.conf"), &settings)?;
+    layout.write_for_server(&home.join("enabled_plugins"), "[rabbitmq_management,rabbitmq_prometheus].\n")?;
+    layout.write_for_server(&home.join("env.conf"), "")?;
+    layout.server_dir("rabbitmq/logs")?;
+
+    let epmd_port = layout.port(Port::Epmd).to_string();
+    let argv = vec![text(&epmd), "-address".into(), "127.0.0.1".into(), "-port".into(), epmd_port];
+    let mut mapper = super::spec(layout, "epmd", home.clone(), argv, Port::Epmd);
+    mapper.tier = HELPER_TIER;
+    // It ignores SIGTERM as long as nodes are registered; none is left when its turn comes.
+    mapper.stop_seconds = 2;
+    let mut broker = super::spec(layout, "rabbitmq", home.clone(), vec![text(&program)], Port::Amqp);
+    broker.env = environment(layout, &home);
+    Ok(vec![mapper, broker])
+}
+
+fn settings(layout: &Layout, password: &str) -> String {
+    format!(
+        "listeners.tcp.1 = 127.0.0.1:{}
+management.tcp.ip = 127.0.0.1
+management.tcp.port = {}
+prometheus.tcp.ip = 127.0.0.1
+prometheus.tcp.port = {}
+default_user = {USER}
+default_pass = {password}
+vm_memory_high_watermark.absolute = 512MB
+disk_free_limit.absolute = 200MB
+# Quorum queues keep their log in memory up to this size.
+raft.wal_max_size_bytes = 67108864
+cluster_partition_handling = ignore
+",
+        layout.port(Port::Amqp),
+        layout.port(Port::RabbitManagement),
+        layout.port(Port::RabbitPrometheus),
+    )
+}
+
+fn environment(layout: &Layout, home: &Path) -> BTreeMap<String, String> {
+    let at = |name: &str| text(&home.join(name));
+    let entries = [
+        ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
+        ("ERL_EPMD_PORT", layout.port(Port::Epmd).to_string()),
+        ("RABBITMQ_NODENAME", "rabbit@localhost".to_owned()),
+        ("RABBITMQ_CONF_ENV_FILE", at("env.conf")),
+        ("RABBITMQ_CONFIG_FILE", at("rabbitmq")),
+        ("RABBITMQ_ADVANCED_CONFIG_FILE", at("advanced.config")),
+        ("RABBITMQ_ENABLED_PLUGINS_FILE", at("enabled_plugins")),
+        ("RABBITMQ_MNESIA_BASE", at("mnesia")),
+        ("RABBITMQ_LOG_BASE", at("logs")),
+        ("RABBITMQ_PID_FILE", at("beam.pid")),
+        ("RABBITMQ_DIST_PORT", layout.port(Port::RabbitDistribution).to_string()),
+        ("RABBITMQ_LOGS", "-".to_owned()),
+        // Idle schedulers sleep instead of spinning: the machine has other work.
+        (
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
+            "+sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {127,0,0,1}".to_owned(),
+        ),
+    ];
+    entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}

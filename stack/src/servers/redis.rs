@@ -1,0 +1,29 @@
+//! Redis: ids of settled charges. Losing it changes latency only, so it keeps nothing on disk.
+
+use anyhow::{Context, Result};
+
+use super::{find_program, text};
+use crate::layout::{Layout, Port};
+use crate::spec::Spec;
+
+pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
+    let program = find_program("redis-server").context("Redis is not installed")?;
+    let home = layout.server_dir("redis")?;
+    let config = home.join("redis.conf");
+    let settings = format!(
+        "bind 127.0.0.1
+port {}
+requirepass {}
+daemonize no
+save \"\"
+appendonly no
+maxmemory 256mb
+maxmemory-policy allkeys-lru
+",
+        layout.port(Port::Redis),
+        layout.password()?
+    );
+    layout.write_for_server(&config, &settings)?;
+    let argv = vec![text(&program), text(&config)];
+    Ok(vec![super::spec(layout, "redis", home, argv, Port::Redis)])
+}

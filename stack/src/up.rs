@@ -1,0 +1,213 @@
+//! `cargo stack up`: from nothing to a payment, and from any state in between.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::control::{Client, Reply, Request};
+use crate::layout::Layout;
+use crate::output::{Progress, say};
+use crate::servers::{Server, kafka};
+use crate::services::Service;
+use crate::spec::Spec;
+use crate::{environment, install, logs, probe, process, state, supervisor, workspace};
+
+/// How long a service may take to say it is ready: it waits for topics and for the others by itself.
+const SERVICE_PATIENCE: Duration = Duration::from_secs(90);
+
+/// What of the stack is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Servers and schemas: what tests of a single service need.
+    Servers,
+    /// And the services.
+    Services,
+    /// And one payment, to see it work.
+    Payment,
+}
+
+/// # Errors
+/// At the first step that fails; what runs by then keeps running, and the next `up` goes on from there.
+pub fn up(layout: &Layout, extent: Extent, yes: bool) -> Result<()> {
+    let progress = Progress::default();
+    let mut lock = fd_lock::RwLock::new(std::fs::File::create(layout.dir.join("command.lock"))?);
+    let _alone = lock.try_write().context("another `up` or `down` of this stack is under way")?;
+    clear_the_way(layout, &progress)?;
+    install::ensure(layout, yes, &progress)?;
+    if !kafka::downloaded(layout) {
+        progress.step("download", |step| kafka::download(layout, step))?;
+    }
+    environment::write(layout)?;
+    start_servers(layout, &progress)?;
+    build(layout, extent, &progress)?;
+    progress.step("migrate", |_| migrate(layout))?;
+    if extent != Extent::Servers {
+        start_services(layout, &progress)?;
+        if extent == Extent::Payment {
+            progress.line("");
+            workspace::e2e(layout, &["first-payment"]).context("the first payment did not go through")?;
+        }
+    }
+    summary(layout, extent)
+}
+
+/// Orphans of this stack are ended; ports that someone else holds are named before anything starts.
+fn clear_the_way(layout: &Layout, progress: &Progress) -> Result<()> {
+    let running = match Client::connect(&layout.socket()) {
+        Some(mut client) => client.status()?.into_iter().filter(|child| child.id.is_some()).collect(),
+        None => {
+            let orphans = state::remove_orphans(layout)?;
+            if orphans > 0 {
+                progress.line(&format!("  Ended {orphans} processes that an earlier run left behind."));
+            }
+            Vec::new()
+        }
+    };
+    let is_ours = |name: &str| running.iter().any(|child| child.name == name);
+    let servers = Server::ALL.iter().map(|server| (server.name(), server.ports()));
+    let services = Service::ALL.iter().map(|service| (service.name(), service.ports()));
+    let taken: Vec<String> = servers
+        .chain(services)
+        .filter(|(name, _)| !is_ours(name))
+        .flat_map(|(name, ports)| ports.iter().map(move |port| (name, layout.port(*port))))
+        // The port mapper outlives its broker.
+        .filter(|(name, port)| !(*name == "rabbitmq" && is_ours("epmd") && *port == layout.port(crate::layout::Port::Epmd)))
+        .filter(|(_, port)| !probe::port_is_free(*port))
+        .map(|(name, port)| match process::listener(port) {
+            Some((pid, command)) => format!("port {port}, for {name}, is held by {command} (pid {pid})"),
+            None => format!("port {port}, for {name}, is held by another program"),
+        })
+        .collect();
+    if !taken.is_empty() {
+        bail!("{}\nNothing was started. Another STACK_PORT avoids this (now {}).", taken.join("\n"), layout.base_port);
+    }
+    Ok(())
+}
+
+/// All at once: the slowest sets the pace.
+fn start_servers(layout: &Layout, progress: &Progress) -> Result<()> {
+    let password = layout.password()?;
+    drop(supervisor::ensure(layout)?);
+    let start = |server: Server| {
+        progress.step(server.name(), |step| {
+            let mut client = Client::connect(&layout.socket()).context("the supervisor is gone")?;
+            let mut changed = false;
+            // Configuration of one that runs is left alone until it is restarted.
+            let name = server.name();
+            if !client.status()?.iter().any(|child| child.name == name && child.id.is_some()) {
+                for spec in server.prepare(layout, step)? {
+                    changed |= run(&mut client, spec)?;
+                }
+            }
+            step.now("starting");
+            wait_for_server(layout, server, &password, &mut client)?;
+            Ok(if changed { String::new() } else { "already running".to_owned() })
+        })
+    };
+    std::thread::scope(|scope| {
+        let started = Server::ALL.map(|server| scope.spawn(move || start(server)));
+        let results = started.map(|thread| thread.join().unwrap_or_else(|_| bail!("a step panicked")));
+        results.into_iter().collect()
+    })
+}
+
+/// # Errors
+/// When it ends or is not ready in time; the end of its log is in the message.
+pub fn wait_for_server(layout: &Layout, server: Server, password: &str, client: &mut Client) -> Result<()> {
+    let name = server.name();
+    let ready = || server.ready(layout, password);
+    probe::until(server.patience(), ready, || alive(client, name)).with_context(|| excerpt(layout, name))
+}
+
+fn alive(client: &mut Client, name: &str) -> Result<()> {
+    let child = client.status()?.into_iter().find(|child| child.name == name).context("it is not in the stack")?;
+    if child.id.is_none() {
+        bail!("{name} {}", child.state);
+    }
+    Ok(())
+}
+
+fn excerpt(layout: &Layout, name: &str) -> String {
+    let log = layout.log(name);
+    format!("{name} did not become ready. The end of {}:\n{}", log.display(), logs::tail(&log, 15))
+}
+
+fn run(client: &mut Client, spec: Spec) -> Result<bool> {
+    match client.send(&Request::Run { spec })? {
+        Reply::Done { changed } => Ok(changed),
+        other => bail!("unexpected answer {other:?}"),
+    }
+}
+
+fn build(layout: &Layout, extent: Extent, progress: &Progress) -> Result<()> {
+    let first = !workspace::binary(layout, "migrate").is_file();
+    progress.step("build", |step| {
+        if first && extent != Extent::Servers {
+            step.now("the first build takes some minutes");
+            progress.line("    The first build takes some minutes (librdkafka is compiled once).");
+        }
+        let targets: &[&str] = if extent == Extent::Servers { &["--bin", "migrate"] } else { &[] };
+        workspace::build(layout, targets, step)?;
+        Ok(String::new())
+    })
+}
+
+fn migrate(layout: &Layout) -> Result<String> {
+    let mut command = workspace::command(layout, &workspace::binary(layout, "migrate").display().to_string());
+    command.arg("--seed").env("ADMIN_DATABASE_URL", environment::postgres_url(layout, "postgres", "postgres")?);
+    let output = command.env("ROLE_PASSWORD", layout.password()?).output()?;
+    if !output.status.success() {
+        bail!("migration failed:\n{}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok("payments, balance, processor".to_owned())
+}
+
+fn start_services(layout: &Layout, progress: &Progress) -> Result<()> {
+    let (built, absent): (Vec<Service>, Vec<Service>) =
+        Service::ALL.into_iter().partition(|service| service.built(layout));
+    for service in absent {
+        progress.line(&format!("  - {} has no binary and is left out", service.name()));
+    }
+    let mut client = supervisor::ensure(layout)?;
+    for service in &built {
+        run(&mut client, service.spec(layout)?)?;
+    }
+    let wait = |service: Service| {
+        progress.step(service.name(), |step| {
+            step.now("starting");
+            wait_for_service(layout, service)?;
+            Ok(String::new())
+        })
+    };
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = built.iter().map(|service| scope.spawn(move || wait(*service))).collect();
+        // All of them are waited for, so that every failure is seen; the first is returned.
+        let results: Vec<Result<()>> =
+            waiting.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a step panicked"))).collect();
+        results.into_iter().collect()
+    })
+}
+
+/// # Errors
+/// When it does not say in time that it is ready; the end of its log is in the message.
+pub fn wait_for_service(layout: &Layout, service: Service) -> Result<()> {
+    let url = service.ready_url(layout);
+    let ready = || probe::http(&url);
+    // One that crashes is restarted and may yet come up: only time decides.
+    probe::until(SERVICE_PATIENCE, ready, || Ok(())).with_context(|| excerpt(layout, service.name()))
+}
+
+fn summary(layout: &Layout, extent: Extent) -> Result<()> {
+    let variables = environment::variables(layout)?;
+    let names: &[&str] = match extent {
+        Extent::Servers => &["KAFKA_BROKERS"],
+        Extent::Services | Extent::Payment => &["PAYMENTS_URL", "BALANCE_URL", "GATEWAY_URL", "KAFKA_BROKERS"],
+    };
+    say("");
+    for name in names {
+        say(&format!("{name:<16} {}", variables.get(name).map_or("", String::as_str)));
+    }
+    say(&format!("{:<16} 127.0.0.1:{}", "Postgres", layout.port(crate::layout::Port::Postgres)));
+    say(&format!("\nEverything else, passwords included: . {}", layout.dir.join("env").display()));
+    Ok(())
+}
