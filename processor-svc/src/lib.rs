@@ -1,1 +1,2 @@
-//! placeholder
+//! processor
+pub mod saga;

@@ -1,0 +1,251 @@
+//! What a charge may become, and on what grounds. Pure: the store carries the steps out, by compare-and-set.
+//!
+//! The rules that keep a customer from being charged twice or refunded wrongly:
+//! * An outcome is definite only if the gateway said so, to the call or to an inquiry.
+//! * `waiting`, `expired` and `cancelled` mean that no call was made. A charge that was `unknown` once may have
+//!   been made for ever after, so it reaches none of them, not even when a later attempt was not sent.
+//! * Not found permits sending again under the same key, nothing else.
+
+/// Where a charge stands. `attempt` counts the leases taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No row yet.
+    Absent,
+    /// Not callable now; no call was ever made.
+    Waiting {
+        attempt: i32,
+    },
+    /// A call may be under way. `exposed`: an earlier one may have reached the gateway.
+    Calling {
+        attempt: i32,
+        exposed: bool,
+    },
+    /// A call may have been made; inquiries are.
+    Unknown {
+        attempt: i32,
+    },
+    Succeeded,
+    Declined,
+    Expired,
+    Cancelled,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The work message; whether the deadline had passed, by the database's clock.
+    Work { past_deadline: bool },
+    /// The user asked to cancel an authorized payment.
+    CancelRequested,
+    /// The owner of an attempt says how its call ended.
+    Called { attempt: i32, outcome: Outcome },
+    /// The lease of a call, or the pause of a waiting charge, is over; of an unknown one, an inquiry is due.
+    LeaseLapsed,
+    /// An inquiry about an attempt that ended unknown.
+    Inquired { attempt: i32, finding: Finding },
+    /// `expires_at` has passed.
+    DeadlinePassed,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Succeeded {
+        provider_reference: String,
+    },
+    Declined {
+        code: String,
+    },
+    /// Certainly no request reached the gateway.
+    NotSent {
+        why: String,
+    },
+    /// Everything else.
+    Unknown {
+        why: String,
+    },
+}
+
+/// What an inquiry found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    Succeeded {
+        provider_reference: String,
+    },
+    Declined {
+        code: String,
+    },
+    /// `settled`: the gateway's visibility delay had passed since the attempt ended.
+    NotFound {
+        settled: bool,
+    },
+    Unavailable {
+        why: String,
+    },
+}
+
+/// What to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The first row of this charge.
+    Insert(To),
+    /// A transition, told if its status is published.
+    Move(To),
+    /// Still unknown, and an inquiry is due.
+    Inquire,
+    /// Still unknown after an inquiry: the next one later.
+    InquireLater,
+    /// Nothing: it is so already (a duplicate, or something that no longer matters).
+    Already,
+    /// Nothing: it comes too late; the payment goes its way.
+    TooLate,
+    /// Nothing: it is about an attempt that is over.
+    Stale,
+    /// The gateway contradicts what it said before, or what was proved. Nothing is done; people are alerted.
+    Contradiction,
+    /// Cannot happen. Nothing is done; people are alerted.
+    Illegal,
+}
+
+/// The state a step leads to, with what goes into the row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum To {
+    Waiting { attempt: i32, why: String },
+    Calling { attempt: i32 },
+    Unknown { attempt: i32, why: String },
+    Succeeded { provider_reference: String },
+    Declined { code: String },
+    Expired,
+    Cancelled,
+}
+
+/// The step for `event` in `state`.
+pub fn decide(state: &State, event: &Event) -> Step {
+    match *state {
+        State::Absent => absent(event),
+        State::Waiting { attempt } => waiting(attempt, event),
+        State::Calling { attempt, exposed } => calling(attempt, exposed, event),
+        State::Unknown { attempt } => unknown(attempt, event),
+        State::Succeeded => ended(event, Some(true)),
+        State::Declined => ended(event, Some(false)),
+        State::Expired => never_called(event, Step::TooLate),
+        State::Cancelled => never_called(event, Step::Already),
+    }
+}
+
+fn absent(event: &Event) -> Step {
+    match event {
+        Event::Work { past_deadline: false } => Step::Insert(To::Calling { attempt: 1 }),
+        Event::Work { past_deadline: true } => Step::Insert(To::Expired),
+        Event::CancelRequested => Step::Insert(To::Cancelled),
+        Event::Called { .. } | Event::LeaseLapsed | Event::Inquired { .. } | Event::DeadlinePassed => {
+            Step::Illegal
+        }
+    }
+}
+
+fn waiting(current: i32, event: &Event) -> Step {
+    match event {
+        Event::Work { .. } => Step::Already,
+        Event::CancelRequested => Step::Move(To::Cancelled),
+        Event::LeaseLapsed => Step::Move(To::Calling { attempt: current + 1 }),
+        Event::DeadlinePassed => Step::Move(To::Expired),
+        Event::Called { attempt, .. } if *attempt < current => Step::Stale,
+        // The owner repeats itself when it does not know whether its commit went through.
+        Event::Called { attempt, outcome: Outcome::NotSent { .. } } if *attempt == current => Step::Already,
+        Event::Called { .. } | Event::Inquired { .. } => Step::Illegal,
+    }
+}
+
+fn calling(current: i32, exposed: bool, event: &Event) -> Step {
+    match event {
+        Event::Work { .. } => Step::Already,
+        Event::CancelRequested => Step::TooLate,
+        // The deadline binds the first call only.
+        Event::DeadlinePassed => Step::TooLate,
+        Event::LeaseLapsed => Step::Move(To::Unknown { attempt: current, why: "lease_lapsed".to_owned() }),
+        Event::Called { attempt, .. } | Event::Inquired { attempt, .. } if *attempt < current => Step::Stale,
+        Event::Called { attempt, outcome } if *attempt == current => Step::Move(match outcome {
+            Outcome::Succeeded { provider_reference } => {
+                To::Succeeded { provider_reference: provider_reference.clone() }
+            }
+            Outcome::Declined { code } => To::Declined { code: code.clone() },
+            // This call was not sent, but an earlier one may have been.
+            Outcome::NotSent { why } if exposed => To::Unknown { attempt: current, why: why.clone() },
+            Outcome::NotSent { why } => To::Waiting { attempt: current, why: why.clone() },
+            Outcome::Unknown { why } => To::Unknown { attempt: current, why: why.clone() },
+        }),
+        Event::Called { .. } | Event::Inquired { .. } => Step::Illegal,
+    }
+}
+
+fn unknown(current: i32, event: &Event) -> Step {
+    match event {
+        Event::Work { .. } => Step::Already,
+        Event::CancelRequested | Event::DeadlinePassed => Step::TooLate,
+        Event::LeaseLapsed => Step::Inquire,
+        Event::Called { attempt, .. } | Event::Inquired { attempt, .. } if *attempt < current => Step::Stale,
+        Event::Called { attempt, .. } | Event::Inquired { attempt, .. } if *attempt > current => {
+            Step::Illegal
+        }
+        // The owner came back after its lease had lapsed, with an answer.
+        Event::Called { outcome: Outcome::Succeeded { provider_reference }, .. }
+        | Event::Inquired { finding: Finding::Succeeded { provider_reference }, .. } => {
+            Step::Move(To::Succeeded { provider_reference: provider_reference.clone() })
+        }
+        Event::Called { outcome: Outcome::Declined { code }, .. }
+        | Event::Inquired { finding: Finding::Declined { code }, .. } => {
+            Step::Move(To::Declined { code: code.clone() })
+        }
+        Event::Called { outcome: Outcome::NotSent { .. } | Outcome::Unknown { .. }, .. } => Step::Already,
+        Event::Inquired { finding: Finding::NotFound { settled: true }, .. } => {
+            Step::Move(To::Calling { attempt: current + 1 })
+        }
+        Event::Inquired {
+            finding: Finding::NotFound { settled: false } | Finding::Unavailable { .. },
+            ..
+        } => Step::InquireLater,
+    }
+}
+
+/// Succeeded or declined. A stray answer changes nothing, unless it is the opposite.
+fn ended(event: &Event, charged: Option<bool>) -> Step {
+    let said = match event {
+        Event::Work { .. } | Event::LeaseLapsed | Event::DeadlinePassed => return Step::Already,
+        Event::CancelRequested => return Step::TooLate,
+        Event::Called { outcome, .. } => match outcome {
+            Outcome::Succeeded { .. } => Some(true),
+            Outcome::Declined { .. } => Some(false),
+            Outcome::NotSent { .. } | Outcome::Unknown { .. } => None,
+        },
+        Event::Inquired { finding, .. } => match finding {
+            Finding::Succeeded { .. } => Some(true),
+            Finding::Declined { .. } => Some(false),
+            Finding::NotFound { .. } | Finding::Unavailable { .. } => None,
+        },
+    };
+    if said.is_some() && said != charged { Step::Contradiction } else { Step::Already }
+}
+
+/// Expired or cancelled: it was proved that no call was made.
+fn never_called(event: &Event, cancel: Step) -> Step {
+    match event {
+        Event::Work { .. } | Event::LeaseLapsed | Event::DeadlinePassed => Step::Already,
+        Event::CancelRequested => cancel,
+        Event::Called { outcome: Outcome::NotSent { .. }, .. } => Step::Already,
+        Event::Called {
+            outcome: Outcome::Succeeded { .. } | Outcome::Declined { .. } | Outcome::Unknown { .. },
+            ..
+        } => Step::Contradiction,
+        Event::Inquired { finding: Finding::Succeeded { .. } | Finding::Declined { .. }, .. } => {
+            Step::Contradiction
+        }
+        Event::Inquired { finding: Finding::NotFound { .. } | Finding::Unavailable { .. }, .. } => {
+            Step::Illegal
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "saga_tests.rs"]
+mod tests;
