@@ -1,0 +1,133 @@
+//! Looks at the database before streaming: which cluster it is, how the slot stands, and whether the publication
+//! and the routes fit each other.
+
+use crate::lsn::Lsn;
+use crate::pgoutput::{Column, Relation};
+use crate::route::Plan;
+use crate::routes::{Routes, Source};
+use crate::state::{Cluster, Refusal, Slot};
+use crate::wire::{Row, Session, WireError};
+
+fn text(row: &Row, index: usize) -> &str {
+    row.get(index).and_then(Option::as_deref).unwrap_or_default()
+}
+
+fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// The cluster, and the name of the session's database.
+pub fn cluster(session: &mut Session) -> Result<(Cluster, String), WireError> {
+    let rows = session.query("IDENTIFY_SYSTEM")?;
+    let row = rows.first().ok_or_else(|| WireError::Protocol("IDENTIFY_SYSTEM answered nothing".to_owned()))?;
+    let cluster = Cluster {
+        system_id: text(row, 0).to_owned(),
+        timeline: text(row, 1).parse().unwrap_or_default(),
+        flush: text(row, 2).parse().unwrap_or_default(),
+    };
+    Ok((cluster, text(row, 3).to_owned()))
+}
+
+pub fn slot(session: &mut Session, name: &str) -> Result<Option<Slot>, WireError> {
+    let rows = session.query(&format!(
+        "select plugin, database, coalesce(wal_status, 'lost'), confirmed_flush_lsn, active_pid \
+         from pg_catalog.pg_replication_slots where slot_name = {}",
+        literal(name)
+    ))?;
+    Ok(rows.first().map(|row| Slot {
+        plugin: text(row, 0).to_owned(),
+        database: text(row, 1).to_owned(),
+        wal_status: text(row, 2).to_owned(),
+        confirmed: text(row, 3).parse::<Lsn>().ok(),
+        active_pid: text(row, 4).parse().ok(),
+    }))
+}
+
+/// Makes the slot and answers where it begins.
+pub fn create_slot(session: &mut Session, name: &str) -> Result<Lsn, WireError> {
+    // No snapshot: the rows that exist already are told by reconcile, not by a first start.
+    let sql = format!("CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput NOEXPORT_SNAPSHOT", name.replace('"', "\"\""));
+    let rows = session.query(&sql)?;
+    rows.first()
+        .and_then(|row| text(row, 1).parse().ok())
+        .ok_or_else(|| WireError::Protocol("CREATE_REPLICATION_SLOT answered no position".to_owned()))
+}
+
+/// Whether what is published can be told: `Ok(Err(_))` says what does not fit.
+pub fn contract(session: &mut Session, routes: &Routes, source: &Source) -> Result<Result<(), Refusal>, WireError> {
+    let refuse = |problem: String| Ok(Err(Refusal::Contract(problem)));
+    let publication = source.publication.get_ref();
+    let settings = session.query("select current_setting('wal_level'), current_setting('server_encoding')")?;
+    if let Some(row) = settings.first() {
+        if text(row, 0) != "logical" {
+            return refuse(format!("wal_level is {}: set it to logical and restart Postgres", text(row, 0)));
+        }
+        if text(row, 1) == "SQL_ASCII" {
+            return refuse("the database's encoding is SQL_ASCII: its text need not be valid UTF-8".to_owned());
+        }
+    }
+    let publications = session.query(&format!(
+        "select pubdelete or pubtruncate from pg_catalog.pg_publication where pubname = {}",
+        literal(publication)
+    ))?;
+    match publications.first() {
+        None => return refuse(format!("publication {publication} does not exist: create it before the slot")),
+        Some(row) if text(row, 0) == "t" => {
+            return refuse(format!(
+                "publication {publication} publishes deletes or truncates, which the relay does not tell: \
+                 `alter publication {publication} set (publish = 'insert, update')`"
+            ));
+        }
+        Some(_) => {}
+    }
+    let relations = published(session, publication)?;
+    Ok(fit(routes, source, &relations))
+}
+
+fn published(session: &mut Session, publication: &str) -> Result<Vec<Relation>, WireError> {
+    let version = session.query("select current_setting('server_version_num')")?;
+    let version: u32 = version.first().map(|row| text(row, 0)).and_then(|n| n.parse().ok()).unwrap_or(0);
+    // Column lists exist from 15 on.
+    let listed = if version >= 150_000 { "and a.attname = any(p.attnames)" } else { "" };
+    let rows = session.query(&format!(
+        "select p.schemaname, p.tablename, a.attname, a.atttypid \
+         from pg_catalog.pg_publication_tables p \
+         join pg_catalog.pg_namespace n on n.nspname = p.schemaname \
+         join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = p.tablename \
+         join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped {listed} \
+         where p.pubname = {} order by 1, 2, a.attnum",
+        literal(publication)
+    ))?;
+    let mut relations: Vec<Relation> = Vec::new();
+    for row in &rows {
+        let (schema, name) = (text(row, 0), text(row, 1));
+        if relations.last().is_none_or(|last| last.schema != schema || last.name != name) {
+            let (schema, name) = (schema.to_owned(), name.to_owned());
+            relations.push(Relation { id: 0, schema, name, identity: b'd', columns: Vec::new() });
+        }
+        if let Some(relation) = relations.last_mut() {
+            let type_oid = text(row, 3).parse().unwrap_or_default();
+            relation.columns.push(Column { name: text(row, 2).to_owned(), type_oid, key: false });
+        }
+    }
+    Ok(relations)
+}
+
+/// Every published table is told or ignored, and every route finds its table and columns.
+fn fit(routes: &Routes, source: &Source, relations: &[Relation]) -> Result<(), Refusal> {
+    let mut problems = Vec::new();
+    for relation in relations {
+        let plan = Plan::compile(routes, source, relation);
+        if plan.unknown {
+            problems.push(format!("{} is published: give it routes, or list it in `ignore`", plan.relation));
+        }
+        problems.extend(plan.problems().map(|problem| problem.0.clone()));
+    }
+    for table in &source.tables {
+        let (schema, name) = table.qualified();
+        if !relations.iter().any(|relation| relation.schema == schema && relation.name == name) {
+            problems.push(format!("{schema}.{name} has routes, but is not published"));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Refusal::Contract(problems.join("; "))) }
+}

@@ -1,0 +1,253 @@
+//! Tells records to Kafka: idempotent, acknowledged by all replicas, in order, and never given up on.
+//!
+//! librdkafka retries for ever (`message.timeout.ms=0`). An error that it calls permanent would leave a gap in a
+//! partition, so the producer stops instead (`enable.gapless.guarantee`) and reports failure; the source then makes
+//! a new producer and tells everything again from the last confirmed transaction.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result};
+use rdkafka::client::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
+
+use crate::acks::Acks;
+use crate::progress::{Sink, Ticket};
+use crate::route::{Plan, Record, Transaction};
+use crate::routes::Routes;
+
+/// The state record's ticket; it belongs to no transaction.
+const STATE: Ticket = Ticket::MAX;
+
+/// What librdkafka keeps per message besides key and value: its own structure and the headers.
+const OVERHEAD: i64 = 1024;
+
+pub struct Deliveries {
+    acks: Arc<Acks>,
+    state_written: Arc<AtomicBool>,
+}
+
+impl ClientContext for Deliveries {
+    fn error(&self, error: KafkaError, reason: &str) {
+        // Lost connections come here too; librdkafka mends them itself.
+        tracing::warn!(%error, reason, "kafka");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        let ticket = opaque as Ticket;
+        let message = match result {
+            Ok(message) => message,
+            Err((error, message)) => {
+                if ticket != STATE {
+                    self.acks.undo(Sink::Kafka, weight(message.key_len(), message.payload_len()));
+                }
+                // What we purge ourselves is told again anyway.
+                if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PurgeQueue)
+                    && error.rdkafka_error_code() != Some(RDKafkaErrorCode::PurgeInflight)
+                {
+                    self.acks.fail(format!("topic {}: {error}", message.topic()));
+                }
+                return;
+            }
+        };
+        if ticket == STATE {
+            self.state_written.store(true, Ordering::Release);
+        } else {
+            self.acks.land(Sink::Kafka, ticket, weight(message.key_len(), message.payload_len()));
+        }
+    }
+}
+
+fn weight(key: usize, value: usize) -> i64 {
+    (key + value) as i64 + OVERHEAD
+}
+
+/// Handed over, or the queue is full and the same record has to be offered again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    Taken,
+    Full,
+}
+
+pub struct Kafka {
+    producer: ThreadedProducer<Deliveries>,
+    acks: Arc<Acks>,
+    state_written: Arc<AtomicBool>,
+    topics: Vec<String>,
+    event_source: String,
+    position: Vec<u8>,
+}
+
+/// Settings that every client of ours shares.
+pub fn client_config(brokers: &str, routes: &Routes) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers);
+    config.set("client.id", "cdc-relay");
+    config.set("socket.nagle.disable", "true");
+    config.set("reconnect.backoff.ms", "50");
+    config.set("reconnect.backoff.max.ms", "1000");
+    for (key, value) in &routes.kafka {
+        if key.starts_with("security.") || key.starts_with("sasl.") || key.starts_with("ssl.") {
+            config.set(key, value.get_ref());
+        }
+    }
+    config
+}
+
+/// The producer's settings: ours, then the routes file's, then those that nothing may change.
+fn producer_config(brokers: &str, routes: &Routes, batch_bytes: usize) -> ClientConfig {
+    let mut config = client_config(brokers, routes);
+    let ours: BTreeMap<&str, String> = BTreeMap::from([
+        // The source sends in rounds, so there is nothing to linger for.
+        ("linger.ms", "0".to_owned()),
+        ("batch.size", batch_bytes.to_string()),
+        ("batch.num.messages", "100000".to_owned()),
+        // The source bounds what is in flight by bytes; these must not interfere.
+        ("queue.buffering.max.messages", "1000000".to_owned()),
+        ("queue.buffering.max.kbytes", "1048576".to_owned()),
+        ("message.max.bytes", (routes.relay.max_record_bytes + 65_536).to_string()),
+        ("compression.codec", "none".to_owned()),
+        // Gone topics and unknown partitions are waited for, as a topic may be created late.
+        ("topic.metadata.propagation.max.ms", "60000".to_owned()),
+        ("statistics.interval.ms", "0".to_owned()),
+    ]);
+    for (key, value) in ours {
+        config.set(key, value);
+    }
+    for (key, value) in &routes.kafka {
+        config.set(key, value.get_ref());
+    }
+    config
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("enable.gapless.guarantee", "true")
+        .set("message.timeout.ms", "0")
+        .set("partitioner", "murmur2_random");
+    config
+}
+
+impl Kafka {
+    /// `batch_bytes` must not exceed what any of the topics takes as one batch.
+    pub fn connect(
+        brokers: &str,
+        routes: &Routes,
+        event_source: &str,
+        batch_bytes: usize,
+        acks: &Arc<Acks>,
+    ) -> Result<Kafka> {
+        let state_written = Arc::new(AtomicBool::new(false));
+        let context = Deliveries { acks: Arc::clone(acks), state_written: Arc::clone(&state_written) };
+        let producer = producer_config(brokers, routes, batch_bytes)
+            .create_with_context(context)
+            .context("the Kafka settings of the routes file are not usable")?;
+        Ok(Kafka {
+            producer,
+            acks: Arc::clone(acks),
+            state_written,
+            topics: routes.topics.iter().map(|topic| topic.name.get_ref().clone()).collect(),
+            event_source: event_source.to_owned(),
+            position: Vec::new(),
+        })
+    }
+
+    /// Tells an event.
+    pub fn tell(
+        &mut self,
+        topic: usize,
+        (record, plan): (&Record, &Plan),
+        transaction: &Transaction,
+        ticket: Ticket,
+    ) -> Result<Sent> {
+        position(transaction, &mut self.position);
+        let mut headers = OwnedHeaders::new_with_capacity(8 + record.headers.len());
+        let add = |headers: OwnedHeaders, key, value: &[u8]| headers.insert(Header { key, value: Some(value) });
+        headers = add(headers, "ce_specversion", b"1.0");
+        headers = add(headers, "ce_id", &record.id);
+        headers = add(headers, "ce_source", self.event_source.as_bytes());
+        headers = add(headers, "ce_type", &record.kind);
+        headers = add(headers, "ce_time", &transaction.time);
+        if !record.subject.is_empty() {
+            headers = add(headers, "ce_subject", &record.subject);
+        }
+        headers = add(headers, "content-type", b"application/json");
+        for (name, value) in record.headers(plan) {
+            headers = add(headers, name, value);
+        }
+        headers = add(headers, "pg_position", &self.position);
+        let name = self.topics.get(topic).context("the route leads to no topic")?;
+        self.send(name, &record.key, &record.value, Some(headers), transaction.committed_at.unix_millis(), ticket)
+    }
+
+    /// Tells a dead letter.
+    pub fn bury(
+        &mut self,
+        topic: &str,
+        (key, value): (&[u8], &[u8]),
+        transaction: &Transaction,
+        ticket: Ticket,
+    ) -> Result<Sent> {
+        position(transaction, &mut self.position);
+        let headers = OwnedHeaders::new_with_capacity(1)
+            .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) });
+        self.send(topic, key, value, Some(headers), transaction.committed_at.unix_millis(), ticket)
+    }
+
+    /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
+    pub fn remember(&self, topic: &str, key: &str, value: &[u8]) -> Result<Sent> {
+        self.state_written.store(false, Ordering::Release);
+        self.send(topic, key.as_bytes(), value, None, 0, STATE)
+    }
+
+    pub fn state_written(&self) -> bool {
+        self.state_written.load(Ordering::Acquire)
+    }
+
+    fn send(
+        &self,
+        topic: &str,
+        key: &[u8],
+        value: &[u8],
+        headers: Option<OwnedHeaders>,
+        timestamp: i64,
+        ticket: Ticket,
+    ) -> Result<Sent> {
+        let weight = weight(key.len(), value.len());
+        let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key).payload(value);
+        record.headers = headers;
+        record.timestamp = (timestamp > 0).then_some(timestamp);
+        if ticket != STATE {
+            self.acks.depart(Sink::Kafka, weight);
+        }
+        let Err((error, _)) = self.producer.send(record) else { return Ok(Sent::Taken) };
+        if ticket != STATE {
+            self.acks.undo(Sink::Kafka, weight);
+        }
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::QueueFull) => Ok(Sent::Full),
+            _ => Err(error).with_context(|| format!("topic {topic} did not take a record")),
+        }
+    }
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        // What is left was not confirmed, so it is told again.
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+    }
+}
+
+/// `pg_position`: commit, ordinal among the transaction's records on Kafka, previous commit that told anything.
+fn position(transaction: &Transaction, out: &mut Vec<u8>) {
+    use std::io::Write as _;
+    out.clear();
+    // Writing into a Vec cannot fail.
+    let _ = write!(out, "{};{};{}", transaction.commit_lsn, transaction.told, transaction.previous);
+}

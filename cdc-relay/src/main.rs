@@ -1,0 +1,62 @@
+//! Reads the command line, opens the admin port, runs until told to stop.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use cdc_relay::config::{Cli, Command, LogFormat};
+use clap::Parser;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// `EX_USAGE`: the configuration is not usable; nothing was opened.
+const USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = Cli::try_parse().unwrap_or_else(|error| {
+        let code = if error.use_stderr() { i32::from(USAGE) } else { 0 };
+        let _ = error.print();
+        std::process::exit(code)
+    });
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    match cli.command {
+        #[cfg(feature = "sinks")]
+        Command::Run(config) => {
+            let routes = match cdc_relay::run::routes(&config) {
+                Ok(routes) => routes,
+                Err(error) => {
+                    tracing::error!("{error:#}");
+                    return ExitCode::from(USAGE);
+                }
+            };
+            match serve(config, routes) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!("{error:#}");
+                    ExitCode::FAILURE
+                }
+            }
+        }
+    }
+}
+
+#[cfg(feature = "sinks")]
+#[tokio::main(worker_threads = 1)]
+async fn serve(config: cdc_relay::config::RunConfig, routes: cdc_relay::routes::Routes) -> Result<()> {
+    let listener = tokio::net::TcpListener::bind(config.admin_addr).await.context("ADMIN_ADDR")?;
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
+    tokio::spawn(async move {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+            return;
+        };
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        token.cancel();
+    });
+    cdc_relay::run::run(config, routes, listener, shutdown).await
+}

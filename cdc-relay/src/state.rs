@@ -1,0 +1,210 @@
+//! The relay's memory, and what it permits at start: fail closed.
+//!
+//! Postgres forgets what a slot has told, and a slot that was dropped and made again starts later without a word.
+//! So the relay keeps, per source, which cluster it reads and how far every sink has acknowledged, in a compacted
+//! topic, always written before the slot is confirmed. At start the two are compared; whatever does not fit is
+//! refused, with what to do.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::lsn::Lsn;
+
+/// The value of a state record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    pub system_id: String,
+    pub timeline: u32,
+    pub slot: String,
+    pub phase: Phase,
+    /// Every sink has acknowledged everything up to here.
+    #[serde(with = "as_text")]
+    pub acknowledged: Lsn,
+    /// The last commit told, acknowledged or not.
+    #[serde(with = "as_text")]
+    pub told: Lsn,
+    /// The last acknowledged commit that told anything on Kafka: where the chain of positions continues.
+    #[serde(with = "as_text")]
+    pub chain: Lsn,
+    /// Of the routes the chain was told with; others start a new chain.
+    pub routes: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// The slot is being made; nothing has been told.
+    Creating,
+    Streaming,
+    /// The present rows are being told again from a new slot's snapshot; until that ends, start it over.
+    Reconciling,
+}
+
+mod as_text {
+    use super::Lsn;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub fn serialize<S: Serializer>(lsn: &Lsn, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(lsn)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Lsn, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// The cluster, as the replication session sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    pub system_id: String,
+    pub timeline: u32,
+    /// The end of its durable log.
+    pub flush: Lsn,
+}
+
+/// The slot, if there is one of that name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slot {
+    pub plugin: String,
+    pub database: String,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: String,
+    pub confirmed: Option<Lsn>,
+    /// The process that reads it now.
+    pub active_pid: Option<i32>,
+}
+
+/// How to go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// Nothing was ever told: make the slot.
+    Create,
+    /// The slot was made and not yet used: begin at it.
+    Adopt,
+    /// Continue; what is acknowledged already is passed over.
+    Resume { acknowledged: Lsn, chain: Lsn },
+}
+
+/// Why streaming would lose or invent something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    MemoryMissing { slot: String },
+    SlotMissing { slot: String, acknowledged: Lsn },
+    SlotLost { slot: String },
+    SlotForeign { slot: String, what: String },
+    SlotAhead { slot: String, confirmed: Lsn, acknowledged: Lsn },
+    OtherCluster { expected: String, found: String },
+    OtherTimeline { expected: u32, found: u32 },
+    ServerBehind { flush: Lsn, told: Lsn },
+    Reconciling { slot: String },
+    /// The publication or the routes do not fit each other.
+    Contract(String),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const AGAIN: &str = "Rows committed in between are not on Kafka. To go on: tell every row again with \
+             `cdc-relay reconcile`, or, if a gap is acceptable or known to be empty, drop the slot if it exists and \
+             write a tombstone for this source to the state topic; the next start then begins at the present.";
+        match self {
+            Self::MemoryMissing { slot } => write!(
+                f,
+                "slot {slot} exists, but the state topic knows nothing of it: whether it was read, and how far that \
+                 was acknowledged, cannot be known. If nothing was ever told from it: \
+                 `select pg_drop_replication_slot('{slot}')` and start again. Otherwise restore the state topic, or: {AGAIN}"
+            ),
+            Self::SlotMissing { slot, acknowledged } => write!(
+                f,
+                "slot {slot} is gone, though everything up to {acknowledged} was told from it. A new slot would begin \
+                 at the present. {AGAIN}"
+            ),
+            Self::SlotLost { slot } => write!(
+                f,
+                "slot {slot} is lost: the server removed log that was not yet told (max_slot_wal_keep_size). {AGAIN}"
+            ),
+            Self::SlotForeign { slot, what } => {
+                write!(f, "slot {slot} is not ours: {what}. Give this source a slot of its own in the routes file.")
+            }
+            Self::SlotAhead { slot, confirmed, acknowledged } => write!(
+                f,
+                "slot {slot} was advanced to {confirmed} by somebody else; only {acknowledged} is acknowledged. {AGAIN}"
+            ),
+            Self::OtherCluster { expected, found } => write!(
+                f,
+                "this is another cluster (system identifier {found}, told so far: {expected}). If the address is \
+                 wrong, correct it. If the database was moved or restored: {AGAIN}"
+            ),
+            Self::OtherTimeline { expected, found } => write!(
+                f,
+                "the cluster is on timeline {found}, told so far: {expected}: a standby was promoted or a backup \
+                 restored, and what was told may not exist here, or the other way round. {AGAIN}"
+            ),
+            Self::ServerBehind { flush, told } => write!(
+                f,
+                "the server's log ends at {flush}, before {told}, which was already told: it lost committed \
+                 transactions (restored backup, fsync off). Find out which before you go on. {AGAIN}"
+            ),
+            Self::Reconciling { slot } => write!(
+                f,
+                "a reconcile of slot {slot} was begun and did not end. Run `cdc-relay reconcile` again."
+            ),
+            Self::Contract(problem) => f.write_str(problem),
+        }
+    }
+}
+
+/// Decides whether and how to stream. `database` is the one of the session.
+pub fn admit(
+    memory: Option<&Memory>,
+    cluster: &Cluster,
+    slot_name: &str,
+    slot: Option<&Slot>,
+    database: &str,
+) -> Result<Start, Refusal> {
+    let name = || slot_name.to_owned();
+    if let Some(slot) = slot {
+        let foreign = |what| Err(Refusal::SlotForeign { slot: name(), what });
+        if slot.plugin != "pgoutput" {
+            return foreign(format!("it decodes with {}", slot.plugin));
+        }
+        if slot.database != database {
+            return foreign(format!("it belongs to database {}", slot.database));
+        }
+    }
+    let Some(memory) = memory else {
+        return if slot.is_some() { Err(Refusal::MemoryMissing { slot: name() }) } else { Ok(Start::Create) };
+    };
+    if memory.system_id != cluster.system_id {
+        let (expected, found) = (memory.system_id.clone(), cluster.system_id.clone());
+        return Err(Refusal::OtherCluster { expected, found });
+    }
+    if memory.timeline != cluster.timeline {
+        return Err(Refusal::OtherTimeline { expected: memory.timeline, found: cluster.timeline });
+    }
+    match memory.phase {
+        Phase::Reconciling => return Err(Refusal::Reconciling { slot: name() }),
+        Phase::Creating => return Ok(if slot.is_some() { Start::Adopt } else { Start::Create }),
+        Phase::Streaming => {}
+    }
+    let told = memory.told.max(memory.acknowledged);
+    if cluster.flush < told {
+        return Err(Refusal::ServerBehind { flush: cluster.flush, told });
+    }
+    let acknowledged = memory.acknowledged;
+    let Some(slot) = slot else { return Err(Refusal::SlotMissing { slot: name(), acknowledged }) };
+    if slot.wal_status == "lost" {
+        return Err(Refusal::SlotLost { slot: name() });
+    }
+    match slot.confirmed {
+        Some(confirmed) if confirmed > acknowledged => {
+            Err(Refusal::SlotAhead { slot: name(), confirmed, acknowledged })
+        }
+        _ => Ok(Start::Resume { acknowledged, chain: memory.chain }),
+    }
+}
+
+#[cfg(test)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -1,0 +1,399 @@
+//! One replication session: reads, tells, confirms. A loop on a thread of its own, without a task or a channel
+//! between the socket and the producer.
+//!
+//! When to read decides what everything costs. Nothing in flight: at once, for latency. Something in flight: when
+//! it has landed, or after `ROUND`, so that rows that came meanwhile share the broker's requests. A read that
+//! brought much: again at once, since the socket has filled while its rows were told.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::acks::{Ack, Acks};
+use crate::kafka::Sent;
+use crate::lsn::{Lsn, PgTime};
+use crate::metrics::SourceMetrics;
+use crate::pgoutput::{self, Message, Old, Scratch, Tuple};
+use crate::progress::{Progress, Sink, Ticket};
+use crate::route::Transaction;
+use crate::state::{Memory, Phase};
+use crate::tell::{Open, Teller};
+use crate::template::Row;
+use crate::wire::{Frame, Replication};
+
+const ROUND: Duration = Duration::from_millis(5);
+/// A read of this size means backlog.
+const MUCH: usize = 64 << 10;
+/// Postgres hears from us at least and at most so often.
+const STATUS_MOST: Duration = Duration::from_millis(100);
+const STATUS_LEAST: Duration = Duration::from_secs(1);
+/// The memory is written at most so often after transactions, and after mere idle progress.
+const MEMORY: Duration = Duration::from_millis(200);
+const MEMORY_IDLE: Duration = Duration::from_secs(1);
+/// No word from the server for so long, although asked: the connection is dead.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long a stop or an end waits for what is in flight.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Where a session starts.
+pub struct Origin {
+    pub memory: Memory,
+    pub memory_key: String,
+    pub memory_topic: String,
+    pub in_flight_bytes: i64,
+    pub first_ticket: Ticket,
+    /// Commits up to here were told by this process before.
+    pub told: Lsn,
+}
+
+pub struct Stream<'a> {
+    wire: Replication,
+    teller: &'a mut Teller,
+    acks: Arc<Acks>,
+    metrics: SourceMetrics,
+    origin: Origin,
+    progress: Progress,
+    transaction: Transaction,
+    /// The ticket of the open transaction; `None` in one that is passed over.
+    open: Option<Ticket>,
+    in_transaction: bool,
+    /// Acknowledged when the session began.
+    passed_over: Lsn,
+    /// Where the chain of positions stands.
+    last_told: Lsn,
+    scratch: Scratch,
+    landed: Vec<Ack>,
+    /// Written and not yet acknowledged.
+    writing: Option<(Lsn, Lsn)>,
+    wrote_at: Instant,
+    idle_only: bool,
+    confirmed_at: Instant,
+    confirmed: Lsn,
+    reply_wanted: bool,
+    heard_at: Instant,
+    last_read: usize,
+    round_began: Instant,
+}
+
+/// What the next session of this process has to know.
+pub struct Leftover {
+    pub next_ticket: Ticket,
+    pub told: Lsn,
+}
+
+impl<'a> Stream<'a> {
+    pub fn new(
+        wire: Replication,
+        teller: &'a mut Teller,
+        acks: &Arc<Acks>,
+        metrics: &SourceMetrics,
+        origin: Origin,
+    ) -> Stream<'a> {
+        let now = Instant::now();
+        let (acknowledged, chain) = (origin.memory.acknowledged, origin.memory.chain);
+        let cluster = format!("{}/{}", origin.memory.system_id, origin.memory.timeline);
+        Stream {
+            wire,
+            teller,
+            acks: Arc::clone(acks),
+            metrics: metrics.clone(),
+            progress: Progress::new(origin.first_ticket, acknowledged, chain),
+            transaction: Transaction { cluster, ..Transaction::default() },
+            open: None,
+            in_transaction: false,
+            passed_over: acknowledged,
+            last_told: chain,
+            scratch: Scratch::default(),
+            landed: Vec::new(),
+            writing: None,
+            wrote_at: now,
+            idle_only: true,
+            confirmed_at: now,
+            confirmed: acknowledged,
+            reply_wanted: true,
+            heard_at: now,
+            last_read: 0,
+            round_began: now,
+            origin,
+        }
+    }
+
+    /// Streams until told to stop (`Ok`) or something breaks. Either way waits a while for what is in flight, and
+    /// remembers it, so that the next session tells as little as possible again.
+    pub fn run(mut self) -> (Result<()>, Leftover) {
+        let mut result = self.stream();
+        if self.acks.failure().is_none() {
+            let drained = self.drain();
+            if result.is_ok() {
+                result = drained;
+            }
+        }
+        let leftover = Leftover { next_ticket: self.progress.next_ticket(), told: self.origin.told };
+        self.wire.close();
+        (result, leftover)
+    }
+
+    fn stream(&mut self) -> Result<()> {
+        while !self.acks.stopping() {
+            self.collect()?;
+            self.remember(false)?;
+            self.confirm()?;
+            if self.wait()? {
+                self.read()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads nothing more, and waits until all that was told is acknowledged, remembered and confirmed.
+    fn drain(&mut self) -> Result<()> {
+        let until = Instant::now() + DRAIN;
+        let open = usize::from(self.open.is_some());
+        while Instant::now() < until {
+            self.collect()?;
+            let settled = self.progress.pending() == open;
+            if settled && self.writing.is_none() && self.progress.confirmed() <= self.origin.memory.acknowledged {
+                break;
+            }
+            self.remember(true)?;
+            self.acks.wake_at(0);
+            self.sleep(Duration::from_millis(2))?;
+        }
+        // The session may be what broke; then the slot learns it next time.
+        let _ = self.wire.confirm(self.origin.memory.acknowledged, false);
+        Ok(())
+    }
+
+    /// Takes what the sinks have reported.
+    fn collect(&mut self) -> Result<()> {
+        if let Some(reason) = self.acks.failure() {
+            bail!("{reason}");
+        }
+        self.acks.take(&mut self.landed);
+        for ack in self.landed.drain(..) {
+            if let Some(settled) = self.progress.acknowledge(ack.ticket, ack.sink, ack.count) {
+                let since = PgTime::now().0 - settled.committed_at.0 - ack.at.elapsed().as_micros() as i64;
+                self.metrics.latency[settled.sink as usize].observe(since.max(0) as f64 / 1e6);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the memory when there is something new, and takes note when it is acknowledged.
+    fn remember(&mut self, at_once: bool) -> Result<()> {
+        if let Some((acknowledged, chain)) = self.writing
+            && self.teller.kafka().state_written()
+        {
+            self.origin.memory.acknowledged = acknowledged;
+            self.origin.memory.chain = chain;
+            self.writing = None;
+        }
+        let confirmed = self.progress.confirmed();
+        let interval = if self.idle_only { MEMORY_IDLE } else { MEMORY };
+        if self.writing.is_some()
+            || confirmed <= self.origin.memory.acknowledged
+            || (!at_once && self.wrote_at.elapsed() < interval)
+        {
+            return Ok(());
+        }
+        let chain = self.progress.chain();
+        let memory = Memory {
+            acknowledged: confirmed,
+            chain,
+            told: self.origin.told.max(confirmed),
+            phase: Phase::Streaming,
+            ..self.origin.memory.clone()
+        };
+        let value = serde_json::to_vec(&memory)?;
+        let sent = self.teller.kafka().remember(&self.origin.memory_topic, &self.origin.memory_key, &value)?;
+        if sent == Sent::Taken {
+            self.writing = Some((confirmed, chain));
+            self.wrote_at = Instant::now();
+            self.idle_only = true;
+        }
+        Ok(())
+    }
+
+    /// Tells Postgres what is acknowledged and remembered.
+    fn confirm(&mut self) -> Result<()> {
+        let since = self.confirmed_at.elapsed();
+        let news = self.origin.memory.acknowledged > self.confirmed || self.reply_wanted;
+        if since < STATUS_MOST || (!news && since < STATUS_LEAST) {
+            return Ok(());
+        }
+        let silent = self.heard_at.elapsed();
+        let listening = !self.is_full();
+        if listening && silent > SILENCE {
+            bail!("no word from Postgres for {} s", silent.as_secs());
+        }
+        self.confirmed = self.origin.memory.acknowledged;
+        self.wire.confirm(self.confirmed, listening && silent > SILENCE / 6)?;
+        self.confirmed_at = Instant::now();
+        self.reply_wanted = false;
+        for sink in [Sink::Kafka, Sink::Rabbit] {
+            self.metrics.in_flight[sink as usize].set(self.acks.bytes(sink));
+        }
+        self.metrics.pending.set(self.progress.pending() as i64);
+        Ok(())
+    }
+
+    fn is_full(&self) -> bool {
+        [Sink::Kafka, Sink::Rabbit].iter().any(|sink| self.acks.bytes(*sink) >= self.origin.in_flight_bytes)
+    }
+
+    /// Waits for the moment to read. False: not yet; look after the timers first.
+    fn wait(&mut self) -> Result<bool> {
+        let busy = self.progress.pending() > 0
+            || self.writing.is_some()
+            || self.progress.confirmed() > self.origin.memory.acknowledged;
+        let timer = if busy { STATUS_MOST / 2 } else { STATUS_LEAST / 2 };
+        if self.is_full() {
+            self.acks.wake_at(self.origin.in_flight_bytes / 2);
+            if self.is_full() {
+                self.sleep(timer)?;
+            }
+            self.acks.no_wake();
+            self.heard_at = Instant::now();
+            return Ok(false);
+        }
+        if self.last_read >= MUCH {
+            return Ok(true);
+        }
+        if self.acks.bytes(Sink::Kafka) > 0 {
+            self.acks.wake_at(0);
+            let left = ROUND.saturating_sub(self.round_began.elapsed());
+            if self.acks.bytes(Sink::Kafka) > 0 && !left.is_zero() {
+                self.sleep(left)?;
+            }
+            self.acks.no_wake();
+            return Ok(true);
+        }
+        let mut fds = [PollFd::new(&self.wire, PollFlags::IN), PollFd::new(&*self.acks, PollFlags::IN)];
+        wait_for(&mut fds, timer)?;
+        let (readable, woken) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
+        if woken {
+            self.acks.drain_wake();
+        }
+        Ok(readable)
+    }
+
+    /// Sleeps until woken by the sinks.
+    fn sleep(&self, timeout: Duration) -> Result<()> {
+        wait_for(&mut [PollFd::new(&*self.acks, PollFlags::IN)], timeout)?;
+        self.acks.drain_wake();
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<()> {
+        self.last_read = self.wire.read()?;
+        self.round_began = Instant::now();
+        if self.last_read > 0 {
+            self.heard_at = self.round_began;
+        }
+        while let Some(frame) = self.wire.next()? {
+            match frame {
+                Frame::Data(range) => self.message(&range)?,
+                Frame::Keepalive { wal_end, reply } => {
+                    self.reply_wanted |= reply;
+                    if !self.in_transaction {
+                        self.progress.idle(wal_end);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, range: &std::ops::Range<usize>) -> Result<()> {
+        let Stream { wire, scratch, teller, progress, transaction, .. } = self;
+        let message = pgoutput::decode(wire.bytes(range), scratch)?;
+        let (relation, row, refused) = match message {
+            Message::Insert { relation, new } => (relation, Row { new, old: None }, None),
+            Message::Update { relation, old, new } => (relation, Row { new, old: whole(old) }, None),
+            Message::Delete { relation, old: Old::Key(new) | Old::Row(new) } => {
+                (relation, Row { new, old: None }, Some("the row was deleted, which no route can tell"))
+            }
+            Message::Relation(relation) => {
+                teller.relation(&relation);
+                return Ok(());
+            }
+            Message::Begin { commit_lsn, committed_at, .. } => return self.begin(commit_lsn, committed_at),
+            Message::Commit { commit_lsn, end_lsn, .. } => return self.commit(commit_lsn, end_lsn),
+            Message::Truncate { relations, .. } => {
+                let oids: Vec<u32> = relations.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid)).collect();
+                return self.truncate(&oids);
+            }
+            Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => return Ok(()),
+        };
+        let Some(ticket) = self.open else { return Ok(()) };
+        let again = transaction.commit_lsn <= self.origin.told;
+        let mut open = Open { transaction, ticket, progress, again };
+        match refused {
+            None => teller.row(relation, &row, &mut open),
+            Some(why) => teller.untellable(relation, &row, why, &mut open),
+        }
+    }
+
+    fn begin(&mut self, commit_lsn: Lsn, committed_at: PgTime) -> Result<()> {
+        if self.in_transaction {
+            bail!("a transaction began inside another");
+        }
+        self.in_transaction = true;
+        // The slot was confirmed later than the memory was written: all sinks have these already.
+        if commit_lsn < self.passed_over {
+            self.open = None;
+            return Ok(());
+        }
+        let transaction = &mut self.transaction;
+        (transaction.commit_lsn, transaction.committed_at) = (commit_lsn, committed_at);
+        (transaction.previous, transaction.rows, transaction.told) = (self.last_told, 0, 0);
+        transaction.time.clear();
+        committed_at.write_rfc3339(&mut transaction.time);
+        self.open = Some(self.progress.begin(commit_lsn, committed_at));
+        Ok(())
+    }
+
+    fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<()> {
+        if !self.in_transaction {
+            bail!("a transaction ended that had not begun");
+        }
+        self.in_transaction = false;
+        self.metrics.transactions.inc();
+        if self.open.take().is_some() {
+            if self.progress.commit(end_lsn) {
+                self.last_told = commit_lsn;
+            }
+            self.idle_only = false;
+            self.origin.told = self.origin.told.max(end_lsn);
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, relations: &[u32]) -> Result<()> {
+        let Some(ticket) = self.open else { return Ok(()) };
+        for relation in relations {
+            let Stream { teller, progress, transaction, .. } = self;
+            let mut open = Open { transaction, ticket, progress, again: false };
+            let row = Row { new: Tuple::none(), old: None };
+            teller.untellable(*relation, &row, "the table was truncated, which no route can tell", &mut open)?;
+        }
+        Ok(())
+    }
+}
+
+fn whole(old: Option<Old<'_>>) -> Option<Tuple<'_>> {
+    match old {
+        Some(Old::Row(row)) => Some(row),
+        Some(Old::Key(_)) | None => None,
+    }
+}
+
+fn wait_for(fds: &mut [PollFd<'_>], timeout: Duration) -> Result<()> {
+    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+    match poll(fds, Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error).context("poll"),
+    }
+}

@@ -1,0 +1,118 @@
+//! Kafka besides producing: creating what is missing, asking limits, reading a small topic to its end.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::Message;
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::kafka::client_config;
+use crate::routes::Routes;
+
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Creates the topics of the routes file that do not exist, and answers the largest record of each, by index.
+pub async fn prepare(brokers: &str, routes: &Routes) -> Result<Vec<usize>> {
+    let admin: AdminClient<DefaultClientContext> =
+        client_config(brokers, routes).create().context("no Kafka admin client")?;
+    let replication = || TopicReplication::Fixed(routes.relay.replication_factor.unwrap_or(-1));
+    let mut wanted: Vec<NewTopic<'_>> = Vec::new();
+    for topic in &routes.topics {
+        let mut new = NewTopic::new(topic.name.get_ref(), topic.partitions, replication());
+        for (key, value) in &topic.config {
+            new = new.set(key, value.get_ref());
+        }
+        wanted.push(new);
+    }
+    let state = NewTopic::new(routes.relay.state_topic.get_ref(), 1, replication())
+        .set("cleanup.policy", "compact")
+        // Closed segments are small and soon compacted: reading the memory at start stays quick.
+        .set("segment.ms", "600000")
+        .set("min.cleanable.dirty.ratio", "0.1");
+    let dead = NewTopic::new(routes.relay.dead_letter_topic.get_ref(), 1, replication()).set("retention.ms", "-1");
+    wanted.extend([state, dead]);
+    let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
+    for result in admin.create_topics(&wanted, &options).await.context("cannot create topics")? {
+        match result {
+            Ok(name) => tracing::info!(topic = name, "topic created"),
+            Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((name, code)) => bail!("cannot create topic {name}: {code}"),
+        }
+    }
+    limits(&admin, routes, &options).await
+}
+
+/// Per topic the smaller of our limit and the broker's.
+async fn limits(
+    admin: &AdminClient<DefaultClientContext>,
+    routes: &Routes,
+    options: &AdminOptions,
+) -> Result<Vec<usize>> {
+    let ours = routes.relay.max_record_bytes;
+    let resources: Vec<ResourceSpecifier<'_>> =
+        routes.topics.iter().map(|topic| ResourceSpecifier::Topic(topic.name.get_ref())).collect();
+    if resources.is_empty() {
+        return Ok(Vec::new());
+    }
+    let answers = admin.describe_configs(&resources, options).await.context("cannot read topic settings")?;
+    let limit = |answer: Result<rdkafka::admin::ConfigResource, RDKafkaErrorCode>| {
+        let resource = answer.ok()?;
+        let entry = resource.entries.iter().find(|entry| entry.name == "max.message.bytes")?;
+        let theirs: usize = entry.value.as_ref()?.parse().ok()?;
+        // A batch is a record and a header of 61 bytes; leave room for both and the lengths.
+        Some(ours.min(theirs.saturating_sub(128)))
+    };
+    Ok(answers.into_iter().map(|answer| limit(answer).unwrap_or(ours)).collect())
+}
+
+/// Reads partition 0 of a topic from `offset` to its present end. Blocking: call it off the runtime.
+/// Answers the end offset.
+pub fn read_all(
+    brokers: &str,
+    routes: &Routes,
+    topic: &str,
+    offset: i64,
+    mut record: impl FnMut(Option<&[u8]>, Option<&[u8]>) -> Result<()>,
+) -> Result<i64> {
+    let consumer: BaseConsumer = client_config(brokers, routes)
+        .set("group.id", "cdc-relay")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true")
+        .set("fetch.wait.max.ms", "10")
+        .set("queued.max.messages.kbytes", "4096")
+        .create()
+        .context("no Kafka consumer")?;
+    let (low, high) = consumer
+        .fetch_watermarks(topic, 0, TIMEOUT)
+        .with_context(|| format!("cannot read the end of topic {topic}"))?;
+    let start = offset.max(low);
+    if start >= high {
+        return Ok(high);
+    }
+    let mut partitions = TopicPartitionList::new();
+    partitions.add_partition_offset(topic, 0, Offset::Offset(start))?;
+    consumer.assign(&partitions)?;
+    let mut last = Instant::now();
+    loop {
+        match consumer.poll(Duration::from_millis(200)) {
+            Some(Ok(message)) => {
+                record(message.key(), message.payload())?;
+                last = Instant::now();
+                if message.offset() + 1 >= high {
+                    return Ok(high);
+                }
+            }
+            // The end is reached, though compaction took the last records.
+            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => return Ok(high),
+            Some(Err(error)) => tracing::debug!(%error, topic, "reading"),
+            None => {}
+        }
+        if last.elapsed() > TIMEOUT {
+            bail!("topic {topic} cannot be read to its end");
+        }
+    }
+}
