@@ -9,8 +9,9 @@ use tokio_postgres::{Client, Config, NoTls};
 /// # Errors
 /// When the URL is malformed or the server refuses.
 pub async fn connect(url: &str) -> Result<Client> {
-    let (client, connection) =
-        tokio_postgres::connect(url, NoTls).await.with_context(|| format!("cannot connect to {}", without_password(url)))?;
+    let (client, connection) = tokio_postgres::connect(url, NoTls)
+        .await
+        .with_context(|| format!("cannot connect to {}", without_password(url)))?;
     tokio::spawn(async move {
         // Its error is also every pending query's, where it is reported.
         let _closed = connection.await;
@@ -80,7 +81,13 @@ mod tests {
 
     #[test]
     fn urls_keep_the_server_and_escape_the_rest() {
-        let url = database_url("postgres://postgres:x@127.0.0.1:21001/postgres", "balance", "coro_checker", "a/b@c").unwrap();
+        let url = database_url(
+            "postgres://postgres:x@127.0.0.1:21001/postgres",
+            "balance",
+            "coro_checker",
+            "a/b@c",
+        )
+        .unwrap();
         assert_eq!(url, "postgres://coro_checker:a%2Fb%40c@127.0.0.1:21001/balance");
         let same = with_database("postgres://postgres:s%40t@127.0.0.1:21001/postgres", "payments").unwrap();
         assert_eq!(same, "postgres://postgres:s%40t@127.0.0.1:21001/payments");

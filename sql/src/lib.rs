@@ -80,7 +80,8 @@ pub async fn create_database(admin_url: &str, kind: Database, name: &str) -> Res
     admin::lock(&admin, name).await?;
     if admin.query_opt("select 1 from pg_database where datname = $1", &[&name]).await?.is_none() {
         // template0: unlike template1 it never has sessions, so databases can be made at the same time.
-        let statement = format!("create database {quoted} owner coro_owner template template0 encoding 'UTF8'");
+        let statement =
+            format!("create database {quoted} owner coro_owner template template0 encoding 'UTF8'");
         admin.batch_execute(&statement).await.with_context(|| format!("cannot create database {name}"))?;
     }
     let service = kind.service_role();

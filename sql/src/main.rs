@@ -1,5 +1,7 @@
 //! `migrate`: brings a Postgres cluster to where the services expect it. Running it again changes nothing.
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::Parser;
 
@@ -19,8 +21,18 @@ struct Args {
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
-    let args = Args::parse();
+async fn main() -> ExitCode {
+    match run(&Args::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The chain of causes, without a backtrace: it is read by people who changed SQL, not this program.
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: &Args) -> Result<()> {
     sql::bootstrap(&args.admin_database_url, &args.role_password).await?;
     sql::migrate_all(&args.admin_database_url).await?;
     if args.seed {

@@ -9,9 +9,10 @@ use clap::{Parser, Subcommand};
 use crate::control::{Client, Request};
 use crate::layout::Layout;
 use crate::output::say;
+use crate::process::ProcessId;
 use crate::servers::Server;
 use crate::services::Service;
-use crate::up::{Extent, up, wait_for_server, wait_for_service};
+use crate::up::{Extent, Wish, up, wait_for_server, wait_for_service};
 use crate::{check, down, launch, logs, status, supervisor, workspace};
 
 /// The servers and services of Coro on this machine, as supervised processes.
@@ -80,6 +81,9 @@ enum Action {
         dir: PathBuf,
         #[arg(long)]
         base_port: u16,
+        /// Go down when this process is gone.
+        #[arg(long)]
+        owner: Option<i32>,
     },
     #[command(name = "__launch", hide = true)]
     Launch(launch::LaunchArgs),
@@ -100,7 +104,10 @@ pub fn main() -> ExitCode {
 fn run(action: Action) -> Result<()> {
     match action {
         Action::Launch(args) => return launch::run(&args),
-        Action::Supervise { dir, base_port } => return supervisor::run(&Layout::new(Some(dir), base_port)?),
+        Action::Supervise { dir, base_port, owner } => {
+            let owner = owner.map(|pid| ProcessId::of(pid).context("the owner is gone")).transpose()?;
+            return supervisor::run(&Layout::new(Some(dir), base_port)?, owner);
+        }
         Action::Test(args) => return check::run(&args),
         _ => {}
     }
@@ -112,7 +119,7 @@ fn run(action: Action) -> Result<()> {
                 (false, true) => Extent::Services,
                 (false, false) => Extent::Payment,
             };
-            up(&layout, extent, yes || std::env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1"))
+            up(&layout, &Wish { extent, yes: yes || in_ci(), owner: None })
         }
         Action::Down => down::down(&layout),
         Action::Status => show_status(&layout),
@@ -132,6 +139,11 @@ fn run(action: Action) -> Result<()> {
     }
 }
 
+/// Nobody sits there to be asked.
+pub fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1")
+}
+
 fn connect(layout: &Layout) -> Result<Client> {
     Client::connect(&layout.socket())
         .with_context(|| format!("the stack in {} is not up: cargo stack up", layout.dir.display()))
@@ -140,7 +152,8 @@ fn connect(layout: &Layout) -> Result<Client> {
 fn show_status(layout: &Layout) -> Result<()> {
     let children = connect(layout)?.status()?;
     say(&status::table(&children));
-    let down: Vec<&str> = children.iter().filter(|child| child.id.is_none()).map(|child| child.name.as_str()).collect();
+    let down: Vec<&str> =
+        children.iter().filter(|child| child.id.is_none()).map(|child| child.name.as_str()).collect();
     if !down.is_empty() {
         bail!("not running: {}", down.join(", "));
     }

@@ -15,13 +15,23 @@ use crate::spec::Spec;
 #[serde(tag = "do", rename_all = "snake_case")]
 pub enum Request {
     /// Run this. One that runs already is left alone, unless it is a service whose command or file has changed.
-    Run { spec: Spec },
+    Run {
+        spec: Spec,
+    },
     /// Run again what was stopped or ended.
-    Start { name: String },
-    Stop { name: String },
-    Restart { name: String },
+    Start {
+        name: String,
+    },
+    Stop {
+        name: String,
+    },
+    Restart {
+        name: String,
+    },
     /// SIGKILL to the child and everything under it.
-    Kill { name: String },
+    Kill {
+        name: String,
+    },
     Status,
     /// Stop everything and end.
     Shutdown,

@@ -19,8 +19,9 @@ pub fn down(layout: &Layout) -> Result<()> {
     let began = Instant::now();
     let members = state::members(layout).len();
     if let Some(mut client) = Client::connect(&layout.socket()) {
-        client.send(&Request::Shutdown)?;
+        // Read first: it clears its state file before it answers.
         let supervisor = state::State::read(&layout.dir).supervisor;
+        client.send(&Request::Shutdown)?;
         while supervisor.is_some_and(process::ProcessId::alive) {
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -65,11 +66,20 @@ pub fn clean(layout: &Layout, yes: bool) -> Result<()> {
         }
     }
     down(layout)?;
+    remove(layout)?;
+    say("Removed.");
+    Ok(())
+}
+
+/// Removes everything that a stack which is down keeps on disk.
+///
+/// # Errors
+/// When something cannot be removed.
+pub fn remove(layout: &Layout) -> Result<()> {
     for folder in [&layout.data, &layout.dir] {
         if folder.exists() {
             fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))?;
         }
     }
-    say("Removed.");
     Ok(())
 }

@@ -67,7 +67,8 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
 /// # Errors
 /// When it cannot be written.
 pub fn write(layout: &Layout) -> Result<()> {
-    let lines = variables(layout)?.into_iter().map(|(name, value)| format!("export {name}={}\n", quote(&value)));
+    let lines =
+        variables(layout)?.into_iter().map(|(name, value)| format!("export {name}={}\n", quote(&value)));
     write_private(&layout.dir.join("env"), &lines.collect::<String>())
 }
 
@@ -86,7 +87,9 @@ mod tests {
 
     #[test]
     fn a_shell_reads_back_what_was_quoted() {
-        for value in ["plain", "postgres://u:p@127.0.0.1:1/d", "", "a b", "it's", "$HOME `x` \"y\" \\ *", "a\nb"] {
+        for value in
+            ["plain", "postgres://u:p@127.0.0.1:1/d", "", "a b", "it's", "$HOME `x` \"y\" \\ *", "a\nb"]
+        {
             let script = format!("printf %s {}", quote(value));
             let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), value);

@@ -19,11 +19,16 @@ struct Need {
     packages: &'static [&'static str],
 }
 
-const JAVA_PACKAGES: &[&str] =
-    &["openjdk-17-jre-headless", "openjdk-21-jre-headless", "openjdk-25-jre-headless", "default-jre-headless"];
+const JAVA_PACKAGES: &[&str] = &[
+    "openjdk-17-jre-headless",
+    "openjdk-21-jre-headless",
+    "openjdk-25-jre-headless",
+    "default-jre-headless",
+];
 
 /// Programs and headers that building our services takes.
-const BUILD: [(&str, &str); 4] = [("cmake", "cmake"), ("g++", "g++"), ("make", "make"), ("pkg-config", "pkg-config")];
+const BUILD: [(&str, &str); 4] =
+    [("cmake", "cmake"), ("g++", "g++"), ("make", "make"), ("pkg-config", "pkg-config")];
 const HEADERS: [(&str, &str); 3] =
     [("curl/curl.h", "libcurl4-openssl-dev"), ("openssl/ssl.h", "libssl-dev"), ("zlib.h", "zlib1g-dev")];
 

@@ -69,7 +69,8 @@ pub fn tool(cwd: &Path, uid: Option<u32>, argv: &[String], env: &BTreeMap<String
     command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     command.env("LANG", "C.UTF-8").env("HOME", cwd);
     let output = command.output()?;
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if !output.status.success() {
         bail!("{} failed ({}):\n{}", argv.join(" "), output.status, crate::logs::last_lines(&text, 20));
     }

@@ -59,7 +59,10 @@ impl Layout {
     /// # Errors
     /// When a value is unusable; nothing has been touched then.
     pub fn from_env() -> Result<Self> {
-        Self::new(env::var_os("STACK_DIR").map(PathBuf::from), base_port(env::var("STACK_PORT").ok().as_deref())?)
+        Self::new(
+            env::var_os("STACK_DIR").map(PathBuf::from),
+            base_port(env::var("STACK_PORT").ok().as_deref())?,
+        )
     }
 
     /// A stack in `dir` (relative to the workspace) with ports from `base_port`.
@@ -165,8 +168,13 @@ pub fn write_private(path: &Path, content: &str) -> Result<()> {
     temporary.push(".new");
     let describe = || format!("cannot write {}", path.display());
     let mut options = fs::OpenOptions::new();
-    let mut file =
-        options.write(true).create(true).truncate(true).mode(0o600).open(&temporary).with_context(describe)?;
+    let mut file = options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)
+        .with_context(describe)?;
     file.write_all(content.as_bytes()).with_context(describe)?;
     fs::rename(&temporary, path).with_context(describe)
 }
@@ -182,7 +190,8 @@ fn base_port(value: Option<&str>) -> Result<u16> {
 
 /// The folder of the workspace: above the current folder, else where this program was built.
 fn workspace_root() -> Result<PathBuf> {
-    let is_root = |folder: &&Path| folder.join("stack/Cargo.toml").is_file() && folder.join("sql/Cargo.toml").is_file();
+    let is_root =
+        |folder: &&Path| folder.join("stack/Cargo.toml").is_file() && folder.join("sql/Cargo.toml").is_file();
     let here = env::current_dir()?;
     if let Some(root) = here.ancestors().find(is_root) {
         return Ok(root.to_owned());
@@ -193,9 +202,10 @@ fn workspace_root() -> Result<PathBuf> {
 
 /// A hash that is the same in every release: data folders are named by it.
 fn fnv1a(path: &Path) -> u64 {
-    path.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    path.as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -57,7 +57,10 @@ pub fn show(log: &Path, lines: usize, follow: bool) -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", tail(log, lines))?;
     let mut at = file.metadata()?.len();
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         let length = fs::metadata(log)?.len();
         if length < at {
             at = 0; // cut
@@ -67,7 +70,6 @@ pub fn show(log: &Path, lines: usize, follow: bool) -> Result<()> {
         out.flush()?;
         std::thread::sleep(Duration::from_millis(200));
     }
-    Ok(())
 }
 
 #[cfg(test)]

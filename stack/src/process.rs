@@ -112,7 +112,11 @@ pub fn family(processes: &[Stat], leaders: &[ProcessId]) -> Vec<ProcessId> {
             break;
         }
     }
-    processes.iter().filter(|stat| members.contains(&stat.id.pid) && !stat.zombie).map(|stat| stat.id).collect()
+    processes
+        .iter()
+        .filter(|stat| members.contains(&stat.id.pid) && !stat.zombie)
+        .map(|stat| stat.id)
+        .collect()
 }
 
 /// Processes that carry the mark of this stack, or are Postgres processes at home in its data
@@ -187,7 +191,8 @@ pub fn uptime(id: ProcessId) -> Duration {
 
 /// Whether the file it runs has been replaced since it was started.
 pub fn outdated(id: ProcessId) -> bool {
-    fs::read_link(format!("/proc/{}/exe", id.pid)).is_ok_and(|exe| exe.to_string_lossy().ends_with(" (deleted)"))
+    fs::read_link(format!("/proc/{}/exe", id.pid))
+        .is_ok_and(|exe| exe.to_string_lossy().ends_with(" (deleted)"))
 }
 
 /// Who listens on a port of the loopback interface, as far as /proc tells: pid and command.

@@ -41,11 +41,11 @@ struct Supervisor {
     leaving: Option<Sender<Reply>>,
 }
 
-/// Connects to the stack's supervisor, starting one if there is none.
+/// Connects to the stack's supervisor, starting one if there is none. A new one goes down with its `owner`.
 ///
 /// # Errors
 /// When it does not come up within ten seconds; its log says why.
-pub fn ensure(layout: &Layout) -> Result<Client> {
+pub fn ensure(layout: &Layout, owner: Option<ProcessId>) -> Result<Client> {
     if let Some(client) = Client::connect(&layout.socket()) {
         return Ok(client);
     }
@@ -54,6 +54,9 @@ pub fn ensure(layout: &Layout) -> Result<Client> {
     let file = std::fs::OpenOptions::new().append(true).create(true).open(&log)?;
     let mut command = Command::new(launch::SELF);
     command.args(["__supervise", "--base-port", &layout.base_port.to_string(), "--dir"]).arg(&layout.dir);
+    if let Some(owner) = owner {
+        command.args(["--owner", &owner.pid.to_string()]);
+    }
     command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").current_dir(&layout.root);
     // HOME decides where an unprivileged stack keeps its cache.
     command.envs(std::env::var_os("HOME").map(|home| ("HOME", home)));
@@ -74,7 +77,7 @@ pub fn ensure(layout: &Layout) -> Result<Client> {
 ///
 /// # Errors
 /// When another supervisor holds the lock or the socket cannot be made.
-pub fn run(layout: &Layout) -> Result<()> {
+pub fn run(layout: &Layout, owner: Option<ProcessId>) -> Result<()> {
     let _session = rustix::process::setsid().context("cannot make a session")?;
     let mut lock = fd_lock::RwLock::new(std::fs::File::create(layout.dir.join("supervisor.lock"))?);
     let _held = lock.try_write().context("another supervisor runs this stack")?;
@@ -87,6 +90,10 @@ pub fn run(layout: &Layout) -> Result<()> {
     let (spawned, wake) = mpsc::channel();
     let reaper_events = events.clone();
     std::thread::spawn(move || reap(&reaper_events, &wake));
+    if let Some(owner) = owner {
+        let events = events.clone();
+        std::thread::spawn(move || outlive(owner, &events));
+    }
     std::thread::spawn(move || accept(&listener, &events));
     let me = ProcessId::me().context("no /proc")?;
     let supervisor = Supervisor {
@@ -100,6 +107,17 @@ pub fn run(layout: &Layout) -> Result<()> {
     let result = supervisor.serve(&inbox);
     let _gone = std::fs::remove_file(layout.socket());
     result
+}
+
+/// Asks for the shutdown that an interrupted owner cannot ask for any more.
+fn outlive(owner: ProcessId, events: &Sender<Event>) {
+    while owner.alive() {
+        std::thread::sleep(Duration::from_millis(250));
+    }
+    let (sender, answer) = mpsc::channel();
+    if events.send(Event::Asked(Request::Shutdown, sender)).is_ok() {
+        let _down = answer.recv();
+    }
 }
 
 fn accept(listener: &UnixListener, events: &Sender<Event>) {
@@ -377,4 +395,3 @@ fn describe(status: WaitStatus) -> String {
         (None, None) => "ended".to_owned(),
     }
 }
-

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::control::{Client, Reply, Request};
 use crate::layout::Layout;
 use crate::output::{Progress, say};
+use crate::process::ProcessId;
 use crate::servers::{Server, kafka};
 use crate::services::Service;
 use crate::spec::Spec;
@@ -26,18 +27,29 @@ pub enum Extent {
     Payment,
 }
 
+/// What is asked of `up`.
+pub struct Wish {
+    pub extent: Extent,
+    /// Install packages without asking.
+    pub yes: bool,
+    /// The stack goes down with this process.
+    pub owner: Option<ProcessId>,
+}
+
 /// # Errors
 /// At the first step that fails; what runs by then keeps running, and the next `up` goes on from there.
-pub fn up(layout: &Layout, extent: Extent, yes: bool) -> Result<()> {
+pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
+    let extent = wish.extent;
     let progress = Progress::default();
     let mut lock = fd_lock::RwLock::new(std::fs::File::create(layout.dir.join("command.lock"))?);
     let _alone = lock.try_write().context("another `up` or `down` of this stack is under way")?;
     clear_the_way(layout, &progress)?;
-    install::ensure(layout, yes, &progress)?;
+    install::ensure(layout, wish.yes, &progress)?;
     if !kafka::downloaded(layout) {
         progress.step("download", |step| kafka::download(layout, step))?;
     }
     environment::write(layout)?;
+    drop(supervisor::ensure(layout, wish.owner)?);
     start_servers(layout, &progress)?;
     build(layout, extent, &progress)?;
     progress.step("migrate", |_| migrate(layout))?;
@@ -71,7 +83,9 @@ fn clear_the_way(layout: &Layout, progress: &Progress) -> Result<()> {
         .filter(|(name, _)| !is_ours(name))
         .flat_map(|(name, ports)| ports.iter().map(move |port| (name, layout.port(*port))))
         // The port mapper outlives its broker.
-        .filter(|(name, port)| !(*name == "rabbitmq" && is_ours("epmd") && *port == layout.port(crate::layout::Port::Epmd)))
+        .filter(|(name, port)| {
+            !(*name == "rabbitmq" && is_ours("epmd") && *port == layout.port(crate::layout::Port::Epmd))
+        })
         .filter(|(_, port)| !probe::port_is_free(*port))
         .map(|(name, port)| match process::listener(port) {
             Some((pid, command)) => format!("port {port}, for {name}, is held by {command} (pid {pid})"),
@@ -79,7 +93,11 @@ fn clear_the_way(layout: &Layout, progress: &Progress) -> Result<()> {
         })
         .collect();
     if !taken.is_empty() {
-        bail!("{}\nNothing was started. Another STACK_PORT avoids this (now {}).", taken.join("\n"), layout.base_port);
+        bail!(
+            "{}\nNothing was started. Another STACK_PORT avoids this (now {}).",
+            taken.join("\n"),
+            layout.base_port
+        );
     }
     Ok(())
 }
@@ -87,7 +105,6 @@ fn clear_the_way(layout: &Layout, progress: &Progress) -> Result<()> {
 /// All at once: the slowest sets the pace.
 fn start_servers(layout: &Layout, progress: &Progress) -> Result<()> {
     let password = layout.password()?;
-    drop(supervisor::ensure(layout)?);
     let start = |server: Server| {
         progress.step(server.name(), |step| {
             let mut client = Client::connect(&layout.socket()).context("the supervisor is gone")?;
@@ -120,7 +137,8 @@ pub fn wait_for_server(layout: &Layout, server: Server, password: &str, client: 
 }
 
 fn alive(client: &mut Client, name: &str) -> Result<()> {
-    let child = client.status()?.into_iter().find(|child| child.name == name).context("it is not in the stack")?;
+    let child =
+        client.status()?.into_iter().find(|child| child.name == name).context("it is not in the stack")?;
     if child.id.is_none() {
         bail!("{name} {}", child.state);
     }
@@ -154,10 +172,20 @@ fn build(layout: &Layout, extent: Extent, progress: &Progress) -> Result<()> {
 
 fn migrate(layout: &Layout) -> Result<String> {
     let mut command = workspace::command(layout, &workspace::binary(layout, "migrate").display().to_string());
-    command.arg("--seed").env("ADMIN_DATABASE_URL", environment::postgres_url(layout, "postgres", "postgres")?);
+    command
+        .arg("--seed")
+        .env("ADMIN_DATABASE_URL", environment::postgres_url(layout, "postgres", "postgres")?);
     let output = command.env("ROLE_PASSWORD", layout.password()?).output()?;
     if !output.status.success() {
-        bail!("migration failed:\n{}", String::from_utf8_lossy(&output.stderr).trim());
+        let reason = String::from_utf8_lossy(&output.stderr);
+        let advice = match reason.contains("is different than filesystem one") {
+            // Before a release migrations are edited in place; a stack's data is there to be thrown away.
+            true => {
+                "\nA migration was edited after this stack applied it. To start afresh: cargo stack clean"
+            }
+            false => "",
+        };
+        bail!("{}{advice}", reason.trim());
     }
     Ok("payments, balance, processor".to_owned())
 }
@@ -168,7 +196,7 @@ fn start_services(layout: &Layout, progress: &Progress) -> Result<()> {
     for service in absent {
         progress.line(&format!("  - {} has no binary and is left out", service.name()));
     }
-    let mut client = supervisor::ensure(layout)?;
+    let mut client = Client::connect(&layout.socket()).context("the supervisor is gone")?;
     for service in &built {
         run(&mut client, service.spec(layout)?)?;
     }
@@ -182,8 +210,10 @@ fn start_services(layout: &Layout, progress: &Progress) -> Result<()> {
     std::thread::scope(|scope| {
         let waiting: Vec<_> = built.iter().map(|service| scope.spawn(move || wait(*service))).collect();
         // All of them are waited for, so that every failure is seen; the first is returned.
-        let results: Vec<Result<()>> =
-            waiting.into_iter().map(|thread| thread.join().unwrap_or_else(|_| bail!("a step panicked"))).collect();
+        let results: Vec<Result<()>> = waiting
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a step panicked")))
+            .collect();
         results.into_iter().collect()
     })
 }
@@ -201,7 +231,9 @@ fn summary(layout: &Layout, extent: Extent) -> Result<()> {
     let variables = environment::variables(layout)?;
     let names: &[&str] = match extent {
         Extent::Servers => &["KAFKA_BROKERS"],
-        Extent::Services | Extent::Payment => &["PAYMENTS_URL", "BALANCE_URL", "GATEWAY_URL", "KAFKA_BROKERS"],
+        Extent::Services | Extent::Payment => {
+            &["PAYMENTS_URL", "BALANCE_URL", "GATEWAY_URL", "KAFKA_BROKERS"]
+        }
     };
     say("");
     for name in names {

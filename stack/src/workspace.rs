@@ -21,8 +21,14 @@ pub fn binary(layout: &Layout, name: &str) -> PathBuf {
 /// script that reads it, would take this package for its own.
 fn leaked(name: &str) -> bool {
     const PREFIXES: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CFG_"];
-    const NAMES: [&str; 6] =
-        ["CARGO", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "CARGO_MAKEFLAGS", "LD_LIBRARY_PATH", "OUT_DIR"];
+    const NAMES: [&str; 6] = [
+        "CARGO",
+        "CARGO_CRATE_NAME",
+        "CARGO_PRIMARY_PACKAGE",
+        "CARGO_MAKEFLAGS",
+        "LD_LIBRARY_PATH",
+        "OUT_DIR",
+    ];
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 

@@ -35,7 +35,8 @@ pub fn java() -> Option<PathBuf> {
     home.into_iter().chain(find_program("java")).chain(installed).find(|java| {
         let output = Command::new(java).arg("-version").stdin(Stdio::null()).output();
         output.is_ok_and(|output| {
-            java_version(&String::from_utf8_lossy(&output.stderr)).is_some_and(|version| version >= OLDEST_JAVA)
+            java_version(&String::from_utf8_lossy(&output.stderr))
+                .is_some_and(|version| version >= OLDEST_JAVA)
         })
     })
 }
@@ -117,13 +118,18 @@ pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
     let logging = format!("-Dlog4j2.configurationFile={}", logging.display());
     if !home.join("logs/meta.properties").is_file() {
         step.now("formatting its storage");
-        let mut argv = vec![text(&java), "-Xmx128m".into(), "-XX:TieredStopAtLevel=1".into(), logging.clone()];
+        let mut argv =
+            vec![text(&java), "-Xmx128m".into(), "-XX:TieredStopAtLevel=1".into(), logging.clone()];
         argv.extend(["-cp".into(), classes.clone(), "kafka.tools.StorageTool".into(), "format".into()]);
         argv.extend(["--standalone".into(), "-t".into(), cluster_id()?, "-c".into(), text(&properties)]);
         launch::tool(&home, layout.uid, &argv, &BTreeMap::new()).context("cannot format Kafka's storage")?;
     }
     let mut argv = vec![text(&java), "-Xms384m".into(), "-Xmx512m".into()];
-    argv.extend(["-XX:+UseG1GC".into(), "-XX:MaxGCPauseMillis=20".into(), "-XX:+ExitOnOutOfMemoryError".into()]);
+    argv.extend([
+        "-XX:+UseG1GC".into(),
+        "-XX:MaxGCPauseMillis=20".into(),
+        "-XX:+ExitOnOutOfMemoryError".into(),
+    ]);
     argv.extend(["-Djava.awt.headless=true".into(), logging, "-cp".into(), classes, "kafka.Kafka".into()]);
     argv.push(text(&properties));
     Ok(vec![super::spec(layout, "kafka", home, argv, Port::Kafka)])

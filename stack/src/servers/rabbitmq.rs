@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use super::{HELPER_TIER, find_program, text};
 use crate::layout::{Layout, Port};
-use crate::spec::Spec;
+use crate::spec::{Restart, Spec};
 
 /// The user of services and relay; the password is the stack's.
 pub const USER: &str = "coro";
@@ -16,7 +16,11 @@ pub const USER: &str = "coro";
 /// The start script itself: the one in /usr/sbin insists on the system's user.
 pub fn program() -> Option<PathBuf> {
     let versions = fs::read_dir("/usr/lib/rabbitmq/lib").ok()?;
-    versions.flatten().map(|entry| entry.path().join("sbin/rabbitmq-server")).filter(|path| path.is_file()).max()
+    versions
+        .flatten()
+        .map(|entry| entry.path().join("sbin/rabbitmq-server"))
+        .filter(|path| path.is_file())
+        .max()
 }
 
 pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
@@ -33,6 +37,8 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let argv = vec![text(&epmd), "-address".into(), "127.0.0.1".into(), "-port".into(), epmd_port];
     let mut mapper = super::spec(layout, "epmd", home.clone(), argv, Port::Epmd);
     mapper.tier = HELPER_TIER;
+    // The broker would otherwise start one of its own, which nobody watches.
+    mapper.restart = Restart::Always;
     // It ignores SIGTERM as long as nodes are registered; none is left when its turn comes.
     mapper.stop_seconds = 2;
     let mut broker = super::spec(layout, "rabbitmq", home.clone(), vec![text(&program)], Port::Amqp);

@@ -17,8 +17,13 @@ pub enum Phase {
         kill_at: Option<Instant>,
     },
     /// Ended by itself; comes back then.
-    Waiting { until: Instant, how: String },
-    Down { how: String },
+    Waiting {
+        until: Instant,
+        how: String,
+    },
+    Down {
+        how: String,
+    },
 }
 
 pub struct Child {

@@ -1,0 +1,251 @@
+//! The supervisor with harmless children: what comes back, what is cleaned up, what is left alone.
+
+// In a test an unwrap is an assertion.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use stack::control::{ChildStatus, Client, Reply, Request};
+use stack::process::{self, ProcessId};
+use stack::spec::{Restart, Spec, StopSignal};
+
+const STACK: &str = env!("CARGO_BIN_EXE_stack");
+
+/// A stack of its own in a temporary folder; whatever a test does, nothing of it stays.
+struct Trial {
+    dir: PathBuf,
+    supervisor: ProcessId,
+}
+
+impl Trial {
+    fn start(name: &str) -> Self {
+        let dir = std::env::temp_dir().join(format!("stack-{name}-{}", std::process::id()));
+        fs::create_dir_all(dir.join("logs")).unwrap();
+        let dir = dir.canonicalize().unwrap();
+        let supervisor = Self::supervise(&dir);
+        Self { dir, supervisor }
+    }
+
+    fn supervise(dir: &Path) -> ProcessId {
+        let mut command = Command::new(STACK);
+        command.args(["__supervise", "--base-port", "31000", "--dir"]).arg(dir).stdin(Stdio::null());
+        let log = fs::File::create(dir.join("supervisor.log")).unwrap();
+        let mut process = command.stderr(log).spawn().unwrap();
+        let id = ProcessId::of(i32::try_from(process.id()).unwrap()).unwrap();
+        std::thread::spawn(move || process.wait());
+        until("the supervisor listens", || Client::connect(&dir.join("control.sock")).is_some());
+        id
+    }
+
+    fn client(&self) -> Client {
+        Client::connect(&self.dir.join("control.sock")).unwrap()
+    }
+
+    fn spec(&self, name: &str, script: &str, restart: Restart) -> Spec {
+        Spec {
+            name: name.to_owned(),
+            argv: ["sh", "-c", script].map(str::to_owned).into(),
+            env: BTreeMap::new(),
+            cwd: self.dir.clone(),
+            log: self.dir.join(format!("{name}.log")),
+            uid: None,
+            restart,
+            tier: 1,
+            stop_signal: StopSignal::Term,
+            stop_seconds: 1,
+            port: None,
+        }
+    }
+
+    fn run(&self, name: &str, script: &str, restart: Restart) -> ProcessId {
+        self.client().send(&Request::Run { spec: self.spec(name, script, restart) }).unwrap();
+        self.child(name).id.unwrap()
+    }
+
+    fn child(&self, name: &str) -> ChildStatus {
+        self.client().status().unwrap().into_iter().find(|child| child.name == name).unwrap()
+    }
+
+    /// Every process whose environment carries the mark of this stack.
+    fn members(&self) -> Vec<ProcessId> {
+        process::marked(&process::all(), &self.dir.display().to_string(), Path::new("/nowhere"))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(STACK);
+        command.args(arguments).env("STACK_DIR", &self.dir).env("STACK_PORT", "31000");
+        command.output().unwrap()
+    }
+
+    fn kill_supervisor(&self) {
+        assert!(self.supervisor.signal(rustix::process::Signal::KILL));
+        until("the supervisor is gone", || !self.supervisor.alive());
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        self.command(&["down"]);
+        let _gone = fs::remove_dir_all(&self.dir);
+    }
+}
+
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+const SLEEP: &str = "exec sleep 1000";
+
+#[test]
+fn a_killed_service_comes_back_and_a_killed_server_does_not() {
+    let trial = Trial::start("restart");
+    let service = trial.run("service", SLEEP, Restart::Always);
+    let server = trial.run("server", SLEEP, Restart::OnCommand);
+    // From outside, as an out-of-memory killer would.
+    assert!(service.signal(rustix::process::Signal::KILL));
+    assert!(server.signal(rustix::process::Signal::KILL));
+    until("the service is back", || trial.child("service").id.is_some_and(|id| id != service));
+    assert_eq!(trial.child("service").restarts, 1);
+    until("the server's end is known", || trial.child("server").state == "ended by signal 9");
+    assert!(trial.child("server").id.is_none());
+    trial.client().send(&Request::Start { name: "server".into() }).unwrap();
+    assert!(trial.child("server").id.unwrap().alive());
+}
+
+#[test]
+fn kill_takes_everything_under_a_child_sessions_of_their_own_included() {
+    let trial = Trial::start("kill");
+    let script = "setsid sleep 1000 & setsid sh -c 'sleep 1000 & wait' & wait";
+    trial.run("tree", script, Restart::OnCommand);
+    until("the tree has grown", || trial.members().len() == 4);
+    trial.client().send(&Request::Kill { name: "tree".into() }).unwrap();
+    assert_eq!(trial.members(), []);
+}
+
+#[test]
+fn what_outlives_its_parent_does_not_outlive_the_stack() {
+    let trial = Trial::start("stray");
+    let leader = trial.run("daemon", "setsid sleep 1000 & sleep 0.2; exit 3", Restart::OnCommand);
+    until("the leader has ended", || !leader.alive());
+    until("its end is known", || trial.child("daemon").state == "ended with code 3");
+    until("its daemon is gone too", || trial.members().is_empty());
+}
+
+#[test]
+fn a_crash_loop_backs_off() {
+    let trial = Trial::start("loop");
+    let spec = trial.spec("loop", "exit 1", Restart::Always);
+    trial.client().send(&Request::Run { spec }).unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    // 100 + 200 + 400 + 800 ms: four restarts fit into two seconds, a busy loop would make hundreds.
+    let restarts = trial.child("loop").restarts;
+    assert!((2..=5).contains(&restarts), "{restarts}");
+    trial.client().send(&Request::Stop { name: "loop".into() }).unwrap();
+    assert_eq!(trial.child("loop").state, "stopped");
+}
+
+#[test]
+fn a_stopped_service_stays_stopped_also_when_it_does_not_listen() {
+    let trial = Trial::start("stop");
+    let id = trial.run("deaf", "trap '' TERM; while :; do sleep 0.1; done", Restart::Always);
+    trial.client().send(&Request::Stop { name: "deaf".into() }).unwrap();
+    assert!(!id.alive());
+    assert_eq!((trial.child("deaf").state.as_str(), trial.members().len()), ("stopped", 0));
+}
+
+#[test]
+fn a_restart_answers_when_the_new_one_runs() {
+    let trial = Trial::start("again");
+    let old = trial.run("service", SLEEP, Restart::Always);
+    trial.client().send(&Request::Restart { name: "service".into() }).unwrap();
+    let new = trial.child("service").id.unwrap();
+    assert!(new != old && new.alive() && !old.alive());
+    // A service whose command has changed is replaced; the same command again is left alone.
+    let changed = trial.spec("service", "exec sleep 2000", Restart::Always);
+    trial.client().send(&Request::Run { spec: changed.clone() }).unwrap();
+    let newer = trial.child("service").id.unwrap();
+    assert_ne!(newer, new);
+    let answer = trial.client().send(&Request::Run { spec: changed }).unwrap();
+    assert!(matches!(answer, Reply::Done { changed: false }), "{answer:?}");
+    assert_eq!(trial.child("service").id, Some(newer));
+}
+
+#[test]
+fn the_children_of_a_killed_supervisor_are_removed() {
+    let trial = Trial::start("orphans");
+    trial.run("service", SLEEP, Restart::Always);
+    trial.run("tree", "setsid sleep 1000 & wait", Restart::OnCommand);
+    until("all run", || trial.members().len() == 3);
+    trial.kill_supervisor();
+    assert_eq!(trial.members().len(), 3, "they outlive it");
+    let output = trial.command(&["down"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("none is left"), "{output:?}");
+    assert_eq!(trial.members(), []);
+}
+
+#[test]
+fn orphans_are_found_without_the_state_file() {
+    let trial = Trial::start("nostate");
+    trial.run("service", SLEEP, Restart::Always);
+    trial.kill_supervisor();
+    fs::remove_file(trial.dir.join("state.json")).unwrap();
+    assert!(trial.command(&["down"]).status.success());
+    assert_eq!(trial.members(), []);
+}
+
+#[test]
+fn down_leaves_nothing_and_says_so() {
+    let trial = Trial::start("down");
+    trial.run("service", SLEEP, Restart::Always);
+    trial.run("deaf", "trap '' TERM; while :; do sleep 0.1; done", Restart::OnCommand);
+    let output = trial.command(&["down"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("none is left"), "{output:?}");
+    assert_eq!(trial.members(), []);
+    assert!(!trial.supervisor.alive());
+    let again = trial.command(&["down"]);
+    assert!(String::from_utf8_lossy(&again.stdout).contains("Nothing was running"), "{again:?}");
+}
+
+#[test]
+fn two_stacks_side_by_side() {
+    let (one, other) = (Trial::start("one"), Trial::start("other"));
+    one.run("service", SLEEP, Restart::Always);
+    let kept = other.run("service", SLEEP, Restart::Always);
+    assert!(one.command(&["down"]).status.success());
+    assert_eq!(one.members(), []);
+    assert!(kept.alive());
+    assert_eq!(other.child("service").id, Some(kept));
+}
+
+#[test]
+fn one_supervisor_per_stack() {
+    let trial = Trial::start("single");
+    let mut command = Command::new(STACK);
+    command.args(["__supervise", "--base-port", "31000", "--dir"]).arg(&trial.dir);
+    let second = command.output().unwrap();
+    assert!(!second.status.success());
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another supervisor"), "{second:?}");
+    assert!(trial.client().status().is_ok());
+}
+
+#[test]
+fn a_child_sees_only_what_it_is_given() {
+    let trial = Trial::start("env");
+    trial.run("env", "exec env", Restart::OnCommand);
+    until("it has ended", || trial.child("env").state == "ended with code 0");
+    let log = fs::read_to_string(trial.dir.join("env.log")).unwrap();
+    let mut names: Vec<&str> = log.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+    // The shell adds PWD by itself.
+    names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));
+    names.sort_unstable();
+    assert_eq!(names, ["CORO_STACK_MEMBER", "HOME", "LANG", "PATH"]);
+}
