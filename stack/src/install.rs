@@ -1,7 +1,7 @@
 //! What the machine lacks, and how to get it: the distribution's packages, after asking.
 //!
 //! Nothing that is installed becomes a system service: while apt runs, packages are told not to start anything
-//! and Postgres not to make a cluster; what was there before is there afterwards, also when interrupted.
+//! and Postgres not to make a cluster, and what was installed does not start at boot; what was there before is there afterwards, also when interrupted.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -129,11 +129,11 @@ restore() {
     rmdir --ignore-fail-on-non-empty "$clusters" /etc/postgresql-common 2>/dev/null || true
 }
 # Left by a run that was killed: the saved file is the original.
-if [ ! -e "$saved" ] && [ -e "$policy" ]; then cp -p "$policy" "$saved"; fi
+if [ ! -e "$saved" ] && [ -e "$policy" ] && ! grep -q coro-stack "$policy"; then cp -p "$policy" "$saved"; fi
 trap restore EXIT
 trap 'exit 130' INT TERM HUP
 # 101: no package may start a service.
-printf '#!/bin/sh\nexit 101\n' >"$policy"
+printf '#!/bin/sh\n# coro-stack\nexit 101\n' >"$policy"
 chmod 755 "$policy"
 mkdir -p "$clusters"
 echo 'create_main_cluster = false' >"$ours"
@@ -141,6 +141,10 @@ export DEBIAN_FRONTEND=noninteractive
 apt() { apt-get -o DPkg::Lock::Timeout=300 "$@"; }
 get() { apt install -y --no-install-recommends "$@"; }
 get "$@" || { apt update && get "$@"; }
+# Just installed for private use: not to be started at the next boot either.
+for package in "$@"; do
+    case $package in redis-server | rabbitmq-server) update-rc.d "$package" disable >/dev/null 2>&1 || true ;; esac
+done
 "#;
 
 fn install(packages: &[&str], root: bool, step: &Step) -> Result<String> {
@@ -172,6 +176,50 @@ mod tests {
     fn the_script_is_valid_shell() {
         let status = Command::new("sh").args(["-n", "-c", SCRIPT]).status().unwrap();
         assert!(status.success());
+    }
+
+    /// The script in a folder of its own, with an apt-get that notes what packages would be told.
+    fn install_in(folder: &Path, apt: &str) -> std::process::ExitStatus {
+        use std::os::unix::fs::PermissionsExt;
+        let at = |name: &str| folder.join(name).display().to_string();
+        let script = SCRIPT
+            .replace("/usr/sbin/policy-rc.d", &at("policy"))
+            .replace("/etc/postgresql-common", &at("pg"));
+        std::fs::write(folder.join("apt-get"), format!("#!/bin/sh\ncd {}\n{apt}\n", folder.display()))
+            .unwrap();
+        std::fs::set_permissions(folder.join("apt-get"), PermissionsExt::from_mode(0o755)).unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, "sh", "redis-server"]).stdout(Stdio::null());
+        command.env("PATH", format!("{}:/usr/bin:/bin", folder.display())).status().unwrap()
+    }
+
+    #[test]
+    fn what_was_there_before_is_there_afterwards() {
+        const LOOK: &str = "cat policy pg/createcluster.d/*.conf >seen; echo \"$@\" >asked";
+        let folder = std::env::temp_dir().join(format!("stack-apt-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+
+        assert!(install_in(&folder, LOOK).success());
+        assert!(read("seen").contains("exit 101") && read("seen").contains("create_main_cluster = false"));
+        assert!(read("asked").contains("install -y --no-install-recommends redis-server"));
+        assert!(!folder.join("policy").exists() && !folder.join("pg").exists());
+
+        assert!(!install_in(&folder, "kill -9 $PPID").success());
+        assert!(install_in(&folder, LOOK).success());
+        assert!(!folder.join("policy").exists(), "what a killed run wrote is not taken for theirs");
+
+        std::fs::write(folder.join("policy"), "theirs").unwrap();
+        assert!(!install_in(&folder, "cat policy >seen; exit 100").success());
+        assert!(read("seen").contains("exit 101"));
+        assert_eq!(read("policy"), "theirs", "also after a failure");
+
+        // apt-get's shell is a grandchild: the script dies before its trap can run, and the next run repairs it.
+        assert!(!install_in(&folder, "kill -9 $PPID").success());
+        assert!(read("policy").contains("exit 101"));
+        assert!(install_in(&folder, LOOK).success());
+        assert_eq!(read("policy"), "theirs", "also after a run that was killed");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

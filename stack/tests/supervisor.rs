@@ -240,7 +240,8 @@ fn one_supervisor_per_stack() {
 #[test]
 fn a_child_sees_only_what_it_is_given() {
     let trial = Trial::start("env");
-    trial.run("env", "exec env", Restart::OnCommand);
+    let spec = trial.spec("env", "exec env", Restart::OnCommand);
+    trial.client().send(&Request::Run { spec }).unwrap();
     until("it has ended", || trial.child("env").state == "ended with code 0");
     let log = fs::read_to_string(trial.dir.join("env.log")).unwrap();
     let mut names: Vec<&str> = log.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
