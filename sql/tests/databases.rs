@@ -1,0 +1,163 @@
+//! The databases on a real server: who may do what, and that making them twice changes nothing.
+//!
+//! Needs a stack: `cargo stack up --servers && . .stack/env`.
+
+// In a test an unwrap is an assertion.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use sql::Database;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// A database of its own; dropped by the test when it passes, left to be looked at when it fails.
+struct Trial {
+    admin_url: String,
+    password: String,
+    name: String,
+}
+
+impl Trial {
+    async fn new(kind: Database) -> Self {
+        let variable =
+            |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: . .stack/env"));
+        let name = format!("test_sql_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let trial =
+            Self { admin_url: variable("POSTGRES_ADMIN_URL"), password: variable("ROLE_PASSWORD"), name };
+        sql::create_database(&trial.admin_url, kind, &trial.name).await.unwrap();
+        trial
+    }
+
+    fn url(&self, role: &str) -> String {
+        sql::database_url(&self.admin_url, &self.name, role, &self.password).unwrap()
+    }
+
+    async fn login(&self, role: &str) -> Client {
+        sql::connect(&self.url(role)).await.unwrap()
+    }
+
+    async fn drop(self) {
+        sql::drop_database(&self.admin_url, &self.name).await.unwrap();
+    }
+}
+
+async fn refused(client: &Client, statement: &str) {
+    let error = client.batch_execute(statement).await.expect_err(statement);
+    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{statement}: {error}");
+}
+
+#[tokio::test]
+async fn making_it_again_changes_nothing() {
+    for kind in Database::ALL {
+        let trial = Trial::new(kind).await;
+        sql::bootstrap(&trial.admin_url, &trial.password).await.unwrap();
+        sql::create_database(&trial.admin_url, kind, &trial.name).await.unwrap();
+        let checker = trial.login("coro_checker").await;
+        let count = "select count(*) from refinery_schema_history";
+        let applied: i64 = checker.query_one(count, &[]).await.unwrap().get(0);
+        assert!(applied >= 2, "{kind:?}: {applied}");
+        let published = "select count(*) from pg_publication where pubname = $1";
+        let found: i64 = checker.query_one(published, &[&sql::PUBLICATION]).await.unwrap().get(0);
+        assert_eq!(found, 1, "{kind:?}");
+        drop(checker);
+        trial.drop().await;
+    }
+}
+
+#[tokio::test]
+async fn several_at_once_do_not_disturb_each_other() {
+    let (one, two, three) = tokio::join!(
+        Trial::new(Database::Payments),
+        Trial::new(Database::Balance),
+        Trial::new(Database::Processor)
+    );
+    let (a, b) = tokio::join!(
+        sql::create_database(&one.admin_url, Database::Payments, &one.name),
+        sql::create_database(&one.admin_url, Database::Payments, &one.name)
+    );
+    a.unwrap();
+    b.unwrap();
+    tokio::join!(one.drop(), two.drop(), three.drop());
+}
+
+#[tokio::test]
+async fn a_service_cannot_remove_what_it_wrote() {
+    for (kind, table) in
+        [(Database::Payments, "payments"), (Database::Balance, "ledger"), (Database::Processor, "charges")]
+    {
+        let trial = Trial::new(kind).await;
+        let service = trial.login(kind.service_role()).await;
+        for table in [table, "parked"] {
+            service.batch_execute(&format!("select from {table}")).await.unwrap();
+            refused(&service, &format!("delete from {table}")).await;
+            refused(&service, &format!("truncate {table}")).await;
+        }
+        refused(&service, "create table extra ()").await;
+        refused(&service, "update parked set reason = ''").await;
+        for reader in ["coro_checker", "coro_relay"] {
+            let reader = trial.login(reader).await;
+            reader.batch_execute(&format!("select from {table}")).await.unwrap();
+            refused(&reader, &format!("insert into {table} default values")).await;
+        }
+        drop(service);
+        trial.drop().await;
+    }
+}
+
+#[tokio::test]
+async fn the_ledger_is_append_only() {
+    let trial = Trial::new(Database::Balance).await;
+    let service = trial.login("balance_svc").await;
+    refused(&service, "update ledger set amount = 1").await;
+    trial.drop().await;
+}
+
+#[tokio::test]
+async fn a_service_does_not_reach_the_database_of_another() {
+    let trial = Trial::new(Database::Payments).await;
+    for role in ["balance_svc", "processor_svc"] {
+        let error = sql::connect(&trial.url(role)).await.map(|_| ()).expect_err(role);
+        assert!(format!("{error:#}").contains("permission denied"), "{role}: {error:#}");
+        assert!(!format!("{error:#}").contains(&trial.password));
+    }
+    trial.drop().await;
+}
+
+#[tokio::test]
+async fn demo_services_are_added_once() {
+    let trial = Trial::new(Database::Payments).await;
+    sql::seed(&trial.admin_url, &trial.name).await.unwrap();
+    let owner = trial.login("coro_owner").await;
+    owner.batch_execute("update services set enabled = false where service_id = 'water'").await.unwrap();
+    sql::seed(&trial.admin_url, &trial.name).await.unwrap();
+    let enabled = "select service_id from services where enabled order by 1";
+    let rows = owner.query(enabled, &[]).await.unwrap();
+    let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(names, ["electricity", "mobile"], "what an operator changed stays changed");
+    drop(owner);
+    trial.drop().await;
+}
+
+#[tokio::test]
+async fn a_database_goes_with_its_sessions_and_slots() {
+    let trial = Trial::new(Database::Payments).await;
+    let relay = trial.login("coro_relay").await;
+    let slot = format!("slot_{}", trial.name);
+    relay.execute("select pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot]).await.unwrap();
+    sql::drop_database(&trial.admin_url, &trial.name).await.unwrap();
+    let admin = sql::connect(&trial.admin_url).await.unwrap();
+    let left = "select count(*) from pg_replication_slots where slot_name = $1";
+    assert_eq!(admin.query_one(left, &[&slot]).await.unwrap().get::<_, i64>(0), 0);
+    trial.drop().await; // missing is fine
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_not_dropped() {
+    let admin_url = std::env::var("POSTGRES_ADMIN_URL").unwrap();
+    for name in ["postgres", "template1", "x\"; drop role coro_owner; --"] {
+        assert!(sql::drop_database(&admin_url, name).await.is_err(), "{name}");
+    }
+}
