@@ -1,1 +1,51 @@
-//! placeholder
+//! balance-svc: reserves money for a payment, then takes it for good or gives it back.
+//!
+//! * `payment.initiated` becomes a ledger entry `hold`, or `rejection` with a reason.
+//! * `payment.result.*` becomes a ledger entry `capture` or `release`; an unknown outcome moves nothing.
+//!
+//! Balances follow from the ledger alone: they change only by entries that were really inserted.
+
+pub mod config;
+pub mod events;
+pub mod http;
+pub mod metrics;
+pub mod saga;
+pub mod store;
+
+use ::saga::consumer::{self, Subscription};
+use ::saga::{CancellationToken, contract, http as edge, postgres};
+use tokio::net::TcpListener;
+
+use crate::config::Config;
+use crate::events::Ledger;
+use crate::metrics::Metrics;
+
+const SERVICE: &str = "balance-svc";
+
+/// Serves until `shutdown`: requests on `public` and `admin`, events from Kafka.
+pub async fn run(
+    config: Config,
+    public: TcpListener,
+    admin: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let metrics = Metrics::register()?;
+    let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
+
+    let subscription = Subscription {
+        brokers: config.kafka_brokers,
+        group_id: config.group_id,
+        instance_id: config.group_instance_id,
+        topics: [contract::PAYMENT_TOPIC, contract::PAYMENT_RESULT_TOPIC]
+            .map(|topic| format!("{}{topic}", config.topic_prefix))
+            .to_vec(),
+    };
+    let ledger = Ledger::new(pool.clone(), &metrics);
+    let consumer = consumer::run(subscription, ledger, metrics.consumer.clone(), shutdown.clone());
+
+    let public = edge::serve(public, http::public(pool.clone()), shutdown.clone());
+    let admin = edge::serve(admin, http::admin(pool, &metrics), shutdown.clone());
+
+    tracing::info!("ready to serve");
+    ::saga::process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin)]).await
+}

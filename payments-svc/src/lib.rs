@@ -1,1 +1,58 @@
-//! placeholder
+//! payments-svc: accepts payments, keeps the state of each, and tells clients how it stands.
+//!
+//! * `POST /payments` commits a payment `initiated`; that committed row is the acceptance, and it needs
+//!   nothing but this service's own database.
+//! * `balance.held` / `balance.rejected` make it `authorized` / `rejected`; `balance.captured` /
+//!   `balance.released` end it; `payment.result.unknown` is noted, never taken for a failure.
+
+pub mod accept;
+pub mod config;
+pub mod events;
+pub mod http;
+pub mod metrics;
+pub mod render;
+pub mod saga;
+pub mod store;
+
+use std::time::Duration;
+
+use ::saga::consumer::{self, Subscription};
+use ::saga::{CancellationToken, contract, http as edge, postgres};
+use tokio::net::TcpListener;
+
+use crate::accept::Acceptor;
+use crate::config::Config;
+use crate::events::Payments;
+use crate::metrics::Metrics;
+
+const SERVICE: &str = "payments-svc";
+
+/// Serves until `shutdown`: requests on `public` and `admin`, events from Kafka.
+pub async fn run(
+    config: Config,
+    public: TcpListener,
+    admin: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let metrics = Metrics::register()?;
+    let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
+
+    let ttl = Duration::from_secs(u64::from(config.payment_ttl_seconds));
+    let acceptor = Acceptor::start(pool.clone(), ttl, metrics.clone());
+    let public = edge::serve(public, http::public(pool.clone(), acceptor), shutdown.clone());
+    let admin = edge::serve(admin, http::admin(&pool, &metrics), shutdown.clone());
+
+    let subscription = Subscription {
+        brokers: config.kafka_brokers,
+        group_id: config.group_id,
+        instance_id: config.group_instance_id,
+        topics: [contract::BALANCE_TOPIC, contract::PAYMENT_RESULT_TOPIC]
+            .map(|topic| format!("{}{topic}", config.topic_prefix))
+            .to_vec(),
+    };
+    let payments = Payments::new(pool, &metrics);
+    let consumer = consumer::run(subscription, payments, metrics.consumer.clone(), shutdown.clone());
+
+    tracing::info!("ready to serve");
+    ::saga::process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin)]).await
+}

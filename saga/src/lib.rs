@@ -7,11 +7,13 @@
 //! * [`consumer`]: Kafka to one database transaction per batch, at least once, the effect once.
 //! * [`parked`]: messages that cannot be applied, set aside in the transaction of their batch.
 //! * [`postgres`]: the pool, and which failures are worth another try.
-//! * [`http`], [`problem`]: serving with limits and time-outs; errors as RFC 9457 documents.
+//! * [`http`], [`fields`], [`problem`]: serving with limits and time-outs; requests parsed field by field;
+//!   errors as RFC 9457 documents.
 //! * [`process`], [`telemetry`], [`trace`]: start, stop, logs, trace context.
 
 pub mod consumer;
 pub mod contract;
+pub mod fields;
 pub mod http;
 pub mod parked;
 pub mod postgres;

@@ -13,8 +13,12 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// Waiting longer than this for a connection means overload: answer 503 rather than queue.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// No statement of ours takes seconds; one that does holds locks others wait for.
-const SESSION: &str =
-    "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s -c timezone=UTC";
+///
+/// The plans are pinned: every statement of a service reaches its rows by key, so the one generic plan is
+/// the right one, and a fresh table without statistics must not tempt the planner into scanning it.
+const SESSION: &str = "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s \
+     -c timezone=UTC -c plan_cache_mode=force_generic_plan -c jit=off \
+     -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off";
 
 /// A pool of at most `size_max` connections. Connects lazily: the database may be down at start.
 pub fn pool(url: &str, size_max: usize, application_name: &str) -> anyhow::Result<Pool> {

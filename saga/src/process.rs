@@ -1,7 +1,11 @@
 //! The start and the end of a process.
 
+use std::pin::Pin;
+
 use clap::Parser;
 use clap::error::ErrorKind;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -32,4 +36,24 @@ pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
         cancelled.cancel();
     });
     Ok(token)
+}
+
+/// A part of a process that runs until shutdown.
+pub type Part<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + 'a>>;
+
+/// Runs all parts of a process to their end. Whichever ends first ends all: a service without its consumer
+/// must be restarted, not linger. The first error is the answer; further ones are logged.
+pub async fn all<const N: usize>(shutdown: CancellationToken, parts: [Part<'_>; N]) -> anyhow::Result<()> {
+    let mut running: FuturesUnordered<Part<'_>> = parts.into_iter().collect();
+    let mut first = Ok(());
+    while let Some(ended) = running.next().await {
+        shutdown.cancel();
+        match ended {
+            Ok(()) => {}
+            Err(error) if first.is_ok() => first = Err(error),
+            Err(error) => tracing::error!(error = format!("{error:#}"), "also failed"),
+        }
+    }
+    tracing::info!("stopped");
+    first
 }

@@ -1,0 +1,88 @@
+//! The requests balance-svc answers.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use saga::fields::Fields;
+use saga::http::{self, Ready};
+use saga::postgres::{self, Pool};
+use saga::problem::Problem;
+use serde_json::{Value, json};
+use uuid::Uuid;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::http::StatusCode;
+use warp::reply::{Reply, Response};
+
+use crate::metrics::Metrics;
+use crate::store::{self, Deposit};
+use crate::{SERVICE, store::Balance};
+
+/// Length limit of an idempotency key, in characters.
+const KEY_CHARS_MAX: usize = 255;
+
+/// `GET /balance`, `GET /health`.
+pub fn public(pool: Pool) -> BoxedFilter<(Response,)> {
+    let balance = warp::path!("balance").and(warp::get()).and(http::user_id()).then(move |user_id| {
+        let pool = pool.clone();
+        async move { answer(balance(&pool, user_id).await) }
+    });
+    balance.or(http::health(SERVICE)).unify().boxed()
+}
+
+/// `POST /deposits` and what every admin listener offers.
+pub fn admin(pool: Pool, metrics: &Metrics) -> BoxedFilter<(Response,)> {
+    let database = pool.clone();
+    let ready: Ready = Arc::new(move || {
+        let pool = database.clone();
+        async move { postgres::reachable(&pool).await }.boxed()
+    });
+    let deposits = warp::path!("deposits").and(warp::post()).and(http::json_body()).then(move |body| {
+        let pool = pool.clone();
+        async move { answer(deposit(&pool, body).await) }
+    });
+    deposits.or(http::admin(SERVICE, metrics.registry.clone(), ready)).unify().boxed()
+}
+
+fn answer(result: Result<Response, Problem>) -> Response {
+    result.unwrap_or_else(Reply::into_response)
+}
+
+fn unavailable(error: &anyhow::Error) -> Problem {
+    tracing::warn!(error = format!("{error:#}"), "request failed");
+    Problem::unavailable()
+}
+
+async fn balance(pool: &Pool, user_id: Uuid) -> Result<Response, Problem> {
+    let found = store::balance(pool, user_id).await.map_err(|error| unavailable(&error))?;
+    let Balance { available, held } =
+        found.ok_or_else(|| Problem::not_found("This user has no account yet; a deposit makes one."))?;
+    let body = json!({"user_id": user_id, "available": available, "held": held});
+    Ok(warp::reply::json(&body).into_response())
+}
+
+async fn deposit(pool: &Pool, body: Value) -> Result<Response, Problem> {
+    let mut fields = Fields::of(body)?;
+    let user_id = fields.uuid("user_id");
+    let amount = fields.amount("amount");
+    let key = fields.text("idempotency_key", KEY_CHARS_MAX);
+    fields.finish()?;
+    // A pure function of user and key: the ledger's primary key is the idempotency check.
+    let deposit_id = Uuid::new_v5(&user_id, format!("deposit:{key}").as_bytes());
+    let done =
+        store::deposit(pool, user_id, deposit_id, amount).await.map_err(|error| unavailable(&error))?;
+    let body = json!({"deposit_id": deposit_id, "user_id": user_id, "amount": amount});
+    let created = warp::reply::with_status(warp::reply::json(&body), StatusCode::CREATED);
+    match done {
+        Deposit::Credited => Ok(created.into_response()),
+        Deposit::Repeated => {
+            Ok(warp::reply::with_header(created, "idempotent-replayed", "true").into_response())
+        }
+        Deposit::KeyReused => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency-key-reused",
+            "The idempotency key was used for another deposit.",
+            "Use a new key for a new deposit, or send the same amount again.",
+        )),
+    }
+}

@@ -1,0 +1,266 @@
+//! All SQL of balance-svc. One batch is one transaction of four statements, whatever its size:
+//! lock the accounts, read the entries, insert entries and move their money, park.
+//!
+//! Lock first, read in a later statement: a statement's snapshot is older than its wait for a lock.
+//! Money moves only by entries that the insert returned, so a repeated event cannot move it again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use anyhow::Context;
+use saga::consumer::{Applied, ApplyError};
+use saga::parked::{self, Parked};
+use saga::postgres::{Pool, Transaction};
+use uuid::Uuid;
+
+use crate::events::Command;
+use crate::saga::{Entry, ReleaseCause, State, Step, decide, next};
+
+/// What a batch did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    pub applied: Applied,
+    /// Entries inserted, by kind.
+    pub entries: BTreeMap<String, u64>,
+}
+
+/// A ledger entry to insert.
+struct NewEntry<'a> {
+    command: &'a Command,
+    phase: i16,
+    kind: &'static str,
+    amount: i64,
+    reason: Option<String>,
+}
+
+/// Applies `commands` in order and parks `unreadable`, in one transaction. `park` makes the parked form of
+/// the command at an index, for one that is impossible.
+pub async fn apply(
+    pool: &Pool,
+    commands: &[&Command],
+    unreadable: &[Parked],
+    park: impl Fn(usize, String) -> Parked,
+) -> Result<Outcome, ApplyError> {
+    let mut client = pool.get().await.context("balance database")?;
+    let transaction = client.transaction().await.context("begin")?;
+    let states = lock_and_read(&transaction, commands).await?;
+    let plan = plan(commands, states)?;
+    let entries = insert_entries(&transaction, &plan.entries).await?;
+    let impossible = plan.impossible.into_iter().map(|(index, reason)| park(index, reason));
+    let parked: Vec<Parked> = unreadable.iter().cloned().chain(impossible).collect();
+    parked::insert(&transaction, &parked).await?;
+    transaction.commit().await.context("commit")?;
+
+    let inserted: u64 = entries.values().sum();
+    let set_aside = parked.len() - unreadable.len();
+    let applied = usize::try_from(inserted).unwrap_or(usize::MAX);
+    let already = commands.len() - set_aside - applied;
+    Ok(Outcome { applied: Applied { applied, already, parked: set_aside }, entries })
+}
+
+/// What is known of the batch's accounts and payments, read under the accounts' locks.
+struct States {
+    available: HashMap<Uuid, i64>,
+    entries: HashMap<(Uuid, Uuid), Entry>,
+}
+
+async fn lock_and_read(transaction: &Transaction<'_>, commands: &[&Command]) -> anyhow::Result<States> {
+    let mut states = States { available: HashMap::new(), entries: HashMap::new() };
+    if commands.is_empty() {
+        return Ok(states);
+    }
+    // Sorted, in one statement over one table: two batches that share accounts cannot deadlock.
+    let lock = transaction
+        .prepare_cached(
+            "select user_id, available from accounts where user_id = any($1) order by user_id for no key update",
+        )
+        .await?;
+    let read = transaction
+        .prepare_cached(
+            "select l.user_id, l.payment_id, l.kind, l.amount, l.reason
+             from unnest($1::uuid[], $2::uuid[]) as n (user_id, payment_id)
+             join ledger l using (user_id, payment_id)
+             order by l.phase",
+        )
+        .await?;
+    let locked: Vec<Uuid> = commands.iter().map(|c| c.user_id).collect::<BTreeSet<_>>().into_iter().collect();
+    let keys: BTreeSet<(Uuid, Uuid)> = commands.iter().map(|c| (c.user_id, c.payment_id)).collect();
+    let (users, payments): (Vec<Uuid>, Vec<Uuid>) = keys.into_iter().unzip();
+    // Sent together, executed one after the other: the read's snapshot is taken when the locks are held.
+    let (accounts, entries) = tokio::try_join!(
+        async { transaction.query(&lock, &[&locked]).await.context("lock accounts") },
+        async { transaction.query(&read, &[&users, &payments]).await.context("read entries") },
+    )?;
+    for row in accounts {
+        states.available.insert(row.get(0), row.get(1));
+    }
+    // Ordered by phase: a second phase replaces the hold it ended.
+    for row in entries {
+        let entry = entry(row.get(2), row.get(3), row.get(4))?;
+        states.entries.insert((row.get(0), row.get(1)), entry);
+    }
+    Ok(states)
+}
+
+fn entry(kind: &str, amount: i64, reason: Option<&str>) -> anyhow::Result<Entry> {
+    match kind {
+        "hold" => Ok(Entry::Held { amount }),
+        "rejection" => Ok(Entry::Rejected),
+        "capture" => Ok(Entry::Captured),
+        "release" => {
+            let cause =
+                reason.and_then(ReleaseCause::of_reason).context("a release without a known cause")?;
+            Ok(Entry::Released { cause })
+        }
+        other => anyhow::bail!("a payment's ledger entry of kind {other}"),
+    }
+}
+
+struct Plan<'a> {
+    entries: Vec<NewEntry<'a>>,
+    impossible: Vec<(usize, String)>,
+}
+
+/// Decides every command in arrival order, each on the state its predecessors left.
+fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, ApplyError> {
+    let mut plan = Plan { entries: Vec::with_capacity(commands.len()), impossible: Vec::new() };
+    for (index, command) in commands.iter().enumerate() {
+        let key = (command.user_id, command.payment_id);
+        let entry = states.entries.get(&key).cloned().unwrap_or(Entry::None);
+        let state = State { entry, available: states.available.get(&command.user_id).copied() };
+        let step = decide(&state, &command.event);
+        match &step {
+            Step::Missing => {
+                return Err(ApplyError::Missing(format!("no hold for payment {}", command.payment_id)));
+            }
+            Step::Illegal(illegal) => plan.impossible.push((index, illegal.to_string())),
+            Step::Already => {}
+            Step::Hold { .. } | Step::Reject { .. } | Step::Capture { .. } | Step::Release { .. } => {
+                plan.entries.extend(new_entry(command, &step));
+            }
+        }
+        let after = next(&state, &step);
+        states.entries.insert(key, after.entry);
+        if let Some(available) = after.available {
+            states.available.insert(command.user_id, available);
+        }
+    }
+    Ok(plan)
+}
+
+fn new_entry<'a>(command: &'a Command, step: &Step) -> Option<NewEntry<'a>> {
+    let (phase, kind, amount, reason) = match step {
+        Step::Hold { amount } => (1, "hold", *amount, None),
+        Step::Reject { amount, why } => (1, "rejection", *amount, Some(why.as_str().to_owned())),
+        Step::Capture { amount } => (2, "capture", *amount, None),
+        Step::Release { amount, cause } => {
+            let reason = match &command.detail {
+                Some(detail) if detail != cause.as_str() => format!("{}:{detail}", cause.as_str()),
+                Some(_) | None => cause.as_str().to_owned(),
+            };
+            (2, "release", *amount, Some(reason))
+        }
+        Step::Already | Step::Missing | Step::Illegal(_) => return None,
+    };
+    Some(NewEntry { command, phase, kind, amount, reason })
+}
+
+/// Inserts the entries and moves their money in one statement; says how many of each kind were inserted.
+async fn insert_entries(
+    transaction: &Transaction<'_>,
+    entries: &[NewEntry<'_>],
+) -> anyhow::Result<BTreeMap<String, u64>> {
+    let mut inserted = BTreeMap::new();
+    if entries.is_empty() {
+        return Ok(inserted);
+    }
+    let statement = transaction
+        .prepare_cached(
+            "with entry as (
+                 insert into ledger (user_id, payment_id, phase, kind, amount, service_id, reason, traceparent)
+                 select * from unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::text[], $5::bigint[],
+                                      $6::text[], $7::text[], $8::text[])
+                 on conflict do nothing
+                 returning user_id, kind, amount
+             ), delta as (
+                 select user_id,
+                        sum(case kind when 'hold' then -amount when 'release' then amount else 0 end)::bigint as available,
+                        sum(case kind when 'hold' then amount else -amount end)::bigint as held
+                 from entry where kind <> 'rejection' group by user_id
+             ), moved as (
+                 update accounts a set available = a.available + d.available, held = a.held + d.held
+                 from delta d where a.user_id = d.user_id
+                 returning a.user_id
+             )
+             select kind, count(*), (select count(*) from delta) - (select count(*) from moved) from entry group by kind",
+        )
+        .await?;
+    let users: Vec<Uuid> = entries.iter().map(|e| e.command.user_id).collect();
+    let payments: Vec<Uuid> = entries.iter().map(|e| e.command.payment_id).collect();
+    let phases: Vec<i16> = entries.iter().map(|e| e.phase).collect();
+    let kinds: Vec<&str> = entries.iter().map(|e| e.kind).collect();
+    let amounts: Vec<i64> = entries.iter().map(|e| e.amount).collect();
+    let services: Vec<&str> = entries.iter().map(|e| e.command.service_id.as_str()).collect();
+    let reasons: Vec<Option<&str>> = entries.iter().map(|e| e.reason.as_deref()).collect();
+    let traces: Vec<Option<&str>> = entries.iter().map(|e| e.command.traceparent.as_deref()).collect();
+    let rows = transaction
+        .query(&statement, &[&users, &payments, &phases, &kinds, &amounts, &services, &reasons, &traces])
+        .await
+        .context("insert entries")?;
+    for row in rows {
+        let unmoved: i64 = row.get(2);
+        anyhow::ensure!(unmoved == 0, "{unmoved} accounts of this batch have gone");
+        inserted.insert(row.get(0), row.get::<_, i64>(1).unsigned_abs());
+    }
+    Ok(inserted)
+}
+
+/// A user's balance in minor units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balance {
+    pub available: i64,
+    pub held: i64,
+}
+
+/// `None` for a user without an account.
+pub async fn balance(pool: &Pool, user_id: Uuid) -> anyhow::Result<Option<Balance>> {
+    let client = pool.get().await.context("balance database")?;
+    let statement = client.prepare_cached("select available, held from accounts where user_id = $1").await?;
+    let row = client.query_opt(&statement, &[&user_id]).await.context("read balance")?;
+    Ok(row.map(|row| Balance { available: row.get(0), held: row.get(1) }))
+}
+
+/// What became of a deposit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deposit {
+    Credited,
+    /// The same deposit was credited before.
+    Repeated,
+    /// The key was used for another amount.
+    KeyReused,
+}
+
+/// Credits an account once per `deposit_id`, making the account if it is new.
+pub async fn deposit(pool: &Pool, user_id: Uuid, deposit_id: Uuid, amount: i64) -> anyhow::Result<Deposit> {
+    let client = pool.get().await.context("balance database")?;
+    let credit = client
+        .prepare_cached(
+            "with entry as (
+                 insert into ledger (user_id, payment_id, phase, kind, amount)
+                 values ($1, $2, 1, 'deposit', $3)
+                 on conflict do nothing
+                 returning user_id, amount
+             )
+             insert into accounts (user_id, available) select user_id, amount from entry
+             on conflict (user_id) do update set available = accounts.available + excluded.available",
+        )
+        .await?;
+    let credited = client.execute(&credit, &[&user_id, &deposit_id, &amount]).await.context("credit")?;
+    if credited == 1 {
+        return Ok(Deposit::Credited);
+    }
+    let read = client
+        .prepare_cached("select amount from ledger where user_id = $1 and payment_id = $2 and phase = 1")
+        .await?;
+    let before: i64 = client.query_one(&read, &[&user_id, &deposit_id]).await.context("read deposit")?.get(0);
+    Ok(if before == amount { Deposit::Repeated } else { Deposit::KeyReused })
+}

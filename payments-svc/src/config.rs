@@ -1,0 +1,39 @@
+//! Everything that can be set, read once before any port is bound.
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+use saga::telemetry::LogFormat;
+
+#[derive(Clone, Debug, Parser)]
+#[command(version, about = "Accepts payments and tells how they go")]
+pub struct Config {
+    /// Where clients reach this service (behind the edge).
+    #[arg(long, env = "LISTEN_ADDR")]
+    pub listen_addr: SocketAddr,
+    /// Where operators reach it: /ready, /metrics. Never exposed at the edge.
+    #[arg(long, env = "ADMIN_ADDR")]
+    pub admin_addr: SocketAddr,
+    /// The payments database, as the role payments_svc.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: String,
+    /// Connections to it at most.
+    #[arg(long, env = "POOL_SIZE", default_value_t = 8)]
+    pub pool_size: usize,
+    /// Seconds after which a payment that was never charged expires.
+    #[arg(long, env = "PAYMENT_TTL_SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub payment_ttl_seconds: u32,
+    #[arg(long, env = "KAFKA_BROKERS")]
+    pub kafka_brokers: String,
+    /// The consumer group; all instances share it.
+    #[arg(long, env = "GROUP_ID", default_value = "payments-svc")]
+    pub group_id: String,
+    /// A stable name of this instance, unique in the group: its restart then causes no rebalance.
+    #[arg(long, env = "GROUP_INSTANCE_ID")]
+    pub group_instance_id: Option<String>,
+    /// Put before every topic's name; several systems can then share one Kafka.
+    #[arg(long, env = "TOPIC_PREFIX", default_value = "")]
+    pub topic_prefix: String,
+    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}

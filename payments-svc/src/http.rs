@@ -1,0 +1,202 @@
+//! The requests payments-svc answers.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use saga::fields::Fields;
+use saga::http::{self, Ready};
+use saga::postgres::{self, Pool};
+use saga::problem::Problem;
+use saga::trace::traceparent_or_new;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::http::StatusCode;
+use warp::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use warp::reply::{Reply, Response};
+
+use crate::SERVICE;
+use crate::accept::Acceptor;
+use crate::metrics::Metrics;
+use crate::render;
+use crate::store::{self, Accepted, Asked, NewPayment};
+
+/// Length limits, in characters.
+const CLIENT_NUMBER_CHARS_MAX: usize = 64;
+const SERVICE_ID_CHARS_MAX: usize = 64;
+const KEY_CHARS_MAX: usize = 255;
+
+const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// `POST /payments`, `GET /payments/{id}`, `GET /services`, `GET /health`.
+pub fn public(pool: Pool, acceptor: Acceptor) -> BoxedFilter<(Response,)> {
+    let pay = warp::path!("payments")
+        .and(warp::post())
+        .and(http::user_id())
+        .and(warp::header::optional::<String>("traceparent"))
+        .and(http::json_body())
+        .then(move |user_id, traceparent: Option<String>, body| {
+            let acceptor = acceptor.clone();
+            async move { answer(pay(&acceptor, user_id, traceparent.as_deref(), body).await) }
+        });
+    let reader = pool.clone();
+    let payment = warp::path!("payments" / String).and(warp::get()).and(http::user_id()).then(
+        move |id: String, user_id| {
+            let pool = reader.clone();
+            async move { answer(payment(&pool, user_id, &id).await) }
+        },
+    );
+    let services = warp::path!("services").and(warp::get()).then(move || {
+        let pool = pool.clone();
+        async move { answer(services(&pool).await) }
+    });
+    pay.or(payment).unify().or(services).unify().or(http::health(SERVICE)).unify().boxed()
+}
+
+/// What every admin listener offers.
+pub fn admin(pool: &Pool, metrics: &Metrics) -> BoxedFilter<(Response,)> {
+    let pool = pool.clone();
+    // Only its own database: accepting needs neither Kafka nor anything else.
+    let ready: Ready = Arc::new(move || {
+        let pool = pool.clone();
+        async move { postgres::reachable(&pool).await }.boxed()
+    });
+    http::admin(SERVICE, metrics.registry.clone(), ready)
+}
+
+fn answer(result: Result<Response, Problem>) -> Response {
+    result.unwrap_or_else(Reply::into_response)
+}
+
+fn unavailable(error: &anyhow::Error) -> Problem {
+    tracing::warn!(error = format!("{error:#}"), "request failed");
+    Problem::unavailable()
+}
+
+async fn pay(
+    acceptor: &Acceptor,
+    user_id: Uuid,
+    traceparent: Option<&str>,
+    body: Value,
+) -> Result<Response, Problem> {
+    let payment = parse(user_id, traceparent, body)?;
+    match acceptor.accept(payment).await {
+        Some(Accepted::Created(asked)) => Ok(created(&asked)),
+        Some(Accepted::Replayed(asked)) => {
+            let mut response = created(&asked);
+            response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
+            Ok(response)
+        }
+        Some(Accepted::KeyReused) => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "idempotency-key-reused",
+            "The idempotency key was used for another payment.",
+            "Use a new key for a new payment, or send the same body again.",
+        )),
+        Some(Accepted::ServiceRefused) => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "service-not-enabled",
+            "The service cannot be paid.",
+            "It is not known or not enabled; GET /services lists those that are.",
+        )),
+        None => Err(Problem::unavailable()),
+    }
+}
+
+fn parse(user_id: Uuid, traceparent: Option<&str>, body: Value) -> Result<NewPayment, Problem> {
+    let mut fields = Fields::of(body)?;
+    let client_number = fields.text("client_number", CLIENT_NUMBER_CHARS_MAX);
+    let service_id = fields.text("service_id", SERVICE_ID_CHARS_MAX);
+    let amount = fields.amount("amount");
+    let idempotency_key = fields.text("idempotency_key", KEY_CHARS_MAX);
+    fields.finish()?;
+    Ok(NewPayment {
+        user_id,
+        payment_id: Uuid::now_v7(),
+        fingerprint: fingerprint(&client_number, &service_id, amount),
+        idempotency_key,
+        client_number,
+        service_id,
+        amount,
+        traceparent: traceparent_or_new(traceparent),
+    })
+}
+
+/// SHA-256 over the parsed fields, each with its length, so that no two requests share one by chance of
+/// where a field ends. Stored: it must never change between releases.
+fn fingerprint(client_number: &str, service_id: &str, amount: i64) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for field in [client_number.as_bytes(), service_id.as_bytes(), &amount.to_be_bytes()] {
+        hash.update((field.len() as u64).to_be_bytes());
+        hash.update(field);
+    }
+    hash.finalize().into()
+}
+
+fn created(asked: &Asked) -> Response {
+    let mut response = json_response(StatusCode::CREATED, render::accepted(asked));
+    let location = format!("/payments/{}", asked.payment_id);
+    // A path of a UUID is always a valid header value.
+    response.headers_mut().extend(HeaderValue::try_from(location).map(|value| (LOCATION, value)));
+    response
+}
+
+fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
+    let mut response = body.into_response();
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+async fn payment(pool: &Pool, user_id: Uuid, id: &str) -> Result<Response, Problem> {
+    // Somebody else's payment, a payment that never was, and no id at all look the same from outside.
+    let not_found = || Problem::not_found("You have no payment with this id.");
+    let payment_id = Uuid::try_parse(id).map_err(|_| not_found())?;
+    let found = store::payment(pool, user_id, payment_id).await.map_err(|error| unavailable(&error))?;
+    let found = found.ok_or_else(not_found)?;
+    Ok(json_response(StatusCode::OK, render::payment(&found)))
+}
+
+async fn services(pool: &Pool) -> Result<Response, Problem> {
+    let services = store::services(pool).await.map_err(|error| unavailable(&error))?;
+    let services: Vec<Value> = services
+        .into_iter()
+        .map(|(service_id, name)| json!({"service_id": service_id, "name": name}))
+        .collect();
+    Ok(warp::reply::json(&json!({"services": services})).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fingerprint_is_stable_and_tells_fields_apart() {
+        let hex: String =
+            fingerprint("0812", "electricity", 15000).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(hex, "4544ab27c3e2ae832dcbe3a1b88615eea0b154a5471fc57eda5d7d173e7f9d86");
+        assert_ne!(fingerprint("ab", "c", 1), fingerprint("a", "bc", 1));
+        assert_ne!(fingerprint("a", "b", 1), fingerprint("a", "b", 2));
+    }
+
+    #[test]
+    fn a_request_is_parsed_whole_or_not_at_all() {
+        let user = Uuid::now_v7();
+        let good = json!({"client_number": "0812", "service_id": "electricity", "amount": 1, "idempotency_key": "k"});
+        assert_eq!(parse(user, None, good.clone()).unwrap().amount, 1);
+        for (field, value) in [
+            ("amount", json!(1.5)),
+            ("amount", json!("1")),
+            ("amount", json!(0)),
+            ("idempotency_key", json!("")),
+            ("service_id", json!("x".repeat(65))),
+            ("extra", json!(true)),
+        ] {
+            let mut bad = good.clone();
+            bad[field] = value;
+            assert_eq!(parse(user, None, bad).unwrap_err().errors[0].field, field);
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The metrics of payments-svc, all in one registry.
+
+use anyhow::Result;
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
+use saga::consumer::ConsumerMetrics;
+
+#[derive(Clone)]
+pub struct Metrics {
+    pub registry: Registry,
+    pub consumer: ConsumerMetrics,
+    /// Requests to pay, by outcome: created, replayed, reused_key, refused, failed.
+    pub requests: IntCounterVec,
+    /// Requests inserted together.
+    pub accept_batch: Histogram,
+    /// From the request's arrival in the service to its commit, in seconds.
+    pub accept_seconds: Histogram,
+    /// Transitions made, by event.
+    pub transitions: IntCounterVec,
+}
+
+impl Metrics {
+    pub fn register() -> Result<Self> {
+        let registry = Registry::new();
+        let consumer = ConsumerMetrics::register(&registry)?;
+        let requests = Opts::new("payments_requests_total", "Requests to pay, by outcome.");
+        let transitions = Opts::new("payments_transitions_total", "Transitions made, by event.");
+        let batch = HistogramOpts::new("payments_accept_batch_requests", "Requests inserted together.")
+            .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0]);
+        let seconds =
+            HistogramOpts::new("payments_accept_seconds", "From a request's arrival to its commit.")
+                .buckets(vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0]);
+        let metrics = Self {
+            consumer,
+            requests: IntCounterVec::new(requests, &["outcome"])?,
+            accept_batch: Histogram::with_opts(batch)?,
+            accept_seconds: Histogram::with_opts(seconds)?,
+            transitions: IntCounterVec::new(transitions, &["event"])?,
+            registry,
+        };
+        metrics.registry.register(Box::new(metrics.requests.clone()))?;
+        metrics.registry.register(Box::new(metrics.accept_batch.clone()))?;
+        metrics.registry.register(Box::new(metrics.accept_seconds.clone()))?;
+        metrics.registry.register(Box::new(metrics.transitions.clone()))?;
+        Ok(metrics)
+    }
+}

@@ -1,0 +1,133 @@
+//! Payments as clients see them. The 201 of a payment is a pure function of columns that never change, so a
+//! repeated request gets the same bytes for ever; a golden test keeps it so over releases.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::saga::Status;
+use crate::store::{Asked, Payment};
+
+#[derive(Serialize)]
+struct AskedDocument<'a> {
+    payment_id: Uuid,
+    user_id: Uuid,
+    client_number: &'a str,
+    service_id: &'a str,
+    amount: i64,
+    status: &'a str,
+    initiated_at: String,
+    expires_at: String,
+}
+
+#[derive(Serialize)]
+struct PaymentDocument<'a> {
+    #[serde(flatten)]
+    asked: AskedDocument<'a>,
+    reason: Option<&'a str>,
+    version: i32,
+    timeline: Vec<Milestone>,
+}
+
+#[derive(Serialize)]
+struct Milestone {
+    status: &'static str,
+    at: String,
+}
+
+/// The body of the 201.
+pub fn accepted(asked: &Asked) -> Vec<u8> {
+    to_json(&document(asked, Status::Initiated.as_str()))
+}
+
+/// The body of `GET /payments/{id}`.
+pub fn payment(payment: &Payment) -> Vec<u8> {
+    to_json(&PaymentDocument {
+        asked: document(&payment.asked, &payment.status),
+        reason: payment.reason.as_deref(),
+        version: payment.version,
+        timeline: timeline(payment),
+    })
+}
+
+fn document<'a>(asked: &'a Asked, status: &'a str) -> AskedDocument<'a> {
+    AskedDocument {
+        payment_id: asked.payment_id,
+        user_id: asked.user_id,
+        client_number: &asked.client_number,
+        service_id: &asked.service_id,
+        amount: asked.amount,
+        status,
+        initiated_at: rfc3339(asked.initiated_at),
+        expires_at: rfc3339(asked.expires_at),
+    }
+}
+
+/// What happened, in order of time.
+fn timeline(payment: &Payment) -> Vec<Milestone> {
+    let mut milestones = vec![(payment.asked.initiated_at, "initiated")];
+    let reached = [
+        (payment.cancel_requested_at, "cancel_requested"),
+        (payment.authorized_at, "authorized"),
+        (payment.completed_at, "completed"),
+        (payment.rejected_at, "rejected"),
+        (payment.failed_at, "failed"),
+        (payment.cancelled_at, "cancelled"),
+    ];
+    milestones.extend(reached.into_iter().filter_map(|(at, status)| Some((at?, status))));
+    milestones.sort_by_key(|(at, _)| *at);
+    milestones.into_iter().map(|(at, status)| Milestone { status, at: rfc3339(at) }).collect()
+}
+
+/// Always six decimals: the precision of the database, and one width for every reader.
+fn rfc3339(at: Timestamp) -> String {
+    format!("{at:.6}")
+}
+
+fn to_json<T: Serialize>(document: &T) -> Vec<u8> {
+    serde_json::to_vec(document)
+        .unwrap_or_else(|_| unreachable!("plain structs with text keys always serialize"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> Asked {
+        Asked {
+            user_id: "0198c0de-0000-7000-8000-000000000001".parse().unwrap(),
+            payment_id: "0198c0de-0000-7000-8000-000000000002".parse().unwrap(),
+            client_number: "081234567890".into(),
+            service_id: "electricity".into(),
+            amount: 15000,
+            initiated_at: "2026-01-02T03:04:05.12Z".parse().unwrap(),
+            expires_at: "2026-01-02T03:19:05Z".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_201_is_golden() {
+        let golden = r#"{"payment_id":"0198c0de-0000-7000-8000-000000000002","user_id":"0198c0de-0000-7000-8000-000000000001","client_number":"081234567890","service_id":"electricity","amount":15000,"status":"initiated","initiated_at":"2026-01-02T03:04:05.120000Z","expires_at":"2026-01-02T03:19:05.000000Z"}"#;
+        assert_eq!(String::from_utf8(accepted(&asked())).unwrap(), golden);
+    }
+
+    #[test]
+    fn a_timeline_is_in_order_of_time() {
+        let body = payment(&Payment {
+            asked: asked(),
+            status: "failed".into(),
+            reason: Some("declined:do_not_honor".into()),
+            version: 3,
+            authorized_at: Some("2026-01-02T03:04:06Z".parse().unwrap()),
+            completed_at: None,
+            rejected_at: None,
+            failed_at: Some("2026-01-02T03:04:07Z".parse().unwrap()),
+            cancelled_at: None,
+            cancel_requested_at: None,
+        });
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let words: Vec<_> =
+            body["timeline"].as_array().unwrap().iter().map(|m| m["status"].as_str().unwrap()).collect();
+        assert_eq!(words, ["initiated", "authorized", "failed"]);
+    }
+}

@@ -1,0 +1,159 @@
+//! A request's body, parsed field by field, so that one answer names everything that is wrong with it.
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::contract::AMOUNT_MAX;
+use crate::problem::{FieldError, Problem};
+
+/// The fields of one JSON object. Take each expected field, then [`Fields::finish`].
+/// A field that is not acceptable is noted and replaced by a harmless value, which `finish` keeps from use.
+pub struct Fields {
+    object: Map<String, Value>,
+    errors: Vec<FieldError>,
+}
+
+impl Fields {
+    /// 400 when the body is not a JSON object.
+    pub fn of(body: Value) -> Result<Self, Problem> {
+        match body {
+            Value::Object(object) => Ok(Self { object, errors: Vec::new() }),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+                Err(Problem::malformed("The body must be a JSON object."))
+            }
+        }
+    }
+
+    /// Text of 1 to `chars_max` characters without control characters (NUL cannot be stored at all).
+    pub fn text(&mut self, name: &str, chars_max: usize) -> String {
+        match self.object.remove(name) {
+            Some(Value::String(text)) => {
+                if text.is_empty() || text.chars().count() > chars_max {
+                    self.refuse(name, format!("must have 1 to {chars_max} characters"));
+                } else if text.chars().any(char::is_control) {
+                    self.refuse(name, "must not contain control characters");
+                }
+                text
+            }
+            other => {
+                self.refuse_type(name, other.as_ref(), "a string");
+                String::new()
+            }
+        }
+    }
+
+    /// Minor units: a JSON integer from 1 to 2^53 - 1. Never a float, never a string.
+    pub fn amount(&mut self, name: &str) -> i64 {
+        let value = self.object.remove(name);
+        let integer = value.as_ref().filter(|v| !v.is_f64()).and_then(Value::as_i64);
+        match (integer, value) {
+            (Some(amount @ 1..=AMOUNT_MAX), _) => amount,
+            (Some(_), _) | (None, Some(Value::Number(_))) => {
+                self.refuse(
+                    name,
+                    format!("must be a whole number of minor units from 1 to {AMOUNT_MAX}, written without point or exponent"),
+                );
+                1
+            }
+            (None, other) => {
+                self.refuse_type(name, other.as_ref(), "an integer");
+                1
+            }
+        }
+    }
+
+    /// A hyphenated UUID.
+    pub fn uuid(&mut self, name: &str) -> Uuid {
+        match self.object.remove(name) {
+            Some(Value::String(text)) => {
+                let parsed = Uuid::try_parse(&text).ok().filter(|_| text.len() == 36);
+                parsed.unwrap_or_else(|| {
+                    self.refuse(name, "must be a hyphenated UUID");
+                    Uuid::nil()
+                })
+            }
+            other => {
+                self.refuse_type(name, other.as_ref(), "a UUID");
+                Uuid::nil()
+            }
+        }
+    }
+
+    /// Every error noted so far, and one for each field nobody asked for.
+    pub fn finish(mut self) -> Result<(), Problem> {
+        for name in self.object.keys() {
+            // A hostile name must not be echoed at length.
+            let field = name.chars().take(64).collect();
+            self.errors.push(FieldError { field, detail: "is not a field of this request".into() });
+        }
+        if self.errors.is_empty() { Ok(()) } else { Err(Problem::validation(self.errors)) }
+    }
+
+    fn refuse(&mut self, name: &str, detail: impl Into<String>) {
+        self.errors.push(FieldError { field: name.to_owned(), detail: detail.into() });
+    }
+
+    fn refuse_type(&mut self, name: &str, found: Option<&Value>, expected: &str) {
+        match found {
+            None => self.refuse(name, "is required"),
+            Some(_) => self.refuse(name, format!("must be {expected}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn errors(body: &str) -> Vec<String> {
+        let mut fields = Fields::of(serde_json::from_str(body).unwrap()).unwrap();
+        fields.text("name", 5);
+        fields.amount("amount");
+        let problem = fields.finish().err();
+        problem.into_iter().flat_map(|p| p.errors).map(|e| format!("{} {}", e.field, e.detail)).collect()
+    }
+
+    #[test]
+    fn a_good_body_has_no_errors() {
+        assert_eq!(errors(r#"{"name":"åäö","amount":9007199254740991}"#), Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_wrong_field_is_named_once() {
+        let all = errors(r#"{"name":"too long","amount":1.5,"extra":1}"#);
+        assert_eq!(all.len(), 3, "{all:?}");
+        assert_eq!(errors("{}"), ["name is required", "amount is required"]);
+    }
+
+    #[test]
+    fn an_amount_is_a_positive_json_integer_that_stays_exact() {
+        for bad in [
+            "0",
+            "-1",
+            "1.0",
+            "1e3",
+            "\"1\"",
+            "null",
+            "true",
+            "9007199254740992",
+            "1e400",
+            "99999999999999999999",
+        ] {
+            let Ok(body) = serde_json::from_str::<Value>(&format!(r#"{{"name":"n","amount":{bad}}}"#)) else {
+                continue; // 1e400 is no JSON number at all: refused before the fields are read
+            };
+            let mut fields = Fields::of(body).unwrap();
+            fields.text("name", 5);
+            fields.amount("amount");
+            let problem = fields.finish().expect_err(bad);
+            assert_eq!(problem.errors[0].field, "amount", "{bad}");
+        }
+    }
+
+    #[test]
+    fn control_characters_and_nul_are_refused() {
+        assert_eq!(errors(r#"{"name":"a\u0000b","amount":1}"#).len(), 1);
+        assert_eq!(errors(r#"{"name":"a\nb","amount":1}"#).len(), 1);
+        assert_eq!(errors(r#"{"name":"","amount":1}"#).len(), 1);
+    }
+}
