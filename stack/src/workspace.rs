@@ -83,7 +83,7 @@ pub fn run_quietly(layout: &Layout, mut command: Command, log: &str, step: &Step
 pub fn e2e(layout: &Layout, arguments: &[&str]) -> Result<()> {
     let program = binary(layout, "e2e");
     if !program.is_file() {
-        bail!("{} is not built: run `cargo stack up` first", program.display());
+        bail!("there is no {}: `cargo build --release --workspace` makes it", program.display());
     }
     let mut command = command(layout, &program.display().to_string());
     let status = command.args(arguments).envs(environment::variables(layout)?).status()?;
