@@ -44,7 +44,7 @@ impl Progress {
     pub fn step(&self, name: &str, work: impl FnOnce(&Step) -> Result<String>) -> Result<()> {
         let began = Instant::now();
         let bar = self.bars.add(ProgressBar::new_spinner());
-        if let Ok(style) = ProgressStyle::with_template("  {spinner} {prefix:12} {elapsed:>4} {msg:.dim}") {
+        if let Ok(style) = ProgressStyle::with_template("  {spinner} {prefix:14} {elapsed:>4} {msg:.dim}") {
             bar.set_style(style);
         }
         bar.set_prefix(name.to_owned());
@@ -57,11 +57,11 @@ impl Progress {
         match &result {
             Ok(said) => {
                 let mark = "✓".if_supports_color(Stderr, |text| text.green()).to_string();
-                self.line(&format!("  {mark} {name:<12} {seconds:>6.1} s  {said}"));
+                self.line(&format!("  {mark} {name:<14} {seconds:>6.1} s  {said}"));
             }
             Err(_) => {
                 let mark = "✗".if_supports_color(Stderr, |text| text.red()).to_string();
-                self.line(&format!("  {mark} {name:<12} {seconds:>6.1} s"));
+                self.line(&format!("  {mark} {name:<14} {seconds:>6.1} s"));
             }
         }
         result.map(|_| ())

@@ -93,6 +93,8 @@ impl Service {
         let url = |database: &str, role: &str| environment::postgres_url(layout, database, role);
         let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
         let mut env = vec![("RUST_LOG", log), ("TOKIO_WORKER_THREADS", "2".to_owned())];
+        // Logs are files here.
+        env.push(("NO_COLOR", "1".to_owned()));
         if let Ok(format) = std::env::var("LOG_FORMAT") {
             env.push(("LOG_FORMAT", format));
         }
