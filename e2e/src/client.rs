@@ -1,0 +1,122 @@
+//! An app's view of Coro: over HTTP, with nothing but what the API promises.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use reqwest::{Response, StatusCode};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::stack::Stack;
+
+/// Between two looks at a payment that has not ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A client that sends as whatever user it is told.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    stack: Stack,
+}
+
+impl Client {
+    pub fn new(stack: &Stack) -> Result<Self> {
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(15)).build()?;
+        Ok(Self { http, stack: stack.clone() })
+    }
+
+    /// Credits the account of `user_id`, once per key.
+    pub async fn deposit(&self, user_id: Uuid, amount: i64, key: &str) -> Result<()> {
+        let url = format!("{}/deposits", self.stack.balance_admin_url);
+        let body = json!({"user_id": user_id, "amount": amount, "idempotency_key": key});
+        let response = self.http.post(url).json(&body).send().await.context("POST /deposits")?;
+        ensure!(response.status() == StatusCode::CREATED, "deposit: {}", problem(response).await);
+        Ok(())
+    }
+
+    /// A new user with this much money.
+    pub async fn user_with(&self, amount: i64) -> Result<Uuid> {
+        let user_id = Uuid::now_v7();
+        self.deposit(user_id, amount, "first").await?;
+        Ok(user_id)
+    }
+
+    /// Sends a request to pay as it is given, good or bad.
+    pub async fn post_payment(&self, user_id: Uuid, body: &Value) -> Result<Response> {
+        let url = format!("{}/payments", self.stack.payments_url);
+        let request = self.http.post(url).header("x-user-id", user_id.to_string()).json(body);
+        request.send().await.context("POST /payments")
+    }
+
+    /// Asks to pay and expects to be accepted.
+    pub async fn pay(&self, user_id: Uuid, client_number: &str, amount: i64) -> Result<Uuid> {
+        let key = Uuid::new_v4().to_string();
+        let body = order(client_number, &self.stack.demo_service_id, amount, &key);
+        let response = self.post_payment(user_id, &body).await?;
+        ensure!(response.status() == StatusCode::CREATED, "not accepted: {}", problem(response).await);
+        let payment: Value = response.json().await?;
+        payment["payment_id"].as_str().and_then(|id| id.parse().ok()).context("a payment_id in the 201")
+    }
+
+    pub async fn payment(&self, user_id: Uuid, payment_id: Uuid) -> Result<Value> {
+        let url = format!("{}/payments/{payment_id}", self.stack.payments_url);
+        let response = self.http.get(url).header("x-user-id", user_id.to_string()).send().await?;
+        ensure!(response.status() == StatusCode::OK, "no payment: {}", problem(response).await);
+        Ok(response.json().await?)
+    }
+
+    /// Looks until the payment has ended.
+    pub async fn ended(&self, user_id: Uuid, payment_id: Uuid, patience: Duration) -> Result<Value> {
+        let began = Instant::now();
+        loop {
+            let payment = self.payment(user_id, payment_id).await?;
+            let status = payment["status"].as_str().unwrap_or_default();
+            if matches!(status, "completed" | "rejected" | "failed" | "cancelled") {
+                return Ok(payment);
+            }
+            ensure!(began.elapsed() < patience, "payment {payment_id} is still {status} after {patience:?}");
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Available and held.
+    pub async fn balance(&self, user_id: Uuid) -> Result<(i64, i64)> {
+        let url = format!("{}/balance", self.stack.balance_url);
+        let response = self.http.get(url).header("x-user-id", user_id.to_string()).send().await?;
+        ensure!(response.status() == StatusCode::OK, "no balance: {}", problem(response).await);
+        let balance: Value = response.json().await?;
+        let part = |name: &str| balance[name].as_i64().with_context(|| format!("{name} in {balance}"));
+        Ok((part("available")?, part("held")?))
+    }
+
+    /// The gateway's own ledger: one line per charge.
+    pub async fn gateway_ledger(&self) -> Result<Vec<Value>> {
+        let text = self.http.get(format!("{}/ledger", self.stack.gateway_url)).send().await?.text().await?;
+        text.lines().map(|line| serde_json::from_str(line).context("a ledger line")).collect()
+    }
+
+    /// The gateway's answer to an inquiry; `None` when it knows no such charge.
+    pub async fn gateway_charge(&self, payment_id: Uuid) -> Result<Option<Value>> {
+        let url = format!("{}/charges/{payment_id}", self.stack.gateway_url);
+        let response = self.http.get(url).send().await.context("the gateway")?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        Ok(Some(response.json().await?))
+    }
+}
+
+/// The body of `POST /payments`.
+pub fn order(client_number: &str, service_id: &str, amount: i64, key: &str) -> Value {
+    json!({
+        "client_number": client_number,
+        "service_id": service_id,
+        "amount": amount,
+        "idempotency_key": key,
+    })
+}
+
+async fn problem(response: Response) -> String {
+    let status = response.status();
+    format!("{status} {}", response.text().await.unwrap_or_default())
+}

@@ -1,0 +1,34 @@
+//! An operator's view: read-only connections to the three databases.
+
+use anyhow::{Context, Result};
+use tokio_postgres::{Client, NoTls};
+
+use crate::stack::Stack;
+
+/// One connection to each database, as the role that may only read.
+pub struct Databases {
+    pub payments: Client,
+    pub balance: Client,
+    pub processor: Client,
+}
+
+impl Databases {
+    pub async fn connect(stack: &Stack) -> Result<Self> {
+        Ok(Self {
+            payments: connect(&stack.payments_database_url).await.context("payments database")?,
+            balance: connect(&stack.balance_database_url).await.context("balance database")?,
+            processor: connect(&stack.processor_database_url).await.context("processor database")?,
+        })
+    }
+}
+
+/// A connection that lives as long as its client.
+pub async fn connect(url: &str) -> Result<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::warn!(%error, "database connection ended");
+        }
+    });
+    Ok(client)
+}

@@ -1,0 +1,222 @@
+//! The whole life of one payment: its rows in three databases, its events with their offsets, the gateway's
+//! view, milliseconds per hop, and, if it stands still, where and why.
+
+use anyhow::{Context, Result};
+use comfy_table::{Table, presets};
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::client::Client;
+use crate::databases::Databases;
+use crate::stack::Stack;
+use crate::topics::{self, Event, SAGA_TOPICS};
+
+/// One line of the life.
+struct Moment {
+    at: Timestamp,
+    place: String,
+    what: String,
+    detail: String,
+}
+
+/// The life of `payment_id` as text.
+pub async fn life(stack: &Stack, payment_id: Uuid) -> Result<String> {
+    let databases = Databases::connect(stack).await?;
+    let found = rows(&databases, payment_id).await?;
+    let payment = found.payment.as_ref().with_context(|| format!("there is no payment {payment_id}"))?;
+    let initiated_at: Timestamp = payment.get("initiated_at");
+    let events = events(stack, payment_id, initiated_at).await?;
+    let gateway = Client::new(stack)?.gateway_charge(payment_id).await;
+
+    let mut moments = found.moments();
+    moments.extend(events.iter().map(moment));
+    moments.sort_by_key(|moment| moment.at);
+    let mut out = header(payment);
+    out.push_str(&timeline(&moments));
+    out.push_str(&match gateway {
+        Ok(Some(charge)) => format!("\n\nGateway: {charge}"),
+        Ok(None) => "\n\nGateway: knows no charge with this reference.".to_owned(),
+        Err(error) => format!("\n\nGateway: does not answer ({error:#})."),
+    });
+    out.push_str(&format!("\n\n{}", verdict(&found, &events)));
+    Ok(out)
+}
+
+/// Everything the three databases know of it.
+struct Found {
+    payment: Option<Row>,
+    ledger: Vec<Row>,
+    charge: Option<Row>,
+    attempts: Vec<Row>,
+    parked: Vec<(&'static str, Row)>,
+}
+
+async fn rows(databases: &Databases, payment_id: Uuid) -> Result<Found> {
+    let payment =
+        databases.payments.query_opt("select * from payments where payment_id = $1", &[&payment_id]).await?;
+    let ledger = databases
+        .balance
+        .query("select * from ledger where payment_id = $1 order by phase", &[&payment_id])
+        .await?;
+    let charge =
+        databases.processor.query_opt("select * from charges where payment_id = $1", &[&payment_id]).await?;
+    let attempts = "select * from charge_attempts where payment_id = $1 order by attempt, seq";
+    let attempts = databases.processor.query(attempts, &[&payment_id]).await?;
+    let mut parked = Vec::new();
+    let databases = [
+        ("payments", &databases.payments),
+        ("balance", &databases.balance),
+        ("processor", &databases.processor),
+    ];
+    for (name, client) in databases {
+        let about = "select * from parked where position($1::text::bytea in body) > 0 or headers ->> 'ce_subject' = $1";
+        for row in client.query(about, &[&payment_id.to_string()]).await.context("parked")? {
+            parked.push((name, row));
+        }
+    }
+    Ok(Found { payment, ledger, charge, attempts, parked })
+}
+
+impl Found {
+    fn moments(&self) -> Vec<Moment> {
+        let mut moments = Vec::new();
+        if let Some(payment) = &self.payment {
+            let states = [
+                "initiated",
+                "authorized",
+                "completed",
+                "rejected",
+                "failed",
+                "cancelled",
+                "cancel_requested",
+            ];
+            for state in states {
+                if let Some(at) = payment.get::<_, Option<Timestamp>>(format!("{state}_at").as_str()) {
+                    moments.push(row_moment(at, "payments", state, payment.get("reason")));
+                }
+            }
+        }
+        for entry in &self.ledger {
+            moments.push(row_moment(
+                entry.get("created_at"),
+                "ledger",
+                entry.get("kind"),
+                entry.get("reason"),
+            ));
+        }
+        if let Some(charge) = &self.charge {
+            moments.push(row_moment(charge.get("created_at"), "charges", "calling", None));
+            if let Some(at) = charge.get::<_, Option<Timestamp>>("decided_at") {
+                let detail: Option<String> =
+                    charge.get::<_, Option<String>>("reason").or(charge.get("provider_reference"));
+                moments.push(row_moment(at, "charges", charge.get("status"), detail));
+            }
+        }
+        for attempt in &self.attempts {
+            let what =
+                format!("{} {}", attempt.get::<_, String>("kind"), attempt.get::<_, String>("outcome"));
+            moments.push(row_moment(attempt.get("at"), "charge_attempts", &what, attempt.get("detail")));
+        }
+        for (database, row) in &self.parked {
+            let place = format!("{database}.parked");
+            moments.push(row_moment(row.get("parked_at"), &place, "parked", row.get("reason")));
+        }
+        moments
+    }
+}
+
+fn row_moment(at: Timestamp, table: &str, what: &str, detail: Option<String>) -> Moment {
+    Moment { at, place: format!("row    {table}"), what: what.to_owned(), detail: detail.unwrap_or_default() }
+}
+
+async fn events(stack: &Stack, payment_id: Uuid, since: Timestamp) -> Result<Vec<Event>> {
+    let brokers = stack.kafka_brokers.clone();
+    let read = tokio::task::spawn_blocking(move || topics::read(&brokers, &SAGA_TOPICS, since));
+    let subject = payment_id.to_string();
+    Ok(read.await?.context("events")?.into_iter().filter(|event| event.subject() == subject).collect())
+}
+
+/// An event stands at the commit it tells; its detail is where it can be read.
+fn moment(event: &Event) -> Moment {
+    Moment {
+        at: event.header("ce_time").parse().unwrap_or(Timestamp::UNIX_EPOCH),
+        place: format!("event  {}", event.topic),
+        what: event.event_type().to_owned(),
+        detail: format!("partition {} offset {}  {}", event.partition, event.offset, event.header("ce_id")),
+    }
+}
+
+fn header(payment: &Row) -> String {
+    format!(
+        "Payment {}\n  user {}  service {}  client {}  amount {}\n  {} (version {})  trace {}\n\n",
+        payment.get::<_, Uuid>("payment_id"),
+        payment.get::<_, Uuid>("user_id"),
+        payment.get::<_, String>("service_id"),
+        payment.get::<_, String>("client_number"),
+        payment.get::<_, i64>("amount"),
+        payment.get::<_, String>("status"),
+        payment.get::<_, i32>("version"),
+        payment.get::<_, Option<String>>("traceparent").unwrap_or_default(),
+    )
+}
+
+/// One line per moment: milliseconds since the start, and since the line before.
+fn timeline(moments: &[Moment]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["MS", "HOP", "WHERE", "WHAT", ""]);
+    let start = moments.first().map(|moment| moment.at);
+    let mut before = start;
+    for moment in moments {
+        let since = |earlier: Option<Timestamp>| {
+            earlier.map_or(0.0, |earlier| moment.at.duration_since(earlier).as_secs_f64() * 1000.0)
+        };
+        table.add_row([
+            format!("{:.1}", since(start)),
+            format!("+{:.1}", since(before)),
+            moment.place.clone(),
+            moment.what.clone(),
+            moment.detail.clone(),
+        ]);
+        before = Some(moment.at);
+    }
+    table.trim_fmt()
+}
+
+/// Where it stands, by the last committed row of its saga.
+fn verdict(found: &Found, events: &[Event]) -> String {
+    let status: String = found.payment.as_ref().map(|row| row.get("status")).unwrap_or_default();
+    let told = |name: &str| events.iter().any(|event| event.event_type() == name);
+    if let Some((database, row)) = found.parked.first() {
+        let reason: String = row.get("reason");
+        return format!("It stands still: a message about it is parked in {database} ({reason}).");
+    }
+    if matches!(status.as_str(), "completed" | "rejected" | "failed" | "cancelled") {
+        return format!("It has ended: {status}.");
+    }
+    let last_entry: Option<String> = found.ledger.last().map(|row| row.get("kind"));
+    let charge: Option<String> = found.charge.as_ref().map(|row| row.get("status"));
+    match (status.as_str(), last_entry.as_deref(), charge.as_deref()) {
+        ("initiated", None, _) if !told("payment.initiated.v1") => {
+            "It waits for cdc-relay to tell `payments` row version 1.".to_owned()
+        }
+        ("initiated", None, _) => "It waits for balance-svc to apply payment.initiated.".to_owned(),
+        ("initiated", Some(kind), _) if !told("balance.held.v1") && !told("balance.rejected.v1") => {
+            format!("It waits for cdc-relay to tell the `ledger` {kind}.")
+        }
+        ("initiated", Some(kind), _) => format!("It waits for payments-svc to apply the {kind}."),
+        (_, Some("hold"), None) => {
+            "It waits for processor-svc to take the work message from the queue (or for cdc-relay to tell it).".to_owned()
+        }
+        (_, Some("hold"), Some(status @ ("waiting" | "calling" | "unknown"))) => {
+            format!("It waits for the gateway: the charge is {status}.")
+        }
+        (_, Some("hold"), Some(status)) if !told(&format!("payment.result.{status}.v1")) => {
+            format!("It waits for cdc-relay to tell the `charges` row ({status}).")
+        }
+        (_, Some("hold"), Some(status)) => format!("It waits for balance-svc to apply the result ({status})."),
+        (_, Some(kind), _) => format!("It waits for payments-svc to apply the {kind}."),
+        (_, None, _) => "It is authorized without a hold: run `cargo stack audit`.".to_owned(),
+    }
+}

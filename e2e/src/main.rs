@@ -1,0 +1,37 @@
+//! The commands of `cargo stack` that look at a running Coro from outside.
+#![allow(clippy::print_stdout, reason = "its reports are its output")]
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use e2e::stack::Stack;
+use e2e::{explain, first_payment};
+use saga::telemetry::{self, LogFormat};
+use uuid::Uuid;
+
+#[derive(Parser)]
+#[command(name = "e2e", about = "Coro from outside; usually called by `cargo stack`")]
+struct Cli {
+    #[command(subcommand)]
+    command: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Deposit, pay, and print the payment's life.
+    FirstPayment,
+    /// The whole life of one payment, and where it stands still.
+    Explain { payment_id: Uuid },
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let cli = Cli::parse();
+    telemetry::init(LogFormat::Text);
+    let stack = Stack::from_env()?;
+    let report = match cli.command {
+        Action::FirstPayment => first_payment::run(&stack).await?,
+        Action::Explain { payment_id } => explain::life(&stack, payment_id).await?,
+    };
+    println!("{report}");
+    Ok(())
+}

@@ -1,0 +1,48 @@
+//! Where everything is: the variables of `.stack/env`.
+
+use anyhow::{Context, Result};
+
+/// Addresses of one running stack.
+#[derive(Clone, Debug)]
+pub struct Stack {
+    pub payments_url: String,
+    pub balance_url: String,
+    pub balance_admin_url: String,
+    pub gateway_url: String,
+    pub kafka_brokers: String,
+    pub amqp_url: String,
+    pub payments_database_url: String,
+    pub balance_database_url: String,
+    pub processor_database_url: String,
+    pub postgres_admin_url: String,
+    pub demo_user_id: String,
+    pub demo_service_id: String,
+    /// The stack's own folder: its state names the processes.
+    pub dir: String,
+}
+
+impl Stack {
+    /// Reads the environment, which `cargo stack` sets for its commands and tests.
+    pub fn from_env() -> Result<Self> {
+        let get = |name: &str| {
+            std::env::var(name).with_context(|| {
+                format!("{name} is not set: run this by `cargo stack`, or source .stack/env")
+            })
+        };
+        Ok(Self {
+            payments_url: get("PAYMENTS_URL")?,
+            balance_url: get("BALANCE_URL")?,
+            balance_admin_url: get("BALANCE_ADMIN_URL")?,
+            gateway_url: get("GATEWAY_URL")?,
+            kafka_brokers: get("KAFKA_BROKERS")?,
+            amqp_url: get("AMQP_URL")?,
+            payments_database_url: get("PAYMENTS_DATABASE_URL")?,
+            balance_database_url: get("BALANCE_DATABASE_URL")?,
+            processor_database_url: get("PROCESSOR_DATABASE_URL")?,
+            postgres_admin_url: get("POSTGRES_ADMIN_URL")?,
+            demo_user_id: get("DEMO_USER_ID")?,
+            demo_service_id: get("DEMO_SERVICE_ID")?,
+            dir: get("STACK_DIR")?,
+        })
+    }
+}

@@ -1,0 +1,163 @@
+//! A subscriber's view: events with their headers, read without a group.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
+use serde_json::Value;
+
+const BROKER_MAX: Duration = Duration::from_secs(10);
+/// Reading what is there must make progress at least this often.
+const QUIET_MAX: Duration = Duration::from_secs(10);
+
+pub const SAGA_TOPICS: [&str; 3] = [PAYMENT_TOPIC, BALANCE_TOPIC, PAYMENT_RESULT_TOPIC];
+
+/// One event as it is on Kafka.
+#[derive(Clone, Debug)]
+pub struct Event {
+    pub topic: String,
+    pub partition: i32,
+    pub offset: i64,
+    pub key: String,
+    pub headers: BTreeMap<String, String>,
+    pub value: Vec<u8>,
+}
+
+impl Event {
+    fn of(message: &BorrowedMessage<'_>) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let headers = message.headers().into_iter().flat_map(Headers::iter);
+        Self {
+            topic: message.topic().to_owned(),
+            partition: message.partition(),
+            offset: message.offset(),
+            key: message.key().map(text).unwrap_or_default(),
+            headers: headers.map(|h| (h.key.to_owned(), text(h.value.unwrap_or_default()))).collect(),
+            value: message.payload().unwrap_or_default().to_vec(),
+        }
+    }
+
+    /// A header's value, empty when it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", String::as_str)
+    }
+
+    pub fn event_type(&self) -> &str {
+        self.header("ce_type")
+    }
+
+    pub fn subject(&self) -> &str {
+        self.header("ce_subject")
+    }
+
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_slice(&self.value).context("an event's value is JSON")
+    }
+}
+
+fn consumer(brokers: &str) -> Result<BaseConsumer> {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        // Required by the client, never used: nothing is committed.
+        .set("group.id", "e2e-reader")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "false")
+        .set("fetch.queue.backoff.ms", "1")
+        .create()
+        .context("kafka consumer")
+}
+
+/// Every event of the topics told since `since` and there now, by topic, partition and offset.
+/// Blocking: call it from a thread that may wait.
+pub fn read(brokers: &str, topics: &[&str], since: jiff::Timestamp) -> Result<Vec<Event>> {
+    let consumer = consumer(brokers)?;
+    let mut from = TopicPartitionList::new();
+    for topic in topics {
+        for partition in partitions(&consumer, topic)? {
+            from.add_partition_offset(topic, partition, Offset::Offset(since.as_millisecond()))?;
+        }
+    }
+    // Kafka answers "end" where nothing is younger.
+    let from = consumer.offsets_for_times(from, BROKER_MAX).context("offsets by time")?;
+    let mut left = 0_usize;
+    let mut ends = BTreeMap::new();
+    let mut assignment = TopicPartitionList::new();
+    for element in from.elements() {
+        let (low, high) = consumer.fetch_watermarks(element.topic(), element.partition(), BROKER_MAX)?;
+        let start = match element.offset() {
+            Offset::Offset(offset) => offset.max(low),
+            _ => high,
+        };
+        if start < high {
+            left += 1;
+            ends.insert((element.topic().to_owned(), element.partition()), high);
+            assignment.add_partition_offset(element.topic(), element.partition(), Offset::Offset(start))?;
+        }
+    }
+    consumer.assign(&assignment)?;
+    drain(&consumer, ends, left)
+}
+
+fn drain(
+    consumer: &BaseConsumer,
+    mut ends: BTreeMap<(String, i32), i64>,
+    mut left: usize,
+) -> Result<Vec<Event>> {
+    let mut events = Vec::new();
+    let mut heard = Instant::now();
+    while left > 0 {
+        ensure!(heard.elapsed() < QUIET_MAX, "{left} partitions were not read to their end");
+        let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
+        let message = message?;
+        heard = Instant::now();
+        let at = (message.topic().to_owned(), message.partition());
+        if ends.get(&at).is_some_and(|end| message.offset() + 1 >= *end) {
+            ends.remove(&at);
+            left -= 1;
+        }
+        events.push(Event::of(&message));
+    }
+    events.sort_by(|a, b| (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset)));
+    Ok(events)
+}
+
+fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>> {
+    let metadata = consumer.fetch_metadata(Some(topic), BROKER_MAX).context("topic metadata")?;
+    let topic = metadata.topics().first().context("topic metadata")?;
+    Ok(topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect())
+}
+
+/// Follows a topic from its end on.
+pub struct Tail {
+    consumer: BaseConsumer,
+}
+
+impl Tail {
+    /// Blocking. What is told after this returns will be seen.
+    pub fn from_end(brokers: &str, topic: &str) -> Result<Self> {
+        let consumer = consumer(brokers)?;
+        let mut assignment = TopicPartitionList::new();
+        for partition in partitions(&consumer, topic)? {
+            let (_, high) = consumer.fetch_watermarks(topic, partition, BROKER_MAX)?;
+            assignment.add_partition_offset(topic, partition, Offset::Offset(high))?;
+        }
+        consumer.assign(&assignment)?;
+        Ok(Self { consumer })
+    }
+
+    /// The type and subject of the next event, if one comes within `wait`. Blocking.
+    pub fn next(&self, wait: Duration) -> Option<(String, String)> {
+        let message = self.consumer.poll(wait)?.ok()?;
+        let headers = message.headers()?;
+        let header = |name: &str| {
+            let found = headers.iter().find(|h| h.key == name)?;
+            Some(std::str::from_utf8(found.value?).ok()?.to_owned())
+        };
+        Some((header("ce_type")?, header("ce_subject")?))
+    }
+}
