@@ -140,7 +140,11 @@ echo 'create_main_cluster = false' >"$ours"
 export DEBIAN_FRONTEND=noninteractive
 apt() { apt-get -o DPkg::Lock::Timeout=300 "$@"; }
 get() { apt install -y --no-install-recommends "$@"; }
-get "$@" || { apt update && get "$@"; }
+# Not a chain of && and ||: in one of those, `set -e` lets a failure pass.
+if ! get "$@"; then
+    apt update
+    get "$@"
+fi
 # Just installed for private use: not to be started at the next boot either.
 for package in "$@"; do
     case $package in redis-server | rabbitmq-server) update-rc.d "$package" disable >/dev/null 2>&1 || true ;; esac
