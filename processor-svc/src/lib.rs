@@ -1,2 +1,160 @@
-//! processor
+//! processor-svc: charges authorized payments at the gateway, once each.
+//!
+//! * A work message becomes a row `calling`, the intent, committed before any call ([`jobs`]).
+//! * The gateway is called concurrently ([`calls`]); outcomes are committed in batches ([`outcomes`]).
+//! * What a crash or a silent gateway left open is found by age and inquired about ([`sweep`]).
+//!
+//! What may follow what is one table ([`saga`]); rows are the only memory.
+
+pub mod backoff;
+pub mod calls;
+pub mod charge;
+pub mod config;
+pub mod gateway;
+pub mod http;
+pub mod jobs;
+pub mod metrics;
+pub mod outcomes;
+pub mod retry;
 pub mod saga;
+pub mod settled;
+pub mod store;
+pub mod sweep;
+pub mod watch;
+pub mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::saga::{CancellationToken, http as edge, postgres};
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+use crate::calls::{Calls, Report};
+pub use crate::config::Config;
+use crate::gateway::Gateway;
+use crate::jobs::Jobs;
+use crate::metrics::Metrics;
+use crate::outcomes::Outcomes;
+use crate::settled::Settled;
+use crate::store::Store;
+use crate::sweep::Sweep;
+use crate::watch::Watch;
+
+const SERVICE: &str = "processor-svc";
+/// How long calls under way may take to end after shutdown was asked for; then the leases tell.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// How long their outcomes may then take to be written.
+const WRITE_MAX: Duration = Duration::from_secs(5);
+
+/// Works until `shutdown`, then finishes the calls under way.
+///
+/// # Errors
+/// A listener failed, a worker panicked, or a configured address cannot be used.
+pub async fn run(
+    config: Config,
+    public: TcpListener,
+    admin: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let metrics = Metrics::new()?;
+    let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
+    let store = Store::new(pool, config.lease());
+    let (reports, reported) = mpsc::unbounded_channel();
+    // Work under way outlives the shutdown signal; these end it.
+    let (drained, abandon) = (CancellationToken::new(), CancellationToken::new());
+    let (jobs, sweep, outcomes) = wire(&config, &metrics, &store, reports, &shutdown, &abandon)?;
+    let calls = jobs.calls.tasks.clone();
+    let writer = spawn(outcomes.run(reported, drained.clone()), &shutdown);
+    let workers =
+        [spawn(jobs.run(shutdown.clone()), &shutdown), spawn(sweep.run(shutdown.clone()), &shutdown)];
+    let served = tokio::try_join!(
+        edge::serve(public, http::public(SERVICE), shutdown.clone()),
+        edge::serve(admin, http::admin(SERVICE, store, metrics.registry.clone()), shutdown.clone()),
+    );
+    // Whatever ended the listeners ends everything else, in the order in which work flows.
+    shutdown.cancel();
+    for worker in workers {
+        worker.await.context("worker")?;
+    }
+    calls.close();
+    if tokio::time::timeout(DRAIN_MAX, calls.wait()).await.is_err() {
+        tracing::warn!(left = calls.len(), "calls still under way are left to their leases");
+    }
+    drained.cancel();
+    let mut writer = writer;
+    if let Ok(written) = tokio::time::timeout(WRITE_MAX, &mut writer).await {
+        written.context("writer")?;
+    } else {
+        abandon.cancel();
+        writer.await.context("writer")?;
+    }
+    served.map(|_| tracing::info!("stopped"))
+}
+
+/// A task whose end, even by a panic, ends the service: it must be restarted, not linger without it.
+fn spawn(work: impl Future<Output = ()> + Send + 'static, shutdown: &CancellationToken) -> JoinHandle<()> {
+    let guard = shutdown.clone().drop_guard();
+    tokio::spawn(async move {
+        work.await;
+        drop(guard);
+    })
+}
+
+/// Who takes work, who finds what was left, who writes what happened.
+fn wire(
+    config: &Config,
+    metrics: &Metrics,
+    store: &Store,
+    reports: mpsc::UnboundedSender<Report>,
+    shutdown: &CancellationToken,
+    abandon: &CancellationToken,
+) -> anyhow::Result<(Jobs, Sweep, Outcomes)> {
+    let settled = Settled::new(&config.redis_url, config.redis_ttl_s, metrics.clone(), shutdown.clone())?;
+    let idle_max = config.calls_max + config.inquiries_max;
+    let calls = Calls {
+        gateway: Gateway::new(&config.gateway_url, config.connect_ms, config.call_ms, idle_max)?,
+        reports,
+        tasks: TaskTracker::new(),
+        lease: config.lease(),
+        call_max: config.call_ms,
+        metrics: metrics.clone(),
+    };
+    let watch = Watch::new(sweep::WATCHED_MAX);
+    let jobs = Jobs {
+        url: config.amqp_url.clone(),
+        queue: config.queue.clone(),
+        prefetch: config.prefetch,
+        store: store.clone(),
+        settled: settled.clone(),
+        calls: calls.clone(),
+        permits: Arc::new(Semaphore::new(config.calls_max)),
+        metrics: metrics.clone(),
+    };
+    let sweep = Sweep {
+        store: store.clone(),
+        calls: calls.clone(),
+        watch: watch.clone(),
+        settled: settled.clone(),
+        permits: Arc::new(Semaphore::new(config.inquiries_max)),
+        scan_every: config.lease() / 3,
+        claim: config.lease(),
+        visibility: config.visibility_ms,
+        metrics: metrics.clone(),
+    };
+    let outcomes = Outcomes {
+        store: store.clone(),
+        calls,
+        watch,
+        settled,
+        inquiries: config.inquiries(),
+        resends: config.resends(),
+        metrics: metrics.clone(),
+        stopping: shutdown.clone(),
+        abandon: abandon.clone(),
+    };
+    Ok((jobs, sweep, outcomes))
+}

@@ -6,6 +6,9 @@
 //!   been made for ever after, so it reaches none of them, not even when a later attempt was not sent.
 //! * Not found permits sending again under the same key, nothing else.
 
+/// Why a charge is unknown whose owner was not heard of in time.
+pub const LEASE_LAPSED: &str = "lease_lapsed";
+
 /// Where a charge stands. `attempt` counts the leases taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -28,6 +31,16 @@ pub enum State {
     Declined,
     Expired,
     Cancelled,
+}
+
+impl State {
+    /// Nothing leaves these.
+    pub fn has_ended(&self) -> bool {
+        match self {
+            State::Succeeded | State::Declined | State::Expired | State::Cancelled => true,
+            State::Absent | State::Waiting { .. } | State::Calling { .. } | State::Unknown { .. } => false,
+        }
+    }
 }
 
 /// What happened.
@@ -163,7 +176,7 @@ fn calling(current: i32, exposed: bool, event: &Event) -> Step {
         Event::CancelRequested => Step::TooLate,
         // The deadline binds the first call only.
         Event::DeadlinePassed => Step::TooLate,
-        Event::LeaseLapsed => Step::Move(To::Unknown { attempt: current, why: "lease_lapsed".to_owned() }),
+        Event::LeaseLapsed => Step::Move(To::Unknown { attempt: current, why: LEASE_LAPSED.to_owned() }),
         Event::Called { attempt, .. } | Event::Inquired { attempt, .. } if *attempt < current => Step::Stale,
         Event::Called { attempt, outcome } if *attempt == current => Step::Move(match outcome {
             Outcome::Succeeded { provider_reference } => {

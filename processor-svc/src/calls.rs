@@ -1,0 +1,103 @@
+//! Calls and inquiries under way. Each holds a permit from before its intent is committed until its outcome
+//! is: that bounds what is in memory, in flight and unwritten at the same time.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio_util::task::TaskTracker;
+
+use crate::charge::Charge;
+use crate::gateway::{Gateway, Judged};
+use crate::metrics::{Metrics, finding_label, outcome_label};
+use crate::saga::{Event, Outcome, State};
+use crate::store::sweep::Claim;
+
+/// Something happened to a charge; to be decided and written.
+pub struct Report {
+    pub charge: Charge,
+    /// The state in which it was when it happened.
+    pub from: State,
+    pub event: Event,
+    /// The number of the inquiry, if it was one.
+    pub inquiry: Option<i32>,
+    /// Kept until the report is written.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// Makes calls and reports how they ended.
+#[derive(Clone)]
+pub struct Calls {
+    pub gateway: Gateway,
+    pub reports: mpsc::UnboundedSender<Report>,
+    pub tasks: TaskTracker,
+    /// After the attempt was taken a call must be over by then.
+    pub lease: Duration,
+    pub call_max: Duration,
+    pub metrics: Metrics,
+}
+
+impl Calls {
+    /// Calls the gateway for an attempt whose intent is committed. `taken` is when it was decided to take it,
+    /// so never later than the lease began.
+    pub fn start(
+        &self,
+        charge: Charge,
+        attempt: i32,
+        exposed: bool,
+        taken: Instant,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            let outcome = this.call(&charge, taken).await;
+            Metrics::count(&this.metrics.calls, outcome_label(&outcome));
+            let from = State::Calling { attempt, exposed };
+            let event = Event::Called { attempt, outcome };
+            this.report(Report { charge, from, event, inquiry: None, permit });
+        });
+    }
+
+    async fn call(&self, charge: &Charge, taken: Instant) -> Outcome {
+        // A process that was stopped for a while must not call on a lease others may have taken for lost.
+        if taken.elapsed() + self.call_max > self.lease {
+            return Outcome::NotSent { why: "lease_too_short".to_owned() };
+        }
+        let begun = Instant::now();
+        self.metrics.calls_in_flight.inc();
+        let Judged { verdict, alarm } = self.gateway.charge(charge).await;
+        self.metrics.calls_in_flight.dec();
+        self.metrics.call_seconds.observe(begun.elapsed().as_secs_f64());
+        if alarm {
+            Metrics::count(&self.metrics.alarms, "mismatch");
+            tracing::error!(payment_id = %charge.payment_id, ?verdict, "the gateway answered about another charge");
+        }
+        verdict
+    }
+
+    /// Makes an inquiry that was claimed.
+    pub fn inquire(&self, claim: Claim, permit: OwnedSemaphorePermit) {
+        let this = self.clone();
+        self.tasks.spawn(async move {
+            let Claim { charge, attempt, seq, settled } = claim;
+            let Judged { verdict, alarm } = this.gateway.inquire(&charge).await;
+            if alarm {
+                Metrics::count(&this.metrics.alarms, "mismatch");
+                tracing::error!(payment_id = %charge.payment_id, ?verdict, "the gateway knows another charge");
+            }
+            let finding = verdict.finding(settled);
+            Metrics::count(&this.metrics.inquiries, finding_label(&finding));
+            let event = Event::Inquired { attempt, finding };
+            let from = State::Unknown { attempt };
+            this.report(Report { charge, from, event, inquiry: Some(seq), permit });
+        });
+    }
+
+    /// Hands a report to the writer. Never waits: there are no more reports than permits.
+    pub fn report(&self, report: Report) {
+        let payment_id = report.charge.payment_id;
+        if self.reports.send(report).is_err() {
+            // The writer is gone, so this process is ending; the lease tells the next one.
+            tracing::warn!(%payment_id, "an outcome was left to the lease");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Everything that can be set, read once before any port is bound.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Parser;
+use saga::telemetry::LogFormat;
+
+use crate::backoff::Backoff;
+
+#[derive(Clone, Debug, Parser)]
+#[command(version, about = "Charges authorized payments at the gateway")]
+pub struct Config {
+    /// Where this service answers /health.
+    #[arg(long, env)]
+    pub listen_addr: SocketAddr,
+    /// Where operators reach it: /ready, /metrics.
+    #[arg(long, env)]
+    pub admin_addr: SocketAddr,
+    /// The processor database, as the role processor_svc.
+    #[arg(long, env, hide_env_values = true, value_parser = url::<tokio_postgres::Config>)]
+    pub database_url: String,
+    /// Connections to it at most.
+    #[arg(long, env, default_value_t = 6)]
+    pub pool_size: usize,
+    /// RabbitMQ, e.g. amqp://user:password@host:5672/%2f
+    #[arg(long, env, hide_env_values = true, value_parser = url::<lapin::uri::AMQPUri>)]
+    pub amqp_url: String,
+    /// The queue of work messages.
+    #[arg(long, env, default_value = saga::contract::PAYMENT_QUEUE)]
+    pub queue: String,
+    /// Messages RabbitMQ hands out before they are acknowledged.
+    #[arg(long, env, default_value_t = 500)]
+    pub prefetch: u16,
+    /// Redis; only latency depends on it.
+    #[arg(long, env, hide_env_values = true, value_parser = url::<RedisUrl>)]
+    pub redis_url: String,
+    /// Seconds an ended charge is remembered there.
+    #[arg(long, env, default_value = "600", value_parser = seconds)]
+    pub redis_ttl_s: Duration,
+    /// Where the gateway is, e.g. http://gateway:8080
+    #[arg(long, env, value_parser = url::<reqwest::Url>)]
+    pub gateway_url: String,
+    /// Calls of new charges at the same time.
+    #[arg(long, env, default_value_t = 256)]
+    pub calls_max: usize,
+    /// Inquiries and repeated calls at the same time, beside them.
+    #[arg(long, env, default_value_t = 64)]
+    pub inquiries_max: usize,
+    /// Milliseconds to connect to the gateway.
+    #[arg(long, env, default_value = "1000", value_parser = millis)]
+    pub connect_ms: Duration,
+    /// Milliseconds a whole call may take; then its outcome is unknown.
+    #[arg(long, env, default_value = "10000", value_parser = millis)]
+    pub call_ms: Duration,
+    /// Milliseconds beyond the longest call after which others take an attempt for lost.
+    #[arg(long, env, default_value = "20000", value_parser = millis)]
+    pub lease_grace_ms: Duration,
+    /// The gateway's promise: after so many milliseconds an inquiry finds a charge that was made.
+    #[arg(long, env, default_value = "5000", value_parser = millis)]
+    pub visibility_ms: Duration,
+    /// Milliseconds until the first inquiry about an unknown outcome; doubled after each.
+    #[arg(long, env, default_value = "1000", value_parser = millis)]
+    pub inquiry_ms: Duration,
+    #[arg(long, env, default_value = "300000", value_parser = millis)]
+    pub inquiry_most_ms: Duration,
+    /// Milliseconds until a call that could not be sent is tried again; doubled after each.
+    #[arg(long, env, default_value = "1000", value_parser = millis)]
+    pub resend_ms: Duration,
+    #[arg(long, env, default_value = "30000", value_parser = millis)]
+    pub resend_most_ms: Duration,
+    #[arg(long, env, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// How long an attempt belongs to who took it. Always longer than a call, so that a process that works
+    /// never loses one.
+    pub fn lease(&self) -> Duration {
+        self.call_ms + self.lease_grace_ms
+    }
+
+    pub fn inquiries(&self) -> Backoff {
+        Backoff { first: self.inquiry_ms, most: self.inquiry_most_ms }
+    }
+
+    pub fn resends(&self) -> Backoff {
+        Backoff { first: self.resend_ms, most: self.resend_most_ms }
+    }
+}
+
+/// Redis has no type that parses without connecting.
+struct RedisUrl;
+
+impl FromStr for RedisUrl {
+    type Err = redis::RedisError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        redis::Client::open(text).map(|_| RedisUrl)
+    }
+}
+
+fn url<T: FromStr>(text: &str) -> Result<String, String>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse::<T>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn millis(text: &str) -> Result<Duration, String> {
+    positive(text).map(Duration::from_millis)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    positive(text).map(Duration::from_secs)
+}
+
+fn positive(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) => Err("must not be 0".to_owned()),
+        Ok(number) => Ok(number),
+        Err(error) => Err(format!("{error}: a whole number is expected")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(extra: &[&str]) -> Result<Config, String> {
+        let good = [
+            "processor-svc",
+            "--listen-addr=127.0.0.1:1",
+            "--admin-addr=127.0.0.1:2",
+            "--database-url=postgresql://processor_svc@127.0.0.1:3/processor",
+            "--amqp-url=amqp://127.0.0.1:4/%2f",
+            "--redis-url=redis://127.0.0.1:5",
+            "--gateway-url=http://127.0.0.1:6",
+        ];
+        let args = good.iter().filter(|arg| {
+            let name = arg.split('=').next().unwrap_or_default();
+            !extra.iter().any(|e| e.split('=').next() == Some(name))
+        });
+        Config::try_parse_from(args.chain(extra)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_hold_and_a_lease_outlives_a_call() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.queue, "PaymentInitiated");
+        assert_eq!(config.lease(), Duration::from_secs(30));
+        assert!(parse(&["--call-ms=60000"]).unwrap().lease() > Duration::from_secs(60));
+    }
+
+    #[test]
+    fn a_bad_value_is_named() {
+        for bad in [
+            "--listen-addr=x",
+            "--database-url=nonsense",
+            "--amqp-url=http://x",
+            "--redis-url=x",
+            "--gateway-url=x",
+            "--call-ms=0",
+            "--lease-grace-ms=-1",
+            "--prefetch=70000",
+        ] {
+            let error = parse(&[bad]).unwrap_err();
+            assert!(error.contains(bad.split('=').next().unwrap()), "{bad}: {error}");
+        }
+    }
+}

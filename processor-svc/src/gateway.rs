@@ -1,0 +1,278 @@
+//! The client of the payment gateway, and what its answers mean.
+//!
+//! A definite outcome needs an answer that names our charge and our amount. Whatever else arrives after a
+//! request may have left is unknown, never a failure. Nothing is retried here: who calls again, and when, is
+//! decided from committed rows.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use reqwest::{Client, Response, redirect, retry};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::charge::Charge;
+use crate::saga::{Finding, Outcome};
+
+/// The gateway's answers are a few hundred bytes; more is not one of them.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+const CODE_CHARS_MAX: usize = 64;
+const REFERENCE_CHARS_MAX: usize = 128;
+/// Shorter than servers keep idle connections, so that a call seldom meets one that is being closed.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// The gateway's idempotency key of a payment: one for ever, whatever happens to it.
+pub fn key(payment_id: Uuid) -> String {
+    payment_id.to_string()
+}
+
+/// What came back, before it is judged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    Answer {
+        status: u16,
+        body: Vec<u8>,
+    },
+    /// No connection: certainly no request left.
+    NotConnected,
+    /// The request may have left; no whole answer came.
+    Lost(&'static str),
+}
+
+/// A judgement. `alarm`: the gateway and we disagree about what this charge is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged<T> {
+    pub verdict: T,
+    pub alarm: bool,
+}
+
+#[derive(Clone)]
+pub struct Gateway {
+    http: Client,
+    charges: String,
+}
+
+#[derive(Serialize)]
+struct Request<'a> {
+    reference: Uuid,
+    amount: i64,
+    client_number: &'a str,
+    service_id: &'a str,
+}
+
+/// The gateway's document about a charge; fields it may leave out are optional.
+#[derive(Deserialize)]
+struct Answer {
+    status: String,
+    reference: Option<String>,
+    amount: Option<i64>,
+    provider_reference: Option<String>,
+    code: Option<String>,
+    /// A decline that the gateway itself will try again is no outcome.
+    #[serde(default)]
+    retryable: bool,
+}
+
+#[derive(Deserialize)]
+struct Problem {
+    r#type: String,
+}
+
+impl Gateway {
+    /// `url` is where the gateway is, without a path of its own; `call_max` bounds a call from connecting to
+    /// the last byte of the answer.
+    pub fn new(
+        url: &str,
+        connect_max: Duration,
+        call_max: Duration,
+        idle_max: usize,
+    ) -> anyhow::Result<Gateway> {
+        let http = Client::builder()
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .connect_timeout(connect_max)
+            .timeout(call_max)
+            .pool_idle_timeout(IDLE_MAX)
+            .pool_max_idle_per_host(idle_max)
+            .tcp_nodelay(true)
+            .build()
+            .context("gateway client")?;
+        let charges = format!("{}/charges", url.trim_end_matches('/'));
+        reqwest::Url::parse(&charges).with_context(|| format!("gateway URL {url}"))?;
+        Ok(Gateway { http, charges })
+    }
+
+    /// Charges, or repeats the answer if this payment was charged before.
+    pub async fn charge(&self, charge: &Charge) -> Judged<Outcome> {
+        let body = Request {
+            reference: charge.payment_id,
+            amount: charge.amount,
+            client_number: &charge.client_number,
+            service_id: &charge.service_id,
+        };
+        let mut request = self.http.post(&self.charges).json(&body);
+        request = request.header("idempotency-key", key(charge.payment_id));
+        if let Some(traceparent) = &charge.traceparent {
+            request = request.header("traceparent", traceparent);
+        }
+        judge_call(charge, &hear(request.send().await).await)
+    }
+
+    /// Asks by our reference what became of a charge.
+    pub async fn inquire(&self, charge: &Charge) -> Judged<Lookup> {
+        let request = self.http.get(format!("{}/{}", self.charges, charge.payment_id));
+        judge_inquiry(charge, &hear(request.send().await).await)
+    }
+}
+
+async fn hear(sent: reqwest::Result<Response>) -> Heard {
+    let mut response = match sent {
+        Ok(response) => response,
+        Err(error) if error.is_connect() => return Heard::NotConnected,
+        Err(error) => return lost(&error),
+    };
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) if body.len() + chunk.len() <= ANSWER_BYTES_MAX => body.extend_from_slice(&chunk),
+            Ok(Some(_)) => return Heard::Lost("answer_too_large"),
+            Ok(None) => return Heard::Answer { status, body },
+            Err(error) => return lost(&error),
+        }
+    }
+}
+
+fn lost(error: &reqwest::Error) -> Heard {
+    Heard::Lost(if error.is_timeout() { "timeout" } else { "connection_lost" })
+}
+
+/// How a call ended.
+pub fn judge_call(charge: &Charge, heard: &Heard) -> Judged<Outcome> {
+    let unknown = |why: &str| Outcome::Unknown { why: why.to_owned() };
+    let (status, body) = match heard {
+        Heard::NotConnected => return calm(Outcome::NotSent { why: "not_connected".to_owned() }),
+        Heard::Lost(why) => return calm(unknown(why)),
+        Heard::Answer { status, body } => (*status, body.as_slice()),
+    };
+    match status {
+        200 | 402 => match definite(charge, status, body) {
+            Ok(Definite::Succeeded { provider_reference }) => calm(Outcome::Succeeded { provider_reference }),
+            Ok(Definite::Declined { code }) => calm(Outcome::Declined { code }),
+            Err(NotDefinite::Mismatch) => alarm(unknown("answer_mismatch")),
+            Err(NotDefinite::Unreadable) => calm(unknown("unreadable_answer")),
+            Err(NotDefinite::Retryable) => calm(unknown("decline_retryable")),
+        },
+        // Rejected input is final, but only the gateway may say so, not something in between.
+        400 if is_problem(body, "invalid-charge") => {
+            calm(Outcome::Declined { code: "rejected_input".to_owned() })
+        }
+        // Our key was used with another body: there is a charge, and it is not this one.
+        422 => alarm(unknown("key_reused")),
+        status => calm(unknown(&format!("http_{status}"))),
+    }
+}
+
+/// What an inquiry found. Whether a miss is settled depends on when the call ended, which the caller knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    Succeeded { provider_reference: String },
+    Declined { code: String },
+    NotFound,
+    Unavailable { why: String },
+}
+
+impl Lookup {
+    /// `settled`: the gateway's visibility delay had passed when the inquiry was made.
+    pub fn finding(self, settled: bool) -> Finding {
+        match self {
+            Lookup::Succeeded { provider_reference } => Finding::Succeeded { provider_reference },
+            Lookup::Declined { code } => Finding::Declined { code },
+            Lookup::NotFound => Finding::NotFound { settled },
+            Lookup::Unavailable { why } => Finding::Unavailable { why },
+        }
+    }
+}
+
+/// What an inquiry found.
+pub fn judge_inquiry(charge: &Charge, heard: &Heard) -> Judged<Lookup> {
+    let unavailable = |why: &str| Lookup::Unavailable { why: why.to_owned() };
+    let (status, body) = match heard {
+        Heard::NotConnected => return calm(unavailable("not_connected")),
+        Heard::Lost(why) => return calm(unavailable(why)),
+        Heard::Answer { status, body } => (*status, body.as_slice()),
+    };
+    match status {
+        200 => match definite(charge, status, body) {
+            Ok(Definite::Succeeded { provider_reference }) => calm(Lookup::Succeeded { provider_reference }),
+            Ok(Definite::Declined { code }) => calm(Lookup::Declined { code }),
+            Err(NotDefinite::Mismatch) => alarm(unavailable("answer_mismatch")),
+            Err(NotDefinite::Unreadable) => calm(unavailable("unreadable_answer")),
+            Err(NotDefinite::Retryable) => calm(unavailable("decline_retryable")),
+        },
+        // A 404 of a proxy, or of a wrong URL, says nothing about the charge.
+        404 if is_problem(body, "charge-not-found") => calm(Lookup::NotFound),
+        status => calm(unavailable(&format!("http_{status}"))),
+    }
+}
+
+enum Definite {
+    Succeeded { provider_reference: String },
+    Declined { code: String },
+}
+
+enum NotDefinite {
+    Unreadable,
+    Mismatch,
+    Retryable,
+}
+
+fn definite(charge: &Charge, status: u16, body: &[u8]) -> Result<Definite, NotDefinite> {
+    let answer: Answer = serde_json::from_slice(body).map_err(|_| NotDefinite::Unreadable)?;
+    let ours = charge.payment_id.to_string();
+    let other_reference = answer.reference.as_ref().is_some_and(|reference| *reference != ours);
+    let other_amount = answer.amount.is_some_and(|amount| amount != charge.amount);
+    if other_reference || other_amount {
+        return Err(NotDefinite::Mismatch);
+    }
+    match (answer.status.as_str(), status) {
+        ("succeeded", 200) => {
+            // A success must say of what: money is taken on its word.
+            let complete = answer.reference.is_some() && answer.amount.is_some();
+            let provider_reference = answer.provider_reference.filter(|r| fits(r, REFERENCE_CHARS_MAX));
+            match provider_reference {
+                Some(provider_reference) if complete => Ok(Definite::Succeeded { provider_reference }),
+                Some(_) | None => Err(NotDefinite::Unreadable),
+            }
+        }
+        ("declined", _) if answer.retryable => Err(NotDefinite::Retryable),
+        ("declined", _) => match answer.code.filter(|code| fits(code, CODE_CHARS_MAX)) {
+            Some(code) => Ok(Definite::Declined { code }),
+            None => Err(NotDefinite::Unreadable),
+        },
+        (_, _) => Err(NotDefinite::Unreadable),
+    }
+}
+
+fn fits(text: &str, chars_max: usize) -> bool {
+    !text.is_empty() && text.chars().count() <= chars_max && !text.chars().any(char::is_control)
+}
+
+/// A problem document whose type ends in `kind`.
+fn is_problem(body: &[u8], kind: &str) -> bool {
+    serde_json::from_slice::<Problem>(body)
+        .is_ok_and(|problem| problem.r#type.rsplit([':', '/']).next() == Some(kind))
+}
+
+fn calm<T>(verdict: T) -> Judged<T> {
+    Judged { verdict, alarm: false }
+}
+
+fn alarm<T>(verdict: T) -> Judged<T> {
+    Judged { verdict, alarm: true }
+}
+
+#[cfg(test)]
+#[path = "gateway_tests.rs"]
+mod tests;

@@ -1,0 +1,151 @@
+//! What every kind of answer means.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const ID: &str = "0198c0de-0000-7000-8000-000000000001";
+
+fn charge() -> Charge {
+    Charge {
+        payment_id: ID.parse().unwrap(),
+        user_id: Uuid::nil(),
+        client_number: "5551234".to_owned(),
+        service_id: "power".to_owned(),
+        amount: 15_000,
+        traceparent: None,
+    }
+}
+
+fn answer(status: u16, body: &Value) -> Heard {
+    Heard::Answer { status, body: body.to_string().into_bytes() }
+}
+
+fn raw(status: u16, body: &[u8]) -> Heard {
+    Heard::Answer { status, body: body.to_vec() }
+}
+
+fn succeeded() -> Value {
+    json!({"status": "succeeded", "provider_reference": "ch_1", "reference": ID, "amount": 15_000})
+}
+
+fn declined() -> Value {
+    json!({"status": "declined", "code": "no_funds", "reference": ID, "amount": 15_000})
+}
+
+fn with(mut value: Value, field: &str, to: Value) -> Value {
+    value[field] = to;
+    value
+}
+
+fn without(mut value: Value, field: &str) -> Value {
+    value.as_object_mut().unwrap().remove(field);
+    value
+}
+
+fn problem(kind: &str) -> Value {
+    json!({"type": format!("urn:gateway-sim:problem:{kind}"), "title": "x", "status": 400})
+}
+
+/// A verdict in a few words.
+fn call(heard: &Heard) -> String {
+    let Judged { verdict, alarm } = judge_call(&charge(), heard);
+    let text = match verdict {
+        Outcome::Succeeded { provider_reference } => format!("succeeded {provider_reference}"),
+        Outcome::Declined { code } => format!("declined {code}"),
+        Outcome::NotSent { why } => format!("not sent {why}"),
+        Outcome::Unknown { why } => format!("unknown {why}"),
+    };
+    if alarm { format!("{text}!") } else { text }
+}
+
+fn inquiry(heard: &Heard) -> String {
+    let Judged { verdict, alarm } = judge_inquiry(&charge(), heard);
+    let text = match verdict {
+        Lookup::Succeeded { provider_reference } => format!("succeeded {provider_reference}"),
+        Lookup::Declined { code } => format!("declined {code}"),
+        Lookup::NotFound => "not found".to_owned(),
+        Lookup::Unavailable { why } => format!("unavailable {why}"),
+    };
+    if alarm { format!("{text}!") } else { text }
+}
+
+#[test]
+fn what_an_answer_to_a_call_means() {
+    let long = "x".repeat(200);
+    let table = [
+        (answer(200, &succeeded()), "succeeded ch_1"),
+        (answer(200, &declined()), "declined no_funds"),
+        (answer(402, &declined()), "declined no_funds"),
+        (answer(402, &json!({"status": "declined", "code": "no_funds"})), "declined no_funds"),
+        (answer(400, &problem("invalid-charge")), "declined rejected_input"),
+        (Heard::NotConnected, "not sent not_connected"),
+        (Heard::Lost("timeout"), "unknown timeout"),
+        (Heard::Lost("connection_lost"), "unknown connection_lost"),
+        // Succeeded, but not this charge.
+        (answer(200, &with(succeeded(), "amount", json!(15_001))), "unknown answer_mismatch!"),
+        (answer(200, &with(succeeded(), "reference", json!("other"))), "unknown answer_mismatch!"),
+        (answer(402, &with(declined(), "reference", json!("other"))), "unknown answer_mismatch!"),
+        (answer(402, &with(declined(), "amount", json!(1))), "unknown answer_mismatch!"),
+        (answer(422, &problem("idempotency-key-reused")), "unknown key_reused!"),
+        // 200, but no outcome in it.
+        (raw(200, b""), "unknown unreadable_answer"),
+        (raw(200, b"{\"status\":\"succ"), "unknown unreadable_answer"),
+        (raw(200, b"<html>"), "unknown unreadable_answer"),
+        (answer(200, &json!([])), "unknown unreadable_answer"),
+        (answer(200, &without(succeeded(), "amount")), "unknown unreadable_answer"),
+        (answer(200, &without(succeeded(), "reference")), "unknown unreadable_answer"),
+        (answer(200, &without(succeeded(), "provider_reference")), "unknown unreadable_answer"),
+        (answer(200, &with(succeeded(), "provider_reference", json!(""))), "unknown unreadable_answer"),
+        (answer(200, &with(succeeded(), "provider_reference", json!(long))), "unknown unreadable_answer"),
+        (answer(200, &with(succeeded(), "provider_reference", json!("a\u{0}"))), "unknown unreadable_answer"),
+        (answer(200, &with(succeeded(), "status", json!("pending"))), "unknown unreadable_answer"),
+        (answer(200, &without(declined(), "code")), "unknown unreadable_answer"),
+        (answer(402, &succeeded()), "unknown unreadable_answer"),
+        (answer(402, &with(declined(), "retryable", json!(true))), "unknown decline_retryable"),
+        // Other statuses, whatever is in them.
+        (answer(400, &problem("bad-request")), "unknown http_400"),
+        (raw(400, b"<html>"), "unknown http_400"),
+        (answer(201, &succeeded()), "unknown http_201"),
+        (answer(302, &succeeded()), "unknown http_302"),
+        (answer(401, &problem("unauthorized")), "unknown http_401"),
+        (answer(404, &problem("charge-not-found")), "unknown http_404"),
+        (answer(408, &problem("timeout")), "unknown http_408"),
+        (answer(409, &problem("in-progress")), "unknown http_409"),
+        (answer(429, &problem("too-many-requests")), "unknown http_429"),
+        (answer(500, &declined()), "unknown http_500"),
+        (raw(502, b"<html>"), "unknown http_502"),
+        (answer(503, &succeeded()), "unknown http_503"),
+    ];
+    for (heard, expected) in table {
+        assert_eq!(call(&heard), expected, "{heard:?}");
+    }
+}
+
+#[test]
+fn what_an_answer_to_an_inquiry_means() {
+    let table = [
+        (answer(200, &succeeded()), "succeeded ch_1"),
+        (answer(200, &declined()), "declined no_funds"),
+        (answer(404, &problem("charge-not-found")), "not found"),
+        (answer(404, &problem("not-found")), "unavailable http_404"),
+        (raw(404, b"<html>"), "unavailable http_404"),
+        (answer(402, &declined()), "unavailable http_402"),
+        (answer(200, &with(succeeded(), "amount", json!(1))), "unavailable answer_mismatch!"),
+        (answer(200, &with(declined(), "retryable", json!(true))), "unavailable decline_retryable"),
+        (answer(200, &with(succeeded(), "status", json!("pending"))), "unavailable unreadable_answer"),
+        (raw(200, b""), "unavailable unreadable_answer"),
+        (answer(409, &problem("in-progress")), "unavailable http_409"),
+        (raw(500, b""), "unavailable http_500"),
+        (Heard::NotConnected, "unavailable not_connected"),
+        (Heard::Lost("timeout"), "unavailable timeout"),
+    ];
+    for (heard, expected) in table {
+        assert_eq!(inquiry(&heard), expected, "{heard:?}");
+    }
+}
+
+#[test]
+fn the_key_of_a_payment_never_changes() {
+    assert_eq!(key(ID.parse().unwrap()), ID);
+}

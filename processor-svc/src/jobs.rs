@@ -1,0 +1,314 @@
+//! Work messages from RabbitMQ: taken by the hundred, committed as intents, acknowledged, then called.
+//!
+//! As many messages are taken as calls may begin, so no lease runs while a charge waits in memory. A message
+//! is acknowledged after its row is committed: the row is the work. What cannot be read is parked in the same
+//! transaction. The connection is ours to renew; everything awaited on it has a time-out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use futures_util::{FutureExt, StreamExt};
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ConnectionProperties, Consumer};
+use saga::parked::Parked;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::calls::Calls;
+use crate::metrics::Metrics;
+use crate::retry::{Stop, backoff, until_done};
+use crate::settled::Settled;
+use crate::store::{Admitted, Store};
+use crate::work::{self, Job, Message};
+
+/// For every answer of the broker.
+const BROKER_MAX: Duration = Duration::from_secs(10);
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+/// A queue this long silent is asked whether it is still there.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+const RECONNECT_MOST: Duration = Duration::from_secs(5);
+/// Rows per commit.
+const BATCH_MAX: usize = 500;
+
+pub struct Jobs {
+    pub url: String,
+    pub queue: String,
+    pub prefetch: u16,
+    pub store: Store,
+    pub settled: Settled,
+    pub calls: Calls,
+    /// One for each call that may be under way.
+    pub permits: Arc<Semaphore>,
+    pub metrics: Metrics,
+}
+
+/// A readable message: the job, and the message it would be parked as.
+struct Taken {
+    job: Job,
+    message: Message,
+}
+
+impl Jobs {
+    /// Consumes until `shutdown`; reconnects for as long as it takes.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut waits = backoff(RECONNECT_MOST);
+        while !shutdown.is_cancelled() {
+            let begun = Instant::now();
+            let ended = self.session(&shutdown).await;
+            self.metrics.broker_connected.set(0);
+            let Err(error) = ended else { continue };
+            Metrics::count(&self.metrics.failures, "broker");
+            tracing::warn!(error = format!("{error:#}"), "RabbitMQ is away, connecting again");
+            if begun.elapsed() > RECONNECT_MOST {
+                waits = backoff(RECONNECT_MOST);
+            }
+            tokio::select! {
+                () = tokio::time::sleep(waits.next().unwrap_or(RECONNECT_MOST)) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    /// One connection, from connecting to its end.
+    async fn session(&self, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        let connecting = Connection::connect(&self.url, ConnectionProperties::default());
+        let connection = bounded("connect", connecting).await?;
+        let consumed = self.consume(&connection, shutdown).await;
+        // What is not acknowledged goes back to the queue, also if this fails.
+        let _ = tokio::time::timeout(CLOSE_MAX, connection.close(200, "stopping".into())).await;
+        consumed
+    }
+
+    async fn consume(&self, connection: &Connection, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        let channel = bounded("open a channel", connection.create_channel()).await?;
+        bounded("set the prefetch", channel.basic_qos(self.prefetch, BasicQosOptions::default())).await?;
+        self.declare(&channel).await?;
+        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        let consuming = channel.basic_consume(self.queue.as_str().into(), "".into(), options, arguments);
+        let mut consumer = bounded("consume", consuming).await?;
+        self.metrics.broker_connected.set(1);
+        tracing::info!(queue = self.queue, "taking work");
+        loop {
+            let Some(mut permits) = self.capacity(shutdown).await else { return Ok(()) };
+            let next = tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                next = tokio::time::timeout(SILENCE_MAX, consumer.next()) => next,
+            };
+            match next {
+                Ok(Some(first)) => {
+                    let deliveries = drain(first.context("delivery")?, &mut consumer, permits.num_permits())?;
+                    self.batch(&channel, deliveries, &mut permits, shutdown).await?;
+                }
+                Ok(None) => bail!("the consumer was cancelled by the broker"),
+                Err(_) => self.declare(&channel).await?,
+            }
+        }
+    }
+
+    /// The relay creates the queue; here it only must be there.
+    async fn declare(&self, channel: &Channel) -> anyhow::Result<()> {
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declaring = channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default());
+        bounded("find the queue", declaring).await.map(drop)
+    }
+
+    /// At least one permit, and as many more as there are; none on shutdown.
+    async fn capacity(&self, shutdown: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+        let mut permits = tokio::select! {
+            () = shutdown.cancelled() => return None,
+            permit = self.permits.clone().acquire_owned() => permit.ok()?,
+        };
+        while permits.num_permits() < BATCH_MAX
+            && let Ok(more) = self.permits.clone().try_acquire_owned()
+        {
+            permits.merge(more);
+        }
+        Some(permits)
+    }
+
+    /// Commits what was delivered, acknowledges it, begins the calls.
+    async fn batch(
+        &self,
+        channel: &Channel,
+        deliveries: Vec<Delivery>,
+        permits: &mut OwnedSemaphorePermit,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let Some(last) = deliveries.last().map(|delivery| delivery.delivery_tag) else { return Ok(()) };
+        let (taken, unreadable) = self.read(deliveries);
+        let taken = self.not_ended(taken).await;
+        let begun = Instant::now();
+        let Ok(jobs) = self.admit(taken, unreadable, shutdown).await else {
+            // Shutting down with the database away: nothing is committed, everything is delivered again.
+            return Ok(());
+        };
+        // Batches are committed one after the other, so everything up to here is done.
+        let acknowledging = channel.basic_ack(last, BasicAckOptions { multiple: true });
+        let acknowledged = bounded("acknowledge", acknowledging).await;
+        for job in jobs {
+            match permits.split(1) {
+                Some(permit) => self.calls.start(job.charge, 1, false, begun, permit),
+                // Never more jobs than permits; if there were, the lease would tell the sweeper.
+                None => tracing::error!(payment_id = %job.charge.payment_id, "no permit for a charge"),
+            }
+        }
+        acknowledged
+    }
+
+    /// Readable messages, one per payment, and the others set aside.
+    fn read(&self, deliveries: Vec<Delivery>) -> (Vec<Taken>, Vec<Parked>) {
+        let (mut taken, mut unreadable) = (Vec::with_capacity(deliveries.len()), Vec::new());
+        let mut at: HashMap<Uuid, usize> = HashMap::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            let message = message(delivery);
+            match work::read(&message) {
+                Err(reason) => unreadable.push(self.parked(&message, &reason)),
+                Ok(job) => match at.get(&job.charge.payment_id) {
+                    None => {
+                        at.insert(job.charge.payment_id, taken.len());
+                        taken.push(Taken { job, message });
+                    }
+                    Some(first) if job.charge.is_same(&taken[*first].job.charge) => self.count("already", 1),
+                    Some(_) => unreadable.push(self.parked(&message, CONFLICT)),
+                },
+            }
+        }
+        self.count("parked", unreadable.len());
+        (taken, unreadable)
+    }
+
+    /// Drops duplicates of charges that are known to have ended.
+    async fn not_ended(&self, mut taken: Vec<Taken>) -> Vec<Taken> {
+        let ids: Vec<Uuid> = taken.iter().map(|t| t.job.charge.payment_id).collect();
+        let ended = self.settled.among(&ids).await;
+        if !ended.is_empty() {
+            taken.retain(|t| !ended.contains(&t.job.charge.payment_id));
+            self.count("ended", ended.len());
+        }
+        taken
+    }
+
+    /// Commits the intents, and answers those to call. What the database refuses for good is found by halving
+    /// and parked.
+    async fn admit(
+        &self,
+        taken: Vec<Taken>,
+        unreadable: Vec<Parked>,
+        shutdown: &CancellationToken,
+    ) -> Result<Vec<Job>, Stop> {
+        let (mut to_call, mut unreadable) = (Vec::with_capacity(taken.len()), unreadable);
+        let mut parts = vec![taken];
+        while let Some(mut part) = parts.pop() {
+            if part.is_empty() && unreadable.is_empty() {
+                continue;
+            }
+            let begun = Instant::now();
+            let jobs: Vec<&Job> = part.iter().map(|t| &t.job).collect();
+            let committing = || self.store.admit(&jobs, &unreadable);
+            match until_done("commit intents", &self.metrics, shutdown, committing).await {
+                Ok(answers) => {
+                    self.metrics.committed("intents", part.len(), begun);
+                    unreadable.clear();
+                    let conflicts = self.sort(part, &answers, &mut to_call);
+                    self.park(conflicts, shutdown).await?;
+                }
+                Err(Stop::Abandoned) => return Err(Stop::Abandoned),
+                Err(Stop::Poison(error)) if part.len() <= 1 => {
+                    let reason = format!("{error:#}");
+                    self.count("parked", part.len());
+                    unreadable.extend(part.iter().map(|t| self.parked(&t.message, &reason)));
+                    parts.push(Vec::new());
+                }
+                Err(Stop::Poison(_)) => {
+                    let rest = part.split_off(part.len() / 2);
+                    parts.extend([part, rest]);
+                }
+            }
+        }
+        Ok(to_call)
+    }
+
+    /// Counts what became of each job and collects those to call; answers the messages to park.
+    fn sort(&self, part: Vec<Taken>, answers: &[Admitted], to_call: &mut Vec<Job>) -> Vec<Parked> {
+        let mut conflicts = Vec::new();
+        for (taken, answer) in part.into_iter().zip(answers) {
+            let result = match answer {
+                Admitted::Calling => {
+                    to_call.push(taken.job);
+                    "calling"
+                }
+                Admitted::Expired => {
+                    Metrics::count(&self.metrics.transitions, "expired");
+                    "expired"
+                }
+                Admitted::Already => "already",
+                Admitted::Conflict => {
+                    conflicts.push(self.parked(&taken.message, CONFLICT));
+                    "parked"
+                }
+            };
+            self.count(result, 1);
+        }
+        conflicts
+    }
+
+    async fn park(&self, messages: Vec<Parked>, shutdown: &CancellationToken) -> Result<(), Stop> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        until_done("park messages", &self.metrics, shutdown, || self.store.park(&messages)).await
+    }
+
+    fn parked(&self, message: &Message, reason: &str) -> Parked {
+        work::park(&self.queue, message, reason)
+    }
+
+    fn count(&self, result: &str, messages: usize) {
+        self.metrics.jobs.with_label_values(&[result]).inc_by(messages as u64);
+    }
+}
+
+const CONFLICT: &str = "this payment was already taken up as a different charge";
+
+/// The first delivery and what else has arrived, without waiting.
+fn drain(first: Delivery, consumer: &mut Consumer, most: usize) -> anyhow::Result<Vec<Delivery>> {
+    let mut deliveries = vec![first];
+    while deliveries.len() < most {
+        match consumer.next().now_or_never() {
+            Some(Some(delivery)) => deliveries.push(delivery.context("delivery")?),
+            // Nothing there, or the end, which the next wait will see.
+            Some(None) | None => break,
+        }
+    }
+    Ok(deliveries)
+}
+
+fn message(delivery: Delivery) -> Message {
+    let properties = delivery.properties;
+    let text = |value: &AMQPValue| match value {
+        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    };
+    let headers = properties.headers().iter().flat_map(|table| table.inner());
+    let headers = headers.filter_map(|(name, value)| Some((name.to_string(), text(value)?))).collect();
+    Message {
+        body: delivery.data,
+        message_id: properties.message_id().as_ref().map(ToString::to_string),
+        kind: properties.kind().as_ref().map(ToString::to_string),
+        headers,
+    }
+}
+
+/// The broker's answer, or an error that says what was waited for.
+async fn bounded<T>(what: &str, answer: impl Future<Output = lapin::Result<T>>) -> anyhow::Result<T> {
+    match tokio::time::timeout(BROKER_MAX, answer).await {
+        Ok(answered) => answered.with_context(|| what.to_owned()),
+        Err(_) => bail!("{what}: no answer within {BROKER_MAX:?}"),
+    }
+}

@@ -1,0 +1,20 @@
+//! The binary: configuration, logs, signals, listeners.
+
+use anyhow::Context;
+use processor_svc::Config;
+use saga::{process, telemetry};
+use tokio::net::TcpListener;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let config: Config = process::config();
+    telemetry::init(config.log_format);
+    let shutdown = process::shutdown_on_signal()?;
+    let public = TcpListener::bind(config.listen_addr)
+        .await
+        .with_context(|| format!("LISTEN_ADDR {}", config.listen_addr))?;
+    let admin = TcpListener::bind(config.admin_addr)
+        .await
+        .with_context(|| format!("ADMIN_ADDR {}", config.admin_addr))?;
+    processor_svc::run(config, public, admin, shutdown).await
+}

@@ -1,0 +1,59 @@
+//! Database work that must get done: tried again with jittered back-off for as long as the database is away.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use saga::postgres::{Failure, classify};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+
+const FIRST: Duration = Duration::from_millis(20);
+const MOST: Duration = Duration::from_secs(2);
+
+/// Why it did not get done.
+#[derive(Debug)]
+pub enum Stop {
+    /// It would fail for ever: the data cannot be stored.
+    Poison(anyhow::Error),
+    /// The process is ending.
+    Abandoned,
+}
+
+/// Waits that grow to `most`, with jitter, without end.
+pub fn backoff(most: Duration) -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(FIRST)
+        .with_max_delay(most)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// Repeats `work` until it succeeds, fails for good, or `abandon` is cancelled.
+pub async fn until_done<T, F>(
+    what: &str,
+    metrics: &Metrics,
+    abandon: &CancellationToken,
+    mut work: impl FnMut() -> F,
+) -> Result<T, Stop>
+where
+    F: Future<Output = anyhow::Result<T>>,
+{
+    let mut waits = backoff(MOST);
+    loop {
+        let error = match work().await {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        if classify(&error) == Failure::Poison {
+            return Err(Stop::Poison(error));
+        }
+        Metrics::count(&metrics.failures, "database");
+        tracing::warn!(error = format!("{error:#}"), "{what} failed, trying again");
+        tokio::select! {
+            () = tokio::time::sleep(waits.next().unwrap_or(MOST)) => {}
+            () = abandon.cancelled() => return Err(Stop::Abandoned),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Redis: which charges have ended, so that a duplicate message is dropped without asking the database.
+//!
+//! Only what is committed is ever written here, under a name that belongs to one history of one database;
+//! so flushing, stopping or restoring Redis changes latency, never an outcome. Whatever Redis does not answer
+//! within a few milliseconds is taken for unknown.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use redis::AsyncCommands;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::metrics::Metrics;
+
+const ANSWER_MAX: Duration = Duration::from_millis(5);
+/// Writing is not waited for, so it may take longer; then it is dropped.
+const WRITE_MAX: Duration = Duration::from_millis(500);
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_secs(1);
+
+#[derive(Clone)]
+pub struct Settled {
+    connection: Arc<OnceLock<ConnectionManager>>,
+    /// Identity of the database whose outcomes these are; none while it is not known.
+    identity: Arc<Mutex<Option<Arc<str>>>>,
+    ttl: Duration,
+    metrics: Metrics,
+}
+
+impl Settled {
+    /// Connects in the background and keeps connected.
+    pub fn new(
+        url: &str,
+        ttl: Duration,
+        metrics: Metrics,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Settled> {
+        let client = redis::Client::open(url)?;
+        let connection = Arc::new(OnceLock::new());
+        let settled = Settled { connection: connection.clone(), identity: Arc::default(), ttl, metrics };
+        tokio::spawn(async move {
+            let connected = async {
+                loop {
+                    let config = ConnectionManagerConfig::new()
+                        .set_connection_timeout(Some(CONNECT_MAX))
+                        .set_response_timeout(Some(WRITE_MAX));
+                    match ConnectionManager::new_with_config(client.clone(), config).await {
+                        Ok(manager) => return manager,
+                        Err(error) => tracing::debug!(%error, "Redis is away"),
+                    }
+                    tokio::time::sleep(RETRY).await;
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                manager = connected => { let _ = connection.set(manager); }
+            }
+        });
+        Ok(settled)
+    }
+
+    /// From now on outcomes are those of this database. `None`: unknown, nothing is looked up or written.
+    pub fn set_identity(&self, identity: Option<&str>) {
+        *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity.map(Into::into);
+    }
+
+    /// Which of these charges have certainly ended.
+    pub async fn among(&self, payments: &[Uuid]) -> HashSet<Uuid> {
+        let (Some(mut connection), Some(keys)) = (self.connection.get().cloned(), self.keys(payments)) else {
+            return HashSet::new();
+        };
+        let asked = connection.mget::<_, Vec<Option<u8>>>(&keys);
+        let known: HashSet<Uuid> = match tokio::time::timeout(ANSWER_MAX, asked).await {
+            Ok(Ok(found)) => payments.iter().zip(found).filter_map(|(id, hit)| hit.map(|_| *id)).collect(),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "Redis did not answer");
+                return self.failed(payments);
+            }
+            Err(_) => return self.failed(payments),
+        };
+        let cache = &self.metrics.cache;
+        cache.with_label_values(&["hit"]).inc_by(known.len() as u64);
+        cache.with_label_values(&["miss"]).inc_by((payments.len() - known.len()) as u64);
+        known
+    }
+
+    fn failed(&self, payments: &[Uuid]) -> HashSet<Uuid> {
+        self.metrics.cache.with_label_values(&["failed"]).inc_by(payments.len() as u64);
+        HashSet::new()
+    }
+
+    /// Remembers charges whose terminal outcome is committed. Not waited for.
+    pub fn remember(&self, payments: &[Uuid]) {
+        let (Some(mut connection), Some(keys)) = (self.connection.get().cloned(), self.keys(payments)) else {
+            return;
+        };
+        let ttl = self.ttl.as_secs();
+        let failures = self.metrics.failures.clone();
+        tokio::spawn(async move {
+            let mut pipe = redis::pipe();
+            for key in &keys {
+                pipe.set_ex(key, 1, ttl).ignore();
+            }
+            let written = tokio::time::timeout(WRITE_MAX, pipe.query_async::<()>(&mut connection)).await;
+            if !matches!(written, Ok(Ok(()))) {
+                Metrics::count(&failures, "redis");
+            }
+        });
+    }
+
+    fn keys(&self, payments: &[Uuid]) -> Option<Vec<String>> {
+        let identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let keys = payments.iter().map(|id| format!("processor/{identity}/ended/{}", id.simple()));
+        (!payments.is_empty()).then(|| keys.collect())
+    }
+}

@@ -1,0 +1,349 @@
+//! All SQL of processor-svc. One batch is one statement (or one transaction, when messages are parked),
+//! whatever its size.
+//!
+//! Rows change by compare-and-set on (payment, attempt, status): what was decided from a state is written only
+//! if the row is still in that state. The caller reads and decides again what did not apply.
+//!
+//! [`sweep`] has the statements of the sweeper.
+
+pub mod sweep;
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use saga::parked::{self, Parked};
+use saga::postgres::{Client, Pool};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::charge::Charge;
+use crate::saga::{State, To};
+use crate::work::Job;
+
+/// What became of a job's insert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admitted {
+    /// The intent is committed, attempt 1 is ours: call.
+    Calling,
+    /// Its deadline had passed by the database's clock: it ended without a call.
+    Expired,
+    /// It was there already, the same charge: a duplicate message.
+    Already,
+    /// It was there already, as a different charge.
+    Conflict,
+}
+
+/// One transition to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    pub payment_id: Uuid,
+    /// The state it was decided from.
+    pub from: State,
+    pub to: To,
+    /// Until the next call of a waiting charge, or the first inquiry of an unknown one.
+    pub pause: Duration,
+}
+
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool,
+    lease: Duration,
+}
+
+const INSERT: &str = "
+    insert into charges (payment_id, user_id, client_number, service_id, amount, traceparent, expires_at,
+                         status, reason, lease_until, decided_at)
+    select payment_id, user_id, client_number, service_id, amount, traceparent, expires_at,
+           case when late then 'expired' else 'calling' end,
+           case when late then 'deadline_passed' end,
+           now() + $8::int8 * interval '1 millisecond',
+           case when late then now() end
+      from (select *, coalesce(expires_at <= now(), false) as late
+              from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[], $6::text[], $7::timestamptz[])
+                as job (payment_id, user_id, client_number, service_id, amount, traceparent, expires_at)) job
+    on conflict do nothing
+    returning payment_id, status";
+
+const READ_CHARGES: &str = "
+    select payment_id, user_id, client_number, service_id, amount, traceparent from charges
+     where payment_id = any($1)";
+
+const READ_STATES: &str = "
+    select payment_id, status, attempt, exposed from charges where payment_id = any($1)";
+
+// A first call after a pause is bound by the deadline, as a first call without one is.
+const APPLY: &str = "
+    with moved as (
+        update charges c
+           set status = w.status,
+               attempt = w.attempt,
+               exposed = c.exposed or w.status = 'unknown',
+               reason = w.reason,
+               version = c.version + 1,
+               provider_reference = w.provider_reference,
+               lease_until = coalesce(now() + w.lease_ms * interval '1 millisecond', c.lease_until),
+               decided_at = case when w.status in ('succeeded', 'declined', 'expired', 'cancelled') then now() end
+          from unnest($1::uuid[], $2::text[], $3::int4[], $4::text[], $5::int4[], $6::text[], $7::text[],
+                      $8::int8[], $9::text[], $10::int8[])
+               as w (payment_id, from_status, from_attempt, status, attempt, reason, provider_reference,
+                     lease_ms, noted_kind, next_ms)
+         where c.payment_id = w.payment_id and c.status = w.from_status and c.attempt = w.from_attempt
+           and (w.status <> 'calling' or c.exposed or c.expires_at > now() or c.expires_at is null)
+        returning c.payment_id, c.user_id, w.attempt, w.status, w.reason, w.noted_kind, w.next_ms
+    ), noted as (
+        insert into charge_attempts (payment_id, user_id, attempt, seq, kind, outcome, detail, next_at)
+        select payment_id, user_id, attempt, 1, noted_kind,
+               case status when 'waiting' then 'not_sent' else 'unknown' end, reason,
+               now() + next_ms * interval '1 millisecond'
+          from moved where noted_kind is not null
+        on conflict do nothing
+    )
+    select payment_id from moved";
+
+const IDENTITY: &str = "
+    select system.system_identifier::text || '/' || checkpoint.timeline_id::text || '/' || d.oid::text
+      from pg_control_system() system, pg_control_checkpoint() checkpoint, pg_database d
+     where d.datname = current_database()";
+
+impl Store {
+    /// `lease`: how long a call may take before others may take it for lost.
+    pub fn new(pool: Pool, lease: Duration) -> Store {
+        Store { pool, lease }
+    }
+
+    pub async fn reachable(&self) -> Result<(), String> {
+        saga::postgres::reachable(&self.pool).await
+    }
+
+    async fn client(&self) -> anyhow::Result<Client> {
+        self.pool.get().await.context("processor database")
+    }
+
+    /// Commits the intents of `jobs` (distinct payments) and parks `unreadable`, all or nothing.
+    /// Answers for each job, in order.
+    pub async fn admit(&self, jobs: &[&Job], unreadable: &[Parked]) -> anyhow::Result<Vec<Admitted>> {
+        let mut client = self.client().await?;
+        let inserted = if unreadable.is_empty() {
+            insert(&client, jobs, self.lease).await?
+        } else {
+            let transaction = client.transaction().await.context("begin")?;
+            parked::insert(&transaction, unreadable).await?;
+            let inserted = insert(&transaction, jobs, self.lease).await?;
+            transaction.commit().await.context("commit")?;
+            inserted
+        };
+        // In a later statement: what the insert met is visible to it. Its immutable columns tell whether the
+        // message is a duplicate.
+        let met: Vec<Uuid> =
+            jobs.iter().map(|j| j.charge.payment_id).filter(|id| !inserted.contains_key(id)).collect();
+        let mut there = HashMap::new();
+        if !met.is_empty() {
+            let read = client.prepare_cached(READ_CHARGES).await?;
+            let rows = client.query(&read, &[&met]).await.context("read charges")?;
+            there.extend(rows.iter().map(|row| (row.get("payment_id"), charge(row))));
+        }
+        jobs.iter().map(|job| admitted(job, &inserted, &there)).collect()
+    }
+
+    /// Parks messages that turned out to be impossible.
+    pub async fn park(&self, messages: &[Parked]) -> anyhow::Result<()> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.context("begin")?;
+        parked::insert(&transaction, messages).await?;
+        transaction.commit().await.context("commit")
+    }
+
+    /// Writes transitions (of distinct payments); answers which applied. The others are no longer in the
+    /// state they were decided from, or past their deadline.
+    pub async fn apply(&self, writes: &[Write]) -> anyhow::Result<HashSet<Uuid>> {
+        if writes.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let mut rows: Vec<Values<'_>> = writes.iter().map(|write| self.values(write)).collect();
+        // In one order everywhere, so that two batches that share rows seldom deadlock.
+        rows.sort_unstable_by_key(|row| row.payment_id);
+        let client = self.client().await?;
+        let apply = client.prepare_cached(APPLY).await?;
+        let moved = client
+            .query(
+                &apply,
+                &[
+                    &column(&rows, |r| r.payment_id),
+                    &column(&rows, |r| r.from.0),
+                    &column(&rows, |r| r.from.1),
+                    &column(&rows, |r| r.to.0),
+                    &column(&rows, |r| r.to.1),
+                    &column(&rows, |r| r.reason),
+                    &column(&rows, |r| r.provider_reference),
+                    &column(&rows, |r| r.lease_ms),
+                    &column(&rows, |r| r.noted_kind),
+                    &column(&rows, |r| r.next_ms),
+                ],
+            )
+            .await
+            .context("write transitions")?;
+        Ok(moved.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// Where charges stand now; those without a row are missing.
+    pub async fn states(&self, payments: &[Uuid]) -> anyhow::Result<HashMap<Uuid, State>> {
+        if payments.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let client = self.client().await?;
+        let read = client.prepare_cached(READ_STATES).await?;
+        let rows = client.query(&read, &[&payments]).await.context("read states")?;
+        rows.iter().map(|row| Ok((row.get("payment_id"), state(row)?))).collect()
+    }
+
+    /// Names this very history of this very database: cluster, timeline (a restore or failover starts a new
+    /// one), database.
+    pub async fn identity(&self) -> anyhow::Result<String> {
+        let client = self.client().await?;
+        Ok(client.query_one(IDENTITY, &[]).await.context("database identity")?.get(0))
+    }
+
+    fn values<'a>(&self, write: &'a Write) -> Values<'a> {
+        let from = match write.from {
+            State::Waiting { attempt } => ("waiting", attempt),
+            State::Calling { attempt, .. } => ("calling", attempt),
+            State::Unknown { attempt } => ("unknown", attempt),
+            // Nothing is ever written over these; the guard below never matches.
+            State::Absent | State::Succeeded | State::Declined | State::Expired | State::Cancelled => ("", 0),
+        };
+        let pause = millis(write.pause);
+        let mut values = Values {
+            payment_id: write.payment_id,
+            from,
+            to: ("", from.1),
+            reason: None,
+            provider_reference: None,
+            lease_ms: None,
+            noted_kind: None,
+            next_ms: None,
+        };
+        match &write.to {
+            To::Waiting { attempt, why } => {
+                values.to = ("waiting", *attempt);
+                values.reason = Some(why);
+                values.lease_ms = Some(pause);
+                values.noted_kind = Some("charge");
+            }
+            To::Calling { attempt } => {
+                values.to = ("calling", *attempt);
+                values.lease_ms = Some(millis(self.lease));
+            }
+            To::Unknown { attempt, why } => {
+                values.to = ("unknown", *attempt);
+                values.reason = Some(why);
+                values.noted_kind = Some(if why == crate::saga::LEASE_LAPSED { "sweep" } else { "charge" });
+                values.next_ms = Some(pause);
+            }
+            To::Succeeded { provider_reference } => {
+                values.to.0 = "succeeded";
+                values.provider_reference = Some(provider_reference);
+            }
+            To::Declined { code } => {
+                values.to.0 = "declined";
+                values.reason = Some(code);
+            }
+            To::Expired => {
+                values.to.0 = "expired";
+                values.reason = Some("deadline_passed");
+            }
+            To::Cancelled => {
+                values.to.0 = "cancelled";
+                values.reason = Some("cancel_requested");
+            }
+        }
+        values
+    }
+}
+
+/// One row of [`APPLY`].
+struct Values<'a> {
+    payment_id: Uuid,
+    from: (&'static str, i32),
+    to: (&'static str, i32),
+    reason: Option<&'a str>,
+    provider_reference: Option<&'a str>,
+    lease_ms: Option<i64>,
+    noted_kind: Option<&'static str>,
+    next_ms: Option<i64>,
+}
+
+async fn insert(
+    client: &impl deadpool_postgres::GenericClient,
+    jobs: &[&Job],
+    lease: Duration,
+) -> anyhow::Result<HashMap<Uuid, bool>> {
+    if jobs.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let insert = client.prepare_cached(INSERT).await?;
+    let rows = client
+        .query(
+            &insert,
+            &[
+                &column(jobs, |j| j.charge.payment_id),
+                &column(jobs, |j| j.charge.user_id),
+                &column(jobs, |j| j.charge.client_number.as_str()),
+                &column(jobs, |j| j.charge.service_id.as_str()),
+                &column(jobs, |j| j.charge.amount),
+                &column(jobs, |j| j.charge.traceparent.as_deref()),
+                &column(jobs, |j| j.expires_at),
+                &millis(lease),
+            ],
+        )
+        .await
+        .context("insert intents")?;
+    Ok(rows.iter().map(|row| (row.get("payment_id"), row.get::<_, &str>("status") == "calling")).collect())
+}
+
+fn admitted(
+    job: &Job,
+    inserted: &HashMap<Uuid, bool>,
+    there: &HashMap<Uuid, Charge>,
+) -> anyhow::Result<Admitted> {
+    let id = job.charge.payment_id;
+    match (inserted.get(&id), there.get(&id)) {
+        (Some(true), _) => Ok(Admitted::Calling),
+        (Some(false), _) => Ok(Admitted::Expired),
+        (None, Some(row)) => Ok(if job.charge.is_same(row) { Admitted::Already } else { Admitted::Conflict }),
+        (None, None) => bail!("charge {id} was neither inserted nor there"),
+    }
+}
+
+fn charge(row: &Row) -> Charge {
+    Charge {
+        payment_id: row.get("payment_id"),
+        user_id: row.get("user_id"),
+        client_number: row.get("client_number"),
+        service_id: row.get("service_id"),
+        amount: row.get("amount"),
+        traceparent: row.get("traceparent"),
+    }
+}
+
+fn state(row: &Row) -> anyhow::Result<State> {
+    let (attempt, exposed) = (row.get("attempt"), row.get("exposed"));
+    Ok(match row.get("status") {
+        "waiting" => State::Waiting { attempt },
+        "calling" => State::Calling { attempt, exposed },
+        "unknown" => State::Unknown { attempt },
+        "succeeded" => State::Succeeded,
+        "declined" => State::Declined,
+        "expired" => State::Expired,
+        "cancelled" => State::Cancelled,
+        other => bail!("charge status {other:?}"),
+    })
+}
+
+fn column<'a, R, T>(rows: &'a [R], value: impl Fn(&'a R) -> T) -> Vec<T> {
+    rows.iter().map(value).collect()
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}

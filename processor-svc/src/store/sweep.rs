@@ -1,0 +1,180 @@
+//! The statements of the sweeper: what is due, who inquires, what inquiries said, what has not ended.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{Store, charge, column, millis, state};
+use crate::charge::Charge;
+use crate::saga::State;
+
+/// A row the sweeper looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub charge: Charge,
+    pub state: State,
+    /// Its lease or pause is over, or its inquiry is due; otherwise in how long that will be.
+    pub due: Result<(), Duration>,
+    pub past_deadline: bool,
+}
+
+/// A row of the sweeper's scan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Live {
+    pub payment_id: Uuid,
+    pub created_at: Timestamp,
+}
+
+/// The right to make one inquiry, and what to ask about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    pub charge: Charge,
+    pub attempt: i32,
+    /// The number of its row in `charge_attempts`.
+    pub seq: i32,
+    /// The gateway's visibility delay has passed since the attempt ended.
+    pub settled: bool,
+}
+
+/// What an inquiry said, for its row in `charge_attempts`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub payment_id: Uuid,
+    pub attempt: i32,
+    pub seq: i32,
+    pub outcome: &'static str,
+    pub detail: Option<String>,
+    /// Until the next inquiry; none after a definite answer.
+    pub next: Option<Duration>,
+}
+
+const LOOK: &str = "
+    select c.payment_id, c.user_id, c.client_number, c.service_id, c.amount, c.traceparent,
+           c.status, c.attempt, c.exposed,
+           coalesce(c.expires_at <= now(), false) as past_deadline,
+           greatest(0, ceil(1000 * extract(epoch from
+               case c.status when 'unknown' then coalesce(a.next_at, now())
+                             when 'waiting' then least(c.lease_until, c.expires_at)
+                             else c.lease_until end - now())))::int8 as due_ms
+      from charges c
+      left join lateral (select next_at from charge_attempts a
+                          where a.payment_id = c.payment_id and a.attempt = c.attempt
+                          order by seq desc limit 1) a on c.status = 'unknown'
+     where c.payment_id = any($1)";
+
+// The claim is the insert: of several processors that see the same inquiry due, one inserts its row.
+const CLAIM: &str = "
+    with claimed as (
+        insert into charge_attempts (payment_id, user_id, attempt, seq, kind, outcome, next_at)
+        select c.payment_id, c.user_id, c.attempt, coalesce(a.seq, 0) + 1, 'inquiry', 'asking',
+               now() + $2::int8 * interval '1 millisecond'
+          from charges c
+          left join lateral (select seq, next_at from charge_attempts a
+                              where a.payment_id = c.payment_id and a.attempt = c.attempt
+                              order by seq desc limit 1) a on true
+         where c.payment_id = any($1) and c.status = 'unknown' and coalesce(a.next_at <= now(), true)
+        on conflict do nothing
+        returning payment_id, attempt, seq
+    )
+    select c.payment_id, c.user_id, c.client_number, c.service_id, c.amount, c.traceparent,
+           claimed.attempt, claimed.seq,
+           coalesce(ended.at <= now() - $3::int8 * interval '1 millisecond', false) as settled
+      from claimed
+      join charges c on c.payment_id = claimed.payment_id
+      left join charge_attempts ended
+        on ended.payment_id = claimed.payment_id and ended.attempt = claimed.attempt and ended.seq = 1";
+
+const NOTE: &str = "
+    update charge_attempts a
+       set outcome = n.outcome, detail = n.detail, next_at = now() + n.next_ms * interval '1 millisecond'
+      from unnest($1::uuid[], $2::int4[], $3::int4[], $4::text[], $5::text[], $6::int8[])
+        as n (payment_id, attempt, seq, outcome, detail, next_ms)
+     where a.payment_id = n.payment_id and a.attempt = n.attempt and a.seq = n.seq";
+
+// By age, through the block range index.
+const SCAN: &str = "
+    select payment_id, created_at from charges
+     where created_at >= $1 and status in ('waiting', 'calling', 'unknown')
+     order by created_at, payment_id limit $2";
+
+impl Store {
+    /// What the sweeper wants to know of these charges.
+    pub async fn look(&self, payments: &[Uuid]) -> anyhow::Result<Vec<Seen>> {
+        let client = self.client().await?;
+        let look = client.prepare_cached(LOOK).await?;
+        let rows = client.query(&look, &[&payments]).await.context("look at charges")?;
+        let seen = |row: &Row| -> anyhow::Result<Seen> {
+            let due = match row.get("due_ms") {
+                ..=0i64 => Ok(()),
+                millis => Err(Duration::from_millis(millis.unsigned_abs())),
+            };
+            Ok(Seen { charge: charge(row), state: state(row)?, due, past_deadline: row.get("past_deadline") })
+        };
+        rows.iter().map(seen).collect()
+    }
+
+    /// Claims inquiries that are due. Another processor may ask after `claim` if this one does not note an
+    /// answer. `visibility` is the gateway's promise: after it, a charge that was made is found.
+    pub async fn claim(
+        &self,
+        payments: &[Uuid],
+        claim: Duration,
+        visibility: Duration,
+    ) -> anyhow::Result<Vec<Claim>> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(CLAIM).await?;
+        let rows = client
+            .query(&statement, &[&payments, &millis(claim), &millis(visibility)])
+            .await
+            .context("claim inquiries")?;
+        let claim = |row: &Row| Claim {
+            charge: charge(row),
+            attempt: row.get("attempt"),
+            seq: row.get("seq"),
+            settled: row.get("settled"),
+        };
+        Ok(rows.iter().map(claim).collect())
+    }
+
+    /// Writes down what inquiries said.
+    pub async fn note(&self, notes: &[Note]) -> anyhow::Result<()> {
+        if notes.is_empty() {
+            return Ok(());
+        }
+        let client = self.client().await?;
+        let statement = client.prepare_cached(NOTE).await?;
+        client
+            .execute(
+                &statement,
+                &[
+                    &column(notes, |n| n.payment_id),
+                    &column(notes, |n| n.attempt),
+                    &column(notes, |n| n.seq),
+                    &column(notes, |n| n.outcome),
+                    &column(notes, |n| n.detail.as_deref()),
+                    &column(notes, |n| n.next.map(millis)),
+                ],
+            )
+            .await
+            .context("note inquiries")?;
+        Ok(())
+    }
+
+    /// Charges that have not ended, created at `from` or later, oldest first, at most `rows_max`; and the
+    /// database's clock. May read the whole table, so it has no time-out.
+    pub async fn scan(&self, from: Timestamp, rows_max: usize) -> anyhow::Result<(Vec<Live>, Timestamp)> {
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.context("begin")?;
+        transaction.batch_execute("set local statement_timeout = 0").await.context("scan")?;
+        let now: Timestamp = transaction.query_one("select now()", &[]).await.context("clock")?.get(0);
+        let scan = transaction.prepare_cached(SCAN).await?;
+        let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
+        let rows = transaction.query(&scan, &[&from, &limit]).await.context("scan charges")?;
+        transaction.commit().await.context("commit")?;
+        let live = |row: &Row| Live { payment_id: row.get("payment_id"), created_at: row.get("created_at") };
+        Ok((rows.iter().map(live).collect(), now))
+    }
+}

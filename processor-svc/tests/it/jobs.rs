@@ -1,0 +1,233 @@
+//! Work messages over RabbitMQ: every one is settled once, whatever it looks like and whoever is killed.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use processor_svc::work::Job;
+use redis::AsyncCommands;
+use uuid::Uuid;
+
+use crate::world::{Database, Gateway, NOWHERE, Processor, env, flags, job, jobs};
+
+/// A queue of a test's own.
+struct Queue {
+    name: String,
+    connection: Connection,
+    channel: Channel,
+}
+
+impl Queue {
+    /// Connected, but not declared.
+    async fn unborn() -> Queue {
+        let connection =
+            Connection::connect(&env("AMQP_URL"), ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        Queue { name: format!("test-{}", Uuid::new_v4().simple()), connection, channel }
+    }
+
+    async fn new() -> Queue {
+        let queue = Queue::unborn().await;
+        queue.declare(false).await;
+        queue
+    }
+
+    /// Declares it, or only asks for the number of messages in it.
+    async fn declare(&self, passive: bool) -> u32 {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        let options = QueueDeclareOptions { durable: true, passive, ..QueueDeclareOptions::default() };
+        let declared = self.channel.queue_declare(self.name.as_str().into(), options, arguments).await;
+        declared.unwrap().message_count()
+    }
+
+    async fn publish(&self, body: &[u8], properties: BasicProperties) {
+        let options = BasicPublishOptions::default();
+        let name = self.name.as_str().into();
+        self.channel.basic_publish("".into(), name, options, body, properties).await.unwrap();
+    }
+
+    async fn send(&self, jobs: &[Job]) {
+        for job in jobs {
+            let properties = BasicProperties::default()
+                .with_type("payment.authorized.v1".into())
+                .with_message_id(format!("payments/payments/{}/2", job.charge.payment_id).into());
+            self.publish(&body(job), properties).await;
+        }
+    }
+
+    /// Nothing is left in it, nothing is unacknowledged: it can be deleted if empty after its consumers left.
+    async fn end(self) {
+        assert_eq!(self.declare(true).await, 0, "messages are left");
+        self.channel.queue_delete(self.name.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+        self.connection.close(200, "done".into()).await.unwrap();
+    }
+}
+
+fn body(job: &Job) -> Vec<u8> {
+    let charge = &job.charge;
+    format!(
+        r#"{{"payload":{{"user_id":"{}","client_number":"{}","service_id":"{}","amount":"{}","transaction_id":"{}"}}}}"#,
+        charge.user_id, charge.client_number, charge.service_id, charge.amount, charge.payment_id
+    )
+    .into_bytes()
+}
+
+fn with_queue(database: &Database, gateway: &Gateway, queue: &Queue, redis: &str) -> Vec<String> {
+    let mut flags = flags(&database.url, &gateway.address.to_string(), &env("AMQP_URL"), redis);
+    flags.push(format!("--queue={}", queue.name));
+    flags
+}
+
+const SUCCEEDED: &str = "select count(*) from charges where status = 'succeeded'";
+const PARKED: &str = "select count(*) from parked";
+
+#[tokio::test]
+async fn messages_are_charged_once_and_what_cannot_be_is_parked() {
+    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+    let good = jobs(300, "5551234");
+    let mut conflicting = good[7].clone();
+    conflicting.charge.amount += 1;
+    queue.send(&good).await;
+    queue.send(&good[..50]).await;
+    queue.send(&[job("1-decline")]).await;
+    queue.publish(b"not json", BasicProperties::default().with_message_id("m1".into())).await;
+    queue.publish(b"{}", BasicProperties::default()).await;
+    let processor =
+        Processor::with(with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}"))).await;
+    database.until(SUCCEEDED, 300).await;
+    database.until("select count(*) from charges where status = 'declined'", 1).await;
+    database.until(PARKED, 2).await;
+    // The same payment as another charge: refused, and kept for a person.
+    let again = BasicProperties::default().with_message_id("m2".into());
+    queue.publish(&body(&conflicting), again).await;
+    database
+        .until(
+            "select count(*) from parked where parked_id like '%/m2' and reason like '%different charge%'",
+            1,
+        )
+        .await;
+    assert_eq!(gateway.ledger().await.len(), 300);
+    let taken = processor.metric("processor_jobs_total{result=\"calling\"}").await;
+    assert_eq!((taken, processor.metric("processor_jobs_total{result=\"parked\"}").await), (301.0, 3.0));
+    processor.end().await;
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_not_there_yet_is_waited_for() {
+    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::unborn().await);
+    let processor =
+        Processor::with(with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}"))).await;
+    let tries = "processor_failures_total{of=\"broker\"}";
+    let failed = async {
+        while processor.metric(tries).await < 2.0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), failed).await.expect("it tries again and again");
+    queue.declare(false).await;
+    queue.send(&jobs(10, "5551234")).await;
+    database.until(SUCCEEDED, 10).await;
+    processor.end().await;
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
+#[tokio::test]
+async fn a_duplicate_of_an_ended_charge_is_dropped_by_redis_and_without_it_by_the_row() {
+    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+    let redis_url = env("REDIS_URL");
+    let processor = Processor::with(with_queue(&database, &gateway, &queue, &redis_url)).await;
+    let mut redis = redis::Client::open(redis_url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let all = jobs(20, "5551234");
+    queue.send(&all).await;
+    database.until(SUCCEEDED, 20).await;
+    let identity = database.store(Duration::from_secs(1)).identity().await.unwrap();
+    let key = |job: &Job| format!("processor/{identity}/ended/{}", job.charge.payment_id.simple());
+    let keys: Vec<String> = all.iter().map(key).collect();
+    let count = |result: &str| format!("processor_jobs_total{{result=\"{result}\"}}");
+    let written = async {
+        while redis.exists::<_, usize>(&keys).await.unwrap() < 20 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), written).await.expect("ended charges are in Redis");
+    queue.send(&all).await;
+    until_metric(&processor, &count("ended"), &count("already"), 20.0).await;
+    let dropped = processor.metric(&count("ended")).await;
+    assert!(dropped > 0.0, "Redis answered in time for none of twenty");
+    redis.del::<_, ()>(&keys).await.unwrap();
+    queue.send(&all).await;
+    until_metric(&processor, &count("ended"), &count("already"), 40.0).await;
+    assert_eq!(processor.metric(&count("ended")).await, dropped);
+    assert_eq!(
+        (
+            gateway.ledger().await.len(),
+            database.number("select count(*) from charges where version = 2").await
+        ),
+        (20, 20)
+    );
+    processor.end().await;
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
+async fn until_metric(processor: &Processor, one: &str, other: &str, sum: f64) {
+    let reached = async {
+        while processor.metric(one).await + processor.metric(other).await < sum {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reached)
+        .await
+        .unwrap_or_else(|_| panic!("{one} + {other} = {sum}"));
+}
+
+/// A processor as a process of its own, to be killed.
+fn process(flags: &[String]) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_processor-svc"));
+    command.args(["--listen-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0"]).args(flags);
+    command.env("RUST_LOG", "error").stdin(Stdio::null()).spawn().unwrap()
+}
+
+#[tokio::test]
+async fn killed_again_and_again_it_charges_every_payment_once() {
+    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+    let flags = with_queue(&database, &gateway, &queue, &env("REDIS_URL"));
+    let numbers = ["1-jitter40", "1-tail10", "1-thenhang", "1-hang", "1-thenreset", "1-http500"];
+    let good: Vec<Job> = (0..600).map(|n| job(numbers[n % numbers.len()])).collect();
+    let declined: Vec<Job> = (0..60).map(|_| job("1-decline-jitter40")).collect();
+    let mut killed = 0;
+    for part in good.chunks(100).zip(declined.chunks(10)) {
+        let mut child = process(&flags);
+        queue.send(part.0).await;
+        queue.send(part.1).await;
+        // Into the middle of it: as soon as some are under way.
+        let begun = i64::from(killed) * 110 + 5;
+        database.until(&format!("select least(count(*), {begun}) from charges"), begun).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        killed += 1;
+    }
+    let processor = Processor::with(flags).await;
+    database.until(SUCCEEDED, 600).await;
+    database.until("select count(*) from charges where status = 'declined'", 60).await;
+    let ledger = gateway.ledger().await;
+    let mut expected: Vec<_> = good.iter().map(|j| (j.charge.payment_id.to_string(), 15_000)).collect();
+    expected.sort();
+    assert_eq!(ledger, expected);
+    assert_eq!(database.number(PARKED).await, 0);
+    let lapsed = "select count(*) from charge_attempts where kind = 'sweep'";
+    assert!(database.number(lapsed).await > 0, "no kill met a call under way");
+    processor.end().await;
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}

@@ -1,0 +1,10 @@
+//! processor-svc against real servers. Each test has a database, queue and gateway of its own.
+//!
+//! Needs `POSTGRES_ADMIN_URL` (a superuser); the tests of `jobs` also `AMQP_URL` and `REDIS_URL`.
+#![allow(clippy::unwrap_used)] // in tests; clippy.toml covers test functions, not their helpers
+
+mod flow;
+mod jobs;
+
+mod store;
+mod world;

@@ -1,0 +1,240 @@
+//! A database, a gateway and a processor of a test's own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use processor_svc::charge::Charge;
+use processor_svc::store::Store;
+use processor_svc::work::Job;
+use saga::postgres::Pool;
+use saga::{CancellationToken, postgres};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+/// Longer than anything a test waits for takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Nobody listens there.
+pub const NOWHERE: &str = "127.0.0.1:9";
+
+pub fn env(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: these tests need real servers (`cargo stack test`, or `. .stack/env` after `cargo stack up`)")
+    })
+}
+
+/// A processor database, dropped at the end of a test that passed.
+pub struct Database {
+    admin_url: String,
+    name: String,
+    pub url: String,
+    pub pool: Pool,
+}
+
+impl Database {
+    pub async fn new() -> Database {
+        let admin_url = env("POSTGRES_ADMIN_URL");
+        let admin = sql::connect(&admin_url).await.unwrap();
+        // Roles are the cluster's; a stack has made them, with a password that is not ours to change.
+        if admin
+            .query_opt("select from pg_roles where rolname = 'processor_svc'", &[])
+            .await
+            .unwrap()
+            .is_none()
+        {
+            sql::bootstrap(&admin_url, "test").await.unwrap();
+        }
+        let name = format!("processor_test_{}", Uuid::new_v4().simple());
+        sql::create_database(&admin_url, sql::Database::Processor, &name).await.unwrap();
+        // Sessions of the superuser in this database act as the service, with the service's rights.
+        let user =
+            admin.query_one("select quote_ident(current_user)", &[]).await.unwrap().get::<_, String>(0);
+        let act = format!("alter role {user} in database {name} set role to 'processor_svc'");
+        admin.batch_execute(&act).await.unwrap();
+        let (server, _) = admin_url.rsplit_once('/').unwrap();
+        let url = format!("{server}/{name}");
+        let pool = postgres::pool(&url, 4, "test").unwrap();
+        Database { admin_url, name, url, pool }
+    }
+
+    pub fn store(&self, lease: Duration) -> Store {
+        Store::new(self.pool.clone(), lease)
+    }
+
+    pub async fn query(&self, sql: &str) -> Vec<Row> {
+        self.pool.get().await.unwrap().query(sql, &[]).await.unwrap()
+    }
+
+    /// The first column of the first row.
+    pub async fn number(&self, sql: &str) -> i64 {
+        self.query(sql).await[0].get(0)
+    }
+
+    /// Waits until a query answers this number.
+    pub async fn until(&self, sql: &str, expected: i64) {
+        let mut last = None;
+        let met = async {
+            loop {
+                let number = self.number(sql).await;
+                if number == expected {
+                    break;
+                }
+                last = Some(number);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, met).await.is_err() {
+            let rows = self.query("select payment_id::text || ' ' || status || ' ' || attempt || ' ' || coalesce(reason, '') from charges where status not in ('succeeded','declined') limit 20").await;
+            let rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+            panic!("{sql}\n is {last:?} and not {expected} after {PATIENCE:?}; unended: {rows:#?}");
+        }
+    }
+
+    pub async fn end(self) {
+        self.pool.close();
+        sql::drop_database(&self.admin_url, &self.name).await.unwrap();
+    }
+}
+
+/// An in-process gateway on a port and ledger of its own.
+pub struct Gateway {
+    pub address: SocketAddr,
+    ledger: PathBuf,
+    shutdown: CancellationToken,
+    served: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Gateway {
+    pub async fn new() -> Gateway {
+        let ledger = std::env::temp_dir().join(format!("gateway-{}.ndjson", Uuid::new_v4()));
+        Gateway::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), ledger)
+    }
+
+    pub fn on(listener: TcpListener, ledger: PathBuf) -> Gateway {
+        let path = ledger.to_str().unwrap();
+        let config =
+            gateway_sim::Config::parse_from(["gateway-sim", "--ledger-path", path, "--hang-ms", "3000"]);
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(gateway_sim::run(config, listener, shutdown.clone()));
+        Gateway { address, ledger, shutdown, served }
+    }
+
+    /// References and amounts of all charges.
+    pub async fn ledger(&self) -> Vec<(String, i64)> {
+        let reply = client().get(format!("http://{}/ledger", self.address)).send().await.unwrap();
+        let line = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            (line["reference"].as_str().unwrap().to_owned(), line["amount"].as_i64().unwrap())
+        };
+        let mut all: Vec<_> = reply.text().await.unwrap().lines().map(line).collect();
+        all.sort();
+        all
+    }
+
+    /// Charges as a processor would that died before it wrote down the outcome.
+    pub async fn charge(&self, charge: &Charge) {
+        let url = format!("http://{}", self.address);
+        let second = Duration::from_secs(1);
+        let client = processor_svc::gateway::Gateway::new(&url, second, second, 1).unwrap();
+        client.charge(charge).await;
+    }
+
+    pub async fn end(self) {
+        self.shutdown.cancel();
+        self.served.await.unwrap().unwrap();
+        std::fs::remove_file(self.ledger).unwrap();
+    }
+}
+
+pub fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap()
+}
+
+/// An in-process processor with short times.
+pub struct Processor {
+    pub admin: SocketAddr,
+    shutdown: CancellationToken,
+    ran: JoinHandle<anyhow::Result<()>>,
+}
+
+/// Flags that make a processor of tests: everything that waits waits briefly.
+pub fn flags(database: &str, gateway: &str, amqp: &str, redis: &str) -> Vec<String> {
+    [
+        format!("--database-url={database}"),
+        format!("--gateway-url=http://{gateway}"),
+        format!("--amqp-url={amqp}"),
+        format!("--redis-url={redis}"),
+    ]
+    .into_iter()
+    .chain(
+        [
+            "call-ms=400",
+            "lease-grace-ms=200",
+            "visibility-ms=300",
+            "inquiry-ms=50",
+            "resend-ms=50",
+            "resend-most-ms=100",
+            "inquiry-most-ms=300",
+        ]
+        .map(|flag| format!("--{flag}")),
+    )
+    .collect()
+}
+
+impl Processor {
+    /// Without broker and Redis: only rows make it work.
+    pub async fn new(database: &Database, gateway: SocketAddr) -> Processor {
+        let (amqp, redis) = (format!("amqp://{NOWHERE}/%2f"), format!("redis://{NOWHERE}"));
+        Processor::with(flags(&database.url, &gateway.to_string(), &amqp, &redis)).await
+    }
+
+    pub async fn with(flags: Vec<String>) -> Processor {
+        let fixed = ["processor-svc", "--listen-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0"];
+        let args = fixed.into_iter().map(str::to_owned).chain(flags);
+        let config = processor_svc::Config::parse_from(args);
+        let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = admin.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let ran = tokio::spawn(processor_svc::run(config, public, admin, shutdown.clone()));
+        Processor { admin: address, shutdown, ran }
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let reply = client().get(format!("http://{}{path}", self.admin)).send().await.unwrap();
+        (reply.status().as_u16(), reply.text().await.unwrap())
+    }
+
+    /// The value of a metric, 0 if it is not there yet.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub async fn end(self) {
+        self.shutdown.cancel();
+        self.ran.await.unwrap().unwrap();
+    }
+}
+
+pub fn job(client_number: &str) -> Job {
+    let charge = Charge {
+        payment_id: Uuid::now_v7(),
+        user_id: Uuid::now_v7(),
+        client_number: client_number.to_owned(),
+        service_id: "power".to_owned(),
+        amount: 15_000,
+        traceparent: None,
+    };
+    Job { charge, expires_at: None }
+}
+
+pub fn jobs(count: usize, client_number: &str) -> Vec<Job> {
+    (0..count).map(|_| job(client_number)).collect()
+}
