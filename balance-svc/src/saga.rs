@@ -252,6 +252,48 @@ mod tests {
         }
     }
 
+    mod money {
+        use super::*;
+        use proptest::prelude::*;
+        use std::collections::HashMap;
+
+        fn event() -> impl Strategy<Value = Event> {
+            let cause = prop_oneof![
+                Just(ReleaseCause::Declined),
+                Just(ReleaseCause::Expired),
+                Just(ReleaseCause::Cancelled)
+            ];
+            prop_oneof![
+                (1..50_i64).prop_map(|amount| Event::Initiated { amount }),
+                Just(Event::Succeeded),
+                cause.prop_map(|cause| Event::NotCharged { cause }),
+            ]
+        }
+
+        proptest! {
+            /// Whatever comes, in whatever order and however often: no money is made, lost or overdrawn.
+            #[test]
+            fn is_conserved(deposit in 0..200_i64, events in prop::collection::vec((0..6_u8, event()), 0..60)) {
+                let mut entries: HashMap<u8, Entry> = HashMap::new();
+                let (mut available, mut captured) = (deposit, 0);
+                for (payment, event) in events {
+                    let entry = entries.get(&payment).cloned().unwrap_or(Entry::None);
+                    let state = State { entry, available: Some(available) };
+                    let step = decide(&state, &event);
+                    if let Step::Capture { amount } = step {
+                        captured += amount;
+                    }
+                    let after = next(&state, &step);
+                    available = after.available.unwrap();
+                    entries.insert(payment, after.entry);
+                    let held: i64 = entries.values().map(|e| if let Entry::Held { amount } = e { *amount } else { 0 }).sum();
+                    prop_assert!(available >= 0);
+                    prop_assert_eq!(available + held + captured, deposit);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_release_reason_names_its_cause() {
         assert_eq!(ReleaseCause::of_reason("declined:do_not_honor"), Some(ReleaseCause::Declined));

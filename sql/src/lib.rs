@@ -6,6 +6,8 @@
 mod admin;
 mod roles;
 
+pub mod trial;
+
 pub use admin::{connect, database_url};
 pub use roles::{ROLES, Role, bootstrap};
 

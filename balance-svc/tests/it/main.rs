@@ -1,0 +1,254 @@
+//! The ledger on a real Postgres: once is once, money never leaks, missing is not a duplicate.
+//!
+//! Each test has a database of its own and acts with the service's own rights.
+
+// In a test an unwrap is an assertion.
+#![allow(clippy::unwrap_used)]
+
+use balance_svc::events::Command;
+use balance_svc::saga::{Event, ReleaseCause};
+use balance_svc::store::{self, Balance, Deposit, Outcome};
+use saga::consumer::ApplyError;
+use saga::parked::Parked;
+use saga::postgres::{self, Pool};
+use sql::Database;
+use sql::trial::Trial;
+use uuid::Uuid;
+
+struct Ledger {
+    trial: Trial,
+    pool: Pool,
+}
+
+impl Ledger {
+    async fn new() -> Self {
+        let trial = Trial::new(Database::Balance).await.unwrap();
+        let pool = postgres::pool(&trial.service_url().unwrap(), 8, "test").unwrap();
+        Self { trial, pool }
+    }
+
+    async fn finish(self) {
+        self.pool.close();
+        self.trial.finish().await.unwrap();
+    }
+
+    async fn user_with(&self, amount: i64) -> Uuid {
+        let user_id = Uuid::now_v7();
+        let deposit = store::deposit(&self.pool, user_id, Uuid::new_v4(), amount).await.unwrap();
+        assert_eq!(deposit, Deposit::Credited);
+        user_id
+    }
+
+    async fn apply(&self, commands: &[Command]) -> Result<Outcome, ApplyError> {
+        let commands: Vec<&Command> = commands.iter().collect();
+        store::apply(&self.pool, &commands, &[], |index, reason| parked(&format!("t/0/{index}"), &reason))
+            .await
+    }
+
+    async fn balance(&self, user_id: Uuid) -> (i64, i64) {
+        let Balance { available, held } = store::balance(&self.pool, user_id).await.unwrap().unwrap();
+        (available, held)
+    }
+
+    async fn count(&self, sql: &str) -> i64 {
+        self.pool.get().await.unwrap().query_one(sql, &[]).await.unwrap().get(0)
+    }
+}
+
+fn parked(id: &str, reason: &str) -> Parked {
+    Parked {
+        parked_id: id.into(),
+        source: "t".into(),
+        message_key: None,
+        event_type: Some("some.type.v1".into()),
+        headers: serde_json::json!({"ce_id": "x"}),
+        body: b"{\"not\":\"\xff utf-8\"}".to_vec(),
+        reason: reason.into(),
+    }
+}
+
+fn command(user_id: Uuid, payment_id: Uuid, event: Event) -> Command {
+    Command { user_id, payment_id, service_id: "electricity".into(), traceparent: None, detail: None, event }
+}
+
+fn initiated(user_id: Uuid, payment_id: Uuid, amount: i64) -> Command {
+    command(user_id, payment_id, Event::Initiated { amount })
+}
+
+fn declined(user_id: Uuid, payment_id: Uuid) -> Command {
+    let event = Event::NotCharged { cause: ReleaseCause::Declined };
+    Command { detail: Some("do_not_honor".into()), ..command(user_id, payment_id, event) }
+}
+
+#[tokio::test]
+async fn a_hold_moves_money_once_however_often_it_is_told() {
+    let ledger = Ledger::new().await;
+    let (user, payment) = (ledger.user_with(100).await, Uuid::now_v7());
+    let hold = initiated(user, payment, 30);
+    let outcome = ledger.apply(&[hold.clone(), hold.clone()]).await.unwrap();
+    assert_eq!((outcome.applied.applied, outcome.applied.already), (1, 1));
+    let outcome = ledger.apply(&[hold]).await.unwrap();
+    assert_eq!((outcome.applied.applied, outcome.applied.already), (0, 1));
+    assert_eq!(ledger.balance(user).await, (70, 30));
+    ledger.finish().await;
+}
+
+#[tokio::test]
+async fn capture_takes_the_hold_and_release_gives_it_back() {
+    let ledger = Ledger::new().await;
+    let user = ledger.user_with(100).await;
+    let (paid, refused) = (Uuid::now_v7(), Uuid::now_v7());
+    ledger.apply(&[initiated(user, paid, 30), initiated(user, refused, 50)]).await.unwrap();
+    assert_eq!(ledger.balance(user).await, (20, 80));
+    let results = [command(user, paid, Event::Succeeded), declined(user, refused)];
+    ledger.apply(&results).await.unwrap();
+    assert_eq!(ledger.balance(user).await, (70, 0));
+    // Told again, in another order: nothing moves.
+    let outcome = ledger.apply(&[results[1].clone(), results[0].clone()]).await.unwrap();
+    assert_eq!(outcome.applied.already, 2);
+    assert_eq!(ledger.balance(user).await, (70, 0));
+    let reason = "select count(*) from ledger where kind = 'release' and reason = 'declined:do_not_honor'";
+    assert_eq!(ledger.count(reason).await, 1);
+    ledger.finish().await;
+}
+
+#[tokio::test]
+async fn hold_and_capture_in_one_batch_are_both_applied() {
+    let ledger = Ledger::new().await;
+    let (user, payment) = (ledger.user_with(100).await, Uuid::now_v7());
+    let batch = [initiated(user, payment, 100), command(user, payment, Event::Succeeded)];
+    assert_eq!(ledger.apply(&batch).await.unwrap().applied.applied, 2);
+    assert_eq!(ledger.balance(user).await, (0, 0));
+    ledger.finish().await;
+}
+
+#[tokio::test]
+async fn a_missing_hold_is_not_a_duplicate_and_the_whole_batch_waits() {
+    let ledger = Ledger::new().await;
+    let user = ledger.user_with(100).await;
+    let batch = [initiated(user, Uuid::now_v7(), 10), command(user, Uuid::now_v7(), Event::Succeeded)];
+    let refused = ledger.apply(&batch).await;
+    assert!(matches!(refused, Err(ApplyError::Missing(_))), "{refused:?}");
+    assert_eq!(ledger.balance(user).await, (100, 0), "nothing of the batch was applied");
+    ledger.finish().await;
+}
+
+#[tokio::test]
+async fn money_that_is_not_there_is_refused_with_a_reason() {
+    let ledger = Ledger::new().await;
+    let (poor, stranger) = (ledger.user_with(99).await, Uuid::now_v7());
+    let batch = [initiated(poor, Uuid::now_v7(), 100), initiated(stranger, Uuid::now_v7(), 1)];
+    let outcome = ledger.apply(&batch).await.unwrap();
+    assert_eq!(outcome.entries.get("rejection"), Some(&2));
+    assert_eq!(ledger.balance(poor).await, (99, 0));
+    assert_eq!(store::balance(&ledger.pool, stranger).await.unwrap(), None);
+    for reason in ["insufficient_funds", "unknown_account"] {
+        let query = format!("select count(*) from ledger where kind = 'rejection' and reason = '{reason}'");
+        assert_eq!(ledger.count(&query).await, 1, "{reason}");
+    }
+    ledger.finish().await;
+}
+
+#[tokio::test]
+async fn batches_fighting_for_one_account_never_overdraw_it() {
+    let ledger = Ledger::new().await;
+    let user = ledger.user_with(1_000).await;
+    // 8 batches of 50 holds of 10: eight times what there is.
+    let batches = (0..8).map(|_| {
+        let batch: Vec<Command> = (0..50).map(|_| initiated(user, Uuid::now_v7(), 10)).collect();
+        let ledger = &ledger;
+        async move { ledger.apply(&batch).await.unwrap() }
+    });
+    let outcomes = futures_util::future::join_all(batches).await;
+    let total = |kind: &str| outcomes.iter().filter_map(|o| o.entries.get(kind)).sum::<u64>();
+    assert_eq!((total("hold"), total("rejection")), (100, 300));
+    assert_eq!(ledger.balance(user).await, (0, 1_000));
+    ledger.finish().await;
+}
+
+#[tokio::test]
+async fn batches_that_share_accounts_in_opposite_orders_do_not_deadlock() {
+    let ledger = Ledger::new().await;
+    let mut users = Vec::new();
+    for _ in 0..20 {
+        users.push(ledger.user_with(10_000).await);
+    }
+    let batches = (0..8).map(|round| {
+        let mut order = users.clone();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        let ledger = &ledger;
+        async move {
+            for _ in 0..10 {
+                let batch: Vec<Command> =
+                    order.iter().map(|user| initiated(*user, Uuid::now_v7(), 1)).collect();
+                ledger.apply(&batch).await.unwrap();
+            }
+        }
+    });
+    futures_util::future::join_all(batches).await;
+    for user in users {
+        assert_eq!(ledger.balance(user).await, (9_920, 80));
+    }
+    ledger.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_impossible_is_parked_with_its_batch_and_the_rest_goes_on() {
+    let ledger = Ledger::new().await;
+    let (user, paid, next) = (ledger.user_with(100).await, Uuid::now_v7(), Uuid::now_v7());
+    ledger.apply(&[initiated(user, paid, 10), command(user, paid, Event::Succeeded)]).await.unwrap();
+    let batch = [declined(user, paid), initiated(user, next, 20)];
+    let outcome = ledger.apply(&batch).await.unwrap();
+    assert_eq!((outcome.applied.applied, outcome.applied.parked), (1, 1));
+    assert_eq!(ledger.balance(user).await, (70, 20));
+    // The same message again: parked once.
+    ledger.apply(&batch[..1]).await.unwrap();
+    assert_eq!(ledger.count("select count(*) from parked where reason like 'impossible%'").await, 1);
+    ledger.finish().await;
+}
+
+#[tokio::test]
+async fn an_unreadable_message_is_parked_as_it_was() {
+    let ledger = Ledger::new().await;
+    let message = parked("PaymentTopic/0/7", "expected value");
+    let park = |_: usize, _: String| unreachable!("there are no commands");
+    store::apply(&ledger.pool, &[], std::slice::from_ref(&message), park).await.unwrap();
+    let client = ledger.pool.get().await.unwrap();
+    let row = client.query_one("select parked_id, body, headers from parked", &[]).await.unwrap();
+    assert_eq!(row.get::<_, String>(0), message.parked_id);
+    assert_eq!(row.get::<_, Vec<u8>>(1), message.body);
+    assert_eq!(row.get::<_, serde_json::Value>(2), message.headers);
+    drop(client);
+    ledger.finish().await;
+}
+
+#[tokio::test]
+async fn a_deposit_is_credited_once_per_key() {
+    let ledger = Ledger::new().await;
+    let (user, deposit) = (Uuid::now_v7(), Uuid::new_v4());
+    let attempts = (0..20).map(|_| store::deposit(&ledger.pool, user, deposit, 500));
+    let done = futures_util::future::join_all(attempts).await;
+    let credited = done.iter().filter(|d| matches!(d, Ok(Deposit::Credited))).count();
+    let repeated = done.iter().filter(|d| matches!(d, Ok(Deposit::Repeated))).count();
+    assert_eq!((credited, repeated), (1, 19));
+    assert_eq!(ledger.balance(user).await, (500, 0));
+    assert_eq!(store::deposit(&ledger.pool, user, deposit, 501).await.unwrap(), Deposit::KeyReused);
+    ledger.finish().await;
+}
+
+#[tokio::test]
+async fn the_service_may_neither_delete_nor_change_ledger_entries() {
+    let ledger = Ledger::new().await;
+    ledger.user_with(1).await;
+    let client = ledger.pool.get().await.unwrap();
+    for forbidden in
+        ["delete from ledger", "update ledger set amount = 2", "truncate ledger", "delete from accounts"]
+    {
+        let error = client.batch_execute(forbidden).await.unwrap_err();
+        assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{forbidden}");
+    }
+    drop(client);
+    ledger.finish().await;
+}

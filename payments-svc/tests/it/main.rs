@@ -1,0 +1,260 @@
+//! Payments on a real Postgres: one per key, transitions by compare-and-set, missing is not a duplicate.
+//!
+//! Each test has a database of its own and acts with the service's own rights.
+
+// In a test an unwrap is an assertion.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use payments_svc::events::Command;
+use payments_svc::saga::Event;
+use payments_svc::store::{self, Accepted, NewPayment, Outcome};
+use saga::consumer::ApplyError;
+use saga::parked::Parked;
+use saga::postgres::{self, Pool};
+use sql::Database;
+use sql::trial::Trial;
+use uuid::Uuid;
+
+const TTL: Duration = Duration::from_secs(900);
+
+struct Payments {
+    trial: Trial,
+    pool: Pool,
+}
+
+impl Payments {
+    async fn new() -> Self {
+        let trial = Trial::new(Database::Payments).await.unwrap();
+        sql::seed(trial.admin_url(), trial.name()).await.unwrap();
+        let pool = postgres::pool(&trial.service_url().unwrap(), 8, "test").unwrap();
+        Self { trial, pool }
+    }
+
+    async fn finish(self) {
+        self.pool.close();
+        self.trial.finish().await.unwrap();
+    }
+
+    async fn accept(&self, payments: &[NewPayment]) -> Vec<Accepted> {
+        store::insert_payments(&self.pool, payments, TTL).await.unwrap()
+    }
+
+    /// A payment that was accepted: user and id.
+    async fn accepted(&self) -> (Uuid, Uuid) {
+        let payment = new_payment(Uuid::now_v7(), "key");
+        assert!(matches!(self.accept(std::slice::from_ref(&payment)).await[0], Accepted::Created(_)));
+        (payment.user_id, payment.payment_id)
+    }
+
+    async fn apply(&self, commands: &[Command]) -> Result<Outcome, ApplyError> {
+        let commands: Vec<&Command> = commands.iter().collect();
+        store::apply(&self.pool, &commands, &[], parked).await
+    }
+
+    /// Status, event and version.
+    async fn row(&self, (user_id, payment_id): (Uuid, Uuid)) -> (String, String, i32) {
+        let client = self.pool.get().await.unwrap();
+        let query = "select status, event, version from payments where user_id = $1 and payment_id = $2";
+        let row = client.query_one(query, &[&user_id, &payment_id]).await.unwrap();
+        (row.get(0), row.get(1), row.get(2))
+    }
+
+    async fn count(&self, sql: &str) -> i64 {
+        self.pool.get().await.unwrap().query_one(sql, &[]).await.unwrap().get(0)
+    }
+}
+
+fn parked(index: usize, reason: String) -> Parked {
+    Parked {
+        parked_id: format!("BalanceTopic/0/{index}"),
+        source: "BalanceTopic".into(),
+        message_key: None,
+        event_type: None,
+        headers: serde_json::json!({}),
+        body: Vec::new(),
+        reason,
+    }
+}
+
+fn new_payment(user_id: Uuid, key: &str) -> NewPayment {
+    NewPayment {
+        user_id,
+        payment_id: Uuid::now_v7(),
+        idempotency_key: key.into(),
+        fingerprint: [7; 32],
+        client_number: "0812".into(),
+        service_id: "electricity".into(),
+        amount: 15_000,
+        traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into(),
+    }
+}
+
+fn told((user_id, payment_id): (Uuid, Uuid), event: Event) -> Command {
+    let reason = match event {
+        Event::Held | Event::Captured => None,
+        Event::HoldRejected => Some("insufficient_funds".into()),
+        Event::ReleasedUncharged => Some("declined:do_not_honor".into()),
+        Event::ReleasedCancelled => Some("cancelled".into()),
+        Event::OutcomeUnknown => Some("timeout".into()),
+    };
+    Command { user_id, payment_id, event, reason }
+}
+
+#[tokio::test]
+async fn the_same_key_makes_one_payment_also_within_one_batch_and_at_the_same_time() {
+    let payments = Payments::new().await;
+    let user = Uuid::now_v7();
+    let batch = [new_payment(user, "a"), new_payment(user, "a"), new_payment(user, "b")];
+    let done = payments.accept(&batch).await;
+    let Accepted::Created(first) = &done[0] else { panic!("{done:?}") };
+    assert_eq!(done[1], Accepted::Replayed(first.clone()));
+    assert!(matches!(done[2], Accepted::Created(_)));
+
+    let contenders = (0..20).map(|_| {
+        let payment = new_payment(user, "c");
+        let pool = payments.pool.clone();
+        async move { store::insert_payments(&pool, &[payment], TTL).await.unwrap().remove(0) }
+    });
+    let done = futures_util::future::join_all(contenders).await;
+    assert_eq!(done.iter().filter(|d| matches!(d, Accepted::Created(_))).count(), 1);
+    assert_eq!(done.iter().filter(|d| matches!(d, Accepted::Replayed(_))).count(), 19);
+    assert_eq!(payments.count("select count(*) from payments").await, 3);
+    payments.finish().await;
+}
+
+#[tokio::test]
+async fn another_body_under_a_used_key_is_refused_and_writes_nothing() {
+    let payments = Payments::new().await;
+    let first = new_payment(Uuid::now_v7(), "key");
+    payments.accept(std::slice::from_ref(&first)).await;
+    let other = NewPayment { fingerprint: [8; 32], payment_id: Uuid::now_v7(), ..first };
+    assert_eq!(payments.accept(&[other]).await, [Accepted::KeyReused]);
+    assert_eq!(payments.count("select count(*) from payments").await, 1);
+    payments.finish().await;
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_enabled_is_refused_but_a_payment_accepted_before_is_replayed() {
+    let payments = Payments::new().await;
+    let user = Uuid::now_v7();
+    let accepted = new_payment(user, "key");
+    payments.accept(std::slice::from_ref(&accepted)).await;
+    let owner = sql::connect(&payments.trial.url("coro_owner").unwrap()).await.unwrap();
+    owner
+        .batch_execute("update services set enabled = false where service_id = 'electricity'")
+        .await
+        .unwrap();
+    let unknown = NewPayment { service_id: "nobody".into(), ..new_payment(user, "other") };
+    let done = payments.accept(&[accepted, new_payment(user, "new"), unknown]).await;
+    assert!(matches!(done[0], Accepted::Replayed(_)), "the key is looked up before the service");
+    assert_eq!(done[1..], [Accepted::ServiceRefused, Accepted::ServiceRefused]);
+    assert_eq!(payments.count("select count(*) from payments").await, 1);
+    drop(owner);
+    payments.finish().await;
+}
+
+#[tokio::test]
+async fn a_payment_goes_its_way_without_gaps_in_its_versions() {
+    let payments = Payments::new().await;
+    let payment = payments.accepted().await;
+    for (event, status, version) in [
+        (Event::Held, "authorized", 2),
+        (Event::OutcomeUnknown, "authorized", 3),
+        (Event::Captured, "completed", 4),
+    ] {
+        let outcome = payments.apply(&[told(payment, event)]).await.unwrap();
+        assert_eq!(outcome.applied.applied, 1, "{event:?}");
+        let again = payments.apply(&[told(payment, event)]).await.unwrap();
+        assert_eq!(again.applied.already, 1, "{event:?}");
+        let row = payments.row(payment).await;
+        assert_eq!((row.0.as_str(), row.2), (status, version));
+    }
+    payments.finish().await;
+}
+
+#[tokio::test]
+async fn two_transitions_in_one_batch_are_two_versions() {
+    let payments = Payments::new().await;
+    let (one, two) = (payments.accepted().await, payments.accepted().await);
+    let batch = [
+        told(one, Event::Held),
+        told(two, Event::Held),
+        told(one, Event::Held),
+        told(one, Event::ReleasedUncharged),
+    ];
+    let outcome = payments.apply(&batch).await.unwrap();
+    assert_eq!((outcome.applied.applied, outcome.applied.already), (3, 1));
+    assert_eq!(payments.row(one).await, ("failed".into(), "failed".into(), 3));
+    assert_eq!(payments.row(two).await, ("authorized".into(), "authorized".into(), 2));
+    payments.finish().await;
+}
+
+#[tokio::test]
+async fn a_missing_payment_is_not_a_duplicate_and_the_whole_batch_waits() {
+    let payments = Payments::new().await;
+    let payment = payments.accepted().await;
+    let nowhere = (payment.0, Uuid::now_v7());
+    let refused = payments.apply(&[told(payment, Event::Held), told(nowhere, Event::Held)]).await;
+    assert!(matches!(refused, Err(ApplyError::Missing(_))), "{refused:?}");
+    assert_eq!(payments.row(payment).await.2, 1, "nothing of the batch was applied");
+    payments.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_impossible_is_parked_and_the_rest_goes_on() {
+    let payments = Payments::new().await;
+    let (done, open) = (payments.accepted().await, payments.accepted().await);
+    payments.apply(&[told(done, Event::HoldRejected)]).await.unwrap();
+    let outcome = payments.apply(&[told(done, Event::Captured), told(open, Event::Held)]).await.unwrap();
+    assert_eq!((outcome.applied.applied, outcome.applied.parked), (1, 1));
+    assert_eq!(payments.row(done).await.0, "rejected");
+    assert_eq!(payments.count("select count(*) from parked").await, 1);
+    payments.finish().await;
+}
+
+#[tokio::test]
+async fn batches_racing_on_the_same_payments_apply_each_transition_once() {
+    let payments = Payments::new().await;
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        open.push(payments.accepted().await);
+    }
+    let batch: Vec<Command> = open.iter().map(|payment| told(*payment, Event::Held)).collect();
+    let racers = (0..8).map(|_| payments.apply(&batch));
+    // A racer that lost reports it as a failure worth another try, or finds everything done already.
+    let outcomes = futures_util::future::join_all(racers).await;
+    let applied: usize = outcomes.iter().filter_map(|o| o.as_ref().ok()).map(|o| o.applied.applied).sum();
+    assert_eq!(applied, 20);
+    for payment in open {
+        assert_eq!(payments.row(payment).await, ("authorized".into(), "authorized".into(), 2));
+    }
+    payments.finish().await;
+}
+
+#[tokio::test]
+async fn updates_stay_heap_only() {
+    let payments = Payments::new().await;
+    let mut open = Vec::new();
+    for _ in 0..50 {
+        open.push(payments.accepted().await);
+    }
+    for event in [Event::Held, Event::Captured] {
+        let batch: Vec<Command> = open.iter().map(|payment| told(*payment, event)).collect();
+        payments.apply(&batch).await.unwrap();
+    }
+    let owner = sql::connect(&payments.trial.url("coro_owner").unwrap()).await.unwrap();
+    let indexed = "select count(*) from pg_index i, unnest(i.indkey::int[]) as k(attnum)
+                   join pg_attribute a using (attnum)
+                   where i.indrelid = 'payments'::regclass and a.attrelid = i.indrelid
+                   and a.attname in ('status', 'event', 'reason', 'version', 'authorized_at', 'completed_at')";
+    let row = owner.query_one(indexed, &[]).await.unwrap();
+    assert_eq!(
+        row.get::<_, i64>(0),
+        0,
+        "an index on a column that a step updates would end heap-only updates"
+    );
+    drop(owner);
+    payments.finish().await;
+}

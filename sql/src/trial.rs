@@ -1,0 +1,67 @@
+//! A database of a test's own, on the servers of a running stack.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result};
+
+use crate::{Database, create_database, database_url, drop_database};
+
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// Dropped by [`Trial::finish`]; a test that fails leaves it to be looked at.
+pub struct Trial {
+    admin_url: String,
+    password: String,
+    name: String,
+    kind: Database,
+}
+
+impl Trial {
+    /// # Errors
+    /// When the variables of a stack (POSTGRES_ADMIN_URL, ROLE_PASSWORD) are not set, or the server refuses.
+    pub async fn new(kind: Database) -> Result<Self> {
+        let variable = |name: &str| {
+            std::env::var(name).with_context(|| {
+                format!("{name} is not set: run `cargo stack test`, or `. .stack/env` after `cargo stack up`")
+            })
+        };
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("test_{}_{}_{number}", kind.name(), std::process::id());
+        let trial = Self {
+            admin_url: variable("POSTGRES_ADMIN_URL")?,
+            password: variable("ROLE_PASSWORD")?,
+            name,
+            kind,
+        };
+        create_database(&trial.admin_url, kind, &trial.name).await?;
+        Ok(trial)
+    }
+
+    /// # Errors
+    /// When POSTGRES_ADMIN_URL names no TCP host.
+    pub fn url(&self, role: &str) -> Result<String> {
+        database_url(&self.admin_url, &self.name, role, &self.password)
+    }
+
+    /// As the service that owns this kind of database sees it: with its rights and no others.
+    ///
+    /// # Errors
+    /// When POSTGRES_ADMIN_URL names no TCP host.
+    pub fn service_url(&self) -> Result<String> {
+        self.url(self.kind.service_role())
+    }
+
+    pub fn admin_url(&self) -> &str {
+        &self.admin_url
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// # Errors
+    /// When the database cannot be dropped.
+    pub async fn finish(self) -> Result<()> {
+        drop_database(&self.admin_url, &self.name).await
+    }
+}
