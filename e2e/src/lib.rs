@@ -6,9 +6,11 @@
 //! * [`databases`]: an operator's view: read-only connections.
 //! * [`explain`]: the whole life of one payment, and where it stands still.
 //! * [`audit`]: money, gateway and saga invariants over everything there is.
+//! * [`bench`]: what it does per second, and what that costs.
 //! * [`first_payment`]: the payment `cargo stack up` ends with.
 
 pub mod audit;
+pub mod bench;
 pub mod client;
 pub mod databases;
 pub mod explain;

@@ -3,6 +3,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use e2e::bench::{self, Bench};
 use e2e::stack::Stack;
 use e2e::{explain, first_payment};
 use saga::telemetry::{self, LogFormat};
@@ -21,6 +22,9 @@ enum Action {
     FirstPayment,
     /// The whole life of one payment, and where it stands still.
     Explain { payment_id: Uuid },
+    /// Measure.
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 #[tokio::main]
@@ -31,6 +35,7 @@ async fn main() -> Result<()> {
     let report = match cli.command {
         Action::FirstPayment => first_payment::run(&stack).await?,
         Action::Explain { payment_id } => explain::life(&stack, payment_id).await?,
+        Action::Bench(bench) => return bench::run(&stack, &bench).await,
     };
     println!("{report}");
     Ok(())

@@ -1,0 +1,37 @@
+//! `cargo stack bench NAME`: what a running stack does per second, how long a payment takes, and where the
+//! processor time goes.
+//!
+//! * [`saga`]: whole payments: a closed loop beside the SQL floor, then open loops at given rates.
+//!
+//! The generator shares the machine with everything it measures, so it is kept cheap and accounts for itself.
+
+pub mod caller;
+pub mod closed;
+pub mod cpu;
+pub mod endings;
+pub mod floor;
+pub mod floor_sql;
+pub mod latency;
+pub mod open;
+pub mod report;
+pub mod saga;
+pub mod users;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::stack::Stack;
+
+/// What can be measured.
+#[derive(Subcommand)]
+pub enum Bench {
+    /// Whole payments: settled per second beside what SQL alone could do, latencies, processor time.
+    Saga(saga::Options),
+}
+
+/// Measures, prints the figures, and fails if money or a payment went missing meanwhile.
+pub async fn run(stack: &Stack, bench: &Bench) -> Result<()> {
+    match bench {
+        Bench::Saga(options) => saga::run(stack, options).await,
+    }
+}

@@ -1,0 +1,75 @@
+//! One keep-alive connection to payments-svc: the cheapest client that still speaks HTTP.
+
+use anyhow::{Context, Result, ensure};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{CONTENT_TYPE, HOST, LOCATION};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+/// What a payment asks for, beside who pays.
+pub const CLIENT_NUMBER: &str = "081234567890";
+pub const AMOUNT: i64 = 15_000;
+
+/// Where payments are posted.
+#[derive(Clone)]
+pub struct Address {
+    authority: String,
+    service_id: String,
+}
+
+impl Address {
+    pub fn new(payments_url: &str, service_id: &str) -> Result<Self> {
+        let uri: Uri = payments_url.parse().context("PAYMENTS_URL")?;
+        let authority = uri.authority().context("PAYMENTS_URL names no host")?.to_string();
+        Ok(Self { authority, service_id: service_id.to_owned() })
+    }
+}
+
+pub struct Caller {
+    address: Address,
+    sender: SendRequest<Full<Bytes>>,
+}
+
+impl Caller {
+    pub async fn connect(address: &Address) -> Result<Self> {
+        let stream = TcpStream::connect(&address.authority).await.context("connect to payments-svc")?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // Its end is also the end of every request on it, where it is reported.
+        tokio::spawn(async move { drop(connection.await) });
+        Ok(Self { address: address.clone(), sender })
+    }
+
+    /// Asks to pay under a key of its own; the answer is the id of the accepted payment.
+    pub async fn pay(&mut self, user_id: Uuid) -> Result<Uuid> {
+        let body = format!(
+            r#"{{"client_number":"{CLIENT_NUMBER}","service_id":"{}","amount":{AMOUNT},"idempotency_key":"{}"}}"#,
+            self.address.service_id,
+            Uuid::new_v4()
+        );
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri("/payments")
+            .header(HOST, &self.address.authority)
+            .header(CONTENT_TYPE, "application/json")
+            .header("x-user-id", user_id.to_string())
+            .body(Full::new(Bytes::from(body)))?;
+        self.sender.ready().await.context("the connection to payments-svc")?;
+        let response = self.sender.send_request(request).await.context("POST /payments")?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.context("the answer to POST /payments")?.to_bytes();
+        ensure!(
+            head.status == StatusCode::CREATED,
+            "not accepted: {} {}",
+            head.status,
+            String::from_utf8_lossy(&body)
+        );
+        let location = head.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+        let id = location.and_then(|path| path.rsplit('/').next()).context("a Location in the 201")?;
+        id.parse().context("a payment id in the Location")
+    }
+}

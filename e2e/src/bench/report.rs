@@ -1,0 +1,307 @@
+//! What is printed: tables for people, one JSON document for programs.
+#![allow(clippy::print_stdout, reason = "the report is the output")]
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use super::closed::Closed;
+use super::cpu::{BACKENDS, ELSEWHERE, GENERATOR, Spent};
+use super::floor::Measured;
+use super::latency::Summary;
+use super::open::Open;
+use super::saga::Options;
+use crate::audit::Finding;
+
+#[derive(Serialize)]
+pub struct Report {
+    clients: usize,
+    users: usize,
+    zipf: f64,
+    seconds: u64,
+    rounds: Vec<Round>,
+    settled_per_second: Option<f64>,
+    floor_per_second: Option<f64>,
+    /// Of the medians.
+    ratio: Option<f64>,
+    loops: Vec<Latency>,
+    /// How payments of the closed loops ended.
+    ended: BTreeMap<&'static str, u64>,
+    /// Processor seconds per 1,000 payments.
+    cpu: Option<Cpu>,
+    violations: Vec<String>,
+    checks: usize,
+}
+
+#[derive(Serialize)]
+struct Round {
+    settled_per_second: f64,
+    floor_per_second: Option<f64>,
+    /// Share of all processors that was busy.
+    saga_busy: f64,
+    floor_busy: Option<f64>,
+    /// Share of all processors used by processes that are neither the stack's nor ours.
+    saga_elsewhere: f64,
+    floor_elsewhere: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Latency {
+    name: String,
+    accept: Summary,
+    settle: Summary,
+}
+
+#[derive(Serialize)]
+struct Cpu {
+    saga: BTreeMap<String, f64>,
+    floor: BTreeMap<String, f64>,
+    /// Everything but what is elsewhere.
+    total: f64,
+    total_without_backends: f64,
+    floor_total: Option<f64>,
+}
+
+impl Report {
+    pub fn new(
+        options: &Options,
+        saga: &[Closed],
+        floor: &[Measured],
+        open: &[Open],
+        findings: &[Finding],
+    ) -> Self {
+        let rate = |settled: u64, seconds: f64| settled as f64 / seconds;
+        let settled_per_second =
+            median(saga.iter().map(|round| rate(round.settled, round.seconds)).collect());
+        let floor_per_second = median(floor.iter().map(|round| rate(round.settled, round.seconds)).collect());
+        let rounds = saga.iter().enumerate().map(|(nth, round)| {
+            let floor = floor.get(nth);
+            Round {
+                settled_per_second: rate(round.settled, round.seconds),
+                floor_per_second: floor.map(|floor| rate(floor.settled, floor.seconds)),
+                saga_busy: round.cpu.busy(),
+                floor_busy: floor.map(|floor| floor.cpu.busy()),
+                saga_elsewhere: elsewhere(&round.cpu),
+                floor_elsewhere: floor.map(|floor| elsewhere(&floor.cpu)),
+            }
+        });
+        let closed = saga.iter().enumerate().map(|(nth, round)| Latency {
+            name: format!("closed, {} clients, round {}", options.clients, nth + 1),
+            accept: round.accept,
+            settle: round.settle,
+        });
+        let open = open.iter().map(|open| Latency {
+            name: format!("open, {}/s", open.rate),
+            accept: open.accept,
+            settle: open.settle,
+        });
+        let mut ended: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for (event, count) in saga.iter().flat_map(|round| &round.ended) {
+            *ended.entry(event).or_default() += count;
+        }
+        Self {
+            clients: options.clients,
+            users: options.users,
+            zipf: options.zipf,
+            seconds: options.seconds,
+            rounds: rounds.collect(),
+            settled_per_second,
+            floor_per_second,
+            ratio: settled_per_second.zip(floor_per_second).map(|(saga, floor)| saga / floor),
+            loops: closed.chain(open).collect(),
+            ended,
+            cpu: Cpu::new(saga, floor),
+            violations: findings.iter().filter(|finding| finding.violations > 0).map(told).collect(),
+            checks: findings.len(),
+        }
+    }
+
+    pub fn print(&self, json: bool) -> Result<()> {
+        if json {
+            println!("{}", serde_json::to_string_pretty(self)?);
+            return Ok(());
+        }
+        if !self.rounds.is_empty() {
+            println!("{}\n", self.throughput());
+        }
+        println!("{}\n", self.latencies());
+        if let Some(cpu) = &self.cpu {
+            println!("{}\n", cpu.table());
+        }
+        let ended: Vec<String> = self.ended.iter().map(|(event, count)| format!("{count} {event}")).collect();
+        println!("Ended in the closed loops: {}.", ended.join(", "));
+        match self.violations.as_slice() {
+            [] => println!("Every accepted payment has ended; all {} checks of the audit hold.", self.checks),
+            violations => println!("The audit found:\n{}", violations.join("\n")),
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// When an invariant is broken.
+    pub fn verdict(&self) -> Result<()> {
+        match self.violations.len() {
+            0 => Ok(()),
+            broken => bail!("{broken} of {} checks of the audit fail", self.checks),
+        }
+    }
+
+    fn throughput(&self) -> String {
+        let mut table = table(&[
+            "ROUND",
+            "SAGA/S",
+            "FLOOR/S",
+            "RATIO",
+            "BUSY",
+            "FLOOR BUSY",
+            "ELSEWHERE",
+            "FLOOR ELSEWHERE",
+        ]);
+        let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+        for (nth, round) in self.rounds.iter().enumerate() {
+            table.add_row([
+                (nth + 1).to_string(),
+                whole(Some(round.settled_per_second)),
+                whole(round.floor_per_second),
+                ratio(round.floor_per_second.map(|floor| round.settled_per_second / floor)),
+                percent(round.saga_busy),
+                round.floor_busy.map_or_else(dash, percent),
+                percent(round.saga_elsewhere),
+                round.floor_elsewhere.map_or_else(dash, percent),
+            ]);
+        }
+        table.add_row([
+            "median".to_owned(),
+            whole(self.settled_per_second),
+            whole(self.floor_per_second),
+            ratio(self.ratio),
+        ]);
+        table.trim_fmt()
+    }
+
+    fn latencies(&self) -> String {
+        let mut table =
+            table(&["MILLISECONDS", "PAYMENTS", "ACCEPT P50", "P99", "MAX", "SETTLE P50", "P99", "MAX"]);
+        for Latency { name, accept, settle } in &self.loops {
+            let mut row = vec![name.clone(), settle.count.to_string()];
+            for Summary { p50_ms, p99_ms, max_ms, .. } in [accept, settle] {
+                row.extend([p50_ms, p99_ms, max_ms].map(|ms| format!("{ms:.1}")));
+            }
+            table.add_row(row);
+        }
+        table.trim_fmt()
+    }
+}
+
+impl Cpu {
+    fn new(saga: &[Closed], floor: &[Measured]) -> Option<Self> {
+        let saga = per_thousand(saga.iter().map(|round| (round.settled, &round.cpu)))?;
+        let floor = per_thousand(floor.iter().map(|round| (round.settled, &round.cpu)));
+        let total = |seconds: &BTreeMap<String, f64>| -> f64 {
+            seconds.iter().filter(|(group, _)| *group != ELSEWHERE).map(|(_, seconds)| seconds).sum()
+        };
+        let backends: f64 =
+            saga.iter().filter(|(group, _)| group.starts_with(BACKENDS)).map(|(_, seconds)| seconds).sum();
+        Some(Self {
+            total: total(&saga),
+            total_without_backends: total(&saga) - backends,
+            floor_total: floor.as_ref().map(total),
+            floor: floor.unwrap_or_default(),
+            saga,
+        })
+    }
+
+    fn table(&self) -> String {
+        let mut table = table(&["CPU SECONDS PER 1,000 PAYMENTS", "SAGA", "FLOOR"]);
+        let mut groups: Vec<&String> = self.saga.keys().filter(|group| *group != ELSEWHERE).collect();
+        groups.sort_by(|a, b| self.saga[*b].total_cmp(&self.saga[*a]));
+        let figure = |seconds: Option<f64>| seconds.map_or_else(dash, |seconds| format!("{seconds:.3}"));
+        for group in groups {
+            let name = if group == GENERATOR { "generator (this benchmark)" } else { group };
+            table.add_row([
+                name.to_owned(),
+                figure(Some(self.saga[group])),
+                figure(self.floor.get(group).copied()),
+            ]);
+        }
+        table.add_row(["all of the above".to_owned(), figure(Some(self.total)), figure(self.floor_total)]);
+        let without = figure(Some(self.total_without_backends));
+        table.add_row(["  without Postgres backends".to_owned(), without, dash()]);
+        let others =
+            [self.saga.get(ELSEWHERE), self.floor.get(ELSEWHERE)].map(|seconds| figure(seconds.copied()));
+        table.add_row([vec![ELSEWHERE.to_owned()], others.to_vec()].concat());
+        table.trim_fmt()
+    }
+}
+
+fn per_thousand<'a>(rounds: impl Iterator<Item = (u64, &'a Spent)>) -> Option<BTreeMap<String, f64>> {
+    let (mut payments, mut spent) = (0, Spent::default());
+    for (settled, cpu) in rounds {
+        payments += settled;
+        spent.add(cpu);
+    }
+    let each = |(group, seconds): (String, f64)| (group, 1000.0 * seconds / payments as f64);
+    (payments > 0).then(|| spent.seconds.into_iter().map(each).collect())
+}
+
+fn elsewhere(spent: &Spent) -> f64 {
+    spent.seconds.get(ELSEWHERE).copied().unwrap_or_default() / spent.capacity.max(f64::MIN_POSITIVE)
+}
+
+fn told(finding: &Finding) -> String {
+    let Finding { name, promise, examined, violations, first } = finding;
+    let first = first.as_deref().unwrap_or("?");
+    format!("{name} ({promise}): {violations} of {examined}, the first {first}")
+}
+
+/// Of an even number the mean of the middle two.
+fn median(mut figures: Vec<f64>) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    let (low, high) = (figures.get(figures.len().checked_sub(1)? / 2)?, figures.get(figures.len() / 2)?);
+    Some(f64::midpoint(*low, *high))
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    for column in 1..header.len() {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+fn whole(figure: Option<f64>) -> String {
+    figure.map_or_else(dash, |figure| format!("{figure:.0}"))
+}
+
+fn ratio(figure: Option<f64>) -> String {
+    figure.map_or_else(dash, |figure| format!("{figure:.2}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+
+    #[test]
+    fn seconds_per_thousand_payments() {
+        let spent = Spent { seconds: [("x".to_owned(), 3.0)].into(), capacity: 10.0 };
+        let cpu = per_thousand([(1000, &spent), (500, &spent)].into_iter()).unwrap();
+        assert_eq!(cpu["x"], 4.0);
+        assert!(per_thousand(std::iter::empty()).is_none());
+    }
+}
