@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -65,16 +65,19 @@ impl Client {
         Ok(response.json().await?)
     }
 
-    /// Looks until the payment has ended.
+    /// Looks until the payment has ended. That nobody answers for a while is only a longer wait.
     pub async fn ended(&self, user_id: Uuid, payment_id: Uuid, patience: Duration) -> Result<Value> {
         let began = Instant::now();
         loop {
-            let payment = self.payment(user_id, payment_id).await?;
-            let status = payment["status"].as_str().unwrap_or_default();
-            if matches!(status, "completed" | "rejected" | "failed" | "cancelled") {
-                return Ok(payment);
+            let seen = self.payment(user_id, payment_id).await;
+            let status = seen.as_ref().ok().and_then(|payment| payment["status"].as_str());
+            if matches!(status, Some("completed" | "rejected" | "failed" | "cancelled")) {
+                return seen;
             }
-            ensure!(began.elapsed() < patience, "payment {payment_id} is still {status} after {patience:?}");
+            if began.elapsed() > patience {
+                let payment = seen.with_context(|| format!("payment {payment_id} cannot be seen"))?;
+                bail!("payment {payment_id} has not ended after {patience:?}: {payment}");
+            }
             tokio::time::sleep(LOOK).await;
         }
     }

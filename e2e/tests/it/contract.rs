@@ -1,0 +1,190 @@
+//! The wire contract, read back from the brokers: every header, every field, and the work message's bytes.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use e2e::client::order;
+use e2e::topics::{self, Event, SAGA_TOPICS};
+use jiff::Timestamp;
+use lapin::options::BasicGetOptions;
+use lapin::types::AMQPValue;
+use saga::contract::{
+    BALANCE_TOPIC, ChargeResult, EventType, LedgerEntry, PAYMENT_QUEUE, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC,
+    Payment,
+};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::world::{PATIENCE, World};
+
+const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// Pays with a trace context of its own.
+async fn pay_traced(world: &World, user: Uuid, client_number: &str, amount: i64) -> Uuid {
+    let body = order(client_number, &world.stack.demo_service_id, amount, &Uuid::new_v4().to_string());
+    let request = reqwest::Client::new().post(format!("{}/payments", world.stack.payments_url)).json(&body);
+    let request = request.header("x-user-id", user.to_string()).header("traceparent", TRACEPARENT);
+    let payment: Value = request.send().await.unwrap().json().await.unwrap();
+    payment["payment_id"].as_str().unwrap().parse().unwrap()
+}
+
+/// The payment's events, once the last of them is there.
+async fn events(world: &World, payment_id: Uuid, since: Timestamp, last: &str) -> Vec<Event> {
+    let began = Instant::now();
+    loop {
+        let brokers = world.stack.kafka_brokers.clone();
+        let read = move || topics::read(&brokers, &SAGA_TOPICS, since).unwrap();
+        let mut events = tokio::task::spawn_blocking(read).await.unwrap();
+        events.retain(|event| event.subject() == payment_id.to_string());
+        if events.iter().any(|event| event.event_type() == last) {
+            return events;
+        }
+        assert!(began.elapsed() < PATIENCE, "{last} was not told; told: {events:#?}");
+    }
+}
+
+fn check(event: &Event, user: Uuid, payment_id: Uuid) {
+    let event_type = EventType::parse(event.event_type()).unwrap();
+    let name = event_type.as_str();
+    assert_eq!(event.topic, event_type.topic(), "{name}");
+    assert_eq!(event.key, user.to_string(), "{name}: ordered per user");
+    let headers: BTreeSet<&str> = event.headers.keys().map(String::as_str).collect();
+    let expected = [
+        "ce_specversion",
+        "ce_id",
+        "ce_source",
+        "ce_type",
+        "ce_time",
+        "ce_subject",
+        "content-type",
+        "traceparent",
+        "pg_position",
+    ];
+    assert_eq!(headers, BTreeSet::from(expected), "{name}");
+    assert_eq!(event.header("ce_specversion"), "1.0");
+    assert_eq!(event.header("content-type"), "application/json");
+    assert_eq!(event.header("traceparent"), TRACEPARENT, "{name}");
+    let body = event.json().unwrap();
+    let (id, source) = match event.topic.as_str() {
+        PAYMENT_TOPIC => (format!("payments/payments/{payment_id}/{}", body["version"]), "/coro/payments"),
+        BALANCE_TOPIC => (format!("balance/ledger/{payment_id}/{}", body["phase"]), "/coro/balance"),
+        _ => (format!("processor/charges/{payment_id}/{}", body["version"]), "/coro/processor"),
+    };
+    assert_eq!((event.header("ce_id"), event.header("ce_source")), (id.as_str(), source));
+    let time = event.header("ce_time");
+    assert!(time.ends_with('Z') && time.parse::<Timestamp>().is_ok(), "{time}");
+    position(event.header("pg_position"));
+    shape(&event.topic, &event.value);
+    let golden = format!("{}/../saga/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let golden: Value = serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
+    let fields = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    assert_eq!(fields(&body), fields(&golden), "{name}");
+}
+
+/// Commit LSN, ordinal, previous commit LSN.
+fn position(text: &str) {
+    let parts: Vec<&str> = text.split(';').collect();
+    let lsn = |text: &str| {
+        let (high, low) = text.split_once('/').unwrap();
+        u64::from_str_radix(high, 16).unwrap() << 32 | u64::from_str_radix(low, 16).unwrap()
+    };
+    assert_eq!(parts.len(), 3, "{text}");
+    assert!(parts[1].parse::<u32>().is_ok(), "{text}");
+    assert!(lsn(parts[2]) < lsn(parts[0]), "{text}");
+}
+
+fn shape(topic: &str, value: &[u8]) {
+    match topic {
+        PAYMENT_TOPIC => drop(serde_json::from_slice::<Payment>(value).unwrap()),
+        BALANCE_TOPIC => drop(serde_json::from_slice::<LedgerEntry>(value).unwrap()),
+        PAYMENT_RESULT_TOPIC => drop(serde_json::from_slice::<ChargeResult>(value).unwrap()),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn every_event_of_a_payment_is_told_with_its_headers_and_fields() {
+    let world = World::shared().await;
+    let user = world.client.user_with(100_000).await.unwrap();
+    let since = Timestamp::now();
+    let ways = [
+        (
+            "0812",
+            10,
+            "payment.completed.v1",
+            ["initiated", "authorized", "completed"].as_slice(),
+            ["held", "captured"].as_slice(),
+        ),
+        (
+            "0812-decline",
+            10,
+            "payment.failed.v1",
+            &["initiated", "authorized", "failed"],
+            &["held", "released"],
+        ),
+        ("0812", 1_000_000, "payment.rejected.v1", &["initiated", "rejected"], &["rejected"]),
+    ];
+    for (client_number, amount, last, payment_events, balance_events) in ways {
+        let payment_id = pay_traced(&world, user, client_number, amount).await;
+        let events = events(&world, payment_id, since, last).await;
+        for event in &events {
+            check(event, user, payment_id);
+        }
+        let on = |topic: &str| -> Vec<String> {
+            let types = events.iter().filter(|event| event.topic == topic).map(Event::event_type);
+            types.map(|name| name.split('.').rev().nth(1).unwrap().to_owned()).collect()
+        };
+        assert_eq!(on(PAYMENT_TOPIC), payment_events, "in commit order");
+        assert_eq!(on(BALANCE_TOPIC), balance_events, "in commit order");
+    }
+}
+
+#[tokio::test]
+async fn the_work_message_is_the_contract_byte_for_byte() {
+    let world = World::alone().await;
+    let user = world.client.user_with(100_000).await.unwrap();
+    world.cargo_stack("stop", "processor-svc").await;
+    let payment_id = pay_traced(&world, user, "081234567890", 15_000).await;
+    let message = {
+        let connection =
+            lapin::Connection::connect(&world.stack.amqp_url, lapin::ConnectionProperties::default())
+                .await
+                .unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let began = Instant::now();
+        let message = loop {
+            let got =
+                channel.basic_get(PAYMENT_QUEUE.into(), BasicGetOptions { no_ack: false }).await.unwrap();
+            if let Some(message) = got {
+                break message;
+            }
+            assert!(began.elapsed() < PATIENCE, "no work message");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        // Not acknowledged: closing gives it back to the queue.
+        connection.close(200, "seen".into()).await.unwrap();
+        message
+    };
+    world.cargo_stack("start", "processor-svc").await;
+
+    let expected = format!(
+        r#"{{"payload":{{"user_id":"{user}","client_number":"081234567890","service_id":"{}","amount":"15000","transaction_id":"{payment_id}"}}}}"#,
+        world.stack.demo_service_id
+    );
+    assert_eq!(String::from_utf8_lossy(&message.data), expected);
+    let properties = &message.properties;
+    let text = |value: &Option<lapin::types::ShortString>| value.as_ref().map(ToString::to_string);
+    assert_eq!(text(properties.message_id()), Some(format!("payments/payments/{payment_id}/2")));
+    assert_eq!(text(properties.kind()), Some("payment.authorized.v1".into()));
+    assert_eq!(*properties.delivery_mode(), Some(2), "persistent");
+    assert!(properties.timestamp().is_some());
+    let header =
+        |name: &str| match properties.headers().as_ref().and_then(|table| table.inner().get(name).cloned()) {
+            Some(AMQPValue::LongString(text)) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+            other => panic!("header {name}: {other:?}"),
+        };
+    assert_eq!(header("traceparent"), TRACEPARENT);
+    assert!(header("expires_at").parse::<Timestamp>().is_ok());
+    let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
+    assert_eq!(payment["status"], "completed", "the message given back is done after all");
+}

@@ -1,0 +1,120 @@
+//! Input that must be met: a clear problem, or a closed connection, and never a row.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use uuid::Uuid;
+
+use crate::world::World;
+
+async fn post_raw(world: &World, user: Option<&str>, body: Vec<u8>) -> (u16, Value) {
+    let request = reqwest::Client::new().post(format!("{}/payments", world.stack.payments_url)).body(body);
+    let request = request.header("content-type", "application/json");
+    let request = if let Some(user) = user { request.header("x-user-id", user) } else { request };
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    assert_eq!(response.headers()["content-type"], "application/problem+json", "{status}");
+    (status, response.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn bad_input_is_a_clear_problem_and_no_row() {
+    let world = World::shared().await;
+    let user = Uuid::now_v7();
+    let good = world.order(100, "key");
+    let with = |field: &str, value: Value| {
+        let mut body = good.clone();
+        body[field] = value;
+        body.to_string().into_bytes()
+    };
+    let without = |field: &str| {
+        let mut body = good.clone();
+        body.as_object_mut().unwrap().remove(field);
+        body.to_string().into_bytes()
+    };
+    let cases: Vec<(&str, Vec<u8>, u16, &str)> = vec![
+        ("not JSON", b"{".to_vec(), 400, "malformed"),
+        ("not UTF-8", b"{\"a\":\"\xff\"}".to_vec(), 400, "malformed"),
+        ("empty", Vec::new(), 400, "malformed"),
+        ("an array", b"[]".to_vec(), 400, "malformed"),
+        ("amount 0", with("amount", json!(0)), 400, "validation"),
+        ("amount negative", with("amount", json!(-1)), 400, "validation"),
+        ("amount float", with("amount", json!(1.5)), 400, "validation"),
+        ("amount string", with("amount", json!("100")), 400, "validation"),
+        ("amount over the limit", with("amount", json!(9_007_199_254_740_992_i64)), 400, "validation"),
+        ("no amount", without("amount"), 400, "validation"),
+        ("no key", without("idempotency_key"), 400, "validation"),
+        ("unknown field", with("fee", json!(1)), 400, "validation"),
+        ("long number", with("client_number", json!("9".repeat(65))), 400, "validation"),
+        ("long key", with("idempotency_key", json!("k".repeat(256))), 400, "validation"),
+        ("NUL", with("client_number", json!("a\u{0}b")), 400, "validation"),
+        ("over 16 kB", with("client_number", json!("9".repeat(17_000))), 413, "too-large"),
+    ];
+    for (name, body, status, kind) in cases {
+        let (found, problem) = post_raw(&world, Some(&user.to_string()), body).await;
+        assert_eq!(found, status, "{name}: {problem}");
+        assert_eq!(problem["type"], format!("urn:coro:problem:{kind}"), "{name}: {problem}");
+        assert_eq!(problem["status"], status, "{name}");
+        if kind == "validation" {
+            assert!(problem["errors"][0]["field"].is_string(), "{name}: {problem}");
+        }
+    }
+    assert_eq!(world.payments_of(user).await, 0);
+}
+
+#[tokio::test]
+async fn a_user_is_a_uuid_and_nothing_else() {
+    let world = World::shared().await;
+    let body = world.order(100, "key").to_string().into_bytes();
+    for user in [None, Some(""), Some("bob"), Some("0198c0de00007000800000000000000"), Some("' or 1=1 --")] {
+        let (status, problem) = post_raw(&world, user, body.clone()).await;
+        assert_eq!((status, &problem["errors"][0]["field"]), (400, &"X-User-ID".into()), "{user:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_offered_is_a_problem_too() {
+    let world = World::shared().await;
+    let http = reqwest::Client::new();
+    let nowhere = http.get(format!("{}/nowhere", world.stack.payments_url)).send().await.unwrap();
+    assert_eq!(nowhere.status(), 404);
+    assert_eq!(nowhere.headers()["content-type"], "application/problem+json");
+    let method = http.delete(format!("{}/payments", world.stack.payments_url)).send().await.unwrap();
+    assert_eq!(method.status(), 405);
+    let health = http.get(format!("{}/health", world.stack.payments_url)).send().await.unwrap();
+    assert_eq!(health.status(), 200);
+    let metrics = http.get(format!("{}/metrics", world.stack.payments_url)).send().await.unwrap();
+    assert_eq!(metrics.status(), 404, "metrics are on the admin listener only");
+}
+
+/// How long the server lets a client dawdle after it sent `start`.
+async fn patience_with(world: &World, start: &str) -> (Duration, String) {
+    let address = world.stack.payments_url.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(start.as_bytes()).await.unwrap();
+    let began = Instant::now();
+    let mut answer = Vec::new();
+    let read = stream.read_to_end(&mut answer);
+    // A reset is a way of closing, too.
+    let _ = tokio::time::timeout(Duration::from_secs(40), read)
+        .await
+        .expect("the connection stays open for ever");
+    (began.elapsed(), String::from_utf8_lossy(&answer).into_owned())
+}
+
+#[tokio::test]
+async fn slow_clients_are_cut_and_leave_no_row() {
+    let world = World::shared().await;
+    let user = Uuid::now_v7();
+    let head = format!(
+        "POST /payments HTTP/1.1\r\nhost: coro\r\nx-user-id: {user}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    );
+    let body = format!("{head}content-length: 100\r\n\r\n{{\"client_number\":");
+    let (slow_head, slow_body) = tokio::join!(patience_with(&world, &head), patience_with(&world, &body));
+    assert!(slow_head.0 < Duration::from_secs(30), "{slow_head:?}");
+    assert!(slow_body.0 < Duration::from_secs(30), "{slow_body:?}");
+    assert!(slow_body.1.contains(" 408 "), "{slow_body:?}");
+    assert_eq!(world.payments_of(user).await, 0);
+}

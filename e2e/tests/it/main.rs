@@ -1,0 +1,14 @@
+//! Coro as a whole, on a running stack: what clients, subscribers and operators were promised.
+//!
+//! Tests run side by side, each with users of its own; those that stop or kill something run alone.
+
+// In a test an unwrap is an assertion.
+#![allow(clippy::unwrap_used)]
+
+mod contract;
+mod edge;
+mod idempotency;
+mod kills;
+mod outages;
+mod payments;
+mod world;
