@@ -75,7 +75,9 @@ pub fn routes(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
         .map(|words: Bytes, gateway: Arc<Gateway>| set_script(&gateway, &words));
     let health = warp::path!("health").and(warp::get()).and(with()).map(|gateway: Arc<Gateway>| {
         let (counts, version) = (gateway.ledger.counts(), env!("CARGO_PKG_VERSION"));
-        let body = json!({"status": "ok", "service": "gateway-sim", "version": version, "ledger": counts});
+        let undecided = gateway.ledger.undecided();
+        let body = json!({"status": "ok", "service": "gateway-sim", "version": version,
+            "ledger": counts, "undecided": undecided});
         warp::reply::json(&body).into_response()
     });
     let metrics = warp::path!("metrics")

@@ -151,6 +151,11 @@ impl Ledger {
         self.state().counts
     }
 
+    /// Calls that are begun and not decided yet: charges that may still come.
+    pub fn undecided(&self) -> usize {
+        self.state().open.len()
+    }
+
     /// A page of the export, charges in the order in which they were made, as NDJSON, and where the next
     /// one starts; `None` at the end.
     pub fn export(&self, from: usize, lines_max: usize) -> Option<(String, usize)> {

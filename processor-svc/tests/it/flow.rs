@@ -75,6 +75,8 @@ async fn whatever_the_gateway_does_the_outcome_is_definite_and_charged_once() {
         "1-late250",
         "1-thenhang-lag200",
         "1-resetx3",
+        // Charged later than the gateway promised, after we sent it again: only the constant key helps.
+        "1-late1500",
     ];
     let declined =
         ["1-decline", "1-decline200", "1-decline-thenhang", "1-decline-http500", "1-decline-late200"];

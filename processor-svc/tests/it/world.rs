@@ -123,8 +123,15 @@ impl Gateway {
         Gateway { address, ledger, shutdown, served }
     }
 
-    /// References and amounts of all charges.
+    /// References and amounts of all charges, after those that are still to come have come.
     pub async fn ledger(&self) -> Vec<(String, i64)> {
+        let undecided = async || {
+            let reply = client().get(format!("http://{}/health", self.address)).send().await.unwrap();
+            reply.json::<serde_json::Value>().await.unwrap()["undecided"] != 0
+        };
+        while undecided().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let reply = client().get(format!("http://{}/ledger", self.address)).send().await.unwrap();
         let line = |line: &str| {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
