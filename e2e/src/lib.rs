@@ -17,3 +17,6 @@ pub mod explain;
 pub mod first_payment;
 pub mod stack;
 pub mod topics;
+
+#[cfg(test)]
+mod tidy;

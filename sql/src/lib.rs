@@ -14,16 +14,15 @@ pub use roles::{ROLES, Role, bootstrap};
 use anyhow::{Context, Result, bail};
 use refinery::Runner;
 
-// The generated runner unwraps names that the macro itself has checked.
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used)] // generated: unwraps names that the macro itself has checked
 mod payments {
     refinery::embed_migrations!("payments");
 }
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used)] // generated, as above
 mod balance {
     refinery::embed_migrations!("balance");
 }
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used)] // generated, as above
 mod processor {
     refinery::embed_migrations!("processor");
 }

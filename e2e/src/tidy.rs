@@ -1,0 +1,161 @@
+//! Rules of CONTRIBUTING.md that neither the compiler nor clippy can see, kept by tests instead of memory.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const SERVICES: [&str; 3] = ["payments-svc", "balance-svc", "processor-svc"];
+/// A file that grows beyond this wants a seam.
+const FILE_LINES_MAX: usize = 500;
+const MAIN_LINES_MAX: usize = 60;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Every file of ours with this extension: path from the root, and text.
+fn sources(extension: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            if path.is_dir() {
+                if name != "target" && !name.starts_with('.') {
+                    folders.push(path);
+                }
+            } else if path.extension().is_some_and(|e| e == extension) {
+                let short = path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned();
+                found.push((short, fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no .{extension} files found");
+    found
+}
+
+/// The part of a file before its tests.
+fn without_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().unwrap()
+}
+
+#[test]
+fn files_are_short_and_named_after_what_they_hold() {
+    for (path, text) in sources("rs") {
+        let lines = text.lines().count();
+        assert!(lines <= FILE_LINES_MAX, "{path} has {lines} lines; {FILE_LINES_MAX} is the most");
+        for word in ["utils", "util", "common", "helpers", "helper", "manager", "misc"] {
+            let stem = Path::new(&path).file_stem().unwrap().to_str().unwrap();
+            assert!(stem != word, "{path}: say what is in it");
+        }
+    }
+}
+
+#[test]
+fn every_service_has_the_same_files_and_a_short_main() {
+    for service in SERVICES {
+        for file in ["main", "lib", "config", "http", "saga", "store", "metrics"] {
+            let path = root().join(service).join("src").join(format!("{file}.rs"));
+            assert!(path.is_file(), "{} is missing", path.display());
+        }
+        let main = fs::read_to_string(root().join(service).join("src/main.rs")).unwrap();
+        assert!(main.lines().count() <= MAIN_LINES_MAX, "{service}: wiring belongs in lib.rs");
+    }
+}
+
+#[test]
+fn decisions_are_pure_and_leave_no_pair_out() {
+    for service in SERVICES {
+        let path = root().join(service).join("src/saga.rs");
+        let text = fs::read_to_string(&path).unwrap();
+        let code = without_tests(&text);
+        for (banned, why) in [
+            ("_ =>", "a wildcard hides a pair nobody decided"),
+            ("async ", "a decision waits for nothing"),
+            ("now()", "a decision has no clock"),
+            ("tokio", "a decision does no I/O"),
+            ("rand", "a decision leaves nothing to chance"),
+        ] {
+            assert!(!code.contains(banned), "{}: `{banned}`: {why}", path.display());
+        }
+    }
+}
+
+#[test]
+fn all_sql_of_a_service_is_in_its_store() {
+    for (path, text) in sources("rs") {
+        let service = SERVICES.iter().any(|service| path.starts_with(&format!("{service}/src/")));
+        if !service || path.contains("/store") {
+            continue;
+        }
+        let code = without_tests(&text).to_lowercase();
+        for sql in [
+            "insert into ",
+            "delete from ",
+            " from payments",
+            " from charges",
+            " from ledger",
+            " from accounts",
+        ] {
+            assert!(!code.contains(sql), "{path}: `{sql}` belongs in the store");
+        }
+    }
+}
+
+#[test]
+fn services_do_not_know_each_other() {
+    for service in SERVICES {
+        let manifest = fs::read_to_string(root().join(service).join("Cargo.toml")).unwrap();
+        for other in SERVICES.iter().filter(|other| **other != service).chain(&["cdc-relay", "e2e"]) {
+            assert!(!manifest.contains(&format!("\n{other}")), "{service} depends on {other}");
+        }
+    }
+    let shared = fs::read_to_string(root().join("saga/Cargo.toml")).unwrap();
+    assert!(!shared.contains("-svc"), "the shared crate knows no service");
+}
+
+#[test]
+fn only_the_relay_tells_anything_to_a_broker() {
+    for (path, text) in sources("rs") {
+        if path.starts_with("cdc-relay/") || path.contains("/tests/") || path.ends_with("tidy.rs") {
+            continue;
+        }
+        for telling in ["basic_publish", "BaseProducer", "ThreadedProducer", "FutureProducer"] {
+            assert!(!text.contains(telling), "{path}: `{telling}`; commit a row and let the relay tell it");
+        }
+    }
+}
+
+#[test]
+fn every_table_says_what_it_is_and_every_constraint_has_a_name() {
+    for (path, text) in sources("sql") {
+        for (number, line) in text.lines().enumerate() {
+            let line = line.trim_start();
+            if let Some(rest) = line.strip_prefix("create table ") {
+                let table = rest.split([' ', '(']).next().unwrap();
+                assert!(
+                    text.contains(&format!("comment on table {table} is")),
+                    "{path}: {table} says not what it is"
+                );
+            }
+            let unnamed =
+                ["check (", "primary key (", "unique (", "foreign key ("].iter().any(|c| line.starts_with(c));
+            assert!(!unnamed, "{path}:{}: name the constraint, its name is what an error says", number + 1);
+        }
+    }
+}
+
+#[test]
+fn no_lint_is_silenced_without_a_reason() {
+    for (path, text) in sources("rs") {
+        let lines: Vec<&str> = text.lines().collect();
+        for (index, line) in lines.iter().enumerate() {
+            let trimmed = line.trim_start();
+            let silenced = trimmed.starts_with("#[allow(") || trimmed.starts_with("#![allow(");
+            let reasoned = line.contains("reason =")
+                || line.contains("//")
+                || index > 0 && lines[index - 1].trim_start().starts_with("//");
+            assert!(!silenced || reasoned, "{path}:{}: say why", index + 1);
+        }
+    }
+}
