@@ -29,8 +29,8 @@ pub struct Report {
     loops: Vec<Latency>,
     /// How payments of the closed loops ended.
     ended: BTreeMap<&'static str, u64>,
-    /// Processor seconds per 1,000 payments.
-    cpu: Option<Cpu>,
+    /// Processor seconds per 1,000 payments, by load.
+    cpu: Vec<Cpu>,
     violations: Vec<String>,
     checks: usize,
 }
@@ -54,14 +54,14 @@ struct Latency {
     settle: Summary,
 }
 
+/// Processor seconds per 1,000 payments.
 #[derive(Serialize)]
 struct Cpu {
-    saga: BTreeMap<String, f64>,
-    floor: BTreeMap<String, f64>,
+    load: String,
+    by_process: BTreeMap<String, f64>,
     /// Everything but what is elsewhere.
     total: f64,
     total_without_backends: f64,
-    floor_total: Option<f64>,
 }
 
 impl Report {
@@ -92,11 +92,19 @@ impl Report {
             accept: round.accept,
             settle: round.settle,
         });
-        let open = open.iter().map(|open| Latency {
+        let opened = open.iter().map(|open| Latency {
             name: format!("open, {}/s", open.rate),
             accept: open.accept,
             settle: open.settle,
         });
+        let loads = [
+            Cpu::new("closed".to_owned(), saga.iter().map(|round| (round.settled, &round.cpu))),
+            Cpu::new("floor".to_owned(), floor.iter().map(|round| (round.settled, &round.cpu))),
+        ];
+        let rates = open
+            .iter()
+            .map(|open| Cpu::new(format!("{}/s", open.rate), [(open.settle.count, &open.cpu)].into_iter()));
+        let cpu = loads.into_iter().chain(rates).flatten().collect();
         let mut ended: BTreeMap<&'static str, u64> = BTreeMap::new();
         for (event, count) in saga.iter().flat_map(|round| &round.ended) {
             *ended.entry(event).or_default() += count;
@@ -110,9 +118,9 @@ impl Report {
             settled_per_second,
             floor_per_second,
             ratio: settled_per_second.zip(floor_per_second).map(|(saga, floor)| saga / floor),
-            loops: closed.chain(open).collect(),
+            loops: closed.chain(opened).collect(),
             ended,
-            cpu: Cpu::new(saga, floor),
+            cpu,
             violations: findings.iter().filter(|finding| finding.violations > 0).map(told).collect(),
             checks: findings.len(),
         }
@@ -127,9 +135,7 @@ impl Report {
             println!("{}\n", self.throughput());
         }
         println!("{}\n", self.latencies());
-        if let Some(cpu) = &self.cpu {
-            println!("{}\n", cpu.table());
-        }
+        println!("{}\n", self.processors());
         let ended: Vec<String> = self.ended.iter().map(|(event, count)| format!("{count} {event}")).collect();
         println!("Ended in the closed loops: {}.", ended.join(", "));
         match self.violations.as_slice() {
@@ -193,57 +199,50 @@ impl Report {
         }
         table.trim_fmt()
     }
-}
 
-impl Cpu {
-    fn new(saga: &[Closed], floor: &[Measured]) -> Option<Self> {
-        let saga = per_thousand(saga.iter().map(|round| (round.settled, &round.cpu)))?;
-        let floor = per_thousand(floor.iter().map(|round| (round.settled, &round.cpu)));
-        let total = |seconds: &BTreeMap<String, f64>| -> f64 {
-            seconds.iter().filter(|(group, _)| *group != ELSEWHERE).map(|(_, seconds)| seconds).sum()
-        };
-        let backends: f64 =
-            saga.iter().filter(|(group, _)| group.starts_with(BACKENDS)).map(|(_, seconds)| seconds).sum();
-        Some(Self {
-            total: total(&saga),
-            total_without_backends: total(&saga) - backends,
-            floor_total: floor.as_ref().map(total),
-            floor: floor.unwrap_or_default(),
-            saga,
-        })
-    }
-
-    fn table(&self) -> String {
-        let mut table = table(&["CPU SECONDS PER 1,000 PAYMENTS", "SAGA", "FLOOR"]);
-        let mut groups: Vec<&String> = self.saga.keys().filter(|group| *group != ELSEWHERE).collect();
-        groups.sort_by(|a, b| self.saga[*b].total_cmp(&self.saga[*a]));
+    fn processors(&self) -> String {
+        let mut header = vec!["CPU SECONDS PER 1,000 PAYMENTS".to_owned()];
+        header.extend(self.cpu.iter().map(|cpu| cpu.load.to_uppercase()));
+        let mut table = table(&header);
+        let mut most: BTreeMap<&str, f64> = BTreeMap::new();
+        // In the order of the first load, which is the one that matters most.
+        for (group, seconds) in self.cpu.iter().rev().flat_map(|cpu| &cpu.by_process) {
+            most.insert(group, *seconds);
+        }
+        let mut groups: Vec<&str> = most.keys().copied().filter(|group| *group != ELSEWHERE).collect();
+        groups.sort_by(|a, b| most[b].total_cmp(&most[a]));
         let figure = |seconds: Option<f64>| seconds.map_or_else(dash, |seconds| format!("{seconds:.3}"));
+        let mut row = |name: &str, of: &dyn Fn(&Cpu) -> Option<f64>| {
+            table.add_row([name.to_owned()].into_iter().chain(self.cpu.iter().map(|cpu| figure(of(cpu)))));
+        };
         for group in groups {
             let name = if group == GENERATOR { "generator (this benchmark)" } else { group };
-            table.add_row([
-                name.to_owned(),
-                figure(Some(self.saga[group])),
-                figure(self.floor.get(group).copied()),
-            ]);
+            row(name, &|cpu| cpu.by_process.get(group).copied());
         }
-        table.add_row(["all of the above".to_owned(), figure(Some(self.total)), figure(self.floor_total)]);
-        let without = figure(Some(self.total_without_backends));
-        table.add_row(["  without Postgres backends".to_owned(), without, dash()]);
-        let others =
-            [self.saga.get(ELSEWHERE), self.floor.get(ELSEWHERE)].map(|seconds| figure(seconds.copied()));
-        table.add_row([vec![ELSEWHERE.to_owned()], others.to_vec()].concat());
+        row("all of the above", &|cpu| Some(cpu.total));
+        row("  without Postgres backends", &|cpu| Some(cpu.total_without_backends));
+        row(ELSEWHERE, &|cpu| cpu.by_process.get(ELSEWHERE).copied());
         table.trim_fmt()
     }
 }
 
-fn per_thousand<'a>(rounds: impl Iterator<Item = (u64, &'a Spent)>) -> Option<BTreeMap<String, f64>> {
-    let (mut payments, mut spent) = (0, Spent::default());
-    for (settled, cpu) in rounds {
-        payments += settled;
-        spent.add(cpu);
+impl Cpu {
+    fn new<'a>(load: String, rounds: impl Iterator<Item = (u64, &'a Spent)>) -> Option<Self> {
+        let (mut payments, mut spent) = (0, Spent::default());
+        for (settled, cpu) in rounds {
+            payments += settled;
+            spent.add(cpu);
+        }
+        let each = |(group, seconds): (String, f64)| (group, 1000.0 * seconds / payments as f64);
+        let by_process: BTreeMap<String, f64> =
+            (payments > 0).then(|| spent.seconds.into_iter().map(each).collect())?;
+        let sum = |wanted: &dyn Fn(&str) -> bool| -> f64 {
+            by_process.iter().filter(|(group, _)| wanted(group)).map(|(_, seconds)| seconds).sum()
+        };
+        let total = sum(&|group| group != ELSEWHERE);
+        let total_without_backends = total - sum(&|group| group.starts_with(BACKENDS));
+        Some(Self { load, by_process, total, total_without_backends })
     }
-    let each = |(group, seconds): (String, f64)| (group, 1000.0 * seconds / payments as f64);
-    (payments > 0).then(|| spent.seconds.into_iter().map(each).collect())
 }
 
 fn elsewhere(spent: &Spent) -> f64 {
@@ -263,9 +262,9 @@ fn median(mut figures: Vec<f64>) -> Option<f64> {
     Some(f64::midpoint(*low, *high))
 }
 
-fn table(header: &[&str]) -> Table {
+fn table<T: ToString>(header: &[T]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header);
+    table.load_style(presets::NOTHING).set_header(header.iter().map(ToString::to_string));
     for column in 1..header.len() {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -299,9 +298,11 @@ mod tests {
 
     #[test]
     fn seconds_per_thousand_payments() {
-        let spent = Spent { seconds: [("x".to_owned(), 3.0)].into(), capacity: 10.0 };
-        let cpu = per_thousand([(1000, &spent), (500, &spent)].into_iter()).unwrap();
-        assert_eq!(cpu["x"], 4.0);
-        assert!(per_thousand(std::iter::empty()).is_none());
+        let seconds =
+            [("x".to_owned(), 3.0), ("postgres backends y".to_owned(), 1.5), (ELSEWHERE.to_owned(), 9.0)];
+        let spent = Spent { seconds: seconds.into(), capacity: 10.0 };
+        let cpu = Cpu::new("load".to_owned(), [(1000, &spent), (500, &spent)].into_iter()).unwrap();
+        assert_eq!((cpu.total, cpu.total_without_backends), (6.0, 4.0));
+        assert!(Cpu::new("none".to_owned(), std::iter::empty()).is_none());
     }
 }
