@@ -9,7 +9,10 @@ use crate::template::{Bound, Names, Problem, Row, Template, column};
 enum Step {
     Literal(Vec<u8>),
     /// A column in the JSON form of its type, or of its cast.
-    Value { index: usize, form: Form },
+    Value {
+        index: usize,
+        form: Form,
+    },
     /// A template as a JSON string; null if a column of it is.
     Text(Bound),
 }
@@ -28,7 +31,9 @@ pub fn check(table: &toml::Table) -> Result<(), String> {
             }
             toml::Value::Table(inner) => check(inner)?,
             toml::Value::Boolean(_) | toml::Value::Integer(_) => {}
-            other => return Err(format!("`{key}` is a {}; it must be a template or a table", other.type_str())),
+            other => {
+                return Err(format!("`{key}` is a {}; it must be a template or a table", other.type_str()));
+            }
         }
     }
     Ok(())

@@ -46,7 +46,11 @@ impl Halted {
     /// Applies a record read from the topic. One that is not ours is an error: the set would be incomplete.
     pub fn apply(&mut self, value: &[u8]) -> Result<(), serde_json::Error> {
         let letter: Letter = serde_json::from_slice(value)?;
-        if letter.release { self.release(&letter.halt) } else { self.halt(letter.halt) }
+        if letter.release {
+            self.release(&letter.halt)
+        } else {
+            self.halt(letter.halt)
+        }
         Ok(())
     }
 
@@ -114,7 +118,9 @@ fn columns(plan: &Plan, row: &Row<'_>, out: &mut Vec<u8>) {
     for (index, name) in plan.columns.iter().enumerate() {
         let text = match row.new.get(index) {
             Value::Null => None,
-            Value::Text(text) if text.len() <= LONGEST_COLUMN && out.len() - start < LONGEST_ROW => Some(text),
+            Value::Text(text) if text.len() <= LONGEST_COLUMN && out.len() - start < LONGEST_ROW => {
+                Some(text)
+            }
             _ => {
                 omitted.push(name.as_str());
                 continue;

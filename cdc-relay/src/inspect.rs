@@ -19,7 +19,8 @@ fn literal(text: &str) -> String {
 /// The cluster, and the name of the session's database.
 pub fn cluster(session: &mut Session) -> Result<(Cluster, String), WireError> {
     let rows = session.query("IDENTIFY_SYSTEM")?;
-    let row = rows.first().ok_or_else(|| WireError::Protocol("IDENTIFY_SYSTEM answered nothing".to_owned()))?;
+    let row =
+        rows.first().ok_or_else(|| WireError::Protocol("IDENTIFY_SYSTEM answered nothing".to_owned()))?;
     let cluster = Cluster {
         system_id: text(row, 0).to_owned(),
         timeline: text(row, 1).parse().unwrap_or_default(),
@@ -46,7 +47,10 @@ pub fn slot(session: &mut Session, name: &str) -> Result<Option<Slot>, WireError
 /// Makes the slot and answers where it begins.
 pub fn create_slot(session: &mut Session, name: &str) -> Result<Lsn, WireError> {
     // No snapshot: the rows that exist already are told by reconcile, not by a first start.
-    let sql = format!("CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput NOEXPORT_SNAPSHOT", name.replace('"', "\"\""));
+    let sql = format!(
+        "CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+        name.replace('"', "\"\"")
+    );
     let rows = session.query(&sql)?;
     rows.first()
         .and_then(|row| text(row, 1).parse().ok())
@@ -54,16 +58,23 @@ pub fn create_slot(session: &mut Session, name: &str) -> Result<Lsn, WireError> 
 }
 
 /// Whether what is published can be told: `Ok(Err(_))` says what does not fit.
-pub fn contract(session: &mut Session, routes: &Routes, source: &Source) -> Result<Result<(), Refusal>, WireError> {
+pub fn contract(
+    session: &mut Session,
+    routes: &Routes,
+    source: &Source,
+) -> Result<Result<(), Refusal>, WireError> {
     let refuse = |problem: String| Ok(Err(Refusal::Contract(problem)));
     let publication = source.publication.get_ref();
-    let settings = session.query("select current_setting('wal_level'), current_setting('server_encoding')")?;
+    let settings =
+        session.query("select current_setting('wal_level'), current_setting('server_encoding')")?;
     if let Some(row) = settings.first() {
         if text(row, 0) != "logical" {
             return refuse(format!("wal_level is {}: set it to logical and restart Postgres", text(row, 0)));
         }
         if text(row, 1) == "SQL_ASCII" {
-            return refuse("the database's encoding is SQL_ASCII: its text need not be valid UTF-8".to_owned());
+            return refuse(
+                "the database's encoding is SQL_ASCII: its text need not be valid UTF-8".to_owned(),
+            );
         }
     }
     let publications = session.query(&format!(
@@ -71,7 +82,9 @@ pub fn contract(session: &mut Session, routes: &Routes, source: &Source) -> Resu
         literal(publication)
     ))?;
     match publications.first() {
-        None => return refuse(format!("publication {publication} does not exist: create it before the slot")),
+        None => {
+            return refuse(format!("publication {publication} does not exist: create it before the slot"));
+        }
         Some(row) if text(row, 0) == "t" => {
             return refuse(format!(
                 "publication {publication} publishes deletes or truncates, which the relay does not tell: \

@@ -168,7 +168,8 @@ impl Kafka {
     ) -> Result<Sent> {
         position(transaction, &mut self.position);
         let mut headers = OwnedHeaders::new_with_capacity(8 + record.headers.len());
-        let add = |headers: OwnedHeaders, key, value: &[u8]| headers.insert(Header { key, value: Some(value) });
+        let add =
+            |headers: OwnedHeaders, key, value: &[u8]| headers.insert(Header { key, value: Some(value) });
         headers = add(headers, "ce_specversion", b"1.0");
         headers = add(headers, "ce_id", &record.id);
         headers = add(headers, "ce_source", self.event_source.as_bytes());
@@ -183,7 +184,14 @@ impl Kafka {
         }
         headers = add(headers, "pg_position", &self.position);
         let name = self.topics.get(topic).context("the route leads to no topic")?;
-        self.send(name, &record.key, &record.value, Some(headers), transaction.committed_at.unix_millis(), ticket)
+        self.send(
+            name,
+            &record.key,
+            &record.value,
+            Some(headers),
+            transaction.committed_at.unix_millis(),
+            ticket,
+        )
     }
 
     /// Tells a dead letter.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 use crate::progress::{SINKS, Sink};
@@ -40,7 +40,8 @@ impl Metrics {
         let registry = Registry::new();
         // From a quarter of a millisecond to a minute.
         let buckets = vec![
-            0.000_25, 0.000_5, 0.001, 0.001_5, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 60.0,
+            0.000_25, 0.000_5, 0.001, 0.001_5, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
+            5.0, 60.0,
         ];
         let latency = HistogramOpts::new(
             "cdc_relay_commit_to_acknowledged_seconds",
@@ -61,7 +62,11 @@ impl Metrics {
             unrouted: counter("unrouted_rows_total", "Rows that match no route.", one)?,
             messages: counter("messages_total", "Messages handed to a sink.", two)?,
             bytes: counter("bytes_total", "Bytes of keys and bodies handed to a sink.", two)?,
-            resent: counter("resent_messages_total", "Messages handed to a sink again after a failure.", two)?,
+            resent: counter(
+                "resent_messages_total",
+                "Messages handed to a sink again after a failure.",
+                two,
+            )?,
             dead: counter("dead_letters_total", "Rows that went to the dead-letter topic.", one)?,
             sessions: counter("sessions_total", "Replication sessions begun.", one)?,
             halted: gauge("halted_keys", "Keys whose rows go to the dead-letter topic until released.", one)?,
@@ -69,7 +74,11 @@ impl Metrics {
             pending: gauge("pending_transactions", "Transactions not yet acknowledged by every sink.", one)?,
             behind: gauge("behind_bytes", "Log written and not yet confirmed.", one)?,
             retained: gauge("wal_retained_bytes", "Log that the server keeps for the slot.", one)?,
-            safe: gauge("wal_safe_bytes", "Log that may be written before the slot is lost; -1 without a limit.", one)?,
+            safe: gauge(
+                "wal_safe_bytes",
+                "Log that may be written before the slot is lost; -1 without a limit.",
+                one,
+            )?,
             state: gauge("state", "1 for the state the source is in.", &["source", "state"])?,
             latency,
             registry,
@@ -84,7 +93,8 @@ impl Metrics {
 
     /// The series of one source, looked up once.
     pub fn source(&self, name: &str) -> SourceMetrics {
-        let per_sink = |family: &IntCounterVec| SINK_NAMES.map(|sink| family.with_label_values(&[name, sink]));
+        let per_sink =
+            |family: &IntCounterVec| SINK_NAMES.map(|sink| family.with_label_values(&[name, sink]));
         SourceMetrics(Arc::new(Series {
             latency: SINK_NAMES.map(|sink| self.latency.with_label_values(&[name, sink])),
             messages: per_sink(&self.messages),

@@ -133,18 +133,51 @@ pub struct Relation {
 
 #[derive(Debug)]
 pub enum Message<'a> {
-    Begin { commit_lsn: Lsn, committed_at: PgTime, xid: u32 },
-    Commit { commit_lsn: Lsn, end_lsn: Lsn, committed_at: PgTime },
-    Origin { lsn: Lsn, name: &'a str },
+    Begin {
+        commit_lsn: Lsn,
+        committed_at: PgTime,
+        xid: u32,
+    },
+    Commit {
+        commit_lsn: Lsn,
+        end_lsn: Lsn,
+        committed_at: PgTime,
+    },
+    Origin {
+        lsn: Lsn,
+        name: &'a str,
+    },
     /// Owned: sent once per table and session, and kept.
     Relation(Relation),
-    Type { oid: u32, schema: &'a str, name: &'a str },
-    Insert { relation: u32, new: Tuple<'a> },
-    Update { relation: u32, old: Option<Old<'a>>, new: Tuple<'a> },
-    Delete { relation: u32, old: Old<'a> },
+    Type {
+        oid: u32,
+        schema: &'a str,
+        name: &'a str,
+    },
+    Insert {
+        relation: u32,
+        new: Tuple<'a>,
+    },
+    Update {
+        relation: u32,
+        old: Option<Old<'a>>,
+        new: Tuple<'a>,
+    },
+    Delete {
+        relation: u32,
+        old: Old<'a>,
+    },
     /// `flags`: 1 = cascade, 2 = restart identity. The table oids follow as big-endian words.
-    Truncate { flags: u8, relations: &'a [u8] },
-    Logical { transactional: bool, lsn: Lsn, prefix: &'a str, content: &'a [u8] },
+    Truncate {
+        flags: u8,
+        relations: &'a [u8],
+    },
+    Logical {
+        transactional: bool,
+        lsn: Lsn,
+        prefix: &'a str,
+        content: &'a [u8],
+    },
 }
 
 struct Reader<'a> {
@@ -283,10 +316,7 @@ pub fn decode<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<Message<'a
     Ok(message)
 }
 
-fn decode_update<'a>(
-    read: &mut Reader<'a>,
-    scratch: &'a mut Scratch,
-) -> Result<Message<'a>, DecodeError> {
+fn decode_update<'a>(read: &mut Reader<'a>, scratch: &'a mut Scratch) -> Result<Message<'a>, DecodeError> {
     let body = read.body;
     let relation = read.u32()?;
     let first = read.u8()?;

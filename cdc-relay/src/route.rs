@@ -143,7 +143,9 @@ impl Topics {
     pub fn new(routes: &Routes, limits: Vec<usize>) -> Topics {
         let by_name = routes.topics.iter().enumerate();
         Topics {
-            by_name: by_name.map(|(index, topic)| (topic.name.get_ref().as_bytes().to_vec(), index)).collect(),
+            by_name: by_name
+                .map(|(index, topic)| (topic.name.get_ref().as_bytes().to_vec(), index))
+                .collect(),
             limits,
             default_limit: routes.relay.max_record_bytes,
         }
@@ -229,13 +231,16 @@ impl Compiled {
 
 /// For tables without a version.
 fn fallback_id(transaction: &Transaction, out: &mut Vec<u8>) {
-    out.extend_from_slice(format!("{}/{}/{}", transaction.cluster, transaction.commit_lsn, transaction.rows).as_bytes());
+    out.extend_from_slice(
+        format!("{}/{}/{}", transaction.cluster, transaction.commit_lsn, transaction.rows).as_bytes(),
+    );
 }
 
 impl Plan {
     /// Compiles the routes of `source` for a relation.
     pub fn compile(routes: &Routes, source: &Source, relation: &Relation) -> Plan {
-        let same = |name: &str| crate::routes::qualified(name) == (relation.schema.as_str(), relation.name.as_str());
+        let same =
+            |name: &str| crate::routes::qualified(name) == (relation.schema.as_str(), relation.name.as_str());
         let mut plan = Plan {
             relation: format!("{}.{}", relation.schema, relation.name),
             columns: relation.columns.iter().map(|column| column.name.clone()).collect(),

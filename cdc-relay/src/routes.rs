@@ -140,7 +140,8 @@ pub fn qualified(name: &str) -> (&str, &str) {
 
 impl Routes {
     pub fn read(path: &Path) -> Result<Routes> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Routes::parse(&text, |name| std::env::var(name).ok())
             .with_context(|| format!("{} is not usable", path.display()))
     }
@@ -317,7 +318,11 @@ impl Check<'_> {
             }
         }
         if table.routes.is_empty() {
-            return self.fail(&table.name, "routes", "the table has none; if it is not told, list it in `ignore`");
+            return self.fail(
+                &table.name,
+                "routes",
+                "the table has none; if it is not told, list it in `ignore`",
+            );
         }
         for (key, value) in table.headers.iter().chain(table.routes.iter().flat_map(|route| &route.headers)) {
             self.template(value, key)?;
@@ -345,7 +350,11 @@ impl Check<'_> {
         }
         for (column, values) in &route.when {
             if values.is_empty() {
-                return self.fail(&route.kind, &format!("when.{column}"), "no value is given: nothing matches");
+                return self.fail(
+                    &route.kind,
+                    &format!("when.{column}"),
+                    "no value is given: nothing matches",
+                );
             }
         }
         if let Some(body) = &route.body {

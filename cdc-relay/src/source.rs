@@ -26,7 +26,7 @@ use crate::state::{Cluster, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
 use crate::stream::{Leftover, Origin, Stream};
 use crate::tell::Teller;
-use crate::topics;
+use crate::topics::{self, Reader};
 use crate::wire::{Session, WireError};
 
 /// A standby looks so often whether the slot is free.
@@ -80,6 +80,9 @@ impl From<Refusal> for Trouble {
 struct Life {
     wiring: Wiring,
     teller: Option<Teller>,
+    reader: Option<Reader>,
+    /// How far the dead letters were read.
+    halted: (i64, Halted),
     next_ticket: Ticket,
     told: Lsn,
     fingerprint: String,
@@ -88,7 +91,15 @@ struct Life {
 /// Runs until `Acks::stop`.
 pub fn run(wiring: Wiring) {
     let fingerprint = fingerprint(&wiring.source);
-    let mut life = Life { wiring, teller: None, next_ticket: 0, told: Lsn::ZERO, fingerprint };
+    let mut life = Life {
+        wiring,
+        teller: None,
+        reader: None,
+        halted: (0, Halted::default()),
+        next_ticket: 0,
+        told: Lsn::ZERO,
+        fingerprint,
+    };
     let delays = || {
         backon::ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))
@@ -99,13 +110,14 @@ pub fn run(wiring: Wiring) {
     };
     let mut backoff = delays();
     while !life.wiring.acks.stopping() {
-        let began = Instant::now();
+        let tickets = life.next_ticket;
         let (state, pause) = match life.attempt() {
             Ok(()) => break,
             Err(Trouble::Standby) => (State::Standby, STANDBY),
             Err(Trouble::Refused(refusal)) => (State::Refused(refusal.to_string()), REFUSED),
             Err(Trouble::Failed(error)) => {
-                if began.elapsed() > Duration::from_secs(10) {
+                // A session that read something was a good one: the next may come at once.
+                if life.next_ticket > tickets {
                     backoff = delays();
                 }
                 let pause = backoff.next().unwrap_or(REFUSED);
@@ -190,7 +202,9 @@ impl Life {
         let (brokers, routes) = (&wiring.kafka_brokers, &wiring.routes);
         let limits = wiring.runtime.block_on(topics::prepare(brokers, routes))?;
         let batch = limits.iter().copied().min().unwrap_or(routes.relay.max_record_bytes).min(1_000_000);
-        let kafka = Kafka::connect(brokers, routes, wiring.source.event_source.get_ref(), batch, &wiring.acks)?;
+        let kafka =
+            Kafka::connect(brokers, routes, wiring.source.event_source.get_ref(), batch, &wiring.acks)?;
+        self.reader = Some(Reader::connect(brokers, routes)?);
         self.teller = Some(Teller::new(
             (Arc::clone(routes), Arc::clone(&wiring.source)),
             Topics::new(routes, limits),
@@ -206,10 +220,11 @@ impl Life {
 
     /// What the state topic says of this source from `offset` on, and where the topic ends.
     fn recall(&self, offset: i64) -> Result<(Option<Memory>, i64)> {
-        let (routes, key) = (&self.wiring.routes, self.memory_key());
-        let topic = routes.relay.state_topic.get_ref();
+        let key = self.memory_key();
+        let topic = self.wiring.routes.relay.state_topic.get_ref();
         let mut memory = None;
-        let end = topics::read_all(&self.wiring.kafka_brokers, routes, topic, offset, |found, value| {
+        let reader = self.reader.as_ref().context("no Kafka consumer")?;
+        let end = reader.read(topic, offset, |found, value| {
             if found == Some(key.as_bytes()) {
                 memory = value.map(serde_json::from_slice::<Memory>).transpose().context("state record")?;
             }
@@ -218,14 +233,16 @@ impl Life {
         Ok((memory, end))
     }
 
+    /// Goes on reading the dead letters: another relay may have written some while we stood by.
     fn recall_halted(&mut self) -> Result<()> {
-        let (routes, mut halted) = (&self.wiring.routes, Halted::default());
-        let topic = routes.relay.dead_letter_topic.get_ref();
-        topics::read_all(&self.wiring.kafka_brokers, routes, topic, 0, |_, value| {
+        let topic = self.wiring.routes.relay.dead_letter_topic.get_ref();
+        let reader = self.reader.as_ref().context("no Kafka consumer")?;
+        let (offset, halted) = &mut self.halted;
+        *offset = reader.read(topic, *offset, |_, value| {
             value.map_or(Ok(()), |value| halted.apply(value)).context("a dead letter is not readable")
         })?;
         if let Some(teller) = &mut self.teller {
-            teller.set_halted(halted);
+            teller.set_halted(halted.clone());
         }
         Ok(())
     }

@@ -90,15 +90,40 @@ pub enum Start {
 /// Why streaming would lose or invent something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    MemoryMissing { slot: String },
-    SlotMissing { slot: String, acknowledged: Lsn },
-    SlotLost { slot: String },
-    SlotForeign { slot: String, what: String },
-    SlotAhead { slot: String, confirmed: Lsn, acknowledged: Lsn },
-    OtherCluster { expected: String, found: String },
-    OtherTimeline { expected: u32, found: u32 },
-    ServerBehind { flush: Lsn, told: Lsn },
-    Reconciling { slot: String },
+    MemoryMissing {
+        slot: String,
+    },
+    SlotMissing {
+        slot: String,
+        acknowledged: Lsn,
+    },
+    SlotLost {
+        slot: String,
+    },
+    SlotForeign {
+        slot: String,
+        what: String,
+    },
+    SlotAhead {
+        slot: String,
+        confirmed: Lsn,
+        acknowledged: Lsn,
+    },
+    OtherCluster {
+        expected: String,
+        found: String,
+    },
+    OtherTimeline {
+        expected: u32,
+        found: u32,
+    },
+    ServerBehind {
+        flush: Lsn,
+        told: Lsn,
+    },
+    Reconciling {
+        slot: String,
+    },
     /// The publication or the routes do not fit each other.
     Contract(String),
 }
@@ -125,7 +150,10 @@ impl fmt::Display for Refusal {
                 "slot {slot} is lost: the server removed log that was not yet told (max_slot_wal_keep_size). {AGAIN}"
             ),
             Self::SlotForeign { slot, what } => {
-                write!(f, "slot {slot} is not ours: {what}. Give this source a slot of its own in the routes file.")
+                write!(
+                    f,
+                    "slot {slot} is not ours: {what}. Give this source a slot of its own in the routes file."
+                )
             }
             Self::SlotAhead { slot, confirmed, acknowledged } => write!(
                 f,

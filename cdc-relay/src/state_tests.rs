@@ -1,1 +1,128 @@
+use super::*;
 
+fn memory() -> Memory {
+    Memory {
+        system_id: "7".to_owned(),
+        timeline: 1,
+        slot: "s".to_owned(),
+        phase: Phase::Streaming,
+        acknowledged: Lsn(100),
+        told: Lsn(120),
+        chain: Lsn(90),
+        routes: String::new(),
+    }
+}
+
+fn cluster() -> Cluster {
+    Cluster { system_id: "7".to_owned(), timeline: 1, flush: Lsn(200) }
+}
+
+fn slot(confirmed: u64) -> Slot {
+    Slot {
+        plugin: "pgoutput".to_owned(),
+        database: "d".to_owned(),
+        wal_status: "reserved".to_owned(),
+        confirmed: Some(Lsn(confirmed)),
+        active_pid: None,
+    }
+}
+
+fn decide(memory: Option<Memory>, slot: Option<Slot>) -> Result<Start, Refusal> {
+    admit(memory.as_ref(), &cluster(), "s", slot.as_ref(), "d")
+}
+
+#[test]
+fn a_first_start_makes_the_slot() {
+    assert_eq!(decide(None, None), Ok(Start::Create));
+}
+
+#[test]
+fn a_start_that_crashed_before_or_after_making_the_slot_goes_on() {
+    let creating = Memory { phase: Phase::Creating, acknowledged: Lsn::ZERO, told: Lsn::ZERO, ..memory() };
+    assert_eq!(decide(Some(creating.clone()), None), Ok(Start::Create));
+    assert_eq!(decide(Some(creating), Some(slot(150))), Ok(Start::Adopt));
+}
+
+#[test]
+fn a_slot_at_or_behind_what_is_acknowledged_is_resumed() {
+    let resume = Ok(Start::Resume { acknowledged: Lsn(100), chain: Lsn(90) });
+    assert_eq!(decide(Some(memory()), Some(slot(100))), resume);
+    assert_eq!(decide(Some(memory()), Some(slot(50))), resume);
+}
+
+#[test]
+fn a_slot_without_memory_is_refused() {
+    assert_eq!(decide(None, Some(slot(100))), Err(Refusal::MemoryMissing { slot: "s".to_owned() }));
+}
+
+#[test]
+fn a_slot_that_is_gone_is_never_made_again() {
+    let refusal = Refusal::SlotMissing { slot: "s".to_owned(), acknowledged: Lsn(100) };
+    assert_eq!(decide(Some(memory()), None), Err(refusal));
+}
+
+#[test]
+fn a_slot_that_somebody_else_advanced_is_refused() {
+    let refusal = Refusal::SlotAhead { slot: "s".to_owned(), confirmed: Lsn(101), acknowledged: Lsn(100) };
+    assert_eq!(decide(Some(memory()), Some(slot(101))), Err(refusal));
+}
+
+#[test]
+fn a_lost_slot_is_refused() {
+    let lost = Slot { wal_status: "lost".to_owned(), ..slot(100) };
+    assert_eq!(decide(Some(memory()), Some(lost)), Err(Refusal::SlotLost { slot: "s".to_owned() }));
+}
+
+#[test]
+fn a_slot_of_another_plugin_or_database_is_refused() {
+    let other = Slot { plugin: "wal2json".to_owned(), ..slot(100) };
+    assert!(matches!(decide(Some(memory()), Some(other)), Err(Refusal::SlotForeign { .. })));
+    let other = Slot { database: "e".to_owned(), ..slot(100) };
+    assert!(matches!(decide(Some(memory()), Some(other)), Err(Refusal::SlotForeign { .. })));
+}
+
+#[test]
+fn another_cluster_or_timeline_is_refused() {
+    let moved = Memory { system_id: "8".to_owned(), ..memory() };
+    assert!(matches!(decide(Some(moved), Some(slot(100))), Err(Refusal::OtherCluster { .. })));
+    let promoted = Memory { timeline: 2, ..memory() };
+    assert!(matches!(decide(Some(promoted), Some(slot(100))), Err(Refusal::OtherTimeline { .. })));
+}
+
+#[test]
+fn a_server_that_ends_before_what_was_told_is_refused() {
+    let ahead = Memory { told: Lsn(201), ..memory() };
+    let refusal = Refusal::ServerBehind { flush: Lsn(200), told: Lsn(201) };
+    assert_eq!(decide(Some(ahead), Some(slot(100))), Err(refusal));
+}
+
+#[test]
+fn an_unfinished_reconcile_is_refused() {
+    let reconciling = Memory { phase: Phase::Reconciling, ..memory() };
+    assert!(matches!(decide(Some(reconciling), Some(slot(100))), Err(Refusal::Reconciling { .. })));
+}
+
+#[test]
+fn every_refusal_says_what_to_do() {
+    let slot = || "s".to_owned();
+    let all = [
+        Refusal::MemoryMissing { slot: slot() },
+        Refusal::SlotMissing { slot: slot(), acknowledged: Lsn(1) },
+        Refusal::SlotLost { slot: slot() },
+        Refusal::SlotAhead { slot: slot(), confirmed: Lsn(2), acknowledged: Lsn(1) },
+        Refusal::OtherCluster { expected: slot(), found: slot() },
+        Refusal::OtherTimeline { expected: 1, found: 2 },
+        Refusal::ServerBehind { flush: Lsn(1), told: Lsn(2) },
+        Refusal::Reconciling { slot: slot() },
+    ];
+    for refusal in all {
+        assert!(refusal.to_string().contains("reconcile"), "{refusal}");
+    }
+}
+
+#[test]
+fn the_memory_survives_its_record() {
+    let text = serde_json::to_string(&memory()).unwrap();
+    assert!(text.contains(r#""acknowledged":"0/64""#), "{text}");
+    assert_eq!(serde_json::from_str::<Memory>(&text).unwrap(), memory());
+}

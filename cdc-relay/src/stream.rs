@@ -2,8 +2,9 @@
 //! between the socket and the producer.
 //!
 //! When to read decides what everything costs. Nothing in flight: at once, for latency. Something in flight: when
-//! it has landed, or after `ROUND`, so that rows that came meanwhile share the broker's requests. A read that
-//! brought much: again at once, since the socket has filled while its rows were told.
+//! it has landed, or after `ROUND`, so that rows that came meanwhile share the broker's requests. After a read that
+//! brought more than a handful of rows: after `ROUND` in any case, since a reader that takes each message as it
+//! comes makes the server send them one by one. After a read that filled the buffer: at once.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,8 +25,10 @@ use crate::template::Row;
 use crate::wire::{Frame, Replication};
 
 const ROUND: Duration = Duration::from_millis(5);
-/// A read of this size means backlog.
-const MUCH: usize = 64 << 10;
+/// From this size of a read on the next one waits a whole round.
+const SOME: usize = 4 << 10;
+/// After a read of this size there is more.
+const MUCH: usize = 16 << 10;
 /// Postgres hears from us at least and at most so often.
 const STATUS_MOST: Duration = Duration::from_millis(100);
 const STATUS_LEAST: Duration = Duration::from_secs(1);
@@ -154,7 +157,10 @@ impl<'a> Stream<'a> {
         while Instant::now() < until {
             self.collect()?;
             let settled = self.progress.pending() == open;
-            if settled && self.writing.is_none() && self.progress.confirmed() <= self.origin.memory.acknowledged {
+            if settled
+                && self.writing.is_none()
+                && self.progress.confirmed() <= self.origin.memory.acknowledged
+            {
                 break;
             }
             self.remember(true)?;
@@ -207,7 +213,8 @@ impl<'a> Stream<'a> {
             ..self.origin.memory.clone()
         };
         let value = serde_json::to_vec(&memory)?;
-        let sent = self.teller.kafka().remember(&self.origin.memory_topic, &self.origin.memory_key, &value)?;
+        let sent =
+            self.teller.kafka().remember(&self.origin.memory_topic, &self.origin.memory_key, &value)?;
         if sent == Sent::Taken {
             self.writing = Some((confirmed, chain));
             self.wrote_at = Instant::now();
@@ -259,6 +266,10 @@ impl<'a> Stream<'a> {
             return Ok(false);
         }
         if self.last_read >= MUCH {
+            return Ok(true);
+        }
+        if self.last_read >= SOME {
+            self.sleep(ROUND.saturating_sub(self.round_began.elapsed()))?;
             return Ok(true);
         }
         if self.acks.bytes(Sink::Kafka) > 0 {
@@ -322,7 +333,8 @@ impl<'a> Stream<'a> {
             Message::Begin { commit_lsn, committed_at, .. } => return self.begin(commit_lsn, committed_at),
             Message::Commit { commit_lsn, end_lsn, .. } => return self.commit(commit_lsn, end_lsn),
             Message::Truncate { relations, .. } => {
-                let oids: Vec<u32> = relations.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid)).collect();
+                let oids: Vec<u32> =
+                    relations.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid)).collect();
                 return self.truncate(&oids);
             }
             Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => return Ok(()),
@@ -377,7 +389,12 @@ impl<'a> Stream<'a> {
             let Stream { teller, progress, transaction, .. } = self;
             let mut open = Open { transaction, ticket, progress, again: false };
             let row = Row { new: Tuple::none(), old: None };
-            teller.untellable(*relation, &row, "the table was truncated, which no route can tell", &mut open)?;
+            teller.untellable(
+                *relation,
+                &row,
+                "the table was truncated, which no route can tell",
+                &mut open,
+            )?;
         }
         Ok(())
     }

@@ -180,7 +180,8 @@ impl Outlet {
     }
 
     fn halt(&self, leads_to: &str) -> Halt {
-        let key = (!self.record.key.is_empty()).then(|| String::from_utf8_lossy(&self.record.key).into_owned());
+        let key =
+            (!self.record.key.is_empty()).then(|| String::from_utf8_lossy(&self.record.key).into_owned());
         Halt { source: self.source.clone(), destination: leads_to.to_owned(), key }
     }
 

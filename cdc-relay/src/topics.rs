@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -33,7 +33,8 @@ pub async fn prepare(brokers: &str, routes: &Routes) -> Result<Vec<usize>> {
         // Closed segments are small and soon compacted: reading the memory at start stays quick.
         .set("segment.ms", "600000")
         .set("min.cleanable.dirty.ratio", "0.1");
-    let dead = NewTopic::new(routes.relay.dead_letter_topic.get_ref(), 1, replication()).set("retention.ms", "-1");
+    let dead =
+        NewTopic::new(routes.relay.dead_letter_topic.get_ref(), 1, replication()).set("retention.ms", "-1");
     wanted.extend([state, dead]);
     let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
     for result in admin.create_topics(&wanted, &options).await.context("cannot create topics")? {
@@ -69,50 +70,60 @@ async fn limits(
     Ok(answers.into_iter().map(|answer| limit(answer).unwrap_or(ours)).collect())
 }
 
-/// Reads partition 0 of a topic from `offset` to its present end. Blocking: call it off the runtime.
-/// Answers the end offset.
-pub fn read_all(
-    brokers: &str,
-    routes: &Routes,
-    topic: &str,
-    offset: i64,
-    mut record: impl FnMut(Option<&[u8]>, Option<&[u8]>) -> Result<()>,
-) -> Result<i64> {
-    let consumer: BaseConsumer = client_config(brokers, routes)
-        .set("group.id", "cdc-relay")
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .set("fetch.wait.max.ms", "10")
-        .set("queued.max.messages.kbytes", "4096")
-        .create()
-        .context("no Kafka consumer")?;
-    let (low, high) = consumer
-        .fetch_watermarks(topic, 0, TIMEOUT)
-        .with_context(|| format!("cannot read the end of topic {topic}"))?;
-    let start = offset.max(low);
-    if start >= high {
-        return Ok(high);
+/// Reads small topics of one partition. Blocking: for a thread off the runtime.
+pub struct Reader {
+    consumer: BaseConsumer,
+}
+
+impl Reader {
+    pub fn connect(brokers: &str, routes: &Routes) -> Result<Reader> {
+        let consumer = client_config(brokers, routes)
+            .set("group.id", "cdc-relay")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("fetch.wait.max.ms", "10")
+            .set("queued.max.messages.kbytes", "4096")
+            .create()
+            .context("no Kafka consumer")?;
+        Ok(Reader { consumer })
     }
-    let mut partitions = TopicPartitionList::new();
-    partitions.add_partition_offset(topic, 0, Offset::Offset(start))?;
-    consumer.assign(&partitions)?;
-    let mut last = Instant::now();
-    loop {
-        match consumer.poll(Duration::from_millis(200)) {
-            Some(Ok(message)) => {
-                record(message.key(), message.payload())?;
-                last = Instant::now();
-                if message.offset() + 1 >= high {
-                    return Ok(high);
+
+    /// Reads a topic from `offset` to its present end, and answers that end.
+    pub fn read(
+        &self,
+        topic: &str,
+        offset: i64,
+        mut record: impl FnMut(Option<&[u8]>, Option<&[u8]>) -> Result<()>,
+    ) -> Result<i64> {
+        let (low, high) = self
+            .consumer
+            .fetch_watermarks(topic, 0, TIMEOUT)
+            .with_context(|| format!("cannot read the end of topic {topic}"))?;
+        let start = offset.max(low);
+        if start >= high {
+            return Ok(high);
+        }
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition_offset(topic, 0, Offset::Offset(start))?;
+        self.consumer.assign(&partitions)?;
+        let mut last = Instant::now();
+        loop {
+            match self.consumer.poll(Duration::from_millis(200)) {
+                Some(Ok(message)) => {
+                    record(message.key(), message.payload())?;
+                    last = Instant::now();
+                    if message.offset() + 1 >= high {
+                        break;
+                    }
                 }
+                // The end is reached, though compaction took the last records.
+                Some(Err(KafkaError::PartitionEOF(_))) => break,
+                Some(Err(error)) => tracing::debug!(%error, topic, "reading"),
+                None => {}
             }
-            // The end is reached, though compaction took the last records.
-            Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => return Ok(high),
-            Some(Err(error)) => tracing::debug!(%error, topic, "reading"),
-            None => {}
+            anyhow::ensure!(last.elapsed() < TIMEOUT, "topic {topic} cannot be read to its end");
         }
-        if last.elapsed() > TIMEOUT {
-            bail!("topic {topic} cannot be read to its end");
-        }
+        self.consumer.unassign()?;
+        Ok(high)
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -25,7 +25,10 @@ use crate::lsn::{Lsn, PgTime};
 pub enum WireError {
     Io(io::Error),
     /// The server said no.
-    Server { code: String, message: String },
+    Server {
+        code: String,
+        message: String,
+    },
     Protocol(String),
 }
 
@@ -156,8 +159,9 @@ impl Session {
             ("extra_float_digits", "3"),
             ("statement_timeout", "0"),
         ];
+        let options = config.get_options().map(|options| ("options", options));
         let mut out = BytesMut::new();
-        frontend::startup_message(parameters, &mut out)?;
+        frontend::startup_message(parameters.into_iter().chain(options), &mut out)?;
         session.socket.write_all(&out)?;
         session.authenticate(user, config.get_password().unwrap_or_default())?;
         // From here on only the server's own slowness counts, such as making a slot while transactions run.
@@ -234,7 +238,8 @@ impl Session {
                 self.fill()?;
             }
             if self.input.first() == Some(&b'W') {
-                let mut wire = Replication { socket: self.socket, buffer: self.input.to_vec(), at: 0, end: 0 };
+                let mut wire =
+                    Replication { socket: self.socket, buffer: self.input.to_vec(), at: 0, end: 0 };
                 wire.end = wire.buffer.len();
                 wire.skip_copy_both()?;
                 wire.socket.set_nonblocking(true)?;
@@ -276,7 +281,9 @@ fn open(config: &Config, timeout: Duration) -> Result<Socket> {
         let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
         let attempt = match host {
             Host::Tcp(name) => connect_tcp(name, port, timeout).map(Socket::Tcp),
-            Host::Unix(folder) => UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).map(Socket::Unix),
+            Host::Unix(folder) => {
+                UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).map(Socket::Unix)
+            }
         };
         match attempt {
             Ok(socket) => return Ok(socket),
@@ -289,19 +296,31 @@ fn open(config: &Config, timeout: Duration) -> Result<Socket> {
 fn connect_tcp(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, timeout) {
-            Ok(socket) => {
-                socket.set_nodelay(true)?;
-                rustix::net::sockopt::set_socket_keepalive(&socket, true)?;
-                rustix::net::sockopt::set_tcp_keepidle(&socket, Duration::from_secs(10))?;
-                rustix::net::sockopt::set_tcp_keepintvl(&socket, Duration::from_secs(5))?;
-                rustix::net::sockopt::set_tcp_keepcnt(&socket, 3)?;
-                return Ok(socket);
-            }
+        match connect_address(address, timeout) {
+            Ok(socket) => return Ok(socket),
             Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+fn connect_address(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    let local = address.ip().is_loopback();
+    if local {
+        socket.set_recv_buffer_size(LOOPBACK_WINDOW)?;
+    }
+    socket.connect_timeout(&address.into(), timeout)?;
+    if local {
+        socket.set_recv_buffer_size(LOOPBACK_BUFFER)?;
+    }
+    socket.set_tcp_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(Duration::from_secs(10))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    Ok(socket.into())
 }
 
 fn row(body: &DataRowBody) -> Result<Row> {
@@ -330,7 +349,10 @@ fn server_error(mut fields: ErrorFields<'_>) -> WireError {
 pub enum Frame {
     /// A pgoutput message, at this range of `Replication::bytes`.
     Data(Range<usize>),
-    Keepalive { wal_end: Lsn, reply: bool },
+    Keepalive {
+        wal_end: Lsn,
+        reply: bool,
+    },
 }
 
 /// The copy stream. Frames stay valid until the next `read`.
@@ -341,6 +363,15 @@ pub struct Replication {
     at: usize,
     end: usize,
 }
+
+/// On loopback the sender does the receiver's work too, message by message, as long as the window is open. A small
+/// window closes while we are away, the messages pile up on the sender's side, and travel together: twice the
+/// throughput at half the server's CPU. Over a network the window has to cover the distance: the kernel's choice.
+const LOOPBACK_WINDOW: usize = 32 << 10;
+/// The memory for that window, given after connecting, when it no longer widens it. Many small messages take many
+/// times their size; without this the kernel drops some while we do not read, and with them the server's
+/// acknowledgements of our confirmations, until the server takes us for dead.
+const LOOPBACK_BUFFER: usize = 2 << 20;
 
 /// One read takes at most this; a larger message makes the buffer grow for as long as it lasts.
 const BUFFER: usize = 256 << 10;
@@ -366,7 +397,9 @@ impl Replication {
                 self.end += n;
                 Ok(n)
             }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Ok(0),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Ok(0)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -407,7 +440,9 @@ impl Replication {
             self.at = body.end;
             let bytes = self.bytes(&body);
             match (tag, bytes) {
-                (b'd', [b'w', ..]) if bytes.len() >= 25 => return Ok(Some(Frame::Data(body.start + 25..body.end))),
+                (b'd', [b'w', ..]) if bytes.len() >= 25 => {
+                    return Ok(Some(Frame::Data(body.start + 25..body.end)));
+                }
                 (b'd', &[b'k', a, b, c, d, e, f, g, h, .., reply]) if bytes.len() == 18 => {
                     let wal_end = Lsn(u64::from_be_bytes([a, b, c, d, e, f, g, h]));
                     return Ok(Some(Frame::Keepalive { wal_end, reply: reply == 1 }));

@@ -1,0 +1,145 @@
+//! What stands in a topic.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
+
+use crate::rig::{eventually, server};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub partition: i32,
+    pub offset: i64,
+    pub key: String,
+    pub value: String,
+    pub headers: Vec<(String, String)>,
+}
+
+impl Event {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(found, _)| found == name).map_or("", |(_, value)| value.as_str())
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.value).expect("JSON")
+    }
+}
+
+fn config() -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", server("KAFKA_BROKERS"))
+        .set("group.id", "it")
+        .set("enable.auto.commit", "false");
+    config
+}
+
+/// Everything in the topic now, by partition and offset. Nothing if it does not exist.
+pub fn read(topic: &str) -> Vec<Event> {
+    let consumer: BaseConsumer = config().set("fetch.wait.max.ms", "10").create().expect("consumer");
+    let timeout = Duration::from_secs(10);
+    let metadata = consumer.fetch_metadata(Some(topic), timeout).expect("metadata");
+    let mut events = Vec::new();
+    for partition in metadata.topics().iter().flat_map(|topic| topic.partitions()) {
+        let Ok((low, high)) = consumer.fetch_watermarks(topic, partition.id(), timeout) else { continue };
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition.id(), Offset::Offset(low)).expect("list");
+        consumer.assign(&list).expect("assign");
+        let mut next = low;
+        while next < high {
+            let message = consumer.poll(timeout).expect("a record in time").expect("a record");
+            next = message.offset() + 1;
+            events.push(event(&message));
+        }
+    }
+    events
+}
+
+fn event(message: &impl Message) -> Event {
+    let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+    let headers = message.headers().map(|headers| {
+        headers.iter().map(|header| (header.key.to_owned(), text(header.value))).collect::<Vec<_>>()
+    });
+    Event {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: text(message.key()),
+        value: text(message.payload()),
+        headers: headers.unwrap_or_default(),
+    }
+}
+
+/// Waits until the topic holds events with `count` distinct ids, and answers all of its events.
+pub async fn distinct(topic: &str, count: usize) -> Vec<Event> {
+    eventually(&format!("{count} distinct events in {topic}"), || async {
+        let events = read(topic);
+        let ids: BTreeSet<&str> = events.iter().map(|event| event.header("ce_id")).collect();
+        (ids.len() >= count).then_some(events)
+    })
+    .await
+}
+
+/// The events without repeats, in the order of their first telling, by key.
+pub fn first_tellings(events: &[Event]) -> BTreeMap<String, Vec<Event>> {
+    let (mut seen, mut by_key) = (BTreeSet::new(), BTreeMap::<String, Vec<Event>>::new());
+    for event in events {
+        if seen.insert(event.header("ce_id").to_owned()) {
+            by_key.entry(event.key.clone()).or_default().push(event.clone());
+        }
+    }
+    by_key
+}
+
+/// Checks that the chain of positions is closed: every transaction names the one before it, from `0/0` on.
+/// Answers the number of transactions.
+pub fn chain(events: &[Event]) -> usize {
+    let mut previous = BTreeMap::new();
+    for event in events {
+        let position = event.header("pg_position");
+        let parts: Vec<&str> = position.split(';').collect();
+        let [commit, _, before] = parts.as_slice() else { panic!("position {position}") };
+        let known = previous.insert((*commit).to_owned(), (*before).to_owned());
+        assert!(known.is_none_or(|known| known == *before), "{commit} has two predecessors");
+    }
+    for before in previous.values() {
+        assert!(before == "0/0" || previous.contains_key(before), "the transaction {before} is missing");
+    }
+    assert_eq!(previous.values().filter(|before| *before == "0/0").count(), 1, "one chain, one beginning");
+    previous.len()
+}
+
+/// Writes a record, as an operator would with a console.
+pub fn write(topic: &str, key: &str, value: Option<&str>) {
+    let producer: BaseProducer = config().create().expect("producer");
+    let mut record = BaseRecord::to(topic).key(key);
+    if let Some(value) = value {
+        record = record.payload(value);
+    }
+    producer.send(record).expect("send");
+    producer.flush(Duration::from_secs(10)).expect("flush");
+}
+
+/// Removes the topics of a test.
+pub fn delete(prefix: &str) {
+    let run = |prefix: String| {
+        let admin: AdminClient<DefaultClientContext> = config().create().expect("admin");
+        let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(10)).expect("metadata");
+        let names: Vec<&str> = metadata
+            .topics()
+            .iter()
+            .map(|topic| topic.name())
+            .filter(|name| name.starts_with(&prefix))
+            .collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        let _ = runtime.block_on(admin.delete_topics(&names, &AdminOptions::new()));
+    };
+    let prefix = prefix.to_owned();
+    let _ = std::thread::spawn(move || run(prefix)).join();
+}

@@ -1,0 +1,14 @@
+//! The relay against real servers. Each test has a database, a slot and topics of its own, runs the program as a
+//! process, and is named by the loss it prevents.
+//!
+//! `cargo stack test` starts the servers and sets POSTGRES_ADMIN_URL, KAFKA_BROKERS and AMQP_URL.
+
+mod dead_letters;
+mod faults;
+mod kafka;
+mod proxy;
+mod rabbit;
+mod refusals;
+mod rig;
+mod standby;
+mod telling;

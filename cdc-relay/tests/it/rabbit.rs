@@ -1,0 +1,207 @@
+//! The queue: what a message says, and what happens while the broker is away.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lapin::message::BasicGetMessage;
+use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Connection, ConnectionProperties};
+
+use crate::kafka::{self, distinct};
+use crate::proxy::Proxy;
+use crate::rig::{Rig, eventually, server, with_database};
+
+async fn channel() -> (Connection, Channel) {
+    let connection =
+        Connection::connect(&server("AMQP_URL"), ConnectionProperties::default()).await.expect("RabbitMQ");
+    let channel = connection.create_channel().await.expect("channel");
+    (connection, channel)
+}
+
+async fn take(channel: &Channel, queue: &str) -> BasicGetMessage {
+    eventually(&format!("a message in {queue}"), || async {
+        channel.basic_get(queue.into(), BasicGetOptions::default()).await.expect("get")
+    })
+    .await
+}
+
+fn text(value: &AMQPValue) -> String {
+    match value {
+        AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The contract of this product, with its own schema and routes file.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authorized_payment_is_work_byte_for_byte() {
+    let mut rig = Rig::bare("work").await;
+    let admin = server("POSTGRES_ADMIN_URL");
+    // Where the roles are already, somebody uses their password.
+    if rig
+        .sql
+        .query("select from pg_roles where rolname = 'coro_relay'", &[])
+        .await
+        .expect("roles")
+        .is_empty()
+    {
+        sql::bootstrap(&admin, "it").await.expect("roles");
+    }
+    let database = format!("{}_p", rig.name);
+    sql::create_database(&admin, sql::Database::Payments, &database).await.expect("payments");
+    rig.url = with_database(&admin, &database);
+    rig.sql = crate::rig::connect(&rig.url).await;
+    let routes = include_str!("../../relay.toml").replace("cdc_relay_payments", &rig.name);
+    rig.routes(&routes);
+    let (prefix, queue) = (format!("{}.", rig.name), rig.queue());
+    let url = rig.url.clone();
+    let environment = [
+        ("TOPIC_PREFIX", prefix.as_str()),
+        ("QUEUE", queue.as_str()),
+        ("PAYMENTS_RELAY_URL", url.as_str()),
+        ("BALANCE_RELAY_URL", "postgres://unused"),
+        ("PROCESSOR_RELAY_URL", "postgres://unused"),
+    ];
+    let relay = rig.start_with(&["--source", "payments"], &environment);
+    relay.streams().await;
+    rig.sql
+        .batch_execute(
+            "insert into payments (user_id, payment_id, idempotency_key, fingerprint, client_number, service_id,
+                                   amount, expires_at, traceparent)
+             values ('0196f1d2-0000-7000-8000-000000000001', '0196f1d2-0000-7000-8000-0000000000aa', 'k', '', '+7 \"9\"',
+                     'electricity', 15000, '2026-11-23 01:02:03+00', '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01');
+             update payments set status = 'authorized', event = 'authorized', version = 2, authorized_at = now()",
+        )
+        .await
+        .expect("payment");
+    let (_connection, channel) = channel().await;
+    let message = take(&channel, &queue).await;
+    assert_eq!(
+        String::from_utf8_lossy(&message.data),
+        concat!(
+            r#"{"payload":{"user_id":"0196f1d2-0000-7000-8000-000000000001","client_number":"+7 \"9\"","#,
+            r#""service_id":"electricity","amount":"15000","transaction_id":"0196f1d2-0000-7000-8000-0000000000aa"}}"#
+        )
+    );
+    let properties = &message.properties;
+    let id = "payments/payments/0196f1d2-0000-7000-8000-0000000000aa/2";
+    assert_eq!(properties.message_id().as_ref().map(|id| id.as_str()), Some(id));
+    assert_eq!(properties.kind().as_ref().map(|kind| kind.as_str()), Some("payment.authorized.v1"));
+    assert_eq!(properties.content_type().as_ref().map(|kind| kind.as_str()), Some("application/json"));
+    assert_eq!(*properties.delivery_mode(), Some(2));
+    assert!(properties.timestamp().is_some());
+    let headers = properties.headers().as_ref().expect("headers").inner();
+    assert_eq!(text(&headers["expires_at"]), "2026-11-23T01:02:03.000000Z");
+    assert_eq!(text(&headers["traceparent"]), "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
+    let events = distinct(&format!("{prefix}PaymentTopic"), 2).await;
+    assert_eq!(events[1].header("ce_id"), id);
+    assert_eq!(events[1].header("ce_type"), "payment.authorized.v1");
+    assert_eq!(events[1].json()["amount"], 15000);
+    assert!(events[1].json().get("fingerprint").is_none(), "an unpublished column left the database");
+    drop(relay);
+    channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.expect("delete");
+    crate::rig::connect(&admin)
+        .await
+        .batch_execute(&format!(
+            "select pg_drop_replication_slot('{}'); drop database {database} with (force)",
+            rig.name
+        ))
+        .await
+        .ok();
+}
+
+/// All messages in the queue, by their amount, acknowledged.
+async fn drain(channel: &Channel, queue: &str, count: usize) -> Vec<String> {
+    let (mut seen, mut order) = (BTreeSet::new(), Vec::new());
+    while seen.len() < count {
+        let message = take(channel, queue).await;
+        channel.basic_ack(message.delivery_tag, BasicAckOptions::default()).await.expect("ack");
+        let id = message.properties.message_id().as_ref().map(|id| id.as_str().to_owned()).expect("id");
+        if seen.insert(id.clone()) {
+            order.push(id);
+        }
+    }
+    order
+}
+
+async fn cuttable(rig: &mut Rig) -> Proxy {
+    let uri = server("AMQP_URL");
+    let (scheme, rest) = uri.split_once("://").expect("AMQP_URL");
+    let (login, rest) = rest.rsplit_once('@').expect("a login in AMQP_URL");
+    let (address, vhost) = rest.split_once('/').unwrap_or((rest, ""));
+    let proxy = Proxy::to(address.to_owned()).await;
+    rig.amqp_url = format!("{scheme}://{login}@{}/{vhost}", proxy.address);
+    proxy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rabbitmq_away_neither_stops_kafka_nor_loses_work() {
+    let mut rig = Rig::new("rabbit").await;
+    let proxy = cuttable(&mut rig).await;
+    let relay = rig.streaming().await;
+    let (_connection, channel) = channel().await;
+    rig.row("a", 0, 1, "work").await;
+    rig.confirmed().await;
+    proxy.cut();
+    let (before, _) = rig.positions().await;
+    for id in 1..=300 {
+        rig.row("a", id, 1, "work").await;
+    }
+    // Kafka has them all, and yet the slot stands: a transaction is done when every sink has it.
+    distinct(&rig.topic(), 301).await;
+    assert!(rig.positions().await.1 <= Some(before));
+    proxy.mend();
+    let expected: Vec<String> = (0..=300).map(|id| format!("it/items/a/{id}/1")).collect();
+    assert_eq!(drain(&channel, &rig.queue(), 301).await, expected);
+    rig.confirmed().await;
+    drop(relay);
+    channel.queue_delete(rig.queue().as_str().into(), QueueDeleteOptions::default()).await.expect("delete");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_stays_away_for_long_does_not_break_the_session() {
+    let mut rig = Rig::new("pressure").await;
+    let proxy = cuttable(&mut rig).await;
+    // Room for a few messages only, and a server that gives up on silent clients quickly.
+    rig.routes(&rig.default_routes().replace("[relay]", "[relay]\nin_flight_bytes = 20000"));
+    rig.url = format!("{}?options=-c%20wal_sender_timeout%3D1500ms", rig.url);
+    let relay = rig.streaming().await;
+    proxy.cut();
+    for id in 0..400 {
+        rig.row("a", id, 1, "work").await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!((kafka::read(&rig.topic()).len()) < 400, "nothing was held back");
+    assert_eq!(relay.metric("cdc_relay_sessions_total"), 1.0, "the session did not survive");
+    proxy.mend();
+    let (_connection, channel) = channel().await;
+    let expected: Vec<String> = (0..400).map(|id| format!("it/items/a/{id}/1")).collect();
+    assert_eq!(drain(&channel, &rig.queue(), 400).await, expected);
+    distinct(&rig.topic(), 400).await;
+    rig.confirmed().await;
+    assert_eq!(relay.metric("cdc_relay_sessions_total"), 1.0);
+    drop(relay);
+    channel.queue_delete(rig.queue().as_str().into(), QueueDeleteOptions::default()).await.expect("delete");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_is_gone_holds_its_work_until_it_is_back() {
+    let mut rig = Rig::new("queue").await;
+    let relay = rig.streaming().await;
+    let (_connection, channel) = channel().await;
+    rig.row("a", 0, 1, "work").await;
+    rig.confirmed().await;
+    channel.queue_delete(rig.queue().as_str().into(), QueueDeleteOptions::default()).await.expect("delete");
+    // Returned as unroutable: the relay connects again, and declares the queue in doing so.
+    rig.row("a", 1, 1, "work").await;
+    rig.confirmed().await;
+    let declare = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+    channel
+        .queue_declare(rig.queue().as_str().into(), declare, FieldTable::default())
+        .await
+        .expect("the queue");
+    assert_eq!(drain(&channel, &rig.queue(), 1).await, ["it/items/a/1/1"]);
+    drop(relay);
+    channel.queue_delete(rig.queue().as_str().into(), QueueDeleteOptions::default()).await.expect("delete");
+}

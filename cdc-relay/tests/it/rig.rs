@@ -1,0 +1,328 @@
+//! One test's world: a database, a routes file, a relay process; and waiting for conditions, never for time.
+
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Client, NoTls};
+
+/// A server's address, from the environment.
+pub fn server(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: run `cargo stack test`, or point it at a server"))
+}
+
+/// Waits until `check` answers something; panics with `what` if it does not within half a minute.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
+    let until = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(answer) = check().await {
+            return answer;
+        }
+        assert!(Instant::now() < until, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+pub async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("Postgres");
+    tokio::spawn(connection);
+    client
+}
+
+/// The admin URL with another database.
+pub fn with_database(url: &str, name: &str) -> String {
+    let (base, query) = url.split_once('?').map_or((url, None), |(base, query)| (base, Some(query)));
+    let (server, _) = base.rsplit_once('/').expect("a URL with a database");
+    query.map_or(format!("{server}/{name}"), |query| format!("{server}/{name}?{query}"))
+}
+
+pub struct Rig {
+    /// Unique: prefix of topics and queue, name of database and slot.
+    pub name: String,
+    pub url: String,
+    pub sql: Client,
+    folder: PathBuf,
+    pub amqp_url: String,
+    relays: u32,
+}
+
+/// A table of events with a large column, and the publication for it.
+const SCHEMA: &str = "
+    create table items (
+        owner text not null, id bigint not null, version int not null, kind text not null default 'made',
+        note text, amount bigint, at timestamptz, raw bytea, doc jsonb, ok boolean, price numeric,
+        constraint items_pkey primary key (owner, id)
+    );
+    create publication events for table items with (publish = 'insert, update');";
+
+impl Rig {
+    pub async fn new(test: &str) -> Rig {
+        let rig = Rig::bare(test).await;
+        rig.sql.batch_execute(SCHEMA).await.expect("schema");
+        rig.routes(&rig.default_routes());
+        rig
+    }
+
+    /// Without schema and routes.
+    pub async fn bare(test: &str) -> Rig {
+        let unique = uuid::Uuid::now_v7().simple().to_string();
+        let name = format!("it_{}_{}", test.chars().take(24).collect::<String>(), &unique[20..]);
+        let admin = server("POSTGRES_ADMIN_URL");
+        let maintenance = connect(&admin).await;
+        maintenance
+            .batch_execute(&format!("create database {name} template template0"))
+            .await
+            .expect("database");
+        let url = with_database(&admin, &name);
+        let folder = std::env::temp_dir().join(&name);
+        std::fs::create_dir_all(&folder).expect("folder");
+        Rig { sql: connect(&url).await, name, url, folder, amqp_url: server("AMQP_URL"), relays: 0 }
+    }
+
+    pub fn topic(&self) -> String {
+        format!("{}.items", self.name)
+    }
+
+    pub fn queue(&self) -> String {
+        format!("{}.work", self.name)
+    }
+
+    pub fn dead_letters(&self) -> String {
+        format!("{}.dead", self.name)
+    }
+
+    /// One table to one topic of two partitions; rows of kind `work` to a queue as well.
+    pub fn default_routes(&self) -> String {
+        let name = &self.name;
+        format!(
+            r#"
+[relay]
+state_topic = "{name}.state"
+dead_letter_topic = "{name}.dead"
+
+[[topics]]
+name = "{name}.items"
+partitions = 2
+
+[[queues]]
+name = "{name}.work"
+
+[[sources]]
+name = "it"
+url = "${{IT_URL}}"
+slot = "{name}"
+publication = "events"
+event_source = "/it"
+
+[[sources.tables]]
+name = "items"
+key = "{{owner}}"
+id = "it/items/{{owner}}/{{id}}/{{version}}"
+subject = "{{id}}"
+headers = {{ note = "{{note}}" }}
+
+[[sources.tables.routes]]
+topic = "{name}.items"
+type = "item.{{kind}}.v1"
+
+[[sources.tables.routes]]
+queue = "{name}.work"
+type = "item.work.v1"
+when = {{ kind = ["work"] }}
+headers = {{ at = "{{at}}" }}
+
+[sources.tables.routes.body.payload]
+owner = "{{owner}}"
+amount = "{{amount}}"
+"#
+        )
+    }
+
+    pub fn routes(&self, text: &str) {
+        std::fs::write(self.folder.join("relay.toml"), text).expect("routes");
+    }
+
+    /// Starts a relay; it may refuse.
+    pub fn start(&mut self) -> Relay {
+        self.start_with(&[], &[])
+    }
+
+    pub fn start_with(&mut self, arguments: &[&str], environment: &[(&str, &str)]) -> Relay {
+        self.relays += 1;
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+        let admin = SocketAddr::from(([127, 0, 0, 1], port));
+        let log = self.folder.join(format!("relay-{}.log", self.relays));
+        let child = Command::new(env!("CARGO_BIN_EXE_cdc-relay"))
+            .arg("run")
+            .args(arguments)
+            .env("RELAY_ROUTES", self.folder.join("relay.toml"))
+            .env("ADMIN_ADDR", admin.to_string())
+            .env("KAFKA_BROKERS", server("KAFKA_BROKERS"))
+            .env("AMQP_URL", &self.amqp_url)
+            .env("IT_URL", &self.url)
+            .envs(environment.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).expect("log"))
+            .spawn()
+            .expect("the relay");
+        Relay { child, admin, log }
+    }
+
+    /// Starts a relay and waits until it streams.
+    pub async fn streaming(&mut self) -> Relay {
+        let relay = self.start();
+        relay.streams().await;
+        relay
+    }
+
+    pub async fn row(&self, owner: &str, id: i64, version: i32, kind: &str) {
+        let insert = "insert into items (owner, id, version, kind, at) values ($1, $2, $3, $4, now())
+                      on conflict (owner, id) do update set version = excluded.version, kind = excluded.kind";
+        self.sql.execute(insert, &[&owner, &id, &version, &kind]).await.expect("a row");
+    }
+
+    /// The end of the log, and where the slot is confirmed.
+    pub async fn positions(&self) -> (u64, Option<u64>) {
+        let query = "select (pg_current_wal_flush_lsn() - '0/0')::int8,
+                            (select (confirmed_flush_lsn - '0/0')::int8 from pg_replication_slots where slot_name = $1)";
+        let row = self.sql.query_one(query, &[&self.name]).await.expect("positions");
+        (row.get::<_, i64>(0) as u64, row.get::<_, Option<i64>>(1).map(|lsn| lsn as u64))
+    }
+
+    /// Waits until all that is committed now is confirmed.
+    pub async fn confirmed(&self) {
+        let (end, _) = self.positions().await;
+        eventually("the slot to be confirmed", || async {
+            self.positions().await.1.filter(|confirmed| *confirmed >= end)
+        })
+        .await;
+    }
+
+    /// Ends the walsender, if there is one.
+    pub async fn kill_walsender(&self) -> bool {
+        let kill = "select pg_terminate_backend(active_pid) from pg_replication_slots
+                    where slot_name = $1 and active_pid is not null";
+        !self.sql.query(kill, &[&self.name]).await.expect("kill").is_empty()
+    }
+
+    /// Waits until nobody reads the slot.
+    pub async fn slot_is_free(&self) {
+        let query = "select 1 from pg_replication_slots where slot_name = $1 and active";
+        eventually("the slot to be free", || async {
+            self.sql.query(query, &[&self.name]).await.expect("slot").is_empty().then_some(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return; // leave everything for a look
+        }
+        // From a thread of its own: a test's runtime cannot be blocked on.
+        let (admin, name) = (server("POSTGRES_ADMIN_URL"), self.name.clone());
+        let cleanup = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            runtime.block_on(async {
+                let admin = connect(&admin).await;
+                let drop_slot = "select pg_drop_replication_slot(slot_name) from pg_replication_slots
+                                 where slot_name = $1 and not active";
+                let _ = admin.query(drop_slot, &[&name]).await;
+                let _ = admin.batch_execute(&format!("drop database {name} with (force)")).await;
+            });
+        });
+        let _ = cleanup.join();
+        crate::kafka::delete(&self.name);
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A running relay; killed when dropped.
+pub struct Relay {
+    child: Child,
+    admin: SocketAddr,
+    log: PathBuf,
+}
+
+impl Relay {
+    /// The answer of the admin listener.
+    pub fn get(&self, path: &str) -> Option<String> {
+        let mut socket = TcpStream::connect(self.admin).ok()?;
+        socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(socket, "GET {path} HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// Waits until the source is in this state; answers the report.
+    pub async fn state(&self, state: &str) -> String {
+        let wanted = format!("\"state\":\"{state}\"");
+        eventually(&format!("state {state}; now {:?}", self.get("/health")), || async {
+            self.get("/health").filter(|report| report.contains(&wanted))
+        })
+        .await
+    }
+
+    pub async fn streams(&self) {
+        self.state("streaming").await;
+    }
+
+    /// The value of a metric, by the beginning of its line.
+    pub fn metric(&self, start: &str) -> f64 {
+        let text = self.get("/metrics").unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with(start));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+            .unwrap_or_else(|| panic!("no metric {start}"))
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait");
+    }
+
+    /// SIGTERM; answers the exit code.
+    pub async fn stop(mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal");
+        for _ in 0..1500 {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                return status.code();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the relay does not stop:\n{}", self.log());
+    }
+
+    /// Waits for it to end by itself.
+    pub async fn exit_code(&mut self) -> Option<i32> {
+        for _ in 0..1500 {
+            if let Some(status) = self.child.try_wait().expect("wait") {
+                return status.code();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the relay does not end:\n{}", self.log());
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- log of the relay ---\n{}", self.log());
+        }
+    }
+}
