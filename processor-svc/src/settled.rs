@@ -46,7 +46,8 @@ impl Settled {
                 loop {
                     let config = ConnectionManagerConfig::new()
                         .set_connection_timeout(Some(CONNECT_MAX))
-                        .set_response_timeout(Some(WRITE_MAX));
+                        .set_response_timeout(Some(WRITE_MAX))
+                        .set_max_delay(RETRY);
                     match ConnectionManager::new_with_config(client.clone(), config).await {
                         Ok(manager) => return manager,
                         Err(error) => tracing::debug!(%error, "Redis is away"),

@@ -204,17 +204,15 @@ async fn killed_again_and_again_it_charges_every_payment_once() {
     let numbers = ["1-jitter40", "1-tail10", "1-thenhang", "1-hang", "1-thenreset", "1-http500"];
     let good: Vec<Job> = (0..600).map(|n| job(numbers[n % numbers.len()])).collect();
     let declined: Vec<Job> = (0..60).map(|_| job("1-decline-jitter40")).collect();
-    let mut killed = 0;
-    for part in good.chunks(100).zip(declined.chunks(10)) {
+    for (killed, part) in (0i64..).zip(good.chunks(100).zip(declined.chunks(10))) {
         let mut child = process(&flags);
         queue.send(part.0).await;
         queue.send(part.1).await;
         // Into the middle of it: as soon as some are under way.
-        let begun = i64::from(killed) * 110 + 5;
+        let begun = killed * 110 + 5;
         database.until(&format!("select least(count(*), {begun}) from charges"), begun).await;
         child.kill().unwrap();
         child.wait().unwrap();
-        killed += 1;
     }
     let processor = Processor::with(flags).await;
     database.until(SUCCEEDED, 600).await;
