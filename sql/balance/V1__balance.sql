@@ -9,7 +9,7 @@ create table accounts (
     constraint accounts_held_not_negative check (held >= 0)
 )
 -- Every hold and every capture updates this row: room for several versions keeps the updates heap-only.
-with (fillfactor = 50);
+with (fillfactor = 45);
 comment on table accounts is 'One row per user: the fold of the ledger. Made by the first deposit.';
 comment on column accounts.available is 'Minor units free to spend.';
 comment on column accounts.held is 'Minor units reserved by payments that have not ended.';
