@@ -47,9 +47,9 @@ impl Halted {
     pub fn apply(&mut self, value: &[u8]) -> Result<(), serde_json::Error> {
         let letter: Letter = serde_json::from_slice(value)?;
         if letter.release {
-            self.release(&letter.halt)
+            self.release(&letter.halt);
         } else {
-            self.halt(letter.halt)
+            self.halt(letter.halt);
         }
         Ok(())
     }

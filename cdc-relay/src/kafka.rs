@@ -77,6 +77,16 @@ pub enum Sent {
     Full,
 }
 
+struct Outgoing<'a> {
+    topic: &'a str,
+    key: &'a [u8],
+    value: &'a [u8],
+    headers: Option<OwnedHeaders>,
+    /// Milliseconds since the Unix epoch; without it, now.
+    timestamp: Option<i64>,
+    ticket: Ticket,
+}
+
 pub struct Kafka {
     producer: ThreadedProducer<Deliveries>,
     acks: Arc<Acks>,
@@ -183,15 +193,10 @@ impl Kafka {
             headers = add(headers, name, value);
         }
         headers = add(headers, "pg_position", &self.position);
-        let name = self.topics.get(topic).context("the route leads to no topic")?;
-        self.send(
-            name,
-            &record.key,
-            &record.value,
-            Some(headers),
-            transaction.committed_at.unix_millis(),
-            ticket,
-        )
+        let topic = self.topics.get(topic).context("the route leads to no topic")?;
+        let (key, value) = (record.key.as_slice(), record.value.as_slice());
+        let timestamp = Some(transaction.committed_at.unix_millis());
+        self.send(Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
     }
 
     /// Tells a dead letter.
@@ -205,32 +210,26 @@ impl Kafka {
         position(transaction, &mut self.position);
         let headers = OwnedHeaders::new_with_capacity(1)
             .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) });
-        self.send(topic, key, value, Some(headers), transaction.committed_at.unix_millis(), ticket)
+        let timestamp = Some(transaction.committed_at.unix_millis());
+        self.send(Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
     }
 
     /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
     pub fn remember(&self, topic: &str, key: &str, value: &[u8]) -> Result<Sent> {
         self.state_written.store(false, Ordering::Release);
-        self.send(topic, key.as_bytes(), value, None, 0, STATE)
+        let key = key.as_bytes();
+        self.send(Outgoing { topic, key, value, headers: None, timestamp: None, ticket: STATE })
     }
 
     pub fn state_written(&self) -> bool {
         self.state_written.load(Ordering::Acquire)
     }
 
-    fn send(
-        &self,
-        topic: &str,
-        key: &[u8],
-        value: &[u8],
-        headers: Option<OwnedHeaders>,
-        timestamp: i64,
-        ticket: Ticket,
-    ) -> Result<Sent> {
+    fn send(&self, outgoing: Outgoing<'_>) -> Result<Sent> {
+        let Outgoing { topic, key, value, headers, timestamp, ticket } = outgoing;
         let weight = weight(key.len(), value.len());
         let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key).payload(value);
-        record.headers = headers;
-        record.timestamp = (timestamp > 0).then_some(timestamp);
+        (record.headers, record.timestamp) = (headers, timestamp);
         if ticket != STATE {
             self.acks.depart(Sink::Kafka, weight);
         }

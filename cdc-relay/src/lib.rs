@@ -5,14 +5,16 @@
 //! told that a change is safe only after every sink, and the relay's own memory, have it. Where that cannot be kept
 //! it stops and says why.
 //!
-//! Reading order: `routes` and `template` (what to tell), `wire` and `pgoutput` (what Postgres says), `route` (from
-//! a row to a record), `progress` (what may be confirmed), `stream` (the loop), `source` (its life), `state` (what
-//! is refused), `kafka`, `rabbit`, `dead` (where it goes).
+//! Reading order: `routes` and `template` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres
+//! says), `route` (from a row to a record), `progress` (what may be confirmed), `stream` (the loop), `source` (its
+//! life), `state` (what is refused), `kafka`, `rabbit`, `dead` (where it goes).
 //!
 //! Pure, without clock or I/O: `pgoutput`, `json`, `template`, `body`, `route`, `progress`, `state`, `dead`.
 
 pub mod body;
+mod check;
 pub mod config;
+pub mod copy;
 pub mod dead;
 pub mod inspect;
 pub mod json;
@@ -21,6 +23,7 @@ pub mod pgoutput;
 pub mod progress;
 pub mod route;
 pub mod routes;
+mod socket;
 pub mod state;
 pub mod template;
 pub mod wire;

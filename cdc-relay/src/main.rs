@@ -27,20 +27,17 @@ fn main() -> ExitCode {
     match cli.command {
         #[cfg(feature = "sinks")]
         Command::Run(config) => {
-            let routes = match cdc_relay::run::routes(&config) {
-                Ok(routes) => routes,
-                Err(error) => {
-                    tracing::error!("{error:#}");
-                    return ExitCode::from(USAGE);
-                }
+            let (result, failure) = match cdc_relay::run::routes(&config) {
+                Ok(routes) => (serve(config, routes), ExitCode::FAILURE),
+                Err(error) => (Err(error), ExitCode::from(USAGE)),
             };
-            match serve(config, routes) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
+            result.map_or_else(
+                |error| {
                     tracing::error!("{error:#}");
-                    ExitCode::FAILURE
-                }
-            }
+                    failure
+                },
+                |()| ExitCode::SUCCESS,
+            )
         }
     }
 }

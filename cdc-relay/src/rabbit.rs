@@ -218,9 +218,10 @@ fn send(channel: &Channel, job: &Job, confirms: &mut Confirms) -> Result<()> {
         );
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     match publish.as_mut().poll(&mut context) {
-        std::task::Poll::Ready(done) => match done? {
-            confirmation => confirms.push_back(Box::pin(async move { Ok(confirmation) })),
-        },
+        std::task::Poll::Ready(done) => {
+            let confirmation = done?;
+            confirms.push_back(Box::pin(async move { Ok(confirmation) }));
+        }
         std::task::Poll::Pending => confirms.push_back(publish),
     }
     Ok(())

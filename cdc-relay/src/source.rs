@@ -169,7 +169,7 @@ impl Life {
         self.stream(wire, memory)
     }
 
-    fn stream(&mut self, wire: crate::wire::Replication, memory: Memory) -> Result<(), Trouble> {
+    fn stream(&mut self, wire: crate::copy::Replication, memory: Memory) -> Result<(), Trouble> {
         self.wiring.status.set(State::Streaming);
         self.wiring.metrics.sessions.inc();
         let memory_key = self.memory_key();

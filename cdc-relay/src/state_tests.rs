@@ -27,6 +27,7 @@ fn slot(confirmed: u64) -> Slot {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "each call makes its own")]
 fn decide(memory: Option<Memory>, slot: Option<Slot>) -> Result<Start, Refusal> {
     admit(memory.as_ref(), &cluster(), "s", slot.as_ref(), "d")
 }

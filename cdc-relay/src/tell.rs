@@ -143,8 +143,8 @@ impl Outlet {
             told = Err(Problem("follows an earlier row of its key".to_owned()));
         }
         match told {
-            Ok(Destination::Topic(topic)) => self.to_topic(topic, plan, open),
-            Ok(Destination::Queue(queue)) => match self.to_queue(queue, plan, open)? {
+            Ok(Destination::Topic(topic)) => self.tell_topic(topic, plan, open),
+            Ok(Destination::Queue(queue)) => match self.tell_queue(queue, plan, open)? {
                 Ok(()) => Ok(()),
                 Err(problem) => self.bury(self.halt(&route.leads_to), &problem, (plan, row), open),
             },
@@ -152,14 +152,14 @@ impl Outlet {
         }
     }
 
-    fn to_topic(&mut self, topic: usize, plan: &Plan, open: &mut Open<'_>) -> Result<()> {
+    fn tell_topic(&mut self, topic: usize, plan: &Plan, open: &mut Open<'_>) -> Result<()> {
         let (kafka, record) = (&mut self.kafka, &self.record);
         offer(|| kafka.tell(topic, (record, plan), open.transaction, open.ticket))?;
         self.told(Sink::Kafka, self.record.key.len() + self.record.value.len(), open);
         Ok(())
     }
 
-    fn to_queue(&mut self, queue: usize, plan: &Plan, open: &mut Open<'_>) -> Result<Result<(), Problem>> {
+    fn tell_queue(&mut self, queue: usize, plan: &Plan, open: &mut Open<'_>) -> Result<Result<(), Problem>> {
         let rabbit = self.rabbit.as_ref().context("a route leads to a queue, and AMQP_URL is not set")?;
         if let Err(problem) = rabbit.tell(queue, (&self.record, plan), open.transaction, open.ticket) {
             return Ok(Err(problem));

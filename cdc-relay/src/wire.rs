@@ -1,4 +1,4 @@
-//! A replication session with Postgres: start-up, simple queries, then the copy stream, decoded in its own buffer.
+//! A session with Postgres that can start replication: signing in, simple queries, then the copy stream (`copy`).
 //!
 //! Why not a client library: the server's CPU and ours depend on *when* the socket is read (late and in large
 //! pieces under backlog, at once when idle), and on not copying rows between tasks. Nothing here acknowledges
@@ -6,10 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -17,9 +14,10 @@ use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::backend::{DataRowBody, ErrorFields, Message};
 use postgres_protocol::message::frontend;
-use tokio_postgres::config::{Config, Host, SslMode};
+use tokio_postgres::config::{Config, SslMode};
 
-use crate::lsn::{Lsn, PgTime};
+use crate::copy::Replication;
+use crate::socket::{Socket, open};
 
 #[derive(Debug)]
 pub enum WireError {
@@ -60,70 +58,14 @@ impl From<io::Error> for WireError {
     }
 }
 
-type Result<T> = std::result::Result<T, WireError>;
+pub type Result<T> = std::result::Result<T, WireError>;
 
-fn protocol<T>(what: &str) -> Result<T> {
+pub fn protocol<T>(what: &str) -> Result<T> {
     Err(WireError::Protocol(what.to_owned()))
 }
 
-#[derive(Debug)]
-enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Socket {
-    fn set_nonblocking(&self, on: bool) -> io::Result<()> {
-        match self {
-            Self::Tcp(socket) => socket.set_nonblocking(on),
-            Self::Unix(socket) => socket.set_nonblocking(on),
-        }
-    }
-
-    fn set_timeouts(&self, timeout: Duration) -> io::Result<()> {
-        match self {
-            Self::Tcp(socket) => {
-                socket.set_read_timeout(Some(timeout))?;
-                socket.set_write_timeout(Some(timeout))
-            }
-            Self::Unix(socket) => {
-                socket.set_read_timeout(Some(timeout))?;
-                socket.set_write_timeout(Some(timeout))
-            }
-        }
-    }
-}
-
-impl Read for Socket {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.read(buf),
-            Self::Unix(socket) => socket.read(buf),
-        }
-    }
-}
-
-impl Write for Socket {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.write(buf),
-            Self::Unix(socket) => socket.write(buf),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl AsFd for Socket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(socket) => socket.as_fd(),
-            Self::Unix(socket) => socket.as_fd(),
-        }
-    }
-}
+/// One row of a simple query's answer.
+pub type Row = Vec<Option<String>>;
 
 /// A session that answers queries; `start` turns it into a stream.
 #[derive(Debug)]
@@ -131,9 +73,6 @@ pub struct Session {
     socket: Socket,
     input: BytesMut,
 }
-
-/// One row of a simple query's answer.
-pub type Row = Vec<Option<String>>;
 
 impl Session {
     /// Connects as a logical walsender of the URL's database.
@@ -234,16 +173,11 @@ impl Session {
         self.socket.write_all(&out)?;
         loop {
             // The copy-both answer has a tag that the library does not know.
-            while self.input.first().is_none() {
+            while self.input.is_empty() {
                 self.fill()?;
             }
             if self.input.first() == Some(&b'W') {
-                let mut wire =
-                    Replication { socket: self.socket, buffer: self.input.to_vec(), at: 0, end: 0 };
-                wire.end = wire.buffer.len();
-                wire.skip_copy_both()?;
-                wire.socket.set_nonblocking(true)?;
-                return Ok(wire);
+                return Replication::begin(self.socket, self.input.to_vec());
             }
             match self.message()? {
                 Message::ErrorResponse(body) => return Err(server_error(body.fields())),
@@ -274,55 +208,6 @@ impl Session {
     }
 }
 
-fn open(config: &Config, timeout: Duration) -> Result<Socket> {
-    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the URL names no host");
-    for (index, host) in config.get_hosts().iter().enumerate() {
-        let ports = config.get_ports();
-        let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
-        let attempt = match host {
-            Host::Tcp(name) => connect_tcp(name, port, timeout).map(Socket::Tcp),
-            Host::Unix(folder) => {
-                UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).map(Socket::Unix)
-            }
-        };
-        match attempt {
-            Ok(socket) => return Ok(socket),
-            Err(error) => last = error,
-        }
-    }
-    Err(last.into())
-}
-
-fn connect_tcp(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in (host, port).to_socket_addrs()? {
-        match connect_address(address, timeout) {
-            Ok(socket) => return Ok(socket),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-fn connect_address(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
-    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-    let local = address.ip().is_loopback();
-    if local {
-        socket.set_recv_buffer_size(LOOPBACK_WINDOW)?;
-    }
-    socket.connect_timeout(&address.into(), timeout)?;
-    if local {
-        socket.set_recv_buffer_size(LOOPBACK_BUFFER)?;
-    }
-    socket.set_tcp_nodelay(true)?;
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(10))
-        .with_interval(Duration::from_secs(5))
-        .with_retries(3);
-    socket.set_tcp_keepalive(&keepalive)?;
-    Ok(socket.into())
-}
-
 fn row(body: &DataRowBody) -> Result<Row> {
     let bytes = body.buffer();
     let cell = |range: Option<Range<usize>>| {
@@ -342,183 +227,4 @@ fn server_error(mut fields: ErrorFields<'_>) -> WireError {
         }
     }
     WireError::Server { code, message }
-}
-
-/// What the server sends while streaming.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Frame {
-    /// A pgoutput message, at this range of `Replication::bytes`.
-    Data(Range<usize>),
-    Keepalive {
-        wal_end: Lsn,
-        reply: bool,
-    },
-}
-
-/// The copy stream. Frames stay valid until the next `read`.
-#[derive(Debug)]
-pub struct Replication {
-    socket: Socket,
-    buffer: Vec<u8>,
-    at: usize,
-    end: usize,
-}
-
-/// On loopback the sender does the receiver's work too, message by message, as long as the window is open. A small
-/// window closes while we are away, the messages pile up on the sender's side, and travel together: twice the
-/// throughput at half the server's CPU. Over a network the window has to cover the distance: the kernel's choice.
-const LOOPBACK_WINDOW: usize = 32 << 10;
-/// The memory for that window, given after connecting, when it no longer widens it. Many small messages take many
-/// times their size; without this the kernel drops some while we do not read, and with them the server's
-/// acknowledgements of our confirmations, until the server takes us for dead.
-const LOOPBACK_BUFFER: usize = 2 << 20;
-
-/// One read takes at most this; a larger message makes the buffer grow for as long as it lasts.
-const BUFFER: usize = 256 << 10;
-
-impl Replication {
-    fn skip_copy_both(&mut self) -> Result<()> {
-        loop {
-            if let Some(range) = self.message()?.map(|(_, body)| body) {
-                self.at = range.end;
-                return Ok(());
-            }
-            self.read()?;
-        }
-    }
-
-    /// Reads what is there, up to the buffer's size. `Ok(0)`: nothing, for now.
-    pub fn read(&mut self) -> Result<usize> {
-        self.make_room();
-        let room = self.buffer.get_mut(self.end..).unwrap_or_default();
-        match self.socket.read(room) {
-            Ok(0) => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
-            Ok(n) => {
-                self.end += n;
-                Ok(n)
-            }
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                Ok(0)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Moves the incomplete rest to the front, and makes the buffer fit the message it belongs to.
-    fn make_room(&mut self) {
-        self.buffer.copy_within(self.at..self.end, 0);
-        self.end -= self.at;
-        self.at = 0;
-        let announced = match self.buffer.get(1..5) {
-            Some(&[a, b, c, d]) if self.end >= 5 => u32::from_be_bytes([a, b, c, d]) as usize + 1,
-            _ => 0,
-        };
-        let wanted = announced.max(BUFFER);
-        if self.buffer.len() != wanted && self.end <= wanted {
-            self.buffer.resize(wanted, 0);
-            self.buffer.shrink_to_fit();
-        }
-    }
-
-    /// The tag of the next whole message and where its body is.
-    fn message(&self) -> Result<Option<(u8, Range<usize>)>> {
-        let Some(&[tag, a, b, c, d]) = self.buffer.get(self.at..self.at + 5) else { return Ok(None) };
-        if self.at + 5 > self.end {
-            return Ok(None);
-        }
-        let len = u32::from_be_bytes([a, b, c, d]) as usize;
-        if !(4..=1 << 30).contains(&len) {
-            return protocol("a message has an impossible length");
-        }
-        let end = self.at + 1 + len;
-        Ok((end <= self.end).then_some((tag, self.at + 5..end)))
-    }
-
-    /// The next whole frame that was read, if any.
-    pub fn next(&mut self) -> Result<Option<Frame>> {
-        while let Some((tag, body)) = self.message()? {
-            self.at = body.end;
-            let bytes = self.bytes(&body);
-            match (tag, bytes) {
-                (b'd', [b'w', ..]) if bytes.len() >= 25 => {
-                    return Ok(Some(Frame::Data(body.start + 25..body.end)));
-                }
-                (b'd', &[b'k', a, b, c, d, e, f, g, h, .., reply]) if bytes.len() == 18 => {
-                    let wal_end = Lsn(u64::from_be_bytes([a, b, c, d, e, f, g, h]));
-                    return Ok(Some(Frame::Keepalive { wal_end, reply: reply == 1 }));
-                }
-                (b'E', _) => return Err(copied_error(bytes)),
-                (b'N' | b'S', _) => {}
-                (b'c', _) => return protocol("the server ended the stream"),
-                _ => return protocol("unexpected message in the stream"),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Bytes that were read and not yet taken as frames.
-    pub fn buffered(&self) -> usize {
-        self.end - self.at
-    }
-
-    #[inline]
-    pub fn bytes(&self, range: &Range<usize>) -> &[u8] {
-        self.buffer.get(range.clone()).unwrap_or_default()
-    }
-
-    /// Tells the server what is confirmed. Waits if the socket is full, though not for ever.
-    pub fn confirm(&mut self, flushed: Lsn, request_reply: bool) -> Result<()> {
-        let mut frame = [0u8; 39];
-        frame[0] = b'd';
-        frame[1..5].copy_from_slice(&38u32.to_be_bytes());
-        frame[5] = b'r';
-        for part in [6, 14, 22] {
-            frame[part..part + 8].copy_from_slice(&flushed.0.to_be_bytes());
-        }
-        frame[30..38].copy_from_slice(&PgTime::now().0.to_be_bytes());
-        frame[38] = u8::from(request_reply);
-        let mut rest = &frame[..];
-        while !rest.is_empty() {
-            match self.socket.write(rest) {
-                Ok(n) => rest = rest.get(n..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait_writable()?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    fn wait_writable(&self) -> Result<()> {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
-        match poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(&limit)) {
-            Ok(0) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(io::Error::from(error).into()),
-        }
-    }
-
-    /// Ends the session in good order, so that the slot is free at once.
-    pub fn close(mut self) {
-        let mut out = BytesMut::new();
-        frontend::copy_done(&mut out);
-        frontend::terminate(&mut out);
-        // The server notices a closed socket too.
-        let _ = self.socket.write_all(&out);
-    }
-}
-
-fn copied_error(body: &[u8]) -> WireError {
-    let field = |tag: u8| {
-        let part = body.split(|&b| b == 0).find(|part| part.first() == Some(&tag))?;
-        Some(String::from_utf8_lossy(part.get(1..)?).into_owned())
-    };
-    WireError::Server { code: field(b'C').unwrap_or_default(), message: field(b'M').unwrap_or_default() }
-}
-
-impl AsFd for Replication {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
 }

@@ -33,6 +33,13 @@ fn text(value: &AMQPValue) -> String {
     }
 }
 
+/// A payment is asked for and authorized.
+const AUTHORIZED: &str = "insert into payments (user_id, payment_id, idempotency_key, fingerprint, client_number, service_id,
+                                   amount, expires_at, traceparent)
+             values ('0196f1d2-0000-7000-8000-000000000001', '0196f1d2-0000-7000-8000-0000000000aa', 'k', '', '+7 \"9\"',
+                     'electricity', 15000, '2026-11-23 01:02:03+00', '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01');
+             update payments set status = 'authorized', event = 'authorized', version = 2, authorized_at = now()";
+
 /// The contract of this product, with its own schema and routes file.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authorized_payment_is_work_byte_for_byte() {
@@ -65,16 +72,7 @@ async fn an_authorized_payment_is_work_byte_for_byte() {
     ];
     let relay = rig.start_with(&["--source", "payments"], &environment);
     relay.streams().await;
-    rig.sql
-        .batch_execute(
-            "insert into payments (user_id, payment_id, idempotency_key, fingerprint, client_number, service_id,
-                                   amount, expires_at, traceparent)
-             values ('0196f1d2-0000-7000-8000-000000000001', '0196f1d2-0000-7000-8000-0000000000aa', 'k', '', '+7 \"9\"',
-                     'electricity', 15000, '2026-11-23 01:02:03+00', '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01');
-             update payments set status = 'authorized', event = 'authorized', version = 2, authorized_at = now()",
-        )
-        .await
-        .expect("payment");
+    rig.sql.batch_execute(AUTHORIZED).await.expect("payment");
     let (_connection, channel) = channel().await;
     let message = take(&channel, &queue).await;
     assert_eq!(
