@@ -65,6 +65,11 @@ impl Acks {
         self.flights[sink as usize].fetch_sub(weight, Ordering::Relaxed);
     }
 
+    /// The sink is gone, and with it all that it had: nothing more will land.
+    pub fn reset(&self, sink: Sink) {
+        self.flights[sink as usize].store(0, Ordering::SeqCst);
+    }
+
     /// The sink has it for good.
     pub fn land(&self, sink: Sink, ticket: Ticket, weight: i64) {
         let mut queue = unpoisoned(&self.queue);

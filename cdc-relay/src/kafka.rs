@@ -125,8 +125,8 @@ fn producer_config(brokers: &str, routes: &Routes, batch_bytes: usize) -> Client
         ("queue.buffering.max.kbytes", "1048576".to_owned()),
         ("message.max.bytes", (routes.relay.max_record_bytes + 65_536).to_string()),
         ("compression.codec", "none".to_owned()),
-        // Gone topics and unknown partitions are waited for, as a topic may be created late.
-        ("topic.metadata.propagation.max.ms", "60000".to_owned()),
+        // All topics exist at start. One that is unknown for longer was deleted: the new session makes it again.
+        ("topic.metadata.propagation.max.ms", "10000".to_owned()),
         ("statistics.interval.ms", "0".to_owned()),
     ]);
     for (key, value) in ours {

@@ -18,7 +18,7 @@ use crate::inspect;
 use crate::kafka::{Kafka, Sent};
 use crate::lsn::Lsn;
 use crate::metrics::SourceMetrics;
-use crate::progress::Ticket;
+use crate::progress::{Sink, Ticket};
 use crate::rabbit::Rabbit;
 use crate::route::Topics;
 use crate::routes::{Routes, Source};
@@ -194,6 +194,7 @@ impl Life {
         let wiring = &self.wiring;
         if wiring.acks.failure().is_some() {
             self.teller = None;
+            wiring.acks.reset(Sink::Kafka);
             wiring.acks.clear_failure();
         }
         if self.teller.is_some() {

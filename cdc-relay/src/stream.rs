@@ -38,8 +38,9 @@ const MEMORY: Duration = Duration::from_millis(200);
 const MEMORY_IDLE: Duration = Duration::from_secs(1);
 /// No word from the server for so long, although asked: the connection is dead.
 const SILENCE: Duration = Duration::from_secs(30);
-/// How long a stop or an end waits for what is in flight.
+/// How long a stop waits for what is in flight, and how long a broken session does.
 const DRAIN: Duration = Duration::from_secs(10);
+const DRAIN_BROKEN: Duration = Duration::from_secs(2);
 
 /// Where a session starts.
 pub struct Origin {
@@ -153,7 +154,7 @@ impl<'a> Stream<'a> {
 
     /// Reads nothing more, and waits until all that was told is acknowledged, remembered and confirmed.
     fn drain(&mut self) -> Result<()> {
-        let until = Instant::now() + DRAIN;
+        let until = Instant::now() + if self.acks.stopping() { DRAIN } else { DRAIN_BROKEN };
         let open = usize::from(self.open.is_some());
         while Instant::now() < until {
             self.collect()?;

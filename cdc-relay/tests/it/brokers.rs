@@ -1,0 +1,65 @@
+//! What Kafka refuses for good: the producer is given up, and everything after the last confirmed transaction told
+//! again by a new one.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+
+use crate::kafka::{self, distinct};
+use crate::rig::{Rig, eventually, server};
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", server("KAFKA_BROKERS")).create().expect("admin")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_deleted_while_streaming_costs_no_later_row() {
+    let mut rig = Rig::new("deleted").await;
+    let relay = rig.streaming().await;
+    rig.row("a", 1, 1, "made").await;
+    rig.confirmed().await;
+    let topic = rig.topic();
+    admin().delete_topics(&[&topic], &AdminOptions::new()).await.expect("delete");
+    eventually("the topic to be gone", || async { kafka::read(&topic).is_empty().then_some(()) }).await;
+    for id in 2..50 {
+        rig.row("a", id, 1, "made").await;
+    }
+    let events = distinct(&topic, 48).await;
+    let ids: Vec<i64> = events.iter().map(|event| event.json()["id"].as_i64().expect("id")).collect();
+    assert!(ids.iter().copied().eq(2..50), "{ids:?}");
+    rig.confirmed().await;
+    drop(relay);
+}
+
+/// The relay checked the size against the limit it knew; the broker has another one now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_is_lowered_while_streaming_neither_wedges_nor_skips() {
+    let mut rig = Rig::new("limit").await;
+    let relay = rig.streaming().await;
+    rig.row("a", 1, 1, "made").await;
+    rig.confirmed().await;
+    let topic = rig.topic();
+    let lower = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", "4000");
+    admin().alter_configs([&lower], &AdminOptions::new()).await.expect("alter");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    rig.sql
+        .batch_execute(
+            "insert into items (owner, id, version, note) select 'b', 2, 1, string_agg(md5(n::text), '')
+             from generate_series(1, 300) n",
+        )
+        .await
+        .expect("a large row");
+    for id in 3..20 {
+        rig.row("a", id, 1, "made").await;
+    }
+    let events = distinct(&topic, 18).await;
+    let first = &kafka::first_tellings(&events)["a"];
+    let ids: Vec<i64> = first.iter().map(|event| event.json()["id"].as_i64().expect("id")).collect();
+    assert!(ids.is_sorted() && ids.len() == 18, "{ids:?}");
+    let dead = kafka::read(&rig.dead_letters());
+    assert_eq!(dead.iter().map(|letter| letter.json()["row"]["id"].clone()).collect::<Vec<_>>(), ["2"]);
+    rig.confirmed().await;
+    drop(relay);
+}
