@@ -1,5 +1,10 @@
 //! Tells records to Kafka: idempotent, acknowledged by all replicas, in order, and never given up on.
 //!
+//! There are two producers. One sends each record at once: for a few rows at a time, where latency counts. The other
+//! waits `LINGER` for more: for backlog. librdkafka sends a request per partition and wake-up, and spins while a
+//! partition has five under way and more to send; so without the wait a backlog becomes many small requests, at the
+//! cost of both sides' CPU. They change places only when nothing is in flight, so records keep their order.
+//!
 //! librdkafka retries for ever (`message.timeout.ms=0`). An error that it calls permanent would leave a gap in a
 //! partition, so the producer stops instead (`enable.gapless.guarantee`) and reports failure; the source then makes
 //! a new producer and tells everything again from the last confirmed transaction.
@@ -87,8 +92,17 @@ struct Outgoing<'a> {
     ticket: Ticket,
 }
 
+/// How long a record waits for company under backlog, in milliseconds.
+const LINGER: &str = "2";
+
+type Client = ThreadedProducer<Deliveries>;
+
 pub struct Kafka {
-    producer: ThreadedProducer<Deliveries>,
+    prompt: Client,
+    /// Made when it is first needed.
+    patient: Option<Client>,
+    patiently: bool,
+    config: ClientConfig,
     acks: Arc<Acks>,
     state_written: Arc<AtomicBool>,
     topics: Vec<String>,
@@ -116,7 +130,6 @@ pub fn client_config(brokers: &str, routes: &Routes) -> ClientConfig {
 fn producer_config(brokers: &str, routes: &Routes, batch_bytes: usize) -> ClientConfig {
     let mut config = client_config(brokers, routes);
     let ours: BTreeMap<&str, String> = BTreeMap::from([
-        // The source sends in rounds, so there is nothing to linger for.
         ("linger.ms", "0".to_owned()),
         ("batch.size", batch_bytes.to_string()),
         ("batch.num.messages", "100000".to_owned()),
@@ -144,6 +157,11 @@ fn producer_config(brokers: &str, routes: &Routes, batch_bytes: usize) -> Client
     config
 }
 
+fn client(config: &ClientConfig, acks: &Arc<Acks>, state_written: &Arc<AtomicBool>) -> Result<Client> {
+    let context = Deliveries { acks: Arc::clone(acks), state_written: Arc::clone(state_written) };
+    config.create_with_context(context).context("the Kafka settings of the routes file are not usable")
+}
+
 impl Kafka {
     /// `batch_bytes` must not exceed what any of the topics takes as one batch.
     pub fn connect(
@@ -154,18 +172,33 @@ impl Kafka {
         acks: &Arc<Acks>,
     ) -> Result<Kafka> {
         let state_written = Arc::new(AtomicBool::new(false));
-        let context = Deliveries { acks: Arc::clone(acks), state_written: Arc::clone(&state_written) };
-        let producer = producer_config(brokers, routes, batch_bytes)
-            .create_with_context(context)
-            .context("the Kafka settings of the routes file are not usable")?;
+        let config = producer_config(brokers, routes, batch_bytes);
         Ok(Kafka {
-            producer,
+            prompt: client(&config, acks, &state_written)?,
+            patient: None,
+            patiently: false,
+            config,
             acks: Arc::clone(acks),
             state_written,
             topics: routes.topics.iter().map(|topic| topic.name.get_ref().clone()).collect(),
             event_source: event_source.to_owned(),
             position: Vec::new(),
         })
+    }
+
+    /// Chooses the producer for what comes next. While anything is in flight the choice stands: a record must not
+    /// overtake one that the other producer still has.
+    pub fn expect(&mut self, backlog: bool) -> Result<()> {
+        if backlog == self.patiently || self.acks.bytes(Sink::Kafka) > 0 {
+            return Ok(());
+        }
+        if backlog && self.patient.is_none() {
+            let mut config = self.config.clone();
+            config.set("linger.ms", LINGER);
+            self.patient = Some(client(&config, &self.acks, &self.state_written)?);
+        }
+        self.patiently = backlog;
+        Ok(())
     }
 
     /// Tells an event.
@@ -233,7 +266,8 @@ impl Kafka {
         if ticket != STATE {
             self.acks.depart(Sink::Kafka, weight);
         }
-        let Err((error, _)) = self.producer.send(record) else { return Ok(Sent::Taken) };
+        let patient = self.patient.as_ref().filter(|_| self.patiently && ticket != STATE);
+        let Err((error, _)) = patient.unwrap_or(&self.prompt).send(record) else { return Ok(Sent::Taken) };
         if ticket != STATE {
             self.acks.undo(Sink::Kafka, weight);
         }
@@ -247,7 +281,9 @@ impl Kafka {
 impl Drop for Kafka {
     fn drop(&mut self) {
         // What is left was not confirmed, so it is told again.
-        self.producer.purge(PurgeConfig::default().queue().inflight());
+        for producer in std::iter::once(&self.prompt).chain(&self.patient) {
+            producer.purge(PurgeConfig::default().queue().inflight());
+        }
     }
 }
 

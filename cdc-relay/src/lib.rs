@@ -6,10 +6,12 @@
 //! it stops and says why.
 //!
 //! Reading order: `routes` and `template` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres
-//! says), `route` (from a row to a record), `progress` (what may be confirmed), `stream` (the loop), `source` (its
+//! says), `route` (from a row to a record), `progress` (what may be confirmed), `stream` and `pace`
+//! (the loop), `source` (its
 //! life), `state` (what is refused), `kafka`, `rabbit`, `dead` (where it goes).
 //!
-//! Pure, without clock or I/O: `pgoutput`, `json`, `template`, `body`, `route`, `progress`, `state`, `dead`.
+//! Pure, without clock or I/O: `pgoutput`, `json`, `template`, `body`, `route`, `progress`, `pace`, `state`,
+//! `dead`.
 
 pub mod body;
 mod check;
@@ -19,6 +21,7 @@ pub mod dead;
 pub mod inspect;
 pub mod json;
 pub mod lsn;
+pub mod pace;
 pub mod pgoutput;
 pub mod progress;
 pub mod route;

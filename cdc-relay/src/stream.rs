@@ -1,10 +1,7 @@
 //! One replication session: reads, tells, confirms. A loop on a thread of its own, without a task or a channel
 //! between the socket and the producer.
 //!
-//! When to read decides what everything costs. Nothing in flight: at once, for latency. Something in flight: when
-//! it has landed, or after `ROUND`, so that rows that came meanwhile share the broker's requests. After a read that
-//! brought more than a handful of rows: after `ROUND` in any case, since a reader that takes each message as it
-//! comes makes the server send them one by one. After a read that filled the buffer: at once.
+//! When to read is decided by `pace`.
 
 mod intake;
 
@@ -19,17 +16,13 @@ use crate::copy::Replication;
 use crate::kafka::Sent;
 use crate::lsn::{Lsn, PgTime};
 use crate::metrics::SourceMetrics;
+use crate::pace::{Next, Pace};
 use crate::pgoutput::Scratch;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::route::Transaction;
 use crate::state::{Memory, Phase};
 use crate::tell::Teller;
 
-const ROUND: Duration = Duration::from_millis(5);
-/// From this size of a read on the next one waits a whole round.
-const SOME: usize = 4 << 10;
-/// After a read of this size there is more.
-const MUCH: usize = 16 << 10;
 /// Postgres hears from us at least and at most so often.
 const STATUS_MOST: Duration = Duration::from_millis(100);
 const STATUS_LEAST: Duration = Duration::from_secs(1);
@@ -78,8 +71,7 @@ pub struct Stream<'a> {
     confirmed: Lsn,
     reply_wanted: bool,
     heard_at: Instant,
-    last_read: usize,
-    round_began: Instant,
+    pace: Pace,
 }
 
 /// What the next session of this process has to know.
@@ -119,8 +111,7 @@ impl<'a> Stream<'a> {
             confirmed: acknowledged,
             reply_wanted: true,
             heard_at: now,
-            last_read: 0,
-            round_began: now,
+            pace: Pace::new(now),
             origin,
         }
     }
@@ -267,21 +258,17 @@ impl<'a> Stream<'a> {
             self.heard_at = Instant::now();
             return Ok(false);
         }
-        if self.last_read >= MUCH {
-            return Ok(true);
-        }
-        if self.last_read >= SOME {
-            self.sleep(ROUND.saturating_sub(self.round_began.elapsed()))?;
-            return Ok(true);
-        }
-        if self.acks.bytes(Sink::Kafka) > 0 {
-            self.acks.wake_at(0);
-            let left = ROUND.saturating_sub(self.round_began.elapsed());
-            if self.acks.bytes(Sink::Kafka) > 0 && !left.is_zero() {
-                self.sleep(left)?;
+        match self.pace.next(Instant::now(), self.acks.bytes(Sink::Kafka)) {
+            Next::Read => return Ok(true),
+            Next::Pause { time, in_flight } => {
+                self.acks.wake_at(in_flight);
+                if self.acks.bytes(Sink::Kafka) > in_flight {
+                    self.sleep(time.min(timer))?;
+                }
+                self.acks.no_wake();
+                return Ok(false);
             }
-            self.acks.no_wake();
-            return Ok(true);
+            Next::Listen => {}
         }
         let mut fds = [PollFd::new(&self.wire, PollFlags::IN), PollFd::new(&*self.acks, PollFlags::IN)];
         wait_for(&mut fds, timer)?;

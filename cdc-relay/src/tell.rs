@@ -72,6 +72,11 @@ impl Teller {
         &self.out.kafka
     }
 
+    /// Whether much is coming, or a row at a time.
+    pub fn expect(&mut self, backlog: bool) -> Result<()> {
+        self.out.kafka.expect(backlog)
+    }
+
     /// The keys that are halted, as the dead-letter topic tells.
     pub fn set_halted(&mut self, halted: Halted) {
         self.out.metrics.halted.set(halted.len() as i64);

@@ -8,17 +8,19 @@ use super::Stream;
 use crate::copy::Frame;
 use crate::lsn::{Lsn, PgTime};
 use crate::pgoutput::{self, Message, Old, Tuple};
+use crate::progress::Sink;
 use crate::tell::Open;
 use crate::template::Row;
 
 impl Stream<'_> {
     /// Reads once, and takes in every whole frame.
     pub(super) fn read(&mut self) -> Result<()> {
-        self.last_read = self.wire.read()?;
-        self.round_began = Instant::now();
-        if self.last_read > 0 {
-            self.heard_at = self.round_began;
+        let read = self.wire.read()?;
+        let (now, departed) = (Instant::now(), self.acks.departed(Sink::Kafka));
+        if read > 0 {
+            self.heard_at = now;
         }
+        self.teller.expect(self.pace.is_backlog(read))?;
         while let Some(frame) = self.wire.frame()? {
             match frame {
                 Frame::Data(range) => self.message(&range)?,
@@ -30,6 +32,7 @@ impl Stream<'_> {
                 }
             }
         }
+        self.pace.read(now, read, self.acks.departed(Sink::Kafka) - departed);
         Ok(())
     }
 
