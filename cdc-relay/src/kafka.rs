@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -38,7 +38,10 @@ pub struct Deliveries {
 
 impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
-        // Lost connections come here too; librdkafka mends them itself.
+        // Lost connections come here too; librdkafka mends them itself. What it calls fatal it does not.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
+            self.acks.fail(format!("the producer gave up: {reason}"));
+        }
         tracing::warn!(%error, reason, "kafka");
     }
 }
@@ -273,7 +276,11 @@ impl Kafka {
         }
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) => Ok(Sent::Full),
-            _ => Err(error).with_context(|| format!("topic {topic} did not take a record")),
+            _ => {
+                let problem = format!("topic {topic} did not take a record: {error}");
+                self.acks.fail(problem.clone());
+                Err(anyhow!(problem))
+            }
         }
     }
 }

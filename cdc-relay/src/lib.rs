@@ -5,10 +5,9 @@
 //! told that a change is safe only after every sink, and the relay's own memory, have it. Where that cannot be kept
 //! it stops and says why.
 //!
-//! Reading order: `routes` and `template` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres
-//! says), `route` (from a row to a record), `progress` (what may be confirmed), `stream` and `pace`
-//! (the loop), `source` (its
-//! life), `state` (what is refused), `kafka`, `rabbit`, `dead` (where it goes).
+//! Reading order: `routes` and `template` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
+//! `route` (from a row to a record), `progress` (what may be confirmed), `stream` and `pace` (the loop), `source`
+//! (its life), `state` (what is refused), `kafka`, `rabbit`, `dead` (where it goes).
 //!
 //! Pure, without clock or I/O: `pgoutput`, `json`, `template`, `body`, `route`, `progress`, `pace`, `state`,
 //! `dead`.

@@ -1,10 +1,12 @@
 //! Reads the command line, opens the admin port, runs until told to stop.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use cdc_relay::config::{Cli, Command, LogFormat};
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
@@ -19,13 +21,14 @@ fn main() -> ExitCode {
     });
     // What lapin calls an error we report ourselves, with what follows from it.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,lapin=off"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colour = std::io::stderr().is_terminal();
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
     match cli.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
     match cli.command {
-        #[cfg(feature = "sinks")]
         Command::Run(config) => {
             let (result, failure) = match cdc_relay::run::routes(&config) {
                 Ok(routes) => (serve(config, routes), ExitCode::FAILURE),
@@ -42,18 +45,13 @@ fn main() -> ExitCode {
     }
 }
 
-#[cfg(feature = "sinks")]
 #[tokio::main(worker_threads = 1)]
 async fn serve(config: cdc_relay::config::RunConfig, routes: cdc_relay::routes::Routes) -> Result<()> {
     let listener = tokio::net::TcpListener::bind(config.admin_addr).await.context("ADMIN_ADDR")?;
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let shutdown = CancellationToken::new();
     let token = shutdown.clone();
     tokio::spawn(async move {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
-            return;
-        };
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         token.cancel();
     });

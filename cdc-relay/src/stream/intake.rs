@@ -59,7 +59,7 @@ impl Stream<'_> {
             Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => return Ok(()),
         };
         let Some(ticket) = self.open else { return Ok(()) };
-        let again = transaction.commit_lsn <= self.origin.told;
+        let again = transaction.commit_lsn < self.origin.told;
         let mut open = Open { transaction, ticket, progress, again };
         match refused {
             None => teller.row(relation, &row, &mut open),
