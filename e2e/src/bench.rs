@@ -7,6 +7,7 @@
 
 pub mod caller;
 pub mod closed;
+pub mod costs;
 pub mod cpu;
 pub mod endings;
 pub mod floor;

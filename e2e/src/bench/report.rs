@@ -8,15 +8,20 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
 use super::closed::Closed;
-use super::cpu::{BACKENDS, ELSEWHERE, GENERATOR, Spent};
+use super::costs::{self, Costs};
+use super::cpu::{ELSEWHERE, Spent};
 use super::floor::Measured;
 use super::latency::Summary;
 use super::open::Open;
 use super::saga::Options;
 use crate::audit::Finding;
 
+/// Kernel threads alone stay below this share of the machine.
+const QUIET: f64 = 0.08;
+
 #[derive(Serialize)]
 pub struct Report {
+    machine: String,
     clients: usize,
     users: usize,
     zipf: f64,
@@ -30,7 +35,7 @@ pub struct Report {
     /// How payments of the closed loops ended.
     ended: BTreeMap<&'static str, u64>,
     /// Processor seconds per 1,000 payments, by load.
-    cpu: Vec<Cpu>,
+    cpu: Vec<Costs>,
     violations: Vec<String>,
     checks: usize,
 }
@@ -52,16 +57,6 @@ struct Latency {
     name: String,
     accept: Summary,
     settle: Summary,
-}
-
-/// Processor seconds per 1,000 payments.
-#[derive(Serialize)]
-struct Cpu {
-    load: String,
-    by_process: BTreeMap<String, f64>,
-    /// Everything but what is elsewhere.
-    total: f64,
-    total_without_backends: f64,
 }
 
 impl Report {
@@ -98,18 +93,19 @@ impl Report {
             settle: open.settle,
         });
         let loads = [
-            Cpu::new("closed".to_owned(), saga.iter().map(|round| (round.settled, &round.cpu))),
-            Cpu::new("floor".to_owned(), floor.iter().map(|round| (round.settled, &round.cpu))),
+            Costs::new("closed".to_owned(), saga.iter().map(|round| (round.settled, &round.cpu))),
+            Costs::new("floor".to_owned(), floor.iter().map(|round| (round.settled, &round.cpu))),
         ];
         let rates = open
             .iter()
-            .map(|open| Cpu::new(format!("{}/s", open.rate), [(open.settle.count, &open.cpu)].into_iter()));
+            .map(|open| Costs::new(format!("{}/s", open.rate), [(open.settle.count, &open.cpu)].into_iter()));
         let cpu = loads.into_iter().chain(rates).flatten().collect();
         let mut ended: BTreeMap<&'static str, u64> = BTreeMap::new();
         for (event, count) in saga.iter().flat_map(|round| &round.ended) {
             *ended.entry(event).or_default() += count;
         }
         Self {
+            machine: machine(),
             clients: options.clients,
             users: options.users,
             zipf: options.zipf,
@@ -135,9 +131,21 @@ impl Report {
             println!("{}\n", self.throughput());
         }
         println!("{}\n", self.latencies());
-        println!("{}\n", self.processors());
+        println!("{}\n", costs::table(&self.cpu));
+        println!("{}", self.machine);
+        let most =
+            self.rounds.iter().map(|round| round.saga_elsewhere.max(round.floor_elsewhere.unwrap_or(0.0)));
+        let most = most.fold(0.0, f64::max);
+        if most > QUIET {
+            println!(
+                "The machine was not quiet: others used up to {:.0} % of it, so these figures are too low.",
+                100.0 * most
+            );
+        }
         let ended: Vec<String> = self.ended.iter().map(|(event, count)| format!("{count} {event}")).collect();
-        println!("Ended in the closed loops: {}.", ended.join(", "));
+        if !ended.is_empty() {
+            println!("Ended in the closed loops: {}.", ended.join(", "));
+        }
         match self.violations.as_slice() {
             [] => println!("Every accepted payment has ended; all {} checks of the audit hold.", self.checks),
             violations => println!("The audit found:\n{}", violations.join("\n")),
@@ -199,54 +207,21 @@ impl Report {
         }
         table.trim_fmt()
     }
-
-    fn processors(&self) -> String {
-        let mut header = vec!["CPU SECONDS PER 1,000 PAYMENTS".to_owned()];
-        header.extend(self.cpu.iter().map(|cpu| cpu.load.to_uppercase()));
-        let mut table = table(&header);
-        let mut most: BTreeMap<&str, f64> = BTreeMap::new();
-        // In the order of the first load, which is the one that matters most.
-        for (group, seconds) in self.cpu.iter().rev().flat_map(|cpu| &cpu.by_process) {
-            most.insert(group, *seconds);
-        }
-        let mut groups: Vec<&str> = most.keys().copied().filter(|group| *group != ELSEWHERE).collect();
-        groups.sort_by(|a, b| most[b].total_cmp(&most[a]));
-        let figure = |seconds: Option<f64>| seconds.map_or_else(dash, |seconds| format!("{seconds:.3}"));
-        let mut row = |name: &str, of: &dyn Fn(&Cpu) -> Option<f64>| {
-            table.add_row([name.to_owned()].into_iter().chain(self.cpu.iter().map(|cpu| figure(of(cpu)))));
-        };
-        for group in groups {
-            let name = if group == GENERATOR { "generator (this benchmark)" } else { group };
-            row(name, &|cpu| cpu.by_process.get(group).copied());
-        }
-        row("all of the above", &|cpu| Some(cpu.total));
-        row("  without Postgres backends", &|cpu| Some(cpu.total_without_backends));
-        row(ELSEWHERE, &|cpu| cpu.by_process.get(ELSEWHERE).copied());
-        table.trim_fmt()
-    }
-}
-
-impl Cpu {
-    fn new<'a>(load: String, rounds: impl Iterator<Item = (u64, &'a Spent)>) -> Option<Self> {
-        let (mut payments, mut spent) = (0, Spent::default());
-        for (settled, cpu) in rounds {
-            payments += settled;
-            spent.add(cpu);
-        }
-        let each = |(group, seconds): (String, f64)| (group, 1000.0 * seconds / payments as f64);
-        let by_process: BTreeMap<String, f64> =
-            (payments > 0).then(|| spent.seconds.into_iter().map(each).collect())?;
-        let sum = |wanted: &dyn Fn(&str) -> bool| -> f64 {
-            by_process.iter().filter(|(group, _)| wanted(group)).map(|(_, seconds)| seconds).sum()
-        };
-        let total = sum(&|group| group != ELSEWHERE);
-        let total_without_backends = total - sum(&|group| group.starts_with(BACKENDS));
-        Some(Self { load, by_process, total, total_without_backends })
-    }
 }
 
 fn elsewhere(spent: &Spent) -> f64 {
     spent.seconds.get(ELSEWHERE).copied().unwrap_or_default() / spent.capacity.max(f64::MIN_POSITIVE)
+}
+
+fn machine() -> String {
+    let processors = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kilobytes: u64 =
+        total.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or_default();
+    let kernel = rustix::system::uname();
+    let release = kernel.release().to_string_lossy().into_owned();
+    format!("{processors} processors, {:.0} GiB, Linux {release}.", kilobytes as f64 / f64::from(1 << 20))
 }
 
 fn told(finding: &Finding) -> String {
@@ -262,7 +237,7 @@ fn median(mut figures: Vec<f64>) -> Option<f64> {
     Some(f64::midpoint(*low, *high))
 }
 
-fn table<T: ToString>(header: &[T]) -> Table {
+pub fn table<T: ToString>(header: &[T]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.iter().map(ToString::to_string));
     for column in 1..header.len() {
@@ -273,7 +248,7 @@ fn table<T: ToString>(header: &[T]) -> Table {
     table
 }
 
-fn dash() -> String {
+pub fn dash() -> String {
     "-".to_owned()
 }
 
@@ -294,15 +269,5 @@ mod tests {
         assert_eq!(median(vec![]), None);
         assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
-    }
-
-    #[test]
-    fn seconds_per_thousand_payments() {
-        let seconds =
-            [("x".to_owned(), 3.0), ("postgres backends y".to_owned(), 1.5), (ELSEWHERE.to_owned(), 9.0)];
-        let spent = Spent { seconds: seconds.into(), capacity: 10.0 };
-        let cpu = Cpu::new("load".to_owned(), [(1000, &spent), (500, &spent)].into_iter()).unwrap();
-        assert_eq!((cpu.total, cpu.total_without_backends), (6.0, 4.0));
-        assert!(Cpu::new("none".to_owned(), std::iter::empty()).is_none());
     }
 }

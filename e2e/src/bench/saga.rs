@@ -40,8 +40,8 @@ pub struct Options {
     /// Rounds of closed loop and floor.
     #[arg(long, default_value_t = 3)]
     pub rounds: usize,
-    /// Seconds of load before the first round, not measured.
-    #[arg(long, default_value_t = 10)]
+    /// Seconds of load before the first round, not measured: until Kafka's code is compiled.
+    #[arg(long, default_value_t = 30)]
     pub warm_up: u64,
     /// Payments per second of the open loops, one after the other.
     #[arg(long, value_delimiter = ',', default_values_t = [50, 200])]
