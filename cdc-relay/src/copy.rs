@@ -183,3 +183,7 @@ impl AsFd for Replication {
         self.socket.as_fd()
     }
 }
+
+#[cfg(test)]
+#[path = "copy_tests.rs"]
+mod tests;

@@ -1,0 +1,127 @@
+use std::os::unix::net::UnixStream;
+
+use super::*;
+
+/// A stream whose server is the other end of a socket.
+fn pair() -> (Replication, UnixStream) {
+    let (ours, server) = UnixStream::pair().unwrap();
+    let answer = [b'W', 0, 0, 0, 7, 0, 0, 0];
+    (Replication::begin(Socket::Unix(ours), answer.to_vec()).unwrap(), server)
+}
+
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag];
+    out.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
+    out.extend_from_slice(body);
+    out
+}
+
+fn data(payload: &[u8]) -> Vec<u8> {
+    let mut body = vec![b'w'];
+    body.extend_from_slice(&[0; 24]);
+    body.extend_from_slice(payload);
+    message(b'd', &body)
+}
+
+fn keepalive(wal_end: u64, reply: bool) -> Vec<u8> {
+    let mut body = vec![b'k'];
+    body.extend_from_slice(&wal_end.to_be_bytes());
+    body.extend_from_slice(&[0; 8]);
+    body.push(u8::from(reply));
+    message(b'd', &body)
+}
+
+/// The payloads and keepalives that can be taken now.
+fn taken(stream: &mut Replication) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    while let Some(frame) = stream.frame().unwrap() {
+        all.push(match frame {
+            Frame::Data(range) => stream.bytes(&range).to_vec(),
+            Frame::Keepalive { wal_end, reply } => format!("{wal_end} {reply}").into_bytes(),
+        });
+    }
+    all
+}
+
+#[test]
+fn frames_are_found_however_the_reads_cut_them() {
+    let sent: Vec<Vec<u8>> = (0..50u8).map(|n| vec![n; usize::from(n) * 7]).collect();
+    let bytes: Vec<u8> = sent.iter().flat_map(|payload| data(payload)).collect();
+    for piece in [1, 2, 3, 5, 26, 31, 1000] {
+        let (mut stream, mut server) = pair();
+        let mut found = Vec::new();
+        for part in bytes.chunks(piece) {
+            server.write_all(part).unwrap();
+            stream.read().unwrap();
+            found.extend(taken(&mut stream));
+        }
+        assert_eq!(found, sent, "in pieces of {piece}");
+        assert_eq!(stream.buffered(), 0);
+    }
+}
+
+#[test]
+fn a_message_larger_than_the_buffer_is_read_whole_and_the_buffer_shrinks_again() {
+    let (mut stream, server) = pair();
+    let large = vec![7u8; 3 * BUFFER + 11];
+    let bytes: Vec<u8> = [data(b"before"), data(&large), data(b"after")].concat();
+    let writer = std::thread::spawn(move || {
+        let mut server = server;
+        server.write_all(&bytes).unwrap();
+        server
+    });
+    let mut found = Vec::new();
+    while found.len() < 3 {
+        stream.read().unwrap();
+        found.extend(taken(&mut stream));
+    }
+    assert!(found == [b"before".to_vec(), large, b"after".to_vec()]);
+    let _server = writer.join().unwrap();
+    stream.read().unwrap();
+    assert_eq!(stream.buffer.len(), BUFFER);
+}
+
+#[test]
+fn keepalives_say_where_the_log_ends_and_whether_to_answer() {
+    let (mut stream, mut server) = pair();
+    server.write_all(&[keepalive(0x16_B3748, true), keepalive(1, false)].concat()).unwrap();
+    stream.read().unwrap();
+    assert_eq!(taken(&mut stream), [b"0/16B3748 true".to_vec(), b"0/1 false".to_vec()]);
+}
+
+#[test]
+fn a_confirmation_names_one_position_three_times() {
+    let (mut stream, mut server) = pair();
+    stream.confirm(Lsn(0x16_B3748), true).unwrap();
+    let mut frame = [0u8; 39];
+    server.read_exact(&mut frame).unwrap();
+    assert_eq!(&frame[..6], b"d\0\0\0\x26r");
+    for part in [6, 14, 22] {
+        assert_eq!(frame[part..part + 8], 0x16_B3748u64.to_be_bytes());
+    }
+    assert_eq!(frame[38], 1);
+}
+
+#[test]
+fn what_ends_the_stream_is_an_error_with_its_code() {
+    let (mut stream, mut server) = pair();
+    server.write_all(&message(b'E', b"SFATAL\0C57P01\0Mterminating\0\0")).unwrap();
+    stream.read().unwrap();
+    assert_eq!(stream.frame().unwrap_err().code(), Some("57P01"));
+
+    let (mut stream, server) = pair();
+    drop(server);
+    assert!(matches!(stream.read(), Err(WireError::Io(_))));
+
+    let (mut stream, mut server) = pair();
+    server.write_all(&[b'd', 0, 0, 0, 3]).unwrap();
+    stream.read().unwrap();
+    assert!(matches!(stream.frame(), Err(WireError::Protocol(_))));
+}
+
+#[test]
+fn nothing_to_read_is_no_error() {
+    let (mut stream, _server) = pair();
+    assert_eq!(stream.read().unwrap(), 0);
+    assert_eq!(stream.frame().unwrap(), None);
+}
