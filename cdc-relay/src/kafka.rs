@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use rdkafka::client::ClientContext;
@@ -95,17 +96,23 @@ struct Outgoing<'a> {
     ticket: Ticket,
 }
 
+const METADATA: Duration = Duration::from_secs(10);
 /// How long a record waits for company under backlog, in milliseconds.
 const LINGER: &str = "2";
 
 type Client = ThreadedProducer<Deliveries>;
 
+/// Which of the two producers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    Prompt,
+    Patient,
+}
+
 pub struct Kafka {
     prompt: Client,
-    /// Made when it is first needed.
-    patient: Option<Client>,
-    patiently: bool,
-    config: ClientConfig,
+    patient: Client,
+    chosen: Which,
     acks: Arc<Acks>,
     state_written: Arc<AtomicBool>,
     topics: Vec<String>,
@@ -175,12 +182,22 @@ impl Kafka {
         acks: &Arc<Acks>,
     ) -> Result<Kafka> {
         let state_written = Arc::new(AtomicBool::new(false));
-        let config = producer_config(brokers, routes, batch_bytes);
+        let mut config = producer_config(brokers, routes, batch_bytes);
+        let prompt = client(&config, acks, &state_written)?;
+        let patient = client(config.set("linger.ms", LINGER), acks, &state_written)?;
+        for topic in &routes.topics {
+            for producer in [&prompt, &patient] {
+                // Otherwise its first record would wait for it, in the middle of streaming.
+                producer
+                    .client()
+                    .fetch_metadata(Some(topic.name.get_ref()), METADATA)
+                    .with_context(|| format!("topic {}", topic.name.get_ref()))?;
+            }
+        }
         Ok(Kafka {
-            prompt: client(&config, acks, &state_written)?,
-            patient: None,
-            patiently: false,
-            config,
+            prompt,
+            patient,
+            chosen: Which::Prompt,
             acks: Arc::clone(acks),
             state_written,
             topics: routes.topics.iter().map(|topic| topic.name.get_ref().clone()).collect(),
@@ -191,17 +208,10 @@ impl Kafka {
 
     /// Chooses the producer for what comes next. While anything is in flight the choice stands: a record must not
     /// overtake one that the other producer still has.
-    pub fn expect(&mut self, backlog: bool) -> Result<()> {
-        if backlog == self.patiently || self.acks.bytes(Sink::Kafka) > 0 {
-            return Ok(());
+    pub fn choose(&mut self, which: Which) {
+        if self.acks.bytes(Sink::Kafka) == 0 {
+            self.chosen = which;
         }
-        if backlog && self.patient.is_none() {
-            let mut config = self.config.clone();
-            config.set("linger.ms", LINGER);
-            self.patient = Some(client(&config, &self.acks, &self.state_written)?);
-        }
-        self.patiently = backlog;
-        Ok(())
     }
 
     /// Tells an event.
@@ -232,7 +242,7 @@ impl Kafka {
         let topic = self.topics.get(topic).context("the route leads to no topic")?;
         let (key, value) = (record.key.as_slice(), record.value.as_slice());
         let timestamp = Some(transaction.committed_at.unix_millis());
-        self.send(Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
+        self.send(self.chosen, Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
     }
 
     /// Tells a dead letter.
@@ -247,21 +257,21 @@ impl Kafka {
         let headers = OwnedHeaders::new_with_capacity(1)
             .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) });
         let timestamp = Some(transaction.committed_at.unix_millis());
-        self.send(Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
+        self.send(self.chosen, Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
     }
 
     /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
-    pub fn remember(&self, topic: &str, key: &str, value: &[u8]) -> Result<Sent> {
+    pub fn remember(&self, via: Which, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
         self.state_written.store(false, Ordering::Release);
         let key = key.as_bytes();
-        self.send(Outgoing { topic, key, value, headers: None, timestamp: None, ticket: STATE })
+        self.send(via, Outgoing { topic, key, value, headers: None, timestamp: None, ticket: STATE })
     }
 
     pub fn state_written(&self) -> bool {
         self.state_written.load(Ordering::Acquire)
     }
 
-    fn send(&self, outgoing: Outgoing<'_>) -> Result<Sent> {
+    fn send(&self, via: Which, outgoing: Outgoing<'_>) -> Result<Sent> {
         let Outgoing { topic, key, value, headers, timestamp, ticket } = outgoing;
         let weight = weight(key.len(), value.len());
         let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key).payload(value);
@@ -269,8 +279,11 @@ impl Kafka {
         if ticket != STATE {
             self.acks.depart(Sink::Kafka, weight);
         }
-        let patient = self.patient.as_ref().filter(|_| self.patiently && ticket != STATE);
-        let Err((error, _)) = patient.unwrap_or(&self.prompt).send(record) else { return Ok(Sent::Taken) };
+        let producer = match via {
+            Which::Prompt => &self.prompt,
+            Which::Patient => &self.patient,
+        };
+        let Err((error, _)) = producer.send(record) else { return Ok(Sent::Taken) };
         if ticket != STATE {
             self.acks.undo(Sink::Kafka, weight);
         }
@@ -288,7 +301,7 @@ impl Kafka {
 impl Drop for Kafka {
     fn drop(&mut self) {
         // What is left was not confirmed, so it is told again.
-        for producer in std::iter::once(&self.prompt).chain(&self.patient) {
+        for producer in [&self.prompt, &self.patient] {
             producer.purge(PurgeConfig::default().queue().inflight());
         }
     }

@@ -15,7 +15,7 @@ use tokio_postgres::Config;
 use crate::acks::Acks;
 use crate::dead::Halted;
 use crate::inspect;
-use crate::kafka::{Kafka, Sent};
+use crate::kafka::{Kafka, Sent, Which};
 use crate::lsn::Lsn;
 use crate::metrics::SourceMetrics;
 use crate::progress::{Sink, Ticket};
@@ -142,6 +142,8 @@ impl Life {
     /// One session, from connecting to its end. `Ok`: told to stop.
     fn attempt(&mut self) -> Result<(), Trouble> {
         let slot_name = self.wiring.source.slot.get_ref().clone();
+        // First, so that a standby has all but the slot.
+        self.connect_kafka()?;
         let mut session = Session::connect(&self.wiring.config)?;
         let (cluster, database) = inspect::cluster(&mut session)?;
         inspect::contract(&mut session, &self.wiring.routes, &self.wiring.source)??;
@@ -149,7 +151,6 @@ impl Life {
         if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
             return Err(Trouble::Standby);
         }
-        self.connect_kafka()?;
         let (memory, end) = self.recall(0)?;
         self.recall_halted()?;
         let start = admit(memory.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
@@ -166,6 +167,9 @@ impl Life {
         {
             return Err(Trouble::Standby);
         }
+        // Through both producers, so that neither makes a row wait for its first connection.
+        self.write(Which::Prompt, &memory)?;
+        self.write(Which::Patient, &memory)?;
         self.stream(wire, memory)
     }
 
@@ -275,23 +279,23 @@ impl Life {
             (Start::Adopt, _) => fresh(Phase::Streaming, confirmed),
             (Start::Create | Start::Resume { .. }, _) => {
                 // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
-                self.write(&fresh(Phase::Creating, Lsn::ZERO))?;
+                self.write(Which::Prompt, &fresh(Phase::Creating, Lsn::ZERO))?;
                 let begin = inspect::create_slot(session, self.wiring.source.slot.get_ref())?;
                 tracing::info!(source = self.wiring.source.name.get_ref(), %begin, "slot created");
                 fresh(Phase::Streaming, begin)
             }
         };
-        self.write(&begun)?;
+        self.write(Which::Prompt, &begun)?;
         Ok(begun)
     }
 
     /// Writes the memory and waits until it is acknowledged.
-    fn write(&self, memory: &Memory) -> Result<()> {
+    fn write(&self, via: Which, memory: &Memory) -> Result<()> {
         let teller = self.teller.as_ref().context("no Kafka producer")?;
         let value = serde_json::to_vec(memory)?;
         let topic = self.wiring.routes.relay.state_topic.get_ref();
         let until = Instant::now() + WRITE;
-        while teller.kafka().remember(topic, &self.memory_key(), &value)? == Sent::Full {
+        while teller.kafka().remember(via, topic, (&self.memory_key(), &value))? == Sent::Full {
             self.pause(Duration::from_millis(10));
         }
         while !teller.kafka().state_written() {

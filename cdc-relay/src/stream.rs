@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::acks::{Ack, Acks};
 use crate::copy::Replication;
-use crate::kafka::Sent;
+use crate::kafka::{Sent, Which};
 use crate::lsn::{Lsn, PgTime};
 use crate::metrics::SourceMetrics;
 use crate::pace::{Next, Pace};
@@ -206,8 +206,8 @@ impl<'a> Stream<'a> {
             ..self.origin.memory.clone()
         };
         let value = serde_json::to_vec(&memory)?;
-        let sent =
-            self.teller.kafka().remember(&self.origin.memory_topic, &self.origin.memory_key, &value)?;
+        let record = (self.origin.memory_key.as_str(), value.as_slice());
+        let sent = self.teller.kafka().remember(Which::Patient, &self.origin.memory_topic, record)?;
         if sent == Sent::Taken {
             self.writing = Some((confirmed, chain));
             self.wrote_at = Instant::now();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::dead::{Halt, Halted, letter};
-use crate::kafka::{Kafka, Sent};
+use crate::kafka::{Kafka, Sent, Which};
 use crate::metrics::SourceMetrics;
 use crate::pgoutput::Relation;
 use crate::progress::{Progress, Sink, Ticket};
@@ -73,8 +73,8 @@ impl Teller {
     }
 
     /// Whether much is coming, or a row at a time.
-    pub fn expect(&mut self, backlog: bool) -> Result<()> {
-        self.out.kafka.expect(backlog)
+    pub fn expect(&mut self, backlog: bool) {
+        self.out.kafka.choose(if backlog { Which::Patient } else { Which::Prompt });
     }
 
     /// The keys that are halted, as the dead-letter topic tells.

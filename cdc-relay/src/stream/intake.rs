@@ -20,7 +20,7 @@ impl Stream<'_> {
         if read > 0 {
             self.heard_at = now;
         }
-        self.teller.expect(self.pace.is_backlog(read))?;
+        self.teller.expect(self.pace.is_backlog(read));
         while let Some(frame) = self.wire.frame()? {
             match frame {
                 Frame::Data(range) => self.message(&range)?,
