@@ -44,6 +44,11 @@ impl Caller {
         Ok(Self { address: address.clone(), sender })
     }
 
+    /// Whether payments-svc has hung up, as it does on connections that say nothing for some seconds.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Asks to pay under a key of its own; the answer is the id of the accepted payment.
     pub async fn pay(&mut self, user_id: Uuid) -> Result<Uuid> {
         let body = format!(

@@ -36,6 +36,14 @@ struct Shared {
     settle: Latencies,
 }
 
+impl Shared {
+    /// The connection used last, if it is still open.
+    fn idle(&self) -> Option<Caller> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        std::iter::from_fn(|| idle.pop()).find(|caller| !caller.is_closed())
+    }
+}
+
 /// Asks for `rate` payments per second for `time`, and waits until all have ended.
 pub async fn run(load: &Load, meter: &Meter, rate: u32, time: Duration) -> Result<Open> {
     ensure!(rate > 0, "a rate is payments per second, at least 1");
@@ -83,8 +91,7 @@ fn pace(rate: u32, count: u32) -> Result<mpsc::UnboundedReceiver<Instant>> {
 }
 
 async fn payment(shared: Arc<Shared>, user_id: uuid::Uuid, intended: Instant) -> Result<()> {
-    let idle = shared.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    let mut caller = match idle {
+    let mut caller = match shared.idle() {
         Some(caller) => caller,
         None => Caller::connect(&shared.load.address).await?,
     };
