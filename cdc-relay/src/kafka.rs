@@ -10,16 +10,16 @@
 //! a new producer and tells everything again from the last confirmed transaction.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 
 use crate::acks::Acks;
 use crate::progress::{Sink, Ticket};
@@ -115,6 +115,8 @@ pub struct Kafka {
     chosen: Which,
     acks: Arc<Acks>,
     state_written: Arc<AtomicBool>,
+    asking: ClientConfig,
+    answered: Arc<Mutex<Option<Instant>>>,
     topics: Vec<String>,
     event_source: String,
     position: Vec<u8>,
@@ -200,6 +202,8 @@ impl Kafka {
             chosen: Which::Prompt,
             acks: Arc::clone(acks),
             state_written,
+            asking: client_config(brokers, routes),
+            answered: Arc::default(),
             topics: routes.topics.iter().map(|topic| topic.name.get_ref().clone()).collect(),
             event_source: event_source.to_owned(),
             position: Vec::new(),
@@ -269,6 +273,28 @@ impl Kafka {
 
     pub fn state_written(&self) -> bool {
         self.state_written.load(Ordering::Acquire)
+    }
+
+    /// Has a new client ask the brokers, on a thread that ends by itself; `answered` tells.
+    pub fn ask(&self) {
+        let (config, answered) = (self.asking.clone(), Arc::clone(&self.answered));
+        let ask = move || {
+            let found = config
+                .create::<BaseProducer>()
+                .and_then(|client| client.client().fetch_metadata(None, METADATA));
+            match found {
+                Ok(_) => *answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now()),
+                Err(error) => tracing::warn!(%error, "Kafka does not answer"),
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("kafka probe".to_owned()).spawn(ask) {
+            tracing::warn!(%error, "no thread to ask Kafka with");
+        }
+    }
+
+    /// When the brokers last answered a new client.
+    pub fn answered(&self) -> Option<Instant> {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send(&self, via: Which, outgoing: Outgoing<'_>) -> Result<Sent> {

@@ -26,6 +26,7 @@ pub mod progress;
 pub mod route;
 pub mod routes;
 mod socket;
+mod stall;
 pub mod state;
 pub mod template;
 pub mod wire;

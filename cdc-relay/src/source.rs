@@ -1,6 +1,7 @@
 //! The life of one source, on a thread of its own: connect, compare with what is remembered, stream; and again,
 //! with back-off, after whatever breaks.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,6 +86,9 @@ struct Life {
     halted: (i64, Halted),
     next_ticket: Ticket,
     told: Lsn,
+    stalls: u32,
+    /// Kafka did not do what was asked: perhaps our clients are what is broken, and they do not always say so.
+    suspect: Cell<bool>,
     fingerprint: String,
 }
 
@@ -98,6 +102,8 @@ pub fn run(wiring: Wiring) {
         halted: (0, Halted::default()),
         next_ticket: 0,
         told: Lsn::ZERO,
+        stalls: 0,
+        suspect: Cell::new(false),
         fingerprint,
     };
     let delays = || {
@@ -185,18 +191,20 @@ impl Life {
             in_flight_bytes: relay.in_flight_bytes as i64,
             first_ticket: self.next_ticket,
             told: self.told,
+            stalls: self.stalls,
         };
         let teller = self.teller.as_mut().context("no Kafka producer")?;
         let stream = Stream::new(wire, teller, &self.wiring.acks, &self.wiring.metrics, origin);
-        let (result, Leftover { next_ticket, told }) = stream.run();
-        (self.next_ticket, self.told) = (next_ticket, told);
+        let (result, left) = stream.run();
+        let Leftover { next_ticket, told, stalls } = left;
+        (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);
         result.map_err(Trouble::Failed)
     }
 
-    /// Makes the producer, unless there is a sound one; topics first.
+    /// Makes the clients, unless there are sound ones; topics first.
     fn connect_kafka(&mut self) -> Result<()> {
         let wiring = &self.wiring;
-        if wiring.acks.failure().is_some() {
+        if wiring.acks.failure().is_some() || self.suspect.take() {
             self.teller = None;
             wiring.acks.reset(Sink::Kafka);
             wiring.acks.clear_failure();
@@ -229,13 +237,14 @@ impl Life {
         let topic = self.wiring.routes.relay.state_topic.get_ref();
         let mut memory = None;
         let reader = self.reader.as_ref().context("no Kafka consumer")?;
-        let end = reader.read(topic, offset, |found, value| {
+        let read = reader.read(topic, offset, |found, value| {
             if found == Some(key.as_bytes()) {
                 memory = value.map(serde_json::from_slice::<Memory>).transpose().context("state record")?;
             }
             Ok(())
-        })?;
-        Ok((memory, end))
+        });
+        self.suspect.set(read.is_err());
+        Ok((memory, read?))
     }
 
     /// Goes on reading the dead letters: another relay may have written some while we stood by.
@@ -243,9 +252,11 @@ impl Life {
         let topic = self.wiring.routes.relay.dead_letter_topic.get_ref();
         let reader = self.reader.as_ref().context("no Kafka consumer")?;
         let (offset, halted) = &mut self.halted;
-        *offset = reader.read(topic, *offset, |_, value| {
+        let read = reader.read(topic, *offset, |_, value| {
             value.map_or(Ok(()), |value| halted.apply(value)).context("a dead letter is not readable")
-        })?;
+        });
+        self.suspect.set(read.is_err());
+        *offset = read?;
         if let Some(teller) = &mut self.teller {
             teller.set_halted(halted.clone());
         }
@@ -295,6 +306,7 @@ impl Life {
         let value = serde_json::to_vec(memory)?;
         let topic = self.wiring.routes.relay.state_topic.get_ref();
         let until = Instant::now() + WRITE;
+        self.suspect.set(true);
         while teller.kafka().remember(via, topic, (&self.memory_key(), &value))? == Sent::Full {
             self.pause(Duration::from_millis(10));
         }
@@ -305,6 +317,7 @@ impl Life {
             anyhow::ensure!(Instant::now() < until, "the state topic does not acknowledge");
             self.pause(Duration::from_millis(5));
         }
+        self.suspect.set(false);
         Ok(())
     }
 }

@@ -20,6 +20,7 @@ use crate::pace::{Next, Pace};
 use crate::pgoutput::Scratch;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::route::Transaction;
+use crate::stall::{Stall, Verdict};
 use crate::state::{Memory, Phase};
 use crate::tell::Teller;
 
@@ -44,6 +45,8 @@ pub struct Origin {
     pub first_ticket: Ticket,
     /// Commits up to here were told by this process before.
     pub told: Lsn,
+    /// Sessions in a row that ended because Kafka answered and took nothing.
+    pub stalls: u32,
 }
 
 pub struct Stream<'a> {
@@ -72,12 +75,15 @@ pub struct Stream<'a> {
     reply_wanted: bool,
     heard_at: Instant,
     pace: Pace,
+    stall: Stall,
+    stalls: u32,
 }
 
 /// What the next session of this process has to know.
 pub struct Leftover {
     pub next_ticket: Ticket,
     pub told: Lsn,
+    pub stalls: u32,
 }
 
 impl<'a> Stream<'a> {
@@ -112,6 +118,8 @@ impl<'a> Stream<'a> {
             reply_wanted: true,
             heard_at: now,
             pace: Pace::new(now),
+            stall: Stall::new(now, origin.stalls),
+            stalls: origin.stalls,
             origin,
         }
     }
@@ -126,7 +134,8 @@ impl<'a> Stream<'a> {
                 result = drained;
             }
         }
-        let leftover = Leftover { next_ticket: self.progress.next_ticket(), told: self.origin.told };
+        let (next_ticket, told) = (self.progress.next_ticket(), self.origin.told);
+        let leftover = Leftover { next_ticket, told, stalls: self.stalls };
         self.wire.close();
         (result, leftover)
     }
@@ -136,6 +145,7 @@ impl<'a> Stream<'a> {
             self.collect()?;
             self.remember(false)?;
             self.confirm()?;
+            self.watch();
             if self.wait()? {
                 self.read()?;
             }
@@ -172,6 +182,10 @@ impl<'a> Stream<'a> {
         }
         self.acks.take(&mut self.landed);
         for ack in self.landed.drain(..) {
+            if ack.sink == Sink::Kafka {
+                self.stall.moved(ack.at);
+                self.stalls = 0;
+            }
             if let Some(settled) = self.progress.acknowledge(ack.ticket, ack.sink, ack.count) {
                 let since = PgTime::now().0 - settled.committed_at.0 - ack.at.elapsed().as_micros() as i64;
                 self.metrics.latency[settled.sink as usize].observe(since.max(0) as f64 / 1e6);
@@ -237,6 +251,24 @@ impl<'a> Stream<'a> {
         }
         self.metrics.pending.set(self.progress.pending() as i64);
         Ok(())
+    }
+
+    /// Ends the session if Kafka answers but takes nothing from our client.
+    fn watch(&mut self) {
+        let now = Instant::now();
+        if self.writing.is_none() && self.acks.bytes(Sink::Kafka) == 0 {
+            self.stall.moved(now);
+        }
+        match self.stall.judge(now, self.teller.kafka().answered()) {
+            Verdict::Fine => {}
+            Verdict::Ask => self.teller.kafka().ask(),
+            Verdict::GiveUp => {
+                self.stalls += 1;
+                let lasted = self.stall.lasted(now).as_secs();
+                // As a failure, so that the next session makes new clients.
+                self.acks.fail(format!("Kafka answers, but took nothing for {lasted} s"));
+            }
+        }
     }
 
     fn is_full(&self) -> bool {

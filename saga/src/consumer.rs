@@ -13,19 +13,21 @@
 //! A rebalance in the middle of a batch is harmless: the batch is finished, storing an offset of a
 //! partition that was taken away is refused by the client and ignored, and its new owner repeats it.
 
+mod client;
+
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
+use self::client::{Complaint, Health, subscribe};
 use crate::contract::HEADER_TYPE;
 use crate::parked::Parked;
 use crate::postgres::{Failure, classify};
@@ -190,73 +192,72 @@ where
     let runtime = Handle::current();
     let (done, ended) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("consumer".into()).spawn(move || {
-        let outcome = subscribe(&subscription).and_then(|consumer| {
-            let reader = Loop { consumer: &consumer, subscriber, metrics, shutdown, runtime };
-            reader.run()
-        });
+        let outcome = consume(&subscription, &subscriber, &metrics, &shutdown, &runtime);
         // The receiver is gone only when the whole process is going.
         let _ = done.send(outcome);
     })?;
     ended.await.context("the consumer thread panicked")?
 }
 
-fn subscribe(subscription: &Subscription) -> anyhow::Result<BaseConsumer> {
-    let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", &subscription.brokers)
-        .set("group.id", &subscription.group_id)
-        // At least once: an offset is stored only after its effect is committed.
-        .set("enable.auto.offset.store", "false")
-        .set("enable.auto.commit", "true")
-        .set("auto.commit.interval.ms", "1000")
-        // A new group must see every event there is.
-        .set("auto.offset.reset", "earliest")
-        // Eager: offsets of partitions that are gone are simply refused.
-        .set("partition.assignment.strategy", "range")
-        // A killed instance is noticed after this.
-        .set("session.timeout.ms", "6000")
-        .set("heartbeat.interval.ms", "1500")
-        // The default of one second between a drained queue and the next fetch is pure latency.
-        .set("fetch.queue.backoff.ms", "1")
-        // Bounded memory.
-        .set("queued.max.messages.kbytes", "16384")
-        // Topics are made by the relay, perhaps after we start.
-        .set("topic.metadata.refresh.interval.ms", "5000")
-        .set("socket.nagle.disable", "true")
-        .set("reconnect.backoff.max.ms", "1000");
-    if let Some(instance) = &subscription.instance_id {
-        config.set("group.instance.id", instance);
+/// Until `shutdown`, with as many clients, one after the other, as that takes.
+fn consume<S: Subscriber>(
+    subscription: &Subscription,
+    subscriber: &S,
+    metrics: &ConsumerMetrics,
+    shutdown: &CancellationToken,
+    runtime: &Handle,
+) -> anyhow::Result<()> {
+    loop {
+        let consumer = subscribe(subscription)?;
+        let topic = subscription.topics.first().map(String::as_str);
+        let reader = Loop { consumer: &consumer, topic, subscriber, metrics, shutdown, runtime };
+        match reader.run()? {
+            Ended::Stopped => return Ok(()),
+            Ended::Lost => {
+                tracing::warn!(group = subscription.group_id, "no broker answers: a new client tries");
+                // Leaving the group may take as long as the brokers stay away.
+                std::thread::Builder::new().name("old consumer".into()).spawn(move || drop(consumer))?;
+            }
+        }
     }
-    let consumer: BaseConsumer = config.create().context("kafka consumer")?;
-    let topics: Vec<&str> = subscription.topics.iter().map(String::as_str).collect();
-    consumer.subscribe(&topics).context("subscribe")?;
-    Ok(consumer)
+}
+
+/// Why a client is no longer read.
+enum Ended {
+    Stopped,
+    Lost,
 }
 
 struct Loop<'c, S> {
     consumer: &'c BaseConsumer,
-    subscriber: S,
-    metrics: ConsumerMetrics,
-    shutdown: CancellationToken,
-    runtime: Handle,
+    /// One that it reads.
+    topic: Option<&'c str>,
+    subscriber: &'c S,
+    metrics: &'c ConsumerMetrics,
+    shutdown: &'c CancellationToken,
+    runtime: &'c Handle,
 }
 
 impl<'c, S: Subscriber> Loop<'c, S> {
-    fn run(self) -> anyhow::Result<()> {
+    fn run(self) -> anyhow::Result<Ended> {
         let mut complaint = Complaint::default();
+        let mut health = Health::new(Instant::now());
         // Records that came while the partitions were being paused: they are next.
         let mut carried: VecDeque<BorrowedMessage<'c>> = VecDeque::new();
         while !self.shutdown.is_cancelled() {
             let batch = self.next_batch(&mut carried, &mut complaint)?;
             if !batch.is_empty() {
                 self.apply(&batch, &mut carried)?;
+                health.heard(Instant::now());
+            } else if health.is_client_lost(self.consumer, self.topic) {
+                return Ok(Ended::Lost);
             }
         }
         if let Err(error) = self.consumer.commit_consumer_state(CommitMode::Sync) {
             // Nothing stored, or the broker is away: the records are told again, which is harmless.
             tracing::debug!(%error, "offsets not committed at the end");
         }
-        Ok(())
+        Ok(Ended::Stopped)
     }
 
     fn next_batch(
@@ -450,29 +451,4 @@ enum Verdict {
 enum Attempt {
     End(Verdict),
     Again(&'static str, anyhow::Error),
-}
-
-/// Says each different trouble of the client once in a while, not at every poll.
-#[derive(Default)]
-struct Complaint {
-    last: Option<(String, Instant)>,
-}
-
-impl Complaint {
-    /// Connection trouble heals by itself; a fatal error of the client does not.
-    fn hear(&mut self, error: &KafkaError) -> anyhow::Result<()> {
-        if let KafkaError::MessageConsumptionFatal(_) = error {
-            return Err(error.clone()).context("the kafka consumer is beyond repair");
-        }
-        let text = error.to_string();
-        let repeated = self
-            .last
-            .as_ref()
-            .is_some_and(|(said, at)| *said == text && at.elapsed() < Duration::from_secs(10));
-        if !repeated {
-            tracing::warn!(error = text, "kafka");
-            self.last = Some((text, Instant::now()));
-        }
-        Ok(())
-    }
 }

@@ -91,13 +91,10 @@ impl Service {
     fn env(self, layout: &Layout) -> Result<BTreeMap<String, String>> {
         let address = |port| format!("127.0.0.1:{}", layout.port(port));
         let url = |database: &str, role: &str| environment::postgres_url(layout, database, role);
-        let log = std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
-        let mut env = vec![("RUST_LOG", log), ("TOKIO_WORKER_THREADS", "2".to_owned())];
         // Logs are files here.
-        env.push(("NO_COLOR", "1".to_owned()));
-        if let Ok(format) = std::env::var("LOG_FORMAT") {
-            env.push(("LOG_FORMAT", format));
-        }
+        let mut env = vec![("TOKIO_WORKER_THREADS", "2".to_owned()), ("NO_COLOR", "1".to_owned())];
+        let given = ["RUST_LOG", "LOG_FORMAT"].into_iter();
+        env.extend(given.filter_map(|name| Some((name, std::env::var(name).ok()?))));
         let kafka = ("KAFKA_BROKERS", address(Port::Kafka));
         let amqp = ("AMQP_URL", environment::amqp_url(layout)?);
         match self {
