@@ -8,6 +8,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use processor_svc::work::Job;
 use redis::AsyncCommands;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::world::{Database, Gateway, NOWHERE, Processor, env, flags, job, jobs};
@@ -173,6 +174,72 @@ async fn a_duplicate_of_an_ended_charge_is_dropped_by_redis_and_without_it_by_th
         ),
         (20, 20)
     );
+    processor.end().await;
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
+/// The gateway is down, then up: meanwhile messages wait in the queue, and nothing is lost or charged twice.
+#[tokio::test]
+async fn while_the_gateway_fails_messages_wait_in_the_queue() {
+    let (database, queue) = (Database::new().await, Queue::new().await);
+    // A port that was free a moment ago; nobody listens there yet.
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let redis = format!("redis://{NOWHERE}");
+    let mut flags = flags(&database.url, &address.to_string(), &env("AMQP_URL"), &redis);
+    flags.retain(|flag| !flag.starts_with("--breaker-faults"));
+    flags.extend([
+        format!("--queue={}", queue.name),
+        "--breaker-faults=5".to_owned(),
+        "--breaker-probes=2".to_owned(),
+        "--calls-max=8".to_owned(),
+    ]);
+    // An inquiry is due before and after: those go on.
+    let unknown = job("5551234");
+    let store = database.store(Duration::from_millis(1));
+    store.admit(&[&unknown], &[]).await.unwrap();
+    let processor = Processor::with(flags).await;
+    let all = jobs(200, "5551234");
+    queue.send(&all).await;
+    let state = "processor_breaker_state";
+    processor.until(state, |state| state == 2.0).await;
+    let refused = "select least(count(*), 1) from charge_attempts where detail = 'breaker_open'";
+    database.until(refused, 1).await;
+    let inquiries = "processor_inquiries_total{finding=\"unavailable\"}";
+    let before = processor.metric(inquiries).await;
+    processor.until(inquiries, |inquiries| inquiries >= before + 3.0).await;
+    // What was taken: the calls of one or two rounds, and a few probes after each pause.
+    let taken = database.number("select count(*) from charges").await;
+    assert!(taken < 100, "{taken} messages were taken to a gateway that is down");
+    assert_eq!(database.number("select count(*) from charges where exposed").await, 1);
+
+    let ledger = std::env::temp_dir().join(format!("gateway-{}.ndjson", Uuid::new_v4()));
+    let gateway = Gateway::on(TcpListener::bind(address).await.unwrap(), ledger);
+    database.until(SUCCEEDED, 201).await;
+    processor.until(state, |state| state == 0.0).await;
+    assert_eq!(gateway.ledger().await.len(), 201);
+    processor.end().await;
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
+/// A gateway that declines everything works.
+#[tokio::test]
+async fn declines_never_open_the_breaker() {
+    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+    let mut flags = with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}"));
+    flags.retain(|flag| !flag.starts_with("--breaker-"));
+    // Once open it would stay so for longer than anything is waited for.
+    flags.extend(["--breaker-faults=1".to_owned(), "--breaker-pause-ms=3600000".to_owned()]);
+    let processor = Processor::with(flags).await;
+    queue.send(&jobs(100, "1-decline")).await;
+    queue.send(&jobs(100, "1-decline200")).await;
+    database.until("select count(*) from charges where status = 'declined'", 200).await;
+    assert_eq!(processor.metric("processor_breaker_state").await, 0.0);
+    queue.send(&[job("1-http500")]).await;
+    processor.until("processor_breaker_state", |state| state == 2.0).await;
     processor.end().await;
     queue.end().await;
     gateway.end().await;
