@@ -73,7 +73,9 @@ async fn it_opens_on_faults_in_a_row_and_closes_when_all_probes_are_answered() {
     let probes = [breaker.begin().unwrap(), breaker.begin().unwrap()];
     assert!(breaker.begin().is_none(), "no third probe");
     assert_eq!(breaker.gauge.get(), 1);
-    probes.map(|probe| probe.ended(Health::Answered));
+    for probe in probes {
+        probe.ended(Health::Answered);
+    }
     assert_eq!((breaker.opening().await.probes, breaker.gauge.get()), (None, 0));
 }
 

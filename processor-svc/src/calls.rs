@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::breaker::{Breaker, Pass};
 use crate::charge::Charge;
+use crate::failpoints::{Place, reach};
 use crate::gateway::{Gateway, Judged, health};
 use crate::metrics::{Metrics, finding_label, outcome_label};
 use crate::saga::{Event, Outcome, State};
@@ -72,7 +73,9 @@ impl Calls {
         }
         let begun = Instant::now();
         self.metrics.calls_in_flight.inc();
+        reach(Place::BeforeCall);
         let Judged { verdict, alarm } = self.gateway.charge(charge).await;
+        reach(Place::AfterCall);
         self.metrics.calls_in_flight.dec();
         self.metrics.call_seconds.observe(begun.elapsed().as_secs_f64());
         pass.ended(health(&verdict));

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::breaker::Opening;
 use crate::calls::Calls;
+use crate::failpoints::{Place, reach};
 use crate::metrics::Metrics;
 use crate::retry::{Stop, backoff, until_done};
 use crate::settled::Settled;
@@ -177,13 +178,16 @@ impl Jobs {
         let (taken, unreadable) = self.read(deliveries);
         let taken = self.not_ended(taken).await;
         let begun = Instant::now();
+        reach(Place::BeforeIntent);
         let Ok(jobs) = self.admit(taken, unreadable, shutdown).await else {
             // Shutting down with the database away: nothing is committed, everything is delivered again.
             return Ok(());
         };
+        reach(Place::AfterIntent);
         // Batches are committed one after the other, so everything up to here is done.
         let acknowledging = channel.basic_ack(last, BasicAckOptions { multiple: true });
         let acknowledged = bounded("acknowledge", acknowledging).await;
+        reach(Place::AfterAck);
         for job in jobs {
             match permits.split(1) {
                 Some(permit) => self.calls.start(job.charge, 1, false, begun, permit),

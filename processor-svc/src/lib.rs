@@ -14,6 +14,7 @@ pub mod calls;
 pub mod charge;
 pub mod config;
 pub mod events;
+pub mod failpoints;
 pub mod gateway;
 pub mod http;
 pub mod jobs;
@@ -74,12 +75,8 @@ pub async fn run(
     // Work under way outlives the shutdown signal; these end it.
     let (drained, abandon) = (CancellationToken::new(), CancellationToken::new());
     let (jobs, sweep, outcomes) = wire(&config, &metrics, &store, reports, &shutdown, &abandon)?;
-    let cancels = consumer::run(
-        subscription(config),
-        cancels(&outcomes),
-        metrics.consumer.clone(),
-        shutdown.clone(),
-    );
+    let cancels =
+        consumer::run(subscription(config), cancels(&outcomes), metrics.consumer.clone(), shutdown.clone());
     let calls = jobs.calls.tasks.clone();
     let writer = spawn(outcomes.run(reported, drained.clone()), &shutdown);
     let workers =

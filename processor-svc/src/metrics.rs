@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
+use ::saga::consumer::ConsumerMetrics;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
-use ::saga::consumer::ConsumerMetrics;
 
 use crate::saga::{Finding, Outcome, Step, To};
 

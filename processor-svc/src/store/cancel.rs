@@ -115,10 +115,8 @@ impl Store {
             };
             match decide(&from, &Event::CancelRequested) {
                 Step::Insert(To::Cancelled) => absent.push(*asked),
-                Step::Move(to @ To::Cancelled) => waiting.push((
-                    asked.index,
-                    Write { payment_id: *payment_id, from, to, pause: Duration::ZERO },
-                )),
+                Step::Move(to @ To::Cancelled) => waiting
+                    .push((asked.index, Write { payment_id: *payment_id, from, to, pause: Duration::ZERO })),
                 Step::Already => answers.push((asked.index, Answer::Already)),
                 Step::TooLate => answers.push((asked.index, Answer::TooLate)),
                 step @ (Step::Insert(_)

@@ -139,7 +139,8 @@ async fn what_cannot_be_read_and_what_is_another_charge_is_parked_with_the_cance
         assert_eq!(answers, [expected, Answer::Parked]);
     }
     assert_eq!(database.number(rows).await, 202, "two parked, the waiting and the cancelled charge");
-    let conflict = "select count(*) from parked where parked_id = 'topic/1' and reason like '%different charge%'";
+    let conflict =
+        "select count(*) from parked where parked_id = 'topic/1' and reason like '%different charge%'";
     assert_eq!(database.number(conflict).await, 1);
     assert_eq!(database.number("select count(*) from charges where status = 'waiting'").await, 1);
     database.end().await;

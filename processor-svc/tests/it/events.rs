@@ -96,7 +96,10 @@ async fn a_waiting_and_an_absent_charge_end_cancelled_and_are_never_made() {
     assert_eq!((records("ignored").await, records("parked").await), (1.0, 1.0));
     let rows = "select count(*) from charges where status = 'cancelled' and reason = 'cancel_requested'";
     assert_eq!(database.number(rows).await, 2);
-    assert_eq!(database.number("select count(*) from parked where type = 'payment.cancel_requested.v1'").await, 1);
+    assert_eq!(
+        database.number("select count(*) from parked where type = 'payment.cancel_requested.v1'").await,
+        1
+    );
     assert_eq!(processor.metric("processor_transitions_total{to=\"cancelled\"}").await, 2.0);
     processor.end().await;
     assert_eq!(gateway.ledger().await, []);

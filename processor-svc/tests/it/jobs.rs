@@ -257,11 +257,11 @@ async fn until_metric(processor: &Processor, one: &str, other: &str, sum: f64) {
         .unwrap_or_else(|_| panic!("{one} + {other} = {sum}"));
 }
 
-/// A processor as a process of its own, to be killed.
-fn process(flags: &[String]) -> Child {
+/// A processor as a process of its own, to be killed, or to end where `failpoints` say.
+fn process(flags: &[String], failpoints: &str) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_processor-svc"));
     command.args(["--listen-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0"]).args(flags);
-    command.env("RUST_LOG", "error").stdin(Stdio::null()).spawn().unwrap()
+    command.env("RUST_LOG", "error").env("FAILPOINTS", failpoints).stdin(Stdio::null()).spawn().unwrap()
 }
 
 #[tokio::test]
@@ -272,7 +272,7 @@ async fn killed_again_and_again_it_charges_every_payment_once() {
     let good: Vec<Job> = (0..600).map(|n| job(numbers[n % numbers.len()])).collect();
     let declined: Vec<Job> = (0..60).map(|_| job("1-decline-jitter40")).collect();
     for (killed, part) in (0i64..).zip(good.chunks(100).zip(declined.chunks(10))) {
-        let mut child = process(&flags);
+        let mut child = process(&flags, "");
         queue.send(part.0).await;
         queue.send(part.1).await;
         // Into the middle of it: as soon as some are under way.
@@ -291,6 +291,41 @@ async fn killed_again_and_again_it_charges_every_payment_once() {
     assert_eq!(database.number(PARKED).await, 0);
     let lapsed = "select count(*) from charge_attempts where kind = 'sweep'";
     assert!(database.number(lapsed).await > 0, "no kill met a call under way");
+    processor.end().await;
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
+/// Between any two effects of a charge, the process ends; the next one finishes what it left.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn wherever_it_ends_every_payment_is_charged_once() {
+    use processor_svc::failpoints::Place;
+    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+    let flags = with_queue(&database, &gateway, &queue, &env("REDIS_URL"));
+    let mut all = Vec::new();
+    for place in Place::ALL {
+        let jobs = jobs(20, "1-jitter40");
+        queue.send(&jobs).await;
+        all.extend(jobs);
+        let mut child = process(&flags, &format!("{}=return", place.name()));
+        let ended = async {
+            loop {
+                if let Some(status) = child.try_wait().unwrap() {
+                    break status;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let status = tokio::time::timeout(Duration::from_secs(20), ended).await;
+        assert!(!status.expect("it ends there").success(), "{place:?}");
+    }
+    let processor = Processor::with(flags).await;
+    database.until(SUCCEEDED, all.len() as i64).await;
+    let mut expected: Vec<_> = all.iter().map(|j| (j.charge.payment_id.to_string(), 15_000)).collect();
+    expected.sort();
+    assert_eq!(gateway.ledger().await, expected);
     processor.end().await;
     queue.end().await;
     gateway.end().await;
