@@ -65,18 +65,47 @@ impl Client {
         Ok(response.json().await?)
     }
 
+    /// Asks to cancel.
+    pub async fn cancel(&self, user_id: Uuid, payment_id: Uuid) -> Result<Response> {
+        let url = format!("{}/payments/{payment_id}/cancel", self.stack.payments_url);
+        let request = self.http.post(url).header("x-user-id", user_id.to_string());
+        request.send().await.context("POST /payments/{id}/cancel")
+    }
+
     /// Looks until the payment has ended. That nobody answers for a while is only a longer wait.
     pub async fn ended(&self, user_id: Uuid, payment_id: Uuid, patience: Duration) -> Result<Value> {
+        let ends = ["completed", "rejected", "failed", "cancelled"];
+        self.seen_as(user_id, payment_id, &ends, patience).await
+    }
+
+    /// Looks until the payment has this status.
+    pub async fn reached(
+        &self,
+        user_id: Uuid,
+        payment_id: Uuid,
+        status: &str,
+        patience: Duration,
+    ) -> Result<Value> {
+        self.seen_as(user_id, payment_id, &[status], patience).await
+    }
+
+    async fn seen_as(
+        &self,
+        user_id: Uuid,
+        payment_id: Uuid,
+        statuses: &[&str],
+        patience: Duration,
+    ) -> Result<Value> {
         let began = Instant::now();
         loop {
             let seen = self.payment(user_id, payment_id).await;
             let status = seen.as_ref().ok().and_then(|payment| payment["status"].as_str());
-            if matches!(status, Some("completed" | "rejected" | "failed" | "cancelled")) {
+            if status.is_some_and(|status| statuses.contains(&status)) {
                 return seen;
             }
             if began.elapsed() > patience {
                 let payment = seen.with_context(|| format!("payment {payment_id} cannot be seen"))?;
-                bail!("payment {payment_id} has not ended after {patience:?}: {payment}");
+                bail!("payment {payment_id} is not {statuses:?} after {patience:?}: {payment}");
             }
             tokio::time::sleep(LOOK).await;
         }

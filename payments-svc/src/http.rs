@@ -21,6 +21,7 @@ use crate::SERVICE;
 use crate::accept::Acceptor;
 use crate::metrics::Metrics;
 use crate::render;
+use crate::saga::Cancel;
 use crate::store::{self, Accepted, Asked, NewPayment};
 
 /// Length limits, in characters.
@@ -30,8 +31,8 @@ const KEY_CHARS_MAX: usize = 255;
 
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
-/// `POST /payments`, `GET /payments/{id}`, `GET /services`, `GET /health`.
-pub fn public(pool: Pool, acceptor: Acceptor) -> BoxedFilter<(Response,)> {
+/// `POST /payments`, `GET /payments/{id}`, `POST /payments/{id}/cancel`, `GET /services`, `GET /health`.
+pub fn public(pool: Pool, acceptor: Acceptor, metrics: Metrics) -> BoxedFilter<(Response,)> {
     let pay = warp::path!("payments")
         .and(warp::post())
         .and(http::user_id())
@@ -48,11 +49,18 @@ pub fn public(pool: Pool, acceptor: Acceptor) -> BoxedFilter<(Response,)> {
             async move { answer(payment(&pool, user_id, &id).await) }
         },
     );
+    let canceller = pool.clone();
+    let cancel = warp::path!("payments" / String / "cancel").and(warp::post()).and(http::user_id()).then(
+        move |id: String, user_id| {
+            let (pool, metrics) = (canceller.clone(), metrics.clone());
+            async move { answer(cancel(&pool, &metrics, user_id, &id).await) }
+        },
+    );
     let services = warp::path!("services").and(warp::get()).then(move || {
         let pool = pool.clone();
         async move { answer(services(&pool).await) }
     });
-    pay.or(payment).unify().or(services).unify().or(http::health(SERVICE)).unify().boxed()
+    pay.or(payment).unify().or(cancel).unify().or(services).unify().or(http::health(SERVICE)).unify().boxed()
 }
 
 /// What every admin listener offers.
@@ -150,13 +158,37 @@ fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
     response
 }
 
+/// Somebody else's payment, a payment that never was, and no id at all look the same from outside.
+fn not_found() -> Problem {
+    Problem::not_found("You have no payment with this id.")
+}
+
 async fn payment(pool: &Pool, user_id: Uuid, id: &str) -> Result<Response, Problem> {
-    // Somebody else's payment, a payment that never was, and no id at all look the same from outside.
-    let not_found = || Problem::not_found("You have no payment with this id.");
     let payment_id = Uuid::try_parse(id).map_err(|_| not_found())?;
     let found = store::payment(pool, user_id, payment_id).await.map_err(|error| unavailable(&error))?;
     let found = found.ok_or_else(not_found)?;
     Ok(json_response(StatusCode::OK, render::payment(&found)))
+}
+
+/// 202 with the payment as it stands: the request is recorded, how the payment ends is told by its events.
+async fn cancel(pool: &Pool, metrics: &Metrics, user_id: Uuid, id: &str) -> Result<Response, Problem> {
+    let payment_id = Uuid::try_parse(id).map_err(|_| not_found())?;
+    let asked =
+        store::request_cancel(pool, user_id, payment_id).await.map_err(|error| unavailable(&error))?;
+    match asked.ok_or_else(not_found)? {
+        Cancel::Record { told } => metrics.transitions.with_label_values(&[told.as_str()]).inc(),
+        Cancel::Already => {}
+        Cancel::TooLate(status) => {
+            return Err(Problem::new(
+                StatusCode::CONFLICT,
+                "payment-ended",
+                "The payment has ended and cannot be cancelled.",
+                format!("It is {}.", status.as_str()),
+            ));
+        }
+    }
+    let found = store::payment(pool, user_id, payment_id).await.map_err(|error| unavailable(&error))?;
+    Ok(json_response(StatusCode::ACCEPTED, render::payment(&found.ok_or_else(not_found)?)))
 }
 
 async fn services(pool: &Pool) -> Result<Response, Problem> {

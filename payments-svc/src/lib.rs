@@ -39,7 +39,7 @@ pub async fn run(
 
     let ttl = Duration::from_secs(u64::from(config.payment_ttl_seconds));
     let acceptor = Acceptor::start(pool.clone(), ttl, metrics.clone());
-    let public = edge::serve(public, http::public(pool.clone(), acceptor), shutdown.clone());
+    let public = edge::serve(public, http::public(pool.clone(), acceptor, metrics.clone()), shutdown.clone());
     let admin = edge::serve(admin, http::admin(&pool, &metrics), shutdown.clone());
 
     let subscription = Subscription {

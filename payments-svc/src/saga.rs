@@ -73,6 +73,9 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Told {
     Authorized,
+    /// The user asked to cancel before there was anything to cancel.
+    CancelRecorded,
+    /// There is a hold, and the user asked to cancel: the processor decides.
     CancelRequested,
     Completed,
     Rejected,
@@ -85,6 +88,7 @@ impl Told {
     pub fn as_str(self) -> &'static str {
         match self {
             Told::Authorized => "authorized",
+            Told::CancelRecorded => "cancel_recorded",
             Told::CancelRequested => "cancel_requested",
             Told::Completed => "completed",
             Told::Rejected => "rejected",
@@ -165,6 +169,30 @@ pub fn decide(state: &State, event: &Event) -> Step {
     }
 }
 
+/// What a request to cancel does. It only records; whether the payment is cancelled is for the processor to say,
+/// which alone knows whether a call was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cancel {
+    /// One transition of a row whose status stays.
+    Record { told: Told },
+    /// It was asked for before, or the payment is cancelled.
+    Already,
+    /// The payment ended otherwise.
+    TooLate(Status),
+}
+
+/// The whole rule of `POST /payments/{id}/cancel`.
+pub fn cancel(state: &State) -> Cancel {
+    match state.status {
+        Status::Initiated | Status::Authorized if state.cancel_requested => Cancel::Already,
+        // Told as `cancel_requested` when the hold is there: see `decide`.
+        Status::Initiated => Cancel::Record { told: Told::CancelRecorded },
+        Status::Authorized => Cancel::Record { told: Told::CancelRequested },
+        Status::Cancelled => Cancel::Already,
+        Status::Completed | Status::Rejected | Status::Failed => Cancel::TooLate(state.status),
+    }
+}
+
 /// The state after a step: what the next event of the same batch is decided on.
 pub fn next(state: &State, step: &Step) -> State {
     match step {
@@ -226,6 +254,29 @@ mod tests {
         for (name, row) in GRID {
             let found: Vec<_> = EVENTS.iter().map(|e| word(&decide(&state(name), e))).collect();
             assert_eq!(found.join(" "), *row, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_request_to_cancel_is_recorded_once_and_only_while_it_can_matter() {
+        use Cancel::{Already, Record, TooLate};
+        let grid = [
+            ("initiated", Record { told: Told::CancelRecorded }),
+            ("initiated+cancel", Already),
+            ("authorized", Record { told: Told::CancelRequested }),
+            ("authorized+cancel", Already),
+            ("authorized+unknown", Record { told: Told::CancelRequested }),
+            ("completed", TooLate(Status::Completed)),
+            ("rejected", TooLate(Status::Rejected)),
+            ("failed", TooLate(Status::Failed)),
+            ("cancelled", Already),
+        ];
+        assert_eq!(
+            grid.map(|(name, _)| name).as_slice(),
+            GRID.iter().map(|(name, _)| *name).collect::<Vec<_>>()
+        );
+        for (name, expected) in grid {
+            assert_eq!(cancel(&state(name)), expected, "{name}");
         }
     }
 

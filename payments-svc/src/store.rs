@@ -13,7 +13,10 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::events::Command;
-use crate::saga::{State, Status, Step, Told, decide, next};
+use crate::saga::{Cancel, State, Status, Step, Told, cancel, decide, next};
+
+/// More than a payment has transitions.
+const CANCEL_TRIES: usize = 8;
 
 /// A request to pay, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,17 +214,52 @@ async fn read(transaction: &Transaction<'_>, commands: &[&Command]) -> anyhow::R
     let keys: BTreeSet<(Uuid, Uuid)> = commands.iter().map(|c| (c.user_id, c.payment_id)).collect();
     let (users, payments): (Vec<Uuid>, Vec<Uuid>) = keys.into_iter().unzip();
     let rows = transaction.query(&statement, &[&users, &payments]).await.context("read payments")?;
-    let state = |row: &Row| {
-        let status = Status::parse(row.get(1)).context("status")?;
-        let state = State {
-            status,
-            cancel_requested: row.get(3),
-            // While authorized, only an unknown outcome sets the reason.
-            outcome_unknown: status == Status::Authorized && row.get(4),
-        };
-        Ok((row.get(0), (state, row.get(2))))
+    rows.iter().map(|row| Ok((row.get(0), state(row)?))).collect()
+}
+
+/// Of columns 1 to 4: status, version, whether to cancel was asked, whether there is a reason.
+fn state(row: &Row) -> anyhow::Result<(State, i32)> {
+    let status = Status::parse(row.get(1)).context("status")?;
+    let state = State {
+        status,
+        cancel_requested: row.get(3),
+        // While authorized, only an unknown outcome sets the reason.
+        outcome_unknown: status == Status::Authorized && row.get(4),
     };
-    rows.iter().map(state).collect()
+    Ok((state, row.get(2)))
+}
+
+/// Records a request to cancel, by compare-and-set; `None` when this user has no such payment.
+pub async fn request_cancel(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> anyhow::Result<Option<Cancel>> {
+    let client = pool.get().await.context("payments database")?;
+    let read = client
+        .prepare_cached(
+            "select payment_id, status, version, cancel_requested_at is not null, reason is not null
+             from payments where user_id = $1 and payment_id = $2",
+        )
+        .await?;
+    let write = client
+        .prepare_cached(
+            "update payments set event = $4, version = version + 1, cancel_requested_at = now()
+             where user_id = $1 and payment_id = $2 and version = $3",
+        )
+        .await?;
+    // A payment has a handful of transitions, so a lost race is soon won.
+    for _ in 0..CANCEL_TRIES {
+        let row = client.query_opt(&read, &[&user_id, &payment_id]).await.context("read payment")?;
+        let Some(row) = row else { return Ok(None) };
+        let (state, version) = state(&row)?;
+        let decided = cancel(&state);
+        let Cancel::Record { told } = decided else { return Ok(Some(decided)) };
+        let written = client
+            .execute(&write, &[&user_id, &payment_id, &version, &told.as_str()])
+            .await
+            .context("record the request to cancel")?;
+        if written == 1 {
+            return Ok(Some(decided));
+        }
+    }
+    anyhow::bail!("payment {payment_id} moved at every one of {CANCEL_TRIES} tries")
 }
 
 struct Plan<'a> {

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::TaskTracker;
 
+use crate::breaker::{Breaker, Pass};
 use crate::charge::Charge;
-use crate::gateway::{Gateway, Judged};
+use crate::failpoints::{Place, reach};
+use crate::gateway::{Gateway, Judged, health};
 use crate::metrics::{Metrics, finding_label, outcome_label};
 use crate::saga::{Event, Outcome, State};
 use crate::store::sweep::Claim;
@@ -33,6 +35,8 @@ pub struct Calls {
     /// After the attempt was taken a call must be over by then.
     pub lease: Duration,
     pub call_max: Duration,
+    /// Closed to calls while the gateway fails; inquiries go on.
+    pub breaker: Breaker,
     pub metrics: Metrics,
 }
 
@@ -48,8 +52,13 @@ impl Calls {
         permit: OwnedSemaphorePermit,
     ) {
         let this = self.clone();
+        // Before anything else begins: whoever takes messages counts on it.
+        let pass = self.breaker.begin();
         self.tasks.spawn(async move {
-            let outcome = this.call(&charge, taken).await;
+            let outcome = match pass {
+                Some(pass) => this.call(&charge, taken, pass).await,
+                None => Outcome::NotSent { why: "breaker_open".to_owned() },
+            };
             Metrics::count(&this.metrics.calls, outcome_label(&outcome));
             let from = State::Calling { attempt, exposed };
             let event = Event::Called { attempt, outcome };
@@ -57,16 +66,19 @@ impl Calls {
         });
     }
 
-    async fn call(&self, charge: &Charge, taken: Instant) -> Outcome {
+    async fn call(&self, charge: &Charge, taken: Instant, pass: Pass) -> Outcome {
         // A process that was stopped for a while must not call on a lease others may have taken for lost.
         if taken.elapsed() + self.call_max > self.lease {
             return Outcome::NotSent { why: "lease_too_short".to_owned() };
         }
         let begun = Instant::now();
         self.metrics.calls_in_flight.inc();
+        reach(Place::BeforeCall);
         let Judged { verdict, alarm } = self.gateway.charge(charge).await;
+        reach(Place::AfterCall);
         self.metrics.calls_in_flight.dec();
         self.metrics.call_seconds.observe(begun.elapsed().as_secs_f64());
+        pass.ended(health(&verdict));
         if alarm {
             Metrics::count(&self.metrics.alarms, "mismatch");
             tracing::error!(payment_id = %charge.payment_id, ?verdict, "the gateway answered about another charge");

@@ -8,6 +8,7 @@ use clap::Parser;
 use saga::telemetry::LogFormat;
 
 use crate::backoff::Backoff;
+use crate::breaker::Limits;
 
 #[derive(Clone, Debug, Parser)]
 #[command(version, about = "Charges authorized payments at the gateway")]
@@ -33,6 +34,18 @@ pub struct Config {
     /// Messages RabbitMQ hands out before they are acknowledged.
     #[arg(long, env, default_value_t = 500)]
     pub prefetch: u16,
+    /// Kafka, where requests to cancel are told.
+    #[arg(long, env)]
+    pub kafka_brokers: String,
+    /// The consumer group; all instances share it.
+    #[arg(long, env, default_value = "processor-svc")]
+    pub group_id: String,
+    /// A stable name of this instance, unique in the group: its restart then causes no rebalance.
+    #[arg(long, env)]
+    pub group_instance_id: Option<String>,
+    /// Put before every topic's name; several systems can then share one Kafka.
+    #[arg(long, env, default_value = "")]
+    pub topic_prefix: String,
     /// Redis; only latency depends on it.
     #[arg(long, env, hide_env_values = true, value_parser = url::<RedisUrl>)]
     pub redis_url: String,
@@ -48,6 +61,15 @@ pub struct Config {
     /// Inquiries and repeated calls at the same time, beside them.
     #[arg(long, env, default_value_t = 64)]
     pub inquiries_max: usize,
+    /// Calls in a row that end in a fault of the gateway (never a decline), after which no more are made.
+    #[arg(long, env, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub breaker_faults: u32,
+    /// Milliseconds until probes are made then.
+    #[arg(long, env, default_value = "3000", value_parser = millis)]
+    pub breaker_pause_ms: Duration,
+    /// Probes, all of which must be answered before calls flow again.
+    #[arg(long, env, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub breaker_probes: u32,
     /// Milliseconds to connect to the gateway.
     #[arg(long, env, default_value = "1000", value_parser = millis)]
     pub connect_ms: Duration,
@@ -79,6 +101,10 @@ impl Config {
     /// never loses one.
     pub fn lease(&self) -> Duration {
         self.call_ms + self.lease_grace_ms
+    }
+
+    pub fn breaker(&self) -> Limits {
+        Limits { faults: self.breaker_faults, pause: self.breaker_pause_ms, probes: self.breaker_probes }
     }
 
     pub fn inquiries(&self) -> Backoff {
@@ -137,6 +163,7 @@ mod tests {
             "--amqp-url=amqp://127.0.0.1:4/%2f",
             "--redis-url=redis://127.0.0.1:5",
             "--gateway-url=http://127.0.0.1:6",
+            "--kafka-brokers=127.0.0.1:7",
         ];
         let args = good.iter().filter(|arg| {
             let name = arg.split('=').next().unwrap_or_default();
@@ -148,7 +175,7 @@ mod tests {
     #[test]
     fn the_defaults_hold_and_a_lease_outlives_a_call() {
         let config = parse(&[]).unwrap();
-        assert_eq!(config.queue, "PaymentInitiated");
+        assert_eq!((config.queue.as_str(), config.group_id.as_str()), ("PaymentInitiated", "processor-svc"));
         assert_eq!(config.lease(), Duration::from_secs(30));
         assert!(parse(&["--call-ms=60000"]).unwrap().lease() > Duration::from_secs(60));
     }
@@ -163,6 +190,8 @@ mod tests {
             "--gateway-url=x",
             "--call-ms=0",
             "--lease-grace-ms=-1",
+            "--breaker-faults=0",
+            "--breaker-probes=0",
             "--prefetch=70000",
         ] {
             let error = parse(&[bad]).unwrap_err();

@@ -11,6 +11,7 @@ use reqwest::{Client, Response, redirect, retry};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::breaker::Health;
 use crate::charge::Charge;
 use crate::saga::{Finding, Outcome};
 
@@ -171,6 +172,19 @@ pub fn judge_call(charge: &Charge, heard: &Heard) -> Judged<Outcome> {
         // Our key was used with another body: there is a charge, and it is not this one.
         422 => alarm(unknown("key_reused")),
         status => calm(unknown(&format!("http_{status}"))),
+    }
+}
+
+/// What a call says about the gateway itself. An answer that settles nothing and is not about its health (a
+/// decline it will try again, another call in progress, a disagreement) counts neither way.
+pub fn health(outcome: &Outcome) -> Health {
+    match outcome {
+        Outcome::Succeeded { .. } | Outcome::Declined { .. } => Health::Answered,
+        Outcome::NotSent { .. } => Health::Fault,
+        Outcome::Unknown { why } => match why.as_str() {
+            "decline_retryable" | "http_409" | "key_reused" | "answer_mismatch" => Health::Neither,
+            _ => Health::Fault,
+        },
     }
 }
 

@@ -149,3 +149,28 @@ fn what_an_answer_to_an_inquiry_means() {
 fn the_key_of_a_payment_never_changes() {
     assert_eq!(key(ID.parse().unwrap()), ID);
 }
+
+#[test]
+fn what_an_answer_to_a_call_says_about_the_gateway() {
+    let table = [
+        (answer(200, &succeeded()), Health::Answered),
+        (answer(402, &declined()), Health::Answered),
+        (answer(400, &problem("invalid-charge")), Health::Answered),
+        (Heard::NotConnected, Health::Fault),
+        (Heard::Lost("timeout"), Health::Fault),
+        (Heard::Lost("connection_lost"), Health::Fault),
+        (raw(200, b""), Health::Fault),
+        (raw(500, b""), Health::Fault),
+        (raw(502, b"<html>"), Health::Fault),
+        (raw(429, b""), Health::Fault),
+        (answer(404, &problem("charge-not-found")), Health::Fault),
+        // It works, but this charge is not settled.
+        (answer(402, &with(declined(), "retryable", json!(true))), Health::Neither),
+        (answer(409, &problem("in-progress")), Health::Neither),
+        (answer(422, &problem("idempotency-key-reused")), Health::Neither),
+        (answer(200, &with(succeeded(), "amount", json!(1))), Health::Neither),
+    ];
+    for (heard, expected) in table {
+        assert_eq!(health(&judge_call(&charge(), &heard).verdict), expected, "{heard:?}");
+    }
+}

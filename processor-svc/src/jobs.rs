@@ -3,6 +3,8 @@
 //! As many messages are taken as calls may begin, so no lease runs while a charge waits in memory. A message
 //! is acknowledged after its row is committed: the row is the work. What cannot be read is parked in the same
 //! transaction. The connection is ours to renew; everything awaited on it has a time-out.
+//!
+//! While the breaker is open nothing is taken.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +21,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::breaker::Opening;
 use crate::calls::Calls;
+use crate::failpoints::{Place, reach};
 use crate::metrics::Metrics;
 use crate::retry::{Stop, backoff, until_done};
 use crate::settled::Settled;
@@ -78,34 +82,65 @@ impl Jobs {
     async fn session(&self, shutdown: &CancellationToken) -> anyhow::Result<()> {
         let connecting = Connection::connect(&self.url, ConnectionProperties::default());
         let connection = bounded("connect", connecting).await?;
-        let consumed = self.consume(&connection, shutdown).await;
+        let consumed = self.openings(&connection, shutdown).await;
         // What is not acknowledged goes back to the queue, also if this fails.
         let _ = tokio::time::timeout(CLOSE_MAX, connection.close(200, "stopping".into())).await;
         consumed
     }
 
-    async fn consume(&self, connection: &Connection, shutdown: &CancellationToken) -> anyhow::Result<()> {
-        let channel = bounded("open a channel", connection.create_channel()).await?;
-        bounded("set the prefetch", channel.basic_qos(self.prefetch, BasicQosOptions::default())).await?;
-        self.declare(&channel).await?;
+    /// Consumes whenever the breaker lets calls through, on a channel for each such time: closing it cancels
+    /// the consumer and gives back what it was handed, so messages wait in the queue and not here.
+    async fn openings(&self, connection: &Connection, shutdown: &CancellationToken) -> anyhow::Result<()> {
+        loop {
+            let opening = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                opening = self.calls.breaker.opening() => opening,
+            };
+            let channel = bounded("open a channel", connection.create_channel()).await?;
+            self.consume(&channel, opening, shutdown).await?;
+            self.metrics.broker_connected.set(0);
+            bounded("close the channel", channel.close(200, "no calls now".into())).await?;
+        }
+    }
+
+    /// Takes messages until the breaker changes its mind; of probes one batch.
+    async fn consume(
+        &self,
+        channel: &Channel,
+        opening: Opening,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let probes = opening.probes.map(|probes| u16::try_from(probes).unwrap_or(u16::MAX));
+        let prefetch = probes.map_or(self.prefetch, |probes| probes.min(self.prefetch));
+        bounded("set the prefetch", channel.basic_qos(prefetch, BasicQosOptions::default())).await?;
+        self.declare(channel).await?;
         let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
         let consuming = channel.basic_consume(self.queue.as_str().into(), "".into(), options, arguments);
         let mut consumer = bounded("consume", consuming).await?;
         self.metrics.broker_connected.set(1);
-        tracing::info!(queue = self.queue, "taking work");
+        tracing::info!(queue = self.queue, probes, "taking work");
+        let over = self.calls.breaker.over(opening);
+        tokio::pin!(over);
         loop {
-            let Some(mut permits) = self.capacity(shutdown).await else { return Ok(()) };
+            let most = probes.map_or(BATCH_MAX, usize::from).min(BATCH_MAX);
+            let Some(mut permits) = self.capacity(most, shutdown).await else { return Ok(()) };
             let next = tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return Ok(()),
+                () = &mut over => return Ok(()),
                 next = tokio::time::timeout(SILENCE_MAX, consumer.next()) => next,
             };
             match next {
                 Ok(Some(first)) => {
                     let deliveries = drain(first.context("delivery")?, &mut consumer, permits.num_permits())?;
-                    self.batch(&channel, deliveries, &mut permits, shutdown).await?;
+                    self.batch(channel, deliveries, &mut permits, shutdown).await?;
+                    if probes.is_some() {
+                        return Ok(());
+                    }
                 }
                 Ok(None) => bail!("the consumer was cancelled by the broker"),
-                Err(_) => self.declare(&channel).await?,
+                Err(_) => self.declare(channel).await?,
             }
         }
     }
@@ -117,13 +152,13 @@ impl Jobs {
         bounded("find the queue", declaring).await.map(drop)
     }
 
-    /// At least one permit, and as many more as there are; none on shutdown.
-    async fn capacity(&self, shutdown: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+    /// At least one permit, and as many more as there are up to `most`; none on shutdown.
+    async fn capacity(&self, most: usize, shutdown: &CancellationToken) -> Option<OwnedSemaphorePermit> {
         let mut permits = tokio::select! {
             () = shutdown.cancelled() => return None,
             permit = self.permits.clone().acquire_owned() => permit.ok()?,
         };
-        while permits.num_permits() < BATCH_MAX
+        while permits.num_permits() < most
             && let Ok(more) = self.permits.clone().try_acquire_owned()
         {
             permits.merge(more);
@@ -143,13 +178,16 @@ impl Jobs {
         let (taken, unreadable) = self.read(deliveries);
         let taken = self.not_ended(taken).await;
         let begun = Instant::now();
+        reach(Place::BeforeIntent);
         let Ok(jobs) = self.admit(taken, unreadable, shutdown).await else {
             // Shutting down with the database away: nothing is committed, everything is delivered again.
             return Ok(());
         };
+        reach(Place::AfterIntent);
         // Batches are committed one after the other, so everything up to here is done.
         let acknowledging = channel.basic_ack(last, BasicAckOptions { multiple: true });
         let acknowledged = bounded("acknowledge", acknowledging).await;
+        reach(Place::AfterAck);
         for job in jobs {
             match permits.split(1) {
                 Some(permit) => self.calls.start(job.charge, 1, false, begun, permit),

@@ -2,14 +2,19 @@
 //!
 //! * A work message becomes a row `calling`, the intent, committed before any call ([`jobs`]).
 //! * The gateway is called concurrently ([`calls`]); outcomes are committed in batches ([`outcomes`]).
+//! * While the gateway fails no calls are made and messages stay in the queue ([`breaker`]).
 //! * What a crash or a silent gateway left open is found by age and inquired about ([`sweep`]).
+//! * A request to cancel ends what was never called, and comes too late for the rest ([`events`]).
 //!
 //! What may follow what is one table ([`saga`]); rows are the only memory.
 
 pub mod backoff;
+pub mod breaker;
 pub mod calls;
 pub mod charge;
 pub mod config;
+pub mod events;
+pub mod failpoints;
 pub mod gateway;
 pub mod http;
 pub mod jobs;
@@ -26,15 +31,18 @@ pub mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::saga::{CancellationToken, http as edge, postgres};
+use ::saga::consumer::{self, Subscription};
+use ::saga::{CancellationToken, contract, http as edge, postgres};
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+use crate::breaker::Breaker;
 use crate::calls::{Calls, Report};
 pub use crate::config::Config;
+use crate::events::Cancels;
 use crate::gateway::Gateway;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
@@ -53,7 +61,7 @@ const WRITE_MAX: Duration = Duration::from_secs(5);
 /// Works until `shutdown`, then finishes the calls under way.
 ///
 /// # Errors
-/// A listener failed, a worker panicked, or a configured address cannot be used.
+/// A listener or the consumer failed, a worker panicked, or a configured address cannot be used.
 pub async fn run(
     config: Config,
     public: TcpListener,
@@ -67,6 +75,8 @@ pub async fn run(
     // Work under way outlives the shutdown signal; these end it.
     let (drained, abandon) = (CancellationToken::new(), CancellationToken::new());
     let (jobs, sweep, outcomes) = wire(&config, &metrics, &store, reports, &shutdown, &abandon)?;
+    let cancels =
+        consumer::run(subscription(config), cancels(&outcomes), metrics.consumer.clone(), shutdown.clone());
     let calls = jobs.calls.tasks.clone();
     let writer = spawn(outcomes.run(reported, drained.clone()), &shutdown);
     let workers =
@@ -74,8 +84,9 @@ pub async fn run(
     let served = tokio::try_join!(
         edge::serve(public, http::public(SERVICE), shutdown.clone()),
         edge::serve(admin, http::admin(SERVICE, store, metrics.registry.clone()), shutdown.clone()),
+        cancels,
     );
-    // Whatever ended the listeners ends everything else, in the order in which work flows.
+    // Whatever ended these ends everything else, in the order in which work flows.
     shutdown.cancel();
     for worker in workers {
         worker.await.context("worker")?;
@@ -104,6 +115,25 @@ fn spawn(work: impl Future<Output = ()> + Send + 'static, shutdown: &Cancellatio
     })
 }
 
+fn subscription(config: Config) -> Subscription {
+    Subscription {
+        brokers: config.kafka_brokers,
+        group_id: config.group_id,
+        instance_id: config.group_instance_id,
+        topics: vec![format!("{}{}", config.topic_prefix, contract::PAYMENT_TOPIC)],
+    }
+}
+
+/// Requests to cancel end charges too, so they share what the writer of outcomes tells of it.
+fn cancels(outcomes: &Outcomes) -> Cancels {
+    Cancels {
+        store: outcomes.store.clone(),
+        settled: outcomes.settled.clone(),
+        watch: outcomes.watch.clone(),
+        metrics: outcomes.metrics.clone(),
+    }
+}
+
 /// Who takes work, who finds what was left, who writes what happened.
 fn wire(
     config: &Config,
@@ -121,6 +151,7 @@ fn wire(
         tasks: TaskTracker::new(),
         lease: config.lease(),
         call_max: config.call_ms,
+        breaker: Breaker::new(config.breaker(), metrics.breaker_state.clone()),
         metrics: metrics.clone(),
     };
     let watch = Watch::new(sweep::WATCHED_MAX);

@@ -7,6 +7,9 @@ use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    // What FAILPOINTS says, for as long as the process lives.
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
     let config: Config = process::config();
     telemetry::init(config.log_format);
     let shutdown = process::shutdown_on_signal()?;

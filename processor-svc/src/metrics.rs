@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use ::saga::consumer::ConsumerMetrics;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
@@ -11,12 +12,15 @@ use crate::saga::{Finding, Outcome, Step, To};
 #[derive(Clone)]
 pub struct Metrics {
     pub registry: Registry,
+    /// Requests to cancel.
+    pub consumer: ConsumerMetrics,
     /// Work messages by what became of them.
     pub jobs: IntCounterVec,
     /// Calls by how they ended.
     pub calls: IntCounterVec,
     pub call_seconds: Histogram,
     pub calls_in_flight: IntGauge,
+    pub breaker_state: IntGauge,
     /// Inquiries by what they found.
     pub inquiries: IntCounterVec,
     /// Committed transitions by the status they led to.
@@ -70,10 +74,12 @@ impl Metrics {
         let scans = IntCounter::new("processor_scans_total", "Scans for charges that have not ended.")?;
         registry.register(Box::new(scans.clone()))?;
         Ok(Metrics {
+            consumer: ConsumerMetrics::register(&registry)?,
             jobs: counters("processor_jobs_total", "Work messages by what became of them.", "result")?,
             calls: counters("processor_calls_total", "Gateway calls by how they ended.", "outcome")?,
             call_seconds,
             calls_in_flight: gauge("processor_calls_in_flight", "Gateway calls under way.")?,
+            breaker_state: gauge("processor_breaker_state", "0 calls flow, 1 probes, 2 no calls.")?,
             inquiries: counters("processor_inquiries_total", "Inquiries by what they found.", "finding")?,
             transitions: counters("processor_transitions_total", "Committed transitions.", "to")?,
             ignored: counters("processor_ignored_total", "Steps that changed nothing.", "why")?,

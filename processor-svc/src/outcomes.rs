@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::calls::{Calls, Report};
+use crate::failpoints::{Place, reach};
 use crate::metrics::{Metrics, finding_label, step_label, to_label};
 use crate::retry::{Stop, until_done};
 use crate::saga::{Event, Finding, LEASE_LAPSED, State, Step, To, decide};
@@ -150,9 +151,11 @@ impl Outcomes {
                 continue;
             }
             let begun = Instant::now();
+            reach(Place::BeforeOutcome);
             match until_done("write outcomes", &self.metrics, &self.abandon, || self.store.apply(&part)).await
             {
                 Ok(moved) => {
+                    reach(Place::AfterOutcome);
                     self.metrics.committed("outcomes", part.len(), begun);
                     applied.extend(moved);
                 }

@@ -4,8 +4,9 @@
 //! Rows change by compare-and-set on (payment, attempt, status): what was decided from a state is written only
 //! if the row is still in that state. The caller reads and decides again what did not apply.
 //!
-//! [`sweep`] has the statements of the sweeper.
+//! [`sweep`] has the statements of the sweeper, [`cancel`] those of cancels.
 
+pub mod cancel;
 pub mod sweep;
 
 use std::collections::{HashMap, HashSet};
@@ -160,30 +161,7 @@ impl Store {
         if writes.is_empty() {
             return Ok(HashSet::new());
         }
-        let mut rows: Vec<Values<'_>> = writes.iter().map(|write| self.values(write)).collect();
-        // In one order everywhere, so that two batches that share rows seldom deadlock.
-        rows.sort_unstable_by_key(|row| row.payment_id);
-        let client = self.client().await?;
-        let apply = client.prepare_cached(APPLY).await?;
-        let moved = client
-            .query(
-                &apply,
-                &[
-                    &column(&rows, |r| r.payment_id),
-                    &column(&rows, |r| r.from.0),
-                    &column(&rows, |r| r.from.1),
-                    &column(&rows, |r| r.to.0),
-                    &column(&rows, |r| r.to.1),
-                    &column(&rows, |r| r.reason),
-                    &column(&rows, |r| r.provider_reference),
-                    &column(&rows, |r| r.lease_ms),
-                    &column(&rows, |r| r.noted_kind),
-                    &column(&rows, |r| r.next_ms),
-                ],
-            )
-            .await
-            .context("write transitions")?;
-        Ok(moved.iter().map(|row| row.get(0)).collect())
+        transit(&self.client().await?, writes, self.lease).await
     }
 
     /// Where charges stand now; those without a row are missing.
@@ -203,62 +181,6 @@ impl Store {
         let client = self.client().await?;
         Ok(client.query_one(IDENTITY, &[]).await.context("database identity")?.get(0))
     }
-
-    fn values<'a>(&self, write: &'a Write) -> Values<'a> {
-        let from = match write.from {
-            State::Waiting { attempt } => ("waiting", attempt),
-            State::Calling { attempt, .. } => ("calling", attempt),
-            State::Unknown { attempt } => ("unknown", attempt),
-            // Nothing is ever written over these; the guard below never matches.
-            State::Absent | State::Succeeded | State::Declined | State::Expired | State::Cancelled => ("", 0),
-        };
-        let pause = millis(write.pause);
-        let mut values = Values {
-            payment_id: write.payment_id,
-            from,
-            to: ("", from.1),
-            reason: None,
-            provider_reference: None,
-            lease_ms: None,
-            noted_kind: None,
-            next_ms: None,
-        };
-        match &write.to {
-            To::Waiting { attempt, why } => {
-                values.to = ("waiting", *attempt);
-                values.reason = Some(why);
-                values.lease_ms = Some(pause);
-                values.noted_kind = Some("charge");
-            }
-            To::Calling { attempt } => {
-                values.to = ("calling", *attempt);
-                values.lease_ms = Some(millis(self.lease));
-            }
-            To::Unknown { attempt, why } => {
-                values.to = ("unknown", *attempt);
-                values.reason = Some(why);
-                values.noted_kind = Some(if why == crate::saga::LEASE_LAPSED { "sweep" } else { "charge" });
-                values.next_ms = Some(pause);
-            }
-            To::Succeeded { provider_reference } => {
-                values.to.0 = "succeeded";
-                values.provider_reference = Some(provider_reference);
-            }
-            To::Declined { code } => {
-                values.to.0 = "declined";
-                values.reason = Some(code);
-            }
-            To::Expired => {
-                values.to.0 = "expired";
-                values.reason = Some("deadline_passed");
-            }
-            To::Cancelled => {
-                values.to.0 = "cancelled";
-                values.reason = Some("cancel_requested");
-            }
-        }
-        values
-    }
 }
 
 /// One row of [`APPLY`].
@@ -271,6 +193,96 @@ struct Values<'a> {
     lease_ms: Option<i64>,
     noted_kind: Option<&'static str>,
     next_ms: Option<i64>,
+}
+
+/// Writes transitions; answers which applied.
+async fn transit(
+    client: &impl deadpool_postgres::GenericClient,
+    writes: &[Write],
+    lease: Duration,
+) -> anyhow::Result<HashSet<Uuid>> {
+    if writes.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let mut rows: Vec<Values<'_>> = writes.iter().map(|write| values(write, lease)).collect();
+    // In one order everywhere, so that two batches that share rows seldom deadlock.
+    rows.sort_unstable_by_key(|row| row.payment_id);
+    let apply = client.prepare_cached(APPLY).await?;
+    let moved = client
+        .query(
+            &apply,
+            &[
+                &column(&rows, |r| r.payment_id),
+                &column(&rows, |r| r.from.0),
+                &column(&rows, |r| r.from.1),
+                &column(&rows, |r| r.to.0),
+                &column(&rows, |r| r.to.1),
+                &column(&rows, |r| r.reason),
+                &column(&rows, |r| r.provider_reference),
+                &column(&rows, |r| r.lease_ms),
+                &column(&rows, |r| r.noted_kind),
+                &column(&rows, |r| r.next_ms),
+            ],
+        )
+        .await
+        .context("write transitions")?;
+    Ok(moved.iter().map(|row| row.get(0)).collect())
+}
+
+fn values(write: &Write, lease: Duration) -> Values<'_> {
+    let from = match write.from {
+        State::Waiting { attempt } => ("waiting", attempt),
+        State::Calling { attempt, .. } => ("calling", attempt),
+        State::Unknown { attempt } => ("unknown", attempt),
+        // Nothing is ever written over these; the guard below never matches.
+        State::Absent | State::Succeeded | State::Declined | State::Expired | State::Cancelled => ("", 0),
+    };
+    let pause = millis(write.pause);
+    let mut values = Values {
+        payment_id: write.payment_id,
+        from,
+        to: ("", from.1),
+        reason: None,
+        provider_reference: None,
+        lease_ms: None,
+        noted_kind: None,
+        next_ms: None,
+    };
+    match &write.to {
+        To::Waiting { attempt, why } => {
+            values.to = ("waiting", *attempt);
+            values.reason = Some(why);
+            values.lease_ms = Some(pause);
+            values.noted_kind = Some("charge");
+        }
+        To::Calling { attempt } => {
+            values.to = ("calling", *attempt);
+            values.lease_ms = Some(millis(lease));
+        }
+        To::Unknown { attempt, why } => {
+            values.to = ("unknown", *attempt);
+            values.reason = Some(why);
+            values.noted_kind = Some(if why == crate::saga::LEASE_LAPSED { "sweep" } else { "charge" });
+            values.next_ms = Some(pause);
+        }
+        To::Succeeded { provider_reference } => {
+            values.to.0 = "succeeded";
+            values.provider_reference = Some(provider_reference);
+        }
+        To::Declined { code } => {
+            values.to.0 = "declined";
+            values.reason = Some(code);
+        }
+        To::Expired => {
+            values.to.0 = "expired";
+            values.reason = Some("deadline_passed");
+        }
+        To::Cancelled => {
+            values.to.0 = "cancelled";
+            values.reason = Some("cancel_requested");
+        }
+    }
+    values
 }
 
 async fn insert(

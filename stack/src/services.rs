@@ -120,6 +120,7 @@ impl Service {
                 ("DATABASE_URL", url("processor", "processor_svc")?),
                 ("REDIS_URL", environment::redis_url(layout)?),
                 ("GATEWAY_URL", format!("http://{}", address(Port::Gateway))),
+                kafka,
                 amqp,
             ]),
             Self::Relay => env.extend([

@@ -75,6 +75,18 @@ impl World {
         assert!(broken.is_empty(), "{broken:#?}");
     }
 
+    /// Waits until the intent to charge is committed.
+    pub async fn committed_charge(&self, payment_id: Uuid) {
+        let client = e2e::databases::connect(&self.stack.processor_database_url).await.unwrap();
+        let query = "select 1 from charges where payment_id = $1";
+        let look = async {
+            while client.query_opt(query, &[&payment_id]).await.unwrap().is_none() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, look).await.unwrap();
+    }
+
     pub async fn payments_of(&self, user_id: Uuid) -> i64 {
         let client = e2e::databases::connect(&self.stack.payments_database_url).await.unwrap();
         let query = "select count(*) from payments where user_id = $1";

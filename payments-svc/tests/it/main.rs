@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use payments_svc::events::Command;
-use payments_svc::saga::Event;
+use payments_svc::saga::{Cancel, Event, Status, Told};
 use payments_svc::store::{self, Accepted, NewPayment, Outcome};
 use saga::consumer::ApplyError;
 use saga::parked::Parked;
@@ -256,5 +256,52 @@ async fn updates_stay_heap_only() {
         "an index on a column that a step updates would end heap-only updates"
     );
     drop(owner);
+    payments.finish().await;
+}
+
+#[tokio::test]
+async fn a_cancel_before_the_hold_is_recorded_and_told_with_the_hold() {
+    let payments = Payments::new().await;
+    let (user, id) = payments.accepted().await;
+    let cancel = || store::request_cancel(&payments.pool, user, id);
+    let recorded = Cancel::Record { told: Told::CancelRecorded };
+    assert_eq!(cancel().await.unwrap(), Some(recorded));
+    assert_eq!(payments.row((user, id)).await, ("initiated".into(), "cancel_recorded".into(), 2));
+    assert_eq!(cancel().await.unwrap(), Some(Cancel::Already));
+    payments.apply(&[told((user, id), Event::Held)]).await.unwrap();
+    assert_eq!(payments.row((user, id)).await, ("authorized".into(), "cancel_requested".into(), 3));
+    assert_eq!(cancel().await.unwrap(), Some(Cancel::Already));
+    payments.apply(&[told((user, id), Event::ReleasedCancelled)]).await.unwrap();
+    assert_eq!(payments.row((user, id)).await, ("cancelled".into(), "cancelled".into(), 4));
+    assert_eq!(cancel().await.unwrap(), Some(Cancel::Already));
+    payments.finish().await;
+}
+
+#[tokio::test]
+async fn a_cancel_after_the_hold_is_told_at_once_and_after_the_end_refused() {
+    let payments = Payments::new().await;
+    let (user, id) = payments.accepted().await;
+    payments.apply(&[told((user, id), Event::Held)]).await.unwrap();
+    let cancel = || store::request_cancel(&payments.pool, user, id);
+    assert_eq!(cancel().await.unwrap(), Some(Cancel::Record { told: Told::CancelRequested }));
+    assert_eq!(payments.row((user, id)).await, ("authorized".into(), "cancel_requested".into(), 3));
+    // It came too late: the payment goes its way.
+    payments.apply(&[told((user, id), Event::Captured)]).await.unwrap();
+    assert_eq!(cancel().await.unwrap(), Some(Cancel::TooLate(Status::Completed)));
+    assert_eq!(payments.row((user, id)).await, ("completed".into(), "completed".into(), 4));
+    let nobody = store::request_cancel(&payments.pool, Uuid::now_v7(), id).await.unwrap();
+    assert_eq!(nobody, None, "another user's payment");
+    payments.finish().await;
+}
+
+#[tokio::test]
+async fn many_cancels_at_once_record_one() {
+    let payments = Payments::new().await;
+    let (user, id) = payments.accepted().await;
+    let tries = (0..8).map(|_| store::request_cancel(&payments.pool, user, id));
+    let answers = futures_util::future::join_all(tries).await;
+    let recorded = answers.into_iter().filter(|a| matches!(a, Ok(Some(Cancel::Record { .. })))).count();
+    assert_eq!(recorded, 1);
+    assert_eq!(payments.row((user, id)).await.2, 2);
     payments.finish().await;
 }

@@ -8,6 +8,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use processor_svc::work::Job;
 use redis::AsyncCommands;
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::world::{Database, Gateway, NOWHERE, Processor, env, flags, job, jobs};
@@ -179,6 +180,72 @@ async fn a_duplicate_of_an_ended_charge_is_dropped_by_redis_and_without_it_by_th
     database.end().await;
 }
 
+/// The gateway is down, then up: meanwhile messages wait in the queue, and nothing is lost or charged twice.
+#[tokio::test]
+async fn while_the_gateway_fails_messages_wait_in_the_queue() {
+    let (database, queue) = (Database::new().await, Queue::new().await);
+    // A port that was free a moment ago; nobody listens there yet.
+    let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let redis = format!("redis://{NOWHERE}");
+    let mut flags = flags(&database.url, &address.to_string(), &env("AMQP_URL"), &redis);
+    flags.retain(|flag| !flag.starts_with("--breaker-faults"));
+    flags.extend([
+        format!("--queue={}", queue.name),
+        "--breaker-faults=5".to_owned(),
+        "--breaker-probes=2".to_owned(),
+        "--calls-max=8".to_owned(),
+    ]);
+    // An inquiry is due before and after: those go on.
+    let unknown = job("5551234");
+    let store = database.store(Duration::from_millis(1));
+    store.admit(&[&unknown], &[]).await.unwrap();
+    let processor = Processor::with(flags).await;
+    let all = jobs(200, "5551234");
+    queue.send(&all).await;
+    let state = "processor_breaker_state";
+    processor.until(state, |state| state == 2.0).await;
+    let refused = "select least(count(*), 1) from charge_attempts where detail = 'breaker_open'";
+    database.until(refused, 1).await;
+    let inquiries = "processor_inquiries_total{finding=\"unavailable\"}";
+    let before = processor.metric(inquiries).await;
+    processor.until(inquiries, |inquiries| inquiries >= before + 3.0).await;
+    // What was taken: the calls of one or two rounds, and a few probes after each pause.
+    let taken = database.number("select count(*) from charges").await;
+    assert!(taken < 100, "{taken} messages were taken to a gateway that is down");
+    assert_eq!(database.number("select count(*) from charges where exposed").await, 1);
+
+    let ledger = std::env::temp_dir().join(format!("gateway-{}.ndjson", Uuid::new_v4()));
+    let gateway = Gateway::on(TcpListener::bind(address).await.unwrap(), ledger);
+    database.until(SUCCEEDED, 201).await;
+    processor.until(state, |state| state == 0.0).await;
+    assert_eq!(gateway.ledger().await.len(), 201);
+    processor.end().await;
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
+/// A gateway that declines everything works.
+#[tokio::test]
+async fn declines_never_open_the_breaker() {
+    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+    let mut flags = with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}"));
+    flags.retain(|flag| !flag.starts_with("--breaker-"));
+    // Once open it would stay so for longer than anything is waited for.
+    flags.extend(["--breaker-faults=1".to_owned(), "--breaker-pause-ms=3600000".to_owned()]);
+    let processor = Processor::with(flags).await;
+    queue.send(&jobs(100, "1-decline")).await;
+    queue.send(&jobs(100, "1-decline200")).await;
+    database.until("select count(*) from charges where status = 'declined'", 200).await;
+    assert_eq!(processor.metric("processor_breaker_state").await, 0.0);
+    queue.send(&[job("1-http500")]).await;
+    processor.until("processor_breaker_state", |state| state == 2.0).await;
+    processor.end().await;
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
 async fn until_metric(processor: &Processor, one: &str, other: &str, sum: f64) {
     let reached = async {
         while processor.metric(one).await + processor.metric(other).await < sum {
@@ -190,11 +257,11 @@ async fn until_metric(processor: &Processor, one: &str, other: &str, sum: f64) {
         .unwrap_or_else(|_| panic!("{one} + {other} = {sum}"));
 }
 
-/// A processor as a process of its own, to be killed.
-fn process(flags: &[String]) -> Child {
+/// A processor as a process of its own, to be killed, or to end where `failpoints` say.
+fn process(flags: &[String], failpoints: &str) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_processor-svc"));
     command.args(["--listen-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0"]).args(flags);
-    command.env("RUST_LOG", "error").stdin(Stdio::null()).spawn().unwrap()
+    command.env("RUST_LOG", "error").env("FAILPOINTS", failpoints).stdin(Stdio::null()).spawn().unwrap()
 }
 
 #[tokio::test]
@@ -205,7 +272,7 @@ async fn killed_again_and_again_it_charges_every_payment_once() {
     let good: Vec<Job> = (0..600).map(|n| job(numbers[n % numbers.len()])).collect();
     let declined: Vec<Job> = (0..60).map(|_| job("1-decline-jitter40")).collect();
     for (killed, part) in (0i64..).zip(good.chunks(100).zip(declined.chunks(10))) {
-        let mut child = process(&flags);
+        let mut child = process(&flags, "");
         queue.send(part.0).await;
         queue.send(part.1).await;
         // Into the middle of it: as soon as some are under way.
@@ -224,6 +291,41 @@ async fn killed_again_and_again_it_charges_every_payment_once() {
     assert_eq!(database.number(PARKED).await, 0);
     let lapsed = "select count(*) from charge_attempts where kind = 'sweep'";
     assert!(database.number(lapsed).await > 0, "no kill met a call under way");
+    processor.end().await;
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
+/// Between any two effects of a charge, the process ends; the next one finishes what it left.
+#[cfg(feature = "failpoints")]
+#[tokio::test]
+async fn wherever_it_ends_every_payment_is_charged_once() {
+    use processor_svc::failpoints::Place;
+    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+    let flags = with_queue(&database, &gateway, &queue, &env("REDIS_URL"));
+    let mut all = Vec::new();
+    for place in Place::ALL {
+        let jobs = jobs(20, "1-jitter40");
+        queue.send(&jobs).await;
+        all.extend(jobs);
+        let mut child = process(&flags, &format!("{}=return", place.name()));
+        let ended = async {
+            loop {
+                if let Some(status) = child.try_wait().unwrap() {
+                    break status;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let status = tokio::time::timeout(Duration::from_secs(20), ended).await;
+        assert!(!status.expect("it ends there").success(), "{place:?}");
+    }
+    let processor = Processor::with(flags).await;
+    database.until(SUCCEEDED, all.len() as i64).await;
+    let mut expected: Vec<_> = all.iter().map(|j| (j.charge.payment_id.to_string(), 15_000)).collect();
+    expected.sort();
+    assert_eq!(gateway.ledger().await, expected);
     processor.end().await;
     queue.end().await;
     gateway.end().await;

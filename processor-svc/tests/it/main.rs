@@ -1,8 +1,11 @@
 //! processor-svc against real servers. Each test has a database, queue and gateway of its own.
 //!
-//! Needs `POSTGRES_ADMIN_URL` (a superuser); the tests of `jobs` also `AMQP_URL` and `REDIS_URL`.
+//! Needs `POSTGRES_ADMIN_URL` (a superuser); the tests of `jobs` also `AMQP_URL` and `REDIS_URL`, those of
+//! `events` `KAFKA_BROKERS`.
 #![allow(clippy::unwrap_used)] // in tests; clippy.toml covers test functions, not their helpers
 
+mod cancel;
+mod events;
 mod flow;
 mod jobs;
 

@@ -175,6 +175,8 @@ pub fn flags(database: &str, gateway: &str, amqp: &str, redis: &str) -> Vec<Stri
         format!("--gateway-url=http://{gateway}"),
         format!("--amqp-url={amqp}"),
         format!("--redis-url={redis}"),
+        // Only the tests of cancels have a Kafka, and name it after this.
+        format!("--kafka-brokers={NOWHERE}"),
     ]
     .into_iter()
     .chain(
@@ -186,6 +188,9 @@ pub fn flags(database: &str, gateway: &str, amqp: &str, redis: &str) -> Vec<Stri
             "resend-ms=50",
             "resend-most-ms=100",
             "inquiry-most-ms=300",
+            "breaker-pause-ms=300",
+            // The scripted gateway of most tests does little but fail.
+            "breaker-faults=1000000",
         ]
         .map(|flag| format!("--{flag}")),
     )
@@ -221,6 +226,18 @@ impl Processor {
         let (_, text) = self.get("/metrics").await;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// Waits until a metric is as it should be.
+    pub async fn until(&self, name: &str, met: impl Fn(f64) -> bool) {
+        let waited = async {
+            while !met(self.metric(name).await) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, waited).await.is_err() {
+            panic!("{name} is {} after {PATIENCE:?}", self.metric(name).await);
+        }
     }
 
     /// Asks it to stop, and waits until it has.

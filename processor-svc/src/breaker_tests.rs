@@ -1,0 +1,107 @@
+//! The whole table, and what the shared breaker makes of it.
+
+use super::*;
+
+const PAUSE: Duration = Duration::from_secs(10);
+const LIMITS: Limits = Limits { faults: 3, pause: PAUSE, probes: 2 };
+
+fn closed(faults: u32) -> State {
+    State::Closed { faults }
+}
+
+fn half_open(under_way: u32, answered: u32) -> State {
+    State::HalfOpen { under_way, answered }
+}
+
+#[test]
+fn every_state_with_every_event() {
+    let now = Instant::now();
+    let later = State::Open { until: now + PAUSE };
+    let (shut, due) = (State::Open { until: now + Duration::from_nanos(1) }, State::Open { until: now });
+    // State; a call begins: then, or refused; a call ends: answered, fault, neither.
+    let table = [
+        (closed(0), Some(closed(0)), [closed(0), closed(1), closed(0)]),
+        (closed(1), Some(closed(1)), [closed(0), closed(2), closed(1)]),
+        (closed(2), Some(closed(2)), [closed(0), later, closed(2)]),
+        (shut, None, [shut, shut, shut]),
+        (due, Some(half_open(1, 0)), [due, due, due]),
+        (half_open(0, 0), Some(half_open(1, 0)), [half_open(0, 1), later, half_open(0, 0)]),
+        (half_open(1, 0), Some(half_open(2, 0)), [half_open(0, 1), later, half_open(0, 0)]),
+        (half_open(2, 0), None, [half_open(1, 1), later, half_open(1, 0)]),
+        (half_open(0, 1), Some(half_open(1, 1)), [closed(0), later, half_open(0, 1)]),
+        (half_open(1, 1), None, [closed(0), later, half_open(0, 1)]),
+    ];
+    for (state, begun, ends) in table {
+        let expected = begun.map_or((state, false), |then| (then, true));
+        assert_eq!(state.begin(now, &LIMITS), expected, "{state:?} begins");
+        let healths = [Health::Answered, Health::Fault, Health::Neither];
+        let ended = healths.map(|health| state.end(health, now, &LIMITS));
+        assert_eq!(ended, ends, "{state:?} ends");
+        // There is room exactly if a call may begin.
+        let none = matches!(state.room(now, &LIMITS), Room::None { .. });
+        assert_eq!(none, begun.is_none(), "{state:?}");
+    }
+    assert_eq!(closed(2).room(now, &LIMITS), Room::Free);
+    assert_eq!(due.room(now, &LIMITS), Room::Probes(2));
+    assert_eq!(half_open(0, 1).room(now, &LIMITS), Room::Probes(1));
+    assert_eq!(shut.room(now, &LIMITS), Room::None { until: Some(now + Duration::from_nanos(1)) });
+    assert_eq!(half_open(2, 0).room(now, &LIMITS), Room::None { until: None });
+}
+
+fn breaker(pause: Duration) -> Breaker {
+    Breaker::new(Limits { pause, ..LIMITS }, IntGauge::new("breaker_state", "State.").unwrap())
+}
+
+fn end(breaker: &Breaker, healths: &[Health]) {
+    for health in healths {
+        breaker.begin().expect("calls flow").ended(*health);
+    }
+}
+
+const FAULTS: [Health; 3] = [Health::Fault; 3];
+
+#[tokio::test]
+async fn it_opens_on_faults_in_a_row_and_closes_when_all_probes_are_answered() {
+    let breaker = breaker(Duration::from_millis(1));
+    end(&breaker, &[Health::Fault, Health::Fault, Health::Answered, Health::Fault, Health::Neither]);
+    let flowing = breaker.opening().await;
+    assert_eq!((flowing.probes, breaker.gauge.get()), (None, 0));
+    end(&breaker, &FAULTS[..2]);
+    breaker.over(flowing).await;
+    assert_eq!(breaker.gauge.get(), 2);
+    assert_eq!(breaker.opening().await.probes, Some(2), "when the pause is over");
+    let probes = [breaker.begin().unwrap(), breaker.begin().unwrap()];
+    assert!(breaker.begin().is_none(), "no third probe");
+    assert_eq!(breaker.gauge.get(), 1);
+    for probe in probes {
+        probe.ended(Health::Answered);
+    }
+    assert_eq!((breaker.opening().await.probes, breaker.gauge.get()), (None, 0));
+}
+
+#[tokio::test]
+async fn a_call_of_an_earlier_period_says_nothing_and_a_lost_probe_makes_room() {
+    let breaker = breaker(Duration::from_millis(1));
+    let early = [breaker.begin().unwrap(), breaker.begin().unwrap(), breaker.begin().unwrap()];
+    end(&breaker, &FAULTS);
+    assert_eq!(breaker.opening().await.probes, Some(2));
+    let (probe, lost) = (breaker.begin().unwrap(), breaker.begin().unwrap());
+    let [one, two, three] = early;
+    one.ended(Health::Fault);
+    two.ended(Health::Answered);
+    three.ended(Health::Answered);
+    assert_eq!(breaker.gauge.get(), 1, "neither opened nor closed by what began before");
+    drop(lost);
+    assert_eq!(breaker.opening().await.probes, Some(1));
+    probe.ended(Health::Fault);
+    assert_eq!(breaker.gauge.get(), 2);
+}
+
+#[tokio::test]
+async fn while_open_nothing_begins() {
+    let breaker = breaker(PAUSE);
+    end(&breaker, &FAULTS);
+    assert!(breaker.begin().is_none());
+    let opening = tokio::time::timeout(Duration::from_millis(20), breaker.opening()).await;
+    assert!(opening.is_err(), "{opening:?}");
+}

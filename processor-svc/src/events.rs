@@ -1,0 +1,162 @@
+//! What processor-svc hears: users who want an authorized payment cancelled. Work itself comes by queue
+//! ([`crate::jobs`]).
+
+use ::saga::consumer::{Applied, ApplyError, Decoded, Delivery, Record, Subscriber};
+use ::saga::contract::{EventType, Payment};
+use ::saga::parked::Parked;
+
+use crate::charge::Charge;
+use crate::metrics::{Metrics, step_label};
+use crate::saga::Step;
+use crate::settled::Settled;
+use crate::store::Store;
+use crate::store::cancel::Answer;
+use crate::watch::Watch;
+use crate::work::Job;
+
+/// The subscriber: ends charges that were never called.
+pub struct Cancels {
+    pub store: Store,
+    pub settled: Settled,
+    pub watch: Watch,
+    pub metrics: Metrics,
+}
+
+impl Subscriber for Cancels {
+    /// The charge that is not to be made, with the immutable columns its row would have had.
+    type Event = Job;
+
+    fn decode(&self, record: &Record<'_>) -> Decoded<Job> {
+        match record.event_type() {
+            Some(name) => decode(name, record.body()),
+            None => Decoded::Poison("no ce_type header".into()),
+        }
+    }
+
+    async fn apply(
+        &self,
+        events: &[Delivery<'_, Job>],
+        unreadable: &[Parked],
+    ) -> Result<Applied, ApplyError> {
+        let asked: Vec<&Job> = events.iter().map(|delivery| &delivery.event).collect();
+        let park = |index: usize, reason: &str| events[index].record.park(reason);
+        let answers = self.store.cancel(&asked, unreadable, park).await?;
+        let mut applied = Applied::default();
+        let mut ended = Vec::new();
+        for (job, answer) in asked.iter().zip(answers) {
+            match answer {
+                Answer::Cancelled => {
+                    Metrics::count(&self.metrics.transitions, "cancelled");
+                    self.watch.forget(job.charge.payment_id);
+                    ended.push(job.charge.payment_id);
+                    applied.applied += 1;
+                }
+                Answer::Already => {
+                    Metrics::count(&self.metrics.ignored, step_label(&Step::Already));
+                    applied.already += 1;
+                }
+                Answer::TooLate => {
+                    Metrics::count(&self.metrics.ignored, step_label(&Step::TooLate));
+                    applied.already += 1;
+                }
+                Answer::Parked => applied.parked += 1,
+            }
+        }
+        self.settled.remember(&ended);
+        Ok(applied)
+    }
+}
+
+fn decode(name: &str, body: &[u8]) -> Decoded<Job> {
+    let Some(event_type) = EventType::parse(name) else {
+        return Decoded::Poison(format!("event type {name} is not known"));
+    };
+    match event_type {
+        EventType::PaymentCancelRequested => match serde_json::from_slice(body) {
+            Ok(payment) => Decoded::Event(job(payment)),
+            Err(error) => Decoded::Poison(error.to_string()),
+        },
+        // A cancel that is only recorded is asked for once the payment is authorized; the rest is told for
+        // others.
+        EventType::PaymentInitiated
+        | EventType::PaymentAuthorized
+        | EventType::PaymentCompleted
+        | EventType::PaymentRejected
+        | EventType::PaymentFailed
+        | EventType::PaymentCancelled
+        | EventType::PaymentOutcomeUnknown
+        | EventType::PaymentCancelRecorded
+        | EventType::BalanceHeld
+        | EventType::BalanceRejected
+        | EventType::BalanceCaptured
+        | EventType::BalanceReleased
+        | EventType::BalanceDeposited
+        | EventType::ResultSucceeded
+        | EventType::ResultDeclined
+        | EventType::ResultUnknown
+        | EventType::ResultExpired
+        | EventType::ResultCancelled => Decoded::Ignore,
+    }
+}
+
+/// The same job the payment's work message is read as, so that the two recognise each other.
+fn job(payment: Payment) -> Job {
+    let charge = Charge {
+        payment_id: payment.payment_id,
+        user_id: payment.user_id,
+        client_number: payment.client_number,
+        service_id: payment.service_id,
+        amount: payment.amount,
+        traceparent: payment.traceparent.filter(|value| ::saga::trace::is_valid(value)),
+    };
+    Job { charge, expires_at: Some(payment.expires_at) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use crate::work::{self, Message};
+
+    use super::*;
+
+    fn golden(name: &str) -> Vec<u8> {
+        std::fs::read(format!("{}/../saga/golden/{name}.json", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    }
+
+    #[test]
+    fn only_the_request_to_cancel_an_authorized_payment_is_heard() {
+        let heard: Vec<&str> = EventType::ALL
+            .iter()
+            .map(|event| event.as_str())
+            .filter(|name| match decode(name, &golden(name)) {
+                Decoded::Event(_) => true,
+                Decoded::Ignore => false,
+                Decoded::Poison(reason) => panic!("{name}: {reason}"),
+            })
+            .collect();
+        assert_eq!(heard, ["payment.cancel_requested.v1"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_poison() {
+        let name = "payment.cancel_requested.v1";
+        let fraction = String::from_utf8(golden(name)).unwrap().replace("15000", "15000.5");
+        for body in [b"".as_slice(), b"{}", b"\0", fraction.as_bytes()] {
+            assert!(matches!(decode(name, body), Decoded::Poison(_)), "{body:?}");
+        }
+        assert!(matches!(decode("payment.cancel_requested.v2", &golden(name)), Decoded::Poison(_)));
+    }
+
+    #[test]
+    fn a_cancel_and_the_work_message_of_a_payment_are_the_same_job() {
+        let name = "payment.cancel_requested.v1";
+        let Decoded::Event(cancel) = decode(name, &golden(name)) else { panic!("it is heard") };
+        let headers = BTreeMap::from([
+            ("expires_at".to_owned(), "2026-01-02T03:19:05.123456Z".to_owned()),
+            ("traceparent".to_owned(), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
+        ]);
+        let message = Message { body: golden("work-message"), headers, ..Message::default() };
+        assert_eq!(cancel, work::read(&message).unwrap());
+    }
+}

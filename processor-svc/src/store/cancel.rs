@@ -1,0 +1,174 @@
+//! The statements of cancels: a charge that was never called ends `cancelled`, whether it has a row or not.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use deadpool_postgres::GenericClient;
+use saga::parked::{self, Parked};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{Store, Write, charge, column, state, transit};
+use crate::charge::Charge;
+use crate::saga::{Event, State, Step, To, decide};
+use crate::work::Job;
+
+/// What became of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It ended now, without a call.
+    Cancelled,
+    /// It had ended so before.
+    Already,
+    /// A call may have been made, or it had ended otherwise: the payment goes its way.
+    TooLate,
+    /// Its row is that of a different charge; set aside.
+    Parked,
+}
+
+/// How often a request is decided anew, since its row had changed meanwhile. A row that appears stays, and
+/// one that is called leaves `waiting` for long, so that more than three rounds are rare.
+const ROUNDS_MAX: usize = 8;
+
+const CONFLICT: &str = "this payment was already taken up as a different charge";
+
+// Waits for a concurrent insert of the same row; whoever comes second inserts nothing and decides again.
+// Its lease is over as it begins: nobody ever calls.
+const INSERT_CANCELLED: &str = "
+    insert into charges (payment_id, user_id, client_number, service_id, amount, traceparent, expires_at,
+                         status, reason, lease_until, decided_at)
+    select payment_id, user_id, client_number, service_id, amount, traceparent, expires_at,
+           'cancelled', 'cancel_requested', now(), now()
+      from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[], $6::text[], $7::timestamptz[])
+        as job (payment_id, user_id, client_number, service_id, amount, traceparent, expires_at)
+    on conflict do nothing
+    returning payment_id";
+
+const READ: &str = "
+    select payment_id, user_id, client_number, service_id, amount, traceparent, status, attempt, exposed
+      from charges where payment_id = any($1)";
+
+/// A charge asked to be cancelled, and where in the batch that was.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    index: usize,
+    job: &'a Job,
+}
+
+impl Store {
+    /// Cancels what was never called and parks `unreadable`, all or nothing. Answers for each request, in
+    /// order; further requests for the same payment are `Already`. `park` makes the parked form of the
+    /// request at an index.
+    pub async fn cancel(
+        &self,
+        asked: &[&Job],
+        unreadable: &[Parked],
+        park: impl Fn(usize, &str) -> Parked,
+    ) -> anyhow::Result<Vec<Answer>> {
+        let mut answers = vec![Answer::Already; asked.len()];
+        // Of each payment the first; in one order everywhere, so that two batches that share rows seldom
+        // deadlock.
+        let mut open: BTreeMap<Uuid, Asked<'_>> = BTreeMap::new();
+        for (index, &job) in asked.iter().enumerate() {
+            open.entry(job.charge.payment_id).or_insert(Asked { index, job });
+        }
+        let mut parked = unreadable.to_vec();
+        let mut client = self.client().await?;
+        let transaction = client.transaction().await.context("begin")?;
+        for _ in 0..ROUNDS_MAX {
+            if open.is_empty() {
+                break;
+            }
+            for (index, answer) in self.round(&transaction, &open).await? {
+                if answer == Answer::Parked {
+                    parked.push(park(index, CONFLICT));
+                }
+                answers[index] = answer;
+                open.remove(&asked[index].charge.payment_id);
+            }
+        }
+        if !open.is_empty() {
+            bail!("{} charges changed whenever they were to be cancelled", open.len());
+        }
+        parked::insert(&transaction, &parked).await?;
+        transaction.commit().await.context("commit")?;
+        Ok(answers)
+    }
+
+    /// Reads, decides, writes. Answers by index; what another one changed in between has none.
+    async fn round(
+        &self,
+        client: &impl GenericClient,
+        open: &BTreeMap<Uuid, Asked<'_>>,
+    ) -> anyhow::Result<Vec<(usize, Answer)>> {
+        let there = read(client, open).await?;
+        let (mut answers, mut absent, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+        for (payment_id, asked) in open {
+            let from = match there.get(payment_id) {
+                None => State::Absent,
+                Some((row, _)) if !row.is_same(&asked.job.charge) => {
+                    answers.push((asked.index, Answer::Parked));
+                    continue;
+                }
+                Some((_, state)) => *state,
+            };
+            match decide(&from, &Event::CancelRequested) {
+                Step::Insert(To::Cancelled) => absent.push(*asked),
+                Step::Move(to @ To::Cancelled) => waiting
+                    .push((asked.index, Write { payment_id: *payment_id, from, to, pause: Duration::ZERO })),
+                Step::Already => answers.push((asked.index, Answer::Already)),
+                Step::TooLate => answers.push((asked.index, Answer::TooLate)),
+                step @ (Step::Insert(_)
+                | Step::Move(_)
+                | Step::Inquire
+                | Step::InquireLater
+                | Step::Stale
+                | Step::Contradiction
+                | Step::Illegal) => bail!("a cancel in {from:?} led to {step:?}"),
+            }
+        }
+        let inserted = insert(client, &absent).await?;
+        let writes: Vec<Write> = waiting.iter().map(|(_, write)| write.clone()).collect();
+        let moved = transit(client, &writes, self.lease).await?;
+        let done = absent.iter().map(|asked| (asked.index, asked.job.charge.payment_id));
+        let done = done.filter(|(_, id)| inserted.contains(id)).map(|(index, _)| index);
+        let ended = waiting.iter().filter(|(_, write)| moved.contains(&write.payment_id));
+        answers.extend(done.chain(ended.map(|(index, _)| *index)).map(|index| (index, Answer::Cancelled)));
+        Ok(answers)
+    }
+}
+
+async fn read(
+    client: &impl GenericClient,
+    open: &BTreeMap<Uuid, Asked<'_>>,
+) -> anyhow::Result<HashMap<Uuid, (Charge, State)>> {
+    let ids: Vec<Uuid> = open.keys().copied().collect();
+    let read = client.prepare_cached(READ).await?;
+    let rows = client.query(&read, &[&ids]).await.context("read charges to cancel")?;
+    let row = |row: &Row| Ok((row.get("payment_id"), (charge(row), state(row)?)));
+    rows.iter().map(row).collect()
+}
+
+async fn insert(client: &impl GenericClient, absent: &[Asked<'_>]) -> anyhow::Result<HashSet<Uuid>> {
+    if absent.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let insert = client.prepare_cached(INSERT_CANCELLED).await?;
+    let rows = client
+        .query(
+            &insert,
+            &[
+                &column(absent, |a| a.job.charge.payment_id),
+                &column(absent, |a| a.job.charge.user_id),
+                &column(absent, |a| a.job.charge.client_number.as_str()),
+                &column(absent, |a| a.job.charge.service_id.as_str()),
+                &column(absent, |a| a.job.charge.amount),
+                &column(absent, |a| a.job.charge.traceparent.as_deref()),
+                &column(absent, |a| a.job.expires_at),
+            ],
+        )
+        .await
+        .context("insert cancelled charges")?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
