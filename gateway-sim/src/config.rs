@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
-use crate::script::Script;
+use crate::mix::Mix;
 
 /// A payment gateway that misbehaves on request and keeps a ledger to check others against.
 #[derive(Clone, Debug, Parser)]
@@ -28,10 +28,25 @@ pub struct Config {
     #[arg(long, env, default_value = "60000", value_parser = millis)]
     pub hang_ms: Duration,
     /// Script for client numbers without a word of their own, e.g. `jitter20-mix5`.
-    #[arg(long, env, default_value = "approve", value_parser = script)]
-    pub script: Script,
+    #[arg(long, env, default_value = "approve", value_parser = Mix::plain)]
+    pub script: Mix,
+    /// Whether the same key is charged once, or every time.
+    #[arg(long, env, default_value = "honoured")]
+    pub idempotency: Idempotency,
+    /// Where decisions are told that a caller did not hear of, or whose number asks for it.
+    #[arg(long, env, requires = "webhook_secret")]
+    pub webhook_url: Option<String>,
+    /// What they are signed with: base64, `whsec_` in front if you like.
+    #[arg(long, env, hide_env_values = true)]
+    pub webhook_secret: Option<String>,
     #[arg(long, env, default_value = "text")]
     pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Idempotency {
+    Honoured,
+    Ignored,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,8 +57,4 @@ pub enum LogFormat {
 
 fn millis(text: &str) -> Result<Duration, String> {
     text.parse().map(Duration::from_millis).map_err(|error| format!("{error}: whole milliseconds"))
-}
-
-fn script(words: &str) -> Result<Script, String> {
-    Script::parse(words).ok_or_else(|| "has no word that is known; see the table in script.rs".to_owned())
 }

@@ -3,42 +3,51 @@
 //! * `POST /charges`, header `Idempotency-Key`, body `{"reference", "amount", "client_number", "service_id"}`.
 //!   200 `succeeded`, or 402 `declined`. The same key again: the same answer, nothing happens. The same key
 //!   with another body: 422. The same key while its first call is undecided: 409, try again later.
-//!   A charge once begun is decided even if its caller goes away.
-//! * `GET /charges/{reference}`: the same document, or 404 `charge-not-found`.
-//! * `GET /ledger`: every charge as NDJSON, in the order in which they were made.
-//! * `PUT /script`, plain text: the default script from now on (see the table in `script.rs`).
+//!   A charge once begun is decided even if its caller goes away. 402 with `"retryable": true` is no decision.
+//! * `GET /charges/{reference}`: the same document, with `surplus` if further charges stand; `pending`; `voided`; or
+//!   404 `charge-not-found`.
+//! * `POST /charges/{reference}/void`, body `{"keep": "ch_…"}`: gives back every other charge of the reference. Body
+//!   `{}`: gives back all, and the reference is never charged again. As often as you like.
+//! * `GET /ledger`: every charge and void as NDJSON, in the order in which they were made.
+//! * `GET /script`, `PUT /script` (plain words, or JSON: see `mix.rs`), `PUT /outage`, `DELETE /outage` (`outage.rs`),
+//!   `PUT /idempotency` (`honoured` or `ignored`): behaviour from now on.
 //! * `GET /health`, `GET /metrics`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use warp::filters::BoxedFilter;
-use warp::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
-use warp::http::{Response as HttpResponse, StatusCode};
+use warp::http::StatusCode;
+use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
-use crate::ledger::{Begin, Ledger};
+use crate::charge::{charge, misbehave};
+use crate::hooks::Hooks;
+use crate::ledger::{Found, Ledger, Void};
 use crate::metrics::Metrics;
+use crate::mix::Mix;
+use crate::outage::{How, Outage};
 use crate::record::{Decided, Request, Verdict};
-use crate::script::{Answer, Script, When, roll};
-use crate::serve::Abort;
+use crate::script::{Answer, Script};
 
 const BODY_BYTES_MAX: u64 = 16 * 1024;
 const EXPORT_LINES: usize = 1_000;
-/// Largest integer every JSON reader keeps exact.
-const AMOUNT_MAX: i64 = (1 << 53) - 1;
 
 /// Everything a handler needs.
 pub struct Gateway {
     pub ledger: Arc<Ledger>,
     pub metrics: Metrics,
+    pub hooks: Hooks,
     /// For client numbers without a word of their own.
-    pub script: RwLock<Script>,
+    pub mix: RwLock<Mix>,
+    pub outage: RwLock<Option<(Outage, Instant)>>,
+    pub ignores_keys: AtomicBool,
     pub seed: u64,
     pub latency: Duration,
     /// After this a hanging call is closed.
@@ -47,33 +56,15 @@ pub struct Gateway {
 }
 
 pub fn routes(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
-    let with = move || {
-        let gateway = gateway.clone();
-        warp::any().map(move || gateway.clone())
-    };
-    let charge = warp::path!("charges")
-        .and(warp::post())
-        .and(warp::header::optional("idempotency-key"))
-        .and(warp::body::content_length_limit(BODY_BYTES_MAX))
-        .and(warp::body::bytes())
-        .and(with())
-        .then(|key: Option<String>, body: Bytes, gateway: Arc<Gateway>| charge(gateway, key, body));
-    let inquire = warp::path!("charges" / String)
-        .and(warp::get())
-        .and(with())
-        .map(|reference: String, gateway: Arc<Gateway>| inquire(&gateway, &reference));
-    let ledger = warp::path!("ledger").and(warp::get()).and(with()).map(|gateway: Arc<Gateway>| {
+    let serving = business(gateway.clone());
+    let admin = behaviour(gateway.clone());
+    let with = with(gateway);
+    let ledger = warp::path!("ledger").and(warp::get()).and(with.clone()).map(|gateway: Arc<Gateway>| {
         let pages = stream::iter(Pages { ledger: gateway.ledger.clone(), from: 0 });
         let reply = warp::reply::stream(pages);
         warp::reply::with_header(reply, CONTENT_TYPE, "application/x-ndjson").into_response()
     });
-    let script = warp::path!("script")
-        .and(warp::put())
-        .and(warp::body::content_length_limit(BODY_BYTES_MAX))
-        .and(warp::body::bytes())
-        .and(with())
-        .map(|words: Bytes, gateway: Arc<Gateway>| set_script(&gateway, &words));
-    let health = warp::path!("health").and(warp::get()).and(with()).map(|gateway: Arc<Gateway>| {
+    let health = warp::path!("health").and(warp::get()).and(with.clone()).map(|gateway: Arc<Gateway>| {
         let (counts, version) = (gateway.ledger.counts(), env!("CARGO_PKG_VERSION"));
         let undecided = gateway.ledger.undecided();
         let body = json!({"status": "ok", "service": "gateway-sim", "version": version,
@@ -82,164 +73,173 @@ pub fn routes(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
     });
     let metrics = warp::path!("metrics")
         .and(warp::get())
-        .and(with())
+        .and(with)
         .map(|gateway: Arc<Gateway>| render_metrics(&gateway));
-    let rest = inquire.or(ledger).unify().or(script).unify().or(health).unify().or(metrics).unify();
-    charge.or(rest).unify().recover(recover).unify().boxed()
+    let rest = ledger.or(admin).unify().or(health).unify().or(metrics).unify();
+    serving.or(rest).unify().recover(recover).unify().boxed()
 }
 
-async fn charge(gateway: Arc<Gateway>, key: Option<String>, body: Bytes) -> Response {
-    let request = match read(&body) {
-        Ok(request) => request,
-        Err(detail) => return gateway.refuse("invalid", 400, "invalid-charge", &detail),
-    };
-    let key = match key {
-        Some(key) if (1..=128).contains(&key.len()) => key,
-        Some(_) | None => {
-            let detail = "An Idempotency-Key of 1 to 128 characters is required.";
-            return gateway.refuse("invalid", 400, "idempotency-key-required", detail);
-        }
-    };
-    let script = {
-        let default = gateway.script.read().unwrap_or_else(PoisonError::into_inner);
-        Script::of(&request.client_number, &default)
-    };
-    // Only scripts that misbehave count calls: the count costs memory per reference.
-    let call = if script.fault.is_some() { gateway.ledger.count_call(&request.reference) } else { 1 };
-    let delay = script.delay(gateway.latency, gateway.seed, &request.reference, call);
-    let Some(fault) = script.fault(call) else {
-        return decide_detached(gateway, key, request, script, delay).await;
-    };
-    match fault.when {
-        When::Never => {}
-        When::Before => drop(decide_detached(gateway.clone(), key, request, script, delay).await),
-        When::Later(later) => {
-            tokio::spawn(decide(gateway.clone(), key, request, script, later));
-        }
-    }
-    misbehave(&gateway, fault.answer).await
+type With = BoxedFilter<(Arc<Gateway>,)>;
+
+fn with(gateway: Arc<Gateway>) -> With {
+    warp::any().map(move || gateway.clone()).boxed()
 }
 
-/// Decides in a task of its own when it takes time, so that a caller who goes away changes nothing.
-async fn decide_detached(
-    gateway: Arc<Gateway>,
-    key: String,
-    request: Request,
-    script: Script,
-    delay: Duration,
-) -> Response {
-    if delay.is_zero() {
-        return decide(gateway, key, request, script, delay).await;
-    }
-    match tokio::spawn(decide(gateway.clone(), key, request, script, delay)).await {
-        Ok(response) => response,
-        Err(error) => gateway.refuse("failed", 500, "internal", &error.to_string()),
-    }
+fn body() -> BoxedFilter<(Bytes,)> {
+    warp::body::content_length_limit(BODY_BYTES_MAX).and(warp::body::bytes()).boxed()
 }
 
-async fn decide(
-    gateway: Arc<Gateway>,
-    key: String,
-    request: Request,
-    script: Script,
-    delay: Duration,
-) -> Response {
-    let ticket = match gateway.ledger.begin(&key, &request) {
-        Begin::Fresh(ticket) => ticket,
-        Begin::Known(decided) => return gateway.tell("replayed", &decided),
-        Begin::InProgress => {
-            let detail = "The first call under this key is not decided yet. Try again later.";
-            return gateway.refuse("in_progress", 409, "in-progress", detail);
-        }
-        Begin::Reused => {
-            let detail = "This key was used with another body.";
-            return gateway.refuse("reused", 422, "idempotency-key-reused", detail);
-        }
-    };
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
-    }
-    let (verdict, answer) = match script.declines(gateway.seed, &request.reference) {
-        Some(status) => (Verdict::Declined { code: "declined_by_issuer".into(), status }, "declined"),
-        None => (Verdict::Approved, "approved"),
-    };
-    match gateway.ledger.record(&ticket, &request, verdict, script.lag) {
-        Ok(decided) => gateway.tell(answer, &decided),
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "a charge was refused");
-            gateway.refuse("failed", 500, "internal", "The ledger cannot be written; nothing was charged.")
-        }
-    }
-}
-
-fn read(body: &[u8]) -> Result<Request, String> {
-    let request: Request = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
-    if !(1..=64).contains(&request.reference.len()) || !request.reference.chars().all(plain) {
-        return Err("reference: 1 to 64 letters, digits or ._:-".to_owned());
-    }
-    if !(1..=AMOUNT_MAX).contains(&request.amount) {
-        return Err(format!("amount: 1 to {AMOUNT_MAX}"));
-    }
-    Ok(request)
-}
-
-async fn misbehave(gateway: &Gateway, answer: Answer) -> Response {
-    let mut response = Response::default();
-    let name = match answer {
-        Answer::Hang => {
-            tokio::select! {
-                () = tokio::time::sleep(gateway.hang) => {}
-                () = gateway.shutdown.cancelled() => {}
+/// What a merchant calls, and what an outage takes away.
+fn business(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
+    let with = with(gateway);
+    let charge = warp::path!("charges")
+        .and(warp::post())
+        .and(warp::header::optional("idempotency-key"))
+        .and(body())
+        .and(with.clone())
+        .then(|key: Option<String>, body: Bytes, gateway: Arc<Gateway>| async move {
+            match gateway.outage() {
+                Some(how) => unserved(&gateway, how).await,
+                None => charge(gateway, key, body).await,
             }
-            response.extensions_mut().insert(Abort::Close);
-            "hang"
-        }
-        Answer::Reset => {
-            response.extensions_mut().insert(Abort::Reset);
-            "reset"
-        }
-        Answer::Status500 => return gateway.refuse("http500", 500, "internal", "Asked for by the script."),
-        Answer::TooMany => {
-            return gateway.refuse("http429", 429, "too-many-requests", "Asked for by the script.");
-        }
-        Answer::Html502 => {
-            response =
-                warp::reply::html("<html><body><h1>502 Bad Gateway</h1></body></html>").into_response();
-            *response.status_mut() = StatusCode::BAD_GATEWAY;
-            "http502"
-        }
-        Answer::Garbage => {
-            response = HttpResponse::new("{\"status\":\"succ").into_response();
-            "garbage"
-        }
-        Answer::Cut => {
-            let part =
-                stream::iter([Ok(Bytes::from_static(b"{\"status\":")), Err(std::io::ErrorKind::Other)]);
-            let part = futures_util::StreamExt::map(part, |part| part.map_err(std::io::Error::from));
-            response = warp::reply::stream(part).into_response();
-            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("120"));
-            "cut"
-        }
-    };
-    gateway.metrics.calls.with_label_values(&[name]).inc();
-    response
+        });
+    let inquire = warp::path!("charges" / String).and(warp::get()).and(with.clone()).then(
+        |reference: String, gateway: Arc<Gateway>| async move {
+            match gateway.outage() {
+                Some(how) => unserved(&gateway, how).await,
+                None => inquire(&gateway, &reference),
+            }
+        },
+    );
+    let void = warp::path!("charges" / String / "void").and(warp::post()).and(body()).and(with).then(
+        |reference: String, body: Bytes, gateway: Arc<Gateway>| async move {
+            match gateway.outage() {
+                Some(how) => unserved(&gateway, how).await,
+                None => void(&gateway, &reference, &body),
+            }
+        },
+    );
+    charge.or(inquire).unify().or(void).unify().boxed()
+}
+
+/// What changes its behaviour.
+fn behaviour(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
+    let with = with(gateway);
+    let show = warp::path!("script")
+        .and(warp::get())
+        .and(with.clone())
+        .map(|gateway: Arc<Gateway>| warp::reply::json(read(&gateway.mix).words()).into_response());
+    let script = warp::path!("script")
+        .and(warp::put())
+        .and(warp::header::optional("content-type"))
+        .and(body())
+        .and(with.clone())
+        .map(|kind: Option<String>, body: Bytes, gateway: Arc<Gateway>| {
+            let json = kind.is_some_and(|kind| kind.starts_with("application/json"));
+            changed(mix(json, &body).map(|mix| *write(&gateway.mix) = mix), "unknown-script")
+        });
+    let outage = warp::path!("outage").and(warp::put()).and(body()).and(with.clone()).map(
+        |body: Bytes, gateway: Arc<Gateway>| {
+            let outage = serde_json::from_slice(&body).map_err(|error| error.to_string());
+            let set = |outage| *write(&gateway.outage) = Some((outage, Instant::now()));
+            changed(outage.map(set), "unknown-outage")
+        },
+    );
+    let over = warp::path!("outage").and(warp::delete()).and(with.clone()).map(|gateway: Arc<Gateway>| {
+        *write(&gateway.outage) = None;
+        StatusCode::NO_CONTENT.into_response()
+    });
+    let keys = warp::path!("idempotency").and(warp::put()).and(body()).and(with).map(
+        |body: Bytes, gateway: Arc<Gateway>| {
+            let ignored = match body.as_ref() {
+                b"honoured" => Ok(false),
+                b"ignored" => Ok(true),
+                _ => Err("`honoured` or `ignored`".to_owned()),
+            };
+            let set = |ignored| gateway.ignores_keys.store(ignored, Ordering::Relaxed);
+            changed(ignored.map(set), "unknown-idempotency")
+        },
+    );
+    show.or(script).unify().or(outage).unify().or(over).unify().or(keys).unify().boxed()
+}
+
+fn mix(json: bool, body: &[u8]) -> Result<Mix, String> {
+    if json {
+        return serde_json::from_slice(body).map_err(|error| error.to_string()).and_then(Mix::of);
+    }
+    Mix::plain(std::str::from_utf8(body).map_err(|error| error.to_string())?.trim())
+}
+
+fn changed(set: Result<(), String>, kind: &str) -> Response {
+    match set {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(detail) => problem(400, kind, &detail),
+    }
+}
+
+// The guarded values are valid after any panic.
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn unserved(gateway: &Gateway, how: How) -> Response {
+    match how {
+        How::Unavailable => gateway.refuse("outage", 503, "unavailable", "Out of order, as asked for."),
+        How::Reset => misbehave(gateway, Answer::Reset).await,
+        How::Hang => misbehave(gateway, Answer::Hang).await,
+    }
 }
 
 fn inquire(gateway: &Gateway, reference: &str) -> Response {
+    let status = |status: &str| warp::reply::json(&json!({"status": status, "reference": reference}));
     match gateway.ledger.find(reference) {
-        Some(decided) => gateway.tell("inquiry_found", &decided),
-        None => gateway.refuse("inquiry_not_found", 404, "charge-not-found", "No charge has this reference."),
+        Found::Decided { decided, surplus } => gateway.tell("inquiry_found", &decided, &surplus),
+        Found::Pending => {
+            gateway.metrics.calls.with_label_values(&["inquiry_pending"]).inc();
+            status("pending").into_response()
+        }
+        Found::Voided => {
+            gateway.metrics.calls.with_label_values(&["inquiry_voided"]).inc();
+            status("voided").into_response()
+        }
+        Found::Nothing => {
+            gateway.refuse("inquiry_not_found", 404, "charge-not-found", "No charge has this reference.")
+        }
     }
 }
 
-fn set_script(gateway: &Gateway, words: &[u8]) -> Response {
-    match std::str::from_utf8(words).ok().and_then(|words| Script::parse(words.trim())) {
-        Some(script) => {
-            *gateway.script.write().unwrap_or_else(PoisonError::into_inner) = script;
-            StatusCode::NO_CONTENT.into_response()
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VoidRequest {
+    #[serde(default)]
+    keep: Option<String>,
+}
+
+fn void(gateway: &Gateway, reference: &str, body: &[u8]) -> Response {
+    let request: VoidRequest = match serde_json::from_slice(body) {
+        Ok(request) => request,
+        Err(error) => return gateway.refuse("invalid", 400, "invalid-void", &error.to_string()),
+    };
+    match gateway.ledger.void(reference, request.keep.as_deref()) {
+        Ok(Void::Done { voided, barred }) => {
+            gateway.metrics.calls.with_label_values(&["voided"]).inc();
+            let voided: Vec<_> = voided.iter().map(|decided| gateway.charge_line(decided)).collect();
+            let body =
+                json!({"status": "voided", "reference": reference, "voided": voided, "barred": barred});
+            warp::reply::json(&body).into_response()
         }
-        None => problem(400, "unknown-script", "The script has no word that is known."),
+        Ok(Void::UnknownKeep) => {
+            let detail = "The charge to keep does not stand; nothing was voided.";
+            gateway.refuse("void_refused", 422, "unknown-charge", detail)
+        }
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "a void was refused");
+            gateway.refuse("failed", 500, "internal", "The ledger cannot be written; try again.")
+        }
     }
 }
 
@@ -251,13 +251,29 @@ fn render_metrics(gateway: &Gateway) -> Response {
 }
 
 impl Gateway {
-    fn tell(&self, answer: &str, decided: &Decided) -> Response {
+    pub fn script(&self, request: &Request) -> Script {
+        Script::of(&request.client_number, read(&self.mix).script(self.seed, &request.reference))
+    }
+
+    pub fn honours_keys(&self) -> bool {
+        !self.ignores_keys.load(Ordering::Relaxed)
+    }
+
+    fn outage(&self) -> Option<How> {
+        let (outage, since) = (*read(&self.outage))?;
+        outage.is_on(since.elapsed()).then_some(outage.how)
+    }
+
+    fn charge_line(&self, decided: &Decided) -> serde_json::Value {
+        json!({"provider_reference": self.ledger.provider_reference(decided), "amount": decided.amount})
+    }
+
+    pub fn tell(&self, answer: &str, decided: &Decided, surplus: &[Decided]) -> Response {
         self.metrics.calls.with_label_values(&[answer]).inc();
         let (reference, amount) = (decided.reference.to_string(), decided.amount);
-        let (status, body) = match &decided.verdict {
+        let (status, mut body) = match &decided.verdict {
             Verdict::Approved => {
-                // A function of the key: the same at every telling, whatever was lost in between.
-                let provider = format!("ch_{:016x}", roll(self.seed, &decided.key.to_string(), 0));
+                let provider = self.ledger.provider_reference(decided);
                 let body = json!({"status": "succeeded", "provider_reference": provider,
                     "reference": reference, "amount": amount});
                 (200, body)
@@ -268,13 +284,21 @@ impl Gateway {
                 (*status, body)
             }
         };
+        if !surplus.is_empty() {
+            body["surplus"] = surplus.iter().map(|decided| self.charge_line(decided)).collect();
+        }
         let status = if answer == "inquiry_found" { 200 } else { status };
         let mut response = warp::reply::json(&body).into_response();
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
         response
     }
 
-    fn refuse(&self, answer: &str, status: u16, kind: &str, detail: &str) -> Response {
+    pub fn in_progress(&self) -> Response {
+        let detail = "The first call under this key is not decided yet. Try again later.";
+        self.refuse("in_progress", 409, "in-progress", detail)
+    }
+
+    pub fn refuse(&self, answer: &str, status: u16, kind: &str, detail: &str) -> Response {
         self.metrics.calls.with_label_values(&[answer]).inc();
         problem(status, kind, detail)
     }
@@ -289,7 +313,7 @@ fn problem(status: u16, kind: &str, detail: &str) -> Response {
     let mut response = warp::reply::json(&body).into_response();
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    if status == StatusCode::TOO_MANY_REQUESTS {
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         response.headers_mut().insert("retry-after", HeaderValue::from_static("1"));
     }
     response

@@ -1,6 +1,6 @@
-//! What the gateway decided, once per idempotency key.
+//! What the gateway decided, once per idempotency key, and what it gave back.
 //!
-//! Each decision is one line of an append-only file, written (not synced) before anybody is told: a killed
+//! Each entry is one line of an append-only file, written (not synced) before anybody is told: a killed
 //! process loses nothing, and a line torn by the kill, which nobody was told of, is dropped at the next start.
 //! The memory is an index over the same lines: about 200 bytes per charge.
 
@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::record::{Decided, Id, Line, Request, Verdict, micros, now, print};
+use crate::record::{Decided, Entry, Id, Line, Request, Verdict, micros, now, print, provider_reference};
 
 /// How a call under a key begins.
 pub enum Begin {
@@ -41,17 +41,43 @@ impl Drop for Ticket {
     }
 }
 
-/// How many decisions there are.
+/// What an inquiry by reference finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The charge that stands, the others that do as well, or the last decline.
+    Decided {
+        decided: Decided,
+        surplus: Vec<Decided>,
+    },
+    /// Every charge was given back, or there never will be one.
+    Voided,
+    /// Declined for now, and being tried again.
+    Pending,
+    Nothing,
+}
+
+/// What a void left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Void {
+    /// All charges of the reference that were ever given back.
+    Done { voided: Vec<Decided>, barred: bool },
+    /// The charge to keep does not stand; nothing was done.
+    UnknownKeep,
+}
+
+/// How many entries there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     pub charges: u64,
     pub declines: u64,
-    /// Charges beyond the first of their reference: what must never happen to a customer.
+    pub voids: u64,
+    /// Standing charges beyond the first of their reference: what must never happen to a customer.
     pub surplus: u64,
 }
 
 pub struct Ledger {
     state: Mutex<State>,
+    seed: u64,
 }
 
 struct State {
@@ -59,11 +85,18 @@ struct State {
     /// Bytes of whole lines; whatever lies beyond is the rest of a failed write.
     length: u64,
     line: Vec<u8>,
-    decided: Vec<Decided>,
+    entries: Vec<Entry>,
     by_key: HashMap<Id, u32>,
-    /// The charge of a reference if there is one, its last decline otherwise.
+    /// The first charge of a reference if there is one, its last decline otherwise.
     by_reference: HashMap<Id, u32>,
+    /// Charges beyond the first of their reference, which are few.
+    further: HashMap<Id, Vec<u32>>,
+    voided: HashSet<u32>,
+    barred: HashSet<Id>,
+    /// Keys that are being decided.
     open: HashSet<Id>,
+    /// References that were declined for now.
+    pending: HashSet<Id>,
     /// Calls so far, of references whose script counts them.
     calls: HashMap<Id, u32>,
     counts: Counts,
@@ -72,7 +105,7 @@ struct State {
 impl Ledger {
     /// Opens or creates the file and reads it. Fails if another process has it open, or if a line other
     /// than a torn last one cannot be read.
-    pub fn open(path: &Path) -> anyhow::Result<Arc<Ledger>> {
+    pub fn open(path: &Path, seed: u64) -> anyhow::Result<Arc<Ledger>> {
         let open = || OpenOptions::new().read(true).append(true).create(true).open(path);
         let file = open().with_context(|| format!("open the ledger {}", path.display()))?;
         if let Err(error) = file.try_lock() {
@@ -82,23 +115,26 @@ impl Ledger {
             file,
             length: 0,
             line: Vec::new(),
-            decided: Vec::new(),
+            entries: Vec::new(),
             by_key: HashMap::new(),
             by_reference: HashMap::new(),
+            further: HashMap::new(),
+            voided: HashSet::new(),
+            barred: HashSet::new(),
             open: HashSet::new(),
+            pending: HashSet::new(),
             calls: HashMap::new(),
             counts: Counts::default(),
         };
         state.recover().with_context(|| format!("read the ledger {}", path.display()))?;
-        Ok(Arc::new(Ledger { state: Mutex::new(state) }))
+        Ok(Arc::new(Ledger { state: Mutex::new(state), seed }))
     }
 
     /// Claims `key` for `request`, or says what became of it.
     pub fn begin(self: &Arc<Self>, key: &str, request: &Request) -> Begin {
         let mut state = self.state();
         let key = Id::new(key);
-        if let Some(known) = state.by_key.get(&key) {
-            let known = &state.decided[*known as usize];
+        if let Some(known) = state.by_key.get(&key).and_then(|index| state.decided(*index)) {
             return if known.print == print(request) { Begin::Known(known.clone()) } else { Begin::Reused };
         }
         if !state.open.insert(key.clone()) {
@@ -107,7 +143,21 @@ impl Ledger {
         Begin::Fresh(Ticket { ledger: self.clone(), key })
     }
 
-    /// Writes the decision, then remembers it. On an error nothing was decided.
+    /// As a gateway that does not look at keys: each call is the first. It is kept under `KEY~1`, `KEY~2`, …
+    pub fn begin_anew(self: &Arc<Self>, key: &str) -> Ticket {
+        let mut state = self.state();
+        let mut number = 1u32;
+        let key = loop {
+            let candidate = Id::new(&format!("{key}~{number}"));
+            if !state.by_key.contains_key(&candidate) && state.open.insert(candidate.clone()) {
+                break candidate;
+            }
+            number += 1;
+        };
+        Ticket { ledger: self.clone(), key }
+    }
+
+    /// Writes the decision, then remembers it; a barred reference is declined. On an error nothing was decided.
     pub fn record(
         &self,
         ticket: &Ticket,
@@ -116,27 +166,76 @@ impl Ledger {
         lag: Duration,
     ) -> anyhow::Result<Decided> {
         let at = now();
+        let reference = Id::new(&request.reference);
+        let mut state = self.state();
+        let barred = state.barred.contains(&reference);
         let decided = Decided {
             key: ticket.key.clone(),
-            reference: Id::new(&request.reference),
             amount: request.amount,
-            verdict,
+            verdict: if barred {
+                Verdict::Declined { code: "reference_voided".into(), status: 402 }
+            } else {
+                verdict
+            },
             at,
             visible_at: at.checked_add(lag).unwrap_or(Timestamp::MAX),
             print: print(request),
+            reference,
         };
-        let mut state = self.state();
-        state.append(&decided).context("write to the ledger")?;
-        state.remember(decided.clone());
+        state.add(Entry::Decided(decided.clone()))?;
         Ok(decided)
     }
 
-    /// What an inquiry by reference sees: the charge if there is one, a decline otherwise.
-    pub fn find(&self, reference: &str) -> Option<Decided> {
+    /// From now until it is decided, an inquiry finds the reference pending.
+    pub fn pend(&self, reference: &str) {
+        self.state().pending.insert(Id::new(reference));
+    }
+
+    pub fn find(&self, reference: &str) -> Found {
         let state = self.state();
-        let found = state.by_reference.get(&Id::new(reference))?;
-        let found = &state.decided[*found as usize];
-        (found.visible_at <= now()).then(|| found.clone())
+        let id = Id::new(reference);
+        let mut standing = state.standing(&id);
+        let visible = |decided: &&Decided| decided.visible_at <= now();
+        if let Some(first) = standing.find(visible) {
+            let surplus = standing.filter(visible).cloned().collect();
+            return Found::Decided { decided: first.clone(), surplus };
+        }
+        drop(standing);
+        if state.pending.contains(&id) {
+            return Found::Pending;
+        }
+        if state.barred.contains(&id) || state.given_back(&id).next().is_some() {
+            return Found::Voided;
+        }
+        match state.by_reference.get(&id).and_then(|index| state.decided(*index)).filter(visible) {
+            Some(decided) if decided.verdict != Verdict::Approved => {
+                Found::Decided { decided: decided.clone(), surplus: Vec::new() }
+            }
+            Some(_) | None => Found::Nothing,
+        }
+    }
+
+    /// Gives back every charge of the reference but `keep`, a provider reference; without one, bars the reference too.
+    pub fn void(&self, reference: &str, keep: Option<&str>) -> anyhow::Result<Void> {
+        let mut state = self.state();
+        let (id, at) = (Id::new(reference), now());
+        let kept = |decided: &Decided| keep == Some(provider_reference(self.seed, &decided.key).as_str());
+        let (kept, rest): (Vec<Decided>, Vec<Decided>) = state.standing(&id).cloned().partition(kept);
+        if keep.is_some() && kept.is_empty() {
+            return Ok(Void::UnknownKeep);
+        }
+        for Decided { key, reference, amount, .. } in rest {
+            state.add(Entry::Voided { key, reference, amount, at })?;
+        }
+        if keep.is_none() && !state.barred.contains(&id) {
+            state.add(Entry::Barred { reference: id.clone(), at })?;
+        }
+        let barred = state.barred.contains(&id);
+        Ok(Void::Done { voided: state.given_back(&id).cloned().collect(), barred })
+    }
+
+    pub fn provider_reference(&self, decided: &Decided) -> String {
+        provider_reference(self.seed, &decided.key)
     }
 
     /// Counts a call of this reference and returns its number: 1, 2, …
@@ -156,19 +255,27 @@ impl Ledger {
         self.state().open.len()
     }
 
-    /// A page of the export, charges in the order in which they were made, as NDJSON, and where the next
-    /// one starts; `None` at the end.
+    /// A page of the export, charges and voids in the order in which they were made, as NDJSON, and where the
+    /// next one starts; `None` at the end.
     pub fn export(&self, from: usize, lines_max: usize) -> Option<(String, usize)> {
         let state = self.state();
-        let page = state.decided.get(from..).filter(|page| !page.is_empty())?;
+        let page = state.entries.get(from..).filter(|page| !page.is_empty())?;
         let page = &page[..page.len().min(lines_max)];
-        let mut text = String::with_capacity(page.len() * 128);
-        for decided in page.iter().filter(|decided| decided.verdict == Verdict::Approved) {
-            // Written by hand: every field is a number, a UUID or escaped by serde_json.
-            let reference = serde_json::Value::from(decided.reference.to_string());
-            let (amount, at) = (decided.amount, micros(decided.at));
+        let mut text = String::with_capacity(page.len() * 160);
+        for entry in page {
+            let (kind, key, reference, amount, at) = match entry {
+                Entry::Decided(decided) if decided.verdict == Verdict::Approved => {
+                    ("charge", &decided.key, &decided.reference, decided.amount, decided.at)
+                }
+                Entry::Voided { key, reference, amount, at } => ("void", key, reference, *amount, *at),
+                Entry::Decided(_) | Entry::Barred { .. } => continue,
+            };
+            // Written by hand: every field is a number, a UUID, a name of ours or escaped by serde_json.
+            let (reference, at) = (serde_json::Value::from(reference.to_string()), micros(at));
+            let provider = provider_reference(self.seed, key);
             text.push_str(&format!(
-                "{{\"reference\":{reference},\"amount\":{amount},\"kind\":\"charge\",\"at\":\"{at}\"}}\n"
+                "{{\"reference\":{reference},\"amount\":{amount},\"kind\":\"{kind}\",\"at\":\"{at}\",\
+                 \"provider_reference\":\"{provider}\"}}\n"
             ));
         }
         Some((text, from + page.len()))
@@ -181,6 +288,28 @@ impl Ledger {
 }
 
 impl State {
+    fn decided(&self, index: u32) -> Option<&Decided> {
+        match self.entries.get(index as usize) {
+            Some(Entry::Decided(decided)) => Some(decided),
+            Some(Entry::Voided { .. } | Entry::Barred { .. }) | None => None,
+        }
+    }
+
+    fn charges(&self, reference: &Id) -> impl Iterator<Item = (u32, &Decided)> {
+        let first = self.by_reference.get(reference).into_iter();
+        let further = self.further.get(reference).into_iter().flatten();
+        let decided = first.chain(further).filter_map(|index| Some((*index, self.decided(*index)?)));
+        decided.filter(|(_, decided)| decided.verdict == Verdict::Approved)
+    }
+
+    fn standing(&self, reference: &Id) -> impl Iterator<Item = &Decided> {
+        self.charges(reference).filter(|(index, _)| !self.voided.contains(index)).map(|(_, decided)| decided)
+    }
+
+    fn given_back(&self, reference: &Id) -> impl Iterator<Item = &Decided> {
+        self.charges(reference).filter(|(index, _)| self.voided.contains(index)).map(|(_, decided)| decided)
+    }
+
     fn recover(&mut self) -> anyhow::Result<()> {
         let mut reader = BufReader::new(self.file.try_clone()?);
         let mut line = Vec::new();
@@ -195,159 +324,70 @@ impl State {
                 return Ok(());
             }
             let parsed: Line<'_> = serde_json::from_slice(&line).with_context(|| format!("line {number}"))?;
-            self.remember(parsed.into_decided().with_context(|| format!("line {number}"))?);
+            self.remember(parsed.into_entry().with_context(|| format!("line {number}"))?);
             self.length += read as u64;
         }
         Ok(())
     }
 
-    fn append(&mut self, decided: &Decided) -> anyhow::Result<()> {
+    /// Writes it, then remembers it. On an error it never was.
+    fn add(&mut self, entry: Entry) -> anyhow::Result<()> {
         self.line.clear();
-        serde_json::to_writer(&mut self.line, &Line::from_decided(decided))?;
+        serde_json::to_writer(&mut self.line, &Line::of(&entry))?;
         self.line.push(b'\n');
         if let Err(error) = self.file.write_all(&self.line) {
             // Half a line would swallow the next one.
             self.file.set_len(self.length).context("cut a half-written line off")?;
-            return Err(error.into());
+            return Err(error).context("write to the ledger");
         }
         self.length += self.line.len() as u64;
+        self.remember(entry);
         Ok(())
     }
 
-    fn remember(&mut self, decided: Decided) {
-        let index = self.decided.len() as u32;
-        let approved = decided.verdict == Verdict::Approved;
-        let before = self.by_reference.get(&decided.reference).map(|i| &self.decided[*i as usize].verdict);
-        let charged = before == Some(&Verdict::Approved);
-        if approved {
-            self.counts.charges += 1;
-            self.counts.surplus += u64::from(charged);
-        } else {
-            self.counts.declines += 1;
+    fn remember(&mut self, entry: Entry) {
+        let index = self.entries.len() as u32;
+        match &entry {
+            Entry::Decided(decided) => self.index(decided, index),
+            Entry::Voided { key, reference, .. } => {
+                let surplus = self.standing(reference).count() > 1;
+                if let Some(charge) = self.by_key.get(key)
+                    && self.voided.insert(*charge)
+                {
+                    self.counts.voids += 1;
+                    self.counts.surplus -= u64::from(surplus);
+                }
+            }
+            Entry::Barred { reference, .. } => {
+                self.barred.insert(reference.clone());
+            }
         }
-        if !charged {
-            self.by_reference.insert(decided.reference.clone(), index);
-        }
+        self.entries.push(entry);
+    }
+
+    fn index(&mut self, decided: &Decided, index: u32) {
+        let reference = &decided.reference;
+        self.pending.remove(reference);
         self.by_key.insert(decided.key.clone(), index);
-        self.decided.push(decided);
+        let charged = self.charges(reference).next().is_some();
+        if decided.verdict != Verdict::Approved {
+            self.counts.declines += 1;
+            if !charged {
+                self.by_reference.insert(reference.clone(), index);
+            }
+            return;
+        }
+        self.counts.charges += 1;
+        if charged {
+            let surplus = self.standing(reference).next().is_some();
+            self.counts.surplus += u64::from(surplus);
+            self.further.entry(reference.clone()).or_default().push(index);
+        } else {
+            self.by_reference.insert(reference.clone(), index);
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn request(reference: &str, amount: i64) -> Request {
-        let (client_number, service_id) = ("5551234".to_owned(), "power".to_owned());
-        Request { reference: reference.to_owned(), amount, client_number, service_id }
-    }
-
-    fn charge(ledger: &Arc<Ledger>, key: &str, request: &Request) -> Decided {
-        let Begin::Fresh(ticket) = ledger.begin(key, request) else { panic!("{key} is not fresh") };
-        ledger.record(&ticket, request, Verdict::Approved, Duration::ZERO).expect("recorded")
-    }
-
-    fn path() -> std::path::PathBuf {
-        std::env::temp_dir().join(format!("gateway-sim-{}.ndjson", Uuid::new_v4()))
-    }
-
-    #[test]
-    fn a_key_is_decided_once_and_belongs_to_one_request() {
-        let path = path();
-        let ledger = Ledger::open(&path).unwrap();
-        let first = request("r1", 5);
-        let Begin::Fresh(ticket) = ledger.begin("k1", &first) else { panic!("not fresh") };
-        assert!(matches!(ledger.begin("k1", &first), Begin::InProgress));
-        let decided = ledger.record(&ticket, &first, Verdict::Approved, Duration::ZERO).unwrap();
-        drop(ticket);
-        assert!(matches!(ledger.begin("k1", &first), Begin::Known(known) if known == decided));
-        assert!(matches!(ledger.begin("k1", &request("r1", 6)), Begin::Reused));
-        assert_eq!(ledger.counts(), Counts { charges: 1, declines: 0, surplus: 0 });
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn a_ticket_given_up_leaves_the_key_free() {
-        let path = path();
-        let ledger = Ledger::open(&path).unwrap();
-        drop(ledger.begin("k1", &request("r1", 5)));
-        charge(&ledger, "k1", &request("r1", 5));
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn another_key_charges_the_same_reference_again_and_that_is_counted() {
-        let path = path();
-        let ledger = Ledger::open(&path).unwrap();
-        charge(&ledger, "k1", &request("r1", 5));
-        charge(&ledger, "k2", &request("r1", 5));
-        assert_eq!(ledger.counts(), Counts { charges: 2, declines: 0, surplus: 1 });
-        assert_eq!(ledger.find("r1").unwrap().key, Id::new("k1"));
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn everything_is_there_after_a_restart_and_a_torn_line_is_not() {
-        let path = path();
-        let ledger = Ledger::open(&path).unwrap();
-        let uuid = "0198c0de-0000-7000-8000-000000000001";
-        let approved = charge(&ledger, uuid, &request(uuid, 15_000));
-        let odd = request("odd \"reference\"\n", 1);
-        let Begin::Fresh(ticket) = ledger.begin("k2", &odd) else { panic!("not fresh") };
-        let verdict = Verdict::Declined { code: "no_funds".into(), status: 402 };
-        let declined = ledger.record(&ticket, &odd, verdict, Duration::from_secs(3600)).unwrap();
-        let (counts, exported) = (ledger.counts(), ledger.export(0, 100));
-        drop((ticket, ledger));
-
-        let whole = std::fs::read(&path).unwrap();
-        for torn in [&b"{"[..], b"{\"reference\":\"r3\",\"amount\":1}", b"\xff"] {
-            std::fs::write(&path, [&whole, torn].concat()).unwrap();
-            let ledger = Ledger::open(&path).unwrap();
-            assert_eq!(std::fs::read(&path).unwrap(), whole);
-            assert_eq!((ledger.counts(), ledger.export(0, 100)), (counts, exported.clone()));
-            assert!(matches!(ledger.begin(uuid, &request(uuid, 15_000)), Begin::Known(d) if d == approved));
-            assert!(matches!(ledger.begin("k2", &odd), Begin::Known(d) if d == declined));
-            assert_eq!(ledger.find("odd \"reference\"\n"), None, "not visible yet");
-        }
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn a_damaged_line_and_a_second_process_are_refused() {
-        let path = path();
-        let ledger = Ledger::open(&path).unwrap();
-        assert!(Ledger::open(&path).is_err(), "in use");
-        drop(ledger);
-        std::fs::write(&path, "{}\n").unwrap();
-        let error = format!("{:#}", Ledger::open(&path).err().expect("damaged"));
-        assert!(error.contains("line 1"), "{error}");
-        std::fs::remove_file(path).unwrap();
-    }
-
-    #[test]
-    fn the_export_comes_in_pages_without_declines() {
-        let path = path();
-        let ledger = Ledger::open(&path).unwrap();
-        for n in 0..5 {
-            let request = request(&format!("r{n}"), n + 1);
-            let Begin::Fresh(ticket) = ledger.begin(&request.reference, &request) else { panic!() };
-            let declined = Verdict::Declined { code: "no".into(), status: 402 };
-            let verdict = if n == 1 { declined } else { Verdict::Approved };
-            ledger.record(&ticket, &request, verdict, Duration::ZERO).unwrap();
-        }
-        let (mut text, mut from) = (String::new(), 0);
-        while let Some((page, next)) = ledger.export(from, 2) {
-            text.push_str(&page);
-            from = next;
-        }
-        let lines: Vec<serde_json::Value> =
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let seen: Vec<_> =
-            lines.iter().map(|l| (l["reference"].as_str().unwrap(), l["amount"].as_i64())).collect();
-        assert_eq!(seen, [("r0", Some(1)), ("r2", Some(3)), ("r3", Some(4)), ("r4", Some(5))]);
-        assert!(lines.iter().all(|l| l["kind"] == "charge" && l["at"].as_str().unwrap().len() == 27));
-        std::fs::remove_file(path).unwrap();
-    }
-}
+#[path = "ledger_tests.rs"]
+mod tests;

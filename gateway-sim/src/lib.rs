@@ -3,14 +3,19 @@
 //! It charges, declines and misbehaves as the client number asks ([`script`]), charges once per idempotency
 //! key, and keeps a ledger that survives being killed ([`ledger`]): the other side of every reconciliation.
 
+pub mod charge;
 pub mod config;
+pub mod hooks;
 pub mod http;
 pub mod ledger;
 pub mod metrics;
+pub mod mix;
+pub mod outage;
 pub mod record;
 pub mod script;
 pub mod serve;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 
 use tokio::net::TcpListener;
@@ -21,13 +26,21 @@ pub use config::Config;
 /// Serves on `listener` until `shutdown`.
 ///
 /// # Errors
-/// The ledger cannot be opened, is damaged, or is in use.
+/// The ledger cannot be opened, is damaged, or is in use; or the webhook secret is not one.
 pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let ledger = ledger::Ledger::open(&config.ledger_path)?;
+    let metrics = metrics::Metrics::new()?;
+    let target = match (config.webhook_url, config.webhook_secret) {
+        (Some(url), Some(secret)) => Some(hooks::Target::new(url, &secret)?),
+        (Some(_) | None, _) => None,
+    };
+    let (hooks, deliveries) = hooks::Hooks::new(target, metrics.clone(), config.seed, shutdown.clone())?;
     let gateway = http::Gateway {
-        ledger,
-        metrics: metrics::Metrics::new()?,
-        script: RwLock::new(config.script),
+        ledger: ledger::Ledger::open(&config.ledger_path, config.seed)?,
+        metrics,
+        hooks,
+        mix: RwLock::new(config.script),
+        outage: RwLock::new(None),
+        ignores_keys: AtomicBool::new(config.idempotency == config::Idempotency::Ignored),
         seed: config.seed,
         latency: config.latency_ms,
         hang: config.hang_ms,
@@ -35,6 +48,6 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     };
     let counts = gateway.ledger.counts();
     tracing::info!(address = %listener.local_addr()?, charges = counts.charges, "gateway-sim is up");
-    serve::serve(listener, http::routes(Arc::new(gateway)), shutdown).await;
+    tokio::join!(serve::serve(listener, http::routes(Arc::new(gateway)), shutdown), deliveries);
     Ok(())
 }

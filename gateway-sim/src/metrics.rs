@@ -9,8 +9,11 @@ pub struct Metrics {
     registry: Registry,
     /// Calls by what the caller was shown.
     pub calls: IntCounterVec,
+    /// Webhooks by what became of them.
+    pub hooks: IntCounterVec,
     charges: IntGauge,
     declines: IntGauge,
+    voids: IntGauge,
     surplus: IntGauge,
 }
 
@@ -25,11 +28,19 @@ impl Metrics {
         let calls = Opts::new("gateway_sim_calls_total", "Calls of POST /charges and inquiries, by answer.");
         let calls = IntCounterVec::new(calls, &["answer"])?;
         registry.register(Box::new(calls.clone()))?;
+        let hooks = Opts::new("gateway_sim_webhooks_total", "Webhooks, by what became of them.");
+        let hooks = IntCounterVec::new(hooks, &["outcome"])?;
+        registry.register(Box::new(hooks.clone()))?;
         Ok(Metrics {
             calls,
+            hooks,
             charges: gauge("gateway_sim_charges", "Charges in the ledger.")?,
             declines: gauge("gateway_sim_declines", "Declines remembered.")?,
-            surplus: gauge("gateway_sim_surplus_charges", "Charges beyond the first of their reference.")?,
+            voids: gauge("gateway_sim_voids", "Charges given back.")?,
+            surplus: gauge(
+                "gateway_sim_surplus_charges",
+                "Standing charges beyond the first of their reference.",
+            )?,
             registry,
         })
     }
@@ -38,6 +49,7 @@ impl Metrics {
     pub fn render(&self, counts: Counts) -> anyhow::Result<Vec<u8>> {
         self.charges.set(counts.charges as i64);
         self.declines.set(counts.declines as i64);
+        self.voids.set(counts.voids as i64);
         self.surplus.set(counts.surplus as i64);
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

@@ -1,10 +1,12 @@
 //! What a decision is, in memory and as a line of the ledger file.
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+
+use crate::script::roll;
 
 /// The body of `POST /charges`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -37,6 +39,29 @@ pub enum Verdict {
     Declined { code: Box<str>, status: u16 },
 }
 
+/// What the ledger holds, in the order in which it happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    Decided(Decided),
+    /// The charge under this key was given back.
+    Voided {
+        key: Id,
+        reference: Id,
+        amount: i64,
+        at: Timestamp,
+    },
+    /// The reference will never be charged again.
+    Barred {
+        reference: Id,
+        at: Timestamp,
+    },
+}
+
+/// The gateway's own name of a charge: a function of the key, the same at every telling, whatever was lost in between.
+pub fn provider_reference(seed: u64, key: &Id) -> String {
+    format!("ch_{:016x}", roll(seed, &key.to_string(), 0))
+}
+
 /// A key or reference; UUIDs, which nearly all are, take 16 bytes instead of an allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Id {
@@ -66,11 +91,14 @@ impl std::fmt::Display for Id {
 #[derive(Serialize, Deserialize)]
 pub struct Line<'a> {
     reference: String,
-    amount: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    amount: Option<i64>,
     kind: &'a str,
     at: Timestamp,
-    key: String,
-    print: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    print: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     visible_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,39 +108,71 @@ pub struct Line<'a> {
 }
 
 impl Line<'_> {
-    pub fn from_decided(decided: &Decided) -> Line<'static> {
+    pub fn of(entry: &Entry) -> Line<'static> {
+        match entry {
+            Entry::Decided(decided) => Line::of_decided(decided),
+            Entry::Voided { key, reference, amount, at } => Line {
+                amount: Some(*amount),
+                key: Some(key.to_string()),
+                ..Line::bare("void", reference, *at)
+            },
+            Entry::Barred { reference, at } => Line::bare("bar", reference, *at),
+        }
+    }
+
+    fn bare(kind: &'static str, reference: &Id, at: Timestamp) -> Line<'static> {
+        let reference = reference.to_string();
+        Line {
+            reference,
+            kind,
+            at,
+            amount: None,
+            key: None,
+            print: None,
+            visible_at: None,
+            code: None,
+            status: None,
+        }
+    }
+
+    fn of_decided(decided: &Decided) -> Line<'static> {
         let (kind, code, status) = match &decided.verdict {
             Verdict::Approved => ("charge", None, None),
             Verdict::Declined { code, status } => ("decline", Some(code.clone()), Some(*status)),
         };
         Line {
-            reference: decided.reference.to_string(),
-            amount: decided.amount,
-            kind,
-            at: decided.at,
-            key: decided.key.to_string(),
-            print: decided.print,
+            amount: Some(decided.amount),
+            key: Some(decided.key.to_string()),
+            print: Some(decided.print),
             visible_at: (decided.visible_at != decided.at).then_some(decided.visible_at),
             code,
             status,
+            ..Line::bare(kind, &decided.reference, decided.at)
         }
     }
 
-    pub fn into_decided(self) -> anyhow::Result<Decided> {
+    pub fn into_entry(self) -> anyhow::Result<Entry> {
+        let (reference, at) = (Id::new(&self.reference), self.at);
         let verdict = match (self.kind, self.code, self.status) {
             ("charge", None, None) => Verdict::Approved,
             ("decline", Some(code), Some(status)) => Verdict::Declined { code, status },
-            (kind, _, _) => bail!("not a decision: kind {kind:?}"),
+            ("bar", None, None) => return Ok(Entry::Barred { reference, at }),
+            ("void", None, None) => {
+                let key = Id::new(self.key.as_deref().context("a void without a key")?);
+                let amount = self.amount.context("a void without an amount")?;
+                return Ok(Entry::Voided { key, reference, amount, at });
+            }
+            (kind, _, _) => bail!("not an entry: kind {kind:?}"),
         };
-        Ok(Decided {
-            key: Id::new(&self.key),
-            reference: Id::new(&self.reference),
-            amount: self.amount,
+        Ok(Entry::Decided(Decided {
+            key: Id::new(self.key.as_deref().context("no key")?),
+            reference,
+            amount: self.amount.context("no amount")?,
             verdict,
-            at: self.at,
-            visible_at: self.visible_at.unwrap_or(self.at),
-            print: self.print,
-        })
+            at,
+            visible_at: self.visible_at.unwrap_or(at),
+            print: self.print.context("no print")?,
+        }))
     }
 }
 

@@ -16,11 +16,14 @@
 //! | `lagN` | the inquiry does not see the charge for N ms |
 //! | `hang` | decide nothing, never answer |
 //! | `reset` | decide nothing, reset the connection |
-//! | `http500` `http502` `http429` | decide nothing, answer so (502: an HTML page; 429: `Retry-After: 1`) |
+//! | `http500` `http502` `http429` `http409` | decide nothing, answer so (502: an HTML page; 429: `Retry-After: 1`; 409: in progress) |
 //! | `garbage` | decide nothing, answer 200 with a body that is not JSON |
 //! | `cut` | decide nothing, promise a body and stop in the middle of it |
-//! | `then` + one of these six, e.g. `thenhang`, `thenhttp500` | decide and remember, *then* misbehave so |
+//! | `then` + one of these, e.g. `thenhang`, `thenhttp500` | decide and remember, *then* misbehave so |
 //! | `lateN` | never answer, and decide N ms later |
+//! | `softN` | answer 402 with `"retryable": true`, be pending, and decide N ms later |
+//! | `hook` | tell the decision by webhook, even if the caller was answered |
+//! | `hooklateN` `hookxN` `hooklost` `hookbad` | that webhook N ms late, N times, not at all, badly signed |
 //! | one of the misbehaviours + `xN`, e.g. `hangx3` | misbehave in the first N calls of a reference (otherwise once) |
 
 use std::time::Duration;
@@ -28,11 +31,28 @@ use std::time::Duration;
 /// What to do with the charges of one client number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
+    pub hook: Hook,
     pub decision: Decision,
     pub latency: Latency,
     /// How long the inquiry does not see the charge.
     pub lag: Duration,
     pub fault: Option<Fault>,
+}
+
+/// How a decision is told by webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Also if the caller got the answer.
+    pub always: bool,
+    pub late: Duration,
+    pub copies: u32,
+    pub bad: bool,
+}
+
+impl Default for Hook {
+    fn default() -> Self {
+        Self { always: false, late: Duration::ZERO, copies: 1, bad: false }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,13 +97,17 @@ pub enum Answer {
     Status500,
     Html502,
     TooMany,
+    InProgress,
+    /// Declined for now.
+    Soft,
     Garbage,
     Cut,
 }
 
 impl Default for Script {
     fn default() -> Self {
-        Self { decision: Decision::Approve, latency: Latency::Base, lag: Duration::ZERO, fault: None }
+        let hook = Hook::default();
+        Self { hook, decision: Decision::Approve, latency: Latency::Base, lag: Duration::ZERO, fault: None }
     }
 }
 
@@ -110,6 +134,9 @@ impl Script {
         if let Some(fault) = Fault::parse(word) {
             self.fault = Some(fault);
             return true;
+        }
+        if let Some(rest) = word.strip_prefix("hook") {
+            return self.hook.read(rest);
         }
         let (name, number) = split_number(word);
         let millis = Duration::from_millis(number.unwrap_or(0));
@@ -160,6 +187,22 @@ impl Script {
     }
 }
 
+impl Hook {
+    fn read(&mut self, word: &str) -> bool {
+        let (name, number) = split_number(word);
+        match (name, number) {
+            ("", None) => {}
+            ("late", Some(millis)) => self.late = Duration::from_millis(millis),
+            ("x", Some(copies @ 1..=100)) => self.copies = copies as u32,
+            ("lost", None) => self.copies = 0,
+            ("bad", None) => self.bad = true,
+            (_, _) => return false,
+        }
+        self.always = true;
+        true
+    }
+}
+
 impl Fault {
     fn parse(word: &str) -> Option<Fault> {
         let (word, times) = match word.rsplit_once('x') {
@@ -169,12 +212,12 @@ impl Fault {
             },
             None => (word, 1),
         };
-        if let ("late", Some(millis)) = split_number(word) {
-            return Some(Fault {
-                when: When::Later(Duration::from_millis(millis)),
-                answer: Answer::Hang,
-                times,
-            });
+        let later =
+            |millis, answer| Some(Fault { when: When::Later(Duration::from_millis(millis)), answer, times });
+        match split_number(word) {
+            ("late", Some(millis)) => return later(millis, Answer::Hang),
+            ("soft", Some(millis)) => return later(millis, Answer::Soft),
+            (_, _) => {}
         }
         let (when, name) = match word.strip_prefix("then") {
             Some(name) => (When::Before, name),
@@ -186,6 +229,7 @@ impl Fault {
             "http500" => Answer::Status500,
             "http502" => Answer::Html502,
             "http429" => Answer::TooMany,
+            "http409" => Answer::InProgress,
             "garbage" => Answer::Garbage,
             "cut" => Answer::Cut,
             _ => return None,
@@ -218,99 +262,5 @@ fn unit(roll: u64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn script(number: &str) -> Script {
-        Script::of(number, &Script::default())
-    }
-
-    #[test]
-    fn ordinary_numbers_are_approved() {
-        for number in ["5551234", "555-1234", "", "-", "555-12-34-500", "555-declined", "555-x3"] {
-            assert_eq!(script(number), Script::default(), "{number}");
-        }
-    }
-
-    #[test]
-    fn every_word_of_the_table() {
-        let ms = Duration::from_millis;
-        let base = Script::default();
-        let decided = |decision| Script { decision, ..base.clone() };
-        let timed = |latency| Script { latency, ..base.clone() };
-        let faulty =
-            |when, answer, times| Script { fault: Some(Fault { when, answer, times }), ..base.clone() };
-        let table = [
-            ("1-approve", base.clone()),
-            ("1-decline", decided(Decision::Decline(402))),
-            ("1-decline200", decided(Decision::Decline(200))),
-            ("1-mix10", decided(Decision::Mix(10))),
-            ("1-slow200", timed(Latency::Fixed(ms(200)))),
-            ("1-jitter50", timed(Latency::Even(ms(50)))),
-            ("1-tail20", timed(Latency::Tail(ms(20)))),
-            ("1-lag300", Script { lag: ms(300), ..base.clone() }),
-            ("1-hang", faulty(When::Never, Answer::Hang, 1)),
-            ("1-reset", faulty(When::Never, Answer::Reset, 1)),
-            ("1-http500", faulty(When::Never, Answer::Status500, 1)),
-            ("1-http502", faulty(When::Never, Answer::Html502, 1)),
-            ("1-http429x7", faulty(When::Never, Answer::TooMany, 7)),
-            ("1-garbage", faulty(When::Never, Answer::Garbage, 1)),
-            ("1-cut", faulty(When::Never, Answer::Cut, 1)),
-            ("1-thenhang", faulty(When::Before, Answer::Hang, 1)),
-            ("1-thenresetx2", faulty(When::Before, Answer::Reset, 2)),
-            ("1-thenhttp500", faulty(When::Before, Answer::Status500, 1)),
-            ("1-late900", faulty(When::Later(ms(900)), Answer::Hang, 1)),
-            ("1-late900x2", faulty(When::Later(ms(900)), Answer::Hang, 2)),
-        ];
-        for (number, expected) in table {
-            assert_eq!(script(number), expected, "{number}");
-        }
-    }
-
-    #[test]
-    fn words_combine_and_a_number_overrides_the_default() {
-        let both = script("555-decline-thenhangx2-slow5");
-        assert_eq!(both.decision, Decision::Decline(402));
-        assert_eq!(both.latency, Latency::Fixed(Duration::from_millis(5)));
-        assert_eq!(both.fault(2).map(|f| f.answer), Some(Answer::Hang));
-        assert_eq!(both.fault(3), None);
-        let default = Script::parse("decline").expect("a known word");
-        assert_eq!(Script::of("5551234", &default), default);
-        assert_eq!(Script::of("555-approve", &default), Script::default());
-    }
-
-    #[test]
-    fn chance_depends_on_seed_reference_and_call_alone() {
-        assert_eq!(roll(1, "a", 1), roll(1, "a", 1));
-        let all = [roll(1, "a", 1), roll(2, "a", 1), roll(1, "b", 1), roll(1, "a", 2)];
-        let distinct: std::collections::HashSet<u64> = all.into_iter().collect();
-        assert_eq!(distinct.len(), 4);
-        // The value itself is pinned: a run can be repeated with a later release.
-        assert_eq!(roll(7, "0198c0de-0000-7000-8000-000000000001", 1), 15_921_235_268_590_213_891);
-    }
-
-    #[test]
-    fn a_mix_declines_about_as_many_as_it_says() {
-        let mix = script("1-mix10");
-        let declined = (0..10_000).filter(|n| mix.declines(3, &n.to_string()).is_some()).count();
-        assert!((900..1_100).contains(&declined), "{declined}");
-    }
-
-    #[test]
-    fn latencies_have_the_shape_they_promise() {
-        let base = Duration::from_millis(1);
-        let sorted = |number: &str| {
-            let script = script(number);
-            let mut all: Vec<u128> =
-                (0..10_000).map(|n| script.delay(base, 5, &n.to_string(), 1).as_micros()).collect();
-            all.sort_unstable();
-            all
-        };
-        let even = sorted("1-jitter100");
-        assert!((45_000..55_000).contains(&even[5_000]) && even[9_999] < 100_000);
-        let tail = sorted("1-tail20");
-        assert!((19_000..21_000).contains(&tail[5_000]), "{}", tail[5_000]);
-        assert!((150_000..260_000).contains(&tail[9_900]), "{}", tail[9_900]);
-        assert_eq!(sorted("1")[9_999], 1_000);
-    }
-}
+#[path = "script_tests.rs"]
+mod tests;

@@ -1,0 +1,178 @@
+//! `POST /charges`: what is decided, when, and what the caller gets to see of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use warp::http::header::{CONTENT_LENGTH, HeaderValue};
+use warp::http::{Response as HttpResponse, StatusCode};
+use warp::reply::{Reply, Response};
+
+use crate::http::Gateway;
+use crate::ledger::{Begin, Ticket};
+use crate::record::{Request, Verdict};
+use crate::script::{Answer, Fault, Script, When};
+use crate::serve::Abort;
+
+/// Largest integer every JSON reader keeps exact.
+const AMOUNT_MAX: i64 = (1 << 53) - 1;
+
+/// A charge asked for, and what its script says about it.
+struct Asked {
+    key: String,
+    request: Request,
+    script: Script,
+    /// The caller waits for the decision.
+    heard: bool,
+}
+
+pub async fn charge(gateway: Arc<Gateway>, key: Option<String>, body: Bytes) -> Response {
+    let request = match read(&body) {
+        Ok(request) => request,
+        Err(detail) => return gateway.refuse("invalid", 400, "invalid-charge", &detail),
+    };
+    let key = match key {
+        Some(key) if (1..=128).contains(&key.len()) => key,
+        Some(_) | None => {
+            let detail = "An Idempotency-Key of 1 to 128 characters is required.";
+            return gateway.refuse("invalid", 400, "idempotency-key-required", detail);
+        }
+    };
+    let script = gateway.script(&request);
+    // Only scripts that misbehave count calls: the count costs memory per reference.
+    let call = if script.fault.is_some() { gateway.ledger.count_call(&request.reference) } else { 1 };
+    let delay = script.delay(gateway.latency, gateway.seed, &request.reference, call);
+    let fault = script.fault(call);
+    let asked = Asked { key, request, script, heard: fault.is_none() };
+    let Some(fault) = fault else { return decide_detached(gateway, asked, delay).await };
+    decide_unheard(&gateway, asked, fault, delay).await;
+    misbehave(&gateway, fault.answer).await
+}
+
+async fn decide_unheard(gateway: &Arc<Gateway>, asked: Asked, fault: Fault, delay: Duration) {
+    match fault.when {
+        When::Never => {}
+        When::Before => drop(decide_detached(gateway.clone(), asked, delay).await),
+        When::Later(later) => {
+            if fault.answer == Answer::Soft {
+                gateway.ledger.pend(&asked.request.reference);
+            }
+            tokio::spawn(decide(gateway.clone(), asked, later));
+        }
+    }
+}
+
+/// Decides in a task of its own when it takes time, so that a caller who goes away changes nothing.
+async fn decide_detached(gateway: Arc<Gateway>, asked: Asked, delay: Duration) -> Response {
+    if delay.is_zero() {
+        return decide(gateway, asked, delay).await;
+    }
+    match tokio::spawn(decide(gateway.clone(), asked, delay)).await {
+        Ok(response) => response,
+        Err(error) => gateway.refuse("failed", 500, "internal", &error.to_string()),
+    }
+}
+
+async fn decide(gateway: Arc<Gateway>, asked: Asked, delay: Duration) -> Response {
+    let ticket = match begin(&gateway, &asked) {
+        Ok(ticket) => ticket,
+        Err(response) => return *response,
+    };
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    let verdict = match asked.script.declines(gateway.seed, &asked.request.reference) {
+        Some(status) => Verdict::Declined { code: "declined_by_issuer".into(), status },
+        None => Verdict::Approved,
+    };
+    match gateway.ledger.record(&ticket, &asked.request, verdict, asked.script.lag) {
+        Ok(decided) => {
+            gateway.hooks.decided(&decided, asked.script.hook, asked.heard);
+            let answer = if decided.verdict == Verdict::Approved { "approved" } else { "declined" };
+            gateway.tell(answer, &decided, &[])
+        }
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "a charge was refused");
+            gateway.refuse("failed", 500, "internal", "The ledger cannot be written; nothing was charged.")
+        }
+    }
+}
+
+/// The right to decide, or the answer.
+fn begin(gateway: &Gateway, asked: &Asked) -> Result<Ticket, Box<Response>> {
+    if !gateway.honours_keys() {
+        return Ok(gateway.ledger.begin_anew(&asked.key));
+    }
+    Err(Box::new(match gateway.ledger.begin(&asked.key, &asked.request) {
+        Begin::Fresh(ticket) => return Ok(ticket),
+        Begin::Known(decided) => gateway.tell("replayed", &decided, &[]),
+        Begin::InProgress => gateway.in_progress(),
+        Begin::Reused => {
+            let detail = "This key was used with another body.";
+            gateway.refuse("reused", 422, "idempotency-key-reused", detail)
+        }
+    }))
+}
+
+fn read(body: &[u8]) -> Result<Request, String> {
+    let request: Request = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
+    if !(1..=64).contains(&request.reference.len()) || !request.reference.chars().all(plain) {
+        return Err("reference: 1 to 64 letters, digits or ._:-".to_owned());
+    }
+    if !(1..=AMOUNT_MAX).contains(&request.amount) {
+        return Err(format!("amount: 1 to {AMOUNT_MAX}"));
+    }
+    Ok(request)
+}
+
+pub async fn misbehave(gateway: &Gateway, answer: Answer) -> Response {
+    let mut response = Response::default();
+    let name = match answer {
+        Answer::Hang => {
+            tokio::select! {
+                () = tokio::time::sleep(gateway.hang) => {}
+                () = gateway.shutdown.cancelled() => {}
+            }
+            response.extensions_mut().insert(Abort::Close);
+            "hang"
+        }
+        Answer::Reset => {
+            response.extensions_mut().insert(Abort::Reset);
+            "reset"
+        }
+        Answer::Status500 => return gateway.refuse("http500", 500, "internal", "Asked for by the script."),
+        Answer::TooMany => {
+            return gateway.refuse("http429", 429, "too-many-requests", "Asked for by the script.");
+        }
+        Answer::InProgress => return gateway.in_progress(),
+        Answer::Soft => {
+            let body =
+                serde_json::json!({"status": "declined", "code": "try_again_later", "retryable": true});
+            response = warp::reply::json(&body).into_response();
+            *response.status_mut() = StatusCode::PAYMENT_REQUIRED;
+            "soft_declined"
+        }
+        Answer::Html502 => {
+            response =
+                warp::reply::html("<html><body><h1>502 Bad Gateway</h1></body></html>").into_response();
+            *response.status_mut() = StatusCode::BAD_GATEWAY;
+            "http502"
+        }
+        Answer::Garbage => {
+            response = HttpResponse::new("{\"status\":\"succ").into_response();
+            "garbage"
+        }
+        Answer::Cut => {
+            let part =
+                stream::iter([Ok(Bytes::from_static(b"{\"status\":")), Err(std::io::ErrorKind::Other)]);
+            let part = futures_util::StreamExt::map(part, |part| part.map_err(std::io::Error::from));
+            response = warp::reply::stream(part).into_response();
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("120"));
+            "cut"
+        }
+    };
+    gateway.metrics.calls.with_label_values(&[name]).inc();
+    response
+}

@@ -1,0 +1,134 @@
+//! Webhooks, signed as the Standard Webhooks specification says: `charge.decided`, with the reference and nothing
+//! else, so that who is told has to ask.
+//!
+//! At most [`QUEUE_MAX`] wait; what comes on top is dropped and counted, as is what cannot be delivered after
+//! [`TRIES`] tries. Webhooks are a hint, and receivers must live without them.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use backon::{ExponentialBuilder, Retryable};
+use serde_json::json;
+use standardwebhooks::Webhook;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::record::{Decided, Id, micros, now};
+use crate::script::{Hook, roll};
+
+const QUEUE_MAX: usize = 1_024;
+/// Deliveries under way.
+const CONCURRENT_MAX: usize = 16;
+const TRIES: usize = 4;
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// Where webhooks go.
+pub struct Target {
+    pub url: String,
+    signer: Webhook,
+    wrong: Webhook,
+}
+
+impl Target {
+    /// # Errors
+    /// The secret is not base64 (with or without `whsec_`).
+    pub fn new(url: String, secret: &str) -> anyhow::Result<Target> {
+        let signer = Webhook::new(secret).context("the webhook secret")?;
+        let wrong = Webhook::from_bytes(b"not the secret".to_vec())?;
+        Ok(Target { url, signer, wrong })
+    }
+}
+
+struct Told {
+    reference: Id,
+    /// The same at every delivery of a decision.
+    id: String,
+    hook: Hook,
+}
+
+/// The end at which decisions come in; without a target they go nowhere.
+pub struct Hooks {
+    queue: Option<Sender<Told>>,
+    metrics: Metrics,
+    seed: u64,
+}
+
+impl Hooks {
+    /// The queue, and the work that empties it until `shutdown`.
+    pub fn new(
+        target: Option<Target>,
+        metrics: Metrics,
+        seed: u64,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<(Hooks, impl Future<Output = ()>)> {
+        let (sender, receiver) = channel(QUEUE_MAX);
+        let queue = target.is_some().then_some(sender);
+        let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_MAX).build()?;
+        let counted = metrics.clone();
+        let work = async move {
+            if let Some(target) = target {
+                deliver_all(receiver, &target, &http, &counted, &shutdown).await;
+            }
+        };
+        Ok((Hooks { queue, metrics, seed }, work))
+    }
+
+    /// `heard`: the caller of the charge got the answer.
+    pub fn decided(&self, decided: &Decided, hook: Hook, heard: bool) {
+        let Some(queue) = self.queue.as_ref().filter(|_| hook.always || !heard) else { return };
+        let id = format!("msg_{:016x}", roll(self.seed, &decided.key.to_string(), u32::MAX - 2));
+        for _ in 0..hook.copies {
+            let told = Told { reference: decided.reference.clone(), id: id.clone(), hook };
+            if queue.try_send(told).is_err() {
+                self.metrics.hooks.with_label_values(&["dropped"]).inc();
+            }
+        }
+    }
+}
+
+async fn deliver_all(
+    queue: Receiver<Told>,
+    target: &Target,
+    http: &reqwest::Client,
+    metrics: &Metrics,
+    shutdown: &CancellationToken,
+) {
+    let waiting = futures_util::stream::unfold(queue, async |mut queue| Some((queue.recv().await?, queue)));
+    let deliveries =
+        futures_util::StreamExt::for_each_concurrent(waiting, CONCURRENT_MAX, |told| async move {
+            let delivered = match deliver(&told, target, http).await {
+                Ok(()) => "delivered",
+                Err(error) => {
+                    tracing::debug!(error = format!("{error:#}"), "a webhook was not delivered");
+                    "undelivered"
+                }
+            };
+            metrics.hooks.with_label_values(&[delivered]).inc();
+        });
+    tokio::select! {
+        () = deliveries => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+async fn deliver(told: &Told, target: &Target, http: &reqwest::Client) -> anyhow::Result<()> {
+    tokio::time::sleep(told.hook.late).await;
+    let body = json!({"type": "charge.decided", "timestamp": micros(now()).to_string(),
+        "data": {"reference": told.reference.to_string()}})
+    .to_string();
+    let send = || async {
+        let seconds = now().as_second();
+        let signer = if told.hook.bad { &target.wrong } else { &target.signer };
+        let signature = signer.sign(&told.id, seconds, body.as_bytes())?;
+        let request = http
+            .post(&target.url)
+            .header("content-type", "application/json")
+            .header(standardwebhooks::HEADER_WEBHOOK_ID, &told.id)
+            .header(standardwebhooks::HEADER_WEBHOOK_TIMESTAMP, seconds)
+            .header(standardwebhooks::HEADER_WEBHOOK_SIGNATURE, signature);
+        request.body(body.clone()).send().await?.error_for_status()?;
+        anyhow::Ok(())
+    };
+    send.retry(ExponentialBuilder::default().with_jitter().with_max_times(TRIES - 1)).await
+}
