@@ -220,7 +220,9 @@ struct VoidRequest {
 }
 
 fn void(gateway: &Gateway, reference: &str, body: &[u8]) -> Response {
-    let request: VoidRequest = match serde_json::from_slice(body) {
+    // An object: serde would take `[]` for one with nothing in it.
+    let object = serde_json::from_slice(body).map(serde_json::Value::Object);
+    let request: VoidRequest = match object.and_then(serde_json::from_value) {
         Ok(request) => request,
         Err(error) => return gateway.refuse("invalid", 400, "invalid-void", &error.to_string()),
     };

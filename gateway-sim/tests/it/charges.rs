@@ -1,92 +1,11 @@
-//! The gateway over HTTP, as its callers see it.
-#![allow(clippy::unwrap_used)] // in tests; clippy.toml covers test functions, not their helpers
+//! Charging, and misbehaving while at it.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
-use reqwest::{Client, StatusCode};
+use reqwest::StatusCode;
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 
-struct Gateway {
-    address: SocketAddr,
-    ledger: PathBuf,
-    http: Client,
-    shutdown: CancellationToken,
-    served: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Gateway {
-    async fn start(extra: &[&str]) -> Gateway {
-        let ledger = std::env::temp_dir().join(format!("gateway-sim-{}.ndjson", uuid::Uuid::new_v4()));
-        Gateway::start_on(ledger, extra).await
-    }
-
-    async fn start_on(ledger: PathBuf, extra: &[&str]) -> Gateway {
-        let path = ledger.to_str().unwrap();
-        let args = ["gateway-sim", "--ledger-path", path].into_iter().chain(extra.iter().copied());
-        let config = gateway_sim::Config::try_parse_from(args).unwrap();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let shutdown = CancellationToken::new();
-        let served = tokio::spawn(gateway_sim::run(config, listener, shutdown.clone()));
-        let http = Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap();
-        Gateway { address, ledger, http, shutdown, served }
-    }
-
-    async fn stop(self) -> PathBuf {
-        self.shutdown.cancel();
-        self.served.await.unwrap().unwrap();
-        self.ledger
-    }
-
-    async fn end(self) {
-        std::fs::remove_file(self.stop().await).unwrap();
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
-
-    async fn send(&self, key: &str, body: &Value) -> reqwest::Result<reqwest::Response> {
-        self.http.post(self.url("/charges")).header("idempotency-key", key).json(body).send().await
-    }
-
-    async fn charge(&self, reference: &str, number: &str) -> (StatusCode, Value) {
-        let reply = self.send(reference, &body(reference, 15_000, number)).await.unwrap();
-        (reply.status(), reply.json().await.unwrap())
-    }
-
-    async fn fails(&self, reference: &str, number: &str) -> reqwest::Error {
-        match self.send(reference, &body(reference, 15_000, number)).await {
-            Ok(reply) => reply.bytes().await.expect_err("a whole answer"),
-            Err(error) => error,
-        }
-    }
-
-    async fn get(&self, path: &str) -> (StatusCode, String) {
-        let reply = self.http.get(self.url(path)).send().await.unwrap();
-        (reply.status(), reply.text().await.unwrap())
-    }
-
-    async fn ledger(&self) -> Vec<(String, i64)> {
-        let (status, text) = self.get("/ledger").await;
-        assert_eq!(status, 200);
-        let line = |line: &str| {
-            let line: Value = serde_json::from_str(line).unwrap();
-            assert_eq!(line["kind"], "charge");
-            (line["reference"].as_str().unwrap().to_owned(), line["amount"].as_i64().unwrap())
-        };
-        text.lines().map(line).collect()
-    }
-}
-
-fn body(reference: &str, amount: i64, number: &str) -> Value {
-    json!({"reference": reference, "amount": amount, "client_number": number, "service_id": "power"})
-}
+use crate::gateway::{Gateway, body, found};
 
 #[tokio::test]
 async fn a_charge_is_made_once_per_key() {
@@ -175,11 +94,16 @@ async fn misbehaviour_before_the_decision_leaves_no_charge_and_ends() {
         assert!(!error.is_connect() && !error.is_timeout(), "{word}: {error:?}");
         assert_eq!(format!("{error:?}").contains("ConnectionReset"), word == "reset", "{word}: {error:?}");
     }
-    for (word, status) in [("http500", 500), ("http502", 502), ("http429", 429), ("garbage", 200)] {
+    for (word, status) in
+        [("http500", 500), ("http502", 502), ("http429", 429), ("http409", 409), ("garbage", 200)]
+    {
         let number = format!("1-{word}");
         let reply = gateway.send(word, &body(word, 15_000, &number)).await.unwrap();
         assert_eq!(reply.status(), status, "{word}");
-        assert!(reply.json::<Value>().await.is_err() || status == 500 || status == 429, "{word}");
+        assert!(
+            reply.json::<Value>().await.is_err() || status == 500 || status == 429 || status == 409,
+            "{word}"
+        );
     }
     assert!(gateway.ledger().await.is_empty());
     for word in lost {
@@ -261,14 +185,4 @@ async fn health_and_metrics_are_served() {
         (200, true)
     );
     gateway.end().await;
-}
-
-/// Waits until an inquiry sees the charge.
-async fn found(gateway: &Gateway, reference: &str) {
-    let sees = async {
-        while gateway.get(&format!("/charges/{reference}")).await.0 != 200 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), sees).await.expect("the charge appears");
 }

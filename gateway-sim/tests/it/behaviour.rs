@@ -1,0 +1,87 @@
+//! What changes in the middle of a run, and soft declines.
+
+use serde_json::json;
+
+use crate::gateway::{Gateway, body};
+
+#[tokio::test]
+async fn a_soft_decline_is_pending_and_then_decided() {
+    let gateway = Gateway::start(&[]).await;
+    let (status, soft) = gateway.charge("r1", "1-soft200").await;
+    assert_eq!((status.as_u16(), &soft["retryable"]), (402, &json!(true)));
+    assert_eq!(gateway.inquire("r1").await, json!({"status": "pending", "reference": "r1"}));
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+    while gateway.inquire("r1").await["status"] != "succeeded" {
+        assert!(std::time::Instant::now() < until, "decided in the end");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let (status, declined) = gateway.charge("r2", "1-decline-soft1").await;
+    assert_eq!((status.as_u16(), &declined["retryable"]), (402, &json!(true)));
+    gateway.end().await;
+}
+
+#[tokio::test]
+async fn in_an_outage_nobody_is_served_and_afterwards_everybody_is() {
+    let gateway = Gateway::start(&["--hang-ms", "20"]).await;
+    gateway.put("/outage", json!({"for_ms": 3_600_000})).await;
+    let reply = gateway.send("r1", &body("r1", 15_000, "1")).await.unwrap();
+    assert_eq!((reply.status().as_u16(), reply.headers()["retry-after"].to_str().unwrap()), (503, "1"));
+    assert_eq!(gateway.get("/charges/r1").await.0, 503);
+    assert_eq!(gateway.void("r1", json!({})).await.0, 503);
+    assert_eq!(gateway.get("/health").await.0, 200);
+    for how in ["reset", "hang"] {
+        gateway.put("/outage", json!({"for_ms": 3_600_000, "how": how})).await;
+        let error = gateway.fails("r1", "1").await;
+        assert_eq!(format!("{error:?}").contains("ConnectionReset"), how == "reset", "{error:?}");
+    }
+    let ended = gateway.http.delete(gateway.url("/outage")).send().await.unwrap();
+    assert_eq!(ended.status(), 204);
+    assert_eq!(gateway.charge("r1", "1").await.0, 200);
+    assert_eq!(gateway.ledger().await.len(), 1);
+    gateway.end().await;
+}
+
+#[tokio::test]
+async fn a_mix_is_the_same_on_every_gateway_with_the_same_seed() {
+    let words = json!({"default": "approve", "mix": [{"percent": 30, "words": "decline"}, {"percent": 20, "words": "http500"}]});
+    let mut runs = Vec::new();
+    for (seed, backwards) in [("5", false), ("5", true), ("6", false)] {
+        let gateway = Gateway::start(&["--seed", seed]).await;
+        gateway.put("/script", words.clone()).await;
+        let (_, shown) = gateway.get("/script").await;
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), words);
+        let mut seen = Vec::new();
+        for n in 0..40 {
+            let n = if backwards { 39 - n } else { n };
+            let reference = format!("r{n}");
+            let reply = gateway.send(&reference, &body(&reference, 15_000, "5551234")).await.unwrap();
+            seen.push((n, reply.status().as_u16()));
+        }
+        seen.sort_unstable();
+        runs.push(seen);
+        assert_eq!(gateway.charge("own", "1-approve").await.0, 200, "a word of its own");
+        gateway.end().await;
+    }
+    assert_eq!(runs[0], runs[1]);
+    assert_ne!(runs[0], runs[2]);
+    for status in [200, 402, 500] {
+        assert!(runs[0].iter().any(|(_, seen)| *seen == status), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn whether_keys_count_can_be_changed() {
+    let gateway = Gateway::start(&[]).await;
+    let set = async |mode: &'static str| {
+        gateway.http.put(gateway.url("/idempotency")).body(mode).send().await.unwrap().status().as_u16()
+    };
+    gateway.charge("r1", "1").await;
+    gateway.charge("r1", "1").await;
+    assert_eq!((set("ignored").await, set("maybe").await), (204, 400));
+    gateway.charge("r1", "1").await;
+    assert_eq!(gateway.ledger().await.len(), 2);
+    assert_eq!(set("honoured").await, 204);
+    gateway.charge("r1", "1").await;
+    assert_eq!(gateway.ledger().await.len(), 2);
+    gateway.end().await;
+}
