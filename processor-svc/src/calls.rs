@@ -91,12 +91,11 @@ impl Calls {
         let this = self.clone();
         self.tasks.spawn(async move {
             let Claim { charge, attempt, seq, settled } = claim;
-            let Judged { verdict, alarm } = this.gateway.inquire(&charge).await;
+            let Judged { verdict: finding, alarm } = this.gateway.inquire(&charge, settled).await;
             if alarm {
                 Metrics::count(&this.metrics.alarms, "mismatch");
-                tracing::error!(payment_id = %charge.payment_id, ?verdict, "the gateway knows another charge");
+                tracing::error!(payment_id = %charge.payment_id, ?finding, "the gateway knows another charge");
             }
-            let finding = verdict.finding(settled);
             Metrics::count(&this.metrics.inquiries, finding_label(&finding));
             let event = Event::Inquired { attempt, finding };
             let from = State::Unknown { attempt };

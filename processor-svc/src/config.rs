@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use saga::telemetry::LogFormat;
+use standardwebhooks::Webhook;
 
 use crate::backoff::Backoff;
 use crate::breaker::Limits;
@@ -55,6 +56,12 @@ pub struct Config {
     /// Where the gateway is, e.g. http://gateway:8080
     #[arg(long, env, value_parser = url::<reqwest::Url>)]
     pub gateway_url: String,
+    /// Whether the gateway charges the same key once. If not, nothing is ever sent to it twice.
+    #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
+    pub gateway_idempotent: bool,
+    /// What the gateway signs its webhooks with (`whsec_…`); without it none are taken.
+    #[arg(long, env, hide_env_values = true, value_parser = secret)]
+    pub webhook_secret: Option<String>,
     /// Calls of new charges at the same time.
     #[arg(long, env, default_value_t = 256)]
     pub calls_max: usize,
@@ -134,6 +141,10 @@ where
     text.parse::<T>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
+fn secret(text: &str) -> Result<String, String> {
+    Webhook::new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
 fn millis(text: &str) -> Result<Duration, String> {
     positive(text).map(Duration::from_millis)
 }
@@ -191,6 +202,8 @@ mod tests {
             "--call-ms=0",
             "--lease-grace-ms=-1",
             "--breaker-faults=0",
+            "--webhook-secret=whsec_?",
+            "--gateway-idempotent=perhaps",
             "--breaker-probes=0",
             "--prefetch=70000",
         ] {

@@ -51,6 +51,8 @@ pub struct Judged<T> {
 pub struct Gateway {
     http: Client,
     charges: String,
+    /// The same key is charged once; otherwise a charge is never sent again.
+    idempotent: bool,
 }
 
 #[derive(Serialize)]
@@ -72,6 +74,17 @@ struct Answer {
     /// A decline that the gateway itself will try again is no outcome.
     #[serde(default)]
     retryable: bool,
+    /// Charges of the same reference beside this one.
+    #[serde(default)]
+    surplus: Vec<serde_json::Value>,
+}
+
+/// The gateway's document about a void.
+#[derive(Deserialize)]
+struct VoidAnswer {
+    status: String,
+    reference: String,
+    barred: bool,
 }
 
 #[derive(Deserialize)]
@@ -87,6 +100,7 @@ impl Gateway {
         connect_max: Duration,
         call_max: Duration,
         idle_max: usize,
+        idempotent: bool,
     ) -> anyhow::Result<Gateway> {
         let http = Client::builder()
             .no_proxy()
@@ -101,7 +115,7 @@ impl Gateway {
             .context("gateway client")?;
         let charges = format!("{}/charges", url.trim_end_matches('/'));
         reqwest::Url::parse(&charges).with_context(|| format!("gateway URL {url}"))?;
-        Ok(Gateway { http, charges })
+        Ok(Gateway { http, charges, idempotent })
     }
 
     /// Charges, or repeats the answer if this payment was charged before.
@@ -120,10 +134,28 @@ impl Gateway {
         judge_call(charge, &hear(request.send().await).await)
     }
 
-    /// Asks by our reference what became of a charge.
-    pub async fn inquire(&self, charge: &Charge) -> Judged<Lookup> {
+    /// Asks by our reference what became of a charge, and puts right what must not stay so. `settled`: the
+    /// gateway's visibility delay had passed.
+    pub async fn inquire(&self, charge: &Charge, settled: bool) -> Judged<Finding> {
         let request = self.http.get(format!("{}/{}", self.charges, charge.payment_id));
-        judge_inquiry(charge, &hear(request.send().await).await)
+        let Judged { verdict, alarm } = judge_inquiry(charge, &hear(request.send().await).await);
+        let repair = verdict.repair(settled, self.idempotent);
+        let verdict = match self.repair(charge, repair).await {
+            Ok(()) => verdict.finding(settled, self.idempotent),
+            Err(why) => Finding::Unavailable { why },
+        };
+        Judged { verdict, alarm }
+    }
+
+    async fn repair(&self, charge: &Charge, repair: Option<Repair>) -> Result<(), String> {
+        let body = match &repair {
+            None => return Ok(()),
+            Some(Repair::VoidOthers { keep }) => serde_json::json!({"keep": keep}),
+            Some(Repair::Reverse) => serde_json::json!({}),
+        };
+        let request = self.http.post(format!("{}/{}/void", self.charges, charge.payment_id)).json(&body);
+        let heard = hear(request.send().await).await;
+        judge_void(charge, &heard, repair == Some(Repair::Reverse))
     }
 }
 
@@ -159,10 +191,16 @@ pub fn judge_call(charge: &Charge, heard: &Heard) -> Judged<Outcome> {
     };
     match status {
         200 | 402 => match definite(charge, status, body) {
-            Ok(Definite::Succeeded { provider_reference }) => calm(Outcome::Succeeded { provider_reference }),
+            // Whether more than this one stands is for an inquiry to find out and put right.
+            Ok(Definite::Succeeded { surplus: true, .. }) => alarm(unknown("surplus")),
+            Ok(Definite::Succeeded { provider_reference, surplus: false }) => {
+                calm(Outcome::Succeeded { provider_reference })
+            }
             Ok(Definite::Declined { code }) => calm(Outcome::Declined { code }),
+            Ok(Definite::Voided) => calm(unknown("voided")),
             Err(NotDefinite::Mismatch) => alarm(unknown("answer_mismatch")),
             Err(NotDefinite::Unreadable) => calm(unknown("unreadable_answer")),
+            Err(NotDefinite::Pending) => calm(unknown("pending")),
             Err(NotDefinite::Retryable) => calm(unknown("decline_retryable")),
         },
         // Rejected input is final, but only the gateway may say so, not something in between.
@@ -182,7 +220,8 @@ pub fn health(outcome: &Outcome) -> Health {
         Outcome::Succeeded { .. } | Outcome::Declined { .. } => Health::Answered,
         Outcome::NotSent { .. } => Health::Fault,
         Outcome::Unknown { why } => match why.as_str() {
-            "decline_retryable" | "http_409" | "key_reused" | "answer_mismatch" => Health::Neither,
+            "decline_retryable" | "http_409" | "key_reused" | "answer_mismatch" | "surplus" | "pending"
+            | "voided" => Health::Neither,
             _ => Health::Fault,
         },
     }
@@ -191,22 +230,80 @@ pub fn health(outcome: &Outcome) -> Health {
 /// What an inquiry found. Whether a miss is settled depends on when the call ended, which the caller knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    Succeeded { provider_reference: String },
-    Declined { code: String },
+    /// `surplus`: further charges of the same payment stand.
+    Succeeded {
+        provider_reference: String,
+        surplus: bool,
+    },
+    Declined {
+        code: String,
+    },
+    /// Every charge was given back.
+    Voided,
     NotFound,
-    Unavailable { why: String },
+    Unavailable {
+        why: String,
+    },
 }
 
+/// What has to be done at the gateway, and confirmed, before what an inquiry found may be believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Give back every charge of this payment but one.
+    VoidOthers { keep: String },
+    /// Give back every charge of this payment, and bar those that are still under way.
+    Reverse,
+}
+
+/// Why a charge is declined that was reversed.
+pub const VOIDED: &str = "voided";
+
 impl Lookup {
-    /// `settled`: the gateway's visibility delay had passed when the inquiry was made.
-    pub fn finding(self, settled: bool) -> Finding {
+    /// Exactly one charge may stand behind a success, and none behind a decline. Where the same key may be
+    /// charged twice nothing is ever sent again, so a charge that is not there is made impossible instead.
+    pub fn repair(&self, settled: bool, idempotent: bool) -> Option<Repair> {
         match self {
-            Lookup::Succeeded { provider_reference } => Finding::Succeeded { provider_reference },
+            Lookup::Succeeded { provider_reference, surplus: true } => {
+                Some(Repair::VoidOthers { keep: provider_reference.clone() })
+            }
+            Lookup::Voided => Some(Repair::Reverse),
+            Lookup::NotFound if settled && !idempotent => Some(Repair::Reverse),
+            Lookup::Succeeded { surplus: false, .. }
+            | Lookup::Declined { .. }
+            | Lookup::NotFound
+            | Lookup::Unavailable { .. } => None,
+        }
+    }
+
+    /// What it amounts to once it was repaired.
+    pub fn finding(self, settled: bool, idempotent: bool) -> Finding {
+        match self {
+            Lookup::Succeeded { provider_reference, surplus: _ } => Finding::Succeeded { provider_reference },
             Lookup::Declined { code } => Finding::Declined { code },
+            Lookup::Voided => Finding::Declined { code: VOIDED.to_owned() },
+            Lookup::NotFound if settled && !idempotent => Finding::Declined { code: VOIDED.to_owned() },
             Lookup::NotFound => Finding::NotFound { settled },
             Lookup::Unavailable { why } => Finding::Unavailable { why },
         }
     }
+}
+
+/// Whether a void is confirmed. `bars`: it must also keep later charges out.
+pub fn judge_void(charge: &Charge, heard: &Heard, bars: bool) -> Result<(), String> {
+    let (status, body) = match heard {
+        Heard::NotConnected => return Err("void_not_connected".to_owned()),
+        Heard::Lost(why) => return Err(format!("void_{why}")),
+        Heard::Answer { status, body } => (*status, body.as_slice()),
+    };
+    if status != 200 {
+        return Err(format!("void_http_{status}"));
+    }
+    let answer: VoidAnswer = serde_json::from_slice(body).map_err(|_| "void_unreadable_answer".to_owned())?;
+    let ours = answer.reference == charge.payment_id.to_string();
+    if ours && answer.status == "voided" && (answer.barred || !bars) {
+        return Ok(());
+    }
+    Err("void_not_confirmed".to_owned())
 }
 
 /// What an inquiry found.
@@ -219,10 +316,14 @@ pub fn judge_inquiry(charge: &Charge, heard: &Heard) -> Judged<Lookup> {
     };
     match status {
         200 => match definite(charge, status, body) {
-            Ok(Definite::Succeeded { provider_reference }) => calm(Lookup::Succeeded { provider_reference }),
+            Ok(Definite::Succeeded { provider_reference, surplus }) => {
+                calm(Lookup::Succeeded { provider_reference, surplus })
+            }
             Ok(Definite::Declined { code }) => calm(Lookup::Declined { code }),
+            Ok(Definite::Voided) => calm(Lookup::Voided),
             Err(NotDefinite::Mismatch) => alarm(unavailable("answer_mismatch")),
             Err(NotDefinite::Unreadable) => calm(unavailable("unreadable_answer")),
+            Err(NotDefinite::Pending) => calm(unavailable("pending")),
             Err(NotDefinite::Retryable) => calm(unavailable("decline_retryable")),
         },
         // A 404 of a proxy, or of a wrong URL, says nothing about the charge.
@@ -232,11 +333,13 @@ pub fn judge_inquiry(charge: &Charge, heard: &Heard) -> Judged<Lookup> {
 }
 
 enum Definite {
-    Succeeded { provider_reference: String },
+    Succeeded { provider_reference: String, surplus: bool },
     Declined { code: String },
+    Voided,
 }
 
 enum NotDefinite {
+    Pending,
     Unreadable,
     Mismatch,
     Retryable,
@@ -256,7 +359,9 @@ fn definite(charge: &Charge, status: u16, body: &[u8]) -> Result<Definite, NotDe
             let complete = answer.reference.is_some() && answer.amount.is_some();
             let provider_reference = answer.provider_reference.filter(|r| fits(r, REFERENCE_CHARS_MAX));
             match provider_reference {
-                Some(provider_reference) if complete => Ok(Definite::Succeeded { provider_reference }),
+                Some(provider_reference) if complete => {
+                    Ok(Definite::Succeeded { provider_reference, surplus: !answer.surplus.is_empty() })
+                }
                 Some(_) | None => Err(NotDefinite::Unreadable),
             }
         }
@@ -265,6 +370,9 @@ fn definite(charge: &Charge, status: u16, body: &[u8]) -> Result<Definite, NotDe
             Some(code) => Ok(Definite::Declined { code }),
             None => Err(NotDefinite::Unreadable),
         },
+        // These two speak of no amount; they must at least name our charge.
+        ("voided", 200) if answer.reference.is_some() => Ok(Definite::Voided),
+        ("pending", 200) if answer.reference.is_some() => Err(NotDefinite::Pending),
         (_, _) => Err(NotDefinite::Unreadable),
     }
 }

@@ -62,8 +62,10 @@ fn call(heard: &Heard) -> String {
 fn inquiry(heard: &Heard) -> String {
     let Judged { verdict, alarm } = judge_inquiry(&charge(), heard);
     let text = match verdict {
-        Lookup::Succeeded { provider_reference } => format!("succeeded {provider_reference}"),
+        Lookup::Succeeded { provider_reference, surplus: false } => format!("succeeded {provider_reference}"),
+        Lookup::Succeeded { provider_reference, surplus: true } => format!("surplus to {provider_reference}"),
         Lookup::Declined { code } => format!("declined {code}"),
+        Lookup::Voided => "voided".to_owned(),
         Lookup::NotFound => "not found".to_owned(),
         Lookup::Unavailable { why } => format!("unavailable {why}"),
     };
@@ -99,7 +101,9 @@ fn what_an_answer_to_a_call_means() {
         (answer(200, &with(succeeded(), "provider_reference", json!(""))), "unknown unreadable_answer"),
         (answer(200, &with(succeeded(), "provider_reference", json!(long))), "unknown unreadable_answer"),
         (answer(200, &with(succeeded(), "provider_reference", json!("a\u{0}"))), "unknown unreadable_answer"),
-        (answer(200, &with(succeeded(), "status", json!("pending"))), "unknown unreadable_answer"),
+        (answer(200, &with(succeeded(), "status", json!("pending"))), "unknown pending"),
+        (answer(200, &with(succeeded(), "status", json!("voided"))), "unknown voided"),
+        (answer(200, &with(succeeded(), "surplus", json!([{"amount": 1}]))), "unknown surplus!"),
         (answer(200, &without(declined(), "code")), "unknown unreadable_answer"),
         (answer(402, &succeeded()), "unknown unreadable_answer"),
         (answer(402, &with(declined(), "retryable", json!(true))), "unknown decline_retryable"),
@@ -133,7 +137,12 @@ fn what_an_answer_to_an_inquiry_means() {
         (answer(402, &declined()), "unavailable http_402"),
         (answer(200, &with(succeeded(), "amount", json!(1))), "unavailable answer_mismatch!"),
         (answer(200, &with(declined(), "retryable", json!(true))), "unavailable decline_retryable"),
-        (answer(200, &with(succeeded(), "status", json!("pending"))), "unavailable unreadable_answer"),
+        (answer(200, &with(succeeded(), "status", json!("pending"))), "unavailable pending"),
+        (answer(200, &json!({"status": "pending", "reference": "other"})), "unavailable answer_mismatch!"),
+        (answer(200, &json!({"status": "voided"})), "unavailable unreadable_answer"),
+        (answer(200, &json!({"status": "voided", "reference": ID})), "voided"),
+        (answer(200, &with(succeeded(), "surplus", json!([]))), "succeeded ch_1"),
+        (answer(200, &with(succeeded(), "surplus", json!([{"amount": 1}]))), "surplus to ch_1"),
         (raw(200, b""), "unavailable unreadable_answer"),
         (answer(409, &problem("in-progress")), "unavailable http_409"),
         (raw(500, b""), "unavailable http_500"),
@@ -172,5 +181,62 @@ fn what_an_answer_to_a_call_says_about_the_gateway() {
     ];
     for (heard, expected) in table {
         assert_eq!(health(&judge_call(&charge(), &heard).verdict), expected, "{heard:?}");
+    }
+}
+
+#[test]
+fn what_must_be_repaired_before_it_is_believed() {
+    let lookups = [
+        Lookup::Succeeded { provider_reference: "ch_1".to_owned(), surplus: false },
+        Lookup::Succeeded { provider_reference: "ch_1".to_owned(), surplus: true },
+        Lookup::Declined { code: "no_funds".to_owned() },
+        Lookup::Voided,
+        Lookup::NotFound,
+        Lookup::Unavailable { why: "timeout".to_owned() },
+    ];
+    let (others, reverse) = (Some(Repair::VoidOthers { keep: "ch_1".to_owned() }), Some(Repair::Reverse));
+    let expected = |settled: bool, idempotent: bool| {
+        let missing = if settled && !idempotent { reverse.clone() } else { None };
+        [None, others.clone(), None, reverse.clone(), missing, None]
+    };
+    let succeeded = Finding::Succeeded { provider_reference: "ch_1".to_owned() };
+    let voided = Finding::Declined { code: VOIDED.to_owned() };
+    for (settled, idempotent) in [(false, false), (false, true), (true, false), (true, true)] {
+        let repairs = lookups.clone().map(|lookup| lookup.repair(settled, idempotent));
+        assert_eq!(repairs, expected(settled, idempotent), "{settled} {idempotent}");
+        let missing = if settled && !idempotent { voided.clone() } else { Finding::NotFound { settled } };
+        let findings = lookups.clone().map(|lookup| lookup.finding(settled, idempotent));
+        let expected = [
+            succeeded.clone(),
+            succeeded.clone(),
+            Finding::Declined { code: "no_funds".to_owned() },
+            voided.clone(),
+            missing,
+            Finding::Unavailable { why: "timeout".to_owned() },
+        ];
+        assert_eq!(findings, expected, "{settled} {idempotent}");
+    }
+}
+
+#[test]
+fn what_an_answer_to_a_void_means() {
+    let voided = json!({"status": "voided", "reference": ID, "voided": [], "barred": true});
+    let open = with(voided.clone(), "barred", json!(false));
+    let judge = |heard: &Heard, bars| judge_void(&charge(), heard, bars);
+    assert_eq!(judge(&answer(200, &voided), true), Ok(()));
+    assert_eq!(judge(&answer(200, &open), false), Ok(()));
+    let table = [
+        (answer(200, &open), "void_not_confirmed"),
+        (answer(200, &with(voided.clone(), "reference", json!("other"))), "void_not_confirmed"),
+        (answer(200, &with(voided.clone(), "status", json!("pending"))), "void_not_confirmed"),
+        (answer(200, &without(voided.clone(), "barred")), "void_unreadable_answer"),
+        (raw(200, b"<html>"), "void_unreadable_answer"),
+        (answer(503, &voided), "void_http_503"),
+        (answer(422, &problem("unknown-charge")), "void_http_422"),
+        (Heard::NotConnected, "void_not_connected"),
+        (Heard::Lost("timeout"), "void_timeout"),
+    ];
+    for (heard, why) in table {
+        assert_eq!(judge(&heard, true), Err(why.to_owned()), "{heard:?}");
     }
 }

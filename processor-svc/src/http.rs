@@ -1,18 +1,86 @@
-//! What this service answers: it takes no requests but those of its operators.
+//! What this service answers: webhooks of the gateway, and its operators.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use prometheus::Registry;
 use saga::http as edge;
+use saga::problem::Problem;
+use serde::Deserialize;
+use standardwebhooks::Webhook;
+use uuid::Uuid;
+use warp::Filter;
 use warp::filters::BoxedFilter;
-use warp::reply::Response;
+use warp::http::{HeaderMap, StatusCode};
+use warp::reply::{Reply, Response};
 
+use crate::metrics::Metrics;
 use crate::store::Store;
+use crate::watch::Watch;
 
-/// The public listener: `/health`.
-pub fn public(service: &'static str) -> BoxedFilter<(Response,)> {
-    edge::health(service)
+/// What a webhook needs. It never decides: whoever may forge one, or send it twice, late or not at all, changes when an
+/// inquiry is made, and nothing else.
+pub struct Hooks {
+    pub webhook: Webhook,
+    pub store: Store,
+    pub watch: Watch,
+    pub metrics: Metrics,
+}
+
+#[derive(Deserialize)]
+struct Notice {
+    data: Data,
+}
+
+#[derive(Deserialize)]
+struct Data {
+    reference: String,
+}
+
+/// The public listener: `/health`, and `POST /webhooks/gateway` if the gateway's secret is known.
+pub fn public(service: &'static str, hooks: Option<Hooks>) -> BoxedFilter<(Response,)> {
+    let Some(hooks) = hooks.map(Arc::new) else { return edge::health(service) };
+    let webhook = warp::path!("webhooks" / "gateway")
+        .and(warp::post())
+        .and(warp::header::headers_cloned())
+        .and(edge::body())
+        .then(move |headers: HeaderMap, body: Bytes| {
+            let hooks = hooks.clone();
+            async move { hooks.take(&headers, &body).await.unwrap_or_else(Reply::into_response) }
+        });
+    webhook.or(edge::health(service)).unify().boxed()
+}
+
+impl Hooks {
+    /// Makes the inquiry about a charge due now.
+    async fn take(&self, headers: &HeaderMap, body: &[u8]) -> Result<Response, Problem> {
+        if let Err(error) = self.webhook.verify(body, headers) {
+            Metrics::count(&self.metrics.webhooks, "refused");
+            let title = "The webhook is not signed by the gateway, or not now.";
+            return Err(Problem::new(StatusCode::UNAUTHORIZED, "signature", title, error.to_string()));
+        }
+        let notice: Notice =
+            serde_json::from_slice(body).map_err(|error| Problem::malformed(error.to_string()))?;
+        // A reference that is not ours is as good as one that has ended: nothing to do.
+        let hastened = match Uuid::try_parse(&notice.data.reference) {
+            Ok(payment_id) => self.hasten(payment_id).await?,
+            Err(_) => false,
+        };
+        Metrics::count(&self.metrics.webhooks, if hastened { "hastened" } else { "needless" });
+        Ok(StatusCode::NO_CONTENT.into_response())
+    }
+
+    async fn hasten(&self, payment_id: Uuid) -> Result<bool, Problem> {
+        let hastened = self.store.hasten(payment_id).await.map_err(|error| {
+            tracing::warn!(error = format!("{error:#}"), "a webhook was not taken");
+            Problem::unavailable()
+        })?;
+        if hastened {
+            self.watch.set(payment_id, std::time::Duration::ZERO);
+        }
+        Ok(hastened)
+    }
 }
 
 /// The admin listener: `/health`, `/ready` (the database answers), `/metrics`.

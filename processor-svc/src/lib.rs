@@ -34,6 +34,7 @@ use std::time::Duration;
 use ::saga::consumer::{self, Subscription};
 use ::saga::{CancellationToken, contract, http as edge, postgres};
 use anyhow::Context;
+use standardwebhooks::Webhook;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
@@ -44,6 +45,7 @@ use crate::calls::{Calls, Report};
 pub use crate::config::Config;
 use crate::events::Cancels;
 use crate::gateway::Gateway;
+use crate::http::Hooks;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::outcomes::Outcomes;
@@ -75,6 +77,7 @@ pub async fn run(
     // Work under way outlives the shutdown signal; these end it.
     let (drained, abandon) = (CancellationToken::new(), CancellationToken::new());
     let (jobs, sweep, outcomes) = wire(&config, &metrics, &store, reports, &shutdown, &abandon)?;
+    let hooks = hooks(&config, &outcomes)?;
     let cancels =
         consumer::run(subscription(config), cancels(&outcomes), metrics.consumer.clone(), shutdown.clone());
     let calls = jobs.calls.tasks.clone();
@@ -82,7 +85,7 @@ pub async fn run(
     let workers =
         [spawn(jobs.run(shutdown.clone()), &shutdown), spawn(sweep.run(shutdown.clone()), &shutdown)];
     let served = tokio::try_join!(
-        edge::serve(public, http::public(SERVICE), shutdown.clone()),
+        edge::serve(public, http::public(SERVICE, hooks), shutdown.clone()),
         edge::serve(admin, http::admin(SERVICE, store, metrics.registry.clone()), shutdown.clone()),
         cancels,
     );
@@ -124,6 +127,20 @@ fn subscription(config: Config) -> Subscription {
     }
 }
 
+fn gateway(config: &Config, idle_max: usize) -> anyhow::Result<Gateway> {
+    let (url, idempotent) = (&config.gateway_url, config.gateway_idempotent);
+    Gateway::new(url, config.connect_ms, config.call_ms, idle_max, idempotent)
+}
+
+fn hooks(config: &Config, outcomes: &Outcomes) -> anyhow::Result<Option<Hooks>> {
+    let hooks = |secret: &String| -> anyhow::Result<Hooks> {
+        let webhook = Webhook::new(secret).context("webhook secret")?;
+        let (store, watch) = (outcomes.store.clone(), outcomes.watch.clone());
+        Ok(Hooks { webhook, store, watch, metrics: outcomes.metrics.clone() })
+    };
+    config.webhook_secret.as_ref().map(hooks).transpose()
+}
+
 /// Requests to cancel end charges too, so they share what the writer of outcomes tells of it.
 fn cancels(outcomes: &Outcomes) -> Cancels {
     Cancels {
@@ -146,7 +163,7 @@ fn wire(
     let settled = Settled::new(&config.redis_url, config.redis_ttl_s, metrics.clone(), shutdown.clone())?;
     let idle_max = config.calls_max + config.inquiries_max;
     let calls = Calls {
-        gateway: Gateway::new(&config.gateway_url, config.connect_ms, config.call_ms, idle_max)?,
+        gateway: gateway(config, idle_max)?,
         reports,
         tasks: TaskTracker::new(),
         lease: config.lease(),

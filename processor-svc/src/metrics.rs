@@ -23,6 +23,8 @@ pub struct Metrics {
     pub breaker_state: IntGauge,
     /// Inquiries by what they found.
     pub inquiries: IntCounterVec,
+    /// Webhooks by what they led to.
+    pub webhooks: IntCounterVec,
     /// Committed transitions by the status they led to.
     pub transitions: IntCounterVec,
     /// Steps that changed nothing.
@@ -81,6 +83,7 @@ impl Metrics {
             calls_in_flight: gauge("processor_calls_in_flight", "Gateway calls under way.")?,
             breaker_state: gauge("processor_breaker_state", "0 calls flow, 1 probes, 2 no calls.")?,
             inquiries: counters("processor_inquiries_total", "Inquiries by what they found.", "finding")?,
+            webhooks: counters("processor_webhooks_total", "Webhooks by what they led to.", "result")?,
             transitions: counters("processor_transitions_total", "Committed transitions.", "to")?,
             ignored: counters("processor_ignored_total", "Steps that changed nothing.", "why")?,
             alarms: counters("processor_alarms_total", "What a person must look at.", "what")?,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -91,6 +91,12 @@ async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<
     }
 }
 
+/// Extracts the body as it is, at most [`BODY_BYTES_MAX`] bytes, read within ten seconds.
+pub fn body() -> impl Filter<Extract = (Bytes,), Error = Rejection> + Clone {
+    warp::body::stream()
+        .and_then(|body| async move { read_in_time(body).await.map_err(warp::reject::custom) })
+}
+
 /// Extracts the body as JSON, at most [`BODY_BYTES_MAX`] bytes, read within ten seconds.
 pub fn json_body() -> impl Filter<Extract = (serde_json::Value,), Error = Rejection> + Clone {
     warp::header::optional::<String>("content-type").and(warp::body::stream()).and_then(
@@ -109,17 +115,22 @@ where
         let title = "The body must be application/json.";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", title, title));
     }
-    let bytes = match tokio::time::timeout(BODY_READ_MAX, read_bounded(body)).await {
-        Ok(bytes) => bytes?,
-        Err(_) => {
-            let title = "The body did not arrive in time.";
-            return Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", title, title));
-        }
-    };
+    let bytes = read_in_time(body).await?;
     serde_json::from_slice(&bytes).map_err(|error| Problem::malformed(error.to_string()))
 }
 
-async fn read_bounded<S, B>(body: S) -> Result<BytesMut, Problem>
+async fn read_in_time<S, B>(body: S) -> Result<Bytes, Problem>
+where
+    S: Stream<Item = Result<B, warp::Error>>,
+    B: Buf,
+{
+    tokio::time::timeout(BODY_READ_MAX, read_bounded(body)).await.unwrap_or_else(|_| {
+        let title = "The body did not arrive in time.";
+        Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "timeout", title, title))
+    })
+}
+
+async fn read_bounded<S, B>(body: S) -> Result<Bytes, Problem>
 where
     S: Stream<Item = Result<B, warp::Error>>,
     B: Buf,
@@ -136,7 +147,7 @@ where
         bytes.extend_from_slice(chunk.chunk());
         debug_assert_eq!(chunk.chunk().len(), chunk.remaining(), "hyper hands out contiguous frames");
     }
-    Ok(bytes)
+    Ok(bytes.freeze())
 }
 
 /// Extracts the user from `X-User-ID`, which the edge sets after it authenticated the client.

@@ -94,6 +94,16 @@ const NOTE: &str = "
         as n (payment_id, attempt, seq, outcome, detail, next_ms)
      where a.payment_id = n.payment_id and a.attempt = n.attempt and a.seq = n.seq";
 
+// Not one that is being asked: its answer is on the way.
+const HASTEN: &str = "
+    update charge_attempts a set next_at = now()
+      from charges c
+     where c.payment_id = $1 and c.status = 'unknown'
+       and a.payment_id = c.payment_id and a.attempt = c.attempt
+       and a.outcome <> 'asking' and a.next_at > now()
+       and a.seq = (select max(seq) from charge_attempts
+                     where payment_id = c.payment_id and attempt = c.attempt)";
+
 // By age, through the block range index.
 const SCAN: &str = "
     select payment_id, created_at from charges
@@ -137,6 +147,14 @@ impl Store {
             settled: row.get("settled"),
         };
         Ok(rows.iter().map(claim).collect())
+    }
+
+    /// Makes the next inquiry about an unknown charge due now. False if none is awaited.
+    pub async fn hasten(&self, payment_id: Uuid) -> anyhow::Result<bool> {
+        let client = self.client().await?;
+        let hasten = client.prepare_cached(HASTEN).await?;
+        let rows = client.execute(&hasten, &[&payment_id]).await.context("hasten an inquiry")?;
+        Ok(rows > 0)
     }
 
     /// Writes down what inquiries said.

@@ -16,16 +16,16 @@ async fn intents_of_the_dead(database: &Database, jobs: &[Job]) {
 }
 
 /// Rows whose pause is over: the next processor calls the gateway for them.
-async fn waiting(database: &Database, jobs: &[Job]) {
+pub async fn waiting(database: &Database, jobs: &[Job]) {
     intents_of_the_dead(database, jobs).await;
     database.query("update charges set status = 'waiting', version = 2").await;
 }
 
-fn count(status: &str) -> String {
+pub fn count(status: &str) -> String {
     format!("select count(*) from charges where status = '{status}'")
 }
 
-fn references(jobs: &[Job]) -> Vec<(String, i64)> {
+pub fn references(jobs: &[Job]) -> Vec<(String, i64)> {
     let mut all: Vec<_> = jobs.iter().map(|j| (j.charge.payment_id.to_string(), j.charge.amount)).collect();
     all.sort();
     all

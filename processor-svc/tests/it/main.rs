@@ -8,6 +8,7 @@ mod cancel;
 mod events;
 mod flow;
 mod jobs;
-
+mod repairs;
 mod store;
+mod webhooks;
 mod world;

@@ -113,17 +113,26 @@ impl Gateway {
         Gateway::on(TcpListener::bind("127.0.0.1:0").await.unwrap(), ledger)
     }
 
+    pub async fn with(flags: &[&str]) -> Gateway {
+        let ledger = std::env::temp_dir().join(format!("gateway-{}.ndjson", Uuid::new_v4()));
+        Gateway::set_up(TcpListener::bind("127.0.0.1:0").await.unwrap(), ledger, flags)
+    }
+
     pub fn on(listener: TcpListener, ledger: PathBuf) -> Gateway {
+        Gateway::set_up(listener, ledger, &[])
+    }
+
+    fn set_up(listener: TcpListener, ledger: PathBuf, flags: &[&str]) -> Gateway {
         let path = ledger.to_str().unwrap();
-        let config =
-            gateway_sim::Config::parse_from(["gateway-sim", "--ledger-path", path, "--hang-ms", "3000"]);
+        let fixed = ["gateway-sim", "--ledger-path", path, "--hang-ms", "3000"];
+        let config = gateway_sim::Config::parse_from(fixed.into_iter().chain(flags.iter().copied()));
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(gateway_sim::run(config, listener, shutdown.clone()));
         Gateway { address, ledger, shutdown, served }
     }
 
-    /// References and amounts of all charges, after those that are still to come have come.
+    /// References and amounts of all charges that stand, after those that are still to come have come.
     pub async fn ledger(&self) -> Vec<(String, i64)> {
         let undecided = async || {
             let reply = client().get(format!("http://{}/health", self.address)).send().await.unwrap();
@@ -133,11 +142,18 @@ impl Gateway {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let reply = client().get(format!("http://{}/ledger", self.address)).send().await.unwrap();
-        let line = |line: &str| {
+        let mut standing = std::collections::BTreeMap::new();
+        for line in reply.text().await.unwrap().lines() {
             let line: serde_json::Value = serde_json::from_str(line).unwrap();
-            (line["reference"].as_str().unwrap().to_owned(), line["amount"].as_i64().unwrap())
-        };
-        let mut all: Vec<_> = reply.text().await.unwrap().lines().map(line).collect();
+            let charge = (line["reference"].as_str().unwrap().to_owned(), line["amount"].as_i64().unwrap());
+            let provider_reference = line["provider_reference"].as_str().unwrap().to_owned();
+            match line["kind"].as_str() {
+                Some("charge") => drop(standing.insert(provider_reference, charge)),
+                Some("void") => assert_eq!(standing.remove(&provider_reference), Some(charge)),
+                kind => panic!("{kind:?}"),
+            }
+        }
+        let mut all: Vec<_> = standing.into_values().collect();
         all.sort();
         all
     }
@@ -146,7 +162,7 @@ impl Gateway {
     pub async fn charge(&self, charge: &Charge) {
         let url = format!("http://{}", self.address);
         let second = Duration::from_secs(1);
-        let client = processor_svc::gateway::Gateway::new(&url, second, second, 1).unwrap();
+        let client = processor_svc::gateway::Gateway::new(&url, second, second, 1, true).unwrap();
         client.charge(charge).await;
     }
 
@@ -163,6 +179,7 @@ pub fn client() -> reqwest::Client {
 
 /// An in-process processor with short times.
 pub struct Processor {
+    pub public: SocketAddr,
     pub admin: SocketAddr,
     shutdown: CancellationToken,
     ran: JoinHandle<anyhow::Result<()>>,
@@ -210,10 +227,10 @@ impl Processor {
         let config = processor_svc::Config::parse_from(args);
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = admin.local_addr().unwrap();
+        let (public_address, admin_address) = (public.local_addr().unwrap(), admin.local_addr().unwrap());
         let shutdown = CancellationToken::new();
         let ran = tokio::spawn(processor_svc::run(config, public, admin, shutdown.clone()));
-        Processor { admin: address, shutdown, ran }
+        Processor { public: public_address, admin: admin_address, shutdown, ran }
     }
 
     pub async fn get(&self, path: &str) -> (u16, String) {
