@@ -20,6 +20,9 @@ pub struct Config {
     /// Connections to it at most.
     #[arg(long, env = "POOL_SIZE", default_value_t = 8)]
     pub pool_size: usize,
+    /// Milliseconds from the signal to stop until it is followed: the edge needs them to notice that /ready says no.
+    #[arg(long, env = "DRAIN_MS", default_value_t = 1500)]
+    pub drain_ms: u64,
     #[arg(long, env = "KAFKA_BROKERS")]
     pub kafka_brokers: String,
     /// The consumer group; all instances share it.

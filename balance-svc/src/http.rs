@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use saga::CancellationToken;
 use saga::fields::Fields;
 use saga::http::{self, Ready};
 use saga::postgres::{self, Pool};
@@ -31,7 +32,7 @@ pub fn public(pool: Pool) -> BoxedFilter<(Response,)> {
 }
 
 /// `POST /deposits` and what every admin listener offers.
-pub fn admin(pool: Pool, metrics: &Metrics) -> BoxedFilter<(Response,)> {
+pub fn admin(pool: Pool, metrics: &Metrics, leaving: CancellationToken) -> BoxedFilter<(Response,)> {
     let database = pool.clone();
     let ready: Ready = Arc::new(move || {
         let pool = database.clone();
@@ -41,7 +42,7 @@ pub fn admin(pool: Pool, metrics: &Metrics) -> BoxedFilter<(Response,)> {
         let pool = pool.clone();
         async move { answer(deposit(&pool, body).await) }
     });
-    deposits.or(http::admin(SERVICE, metrics.registry.clone(), ready)).unify().boxed()
+    deposits.or(http::admin(SERVICE, metrics.registry.clone(), ready, leaving)).unify().boxed()
 }
 
 fn answer(result: Result<Response, Problem>) -> Response {

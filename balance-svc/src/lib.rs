@@ -12,7 +12,10 @@ pub mod metrics;
 pub mod saga;
 pub mod store;
 
+use std::time::Duration;
+
 use ::saga::consumer::{self, Subscription};
+use ::saga::process::{self, after_grace};
 use ::saga::{CancellationToken, contract, http as edge, postgres};
 use tokio::net::TcpListener;
 
@@ -22,15 +25,16 @@ use crate::metrics::Metrics;
 
 const SERVICE: &str = "balance-svc";
 
-/// Serves until `shutdown`: requests on `public` and `admin`, events from Kafka.
+/// Serves until `asked` to end, and for the grace: requests on `public` and `admin`, events from Kafka.
 pub async fn run(
     config: Config,
     public: TcpListener,
     admin: TcpListener,
-    shutdown: CancellationToken,
+    asked: CancellationToken,
 ) -> anyhow::Result<()> {
     let metrics = Metrics::register()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
+    let shutdown = after_grace(asked.clone(), Duration::from_millis(config.drain_ms));
 
     let subscription = Subscription {
         brokers: config.kafka_brokers,
@@ -44,8 +48,8 @@ pub async fn run(
     let consumer = consumer::run(subscription, ledger, metrics.consumer.clone(), shutdown.clone());
 
     let public = edge::serve(public, http::public(pool.clone()), shutdown.clone());
-    let admin = edge::serve(admin, http::admin(pool, &metrics), shutdown.clone());
+    let admin = edge::serve(admin, http::admin(pool, &metrics, asked), shutdown.clone());
 
     tracing::info!("ready to serve");
-    ::saga::process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin)]).await
+    process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin)]).await
 }

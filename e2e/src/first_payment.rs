@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Deposits, pays, waits for the end; the answer is the payment's life.
 pub async fn run(stack: &Stack) -> Result<String> {
-    let client = Client::new(stack)?;
+    let client = Client::new(&stack.through_edge())?;
     let user_id: Uuid = stack.demo_user_id.parse().context("DEMO_USER_ID")?;
     client.deposit(user_id, DEPOSIT, "demo").await?;
     let payment_id = client.pay(user_id, "081234567890", AMOUNT).await?;

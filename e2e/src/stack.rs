@@ -5,10 +5,14 @@ use anyhow::{Context, Result};
 /// Addresses of one running stack.
 #[derive(Clone, Debug)]
 pub struct Stack {
+    pub edge_url: String,
+    /// The edge's own metrics.
+    pub edge_admin_url: String,
     pub payments_url: String,
     pub balance_url: String,
     pub balance_admin_url: String,
     pub gateway_url: String,
+    pub prometheus_url: String,
     pub kafka_brokers: String,
     pub amqp_url: String,
     pub payments_database_url: String,
@@ -30,10 +34,13 @@ impl Stack {
             })
         };
         Ok(Self {
+            edge_url: get("EDGE_URL")?,
+            edge_admin_url: get("EDGE_ADMIN_URL")?,
             payments_url: get("PAYMENTS_URL")?,
             balance_url: get("BALANCE_URL")?,
             balance_admin_url: get("BALANCE_ADMIN_URL")?,
             gateway_url: get("GATEWAY_URL")?,
+            prometheus_url: get("PROMETHEUS_URL")?,
             kafka_brokers: get("KAFKA_BROKERS")?,
             amqp_url: get("AMQP_URL")?,
             payments_database_url: get("PAYMENTS_DATABASE_URL")?,
@@ -44,5 +51,12 @@ impl Stack {
             demo_service_id: get("DEMO_SERVICE_ID")?,
             dir: get("STACK_DIR")?,
         })
+    }
+
+    /// The same, reached the way clients reach it.
+    #[must_use]
+    pub fn through_edge(&self) -> Self {
+        let edge = || self.edge_url.clone();
+        Self { payments_url: edge(), balance_url: edge(), ..self.clone() }
     }
 }

@@ -23,6 +23,9 @@ pub struct Config {
     /// Seconds after which a payment that was never charged expires.
     #[arg(long, env = "PAYMENT_TTL_SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub payment_ttl_seconds: u32,
+    /// Milliseconds from the signal to stop until it is followed: the edge needs them to notice that /ready says no.
+    #[arg(long, env = "DRAIN_MS", default_value_t = 1500)]
+    pub drain_ms: u64,
     #[arg(long, env = "KAFKA_BROKERS")]
     pub kafka_brokers: String,
     /// The consumer group; all instances share it.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::FutureExt;
+use saga::CancellationToken;
 use saga::fields::Fields;
 use saga::http::{self, Ready};
 use saga::postgres::{self, Pool};
@@ -64,14 +65,14 @@ pub fn public(pool: Pool, acceptor: Acceptor, metrics: Metrics) -> BoxedFilter<(
 }
 
 /// What every admin listener offers.
-pub fn admin(pool: &Pool, metrics: &Metrics) -> BoxedFilter<(Response,)> {
+pub fn admin(pool: &Pool, metrics: &Metrics, leaving: CancellationToken) -> BoxedFilter<(Response,)> {
     let pool = pool.clone();
     // Only its own database: accepting needs neither Kafka nor anything else.
     let ready: Ready = Arc::new(move || {
         let pool = pool.clone();
         async move { postgres::reachable(&pool).await }.boxed()
     });
-    http::admin(SERVICE, metrics.registry.clone(), ready)
+    http::admin(SERVICE, metrics.registry.clone(), ready, leaving)
 }
 
 fn answer(result: Result<Response, Problem>) -> Response {

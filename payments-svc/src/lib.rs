@@ -17,6 +17,7 @@ pub mod store;
 use std::time::Duration;
 
 use ::saga::consumer::{self, Subscription};
+use ::saga::process::{self, after_grace};
 use ::saga::{CancellationToken, contract, http as edge, postgres};
 use tokio::net::TcpListener;
 
@@ -27,20 +28,21 @@ use crate::metrics::Metrics;
 
 const SERVICE: &str = "payments-svc";
 
-/// Serves until `shutdown`: requests on `public` and `admin`, events from Kafka.
+/// Serves until `asked` to end, and for the grace: requests on `public` and `admin`, events from Kafka.
 pub async fn run(
     config: Config,
     public: TcpListener,
     admin: TcpListener,
-    shutdown: CancellationToken,
+    asked: CancellationToken,
 ) -> anyhow::Result<()> {
     let metrics = Metrics::register()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
 
+    let shutdown = after_grace(asked.clone(), Duration::from_millis(config.drain_ms));
     let ttl = Duration::from_secs(u64::from(config.payment_ttl_seconds));
     let acceptor = Acceptor::start(pool.clone(), ttl, metrics.clone());
     let public = edge::serve(public, http::public(pool.clone(), acceptor, metrics.clone()), shutdown.clone());
-    let admin = edge::serve(admin, http::admin(&pool, &metrics), shutdown.clone());
+    let admin = edge::serve(admin, http::admin(&pool, &metrics, asked), shutdown.clone());
 
     let subscription = Subscription {
         brokers: config.kafka_brokers,
@@ -54,5 +56,5 @@ pub async fn run(
     let consumer = consumer::run(subscription, payments, metrics.consumer.clone(), shutdown.clone());
 
     tracing::info!("ready to serve");
-    ::saga::process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin)]).await
+    process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin)]).await
 }

@@ -35,6 +35,9 @@ pub struct Config {
     /// Messages RabbitMQ hands out before they are acknowledged.
     #[arg(long, env, default_value_t = 500)]
     pub prefetch: u16,
+    /// Milliseconds from the signal to stop until it is followed: the edge needs them to notice that /ready says no.
+    #[arg(long, env, default_value_t = 1500)]
+    pub drain_ms: u64,
     /// Kafka, where requests to cancel are told.
     #[arg(long, env)]
     pub kafka_brokers: String,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use prometheus::Registry;
+use saga::CancellationToken;
 use saga::http as edge;
 use saga::problem::Problem;
 use serde::Deserialize;
@@ -84,10 +85,15 @@ impl Hooks {
 }
 
 /// The admin listener: `/health`, `/ready` (the database answers), `/metrics`.
-pub fn admin(service: &'static str, store: Store, registry: Registry) -> BoxedFilter<(Response,)> {
+pub fn admin(
+    service: &'static str,
+    store: Store,
+    registry: Registry,
+    leaving: CancellationToken,
+) -> BoxedFilter<(Response,)> {
     let ready = move || {
         let store = store.clone();
         async move { store.reachable().await }.boxed()
     };
-    edge::admin(service, registry, Arc::new(ready))
+    edge::admin(service, registry, Arc::new(ready), leaving)
 }

@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::saga::consumer::{self, Subscription};
+use ::saga::process::after_grace;
 use ::saga::{CancellationToken, contract, http as edge, postgres};
 use anyhow::Context;
 use standardwebhooks::Webhook;
@@ -60,7 +61,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(10);
 /// How long their outcomes may then take to be written.
 const WRITE_MAX: Duration = Duration::from_secs(5);
 
-/// Works until `shutdown`, then finishes the calls under way.
+/// Works until `asked` to end, and for the grace; then finishes the calls under way.
 ///
 /// # Errors
 /// A listener or the consumer failed, a worker panicked, or a configured address cannot be used.
@@ -68,10 +69,11 @@ pub async fn run(
     config: Config,
     public: TcpListener,
     admin: TcpListener,
-    shutdown: CancellationToken,
+    asked: CancellationToken,
 ) -> anyhow::Result<()> {
     let metrics = Metrics::new()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
+    let shutdown = after_grace(asked.clone(), Duration::from_millis(config.drain_ms));
     let store = Store::new(pool, config.lease());
     let (reports, reported) = mpsc::unbounded_channel();
     // Work under way outlives the shutdown signal; these end it.
@@ -86,7 +88,7 @@ pub async fn run(
         [spawn(jobs.run(shutdown.clone()), &shutdown), spawn(sweep.run(shutdown.clone()), &shutdown)];
     let served = tokio::try_join!(
         edge::serve(public, http::public(SERVICE, hooks), shutdown.clone()),
-        edge::serve(admin, http::admin(SERVICE, store, metrics.registry.clone()), shutdown.clone()),
+        edge::serve(admin, http::admin(SERVICE, store, metrics.registry.clone(), asked), shutdown.clone()),
         cancels,
     );
     // Whatever ended these ends everything else, in the order in which work flows.

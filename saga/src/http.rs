@@ -1,7 +1,8 @@
 //! HTTP edges: serving warp filters with the limits warp does not set, and what every listener offers.
 //!
 //! A connection is closed when its head or its body does not arrive in time; a body over the limit is
-//! refused before it is read on. On shutdown no new connection is taken, requests under way are answered.
+//! refused before it is read on. On shutdown no new connection is taken, requests under way are answered, with
+//! `connection: close`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -184,8 +185,14 @@ pub fn health(service: &'static str) -> BoxedFilter<(Response,)> {
         .boxed()
 }
 
-/// The admin listener: `/health`, `/ready`, `/metrics`. Never exposed at the edge.
-pub fn admin(service: &'static str, registry: Registry, ready: Ready) -> BoxedFilter<(Response,)> {
+/// The admin listener: `/health`, `/ready`, `/metrics`. Never exposed at the edge, which asks it for `/ready`: once
+/// `leaving` is cancelled the answer is no, whatever still works.
+pub fn admin(
+    service: &'static str,
+    registry: Registry,
+    ready: Ready,
+    leaving: CancellationToken,
+) -> BoxedFilter<(Response,)> {
     let metrics = warp::path!("metrics").and(warp::get()).map(move || {
         let mut text = Vec::new();
         match TextEncoder::new().encode(&registry.gather(), &mut text) {
@@ -199,9 +206,10 @@ pub fn admin(service: &'static str, registry: Registry, ready: Ready) -> BoxedFi
         }
     });
     let readiness = warp::path!("ready").and(warp::get()).then(move || {
-        let ready = ready.clone();
+        let (ready, leaving) = (ready.clone(), leaving.clone());
         async move {
-            match ready().await {
+            let state = if leaving.is_cancelled() { Err("It is leaving.".to_owned()) } else { ready().await };
+            match state {
                 Ok(()) => warp::reply::json(&serde_json::json!({"status": "ready"})).into_response(),
                 Err(why) => {
                     let title = "Not ready.";
@@ -215,6 +223,9 @@ pub fn admin(service: &'static str, registry: Registry, ready: Ready) -> BoxedFi
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Notify;
+
     use super::*;
 
     #[test]
@@ -242,5 +253,46 @@ mod tests {
         assert_eq!(post(b"\xff\xfe").await.0, 400);
         let large = vec![b' '; BODY_BYTES_MAX + 1];
         assert_eq!(post(&large).await.0, 413);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_is_not_ready() {
+        let (asked, ready): (_, Ready) = (CancellationToken::new(), Arc::new(|| Box::pin(async { Ok(()) })));
+        let admin = admin("test", Registry::new(), ready, asked.clone());
+        let ask = || async { warp::test::request().path("/ready").reply(&admin).await.status().as_u16() };
+        assert_eq!(ask().await, 200);
+        asked.cancel();
+        assert_eq!(ask().await, 503);
+    }
+
+    #[tokio::test]
+    async fn a_request_under_way_is_answered_and_no_other_is_taken() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (entered, released) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (at_work, go) = (entered.clone(), released.clone());
+        let slow = warp::path!("slow").then(move || {
+            let (at_work, go) = (at_work.clone(), go.clone());
+            async move {
+                at_work.notify_one();
+                go.notified().await;
+                "done"
+            }
+        });
+        let shutdown = CancellationToken::new();
+        let served = tokio::spawn(serve(listener, slow, shutdown.clone()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        client.write_all(b"GET /slow HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+        entered.notified().await;
+        shutdown.cancel();
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        released.notify_one();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("done"), "{answer}");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        served.await.unwrap().unwrap();
     }
 }

@@ -1,6 +1,7 @@
 //! The start and the end of a process.
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -38,6 +39,19 @@ pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
     Ok(token)
 }
 
+/// A token that is cancelled `grace` after `asked`. Until then a process serves as before, but says that it is not
+/// ready, so that the edge has the time to send requests elsewhere.
+pub fn after_grace(asked: CancellationToken, grace: Duration) -> CancellationToken {
+    let shutdown = CancellationToken::new();
+    let end = shutdown.clone();
+    tokio::spawn(async move {
+        asked.cancelled().await;
+        tokio::time::sleep(grace).await;
+        end.cancel();
+    });
+    shutdown
+}
+
 /// A part of a process that runs until shutdown.
 pub type Part<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + 'a>>;
 
@@ -56,4 +70,28 @@ pub async fn all<const N: usize>(shutdown: CancellationToken, parts: [Part<'_>; 
     }
     tracing::info!("stopped");
     first
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_grace_begins_when_the_end_is_asked_for() {
+        let asked = CancellationToken::new();
+        let (at_once, later) = (
+            after_grace(asked.clone(), Duration::ZERO),
+            after_grace(asked.clone(), Duration::from_millis(300)),
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!at_once.is_cancelled() && !later.is_cancelled());
+        let began = Instant::now();
+        asked.cancel();
+        at_once.cancelled().await;
+        assert!(!later.is_cancelled());
+        later.cancelled().await;
+        assert!(began.elapsed() >= Duration::from_millis(300));
+    }
 }

@@ -17,7 +17,7 @@ use crate::cli::in_ci;
 use crate::layout::Layout;
 use crate::output::say;
 use crate::process::ProcessId;
-use crate::services::Service;
+use crate::services::INSTANCES;
 use crate::up::{Extent, Wish, up};
 use crate::{down, environment, logs, workspace};
 use totals::Totals;
@@ -173,10 +173,10 @@ fn fresh(layout: &Layout) -> Result<()> {
 }
 
 fn show_logs(layout: &Layout) {
-    for service in Service::ALL {
-        let end = logs::tail(&layout.log(service.name()), 15);
+    for instance in INSTANCES {
+        let end = logs::tail(&layout.log(instance.name), 15);
         if !end.is_empty() {
-            say(&format!("\n── the end of {}'s log\n{end}", service.name()));
+            say(&format!("\n── the end of {}'s log\n{end}", instance.name));
         }
     }
 }

@@ -11,9 +11,9 @@ use crate::layout::Layout;
 use crate::output::say;
 use crate::process::ProcessId;
 use crate::servers::Server;
-use crate::services::Service;
+use crate::services::Instance;
 use crate::up::{Extent, Wish, up, wait_for_server, wait_for_service};
-use crate::{check, down, launch, logs, status, supervisor, workspace};
+use crate::{check, down, k6, launch, logs, status, supervisor, workspace};
 
 /// The servers and services of Coro on this machine, as supervised processes.
 ///
@@ -64,6 +64,12 @@ enum Action {
     Explain { payment_id: String },
     /// Measure.
     Bench {
+        name: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Put a load of compose/k6 on the stack (smoke), then audit it. Arguments go to k6, e.g. `-e RATE=100`.
+    K6 {
         name: String,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -134,6 +140,10 @@ fn run(action: Action) -> Result<()> {
             all.extend(arguments.iter().map(String::as_str));
             workspace::e2e(&layout, &all)
         }
+        Action::K6 { name, arguments } => {
+            drop(connect(&layout)?);
+            k6::run(&layout, &name, &arguments)
+        }
         Action::Clean { yes } => down::clean(&layout, yes),
         Action::Launch(_) | Action::Supervise { .. } | Action::Test(_) => Ok(()),
     }
@@ -169,8 +179,8 @@ fn tell(layout: &Layout, name: &str, request: impl FnOnce(String) -> Request, wa
     if let Some(server) = Server::named(name) {
         return wait_for_server(layout, server, &layout.password()?, &mut client);
     }
-    match Service::ALL.into_iter().find(|service| service.name() == name) {
-        Some(service) => wait_for_service(layout, service),
+    match Instance::named(name) {
+        Some(instance) => wait_for_service(layout, instance),
         None => Ok(()),
     }
 }

@@ -36,18 +36,21 @@ pub fn redis_url(layout: &Layout) -> Result<String> {
 /// # Errors
 /// As [`postgres_url`].
 pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
-    let http = |port| format!("http://127.0.0.1:{}", layout.port(port));
+    let http = |port| layout.http(port, "");
     let read_only = |database| postgres_url(layout, database, "coro_checker");
     Ok([
         ("STACK_DIR", layout.dir.display().to_string()),
         ("STACK_PORT", layout.base_port.to_string()),
+        ("EDGE_URL", http(Port::Edge)),
         ("PAYMENTS_URL", http(Port::Payments)),
         ("BALANCE_URL", http(Port::Balance)),
         ("GATEWAY_URL", http(Port::Gateway)),
+        ("EDGE_ADMIN_URL", http(Port::EdgeAdmin)),
         ("PAYMENTS_ADMIN_URL", http(Port::PaymentsAdmin)),
         ("BALANCE_ADMIN_URL", http(Port::BalanceAdmin)),
         ("PROCESSOR_ADMIN_URL", http(Port::ProcessorAdmin)),
         ("RELAY_ADMIN_URL", http(Port::RelayAdmin)),
+        ("PROMETHEUS_URL", http(Port::Prometheus)),
         ("KAFKA_BROKERS", format!("127.0.0.1:{}", layout.port(Port::Kafka))),
         ("AMQP_URL", amqp_url(layout)?),
         ("REDIS_URL", redis_url(layout)?),

@@ -42,6 +42,8 @@ fn missing(layout: &Layout) -> Vec<Need> {
     need(postgres::programs().is_some(), "PostgreSQL 15 or newer", &["postgresql"]);
     need(rabbitmq::program().is_some() && find_program("epmd").is_some(), "RabbitMQ", &["rabbitmq-server"]);
     need(find_program("redis-server").is_some(), "Redis", &["redis-server"]);
+    need(find_program("haproxy").is_some(), "HAProxy", &["haproxy"]);
+    need(find_program("prometheus").is_some(), "Prometheus", &["prometheus"]);
     need(kafka::java().is_some(), "Java 17 or newer", JAVA_PACKAGES);
     need(kafka::downloaded(layout) || find_program("mvn").is_some(), "Maven (to download Kafka)", &["maven"]);
     for (program, package) in &BUILD {
@@ -147,7 +149,9 @@ if ! get "$@"; then
 fi
 # Just installed for private use: not to be started at the next boot either.
 for package in "$@"; do
-    case $package in redis-server | rabbitmq-server) update-rc.d "$package" disable >/dev/null 2>&1 || true ;; esac
+    case $package in
+    redis-server | rabbitmq-server | haproxy | prometheus) update-rc.d "$package" disable >/dev/null 2>&1 || true ;;
+    esac
 done
 "#;
 

@@ -18,6 +18,8 @@ pub const PORTS: u16 = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Port {
+    /// What clients know of a stack.
+    Edge = 0,
     Postgres = 1,
     Kafka = 4,
     KafkaController = 5,
@@ -35,6 +37,10 @@ pub enum Port {
     ProcessorAdmin = 25,
     RelayAdmin = 26,
     Gateway = 27,
+    SecondPayments = 28,
+    SecondPaymentsAdmin = 29,
+    EdgeAdmin = 30,
+    Prometheus = 31,
 }
 
 /// One stack on this machine.
@@ -90,6 +96,11 @@ impl Layout {
         self.base_port + port as u16
     }
 
+    /// The URL of something that listens on one of its ports.
+    pub fn http(&self, port: Port, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port(port))
+    }
+
     pub fn log(&self, name: &str) -> PathBuf {
         self.dir.join("logs").join(format!("{name}.log"))
     }
@@ -113,6 +124,15 @@ impl Layout {
     pub fn write_for_server(&self, path: &Path, content: &str) -> Result<()> {
         write_private(path, content)?;
         self.give(path)
+    }
+
+    /// Reads a configuration file that `cargo stack` and containers share.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn compose_file(&self, name: &str) -> Result<String> {
+        let path = self.root.join("compose").join(name);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
     fn give(&self, path: &Path) -> Result<()> {
@@ -231,6 +251,7 @@ mod tests {
             base_port: 22_000,
             uid: None,
         };
+        assert_eq!(layout.port(Port::Edge), 22_000);
         assert_eq!(layout.port(Port::Postgres), 22_001);
         assert_eq!(layout.port(Port::Redis), 22_011);
         assert_eq!(layout.port(Port::Gateway), 22_027);

@@ -15,6 +15,7 @@ mod check;
 mod down;
 mod environment;
 mod install;
+mod k6;
 mod launch;
 mod logs;
 mod output;

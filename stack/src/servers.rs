@@ -1,7 +1,9 @@
-//! The four servers: what each needs on disk, its command line, and how to know that it is ready.
+//! The servers: what each needs on disk, its command line, and how to know that it is ready.
 
+pub mod haproxy;
 pub mod kafka;
 pub mod postgres;
+pub mod prometheus;
 pub mod rabbitmq;
 pub mod redis;
 
@@ -16,10 +18,11 @@ use crate::output::Step;
 use crate::probe;
 use crate::spec::{Restart, Spec, StopSignal};
 
-/// Children of a higher tier stop first: services, then servers, then what servers need.
+/// Children of a higher tier stop first: the edge, services, servers, what servers need.
 pub const HELPER_TIER: u8 = 0;
 pub const SERVER_TIER: u8 = 1;
 pub const SERVICE_TIER: u8 = 2;
+pub const EDGE_TIER: u8 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {
@@ -27,10 +30,13 @@ pub enum Server {
     Kafka,
     RabbitMq,
     Redis,
+    Prometheus,
+    HaProxy,
 }
 
 impl Server {
-    pub const ALL: [Self; 4] = [Self::Postgres, Self::Kafka, Self::RabbitMq, Self::Redis];
+    pub const ALL: [Self; 6] =
+        [Self::Postgres, Self::Kafka, Self::RabbitMq, Self::Redis, Self::Prometheus, Self::HaProxy];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -38,6 +44,8 @@ impl Server {
             Self::Kafka => "kafka",
             Self::RabbitMq => "rabbitmq",
             Self::Redis => "redis",
+            Self::Prometheus => "prometheus",
+            Self::HaProxy => "haproxy",
         }
     }
 
@@ -55,6 +63,8 @@ impl Server {
                 &[Amqp, RabbitManagement, RabbitPrometheus, RabbitDistribution, Epmd]
             }
             Self::Redis => &[Port::Redis],
+            Self::Prometheus => &[Port::Prometheus],
+            Self::HaProxy => &[Port::Edge, Port::EdgeAdmin],
         }
     }
 
@@ -68,6 +78,8 @@ impl Server {
             Self::Kafka => kafka::prepare(layout, step),
             Self::RabbitMq => rabbitmq::prepare(layout),
             Self::Redis => redis::prepare(layout),
+            Self::Prometheus => prometheus::prepare(layout),
+            Self::HaProxy => haproxy::prepare(layout),
         }
     }
 
@@ -77,6 +89,9 @@ impl Server {
             Self::Kafka => probe::kafka(layout.port(Port::Kafka)),
             Self::RabbitMq => probe::amqp(layout.port(Port::Amqp)),
             Self::Redis => probe::redis(layout.port(Port::Redis), password),
+            Self::Prometheus => probe::http(&layout.http(Port::Prometheus, "/-/ready")),
+            // Whether it has anyone to pass requests on to is asked when the services are up.
+            Self::HaProxy => probe::http(&layout.http(Port::EdgeAdmin, "/metrics")),
         }
     }
 

@@ -21,10 +21,8 @@ pub enum Service {
 }
 
 impl Service {
-    pub const ALL: [Self; 5] = [Self::Gateway, Self::Payments, Self::Balance, Self::Processor, Self::Relay];
-
-    /// Its name in the stack and the name of its binary.
-    pub fn name(self) -> &'static str {
+    /// The name of its binary.
+    pub fn program(self) -> &'static str {
         match self {
             Self::Gateway => "gateway-sim",
             Self::Payments => "payments-svc",
@@ -33,31 +31,57 @@ impl Service {
             Self::Relay => "cdc-relay",
         }
     }
+}
 
-    pub fn ports(self) -> &'static [Port] {
-        match self {
-            Self::Gateway => &[Port::Gateway],
-            Self::Payments => &[Port::Payments, Port::PaymentsAdmin],
-            Self::Balance => &[Port::Balance, Port::BalanceAdmin],
-            Self::Processor => &[Port::Processor, Port::ProcessorAdmin],
-            Self::Relay => &[Port::RelayAdmin],
-        }
+/// One process of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Instance {
+    pub service: Service,
+    /// Its name in the stack, and in its consumer group.
+    pub name: &'static str,
+    /// Where clients reach it.
+    pub public: Port,
+    /// Where operators do; the same where there is one listener only.
+    pub admin: Port,
+}
+
+/// Everything of ours that runs. A further instance is a further line, and a further server in the edge's configuration.
+pub const INSTANCES: [Instance; 6] = [
+    instance(Service::Gateway, "gateway-sim", Port::Gateway, Port::Gateway),
+    instance(Service::Payments, "payments-svc", Port::Payments, Port::PaymentsAdmin),
+    instance(Service::Payments, "payments-svc-2", Port::SecondPayments, Port::SecondPaymentsAdmin),
+    instance(Service::Balance, "balance-svc", Port::Balance, Port::BalanceAdmin),
+    instance(Service::Processor, "processor-svc", Port::Processor, Port::ProcessorAdmin),
+    instance(Service::Relay, "cdc-relay", Port::RelayAdmin, Port::RelayAdmin),
+];
+
+const fn instance(service: Service, name: &'static str, public: Port, admin: Port) -> Instance {
+    Instance { service, name, public, admin }
+}
+
+impl Instance {
+    pub fn named(name: &str) -> Option<Self> {
+        INSTANCES.into_iter().find(|instance| instance.name == name)
+    }
+
+    /// The ports it listens on.
+    pub fn ports(self) -> Vec<Port> {
+        let mut ports = vec![self.public, self.admin];
+        ports.dedup();
+        ports
     }
 
     /// Where it says whether it can do its work.
     pub fn ready_url(self, layout: &Layout) -> String {
-        let (port, path) = match self {
-            Self::Gateway => (Port::Gateway, "health"),
-            Self::Payments => (Port::PaymentsAdmin, "ready"),
-            Self::Balance => (Port::BalanceAdmin, "ready"),
-            Self::Processor => (Port::ProcessorAdmin, "ready"),
-            Self::Relay => (Port::RelayAdmin, "ready"),
+        let path = match self.service {
+            Service::Gateway => "/health",
+            Service::Payments | Service::Balance | Service::Processor | Service::Relay => "/ready",
         };
-        format!("http://127.0.0.1:{}/{path}", layout.port(port))
+        layout.http(self.admin, path)
     }
 
     fn binary(self, layout: &Layout) -> PathBuf {
-        crate::workspace::binary(layout, self.name())
+        crate::workspace::binary(layout, self.service.program())
     }
 
     pub fn built(self, layout: &Layout) -> bool {
@@ -67,24 +91,24 @@ impl Service {
     /// # Errors
     /// When its folder cannot be made.
     pub fn spec(self, layout: &Layout) -> Result<Spec> {
-        let cwd = layout.dir.join("services").join(self.name());
+        let cwd = layout.dir.join("services").join(self.name);
         fs::create_dir_all(&cwd).with_context(|| format!("cannot make {}", cwd.display()))?;
         let mut argv = vec![self.binary(layout).display().to_string()];
-        if self == Self::Relay {
+        if self.service == Service::Relay {
             argv.push("run".to_owned());
         }
         Ok(Spec {
-            name: self.name().to_owned(),
+            name: self.name.to_owned(),
             argv,
             env: self.env(layout)?,
-            log: layout.log(self.name()),
+            log: layout.log(self.name),
             cwd,
             uid: None,
             restart: Restart::Always,
             tier: SERVICE_TIER,
             stop_signal: StopSignal::Term,
-            stop_seconds: 15,
-            port: self.ports().first().map(|port| layout.port(*port)),
+            stop_seconds: 20,
+            port: Some(layout.port(self.public)),
         })
     }
 
@@ -96,36 +120,43 @@ impl Service {
         let given = ["RUST_LOG", "LOG_FORMAT"].into_iter();
         env.extend(given.filter_map(|name| Some((name, std::env::var(name).ok()?))));
         let kafka = ("KAFKA_BROKERS", address(Port::Kafka));
+        // A member of its consumer group that comes back under its name causes no rebalance.
+        let member = ("GROUP_INSTANCE_ID", self.name.to_owned());
         let amqp = ("AMQP_URL", environment::amqp_url(layout)?);
-        match self {
-            Self::Gateway => env.extend([
-                ("LISTEN_ADDR", address(Port::Gateway)),
+        match self.service {
+            Service::Gateway => env.extend([
+                ("LISTEN_ADDR", address(self.public)),
                 ("LEDGER_PATH", layout.dir.join("services/gateway-sim/ledger.ndjson").display().to_string()),
             ]),
-            Self::Payments => env.extend([
-                ("LISTEN_ADDR", address(Port::Payments)),
-                ("ADMIN_ADDR", address(Port::PaymentsAdmin)),
+            Service::Payments => env.extend([
+                ("LISTEN_ADDR", address(self.public)),
+                ("ADMIN_ADDR", address(self.admin)),
+                member,
                 ("DATABASE_URL", url("payments", "payments_svc")?),
                 kafka,
             ]),
-            Self::Balance => env.extend([
-                ("LISTEN_ADDR", address(Port::Balance)),
-                ("ADMIN_ADDR", address(Port::BalanceAdmin)),
+            Service::Balance => env.extend([
+                ("LISTEN_ADDR", address(self.public)),
+                ("ADMIN_ADDR", address(self.admin)),
+                member,
                 ("DATABASE_URL", url("balance", "balance_svc")?),
                 kafka,
             ]),
-            Self::Processor => env.extend([
-                ("LISTEN_ADDR", address(Port::Processor)),
-                ("ADMIN_ADDR", address(Port::ProcessorAdmin)),
+            Service::Processor => env.extend([
+                ("LISTEN_ADDR", address(self.public)),
+                ("ADMIN_ADDR", address(self.admin)),
+                member,
                 ("DATABASE_URL", url("processor", "processor_svc")?),
                 ("REDIS_URL", environment::redis_url(layout)?),
-                ("GATEWAY_URL", format!("http://{}", address(Port::Gateway))),
+                ("GATEWAY_URL", layout.http(Port::Gateway, "")),
+                // It is not behind the edge.
+                ("DRAIN_MS", "0".to_owned()),
                 kafka,
                 amqp,
             ]),
-            Self::Relay => env.extend([
+            Service::Relay => env.extend([
                 ("RELAY_ROUTES", layout.root.join("cdc-relay/relay.toml").display().to_string()),
-                ("ADMIN_ADDR", address(Port::RelayAdmin)),
+                ("ADMIN_ADDR", address(self.admin)),
                 ("PAYMENTS_RELAY_URL", url("payments", "coro_relay")?),
                 ("BALANCE_RELAY_URL", url("balance", "coro_relay")?),
                 ("PROCESSOR_RELAY_URL", url("processor", "coro_relay")?),

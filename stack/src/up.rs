@@ -5,11 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::control::{Client, Reply, Request};
-use crate::layout::Layout;
+use crate::layout::{Layout, Port};
 use crate::output::{Progress, say};
 use crate::process::ProcessId;
 use crate::servers::{Server, kafka};
-use crate::services::Service;
+use crate::services::{INSTANCES, Instance};
 use crate::spec::Spec;
 use crate::{environment, install, logs, probe, process, state, supervisor, workspace};
 
@@ -76,16 +76,14 @@ fn clear_the_way(layout: &Layout, progress: &Progress) -> Result<()> {
         }
     };
     let is_ours = |name: &str| running.iter().any(|child| child.name == name);
-    let servers = Server::ALL.iter().map(|server| (server.name(), server.ports()));
-    let services = Service::ALL.iter().map(|service| (service.name(), service.ports()));
+    let servers = Server::ALL.iter().map(|server| (server.name(), server.ports().to_vec()));
+    let services = INSTANCES.iter().map(|instance| (instance.name, instance.ports()));
     let taken: Vec<String> = servers
         .chain(services)
         .filter(|(name, _)| !is_ours(name))
-        .flat_map(|(name, ports)| ports.iter().map(move |port| (name, layout.port(*port))))
+        .flat_map(|(name, ports)| ports.into_iter().map(move |port| (name, layout.port(port))))
         // The port mapper outlives its broker.
-        .filter(|(name, port)| {
-            !(*name == "rabbitmq" && is_ours("epmd") && *port == layout.port(crate::layout::Port::Epmd))
-        })
+        .filter(|(name, port)| !(*name == "rabbitmq" && is_ours("epmd") && *port == layout.port(Port::Epmd)))
         .filter(|(_, port)| !probe::port_is_free(*port))
         .map(|(name, port)| match process::listener(port) {
             Some((pid, command)) => format!("port {port}, for {name}, is held by {command} (pid {pid})"),
@@ -191,55 +189,57 @@ fn migrate(layout: &Layout) -> Result<String> {
 }
 
 fn start_services(layout: &Layout, progress: &Progress) -> Result<()> {
-    let (built, absent): (Vec<Service>, Vec<Service>) =
-        Service::ALL.into_iter().partition(|service| service.built(layout));
-    for service in absent {
-        progress.line(&format!("  - {} has no binary and is left out", service.name()));
+    let (built, absent): (Vec<Instance>, Vec<Instance>) =
+        INSTANCES.into_iter().partition(|instance| instance.built(layout));
+    for instance in absent {
+        progress.line(&format!("  - {} has no binary and is left out", instance.name));
     }
     let mut client = Client::connect(&layout.socket()).context("the supervisor is gone")?;
-    for service in &built {
-        run(&mut client, service.spec(layout)?)?;
+    for instance in &built {
+        run(&mut client, instance.spec(layout)?)?;
     }
-    let wait = |service: Service| {
-        progress.step(service.name(), |step| {
+    let wait = |instance: Instance| {
+        progress.step(instance.name, |step| {
             step.now("starting");
-            wait_for_service(layout, service)?;
+            wait_for_service(layout, instance)?;
             Ok(String::new())
         })
     };
     std::thread::scope(|scope| {
-        let waiting: Vec<_> = built.iter().map(|service| scope.spawn(move || wait(*service))).collect();
+        let waiting: Vec<_> = built.iter().map(|instance| scope.spawn(move || wait(*instance))).collect();
         // All of them are waited for, so that every failure is seen; the first is returned.
         let results: Vec<Result<()>> = waiting
             .into_iter()
             .map(|thread| thread.join().unwrap_or_else(|_| bail!("a step panicked")))
             .collect();
-        results.into_iter().collect()
-    })
+        results.into_iter().collect::<Result<()>>()
+    })?;
+    // It has to see them, too.
+    let edge = layout.http(Port::Edge, "/health");
+    probe::until(SERVICE_PATIENCE, || probe::http(&edge), || Ok(()))
+        .with_context(|| excerpt(layout, "haproxy"))
 }
 
 /// # Errors
 /// When it does not say in time that it is ready; the end of its log is in the message.
-pub fn wait_for_service(layout: &Layout, service: Service) -> Result<()> {
-    let url = service.ready_url(layout);
+pub fn wait_for_service(layout: &Layout, instance: Instance) -> Result<()> {
+    let url = instance.ready_url(layout);
     let ready = || probe::http(&url);
     // One that crashes is restarted and may yet come up: only time decides.
-    probe::until(SERVICE_PATIENCE, ready, || Ok(())).with_context(|| excerpt(layout, service.name()))
+    probe::until(SERVICE_PATIENCE, ready, || Ok(())).with_context(|| excerpt(layout, instance.name))
 }
 
 fn summary(layout: &Layout, extent: Extent) -> Result<()> {
     let variables = environment::variables(layout)?;
     let names: &[&str] = match extent {
         Extent::Servers => &["KAFKA_BROKERS"],
-        Extent::Services | Extent::Payment => {
-            &["PAYMENTS_URL", "BALANCE_URL", "GATEWAY_URL", "KAFKA_BROKERS"]
-        }
+        Extent::Services | Extent::Payment => &["EDGE_URL", "GATEWAY_URL", "PROMETHEUS_URL", "KAFKA_BROKERS"],
     };
     say("");
     for name in names {
         say(&format!("{name:<16} {}", variables.get(name).map_or("", String::as_str)));
     }
-    say(&format!("{:<16} 127.0.0.1:{}", "Postgres", layout.port(crate::layout::Port::Postgres)));
+    say(&format!("{:<16} 127.0.0.1:{}", "Postgres", layout.port(Port::Postgres)));
     say(&format!("\nEverything else, passwords included: . {}", layout.dir.join("env").display()));
     Ok(())
 }

@@ -82,7 +82,7 @@ impl Meter {
                 let group = if child.name == POSTGRES {
                     postgres_group(&title(stat.id.pid))
                 } else {
-                    child.name.clone()
+                    service(&child.name).to_owned()
                 };
                 processes.insert(stat.id, (group, ticks(stat)));
             }
@@ -138,6 +138,14 @@ fn in_seconds(ticks: i64) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second().max(1) as f64
 }
 
+/// Its instances are counted together: `payments-svc-2` is payments-svc.
+fn service(child: &str) -> &str {
+    match child.rsplit_once('-') {
+        Some((service, nth)) if nth.parse::<u16>().is_ok() => service,
+        Some(_) | None => child,
+    }
+}
+
 /// By the title Postgres gives its processes: `postgres: walsender coro_relay …`, `postgres: payments_svc payments …`.
 fn postgres_group(title: &str) -> String {
     let mut words = title.strip_prefix("postgres: ").unwrap_or_default().split(' ');
@@ -186,6 +194,12 @@ mod tests {
             |group: &str| (spent.seconds[group] * rustix::param::clock_ticks_per_second() as f64).round();
         assert_eq!((ticks(REST), ticks("postgres backends x"), ticks(ELSEWHERE)), (7.0, 5.0, 8.0));
         assert!((spent.busy() - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn instances_of_a_service_are_counted_together() {
+        let names = ["payments-svc", "payments-svc-2", "cdc-relay", "redis"].map(service);
+        assert_eq!(names, ["payments-svc", "payments-svc", "cdc-relay", "redis"]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Input that must be met: a clear problem, or a closed connection, and never a row.
+//! Input that must be met, at the edge and at a service itself: a clear problem, or a closed connection, and never a
+//! row.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +10,13 @@ use uuid::Uuid;
 
 use crate::world::World;
 
-async fn post_raw(world: &World, user: Option<&str>, body: Vec<u8>) -> (u16, Value) {
-    let request = reqwest::Client::new().post(format!("{}/payments", world.stack.payments_url)).body(body);
+/// Where requests come in.
+fn doors(world: &World) -> [&str; 2] {
+    [&world.stack.edge_url, &world.stack.payments_url]
+}
+
+async fn post_raw(door: &str, user: Option<&str>, body: Vec<u8>) -> (u16, Value) {
+    let request = reqwest::Client::new().post(format!("{door}/payments")).body(body);
     let request = request.header("content-type", "application/json");
     let request = if let Some(user) = user { request.header("x-user-id", user) } else { request };
     let response = request.send().await.unwrap();
@@ -52,13 +58,15 @@ async fn bad_input_is_a_clear_problem_and_no_row() {
         ("NUL", with("client_number", json!("a\u{0}b")), 400, "validation"),
         ("over 16 kB", with("client_number", json!("9".repeat(17_000))), 413, "too-large"),
     ];
-    for (name, body, status, kind) in cases {
-        let (found, problem) = post_raw(&world, Some(&user.to_string()), body).await;
-        assert_eq!(found, status, "{name}: {problem}");
-        assert_eq!(problem["type"], format!("urn:coro:problem:{kind}"), "{name}: {problem}");
-        assert_eq!(problem["status"], status, "{name}");
-        if kind == "validation" {
-            assert!(problem["errors"][0]["field"].is_string(), "{name}: {problem}");
+    for (door, (name, body, status, kind)) in
+        doors(&world).into_iter().flat_map(|door| cases.iter().map(move |case| (door, case)))
+    {
+        let (found, problem) = post_raw(door, Some(&user.to_string()), body.clone()).await;
+        assert_eq!(found, *status, "{name} at {door}: {problem}");
+        assert_eq!(problem["type"], format!("urn:coro:problem:{kind}"), "{name} at {door}: {problem}");
+        assert_eq!(problem["status"], *status, "{name} at {door}");
+        if *kind == "validation" {
+            assert!(problem["errors"][0]["field"].is_string(), "{name} at {door}: {problem}");
         }
     }
     assert_eq!(world.payments_of(user).await, 0);
@@ -69,8 +77,11 @@ async fn a_user_is_a_uuid_and_nothing_else() {
     let world = World::shared().await;
     let body = world.order(100, "key").to_string().into_bytes();
     for user in [None, Some(""), Some("bob"), Some("0198c0de00007000800000000000000"), Some("' or 1=1 --")] {
-        let (status, problem) = post_raw(&world, user, body.clone()).await;
-        assert_eq!((status, &problem["errors"][0]["field"]), (400, &"X-User-ID".into()), "{user:?}");
+        for door in doors(&world) {
+            let (status, problem) = post_raw(door, user, body.clone()).await;
+            let field = &problem["errors"][0]["field"];
+            assert_eq!((status, field), (400, &"X-User-ID".into()), "{user:?} at {door}");
+        }
     }
 }
 
@@ -78,21 +89,25 @@ async fn a_user_is_a_uuid_and_nothing_else() {
 async fn what_is_not_offered_is_a_problem_too() {
     let world = World::shared().await;
     let http = reqwest::Client::new();
-    let nowhere = http.get(format!("{}/nowhere", world.stack.payments_url)).send().await.unwrap();
-    assert_eq!(nowhere.status(), 404);
-    assert_eq!(nowhere.headers()["content-type"], "application/problem+json");
-    let method = http.delete(format!("{}/payments", world.stack.payments_url)).send().await.unwrap();
-    assert_eq!(method.status(), 405);
-    let health = http.get(format!("{}/health", world.stack.payments_url)).send().await.unwrap();
-    assert_eq!(health.status(), 200);
-    let metrics = http.get(format!("{}/metrics", world.stack.payments_url)).send().await.unwrap();
-    assert_eq!(metrics.status(), 404, "metrics are on the admin listener only");
+    for door in doors(&world) {
+        let get = async |path: &str| http.get(format!("{door}{path}")).send().await.unwrap();
+        for path in ["/nowhere", "/paymentsandmore"] {
+            let nowhere = get(path).await;
+            assert_eq!(nowhere.status(), 404, "{path} at {door}");
+            assert_eq!(nowhere.headers()["content-type"], "application/problem+json", "{path} at {door}");
+        }
+        for path in ["/metrics", "/ready", "/deposits", "/stats"] {
+            assert_eq!(get(path).await.status(), 404, "{path} is on admin listeners only, not at {door}");
+        }
+        assert_eq!(http.delete(format!("{door}/payments")).send().await.unwrap().status(), 405);
+        assert_eq!(get("/health").await.status(), 200);
+        assert_eq!(get("/services").await.status(), 200);
+    }
 }
 
 /// How long the server lets a client dawdle after it sent `start`.
-async fn patience_with(world: &World, start: &str) -> (Duration, String) {
-    let address = world.stack.payments_url.trim_start_matches("http://");
-    let mut stream = TcpStream::connect(address).await.unwrap();
+async fn patience_with(door: &str, start: &str) -> (Duration, String) {
+    let mut stream = TcpStream::connect(door.trim_start_matches("http://")).await.unwrap();
     stream.write_all(start.as_bytes()).await.unwrap();
     let began = Instant::now();
     let mut answer = Vec::new();
@@ -112,9 +127,11 @@ async fn slow_clients_are_cut_and_leave_no_row() {
         "POST /payments HTTP/1.1\r\nhost: coro\r\nx-user-id: {user}\r\ncontent-type: application/json\r\nconnection: close\r\n"
     );
     let body = format!("{head}content-length: 100\r\n\r\n{{\"client_number\":");
-    let (slow_head, slow_body) = tokio::join!(patience_with(&world, &head), patience_with(&world, &body));
-    assert!(slow_head.0 < Duration::from_secs(30), "{slow_head:?}");
-    assert!(slow_body.0 < Duration::from_secs(30), "{slow_body:?}");
-    assert!(slow_body.1.contains(" 408 "), "{slow_body:?}");
+    for door in doors(&world) {
+        let (slow_head, slow_body) = tokio::join!(patience_with(door, &head), patience_with(door, &body));
+        assert!(slow_head.0 < Duration::from_secs(30), "{slow_head:?} at {door}");
+        assert!(slow_body.0 < Duration::from_secs(30), "{slow_body:?} at {door}");
+        assert!(slow_body.1.contains(" 408 "), "{slow_body:?} at {door}");
+    }
     assert_eq!(world.payments_of(user).await, 0);
 }

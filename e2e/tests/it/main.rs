@@ -12,4 +12,6 @@ mod idempotency;
 mod kills;
 mod outages;
 mod payments;
+mod rolling;
+mod scraping;
 mod world;

@@ -222,7 +222,8 @@ impl Processor {
     }
 
     pub async fn with(flags: Vec<String>) -> Processor {
-        let fixed = ["processor-svc", "--listen-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0"];
+        let fixed =
+            ["processor-svc", "--listen-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0", "--drain-ms=0"];
         let args = fixed.into_iter().map(str::to_owned).chain(flags);
         let config = processor_svc::Config::parse_from(args);
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap();

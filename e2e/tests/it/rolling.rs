@@ -1,0 +1,153 @@
+//! Clients at the edge do not notice that instances of payments-svc come and go.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use e2e::client::{Client, order};
+use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use reqwest::StatusCode;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::world::{PATIENCE, World};
+
+const INSTANCES: [&str; 2] = ["payments-svc", "payments-svc-2"];
+const USERS: usize = 20;
+const AMOUNT: i64 = 10;
+/// Each is a payment and a look at it: a hundred requests a second.
+const EVERY: Duration = Duration::from_millis(20);
+
+/// What the clients at the edge met.
+#[derive(Default)]
+struct Load {
+    over: AtomicBool,
+    accepted: Mutex<Vec<(Uuid, Uuid)>>,
+    /// User, body and answer of what was not answered as it should be.
+    failed: Mutex<Vec<(Uuid, Value, String)>>,
+}
+
+impl Load {
+    /// A payment every 20 ms, whether the ones before it are answered or not, until it is over.
+    async fn run(&self, client: &Client, users: &[Uuid], service: &str) {
+        let mut clock = tokio::time::interval(EVERY);
+        let mut under_way = FuturesUnordered::new();
+        let mut nth = 0;
+        while !self.over.load(Ordering::Relaxed) {
+            tokio::select! {
+                _ = clock.tick() => {
+                    let user = users[nth % users.len()];
+                    under_way.push(self.visit(client, user, order("0812", service, AMOUNT, &format!("rolling {nth}"))));
+                    nth += 1;
+                }
+                Some(()) = under_way.next() => {}
+            }
+        }
+        while under_way.next().await.is_some() {}
+    }
+
+    /// Pays, and looks at the payment.
+    async fn visit(&self, client: &Client, user: Uuid, body: Value) {
+        let seen = async {
+            let payment_id = accepted(client, user, &body).await?;
+            client.payment(user, payment_id).await.map_err(|error| format!("{error:#}"))?;
+            Ok(payment_id)
+        };
+        match seen.await {
+            Ok(payment_id) => self.accepted.lock().unwrap().push((user, payment_id)),
+            Err(why) => self.failed.lock().unwrap().push((user, body, why)),
+        }
+    }
+}
+
+/// The payment of a request that is answered with 201; any other answer as text.
+async fn accepted(client: &Client, user: Uuid, body: &Value) -> Result<Uuid, String> {
+    let response = client.post_payment(user, body).await.map_err(|error| format!("{error:#}"))?;
+    let status = response.status();
+    let text = response.text().await.map_err(|error| error.to_string())?;
+    if status != StatusCode::CREATED {
+        return Err(format!("{status} {text}"));
+    }
+    let payment: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    payment["payment_id"].as_str().and_then(|id| id.parse().ok()).ok_or(text)
+}
+
+/// How often the edge had to send a request again.
+async fn retries(world: &World) -> f64 {
+    let url = format!("{}/metrics", world.stack.edge_admin_url);
+    let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+    let lines = text.lines().filter(|line| line.starts_with("haproxy_server_retry_warnings_total{"));
+    lines.map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+}
+
+/// A load through the edge while `disturbance` goes on.
+async fn load_during(world: &World, disturbance: impl Future<Output = ()>) -> Load {
+    let client = Client::new(&world.stack.through_edge()).unwrap();
+    let users: Vec<Uuid> = join_all((0..USERS).map(|_| world.client.user_with(1_000_000)))
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let load = Load::default();
+    let running = load.run(&client, &users, &world.stack.demo_service_id);
+    let disturb = async {
+        reached(&load, 50).await;
+        disturbance.await;
+        let so_far = load.accepted.lock().unwrap().len();
+        reached(&load, so_far + 50).await;
+        load.over.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(running, disturb);
+    load
+}
+
+async fn reached(load: &Load, count: usize) {
+    let enough = async {
+        while load.accepted.lock().unwrap().len() < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, enough).await.expect("nothing is accepted any more");
+}
+
+async fn all_complete(world: &World, payments: &[(Uuid, Uuid)]) {
+    let ends = payments.iter().map(|(user, payment_id)| world.client.ended(*user, *payment_id, PATIENCE));
+    for payment in join_all(ends).await {
+        assert_eq!(payment.unwrap()["status"], "completed");
+    }
+    world.adds_up().await;
+}
+
+#[tokio::test]
+async fn no_request_fails_during_a_rolling_restart() {
+    let world = World::alone().await;
+    let before = retries(&world).await;
+    let load = load_during(&world, async {
+        for instance in INSTANCES {
+            world.cargo_stack("restart", instance).await;
+        }
+    })
+    .await;
+    assert_eq!(*load.failed.lock().unwrap(), []);
+    // An instance that leaves is asked nothing any more: the edge has nothing to mend.
+    assert_eq!(retries(&world).await - before, 0.0);
+    let accepted = load.accepted.lock().unwrap().clone();
+    all_complete(&world, &accepted).await;
+}
+
+#[tokio::test]
+async fn after_a_kill_the_same_request_is_answered_by_the_other_instance() {
+    let world = World::alone().await;
+    let load = load_during(&world, async { world.cargo_stack("kill", INSTANCES[0]).await }).await;
+    let edge = Client::new(&world.stack.through_edge()).unwrap();
+    let mut payments = load.accepted.lock().unwrap().clone();
+    let failed = load.failed.lock().unwrap().clone();
+    // Those under way on the killed instance, and no more.
+    assert!(failed.len() <= 10, "{failed:#?}");
+    for (user, body, _) in failed {
+        payments.push((user, accepted(&edge, user, &body).await.unwrap()));
+    }
+    all_complete(&world, &payments).await;
+}

@@ -1,0 +1,42 @@
+//! Prometheus sees every process that tells metrics.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::world::{PATIENCE, World};
+
+const TARGETS: [&str; 9] = [
+    "balance-svc",
+    "cdc-relay",
+    "gateway-sim",
+    "haproxy",
+    "payments-svc",
+    "payments-svc-2",
+    "processor-svc",
+    "prometheus",
+    "rabbitmq",
+];
+
+/// The instances of which the last scrape went as `up` says.
+async fn scraped(world: &World, up: &str) -> BTreeSet<String> {
+    let url = format!("{}/api/v1/query?query=up=={up}", world.stack.prometheus_url);
+    let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    let series = answer["data"]["result"].as_array().unwrap();
+    series.iter().map(|series| series["metric"]["instance"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn every_target_is_up() {
+    let world = World::shared().await;
+    let wanted = BTreeSet::from(TARGETS.map(str::to_owned));
+    let began = Instant::now();
+    // The last scrape of one that was restarted just now may have found nobody.
+    while scraped(&world, "1").await != wanted {
+        let (up, down) = (scraped(&world, "1").await, scraped(&world, "0").await);
+        assert!(began.elapsed() < PATIENCE, "up: {up:?}, down: {down:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    assert_eq!(scraped(&world, "0").await, BTreeSet::new());
+}

@@ -1,0 +1,39 @@
+//! HAProxy, the edge: what clients reach, in front of the services' instances.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+
+use super::{EDGE_TIER, find_program, text};
+use crate::layout::{Layout, Port};
+use crate::spec::Spec;
+
+pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
+    let program = find_program("haproxy").context("HAProxy is not installed")?;
+    let home = layout.server_dir("haproxy")?;
+    let config = home.join("haproxy.cfg");
+    // A copy: the user it runs as may not be allowed to read the workspace.
+    layout.write_for_server(&config, &layout.compose_file("haproxy/haproxy.cfg")?)?;
+    let argv = vec![text(&program), "-db".into(), "-f".into(), text(&config)];
+    let mut spec = super::spec(layout, "haproxy", home, argv, Port::Edge);
+    spec.env = environment(layout);
+    spec.tier = EDGE_TIER;
+    Ok(vec![spec])
+}
+
+/// What the configuration leaves open.
+fn environment(layout: &Layout) -> BTreeMap<String, String> {
+    let address = |port| format!("127.0.0.1:{}", layout.port(port));
+    let port = |port| layout.port(port).to_string();
+    let entries = [
+        ("EDGE_ADDR", address(Port::Edge)),
+        ("EDGE_ADMIN_ADDR", address(Port::EdgeAdmin)),
+        ("PAYMENTS_1_ADDR", address(Port::Payments)),
+        ("PAYMENTS_1_ADMIN_PORT", port(Port::PaymentsAdmin)),
+        ("PAYMENTS_2_ADDR", address(Port::SecondPayments)),
+        ("PAYMENTS_2_ADMIN_PORT", port(Port::SecondPaymentsAdmin)),
+        ("BALANCE_ADDR", address(Port::Balance)),
+        ("BALANCE_ADMIN_PORT", port(Port::BalanceAdmin)),
+    ];
+    entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}

@@ -1,0 +1,50 @@
+//! Prometheus: scrapes whatever tells metrics by itself.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::{find_program, text};
+use crate::layout::{Layout, Port};
+use crate::services::INSTANCES;
+use crate::spec::Spec;
+
+pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
+    let program = find_program("prometheus").context("Prometheus is not installed")?;
+    let home = layout.server_dir("prometheus")?;
+    let config = home.join("prometheus.yml");
+    layout.write_for_server(&config, &layout.compose_file("prometheus/prometheus.yml")?)?;
+    let targets = serde_json::to_string_pretty(&targets(layout))?;
+    layout.write_for_server(&home.join("targets.json"), &targets)?;
+    let argv = vec![
+        text(&program),
+        format!("--config.file={}", config.display()),
+        format!("--storage.tsdb.path={}", home.join("data").display()),
+        format!("--web.listen-address=127.0.0.1:{}", layout.port(Port::Prometheus)),
+        "--storage.tsdb.retention.time=3d".to_owned(),
+        "--storage.tsdb.retention.size=512MB".to_owned(),
+        "--log.level=warn".to_owned(),
+    ];
+    let mut spec = super::spec(layout, "prometheus", home, argv, Port::Prometheus);
+    // It has little to do, and the machine has other work.
+    spec.env.insert("GOMAXPROCS".to_owned(), "1".to_owned());
+    Ok(vec![spec])
+}
+
+/// Each service is a job with as many targets as it has instances; so is each server that can be scraped.
+fn targets(layout: &Layout) -> Vec<Value> {
+    let services =
+        INSTANCES.iter().map(|instance| (instance.service.program(), instance.name, instance.admin));
+    let servers = [
+        ("haproxy", Port::EdgeAdmin),
+        ("rabbitmq", Port::RabbitPrometheus),
+        ("prometheus", Port::Prometheus),
+    ];
+    let servers = servers.into_iter().map(|(name, port)| (name, name, port));
+    services
+        .chain(servers)
+        .map(|(job, instance, port)| {
+            let address = format!("127.0.0.1:{}", layout.port(port));
+            json!({"targets": [address], "labels": {"job": job, "instance": instance}})
+        })
+        .collect()
+}
