@@ -163,19 +163,20 @@ pub async fn look(places: &Places, options: &Options) -> Result<(Vec<Finding>, V
         };
         let seen = Seen::look(places, &mut links, options).await?;
         let moved = match &rest {
-            Some(rest) => !rest::is_still(places, &links, rest).await?,
+            Some(rest) => !rest::has_stayed(places, &links, rest).await?,
             None => false,
         };
         if moved && began.elapsed() < options.settle {
             continue;
         }
-        let mut notes = Vec::new();
-        if let Some(motion) = rest.filter(|motion| moved || !motion.is_still()) {
-            notes.push(format!(
-                "It did not come to rest in {} s: {motion}. What holds only at rest may be wrong (--live leaves it out).",
-                options.settle.as_secs()
-            ));
-        }
+        let unrest = match rest {
+            Some(motion) if !motion.is_still() => Some(format!("It did not come to rest: {motion}.")),
+            Some(_) if moved => Some("It did not stay at rest while it was looked at.".to_owned()),
+            Some(_) | None => None,
+        };
+        let warning =
+            |unrest| format!("{unrest} What holds only at rest may not hold yet: see --settle, --live.");
+        let notes = unrest.map(warning).into_iter().collect();
         return Ok((judge(&seen, places, options.live), notes));
     }
 }
@@ -200,4 +201,25 @@ pub fn judge(seen: &Seen, places: &Places, live: bool) -> Vec<Finding> {
         Finding { skipped, ..tally.finding(check.name, check.promise) }
     };
     CHECKS.iter().map(finding).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn architecture_lists_every_check_and_no_other() {
+        let path = format!("{}/../ARCHITECTURE.md", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let table = text.split("## The audit").nth(1).unwrap().split("\n## ").next().unwrap();
+        let listed = table.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+        let listed: Vec<&str> = listed.map(|(name, _)| name).skip(1).collect();
+        let star = |check: &Check| if check.at_rest { "*" } else { "" };
+        let checks: Vec<String> =
+            CHECKS.iter().map(|check| format!("{}{}", check.name, star(check))).collect();
+        assert_eq!(listed, checks);
+        for Check { promise, .. } in CHECKS {
+            assert!(table.contains(&format!("| {promise} |")), "{promise}");
+        }
+    }
 }

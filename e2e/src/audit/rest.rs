@@ -7,40 +7,46 @@ use anyhow::{Context, Result};
 
 use super::hear;
 use super::places::{Part, Places};
-use super::relay;
+use super::relay::{self, Memory};
 use super::seen::Links;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// What is on its way.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Motion {
+    counts: Counts,
+    /// Sources whose log the relay has not told to its end.
+    untold: Vec<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
     /// Payments that have not ended.
     open: i64,
     /// Messages in the work queue.
     waiting: u32,
     /// Records that some group has not applied.
     behind: i64,
-    /// Sources whose log the relay has not told to its end.
-    untold: Vec<String>,
-    /// Records on the topics that groups hear, and payments: both only ever grow.
-    there: i64,
+    /// Payments, and records on the topics that groups hear: both only ever grow.
     payments: i64,
+    there: i64,
 }
 
 impl Motion {
     pub fn is_still(&self) -> bool {
-        (self.open, self.waiting, self.behind) == (0, 0, 0) && self.untold.is_empty()
+        let Counts { open, waiting, behind, .. } = self.counts;
+        (open, waiting, behind) == (0, 0, 0) && self.untold.is_empty()
     }
 }
 
 impl fmt::Display for Motion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Counts { open, waiting, behind, .. } = self.counts;
         write!(
             f,
-            "{} payments have not ended, {} messages wait in the queue, {} records are not applied",
-            self.open, self.waiting, self.behind
+            "{open} payments have not ended, {waiting} messages wait in the queue, {behind} records are not applied"
         )?;
         if !self.untold.is_empty() {
             write!(f, ", the relay is behind in {}", self.untold.join(", "))?;
@@ -49,63 +55,74 @@ impl fmt::Display for Motion {
     }
 }
 
-/// Waits until two looks in a row see nothing move, or `patience` is over.
+/// Waits until nothing moves, or `patience` is over. Nothing moves when two looks in a row find nothing on its way
+/// and nothing new, and the relay has then got to where the logs ended at the second of them.
 pub async fn settle(places: &Places, links: &Links, patience: Duration) -> Result<Motion> {
     let began = Instant::now();
     let mut before = None;
-    let mut marks = Marks::default();
+    let mut ends = None;
     loop {
-        let motion = look(places, links, &mut marks).await?;
-        if motion.is_still() && before.as_ref() == Some(&motion) {
-            return Ok(motion);
+        let Look { counts, memories } = look(places, links).await?;
+        let mut motion = Motion { counts, untold: Vec::new() };
+        if motion.is_still() && before == Some(counts) {
+            let ends = match &mut ends {
+                Some(ends) => &*ends,
+                ends @ None => &*ends.insert(log_ends(links).await?),
+            };
+            let behind = |(name, end): &(&'static str, u64)| {
+                let late = |memory: &Memory| memory.source == *name && memory.acknowledged < *end;
+                memories.iter().any(late).then_some(*name)
+            };
+            motion.untold = ends.iter().filter_map(behind).collect();
+            if motion.is_still() {
+                return Ok(motion);
+            }
+        } else {
+            ends = None;
         }
         if began.elapsed() > patience {
             return Ok(motion);
         }
-        before = Some(motion);
+        before = Some(counts);
         tokio::time::sleep(LOOK).await;
     }
 }
 
-/// Whether what was seen at rest still is.
-pub async fn is_still(places: &Places, links: &Links, rest: &Motion) -> Result<bool> {
-    // Every look at a moment may find the relay busy with somebody else's log: only what concerns us counts.
-    let now = look(places, links, &mut Marks::default()).await?;
-    Ok((now.payments, now.there, now.open, now.behind) == (rest.payments, rest.there, rest.open, rest.behind))
+/// Whether what was at rest has stayed so.
+pub async fn has_stayed(places: &Places, links: &Links, rest: &Motion) -> Result<bool> {
+    Ok(look(places, links).await?.counts == rest.counts)
 }
 
-/// The end of each database's log when nothing else was seen to move: the relay has to get there.
-#[derive(Default)]
-struct Marks(Vec<(&'static str, u64)>);
+async fn log_ends(links: &Links) -> Result<Vec<(&'static str, u64)>> {
+    let mut ends = Vec::new();
+    for (name, client) in links.all() {
+        ends.push((name, relay::log_end(client).await.context(name)?));
+    }
+    Ok(ends)
+}
 
-async fn look(places: &Places, links: &Links, marks: &mut Marks) -> Result<Motion> {
-    let mut motion = Motion::default();
+struct Look {
+    counts: Counts,
+    memories: Vec<Memory>,
+}
+
+async fn look(places: &Places, links: &Links) -> Result<Look> {
+    let mut counts = Counts::default();
     if let Some(client) = &links.payments {
         let count =
             "select count(*), count(*) filter (where status in ('initiated', 'authorized')) from payments";
         let row = client.query_one(count, &[]).await.context("payments")?;
-        (motion.payments, motion.open) = (row.get(0), row.get(1));
+        (counts.payments, counts.open) = (row.get(0), row.get(1));
     }
     if let Some(url) = places.of(Part::Queue) {
-        motion.waiting = hear::waiting(url, &places.queue).await?;
+        counts.waiting = hear::waiting(url, &places.queue).await?;
     }
-    let Some(brokers) = places.of(Part::Kafka) else { return Ok(motion) };
-    if marks.0.is_empty() && motion.is_still() {
-        for (name, client) in links.all() {
-            marks.0.push((name, relay::log_end(client).await.context(name)?));
-        }
-    }
+    let Some(brokers) = places.of(Part::Kafka) else { return Ok(Look { counts, memories: Vec::new() }) };
     let (brokers, places) = (brokers.to_owned(), places.clone());
     let listen = move || Ok((hear::memories(&brokers, &places)?, hear::lags(&brokers, &places)?));
     let heard: Result<_> = tokio::task::spawn_blocking(listen).await?;
     let (memories, lags) = heard.context("Kafka")?;
-    motion.behind = lags.iter().map(|lag| lag.behind).sum();
-    motion.there = lags.iter().map(|lag| lag.there).sum();
-    for (name, mark) in &marks.0 {
-        let behind = memories.iter().any(|memory| memory.source == *name && memory.acknowledged < *mark);
-        if behind {
-            motion.untold.push((*name).to_owned());
-        }
-    }
-    Ok(motion)
+    counts.behind = lags.iter().map(|lag| lag.behind).sum();
+    counts.there = lags.iter().map(|lag| lag.there).sum();
+    Ok(Look { counts, memories })
 }

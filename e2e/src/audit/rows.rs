@@ -42,13 +42,6 @@ pub struct Entries {
     pub second: Option<Entry>,
 }
 
-impl Entries {
-    /// Money is held and has neither been taken nor given back.
-    pub fn is_open_hold(&self) -> bool {
-        self.first.is_some_and(|entry| entry.kind == Kind::Hold) && self.second.is_none()
-    }
-}
-
 #[derive(Clone, Debug)]
 pub struct Charge {
     pub amount: i64,

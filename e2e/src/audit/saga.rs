@@ -3,8 +3,9 @@
 use saga::contract::PAYMENT_TOPIC;
 
 use super::finding::Tally;
+use super::rows::Entries;
 use super::seen::Seen;
-use super::words::Status;
+use super::words::{Kind, Status};
 
 /// S1: it has ended.
 pub fn ended(seen: &Seen) -> Tally {
@@ -53,14 +54,14 @@ pub fn kept(seen: &Seen) -> Tally {
 /// M4: what is held is held for a payment that has not ended.
 pub fn held_for(seen: &Seen) -> Tally {
     let mut tally = Tally::default();
-    let holds = seen.ledger.rows.iter().filter(|(_, entries)| entries.is_open_hold());
-    for (id, _) in holds {
+    let is_hold = |entries: &Entries| entries.first.is_some_and(|entry| entry.kind == Kind::Hold);
+    for (id, entries) in seen.ledger.rows.iter().filter(|(_, entries)| is_hold(entries)) {
         let status = seen.payments.rows.get(id).map(|payment| payment.status);
         let lives = match status {
             Some(Status::Initiated | Status::Authorized) => true,
             Some(Status::Completed | Status::Rejected | Status::Failed | Status::Cancelled) | None => false,
         };
-        tally.look(lives, *id, || {
+        tally.look(lives || entries.second.is_some(), *id, || {
             format!("money is held, and the payment is {}", status.map_or("missing", Status::as_str))
         });
     }

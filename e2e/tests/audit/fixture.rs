@@ -124,6 +124,9 @@ async fn superuser(trial: &Trial) -> Client {
 /// One transaction in each database: payments, balance, processor.
 pub async fn begin(clients: &mut [Client; 3]) -> [Transaction<'_>; 3] {
     let [payments, balance, processor] = clients;
-    let begin = async |client| Client::transaction(client).await.unwrap();
-    [begin(payments).await, begin(balance).await, begin(processor).await]
+    [
+        payments.transaction().await.unwrap(),
+        balance.transaction().await.unwrap(),
+        processor.transaction().await.unwrap(),
+    ]
 }
