@@ -95,6 +95,10 @@ const BALANCE: &[Part] = &[Part::Balance];
 const PAYMENTS: &[Part] = &[Part::Payments];
 const DATABASES: &[Part] = &[Part::Payments, Part::Balance, Part::Processor];
 const WITH_KAFKA: &[Part] = &[Part::Payments, Part::Balance, Part::Processor, Part::Kafka];
+const ENDS_PAID: &[Part] = &[Part::Payments, Part::Gateway];
+const INTENTS: &[Part] = &[Part::Processor, Part::Gateway];
+const PATHS: &[Part] = &[Part::Payments, Part::Kafka];
+const KAFKA: &[Part] = &[Part::Kafka];
 const WITH_GATEWAY: &[Part] = &[Part::Payments, Part::Balance, Part::Processor, Part::Gateway];
 
 /// Every check, in the order of the report.
@@ -106,41 +110,24 @@ pub const CHECKS: &[Check] = &[
     always("M5", "a hold is captured or released, once, by its amount", BALANCE, |seen| {
         seen.money.once.clone()
     }),
-    always(
-        "G1",
-        "completed: charged once, that amount",
-        &[Part::Payments, Part::Gateway],
-        gateway::completed,
-    ),
-    always(
-        "G2",
-        "failed, rejected, cancelled: not charged",
-        &[Part::Payments, Part::Gateway],
-        gateway::unpaid,
-    ),
-    always(
-        "G3",
-        "no charge without a committed intent",
-        &[Part::Processor, Part::Gateway],
-        gateway::intended,
-    ),
+    always("G1", "completed: charged once, that amount", ENDS_PAID, gateway::completed),
+    always("G2", "failed, rejected, cancelled: not charged", ENDS_PAID, gateway::unpaid),
+    always("G3", "no charge without a committed intent", INTENTS, gateway::intended),
     always("G4", "unpaid only on a definite answer", DATABASES, gateway::definite),
     at_rest("R", "payments, ledger and gateway ledger agree", WITH_GATEWAY, reconcile::agree),
     at_rest("S1", "every accepted payment has ended", PAYMENTS, saga::ended),
-    always("S2", "only legal steps, versions without gaps", &[Part::Payments, Part::Kafka], saga::legal),
+    always("S2", "only legal steps, versions without gaps", PATHS, saga::legal),
     always("S3", "one payment per user and key", PAYMENTS, |seen| seen.payments.keys.clone()),
-    always("S4", "what was accepted is there", &[Part::Payments, Part::Kafka], saga::kept),
+    always("S4", "what was accepted is there", PATHS, saga::kept),
     at_rest("T1", "every committed change is on Kafka", WITH_KAFKA, transport::told),
-    at_rest("T1 chain", "each event names the commit before it", &[Part::Kafka], |seen| {
-        seen.told.chains.judge()
-    }),
-    always("T2", "first told in commit order, by user", &[Part::Kafka], |seen| seen.told.order.clone()),
+    at_rest("T1 chain", "each event names the commit before it", KAFKA, |seen| seen.told.chains.judge()),
+    always("T2", "first told in commit order, by user", KAFKA, |seen| seen.told.order.clone()),
     always("T3", "only what was committed is told", WITH_KAFKA, transport::committed),
     always("T4", "no slot ahead of the acknowledged", WITH_KAFKA, transport::acknowledged),
     always("T5", "one effect per event", DATABASES, transport::once),
     at_rest("T6 queue", "the work queue is empty", &[Part::Queue], transport::queue),
-    at_rest("T6 lag", "every group has applied all", &[Part::Kafka], transport::lag),
-    always("T6 parked", "nothing set aside unexplained", DATABASES, transport::set_aside),
+    at_rest("T6 lag", "every group has applied all", KAFKA, transport::lag),
+    always("T6 parked", "nothing set aside unexplained", WITH_KAFKA, transport::set_aside),
 ];
 
 /// Looks at a whole stack: every check, as a read-only role and from the gateway's export; changes nothing.
@@ -157,10 +144,7 @@ pub async fn look(places: &Places, options: &Options) -> Result<(Vec<Finding>, V
     let began = Instant::now();
     loop {
         let left = options.settle.saturating_sub(began.elapsed());
-        let rest = match options.live {
-            true => None,
-            false => Some(rest::settle(places, &links, left).await?),
-        };
+        let rest = if options.live { None } else { Some(rest::settle(places, &links, left).await?) };
         let seen = Seen::look(places, &mut links, options).await?;
         let moved = match &rest {
             Some(rest) => !rest::has_stayed(places, &links, rest).await?,

@@ -63,8 +63,9 @@ enum Action {
     /// The whole life of one payment, and where it stands still.
     Explain { payment_id: String },
     /// Every invariant over everything there is. Exits 1 when one is violated, 2 when it could not look.
+    #[command(disable_help_flag = true)]
     Audit {
-        /// `--help` says which.
+        /// See `audit --help`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

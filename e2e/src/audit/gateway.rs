@@ -37,8 +37,9 @@ impl Net {
     pub fn told(self) -> String {
         match (self.charges, self.voids) {
             (0, 0) => "not charged".to_owned(),
+            (1, 0) => format!("charged {}", self.amount),
             (charges, 0) => format!("charged {charges} times, {} in all", self.amount),
-            (charges, voids) => format!("charged {charges} times, {voids} voided, {} left", self.amount),
+            (charges, voids) => format!("{charges} charges, {voids} voided, {} left", self.amount),
         }
     }
 }

@@ -25,8 +25,9 @@ const TOTAL: &str = "
         (select coalesce(sum(amount), 0) from ledger where kind = 'capture') as captured)
     select (select count(*) from accounts),
            (deposits <> available + held + captured)::int::bigint,
-           format('deposits %s, available %s, held %s, captured %s: %s too many', deposits, available, held,
-                  captured, available + held + captured - deposits),
+           format('deposits %s, available %s, held %s, captured %s: %s %s', deposits, available, held, captured,
+                  abs(available + held + captured - deposits),
+                  case when available + held + captured > deposits then 'too many' else 'missing' end),
            null::text
       from t";
 

@@ -6,9 +6,6 @@ use sql::trial::Trial;
 use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
-pub const USER: Uuid = Uuid::from_u128(0x01);
-pub const POOR: Uuid = Uuid::from_u128(0x02);
-
 pub const COMPLETED: Uuid = Uuid::from_u128(0xA);
 pub const DECLINED: Uuid = Uuid::from_u128(0xB);
 pub const CANCELLED: Uuid = Uuid::from_u128(0xC);
@@ -38,7 +35,7 @@ const PAYMENTS: &str = "
            case when status <> 'rejected' then t end, case status when 'completed' then t end,
            case status when 'rejected' then t end, case status when 'failed' then t end,
            case status when 'cancelled' then t end, case status when 'cancelled' then t end
-      from timestamptz '2026-01-02 03:04:05.123456Z' as t, (values
+      from (select timestamptz '2026-01-02 03:04:05.123456Z') as moment (t), (values
            ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-00000000000a', 100, 'completed', null, 3),
            ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-00000000000b', 50, 'failed', 'declined:no', 3),
            ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-00000000000c', 60, 'cancelled', 'cancelled', 4),
