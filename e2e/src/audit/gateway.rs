@@ -168,42 +168,41 @@ pub fn intended(seen: &Seen) -> Tally {
 
 /// G4: a payment ends unpaid only on a definite answer; as long as there is none, nothing ends.
 pub fn definite(seen: &Seen) -> Tally {
+    answered(seen).and(&awaited(seen))
+}
+
+/// Who failed or was cancelled has a charge row that says why.
+fn answered(seen: &Seen) -> Tally {
     let mut tally = Tally::default();
     for (id, payment) in &seen.payments.rows {
         let charge = seen.charges.rows.get(id);
-        let ended = |as_due: bool, tally: &mut Tally| {
-            let found = charge.map_or("missing", |charge| charge.status.as_str());
-            let reason =
-                if charge.is_some_and(|charge| charge.has_reason) { "" } else { ", without a reason" };
-            tally.look(as_due, *id, || format!("{}, its charge is {found}{reason}", payment.status.as_str()));
+        let answer = charge.filter(|charge| charge.has_reason).map(|charge| charge.status);
+        let definite = match payment.status {
+            Status::Failed => matches!(answer, Some(Charged::Declined | Charged::Expired)),
+            Status::Cancelled => answer == Some(Charged::Cancelled),
+            Status::Initiated | Status::Authorized | Status::Completed | Status::Rejected => continue,
         };
-        let status = charge.filter(|charge| charge.has_reason).map(|charge| charge.status);
-        match payment.status {
-            Status::Failed => {
-                ended(matches!(status, Some(Charged::Declined | Charged::Expired)), &mut tally);
-            }
-            Status::Cancelled => ended(status == Some(Charged::Cancelled), &mut tally),
-            Status::Initiated | Status::Authorized | Status::Completed | Status::Rejected => {}
-        }
+        tally.look(definite, *id, || {
+            let found = charge.map_or("missing", |charge| charge.status.as_str());
+            let reason = if answer.is_none() { " without a reason" } else { "" };
+            format!("{}, its charge is {found}{reason}", payment.status.as_str())
+        });
     }
+    tally
+}
+
+/// Whose charge is undecided has neither ended nor lost its hold.
+fn awaited(seen: &Seen) -> Tally {
+    let mut tally = Tally::default();
     for (id, charge) in seen.charges.rows.iter().filter(|(_, charge)| !charge.status.is_definite()) {
         let second = seen.ledger.rows.get(id).and_then(|entries| entries.second);
-        let payment = seen.payments.rows.get(id).map(|payment| payment.status);
-        let word = charge.status.as_str();
-        match (second, payment) {
-            (Some(second), _) => {
-                let what =
-                    || format!("its charge is {word}, but its hold ended in a {}", second.kind.as_str());
-                tally.look(false, *id, what);
-            }
-            (None, Some(status)) if status.has_ended() => {
-                // Failed and cancelled ones were looked at above.
-                if status == Status::Completed || status == Status::Rejected {
-                    tally.look(false, *id, || format!("its charge is {word}, but it is {}", status.as_str()));
-                }
-            }
-            (None, Some(_) | None) => tally.saw(),
-        }
+        let ended = seen.payments.rows.get(id).map(|payment| payment.status).filter(|s| s.has_ended());
+        tally.look(second.is_none() && ended.is_none(), *id, || {
+            let hold = second.map(|entry| format!("its hold ended in a {}", entry.kind.as_str()));
+            let end = ended.map(|status| format!("it is {}", status.as_str()));
+            let but: Vec<String> = [hold, end].into_iter().flatten().collect();
+            format!("its charge is {}, but {}", charge.status.as_str(), but.join(" and "))
+        });
     }
     tally
 }
