@@ -1,8 +1,11 @@
 //! The commands of `cargo stack` that look at a running Coro from outside.
 #![allow(clippy::print_stdout, reason = "its reports are its output")]
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use e2e::audit::command::{self as audit, Audit};
 use e2e::bench::{self, Bench};
 use e2e::stack::Stack;
 use e2e::{explain, first_payment};
@@ -22,21 +25,27 @@ enum Action {
     FirstPayment,
     /// The whole life of one payment, and where it stands still.
     Explain { payment_id: Uuid },
+    /// Every invariant over everything there is. Exits 1 when one is violated, 2 when it could not look.
+    Audit(Audit),
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     telemetry::init(LogFormat::Text);
-    let stack = Stack::from_env()?;
     let report = match cli.command {
-        Action::FirstPayment => first_payment::run(&stack).await?,
-        Action::Explain { payment_id } => explain::life(&stack, payment_id).await?,
-        Action::Bench(bench) => return bench::run(&stack, &bench).await,
+        Action::FirstPayment => first_payment::run(&Stack::from_env()?).await?,
+        Action::Explain { payment_id } => explain::life(&Stack::from_env()?, payment_id).await?,
+        // It needs no whole stack, and has exit codes of its own.
+        Action::Audit(options) => return Ok(ExitCode::from(audit::run(&options).await)),
+        Action::Bench(bench) => {
+            bench::run(&Stack::from_env()?, &bench).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
     };
     println!("{report}");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
@@ -60,16 +61,19 @@ impl Event {
     }
 }
 
-fn consumer(brokers: &str) -> Result<BaseConsumer> {
-    ClientConfig::new()
+fn settings(brokers: &str) -> ClientConfig {
+    let mut settings = ClientConfig::new();
+    settings
         .set("bootstrap.servers", brokers)
         // Required by the client, never used: nothing is committed.
         .set("group.id", "e2e-reader")
         .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "false")
-        .set("fetch.queue.backoff.ms", "1")
-        .create()
-        .context("kafka consumer")
+        .set("fetch.queue.backoff.ms", "1");
+    settings
+}
+
+fn consumer(brokers: &str) -> Result<BaseConsumer> {
+    settings(brokers).set("enable.partition.eof", "false").create().context("kafka consumer")
 }
 
 /// Every event of the topics told since `since` and there now, by topic, partition and offset.
@@ -126,10 +130,92 @@ fn drain(
     Ok(events)
 }
 
+/// Visits what the topic holds now, from its first record on, in order within a partition. A topic that does not
+/// exist holds nothing. Blocking.
+pub fn visit(
+    brokers: &str,
+    topic: &str,
+    mut visit: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
+) -> Result<()> {
+    let consumer: BaseConsumer = settings(brokers)
+        // Compaction may take the last records before the end: then only this tells that it is reached.
+        .set("enable.partition.eof", "true")
+        .create()
+        .context("kafka consumer")?;
+    let mut ends = BTreeMap::new();
+    let mut assignment = TopicPartitionList::new();
+    for partition in partitions(&consumer, topic)? {
+        let (low, high) = consumer.fetch_watermarks(topic, partition, BROKER_MAX)?;
+        if low < high {
+            ends.insert(partition, high);
+            assignment.add_partition_offset(topic, partition, Offset::Offset(low))?;
+        }
+    }
+    consumer.assign(&assignment)?;
+    let mut heard = Instant::now();
+    while !ends.is_empty() {
+        ensure!(heard.elapsed() < QUIET_MAX, "{topic} was not read to its end");
+        let message = match consumer.poll(Duration::from_millis(100)) {
+            None => continue,
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                ends.remove(&partition);
+                continue;
+            }
+            Some(Err(error)) => {
+                // The client mends lost connections itself.
+                tracing::debug!(%error, topic, "reading");
+                continue;
+            }
+            Some(Ok(message)) => message,
+        };
+        heard = Instant::now();
+        let Some(end) = ends.get(&message.partition()).copied() else { continue };
+        if message.offset() < end {
+            visit(&message)?;
+        }
+        if message.offset() + 1 >= end {
+            ends.remove(&message.partition());
+        }
+    }
+    Ok(())
+}
+
 fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>> {
     let metadata = consumer.fetch_metadata(Some(topic), BROKER_MAX).context("topic metadata")?;
     let topic = metadata.topics().first().context("topic metadata")?;
+    // Unknown topics are answered with an error and no partitions.
     Ok(topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect())
+}
+
+/// How many records of the topics a group has not yet applied, and how many there are at all. Blocking.
+pub fn lag(brokers: &str, group: &str, topics: &[String]) -> Result<(i64, i64)> {
+    let consumer: BaseConsumer =
+        settings(brokers).set("group.id", group).create().context("kafka consumer")?;
+    let mut ends = BTreeMap::new();
+    let mut asked = TopicPartitionList::new();
+    for topic in topics {
+        for partition in partitions(&consumer, topic)? {
+            let marks = consumer.fetch_watermarks(topic, partition, BROKER_MAX)?;
+            ends.insert((topic.clone(), partition), marks);
+            asked.add_partition(topic, partition);
+        }
+    }
+    if ends.is_empty() {
+        return Ok((0, 0));
+    }
+    let committed =
+        consumer.committed_offsets(asked, BROKER_MAX).with_context(|| format!("offsets of {group}"))?;
+    let (mut lag, mut there) = (0, 0);
+    for ((topic, partition), (low, high)) in ends {
+        let applied = match committed.find_partition(&topic, partition).map(|element| element.offset()) {
+            Some(Offset::Offset(offset)) => offset,
+            // Nothing was ever applied.
+            Some(_) | None => low,
+        };
+        lag += (high - applied).max(0);
+        there += high - low;
+    }
+    Ok((lag, there))
 }
 
 /// Follows a topic from its end on.

@@ -62,6 +62,13 @@ enum Action {
     Kill { name: String },
     /// The whole life of one payment, and where it stands still.
     Explain { payment_id: String },
+    /// Every invariant over everything there is. Exits 1 when one is violated, 2 when it could not look.
+    #[command(disable_help_flag = true)]
+    Audit {
+        /// See `audit --help`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Measure.
     Bench {
         name: String,
@@ -98,6 +105,9 @@ enum Action {
 /// Runs the command given on the command line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Action::Audit { arguments } = &cli.command {
+        return audit(arguments);
+    }
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -105,6 +115,19 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Its exit code is an answer: 1 says that something is violated, so whatever else goes wrong is 2.
+fn audit(arguments: &[String]) -> ExitCode {
+    const COULD_NOT_LOOK: u8 = 2;
+    let all: Vec<&str> = ["audit"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
+    let looked = Layout::from_env().and_then(|layout| workspace::e2e_status(&layout, &all));
+    if let Err(error) = &looked {
+        eprintln!("\n{error:#}");
+    }
+    // Without a code it was killed.
+    let code = looked.ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
+    ExitCode::from(code.unwrap_or(COULD_NOT_LOOK))
 }
 
 fn run(action: Action) -> Result<()> {
@@ -145,7 +168,7 @@ fn run(action: Action) -> Result<()> {
             k6::run(&layout, &name, &arguments)
         }
         Action::Clean { yes } => down::clean(&layout, yes),
-        Action::Launch(_) | Action::Supervise { .. } | Action::Test(_) => Ok(()),
+        Action::Launch(_) | Action::Supervise { .. } | Action::Test(_) | Action::Audit { .. } => Ok(()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::BufRead;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -81,16 +81,25 @@ pub fn run_quietly(layout: &Layout, mut command: Command, log: &str, step: &Step
 /// # Errors
 /// When it is not built or fails.
 pub fn e2e(layout: &Layout, arguments: &[&str]) -> Result<()> {
+    let status = e2e_status(layout, arguments)?;
+    if !status.success() {
+        bail!("e2e {} failed ({status})", arguments.join(" "));
+    }
+    Ok(())
+}
+
+/// As [`e2e`]; however it ends is for the caller to judge.
+///
+/// # Errors
+/// When it is not built or cannot be run.
+pub fn e2e_status(layout: &Layout, arguments: &[&str]) -> Result<ExitStatus> {
     let program = binary(layout, "e2e");
     if !program.is_file() {
         bail!("there is no {}: `cargo build --release --workspace` makes it", program.display());
     }
     let mut command = command(layout, &program.display().to_string());
-    let status = command.args(arguments).envs(environment::variables(layout)?).status()?;
-    if !status.success() {
-        bail!("e2e {} failed ({status})", arguments.join(" "));
-    }
-    Ok(())
+    command.args(arguments).envs(environment::variables(layout)?);
+    command.status().with_context(|| format!("cannot run {}", program.display()))
 }
 
 #[cfg(test)]

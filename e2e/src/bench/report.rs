@@ -225,7 +225,7 @@ fn machine() -> String {
 }
 
 fn told(finding: &Finding) -> String {
-    let Finding { name, promise, examined, violations, first } = finding;
+    let Finding { name, promise, examined, violations, first, .. } = finding;
     let first = first.as_deref().unwrap_or("?");
     format!("{name} ({promise}): {violations} of {examined}, the first {first}")
 }

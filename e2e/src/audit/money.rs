@@ -1,0 +1,103 @@
+//! Money adds up: the balance database against itself, in the snapshot of its caller's transaction.
+
+use anyhow::{Context, Result};
+use tokio_postgres::{GenericClient, Row};
+use uuid::Uuid;
+
+use super::finding::{Offender, Tally};
+
+/// What the balance database says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Money {
+    pub total: Tally,
+    pub positive: Tally,
+    pub fold: Tally,
+    pub once: Tally,
+}
+
+// Each answers: examined, violations, and of the first offender what it is and its payment, if it has one.
+
+const TOTAL: &str = "
+    with t as (select
+        (select coalesce(sum(amount), 0) from ledger where kind = 'deposit') as deposits,
+        (select coalesce(sum(available), 0) from accounts) as available,
+        (select coalesce(sum(held), 0) from accounts) as held,
+        (select coalesce(sum(amount), 0) from ledger where kind = 'capture') as captured)
+    select (select count(*) from accounts),
+           (deposits <> available + held + captured)::int::bigint,
+           format('deposits %s, available %s, held %s, captured %s: %s %s', deposits, available, held, captured,
+                  abs(available + held + captured - deposits),
+                  case when available + held + captured > deposits then 'too many' else 'missing' end),
+           null::text
+      from t";
+
+const POSITIVE: &str = "
+    select count(*),
+           count(*) filter (where available < 0 or held < 0),
+           min(format('user %s has %s available, %s held', user_id, available, held))
+               filter (where available < 0 or held < 0),
+           null::text
+      from accounts";
+
+const FOLD: &str = "
+    with fold as (
+        select user_id,
+               sum(case kind when 'deposit' then amount when 'hold' then -amount when 'release' then amount
+                             else 0 end) as available,
+               sum(case kind when 'hold' then amount when 'capture' then -amount when 'release' then -amount
+                             else 0 end) as held
+          from ledger where kind <> 'rejection' group by user_id),
+    sides as (
+        select user_id, a.available, a.held, f.available as folded_available, f.held as folded_held,
+               a.available is distinct from f.available or a.held is distinct from f.held as bad
+          from accounts a full join fold f using (user_id))
+    select count(*), count(*) filter (where bad),
+           min(format('user %s has %s available, %s held; the ledger says %s and %s', user_id,
+                      coalesce(available::text, 'nothing'), coalesce(held::text, 'nothing'),
+                      coalesce(folded_available::text, 'nothing'), coalesce(folded_held::text, 'nothing')))
+               filter (where bad),
+           null::text
+      from sides";
+
+const ONCE: &str = "
+    with payment as (
+        select payment_id,
+               count(*) filter (where kind = 'hold') as holds,
+               count(*) filter (where kind in ('capture', 'release')) as ends,
+               coalesce(sum(amount) filter (where kind = 'hold'), 0) as held,
+               coalesce(sum(amount) filter (where kind in ('capture', 'release')), 0) as ended
+          from ledger where kind in ('hold', 'capture', 'release') group by user_id, payment_id),
+    judged as (
+        select *, holds > 1 or ends > 1 or (ends = 1 and (holds = 0 or held <> ended)) as bad from payment)
+    select count(*), count(*) filter (where bad),
+           (array_agg(format('%s holds of %s, ended %s times with %s', holds, held, ends, ended)
+                      order by payment_id) filter (where bad))[1],
+           min(payment_id::text) filter (where bad)
+      from judged";
+
+/// Everything M1, M2, M3 and M5 say, from one snapshot if the caller's transaction has one.
+pub async fn look(balance: &impl GenericClient) -> Result<Money> {
+    Ok(Money {
+        total: tally(balance, TOTAL).await.context("M1")?,
+        positive: tally(balance, POSITIVE).await.context("M2")?,
+        fold: tally(balance, FOLD).await.context("M3")?,
+        once: tally(balance, ONCE).await.context("M5")?,
+    })
+}
+
+/// Runs a statement that counts offenders by itself.
+pub async fn tally(client: &impl GenericClient, statement: &str) -> Result<Tally> {
+    let row = client.query_one(statement, &[]).await?;
+    let count = |index: usize| row.get::<_, i64>(index).unsigned_abs();
+    let violations = count(1);
+    let first = (violations > 0).then(|| offender(&row)).transpose()?;
+    Ok(Tally { examined: count(0), violations, first })
+}
+
+fn offender(row: &Row) -> Result<Offender> {
+    let payment_id: Option<&str> = row.get(3);
+    Ok(Offender {
+        payment_id: payment_id.map(str::parse::<Uuid>).transpose().context("a payment id")?,
+        what: row.get::<_, Option<String>>(2).unwrap_or_default(),
+    })
+}

@@ -1,0 +1,257 @@
+//! What the three databases hold, as little of it as the checks need: some hundred bytes a payment.
+//!
+//! Each database is read in one snapshot. Of a row's published columns only a print is kept: enough to see
+//! whether an event says the same.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::pin::pin;
+
+use anyhow::{Context, Result};
+use futures_util::TryStreamExt;
+use saga::contract;
+use serde::Serialize;
+use tokio_postgres::{GenericClient, Row};
+use uuid::Uuid;
+
+use super::finding::Tally;
+use super::money;
+use super::words::{Charged, Kind, Status};
+
+#[derive(Clone, Debug)]
+pub struct Payment {
+    pub amount: i64,
+    pub status: Status,
+    pub version: u32,
+    /// The version that the columns account for; an outcome that was once unknown may have added one.
+    pub shown: u32,
+    pub print: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub kind: Kind,
+    pub amount: i64,
+    pub print: u64,
+}
+
+/// The ledger's entries of one payment, or a deposit.
+#[derive(Clone, Debug, Default)]
+pub struct Entries {
+    pub first: Option<Entry>,
+    pub second: Option<Entry>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Charge {
+    pub amount: i64,
+    pub status: Charged,
+    pub version: u32,
+    pub has_reason: bool,
+    pub print: u64,
+}
+
+/// A message that was set aside.
+#[derive(Clone, Debug)]
+pub struct Parked {
+    pub parked_id: String,
+    pub reason: String,
+    pub payment_id: Option<Uuid>,
+}
+
+#[derive(Debug, Default)]
+pub struct Payments {
+    pub rows: HashMap<Uuid, Payment>,
+    /// One per (user, idempotency key).
+    pub keys: Tally,
+    /// A second row of the same payment.
+    pub twice: Tally,
+    pub parked: Vec<Parked>,
+}
+
+#[derive(Debug, Default)]
+pub struct Ledger {
+    pub rows: HashMap<Uuid, Entries>,
+    pub twice: Tally,
+    pub parked: Vec<Parked>,
+}
+
+#[derive(Debug, Default)]
+pub struct Charges {
+    pub rows: HashMap<Uuid, Charge>,
+    pub twice: Tally,
+    pub parked: Vec<Parked>,
+}
+
+/// Stands for the published columns: equal for equal data, within one process.
+pub fn print<T: Serialize>(data: &T) -> Result<u64> {
+    let mut hasher = DefaultHasher::new();
+    serde_json::to_vec(data)?.hash(&mut hasher);
+    Ok(hasher.finish())
+}
+
+const PAYMENTS: &str = "
+    select user_id, payment_id, client_number, service_id, amount, status, event, reason, version, traceparent,
+           initiated_at, expires_at, authorized_at, completed_at, rejected_at, failed_at, cancelled_at,
+           cancel_requested_at
+      from payments";
+
+const KEYS: &str = "
+    select count(*), count(*) filter (where n > 1),
+           (array_agg(format('user %s has %s payments under the key %s', user_id, n, idempotency_key)
+                      order by payment_id) filter (where n > 1))[1],
+           min(payment_id) filter (where n > 1)
+      from (select user_id, idempotency_key, count(*) as n, min(payment_id::text) as payment_id
+              from payments group by user_id, idempotency_key) k";
+
+const LEDGER: &str = "
+    select user_id, payment_id, phase, kind, amount, service_id, reason, traceparent, created_at from ledger";
+
+const CHARGES: &str = "
+    select payment_id, user_id, client_number, service_id, amount, status, attempt, reason, version,
+           provider_reference, traceparent, expires_at, created_at, decided_at
+      from charges where $1::uuid[] is null or payment_id = any($1)";
+
+pub async fn payments(client: &impl GenericClient) -> Result<Payments> {
+    let keys = money::tally(client, KEYS).await.context("S3")?;
+    let mut read = Payments { keys, parked: parked(client).await?, ..Payments::default() };
+    let rows = client.query_raw(PAYMENTS, std::iter::empty::<i32>()).await.context("payments")?;
+    let mut rows = pin!(rows);
+    while let Some(row) = rows.try_next().await.context("payments")? {
+        let (payment_id, payment) = payment(&row)?;
+        read.twice.saw();
+        if read.rows.insert(payment_id, payment).is_some() {
+            read.twice.offends(payment_id, || "two rows in payments".to_owned());
+        }
+    }
+    Ok(read)
+}
+
+fn payment(row: &Row) -> Result<(Uuid, Payment)> {
+    let data = contract::Payment {
+        user_id: row.get(0),
+        payment_id: row.get(1),
+        client_number: row.get(2),
+        service_id: row.get(3),
+        amount: row.get(4),
+        status: row.get(5),
+        event: row.get(6),
+        reason: row.get(7),
+        version: row.get(8),
+        traceparent: row.get(9),
+        initiated_at: row.get(10),
+        expires_at: row.get(11),
+        authorized_at: row.get(12),
+        completed_at: row.get(13),
+        rejected_at: row.get(14),
+        failed_at: row.get(15),
+        cancelled_at: row.get(16),
+        cancel_requested_at: row.get(17),
+    };
+    let status = Status::parse(&data.status).with_context(|| format!("payment status {}", data.status))?;
+    let transitions = [data.authorized_at.is_some(), status.has_ended(), data.cancel_requested_at.is_some()];
+    let payment = Payment {
+        amount: data.amount,
+        status,
+        version: data.version.unsigned_abs(),
+        shown: 1 + transitions.map(u32::from).iter().sum::<u32>(),
+        print: print(&data)?,
+    };
+    Ok((data.payment_id, payment))
+}
+
+pub async fn ledger(client: &impl GenericClient) -> Result<Ledger> {
+    let mut read = Ledger { parked: parked(client).await?, ..Ledger::default() };
+    let rows = client.query_raw(LEDGER, std::iter::empty::<i32>()).await.context("ledger")?;
+    let mut rows = pin!(rows);
+    while let Some(row) = rows.try_next().await.context("ledger")? {
+        let data = contract::LedgerEntry {
+            user_id: row.get(0),
+            payment_id: row.get(1),
+            phase: row.get(2),
+            kind: row.get(3),
+            amount: row.get(4),
+            service_id: row.get(5),
+            reason: row.get(6),
+            traceparent: row.get(7),
+            created_at: row.get(8),
+        };
+        let kind = Kind::parse(&data.kind).with_context(|| format!("ledger kind {}", data.kind))?;
+        let entry = Entry { kind, amount: data.amount, print: print(&data)? };
+        let entries = read.rows.entry(data.payment_id).or_default();
+        let phase = if data.phase == 1 { &mut entries.first } else { &mut entries.second };
+        read.twice.saw();
+        if phase.replace(entry).is_some() {
+            let what = || format!("two rows of phase {} in ledger", data.phase);
+            read.twice.offends(data.payment_id, what);
+        }
+    }
+    Ok(read)
+}
+
+pub async fn charges(client: &impl GenericClient) -> Result<Charges> {
+    let mut read = Charges { parked: parked(client).await?, ..Charges::default() };
+    charges_of(client, None, &mut read).await?;
+    Ok(read)
+}
+
+/// Reads these charges, or all, into `read`.
+async fn charges_of(client: &impl GenericClient, ids: Option<&[Uuid]>, read: &mut Charges) -> Result<()> {
+    let rows = client.query_raw(CHARGES, [ids]).await.context("charges")?;
+    let mut rows = pin!(rows);
+    while let Some(row) = rows.try_next().await.context("charges")? {
+        let (payment_id, charge) = charge(&row)?;
+        read.twice.saw();
+        if read.rows.insert(payment_id, charge).is_some() && ids.is_none() {
+            read.twice.offends(payment_id, || "two rows in charges".to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Reads some charges once more: what became of them since.
+pub async fn charges_again(client: &impl GenericClient, ids: &[Uuid], read: &mut Charges) -> Result<()> {
+    let examined = read.twice.examined;
+    charges_of(client, Some(ids), read).await?;
+    read.twice.examined = examined;
+    Ok(())
+}
+
+fn charge(row: &Row) -> Result<(Uuid, Charge)> {
+    let data = contract::ChargeResult {
+        payment_id: row.get(0),
+        user_id: row.get(1),
+        client_number: row.get(2),
+        service_id: row.get(3),
+        amount: row.get(4),
+        status: row.get(5),
+        attempt: row.get(6),
+        reason: row.get(7),
+        version: row.get(8),
+        provider_reference: row.get(9),
+        traceparent: row.get(10),
+        expires_at: row.get(11),
+        created_at: row.get(12),
+        decided_at: row.get(13),
+    };
+    let charge = Charge {
+        amount: data.amount,
+        status: Charged::parse(&data.status).with_context(|| format!("charge status {}", data.status))?,
+        version: data.version.unsigned_abs(),
+        has_reason: data.reason.is_some(),
+        print: print(&data)?,
+    };
+    Ok((data.payment_id, charge))
+}
+
+async fn parked(client: &impl GenericClient) -> Result<Vec<Parked>> {
+    let query =
+        "select parked_id, reason, headers ->> 'ce_subject' from parked order by parked_at, parked_id";
+    let rows = client.query(query, &[]).await.context("parked")?;
+    let parked = |row: &Row| Parked {
+        parked_id: row.get(0),
+        reason: row.get(1),
+        payment_id: row.get::<_, Option<&str>>(2).and_then(|subject| subject.parse().ok()),
+    };
+    Ok(rows.iter().map(parked).collect())
+}

@@ -1,0 +1,98 @@
+//! The violations: where each is planted, and which checks promise that it cannot be.
+
+mod gateway;
+mod money;
+mod saga;
+mod transport;
+
+use std::collections::BTreeMap;
+
+use e2e::audit::relay::{Cluster, Memory, Slot};
+use e2e::audit::told::Foreign;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::fixture::{COMPLETED, DECLINED, UNKNOWN_ONCE};
+use crate::tellings::Tellings;
+
+/// Everything beside the databases: it is told as the rows say, charged as they say, and all is applied.
+pub struct Scene {
+    pub tellings: Tellings,
+    /// The gateway's export.
+    pub lines: Vec<Value>,
+    pub memories: Vec<Memory>,
+    pub clusters: BTreeMap<&'static str, Cluster>,
+    pub letters: Vec<Foreign>,
+    pub behind: i64,
+    pub waiting: u32,
+    pub explained: Vec<&'static str>,
+    pub accepted: Vec<Uuid>,
+}
+
+/// A line of the gateway's export.
+pub fn line(reference: impl ToString, amount: i64, kind: &str) -> Value {
+    json!({"reference": reference.to_string(), "amount": amount, "kind": kind, "at": "2026-01-02T03:04:05.123456Z"})
+}
+
+impl Scene {
+    pub fn new(tellings: Tellings) -> Self {
+        let slot = |source: &str| format!("cdc_relay_{source}");
+        let memory = |source: &str| Memory {
+            source: source.to_owned(),
+            slot: slot(source),
+            system_id: "1".to_owned(),
+            creating: false,
+            acknowledged: 1_000,
+        };
+        let cluster = |source| {
+            let slots = vec![Slot { name: slot(source), confirmed: 1_000, lost: false }];
+            (source, Cluster { system_id: "1".to_owned(), slots })
+        };
+        let sources = ["payments", "balance", "processor"];
+        Self {
+            tellings,
+            // One surplus charge was given back.
+            lines: vec![
+                line(COMPLETED, 100, "charge"),
+                line(UNKNOWN_ONCE, 30, "charge"),
+                line(UNKNOWN_ONCE, 30, "charge"),
+                line(UNKNOWN_ONCE, 30, "void"),
+            ],
+            memories: sources.map(memory).to_vec(),
+            clusters: sources.map(cluster).into(),
+            letters: Vec::new(),
+            behind: 0,
+            waiting: 0,
+            explained: Vec::new(),
+            accepted: vec![COMPLETED, DECLINED],
+        }
+    }
+}
+
+/// Statements for each database, then whatever is done to the rest.
+pub struct Plant {
+    pub what: &'static str,
+    pub complain: &'static [&'static str],
+    pub payments: &'static str,
+    pub balance: &'static str,
+    pub processor: &'static str,
+    pub plant: fn(&mut Scene),
+}
+
+/// Leaves everything as it is.
+pub const NOTHING: Plant =
+    Plant { what: "nothing", complain: &[], payments: "", balance: "", processor: "", plant: |_| {} };
+
+/// One of the fixture's ids in SQL, by its end.
+macro_rules! id {
+    ($end:literal) => {
+        concat!("'00000000-0000-0000-0000-0000000000", $end, "'")
+    };
+}
+use id;
+
+/// Every plant; the first is none.
+pub fn all() -> impl Iterator<Item = &'static Plant> {
+    let planted = [money::MONEY, gateway::GATEWAY, saga::SAGA, transport::TRANSPORT];
+    std::iter::once(&NOTHING).chain(planted.into_iter().flatten())
+}
