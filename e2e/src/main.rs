@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use e2e::bench::{self, Bench};
 use e2e::stack::Stack;
-use e2e::{explain, first_payment};
+use e2e::{chaos, demo, explain, first_payment};
 use saga::telemetry::{self, LogFormat};
 use uuid::Uuid;
 
@@ -22,6 +22,10 @@ enum Action {
     FirstPayment,
     /// The whole life of one payment, and where it stands still.
     Explain { payment_id: Uuid },
+    /// A load under kills and outages, compared with its plan, then the audit.
+    Chaos(chaos::Options),
+    /// Some payments to watch while Postgres, the relay and the processor are killed.
+    Demo,
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
@@ -35,6 +39,8 @@ async fn main() -> Result<()> {
     let report = match cli.command {
         Action::FirstPayment => first_payment::run(&stack).await?,
         Action::Explain { payment_id } => explain::life(&stack, payment_id).await?,
+        Action::Chaos(options) => return chaos::run(&stack, &options).await,
+        Action::Demo => return demo::run(&stack).await,
         Action::Bench(bench) => return bench::run(&stack, &bench).await,
     };
     println!("{report}");

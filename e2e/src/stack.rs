@@ -6,8 +6,10 @@ use anyhow::{Context, Result};
 #[derive(Clone, Debug)]
 pub struct Stack {
     pub payments_url: String,
+    pub payments_admin_url: String,
     pub balance_url: String,
     pub balance_admin_url: String,
+    pub processor_admin_url: String,
     pub gateway_url: String,
     pub kafka_brokers: String,
     pub amqp_url: String,
@@ -31,8 +33,10 @@ impl Stack {
         };
         Ok(Self {
             payments_url: get("PAYMENTS_URL")?,
+            payments_admin_url: get("PAYMENTS_ADMIN_URL")?,
             balance_url: get("BALANCE_URL")?,
             balance_admin_url: get("BALANCE_ADMIN_URL")?,
+            processor_admin_url: get("PROCESSOR_ADMIN_URL")?,
             gateway_url: get("GATEWAY_URL")?,
             kafka_brokers: get("KAFKA_BROKERS")?,
             amqp_url: get("AMQP_URL")?,
