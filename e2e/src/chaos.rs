@@ -81,25 +81,34 @@ pub struct Run {
 
 /// Runs, prints, and fails on any deviation.
 pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
-    ensure!(options.rate > 0.0 && options.users > 0 && options.payments > 0, "there must be a load");
-    let view = View::of(options.payments);
-    let Options { seed, payments, users, rate, .. } = *options;
-    let processes = Operator::new(&view).await?.processes().await?;
-    let outages = [
-        outages(&options.outage, Deed::Stop),
-        outages(&options.crash, Deed::Crash),
-        outages(&options.pause, Deed::Pause),
-    ];
-    let run = Run {
-        plan: Plan { seed, payments, users, mix: Mix::WHOLE },
-        rate,
-        kills: faults::kills(seed, payments, options.kills, &processes),
-        outages: faults::outages(payments, &outages.concat()),
-    };
-    let report = play(stack, &run, &view).await?;
+    let report = report(stack, options, &View::of(options.payments)).await?;
     report.print();
     println!("\n{}", report.verdict()?);
+    ensure!(
+        options.kills < 20 || report.duplicates() > 0,
+        "nothing came twice: nothing is proved of duplicates"
+    );
     Ok(())
+}
+
+/// Runs what the options say on all our processes.
+///
+/// # Errors
+/// As [`play`].
+pub async fn report(stack: &Stack, options: &Options, view: &View) -> Result<Report> {
+    let Options { seed, payments, kills, rate, users, outage, crash, pause } = options;
+    let (seed, payments, users) = (*seed, *payments, *users);
+    ensure!(*rate > 0.0 && users > 0 && payments > 0, "there must be a load");
+    let processes = Operator::new(view).await?.processes().await?;
+    let outages =
+        [outages(outage, Deed::Stop), outages(crash, Deed::Crash), outages(pause, Deed::Pause)].concat();
+    let run = Run {
+        plan: Plan { seed, payments, users, mix: Mix::WHOLE },
+        rate: *rate,
+        kills: faults::kills(seed, payments, *kills, &processes),
+        outages: faults::outages(payments, &outages),
+    };
+    play(stack, &run, view).await
 }
 
 fn outages(given: &[Outage], deed: fn(Duration) -> Deed) -> Vec<(Outage, fn(Duration) -> Deed)> {

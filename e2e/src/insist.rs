@@ -4,7 +4,6 @@
 //! counted. What is not endured is a failure told otherwise than promised: 503, as a problem, saying when to
 //! come back.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -20,34 +19,44 @@ use crate::client::Client;
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(1);
 
-/// How often it was not answered, and why.
+/// How often clients were not answered, and why.
 #[derive(Default)]
 pub struct Trouble {
+    unavailable: AtomicU64,
+    unheard: AtomicU64,
+    hung: AtomicU64,
+    replayed: AtomicU64,
+}
+
+/// The same, at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Troubles {
     /// 503: the service said that it could not tell.
-    pub unavailable: AtomicU64,
+    pub unavailable: u64,
     /// Nobody listened, or the connection broke before the answer was whole: it may have been carried out.
-    pub unheard: AtomicU64,
+    pub unheard: u64,
     /// No answer within the client's time-out.
-    pub hung: AtomicU64,
+    pub hung: u64,
     /// 201 that said it was a replay: the request had been carried out before.
-    pub replayed: AtomicU64,
+    pub replayed: u64,
 }
 
 impl Trouble {
+    pub fn so_far(&self) -> Troubles {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Troubles {
+            unavailable: count(&self.unavailable),
+            unheard: count(&self.unheard),
+            hung: count(&self.hung),
+            replayed: count(&self.replayed),
+        }
+    }
+
     fn failed(&self, error: &anyhow::Error) {
         let request = error.chain().find_map(|cause| cause.downcast_ref::<reqwest::Error>());
         let hung = request.is_some_and(reqwest::Error::is_timeout);
         let counter = if hung { &self.hung } else { &self.unheard };
         counter.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (unavailable, unheard) = (count(&self.unavailable), count(&self.unheard));
-        let (hung, replayed) = (count(&self.hung), count(&self.replayed));
-        write!(f, "{unavailable} × 503, {unheard} unheard, {hung} hung, {replayed} replayed")
     }
 }
 

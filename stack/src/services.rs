@@ -96,6 +96,8 @@ impl Service {
         let given = ["RUST_LOG", "LOG_FORMAT"].into_iter();
         env.extend(given.filter_map(|name| Some((name, std::env::var(name).ok()?))));
         let kafka = ("KAFKA_BROKERS", address(Port::Kafka));
+        // One instance of each, so its name will do: a killed consumer is back at once, without a rebalance.
+        let instance = ("GROUP_INSTANCE_ID", self.name().to_owned());
         let amqp = ("AMQP_URL", environment::amqp_url(layout)?);
         match self {
             Self::Gateway => env.extend([
@@ -107,12 +109,14 @@ impl Service {
                 ("ADMIN_ADDR", address(Port::PaymentsAdmin)),
                 ("DATABASE_URL", url("payments", "payments_svc")?),
                 kafka,
+                instance,
             ]),
             Self::Balance => env.extend([
                 ("LISTEN_ADDR", address(Port::Balance)),
                 ("ADMIN_ADDR", address(Port::BalanceAdmin)),
                 ("DATABASE_URL", url("balance", "balance_svc")?),
                 kafka,
+                instance,
             ]),
             Self::Processor => env.extend([
                 ("LISTEN_ADDR", address(Port::Processor)),
@@ -121,6 +125,7 @@ impl Service {
                 ("REDIS_URL", environment::redis_url(layout)?),
                 ("GATEWAY_URL", format!("http://{}", address(Port::Gateway))),
                 kafka,
+                instance,
                 amqp,
             ]),
             Self::Relay => env.extend([

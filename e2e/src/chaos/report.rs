@@ -14,6 +14,7 @@ use super::load::{self, Load};
 use super::plan::{Kind, Plan};
 use crate::audit::Finding;
 use crate::bench::report::table;
+use crate::insist::Troubles;
 
 /// How many deviations are printed in full.
 const SHOWN: usize = 10;
@@ -26,7 +27,8 @@ pub struct Report {
     /// Payments by what they were planned to be and how they ended.
     ends: BTreeMap<(Kind, String), usize>,
     faults: Vec<String>,
-    pub trouble: String,
+    /// What clients met with.
+    pub troubles: Troubles,
     /// The longest time from acceptance to end, with its payment.
     slowest: Option<(f64, Uuid, Kind)>,
     /// Events told again, by topic.
@@ -35,8 +37,6 @@ pub struct Report {
     pub absorbed: BTreeMap<&'static str, u64>,
     findings: Vec<Finding>,
     pub deviations: Vec<String>,
-    /// Whether duplicates must have happened: nobody was killed otherwise.
-    disturbed: bool,
 }
 
 impl Report {
@@ -56,12 +56,11 @@ impl Report {
             seconds: 0.0,
             ends,
             faults: run.kills.iter().chain(&run.outages).map(told).collect(),
-            trouble: load.trouble.to_string(),
+            troubles: load.trouble.so_far(),
             slowest: slowest.and_then(|stand| Some((stand.seconds, stand.payment_id, planned(stand)?))),
             told_again: BTreeMap::new(),
             absorbed: BTreeMap::new(),
             deviations: deviations(&run.plan, &load.users, ids, stands).into_iter().chain(broken).collect(),
-            disturbed: !run.kills.is_empty(),
             findings,
         }
     }
@@ -72,16 +71,8 @@ impl Report {
     }
 
     #[must_use]
-    pub fn repeated(
-        mut self,
-        told_again: BTreeMap<String, u64>,
-        absorbed: BTreeMap<&'static str, u64>,
-    ) -> Self {
-        self = Self { told_again, absorbed, ..self };
-        if self.disturbed && self.duplicates() == 0 {
-            self.deviations.push("nothing came twice, so this run proves nothing about duplicates".into());
-        }
-        self
+    pub fn repeated(self, told_again: BTreeMap<String, u64>, absorbed: BTreeMap<&'static str, u64>) -> Self {
+        Self { told_again, absorbed, ..self }
     }
 
     /// How often something came that had been before, at least.
@@ -127,7 +118,11 @@ impl Report {
             table.add_row([format!("absorbed: {what}"), format!("≥ {times}")]);
         }
         let mut text = table.trim_fmt();
-        text.push_str(&format!("\n\nClients: {}.", self.trouble));
+        let Troubles { unavailable, unheard, hung, replayed } = self.troubles;
+        text.push_str(&format!(
+            "\n\nClients were told {unavailable} times to come back, were not heard {unheard} times, waited in vain {hung} \
+             times; {replayed} requests had been carried out before."
+        ));
         if let Some((seconds, payment_id, kind)) = &self.slowest {
             text.push_str(&format!(
                 "\nSlowest: {seconds:.1} s from 201 to its end ({}, {payment_id}).",
@@ -186,7 +181,7 @@ fn told(fault: &Fault) -> String {
 }
 
 fn broken(finding: &Finding) -> String {
-    let Finding { name, promise, examined, violations, first } = finding;
+    let Finding { name, promise, examined, violations, first, .. } = finding;
     let first = first.as_deref().unwrap_or("?");
     format!("{name} ({promise}): {violations} of {examined}, the first {first}")
 }
