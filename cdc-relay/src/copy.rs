@@ -110,7 +110,8 @@ impl Replication {
                 }
                 (b'E', _) => return Err(copied_error(bytes)),
                 (b'N' | b'S', _) => {}
-                (b'c', _) => return protocol("the server ended the stream"),
+                // Shutting down, it completes the command without ending the copy.
+                (b'c' | b'C', _) => return protocol("the server ended the stream"),
                 _ => return protocol("unexpected message in the stream"),
             }
         }

@@ -28,6 +28,8 @@ use crate::template::Problem;
 const STEP: Duration = Duration::from_secs(10);
 /// A confirm may take as long as the broker's disk or its memory alarm; after this, ask again on a new connection.
 const CONFIRM: Duration = Duration::from_secs(60);
+/// The longest pause between two attempts to connect, before jitter doubles it at most.
+const ATTEMPT_MOST: Duration = Duration::from_secs(2);
 /// What a message weighs besides its body.
 const OVERHEAD: i64 = 1024;
 
@@ -122,7 +124,7 @@ impl Task {
         let delays = || {
             backon::ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(100))
-                .with_max_delay(Duration::from_secs(5))
+                .with_max_delay(ATTEMPT_MOST)
                 .with_jitter()
                 .without_max_times()
         };

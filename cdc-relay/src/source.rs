@@ -36,6 +36,9 @@ const STANDBY: Duration = Duration::from_millis(500);
 const REFUSED: Duration = Duration::from_secs(5);
 /// How long a write of the memory may take before the attempt starts over.
 const WRITE: Duration = Duration::from_secs(30);
+/// The longest pause between two attempts, before jitter doubles it at most. A database that is back must not
+/// wait for its relay, and asking one that is away costs nothing.
+const ATTEMPT_MOST: Duration = Duration::from_secs(2);
 
 /// What a source is made of.
 pub struct Wiring {
@@ -109,7 +112,7 @@ pub fn run(wiring: Wiring) {
     let delays = || {
         backon::ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(Duration::from_secs(10))
+            .with_max_delay(ATTEMPT_MOST)
             .with_jitter()
             .without_max_times()
             .build()

@@ -27,7 +27,8 @@ pub async fn connect(url: &str) -> Result<Client> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            tracing::warn!(%error, "database connection ended");
+            // Whoever uses it next is told too.
+            tracing::debug!(%error, "database connection ended");
         }
     });
     Ok(client)

@@ -6,15 +6,20 @@
 //! * [`databases`]: an operator's view: read-only connections.
 //! * [`explain`]: the whole life of one payment, and where it stands still.
 //! * [`audit`]: money, gateway and saga invariants over everything there is.
+//! * [`insist`]: a client that asks until it is answered.
+//! * [`chaos`]: a load under faults, compared with its plan; [`demo`] is one to watch.
 //! * [`bench`]: what it does per second, and what that costs.
 //! * [`first_payment`]: the payment `cargo stack up` ends with.
 
 pub mod audit;
 pub mod bench;
+pub mod chaos;
 pub mod client;
 pub mod databases;
+pub mod demo;
 pub mod explain;
 pub mod first_payment;
+pub mod insist;
 pub mod stack;
 pub mod topics;
 

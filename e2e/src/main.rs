@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use e2e::audit::command::{self as audit, Audit};
 use e2e::bench::{self, Bench};
 use e2e::stack::Stack;
-use e2e::{explain, first_payment};
+use e2e::{chaos, demo, explain, first_payment};
 use saga::telemetry::{self, LogFormat};
 use uuid::Uuid;
 
@@ -27,6 +27,10 @@ enum Action {
     Explain { payment_id: Uuid },
     /// Every invariant over everything there is. Exits 1 when one is violated, 2 when it could not look.
     Audit(Audit),
+    /// A load under kills and outages, compared with its plan, then the audit.
+    Chaos(chaos::Options),
+    /// Some payments to watch while Postgres, the relay and the processor are killed.
+    Demo,
     /// Measure.
     #[command(subcommand)]
     Bench(Bench),
@@ -43,6 +47,14 @@ async fn main() -> Result<ExitCode> {
         Action::Audit(options) => return Ok(ExitCode::from(audit::run(&options).await)),
         Action::Bench(bench) => {
             bench::run(&Stack::from_env()?, &bench).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::Chaos(options) => {
+            chaos::run(&Stack::from_env()?, &options).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Action::Demo => {
+            demo::run(&Stack::from_env()?).await?;
             return Ok(ExitCode::SUCCESS);
         }
     };

@@ -69,6 +69,13 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// 200 payments, while Postgres, the relay and the processor are killed under them; then the audit.
+    Demo,
+    /// A seeded load under kills and outages, compared with its plan, then the audit (`-- --help`: options).
+    Chaos {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Measure.
     Bench {
         name: String,
@@ -158,6 +165,11 @@ fn run(action: Action) -> Result<()> {
         Action::Stop { name } => tell(&layout, &name, |name| Request::Stop { name }, false),
         Action::Kill { name } => tell(&layout, &name, |name| Request::Kill { name }, false),
         Action::Explain { payment_id } => workspace::e2e(&layout, &["explain", &payment_id]),
+        Action::Demo => demo(&layout),
+        Action::Chaos { arguments } => {
+            let all = std::iter::once("chaos").chain(arguments.iter().map(String::as_str));
+            workspace::e2e(&layout, &all.collect::<Vec<_>>())
+        }
         Action::Bench { name, arguments } => {
             let mut all = vec!["bench", name.as_str()];
             all.extend(arguments.iter().map(String::as_str));
@@ -175,6 +187,14 @@ fn run(action: Action) -> Result<()> {
 /// Nobody sits there to be asked.
 pub fn in_ci() -> bool {
     std::env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1")
+}
+
+/// On whatever runs already; a stack that is not up is brought up first.
+fn demo(layout: &Layout) -> Result<()> {
+    if Client::connect(&layout.socket()).is_none() {
+        up(layout, &Wish { extent: Extent::Services, yes: in_ci(), owner: None })?;
+    }
+    workspace::e2e(layout, &["demo"])
 }
 
 fn connect(layout: &Layout) -> Result<Client> {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::process::ProcessId;
+use crate::servers::SERVICE_TIER;
 use crate::spec::Spec;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -54,6 +55,13 @@ pub struct ChildStatus {
     pub restarts: u32,
     pub port: Option<u16>,
     pub tier: u8,
+}
+
+impl ChildStatus {
+    /// One of our own processes, not a server: it comes back by itself.
+    pub fn is_service(&self) -> bool {
+        self.tier == SERVICE_TIER
+    }
 }
 
 /// A connection to a supervisor.

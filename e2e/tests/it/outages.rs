@@ -1,43 +1,67 @@
-//! A broker or a cache is away: payments are still accepted, nothing is lost, and the flow resumes by itself.
+//! A server is away for half a minute under load: what needs it waits, nothing is lost, and the flow resumes by
+//! itself. Only Postgres is needed to accept a payment; while it is away clients are told to come back.
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use e2e::chaos::faults::{Deed, Fault};
+use e2e::chaos::plan::{Mix, Plan};
+use e2e::chaos::view::View;
+use e2e::chaos::{self, Run};
+use e2e::insist::Troubles;
 
-use crate::world::{PATIENCE, World};
+use crate::world::World;
 
-/// Accepts payments while `server` is away, and expects every one of them to end well after it is back.
-async fn accepted_without(server: &'static str) {
+const AWAY: Duration = Duration::from_secs(30);
+
+/// What clients met with while `server` was away for most of the load. That all payments ended as planned is
+/// asserted here.
+async fn troubles_without(server: &str, deed: Deed) -> Troubles {
     let world = World::alone().await;
-    let user = world.client.user_with(10_000).await.unwrap();
-    let before = world.client.pay(user, "0812", 10).await.unwrap();
-    world.cargo_stack("stop", server).await;
-    // One after the other, so that the outage is felt by each step of some payment.
-    let mut accepted = vec![before];
-    for _ in 0..20 {
-        accepted.push(world.client.pay(user, "0812", 10).await.unwrap());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    world.cargo_stack("start", server).await;
-    let ends = accepted.iter().map(|id| world.client.ended(user, *id, PATIENCE));
-    for payment in join_all(ends).await {
-        assert_eq!(payment.unwrap()["status"], "completed");
-    }
-    assert_eq!(world.client.balance(user).await.unwrap(), (10_000 - 210, 0));
-    world.adds_up().await;
+    let run = Run {
+        plan: Plan { seed: 1, payments: 400, users: 20, mix: Mix::QUICK },
+        rate: 12.0,
+        kills: Vec::new(),
+        outages: vec![Fault { after: 40, delay: Duration::ZERO, whom: server.to_owned(), deed }],
+    };
+    let report = chaos::play(&world.stack, &run, &View::silent()).await.unwrap();
+    report.verdict().unwrap();
+    report.troubles
+}
+
+/// Nobody who asked to pay could tell that it was away.
+fn accepted_all_the_time(troubles: Troubles) {
+    let Troubles { unavailable, unheard, hung, replayed: _ } = troubles;
+    assert_eq!((unavailable, unheard, hung), (0, 0, 0), "{troubles:?}");
+}
+
+/// Everybody who asked meanwhile was answered in time. That each answer was a problem that says when to come
+/// back is asserted by the client.
+fn refused_for_a_while(troubles: Troubles) {
+    assert!(troubles.unavailable > 0, "{troubles:?}");
+    assert_eq!((troubles.unheard, troubles.hung), (0, 0), "{troubles:?}");
 }
 
 #[tokio::test]
 async fn kafka_may_be_away() {
-    accepted_without("kafka").await;
+    accepted_all_the_time(troubles_without("kafka", Deed::Stop(AWAY)).await);
 }
 
 #[tokio::test]
 async fn rabbitmq_may_be_away() {
-    accepted_without("rabbitmq").await;
+    accepted_all_the_time(troubles_without("rabbitmq", Deed::Stop(AWAY)).await);
 }
 
 #[tokio::test]
 async fn redis_may_be_away() {
-    accepted_without("redis").await;
+    accepted_all_the_time(troubles_without("redis", Deed::Stop(AWAY)).await);
+}
+
+#[tokio::test]
+async fn postgres_may_be_away() {
+    refused_for_a_while(troubles_without("postgres", Deed::Stop(AWAY)).await);
+}
+
+#[tokio::test]
+async fn postgres_may_be_killed() {
+    refused_for_a_while(troubles_without("postgres", Deed::Crash(Duration::from_secs(3))).await);
 }

@@ -1,0 +1,204 @@
+//! `cargo stack chaos`: a seeded, mixed load on a running stack while its processes are killed and its servers
+//! are away; then every payment is compared with its plan, and everything is audited.
+//!
+//! * [`plan`]: what each payment is and how it may end, by seed and index.
+//! * [`faults`]: what goes wrong and when, by seed, in accepted payments. [`operator`] carries it out.
+//! * [`load`]: the clients. [`board`]: where their payments stand.
+//! * [`repeats`]: what was told more than once and absorbed.
+//! * [`view`]: what is seen meanwhile; [`report`]: what is said of it at the end.
+#![allow(clippy::print_stdout, reason = "the report is the output")]
+
+pub mod board;
+pub mod faults;
+pub mod load;
+pub mod operator;
+pub mod plan;
+pub mod repeats;
+pub mod report;
+pub mod view;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::audit;
+use crate::client::Client;
+use crate::insist::Trouble;
+use crate::stack::Stack;
+use board::{Board, Counts};
+use faults::{Deed, Fault, Outage};
+use load::Load;
+use operator::Operator;
+use plan::{Mix, Plan};
+use repeats::Absorbed;
+use report::Report;
+use view::View;
+
+const LOOK: Duration = Duration::from_millis(250);
+/// How long payments may take to end once everything is back: a lease that lapses, a call that hangs, inquiries
+/// with growing pauses, and then some for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(240);
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Plan and schedule follow from it.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    #[arg(long, default_value_t = 5_000)]
+    pub payments: usize,
+    /// SIGKILLs over all our processes.
+    #[arg(long, default_value_t = 20)]
+    pub kills: usize,
+    /// Payments per second, while they are accepted.
+    #[arg(long, default_value_t = 100.0)]
+    pub rate: f64,
+    /// Users they pay as.
+    #[arg(long, default_value_t = 100)]
+    pub users: usize,
+    /// A server is stopped for so long, e.g. kafka:30.
+    #[arg(long, value_name = "SERVER:SECONDS")]
+    pub outage: Vec<Outage>,
+    /// A server is killed, and started again after so long.
+    #[arg(long, value_name = "SERVER:SECONDS")]
+    pub crash: Vec<Outage>,
+    /// A process is stopped in its tracks (SIGSTOP) for so long.
+    #[arg(long, value_name = "PROCESS:SECONDS")]
+    pub pause: Vec<Outage>,
+}
+
+/// What is asked for and what goes wrong.
+pub struct Run {
+    pub plan: Plan,
+    pub rate: f64,
+    pub kills: Vec<Fault>,
+    /// One after the other.
+    pub outages: Vec<Fault>,
+}
+
+/// Runs, prints, and fails on any deviation.
+pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
+    let report = report(stack, options, &View::of(options.payments)).await?;
+    report.print();
+    println!("\n{}", report.verdict()?);
+    ensure!(
+        options.kills < 20 || report.duplicates() > 0,
+        "nothing came twice: nothing is proved of duplicates"
+    );
+    Ok(())
+}
+
+/// Runs what the options say on all our processes.
+///
+/// # Errors
+/// As [`play`].
+pub async fn report(stack: &Stack, options: &Options, view: &View) -> Result<Report> {
+    let Options { seed, payments, kills, rate, users, outage, crash, pause } = options;
+    let (seed, payments, users) = (*seed, *payments, *users);
+    ensure!(*rate > 0.0 && users > 0 && payments > 0, "there must be a load");
+    let processes = Operator::new(view).await?.processes().await?;
+    let outages =
+        [outages(outage, Deed::Stop), outages(crash, Deed::Crash), outages(pause, Deed::Pause)].concat();
+    let run = Run {
+        plan: Plan { seed, payments, users, mix: Mix::WHOLE },
+        rate: *rate,
+        kills: faults::kills(seed, payments, *kills, &processes),
+        outages: faults::outages(payments, &outages),
+    };
+    play(stack, &run, view).await
+}
+
+fn outages(given: &[Outage], deed: fn(Duration) -> Deed) -> Vec<(Outage, fn(Duration) -> Deed)> {
+    given.iter().map(|outage| (outage.clone(), deed)).collect()
+}
+
+/// Runs to the end of every payment; the report says what deviated.
+///
+/// # Errors
+/// When the run itself could not be carried out.
+pub async fn play(stack: &Stack, run: &Run, view: &View) -> Result<Report> {
+    let operator = Operator::new(view).await?;
+    let client = Client::new(stack)?;
+    let users = load::fund(&client, run.plan.users).await?;
+    let since = Timestamp::now();
+    let mut watch = Watch {
+        board: Board::of(&users, &stack.payments_database_url),
+        absorbed: Absorbed::new(stack)?,
+        view,
+    };
+    let load = Arc::new(Load {
+        client,
+        service_id: stack.demo_service_id.clone(),
+        plan: run.plan,
+        users,
+        trouble: Trouble::default(),
+        accepted: watch::Sender::new(0),
+    });
+    let began = Instant::now();
+    let played = tokio::select! {
+        played = disturbed(run, &operator, &load) => played,
+        never = watch.for_ever(&load) => match never {},
+        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
+    };
+    operator.heal().await?;
+    let ids = played?;
+    watch.until_all_ended(&load).await;
+    let seconds = began.elapsed().as_secs_f64();
+    let stands = watch.board.payments().await?;
+    let told_again = repeats::told_again(stack, since).await?;
+    let findings = audit::run(stack).await.context("audit")?;
+    Ok(Report::new(run, &load, &ids, &stands, findings)
+        .took(seconds)
+        .repeated(told_again, watch.absorbed.sums()))
+}
+
+/// The load and everything that goes wrong meanwhile.
+async fn disturbed(run: &Run, operator: &Operator, load: &Arc<Load>) -> Result<Vec<Uuid>> {
+    let accepted = load.accepted.subscribe();
+    let (ids, (), ()) = tokio::try_join!(
+        load.clone().run(run.rate),
+        operator.all_at_their_moments(&run.kills, &accepted),
+        operator.one_by_one(&run.outages, &accepted),
+    )?;
+    Ok(ids)
+}
+
+/// Looks at rows and counters while the run lasts.
+struct Watch<'a> {
+    board: Board,
+    absorbed: Absorbed,
+    view: &'a View,
+}
+
+impl Watch<'_> {
+    async fn look(&mut self, load: &Load) -> Option<Counts> {
+        let counts = self.board.counts().await;
+        self.view.show(*load.accepted.borrow(), counts.as_ref());
+        self.absorbed.look().await;
+        counts
+    }
+
+    async fn for_ever(&mut self, load: &Load) -> std::convert::Infallible {
+        loop {
+            self.look(load).await;
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Until nothing is under way, or patience is over: then the report tells what stands still.
+    async fn until_all_ended(&mut self, load: &Load) {
+        let began = Instant::now();
+        loop {
+            let counts = self.look(load).await;
+            let ended = counts.is_some_and(|counts| counts.ended() >= load.plan.payments as u64);
+            if ended || began.elapsed() > PATIENCE {
+                self.view.finish(*load.accepted.borrow(), counts.as_ref());
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Where the payments of a run stand, as their rows say: counts while it lasts, every one of them at the end.
+
+use anyhow::{Context, Result};
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::databases;
+
+/// Payments by where they stand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub initiated: u64,
+    pub authorized: u64,
+    /// Authorized too, and the gateway's answer is not known.
+    pub unknown: u64,
+    pub completed: u64,
+    pub failed: u64,
+    pub rejected: u64,
+    pub cancelled: u64,
+}
+
+impl Counts {
+    pub fn ended(&self) -> u64 {
+        self.completed + self.failed + self.rejected + self.cancelled
+    }
+
+    fn slot(&mut self, status: &str, unknown: bool) -> Option<&mut u64> {
+        Some(match status {
+            "initiated" => &mut self.initiated,
+            "authorized" if unknown => &mut self.unknown,
+            "authorized" => &mut self.authorized,
+            "completed" => &mut self.completed,
+            "failed" => &mut self.failed,
+            "rejected" => &mut self.rejected,
+            "cancelled" => &mut self.cancelled,
+            _ => return None,
+        })
+    }
+}
+
+/// One payment at the end of a run.
+#[derive(Clone, Debug)]
+pub struct Stand {
+    pub payment_id: Uuid,
+    pub user_id: Uuid,
+    pub key: String,
+    pub amount: i64,
+    pub status: String,
+    pub reason: Option<String>,
+    /// From its acceptance to its end, or until now.
+    pub seconds: f64,
+}
+
+/// Reads as the read-only role, on one connection for as long as that lasts.
+pub struct Board {
+    url: String,
+    users: Vec<Uuid>,
+    client: Option<Client>,
+}
+
+impl Board {
+    pub fn of(users: &[Uuid], payments_database_url: &str) -> Self {
+        Self { url: payments_database_url.to_owned(), users: users.to_owned(), client: None }
+    }
+
+    /// `None` while the database does not answer.
+    pub async fn counts(&mut self) -> Option<Counts> {
+        let counted = self.count().await;
+        if counted.is_err() {
+            self.client = None;
+        }
+        counted.ok()
+    }
+
+    async fn count(&mut self) -> Result<Counts> {
+        let query = "select status, event = 'outcome_unknown', count(*) from payments
+                     where user_id = any($1) group by 1, 2";
+        let users = self.users.clone();
+        let mut counts = Counts::default();
+        for row in self.client().await?.query(query, &[&users]).await? {
+            let status: &str = row.get(0);
+            let slot = counts.slot(status, row.get(1)).with_context(|| format!("status {status}"))?;
+            *slot += row.get::<_, i64>(2).unsigned_abs();
+        }
+        Ok(counts)
+    }
+
+    /// Every payment there is.
+    pub async fn payments(&mut self) -> Result<Vec<Stand>> {
+        let query = "select payment_id, user_id, idempotency_key, amount, status, reason,
+                            extract(epoch from coalesce(completed_at, failed_at, rejected_at, cancelled_at, now())
+                                               - initiated_at)::float8
+                     from payments where user_id = any($1)";
+        let users = self.users.clone();
+        let rows = self.client().await?.query(query, &[&users]).await.context("payments of the run")?;
+        let stand = |row: &tokio_postgres::Row| Stand {
+            payment_id: row.get(0),
+            user_id: row.get(1),
+            key: row.get(2),
+            amount: row.get(3),
+            status: row.get(4),
+            reason: row.get(5),
+            seconds: row.get(6),
+        };
+        Ok(rows.iter().map(stand).collect())
+    }
+
+    async fn client(&mut self) -> Result<&Client> {
+        if self.client.as_ref().is_none_or(Client::is_closed) {
+            self.client = Some(databases::connect(&self.url).await?);
+        }
+        self.client.as_ref().context("connected")
+    }
+}

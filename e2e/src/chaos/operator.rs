@@ -1,0 +1,177 @@
+//! Carries faults out on a running stack, by its supervisor, and puts right what an interrupted run leaves.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
+use stack::control::{ChildStatus, Client, Request};
+use stack::layout::Layout;
+use stack::process::ProcessId;
+use tokio::sync::watch;
+
+use super::faults::{Deed, Fault};
+use super::view::View;
+
+/// Between two looks at whether a process runs.
+const LOOK: Duration = Duration::from_millis(20);
+/// Recovery of a server included.
+const RUNS_AGAIN: Duration = Duration::from_secs(120);
+
+#[derive(Clone)]
+pub struct Operator {
+    socket: Arc<PathBuf>,
+    view: View,
+}
+
+impl Operator {
+    /// # Errors
+    /// When the stack is not up, wholly.
+    pub async fn new(view: &View) -> Result<Self> {
+        let socket = Arc::new(Layout::from_env()?.socket());
+        let this = Self { socket, view: view.clone() };
+        let children = this.children().await.context("the stack is not up: cargo stack up")?;
+        let down: Vec<&str> =
+            children.iter().filter(|child| child.id.is_none()).map(|child| child.name.as_str()).collect();
+        ensure!(down.is_empty(), "not running: {}; cargo stack up starts what is not", down.join(", "));
+        Ok(this)
+    }
+
+    /// Names of all our processes, sorted: the services, not the servers.
+    pub async fn processes(&self) -> Result<Vec<String>> {
+        let children = self.children().await?;
+        let services = children.into_iter().filter(ChildStatus::is_service);
+        let mut names: Vec<String> = services.map(|child| child.name).collect();
+        names.sort_unstable();
+        ensure!(!names.is_empty(), "no service runs: cargo stack up");
+        Ok(names)
+    }
+
+    /// Carries all of them out, each when its moment has come.
+    pub async fn all_at_their_moments(
+        &self,
+        faults: &[Fault],
+        accepted: &watch::Receiver<usize>,
+    ) -> Result<()> {
+        let each = faults.iter().map(|fault| self.at_its_moment(fault, accepted.clone()));
+        futures_util::future::try_join_all(each).await.map(drop)
+    }
+
+    /// Carries them out one after the other.
+    pub async fn one_by_one(&self, faults: &[Fault], accepted: &watch::Receiver<usize>) -> Result<()> {
+        for fault in faults {
+            self.at_its_moment(fault, accepted.clone()).await?;
+        }
+        Ok(())
+    }
+
+    async fn at_its_moment(&self, fault: &Fault, mut accepted: watch::Receiver<usize>) -> Result<()> {
+        accepted.wait_for(|count| *count >= fault.after).await.context("the load ended early")?;
+        tokio::time::sleep(fault.delay).await;
+        let whom = fault.whom.as_str();
+        self.carry_out(whom, fault.deed).await.with_context(|| format!("{:?} of {whom}", fault.deed))
+    }
+
+    async fn carry_out(&self, whom: &str, deed: Deed) -> Result<()> {
+        match deed {
+            Deed::Kill => {
+                let id = self.kill(whom).await?;
+                let began = Instant::now();
+                self.view.say(&format!("{whom} killed (SIGKILL, pid {})", id.pid));
+                let next = self.running(whom, Some(id)).await?;
+                let seconds = began.elapsed().as_secs_f64();
+                self.view.say(&format!("{whom} runs again after {seconds:.1} s, pid {}", next.pid));
+            }
+            Deed::Crash(time) => {
+                let id = self.kill(whom).await?;
+                self.view.say(&format!("{whom} killed (SIGKILL, pid {}), for {} s", id.pid, time.as_secs()));
+                self.start_after(whom, time).await?;
+            }
+            Deed::Stop(time) => {
+                let began = Instant::now();
+                self.view.say(&format!("{whom} is asked to stop, for {} s", time.as_secs()));
+                self.ask(Request::Stop { name: whom.to_owned() }).await?;
+                self.view.say(&format!("{whom} stopped within {:.1} s", began.elapsed().as_secs_f64()));
+                self.start_after(whom, time).await?;
+            }
+            Deed::Pause(time) => {
+                let id = self.running(whom, None).await?;
+                ensure!(id.signal(Signal::STOP), "it cannot be paused");
+                self.view.say(&format!("{whom} paused (SIGSTOP, pid {}), for {} s", id.pid, time.as_secs()));
+                tokio::time::sleep(time).await;
+                // Killed meanwhile, it needs no waking.
+                let woken = id.signal(Signal::CONT);
+                self.view
+                    .say(&format!("{whom} {}", if woken { "continues" } else { "was killed meanwhile" }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Kills it as soon as it runs: it may be about to come back from the last time.
+    async fn kill(&self, whom: &str) -> Result<ProcessId> {
+        loop {
+            let id = self.running(whom, None).await?;
+            // Between the look and the request it may have ended by itself.
+            if self.ask(Request::Kill { name: whom.to_owned() }).await.is_ok() {
+                return Ok(id);
+            }
+        }
+    }
+
+    async fn start_after(&self, whom: &str, time: Duration) -> Result<()> {
+        tokio::time::sleep(time).await;
+        self.ask(Request::Start { name: whom.to_owned() }).await?;
+        self.view.say(&format!("{whom} started again"));
+        Ok(())
+    }
+
+    /// The process under this name, once it is another one than `old`.
+    async fn running(&self, whom: &str, old: Option<ProcessId>) -> Result<ProcessId> {
+        let began = Instant::now();
+        loop {
+            let children = self.children().await?;
+            let child = children.into_iter().find(|child| child.name == whom);
+            let child = child.with_context(|| format!("there is no {whom} in this stack"))?;
+            match child.id {
+                Some(id) if Some(id) != old => return Ok(id),
+                Some(_) | None => {}
+            }
+            ensure!(began.elapsed() < RUNS_AGAIN, "{whom} does not run: {}", child.state);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Wakes and starts whatever a fault that was not carried out to its end left behind.
+    pub async fn heal(&self) -> Result<()> {
+        for child in self.children().await? {
+            match child.id {
+                Some(id) => drop(id.signal(Signal::CONT)),
+                None => self.ask(Request::Start { name: child.name }).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn children(&self) -> Result<Vec<ChildStatus>> {
+        self.converse(Client::status).await
+    }
+
+    async fn ask(&self, request: Request) -> Result<()> {
+        self.converse(move |client| client.send(&request).map(drop)).await
+    }
+
+    /// The supervisor's protocol blocks, and answers some requests only when they are done.
+    async fn converse<T: Send + 'static>(
+        &self,
+        talk: impl FnOnce(&mut Client) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let socket = self.socket.clone();
+        let conversation = move || {
+            let mut client = Client::connect(&socket).context("no supervisor listens")?;
+            talk(&mut client)
+        };
+        tokio::task::spawn_blocking(conversation).await.context("conversation")?
+    }
+}

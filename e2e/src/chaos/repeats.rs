@@ -1,0 +1,131 @@
+//! What was told or read more than once, and changed nothing the second time: a run without it proves nothing.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+
+use crate::stack::Stack;
+use crate::topics::{self, SAGA_TOPICS};
+
+const SCRAPE_MAX: Duration = Duration::from_millis(300);
+
+/// How many events of each topic were told again since `since`: same id, another offset.
+pub async fn told_again(stack: &Stack, since: Timestamp) -> Result<BTreeMap<String, u64>> {
+    let brokers = stack.kafka_brokers.clone();
+    let read = move || topics::read(&brokers, &SAGA_TOPICS, since);
+    let events = tokio::task::spawn_blocking(read).await.context("reader")??;
+    let mut again: BTreeMap<String, u64> = SAGA_TOPICS.map(|topic| (topic.to_owned(), 0)).into();
+    let mut seen: HashMap<(&str, &str), u64> = HashMap::with_capacity(events.len());
+    for event in &events {
+        let told = seen.entry((&event.topic, event.header("ce_id"))).or_default();
+        if *told > 0 {
+            *again.entry(event.topic.clone()).or_default() += 1;
+        }
+        *told += 1;
+    }
+    Ok(again)
+}
+
+/// The counters by which services say that something had had its effect before.
+const SERIES: [(&str, &str); 4] = [
+    ("events, payments-svc", "consumer_records_total{outcome=\"already\"} "),
+    ("events, balance-svc", "consumer_records_total{outcome=\"already\"} "),
+    ("work messages, processor-svc", "processor_jobs_total{result=\"already\"} "),
+    ("work messages of ended charges, processor-svc", "processor_jobs_total{result=\"ended\"} "),
+];
+
+/// Adds those counters up over the lives of their processes. What was counted after the last look at a process
+/// that was then killed is missing: the sums are lower bounds.
+pub struct Absorbed {
+    http: reqwest::Client,
+    series: Vec<Series>,
+}
+
+struct Series {
+    name: &'static str,
+    url: String,
+    line: &'static str,
+    begin: Option<u64>,
+    /// Of lives that are over.
+    before: u64,
+    last: u64,
+}
+
+impl Series {
+    /// A counter that went back began anew.
+    fn see(&mut self, value: u64) {
+        let begin = *self.begin.get_or_insert(value);
+        if value < self.last {
+            self.before += self.last - begin;
+            self.begin = Some(0);
+        }
+        self.last = value;
+    }
+
+    fn sum(&self) -> u64 {
+        self.before + self.last - self.begin.unwrap_or_default()
+    }
+}
+
+impl Absorbed {
+    pub fn new(stack: &Stack) -> Result<Self> {
+        let http = reqwest::Client::builder().timeout(SCRAPE_MAX).build()?;
+        let admins = [
+            &stack.payments_admin_url,
+            &stack.balance_admin_url,
+            &stack.processor_admin_url,
+            &stack.processor_admin_url,
+        ];
+        let series = SERIES.iter().zip(admins).map(|((name, line), admin)| Series {
+            name,
+            url: format!("{admin}/metrics"),
+            line,
+            begin: None,
+            before: 0,
+            last: 0,
+        });
+        Ok(Self { http, series: series.collect() })
+    }
+
+    /// Looks at all of them. One that does not answer is being killed or has been.
+    pub async fn look(&mut self) {
+        for series in &mut self.series {
+            let Ok(response) = self.http.get(&series.url).send().await else { continue };
+            let Ok(text) = response.text().await else { continue };
+            series.see(value(&text, series.line));
+        }
+    }
+
+    pub fn sums(&self) -> BTreeMap<&'static str, u64> {
+        self.series.iter().map(|series| (series.name, series.sum())).collect()
+    }
+}
+
+/// A labelled counter that never counted is not there: 0.
+fn value(metrics: &str, line: &str) -> u64 {
+    metrics.lines().find_map(|found| found.strip_prefix(line)?.trim().parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_added_up_over_several_lives() {
+        let (name, line) = SERIES[0];
+        let mut series = Series { name, url: String::new(), line, begin: None, before: 0, last: 0 };
+        for seen in [5, 9, 2, 2, 7, 0, 1] {
+            series.see(seen);
+        }
+        assert_eq!(series.sum(), (9 - 5) + 7 + 1);
+    }
+
+    #[test]
+    fn a_counter_is_found_by_its_line() {
+        let text = "# HELP x\nconsumer_records_total{outcome=\"already\"} 12\nother 3\n";
+        assert_eq!(value(text, SERIES[0].1), 12);
+        assert_eq!(value(text, SERIES[2].1), 0);
+    }
+}

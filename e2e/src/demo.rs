@@ -1,0 +1,33 @@
+//! `cargo stack demo`: 200 payments while Postgres, the relay and the processor are killed under them.
+#![allow(clippy::print_stdout, reason = "the report is the output")]
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::chaos::faults::{Deed, Fault};
+use crate::chaos::plan::{Mix, Plan};
+use crate::chaos::view::View;
+use crate::chaos::{Run, play};
+use crate::stack::Stack;
+
+const PLAN: Plan = Plan { seed: 1, payments: 200, users: 20, mix: Mix::QUICK };
+const RATE: f64 = 10.0;
+/// How long Postgres is left dead.
+const AWAY: Duration = Duration::from_secs(4);
+
+/// Runs, prints, and fails on any deviation.
+pub async fn run(stack: &Stack) -> Result<()> {
+    let view = View::of(PLAN.payments);
+    let fault = |after, whom: &str, deed| Fault { after, delay: Duration::ZERO, whom: whom.to_owned(), deed };
+    let run = Run {
+        plan: PLAN,
+        rate: RATE,
+        kills: vec![fault(90, "cdc-relay", Deed::Kill), fault(130, "processor-svc", Deed::Kill)],
+        outages: vec![fault(40, "postgres", Deed::Crash(AWAY))],
+    };
+    let report = play(stack, &run, &view).await?;
+    report.print();
+    println!("\n{}", report.verdict()?);
+    Ok(())
+}
