@@ -99,8 +99,6 @@ pub enum Break {
     /// Account deltas are those of the entries decided, not of the rows that the insert returned; and entries are read
     /// before the lock is held.
     DeltasNotFromRows,
-    /// Entries and accounts are read before the lock is held.
-    ReadBeforeLock,
     /// A payment's transition is written whatever its version is by now.
     NoVersionGuard,
     /// A cancel that came before the hold is forgotten when the hold comes.

@@ -105,7 +105,9 @@ impl Coro {
 
     fn insert_charge(&self, state: &mut State, id: Id, to: &To) {
         let (status, attempt) = column(to, 1);
-        state.lives[id].charge = Some(Charge { status, attempt, exposed: false });
+        let life = &mut state.lives[id];
+        life.charge = Some(Charge { status, attempt, exposed: false });
+        life.past_deadline &= status == Status::Waiting;
         self.tell_charge(state, id);
     }
 
@@ -139,6 +141,7 @@ impl Coro {
             return false;
         }
         life.charge = Some(after);
+        life.past_deadline &= status == Status::Waiting || self.is_broken(Break::DeadlineEndsCalls);
         self.tell_charge(state, id);
         true
     }

@@ -99,9 +99,7 @@ impl Coro {
             // In the balance database nobody reads before it holds the account's lock.
             let reads_early = match topic {
                 Topic::Money | Topic::Unknowns | Topic::Cancels => self.bounds.races,
-                Topic::Asked | Topic::Results => {
-                    self.is_broken(Break::ReadBeforeLock) || self.is_broken(Break::DeltasNotFromRows)
-                }
+                Topic::Asked | Topic::Results => self.is_broken(Break::DeltasNotFromRows),
             };
             if reads_early && state.zombie.is_none() && topic.unread(&state.topics) > 0 {
                 actions.push(Action::ZombieReads(topic));

@@ -35,7 +35,7 @@ pub struct Life {
     pub row: Row,
     pub entries: Entries,
     pub charge: Option<Charge>,
-    /// `expires_at` has passed, by the processor database's clock.
+    /// `expires_at` has passed, by the processor database's clock. Kept while somebody may look at it.
     pub past_deadline: bool,
     pub queue: Queue,
     /// Redis says that the charge has ended.

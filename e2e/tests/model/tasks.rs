@@ -8,6 +8,9 @@ use crate::coro::Coro;
 use crate::gateway::Verdict;
 use crate::state::{CallAt, Due, Found, Id, InquiryAt, Said, State, Task, Wrong};
 
+/// As in `outcomes.rs`.
+const ROUNDS_MAX: usize = 8;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskStep {
     /// The request leaves.
@@ -135,7 +138,7 @@ impl Coro {
             Said::NotSent => Outcome::NotSent { why: String::new() },
             Said::Unknown => Outcome::Unknown { why: String::new() },
         };
-        self.write(state, id, from, &Event::Called { attempt, outcome })
+        self.rounds(state, id, from, &Event::Called { attempt, outcome })
     }
 
     fn write_inquiry(&self, state: &mut State, id: Id, finds: Finds, from: Seen) -> Option<Seen> {
@@ -149,7 +152,7 @@ impl Coro {
             Found::NotFound => Finding::NotFound { settled },
             Found::Unavailable => Finding::Unavailable { why: String::new() },
         };
-        self.write(state, id, from, &Event::Inquired { attempt, finding })
+        self.rounds(state, id, from, &Event::Inquired { attempt, finding })
     }
 
     /// What was seen of an old state says nothing about a new one: it is not decided again.
@@ -159,6 +162,18 @@ impl Coro {
             Due::Deadline => Event::DeadlinePassed,
         };
         let _ = self.write(state, id, from, &event);
+    }
+
+    /// What did not apply is read and decided again: at once, or, where races are explored, in a step of its own.
+    fn rounds(&self, state: &mut State, id: Id, from: Seen, event: &Event) -> Option<Seen> {
+        let mut again = self.write(state, id, from, event);
+        for _ in 0..ROUNDS_MAX {
+            again = match again {
+                Some(from) if !self.bounds.races => self.write(state, id, from, event),
+                Some(_) | None => return again,
+            };
+        }
+        again
     }
 
     /// One round of `outcomes.rs`: decide, compare-and-set, and what follows the commit.

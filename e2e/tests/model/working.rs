@@ -118,7 +118,8 @@ impl Coro {
             }
             Task::Call { attempt, at: CallAt::Ended { from, .. }, .. } => {
                 push(TaskStep::Writes);
-                if matches!(from, Seen::Calling { attempt: first, .. } if first == attempt) {
+                let is_first = matches!(from, Seen::Calling { attempt: first, .. } if first == attempt);
+                if is_first && self.bounds.races {
                     push(TaskStep::WritesUnheard);
                 }
                 push(TaskStep::Dies);
