@@ -103,4 +103,6 @@ pub enum Break {
     NoVersionGuard,
     /// A cancel that came before the hold is forgotten when the hold comes.
     EarlyCancelForgotten,
+    /// balance-svc does not hear of a cancel that is only recorded, though it may be all that is told of a payment.
+    RecordedCancelUnheard,
 }

@@ -120,3 +120,8 @@ fn no_version_guard() {
 fn early_cancel_forgotten() {
     breaks(Break::EarlyCancelForgotten, checks::CALLS, p::C1);
 }
+
+#[test]
+fn recorded_cancel_unheard() {
+    breaks(Break::RecordedCancelUnheard, checks::LOST_SLOT, p::S1);
+}

@@ -93,8 +93,7 @@ impl Coro {
                 let settled = self.may_be_settled(life);
                 self.claim(state, id, settled);
             }
-            None
-            | Some(Status::Succeeded | Status::Declined | Status::Expired | Status::Cancelled) => {
+            None | Some(Status::Succeeded | Status::Declined | Status::Expired | Status::Cancelled) => {
                 return false;
             }
         }

@@ -130,7 +130,9 @@ impl Coro {
         match state.lives[id].row.event {
             None => state.topics.asked.tell(id, asked),
             Some(Told::CancelRecorded) => {
-                state.topics.asked.tell(id, asked);
+                if !self.is_broken(Break::RecordedCancelUnheard) {
+                    state.topics.asked.tell(id, asked);
+                }
                 if self.is_broken(Break::CancelBeforeHold) || self.is_broken(Break::MissingTakenForDuplicate)
                 {
                     state.topics.cancels.tell(id, ());
@@ -149,10 +151,9 @@ impl Coro {
 fn has_reason(event: Event) -> bool {
     match event {
         Event::Held | Event::Captured => false,
-        Event::HoldRejected
-        | Event::ReleasedUncharged
-        | Event::ReleasedCancelled
-        | Event::OutcomeUnknown => true,
+        Event::HoldRejected | Event::ReleasedUncharged | Event::ReleasedCancelled | Event::OutcomeUnknown => {
+            true
+        }
     }
 }
 

@@ -24,18 +24,23 @@ pub const T6: &str = "T6 nothing parked, missing or impossible";
 
 pub const ALWAYS: &[(&str, Condition)] = &[
     (M1, |coro, state| {
-        let captured: i64 = each(coro, state).map(|(life, amount)| i64::from(life.entries.captures) * amount).sum();
+        let captured: i64 =
+            each(coro, state).map(|(life, amount)| i64::from(life.entries.captures) * amount).sum();
         let there = state.account.map_or(0, |account| account.available + account.held);
         coro.bounds.deposit.unwrap_or(0) == there + captured
     }),
     (M2, |_, state| state.account.is_none_or(|account| account.available >= 0 && account.held >= 0)),
     (M3, |coro, state| {
         let Some(account) = state.account else { return state.lives.iter().all(|l| l.entries.holds == 0) };
-        let fold = each(coro, state).fold((coro.bounds.deposit.unwrap_or(0), 0), |(available, held), (life, amount)| {
-            let [holds, captures, releases] =
-                [life.entries.holds, life.entries.captures, life.entries.releases].map(|n| i64::from(n) * amount);
-            (available - holds + releases, held + holds - captures - releases)
-        });
+        let fold = each(coro, state).fold(
+            (coro.bounds.deposit.unwrap_or(0), 0),
+            |(available, held), (life, amount)| {
+                let [holds, captures, releases] =
+                    [life.entries.holds, life.entries.captures, life.entries.releases]
+                        .map(|n| i64::from(n) * amount);
+                (available - holds + releases, held + holds - captures - releases)
+            },
+        );
         fold == (account.available, account.held)
     }),
     (M4, |_, state| {
@@ -118,13 +123,19 @@ pub const SOMETIMES: &[(&str, Condition)] = &[
     (REJECTED, |_, state| ends(state, Payment::Rejected, |_| true)),
     (DECLINED, |_, state| ends(state, Payment::Failed, |c| c.status == Status::Declined && !c.exposed)),
     (EXPIRED, |_, state| ends(state, Payment::Failed, |c| c.status == Status::Expired)),
-    (EXPIRED_WAITING, |_, state| ends(state, Payment::Failed, |c| c.status == Status::Expired && c.attempt > 1)),
+    (EXPIRED_WAITING, |_, state| {
+        ends(state, Payment::Failed, |c| c.status == Status::Expired && c.attempt > 1)
+    }),
     (CANCELLED, |_, state| ends(state, Payment::Cancelled, |_| true)),
     (CANCELLED_EARLY, |_, state| any(state, |l| l.row.status == Payment::Cancelled && l.cancelled_early)),
     (CANCELLED_WAITING, |_, state| ends(state, Payment::Cancelled, |c| c.attempt > 1)),
-    (CANCEL_TOO_LATE, |_, state| any(state, |l| l.row.status == Payment::Completed && l.row.cancel_requested)),
+    (CANCEL_TOO_LATE, |_, state| {
+        any(state, |l| l.row.status == Payment::Completed && l.row.cancel_requested)
+    }),
     (UNKNOWN_COMPLETED, |_, state| ends(state, Payment::Completed, |c| c.exposed)),
-    (UNKNOWN_DECLINED, |_, state| ends(state, Payment::Failed, |c| c.status == Status::Declined && c.exposed)),
+    (UNKNOWN_DECLINED, |_, state| {
+        ends(state, Payment::Failed, |c| c.status == Status::Declined && c.exposed)
+    }),
     (RESENT, |_, state| ends(state, Payment::Completed, |c| c.exposed && c.attempt > 1)),
     (LATE_ANSWER, |_, state| {
         any(state, |life| {
@@ -138,15 +149,11 @@ pub const SOMETIMES: &[(&str, Condition)] = &[
     (LATE_REQUEST, |_, state| any(state, |life| life.charge_state().has_ended() && life.strays != 0)),
     (STALE_LAPSE, |_, state| {
         any(state, |life| {
-            let stale = |task: &Task| {
-                matches!(task, Task::Sweep { from, .. } if attempt(from) < life.charge.map(|c| c.attempt))
-            };
+            let stale = |task: &Task| matches!(task, Task::Sweep { from, .. } if attempt(from) < life.charge.map(|c| c.attempt));
             life.tasks.iter().any(stale)
         })
     }),
-    (TOLD_AGAIN, |_, state| {
-        state.lives.iter().all(Life::has_ended) && state.topics.asked.read == 0
-    }),
+    (TOLD_AGAIN, |_, state| state.lives.iter().all(Life::has_ended) && state.topics.asked.read == 0),
     (REDELIVERED, |_, state| any(state, |life| life.has_ended() && life.queue == Queue::Waiting)),
     (DROPPED, |_, state| any(state, |life| life.remembered && life.queue == Queue::Waiting)),
     (RACE_LOST, |_, state| match &state.zombie {

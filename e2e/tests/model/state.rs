@@ -155,7 +155,10 @@ pub enum InquiryAt {
     /// What was found must be put right at the gateway first.
     Repairing(Lookup),
     /// To be written.
-    Found { found: Found, from: processor::State },
+    Found {
+        found: Found,
+        from: processor::State,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

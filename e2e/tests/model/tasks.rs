@@ -184,8 +184,8 @@ impl Coro {
                     return Some(state.lives[id].charge_state());
                 }
                 if let To::Calling { attempt } = to {
-                    let exposed = matches!(from, Seen::Unknown { .. })
-                        && !self.is_broken(Break::ExposureForgotten);
+                    let exposed =
+                        matches!(from, Seen::Unknown { .. }) && !self.is_broken(Break::ExposureForgotten);
                     state.lives[id].tasks.push(Task::Call { attempt, exposed, at: CallAt::Taken });
                 }
             }

@@ -33,7 +33,8 @@ impl Coro {
         }
         let status = life.charge.map(|charge| charge.status);
         // It binds the first call only, so that nothing else looks at the clock.
-        let is_bound = matches!(status, None | Some(Status::Waiting)) || self.is_broken(Break::DeadlineEndsCalls);
+        let is_bound =
+            matches!(status, None | Some(Status::Waiting)) || self.is_broken(Break::DeadlineEndsCalls);
         if is_bound && !life.past_deadline && !life.has_ended() {
             actions.push(Action::DeadlinePasses(id));
         }
@@ -45,7 +46,8 @@ impl Coro {
             Queue::NotTold => {}
             Queue::Waiting => {
                 actions.push(Action::Work(id));
-                let loses = self.is_broken(Break::AckBeforeCommit) || self.is_broken(Break::RedisBeforeCommit);
+                let loses =
+                    self.is_broken(Break::AckBeforeCommit) || self.is_broken(Break::RedisBeforeCommit);
                 if loses && life.charge.is_none() {
                     actions.push(Action::WorkIsLost(id));
                 }
@@ -69,7 +71,8 @@ impl Coro {
             Status::Waiting | Status::Calling => {
                 let owned = life.tasks.iter().any(|task| is_owner(task, charge.attempt));
                 // A call that must not be lost is not made too late either.
-                let unsent = Task::Call { attempt: charge.attempt, exposed: charge.exposed, at: CallAt::Taken };
+                let unsent =
+                    Task::Call { attempt: charge.attempt, exposed: charge.exposed, at: CallAt::Taken };
                 let last = charge.attempt == self.bounds.attempts;
                 let held = self.bounds.timely && last && life.tasks.contains(&unsent);
                 if count(|task| matches!(task, Task::Sweep { .. })) < self.bounds.sweeps && !held {
@@ -89,17 +92,17 @@ impl Coro {
     }
 
     pub fn may_be_settled(&self, life: &Life) -> bool {
-        let in_bounds =
-            self.bounds.keys == Keys::Ignored || life.charge.is_some_and(|c| c.attempt < self.bounds.attempts);
-        let promised =
-            !self.bounds.timely || is_quiet(life) || self.is_broken(Break::ResendBeforeVisibility);
+        let in_bounds = self.bounds.keys == Keys::Ignored
+            || life.charge.is_some_and(|c| c.attempt < self.bounds.attempts);
+        let promised = !self.bounds.timely || is_quiet(life) || self.is_broken(Break::ResendBeforeVisibility);
         in_bounds && promised
     }
 
     fn steps(&self, life: &Life, task: &Task, push: &mut impl FnMut(TaskStep)) {
         match task {
             Task::Call { attempt, at: CallAt::Taken, .. } => {
-                let owns = matches!(life.charge_state(), Seen::Calling { attempt: now, .. } if now == *attempt);
+                let owns =
+                    matches!(life.charge_state(), Seen::Calling { attempt: now, .. } if now == *attempt);
                 let in_time = !self.bounds.timely || owns;
                 if in_time {
                     push(TaskStep::Sends);
