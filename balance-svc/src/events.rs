@@ -65,14 +65,18 @@ fn decode(name: &str, body: &[u8]) -> Decoded<Command> {
         return Decoded::Poison(format!("event type {name} is not known"));
     };
     match event_type {
-        EventType::PaymentInitiated => read(body, |payment: Payment| Command {
-            user_id: payment.user_id,
-            payment_id: payment.payment_id,
-            service_id: payment.service_id,
-            traceparent: payment.traceparent,
-            detail: None,
-            event: Event::Initiated { amount: payment.amount },
-        }),
+        // A cancel is recorded while the payment is still `initiated`. It follows that event, and changes nothing;
+        // but when a row is told again (a lost slot, a repair), it is all that is told of such a payment.
+        EventType::PaymentInitiated | EventType::PaymentCancelRecorded => {
+            read(body, |payment: Payment| Command {
+                user_id: payment.user_id,
+                payment_id: payment.payment_id,
+                service_id: payment.service_id,
+                traceparent: payment.traceparent,
+                detail: None,
+                event: Event::Initiated { amount: payment.amount },
+            })
+        }
         EventType::ResultSucceeded => read(body, |result| outcome(result, Event::Succeeded)),
         EventType::ResultDeclined => read(body, |result| not_charged(result, ReleaseCause::Declined)),
         EventType::ResultExpired => read(body, |result| not_charged(result, ReleaseCause::Expired)),
@@ -85,7 +89,6 @@ fn decode(name: &str, body: &[u8]) -> Decoded<Command> {
         | EventType::PaymentFailed
         | EventType::PaymentCancelled
         | EventType::PaymentOutcomeUnknown
-        | EventType::PaymentCancelRecorded
         | EventType::PaymentCancelRequested
         | EventType::BalanceHeld
         | EventType::BalanceRejected
@@ -138,12 +141,20 @@ mod tests {
             .collect();
         let expected = [
             "payment.initiated.v1",
+            "payment.cancel_recorded.v1",
             "payment.result.succeeded.v1",
             "payment.result.declined.v1",
             "payment.result.expired.v1",
             "payment.result.cancelled.v1",
         ];
         assert_eq!(heard, expected);
+    }
+
+    #[test]
+    fn a_recorded_cancel_asks_for_the_hold_as_well_for_it_may_be_all_that_is_told() {
+        let name = "payment.cancel_recorded.v1";
+        let Decoded::Event(command) = decode(name, &golden(name)) else { panic!("{name} is not heard") };
+        assert_eq!(command.event, Event::Initiated { amount: 15_000 });
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What the ledger says of one payment.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Entry {
     /// No entry: its `payment.initiated` was not applied.
     None,
@@ -26,7 +26,7 @@ pub struct State {
 }
 
 /// Why a hold is released. Only the processor, which owns the call, can say so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReleaseCause {
     Declined,
     Expired,
@@ -54,7 +54,7 @@ impl ReleaseCause {
 }
 
 /// What happened elsewhere and concerns this payment's money.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The user asked to pay `amount`.
     Initiated { amount: i64 },

@@ -10,7 +10,7 @@
 pub const LEASE_LAPSED: &str = "lease_lapsed";
 
 /// Where a charge stands. `attempt` counts the leases taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
     /// No row yet.
     Absent,

@@ -1,0 +1,108 @@
+//! How far a check goes, and what may be broken on purpose.
+
+/// What the gateway makes of a key it has seen before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keys {
+    /// The same key is decided once, whenever its requests arrive.
+    Honoured,
+    /// A key is known once its charge can be found: the least that makes sending again safe.
+    OnceVisible,
+    /// Every request is a charge of its own; the processor is told so (`gateway_idempotent = false`).
+    Ignored,
+}
+
+/// What is explored exhaustively. A smaller number of one thing leaves room for more of another; together the
+/// configurations in `main.rs` go through everything.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Of each payment, all on one account.
+    pub amounts: &'static [i64],
+    /// What the account has; `None`: the user has no account.
+    pub deposit: Option<i64>,
+    /// Leases a charge can take. The call of the last one is not lost before it reaches the gateway; so that no
+    /// other count of faults is needed.
+    pub attempts: i32,
+    /// Sweepers' reports, and inquiries, in memory at the same time.
+    pub sweeps: usize,
+    pub inquiries: usize,
+    pub keys: Keys,
+    /// The gateway may answer "pending" and decide later; its inquiries may lag behind its decisions.
+    pub late: bool,
+    /// Calls leave in time, and when the visibility delay is over nothing is still to come. Not assumed where keys
+    /// are honoured: then nothing rests on time.
+    pub timely: bool,
+    /// Events are told and read again from any earlier position, work is redelivered, Redis remembers and forgets.
+    pub retold: bool,
+    /// Second instances, and requests to cancel, hold stale reads.
+    pub races: bool,
+    /// One replication slot is lost with all that was not read yet, and its rows are told again.
+    pub lost_slot: bool,
+    /// The user asks to cancel, at any time and any number of times.
+    pub cancels: bool,
+    /// Faults in all; `None`: any number.
+    pub faults: Option<u8>,
+}
+
+/// One payment, funds for it, no faults of telling, a gateway that answers: the base of all configurations.
+pub const PLAIN: Bounds = Bounds {
+    amounts: &[5],
+    deposit: Some(8),
+    attempts: 1,
+    sweeps: 1,
+    inquiries: 1,
+    keys: Keys::Honoured,
+    late: false,
+    timely: false,
+    retold: false,
+    races: false,
+    lost_slot: false,
+    cancels: true,
+    faults: None,
+};
+
+/// What is done wrong on purpose. Each is a mistake that somebody could make in a store, in the wiring or in an
+/// adapter around `decide`, and that the checker must find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// A call that timed out is taken for a decline, so the hold is released.
+    ReleaseOnTimeout,
+    /// The work message is acknowledged before its row is committed.
+    AckBeforeCommit,
+    /// The offset is stored before the batch is committed.
+    OffsetBeforeCommit,
+    /// An event whose row is not there is taken for a duplicate.
+    MissingTakenForDuplicate,
+    /// Another attempt calls with another key.
+    SecondGatewayKey,
+    /// Redis is told of a message as it is taken, not of a charge that has ended.
+    RedisBeforeCommit,
+    /// A cancel is told to the processor when there is no hold yet.
+    CancelBeforeHold,
+    /// Not found is believed at once.
+    ResendBeforeVisibility,
+    /// Not found, with the visibility delay over, is taken for a decline.
+    NotFoundIsDecline,
+    /// An outcome is written whatever attempt it is about.
+    OutcomeWithoutAttemptGuard,
+    /// A lapse is written whatever attempt it was seen in.
+    LapseWithoutAttemptGuard,
+    /// That a call may have left is forgotten when the next attempt begins.
+    ExposureForgotten,
+    /// The deadline ends a charge that is being called.
+    DeadlineEndsCalls,
+    /// A cancel ends a charge that is being called.
+    CancelEndsCalls,
+    /// The call is made before the intent is committed.
+    CallBeforeIntent,
+    /// The ledger has no primary key, and every telling is applied.
+    MoneyMovesAtEveryTelling,
+    /// Account deltas are those of the entries decided, not of the rows that the insert returned; and entries are read
+    /// before the lock is held.
+    DeltasNotFromRows,
+    /// A payment's transition is written whatever its version is by now.
+    NoVersionGuard,
+    /// A cancel that came before the hold is forgotten when the hold comes.
+    EarlyCancelForgotten,
+    /// balance-svc does not hear of a cancel that is only recorded, though it may be all that is told of a payment.
+    RecordedCancelUnheard,
+}

@@ -1,0 +1,192 @@
+//! The processor database, with the guards of `processor-svc/src/store.rs` and `store/cancel.rs`.
+
+use balance_svc::saga::{Event as Result, ReleaseCause};
+use payments_svc::saga::Event as Heard;
+use processor_svc::saga::{Event, State as Seen, Step, To, decide};
+
+use crate::bounds::Break;
+use crate::coro::Coro;
+use crate::state::{Id, State, Wrong};
+
+/// The columns that decide anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Charge {
+    pub status: Status,
+    pub attempt: i32,
+    /// It was unknown once.
+    pub exposed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Status {
+    Waiting,
+    Calling,
+    Unknown,
+    Succeeded,
+    Declined,
+    Expired,
+    Cancelled,
+}
+
+impl Charge {
+    /// As the store reads it.
+    pub fn state(&self) -> Seen {
+        let Charge { status, attempt, exposed } = *self;
+        match status {
+            Status::Waiting => Seen::Waiting { attempt },
+            Status::Calling => Seen::Calling { attempt, exposed },
+            Status::Unknown => Seen::Unknown { attempt },
+            Status::Succeeded => Seen::Succeeded,
+            Status::Declined => Seen::Declined,
+            Status::Expired => Seen::Expired,
+            Status::Cancelled => Seen::Cancelled,
+        }
+    }
+
+    /// The named check constraint on what was exposed.
+    fn is_allowed(&self) -> bool {
+        match self.status {
+            Status::Waiting | Status::Expired | Status::Cancelled => !self.exposed,
+            Status::Unknown => self.exposed,
+            Status::Calling | Status::Succeeded | Status::Declined => true,
+        }
+    }
+}
+
+/// What a compare-and-set looks for; what has ended is never looked for.
+fn expected(from: &Seen) -> Option<(Status, i32)> {
+    match *from {
+        Seen::Waiting { attempt } => Some((Status::Waiting, attempt)),
+        Seen::Calling { attempt, .. } => Some((Status::Calling, attempt)),
+        Seen::Unknown { attempt } => Some((Status::Unknown, attempt)),
+        Seen::Absent | Seen::Succeeded | Seen::Declined | Seen::Expired | Seen::Cancelled => None,
+    }
+}
+
+fn column(to: &To, before: i32) -> (Status, i32) {
+    match to {
+        To::Waiting { attempt, .. } => (Status::Waiting, *attempt),
+        To::Calling { attempt } => (Status::Calling, *attempt),
+        To::Unknown { attempt, .. } => (Status::Unknown, *attempt),
+        To::Succeeded { .. } => (Status::Succeeded, before),
+        To::Declined { .. } => (Status::Declined, before),
+        To::Expired => (Status::Expired, before),
+        To::Cancelled => (Status::Cancelled, before),
+    }
+}
+
+/// What a work message became.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Admitted {
+    /// Attempt 1 is ours.
+    Calling,
+    Expired,
+    Already,
+}
+
+impl Coro {
+    /// A work message becomes a row, unless there is one.
+    pub fn admit(&self, state: &mut State, id: Id) -> Admitted {
+        let life = &state.lives[id];
+        let event = Event::Work { past_deadline: life.past_deadline };
+        match (decide(&life.charge_state(), &event), life.charge) {
+            (Step::Insert(to @ (To::Calling { .. } | To::Expired)), None) => {
+                let admitted = if to == To::Expired { Admitted::Expired } else { Admitted::Calling };
+                self.insert_charge(state, id, &to);
+                admitted
+            }
+            (Step::Already, Some(_)) => Admitted::Already,
+            (_, _) => {
+                state.went_wrong(Wrong::Impossible);
+                Admitted::Already
+            }
+        }
+    }
+
+    fn insert_charge(&self, state: &mut State, id: Id, to: &To) {
+        let (status, attempt) = column(to, 1);
+        let life = &mut state.lives[id];
+        life.charge = Some(Charge { status, attempt, exposed: false });
+        life.past_deadline &= status == Status::Waiting;
+        self.tell_charge(state, id);
+    }
+
+    /// One row of the statement `APPLY`: written if the row is as it was decided from, and a first call is in time.
+    pub fn transit(&self, state: &mut State, id: Id, from: &Seen, to: &To) -> bool {
+        let life = &mut state.lives[id];
+        let (Some(row), Some((status, attempt))) = (life.charge, expected(from)) else { return false };
+        let any_attempt = match to {
+            To::Unknown { why, .. } if why == processor_svc::saga::LEASE_LAPSED => {
+                self.is_broken(Break::LapseWithoutAttemptGuard)
+            }
+            To::Waiting { .. }
+            | To::Calling { .. }
+            | To::Unknown { .. }
+            | To::Succeeded { .. }
+            | To::Declined { .. }
+            | To::Expired
+            | To::Cancelled => false,
+        };
+        let in_time = !matches!(to, To::Calling { .. }) || row.exposed || !life.past_deadline;
+        if row.status != status || (row.attempt != attempt && !any_attempt) || !in_time {
+            return false;
+        }
+        let (status, attempt) = column(to, attempt);
+        let mut after = Charge { status, attempt, exposed: row.exposed || status == Status::Unknown };
+        if self.is_broken(Break::ExposureForgotten) {
+            after.exposed = status == Status::Unknown;
+        }
+        if !after.is_allowed() {
+            state.went_wrong(Wrong::Parked);
+            return false;
+        }
+        life.charge = Some(after);
+        life.past_deadline &= status == Status::Waiting || self.is_broken(Break::DeadlineEndsCalls);
+        self.tell_charge(state, id);
+        true
+    }
+
+    /// A request to cancel, with what was `seen`. False if another one changed the row: it is decided again.
+    pub fn cancel_charge(&self, state: &mut State, id: Id, seen: &Seen) -> bool {
+        let mut step = decide(seen, &Event::CancelRequested);
+        if self.is_broken(Break::CancelEndsCalls) && matches!(seen, Seen::Calling { exposed: false, .. }) {
+            step = Step::Move(To::Cancelled);
+        }
+        match step {
+            Step::Insert(to @ To::Cancelled) => {
+                let is_absent = state.lives[id].charge.is_none();
+                if is_absent {
+                    self.insert_charge(state, id, &to);
+                }
+                is_absent
+            }
+            Step::Move(to @ To::Cancelled) => self.transit(state, id, seen, &to),
+            Step::Already | Step::TooLate => true,
+            Step::Insert(_)
+            | Step::Move(_)
+            | Step::Inquire
+            | Step::InquireLater
+            | Step::Stale
+            | Step::Contradiction
+            | Step::Illegal => {
+                state.went_wrong(Wrong::Impossible);
+                true
+            }
+        }
+    }
+
+    /// The route of the table `charges`, and what the two readers make of it.
+    pub fn tell_charge(&self, state: &mut State, id: Id) {
+        let Some(charge) = state.lives[id].charge else { return };
+        let not_charged = |cause| Result::NotCharged { cause };
+        let results = &mut state.topics.results;
+        match charge.status {
+            Status::Waiting | Status::Calling => {}
+            Status::Unknown => state.topics.unknowns.tell(id, Heard::OutcomeUnknown),
+            Status::Succeeded => results.tell(id, Result::Succeeded),
+            Status::Declined => results.tell(id, not_charged(ReleaseCause::Declined)),
+            Status::Expired => results.tell(id, not_charged(ReleaseCause::Expired)),
+            Status::Cancelled => results.tell(id, not_charged(ReleaseCause::Cancelled)),
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Everything there is at one moment: three databases, what has been told and read, the queue, Redis, the memory of
+//! the processors, the network and the gateway.
+
+use balance_svc::saga as balance;
+use payments_svc::saga as payments;
+use processor_svc::saga as processor;
+
+use crate::balance_db::Entries;
+use crate::bounds::Bounds;
+use crate::gateway::{Books, Lookup};
+use crate::payments_db::Row;
+use crate::processor_db::Charge;
+
+/// Which payment; its place in [`State::lives`].
+pub type Id = usize;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct State {
+    pub lives: Vec<Life>,
+    pub account: Option<Account>,
+    pub topics: Topics,
+    /// Another instance that has read and not yet written; its partition was taken away meanwhile.
+    pub zombie: Option<Zombie>,
+    /// The slot was lost, and rows were told again.
+    pub slot_lost: bool,
+    /// Faults so far, where they are counted.
+    pub faults: u8,
+    /// The first thing that a person would have to look at.
+    pub wrong: Option<Wrong>,
+}
+
+/// One payment in all databases, and whatever of it is elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Life {
+    pub row: Row,
+    pub entries: Entries,
+    pub charge: Option<Charge>,
+    /// `expires_at` has passed, by the processor database's clock. Kept while somebody may look at it.
+    pub past_deadline: bool,
+    pub queue: Queue,
+    /// Redis says that the charge has ended.
+    pub remembered: bool,
+    /// Sorted: which is which does not matter.
+    pub tasks: Vec<Task>,
+    /// Requests in the network that nobody waits for any more, a bit for each key.
+    pub strays: u8,
+    /// A request has left for the gateway at some time.
+    pub called: bool,
+    pub books: Books,
+    /// The user asked to cancel before there was a hold.
+    pub cancelled_early: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Account {
+    pub available: i64,
+    pub held: i64,
+}
+
+/// The work message: any number of copies is as good as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Queue {
+    NotTold,
+    Waiting,
+    Acknowledged,
+}
+
+/// Of each topic what one consumer acts on, in the order in which it was committed and so told; what a consumer
+/// ignores has no effect and is left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Topics {
+    /// PaymentTopic, for balance-svc.
+    pub asked: Feed<balance::Event>,
+    /// PaymentResultTopic, for balance-svc.
+    pub results: Feed<balance::Event>,
+    /// BalanceTopic, for payments-svc.
+    pub money: Feed<payments::Event>,
+    /// PaymentResultTopic, for payments-svc.
+    pub unknowns: Feed<payments::Event>,
+    /// PaymentTopic, for processor-svc.
+    pub cancels: Feed<()>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Feed<E> {
+    pub told: Vec<(Id, E)>,
+    /// The next record that the consumer reads.
+    pub read: usize,
+}
+
+impl<E> Default for Feed<E> {
+    fn default() -> Self {
+        Feed { told: Vec::new(), read: 0 }
+    }
+}
+
+impl<E: Clone> Feed<E> {
+    pub fn tell(&mut self, id: Id, event: E) {
+        self.told.push((id, event));
+    }
+
+    pub fn unread(&self) -> usize {
+        self.told.len() - self.read
+    }
+
+    /// The next `count` records.
+    pub fn next(&self, count: usize) -> Vec<(Id, E)> {
+        self.told[self.read..][..count].to_vec()
+    }
+
+    /// What nobody has read is gone.
+    pub fn lose_unread(&mut self) {
+        self.told.truncate(self.read);
+    }
+}
+
+/// A transaction that has read, while others commit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Zombie {
+    /// payments-svc applies an event.
+    Payments { id: Id, event: payments::Event, seen: Row },
+    /// payments-svc answers a request to cancel.
+    Cancel { id: Id, seen: Row },
+    /// balance-svc applies an event; only where it reads before it locks.
+    Balance { id: Id, event: balance::Event, seen: (Entries, Option<Account>) },
+    /// processor-svc applies a cancel.
+    Processor { id: Id, seen: processor::State },
+}
+
+/// Work in the memory of some processor. Any number of processes: each task dies on its own, which includes that
+/// all tasks of a process die together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Task {
+    /// The owner of an attempt.
+    Call { attempt: i32, exposed: bool, at: CallAt },
+    /// A sweeper saw that something is due.
+    Sweep { from: processor::State, due: Due },
+    /// An inquiry that was claimed. `settled`: the visibility delay was over by then.
+    Inquiry { attempt: i32, settled: bool, at: InquiryAt },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CallAt {
+    /// Nothing has left yet.
+    Taken,
+    /// The request has left.
+    Sent,
+    /// It is known how it ended; to be written. `from`: the state it is decided on.
+    Ended { said: Said, from: processor::State },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum InquiryAt {
+    Asking,
+    /// What was found must be put right at the gateway first.
+    Repairing(Lookup),
+    /// To be written.
+    Found {
+        found: Found,
+        from: processor::State,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Due {
+    Lease,
+    Deadline,
+}
+
+/// A [`processor::Outcome`] without its texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Said {
+    Succeeded,
+    Declined,
+    NotSent,
+    Unknown,
+}
+
+/// A [`processor::Finding`] without its texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Found {
+    Succeeded,
+    Declined,
+    NotFound,
+    Unavailable,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wrong {
+    /// A service set a message aside, or a database refused what was decided.
+    Parked,
+    /// The row an event is about is not there: an effect was told before its cause.
+    Missing,
+    /// `decide` says that this cannot be, or that the gateway contradicts itself.
+    Impossible,
+    /// A payment made a step that is none, left a terminal state, or skipped a version.
+    Edge,
+}
+
+impl State {
+    pub fn new(bounds: &Bounds) -> State {
+        let mut topics = Topics::default();
+        for (id, amount) in bounds.amounts.iter().enumerate() {
+            topics.asked.tell(id, balance::Event::Initiated { amount: *amount });
+        }
+        State {
+            lives: vec![Life::accepted(); bounds.amounts.len()],
+            account: bounds.deposit.map(|available| Account { available, held: 0 }),
+            topics,
+            zombie: None,
+            slot_lost: false,
+            faults: 0,
+            wrong: None,
+        }
+    }
+
+    pub fn went_wrong(&mut self, wrong: Wrong) {
+        self.wrong.get_or_insert(wrong);
+    }
+}
+
+impl Life {
+    /// After its 201.
+    fn accepted() -> Life {
+        Life {
+            row: Row::accepted(),
+            entries: Entries::default(),
+            charge: None,
+            past_deadline: false,
+            queue: Queue::NotTold,
+            remembered: false,
+            tasks: Vec::new(),
+            strays: 0,
+            called: false,
+            books: Books::default(),
+            cancelled_early: false,
+        }
+    }
+
+    /// Where the charge stands, as the processor reads it.
+    pub fn charge_state(&self) -> processor::State {
+        self.charge.map_or(processor::State::Absent, |charge| charge.state())
+    }
+
+    pub fn has_ended(&self) -> bool {
+        match self.row.status {
+            payments::Status::Initiated | payments::Status::Authorized => false,
+            payments::Status::Completed
+            | payments::Status::Rejected
+            | payments::Status::Failed
+            | payments::Status::Cancelled => true,
+        }
+    }
+}
