@@ -84,10 +84,8 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     let report = report(stack, options, &View::of(options.payments)).await?;
     report.print();
     println!("\n{}", report.verdict()?);
-    ensure!(
-        options.kills < 20 || report.duplicates() > 0,
-        "nothing came twice: nothing is proved of duplicates"
-    );
+    // A handful of kills may find nothing in anybody's hands; twenty cannot.
+    ensure!(options.kills < 20 || report.duplicates() > 0, "nothing came twice: duplicates are not tested");
     Ok(())
 }
 
@@ -121,6 +119,7 @@ fn outages(given: &[Outage], deed: fn(Duration) -> Deed) -> Vec<(Outage, fn(Dura
 /// When the run itself could not be carried out.
 pub async fn play(stack: &Stack, run: &Run, view: &View) -> Result<Report> {
     let operator = Operator::new(view).await?;
+    operator.knows(run.kills.iter().chain(&run.outages)).await?;
     let client = Client::new(stack)?;
     let users = load::fund(&client, run.plan.users).await?;
     let since = Timestamp::now();

@@ -11,19 +11,25 @@ use crate::chaos::view::View;
 use crate::chaos::{Run, play};
 use crate::stack::Stack;
 
-const PLAN: Plan = Plan { seed: 1, payments: 200, users: 20, mix: Mix::QUICK };
+const PLAN: Plan = Plan { seed: 1, payments: 200, users: 20, mix: Mix::DEMO };
 const RATE: f64 = 10.0;
+const INTRODUCTION: &str = "
+  200 payments, ten a second. Postgres, the relay and the processor are killed in the middle of them.
+  Calls the processor has under way are unknown when it dies: nobody asks again before their lease
+  of 30 seconds ends.
+";
 /// How long Postgres is left dead.
 const AWAY: Duration = Duration::from_secs(4);
 
 /// Runs, prints, and fails on any deviation.
 pub async fn run(stack: &Stack) -> Result<()> {
+    eprintln!("{INTRODUCTION}");
     let view = View::of(PLAN.payments);
     let fault = |after, whom: &str, deed| Fault { after, delay: Duration::ZERO, whom: whom.to_owned(), deed };
     let run = Run {
         plan: PLAN,
         rate: RATE,
-        kills: vec![fault(90, "cdc-relay", Deed::Kill), fault(130, "processor-svc", Deed::Kill)],
+        kills: vec![fault(120, "cdc-relay", Deed::Kill), fault(160, "processor-svc", Deed::Kill)],
         outages: vec![fault(40, "postgres", Deed::Crash(AWAY))],
     };
     let report = play(stack, &run, &view).await?;

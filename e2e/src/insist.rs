@@ -146,3 +146,24 @@ fn come_back(answer: &Answer) -> Result<Duration> {
     let seconds: u64 = header(RETRY_AFTER.as_str()).parse().context("Retry-After of a 503")?;
     Ok(Duration::from_secs(seconds))
 }
+
+#[cfg(test)]
+mod tests {
+    use reqwest::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_a_problem_that_says_when_may_tell_a_client_to_come_back() {
+        let answer = |kind: &'static str, after: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            headers.extend(after.map(|after| (RETRY_AFTER, HeaderValue::from_static(after))));
+            Answer { status: StatusCode::SERVICE_UNAVAILABLE, headers, body: String::new() }
+        };
+        let problem = "application/problem+json";
+        assert_eq!(come_back(&answer(problem, Some("2"))).unwrap(), Duration::from_secs(2));
+        assert!(come_back(&answer("text/html", Some("2"))).is_err());
+        assert!(come_back(&answer(problem, None)).is_err());
+    }
+}

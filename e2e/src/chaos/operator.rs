@@ -48,6 +48,16 @@ impl Operator {
         Ok(names)
     }
 
+    /// # Errors
+    /// When a fault is about something that is not in this stack.
+    pub async fn knows(&self, faults: impl Iterator<Item = &Fault>) -> Result<()> {
+        let children = self.children().await?;
+        for Fault { whom, .. } in faults {
+            ensure!(children.iter().any(|child| child.name == *whom), "there is no {whom} in this stack");
+        }
+        Ok(())
+    }
+
     /// Carries all of them out, each when its moment has come.
     pub async fn all_at_their_moments(
         &self,

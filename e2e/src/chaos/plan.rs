@@ -7,8 +7,6 @@ use rand::{Rng, SeedableRng};
 pub const DEPOSIT: i64 = 1_000_000_000_000;
 const BEYOND_MEANS: i64 = 1_000_000_000_000_000;
 const AMOUNT_MOST: i64 = 100_000;
-/// Also the calls of ordinary payments take a moment, so that a kill finds some under way.
-const ORDINARY: &str = "0812-jitter100";
 
 /// Every way in which the gateway leaves its caller without a definite answer (`gateway-sim/src/script.rs`).
 const FORMS: &[&str] = &[
@@ -47,14 +45,25 @@ pub struct Mix {
     pub cancelled: u32,
     /// Of all of them, how many are asked for twice at the same moment.
     pub twice: u32,
+    /// Also the calls of ordinary payments take a moment, so that a kill finds some under way.
+    ordinary: &'static str,
     forms: &'static [&'static str],
 }
 
 impl Mix {
-    pub const WHOLE: Self =
-        Self { declined: 10, without_funds: 10, unknown: 5, cancelled: 2, twice: 3, forms: FORMS };
-    /// For a run that somebody watches.
-    pub const QUICK: Self = Self { cancelled: 4, forms: QUICK_FORMS, ..Self::WHOLE };
+    pub const WHOLE: Self = Self {
+        declined: 10,
+        without_funds: 10,
+        unknown: 5,
+        cancelled: 2,
+        twice: 3,
+        ordinary: "0812-jitter100",
+        forms: FORMS,
+    };
+    /// For runs that must not last.
+    pub const QUICK: Self = Self { forms: QUICK_FORMS, ..Self::WHOLE };
+    /// To be watched: whoever is killed has something in hand.
+    pub const DEMO: Self = Self { cancelled: 4, ordinary: "0812-jitter1000", ..Self::QUICK };
 }
 
 /// What is special about a payment.
@@ -136,8 +145,8 @@ impl Plan {
         let kind = self.kind(&mut random);
         let form = self.mix.forms[random.random_range(0..self.mix.forms.len())];
         let client_number = match kind {
-            Kind::Ordinary | Kind::WithoutFunds | Kind::Cancelled => ORDINARY.to_owned(),
-            Kind::Declined => format!("{ORDINARY}-decline"),
+            Kind::Ordinary | Kind::WithoutFunds | Kind::Cancelled => self.mix.ordinary.to_owned(),
+            Kind::Declined => format!("{}-decline", self.mix.ordinary),
             Kind::Unknown => format!("0812-{form}"),
             Kind::UnknownDeclined => format!("0812-decline-{form}"),
         };

@@ -30,10 +30,10 @@ pub async fn told_again(stack: &Stack, since: Timestamp) -> Result<BTreeMap<Stri
 
 /// The counters by which services say that something had had its effect before.
 const SERIES: [(&str, &str); 4] = [
-    ("events, payments-svc", "consumer_records_total{outcome=\"already\"} "),
-    ("events, balance-svc", "consumer_records_total{outcome=\"already\"} "),
-    ("work messages, processor-svc", "processor_jobs_total{result=\"already\"} "),
-    ("work messages of ended charges, processor-svc", "processor_jobs_total{result=\"ended\"} "),
+    ("events that payments-svc had applied", "consumer_records_total{outcome=\"already\"} "),
+    ("events that balance-svc had applied", "consumer_records_total{outcome=\"already\"} "),
+    ("work messages that processor-svc had taken up", "processor_jobs_total{result=\"already\"} "),
+    ("work messages of charges that had ended", "processor_jobs_total{result=\"ended\"} "),
 ];
 
 /// Adds those counters up over the lives of their processes. What was counted after the last look at a process

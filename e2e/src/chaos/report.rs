@@ -77,7 +77,7 @@ impl Report {
 
     /// How often something came that had been before, at least.
     pub fn duplicates(&self) -> u64 {
-        self.absorbed.values().sum()
+        self.absorbed.values().sum::<u64>() + self.troubles.replayed
     }
 
     pub fn print(&self) {
@@ -112,20 +112,24 @@ impl Report {
             table.add_row([what.to_owned(), times.to_string()]);
         }
         for (topic, times) in &self.told_again {
-            table.add_row([format!("told again on {topic}"), times.to_string()]);
+            table.add_row([format!("events told again on {topic}"), times.to_string()]);
         }
         for (what, times) in &self.absorbed {
-            table.add_row([format!("absorbed: {what}"), format!("≥ {times}")]);
+            table.add_row([(*what).to_owned(), format!("≥ {times}")]);
+        }
+        let Troubles { unavailable, unheard, hung, replayed } = self.troubles;
+        for (what, times) in [
+            ("requests that had been carried out", replayed),
+            ("requests told to come back (503)", unavailable),
+            ("requests that nobody heard", unheard),
+            ("requests not answered in time", hung),
+        ] {
+            table.add_row([what.to_owned(), times.to_string()]);
         }
         let mut text = table.trim_fmt();
-        let Troubles { unavailable, unheard, hung, replayed } = self.troubles;
-        text.push_str(&format!(
-            "\n\nClients were told {unavailable} times to come back, were not heard {unheard} times, waited in vain {hung} \
-             times; {replayed} requests had been carried out before."
-        ));
         if let Some((seconds, payment_id, kind)) = &self.slowest {
             text.push_str(&format!(
-                "\nSlowest: {seconds:.1} s from 201 to its end ({}, {payment_id}).",
+                "\n\nThe slowest took {seconds:.1} s from its 201 to its end ({}, {payment_id}).",
                 kind.as_str()
             ));
         }
@@ -152,8 +156,8 @@ impl Report {
         if self.deviations.is_empty() {
             let Self { payments, faults, .. } = self;
             return Ok(format!(
-                "Everything held: {payments} payments under {} faults, each ended once and as planned, none charged \
-                 twice, no money missing; at least {} duplicates changed nothing.",
+                "Everything held: {payments} payments under {} faults, each ended as planned, none charged twice, no \
+                 money missing.\nAt least {} duplicates changed nothing.",
                 faults.len(),
                 self.duplicates()
             ));

@@ -92,6 +92,7 @@ impl View {
                 bars.show(accepted as u64, counts);
                 bars.title.finish_and_clear();
                 bars.states.iter().for_each(ProgressBar::abandon);
+                eprintln!();
             }
             Shown::Lines(_) => self.say(&line(accepted, counts)),
             Shown::Nothing => {}

@@ -63,6 +63,6 @@ async fn all_of_them_may_be_killed_twenty_times_and_duplicates_change_nothing() 
     };
     let report = chaos::report(&world.stack, &options, &View::silent()).await.unwrap();
     report.verdict().unwrap();
-    assert!(report.duplicates() > 0, "{:?}", report.absorbed);
+    assert!(report.absorbed.values().sum::<u64>() > 0, "{:?}", report.absorbed);
     assert!(report.told_again.values().sum::<u64>() > 0, "{:?}", report.told_again);
 }
