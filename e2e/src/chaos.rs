@@ -148,7 +148,8 @@ pub async fn play(stack: &Stack, run: &Run, view: &View) -> Result<Report> {
     let seconds = began.elapsed().as_secs_f64();
     let stands = watch.board.payments().await?;
     let told_again = repeats::told_again(stack, since).await?;
-    let findings = audit::run(stack).await.context("audit")?;
+    let options = audit::Options { accepted: ids.clone(), ..audit::Options::default() };
+    let findings = audit::run(stack, &options).await.context("audit")?;
     Ok(Report::new(run, &load, &ids, &stands, findings)
         .took(seconds)
         .repeated(told_again, watch.absorbed.sums()))

@@ -12,7 +12,7 @@ use super::board::Stand;
 use super::faults::{Deed, Fault};
 use super::load::{self, Load};
 use super::plan::{Kind, Plan};
-use crate::audit::Finding;
+use crate::audit::{self, Finding};
 use crate::bench::report::table;
 use crate::insist::Troubles;
 
@@ -49,7 +49,7 @@ impl Report {
             }
         }
         let slowest = stands.iter().max_by(|a, b| a.seconds.total_cmp(&b.seconds));
-        let broken = findings.iter().filter(|finding| finding.violations > 0).map(broken);
+        let broken = findings.iter().filter(|finding| finding.is_violated()).map(broken);
         Self {
             seed: run.plan.seed,
             payments: run.plan.payments,
@@ -84,7 +84,7 @@ impl Report {
         println!("\nSeed {}, {} payments in {:.0} s.\n", self.seed, self.payments, self.seconds);
         println!("{}\n", self.ends());
         println!("{}\n", self.disturbances());
-        println!("{}", self.findings());
+        println!("{}", audit::report::text(&self.findings, &[]));
     }
 
     fn ends(&self) -> String {
@@ -134,18 +134,6 @@ impl Report {
             ));
         }
         text
-    }
-
-    fn findings(&self) -> String {
-        let mut table = table(&["AUDIT", "EXAMINED", "BROKEN", "PROMISE"]);
-        for Finding { name, promise, examined, violations, .. } in &self.findings {
-            let cells = [(*name).to_owned(), examined.to_string(), violations.to_string()];
-            table.add_row(cells.into_iter().chain([(*promise).to_owned()]));
-        }
-        if let Some(column) = table.column_mut(3) {
-            column.set_cell_alignment(comfy_table::CellAlignment::Left);
-        }
-        table.trim_fmt()
     }
 
     /// What it comes to, in a sentence.
