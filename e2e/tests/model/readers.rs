@@ -230,10 +230,9 @@ impl Coro {
                 self.apply_to_payments(state, &[(id, event)], &rows);
             }
             Some(Zombie::Cancel { id, seen }) => {
-                if !self.request_cancel(state, id, &seen) {
-                    let seen = state.lives[id].row;
-                    self.request_cancel(state, id, &seen);
-                }
+                let lost = !self.request_cancel(state, id, &seen);
+                let seen = state.lives[id].row;
+                let _ = lost && self.request_cancel(state, id, &seen);
             }
             Some(Zombie::Balance { id, event, seen: (entries, account) }) => {
                 let mut read = self.read_balance(state);
@@ -242,10 +241,9 @@ impl Coro {
                 let _ = self.apply_to_balance(state, &[(id, event)], &read);
             }
             Some(Zombie::Processor { id, seen }) => {
-                if !self.cancel_charge(state, id, &seen) {
-                    let seen = state.lives[id].charge_state();
-                    self.cancel_charge(state, id, &seen);
-                }
+                let lost = !self.cancel_charge(state, id, &seen);
+                let seen = state.lives[id].charge_state();
+                let _ = lost && self.cancel_charge(state, id, &seen);
             }
         }
     }

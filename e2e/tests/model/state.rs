@@ -181,7 +181,7 @@ pub enum Said {
 pub enum Found {
     Succeeded,
     Declined,
-    NotFound,
+    Nothing,
     Unavailable,
 }
 

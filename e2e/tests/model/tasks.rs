@@ -145,11 +145,11 @@ impl Coro {
         let Finds { attempt, settled, found } = finds;
         let finding = match found {
             Found::Succeeded => Finding::Succeeded { provider_reference: String::new() },
-            Found::NotFound if settled && self.is_broken(Break::NotFoundIsDecline) => {
+            Found::Nothing if settled && self.is_broken(Break::NotFoundIsDecline) => {
                 Finding::Declined { code: String::new() }
             }
             Found::Declined => Finding::Declined { code: String::new() },
-            Found::NotFound => Finding::NotFound { settled },
+            Found::Nothing => Finding::NotFound { settled },
             Found::Unavailable => Finding::Unavailable { why: String::new() },
         };
         self.rounds(state, id, from, &Event::Inquired { attempt, finding })
@@ -228,7 +228,7 @@ fn found(finding: &Finding) -> Found {
     match finding {
         Finding::Succeeded { .. } => Found::Succeeded,
         Finding::Declined { .. } => Found::Declined,
-        Finding::NotFound { .. } => Found::NotFound,
+        Finding::NotFound { .. } => Found::Nothing,
         Finding::Unavailable { .. } => Found::Unavailable,
     }
 }
