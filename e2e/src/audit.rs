@@ -131,7 +131,12 @@ pub const CHECKS: &[Check] = &[
 ];
 
 /// Looks at a whole stack: every check, as a read-only role and from the gateway's export; changes nothing.
-pub async fn run(stack: &Stack, options: &Options) -> Result<Vec<Finding>> {
+pub async fn run(stack: &Stack) -> Result<Vec<Finding>> {
+    run_with(stack, &Options::default()).await
+}
+
+/// The same, by what is known already.
+pub async fn run_with(stack: &Stack, options: &Options) -> Result<Vec<Finding>> {
     Ok(look(&Places::from(stack), options).await?.0)
 }
 

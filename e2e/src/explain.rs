@@ -131,10 +131,9 @@ fn row_moment(at: Timestamp, table: &str, what: &str, detail: Option<String>) ->
 }
 
 async fn events(stack: &Stack, payment_id: Uuid, since: Timestamp) -> Result<Vec<Event>> {
-    let brokers = stack.kafka_brokers.clone();
-    let read = tokio::task::spawn_blocking(move || topics::read(&brokers, &SAGA_TOPICS, since));
-    let subject = payment_id.to_string();
-    Ok(read.await?.context("events")?.into_iter().filter(|event| event.subject() == subject).collect())
+    let (brokers, subject) = (stack.kafka_brokers.clone(), payment_id.to_string());
+    let read = tokio::task::spawn_blocking(move || topics::about(&brokers, &SAGA_TOPICS, since, &subject));
+    read.await?.context("events")
 }
 
 /// An event stands at the commit it tells; its detail is where it can be read.

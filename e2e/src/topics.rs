@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::client::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use serde_json::Value;
@@ -68,7 +69,9 @@ fn settings(brokers: &str) -> ClientConfig {
         // Required by the client, never used: nothing is committed.
         .set("group.id", "e2e-reader")
         .set("enable.auto.commit", "false")
-        .set("fetch.queue.backoff.ms", "1");
+        .set("fetch.queue.backoff.ms", "1")
+        // Of each partition: what is read ahead is memory.
+        .set("queued.max.messages.kbytes", "4096");
     settings
 }
 
@@ -79,6 +82,24 @@ fn consumer(brokers: &str) -> Result<BaseConsumer> {
 /// Every event of the topics told since `since` and there now, by topic, partition and offset.
 /// Blocking: call it from a thread that may wait.
 pub fn read(brokers: &str, topics: &[&str], since: jiff::Timestamp) -> Result<Vec<Event>> {
+    gather(brokers, topics, since, |_| true)
+}
+
+/// Those of them that are about `subject`. Blocking.
+pub fn about(brokers: &str, topics: &[&str], since: jiff::Timestamp, subject: &str) -> Result<Vec<Event>> {
+    let names_it =
+        |header: Header<'_, &[u8]>| (header.key, header.value) == ("ce_subject", Some(subject.as_bytes()));
+    gather(brokers, topics, since, |message| {
+        message.headers().is_some_and(|headers| headers.iter().any(names_it))
+    })
+}
+
+fn gather(
+    brokers: &str,
+    topics: &[&str],
+    since: jiff::Timestamp,
+    keep: impl Fn(&BorrowedMessage<'_>) -> bool,
+) -> Result<Vec<Event>> {
     let consumer = consumer(brokers)?;
     let mut from = TopicPartitionList::new();
     for topic in topics {
@@ -104,13 +125,14 @@ pub fn read(brokers: &str, topics: &[&str], since: jiff::Timestamp) -> Result<Ve
         }
     }
     consumer.assign(&assignment)?;
-    drain(&consumer, ends, left)
+    drain(&consumer, ends, left, keep)
 }
 
 fn drain(
     consumer: &BaseConsumer,
     mut ends: BTreeMap<(String, i32), i64>,
     mut left: usize,
+    keep: impl Fn(&BorrowedMessage<'_>) -> bool,
 ) -> Result<Vec<Event>> {
     let mut events = Vec::new();
     let mut heard = Instant::now();
@@ -124,11 +146,24 @@ fn drain(
             ends.remove(&at);
             left -= 1;
         }
-        events.push(Event::of(&message));
+        if keep(&message) {
+            events.push(Event::of(&message));
+        }
     }
     events.sort_by(|a, b| (&a.topic, a.partition, a.offset).cmp(&(&b.topic, b.partition, b.offset)));
     Ok(events)
 }
+
+/// To librdkafka the end of a partition is an error too; and it mends lost connections itself.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "kafka");
+    }
+}
+
+impl ConsumerContext for Quiet {}
 
 /// Visits what the topic holds now, from its first record on, in order within a partition. A topic that does not
 /// exist holds nothing. Blocking.
@@ -137,10 +172,10 @@ pub fn visit(
     topic: &str,
     mut visit: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
 ) -> Result<()> {
-    let consumer: BaseConsumer = settings(brokers)
+    let consumer: BaseConsumer<Quiet> = settings(brokers)
         // Compaction may take the last records before the end: then only this tells that it is reached.
         .set("enable.partition.eof", "true")
-        .create()
+        .create_with_context(Quiet)
         .context("kafka consumer")?;
     let mut ends = BTreeMap::new();
     let mut assignment = TopicPartitionList::new();
@@ -162,7 +197,6 @@ pub fn visit(
                 continue;
             }
             Some(Err(error)) => {
-                // The client mends lost connections itself.
                 tracing::debug!(%error, topic, "reading");
                 continue;
             }
@@ -180,7 +214,7 @@ pub fn visit(
     Ok(())
 }
 
-fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i32>> {
+fn partitions<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> Result<Vec<i32>> {
     let metadata = consumer.fetch_metadata(Some(topic), BROKER_MAX).context("topic metadata")?;
     let topic = metadata.topics().first().context("topic metadata")?;
     // Unknown topics are answered with an error and no partitions.

@@ -87,7 +87,7 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     Floor::remove(&stack.postgres_admin_url).await?;
     let figures = measured?;
     tracing::info!("audit");
-    let findings = audit::run(stack, &audit::Options::default()).await?;
+    let findings = audit::run(stack).await?;
     let report = Report::new(options, &figures.saga, &figures.floor, &figures.open, &findings);
     report.print(options.json)?;
     report.verdict()

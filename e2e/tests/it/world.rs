@@ -70,7 +70,7 @@ impl World {
 
     /// Every invariant, on everything there is.
     pub async fn adds_up(&self) {
-        let findings = audit::run(&self.stack, &audit::Options::default()).await.unwrap();
+        let findings = audit::run(&self.stack).await.unwrap();
         let broken: Vec<_> = findings.iter().filter(|finding| !finding.holds()).collect();
         assert!(broken.is_empty(), "{broken:#?}");
     }
