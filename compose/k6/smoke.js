@@ -18,10 +18,10 @@ const ENDS = ['completed', 'rejected', 'failed', 'cancelled'];
 // One in so many.
 const DECLINED = 25;
 const REPLAYED = 10;
-const LOOK_S = 0.05;
+const LOOK_S = 0.1;
 const PATIENCE_MS = 30_000;
 
-// From the 201 until the end was seen by a client that looks every 50 ms.
+// From the 201 until the end was seen by a client that looks every 100 ms.
 const settle = new Trend('settle_ms', true);
 
 export const options = {
@@ -31,7 +31,8 @@ export const options = {
       rate: RATE,
       timeUnit: '1s',
       duration: DURATION,
-      preAllocatedVUs: RATE,
+      // Enough for all that are under way when a payment takes four seconds: making more in between is work.
+      preAllocatedVUs: RATE * 4,
       maxVUs: RATE * 10,
       gracefulStop: '40s',
     },

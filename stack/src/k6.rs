@@ -104,3 +104,16 @@ fn go() -> Option<PathBuf> {
     let folders = env::split_paths(&path).chain([PathBuf::from("/usr/local/go/bin")]);
     folders.map(|folder| folder.join("go")).find(|go| go.is_file())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_load_is_answered_with_those_there_are() {
+        let layout = Layout::new(Some(env::temp_dir()), 22_000).unwrap();
+        assert!(script(&layout, "smoke").unwrap().is_file());
+        let unknown = script(&layout, "nothing").unwrap_err().to_string();
+        assert!(unknown.contains("smoke") && !unknown.contains(".js"), "{unknown}");
+    }
+}

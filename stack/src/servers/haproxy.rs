@@ -37,3 +37,20 @@ fn environment(layout: &Layout) -> BTreeMap<String, String> {
     ];
     entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn the_configuration_leaves_open_what_is_given() {
+        let layout = Layout::new(Some(std::env::temp_dir()), 22_000).unwrap();
+        let config = layout.compose_file("haproxy/haproxy.cfg").unwrap();
+        let open: BTreeSet<&str> =
+            config.split("${").skip(1).filter_map(|rest| Some(rest.split_once('}')?.0)).collect();
+        let given = environment(&layout);
+        assert_eq!(open, given.keys().map(String::as_str).collect());
+    }
+}
