@@ -113,6 +113,14 @@ fn what_ends_the_stream_is_an_error_with_its_code() {
     drop(server);
     assert!(matches!(stream.read(), Err(WireError::Io(_))));
 
+    for goodbye in [message(b'c', b""), message(b'C', b"COPY 0\0")] {
+        let (mut stream, mut server) = pair();
+        server.write_all(&goodbye).unwrap();
+        stream.read().unwrap();
+        let error = stream.frame().unwrap_err().to_string();
+        assert!(error.contains("the server ended the stream"), "{error}");
+    }
+
     let (mut stream, mut server) = pair();
     server.write_all(&[b'd', 0, 0, 0, 3]).unwrap();
     stream.read().unwrap();

@@ -144,13 +144,13 @@ impl Report {
         if self.deviations.is_empty() {
             let Self { payments, faults, .. } = self;
             return Ok(format!(
-                "Everything held: {payments} payments under {} faults, each ended as planned, none charged twice, no \
+                "Everything held: {payments} payments under {}, each ended as planned, none charged twice, no \
                  money missing.\nAt least {} duplicates changed nothing.",
-                faults.len(),
+                counted(faults.len(), "fault"),
                 self.duplicates()
             ));
         }
-        let mut text = format!("{} deviations:", self.deviations.len());
+        let mut text = format!("{}:", counted(self.deviations.len(), "deviation"));
         for deviation in self.deviations.iter().take(SHOWN) {
             write!(text, "\n  {deviation}")?;
         }
@@ -160,6 +160,10 @@ impl Report {
 
 fn number(count: usize) -> String {
     if count == 0 { "·".to_owned() } else { count.to_string() }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn told(fault: &Fault) -> String {
