@@ -8,8 +8,11 @@
 mod cancel;
 mod contract;
 mod edge;
+mod expiry;
 mod idempotency;
 mod kills;
 mod outages;
+mod outcomes;
 mod payments;
+mod poison;
 mod world;
