@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::Context;
-use saga::consumer::{Applied, ApplyError};
+use saga::consumer::{Absent, Applied, ApplyError};
 use saga::parked::{self, Parked};
 use saga::postgres::{Pool, Transaction};
 use uuid::Uuid;
@@ -123,6 +123,7 @@ struct Plan<'a> {
 /// Decides every command in arrival order, each on the state its predecessors left.
 fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, ApplyError> {
     let mut plan = Plan { entries: Vec::with_capacity(commands.len()), impossible: Vec::new() };
+    let mut absent = Vec::new();
     for (index, command) in commands.iter().enumerate() {
         let key = (command.user_id, command.payment_id);
         let entry = states.entries.get(&key).cloned().unwrap_or(Entry::None);
@@ -130,7 +131,7 @@ fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, Ap
         let step = decide(&state, &command.event);
         match &step {
             Step::Missing => {
-                return Err(ApplyError::Missing(format!("no hold for payment {}", command.payment_id)));
+                absent.push(Absent { index, what: format!("no hold for payment {}", command.payment_id) });
             }
             Step::Illegal(illegal) => plan.impossible.push((index, illegal.to_string())),
             Step::Already => {}
@@ -144,7 +145,7 @@ fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, Ap
             states.available.insert(command.user_id, available);
         }
     }
-    Ok(plan)
+    if absent.is_empty() { Ok(plan) } else { Err(ApplyError::Missing(absent)) }
 }
 
 fn new_entry<'a>(command: &'a Command, step: &Step) -> Option<NewEntry<'a>> {

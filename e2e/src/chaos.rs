@@ -149,7 +149,7 @@ pub async fn play(stack: &Stack, run: &Run, view: &View) -> Result<Report> {
     let stands = watch.board.payments().await?;
     let told_again = repeats::told_again(stack, since).await?;
     let options = audit::Options { accepted: ids.clone(), ..audit::Options::default() };
-    let findings = audit::run(stack, &options).await.context("audit")?;
+    let findings = audit::run_with(stack, &options).await.context("audit")?;
     Ok(Report::new(run, &load, &ids, &stands, findings)
         .took(seconds)
         .repeated(told_again, watch.absorbed.sums()))

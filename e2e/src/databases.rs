@@ -20,6 +20,11 @@ impl Databases {
             processor: connect(&stack.processor_database_url).await.context("processor database")?,
         })
     }
+
+    /// Each with the name of its database.
+    pub fn named(&self) -> [(&'static str, &Client); 3] {
+        [("payments", &self.payments), ("balance", &self.balance), ("processor", &self.processor)]
+    }
 }
 
 /// A connection that lives as long as its client.

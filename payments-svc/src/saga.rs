@@ -105,6 +105,8 @@ pub enum Step {
     Move { to: Status, told: Told },
     /// It had its effect before.
     Already,
+    /// The hold that came before it is told on another topic and not heard yet: wait.
+    Missing,
     /// No history of ours leads here: a person must look.
     Illegal(Illegal),
 }
@@ -133,10 +135,9 @@ pub fn decide(state: &State, event: &Event) -> Step {
         }
         (Status::Initiated, Event::Held) => to(Status::Authorized, Told::Authorized),
         (Status::Initiated, Event::HoldRejected) => to(Status::Rejected, Told::Rejected),
-        (
-            Status::Initiated,
-            Event::Captured | Event::ReleasedUncharged | Event::ReleasedCancelled | Event::OutcomeUnknown,
-        ) => illegal,
+        (Status::Initiated, Event::OutcomeUnknown) => Step::Missing,
+        // Told on the topic of the hold, after it.
+        (Status::Initiated, Event::Captured | Event::ReleasedUncharged | Event::ReleasedCancelled) => illegal,
 
         (Status::Authorized, Event::Held) => Step::Already,
         (Status::Authorized, Event::HoldRejected) => illegal,
@@ -201,7 +202,7 @@ pub fn next(state: &State, step: &Step) -> State {
             outcome_unknown: state.outcome_unknown || *told == Told::OutcomeUnknown,
             cancel_requested: state.cancel_requested,
         },
-        Step::Already | Step::Illegal(_) => *state,
+        Step::Already | Step::Missing | Step::Illegal(_) => *state,
     }
 }
 
@@ -218,11 +219,11 @@ mod tests {
         Event::OutcomeUnknown,
     ];
 
-    /// The full grid: what each event (column) makes of each state (row); `=` already, `x` illegal.
+    /// The full grid: what each event (column) makes of each state (row); `=` already, `?` missing, `x` illegal.
     const GRID: &[(&str, &str)] = &[
         // held hold_rejected captured released_uncharged released_cancelled outcome_unknown
-        ("initiated", "authorized rejected x x x x"),
-        ("initiated+cancel", "cancel_requested rejected x x x x"),
+        ("initiated", "authorized rejected x x x ?"),
+        ("initiated+cancel", "cancel_requested rejected x x x ?"),
         ("authorized", "= x completed failed cancelled outcome_unknown"),
         ("authorized+cancel", "= x completed failed cancelled outcome_unknown"),
         ("authorized+unknown", "= x completed failed cancelled ="),
@@ -245,6 +246,7 @@ mod tests {
         match step {
             Step::Move { told, .. } => told.as_str(),
             Step::Already => "=",
+            Step::Missing => "?",
             Step::Illegal(_) => "x",
         }
     }
@@ -303,7 +305,7 @@ mod tests {
             for event in EVENTS {
                 let before = state(name);
                 let step = decide(&before, &event);
-                if !matches!(step, Step::Illegal(_)) {
+                if !matches!(step, Step::Illegal(_) | Step::Missing) {
                     assert_eq!(decide(&next(&before, &step), &event), Step::Already, "{name} {event:?}");
                 }
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
-use saga::consumer::{Applied, ApplyError};
+use saga::consumer::{Absent, Applied, ApplyError};
 use saga::parked::{self, Parked};
 use saga::postgres::{Client, Pool, Transaction};
 use tokio_postgres::Row;
@@ -271,14 +271,19 @@ struct Plan<'a> {
 /// Decides every command in arrival order, each on the state its predecessors left.
 fn plan<'a>(commands: &[&'a Command], mut rows: Rows) -> Result<Plan<'a>, ApplyError> {
     let mut plan = Plan { rounds: Vec::new(), impossible: Vec::new() };
+    let mut absent = Vec::new();
     let mut moves: HashMap<Uuid, usize> = HashMap::new();
     for (index, command) in commands.iter().enumerate() {
         let Some((state, version)) = rows.get_mut(&command.payment_id) else {
-            return Err(ApplyError::Missing(format!("no payment {}", command.payment_id)));
+            absent.push(Absent { index, what: format!("no payment {}", command.payment_id) });
+            continue;
         };
         let step = decide(state, &command.event);
         match step {
             Step::Already => {}
+            Step::Missing => {
+                absent.push(Absent { index, what: format!("no hold of payment {}", command.payment_id) });
+            }
             Step::Illegal(illegal) => plan.impossible.push((index, illegal.to_string())),
             Step::Move { to, told } => {
                 let round = moves.entry(command.payment_id).or_default();
@@ -293,7 +298,7 @@ fn plan<'a>(commands: &[&'a Command], mut rows: Rows) -> Result<Plan<'a>, ApplyE
         }
         *state = next(state, &step);
     }
-    Ok(plan)
+    if absent.is_empty() { Ok(plan) } else { Err(ApplyError::Missing(absent)) }
 }
 
 async fn write(transaction: &Transaction<'_>, round: &[Transition<'_>]) -> anyhow::Result<()> {

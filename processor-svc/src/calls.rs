@@ -91,7 +91,9 @@ impl Calls {
         let this = self.clone();
         self.tasks.spawn(async move {
             let Claim { charge, attempt, seq, settled } = claim;
+            reach(Place::BeforeInquiry);
             let Judged { verdict: finding, alarm } = this.gateway.inquire(&charge, settled).await;
+            reach(Place::AfterInquiry);
             if alarm {
                 Metrics::count(&this.metrics.alarms, "mismatch");
                 tracing::error!(payment_id = %charge.payment_id, ?finding, "the gateway knows another charge");

@@ -6,6 +6,7 @@ use ::saga::contract::{EventType, Payment};
 use ::saga::parked::Parked;
 
 use crate::charge::Charge;
+use crate::failpoints::{Place, reach};
 use crate::metrics::{Metrics, step_label};
 use crate::saga::Step;
 use crate::settled::Settled;
@@ -41,6 +42,7 @@ impl Subscriber for Cancels {
         let asked: Vec<&Job> = events.iter().map(|delivery| &delivery.event).collect();
         let park = |index: usize, reason: &str| events[index].record.park(reason);
         let answers = self.store.cancel(&asked, unreadable, park).await?;
+        reach(Place::AfterCancel);
         let mut applied = Applied::default();
         let mut ended = Vec::new();
         for (job, answer) in asked.iter().zip(answers) {

@@ -1,43 +1,46 @@
 //! Named places between two effects, at which a test can end or delay the process. Nothing of this is in a
 //! build without the feature `failpoints`.
 //!
-//! `FAILPOINTS` says what happens where, e.g. `after_call=1%return;before_intent=sleep(20)`. `return` ends
-//! the process on the spot, as `kill -9` would; the other actions are those of the crate `fail`.
+//! `FAILPOINTS` says what happens where, e.g. `after_call=10*off->return;before_intent=sleep(20)`. `return`
+//! ends the process on the spot, as `kill -9` would; the other actions are those of the crate `fail`.
 
-/// The places, in the order in which a charge passes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    BeforeIntent,
-    AfterIntent,
-    AfterAck,
-    BeforeCall,
-    AfterCall,
-    BeforeOutcome,
-    AfterOutcome,
+macro_rules! places {
+    ($($(#[$reason:meta])* $variant:ident = $name:literal,)*) => {
+        /// The places, in the order in which a charge may pass them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Place { $($(#[$reason])* $variant,)* }
+
+        impl Place {
+            pub const ALL: &[Place] = &[$(Place::$variant,)*];
+
+            pub fn name(self) -> &'static str {
+                match self { $(Place::$variant => $name,)* }
+            }
+        }
+    };
 }
 
-impl Place {
-    pub const ALL: [Place; 7] = [
-        Place::BeforeIntent,
-        Place::AfterIntent,
-        Place::AfterAck,
-        Place::BeforeCall,
-        Place::AfterCall,
-        Place::BeforeOutcome,
-        Place::AfterOutcome,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Place::BeforeIntent => "before_intent",
-            Place::AfterIntent => "after_intent",
-            Place::AfterAck => "after_ack",
-            Place::BeforeCall => "before_call",
-            Place::AfterCall => "after_call",
-            Place::BeforeOutcome => "before_outcome",
-            Place::AfterOutcome => "after_outcome",
-        }
-    }
+places! {
+    BeforeIntent = "before_intent",
+    AfterIntent = "after_intent",
+    AfterAck = "after_ack",
+    BeforeCall = "before_call",
+    AfterCall = "after_call",
+    BeforeOutcome = "before_outcome",
+    /// Committed; neither Redis nor whoever is to call or inquire next knows.
+    AfterOutcome = "after_outcome",
+    /// Handed to Redis; what an inquiry said is not noted.
+    AfterRemember = "after_remember",
+    /// Its claim is committed.
+    BeforeInquiry = "before_inquiry",
+    AfterInquiry = "after_inquiry",
+    /// An inquiry found what must not stay so.
+    BeforeVoid = "before_void",
+    AfterVoid = "after_void",
+    /// The inquiry is due in the database; this process does not know.
+    AfterHasten = "after_hasten",
+    /// Committed; the offset of the request is not stored.
+    AfterCancel = "after_cancel",
 }
 
 /// This place is reached.

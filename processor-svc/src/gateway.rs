@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::breaker::Health;
 use crate::charge::Charge;
+use crate::failpoints::{Place, reach};
 use crate::saga::{Finding, Outcome};
 
 /// The gateway's answers are a few hundred bytes; more is not one of them.
@@ -154,7 +155,9 @@ impl Gateway {
             Some(Repair::Reverse) => serde_json::json!({}),
         };
         let request = self.http.post(format!("{}/{}/void", self.charges, charge.payment_id)).json(&body);
+        reach(Place::BeforeVoid);
         let heard = hear(request.send().await).await;
+        reach(Place::AfterVoid);
         judge_void(charge, &heard, repair == Some(Repair::Reverse))
     }
 }

@@ -16,6 +16,7 @@ use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, StatusCode};
 use warp::reply::{Reply, Response};
 
+use crate::failpoints::{Place, reach};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::watch::Watch;
@@ -77,6 +78,7 @@ impl Hooks {
             tracing::warn!(error = format!("{error:#}"), "a webhook was not taken");
             Problem::unavailable()
         })?;
+        reach(Place::AfterHasten);
         if hastened {
             self.watch.set(payment_id, std::time::Duration::ZERO);
         }

@@ -107,6 +107,7 @@ impl Outcomes {
             }
         }
         self.settled.remember(&ended);
+        reach(Place::AfterRemember);
         match until_done("note inquiries", &self.metrics, &self.abandon, || self.store.note(&notes)).await {
             Err(Stop::Poison(error)) => self.refused(&format!("{error:#}")),
             Err(Stop::Abandoned) => return Err(Stop::Abandoned),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use saga::contract::{AMOUNT_MAX, EventType, WorkMessage};
-use saga::parked::Parked;
+use saga::parked::{Parked, storable};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
@@ -90,11 +90,6 @@ pub fn park(queue: &str, message: &Message, reason: &str) -> Parked {
         body: message.body.clone(),
         reason: storable(reason),
     }
-}
-
-/// Postgres stores every character but one.
-fn storable(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
 }
 
 #[cfg(test)]

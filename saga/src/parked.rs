@@ -23,6 +23,12 @@ pub struct Parked {
     pub reason: String,
 }
 
+/// The text without the one character that Postgres cannot store: a message is not kept from being parked by what is
+/// wrong with it.
+pub fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
 /// Inserts all of `parked`; those already there are left alone.
 pub async fn insert(transaction: &Transaction<'_>, parked: &[Parked]) -> anyhow::Result<()> {
     if parked.is_empty() {

@@ -51,6 +51,10 @@ enum Step {
 
 const STEPS: [Step; 5] = [Step::Format, Step::Lint, Step::Deny, Step::Unit, Step::Stack];
 
+/// Places at which a processor ends. The whole workspace is named with it, so that no third-party crate is built
+/// twice.
+const FAILPOINTS: &str = "processor-svc/failpoints";
+
 /// # Errors
 /// When anything failed; everything has been run by then.
 pub fn run(args: &TestArgs) -> Result<()> {
@@ -65,7 +69,9 @@ pub fn run(args: &TestArgs) -> Result<()> {
             // Names only: how to change them is known to `cargo fmt --all`.
             Step::Format => totals.one(cargo(&layout, &["fmt", "--all", "--check", "--", "-l"])),
             Step::Lint => {
-                let lint = "clippy --release --workspace --all-targets --quiet -- -D warnings";
+                let lint = format!(
+                    "clippy --release --workspace --all-targets --features {FAILPOINTS} --quiet -- -D warnings"
+                );
                 totals.one(cargo(&layout, &lint.split(' ').collect::<Vec<_>>()));
             }
             Step::Deny => deny(&layout, &mut totals),
@@ -151,6 +157,7 @@ fn against_a_stack(layout: &Layout, totals: &mut Totals) {
     if totals.failed == before {
         totals.one(workspace::e2e(layout, &["first-payment"]));
         tests(layout, &["--test", "*"], totals);
+        ends(layout, totals);
     }
     if totals.failed > before {
         show_logs(layout);
@@ -161,6 +168,13 @@ fn against_a_stack(layout: &Layout, totals: &mut Totals) {
     } else {
         say(&format!("Its logs stay in {}", layout.dir.join("logs").display()));
     }
+}
+
+/// Processors that end at each of their failpoints. Their program takes the place of the one without; the build
+/// line puts that back, which it does without compiling (cargo keeps both), so that nobody runs the other.
+fn ends(layout: &Layout, totals: &mut Totals) {
+    tests(layout, &["--features", FAILPOINTS, "--test", "it", "ends::"], totals);
+    totals.one(cargo(layout, &["build", "--release", "--workspace", "--quiet"]));
 }
 
 /// Up from nothing: data of an earlier run would hide what a first start does.

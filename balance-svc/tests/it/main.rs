@@ -5,6 +5,8 @@
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
 
+mod order;
+
 use balance_svc::events::Command;
 use balance_svc::saga::{Event, ReleaseCause};
 use balance_svc::store::{self, Balance, Deposit, Outcome};

@@ -3,7 +3,10 @@
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::payments::words;
 use crate::world::{PATIENCE, World};
+
+const CANCELLED: [&str; 4] = ["initiated", "authorized", "cancel_requested", "cancelled"];
 
 #[tokio::test]
 async fn a_payment_cancelled_before_its_hold_is_never_charged() {
@@ -27,6 +30,61 @@ async fn a_payment_cancelled_before_its_hold_is_never_charged() {
 }
 
 #[tokio::test]
+async fn a_payment_cancelled_between_its_hold_and_its_call_is_never_charged() {
+    let world = World::alone().await;
+    let user = world.client.user_with(1_000).await.unwrap();
+    // Without the queue there is no work, so the cancel is certain to come first.
+    world.cargo_stack("stop", "rabbitmq").await;
+    let payment_id = world.client.pay(user, "0812", 400).await.unwrap();
+    world.client.reached(user, payment_id, "authorized", PATIENCE).await.unwrap();
+    assert_eq!(world.client.cancel(user, payment_id).await.unwrap().status(), 202);
+    let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
+    assert_eq!((&payment["status"], words(&payment).as_slice()), (&"cancelled".into(), CANCELLED.as_slice()));
+    world.cargo_stack("start", "rabbitmq").await;
+    // Its work message comes after all; the next one is taken after it.
+    let next = world.settle(user, "0812", 100).await;
+    assert_eq!(next["status"], "completed");
+    assert_eq!(world.client.gateway_charge(payment_id).await.unwrap(), None);
+    assert_eq!(world.client.balance(user).await.unwrap(), (900, 0));
+    world.adds_up().await;
+}
+
+#[tokio::test]
+async fn a_payment_cancelled_while_the_gateway_cannot_be_called_is_never_charged() {
+    let world = World::alone().await;
+    let user = world.client.user_with(1_000).await.unwrap();
+    world.cargo_stack("stop", "gateway-sim").await;
+    let payment_id = world.client.pay(user, "0812", 400).await.unwrap();
+    // Its pauses have grown to seconds, and a call that is refused takes none.
+    world.charge(payment_id, "status = 'waiting' and attempt >= 2").await;
+    assert_eq!(world.client.cancel(user, payment_id).await.unwrap().status(), 202);
+    let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
+    assert_eq!((&payment["status"], words(&payment).as_slice()), (&"cancelled".into(), CANCELLED.as_slice()));
+    world.cargo_stack("start", "gateway-sim").await;
+    assert_eq!(world.client.gateway_charge(payment_id).await.unwrap(), None);
+    assert_eq!(world.client.balance(user).await.unwrap(), (1_000, 0));
+    world.adds_up().await;
+}
+
+#[tokio::test]
+async fn a_cancel_while_the_outcome_is_unknown_comes_too_late_and_the_payment_goes_its_way() {
+    let world = World::shared().await;
+    for (words_of_gateway, end, left) in
+        [("thenhttp500-lag3000", "completed", 600), ("decline-http500", "failed", 1_000)]
+    {
+        let user = world.client.user_with(1_000).await.unwrap();
+        let number = format!("5551234-{words_of_gateway}");
+        let payment_id = world.client.pay(user, &number, 400).await.unwrap();
+        world.charge(payment_id, "status = 'unknown'").await;
+        assert_eq!(world.client.cancel(user, payment_id).await.unwrap().status(), 202);
+        let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
+        assert_eq!(payment["status"], end);
+        assert_eq!(words(&payment), ["initiated", "authorized", "cancel_requested", end]);
+        assert_eq!(world.client.balance(user).await.unwrap(), (left, 0));
+    }
+}
+
+#[tokio::test]
 async fn a_cancel_during_the_call_comes_too_late_and_the_payment_goes_its_way() {
     let world = World::shared().await;
     let user = world.client.user_with(1_000).await.unwrap();
@@ -36,9 +94,7 @@ async fn a_cancel_during_the_call_comes_too_late_and_the_payment_goes_its_way() 
     assert_eq!(world.client.cancel(user, payment_id).await.unwrap().status(), 202);
     let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
     assert_eq!(payment["status"], "completed");
-    let words: Vec<_> =
-        payment["timeline"].as_array().unwrap().iter().map(|m| m["status"].as_str().unwrap()).collect();
-    assert_eq!(words, ["initiated", "authorized", "cancel_requested", "completed"]);
+    assert_eq!(words(&payment), ["initiated", "authorized", "cancel_requested", "completed"]);
     assert_eq!(world.client.balance(user).await.unwrap(), (600, 0));
 }
 

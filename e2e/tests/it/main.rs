@@ -8,10 +8,13 @@
 mod cancel;
 mod contract;
 mod edge;
+mod expiry;
 mod idempotency;
 mod kills;
 mod outages;
+mod outcomes;
 mod payments;
+mod poison;
 mod rolling;
 mod scraping;
 mod world;

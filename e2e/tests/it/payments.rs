@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::world::World;
 
-fn words(payment: &Value) -> Vec<&str> {
+pub fn words(payment: &Value) -> Vec<&str> {
     payment["timeline"].as_array().unwrap().iter().map(|m| m["status"].as_str().unwrap()).collect()
 }
 

@@ -1,11 +1,13 @@
 //! The stack under test, and the rule who may disturb it.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2e::audit;
 use e2e::client::{Client, order};
+use e2e::databases::Databases;
 use e2e::stack::Stack;
 use serde_json::Value;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -13,6 +15,9 @@ use uuid::Uuid;
 
 /// Longer than a group needs to notice a killed member, and then some for two busy cores.
 pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// The header of messages that a test tells to be parked.
+pub const EXPLAINED: (&str, &str) = ("explained", "e2e");
 
 static QUIET: RwLock<()> = RwLock::const_new(());
 
@@ -61,26 +66,59 @@ impl World {
         let name = name.to_owned();
         tokio::task::spawn_blocking(move || {
             let status =
-                Command::new(stack_binary()).args([verb, &name]).stdout(Stdio::null()).status().unwrap();
+                Command::new(binary("stack")).args([verb, &name]).stdout(Stdio::null()).status().unwrap();
             assert!(status.success(), "stack {verb} {name}");
         })
         .await
         .unwrap();
     }
 
-    /// Every invariant, on everything there is.
+    /// Every invariant, on everything there is. What is parked must have been told by a test.
     pub async fn adds_up(&self) {
-        let findings = audit::run(&self.stack).await.unwrap();
+        let explained = self.explained().await.into_iter().map(|(_, parked_id)| parked_id).collect();
+        let options = audit::Options { explained, ..audit::Options::default() };
+        let findings = audit::run_with(&self.stack, &options).await.unwrap();
         let broken: Vec<_> = findings.iter().filter(|finding| !finding.holds()).collect();
         assert!(broken.is_empty(), "{broken:#?}");
     }
 
+    /// Database and id of the messages that tests told to be parked, whenever that was: they say so in their
+    /// headers.
+    pub async fn explained(&self) -> BTreeSet<(&'static str, String)> {
+        let databases = Databases::connect(&self.stack).await.unwrap();
+        let mut found = BTreeSet::new();
+        for (name, client) in databases.named() {
+            let query = "select parked_id from parked where headers ->> $1::text = $2::text";
+            let rows = client.query(query, &[&EXPLAINED.0, &EXPLAINED.1]).await.unwrap();
+            found.extend(rows.iter().map(|row| (name, row.get(0))));
+        }
+        found
+    }
+
+    /// Looks until the payment is as it should be.
+    pub async fn until(&self, user_id: Uuid, payment_id: Uuid, met: impl Fn(&Value) -> bool) -> Value {
+        let began = Instant::now();
+        loop {
+            let payment = self.client.payment(user_id, payment_id).await.unwrap();
+            if met(&payment) {
+                return payment;
+            }
+            assert!(began.elapsed() < PATIENCE, "{payment}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Waits until the intent to charge is committed.
     pub async fn committed_charge(&self, payment_id: Uuid) {
+        self.charge(payment_id, "true").await;
+    }
+
+    /// Waits until there is a charge of which this holds.
+    pub async fn charge(&self, payment_id: Uuid, condition: &str) {
         let client = e2e::databases::connect(&self.stack.processor_database_url).await.unwrap();
-        let query = "select 1 from charges where payment_id = $1";
+        let query = format!("select 1 from charges where payment_id = $1 and {condition}");
         let look = async {
-            while client.query_opt(query, &[&payment_id]).await.unwrap().is_none() {
+            while client.query_opt(&query, &[&payment_id]).await.unwrap().is_none() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -94,8 +132,8 @@ impl World {
     }
 }
 
-/// Built beside this test program.
-fn stack_binary() -> PathBuf {
+/// One of ours, built beside this test program.
+pub fn binary(name: &str) -> PathBuf {
     let program = std::env::current_exe().unwrap();
-    program.parent().and_then(|deps| deps.parent()).unwrap().join("stack")
+    program.parent().and_then(|deps| deps.parent()).unwrap().join(name)
 }

@@ -203,6 +203,19 @@ async fn a_missing_payment_is_not_a_duplicate_and_the_whole_batch_waits() {
 }
 
 #[tokio::test]
+async fn an_unknown_outcome_heard_before_the_hold_waits_for_it() {
+    let payments = Payments::new().await;
+    let (early, open) = (payments.accepted().await, payments.accepted().await);
+    let refused = payments.apply(&[told(open, Event::Held), told(early, Event::OutcomeUnknown)]).await;
+    let Err(ApplyError::Missing(absent)) = refused else { panic!("{refused:?}") };
+    assert_eq!(absent.iter().map(|absent| absent.index).collect::<Vec<_>>(), [1]);
+    payments.apply(&[told(early, Event::Held), told(early, Event::OutcomeUnknown)]).await.unwrap();
+    assert_eq!(payments.row(early).await, ("authorized".into(), "outcome_unknown".into(), 3));
+    assert_eq!(payments.count("select count(*) from parked").await, 0);
+    payments.finish().await;
+}
+
+#[tokio::test]
 async fn what_is_impossible_is_parked_and_the_rest_goes_on() {
     let payments = Payments::new().await;
     let (done, open) = (payments.accepted().await, payments.accepted().await);

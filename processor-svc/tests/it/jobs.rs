@@ -1,86 +1,15 @@
 //! Work messages over RabbitMQ: every one is settled once, whatever it looks like and whoever is killed.
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use lapin::BasicProperties;
 use processor_svc::work::Job;
 use redis::AsyncCommands;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use crate::world::{Database, Gateway, NOWHERE, Processor, env, flags, job, jobs};
-
-/// A queue of a test's own.
-struct Queue {
-    name: String,
-    connection: Connection,
-    channel: Channel,
-}
-
-impl Queue {
-    /// Connected, but not declared.
-    async fn unborn() -> Queue {
-        let connection =
-            Connection::connect(&env("AMQP_URL"), ConnectionProperties::default()).await.unwrap();
-        let channel = connection.create_channel().await.unwrap();
-        Queue { name: format!("test-{}", Uuid::new_v4().simple()), connection, channel }
-    }
-
-    async fn new() -> Queue {
-        let queue = Queue::unborn().await;
-        queue.declare(false).await;
-        queue
-    }
-
-    /// Declares it, or only asks for the number of messages in it.
-    async fn declare(&self, passive: bool) -> u32 {
-        let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-        let options = QueueDeclareOptions { durable: true, passive, ..QueueDeclareOptions::default() };
-        let declared = self.channel.queue_declare(self.name.as_str().into(), options, arguments).await;
-        declared.unwrap().message_count()
-    }
-
-    async fn publish(&self, body: &[u8], properties: BasicProperties) {
-        let options = BasicPublishOptions::default();
-        let name = self.name.as_str().into();
-        self.channel.basic_publish("".into(), name, options, body, properties).await.unwrap();
-    }
-
-    async fn send(&self, jobs: &[Job]) {
-        for job in jobs {
-            let properties = BasicProperties::default()
-                .with_type("payment.authorized.v1".into())
-                .with_message_id(format!("payments/payments/{}/2", job.charge.payment_id).into());
-            self.publish(&body(job), properties).await;
-        }
-    }
-
-    /// Nothing is left in it, nothing is unacknowledged: it can be deleted if empty after its consumers left.
-    async fn end(self) {
-        assert_eq!(self.declare(true).await, 0, "messages are left");
-        self.channel.queue_delete(self.name.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
-        self.connection.close(200, "done".into()).await.unwrap();
-    }
-}
-
-fn body(job: &Job) -> Vec<u8> {
-    let charge = &job.charge;
-    format!(
-        r#"{{"payload":{{"user_id":"{}","client_number":"{}","service_id":"{}","amount":"{}","transaction_id":"{}"}}}}"#,
-        charge.user_id, charge.client_number, charge.service_id, charge.amount, charge.payment_id
-    )
-    .into_bytes()
-}
-
-fn with_queue(database: &Database, gateway: &Gateway, queue: &Queue, redis: &str) -> Vec<String> {
-    let mut flags = flags(&database.url, &gateway.address.to_string(), &env("AMQP_URL"), redis);
-    flags.push(format!("--queue={}", queue.name));
-    flags
-}
+use crate::queue::{Queue, body, with_queue};
+use crate::world::{Database, Gateway, NOWHERE, Processor, env, flags, job, jobs, process};
 
 const SUCCEEDED: &str = "select count(*) from charges where status = 'succeeded'";
 const PARKED: &str = "select count(*) from parked";
@@ -257,13 +186,6 @@ async fn until_metric(processor: &Processor, one: &str, other: &str, sum: f64) {
         .unwrap_or_else(|_| panic!("{one} + {other} = {sum}"));
 }
 
-/// A processor as a process of its own, to be killed, or to end where `failpoints` say.
-fn process(flags: &[String], failpoints: &str) -> Child {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_processor-svc"));
-    command.args(["--listen-addr=127.0.0.1:0", "--admin-addr=127.0.0.1:0"]).args(flags);
-    command.env("RUST_LOG", "error").env("FAILPOINTS", failpoints).stdin(Stdio::null()).spawn().unwrap()
-}
-
 #[tokio::test]
 async fn killed_again_and_again_it_charges_every_payment_once() {
     let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
@@ -291,41 +213,6 @@ async fn killed_again_and_again_it_charges_every_payment_once() {
     assert_eq!(database.number(PARKED).await, 0);
     let lapsed = "select count(*) from charge_attempts where kind = 'sweep'";
     assert!(database.number(lapsed).await > 0, "no kill met a call under way");
-    processor.end().await;
-    queue.end().await;
-    gateway.end().await;
-    database.end().await;
-}
-
-/// Between any two effects of a charge, the process ends; the next one finishes what it left.
-#[cfg(feature = "failpoints")]
-#[tokio::test]
-async fn wherever_it_ends_every_payment_is_charged_once() {
-    use processor_svc::failpoints::Place;
-    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
-    let flags = with_queue(&database, &gateway, &queue, &env("REDIS_URL"));
-    let mut all = Vec::new();
-    for place in Place::ALL {
-        let jobs = jobs(20, "1-jitter40");
-        queue.send(&jobs).await;
-        all.extend(jobs);
-        let mut child = process(&flags, &format!("{}=return", place.name()));
-        let ended = async {
-            loop {
-                if let Some(status) = child.try_wait().unwrap() {
-                    break status;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let status = tokio::time::timeout(Duration::from_secs(20), ended).await;
-        assert!(!status.expect("it ends there").success(), "{place:?}");
-    }
-    let processor = Processor::with(flags).await;
-    database.until(SUCCEEDED, all.len() as i64).await;
-    let mut expected: Vec<_> = all.iter().map(|j| (j.charge.payment_id.to_string(), 15_000)).collect();
-    expected.sort();
-    assert_eq!(gateway.ledger().await, expected);
     processor.end().await;
     queue.end().await;
     gateway.end().await;

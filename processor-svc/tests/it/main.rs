@@ -5,10 +5,14 @@
 #![allow(clippy::unwrap_used)] // in tests; clippy.toml covers test functions, not their helpers
 
 mod cancel;
+#[cfg(feature = "failpoints")]
+mod ends;
 mod events;
 mod flow;
 mod jobs;
+mod queue;
 mod repairs;
 mod store;
+mod topic;
 mod webhooks;
 mod world;

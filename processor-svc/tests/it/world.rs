@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use clap::Parser;
@@ -246,6 +247,13 @@ impl Processor {
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 
+    /// What a person would have to look at.
+    pub async fn alarms(&self) -> Vec<String> {
+        let (_, text) = self.get("/metrics").await;
+        let alarms = text.lines().filter(|line| line.starts_with("processor_alarms_total{"));
+        alarms.map(str::to_owned).collect()
+    }
+
     /// Waits until a metric is as it should be.
     pub async fn until(&self, name: &str, met: impl Fn(f64) -> bool) {
         let waited = async {
@@ -263,6 +271,16 @@ impl Processor {
         self.shutdown.cancel();
         self.ran.await.unwrap().unwrap();
     }
+}
+
+/// A processor as a process of its own, to be killed, or to end where `failpoints` say.
+pub fn process(flags: &[String], failpoints: &str) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_processor-svc"));
+    if !flags.iter().any(|flag| flag.starts_with("--listen-addr")) {
+        command.arg("--listen-addr=127.0.0.1:0");
+    }
+    command.arg("--admin-addr=127.0.0.1:0").args(flags);
+    command.env("RUST_LOG", "error").env("FAILPOINTS", failpoints).stdin(Stdio::null()).spawn().unwrap()
 }
 
 pub fn job(client_number: &str) -> Job {

@@ -20,7 +20,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// So many in a row, and it is replaced: harmless where Kafka is away.
 const FAILURES_MAX: u32 = 3;
 
-pub(super) fn subscribe(subscription: &Subscription) -> anyhow::Result<BaseConsumer> {
+/// `poll_max`: how long it may go without being polled before its group does without it.
+pub(super) fn subscribe(subscription: &Subscription, poll_max: Duration) -> anyhow::Result<BaseConsumer> {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &subscription.brokers)
@@ -36,6 +37,7 @@ pub(super) fn subscribe(subscription: &Subscription) -> anyhow::Result<BaseConsu
         // A killed instance is noticed after this.
         .set("session.timeout.ms", "6000")
         .set("heartbeat.interval.ms", "1500")
+        .set("max.poll.interval.ms", poll_max.as_millis().to_string())
         // The default of one second between a drained queue and the next fetch is pure latency.
         .set("fetch.queue.backoff.ms", "1")
         // Bounded memory.

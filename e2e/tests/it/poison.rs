@@ -1,0 +1,216 @@
+//! Messages that cannot be applied, on every topic and on the queue: each subscriber they concern sets them aside,
+//! tells that, counts it, and goes on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use e2e::topics::{self, Event};
+use jiff::Timestamp;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use rdkafka::ClientConfig;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use saga::contract::{BALANCE_TOPIC, HEADER_TYPE, PAYMENT_QUEUE, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::world::{EXPLAINED, PATIENCE, World};
+
+/// Database and id of something parked.
+type Parked = BTreeSet<(&'static str, String)>;
+
+struct Poison {
+    topic: &'static str,
+    /// `ce_type`; empty: the header is missing.
+    kind: &'static str,
+    body: String,
+    /// The databases of those who must set it aside; to everybody else it means nothing.
+    parked_in: &'static [&'static str],
+}
+
+fn poison(
+    topic: &'static str,
+    kind: &'static str,
+    body: impl ToString,
+    parked_in: &'static [&'static str],
+) -> Poison {
+    Poison { topic, kind, body: body.to_string(), parked_in }
+}
+
+/// Told on each topic to its subscribers: what has no type, an unknown one, a body that cannot be read, and what
+/// cannot be, given a payment that is `completed` and one that is `rejected`. `told` has their events.
+fn poisons(told: &[Event], rejected: Uuid) -> Vec<Poison> {
+    let event = |kind: &str| told.iter().find(|event| event.event_type() == kind).unwrap().json().unwrap();
+    let with = |mut event: Value, field: &str, value: Value| {
+        event[field] = value;
+        event
+    };
+    let initiated = with(event("payment.initiated.v1"), "payment_id", Uuid::now_v7().to_string().into());
+    let other_amount = with(event("payment.authorized.v1"), "amount", 401.into());
+    let unknown = with(event("payment.result.succeeded.v1"), "payment_id", rejected.to_string().into());
+    let on_payments: &[&str] = &["balance", "processor"];
+    let on_results: &[&str] = &["balance", "payments"];
+    vec![
+        poison(PAYMENT_TOPIC, "", "{}", on_payments),
+        poison(PAYMENT_TOPIC, "payment.exploded.v1", "{}", on_payments),
+        // Text that Postgres cannot store as it is.
+        poison(PAYMENT_TOPIC, "payment.\0.v1", "\0", on_payments),
+        poison(PAYMENT_TOPIC, "payment.initiated.v1", "not json", &["balance"]),
+        poison(PAYMENT_TOPIC, "payment.cancel_requested.v1", "\0", &["processor"]),
+        // A hold of nothing, which a constraint refuses; another charge than the one that was made.
+        poison(PAYMENT_TOPIC, "payment.initiated.v1", with(initiated, "amount", 0.into()), &["balance"]),
+        poison(PAYMENT_TOPIC, "payment.cancel_requested.v1", other_amount, &["processor"]),
+        poison(BALANCE_TOPIC, "", "{}", &["payments"]),
+        poison(BALANCE_TOPIC, "balance.exploded.v1", "{}", &["payments"]),
+        poison(BALANCE_TOPIC, "balance.held.v1", "not json", &["payments"]),
+        poison(BALANCE_TOPIC, "balance.rejected.v1", event("balance.captured.v1"), &["payments"]),
+        poison(PAYMENT_RESULT_TOPIC, "", "{}", on_results),
+        poison(PAYMENT_RESULT_TOPIC, "payment.result.exploded.v1", "{}", on_results),
+        poison(PAYMENT_RESULT_TOPIC, "payment.result.succeeded.v1", "not json", &["balance"]),
+        poison(PAYMENT_RESULT_TOPIC, "payment.result.unknown.v1", "[]", &["payments"]),
+        poison(
+            PAYMENT_RESULT_TOPIC,
+            "payment.result.declined.v1",
+            event("payment.result.succeeded.v1"),
+            &["balance"],
+        ),
+        poison(PAYMENT_RESULT_TOPIC, "payment.result.unknown.v1", unknown, &["payments"]),
+    ]
+}
+
+/// Tells it under this key; answers where it will be parked.
+async fn tell(producer: &FutureProducer, key: &str, poison: &Poison) -> Parked {
+    let headers = OwnedHeaders::new().insert(Header { key: EXPLAINED.0, value: Some(EXPLAINED.1) });
+    let headers = match poison.kind {
+        "" => headers,
+        kind => headers.insert(Header { key: HEADER_TYPE, value: Some(kind) }),
+    };
+    let record = FutureRecord::to(poison.topic).key(key).payload(&poison.body).headers(headers);
+    let at = producer.send(record, PATIENCE).await.map_err(|(error, _)| error).unwrap();
+    let parked_id = format!("{}/{}/{}", poison.topic, at.partition, at.offset);
+    poison.parked_in.iter().map(|database| (*database, parked_id.clone())).collect()
+}
+
+/// Work that is none: unreadable, of another type, and another charge than the one made for this payment.
+async fn misplace(world: &World, user: Uuid, completed: Uuid) -> Parked {
+    let connection =
+        Connection::connect(&world.stack.amqp_url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+    let service = &world.stack.demo_service_id;
+    let work = format!(
+        r#"{{"payload":{{"user_id":"{user}","client_number":"0812","service_id":"{service}","amount":"401","transaction_id":"{completed}"}}}}"#
+    );
+    let mut expected = Parked::new();
+    for (kind, body) in [
+        ("payment.authorized.v1", "not json"),
+        ("payment.authorized.v1", "{}"),
+        ("payment.exploded.v1", work.as_str()),
+        ("payment.authorized.v1", work.as_str()),
+    ] {
+        let id = format!("poison-{}", Uuid::new_v4());
+        let mut headers = FieldTable::default();
+        headers.insert(EXPLAINED.0.into(), AMQPValue::LongString(EXPLAINED.1.into()));
+        let properties = BasicProperties::default().with_message_id(id.as_str().into());
+        let properties = properties.with_type(kind.into()).with_headers(headers);
+        let options = BasicPublishOptions::default();
+        let told =
+            channel.basic_publish("".into(), PAYMENT_QUEUE.into(), options, body.as_bytes(), properties);
+        assert!(told.await.unwrap().await.unwrap().is_ack());
+        expected.insert(("processor", format!("{PAYMENT_QUEUE}/{id}")));
+    }
+    connection.close(200, "told".into()).await.unwrap();
+    expected
+}
+
+/// How many messages each service says it has parked, by the name of its database.
+async fn counted() -> BTreeMap<&'static str, f64> {
+    let mut counted = BTreeMap::new();
+    for (database, variable) in [
+        ("payments", "PAYMENTS_ADMIN_URL"),
+        ("balance", "BALANCE_ADMIN_URL"),
+        ("processor", "PROCESSOR_ADMIN_URL"),
+    ] {
+        let url = format!("{}/metrics", std::env::var(variable).unwrap());
+        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        let parked =
+            ["consumer_records_total{outcome=\"parked\"} ", "processor_jobs_total{result=\"parked\"} "];
+        let lines = text.lines().filter_map(|line| parked.iter().find_map(|name| line.strip_prefix(name)));
+        counted.insert(database, lines.map(|number| number.parse::<f64>().unwrap()).sum());
+    }
+    counted
+}
+
+/// What was told to be parked since then.
+async fn told_parked(world: &World, since: Timestamp) -> Parked {
+    let parked = [PAYMENT_TOPIC, BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_QUEUE];
+    let brokers = world.stack.kafka_brokers.clone();
+    let read = move || {
+        let names = parked.map(|source| format!("{source}.parked"));
+        topics::read(&brokers, &names.each_ref().map(String::as_str), since).unwrap()
+    };
+    let events = tokio::task::spawn_blocking(read).await.unwrap();
+    let mut found = Parked::new();
+    for event in events {
+        assert_eq!(event.event_type(), "message.parked.v1");
+        let database = match event.header("ce_source") {
+            "/coro/payments" => "payments",
+            "/coro/balance" => "balance",
+            "/coro/processor" => "processor",
+            source => panic!("{source}"),
+        };
+        let source = event.topic.strip_suffix(".parked").unwrap();
+        assert!(event.subject().starts_with(&format!("{source}/")), "{} on {}", event.subject(), event.topic);
+        found.insert((database, event.subject().to_owned()));
+    }
+    found
+}
+
+#[tokio::test]
+async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on() {
+    let world = World::shared().await;
+    let since = Timestamp::now();
+    let user = world.client.user_with(10_000).await.unwrap();
+    let id_of = |payment: Value| payment["payment_id"].as_str().unwrap().parse::<Uuid>().unwrap();
+    let completed = id_of(world.settle(user, "0812", 400).await);
+    let rejected = id_of(world.settle(user, "0812", 1_000_000).await);
+    let brokers = world.stack.kafka_brokers.clone();
+    let read = move || topics::read(&brokers, &topics::SAGA_TOPICS, since).unwrap();
+    let mut told = tokio::task::spawn_blocking(read).await.unwrap();
+    told.retain(|event| event.subject() == completed.to_string());
+    let before = counted().await;
+
+    // Under the user's key: on the partitions of the user's payments.
+    let producer: FutureProducer = ClientConfig::new()
+        .set("bootstrap.servers", &world.stack.kafka_brokers)
+        .set("partitioner", "murmur2_random")
+        .create()
+        .unwrap();
+    let mut expected = misplace(&world, user, completed).await;
+    for poison in poisons(&told, rejected) {
+        expected.extend(tell(&producer, &user.to_string(), &poison).await);
+    }
+    let next = world.settle(user, "0812", 400).await;
+    assert_eq!(next["status"], "completed", "payments behind it on the same partitions go on");
+
+    let ids: BTreeSet<&String> = expected.iter().map(|(_, parked_id)| parked_id).collect();
+    let ours = |found: Parked| -> Parked { found.into_iter().filter(|(_, id)| ids.contains(id)).collect() };
+    let began = Instant::now();
+    loop {
+        let parked = ours(world.explained().await);
+        if parked == expected && ours(told_parked(&world, since).await) == expected {
+            break;
+        }
+        let missing: Vec<_> = expected.difference(&parked).collect();
+        assert!(began.elapsed() < PATIENCE, "not parked: {missing:#?}, or not told");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let after = counted().await;
+    for (database, count) in before {
+        let parked = expected.iter().filter(|(in_database, _)| *in_database == database).count();
+        assert_eq!(after[database] - count, parked as f64, "counted by the service of {database}");
+    }
+    assert_eq!(world.client.balance(user).await.unwrap(), (9_200, 0), "it moved no money");
+}

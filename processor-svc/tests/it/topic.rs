@@ -1,0 +1,67 @@
+//! A payments topic of a test's own.
+
+use std::time::Duration;
+
+use processor_svc::work::Job;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use saga::contract::{HEADER_TYPE, PAYMENT_TOPIC};
+use uuid::Uuid;
+
+use crate::world::env;
+
+const FLUSH_MAX: Duration = Duration::from_secs(30);
+
+pub struct Topic {
+    prefix: String,
+    producer: BaseProducer,
+}
+
+impl Topic {
+    pub async fn new() -> Topic {
+        let prefix = format!("test-{}-", Uuid::new_v4());
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", env("KAFKA_BROKERS"));
+        let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+        let name = format!("{prefix}{PAYMENT_TOPIC}");
+        let new = NewTopic::new(&name, 1, TopicReplication::Fixed(1));
+        admin.create_topics([&new], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+        Topic { prefix, producer: config.create().unwrap() }
+    }
+
+    pub fn tell(&self, kind: &str, body: &str) {
+        let topic = format!("{}{PAYMENT_TOPIC}", self.prefix);
+        let headers = OwnedHeaders::new().insert(Header { key: HEADER_TYPE, value: Some(kind) });
+        let record = BaseRecord::to(&topic).key("user").payload(body).headers(headers);
+        self.producer.send(record).map_err(|(error, _)| error).unwrap();
+        tokio::task::block_in_place(|| self.producer.flush(FLUSH_MAX)).unwrap();
+    }
+
+    /// `flags` of a processor that hears what is told here.
+    pub fn heard(&self, mut flags: Vec<String>) -> Vec<String> {
+        flags.retain(|flag| !flag.starts_with("--kafka-brokers"));
+        flags.push(format!("--kafka-brokers={}", env("KAFKA_BROKERS")));
+        flags.push(format!("--topic-prefix={}", self.prefix));
+        flags.push(format!("--group-id={}", self.prefix));
+        flags
+    }
+}
+
+pub const CANCEL_REQUESTED: &str = "payment.cancel_requested.v1";
+
+/// The request to cancel this charge, as the relay tells it.
+pub fn cancel_request(job: &Job) -> String {
+    let charge = &job.charge;
+    golden(CANCEL_REQUESTED)
+        .replace("0198c0de-0000-7000-8000-000000000001", &charge.user_id.to_string())
+        .replace("0198c0de-0000-7000-8000-000000000002", &charge.payment_id.to_string())
+        .replace("081234567890", &charge.client_number)
+        .replace("electricity", &charge.service_id)
+}
+
+pub fn golden(name: &str) -> String {
+    std::fs::read_to_string(format!("{}/../saga/golden/{name}.json", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}

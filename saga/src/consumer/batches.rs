@@ -1,0 +1,298 @@
+//! The loop: batches are read, applied, tried again, halved around what is poison, and split around what has to
+//! wait.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Complaint, Health};
+use super::metrics::ConsumerMetrics;
+use super::waiting::{Read, Waiting, backoff};
+use super::{Absent, Applied, ApplyError, Decoded, Delivery, Record, Subscriber};
+use crate::parked::Parked;
+use crate::postgres::{Failure, classify};
+
+/// Records per batch: larger ones gain little and hold locks longer.
+const BATCH_MAX: usize = 1000;
+/// How long an idle poll waits; also how soon a shutdown is noticed.
+const IDLE_POLL: Duration = Duration::from_millis(200);
+/// Between tries the client is still polled this often.
+const PAUSED_POLL: Duration = Duration::from_millis(50);
+
+/// Why a client is no longer read.
+pub(super) enum Ended {
+    Stopped,
+    Lost,
+}
+
+/// One client, read until it ends.
+pub(super) struct Loop<'c, S> {
+    pub(super) consumer: &'c BaseConsumer,
+    /// One that it reads.
+    pub(super) topic: Option<&'c str>,
+    pub(super) subscriber: &'c S,
+    pub(super) metrics: &'c ConsumerMetrics,
+    /// How long an event may wait for its row.
+    pub(super) patience: Duration,
+    pub(super) shutdown: &'c CancellationToken,
+    pub(super) runtime: &'c Handle,
+}
+
+/// Records that came while the partitions were being paused: they are next.
+type Carried<'c> = VecDeque<Read<'c>>;
+
+impl<'c, S: Subscriber> Loop<'c, S> {
+    pub(super) fn run(self) -> anyhow::Result<Ended> {
+        let mut complaint = Complaint::default();
+        let mut health = Health::new(Instant::now());
+        let mut carried = Carried::new();
+        let mut waiting = Waiting::new(Instant::now());
+        while !self.shutdown.is_cancelled() {
+            self.read_past(&mut waiting)?;
+            let batch = self.next_batch(&mut carried, &waiting, &mut complaint)?;
+            if !batch.is_empty() {
+                self.metrics.batch_records.observe(batch.len() as f64);
+                let timer = self.metrics.batch_seconds.start_timer();
+                self.apply(batch, &mut carried, &mut waiting)?;
+                timer.observe_duration();
+                health.heard(Instant::now());
+            } else if health.is_client_lost(self.consumer, self.topic) {
+                return Ok(Ended::Lost);
+            }
+            if let Some(due) = waiting.take_due(Instant::now()) {
+                self.metrics.retries.with_label_values(&["missing"]).inc();
+                self.apply(due, &mut carried, &mut waiting)?;
+                self.consumer.resume(&self.consumer.assignment()?).context("resume")?;
+            }
+            self.metrics.waiting.set(waiting.len() as i64);
+        }
+        if let Err(error) = self.consumer.commit_consumer_state(CommitMode::Sync) {
+            // Nothing stored, or the broker is away: the records are told again, which is harmless.
+            tracing::debug!(%error, "offsets not committed at the end");
+        }
+        Ok(Ended::Stopped)
+    }
+
+    /// Partitions in which something waits are not read on. Said each time: a rebalance may have brought some
+    /// that are not paused, and a resumed batch resumes all.
+    fn read_past(&self, waiting: &mut Waiting<'c>) -> anyhow::Result<()> {
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        waiting.keep_only(&self.consumer.assignment()?);
+        self.consumer.pause(&waiting.partitions()).context("pause")
+    }
+
+    fn next_batch(
+        &self,
+        carried: &mut Carried<'c>,
+        waiting: &Waiting<'c>,
+        complaint: &mut Complaint,
+    ) -> anyhow::Result<Vec<Read<'c>>> {
+        let mut batch: Vec<Read<'c>> = carried.drain(..).collect();
+        let idle = if waiting.is_empty() { IDLE_POLL } else { PAUSED_POLL };
+        let mut wait = if batch.is_empty() { idle } else { Duration::ZERO };
+        while batch.len() < BATCH_MAX {
+            match self.consumer.poll(wait) {
+                Some(Ok(message)) => batch.push(Read::new(message)),
+                Some(Err(error)) => {
+                    complaint.hear(&error)?;
+                    break;
+                }
+                None => break,
+            }
+            wait = Duration::ZERO;
+        }
+        Ok(batch)
+    }
+
+    /// Applies the batch, whatever it takes, but for what has to wait; returns early only on shutdown.
+    fn apply(
+        &self,
+        batch: Vec<Read<'c>>,
+        carried: &mut Carried<'c>,
+        waiting: &mut Waiting<'c>,
+    ) -> anyhow::Result<()> {
+        let mut parts = VecDeque::from([waiting.hold_back(batch)]);
+        while let Some(mut part) = parts.pop_front() {
+            match self.apply_part(&part, carried)? {
+                Verdict::Done => self.store_offsets(&part)?,
+                Verdict::Poison(reason) if part.len() == 1 => {
+                    part[0].condemned = Some(reason);
+                    parts.push_front(part);
+                }
+                Verdict::Poison(_) => {
+                    let rest = part.split_off(part.len() / 2);
+                    parts.push_front(rest);
+                    parts.push_front(part);
+                }
+                Verdict::Missing(missed) => {
+                    let rest = self.set_apart(part, &missed, waiting);
+                    for later in &mut parts {
+                        *later = waiting.hold_back(std::mem::take(later));
+                    }
+                    parts.push_front(rest);
+                }
+                Verdict::Stopped => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// What of `part` need not wait, the records that have waited long enough condemned.
+    fn set_apart(
+        &self,
+        mut part: Vec<Read<'c>>,
+        missed: &Missed,
+        waiting: &mut Waiting<'c>,
+    ) -> Vec<Read<'c>> {
+        for read in &mut part {
+            let Some(what) = missed.get(&at(&read.message)) else { continue };
+            let since = *read.missed_at.get_or_insert_with(Instant::now);
+            if since.elapsed() > self.patience {
+                read.condemned = Some(format!("missing: {what}"));
+            } else {
+                tracing::warn!(what, "an event waits for its row");
+            }
+        }
+        waiting.sift(part, |read| read.condemned.is_none() && missed.contains_key(&at(&read.message)))
+    }
+
+    fn apply_part(&self, part: &[Read<'c>], carried: &mut Carried<'c>) -> anyhow::Result<Verdict> {
+        let (events, unreadable) = self.decode(part);
+        let ignored = part.len() - events.len() - unreadable.len();
+        if events.is_empty() && unreadable.is_empty() {
+            self.metrics.count(Applied::default(), ignored, 0);
+            return Ok(Verdict::Done);
+        }
+        self.retrying(carried, || match self.runtime.block_on(self.subscriber.apply(&events, &unreadable)) {
+            Ok(applied) => {
+                self.metrics.count(applied, ignored, unreadable.len());
+                Attempt::End(Verdict::Done)
+            }
+            Err(ApplyError::Missing(absent)) => Attempt::End(Verdict::Missing(missed(&events, absent))),
+            Err(ApplyError::Other(error)) => match classify(&error) {
+                // What is only to be parked is not poison.
+                Failure::Poison if !events.is_empty() => Attempt::End(Verdict::Poison(format!("{error:#}"))),
+                Failure::Poison | Failure::Transient => Attempt::Again(error),
+            },
+        })
+    }
+
+    fn decode<'m>(&self, part: &'m [Read<'c>]) -> (Vec<Delivery<'m, S::Event>>, Vec<Parked>) {
+        let mut events = Vec::with_capacity(part.len());
+        let mut unreadable = Vec::new();
+        for read in part {
+            let record = Record(&read.message);
+            if let Some(reason) = &read.condemned {
+                unreadable.push(record.park(reason));
+                continue;
+            }
+            match self.subscriber.decode(&record) {
+                Decoded::Event(event) => events.push(Delivery { record, event }),
+                Decoded::Ignore => {}
+                Decoded::Poison(reason) => unreadable.push(record.park(reason)),
+            }
+        }
+        (events, unreadable)
+    }
+
+    /// Calls `attempt` until it ends or the process does, polling the paused client in between.
+    fn retrying(
+        &self,
+        carried: &mut Carried<'c>,
+        mut attempt: impl FnMut() -> Attempt,
+    ) -> anyhow::Result<Verdict> {
+        let mut paused = false;
+        for delay in backoff() {
+            match attempt() {
+                Attempt::End(verdict) => {
+                    if paused {
+                        self.consumer.resume(&self.consumer.assignment()?).context("resume")?;
+                    }
+                    return Ok(verdict);
+                }
+                Attempt::Again(error) => {
+                    self.metrics.retries.with_label_values(&["transient"]).inc();
+                    tracing::warn!(error = format!("{error:#}"), ?delay, "batch will be tried again");
+                }
+            }
+            paused = true;
+            if self.wait_paused(delay, carried)? {
+                return Ok(Verdict::Stopped);
+            }
+        }
+        unreachable!("the back-off never ends")
+    }
+
+    /// Waits `delay` while polling; true when shutdown was asked for.
+    fn wait_paused(&self, delay: Duration, carried: &mut Carried<'c>) -> anyhow::Result<bool> {
+        let until = Instant::now() + delay;
+        loop {
+            if self.shutdown.is_cancelled() {
+                return Ok(true);
+            }
+            // Each time: a rebalance may have brought partitions that are not paused.
+            self.consumer.pause(&self.consumer.assignment()?).context("pause")?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            match self.consumer.poll(left.min(PAUSED_POLL)) {
+                Some(Ok(message)) => carried.push_back(Read::new(message)),
+                Some(Err(error)) => Complaint::default().hear(&error)?,
+                None => {}
+            }
+        }
+    }
+
+    fn store_offsets(&self, part: &[Read<'c>]) -> anyhow::Result<()> {
+        let mut last: HashMap<(&str, i32), i64> = HashMap::new();
+        for read in part {
+            last.insert(read.place(), read.message.offset());
+        }
+        for ((topic, partition), offset) in last {
+            match self.consumer.store_offset(topic, partition, offset) {
+                Ok(()) => {}
+                // The partition was taken away meanwhile: its new owner repeats what was not committed.
+                Err(KafkaError::StoreOffset(RDKafkaErrorCode::State)) => {}
+                Err(error) => return Err(error).context("store offset"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Topic, partition and offset.
+type At = (String, i32, i64);
+
+fn at(message: &BorrowedMessage<'_>) -> At {
+    (message.topic().to_owned(), message.partition(), message.offset())
+}
+
+/// Which rows are missing, by the record of the event that is about them.
+type Missed = HashMap<At, String>;
+
+fn missed<E>(events: &[Delivery<'_, E>], absent: Vec<Absent>) -> Missed {
+    absent.into_iter().map(|absent| (at(events[absent.index].record.0), absent.what)).collect()
+}
+
+enum Verdict {
+    Done,
+    Poison(String),
+    /// Nothing was applied, since these rows are not there.
+    Missing(Missed),
+    /// Shutdown was asked for while waiting; nothing was applied, nothing may be stored.
+    Stopped,
+}
+
+enum Attempt {
+    End(Verdict),
+    Again(anyhow::Error),
+}

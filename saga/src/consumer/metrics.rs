@@ -1,0 +1,49 @@
+//! What a consumer counts.
+
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
+
+use super::Applied;
+
+/// Counters of one consumer; `outcome` is applied, already, ignored or parked.
+#[derive(Clone)]
+pub struct ConsumerMetrics {
+    records: IntCounterVec,
+    pub(super) retries: IntCounterVec,
+    pub(super) waiting: IntGauge,
+    pub(super) batch_records: Histogram,
+    pub(super) batch_seconds: Histogram,
+}
+
+impl ConsumerMetrics {
+    pub fn register(registry: &Registry) -> anyhow::Result<Self> {
+        let records = Opts::new("consumer_records_total", "Records read, by what became of them.");
+        let retries = Opts::new("consumer_retries_total", "Batches tried again, by reason.");
+        let sizes = HistogramOpts::new("consumer_batch_records", "Records per batch.")
+            .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]);
+        let seconds = HistogramOpts::new("consumer_batch_seconds", "Time to apply a batch.")
+            .buckets(vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0]);
+        let metrics = Self {
+            records: IntCounterVec::new(records, &["outcome"])?,
+            retries: IntCounterVec::new(retries, &["reason"])?,
+            waiting: IntGauge::new(
+                "consumer_waiting_records",
+                "Records that wait for a row, or behind one that does.",
+            )?,
+            batch_records: Histogram::with_opts(sizes)?,
+            batch_seconds: Histogram::with_opts(seconds)?,
+        };
+        registry.register(Box::new(metrics.records.clone()))?;
+        registry.register(Box::new(metrics.retries.clone()))?;
+        registry.register(Box::new(metrics.waiting.clone()))?;
+        registry.register(Box::new(metrics.batch_records.clone()))?;
+        registry.register(Box::new(metrics.batch_seconds.clone()))?;
+        Ok(metrics)
+    }
+
+    pub(super) fn count(&self, applied: Applied, ignored: usize, unreadable: usize) {
+        self.records.with_label_values(&["applied"]).inc_by(applied.applied as u64);
+        self.records.with_label_values(&["already"]).inc_by(applied.already as u64);
+        self.records.with_label_values(&["ignored"]).inc_by(ignored as u64);
+        self.records.with_label_values(&["parked"]).inc_by((applied.parked + unreadable) as u64);
+    }
+}

@@ -1,0 +1,120 @@
+//! Records that wait for a row, and the records behind them.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::topic_partition_list::TopicPartitionList;
+
+/// A record on its way to being applied.
+pub(super) struct Read<'c> {
+    pub(super) message: BorrowedMessage<'c>,
+    /// When its row was first missed.
+    pub(super) missed_at: Option<Instant>,
+    /// Why it is to be parked, whatever it decodes to.
+    pub(super) condemned: Option<String>,
+}
+
+impl<'c> Read<'c> {
+    pub(super) fn new(message: BorrowedMessage<'c>) -> Self {
+        Self { message, missed_at: None, condemned: None }
+    }
+
+    pub(super) fn place(&self) -> (&str, i32) {
+        (self.message.topic(), self.message.partition())
+    }
+}
+
+/// Waits between tries: 20 milliseconds growing to 2 seconds, with jitter, without end.
+pub(super) fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(Duration::from_secs(2))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// In each partition everything from the first record on whose row is missing, in order.
+pub(super) struct Waiting<'c> {
+    records: Vec<Read<'c>>,
+    waits: ExponentialBackoff,
+    next_try: Instant,
+}
+
+impl<'c> Waiting<'c> {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { records: Vec::new(), waits: backoff(), next_try: now }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Keeps what is behind a waiting record of its partition; answers the rest.
+    pub(super) fn hold_back(&mut self, part: Vec<Read<'c>>) -> Vec<Read<'c>> {
+        self.sift(part, |_| false)
+    }
+
+    /// Keeps, in each partition, everything from the first record on for which `waits`; answers the rest.
+    pub(super) fn sift(&mut self, part: Vec<Read<'c>>, waits: impl Fn(&Read<'c>) -> bool) -> Vec<Read<'c>> {
+        if self.is_empty() && !part.iter().any(&waits) {
+            return part;
+        }
+        let mut blocked: HashSet<(String, i32)> = self.records.iter().map(owned_place).collect();
+        let mut rest = Vec::with_capacity(part.len());
+        for read in part {
+            let place = owned_place(&read);
+            if blocked.contains(&place) {
+                self.records.push(read);
+            } else if waits(&read) {
+                blocked.insert(place);
+                self.records.push(read);
+            } else {
+                rest.push(read);
+            }
+        }
+        rest
+    }
+
+    /// All of them, if it is time to try again.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Vec<Read<'c>>> {
+        if self.is_empty() {
+            self.waits = backoff();
+            self.next_try = now;
+            return None;
+        }
+        if now < self.next_try {
+            return None;
+        }
+        self.next_try = now + self.waits.next().unwrap_or_default();
+        Some(std::mem::take(&mut self.records))
+    }
+
+    /// Forgets what was read from partitions that are no longer ours: whoever has them reads it again.
+    pub(super) fn keep_only(&mut self, assigned: &TopicPartitionList) {
+        self.records.retain(|read| {
+            let (topic, partition) = read.place();
+            assigned.find_partition(topic, partition).is_some()
+        });
+    }
+
+    /// The partitions that are not to be read on.
+    pub(super) fn partitions(&self) -> TopicPartitionList {
+        let mut partitions = TopicPartitionList::new();
+        for (topic, partition) in self.records.iter().map(Read::place).collect::<HashSet<_>>() {
+            partitions.add_partition(topic, partition);
+        }
+        partitions
+    }
+}
+
+fn owned_place(read: &Read<'_>) -> (String, i32) {
+    let (topic, partition) = read.place();
+    (topic.to_owned(), partition)
+}

@@ -1,0 +1,75 @@
+//! Members that come, go and are slow: every event has its effect, and who lost a partition commits nothing of it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use saga::consumer::Limits;
+
+use crate::world::{Diary, Reader, Topics, numbers};
+
+fn away() -> Reader {
+    Reader::new(Diary { away: true, ..Diary::default() })
+}
+
+/// The shortest that a group's session time-out allows.
+const POLL_MAX: Duration = Duration::from_secs(6);
+
+/// It is polled while the database is away, so its group never does without it: what was read once is applied once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_longer_than_a_member_may_be_silent_expels_nobody() {
+    let (topics, reader) = (Topics::new(&[("t", 1)]).await, away());
+    let told = numbers(0..100);
+    topics.tell("t", 0, &told[..50]);
+    let member = topics.member(&reader, Limits { poll: POLL_MAX, ..Limits::default() });
+    reader.until(|diary| diary.calls >= 2).await;
+    // The outage itself, not a wait for anything.
+    tokio::time::sleep(POLL_MAX + Duration::from_secs(3)).await;
+    topics.tell("t", 0, &told[50..]);
+    reader.diary().away = false;
+    reader.until(|diary| diary.applied.len() >= 100).await;
+    member.stop().await;
+    assert_eq!(reader.diary().applied, told, "nothing lost, nothing told twice");
+    assert_eq!(topics.committed("t", 0), Some(100));
+}
+
+/// A second member comes while the first one cannot apply its batch. Of the partition it loses, the first stores
+/// nothing when it gets through after all: the second is told everything in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebalance_in_the_middle_of_a_batch_loses_nothing() {
+    let topics = Topics::new(&[("t", 2)]).await;
+    let (first, second) = (away(), away());
+    let told = [numbers(0..50), numbers(50..100)];
+    for (partition, part) in (0..).zip(&told) {
+        topics.tell("t", partition, part);
+    }
+    let one = topics.member(&first, Limits::default());
+    first.until(|diary| diary.calls >= 2).await;
+    let other = topics.member(&second, Limits::default());
+    // It has a partition now, and cannot apply it either.
+    second.until(|diary| diary.calls >= 1).await;
+    first.diary().away = false;
+    first.until(|diary| diary.applied.len() >= 50).await;
+    one.stop().await;
+    assert!(
+        topics.committed("t", 0).is_none() || topics.committed("t", 1).is_none(),
+        "one partition was not its own any more"
+    );
+    second.diary().away = false;
+    let by_first: BTreeSet<String> = first.diary().applied.iter().cloned().collect();
+    second
+        .until(|diary| {
+            diary.applied.len() >= 50
+                && by_first.iter().chain(&diary.applied).collect::<BTreeSet<_>>().len() == 100
+        })
+        .await;
+    other.stop().await;
+    for (partition, part) in (0..).zip(&told) {
+        assert_eq!(topics.committed("t", partition), Some(50));
+        // Whoever was told it last had all of it, in order.
+        let all_of_it = |reader: &Reader| {
+            let diary = reader.diary();
+            diary.applied.windows(part.len()).any(|window| window == part.as_slice())
+        };
+        assert!(all_of_it(&first) || all_of_it(&second), "partition {partition}");
+    }
+}

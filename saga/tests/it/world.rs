@@ -1,0 +1,209 @@
+//! Topics, groups and subscribers of a test's own.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use saga::CancellationToken;
+use saga::consumer::{
+    self, Absent, Applied, ApplyError, ConsumerMetrics, Decoded, Delivery, Limits, Record, Subscriber,
+    Subscription,
+};
+use saga::parked::Parked;
+use uuid::Uuid;
+
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+fn brokers() -> String {
+    std::env::var("KAFKA_BROKERS")
+        .expect("KAFKA_BROKERS is not set: run `cargo stack test`, or `. .stack/env` after `cargo stack up`")
+}
+
+/// What a subscriber did, and how it is to fail.
+#[derive(Default)]
+pub struct Diary {
+    /// Events applied, in order.
+    pub applied: Vec<String>,
+    pub parked: Vec<Parked>,
+    /// Calls of `apply`.
+    pub calls: usize,
+    /// So many calls fail with an error that says nothing about the data.
+    pub outages: usize,
+    /// So many calls fail with this SQLSTATE.
+    pub refusals: Vec<&'static str>,
+    /// Until this is false nothing can be applied.
+    pub away: bool,
+    /// Whether the row of `X` is made by the event `make X`, so that it is missing before.
+    pub needs_rows: bool,
+}
+
+/// The service's side of a test. `poison` is refused by a constraint, `ignore` is ignored.
+#[derive(Clone, Default)]
+pub struct Reader(Arc<Mutex<Diary>>);
+
+impl Reader {
+    pub fn new(diary: Diary) -> Reader {
+        Reader(Arc::new(Mutex::new(diary)))
+    }
+
+    pub fn diary(&self) -> MutexGuard<'_, Diary> {
+        self.0.lock().unwrap()
+    }
+
+    pub async fn until(&self, done: impl Fn(&Diary) -> bool) {
+        let began = Instant::now();
+        while !done(&self.diary()) {
+            let diary = self.diary();
+            assert!(began.elapsed() < PATIENCE, "applied: {:?}, parked: {:?}", diary.applied, diary.parked);
+            drop(diary);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+impl Subscriber for Reader {
+    type Event = String;
+
+    fn decode(&self, record: &Record<'_>) -> Decoded<String> {
+        match std::str::from_utf8(record.body()) {
+            Ok("ignore") => Decoded::Ignore,
+            Ok(text) => Decoded::Event(text.to_owned()),
+            Err(error) => Decoded::Poison(error.to_string()),
+        }
+    }
+
+    async fn apply(
+        &self,
+        events: &[Delivery<'_, String>],
+        unreadable: &[Parked],
+    ) -> Result<Applied, ApplyError> {
+        let refusal = match self.diary().refusals.pop() {
+            None if events.iter().any(|delivery| delivery.event == "poison") => Some("23514"),
+            refusal => refusal,
+        };
+        if let Some(state) = refusal {
+            self.diary().calls += 1;
+            return Err(refused(state).await.into());
+        }
+        let mut diary = self.diary();
+        diary.calls += 1;
+        if diary.away || diary.outages > 0 {
+            diary.outages = diary.outages.saturating_sub(1);
+            return Err(anyhow::anyhow!("the database is away").into());
+        }
+        let rows: BTreeSet<&str> =
+            diary.applied.iter().filter_map(|text| text.strip_prefix("make ")).collect();
+        let absent = events.iter().enumerate().filter(|(_, delivery)| {
+            let makes = delivery.event.starts_with("make ");
+            diary.needs_rows && !makes && !rows.contains(delivery.event.as_str())
+        });
+        let absent: Vec<Absent> = absent
+            .map(|(index, delivery)| Absent { index, what: format!("row {}", delivery.event) })
+            .collect();
+        if !absent.is_empty() {
+            return Err(ApplyError::Missing(absent));
+        }
+        diary.applied.extend(events.iter().map(|delivery| delivery.event.clone()));
+        diary.parked.extend(unreadable.iter().cloned());
+        Ok(Applied { applied: events.len(), ..Applied::default() })
+    }
+}
+
+/// An error of a real Postgres with this SQLSTATE.
+async fn refused(state: &str) -> anyhow::Error {
+    let url = std::env::var("POSTGRES_ADMIN_URL").expect("POSTGRES_ADMIN_URL is not set");
+    let pool = saga::postgres::pool(&url, 1, "test").unwrap();
+    let client = pool.get().await.unwrap();
+    let raise = format!("do $$ begin raise exception 'refused as {state}' using errcode = '{state}'; end $$");
+    client.batch_execute(&raise).await.unwrap_err().into()
+}
+
+/// Topics of a test's own, by the names it calls them.
+pub struct Topics {
+    prefix: String,
+    pub producer: BaseProducer,
+    names: Vec<&'static str>,
+}
+
+impl Topics {
+    pub async fn new(topics: &[(&'static str, i32)]) -> Topics {
+        let prefix = format!("test-consumer-{}-", Uuid::new_v4());
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", brokers());
+        let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+        for (name, partitions) in topics {
+            let name = format!("{prefix}{name}");
+            let new = NewTopic::new(&name, *partitions, TopicReplication::Fixed(1));
+            admin.create_topics([&new], &AdminOptions::new()).await.unwrap().remove(0).unwrap();
+        }
+        let names = topics.iter().map(|(name, _)| *name).collect();
+        Topics { prefix, producer: config.create().unwrap(), names }
+    }
+
+    pub fn full_name(&self, topic: &str) -> String {
+        format!("{}{topic}", self.prefix)
+    }
+
+    pub fn tell<B: AsRef<[u8]>>(&self, topic: &str, partition: i32, bodies: &[B]) {
+        let topic = self.full_name(topic);
+        for body in bodies {
+            let record = BaseRecord::to(&topic).partition(partition).key("key").payload(body.as_ref());
+            self.producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        tokio::task::block_in_place(|| self.producer.flush(PATIENCE)).unwrap();
+    }
+
+    fn group(&self) -> String {
+        format!("{}group", self.prefix)
+    }
+
+    /// A member of this test's group.
+    pub fn member(&self, reader: &Reader, limits: Limits) -> Member {
+        let subscription = Subscription {
+            brokers: brokers(),
+            group_id: self.group(),
+            instance_id: None,
+            topics: self.names.iter().map(|name| self.full_name(name)).collect(),
+        };
+        let metrics = ConsumerMetrics::register(&prometheus::Registry::new()).unwrap();
+        let stop = CancellationToken::new();
+        let running = consumer::run_within(limits, subscription, reader.clone(), metrics, stop.clone());
+        Member { stop, running: tokio::spawn(running) }
+    }
+
+    /// How far the group has come in a partition; none: nowhere.
+    pub fn committed(&self, topic: &str, partition: i32) -> Option<i64> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", brokers()).set("group.id", self.group());
+        let consumer: BaseConsumer = config.create().unwrap();
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition(&self.full_name(topic), partition);
+        let found = consumer.committed_offsets(wanted, Duration::from_secs(10)).unwrap();
+        match found.elements()[0].offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+}
+
+/// A running loop.
+pub struct Member {
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<anyhow::Result<()>>,
+}
+
+impl Member {
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+pub fn numbers(range: std::ops::Range<usize>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
