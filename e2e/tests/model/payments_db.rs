@@ -58,6 +58,8 @@ impl Coro {
             let step = decide(row, event);
             match step {
                 Step::Already => {}
+                // Nothing of the batch is written: it is read again.
+                Step::Missing => return false,
                 Step::Illegal(_) => impossible = true,
                 Step::Move { to, told } => {
                     let has_reason = has_reason(*event);
