@@ -81,17 +81,15 @@ mod tests {
     #[tokio::test]
     async fn the_grace_begins_when_the_end_is_asked_for() {
         let asked = CancellationToken::new();
-        let (at_once, later) = (
-            after_grace(asked.clone(), Duration::ZERO),
-            after_grace(asked.clone(), Duration::from_millis(300)),
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(!at_once.is_cancelled() && !later.is_cancelled());
+        let graces = [Duration::ZERO, Duration::from_millis(50), Duration::from_secs(3600)];
+        let [at_once, soon, later] = graces.map(|grace| after_grace(asked.clone(), grace));
+        let unasked = tokio::time::timeout(Duration::from_millis(20), at_once.cancelled()).await;
+        assert!(unasked.is_err(), "nobody asked");
         let began = Instant::now();
         asked.cancel();
         at_once.cancelled().await;
+        soon.cancelled().await;
+        assert!(began.elapsed() >= Duration::from_millis(50));
         assert!(!later.is_cancelled());
-        later.cancelled().await;
-        assert!(began.elapsed() >= Duration::from_millis(300));
     }
 }

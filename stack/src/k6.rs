@@ -5,7 +5,7 @@
 use std::env;
 use std::fs;
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -39,7 +39,7 @@ pub fn run(layout: &Layout, name: &str, arguments: &[String]) -> Result<()> {
     }
 }
 
-fn load(layout: &Layout, script: &PathBuf, arguments: &[String]) -> Result<()> {
+fn load(layout: &Layout, script: &Path, arguments: &[String]) -> Result<()> {
     let mut command = workspace::command(layout, &program(layout).display().to_string());
     // No port of its own to be controlled by: several may run side by side.
     command.args(["run", "--no-usage-report", "--address", ""]);
