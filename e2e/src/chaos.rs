@@ -98,19 +98,16 @@ pub async fn report(stack: &Stack, options: &Options, view: &View) -> Result<Rep
     let (seed, payments, users) = (*seed, *payments, *users);
     ensure!(*rate > 0.0 && users > 0 && payments > 0, "there must be a load");
     let processes = Operator::new(view).await?.processes().await?;
-    let outages =
-        [outages(outage, Deed::Stop), outages(crash, Deed::Crash), outages(pause, Deed::Pause)].concat();
+    let stops = outage.iter().map(|outage| (outage.whom.clone(), Deed::Stop(outage.time)));
+    let crashes = crash.iter().map(|crash| (crash.whom.clone(), Deed::Crash(crash.time)));
+    let pauses = pause.iter().map(|pause| (pause.whom.clone(), Deed::Pause(pause.time)));
     let run = Run {
         plan: Plan { seed, payments, users, mix: Mix::WHOLE },
         rate: *rate,
         kills: faults::kills(seed, payments, *kills, &processes),
-        outages: faults::outages(payments, &outages),
+        outages: faults::outages(payments, stops.chain(crashes).chain(pauses).collect()),
     };
     play(stack, &run, view).await
-}
-
-fn outages(given: &[Outage], deed: fn(Duration) -> Deed) -> Vec<(Outage, fn(Duration) -> Deed)> {
-    given.iter().map(|outage| (outage.clone(), deed)).collect()
 }
 
 /// Runs to the end of every payment; the report says what deviated.

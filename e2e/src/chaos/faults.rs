@@ -76,16 +76,16 @@ pub fn kills(seed: u64, payments: usize, kills: usize, processes: &[String]) -> 
     faults
 }
 
-/// Spreads the outages evenly over the run; one follows the other.
-pub fn outages(payments: usize, outages: &[(Outage, fn(Duration) -> Deed)]) -> Vec<Fault> {
-    let at = |nth: usize| payments * (nth + 1) / (outages.len() + 2);
-    let fault = |(nth, (outage, deed)): (usize, &(Outage, fn(Duration) -> Deed))| Fault {
-        after: at(nth),
+/// Spreads what is done to whom evenly over the run; one follows the other.
+pub fn outages(payments: usize, deeds: Vec<(String, Deed)>) -> Vec<Fault> {
+    let parts = deeds.len() + 2;
+    let fault = |(nth, (whom, deed))| Fault {
+        after: payments * (nth + 1) / parts,
         delay: Duration::ZERO,
-        whom: outage.whom.clone(),
-        deed: deed(outage.time),
+        whom,
+        deed,
     };
-    outages.iter().enumerate().map(fault).collect()
+    deeds.into_iter().enumerate().map(fault).collect()
 }
 
 #[cfg(test)]
@@ -118,9 +118,10 @@ mod tests {
     fn outages_are_spread_and_end_before_the_load_does() {
         let kafka: Outage = "kafka:30".parse().unwrap();
         assert_eq!(kafka, Outage { whom: "kafka".into(), time: Duration::from_secs(30) });
-        let faults = outages(900, &[(kafka, Deed::Stop), ("redis:5".parse().unwrap(), Deed::Pause)]);
+        let pause = Deed::Pause(Duration::from_secs(5));
+        let faults = outages(900, vec![(kafka.whom, Deed::Stop(kafka.time)), ("redis".to_owned(), pause)]);
         assert_eq!(faults.iter().map(|fault| fault.after).collect::<Vec<_>>(), [225, 450]);
-        assert_eq!(faults[1].deed, Deed::Pause(Duration::from_secs(5)));
+        assert_eq!((faults[1].whom.as_str(), faults[1].deed), ("redis", pause));
         assert!("kafka".parse::<Outage>().is_err() && "kafka:x".parse::<Outage>().is_err());
     }
 }
