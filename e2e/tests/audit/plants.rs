@@ -30,7 +30,7 @@ pub struct Scene {
 }
 
 /// A line of the gateway's export.
-pub fn line(reference: impl ToString, amount: i64, kind: &str) -> Value {
+pub fn line(reference: &impl ToString, amount: i64, kind: &str) -> Value {
     json!({"reference": reference.to_string(), "amount": amount, "kind": kind, "at": "2026-01-02T03:04:05.123456Z"})
 }
 
@@ -53,10 +53,10 @@ impl Scene {
             tellings,
             // One surplus charge was given back.
             lines: vec![
-                line(COMPLETED, 100, "charge"),
-                line(UNKNOWN_ONCE, 30, "charge"),
-                line(UNKNOWN_ONCE, 30, "charge"),
-                line(UNKNOWN_ONCE, 30, "void"),
+                line(&COMPLETED, 100, "charge"),
+                line(&UNKNOWN_ONCE, 30, "charge"),
+                line(&UNKNOWN_ONCE, 30, "charge"),
+                line(&UNKNOWN_ONCE, 30, "void"),
             ],
             memories: sources.map(memory).to_vec(),
             clusters: sources.map(cluster).into(),

@@ -30,6 +30,7 @@ struct Poison {
     parked_in: &'static [&'static str],
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "an event or a literal, as it comes")]
 fn poison(
     topic: &'static str,
     kind: &'static str,

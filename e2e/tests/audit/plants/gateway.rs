@@ -7,7 +7,7 @@ pub const GATEWAY: &[Plant] = &[
     Plant {
         what: "a second charge",
         complain: &["G1", "R"],
-        plant: |scene| scene.lines.push(line(COMPLETED, 100, "charge")),
+        plant: |scene| scene.lines.push(line(&COMPLETED, 100, "charge")),
         ..NOTHING
     },
     Plant {
@@ -19,31 +19,31 @@ pub const GATEWAY: &[Plant] = &[
     Plant {
         what: "charged by another amount",
         complain: &["G1", "R"],
-        plant: |scene| scene.lines[0] = line(COMPLETED, 101, "charge"),
+        plant: |scene| scene.lines[0] = line(&COMPLETED, 101, "charge"),
         ..NOTHING
     },
     Plant {
         what: "a failed payment that is charged",
         complain: &["G2", "R"],
-        plant: |scene| scene.lines.push(line(DECLINED, 50, "charge")),
+        plant: |scene| scene.lines.push(line(&DECLINED, 50, "charge")),
         ..NOTHING
     },
     Plant {
         what: "a charge of nobody's",
         complain: &["G3", "R"],
-        plant: |scene| scene.lines.push(line(STRANGER, 50, "charge")),
+        plant: |scene| scene.lines.push(line(&STRANGER, 50, "charge")),
         ..NOTHING
     },
     Plant {
         what: "a charge with a reference that is no payment id",
         complain: &["G3"],
-        plant: |scene| scene.lines.push(line("somebody", 50, "charge")),
+        plant: |scene| scene.lines.push(line(&"somebody", 50, "charge")),
         ..NOTHING
     },
     Plant {
         what: "a charge, given back, where no call was ever to be made",
         complain: &["G3"],
-        plant: |scene| scene.lines.extend([line(CANCELLED, 60, "charge"), line(CANCELLED, 60, "void")]),
+        plant: |scene| scene.lines.extend([line(&CANCELLED, 60, "charge"), line(&CANCELLED, 60, "void")]),
         ..NOTHING
     },
     Plant {

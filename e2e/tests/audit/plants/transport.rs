@@ -74,7 +74,7 @@ pub const TRANSPORT: &[Plant] = &[
         what: "an event under another key than its user's",
         complain: &["T2"],
         plant: |scene| {
-            scene.tellings.get(&format!("balance/ledger/{COMPLETED}/1")).key = "somebody".to_owned()
+            scene.tellings.get(&format!("balance/ledger/{COMPLETED}/1")).key = "somebody".to_owned();
         },
         ..NOTHING
     },
