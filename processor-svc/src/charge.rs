@@ -1,5 +1,6 @@
 //! What is charged: the immutable part of a row, enough to call the gateway.
 
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,5 +24,46 @@ impl Charge {
             && *client_number == other.client_number
             && *service_id == other.service_id
             && *amount == other.amount
+    }
+
+    /// The same for charges that are the same, and for no others.
+    pub fn print(&self) -> String {
+        let Charge { payment_id, user_id, client_number, service_id, amount, traceparent: _ } = self;
+        let mut hash = Sha256::new();
+        hash.update(payment_id.as_bytes());
+        hash.update(user_id.as_bytes());
+        hash.update(amount.to_be_bytes());
+        // The length keeps the two texts apart.
+        hash.update((client_number.len() as u64).to_be_bytes());
+        hash.update(client_number.as_bytes());
+        hash.update(service_id.as_bytes());
+        hash.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prints_are_equal_where_charges_are_the_same() {
+        let charge = Charge {
+            payment_id: Uuid::from_u128(1),
+            user_id: Uuid::from_u128(2),
+            client_number: "12".into(),
+            service_id: "3".into(),
+            amount: 4,
+            traceparent: None,
+        };
+        let others = [
+            Charge { traceparent: Some("00-1".into()), ..charge.clone() },
+            Charge { payment_id: Uuid::from_u128(2), ..charge.clone() },
+            Charge { user_id: Uuid::from_u128(1), ..charge.clone() },
+            Charge { amount: 5, ..charge.clone() },
+            Charge { client_number: "1".into(), service_id: "23".into(), ..charge.clone() },
+        ];
+        for other in others {
+            assert_eq!(charge.print() == other.print(), charge.is_same(&other), "{other:?}");
+        }
     }
 }

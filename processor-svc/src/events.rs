@@ -50,7 +50,7 @@ impl Subscriber for Cancels {
                 Answer::Cancelled => {
                     Metrics::count(&self.metrics.transitions, "cancelled");
                     self.watch.forget(job.charge.payment_id);
-                    ended.push(job.charge.payment_id);
+                    ended.push(&job.charge);
                     applied.applied += 1;
                 }
                 Answer::Already => {

@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::breaker::Opening;
 use crate::calls::Calls;
+use crate::charge::Charge;
 use crate::failpoints::{Place, reach};
 use crate::metrics::Metrics;
 use crate::retry::{Stop, backoff, until_done};
@@ -222,8 +223,8 @@ impl Jobs {
 
     /// Drops duplicates of charges that are known to have ended.
     async fn not_ended(&self, mut taken: Vec<Taken>) -> Vec<Taken> {
-        let ids: Vec<Uuid> = taken.iter().map(|t| t.job.charge.payment_id).collect();
-        let ended = self.settled.among(&ids).await;
+        let charges: Vec<&Charge> = taken.iter().map(|t| &t.job.charge).collect();
+        let ended = self.settled.among(&charges).await;
         if !ended.is_empty() {
             taken.retain(|t| !ended.contains(&t.job.charge.payment_id));
             self.count("ended", ended.len());

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::calls::{Calls, Report};
+use crate::charge::Charge;
 use crate::failpoints::{Place, reach};
 use crate::metrics::{Metrics, finding_label, step_label, to_label};
 use crate::retry::{Stop, until_done};
@@ -102,11 +103,9 @@ impl Outcomes {
                 continue;
             }
             notes.extend(self.note(&report, &step));
-            if self.consequences(report, step, begun) {
-                ended.push(payment_id);
-            }
+            ended.extend(self.consequences(report, step, begun));
         }
-        self.settled.remember(&ended);
+        self.settled.remember(&ended.iter().collect::<Vec<_>>());
         reach(Place::AfterRemember);
         match until_done("note inquiries", &self.metrics, &self.abandon, || self.store.note(&notes)).await {
             Err(Stop::Poison(error)) => self.refused(&format!("{error:#}")),
@@ -200,8 +199,8 @@ impl Outcomes {
         self.inquiries.after(u32::try_from(attempt + seq - 2).unwrap_or(0), payment_id)
     }
 
-    /// After the commit. True if the charge has ended.
-    fn consequences(&self, report: Report, step: Step, begun: Instant) -> bool {
+    /// After the commit. Answers the charge if it has ended.
+    fn consequences(&self, report: Report, step: Step, begun: Instant) -> Option<Charge> {
         let payment_id = report.charge.payment_id;
         match step {
             Step::Move(to) => {
@@ -217,7 +216,7 @@ impl Outcomes {
                     }
                     To::Succeeded { .. } | To::Declined { .. } | To::Expired | To::Cancelled => {
                         self.watch.forget(payment_id);
-                        return true;
+                        return Some(report.charge);
                     }
                 }
             }
@@ -235,7 +234,7 @@ impl Outcomes {
                 tracing::error!(%payment_id, from = ?report.from, event = ?report.event, ?step, "cannot be");
             }
         }
-        false
+        None
     }
 }
 

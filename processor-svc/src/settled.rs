@@ -1,8 +1,9 @@
 //! Redis: which charges have ended, so that a duplicate message is dropped without asking the database.
 //!
-//! Only what is committed is ever written here, under a name that belongs to one history of one database;
-//! so flushing, stopping or restoring Redis changes latency, never an outcome. Whatever Redis does not answer
-//! within a few milliseconds is taken for unknown.
+//! Only what is committed is ever written here, under a name that belongs to one history of one database and to this
+//! charge, so that another charge under the same payment is not taken for a duplicate. So flushing, stopping or
+//! restoring Redis changes latency, never an outcome. Whatever Redis does not answer within a few milliseconds is
+//! taken for unknown.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,6 +14,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::charge::Charge;
 use crate::metrics::Metrics;
 
 const ANSWER_MAX: Duration = Duration::from_millis(5);
@@ -68,34 +70,36 @@ impl Settled {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity.map(Into::into);
     }
 
-    /// Which of these charges have certainly ended.
-    pub async fn among(&self, payments: &[Uuid]) -> HashSet<Uuid> {
-        let (Some(mut connection), Some(keys)) = (self.connection.get().cloned(), self.keys(payments)) else {
+    /// The payments of those charges that have certainly ended.
+    pub async fn among(&self, charges: &[&Charge]) -> HashSet<Uuid> {
+        let (Some(mut connection), Some(keys)) = (self.connection.get().cloned(), self.keys(charges)) else {
             return HashSet::new();
         };
         let asked = connection.mget::<_, Vec<Option<u8>>>(&keys);
         let known: HashSet<Uuid> = match tokio::time::timeout(ANSWER_MAX, asked).await {
-            Ok(Ok(found)) => payments.iter().zip(found).filter_map(|(id, hit)| hit.map(|_| *id)).collect(),
+            Ok(Ok(found)) => {
+                charges.iter().zip(found).filter_map(|(charge, hit)| hit.map(|_| charge.payment_id)).collect()
+            }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "Redis did not answer");
-                return self.failed(payments);
+                return self.failed(charges);
             }
-            Err(_) => return self.failed(payments),
+            Err(_) => return self.failed(charges),
         };
         let cache = &self.metrics.cache;
         cache.with_label_values(&["hit"]).inc_by(known.len() as u64);
-        cache.with_label_values(&["miss"]).inc_by((payments.len() - known.len()) as u64);
+        cache.with_label_values(&["miss"]).inc_by((charges.len() - known.len()) as u64);
         known
     }
 
-    fn failed(&self, payments: &[Uuid]) -> HashSet<Uuid> {
-        self.metrics.cache.with_label_values(&["failed"]).inc_by(payments.len() as u64);
+    fn failed(&self, charges: &[&Charge]) -> HashSet<Uuid> {
+        self.metrics.cache.with_label_values(&["failed"]).inc_by(charges.len() as u64);
         HashSet::new()
     }
 
     /// Remembers charges whose terminal outcome is committed. Not waited for.
-    pub fn remember(&self, payments: &[Uuid]) {
-        let (Some(mut connection), Some(keys)) = (self.connection.get().cloned(), self.keys(payments)) else {
+    pub fn remember(&self, charges: &[&Charge]) {
+        let (Some(mut connection), Some(keys)) = (self.connection.get().cloned(), self.keys(charges)) else {
             return;
         };
         let ttl = self.ttl.as_secs();
@@ -112,9 +116,9 @@ impl Settled {
         });
     }
 
-    fn keys(&self, payments: &[Uuid]) -> Option<Vec<String>> {
+    fn keys(&self, charges: &[&Charge]) -> Option<Vec<String>> {
         let identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let keys = payments.iter().map(|id| format!("processor/{identity}/ended/{}", id.simple()));
-        (!payments.is_empty()).then(|| keys.collect())
+        let keys = charges.iter().map(|charge| format!("processor/{identity}/ended/{}", charge.print()));
+        (!charges.is_empty()).then(|| keys.collect())
     }
 }

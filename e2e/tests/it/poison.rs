@@ -94,22 +94,22 @@ async fn tell(producer: &FutureProducer, key: &str, poison: &Poison) -> Parked {
     poison.parked_in.iter().map(|database| (*database, parked_id.clone())).collect()
 }
 
-/// Work that is none: unreadable, and of another type.
-async fn misplace(world: &World, user: Uuid) -> Parked {
+/// Work that is none: unreadable, of another type, and another charge than the one made for this payment.
+async fn misplace(world: &World, user: Uuid, completed: Uuid) -> Parked {
     let connection =
         Connection::connect(&world.stack.amqp_url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     let service = &world.stack.demo_service_id;
     let work = format!(
-        r#"{{"payload":{{"user_id":"{user}","client_number":"0812","service_id":"{service}","amount":"401","transaction_id":"{}"}}}}"#,
-        Uuid::now_v7()
+        r#"{{"payload":{{"user_id":"{user}","client_number":"0812","service_id":"{service}","amount":"401","transaction_id":"{completed}"}}}}"#
     );
     let mut expected = Parked::new();
     for (kind, body) in [
         ("payment.authorized.v1", "not json"),
         ("payment.authorized.v1", "{}"),
         ("payment.exploded.v1", work.as_str()),
+        ("payment.authorized.v1", work.as_str()),
     ] {
         let id = format!("poison-{}", Uuid::new_v4());
         let mut headers = FieldTable::default();
@@ -189,7 +189,7 @@ async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on(
         .set("partitioner", "murmur2_random")
         .create()
         .unwrap();
-    let mut expected = misplace(&world, user).await;
+    let mut expected = misplace(&world, user, completed).await;
     for poison in poisons(&told, rejected) {
         expected.extend(tell(&producer, &user.to_string(), &poison).await);
     }

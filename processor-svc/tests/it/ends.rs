@@ -174,8 +174,9 @@ impl Trial {
     /// A process that stays brings everything to its end; how that was, by payment.
     async fn finish(self, all: &[(Form, Job)]) -> HashMap<Uuid, String> {
         // In this process, where nothing ends.
-        let flags = self.flags.iter().filter(|flag| !flag.starts_with("--listen-addr")).cloned().collect();
-        let processor = Processor::with(flags).await;
+        let flags: Vec<String> =
+            self.flags.iter().filter(|flag| !flag.starts_with("--listen-addr")).cloned().collect();
+        let processor = Processor::with(flags.clone()).await;
         let ended = "select count(*) from charges where decided_at is not null";
         self.database.until(ended, all.len() as i64).await;
         // Work that was cancelled before it came.
@@ -195,6 +196,7 @@ impl Trial {
         tokio::time::timeout(Duration::from_secs(30), taken).await.expect("late work messages are dropped");
         assert_eq!(processor.alarms().await, [""; 0]);
         processor.end().await;
+        self.queue.until_taken(&flags).await;
         assert_eq!(self.database.number("select count(*) from parked").await, 0);
         let lapsed = "select least(count(*), 1) from charge_attempts where kind = 'sweep'";
         assert_eq!(self.database.number(lapsed).await, 1, "no end met a call under way");

@@ -79,7 +79,7 @@ async fn a_duplicate_of_an_ended_charge_is_dropped_by_redis_and_without_it_by_th
     queue.send(&all).await;
     database.until(SUCCEEDED, 20).await;
     let identity = database.store(Duration::from_secs(1)).identity().await.unwrap();
-    let key = |job: &Job| format!("processor/{identity}/ended/{}", job.charge.payment_id.simple());
+    let key = |job: &Job| format!("processor/{identity}/ended/{}", job.charge.print());
     let keys: Vec<String> = all.iter().map(key).collect();
     let count = |result: &str| format!("processor_jobs_total{{result=\"{result}\"}}");
     let written = async {
@@ -92,6 +92,11 @@ async fn a_duplicate_of_an_ended_charge_is_dropped_by_redis_and_without_it_by_th
     until_metric(&processor, &count("ended"), &count("already"), 20.0).await;
     let dropped = processor.metric(&count("ended")).await;
     assert!(dropped > 0.0, "Redis answered in time for none of twenty");
+    // Another charge under a payment that has ended is no duplicate, with Redis as without.
+    let mut other = all[0].clone();
+    other.charge.amount += 1;
+    queue.send(&[other]).await;
+    database.until(PARKED, 1).await;
     redis.del::<_, ()>(&keys).await.unwrap();
     queue.send(&all).await;
     until_metric(&processor, &count("ended"), &count("already"), 40.0).await;

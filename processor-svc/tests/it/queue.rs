@@ -1,12 +1,14 @@
 //! A work queue of a test's own.
 
+use std::time::Duration;
+
 use lapin::options::{BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use processor_svc::work::Job;
 use uuid::Uuid;
 
-use crate::world::{Database, Gateway, env, flags};
+use crate::world::{Database, Gateway, Processor, env, flags};
 
 pub struct Queue {
     pub name: String,
@@ -56,6 +58,21 @@ impl Queue {
                 .with_headers(headers);
             self.publish(&body(job), properties).await;
         }
+    }
+
+    /// Until nothing is left in it. Messages told twice may have been handed to a processor that stopped before it came
+    /// to them; they went back, and the next one drops them.
+    pub async fn until_taken(&self, flags: &[String]) {
+        let emptied = async {
+            while self.declare(true).await > 0 {
+                let processor = Processor::with(flags.to_vec()).await;
+                while self.declare(true).await > 0 {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                processor.end().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), emptied).await.expect("messages are left");
     }
 
     /// Nothing is left in it, nothing is unacknowledged: it can be deleted if empty after its consumers left.
