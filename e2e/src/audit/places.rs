@@ -17,8 +17,10 @@ pub struct Places {
     /// The processor database.
     #[arg(long, env = "PROCESSOR_DATABASE_URL", hide_env_values = true)]
     pub processor_database_url: Option<String>,
+    /// Kafka, as HOST:PORT.
     #[arg(long, env = "KAFKA_BROKERS")]
     pub kafka_brokers: Option<String>,
+    /// RabbitMQ.
     #[arg(long, env = "AMQP_URL", hide_env_values = true)]
     pub amqp_url: Option<String>,
     /// The gateway, which exports its own ledger.
