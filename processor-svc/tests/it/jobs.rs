@@ -164,9 +164,9 @@ async fn while_the_gateway_fails_messages_wait_in_the_queue() {
 async fn declines_never_open_the_breaker() {
     let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
     let mut flags = with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}"));
-    flags.retain(|flag| !flag.starts_with("--breaker-"));
-    // Once open it would stay so for longer than anything is waited for.
-    flags.extend(["--breaker-faults=1".to_owned(), "--breaker-pause-ms=3600000".to_owned()]);
+    flags.retain(|flag| !flag.starts_with("--breaker-") && !flag.starts_with("--call-ms"));
+    // Once open it would stay so for longer than anything is waited for; and no call is slow but by a fault.
+    flags.extend(["--breaker-faults=1", "--breaker-pause-ms=3600000", "--call-ms=30000"].map(str::to_owned));
     let processor = Processor::with(flags).await;
     queue.send(&jobs(100, "1-decline")).await;
     queue.send(&jobs(100, "1-decline200")).await;

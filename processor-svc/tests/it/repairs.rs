@@ -28,7 +28,7 @@ async fn where_keys_are_ignored_nothing_is_sent_twice_and_what_is_not_found_is_r
     let (database, gateway) = (Database::new().await, Gateway::with(&["--idempotency", "ignored"]).await);
     let good: Vec<Job> = ["1", "1-thenhang", "1-thenreset", "1-thenhttp500", "1-thencut"].map(job).into();
     // Nothing was charged, or too late: the reversal keeps the late one out.
-    let bad: Vec<Job> = ["1-hang", "1-reset", "1-http500", "1-garbage", "1-late1500"].map(job).into();
+    let bad: Vec<Job> = ["1-hang", "1-reset", "1-http500", "1-garbage", "1-late5000"].map(job).into();
     waiting(&database, &[good.clone(), bad.clone()].concat()).await;
     let mut flags = flags(
         &database.url,
