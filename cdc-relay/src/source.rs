@@ -16,9 +16,10 @@ use tokio_postgres::Config;
 use crate::acks::Acks;
 use crate::dead::Halted;
 use crate::inspect;
-use crate::kafka::{Kafka, Sent, Which};
+use crate::kafka::{Kafka, Sent};
 use crate::lsn::Lsn;
 use crate::metrics::SourceMetrics;
+use crate::pace::Load;
 use crate::progress::{Sink, Ticket};
 use crate::rabbit::Rabbit;
 use crate::route::Topics;
@@ -176,9 +177,10 @@ impl Life {
         {
             return Err(Trouble::Standby);
         }
-        // Through both producers, so that neither makes a row wait for its first connection.
-        self.write(Which::Prompt, &memory)?;
-        self.write(Which::Patient, &memory)?;
+        // Through every producer, so that none makes a row wait for its first connection.
+        for load in Load::ALL {
+            self.write(load, &memory)?;
+        }
         self.stream(wire, memory)
     }
 
@@ -293,18 +295,18 @@ impl Life {
             (Start::Adopt, _) => fresh(Phase::Streaming, confirmed),
             (Start::Create | Start::Resume { .. }, _) => {
                 // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
-                self.write(Which::Prompt, &fresh(Phase::Creating, Lsn::ZERO))?;
+                self.write(Load::Handful, &fresh(Phase::Creating, Lsn::ZERO))?;
                 let begin = inspect::create_slot(session, self.wiring.source.slot.get_ref())?;
                 tracing::info!(source = self.wiring.source.name.get_ref(), %begin, "slot created");
                 fresh(Phase::Streaming, begin)
             }
         };
-        self.write(Which::Prompt, &begun)?;
+        self.write(Load::Handful, &begun)?;
         Ok(begun)
     }
 
     /// Writes the memory and waits until it is acknowledged.
-    fn write(&self, via: Which, memory: &Memory) -> Result<()> {
+    fn write(&self, via: Load, memory: &Memory) -> Result<()> {
         let teller = self.teller.as_ref().context("no Kafka producer")?;
         let value = serde_json::to_vec(memory)?;
         let topic = self.wiring.routes.relay.state_topic.get_ref();
