@@ -25,6 +25,7 @@ pub mod pgoutput;
 pub mod progress;
 pub mod route;
 pub mod routes;
+pub mod rows;
 mod socket;
 mod stall;
 pub mod state;
@@ -33,6 +34,8 @@ pub mod wire;
 
 #[cfg(feature = "sinks")]
 mod acks;
+#[cfg(feature = "sinks")]
+mod clients;
 #[cfg(feature = "sinks")]
 mod http;
 #[cfg(feature = "sinks")]
@@ -45,6 +48,8 @@ mod metrics;
 mod rabbit;
 #[cfg(feature = "sinks")]
 pub mod run;
+#[cfg(feature = "sinks")]
+mod snapshot;
 #[cfg(feature = "sinks")]
 mod source;
 #[cfg(feature = "sinks")]

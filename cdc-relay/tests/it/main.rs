@@ -11,5 +11,6 @@ mod proxy;
 mod rabbit;
 mod refusals;
 mod rig;
+mod snapshot;
 mod standby;
 mod telling;
