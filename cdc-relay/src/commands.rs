@@ -2,6 +2,8 @@
 //! `mod`, a variant and an arm.
 
 #[cfg(feature = "sinks")]
+pub mod reconcile;
+#[cfg(feature = "sinks")]
 pub mod run;
 
 use clap::Subcommand;
@@ -10,6 +12,8 @@ use clap::Subcommand;
 pub enum Command {
     #[cfg(feature = "sinks")]
     Run(run::RunConfig),
+    #[cfg(feature = "sinks")]
+    Reconcile(reconcile::Options),
 }
 
 impl Command {
@@ -17,6 +21,8 @@ impl Command {
         match self {
             #[cfg(feature = "sinks")]
             Self::Run(options) => run::execute(options),
+            #[cfg(feature = "sinks")]
+            Self::Reconcile(options) => reconcile::execute(&options),
         }
     }
 
@@ -25,6 +31,8 @@ impl Command {
         match self {
             #[cfg(feature = "sinks")]
             Self::Run(_) => "info",
+            #[cfg(feature = "sinks")]
+            Self::Reconcile(_) => "warn",
         }
     }
 }

@@ -48,6 +48,8 @@ mod metrics;
 #[cfg(feature = "sinks")]
 mod rabbit;
 #[cfg(feature = "sinks")]
+mod reconcile;
+#[cfg(feature = "sinks")]
 pub mod run;
 #[cfg(feature = "sinks")]
 mod snapshot;

@@ -9,6 +9,7 @@ mod faults;
 mod kafka;
 mod proxy;
 mod rabbit;
+mod reconcile;
 mod refusals;
 mod rig;
 mod snapshot;
