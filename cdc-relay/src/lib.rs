@@ -7,7 +7,8 @@
 //!
 //! Reading order: `routes` and `template` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
 //! `route` (from a row to a record), `progress` (what may be confirmed), `stream` and `pace` (the loop), `source`
-//! (its life), `state` (what is refused), `kafka`, `rabbit`, `dead` (where it goes).
+//! (its life), `state` (what is refused), `kafka`, `rabbit`, `dead` (where it goes). Rows that exist already: `rows`
+//! (how they are read), `snapshot` (beside the stream), `reconcile` (instead of what was lost).
 //!
 //! Pure, without clock or I/O: `pgoutput`, `json`, `template`, `body`, `route`, `progress`, `pace`, `state`,
 //! `dead`.

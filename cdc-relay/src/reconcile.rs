@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use backon::BlockingRetryable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
@@ -121,7 +122,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
     let wiring = Arc::new(wiring);
     let mut clients = Clients::new(&wiring);
     view(Step::Waits("connecting"));
-    clients.connect()?;
+    let Recalled { memory, .. } = recall(&mut clients)?;
     let mut session = Session::connect(&wiring.config)?;
     session.patience(PATIENCE)?;
     let (cluster, database) = inspect::cluster(&mut session)?;
@@ -129,8 +130,6 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
     alone(&mut session, slot_name)?;
     let slot = inspect::slot(&mut session, slot_name)?;
     let tables = examine(&mut session, &wiring, slot.as_ref(), &database)?;
-    let Recalled { memory, .. } = clients.recall(0)?;
-    clients.recall_halted()?;
     if let Some(slot) = slot {
         if !agreed {
             let refusal = admit(memory.as_ref(), &cluster, slot_name, Some(&slot), &database).err();
@@ -171,6 +170,21 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
         tables: tables.into_iter().map(|(_, report)| report).collect(),
         seconds: began.elapsed().as_secs_f64(),
     }))
+}
+
+/// What is remembered of the source. Topics that were just created take a while to have a leader.
+fn recall(clients: &mut Clients) -> Result<Recalled> {
+    let delays =
+        backon::ExponentialBuilder::default().with_min_delay(Duration::from_millis(100)).with_max_times(6);
+    let ask = || {
+        clients.connect()?;
+        clients.recall_halted()?;
+        clients.recall(0)
+    };
+    ask.retry(delays)
+        .sleep(std::thread::sleep)
+        .notify(|error: &anyhow::Error, _| tracing::warn!("{error:#}"))
+        .call()
 }
 
 /// One reconcile at a time: each would drop the other's slot.

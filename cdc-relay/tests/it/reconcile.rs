@@ -188,8 +188,8 @@ async fn filled(test: &str) -> Rig {
 async fn a_reconcile_that_is_killed_leaves_the_relay_refused_and_starts_over() {
     let mut rig = filled("re_killed").await;
     let mut caught = 0;
-    for moment in 0..6u64 {
-        let before = kafka::read(&rig.topic()).len();
+    for moment in 0..6 {
+        let before = kafka::written(&rig.topic());
         let mut child = rig
             .command("reconcile")
             .arg("--yes")
@@ -197,21 +197,29 @@ async fn a_reconcile_that_is_killed_leaves_the_relay_refused_and_starts_over() {
             .stderr(Stdio::null())
             .spawn()
             .expect("reconcile");
-        // From before the first row to somewhere among them.
         let made = "select 1 from pg_replication_slots where slot_name = $1";
-        if moment > 0 {
-            eventually("the slot to be made", || async {
-                (!rig.sql.query(made, &[&rig.name]).await.expect("slot").is_empty()).then_some(())
-            })
-            .await;
+        match moment {
+            0 => {}
+            1 => {
+                eventually("the slot to be made", || async {
+                    (!rig.sql.query(made, &[&rig.name]).await.expect("slot").is_empty()).then_some(())
+                })
+                .await;
+            }
+            _ => {
+                let enough = before + (moment - 2) * ROWS / 5 + 1;
+                eventually("rows to be told", || async {
+                    (kafka::written(&rig.topic()) >= enough).then_some(())
+                })
+                .await;
+            }
         }
-        tokio::time::sleep(Duration::from_millis(13 * moment)).await;
         child.kill().expect("kill");
         child.wait().expect("wait");
-        let told = kafka::read(&rig.topic()).len() - before;
+        let told = kafka::written(&rig.topic()) - before;
         let records = kafka::read(&format!("{}.state", rig.name));
         let phase = records.last().expect("memory").json()["phase"].clone();
-        caught += usize::from(phase == "reconciling" && told > 0);
+        caught += usize::from(phase == "reconciling" && (1..ROWS).contains(&told));
         if phase == "reconciling" {
             let relay = rig.start();
             assert!(relay.state("refused").await.contains("did not end"));
