@@ -7,13 +7,15 @@
 //!
 //! Reading order: `routes` and `template` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
 //! `route` (from a row to a record), `progress` (what may be confirmed), `stream` and `pace` (the loop), `source`
-//! (its life), `state` (what is refused), `kafka`, `rabbit`, `dead` (where it goes).
+//! (its life), `state` (what is refused), `kafka`, `rabbit`, `dead` (where it goes). Rows that exist already: `rows`
+//! (how they are read), `snapshot` (beside the stream), `reconcile` (instead of what was lost).
 //!
 //! Pure, without clock or I/O: `pgoutput`, `json`, `template`, `body`, `route`, `progress`, `pace`, `state`,
 //! `dead`.
 
 pub mod body;
 mod check;
+pub mod commands;
 pub mod config;
 pub mod copy;
 pub mod dead;
@@ -25,6 +27,7 @@ pub mod pgoutput;
 pub mod progress;
 pub mod route;
 pub mod routes;
+pub mod rows;
 mod socket;
 mod stall;
 pub mod state;
@@ -33,6 +36,8 @@ pub mod wire;
 
 #[cfg(feature = "sinks")]
 mod acks;
+#[cfg(feature = "sinks")]
+mod clients;
 #[cfg(feature = "sinks")]
 mod http;
 #[cfg(feature = "sinks")]
@@ -44,7 +49,11 @@ mod metrics;
 #[cfg(feature = "sinks")]
 mod rabbit;
 #[cfg(feature = "sinks")]
+mod reconcile;
+#[cfg(feature = "sinks")]
 pub mod run;
+#[cfg(feature = "sinks")]
+mod snapshot;
 #[cfg(feature = "sinks")]
 mod source;
 #[cfg(feature = "sinks")]

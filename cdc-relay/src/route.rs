@@ -33,6 +33,8 @@ pub struct Transaction {
     pub rows: u64,
     /// Records told on Kafka so far.
     pub told: u64,
+    /// Rows that existed before, told from a query: they are no link of the chain, and carry no position.
+    pub retold: bool,
 }
 
 /// One record, in buffers that the next one uses again.
@@ -229,10 +231,11 @@ impl Compiled {
     }
 }
 
-/// For tables without a version.
+/// For tables without a version. A slot may begin where a commit does, so what is told from its snapshot is marked.
 fn fallback_id(transaction: &Transaction, out: &mut Vec<u8>) {
+    let mark = if transaction.retold { "r" } else { "" };
     out.extend_from_slice(
-        format!("{}/{}/{}", transaction.cluster, transaction.commit_lsn, transaction.rows).as_bytes(),
+        format!("{}/{}/{mark}{}", transaction.cluster, transaction.commit_lsn, transaction.rows).as_bytes(),
     );
 }
 

@@ -103,25 +103,18 @@ impl Teller {
         let Some((_, plan)) = self.plans.iter().find(|(id, _)| *id == relation) else {
             bail!("a row came before the columns of its table");
         };
-        let mut matched = false;
-        for route in &plan.routes {
-            let told = match route.matches(row) {
-                Ok(false) => continue,
-                Ok(true) => route.tell(row, open.transaction, &self.out.topics, &mut self.out.record),
-                Err(problem) => {
-                    self.out.record.key.clear();
-                    Err(problem)
-                }
-            };
-            matched = true;
-            self.out.deliver(told, (plan, route, row), open)?;
-        }
-        if plan.unknown {
-            self.out.untold(plan, row, "the routes neither tell nor ignore this published table", open)?;
-        } else if !matched {
-            self.out.metrics.unrouted.inc();
-        }
-        Ok(())
+        self.out.row(plan, row, open)
+    }
+
+    /// The routes for rows that a query answers. The stream's own plan of that table may be for other columns.
+    pub fn plan(&self, relation: &Relation) -> Plan {
+        Plan::compile(&self.routes, &self.source, relation)
+    }
+
+    /// As `row`, for a row that a query answered.
+    pub fn retell(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+        open.transaction.rows += 1;
+        self.out.row(plan, row, open)
     }
 
     /// A change that no route can express: a deleted row, a truncated table.
@@ -138,6 +131,28 @@ impl Teller {
 }
 
 impl Outlet {
+    fn row(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+        let mut matched = false;
+        for route in &plan.routes {
+            let told = match route.matches(row) {
+                Ok(false) => continue,
+                Ok(true) => route.tell(row, open.transaction, &self.topics, &mut self.record),
+                Err(problem) => {
+                    self.record.key.clear();
+                    Err(problem)
+                }
+            };
+            matched = true;
+            self.deliver(told, (plan, route, row), open)?;
+        }
+        if plan.unknown {
+            self.untold(plan, row, "the routes neither tell nor ignore this published table", open)?;
+        } else if !matched {
+            self.metrics.unrouted.inc();
+        }
+        Ok(())
+    }
+
     fn deliver(
         &mut self,
         told: Result<Destination, Problem>,
@@ -175,7 +190,11 @@ impl Outlet {
     }
 
     fn told(&self, sink: Sink, bytes: usize, open: &mut Open<'_>) {
-        open.progress.tell(sink);
+        if open.transaction.retold {
+            open.progress.retell(sink);
+        } else {
+            open.progress.tell(sink);
+        }
         if sink == Sink::Kafka {
             open.transaction.told += 1;
         }
