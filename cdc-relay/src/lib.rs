@@ -17,6 +17,7 @@ mod check;
 pub mod config;
 pub mod copy;
 pub mod dead;
+pub mod failpoints;
 pub mod inspect;
 pub mod json;
 pub mod lsn;

@@ -14,6 +14,9 @@ use tracing_subscriber::EnvFilter;
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
+    // What FAILPOINTS says, for as long as the process lives.
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
     let cli = Cli::try_parse().unwrap_or_else(|error| {
         let code = if error.use_stderr() { i32::from(USAGE) } else { 0 };
         let _ = error.print();
