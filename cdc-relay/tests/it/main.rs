@@ -3,13 +3,22 @@
 //!
 //! `cargo stack test` starts the servers and sets POSTGRES_ADMIN_URL, KAFKA_BROKERS and AMQP_URL.
 
+mod alters;
 mod brokers;
 mod dead_letters;
+#[cfg(feature = "failpoints")]
+mod ends;
 mod faults;
+mod history;
 mod kafka;
+mod load;
+mod oracle;
+mod outages;
 mod proxy;
 mod rabbit;
 mod refusals;
 mod rig;
+mod servers;
 mod standby;
 mod telling;
+mod volume;
