@@ -10,7 +10,7 @@
 //! a new producer and tells everything again from the last confirmed transaction.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,22 +26,39 @@ use crate::progress::{Sink, Ticket};
 use crate::route::{Plan, Record, Transaction};
 use crate::routes::Routes;
 
-/// The state record's ticket; it belongs to no transaction.
-const STATE: Ticket = Ticket::MAX;
+/// Tickets from here on are of state records, and count these; they belong to no transaction.
+const STATE: Ticket = 1 << 63;
 /// Of records in the state topic that nobody waits for.
-const NOTE: Ticket = Ticket::MAX - 1;
-
-/// Whether it is a row's: only these are weighed and acknowledged.
-fn is_row(ticket: Ticket) -> bool {
-    ticket < NOTE
-}
+const NOTE: Ticket = Ticket::MAX;
 
 /// What librdkafka keeps per message besides key and value: its own structure and the headers.
 const OVERHEAD: i64 = 1024;
 
+/// The writes of the memory: how many there were, and up to which they are acknowledged. A late acknowledgement of an
+/// earlier one, perhaps of the session before, must not be taken for that of the last.
+#[derive(Debug, Default)]
+struct Writes {
+    asked: AtomicU64,
+    acknowledged: AtomicU64,
+}
+
+impl Writes {
+    fn ask(&self) -> Ticket {
+        STATE | (self.asked.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
+    fn acknowledge(&self, ticket: Ticket) {
+        self.acknowledged.fetch_max(ticket & !STATE, Ordering::AcqRel);
+    }
+
+    fn done(&self) -> bool {
+        self.acknowledged.load(Ordering::Acquire) >= self.asked.load(Ordering::Acquire)
+    }
+}
+
 pub struct Deliveries {
     acks: Arc<Acks>,
-    state_written: Arc<AtomicBool>,
+    writes: Arc<Writes>,
 }
 
 impl ClientContext for Deliveries {
@@ -62,7 +79,7 @@ impl ProducerContext for Deliveries {
         let message = match result {
             Ok(message) => message,
             Err((error, message)) => {
-                if is_row(ticket) {
+                if ticket < STATE {
                     self.acks.undo(Sink::Kafka, weight(message.key_len(), message.payload_len()));
                 }
                 // What we purge ourselves is told again anyway.
@@ -74,10 +91,10 @@ impl ProducerContext for Deliveries {
                 return;
             }
         };
-        if is_row(ticket) {
+        if ticket < STATE {
             self.acks.land(Sink::Kafka, ticket, weight(message.key_len(), message.payload_len()));
-        } else if ticket == STATE {
-            self.state_written.store(true, Ordering::Release);
+        } else if ticket != NOTE {
+            self.writes.acknowledge(ticket);
         }
     }
 }
@@ -121,7 +138,7 @@ pub struct Kafka {
     patient: Client,
     chosen: Which,
     acks: Arc<Acks>,
-    state_written: Arc<AtomicBool>,
+    writes: Arc<Writes>,
     asking: ClientConfig,
     answered: Arc<Mutex<Option<Instant>>>,
     topics: Vec<String>,
@@ -176,8 +193,8 @@ fn producer_config(brokers: &str, routes: &Routes, batch_bytes: usize) -> Client
     config
 }
 
-fn client(config: &ClientConfig, acks: &Arc<Acks>, state_written: &Arc<AtomicBool>) -> Result<Client> {
-    let context = Deliveries { acks: Arc::clone(acks), state_written: Arc::clone(state_written) };
+fn client(config: &ClientConfig, acks: &Arc<Acks>, writes: &Arc<Writes>) -> Result<Client> {
+    let context = Deliveries { acks: Arc::clone(acks), writes: Arc::clone(writes) };
     config.create_with_context(context).context("the Kafka settings of the routes file are not usable")
 }
 
@@ -190,10 +207,10 @@ impl Kafka {
         batch_bytes: usize,
         acks: &Arc<Acks>,
     ) -> Result<Kafka> {
-        let state_written = Arc::new(AtomicBool::new(false));
+        let writes = Arc::default();
         let mut config = producer_config(brokers, routes, batch_bytes);
-        let prompt = client(&config, acks, &state_written)?;
-        let patient = client(config.set("linger.ms", LINGER), acks, &state_written)?;
+        let prompt = client(&config, acks, &writes)?;
+        let patient = client(config.set("linger.ms", LINGER), acks, &writes)?;
         for topic in &routes.topics {
             for producer in [&prompt, &patient] {
                 // Otherwise its first record would wait for it, in the middle of streaming.
@@ -208,7 +225,7 @@ impl Kafka {
             patient,
             chosen: Which::Prompt,
             acks: Arc::clone(acks),
-            state_written,
+            writes,
             asking: client_config(brokers, routes),
             answered: Arc::default(),
             topics: routes.topics.iter().map(|topic| topic.name.get_ref().clone()).collect(),
@@ -277,9 +294,8 @@ impl Kafka {
 
     /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
     pub fn remember(&self, via: Which, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
-        self.state_written.store(false, Ordering::Release);
-        let key = key.as_bytes();
-        self.send(via, Outgoing { topic, key, value, headers: None, timestamp: None, ticket: STATE })
+        let (key, ticket) = (key.as_bytes(), self.writes.ask());
+        self.send(via, Outgoing { topic, key, value, headers: None, timestamp: None, ticket })
     }
 
     /// Writes to the state topic what may be lost: then something is told again that need not be. In order with the
@@ -290,7 +306,7 @@ impl Kafka {
     }
 
     pub fn state_written(&self) -> bool {
-        self.state_written.load(Ordering::Acquire)
+        self.writes.done()
     }
 
     /// Has a new client ask the brokers, on a thread that ends by itself; `answered` tells.
@@ -320,7 +336,7 @@ impl Kafka {
         let weight = weight(key.len(), value.len());
         let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key).payload(value);
         (record.headers, record.timestamp) = (headers, timestamp);
-        if is_row(ticket) {
+        if ticket < STATE {
             self.acks.depart(Sink::Kafka, weight);
         }
         let producer = match via {
@@ -328,7 +344,7 @@ impl Kafka {
             Which::Patient => &self.patient,
         };
         let Err((error, _)) = producer.send(record) else { return Ok(Sent::Taken) };
-        if is_row(ticket) {
+        if ticket < STATE {
             self.acks.undo(Sink::Kafka, weight);
         }
         match error.rdkafka_error_code() {
@@ -357,4 +373,25 @@ fn position(transaction: &Transaction, out: &mut Vec<u8>) {
     out.clear();
     // Writing into a Vec cannot fail.
     let _ = write!(out, "{};{};{}", transaction.commit_lsn, transaction.told, transaction.previous);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The halt it prevents: a slot confirmed past what the memory says.
+    #[test]
+    fn the_acknowledgement_of_an_earlier_write_is_not_taken_for_that_of_the_last() {
+        let writes = Writes::default();
+        let (first, second) = (writes.ask(), writes.ask());
+        writes.acknowledge(first);
+        assert!(!writes.done());
+        writes.acknowledge(second);
+        assert!(writes.done());
+        // In whichever order two producers report them.
+        let (third, fourth) = (writes.ask(), writes.ask());
+        writes.acknowledge(fourth);
+        writes.acknowledge(third);
+        assert!(writes.done());
+    }
 }

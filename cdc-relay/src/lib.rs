@@ -19,6 +19,7 @@ pub mod commands;
 pub mod config;
 pub mod copy;
 pub mod dead;
+pub mod failpoints;
 pub mod inspect;
 pub mod json;
 pub mod lsn;

@@ -9,6 +9,9 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // What FAILPOINTS says, for as long as the process lives.
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
     let cli = Cli::try_parse().unwrap_or_else(|error| {
         let code = if error.use_stderr() { i32::from(USAGE) } else { 0 };
         let _ = error.print();

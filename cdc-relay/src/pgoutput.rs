@@ -363,3 +363,7 @@ fn old(kind: u8, tuple: Tuple<'_>) -> Result<Old<'_>, DecodeError> {
 #[cfg(test)]
 #[path = "pgoutput_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "pgoutput_damage_tests.rs"]
+mod damage_tests;

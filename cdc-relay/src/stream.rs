@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::acks::{Ack, Acks};
 use crate::copy::Replication;
+use crate::failpoints::{Place, reach};
 use crate::kafka::{Sent, Which};
 use crate::lsn::{Lsn, PgTime};
 use crate::metrics::SourceMetrics;
@@ -197,6 +198,10 @@ impl<'a> Stream<'a> {
                 self.stalls = 0;
             }
             if let Some(settled) = self.progress.acknowledge(ack.ticket, ack.sink, ack.count) {
+                reach(match settled.sink {
+                    Sink::Kafka => Place::AfterKafka,
+                    Sink::Rabbit => Place::AfterRabbit,
+                });
                 let since = PgTime::now().0 - settled.committed_at.0 - ack.at.elapsed().as_micros() as i64;
                 self.metrics.latency[settled.sink as usize].observe(since.max(0) as f64 / 1e6);
             }
@@ -212,6 +217,7 @@ impl<'a> Stream<'a> {
             self.origin.memory.acknowledged = acknowledged;
             self.origin.memory.chain = chain;
             self.writing = None;
+            reach(Place::AfterMemory);
         }
         let confirmed = self.progress.confirmed();
         let interval = if self.idle_only { MEMORY_IDLE } else { MEMORY };
@@ -221,6 +227,7 @@ impl<'a> Stream<'a> {
         {
             return Ok(());
         }
+        reach(Place::BeforeMemory);
         let chain = self.progress.chain();
         let memory = Memory {
             acknowledged: confirmed,
@@ -273,6 +280,9 @@ impl<'a> Stream<'a> {
         }
         self.confirmed = self.origin.memory.acknowledged;
         self.wire.confirm(self.confirmed, listening && silent > SILENCE / 6)?;
+        if news {
+            reach(Place::AfterConfirm);
+        }
         self.confirmed_at = Instant::now();
         self.reply_wanted = false;
         for sink in [Sink::Kafka, Sink::Rabbit] {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::dead::{Halt, Halted, letter};
+use crate::failpoints::{Place, reach};
 use crate::kafka::{Kafka, Sent, Which};
 use crate::metrics::SourceMetrics;
 use crate::pgoutput::Relation;
@@ -174,7 +175,9 @@ impl Outlet {
 
     fn tell_topic(&mut self, topic: usize, plan: &Plan, open: &mut Open<'_>) -> Result<()> {
         let (kafka, record) = (&mut self.kafka, &self.record);
+        reach(Place::BeforeProduce);
         offer(|| kafka.tell(topic, (record, plan), open.transaction, open.ticket))?;
+        reach(Place::AfterProduce);
         self.told(Sink::Kafka, self.record.key.len() + self.record.value.len(), open);
         Ok(())
     }

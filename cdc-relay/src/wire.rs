@@ -272,3 +272,7 @@ fn server_error(mut fields: ErrorFields<'_>) -> WireError {
     }
     WireError::Server { code, message }
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

@@ -27,6 +27,9 @@ pub struct TestArgs {
     /// Only this step.
     #[arg(long, value_enum)]
     only: Option<Step>,
+    /// Long tests too: minutes of outages.
+    #[arg(long)]
+    all: bool,
     /// Where the stack under test keeps its things. Not STACK_DIR: a stack in use is never tested on.
     #[arg(long, env = "STACK_TEST_DIR", default_value = ".stack-test")]
     dir: PathBuf,
@@ -51,9 +54,9 @@ enum Step {
 
 const STEPS: [Step; 5] = [Step::Format, Step::Lint, Step::Deny, Step::Unit, Step::Stack];
 
-/// Places at which a processor ends. The whole workspace is named with it, so that no third-party crate is built
-/// twice.
-const FAILPOINTS: &str = "processor-svc/failpoints";
+/// Places at which a processor or a relay ends. The whole workspace is named with them, so that no third-party crate
+/// is built twice.
+const FAILPOINTS: &str = "processor-svc/failpoints,cdc-relay/failpoints";
 
 /// # Errors
 /// When anything failed; everything has been run by then.
@@ -76,7 +79,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             }
             Step::Deny => deny(&layout, &mut totals),
             Step::Unit => tests(&layout, &["--lib", "--bins"], &mut totals),
-            Step::Stack => against_a_stack(&layout, &mut totals),
+            Step::Stack => against_a_stack(&layout, args.all, &mut totals),
         }
         let failed = totals.failed - before.failed;
         let word = if failed == 0 { "ok" } else { "FAILED" };
@@ -151,12 +154,13 @@ fn watch(mut command: Command) -> Result<Totals> {
     Ok(totals)
 }
 
-fn against_a_stack(layout: &Layout, totals: &mut Totals) {
+fn against_a_stack(layout: &Layout, all: bool, totals: &mut Totals) {
     let before = totals.failed;
     totals.one(fresh(layout));
     if totals.failed == before {
         totals.one(workspace::e2e(layout, &["first-payment"]));
-        tests(layout, &["--test", "*"], totals);
+        let which: &[&str] = if all { &["--test", "*", "--", "--include-ignored"] } else { &["--test", "*"] };
+        tests(layout, which, totals);
         ends(layout, totals);
     }
     if totals.failed > before {
@@ -170,8 +174,8 @@ fn against_a_stack(layout: &Layout, totals: &mut Totals) {
     }
 }
 
-/// Processors that end at each of their failpoints. Their program takes the place of the one without; the build
-/// line puts that back, which it does without compiling (cargo keeps both), so that nobody runs the other.
+/// Processors and relays that end at each of their failpoints. Their programs take the place of those without; the
+/// build line puts these back, which it does without compiling (cargo keeps both), so that nobody runs the other.
 fn ends(layout: &Layout, totals: &mut Totals) {
     tests(layout, &["--features", FAILPOINTS, "--test", "it", "ends::"], totals);
     totals.one(cargo(layout, &["build", "--release", "--workspace", "--quiet"]));
