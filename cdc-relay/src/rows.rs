@@ -18,8 +18,8 @@ pub struct Table {
     /// The primary key, in its own order. Empty: there is none, or not all of it is published.
     pub key: Vec<Key>,
     /// The publication's row filter, as SQL.
-    filter: Option<String>,
-    partitioned: bool,
+    pub filter: Option<String>,
+    pub partitioned: bool,
     /// What the planner believes; `None` before the first `analyze`.
     pub estimate: Option<u64>,
     /// Why this role cannot read all of it.
@@ -27,11 +27,11 @@ pub struct Table {
 }
 
 /// A column of the primary key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Key {
     /// Its place among the published columns.
     pub index: usize,
-    /// As a cast names it.
+    /// As a cast names it that cuts nothing off: `bpchar`, not `character`.
     kind: String,
 }
 
@@ -89,11 +89,23 @@ impl Table {
     }
 }
 
-/// Makes the session fail where it would otherwise see only some of the rows, or another schema's functions.
+/// Makes the session fail where it would otherwise see only some of the rows.
 pub const HONEST: &str = "set row_security = off";
 
 /// The tables of a publication.
 pub fn tables(session: &mut Session, publication: &str) -> Result<Vec<Table>> {
+    find(session, &format!("p.pubname = {}", literal(publication)))
+}
+
+/// The same table as it is now, if it is still published.
+pub fn again(session: &mut Session, publication: &str, table: &Table) -> Result<Option<Table>> {
+    let Relation { schema, name, .. } = &table.relation;
+    let (publication, schema, name) = (literal(publication), literal(schema), literal(name));
+    let which = format!("p.pubname = {publication} and p.schemaname = {schema} and p.tablename = {name}");
+    Ok(find(session, &which)?.pop())
+}
+
+fn find(session: &mut Session, which: &str) -> Result<Vec<Table>> {
     let version = version(session)?;
     // Row filters and column lists exist from 15 on.
     let (filter, listed) =
@@ -104,18 +116,16 @@ pub fn tables(session: &mut Session, publication: &str) -> Result<Vec<Table>> {
     let found = session.query(&format!(
         "select p.schemaname, p.tablename, c.oid, c.relkind, c.reltuples::int8, {filter}, \
          pg_catalog.has_table_privilege(c.oid, 'select'), pg_catalog.row_security_active(c.oid) \
-         {from} where p.pubname = {} order by 1, 2",
-        literal(publication)
+         {from} where {which} order by 1, 2"
     ))?;
     let columns = session.query(&format!(
-        "select c.oid, a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, null), \
+        "select c.oid, a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, -1), \
          coalesce(array_position(i.indkey::int2[], a.attnum), -1), i.indnkeyatts \
          {from} \
          join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped \
               and a.attgenerated = '' {listed} \
          left join pg_catalog.pg_index i on i.indrelid = c.oid and i.indisprimary \
-         where p.pubname = {} order by 1, a.attnum",
-        literal(publication)
+         where {which} order by 1, a.attnum"
     ))?;
     let mut tables = Vec::new();
     for row in &found {

@@ -5,6 +5,8 @@
 //! (`window`). So the tellings of a row never go backwards, and the stream waits for no query. When a chunk is
 //! acknowledged, its last key is noted in the state topic: the next start goes on from there.
 
+mod hear;
+mod position;
 mod reader;
 mod window;
 
@@ -13,16 +15,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use backon::BackoffBuilder;
-use serde::{Deserialize, Serialize};
 use tokio_postgres::Config;
 
+use self::hear::write_key;
+pub use self::position::{Position, problems, record_key, record_table};
+use self::reader::{Answer, Ask, Chunk, Reader};
+use self::window::Window;
 use crate::lsn::Lsn;
 use crate::metrics::{SnapshotMetrics, SourceMetrics};
-use crate::pgoutput::{self, Message, Old, Relation, Scratch, Tuple};
+use crate::pgoutput::{self, Scratch};
 use crate::routes::Source;
 use crate::rows::Table;
-use crate::snapshot::reader::{Answer, Ask, Chunk, Reader};
-use crate::snapshot::window::Window;
 use crate::state::Cluster;
 use crate::tell::{Open, Teller};
 use crate::template::Row;
@@ -36,19 +39,6 @@ const MOST_ROWS: u32 = 2000;
 const LOOK: Duration = Duration::from_millis(200);
 /// After so long it says that it waits.
 const SAY: Duration = Duration::from_secs(10);
-
-/// How far a table is told: the value of its record in the state topic.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
-    pub system_id: String,
-    /// The columns of the primary key.
-    pub key: Vec<String>,
-    /// The key of the last row that was told and acknowledged; empty at the beginning.
-    pub after: Vec<String>,
-    /// Rows passed so far.
-    pub rows: u64,
-    pub done: bool,
-}
 
 /// A mark: which of our chunks the stream has caught up with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,84 +219,15 @@ impl Snapshots {
         self.step = Step::Rest(now + pause);
     }
 
-    /// A message of the stream, before it is told.
-    pub fn hear(&mut self, message: &Message<'_>, xid: u32) {
-        match message {
-            Message::Relation(relation) => self.announced(relation),
-            Message::Insert { relation, new } => self.changed(*relation, *new, None, xid),
-            Message::Update { relation, old, new } => {
-                if let Some(Old::Key(old) | Old::Row(old)) = old {
-                    self.changed(*relation, *old, None, xid);
-                    self.changed(*relation, *new, Some(*old), xid);
-                } else {
-                    self.changed(*relation, *new, None, xid);
-                }
-            }
-            Message::Delete { relation, old: Old::Key(old) | Old::Row(old) } => {
-                self.changed(*relation, *old, None, xid);
-            }
-            Message::Truncate { relations, .. } => {
-                let oids = relations.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid));
-                for oid in oids {
-                    if self.key_of(oid).is_some() {
-                        self.window.lose_track();
-                    }
-                }
-            }
-            Message::Begin { .. }
-            | Message::Commit { .. }
-            | Message::Origin { .. }
-            | Message::Type { .. }
-            | Message::Logical { .. } => {}
-        }
-    }
-
-    fn announced(&mut self, relation: &Relation) {
-        let name = format!("{}.{}", relation.schema, relation.name);
-        let Some(course) = self.courses.iter().find(|course| course.table.name() == name) else { return };
-        let place = |name: &str| relation.columns.iter().position(|column| column.name == name);
-        let key = course.table.key_columns().map(place).collect();
-        self.heard.retain(|(oid, _, _)| *oid != relation.id);
-        self.heard.push((relation.id, name, key));
-    }
-
-    /// Where the key is in the stream's rows of the table that is being told; `None`: another table.
-    fn key_of(&self, oid: u32) -> Option<Option<&[usize]>> {
-        let course = self.courses.front()?;
-        let (_, name, key) = self.heard.iter().find(|(id, _, _)| *id == oid)?;
-        let Table { relation, .. } = &course.table;
-        let same = name.split_once('.') == Some((relation.schema.as_str(), relation.name.as_str()));
-        same.then_some(key.as_deref())
-    }
-
-    fn changed(&mut self, oid: u32, new: Tuple<'_>, old: Option<Tuple<'_>>, xid: u32) {
-        if !self.window.is_open() {
-            return;
-        }
-        let mut key = std::mem::take(&mut self.key);
-        match self.key_of(oid) {
-            None => {}
-            Some(columns) => {
-                let row = Row { new, old };
-                if columns.is_some_and(|columns| write_key(&row, columns.iter().copied(), &mut key)) {
-                    self.window.changed(&key, xid);
-                } else {
-                    self.window.lose_track();
-                }
-            }
-        }
-        self.key = key;
-    }
-
     /// The stream met a mark: tells the chunk that was read before it, in the mark's transaction.
     pub fn meet(&mut self, mark: Mark, teller: &mut Teller, open: &mut Open<'_>) -> Result<()> {
+        // A mark may be of another session, or of a chunk that was given up.
+        if !matches!(&self.step, Step::Read(chunk) if chunk.mark == mark) {
+            return Ok(());
+        }
         let Step::Read(chunk) = std::mem::replace(&mut self.step, Step::Rest(Instant::now())) else {
             return Ok(());
         };
-        if mark != self.mark {
-            self.step = Step::Read(chunk);
-            return Ok(());
-        }
         let Some(course) = self.courses.front_mut() else { return Ok(()) };
         if !self.window.is_open() {
             tracing::debug!(
@@ -374,48 +295,6 @@ impl Snapshots {
     pub fn is_over(&self) -> bool {
         self.courses.is_empty() && self.settling.is_empty()
     }
-}
-
-/// Writes the values of the key, each with its length. False: one is not known.
-fn write_key(row: &Row<'_>, columns: impl Iterator<Item = usize>, out: &mut Vec<u8>) -> bool {
-    out.clear();
-    for column in columns {
-        let Ok(Some(value)) = row.text(column) else { return false };
-        out.extend_from_slice(&(value.len() as u64).to_be_bytes());
-        out.extend_from_slice(value);
-    }
-    true
-}
-
-/// The record's key in the state topic.
-pub fn record_key(memory_key: &str, table: &str) -> String {
-    format!("{memory_key}{INFIX}{table}")
-}
-
-/// The table, if the record is a position of this memory's.
-pub fn record_table<'k>(memory_key: &str, key: &'k [u8]) -> Option<&'k str> {
-    std::str::from_utf8(key).ok()?.strip_prefix(memory_key)?.strip_prefix(INFIX)
-}
-
-const INFIX: &str = "/snapshot/";
-
-/// Why the rows of these tables cannot be told in chunks; empty if they can.
-pub fn problems<'t>(tables: impl Iterator<Item = &'t Table>, version: u32) -> Vec<String> {
-    let mut problems = Vec::new();
-    for table in tables {
-        let name = table.name();
-        if version < 140_000 {
-            problems.push(format!("{name} has `snapshot = true`, which needs PostgreSQL 14"));
-        } else if table.key.is_empty() {
-            problems.push(format!(
-                "{name} has `snapshot = true` and no published primary key to read it by: add one \
-                 (`alter table {name} add primary key (…)`), or take the option away and tell all rows with \
-                 `cdc-relay reconcile`"
-            ));
-        }
-        problems.extend(table.unreadable.clone());
-    }
-    problems
 }
 
 impl Chunk {

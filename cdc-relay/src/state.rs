@@ -176,7 +176,8 @@ impl fmt::Display for Refusal {
             ),
             Self::Reconciling { slot } => write!(
                 f,
-                "a reconcile of slot {slot} was begun and did not end. Run `cdc-relay reconcile` again."
+                "a reconcile of slot {slot} was begun and did not end. Unless it is under way, run `cdc-relay reconcile` \
+                 again: it starts over."
             ),
             Self::Contract(problem) => f.write_str(problem),
         }

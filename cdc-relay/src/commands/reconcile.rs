@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::{Ending, Failure, Outcome};
 use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
@@ -93,7 +93,6 @@ fn print<A: serde::Serialize>(json: bool, answer: &A, text: fn(&A) -> String) ->
 struct View {
     bar: ProgressBar,
     terminal: bool,
-    table: String,
 }
 
 impl View {
@@ -101,8 +100,10 @@ impl View {
         let terminal = std::io::stderr().is_terminal();
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
-        bar.enable_steady_tick(Duration::from_millis(120));
-        View { bar, terminal, table: String::new() }
+        let view = View { bar, terminal };
+        view.style("{spinner} {msg} ({elapsed})");
+        view.bar.enable_steady_tick(Duration::from_millis(120));
+        view
     }
 
     fn line(&self, line: &str) {
@@ -116,7 +117,11 @@ impl View {
     fn style(&self, template: &str) {
         // A template that does not parse leaves the style that is there.
         if let Ok(style) = ProgressStyle::with_template(template) {
-            self.bar.set_style(style.progress_chars("=> "));
+            let speed = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                // Writing into the bar's buffer cannot fail.
+                let _ = write!(out, "{} rows/s", HumanCount(state.per_sec() as u64));
+            };
+            self.bar.set_style(style.with_key("speed", speed).progress_chars("=> "));
         }
     }
 
@@ -135,12 +140,11 @@ impl View {
                 self.bar.set_position(0);
                 self.bar.reset_eta();
                 self.style(if estimate.is_some() {
-                    "{spinner} {msg} [{wide_bar}] {human_pos} of about {human_len} rows, {per_sec}"
+                    "{spinner} {msg} [{wide_bar}] {human_pos} of about {human_len} rows, {speed}"
                 } else {
-                    "{spinner} {msg} {human_pos} rows, {per_sec}"
+                    "{spinner} {msg} {human_pos} rows, {speed}"
                 });
-                self.bar.set_message(name.clone());
-                self.table = name;
+                self.bar.set_message(name);
             }
             Step::Rows(rows) => {
                 // The bar must not be full before the table is.

@@ -183,8 +183,7 @@ fn read(session: &mut Session, ask: &Ask, base: u64) -> Result<Answer> {
         session.query("rollback")?;
         return Ok(Answer::NotYet { visible });
     }
-    let tables = rows::tables(session, &ask.publication)?;
-    let table = tables.into_iter().find(|table| table.name() == ask.table.name());
+    let table = rows::again(session, &ask.publication, &ask.table)?;
     let table = table.with_context(|| format!("{} is not published any more", ask.table.name()))?;
     let page = Page { after: &ask.after, limit: ask.limit };
     let sql = table.select(Some(page));

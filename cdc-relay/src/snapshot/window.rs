@@ -31,6 +31,7 @@ pub struct Visible {
     pub oldest_running: u64,
     /// The first that has not begun.
     pub next: u64,
+    /// Sorted.
     running: Vec<u64>,
 }
 
@@ -43,7 +44,8 @@ impl FromStr for Visible {
         let mut parts = text.splitn(3, ':');
         let (oldest_running, next) = (number(parts.next())?, number(parts.next())?);
         let running = parts.next().unwrap_or_default().split(',').filter(|part| !part.is_empty());
-        let running = running.map(|part| number(Some(part))).collect::<Result<_, _>>()?;
+        let mut running = running.map(|part| number(Some(part))).collect::<Result<Vec<u64>, _>>()?;
+        running.sort_unstable();
         Ok(Visible { oldest_running, next, running })
     }
 }
@@ -54,7 +56,7 @@ impl Visible {
     pub fn sees(&self, xid: u32) -> bool {
         let distance = xid.wrapping_sub(self.next as u32).cast_signed();
         let xid = self.next.saturating_add_signed(i64::from(distance));
-        xid < self.next && (xid < self.oldest_running || !self.running.contains(&xid))
+        xid < self.next && (xid < self.oldest_running || self.running.binary_search(&xid).is_err())
     }
 }
 

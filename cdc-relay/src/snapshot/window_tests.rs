@@ -97,8 +97,9 @@ fn ids(changes: &[Change]) -> Vec<u32> {
 fn sight(changes: &[Change], ids: &[u32], now: u32) -> Visible {
     let begun = || changes.iter().zip(ids).filter(|(change, _)| change.begins < now);
     let next = begun().map(|(_, id)| u64::from(*id) + 1).max().unwrap_or(100);
-    let running: Vec<u64> =
+    let mut running: Vec<u64> =
         begun().filter(|(change, _)| change.visible > now).map(|(_, id)| u64::from(*id)).collect();
+    running.sort_unstable();
     Visible { oldest_running: running.iter().copied().min().unwrap_or(next), next, running }
 }
 

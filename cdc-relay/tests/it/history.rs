@@ -20,11 +20,9 @@ async fn used(postgres: &Private, test: &str) -> Rig {
     rig
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_the_server_cut_off_is_noticed() {
-    let _alone = ALONE.lock().await;
-    let postgres = Private::start(Server::Postgres).await;
-    let mut rig = used(&postgres, "cut").await;
+/// The same, whose log the server then cut off before a row was told.
+pub async fn cut_off(postgres: &Private, test: &str) -> Rig {
+    let rig = used(postgres, test).await;
     rig.sql.batch_execute("alter system set max_slot_wal_keep_size = '16MB'").await.expect("set");
     rig.sql.batch_execute("select pg_reload_conf(); create table noise (t text)").await.expect("reload");
     rig.row("lost", 1, 1, "made").await;
@@ -33,6 +31,14 @@ async fn a_log_that_the_server_cut_off_is_noticed() {
         rig.sql.batch_execute(noise).await.expect("noise");
     }
     rig.sql.batch_execute("checkpoint").await.expect("checkpoint");
+    rig
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_the_server_cut_off_is_noticed() {
+    let _alone = ALONE.lock().await;
+    let postgres = Private::start(Server::Postgres).await;
+    let mut rig = cut_off(&postgres, "cut").await;
     let relay = rig.start();
     let report = relay.state("refused").await;
     assert!(report.contains("is lost"), "{report}");

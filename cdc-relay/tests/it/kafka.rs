@@ -63,18 +63,6 @@ pub fn read_from(brokers: &str, topic: &str) -> Vec<Event> {
     events
 }
 
-/// Records ever written to the topic.
-pub fn written(topic: &str) -> i64 {
-    let consumer: BaseConsumer = config(&server("KAFKA_BROKERS")).create().expect("consumer");
-    let timeout = Duration::from_secs(10);
-    let metadata = consumer.fetch_metadata(Some(topic), timeout).expect("metadata");
-    let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
-    partitions
-        .filter_map(|partition| consumer.fetch_watermarks(topic, partition.id(), timeout).ok())
-        .map(|(_, high)| high)
-        .sum()
-}
-
 /// Where topics end.
 pub struct Ends {
     consumer: BaseConsumer,
@@ -100,6 +88,12 @@ impl Ends {
         };
         self.partitions.iter().map(|partition| end(partition).map(|(_, end)| end)).collect()
     }
+}
+
+/// Records ever written to the topic.
+pub fn written(topic: &str) -> i64 {
+    let ends = Ends::of(&server("KAFKA_BROKERS"), &[topic.to_owned()]);
+    ends.read().expect("the ends of the topic").iter().sum()
 }
 
 fn event(message: &impl Message) -> Event {

@@ -7,9 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use stack::servers::Server;
+
+use crate::history::cut_off;
 use crate::kafka::{self, Event, chain};
+use crate::outages::ALONE;
 use crate::refusals::used;
 use crate::rig::{Rig, connect, eventually};
+use crate::servers::Private;
 
 fn reconcile(rig: &Rig, arguments: &[&str]) -> Output {
     rig.command("reconcile").args(arguments).output().expect("the program")
@@ -108,6 +113,14 @@ async fn a_slot_that_somebody_else_advanced() {
     heals(rig, "advanced to", &["--yes"]).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_lost() {
+    let _alone = ALONE.lock().await;
+    let postgres = Private::start(Server::Postgres).await;
+    let rig = cut_off(&postgres, "re_lost").await;
+    heals(rig, "is lost", &["--yes"]).await;
+}
+
 #[tokio::test]
 async fn a_memory_that_is_gone() {
     let rig = used("re_forgotten").await;
@@ -189,6 +202,12 @@ async fn a_reconcile_that_is_killed_leaves_the_relay_refused_and_starts_over() {
     let mut rig = filled("re_killed").await;
     let mut caught = 0;
     for moment in 0..6 {
+        // The server may take a while to notice that the one before is gone.
+        let ended = "select 1 from pg_stat_activity where application_name = 'cdc-relay' and datname = $1";
+        eventually("the session before to be over", || async {
+            rig.sql.query(ended, &[&rig.name]).await.expect("activity").is_empty().then_some(())
+        })
+        .await;
         let before = kafka::written(&rig.topic());
         let mut child = rig
             .command("reconcile")

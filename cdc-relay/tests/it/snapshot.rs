@@ -6,8 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use stack::servers::Server;
+
 use crate::kafka::{self, Event, chain, first_tellings};
-use crate::rig::{Relay, Rig, connect, eventually};
+use crate::outages::ALONE;
+use crate::rig::{Relay, Rig, Servers, connect, eventually};
+use crate::servers::Private;
 
 /// More than ten chunks.
 const ROWS: i64 = 25_000;
@@ -158,6 +162,38 @@ async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
     drop(relay);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_in_the_log_and_not_yet_visible_does_not_go_back() {
+    let _alone = ALONE.lock().await;
+    let postgres = Private::start(Server::Postgres).await;
+    let mut rig = Rig::on(Servers { postgres: postgres.address(), ..Servers::shared() }, "invisible").await;
+    let rows = 4 * ROWS;
+    fill(&rig, rows).await;
+    rig.routes(&with_snapshot(&rig));
+    // Who asks for it waits for a standby that never comes: committed, in the log, and seen by nobody.
+    for setting in ["synchronous_commit = 'local'", "synchronous_standby_names = 'nobody'"] {
+        rig.sql.batch_execute(&format!("alter system set {setting}")).await.expect("set");
+    }
+    rig.sql.batch_execute("select pg_reload_conf()").await.expect("reload");
+    let relay = rig.streaming().await;
+    let metric = |name: &str| relay.metric(&format!("cdc_relay_snapshot_{name}{{source=\"it\""));
+    eventually("the first chunk", || async { (metric("passed_rows") > 0.0).then_some(()) }).await;
+    let waiting = connect(&rig.url).await;
+    let last = rows - 1;
+    tokio::spawn(async move {
+        let update = format!("set synchronous_commit = on; update items set version = 50 where id = {last}");
+        // Ends when the database goes.
+        let _ = waiting.batch_execute(&update).await;
+    });
+    assert_eq!(done(&rig, "items").await["rows"], rows);
+    let now = rig.sql.query_one("select version from items where id = $1", &[&last]).await.expect("the row");
+    assert_eq!(now.get::<_, i32>(0), 1, "the change is visible: the test shows nothing");
+    let events = kafka::read(&rig.topic());
+    assert_eq!(versions(&events)[&("o'\"4".to_owned(), last)], [50]);
+    assert_eq!(metric("rows_total") as i64, rows - 1);
+    drop((relay, rig));
+}
+
 #[tokio::test]
 async fn what_was_done_is_not_told_again_and_a_table_that_comes_later_is() {
     let mut rig = filled("later", 3000).await;
@@ -242,6 +278,33 @@ async fn large_rows_are_read_in_small_chunks() {
     let chunks = positions.iter().filter(|event| event.key.ends_with("/snapshot/public.items")).count();
     assert!(chunks > 5, "{chunks} chunks");
     assert_eq!(kafka::read(&rig.topic()).len(), 40);
+    drop(relay);
+}
+
+#[tokio::test]
+async fn a_key_of_any_types_is_paged_through() {
+    let mut rig = Rig::bare("keys").await;
+    rig.sql
+        .batch_execute(
+            r#"create table items (
+                   owner text, a char(5), b timestamptz, c bytea, "D ""d" numeric, e bit(3), f interval, g uuid,
+                   id bigint unique, version int default 1, kind text default 'made', note text, at timestamptz, amount bigint,
+                   primary key (a, b, "D ""d", e, f, c, g, owner)
+               );
+               create publication events for table items with (publish = 'insert, update');
+               insert into items (owner, a, b, c, "D ""d", e, f, g, id)
+               select 'o', chr(97 + n % 3) || 'b', '2026-01-01Z'::timestamptz + n % 7 * interval '1.5 day', sha256(n::text::bytea),
+                      n % 5 / 3.0, (n % 8)::bit(3), n % 2 * interval '1 month 3 s', gen_random_uuid(), n
+               from generate_series(1, 7000) n"#,
+        )
+        .await
+        .expect("table");
+    rig.routes(&with_snapshot(&rig));
+    let relay = rig.streaming().await;
+    assert_eq!(done(&rig, "items").await["rows"], 7000);
+    let events = kafka::read(&rig.topic());
+    assert_eq!(events.len(), 7000);
+    assert_eq!(versions(&events).len(), 7000);
     drop(relay);
 }
 
