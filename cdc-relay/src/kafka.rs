@@ -89,7 +89,8 @@ pub enum Sent {
 struct Outgoing<'a> {
     topic: &'a str,
     key: &'a [u8],
-    value: &'a [u8],
+    /// None: a tombstone.
+    value: Option<&'a [u8]>,
     headers: Option<OwnedHeaders>,
     /// Milliseconds since the Unix epoch; without it, now.
     timestamp: Option<i64>,
@@ -244,7 +245,7 @@ impl Kafka {
         }
         headers = add(headers, "pg_position", &self.position);
         let topic = self.topics.get(topic).context("the route leads to no topic")?;
-        let (key, value) = (record.key.as_slice(), record.value.as_slice());
+        let (key, value) = (record.key.as_slice(), (!record.tombstone).then_some(record.value.as_slice()));
         let timestamp = Some(transaction.committed_at.unix_millis());
         self.send(self.chosen, Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
     }
@@ -260,14 +261,14 @@ impl Kafka {
         position(transaction, &mut self.position);
         let headers = OwnedHeaders::new_with_capacity(1)
             .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) });
-        let timestamp = Some(transaction.committed_at.unix_millis());
+        let (value, timestamp) = (Some(value), Some(transaction.committed_at.unix_millis()));
         self.send(self.chosen, Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
     }
 
     /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
     pub fn remember(&self, via: Which, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
         self.state_written.store(false, Ordering::Release);
-        let key = key.as_bytes();
+        let (key, value) = (key.as_bytes(), Some(value));
         self.send(via, Outgoing { topic, key, value, headers: None, timestamp: None, ticket: STATE })
     }
 
@@ -299,8 +300,9 @@ impl Kafka {
 
     fn send(&self, via: Which, outgoing: Outgoing<'_>) -> Result<Sent> {
         let Outgoing { topic, key, value, headers, timestamp, ticket } = outgoing;
-        let weight = weight(key.len(), value.len());
-        let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key).payload(value);
+        let weight = weight(key.len(), value.map_or(0, <[u8]>::len));
+        let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key);
+        record.payload = value;
         (record.headers, record.timestamp) = (headers, timestamp);
         if ticket != STATE {
             self.acks.depart(Sink::Kafka, weight);

@@ -2,14 +2,13 @@
 //! with back-off, after whatever breaks.
 
 use std::cell::Cell;
-use std::fmt;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use backon::BackoffBuilder;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio_postgres::Config;
 
@@ -97,7 +96,7 @@ struct Life {
 
 /// Runs until `Acks::stop`.
 pub fn run(wiring: Wiring) {
-    let fingerprint = fingerprint(&wiring.source);
+    let fingerprint = wiring.source.fingerprint();
     let mut life = Life {
         wiring,
         teller: None,
@@ -155,8 +154,14 @@ impl Life {
         self.connect_kafka()?;
         let mut session = Session::connect(&self.wiring.config)?;
         let (cluster, database) = inspect::cluster(&mut session)?;
-        inspect::contract(&mut session, &self.wiring.routes, &self.wiring.source)??;
         let slot = inspect::slot(&mut session, &slot_name)?;
+        if slot.is_none() {
+            inspect::publish(&mut session, &self.wiring.source)??;
+        }
+        let catalog = inspect::contract(&mut session, &self.wiring.routes, &self.wiring.source)??;
+        if let Some(teller) = &mut self.teller {
+            teller.set_catalog(catalog);
+        }
         if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
             return Err(Trouble::Standby);
         }
@@ -222,7 +227,7 @@ impl Life {
             Kafka::connect(brokers, routes, wiring.source.event_source.get_ref(), batch, &wiring.acks)?;
         self.reader = Some(Reader::connect(brokers, routes)?);
         self.teller = Some(Teller::new(
-            (Arc::clone(routes), Arc::clone(&wiring.source)),
+            (Arc::clone(routes), Arc::clone(&wiring.source), wiring.config.clone()),
             Topics::new(routes, limits),
             (kafka, wiring.rabbit.clone()),
             wiring.metrics.clone(),
@@ -323,22 +328,4 @@ impl Life {
         self.suspect.set(false);
         Ok(())
     }
-}
-
-/// Of everything in the routes that decides which transactions tell something. Stable over releases.
-fn fingerprint(source: &Source) -> String {
-    let mut hash = Sha256::new();
-    let mut part = |text: &dyn fmt::Display| hash.update(format!("{text}\0"));
-    part(source.publication.get_ref());
-    for table in &source.tables {
-        part(table.name.get_ref());
-        for route in &table.routes {
-            part(&route.topic.as_ref().map_or("", |topic| topic.get_ref()));
-            for (column, values) in &route.when {
-                part(column);
-                values.iter().for_each(|value| part(value.get_ref()));
-            }
-        }
-    }
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -13,3 +13,4 @@ mod refusals;
 mod rig;
 mod standby;
 mod telling;
+mod types;
