@@ -70,7 +70,7 @@ impl Clients {
             Kafka::connect(brokers, routes, wiring.source.event_source.get_ref(), batch, &wiring.acks)?;
         self.reader = Some(Reader::connect(brokers, routes)?);
         self.teller = Some(Teller::new(
-            (Arc::clone(routes), Arc::clone(&wiring.source)),
+            (Arc::clone(routes), Arc::clone(&wiring.source), wiring.config.clone()),
             Topics::new(routes, limits),
             (kafka, wiring.rabbit.clone()),
             wiring.metrics.clone(),

@@ -121,7 +121,8 @@ pub enum Sent {
 struct Outgoing<'a> {
     topic: &'a str,
     key: &'a [u8],
-    value: &'a [u8],
+    /// None: a tombstone.
+    value: Option<&'a [u8]>,
     headers: Option<OwnedHeaders>,
     /// Milliseconds since the Unix epoch; without it, now.
     timestamp: Option<i64>,
@@ -287,7 +288,7 @@ impl Kafka {
             headers = add(headers, "pg_position", &self.position);
         }
         let topic = self.topics.get(topic).context("the route leads to no topic")?;
-        let (key, value) = (record.key.as_slice(), record.value.as_slice());
+        let (key, value) = (record.key.as_slice(), (!record.tombstone).then_some(record.value.as_slice()));
         let timestamp = Some(transaction.committed_at.unix_millis());
         self.send(self.chosen, Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
     }
@@ -306,19 +307,20 @@ impl Kafka {
                 .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) })
         });
         let timestamp = Some(transaction.committed_at.unix_millis());
+        let value = Some(value);
         self.send(self.chosen, Outgoing { topic, key, value, headers, timestamp, ticket })
     }
 
     /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
     pub fn remember(&self, via: Load, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
-        let (key, ticket) = (key.as_bytes(), self.writes.ask());
+        let (key, value, ticket) = (key.as_bytes(), Some(value), self.writes.ask());
         self.send(via, Outgoing { topic, key, value, headers: None, timestamp: None, ticket })
     }
 
     /// Writes to the state topic what may be lost: then something is told again that need not be. In order with the
     /// memory that is written after it by the patient producer.
     pub fn note(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
-        let (key, ticket) = (key.as_bytes(), NOTE);
+        let (key, value, ticket) = (key.as_bytes(), Some(value), NOTE);
         self.send(Load::Some, Outgoing { topic, key, value, headers: None, timestamp: None, ticket })
     }
 
@@ -350,8 +352,9 @@ impl Kafka {
 
     fn send(&self, via: Load, outgoing: Outgoing<'_>) -> Result<Sent> {
         let Outgoing { topic, key, value, headers, timestamp, ticket } = outgoing;
-        let weight = weight(key.len(), value.len());
-        let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key).payload(value);
+        let weight = weight(key.len(), value.map_or(0, <[u8]>::len));
+        let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key);
+        record.payload = value;
         (record.headers, record.timestamp) = (headers, timestamp);
         if is_row(ticket) {
             self.acks.depart(Sink::Kafka, weight);

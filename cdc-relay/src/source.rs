@@ -1,13 +1,11 @@
 //! The life of one source, on a thread of its own: connect, compare with what is remembered, stream; and again,
 //! with back-off, after whatever breaks.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use backon::BackoffBuilder;
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio_postgres::Config;
 
@@ -93,7 +91,7 @@ pub fn run(wiring: Wiring) {
         next_ticket: 0,
         told: Lsn::ZERO,
         stalls: 0,
-        fingerprint: fingerprint(&wiring.source),
+        fingerprint: wiring.source.fingerprint(),
         wiring,
     };
     let delays = || {
@@ -133,9 +131,13 @@ impl Life {
         self.clients.connect()?;
         let mut session = Session::connect(&self.wiring.config)?;
         let (cluster, database) = inspect::cluster(&mut session)?;
-        inspect::contract(&mut session, &self.wiring.routes, &self.wiring.source)??;
-        let tables = self.existing(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
+        if slot.is_none() {
+            inspect::publish(&mut session, &self.wiring.source)??;
+        }
+        let catalog = inspect::contract(&mut session, &self.wiring.routes, &self.wiring.source)??;
+        self.clients.teller()?.set_catalog(catalog);
+        let tables = self.existing(&mut session)?;
         if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
             return Err(Trouble::Standby);
         }
@@ -254,22 +256,4 @@ impl Life {
         self.clients.remember(Load::Handful, &begun)?;
         Ok(begun)
     }
-}
-
-/// Of everything in the routes that decides which transactions tell something. Stable over releases.
-pub fn fingerprint(source: &Source) -> String {
-    let mut hash = Sha256::new();
-    let mut part = |text: &dyn fmt::Display| hash.update(format!("{text}\0"));
-    part(source.publication.get_ref());
-    for table in &source.tables {
-        part(table.name.get_ref());
-        for route in &table.routes {
-            part(&route.topic.as_ref().map_or("", |topic| topic.get_ref()));
-            for (column, values) in &route.when {
-                part(column);
-                values.iter().for_each(|value| part(value.get_ref()));
-            }
-        }
-    }
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

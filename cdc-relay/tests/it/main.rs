@@ -23,4 +23,5 @@ mod servers;
 mod snapshot;
 mod standby;
 mod telling;
+mod types;
 mod volume;
