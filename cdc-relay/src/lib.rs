@@ -13,6 +13,7 @@
 //! `dead`.
 
 pub mod body;
+pub mod chain;
 mod check;
 pub mod commands;
 pub mod config;

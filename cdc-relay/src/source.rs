@@ -165,7 +165,7 @@ impl Life {
         let start = admit(memory.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
         let memory = self.begin(start, &mut session, (&cluster, memory), confirmed)?;
-        let wire = match session.start(&slot_name, self.wiring.source.publication.get_ref()) {
+        let wire = match session.start(&slot_name, &[self.wiring.source.publication.get_ref()]) {
             Ok(wire) => wire,
             Err(error) if error.code() == Some("55006") => return Err(Trouble::Standby),
             Err(error) => return Err(error.into()),

@@ -162,10 +162,11 @@ impl Session {
     }
 
     /// Begins streaming where the slot stands: 0/0 asks for no position, since the slot knows best.
-    pub fn start(mut self, slot: &str, publication: &str) -> Result<Replication> {
-        let publication = publication.replace('"', "\"\"").replace('\'', "''");
+    pub fn start(mut self, slot: &str, publications: &[&str]) -> Result<Replication> {
+        let quoted = |name: &&str| format!("\"{}\"", name.replace('"', "\"\"").replace('\'', "''"));
+        let publications = publications.iter().map(quoted).collect::<Vec<_>>().join(",");
         let sql = format!(
-            "START_REPLICATION SLOT \"{}\" LOGICAL 0/0 (proto_version '1', publication_names '\"{publication}\"')",
+            "START_REPLICATION SLOT \"{}\" LOGICAL 0/0 (proto_version '1', publication_names '{publications}')",
             slot.replace('"', "\"\"")
         );
         let mut out = BytesMut::new();

@@ -146,6 +146,18 @@ amount = "{{amount}}"
         std::fs::write(self.folder.join("relay.toml"), text).expect("routes");
     }
 
+    /// The program with this command, in this world.
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cdc-relay"));
+        command
+            .arg(name)
+            .env("RELAY_ROUTES", self.folder.join("relay.toml"))
+            .env("KAFKA_BROKERS", server("KAFKA_BROKERS"))
+            .env("AMQP_URL", &self.amqp_url)
+            .env("IT_URL", &self.url);
+        command
+    }
+
     /// Starts a relay; it may refuse.
     pub fn start(&mut self) -> Relay {
         self.start_with(&[], &[])
@@ -156,14 +168,10 @@ amount = "{{amount}}"
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
         let admin = SocketAddr::from(([127, 0, 0, 1], port));
         let log = self.folder.join(format!("relay-{}.log", self.relays));
-        let child = Command::new(env!("CARGO_BIN_EXE_cdc-relay"))
-            .arg("run")
+        let child = self
+            .command("run")
             .args(arguments)
-            .env("RELAY_ROUTES", self.folder.join("relay.toml"))
             .env("ADMIN_ADDR", admin.to_string())
-            .env("KAFKA_BROKERS", server("KAFKA_BROKERS"))
-            .env("AMQP_URL", &self.amqp_url)
-            .env("IT_URL", &self.url)
             .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).expect("log"))
@@ -246,7 +254,7 @@ impl Drop for Rig {
 /// A running relay; killed when dropped.
 pub struct Relay {
     child: Child,
-    admin: SocketAddr,
+    pub admin: SocketAddr,
     log: PathBuf,
 }
 
