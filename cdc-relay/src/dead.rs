@@ -78,6 +78,12 @@ impl Halted {
         self.keys.len() + self.any.len()
     }
 
+    /// How many of them are the source's.
+    pub fn of(&self, source: &str) -> usize {
+        let keys = self.keys.iter().filter(|halt| halt.source == source).count();
+        keys + self.any.iter().filter(|(other, _)| other == source).count()
+    }
+
     pub fn contains(&self, halt: &Halt) -> bool {
         self.keys.contains(halt) || self.any.contains(&(halt.source.clone(), halt.destination.clone()))
     }

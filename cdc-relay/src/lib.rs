@@ -17,6 +17,7 @@
 mod array;
 pub mod body;
 pub mod catalog;
+pub mod chain;
 mod check;
 pub mod commands;
 pub mod config;

@@ -146,7 +146,7 @@ impl Life {
         let start = admit(memory.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
         let memory = self.begin(start, &mut session, (&cluster, memory), confirmed)?;
-        let publication = self.wiring.source.publication.get_ref();
+        let publication = &[self.wiring.source.publication.get_ref().as_str()];
         let wire = match if tables.is_empty() {
             session.start(&slot_name, publication)
         } else {

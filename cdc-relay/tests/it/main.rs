@@ -5,6 +5,7 @@
 
 mod alters;
 mod brokers;
+mod commands;
 mod dead_letters;
 #[cfg(feature = "failpoints")]
 mod ends;
