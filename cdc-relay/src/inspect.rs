@@ -9,11 +9,11 @@ use crate::routes::{Deletes, Routes, Source};
 use crate::state::{Cluster, Refusal, Slot};
 use crate::wire::{Row, Session, WireError};
 
-fn text(row: &Row, index: usize) -> &str {
+pub fn text(row: &Row, index: usize) -> &str {
     row.get(index).and_then(Option::as_deref).unwrap_or_default()
 }
 
-fn literal(text: &str) -> String {
+pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 

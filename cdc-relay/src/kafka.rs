@@ -1,9 +1,11 @@
 //! Tells records to Kafka: idempotent, acknowledged by all replicas, in order, and never given up on.
 //!
-//! There are two producers. One sends each record at once: for a few rows at a time, where latency counts. The other
-//! waits `LINGER` for more: for backlog. librdkafka sends a request per partition and wake-up, and spins while a
-//! partition has five under way and more to send; so without the wait a backlog becomes many small requests, at the
-//! cost of both sides' CPU. They change places only when nothing is in flight, so records keep their order.
+//! librdkafka keeps one request of more than a handful of messages under way per partition, and while it has others
+//! whose time has come, it spins: it polls without waiting, on a processor that the broker could use. So nothing is
+//! handed over while anything is under way (`pace`), and a message waits for the rest of its round before it
+//! leaves: not at all where a few rows come at a time and latency counts, longest under backlog, where handing over
+//! a round takes longest. librdkafka's waiting time is a property of a producer; so there are three of them. They
+//! change places only when nothing is in flight: records keep their order.
 //!
 //! librdkafka retries for ever (`message.timeout.ms=0`). An error that it calls permanent would leave a gap in a
 //! partition, so the producer stops instead (`enable.gapless.guarantee`) and reports failure; the source then makes
@@ -22,12 +24,20 @@ use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 
 use crate::acks::Acks;
+use crate::pace::Load;
 use crate::progress::{Sink, Ticket};
 use crate::route::{Plan, Record, Transaction};
 use crate::routes::Routes;
 
 /// The state record's ticket; it belongs to no transaction.
 const STATE: Ticket = Ticket::MAX;
+/// Of records in the state topic that nobody waits for.
+const NOTE: Ticket = Ticket::MAX - 1;
+
+/// Whether it is a row's: only these are weighed and acknowledged.
+fn is_row(ticket: Ticket) -> bool {
+    ticket < NOTE
+}
 
 /// What librdkafka keeps per message besides key and value: its own structure and the headers.
 const OVERHEAD: i64 = 1024;
@@ -55,7 +65,7 @@ impl ProducerContext for Deliveries {
         let message = match result {
             Ok(message) => message,
             Err((error, message)) => {
-                if ticket != STATE {
+                if is_row(ticket) {
                     self.acks.undo(Sink::Kafka, weight(message.key_len(), message.payload_len()));
                 }
                 // What we purge ourselves is told again anyway.
@@ -67,10 +77,10 @@ impl ProducerContext for Deliveries {
                 return;
             }
         };
-        if ticket == STATE {
-            self.state_written.store(true, Ordering::Release);
-        } else {
+        if is_row(ticket) {
             self.acks.land(Sink::Kafka, ticket, weight(message.key_len(), message.payload_len()));
+        } else if ticket == STATE {
+            self.state_written.store(true, Ordering::Release);
         }
     }
 }
@@ -98,22 +108,25 @@ struct Outgoing<'a> {
 }
 
 const METADATA: Duration = Duration::from_secs(10);
-/// How long a record waits for company under backlog, in milliseconds.
-const LINGER: &str = "2";
 
 type Client = ThreadedProducer<Deliveries>;
 
-/// Which of the two producers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    Prompt,
-    Patient,
+impl Load {
+    /// How long a record waits for the rest of its round, in milliseconds.
+    fn linger(self) -> Option<&'static str> {
+        match self {
+            // At once, unless the routes file says otherwise.
+            Self::Handful => None,
+            Self::Some => Some("2"),
+            Self::Backlog => Some("10"),
+        }
+    }
 }
 
 pub struct Kafka {
-    prompt: Client,
-    patient: Client,
-    chosen: Which,
+    /// By load.
+    producers: [Client; Load::ALL.len()],
+    chosen: Load,
     acks: Arc<Acks>,
     state_written: Arc<AtomicBool>,
     asking: ClientConfig,
@@ -185,11 +198,18 @@ impl Kafka {
         acks: &Arc<Acks>,
     ) -> Result<Kafka> {
         let state_written = Arc::new(AtomicBool::new(false));
-        let mut config = producer_config(brokers, routes, batch_bytes);
-        let prompt = client(&config, acks, &state_written)?;
-        let patient = client(config.set("linger.ms", LINGER), acks, &state_written)?;
+        let config = producer_config(brokers, routes, batch_bytes);
+        let producer = |load: Load| {
+            let mut config = config.clone();
+            if let Some(linger) = load.linger() {
+                config.set("linger.ms", linger);
+            }
+            client(&config, acks, &state_written)
+        };
+        let [handful, some, backlog] = Load::ALL;
+        let producers = [producer(handful)?, producer(some)?, producer(backlog)?];
         for topic in &routes.topics {
-            for producer in [&prompt, &patient] {
+            for producer in &producers {
                 // Otherwise its first record would wait for it, in the middle of streaming.
                 producer
                     .client()
@@ -198,9 +218,8 @@ impl Kafka {
             }
         }
         Ok(Kafka {
-            prompt,
-            patient,
-            chosen: Which::Prompt,
+            producers,
+            chosen: Load::Handful,
             acks: Arc::clone(acks),
             state_written,
             asking: client_config(brokers, routes),
@@ -213,9 +232,9 @@ impl Kafka {
 
     /// Chooses the producer for what comes next. While anything is in flight the choice stands: a record must not
     /// overtake one that the other producer still has.
-    pub fn choose(&mut self, which: Which) {
+    pub fn choose(&mut self, load: Load) {
         if self.acks.bytes(Sink::Kafka) == 0 {
-            self.chosen = which;
+            self.chosen = load;
         }
     }
 
@@ -243,7 +262,9 @@ impl Kafka {
         for (name, value) in record.headers(plan) {
             headers = add(headers, name, value);
         }
-        headers = add(headers, "pg_position", &self.position);
+        if !transaction.retold {
+            headers = add(headers, "pg_position", &self.position);
+        }
         let topic = self.topics.get(topic).context("the route leads to no topic")?;
         let (key, value) = (record.key.as_slice(), (!record.tombstone).then_some(record.value.as_slice()));
         let timestamp = Some(transaction.committed_at.unix_millis());
@@ -259,17 +280,29 @@ impl Kafka {
         ticket: Ticket,
     ) -> Result<Sent> {
         position(transaction, &mut self.position);
-        let headers = OwnedHeaders::new_with_capacity(1)
-            .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) });
+        let headers = (!transaction.retold).then(|| {
+            OwnedHeaders::new_with_capacity(1)
+                .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) })
+        });
         let (value, timestamp) = (Some(value), Some(transaction.committed_at.unix_millis()));
-        self.send(self.chosen, Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
+        self.send(self.chosen, Outgoing { topic, key, value, headers, timestamp, ticket })
     }
 
     /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
-    pub fn remember(&self, via: Which, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
+    pub fn remember(&self, via: Load, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
         self.state_written.store(false, Ordering::Release);
         let (key, value) = (key.as_bytes(), Some(value));
         self.send(via, Outgoing { topic, key, value, headers: None, timestamp: None, ticket: STATE })
+    }
+
+    /// Writes to the state topic what may be lost: then something is told again that need not be. In order with the
+    /// memory that is written after it by the patient producer.
+    pub fn note(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
+        let (key, ticket) = (key.as_bytes(), NOTE);
+        self.send(
+            Load::Some,
+            Outgoing { topic, key, value: Some(value), headers: None, timestamp: None, ticket },
+        )
     }
 
     pub fn state_written(&self) -> bool {
@@ -298,21 +331,17 @@ impl Kafka {
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&self, via: Which, outgoing: Outgoing<'_>) -> Result<Sent> {
+    fn send(&self, via: Load, outgoing: Outgoing<'_>) -> Result<Sent> {
         let Outgoing { topic, key, value, headers, timestamp, ticket } = outgoing;
         let weight = weight(key.len(), value.map_or(0, <[u8]>::len));
         let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key);
         record.payload = value;
         (record.headers, record.timestamp) = (headers, timestamp);
-        if ticket != STATE {
+        if is_row(ticket) {
             self.acks.depart(Sink::Kafka, weight);
         }
-        let producer = match via {
-            Which::Prompt => &self.prompt,
-            Which::Patient => &self.patient,
-        };
-        let Err((error, _)) = producer.send(record) else { return Ok(Sent::Taken) };
-        if ticket != STATE {
+        let Err((error, _)) = self.producers[via as usize].send(record) else { return Ok(Sent::Taken) };
+        if is_row(ticket) {
             self.acks.undo(Sink::Kafka, weight);
         }
         match error.rdkafka_error_code() {
@@ -329,7 +358,7 @@ impl Kafka {
 impl Drop for Kafka {
     fn drop(&mut self) {
         // What is left was not confirmed, so it is told again.
-        for producer in [&self.prompt, &self.patient] {
+        for producer in &self.producers {
             producer.purge(PurgeConfig::default().queue().inflight());
         }
     }

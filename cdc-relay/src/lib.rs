@@ -8,7 +8,8 @@
 //! Reading order: `routes`, `template` and `when` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
 //! `catalog` (what it does not say), `route`, `body` and `json` (from a row to a record), `progress` (what may be
 //! confirmed), `stream` and `pace` (the loop), `source` (its life), `state` (what is refused), `kafka`, `rabbit`,
-//! `dead` (where it goes).
+//! `dead` (where it goes). Rows that exist already: `rows` (how they are read), `snapshot` (beside the stream),
+//! `reconcile` (instead of what was lost).
 //!
 //! Pure, without clock or I/O: `pgoutput`, `json`, `array`, `template`, `when`, `body`, `route`, `progress`, `pace`,
 //! `state`, `dead`.
@@ -17,6 +18,7 @@ mod array;
 pub mod body;
 pub mod catalog;
 mod check;
+pub mod commands;
 pub mod config;
 pub mod copy;
 pub mod dead;
@@ -29,6 +31,7 @@ pub mod pgoutput;
 pub mod progress;
 pub mod route;
 pub mod routes;
+pub mod rows;
 mod socket;
 mod stall;
 pub mod state;
@@ -38,6 +41,8 @@ pub mod wire;
 
 #[cfg(feature = "sinks")]
 mod acks;
+#[cfg(feature = "sinks")]
+mod clients;
 #[cfg(feature = "sinks")]
 mod http;
 #[cfg(feature = "sinks")]
@@ -49,7 +54,11 @@ mod metrics;
 #[cfg(feature = "sinks")]
 mod rabbit;
 #[cfg(feature = "sinks")]
+mod reconcile;
+#[cfg(feature = "sinks")]
 pub mod run;
+#[cfg(feature = "sinks")]
+mod snapshot;
 #[cfg(feature = "sinks")]
 mod source;
 #[cfg(feature = "sinks")]

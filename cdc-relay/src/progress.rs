@@ -89,6 +89,13 @@ impl Progress {
         }
     }
 
+    /// As `tell`, of a record that is no link of the chain.
+    pub fn retell(&mut self, sink: Sink) {
+        if let Some(unit) = self.queue.back_mut() {
+            unit.outstanding[sink as usize] += 1;
+        }
+    }
+
     /// The open transaction is whole. Returns whether it told anything on Kafka.
     pub fn commit(&mut self, end_lsn: Lsn) -> bool {
         let Some(unit) = self.queue.back_mut() else { return false };

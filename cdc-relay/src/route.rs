@@ -34,6 +34,8 @@ pub struct Transaction {
     pub rows: u64,
     /// Records told on Kafka so far.
     pub told: u64,
+    /// Rows that existed before, told from a query: they are no link of the chain, and carry no position.
+    pub retold: bool,
 }
 
 /// One record, in buffers that the next one uses again.
@@ -309,11 +311,12 @@ impl Fitted {
     }
 }
 
-/// For tables without a version.
+/// For tables without a version. A slot may begin where a commit does, so what is told from its snapshot is marked.
 fn fallback_id(transaction: &Transaction, out: &mut Vec<u8>) {
     use std::io::Write as _;
+    let mark = if transaction.retold { "r" } else { "" };
     // Writing into a Vec cannot fail.
-    let _ = write!(out, "{}/{}/{}", transaction.cluster, transaction.commit_lsn, transaction.rows);
+    let _ = write!(out, "{}/{}/{mark}{}", transaction.cluster, transaction.commit_lsn, transaction.rows);
 }
 
 impl Plan {

@@ -95,6 +95,8 @@ pub struct Table {
     pub subject: Option<Text>,
     pub headers: BTreeMap<String, Text>,
     pub names: BTreeMap<String, BTreeMap<String, Text>>,
+    /// Rows that exist before the slot does are told too.
+    pub snapshot: bool,
     pub routes: Vec<Route>,
 }
 

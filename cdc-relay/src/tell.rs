@@ -8,8 +8,9 @@ use tokio_postgres::Config;
 
 use crate::catalog::Catalog;
 use crate::dead::{Halt, Halted, letter};
-use crate::kafka::{Kafka, Sent, Which};
+use crate::kafka::{Kafka, Sent};
 use crate::metrics::SourceMetrics;
+use crate::pace::Load;
 use crate::pgoutput::Relation;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::rabbit::Rabbit;
@@ -77,9 +78,9 @@ impl Teller {
         &self.out.kafka
     }
 
-    /// Whether much is coming, or a row at a time.
-    pub fn expect(&mut self, backlog: bool) {
-        self.out.kafka.choose(if backlog { Which::Patient } else { Which::Prompt });
+    /// How much is coming.
+    pub fn expect(&mut self, load: Load) {
+        self.out.kafka.choose(load);
     }
 
     /// The keys that are halted, as the dead-letter topic tells.
@@ -96,11 +97,7 @@ impl Teller {
     /// The server announces a table's columns: once per session and table, and after every change. What the catalog
     /// has to say of something new is asked on a session of its own.
     pub fn relation(&mut self, mut relation: Relation) -> Result<()> {
-        if !self.catalog.knows(&relation) {
-            let mut session = Session::connect(&self.database)?;
-            self.catalog.learn(&mut session, std::slice::from_ref(&relation))?;
-        }
-        self.catalog.settle(&mut relation);
+        self.settle(&mut relation)?;
         let plan = Plan::compile(&self.routes, &self.source, &relation);
         for problem in plan.problems() {
             tracing::error!(source = self.out.source, table = plan.relation, "{}", problem.0);
@@ -119,30 +116,31 @@ impl Teller {
         let Some((_, plan)) = self.plans.iter().find(|(id, _)| *id == relation) else {
             bail!("a row came before the columns of its table");
         };
-        let mut matched = false;
-        for route in &plan.routes {
-            if row.op == Op::Update && row.old.is_some() {
-                match route.ended(row, &mut self.out.record) {
-                    Ok(None) => {}
-                    Ok(Some(ended)) => matched |= self.out.route((plan, route, &ended), open)?,
-                    // Whatever keeps the keys from being compared keeps the row from being told.
-                    Err(problem) => {
-                        matched = true;
-                        self.out.deliver(Err(problem), (plan, route, row), open)?;
-                        continue;
-                    }
-                }
-            }
-            matched |= self.out.route((plan, route, row), open)?;
+        self.out.row(plan, row, open)
+    }
+
+    /// The routes for rows that a query answers, which are whole. The stream's own plan of that table may be for other
+    /// columns.
+    pub fn plan(&mut self, relation: &Relation) -> Result<Plan> {
+        let mut relation = relation.clone();
+        self.settle(&mut relation)?;
+        relation.identity = b'f';
+        Ok(Plan::compile(&self.routes, &self.source, &relation))
+    }
+
+    fn settle(&mut self, relation: &mut Relation) -> Result<()> {
+        if !self.catalog.knows(relation) {
+            let mut session = Session::connect(&self.database)?;
+            self.catalog.learn(&mut session, std::slice::from_ref(relation))?;
         }
-        if plan.unknown {
-            self.out.untold(plan, row, "the routes neither tell nor ignore this published table", open)?;
-        } else if row.op == Op::Delete && !plan.says_deletes() {
-            self.out.untold(plan, row, UNSAID, open)?;
-        } else if !matched {
-            self.out.metrics.unrouted.inc();
-        }
+        self.catalog.settle(relation);
         Ok(())
+    }
+
+    /// As `row`, for a row that a query answered.
+    pub fn retell(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+        open.transaction.rows += 1;
+        self.out.row(plan, row, open)
     }
 
     /// A change that no route can express: a truncated table.
@@ -159,6 +157,33 @@ impl Teller {
 }
 
 impl Outlet {
+    fn row(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+        let mut matched = false;
+        for route in &plan.routes {
+            if row.op == Op::Update && row.old.is_some() {
+                match route.ended(row, &mut self.record) {
+                    Ok(None) => {}
+                    Ok(Some(ended)) => matched |= self.route((plan, route, &ended), open)?,
+                    // Whatever keeps the keys from being compared keeps the row from being told.
+                    Err(problem) => {
+                        matched = true;
+                        self.deliver(Err(problem), (plan, route, row), open)?;
+                        continue;
+                    }
+                }
+            }
+            matched |= self.route((plan, route, row), open)?;
+        }
+        if plan.unknown {
+            self.untold(plan, row, "the routes neither tell nor ignore this published table", open)?;
+        } else if row.op == Op::Delete && !plan.says_deletes() {
+            self.untold(plan, row, UNSAID, open)?;
+        } else if !matched {
+            self.metrics.unrouted.inc();
+        }
+        Ok(())
+    }
+
     /// Tells the row by one route, if it matches.
     #[inline]
     fn route(
@@ -222,7 +247,11 @@ impl Outlet {
     }
 
     fn told(&self, sink: Sink, bytes: usize, open: &mut Open<'_>) {
-        open.progress.tell(sink);
+        if open.transaction.retold {
+            open.progress.retell(sink);
+        } else {
+            open.progress.tell(sink);
+        }
         if sink == Sink::Kafka {
             open.transaction.told += 1;
         }

@@ -116,6 +116,7 @@ fn table(mut fields: Fields<'_, '_>, source: &Text) -> Table {
     let (key, id, subject) = (fields.text("key"), fields.text("id"), fields.text("subject"));
     let headers = fields.by_name("headers");
     let names = fields.names("names");
+    let snapshot = fields.flag("snapshot");
     let has_routes = fields.key("routes").is_some();
     let inline = route(&mut fields, (source, &name));
     let routes = match fields.tables("routes", "sources.tables.routes") {
@@ -131,7 +132,7 @@ fn table(mut fields: Fields<'_, '_>, source: &Text) -> Table {
         }
     }
     fields.finish();
-    Table { name, key, id, subject, headers, names, routes }
+    Table { name, key, id, subject, headers, names, snapshot, routes }
 }
 
 /// One of `[[sources.tables.routes]]`.

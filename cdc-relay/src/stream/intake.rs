@@ -8,7 +8,7 @@ use super::Stream;
 use crate::copy::Frame;
 use crate::lsn::{Lsn, PgTime};
 use crate::pgoutput::{self, Message, Tuple};
-use crate::progress::Sink;
+use crate::snapshot::{self, Mark};
 use crate::tell::Open;
 use crate::template::{Op, Row};
 
@@ -16,11 +16,11 @@ impl Stream<'_> {
     /// Reads once, and takes in every whole frame.
     pub(super) fn read(&mut self) -> Result<()> {
         let read = self.wire.read()?;
-        let (now, departed) = (Instant::now(), self.acks.departed(Sink::Kafka));
+        let now = Instant::now();
         if read > 0 {
             self.heard_at = now;
         }
-        self.teller.expect(self.pace.is_backlog(read));
+        self.teller.expect(self.pace.load(read));
         while let Some(frame) = self.wire.frame()? {
             match frame {
                 Frame::Data(range) => self.message(&range)?,
@@ -32,24 +32,35 @@ impl Stream<'_> {
                 }
             }
         }
-        self.pace.read(now, read, self.acks.departed(Sink::Kafka) - departed);
+        self.pace.read(now, read);
         Ok(())
     }
 
     fn message(&mut self, range: &std::ops::Range<usize>) -> Result<()> {
-        let Stream { wire, scratch, teller, progress, transaction, .. } = self;
+        let Stream { wire, scratch, teller, progress, transaction, snapshots, .. } = self;
         let message = pgoutput::decode(wire.bytes(range), scratch)?;
+        if let Some(snapshots) = snapshots {
+            snapshots.hear(&message, self.xid);
+        }
         let (relation, row) = match message {
             Message::Insert { relation, new } => (relation, Row::insert(new)),
             Message::Update { relation, old, new } => (relation, Row { op: Op::Update, new, old }),
             Message::Delete { relation, old } => (relation, Row::delete(old)),
             Message::Relation(relation) => return teller.relation(relation),
-            Message::Begin { commit_lsn, committed_at, .. } => return self.begin(commit_lsn, committed_at),
+            Message::Begin { commit_lsn, committed_at, xid } => {
+                self.xid = xid;
+                return self.begin(commit_lsn, committed_at);
+            }
             Message::Commit { commit_lsn, end_lsn, .. } => return self.commit(commit_lsn, end_lsn),
             Message::Truncate { relations, .. } => {
                 let oids: Vec<u32> =
                     relations.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid)).collect();
                 return self.truncate(&oids);
+            }
+            // What was written to the log for us: each kind by its prefix.
+            Message::Logical { transactional: true, prefix: snapshot::PREFIX, content, .. } => {
+                let mark = Mark::parse(content);
+                return self.mark(mark);
             }
             Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => return Ok(()),
         };
@@ -72,10 +83,20 @@ impl Stream<'_> {
         let transaction = &mut self.transaction;
         (transaction.commit_lsn, transaction.committed_at) = (commit_lsn, committed_at);
         (transaction.previous, transaction.rows, transaction.told) = (self.last_told, 0, 0);
+        transaction.retold = false;
         transaction.time.clear();
         committed_at.write_rfc3339(&mut transaction.time);
         self.open = Some(self.progress.begin(commit_lsn, committed_at));
         Ok(())
+    }
+
+    /// The stream met the mark of a chunk of existing rows.
+    fn mark(&mut self, mark: Option<Mark>) -> Result<()> {
+        let Stream { teller, progress, transaction, snapshots, .. } = self;
+        let (Some(mark), Some(ticket), Some(snapshots)) = (mark, self.open, snapshots) else { return Ok(()) };
+        transaction.retold = true;
+        let mut open = Open { transaction, ticket, progress, again: false };
+        snapshots.meet(mark, teller, &mut open)
     }
 
     fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<()> {
