@@ -117,6 +117,7 @@ fn table(mut fields: Fields<'_, '_>, source: &Text) -> Table {
     let snapshot = fields.flag("snapshot");
     let headers = fields.by_name("headers");
     let names = fields.names("names");
+    let snapshot = fields.flag("snapshot");
     let has_routes = fields.key("routes").is_some();
     let inline = route(&mut fields, (source, &name));
     let routes = match fields.tables("routes", "sources.tables.routes") {
