@@ -28,7 +28,7 @@ use crate::routes::Source;
 use crate::rows::Table;
 use crate::state::Cluster;
 use crate::tell::{Open, Teller};
-use crate::template::{Op, Row};
+use crate::template::Row;
 
 /// Of the marks in the log.
 pub const PREFIX: &str = "cdc-relay.snapshot";

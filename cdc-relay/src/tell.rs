@@ -130,9 +130,11 @@ impl Teller {
         self.out.row(plan, row, open)
     }
 
-    /// The routes for rows that a query answers. The stream's own plan of that table may be for other columns.
+    /// The routes for rows that a query answers, which are whole. The stream's own plan of that table may be for other
+    /// columns.
     pub fn plan(&mut self, relation: &Relation) -> Result<Plan> {
-        let relation = self.settled(relation.clone())?;
+        let mut relation = self.settled(relation.clone())?;
+        relation.identity = b'f';
         Ok(Plan::compile(&self.routes, &self.source, &relation))
     }
 

@@ -114,7 +114,6 @@ fn source(mut fields: Fields<'_, '_>) -> Source {
 fn table(mut fields: Fields<'_, '_>, source: &Text) -> Table {
     let name = fields.required("name");
     let (key, id, subject) = (fields.text("key"), fields.text("id"), fields.text("subject"));
-    let snapshot = fields.flag("snapshot");
     let headers = fields.by_name("headers");
     let names = fields.names("names");
     let snapshot = fields.flag("snapshot");
