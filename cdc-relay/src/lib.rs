@@ -6,10 +6,11 @@
 //! it stops and says why.
 //!
 //! Reading order: `routes` and `template` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
-//! `route` (from a row to a record), `progress` (what may be confirmed), `stream` and `pace` (the loop), `source`
+//! `route` (from a row to a record), `progress` (what may be confirmed), `history` (what was told before), `stream` and `pace` (the loop), `source`
 //! (its life), `state` (what is refused), `kafka`, `rabbit`, `dead` (where it goes).
 //!
-//! Pure, without clock or I/O: `pgoutput`, `json`, `template`, `body`, `route`, `progress`, `pace`, `state`,
+//! Pure, without clock or I/O: `pgoutput`, `json`, `template`, `body`, `route`, `progress`, `history`, `pace`,
+//! `state`,
 //! `dead`.
 
 pub mod body;
@@ -18,6 +19,7 @@ pub mod config;
 pub mod copy;
 pub mod dead;
 pub mod failpoints;
+pub mod history;
 pub mod inspect;
 pub mod json;
 pub mod lsn;

@@ -23,7 +23,7 @@ use crate::progress::{Sink, Ticket};
 use crate::rabbit::Rabbit;
 use crate::route::Topics;
 use crate::routes::{Routes, Source};
-use crate::state::{Cluster, Memory, Phase, Refusal, Start, admit};
+use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
 use crate::stream::{Leftover, Origin, Stream};
 use crate::tell::Teller;
@@ -179,16 +179,18 @@ impl Life {
         // Through both producers, so that neither makes a row wait for its first connection.
         self.write(Which::Prompt, &memory)?;
         self.write(Which::Patient, &memory)?;
-        self.stream(wire, memory)
+        self.stream(wire, memory, confirmed)
     }
 
-    fn stream(&mut self, wire: crate::copy::Replication, memory: Memory) -> Result<(), Trouble> {
-        self.wiring.status.set(State::Streaming);
+    /// `begin`: where the slot stands.
+    fn stream(&mut self, wire: crate::copy::Replication, memory: Memory, begin: Lsn) -> Result<(), Trouble> {
         self.wiring.metrics.sessions.inc();
         let memory_key = self.memory_key();
         let relay = &self.wiring.routes.relay;
         let origin = Origin {
             memory,
+            begin,
+            status: self.wiring.status.clone(),
             memory_key,
             memory_topic: relay.state_topic.get_ref().clone(),
             in_flight_bytes: relay.in_flight_bytes as i64,
@@ -201,7 +203,7 @@ impl Life {
         let (result, left) = stream.run();
         let Leftover { next_ticket, told, stalls } = left;
         (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);
-        result.map_err(Trouble::Failed)
+        result.map_err(|error| error.downcast().map_or_else(Trouble::Failed, Trouble::Refused))
     }
 
     /// Makes the clients, unless there are sound ones; topics first.
@@ -282,6 +284,7 @@ impl Life {
             acknowledged,
             told: acknowledged,
             chain: Lsn::ZERO,
+            last: Mark::default(),
             routes: self.fingerprint.clone(),
         };
         let begun = match (start, memory) {
