@@ -23,7 +23,7 @@ use crate::progress::{Sink, Ticket};
 use crate::rabbit::Rabbit;
 use crate::route::Topics;
 use crate::routes::{Routes, Source};
-use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
+use crate::state::{self, Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
 use crate::stream::{Leftover, Origin, Stream};
 use crate::tell::Teller;
@@ -244,7 +244,8 @@ impl Life {
         let reader = self.reader.as_ref().context("no Kafka consumer")?;
         let read = reader.read(topic, offset, |found, value| {
             if found == Some(key.as_bytes()) {
-                memory = value.map(serde_json::from_slice::<Memory>).transpose().context("state record")?;
+                let record = value.map(serde_json::from_slice::<Memory>).transpose();
+                memory = state::recall(memory.take(), record.context("state record")?);
             }
             Ok(())
         });

@@ -217,7 +217,8 @@ pub fn recall(before: Option<Memory>, record: Option<Memory>) -> Option<Memory> 
 
 impl Memory {
     fn is_older_than(&self, other: &Memory) -> bool {
-        let same = (&self.system_id, self.timeline, &self.slot) == (&other.system_id, other.timeline, &other.slot);
+        let same =
+            (&self.system_id, self.timeline, &self.slot) == (&other.system_id, other.timeline, &other.slot);
         let streaming = self.phase == Phase::Streaming && other.phase == Phase::Streaming;
         same && streaming && self.acknowledged < other.acknowledged
     }
