@@ -7,12 +7,12 @@
 //!
 //! Reading order: `routes`, `template` and `when` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
 //! `catalog` (what it does not say), `route`, `body` and `json` (from a row to a record), `progress` (what may be
-//! confirmed), `stream` and `pace` (the loop), `source` (its life), `state` (what is refused), `kafka`, `rabbit`,
+//! confirmed), `history` (what was told before), `stream` and `pace` (the loop), `source` (its life), `state` (what is refused), `kafka`, `rabbit`,
 //! `dead` (where it goes). Rows that exist already: `rows` (how they are read), `snapshot` (beside the stream),
 //! `reconcile` (instead of what was lost).
 //!
-//! Pure, without clock or I/O: `pgoutput`, `json`, `array`, `template`, `when`, `body`, `route`, `progress`, `pace`,
-//! `state`, `dead`.
+//! Pure, without clock or I/O: `pgoutput`, `json`, `array`, `template`, `when`, `body`, `route`, `progress`,
+//! `history`, `pace`, `state`, `dead`.
 
 mod array;
 pub mod body;
@@ -24,6 +24,7 @@ pub mod config;
 pub mod copy;
 pub mod dead;
 pub mod failpoints;
+pub mod history;
 pub mod inspect;
 pub mod json;
 pub mod lsn;

@@ -27,7 +27,7 @@ use crate::pace::Load;
 use crate::rows::{self, Table};
 use crate::snapshot::Position;
 use crate::source::Wiring;
-use crate::state::{Cluster, Memory, Phase, admit};
+use crate::state::{Cluster, Mark, Memory, Phase, admit};
 use crate::wire::Session;
 
 /// Making a slot waits for the transactions that run; a row filter may pass over much before the first row.
@@ -95,6 +95,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
         acknowledged,
         told: acknowledged,
         chain: Lsn::ZERO,
+        last: Mark::default(),
         routes: wiring.source.fingerprint(),
     };
     clients.remember(Load::Handful, &phase(Phase::Reconciling, Lsn::ZERO))?;

@@ -20,7 +20,7 @@ use crate::rabbit::Rabbit;
 use crate::routes::{Routes, Source};
 use crate::rows::{self, Table};
 use crate::snapshot::{self, Snapshots};
-use crate::state::{Cluster, Memory, Phase, Refusal, Start, admit};
+use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
 use crate::stream::{Leftover, Origin, Stream};
 use crate::wire::{Session, WireError};
@@ -175,7 +175,7 @@ impl Life {
         });
         let Wiring { source, config, metrics, acks, .. } = &*self.wiring;
         let snapshots = snapshot::begin(source, &cluster, found.collect(), config, (metrics, acks))?;
-        self.stream(wire, memory, snapshots)
+        self.stream(wire, (memory, confirmed), snapshots)
     }
 
     /// The tables whose existing rows are to be told; refuses those that cannot be read in chunks.
@@ -193,17 +193,19 @@ impl Life {
         if problems.is_empty() { Ok(tables) } else { Err(Refusal::Contract(problems.join("; ")).into()) }
     }
 
+    /// `begin`: where the slot stands.
     fn stream(
         &mut self,
         wire: crate::copy::Replication,
-        memory: Memory,
+        (memory, begin): (Memory, Lsn),
         snapshots: Option<Snapshots>,
     ) -> Result<(), Trouble> {
-        self.wiring.status.set(State::Streaming);
         self.wiring.metrics.sessions.inc();
         let relay = &self.wiring.routes.relay;
         let origin = Origin {
             memory,
+            begin,
+            status: self.wiring.status.clone(),
             memory_key: self.clients.memory_key(),
             memory_topic: relay.state_topic.get_ref().clone(),
             in_flight_bytes: relay.in_flight_bytes as i64,
@@ -217,7 +219,7 @@ impl Life {
         let (result, left) = stream.run();
         let Leftover { next_ticket, told, stalls } = left;
         (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);
-        result.map_err(Trouble::Failed)
+        result.map_err(|error| error.downcast().map_or_else(Trouble::Failed, Trouble::Refused))
     }
 
     /// Brings slot and memory to where streaming may begin.
@@ -236,6 +238,7 @@ impl Life {
             acknowledged,
             told: acknowledged,
             chain: Lsn::ZERO,
+            last: Mark::default(),
             routes: self.fingerprint.clone(),
         };
         let begun = match (start, memory) {

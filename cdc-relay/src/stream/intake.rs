@@ -9,6 +9,7 @@ use crate::copy::Frame;
 use crate::lsn::{Lsn, PgTime};
 use crate::pgoutput::{self, Message, Tuple};
 use crate::snapshot::{self, Mark};
+use crate::state;
 use crate::tell::Open;
 use crate::template::{Op, Row};
 
@@ -27,6 +28,7 @@ impl Stream<'_> {
                 Frame::Keepalive { wal_end, reply } => {
                     self.reply_wanted |= reply;
                     if !self.in_transaction {
+                        self.history.idle(wal_end)?;
                         self.progress.idle(wal_end);
                     }
                 }
@@ -75,8 +77,8 @@ impl Stream<'_> {
             bail!("a transaction began inside another");
         }
         self.in_transaction = true;
-        // The slot was confirmed later than the memory was written: all sinks have these already.
-        if commit_lsn < self.passed_over {
+        // The memory was written before the slot was confirmed: all sinks have these already.
+        if self.history.begins(state::Mark { commit_lsn, committed_at: committed_at.0 })? {
             self.open = None;
             return Ok(());
         }

@@ -113,6 +113,7 @@ fn memory() -> Memory {
         acknowledged: Lsn(0x200),
         told: Lsn(0x200),
         chain: Lsn(0x200),
+        last: crate::state::Mark::default(),
         routes: String::new(),
     }
 }
