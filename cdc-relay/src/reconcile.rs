@@ -22,8 +22,8 @@ use self::retell::Retelling;
 pub use self::retell::TableReport;
 use crate::clients::{Clients, Recalled};
 use crate::inspect;
-use crate::kafka::Which;
 use crate::lsn::Lsn;
+use crate::pace::Load;
 use crate::rows::{self, Table};
 use crate::snapshot::Position;
 use crate::source::{Wiring, fingerprint};
@@ -97,7 +97,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
         chain: Lsn::ZERO,
         routes: fingerprint(&wiring.source),
     };
-    clients.remember(Which::Prompt, &phase(Phase::Reconciling, Lsn::ZERO))?;
+    clients.remember(Load::Handful, &phase(Phase::Reconciling, Lsn::ZERO))?;
     view(Step::Waits("making the slot: waiting for the transactions that run now"));
     let begins_at = rows::create_slot_with_snapshot(&mut session, slot_name)?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
@@ -107,7 +107,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
     view(Step::Waits("writing down that it is done"));
     untouched(&wiring, slot_name, begins_at)?;
     done_snapshots(&wiring, &clients, &cluster, &tables)?;
-    clients.remember(Which::Prompt, &phase(Phase::Streaming, begins_at))?;
+    clients.remember(Load::Handful, &phase(Phase::Streaming, begins_at))?;
     Ok(Ending::Done(Report {
         source: wiring.source.name.get_ref().clone(),
         slot: slot_name.clone(),

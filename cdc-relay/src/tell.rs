@@ -7,8 +7,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::dead::{Halt, Halted, letter};
 use crate::failpoints::{Place, reach};
-use crate::kafka::{Kafka, Sent, Which};
+use crate::kafka::{Kafka, Sent};
 use crate::metrics::SourceMetrics;
+use crate::pace::Load;
 use crate::pgoutput::Relation;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::rabbit::Rabbit;
@@ -73,9 +74,9 @@ impl Teller {
         &self.out.kafka
     }
 
-    /// Whether much is coming, or a row at a time.
-    pub fn expect(&mut self, backlog: bool) {
-        self.out.kafka.choose(if backlog { Which::Patient } else { Which::Prompt });
+    /// How much is coming.
+    pub fn expect(&mut self, load: Load) {
+        self.out.kafka.choose(load);
     }
 
     /// The keys that are halted, as the dead-letter topic tells.

@@ -13,7 +13,9 @@ pub mod servers;
 pub mod spec;
 
 mod backoff;
+mod bench;
 mod check;
+mod debezium;
 mod down;
 mod install;
 mod k6;

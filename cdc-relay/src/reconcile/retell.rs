@@ -12,6 +12,7 @@ use super::examine::routed;
 use crate::acks::Ack;
 use crate::clients::Clients;
 use crate::lsn::{Lsn, PgTime};
+use crate::pace::Load;
 use crate::pgoutput::{self, Scratch};
 use crate::progress::{Progress, Sink};
 use crate::route::Transaction;
@@ -92,7 +93,7 @@ impl<'a> Retelling<'a> {
         if let Some(table) = rows::rewritten(session, &tables)? {
             bail!("{table} was rewritten or truncated while the slot was made: start over");
         }
-        self.clients.teller()?.expect(true);
+        self.clients.teller()?.expect(Load::Backlog);
         let mut reports = Vec::new();
         for table in tables {
             let report = self.table(session, &table)?;
