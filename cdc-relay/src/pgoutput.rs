@@ -121,7 +121,7 @@ pub struct Column {
     pub key: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Relation {
     pub id: u32,
     pub schema: String,

@@ -89,6 +89,18 @@ impl Progress {
         }
     }
 
+    /// As `tell`, of a record that is no link of the chain.
+    pub fn retell(&mut self, sink: Sink) {
+        if let Some(unit) = self.queue.back_mut() {
+            unit.outstanding[sink as usize] += 1;
+        }
+    }
+
+    /// All that was told is acknowledged, of the open transaction too.
+    pub fn settled(&self) -> bool {
+        self.queue.iter().all(|unit| unit.outstanding == [0; SINKS])
+    }
+
     /// The open transaction is whole. Returns whether it told anything on Kafka.
     pub fn commit(&mut self, end_lsn: Lsn) -> bool {
         let Some(unit) = self.queue.back_mut() else { return false };

@@ -33,6 +33,8 @@ pub struct Transaction {
     pub rows: u64,
     /// Records told on Kafka so far.
     pub told: u64,
+    /// Told once more: has no position, since its place in the chain is taken.
+    pub retold: bool,
 }
 
 /// One record, in buffers that the next one uses again.
@@ -122,6 +124,7 @@ pub struct Compiled {
 pub struct Plan {
     pub relation: String,
     pub columns: Vec<String>,
+    pub shape: Relation,
     pub header_names: Vec<String>,
     pub routes: Vec<Compiled>,
     /// The table is published, and the routes file neither routes nor ignores it.
@@ -223,6 +226,11 @@ impl Compiled {
         Ok(destination)
     }
 
+    /// Whether a template gives the id.
+    pub fn has_id(&self) -> bool {
+        self.fitted.as_ref().is_ok_and(|fitted| fitted.id.is_some())
+    }
+
     /// Why the route does not fit its table, if so.
     pub fn problem(&self) -> Option<&Problem> {
         self.fitted.as_ref().err().or(self.filters.as_ref().err())
@@ -244,6 +252,7 @@ impl Plan {
         let mut plan = Plan {
             relation: format!("{}.{}", relation.schema, relation.name),
             columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
+            shape: relation.clone(),
             ..Plan::default()
         };
         match source.tables.iter().find(|table| same(table.name.get_ref())) {

@@ -25,7 +25,7 @@ use crate::route::Topics;
 use crate::routes::{Routes, Source};
 use crate::state::{Cluster, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
-use crate::stream::{Leftover, Origin, Stream};
+use crate::stream::{Leftover, Letters, Origin, Stream};
 use crate::tell::Teller;
 use crate::topics::{self, Reader};
 use crate::wire::{Session, WireError};
@@ -98,11 +98,12 @@ struct Life {
 /// Runs until `Acks::stop`.
 pub fn run(wiring: Wiring) {
     let fingerprint = fingerprint(&wiring.source);
+    let halted = Halted::new(wiring.source.name.get_ref());
     let mut life = Life {
         wiring,
         teller: None,
         reader: None,
-        halted: (0, Halted::default()),
+        halted: (0, halted),
         next_ticket: 0,
         told: Lsn::ZERO,
         stalls: 0,
@@ -197,7 +198,12 @@ impl Life {
             stalls: self.stalls,
         };
         let teller = self.teller.as_mut().context("no Kafka producer")?;
-        let stream = Stream::new(wire, teller, &self.wiring.acks, &self.wiring.metrics, origin);
+        let letters = Letters {
+            reader: self.reader.as_ref().context("no Kafka consumer")?,
+            topic: relay.dead_letter_topic.get_ref(),
+            database: &self.wiring.config,
+        };
+        let stream = Stream::new(wire, (teller, letters), &self.wiring.acks, &self.wiring.metrics, origin);
         let (result, left) = stream.run();
         let Leftover { next_ticket, told, stalls } = left;
         (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);
@@ -240,7 +246,7 @@ impl Life {
         let topic = self.wiring.routes.relay.state_topic.get_ref();
         let mut memory = None;
         let reader = self.reader.as_ref().context("no Kafka consumer")?;
-        let read = reader.read(topic, offset, |found, value| {
+        let read = reader.read(topic, offset, |_, found, value| {
             if found == Some(key.as_bytes()) {
                 memory = value.map(serde_json::from_slice::<Memory>).transpose().context("state record")?;
             }
@@ -255,13 +261,13 @@ impl Life {
         let topic = self.wiring.routes.relay.dead_letter_topic.get_ref();
         let reader = self.reader.as_ref().context("no Kafka consumer")?;
         let (offset, halted) = &mut self.halted;
-        let read = reader.read(topic, *offset, |_, value| {
-            value.map_or(Ok(()), |value| halted.apply(value)).context("a dead letter is not readable")
+        let read = reader.read(topic, *offset, |at, _, value| {
+            value.map_or(Ok(()), |value| halted.apply(at, value)).context("a dead letter is not readable")
         });
         self.suspect.set(read.is_err());
         *offset = read?;
         if let Some(teller) = &mut self.teller {
-            teller.set_halted(halted.clone());
+            teller.set_halted(halted.clone(), *offset);
         }
         Ok(())
     }

@@ -1,12 +1,14 @@
 //! Takes rows to the sinks: finds their routes, and decides between telling, passing over and burying.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::dead::{Halt, Halted, letter};
+use crate::dead::{Halted, unrouted, untellable};
 use crate::kafka::{Kafka, Sent, Which};
+use crate::letter::{self, Cause, Halt};
 use crate::metrics::SourceMetrics;
 use crate::pgoutput::Relation;
 use crate::progress::{Progress, Sink, Ticket};
@@ -27,6 +29,33 @@ pub struct Open<'a> {
     pub again: bool,
 }
 
+/// What is told once more.
+#[derive(Debug)]
+pub enum Again<'a> {
+    /// A row that was set aside, to the destination that it was set aside from.
+    Destination(&'a str),
+    /// A row that was set aside for want of routes, by all that it has now.
+    All,
+    /// A row that was told before, by all routes; what is halted is not told.
+    Told(&'a mut Tally),
+}
+
+/// What was told once more, by destination, and what was not, since its key is halted.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub told: BTreeMap<String, u64>,
+    pub halted: u64,
+}
+
+impl Tally {
+    fn count(&mut self, destination: &str) {
+        match self.told.get_mut(destination) {
+            Some(count) => *count += 1,
+            None => drop(self.told.insert(destination.to_owned(), 1)),
+        }
+    }
+}
+
 /// The routes of one source for the columns its tables have now, and the sinks they lead to.
 pub struct Teller {
     routes: Arc<Routes>,
@@ -42,6 +71,8 @@ struct Outlet {
     kafka: Kafka,
     rabbit: Option<Arc<Rabbit>>,
     halted: Halted,
+    /// Letters of this session stand in the topic at this offset or later.
+    letters_from: i64,
     metrics: SourceMetrics,
     record: Record,
     letter: Vec<u8>,
@@ -61,6 +92,7 @@ impl Teller {
             kafka,
             rabbit,
             halted: Halted::default(),
+            letters_from: 0,
             metrics,
             record: Record::default(),
             letter: Vec::new(),
@@ -77,10 +109,37 @@ impl Teller {
         self.out.kafka.choose(if backlog { Which::Patient } else { Which::Prompt });
     }
 
-    /// The keys that are halted, as the dead-letter topic tells.
-    pub fn set_halted(&mut self, halted: Halted) {
+    /// The keys that are halted, as the dead-letter topic tells up to the offset `end`.
+    pub fn set_halted(&mut self, halted: Halted, end: i64) {
         self.out.metrics.halted.set(halted.len() as i64);
-        self.out.halted = halted;
+        (self.out.halted, self.out.letters_from) = (halted, end);
+    }
+
+    pub fn halted(&self) -> &Halted {
+        &self.out.halted
+    }
+
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The routes for a table that need not be the one of the stream now.
+    pub fn plan(&self, relation: &Relation) -> Plan {
+        Plan::compile(&self.routes, &self.source, relation)
+    }
+
+    /// The id that a template gives the row's event.
+    pub fn id(
+        &mut self,
+        (plan, row): (&Plan, &Row<'_>),
+        destination: &str,
+        transaction: &Transaction,
+    ) -> Option<Vec<u8>> {
+        let route = plan.routes.iter().find(|route| route.leads_to == destination && route.has_id())?;
+        let record = &mut self.out.record;
+        // What else may be wrong with the row comes out when it is told.
+        let _ = route.tell(row, transaction, &self.out.topics, record);
+        (!record.id.is_empty()).then(|| record.id.clone())
     }
 
     /// The server announces a table's columns: once per session and table, and after every change.
@@ -102,6 +161,17 @@ impl Teller {
         let Some((_, plan)) = self.plans.iter().find(|(id, _)| *id == relation) else {
             bail!("a row came before the columns of its table");
         };
+        if plan.unknown {
+            return self.out.untold(
+                plan,
+                row,
+                "the routes neither tell nor ignore this published table",
+                open,
+            );
+        }
+        if !self.out.halted.is_empty() && self.out.halted.contains(&unrouted(&plan.relation), None) {
+            return self.out.untold(plan, row, "follows an earlier row of its table", open);
+        }
         let mut matched = false;
         for route in &plan.routes {
             let told = match route.matches(row) {
@@ -109,28 +179,83 @@ impl Teller {
                 Ok(true) => route.tell(row, open.transaction, &self.out.topics, &mut self.out.record),
                 Err(problem) => {
                     self.out.record.key.clear();
+                    self.out.record.id.clear();
                     Err(problem)
                 }
             };
             matched = true;
             self.out.deliver(told, (plan, route, row), open)?;
         }
-        if plan.unknown {
-            self.out.untold(plan, row, "the routes neither tell nor ignore this published table", open)?;
-        } else if !matched {
+        if !matched {
             self.out.metrics.unrouted.inc();
         }
         Ok(())
     }
 
+    /// Tells a row once more, by all routes of `to` that it matches. `Err` in `Ok`: one of them cannot tell it.
+    pub fn again(
+        &mut self,
+        (plan, row): (&Plan, &Row<'_>),
+        mut to: Again<'_>,
+        open: &mut Open<'_>,
+    ) -> Result<Result<(), Problem>> {
+        for route in &plan.routes {
+            if matches!(to, Again::Destination(only) if only != route.leads_to) {
+                continue;
+            }
+            let told = match route.matches(row) {
+                Ok(false) => continue,
+                Ok(true) => route.tell(row, open.transaction, &self.out.topics, &mut self.out.record),
+                Err(problem) => Err(problem),
+            };
+            let destination = match told {
+                Ok(destination) => destination,
+                Err(problem) => return Ok(Err(problem)),
+            };
+            if let Again::Told(tally) = &mut to
+                && self.out.is_halted(&route.leads_to)
+            {
+                tally.halted += 1;
+                continue;
+            }
+            if let Err(problem) = self.out.send(destination, plan, open)? {
+                return Ok(Err(problem));
+            }
+            if let Again::Told(tally) = &mut to {
+                tally.count(&route.leads_to);
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Writes a record of ours to the dead-letter topic, as part of the open transaction.
+    pub fn note(&mut self, (key, value): (&str, &[u8]), open: &mut Open<'_>) -> Result<()> {
+        self.out.write_dead((key.as_bytes(), value), open)
+    }
+
+    /// Applies what was noted to the halted keys.
+    pub fn noted(&mut self, value: &[u8]) -> Result<()> {
+        self.out.halted.apply(self.out.letters_from, value)?;
+        self.out.metrics.halted.set(self.out.halted.len() as i64);
+        Ok(())
+    }
+
     /// A change that no route can express: a deleted row, a truncated table.
-    pub fn untellable(&mut self, relation: u32, row: &Row<'_>, why: &str, open: &mut Open<'_>) -> Result<()> {
+    pub fn untellable(
+        &mut self,
+        relation: u32,
+        row: &Row<'_>,
+        (op, why): (&str, &str),
+        open: &mut Open<'_>,
+    ) -> Result<()> {
         open.transaction.rows += 1;
         let Some((_, plan)) = self.plans.iter().find(|(id, _)| *id == relation) else {
             bail!("a change came before the columns of its table");
         };
         if plan.unknown || !plan.routes.is_empty() {
-            self.out.untold(plan, row, why, open)?;
+            self.out.record.key.clear();
+            let cause = Cause { reason: why, op, id: None };
+            self.out.bury(&untellable(&plan.relation), cause, (plan, row), open)?;
         }
         Ok(())
     }
@@ -143,18 +268,40 @@ impl Outlet {
         (plan, route, row): (&Plan, &Compiled, &Row<'_>),
         open: &mut Open<'_>,
     ) -> Result<()> {
-        let mut told = told;
-        if !self.halted.is_empty() && told.is_ok() && self.halted.contains(&self.halt(&route.leads_to)) {
-            told = Err(Problem("follows an earlier row of its key".to_owned()));
-        }
-        match told {
-            Ok(Destination::Topic(topic)) => self.tell_topic(topic, plan, open),
-            Ok(Destination::Queue(queue)) => match self.tell_queue(queue, plan, open)? {
-                Ok(()) => Ok(()),
-                Err(problem) => self.bury(self.halt(&route.leads_to), &problem, (plan, row), open),
+        let told = match told {
+            Ok(_) if !self.halted.is_empty() && self.is_halted(&route.leads_to) => {
+                Err(Problem("follows an earlier row of its key".to_owned()))
+            }
+            told => told,
+        };
+        let problem = match told {
+            Ok(destination) => match self.send(destination, plan, open)? {
+                Ok(()) => return Ok(()),
+                Err(problem) => problem,
             },
-            Err(problem) => self.bury(self.halt(&route.leads_to), &problem, (plan, row), open),
+            Err(problem) => problem,
+        };
+        let id = (route.has_id() && !self.record.id.is_empty()).then(|| self.record.id.clone());
+        let cause = Cause { reason: &problem.0, op: "insert", id: id.as_deref() };
+        self.bury(&route.leads_to, cause, (plan, row), open)
+    }
+
+    /// Hands the record to its sink.
+    fn send(
+        &mut self,
+        destination: Destination,
+        plan: &Plan,
+        open: &mut Open<'_>,
+    ) -> Result<Result<(), Problem>> {
+        match destination {
+            Destination::Topic(topic) => self.tell_topic(topic, plan, open).map(Ok),
+            Destination::Queue(queue) => self.tell_queue(queue, plan, open),
         }
+    }
+
+    /// Whether the record's key is halted towards this destination.
+    fn is_halted(&self, leads_to: &str) -> bool {
+        self.halted.contains(leads_to, key(&self.record).as_deref())
     }
 
     fn tell_topic(&mut self, topic: usize, plan: &Plan, open: &mut Open<'_>) -> Result<()> {
@@ -174,7 +321,11 @@ impl Outlet {
     }
 
     fn told(&self, sink: Sink, bytes: usize, open: &mut Open<'_>) {
-        open.progress.tell(sink);
+        if open.transaction.retold {
+            open.progress.retell(sink);
+        } else {
+            open.progress.tell(sink);
+        }
         if sink == Sink::Kafka {
             open.transaction.told += 1;
         }
@@ -184,40 +335,48 @@ impl Outlet {
         }
     }
 
-    fn halt(&self, leads_to: &str) -> Halt {
-        let key =
-            (!self.record.key.is_empty()).then(|| String::from_utf8_lossy(&self.record.key).into_owned());
-        Halt { source: self.source.clone(), destination: leads_to.to_owned(), key }
-    }
-
-    /// Buries a change that has no route at all, and with it what follows in its table.
+    /// Buries a row that has no route at all, and with it what follows in its table.
     fn untold(&mut self, plan: &Plan, row: &Row<'_>, why: &str, open: &mut Open<'_>) -> Result<()> {
         self.record.key.clear();
-        let halt = self.halt(&format!("table:{}", plan.relation));
-        self.bury(halt, &Problem(why.to_owned()), (plan, row), open)
+        let cause = Cause { reason: why, op: "insert", id: None };
+        self.bury(&unrouted(&plan.relation), cause, (plan, row), open)
     }
 
     fn bury(
         &mut self,
-        halt: Halt,
-        reason: &Problem,
+        destination: &str,
+        cause: Cause<'_>,
         (plan, row): (&Plan, &Row<'_>),
         open: &mut Open<'_>,
     ) -> Result<()> {
-        letter(&halt, reason, (plan, row, open.transaction), &mut self.letter);
-        let key = halt.key.clone().unwrap_or_default();
-        let (kafka, topic, value) = (&mut self.kafka, &self.dead_letter_topic, self.letter.as_slice());
-        offer(|| kafka.bury(topic, (key.as_bytes(), value), open.transaction, open.ticket))?;
-        self.told(Sink::Kafka, key.len() + value.len(), open);
+        let key = key(&self.record).map(std::borrow::Cow::into_owned);
+        let halt = Halt { source: &self.source, destination, key: key.as_deref() };
+        let mut value = std::mem::take(&mut self.letter);
+        letter::write(halt, cause, (plan, row, open.transaction), &mut value);
+        let written = self.write_dead((key.as_deref().unwrap_or_default().as_bytes(), &value), open);
+        self.letter = value;
+        written?;
         self.metrics.dead.inc();
-        if !self.halted.contains(&halt) {
-            let (table, destination) = (&plan.relation, &halt.destination);
-            tracing::error!(source = self.source, table, destination, key, "dead letter: {}", reason.0);
-            self.halted.halt(halt);
+        if !self.halted.contains(destination, key.as_deref()) {
+            let (table, key) = (&plan.relation, key.as_deref());
+            tracing::error!(source = self.source, table, destination, key, "dead letter: {}", cause.reason);
+            self.halted.halt(destination, key, self.letters_from);
             self.metrics.halted.set(self.halted.len() as i64);
         }
         Ok(())
     }
+
+    fn write_dead(&mut self, (key, value): (&[u8], &[u8]), open: &mut Open<'_>) -> Result<()> {
+        let (kafka, topic) = (&mut self.kafka, &self.dead_letter_topic);
+        offer(|| kafka.bury(topic, (key, value), open.transaction, open.ticket))?;
+        self.told(Sink::Kafka, key.len() + value.len(), open);
+        Ok(())
+    }
+}
+
+/// The record's key; `None`: it could not be told.
+fn key(record: &Record) -> Option<std::borrow::Cow<'_, str>> {
+    (!record.key.is_empty()).then(|| String::from_utf8_lossy(&record.key))
 }
 
 /// Offers the same record until the producer takes it: taking the next one first would break the order.

@@ -64,6 +64,9 @@ pub fn protocol<T>(what: &str) -> Result<T> {
     Err(WireError::Protocol(what.to_owned()))
 }
 
+/// From this version on `pgoutput` can send logical messages.
+pub const MESSAGES: u32 = 14;
+
 /// One row of a simple query's answer.
 pub type Row = Vec<Option<String>>;
 
@@ -72,6 +75,8 @@ pub type Row = Vec<Option<String>>;
 pub struct Session {
     socket: Socket,
     input: BytesMut,
+    /// The server's major version.
+    version: u32,
 }
 
 impl Session {
@@ -81,7 +86,7 @@ impl Session {
             return protocol("sslmode=require is not supported yet: use a private network or a local socket");
         }
         let timeout = config.get_connect_timeout().copied().unwrap_or(Duration::from_secs(10));
-        let mut session = Session { socket: open(config, timeout)?, input: BytesMut::new() };
+        let mut session = Session { socket: open(config, timeout)?, input: BytesMut::new(), version: 0 };
         session.socket.set_timeouts(timeout)?;
         let user = config.get_user().unwrap_or("postgres");
         let parameters = [
@@ -138,6 +143,9 @@ impl Session {
                 }
                 Message::ErrorResponse(body) => return Err(server_error(body.fields())),
                 Message::ReadyForQuery(_) => return Ok(()),
+                Message::ParameterStatus(body) if body.name()? == "server_version" => {
+                    self.version = major(body.value()?);
+                }
                 Message::ParameterStatus(_) | Message::BackendKeyData(_) | Message::NoticeResponse(_) => {}
                 _ => return protocol("unexpected message while signing in"),
             }
@@ -161,11 +169,14 @@ impl Session {
         }
     }
 
-    /// Begins streaming where the slot stands: 0/0 asks for no position, since the slot knows best.
+    /// Begins streaming where the slot stands: 0/0 asks for no position, since the slot knows best. Logical
+    /// messages come along from PostgreSQL 14 on: commands to the relay have their place in the stream.
     pub fn start(mut self, slot: &str, publication: &str) -> Result<Replication> {
         let publication = publication.replace('"', "\"\"").replace('\'', "''");
+        let messages = if self.version >= MESSAGES { ", messages 'true'" } else { "" };
         let sql = format!(
-            "START_REPLICATION SLOT \"{}\" LOGICAL 0/0 (proto_version '1', publication_names '\"{publication}\"')",
+            "START_REPLICATION SLOT \"{}\" LOGICAL 0/0 \
+             (proto_version '1', publication_names '\"{publication}\"'{messages})",
             slot.replace('"', "\"\"")
         );
         let mut out = BytesMut::new();
@@ -208,6 +219,12 @@ impl Session {
     }
 }
 
+/// `15.8 (Debian 15.8-1)` is 15; what cannot be read is old.
+fn major(version: &str) -> u32 {
+    let digits = version.split(|c: char| !c.is_ascii_digit()).next();
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
 fn row(body: &DataRowBody) -> Result<Row> {
     let bytes = body.buffer();
     let cell = |range: Option<Range<usize>>| {
@@ -227,4 +244,15 @@ fn server_error(mut fields: ErrorFields<'_>) -> WireError {
         }
     }
     WireError::Server { code, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::major;
+
+    #[test]
+    fn the_major_version_is_read_from_any_server() {
+        let versions = ["15.8", "15.8 (Debian 15.8-1)", "18beta1", "9.6.24", "", "x"].map(major);
+        assert_eq!(versions, [15, 15, 18, 9, 0, 0]);
+    }
 }

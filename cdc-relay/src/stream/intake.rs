@@ -9,8 +9,31 @@ use crate::copy::Frame;
 use crate::lsn::{Lsn, PgTime};
 use crate::pgoutput::{self, Message, Old, Tuple};
 use crate::progress::Sink;
+use crate::release::{self, Order};
 use crate::tell::Open;
 use crate::template::Row;
+
+/// What a logical message wants, by its prefix.
+enum Command {
+    Release(Order),
+    /// Not meant for us, or not understood: anybody may write messages.
+    Nothing,
+}
+
+impl Command {
+    fn read(prefix: &str, content: &[u8]) -> Command {
+        match prefix {
+            release::PREFIX => match Order::read(content) {
+                Ok(order) => Command::Release(order),
+                Err(error) => {
+                    tracing::warn!(%error, prefix, "a message in the log is not understood");
+                    Command::Nothing
+                }
+            },
+            _ => Command::Nothing,
+        }
+    }
+}
 
 impl Stream<'_> {
     /// Reads once, and takes in every whole frame.
@@ -42,9 +65,11 @@ impl Stream<'_> {
         let (relation, row, refused) = match message {
             Message::Insert { relation, new } => (relation, Row { new, old: None }, None),
             Message::Update { relation, old, new } => (relation, Row { new, old: whole(old) }, None),
-            Message::Delete { relation, old: Old::Key(new) | Old::Row(new) } => {
-                (relation, Row { new, old: None }, Some("the row was deleted, which no route can tell"))
-            }
+            Message::Delete { relation, old: Old::Key(new) | Old::Row(new) } => (
+                relation,
+                Row { new, old: None },
+                Some(("delete", "the row was deleted, which no route can tell")),
+            ),
             Message::Relation(relation) => {
                 teller.relation(&relation);
                 return Ok(());
@@ -56,7 +81,11 @@ impl Stream<'_> {
                     relations.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid)).collect();
                 return self.truncate(&oids);
             }
-            Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => return Ok(()),
+            Message::Logical { transactional, prefix, content, .. } => {
+                let command = if transactional { Command::read(prefix, content) } else { Command::Nothing };
+                return self.logical(command);
+            }
+            Message::Origin { .. } | Message::Type { .. } => return Ok(()),
         };
         let Some(ticket) = self.open else { return Ok(()) };
         let again = transaction.commit_lsn < self.origin.told;
@@ -64,6 +93,18 @@ impl Stream<'_> {
         match refused {
             None => teller.row(relation, &row, &mut open),
             Some(why) => teller.untellable(relation, &row, why, &mut open),
+        }
+    }
+
+    /// What a command told the relay by a message in the log. It is done at this place of the stream: after all
+    /// that was committed before, and before all that comes later.
+    fn logical(&mut self, command: Command) -> Result<()> {
+        if self.open.is_none() {
+            return Ok(()); // done, and acknowledged by every sink
+        }
+        match command {
+            Command::Release(order) => self.release(&order),
+            Command::Nothing => Ok(()),
         }
     }
 
@@ -111,7 +152,7 @@ impl Stream<'_> {
             teller.untellable(
                 *relation,
                 &row,
-                "the table was truncated, which no route can tell",
+                ("truncate", "the table was truncated, which no route can tell"),
                 &mut open,
             )?;
         }
