@@ -14,6 +14,7 @@
 
 pub mod body;
 mod check;
+pub mod commands;
 pub mod config;
 pub mod copy;
 pub mod dead;

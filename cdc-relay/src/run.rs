@@ -1,4 +1,4 @@
-//! `cdc-relay run`: the wiring on one page.
+//! Streaming all sources: the wiring on one page.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::acks::Acks;
-use crate::config::RunConfig;
+use crate::commands::Failure;
+use crate::commands::run::RunConfig;
 use crate::metrics::{Metrics, SourceMetrics};
 use crate::rabbit::Rabbit;
 use crate::routes::{Routes, Source};
@@ -21,19 +22,15 @@ use crate::{http, lag};
 const GRACE: Duration = Duration::from_secs(12);
 
 /// Checks everything that can be wrong without connecting.
-pub fn routes(config: &RunConfig) -> Result<Routes> {
-    let mut routes = Routes::read(&config.routes)?;
-    if let Some(name) = &config.source {
-        anyhow::ensure!(routes.source(name).is_some(), "--source: there is no source `{name}`");
-        routes.sources.retain(|source| source.name.get_ref() == name);
-    }
+pub fn routes(config: &RunConfig) -> Result<Routes, Failure> {
+    let routes = config.routes.read()?;
     for source in &routes.sources {
-        database(source)?;
-        anyhow::ensure!(
-            config.amqp_url.is_some() || queues(source).is_empty(),
-            "AMQP_URL is not set, and source {} has routes to a queue",
-            source.name.get_ref()
-        );
+        database(source).map_err(Failure::Usage)?;
+        if config.amqp.amqp_url.is_none() && !queues(source).is_empty() {
+            let source = source.name.get_ref();
+            let problem = format!("AMQP_URL is not set, and source {source} has routes to a queue");
+            return Err(Failure::usage(problem));
+        }
     }
     Ok(routes)
 }
@@ -72,7 +69,7 @@ pub async fn run(
             routes: Arc::clone(&routes),
             source: Arc::new(source.clone()),
             config: database,
-            kafka_brokers: config.kafka_brokers.clone(),
+            kafka_brokers: config.kafka.kafka_brokers.clone(),
             rabbit: rabbit(&config, &routes, source, &acks, &series),
             acks: Arc::clone(&acks),
             metrics: series,
@@ -110,7 +107,7 @@ fn rabbit(
     acks: &Arc<Acks>,
     series: &SourceMetrics,
 ) -> Option<Arc<Rabbit>> {
-    let uri = config.amqp_url.as_ref()?;
+    let uri = config.amqp.amqp_url.as_ref()?;
     if queues(source).is_empty() {
         return None;
     }
