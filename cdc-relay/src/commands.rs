@@ -2,6 +2,10 @@
 //! `mod`, a variant and an arm.
 
 #[cfg(feature = "sinks")]
+pub mod dead_letters;
+#[cfg(feature = "sinks")]
+pub mod release;
+#[cfg(feature = "sinks")]
 pub mod run;
 
 use clap::Subcommand;
@@ -10,6 +14,10 @@ use clap::Subcommand;
 pub enum Command {
     #[cfg(feature = "sinks")]
     Run(run::RunConfig),
+    #[cfg(feature = "sinks")]
+    DeadLetters(dead_letters::DeadLettersConfig),
+    #[cfg(feature = "sinks")]
+    Release(release::ReleaseConfig),
 }
 
 impl Command {
@@ -17,6 +25,10 @@ impl Command {
         match self {
             #[cfg(feature = "sinks")]
             Self::Run(options) => run::execute(options),
+            #[cfg(feature = "sinks")]
+            Self::DeadLetters(options) => dead_letters::execute(options),
+            #[cfg(feature = "sinks")]
+            Self::Release(options) => release::execute(options),
         }
     }
 
@@ -25,6 +37,8 @@ impl Command {
         match self {
             #[cfg(feature = "sinks")]
             Self::Run(_) => "info",
+            #[cfg(feature = "sinks")]
+            Self::DeadLetters(_) | Self::Release(_) => "warn",
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::made::Made;
 use crate::pgoutput::{Column, Relation};
 use crate::route::{Plan, Transaction};
 use crate::routes::qualified;
-use crate::template::{Problem, Row};
+use crate::template::Row;
 
 /// The columns of a letter have so many bytes at most, as JSON; those that do not fit are left out. The row itself
 /// is still in its table.

@@ -7,10 +7,11 @@
 //!
 //! Reading order: `routes` and `template` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
 //! `route` (from a row to a record), `progress` (what may be confirmed), `stream` and `pace` (the loop), `source`
-//! (its life), `state` (what is refused), `kafka`, `rabbit`, `dead` (where it goes).
+//! (its life), `state` (what is refused), `kafka`, `rabbit` (where it goes), `dead`, `letter` and `release` (what
+//! cannot be told, until it can).
 //!
 //! Pure, without clock or I/O: `pgoutput`, `json`, `template`, `body`, `route`, `progress`, `pace`, `state`,
-//! `dead`.
+//! `dead`, `letter`, `release`, `shelf`.
 
 pub mod body;
 mod check;
@@ -25,11 +26,11 @@ pub mod lsn;
 pub mod made;
 pub mod pace;
 pub mod pgoutput;
-mod present;
 pub mod progress;
 pub mod release;
 pub mod route;
 pub mod routes;
+pub mod shelf;
 mod socket;
 mod stall;
 pub mod state;
@@ -46,6 +47,8 @@ mod kafka;
 mod lag;
 #[cfg(feature = "sinks")]
 mod metrics;
+#[cfg(feature = "sinks")]
+mod present;
 #[cfg(feature = "sinks")]
 mod rabbit;
 #[cfg(feature = "sinks")]

@@ -102,7 +102,7 @@ impl<'c> Present<'c> {
         &mut self,
         question: impl FnOnce(&mut Session) -> Result<T, WireError>,
     ) -> Result<Result<T, Problem>> {
-        let mut ask = || {
+        let ask = || {
             let session = match &mut self.session {
                 Some(session) => session,
                 None => {

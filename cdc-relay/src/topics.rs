@@ -140,6 +140,11 @@ pub enum Step<'r> {
 }
 
 impl<'r> Reading<'r> {
+    /// The offset after the last record.
+    pub fn end(&self) -> i64 {
+        self.high
+    }
+
     /// Waits up to `patience` for the next record.
     pub fn next(&mut self, patience: Duration) -> Result<Step<'r>> {
         if self.over {

@@ -113,6 +113,11 @@ impl Session {
         Ok(session)
     }
 
+    /// The server's major version.
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
     fn authenticate(&mut self, user: &str, password: &[u8]) -> Result<()> {
         let mut scram = None;
         loop {

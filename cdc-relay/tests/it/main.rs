@@ -10,6 +10,7 @@ mod kafka;
 mod proxy;
 mod rabbit;
 mod refusals;
+mod release;
 mod rig;
 mod standby;
 mod telling;
