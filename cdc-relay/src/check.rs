@@ -61,7 +61,7 @@ impl Check<'_> {
     }
 
     fn substitute_table(&self, table: &mut Table) -> Result<()> {
-        let Table { name, key, id, subject, headers, names: _, routes } = table;
+        let Table { name, key, id, subject, headers, names: _, snapshot: _, routes } = table;
         self.expand(name, "name")?;
         self.expand(key, "key")?;
         for (text, key) in [(id, "id"), (subject, "subject")] {

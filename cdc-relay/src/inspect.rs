@@ -8,7 +8,7 @@ use crate::routes::{Routes, Source};
 use crate::state::{Cluster, Refusal, Slot};
 use crate::wire::{Row, Session, WireError};
 
-fn text(row: &Row, index: usize) -> &str {
+pub fn text(row: &Row, index: usize) -> &str {
     row.get(index).and_then(Option::as_deref).unwrap_or_default()
 }
 

@@ -29,6 +29,13 @@ use crate::routes::Routes;
 
 /// The state record's ticket; it belongs to no transaction.
 const STATE: Ticket = Ticket::MAX;
+/// Of records in the state topic that nobody waits for.
+const NOTE: Ticket = Ticket::MAX - 1;
+
+/// Whether it is a row's: only these are weighed and acknowledged.
+fn is_row(ticket: Ticket) -> bool {
+    ticket < NOTE
+}
 
 /// What librdkafka keeps per message besides key and value: its own structure and the headers.
 const OVERHEAD: i64 = 1024;
@@ -56,7 +63,7 @@ impl ProducerContext for Deliveries {
         let message = match result {
             Ok(message) => message,
             Err((error, message)) => {
-                if ticket != STATE {
+                if is_row(ticket) {
                     self.acks.undo(Sink::Kafka, weight(message.key_len(), message.payload_len()));
                 }
                 // What we purge ourselves is told again anyway.
@@ -68,10 +75,10 @@ impl ProducerContext for Deliveries {
                 return;
             }
         };
-        if ticket == STATE {
-            self.state_written.store(true, Ordering::Release);
-        } else {
+        if is_row(ticket) {
             self.acks.land(Sink::Kafka, ticket, weight(message.key_len(), message.payload_len()));
+        } else if ticket == STATE {
+            self.state_written.store(true, Ordering::Release);
         }
     }
 }
@@ -261,10 +268,12 @@ impl Kafka {
         ticket: Ticket,
     ) -> Result<Sent> {
         position(transaction, &mut self.position);
-        let headers = OwnedHeaders::new_with_capacity(1)
-            .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) });
+        let headers = (!transaction.retold).then(|| {
+            OwnedHeaders::new_with_capacity(1)
+                .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) })
+        });
         let timestamp = Some(transaction.committed_at.unix_millis());
-        self.send(self.chosen, Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
+        self.send(self.chosen, Outgoing { topic, key, value, headers, timestamp, ticket })
     }
 
     /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
@@ -272,6 +281,13 @@ impl Kafka {
         self.state_written.store(false, Ordering::Release);
         let key = key.as_bytes();
         self.send(via, Outgoing { topic, key, value, headers: None, timestamp: None, ticket: STATE })
+    }
+
+    /// Writes to the state topic what may be lost: then something is told again that need not be. In order with the
+    /// memory that is written after it by the patient producer.
+    pub fn note(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
+        let (key, ticket) = (key.as_bytes(), NOTE);
+        self.send(Which::Patient, Outgoing { topic, key, value, headers: None, timestamp: None, ticket })
     }
 
     pub fn state_written(&self) -> bool {
@@ -305,7 +321,7 @@ impl Kafka {
         let weight = weight(key.len(), value.len());
         let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key).payload(value);
         (record.headers, record.timestamp) = (headers, timestamp);
-        if ticket != STATE {
+        if is_row(ticket) {
             self.acks.depart(Sink::Kafka, weight);
         }
         let producer = match via {
@@ -313,7 +329,7 @@ impl Kafka {
             Which::Patient => &self.patient,
         };
         let Err((error, _)) = producer.send(record) else { return Ok(Sent::Taken) };
-        if ticket != STATE {
+        if is_row(ticket) {
             self.acks.undo(Sink::Kafka, weight);
         }
         match error.rdkafka_error_code() {

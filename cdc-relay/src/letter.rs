@@ -71,8 +71,8 @@ pub fn write(
     member("cluster", Some(&transaction.cluster));
     member("committed_at", Some(&String::from_utf8_lossy(&transaction.time)));
     number("ordinal", transaction.rows, out);
-    if transaction.retold {
-        out.extend_from_slice(b",\"retold\":true");
+    if transaction.existing {
+        out.extend_from_slice(b",\"existing\":true");
     }
     shape(&plan.shape, out);
     columns(plan, row, out);
@@ -156,9 +156,9 @@ pub struct Letter {
     cluster: String,
     pub committed_at: Option<jiff::Timestamp>,
     ordinal: Option<u64>,
-    /// It was no part of the stream, which alone keeps places in order.
+    /// It came from a query: only places in the log have an order.
     #[serde(default)]
-    retold: bool,
+    existing: bool,
     #[serde(default)]
     columns: Vec<(String, u32)>,
     #[serde(default)]
@@ -191,7 +191,7 @@ impl Letter {
 
     /// None: an older letter does not say, or the row did not come from the log.
     pub fn place(&self) -> Option<Place> {
-        if self.retold {
+        if self.existing {
             return None;
         }
         let position = (self.position.parse().ok()?, self.ordinal?);
@@ -218,6 +218,7 @@ impl Letter {
             committed_at,
             rows: self.ordinal.unwrap_or_default(),
             retold: true,
+            existing: self.existing,
             ..Transaction::default()
         };
         committed_at.write_rfc3339(&mut transaction.time);

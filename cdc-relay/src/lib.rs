@@ -30,6 +30,7 @@ pub mod progress;
 pub mod release;
 pub mod route;
 pub mod routes;
+pub mod rows;
 pub mod shelf;
 mod socket;
 mod stall;
@@ -39,6 +40,8 @@ pub mod wire;
 
 #[cfg(feature = "sinks")]
 mod acks;
+#[cfg(feature = "sinks")]
+mod clients;
 #[cfg(feature = "sinks")]
 mod http;
 #[cfg(feature = "sinks")]
@@ -53,6 +56,8 @@ mod present;
 mod rabbit;
 #[cfg(feature = "sinks")]
 pub mod run;
+#[cfg(feature = "sinks")]
+mod snapshot;
 #[cfg(feature = "sinks")]
 mod source;
 #[cfg(feature = "sinks")]

@@ -33,6 +33,24 @@ pub struct Metrics {
     retained: IntGaugeVec,
     safe: IntGaugeVec,
     state: IntGaugeVec,
+    snapshots: Snapshots,
+}
+
+/// By source and table: as many tables as the routes file gives a snapshot.
+#[derive(Clone)]
+struct Snapshots {
+    rows: IntCounterVec,
+    passed: IntGaugeVec,
+    estimate: IntGaugeVec,
+    failures: IntCounterVec,
+}
+
+/// The snapshot of one table.
+pub struct SnapshotMetrics {
+    pub rows: IntCounter,
+    pub passed: IntGauge,
+    pub estimate: IntGauge,
+    pub failures: IntCounter,
 }
 
 impl Metrics {
@@ -56,7 +74,23 @@ impl Metrics {
             kept(&registry, IntGaugeVec::new(Opts::new(format!("cdc_relay_{name}"), help), labels)?)
         };
         let (one, two) = (&["source"][..], &["source", "sink"][..]);
+        let table = &["source", "table"][..];
+        let snapshots = Snapshots {
+            rows: counter("snapshot_rows_total", "Rows told from a table's snapshot.", table)?,
+            passed: gauge(
+                "snapshot_passed_rows",
+                "Rows that the snapshot has come past: told, or told by the stream in a newer state.",
+                table,
+            )?,
+            estimate: gauge(
+                "snapshot_estimated_rows",
+                "Rows of the table as the planner believes; -1 if it does not know.",
+                table,
+            )?,
+            failures: counter("snapshot_failures_total", "Chunks that could not be read.", table)?,
+        };
         Ok(Metrics {
+            snapshots,
             transactions: counter("transactions_total", "Transactions read from the log.", one)?,
             rows: counter("rows_total", "Rows read from the log.", one)?,
             unrouted: counter("unrouted_rows_total", "Rows that match no route.", one)?,
@@ -96,6 +130,8 @@ impl Metrics {
         let per_sink =
             |family: &IntCounterVec| SINK_NAMES.map(|sink| family.with_label_values(&[name, sink]));
         SourceMetrics(Arc::new(Series {
+            name: name.to_owned(),
+            snapshots: self.snapshots.clone(),
             latency: SINK_NAMES.map(|sink| self.latency.with_label_values(&[name, sink])),
             messages: per_sink(&self.messages),
             bytes: per_sink(&self.bytes),
@@ -122,6 +158,8 @@ fn kept<C: Collector + Clone + 'static>(registry: &Registry, family: C) -> Resul
 }
 
 pub struct Series {
+    name: String,
+    snapshots: Snapshots,
     pub latency: [Histogram; SINKS],
     pub messages: [IntCounter; SINKS],
     pub bytes: [IntCounter; SINKS],
@@ -156,6 +194,16 @@ impl SourceMetrics {
     pub fn told(&self, sink: Sink, bytes: usize) {
         self.messages[sink as usize].inc();
         self.bytes[sink as usize].inc_by(bytes as u64);
+    }
+
+    pub fn snapshot(&self, table: &str) -> SnapshotMetrics {
+        let (labels, of) = ([self.name.as_str(), table], &self.snapshots);
+        SnapshotMetrics {
+            rows: of.rows.with_label_values(&labels),
+            passed: of.passed.with_label_values(&labels),
+            estimate: of.estimate.with_label_values(&labels),
+            failures: of.failures.with_label_values(&labels),
+        }
     }
 
     pub fn resent(&self, sink: Sink, count: u64) {

@@ -316,6 +316,23 @@ pub fn decode<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<Message<'a
     Ok(message)
 }
 
+/// The columns of a query's row: a `DataRow` in text form, after its count.
+pub fn data_row<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<Tuple<'a>, DecodeError> {
+    let mut read = Reader { body, at: 0 };
+    scratch.new.clear();
+    while read.at < body.len() {
+        let (kind, len) = match i32::from_be_bytes(read.array()?) {
+            -1 => (b'n', 0),
+            len => (b't', usize::try_from(len).map_err(|_| DecodeError::BadLength)?),
+        };
+        let start = read.at;
+        read.bytes(len)?;
+        // A message is below 1 GiB, so both fit.
+        scratch.new.push(Cell { kind, start: start as u32, len: len as u32 });
+    }
+    Ok(Tuple { body, cells: &scratch.new })
+}
+
 fn decode_update<'a>(read: &mut Reader<'a>, scratch: &'a mut Scratch) -> Result<Message<'a>, DecodeError> {
     let body = read.body;
     let relation = read.u32()?;

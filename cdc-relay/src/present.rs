@@ -4,11 +4,12 @@
 use anyhow::Result;
 use tokio_postgres::Config;
 
-use crate::inspect::{self, literal};
+use crate::inspect::literal;
 use crate::letter::Letter;
 use crate::made::Made;
 use crate::pgoutput::Relation;
 use crate::routes::qualified;
+use crate::rows::{self, HONEST, Table, identifier};
 use crate::template::{Problem, Row};
 use crate::wire::{Session, WireError};
 
@@ -25,13 +26,6 @@ pub struct Present<'c> {
     tables: Vec<Table>,
 }
 
-/// A published table.
-#[derive(Debug, Clone)]
-struct Table {
-    relation: Relation,
-    key: Vec<String>,
-}
-
 impl<'c> Present<'c> {
     pub fn new(config: &'c Config, publication: &'c str) -> Present<'c> {
         Present { config, publication, session: None, tables: Vec::new() }
@@ -46,22 +40,17 @@ impl<'c> Present<'c> {
             return Ok(Ok(table.clone()));
         }
         let publication = self.publication;
-        let found = self.ask(|session| {
-            let relations = inspect::published(session, publication)?;
-            let Some(relation) = relations.into_iter().find(|r| r.schema == schema && r.name == name) else {
-                return Ok(None);
-            };
-            let key = primary_key(session, &relation)?;
-            Ok(Some(Table { relation, key }))
-        })?;
-        Ok(match found {
-            Ok(Some(table)) => {
-                self.tables.push(table.clone());
-                Ok(table)
-            }
-            Ok(None) => Err(Problem(format!("{schema}.{name} is not published any more"))),
-            Err(problem) => Err(problem),
-        })
+        let found = self.ask(|session| rows::tables(session, publication))?;
+        let tables = match found {
+            Ok(tables) => tables,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let Some(table) = tables.iter().find(same) else {
+            return Ok(Err(Problem(format!("{schema}.{name} is not published any more"))));
+        };
+        let table = table.clone();
+        self.tables = tables;
+        Ok(Ok(table))
     }
 
     /// The table as it was when the letter was written. An older letter does not say its columns' types.
@@ -106,8 +95,8 @@ impl<'c> Present<'c> {
             let session = match &mut self.session {
                 Some(session) => session,
                 None => {
-                    let mut session = Session::connect(self.config)?;
-                    session.query(LIMITS)?;
+                    let mut session = Session::connect_to_read(self.config)?;
+                    session.query(&format!("{HONEST}; {LIMITS}"))?;
                     self.session.insert(session)
                 }
             };
@@ -124,43 +113,19 @@ impl<'c> Present<'c> {
     }
 }
 
-fn primary_key(session: &mut Session, relation: &Relation) -> Result<Vec<String>, WireError> {
-    let rows = session.query(&format!(
-        "select a.attname from pg_catalog.pg_index i \
-         join pg_catalog.pg_class c on c.oid = i.indrelid \
-         join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
-         join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey) \
-         where i.indisprimary and n.nspname = {} and c.relname = {}",
-        literal(&relation.schema),
-        literal(&relation.name)
-    ))?;
-    Ok(rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
-}
-
-/// A name in SQL.
-pub fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 fn select(table: &Table, letter: &Letter) -> Result<String, Problem> {
-    let Table { relation, key } = table;
-    if key.is_empty() {
-        let problem = format!("{}.{} has no primary key to read the row by", relation.schema, relation.name);
-        return Err(Problem(problem));
+    if let Some(why) = &table.unreadable {
+        return Err(Problem(why.clone()));
     }
-    let condition = |name: &String| match letter.column(name) {
+    let condition = |name: &str| match letter.column(name) {
         Some(Some(text)) => Ok(format!("{} = {}", identifier(name), literal(text))),
         _ => Err(Problem(format!("the letter lacks {name}, a column of the primary key"))),
     };
-    let conditions: Vec<String> = key.iter().map(condition).collect::<Result<_, _>>()?;
-    let columns: Vec<String> = relation.columns.iter().map(|column| identifier(&column.name)).collect();
-    Ok(format!(
-        "select {} from {}.{} where {}",
-        columns.join(", "),
-        identifier(&relation.schema),
-        identifier(&relation.name),
-        conditions.join(" and ")
-    ))
+    let conditions: Vec<String> = table.key_columns().map(condition).collect::<Result<_, _>>()?;
+    if conditions.is_empty() {
+        return Err(Problem(format!("{} has no published primary key to read the row by", table.name())));
+    }
+    Ok(table.select_where(&conditions.join(" and "), ""))
 }
 
 /// Whether a row is the letter's, told as it is now. If both have an id of a template, `id` being the row's, that
@@ -180,24 +145,45 @@ mod tests {
     use super::*;
     use crate::pgoutput::Column;
 
-    fn table(key: &[&str]) -> Table {
-        let column = |name: &&str| Column { name: (*name).to_owned(), type_oid: 25, key: false };
-        let (schema, name) = ("public".to_owned(), "a\"b".to_owned());
-        let columns = ["id", "it's", "note"].iter().map(column).collect();
-        let relation = Relation { id: 0, schema, name, identity: b'd', columns };
-        Table { relation, key: key.iter().map(|&name| name.to_owned()).collect() }
+    fn letter(text: &str) -> Letter {
+        Letter::read(text.as_bytes()).unwrap().unwrap()
     }
 
     #[test]
-    fn a_row_is_read_by_its_whole_primary_key() {
-        let letter =
-            br#"{"source":"s","destination":"d","table":"public.a\"b","row":{"id":"7","it's":"o'x"}}"#;
-        let letter = Letter::read(letter).unwrap().unwrap();
-        assert_eq!(
-            select(&table(&["id", "it's"]), &letter).unwrap(),
-            r#"select "id", "it's", "note" from "public"."a""b" where "id" = '7' and "it's" = 'o''x'"#
-        );
-        assert!(select(&table(&[]), &letter).unwrap_err().0.contains("no primary key"));
-        assert!(select(&table(&["note"]), &letter).unwrap_err().0.contains("lacks note"));
+    fn a_row_stands_for_a_letter_only_if_it_is_the_same_version() {
+        let column = |name: &str| Column { name: name.to_owned(), type_oid: 25, key: false };
+        let columns = ["id", "note", "new"].map(column).to_vec();
+        let relation = Relation { schema: "public".into(), name: "t".into(), columns, ..Relation::default() };
+        let mut made = Made::default();
+        made.begin();
+        [&b"7"[..], b"text", b"x"].iter().for_each(|text| made.text(text));
+        let row = Row { new: made.tuple().unwrap(), old: None };
+        let head = r#"{"source":"s","destination":"d","#;
+        let cases: [(&str, Option<&[u8]>, bool); 8] = [
+            // Ids decide if there are two, whatever the columns.
+            (r#""id":"t/7/1","row":{"id":"7","note":"other"}}"#, Some(b"t/7/1"), true),
+            (r#""id":"t/7/1","row":{"id":"7","note":"text"}}"#, Some(b"t/7/2"), false),
+            // Otherwise what the letter holds.
+            (r#""id":"t/7/1","row":{"id":"7"}}"#, None, true),
+            (r#""row":{"id":"7","note":"text"}}"#, Some(b"t/7/1"), true),
+            (r#""row":{"id":"7","note":"other"}}"#, Some(b"t/7/1"), false),
+            (r#""row":{"id":"7","note":null}}"#, None, false),
+            (r#""row":{"id":"7"},"omitted":"note"}"#, None, true),
+            // A column that is gone says nothing.
+            (r#""row":{"id":"7","gone":"y"}}"#, None, true),
+        ];
+        for (rest, id, expected) in cases {
+            let letter = letter(&format!("{head}{rest}"));
+            assert_eq!(stands_for(&letter, id, (&relation, &row)), expected, "{rest} {id:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_without_a_primary_key_is_not_read() {
+        let letter = letter(r#"{"source":"s","destination":"d","table":"public.t","row":{"id":"7"}}"#);
+        let why = select(&Table::default(), &letter).unwrap_err().0;
+        assert!(why.contains("no published primary key"), "{why}");
+        let unreadable = Table { unreadable: Some("may not".into()), ..Table::default() };
+        assert_eq!(select(&unreadable, &letter).unwrap_err().0, "may not");
     }
 }

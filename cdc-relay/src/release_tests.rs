@@ -130,7 +130,7 @@ fn a_letter_that_was_written_twice_is_told_once() {
     // Older letters, and rows that a query answered, do not say where they stand.
     for unplaced in [r#""ordinal":1"#, r#""position":"0/2""#] {
         let mut topic = topic(&[("T", A, 2), ("T", A, 2)]);
-        topic[1] = topic[1].replace(unplaced, r#""retold":true"#);
+        topic[1] = topic[1].replace(unplaced, r#""existing":true"#);
         assert_eq!(carry_out(&order(None, A), &mut topic, &[]), [0, 1], "{unplaced}");
     }
 }

@@ -33,8 +33,10 @@ pub struct Transaction {
     pub rows: u64,
     /// Records told on Kafka so far.
     pub told: u64,
-    /// Told once more: has no position, since its place in the chain is taken.
+    /// Told once more, or from a query: no link of the chain, and without a position.
     pub retold: bool,
+    /// Of rows that existed before, from a query.
+    pub existing: bool,
 }
 
 /// One record, in buffers that the next one uses again.
@@ -237,10 +239,11 @@ impl Compiled {
     }
 }
 
-/// For tables without a version.
+/// For tables without a version. A slot may begin where a commit does, so what is told from its snapshot is marked.
 fn fallback_id(transaction: &Transaction, out: &mut Vec<u8>) {
+    let mark = if transaction.existing { "r" } else { "" };
     out.extend_from_slice(
-        format!("{}/{}/{}", transaction.cluster, transaction.commit_lsn, transaction.rows).as_bytes(),
+        format!("{}/{}/{mark}{}", transaction.cluster, transaction.commit_lsn, transaction.rows).as_bytes(),
     );
 }
 

@@ -91,6 +91,9 @@ pub struct Table {
     pub headers: BTreeMap<String, Text>,
     #[serde(default)]
     pub names: BTreeMap<String, BTreeMap<String, Text>>,
+    /// Rows that exist before the slot does are told too.
+    #[serde(default)]
+    pub snapshot: bool,
     pub routes: Vec<Route>,
 }
 

@@ -22,6 +22,7 @@ use crate::pace::{Next, Pace};
 use crate::pgoutput::Scratch;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::route::Transaction;
+use crate::snapshot::{self, Snapshots};
 use crate::stall::{Stall, Verdict};
 use crate::state::{Memory, Phase};
 use crate::tell::Teller;
@@ -89,6 +90,10 @@ pub struct Stream<'a> {
     pace: Pace,
     stall: Stall,
     stalls: u32,
+    /// Of the open transaction.
+    xid: u32,
+    /// The tables whose existing rows are not all told.
+    snapshots: Option<Snapshots>,
 }
 
 /// What the next session of this process has to know.
@@ -104,7 +109,7 @@ impl<'a> Stream<'a> {
         (teller, letters): (&'a mut Teller, Letters<'a>),
         acks: &Arc<Acks>,
         metrics: &SourceMetrics,
-        origin: Origin,
+        (origin, snapshots): (Origin, Option<Snapshots>),
     ) -> Stream<'a> {
         let now = Instant::now();
         let (acknowledged, chain) = (origin.memory.acknowledged, origin.memory.chain);
@@ -133,6 +138,8 @@ impl<'a> Stream<'a> {
             pace: Pace::new(now),
             stall: Stall::new(now, origin.stalls),
             stalls: origin.stalls,
+            xid: 0,
+            snapshots,
             origin,
         }
     }
@@ -156,7 +163,9 @@ impl<'a> Stream<'a> {
     fn stream(&mut self) -> Result<()> {
         while !self.acks.stopping() {
             self.collect()?;
+            self.note_snapshots()?;
             self.remember(false)?;
+            self.step_snapshots()?;
             self.confirm()?;
             self.watch();
             if self.wait()? {
@@ -179,6 +188,7 @@ impl<'a> Stream<'a> {
             {
                 break;
             }
+            self.note_snapshots()?;
             self.remember(true)?;
             self.acks.wake_at(0);
             self.sleep(Duration::from_millis(2))?;
@@ -241,6 +251,25 @@ impl<'a> Stream<'a> {
             self.idle_only = true;
         }
         Ok(())
+    }
+
+    /// Lets the snapshots read on. The rows of a chunk are told by `intake`, where the stream meets its mark.
+    fn step_snapshots(&mut self) -> Result<()> {
+        let Some(snapshots) = &mut self.snapshots else { return Ok(()) };
+        if snapshots.is_over() {
+            self.snapshots = None;
+            return Ok(());
+        }
+        snapshots.step(Instant::now())
+    }
+
+    /// Notes how far the snapshots are acknowledged; before the memory, which is waited for.
+    fn note_snapshots(&mut self) -> Result<()> {
+        let Stream { snapshots: Some(snapshots), teller, progress, origin, .. } = self else { return Ok(()) };
+        snapshots.settle(progress.confirmed(), |table, value| {
+            let key = snapshot::record_key(&origin.memory_key, table);
+            Ok(teller.kafka().note(&origin.memory_topic, (&key, value))? == Sent::Taken)
+        })
     }
 
     /// Tells Postgres what is acknowledged and remembered.

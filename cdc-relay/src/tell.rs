@@ -161,35 +161,13 @@ impl Teller {
         let Some((_, plan)) = self.plans.iter().find(|(id, _)| *id == relation) else {
             bail!("a row came before the columns of its table");
         };
-        if plan.unknown {
-            return self.out.untold(
-                plan,
-                row,
-                "the routes neither tell nor ignore this published table",
-                open,
-            );
-        }
-        if !self.out.halted.is_empty() && self.out.halted.contains(&unrouted(&plan.relation), None) {
-            return self.out.untold(plan, row, "follows an earlier row of its table", open);
-        }
-        let mut matched = false;
-        for route in &plan.routes {
-            let told = match route.matches(row) {
-                Ok(false) => continue,
-                Ok(true) => route.tell(row, open.transaction, &self.out.topics, &mut self.out.record),
-                Err(problem) => {
-                    self.out.record.key.clear();
-                    self.out.record.id.clear();
-                    Err(problem)
-                }
-            };
-            matched = true;
-            self.out.deliver(told, (plan, route, row), open)?;
-        }
-        if !matched {
-            self.out.metrics.unrouted.inc();
-        }
-        Ok(())
+        self.out.row(plan, row, open)
+    }
+
+    /// As `row`, for a row that a query answered.
+    pub fn retell(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+        open.transaction.rows += 1;
+        self.out.row(plan, row, open)
     }
 
     /// Tells a row once more, by all routes of `to` that it matches. `Err` in `Ok`: one of them cannot tell it.
@@ -262,6 +240,33 @@ impl Teller {
 }
 
 impl Outlet {
+    fn row(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+        if plan.unknown {
+            return self.untold(plan, row, "the routes neither tell nor ignore this published table", open);
+        }
+        if !self.halted.is_empty() && self.halted.contains(&unrouted(&plan.relation), None) {
+            return self.untold(plan, row, "follows an earlier row of its table", open);
+        }
+        let mut matched = false;
+        for route in &plan.routes {
+            let told = match route.matches(row) {
+                Ok(false) => continue,
+                Ok(true) => route.tell(row, open.transaction, &self.topics, &mut self.record),
+                Err(problem) => {
+                    self.record.key.clear();
+                    self.record.id.clear();
+                    Err(problem)
+                }
+            };
+            matched = true;
+            self.deliver(told, (plan, route, row), open)?;
+        }
+        if !matched {
+            self.metrics.unrouted.inc();
+        }
+        Ok(())
+    }
+
     fn deliver(
         &mut self,
         told: Result<Destination, Problem>,

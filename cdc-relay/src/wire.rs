@@ -82,6 +82,15 @@ pub struct Session {
 impl Session {
     /// Connects as a logical walsender of the URL's database.
     pub fn connect(config: &Config) -> Result<Session> {
+        Session::open(config, &[("replication", "database"), ("application_name", "cdc-relay")])
+    }
+
+    /// Connects as any client does, to read rows in the very text forms that the stream has.
+    pub fn connect_to_read(config: &Config) -> Result<Session> {
+        Session::open(config, &[("application_name", "cdc-relay snapshot")])
+    }
+
+    fn open(config: &Config, kind: &[(&str, &str)]) -> Result<Session> {
         if config.get_ssl_mode() == SslMode::Require {
             return protocol("sslmode=require is not supported yet: use a private network or a local socket");
         }
@@ -92,8 +101,6 @@ impl Session {
         let parameters = [
             ("user", user),
             ("database", config.get_dbname().unwrap_or(user)),
-            ("replication", "database"),
-            ("application_name", "cdc-relay"),
             ("client_encoding", "UTF8"),
             // The text forms that `json` writes onward almost unchanged.
             ("DateStyle", "ISO, YMD"),
@@ -102,20 +109,27 @@ impl Session {
             ("bytea_output", "hex"),
             ("extra_float_digits", "3"),
             ("statement_timeout", "0"),
+            ("standard_conforming_strings", "on"),
         ];
         let options = config.get_options().map(|options| ("options", options));
         let mut out = BytesMut::new();
-        frontend::startup_message(parameters.into_iter().chain(options), &mut out)?;
+        let parameters = parameters.into_iter().chain(kind.iter().copied());
+        frontend::startup_message(parameters.chain(options), &mut out)?;
         session.socket.write_all(&out)?;
         session.authenticate(user, config.get_password().unwrap_or_default())?;
         // From here on only the server's own slowness counts, such as making a slot while transactions run.
-        session.socket.set_timeouts(Duration::from_secs(120))?;
+        session.patience(Duration::from_secs(120))?;
         Ok(session)
     }
 
     /// The server's major version.
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// How long the server may be silent.
+    pub fn patience(&self, silence: Duration) -> Result<()> {
+        Ok(self.socket.set_timeouts(silence)?)
     }
 
     fn authenticate(&mut self, user: &str, password: &[u8]) -> Result<()> {
@@ -174,8 +188,29 @@ impl Session {
         }
     }
 
+    /// Runs one statement and hands over its rows, one by one, as `pgoutput::data_row` reads them. Nothing is kept:
+    /// the server waits for as long as `row` does. After an error the session is of no further use.
+    pub fn each(
+        &mut self,
+        sql: &str,
+        mut row: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut out = BytesMut::new();
+        frontend::query(sql, &mut out)?;
+        self.socket.write_all(&out)?;
+        let mut failed = None;
+        loop {
+            match self.message()? {
+                Message::DataRow(body) => row(body.buffer())?,
+                Message::ErrorResponse(body) => failed = Some(server_error(body.fields())),
+                Message::ReadyForQuery(_) => return failed.map_or(Ok(()), |error| Err(error.into())),
+                _ => {}
+            }
+        }
+    }
+
     /// Begins streaming where the slot stands: 0/0 asks for no position, since the slot knows best. Logical
-    /// messages come along from PostgreSQL 14 on: commands to the relay have their place in the stream.
+    /// messages come along from PostgreSQL 14 on: what commands tell the relay has its place in the stream.
     pub fn start(mut self, slot: &str, publication: &str) -> Result<Replication> {
         let publication = publication.replace('"', "\"\"").replace('\'', "''");
         let messages = if self.version >= MESSAGES { ", messages 'true'" } else { "" };

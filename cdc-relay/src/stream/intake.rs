@@ -10,12 +10,15 @@ use crate::lsn::{Lsn, PgTime};
 use crate::pgoutput::{self, Message, Old, Tuple};
 use crate::progress::Sink;
 use crate::release::{self, Order};
+use crate::snapshot::{self, Mark};
 use crate::tell::Open;
 use crate::template::Row;
 
 /// What a logical message wants, by its prefix.
 enum Command {
     Release(Order),
+    /// A chunk of existing rows has its place here.
+    Mark(Option<Mark>),
     /// Not meant for us, or not understood: anybody may write messages.
     Nothing,
 }
@@ -30,6 +33,7 @@ impl Command {
                     Command::Nothing
                 }
             },
+            snapshot::PREFIX => Command::Mark(Mark::parse(content)),
             _ => Command::Nothing,
         }
     }
@@ -60,8 +64,11 @@ impl Stream<'_> {
     }
 
     fn message(&mut self, range: &std::ops::Range<usize>) -> Result<()> {
-        let Stream { wire, scratch, teller, progress, transaction, .. } = self;
+        let Stream { wire, scratch, teller, progress, transaction, snapshots, .. } = self;
         let message = pgoutput::decode(wire.bytes(range), scratch)?;
+        if let Some(snapshots) = snapshots {
+            snapshots.hear(&message, self.xid);
+        }
         let (relation, row, refused) = match message {
             Message::Insert { relation, new } => (relation, Row { new, old: None }, None),
             Message::Update { relation, old, new } => (relation, Row { new, old: whole(old) }, None),
@@ -74,7 +81,10 @@ impl Stream<'_> {
                 teller.relation(&relation);
                 return Ok(());
             }
-            Message::Begin { commit_lsn, committed_at, .. } => return self.begin(commit_lsn, committed_at),
+            Message::Begin { commit_lsn, committed_at, xid } => {
+                self.xid = xid;
+                return self.begin(commit_lsn, committed_at);
+            }
             Message::Commit { commit_lsn, end_lsn, .. } => return self.commit(commit_lsn, end_lsn),
             Message::Truncate { relations, .. } => {
                 let oids: Vec<u32> =
@@ -104,6 +114,7 @@ impl Stream<'_> {
         }
         match command {
             Command::Release(order) => self.release(&order),
+            Command::Mark(mark) => self.mark(mark),
             Command::Nothing => Ok(()),
         }
     }
@@ -121,10 +132,20 @@ impl Stream<'_> {
         let transaction = &mut self.transaction;
         (transaction.commit_lsn, transaction.committed_at) = (commit_lsn, committed_at);
         (transaction.previous, transaction.rows, transaction.told) = (self.last_told, 0, 0);
+        (transaction.retold, transaction.existing) = (false, false);
         transaction.time.clear();
         committed_at.write_rfc3339(&mut transaction.time);
         self.open = Some(self.progress.begin(commit_lsn, committed_at));
         Ok(())
+    }
+
+    /// The stream met the mark of a chunk of existing rows.
+    fn mark(&mut self, mark: Option<Mark>) -> Result<()> {
+        let Stream { teller, progress, transaction, snapshots, .. } = self;
+        let (Some(mark), Some(ticket), Some(snapshots)) = (mark, self.open, snapshots) else { return Ok(()) };
+        (transaction.retold, transaction.existing) = (true, true);
+        let mut open = Open { transaction, ticket, progress, again: false };
+        snapshots.meet(mark, teller, &mut open)
     }
 
     fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<()> {

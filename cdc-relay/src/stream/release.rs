@@ -208,6 +208,7 @@ impl Stream<'_> {
         }
         self.heard_at = Instant::now();
         self.collect()?;
+        self.note_snapshots()?;
         self.remember(false)?;
         self.confirm()?;
         self.watch();

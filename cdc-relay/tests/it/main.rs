@@ -12,5 +12,6 @@ mod rabbit;
 mod refusals;
 mod release;
 mod rig;
+mod snapshot;
 mod standby;
 mod telling;

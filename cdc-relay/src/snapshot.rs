@@ -1,0 +1,433 @@
+//! Tells the rows that were there before the slot, while the stream runs.
+//!
+//! A table is read in chunks by primary key, on a connection of its own (`reader`). After each chunk a mark is written
+//! to the log; where the stream meets it, the rows of the chunk are told that the stream has not told in a newer state
+//! (`window`). So the tellings of a row never go backwards, and the stream waits for no query. When a chunk is
+//! acknowledged, its last key is noted in the state topic: the next start goes on from there.
+
+mod reader;
+mod window;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use backon::BackoffBuilder;
+use serde::{Deserialize, Serialize};
+use tokio_postgres::Config;
+
+use crate::lsn::Lsn;
+use crate::metrics::{SnapshotMetrics, SourceMetrics};
+use crate::pgoutput::{self, Message, Old, Relation, Scratch, Tuple};
+use crate::routes::Source;
+use crate::rows::Table;
+use crate::snapshot::reader::{Answer, Ask, Chunk, Reader};
+use crate::snapshot::window::Window;
+use crate::state::Cluster;
+use crate::tell::{Open, Teller};
+use crate::template::Row;
+
+/// Of the marks in the log.
+pub const PREFIX: &str = "cdc-relay.snapshot";
+
+/// A chunk has at most so many rows, so that the stream is not held up for long.
+const MOST_ROWS: u32 = 2000;
+/// While the first chunk waits for the transactions that run, it looks so often.
+const LOOK: Duration = Duration::from_millis(200);
+/// After so long it says that it waits.
+const SAY: Duration = Duration::from_secs(10);
+
+/// How far a table is told: the value of its record in the state topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    pub system_id: String,
+    /// The columns of the primary key.
+    pub key: Vec<String>,
+    /// The key of the last row that was told and acknowledged; empty at the beginning.
+    pub after: Vec<String>,
+    /// Rows passed so far.
+    pub rows: u64,
+    pub done: bool,
+}
+
+/// A mark: which of our chunks the stream has caught up with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Another session's marks are not ours.
+    session: u64,
+    chunk: u64,
+}
+
+impl Mark {
+    pub fn parse(content: &[u8]) -> Option<Mark> {
+        let (session, chunk) = std::str::from_utf8(content).ok()?.split_once('/')?;
+        Some(Mark { session: session.parse().ok()?, chunk: chunk.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.session, self.chunk)
+    }
+}
+
+/// One table that is not told to its end.
+struct Course {
+    table: Table,
+    position: Position,
+    limit: u32,
+    metrics: SnapshotMetrics,
+}
+
+enum Step {
+    /// Nothing is asked until then.
+    Rest(Instant),
+    Asked,
+    /// Read; the stream has not met its mark.
+    Read(Box<Chunk>),
+}
+
+/// The tables of one session that are not told to their end, one after the other.
+pub struct Snapshots {
+    source: String,
+    publication: String,
+    courses: VecDeque<Course>,
+    mark: Mark,
+    step: Step,
+    window: Window,
+    /// What the stream calls the tables, and where their keys are in its rows.
+    heard: Vec<(u32, String, Option<Vec<usize>>)>,
+    /// Told in the transaction of that commit, not yet noted.
+    settling: VecDeque<(Lsn, String, Position)>,
+    reader: Reader,
+    backoff: Option<backon::ExponentialBackoff>,
+    waits_since: Option<Instant>,
+    scratch: Scratch,
+    key: Vec<u8>,
+}
+
+/// The tables that are to be told and are not; `None` if there is nothing to do. `found`: by name, the table and its
+/// position.
+pub fn begin(
+    source: &Source,
+    cluster: &Cluster,
+    found: Vec<(Table, Option<Position>)>,
+    config: &Config,
+    (metrics, wake): (&SourceMetrics, &std::sync::Arc<crate::acks::Acks>),
+) -> Result<Option<Snapshots>> {
+    let publication = source.publication.get_ref().clone();
+    let source = source.name.get_ref();
+    let mut courses = VecDeque::new();
+    for (table, known) in found {
+        let name = table.name();
+        let key: Vec<String> = table.key_columns().map(str::to_owned).collect();
+        let fits = |position: &Position| {
+            position.system_id == cluster.system_id && (position.done || position.key == key)
+        };
+        let position = known.filter(fits).unwrap_or_else(|| Position {
+            system_id: cluster.system_id.clone(),
+            key,
+            after: Vec::new(),
+            rows: 0,
+            done: false,
+        });
+        let series = metrics.snapshot(&name);
+        series.passed.set(position.rows as i64);
+        series.estimate.set(table.estimate.map_or(-1, |rows| rows as i64));
+        if position.done {
+            continue;
+        }
+        let told = position.rows;
+        tracing::info!(source, table = name, told, estimate = table.estimate, "snapshot begins");
+        courses.push_back(Course { table, position, limit: MOST_ROWS, metrics: series });
+    }
+    if courses.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Snapshots {
+        source: source.clone(),
+        publication,
+        courses,
+        mark: Mark { session: rand::random(), chunk: 0 },
+        step: Step::Rest(Instant::now()),
+        window: Window::default(),
+        heard: Vec::new(),
+        settling: VecDeque::new(),
+        reader: Reader::start(config.clone(), wake)?,
+        backoff: None,
+        waits_since: None,
+        scratch: Scratch::default(),
+        key: Vec::new(),
+    }))
+}
+
+impl Snapshots {
+    /// Takes what the reader answered, and asks for the next chunk when it is time.
+    pub fn step(&mut self, now: Instant) -> Result<()> {
+        if let Some(answer) = self.reader.answer() {
+            self.answered(answer, now)?;
+        }
+        let Some(course) = self.courses.front() else { return Ok(()) };
+        if !matches!(self.step, Step::Rest(until) if now >= until) {
+            return Ok(());
+        }
+        let fresh = !self.window.is_open();
+        if fresh {
+            self.window.open();
+        }
+        self.mark.chunk += 1;
+        self.reader.ask(Ask {
+            mark: self.mark,
+            table: course.table.clone(),
+            publication: self.publication.clone(),
+            after: course.position.after.clone(),
+            limit: course.limit,
+            fresh,
+        })?;
+        self.step = Step::Asked;
+        Ok(())
+    }
+
+    fn answered(&mut self, answer: Answer, now: Instant) -> Result<()> {
+        match answer {
+            Answer::Chunk(chunk) if chunk.mark == self.mark && matches!(self.step, Step::Asked) => {
+                self.window.forget(&chunk.visible);
+                self.waits_since = None;
+                self.step = Step::Read(chunk);
+            }
+            Answer::NotYet { visible } => {
+                self.window.forget(&visible);
+                let since = *self.waits_since.get_or_insert(now);
+                if now.saturating_duration_since(since) >= SAY {
+                    let older_than = visible.next;
+                    tracing::warn!(
+                        source = self.source,
+                        older_than,
+                        "the snapshot waits for the transactions that ran when it began"
+                    );
+                    self.waits_since = Some(now);
+                }
+                self.step = Step::Rest(now + LOOK);
+            }
+            Answer::Failed { mark, error } if mark == self.mark => self.failed(&error, now),
+            Answer::Chunk(_) | Answer::Failed { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, error: &anyhow::Error, now: Instant) {
+        let Some(course) = self.courses.front() else { return };
+        course.metrics.failures.inc();
+        tracing::warn!(source = self.source, table = course.table.name(), "snapshot: {error:#}");
+        let delays = || {
+            let delays = backon::ExponentialBuilder::default().with_min_delay(Duration::from_millis(500));
+            delays.with_max_delay(Duration::from_secs(30)).with_jitter().without_max_times().build()
+        };
+        let pause = self.backoff.get_or_insert_with(delays).next().unwrap_or(SAY);
+        // Nothing is recorded meanwhile.
+        self.window.close();
+        self.step = Step::Rest(now + pause);
+    }
+
+    /// A message of the stream, before it is told.
+    pub fn hear(&mut self, message: &Message<'_>, xid: u32) {
+        match message {
+            Message::Relation(relation) => self.announced(relation),
+            Message::Insert { relation, new } => self.changed(*relation, *new, None, xid),
+            Message::Update { relation, old, new } => {
+                if let Some(Old::Key(old) | Old::Row(old)) = old {
+                    self.changed(*relation, *old, None, xid);
+                    self.changed(*relation, *new, Some(*old), xid);
+                } else {
+                    self.changed(*relation, *new, None, xid);
+                }
+            }
+            Message::Delete { relation, old: Old::Key(old) | Old::Row(old) } => {
+                self.changed(*relation, *old, None, xid);
+            }
+            Message::Truncate { relations, .. } => {
+                let oids = relations.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid));
+                for oid in oids {
+                    if self.key_of(oid).is_some() {
+                        self.window.lose_track();
+                    }
+                }
+            }
+            Message::Begin { .. }
+            | Message::Commit { .. }
+            | Message::Origin { .. }
+            | Message::Type { .. }
+            | Message::Logical { .. } => {}
+        }
+    }
+
+    fn announced(&mut self, relation: &Relation) {
+        let name = format!("{}.{}", relation.schema, relation.name);
+        let Some(course) = self.courses.iter().find(|course| course.table.name() == name) else { return };
+        let place = |name: &str| relation.columns.iter().position(|column| column.name == name);
+        let key = course.table.key_columns().map(place).collect();
+        self.heard.retain(|(oid, _, _)| *oid != relation.id);
+        self.heard.push((relation.id, name, key));
+    }
+
+    /// Where the key is in the stream's rows of the table that is being told; `None`: another table.
+    fn key_of(&self, oid: u32) -> Option<Option<&[usize]>> {
+        let course = self.courses.front()?;
+        let (_, name, key) = self.heard.iter().find(|(id, _, _)| *id == oid)?;
+        let Table { relation, .. } = &course.table;
+        let same = name.split_once('.') == Some((relation.schema.as_str(), relation.name.as_str()));
+        same.then_some(key.as_deref())
+    }
+
+    fn changed(&mut self, oid: u32, new: Tuple<'_>, old: Option<Tuple<'_>>, xid: u32) {
+        if !self.window.is_open() {
+            return;
+        }
+        let mut key = std::mem::take(&mut self.key);
+        match self.key_of(oid) {
+            None => {}
+            Some(columns) => {
+                let row = Row { new, old };
+                if columns.is_some_and(|columns| write_key(&row, columns.iter().copied(), &mut key)) {
+                    self.window.changed(&key, xid);
+                } else {
+                    self.window.lose_track();
+                }
+            }
+        }
+        self.key = key;
+    }
+
+    /// The stream met a mark: tells the chunk that was read before it, in the mark's transaction.
+    pub fn meet(&mut self, mark: Mark, teller: &mut Teller, open: &mut Open<'_>) -> Result<()> {
+        let Step::Read(chunk) = std::mem::replace(&mut self.step, Step::Rest(Instant::now())) else {
+            return Ok(());
+        };
+        if mark != self.mark {
+            self.step = Step::Read(chunk);
+            return Ok(());
+        }
+        let Some(course) = self.courses.front_mut() else { return Ok(()) };
+        if !self.window.is_open() {
+            tracing::debug!(
+                source = self.source,
+                "a chunk is read again: the stream changed too much beside it"
+            );
+            return Ok(());
+        }
+        if !chunk.table.key_columns().eq(course.position.key.iter().map(String::as_str)) {
+            bail!("the primary key of {} was changed", course.table.name());
+        }
+        let plan = teller.plan(&chunk.table.relation);
+        let mut told = 0;
+        for body in chunk.rows() {
+            let row = Row { new: pgoutput::data_row(body, &mut self.scratch)?, old: None };
+            if !write_key(&row, chunk.table.key.iter().map(|key| key.index), &mut self.key) {
+                bail!("a row of {} came without its key", course.table.name());
+            }
+            if !self.window.has(&self.key) {
+                teller.retell(&plan, &row, open)?;
+                told += 1;
+            }
+        }
+        course.position.rows += chunk.len() as u64;
+        if let Some(last) = chunk.last(&mut self.scratch)? {
+            course.position.after = last;
+        }
+        course.position.done = chunk.is_last();
+        course.limit = chunk.next_limit(MOST_ROWS);
+        course.metrics.rows.inc_by(told);
+        course.metrics.passed.set(course.position.rows as i64);
+        self.backoff = None;
+        let position = course.position.clone();
+        self.settling.push_back((open.transaction.commit_lsn, course.table.name(), position));
+        if course.position.done {
+            let (table, rows) = (course.table.name(), course.position.rows);
+            tracing::info!(source = self.source, table, rows, "snapshot done");
+            self.courses.pop_front();
+            self.window.close();
+        }
+        Ok(())
+    }
+
+    /// Notes the positions whose rows are acknowledged, by `note`, which answers whether it could.
+    pub fn settle(
+        &mut self,
+        confirmed: Lsn,
+        mut note: impl FnMut(&str, &[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        while let Some((commit, table, position)) = self.settling.front()
+            && *commit < confirmed
+        {
+            // Another of the same table that is acknowledged too says more.
+            let superseded =
+                matches!(self.settling.get(1), Some((later, next, _)) if *later < confirmed && next == table);
+            if !superseded && !note(table, &serde_json::to_vec(position)?)? {
+                return Ok(());
+            }
+            self.settling.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Whether all is told and noted.
+    pub fn is_over(&self) -> bool {
+        self.courses.is_empty() && self.settling.is_empty()
+    }
+}
+
+/// Writes the values of the key, each with its length. False: one is not known.
+fn write_key(row: &Row<'_>, columns: impl Iterator<Item = usize>, out: &mut Vec<u8>) -> bool {
+    out.clear();
+    for column in columns {
+        let Ok(Some(value)) = row.text(column) else { return false };
+        out.extend_from_slice(&(value.len() as u64).to_be_bytes());
+        out.extend_from_slice(value);
+    }
+    true
+}
+
+/// The record's key in the state topic.
+pub fn record_key(memory_key: &str, table: &str) -> String {
+    format!("{memory_key}{INFIX}{table}")
+}
+
+/// The table, if the record is a position of this memory's.
+pub fn record_table<'k>(memory_key: &str, key: &'k [u8]) -> Option<&'k str> {
+    std::str::from_utf8(key).ok()?.strip_prefix(memory_key)?.strip_prefix(INFIX)
+}
+
+const INFIX: &str = "/snapshot/";
+
+/// Why the rows of these tables cannot be told in chunks; empty if they can.
+pub fn problems<'t>(tables: impl Iterator<Item = &'t Table>, version: u32) -> Vec<String> {
+    let mut problems = Vec::new();
+    for table in tables {
+        let name = table.name();
+        if version < 140_000 {
+            problems.push(format!("{name} has `snapshot = true`, which needs PostgreSQL 14"));
+        } else if table.key.is_empty() {
+            problems.push(format!(
+                "{name} has `snapshot = true` and no published primary key to read it by: add one \
+                 (`alter table {name} add primary key (…)`), or take the option away and tell all rows with \
+                 `cdc-relay reconcile`"
+            ));
+        }
+        problems.extend(table.unreadable.clone());
+    }
+    problems
+}
+
+impl Chunk {
+    /// The key of the last row, as text.
+    fn last(&self, scratch: &mut Scratch) -> Result<Option<Vec<String>>> {
+        let Some(body) = self.rows().last() else { return Ok(None) };
+        let row = Row { new: pgoutput::data_row(body, scratch)?, old: None };
+        let mut values = Vec::new();
+        for key in &self.table.key {
+            let value = row.text(key.index).ok().flatten().context("a row came without its key")?;
+            values.push(String::from_utf8(value.to_vec()).context("a key is not UTF-8")?);
+        }
+        Ok(Some(values))
+    }
+}
