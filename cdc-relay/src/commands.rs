@@ -6,6 +6,8 @@ pub mod dead_letters;
 #[cfg(feature = "sinks")]
 pub mod release;
 #[cfg(feature = "sinks")]
+pub mod replay;
+#[cfg(feature = "sinks")]
 pub mod run;
 
 use clap::Subcommand;
@@ -18,6 +20,8 @@ pub enum Command {
     DeadLetters(dead_letters::DeadLettersConfig),
     #[cfg(feature = "sinks")]
     Release(release::ReleaseConfig),
+    #[cfg(feature = "sinks")]
+    Replay(replay::ReplayConfig),
 }
 
 impl Command {
@@ -26,9 +30,11 @@ impl Command {
             #[cfg(feature = "sinks")]
             Self::Run(options) => run::execute(options),
             #[cfg(feature = "sinks")]
-            Self::DeadLetters(options) => dead_letters::execute(options),
+            Self::DeadLetters(options) => dead_letters::execute(&options),
             #[cfg(feature = "sinks")]
-            Self::Release(options) => release::execute(options),
+            Self::Release(options) => release::execute(&options),
+            #[cfg(feature = "sinks")]
+            Self::Replay(options) => replay::execute(&options),
         }
     }
 
@@ -38,7 +44,7 @@ impl Command {
             #[cfg(feature = "sinks")]
             Self::Run(_) => "info",
             #[cfg(feature = "sinks")]
-            Self::DeadLetters(_) | Self::Release(_) => "warn",
+            Self::DeadLetters(_) | Self::Release(_) | Self::Replay(_) => "warn",
         }
     }
 }

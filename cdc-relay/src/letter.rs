@@ -176,6 +176,13 @@ pub struct Place {
     pub position: (Lsn, u64),
 }
 
+impl Place {
+    /// Whether a letter at `place`, of a row at `self` or before it, was written once more after a broken session.
+    pub fn covers(&self, place: &Place) -> bool {
+        self.cluster == place.cluster && self.position >= place.position
+    }
+}
+
 impl Letter {
     /// Reads a record of the topic; `None` if it is no letter but a release.
     pub fn read(value: &[u8]) -> Result<Option<Letter>, serde_json::Error> {

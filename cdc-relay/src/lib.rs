@@ -55,6 +55,8 @@ mod present;
 #[cfg(feature = "sinks")]
 mod rabbit;
 #[cfg(feature = "sinks")]
+mod replay;
+#[cfg(feature = "sinks")]
 pub mod run;
 #[cfg(feature = "sinks")]
 mod snapshot;

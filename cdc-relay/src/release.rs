@@ -156,8 +156,7 @@ impl<'o> Pass<'o> {
         }
         let place = letter.place();
         if let (Some(last), Some(place)) = (&unit.last, &place)
-            && last.cluster == place.cluster
-            && last.position >= place.position
+            && last.covers(place)
         {
             return false;
         }

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::acks::Acks;
 use crate::commands::Failure;
 use crate::commands::run::RunConfig;
+use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
 use crate::metrics::{Metrics, SourceMetrics};
 use crate::rabbit::Rabbit;
 use crate::routes::{Routes, Source};
@@ -22,11 +23,11 @@ use crate::{http, lag};
 const GRACE: Duration = Duration::from_secs(12);
 
 /// Checks everything that can be wrong without connecting.
-pub fn routes(config: &RunConfig) -> Result<Routes, Failure> {
-    let routes = config.routes.read()?;
+pub fn routes(routes: &RoutesArgs, amqp: &AmqpArgs) -> Result<Routes, Failure> {
+    let routes = routes.read()?;
     for source in &routes.sources {
         database(source).map_err(Failure::Usage)?;
-        if config.amqp.amqp_url.is_none() && !queues(source).is_empty() {
+        if amqp.amqp_url.is_none() && !queues(source).is_empty() {
             let source = source.name.get_ref();
             let problem = format!("AMQP_URL is not set, and source {source} has routes to a queue");
             return Err(Failure::usage(problem));
@@ -55,27 +56,15 @@ pub async fn run(
     let routes = Arc::new(routes);
     let (mut statuses, mut stops, mut threads) = (Vec::new(), Vec::new(), Vec::new());
     for source in &routes.sources {
-        let series = metrics.source(source.name.get_ref());
-        let status = Status::new(source.name.get_ref(), series.clone());
-        let acks = Arc::new(Acks::new()?);
-        let database = database(source)?;
+        let wiring = wiring((&config.kafka, &config.amqp), &metrics, &routes, source)?;
         tokio::spawn(lag::watch(
-            database.clone(),
+            wiring.config.clone(),
             source.slot.get_ref().clone(),
-            series.clone(),
+            wiring.metrics.clone(),
             shutdown.child_token(),
         ));
-        let wiring = Wiring {
-            routes: Arc::clone(&routes),
-            source: Arc::new(source.clone()),
-            config: database,
-            kafka_brokers: config.kafka.kafka_brokers.clone(),
-            rabbit: rabbit(&config, &routes, source, &acks, &series),
-            acks: Arc::clone(&acks),
-            metrics: series,
-            status: status.clone(),
-            runtime: Handle::current(),
-        };
+        statuses.push(wiring.status.clone());
+        stops.push(Arc::clone(&wiring.acks));
         let thread = std::thread::Builder::new().name(format!("source {}", source.name.get_ref()));
         let (done, ended) = tokio::sync::oneshot::channel();
         thread.spawn(move || {
@@ -83,8 +72,6 @@ pub async fn run(
             // The receiver is gone only when the process ends anyway.
             let _ = done.send(());
         })?;
-        statuses.push(status);
-        stops.push(acks);
         threads.push(ended);
     }
     let admin = tokio::spawn(http::serve(listener, metrics, statuses, shutdown.clone().cancelled_owned()));
@@ -99,15 +86,37 @@ pub async fn run(
     Ok(())
 }
 
+/// What a source is made of. Within a runtime.
+pub fn wiring(
+    (kafka, amqp): (&KafkaArgs, &AmqpArgs),
+    metrics: &Metrics,
+    routes: &Arc<Routes>,
+    source: &Source,
+) -> Result<Wiring> {
+    let series = metrics.source(source.name.get_ref());
+    let acks = Arc::new(Acks::new()?);
+    Ok(Wiring {
+        routes: Arc::clone(routes),
+        source: Arc::new(source.clone()),
+        config: database(source)?,
+        kafka_brokers: kafka.kafka_brokers.clone(),
+        rabbit: rabbit(amqp, routes, source, &acks, &series),
+        acks,
+        status: Status::new(source.name.get_ref(), series.clone()),
+        metrics: series,
+        runtime: Handle::current(),
+    })
+}
+
 /// A connection of its own per source, and only where a route leads to a queue.
 fn rabbit(
-    config: &RunConfig,
+    amqp: &AmqpArgs,
     routes: &Routes,
     source: &Source,
     acks: &Arc<Acks>,
     series: &SourceMetrics,
 ) -> Option<Arc<Rabbit>> {
-    let uri = config.amqp.amqp_url.as_ref()?;
+    let uri = amqp.amqp_url.as_ref()?;
     if queues(source).is_empty() {
         return None;
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::dead::{Extent, Halted};
-use crate::letter::Letter;
+use crate::letter::{Letter, Place};
 
 /// A key that is halted towards a destination, with its letters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,6 +25,8 @@ pub struct Shelved {
     pub since: Option<jiff::Timestamp>,
     /// Its offset in the topic.
     pub offset: i64,
+    #[serde(skip)]
+    last: Option<Place>,
 }
 
 /// Reads the topic twice: first which keys are halted, then their letters. So nothing is kept but what is shown.
@@ -87,8 +89,16 @@ impl Shelf {
             position: letter.position().to_owned(),
             since: letter.committed_at.or(written),
             offset,
+            last: None,
         });
+        let place = letter.place();
+        if let (Some(last), Some(place)) = (&shelved.last, &place)
+            && last.covers(place)
+        {
+            return Ok(()); // written twice
+        }
         shelved.letters += 1;
+        shelved.last = place.or_else(|| shelved.last.take());
         Ok(())
     }
 
@@ -166,6 +176,24 @@ mod tests {
                 "--source s --destination u --all"
             ]
         );
+    }
+
+    #[test]
+    fn a_letter_that_was_written_twice_counts_once() {
+        let letter = |commit: u32| {
+            format!(
+                r#"{{"source":"s","destination":"t","key":"a","cluster":"c","position":"0/{commit}","ordinal":1}}"#
+            )
+        };
+        let topic = [1, 2, 1, 2, 3].map(letter);
+        let mut shelf = Shelf::new(["s"].into_iter());
+        for (offset, value) in topic.iter().enumerate() {
+            shelf.apply(offset as i64, value.as_bytes()).unwrap();
+        }
+        for (offset, value) in topic.iter().enumerate() {
+            shelf.count(offset as i64, value.as_bytes(), None).unwrap();
+        }
+        assert_eq!(shelf.into_shelved()[0].letters, 3);
     }
 
     #[test]

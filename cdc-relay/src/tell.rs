@@ -43,12 +43,16 @@ pub enum Again<'a> {
 /// What was told once more, by destination, and what was not, since its key is halted.
 #[derive(Debug, Default)]
 pub struct Tally {
+    /// Only events with this key.
+    pub key: Option<String>,
+    /// Events that were looked at.
+    pub seen: u64,
     pub told: BTreeMap<String, u64>,
     pub halted: u64,
 }
 
 impl Tally {
-    fn count(&mut self, destination: &str) {
+    pub fn count(&mut self, destination: &str) {
         match self.told.get_mut(destination) {
             Some(count) => *count += 1,
             None => drop(self.told.insert(destination.to_owned(), 1)),
@@ -113,6 +117,11 @@ impl Teller {
     pub fn set_halted(&mut self, halted: Halted, end: i64) {
         self.out.metrics.halted.set(halted.len() as i64);
         (self.out.halted, self.out.letters_from) = (halted, end);
+    }
+
+    /// The dead-letter topic ends at the offset `end`, and all letters so far stand in it.
+    pub fn letters_from(&mut self, end: i64) {
+        self.out.letters_from = end;
     }
 
     pub fn halted(&self) -> &Halted {
@@ -190,11 +199,15 @@ impl Teller {
                 Ok(destination) => destination,
                 Err(problem) => return Ok(Err(problem)),
             };
-            if let Again::Told(tally) = &mut to
-                && self.out.is_halted(&route.leads_to)
-            {
-                tally.halted += 1;
-                continue;
+            if let Again::Told(tally) = &mut to {
+                if tally.key.as_ref().is_some_and(|key| key.as_bytes() != self.out.record.key) {
+                    continue;
+                }
+                tally.seen += 1;
+                if self.out.is_halted(&route.leads_to) {
+                    tally.halted += 1;
+                    continue;
+                }
             }
             if let Err(problem) = self.out.send(destination, plan, open)? {
                 return Ok(Err(problem));

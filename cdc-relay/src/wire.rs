@@ -188,6 +188,22 @@ impl Session {
         }
     }
 
+    /// Has the server parse a statement without running it. Several at once are refused.
+    pub fn parse(&mut self, sql: &str) -> Result<()> {
+        let mut out = BytesMut::new();
+        frontend::parse("", sql, [], &mut out)?;
+        frontend::sync(&mut out);
+        self.socket.write_all(&out)?;
+        let mut failed = None;
+        loop {
+            match self.message()? {
+                Message::ErrorResponse(body) => failed = Some(server_error(body.fields())),
+                Message::ReadyForQuery(_) => return failed.map_or(Ok(()), Err),
+                _ => {}
+            }
+        }
+    }
+
     /// Runs one statement and hands over its rows, one by one, as `pgoutput::data_row` reads them. Nothing is kept:
     /// the server waits for as long as `row` does. After an error the session is of no further use.
     pub fn each(

@@ -39,7 +39,7 @@ pub struct DeadLettersConfig {
     pub limit: usize,
 }
 
-pub fn execute(config: DeadLettersConfig) -> Outcome {
+pub fn execute(config: &DeadLettersConfig) -> Outcome {
     let routes = config.routes.read()?;
     let reader = Reader::connect(&config.kafka.kafka_brokers, &routes)?;
     let shelved = read(&reader, &routes)?;
@@ -50,7 +50,7 @@ pub fn execute(config: DeadLettersConfig) -> Outcome {
                 .context("standard output")?;
         }
     } else {
-        show(&shelved, &config, &mut out).context("standard output")?;
+        show(&shelved, config, &mut out).context("standard output")?;
     }
     Ok(if shelved.is_empty() { Ending::Fine } else { Ending::Bad })
 }

@@ -57,14 +57,14 @@ pub struct ReleaseConfig {
     pub kafka: KafkaArgs,
 }
 
-pub fn execute(config: ReleaseConfig) -> Outcome {
+pub fn execute(config: &ReleaseConfig) -> Outcome {
     let routes = config.routes.read()?;
     let [source] = routes.sources.as_slice() else {
         return Err(Failure::usage("--source: which of the sources?".to_owned()));
     };
     let reader = Reader::connect(&config.kafka.kafka_brokers, &routes)?;
     let shelved: Vec<Shelved> = super::dead_letters::read(&reader, &routes)?;
-    let named: Vec<&Shelved> = shelved.iter().filter(|shelved| names(&config, shelved)).collect();
+    let named: Vec<&Shelved> = shelved.iter().filter(|shelved| names(config, shelved)).collect();
     if named.is_empty() {
         return Err(Failure::Failed(anyhow::anyhow!("nothing of that name is halted: {}", listed(&shelved))));
     }

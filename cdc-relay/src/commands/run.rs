@@ -32,7 +32,7 @@ pub struct RunConfig {
 }
 
 pub fn execute(config: RunConfig) -> Outcome {
-    let routes = crate::run::routes(&config)?;
+    let routes = crate::run::routes(&config.routes, &config.amqp)?;
     serve(config, routes)?;
     Ok(Ending::Fine)
 }

@@ -1,6 +1,7 @@
 //! Releases halted keys, at the place in the stream where it was ordered. What is decided, and why it holds: see
 //! `release`. Meanwhile nothing is read from the stream; Postgres is still answered.
 
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -28,20 +29,20 @@ const MOST_PLANS: usize = 64;
 struct Desk<'a> {
     present: Present<'a>,
     made: Made,
-    plans: Vec<Plan>,
+    plans: Vec<Rc<Plan>>,
 }
 
 impl Desk<'_> {
     /// The routes for a table as it was.
-    fn plan(&mut self, teller: &Teller, relation: &Relation) -> Plan {
+    fn plan(&mut self, teller: &Teller, relation: &Relation) -> Rc<Plan> {
         if let Some(plan) = self.plans.iter().find(|plan| plan.shape == *relation) {
-            return plan.clone();
+            return Rc::clone(plan);
         }
         if self.plans.len() == MOST_PLANS {
             self.plans.clear();
         }
-        let plan = teller.plan(relation);
-        self.plans.push(plan.clone());
+        let plan = Rc::new(teller.plan(relation));
+        self.plans.push(Rc::clone(&plan));
         plan
     }
 }
@@ -65,7 +66,11 @@ impl Stream<'_> {
             self.note(&note)?;
             self.make_room()?;
         }
-        self.settle()
+        self.settle()?;
+        // A key that is halted again has its letters from here on.
+        let end = self.letters.reader.open(self.letters.topic, i64::MAX)?.end();
+        self.teller.letters_from(end);
+        Ok(())
     }
 
     fn tell_letters(&mut self, pass: &mut Pass<'_>, from: i64) -> Result<()> {

@@ -11,6 +11,7 @@ mod proxy;
 mod rabbit;
 mod refusals;
 mod release;
+mod replay;
 mod rig;
 mod snapshot;
 mod standby;
