@@ -22,7 +22,8 @@ impl Default for Made {
 impl Made {
     /// Begins a new row.
     pub fn begin(&mut self) {
-        self.message.truncate(HEAD.len());
+        self.message.clear();
+        self.message.extend_from_slice(&HEAD);
         self.columns = 0;
     }
 
