@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::dead::Halted;
-use crate::kafka::{Kafka, Sent, Which};
+use crate::kafka::{Kafka, Sent};
+use crate::pace::Load;
 use crate::progress::Sink;
 use crate::route::Topics;
 use crate::snapshot::{self, Position};
@@ -129,17 +130,17 @@ impl Clients {
     }
 
     /// Writes the memory and waits until it is acknowledged.
-    pub fn remember(&self, via: Which, memory: &Memory) -> Result<()> {
+    pub fn remember(&self, via: Load, memory: &Memory) -> Result<()> {
         self.write(via, &self.memory_key(), &serde_json::to_vec(memory)?)
     }
 
     /// Writes how far a table is told, and waits until that is acknowledged.
     pub fn remember_position(&self, table: &str, position: &Position) -> Result<()> {
         let key = snapshot::record_key(&self.memory_key(), table);
-        self.write(Which::Patient, &key, &serde_json::to_vec(position)?)
+        self.write(Load::Some, &key, &serde_json::to_vec(position)?)
     }
 
-    fn write(&self, via: Which, key: &str, value: &[u8]) -> Result<()> {
+    fn write(&self, via: Load, key: &str, value: &[u8]) -> Result<()> {
         let (acks, topic) = (&self.wiring.acks, self.wiring.routes.relay.state_topic.get_ref());
         let teller = self.teller.as_ref().context("no Kafka producer")?;
         let until = Instant::now() + WRITE;

@@ -4,6 +4,8 @@
 #[cfg(feature = "sinks")]
 pub mod dead_letters;
 #[cfg(feature = "sinks")]
+pub mod reconcile;
+#[cfg(feature = "sinks")]
 pub mod release;
 #[cfg(feature = "sinks")]
 pub mod replay;
@@ -17,6 +19,8 @@ pub enum Command {
     #[cfg(feature = "sinks")]
     Run(run::RunConfig),
     #[cfg(feature = "sinks")]
+    Reconcile(reconcile::Options),
+    #[cfg(feature = "sinks")]
     DeadLetters(dead_letters::DeadLettersConfig),
     #[cfg(feature = "sinks")]
     Release(release::ReleaseConfig),
@@ -29,6 +33,8 @@ impl Command {
         match self {
             #[cfg(feature = "sinks")]
             Self::Run(options) => run::execute(options),
+            #[cfg(feature = "sinks")]
+            Self::Reconcile(options) => reconcile::execute(&options),
             #[cfg(feature = "sinks")]
             Self::DeadLetters(options) => dead_letters::execute(&options),
             #[cfg(feature = "sinks")]
@@ -44,7 +50,7 @@ impl Command {
             #[cfg(feature = "sinks")]
             Self::Run(_) => "info",
             #[cfg(feature = "sinks")]
-            Self::DeadLetters(_) | Self::Release(_) | Self::Replay(_) => "warn",
+            Self::Reconcile(_) | Self::DeadLetters(_) | Self::Release(_) | Self::Replay(_) => "warn",
         }
     }
 }

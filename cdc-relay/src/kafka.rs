@@ -1,9 +1,11 @@
 //! Tells records to Kafka: idempotent, acknowledged by all replicas, in order, and never given up on.
 //!
-//! There are two producers. One sends each record at once: for a few rows at a time, where latency counts. The other
-//! waits `LINGER` for more: for backlog. librdkafka sends a request per partition and wake-up, and spins while a
-//! partition has five under way and more to send; so without the wait a backlog becomes many small requests, at the
-//! cost of both sides' CPU. They change places only when nothing is in flight, so records keep their order.
+//! librdkafka keeps one request of more than a handful of messages under way per partition, and while it has others
+//! whose time has come, it spins: it polls without waiting, on a processor that the broker could use. So nothing is
+//! handed over while anything is under way (`pace`), and a message waits for the rest of its round before it
+//! leaves: not at all where a few rows come at a time and latency counts, longest under backlog, where handing over
+//! a round takes longest. librdkafka's waiting time is a property of a producer; so there are three of them. They
+//! change places only when nothing is in flight: records keep their order.
 //!
 //! librdkafka retries for ever (`message.timeout.ms=0`). An error that it calls permanent would leave a gap in a
 //! partition, so the producer stops instead (`enable.gapless.guarantee`) and reports failure; the source then makes
@@ -23,6 +25,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, Pur
 
 use crate::acks::Acks;
 use crate::letter::LARGEST;
+use crate::pace::Load;
 use crate::progress::{Sink, Ticket};
 use crate::route::{Plan, Record, Transaction};
 use crate::routes::Routes;
@@ -105,22 +108,25 @@ struct Outgoing<'a> {
 }
 
 const METADATA: Duration = Duration::from_secs(10);
-/// How long a record waits for company under backlog, in milliseconds.
-const LINGER: &str = "2";
 
 type Client = ThreadedProducer<Deliveries>;
 
-/// Which of the two producers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    Prompt,
-    Patient,
+impl Load {
+    /// How long a record waits for the rest of its round, in milliseconds.
+    fn linger(self) -> Option<&'static str> {
+        match self {
+            // At once, unless the routes file says otherwise.
+            Self::Handful => None,
+            Self::Some => Some("2"),
+            Self::Backlog => Some("10"),
+        }
+    }
 }
 
 pub struct Kafka {
-    prompt: Client,
-    patient: Client,
-    chosen: Which,
+    /// By load.
+    producers: [Client; Load::ALL.len()],
+    chosen: Load,
     acks: Arc<Acks>,
     state_written: Arc<AtomicBool>,
     asking: ClientConfig,
@@ -192,11 +198,18 @@ impl Kafka {
         acks: &Arc<Acks>,
     ) -> Result<Kafka> {
         let state_written = Arc::new(AtomicBool::new(false));
-        let mut config = producer_config(brokers, routes, batch_bytes);
-        let prompt = client(&config, acks, &state_written)?;
-        let patient = client(config.set("linger.ms", LINGER), acks, &state_written)?;
+        let config = producer_config(brokers, routes, batch_bytes);
+        let producer = |load: Load| {
+            let mut config = config.clone();
+            if let Some(linger) = load.linger() {
+                config.set("linger.ms", linger);
+            }
+            client(&config, acks, &state_written)
+        };
+        let [handful, some, backlog] = Load::ALL;
+        let producers = [producer(handful)?, producer(some)?, producer(backlog)?];
         for topic in &routes.topics {
-            for producer in [&prompt, &patient] {
+            for producer in &producers {
                 // Otherwise its first record would wait for it, in the middle of streaming.
                 producer
                     .client()
@@ -205,9 +218,8 @@ impl Kafka {
             }
         }
         Ok(Kafka {
-            prompt,
-            patient,
-            chosen: Which::Prompt,
+            producers,
+            chosen: Load::Handful,
             acks: Arc::clone(acks),
             state_written,
             asking: client_config(brokers, routes),
@@ -220,9 +232,9 @@ impl Kafka {
 
     /// Chooses the producer for what comes next. While anything is in flight the choice stands: a record must not
     /// overtake one that the other producer still has.
-    pub fn choose(&mut self, which: Which) {
+    pub fn choose(&mut self, load: Load) {
         if self.acks.bytes(Sink::Kafka) == 0 {
-            self.chosen = which;
+            self.chosen = load;
         }
     }
 
@@ -277,7 +289,7 @@ impl Kafka {
     }
 
     /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
-    pub fn remember(&self, via: Which, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
+    pub fn remember(&self, via: Load, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
         self.state_written.store(false, Ordering::Release);
         let key = key.as_bytes();
         self.send(via, Outgoing { topic, key, value, headers: None, timestamp: None, ticket: STATE })
@@ -287,7 +299,7 @@ impl Kafka {
     /// memory that is written after it by the patient producer.
     pub fn note(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
         let (key, ticket) = (key.as_bytes(), NOTE);
-        self.send(Which::Patient, Outgoing { topic, key, value, headers: None, timestamp: None, ticket })
+        self.send(Load::Some, Outgoing { topic, key, value, headers: None, timestamp: None, ticket })
     }
 
     pub fn state_written(&self) -> bool {
@@ -316,7 +328,7 @@ impl Kafka {
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&self, via: Which, outgoing: Outgoing<'_>) -> Result<Sent> {
+    fn send(&self, via: Load, outgoing: Outgoing<'_>) -> Result<Sent> {
         let Outgoing { topic, key, value, headers, timestamp, ticket } = outgoing;
         let weight = weight(key.len(), value.len());
         let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key).payload(value);
@@ -324,11 +336,7 @@ impl Kafka {
         if is_row(ticket) {
             self.acks.depart(Sink::Kafka, weight);
         }
-        let producer = match via {
-            Which::Prompt => &self.prompt,
-            Which::Patient => &self.patient,
-        };
-        let Err((error, _)) = producer.send(record) else { return Ok(Sent::Taken) };
+        let Err((error, _)) = self.producers[via as usize].send(record) else { return Ok(Sent::Taken) };
         if is_row(ticket) {
             self.acks.undo(Sink::Kafka, weight);
         }
@@ -346,7 +354,7 @@ impl Kafka {
 impl Drop for Kafka {
     fn drop(&mut self) {
         // What is left was not confirmed, so it is told again.
-        for producer in [&self.prompt, &self.patient] {
+        for producer in &self.producers {
             producer.purge(PurgeConfig::default().queue().inflight());
         }
     }

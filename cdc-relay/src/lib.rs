@@ -8,7 +8,8 @@
 //! Reading order: `routes` and `template` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
 //! `route` (from a row to a record), `progress` (what may be confirmed), `stream` and `pace` (the loop), `source`
 //! (its life), `state` (what is refused), `kafka`, `rabbit` (where it goes), `dead`, `letter` and `release` (what
-//! cannot be told, until it can).
+//! cannot be told, until it can). Rows that exist already: `rows` (how they are read), `snapshot` (beside the stream),
+//! `reconcile` (instead of what was lost), `replay` (once more).
 //!
 //! Pure, without clock or I/O: `pgoutput`, `json`, `template`, `body`, `route`, `progress`, `pace`, `state`,
 //! `dead`, `letter`, `release`, `shelf`.
@@ -54,6 +55,8 @@ mod metrics;
 mod present;
 #[cfg(feature = "sinks")]
 mod rabbit;
+#[cfg(feature = "sinks")]
+mod reconcile;
 #[cfg(feature = "sinks")]
 mod replay;
 #[cfg(feature = "sinks")]

@@ -18,6 +18,7 @@ use crate::clients::{Clients, pause};
 use crate::dead::unrouted;
 use crate::inspect::{self, literal, text};
 use crate::lsn::{Lsn, PgTime};
+use crate::pace::Load;
 use crate::pgoutput::{self, Scratch};
 use crate::progress::{Progress, Sink};
 use crate::route::{Plan, Record, Topics, Transaction};
@@ -287,7 +288,7 @@ pub fn tell(selection: &mut Selection, wiring: &Wiring, clients: &mut Clients) -
     let mut summary = Summary::default();
     summary.tally.key.clone_from(&selection.key);
     let limit = selection.limit.unwrap_or(u64::MAX);
-    teller.expect(true);
+    teller.expect(Load::Backlog);
     selection.each(|row| {
         flight.make_room()?;
         let mut open = Open {

@@ -14,9 +14,9 @@ use tokio_postgres::Config;
 use crate::acks::Acks;
 use crate::clients::{Clients, Recalled, pause};
 use crate::inspect;
-use crate::kafka::Which;
 use crate::lsn::Lsn;
 use crate::metrics::SourceMetrics;
+use crate::pace::Load;
 use crate::progress::Ticket;
 use crate::rabbit::Rabbit;
 use crate::routes::{Routes, Source};
@@ -159,9 +159,10 @@ impl Life {
             return Err(Trouble::Standby);
         }
         positions.extend(later.positions);
-        // Through both producers, so that neither makes a row wait for its first connection.
-        self.clients.remember(Which::Prompt, &memory)?;
-        self.clients.remember(Which::Patient, &memory)?;
+        // Through every producer, so that none makes a row wait for its first connection.
+        for load in Load::ALL {
+            self.clients.remember(load, &memory)?;
+        }
         let found = tables.into_iter().map(|table| {
             let position = positions.remove(&table.name());
             (table, position)
@@ -242,13 +243,13 @@ impl Life {
             (Start::Adopt, _) => fresh(Phase::Streaming, confirmed),
             (Start::Create | Start::Resume { .. }, _) => {
                 // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
-                self.clients.remember(Which::Prompt, &fresh(Phase::Creating, Lsn::ZERO))?;
+                self.clients.remember(Load::Handful, &fresh(Phase::Creating, Lsn::ZERO))?;
                 let begin = inspect::create_slot(session, self.wiring.source.slot.get_ref())?;
                 tracing::info!(source = self.wiring.source.name.get_ref(), %begin, "slot created");
                 fresh(Phase::Streaming, begin)
             }
         };
-        self.clients.remember(Which::Prompt, &begun)?;
+        self.clients.remember(Load::Handful, &begun)?;
         Ok(begun)
     }
 }

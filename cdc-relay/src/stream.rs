@@ -15,10 +15,10 @@ use tokio_postgres::Config;
 
 use crate::acks::{Ack, Acks};
 use crate::copy::Replication;
-use crate::kafka::{Sent, Which};
+use crate::kafka::Sent;
 use crate::lsn::{Lsn, PgTime};
 use crate::metrics::SourceMetrics;
-use crate::pace::{Next, Pace};
+use crate::pace::{Load, Next, Pace};
 use crate::pgoutput::Scratch;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::route::Transaction;
@@ -244,7 +244,7 @@ impl<'a> Stream<'a> {
         };
         let value = serde_json::to_vec(&memory)?;
         let record = (self.origin.memory_key.as_str(), value.as_slice());
-        let sent = self.teller.kafka().remember(Which::Patient, &self.origin.memory_topic, record)?;
+        let sent = self.teller.kafka().remember(Load::Some, &self.origin.memory_topic, record)?;
         if sent == Sent::Taken {
             self.writing = Some((confirmed, chain));
             self.wrote_at = Instant::now();

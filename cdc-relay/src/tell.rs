@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::dead::{Halted, unrouted, untellable};
-use crate::kafka::{Kafka, Sent, Which};
+use crate::kafka::{Kafka, Sent};
 use crate::letter::{self, Cause, Halt};
 use crate::metrics::SourceMetrics;
+use crate::pace::Load;
 use crate::pgoutput::Relation;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::rabbit::Rabbit;
@@ -108,9 +109,9 @@ impl Teller {
         &self.out.kafka
     }
 
-    /// Whether much is coming, or a row at a time.
-    pub fn expect(&mut self, backlog: bool) {
-        self.out.kafka.choose(if backlog { Which::Patient } else { Which::Prompt });
+    /// How much is coming.
+    pub fn expect(&mut self, load: Load) {
+        self.out.kafka.choose(load);
     }
 
     /// The keys that are halted, as the dead-letter topic tells up to the offset `end`.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::cli::in_ci;
@@ -18,7 +18,7 @@ use crate::layout::Layout;
 use crate::output::say;
 use crate::process::ProcessId;
 use crate::services::INSTANCES;
-use crate::up::{Extent, Wish, up};
+use crate::up::{Extent, Wish, afresh};
 use crate::{down, environment, logs, workspace};
 use totals::Totals;
 
@@ -153,7 +153,11 @@ fn watch(mut command: Command) -> Result<Totals> {
 
 fn against_a_stack(layout: &Layout, totals: &mut Totals) {
     let before = totals.failed;
-    totals.one(fresh(layout));
+    let owner = ProcessId::me().context("no /proc");
+    totals.one(owner.and_then(|owner| {
+        let wish = Wish { extent: Extent::Services, yes: in_ci(), owner: Some(owner) };
+        afresh(layout, &wish)
+    }));
     if totals.failed == before {
         totals.one(workspace::e2e(layout, &["first-payment"]));
         tests(layout, &["--test", "*"], totals);
@@ -175,15 +179,6 @@ fn against_a_stack(layout: &Layout, totals: &mut Totals) {
 fn ends(layout: &Layout, totals: &mut Totals) {
     tests(layout, &["--features", FAILPOINTS, "--test", "it", "ends::"], totals);
     totals.one(cargo(layout, &["build", "--release", "--workspace", "--quiet"]));
-}
-
-/// Up from nothing: data of an earlier run would hide what a first start does.
-fn fresh(layout: &Layout) -> Result<()> {
-    down::down(layout)?;
-    down::remove(layout)?;
-    std::fs::create_dir_all(&layout.dir)?;
-    let Some(owner) = ProcessId::me() else { bail!("no /proc") };
-    up(layout, &Wish { extent: Extent::Services, yes: in_ci(), owner: Some(owner) })
 }
 
 fn show_logs(layout: &Layout) {

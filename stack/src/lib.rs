@@ -11,7 +11,9 @@ pub mod process;
 pub mod spec;
 
 mod backoff;
+mod bench;
 mod check;
+mod debezium;
 mod down;
 mod environment;
 mod install;

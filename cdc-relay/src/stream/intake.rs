@@ -8,7 +8,6 @@ use super::Stream;
 use crate::copy::Frame;
 use crate::lsn::{Lsn, PgTime};
 use crate::pgoutput::{self, Message, Old, Tuple};
-use crate::progress::Sink;
 use crate::release::{self, Order};
 use crate::snapshot::{self, Mark};
 use crate::tell::Open;
@@ -43,11 +42,11 @@ impl Stream<'_> {
     /// Reads once, and takes in every whole frame.
     pub(super) fn read(&mut self) -> Result<()> {
         let read = self.wire.read()?;
-        let (now, departed) = (Instant::now(), self.acks.departed(Sink::Kafka));
+        let now = Instant::now();
         if read > 0 {
             self.heard_at = now;
         }
-        self.teller.expect(self.pace.is_backlog(read));
+        self.teller.expect(self.pace.load(read));
         while let Some(frame) = self.wire.frame()? {
             match frame {
                 Frame::Data(range) => self.message(&range)?,
@@ -59,7 +58,7 @@ impl Stream<'_> {
                 }
             }
         }
-        self.pace.read(now, read, self.acks.departed(Sink::Kafka) - departed);
+        self.pace.read(now, read);
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use crate::dead::{unrouted, untellable};
 use crate::letter::Letter;
 use crate::lsn::PgTime;
 use crate::made::Made;
+use crate::pace::Load;
 use crate::pgoutput::Relation;
 use crate::present::{Present, stands_for};
 use crate::release::{Note, Order, Pass};
@@ -57,7 +58,7 @@ impl Stream<'_> {
         self.settle()?;
         let mut pass = Pass::new(order, self.teller.halted());
         if let Some(from) = pass.from() {
-            self.teller.expect(true);
+            self.teller.expect(Load::Backlog);
             self.tell_letters(&mut pass, from)?;
             // A key is released only when its letters are where they belong.
             self.settle()?;

@@ -62,6 +62,18 @@ pub fn read(topic: &str) -> Vec<Event> {
     events
 }
 
+/// Records ever written to the topic.
+pub fn written(topic: &str) -> i64 {
+    let consumer: BaseConsumer = config().create().expect("consumer");
+    let timeout = Duration::from_secs(10);
+    let metadata = consumer.fetch_metadata(Some(topic), timeout).expect("metadata");
+    let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    partitions
+        .filter_map(|partition| consumer.fetch_watermarks(topic, partition.id(), timeout).ok())
+        .map(|(_, high)| high)
+        .sum()
+}
+
 fn event(message: &impl Message) -> Event {
     let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
     let headers = message.headers().map(|headers| {

@@ -9,6 +9,7 @@ mod faults;
 mod kafka;
 mod proxy;
 mod rabbit;
+mod reconcile;
 mod refusals;
 mod release;
 mod replay;

@@ -4,7 +4,7 @@ use crate::kafka;
 use crate::rig::Rig;
 
 /// A relay that has told a row and stopped.
-async fn used(test: &str) -> Rig {
+pub async fn used(test: &str) -> Rig {
     let mut rig = Rig::new(test).await;
     let relay = rig.streaming().await;
     rig.row("a", 1, 1, "made").await;

@@ -156,20 +156,28 @@ amount = "{{amount}}"
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
         let admin = SocketAddr::from(([127, 0, 0, 1], port));
         let log = self.folder.join(format!("relay-{}.log", self.relays));
-        let child = Command::new(env!("CARGO_BIN_EXE_cdc-relay"))
-            .arg("run")
+        let child = self
+            .command("run")
             .args(arguments)
-            .env("RELAY_ROUTES", self.folder.join("relay.toml"))
             .env("ADMIN_ADDR", admin.to_string())
-            .env("KAFKA_BROKERS", server("KAFKA_BROKERS"))
-            .env("AMQP_URL", &self.amqp_url)
-            .env("IT_URL", &self.url)
             .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).expect("log"))
             .spawn()
             .expect("the relay");
         Relay { child, admin, log }
+    }
+
+    /// The program with one of its commands.
+    pub fn command(&self, command: &str) -> Command {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_cdc-relay"));
+        program
+            .arg(command)
+            .env("RELAY_ROUTES", self.folder.join("relay.toml"))
+            .env("KAFKA_BROKERS", server("KAFKA_BROKERS"))
+            .env("AMQP_URL", &self.amqp_url)
+            .env("IT_URL", &self.url);
+        program
     }
 
     /// Starts a relay and waits until it streams.
