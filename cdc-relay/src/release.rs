@@ -180,7 +180,7 @@ impl<'o> Pass<'o> {
         match &letter.key {
             _ if pass_over => unit.passed_over += 1,
             Some(key) if !is_key && unit.stops.len() < MOST_STOPS => {
-                drop(unit.stops.insert(key.clone(), stop))
+                drop(unit.stops.insert(key.clone(), stop));
             }
             _ => {
                 // Earlier letters of keys that stopped are pending too.

@@ -16,6 +16,8 @@ fn letter(destination: &str, key: Option<&str>, commit: u64) -> String {
 
 /// The topic, from offset 0 on.
 type Topic = Vec<String>;
+/// What is halted, by destination.
+type Left = Vec<(String, Extent)>;
 
 fn topic(letters: &[(&str, Option<&str>, u64)]) -> Topic {
     letters.iter().map(|&(destination, key, commit)| letter(destination, key, commit)).collect()
@@ -56,7 +58,7 @@ fn carry_out(order: &Order, topic: &mut Topic, bad: &[usize]) -> Vec<usize> {
 }
 
 /// What is halted in `T` and `U` after all that the topic tells.
-fn left(topic: &Topic) -> Vec<(String, Extent)> {
+fn left(topic: &Topic) -> Left {
     halted(topic).extents().map(|(name, extent)| (name.to_owned(), extent.clone())).collect()
 }
 
@@ -71,7 +73,7 @@ const B: Option<&str> = Some("b");
 #[test]
 fn an_order_tells_its_letters_in_order_and_no_others() {
     let letters = topic(&[("T", A, 1), ("T", B, 2), ("U", A, 3), ("T", A, 4)]);
-    let cases: [(Order, &[usize], Vec<(String, Extent)>); 6] = [
+    let cases: [(Order, &[usize], Left); 6] = [
         (order(None, None), &[0, 1, 2, 3], vec![]),
         (order(Some("T"), None), &[0, 1, 3], vec![keys("U", &[("a", 2)])]),
         (order(None, A), &[0, 2, 3], vec![keys("T", &[("b", 1)])]),
@@ -145,7 +147,7 @@ fn a_destination_that_is_halted_as_a_whole_is_released_as_a_whole() {
     let done: Note = serde_json::from_str(topic.last().unwrap()).unwrap();
     assert!(done.reason.is_some_and(|reason| reason.contains("towards T")));
 
-    let cases: [(&[usize], &[usize], Vec<(String, Extent)>); 4] = [
+    let cases: [(&[usize], &[usize], Left); 4] = [
         (&[], &[0, 1, 2, 3], vec![]),
         // A key that stops keeps itself only.
         (&[0], &[1, 2], vec![keys("T", &[("a", 0)])]),

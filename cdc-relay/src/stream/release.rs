@@ -123,7 +123,9 @@ impl Stream<'_> {
         letter.fill(&plan.shape, &mut desk.made);
         let row = Row { new: desk.made.tuple()?, old: None };
         let Err(problem) = self.again(letter, at, (&plan, &row))? else { return Ok(Ok(())) };
-        Ok(self.tell_present(letter, at, desk)?.map_err(|why| Problem(format!("{}; {}", problem.0, why.0))))
+        Ok(self
+            .tell_present(letter, at, desk)?
+            .map_err(|why| if why == problem { why } else { Problem(format!("{}; {}", problem.0, why.0)) }))
     }
 
     /// Tells the row that the table has now, if it is the same version as the letter's.
@@ -175,7 +177,7 @@ impl Stream<'_> {
         self.teller.noted(&value)?;
         let Note { source, destination, key, told, passed_over, .. } = note;
         match &note.reason {
-            _ if note.done => tracing::info!(source, told, passed_over, "released as ordered"),
+            _ if note.done => tracing::info!(source, told, passed_over, "the order to release is done"),
             Some(reason) => tracing::warn!(source, destination, key, told, "stays halted: {reason}"),
             None => tracing::info!(source, destination, key, told, passed_over, "released"),
         }
