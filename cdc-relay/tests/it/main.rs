@@ -19,6 +19,8 @@ mod proxy;
 mod rabbit;
 mod reconcile;
 mod refusals;
+mod release;
+mod replay;
 mod rig;
 mod servers;
 mod snapshot;
