@@ -15,7 +15,7 @@ use crate::progress::Sink;
 use crate::route::Topics;
 use crate::snapshot::{self, Position};
 use crate::source::Wiring;
-use crate::state::Memory;
+use crate::state::{self, Memory};
 use crate::tell::Teller;
 use crate::topics::{self, Reader};
 
@@ -70,7 +70,7 @@ impl Clients {
             Kafka::connect(brokers, routes, wiring.source.event_source.get_ref(), batch, &wiring.acks)?;
         self.reader = Some(Reader::connect(brokers, routes)?);
         self.teller = Some(Teller::new(
-            (Arc::clone(routes), Arc::clone(&wiring.source)),
+            (Arc::clone(routes), Arc::clone(&wiring.source), wiring.config.clone()),
             Topics::new(routes, limits),
             (kafka, wiring.rabbit.clone()),
             wiring.metrics.clone(),
@@ -92,8 +92,8 @@ impl Clients {
         let read = reader.read(topic, offset, |found, value| {
             let found = found.unwrap_or_default();
             if found == key.as_bytes() {
-                recalled.memory =
-                    value.map(serde_json::from_slice::<Memory>).transpose().context("state record")?;
+                let record = value.map(serde_json::from_slice::<Memory>).transpose();
+                recalled.memory = state::recall(recalled.memory.take(), record.context("state record")?);
             } else if let Some(table) = snapshot::record_table(&key, found) {
                 match value.map(serde_json::from_slice).transpose().context("snapshot record")? {
                     Some(position) => recalled.positions.insert(table.to_owned(), position),

@@ -1,11 +1,25 @@
 //! The commands. Each is a file here, with its options and one function that answers how it ended; adding one is a
 //! `mod`, a variant and an arm.
 
+mod database;
+mod doctor;
 #[cfg(feature = "sinks")]
 pub mod reconcile;
 #[cfg(feature = "sinks")]
 pub mod run;
+#[cfg(feature = "sinks")]
+mod status;
+mod tail;
+mod terminal;
+#[cfg(feature = "sinks")]
+mod verify;
 
+#[cfg(feature = "sinks")]
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io::Write;
+
+use anyhow::{Context, Result};
 use clap::Subcommand;
 
 #[derive(Debug, Subcommand)]
@@ -14,6 +28,12 @@ pub enum Command {
     Run(run::RunConfig),
     #[cfg(feature = "sinks")]
     Reconcile(reconcile::Options),
+    Doctor(doctor::Options),
+    #[cfg(feature = "sinks")]
+    Status(status::Options),
+    Tail(tail::Options),
+    #[cfg(feature = "sinks")]
+    Verify(verify::Options),
 }
 
 impl Command {
@@ -23,6 +43,12 @@ impl Command {
             Self::Run(options) => run::execute(options),
             #[cfg(feature = "sinks")]
             Self::Reconcile(options) => reconcile::execute(&options),
+            Self::Doctor(options) => doctor::execute(&options),
+            #[cfg(feature = "sinks")]
+            Self::Status(options) => status::execute(&options),
+            Self::Tail(options) => tail::execute(&options),
+            #[cfg(feature = "sinks")]
+            Self::Verify(options) => verify::execute(&options),
         }
     }
 
@@ -31,8 +57,7 @@ impl Command {
         match self {
             #[cfg(feature = "sinks")]
             Self::Run(_) => "info",
-            #[cfg(feature = "sinks")]
-            Self::Reconcile(_) => "warn",
+            _ => "warn",
         }
     }
 }
@@ -80,3 +105,34 @@ pub fn code(outcome: &Outcome) -> u8 {
 
 /// `EX_USAGE`.
 pub const USAGE: u8 = 64;
+
+/// Runs the asynchronous part of a command to its end.
+fn block_on<T>(work: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("tokio")?;
+    Ok(runtime.block_on(work))
+}
+
+/// Prints an answer. Whoever closes the pipe has read enough.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => Ok(()),
+    }
+}
+
+/// What the state topic remembers, by `source/slot`.
+#[cfg(feature = "sinks")]
+fn memories(brokers: &str, routes: &crate::routes::Routes) -> Result<BTreeMap<String, crate::state::Memory>> {
+    let topic = routes.relay.state_topic.get_ref();
+    let mut memories = BTreeMap::new();
+    crate::topics::Reader::connect(brokers, routes)?.read(topic, 0, |key, value| {
+        let key = String::from_utf8_lossy(key.unwrap_or_default()).into_owned();
+        match value {
+            Some(value) => drop(memories.insert(key, serde_json::from_slice(value).context("state record")?)),
+            None => drop(memories.remove(&key)),
+        }
+        Ok(())
+    })?;
+    Ok(memories)
+}

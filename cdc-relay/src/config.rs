@@ -23,9 +23,15 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
+Start here:
+  cdc-relay tail postgres://user@host/db      see the changes of a database; needs nothing else
+  cdc-relay doctor postgres://user@host/db    is the server set up so that nothing is lost?
+  cdc-relay run --routes relay.toml           tell the changes
+
 Exit codes:
   0   done; and where a question was asked, the answer is good
-  1   the answer is bad
+  1   the answer is bad: doctor found a risk of loss, status found a source that
+      stands still, verify found a gap
   2   it could not be done, or not be looked at
   64  the command line, the environment or the routes file is not usable; nothing was opened
 
@@ -74,4 +80,12 @@ pub struct AmqpArgs {
     /// RabbitMQ; needed if a route leads to a queue.
     #[arg(long, env = "AMQP_URL", value_name = "URL", hide_env_values = true)]
     pub amqp_url: Option<String>,
+}
+
+/// For whoever reads the answer with a program.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct JsonArgs {
+    /// Print JSON; its field names are kept from release to release.
+    #[arg(long)]
+    pub json: bool,
 }

@@ -31,8 +31,13 @@ use crate::routes::Routes;
 
 /// Tickets from here on are of state records, and count these; they belong to no transaction.
 const STATE: Ticket = 1 << 63;
-/// Of records in the state topic that nobody waits for.
-const NOTE: Ticket = Ticket::MAX;
+/// Of records in the state topic that nobody waits for: it counts no write.
+const NOTE: Ticket = STATE;
+
+/// Whether it is a row's: only these are weighed and acknowledged.
+fn is_row(ticket: Ticket) -> bool {
+    ticket < STATE
+}
 
 /// What librdkafka keeps per message besides key and value: its own structure and the headers.
 const OVERHEAD: i64 = 1024;
@@ -82,7 +87,7 @@ impl ProducerContext for Deliveries {
         let message = match result {
             Ok(message) => message,
             Err((error, message)) => {
-                if ticket < STATE {
+                if is_row(ticket) {
                     self.acks.undo(Sink::Kafka, weight(message.key_len(), message.payload_len()));
                 }
                 // What we purge ourselves is told again anyway.
@@ -94,9 +99,9 @@ impl ProducerContext for Deliveries {
                 return;
             }
         };
-        if ticket < STATE {
+        if is_row(ticket) {
             self.acks.land(Sink::Kafka, ticket, weight(message.key_len(), message.payload_len()));
-        } else if ticket != NOTE {
+        } else {
             self.writes.acknowledge(ticket);
         }
     }
@@ -116,7 +121,8 @@ pub enum Sent {
 struct Outgoing<'a> {
     topic: &'a str,
     key: &'a [u8],
-    value: &'a [u8],
+    /// None: a tombstone.
+    value: Option<&'a [u8]>,
     headers: Option<OwnedHeaders>,
     /// Milliseconds since the Unix epoch; without it, now.
     timestamp: Option<i64>,
@@ -282,7 +288,7 @@ impl Kafka {
             headers = add(headers, "pg_position", &self.position);
         }
         let topic = self.topics.get(topic).context("the route leads to no topic")?;
-        let (key, value) = (record.key.as_slice(), record.value.as_slice());
+        let (key, value) = (record.key.as_slice(), (!record.tombstone).then_some(record.value.as_slice()));
         let timestamp = Some(transaction.committed_at.unix_millis());
         self.send(self.chosen, Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
     }
@@ -301,19 +307,20 @@ impl Kafka {
                 .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) })
         });
         let timestamp = Some(transaction.committed_at.unix_millis());
+        let value = Some(value);
         self.send(self.chosen, Outgoing { topic, key, value, headers, timestamp, ticket })
     }
 
     /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
     pub fn remember(&self, via: Load, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
-        let (key, ticket) = (key.as_bytes(), self.writes.ask());
+        let (key, value, ticket) = (key.as_bytes(), Some(value), self.writes.ask());
         self.send(via, Outgoing { topic, key, value, headers: None, timestamp: None, ticket })
     }
 
     /// Writes to the state topic what may be lost: then something is told again that need not be. In order with the
     /// memory that is written after it by the patient producer.
     pub fn note(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
-        let (key, ticket) = (key.as_bytes(), NOTE);
+        let (key, value, ticket) = (key.as_bytes(), Some(value), NOTE);
         self.send(Load::Some, Outgoing { topic, key, value, headers: None, timestamp: None, ticket })
     }
 
@@ -345,14 +352,15 @@ impl Kafka {
 
     fn send(&self, via: Load, outgoing: Outgoing<'_>) -> Result<Sent> {
         let Outgoing { topic, key, value, headers, timestamp, ticket } = outgoing;
-        let weight = weight(key.len(), value.len());
-        let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key).payload(value);
+        let weight = weight(key.len(), value.map_or(0, <[u8]>::len));
+        let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key);
+        record.payload = value;
         (record.headers, record.timestamp) = (headers, timestamp);
-        if ticket < STATE {
+        if is_row(ticket) {
             self.acks.depart(Sink::Kafka, weight);
         }
         let Err((error, _)) = self.producers[via as usize].send(record) else { return Ok(Sent::Taken) };
-        if ticket < STATE {
+        if is_row(ticket) {
             self.acks.undo(Sink::Kafka, weight);
         }
         match error.rdkafka_error_code() {

@@ -5,24 +5,30 @@
 //! told that a change is safe only after every sink, and the relay's own memory, have it. Where that cannot be kept
 //! it stops and says why.
 //!
-//! Reading order: `routes` and `template` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
-//! `route` (from a row to a record), `progress` (what may be confirmed), `stream` and `pace` (the loop), `source`
-//! (its life), `state` (what is refused), `kafka`, `rabbit`, `dead` (where it goes). Rows that exist already: `rows`
-//! (how they are read), `snapshot` (beside the stream), `reconcile` (instead of what was lost).
+//! Reading order: `routes`, `template` and `when` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
+//! `catalog` (what it does not say), `route`, `body` and `json` (from a row to a record), `progress` (what may be
+//! confirmed), `history` (what was told before), `stream` and `pace` (the loop), `source` (its life), `state` (what is refused), `kafka`, `rabbit`,
+//! `dead` (where it goes). Rows that exist already: `rows` (how they are read), `snapshot` (beside the stream),
+//! `reconcile` (instead of what was lost).
 //!
-//! Pure, without clock or I/O: `pgoutput`, `json`, `template`, `body`, `route`, `progress`, `pace`, `state`,
-//! `dead`.
+//! Pure, without clock or I/O: `pgoutput`, `json`, `array`, `template`, `when`, `body`, `route`, `progress`,
+//! `history`, `pace`, `state`, `dead`.
 
+mod array;
 pub mod body;
+pub mod catalog;
+pub mod chain;
 mod check;
 pub mod commands;
 pub mod config;
 pub mod copy;
 pub mod dead;
 pub mod failpoints;
+pub mod history;
 pub mod inspect;
 pub mod json;
 pub mod lsn;
+mod nearest;
 pub mod pace;
 pub mod pgoutput;
 pub mod progress;
@@ -33,6 +39,7 @@ mod socket;
 mod stall;
 pub mod state;
 pub mod template;
+pub mod when;
 pub mod wire;
 
 #[cfg(feature = "sinks")]

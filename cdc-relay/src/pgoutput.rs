@@ -116,8 +116,9 @@ pub enum Old<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
     pub name: String,
+    /// The built-in type that it prints like, once `catalog` has looked.
     pub type_oid: u32,
-    /// Part of the replica identity.
+    /// Part of the replica identity; under identity full or nothing of the primary key, once `catalog` has looked.
     pub key: bool,
 }
 
@@ -129,6 +130,18 @@ pub struct Relation {
     /// `d` default, `n` nothing, `f` full, `i` index.
     pub identity: u8,
     pub columns: Vec<Column>,
+}
+
+impl Relation {
+    /// Updates and deletes carry the whole row before them.
+    pub fn is_full(&self) -> bool {
+        self.identity == b'f'
+    }
+
+    /// Whether the log says what a deleted row had in this column.
+    pub fn tells_when_deleted(&self, column: usize) -> bool {
+        self.is_full() || (self.identity != b'n' && self.columns.get(column).is_some_and(|column| column.key))
+    }
 }
 
 #[derive(Debug)]

@@ -26,8 +26,8 @@ use crate::lsn::Lsn;
 use crate::pace::Load;
 use crate::rows::{self, Table};
 use crate::snapshot::Position;
-use crate::source::{Wiring, fingerprint};
-use crate::state::{Cluster, Memory, Phase, admit};
+use crate::source::Wiring;
+use crate::state::{Cluster, Mark, Memory, Phase, admit};
 use crate::wire::Session;
 
 /// Making a slot waits for the transactions that run; a row filter may pass over much before the first row.
@@ -95,7 +95,8 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
         acknowledged,
         told: acknowledged,
         chain: Lsn::ZERO,
-        routes: fingerprint(&wiring.source),
+        last: Mark::default(),
+        routes: wiring.source.fingerprint(),
     };
     clients.remember(Load::Handful, &phase(Phase::Reconciling, Lsn::ZERO))?;
     view(Step::Waits("making the slot: waiting for the transactions that run now"));

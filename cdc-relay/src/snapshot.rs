@@ -239,10 +239,10 @@ impl Snapshots {
         if !chunk.table.key_columns().eq(course.position.key.iter().map(String::as_str)) {
             bail!("the primary key of {} was changed", course.table.name());
         }
-        let plan = teller.plan(&chunk.table.relation);
+        let plan = teller.plan(&chunk.table.relation)?;
         let mut told = 0;
         for body in chunk.rows() {
-            let row = Row { new: pgoutput::data_row(body, &mut self.scratch)?, old: None };
+            let row = Row::insert(pgoutput::data_row(body, &mut self.scratch)?);
             if !write_key(&row, chunk.table.key.iter().map(|key| key.index), &mut self.key) {
                 bail!("a row of {} came without its key", course.table.name());
             }
@@ -301,7 +301,7 @@ impl Chunk {
     /// The key of the last row, as text.
     fn last(&self, scratch: &mut Scratch) -> Result<Option<Vec<String>>> {
         let Some(body) = self.rows().last() else { return Ok(None) };
-        let row = Row { new: pgoutput::data_row(body, scratch)?, old: None };
+        let row = Row::insert(pgoutput::data_row(body, scratch)?);
         let mut values = Vec::new();
         for key in &self.table.key {
             let value = row.text(key.index).ok().flatten().context("a row came without its key")?;

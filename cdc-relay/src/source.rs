@@ -1,13 +1,11 @@
 //! The life of one source, on a thread of its own: connect, compare with what is remembered, stream; and again,
 //! with back-off, after whatever breaks.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use backon::BackoffBuilder;
-use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio_postgres::Config;
 
@@ -22,7 +20,7 @@ use crate::rabbit::Rabbit;
 use crate::routes::{Routes, Source};
 use crate::rows::{self, Table};
 use crate::snapshot::{self, Snapshots};
-use crate::state::{Cluster, Memory, Phase, Refusal, Start, admit};
+use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
 use crate::stream::{Leftover, Origin, Stream};
 use crate::wire::{Session, WireError};
@@ -93,7 +91,7 @@ pub fn run(wiring: Wiring) {
         next_ticket: 0,
         told: Lsn::ZERO,
         stalls: 0,
-        fingerprint: fingerprint(&wiring.source),
+        fingerprint: wiring.source.fingerprint(),
         wiring,
     };
     let delays = || {
@@ -133,9 +131,13 @@ impl Life {
         self.clients.connect()?;
         let mut session = Session::connect(&self.wiring.config)?;
         let (cluster, database) = inspect::cluster(&mut session)?;
-        inspect::contract(&mut session, &self.wiring.routes, &self.wiring.source)??;
-        let tables = self.existing(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
+        if slot.is_none() {
+            inspect::publish(&mut session, &self.wiring.source)??;
+        }
+        let catalog = inspect::contract(&mut session, &self.wiring.routes, &self.wiring.source)??;
+        self.clients.teller()?.set_catalog(catalog);
+        let tables = self.existing(&mut session)?;
         if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
             return Err(Trouble::Standby);
         }
@@ -144,7 +146,7 @@ impl Life {
         let start = admit(memory.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
         let memory = self.begin(start, &mut session, (&cluster, memory), confirmed)?;
-        let publication = self.wiring.source.publication.get_ref();
+        let publication = &[self.wiring.source.publication.get_ref().as_str()];
         let wire = match if tables.is_empty() {
             session.start(&slot_name, publication)
         } else {
@@ -173,7 +175,7 @@ impl Life {
         });
         let Wiring { source, config, metrics, acks, .. } = &*self.wiring;
         let snapshots = snapshot::begin(source, &cluster, found.collect(), config, (metrics, acks))?;
-        self.stream(wire, memory, snapshots)
+        self.stream(wire, (memory, confirmed), snapshots)
     }
 
     /// The tables whose existing rows are to be told; refuses those that cannot be read in chunks.
@@ -191,17 +193,19 @@ impl Life {
         if problems.is_empty() { Ok(tables) } else { Err(Refusal::Contract(problems.join("; ")).into()) }
     }
 
+    /// `begin`: where the slot stands.
     fn stream(
         &mut self,
         wire: crate::copy::Replication,
-        memory: Memory,
+        (memory, begin): (Memory, Lsn),
         snapshots: Option<Snapshots>,
     ) -> Result<(), Trouble> {
-        self.wiring.status.set(State::Streaming);
         self.wiring.metrics.sessions.inc();
         let relay = &self.wiring.routes.relay;
         let origin = Origin {
             memory,
+            begin,
+            status: self.wiring.status.clone(),
             memory_key: self.clients.memory_key(),
             memory_topic: relay.state_topic.get_ref().clone(),
             in_flight_bytes: relay.in_flight_bytes as i64,
@@ -215,7 +219,7 @@ impl Life {
         let (result, left) = stream.run();
         let Leftover { next_ticket, told, stalls } = left;
         (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);
-        result.map_err(Trouble::Failed)
+        result.map_err(|error| error.downcast().map_or_else(Trouble::Failed, Trouble::Refused))
     }
 
     /// Brings slot and memory to where streaming may begin.
@@ -234,6 +238,7 @@ impl Life {
             acknowledged,
             told: acknowledged,
             chain: Lsn::ZERO,
+            last: Mark::default(),
             routes: self.fingerprint.clone(),
         };
         let begun = match (start, memory) {
@@ -254,22 +259,4 @@ impl Life {
         self.clients.remember(Load::Handful, &begun)?;
         Ok(begun)
     }
-}
-
-/// Of everything in the routes that decides which transactions tell something. Stable over releases.
-pub fn fingerprint(source: &Source) -> String {
-    let mut hash = Sha256::new();
-    let mut part = |text: &dyn fmt::Display| hash.update(format!("{text}\0"));
-    part(source.publication.get_ref());
-    for table in &source.tables {
-        part(table.name.get_ref());
-        for route in &table.routes {
-            part(&route.topic.as_ref().map_or("", |topic| topic.get_ref()));
-            for (column, values) in &route.when {
-                part(column);
-                values.iter().for_each(|value| part(value.get_ref()));
-            }
-        }
-    }
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }

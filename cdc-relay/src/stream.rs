@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::acks::{Ack, Acks};
 use crate::copy::Replication;
 use crate::failpoints::{Place, reach};
+use crate::history::History;
 use crate::kafka::Sent;
 use crate::lsn::{Lsn, PgTime};
 use crate::metrics::SourceMetrics;
@@ -24,6 +25,7 @@ use crate::route::Transaction;
 use crate::snapshot::{self, Snapshots};
 use crate::stall::{Stall, Verdict};
 use crate::state::{Memory, Phase};
+use crate::status::{State, Status};
 use crate::tell::Teller;
 
 /// Postgres hears from us at least and at most so often.
@@ -41,6 +43,9 @@ const DRAIN_BROKEN: Duration = Duration::from_secs(2);
 /// Where a session starts.
 pub struct Origin {
     pub memory: Memory,
+    /// Where the server begins, at or before what the memory has.
+    pub begin: Lsn,
+    pub status: Status,
     pub memory_key: String,
     pub memory_topic: String,
     pub in_flight_bytes: i64,
@@ -62,14 +67,14 @@ pub struct Stream<'a> {
     /// The ticket of the open transaction; `None` in one that is passed over.
     open: Option<Ticket>,
     in_transaction: bool,
-    /// Acknowledged when the session began.
-    passed_over: Lsn,
+    history: History,
+    streaming: bool,
     /// Where the chain of positions stands.
     last_told: Lsn,
     scratch: Scratch,
     landed: Vec<Ack>,
     /// Written and not yet acknowledged.
-    writing: Option<(Lsn, Lsn)>,
+    writing: Option<Memory>,
     wrote_at: Instant,
     idle_only: bool,
     confirmed_at: Instant,
@@ -101,18 +106,19 @@ impl<'a> Stream<'a> {
         (origin, snapshots): (Origin, Option<Snapshots>),
     ) -> Stream<'a> {
         let now = Instant::now();
-        let (acknowledged, chain) = (origin.memory.acknowledged, origin.memory.chain);
+        let chain = origin.memory.chain;
         let cluster = format!("{}/{}", origin.memory.system_id, origin.memory.timeline);
         Stream {
             wire,
             teller,
             acks: Arc::clone(acks),
             metrics: metrics.clone(),
-            progress: Progress::new(origin.first_ticket, acknowledged, chain),
+            progress: Progress::new(origin.first_ticket, origin.begin, chain),
             transaction: Transaction { cluster, ..Transaction::default() },
             open: None,
             in_transaction: false,
-            passed_over: acknowledged,
+            history: History::new(origin.memory.last, origin.begin),
+            streaming: false,
             last_told: chain,
             scratch: Scratch::default(),
             landed: Vec::new(),
@@ -120,7 +126,7 @@ impl<'a> Stream<'a> {
             wrote_at: now,
             idle_only: true,
             confirmed_at: now,
-            confirmed: acknowledged,
+            confirmed: Lsn::ZERO,
             reply_wanted: true,
             heard_at: now,
             pace: Pace::new(now),
@@ -156,6 +162,7 @@ impl<'a> Stream<'a> {
             self.step_snapshots()?;
             self.confirm()?;
             self.watch();
+            self.announce();
             if self.wait()? {
                 self.read()?;
             }
@@ -182,8 +189,23 @@ impl<'a> Stream<'a> {
             self.sleep(Duration::from_millis(2))?;
         }
         // The session may be what broke; then the slot learns it next time.
-        let _ = self.wire.confirm(self.origin.memory.acknowledged, false);
+        let _ = self.wire.confirm(self.confirmable(), false);
         Ok(())
+    }
+
+    /// It streams once it is sure of the server.
+    fn announce(&mut self) {
+        if !self.streaming && self.history.is_met() {
+            self.streaming = true;
+            self.origin.status.set(State::Streaming);
+        }
+    }
+
+    /// What Postgres may be told: nothing (0/0) before the stream has come to where the memory is. Until then it is
+    /// not sure that the server has what was acknowledged.
+    fn confirmable(&self) -> Lsn {
+        let acknowledged = self.origin.memory.acknowledged;
+        if self.progress.confirmed() >= acknowledged { acknowledged } else { Lsn::ZERO }
     }
 
     /// Takes what the sinks have reported.
@@ -211,12 +233,10 @@ impl<'a> Stream<'a> {
 
     /// Writes the memory when there is something new, and takes note when it is acknowledged.
     fn remember(&mut self, at_once: bool) -> Result<()> {
-        if let Some((acknowledged, chain)) = self.writing
-            && self.teller.kafka().state_written()
+        if self.teller.kafka().state_written()
+            && let Some(memory) = self.writing.take()
         {
-            self.origin.memory.acknowledged = acknowledged;
-            self.origin.memory.chain = chain;
-            self.writing = None;
+            self.origin.memory = memory;
             reach(Place::AfterMemory);
         }
         let confirmed = self.progress.confirmed();
@@ -228,10 +248,10 @@ impl<'a> Stream<'a> {
             return Ok(());
         }
         reach(Place::BeforeMemory);
-        let chain = self.progress.chain();
         let memory = Memory {
             acknowledged: confirmed,
-            chain,
+            chain: self.progress.chain(),
+            last: self.progress.last().unwrap_or(self.origin.memory.last),
             told: self.origin.told.max(confirmed),
             phase: Phase::Streaming,
             ..self.origin.memory.clone()
@@ -240,7 +260,7 @@ impl<'a> Stream<'a> {
         let record = (self.origin.memory_key.as_str(), value.as_slice());
         let sent = self.teller.kafka().remember(Load::Some, &self.origin.memory_topic, record)?;
         if sent == Sent::Taken {
-            self.writing = Some((confirmed, chain));
+            self.writing = Some(memory);
             self.wrote_at = Instant::now();
             self.idle_only = true;
         }
@@ -269,7 +289,8 @@ impl<'a> Stream<'a> {
     /// Tells Postgres what is acknowledged and remembered.
     fn confirm(&mut self) -> Result<()> {
         let since = self.confirmed_at.elapsed();
-        let news = self.origin.memory.acknowledged > self.confirmed || self.reply_wanted;
+        let (confirmable, before) = (self.confirmable(), self.confirmed);
+        let news = confirmable > before || self.reply_wanted;
         if since < STATUS_MOST || (!news && since < STATUS_LEAST) {
             return Ok(());
         }
@@ -278,9 +299,9 @@ impl<'a> Stream<'a> {
         if listening && silent > SILENCE {
             bail!("no word from Postgres for {} s", silent.as_secs());
         }
-        self.confirmed = self.origin.memory.acknowledged;
-        self.wire.confirm(self.confirmed, listening && silent > SILENCE / 6)?;
-        if news {
+        self.confirmed = before.max(confirmable);
+        self.wire.confirm(confirmable, listening && silent > SILENCE / 6)?;
+        if self.confirmed > before {
             reach(Place::AfterConfirm);
         }
         self.confirmed_at = Instant::now();

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tokio_postgres::Config;
 
+use crate::catalog::Catalog;
 use crate::dead::{Halt, Halted, letter};
 use crate::failpoints::{Place, reach};
 use crate::kafka::{Kafka, Sent};
@@ -13,9 +15,10 @@ use crate::pace::Load;
 use crate::pgoutput::Relation;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::rabbit::Rabbit;
-use crate::route::{Compiled, Destination, Plan, Record, Topics, Transaction};
+use crate::route::{Compiled, Destination, Plan, Record, Topics, Transaction, UNSAID};
 use crate::routes::{Routes, Source};
-use crate::template::{Problem, Row};
+use crate::template::{Op, Problem, Row};
+use crate::wire::Session;
 
 /// How long the producer's queue may stay full before the session starts over.
 const FULL: Duration = Duration::from_secs(20);
@@ -33,6 +36,8 @@ pub struct Open<'a> {
 pub struct Teller {
     routes: Arc<Routes>,
     source: Arc<Source>,
+    database: Config,
+    catalog: Catalog,
     plans: Vec<(u32, Plan)>,
     out: Outlet,
 }
@@ -51,7 +56,7 @@ struct Outlet {
 
 impl Teller {
     pub fn new(
-        (routes, source): (Arc<Routes>, Arc<Source>),
+        (routes, source, database): (Arc<Routes>, Arc<Source>, Config),
         topics: Topics,
         (kafka, rabbit): (Kafka, Option<Arc<Rabbit>>),
         metrics: SourceMetrics,
@@ -67,7 +72,7 @@ impl Teller {
             record: Record::default(),
             letter: Vec::new(),
         };
-        Teller { routes, source, plans: Vec::new(), out }
+        Teller { routes, source, database, catalog: Catalog::default(), plans: Vec::new(), out }
     }
 
     pub fn kafka(&self) -> &Kafka {
@@ -85,9 +90,16 @@ impl Teller {
         self.out.halted = halted;
     }
 
-    /// The server announces a table's columns: once per session and table, and after every change.
-    pub fn relation(&mut self, relation: &Relation) {
-        let plan = Plan::compile(&self.routes, &self.source, relation);
+    /// What the catalog said at the start of the session.
+    pub fn set_catalog(&mut self, catalog: Catalog) {
+        self.catalog = catalog;
+    }
+
+    /// The server announces a table's columns: once per session and table, and after every change. What the catalog
+    /// has to say of something new is asked on a session of its own.
+    pub fn relation(&mut self, relation: Relation) -> Result<()> {
+        let relation = self.settled(relation)?;
+        let plan = Plan::compile(&self.routes, &self.source, &relation);
         for problem in plan.problems() {
             tracing::error!(source = self.out.source, table = plan.relation, "{}", problem.0);
         }
@@ -95,6 +107,17 @@ impl Teller {
             Some((_, known)) => *known = plan,
             None => self.plans.push((relation.id, plan)),
         }
+        Ok(())
+    }
+
+    /// With what the catalog says of its columns.
+    fn settled(&mut self, mut relation: Relation) -> Result<Relation> {
+        if !self.catalog.knows(&relation) {
+            let mut session = Session::connect(&self.database)?;
+            self.catalog.learn(&mut session, std::slice::from_ref(&relation))?;
+        }
+        self.catalog.settle(&mut relation);
+        Ok(relation)
     }
 
     /// Tells a row to every route that it matches.
@@ -107,9 +130,12 @@ impl Teller {
         self.out.row(plan, row, open)
     }
 
-    /// The routes for rows that a query answers. The stream's own plan of that table may be for other columns.
-    pub fn plan(&self, relation: &Relation) -> Plan {
-        Plan::compile(&self.routes, &self.source, relation)
+    /// The routes for rows that a query answers, which are whole. The stream's own plan of that table may be for other
+    /// columns.
+    pub fn plan(&mut self, relation: &Relation) -> Result<Plan> {
+        let mut relation = self.settled(relation.clone())?;
+        relation.identity = b'f';
+        Ok(Plan::compile(&self.routes, &self.source, &relation))
     }
 
     /// As `row`, for a row that a query answered.
@@ -118,7 +144,7 @@ impl Teller {
         self.out.row(plan, row, open)
     }
 
-    /// A change that no route can express: a deleted row, a truncated table.
+    /// A change that no route can express: a truncated table.
     pub fn untellable(&mut self, relation: u32, row: &Row<'_>, why: &str, open: &mut Open<'_>) -> Result<()> {
         open.transaction.rows += 1;
         let Some((_, plan)) = self.plans.iter().find(|(id, _)| *id == relation) else {
@@ -135,23 +161,54 @@ impl Outlet {
     fn row(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
         let mut matched = false;
         for route in &plan.routes {
-            let told = match route.matches(row) {
-                Ok(false) => continue,
-                Ok(true) => route.tell(row, open.transaction, &self.topics, &mut self.record),
-                Err(problem) => {
-                    self.record.key.clear();
-                    Err(problem)
+            if row.op == Op::Update && row.old.is_some() {
+                match route.ended(row, &mut self.record) {
+                    Ok(None) => {}
+                    Ok(Some(ended)) => matched |= self.route((plan, route, &ended), open)?,
+                    // Whatever keeps the keys from being compared keeps the row from being told.
+                    Err(problem) => {
+                        matched = true;
+                        self.deliver(Err(problem), (plan, route, row), open)?;
+                        continue;
+                    }
                 }
-            };
-            matched = true;
-            self.deliver(told, (plan, route, row), open)?;
+            }
+            matched |= self.route((plan, route, row), open)?;
         }
         if plan.unknown {
             self.untold(plan, row, "the routes neither tell nor ignore this published table", open)?;
+        } else if row.op == Op::Delete && !plan.says_deletes() {
+            self.untold(plan, row, UNSAID, open)?;
         } else if !matched {
             self.metrics.unrouted.inc();
         }
         Ok(())
+    }
+
+    /// Tells the row by one route, if it matches.
+    #[inline]
+    fn route(
+        &mut self,
+        (plan, route, row): (&Plan, &Compiled, &Row<'_>),
+        open: &mut Open<'_>,
+    ) -> Result<bool> {
+        let tellings = route.tellings(row.op);
+        match route.matches(row) {
+            _ if tellings.is_empty() => return Ok(false),
+            Ok(false) => return Ok(false),
+            Ok(true) => {
+                for &telling in tellings {
+                    let what = (&*open.transaction, &self.topics);
+                    let told = route.tell_as(telling, row, what, &mut self.record);
+                    self.deliver(told, (plan, route, row), open)?;
+                }
+            }
+            Err(problem) => {
+                self.record.key.clear();
+                self.deliver(Err(problem), (plan, route, row), open)?;
+            }
+        }
+        Ok(true)
     }
 
     fn deliver(

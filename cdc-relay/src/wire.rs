@@ -197,19 +197,20 @@ impl Session {
     }
 
     /// Begins streaming where the slot stands: 0/0 asks for no position, since the slot knows best.
-    pub fn start(self, slot: &str, publication: &str) -> Result<Replication> {
-        self.stream(slot, publication, "")
+    pub fn start(self, slot: &str, publications: &[&str]) -> Result<Replication> {
+        self.stream(slot, publications, "")
     }
 
     /// As `start`, with the messages of `pg_logical_emit_message` (PostgreSQL 14 and later).
-    pub fn start_with_messages(self, slot: &str, publication: &str) -> Result<Replication> {
-        self.stream(slot, publication, ", messages 'true'")
+    pub fn start_with_messages(self, slot: &str, publications: &[&str]) -> Result<Replication> {
+        self.stream(slot, publications, ", messages 'true'")
     }
 
-    fn stream(mut self, slot: &str, publication: &str, options: &str) -> Result<Replication> {
-        let publication = publication.replace('"', "\"\"").replace('\'', "''");
+    fn stream(mut self, slot: &str, publications: &[&str], options: &str) -> Result<Replication> {
+        let quoted = |name: &&str| format!("\"{}\"", name.replace('"', "\"\"").replace('\'', "''"));
+        let publications = publications.iter().map(quoted).collect::<Vec<_>>().join(",");
         let sql = format!(
-            "START_REPLICATION SLOT \"{}\" LOGICAL 0/0 (proto_version '1', publication_names '\"{publication}\"'{options})",
+            "START_REPLICATION SLOT \"{}\" LOGICAL 0/0 (proto_version '1', publication_names '{publications}'{options})",
             slot.replace('"', "\"\"")
         );
         let mut out = BytesMut::new();

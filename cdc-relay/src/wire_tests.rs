@@ -41,7 +41,7 @@ proptest! {
         let (mut asking, _server) = session(&bytes);
         let _ = asking.query("select 1");
         let (starting, _server) = session(&bytes);
-        let _ = starting.start("slot", "publication");
+        let _ = starting.start("slot", &["publication"]);
         let (mut signing_in, _server) = session(&bytes);
         // Nobody signs in without the server's consent.
         if signing_in.authenticate("user", b"password").is_ok() {

@@ -117,7 +117,7 @@ impl<'a> Retelling<'a> {
         let before = counts(&self.wiring.metrics);
         let most = self.wiring.routes.relay.in_flight_bytes as i64;
         let (mut rows, mut scratch, mut looked) = (0u64, Scratch::default(), began);
-        let plan = self.clients.teller()?.plan(&table.relation);
+        let plan = self.clients.teller()?.plan(&table.relation)?;
         let mut ticket = None;
         session
             .each(&table.select(None), |body| {
@@ -130,7 +130,7 @@ impl<'a> Retelling<'a> {
                     ticket =
                         Some(self.progress.begin(self.transaction.commit_lsn, self.transaction.committed_at));
                 }
-                let row = Row { new: pgoutput::data_row(body, &mut scratch)?, old: None };
+                let row = Row::insert(pgoutput::data_row(body, &mut scratch)?);
                 let Retelling { clients, progress, transaction, .. } = self;
                 let ticket = ticket.context("no ticket")?;
                 let mut open = Open { transaction, ticket, progress, again: false };

@@ -3,7 +3,7 @@
 use super::Snapshots;
 use crate::pgoutput::{Message, Old, Relation, Tuple};
 use crate::rows::Table;
-use crate::template::Row;
+use crate::template::{Op, Row};
 
 impl Snapshots {
     /// A message of the stream, before it is told.
@@ -64,7 +64,7 @@ impl Snapshots {
         match self.key_of(oid) {
             None => {}
             Some(columns) => {
-                let row = Row { new, old };
+                let row = Row { op: Op::Update, new, old: old.map(Old::Row) };
                 if columns.is_some_and(|columns| write_key(&row, columns.iter().copied(), &mut key)) {
                     self.window.changed(&key, xid);
                 } else {

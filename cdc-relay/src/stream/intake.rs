@@ -7,10 +7,11 @@ use anyhow::{Result, bail};
 use super::Stream;
 use crate::copy::Frame;
 use crate::lsn::{Lsn, PgTime};
-use crate::pgoutput::{self, Message, Old, Tuple};
+use crate::pgoutput::{self, Message, Tuple};
 use crate::snapshot::{self, Mark};
+use crate::state;
 use crate::tell::Open;
-use crate::template::Row;
+use crate::template::{Op, Row};
 
 impl Stream<'_> {
     /// Reads once, and takes in every whole frame.
@@ -27,6 +28,7 @@ impl Stream<'_> {
                 Frame::Keepalive { wal_end, reply } => {
                     self.reply_wanted |= reply;
                     if !self.in_transaction {
+                        self.history.idle(wal_end)?;
                         self.progress.idle(wal_end);
                     }
                 }
@@ -42,16 +44,11 @@ impl Stream<'_> {
         if let Some(snapshots) = snapshots {
             snapshots.hear(&message, self.xid);
         }
-        let (relation, row, refused) = match message {
-            Message::Insert { relation, new } => (relation, Row { new, old: None }, None),
-            Message::Update { relation, old, new } => (relation, Row { new, old: whole(old) }, None),
-            Message::Delete { relation, old: Old::Key(new) | Old::Row(new) } => {
-                (relation, Row { new, old: None }, Some("the row was deleted, which no route can tell"))
-            }
-            Message::Relation(relation) => {
-                teller.relation(&relation);
-                return Ok(());
-            }
+        let (relation, row) = match message {
+            Message::Insert { relation, new } => (relation, Row::insert(new)),
+            Message::Update { relation, old, new } => (relation, Row { op: Op::Update, new, old }),
+            Message::Delete { relation, old } => (relation, Row::delete(old)),
+            Message::Relation(relation) => return teller.relation(relation),
             Message::Begin { commit_lsn, committed_at, xid } => {
                 self.xid = xid;
                 return self.begin(commit_lsn, committed_at);
@@ -72,10 +69,7 @@ impl Stream<'_> {
         let Some(ticket) = self.open else { return Ok(()) };
         let again = transaction.commit_lsn < self.origin.told;
         let mut open = Open { transaction, ticket, progress, again };
-        match refused {
-            None => teller.row(relation, &row, &mut open),
-            Some(why) => teller.untellable(relation, &row, why, &mut open),
-        }
+        teller.row(relation, &row, &mut open)
     }
 
     fn begin(&mut self, commit_lsn: Lsn, committed_at: PgTime) -> Result<()> {
@@ -83,8 +77,8 @@ impl Stream<'_> {
             bail!("a transaction began inside another");
         }
         self.in_transaction = true;
-        // The slot was confirmed later than the memory was written: all sinks have these already.
-        if commit_lsn < self.passed_over {
+        // The memory was written before the slot was confirmed: all sinks have these already.
+        if self.history.begins(state::Mark { commit_lsn, committed_at: committed_at.0 })? {
             self.open = None;
             return Ok(());
         }
@@ -128,7 +122,7 @@ impl Stream<'_> {
         for relation in relations {
             let Stream { teller, progress, transaction, .. } = self;
             let mut open = Open { transaction, ticket, progress, again: false };
-            let row = Row { new: Tuple::none(), old: None };
+            let row = Row::insert(Tuple::none());
             teller.untellable(
                 *relation,
                 &row,
@@ -137,12 +131,5 @@ impl Stream<'_> {
             )?;
         }
         Ok(())
-    }
-}
-
-fn whole(old: Option<Old<'_>>) -> Option<Tuple<'_>> {
-    match old {
-        Some(Old::Row(row)) => Some(row),
-        Some(Old::Key(_)) | None => None,
     }
 }

@@ -66,6 +66,7 @@ async fn large_values_that_stay_unchanged_under_load_are_told_or_set_aside_but_n
             let update = format!("update items set version = {version} where owner = 'large'");
             rig.sql.batch_execute(&update).await.expect("update");
         }
+        load.more(100).await;
         load.stop().await;
         let report = oracle.judge(&rig).await;
         assert_eq!(report.dead, if identity == "full" { 0 } else { 38 });

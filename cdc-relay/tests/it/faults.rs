@@ -18,7 +18,7 @@ async fn killing_the_walsender_under_load_loses_and_reorders_nothing() {
         kills += i32::from(rig.kill_walsender().await);
     }
     load.stop().await;
-    oracle.judge(&rig).await.expect(500);
+    oracle.judge(&rig).await.expect(200);
     assert!(kills >= 5, "only {kills} sessions were hit");
     drop(relay);
 }
@@ -36,7 +36,7 @@ async fn killing_the_relay_under_load_loses_and_reorders_nothing() {
     }
     load.stop().await;
     let relay = rig.streaming().await;
-    oracle.judge(&rig).await.expect(500);
+    oracle.judge(&rig).await.expect(200);
     drop(relay);
 }
 

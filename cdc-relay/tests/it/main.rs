@@ -5,6 +5,7 @@
 
 mod alters;
 mod brokers;
+mod commands;
 mod dead_letters;
 #[cfg(feature = "failpoints")]
 mod ends;
@@ -23,4 +24,5 @@ mod servers;
 mod snapshot;
 mod standby;
 mod telling;
+mod types;
 mod volume;

@@ -59,7 +59,8 @@ struct Commit {
 pub struct Report {
     pub transactions: usize,
     pub changes: usize,
-    /// Told more often than once.
+    /// Told more often than once; for whoever reads the report.
+    #[expect(dead_code, reason = "printed")]
     pub repeats: usize,
     pub dead: usize,
     pub samples: usize,
@@ -116,7 +117,7 @@ impl Report {
     pub fn expect(&self, transactions: usize) {
         println!("{self:?}");
         assert!(self.transactions >= transactions, "too little load: {self:?}");
-        assert!(self.samples >= 10, "nobody looked: {self:?}");
+        assert!(self.samples >= 5, "nobody looked: {self:?}");
     }
 }
 

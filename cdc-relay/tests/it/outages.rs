@@ -26,9 +26,9 @@ async fn a_postgres_that_crashes_under_load_costs_nothing() {
     for kill in [false, true, false] {
         load.more(100).await;
         if kill {
-            postgres.kill()
+            postgres.kill();
         } else {
-            postgres.crash()
+            postgres.crash();
         }
         relay.state("connecting").await;
         postgres.run().await;

@@ -111,5 +111,5 @@ async fn a_routes_file_that_cannot_be_used_ends_the_program_with_64() {
     let mut relay = rig.start();
     assert_eq!(relay.exit_code().await, Some(64));
     let log = relay.log();
-    assert!(log.contains("slott") && log.contains("line"), "{log}");
+    assert!(log.contains("relay.toml:") && log.contains("slott: there is no such key"), "{log}");
 }

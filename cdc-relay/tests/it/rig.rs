@@ -294,7 +294,7 @@ impl Drop for Rig {
 /// A running relay; killed when dropped.
 pub struct Relay {
     child: Child,
-    admin: SocketAddr,
+    pub admin: SocketAddr,
     log: PathBuf,
 }
 
