@@ -70,13 +70,18 @@ impl Command {
         }
     }
 
-    /// What is logged unless RUST_LOG says otherwise: a command that answers a question speaks by its answer.
-    pub fn log_level(&self) -> &'static str {
+    /// Whether it stays up and logs, rather than answers a person.
+    pub fn is_service(&self) -> bool {
         match self {
             #[cfg(feature = "sinks")]
-            Self::Run(_) => "info",
-            _ => "warn",
+            Self::Run(_) => true,
+            _ => false,
         }
+    }
+
+    /// What is logged unless RUST_LOG says otherwise: a command that answers a question speaks by its answer.
+    pub fn log_level(&self) -> &'static str {
+        if self.is_service() { "info" } else { "warn" }
     }
 }
 
@@ -137,6 +142,11 @@ fn print(text: &str) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("standard output"),
         _ => Ok(()),
     }
+}
+
+/// Says something beside the answer, on standard error. That nobody listens is no reason to end.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// What the state topic remembers, by `source/slot`.
