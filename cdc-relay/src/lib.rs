@@ -41,6 +41,7 @@ pub mod routes;
 pub mod rows;
 pub mod shelf;
 mod socket;
+#[cfg(feature = "sinks")]
 mod stall;
 pub mod state;
 pub mod template;

@@ -6,6 +6,7 @@
 mod decode;
 mod fields;
 mod findings;
+#[cfg(feature = "sinks")]
 mod fingerprint;
 
 use std::cell::RefCell;
