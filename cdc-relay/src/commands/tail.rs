@@ -6,6 +6,7 @@ mod show;
 mod text;
 mod trial;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -86,11 +87,16 @@ async fn tail(options: &Options, config: Config) -> Result<()> {
         Some(publication) => (vec![publication.clone()], false),
         None => (publish(&client, &facts, options, &name).await?, true),
     };
+    let known = facts.tables.iter().map(|table| table.oid).collect();
+    let follows = made && options.tables.is_empty() && facts.superuser;
+    let newcomers = async {
+        if follows { newcomers(&client, &publications, known).await } else { std::future::pending().await }
+    };
     let format = if options.json.json { Format::Json } else { Format::Text { colour: terminal::colour() } };
     let show = Show::new(format, &options.tables, reader::keys(&facts.tables));
     let slot = options.from_slot.clone().map_or(Slot::Temporary(name), Slot::Existing);
     let reading = Reading { config, slot, publications: publications.clone(), limit: options.limit };
-    let read = read(reading, show, interrupted).await;
+    let read = read(reading, show, interrupted, newcomers).await;
     if made {
         withdraw(&client, &publications).await;
     }
@@ -120,6 +126,27 @@ async fn publish(
     Ok(plan.names)
 }
 
+/// Publishes the updates and deletes of tables that are made meanwhile, if they have a replica identity. Never ends.
+async fn newcomers(client: &Client, publications: &[String], mut known: BTreeSet<u32>) {
+    const EVERY: Duration = Duration::from_millis(500);
+    let Some(publication) = publications.last() else { return };
+    loop {
+        tokio::time::sleep(EVERY).await;
+        // Whoever cannot be asked now is asked again; without an answer its inserts are still seen.
+        let Ok(facts) = trial::facts(client).await else { continue };
+        for table in facts.tables.iter().filter(|table| known.insert(table.oid)) {
+            let (shown, sql) = (table.shown(), table.sql());
+            if !table.identity {
+                say(&format!("Shows only inserts and truncates of {shown}: it has no replica identity."));
+            } else if let Err(error) =
+                client.batch_execute(&format!("alter publication {publication} add table {sql}")).await
+            {
+                say(&format!("Shows only inserts and truncates of {shown}: {error}"));
+            }
+        }
+    }
+}
+
 async fn withdraw(client: &Client, publications: &[String]) {
     let drop = format!("drop publication if exists {}", publications.join(", "));
     if let Err(error) = client.batch_execute(&drop).await {
@@ -129,7 +156,12 @@ async fn withdraw(client: &Client, publications: &[String]) {
 }
 
 /// Reads on a thread, prints on another, and waits for either, or for Ctrl-C.
-async fn read(reading: Reading, show: Show, interrupted: impl Future<Output = ()>) -> Result<Totals> {
+async fn read(
+    reading: Reading,
+    show: Show,
+    interrupted: impl Future<Output = ()>,
+    meanwhile: impl Future<Output = ()>,
+) -> Result<Totals> {
     let (output, stop) = (Arc::new(Output::default()), Arc::new(Stop::new()?));
     let (done, read) = oneshot::channel();
     let (begin, begun) = oneshot::channel::<()>();
@@ -147,14 +179,15 @@ async fn read(reading: Reading, show: Show, interrupted: impl Future<Output = ()
     let printer = std::thread::Builder::new()
         .name("printer".to_owned())
         .spawn(move || from.print(std::io::stdout(), || asked.ask()))?;
-    tokio::pin!(read, interrupted);
+    tokio::pin!(read, interrupted, meanwhile);
     let announce = announce(begun);
     tokio::pin!(announce);
-    let mut announced = false;
+    let (mut announced, mut aside) = (false, false);
     let totals = loop {
         tokio::select! {
             totals = &mut read => break Some(totals.context("the reader ended")?),
             () = &mut announce, if !announced => announced = true,
+            () = &mut meanwhile, if !aside => aside = true,
             () = &mut interrupted => {
                 stop.ask();
                 // It may wait for a server that does not answer, and then nothing is lost by not waiting with it.

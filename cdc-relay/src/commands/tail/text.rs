@@ -78,7 +78,12 @@ pub fn value(value: Value<'_>) -> String {
     };
     let text = String::from_utf8_lossy(bytes);
     let ambiguous = |c: char| c.is_whitespace() || c.is_control() || "\"=→".contains(c);
-    let quoted = text.is_empty() || text == "null" || text.starts_with('(') || text.contains(ambiguous);
+    // An object or an array shows by itself where it ends.
+    let is_json = text.starts_with(['{', '['])
+        && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok()
+        && !text.contains(char::is_control);
+    let quoted =
+        !is_json && (text.is_empty() || text == "null" || text.starts_with('(') || text.contains(ambiguous));
     let mut shown: String = plain(&text.chars().take(LONGEST).collect::<String>());
     if quoted {
         shown = format!("\"{}\"", shown.replace('"', "\\\""));

@@ -2,7 +2,8 @@
 //!
 //! A published update or delete of a table without a replica identity is refused by the server: publishing such a
 //! table breaks whoever writes it. So updates and deletes are published only of tables that have one, by name; the
-//! inserts of everything may be published with `for all tables`, which includes tables that are made later.
+//! inserts of everything may be published with `for all tables`, which includes tables that are made later. Those
+//! join the others when they are noticed.
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -42,7 +43,7 @@ pub struct Table {
 }
 
 impl Table {
-    fn sql(&self) -> String {
+    pub fn sql(&self) -> String {
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))
     }
@@ -121,12 +122,13 @@ pub fn plan(facts: &Facts, wanted: &[String], name: &str) -> Result<Plan> {
     let mut plan = Plan { names: vec![name.to_owned()], statements: Vec::new(), notes: Vec::new() };
     plan.statements
         .push(format!("create publication {name} for {of} with (publish = 'insert{truncate}'{root})"));
-    if !identified.is_empty() {
+    // Of everything also without a table: those that are made later join it.
+    if everything || !identified.is_empty() {
         let second = format!("{name}_u");
-        let of = list(&identified);
-        plan.statements.push(format!(
-            "create publication {second} for table {of} with (publish = 'update, delete'{root})"
-        ));
+        let of =
+            if identified.is_empty() { String::new() } else { format!("for table {} ", list(&identified)) };
+        plan.statements
+            .push(format!("create publication {second} {of}with (publish = 'update, delete'{root})"));
         plan.names.push(second);
     }
     let names = |tables: &[&Table]| tables.iter().map(|table| table.shown()).collect::<Vec<_>>().join(", ");
