@@ -65,7 +65,7 @@ impl Engine<'_> {
 
     pub fn process(&self) -> Result<ProcessId> {
         match self {
-            Self::Relay(relay) => relay.child.as_ref().and_then(|child| process(child)),
+            Self::Relay(relay) => relay.child.as_ref().and_then(process),
             Self::Debezium(debezium) => debezium.process(),
         }
         .with_context(|| format!("{} has ended", self.name().shown()))
