@@ -145,9 +145,9 @@ impl Catalog {
     }
 }
 
-/// The announcement marks the key's columns, and only those.
+/// The key's columns are marked, and only those. They are not where there is no key, and in what was not announced.
 fn has_identity(relation: &Relation) -> bool {
-    !matches!(relation.identity, b'f' | b'n')
+    !matches!(relation.identity, b'f' | b'n') && relation.columns.iter().any(|column| column.key)
 }
 
 #[cfg(test)]

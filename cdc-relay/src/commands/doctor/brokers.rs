@@ -59,7 +59,13 @@ pub fn check(facts: &Facts, routes: &Routes) -> Vec<Finding> {
     for wanted in &routes.topics {
         let (name, partitions) = (wanted.name.get_ref(), wanted.partitions);
         let Some(topic) = facts.topics.get(name) else {
-            let found = format!("does not exist; `cdc-relay run` makes it with {partitions} partitions");
+            let how_many = match partitions {
+                crate::routes::Topic::DEFAULT_PARTITIONS => {
+                    "as many partitions as the broker gives".to_owned()
+                }
+                _ => format!("{partitions} partitions"),
+            };
+            let found = format!("does not exist; `cdc-relay run` makes it with {how_many}");
             findings.push(Finding::ok("kafka.topic", &format!("topic {name}"), found));
             continue;
         };
@@ -83,7 +89,8 @@ pub fn check(facts: &Facts, routes: &Routes) -> Vec<Finding> {
 fn shape(name: &str, topic: &Topic, partitions: i32) -> Option<Finding> {
     let subject = format!("topic {name}");
     let found = format!("has {} partitions, the routes file says {partitions}", topic.partitions);
-    (i64::try_from(topic.partitions) != Ok(i64::from(partitions))).then(|| {
+    let left_to_the_broker = partitions == crate::routes::Topic::DEFAULT_PARTITIONS;
+    (!left_to_the_broker && i64::try_from(topic.partitions) != Ok(i64::from(partitions))).then(|| {
         Finding::warning("kafka.partitions", &subject, found)
             .why("the relay tells to what is there; when partitions are added, later events of a key may overtake earlier ones")
             .fix(format!("[[topics]] name = \"{name}\" partitions = {}", topic.partitions))

@@ -127,6 +127,9 @@ pub struct Column {
     pub name: String,
     pub type_oid: u32,
     pub generated: bool,
+    /// Part of the replica identity, or of the primary key where that is all or nothing.
+    #[serde(default)]
+    pub key: bool,
     /// Its values may be stored outside the row.
     pub large: bool,
     pub published: bool,

@@ -78,6 +78,10 @@ select jsonb_build_object(
                     'name', a.attname,
                     'type_oid', a.atttypid::int8,
                     'generated', a.attgenerated <> '',
+                    'key', exists (
+                        select from pg_catalog.pg_index i
+                        where i.indrelid = c.oid and a.attnum = any(i.indkey)
+                          and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end),
                     'large', a.attlen = -1 and a.attstorage <> 'p',
                     'published', c.published and (c.publication -> 'attnames' is null
                         or c.publication -> 'attnames' ? a.attname::text)

@@ -169,7 +169,7 @@ fn relation(table: &Table) -> Relation {
     let column = |column: &super::facts::Column| Column {
         name: column.name.clone(),
         type_oid: column.type_oid,
-        key: false,
+        key: column.key,
     };
     let identity = table.identity.bytes().next().unwrap_or(b'd');
     let columns = sent.map(column).collect();
