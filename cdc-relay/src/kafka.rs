@@ -22,6 +22,7 @@ use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 
 use crate::acks::Acks;
+use crate::metrics::SourceMetrics;
 use crate::progress::{Sink, Ticket};
 use crate::route::{Plan, Record, Transaction};
 use crate::routes::Routes;
@@ -35,6 +36,7 @@ const OVERHEAD: i64 = 1024;
 pub struct Deliveries {
     acks: Arc<Acks>,
     state_written: Arc<AtomicBool>,
+    metrics: SourceMetrics,
 }
 
 impl ClientContext for Deliveries {
@@ -43,7 +45,8 @@ impl ClientContext for Deliveries {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             self.acks.fail(format!("the producer gave up: {reason}"));
         }
-        tracing::warn!(%error, reason, "kafka");
+        self.metrics.sink_errors[Sink::Kafka as usize].inc();
+        tracing::warn!(source = self.metrics.name, %error, reason, "Kafka");
     }
 }
 
@@ -62,6 +65,7 @@ impl ProducerContext for Deliveries {
                 if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PurgeQueue)
                     && error.rdkafka_error_code() != Some(RDKafkaErrorCode::PurgeInflight)
                 {
+                    self.metrics.sink_errors[Sink::Kafka as usize].inc();
                     self.acks.fail(format!("topic {}: {error}", message.topic()));
                 }
                 return;
@@ -169,8 +173,14 @@ fn producer_config(brokers: &str, routes: &Routes, batch_bytes: usize) -> Client
     config
 }
 
-fn client(config: &ClientConfig, acks: &Arc<Acks>, state_written: &Arc<AtomicBool>) -> Result<Client> {
-    let context = Deliveries { acks: Arc::clone(acks), state_written: Arc::clone(state_written) };
+fn client(
+    config: &ClientConfig,
+    acks: &Arc<Acks>,
+    state_written: &Arc<AtomicBool>,
+    metrics: &SourceMetrics,
+) -> Result<Client> {
+    let (acks, state_written) = (Arc::clone(acks), Arc::clone(state_written));
+    let context = Deliveries { acks, state_written, metrics: metrics.clone() };
     config.create_with_context(context).context("the Kafka settings of the routes file are not usable")
 }
 
@@ -182,11 +192,12 @@ impl Kafka {
         event_source: &str,
         batch_bytes: usize,
         acks: &Arc<Acks>,
+        metrics: &SourceMetrics,
     ) -> Result<Kafka> {
         let state_written = Arc::new(AtomicBool::new(false));
         let mut config = producer_config(brokers, routes, batch_bytes);
-        let prompt = client(&config, acks, &state_written)?;
-        let patient = client(config.set("linger.ms", LINGER), acks, &state_written)?;
+        let prompt = client(&config, acks, &state_written, metrics)?;
+        let patient = client(config.set("linger.ms", LINGER), acks, &state_written, metrics)?;
         for topic in &routes.topics {
             for producer in [&prompt, &patient] {
                 // Otherwise its first record would wait for it, in the middle of streaming.

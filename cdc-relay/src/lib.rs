@@ -10,7 +10,7 @@
 //! (its life), `state` (what is refused), `kafka`, `rabbit`, `dead` (where it goes).
 //!
 //! Pure, without clock or I/O: `pgoutput`, `json`, `template`, `body`, `route`, `progress`, `pace`, `state`,
-//! `dead`.
+//! `dead`, `runway`.
 
 pub mod body;
 mod check;
@@ -45,6 +45,8 @@ mod metrics;
 mod rabbit;
 #[cfg(feature = "sinks")]
 pub mod run;
+#[cfg(feature = "sinks")]
+mod runway;
 #[cfg(feature = "sinks")]
 mod source;
 #[cfg(feature = "sinks")]

@@ -72,6 +72,11 @@ impl PgTime {
         self.unix_micros().div_euclid(1000)
     }
 
+    /// Seconds since the Unix epoch, as Prometheus counts.
+    pub fn unix_seconds(self) -> f64 {
+        self.unix_micros() as f64 / 1e6
+    }
+
     pub fn unix_micros(self) -> i64 {
         self.0.saturating_add(POSTGRES_EPOCH_MICROS)
     }

@@ -58,7 +58,8 @@ pub async fn run(
     let routes = Arc::new(routes);
     let (mut statuses, mut stops, mut threads) = (Vec::new(), Vec::new(), Vec::new());
     for source in &routes.sources {
-        let series = metrics.source(source.name.get_ref());
+        let series = metrics.source(source.name.get_ref())?;
+        series.in_flight_limit.set(routes.relay.in_flight_bytes as i64);
         let status = Status::new(source.name.get_ref(), series.clone());
         let acks = Arc::new(Acks::new()?);
         let database = database(source)?;

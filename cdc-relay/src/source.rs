@@ -130,6 +130,7 @@ pub fn run(wiring: Wiring) {
                     backoff = delays();
                 }
                 let pause = backoff.next().unwrap_or(REFUSED);
+                life.wiring.metrics.failures.inc();
                 (State::Connecting(format!("{error:#}")), pause)
             }
         };
@@ -185,6 +186,12 @@ impl Life {
     fn stream(&mut self, wire: crate::copy::Replication, memory: Memory) -> Result<(), Trouble> {
         self.wiring.status.set(State::Streaming);
         self.wiring.metrics.sessions.inc();
+        tracing::info!(
+            source = self.wiring.metrics.name,
+            slot = memory.slot,
+            acknowledged = %memory.acknowledged,
+            "streaming"
+        );
         let memory_key = self.memory_key();
         let relay = &self.wiring.routes.relay;
         let origin = Origin {
@@ -218,8 +225,8 @@ impl Life {
         let (brokers, routes) = (&wiring.kafka_brokers, &wiring.routes);
         let limits = wiring.runtime.block_on(topics::prepare(brokers, routes))?;
         let batch = limits.iter().copied().min().unwrap_or(routes.relay.max_record_bytes).min(1_000_000);
-        let kafka =
-            Kafka::connect(brokers, routes, wiring.source.event_source.get_ref(), batch, &wiring.acks)?;
+        let event_source = wiring.source.event_source.get_ref();
+        let kafka = Kafka::connect(brokers, routes, event_source, batch, &wiring.acks, &wiring.metrics)?;
         self.reader = Some(Reader::connect(brokers, routes)?);
         self.teller = Some(Teller::new(
             (Arc::clone(routes), Arc::clone(&wiring.source)),
@@ -295,7 +302,8 @@ impl Life {
                 // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
                 self.write(Which::Prompt, &fresh(Phase::Creating, Lsn::ZERO))?;
                 let begin = inspect::create_slot(session, self.wiring.source.slot.get_ref())?;
-                tracing::info!(source = self.wiring.source.name.get_ref(), %begin, "slot created");
+                let slot = self.wiring.source.slot.get_ref();
+                tracing::info!(source = self.wiring.metrics.name, slot, %begin, "slot created");
                 fresh(Phase::Streaming, begin)
             }
         };

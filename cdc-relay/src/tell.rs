@@ -211,8 +211,10 @@ impl Outlet {
         self.told(Sink::Kafka, key.len() + value.len(), open);
         self.metrics.dead.inc();
         if !self.halted.contains(&halt) {
-            let (table, destination) = (&plan.relation, &halt.destination);
-            tracing::error!(source = self.source, table, destination, key, "dead letter: {}", reason.0);
+            let (table, destination, position) =
+                (&plan.relation, &halt.destination, open.transaction.commit_lsn);
+            let reason = &reason.0;
+            tracing::error!(source = self.source, table, destination, key, %position, reason, "dead letter");
             self.halted.halt(halt);
             self.metrics.halted.set(self.halted.len() as i64);
         }
