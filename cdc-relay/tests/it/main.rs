@@ -7,6 +7,7 @@ mod brokers;
 mod dead_letters;
 mod faults;
 mod kafka;
+mod observed;
 mod proxy;
 mod rabbit;
 mod refusals;

@@ -251,6 +251,11 @@ pub struct Relay {
 }
 
 impl Relay {
+    /// Where the admin listener is.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// The answer of the admin listener.
     pub fn get(&self, path: &str) -> Option<String> {
         let mut socket = TcpStream::connect(self.admin).ok()?;
