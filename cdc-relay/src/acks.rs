@@ -28,8 +28,6 @@ pub struct Acks {
     queue: Mutex<Vec<Ack>>,
     /// Bytes in flight by sink.
     flights: [AtomicI64; SINKS],
-    /// Bytes ever handed over, by sink.
-    departed: [AtomicI64; SINKS],
     failure: Mutex<Option<String>>,
     /// The source's thread waits for the bytes in flight to fall to this; `NOT_WAITING` if it does not.
     wake_at: AtomicI64,
@@ -50,7 +48,6 @@ impl Acks {
         Ok(Acks {
             queue: Mutex::default(),
             flights: Default::default(),
-            departed: Default::default(),
             failure: Mutex::default(),
             wake_at: AtomicI64::new(NOT_WAITING),
             stopping: AtomicBool::new(false),
@@ -61,7 +58,6 @@ impl Acks {
     /// A message of `weight` bytes is handed to a sink.
     pub fn depart(&self, sink: Sink, weight: i64) {
         self.flights[sink as usize].fetch_add(weight, Ordering::Relaxed);
-        self.departed[sink as usize].fetch_add(weight, Ordering::Relaxed);
     }
 
     /// It was not taken, or is given up: nothing is acknowledged.
@@ -116,11 +112,6 @@ impl Acks {
     /// Bytes handed to a sink and not yet acknowledged; 0 means that nothing is in flight.
     pub fn bytes(&self, sink: Sink) -> i64 {
         self.flights[sink as usize].load(Ordering::SeqCst)
-    }
-
-    /// Bytes ever handed to a sink.
-    pub fn departed(&self, sink: Sink) -> i64 {
-        self.departed[sink as usize].load(Ordering::Relaxed)
     }
 
     /// Moves what was reported into `into`.

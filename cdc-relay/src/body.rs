@@ -1,9 +1,10 @@
 //! The JSON body of a message, compiled to a list of steps: text that is always the same, and columns between it.
 
+use std::collections::BTreeSet;
+
 use crate::json::{self, Form};
-use crate::pgoutput::Relation;
-use crate::routes::{Route, Text};
-use crate::template::{Bound, Names, Problem, Row, Template, column};
+use crate::routes::{Leaf, Object, Route, Text, Toast};
+use crate::template::{Bound, Op, Problem, Row, Scope, Template, column};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -13,8 +14,16 @@ enum Step {
         index: usize,
         form: Form,
     },
+    /// A member that is left out where the log does not carry its value: the name with its colon.
+    Member {
+        name: Vec<u8>,
+        index: usize,
+        form: Form,
+    },
     /// A template as a JSON string; null if a column of it is.
     Text(Bound),
+    /// The row before the change: null on an insert.
+    Before(Body),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -22,52 +31,56 @@ pub struct Body {
     steps: Vec<Step>,
 }
 
-/// Whether a body given in the routes can be understood; its columns are looked up later.
-pub fn check(table: &toml::Table) -> Result<(), String> {
-    for (key, value) in table {
-        match value {
-            toml::Value::String(text) => {
-                Template::parse(text)?;
-            }
-            toml::Value::Table(inner) => check(inner)?,
-            toml::Value::Boolean(_) | toml::Value::Integer(_) => {}
-            other => {
-                return Err(format!("`{key}` is a {}; it must be a template or a table", other.type_str()));
-            }
-        }
-    }
-    Ok(())
-}
-
 impl Body {
     /// Binds the body of a route to the columns of a relation.
-    pub fn bind(route: &Route, relation: &Relation, names: &Names) -> Result<Body, Problem> {
+    pub fn bind(route: &Route, scope: &Scope<'_>) -> Result<Body, Problem> {
         let mut body = Body::default();
         match &route.body {
-            Some(table) => body.object(table, relation, names)?,
-            None => body.flat(route, relation)?,
+            Some(object) => body.object(object, scope)?,
+            None if scope.deleted && route.before => {
+                body.literal(b"{\"before\":");
+                body.flat(route, scope)?;
+                body.literal(b"}");
+            }
+            None => body.flat(route, scope)?,
+        }
+        if route.before && !scope.deleted {
+            body.before(route, scope)?;
         }
         Ok(body)
     }
 
-    /// Appends the body of this row.
+    /// Appends the body of this row. `scratch` is overwritten.
     #[inline]
-    pub fn write(&self, row: &Row<'_>, out: &mut Vec<u8>) -> Result<(), Problem> {
+    pub fn write(&self, row: &Row<'_>, scratch: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Problem> {
         for step in &self.steps {
             match step {
                 Step::Literal(text) => out.extend_from_slice(text),
                 Step::Value { index, form } => match row.text(*index)? {
-                    Some(text) => form.write(text, out)?,
+                    Some(text) => form.write(text, scratch, out)?,
                     None => out.extend_from_slice(b"null"),
                 },
+                Step::Member { name, index, form } => {
+                    if !row.is_unknown(*index) {
+                        if out.last() != Some(&b'{') {
+                            out.push(b',');
+                        }
+                        out.extend_from_slice(name);
+                        match row.text(*index)? {
+                            Some(text) => form.write(text, scratch, out)?,
+                            None => out.extend_from_slice(b"null"),
+                        }
+                    }
+                }
                 Step::Text(template) => {
-                    let mut text = Vec::new();
-                    if template.write(row, &mut text)? {
-                        json::string(&text, out);
+                    scratch.clear();
+                    if template.write(row, scratch)? {
+                        json::string(scratch, out);
                     } else {
                         out.extend_from_slice(b"null");
                     }
                 }
+                Step::Before(body) => before(body, row, scratch, out)?,
             }
         }
         Ok(())
@@ -83,53 +96,91 @@ impl Body {
 
     /// `{"name":` or `,"name":`
     fn member(&mut self, first: bool, name: &str) {
-        let mut lead = vec![if first { b'{' } else { b',' }];
-        json::string(name.as_bytes(), &mut lead);
-        lead.push(b':');
-        self.literal(&lead);
+        self.literal(if first { b"{" } else { b"," });
+        self.literal(&colon(name));
     }
 
-    fn flat(&mut self, route: &Route, relation: &Relation) -> Result<(), Problem> {
+    fn flat(&mut self, route: &Route, scope: &Scope<'_>) -> Result<(), Problem> {
+        let relation = scope.relation;
         let named = route.omit.iter().map(Text::get_ref).chain(route.rename.keys()).chain(route.cast.keys());
         for name in named {
             column(relation, name)?;
         }
-        let mut first = true;
+        let omits_large = route.toast == Toast::Omit;
+        let (mut first, mut names) = (true, BTreeSet::new());
         for (index, meta) in relation.columns.iter().enumerate() {
-            if route.omit.iter().any(|name| name.get_ref() == &meta.name) {
+            let known = !scope.deleted || relation.tells_when_deleted(index);
+            if !known || route.omit.iter().any(|name| name.get_ref() == &meta.name) {
                 continue;
             }
             let name = route.rename.get(&meta.name).map_or(meta.name.as_str(), |name| name.get_ref());
-            self.member(first, name);
+            if !names.insert(name) || (route.before && name == "before") {
+                let (schema, table) = (&relation.schema, &relation.name);
+                return Err(Problem(format!(
+                    "two members of {schema}.{table} would be `{name}`: rename one"
+                )));
+            }
             let cast = route.cast.get(&meta.name).map(|cast| *cast.get_ref());
-            self.steps.push(Step::Value { index, form: Form::of(meta.type_oid, cast) });
+            let form = Form::of(meta.type_oid, cast)
+                .map_err(|problem| Problem(format!("column {}: {}", meta.name, problem.0)))?;
+            if omits_large {
+                if first {
+                    self.literal(b"{");
+                }
+                self.steps.push(Step::Member { name: colon(name), index, form });
+            } else {
+                self.member(first, name);
+                self.steps.push(Step::Value { index, form });
+            }
             first = false;
         }
         self.literal(if first { b"{}" } else { b"}" });
         Ok(())
     }
 
-    fn object(&mut self, table: &toml::Table, relation: &Relation, names: &Names) -> Result<(), Problem> {
-        for (position, (name, value)) in table.iter().enumerate() {
-            self.member(position == 0, name);
-            match value {
-                toml::Value::Table(inner) => self.object(inner, relation, names)?,
-                toml::Value::String(text) => {
-                    let template = Template::parse(text).map_err(Problem)?;
-                    self.leaf(&template, relation, names)?;
-                }
-                other => self.literal(other.to_string().as_bytes()),
-            }
+    /// Puts the member `before` at the end of the flat object.
+    fn before(&mut self, route: &Route, scope: &Scope<'_>) -> Result<(), Problem> {
+        if !scope.relation.is_full() {
+            let (schema, name) = (&scope.relation.schema, &scope.relation.name);
+            return Err(Problem(format!(
+                "`before` needs the whole row before an update of {schema}.{name}: \
+                 `alter table {schema}.{name} replica identity full`"
+            )));
         }
-        self.literal(if table.is_empty() { b"{}" } else { b"}" });
+        if let Some(Step::Literal(last)) = self.steps.last_mut() {
+            last.pop();
+        }
+        let lead: &[u8] = if self.steps.len() > 1 { b"," } else { b"" };
+        self.literal(lead);
+        self.literal(b"\"before\":");
+        let mut old = Body::default();
+        old.flat(route, scope)?;
+        self.steps.push(Step::Before(old));
+        self.literal(b"}");
         Ok(())
     }
 
-    fn leaf(&mut self, template: &Template, relation: &Relation, names: &Names) -> Result<(), Problem> {
+    fn object(&mut self, object: &Object, scope: &Scope<'_>) -> Result<(), Problem> {
+        for (position, (name, leaf)) in object.iter().enumerate() {
+            self.member(position == 0, name);
+            match leaf {
+                Leaf::Object(inner) => self.object(inner, scope)?,
+                Leaf::Template(text) => {
+                    let template = Template::parse(text.get_ref()).map_err(Problem)?;
+                    self.template(&template, scope)?;
+                }
+                Leaf::Fixed(json) => self.literal(json.as_bytes()),
+            }
+        }
+        self.literal(if object.is_empty() { b"{}" } else { b"}" });
+        Ok(())
+    }
+
+    fn template(&mut self, template: &Template, scope: &Scope<'_>) -> Result<(), Problem> {
         if let Some(name) = template.json_column() {
-            let index = column(relation, name)?;
-            let type_oid = relation.columns.get(index).map_or(0, |column| column.type_oid);
-            self.steps.push(Step::Value { index, form: Form::of(type_oid, None) });
+            let index = scope.column(name)?;
+            let form = Form::natural(scope.type_oid(index));
+            self.steps.push(Step::Value { index, form });
             return Ok(());
         }
         match template.constant() {
@@ -138,8 +189,29 @@ impl Body {
                 json::string(text.as_bytes(), &mut quoted);
                 self.literal(&quoted);
             }
-            None => self.steps.push(Step::Text(template.bind(relation, names)?)),
+            None => self.steps.push(Step::Text(template.bind(scope)?)),
         }
         Ok(())
     }
+}
+
+/// `"name":`
+fn colon(name: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    json::string(name.as_bytes(), &mut out);
+    out.push(b':');
+    out
+}
+
+fn before(body: &Body, row: &Row<'_>, scratch: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Problem> {
+    if row.op == Op::Insert {
+        out.extend_from_slice(b"null");
+        return Ok(());
+    }
+    let Some(old) = row.before() else {
+        return Err(Problem(
+            "the log does not carry the row before this update: replica identity full".to_owned(),
+        ));
+    };
+    body.write(&Row::insert(old), scratch, out)
 }

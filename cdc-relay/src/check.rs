@@ -1,215 +1,328 @@
-//! Checks the routes file: variables are filled in, every name leads somewhere, every template parses.
+//! Checks the routes file: every name leads somewhere, every template parses, and nothing contradicts itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
-use anyhow::{Result, bail};
+use toml::Spanned;
 
-use crate::routes::{FIXED_PROPERTIES, Route, Routes, Source, Table, Text};
-use crate::template::Template;
+use crate::nearest::hint;
+use crate::routes::{
+    Condition, Deletes, FIXED_PROPERTIES, Findings, Leaf, Object, Route, Routes, Source, Table, Text, Toast,
+    Topic, qualified,
+};
+use crate::template::{Op, Template};
 
-/// The text it came from, for line numbers, and the environment.
-pub struct Check<'a> {
-    pub text: &'a str,
-    pub env: &'a dyn Fn(&str) -> Option<String>,
+/// Notes what does not fit. Also decides what follows from several keys together: the topics of a file that lists
+/// none, and that a route which tells other operations ignores deletes.
+pub fn all(routes: &mut Routes, findings: &Findings) {
+    let named: Vec<Text> = if routes.topics.is_empty() { constant_topics(routes) } else { Vec::new() };
+    let implied = named.into_iter().map(|name| Topic {
+        name,
+        partitions: Topic::DEFAULT_PARTITIONS,
+        config: BTreeMap::new(),
+    });
+    let lists_topics = !routes.topics.is_empty();
+    routes.topics.extend(implied);
+    for route in
+        routes.sources.iter_mut().flat_map(|source| &mut source.tables).flat_map(|table| &mut table.routes)
+    {
+        if route.deletes.is_none() && !route.op.is_empty() && !lists(route, Op::Delete) {
+            route.deletes = Some(Deletes::Ignore);
+        }
+    }
+    Check { routes, findings, lists_topics }.all();
+}
+
+/// The topics that routes name without looking at the row.
+fn constant_topics(routes: &Routes) -> Vec<Text> {
+    let mut names: Vec<Text> = Vec::new();
+    for route in routes.sources.iter().flat_map(|source| &source.tables).flat_map(|table| &table.routes) {
+        if let Some(topic) = &route.topic
+            && let Ok(template) = Template::parse(topic.get_ref())
+            && let Some(name) = template.constant()
+            && !names.iter().any(|known| known.get_ref() == name)
+        {
+            names.push(Text::new(topic.span(), name.to_owned()));
+        }
+    }
+    names
+}
+
+fn lists(route: &Route, op: Op) -> bool {
+    route.op.iter().any(|listed| *listed.get_ref() == op)
+}
+
+struct Check<'a> {
+    routes: &'a Routes,
+    findings: &'a Findings,
+    /// Rather than leaving them to the routes.
+    lists_topics: bool,
 }
 
 impl Check<'_> {
-    /// Fills in the variables, then checks.
-    pub fn all(&self, routes: &mut Routes) -> Result<()> {
-        self.substitute(routes)?;
-        self.routes(routes)
+    fn note(&self, at: &Text, key: &str, problem: impl Into<String>) {
+        self.findings.add(&at.span(), key, problem);
     }
 
-    fn line(&self, at: &Text) -> usize {
-        self.text.get(..at.span().start).unwrap_or_default().bytes().filter(|&b| b == b'\n').count() + 1
-    }
-
-    fn fail<T>(&self, at: &Text, key: &str, problem: &str) -> Result<T> {
-        bail!("line {}, `{key}`: {problem}", self.line(at))
-    }
-
-    fn substitute(&self, routes: &mut Routes) -> Result<()> {
-        let Routes { relay, kafka, topics, queues, sources } = routes;
-        self.expand(&mut relay.state_topic, "state_topic")?;
-        self.expand(&mut relay.dead_letter_topic, "dead_letter_topic")?;
+    fn all(&self) {
+        let Routes { relay, kafka, topics, queues, sources } = self.routes;
+        self.unique(topics.iter().map(|topic| &topic.name), "name", str::to_owned);
+        self.unique(queues.iter().map(|queue| &queue.name), "name", str::to_owned);
+        self.unique(sources.iter().map(|source| &source.name), "name", str::to_owned);
+        let own = [("state_topic", &relay.state_topic), ("dead_letter_topic", &relay.dead_letter_topic)];
+        for (key, name) in own {
+            self.topic_name(name, key);
+            if let Some(topic) = topics.iter().find(|topic| topic.name.get_ref() == name.get_ref()) {
+                self.note(&topic.name, "name", format!("`{}` is the relay's own {key}", name.get_ref()));
+            }
+        }
+        if relay.state_topic.get_ref() == relay.dead_letter_topic.get_ref() {
+            self.note(
+                &relay.dead_letter_topic,
+                "dead_letter_topic",
+                "is the state_topic too: it needs its own",
+            );
+        }
+        if self.lists_topics {
+            topics.iter().for_each(|topic| self.topic_name(&topic.name, "name"));
+        }
         for (key, value) in kafka {
-            self.expand(value, key)?;
-        }
-        for topic in topics {
-            self.expand(&mut topic.name, "name")?;
-            for (key, value) in &mut topic.config {
-                self.expand(value, key)?;
-            }
-        }
-        for queue in queues {
-            self.expand(&mut queue.name, "name")?;
-        }
-        for source in sources {
-            let Source { name, url, slot, publication, event_source, ignore, tables } = source;
-            for (text, key) in [(name, "name"), (url, "url"), (slot, "slot"), (publication, "publication")] {
-                self.expand(text, key)?;
-            }
-            self.expand(event_source, "event_source")?;
-            for name in ignore {
-                self.expand(name, "ignore")?;
-            }
-            for table in tables {
-                self.substitute_table(table)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn substitute_table(&self, table: &mut Table) -> Result<()> {
-        let Table { name, key, id, subject, headers, names: _, routes } = table;
-        self.expand(name, "name")?;
-        self.expand(key, "key")?;
-        for (text, key) in [(id, "id"), (subject, "subject")] {
-            if let Some(text) = text {
-                self.expand(text, key)?;
-            }
-        }
-        for (key, value) in headers {
-            self.expand(value, key)?;
-        }
-        for route in routes {
-            self.expand(&mut route.kind, "type")?;
-            for (text, key) in [(&mut route.topic, "topic"), (&mut route.queue, "queue")] {
-                if let Some(text) = text {
-                    self.expand(text, key)?;
-                }
-            }
-            for (key, value) in &mut route.headers {
-                self.expand(value, key)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Replaces `${NAME}` and `${NAME:-default}`.
-    fn expand(&self, text: &mut Text, key: &str) -> Result<()> {
-        if !text.get_ref().contains("${") {
-            return Ok(());
-        }
-        let mut out = String::new();
-        let mut rest = text.get_ref().as_str();
-        while let Some((before, after)) = rest.split_once("${") {
-            let Some((inside, tail)) = after.split_once('}') else {
-                return self.fail(text, key, "`${` without `}`");
-            };
-            let (name, default) = match inside.split_once(":-") {
-                Some((name, default)) => (name, Some(default.to_owned())),
-                None => (inside, None),
-            };
-            let Some(value) = (self.env)(name).filter(|value| !value.is_empty()).or(default) else {
-                return self.fail(text, key, &format!("the environment variable {name} is not set"));
-            };
-            out.push_str(before);
-            out.push_str(&value);
-            rest = tail;
-        }
-        out.push_str(rest);
-        *text.get_mut() = out;
-        Ok(())
-    }
-
-    fn routes(&self, routes: &Routes) -> Result<()> {
-        self.unique(routes.topics.iter().map(|topic| &topic.name), "topics.name")?;
-        self.unique(routes.queues.iter().map(|queue| &queue.name), "queues.name")?;
-        self.unique(routes.sources.iter().map(|source| &source.name), "sources.name")?;
-        if routes.sources.is_empty() {
-            bail!("`sources`: none is given");
-        }
-        for topic in &routes.topics {
-            if topic.partitions < 1 {
-                return self.fail(&topic.name, "partitions", "must be at least 1");
-            }
-        }
-        for (key, value) in &routes.kafka {
             if FIXED_PROPERTIES.contains(&key.as_str()) {
-                return self.fail(value, key, "is fixed: order and safety rest on it");
+                self.note(value, key, "is fixed: order and safety rest on it");
             }
         }
-        for source in &routes.sources {
-            self.unique(source.tables.iter().map(|table| &table.name), "tables.name")?;
-            for table in &source.tables {
-                self.table(routes, table)?;
-            }
-        }
-        Ok(())
+        sources.iter().for_each(|source| self.source(source));
     }
 
-    fn unique<'t>(&self, names: impl Iterator<Item = &'t Text>, key: &str) -> Result<()> {
+    fn unique<'t>(
+        &self,
+        names: impl Iterator<Item = &'t Text>,
+        key: &str,
+        identity: impl Fn(&str) -> String,
+    ) {
         let mut seen = BTreeSet::new();
         for name in names {
-            if !seen.insert(name.get_ref()) {
-                return self.fail(name, key, &format!("`{}` is there twice", name.get_ref()));
+            if !seen.insert(identity(name.get_ref())) {
+                self.note(name, key, format!("`{}` is there twice", name.get_ref()));
             }
         }
-        Ok(())
     }
 
-    fn template(&self, text: &Text, key: &str) -> Result<Template> {
-        Template::parse(text.get_ref()).or_else(|problem| self.fail(text, key, &problem))
-    }
-
-    fn table(&self, routes: &Routes, table: &Table) -> Result<()> {
-        if self.template(&table.key, "key")?.constant().is_some() {
-            return self.fail(&table.key, "key", "names no column");
+    fn topic_name(&self, name: &Text, key: &str) {
+        let text = name.get_ref().as_str();
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if text.is_empty() || text.len() > 249 || matches!(text, "." | "..") || !text.chars().all(plain) {
+            let problem = format!(
+                "`{text}` is no topic name: up to 249 letters, digits, `.`, `_` and `-`{}",
+                if text.contains('{') { "; a template belongs to a route's `topic`" } else { "" }
+            );
+            self.note(name, key, problem);
         }
+    }
+
+    fn template(&self, text: &Text, key: &str) -> Option<Template> {
+        Template::parse(text.get_ref()).map_err(|problem| self.note(text, key, problem)).ok()
+    }
+
+    fn source(&self, source: &Source) {
+        let slot = source.slot.get_ref();
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if slot.is_empty() || slot.len() > 63 || !slot.chars().all(plain) {
+            let problem = format!("`{slot}` is no slot name: up to 63 lower-case letters, digits and `_`");
+            self.note(&source.slot, "slot", problem);
+        }
+        let full = |name: &str| {
+            let (schema, name) = qualified(name);
+            format!("{schema}.{name}")
+        };
+        self.unique(source.tables.iter().map(|table| &table.name), "name", full);
+        for ignored in &source.ignore {
+            if source.tables.iter().any(|table| full(table.name.get_ref()) == full(ignored.get_ref())) {
+                self.note(ignored, "ignore", format!("`{}` is also told, under `tables`", ignored.get_ref()));
+            }
+        }
+        source.tables.iter().for_each(|table| self.table(table));
+    }
+
+    fn key(&self, key: &Text) {
+        if self.template(key, "key").is_some_and(|template| !template.names_a_column()) {
+            self.note(key, "key", "names no column");
+        }
+    }
+
+    fn table(&self, table: &Table) {
+        table
+            .key
+            .iter()
+            .chain(table.routes.iter().flat_map(|route| &route.key))
+            .for_each(|key| self.key(key));
         for (text, key) in [(&table.id, "id"), (&table.subject, "subject")] {
             if let Some(text) = text {
-                self.template(text, key)?;
+                self.template(text, key);
             }
         }
         if table.routes.is_empty() {
-            return self.fail(
-                &table.name,
-                "routes",
-                "the table has none; if it is not told, list it in `ignore`",
-            );
+            self.note(&table.name, "routes", "the table has none; if it is not told, list it in `ignore`");
         }
-        for (key, value) in table.headers.iter().chain(table.routes.iter().flat_map(|route| &route.headers)) {
-            self.template(value, key)?;
+        self.headers(&table.headers);
+        for route in &table.routes {
+            self.headers(&route.headers);
+            for (name, value) in &route.headers {
+                if table.headers.contains_key(name) {
+                    self.note(value, name, "is a header of the table already");
+                }
+            }
+            self.route(route);
         }
-        table.routes.iter().try_for_each(|route| self.route(routes, route))
     }
 
-    fn route(&self, routes: &Routes, route: &Route) -> Result<()> {
-        self.template(&route.kind, "type")?;
+    fn headers(&self, headers: &BTreeMap<String, Text>) {
+        for (name, value) in headers {
+            self.template(value, name);
+            let lower = name.to_lowercase();
+            if lower.starts_with("ce_")
+                || lower == "pg_position"
+                || lower == "content-type"
+                || name.is_empty()
+            {
+                self.note(value, name, "is a header that the relay writes itself");
+            }
+        }
+    }
+
+    fn route(&self, route: &Route) {
+        let kind = self.template(&route.kind, "type");
+        self.destination(route);
+        self.when(route);
+        self.deletes(route, kind.is_some_and(|kind| kind.names_op()));
+        self.shape(route);
+    }
+
+    fn destination(&self, route: &Route) {
         match (&route.topic, &route.queue) {
             (Some(topic), None) => {
-                if let Some(name) = self.template(topic, "topic")?.constant()
-                    && routes.topic_index(name).is_none()
-                {
-                    return self.fail(topic, "topic", &format!("`{name}` is not one of [[topics]]"));
+                let Some(template) = self.template(topic, "topic") else { return };
+                match template.constant() {
+                    None if !self.lists_topics => self.note(
+                        topic,
+                        "topic",
+                        "depends on the row: the topics that it may yield have to be listed as [[topics]]",
+                    ),
+                    None => {}
+                    Some(name) if !self.lists_topics => {
+                        self.topic_name(&Text::new(topic.span(), name.to_owned()), "topic");
+                    }
+                    Some(name) if self.routes.topic_index(name).is_some() => {}
+                    Some(name) => {
+                        let topics = self.routes.topics.iter().map(|topic| topic.name.get_ref().as_str());
+                        let near = hint(name, topics);
+                        self.note(topic, "topic", format!("`{name}` is not one of [[topics]]{near}"));
+                    }
                 }
             }
             (None, Some(queue)) => {
-                if routes.queue_index(queue.get_ref()).is_none() {
-                    let problem = format!("`{}` is not one of [[queues]]", queue.get_ref());
-                    return self.fail(queue, "queue", &problem);
+                if self.routes.queue_index(queue.get_ref()).is_none() {
+                    let queues = self.routes.queues.iter().map(|queue| queue.name.get_ref().as_str());
+                    let near = hint(queue.get_ref(), queues);
+                    self.note(
+                        queue,
+                        "queue",
+                        format!("`{}` is not one of [[queues]]{near}", queue.get_ref()),
+                    );
                 }
             }
-            _ => return self.fail(&route.kind, "topic", "a route has either `topic` or `queue`"),
-        }
-        for (column, values) in &route.when {
-            if values.is_empty() {
-                return self.fail(
-                    &route.kind,
-                    &format!("when.{column}"),
-                    "no value is given: nothing matches",
+            (Some(_), Some(queue)) => {
+                self.note(
+                    queue,
+                    "queue",
+                    "a route has either `topic` or `queue`; a second route may have the other",
                 );
             }
+            (None, None) => self.findings.add(&route.at, "topic", "a route has either `topic` or `queue`"),
         }
+    }
+
+    fn when(&self, route: &Route) {
+        let updates = route.op.is_empty() || lists(route, Op::Update);
+        for column in route.changed.iter().filter(|_| !updates) {
+            self.note(column, "changed", "is about updates, which `op` leaves out");
+        }
+        for (column, condition) in &route.when {
+            if let Condition::Is { not, null: Some(true) } = condition
+                && let Some(value) = not.first()
+            {
+                self.note(value, &format!("when.{column}"), "a value that is null is never one of `not`");
+            }
+        }
+    }
+
+    /// `tells_op`: the type differs between operations.
+    fn deletes(&self, route: &Route, tells_op: bool) {
+        let (at, deletes) = (&route.at, route.deletes);
+        let told = matches!(deletes, Some(Deletes::Event | Deletes::Tombstone | Deletes::Both));
+        let listed = route.op.iter().find(|op| *op.get_ref() == Op::Delete);
+        if let Some(op) = listed
+            && !told
+        {
+            let problem =
+                "lists `delete`: say how it is told, `deletes = \"event\"`, `\"tombstone\"` or `\"both\"`";
+            self.findings.add(&op.span(), "op", problem);
+        }
+        if told && !route.op.is_empty() && listed.is_none() {
+            self.findings.add(at, "deletes", "tells deletes, which `op` leaves out");
+        }
+        let event = matches!(deletes, Some(Deletes::Event | Deletes::Both));
+        if event && !tells_op && route.op.iter().any(|op| *op.get_ref() != Op::Delete) | route.op.is_empty() {
+            let problem =
+                "nobody could tell a deleted row from a new one: put `{@op}` into it, as in \"order.{@op}\"";
+            self.note(&route.kind, "type", problem);
+        }
+        if let Some(queue) = &route.queue
+            && matches!(deletes, Some(Deletes::Tombstone | Deletes::Both))
+        {
+            self.note(queue, "deletes", "a tombstone is for a compacted topic, and this is a queue");
+        }
+    }
+
+    /// What the value looks like.
+    fn shape(&self, route: &Route) {
         if let Some(body) = &route.body {
-            if !(route.omit.is_empty() && route.rename.is_empty() && route.cast.is_empty()) {
-                return self.fail(&route.kind, "body", "excludes `omit`, `rename` and `cast`");
+            let flat = [
+                ("omit", route.omit.first().map(Spanned::span)),
+                ("rename", route.rename.values().next().map(Spanned::span)),
+                ("cast", route.cast.values().next().map(Spanned::span)),
+                ("before", route.before.then(|| route.at.clone())),
+                ("toast", (route.toast == Toast::Omit).then(|| route.at.clone())),
+            ];
+            for (key, at) in flat {
+                if let Some(at) = at {
+                    self.findings.add(&at, key, "is about the flat object, and this route has a `body`");
+                }
             }
-            if let Err(problem) = crate::body::check(body) {
-                return self.fail(&route.kind, "body", &problem);
+            self.body(body);
+        }
+        for omitted in &route.omit {
+            let column = omitted.get_ref();
+            let clash = |key: &str, at: Option<Range<usize>>| {
+                if let Some(at) = at {
+                    self.findings.add(&at, key, format!("column `{column}` is omitted"));
+                }
+            };
+            clash("rename", route.rename.get(column).map(Spanned::span));
+            clash("cast", route.cast.get(column).map(Spanned::span));
+        }
+        self.unique(route.rename.values(), "rename", str::to_owned);
+    }
+
+    fn body(&self, body: &Object) {
+        for (name, leaf) in body {
+            match leaf {
+                Leaf::Template(text) => {
+                    self.template(text, name);
+                }
+                Leaf::Object(inner) => self.body(inner),
+                Leaf::Fixed(_) => {}
             }
         }
-        Ok(())
     }
 }

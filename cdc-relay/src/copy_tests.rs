@@ -1,5 +1,8 @@
 use std::os::unix::net::UnixStream;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::*;
 
 /// A stream whose server is the other end of a socket.
@@ -132,4 +135,58 @@ fn nothing_to_read_is_no_error() {
     let (mut stream, _server) = pair();
     assert_eq!(stream.read().unwrap(), 0);
     assert_eq!(stream.frame().unwrap(), None);
+}
+
+/// Messages that a server might send, or something like them: with other kinds and lengths that do not fit.
+fn anything() -> impl Strategy<Value = Vec<u8>> {
+    let tag = prop_oneof![8 => Just(b'd'), 1 => any::<u8>()];
+    let kind = prop_oneof![4 => Just(b'w'), 4 => Just(b'k'), 1 => any::<u8>()];
+    let body = prop_oneof![vec(any::<u8>(), 17), vec(any::<u8>(), 0..80)];
+    let surplus = prop_oneof![12 => Just(0i32), 1 => -6i32..7];
+    let one = (tag, kind, body, surplus).prop_map(|(tag, kind, body, surplus)| {
+        let mut out = message(tag, &[&[kind], body.as_slice()].concat());
+        let announced = (body.len() as i32 + 5 + surplus).to_be_bytes();
+        out.splice(1..5, announced);
+        out
+    });
+    vec(one, 0..12).prop_map(|messages| messages.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// The losses it prevents: a panic, and bytes of one message taken for those of another.
+    #[test]
+    fn whatever_comes_is_refused_or_found_in_what_was_read(bytes in anything(), piece in 1usize..90) {
+        let (mut stream, mut server) = pair();
+        let (mut sent, mut taken) = (0, 0);
+        for part in bytes.chunks(piece) {
+            server.write_all(part).unwrap();
+            sent += part.len();
+            stream.read().unwrap();
+            loop {
+                let frame = match stream.frame() {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => break,
+                    Err(_) => return Ok(()),
+                };
+                if let Frame::Data(range) = frame {
+                    let data = stream.bytes(&range);
+                    prop_assert_eq!(data.len(), range.len());
+                    // What was found is what was sent, in its place.
+                    let end = sent - stream.buffered();
+                    prop_assert_eq!(data, &bytes[end - data.len()..end]);
+                    prop_assert!(end - data.len() >= taken);
+                    taken = end;
+                }
+            }
+            prop_assert!(stream.buffered() <= sent - taken);
+            let announced = stream.buffer.get(stream.at + 1..stream.at + 5).map_or(0, |length| {
+                u32::from_be_bytes(length.try_into().unwrap())
+            });
+            if stream.buffered() >= 5 && announced > 1 << 20 {
+                return Ok(()); // out of step; such a message may be as large as it says
+            }
+        }
+    }
 }

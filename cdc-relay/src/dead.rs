@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::json;
 use crate::pgoutput::Value;
 use crate::route::{Plan, Transaction};
-use crate::template::{Problem, Row};
+use crate::template::{Op, Problem, Row};
 
 /// Columns longer than this are left out of a dead letter; the row itself is still in its table.
 const LONGEST_COLUMN: usize = 16 << 10;
@@ -78,6 +78,12 @@ impl Halted {
         self.keys.len() + self.any.len()
     }
 
+    /// How many of them are the source's.
+    pub fn of(&self, source: &str) -> usize {
+        let keys = self.keys.iter().filter(|halt| halt.source == source).count();
+        keys + self.any.iter().filter(|(other, _)| other == source).count()
+    }
+
     pub fn contains(&self, halt: &Halt) -> bool {
         self.keys.contains(halt) || self.any.contains(&(halt.source.clone(), halt.destination.clone()))
     }
@@ -106,6 +112,9 @@ pub fn letter(
     member("reason", Some(&reason.0));
     member("table", Some(&plan.relation));
     member("position", Some(&transaction.commit_lsn.to_string()));
+    if row.op == Op::Delete {
+        member("op", Some(row.op.name()));
+    }
     out.extend_from_slice(b",\"row\":");
     columns(plan, row, out);
     out.push(b'}');
@@ -117,6 +126,8 @@ fn columns(plan: &Plan, row: &Row<'_>, out: &mut Vec<u8>) {
     out.push(b'{');
     for (index, name) in plan.columns.iter().enumerate() {
         let text = match row.new.get(index) {
+            // The log has no more of a deleted row than its key.
+            Value::Null if row.op == Op::Delete && !plan.whole_deletes => continue,
             Value::Null => None,
             Value::Text(text) if text.len() <= LONGEST_COLUMN && out.len() - start < LONGEST_ROW => {
                 Some(text)

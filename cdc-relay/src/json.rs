@@ -1,15 +1,25 @@
 //! Writes the text form of Postgres values as JSON, straight into a reused buffer.
 //!
-//! The session is set to ISO dates, UTC and hexadecimal bytea (see `wire`), so each conversion is a copy with
-//! little around it.
+//! The session is set to ISO dates, UTC, ISO 8601 intervals and hexadecimal bytea (see `wire`), so each conversion is
+//! a copy with little around it. Types that are no built-in ones were replaced before by the built-in type that they
+//! print like (see `catalog`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::civil::DateTime;
+use jiff::tz::Offset;
 
+use crate::array;
 use crate::routes::Cast;
 use crate::template::Problem;
 
 pub const TIMESTAMPTZ: u32 = 1184;
+pub const TEXT: u32 = 25;
+pub const BOOL: u32 = 16;
+const TIMESTAMP: u32 = 1114;
+const DATE: u32 = 1082;
+const BYTEA: u32 = 17;
+const TEXT_ARRAY: u32 = 1009;
 
 /// How a column's text becomes JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +30,7 @@ pub enum Form {
     /// A number, or one of NaN and the infinities, which JSON has only as text.
     Number,
     Json,
+    /// As base64.
     Bytea,
     Instant,
     /// `timestamp without time zone`: ISO, without a zone.
@@ -27,26 +38,87 @@ pub enum Form {
     /// Text that needs no escapes.
     Plain,
     Text,
+    /// `"char"`: a byte that need not be valid UTF-8.
+    Char,
+    Array {
+        element: &'static Form,
+        delimiter: u8,
+    },
     /// Cast: must be a number.
     CheckedNumber,
     /// Cast: must be JSON.
     CheckedJson,
+    /// Cast: a date or timestamp as a count since 1970-01-01 UTC, of units of so many microseconds.
+    Epoch {
+        micros: i64,
+    },
+    /// Cast: bytea as hexadecimal digits.
+    Hex,
+}
+
+/// Arrays whose elements have a form of their own: array, element, the element's form. All others are text.
+static ARRAYS: [(u32, u32, Form); 23] = [
+    (1000, BOOL, Form::Bool),
+    (1001, BYTEA, Form::Bytea),
+    (1002, 18, Form::Char),
+    (1005, 21, Form::Integer),
+    (1007, 23, Form::Integer),
+    (1016, 20, Form::Integer),
+    (1028, 26, Form::Integer),
+    (1011, 28, Form::Integer),
+    (1012, 29, Form::Integer),
+    (271, 5069, Form::Integer),
+    (1021, 700, Form::Number),
+    (1022, 701, Form::Number),
+    (1231, 1700, Form::Number),
+    (199, 114, Form::Json),
+    (3807, 3802, Form::Json),
+    (1185, TIMESTAMPTZ, Form::Instant),
+    (1115, TIMESTAMP, Form::Local),
+    (1182, DATE, Form::Plain),
+    (1183, 1083, Form::Plain),
+    (1270, 1266, Form::Plain),
+    (2951, 2950, Form::Plain),
+    (TEXT_ARRAY, TEXT, Form::Text),
+    (BOX_ARRAY, 603, Form::Text),
+];
+
+/// The one built-in type whose arrays are not separated by commas.
+const BOX_ARRAY: u32 = 1020;
+
+/// The array type of these elements; those without a form of their own are text.
+pub fn array_of(element: u32) -> u32 {
+    ARRAYS.iter().find(|(_, known, _)| *known == element).map_or(TEXT_ARRAY, |&(array, _, _)| array)
 }
 
 impl Form {
-    pub fn of(type_oid: u32, cast: Option<Cast>) -> Form {
-        let natural = match type_oid {
-            16 => Form::Bool,
-            20 | 21 | 23 | 26 | 28 => Form::Integer,
+    /// The form of a type.
+    pub fn natural(type_oid: u32) -> Form {
+        match type_oid {
+            BOOL => Form::Bool,
+            20 | 21 | 23 | 26 | 28 | 29 | 5069 => Form::Integer,
             700 | 701 | 1700 => Form::Number,
             114 | 3802 => Form::Json,
-            17 => Form::Bytea,
+            BYTEA => Form::Bytea,
             TIMESTAMPTZ => Form::Instant,
-            1114 => Form::Local,
-            2950 | 1082 | 1083 | 1266 => Form::Plain,
-            _ => Form::Text,
-        };
-        match (cast, natural) {
+            TIMESTAMP => Form::Local,
+            2950 | DATE | 1083 | 1266 => Form::Plain,
+            18 => Form::Char,
+            _ => match ARRAYS.iter().find(|(array, _, _)| *array == type_oid) {
+                Some((array, _, element)) => {
+                    Form::Array { element, delimiter: if *array == BOX_ARRAY { b';' } else { b',' } }
+                }
+                None => Form::Text,
+            },
+        }
+    }
+
+    /// The form of a type under a cast. Refuses a cast that no value of the type could pass.
+    pub fn of(type_oid: u32, cast: Option<Cast>) -> Result<Form, Problem> {
+        let natural = Form::natural(type_oid);
+        let timed = matches!(type_oid, TIMESTAMPTZ | TIMESTAMP | DATE);
+        let wrong = |cast: &str, of: &str| Err(Problem(format!("the cast `{cast}` is of {of}")));
+        Ok(match (cast, natural) {
             (None, form) => form,
             (Some(Cast::Text), Form::Bytea | Form::Instant | Form::Local) => natural,
             (Some(Cast::Text), _) => Form::Text,
@@ -54,12 +126,28 @@ impl Form {
             (Some(Cast::Number), _) => Form::CheckedNumber,
             (Some(Cast::Json), Form::Json) => natural,
             (Some(Cast::Json), _) => Form::CheckedJson,
+            (Some(Cast::EpochMs), _) if timed => Form::Epoch { micros: 1000 },
+            (Some(Cast::EpochUs), _) if timed => Form::Epoch { micros: 1 },
+            (Some(Cast::EpochMs), _) => return wrong("epoch_ms", "dates and timestamps"),
+            (Some(Cast::EpochUs), _) => return wrong("epoch_us", "dates and timestamps"),
+            (Some(Cast::Hex), Form::Bytea) => Form::Hex,
+            (Some(Cast::Hex), _) => return wrong("hex", "bytea"),
+        })
+    }
+
+    /// Appends `text` as a JSON value. `scratch` is for what has to be unescaped first.
+    #[inline]
+    pub fn write(self, text: &[u8], scratch: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<(), Problem> {
+        match self {
+            Form::Array { element, delimiter } => array::write(text, (*element, delimiter), scratch, out),
+            Form::Epoch { micros } => epoch(text, micros, out),
+            scalar => scalar.write_scalar(text, out),
         }
     }
 
-    /// Appends `text` as a JSON value.
+    /// As `write`, for what is no array.
     #[inline]
-    pub fn write(self, text: &[u8], out: &mut Vec<u8>) -> Result<(), Problem> {
+    pub fn write_scalar(self, text: &[u8], out: &mut Vec<u8>) -> Result<(), Problem> {
         match self {
             Form::Bool => out.extend_from_slice(if text == b"t" { b"true" } else { b"false" }),
             Form::Integer | Form::Json => out.extend_from_slice(text),
@@ -68,19 +156,25 @@ impl Form {
             Form::Bytea => bytea(text, out)?,
             Form::Instant => quoted(out, |out| instant(text, out)),
             Form::Local => quoted(out, |out| local(text, out)),
-            Form::Text => string(text, out),
+            Form::Text | Form::Array { .. } => string(text, out),
+            Form::Char => char_byte(text, out),
             Form::CheckedNumber if is_number(text) => out.extend_from_slice(text),
             Form::CheckedNumber => return Err(not("a number", text)),
             Form::CheckedJson => {
                 serde_json::from_slice::<serde::de::IgnoredAny>(text).map_err(|_| not("JSON", text))?;
                 out.extend_from_slice(text);
             }
+            Form::Epoch { micros } => epoch(text, micros, out)?,
+            Form::Hex => {
+                let hex = text.strip_prefix(b"\\x").ok_or_else(|| not("hexadecimal bytea", text))?;
+                quoted(out, |out| out.extend_from_slice(hex));
+            }
         }
         Ok(())
     }
 }
 
-fn not(what: &str, text: &[u8]) -> Problem {
+pub fn not(what: &str, text: &[u8]) -> Problem {
     let shown: String = String::from_utf8_lossy(text).chars().take(64).collect();
     Problem(format!("the value `{shown}` is not {what}"))
 }
@@ -200,15 +294,50 @@ fn timestamp(text: &[u8], out: &mut Vec<u8>) -> bool {
     true
 }
 
-/// `\xdeadbeef` → base64.
+/// `\xdeadbeef` → base64, by pieces on the stack.
 fn bytea(text: &[u8], out: &mut Vec<u8>) -> Result<(), Problem> {
+    const PIECE: usize = 48;
     let nibble = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    let hex = text.strip_prefix(b"\\x").ok_or_else(|| not("hexadecimal bytea", text))?;
-    let (pairs, odd) = hex.as_chunks::<2>();
-    let byte = |pair: &[u8; 2]| Some(nibble(pair[0])? << 4 | nibble(pair[1])?);
-    let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
-    let bytes = bytes.filter(|_| odd.is_empty()).ok_or_else(|| not("hexadecimal bytea", text))?;
-    quoted(out, |out| out.extend_from_slice(STANDARD.encode(bytes).as_bytes()));
+    let bad = || not("hexadecimal bytea", text);
+    let hex = text.strip_prefix(b"\\x").ok_or_else(bad)?;
+    out.push(b'"');
+    for piece in hex.chunks(2 * PIECE) {
+        let (mut bytes, mut encoded) = ([0u8; PIECE], [0u8; PIECE / 3 * 4]);
+        let (pairs, odd) = piece.as_chunks::<2>();
+        if !odd.is_empty() {
+            return Err(bad());
+        }
+        for (byte, pair) in bytes.iter_mut().zip(pairs) {
+            let (Some(high), Some(low)) = (nibble(pair[0]), nibble(pair[1])) else { return Err(bad()) };
+            *byte = high << 4 | low;
+        }
+        let bytes = bytes.get(..pairs.len()).unwrap_or_default();
+        let len = STANDARD.encode_slice(bytes, &mut encoded).map_err(|_| bad())?;
+        out.extend_from_slice(encoded.get(..len).unwrap_or_default());
+    }
+    out.push(b'"');
+    Ok(())
+}
+
+/// A byte above 0x7F is not UTF-8 by itself; it is written as Postgres 16 and later print it.
+fn char_byte(text: &[u8], out: &mut Vec<u8>) {
+    match text {
+        &[byte] if byte >= 0x80 => {
+            let digit = |shift: u8| b'0' + (byte >> shift & 7);
+            string(&[b'\\', digit(6), digit(3), digit(0)], out);
+        }
+        _ => string(text, out),
+    }
+}
+
+/// Infinity, and years outside 0001–9999, have no count here and cannot be told.
+fn epoch(text: &[u8], micros: i64, out: &mut Vec<u8>) -> Result<(), Problem> {
+    let plain = text.strip_suffix(b"+00").unwrap_or(text);
+    let time = std::str::from_utf8(plain).ok().and_then(|text| text.parse::<DateTime>().ok());
+    let instant = time.and_then(|time| Offset::UTC.to_timestamp(time).ok());
+    let instant = instant.ok_or_else(|| not("a time that can be counted from 1970", text))?;
+    let count = instant.as_microsecond().div_euclid(micros);
+    out.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use super::*;
 
 fn written(form: Form, text: &str) -> String {
     let mut out = Vec::new();
-    form.write(text.as_bytes(), &mut out).unwrap();
+    form.write(text.as_bytes(), &mut Vec::new(), &mut out).unwrap();
     String::from_utf8(out).unwrap()
 }
 
@@ -16,7 +16,7 @@ fn escaped(text: &str) -> String {
 
 #[test]
 fn each_type_has_its_json_form() {
-    let of = |oid, text| written(Form::of(oid, None), text);
+    let of = |oid, text| written(Form::natural(oid), text);
     assert_eq!(of(16, "t"), "true");
     assert_eq!(of(16, "f"), "false");
     assert_eq!(of(20, "-9007199254740991"), "-9007199254740991");
@@ -47,16 +47,45 @@ fn timestamps_are_rfc_3339_with_microseconds() {
 
 #[test]
 fn casts_change_the_form_or_fail() {
-    assert_eq!(written(Form::of(20, Some(Cast::Text)), "15000"), "\"15000\"");
-    assert_eq!(written(Form::of(25, Some(Cast::Number)), "15.5"), "15.5");
-    assert_eq!(written(Form::of(25, Some(Cast::Json)), "[1,2]"), "[1,2]");
-    let fails = |cast, text: &str| Form::of(25, Some(cast)).write(text.as_bytes(), &mut Vec::new()).is_err();
+    let of = |oid, cast, text: &str| written(Form::of(oid, Some(cast)).unwrap(), text);
+    assert_eq!(of(20, Cast::Text, "15000"), "\"15000\"");
+    assert_eq!(of(25, Cast::Number, "15.5"), "15.5");
+    assert_eq!(of(25, Cast::Json, "[1,2]"), "[1,2]");
+    assert_eq!(of(1007, Cast::Text, "{1,2}"), "\"{1,2}\"");
+    assert_eq!(of(17, Cast::Hex, r"\x00ff10"), "\"00ff10\"");
+    let form = |cast| Form::of(25, Some(cast)).unwrap();
+    let fails = |cast, text: &str| form(cast).write_scalar(text.as_bytes(), &mut Vec::new()).is_err();
     for bad in ["", "x", "01", "+1", "1,5", "NaN", "0x10", "1e"] {
         assert!(fails(Cast::Number, bad), "{bad}");
     }
     assert!(fails(Cast::Json, "{"));
-    assert!(Form::Bytea.write(br"\xf", &mut Vec::new()).is_err());
-    assert!(Form::Bytea.write(b"abc", &mut Vec::new()).is_err());
+    assert!(Form::Bytea.write_scalar(br"\xf", &mut Vec::new()).is_err());
+    assert!(Form::Bytea.write_scalar(b"abc", &mut Vec::new()).is_err());
+    for (oid, cast) in [(25, Cast::EpochMs), (20, Cast::EpochUs), (1083, Cast::EpochMs), (25, Cast::Hex)] {
+        assert!(Form::of(oid, Some(cast)).is_err(), "{oid} {cast:?}");
+    }
+}
+
+#[test]
+fn times_can_be_counted() {
+    let of = |oid, cast, text: &str| written(Form::of(oid, Some(cast)).unwrap(), text);
+    assert_eq!(of(TIMESTAMPTZ, Cast::EpochMs, "1970-01-01 00:00:00+00"), "0");
+    assert_eq!(of(TIMESTAMPTZ, Cast::EpochUs, "2026-11-23 01:02:03.4+00"), "1795395723400000");
+    assert_eq!(of(TIMESTAMPTZ, Cast::EpochMs, "1969-12-31 23:59:59.9999+00"), "-1");
+    assert_eq!(of(1114, Cast::EpochMs, "2000-01-01 00:00:00"), "946684800000");
+    assert_eq!(of(1082, Cast::EpochMs, "1970-01-02"), "86400000");
+    let form = Form::of(TIMESTAMPTZ, Some(Cast::EpochMs)).unwrap();
+    for uncountable in ["infinity", "-infinity", "0044-03-15 00:00:00+00 BC", "12026-11-23 01:02:03+00"] {
+        assert!(form.write_scalar(uncountable.as_bytes(), &mut Vec::new()).is_err(), "{uncountable}");
+    }
+}
+
+#[test]
+fn a_char_that_is_no_utf_8_stays_json() {
+    assert_eq!(written(Form::natural(18), "x"), "\"x\"");
+    let mut out = Vec::new();
+    Form::natural(18).write_scalar(&[0xFF], &mut out).unwrap();
+    assert_eq!(out, br#""\\377""#);
 }
 
 proptest! {

@@ -1,16 +1,18 @@
 //! Tells records to Kafka: idempotent, acknowledged by all replicas, in order, and never given up on.
 //!
-//! There are two producers. One sends each record at once: for a few rows at a time, where latency counts. The other
-//! waits `LINGER` for more: for backlog. librdkafka sends a request per partition and wake-up, and spins while a
-//! partition has five under way and more to send; so without the wait a backlog becomes many small requests, at the
-//! cost of both sides' CPU. They change places only when nothing is in flight, so records keep their order.
+//! librdkafka keeps one request of more than a handful of messages under way per partition, and while it has others
+//! whose time has come, it spins: it polls without waiting, on a processor that the broker could use. So nothing is
+//! handed over while anything is under way (`pace`), and a message waits for the rest of its round before it
+//! leaves: not at all where a few rows come at a time and latency counts, longest under backlog, where handing over
+//! a round takes longest. librdkafka's waiting time is a property of a producer; so there are three of them. They
+//! change places only when nothing is in flight: records keep their order.
 //!
 //! librdkafka retries for ever (`message.timeout.ms=0`). An error that it calls permanent would leave a gap in a
 //! partition, so the producer stops instead (`enable.gapless.guarantee`) and reports failure; the source then makes
 //! a new producer and tells everything again from the last confirmed transaction.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,19 +25,49 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, Pur
 
 use crate::acks::Acks;
 use crate::metrics::SourceMetrics;
+use crate::pace::Load;
 use crate::progress::{Sink, Ticket};
 use crate::route::{Plan, Record, Transaction};
 use crate::routes::Routes;
 
-/// The state record's ticket; it belongs to no transaction.
-const STATE: Ticket = Ticket::MAX;
+/// Tickets from here on are of state records, and count these; they belong to no transaction.
+const STATE: Ticket = 1 << 63;
+/// Of records in the state topic that nobody waits for: it counts no write.
+const NOTE: Ticket = STATE;
+
+/// Whether it is a row's: only these are weighed and acknowledged.
+fn is_row(ticket: Ticket) -> bool {
+    ticket < STATE
+}
 
 /// What librdkafka keeps per message besides key and value: its own structure and the headers.
 const OVERHEAD: i64 = 1024;
 
+/// The writes of the memory: how many there were, and up to which they are acknowledged. A late acknowledgement of an
+/// earlier one, perhaps of the session before, must not be taken for that of the last.
+#[derive(Debug, Default)]
+struct Writes {
+    asked: AtomicU64,
+    acknowledged: AtomicU64,
+}
+
+impl Writes {
+    fn ask(&self) -> Ticket {
+        STATE | (self.asked.fetch_add(1, Ordering::AcqRel) + 1)
+    }
+
+    fn acknowledge(&self, ticket: Ticket) {
+        self.acknowledged.fetch_max(ticket & !STATE, Ordering::AcqRel);
+    }
+
+    fn done(&self) -> bool {
+        self.acknowledged.load(Ordering::Acquire) >= self.asked.load(Ordering::Acquire)
+    }
+}
+
 pub struct Deliveries {
     acks: Arc<Acks>,
-    state_written: Arc<AtomicBool>,
+    writes: Arc<Writes>,
     metrics: SourceMetrics,
 }
 
@@ -58,7 +90,7 @@ impl ProducerContext for Deliveries {
         let message = match result {
             Ok(message) => message,
             Err((error, message)) => {
-                if ticket != STATE {
+                if is_row(ticket) {
                     self.acks.undo(Sink::Kafka, weight(message.key_len(), message.payload_len()));
                 }
                 // What we purge ourselves is told again anyway.
@@ -71,10 +103,10 @@ impl ProducerContext for Deliveries {
                 return;
             }
         };
-        if ticket == STATE {
-            self.state_written.store(true, Ordering::Release);
-        } else {
+        if is_row(ticket) {
             self.acks.land(Sink::Kafka, ticket, weight(message.key_len(), message.payload_len()));
+        } else {
+            self.writes.acknowledge(ticket);
         }
     }
 }
@@ -93,7 +125,8 @@ pub enum Sent {
 struct Outgoing<'a> {
     topic: &'a str,
     key: &'a [u8],
-    value: &'a [u8],
+    /// None: a tombstone.
+    value: Option<&'a [u8]>,
     headers: Option<OwnedHeaders>,
     /// Milliseconds since the Unix epoch; without it, now.
     timestamp: Option<i64>,
@@ -101,24 +134,27 @@ struct Outgoing<'a> {
 }
 
 const METADATA: Duration = Duration::from_secs(10);
-/// How long a record waits for company under backlog, in milliseconds.
-const LINGER: &str = "2";
 
 type Client = ThreadedProducer<Deliveries>;
 
-/// Which of the two producers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Which {
-    Prompt,
-    Patient,
+impl Load {
+    /// How long a record waits for the rest of its round, in milliseconds.
+    fn linger(self) -> Option<&'static str> {
+        match self {
+            // At once, unless the routes file says otherwise.
+            Self::Handful => None,
+            Self::Some => Some("2"),
+            Self::Backlog => Some("10"),
+        }
+    }
 }
 
 pub struct Kafka {
-    prompt: Client,
-    patient: Client,
-    chosen: Which,
+    /// By load.
+    producers: [Client; Load::ALL.len()],
+    chosen: Load,
     acks: Arc<Acks>,
-    state_written: Arc<AtomicBool>,
+    writes: Arc<Writes>,
     asking: ClientConfig,
     answered: Arc<Mutex<Option<Instant>>>,
     topics: Vec<String>,
@@ -176,11 +212,11 @@ fn producer_config(brokers: &str, routes: &Routes, batch_bytes: usize) -> Client
 fn client(
     config: &ClientConfig,
     acks: &Arc<Acks>,
-    state_written: &Arc<AtomicBool>,
+    writes: &Arc<Writes>,
     metrics: &SourceMetrics,
 ) -> Result<Client> {
-    let (acks, state_written) = (Arc::clone(acks), Arc::clone(state_written));
-    let context = Deliveries { acks, state_written, metrics: metrics.clone() };
+    let (acks, writes) = (Arc::clone(acks), Arc::clone(writes));
+    let context = Deliveries { acks, writes, metrics: metrics.clone() };
     config.create_with_context(context).context("the Kafka settings of the routes file are not usable")
 }
 
@@ -194,12 +230,19 @@ impl Kafka {
         acks: &Arc<Acks>,
         metrics: &SourceMetrics,
     ) -> Result<Kafka> {
-        let state_written = Arc::new(AtomicBool::new(false));
-        let mut config = producer_config(brokers, routes, batch_bytes);
-        let prompt = client(&config, acks, &state_written, metrics)?;
-        let patient = client(config.set("linger.ms", LINGER), acks, &state_written, metrics)?;
+        let writes = Arc::default();
+        let config = producer_config(brokers, routes, batch_bytes);
+        let producer = |load: Load| {
+            let mut config = config.clone();
+            if let Some(linger) = load.linger() {
+                config.set("linger.ms", linger);
+            }
+            client(&config, acks, &writes, metrics)
+        };
+        let [handful, some, backlog] = Load::ALL;
+        let producers = [producer(handful)?, producer(some)?, producer(backlog)?];
         for topic in &routes.topics {
-            for producer in [&prompt, &patient] {
+            for producer in &producers {
                 // Otherwise its first record would wait for it, in the middle of streaming.
                 producer
                     .client()
@@ -208,11 +251,10 @@ impl Kafka {
             }
         }
         Ok(Kafka {
-            prompt,
-            patient,
-            chosen: Which::Prompt,
+            producers,
+            chosen: Load::Handful,
             acks: Arc::clone(acks),
-            state_written,
+            writes,
             asking: client_config(brokers, routes),
             answered: Arc::default(),
             topics: routes.topics.iter().map(|topic| topic.name.get_ref().clone()).collect(),
@@ -223,9 +265,9 @@ impl Kafka {
 
     /// Chooses the producer for what comes next. While anything is in flight the choice stands: a record must not
     /// overtake one that the other producer still has.
-    pub fn choose(&mut self, which: Which) {
+    pub fn choose(&mut self, load: Load) {
         if self.acks.bytes(Sink::Kafka) == 0 {
-            self.chosen = which;
+            self.chosen = load;
         }
     }
 
@@ -253,9 +295,11 @@ impl Kafka {
         for (name, value) in record.headers(plan) {
             headers = add(headers, name, value);
         }
-        headers = add(headers, "pg_position", &self.position);
+        if !transaction.retold {
+            headers = add(headers, "pg_position", &self.position);
+        }
         let topic = self.topics.get(topic).context("the route leads to no topic")?;
-        let (key, value) = (record.key.as_slice(), record.value.as_slice());
+        let (key, value) = (record.key.as_slice(), (!record.tombstone).then_some(record.value.as_slice()));
         let timestamp = Some(transaction.committed_at.unix_millis());
         self.send(self.chosen, Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
     }
@@ -269,21 +313,30 @@ impl Kafka {
         ticket: Ticket,
     ) -> Result<Sent> {
         position(transaction, &mut self.position);
-        let headers = OwnedHeaders::new_with_capacity(1)
-            .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) });
+        let headers = (!transaction.retold).then(|| {
+            OwnedHeaders::new_with_capacity(1)
+                .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) })
+        });
         let timestamp = Some(transaction.committed_at.unix_millis());
-        self.send(self.chosen, Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
+        let value = Some(value);
+        self.send(self.chosen, Outgoing { topic, key, value, headers, timestamp, ticket })
     }
 
     /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
-    pub fn remember(&self, via: Which, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
-        self.state_written.store(false, Ordering::Release);
-        let key = key.as_bytes();
-        self.send(via, Outgoing { topic, key, value, headers: None, timestamp: None, ticket: STATE })
+    pub fn remember(&self, via: Load, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
+        let (key, value, ticket) = (key.as_bytes(), Some(value), self.writes.ask());
+        self.send(via, Outgoing { topic, key, value, headers: None, timestamp: None, ticket })
+    }
+
+    /// Writes to the state topic what may be lost: then something is told again that need not be. In order with the
+    /// memory that is written after it by the patient producer.
+    pub fn note(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
+        let (key, value, ticket) = (key.as_bytes(), Some(value), NOTE);
+        self.send(Load::Some, Outgoing { topic, key, value, headers: None, timestamp: None, ticket })
     }
 
     pub fn state_written(&self) -> bool {
-        self.state_written.load(Ordering::Acquire)
+        self.writes.done()
     }
 
     /// Has a new client ask the brokers, on a thread that ends by itself; `answered` tells.
@@ -308,20 +361,17 @@ impl Kafka {
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&self, via: Which, outgoing: Outgoing<'_>) -> Result<Sent> {
+    fn send(&self, via: Load, outgoing: Outgoing<'_>) -> Result<Sent> {
         let Outgoing { topic, key, value, headers, timestamp, ticket } = outgoing;
-        let weight = weight(key.len(), value.len());
-        let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key).payload(value);
+        let weight = weight(key.len(), value.map_or(0, <[u8]>::len));
+        let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key);
+        record.payload = value;
         (record.headers, record.timestamp) = (headers, timestamp);
-        if ticket != STATE {
+        if is_row(ticket) {
             self.acks.depart(Sink::Kafka, weight);
         }
-        let producer = match via {
-            Which::Prompt => &self.prompt,
-            Which::Patient => &self.patient,
-        };
-        let Err((error, _)) = producer.send(record) else { return Ok(Sent::Taken) };
-        if ticket != STATE {
+        let Err((error, _)) = self.producers[via as usize].send(record) else { return Ok(Sent::Taken) };
+        if is_row(ticket) {
             self.acks.undo(Sink::Kafka, weight);
         }
         match error.rdkafka_error_code() {
@@ -338,7 +388,7 @@ impl Kafka {
 impl Drop for Kafka {
     fn drop(&mut self) {
         // What is left was not confirmed, so it is told again.
-        for producer in [&self.prompt, &self.patient] {
+        for producer in &self.producers {
             producer.purge(PurgeConfig::default().queue().inflight());
         }
     }
@@ -350,4 +400,25 @@ fn position(transaction: &Transaction, out: &mut Vec<u8>) {
     out.clear();
     // Writing into a Vec cannot fail.
     let _ = write!(out, "{};{};{}", transaction.commit_lsn, transaction.told, transaction.previous);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The halt it prevents: a slot confirmed past what the memory says.
+    #[test]
+    fn the_acknowledgement_of_an_earlier_write_is_not_taken_for_that_of_the_last() {
+        let writes = Writes::default();
+        let (first, second) = (writes.ask(), writes.ask());
+        writes.acknowledge(first);
+        assert!(!writes.done());
+        writes.acknowledge(second);
+        assert!(writes.done());
+        // In whichever order two producers report them.
+        let (third, fourth) = (writes.ask(), writes.ask());
+        writes.acknowledge(fourth);
+        writes.acknowledge(third);
+        assert!(writes.done());
+    }
 }

@@ -5,34 +5,47 @@
 //! told that a change is safe only after every sink, and the relay's own memory, have it. Where that cannot be kept
 //! it stops and says why.
 //!
-//! Reading order: `routes` and `template` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
-//! `route` (from a row to a record), `progress` (what may be confirmed), `stream` and `pace` (the loop), `source`
-//! (its life), `state` (what is refused), `kafka`, `rabbit`, `dead` (where it goes).
+//! Reading order: `routes`, `template` and `when` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
+//! `catalog` (what it does not say), `route`, `body` and `json` (from a row to a record), `progress` (what may be
+//! confirmed), `history` (what was told before), `stream` and `pace` (the loop), `source` (its life), `state` (what is refused), `kafka`, `rabbit`,
+//! `dead` (where it goes). Rows that exist already: `rows` (how they are read), `snapshot` (beside the stream),
+//! `reconcile` (instead of what was lost).
 //!
-//! Pure, without clock or I/O: `pgoutput`, `json`, `template`, `body`, `route`, `progress`, `pace`, `state`,
-//! `dead`, `runway`.
+//! Pure, without clock or I/O: `pgoutput`, `json`, `array`, `template`, `when`, `body`, `route`, `progress`,
+//! `history`, `pace`, `state`, `dead`, `runway`.
 
+mod array;
 pub mod body;
+pub mod catalog;
+pub mod chain;
 mod check;
+pub mod commands;
 pub mod config;
 pub mod copy;
 pub mod dead;
+pub mod failpoints;
+pub mod history;
 pub mod inspect;
 pub mod json;
 pub mod lsn;
+mod nearest;
 pub mod pace;
 pub mod pgoutput;
 pub mod progress;
 pub mod route;
 pub mod routes;
+pub mod rows;
 mod socket;
 mod stall;
 pub mod state;
 pub mod template;
+pub mod when;
 pub mod wire;
 
 #[cfg(feature = "sinks")]
 mod acks;
+#[cfg(feature = "sinks")]
+mod clients;
 #[cfg(feature = "sinks")]
 mod http;
 #[cfg(feature = "sinks")]
@@ -44,9 +57,13 @@ mod metrics;
 #[cfg(feature = "sinks")]
 mod rabbit;
 #[cfg(feature = "sinks")]
+mod reconcile;
+#[cfg(feature = "sinks")]
 pub mod run;
 #[cfg(feature = "sinks")]
 mod runway;
+#[cfg(feature = "sinks")]
+mod snapshot;
 #[cfg(feature = "sinks")]
 mod source;
 #[cfg(feature = "sinks")]

@@ -1,8 +1,8 @@
 //! What the relay counts: `docs/metrics.md` says what each figure means and when to worry.
 //!
 //! Labels are names from the routes file and from lists in this crate, so the number of series is fixed at start; all
-//! of them are there from then on, so that a first error is a rise and not a new series. A value that is not known
-//! is NaN, which no comparison matches. On the way of a row there are only additions to atomics.
+//! but a snapshot's are there from then on, so that a first error is a rise and not a new series. A value that is not
+//! known is NaN, which no comparison matches. On the way of a row there are only additions to atomics.
 
 mod maker;
 
@@ -10,7 +10,10 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{Counter, Encoder, Gauge, Histogram, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+use prometheus::{
+    Counter, Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
 
 use crate::progress::{SINKS, Sink};
 use crate::status;
@@ -29,6 +32,25 @@ const LATENCIES: [f64; 22] = [
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
+    snapshots: Snapshots,
+}
+
+/// By source and table: as many tables as the routes file gives a snapshot. A table's series appear when its snapshot
+/// begins.
+#[derive(Clone)]
+struct Snapshots {
+    rows: IntCounterVec,
+    passed: IntGaugeVec,
+    estimate: IntGaugeVec,
+    failures: IntCounterVec,
+}
+
+/// The snapshot of one table.
+pub struct SnapshotMetrics {
+    pub rows: IntCounter,
+    pub passed: IntGauge,
+    pub estimate: IntGauge,
+    pub failures: IntCounter,
 }
 
 impl Metrics {
@@ -39,7 +61,7 @@ impl Metrics {
             .const_label("version", env!("CARGO_PKG_VERSION"))
             .const_label("librdkafka", rdkafka::util::get_rdkafka_version().1);
         kept(&registry, IntGauge::with_opts(build)?)?.set(1);
-        Ok(Metrics { registry })
+        Ok(Metrics { snapshots: Snapshots::make(&registry)?, registry })
     }
 
     pub fn render(&self) -> Result<Vec<u8>> {
@@ -53,7 +75,7 @@ impl Metrics {
     /// # Errors
     /// When it has been asked for before.
     pub fn source(&self, name: &str) -> Result<SourceMetrics> {
-        let series = Series::make(&Maker { registry: &self.registry, source: name })?;
+        let series = Series::make(&Maker { registry: &self.registry, source: name }, &self.snapshots)?;
         Ok(SourceMetrics(Arc::new(series)))
     }
 }
@@ -61,6 +83,7 @@ impl Metrics {
 /// Everything about one source; arrays are by sink, unless they say otherwise.
 pub struct Series {
     pub name: String,
+    snapshots: Snapshots,
     pub slot: SlotSeries,
     pub latency: [Histogram; SINKS],
     pub transactions: IntCounter,
@@ -128,13 +151,23 @@ impl SourceMetrics {
         self.oldest_pending.set(f64::NAN);
     }
 
+    pub fn snapshot(&self, table: &str) -> SnapshotMetrics {
+        let (labels, of) = ([self.name.as_str(), table], &self.snapshots);
+        SnapshotMetrics {
+            rows: of.rows.with_label_values(&labels),
+            passed: of.passed.with_label_values(&labels),
+            estimate: of.estimate.with_label_values(&labels),
+            failures: of.failures.with_label_values(&labels),
+        }
+    }
+
     pub fn resent(&self, sink: Sink, count: u64) {
         self.resent[sink as usize].inc_by(count);
     }
 }
 
 impl Series {
-    fn make(make: &Maker<'_>) -> Result<Series> {
+    fn make(make: &Maker<'_>, snapshots: &Snapshots) -> Result<Series> {
         let full = "Time in which the source did not read because the sink had its limit in flight.";
         let last = "When the sink last acknowledged anything, in Unix time; 0 before it did.";
         let oldest = "Commit of the oldest transaction not yet acknowledged, in Unix time; NaN without one.";
@@ -143,6 +176,7 @@ impl Series {
         let counters = |name, help| make.each("sink", SINK_NAMES, |sink| make.counter_of(sink, name, help));
         Ok(Series {
             name: make.source.to_owned(),
+            snapshots: snapshots.clone(),
             slot: SlotSeries::make(make)?,
             latency: make.each("sink", SINK_NAMES, |sink| {
                 make.histogram(sink, "commit_to_acknowledged_seconds", latency, &LATENCIES)
@@ -180,6 +214,23 @@ impl Series {
             failures: make.counter("failures_total", "Attempts and sessions that ended with an error.")?,
             status_updates: make.counter("status_updates_total", "Status updates sent to the server.")?,
             memory_writes: make.counter("memory_writes_total", "Records written to the state topic.")?,
+        })
+    }
+}
+
+impl Snapshots {
+    fn make(registry: &Registry) -> Result<Snapshots> {
+        let labels = ["source", "table"];
+        let opts = |name: &str, help: &str| Opts::new(format!("cdc_relay_snapshot_{name}"), help);
+        let counter = |name, help| kept(registry, IntCounterVec::new(opts(name, help), &labels)?);
+        let gauge = |name, help| kept(registry, IntGaugeVec::new(opts(name, help), &labels)?);
+        let passed = "Rows that the snapshot has come past: told, or told by the stream in a newer state.";
+        let estimate = "Rows of the table as the planner believes; -1 if it does not know.";
+        Ok(Snapshots {
+            rows: counter("rows_total", "Rows told from a table's snapshot.")?,
+            passed: gauge("passed_rows", passed)?,
+            estimate: gauge("estimated_rows", estimate)?,
+            failures: counter("failures_total", "Chunks that could not be read.")?,
         })
     }
 }

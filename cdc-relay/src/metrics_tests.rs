@@ -10,6 +10,8 @@ const DOCUMENTED: &str = include_str!("../docs/metrics.md");
 fn scraped() -> (Metrics, SourceMetrics, SourceMetrics) {
     let metrics = Metrics::new().unwrap();
     let (one, other) = (metrics.source("one").unwrap(), metrics.source("other").unwrap());
+    // A snapshot's series are there once it begins.
+    one.snapshot("public.orders");
     (metrics, one, other)
 }
 

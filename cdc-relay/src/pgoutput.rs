@@ -116,12 +116,13 @@ pub enum Old<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
     pub name: String,
+    /// The built-in type that it prints like, once `catalog` has looked.
     pub type_oid: u32,
-    /// Part of the replica identity.
+    /// Part of the replica identity; under identity full or nothing of the primary key, once `catalog` has looked.
     pub key: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Relation {
     pub id: u32,
     pub schema: String,
@@ -129,6 +130,18 @@ pub struct Relation {
     /// `d` default, `n` nothing, `f` full, `i` index.
     pub identity: u8,
     pub columns: Vec<Column>,
+}
+
+impl Relation {
+    /// Updates and deletes carry the whole row before them.
+    pub fn is_full(&self) -> bool {
+        self.identity == b'f'
+    }
+
+    /// Whether the log says what a deleted row had in this column.
+    pub fn tells_when_deleted(&self, column: usize) -> bool {
+        self.is_full() || (self.identity != b'n' && self.columns.get(column).is_some_and(|column| column.key))
+    }
 }
 
 #[derive(Debug)]
@@ -316,6 +329,23 @@ pub fn decode<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<Message<'a
     Ok(message)
 }
 
+/// The columns of a query's row: a `DataRow` in text form, after its count.
+pub fn data_row<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<Tuple<'a>, DecodeError> {
+    let mut read = Reader { body, at: 0 };
+    scratch.new.clear();
+    while read.at < body.len() {
+        let (kind, len) = match i32::from_be_bytes(read.array()?) {
+            -1 => (b'n', 0),
+            len => (b't', usize::try_from(len).map_err(|_| DecodeError::BadLength)?),
+        };
+        let start = read.at;
+        read.bytes(len)?;
+        // A message is below 1 GiB, so both fit.
+        scratch.new.push(Cell { kind, start: start as u32, len: len as u32 });
+    }
+    Ok(Tuple { body, cells: &scratch.new })
+}
+
 fn decode_update<'a>(read: &mut Reader<'a>, scratch: &'a mut Scratch) -> Result<Message<'a>, DecodeError> {
     let body = read.body;
     let relation = read.u32()?;
@@ -346,3 +376,7 @@ fn old(kind: u8, tuple: Tuple<'_>) -> Result<Old<'_>, DecodeError> {
 #[cfg(test)]
 #[path = "pgoutput_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "pgoutput_damage_tests.rs"]
+mod damage_tests;

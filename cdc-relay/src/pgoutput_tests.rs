@@ -180,3 +180,22 @@ fn a_column_the_row_does_not_have_reads_as_null() {
     let Ok(Message::Insert { new, .. }) = decode(&body, &mut scratch) else { panic!("not an insert") };
     assert_eq!(new.get(1), Value::Null);
 }
+
+#[test]
+fn the_row_of_a_query_is_read_as_one_of_the_stream() {
+    let mut body = Vec::new();
+    for cell in [Some(&b"one"[..]), None, Some(b"")] {
+        body.extend_from_slice(&cell.map_or(-1, |cell| cell.len() as i32).to_be_bytes());
+        body.extend_from_slice(cell.unwrap_or_default());
+    }
+    let mut scratch = Scratch::default();
+    let row: Vec<Given> = data_row(&body, &mut scratch).unwrap().iter().map(Given::of).collect();
+    assert_eq!(row, [Given::Text(b"one".to_vec()), Given::Null, Given::Text(Vec::new())]);
+    for (bad, error) in [
+        (&body[..body.len() - 1], DecodeError::Truncated),
+        (&[0, 0, 0, 9, 1], DecodeError::Truncated),
+        (&[0xff, 0xff, 0xff, 0xfe], DecodeError::BadLength),
+    ] {
+        assert_eq!(data_row(bad, &mut scratch).err(), Some(error));
+    }
+}

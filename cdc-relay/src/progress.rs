@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::lsn::{Lsn, PgTime};
+use crate::state::Mark;
 
 /// The places a message can go to; each acknowledges by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,12 +47,14 @@ pub struct Progress {
     confirmed: Lsn,
     /// Commit of the last transaction at or before `confirmed` that told anything on Kafka.
     chain: Lsn,
+    /// The last one that told anything anywhere, if there was one since the start.
+    last: Option<Mark>,
 }
 
 impl Progress {
     /// Starts after `confirmed`; tickets begin at `first`.
     pub fn new(first: Ticket, confirmed: Lsn, chain: Lsn) -> Progress {
-        Progress { queue: VecDeque::new(), first, confirmed, chain }
+        Progress { queue: VecDeque::new(), first, confirmed, chain, last: None }
     }
 
     /// Everything up to here is acknowledged by every sink.
@@ -62,6 +65,11 @@ impl Progress {
     /// The last commit up to `confirmed` that told anything on Kafka.
     pub fn chain(&self) -> Lsn {
         self.chain
+    }
+
+    /// The last transaction up to `confirmed` that told anything, if there was one since the start.
+    pub fn last(&self) -> Option<Mark> {
+        self.last
     }
 
     /// Transactions that are open or not yet acknowledged.
@@ -91,6 +99,13 @@ impl Progress {
         if let Some(unit) = self.queue.back_mut() {
             unit.outstanding[sink as usize] += 1;
             unit.told[sink as usize] = true;
+        }
+    }
+
+    /// As `tell`, of a record that is no link of the chain.
+    pub fn retell(&mut self, sink: Sink) {
+        if let Some(unit) = self.queue.back_mut() {
+            unit.outstanding[sink as usize] += 1;
         }
     }
 
@@ -131,6 +146,9 @@ impl Progress {
             }
             if unit.told[Sink::Kafka as usize] {
                 self.chain = unit.commit_lsn;
+            }
+            if unit.told != [false; SINKS] {
+                self.last = Some(Mark { commit_lsn: unit.commit_lsn, committed_at: unit.committed_at.0 });
             }
             self.confirmed = self.confirmed.max(end_lsn);
             self.first += 1;

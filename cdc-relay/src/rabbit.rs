@@ -243,7 +243,18 @@ fn send(channel: &Channel, job: &Job, confirms: &mut Confirms) -> Result<()> {
     Ok(())
 }
 
-/// A durable quorum queue without a delivery limit. One that exists is taken as it is.
+/// How the relay declares a queue: durable, quorum, without a delivery limit.
+pub fn declaration() -> (QueueDeclareOptions, FieldTable) {
+    // RabbitMQ 4 drops a message after 20 deliveries unless told otherwise, and "no limit" is -1 there; 3.x takes
+    // that -1 without a word and drops every message that was delivered once and came back. A limit beyond
+    // reach means the same to both.
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(i32::MAX));
+    (QueueDeclareOptions::durable(), arguments)
+}
+
+/// Makes the queue, unless there is one: that is taken as it is.
 async fn declare(connection: &Connection, queue: &ShortString) -> Result<()> {
     let channel = timeout(STEP, connection.create_channel()).await??;
     let passive = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
@@ -252,14 +263,9 @@ async fn declare(connection: &Connection, queue: &ShortString) -> Result<()> {
         let _ = timeout(STEP, channel.close(200, "bye".into())).await;
         return Ok(());
     }
-    // RabbitMQ 4 drops a message after 20 deliveries unless told otherwise, and "no limit" is -1 there; 3.x takes
-    // that -1 without a word and drops every message that was delivered once and came back. A limit beyond
-    // reach means the same to both.
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(i32::MAX));
+    let (options, arguments) = declaration();
     let channel = timeout(STEP, connection.create_channel()).await??;
-    timeout(STEP, channel.queue_declare(queue.clone(), QueueDeclareOptions::durable(), arguments)).await??;
+    timeout(STEP, channel.queue_declare(queue.clone(), options, arguments)).await??;
     tracing::info!(%queue, "queue created");
     let _ = timeout(STEP, channel.close(200, "bye".into())).await;
     Ok(())

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use crate::body::Body;
 use crate::lsn::{Lsn, PgTime};
 use crate::pgoutput::Relation;
-use crate::routes::{Route, Routes, Source, Table, Text};
-use crate::template::{Bound, Problem, Row, Template, column};
+use crate::routes::{Deletes, Route, Routes, Source, Table, Text};
+use crate::template::{Bound, Op, Problem, Row, Scope, Template};
+use crate::when::Filter;
 
 /// Where a record goes: an index into the topics or queues of the routes file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +34,8 @@ pub struct Transaction {
     pub rows: u64,
     /// Records told on Kafka so far.
     pub told: u64,
+    /// Rows that existed before, told from a query: they are no link of the chain, and carry no position.
+    pub retold: bool,
 }
 
 /// One record, in buffers that the next one uses again.
@@ -40,6 +43,8 @@ pub struct Transaction {
 pub struct Record {
     pub key: Vec<u8>,
     pub value: Vec<u8>,
+    /// The value is null: for a compacted topic, the end of its key.
+    pub tombstone: bool,
     pub id: Vec<u8>,
     pub kind: Vec<u8>,
     pub subject: Vec<u8>,
@@ -47,6 +52,7 @@ pub struct Record {
     pub headers: Vec<(usize, usize)>,
     pub header_values: Vec<u8>,
     topic: Vec<u8>,
+    scratch: Vec<u8>,
 }
 
 impl Record {
@@ -57,6 +63,7 @@ impl Record {
         self.headers.clear();
         self.header_values.clear();
         self.topic.clear();
+        self.tombstone = false;
     }
 
     /// Names and values of the further headers.
@@ -89,28 +96,39 @@ enum Target {
     ByRow(Bound),
 }
 
-#[derive(Debug, Clone)]
-struct Filter {
-    index: usize,
-    values: Vec<Box<[u8]>>,
-}
-
-/// A route that fits the columns of its table.
+/// What is told of a row by a route that fits the columns of its table.
 #[derive(Debug, Clone)]
 struct Fitted {
     target: Target,
     key: Bound,
+    /// Without it, ids are by position.
     id: Option<Bound>,
+    /// Keeps what is told of a deletion apart from what was told of the row.
+    id_end: &'static [u8],
     kind: Bound,
     subject: Option<Bound>,
     headers: Vec<(usize, Bound)>,
-    body: Body,
+    /// None: a tombstone.
+    body: Option<Body>,
+}
+
+/// What a route tells of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Telling {
+    Event,
+    /// A null value under the same key.
+    Tombstone,
 }
 
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    filters: Result<Vec<Filter>, Problem>,
+    filter: Result<Filter, Problem>,
+    /// Of inserts and updates.
     fitted: Result<Fitted, Problem>,
+    deletes: Option<Deletes>,
+    /// Of deletes.
+    event: Option<Result<Fitted, Problem>>,
+    tombstone: Option<Result<Fitted, Problem>>,
     /// For the dead letters of a route that does not fit.
     key: Option<Bound>,
     /// Where it leads, as the routes file says: `topic:PaymentTopic`. Halted keys are kept under it.
@@ -124,6 +142,8 @@ pub struct Plan {
     pub columns: Vec<String>,
     pub header_names: Vec<String>,
     pub routes: Vec<Compiled>,
+    /// A deleted row comes with all of its columns, not with its key alone.
+    pub whole_deletes: bool,
     /// The table is published, and the routes file neither routes nor ignores it.
     pub unknown: bool,
 }
@@ -162,17 +182,41 @@ impl Topics {
 impl Compiled {
     #[inline]
     pub fn matches(&self, row: &Row<'_>) -> Result<bool, Problem> {
-        let filters = self.filters.as_ref().map_err(Clone::clone)?;
-        for filter in filters {
-            let Some(text) = row.text(filter.index)? else { return Ok(false) };
-            if !filter.values.iter().any(|value| value.as_ref() == text) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        self.filter.as_ref().map_err(Clone::clone)?.matches(row)
     }
 
-    /// Fills the record. After an error it holds what could be told: the key at least, if there is one.
+    /// What the route tells of a change, in this order. Nothing, where it does not tell deletes.
+    #[inline]
+    pub fn tellings(&self, op: Op) -> &'static [Telling] {
+        match (op, self.deletes) {
+            (Op::Insert | Op::Update, _) | (Op::Delete, Some(Deletes::Event)) => &[Telling::Event],
+            (Op::Delete, Some(Deletes::Tombstone)) => &[Telling::Tombstone],
+            (Op::Delete, Some(Deletes::Both)) => &[Telling::Event, Telling::Tombstone],
+            (Op::Delete, Some(Deletes::Ignore) | None) => &[],
+        }
+    }
+
+    /// Whether the routes file says what becomes of deletes.
+    pub fn says_deletes(&self) -> bool {
+        self.deletes.is_some()
+    }
+
+    /// An update that gave the row another key ends the old one, where the route tells deletes: the row that ended.
+    pub fn ended<'r>(&self, row: &Row<'r>, record: &mut Record) -> Result<Option<Row<'r>>, Problem> {
+        let (Op::Update, Some(old), Some(Ok(delete))) =
+            (row.op, row.old, self.event.as_ref().or(self.tombstone.as_ref()))
+        else {
+            return Ok(None);
+        };
+        let (ended, key) = (Row::delete(old), self.fitted.as_ref().map_err(Clone::clone)?);
+        record.clear();
+        delete.key.require("key", &ended, &mut record.key)?;
+        record.scratch.clear();
+        key.key.require("key", row, &mut record.scratch)?;
+        Ok((record.key != record.scratch).then_some(ended))
+    }
+
+    /// Fills the record with the event. After an error it holds what could be told: the key at least, if there is one.
     #[inline]
     pub fn tell(
         &self,
@@ -181,31 +225,71 @@ impl Compiled {
         topics: &Topics,
         record: &mut Record,
     ) -> Result<Destination, Problem> {
+        self.tell_as(Telling::Event, row, (transaction, topics), record)
+    }
+
+    #[inline]
+    pub fn tell_as(
+        &self,
+        telling: Telling,
+        row: &Row<'_>,
+        (transaction, topics): (&Transaction, &Topics),
+        record: &mut Record,
+    ) -> Result<Destination, Problem> {
         record.clear();
-        let fitted = match &self.fitted {
-            Ok(fitted) => fitted,
+        let fitted = match (row.op, telling) {
+            (Op::Insert | Op::Update, _) => Some(&self.fitted),
+            (Op::Delete, Telling::Event) => self.event.as_ref(),
+            (Op::Delete, Telling::Tombstone) => self.tombstone.as_ref(),
+        };
+        let unsaid = || Problem(UNSAID.to_owned());
+        match fitted.ok_or_else(unsaid)? {
+            Ok(fitted) => fitted.tell(row, transaction, topics, record),
             Err(problem) => {
                 if let Some(key) = &self.key {
                     key.write(row, &mut record.key)?;
                 }
-                return Err(problem.clone());
+                Err(problem.clone())
             }
-        };
-        fitted.key.require("key", row, &mut record.key)?;
-        match &fitted.id {
+        }
+    }
+
+    /// Why the route does not fit its table, if so.
+    pub fn problem(&self) -> Option<&Problem> {
+        let deletes = [&self.event, &self.tombstone].into_iter().flatten();
+        let fitted = std::iter::once(&self.fitted).chain(deletes).find_map(|fitted| fitted.as_ref().err());
+        fitted.or(self.filter.as_ref().err())
+    }
+}
+
+/// Of a deleted row, where a route does not say what becomes of it.
+pub const UNSAID: &str = "the row was deleted, which no route can tell unless it says how (`deletes`)";
+
+impl Fitted {
+    #[inline]
+    fn tell(
+        &self,
+        row: &Row<'_>,
+        transaction: &Transaction,
+        topics: &Topics,
+        record: &mut Record,
+    ) -> Result<Destination, Problem> {
+        self.key.require("key", row, &mut record.key)?;
+        match &self.id {
             Some(id) => id.require("id", row, &mut record.id)?,
             None => fallback_id(transaction, &mut record.id),
         }
-        fitted.kind.require("type", row, &mut record.kind)?;
-        if let Some(subject) = &fitted.subject {
+        record.id.extend_from_slice(self.id_end);
+        self.kind.require("type", row, &mut record.kind)?;
+        if let Some(subject) = &self.subject {
             subject.require("subject", row, &mut record.subject)?;
         }
-        for (name, template) in &fitted.headers {
+        for (name, template) in &self.headers {
             if template.write(row, &mut record.header_values)? {
                 record.headers.push((*name, record.header_values.len()));
             }
         }
-        let destination = match &fitted.target {
+        let destination = match &self.target {
             Target::Fixed(destination) => *destination,
             Target::ByRow(template) => {
                 template.require("topic", row, &mut record.topic)?;
@@ -215,25 +299,24 @@ impl Compiled {
                 Destination::Topic(*index)
             }
         };
-        fitted.body.write(row, &mut record.value)?;
+        match &self.body {
+            Some(body) => body.write(row, &mut record.scratch, &mut record.value)?,
+            None => record.tombstone = true,
+        }
         let (size, limit) = (record.size(), topics.limit(destination));
         if size > limit {
             return Err(Problem(format!("the record has {size} bytes; {limit} are allowed")));
         }
         Ok(destination)
     }
-
-    /// Why the route does not fit its table, if so.
-    pub fn problem(&self) -> Option<&Problem> {
-        self.fitted.as_ref().err().or(self.filters.as_ref().err())
-    }
 }
 
-/// For tables without a version.
+/// For tables without a version. A slot may begin where a commit does, so what is told from its snapshot is marked.
 fn fallback_id(transaction: &Transaction, out: &mut Vec<u8>) {
-    out.extend_from_slice(
-        format!("{}/{}/{}", transaction.cluster, transaction.commit_lsn, transaction.rows).as_bytes(),
-    );
+    use std::io::Write as _;
+    let mark = if transaction.retold { "r" } else { "" };
+    // Writing into a Vec cannot fail.
+    let _ = write!(out, "{}/{}/{mark}{}", transaction.cluster, transaction.commit_lsn, transaction.rows);
 }
 
 impl Plan {
@@ -244,18 +327,30 @@ impl Plan {
         let mut plan = Plan {
             relation: format!("{}.{}", relation.schema, relation.name),
             columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
+            whole_deletes: relation.is_full(),
             ..Plan::default()
         };
         match source.tables.iter().find(|table| same(table.name.get_ref())) {
             Some(table) => {
+                let scope =
+                    Scope { source: source.name.get_ref(), relation, names: &table.names, deleted: false };
                 for route in &table.routes {
-                    let compiled = compile(routes, table, route, relation, &mut plan.header_names);
-                    plan.routes.push(compiled);
+                    plan.routes.push(compile(routes, (table, route), scope, &mut plan.header_names));
                 }
             }
             None => plan.unknown = !source.ignore.iter().any(|name| same(name.get_ref())),
         }
         plan
+    }
+
+    /// Whether every route says what becomes of deletes.
+    pub fn says_deletes(&self) -> bool {
+        self.routes.iter().all(Compiled::says_deletes)
+    }
+
+    /// Whether some route tells deletes.
+    pub fn tells_deletes(&self) -> bool {
+        self.routes.iter().any(|route| !route.tellings(Op::Delete).is_empty())
     }
 
     /// What does not fit, one line each.
@@ -266,27 +361,26 @@ impl Plan {
 
 fn compile(
     routes: &Routes,
-    table: &Table,
-    route: &Route,
-    relation: &Relation,
+    (table, route): (&Table, &Route),
+    scope: Scope<'_>,
     header_names: &mut Vec<String>,
 ) -> Compiled {
-    let filter = |(name, values): (&String, &Vec<Text>)| {
-        let values = values.iter().map(|value| value.get_ref().as_bytes().into()).collect();
-        Ok(Filter { index: column(relation, name)?, values })
-    };
-    let fixed = fixed_destination(routes, route);
     let leads_to = match (&route.topic, &route.queue) {
         (Some(topic), _) => format!("topic:{}", topic.get_ref()),
         (None, Some(queue)) => format!("queue:{}", queue.get_ref()),
         (None, None) => String::new(),
     };
-    Compiled {
-        filters: route.when.iter().map(filter).collect(),
-        fitted: fit(table, route, relation, fixed, header_names),
-        key: bind(&table.key, table, relation).ok(),
-        leads_to,
-    }
+    let fixed = fixed_destination(routes, route);
+    let mut fit = |telling, scope| fit((table, route), telling, (fixed, scope), header_names);
+    let fitted = fit(Telling::Event, scope);
+    let mut on_delete = |telling| fit(telling, Scope { deleted: true, ..scope });
+    let deletes = route.deletes;
+    let event = matches!(deletes, Some(Deletes::Event | Deletes::Both)).then(|| on_delete(Telling::Event));
+    let tombstone =
+        matches!(deletes, Some(Deletes::Tombstone | Deletes::Both)).then(|| on_delete(Telling::Tombstone));
+    let whole = Scope { deleted: event.is_some() || tombstone.is_some(), ..scope };
+    let key = bind_key((table, route), scope).ok();
+    Compiled { filter: Filter::bind(route, whole), fitted, deletes, event, tombstone, key, leads_to }
 }
 
 fn fixed_destination(routes: &Routes, route: &Route) -> Option<Destination> {
@@ -297,18 +391,34 @@ fn fixed_destination(routes: &Routes, route: &Route) -> Option<Destination> {
     routes.topic_index(template.constant()?).map(Destination::Topic)
 }
 
-fn bind(text: &Text, table: &Table, relation: &Relation) -> Result<Bound, Problem> {
-    Template::parse(text.get_ref()).map_err(Problem)?.bind(relation, &table.names)
+fn bind(text: &Text, scope: Scope<'_>) -> Result<Bound, Problem> {
+    Template::parse(text.get_ref()).map_err(Problem)?.bind(&scope)
+}
+
+fn bind_key((table, route): (&Table, &Route), scope: Scope<'_>) -> Result<Bound, Problem> {
+    match route.key.as_ref().or(table.key.as_ref()) {
+        Some(key) => bind(key, scope),
+        None => {
+            let key = Bound::identity(scope.relation)?;
+            let columns = scope.relation.columns.iter().filter(|column| column.key);
+            columns.map(|column| scope.column(&column.name)).collect::<Result<Vec<_>, _>>()?;
+            Ok(key)
+        }
+    }
 }
 
 fn fit(
-    table: &Table,
-    route: &Route,
-    relation: &Relation,
-    fixed: Option<Destination>,
+    (table, route): (&Table, &Route),
+    telling: Telling,
+    (fixed, scope): (Option<Destination>, Scope<'_>),
     header_names: &mut Vec<String>,
 ) -> Result<Fitted, Problem> {
-    let bind = |text: &Text| bind(text, table, relation);
+    let bind = |text: &Text| bind(text, scope);
+    // What only describes the row may be missing of a deleted one; what decides where it goes may not.
+    let optional = |text: &Text| match bind(text) {
+        Err(_) if scope.deleted => Ok(None),
+        bound => bound.map(Some),
+    };
     let target = match (fixed, &route.topic) {
         (Some(destination), _) => Target::Fixed(destination),
         (None, Some(topic)) => Target::ByRow(bind(topic)?),
@@ -320,16 +430,24 @@ fn fit(
             header_names.push(name.clone());
             header_names.len() - 1
         });
-        headers.push((index, bind(text)?));
+        if let Some(value) = optional(text)? {
+            headers.push((index, value));
+        }
     }
+    let id_end: &[u8] = match (scope.deleted, telling) {
+        (false, _) => b"",
+        (true, Telling::Event) => b"/delete",
+        (true, Telling::Tombstone) => b"/tombstone",
+    };
     Ok(Fitted {
         target,
-        key: bind(&table.key)?,
-        id: table.id.as_ref().map(bind).transpose()?,
+        key: bind_key((table, route), scope)?,
+        id: table.id.as_ref().map_or(Ok(None), optional)?,
+        id_end,
         kind: bind(&route.kind)?,
-        subject: table.subject.as_ref().map(bind).transpose()?,
+        subject: table.subject.as_ref().map_or(Ok(None), optional)?,
         headers,
-        body: Body::bind(route, relation, &table.names)?,
+        body: (telling == Telling::Event).then(|| Body::bind(route, &scope)).transpose()?,
     })
 }
 

@@ -1,35 +1,40 @@
 //! The routes file: what is told, and where (schema in `relay.toml`).
 //!
-//! Reading it promises that every name leads somewhere and every template parses; each error names line and key.
+//! Reading it promises that every name leads somewhere and every template parses. A file that does not hold that is
+//! refused with everything that is wrong with it, each with its line.
 
+mod decode;
+mod fields;
+mod findings;
+mod fingerprint;
+
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
 use toml::Spanned;
+use toml::de::DeTable;
 
-use crate::check::Check;
+pub use self::findings::{Finding, Findings, Invalid};
+use crate::check;
+use crate::template::Op;
 
 pub type Text = Spanned<String>;
 
 /// The whole file, checked.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct Routes {
-    #[serde(default)]
     pub relay: Relay,
-    #[serde(default)]
     pub kafka: BTreeMap<String, Text>,
-    #[serde(default)]
+    /// Also those that only routes name, if the file lists none.
     pub topics: Vec<Topic>,
-    #[serde(default)]
     pub queues: Vec<Queue>,
     pub sources: Vec<Source>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone)]
 pub struct Relay {
     pub state_topic: Text,
     pub dead_letter_topic: Text,
@@ -51,72 +56,108 @@ impl Default for Relay {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct Topic {
     pub name: Text,
+    /// `DEFAULT_PARTITIONS`: as many as the broker gives.
     pub partitions: i32,
-    #[serde(default)]
     pub config: BTreeMap<String, Text>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+impl Topic {
+    pub const DEFAULT_PARTITIONS: i32 = -1;
+}
+
+#[derive(Debug, Clone)]
 pub struct Queue {
     pub name: Text,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct Source {
     pub name: Text,
     pub url: Text,
     pub slot: Text,
     pub publication: Text,
+    /// The file names no publication: this one is the relay's, which makes it together with the slot.
+    pub own_publication: bool,
     pub event_source: Text,
-    #[serde(default)]
     pub ignore: Vec<Text>,
-    #[serde(default)]
     pub tables: Vec<Table>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct Table {
     pub name: Text,
-    pub key: Text,
+    /// None: the primary key.
+    pub key: Option<Text>,
     pub id: Option<Text>,
     pub subject: Option<Text>,
-    #[serde(default)]
     pub headers: BTreeMap<String, Text>,
-    #[serde(default)]
     pub names: BTreeMap<String, BTreeMap<String, Text>>,
+    /// Rows that exist before the slot does are told too.
+    pub snapshot: bool,
     pub routes: Vec<Route>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct Route {
+    /// Where it stands in the file.
+    pub at: Range<usize>,
     pub topic: Option<Text>,
     pub queue: Option<Text>,
-    #[serde(rename = "type")]
     pub kind: Text,
-    #[serde(default)]
-    pub when: BTreeMap<String, Vec<Text>>,
-    #[serde(default)]
+    /// Instead of the table's.
+    pub key: Option<Text>,
+    pub when: BTreeMap<String, Condition>,
+    /// Empty: all of them.
+    pub op: Vec<Spanned<Op>>,
+    pub changed: Vec<Text>,
+    /// None: not said, so that a deleted row cannot be told.
+    pub deletes: Option<Deletes>,
+    pub before: bool,
+    pub toast: Toast,
     pub headers: BTreeMap<String, Text>,
-    #[serde(default)]
     pub omit: Vec<Text>,
-    #[serde(default)]
     pub rename: BTreeMap<String, Text>,
-    #[serde(default)]
     pub cast: BTreeMap<String, Spanned<Cast>>,
-    pub body: Option<toml::Table>,
+    pub body: Option<Object>,
+}
+
+/// What a column has to be.
+#[derive(Debug, Clone)]
+pub enum Condition {
+    In(Vec<Text>),
+    /// None of `not`, which null is not either, and null or not.
+    Is {
+        not: Vec<Text>,
+        null: Option<bool>,
+    },
+}
+
+/// What becomes of deleted rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deletes {
+    /// An event with what is known of the row.
+    Event,
+    /// A null value under the row's key.
+    Tombstone,
+    /// The event, then the tombstone.
+    Both,
+    Ignore,
+}
+
+/// What becomes of a large value that an update left out of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Toast {
+    /// The row is a dead letter.
+    Refuse,
+    /// The member is left out of the object.
+    Omit,
 }
 
 /// How a column is written other than its type says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cast {
     /// JSON text, whatever the type.
     Text,
@@ -124,6 +165,23 @@ pub enum Cast {
     Number,
     /// Nested JSON; a value that is none cannot be told.
     Json,
+    /// A date or timestamp as milliseconds since 1970-01-01 UTC.
+    EpochMs,
+    /// The same in microseconds.
+    EpochUs,
+    /// Bytea as hexadecimal digits.
+    Hex,
+}
+
+/// A message body, in the order it is written in.
+pub type Object = Vec<(String, Leaf)>;
+
+#[derive(Debug, Clone)]
+pub enum Leaf {
+    Template(Text),
+    /// JSON as it is.
+    Fixed(String),
+    Object(Object),
 }
 
 impl Table {
@@ -142,14 +200,33 @@ impl Routes {
     pub fn read(path: &Path) -> Result<Routes> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Routes::parse(&text, |name| std::env::var(name).ok())
-            .with_context(|| format!("{} is not usable", path.display()))
+        let env = |name: &str| std::env::var(name).ok();
+        Ok(Routes::parse_named(&path.display().to_string(), &text, &env)?)
     }
 
     /// Parses, fills in the variables that `env` knows, and checks.
     pub fn parse(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Routes> {
-        let mut routes: Routes = toml::from_str(text).map_err(|error| anyhow::anyhow!("{error}"))?;
-        Check { text, env: &env }.all(&mut routes)?;
+        Ok(Routes::parse_named("routes", text, &env)?)
+    }
+
+    /// As `parse`; `file` is what problems name.
+    pub fn parse_named(
+        file: &str,
+        text: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Routes, Invalid> {
+        let findings = Findings::default();
+        let (table, errors) = DeTable::parse_recoverable(text);
+        for error in &errors {
+            findings.add(&error.span().unwrap_or(0..0), "syntax", error.message());
+        }
+        if !errors.is_empty() {
+            findings.settle(file, text)?;
+        }
+        let reading = fields::Reading { env, findings: &findings, asked: RefCell::default() };
+        let mut routes = decode::routes(fields::Fields::new(&reading, "", &table));
+        check::all(&mut routes, &findings);
+        findings.settle(file, text)?;
         Ok(routes)
     }
 

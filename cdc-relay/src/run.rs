@@ -1,15 +1,18 @@
-//! `cdc-relay run`: the wiring on one page.
+//! Streaming all sources: the wiring on one page.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::acks::Acks;
-use crate::config::RunConfig;
+use crate::commands::Failure;
+use crate::commands::run::RunConfig;
+use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
 use crate::metrics::{Metrics, SourceMetrics};
 use crate::rabbit::Rabbit;
 use crate::routes::{Routes, Source};
@@ -21,19 +24,15 @@ use crate::{http, lag};
 const GRACE: Duration = Duration::from_secs(12);
 
 /// Checks everything that can be wrong without connecting.
-pub fn routes(config: &RunConfig) -> Result<Routes> {
-    let mut routes = Routes::read(&config.routes)?;
-    if let Some(name) = &config.source {
-        anyhow::ensure!(routes.source(name).is_some(), "--source: there is no source `{name}`");
-        routes.sources.retain(|source| source.name.get_ref() == name);
-    }
+pub fn routes(routes: &RoutesArgs, amqp: &AmqpArgs) -> Result<Routes, Failure> {
+    let routes = routes.read()?;
     for source in &routes.sources {
-        database(source)?;
-        anyhow::ensure!(
-            config.amqp_url.is_some() || queues(source).is_empty(),
-            "AMQP_URL is not set, and source {} has routes to a queue",
-            source.name.get_ref()
-        );
+        database(source).map_err(Failure::Usage)?;
+        if amqp.amqp_url.is_none() && !queues(source).is_empty() {
+            let source = source.name.get_ref();
+            let problem = format!("AMQP_URL is not set, and source {source} has routes to a queue");
+            return Err(Failure::usage(problem));
+        }
     }
     Ok(routes)
 }
@@ -56,30 +55,17 @@ pub async fn run(
 ) -> Result<()> {
     let metrics = Metrics::new()?;
     let routes = Arc::new(routes);
-    let (mut statuses, mut stops, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut statuses, mut stops, mut threads) = (Vec::new(), Vec::new(), FuturesUnordered::new());
     for source in &routes.sources {
-        let series = metrics.source(source.name.get_ref())?;
-        series.in_flight_limit.set(routes.relay.in_flight_bytes as i64);
-        let status = Status::new(source.name.get_ref(), series.clone());
-        let acks = Arc::new(Acks::new()?);
-        let database = database(source)?;
+        let wiring = wiring((&config.kafka, &config.amqp), &metrics, &routes, source)?;
         tokio::spawn(lag::watch(
-            database.clone(),
+            wiring.config.clone(),
             source.slot.get_ref().clone(),
-            series.clone(),
+            wiring.metrics.clone(),
             shutdown.child_token(),
         ));
-        let wiring = Wiring {
-            routes: Arc::clone(&routes),
-            source: Arc::new(source.clone()),
-            config: database,
-            kafka_brokers: config.kafka_brokers.clone(),
-            rabbit: rabbit(&config, &routes, source, &acks, &series),
-            acks: Arc::clone(&acks),
-            metrics: series,
-            status: status.clone(),
-            runtime: Handle::current(),
-        };
+        statuses.push(wiring.status.clone());
+        stops.push(Arc::clone(&wiring.acks));
         let thread = std::thread::Builder::new().name(format!("source {}", source.name.get_ref()));
         let (done, ended) = tokio::sync::oneshot::channel();
         thread.spawn(move || {
@@ -87,31 +73,60 @@ pub async fn run(
             // The receiver is gone only when the process ends anyway.
             let _ = done.send(());
         })?;
-        statuses.push(status);
-        stops.push(acks);
-        threads.push(ended);
+        // Gone without a word: its thread panicked.
+        threads.push(async move { ended.await.map_err(|_| source.name.get_ref()) });
     }
     let admin = tokio::spawn(http::serve(listener, metrics, statuses, shutdown.clone().cancelled_owned()));
-    shutdown.cancelled().await;
+    // A source does not end before it is stopped, unless something is badly wrong: then no probe may find us well.
+    let mut broken = tokio::select! {
+        () = shutdown.cancelled() => None,
+        Some(Err(source)) = threads.next() => Some(source),
+    };
     stops.iter().for_each(|acks| acks.stop());
-    for ended in threads {
-        if tokio::time::timeout(GRACE, ended).await.is_err() {
-            tracing::warn!("a source did not end in time; what it has not confirmed is told again");
+    let rest = async {
+        while let Some(ended) = threads.next().await {
+            broken = broken.or(ended.err());
         }
+    };
+    if tokio::time::timeout(GRACE, rest).await.is_err() {
+        tracing::warn!("a source did not end in time; what it has not confirmed is told again");
     }
     admin.abort();
-    Ok(())
+    broken.map_or(Ok(()), |source| Err(anyhow!("the thread of source {source} panicked")))
+}
+
+/// What a source is made of. Within a runtime.
+pub fn wiring(
+    (kafka, amqp): (&KafkaArgs, &AmqpArgs),
+    metrics: &Metrics,
+    routes: &Arc<Routes>,
+    source: &Source,
+) -> Result<Wiring> {
+    let series = metrics.source(source.name.get_ref())?;
+    series.in_flight_limit.set(routes.relay.in_flight_bytes as i64);
+    let acks = Arc::new(Acks::new()?);
+    Ok(Wiring {
+        routes: Arc::clone(routes),
+        source: Arc::new(source.clone()),
+        config: database(source)?,
+        kafka_brokers: kafka.kafka_brokers.clone(),
+        rabbit: rabbit(amqp, routes, source, &acks, &series),
+        acks,
+        status: Status::new(source.name.get_ref(), series.clone()),
+        metrics: series,
+        runtime: Handle::current(),
+    })
 }
 
 /// A connection of its own per source, and only where a route leads to a queue.
 fn rabbit(
-    config: &RunConfig,
+    amqp: &AmqpArgs,
     routes: &Routes,
     source: &Source,
     acks: &Arc<Acks>,
     series: &SourceMetrics,
 ) -> Option<Arc<Rabbit>> {
-    let uri = config.amqp_url.as_ref()?;
+    let uri = amqp.amqp_url.as_ref()?;
     if queues(source).is_empty() {
         return None;
     }

@@ -27,6 +27,10 @@ pub struct Memory {
     /// The last acknowledged commit that told anything on Kafka: where the chain of positions continues.
     #[serde(with = "as_text")]
     pub chain: Lsn,
+    /// The last acknowledged transaction that told anything, whatever the routes were. A memory of an earlier release
+    /// has none, and then what the slot has not confirmed is told again.
+    #[serde(default)]
+    pub last: Mark,
     /// Of the routes the chain was told with; others start a new chain.
     pub routes: String,
 }
@@ -39,6 +43,15 @@ pub enum Phase {
     Streaming,
     /// The present rows are being told again from a new slot's snapshot; until that ends, start it over.
     Reconciling,
+}
+
+/// A transaction: where it stands, and when it was committed, in Postgres' microseconds. Another history of the same
+/// cluster may have another one at the same place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    #[serde(with = "as_text")]
+    pub commit_lsn: Lsn,
+    pub committed_at: i64,
 }
 
 mod as_text {
@@ -121,12 +134,17 @@ pub enum Refusal {
         flush: Lsn,
         told: Lsn,
     },
+    OtherHistory {
+        told: Lsn,
+    },
     Reconciling {
         slot: String,
     },
     /// The publication or the routes do not fit each other.
     Contract(String),
 }
+
+impl std::error::Error for Refusal {}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -174,12 +192,36 @@ impl fmt::Display for Refusal {
                 "the server's log ends at {flush}, before {told}, which was already told: it lost committed \
                  transactions (restored backup, fsync off). Find out which before you go on. {AGAIN}"
             ),
+            Self::OtherHistory { told } => write!(
+                f,
+                "the server does not have the transaction of {told}, which was told last: it was set back to an earlier \
+                 state (a restored volume, fsync off) and has committed others since. {AGAIN}"
+            ),
             Self::Reconciling { slot } => write!(
                 f,
-                "a reconcile of slot {slot} was begun and did not end. Run `cdc-relay reconcile` again."
+                "a reconcile of slot {slot} was begun and did not end. Unless it is under way, run `cdc-relay reconcile` \
+                 again: it starts over."
             ),
             Self::Contract(problem) => f.write_str(problem),
         }
+    }
+}
+
+/// What is remembered once one more record was read. It never goes back: a relay that slept through the loss of its
+/// slot may have written after its successor, and what it wrote is true, only older.
+pub fn recall(before: Option<Memory>, record: Option<Memory>) -> Option<Memory> {
+    match (before, record) {
+        (Some(before), Some(record)) if record.is_older_than(&before) => Some(before),
+        (_, record) => record,
+    }
+}
+
+impl Memory {
+    fn is_older_than(&self, other: &Memory) -> bool {
+        let same =
+            (&self.system_id, self.timeline, &self.slot) == (&other.system_id, other.timeline, &other.slot);
+        let streaming = self.phase == Phase::Streaming && other.phase == Phase::Streaming;
+        same && streaming && self.acknowledged < other.acknowledged
     }
 }
 

@@ -8,8 +8,29 @@ fn memory() -> Memory {
         phase: Phase::Streaming,
         acknowledged: Lsn(100),
         told: Lsn(120),
+        last: Mark::default(),
         chain: Lsn(90),
         routes: String::new(),
+    }
+}
+
+/// The halt it prevents: a slot that seems to be ahead of the memory, when the memory was put back.
+#[test]
+fn a_relay_that_writes_after_its_successor_does_not_put_the_memory_back() {
+    let (newer, older) = (memory(), Memory { acknowledged: Lsn(50), ..memory() });
+    assert_eq!(recall(Some(older.clone()), Some(newer.clone())), Some(newer.clone()));
+    assert_eq!(recall(Some(newer.clone()), Some(older.clone())), Some(newer.clone()));
+    // What an operator or another start wrote counts.
+    assert_eq!(recall(Some(newer.clone()), None), None);
+    assert_eq!(recall(None, Some(older.clone())), Some(older.clone()));
+    for other in [
+        Memory { phase: Phase::Creating, ..older.clone() },
+        Memory { phase: Phase::Reconciling, ..older.clone() },
+        Memory { system_id: "8".to_owned(), ..older.clone() },
+        Memory { timeline: 2, ..older.clone() },
+        Memory { slot: "t".to_owned(), ..older },
+    ] {
+        assert_eq!(recall(Some(newer.clone()), Some(other.clone())), Some(other));
     }
 }
 

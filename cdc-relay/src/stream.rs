@@ -13,15 +13,19 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::acks::{Ack, Acks};
 use crate::copy::Replication;
-use crate::kafka::{Sent, Which};
+use crate::failpoints::{Place, reach};
+use crate::history::History;
+use crate::kafka::Sent;
 use crate::lsn::{Lsn, PgTime};
 use crate::metrics::SourceMetrics;
-use crate::pace::{Next, Pace};
+use crate::pace::{Load, Next, Pace};
 use crate::pgoutput::Scratch;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::route::Transaction;
+use crate::snapshot::{self, Snapshots};
 use crate::stall::{Stall, Verdict};
 use crate::state::{Memory, Phase};
+use crate::status::{State, Status};
 use crate::tell::Teller;
 
 /// Postgres hears from us at least and at most so often.
@@ -39,6 +43,9 @@ const DRAIN_BROKEN: Duration = Duration::from_secs(2);
 /// Where a session starts.
 pub struct Origin {
     pub memory: Memory,
+    /// Where the server begins, at or before what the memory has.
+    pub begin: Lsn,
+    pub status: Status,
     pub memory_key: String,
     pub memory_topic: String,
     pub in_flight_bytes: i64,
@@ -60,14 +67,14 @@ pub struct Stream<'a> {
     /// The ticket of the open transaction; `None` in one that is passed over.
     open: Option<Ticket>,
     in_transaction: bool,
-    /// Acknowledged when the session began.
-    passed_over: Lsn,
+    history: History,
+    streaming: bool,
     /// Where the chain of positions stands.
     last_told: Lsn,
     scratch: Scratch,
     landed: Vec<Ack>,
     /// Written and not yet acknowledged.
-    writing: Option<(Lsn, Lsn)>,
+    writing: Option<Memory>,
     wrote_at: Instant,
     idle_only: bool,
     confirmed_at: Instant,
@@ -77,6 +84,10 @@ pub struct Stream<'a> {
     pace: Pace,
     stall: Stall,
     stalls: u32,
+    /// Of the open transaction.
+    xid: u32,
+    /// The tables whose existing rows are not all told.
+    snapshots: Option<Snapshots>,
 }
 
 /// What the next session of this process has to know.
@@ -92,21 +103,22 @@ impl<'a> Stream<'a> {
         teller: &'a mut Teller,
         acks: &Arc<Acks>,
         metrics: &SourceMetrics,
-        origin: Origin,
+        (origin, snapshots): (Origin, Option<Snapshots>),
     ) -> Stream<'a> {
         let now = Instant::now();
-        let (acknowledged, chain) = (origin.memory.acknowledged, origin.memory.chain);
+        let chain = origin.memory.chain;
         let cluster = format!("{}/{}", origin.memory.system_id, origin.memory.timeline);
         Stream {
             wire,
             teller,
             acks: Arc::clone(acks),
             metrics: metrics.clone(),
-            progress: Progress::new(origin.first_ticket, acknowledged, chain),
+            progress: Progress::new(origin.first_ticket, origin.begin, chain),
             transaction: Transaction { cluster, ..Transaction::default() },
             open: None,
             in_transaction: false,
-            passed_over: acknowledged,
+            history: History::new(origin.memory.last, origin.begin),
+            streaming: false,
             last_told: chain,
             scratch: Scratch::default(),
             landed: Vec::new(),
@@ -114,12 +126,14 @@ impl<'a> Stream<'a> {
             wrote_at: now,
             idle_only: true,
             confirmed_at: now,
-            confirmed: acknowledged,
+            confirmed: Lsn::ZERO,
             reply_wanted: true,
             heard_at: now,
             pace: Pace::new(now),
             stall: Stall::new(now, origin.stalls),
             stalls: origin.stalls,
+            xid: 0,
+            snapshots,
             origin,
         }
     }
@@ -135,12 +149,7 @@ impl<'a> Stream<'a> {
             }
         }
         self.report();
-        tracing::info!(
-            source = self.metrics.name,
-            slot = self.origin.memory.slot,
-            acknowledged = %self.origin.memory.acknowledged,
-            "session ended"
-        );
+        self.log("session ended");
         let (next_ticket, told) = (self.progress.next_ticket(), self.origin.told);
         let leftover = Leftover { next_ticket, told, stalls: self.stalls };
         self.wire.close();
@@ -150,9 +159,12 @@ impl<'a> Stream<'a> {
     fn stream(&mut self) -> Result<()> {
         while !self.acks.stopping() {
             self.collect()?;
+            self.note_snapshots()?;
             self.remember(false)?;
+            self.step_snapshots()?;
             self.confirm()?;
             self.watch();
+            self.announce();
             if self.wait()? {
                 self.read()?;
             }
@@ -173,13 +185,35 @@ impl<'a> Stream<'a> {
             {
                 break;
             }
+            self.note_snapshots()?;
             self.remember(true)?;
             self.acks.wake_at(0);
             self.sleep(Duration::from_millis(2))?;
         }
         // The session may be what broke; then the slot learns it next time.
-        let _ = self.wire.confirm(self.origin.memory.acknowledged, false);
+        let _ = self.wire.confirm(self.confirmable(), false);
         Ok(())
+    }
+
+    /// It streams once it is sure of the server.
+    fn announce(&mut self) {
+        if !self.streaming && self.history.is_met() {
+            self.streaming = true;
+            self.log("streaming");
+            self.origin.status.set(State::Streaming);
+        }
+    }
+
+    fn log(&self, event: &str) {
+        let (source, memory) = (&self.metrics.name, &self.origin.memory);
+        tracing::info!(source, slot = memory.slot, acknowledged = %memory.acknowledged, "{event}");
+    }
+
+    /// What Postgres may be told: nothing (0/0) before the stream has come to where the memory is. Until then it is
+    /// not sure that the server has what was acknowledged.
+    fn confirmable(&self) -> Lsn {
+        let acknowledged = self.origin.memory.acknowledged;
+        if self.progress.confirmed() >= acknowledged { acknowledged } else { Lsn::ZERO }
     }
 
     /// Takes what the sinks have reported.
@@ -200,6 +234,10 @@ impl<'a> Stream<'a> {
                 self.stalls = 0;
             }
             if let Some(settled) = self.progress.acknowledge(ack.ticket, ack.sink, ack.count) {
+                reach(match settled.sink {
+                    Sink::Kafka => Place::AfterKafka,
+                    Sink::Rabbit => Place::AfterRabbit,
+                });
                 let ago = now.saturating_duration_since(ack.at).as_micros() as i64;
                 let since = time.0 - settled.committed_at.0 - ago;
                 self.metrics.latency[settled.sink as usize].observe(since.max(0) as f64 / 1e6);
@@ -210,12 +248,11 @@ impl<'a> Stream<'a> {
 
     /// Writes the memory when there is something new, and takes note when it is acknowledged.
     fn remember(&mut self, at_once: bool) -> Result<()> {
-        if let Some((acknowledged, chain)) = self.writing
-            && self.teller.kafka().state_written()
+        if self.teller.kafka().state_written()
+            && let Some(memory) = self.writing.take()
         {
-            self.origin.memory.acknowledged = acknowledged;
-            self.origin.memory.chain = chain;
-            self.writing = None;
+            self.origin.memory = memory;
+            reach(Place::AfterMemory);
         }
         let confirmed = self.progress.confirmed();
         let interval = if self.idle_only { MEMORY_IDLE } else { MEMORY };
@@ -225,30 +262,51 @@ impl<'a> Stream<'a> {
         {
             return Ok(());
         }
-        let chain = self.progress.chain();
+        reach(Place::BeforeMemory);
         let memory = Memory {
             acknowledged: confirmed,
-            chain,
+            chain: self.progress.chain(),
+            last: self.progress.last().unwrap_or(self.origin.memory.last),
             told: self.origin.told.max(confirmed),
             phase: Phase::Streaming,
             ..self.origin.memory.clone()
         };
         let value = serde_json::to_vec(&memory)?;
         let record = (self.origin.memory_key.as_str(), value.as_slice());
-        let sent = self.teller.kafka().remember(Which::Patient, &self.origin.memory_topic, record)?;
+        let sent = self.teller.kafka().remember(Load::Some, &self.origin.memory_topic, record)?;
         if sent == Sent::Taken {
             self.metrics.memory_writes.inc();
-            self.writing = Some((confirmed, chain));
+            self.writing = Some(memory);
             self.wrote_at = Instant::now();
             self.idle_only = true;
         }
         Ok(())
     }
 
+    /// Lets the snapshots read on. The rows of a chunk are told by `intake`, where the stream meets its mark.
+    fn step_snapshots(&mut self) -> Result<()> {
+        let Some(snapshots) = &mut self.snapshots else { return Ok(()) };
+        if snapshots.is_over() {
+            self.snapshots = None;
+            return Ok(());
+        }
+        snapshots.step(Instant::now())
+    }
+
+    /// Notes how far the snapshots are acknowledged; before the memory, which is waited for.
+    fn note_snapshots(&mut self) -> Result<()> {
+        let Stream { snapshots: Some(snapshots), teller, progress, origin, .. } = self else { return Ok(()) };
+        snapshots.settle(progress.confirmed(), |table, value| {
+            let key = snapshot::record_key(&origin.memory_key, table);
+            Ok(teller.kafka().note(&origin.memory_topic, (&key, value))? == Sent::Taken)
+        })
+    }
+
     /// Tells Postgres what is acknowledged and remembered.
     fn confirm(&mut self) -> Result<()> {
         let since = self.confirmed_at.elapsed();
-        let news = self.origin.memory.acknowledged > self.confirmed || self.reply_wanted;
+        let (confirmable, before) = (self.confirmable(), self.confirmed);
+        let news = confirmable > before || self.reply_wanted;
         if since < STATUS_MOST || (!news && since < STATUS_LEAST) {
             return Ok(());
         }
@@ -257,8 +315,11 @@ impl<'a> Stream<'a> {
         if listening && silent > SILENCE {
             bail!("no word from Postgres for {} s", silent.as_secs());
         }
-        self.confirmed = self.origin.memory.acknowledged;
-        self.wire.confirm(self.confirmed, listening && silent > SILENCE / 6)?;
+        self.confirmed = before.max(confirmable);
+        self.wire.confirm(confirmable, listening && silent > SILENCE / 6)?;
+        if self.confirmed > before {
+            reach(Place::AfterConfirm);
+        }
         self.confirmed_at = Instant::now();
         self.reply_wanted = false;
         self.metrics.status_updates.inc();

@@ -4,16 +4,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use tokio_postgres::Config;
 
+use crate::catalog::Catalog;
 use crate::dead::{Halt, Halted, letter};
-use crate::kafka::{Kafka, Sent, Which};
+use crate::failpoints::{Place, reach};
+use crate::kafka::{Kafka, Sent};
 use crate::metrics::SourceMetrics;
+use crate::pace::Load;
 use crate::pgoutput::Relation;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::rabbit::Rabbit;
-use crate::route::{Compiled, Destination, Plan, Record, Topics, Transaction};
+use crate::route::{Compiled, Destination, Plan, Record, Topics, Transaction, UNSAID};
 use crate::routes::{Routes, Source};
-use crate::template::{Problem, Row};
+use crate::template::{Op, Problem, Row};
+use crate::wire::Session;
 
 /// How long the producer's queue may stay full before the session starts over.
 const FULL: Duration = Duration::from_secs(20);
@@ -31,6 +36,8 @@ pub struct Open<'a> {
 pub struct Teller {
     routes: Arc<Routes>,
     source: Arc<Source>,
+    database: Config,
+    catalog: Catalog,
     plans: Vec<(u32, Plan)>,
     out: Outlet,
 }
@@ -49,7 +56,7 @@ struct Outlet {
 
 impl Teller {
     pub fn new(
-        (routes, source): (Arc<Routes>, Arc<Source>),
+        (routes, source, database): (Arc<Routes>, Arc<Source>, Config),
         topics: Topics,
         (kafka, rabbit): (Kafka, Option<Arc<Rabbit>>),
         metrics: SourceMetrics,
@@ -65,16 +72,16 @@ impl Teller {
             record: Record::default(),
             letter: Vec::new(),
         };
-        Teller { routes, source, plans: Vec::new(), out }
+        Teller { routes, source, database, catalog: Catalog::default(), plans: Vec::new(), out }
     }
 
     pub fn kafka(&self) -> &Kafka {
         &self.out.kafka
     }
 
-    /// Whether much is coming, or a row at a time.
-    pub fn expect(&mut self, backlog: bool) {
-        self.out.kafka.choose(if backlog { Which::Patient } else { Which::Prompt });
+    /// How much is coming.
+    pub fn expect(&mut self, load: Load) {
+        self.out.kafka.choose(load);
     }
 
     /// The keys that are halted, as the dead-letter topic tells.
@@ -83,9 +90,16 @@ impl Teller {
         self.out.halted = halted;
     }
 
-    /// The server announces a table's columns: once per session and table, and after every change.
-    pub fn relation(&mut self, relation: &Relation) {
-        let plan = Plan::compile(&self.routes, &self.source, relation);
+    /// What the catalog said at the start of the session.
+    pub fn set_catalog(&mut self, catalog: Catalog) {
+        self.catalog = catalog;
+    }
+
+    /// The server announces a table's columns: once per session and table, and after every change. What the catalog
+    /// has to say of something new is asked on a session of its own.
+    pub fn relation(&mut self, relation: Relation) -> Result<()> {
+        let relation = self.settled(relation)?;
+        let plan = Plan::compile(&self.routes, &self.source, &relation);
         for problem in plan.problems() {
             tracing::error!(source = self.out.source, table = plan.relation, "{}", problem.0);
         }
@@ -93,6 +107,17 @@ impl Teller {
             Some((_, known)) => *known = plan,
             None => self.plans.push((relation.id, plan)),
         }
+        Ok(())
+    }
+
+    /// With what the catalog says of its columns.
+    fn settled(&mut self, mut relation: Relation) -> Result<Relation> {
+        if !self.catalog.knows(&relation) {
+            let mut session = Session::connect(&self.database)?;
+            self.catalog.learn(&mut session, std::slice::from_ref(&relation))?;
+        }
+        self.catalog.settle(&mut relation);
+        Ok(relation)
     }
 
     /// Tells a row to every route that it matches.
@@ -102,28 +127,24 @@ impl Teller {
         let Some((_, plan)) = self.plans.iter().find(|(id, _)| *id == relation) else {
             bail!("a row came before the columns of its table");
         };
-        let mut matched = false;
-        for route in &plan.routes {
-            let told = match route.matches(row) {
-                Ok(false) => continue,
-                Ok(true) => route.tell(row, open.transaction, &self.out.topics, &mut self.out.record),
-                Err(problem) => {
-                    self.out.record.key.clear();
-                    Err(problem)
-                }
-            };
-            matched = true;
-            self.out.deliver(told, (plan, route, row), open)?;
-        }
-        if plan.unknown {
-            self.out.untold(plan, row, "the routes neither tell nor ignore this published table", open)?;
-        } else if !matched {
-            self.out.metrics.unrouted.inc();
-        }
-        Ok(())
+        self.out.row(plan, row, open)
     }
 
-    /// A change that no route can express: a deleted row, a truncated table.
+    /// The routes for rows that a query answers, which are whole. The stream's own plan of that table may be for other
+    /// columns.
+    pub fn plan(&mut self, relation: &Relation) -> Result<Plan> {
+        let mut relation = self.settled(relation.clone())?;
+        relation.identity = b'f';
+        Ok(Plan::compile(&self.routes, &self.source, &relation))
+    }
+
+    /// As `row`, for a row that a query answered.
+    pub fn retell(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+        open.transaction.rows += 1;
+        self.out.row(plan, row, open)
+    }
+
+    /// A change that no route can express: a truncated table.
     pub fn untellable(&mut self, relation: u32, row: &Row<'_>, why: &str, open: &mut Open<'_>) -> Result<()> {
         open.transaction.rows += 1;
         let Some((_, plan)) = self.plans.iter().find(|(id, _)| *id == relation) else {
@@ -137,6 +158,59 @@ impl Teller {
 }
 
 impl Outlet {
+    fn row(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+        let mut matched = false;
+        for route in &plan.routes {
+            if row.op == Op::Update && row.old.is_some() {
+                match route.ended(row, &mut self.record) {
+                    Ok(None) => {}
+                    Ok(Some(ended)) => matched |= self.route((plan, route, &ended), open)?,
+                    // Whatever keeps the keys from being compared keeps the row from being told.
+                    Err(problem) => {
+                        matched = true;
+                        self.deliver(Err(problem), (plan, route, row), open)?;
+                        continue;
+                    }
+                }
+            }
+            matched |= self.route((plan, route, row), open)?;
+        }
+        if plan.unknown {
+            self.untold(plan, row, "the routes neither tell nor ignore this published table", open)?;
+        } else if row.op == Op::Delete && !plan.says_deletes() {
+            self.untold(plan, row, UNSAID, open)?;
+        } else if !matched {
+            self.metrics.unrouted.inc();
+        }
+        Ok(())
+    }
+
+    /// Tells the row by one route, if it matches.
+    #[inline]
+    fn route(
+        &mut self,
+        (plan, route, row): (&Plan, &Compiled, &Row<'_>),
+        open: &mut Open<'_>,
+    ) -> Result<bool> {
+        let tellings = route.tellings(row.op);
+        match route.matches(row) {
+            _ if tellings.is_empty() => return Ok(false),
+            Ok(false) => return Ok(false),
+            Ok(true) => {
+                for &telling in tellings {
+                    let what = (&*open.transaction, &self.topics);
+                    let told = route.tell_as(telling, row, what, &mut self.record);
+                    self.deliver(told, (plan, route, row), open)?;
+                }
+            }
+            Err(problem) => {
+                self.record.key.clear();
+                self.deliver(Err(problem), (plan, route, row), open)?;
+            }
+        }
+        Ok(true)
+    }
+
     fn deliver(
         &mut self,
         told: Result<Destination, Problem>,
@@ -159,7 +233,9 @@ impl Outlet {
 
     fn tell_topic(&mut self, topic: usize, plan: &Plan, open: &mut Open<'_>) -> Result<()> {
         let (kafka, record) = (&mut self.kafka, &self.record);
+        reach(Place::BeforeProduce);
         offer(|| kafka.tell(topic, (record, plan), open.transaction, open.ticket))?;
+        reach(Place::AfterProduce);
         self.told(Sink::Kafka, self.record.key.len() + self.record.value.len(), open);
         Ok(())
     }
@@ -174,7 +250,11 @@ impl Outlet {
     }
 
     fn told(&self, sink: Sink, bytes: usize, open: &mut Open<'_>) {
-        open.progress.tell(sink);
+        if open.transaction.retold {
+            open.progress.retell(sink);
+        } else {
+            open.progress.tell(sink);
+        }
         if sink == Sink::Kafka {
             open.transaction.told += 1;
         }

@@ -1,20 +1,47 @@
 //! Text with columns in it: `payments/{payment_id}/{version}`. `{{` and `}}` stand for braces.
 //!
+//! `{column|text}` is the text where the column is null. `{@op}`, `{@table}`, `{@schema}` and `{@source}` are what is
+//! known without a column; a column whose name begins with `@` cannot be named.
+//!
 //! Parsed once, bound to the columns of a relation when the server announces it, then written per row into a
 //! reused buffer.
 
 use std::collections::BTreeMap;
 
-use toml::Spanned;
-
 use crate::json;
-use crate::pgoutput::{Relation, Tuple, Value};
+use crate::nearest::hint;
+use crate::pgoutput::{Old, Relation, Tuple, Value};
+use crate::routes::Text;
+
+/// What happened to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Also a row that is told again, since what once happened to it is not known then.
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Op {
+    pub const ALL: [Op; 3] = [Op::Insert, Op::Update, Op::Delete];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Op::Insert => "insert",
+            Op::Update => "update",
+            Op::Delete => "delete",
+        }
+    }
+}
 
 /// A row to be told. Columns that an update left out of the log are taken from the row before it, if that is known.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
+    pub op: Op,
+    /// Of a deleted row, what the log says of it: the columns of the replica identity.
     pub new: Tuple<'a>,
-    pub old: Option<Tuple<'a>>,
+    /// Of an update: the key, if it changed, or the whole row.
+    pub old: Option<Old<'a>>,
 }
 
 /// Why a row cannot be told.
@@ -22,29 +49,80 @@ pub struct Row<'a> {
 pub struct Problem(pub String);
 
 impl<'a> Row<'a> {
+    pub fn insert(new: Tuple<'a>) -> Row<'a> {
+        Row { op: Op::Insert, new, old: None }
+    }
+
+    pub fn delete((Old::Key(old) | Old::Row(old)): Old<'a>) -> Row<'a> {
+        Row { op: Op::Delete, new: old, old: None }
+    }
+
+    /// The whole row before an update.
+    #[inline]
+    pub fn before(&self) -> Option<Tuple<'a>> {
+        match self.old {
+            Some(Old::Row(row)) => Some(row),
+            Some(Old::Key(_)) | None => None,
+        }
+    }
+
     /// The text of a column, `None` for null.
     #[inline]
     pub fn text(&self, index: usize) -> Result<Option<&'a [u8]>, Problem> {
         match self.new.get(index) {
             Value::Text(bytes) => Ok(Some(bytes)),
             Value::Null => Ok(None),
-            Value::Unchanged => match self.old.map(|old| old.get(index)) {
+            Value::Unchanged => match self.before().map(|old| old.get(index)) {
                 Some(Value::Text(bytes)) => Ok(Some(bytes)),
                 _ => Err(Problem(format!(
                     "column {} holds a large value that this update left out of the log; \
-                     `alter table … replica identity full` would carry it",
+                     `alter table … replica identity full` would carry it, and `toast = \"omit\"` on the route would \
+                     leave it out",
                     index + 1
                 ))),
             },
             Value::Binary(_) => Err(Problem(format!("column {} came in binary form", index + 1))),
         }
     }
+
+    /// Whether the log leaves the column's value open: large, unchanged, and not in the row before either.
+    #[inline]
+    pub fn is_unknown(&self, index: usize) -> bool {
+        self.new.get(index) == Value::Unchanged
+            && !matches!(self.before().map(|old| old.get(index)), Some(Value::Text(_)))
+    }
+}
+
+/// What is known of a row without its columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Op,
+    Table,
+    Schema,
+    Source,
+}
+
+impl Known {
+    const NAMES: [(&'static str, Known); 4] = [
+        ("@op", Known::Op),
+        ("@table", Known::Table),
+        ("@schema", Known::Schema),
+        ("@source", Known::Source),
+    ];
+
+    fn find(name: &str) -> Result<Known, String> {
+        let found = Known::NAMES.iter().find(|(known, _)| *known == name);
+        found.map(|&(_, known)| known).ok_or_else(|| {
+            format!("`{{{name}}}` is not known{}", hint(name, Known::NAMES.iter().map(|(known, _)| *known)))
+        })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Segment {
     Text(String),
-    Column { name: String, json: bool },
+    Column { name: String, json: bool, default: Option<String> },
+    Known(Known),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,18 +152,10 @@ impl Template {
                             None => return Err(format!("`{text}` has a `{{` without `}}`")),
                         }
                     }
-                    let (name, json) = match inside.split_once(':') {
-                        Some((name, "json")) => (name, true),
-                        Some((_, how)) => return Err(format!("`{how}` is not a form; `json` is")),
-                        None => (inside.as_str(), false),
-                    };
-                    if name.is_empty() {
-                        return Err(format!("`{text}` has braces without a column"));
-                    }
                     if !literal.is_empty() {
                         segments.push(Segment::Text(std::mem::take(&mut literal)));
                     }
-                    segments.push(Segment::Column { name: name.to_owned(), json });
+                    segments.push(segment(text, &inside)?);
                 }
                 c => literal.push(c),
             }
@@ -96,7 +166,7 @@ impl Template {
         Ok(Template { segments })
     }
 
-    /// The text, if it names no column.
+    /// The text, if it depends on nothing.
     pub fn constant(&self) -> Option<&str> {
         match self.segments.as_slice() {
             [Segment::Text(text)] => Some(text),
@@ -104,42 +174,149 @@ impl Template {
         }
     }
 
+    /// The text, if it depends on no row: only on the source and the table as the routes name them.
+    pub fn of_table(&self, source: &str, (schema, table): (&str, &str)) -> Option<String> {
+        let text = |segment: &Segment| match segment {
+            Segment::Text(text) => Some(text.clone()),
+            Segment::Known(Known::Source) => Some(source.to_owned()),
+            Segment::Known(Known::Schema) => Some(schema.to_owned()),
+            Segment::Known(Known::Table) => Some(table.to_owned()),
+            Segment::Known(Known::Op) | Segment::Column { .. } => None,
+        };
+        self.segments.iter().map(text).collect()
+    }
+
+    pub fn names_a_column(&self) -> bool {
+        self.segments.iter().any(|segment| matches!(segment, Segment::Column { .. }))
+    }
+
+    pub fn names_op(&self) -> bool {
+        self.segments.contains(&Segment::Known(Known::Op))
+    }
+
     /// The column, if the template is `{column:json}` and nothing else.
     pub fn json_column(&self) -> Option<&str> {
         match self.segments.as_slice() {
-            [Segment::Column { name, json: true }] => Some(name),
+            [Segment::Column { name, json: true, .. }] => Some(name),
             _ => None,
         }
     }
 
-    /// Looks the columns up. `names` gives some columns' values other names.
-    pub fn bind(&self, relation: &Relation, names: &Names) -> Result<Bound, Problem> {
-        let bind = |segment: &Segment| match segment {
-            Segment::Text(text) => Ok(Part::Text(text.as_bytes().into())),
-            Segment::Column { name, .. } => {
-                let index = column(relation, name)?;
-                let how = match names.get(name) {
-                    Some(names) => How::Named(
-                        names
-                            .iter()
-                            .map(|(k, v)| (k.as_bytes().into(), v.get_ref().as_bytes().into()))
-                            .collect(),
-                    ),
-                    None => How::of(relation.columns.get(index).map_or(0, |column| column.type_oid)),
-                };
-                Ok(Part::Column { index, how })
-            }
+    /// Looks the columns up.
+    pub fn bind(&self, scope: &Scope<'_>) -> Result<Bound, Problem> {
+        let bind = |segment: &Segment| {
+            Ok(match segment {
+                Segment::Text(text) => Part::Text(text.as_bytes().into()),
+                Segment::Known(Known::Table) => Part::Text(scope.relation.name.as_bytes().into()),
+                Segment::Known(Known::Schema) => Part::Text(scope.relation.schema.as_bytes().into()),
+                Segment::Known(Known::Source) => Part::Text(scope.source.as_bytes().into()),
+                Segment::Known(Known::Op) => Part::Op(scope.ops()?),
+                Segment::Column { name, default, .. } => Part::Column {
+                    index: scope.column(name)?,
+                    how: scope.how(name)?,
+                    default: default.as_ref().map(|text| text.as_bytes().into()),
+                },
+            })
         };
         Ok(Bound { parts: self.segments.iter().map(bind).collect::<Result<_, _>>()? })
     }
 }
 
-pub type Names = BTreeMap<String, BTreeMap<String, Spanned<String>>>;
+/// The inside of braces.
+fn segment(text: &str, inside: &str) -> Result<Segment, String> {
+    let (inside, default) = match inside.split_once('|') {
+        Some((inside, default)) => (inside, Some(default.to_owned())),
+        None => (inside, None),
+    };
+    let (name, json) = match inside.split_once(':') {
+        Some((name, "json")) => (name, true),
+        Some((_, how)) => return Err(format!("`{how}` is not a form; `json` is")),
+        None => (inside, false),
+    };
+    if name.is_empty() {
+        return Err(format!("`{text}` has braces without a column"));
+    }
+    if name.starts_with('@') {
+        let plain = default.is_none() && !json;
+        return if plain {
+            Known::find(name).map(Segment::Known)
+        } else {
+            Err(format!("`{name}` is never null, and text"))
+        };
+    }
+    if json && default.is_some() {
+        return Err(format!("`{text}`: a column in its JSON form has no default; null is null there"));
+    }
+    Ok(Segment::Column { name: name.to_owned(), json, default })
+}
+
+pub type Names = BTreeMap<String, BTreeMap<String, Text>>;
+
+/// What a template's names are looked up in.
+#[derive(Debug, Clone, Copy)]
+pub struct Scope<'a> {
+    pub source: &'a str,
+    pub relation: &'a Relation,
+    /// Gives some columns' values other names.
+    pub names: &'a Names,
+    /// Of a deleted row only the columns of the replica identity are known.
+    pub deleted: bool,
+}
+
+impl Scope<'_> {
+    /// Where the column is in its relation.
+    pub fn column(&self, name: &str) -> Result<usize, Problem> {
+        let index = column(self.relation, name)?;
+        if self.deleted && !self.relation.tells_when_deleted(index) {
+            return Err(Problem(format!(
+                "column {name} of a deleted row of {0}.{1} is not in the log: \
+                 `alter table {0}.{1} replica identity full` puts it there",
+                self.relation.schema, self.relation.name
+            )));
+        }
+        Ok(index)
+    }
+
+    pub fn type_oid(&self, index: usize) -> u32 {
+        self.relation.columns.get(index).map_or(json::TEXT, |column| column.type_oid)
+    }
+
+    fn how(&self, name: &str) -> Result<How, Problem> {
+        Ok(match self.names.get(name) {
+            Some(names) => How::Named(
+                names.iter().map(|(k, v)| (k.as_bytes().into(), v.get_ref().as_bytes().into())).collect(),
+            ),
+            None => How::of(self.type_oid(column(self.relation, name)?)),
+        })
+    }
+
+    /// What the operations are called.
+    fn ops(&self) -> Result<[Box<[u8]>; 3], Problem> {
+        let names = self.names.get("@op");
+        let name = |op: Op| match names {
+            None => Ok(op.name().as_bytes().into()),
+            Some(names) => match names.get(op.name()) {
+                Some(name) => Ok(name.get_ref().as_bytes().into()),
+                None if (op == Op::Delete) == self.deleted => {
+                    Err(Problem(format!("`names` has no name for the @op `{}`", op.name())))
+                }
+                None => Ok(Box::default()),
+            },
+        };
+        Ok([name(Op::Insert)?, name(Op::Update)?, name(Op::Delete)?])
+    }
+}
 
 /// Where the column is in its relation.
 pub fn column(relation: &Relation, name: &str) -> Result<usize, Problem> {
     relation.columns.iter().position(|column| column.name == name).ok_or_else(|| {
-        Problem(format!("column {name} of {}.{} is not published", relation.schema, relation.name))
+        let known = relation.columns.iter().map(|column| column.name.as_str());
+        Problem(format!(
+            "column {name} of {}.{} is not published{}",
+            relation.schema,
+            relation.name,
+            hint(name, known)
+        ))
     })
 }
 
@@ -148,6 +325,8 @@ enum How {
     Raw,
     /// `timestamp with time zone`, written as RFC 3339.
     Instant,
+    /// A JSON string.
+    Quoted,
     Named(BTreeMap<Box<[u8]>, Box<[u8]>>),
 }
 
@@ -160,7 +339,13 @@ impl How {
 #[derive(Debug, Clone)]
 enum Part {
     Text(Box<[u8]>),
-    Column { index: usize, how: How },
+    Column {
+        index: usize,
+        how: How,
+        default: Option<Box<[u8]>>,
+    },
+    /// By operation.
+    Op([Box<[u8]>; 3]),
 }
 
 /// A template whose columns are found.
@@ -170,11 +355,28 @@ pub struct Bound {
 }
 
 impl Bound {
-    pub fn constant(&self) -> Option<&[u8]> {
-        match self.parts.as_slice() {
-            [Part::Text(text)] => Some(text),
-            _ => None,
+    /// The table's key: one column as text, several as a JSON array of texts, since no separator is safe.
+    pub fn identity(relation: &Relation) -> Result<Bound, Problem> {
+        let keys = relation.columns.iter().enumerate().filter(|(_, column)| column.key);
+        let keys: Vec<(usize, u32)> = keys.map(|(index, column)| (index, column.type_oid)).collect();
+        let part = |index, how| Part::Column { index, how, default: None };
+        let mut parts = Vec::new();
+        match keys.as_slice() {
+            [] => {
+                let (schema, name) = (&relation.schema, &relation.name);
+                return Err(Problem(format!("{schema}.{name} has no primary key: give it a `key`")));
+            }
+            &[(index, type_oid)] => parts.push(part(index, How::of(type_oid))),
+            several => {
+                let mut lead: &[u8] = b"[";
+                for &(index, _) in several {
+                    parts.extend([Part::Text(lead.into()), part(index, How::Quoted)]);
+                    lead = b",";
+                }
+                parts.push(Part::Text(b"]".as_slice().into()));
+            }
         }
+        Ok(Bound { parts })
     }
 
     /// Appends the text of this row. `Ok(false)`: a column is null, and nothing was appended.
@@ -184,17 +386,23 @@ impl Bound {
         for part in &self.parts {
             match part {
                 Part::Text(text) => out.extend_from_slice(text),
-                Part::Column { index, how } => {
+                Part::Column { index, how, default } => {
                     let Some(text) = row.text(*index)? else {
+                        if let Some(default) = default {
+                            out.extend_from_slice(default);
+                            continue;
+                        }
                         out.truncate(start);
                         return Ok(false);
                     };
                     match how {
                         How::Raw => out.extend_from_slice(text),
                         How::Instant => json::instant(text, out),
+                        How::Quoted => json::string(text, out),
                         How::Named(names) => out.extend_from_slice(named(names, text)?),
                     }
                 }
+                Part::Op(names) => out.extend_from_slice(&names[row.op as usize]),
             }
         }
         Ok(true)
@@ -232,8 +440,19 @@ mod tests {
 
     #[test]
     fn broken_templates_say_why() {
-        for bad in ["{", "}", "{}", "a}b", "{a", "{a:int}"] {
+        for bad in
+            ["{", "}", "{}", "a}b", "{a", "{a:int}", "{|x}", "{@ops}", "{@op|x}", "{@op:json}", "{a:json|x}"]
+        {
             assert!(Template::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_depends_on_the_table_alone_is_known_early() {
+        let of = |text: &str| Template::parse(text).unwrap().of_table("s", ("public", "t"));
+        assert_eq!(of("{@source}.{@schema}.{@table}").as_deref(), Some("s.public.t"));
+        assert_eq!(of("a").as_deref(), Some("a"));
+        assert_eq!(of("{@table}.{@op}"), None);
+        assert_eq!(of("{a}"), None);
     }
 }

@@ -77,6 +77,15 @@ pub struct Session {
 impl Session {
     /// Connects as a logical walsender of the URL's database.
     pub fn connect(config: &Config) -> Result<Session> {
+        Session::open(config, &[("replication", "database"), ("application_name", "cdc-relay")])
+    }
+
+    /// Connects as any client does, to read rows in the very text forms that the stream has.
+    pub fn connect_to_read(config: &Config) -> Result<Session> {
+        Session::open(config, &[("application_name", "cdc-relay snapshot")])
+    }
+
+    fn open(config: &Config, kind: &[(&str, &str)]) -> Result<Session> {
         if config.get_ssl_mode() == SslMode::Require {
             return protocol("sslmode=require is not supported yet: use a private network or a local socket");
         }
@@ -87,8 +96,6 @@ impl Session {
         let parameters = [
             ("user", user),
             ("database", config.get_dbname().unwrap_or(user)),
-            ("replication", "database"),
-            ("application_name", "cdc-relay"),
             ("client_encoding", "UTF8"),
             // The text forms that `json` writes onward almost unchanged.
             ("DateStyle", "ISO, YMD"),
@@ -97,15 +104,22 @@ impl Session {
             ("bytea_output", "hex"),
             ("extra_float_digits", "3"),
             ("statement_timeout", "0"),
+            ("standard_conforming_strings", "on"),
         ];
         let options = config.get_options().map(|options| ("options", options));
         let mut out = BytesMut::new();
-        frontend::startup_message(parameters.into_iter().chain(options), &mut out)?;
+        let parameters = parameters.into_iter().chain(kind.iter().copied());
+        frontend::startup_message(parameters.chain(options), &mut out)?;
         session.socket.write_all(&out)?;
         session.authenticate(user, config.get_password().unwrap_or_default())?;
         // From here on only the server's own slowness counts, such as making a slot while transactions run.
-        session.socket.set_timeouts(Duration::from_secs(120))?;
+        session.patience(Duration::from_secs(120))?;
         Ok(session)
+    }
+
+    /// How long the server may be silent.
+    pub fn patience(&self, silence: Duration) -> Result<()> {
+        Ok(self.socket.set_timeouts(silence)?)
     }
 
     fn authenticate(&mut self, user: &str, password: &[u8]) -> Result<()> {
@@ -161,11 +175,42 @@ impl Session {
         }
     }
 
+    /// Runs one statement and hands over its rows, one by one, as `pgoutput::data_row` reads them. Nothing is kept:
+    /// the server waits for as long as `row` does. After an error the session is of no further use.
+    pub fn each(
+        &mut self,
+        sql: &str,
+        mut row: impl FnMut(&[u8]) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut out = BytesMut::new();
+        frontend::query(sql, &mut out)?;
+        self.socket.write_all(&out)?;
+        let mut failed = None;
+        loop {
+            match self.message()? {
+                Message::DataRow(body) => row(body.buffer())?,
+                Message::ErrorResponse(body) => failed = Some(server_error(body.fields())),
+                Message::ReadyForQuery(_) => return failed.map_or(Ok(()), |error| Err(error.into())),
+                _ => {}
+            }
+        }
+    }
+
     /// Begins streaming where the slot stands: 0/0 asks for no position, since the slot knows best.
-    pub fn start(mut self, slot: &str, publication: &str) -> Result<Replication> {
-        let publication = publication.replace('"', "\"\"").replace('\'', "''");
+    pub fn start(self, slot: &str, publications: &[&str]) -> Result<Replication> {
+        self.stream(slot, publications, "")
+    }
+
+    /// As `start`, with the messages of `pg_logical_emit_message` (PostgreSQL 14 and later).
+    pub fn start_with_messages(self, slot: &str, publications: &[&str]) -> Result<Replication> {
+        self.stream(slot, publications, ", messages 'true'")
+    }
+
+    fn stream(mut self, slot: &str, publications: &[&str], options: &str) -> Result<Replication> {
+        let quoted = |name: &&str| format!("\"{}\"", name.replace('"', "\"\"").replace('\'', "''"));
+        let publications = publications.iter().map(quoted).collect::<Vec<_>>().join(",");
         let sql = format!(
-            "START_REPLICATION SLOT \"{}\" LOGICAL 0/0 (proto_version '1', publication_names '\"{publication}\"')",
+            "START_REPLICATION SLOT \"{}\" LOGICAL 0/0 (proto_version '1', publication_names '{publications}'{options})",
             slot.replace('"', "\"\"")
         );
         let mut out = BytesMut::new();
@@ -228,3 +273,7 @@ fn server_error(mut fields: ErrorFields<'_>) -> WireError {
     }
     WireError::Server { code, message }
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

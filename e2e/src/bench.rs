@@ -1,6 +1,7 @@
 //! `cargo stack bench NAME`: what a running stack does per second, how long a payment takes, and where the
 //! processor time goes.
 //!
+//! * [`relay`]: the relay beside Debezium, on one backlog.
 //! * [`saga`]: whole payments: a closed loop beside the SQL floor, then open loops at given rates.
 //!
 //! The generator shares the machine with everything it measures, so it is kept cheap and accounts for itself.
@@ -14,6 +15,7 @@ pub mod floor;
 pub mod floor_sql;
 pub mod latency;
 pub mod open;
+pub mod relay;
 pub mod report;
 pub mod saga;
 pub mod users;
@@ -28,11 +30,14 @@ use crate::stack::Stack;
 pub enum Bench {
     /// Whole payments: settled per second beside what SQL alone could do, latencies, processor time.
     Saga(saga::Options),
+    /// The relay beside Debezium and `pg_recvlogical`: rows per second, processor time, memory, latencies.
+    Relay(relay::Options),
 }
 
-/// Measures, prints the figures, and fails if money or a payment went missing meanwhile.
+/// Measures, prints the figures, and fails if money, a payment or a row went missing meanwhile.
 pub async fn run(stack: &Stack, bench: &Bench) -> Result<()> {
     match bench {
         Bench::Saga(options) => saga::run(stack, options).await,
+        Bench::Relay(options) => relay::run(stack, options).await,
     }
 }

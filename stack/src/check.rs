@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::cli::in_ci;
@@ -18,7 +18,7 @@ use crate::layout::Layout;
 use crate::output::say;
 use crate::process::ProcessId;
 use crate::services::INSTANCES;
-use crate::up::{Extent, Wish, up};
+use crate::up::{Extent, Wish, afresh};
 use crate::{down, environment, logs, workspace};
 use totals::Totals;
 
@@ -27,6 +27,9 @@ pub struct TestArgs {
     /// Only this step.
     #[arg(long, value_enum)]
     only: Option<Step>,
+    /// Long tests too: minutes of outages.
+    #[arg(long)]
+    all: bool,
     /// Where the stack under test keeps its things. Not STACK_DIR: a stack in use is never tested on.
     #[arg(long, env = "STACK_TEST_DIR", default_value = ".stack-test")]
     dir: PathBuf,
@@ -51,9 +54,9 @@ enum Step {
 
 const STEPS: [Step; 5] = [Step::Format, Step::Lint, Step::Deny, Step::Unit, Step::Stack];
 
-/// Places at which a processor ends. The whole workspace is named with it, so that no third-party crate is built
-/// twice.
-const FAILPOINTS: &str = "processor-svc/failpoints";
+/// Places at which a processor or a relay ends. The whole workspace is named with them, so that no third-party crate
+/// is built twice.
+const FAILPOINTS: &str = "processor-svc/failpoints,cdc-relay/failpoints";
 
 /// # Errors
 /// When anything failed; everything has been run by then.
@@ -76,7 +79,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             }
             Step::Deny => deny(&layout, &mut totals),
             Step::Unit => tests(&layout, &["--lib", "--bins"], &mut totals),
-            Step::Stack => against_a_stack(&layout, &mut totals),
+            Step::Stack => against_a_stack(&layout, args.all, &mut totals),
         }
         let failed = totals.failed - before.failed;
         let word = if failed == 0 { "ok" } else { "FAILED" };
@@ -151,12 +154,17 @@ fn watch(mut command: Command) -> Result<Totals> {
     Ok(totals)
 }
 
-fn against_a_stack(layout: &Layout, totals: &mut Totals) {
+fn against_a_stack(layout: &Layout, all: bool, totals: &mut Totals) {
     let before = totals.failed;
-    totals.one(fresh(layout));
+    let owner = ProcessId::me().context("no /proc");
+    totals.one(owner.and_then(|owner| {
+        let wish = Wish { extent: Extent::Services, yes: in_ci(), owner: Some(owner) };
+        afresh(layout, &wish)
+    }));
     if totals.failed == before {
         totals.one(workspace::e2e(layout, &["first-payment"]));
-        tests(layout, &["--test", "*"], totals);
+        let which: &[&str] = if all { &["--test", "*", "--", "--include-ignored"] } else { &["--test", "*"] };
+        tests(layout, which, totals);
         ends(layout, totals);
     }
     if totals.failed > before {
@@ -170,20 +178,11 @@ fn against_a_stack(layout: &Layout, totals: &mut Totals) {
     }
 }
 
-/// Processors that end at each of their failpoints. Their program takes the place of the one without; the build
-/// line puts that back, which it does without compiling (cargo keeps both), so that nobody runs the other.
+/// Processors and relays that end at each of their failpoints. Their programs take the place of those without; the
+/// build line puts these back, which it does without compiling (cargo keeps both), so that nobody runs the other.
 fn ends(layout: &Layout, totals: &mut Totals) {
     tests(layout, &["--features", FAILPOINTS, "--test", "it", "ends::"], totals);
     totals.one(cargo(layout, &["build", "--release", "--workspace", "--quiet"]));
-}
-
-/// Up from nothing: data of an earlier run would hide what a first start does.
-fn fresh(layout: &Layout) -> Result<()> {
-    down::down(layout)?;
-    down::remove(layout)?;
-    std::fs::create_dir_all(&layout.dir)?;
-    let Some(owner) = ProcessId::me() else { bail!("no /proc") };
-    up(layout, &Wish { extent: Extent::Services, yes: in_ci(), owner: Some(owner) })
 }
 
 fn show_logs(layout: &Layout) {

@@ -13,7 +13,7 @@ use crate::process::ProcessId;
 use crate::servers::Server;
 use crate::services::Instance;
 use crate::up::{Extent, Wish, up, wait_for_server, wait_for_service};
-use crate::{check, down, k6, launch, logs, status, supervisor, workspace};
+use crate::{bench, check, down, k6, launch, logs, status, supervisor, workspace};
 
 /// The servers and services of Coro on this machine, as supervised processes.
 ///
@@ -76,7 +76,7 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure.
+    /// Measure the running stack (saga), or the relay beside Debezium on servers of its own (relay).
     Bench {
         name: String,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -170,11 +170,7 @@ fn run(action: Action) -> Result<()> {
             let all = std::iter::once("chaos").chain(arguments.iter().map(String::as_str));
             workspace::e2e(&layout, &all.collect::<Vec<_>>())
         }
-        Action::Bench { name, arguments } => {
-            let mut all = vec!["bench", name.as_str()];
-            all.extend(arguments.iter().map(String::as_str));
-            workspace::e2e(&layout, &all)
-        }
+        Action::Bench { name, arguments } => bench::run(&layout, &name, &arguments),
         Action::K6 { name, arguments } => {
             drop(connect(&layout)?);
             k6::run(&layout, &name, &arguments)

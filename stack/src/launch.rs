@@ -64,11 +64,16 @@ pub fn command(spec: &Spec, member: &str) -> Command {
 /// # Errors
 /// When it cannot be started or fails; its last output is in the message.
 pub fn tool(cwd: &Path, uid: Option<u32>, argv: &[String], env: &BTreeMap<String, String>) -> Result<String> {
-    let mut command = launcher(cwd, uid);
-    command.arg("--").args(argv).env_clear().envs(env).stdin(Stdio::null());
+    let [program, arguments @ ..] = argv else { bail!("no command") };
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(cwd).env_clear().envs(env).stdin(Stdio::null());
+    if let Some(uid) = uid {
+        // As root this also drops the supplementary groups.
+        command.gid(uid).uid(uid);
+    }
     command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     command.env("LANG", "C.UTF-8").env("HOME", cwd);
-    let output = command.output()?;
+    let output = command.output().with_context(|| format!("cannot run {program}"))?;
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if !output.status.success() {

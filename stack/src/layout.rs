@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// The unprivileged user of servers when the stack is run by root (`nobody`).
 const SERVER_UID: u32 = 65534;
@@ -163,12 +163,21 @@ impl Layout {
     /// The password of every login in this stack: made at the first use, kept where only the caller can read it.
     ///
     /// # Errors
-    /// When it can be neither read nor written.
+    /// When it can be neither read nor written, or there are data that an earlier one protects.
     pub fn password(&self) -> Result<String> {
         let path = self.dir.join("password");
         if let Ok(password) = fs::read_to_string(&path) {
             return Ok(password.trim().to_owned());
         }
+        // A clone was removed and another took its place: the data are elsewhere and outlived it.
+        let cluster = self.postgres_data();
+        ensure!(
+            !cluster.exists(),
+            "{} holds data of a stack whose folder {} was removed, and its password with it. To start afresh: \
+             cargo stack clean",
+            cluster.display(),
+            self.dir.display()
+        );
         let mut bytes = [0_u8; 16];
         std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
         let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -258,6 +267,26 @@ mod tests {
         assert_eq!(layout.socket(), Path::new("/w/.stack/control.sock"));
         let deep = Layout { dir: format!("/{}", "x".repeat(120)).into(), ..layout };
         assert!(deep.socket().as_os_str().len() < 100);
+    }
+
+    #[test]
+    fn a_password_is_not_replaced_under_data_that_it_protects() {
+        let folder = env::temp_dir().join(format!("stack-password-{}", std::process::id()));
+        let layout = Layout {
+            root: folder.clone(),
+            dir: folder.join("dir"),
+            data: folder.join("data"),
+            cache: folder.clone(),
+            base_port: 22_000,
+            uid: None,
+        };
+        fs::create_dir_all(&layout.dir).unwrap();
+        let first = layout.password().unwrap();
+        fs::create_dir_all(layout.postgres_data()).unwrap();
+        assert_eq!(layout.password().unwrap(), first);
+        fs::remove_file(layout.dir.join("password")).unwrap();
+        assert!(layout.password().unwrap_err().to_string().contains("cargo stack clean"));
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

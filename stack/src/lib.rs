@@ -6,21 +6,23 @@
 pub mod cli;
 
 pub mod control;
+pub mod environment;
 pub mod layout;
 pub mod process;
+pub mod servers;
 pub mod spec;
 
 mod backoff;
+mod bench;
 mod check;
+mod debezium;
 mod down;
-mod environment;
 mod install;
 mod k6;
 mod launch;
 mod logs;
 mod output;
 mod probe;
-mod servers;
 mod services;
 mod state;
 mod status;

@@ -22,6 +22,11 @@ pub struct Step {
 }
 
 impl Step {
+    /// One that nobody watches.
+    pub fn silent() -> Self {
+        Self { bar: ProgressBar::hidden() }
+    }
+
     /// What it is doing just now. Not shown when piped.
     pub fn now(&self, message: impl Into<String>) {
         let mut message: String = message.into();

@@ -8,6 +8,7 @@ pub mod rabbitmq;
 pub mod redis;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -81,6 +82,15 @@ impl Server {
             Self::Prometheus => prometheus::prepare(layout),
             Self::HaProxy => haproxy::prepare(layout),
         }
+    }
+
+    /// What to run for this server alone, unsupervised: for tests that kill it. The layout must be its own.
+    ///
+    /// # Errors
+    /// As [`Server::prepare`].
+    pub fn alone(self, layout: &Layout) -> Result<Vec<Spec>> {
+        fs::create_dir_all(layout.dir.join("logs"))?;
+        self.prepare(layout, &Step::silent())
     }
 
     pub fn ready(self, layout: &Layout, password: &str) -> bool {

@@ -11,7 +11,7 @@ use crate::process::ProcessId;
 use crate::servers::{Server, kafka};
 use crate::services::{INSTANCES, Instance};
 use crate::spec::Spec;
-use crate::{environment, install, logs, probe, process, state, supervisor, workspace};
+use crate::{down, environment, install, logs, probe, process, state, supervisor, workspace};
 
 /// How long a service may take to say it is ready: it waits for topics and for the others by itself.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(90);
@@ -34,6 +34,17 @@ pub struct Wish {
     pub yes: bool,
     /// The stack goes down with this process.
     pub owner: Option<ProcessId>,
+}
+
+/// As [`up`], from nothing: data of an earlier run would hide what a first start does.
+///
+/// # Errors
+/// As [`up`], or when something of an earlier run cannot be removed.
+pub fn afresh(layout: &Layout, wish: &Wish) -> Result<()> {
+    down::down(layout)?;
+    down::remove(layout)?;
+    std::fs::create_dir_all(&layout.dir)?;
+    up(layout, wish)
 }
 
 /// # Errors

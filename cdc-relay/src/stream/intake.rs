@@ -7,66 +7,71 @@ use anyhow::{Result, bail};
 use super::Stream;
 use crate::copy::Frame;
 use crate::lsn::{Lsn, PgTime};
-use crate::pgoutput::{self, Message, Old, Tuple};
-use crate::progress::Sink;
+use crate::pgoutput::{self, Message, Tuple};
+use crate::snapshot::{self, Mark};
+use crate::state;
 use crate::tell::Open;
-use crate::template::Row;
+use crate::template::{Op, Row};
 
 impl Stream<'_> {
     /// Reads once, and takes in every whole frame.
     pub(super) fn read(&mut self) -> Result<()> {
         let read = self.wire.read()?;
-        let (now, departed) = (Instant::now(), self.acks.departed(Sink::Kafka));
+        let now = Instant::now();
         if read > 0 {
             self.heard_at = now;
         }
         self.metrics.reads.inc();
         self.metrics.received_bytes.inc_by(read as u64);
-        self.teller.expect(self.pace.is_backlog(read));
+        self.teller.expect(self.pace.load(read));
         while let Some(frame) = self.wire.frame()? {
             match frame {
                 Frame::Data(range) => self.message(&range)?,
                 Frame::Keepalive { wal_end, reply } => {
                     self.reply_wanted |= reply;
                     if !self.in_transaction {
+                        self.history.idle(wal_end)?;
                         self.progress.idle(wal_end);
                     }
                 }
             }
         }
-        self.pace.read(now, read, self.acks.departed(Sink::Kafka) - departed);
+        self.pace.read(now, read);
         Ok(())
     }
 
     fn message(&mut self, range: &std::ops::Range<usize>) -> Result<()> {
-        let Stream { wire, scratch, teller, progress, transaction, .. } = self;
+        let Stream { wire, scratch, teller, progress, transaction, snapshots, .. } = self;
         let message = pgoutput::decode(wire.bytes(range), scratch)?;
-        let (relation, row, refused) = match message {
-            Message::Insert { relation, new } => (relation, Row { new, old: None }, None),
-            Message::Update { relation, old, new } => (relation, Row { new, old: whole(old) }, None),
-            Message::Delete { relation, old: Old::Key(new) | Old::Row(new) } => {
-                (relation, Row { new, old: None }, Some("the row was deleted, which no route can tell"))
+        if let Some(snapshots) = snapshots {
+            snapshots.hear(&message, self.xid);
+        }
+        let (relation, row) = match message {
+            Message::Insert { relation, new } => (relation, Row::insert(new)),
+            Message::Update { relation, old, new } => (relation, Row { op: Op::Update, new, old }),
+            Message::Delete { relation, old } => (relation, Row::delete(old)),
+            Message::Relation(relation) => return teller.relation(relation),
+            Message::Begin { commit_lsn, committed_at, xid } => {
+                self.xid = xid;
+                return self.begin(commit_lsn, committed_at);
             }
-            Message::Relation(relation) => {
-                teller.relation(&relation);
-                return Ok(());
-            }
-            Message::Begin { commit_lsn, committed_at, .. } => return self.begin(commit_lsn, committed_at),
             Message::Commit { commit_lsn, end_lsn, .. } => return self.commit(commit_lsn, end_lsn),
             Message::Truncate { relations, .. } => {
                 let oids: Vec<u32> =
                     relations.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid)).collect();
                 return self.truncate(&oids);
             }
+            // What was written to the log for us: each kind by its prefix.
+            Message::Logical { transactional: true, prefix: snapshot::PREFIX, content, .. } => {
+                let mark = Mark::parse(content);
+                return self.mark(mark);
+            }
             Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => return Ok(()),
         };
         let Some(ticket) = self.open else { return Ok(()) };
         let again = transaction.commit_lsn < self.origin.told;
         let mut open = Open { transaction, ticket, progress, again };
-        match refused {
-            None => teller.row(relation, &row, &mut open),
-            Some(why) => teller.untellable(relation, &row, why, &mut open),
-        }
+        teller.row(relation, &row, &mut open)
     }
 
     fn begin(&mut self, commit_lsn: Lsn, committed_at: PgTime) -> Result<()> {
@@ -74,18 +79,28 @@ impl Stream<'_> {
             bail!("a transaction began inside another");
         }
         self.in_transaction = true;
-        // The slot was confirmed later than the memory was written: all sinks have these already.
-        if commit_lsn < self.passed_over {
+        // The memory was written before the slot was confirmed: all sinks have these already.
+        if self.history.begins(state::Mark { commit_lsn, committed_at: committed_at.0 })? {
             self.open = None;
             return Ok(());
         }
         let transaction = &mut self.transaction;
         (transaction.commit_lsn, transaction.committed_at) = (commit_lsn, committed_at);
         (transaction.previous, transaction.rows, transaction.told) = (self.last_told, 0, 0);
+        transaction.retold = false;
         transaction.time.clear();
         committed_at.write_rfc3339(&mut transaction.time);
         self.open = Some(self.progress.begin(commit_lsn, committed_at));
         Ok(())
+    }
+
+    /// The stream met the mark of a chunk of existing rows.
+    fn mark(&mut self, mark: Option<Mark>) -> Result<()> {
+        let Stream { teller, progress, transaction, snapshots, .. } = self;
+        let (Some(mark), Some(ticket), Some(snapshots)) = (mark, self.open, snapshots) else { return Ok(()) };
+        transaction.retold = true;
+        let mut open = Open { transaction, ticket, progress, again: false };
+        snapshots.meet(mark, teller, &mut open)
     }
 
     fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<()> {
@@ -109,7 +124,7 @@ impl Stream<'_> {
         for relation in relations {
             let Stream { teller, progress, transaction, .. } = self;
             let mut open = Open { transaction, ticket, progress, again: false };
-            let row = Row { new: Tuple::none(), old: None };
+            let row = Row::insert(Tuple::none());
             teller.untellable(
                 *relation,
                 &row,
@@ -118,12 +133,5 @@ impl Stream<'_> {
             )?;
         }
         Ok(())
-    }
-}
-
-fn whole(old: Option<Old<'_>>) -> Option<Tuple<'_>> {
-    match old {
-        Some(Old::Row(row)) => Some(row),
-        Some(Old::Key(_)) | None => None,
     }
 }

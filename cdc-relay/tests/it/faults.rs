@@ -1,66 +1,24 @@
-//! Kills under load: nothing is lost, nothing overtakes.
+//! Sessions and relays that end under load: nothing is lost, nothing overtakes, nothing is invented.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::kafka::{Event, chain, distinct, first_tellings};
+use rustix::process::Signal;
+
+use crate::kafka::distinct;
+use crate::load::under_load;
 use crate::rig::{Rig, connect};
-
-const OWNERS: i64 = 5;
-
-/// Commits versions of a few rows, one transaction each, until told to stop. Answers the number of rows told.
-async fn load(url: String, stop: Arc<AtomicBool>) -> i64 {
-    let sql = connect(&url).await;
-    let insert = sql
-        .prepare(
-            "insert into items (owner, id, version, note) select 'o' || n, 1, $1, repeat('x', 200)
-             from generate_series(1, $2::int8) n
-             on conflict (owner, id) do update set version = excluded.version",
-        )
-        .await
-        .expect("statement");
-    let mut version = 0;
-    while !stop.load(Ordering::Relaxed) {
-        version += 1;
-        sql.execute(&insert, &[&version, &OWNERS]).await.expect("commit");
-        // Slow enough that reading the topic again and again stays quick.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    i64::from(version) * OWNERS
-}
-
-/// Every version of every owner, first told in order, in one closed chain.
-fn whole(events: &[Event], rows: i64) {
-    let versions: BTreeMap<String, Vec<i64>> = first_tellings(events)
-        .into_iter()
-        .map(|(owner, events)| {
-            (owner, events.iter().map(|event| event.json()["version"].as_i64().expect("version")).collect())
-        })
-        .collect();
-    assert_eq!(versions.len() as i64, OWNERS);
-    for (owner, versions) in versions {
-        assert!(versions.iter().copied().eq(1..=rows / OWNERS), "{owner}: {versions:?}");
-    }
-    assert_eq!(chain(events) as i64, rows / OWNERS);
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_the_walsender_under_load_loses_and_reorders_nothing() {
     let mut rig = Rig::new("walsender").await;
-    let relay = rig.streaming().await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let load = tokio::spawn(load(rig.url.clone(), Arc::clone(&stop)));
+    let (relay, oracle, load) = under_load(&mut rig, true).await;
     let mut kills = 0;
     for _ in 0..20 {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
         kills += i32::from(rig.kill_walsender().await);
     }
-    stop.store(true, Ordering::Relaxed);
-    let rows = load.await.expect("load");
-    let events = distinct(&rig.topic(), rows as usize).await;
-    whole(&events, rows);
+    load.stop().await;
+    oracle.judge(&rig).await.expect(200);
     assert!(kills >= 5, "only {kills} sessions were hit");
     drop(relay);
 }
@@ -68,20 +26,63 @@ async fn killing_the_walsender_under_load_loses_and_reorders_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_the_relay_under_load_loses_and_reorders_nothing() {
     let mut rig = Rig::new("kill9").await;
-    let stop = Arc::new(AtomicBool::new(false));
-    rig.streaming().await.kill();
-    let load = tokio::spawn(load(rig.url.clone(), Arc::clone(&stop)));
+    let (first, oracle, load) = under_load(&mut rig, true).await;
+    first.kill();
     for round in 0..8u64 {
         let relay = rig.streaming().await;
         // At another moment every time: before, during and after writes of the memory and of the slot.
         tokio::time::sleep(Duration::from_millis(60 + 47 * round)).await;
         relay.kill();
     }
-    stop.store(true, Ordering::Relaxed);
-    let rows = load.await.expect("load");
+    load.stop().await;
     let relay = rig.streaming().await;
-    let events = distinct(&rig.topic(), rows as usize).await;
-    whole(&events, rows);
+    oracle.judge(&rig).await.expect(200);
+    drop(relay);
+}
+
+/// Its session is taken from it while it sleeps. What it still had in hand when it wakes was told by the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_was_asleep_cannot_spoil_what_its_successor_told() {
+    let mut rig = Rig::new("asleep").await;
+    rig.url = format!("{}?options=-c%20wal_sender_timeout%3D1500ms", rig.url);
+    let (mut sleeper, oracle, load) = under_load(&mut rig, true).await;
+    for _ in 0..3 {
+        let other = rig.start();
+        other.state("standby").await;
+        sleeper.signal(Signal::STOP);
+        other.streams().await;
+        load.more(100).await;
+        sleeper.signal(Signal::CONT);
+        sleeper.state("standby").await;
+        // Now and not later: perhaps the sleeper has just written what it remembered.
+        other.kill();
+        sleeper.streams().await;
+        load.more(50).await;
+        sleeper = {
+            sleeper.kill();
+            rig.streaming().await
+        };
+    }
+    load.stop().await;
+    oracle.judge(&rig).await.expect(400);
+    drop(sleeper);
+}
+
+/// Two relays, of which one after the other dies.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_takes_over_under_load_loses_and_reorders_nothing() {
+    let mut rig = Rig::new("relief").await;
+    let (mut relay, oracle, load) = under_load(&mut rig, true).await;
+    for _ in 0..4 {
+        let standby = rig.start();
+        standby.state("standby").await;
+        load.more(60).await;
+        relay.kill();
+        relay = standby;
+        relay.streams().await;
+    }
+    load.stop().await;
+    oracle.judge(&rig).await.expect(300);
     drop(relay);
 }
 

@@ -32,18 +32,19 @@ impl Event {
     }
 }
 
-fn config() -> ClientConfig {
+fn config(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", server("KAFKA_BROKERS"))
-        .set("group.id", "it")
-        .set("enable.auto.commit", "false");
+    config.set("bootstrap.servers", brokers).set("group.id", "it").set("enable.auto.commit", "false");
     config
 }
 
 /// Everything in the topic now, by partition and offset. Nothing if it does not exist.
 pub fn read(topic: &str) -> Vec<Event> {
-    let consumer: BaseConsumer = config().set("fetch.wait.max.ms", "10").create().expect("consumer");
+    read_from(&server("KAFKA_BROKERS"), topic)
+}
+
+pub fn read_from(brokers: &str, topic: &str) -> Vec<Event> {
+    let consumer: BaseConsumer = config(brokers).set("fetch.wait.max.ms", "10").create().expect("consumer");
     let timeout = Duration::from_secs(10);
     let metadata = consumer.fetch_metadata(Some(topic), timeout).expect("metadata");
     let mut events = Vec::new();
@@ -60,6 +61,39 @@ pub fn read(topic: &str) -> Vec<Event> {
         }
     }
     events
+}
+
+/// Where topics end.
+pub struct Ends {
+    consumer: BaseConsumer,
+    partitions: Vec<(String, i32)>,
+}
+
+impl Ends {
+    pub fn of(brokers: &str, topics: &[String]) -> Ends {
+        let consumer: BaseConsumer = config(brokers).create().expect("consumer");
+        let partitions = topics.iter().flat_map(|name| {
+            let metadata = consumer.fetch_metadata(Some(name), Duration::from_secs(10)).expect("metadata");
+            let found = metadata.topics().iter().flat_map(|topic| topic.partitions());
+            found.map(|partition| (name.clone(), partition.id())).collect::<Vec<_>>()
+        });
+        let partitions = partitions.collect();
+        Ends { consumer, partitions }
+    }
+
+    /// In the order of the topics and their partitions; nothing if a broker is away.
+    pub fn read(&self) -> Option<Vec<i64>> {
+        let end = |(topic, partition): &(String, i32)| {
+            self.consumer.fetch_watermarks(topic, *partition, Duration::from_secs(2)).ok()
+        };
+        self.partitions.iter().map(|partition| end(partition).map(|(_, end)| end)).collect()
+    }
+}
+
+/// Records ever written to the topic.
+pub fn written(topic: &str) -> i64 {
+    let ends = Ends::of(&server("KAFKA_BROKERS"), &[topic.to_owned()]);
+    ends.read().expect("the ends of the topic").iter().sum()
 }
 
 fn event(message: &impl Message) -> Event {
@@ -117,7 +151,7 @@ pub fn chain(events: &[Event]) -> usize {
 
 /// Writes a record, as an operator would with a console.
 pub fn write(topic: &str, key: &str, value: Option<&str>) {
-    let producer: BaseProducer = config().create().expect("producer");
+    let producer: BaseProducer = config(&server("KAFKA_BROKERS")).create().expect("producer");
     let mut record = BaseRecord::to(topic).key(key);
     if let Some(value) = value {
         record = record.payload(value);
@@ -127,10 +161,11 @@ pub fn write(topic: &str, key: &str, value: Option<&str>) {
 }
 
 /// Removes the topics of a test.
-pub fn delete(prefix: &str) {
-    let run = |prefix: String| {
-        let admin: AdminClient<DefaultClientContext> = config().create().expect("admin");
-        let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(10)).expect("metadata");
+pub fn delete(brokers: &str, prefix: &str) {
+    let run = |brokers: String, prefix: String| {
+        let admin: AdminClient<DefaultClientContext> = config(&brokers).create().expect("admin");
+        // A broker of the test's own may be gone already.
+        let Ok(metadata) = admin.inner().fetch_metadata(None, Duration::from_secs(10)) else { return };
         let names: Vec<&str> = metadata
             .topics()
             .iter()
@@ -140,6 +175,6 @@ pub fn delete(prefix: &str) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         let _ = runtime.block_on(admin.delete_topics(&names, &AdminOptions::new()));
     };
-    let prefix = prefix.to_owned();
-    let _ = std::thread::spawn(move || run(prefix)).join();
+    let (brokers, prefix) = (brokers.to_owned(), prefix.to_owned());
+    let _ = std::thread::spawn(move || run(brokers, prefix)).join();
 }

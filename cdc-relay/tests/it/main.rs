@@ -3,14 +3,27 @@
 //!
 //! `cargo stack test` starts the servers and sets POSTGRES_ADMIN_URL, KAFKA_BROKERS and AMQP_URL.
 
+mod alters;
 mod brokers;
+mod commands;
 mod dead_letters;
+#[cfg(feature = "failpoints")]
+mod ends;
 mod faults;
+mod history;
 mod kafka;
+mod load;
 mod observed;
+mod oracle;
+mod outages;
 mod proxy;
 mod rabbit;
+mod reconcile;
 mod refusals;
 mod rig;
+mod servers;
+mod snapshot;
 mod standby;
 mod telling;
+mod types;
+mod volume;

@@ -38,7 +38,7 @@ impl Prometheus {
             "rule_files": [rules],
             "scrape_configs": [{
                 "job_name": "cdc-relay",
-                "static_configs": [{"targets": [relay.admin().to_string()], "labels": {"instance": "it"}}],
+                "static_configs": [{"targets": [relay.admin.to_string()], "labels": {"instance": "it"}}],
             }],
         });
         // JSON is YAML.

@@ -12,11 +12,15 @@ use crate::kafka::{self, distinct};
 use crate::proxy::Proxy;
 use crate::rig::{Rig, eventually, server, with_database};
 
+/// Connects, unless the broker is away.
+pub async fn attempt(url: &str) -> Option<(Connection, Channel)> {
+    let connection = Connection::connect(url, ConnectionProperties::default()).await.ok()?;
+    let channel = connection.create_channel().await.ok()?;
+    Some((connection, channel))
+}
+
 async fn channel() -> (Connection, Channel) {
-    let connection =
-        Connection::connect(&server("AMQP_URL"), ConnectionProperties::default()).await.expect("RabbitMQ");
-    let channel = connection.create_channel().await.expect("channel");
-    (connection, channel)
+    attempt(&server("AMQP_URL")).await.expect("RabbitMQ")
 }
 
 async fn take(channel: &Channel, queue: &str) -> BasicGetMessage {
@@ -123,7 +127,21 @@ async fn drain(channel: &Channel, queue: &str, count: usize) -> Vec<String> {
     order
 }
 
-async fn cuttable(rig: &mut Rig) -> Proxy {
+/// The ids of all messages in the queue, without repeats, in order. The queue is gone afterwards.
+pub async fn drain_all(channel: &Channel, queue: &str) -> Vec<String> {
+    let (mut seen, mut order) = (BTreeSet::new(), Vec::new());
+    let get = || channel.basic_get(queue.into(), BasicGetOptions { no_ack: true });
+    while let Some(message) = get().await.expect("get") {
+        let id = message.properties.message_id().as_ref().map(|id| id.as_str().to_owned()).expect("id");
+        if seen.insert(id.clone()) {
+            order.push(id);
+        }
+    }
+    channel.queue_delete(queue.into(), QueueDeleteOptions::default()).await.expect("delete");
+    order
+}
+
+pub async fn cuttable(rig: &mut Rig) -> Proxy {
     let uri = server("AMQP_URL");
     let (scheme, rest) = uri.split_once("://").expect("AMQP_URL");
     let (login, rest) = rest.rsplit_once('@').expect("a login in AMQP_URL");

@@ -4,7 +4,7 @@ use crate::kafka;
 use crate::rig::Rig;
 
 /// A relay that has told a row and stopped.
-async fn used(test: &str) -> Rig {
+pub async fn used(test: &str) -> Rig {
     let mut rig = Rig::new(test).await;
     let relay = rig.streaming().await;
     rig.row("a", 1, 1, "made").await;
@@ -111,5 +111,5 @@ async fn a_routes_file_that_cannot_be_used_ends_the_program_with_64() {
     let mut relay = rig.start();
     assert_eq!(relay.exit_code().await, Some(64));
     let log = relay.log();
-    assert!(log.contains("slott") && log.contains("line"), "{log}");
+    assert!(log.contains("relay.toml:") && log.contains("slott: there is no such key"), "{log}");
 }

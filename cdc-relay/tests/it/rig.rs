@@ -33,11 +33,37 @@ pub async fn connect(url: &str) -> Client {
     client
 }
 
+/// Connects, unless the server is away.
+pub async fn attempt(url: &str) -> Option<Client> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.ok()?;
+    tokio::spawn(connection);
+    Some(client)
+}
+
 /// The admin URL with another database.
 pub fn with_database(url: &str, name: &str) -> String {
     let (base, query) = url.split_once('?').map_or((url, None), |(base, query)| (base, Some(query)));
     let (server, _) = base.rsplit_once('/').expect("a URL with a database");
     query.map_or(format!("{server}/{name}"), |query| format!("{server}/{name}?{query}"))
+}
+
+/// The servers of a test.
+#[derive(Debug, Clone)]
+pub struct Servers {
+    pub postgres: String,
+    pub kafka: String,
+    pub amqp: String,
+}
+
+impl Servers {
+    /// Those that all tests share.
+    pub fn shared() -> Servers {
+        Servers {
+            postgres: server("POSTGRES_ADMIN_URL"),
+            kafka: server("KAFKA_BROKERS"),
+            amqp: server("AMQP_URL"),
+        }
+    }
 }
 
 pub struct Rig {
@@ -46,12 +72,13 @@ pub struct Rig {
     pub url: String,
     pub sql: Client,
     folder: PathBuf,
+    pub servers: Servers,
     pub amqp_url: String,
     relays: u32,
 }
 
 /// A table of events with a large column, and the publication for it.
-const SCHEMA: &str = "
+pub const SCHEMA: &str = "
     create table items (
         owner text not null, id bigint not null, version int not null, kind text not null default 'made',
         note text, amount bigint, at timestamptz, raw bytea, doc jsonb, ok boolean, price numeric,
@@ -61,7 +88,11 @@ const SCHEMA: &str = "
 
 impl Rig {
     pub async fn new(test: &str) -> Rig {
-        let rig = Rig::bare(test).await;
+        Rig::on(Servers::shared(), test).await
+    }
+
+    pub async fn on(servers: Servers, test: &str) -> Rig {
+        let rig = Rig::bare_on(servers, test).await;
         rig.sql.batch_execute(SCHEMA).await.expect("schema");
         rig.routes(&rig.default_routes());
         rig
@@ -69,18 +100,27 @@ impl Rig {
 
     /// Without schema and routes.
     pub async fn bare(test: &str) -> Rig {
+        Rig::bare_on(Servers::shared(), test).await
+    }
+
+    async fn bare_on(servers: Servers, test: &str) -> Rig {
         let unique = uuid::Uuid::now_v7().simple().to_string();
         let name = format!("it_{}_{}", test.chars().take(24).collect::<String>(), &unique[20..]);
-        let admin = server("POSTGRES_ADMIN_URL");
-        let maintenance = connect(&admin).await;
+        let maintenance = connect(&servers.postgres).await;
         maintenance
             .batch_execute(&format!("create database {name} template template0"))
             .await
             .expect("database");
-        let url = with_database(&admin, &name);
+        let url = with_database(&servers.postgres, &name);
         let folder = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&folder).expect("folder");
-        Rig { sql: connect(&url).await, name, url, folder, amqp_url: server("AMQP_URL"), relays: 0 }
+        let amqp_url = servers.amqp.clone();
+        Rig { sql: connect(&url).await, name, url, folder, servers, amqp_url, relays: 0 }
+    }
+
+    /// After the server was away.
+    pub async fn reconnect(&mut self) {
+        self.sql = eventually("Postgres to be back", || async { attempt(&self.url).await }).await;
     }
 
     pub fn topic(&self) -> String {
@@ -156,20 +196,28 @@ amount = "{{amount}}"
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
         let admin = SocketAddr::from(([127, 0, 0, 1], port));
         let log = self.folder.join(format!("relay-{}.log", self.relays));
-        let child = Command::new(env!("CARGO_BIN_EXE_cdc-relay"))
-            .arg("run")
+        let child = self
+            .command("run")
             .args(arguments)
-            .env("RELAY_ROUTES", self.folder.join("relay.toml"))
             .env("ADMIN_ADDR", admin.to_string())
-            .env("KAFKA_BROKERS", server("KAFKA_BROKERS"))
-            .env("AMQP_URL", &self.amqp_url)
-            .env("IT_URL", &self.url)
             .envs(environment.iter().copied())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(&log).expect("log"))
             .spawn()
             .expect("the relay");
         Relay { child, admin, log }
+    }
+
+    /// The program with one of its commands.
+    pub fn command(&self, command: &str) -> Command {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_cdc-relay"));
+        program
+            .arg(command)
+            .env("RELAY_ROUTES", self.folder.join("relay.toml"))
+            .env("KAFKA_BROKERS", &self.servers.kafka)
+            .env("AMQP_URL", &self.amqp_url)
+            .env("IT_URL", &self.url);
+        program
     }
 
     /// Starts a relay and waits until it streams.
@@ -225,20 +273,20 @@ impl Drop for Rig {
             return; // leave everything for a look
         }
         // From a thread of its own: a test's runtime cannot be blocked on.
-        let (admin, name) = (server("POSTGRES_ADMIN_URL"), self.name.clone());
+        let (admin, name) = (self.servers.postgres.clone(), self.name.clone());
         let cleanup = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             runtime.block_on(async {
-                let admin = connect(&admin).await;
+                let Some(admin) = attempt(&admin).await else { return };
                 let drop_slot = "select pg_drop_replication_slot(slot_name) from pg_replication_slots
-                                 where slot_name = $1 and not active";
+                                 where slot_name like $1 || '%' and not active";
                 let _ = admin.query(drop_slot, &[&name]).await;
                 let _ = admin.batch_execute(&format!("drop database {name} with (force)")).await;
             });
         });
         let _ = cleanup.join();
-        crate::kafka::delete(&self.name);
+        crate::kafka::delete(&self.servers.kafka, &self.name);
         let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
@@ -246,16 +294,11 @@ impl Drop for Rig {
 /// A running relay; killed when dropped.
 pub struct Relay {
     child: Child,
-    admin: SocketAddr,
+    pub admin: SocketAddr,
     log: PathBuf,
 }
 
 impl Relay {
-    /// Where the admin listener is.
-    pub fn admin(&self) -> SocketAddr {
-        self.admin
-    }
-
     /// The answer of the admin listener.
     pub fn get(&self, path: &str) -> Option<String> {
         let mut socket = TcpStream::connect(self.admin).ok()?;
@@ -291,6 +334,26 @@ impl Relay {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// The most memory it ever had, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("status");
+        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("VmHWM");
+        let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
+        kilobytes * 1024
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("signal");
+    }
+
+    /// Whether it ended, and by which signal.
+    #[cfg(feature = "failpoints")]
+    pub fn ended(&mut self) -> Option<Option<i32>> {
+        use std::os::unix::process::ExitStatusExt;
+        self.child.try_wait().expect("wait").map(|status| status.signal())
+    }
+
     /// SIGKILL.
     pub fn kill(mut self) {
         self.child.kill().expect("kill");
@@ -299,8 +362,7 @@ impl Relay {
 
     /// SIGTERM; answers the exit code.
     pub async fn stop(mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signal");
+        self.signal(rustix::process::Signal::TERM);
         for _ in 0..1500 {
             if let Some(status) = self.child.try_wait().expect("wait") {
                 return status.code();

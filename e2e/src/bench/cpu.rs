@@ -21,13 +21,14 @@ struct State {
     children: Vec<Child>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 struct Child {
     name: String,
     id: ProcessId,
 }
 
 /// Reads the clocks of one stack.
+#[derive(Clone)]
 pub struct Meter {
     children: Vec<Child>,
 }
@@ -51,6 +52,25 @@ impl Meter {
     /// # Errors
     /// When the stack in `dir` is not up, wholly.
     pub fn of_stack(dir: &Path) -> Result<Self> {
+        let services = ["payments-svc", "balance-svc", "processor-svc", "cdc-relay"];
+        Self::read(dir, &[&[POSTGRES, "kafka", "rabbitmq"], services.as_slice()].concat())
+    }
+
+    /// # Errors
+    /// When Postgres or Kafka of the stack in `dir` is not up.
+    pub fn of_servers(dir: &Path) -> Result<Self> {
+        Self::read(dir, &[POSTGRES, "kafka"])
+    }
+
+    /// The same, and a process that is not the stack's.
+    #[must_use]
+    pub fn and(&self, name: &str, id: ProcessId) -> Self {
+        let mut children = self.children.clone();
+        children.push(Child { name: name.to_owned(), id });
+        Self { children }
+    }
+
+    fn read(dir: &Path, wanted: &[&str]) -> Result<Self> {
         let path = dir.join("state.json");
         let hint = "the stack is not up: cargo stack up";
         let text = fs::read_to_string(&path).with_context(|| format!("no {}; {hint}", path.display()))?;
@@ -59,10 +79,8 @@ impl Meter {
         for child in &children {
             ensure!(child.id.alive(), "{} does not run; {hint}", child.name);
         }
-        for name in
-            [POSTGRES, "kafka", "rabbitmq", "payments-svc", "balance-svc", "processor-svc", "cdc-relay"]
-        {
-            ensure!(children.iter().any(|child| child.name == name), "{name} does not run; {hint}");
+        for name in wanted {
+            ensure!(children.iter().any(|child| child.name == *name), "{name} does not run; {hint}");
         }
         Ok(Self { children })
     }
@@ -122,6 +140,11 @@ impl Spent {
             *self.seconds.entry(group.clone()).or_default() += seconds;
         }
         self.capacity += other.capacity;
+    }
+
+    /// Seconds of one group.
+    pub fn of(&self, group: &str) -> f64 {
+        self.seconds.get(group).copied().unwrap_or_default()
     }
 
     /// Share of all processors that was busy.

@@ -17,7 +17,7 @@ use super::saga::Options;
 use crate::audit::Finding;
 
 /// Kernel threads alone stay below this share of the machine.
-const QUIET: f64 = 0.08;
+pub const QUIET: f64 = 0.08;
 
 #[derive(Serialize)]
 pub struct Report {
@@ -213,7 +213,7 @@ fn elsewhere(spent: &Spent) -> f64 {
     spent.seconds.get(ELSEWHERE).copied().unwrap_or_default() / spent.capacity.max(f64::MIN_POSITIVE)
 }
 
-fn machine() -> String {
+pub fn machine() -> String {
     let processors = std::thread::available_parallelism().map_or(0, usize::from);
     let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
@@ -231,7 +231,7 @@ fn told(finding: &Finding) -> String {
 }
 
 /// Of an even number the mean of the middle two.
-fn median(mut figures: Vec<f64>) -> Option<f64> {
+pub fn median(mut figures: Vec<f64>) -> Option<f64> {
     figures.sort_by(f64::total_cmp);
     let (low, high) = (figures.get(figures.len().checked_sub(1)? / 2)?, figures.get(figures.len() / 2)?);
     Some(f64::midpoint(*low, *high))

@@ -19,7 +19,7 @@ const LOG4J: &str = "2.25.4";
 const OLDEST_JAVA: u32 = 17;
 
 /// Where the jars of this version are, or will be.
-fn jars(layout: &Layout) -> PathBuf {
+pub fn jars(layout: &Layout) -> PathBuf {
     layout.cache.join(format!("kafka-{VERSION}"))
 }
 

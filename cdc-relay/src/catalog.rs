@@ -1,0 +1,207 @@
+//! What the log does not say of a table and only the catalog knows: what the types of its columns print like, and
+//! its primary key where the replica identity hides it.
+//!
+//! Looked up at the start of a session, and again for what is announced while it streams; never per row. The
+//! catalog tells of now, the log of then: a type that was dropped in between is told as text.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::json::{self, Form};
+use crate::pgoutput::Relation;
+use crate::wire::{Session, WireError};
+
+/// What `pg_type` says of a type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Type {
+    /// Prints like itself or like text: enums, composites, ranges and whatever extensions bring.
+    Plain,
+    Domain {
+        base: u32,
+    },
+    Array {
+        element: u32,
+    },
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    types: BTreeMap<u32, Type>,
+    /// Primary keys, by schema and table.
+    keys: BTreeMap<(String, String), Vec<String>>,
+}
+
+/// `json` knows how these look.
+fn is_familiar(oid: u32) -> bool {
+    oid == json::TEXT || Form::natural(oid) != Form::Text
+}
+
+impl Catalog {
+    /// Whether nothing has to be looked up for this table.
+    pub fn knows(&self, relation: &Relation) -> bool {
+        let types = relation
+            .columns
+            .iter()
+            .all(|column| is_familiar(column.type_oid) || self.types.contains_key(&column.type_oid));
+        types && (has_identity(relation) || self.key(relation).is_some())
+    }
+
+    /// Looks up what is not known of these tables.
+    pub fn learn(&mut self, session: &mut Session, relations: &[Relation]) -> Result<(), WireError> {
+        let columns = relations.iter().flat_map(|relation| &relation.columns);
+        let mut wanted: BTreeSet<u32> = columns.map(|column| column.type_oid).collect();
+        loop {
+            wanted.retain(|oid| !is_familiar(*oid) && !self.types.contains_key(oid));
+            if wanted.is_empty() {
+                break;
+            }
+            self.learn_types(session, &wanted)?;
+            // What a type is made of; one that is gone is plain text.
+            let inner = wanted.iter().map(|oid| *self.types.entry(*oid).or_insert(Type::Plain));
+            wanted = inner
+                .filter_map(|found| match found {
+                    Type::Plain => None,
+                    Type::Domain { base: oid } | Type::Array { element: oid } => Some(oid),
+                })
+                .collect();
+        }
+        for relation in relations.iter().filter(|relation| !has_identity(relation)) {
+            self.learn_key(session, relation)?;
+        }
+        Ok(())
+    }
+
+    fn learn_types(&mut self, session: &mut Session, wanted: &BTreeSet<u32>) -> Result<(), WireError> {
+        let list: Vec<String> = wanted.iter().map(u32::to_string).collect();
+        // Category A with a comma: what prints as `{1,2}`, but for the two vectors.
+        let rows = session.query(&format!(
+            "select oid, case when typtype = 'd' then typbasetype else 0 end, \
+                    case when typcategory = 'A' and typlen = -1 and typdelim = ',' and typtype = 'b' \
+                         and typelem <> 0 and typname not in ('int2vector', 'oidvector') then typelem else 0 end \
+             from pg_catalog.pg_type where oid in ({})",
+            list.join(", ")
+        ))?;
+        for row in &rows {
+            let number = |index: usize| {
+                let text = row.get(index).and_then(Option::as_deref).unwrap_or_default();
+                text.parse::<u32>().unwrap_or_default()
+            };
+            let found = match (number(1), number(2)) {
+                (0, 0) => Type::Plain,
+                (0, element) => Type::Array { element },
+                (base, _) => Type::Domain { base },
+            };
+            self.types.insert(number(0), found);
+        }
+        Ok(())
+    }
+
+    fn learn_key(&mut self, session: &mut Session, relation: &Relation) -> Result<(), WireError> {
+        let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
+        let rows = session.query(&format!(
+            "select a.attname from pg_catalog.pg_class c \
+             join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
+             join pg_catalog.pg_index i on i.indrelid = c.oid and i.indisprimary \
+             join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = any(i.indkey) \
+             where n.nspname = {} and c.relname = {}",
+            quoted(&relation.schema),
+            quoted(&relation.name)
+        ))?;
+        let names = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
+        self.keys.insert((relation.schema.clone(), relation.name.clone()), names);
+        Ok(())
+    }
+
+    /// Replaces types by the built-in ones that they print like, and marks the key.
+    pub fn settle(&self, relation: &mut Relation) {
+        let key = (!has_identity(relation)).then(|| self.key(relation).unwrap_or_default());
+        for column in &mut relation.columns {
+            column.type_oid = self.printed_like(column.type_oid);
+            if let Some(key) = key {
+                column.key = key.contains(&column.name);
+            }
+        }
+    }
+
+    fn key(&self, relation: &Relation) -> Option<&[String]> {
+        // A copy of two short names, once per announcement.
+        let names = self.keys.get(&(relation.schema.clone(), relation.name.clone()))?;
+        let there = |name: &String| relation.columns.iter().any(|column| column.name == *name);
+        names.iter().all(there).then_some(names)
+    }
+
+    fn printed_like(&self, oid: u32) -> u32 {
+        match self.types.get(&oid) {
+            _ if is_familiar(oid) => oid,
+            Some(Type::Domain { base }) => self.printed_like(*base),
+            Some(Type::Array { element }) => json::array_of(self.element(*element)),
+            Some(Type::Plain) | None => json::TEXT,
+        }
+    }
+
+    /// As `printed_like`; an array of a domain over an array prints its elements as text.
+    fn element(&self, oid: u32) -> u32 {
+        let like = self.printed_like(oid);
+        if matches!(Form::natural(like), Form::Array { .. }) { json::TEXT } else { like }
+    }
+}
+
+/// The announcement marks the key's columns, and only those.
+fn has_identity(relation: &Relation) -> bool {
+    !matches!(relation.identity, b'f' | b'n')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pgoutput::Column;
+
+    fn catalog() -> Catalog {
+        let types = [
+            (100, Type::Plain),                  // an enum
+            (101, Type::Array { element: 100 }), // of them
+            (102, Type::Domain { base: 20 }),
+            (103, Type::Domain { base: 102 }),
+            (104, Type::Array { element: 103 }),
+            (105, Type::Domain { base: 1007 }),
+            (106, Type::Array { element: 105 }),
+        ];
+        let key = (("public".to_owned(), "t".to_owned()), vec!["b".to_owned()]);
+        Catalog { types: types.into(), keys: [key].into() }
+    }
+
+    #[test]
+    fn a_type_prints_like_what_it_is_made_of() {
+        let like = |oid| catalog().printed_like(oid);
+        assert_eq!(like(100), json::TEXT);
+        assert_eq!(like(101), 1009);
+        assert_eq!((like(102), like(103)), (20, 20));
+        assert_eq!(like(104), 1016);
+        assert_eq!((like(105), like(106)), (1007, 1009));
+        assert_eq!((like(3802), like(25)), (3802, 25));
+        assert_eq!(like(99_999), json::TEXT);
+    }
+
+    #[test]
+    fn under_identity_full_the_key_is_the_primary_key() {
+        let column = |name: &str| Column { name: name.to_owned(), type_oid: 23, key: true };
+        let relation = |identity| Relation {
+            id: 1,
+            schema: "public".to_owned(),
+            name: "t".to_owned(),
+            identity,
+            columns: vec![column("a"), column("b")],
+        };
+        let keys = |identity| {
+            let mut relation = relation(identity);
+            catalog().settle(&mut relation);
+            relation.columns.iter().map(|column| column.key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys(b'f'), [false, true]);
+        assert_eq!(keys(b'd'), [true, true]);
+        let mut renamed = relation(b'f');
+        renamed.columns[1].name = "c".to_owned();
+        assert!(!Catalog::default().knows(&renamed));
+        catalog().settle(&mut renamed);
+        assert!(renamed.columns.iter().all(|column| !column.key));
+    }
+}

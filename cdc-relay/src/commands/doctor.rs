@@ -1,0 +1,213 @@
+//! `cdc-relay doctor`: what would lose data, and what puts it right. Facts are gathered in few questions; each check is
+//! a pure function of them.
+
+mod brokers;
+pub mod facts;
+mod finding;
+#[cfg(feature = "sinks")]
+mod queues;
+mod report;
+mod server;
+pub mod slot;
+mod tables;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use tokio_postgres::Config;
+
+use self::facts::Facts;
+use self::finding::{Finding, Severity};
+use self::report::{Report, Section};
+use self::tables::Contract;
+use super::{Ending, Failure, Outcome, block_on, database, print, terminal};
+use crate::config::{JsonArgs, RoutesArgs};
+use crate::routes::{Routes, Source};
+use crate::state::Memory;
+
+/// Checks whether anything would be lost, and prints the fix for each finding. Changes nothing.
+///
+/// With a connection string it looks at that database alone. With a routes file it looks at the database of each source, at
+/// the topics and the queues, and compares each slot with what the relay remembers. The rate of the log is measured for a
+/// second, so that a limit can be told in hours.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  cdc-relay doctor postgres://user@host/db
+  cdc-relay doctor postgres://user@host/db --publication events --slot cdc_relay
+  KAFKA_BROKERS=broker:9092 cdc-relay doctor --routes relay.toml
+  cdc-relay doctor --json | jq '.sections[].findings[] | select(.severity != \"ok\")'
+
+Severities: ok, warning, would_not_work (the relay does not start, or a writer gets an error), would_lose_data.
+Exit code: 0 if nothing is worse than a warning, 1 otherwise, 2 if a database could not be looked at.")]
+pub struct Options {
+    /// A database to look at, without a routes file.
+    #[arg(value_name = "URL")]
+    url: Option<String>,
+    /// With URL: the publication. Without it, every table is looked at as if it were to be published.
+    #[arg(long, value_name = "NAME", requires = "url")]
+    publication: Option<String>,
+    /// With URL: the replication slot.
+    #[arg(long, value_name = "NAME", requires = "url")]
+    slot: Option<String>,
+    /// The routes file: what is told, and where.
+    #[arg(long = "routes", env = "RELAY_ROUTES", default_value = "relay.toml", value_name = "FILE")]
+    file: PathBuf,
+    /// Only this source of the routes file.
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// Kafka's bootstrap servers. Without them topics are not checked.
+    #[cfg(feature = "sinks")]
+    #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,…")]
+    kafka_brokers: Option<String>,
+    #[cfg(feature = "sinks")]
+    #[command(flatten)]
+    amqp: crate::config::AmqpArgs,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+pub fn execute(options: &Options) -> Outcome {
+    let report = match &options.url {
+        Some(url) => {
+            let config = database::config(url)?;
+            block_on(one(&config, options.publication.as_deref(), options.slot.as_deref()))??
+        }
+        None => {
+            let routes = RoutesArgs { file: options.file.clone(), source: options.source.clone() };
+            let routes = routes.read().map_err(hint)?;
+            block_on(all(&routes, options))??
+        }
+    };
+    if options.json.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&report).context("JSON")?))?;
+    } else {
+        print(&report.text(terminal::width(), terminal::colour()))?;
+    }
+    Ok(if report.verdict > Severity::Warning { Ending::Bad } else { Ending::Fine })
+}
+
+fn hint(failure: Failure) -> Failure {
+    match failure {
+        Failure::Usage(error) => Failure::Usage(
+            error.context("without a routes file, give a connection string: cdc-relay doctor URL"),
+        ),
+        Failure::Failed(error) => Failure::Failed(error),
+    }
+}
+
+/// One database, without routes.
+async fn one(config: &Config, publication: Option<&str>, slot: Option<&str>) -> Result<Report> {
+    let contract = Contract { publication, routed: None };
+    let findings = postgres(config, &contract, slot, None).await?;
+    let section = Section { name: "database".to_owned(), place: database::place(config), findings };
+    let mut left = Vec::new();
+    if slot.is_none() {
+        left.push("the slot (--slot)".to_owned());
+    }
+    left.push("Kafka and RabbitMQ (they need a routes file: --routes)".to_owned());
+    Ok(Report::new(vec![section], left))
+}
+
+/// Everything that the routes file names.
+async fn all(routes: &Routes, options: &Options) -> Result<Report> {
+    let (mut sections, mut left, mut memories) = (Vec::new(), Vec::new(), None);
+    sinks(routes, options, (&mut sections, &mut left, &mut memories)).await?;
+    let mut databases = Vec::new();
+    for source in &routes.sources {
+        let name = source.name.get_ref();
+        let config: Config =
+            source.url.get_ref().parse().with_context(|| format!("`url` of source {name}"))?;
+        let key = format!("{name}/{}", source.slot.get_ref());
+        let memory = memories.as_ref().map(|memories: &BTreeMap<String, Memory>| memories.get(&key));
+        let contract =
+            Contract { publication: Some(source.publication.get_ref()), routed: Some((routes, source)) };
+        let findings = postgres(&config, &contract, Some(source.slot.get_ref()), memory).await?;
+        databases.push(Section { name: format!("source {name}"), place: database::place(&config), findings });
+    }
+    databases.append(&mut sections);
+    Ok(Report::new(databases, left))
+}
+
+async fn postgres(
+    config: &Config,
+    contract: &Contract<'_>,
+    slot: Option<&str>,
+    memory: Option<Option<&Memory>>,
+) -> Result<Vec<Finding>> {
+    let client = database::connect(config).await?;
+    let tables = contract.routed.map(|(_, source)| routed(source)).unwrap_or_default();
+    let facts = facts::gather(&client, contract.publication, &tables).await?;
+    Ok(check(&facts, contract, slot, memory))
+}
+
+/// `schema.table` of every table with routes.
+fn routed(source: &Source) -> Vec<String> {
+    let qualified = source.tables.iter().map(|table| table.qualified());
+    qualified.map(|(schema, name)| format!("{schema}.{name}")).collect()
+}
+
+/// Every check of a database. Pure.
+fn check(
+    facts: &Facts,
+    contract: &Contract<'_>,
+    slot: Option<&str>,
+    memory: Option<Option<&Memory>>,
+) -> Vec<Finding> {
+    let exists = slot.is_some_and(|name| facts.slot(name).is_some());
+    let mut findings = server::server(facts, exists);
+    findings.extend(slot::failover(facts, slot));
+    findings.extend(tables::publication(facts, contract));
+    findings.extend(tables::tables(facts, contract));
+    findings.extend(slot.map(|name| slot::slot(facts, name, memory)).unwrap_or_default());
+    findings.extend(slot::retention(facts));
+    findings
+}
+
+type Found<'a> = (&'a mut Vec<Section>, &'a mut Vec<String>, &'a mut Option<BTreeMap<String, Memory>>);
+
+#[cfg(feature = "sinks")]
+async fn sinks(routes: &Routes, options: &Options, (sections, left, memories): Found<'_>) -> Result<()> {
+    match &options.kafka_brokers {
+        None => left.push("Kafka, and what the relay remembers there (KAFKA_BROKERS is not set)".to_owned()),
+        Some(servers) => {
+            let facts = brokers::ask(servers, routes).await?;
+            if facts.topics.contains_key(routes.relay.state_topic.get_ref()) {
+                *memories = Some(super::memories(servers, routes)?);
+            } else {
+                *memories = Some(BTreeMap::new());
+            }
+            let findings = brokers::check(&facts, routes);
+            sections.push(Section { name: "kafka".to_owned(), place: servers.clone(), findings });
+        }
+    }
+    if routes.queues.is_empty() {
+        return Ok(());
+    }
+    match &options.amqp.amqp_url {
+        None => left.push("RabbitMQ (AMQP_URL is not set)".to_owned()),
+        Some(uri) => {
+            let findings = queues::check(&queues::ask(uri, routes).await?);
+            let place = uri.rsplit_once('@').map_or(uri.as_str(), |(_, place)| place).to_owned();
+            sections.push(Section { name: "rabbitmq".to_owned(), place, findings });
+            left.push(
+                "RabbitMQ's policies, which AMQP does not show: `rabbitmqctl list_policies` should name none with \
+                 max-length, message-ttl, expires or delivery-limit for these queues"
+                    .to_owned(),
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(feature = "sinks"))]
+async fn sinks(_: &Routes, _: &Options, (_, left, _): Found<'_>) -> Result<()> {
+    left.push("Kafka and RabbitMQ (this program was built without them)".to_owned());
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "doctor/tests.rs"]
+mod tests;

@@ -1,0 +1,266 @@
+//! Kafka: whether an acknowledged record can be lost there. Facts first, then pure checks of them.
+
+use std::collections::BTreeMap;
+
+use super::finding::Finding;
+use super::slot::duration;
+use crate::routes::Routes;
+
+#[derive(Debug, Clone, Default)]
+pub struct Topic {
+    pub partitions: usize,
+    /// The fewest replicas of any partition.
+    pub replicas: usize,
+    pub config: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    pub brokers: usize,
+    pub topics: BTreeMap<String, Topic>,
+}
+
+impl Topic {
+    fn text(&self, name: &str) -> &str {
+        self.config.get(name).map_or("", String::as_str)
+    }
+
+    fn number(&self, name: &str) -> Option<i64> {
+        self.text(name).parse().ok()
+    }
+
+    fn compacted(&self) -> bool {
+        self.text("cleanup.policy").contains("compact")
+    }
+
+    /// Records are deleted after so many milliseconds, or once there are so many bytes.
+    fn forgets(&self) -> Option<String> {
+        if !self.text("cleanup.policy").contains("delete") {
+            return None;
+        }
+        let (time, size) =
+            (self.number("retention.ms").unwrap_or(-1), self.number("retention.bytes").unwrap_or(-1));
+        match (time, size) {
+            (..0, ..0) => None,
+            (0.., _) => Some(format!("records are deleted after {}", duration(time as f64 / 1000.0))),
+            (..0, 0..) => Some(format!("a partition keeps {}", super::slot::size(size))),
+        }
+    }
+}
+
+fn configs(topic: &str, setting: &str) -> String {
+    format!(
+        "kafka-configs.sh --bootstrap-server … --alter --entity-type topics --entity-name {topic} --add-config {setting}"
+    )
+}
+
+pub fn check(facts: &Facts, routes: &Routes) -> Vec<Finding> {
+    let mut findings = vec![Finding::ok("kafka.brokers", "brokers", facts.brokers.to_string())];
+    for wanted in &routes.topics {
+        let (name, partitions) = (wanted.name.get_ref(), wanted.partitions);
+        let Some(topic) = facts.topics.get(name) else {
+            let found = format!("does not exist; `cdc-relay run` makes it with {partitions} partitions");
+            findings.push(Finding::ok("kafka.topic", &format!("topic {name}"), found));
+            continue;
+        };
+        let before = findings.len();
+        findings.extend(shape(name, topic, partitions));
+        findings.extend(safety(name, topic, facts.brokers));
+        findings.extend(events(name, topic, routes.relay.max_record_bytes));
+        if findings.len() == before {
+            let found = format!("{} partitions, {} replicas", topic.partitions, topic.replicas);
+            findings.push(Finding::ok("kafka.topic", &format!("topic {name}"), found));
+        }
+    }
+    let (state, dead) = (routes.relay.state_topic.get_ref(), routes.relay.dead_letter_topic.get_ref());
+    findings
+        .extend(facts.topics.get(state).map_or_else(Vec::new, |topic| memory(state, topic, facts.brokers)));
+    findings
+        .extend(facts.topics.get(dead).map_or_else(Vec::new, |topic| letters(dead, topic, facts.brokers)));
+    findings
+}
+
+fn shape(name: &str, topic: &Topic, partitions: i32) -> Option<Finding> {
+    let subject = format!("topic {name}");
+    let found = format!("has {} partitions, the routes file says {partitions}", topic.partitions);
+    (i64::try_from(topic.partitions) != Ok(i64::from(partitions))).then(|| {
+        Finding::warning("kafka.partitions", &subject, found)
+            .why("the relay tells to what is there; when partitions are added, later events of a key may overtake earlier ones")
+            .fix(format!("[[topics]] name = \"{name}\" partitions = {}", topic.partitions))
+    })
+}
+
+/// What the loss of a broker takes along.
+fn safety(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
+    let subject = format!("topic {name}");
+    let mut findings = Vec::new();
+    if topic.replicas < 2 {
+        // With one broker there is nothing to choose.
+        let make = if brokers > 1 { Finding::would_lose_data } else { Finding::warning };
+        findings.push(
+            make("kafka.replication", &subject, "one replica".to_owned())
+                .why("what was acknowledged is gone with the disk of one broker, and the slot has moved on")
+                .fix("with three brokers: kafka-reassign-partitions.sh, and [relay] replication_factor = 3"),
+        );
+    } else if topic.number("min.insync.replicas").unwrap_or(1) < 2 {
+        findings.push(
+            Finding::warning("kafka.min_insync", &subject, "min.insync.replicas = 1")
+                .why(
+                    "while replicas lag, one broker alone acknowledges, and its loss takes the records along",
+                )
+                .fix(configs(name, "min.insync.replicas=2")),
+        );
+    }
+    if topic.text("unclean.leader.election.enable") == "true" {
+        findings.push(
+            Finding::would_lose_data(
+                "kafka.unclean_election",
+                &subject,
+                "unclean.leader.election.enable = true",
+            )
+            .why("a replica that lacks acknowledged records may become the leader, and they are gone")
+            .fix(configs(name, "unclean.leader.election.enable=false")),
+        );
+    }
+    findings
+}
+
+fn events(name: &str, topic: &Topic, max_record_bytes: usize) -> Vec<Finding> {
+    let subject = format!("topic {name}");
+    let mut findings = Vec::new();
+    let most = topic.number("max.message.bytes").unwrap_or(i64::MAX);
+    if most < max_record_bytes as i64 {
+        let found = format!("max.message.bytes = {most}, and [relay] max_record_bytes = {max_record_bytes}");
+        findings.push(
+            Finding::warning("kafka.max_message_bytes", &subject, found)
+                .why("a row between the two becomes a dead letter, and halts its key")
+                .fix(configs(name, &format!("max.message.bytes={}", max_record_bytes + 65_536))),
+        );
+    }
+    if topic.compacted() {
+        findings.push(
+            Finding::warning("kafka.cleanup", &subject, format!("cleanup.policy = {}", topic.text("cleanup.policy")))
+                .why("of each key only the last event is kept: a reader that is behind misses the others, and `verify` finds gaps")
+                .fix(configs(name, "cleanup.policy=delete")),
+        );
+    } else if let Some(forgets) = topic.forgets() {
+        let made = if topic.number("retention.ms").is_some_and(|ms| (0..86_400_000).contains(&ms)) {
+            Finding::would_lose_data("kafka.retention", &subject, forgets)
+        } else {
+            Finding::warning("kafka.retention", &subject, forgets)
+        };
+        findings.push(
+            made.why("a reader that is away for longer misses events without a word, and a new one cannot begin at the first")
+                .fix(configs(name, "retention.ms=-1")),
+        );
+    }
+    findings
+}
+
+fn memory(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
+    let subject = format!("state topic {name}");
+    let mut findings = safety(name, topic, brokers);
+    if let Some(forgets) =
+        topic.forgets().or_else(|| (!topic.compacted()).then(|| "is not compacted".to_owned()))
+    {
+        findings.push(
+            Finding::would_lose_data("kafka.state", &subject, forgets)
+                .why("once the memory is gone, nobody knows what was told from the slot; the relay then refuses to stream")
+                .fix(configs(name, "cleanup.policy=compact")),
+        );
+    }
+    if topic.partitions != 1 {
+        findings.push(
+            Finding::would_not_work("kafka.state", &subject, format!("has {} partitions", topic.partitions))
+                .why("the memory is read from one")
+                .fix("name another topic in [relay] state_topic, and let `cdc-relay run` make it"),
+        );
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok("kafka.state", &subject, "compacted, one partition"));
+    }
+    findings
+}
+
+fn letters(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
+    let subject = format!("dead-letter topic {name}");
+    let mut findings = safety(name, topic, brokers);
+    let forgets = topic.forgets().or_else(|| topic.compacted().then(|| "is compacted".to_owned()));
+    if let Some(forgets) = forgets {
+        findings.push(
+            Finding::would_lose_data("kafka.dead_letters", &subject, forgets)
+                .why("the keys that are halted are known from it alone: forgotten, later rows overtake the dead one, and the dead one is gone")
+                .fix(configs(name, "cleanup.policy=delete,retention.ms=-1,retention.bytes=-1")),
+        );
+    }
+    if topic.partitions != 1 {
+        findings.push(
+            Finding::would_not_work(
+                "kafka.dead_letters",
+                &subject,
+                format!("has {} partitions", topic.partitions),
+            )
+            .why("the halted keys are read from one")
+            .fix("name another topic in [relay] dead_letter_topic, and let `cdc-relay run` make it"),
+        );
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok("kafka.dead_letters", &subject, "kept for ever, one partition"));
+    }
+    findings
+}
+
+#[cfg(feature = "sinks")]
+pub use self::ask::ask;
+
+#[cfg(feature = "sinks")]
+mod ask {
+    use std::time::Duration;
+
+    use anyhow::{Context, Result};
+    use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+    use rdkafka::client::DefaultClientContext;
+
+    use super::{Facts, Topic};
+    use crate::kafka::client_config;
+    use crate::routes::Routes;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Asks the brokers of the topics that the routes name. Makes none.
+    pub async fn ask(brokers: &str, routes: &Routes) -> Result<Facts> {
+        let mut config = client_config(brokers, routes);
+        config.set("allow.auto.create.topics", "false");
+        let admin: AdminClient<DefaultClientContext> = config.create().context("no Kafka client")?;
+        let metadata = admin.inner().fetch_metadata(None, TIMEOUT).context("the brokers do not answer")?;
+        let relay = &routes.relay;
+        let names = routes.topics.iter().map(|topic| topic.name.get_ref().as_str());
+        let names: Vec<&str> = names
+            .chain([relay.state_topic.get_ref().as_str(), relay.dead_letter_topic.get_ref().as_str()])
+            .collect();
+        let mut facts = Facts { brokers: metadata.brokers().len(), ..Facts::default() };
+        for topic in metadata.topics().iter().filter(|topic| names.contains(&topic.name())) {
+            let replicas =
+                topic.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or(0);
+            let known = Topic { partitions: topic.partitions().len(), replicas, ..Topic::default() };
+            facts.topics.insert(topic.name().to_owned(), known);
+        }
+        let known: Vec<String> = facts.topics.keys().cloned().collect();
+        let resources: Vec<ResourceSpecifier<'_>> =
+            known.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        if resources.is_empty() {
+            return Ok(facts);
+        }
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        let answers =
+            admin.describe_configs(&resources, &options).await.context("cannot read topic settings")?;
+        for (name, answer) in known.iter().zip(answers) {
+            let answer = answer.map_err(|code| anyhow::anyhow!("settings of topic {name}: {code}"))?;
+            let entries = answer.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
+            if let Some(topic) = facts.topics.get_mut(name) {
+                topic.config = entries.collect();
+            }
+        }
+        Ok(facts)
+    }
+}

@@ -1,0 +1,239 @@
+//! What Postgres says of itself: two questions, a moment apart, so that the rate of its log is known.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+use tokio_postgres::Client;
+
+use crate::lsn::Lsn;
+use crate::state::{Cluster, Slot as Stand};
+
+/// How long the log is watched.
+const MOMENT: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Facts {
+    pub version: u32,
+    pub version_text: String,
+    pub database: String,
+    pub encoding: String,
+    pub standby: bool,
+    pub settings: BTreeMap<String, Setting>,
+    pub role: Role,
+    pub system_id: String,
+    pub timeline: u32,
+    pub flush: String,
+    pub slots: Vec<Slot>,
+    pub senders: i64,
+    pub standbys: Vec<String>,
+    pub publication: Option<Publication>,
+    pub publications: Vec<String>,
+    pub tables: Vec<Table>,
+    pub unlogged: Vec<String>,
+    pub transactions: Vec<Open>,
+    pub prepared: Vec<Prepared>,
+    /// Bytes of log per second, just now.
+    #[serde(skip)]
+    pub wal_rate: f64,
+    /// By slot, from version 14 on.
+    #[serde(skip)]
+    pub spills: BTreeMap<String, Spill>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Setting {
+    pub value: String,
+    pub unit: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Role {
+    pub name: String,
+    pub superuser: bool,
+    pub replication: bool,
+}
+
+/// A row of pg_replication_slots, as far as this version has it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Slot {
+    pub slot_name: String,
+    pub slot_type: String,
+    pub plugin: Option<String>,
+    pub database: Option<String>,
+    pub temporary: bool,
+    pub active: bool,
+    pub active_pid: Option<i32>,
+    pub restart_lsn: Option<String>,
+    pub confirmed_flush_lsn: Option<String>,
+    pub wal_status: Option<String>,
+    pub safe_wal_size: Option<i64>,
+    pub two_phase: bool,
+    pub failover: bool,
+    pub invalidation_reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Publication {
+    pub pubname: String,
+    pub puballtables: bool,
+    pub pubinsert: bool,
+    pub pubupdate: bool,
+    pub pubdelete: bool,
+    pub pubtruncate: bool,
+    pub pubviaroot: bool,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Table {
+    pub schema: String,
+    pub name: String,
+    pub partitioned: bool,
+    pub partition: bool,
+    /// Of a partition: the table it is a part of.
+    pub root: Option<String>,
+    pub unlogged: bool,
+    pub identity: String,
+    /// Updates and deletes can be published.
+    pub identified: bool,
+    pub published: bool,
+    pub row_filter: Option<String>,
+    /// What its values outside the row take.
+    pub toast_bytes: i64,
+    pub selectable: bool,
+    pub columns: Vec<Column>,
+}
+
+impl Table {
+    pub fn qualified(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    pub fn sql(&self) -> String {
+        let quoted = |name: &str| {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+            if name.chars().all(plain) { name.to_owned() } else { quoted }
+        };
+        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+    }
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Column {
+    pub name: String,
+    pub type_oid: u32,
+    pub generated: bool,
+    /// Its values may be stored outside the row.
+    pub large: bool,
+    pub published: bool,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Open {
+    pub pid: i32,
+    pub user: Option<String>,
+    pub state: Option<String>,
+    pub seconds: i64,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Prepared {
+    pub gid: String,
+    pub database: String,
+    pub seconds: i64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Spill {
+    pub transactions: i64,
+    pub bytes: i64,
+}
+
+impl Facts {
+    pub fn text(&self, setting: &str) -> &str {
+        self.settings.get(setting).map_or("", |setting| &setting.value)
+    }
+
+    fn scaled(&self, setting: &str, units: &[(&str, i64)]) -> Option<i64> {
+        let setting = self.settings.get(setting)?;
+        let number: i64 = setting.value.parse().ok()?;
+        let unit = units.iter().find(|(name, _)| *name == setting.unit).map_or(1, |(_, factor)| *factor);
+        Some(if number < 0 { number } else { number.saturating_mul(unit) })
+    }
+
+    /// Negative stays as it is: it means "without a limit".
+    pub fn bytes(&self, setting: &str) -> Option<i64> {
+        self.scaled(setting, &[("B", 1), ("kB", 1 << 10), ("8kB", 8 << 10), ("MB", 1 << 20), ("GB", 1 << 30)])
+    }
+
+    pub fn milliseconds(&self, setting: &str) -> Option<i64> {
+        self.scaled(setting, &[("ms", 1), ("s", 1000), ("min", 60_000), ("h", 3_600_000)])
+    }
+
+    pub fn slot(&self, name: &str) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.slot_name == name)
+    }
+
+    /// As `state::admit` compares it with what is remembered.
+    pub fn cluster(&self) -> Cluster {
+        let flush: Lsn = self.flush.parse().unwrap_or_default();
+        Cluster { system_id: self.system_id.clone(), timeline: self.timeline, flush }
+    }
+}
+
+impl Slot {
+    pub fn stand(&self) -> Stand {
+        Stand {
+            plugin: self.plugin.clone().unwrap_or_default(),
+            database: self.database.clone().unwrap_or_default(),
+            wal_status: self.wal_status.clone().unwrap_or_else(|| "lost".to_owned()),
+            confirmed: self.confirmed_flush_lsn.as_deref().and_then(|lsn| lsn.parse().ok()),
+            active_pid: self.active_pid,
+        }
+    }
+
+    /// Bytes of log that the server keeps for it.
+    pub fn retained(&self, flush: &str) -> i64 {
+        let parse = |lsn: &str| lsn.parse::<Lsn>().map_or(0, |lsn| lsn.0 as i64);
+        self.restart_lsn.as_deref().map_or(0, |from| (parse(flush) - parse(from)).max(0))
+    }
+}
+
+/// Asks. `tables` are those with routes.
+pub async fn gather(client: &Client, publication: Option<&str>, tables: &[String]) -> Result<Facts> {
+    let version: i32 = client
+        .query_one("select current_setting('server_version_num')::int", &[])
+        .await
+        .context("the server does not answer")?
+        .get(0);
+    anyhow::ensure!(version >= 130_000, "Postgres 13 or newer is needed; this is {}", version / 10_000);
+    let row = client
+        .query_one(include_str!("facts.sql"), &[&publication, &tables])
+        .await
+        .context("cannot look at the catalog")?;
+    let mut facts: Facts = serde_json::from_value(row.get(0)).context("the catalog's answer")?;
+    if version >= 140_000 {
+        let spills =
+            "select slot_name::text, spill_txns, spill_bytes from pg_catalog.pg_stat_replication_slots";
+        for row in client.query(spills, &[]).await.context("pg_stat_replication_slots")? {
+            facts.spills.insert(row.get(0), Spill { transactions: row.get(1), bytes: row.get(2) });
+        }
+    }
+    facts.wal_rate = wal_rate(client, facts.standby).await?;
+    Ok(facts)
+}
+
+/// Watches the end of the log for a moment. Bytes per second.
+pub async fn wal_rate(client: &Client, standby: bool) -> Result<f64> {
+    let end = if standby { "pg_last_wal_replay_lsn()" } else { "pg_current_wal_insert_lsn()" };
+    let query = format!("select coalesce(({end} - '0/0')::int8, 0)");
+    let began = Instant::now();
+    let from: i64 = client.query_one(&query, &[]).await.context("the end of the log")?.get(0);
+    tokio::time::sleep(MOMENT).await;
+    let to: i64 = client.query_one(&query, &[]).await.context("the end of the log")?.get(0);
+    Ok((to - from).max(0) as f64 / began.elapsed().as_secs_f64())
+}

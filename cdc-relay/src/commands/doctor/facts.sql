@@ -1,0 +1,103 @@
+-- Everything that doctor asks one database, in one answer. $1: the publication, $2: the tables that have routes, as
+-- {schema.name, …}. to_jsonb takes whole catalog rows, since what they have differs from version to version.
+with published as (
+    select p.schemaname, p.tablename, to_jsonb(p) as row
+    from pg_catalog.pg_publication_tables p
+    where p.pubname = $1
+),
+relations as (
+    select c.*, n.nspname, p.row as publication, p.row is not null as published
+    from pg_catalog.pg_class c
+    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+    left join published p on p.schemaname = n.nspname and p.tablename = c.relname
+    where c.relkind in ('r', 'p')
+      and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+      and (p.row is not null or (n.nspname || '.' || c.relname) = any($2)
+           -- Without a publication every table might be published.
+           or ($1 is null and not c.relispartition))
+    order by n.nspname, c.relname
+    limit 2000
+)
+select jsonb_build_object(
+    'version', current_setting('server_version_num')::int,
+    'version_text', current_setting('server_version'),
+    'database', current_database(),
+    'encoding', current_setting('server_encoding'),
+    'standby', pg_is_in_recovery(),
+    'settings', (
+        select jsonb_object_agg(s.name, jsonb_build_object('value', s.setting, 'unit', coalesce(s.unit, '')))
+        from pg_catalog.pg_settings s
+        where s.name in ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_slot_wal_keep_size',
+            'idle_replication_slot_timeout', 'wal_sender_timeout', 'synchronous_commit', 'fsync',
+            'full_page_writes', 'logical_decoding_work_mem', 'synchronized_standby_slots', 'wal_writer_delay')),
+    'role', (
+        select jsonb_build_object('name', r.rolname, 'superuser', r.rolsuper, 'replication',
+            r.rolsuper or r.rolreplication or exists (
+                select from pg_catalog.pg_roles g
+                where g.rolname = 'rds_replication' and pg_has_role(current_user, g.oid, 'member')))
+        from pg_catalog.pg_roles r where r.rolname = current_user),
+    'system_id', (select system_identifier::text from pg_catalog.pg_control_system()),
+    -- The first eight digits of a log file's name are its timeline.
+    'timeline', case when pg_is_in_recovery() then 0
+        else ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int end,
+    'flush', case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_flush_lsn() end,
+    'slots', (select coalesce(jsonb_agg(to_jsonb(s)), '[]') from pg_catalog.pg_replication_slots s),
+    'senders', (select count(*) from pg_catalog.pg_stat_replication),
+    'standbys', (
+        select coalesce(jsonb_agg(distinct a.application_name), '[]')
+        from pg_catalog.pg_stat_replication a
+        where not exists (select from pg_catalog.pg_replication_slots s
+                          where s.active_pid = a.pid and s.slot_type = 'logical')
+          and a.application_name not in ('pg_basebackup', 'pg_receivewal', 'cdc-relay')),
+    'publication', (select to_jsonb(p) from pg_catalog.pg_publication p where p.pubname = $1),
+    'publications', (select coalesce(jsonb_agg(p.pubname), '[]') from pg_catalog.pg_publication p),
+    'tables', (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'schema', c.nspname,
+            'name', c.relname,
+            'partitioned', c.relkind = 'p',
+            'partition', c.relispartition,
+            'root', (select r.nspname || '.' || r.relname from (
+                select rn.nspname, rc.relname
+                from pg_catalog.pg_class rc join pg_catalog.pg_namespace rn on rn.oid = rc.relnamespace
+                where c.relispartition and rc.oid = pg_partition_root(c.oid)) r),
+            'unlogged', c.relpersistence = 'u',
+            'identity', c.relreplident,
+            'identified', c.relreplident = 'f' or exists (
+                select from pg_catalog.pg_index i
+                where i.indrelid = c.oid and i.indisvalid
+                  and ((c.relreplident = 'd' and i.indisprimary and i.indimmediate)
+                    or (c.relreplident = 'i' and i.indisreplident))),
+            'published', c.published,
+            'row_filter', c.publication ->> 'rowfilter',
+            'toast_bytes', case when c.reltoastrelid = 0 then 0 else pg_relation_size(c.reltoastrelid) end,
+            'selectable', has_table_privilege(current_user, c.oid, 'select')
+                and has_schema_privilege(current_user, c.relnamespace, 'usage'),
+            'columns', (
+                select coalesce(jsonb_agg(jsonb_build_object(
+                    'name', a.attname,
+                    'type_oid', a.atttypid::int8,
+                    'generated', a.attgenerated <> '',
+                    'large', a.attlen = -1 and a.attstorage <> 'p',
+                    'published', c.published and (c.publication -> 'attnames' is null
+                        or c.publication -> 'attnames' ? a.attname::text)
+                ) order by a.attnum), '[]')
+                from pg_catalog.pg_attribute a
+                where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped)
+        )), '[]')
+        from relations c),
+    'unlogged', (
+        select coalesce(jsonb_agg(n.nspname || '.' || c.relname), '[]')
+        from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where c.relkind in ('r', 'p') and c.relpersistence = 'u'),
+    -- The log has to be kept from the begin of the oldest transaction that has written something.
+    'transactions', (
+        select coalesce(jsonb_agg(jsonb_build_object('pid', a.pid, 'user', a.usename, 'state', a.state,
+            'seconds', extract(epoch from now() - a.xact_start)::int8) order by a.xact_start), '[]')
+        from pg_catalog.pg_stat_activity a
+        where a.backend_xid is not null and a.xact_start < now() - interval '1 minute'),
+    'prepared', (
+        select coalesce(jsonb_agg(jsonb_build_object('gid', x.gid, 'database', x.database,
+            'seconds', extract(epoch from now() - x.prepared)::int8) order by x.prepared), '[]')
+        from pg_catalog.pg_prepared_xacts x)
+)

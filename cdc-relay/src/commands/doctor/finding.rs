@@ -1,0 +1,78 @@
+//! What a check answers.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// How bad it is; worst last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    Ok,
+    Warning,
+    /// Nothing is lost, since nothing is told: the relay does not start, or a writer gets an error.
+    WouldNotWork,
+    WouldLoseData,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "ok",
+            Self::Warning => "warning",
+            Self::WouldNotWork => "would not work",
+            Self::WouldLoseData => "would lose data",
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub severity: Severity,
+    /// Stable: what programs and silencers go by.
+    pub check: &'static str,
+    /// What it is about: a table, a topic, a setting.
+    pub subject: String,
+    pub found: String,
+    /// Why it matters. Empty where all is well.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub why: String,
+    /// What puts it right: SQL, a setting, or a command, each on a line of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub fix: Vec<String>,
+}
+
+impl Finding {
+    fn new(severity: Severity, check: &'static str, subject: &str, found: String) -> Finding {
+        let subject = subject.to_owned();
+        Finding { severity, check, subject, found, why: String::new(), fix: Vec::new() }
+    }
+
+    pub fn ok(check: &'static str, subject: &str, found: impl Into<String>) -> Finding {
+        Finding::new(Severity::Ok, check, subject, found.into())
+    }
+
+    pub fn warning(check: &'static str, subject: &str, found: impl Into<String>) -> Finding {
+        Finding::new(Severity::Warning, check, subject, found.into())
+    }
+
+    pub fn would_not_work(check: &'static str, subject: &str, found: impl Into<String>) -> Finding {
+        Finding::new(Severity::WouldNotWork, check, subject, found.into())
+    }
+
+    pub fn would_lose_data(check: &'static str, subject: &str, found: impl Into<String>) -> Finding {
+        Finding::new(Severity::WouldLoseData, check, subject, found.into())
+    }
+
+    #[must_use]
+    pub fn why(mut self, why: impl Into<String>) -> Finding {
+        self.why = why.into();
+        self
+    }
+
+    #[must_use]
+    pub fn fix(mut self, fix: impl Into<String>) -> Finding {
+        self.fix.push(fix.into());
+        self
+    }
+}

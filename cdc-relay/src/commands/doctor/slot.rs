@@ -1,0 +1,266 @@
+//! The slot: whether it is ours to read, and how long the server will keep the log for it.
+
+use super::facts::{Facts, Slot};
+use super::finding::Finding;
+use super::server::reload;
+use crate::state::{Memory, Refusal, admit};
+
+/// Less time than this until the slot is invalidated is an emergency, in seconds.
+const SOON: f64 = 3600.0;
+const DAY: f64 = 86_400.0;
+
+/// The slot by itself. `memory`: what the state topic says, if it was read.
+pub fn slot(facts: &Facts, name: &str, memory: Option<Option<&Memory>>) -> Vec<Finding> {
+    let subject = format!("slot {name}");
+    let mut findings = Vec::new();
+    if let Some(memory) = memory {
+        findings.push(memory_fits(facts, name, memory, &subject));
+    }
+    let Some(slot) = facts.slot(name) else {
+        if memory.is_none() {
+            findings.push(Finding::ok("slot.exists", &subject, "does not exist").why(
+                "the first start of `cdc-relay run` makes it; the publication has to be there before it",
+            ));
+        }
+        return findings;
+    };
+    if let Some(foreign) = foreign(facts, slot, &subject) {
+        findings.push(foreign);
+        return findings;
+    }
+    findings.push(kept(facts, slot, &subject));
+    findings.extend(read(facts, slot, &subject));
+    if slot.two_phase {
+        findings.push(
+            Finding::warning("slot.two_phase", &subject, "made with two_phase")
+                .why("the relay tells a prepared transaction when it is committed, and asks for it that way")
+                .fix("make the slot without two_phase: let `cdc-relay run` make it"),
+        );
+    }
+    findings.extend(spilled(facts, slot, &subject));
+    findings
+}
+
+/// What `cdc-relay run` would decide at its start.
+fn memory_fits(facts: &Facts, name: &str, memory: Option<&Memory>, subject: &str) -> Finding {
+    let stand = facts.slot(name).map(Slot::stand);
+    match admit(memory, &facts.cluster(), name, stand.as_ref(), &facts.database) {
+        Ok(_) => match memory {
+            None => Finding::ok("slot.memory", subject, "was never used: the first start makes it"),
+            Some(memory) => Finding::ok(
+                "slot.memory",
+                subject,
+                format!(
+                    "fits the state topic: acknowledged up to {}, told up to {}",
+                    memory.acknowledged, memory.told
+                ),
+            ),
+        },
+        Err(refusal) => {
+            let lost = !matches!(refusal, Refusal::Contract(_) | Refusal::SlotForeign { .. });
+            let found = "does not fit what the state topic remembers, so the relay refuses to stream";
+            let make = if lost { Finding::would_lose_data } else { Finding::would_not_work };
+            make("slot.memory", subject, found.to_owned()).why(refusal.to_string())
+        }
+    }
+}
+
+fn foreign(facts: &Facts, slot: &Slot, subject: &str) -> Option<Finding> {
+    let finding = |found: String| {
+        Finding::would_not_work("slot.kind", subject, found)
+            .why("the relay reads a logical slot of this database that decodes with pgoutput")
+            .fix("give this source a slot name of its own; the first start makes the slot")
+    };
+    if slot.slot_type != "logical" {
+        return Some(finding(format!("is a {} slot", slot.slot_type)));
+    }
+    match (slot.plugin.as_deref(), slot.database.as_deref()) {
+        (Some("pgoutput"), Some(database)) if database == facts.database => {}
+        (Some("pgoutput"), database) => {
+            return Some(finding(format!("belongs to database {}", database.unwrap_or("?"))));
+        }
+        (plugin, _) => return Some(finding(format!("decodes with {}", plugin.unwrap_or("?")))),
+    }
+    slot.temporary.then(|| {
+        Finding::would_lose_data("slot.kind", subject, "is temporary")
+            .why("the server drops it when its session ends, and with it the log that was not yet told")
+            .fix("let `cdc-relay run` make the slot")
+    })
+}
+
+/// Whether the server still has the log, and for how long.
+fn kept(facts: &Facts, slot: &Slot, subject: &str) -> Finding {
+    let retained = size(slot.retained(&facts.flush));
+    let reason = slot.invalidation_reason.as_deref().unwrap_or("max_slot_wal_keep_size");
+    let more = || reload("max_slot_wal_keep_size", "-1");
+    match slot.wal_status.as_deref() {
+        Some("lost") | None => {
+            Finding::would_lose_data("slot.wal_status", subject, format!("lost ({reason})"))
+                .why("the server removed log that was not yet told")
+                .fix("cdc-relay reconcile   -- tells every present row again, from a new slot")
+        }
+        Some("unreserved") => Finding::would_lose_data("slot.wal_status", subject, "unreserved")
+            .why("the next checkpoint removes log that was not yet told; the slot may still be saved")
+            .fix(format!("{}   -- and start the relay at once", more())),
+        Some(status) => {
+            let found = format!("{status}; {retained} of log are kept for it");
+            match (slot.safe_wal_size, facts.wal_rate) {
+                (Some(safe), rate) if rate > 0.0 && safe as f64 / rate < SOON && !slot.active => {
+                    let left = duration(safe as f64 / rate);
+                    Finding::would_lose_data("slot.wal_status", subject, format!("{found}; {left} left"))
+                        .why(
+                            "nobody reads it, and at the present rate of the log the server gives it up then",
+                        )
+                        .fix("start the relay: cdc-relay run")
+                        .fix(more())
+                }
+                _ => Finding::ok("slot.wal_status", subject, found),
+            }
+        }
+    }
+}
+
+fn read(facts: &Facts, slot: &Slot, subject: &str) -> Option<Finding> {
+    if let Some(pid) = slot.active_pid {
+        return Some(Finding::ok("slot.active", subject, format!("is read by process {pid}")));
+    }
+    let retained = slot.retained(&facts.flush);
+    Some(
+        Finding::warning(
+            "slot.active",
+            subject,
+            format!("nobody reads it; {} of log are kept", size(retained)),
+        )
+        .why("the log piles up until somebody does")
+        .fix("start the relay (cdc-relay run), or drop a slot that nobody needs any more"),
+    )
+}
+
+fn spilled(facts: &Facts, slot: &Slot, subject: &str) -> Option<Finding> {
+    let spill = facts.spills.get(&slot.slot_name).filter(|spill| spill.transactions > 0)?;
+    let memory = facts.bytes("logical_decoding_work_mem").unwrap_or(64 << 20);
+    let found = format!(
+        "{} transactions did not fit logical_decoding_work_mem ({}) and were written to disk ({})",
+        spill.transactions,
+        size(memory),
+        size(spill.bytes)
+    );
+    Some(
+        Finding::warning("slot.spill", subject, found)
+            .why("decoding waits for that disk; more memory is given to each walsender only when it needs it")
+            .fix(reload("logical_decoding_work_mem", &format!("'{}MB'", (memory >> 20) * 4))),
+    )
+}
+
+/// What the server does with the log of a slot that is not read. Of every server, with or without a slot.
+pub fn retention(facts: &Facts) -> Vec<Finding> {
+    let (limit, rate) = (facts.bytes("max_slot_wal_keep_size").unwrap_or(-1), facts.wal_rate);
+    let finding = if limit < 0 {
+        Finding::warning("retention.max_slot_wal_keep_size", "max_slot_wal_keep_size", "-1 (without a limit)")
+            .why("a slot that nobody reads fills the disk, and then the server stops")
+            .fix(format!(
+                "{}   -- what the disk can spare; alert on wal_status long before",
+                reload("max_slot_wal_keep_size", "'100GB'")
+            ))
+    } else if rate > 0.0 && limit as f64 / rate < DAY {
+        let (found, lasts) =
+            (format!("{}, at {}/s of log", size(limit), size(rate as i64)), limit as f64 / rate);
+        // A warning, since the rate of one second may be that of a rare burst.
+        Finding::warning("retention.max_slot_wal_keep_size", "max_slot_wal_keep_size", found)
+            .why(format!(
+                "a relay that is away for {} has lost its slot, and with it changes",
+                duration(lasts)
+            ))
+            .fix(reload("max_slot_wal_keep_size", &format!("'{}GB'", gigabytes_for(rate))))
+    } else {
+        let lasts = if rate > 0.0 { duration(limit as f64 / rate) } else { "ever, as it is idle".to_owned() };
+        let found = format!("{}, which lasts for {lasts} at the present rate", size(limit));
+        Finding::ok("retention.max_slot_wal_keep_size", "max_slot_wal_keep_size", found)
+    };
+    let mut findings = vec![finding];
+    let idle = facts.milliseconds("idle_replication_slot_timeout").filter(|ms| *ms > 0);
+    if let Some(seconds) = idle.map(|ms| ms as f64 / 1000.0) {
+        let make = if seconds < DAY { Finding::would_lose_data } else { Finding::warning };
+        let name = "idle_replication_slot_timeout";
+        findings.push(
+            make("retention.idle_replication_slot_timeout", name, duration(seconds))
+                .why("a relay that is away for so long has lost its slot, however little happened meanwhile")
+                .fix(reload(name, "0")),
+        );
+    }
+    findings
+}
+
+/// Two days of log, as others advise.
+fn gigabytes_for(rate: f64) -> u64 {
+    ((rate * 2.0 * DAY / f64::from(1 << 30)).ceil() as u64).max(1)
+}
+
+/// Whether the slot outlives its primary. `name`: the slot, if there is one.
+pub fn failover(facts: &Facts, name: Option<&str>) -> Vec<Finding> {
+    if facts.standby {
+        let found = "this is a standby";
+        return vec![
+            Finding::would_not_work("failover.standby", &facts.database, found)
+                .why("slot and publication of the relay are made on the primary")
+                .fix("connect to the primary"),
+        ];
+    }
+    if facts.standbys.is_empty() {
+        return Vec::new();
+    }
+    let standbys = facts.standbys.join(", ");
+    if facts.version < 170_000 {
+        return vec![
+            Finding::warning(
+                "failover.slot",
+                &format!("standby {standbys}"),
+                "the slot does not go with a promotion",
+            )
+            .why(
+                "before version 17 slots are not copied to standbys; after a promotion the relay refuses to \
+                     stream, since what was committed in between is not known to be told",
+            )
+            .fix("after a promotion: cdc-relay reconcile   -- or upgrade to 17 and use failover slots"),
+        ];
+    }
+    let mut findings = Vec::new();
+    let slot = name.and_then(|name| facts.slot(name));
+    if let Some(slot) = slot.filter(|slot| !slot.failover) {
+        let name = &slot.slot_name;
+        findings.push(
+            Finding::warning("failover.slot", &format!("slot {name}"), format!("is not copied to {standbys}"))
+                .why("after a promotion it is gone, and the relay refuses to stream until everything is told again")
+                .fix(format!("ALTER_REPLICATION_SLOT {name} (FAILOVER true)   -- psql \"… replication=database\""))
+                .fix("on the standby: sync_replication_slots = on, hot_standby_feedback = on, dbname in primary_conninfo"),
+        );
+    }
+    if facts.text("synchronized_standby_slots").is_empty() {
+        findings.push(
+            Finding::warning("failover.synchronized_standby_slots", "synchronized_standby_slots", "empty")
+                .why(
+                    "the relay may be ahead of the standby: after a promotion there are events of transactions that \
+                     never were",
+                )
+                .fix(reload("synchronized_standby_slots", "'<the standby''s physical slot>'")),
+        );
+    }
+    findings
+}
+
+pub fn size(bytes: i64) -> String {
+    let bytes = bytes.max(0) as f64;
+    let units = [(1u64 << 40, "TB"), (1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB")];
+    match units.iter().find(|(unit, _)| bytes >= *unit as f64) {
+        Some((unit, name)) => format!("{:.1} {name}", bytes / *unit as f64),
+        None => format!("{bytes} bytes"),
+    }
+}
+
+pub fn duration(seconds: f64) -> String {
+    let units = [(DAY, "days"), (3600.0, "hours"), (60.0, "minutes")];
+    match units.iter().find(|(unit, _)| seconds >= 2.0 * unit) {
+        Some((unit, name)) => format!("{:.0} {name}", seconds / unit),
+        None => format!("{seconds:.0} seconds"),
+    }
+}

@@ -1,0 +1,325 @@
+//! Each check as a table: facts that are fine but for one thing, and what is said of it.
+
+use super::brokers::{self, Topic};
+use super::facts::{Column, Facts, Open, Prepared, Publication, Role, Setting, Slot, Spill, Table};
+use super::*;
+use crate::lsn::Lsn;
+use crate::state::Phase;
+
+const ROUTES: &str = r#"
+[[topics]]
+name = "orders"
+partitions = 3
+
+[[sources]]
+name = "shop"
+url = "postgres://relay@db/shop"
+slot = "shop"
+publication = "events"
+event_source = "/shop"
+
+[[sources.tables]]
+name = "orders"
+key = "{id}"
+id = "orders/{id}/{version}"
+
+[[sources.tables.routes]]
+topic = "orders"
+type = "order.v1"
+"#;
+
+fn table(name: &str) -> Table {
+    let column = |name: &str, large| Column {
+        name: name.to_owned(),
+        type_oid: 20,
+        generated: false,
+        large,
+        published: true,
+    };
+    Table {
+        schema: "public".to_owned(),
+        name: name.to_owned(),
+        identity: "d".to_owned(),
+        identified: true,
+        published: true,
+        selectable: true,
+        columns: vec![column("id", false), column("version", false), column("note", true)],
+        ..Table::default()
+    }
+}
+
+/// A server, a publication and a slot with which all is well.
+fn fine() -> Facts {
+    let setting = |name: &str, value: &str, unit: &str| {
+        (name.to_owned(), Setting { value: value.to_owned(), unit: unit.to_owned() })
+    };
+    let slot = Slot {
+        slot_name: "shop".to_owned(),
+        slot_type: "logical".to_owned(),
+        plugin: Some("pgoutput".to_owned()),
+        database: Some("shop".to_owned()),
+        active: true,
+        active_pid: Some(7),
+        restart_lsn: Some("0/100".to_owned()),
+        confirmed_flush_lsn: Some("0/200".to_owned()),
+        wal_status: Some("reserved".to_owned()),
+        safe_wal_size: Some(100 << 30),
+        ..Slot::default()
+    };
+    Facts {
+        version: 180_000,
+        version_text: "18.1".to_owned(),
+        database: "shop".to_owned(),
+        encoding: "UTF8".to_owned(),
+        settings: [
+            setting("wal_level", "logical", ""),
+            setting("max_replication_slots", "10", ""),
+            setting("max_wal_senders", "10", ""),
+            setting("max_slot_wal_keep_size", "102400", "MB"),
+            setting("idle_replication_slot_timeout", "0", "s"),
+            setting("wal_sender_timeout", "60000", "ms"),
+            setting("synchronous_commit", "on", ""),
+            setting("fsync", "on", ""),
+            setting("full_page_writes", "on", ""),
+            setting("logical_decoding_work_mem", "65536", "kB"),
+            setting("synchronized_standby_slots", "", ""),
+            setting("wal_writer_delay", "200", "ms"),
+        ]
+        .into(),
+        role: Role { name: "relay".to_owned(), superuser: false, replication: true },
+        system_id: "1".to_owned(),
+        timeline: 1,
+        flush: "0/300".to_owned(),
+        slots: vec![slot],
+        publication: Some(Publication {
+            pubname: "events".to_owned(),
+            pubinsert: true,
+            pubupdate: true,
+            ..Publication::default()
+        }),
+        publications: vec!["events".to_owned()],
+        tables: vec![table("orders")],
+        wal_rate: 1000.0,
+        ..Facts::default()
+    }
+}
+
+fn memory() -> Memory {
+    Memory {
+        system_id: "1".to_owned(),
+        timeline: 1,
+        slot: "shop".to_owned(),
+        phase: Phase::Streaming,
+        acknowledged: Lsn(0x200),
+        told: Lsn(0x200),
+        chain: Lsn(0x200),
+        last: crate::state::Mark::default(),
+        routes: String::new(),
+    }
+}
+
+/// What is not fine, as (severity, check).
+fn found(facts: &Facts) -> Vec<(Severity, &'static str)> {
+    let routes = Routes::parse(ROUTES, |_| None).expect("routes");
+    let contract = Contract { publication: Some("events"), routed: Some((&routes, &routes.sources[0])) };
+    let findings = check(facts, &contract, Some("shop"), Some(Some(&memory())));
+    let bad = findings.iter().filter(|finding| finding.severity > Severity::Ok);
+    bad.inspect(|finding| assert!(!finding.why.is_empty() || !finding.fix.is_empty(), "{finding:?}"))
+        .map(|finding| (finding.severity, finding.check))
+        .collect()
+}
+
+#[test]
+fn where_all_is_well_nothing_is_said() {
+    assert_eq!(found(&fine()), []);
+}
+
+use Severity::{Warning, WouldLoseData, WouldNotWork};
+
+fn set(facts: &mut Facts, name: &str, value: &str) {
+    value.clone_into(&mut facts.settings.get_mut(name).expect("setting").value);
+}
+
+type Row = (fn(&mut Facts), Severity, &'static str);
+
+/// What is broken, and what is said of it.
+const BROKEN: &[Row] = &[
+    (|f| f.version = 130_000, Warning, "server.version"),
+    (|f| set(f, "wal_level", "replica"), WouldNotWork, "server.wal_level"),
+    (|f| f.encoding = "SQL_ASCII".to_owned(), WouldNotWork, "server.encoding"),
+    (|f| f.role.replication = false, WouldNotWork, "role.replication"),
+    (|f| set(f, "fsync", "off"), WouldLoseData, "server.fsync"),
+    (|f| set(f, "full_page_writes", "off"), WouldLoseData, "server.full_page_writes"),
+    (|f| set(f, "synchronous_commit", "off"), Warning, "server.synchronous_commit"),
+    (|f| set(f, "wal_sender_timeout", "0"), Warning, "server.wal_sender_timeout"),
+    (|f| set(f, "wal_sender_timeout", "2000"), Warning, "server.wal_sender_timeout"),
+    (|f| f.senders = 11, WouldNotWork, "server.max_wal_senders"),
+    (|f| set(f, "max_slot_wal_keep_size", "-1"), Warning, "retention.max_slot_wal_keep_size"),
+    // 100 GB at 2 MB/s last 14 hours, at 100 MB/s 17 minutes.
+    (|f| f.wal_rate = 2e6, Warning, "retention.max_slot_wal_keep_size"),
+    (|f| f.wal_rate = 1e8, Warning, "retention.max_slot_wal_keep_size"),
+    (
+        |f| set(f, "idle_replication_slot_timeout", "3600"),
+        WouldLoseData,
+        "retention.idle_replication_slot_timeout",
+    ),
+    (
+        |f| set(f, "idle_replication_slot_timeout", "604800"),
+        Warning,
+        "retention.idle_replication_slot_timeout",
+    ),
+    (|f| f.publication = None, WouldNotWork, "publication.exists"),
+    (|f| f.publication.as_mut().expect("p").pubinsert = false, WouldLoseData, "publication.operations"),
+    (|f| f.publication.as_mut().expect("p").pubupdate = false, WouldLoseData, "publication.operations"),
+    (|f| f.tables.push(super::tests::table("other")), WouldNotWork, "table.routes"),
+    (|f| f.tables.clear(), WouldNotWork, "table.exists"),
+    (|f| f.tables[0].published = false, WouldLoseData, "table.published"),
+    (|f| f.tables[0].columns[1].published = false, WouldNotWork, "table.columns"),
+    (|f| f.tables[0].columns[1].generated = true, WouldNotWork, "table.columns"),
+    (|f| f.tables[0].identified = false, WouldNotWork, "table.identity"),
+    (|f| f.tables[0].toast_bytes = 8192, Warning, "table.large_values"),
+    (|f| f.tables[0].row_filter = Some("(id > 5)".to_owned()), Warning, "table.row_filter"),
+    (|f| f.tables[0].selectable = false, Warning, "role.select"),
+    (|f| (f.tables[0].published, f.tables[0].unlogged) = (false, true), WouldLoseData, "table.unlogged"),
+    (|f| (f.tables[0].published, f.tables[0].partitioned) = (false, true), WouldLoseData, "table.partitions"),
+    (|f| f.slots[0].active_pid = None, Warning, "slot.active"),
+    (|f| f.slots[0].wal_status = Some("unreserved".to_owned()), WouldLoseData, "slot.wal_status"),
+    (|f| f.slots[0].two_phase = true, Warning, "slot.two_phase"),
+    (|f| f.slots[0].temporary = true, WouldLoseData, "slot.kind"),
+    (|f| f.spills = [("shop".to_owned(), Spill { transactions: 1, bytes: 9 })].into(), Warning, "slot.spill"),
+    (|f| f.slots[0].confirmed_flush_lsn = Some("0/280".to_owned()), WouldLoseData, "slot.memory"),
+    (|f| f.timeline = 2, WouldLoseData, "slot.memory"),
+    (
+        |f| f.transactions.push(Open { pid: 1, seconds: 900, ..Open::default() }),
+        Warning,
+        "server.open_transaction",
+    ),
+    (
+        |f| f.prepared.push(Prepared { gid: "g".to_owned(), seconds: 900, ..Prepared::default() }),
+        Warning,
+        "server.prepared_transaction",
+    ),
+];
+
+#[test]
+fn each_thing_that_is_wrong_is_named_once_and_with_its_weight() {
+    for (index, (break_it, severity, check)) in BROKEN.iter().enumerate() {
+        let mut facts = fine();
+        break_it(&mut facts);
+        let found = found(&facts);
+        let named: Vec<_> = found.iter().filter(|(_, found)| found == check).collect();
+        assert_eq!(named, [&(*severity, *check)], "row {index}: {found:?}");
+    }
+}
+
+#[test]
+fn a_slot_that_is_gone_is_a_loss_and_one_that_was_never_made_is_not() {
+    let mut facts = fine();
+    facts.slots.clear();
+    assert_eq!(found(&facts), [(Severity::WouldLoseData, "slot.memory")]);
+    assert!(slot::slot(&facts, "shop", Some(None)).iter().all(|f| f.severity == Severity::Ok));
+    // A slot that nobody remembers was perhaps read.
+    let forgotten = slot::slot(&fine(), "shop", Some(None));
+    assert!(forgotten.iter().any(|f| f.severity == Severity::WouldLoseData), "{forgotten:?}");
+}
+
+#[test]
+fn a_standby_that_does_not_have_the_slot_is_noticed_from_17_on_by_its_settings() {
+    let mut facts = fine();
+    facts.standbys = vec!["replica".to_owned()];
+    let checks =
+        |facts: &Facts| slot::failover(facts, Some("shop")).iter().map(|f| f.check).collect::<Vec<_>>();
+    assert_eq!(checks(&facts), ["failover.slot", "failover.synchronized_standby_slots"]);
+    facts.slots[0].failover = true;
+    facts.settings.get_mut("synchronized_standby_slots").expect("setting").value = "replica".to_owned();
+    assert_eq!(checks(&facts), [""; 0]);
+    facts.version = 160_000;
+    assert_eq!(checks(&facts), ["failover.slot"]);
+}
+
+#[test]
+fn without_routes_every_table_is_looked_at() {
+    let mut facts = fine();
+    facts.publication = None;
+    facts.tables[0].published = false;
+    facts.tables[0].identified = false;
+    let findings = check(&facts, &Contract { publication: None, routed: None }, None, None);
+    let bad: Vec<_> =
+        findings.iter().filter(|f| f.severity > Severity::Ok).map(|f| (f.severity, f.check)).collect();
+    assert_eq!(bad, [(Severity::Warning, "table.identity")]);
+}
+
+fn topic(settings: &[(&str, &str)]) -> Topic {
+    let config = [
+        ("cleanup.policy", "delete"),
+        ("retention.ms", "-1"),
+        ("retention.bytes", "-1"),
+        ("min.insync.replicas", "2"),
+        ("max.message.bytes", "1048588"),
+        ("unclean.leader.election.enable", "false"),
+    ];
+    let config = config.iter().chain(settings).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Topic { partitions: 3, replicas: 3, config: config.collect() }
+}
+
+#[test]
+fn kafka_is_judged_by_what_an_acknowledged_record_survives() {
+    let routes = Routes::parse(ROUTES, |_| None).expect("routes");
+    let of = |name: &str, topic: Topic, brokers: usize| {
+        let topics = [(name.to_owned(), topic)].into();
+        let findings = brokers::check(&brokers::Facts { brokers, topics }, &routes);
+        let bad = findings.iter().filter(|f| f.severity > Severity::Ok);
+        bad.map(|f| (f.severity, f.check)).collect::<Vec<_>>()
+    };
+    let one = |topic: Topic| Topic { partitions: 1, ..topic };
+    let (state, dead) = ("cdc-relay.state", "cdc-relay.dead-letter");
+    let compact = &[("cleanup.policy", "compact")];
+    assert_eq!(of("orders", topic(&[]), 3), []);
+    assert_eq!(of(state, one(topic(compact)), 3), []);
+    assert_eq!(of(dead, one(topic(&[])), 3), []);
+    let single = |topic: Topic| Topic { replicas: 1, ..topic };
+    assert_eq!(of("orders", single(topic(&[])), 3), [(WouldLoseData, "kafka.replication")]);
+    assert_eq!(of("orders", single(topic(&[])), 1), [(Warning, "kafka.replication")]);
+    let table: &[(&str, &str, Severity, &str)] = &[
+        ("min.insync.replicas", "1", Warning, "kafka.min_insync"),
+        ("unclean.leader.election.enable", "true", WouldLoseData, "kafka.unclean_election"),
+        ("max.message.bytes", "1000", Warning, "kafka.max_message_bytes"),
+        ("cleanup.policy", "compact", Warning, "kafka.cleanup"),
+        ("retention.ms", "604800000", Warning, "kafka.retention"),
+        ("retention.ms", "60000", WouldLoseData, "kafka.retention"),
+        ("retention.bytes", "1000", Warning, "kafka.retention"),
+    ];
+    for (name, value, severity, check) in table {
+        assert_eq!(of("orders", topic(&[(name, value)]), 3), [(*severity, *check)], "{name}={value}");
+    }
+    assert_eq!(of("orders", one(topic(&[])), 3), [(Warning, "kafka.partitions")]);
+    assert_eq!(of(state, one(topic(&[])), 3), [(WouldLoseData, "kafka.state")]);
+    assert_eq!(of(state, topic(compact), 3), [(WouldNotWork, "kafka.state")]);
+    let forgets = one(topic(&[("retention.ms", "60000")]));
+    assert_eq!(of(dead, forgets, 3), [(WouldLoseData, "kafka.dead_letters")]);
+    assert_eq!(of(dead, one(topic(compact)), 3), [(WouldLoseData, "kafka.dead_letters")]);
+}
+
+#[test]
+fn the_report_puts_the_worst_first_and_each_fix_on_a_line_that_can_be_copied() {
+    let long = "alter table public.a_table_with_a_rather_long_name replica identity full; -- and more text than a line takes";
+    let findings = vec![
+        Finding::ok("a", "fine thing", "yes"),
+        Finding::warning("b", "doubtful thing", "perhaps").why("it may hurt").fix(long),
+        Finding::would_lose_data("c", "bad thing", "no").why("it hurts").fix("mend it"),
+    ];
+    let section = Section { name: "database".to_owned(), place: "relay@db:5432/shop".to_owned(), findings };
+    let report = Report::new(vec![section], vec!["Kafka".to_owned()]);
+    assert_eq!(report.verdict, Severity::WouldLoseData);
+    let text = report.text(80, false);
+    let at = |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} is not in\n{text}"));
+    assert!(at("bad thing") < at("doubtful thing") && at("doubtful thing") < at("fine thing"));
+    assert!(text.lines().any(|line| line.trim() == long), "{text}");
+    assert!(text.contains("Not checked: Kafka."));
+    assert!(text.ends_with("1 would lose data, 0 would not work, 1 warning, 1 ok\n"), "{text}");
+    let coloured = report.text(80, true);
+    assert!(coloured.contains("\u{1b}[31mwould lose data\u{1b}[0m"), "{coloured:?}");
+    let json = serde_json::to_value(&report).expect("JSON");
+    assert_eq!(json["verdict"], "would_lose_data");
+    assert_eq!(json["sections"][0]["findings"][0]["fix"][0], "mend it");
+}

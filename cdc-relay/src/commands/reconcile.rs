@@ -1,0 +1,233 @@
+//! `cdc-relay reconcile`.
+
+use std::io::{IsTerminal, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+
+use super::{Ending, Failure, Outcome};
+use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
+use crate::metrics::Metrics;
+use crate::reconcile::{self, Plan, Planned, Report, Step};
+use crate::routes::{Routes, Source};
+
+/// Tells every row again, from the snapshot of a new slot: the way on when `run` refuses.
+///
+/// For a slot that is gone, lost, or was advanced by somebody else; a database that was restored or moved; a state
+/// topic that was lost. Every row of every routed table is told as it is now, by the same routes, with the same ids, in
+/// no particular order, and without `pg_position`; then the source is ready for `run`, which streams what was committed
+/// since. Events of tables whose id names the row and its version are repeats to whoever had them.
+///
+/// What it cannot tell: states that a row went through and no longer has, and rows that are not there any more.
+///
+/// While it works, `run` refuses the source. If it is ended in the middle, run it again: it starts over. It needs
+/// `select` on the tables. A relay that reads the slot has to be stopped first; one that refuses or stands by need not.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  cdc-relay reconcile --source payments          what it would do, if there is a slot; else it does it
+  cdc-relay reconcile --source payments --yes    does it, and drops the slot for it
+
+Exit code 1: there is a slot, and --yes was not given; nothing was changed.")]
+pub struct Options {
+    #[command(flatten)]
+    pub routes: RoutesArgs,
+    /// The slot may be dropped, if there is one and nobody reads it.
+    #[arg(long)]
+    pub yes: bool,
+    /// Answers in JSON.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    #[command(flatten)]
+    pub amqp: AmqpArgs,
+}
+
+pub fn execute(options: &Options) -> Outcome {
+    let routes = crate::run::routes(&options.routes, &options.amqp)?;
+    let source = match routes.sources.as_slice() {
+        [source] => source.clone(),
+        sources => {
+            let names: Vec<&str> = sources.iter().map(|source| source.name.get_ref().as_str()).collect();
+            let names = names.join(", ");
+            return Err(Failure::usage(format!("which source? Choose one by --source: {names}")));
+        }
+    };
+    match work(options, routes, &source)? {
+        reconcile::Ending::Done(report) => {
+            print(options.json, &report, done)?;
+            Ok(Ending::Fine)
+        }
+        reconcile::Ending::NotAgreed(plan) => {
+            print(options.json, &plan, would)?;
+            Ok(Ending::Bad)
+        }
+    }
+}
+
+/// On a thread of its own: the runtime's is RabbitMQ's.
+#[tokio::main(worker_threads = 1)]
+async fn work(options: &Options, routes: Routes, source: &Source) -> Result<reconcile::Ending> {
+    let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
+    let wiring = crate::run::wiring((&options.kafka, &options.amqp), &metrics, &routes, source)?;
+    let (agreed, mut view) = (options.yes, View::new());
+    let work = tokio::task::spawn_blocking(move || {
+        let ending = reconcile::run(wiring, agreed, &mut |step| view.show(step));
+        view.bar.finish_and_clear();
+        ending
+    });
+    work.await.context("the work ended")?
+}
+
+fn print<A: serde::Serialize>(json: bool, answer: &A, text: fn(&A) -> String) -> Result<()> {
+    let text = if json { serde_json::to_string_pretty(answer)? + "\n" } else { text(answer) };
+    Ok(std::io::stdout().write_all(text.as_bytes())?)
+}
+
+/// What a person sees while it lasts: on a terminal a bar, elsewhere a line per table.
+struct View {
+    bar: ProgressBar,
+    terminal: bool,
+}
+
+impl View {
+    fn new() -> View {
+        let terminal = std::io::stderr().is_terminal();
+        let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target);
+        let view = View { bar, terminal };
+        view.style("{spinner} {msg} ({elapsed})");
+        view.bar.enable_steady_tick(Duration::from_millis(120));
+        view
+    }
+
+    fn line(&self, line: &str) {
+        if self.terminal {
+            self.bar.println(line);
+        } else {
+            eprintln!("{line}");
+        }
+    }
+
+    fn style(&self, template: &str) {
+        // A template that does not parse leaves the style that is there.
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            let speed = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                // Writing into the bar's buffer cannot fail.
+                let _ = write!(out, "{} rows/s", HumanCount(state.per_sec() as u64));
+            };
+            self.bar.set_style(style.with_key("speed", speed).progress_chars("=> "));
+        }
+    }
+
+    fn show(&mut self, step: Step<'_>) {
+        match step {
+            Step::Waits(what) => {
+                self.style("{spinner} {msg} ({elapsed})");
+                self.bar.set_message(what.to_owned());
+                if !self.terminal {
+                    self.line(what);
+                }
+            }
+            Step::Table { name, estimate } => {
+                // The estimate may be far off: a bar is shown only where there is one.
+                self.bar.set_length(estimate.unwrap_or(0));
+                self.bar.set_position(0);
+                self.bar.reset_eta();
+                self.style(if estimate.is_some() {
+                    "{spinner} {msg} [{wide_bar}] {human_pos} of about {human_len} rows, {speed}"
+                } else {
+                    "{spinner} {msg} {human_pos} rows, {speed}"
+                });
+                self.bar.set_message(name);
+            }
+            Step::Rows(rows) => {
+                // The bar must not be full before the table is.
+                if self.bar.length().is_some_and(|length| length > 0 && rows > length) {
+                    self.bar.set_length(rows);
+                }
+                self.bar.set_position(rows);
+            }
+            Step::TableDone(report) => {
+                self.line(&format!("{}: {} rows", report.table, HumanCount(report.rows)));
+            }
+        }
+    }
+}
+
+fn done(report: &Report) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["table", "rows", "to Kafka", "to RabbitMQ", "unrouted", "dead letters", "seconds"]);
+    for told in &report.tables {
+        let number = |number: u64| HumanCount(number).to_string();
+        table.add_row([
+            told.table.clone(),
+            number(told.rows),
+            number(told.kafka),
+            number(told.rabbitmq),
+            number(told.unrouted),
+            number(told.dead_letters),
+            format!("{:.1}", told.seconds),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let Report { source, slot, begins_at, seconds, .. } = report;
+    let mut text = format!(
+        "\
+{table}
+
+Source {source} is told and acknowledged, in {seconds:.1} s. Slot {slot} begins at {begins_at};
+`cdc-relay run` goes on from there, in a new chain of positions.
+"
+    );
+    let dead: u64 = report.tables.iter().map(|table| table.dead_letters).sum();
+    if dead > 0 {
+        text += &format!(
+            "{} rows could not be told, or follow one of their key that could not: they are in the dead-letter topic,\n\
+             with the reason.\n",
+            HumanCount(dead)
+        );
+    }
+    text
+}
+
+fn would(plan: &Plan) -> String {
+    let Plan { source, slot, refusal, drops, tables } = plan;
+    let behind = match drops.bytes_behind {
+        Some(bytes) => format!(", {} of log behind the present", HumanBytes(bytes)),
+        None => String::new(),
+    };
+    let (confirmed, status) = (drops.confirmed.as_deref().unwrap_or("nothing"), &drops.wal_status);
+    let rows = |table: &Planned| match table.estimated_rows {
+        Some(rows) => format!("   {}: about {} rows", table.table, HumanCount(rows)),
+        None => format!("   {}: how many rows is not known", table.table),
+    };
+    let tables: Vec<String> = tables.iter().map(rows).collect();
+    let tables = tables.join("\n");
+    let why = match refusal {
+        Some(refusal) => format!("Why it is needed: {refusal}"),
+        None => "It is not needed: `cdc-relay run` would go on from the slot, and lose nothing.".to_owned(),
+    };
+    format!(
+        "\
+Nothing was changed. With --yes, source {source} would be reconciled so:
+
+1. Slot {slot} is dropped (confirmed {confirmed}{behind}; {status}).
+   Lost with it: the changes since then, as changes. Their rows are told as they are now; what they were in between,
+   and rows that were deleted, are not.
+2. It is made anew, and every row is told again from its snapshot:
+{tables}
+3. `cdc-relay run` streams what is committed from then on, in a new chain of positions.
+
+{why}
+"
+    )
+}

@@ -1,0 +1,51 @@
+//! `cdc-relay run`.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Ending, Outcome};
+use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
+use crate::routes::Routes;
+
+/// Streams until it is told to stop (SIGTERM or Ctrl-C), then flushes and confirms.
+///
+/// Before anything is told, each source is compared with what is remembered of it in the state topic. Where going on
+/// would lose or invent something, the source stands still and says what to do; the others go on.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Example:
+  KAFKA_BROKERS=broker:9092 cdc-relay run --routes relay.toml --admin-addr 0.0.0.0:9600")]
+pub struct RunConfig {
+    #[command(flatten)]
+    pub routes: RoutesArgs,
+    /// Where /health, /ready and /metrics are served.
+    #[arg(long, env = "ADMIN_ADDR", default_value = "127.0.0.1:9600", value_name = "ADDR:PORT")]
+    pub admin_addr: SocketAddr,
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    #[command(flatten)]
+    pub amqp: AmqpArgs,
+}
+
+pub fn execute(config: RunConfig) -> Outcome {
+    let routes = crate::run::routes(&config.routes, &config.amqp)?;
+    serve(config, routes)?;
+    Ok(Ending::Fine)
+}
+
+#[tokio::main(worker_threads = 1)]
+async fn serve(config: RunConfig, routes: Routes) -> Result<()> {
+    let listener = tokio::net::TcpListener::bind(config.admin_addr).await.context("ADMIN_ADDR")?;
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let shutdown = CancellationToken::new();
+    let token = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        token.cancel();
+    });
+    crate::run::run(config, routes, listener, shutdown).await
+}

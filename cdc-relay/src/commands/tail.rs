@@ -1,0 +1,201 @@
+//! `cdc-relay tail`: the changes of a database on the terminal, with nothing but a connection string.
+
+mod output;
+mod reader;
+mod show;
+mod text;
+mod trial;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio_postgres::{Client, Config};
+
+use self::output::Output;
+use self::reader::{Reading, Slot, Stop, Totals};
+use self::show::{Format, Show};
+use super::{Ending, Outcome, block_on, database, terminal};
+use crate::config::JsonArgs;
+
+/// How long a stop waits for the reader, and then for the printer.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Shows the committed changes of a database as they happen. Needs nothing but a connection string.
+///
+/// Reads through a temporary replication slot, which the server drops when the session ends, even after kill -9. Where no
+/// publication is given, it makes one or two (cdc_relay_tail_…) and drops them at the end; those of a tail that was
+/// killed are dropped by the next one. Updates and deletes of a table without a primary key or replica identity are
+/// not shown, since publishing them would make them fail.
+///
+/// The server keeps no log for it: when the output is not taken for 2 seconds, changes are left out and counted.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  cdc-relay tail postgres://user@host/db
+  cdc-relay tail postgres://user@host/db --table orders --table audit.log
+  cdc-relay tail \"host=/var/run/postgresql dbname=shop\" --json | jq .after
+
+Needs wal_level = logical and a role with REPLICATION; without a publication also CREATE on the database and tables
+of its own, or a superuser. `cdc-relay doctor URL` says what is missing.
+
+A line of --json: time, commit (log position), xid, ordinal in its transaction, table, operation (insert, update,
+delete, truncate), key, before (what the log has of the old row), after, unchanged (columns whose large value the log
+left out). {\"skipped\": n} stands where n changes were left out.")]
+pub struct Options {
+    /// The database, as a URL or as key=value words.
+    #[arg(env = "DATABASE_URL", hide_env_values = true)]
+    url: String,
+    /// Only this table (schema.table; public if there is no schema). May be given several times.
+    #[arg(long = "table", short, value_name = "TABLE")]
+    tables: Vec<String>,
+    /// Reads what this publication has, and makes none.
+    #[arg(long, value_name = "NAME")]
+    publication: Option<String>,
+    /// Reads from where this slot stands, without moving it. While it is read here, nobody else can read it.
+    #[arg(long, value_name = "SLOT", requires = "publication")]
+    from_slot: Option<String>,
+    /// Ends after the transaction in which so many changes are reached.
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+pub fn execute(options: &Options) -> Outcome {
+    let config = database::config(&options.url)?;
+    block_on(tail(options, config))??;
+    Ok(Ending::Fine)
+}
+
+async fn tail(options: &Options, config: Config) -> Result<()> {
+    // From here on, so that nothing that is made stays behind.
+    let interrupted = interrupted()?;
+    let client = database::connect(&config).await?;
+    client.batch_execute("set lock_timeout = '3s'; set statement_timeout = 0").await.context("settings")?;
+    let facts = trial::facts(&client).await?;
+    if let Some(obstacle) = trial::obstacle(&facts, options.publication.is_none()) {
+        anyhow::bail!("{obstacle}");
+    }
+    let name = trial::name();
+    trial::hold(&client, &name).await?;
+    let (publications, made) = match &options.publication {
+        Some(publication) => (vec![publication.clone()], false),
+        None => (publish(&client, &facts, options, &name).await?, true),
+    };
+    let format = if options.json.json { Format::Json } else { Format::Text { colour: terminal::colour() } };
+    let show = Show::new(format, &options.tables, reader::keys(&facts.tables));
+    let slot = options.from_slot.clone().map_or(Slot::Temporary(name), Slot::Existing);
+    let reading = Reading { config, slot, publications: publications.clone(), limit: options.limit };
+    let read = read(reading, show, interrupted).await;
+    if made {
+        withdraw(&client, &publications).await;
+    }
+    let Totals { transactions, changes } = read?;
+    eprintln!("{changes} changes in {transactions} transactions");
+    Ok(())
+}
+
+/// Makes the publications, and says so.
+async fn publish(
+    client: &Client,
+    facts: &trial::Facts,
+    options: &Options,
+    name: &str,
+) -> Result<Vec<String>> {
+    for left in trial::clear(client, &facts.leftovers).await? {
+        eprintln!("Dropped publication {left}: a tail that was killed had left it behind.");
+    }
+    let plan = trial::plan(facts, &options.tables, name)?;
+    // All of them or none.
+    let statements = format!("begin; {}; commit", plan.statements.join("; "));
+    if let Err(error) = client.batch_execute(&statements).await {
+        return Err(error).context("cannot make a publication");
+    }
+    eprintln!("Made publication {} for as long as this runs.", plan.names.join(" and "));
+    plan.notes.iter().for_each(|note| eprintln!("Shows {note}."));
+    Ok(plan.names)
+}
+
+async fn withdraw(client: &Client, publications: &[String]) {
+    let drop = format!("drop publication if exists {}", publications.join(", "));
+    if let Err(error) = client.batch_execute(&drop).await {
+        let names = publications.join(", ");
+        eprintln!("Publication {names} could not be dropped ({error}); the next tail drops it.");
+    }
+}
+
+/// Reads on a thread, prints on another, and waits for either, or for Ctrl-C.
+async fn read(reading: Reading, show: Show, interrupted: impl Future<Output = ()>) -> Result<Totals> {
+    let (output, stop) = (Arc::new(Output::default()), Arc::new(Stop::new()?));
+    let (done, read) = oneshot::channel();
+    let (begin, begun) = oneshot::channel::<()>();
+    let (to, asked) = (Arc::clone(&output), Arc::clone(&stop));
+    std::thread::Builder::new().name("reader".to_owned()).spawn(move || {
+        // The receivers are gone only when the command ends anyway.
+        let ready = || {
+            let _ = begin.send(());
+        };
+        let totals = reader::read(&reading, show, (&to, &asked), ready);
+        to.end();
+        let _ = done.send(totals);
+    })?;
+    let (from, asked) = (Arc::clone(&output), Arc::clone(&stop));
+    let printer = std::thread::Builder::new()
+        .name("printer".to_owned())
+        .spawn(move || from.print(std::io::stdout(), || asked.ask()))?;
+    tokio::pin!(read, interrupted);
+    let announce = announce(begun);
+    tokio::pin!(announce);
+    let mut announced = false;
+    let totals = loop {
+        tokio::select! {
+            totals = &mut read => break Some(totals.context("the reader ended")?),
+            () = &mut announce, if !announced => announced = true,
+            () = &mut interrupted => {
+                stop.ask();
+                // It may wait for a server that does not answer, and then nothing is lost by not waiting with it.
+                break match tokio::time::timeout(GRACE, read).await {
+                    Ok(totals) => Some(totals.context("the reader ended")?),
+                    Err(_) => None,
+                };
+            }
+        }
+    };
+    let Some(totals) = totals else { return Ok(Totals::default()) };
+    // What was read is printed, unless the output is stuck.
+    let until = Instant::now() + GRACE;
+    while !printer.is_finished() && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    totals
+}
+
+/// Says when changes will be seen, and what it waits for until then.
+async fn announce(begun: oneshot::Receiver<()>) {
+    tokio::pin!(begun);
+    let patience = Duration::from_secs(2);
+    let begun = match tokio::time::timeout(patience, &mut begun).await {
+        Ok(begun) => begun,
+        Err(_) => {
+            eprintln!("Waiting for the transactions that are open now to end: a slot begins after them.");
+            begun.await
+        }
+    };
+    if begun.is_ok() {
+        eprintln!("Reading. Ctrl-C ends.");
+    }
+}
+
+/// Ready when the program is to end.
+fn interrupted() -> Result<impl Future<Output = ()>> {
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut term = signal(SignalKind::terminate())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! { _ = int.recv() => {}, _ = term.recv() => {}, _ = hup.recv() => {} }
+    })
+}

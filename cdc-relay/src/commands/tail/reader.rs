@@ -1,0 +1,217 @@
+//! Reads the log on a thread of its own, from connecting to the end.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use tokio_postgres::Config;
+
+use super::output::Output;
+use super::show::{Change, Show};
+use crate::copy::{Frame, Replication};
+use crate::lsn::Lsn;
+use crate::pgoutput::{self, Message, Scratch};
+use crate::wire::Session;
+
+/// How often the server hears from us.
+const STATUS: Duration = Duration::from_secs(1);
+/// Of a long transaction so much is handed over at once.
+const PIECE: usize = 64 << 10;
+
+/// Asked from outside, noticed at once.
+#[derive(Debug)]
+pub struct Stop {
+    asked: AtomicBool,
+    wake: OwnedFd,
+}
+
+impl Stop {
+    pub fn new() -> Result<Stop> {
+        let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).context("no eventfd")?;
+        Ok(Stop { asked: AtomicBool::new(false), wake })
+    }
+
+    pub fn ask(&self) {
+        self.asked.store(true, Ordering::Release);
+        // Full means it is readable already.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    pub fn asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+}
+
+/// Where to read.
+#[derive(Debug, Clone)]
+pub enum Slot {
+    /// A slot that the server drops with the session, whatever ends it.
+    Temporary(String),
+    /// Somebody's slot: read and never confirmed, so that it stays where it is.
+    Existing(String),
+}
+
+#[derive(Debug)]
+pub struct Reading {
+    pub config: Config,
+    pub slot: Slot,
+    pub publications: Vec<String>,
+    /// Ends after so many changes.
+    pub limit: Option<u64>,
+}
+
+/// What was read, and how the server would have to be set up to say more.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Totals {
+    pub transactions: u64,
+    pub changes: u64,
+}
+
+/// Reads until asked to stop, the limit, or an error. `ready` is called when changes will be seen from then on.
+pub fn read(
+    reading: &Reading,
+    show: Show,
+    (output, stop): (&Output, &Stop),
+    ready: impl FnOnce(),
+) -> Result<Totals> {
+    let mut session = Session::connect(&reading.config)?;
+    let (name, confirm) = match &reading.slot {
+        Slot::Temporary(name) => {
+            session
+                .query(&format!(
+                    "CREATE_REPLICATION_SLOT \"{name}\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT"
+                ))
+                .context("cannot make a temporary replication slot")?;
+            (name, true)
+        }
+        Slot::Existing(name) => (name, false),
+    };
+    let publications: Vec<&str> = reading.publications.iter().map(String::as_str).collect();
+    let wire = match session.start(name, &publications) {
+        Ok(wire) => wire,
+        Err(error) if error.code() == Some("55006") => {
+            bail!("slot {name} is being read by somebody else, probably by a relay: only one can read a slot")
+        }
+        Err(error) => return Err(error).context(format!("cannot read slot {name}")),
+    };
+    ready();
+    let tail = Tail {
+        wire,
+        show,
+        output,
+        stop,
+        confirm,
+        limit: reading.limit.unwrap_or(u64::MAX),
+        received: Lsn::ZERO,
+        confirmed_at: Instant::now(),
+        in_transaction: false,
+        totals: Totals::default(),
+    };
+    tail.run()
+}
+
+struct Tail<'a> {
+    wire: Replication,
+    show: Show,
+    output: &'a Output,
+    stop: &'a Stop,
+    confirm: bool,
+    limit: u64,
+    /// Everything committed up to here was received.
+    received: Lsn,
+    confirmed_at: Instant,
+    in_transaction: bool,
+    totals: Totals,
+}
+
+impl Tail<'_> {
+    fn run(mut self) -> Result<Totals> {
+        let mut scratch = Scratch::default();
+        let mut going = true;
+        while going && !self.stop.asked() {
+            self.wait()?;
+            self.wire.read()?;
+            let mut reply = false;
+            while going && let Some(frame) = self.wire.frame()? {
+                match frame {
+                    Frame::Data(range) => going = self.message(&range, &mut scratch)?,
+                    Frame::Keepalive { wal_end, reply: wanted } => {
+                        reply |= wanted;
+                        if !self.in_transaction {
+                            self.received = self.received.max(wal_end);
+                        }
+                    }
+                }
+            }
+            if reply || self.confirmed_at.elapsed() >= STATUS {
+                // What is printed, or ever will be, is of no concern to the server: it keeps its log for nobody.
+                self.wire.confirm(if self.confirm { self.received } else { Lsn::ZERO }, false)?;
+                self.confirmed_at = Instant::now();
+            }
+        }
+        self.wire.close();
+        Ok(self.totals)
+    }
+
+    fn wait(&self) -> Result<()> {
+        let timeout = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+        let mut fds = [PollFd::new(&self.wire, PollFlags::IN), PollFd::new(&self.stop.wake, PollFlags::IN)];
+        match poll(&mut fds, Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+            Err(error) => Err(error).context("poll"),
+        }
+    }
+
+    /// False: the end is reached.
+    fn message(&mut self, range: &Range<usize>, scratch: &mut Scratch) -> Result<bool> {
+        let message = pgoutput::decode(self.wire.bytes(range), scratch)?;
+        match message {
+            Message::Begin { commit_lsn, committed_at, xid } => {
+                self.in_transaction = true;
+                self.show.begin(commit_lsn, committed_at, xid);
+            }
+            Message::Commit { end_lsn, .. } => {
+                self.in_transaction = false;
+                self.received = self.received.max(end_lsn);
+                self.totals.transactions += 1;
+                return Ok(self.hand_over(1));
+            }
+            Message::Relation(relation) => self.show.relation(relation),
+            Message::Insert { relation, new } => self.show.change(relation, &Change::Insert(new)),
+            Message::Update { relation, old, new } => {
+                self.show.change(relation, &Change::Update { old, new });
+            }
+            Message::Delete { relation, old } => self.show.change(relation, &Change::Delete(old)),
+            Message::Truncate { flags, relations } => {
+                let oids = relations.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid));
+                self.show.truncate(flags, &oids.collect::<Vec<u32>>());
+            }
+            Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => {}
+        }
+        Ok(self.hand_over(PIECE))
+    }
+
+    /// Gives what is written to the printer, if it is at least so many bytes. False: the end is reached.
+    fn hand_over(&mut self, least: usize) -> bool {
+        if self.show.written() < least {
+            return true;
+        }
+        let chunk = self.show.take();
+        self.totals.changes += chunk.changes;
+        let Self { show, output, .. } = self;
+        output.offer(chunk, |left_out| show.skipped(left_out)) && self.totals.changes < self.limit
+    }
+}
+
+/// Primary keys of tables whose replica identity is the whole row: it says nothing of the key.
+pub fn keys(tables: &[super::trial::Table]) -> BTreeMap<u32, Vec<String>> {
+    tables
+        .iter()
+        .map(|table| (table.oid, table.primary_key.clone()))
+        .filter(|(_, key)| !key.is_empty())
+        .collect()
+}

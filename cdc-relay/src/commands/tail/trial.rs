@@ -1,0 +1,206 @@
+//! What a look at a database needs for as long as it lasts: publications, where none is given, that harm nobody.
+//!
+//! A published update or delete of a table without a replica identity is refused by the server: publishing such a
+//! table breaks whoever writes it. So updates and deletes are published only of tables that have one, by name; the
+//! inserts of everything may be published with `for all tables`, which includes tables that are made later.
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use tokio_postgres::Client;
+
+use crate::routes::qualified;
+
+/// Publications of this name belong to a `tail`, or to one that was killed.
+const PREFIX: &str = "cdc_relay_tail_";
+
+/// What the server answers before anything is made.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Facts {
+    pub version: u32,
+    pub wal_level: String,
+    pub standby: bool,
+    pub role: String,
+    pub superuser: bool,
+    pub replication: bool,
+    pub may_publish: bool,
+    pub free_slots: i64,
+    pub tables: Vec<Table>,
+    /// Publications that a tail made.
+    pub leftovers: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Table {
+    pub oid: u32,
+    pub schema: String,
+    pub name: String,
+    /// Only its owner may publish it.
+    pub owned: bool,
+    /// Updates and deletes can be published.
+    pub identity: bool,
+    pub primary_key: Vec<String>,
+}
+
+impl Table {
+    fn sql(&self) -> String {
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+    }
+
+    pub fn shown(&self) -> String {
+        if self.schema == "public" { self.name.clone() } else { format!("{}.{}", self.schema, self.name) }
+    }
+}
+
+pub async fn facts(client: &Client) -> Result<Facts> {
+    let row = client.query_one(include_str!("facts.sql"), &[]).await.context("cannot look at the server")?;
+    serde_json::from_value(row.get(0)).context("the server's answer")
+}
+
+/// Why there is nothing to see, with what to do about it.
+pub fn obstacle(facts: &Facts, own_publication: bool) -> Option<String> {
+    let Facts { role, wal_level, .. } = facts;
+    if facts.version < 100_000 {
+        return Some(
+            "this server has no logical replication with pgoutput: Postgres 10 or newer is needed".to_owned(),
+        );
+    }
+    if wal_level != "logical" {
+        return Some(format!(
+            "wal_level is {wal_level}, so the log does not say which rows change. As a superuser:\n  \
+             alter system set wal_level = logical;\n\
+             then restart Postgres. (Amazon RDS and Aurora: rds.logical_replication = 1 in the parameter group; \
+             Cloud SQL and AlloyDB: the flag logical_decoding = on; Azure: wal_level in the server parameters.)"
+        ));
+    }
+    if !facts.replication {
+        return Some(format!(
+            "role {role} may not read the log. As a superuser:\n  alter role \"{role}\" replication;\n\
+             (Amazon RDS: grant rds_replication to \"{role}\".)"
+        ));
+    }
+    if facts.free_slots < 1 {
+        return Some(
+            "all replication slots are taken. Drop one that nobody needs (select * from pg_replication_slots), or \
+             raise max_replication_slots and restart Postgres."
+                .to_owned(),
+        );
+    }
+    if facts.standby && own_publication {
+        return Some(
+            "this is a standby, where no publication can be made: name one with --publication, or connect to the \
+             primary"
+                .to_owned(),
+        );
+    }
+    None
+}
+
+/// Publications to make, and what they leave out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    pub names: Vec<String>,
+    pub statements: Vec<String>,
+    pub notes: Vec<String>,
+}
+
+/// Decides what to publish: the tables that are `wanted`, or all.
+pub fn plan(facts: &Facts, wanted: &[String], name: &str) -> Result<Plan> {
+    let tables = choose(facts, wanted)?;
+    let (may, may_not): (Vec<&Table>, Vec<&Table>) =
+        tables.iter().partition(|table| table.owned || facts.superuser);
+    let everything = facts.superuser && wanted.is_empty();
+    if !everything && (!facts.may_publish || may.is_empty()) {
+        bail!("{}", cannot_publish(facts, &tables));
+    }
+    let identified: Vec<&Table> = may.iter().copied().filter(|table| table.identity).collect();
+    let list = |tables: &[&Table]| tables.iter().map(|table| table.sql()).collect::<Vec<_>>().join(", ");
+    let root = if facts.version >= 130_000 { ", publish_via_partition_root = true" } else { "" };
+    let truncate = if facts.version >= 110_000 { ", truncate" } else { "" };
+    let of = if everything { "all tables".to_owned() } else { format!("table {}", list(&may)) };
+    let mut plan = Plan { names: vec![name.to_owned()], statements: Vec::new(), notes: Vec::new() };
+    plan.statements
+        .push(format!("create publication {name} for {of} with (publish = 'insert{truncate}'{root})"));
+    if !identified.is_empty() {
+        let second = format!("{name}_u");
+        let of = list(&identified);
+        plan.statements.push(format!(
+            "create publication {second} for table {of} with (publish = 'update, delete'{root})"
+        ));
+        plan.names.push(second);
+    }
+    let names = |tables: &[&Table]| tables.iter().map(|table| table.shown()).collect::<Vec<_>>().join(", ");
+    let without: Vec<&Table> = may.iter().copied().filter(|table| !table.identity).collect();
+    if !without.is_empty() {
+        plan.notes.push(format!(
+            "only inserts of {}: without a primary key or replica identity, publishing its updates and deletes would \
+             make them fail",
+            names(&without)
+        ));
+    }
+    if !may_not.is_empty() {
+        plan.notes.push(format!("not {}: role {} does not own it", names(&may_not), facts.role));
+    }
+    Ok(plan)
+}
+
+fn choose(facts: &Facts, wanted: &[String]) -> Result<Vec<Table>> {
+    if wanted.is_empty() {
+        return Ok(facts.tables.clone());
+    }
+    let find = |name: &String| {
+        let (schema, table) = qualified(name);
+        let found = facts.tables.iter().find(|known| known.schema == schema && known.name == table);
+        found.cloned().with_context(|| {
+            format!(
+                "there is no table {schema}.{table} that can be published (views and unlogged tables cannot)"
+            )
+        })
+    };
+    wanted.iter().map(find).collect()
+}
+
+fn cannot_publish(facts: &Facts, tables: &[Table]) -> String {
+    let Facts { role, .. } = facts;
+    if tables.is_empty() {
+        return "this database has no table that can be published".to_owned();
+    }
+    let why = if facts.may_publish { "owns none of the tables" } else { "may not create a publication here" };
+    let list = tables.iter().take(3).map(Table::sql).collect::<Vec<_>>().join(", ");
+    format!(
+        "role {role} {why}, and the log is read through a publication. Let the owner make one, and name it:\n  \
+         create publication cdc_relay for table {list};\n  cdc-relay tail … --publication cdc_relay"
+    )
+}
+
+/// A name of our own for publication and slot.
+pub fn name() -> String {
+    format!("{PREFIX}{:08x}", rand::random::<u32>())
+}
+
+/// Holds the name for as long as the client is connected, so that no other tail takes it for left behind.
+pub async fn hold(client: &Client, name: &str) -> Result<bool> {
+    let lock = "select pg_try_advisory_lock(hashtext($1), 0)";
+    Ok(client.query_one(lock, &[&name]).await.context("advisory lock")?.get(0))
+}
+
+/// Drops what killed tails have left behind. What cannot be dropped, because it is another role's, stays.
+pub async fn clear(client: &Client, leftovers: &[String]) -> Result<Vec<String>> {
+    let mut dropped = Vec::new();
+    for name in leftovers {
+        // Both publications of a tail are held by the name of the first.
+        let base = name.trim_end_matches("_u");
+        if !hold(client, base).await? {
+            continue;
+        }
+        if client.batch_execute(&format!("drop publication if exists {name}")).await.is_ok() {
+            dropped.push(name.clone());
+        }
+        client.execute("select pg_advisory_unlock(hashtext($1), 0)", &[&base]).await.context("unlock")?;
+    }
+    Ok(dropped)
+}
+
+#[cfg(test)]
+#[path = "trial_tests.rs"]
+mod tests;

@@ -1,0 +1,178 @@
+//! `cdc-relay verify`: reads topics once and proves by their positions that nothing is missing.
+
+mod read;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use self::read::{Reading, Topic};
+use super::{Ending, Failure, Outcome, print, terminal};
+use crate::chain::Findings;
+use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
+use crate::routes::{Relay, Routes, Source};
+
+/// Proves from the topics alone that no transaction is missing, and that none came out of order.
+///
+/// Every record told by the relay names its commit, its number in it, and the commit before it that told anything
+/// (pg_position). Verify reads all partitions once and follows that chain, source by source. The records of a source may be
+/// spread over several topics, all of which are needed: a routes file names them, dead letters included. Rows told again by
+/// replay or reconcile have no position and are only counted. What cannot be seen from the topics: the last record of a
+/// transaction's several, and what follows the newest record; and a topic that was made anew has a new beginning.
+///
+/// Memory: 16 bytes per record, for as long as some other partition was not read that far.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  KAFKA_BROKERS=broker:9092 cdc-relay verify --routes relay.toml
+  cdc-relay verify --kafka-brokers broker:9092 --topic orders --topic customers
+  cdc-relay verify --routes relay.toml --source shop --from 2026-11-24T00:00:00Z --json
+
+Exit code: 0 if every chain is whole, 1 if something is missing or out of order, 2 if the topics could not be read.")]
+pub struct Options {
+    #[command(flatten)]
+    routes: RoutesArgs,
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    /// These topics instead of those of a routes file: all that the relay tells to.
+    #[arg(long = "topic", short, value_name = "TOPIC")]
+    topics: Vec<String>,
+    /// Only what was committed since; the proof then begins at the first record that every partition has.
+    #[arg(long, value_name = "TIME")]
+    from: Option<Timestamp>,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+/// Of one source.
+#[derive(Debug, Serialize)]
+pub struct Verdict {
+    /// The CloudEvents source of its events.
+    pub source: String,
+    pub whole: bool,
+    /// Records without a position: told again by replay or reconcile.
+    pub told_again: u64,
+    #[serde(flatten)]
+    pub findings: Findings,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    whole: bool,
+    /// Records read.
+    records: u64,
+    sources: Vec<Verdict>,
+    /// What could not be taken into account, and why.
+    notes: Vec<String>,
+}
+
+pub fn execute(options: &Options) -> Outcome {
+    let routes = if options.topics.is_empty() {
+        Some(options.routes.read().map_err(|failure| match failure {
+            Failure::Usage(error) => {
+                Failure::Usage(error.context("without a routes file, name the topics: --topic"))
+            }
+            failed @ Failure::Failed(_) => failed,
+        })?)
+    } else {
+        None
+    };
+    let report = verify(options, routes.as_ref())?;
+    if options.json.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&report).context("JSON")?))?;
+    } else {
+        print(&text(&report, terminal::colour()))?;
+    }
+    Ok(if report.whole { Ending::Fine } else { Ending::Bad })
+}
+
+fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
+    let brokers = &options.kafka.kafka_brokers;
+    let topics = match routes {
+        Some(routes) => told_to(routes),
+        None => options.topics.iter().map(|name| Topic { name: name.clone(), dead_letters: false }).collect(),
+    };
+    let (relay, kafka) = (Relay::default(), BTreeMap::new());
+    let none = Routes { relay, kafka, topics: Vec::new(), queues: Vec::new(), sources: Vec::new() };
+    let sources: Option<BTreeMap<String, String>> = routes.map(|routes| {
+        let name = |source: &Source| (source.name.get_ref().clone(), source.event_source.get_ref().clone());
+        routes.sources.iter().map(name).collect()
+    });
+    let mut reading = Reading::connect(brokers, routes.unwrap_or(&none), topics, options.from)?;
+    reading.all(sources.as_ref())?;
+    let (records, verdicts, mut notes) = reading.judge();
+    if routes.is_none() {
+        notes.push(
+            "only the topics that were named: transactions that tell to others look like gaps".to_owned(),
+        );
+    }
+    if verdicts.is_empty() {
+        notes.push(
+            "no record has a position: nothing was told by the relay, or it was told again only".to_owned(),
+        );
+    }
+    Ok(Report { whole: verdicts.iter().all(|verdict| verdict.whole), records, sources: verdicts, notes })
+}
+
+/// The topics that the sources' routes lead to, and the dead letters.
+fn told_to(routes: &Routes) -> Vec<Topic> {
+    let all = routes.sources.iter().flat_map(|source| &source.tables).flat_map(|table| &table.routes);
+    let mut names = BTreeSet::new();
+    for topic in all.filter_map(|route| route.topic.as_ref()).map(|topic| topic.get_ref()) {
+        if routes.topic_index(topic).is_some() {
+            names.insert(topic.clone());
+        } else {
+            // A template: any topic of the file.
+            names.extend(routes.topics.iter().map(|topic| topic.name.get_ref().clone()));
+        }
+    }
+    let mut topics: Vec<Topic> = names.into_iter().map(|name| Topic { name, dead_letters: false }).collect();
+    topics.push(Topic { name: routes.relay.dead_letter_topic.get_ref().clone(), dead_letters: true });
+    topics
+}
+
+fn text(report: &Report, colour: bool) -> String {
+    use owo_colors::Style;
+    let paint =
+        |style: Style, text: &str| if colour { style.style(text).to_string() } else { text.to_owned() };
+    let mut out = format!("{} records read\n", report.records);
+    for verdict in &report.sources {
+        let found = &verdict.findings;
+        let says = if verdict.whole {
+            paint(Style::new().green(), "the chain is whole")
+        } else {
+            paint(Style::new().red(), "the chain is broken")
+        };
+        // Writing into a String cannot fail.
+        let _ = writeln!(out, "\n{}: {says}", paint(Style::new().bold(), &verdict.source));
+        if let Some(problem) = &found.problem {
+            let _ = writeln!(out, "  first problem: {problem}");
+        }
+        let range = |end: &Option<String>| end.clone().unwrap_or_else(|| "nothing".to_owned());
+        let mut rows = vec![
+            ("transactions", found.transactions),
+            ("events, first told", found.events),
+            ("repeated after a crash", found.repeated),
+            ("told again, without position", verdict.told_again),
+            ("chains", found.chains),
+            ("gaps", found.gaps),
+            ("records missing in transactions", found.missing_records),
+            ("out of order", found.out_of_order),
+        ];
+        let optional =
+            [("older than all partitions reach", found.before_start), ("too new to judge", found.not_judged)];
+        rows.extend(optional.into_iter().filter(|(_, count)| *count > 0));
+        for (name, count) in rows {
+            let _ = writeln!(out, "  {name:<32} {count:>12}");
+        }
+        let _ = writeln!(out, "  from commit {} to {}", range(&found.first), range(&found.last));
+    }
+    for note in &report.notes {
+        let _ = writeln!(out, "\nNote: {note}.");
+    }
+    out
+}

@@ -1,0 +1,309 @@
+//! Reads all partitions of the topics once, as fast as they come.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use serde::Deserialize;
+
+use super::Verdict;
+use crate::chain::{Chain, Position};
+use crate::kafka::client_config;
+use crate::lsn::Lsn;
+use crate::routes::Routes;
+
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Nothing came for so long, though records are left: the broker is asked how far we are.
+const QUIET: Duration = Duration::from_secs(1);
+/// A relay that runs may have a record on its way to one partition while later ones are in another. So much later it is
+/// looked for once more.
+const SETTLE: Duration = Duration::from_millis(1500);
+
+#[derive(Debug, Clone)]
+pub struct Topic {
+    pub name: String,
+    /// Its records have no CloudEvents source; their body names ours.
+    pub dead_letters: bool,
+}
+
+struct Partition {
+    topic: usize,
+    number: i32,
+    /// The offset of the next record.
+    next: i64,
+    end: i64,
+    /// Its beginning is gone, or is not wanted.
+    cut: bool,
+}
+
+#[derive(Default)]
+struct Told {
+    chain: Chain,
+    told_again: u64,
+}
+
+pub struct Reading {
+    consumer: Rc<BaseConsumer>,
+    topics: Vec<Topic>,
+    partitions: Vec<Partition>,
+    /// The partition's index by topic and number.
+    index: BTreeMap<(usize, i32), usize>,
+    sources: BTreeMap<String, Told>,
+    /// By source: what was newest when the ends were looked up first.
+    newest: BTreeMap<String, Lsn>,
+    records: u64,
+    /// Dead letters that are nobody's.
+    unknown: u64,
+    notes: Vec<String>,
+}
+
+impl Reading {
+    /// Looks up where the partitions begin and end. A topic that does not exist has told nothing.
+    pub fn connect(
+        brokers: &str,
+        routes: &Routes,
+        topics: Vec<Topic>,
+        from: Option<Timestamp>,
+    ) -> Result<Reading> {
+        let consumer: BaseConsumer = client_config(brokers, routes)
+            .set("group.id", "cdc-relay-verify")
+            .set("enable.auto.commit", "false")
+            .set("allow.auto.create.topics", "false")
+            .set("auto.offset.reset", "error")
+            .set("check.crcs", "true")
+            .set("fetch.message.max.bytes", "4194304")
+            // Per partition; what is read and not yet looked at.
+            .set("queued.max.messages.kbytes", "8192")
+            .create()
+            .context("no Kafka consumer")?;
+        let metadata = consumer.fetch_metadata(None, TIMEOUT).context("the brokers do not answer")?;
+        let mut reading = Reading {
+            consumer: Rc::new(consumer),
+            topics,
+            partitions: Vec::new(),
+            index: BTreeMap::new(),
+            sources: BTreeMap::new(),
+            newest: BTreeMap::new(),
+            records: 0,
+            unknown: 0,
+            notes: Vec::new(),
+        };
+        for (topic, wanted) in reading.topics.iter().enumerate() {
+            let Some(known) = metadata.topics().iter().find(|known| known.name() == wanted.name) else {
+                reading.notes.push(format!("topic {} does not exist", wanted.name));
+                continue;
+            };
+            for number in known.partitions().iter().map(|partition| partition.id()) {
+                let (low, end) = reading.consumer.fetch_watermarks(&wanted.name, number, TIMEOUT)?;
+                reading.index.insert((topic, number), reading.partitions.len());
+                reading.partitions.push(Partition { topic, number, next: low, end, cut: low > 0 });
+            }
+        }
+        if let Some(from) = from {
+            reading.skip(from)?;
+        }
+        Ok(reading)
+    }
+
+    /// Begins at the first record that is not older.
+    fn skip(&mut self, from: Timestamp) -> Result<()> {
+        let mut times = TopicPartitionList::new();
+        for partition in &self.partitions {
+            let time = Offset::Offset(from.as_millisecond());
+            times.add_partition_offset(&self.topics[partition.topic].name, partition.number, time)?;
+        }
+        let found = self.consumer.offsets_for_times(times, TIMEOUT).context("offsets by time")?;
+        for partition in &mut self.partitions {
+            let name = &self.topics[partition.topic].name;
+            let offset = found.find_partition(name, partition.number).map(|found| found.offset());
+            let next = match offset {
+                Some(Offset::Offset(offset)) => offset.max(partition.next),
+                _ => partition.end,
+            };
+            partition.cut |= next > partition.next;
+            partition.next = next;
+        }
+        Ok(())
+    }
+
+    /// Reads to the ends there were; then once more, for what was on its way meanwhile.
+    pub fn all(&mut self, sources: Option<&BTreeMap<String, String>>) -> Result<()> {
+        self.read_to_ends(sources)?;
+        self.newest = self.sources.iter().map(|(name, told)| (name.clone(), told.chain.newest())).collect();
+        std::thread::sleep(SETTLE);
+        for partition in &mut self.partitions {
+            let name = &self.topics[partition.topic].name;
+            (_, partition.end) = self.consumer.fetch_watermarks(name, partition.number, TIMEOUT)?;
+        }
+        self.read_to_ends(sources)
+    }
+
+    fn read_to_ends(&mut self, sources: Option<&BTreeMap<String, String>>) -> Result<()> {
+        let mut wanted = TopicPartitionList::new();
+        for partition in self.partitions.iter().filter(|partition| partition.next < partition.end) {
+            let name = &self.topics[partition.topic].name;
+            wanted.add_partition_offset(name, partition.number, Offset::Offset(partition.next))?;
+        }
+        let total: i64 =
+            self.partitions.iter().map(|partition| (partition.end - partition.next).max(0)).sum();
+        let mut left = wanted.count();
+        let by_name: BTreeMap<String, usize> =
+            self.topics.iter().enumerate().map(|(index, topic)| (topic.name.clone(), index)).collect();
+        let consumer = Rc::clone(&self.consumer);
+        consumer.assign(&wanted)?;
+        let progress = Progress::new(total);
+        let mut heard = Instant::now();
+        while left > 0 {
+            match consumer.poll(Duration::from_millis(200)) {
+                Some(Ok(message)) => {
+                    heard = Instant::now();
+                    let topic = by_name.get(message.topic()).copied().context("a record of another topic")?;
+                    let index =
+                        self.index.get(&(topic, message.partition())).copied().context("partition")?;
+                    left -= usize::from(self.record(index, &message, sources));
+                    progress.show(self.records);
+                }
+                Some(Err(error)) => tracing::warn!(%error, "reading"),
+                None if heard.elapsed() > QUIET => left -= self.passed(&consumer)?,
+                None => {}
+            }
+            anyhow::ensure!(heard.elapsed() < TIMEOUT, "the topics cannot be read to their ends");
+        }
+        progress.done();
+        consumer.unassign()?;
+        Ok(())
+    }
+
+    /// Takes a record. True: the partition was read to its end by it.
+    fn record(
+        &mut self,
+        index: usize,
+        message: &BorrowedMessage<'_>,
+        sources: Option<&BTreeMap<String, String>>,
+    ) -> bool {
+        let Some(partition) = self.partitions.get_mut(index) else { return false };
+        let before = partition.next < partition.end;
+        partition.next = message.offset() + 1;
+        let ended = before && partition.next >= partition.end;
+        let dead_letters = self.topics.get(partition.topic).is_some_and(|topic| topic.dead_letters);
+        self.records += 1;
+        let header = |name: &str| {
+            let headers = message.headers()?;
+            headers.iter().find(|header| header.key == name).and_then(|header| header.value)
+        };
+        let position = header("pg_position");
+        let source = if dead_letters {
+            position
+                .and_then(|_| message.payload())
+                .and_then(source_of)
+                .and_then(|name| sources?.get(&name).cloned())
+        } else {
+            header("ce_source").map(|source| String::from_utf8_lossy(source).into_owned())
+        };
+        // Other sources of the file are not asked for.
+        let meant =
+            |source: &String| sources.is_none_or(|sources| sources.values().any(|known| known == source));
+        match (source.filter(meant), position.map(Position::parse)) {
+            (Some(source), position) => self.told(&source, index, position),
+            (None, Some(_)) if sources.is_none() => self.unknown += 1,
+            (None, _) => {}
+        }
+        if ended {
+            self.sources.values_mut().for_each(|told| told.chain.end(index));
+        }
+        ended
+    }
+
+    fn told(&mut self, source: &str, index: usize, position: Option<Option<Position>>) {
+        if !self.sources.contains_key(source) {
+            let mut chain = Chain::new(self.partitions.iter().map(|partition| partition.cut));
+            let ended = self.partitions.iter().enumerate().filter(|(_, p)| p.next >= p.end);
+            ended.for_each(|(index, _)| chain.end(index));
+            self.sources.insert(source.to_owned(), Told { chain, told_again: 0 });
+        }
+        let Some(told) = self.sources.get_mut(source) else { return };
+        match position {
+            Some(Some(position)) => told.chain.take(index, position),
+            Some(None) => self.unknown += 1,
+            None => told.told_again += 1,
+        }
+    }
+
+    /// Partitions whose last records compaction or a transaction took: the consumer is past them.
+    fn passed(&mut self, consumer: &BaseConsumer) -> Result<usize> {
+        let at = consumer.position()?;
+        let mut ended = 0;
+        for (index, partition) in self.partitions.iter_mut().enumerate() {
+            let name = &self.topics[partition.topic].name;
+            let found = at.find_partition(name, partition.number).map(|found| found.offset());
+            if let Some(Offset::Offset(offset)) = found
+                && partition.next < partition.end
+                && offset >= partition.end
+            {
+                partition.next = offset;
+                ended += 1;
+                self.sources.values_mut().for_each(|told| told.chain.end(index));
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Records read, the verdict of each source, and notes.
+    pub fn judge(self) -> (u64, Vec<Verdict>, Vec<String>) {
+        let mut notes = self.notes;
+        if self.unknown > 0 {
+            notes.push(format!(
+                "{} records have a position that nobody can be named for (dead letters need a routes file)",
+                self.unknown
+            ));
+        }
+        let newest = self.newest;
+        let verdict = |(source, told): (String, Told)| {
+            let findings = told.chain.finish(newest.get(&source).copied().unwrap_or_default());
+            Verdict { whole: findings.is_whole(), source, told_again: told.told_again, findings }
+        };
+        (self.records, self.sources.into_iter().map(verdict).collect(), notes)
+    }
+}
+
+/// The source that a dead letter names.
+fn source_of(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Letter {
+        source: String,
+    }
+    serde_json::from_slice::<Letter>(body).ok().map(|letter| letter.source)
+}
+
+/// On a terminal, how far it is; elsewhere nothing.
+struct Progress {
+    total: i64,
+    shown: bool,
+    every: std::cell::Cell<Instant>,
+}
+
+impl Progress {
+    fn new(total: i64) -> Progress {
+        let shown = std::io::stderr().is_terminal() && total > 100_000;
+        Progress { total, shown, every: std::cell::Cell::new(Instant::now()) }
+    }
+
+    fn show(&self, records: u64) {
+        if self.shown && self.every.get().elapsed() > Duration::from_millis(250) {
+            eprint!("\r{records} of {} records", self.total);
+            self.every.set(Instant::now());
+        }
+    }
+
+    fn done(&self) {
+        if self.shown {
+            eprint!("\r\u{1b}[K");
+        }
+    }
+}

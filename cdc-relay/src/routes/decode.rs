@@ -1,0 +1,210 @@
+//! From the file's tables to `Routes`. Defaults are filled in here; whether it all fits is for `check`.
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+
+use super::fields::{Fields, Kind};
+use super::{
+    Cast, Condition, Deletes, Queue, Relay, Route, Routes, Source, Table, Text, Toast, Topic, qualified,
+};
+use crate::template::Op;
+
+const OPS: &[&str] = &["insert", "update", "delete"];
+const DELETES: &[&str] = &["event", "tombstone", "both", "ignore"];
+const TOAST: &[&str] = &["refuse", "omit"];
+const CASTS: &[&str] = &["text", "number", "json", "epoch_ms", "epoch_us", "hex"];
+/// Of a route, and of a table that has but one.
+const ROUTE_KEYS: [&str; 14] = [
+    "topic", "queue", "type", "when", "op", "changed", "deletes", "before", "toast", "omit", "rename",
+    "cast", "body", "routes",
+];
+
+pub fn routes(mut fields: Fields<'_, '_>) -> Routes {
+    let relay = relay(fields.table("relay", "relay"));
+    let kafka = fields.by_name("kafka");
+    let topics: Vec<Topic> =
+        fields.tables("topics", "topics").unwrap_or_default().into_iter().map(topic).collect();
+    let queues = fields.tables("queues", "queues").unwrap_or_default().into_iter().map(queue).collect();
+    let sources: Vec<Source> =
+        fields.tables("sources", "sources").unwrap_or_default().into_iter().map(source).collect();
+    if sources.is_empty() {
+        fields.note(&fields.at(), "sources", "none is given: a relay reads at least one [[sources]]");
+    }
+    fields.finish();
+    Routes { relay, kafka, topics, queues, sources }
+}
+
+fn relay(fields: Option<Fields<'_, '_>>) -> Relay {
+    let mut relay = Relay::default();
+    let Some(mut fields) = fields else { return relay };
+    for (key, topic) in
+        [("state_topic", &mut relay.state_topic), ("dead_letter_topic", &mut relay.dead_letter_topic)]
+    {
+        if let Some(name) = fields.text(key) {
+            *topic = name;
+        }
+    }
+    let positive = |fields: &Fields<'_, '_>, key: &str, number: Spanned<usize>| {
+        if *number.get_ref() == 0 {
+            fields.note(&number.span(), key, "must be at least 1");
+        }
+        number.into_inner()
+    };
+    if let Some(factor) = fields.number::<i32>("replication_factor") {
+        if *factor.get_ref() < 1 {
+            fields.note(&factor.span(), "replication_factor", "must be at least 1");
+        }
+        relay.replication_factor = Some(factor.into_inner());
+    }
+    if let Some(bytes) = fields.number::<usize>("in_flight_bytes") {
+        relay.in_flight_bytes = positive(&fields, "in_flight_bytes", bytes);
+    }
+    if let Some(bytes) = fields.number::<usize>("max_record_bytes") {
+        relay.max_record_bytes = positive(&fields, "max_record_bytes", bytes);
+    }
+    fields.finish();
+    relay
+}
+
+fn topic(mut fields: Fields<'_, '_>) -> Topic {
+    let name = fields.required("name");
+    let partitions = fields.number::<i32>("partitions");
+    if let Some(partitions) = partitions.as_ref().filter(|partitions| *partitions.get_ref() < 1) {
+        fields.note(&partitions.span(), "partitions", "must be at least 1");
+    }
+    let config = fields.by_name("config");
+    fields.finish();
+    Topic { name, partitions: partitions.map_or(Topic::DEFAULT_PARTITIONS, Spanned::into_inner), config }
+}
+
+fn queue(mut fields: Fields<'_, '_>) -> Queue {
+    let name = fields.required("name");
+    fields.finish();
+    Queue { name }
+}
+
+fn source(mut fields: Fields<'_, '_>) -> Source {
+    let name = fields.required("name");
+    let url = fields.required("url");
+    let (slot, publication) = (fields.text("slot"), fields.text("publication"));
+    let event_source = fields.text("event_source");
+    let ignore = fields.texts("ignore");
+    let own_publication = publication.is_none();
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    let own: String = format!("cdc_relay_{}", name.get_ref().chars().map(plain).collect::<String>());
+    let default = |text: String| Text::new(name.span(), text);
+    let tables = fields.tables("tables", "sources.tables");
+    let tables =
+        tables.unwrap_or_default().into_iter().map(|table_fields| table(table_fields, &name)).collect();
+    let source = Source {
+        slot: slot.unwrap_or_else(|| default(own.clone())),
+        publication: publication.unwrap_or_else(|| default(own.clone())),
+        own_publication,
+        event_source: event_source.unwrap_or_else(|| default(format!("/{}", name.get_ref()))),
+        ignore,
+        tables,
+        url,
+        name,
+    };
+    fields.finish();
+    source
+}
+
+fn table(mut fields: Fields<'_, '_>, source: &Text) -> Table {
+    let name = fields.required("name");
+    let (key, id, subject) = (fields.text("key"), fields.text("id"), fields.text("subject"));
+    let headers = fields.by_name("headers");
+    let names = fields.names("names");
+    let snapshot = fields.flag("snapshot");
+    let has_routes = fields.key("routes").is_some();
+    let inline = route(&mut fields, (source, &name));
+    let routes = match fields.tables("routes", "sources.tables.routes") {
+        None => vec![inline],
+        Some(routes) => routes.into_iter().map(|fields| listed(fields, (source, &name))).collect(),
+    };
+    if has_routes {
+        for key in ROUTE_KEYS.iter().filter(|key| **key != "routes") {
+            if let Some(at) = fields.key(key) {
+                let problem = "the table has `routes`: this belongs to one of them, or `routes` is left out";
+                fields.note(&at, key, problem);
+            }
+        }
+    }
+    fields.finish();
+    Table { name, key, id, subject, headers, names, snapshot, routes }
+}
+
+/// One of `[[sources.tables.routes]]`.
+fn listed(mut fields: Fields<'_, '_>, of: (&Text, &Text)) -> Route {
+    let mut route = route(&mut fields, of);
+    route.key = fields.text("key");
+    route.headers = fields.by_name("headers");
+    fields.finish();
+    route
+}
+
+/// What the table may say itself, if it has but one route.
+fn route(fields: &mut Fields<'_, '_>, (source, table): (&Text, &Text)) -> Route {
+    let (mut topic, queue) = (fields.text("topic"), fields.text("queue"));
+    if topic.is_none() && queue.is_none() {
+        let name = format!("{}.{}", source.get_ref(), table.get_ref());
+        topic = Some(Text::new(table.span(), name));
+    }
+    if let Some(topic) = &mut topic {
+        of_table(topic, source, table);
+    }
+    let kind = fields.text("type").unwrap_or_else(|| Text::new(table.span(), "{@table}.{@op}".to_owned()));
+    let values = [Deletes::Event, Deletes::Tombstone, Deletes::Both, Deletes::Ignore];
+    let casts = [Cast::Text, Cast::Number, Cast::Json, Cast::EpochMs, Cast::EpochUs, Cast::Hex];
+    Route {
+        at: fields.at(),
+        topic,
+        queue,
+        kind,
+        key: None,
+        when: when(fields),
+        op: fields.many_of("op", OPS, &Op::ALL),
+        changed: fields.texts("changed"),
+        deletes: fields.one_of("deletes", DELETES, &values).map(Spanned::into_inner),
+        before: fields.flag("before"),
+        toast: fields
+            .one_of("toast", TOAST, &[Toast::Refuse, Toast::Omit])
+            .map_or(Toast::Refuse, Spanned::into_inner),
+        headers: BTreeMap::new(),
+        omit: fields.texts("omit"),
+        rename: fields.by_name("rename"),
+        cast: fields.one_of_by_name("cast", (CASTS, &casts), &Kind::OneOf(CASTS)),
+        body: fields.object("body").map(Spanned::into_inner),
+    }
+}
+
+/// A topic that names the table is known now.
+fn of_table(topic: &mut Text, source: &Text, table: &Text) {
+    if let Ok(template) = crate::template::Template::parse(topic.get_ref())
+        && template.constant().is_none()
+        && let Some(text) = template.of_table(source.get_ref(), qualified(table.get_ref()))
+    {
+        *topic = Text::new(topic.span(), text.replace('{', "{{").replace('}', "}}"));
+    }
+}
+
+fn when(fields: &mut Fields<'_, '_>) -> BTreeMap<String, Condition> {
+    let values = fields.values("when", Kind::ByName(&Kind::Condition));
+    let condition = |(column, value): (String, &Spanned<toml::de::DeValue<'_>>)| {
+        let key = format!("when.{column}");
+        if !value.get_ref().is_table() {
+            let values = fields.as_values(value, &key);
+            return Some((column, Condition::In(values)));
+        }
+        let mut inner = fields.as_fields(value, &key, "when.column")?;
+        let not = inner.values_of("not");
+        let null = inner.key("null").map(|_| inner.flag("null"));
+        if not.is_empty() && null.is_none() {
+            inner.note(&value.span(), &key, "has neither `not` nor `null`");
+        }
+        inner.finish();
+        Some((column, Condition::Is { not, null }))
+    };
+    values.into_iter().filter_map(condition).collect()
+}

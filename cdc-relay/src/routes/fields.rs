@@ -1,0 +1,386 @@
+//! Reads the keys of a TOML table, one by one, by name and kind. What does not fit is noted, and reading goes on:
+//! a person sees all slips at once.
+//!
+//! Variables are filled in as texts are read. A key that nobody asked for is unknown.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::{DeInteger, DeTable, DeValue};
+
+use super::findings::{Findings, NOWHERE};
+use super::{Leaf, Object, Text};
+use crate::nearest::hint;
+
+/// What the whole file shares.
+pub struct Reading<'a> {
+    pub env: &'a dyn Fn(&str) -> Option<String>,
+    pub findings: &'a Findings,
+    /// Every key that was asked for, by the table it belongs to.
+    pub asked: RefCell<BTreeMap<&'static str, Vec<Asked>>>,
+}
+
+/// A key that may stand in a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub key: &'static str,
+    pub kind: Kind,
+    pub required: bool,
+}
+
+/// What the value of a key must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Texts,
+    Integer,
+    Boolean,
+    /// One of these texts.
+    OneOf(&'static [&'static str]),
+    /// Any of these texts.
+    ManyOf(&'static [&'static str]),
+    /// Texts by names that the file chooses.
+    ByName(&'static Kind),
+    Table(&'static str),
+    Tables(&'static str),
+    Values,
+    Condition,
+    Object,
+}
+
+/// The keys of one table.
+pub struct Fields<'a, 'i> {
+    reading: &'a Reading<'a>,
+    what: &'static str,
+    table: &'a DeTable<'i>,
+    at: Range<usize>,
+    asked: Vec<&'static str>,
+}
+
+impl<'a, 'i> Fields<'a, 'i> {
+    pub fn new(reading: &'a Reading<'a>, what: &'static str, table: &'a Spanned<DeTable<'i>>) -> Self {
+        Fields { reading, what, table: table.get_ref(), at: table.span(), asked: Vec::new() }
+    }
+
+    /// Where the table begins.
+    pub fn at(&self) -> Range<usize> {
+        self.at.clone()
+    }
+
+    /// The place of a key, if it is there.
+    pub fn key(&self, key: &str) -> Option<Range<usize>> {
+        self.table.get_key_value(key).map(|(key, _)| key.span())
+    }
+
+    pub fn note(&self, at: &Range<usize>, key: &str, problem: impl Into<String>) {
+        self.reading.findings.add(at, key, problem);
+    }
+
+    /// Notes every key that was not asked for.
+    pub fn finish(self) {
+        for key in self.table.keys() {
+            let name = key.get_ref().as_ref();
+            if !self.asked.contains(&name) {
+                let place = if self.what.is_empty() { String::new() } else { format!(" in [{}]", self.what) };
+                let near = hint(name, self.asked.iter().copied());
+                self.note(&key.span(), name, format!("there is no such key{place}{near}"));
+            }
+        }
+    }
+
+    fn ask(&mut self, key: &'static str, kind: Kind, required: bool) -> Option<&'a Spanned<DeValue<'i>>> {
+        self.asked.push(key);
+        let mut asked = self.reading.asked.borrow_mut();
+        let known = asked.entry(self.what).or_default();
+        if !known.iter().any(|known| known.key == key) {
+            known.push(Asked { key, kind, required });
+        }
+        let found = self.table.get(key);
+        if found.is_none() && required {
+            self.note(&self.at, key, "is missing");
+        }
+        found
+    }
+
+    fn wrong<T>(&self, value: &Spanned<DeValue<'_>>, key: &str, wanted: &str) -> Option<T> {
+        let found = match value.get_ref() {
+            DeValue::String(_) => "text",
+            DeValue::Integer(_) | DeValue::Float(_) => "a number",
+            DeValue::Boolean(_) => "true or false",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Array(_) => "a list",
+            DeValue::Table(_) => "a table",
+        };
+        self.note(&value.span(), key, format!("must be {wanted}, and is {found}"));
+        None
+    }
+
+    pub fn text(&mut self, key: &'static str) -> Option<Text> {
+        let value = self.ask(key, Kind::Text, false)?;
+        self.as_text(value, key)
+    }
+
+    /// Without it there is an empty text nowhere.
+    pub fn required(&mut self, key: &'static str) -> Text {
+        let value = self.ask(key, Kind::Text, true);
+        value.and_then(|value| self.as_text(value, key)).unwrap_or_else(|| Text::new(NOWHERE, String::new()))
+    }
+
+    pub fn flag(&mut self, key: &'static str) -> bool {
+        match self.ask(key, Kind::Boolean, false) {
+            None => false,
+            Some(value) => match value.get_ref() {
+                DeValue::Boolean(flag) => *flag,
+                _ => self.wrong(value, key, "true or false").unwrap_or_default(),
+            },
+        }
+    }
+
+    pub fn number<N: TryFrom<i64>>(&mut self, key: &'static str) -> Option<Spanned<N>> {
+        let value = self.ask(key, Kind::Integer, false)?;
+        match value.get_ref() {
+            DeValue::Integer(digits) => {
+                let number = integer(digits).and_then(|number| N::try_from(number).ok());
+                if number.is_none() {
+                    self.note(&value.span(), key, "is out of range");
+                }
+                number.map(|number| Spanned::new(value.span(), number))
+            }
+            _ => self.wrong(value, key, "a whole number"),
+        }
+    }
+
+    /// `names` and `values` go together.
+    pub fn one_of<T: Copy>(
+        &mut self,
+        key: &'static str,
+        names: &'static [&'static str],
+        values: &[T],
+    ) -> Option<Spanned<T>> {
+        let value = self.ask(key, Kind::OneOf(names), false)?;
+        self.chosen(value, key, (names, values))
+    }
+
+    pub fn many_of<T: Copy>(
+        &mut self,
+        key: &'static str,
+        names: &'static [&'static str],
+        values: &[T],
+    ) -> Vec<Spanned<T>> {
+        let Some(value) = self.ask(key, Kind::ManyOf(names), false) else { return Vec::new() };
+        match value.get_ref() {
+            DeValue::Array(list) if list.is_empty() => {
+                self.note(&value.span(), key, "is empty: nothing matches");
+                Vec::new()
+            }
+            DeValue::Array(list) => {
+                list.iter().filter_map(|value| self.chosen(value, key, (names, values))).collect()
+            }
+            _ => self.wrong(value, key, "a list of texts").unwrap_or_default(),
+        }
+    }
+
+    fn chosen<T: Copy>(
+        &self,
+        value: &Spanned<DeValue<'_>>,
+        key: &str,
+        (names, values): (&[&str], &[T]),
+    ) -> Option<Spanned<T>> {
+        let text = self.as_text(value, key)?;
+        let found = names.iter().position(|name| name == text.get_ref()).and_then(|at| values.get(at));
+        if found.is_none() {
+            let (near, all) = (hint(text.get_ref(), names.iter().copied()), names.join("`, `"));
+            self.note(&value.span(), key, format!("`{}` is not one of `{all}`{near}", text.get_ref()));
+        }
+        found.map(|found| Spanned::new(value.span(), *found))
+    }
+
+    pub fn texts(&mut self, key: &'static str) -> Vec<Text> {
+        let Some(value) = self.ask(key, Kind::Texts, false) else { return Vec::new() };
+        match value.get_ref() {
+            DeValue::Array(list) => list.iter().filter_map(|value| self.as_text(value, key)).collect(),
+            _ => self.wrong(value, key, "a list of texts").unwrap_or_default(),
+        }
+    }
+
+    /// Texts by name; numbers and booleans are taken as their text.
+    pub fn by_name(&mut self, key: &'static str) -> BTreeMap<String, Text> {
+        let value = self.ask(key, Kind::ByName(&Kind::Text), false);
+        value.map(|value| self.as_map(value, key)).unwrap_or_default()
+    }
+
+    /// Tables of texts, by name.
+    pub fn names(&mut self, key: &'static str) -> BTreeMap<String, BTreeMap<String, Text>> {
+        let value = self.ask(key, Kind::ByName(&Kind::ByName(&Kind::Text)), false);
+        let entries = value.and_then(|value| self.entries(value, key)).unwrap_or_default();
+        entries.into_iter().map(|(name, value)| (name.clone(), self.as_map(value, &name))).collect()
+    }
+
+    pub fn one_of_by_name<T: Copy>(
+        &mut self,
+        key: &'static str,
+        (names, values): (&'static [&'static str], &[T]),
+        kind: &'static Kind,
+    ) -> BTreeMap<String, Spanned<T>> {
+        let value = self.ask(key, Kind::ByName(kind), false);
+        let entries = value.and_then(|value| self.entries(value, key)).unwrap_or_default();
+        let chosen = |(name, value): (String, &Spanned<DeValue<'_>>)| {
+            Some((name.clone(), self.chosen(value, &name, (names, values))?))
+        };
+        entries.into_iter().filter_map(chosen).collect()
+    }
+
+    /// The values of a table whose names the file chooses.
+    pub fn values(&mut self, key: &'static str, kind: Kind) -> Vec<(String, &'a Spanned<DeValue<'i>>)> {
+        let value = self.ask(key, kind, false);
+        value.and_then(|value| self.entries(value, key)).unwrap_or_default()
+    }
+
+    /// As `as_values`; none if the key is not there.
+    pub fn values_of(&mut self, key: &'static str) -> Vec<Text> {
+        let value = self.ask(key, Kind::Values, false);
+        value.map(|value| self.as_values(value, key)).unwrap_or_default()
+    }
+
+    /// Values as Postgres prints them.
+    pub fn as_values(&self, value: &Spanned<DeValue<'_>>, key: &str) -> Vec<Text> {
+        match value.get_ref() {
+            DeValue::Array(list) if list.is_empty() => {
+                self.note(&value.span(), key, "is an empty list: nothing matches");
+                Vec::new()
+            }
+            DeValue::Array(list) => list.iter().filter_map(|value| self.as_scalar(value, key)).collect(),
+            _ => self
+                .wrong(value, key, "a list of values, such as [\"paid\", \"shipped\"]")
+                .unwrap_or_default(),
+        }
+    }
+
+    pub fn table(&mut self, key: &'static str, what: &'static str) -> Option<Fields<'a, 'i>> {
+        let value = self.ask(key, Kind::Table(what), false)?;
+        self.as_fields(value, key, what)
+    }
+
+    /// The keys of a table that stands as a value.
+    pub fn as_fields(
+        &self,
+        value: &'a Spanned<DeValue<'i>>,
+        key: &str,
+        what: &'static str,
+    ) -> Option<Fields<'a, 'i>> {
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                Some(Fields { reading: self.reading, what, table, at: value.span(), asked: Vec::new() })
+            }
+            _ => self.wrong(value, key, "a table"),
+        }
+    }
+
+    /// `None`: the key is not there.
+    pub fn tables(&mut self, key: &'static str, what: &'static str) -> Option<Vec<Fields<'a, 'i>>> {
+        let value = self.ask(key, Kind::Tables(what), false)?;
+        Some(match value.get_ref() {
+            DeValue::Array(list) => {
+                list.iter().filter_map(|value| self.as_fields(value, key, what)).collect()
+            }
+            _ => self.wrong(value, key, "a list of tables").unwrap_or_default(),
+        })
+    }
+
+    /// A message body.
+    pub fn object(&mut self, key: &'static str) -> Option<Spanned<Object>> {
+        let value = self.ask(key, Kind::Object, false)?;
+        let object = self.as_object(value, key)?;
+        Some(Spanned::new(self.key(key).unwrap_or_else(|| value.span()), object))
+    }
+
+    fn as_object(&self, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Object> {
+        let DeValue::Table(table) = value.get_ref() else { return self.wrong(value, key, "a table") };
+        let leaf = |(name, value): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
+            let name = name.get_ref().to_string();
+            let leaf = match value.get_ref() {
+                DeValue::String(_) => Leaf::Template(self.as_text(value, &name)?),
+                DeValue::Boolean(flag) => Leaf::Fixed(flag.to_string()),
+                DeValue::Integer(digits) => Leaf::Fixed(integer(digits)?.to_string()),
+                DeValue::Table(_) => Leaf::Object(self.as_object(value, &name)?),
+                _ => return self.wrong(value, &name, "a template or a table"),
+            };
+            Some((name, leaf))
+        };
+        Some(table.iter().filter_map(leaf).collect())
+    }
+
+    fn entries(
+        &self,
+        value: &'a Spanned<DeValue<'i>>,
+        key: &str,
+    ) -> Option<Vec<(String, &'a Spanned<DeValue<'i>>)>> {
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                Some(table.iter().map(|(name, value)| (name.get_ref().to_string(), value)).collect())
+            }
+            _ => self.wrong(value, key, "a table"),
+        }
+    }
+
+    fn as_map(&self, value: &'a Spanned<DeValue<'i>>, key: &str) -> BTreeMap<String, Text> {
+        let entries = self.entries(value, key).unwrap_or_default();
+        let text = |(name, value): (String, &Spanned<DeValue<'_>>)| {
+            let text = self.as_scalar(value, &name)?;
+            Some((name, text))
+        };
+        entries.into_iter().filter_map(text).collect()
+    }
+
+    fn as_scalar(&self, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Text> {
+        match value.get_ref() {
+            DeValue::Boolean(flag) => Some(Text::new(value.span(), flag.to_string())),
+            DeValue::Integer(digits) => {
+                integer(digits).map(|number| Text::new(value.span(), number.to_string()))
+            }
+            _ => self.as_text(value, key),
+        }
+    }
+
+    fn as_text(&self, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Text> {
+        let DeValue::String(text) = value.get_ref() else { return self.wrong(value, key, "text") };
+        match expand(text, self.reading.env) {
+            Ok(text) => Some(Text::new(value.span(), text)),
+            Err(problem) => {
+                self.note(&value.span(), key, problem);
+                // There is a value, which is not known here.
+                Some(Text::new(NOWHERE, String::new()))
+            }
+        }
+    }
+}
+
+fn integer(digits: &DeInteger<'_>) -> Option<i64> {
+    i64::from_str_radix(&digits.as_str().replace('_', ""), digits.radix()).ok()
+}
+
+/// Replaces `${NAME}` and `${NAME:-default}`; `$${` stands for `${`.
+fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        out.push_str(before);
+        if before.ends_with('$') {
+            out.push('{');
+            rest = after;
+            continue;
+        }
+        let (inside, tail) = after.split_once('}').ok_or("`${` without `}`")?;
+        let (name, default) = match inside.split_once(":-") {
+            Some((name, default)) => (name, Some(default.to_owned())),
+            None => (inside, None),
+        };
+        let value = env(name).filter(|value| !value.is_empty()).or(default);
+        out.push_str(&value.ok_or_else(|| format!("the environment variable {name} is not set"))?);
+        rest = tail;
+    }
+    out.push_str(rest);
+    Ok(out)
+}

@@ -1,0 +1,253 @@
+//! Reads the rows that published tables have now: which columns, through which filter, in which order.
+//!
+//! A table is read as its publication says: the same columns in the same order, the same rows. So a row looks as the
+//! stream would tell it.
+
+use std::fmt::Write as _;
+
+use crate::inspect::{literal, text};
+use crate::lsn::Lsn;
+use crate::pgoutput::{Column, Relation};
+use crate::wire::{Result, Session, WireError};
+
+/// A published table, and how to read it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Table {
+    /// `id` is the table's oid; `key` marks the columns of the primary key.
+    pub relation: Relation,
+    /// The primary key, in its own order. Empty: there is none, or not all of it is published.
+    pub key: Vec<Key>,
+    /// The publication's row filter, as SQL.
+    pub filter: Option<String>,
+    pub partitioned: bool,
+    /// What the planner believes; `None` before the first `analyze`.
+    pub estimate: Option<u64>,
+    /// Why this role cannot read all of it.
+    pub unreadable: Option<String>,
+}
+
+/// A column of the primary key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Key {
+    /// Its place among the published columns.
+    pub index: usize,
+    /// As a cast names it that cuts nothing off: `bpchar`, not `character`.
+    kind: String,
+}
+
+/// What one page of a table is.
+#[derive(Debug, Clone, Copy)]
+pub struct Page<'a> {
+    /// The key of the row before the first; empty at the beginning.
+    pub after: &'a [String],
+    pub limit: u32,
+}
+
+fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+impl Table {
+    /// `schema.table`, for people.
+    pub fn name(&self) -> String {
+        format!("{}.{}", self.relation.schema, self.relation.name)
+    }
+
+    /// The table in SQL: without the tables that inherit from it, which are published by themselves.
+    pub fn target(&self) -> String {
+        let only = if self.partitioned { "" } else { "only " };
+        format!("{only}{}.{}", identifier(&self.relation.schema), identifier(&self.relation.name))
+    }
+
+    /// The names of the key's columns.
+    pub fn key_columns(&self) -> impl Iterator<Item = &str> {
+        let columns = &self.relation.columns;
+        self.key.iter().filter_map(|key| Some(columns.get(key.index)?.name.as_str()))
+    }
+
+    /// The query for all rows, or for a page of them by primary key.
+    pub fn select(&self, page: Option<Page<'_>>) -> String {
+        let columns: Vec<String> =
+            self.relation.columns.iter().map(|column| identifier(&column.name)).collect();
+        let mut sql = format!("select {} from {}", columns.join(", "), self.target());
+        let mut conditions: Vec<String> = self.filter.iter().map(|filter| format!("({filter})")).collect();
+        let key: Vec<String> = self.key_columns().map(identifier).collect();
+        if let Some(page) = page.filter(|page| !page.after.is_empty()) {
+            let typed = |(value, key): (&String, &Key)| format!("{}::{}", literal(value), key.kind);
+            let after: Vec<String> = page.after.iter().zip(&self.key).map(typed).collect();
+            conditions.push(format!("({}) > ({})", key.join(", "), after.join(", ")));
+        }
+        if !conditions.is_empty() {
+            sql.push_str(" where ");
+            sql.push_str(&conditions.join(" and "));
+        }
+        if let Some(page) = page {
+            // Writing into a String cannot fail.
+            let _ = write!(sql, " order by {} limit {}", key.join(", "), page.limit);
+        }
+        sql
+    }
+}
+
+/// Makes the session fail where it would otherwise see only some of the rows.
+pub const HONEST: &str = "set row_security = off";
+
+/// The tables of a publication.
+pub fn tables(session: &mut Session, publication: &str) -> Result<Vec<Table>> {
+    find(session, &format!("p.pubname = {}", literal(publication)))
+}
+
+/// The same table as it is now, if it is still published.
+pub fn again(session: &mut Session, publication: &str, table: &Table) -> Result<Option<Table>> {
+    let Relation { schema, name, .. } = &table.relation;
+    let (publication, schema, name) = (literal(publication), literal(schema), literal(name));
+    let which = format!("p.pubname = {publication} and p.schemaname = {schema} and p.tablename = {name}");
+    Ok(find(session, &which)?.pop())
+}
+
+fn find(session: &mut Session, which: &str) -> Result<Vec<Table>> {
+    let version = version(session)?;
+    // Row filters and column lists exist from 15 on.
+    let (filter, listed) =
+        if version >= 150_000 { ("p.rowfilter", "and a.attname = any(p.attnames)") } else { ("null", "") };
+    let from = "from pg_catalog.pg_publication_tables p \
+                join pg_catalog.pg_namespace n on n.nspname = p.schemaname \
+                join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = p.tablename";
+    let found = session.query(&format!(
+        "select p.schemaname, p.tablename, c.oid, c.relkind, c.reltuples::int8, {filter}, \
+         pg_catalog.has_table_privilege(c.oid, 'select'), pg_catalog.row_security_active(c.oid) \
+         {from} where {which} order by 1, 2"
+    ))?;
+    let columns = session.query(&format!(
+        "select c.oid, a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, -1), \
+         coalesce(array_position(i.indkey::int2[], a.attnum), -1), i.indnkeyatts \
+         {from} \
+         join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped \
+              and a.attgenerated = '' {listed} \
+         left join pg_catalog.pg_index i on i.indrelid = c.oid and i.indisprimary \
+         where {which} order by 1, a.attnum"
+    ))?;
+    let mut tables = Vec::new();
+    for row in &found {
+        let columns = columns.iter().filter(|column| text(column, 0) == text(row, 2));
+        tables.push(table(row, columns));
+    }
+    Ok(tables)
+}
+
+fn table<'r>(row: &crate::wire::Row, rows: impl Iterator<Item = &'r crate::wire::Row>) -> Table {
+    let (schema, name) = (text(row, 0).to_owned(), text(row, 1).to_owned());
+    let (mut columns, mut key, mut wanted) = (Vec::new(), Vec::new(), 0);
+    for column in rows {
+        let place: i32 = text(column, 4).parse().unwrap_or(-1);
+        wanted = text(column, 5).parse().unwrap_or(0);
+        // Columns that an index only includes come after those of its key.
+        let is_key = (0..wanted).contains(&place);
+        if is_key {
+            key.push((place, Key { index: columns.len(), kind: text(column, 3).to_owned() }));
+        }
+        let type_oid = text(column, 2).parse().unwrap_or_default();
+        columns.push(Column { name: text(column, 1).to_owned(), type_oid, key: is_key });
+    }
+    key.sort_by_key(|(place, _)| *place);
+    if key.len() != usize::try_from(wanted).unwrap_or(0) {
+        key.clear();
+    }
+    let unreadable = if text(row, 6) != "t" {
+        Some(format!("this role may not read {schema}.{name}: `grant select on {schema}.{name} to …`"))
+    } else if text(row, 7) == "t" {
+        Some(format!("row security hides rows of {schema}.{name} from this role: give it `bypassrls`"))
+    } else {
+        None
+    };
+    Table {
+        relation: Relation { id: text(row, 2).parse().unwrap_or(0), schema, name, identity: b'd', columns },
+        key: key.into_iter().map(|(_, key)| key).collect(),
+        filter: row.get(5).cloned().flatten(),
+        partitioned: text(row, 3) == "p",
+        estimate: text(row, 4).parse().ok(),
+        unreadable,
+    }
+}
+
+/// As `server_version_num` counts: 150003.
+pub fn version(session: &mut Session) -> Result<u32> {
+    let rows = session.query("select current_setting('server_version_num')")?;
+    Ok(rows.first().and_then(|row| text(row, 0).parse().ok()).unwrap_or(0))
+}
+
+/// A table among `tables` whose rows were moved to new storage since the session's snapshot: by truncation, or by a
+/// change of columns that rewrote it, after which an older snapshot may find it empty. The tables must be locked.
+pub fn rewritten(session: &mut Session, tables: &[Table]) -> Result<Option<String>> {
+    let oids: Vec<String> = tables.iter().map(|table| table.relation.id.to_string()).collect();
+    if oids.is_empty() {
+        return Ok(None);
+    }
+    let rows = session.query(&format!(
+        "select c.oid::regclass from pg_catalog.pg_class c \
+         where c.oid in (select t.oid from unnest(array[{0}]::oid[]) t(oid) union \
+                         select p.relid from unnest(array[{0}]::oid[]) t(oid), pg_catalog.pg_partition_tree(t.oid::regclass) p) \
+         and c.relkind = 'r' and c.relfilenode is distinct from pg_catalog.pg_relation_filenode(c.oid)",
+        oids.join(", ")
+    ))?;
+    Ok(rows.first().map(|row| text(row, 0).to_owned()))
+}
+
+/// Makes the slot, and gives the session's transaction the snapshot of all that the slot does not tell. Answers
+/// where it begins. Waits for the transactions that run now.
+pub fn create_slot_with_snapshot(session: &mut Session, slot: &str) -> Result<Lsn> {
+    session.query("begin isolation level repeatable read")?;
+    let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput USE_SNAPSHOT", identifier(slot));
+    let rows = session.query(&sql)?;
+    rows.first()
+        .and_then(|row| text(row, 1).parse().ok())
+        .ok_or_else(|| WireError::Protocol("CREATE_REPLICATION_SLOT answered no position".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items() -> Table {
+        let column = |name: &str, key| Column { name: name.to_owned(), type_oid: 25, key };
+        let columns = vec![column("id", true), column("no\"te", false), column("owner", true)];
+        Table {
+            relation: Relation {
+                id: 1,
+                schema: "public".into(),
+                name: "items".into(),
+                identity: b'd',
+                columns,
+            },
+            key: vec![Key { index: 2, kind: "text".into() }, Key { index: 0, kind: "bigint".into() }],
+            filter: None,
+            partitioned: false,
+            estimate: None,
+            unreadable: None,
+        }
+    }
+
+    #[test]
+    fn all_rows_are_read_in_whatever_order() {
+        let sql = r#"select "id", "no""te", "owner" from only "public"."items""#;
+        assert_eq!(items().select(None), sql);
+    }
+
+    #[test]
+    fn a_page_begins_after_the_last_key_in_the_order_of_the_key() {
+        let mut table = items();
+        table.filter = Some("id > 0".to_owned());
+        let first = table.select(Some(Page { after: &[], limit: 5 }));
+        assert!(first.ends_with(r#"where (id > 0) order by "owner", "id" limit 5"#), "{first}");
+        let after = ["o'1".to_owned(), "7".to_owned()];
+        let next = table.select(Some(Page { after: &after, limit: 5 }));
+        let condition = r#"where (id > 0) and ("owner", "id") > ('o''1'::text, '7'::bigint) order by"#;
+        assert!(next.contains(condition), "{next}");
+    }
+
+    #[test]
+    fn partitions_are_read_through_their_root() {
+        let table = Table { partitioned: true, ..items() };
+        assert!(table.select(None).ends_with(r#"from "public"."items""#));
+    }
+}

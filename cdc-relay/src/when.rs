@@ -1,0 +1,113 @@
+//! Which rows a route tells: operations, columns' values, changes. Pure, bound once, and without cost where unused.
+
+use crate::json;
+use crate::pgoutput::{Tuple, Value};
+use crate::routes::{Condition, Route, Text};
+use crate::template::{Op, Problem, Row, Scope};
+
+type Values = Vec<Box<[u8]>>;
+
+#[derive(Debug, Clone)]
+enum Test {
+    /// One of these; null is none of them.
+    In(Values),
+    /// None of these; null is none of them.
+    NotIn(Values),
+    Null(bool),
+}
+
+/// The conditions of a route, all of which hold for the rows that it tells.
+#[derive(Debug, Clone)]
+pub struct Filter {
+    /// By operation.
+    ops: [bool; 3],
+    tests: Vec<(usize, Test)>,
+    /// Of an update, one of these columns has changed.
+    changed: Vec<usize>,
+}
+
+impl Filter {
+    /// `scope.deleted`: deleted rows have to pass too, so that only columns may be named that the log has of them.
+    pub fn bind(route: &Route, scope: Scope<'_>) -> Result<Filter, Problem> {
+        let listed = |op: &Op| route.op.is_empty() || route.op.iter().any(|listed| listed.get_ref() == op);
+        let ops = Op::ALL.map(|op| listed(&op));
+        let mut tests = Vec::new();
+        for (name, condition) in &route.when {
+            let index = scope.column(name)?;
+            let values = |values: &Vec<Text>| {
+                values
+                    .iter()
+                    .map(|value| printed(value.get_ref(), scope.type_oid(index), name))
+                    .collect::<Result<Values, _>>()
+            };
+            match condition {
+                Condition::In(listed) => tests.push((index, Test::In(values(listed)?))),
+                Condition::Is { not, null } => {
+                    if !not.is_empty() {
+                        tests.push((index, Test::NotIn(values(not)?)));
+                    }
+                    tests.extend(null.map(|null| (index, Test::Null(null))));
+                }
+            }
+        }
+        let relation = scope.relation;
+        if !route.changed.is_empty() && !relation.is_full() {
+            let (schema, name) = (&relation.schema, &relation.name);
+            return Err(Problem(format!(
+                "`changed` compares with the row before the update, which the log of {schema}.{name} does not carry: \
+                 `alter table {schema}.{name} replica identity full`"
+            )));
+        }
+        let changed = route.changed.iter().map(|name| scope.column(name.get_ref()));
+        Ok(Filter { ops, tests, changed: changed.collect::<Result<_, _>>()? })
+    }
+
+    #[inline]
+    pub fn matches(&self, row: &Row<'_>) -> Result<bool, Problem> {
+        if !self.ops[row.op as usize] {
+            return Ok(false);
+        }
+        for (index, test) in &self.tests {
+            let text = row.text(*index)?;
+            let is_one_of =
+                |values: &Values| text.is_some_and(|text| values.iter().any(|value| **value == *text));
+            let holds = match test {
+                Test::In(values) => is_one_of(values),
+                Test::NotIn(values) => !is_one_of(values),
+                Test::Null(null) => text.is_none() == *null,
+            };
+            if !holds {
+                return Ok(false);
+            }
+        }
+        if self.changed.is_empty() || row.op != Op::Update {
+            return Ok(true);
+        }
+        let old = row.before().ok_or_else(|| {
+            Problem(
+                "`changed`: the log does not carry the row before this update: replica identity full"
+                    .to_owned(),
+            )
+        })?;
+        Ok(self.changed.iter().any(|&index| has_changed(row.new, old, index)))
+    }
+}
+
+#[inline]
+fn has_changed(new: Tuple<'_>, old: Tuple<'_>, index: usize) -> bool {
+    new.get(index) != Value::Unchanged && new.get(index) != old.get(index)
+}
+
+/// A value as Postgres prints it: booleans may be written as in TOML and JSON.
+fn printed(value: &str, type_oid: u32, column: &str) -> Result<Box<[u8]>, Problem> {
+    let text = match (type_oid, value) {
+        (json::BOOL, "true") => "t",
+        (json::BOOL, "false") => "f",
+        (json::BOOL, "t" | "f") => value,
+        (json::BOOL, _) => {
+            return Err(Problem(format!("`when`: column {column} is a boolean, and never `{value}`")));
+        }
+        _ => value,
+    };
+    Ok(text.as_bytes().into())
+}

@@ -1,0 +1,62 @@
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+/// A session with a server that says this and no more.
+fn session(answer: &[u8]) -> (Session, UnixStream) {
+    let (ours, mut server) = UnixStream::pair().unwrap();
+    server.write_all(answer).unwrap();
+    server.shutdown(Shutdown::Write).unwrap();
+    (Session { socket: Socket::Unix(ours), input: BytesMut::new() }, server)
+}
+
+fn message(tag: u8, body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u32 + 4).to_be_bytes();
+    [&[tag], length.as_slice(), body].concat()
+}
+
+/// Messages of the kinds that come at such times, with anything in them.
+fn anything() -> impl Strategy<Value = Vec<u8>> {
+    let tag = prop_oneof![8 => prop::sample::select(b"RSKZEDTCNW".to_vec()), 1 => any::<u8>()];
+    // The first word says which step of signing in it is.
+    let step =
+        prop::sample::select(vec![0u32, 3, 5, 10, 11, 12]).prop_map(|step| step.to_be_bytes().to_vec());
+    let text = "SCRAM-SHA-256\x00\x00|r=[a-z]{1,30},s=c2FsdA==,i=1|v=[a-z]{0,9}".prop_map(String::into_bytes);
+    let rest = prop_oneof![text, vec(any::<u8>(), 0..40)];
+    let body =
+        prop_oneof![(step, rest).prop_map(|(step, rest)| [step, rest].concat()), vec(any::<u8>(), 0..40)];
+    vec((tag, body), 0..8).prop_map(|all| all.iter().flat_map(|(tag, body)| message(*tag, body)).collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// The halt it prevents: a panic, or waiting for ever.
+    #[test]
+    fn whatever_a_server_answers_is_taken_or_refused(bytes in anything()) {
+        let (mut asking, _server) = session(&bytes);
+        let _ = asking.query("select 1");
+        let (starting, _server) = session(&bytes);
+        let _ = starting.start("slot", &["publication"]);
+        let (mut signing_in, _server) = session(&bytes);
+        // Nobody signs in without the server's consent.
+        if signing_in.authenticate("user", b"password").is_ok() {
+            prop_assert!(bytes.contains(&b'Z'));
+        }
+    }
+}
+
+#[test]
+fn an_answer_is_its_rows_and_an_error_is_its_code() {
+    let row = message(b'D', b"\x00\x02\x00\x00\x00\x01x\xff\xff\xff\xff");
+    let error = message(b'E', b"SERROR\0C42P01\0Mno such thing\0\0");
+    let ready = message(b'Z', b"I");
+    let (mut good, _server) = session(&[row.clone(), ready.clone()].concat());
+    assert_eq!(good.query("").unwrap(), [vec![Some("x".to_owned()), None]]);
+    let (mut bad, _server) = session(&[row, error, ready].concat());
+    assert_eq!(bad.query("").unwrap_err().code(), Some("42P01"));
+}

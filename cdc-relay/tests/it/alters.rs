@@ -1,0 +1,76 @@
+//! Tables that change under load.
+
+use std::time::Duration;
+
+use crate::load::under_load;
+use crate::rig::Rig;
+
+/// None of these touches what the routes need; every row is told with the columns it was written with.
+const CHANGES: [&str; 9] = [
+    "alter table items add column extra text default 'x'",
+    "alter table items rename column extra to other",
+    "alter table items alter column amount type numeric",
+    "alter table items drop column other",
+    "alter table items alter column note type varchar",
+    "alter table items alter column amount type bigint",
+    "alter table items replica identity full",
+    "alter table items alter column version type bigint; alter table items alter column version type int",
+    "alter table items replica identity default",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_altered_in_every_way_under_load_loses_and_reorders_nothing() {
+    let mut rig = Rig::new("altered").await;
+    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    for round in 0..3 {
+        for change in CHANGES {
+            // Together with rows of its own transaction, and in the middle of those of others.
+            let change = format!(
+                "begin; insert into items (owner, id, version) values ('ddl', {round}, -1) on conflict do nothing;
+                 {change}; commit"
+            );
+            for _ in 0..20 {
+                if rig.sql.batch_execute(&change).await.is_ok() {
+                    break;
+                }
+                // The load was in its way, and won.
+                let _ = rig.sql.batch_execute("rollback").await;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            load.more(20).await;
+        }
+        rig.kill_walsender().await;
+    }
+    load.stop().await;
+    let report = oracle.judge(&rig).await;
+    assert_eq!(report.dead, 0);
+    report.expect(300);
+    drop(relay);
+}
+
+/// Values stored out of line that updates leave alone are not in the log: with the whole old row they are told all the
+/// same, without it the row is set aside, and with it what follows of its key.
+#[tokio::test(flavor = "multi_thread")]
+async fn large_values_that_stay_unchanged_under_load_are_told_or_set_aside_but_never_dropped() {
+    for identity in ["full", "default"] {
+        let mut rig = Rig::new("unchanged").await;
+        rig.sql
+            .batch_execute(&format!("alter table items replica identity {identity}"))
+            .await
+            .expect("alter");
+        let (relay, oracle, load) = under_load(&mut rig, false).await;
+        let large = "insert into items (owner, id, version, note)
+                     select 'large', 1, 1, string_agg(md5(n::text), '') from generate_series(1, 400) n";
+        rig.sql.batch_execute(large).await.expect("a large row");
+        for version in 2..40 {
+            let update = format!("update items set version = {version} where owner = 'large'");
+            rig.sql.batch_execute(&update).await.expect("update");
+        }
+        load.more(100).await;
+        load.stop().await;
+        let report = oracle.judge(&rig).await;
+        assert_eq!(report.dead, if identity == "full" { 0 } else { 38 });
+        report.expect(50);
+        drop(relay);
+    }
+}

@@ -1,0 +1,99 @@
+//! Relays that end at each place between two effects, under load: the next one loses nothing, reorders nothing and
+//! invents nothing. Each place is met twice: at once, and after it was passed some times.
+
+use cdc_relay::failpoints::Place;
+use rustix::process::Signal;
+
+use crate::load::under_load;
+use crate::rabbit::cuttable;
+use crate::rig::{Relay, Rig, eventually};
+
+/// Ends one relay after another at the place, each after another number of passes, then judges.
+async fn ends(place: Place, passes: [u32; 3]) {
+    let mut rig = Rig::new(place.name()).await;
+    let (first, oracle, load) = under_load(&mut rig, true).await;
+    first.kill();
+    for passed in passes {
+        end(&mut rig, place, passed).await;
+        load.more(20).await;
+    }
+    load.stop().await;
+    let relay = rig.streaming().await;
+    oracle.judge(&rig).await.expect(100);
+    drop(relay);
+}
+
+async fn end(rig: &mut Rig, place: Place, passed: u32) {
+    let failpoints = format!("{}={passed}*off->return", place.name());
+    let mut relay = rig.start_with(&[], &[("FAILPOINTS", &failpoints)]);
+    aborted(&mut relay, place).await;
+}
+
+async fn aborted(relay: &mut Relay, place: Place) {
+    let mut last = None;
+    eventually(&format!("the end at {place:?}"), || {
+        last = last.or(relay.ended());
+        std::future::ready(last)
+    })
+    .await;
+    assert_eq!(last, Some(Some(Signal::ABORT.as_raw())), "{}", relay.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_were_read_and_not_produced_are_not_lost() {
+    ends(Place::BeforeProduce, [0, 1, 500]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_were_produced_and_not_acknowledged_are_not_lost() {
+    ends(Place::AfterProduce, [0, 1, 500]).await;
+}
+
+/// RabbitMQ is away meanwhile, so that it surely has nothing of what Kafka acknowledged.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_of_transactions_that_only_kafka_has_is_not_lost() {
+    let mut rig = Rig::new("only_kafka").await;
+    let proxy = cuttable(&mut rig).await;
+    let (first, oracle, load) = under_load(&mut rig, true).await;
+    first.kill();
+    proxy.cut();
+    for passed in [0, 1, 200] {
+        end(&mut rig, Place::AfterKafka, passed).await;
+        load.more(20).await;
+    }
+    proxy.mend();
+    load.stop().await;
+    let relay = rig.streaming().await;
+    oracle.judge(&rig).await.expect(100);
+    drop(relay);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_transactions_that_perhaps_only_rabbitmq_has_are_not_lost() {
+    ends(Place::AfterRabbit, [0, 1, 50]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_and_not_remembered_is_neither_lost_nor_skipped() {
+    ends(Place::BeforeMemory, [0, 1, 5]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_is_behind_the_memory_loses_nothing_and_starts_again() {
+    ends(Place::AfterMemory, [0, 1, 5]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_was_just_confirmed_is_not_ahead_of_the_memory() {
+    ends(Place::AfterConfirm, [0, 1, 5]).await;
+}
+
+#[test]
+fn no_place_is_without_its_test() {
+    use Place::{
+        AfterConfirm, AfterKafka, AfterMemory, AfterProduce, AfterRabbit, BeforeMemory, BeforeProduce,
+    };
+    let tested =
+        [BeforeProduce, AfterProduce, AfterKafka, AfterRabbit, BeforeMemory, AfterMemory, AfterConfirm];
+    assert_eq!(Place::ALL, tested);
+}

@@ -1,0 +1,140 @@
+//! Servers that are not what they were: another cluster, a backup, another timeline, a log that was cut off. What was
+//! committed there and not told must never be passed over.
+
+use stack::servers::Server;
+
+use crate::kafka;
+use crate::outages::ALONE;
+use crate::rig::{Rig, SCHEMA, Servers, connect, with_database};
+use crate::servers::Private;
+
+/// A relay on a Postgres of its own, that has told rows and was killed.
+async fn used(postgres: &Private, test: &str) -> Rig {
+    let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
+    let mut rig = Rig::on(servers, test).await;
+    let relay = rig.streaming().await;
+    rig.row("a", 1, 1, "made").await;
+    rig.confirmed().await;
+    relay.kill();
+    rig.slot_is_free().await;
+    rig
+}
+
+/// The same, whose log the server then cut off before a row was told.
+pub async fn cut_off(postgres: &Private, test: &str) -> Rig {
+    let rig = used(postgres, test).await;
+    rig.sql.batch_execute("alter system set max_slot_wal_keep_size = '16MB'").await.expect("set");
+    rig.sql.batch_execute("select pg_reload_conf(); create table noise (t text)").await.expect("reload");
+    rig.row("lost", 1, 1, "made").await;
+    for _ in 0..4 {
+        let noise = "insert into noise select repeat('x', 1000) from generate_series(1, 16000); select pg_switch_wal()";
+        rig.sql.batch_execute(noise).await.expect("noise");
+    }
+    rig.sql.batch_execute("checkpoint").await.expect("checkpoint");
+    rig
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_the_server_cut_off_is_noticed() {
+    let _alone = ALONE.lock().await;
+    let postgres = Private::start(Server::Postgres).await;
+    let mut rig = cut_off(&postgres, "cut").await;
+    let relay = rig.start();
+    let report = relay.state("refused").await;
+    assert!(report.contains("is lost"), "{report}");
+    assert_eq!(kafka::read(&rig.topic()).len(), 1);
+    drop((relay, rig));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_cluster_behind_the_same_address_is_noticed() {
+    let _alone = ALONE.lock().await;
+    let (first, second) = (Private::start(Server::Postgres).await, Private::start(Server::Postgres).await);
+    let mut rig = used(&first, "another").await;
+    // The same database, as far as a client can see.
+    let create = format!("create database {}", rig.name);
+    connect(&second.address()).await.batch_execute(&create).await.expect("database");
+    rig.url = with_database(&second.address(), &rig.name);
+    rig.sql = connect(&rig.url).await;
+    rig.sql.batch_execute(SCHEMA).await.expect("schema");
+    rig.sql
+        .execute("select pg_create_logical_replication_slot($1, 'pgoutput')", &[&rig.name])
+        .await
+        .expect("a slot");
+    rig.row("a", 2, 1, "made").await;
+    let relay = rig.start();
+    let report = relay.state("refused").await;
+    assert!(report.contains("another cluster"), "{report}");
+    assert_eq!(kafka::read(&rig.topic()).len(), 1);
+    drop((relay, rig));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_timeline_is_noticed() {
+    let _alone = ALONE.lock().await;
+    let mut postgres = Private::start(Server::Postgres).await;
+    let mut rig = used(&postgres, "timeline").await;
+    postgres.stop();
+    postgres.promote_at_next_start();
+    postgres.run().await;
+    let relay = rig.start();
+    let report = relay.state("refused").await;
+    assert!(report.contains("timeline 2"), "{report}");
+    rig.reconnect().await;
+    drop((relay, rig));
+}
+
+/// A volume set back to an earlier snapshot: the same cluster, the same timeline, the slot as it was then. What is
+/// committed there now stands at positions that were told before, with other rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restored_backup_is_noticed_also_when_its_log_has_grown_past_what_was_told() {
+    let _alone = ALONE.lock().await;
+    let mut postgres = Private::start(Server::Postgres).await;
+    let mut rig = used(&postgres, "backup").await;
+    postgres.stop();
+    let backup = postgres.back_up();
+    postgres.run().await;
+    rig.reconnect().await;
+    let relay = rig.streaming().await;
+    for id in 2..60 {
+        rig.row("old", id, 1, "made").await;
+    }
+    rig.confirmed().await;
+    relay.kill();
+    rig.slot_is_free().await;
+    let (told, _) = rig.positions().await;
+    postgres.stop();
+    postgres.restore(&backup);
+    postgres.run().await;
+    rig.reconnect().await;
+    assert!(rig.positions().await.0 < told, "the backup is not behind");
+    // Behind what was told: refused, by the position alone.
+    let relay = rig.start();
+    let report = relay.state("refused").await;
+    assert!(report.contains("lost committed"), "{report}");
+    // Life goes on at the database, and its log grows past that position.
+    for id in 100..400 {
+        rig.row("new", id, 1, "made").await;
+    }
+    assert!(rig.positions().await.0 > told, "not far enough");
+    // It looks again by itself, and a new one looks too.
+    let other = rig.start();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(8);
+    while std::time::Instant::now() < until {
+        for relay in [&relay, &other] {
+            let report = relay.get("/health").unwrap_or_default();
+            assert!(
+                !report.contains("\"state\":\"streaming\"") || all_new(&rig),
+                "streams past rows: {report}"
+            );
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    relay.state("refused").await;
+    other.state("refused").await;
+    drop((relay, other, rig));
+}
+
+fn all_new(rig: &Rig) -> bool {
+    kafka::read(&rig.topic()).iter().filter(|event| event.key == "new").count() == 300
+}

@@ -1,0 +1,134 @@
+//! Transactions of every kind, committed and not, on shared rows, until told to stop; what servers do to it in between
+//! is borne. What it committed it does not count: the log knows (`oracle`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Error};
+
+use crate::oracle::Oracle;
+use crate::rig::{Relay, Rig, attempt, connect};
+
+const WORKERS: u64 = 2;
+
+pub struct Load {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+struct Shared {
+    url: String,
+    /// Every third row is also work for the queue.
+    work: bool,
+    stop: AtomicBool,
+    /// Never the same twice, so that each change of a row has an id of its own.
+    version: AtomicI32,
+    committed: AtomicU64,
+}
+
+impl Load {
+    pub async fn start(url: &str, work: bool) -> Load {
+        connect(url).await.batch_execute("create table noise (n int)").await.expect("an unpublished table");
+        let shared = Arc::new(Shared {
+            url: url.to_owned(),
+            work,
+            stop: AtomicBool::new(false),
+            version: AtomicI32::new(0),
+            committed: AtomicU64::new(0),
+        });
+        let workers = (0..WORKERS).map(|seed| tokio::spawn(worker(Arc::clone(&shared), seed))).collect();
+        Load { shared, workers }
+    }
+
+    /// Transactions committed so far.
+    pub fn committed(&self) -> u64 {
+        self.shared.committed.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more are committed.
+    pub async fn more(&self, count: u64) {
+        let wanted = self.committed() + count;
+        crate::rig::eventually(&format!("{count} more transactions"), || async {
+            (self.committed() >= wanted).then_some(())
+        })
+        .await;
+    }
+
+    pub async fn stop(self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers {
+            worker.await.expect("load");
+        }
+    }
+}
+
+async fn worker(shared: Arc<Shared>, seed: u64) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut client: Option<Client> = None;
+    while !shared.stop.load(Ordering::Relaxed) {
+        let Some(sql) = client.as_mut().filter(|sql| !sql.is_closed()) else {
+            client = attempt(&shared.url).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        match sql.batch_execute(&transaction(&mut random, &shared)).await {
+            Ok(()) => {
+                shared.committed.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(error) => set_back(sql, &error).await,
+        }
+        // Slow enough that reading the topic again and again stays quick.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A deadlock with the other worker, a table that was just altered, a server that went away: nothing was committed,
+/// or nobody knows.
+async fn set_back(sql: &Client, error: &Error) {
+    if error.as_db_error().is_some() {
+        let _ = sql.batch_execute("rollback").await;
+    }
+}
+
+fn transaction(random: &mut StdRng, shared: &Shared) -> String {
+    let one = |random: &mut StdRng| {
+        let version = shared.version.fetch_add(1, Ordering::Relaxed);
+        let kind = if shared.work && version % 3 == 0 { "work" } else { "made" };
+        let (owner, id, length) =
+            (random.random_range(0..8), random.random_range(0..20), random.random_range(0..300));
+        format!(
+            "insert into items (owner, id, version, kind, note) values ('o{owner}', {id}, {version}, '{kind}', \
+             repeat('x', {length})) on conflict (owner, id) do update set version = excluded.version, \
+             kind = excluded.kind, note = excluded.note;"
+        )
+    };
+    let rows = |random: &mut StdRng, count| (0..count).map(|_| one(random)).collect::<String>();
+    match random.random_range(0..10) {
+        0..4 => one(random),
+        4 => format!("begin; {} commit", rows(random, 3)),
+        5 => format!("begin; {} commit", rows(random, 40)),
+        6 => format!("begin; {} rollback", rows(random, 2)),
+        7 => {
+            let [before, undone, after] = [1, 2, 1].map(|count| rows(random, count));
+            format!("begin; {before} savepoint s; {undone} rollback to s; {after} commit")
+        }
+        8 => "insert into noise values (1)".to_owned(),
+        // Only what was taken back.
+        _ => {
+            format!("begin; savepoint s; {} rollback to s; insert into noise values (2); commit", one(random))
+        }
+    }
+}
+
+/// A relay that streams, a witness, and a load that has begun.
+pub async fn under_load(rig: &mut Rig, work: bool) -> (Relay, Oracle, Load) {
+    let relay = rig.streaming().await;
+    let oracle = Oracle::watch(rig, work).await;
+    let load = Load::start(&rig.url, work).await;
+    load.more(50).await;
+    (relay, oracle, load)
+}

@@ -1,0 +1,183 @@
+//! Servers of a test's own, to be killed, paused and set back in time without any other test noticing.
+
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use stack::layout::{Layout, PORTS};
+use stack::servers::Server;
+use stack::spec::Spec;
+
+/// One server; gone, with its data, when dropped.
+pub struct Private {
+    server: Server,
+    layout: Layout,
+    specs: Vec<Spec>,
+    running: Vec<Child>,
+}
+
+impl Private {
+    pub async fn start(server: Server) -> Private {
+        let name = format!("it-{}-{}", server.name(), uuid::Uuid::now_v7().simple());
+        let layout = layout(server, std::env::temp_dir().join(name));
+        let specs = server.alone(&layout).expect("a server");
+        let mut private = Private { server, layout, specs, running: Vec::new() };
+        private.run().await;
+        private
+    }
+
+    /// Runs it again after it ended.
+    pub async fn run(&mut self) {
+        let until = Instant::now() + self.server.patience();
+        let password = self.layout.password().expect("password");
+        loop {
+            let ended = |child: &mut Child| child.try_wait().expect("wait").is_some();
+            if self.running.is_empty() || self.running.iter_mut().any(ended) {
+                // The first time; or what is left of the last run was still in its way.
+                self.kill();
+                self.running = self.specs.iter().map(spawn).collect();
+            }
+            if self.server.ready(&self.layout, &password) {
+                return;
+            }
+            let log = self.layout.log(self.server.name());
+            assert!(Instant::now() < until, "{} does not start: {}", self.server.name(), log.display());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        for mut child in self.running.drain(..) {
+            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+            let _ = child.wait();
+        }
+    }
+
+    /// What Postgres calls an immediate shutdown: every process of it ends on the spot, and the next start recovers.
+    pub fn crash(&mut self) {
+        self.end(Signal::QUIT);
+    }
+
+    /// In good order.
+    pub fn stop(&mut self) {
+        self.end(Signal::INT);
+    }
+
+    fn end(&mut self, signal: Signal) {
+        for mut child in self.running.drain(..) {
+            kill_process(Pid::from_child(&child), signal).expect("signal");
+            child.wait().expect("wait");
+        }
+    }
+
+    /// To all of its processes: SIGSTOP holds it up, SIGCONT lets it go on.
+    pub fn signal(&self, signal: Signal) {
+        for child in &self.running {
+            kill_process_group(Pid::from_child(child), signal).expect("signal");
+        }
+    }
+
+    /// Where clients find it: a URL, or a broker's address.
+    pub fn address(&self) -> String {
+        let variables = stack::environment::variables(&self.layout).expect("addresses");
+        let name = match self.server {
+            Server::Kafka => "KAFKA_BROKERS",
+            Server::RabbitMq => "AMQP_URL",
+            _ => "POSTGRES_ADMIN_URL",
+        };
+        variables[name].clone()
+    }
+
+    /// One of the tools beside its program, which finds it.
+    pub fn tool(&self, name: &str) -> Command {
+        let spec = self.specs.last().expect("a process");
+        let program = Path::new(&spec.argv[0]).with_file_name(name);
+        let mut command = as_its_user(spec, &program.display().to_string());
+        command.envs(spec.environment("it"));
+        command
+    }
+
+    /// Keeps a copy of the data of a Postgres that is not running, as a backup of the volume would be.
+    pub fn back_up(&self) -> PathBuf {
+        assert!(self.running.is_empty(), "it runs");
+        let backup = self.layout.data.join("backup");
+        copy(&self.layout.postgres_data(), &backup);
+        backup
+    }
+
+    /// Puts the copy back in its place.
+    pub fn restore(&self, backup: &Path) {
+        assert!(self.running.is_empty(), "it runs");
+        std::fs::remove_dir_all(self.layout.postgres_data()).expect("remove");
+        copy(backup, &self.layout.postgres_data());
+    }
+
+    /// Has the next start of a Postgres begin a new timeline, as a promoted standby does.
+    pub fn promote_at_next_start(&self) {
+        let signal = self.layout.postgres_data().join("recovery.signal");
+        self.layout.write_for_server(&signal, "").expect("recovery.signal");
+        let conf = self.layout.postgres_data().join("postgresql.auto.conf");
+        let stock = std::fs::read_to_string(&conf).expect("postgresql.auto.conf");
+        let restore = format!("{stock}\nrestore_command = 'false'\n");
+        self.layout.write_for_server(&conf, &restore).expect("restore_command");
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        self.kill();
+        if !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.layout.data);
+            let _ = std::fs::remove_dir_all(&self.layout.dir);
+        }
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
+    assert!(status.success());
+}
+
+/// A layout whose ports are free.
+fn layout(server: Server, folder: PathBuf) -> Layout {
+    const FIRST: u16 = 24_000;
+    const HOW_MANY: u16 = (32_700 - FIRST) / PORTS;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let free = |layout: &Layout| {
+        let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        server.ports().iter().all(|port| free(layout.port(*port)))
+    };
+    for _ in 0..HOW_MANY {
+        // Another test program may look for ports at the same time: not from the same place.
+        let start = std::process::id() as u16 % HOW_MANY;
+        let base = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % HOW_MANY * PORTS;
+        let layout = Layout::new(Some(folder.clone()), base).expect("layout");
+        if free(&layout) {
+            return layout;
+        }
+    }
+    panic!("no free ports");
+}
+
+fn as_its_user(spec: &Spec, program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(&spec.cwd).env_clear().stdin(Stdio::null());
+    if let Some(uid) = spec.uid {
+        command.gid(uid).uid(uid);
+    }
+    command
+}
+
+fn spawn(spec: &Spec) -> Child {
+    let [program, arguments @ ..] = spec.argv.as_slice() else { panic!("no command") };
+    let log = std::fs::OpenOptions::new().append(true).create(true).open(&spec.log).expect("log");
+    let mut command = as_its_user(spec, program);
+    command.args(arguments).envs(spec.environment("it")).process_group(0);
+    command.stdout(log.try_clone().expect("log")).stderr(log);
+    command.spawn().expect("a server")
+}

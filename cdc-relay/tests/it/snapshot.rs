@@ -1,0 +1,342 @@
+//! Rows from before the slot, told while the stream runs: every one, none in an older state than was told, and after a
+//! kill from where it stood.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use stack::servers::Server;
+
+use crate::kafka::{self, Event, chain, first_tellings};
+use crate::outages::ALONE;
+use crate::rig::{Relay, Rig, Servers, connect, eventually};
+use crate::servers::Private;
+
+/// More than ten chunks.
+const ROWS: i64 = 25_000;
+
+async fn filled(test: &str, rows: i64) -> Rig {
+    let rig = Rig::new(test).await;
+    fill(&rig, rows).await;
+    rig.routes(&with_snapshot(&rig));
+    rig
+}
+
+async fn fill(rig: &Rig, rows: i64) {
+    let insert = "insert into items (owner, id, version, at) select 'o''\"' || n % 5, n, 1, now()
+                  from generate_series(1, $1::int8) n";
+    rig.sql.execute(insert, &[&rows]).await.expect("rows");
+}
+
+fn with_snapshot(rig: &Rig) -> String {
+    rig.default_routes().replace("subject = \"{id}\"", "subject = \"{id}\"\nsnapshot = true")
+}
+
+/// What the state topic says of a table.
+fn position(rig: &Rig, table: &str) -> Option<serde_json::Value> {
+    let key = format!("it/{0}/snapshot/public.{table}", rig.name);
+    let records = kafka::read(&format!("{}.state", rig.name));
+    let last = records.iter().rfind(|event| event.key == key)?;
+    Some(last.json())
+}
+
+async fn done(rig: &Rig, table: &str) -> serde_json::Value {
+    eventually(&format!("the snapshot of {table} to be done"), || async {
+        position(rig, table).filter(|position| position["done"] == true)
+    })
+    .await
+}
+
+/// Changes rows all over the table until told to stop: one in a row, some twice in a transaction, some moved to
+/// another key.
+async fn changes(url: String, stop: Arc<AtomicBool>) -> u32 {
+    let sql = connect(&url).await;
+    let update = "update items set version = version + 1 where id in
+                  (select (random() * $1::int8)::int8 from generate_series(1, 20))";
+    let update = sql.prepare(update).await.expect("statement");
+    let mut transactions = 0;
+    while !stop.load(Ordering::Relaxed) {
+        sql.execute(&update, &[&ROWS]).await.expect("update");
+        transactions += 1;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    transactions
+}
+
+fn row_of(event: &Event) -> (String, i64) {
+    (event.key.clone(), event.json()["id"].as_i64().expect("id"))
+}
+
+fn version_of(event: &Event) -> i64 {
+    event.json()["version"].as_i64().expect("version")
+}
+
+/// By row, the versions in the order told.
+fn versions<'e>(events: impl IntoIterator<Item = &'e Event>) -> BTreeMap<(String, i64), Vec<i64>> {
+    let mut versions = BTreeMap::<_, Vec<i64>>::new();
+    for event in events {
+        let id = format!("it/items/{}/{}/{}", event.key, row_of(event).1, version_of(event));
+        assert_eq!(event.header("ce_id"), id);
+        versions.entry(row_of(event)).or_default().push(version_of(event));
+    }
+    versions
+}
+
+/// Every row of the table is told, and last in the state it has.
+async fn whole(rig: &Rig, versions: &BTreeMap<(String, i64), Vec<i64>>) {
+    let rows = rig.sql.query("select owner, id, version from items", &[]).await.expect("rows");
+    assert_eq!(rows.len(), versions.len());
+    for row in rows {
+        let key = (row.get::<_, String>(0), row.get::<_, i64>(1));
+        let told = versions.get(&key).unwrap_or_else(|| panic!("{key:?} was not told"));
+        assert_eq!(told.iter().max(), Some(&i64::from(row.get::<_, i32>(2))), "{key:?}: {told:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_change_under_the_snapshot_do_not_go_back() {
+    let mut rig = filled("under", ROWS).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn(changes(rig.url.clone(), Arc::clone(&stop)));
+    let relay = rig.streaming().await;
+    let position = done(&rig, "items").await;
+    stop.store(true, Ordering::Relaxed);
+    assert!(load.await.expect("load") > 10);
+    rig.confirmed().await;
+    assert_eq!(position["rows"], ROWS);
+    let events = kafka::read(&rig.topic());
+    let versions = versions(&events);
+    for (row, versions) in &versions {
+        assert!(versions.is_sorted(), "{row:?}: {versions:?}");
+    }
+    whole(&rig, &versions).await;
+    // What the snapshot tells is no link of the chain, and the chain is whole without it.
+    let (streamed, told): (Vec<Event>, Vec<Event>) =
+        events.into_iter().partition(|event| !event.header("pg_position").is_empty());
+    chain(&streamed);
+    let metric = |name: &str| {
+        relay.metric(&format!("cdc_relay_snapshot_{name}{{source=\"it\",table=\"public.items\"}}"))
+    };
+    assert_eq!(metric("rows_total") as usize, told.len());
+    assert_eq!(metric("passed_rows") as i64, ROWS);
+    assert!(told.len() < ROWS as usize, "no change fell under the snapshot: the test shows nothing");
+    drop(relay);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
+    let mut rig = filled("resumed", ROWS).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn(changes(rig.url.clone(), Arc::clone(&stop)));
+    let (mut kills, mut stood) = (0u64, BTreeSet::new());
+    let passed = |relay: &Relay| relay.metric("cdc_relay_snapshot_passed_rows");
+    while position(&rig, "items").is_none_or(|position| position["done"] != true) {
+        let relay = rig.streaming().await;
+        // Before the first chunk now and then; else after some chunks, at another moment every time: before they are
+        // acknowledged, before that is noted, and after.
+        if kills % 4 > 0 {
+            let before = passed(&relay);
+            eventually("a chunk to be told", || async { (passed(&relay) > before).then_some(()) }).await;
+            tokio::time::sleep(Duration::from_millis(37 * (kills % 7))).await;
+        }
+        relay.kill();
+        kills += 1;
+        stood.extend(position(&rig, "items").and_then(|position| position["rows"].as_u64()));
+        assert!(kills < 100, "it never ends: {stood:?}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    load.await.expect("load");
+    let relay = rig.streaming().await;
+    rig.confirmed().await;
+    let events = kafka::read(&rig.topic());
+    whole(&rig, &versions(&events)).await;
+    for (owner, events) in first_tellings(&events) {
+        let versions = versions(&events);
+        assert!(versions.values().all(|versions| versions.is_sorted()), "{owner}");
+    }
+    assert!(stood.len() > 2, "it was never killed in the middle: {stood:?}");
+    // It went on: had it begun anew each time, the first chunk would have been told as often as it was killed.
+    let snapshot = events.iter().filter(|event| event.header("pg_position").is_empty()).count() as u64;
+    assert!(snapshot <= ROWS as u64 + 2000 * (kills + 1), "{snapshot} told with {kills} kills");
+    drop(relay);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_in_the_log_and_not_yet_visible_does_not_go_back() {
+    let _alone = ALONE.lock().await;
+    let postgres = Private::start(Server::Postgres).await;
+    let mut rig = Rig::on(Servers { postgres: postgres.address(), ..Servers::shared() }, "invisible").await;
+    let rows = 4 * ROWS;
+    fill(&rig, rows).await;
+    rig.routes(&with_snapshot(&rig));
+    // Who asks for it waits for a standby that never comes: committed, in the log, and seen by nobody.
+    for setting in ["synchronous_commit = 'local'", "synchronous_standby_names = 'nobody'"] {
+        rig.sql.batch_execute(&format!("alter system set {setting}")).await.expect("set");
+    }
+    rig.sql.batch_execute("select pg_reload_conf()").await.expect("reload");
+    let relay = rig.streaming().await;
+    let metric = |name: &str| relay.metric(&format!("cdc_relay_snapshot_{name}{{source=\"it\""));
+    eventually("the first chunk", || async { (metric("passed_rows") > 0.0).then_some(()) }).await;
+    let waiting = connect(&rig.url).await;
+    let last = rows - 1;
+    tokio::spawn(async move {
+        let update = format!("set synchronous_commit = on; update items set version = 50 where id = {last}");
+        // Ends when the database goes.
+        let _ = waiting.batch_execute(&update).await;
+    });
+    assert_eq!(done(&rig, "items").await["rows"], rows);
+    let now = rig.sql.query_one("select version from items where id = $1", &[&last]).await.expect("the row");
+    assert_eq!(now.get::<_, i32>(0), 1, "the change is visible: the test shows nothing");
+    let events = kafka::read(&rig.topic());
+    assert_eq!(versions(&events)[&("o'\"4".to_owned(), last)], [50]);
+    assert_eq!(metric("rows_total") as i64, rows - 1);
+    drop((relay, rig));
+}
+
+#[tokio::test]
+async fn what_was_done_is_not_told_again_and_a_table_that_comes_later_is() {
+    let mut rig = filled("later", 3000).await;
+    rig.streaming().await.stop().await;
+    let relay = rig.streaming().await;
+    done(&rig, "items").await;
+    rig.confirmed().await;
+    relay.stop().await;
+    let told = kafka::read(&rig.topic()).len();
+    rig.sql
+        .batch_execute(
+            "create table notes (id uuid primary key default gen_random_uuid(), owner text);
+             insert into notes (owner) select 'n' from generate_series(1, 5);
+             alter publication events add table notes;",
+        )
+        .await
+        .expect("another table");
+    let table = format!(
+        "\n[[sources.tables]]\nname = \"notes\"\nkey = \"{{owner}}\"\nid = \"it/notes/{{id}}\"\nsnapshot = true\n
+         [[sources.tables.routes]]\ntopic = \"{}\"\ntype = \"note.v1\"\n",
+        rig.topic()
+    );
+    rig.routes(&(with_snapshot(&rig) + &table));
+    let relay = rig.streaming().await;
+    assert_eq!(done(&rig, "notes").await["rows"], 5);
+    rig.confirmed().await;
+    let events = kafka::read(&rig.topic());
+    assert_eq!(events.iter().filter(|event| event.header("ce_type") == "note.v1").count(), 5);
+    assert_eq!(events.len(), told + 5);
+    drop(relay);
+}
+
+#[tokio::test]
+async fn the_stream_goes_on_while_the_snapshot_waits() {
+    let mut rig = Rig::new("waits").await;
+    rig.streaming().await.stop().await;
+    rig.slot_is_free().await;
+    let mut other = connect(&rig.url).await;
+    let open = other.transaction().await.expect("begin");
+    open.batch_execute("insert into items (owner, id, version) values ('open', 1, 1)").await.expect("insert");
+    fill(&rig, 10).await;
+    rig.routes(&with_snapshot(&rig));
+    let relay = rig.streaming().await;
+    // Committed and invisible, or not committed: the first chunk cannot know. It waits; the stream does not.
+    rig.row("streamed", 1, 1, "made").await;
+    kafka::distinct(&rig.topic(), 11).await;
+    assert!(position(&rig, "items").is_none());
+    open.commit().await.expect("commit");
+    assert_eq!(done(&rig, "items").await["rows"], 12);
+    drop(relay);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_cannot_be_read_is_read_again() {
+    let mut rig = filled("failing", ROWS).await;
+    let relay = rig.streaming().await;
+    let failures = "cdc_relay_snapshot_failures_total{source=\"it\",table=\"public.items\"}";
+    let kill = "select pg_terminate_backend(pid) from pg_stat_activity
+                where application_name = 'cdc-relay snapshot' and datname = $1";
+    eventually("a chunk to fail", || async {
+        rig.sql.query(kill, &[&rig.name]).await.expect("kill");
+        (relay.metric(failures) > 0.0).then_some(())
+    })
+    .await;
+    rig.row("streamed", 1, 1, "made").await;
+    assert!(done(&rig, "items").await["rows"].as_i64() >= Some(ROWS));
+    rig.confirmed().await;
+    whole(&rig, &versions(&kafka::read(&rig.topic()))).await;
+    drop(relay);
+}
+
+#[tokio::test]
+async fn large_rows_are_read_in_small_chunks() {
+    let mut rig = Rig::new("large").await;
+    let insert = "insert into items (owner, id, version, doc) select 'o', n, 1, to_jsonb(repeat('x', 300000))
+                  from generate_series(1, 40) n";
+    rig.sql.batch_execute(insert).await.expect("rows");
+    rig.routes(&with_snapshot(&rig));
+    let relay = rig.streaming().await;
+    assert_eq!(done(&rig, "items").await["rows"], 40);
+    let positions = kafka::read(&format!("{}.state", rig.name));
+    let chunks = positions.iter().filter(|event| event.key.ends_with("/snapshot/public.items")).count();
+    assert!(chunks > 5, "{chunks} chunks");
+    assert_eq!(kafka::read(&rig.topic()).len(), 40);
+    drop(relay);
+}
+
+#[tokio::test]
+async fn a_key_of_any_types_is_paged_through() {
+    let mut rig = Rig::bare("keys").await;
+    rig.sql
+        .batch_execute(
+            r#"create table items (
+                   owner text, a char(5), b timestamptz, c bytea, "D ""d" numeric, e bit(3), f interval, g uuid,
+                   id bigint unique, version int default 1, kind text default 'made', note text, at timestamptz, amount bigint,
+                   primary key (a, b, "D ""d", e, f, c, g, owner)
+               );
+               create publication events for table items with (publish = 'insert, update');
+               insert into items (owner, a, b, c, "D ""d", e, f, g, id)
+               select 'o', chr(97 + n % 3) || 'b', '2026-01-01Z'::timestamptz + n % 7 * interval '1.5 day', sha256(n::text::bytea),
+                      n % 5 / 3.0, (n % 8)::bit(3), n % 2 * interval '1 month 3 s', gen_random_uuid(), n
+               from generate_series(1, 7000) n"#,
+        )
+        .await
+        .expect("table");
+    rig.routes(&with_snapshot(&rig));
+    let relay = rig.streaming().await;
+    assert_eq!(done(&rig, "items").await["rows"], 7000);
+    let events = kafka::read(&rig.topic());
+    assert_eq!(events.len(), 7000);
+    assert_eq!(versions(&events).len(), 7000);
+    drop(relay);
+}
+
+#[tokio::test]
+async fn a_table_without_a_primary_key_is_refused_before_anything_is_told() {
+    let mut rig = filled("keyless", 10).await;
+    rig.sql.batch_execute("alter table items drop constraint items_pkey").await.expect("drop");
+    let relay = rig.start();
+    let report = relay.state("refused").await;
+    assert!(
+        report.contains("no published primary key") && report.contains("cdc-relay reconcile"),
+        "{report}"
+    );
+    drop(relay);
+}
+
+#[tokio::test]
+async fn only_published_rows_and_columns_are_told() {
+    let mut rig = filled("filtered", 100).await;
+    let publish = "alter publication events set table items (owner, id, version, kind, note, at, amount) where (id > 90)";
+    rig.sql.batch_execute(publish).await.expect("publication");
+    let relay = rig.streaming().await;
+    assert_eq!(done(&rig, "items").await["rows"], 10);
+    rig.sql
+        .batch_execute("insert into items (owner, id, version) values ('new', 200, 1)")
+        .await
+        .expect("row");
+    let events = kafka::distinct(&rig.topic(), 11).await;
+    let names = |event: &Event| -> Vec<String> {
+        event.json().as_object().expect("an object").keys().cloned().collect()
+    };
+    let streamed = events.iter().find(|event| event.key == "new").expect("the streamed row");
+    assert!(events.iter().all(|event| names(event) == names(streamed)));
+    drop(relay);
+}

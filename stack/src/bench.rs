@@ -1,0 +1,58 @@
+//! `cargo stack bench NAME`: what is measured, and the servers it is measured on.
+//!
+//! `saga` measures the running stack. `relay` has servers of its own, without services: whatever else reads the
+//! log would be measured too.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cli::in_ci;
+use crate::layout::Layout;
+use crate::output::Progress;
+use crate::process::ProcessId;
+use crate::servers::{kafka, postgres};
+use crate::up::{Extent, Wish, afresh};
+use crate::{debezium, down, environment, workspace};
+
+/// The first port of the servers of `bench relay`.
+const RELAY_PORT: u16 = 24_000;
+
+/// # Errors
+/// When it cannot be measured, or something went missing meanwhile.
+pub fn run(layout: &Layout, name: &str, arguments: &[String]) -> Result<()> {
+    let mut all = vec!["bench", name];
+    all.extend(arguments.iter().map(String::as_str));
+    let asks_for_help = arguments.iter().any(|argument| argument == "--help" || argument == "-h");
+    if name != "relay" || asks_for_help {
+        return workspace::e2e(layout, &all);
+    }
+    let own = Layout::new(Some(PathBuf::from(".stack-bench")), RELAY_PORT)?;
+    let measured = relay(&own, &all);
+    down::down(&own)?;
+    measured?;
+    down::remove(&own)
+}
+
+fn relay(layout: &Layout, arguments: &[&str]) -> Result<()> {
+    let owner = Some(ProcessId::me().context("no /proc")?);
+    afresh(layout, &Wish { extent: Extent::Servers, yes: in_ci(), owner })?;
+    let progress = Progress::default();
+    progress.step("build", |step| {
+        workspace::build(layout, &["--bin", "e2e", "--bin", "cdc-relay"], step)?;
+        Ok(String::new())
+    })?;
+    progress.step("debezium", |step| debezium::download(layout, step))?;
+    let mut command = workspace::command(layout, &workspace::binary(layout, "e2e").display().to_string());
+    command
+        .args(arguments)
+        .envs(environment::variables(layout)?)
+        .env("RELAY_PROGRAM", workspace::binary(layout, "cdc-relay"))
+        .env("POSTGRES_PROGRAMS", postgres::programs().context("PostgreSQL is not installed")?)
+        .env("JAVA_PROGRAM", kafka::java().context("Java is not installed")?)
+        .env("KAFKA_JARS", kafka::jars(layout))
+        .env("DEBEZIUM_PLUGINS", debezium::plugins(layout));
+    let status = command.status().context("e2e")?;
+    ensure!(status.success(), "bench relay failed ({status}); logs in {}", layout.dir.display());
+    Ok(())
+}
