@@ -44,12 +44,18 @@ pub struct Clients {
 
 impl Clients {
     pub fn new(wiring: &Arc<Wiring>) -> Clients {
-        let (teller, reader, halted) = (None, None, (0, Halted::default()));
+        let (teller, reader, halted) = (None, None, (0, Halted::new(wiring.source.name.get_ref())));
         Clients { wiring: Arc::clone(wiring), teller, reader, halted, suspect: Cell::new(false) }
     }
 
     pub fn teller(&mut self) -> Result<&mut Teller> {
         self.teller.as_mut().context("no Kafka producer")
+    }
+
+    /// To tell, and to read what was told.
+    pub fn both(&mut self) -> Result<(&mut Teller, &Reader)> {
+        let reader = self.reader.as_ref().context("no Kafka consumer")?;
+        Ok((self.teller.as_mut().context("no Kafka producer")?, reader))
     }
 
     /// Makes the clients, unless there are sound ones; topics first.
@@ -89,7 +95,7 @@ impl Clients {
         let topic = self.wiring.routes.relay.state_topic.get_ref();
         let mut recalled = Recalled::default();
         let reader = self.reader.as_ref().context("no Kafka consumer")?;
-        let read = reader.read(topic, offset, |found, value| {
+        let read = reader.read(topic, offset, |_, found, value| {
             let found = found.unwrap_or_default();
             if found == key.as_bytes() {
                 let record = value.map(serde_json::from_slice::<Memory>).transpose();
@@ -112,13 +118,13 @@ impl Clients {
         let topic = self.wiring.routes.relay.dead_letter_topic.get_ref();
         let reader = self.reader.as_ref().context("no Kafka consumer")?;
         let (offset, halted) = &mut self.halted;
-        let read = reader.read(topic, *offset, |_, value| {
-            value.map_or(Ok(()), |value| halted.apply(value)).context("a dead letter is not readable")
+        let read = reader.read(topic, *offset, |at, _, value| {
+            value.map_or(Ok(()), |value| halted.apply(at, value)).context("a dead letter is not readable")
         });
         self.suspect.set(read.is_err());
         *offset = read?;
         if let Some(teller) = &mut self.teller {
-            teller.set_halted(halted.clone());
+            teller.set_halted(halted.clone(), *offset);
         }
         Ok(())
     }

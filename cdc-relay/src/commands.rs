@@ -2,9 +2,15 @@
 //! `mod`, a variant and an arm.
 
 mod database;
+#[cfg(feature = "sinks")]
+pub mod dead_letters;
 mod doctor;
 #[cfg(feature = "sinks")]
 pub mod reconcile;
+#[cfg(feature = "sinks")]
+pub mod release;
+#[cfg(feature = "sinks")]
+pub mod replay;
 #[cfg(feature = "sinks")]
 pub mod run;
 #[cfg(feature = "sinks")]
@@ -34,6 +40,12 @@ pub enum Command {
     Tail(tail::Options),
     #[cfg(feature = "sinks")]
     Verify(verify::Options),
+    #[cfg(feature = "sinks")]
+    DeadLetters(dead_letters::DeadLettersConfig),
+    #[cfg(feature = "sinks")]
+    Release(release::ReleaseConfig),
+    #[cfg(feature = "sinks")]
+    Replay(replay::ReplayConfig),
 }
 
 impl Command {
@@ -49,16 +61,27 @@ impl Command {
             Self::Tail(options) => tail::execute(&options),
             #[cfg(feature = "sinks")]
             Self::Verify(options) => verify::execute(&options),
+            #[cfg(feature = "sinks")]
+            Self::DeadLetters(options) => dead_letters::execute(&options),
+            #[cfg(feature = "sinks")]
+            Self::Release(options) => release::execute(&options),
+            #[cfg(feature = "sinks")]
+            Self::Replay(options) => replay::execute(&options),
+        }
+    }
+
+    /// Whether it stays up and logs, rather than answers a person.
+    pub fn is_service(&self) -> bool {
+        match self {
+            #[cfg(feature = "sinks")]
+            Self::Run(_) => true,
+            _ => false,
         }
     }
 
     /// What is logged unless RUST_LOG says otherwise: a command that answers a question speaks by its answer.
     pub fn log_level(&self) -> &'static str {
-        match self {
-            #[cfg(feature = "sinks")]
-            Self::Run(_) => "info",
-            _ => "warn",
-        }
+        if self.is_service() { "info" } else { "warn" }
     }
 }
 
@@ -121,18 +144,27 @@ fn print(text: &str) -> Result<()> {
     }
 }
 
+/// Says something beside the answer, on standard error. That nobody listens is no reason to end.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// What the state topic remembers, by `source/slot`.
 #[cfg(feature = "sinks")]
 fn memories(brokers: &str, routes: &crate::routes::Routes) -> Result<BTreeMap<String, crate::state::Memory>> {
     let topic = routes.relay.state_topic.get_ref();
-    let mut memories = BTreeMap::new();
-    crate::topics::Reader::connect(brokers, routes)?.read(topic, 0, |key, value| {
-        let key = String::from_utf8_lossy(key.unwrap_or_default()).into_owned();
-        match value {
-            Some(value) => drop(memories.insert(key, serde_json::from_slice(value).context("state record")?)),
-            None => drop(memories.remove(&key)),
+    let name =
+        |source: &crate::routes::Source| format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
+    let mut memories: BTreeMap<String, Option<crate::state::Memory>> =
+        routes.sources.iter().map(|source| (name(source), None)).collect();
+    crate::topics::Reader::connect(brokers, routes)?.read(topic, 0, |_, key, value| {
+        // Other records are of sources and of tables that nobody asks for here.
+        let known = std::str::from_utf8(key.unwrap_or_default()).ok().and_then(|key| memories.get_mut(key));
+        if let Some(memory) = known {
+            let record = value.map(serde_json::from_slice).transpose().context("state record")?;
+            *memory = crate::state::recall(memory.take(), record);
         }
         Ok(())
     })?;
-    Ok(memories)
+    Ok(memories.into_iter().filter_map(|(name, memory)| Some((name, memory?))).collect())
 }

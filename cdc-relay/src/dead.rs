@@ -1,155 +1,142 @@
-//! Dead letters: rows that cannot be told, and the rows of the same key that follow them.
+//! Which keys are halted: their rows go to the dead-letter topic.
 //!
 //! A row that cannot be told halts its key towards that destination: later rows of the key go to the dead-letter
-//! topic as well, in order, until a release for the key is written there. The set of halted keys is what reading
-//! the topic from its start yields; nothing else remembers it.
+//! topic as well, in order, until a release for the key is written there. The halted keys are what reading the
+//! topic from its start yields; nothing else remembers them. What stands there of a row is in `letter`, how a key
+//! is let go on in `release`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use crate::json;
-use crate::pgoutput::Value;
-use crate::route::{Plan, Transaction};
-use crate::template::{Op, Problem, Row};
+/// A destination with more halted keys than this is halted as a whole, so that memory stays bounded.
+const MOST_KEYS: usize = 100_000;
 
-/// Columns longer than this are left out of a dead letter; the row itself is still in its table.
-const LONGEST_COLUMN: usize = 16 << 10;
-/// After so many bytes of columns the rest is left out too.
-const LONGEST_ROW: usize = 256 << 10;
-
-/// What identifies a halted key.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Halt {
-    pub source: String,
-    pub destination: String,
-    /// None: the key itself could not be told, so that every key of the destination is halted.
-    pub key: Option<String>,
+/// The destination of rows whose table has no routes. All of its later rows follow them.
+pub fn unrouted(table: &str) -> String {
+    format!("table:{table}")
 }
 
-/// The head of a record in the dead-letter topic.
+/// The destination of changes that no route can express. Rows of the table go on without them.
+pub fn untellable(table: &str) -> String {
+    format!("change:{table}")
+}
+
+/// The head of any record in the dead-letter topic.
 #[derive(Debug, Deserialize)]
-struct Letter {
-    #[serde(flatten)]
-    halt: Halt,
+struct Head<'a> {
+    #[serde(borrow)]
+    source: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    destination: std::borrow::Cow<'a, str>,
+    /// None: the key itself could not be told, so that every key of the destination is halted.
+    key: Option<String>,
     #[serde(default)]
     release: bool,
+    /// A release that did not come to its end: the letters from this offset on are still pending.
+    from: Option<i64>,
 }
 
-#[derive(Debug, Clone, Default)]
+/// Which keys of a destination are halted, each with an offset in the topic before which no letter of it is pending.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extent {
+    Keys(BTreeMap<String, i64>),
+    All(i64),
+}
+
+/// The halted keys of one source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Halted {
-    keys: BTreeSet<Halt>,
-    any: BTreeSet<(String, String)>,
+    source: String,
+    extents: BTreeMap<String, Extent>,
 }
 
 impl Halted {
-    /// Applies a record read from the topic. One that is not ours is an error: the set would be incomplete.
-    pub fn apply(&mut self, value: &[u8]) -> Result<(), serde_json::Error> {
-        let letter: Letter = serde_json::from_slice(value)?;
-        if letter.release {
-            self.release(&letter.halt);
-        } else {
-            self.halt(letter.halt);
+    pub fn new(source: &str) -> Halted {
+        Halted { source: source.to_owned(), extents: BTreeMap::new() }
+    }
+
+    /// Applies a record read from the topic; those of other sources change nothing. One that is not ours at all is
+    /// an error: the set would be incomplete.
+    pub fn apply(&mut self, offset: i64, value: &[u8]) -> Result<(), serde_json::Error> {
+        let Head { source, destination, key, release, from } = serde_json::from_slice(value)?;
+        let key = key.as_deref();
+        match (release, from) {
+            _ if source != self.source => {}
+            (true, _) => self.release(&destination, key),
+            (false, Some(from)) => self.keep(&destination, key, from),
+            (false, None) => self.halt(&destination, key, offset),
         }
         Ok(())
     }
 
-    pub fn halt(&mut self, halt: Halt) {
-        if halt.key.is_none() {
-            self.any.insert((halt.source, halt.destination));
-        } else {
-            self.keys.insert(halt);
+    /// A letter of the key is written at `from` or later. What is halted already stays so from where it is.
+    pub fn halt(&mut self, destination: &str, key: Option<&str>, from: i64) {
+        let Some(extent) = self.extents.get_mut(destination) else {
+            let extent =
+                key.map_or(Extent::All(from), |key| Extent::Keys(BTreeMap::from([(key.to_owned(), from)])));
+            self.extents.insert(destination.to_owned(), extent);
+            return;
+        };
+        let Extent::Keys(keys) = extent else { return };
+        match key {
+            Some(key) if keys.contains_key(key) => {}
+            Some(key) if keys.len() < MOST_KEYS => drop(keys.insert(key.to_owned(), from)),
+            _ => *extent = Extent::All(keys.values().copied().fold(from, i64::min)),
         }
     }
 
-    fn release(&mut self, halt: &Halt) {
-        if halt.key.is_none() {
-            self.any.remove(&(halt.source.clone(), halt.destination.clone()));
-        } else {
-            self.keys.remove(halt);
+    fn release(&mut self, destination: &str, key: Option<&str>) {
+        match (self.extents.get_mut(destination), key) {
+            (Some(Extent::Keys(keys)), Some(key)) => {
+                keys.remove(key);
+                if keys.is_empty() {
+                    self.extents.remove(destination);
+                }
+            }
+            // One key cannot go on while an earlier letter may be of any key.
+            (Some(Extent::All(_)), Some(_)) => {}
+            (_, None) => drop(self.extents.remove(destination)),
+            (None, Some(_)) => {}
         }
+    }
+
+    fn keep(&mut self, destination: &str, key: Option<&str>, from: i64) {
+        match (self.extents.get_mut(destination), key) {
+            (Some(Extent::Keys(keys)), Some(key)) => drop(keys.insert(key.to_owned(), from)),
+            (Some(Extent::All(_)), Some(_)) => {}
+            (_, None) => drop(self.extents.insert(destination.to_owned(), Extent::All(from))),
+            (None, Some(_)) => self.halt(destination, key, from),
+        }
+    }
+
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty() && self.any.is_empty()
+        self.extents.is_empty()
     }
 
     pub fn len(&self) -> usize {
-        self.keys.len() + self.any.len()
+        let count = |extent: &Extent| if let Extent::Keys(keys) = extent { keys.len() } else { 1 };
+        self.extents.values().map(count).sum()
     }
 
-    /// How many of them are the source's.
-    pub fn of(&self, source: &str) -> usize {
-        let keys = self.keys.iter().filter(|halt| halt.source == source).count();
-        keys + self.any.iter().filter(|(other, _)| other == source).count()
+    /// Whether a row of this key goes to the dead-letter topic.
+    pub fn contains(&self, destination: &str, key: Option<&str>) -> bool {
+        match self.extents.get(destination) {
+            None => false,
+            Some(Extent::All(_)) => true,
+            Some(Extent::Keys(keys)) => key.is_some_and(|key| keys.contains_key(key)),
+        }
     }
 
-    pub fn contains(&self, halt: &Halt) -> bool {
-        self.keys.contains(halt) || self.any.contains(&(halt.source.clone(), halt.destination.clone()))
+    pub fn extents(&self) -> impl Iterator<Item = (&str, &Extent)> {
+        self.extents.iter().map(|(destination, extent)| (destination.as_str(), extent))
     }
 }
 
-/// Writes the record's value.
-pub fn letter(
-    halt: &Halt,
-    reason: &Problem,
-    (plan, row, transaction): (&Plan, &Row<'_>, &Transaction),
-    out: &mut Vec<u8>,
-) {
-    out.clear();
-    let mut member = |name: &str, value: Option<&str>| {
-        out.push(if out.is_empty() { b'{' } else { b',' });
-        json::string(name.as_bytes(), out);
-        out.push(b':');
-        match value {
-            Some(value) => json::string(value.as_bytes(), out),
-            None => out.extend_from_slice(b"null"),
-        }
-    };
-    member("source", Some(&halt.source));
-    member("destination", Some(&halt.destination));
-    member("key", halt.key.as_deref());
-    member("reason", Some(&reason.0));
-    member("table", Some(&plan.relation));
-    member("position", Some(&transaction.commit_lsn.to_string()));
-    if row.op == Op::Delete {
-        member("op", Some(row.op.name()));
-    }
-    out.extend_from_slice(b",\"row\":");
-    columns(plan, row, out);
-    out.push(b'}');
-}
-
-/// The columns as Postgres prints them; what is too long is named in `omitted`.
-fn columns(plan: &Plan, row: &Row<'_>, out: &mut Vec<u8>) {
-    let (start, mut omitted) = (out.len(), Vec::new());
-    out.push(b'{');
-    for (index, name) in plan.columns.iter().enumerate() {
-        let text = match row.new.get(index) {
-            // The log has no more of a deleted row than its key.
-            Value::Null if row.op == Op::Delete && !plan.whole_deletes => continue,
-            Value::Null => None,
-            Value::Text(text) if text.len() <= LONGEST_COLUMN && out.len() - start < LONGEST_ROW => {
-                Some(text)
-            }
-            _ => {
-                omitted.push(name.as_str());
-                continue;
-            }
-        };
-        if out.last() != Some(&b'{') {
-            out.push(b',');
-        }
-        json::string(name.as_bytes(), out);
-        out.push(b':');
-        match text {
-            Some(text) => json::string(text, out),
-            None => out.extend_from_slice(b"null"),
-        }
-    }
-    out.push(b'}');
-    if !omitted.is_empty() {
-        out.extend_from_slice(b",\"omitted\":");
-        json::string(omitted.join(",").as_bytes(), out);
-    }
-}
+#[cfg(test)]
+#[path = "dead_tests.rs"]
+mod tests;

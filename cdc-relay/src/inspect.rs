@@ -150,7 +150,7 @@ pub fn contract(
     Ok(fit(routes, source, &relations, (deletes, truncates)).map(|()| catalog))
 }
 
-fn published(session: &mut Session, publication: &str) -> Result<Vec<Relation>, WireError> {
+pub fn published(session: &mut Session, publication: &str) -> Result<Vec<Relation>, WireError> {
     let version = session.query("select current_setting('server_version_num')")?;
     let version: u32 = version.first().map(|row| text(row, 0)).and_then(|n| n.parse().ok()).unwrap_or(0);
     // Column lists exist from 15 on.

@@ -24,6 +24,7 @@ use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 
 use crate::acks::Acks;
+use crate::letter::LARGEST;
 use crate::metrics::SourceMetrics;
 use crate::pace::Load;
 use crate::progress::{Sink, Ticket};
@@ -188,7 +189,7 @@ fn producer_config(brokers: &str, routes: &Routes, batch_bytes: usize) -> Client
         // The source bounds what is in flight by bytes; these must not interfere.
         ("queue.buffering.max.messages", "1000000".to_owned()),
         ("queue.buffering.max.kbytes", "1048576".to_owned()),
-        ("message.max.bytes", (routes.relay.max_record_bytes + 65_536).to_string()),
+        ("message.max.bytes", (routes.relay.max_record_bytes.max(LARGEST) + 65_536).to_string()),
         ("compression.codec", "none".to_owned()),
         // All topics exist at start. One that is unknown for longer was deleted: the new session makes it again.
         ("topic.metadata.propagation.max.ms", "10000".to_owned()),

@@ -7,12 +7,13 @@
 //!
 //! Reading order: `routes`, `template` and `when` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
 //! `catalog` (what it does not say), `route`, `body` and `json` (from a row to a record), `progress` (what may be
-//! confirmed), `history` (what was told before), `stream` and `pace` (the loop), `source` (its life), `state` (what is refused), `kafka`, `rabbit`,
-//! `dead` (where it goes). Rows that exist already: `rows` (how they are read), `snapshot` (beside the stream),
-//! `reconcile` (instead of what was lost).
+//! confirmed), `history` (what was told before), `stream` and `pace` (the loop), `source` (its life), `state` (what
+//! is refused), `kafka`, `rabbit` (where it goes), `dead`, `letter` and `release` (what cannot be told, until it can).
+//! Rows that exist already: `rows` (how they are read), `snapshot` (beside the stream), `reconcile` (instead of what
+//! was lost), `replay` (once more).
 //!
 //! Pure, without clock or I/O: `pgoutput`, `json`, `array`, `template`, `when`, `body`, `route`, `progress`,
-//! `history`, `pace`, `state`, `dead`, `runway`.
+//! `history`, `pace`, `state`, `dead`, `letter`, `release`, `shelf`, `chain`, `runway`.
 
 mod array;
 pub mod body;
@@ -27,14 +28,18 @@ pub mod failpoints;
 pub mod history;
 pub mod inspect;
 pub mod json;
+pub mod letter;
 pub mod lsn;
+pub mod made;
 mod nearest;
 pub mod pace;
 pub mod pgoutput;
 pub mod progress;
+pub mod release;
 pub mod route;
 pub mod routes;
 pub mod rows;
+pub mod shelf;
 mod socket;
 mod stall;
 pub mod state;
@@ -55,9 +60,13 @@ mod lag;
 #[cfg(feature = "sinks")]
 mod metrics;
 #[cfg(feature = "sinks")]
+mod present;
+#[cfg(feature = "sinks")]
 mod rabbit;
 #[cfg(feature = "sinks")]
 mod reconcile;
+#[cfg(feature = "sinks")]
+mod replay;
 #[cfg(feature = "sinks")]
 pub mod run;
 #[cfg(feature = "sinks")]

@@ -64,7 +64,7 @@ pub struct PgTime(pub i64);
 
 impl PgTime {
     pub fn now() -> PgTime {
-        PgTime(Timestamp::now().as_microsecond() - POSTGRES_EPOCH_MICROS)
+        PgTime::from(Timestamp::now())
     }
 
     /// Milliseconds since the Unix epoch, as Kafka counts.
@@ -77,6 +77,10 @@ impl PgTime {
         self.unix_micros() as f64 / 1e6
     }
 
+    pub fn from_unix_millis(millis: i64) -> PgTime {
+        PgTime(millis.saturating_mul(1000).saturating_sub(POSTGRES_EPOCH_MICROS))
+    }
+
     pub fn unix_micros(self) -> i64 {
         self.0.saturating_add(POSTGRES_EPOCH_MICROS)
     }
@@ -87,6 +91,12 @@ impl PgTime {
         let time = Timestamp::from_microsecond(self.unix_micros()).unwrap_or(Timestamp::MAX);
         // Printing into a Vec cannot fail.
         let _ = PRINTER.print_timestamp(&time, &mut *out);
+    }
+}
+
+impl From<Timestamp> for PgTime {
+    fn from(time: Timestamp) -> PgTime {
+        PgTime(time.as_microsecond() - POSTGRES_EPOCH_MICROS)
     }
 }
 

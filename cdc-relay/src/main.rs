@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use cdc_relay::commands::{Failure, USAGE, code};
+use cdc_relay::commands::{Failure, USAGE, code, say};
 use cdc_relay::config::{Cli, LogFormat};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -28,9 +28,12 @@ fn main() -> ExitCode {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().flatten_event(true).init(),
     }
+    let is_service = cli.command.is_service();
     let outcome = cli.command.execute();
-    if let Err(Failure::Usage(error) | Failure::Failed(error)) = &outcome {
-        tracing::error!("{error:#}");
+    match &outcome {
+        Ok(_) => {}
+        Err(Failure::Usage(error) | Failure::Failed(error)) if is_service => tracing::error!("{error:#}"),
+        Err(Failure::Usage(error) | Failure::Failed(error)) => say(&format!("error: {error:#}")),
     }
     ExitCode::from(code(&outcome))
 }

@@ -109,6 +109,11 @@ impl Progress {
         }
     }
 
+    /// All that was told is acknowledged, of the open transaction too.
+    pub fn settled(&self) -> bool {
+        self.queue.iter().all(|unit| unit.outstanding == [0; SINKS])
+    }
+
     /// The open transaction is whole. Returns whether it told anything on Kafka.
     pub fn commit(&mut self, end_lsn: Lsn) -> bool {
         let Some(unit) = self.queue.back_mut() else { return false };

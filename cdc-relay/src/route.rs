@@ -34,8 +34,10 @@ pub struct Transaction {
     pub rows: u64,
     /// Records told on Kafka so far.
     pub told: u64,
-    /// Rows that existed before, told from a query: they are no link of the chain, and carry no position.
+    /// Told once more, or from a query: no link of the chain, and without a position.
     pub retold: bool,
+    /// Of rows that existed before, from a query.
+    pub existing: bool,
 }
 
 /// One record, in buffers that the next one uses again.
@@ -140,6 +142,7 @@ pub struct Compiled {
 pub struct Plan {
     pub relation: String,
     pub columns: Vec<String>,
+    pub shape: Relation,
     pub header_names: Vec<String>,
     pub routes: Vec<Compiled>,
     /// A deleted row comes with all of its columns, not with its key alone.
@@ -194,6 +197,11 @@ impl Compiled {
             (Op::Delete, Some(Deletes::Both)) => &[Telling::Event, Telling::Tombstone],
             (Op::Delete, Some(Deletes::Ignore) | None) => &[],
         }
+    }
+
+    /// Whether a template gives the id.
+    pub fn has_id(&self) -> bool {
+        self.fitted.as_ref().is_ok_and(|fitted| fitted.id.is_some())
     }
 
     /// Whether the routes file says what becomes of deletes.
@@ -314,7 +322,7 @@ impl Fitted {
 /// For tables without a version. A slot may begin where a commit does, so what is told from its snapshot is marked.
 fn fallback_id(transaction: &Transaction, out: &mut Vec<u8>) {
     use std::io::Write as _;
-    let mark = if transaction.retold { "r" } else { "" };
+    let mark = if transaction.existing { "r" } else { "" };
     // Writing into a Vec cannot fail.
     let _ = write!(out, "{}/{}/{mark}{}", transaction.cluster, transaction.commit_lsn, transaction.rows);
 }
@@ -328,6 +336,7 @@ impl Plan {
             relation: format!("{}.{}", relation.schema, relation.name),
             columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
             whole_deletes: relation.is_full(),
+            shape: relation.clone(),
             ..Plan::default()
         };
         match source.tables.iter().find(|table| same(table.name.get_ref())) {

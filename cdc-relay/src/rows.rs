@@ -43,7 +43,8 @@ pub struct Page<'a> {
     pub limit: u32,
 }
 
-fn identifier(name: &str) -> String {
+/// A name in SQL.
+pub fn identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -86,6 +87,13 @@ impl Table {
             let _ = write!(sql, " order by {} limit {}", key.join(", "), page.limit);
         }
         sql
+    }
+
+    /// The query for the rows that a condition holds for; `tail` may order and limit them.
+    pub fn select_where(&self, condition: &str, tail: &str) -> String {
+        let all = self.select(None);
+        let and = if self.filter.is_some() { "and" } else { "where" };
+        format!("{all} {and} ({condition}) {tail}").trim_end().to_owned()
     }
 }
 
@@ -243,6 +251,16 @@ mod tests {
         let next = table.select(Some(Page { after: &after, limit: 5 }));
         let condition = r#"where (id > 0) and ("owner", "id") > ('o''1'::text, '7'::bigint) order by"#;
         assert!(next.contains(condition), "{next}");
+    }
+
+    #[test]
+    fn a_condition_holds_besides_the_publications_filter() {
+        let mut table = items();
+        let sql = table.select_where("a or b", "limit 1");
+        assert!(sql.ends_with(r#""items" where (a or b) limit 1"#), "{sql}");
+        table.filter = Some("c or d".to_owned());
+        let sql = table.select_where("a or b", "");
+        assert!(sql.ends_with(r#""items" where (c or d) and (a or b)"#), "{sql}");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::rows::{self, Table};
 use crate::snapshot::{self, Snapshots};
 use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
-use crate::stream::{Leftover, Origin, Stream};
+use crate::stream::{Leftover, Letters, Origin, Stream};
 use crate::wire::{Session, WireError};
 
 /// A standby looks so often whether the slot is free.
@@ -147,12 +147,8 @@ impl Life {
         let start = admit(memory.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
         let memory = self.begin(start, &mut session, (&cluster, memory), confirmed)?;
-        let publication = &[self.wiring.source.publication.get_ref().as_str()];
-        let wire = match if tables.is_empty() {
-            session.start(&slot_name, publication)
-        } else {
-            session.start_with_messages(&slot_name, publication)
-        } {
+        let publication = self.wiring.source.publication.get_ref().as_str();
+        let wire = match session.start(&slot_name, &[publication]) {
             Ok(wire) => wire,
             Err(error) if error.code() == Some("55006") => return Err(Trouble::Standby),
             Err(error) => return Err(error.into()),
@@ -214,9 +210,11 @@ impl Life {
             told: self.told,
             stalls: self.stalls,
         };
-        let teller = self.clients.teller()?;
+        let (teller, reader) = self.clients.both()?;
+        let letters =
+            Letters { reader, topic: relay.dead_letter_topic.get_ref(), database: &self.wiring.config };
         let (acks, metrics) = (&self.wiring.acks, &self.wiring.metrics);
-        let stream = Stream::new(wire, teller, acks, metrics, (origin, snapshots));
+        let stream = Stream::new(wire, (teller, letters), acks, metrics, (origin, snapshots));
         let (result, left) = stream.run();
         let Leftover { next_ticket, told, stalls } = left;
         (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);

@@ -4,12 +4,14 @@
 //! When to read is decided by `pace`.
 
 mod intake;
+mod release;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio_postgres::Config;
 
 use crate::acks::{Ack, Acks};
 use crate::copy::Replication;
@@ -27,6 +29,7 @@ use crate::stall::{Stall, Verdict};
 use crate::state::{Memory, Phase};
 use crate::status::{State, Status};
 use crate::tell::Teller;
+use crate::topics::Reader;
 
 /// Postgres hears from us at least and at most so often.
 const STATUS_MOST: Duration = Duration::from_millis(100);
@@ -56,9 +59,18 @@ pub struct Origin {
     pub stalls: u32,
 }
 
+/// Where the dead letters are read again, and the rows that they are of.
+#[derive(Clone, Copy)]
+pub struct Letters<'a> {
+    pub reader: &'a Reader,
+    pub topic: &'a str,
+    pub database: &'a Config,
+}
+
 pub struct Stream<'a> {
     wire: Replication,
     teller: &'a mut Teller,
+    letters: Letters<'a>,
     acks: Arc<Acks>,
     metrics: SourceMetrics,
     origin: Origin,
@@ -100,7 +112,7 @@ pub struct Leftover {
 impl<'a> Stream<'a> {
     pub fn new(
         wire: Replication,
-        teller: &'a mut Teller,
+        (teller, letters): (&'a mut Teller, Letters<'a>),
         acks: &Arc<Acks>,
         metrics: &SourceMetrics,
         (origin, snapshots): (Origin, Option<Snapshots>),
@@ -111,6 +123,7 @@ impl<'a> Stream<'a> {
         Stream {
             wire,
             teller,
+            letters,
             acks: Arc::clone(acks),
             metrics: metrics.clone(),
             progress: Progress::new(origin.first_ticket, origin.begin, chain),

@@ -1,5 +1,6 @@
 //! Takes rows to the sinks: finds their routes, and decides between telling, passing over and burying.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,9 +8,10 @@ use anyhow::{Context, Result, bail};
 use tokio_postgres::Config;
 
 use crate::catalog::Catalog;
-use crate::dead::{Halt, Halted, letter};
+use crate::dead::{Halted, unrouted, untellable};
 use crate::failpoints::{Place, reach};
 use crate::kafka::{Kafka, Sent};
+use crate::letter::{self, Cause, Halt};
 use crate::metrics::SourceMetrics;
 use crate::pace::Load;
 use crate::pgoutput::Relation;
@@ -32,6 +34,37 @@ pub struct Open<'a> {
     pub again: bool,
 }
 
+/// What is told once more.
+#[derive(Debug)]
+pub enum Again<'a> {
+    /// A row that was set aside, to the destination that it was set aside from.
+    Destination(&'a str),
+    /// A row that was set aside for want of routes, by all that it has now.
+    All,
+    /// A row that was told before, by all routes; what is halted is not told.
+    Told(&'a mut Tally),
+}
+
+/// What was told once more, by destination, and what was not, since its key is halted.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Only events with this key.
+    pub key: Option<String>,
+    /// Events that were looked at.
+    pub seen: u64,
+    pub told: BTreeMap<String, u64>,
+    pub halted: u64,
+}
+
+impl Tally {
+    pub fn count(&mut self, destination: &str) {
+        match self.told.get_mut(destination) {
+            Some(count) => *count += 1,
+            None => drop(self.told.insert(destination.to_owned(), 1)),
+        }
+    }
+}
+
 /// The routes of one source for the columns its tables have now, and the sinks they lead to.
 pub struct Teller {
     routes: Arc<Routes>,
@@ -49,6 +82,8 @@ struct Outlet {
     kafka: Kafka,
     rabbit: Option<Arc<Rabbit>>,
     halted: Halted,
+    /// Letters of this session stand in the topic at this offset or later.
+    letters_from: i64,
     metrics: SourceMetrics,
     record: Record,
     letter: Vec<u8>,
@@ -68,6 +103,7 @@ impl Teller {
             kafka,
             rabbit,
             halted: Halted::default(),
+            letters_from: 0,
             metrics,
             record: Record::default(),
             letter: Vec::new(),
@@ -84,10 +120,37 @@ impl Teller {
         self.out.kafka.choose(load);
     }
 
-    /// The keys that are halted, as the dead-letter topic tells.
-    pub fn set_halted(&mut self, halted: Halted) {
+    /// The keys that are halted, as the dead-letter topic tells up to the offset `end`.
+    pub fn set_halted(&mut self, halted: Halted, end: i64) {
         self.out.metrics.halted.set(halted.len() as i64);
-        self.out.halted = halted;
+        (self.out.halted, self.out.letters_from) = (halted, end);
+    }
+
+    /// The dead-letter topic ends at the offset `end`, and all letters so far stand in it.
+    pub fn letters_from(&mut self, end: i64) {
+        self.out.letters_from = end;
+    }
+
+    pub fn halted(&self) -> &Halted {
+        &self.out.halted
+    }
+
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The id that a template gives the row's event.
+    pub fn id(
+        &mut self,
+        (plan, row): (&Plan, &Row<'_>),
+        destination: &str,
+        transaction: &Transaction,
+    ) -> Option<Vec<u8>> {
+        let route = plan.routes.iter().find(|route| route.leads_to == destination && route.has_id())?;
+        let record = &mut self.out.record;
+        // What else may be wrong with the row comes out when it is told.
+        let _ = route.tell(row, transaction, &self.out.topics, record);
+        (!record.id.is_empty()).then(|| record.id.clone())
     }
 
     /// What the catalog said at the start of the session.
@@ -138,20 +201,91 @@ impl Teller {
         Ok(Plan::compile(&self.routes, &self.source, &relation))
     }
 
+    /// The routes for a row of a letter: with its table as it was then.
+    pub fn plan_as_was(&mut self, relation: &Relation) -> Result<Plan> {
+        let identity = relation.identity;
+        let mut relation = self.settled(relation.clone())?;
+        relation.identity = identity;
+        Ok(Plan::compile(&self.routes, &self.source, &relation))
+    }
+
     /// As `row`, for a row that a query answered.
     pub fn retell(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
         open.transaction.rows += 1;
         self.out.row(plan, row, open)
     }
 
+    /// Tells a row once more, by all routes of `to` that it matches. `Err` in `Ok`: one of them cannot tell it.
+    pub fn again(
+        &mut self,
+        (plan, row): (&Plan, &Row<'_>),
+        mut to: Again<'_>,
+        open: &mut Open<'_>,
+    ) -> Result<Result<(), Problem>> {
+        for route in &plan.routes {
+            if matches!(to, Again::Destination(only) if only != route.leads_to) {
+                continue;
+            }
+            match route.matches(row) {
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(problem) => return Ok(Err(problem)),
+            }
+            for &telling in route.tellings(row.op) {
+                let what = (&*open.transaction, &self.out.topics);
+                let destination = match route.tell_as(telling, row, what, &mut self.out.record) {
+                    Ok(destination) => destination,
+                    Err(problem) => return Ok(Err(problem)),
+                };
+                if let Again::Told(tally) = &mut to {
+                    if tally.key.as_ref().is_some_and(|key| key.as_bytes() != self.out.record.key) {
+                        continue;
+                    }
+                    tally.seen += 1;
+                    if self.out.is_halted(&route.leads_to) {
+                        tally.halted += 1;
+                        continue;
+                    }
+                }
+                if let Err(problem) = self.out.send(destination, plan, open)? {
+                    return Ok(Err(problem));
+                }
+                if let Again::Told(tally) = &mut to {
+                    tally.count(&route.leads_to);
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Writes a record of ours to the dead-letter topic, as part of the open transaction.
+    pub fn note(&mut self, (key, value): (&str, &[u8]), open: &mut Open<'_>) -> Result<()> {
+        self.out.write_dead((key.as_bytes(), value), open)
+    }
+
+    /// Applies what was noted to the halted keys.
+    pub fn noted(&mut self, value: &[u8]) -> Result<()> {
+        self.out.halted.apply(self.out.letters_from, value)?;
+        self.out.metrics.halted.set(self.out.halted.len() as i64);
+        Ok(())
+    }
+
     /// A change that no route can express: a truncated table.
-    pub fn untellable(&mut self, relation: u32, row: &Row<'_>, why: &str, open: &mut Open<'_>) -> Result<()> {
+    pub fn untellable(
+        &mut self,
+        relation: u32,
+        row: &Row<'_>,
+        (op, why): (&str, &str),
+        open: &mut Open<'_>,
+    ) -> Result<()> {
         open.transaction.rows += 1;
         let Some((_, plan)) = self.plans.iter().find(|(id, _)| *id == relation) else {
             bail!("a change came before the columns of its table");
         };
         if plan.unknown || !plan.routes.is_empty() {
-            self.out.untold(plan, row, why, open)?;
+            self.out.record.key.clear();
+            let cause = Cause { reason: why, op, id: None };
+            self.out.bury(&untellable(&plan.relation), cause, (plan, row), open)?;
         }
         Ok(())
     }
@@ -159,6 +293,12 @@ impl Teller {
 
 impl Outlet {
     fn row(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+        if plan.unknown {
+            return self.untold(plan, row, "the routes neither tell nor ignore this published table", open);
+        }
+        if !self.halted.is_empty() && self.halted.contains(&unrouted(&plan.relation), None) {
+            return self.untold(plan, row, "follows an earlier row of its table", open);
+        }
         let mut matched = false;
         for route in &plan.routes {
             if row.op == Op::Update && row.old.is_some() {
@@ -175,10 +315,10 @@ impl Outlet {
             }
             matched |= self.route((plan, route, row), open)?;
         }
-        if plan.unknown {
-            self.untold(plan, row, "the routes neither tell nor ignore this published table", open)?;
-        } else if row.op == Op::Delete && !plan.says_deletes() {
-            self.untold(plan, row, UNSAID, open)?;
+        if row.op == Op::Delete && !plan.says_deletes() {
+            self.record.key.clear();
+            let cause = Cause { reason: UNSAID, op: row.op.name(), id: None };
+            self.bury(&untellable(&plan.relation), cause, (plan, row), open)?;
         } else if !matched {
             self.metrics.unrouted.inc();
         }
@@ -205,6 +345,7 @@ impl Outlet {
             }
             Err(problem) => {
                 self.record.key.clear();
+                self.record.id.clear();
                 self.deliver(Err(problem), (plan, route, row), open)?;
             }
         }
@@ -217,18 +358,40 @@ impl Outlet {
         (plan, route, row): (&Plan, &Compiled, &Row<'_>),
         open: &mut Open<'_>,
     ) -> Result<()> {
-        let mut told = told;
-        if !self.halted.is_empty() && told.is_ok() && self.halted.contains(&self.halt(&route.leads_to)) {
-            told = Err(Problem("follows an earlier row of its key".to_owned()));
-        }
-        match told {
-            Ok(Destination::Topic(topic)) => self.tell_topic(topic, plan, open),
-            Ok(Destination::Queue(queue)) => match self.tell_queue(queue, plan, open)? {
-                Ok(()) => Ok(()),
-                Err(problem) => self.bury(self.halt(&route.leads_to), &problem, (plan, row), open),
+        let told = match told {
+            Ok(_) if !self.halted.is_empty() && self.is_halted(&route.leads_to) => {
+                Err(Problem("follows an earlier row of its key".to_owned()))
+            }
+            told => told,
+        };
+        let problem = match told {
+            Ok(destination) => match self.send(destination, plan, open)? {
+                Ok(()) => return Ok(()),
+                Err(problem) => problem,
             },
-            Err(problem) => self.bury(self.halt(&route.leads_to), &problem, (plan, row), open),
+            Err(problem) => problem,
+        };
+        let id = (route.has_id() && !self.record.id.is_empty()).then(|| self.record.id.clone());
+        let cause = Cause { reason: &problem.0, op: row.op.name(), id: id.as_deref() };
+        self.bury(&route.leads_to, cause, (plan, row), open)
+    }
+
+    /// Hands the record to its sink.
+    fn send(
+        &mut self,
+        destination: Destination,
+        plan: &Plan,
+        open: &mut Open<'_>,
+    ) -> Result<Result<(), Problem>> {
+        match destination {
+            Destination::Topic(topic) => self.tell_topic(topic, plan, open).map(Ok),
+            Destination::Queue(queue) => self.tell_queue(queue, plan, open),
         }
+    }
+
+    /// Whether the record's key is halted towards this destination.
+    fn is_halted(&self, leads_to: &str) -> bool {
+        self.halted.contains(leads_to, key(&self.record).as_deref())
     }
 
     fn tell_topic(&mut self, topic: usize, plan: &Plan, open: &mut Open<'_>) -> Result<()> {
@@ -264,42 +427,49 @@ impl Outlet {
         }
     }
 
-    fn halt(&self, leads_to: &str) -> Halt {
-        let key =
-            (!self.record.key.is_empty()).then(|| String::from_utf8_lossy(&self.record.key).into_owned());
-        Halt { source: self.source.clone(), destination: leads_to.to_owned(), key }
-    }
-
-    /// Buries a change that has no route at all, and with it what follows in its table.
+    /// Buries a row that has no route at all, and with it what follows in its table.
     fn untold(&mut self, plan: &Plan, row: &Row<'_>, why: &str, open: &mut Open<'_>) -> Result<()> {
         self.record.key.clear();
-        let halt = self.halt(&format!("table:{}", plan.relation));
-        self.bury(halt, &Problem(why.to_owned()), (plan, row), open)
+        let cause = Cause { reason: why, op: row.op.name(), id: None };
+        self.bury(&unrouted(&plan.relation), cause, (plan, row), open)
     }
 
     fn bury(
         &mut self,
-        halt: Halt,
-        reason: &Problem,
+        destination: &str,
+        cause: Cause<'_>,
         (plan, row): (&Plan, &Row<'_>),
         open: &mut Open<'_>,
     ) -> Result<()> {
-        letter(&halt, reason, (plan, row, open.transaction), &mut self.letter);
-        let key = halt.key.clone().unwrap_or_default();
-        let (kafka, topic, value) = (&mut self.kafka, &self.dead_letter_topic, self.letter.as_slice());
-        offer(|| kafka.bury(topic, (key.as_bytes(), value), open.transaction, open.ticket))?;
-        self.told(Sink::Kafka, key.len() + value.len(), open);
+        let key = key(&self.record).map(std::borrow::Cow::into_owned);
+        let halt = Halt { source: &self.source, destination, key: key.as_deref() };
+        let mut value = std::mem::take(&mut self.letter);
+        letter::write(halt, cause, (plan, row, open.transaction), &mut value);
+        let written = self.write_dead((key.as_deref().unwrap_or_default().as_bytes(), &value), open);
+        self.letter = value;
+        written?;
         self.metrics.dead.inc();
-        if !self.halted.contains(&halt) {
-            let (table, destination, position) =
-                (&plan.relation, &halt.destination, open.transaction.commit_lsn);
-            let reason = &reason.0;
+        if !self.halted.contains(destination, key.as_deref()) {
+            let (table, key, reason) = (&plan.relation, key.as_deref(), cause.reason);
+            let position = open.transaction.commit_lsn;
             tracing::error!(source = self.source, table, destination, key, %position, reason, "dead letter");
-            self.halted.halt(halt);
+            self.halted.halt(destination, key, self.letters_from);
             self.metrics.halted.set(self.halted.len() as i64);
         }
         Ok(())
     }
+
+    fn write_dead(&mut self, (key, value): (&[u8], &[u8]), open: &mut Open<'_>) -> Result<()> {
+        let (kafka, topic) = (&mut self.kafka, &self.dead_letter_topic);
+        offer(|| kafka.bury(topic, (key, value), open.transaction, open.ticket))?;
+        self.told(Sink::Kafka, key.len() + value.len(), open);
+        Ok(())
+    }
+}
+
+/// The record's key; `None`: it could not be told.
+fn key(record: &Record) -> Option<std::borrow::Cow<'_, str>> {
+    (!record.key.is_empty()).then(|| String::from_utf8_lossy(&record.key))
 }
 
 /// Offers the same record until the producer takes it: taking the next one first would break the order.

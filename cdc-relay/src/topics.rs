@@ -7,7 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
+use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::kafka::client_config;
@@ -93,37 +93,86 @@ impl Reader {
         &self,
         topic: &str,
         offset: i64,
-        mut record: impl FnMut(Option<&[u8]>, Option<&[u8]>) -> Result<()>,
+        mut record: impl FnMut(i64, Option<&[u8]>, Option<&[u8]>) -> Result<()>,
     ) -> Result<i64> {
+        let mut reading = self.open(topic, offset)?;
+        loop {
+            match reading.next(Duration::from_millis(200))? {
+                Step::Record(message) => record(message.offset(), message.key(), message.payload())?,
+                Step::Wait => {}
+                Step::End => return Ok(reading.high),
+            }
+        }
+    }
+
+    /// Begins to read a topic from `offset` to its present end, step by step. One reading at a time.
+    pub fn open(&self, topic: &str, offset: i64) -> Result<Reading<'_>> {
         let (low, high) = self
             .consumer
             .fetch_watermarks(topic, 0, TIMEOUT)
             .with_context(|| format!("cannot read the end of topic {topic}"))?;
         let start = offset.max(low);
-        if start >= high {
-            return Ok(high);
+        if start < high {
+            let mut partitions = TopicPartitionList::new();
+            partitions.add_partition_offset(topic, 0, Offset::Offset(start))?;
+            self.consumer.assign(&partitions)?;
         }
-        let mut partitions = TopicPartitionList::new();
-        partitions.add_partition_offset(topic, 0, Offset::Offset(start))?;
-        self.consumer.assign(&partitions)?;
-        let mut last = Instant::now();
-        loop {
-            match self.consumer.poll(Duration::from_millis(200)) {
-                Some(Ok(message)) => {
-                    record(message.key(), message.payload())?;
-                    last = Instant::now();
-                    if message.offset() + 1 >= high {
-                        break;
-                    }
-                }
-                // The end is reached, though compaction took the last records.
-                Some(Err(KafkaError::PartitionEOF(_))) => break,
-                Some(Err(error)) => tracing::debug!(%error, topic, "reading"),
-                None => {}
+        let (consumer, topic, last) = (&self.consumer, topic.to_owned(), Instant::now());
+        Ok(Reading { consumer, topic, high, over: start >= high, last })
+    }
+}
+
+/// A topic that is being read.
+pub struct Reading<'r> {
+    consumer: &'r BaseConsumer,
+    topic: String,
+    high: i64,
+    over: bool,
+    last: Instant,
+}
+
+pub enum Step<'r> {
+    Record(BorrowedMessage<'r>),
+    /// Nothing yet.
+    Wait,
+    /// What stood there when the reading began is read.
+    End,
+}
+
+impl<'r> Reading<'r> {
+    /// The offset after the last record.
+    pub fn end(&self) -> i64 {
+        self.high
+    }
+
+    /// Waits up to `patience` for the next record.
+    pub fn next(&mut self, patience: Duration) -> Result<Step<'r>> {
+        if self.over {
+            return Ok(Step::End);
+        }
+        match self.consumer.poll(patience) {
+            Some(Ok(message)) => {
+                self.last = Instant::now();
+                self.over = message.offset() + 1 >= self.high;
+                return Ok(Step::Record(message));
             }
-            anyhow::ensure!(last.elapsed() < TIMEOUT, "topic {topic} cannot be read to its end");
+            // The end is reached, though compaction took the last records.
+            Some(Err(KafkaError::PartitionEOF(_))) => {
+                self.over = true;
+                return Ok(Step::End);
+            }
+            Some(Err(error)) => tracing::debug!(%error, topic = self.topic, "reading"),
+            None => {}
         }
-        self.consumer.unassign()?;
-        Ok(high)
+        let topic = &self.topic;
+        anyhow::ensure!(self.last.elapsed() < TIMEOUT, "topic {topic} cannot be read to its end");
+        Ok(Step::Wait)
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        // The next reading assigns anew either way.
+        let _ = self.consumer.unassign();
     }
 }

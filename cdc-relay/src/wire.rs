@@ -64,6 +64,9 @@ pub fn protocol<T>(what: &str) -> Result<T> {
     Err(WireError::Protocol(what.to_owned()))
 }
 
+/// From this version on `pgoutput` can send logical messages.
+pub const MESSAGES: u32 = 14;
+
 /// One row of a simple query's answer.
 pub type Row = Vec<Option<String>>;
 
@@ -72,6 +75,8 @@ pub type Row = Vec<Option<String>>;
 pub struct Session {
     socket: Socket,
     input: BytesMut,
+    /// The server's major version.
+    version: u32,
 }
 
 impl Session {
@@ -90,7 +95,7 @@ impl Session {
             return protocol("sslmode=require is not supported yet: use a private network or a local socket");
         }
         let timeout = config.get_connect_timeout().copied().unwrap_or(Duration::from_secs(10));
-        let mut session = Session { socket: open(config, timeout)?, input: BytesMut::new() };
+        let mut session = Session { socket: open(config, timeout)?, input: BytesMut::new(), version: 0 };
         session.socket.set_timeouts(timeout)?;
         let user = config.get_user().unwrap_or("postgres");
         let parameters = [
@@ -115,6 +120,11 @@ impl Session {
         // From here on only the server's own slowness counts, such as making a slot while transactions run.
         session.patience(Duration::from_secs(120))?;
         Ok(session)
+    }
+
+    /// The server's major version.
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// How long the server may be silent.
@@ -152,6 +162,9 @@ impl Session {
                 }
                 Message::ErrorResponse(body) => return Err(server_error(body.fields())),
                 Message::ReadyForQuery(_) => return Ok(()),
+                Message::ParameterStatus(body) if body.name()? == "server_version" => {
+                    self.version = major(body.value()?);
+                }
                 Message::ParameterStatus(_) | Message::BackendKeyData(_) | Message::NoticeResponse(_) => {}
                 _ => return protocol("unexpected message while signing in"),
             }
@@ -170,6 +183,22 @@ impl Session {
                 Message::DataRow(body) => rows.push(row(&body)?),
                 Message::ErrorResponse(body) => failed = Some(server_error(body.fields())),
                 Message::ReadyForQuery(_) => return failed.map_or(Ok(rows), Err),
+                _ => {}
+            }
+        }
+    }
+
+    /// Has the server parse a statement without running it. Several at once are refused.
+    pub fn parse(&mut self, sql: &str) -> Result<()> {
+        let mut out = BytesMut::new();
+        frontend::parse("", sql, [], &mut out)?;
+        frontend::sync(&mut out);
+        self.socket.write_all(&out)?;
+        let mut failed = None;
+        loop {
+            match self.message()? {
+                Message::ErrorResponse(body) => failed = Some(server_error(body.fields())),
+                Message::ReadyForQuery(_) => return failed.map_or(Ok(()), Err),
                 _ => {}
             }
         }
@@ -196,21 +225,15 @@ impl Session {
         }
     }
 
-    /// Begins streaming where the slot stands: 0/0 asks for no position, since the slot knows best.
-    pub fn start(self, slot: &str, publications: &[&str]) -> Result<Replication> {
-        self.stream(slot, publications, "")
-    }
-
-    /// As `start`, with the messages of `pg_logical_emit_message` (PostgreSQL 14 and later).
-    pub fn start_with_messages(self, slot: &str, publications: &[&str]) -> Result<Replication> {
-        self.stream(slot, publications, ", messages 'true'")
-    }
-
-    fn stream(mut self, slot: &str, publications: &[&str], options: &str) -> Result<Replication> {
+    /// Begins streaming where the slot stands: 0/0 asks for no position, since the slot knows best. Logical
+    /// messages come along from PostgreSQL 14 on: what commands tell the relay has its place in the stream.
+    pub fn start(mut self, slot: &str, publications: &[&str]) -> Result<Replication> {
         let quoted = |name: &&str| format!("\"{}\"", name.replace('"', "\"\"").replace('\'', "''"));
         let publications = publications.iter().map(quoted).collect::<Vec<_>>().join(",");
+        let messages = if self.version >= MESSAGES { ", messages 'true'" } else { "" };
         let sql = format!(
-            "START_REPLICATION SLOT \"{}\" LOGICAL 0/0 (proto_version '1', publication_names '{publications}'{options})",
+            "START_REPLICATION SLOT \"{}\" LOGICAL 0/0 \
+             (proto_version '1', publication_names '{publications}'{messages})",
             slot.replace('"', "\"\"")
         );
         let mut out = BytesMut::new();
@@ -251,6 +274,12 @@ impl Session {
             }
         }
     }
+}
+
+/// `15.8 (Debian 15.8-1)` is 15; what cannot be read is old.
+fn major(version: &str) -> u32 {
+    let digits = version.split(|c: char| !c.is_ascii_digit()).next();
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
 fn row(body: &DataRowBody) -> Result<Row> {

@@ -11,7 +11,7 @@ fn session(answer: &[u8]) -> (Session, UnixStream) {
     let (ours, mut server) = UnixStream::pair().unwrap();
     server.write_all(answer).unwrap();
     server.shutdown(Shutdown::Write).unwrap();
-    (Session { socket: Socket::Unix(ours), input: BytesMut::new() }, server)
+    (Session { socket: Socket::Unix(ours), input: BytesMut::new(), version: 15 }, server)
 }
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {
@@ -59,4 +59,10 @@ fn an_answer_is_its_rows_and_an_error_is_its_code() {
     assert_eq!(good.query("").unwrap(), [vec![Some("x".to_owned()), None]]);
     let (mut bad, _server) = session(&[row, error, ready].concat());
     assert_eq!(bad.query("").unwrap_err().code(), Some("42P01"));
+}
+
+#[test]
+fn the_major_version_is_read_from_any_server() {
+    let versions = ["15.8", "15.8 (Debian 15.8-1)", "18beta1", "9.6.24", "", "x"].map(super::major);
+    assert_eq!(versions, [15, 15, 18, 9, 0, 0]);
 }

@@ -1,6 +1,7 @@
 //! `cdc-relay doctor`: what would lose data, and what puts it right. Facts are gathered in few questions; each check is
 //! a pure function of them.
 
+#[cfg(feature = "sinks")]
 mod brokers;
 pub mod facts;
 mod finding;
@@ -208,6 +209,6 @@ async fn sinks(_: &Routes, _: &Options, (_, left, _): Found<'_>) -> Result<()> {
     Ok(())
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sinks"))]
 #[path = "doctor/tests.rs"]
 mod tests;

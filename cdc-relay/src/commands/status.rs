@@ -17,6 +17,7 @@ use super::{Ending, Outcome, block_on, database, print, terminal};
 use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
 use crate::dead::Halted;
 use crate::kafka::client_config;
+use crate::letter::Letter;
 use crate::lsn::Lsn;
 use crate::routes::{Routes, Source};
 use crate::state::Memory;
@@ -132,7 +133,7 @@ async fn look(options: &Options, routes: &Routes) -> Result<Report> {
         Ok(found) => found,
         Err(error) => {
             problems.push(format!("Kafka: {error:#}"));
-            (BTreeMap::new(), (0, Halted::default()))
+            (BTreeMap::new(), (0, Vec::new()))
         }
     };
     let mut sources = Vec::new();
@@ -145,7 +146,7 @@ async fn look(options: &Options, routes: &Routes) -> Result<Report> {
         let said = health.as_ref().ok().and_then(|health| health.sources.get(&name)).cloned();
         let (state, detail) = said.map_or((None, None), |said| (Some(said.state), said.detail));
         let memory = memories.get(&format!("{name}/{slot}")).cloned();
-        let halted_keys = letters.1.of(&name);
+        let halted_keys = letters.1.iter().find(|halted| halted.source() == name).map_or(0, Halted::len);
         let detail = detail.filter(|detail| !detail.is_empty());
         sources.push(State { source: name, state, detail, slot, stand, memory, halted_keys });
     }
@@ -189,16 +190,23 @@ async fn stand(source: &Source) -> Result<Option<Stand>> {
     }))
 }
 
-type Letters = (u64, Halted);
+type Letters = (u64, Vec<Halted>);
 
 /// The memories, and the dead letters with the keys they halt.
 fn kafka(brokers: &str, routes: &Routes) -> Result<(BTreeMap<String, Memory>, Letters)> {
     let memories = super::memories(brokers, routes)?;
-    let (mut count, mut halted) = (0, Halted::default());
-    Reader::connect(brokers, routes)?.read(routes.relay.dead_letter_topic.get_ref(), 0, |_, value| {
-        count += 1;
-        value.map_or(Ok(()), |value| halted.apply(value)).context("a dead letter is not readable")
-    })?;
+    let mut halted: Vec<Halted> =
+        routes.sources.iter().map(|source| Halted::new(source.name.get_ref())).collect();
+    let mut count = 0;
+    Reader::connect(brokers, routes)?.read(
+        routes.relay.dead_letter_topic.get_ref(),
+        0,
+        |offset, _, value| {
+            let Some(value) = value else { return Ok(()) };
+            count += u64::from(Letter::read(value).context("a dead letter is not readable")?.is_some());
+            halted.iter_mut().try_for_each(|halted| halted.apply(offset, value)).context("a dead letter")
+        },
+    )?;
     Ok((memories, (count, halted)))
 }
 

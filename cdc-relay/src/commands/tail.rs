@@ -18,7 +18,7 @@ use tokio_postgres::{Client, Config};
 use self::output::Output;
 use self::reader::{Reading, Slot, Stop, Totals};
 use self::show::{Format, Show};
-use super::{Ending, Outcome, block_on, database, terminal};
+use super::{Ending, Outcome, block_on, database, say, terminal};
 use crate::config::JsonArgs;
 
 /// How long a stop waits for the reader, and then for the printer.
@@ -95,7 +95,7 @@ async fn tail(options: &Options, config: Config) -> Result<()> {
         withdraw(&client, &publications).await;
     }
     let Totals { transactions, changes } = read?;
-    eprintln!("{changes} changes in {transactions} transactions");
+    say(&format!("{changes} changes in {transactions} transactions"));
     Ok(())
 }
 
@@ -107,7 +107,7 @@ async fn publish(
     name: &str,
 ) -> Result<Vec<String>> {
     for left in trial::clear(client, &facts.leftovers).await? {
-        eprintln!("Dropped publication {left}: a tail that was killed had left it behind.");
+        say(&format!("Dropped publication {left}: a tail that was killed had left it behind."));
     }
     let plan = trial::plan(facts, &options.tables, name)?;
     // All of them or none.
@@ -115,8 +115,8 @@ async fn publish(
     if let Err(error) = client.batch_execute(&statements).await {
         return Err(error).context("cannot make a publication");
     }
-    eprintln!("Made publication {} for as long as this runs.", plan.names.join(" and "));
-    plan.notes.iter().for_each(|note| eprintln!("Shows {note}."));
+    say(&format!("Made publication {} for as long as this runs.", plan.names.join(" and ")));
+    plan.notes.iter().for_each(|note| say(&format!("Shows {note}.")));
     Ok(plan.names)
 }
 
@@ -124,7 +124,7 @@ async fn withdraw(client: &Client, publications: &[String]) {
     let drop = format!("drop publication if exists {}", publications.join(", "));
     if let Err(error) = client.batch_execute(&drop).await {
         let names = publications.join(", ");
-        eprintln!("Publication {names} could not be dropped ({error}); the next tail drops it.");
+        say(&format!("Publication {names} could not be dropped ({error}); the next tail drops it."));
     }
 }
 
@@ -181,12 +181,12 @@ async fn announce(begun: oneshot::Receiver<()>) {
     let begun = match tokio::time::timeout(patience, &mut begun).await {
         Ok(begun) => begun,
         Err(_) => {
-            eprintln!("Waiting for the transactions that are open now to end: a slot begins after them.");
+            say("Waiting for the transactions that are open now to end: a slot begins after them.");
             begun.await
         }
     };
     if begun.is_ok() {
-        eprintln!("Reading. Ctrl-C ends.");
+        say("Reading. Ctrl-C ends.");
     }
 }
 

@@ -8,10 +8,36 @@ use super::Stream;
 use crate::copy::Frame;
 use crate::lsn::{Lsn, PgTime};
 use crate::pgoutput::{self, Message, Tuple};
+use crate::release::{self, Order};
 use crate::snapshot::{self, Mark};
 use crate::state;
 use crate::tell::Open;
 use crate::template::{Op, Row};
+
+/// What a logical message wants, by its prefix.
+enum Command {
+    Release(Order),
+    /// A chunk of existing rows has its place here.
+    Mark(Option<Mark>),
+    /// Not meant for us, or not understood: anybody may write messages.
+    Nothing,
+}
+
+impl Command {
+    fn read(prefix: &str, content: &[u8]) -> Command {
+        match prefix {
+            release::PREFIX => match Order::read(content) {
+                Ok(order) => Command::Release(order),
+                Err(error) => {
+                    tracing::warn!(%error, prefix, "a message in the log is not understood");
+                    Command::Nothing
+                }
+            },
+            snapshot::PREFIX => Command::Mark(Mark::parse(content)),
+            _ => Command::Nothing,
+        }
+    }
+}
 
 impl Stream<'_> {
     /// Reads once, and takes in every whole frame.
@@ -61,17 +87,29 @@ impl Stream<'_> {
                     relations.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid)).collect();
                 return self.truncate(&oids);
             }
-            // What was written to the log for us: each kind by its prefix.
-            Message::Logical { transactional: true, prefix: snapshot::PREFIX, content, .. } => {
-                let mark = Mark::parse(content);
-                return self.mark(mark);
+            Message::Logical { transactional, prefix, content, .. } => {
+                let command = if transactional { Command::read(prefix, content) } else { Command::Nothing };
+                return self.logical(command);
             }
-            Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => return Ok(()),
+            Message::Origin { .. } | Message::Type { .. } => return Ok(()),
         };
         let Some(ticket) = self.open else { return Ok(()) };
         let again = transaction.commit_lsn < self.origin.told;
         let mut open = Open { transaction, ticket, progress, again };
         teller.row(relation, &row, &mut open)
+    }
+
+    /// What a command told the relay by a message in the log. It is done at this place of the stream: after all
+    /// that was committed before, and before all that comes later.
+    fn logical(&mut self, command: Command) -> Result<()> {
+        if self.open.is_none() {
+            return Ok(()); // done, and acknowledged by every sink
+        }
+        match command {
+            Command::Release(order) => self.release(&order),
+            Command::Mark(mark) => self.mark(mark),
+            Command::Nothing => Ok(()),
+        }
     }
 
     fn begin(&mut self, commit_lsn: Lsn, committed_at: PgTime) -> Result<()> {
@@ -87,7 +125,7 @@ impl Stream<'_> {
         let transaction = &mut self.transaction;
         (transaction.commit_lsn, transaction.committed_at) = (commit_lsn, committed_at);
         (transaction.previous, transaction.rows, transaction.told) = (self.last_told, 0, 0);
-        transaction.retold = false;
+        (transaction.retold, transaction.existing) = (false, false);
         transaction.time.clear();
         committed_at.write_rfc3339(&mut transaction.time);
         self.open = Some(self.progress.begin(commit_lsn, committed_at));
@@ -98,7 +136,7 @@ impl Stream<'_> {
     fn mark(&mut self, mark: Option<Mark>) -> Result<()> {
         let Stream { teller, progress, transaction, snapshots, .. } = self;
         let (Some(mark), Some(ticket), Some(snapshots)) = (mark, self.open, snapshots) else { return Ok(()) };
-        transaction.retold = true;
+        (transaction.retold, transaction.existing) = (true, true);
         let mut open = Open { transaction, ticket, progress, again: false };
         snapshots.meet(mark, teller, &mut open)
     }
@@ -128,7 +166,7 @@ impl Stream<'_> {
             teller.untellable(
                 *relation,
                 &row,
-                "the table was truncated, which no route can tell",
+                ("truncate", "the table was truncated, which no route can tell"),
                 &mut open,
             )?;
         }

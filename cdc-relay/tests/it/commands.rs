@@ -298,6 +298,24 @@ async fn a_tail_that_was_killed_leaves_no_slot_and_the_next_one_drops_its_public
     nothing_left(&rig).await;
 }
 
+#[tokio::test]
+async fn a_slot_that_is_only_looked_at_stays_where_it_is() {
+    let rig = Rig::new("tail_slot").await;
+    let make = "select pg_create_logical_replication_slot($1, 'pgoutput')";
+    rig.sql.execute(make, &[&rig.name]).await.expect("make");
+    let (_, before) = rig.positions().await;
+    rig.row("a", 1, 1, "made").await;
+    for _ in 0..2 {
+        let arguments = ["--json", "--publication", "events", "--from-slot", &rig.name, "--limit", "1"];
+        let mut tail = Tail::start(&rig, &arguments);
+        let line: Value = serde_json::from_str(&tail.line()).expect("an object");
+        assert_eq!(line["after"]["owner"], "a", "what was not confirmed is there at every look");
+        assert_eq!(tail.child.wait().expect("end").code(), Some(0));
+        rig.slot_is_free().await;
+    }
+    assert_eq!(rig.positions().await.1, before);
+}
+
 /// Writes a record with this position, as if the relay had told it.
 fn forge(topic: &str, position: &str) {
     let producer: BaseProducer =

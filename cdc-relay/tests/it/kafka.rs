@@ -91,9 +91,9 @@ impl Ends {
 }
 
 /// Records ever written to the topic.
-pub fn written(topic: &str) -> i64 {
+pub async fn written(topic: &str) -> i64 {
     let ends = Ends::of(&server("KAFKA_BROKERS"), &[topic.to_owned()]);
-    ends.read().expect("the ends of the topic").iter().sum()
+    eventually("the ends of the topic", || async { ends.read() }).await.iter().sum()
 }
 
 fn event(message: &impl Message) -> Event {

@@ -20,6 +20,8 @@ mod proxy;
 mod rabbit;
 mod reconcile;
 mod refusals;
+mod release;
+mod replay;
 mod rig;
 mod servers;
 mod snapshot;

@@ -115,7 +115,6 @@ impl Oracle {
 impl Report {
     /// That the test was one: enough went through, and somebody looked meanwhile.
     pub fn expect(&self, transactions: usize) {
-        println!("{self:?}");
         assert!(self.transactions >= transactions, "too little load: {self:?}");
         assert!(self.samples >= 5, "nobody looked: {self:?}");
     }

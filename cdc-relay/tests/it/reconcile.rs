@@ -208,7 +208,7 @@ async fn a_reconcile_that_is_killed_leaves_the_relay_refused_and_starts_over() {
             rig.sql.query(ended, &[&rig.name]).await.expect("activity").is_empty().then_some(())
         })
         .await;
-        let before = kafka::written(&rig.topic());
+        let before = kafka::written(&rig.topic()).await;
         let mut child = rig
             .command("reconcile")
             .arg("--yes")
@@ -228,14 +228,14 @@ async fn a_reconcile_that_is_killed_leaves_the_relay_refused_and_starts_over() {
             _ => {
                 let enough = before + (moment - 2) * ROWS / 5 + 1;
                 eventually("rows to be told", || async {
-                    (kafka::written(&rig.topic()) >= enough).then_some(())
+                    (kafka::written(&rig.topic()).await >= enough).then_some(())
                 })
                 .await;
             }
         }
         child.kill().expect("kill");
         child.wait().expect("wait");
-        let told = kafka::written(&rig.topic()) - before;
+        let told = kafka::written(&rig.topic()).await - before;
         let records = kafka::read(&format!("{}.state", rig.name));
         let phase = records.last().expect("memory").json()["phase"].clone();
         caught += usize::from(phase == "reconciling" && (1..ROWS).contains(&told));

@@ -15,9 +15,9 @@ pub fn server(name: &str) -> String {
         .unwrap_or_else(|_| panic!("{name} is not set: run `cargo stack test`, or point it at a server"))
 }
 
-/// Waits until `check` answers something; panics with `what` if it does not within half a minute.
+/// Waits until `check` answers something; panics with `what` if it does not within two minutes.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + Duration::from_secs(120);
     loop {
         if let Some(answer) = check().await {
             return answer;

@@ -23,7 +23,7 @@ pub struct Private {
 impl Private {
     pub async fn start(server: Server) -> Private {
         let name = format!("it-{}-{}", server.name(), uuid::Uuid::now_v7().simple());
-        let layout = layout(server, std::env::temp_dir().join(name));
+        let layout = layout(server, &std::env::temp_dir().join(name));
         let specs = server.alone(&layout).expect("a server");
         let mut private = Private { server, layout, specs, running: Vec::new() };
         private.run().await;
@@ -144,7 +144,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// A layout whose ports are free.
-fn layout(server: Server, folder: PathBuf) -> Layout {
+fn layout(server: Server, folder: &Path) -> Layout {
     const FIRST: u16 = 24_000;
     const HOW_MANY: u16 = (32_700 - FIRST) / PORTS;
     static NEXT: AtomicU16 = AtomicU16::new(0);
@@ -156,7 +156,7 @@ fn layout(server: Server, folder: PathBuf) -> Layout {
         // Another test program may look for ports at the same time: not from the same place.
         let start = std::process::id() as u16 % HOW_MANY;
         let base = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % HOW_MANY * PORTS;
-        let layout = Layout::new(Some(folder.clone()), base).expect("layout");
+        let layout = Layout::new(Some(folder.to_owned()), base).expect("layout");
         if free(&layout) {
             return layout;
         }

@@ -16,7 +16,6 @@ async fn a_transaction_of_200_000_rows_is_told_whole_in_bounded_memory() {
     load.stop().await;
     let report = oracle.judge(&rig).await;
     let peak = relay.peak_memory();
-    println!("at most {} MiB", peak >> 20);
     assert!(report.changes >= 200_000, "{report:?}");
     assert!(peak < MOST, "{} MiB", peak >> 20);
     drop(relay);

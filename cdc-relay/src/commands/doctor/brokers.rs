@@ -210,10 +210,8 @@ fn letters(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
     findings
 }
 
-#[cfg(feature = "sinks")]
 pub use self::ask::ask;
 
-#[cfg(feature = "sinks")]
 mod ask {
     use std::time::Duration;
 

@@ -65,7 +65,12 @@ impl Report {
             let _ = writeln!(out, "Not checked: {left}.");
         }
         let counts = [Severity::WouldLoseData, Severity::WouldNotWork, Severity::Warning, Severity::Ok];
-        let counts = counts.map(|severity| format!("{} {severity}", self.count(severity))).join(", ");
+        let counts = counts.map(|severity| {
+            let count = self.count(severity);
+            let plural = if severity == Severity::Warning && count != 1 { "s" } else { "" };
+            format!("{count} {severity}{plural}")
+        });
+        let counts = counts.join(", ");
         let _ = writeln!(out, "{}", paint(style(self.verdict).bold(), &counts));
         out
     }

@@ -173,8 +173,12 @@ pub fn retention(facts: &Facts) -> Vec<Finding> {
             ))
             .fix(reload("max_slot_wal_keep_size", &format!("'{}GB'", gigabytes_for(rate))))
     } else {
-        let lasts = if rate > 0.0 { duration(limit as f64 / rate) } else { "ever, as it is idle".to_owned() };
-        let found = format!("{}, which lasts for {lasts} at the present rate", size(limit));
+        let lasts = if rate > 0.0 {
+            format!("which lasts for {} at the present rate of the log", duration(limit as f64 / rate))
+        } else {
+            "and the log does not grow now".to_owned()
+        };
+        let found = format!("{}, {lasts}", size(limit));
         Finding::ok("retention.max_slot_wal_keep_size", "max_slot_wal_keep_size", found)
     };
     let mut findings = vec![finding];

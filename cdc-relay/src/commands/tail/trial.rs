@@ -133,7 +133,7 @@ pub fn plan(facts: &Facts, wanted: &[String], name: &str) -> Result<Plan> {
     let without: Vec<&Table> = may.iter().copied().filter(|table| !table.identity).collect();
     if !without.is_empty() {
         plan.notes.push(format!(
-            "only inserts of {}: without a primary key or replica identity, publishing its updates and deletes would \
+            "only inserts and truncates of {}: without a primary key or replica identity, publishing its updates and deletes would \
              make them fail",
             names(&without)
         ));

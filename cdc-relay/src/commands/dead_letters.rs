@@ -1,0 +1,132 @@
+//! `cdc-relay dead-letters`.
+
+use std::io::Write;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use comfy_table::{Table, presets};
+use rdkafka::message::Message;
+
+use super::{Ending, Outcome};
+use crate::config::{KafkaArgs, RoutesArgs};
+use crate::routes::Routes;
+use crate::shelf::{Shelf, Shelved, quoted};
+use crate::topics::{Reader, Step};
+
+/// So much of a reason is shown in the table.
+const REASON: usize = 100;
+
+/// Lists the keys that are halted, why, and how to release each.
+///
+/// A row that cannot be told goes to the dead-letter topic, and so do later rows of its key, in order, until the key
+/// is released. Remove the cause (mostly: change the routes and restart the relay), then release the key.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Exit code 1: something is halted.
+
+Example:
+  cdc-relay dead-letters --routes relay.toml --json | jq -r .reason | sort | uniq -c")]
+pub struct DeadLettersConfig {
+    #[command(flatten)]
+    pub routes: RoutesArgs,
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    /// One JSON object a line for each halted key.
+    #[arg(long)]
+    pub json: bool,
+    /// Shows at most so many keys; JSON has them all.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: usize,
+}
+
+pub fn execute(config: &DeadLettersConfig) -> Outcome {
+    let routes = config.routes.read()?;
+    let reader = Reader::connect(&config.kafka.kafka_brokers, &routes)?;
+    let shelved = read(&reader, &routes)?;
+    let mut out = std::io::stdout().lock();
+    if config.json {
+        for shelved in &shelved {
+            writeln!(out, "{}", serde_json::to_string(&Line::of(shelved, &config.routes)).context("JSON")?)
+                .context("standard output")?;
+        }
+    } else {
+        show(&shelved, config, &mut out).context("standard output")?;
+    }
+    Ok(if shelved.is_empty() { Ending::Fine } else { Ending::Bad })
+}
+
+/// Every halted key of the routes file's sources.
+pub fn read(reader: &Reader, routes: &Routes) -> Result<Vec<Shelved>> {
+    let topic = routes.relay.dead_letter_topic.get_ref();
+    let mut shelf = Shelf::new(routes.sources.iter().map(|source| source.name.get_ref().as_str()));
+    const UNREADABLE: &str = "a dead letter is not readable";
+    reader.read(topic, 0, |offset, _, value| {
+        value.map_or(Ok(()), |value| shelf.apply(offset, value)).context(UNREADABLE)
+    })?;
+    if let Some(from) = shelf.from() {
+        let mut reading = reader.open(topic, from)?;
+        loop {
+            match reading.next(std::time::Duration::from_millis(200))? {
+                Step::Record(message) => {
+                    let Some(value) = message.payload() else { continue };
+                    let written = message.timestamp().to_millis();
+                    let written = written.and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
+                    shelf.count(message.offset(), value, written).context(UNREADABLE)?;
+                }
+                Step::Wait => {}
+                Step::End => break,
+            }
+        }
+    }
+    Ok(shelf.into_shelved())
+}
+
+#[derive(serde::Serialize)]
+struct Line<'s> {
+    #[serde(flatten)]
+    shelved: &'s Shelved,
+    /// The command that releases it.
+    release: String,
+}
+
+impl<'s> Line<'s> {
+    fn of(shelved: &'s Shelved, routes: &RoutesArgs) -> Line<'s> {
+        Line { shelved, release: command(shelved, routes) }
+    }
+}
+
+fn command(shelved: &Shelved, routes: &RoutesArgs) -> String {
+    format!("cdc-relay release --routes {} {}", quoted(&routes.file.to_string_lossy()), shelved.release())
+}
+
+fn show(shelved: &[Shelved], config: &DeadLettersConfig, out: &mut impl Write) -> std::io::Result<()> {
+    if shelved.is_empty() {
+        return writeln!(out, "Nothing is halted.");
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["SOURCE", "DESTINATION", "KEY", "LETTERS", "SINCE", "TABLE", "POSITION", "REASON"]);
+    for row in shelved.iter().take(config.limit) {
+        let since = row.since.map(|time| time.strftime("%Y-%m-%d %H:%M:%SZ").to_string());
+        table.add_row([
+            row.source.clone(),
+            row.destination.clone(),
+            row.key.clone().unwrap_or_else(|| "(every key)".to_owned()),
+            row.letters.to_string(),
+            since.unwrap_or_default(),
+            row.table.clone(),
+            row.position.clone(),
+            row.reason.chars().take(REASON).collect(),
+        ]);
+    }
+    writeln!(out, "{}\n", table.trim_fmt())?;
+    writeln!(out, "Once the cause is removed:")?;
+    for row in shelved.iter().take(config.limit) {
+        writeln!(out, "  {}", command(row, &config.routes))?;
+    }
+    let more = shelved.len().saturating_sub(config.limit);
+    if more > 0 {
+        writeln!(out, "… and {more} more (--limit, or --json for all)")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,233 @@
+//! `cdc-relay release`.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde::Serialize;
+
+use super::{Ending, Failure, Outcome};
+use crate::config::{KafkaArgs, RoutesArgs};
+use crate::inspect::{self, literal};
+use crate::release::{Note, Order, PREFIX};
+use crate::routes::{Routes, Source};
+use crate::shelf::Shelved;
+use crate::topics::Reader;
+use crate::wire::{MESSAGES, Session};
+
+/// Between two looks at the dead-letter topic.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Lets halted keys go on, once the cause is removed.
+///
+/// Their dead letters are told in their order, with the same event ids, before any later row of the key. The relay
+/// that runs does it, at the place in the log where this command writes a message; with none running, the next start
+/// does. A letter that still cannot be told keeps its key halted from there on.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Exit code 1: something of it stays halted, or is not done yet.
+
+Examples:
+  cdc-relay dead-letters
+  cdc-relay release --source shop --key 4711
+  cdc-relay release --source shop --destination topic:Orders --all")]
+pub struct ReleaseConfig {
+    #[command(flatten)]
+    pub routes: RoutesArgs,
+    /// Only towards this destination, as `dead-letters` lists it.
+    #[arg(long, value_name = "topic:NAME|queue:NAME")]
+    pub destination: Option<String>,
+    /// The halted key.
+    #[arg(long, required_unless_present = "all", conflicts_with = "all", allow_hyphen_values = true)]
+    pub key: Option<String>,
+    /// Every halted key.
+    #[arg(long)]
+    pub all: bool,
+    /// Leaves out letters that still cannot be told: their events are lost to the destination.
+    #[arg(long)]
+    pub pass_over: bool,
+    /// How long to wait until it is done, in seconds. It is done all the same if it takes longer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub timeout: u64,
+    /// What became of each key, as one JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+}
+
+pub fn execute(config: &ReleaseConfig) -> Outcome {
+    let routes = config.routes.read()?;
+    let [source] = routes.sources.as_slice() else {
+        return Err(Failure::usage("--source: which of the sources?".to_owned()));
+    };
+    let reader = Reader::connect(&config.kafka.kafka_brokers, &routes)?;
+    let shelved: Vec<Shelved> = super::dead_letters::read(&reader, &routes)?;
+    let named: Vec<&Shelved> = shelved.iter().filter(|shelved| names(config, shelved)).collect();
+    if named.is_empty() {
+        return Err(Failure::Failed(anyhow::anyhow!("nothing of that name is halted: {}", listed(&shelved))));
+    }
+    if config.key.is_some()
+        && let Some(whole) = named.iter().find(|shelved| shelved.key.is_none())
+    {
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "every key is halted towards {0}, since a row there had none, and a letter of that row may be of this key \
+             too: `--destination {0} --all` releases them",
+            whole.destination
+        )));
+    }
+    let order = Order {
+        id: format!("{:016x}", rand::random::<u64>()),
+        source: source.name.get_ref().clone(),
+        destination: config.destination.clone(),
+        key: config.key.clone(),
+        pass_over: config.pass_over,
+    };
+    let end = end(&reader, &routes)?;
+    let runs = write(source, &order)?;
+    let mut say = Say { json: config.json, out: std::io::stdout().lock() };
+    if !runs {
+        return say.later(source);
+    }
+    let notes = wait(&reader, &routes, (&order, end), Duration::from_secs(config.timeout))?;
+    say.notes(&notes, source)
+}
+
+fn names(config: &ReleaseConfig, shelved: &Shelved) -> bool {
+    let key = match (&config.key, &shelved.key) {
+        (Some(named), Some(key)) => named == key,
+        (None, _) | (Some(_), None) => true,
+    };
+    key && config.destination.as_ref().is_none_or(|named| *named == shelved.destination)
+}
+
+/// The first few, as a hint.
+fn listed(shelved: &[Shelved]) -> String {
+    let name = |shelved: &Shelved| {
+        format!("key {} towards {}", shelved.key.as_deref().unwrap_or("(every)"), shelved.destination)
+    };
+    match shelved {
+        [] => "no key is halted at all".to_owned(),
+        some => {
+            let first: Vec<String> = some.iter().take(5).map(name).collect();
+            let more = if some.len() > 5 { ", …" } else { "" };
+            format!("halted is {}{more} (see `cdc-relay dead-letters`)", first.join(", "))
+        }
+    }
+}
+
+fn end(reader: &Reader, routes: &Routes) -> Result<i64> {
+    Ok(reader.open(routes.relay.dead_letter_topic.get_ref(), i64::MAX)?.end())
+}
+
+/// Writes the order into the log. Answers whether a relay reads the slot.
+fn write(source: &Source, order: &Order) -> Result<bool> {
+    let name = source.name.get_ref();
+    let config = source.url.get_ref().parse().with_context(|| format!("`url` of source {name}"))?;
+    let mut session = Session::connect(&config)?;
+    ensure!(
+        session.version() >= MESSAGES,
+        "source {name} runs PostgreSQL {}; orders in the log need {MESSAGES} or later",
+        session.version()
+    );
+    let slot = source.slot.get_ref();
+    let found = inspect::slot(&mut session, slot)?;
+    let found =
+        found.with_context(|| format!("slot {slot} does not exist: there is nothing to go on from"))?;
+    let content = serde_json::to_string(order)?;
+    session
+        .query(&format!("select pg_logical_emit_message(true, '{PREFIX}', {})", literal(&content)))
+        .context("cannot write the order into the log")?;
+    Ok(found.active_pid.is_some())
+}
+
+/// Waits for the record that says that the order is done; answers all that were written for it so far.
+fn wait(
+    reader: &Reader,
+    routes: &Routes,
+    (order, mut offset): (&Order, i64),
+    timeout: Duration,
+) -> Result<Vec<Note>> {
+    let topic = routes.relay.dead_letter_topic.get_ref();
+    let (until, mut notes) = (Instant::now() + timeout, Vec::<Note>::new());
+    loop {
+        offset = reader.read(topic, offset, |_, _, value| {
+            // Letters are no notes.
+            let note = value.and_then(|value| serde_json::from_slice::<Note>(value).ok());
+            notes.extend(note.filter(|note| note.order == order.id));
+            Ok(())
+        })?;
+        if notes.last().is_some_and(|note| note.done) || Instant::now() > until {
+            return Ok(notes);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+struct Say<'o> {
+    json: bool,
+    out: std::io::StdoutLock<'o>,
+}
+
+#[derive(Serialize)]
+struct Pending<'s> {
+    source: &'s str,
+    done: bool,
+    detail: &'s str,
+}
+
+impl Say<'_> {
+    fn later(&mut self, source: &Source) -> Outcome {
+        self.pending(
+            source,
+            "no relay reads the slot now; the next one that starts does it before anything later",
+        )
+    }
+
+    fn pending(&mut self, source: &Source, detail: &str) -> Outcome {
+        let source = source.name.get_ref();
+        let line = if self.json {
+            serde_json::to_string(&Pending { source, done: false, detail }).context("JSON")?
+        } else {
+            format!("Ordered: {detail}.")
+        };
+        writeln!(self.out, "{line}").context("standard output")?;
+        Ok(Ending::Bad)
+    }
+
+    fn notes(&mut self, notes: &[Note], source: &Source) -> Outcome {
+        // A relay that began anew in between wrote some twice; the later ones count.
+        let begun = notes.split(|note| note.done).rfind(|part| !part.is_empty()).unwrap_or_default();
+        for note in begun {
+            let line = if self.json { serde_json::to_string(note).context("JSON")? } else { sentence(note) };
+            writeln!(self.out, "{line}").context("standard output")?;
+        }
+        let Some(done) = notes.last().filter(|note| note.done) else {
+            return self
+                .pending(source, "the relay has not come to this place in the log yet, or still tells");
+        };
+        if let (Some(reason), false) = (&done.reason, self.json) {
+            writeln!(self.out, "{reason}").context("standard output")?;
+        }
+        let fine = done.reason.is_none() && begun.iter().all(|note| note.release);
+        Ok(if fine { Ending::Fine } else { Ending::Bad })
+    }
+}
+
+fn sentence(note: &Note) -> String {
+    let key = note.key.as_ref().map_or_else(|| "every key".to_owned(), |key| format!("key {key}"));
+    let told = match note.told {
+        1 => "1 row told".to_owned(),
+        n => format!("{n} rows told"),
+    };
+    let passed_over = match note.passed_over {
+        0 => String::new(),
+        n => format!(", {n} passed over"),
+    };
+    let destination = &note.destination;
+    match &note.reason {
+        None => format!("{destination}, {key}: released; {told}{passed_over}"),
+        Some(reason) => format!("{destination}, {key}: stays halted; {told}{passed_over}; then: {reason}"),
+    }
+}

@@ -1,0 +1,271 @@
+//! `cdc-relay replay`.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::{ArgGroup, Args};
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use serde_json::{Map, Value as Json};
+
+use super::{Ending, Failure, Outcome};
+use crate::clients::Clients;
+use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
+use crate::metrics::Metrics;
+use crate::replay::{self, Rows, Selection, Shown, Summary};
+use crate::routes::{Routes, Source};
+
+/// A table on the terminal shows so many events; JSON has them all.
+const SHOWN: usize = 100;
+
+/// Tells rows of a table once more: as they are now, by their routes, with the same event ids.
+///
+/// Works while the relay runs, and only repeats what it has told: it waits until the relay has told all that is
+/// there now, and leaves out keys that are halted (see `release`). To tell rows to a route that is new, use
+/// `snapshot` in the routes, or `reconcile`. What is told again has no `pg_position`, and may stand behind later
+/// changes of its row; consumers know it by its id.
+///
+/// The condition is your SQL. It is one statement, in a transaction that can only read.
+#[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("rows").required(true).args(["key", "condition", "since"])))]
+#[command(after_help = "\
+Exit code 1: some of the rows were not told (halted, or not tellable), or nobody agreed.
+
+Examples:
+  cdc-relay replay --source shop --table orders --key 4711 --dry-run
+  cdc-relay replay --source shop --table orders --where \"status = 'paid' and total > 100\" --yes
+  cdc-relay replay --source shop --table orders --since 2h --column changed_at --yes")]
+pub struct ReplayConfig {
+    #[command(flatten)]
+    pub routes: RoutesArgs,
+    /// The table, as the routes name it.
+    #[arg(long)]
+    pub table: String,
+    /// The rows with this Kafka key.
+    #[arg(long, allow_hyphen_values = true)]
+    pub key: Option<String>,
+    /// The rows that this SQL condition holds for.
+    #[arg(long = "where", value_name = "SQL")]
+    pub condition: Option<String>,
+    /// The rows whose --column is not before: a time (2026-11-24T12:00:00Z) or how long ago (2h, 15m).
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub since: Option<jiff::Timestamp>,
+    /// The column that --since looks at; needed if there are several with a time.
+    #[arg(long, requires = "since")]
+    pub column: Option<String>,
+    /// At most so many rows.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// Shows what would be told, and tells nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Does not ask.
+    #[arg(long)]
+    pub yes: bool,
+    /// How long to wait for the relay to have told what is there now, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub timeout: u64,
+    /// Answers in JSON; events of --dry-run one a line.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
+    #[command(flatten)]
+    pub amqp: AmqpArgs,
+}
+
+/// A time, or a time ago.
+fn since(text: &str) -> Result<jiff::Timestamp, String> {
+    if let Ok(time) = text.parse() {
+        return Ok(time);
+    }
+    let ago: jiff::SignedDuration = text
+        .parse()
+        .map_err(|_| "neither a time like 2026-11-24T12:00:00Z nor a duration like 2h".to_owned())?;
+    jiff::Timestamp::now().checked_sub(ago.abs()).map_err(|error| error.to_string())
+}
+
+pub fn execute(config: &ReplayConfig) -> Outcome {
+    let routes = crate::run::routes(&config.routes, &config.amqp)?;
+    let [source] = routes.sources.as_slice() else {
+        return Err(Failure::usage("--source: which of the sources?".to_owned()));
+    };
+    let source = source.clone();
+    let rows = match (&config.key, &config.condition, config.since) {
+        (Some(key), ..) => Rows::Key(key.clone()),
+        (_, Some(condition), _) => Rows::Where(condition.clone()),
+        (_, _, Some(at)) => Rows::Since { at, column: config.column.clone() },
+        (None, None, None) => return Err(Failure::usage("which rows?".to_owned())),
+    };
+    let mut selection = Selection::open(&source, &config.table, &rows, config.limit)?;
+    if config.dry_run {
+        return dry_run(config, &mut selection, (&routes, &source));
+    }
+    if !agreed(config, &selection)? {
+        return Ok(Ending::Bad);
+    }
+    let since = Instant::now();
+    let summary = work(config, selection, (routes, &source))?;
+    report(config, &summary, since.elapsed())
+}
+
+/// On a thread of its own: the runtime's is RabbitMQ's.
+#[tokio::main(worker_threads = 1)]
+async fn work(
+    config: &ReplayConfig,
+    mut selection: Selection,
+    (routes, source): (Routes, &Source),
+) -> Result<Summary> {
+    let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
+    let wiring = Arc::new(crate::run::wiring((&config.kafka, &config.amqp), &metrics, &routes, source)?);
+    let timeout = Duration::from_secs(config.timeout);
+    let work = tokio::task::spawn_blocking(move || {
+        let mut said = String::new();
+        selection.wait_until_told(&wiring.source, timeout, |what| say(&mut said, what))?;
+        let mut clients = Clients::new(&wiring);
+        clients.connect()?;
+        replay::tell(&mut selection, &wiring, &mut clients)
+    });
+    work.await.context("the work ended")?
+}
+
+/// To standard error, unless it was said: numbers in it may change.
+fn say(said: &mut String, what: &str) {
+    let kind: String = what.chars().filter(|c| !c.is_ascii_digit()).collect();
+    if *said != kind {
+        // Nobody may be listening.
+        let _ = writeln!(std::io::stderr(), "{what}");
+        *said = kind;
+    }
+}
+
+fn agreed(config: &ReplayConfig, selection: &Selection) -> Result<bool, Failure> {
+    if config.yes {
+        return Ok(true);
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage(
+            "--yes is needed where nobody can be asked (--dry-run shows first)".to_owned(),
+        ));
+    }
+    let mut err = std::io::stderr();
+    let question =
+        format!("Tells again, by the routes of {}:\n  {}\nGo on? [y/N] ", config.table, selection.sql());
+    err.write_all(question.as_bytes()).and_then(|()| err.flush()).context("standard error")?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer).context("standard input")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// One event that would be told.
+#[derive(Debug, Serialize)]
+struct Event {
+    destination: String,
+    key: String,
+    id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    subject: String,
+    headers: Map<String, Json>,
+    value: Json,
+}
+
+impl Event {
+    fn of((destination, record, plan): Shown<'_>) -> Event {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let headers = record.headers(plan).map(|(name, value)| (name.to_owned(), Json::from(text(value))));
+        Event {
+            destination: destination.to_owned(),
+            key: text(&record.key),
+            id: text(&record.id),
+            kind: text(&record.kind),
+            subject: text(&record.subject),
+            headers: headers.collect(),
+            // A body that is not JSON, by a cast of the operator's, is shown as text.
+            value: serde_json::from_slice(&record.value).unwrap_or_else(|_| Json::from(text(&record.value))),
+        }
+    }
+}
+
+fn dry_run(config: &ReplayConfig, selection: &mut Selection, of: (&Routes, &Source)) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["DESTINATION", "KEY", "ID", "TYPE", "BYTES"]);
+    let mut events = 0usize;
+    let summary = replay::show(selection, of, |shown| {
+        events += 1;
+        let (_, record, _) = shown;
+        if config.json {
+            let line = serde_json::to_string(&Event::of(shown))?;
+            writeln!(out, "{line}").context("standard output")?;
+        } else if events <= SHOWN {
+            let bytes = record.value.len().to_string();
+            let Event { destination, key, id, kind, .. } = Event::of(shown);
+            table.add_row([destination, key, id, kind, bytes]);
+        }
+        Ok(())
+    })?;
+    if !config.json {
+        writeln!(out, "{}\n", table.trim_fmt()).context("standard output")?;
+        if events > SHOWN {
+            writeln!(out, "… and {} more (--json has them all)", events - SHOWN)
+                .context("standard output")?;
+        }
+        let rows = summary.rows;
+        writeln!(out, "{rows} rows, {events} events would be told; nothing was.")
+            .context("standard output")?;
+        untold(&summary, &mut out).context("standard output")?;
+    }
+    Ok(if summary.untold == 0 { Ending::Fine } else { Ending::Bad })
+}
+
+#[derive(Serialize)]
+struct Report<'s> {
+    rows: u64,
+    /// By destination.
+    told: &'s std::collections::BTreeMap<String, u64>,
+    /// Events that were left out, since their key is halted.
+    halted: u64,
+    untold: u64,
+    reasons: &'s [String],
+    seconds: f64,
+}
+
+fn report(config: &ReplayConfig, summary: &Summary, elapsed: Duration) -> Outcome {
+    let mut out = std::io::stdout().lock();
+    let Summary { rows, tally, untold: bad, reasons } = summary;
+    if config.json {
+        let seconds = elapsed.as_secs_f64();
+        let report =
+            Report { rows: *rows, told: &tally.told, halted: tally.halted, untold: *bad, reasons, seconds };
+        writeln!(out, "{}", serde_json::to_string(&report).context("JSON")?).context("standard output")?;
+    } else {
+        let mut lines = || -> std::io::Result<()> {
+            for (destination, events) in &tally.told {
+                writeln!(out, "{destination}: {events} events told again")?;
+            }
+            if tally.halted > 0 {
+                writeln!(
+                    out,
+                    "{} events left out: their keys are halted, so they were not told yet (see `dead-letters`)",
+                    tally.halted
+                )?;
+            }
+            untold(summary, &mut out)?;
+            writeln!(out, "{rows} rows in {:.1} s, all acknowledged", elapsed.as_secs_f64())
+        };
+        lines().context("standard output")?;
+    }
+    Ok(if *bad == 0 && tally.halted == 0 { Ending::Fine } else { Ending::Bad })
+}
+
+fn untold(summary: &Summary, out: &mut impl Write) -> std::io::Result<()> {
+    if summary.untold > 0 {
+        writeln!(out, "{} events cannot be told: {}", summary.untold, summary.reasons.join("; "))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,175 @@
+use super::*;
+
+fn order(destination: Option<&str>, key: Option<&str>) -> Order {
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    let (id, source) = ("o".to_owned(), "s".to_owned());
+    Order { id, source, destination: owned(destination), key: owned(key), pass_over: false }
+}
+
+/// A letter of destination, key, and number of its commit.
+fn letter(destination: &str, key: Option<&str>, commit: u64) -> String {
+    let key = key.map_or("null".to_owned(), |key| format!("\"{key}\""));
+    format!(
+        r#"{{"source":"s","destination":"{destination}","key":{key},"cluster":"c","position":"0/{commit:X}","ordinal":1}}"#
+    )
+}
+
+/// The topic, from offset 0 on.
+type Topic = Vec<String>;
+/// What is halted, by destination.
+type Left = Vec<(String, Extent)>;
+
+fn topic(letters: &[(&str, Option<&str>, u64)]) -> Topic {
+    letters.iter().map(|&(destination, key, commit)| letter(destination, key, commit)).collect()
+}
+
+fn halted(topic: &Topic) -> Halted {
+    let mut halted = Halted::new("s");
+    for (offset, value) in topic.iter().enumerate() {
+        halted.apply(offset as i64, value.as_bytes()).unwrap();
+    }
+    halted
+}
+
+/// Carries the order out; letters at the offsets in `bad` cannot be told. Answers the offsets that were told, and
+/// puts the notes into the topic.
+fn carry_out(order: &Order, topic: &mut Topic, bad: &[usize]) -> Vec<usize> {
+    let halted = halted(topic);
+    let mut pass = Pass::new(order, &halted);
+    let mut told = Vec::new();
+    if let Some(from) = pass.from() {
+        for (offset, value) in topic.iter().enumerate().skip(from as usize) {
+            let Some(letter) = Letter::read(value.as_bytes()).unwrap() else { continue };
+            if !pass.wants(offset as i64, &letter) {
+                continue;
+            }
+            if bad.contains(&offset) {
+                pass.failed(offset as i64, &letter, "bad");
+            } else {
+                pass.told(&letter);
+                told.push(offset);
+            }
+        }
+    }
+    let notes = pass.notes();
+    assert!(notes.last().is_some_and(|note| note.done), "the end is always said");
+    topic.extend(notes.iter().map(|note| serde_json::to_string(note).unwrap()));
+    told
+}
+
+/// What is halted in `T` and `U` after all that the topic tells.
+fn left(topic: &Topic) -> Left {
+    halted(topic).extents().map(|(name, extent)| (name.to_owned(), extent.clone())).collect()
+}
+
+fn keys(destination: &str, keys: &[(&str, i64)]) -> (String, Extent) {
+    let keys = keys.iter().map(|&(key, from)| (key.to_owned(), from)).collect();
+    (destination.to_owned(), Extent::Keys(keys))
+}
+
+const A: Option<&str> = Some("a");
+const B: Option<&str> = Some("b");
+
+#[test]
+fn an_order_tells_its_letters_in_order_and_no_others() {
+    let letters = topic(&[("T", A, 1), ("T", B, 2), ("U", A, 3), ("T", A, 4)]);
+    let cases: [(Order, &[usize], Left); 6] = [
+        (order(None, None), &[0, 1, 2, 3], vec![]),
+        (order(Some("T"), None), &[0, 1, 3], vec![keys("U", &[("a", 2)])]),
+        (order(None, A), &[0, 2, 3], vec![keys("T", &[("b", 1)])]),
+        (order(Some("T"), A), &[0, 3], vec![keys("T", &[("b", 1)]), keys("U", &[("a", 2)])]),
+        (order(Some("T"), Some("x")), &[], left(&letters)),
+        (Order { source: "other".to_owned(), ..order(None, None) }, &[], left(&letters)),
+    ];
+    for (order, told, rest) in cases {
+        let mut topic = letters.clone();
+        assert_eq!(carry_out(&order, &mut topic, &[]), told, "{order:?}");
+        assert_eq!(left(&topic), rest, "{order:?}");
+    }
+}
+
+#[test]
+fn a_letter_that_cannot_be_told_keeps_what_follows_it_and_nothing_else() {
+    let mut topic = topic(&[("T", A, 1), ("T", A, 2), ("T", B, 3), ("T", A, 4)]);
+    assert_eq!(carry_out(&order(None, None), &mut topic, &[1]), [0, 2]);
+    assert_eq!(left(&topic), [keys("T", &[("a", 1)])]);
+    // The next release goes on from there.
+    assert_eq!(carry_out(&order(None, A), &mut topic, &[]), [1, 3]);
+    assert_eq!(left(&topic), []);
+}
+
+#[test]
+fn what_is_passed_over_keeps_nothing() {
+    let mut topic = topic(&[("T", A, 1), ("T", A, 2), ("T", None, 3), ("T", A, 4)]);
+    let order = Order { pass_over: true, ..order(None, None) };
+    assert_eq!(carry_out(&order, &mut topic, &[1, 2]), [0, 3]);
+    assert_eq!(left(&topic), []);
+    let done: Note = serde_json::from_str(topic.last().unwrap()).unwrap();
+    assert_eq!((done.told, done.passed_over), (2, 2));
+}
+
+#[test]
+fn after_a_release_its_letters_are_not_told_again() {
+    let mut topic = topic(&[("T", A, 1), ("T", A, 2)]);
+    assert_eq!(carry_out(&order(None, A), &mut topic, &[]), [0, 1]);
+    // The same message once more, after a crash.
+    assert_eq!(carry_out(&order(None, A), &mut topic, &[]), [0usize; 0]);
+    // Halted anew: only the new letter.
+    topic.push(letter("T", A, 9));
+    let at = topic.len() - 1;
+    assert_eq!(carry_out(&order(None, A), &mut topic, &[]), [at]);
+}
+
+#[test]
+fn a_letter_that_was_written_twice_is_told_once() {
+    // The session broke after the second, and began again.
+    let mut twice = topic(&[("T", A, 1), ("T", A, 2), ("T", A, 1), ("T", A, 2), ("T", A, 3)]);
+    assert_eq!(carry_out(&order(None, A), &mut twice, &[]), [0, 1, 4]);
+    // Positions of another cluster say nothing about these.
+    let mut moved = topic(&[("T", A, 9)]);
+    moved.push(letter("T", A, 1).replace(r#""c""#, r#""d""#));
+    assert_eq!(carry_out(&order(None, A), &mut moved, &[]), [0, 1]);
+    // Older letters, and rows that a query answered, do not say where they stand.
+    for unplaced in [r#""ordinal":1"#, r#""position":"0/2""#] {
+        let mut topic = topic(&[("T", A, 2), ("T", A, 2)]);
+        topic[1] = topic[1].replace(unplaced, r#""existing":true"#);
+        assert_eq!(carry_out(&order(None, A), &mut topic, &[]), [0, 1], "{unplaced}");
+    }
+}
+
+#[test]
+fn a_destination_that_is_halted_as_a_whole_is_released_as_a_whole() {
+    let letters = topic(&[("T", A, 1), ("T", None, 2), ("T", B, 3), ("T", A, 4)]);
+    // One key alone: an earlier letter may be of it.
+    let mut topic = letters.clone();
+    assert_eq!(carry_out(&order(None, A), &mut topic, &[]), [0usize; 0]);
+    assert_eq!(left(&topic), left(&letters));
+    let done: Note = serde_json::from_str(topic.last().unwrap()).unwrap();
+    assert!(done.reason.is_some_and(|reason| reason.contains("towards T")));
+
+    let cases: [(&[usize], &[usize], Left); 4] = [
+        (&[], &[0, 1, 2, 3], vec![]),
+        // A key that stops keeps itself only.
+        (&[0], &[1, 2], vec![keys("T", &[("a", 0)])]),
+        (&[2], &[0, 1, 3], vec![keys("T", &[("b", 2)])]),
+        // One without a key keeps all.
+        (&[1], &[0], vec![("T".to_owned(), Extent::All(1))]),
+    ];
+    for (bad, told, rest) in cases {
+        let mut topic = letters.clone();
+        assert_eq!(carry_out(&order(None, None), &mut topic, bad), told, "{bad:?}");
+        assert_eq!(left(&topic), rest, "{bad:?}");
+    }
+    // Both: what stopped first is pending too.
+    let mut topic = letters.clone();
+    assert_eq!(carry_out(&order(None, None), &mut topic, &[0, 1]), [0usize; 0]);
+    assert_eq!(left(&topic), [("T".to_owned(), Extent::All(0))]);
+}
+
+#[test]
+fn an_order_reads_as_it_is_written() {
+    let order = Order { pass_over: true, ..order(Some("topic:T"), None) };
+    assert_eq!(Order::read(&serde_json::to_vec(&order).unwrap()).unwrap(), order);
+    assert!(Order::read(br#"{"id":"1"}"#).is_err());
+    assert!(Order::read(b"\xff").is_err());
+}

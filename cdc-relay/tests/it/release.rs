@@ -1,0 +1,300 @@
+//! Halted keys that are released: in order, before anything later, whatever crashes.
+
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::kafka::{self, Event, chain, distinct, first_tellings};
+use crate::rig::{Rig, connect, eventually, server};
+
+/// Runs another command of the program to its end.
+pub fn cdc_relay(rig: &Rig, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_cdc-relay"))
+        .args(arguments)
+        .env("RELAY_ROUTES", std::env::temp_dir().join(&rig.name).join("relay.toml"))
+        .env("KAFKA_BROKERS", server("KAFKA_BROKERS"))
+        .env("AMQP_URL", &rig.amqp_url)
+        .env("IT_URL", &rig.url)
+        .output()
+        .expect("the command")
+}
+
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Releases, and checks the exit code; answers what a person saw.
+fn release(rig: &Rig, arguments: &[&str], code: i32) -> String {
+    let output = cdc_relay(rig, &[&["release"], arguments].concat());
+    assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+    text(&output)
+}
+
+/// Routes under which a record of more than `bytes` cannot be told.
+fn limit(rig: &Rig, bytes: usize) {
+    rig.routes(&rig.default_routes().replace("[relay]", &format!("[relay]\nmax_record_bytes = {bytes}")));
+}
+
+async fn large(rig: &Rig, owner: &str, id: i64, bytes: i32) {
+    let insert = "insert into items (owner, id, version, note) values ($1, $2, 1, repeat('x', $3))";
+    rig.sql.execute(insert, &[&owner, &id, &bytes]).await.expect("a large row");
+}
+
+/// Waits until so many letters and notes stand in the dead-letter topic.
+async fn records(rig: &Rig, count: usize) -> Vec<Event> {
+    let topic = rig.dead_letters();
+    eventually(&format!("{count} records of dead letters"), || async {
+        let records = kafka::read(&topic);
+        (records.len() >= count).then_some(records)
+    })
+    .await
+}
+
+/// The ids of a key's rows in the order of their first telling.
+fn ids(events: &[Event], key: &str) -> Vec<i64> {
+    let events = first_tellings(events).remove(key).unwrap_or_default();
+    events.iter().map(|event| event.json()["id"].as_i64().expect("id")).collect()
+}
+
+/// The chain of positions is closed, with letters and notes in it and what was told again not.
+fn whole_chain(rig: &Rig) -> usize {
+    let mut all = kafka::read(&rig.topic());
+    all.extend(kafka::read(&rig.dead_letters()));
+    all.retain(|event| !event.header("pg_position").is_empty());
+    chain(&all)
+}
+
+#[tokio::test]
+async fn a_released_key_is_told_in_order_before_anything_later() {
+    let mut rig = Rig::new("release").await;
+    limit(&rig, 5000);
+    let relay = rig.streaming().await;
+    rig.row("a", 1, 1, "made").await;
+    large(&rig, "a", 2, 9000).await;
+    rig.row("a", 3, 1, "made").await;
+    rig.row("b", 4, 1, "made").await;
+    records(&rig, 2).await;
+    relay.kill();
+    // The cause is removed; the key still waits.
+    limit(&rig, 20_000);
+    let relay = rig.streaming().await;
+    rig.row("a", 5, 1, "made").await;
+    records(&rig, 3).await;
+    assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0);
+
+    let listed = text(&cdc_relay(&rig, &["dead-letters"]));
+    assert!(listed.contains("9000") || listed.contains("5000 are allowed"), "{listed}");
+    assert!(listed.contains(&format!("--source it --destination topic:{} --key=a", rig.topic())), "{listed}");
+    let said = release(&rig, &["--source", "it", "--key", "a"], 0);
+    assert!(said.contains("released; 3 rows told"), "{said}");
+    rig.row("a", 6, 1, "made").await;
+    let events = distinct(&rig.topic(), 6).await;
+    assert_eq!(ids(&events, "a"), [1, 2, 3, 5, 6]);
+    let again = events.iter().find(|event| event.header("ce_id") == "it/items/a/2/1").expect("the large row");
+    assert_eq!(again.header("pg_position"), "");
+    assert_eq!(again.header("ce_type"), "item.made.v1");
+    assert_eq!(again.json()["note"].as_str().map(str::len), Some(9000));
+    assert_eq!(relay.metric("cdc_relay_halted_keys"), 0.0);
+    rig.confirmed().await;
+    // Six rows and the release.
+    assert_eq!(whole_chain(&rig), 7);
+    let output = cdc_relay(&rig, &["dead-letters"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+
+    // From the topic alone, too.
+    relay.kill();
+    let relay = rig.streaming().await;
+    assert_eq!(relay.metric("cdc_relay_halted_keys"), 0.0);
+    rig.row("a", 7, 1, "made").await;
+    assert_eq!(ids(&distinct(&rig.topic(), 7).await, "a"), [1, 2, 3, 5, 6, 7]);
+    drop(relay);
+}
+
+#[tokio::test]
+async fn what_failed_by_its_cast_is_told_once_the_cast_is_gone_and_another_key_waits_on() {
+    let mut rig = Rig::new("cast").await;
+    let good = rig.default_routes();
+    let cast = good.replacen(
+        "type = \"item.{kind}.v1\"\n",
+        "type = \"item.{kind}.v1\"\ncast = { note = \"number\" }\n",
+        1,
+    );
+    rig.routes(&cast);
+    let relay = rig.streaming().await;
+    for (owner, id, note) in [("a", 1, "x"), ("b", 2, "y"), ("a", 3, "3"), ("b", 4, "4"), ("c", 5, "5")] {
+        let insert = "insert into items (owner, id, version, note) values ($1, $2, 1, $3)";
+        rig.sql.execute(insert, &[&owner, &i64::from(id), &note]).await.expect("a row");
+    }
+    records(&rig, 4).await;
+    relay.kill();
+    rig.routes(&good);
+    let relay = rig.streaming().await;
+    let said = release(&rig, &["--key", "a", "--json"], 0);
+    let note: serde_json::Value = serde_json::from_str(said.lines().next().expect("a line")).expect("JSON");
+    assert_eq!((&note["key"], &note["told"], &note["release"]), (&"a".into(), &2.into(), &true.into()));
+    rig.row("b", 6, 1, "made").await;
+    rig.row("a", 7, 1, "made").await;
+    let events = distinct(&rig.topic(), 4).await;
+    assert_eq!((ids(&events, "a"), ids(&events, "b")), (vec![1, 3, 7], vec![]));
+    assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0);
+    let listed = cdc_relay(&rig, &["dead-letters", "--json"]);
+    let line: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("one line of JSON");
+    assert_eq!(
+        (&line["key"], &line["letters"], &line["table"]),
+        (&"b".into(), &3.into(), &"public.items".into())
+    );
+    // A key that is not halted is named in vain, and what is halted is said.
+    let said = release(&rig, &["--key", "nobody"], 2);
+    assert!(said.contains("key b towards topic:"), "{said}");
+    release(&rig, &["--all"], 0);
+    assert_eq!(ids(&distinct(&rig.topic(), 7).await, "b"), [2, 4, 6]);
+    rig.confirmed().await;
+    whole_chain(&rig);
+    drop(relay);
+}
+
+#[tokio::test]
+async fn without_a_relay_the_next_start_releases_before_anything_later() {
+    let mut rig = Rig::new("asleep").await;
+    limit(&rig, 5000);
+    let relay = rig.streaming().await;
+    large(&rig, "a", 1, 9000).await;
+    rig.row("a", 2, 1, "made").await;
+    records(&rig, 2).await;
+    rig.confirmed().await;
+    relay.kill();
+    rig.slot_is_free().await;
+    limit(&rig, 20_000);
+    rig.row("a", 3, 1, "made").await;
+    let said = release(&rig, &["--key", "a"], 1);
+    assert!(said.contains("no relay reads the slot"), "{said}");
+    rig.row("a", 4, 1, "made").await;
+    let relay = rig.streaming().await;
+    let events = distinct(&rig.topic(), 4).await;
+    assert_eq!(ids(&events, "a"), [1, 2, 3, 4]);
+    rig.confirmed().await;
+    whole_chain(&rig);
+    drop(relay);
+}
+
+#[tokio::test]
+async fn a_letter_that_still_fails_keeps_its_key_from_there_on() {
+    let mut rig = Rig::new("still").await;
+    limit(&rig, 5000);
+    let relay = rig.streaming().await;
+    for (id, bytes) in [(1, 3000), (2, 10), (3, 15_000), (4, 10)] {
+        large(&rig, "a", id, bytes).await;
+    }
+    records(&rig, 4).await;
+    relay.kill();
+    limit(&rig, 10_000);
+    let relay = rig.streaming().await;
+    let said = release(&rig, &["--key", "a"], 1);
+    assert!(said.contains("stays halted; 2 rows told") && said.contains("10000 are allowed"), "{said}");
+    rig.row("a", 5, 1, "made").await;
+    // Four letters, two notes, and the row that follows.
+    records(&rig, 7).await;
+    assert_eq!(ids(&distinct(&rig.topic(), 2).await, "a"), [1, 2]);
+    // Also after a start, which knows only the topic.
+    relay.kill();
+    let relay = rig.streaming().await;
+    let line = cdc_relay(&rig, &["dead-letters", "--json"]);
+    let line: serde_json::Value = serde_json::from_slice(&line.stdout).expect("one line of JSON");
+    assert_eq!((&line["letters"], &line["id"]), (&3.into(), &"it/items/a/3/1".into()));
+    let said = release(&rig, &["--key", "a", "--pass-over"], 0);
+    assert!(said.contains("2 rows told, 1 passed over"), "{said}");
+    rig.row("a", 6, 1, "made").await;
+    assert_eq!(ids(&distinct(&rig.topic(), 5).await, "a"), [1, 2, 4, 5, 6]);
+    // Halted once more in the same session: what was released before is done with.
+    large(&rig, "a", 7, 15_000).await;
+    rig.row("a", 8, 1, "made").await;
+    rig.confirmed().await;
+    let said = release(&rig, &["--key", "a", "--pass-over"], 0);
+    assert!(said.contains("1 row told, 1 passed over"), "{said}");
+    rig.confirmed().await;
+    whole_chain(&rig);
+    drop(relay);
+}
+
+#[tokio::test]
+async fn what_the_log_left_out_is_told_from_the_table_while_it_is_the_same_version() {
+    let mut rig = Rig::new("present").await;
+    let relay = rig.streaming().await;
+    for owner in ["a", "b"] {
+        let large = "insert into items (owner, id, version, note)
+                     select $1, 1, 1, string_agg(md5(n::text), '') from generate_series(1, 400) n";
+        rig.sql.execute(large, &[&owner]).await.expect("a large row");
+        rig.sql.execute("update items set version = 2 where owner = $1", &[&owner]).await.expect("update");
+    }
+    // Of b there are two versions, and the table has the later one.
+    rig.sql.batch_execute("update items set version = 3 where owner = 'b'").await.expect("update");
+    records(&rig, 3).await;
+    release(&rig, &["--key", "a"], 0);
+    let said = release(&rig, &["--key", "b"], 1);
+    assert!(said.contains("the row has changed since"), "{said}");
+    release(&rig, &["--key", "b", "--pass-over"], 0);
+    let events = distinct(&rig.topic(), 4).await;
+    let versions = |key: &str| {
+        let events = first_tellings(&events).remove(key).unwrap_or_default();
+        let version =
+            |event: &Event| (event.json()["version"].as_i64(), event.json()["note"].as_str().map(str::len));
+        events.iter().map(version).collect::<Vec<_>>()
+    };
+    assert_eq!(versions("a"), [(Some(1), Some(12_800)), (Some(2), Some(12_800))]);
+    assert_eq!(versions("b"), [(Some(1), Some(12_800)), (Some(3), Some(12_800))]);
+    drop(relay);
+}
+
+/// Commits rows of a key, one after the other, until told to stop. Answers how many there are.
+async fn load(url: String, first: i64, stop: Arc<AtomicBool>) -> i64 {
+    let sql = connect(&url).await;
+    let insert =
+        sql.prepare("insert into items (owner, id, version) values ('a', $1, 1)").await.expect("statement");
+    let mut id = first;
+    while !stop.load(Ordering::Relaxed) {
+        sql.execute(&insert, &[&id]).await.expect("commit");
+        id += 1;
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    id - first
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_under_load_and_kills_loses_and_reorders_nothing() {
+    let mut rig = Rig::new("kills").await;
+    const LETTERS: i64 = 600;
+    /// How much is told again when the relay is killed.
+    const MOMENTS: [usize; 5] = [0, 1, 50, 300, 599];
+    let mut next = 0;
+    for moment in MOMENTS {
+        limit(&rig, 5000);
+        let relay = rig.streaming().await;
+        large(&rig, "a", next, 9000).await;
+        let follow = "insert into items (owner, id, version) select 'a', $1 + n, 1 from generate_series(1, $2::int8) n";
+        rig.sql.execute(follow, &[&next, &(LETTERS - 1)]).await.expect("rows");
+        rig.confirmed().await;
+        relay.kill();
+        limit(&rig, 20_000);
+        let relay = rig.streaming().await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let load = tokio::spawn(load(rig.url.clone(), next + LETTERS, Arc::clone(&stop)));
+        let before = ids(&kafka::read(&rig.topic()), "a").len();
+        // Whether it is done by then does not matter.
+        cdc_relay(&rig, &["release", "--key", "a", "--timeout", "0"]);
+        eventually("the moment to kill", || async {
+            (kafka::read(&rig.topic()).len() >= before + moment).then_some(())
+        })
+        .await;
+        relay.kill();
+        let relay = rig.streaming().await;
+        stop.store(true, Ordering::Relaxed);
+        next += LETTERS + load.await.expect("load");
+        let events = distinct(&rig.topic(), next as usize).await;
+        assert!(ids(&events, "a").into_iter().eq(0..next), "killed after {moment}");
+        rig.confirmed().await;
+        assert_eq!(relay.metric("cdc_relay_halted_keys"), 0.0);
+        relay.kill();
+    }
+    whole_chain(&rig);
+}
