@@ -72,8 +72,8 @@ impl Clients {
         let (brokers, routes) = (&wiring.kafka_brokers, &wiring.routes);
         let limits = wiring.runtime.block_on(topics::prepare(brokers, routes))?;
         let batch = limits.iter().copied().min().unwrap_or(routes.relay.max_record_bytes).min(1_000_000);
-        let kafka =
-            Kafka::connect(brokers, routes, wiring.source.event_source.get_ref(), batch, &wiring.acks)?;
+        let event_source = wiring.source.event_source.get_ref();
+        let kafka = Kafka::connect(brokers, routes, event_source, batch, &wiring.acks, &wiring.metrics)?;
         self.reader = Some(Reader::connect(brokers, routes)?);
         self.teller = Some(Teller::new(
             (Arc::clone(routes), Arc::clone(&wiring.source), wiring.config.clone()),

@@ -25,6 +25,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, Pur
 
 use crate::acks::Acks;
 use crate::letter::LARGEST;
+use crate::metrics::SourceMetrics;
 use crate::pace::Load;
 use crate::progress::{Sink, Ticket};
 use crate::route::{Plan, Record, Transaction};
@@ -68,6 +69,7 @@ impl Writes {
 pub struct Deliveries {
     acks: Arc<Acks>,
     writes: Arc<Writes>,
+    metrics: SourceMetrics,
 }
 
 impl ClientContext for Deliveries {
@@ -76,7 +78,8 @@ impl ClientContext for Deliveries {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
             self.acks.fail(format!("the producer gave up: {reason}"));
         }
-        tracing::warn!(%error, reason, "kafka");
+        self.metrics.sink_errors[Sink::Kafka as usize].inc();
+        tracing::warn!(source = self.metrics.name, %error, reason, "Kafka");
     }
 }
 
@@ -95,6 +98,7 @@ impl ProducerContext for Deliveries {
                 if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PurgeQueue)
                     && error.rdkafka_error_code() != Some(RDKafkaErrorCode::PurgeInflight)
                 {
+                    self.metrics.sink_errors[Sink::Kafka as usize].inc();
                     self.acks.fail(format!("topic {}: {error}", message.topic()));
                 }
                 return;
@@ -206,8 +210,14 @@ fn producer_config(brokers: &str, routes: &Routes, batch_bytes: usize) -> Client
     config
 }
 
-fn client(config: &ClientConfig, acks: &Arc<Acks>, writes: &Arc<Writes>) -> Result<Client> {
-    let context = Deliveries { acks: Arc::clone(acks), writes: Arc::clone(writes) };
+fn client(
+    config: &ClientConfig,
+    acks: &Arc<Acks>,
+    writes: &Arc<Writes>,
+    metrics: &SourceMetrics,
+) -> Result<Client> {
+    let (acks, writes) = (Arc::clone(acks), Arc::clone(writes));
+    let context = Deliveries { acks, writes, metrics: metrics.clone() };
     config.create_with_context(context).context("the Kafka settings of the routes file are not usable")
 }
 
@@ -219,6 +229,7 @@ impl Kafka {
         event_source: &str,
         batch_bytes: usize,
         acks: &Arc<Acks>,
+        metrics: &SourceMetrics,
     ) -> Result<Kafka> {
         let writes = Arc::default();
         let config = producer_config(brokers, routes, batch_bytes);
@@ -227,7 +238,7 @@ impl Kafka {
             if let Some(linger) = load.linger() {
                 config.set("linger.ms", linger);
             }
-            client(&config, acks, &writes)
+            client(&config, acks, &writes, metrics)
         };
         let [handful, some, backlog] = Load::ALL;
         let producers = [producer(handful)?, producer(some)?, producer(backlog)?];

@@ -13,7 +13,7 @@
 //! was lost), `replay` (once more).
 //!
 //! Pure, without clock or I/O: `pgoutput`, `json`, `array`, `template`, `when`, `body`, `route`, `progress`,
-//! `history`, `pace`, `state`, `dead`, `letter`, `release`, `shelf`, `chain`.
+//! `history`, `pace`, `state`, `dead`, `letter`, `release`, `shelf`, `chain`, `runway`.
 
 mod array;
 pub mod body;
@@ -70,6 +70,8 @@ mod reconcile;
 mod replay;
 #[cfg(feature = "sinks")]
 pub mod run;
+#[cfg(feature = "sinks")]
+mod runway;
 #[cfg(feature = "sinks")]
 mod snapshot;
 #[cfg(feature = "sinks")]

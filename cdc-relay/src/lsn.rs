@@ -72,6 +72,11 @@ impl PgTime {
         self.unix_micros().div_euclid(1000)
     }
 
+    /// Seconds since the Unix epoch, as Prometheus counts.
+    pub fn unix_seconds(self) -> f64 {
+        self.unix_micros() as f64 / 1e6
+    }
+
     pub fn from_unix_millis(millis: i64) -> PgTime {
         PgTime(millis.saturating_mul(1000).saturating_sub(POSTGRES_EPOCH_MICROS))
     }

@@ -77,6 +77,11 @@ impl Progress {
         self.queue.len()
     }
 
+    /// When the oldest of them was committed.
+    pub fn oldest(&self) -> Option<PgTime> {
+        self.queue.front().map(|unit| unit.committed_at)
+    }
+
     pub fn next_ticket(&self) -> Ticket {
         self.first + self.queue.len() as u64
     }

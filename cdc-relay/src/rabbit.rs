@@ -66,6 +66,7 @@ impl Rabbit {
             metrics: metrics.clone(),
             incoming,
             unconfirmed: VecDeque::new(),
+            complaint: String::new(),
         };
         runtime.spawn(task.run());
         Rabbit { jobs, acks: Arc::clone(acks), queues }
@@ -115,6 +116,8 @@ struct Task {
     incoming: UnboundedReceiver<Job>,
     /// Handed over and not confirmed, in order.
     unconfirmed: VecDeque<Job>,
+    /// What was logged last and still lasts.
+    complaint: String,
 }
 
 type Confirms = FuturesOrdered<BoxFuture<'static, lapin::Result<Confirmation>>>;
@@ -132,22 +135,33 @@ impl Task {
         loop {
             match self.connect().await {
                 Ok((connection, channel)) => {
-                    tracing::info!("connected to RabbitMQ");
+                    tracing::info!(source = self.metrics.name, "connected to RabbitMQ");
+                    self.complaint.clear();
                     backoff = delays().build();
                     let ended = self.publish(&channel).await;
                     // A connection that is already gone cannot be closed; either way it is done.
                     let _ = timeout(Duration::from_secs(1), connection.close(200, "bye".into())).await;
                     match ended {
                         Ok(()) => return,
-                        Err(error) => tracing::warn!("RabbitMQ: {error:#}"),
+                        Err(error) => self.complain(&error),
                     }
                 }
-                Err(error) => tracing::warn!("RabbitMQ: {error:#}"),
+                Err(error) => self.complain(&error),
             }
             if self.incoming.is_closed() {
                 return;
             }
             tokio::time::sleep(backoff.next().unwrap_or(STEP)).await;
+        }
+    }
+
+    /// Counts every error, and logs it when it is another one than before.
+    fn complain(&mut self, error: &anyhow::Error) {
+        self.metrics.sink_errors[Sink::Rabbit as usize].inc();
+        let problem = format!("{error:#}");
+        if problem != self.complaint {
+            tracing::warn!(source = self.metrics.name, %problem, "RabbitMQ");
+            self.complaint = problem;
         }
     }
 

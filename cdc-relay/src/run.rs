@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -54,7 +55,7 @@ pub async fn run(
 ) -> Result<()> {
     let metrics = Metrics::new()?;
     let routes = Arc::new(routes);
-    let (mut statuses, mut stops, mut threads) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut statuses, mut stops, mut threads) = (Vec::new(), Vec::new(), FuturesUnordered::new());
     for source in &routes.sources {
         let wiring = wiring((&config.kafka, &config.amqp), &metrics, &routes, source)?;
         tokio::spawn(lag::watch(
@@ -72,18 +73,26 @@ pub async fn run(
             // The receiver is gone only when the process ends anyway.
             let _ = done.send(());
         })?;
-        threads.push(ended);
+        // Gone without a word: its thread panicked.
+        threads.push(async move { ended.await.map_err(|_| source.name.get_ref()) });
     }
     let admin = tokio::spawn(http::serve(listener, metrics, statuses, shutdown.clone().cancelled_owned()));
-    shutdown.cancelled().await;
+    // A source does not end before it is stopped, unless something is badly wrong: then no probe may find us well.
+    let mut broken = tokio::select! {
+        () = shutdown.cancelled() => None,
+        Some(Err(source)) = threads.next() => Some(source),
+    };
     stops.iter().for_each(|acks| acks.stop());
-    for ended in threads {
-        if tokio::time::timeout(GRACE, ended).await.is_err() {
-            tracing::warn!("a source did not end in time; what it has not confirmed is told again");
+    let rest = async {
+        while let Some(ended) = threads.next().await {
+            broken = broken.or(ended.err());
         }
+    };
+    if tokio::time::timeout(GRACE, rest).await.is_err() {
+        tracing::warn!("a source did not end in time; what it has not confirmed is told again");
     }
     admin.abort();
-    Ok(())
+    broken.map_or(Ok(()), |source| Err(anyhow!("the thread of source {source} panicked")))
 }
 
 /// What a source is made of. Within a runtime.
@@ -93,7 +102,8 @@ pub fn wiring(
     routes: &Arc<Routes>,
     source: &Source,
 ) -> Result<Wiring> {
-    let series = metrics.source(source.name.get_ref());
+    let series = metrics.source(source.name.get_ref())?;
+    series.in_flight_limit.set(routes.relay.in_flight_bytes as i64);
     let acks = Arc::new(Acks::new()?);
     Ok(Wiring {
         routes: Arc::clone(routes),

@@ -114,6 +114,7 @@ pub fn run(wiring: Wiring) {
                 if life.next_ticket > tickets {
                     backoff = delays();
                 }
+                life.wiring.metrics.failures.inc();
                 let rest = backoff.next().unwrap_or(REFUSED);
                 (State::Connecting(format!("{error:#}")), rest)
             }
@@ -250,7 +251,8 @@ impl Life {
                 // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
                 self.clients.remember(Load::Handful, &fresh(Phase::Creating, Lsn::ZERO))?;
                 let begin = inspect::create_slot(session, self.wiring.source.slot.get_ref())?;
-                tracing::info!(source = self.wiring.source.name.get_ref(), %begin, "slot created");
+                let slot = self.wiring.source.slot.get_ref();
+                tracing::info!(source = self.wiring.metrics.name, slot, %begin, "slot created");
                 fresh(Phase::Streaming, begin)
             }
         };

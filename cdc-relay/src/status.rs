@@ -67,12 +67,17 @@ impl Status {
         if *current == state {
             return;
         }
+        if matches!(state, State::Standby | State::Refused(_)) {
+            // What waited here is told by another relay, or again.
+            self.metrics.waits_for_nothing();
+        }
         match &state {
             State::Connecting(problem) if problem.is_empty() => {}
-            State::Connecting(problem) => tracing::warn!(source = self.name, "{problem}"),
+            State::Connecting(problem) => tracing::warn!(source = self.name, %problem, "not streaming"),
             State::Standby => tracing::info!(source = self.name, "another relay reads the slot: standing by"),
-            State::Streaming => tracing::info!(source = self.name, "streaming"),
-            State::Refused(reason) => tracing::error!(source = self.name, "refusing to stream: {reason}"),
+            // The session says so itself, with its position.
+            State::Streaming => {}
+            State::Refused(reason) => tracing::error!(source = self.name, %reason, "refusing to stream"),
         }
         *current = state;
     }

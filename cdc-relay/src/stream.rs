@@ -161,6 +161,8 @@ impl<'a> Stream<'a> {
                 result = drained;
             }
         }
+        self.report();
+        self.log("session ended");
         let (next_ticket, told) = (self.progress.next_ticket(), self.origin.told);
         let leftover = Leftover { next_ticket, told, stalls: self.stalls };
         self.wire.close();
@@ -210,8 +212,14 @@ impl<'a> Stream<'a> {
     fn announce(&mut self) {
         if !self.streaming && self.history.is_met() {
             self.streaming = true;
+            self.log("streaming");
             self.origin.status.set(State::Streaming);
         }
+    }
+
+    fn log(&self, event: &str) {
+        let (source, memory) = (&self.metrics.name, &self.origin.memory);
+        tracing::info!(source, slot = memory.slot, acknowledged = %memory.acknowledged, "{event}");
     }
 
     /// What Postgres may be told: nothing (0/0) before the stream has come to where the memory is. Until then it is
@@ -227,7 +235,13 @@ impl<'a> Stream<'a> {
             bail!("{reason}");
         }
         self.acks.take(&mut self.landed);
+        if self.landed.is_empty() {
+            return Ok(());
+        }
+        let (now, time) = (Instant::now(), PgTime::now());
+        let seconds = time.unix_seconds();
         for ack in self.landed.drain(..) {
+            self.metrics.acknowledged_at[ack.sink as usize].set(seconds);
             if ack.sink == Sink::Kafka {
                 self.stall.moved(ack.at);
                 self.stalls = 0;
@@ -237,7 +251,8 @@ impl<'a> Stream<'a> {
                     Sink::Kafka => Place::AfterKafka,
                     Sink::Rabbit => Place::AfterRabbit,
                 });
-                let since = PgTime::now().0 - settled.committed_at.0 - ack.at.elapsed().as_micros() as i64;
+                let ago = now.saturating_duration_since(ack.at).as_micros() as i64;
+                let since = time.0 - settled.committed_at.0 - ago;
                 self.metrics.latency[settled.sink as usize].observe(since.max(0) as f64 / 1e6);
             }
         }
@@ -273,6 +288,7 @@ impl<'a> Stream<'a> {
         let record = (self.origin.memory_key.as_str(), value.as_slice());
         let sent = self.teller.kafka().remember(Load::Some, &self.origin.memory_topic, record)?;
         if sent == Sent::Taken {
+            self.metrics.memory_writes.inc();
             self.writing = Some(memory);
             self.wrote_at = Instant::now();
             self.idle_only = true;
@@ -308,7 +324,7 @@ impl<'a> Stream<'a> {
             return Ok(());
         }
         let silent = self.heard_at.elapsed();
-        let listening = !self.is_full();
+        let listening = self.full().is_none();
         if listening && silent > SILENCE {
             bail!("no word from Postgres for {} s", silent.as_secs());
         }
@@ -319,11 +335,18 @@ impl<'a> Stream<'a> {
         }
         self.confirmed_at = Instant::now();
         self.reply_wanted = false;
+        self.metrics.status_updates.inc();
+        self.report();
+        Ok(())
+    }
+
+    /// Shows what is under way.
+    fn report(&self) {
         for sink in [Sink::Kafka, Sink::Rabbit] {
             self.metrics.in_flight[sink as usize].set(self.acks.bytes(sink));
         }
         self.metrics.pending.set(self.progress.pending() as i64);
-        Ok(())
+        self.metrics.oldest_pending.set(self.progress.oldest().map_or(f64::NAN, PgTime::unix_seconds));
     }
 
     /// Ends the session if Kafka answers but takes nothing from our client.
@@ -344,8 +367,10 @@ impl<'a> Stream<'a> {
         }
     }
 
-    fn is_full(&self) -> bool {
-        [Sink::Kafka, Sink::Rabbit].iter().any(|sink| self.acks.bytes(*sink) >= self.origin.in_flight_bytes)
+    /// A sink that has all it may have in flight.
+    fn full(&self) -> Option<Sink> {
+        let full = |sink: &Sink| self.acks.bytes(*sink) >= self.origin.in_flight_bytes;
+        [Sink::Kafka, Sink::Rabbit].into_iter().find(full)
     }
 
     /// Waits for the moment to read. False: not yet; look after the timers first.
@@ -354,13 +379,16 @@ impl<'a> Stream<'a> {
             || self.writing.is_some()
             || self.progress.confirmed() > self.origin.memory.acknowledged;
         let timer = if busy { STATUS_MOST / 2 } else { STATUS_LEAST / 2 };
-        if self.is_full() {
+        if let Some(sink) = self.full() {
+            let since = Instant::now();
             self.acks.wake_at(self.origin.in_flight_bytes / 2);
-            if self.is_full() {
+            if self.full().is_some() {
                 self.sleep(timer)?;
             }
             self.acks.no_wake();
             self.heard_at = Instant::now();
+            let waited = self.heard_at.saturating_duration_since(since);
+            self.metrics.backpressure[sink as usize].inc_by(waited.as_secs_f64());
             return Ok(false);
         }
         match self.pace.next(Instant::now(), self.acks.bytes(Sink::Kafka)) {

@@ -450,8 +450,9 @@ impl Outlet {
         written?;
         self.metrics.dead.inc();
         if !self.halted.contains(destination, key.as_deref()) {
-            let (table, key) = (&plan.relation, key.as_deref());
-            tracing::error!(source = self.source, table, destination, key, "dead letter: {}", cause.reason);
+            let (table, key, reason) = (&plan.relation, key.as_deref(), cause.reason);
+            let position = open.transaction.commit_lsn;
+            tracing::error!(source = self.source, table, destination, key, %position, reason, "dead letter");
             self.halted.halt(destination, key, self.letters_from);
             self.metrics.halted.set(self.halted.len() as i64);
         }

@@ -47,6 +47,8 @@ impl Stream<'_> {
         if read > 0 {
             self.heard_at = now;
         }
+        self.metrics.reads.inc();
+        self.metrics.received_bytes.inc_by(read as u64);
         self.teller.expect(self.pace.load(read));
         while let Some(frame) = self.wire.frame()? {
             match frame {

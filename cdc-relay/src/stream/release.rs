@@ -200,7 +200,7 @@ impl Stream<'_> {
     /// Waits while too much is in flight.
     fn make_room(&mut self) -> Result<()> {
         self.tend()?;
-        while self.is_full() {
+        while self.full().is_some() {
             self.acks.wake_at(self.origin.in_flight_bytes / 2);
             self.sleep(PATIENCE)?;
             self.acks.no_wake();

@@ -13,6 +13,7 @@ mod faults;
 mod history;
 mod kafka;
 mod load;
+mod observed;
 mod oracle;
 mod outages;
 mod proxy;

@@ -1,4 +1,4 @@
-//! Prometheus: scrapes whatever tells metrics by itself.
+//! Prometheus: scrapes whatever tells metrics by itself, and judges it by the rules.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -13,6 +13,8 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let home = layout.server_dir("prometheus")?;
     let config = home.join("prometheus.yml");
     layout.write_for_server(&config, &layout.compose_file("prometheus/prometheus.yml")?)?;
+    let rules = layout.server_dir("prometheus/rules")?.join("cdc-relay.yml");
+    layout.write_for_server(&rules, &layout.compose_file("prometheus/rules/cdc-relay.yml")?)?;
     let targets = serde_json::to_string_pretty(&targets(layout))?;
     layout.write_for_server(&home.join("targets.json"), &targets)?;
     let argv = vec![

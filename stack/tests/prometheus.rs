@@ -1,0 +1,49 @@
+//! The configuration of Prometheus and its rules, judged by Prometheus' own tool.
+
+// In a test an unwrap is an assertion.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/prometheus")
+}
+
+/// `promtool` is installed with Prometheus, by `cargo stack up`.
+fn promtool(folder: &Path, arguments: &[&str]) -> String {
+    let output = Command::new("promtool").args(arguments).current_dir(folder).output();
+    let output = output.expect("promtool: `cargo stack up --servers` installs it");
+    let said =
+        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    assert!(output.status.success(), "promtool {arguments:?}:\n{said}");
+    said
+}
+
+#[test]
+fn the_configuration_finds_its_rules() {
+    // The targets are missing here, which is a warning: `cargo stack` writes them beside it.
+    let said = promtool(&folder(), &["check", "config", "prometheus.yml"]);
+    assert!(said.contains("1 rule files found"), "{said}");
+}
+
+#[test]
+fn each_alert_fires_for_its_trouble_and_for_no_other() {
+    promtool(&folder().join("rules"), &["test", "rules", "cdc-relay_test.yml"]);
+}
+
+#[test]
+fn each_alert_is_tested_and_says_what_to_do() {
+    let read = |name: &str| std::fs::read_to_string(folder().join("rules").join(name)).unwrap();
+    let (rules, tests) = (read("cdc-relay.yml"), read("cdc-relay_test.yml"));
+    let alerts: Vec<&str> = rules.split("- alert: ").skip(1).collect();
+    assert!(alerts.len() > 10, "the file is not read as it is written");
+    for alert in alerts {
+        let name = alert.lines().next().unwrap();
+        for part in ["severity: ", "summary: ", "description: ", "what_to_do: "] {
+            assert!(alert.contains(part), "{name} has no {part}");
+        }
+        let tested = format!("ALERTS{{alertname=\"{name}\", alertstate=\"firing\", severity=");
+        assert!(tests.contains(&tested), "nothing shows that {name} fires");
+    }
+}
