@@ -33,6 +33,7 @@ fn table(name: &str) -> Table {
         name: name.to_owned(),
         type_oid: 20,
         generated: false,
+        key: name == "id",
         large,
         published: true,
     };
