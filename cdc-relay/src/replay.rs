@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::acks::Ack;
+use crate::catalog::Catalog;
 use crate::clients::{Clients, pause};
 use crate::dead::unrouted;
 use crate::inspect::{self, literal, text};
@@ -237,10 +238,15 @@ pub fn show(
     (routes, source): (&Routes, &Source),
     mut show: impl FnMut(Shown<'_>) -> Result<()>,
 ) -> Result<Summary> {
-    let plan = usable(Plan::compile(routes, source, &selection.table.relation))?;
+    // As `Teller::plan` has it, so that what is shown is what would be told.
+    let (mut catalog, mut relation) = (Catalog::default(), selection.table.relation.clone());
+    catalog.learn(&mut selection.session, std::slice::from_ref(&relation))?;
+    catalog.settle(&mut relation);
+    relation.identity = b'f';
+    let plan = usable(Plan::compile(routes, source, &relation))?;
     let (topics, mut record, mut summary) =
         (Topics::new(routes, Vec::new()), Record::default(), Summary::default());
-    let transaction = transaction(String::new());
+    let transaction = Transaction::of_existing(String::new(), Lsn::ZERO);
     let (key, limit) = (selection.key.clone(), selection.limit.unwrap_or(u64::MAX));
     selection.each(|row| {
         let mut counts = key.is_none();
@@ -284,7 +290,8 @@ pub fn tell(selection: &mut Selection, wiring: &Wiring, clients: &mut Clients) -
     );
     let plan = usable(teller.plan(&selection.table.relation)?)?;
     let mut flight = Flight::new(wiring);
-    let mut transaction = transaction(format!("{}/{}", memory.system_id, memory.timeline));
+    let cluster = format!("{}/{}", memory.system_id, memory.timeline);
+    let mut transaction = Transaction::of_existing(cluster, Lsn::ZERO);
     let mut summary = Summary::default();
     summary.tally.key.clone_from(&selection.key);
     let limit = selection.limit.unwrap_or(u64::MAX);
@@ -322,14 +329,6 @@ fn usable(plan: Plan) -> Result<Plan> {
         plan.relation
     );
     Ok(plan)
-}
-
-fn transaction(cluster: String) -> Transaction {
-    let committed_at = PgTime::now();
-    let mut transaction =
-        Transaction { cluster, committed_at, retold: true, existing: true, ..Transaction::default() };
-    committed_at.write_rfc3339(&mut transaction.time);
-    transaction
 }
 
 /// What is told and not yet acknowledged.

@@ -40,6 +40,18 @@ pub struct Transaction {
     pub existing: bool,
 }
 
+impl Transaction {
+    /// What rows that a query answers share. When each was committed is not known; this is when they were seen, at
+    /// `commit_lsn` if that has a place.
+    pub fn of_existing(cluster: String, commit_lsn: Lsn) -> Transaction {
+        let committed_at = PgTime::now();
+        let mut time = Vec::new();
+        committed_at.write_rfc3339(&mut time);
+        let (retold, existing) = (true, true);
+        Transaction { cluster, commit_lsn, committed_at, time, retold, existing, ..Transaction::default() }
+    }
+}
+
 /// One record, in buffers that the next one uses again.
 #[derive(Debug, Default)]
 pub struct Record {

@@ -202,6 +202,15 @@ fn a_table_without_a_version_has_ids_by_position() {
 }
 
 #[test]
+fn an_id_by_position_of_a_row_from_a_snapshot_is_not_that_of_a_commit_at_the_same_place() {
+    let snapshot = Transaction { rows: 3, ..Transaction::of_existing("7/1".to_owned(), Lsn(0x1F)) };
+    let mut id = Vec::new();
+    fallback_id(&snapshot, &mut id);
+    assert_eq!(text(&id), "7/1/0/1F/r3");
+    assert!(snapshot.retold, "without a position");
+}
+
+#[test]
 fn a_column_that_is_gone_is_said_for_every_row() {
     let without_version = relation("payments", &[("user_id", 2950), ("payment_id", 2950), ("event", 25)]);
     let all = told(&without_version, &[Some("u1"), Some("p1"), Some("authorized")]);

@@ -160,9 +160,8 @@ impl Teller {
 
     /// The server announces a table's columns: once per session and table, and after every change. What the catalog
     /// has to say of something new is asked on a session of its own.
-    pub fn relation(&mut self, relation: Relation) -> Result<()> {
-        let relation = self.settled(relation)?;
-        let plan = Plan::compile(&self.routes, &self.source, &relation);
+    pub fn relation(&mut self, relation: &Relation) -> Result<()> {
+        let plan = self.plan_as_was(relation)?;
         for problem in plan.problems() {
             tracing::error!(source = self.out.source, table = plan.relation, "{}", problem.0);
         }
@@ -174,7 +173,8 @@ impl Teller {
     }
 
     /// With what the catalog says of its columns.
-    fn settled(&mut self, mut relation: Relation) -> Result<Relation> {
+    fn settled(&mut self, relation: &Relation) -> Result<Relation> {
+        let mut relation = relation.clone();
         if !self.catalog.knows(&relation) {
             let mut session = Session::connect(&self.database)?;
             self.catalog.learn(&mut session, std::slice::from_ref(&relation))?;
@@ -196,16 +196,14 @@ impl Teller {
     /// The routes for rows that a query answers, which are whole. The stream's own plan of that table may be for other
     /// columns.
     pub fn plan(&mut self, relation: &Relation) -> Result<Plan> {
-        let mut relation = self.settled(relation.clone())?;
+        let mut relation = self.settled(relation)?;
         relation.identity = b'f';
         Ok(Plan::compile(&self.routes, &self.source, &relation))
     }
 
-    /// The routes for a row of a letter: with its table as it was then.
+    /// The routes for a table as the log has it: now, or when a letter was written.
     pub fn plan_as_was(&mut self, relation: &Relation) -> Result<Plan> {
-        let identity = relation.identity;
-        let mut relation = self.settled(relation.clone())?;
-        relation.identity = identity;
+        let relation = self.settled(relation)?;
         Ok(Plan::compile(&self.routes, &self.source, &relation))
     }
 
@@ -333,8 +331,10 @@ impl Outlet {
         open: &mut Open<'_>,
     ) -> Result<bool> {
         let tellings = route.tellings(row.op);
+        if tellings.is_empty() {
+            return Ok(false);
+        }
         match route.matches(row) {
-            _ if tellings.is_empty() => return Ok(false),
             Ok(false) => return Ok(false),
             Ok(true) => {
                 for &telling in tellings {

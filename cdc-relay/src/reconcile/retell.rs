@@ -11,7 +11,7 @@ use super::Step;
 use super::examine::routed;
 use crate::acks::Ack;
 use crate::clients::Clients;
-use crate::lsn::{Lsn, PgTime};
+use crate::lsn::Lsn;
 use crate::pace::Load;
 use crate::pgoutput::{self, Scratch};
 use crate::progress::{Progress, Sink};
@@ -58,21 +58,12 @@ impl<'a> Retelling<'a> {
         (cluster, begins_at): (&Cluster, Lsn),
         view: &'a mut dyn FnMut(Step<'_>),
     ) -> Retelling<'a> {
-        let committed_at = PgTime::now();
-        let mut transaction = Transaction {
-            cluster: format!("{}/{}", cluster.system_id, cluster.timeline),
-            commit_lsn: begins_at,
-            // When each row was committed is not known; this is when it was seen.
-            committed_at,
-            retold: true,
-            ..Transaction::default()
-        };
-        committed_at.write_rfc3339(&mut transaction.time);
+        let cluster = format!("{}/{}", cluster.system_id, cluster.timeline);
         Retelling {
             wiring: Arc::clone(wiring),
             clients,
             progress: Progress::new(0, Lsn::ZERO, Lsn::ZERO),
-            transaction,
+            transaction: Transaction::of_existing(cluster, begins_at),
             landed: Vec::new(),
             stall: Stall::new(Instant::now(), 0),
             view,

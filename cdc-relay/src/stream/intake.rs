@@ -76,7 +76,7 @@ impl Stream<'_> {
             Message::Insert { relation, new } => (relation, Row::insert(new)),
             Message::Update { relation, old, new } => (relation, Row { op: Op::Update, new, old }),
             Message::Delete { relation, old } => (relation, Row::delete(old)),
-            Message::Relation(relation) => return teller.relation(relation),
+            Message::Relation(relation) => return teller.relation(&relation),
             Message::Begin { commit_lsn, committed_at, xid } => {
                 self.xid = xid;
                 return self.begin(commit_lsn, committed_at);
