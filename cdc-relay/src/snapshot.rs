@@ -154,9 +154,7 @@ pub fn begin(
 impl Snapshots {
     /// Takes what the reader answered, and asks for the next chunk when it is time.
     pub fn step(&mut self, now: Instant) -> Result<()> {
-        if let Some(answer) = self.reader.answer() {
-            self.answered(answer, now)?;
-        }
+        self.hear_reader(now)?;
         let Some(course) = self.courses.front() else { return Ok(()) };
         if !matches!(self.step, Step::Rest(until) if now >= until) {
             return Ok(());
@@ -175,6 +173,13 @@ impl Snapshots {
             fresh,
         })?;
         self.step = Step::Asked;
+        Ok(())
+    }
+
+    fn hear_reader(&mut self, now: Instant) -> Result<()> {
+        while let Some(answer) = self.reader.answer() {
+            self.answered(answer, now)?;
+        }
         Ok(())
     }
 
@@ -221,6 +226,8 @@ impl Snapshots {
 
     /// The stream met a mark: tells the chunk that was read before it, in the mark's transaction.
     pub fn meet(&mut self, mark: Mark, teller: &mut Teller, open: &mut Open<'_>) -> Result<()> {
+        // The chunk was handed over before its mark was written, perhaps after we last looked.
+        self.hear_reader(Instant::now())?;
         // A mark may be of another session, or of a chunk that was given up.
         if !matches!(&self.step, Step::Read(chunk) if chunk.mark == mark) {
             return Ok(());
