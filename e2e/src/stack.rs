@@ -10,6 +10,8 @@ pub struct Stack {
     pub edge_admin_url: String,
     pub payments_url: String,
     pub payments_admin_url: String,
+    /// Of payments-svc-2: the two share the partitions of what they subscribe to.
+    pub payments_2_admin_url: String,
     pub balance_url: String,
     pub balance_admin_url: String,
     pub processor_admin_url: String,
@@ -40,6 +42,7 @@ impl Stack {
             edge_admin_url: get("EDGE_ADMIN_URL")?,
             payments_url: get("PAYMENTS_URL")?,
             payments_admin_url: get("PAYMENTS_ADMIN_URL")?,
+            payments_2_admin_url: get("PAYMENTS_2_ADMIN_URL")?,
             balance_url: get("BALANCE_URL")?,
             balance_admin_url: get("BALANCE_ADMIN_URL")?,
             processor_admin_url: get("PROCESSOR_ADMIN_URL")?,

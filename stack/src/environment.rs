@@ -47,6 +47,7 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
         ("GATEWAY_URL", http(Port::Gateway)),
         ("EDGE_ADMIN_URL", http(Port::EdgeAdmin)),
         ("PAYMENTS_ADMIN_URL", http(Port::PaymentsAdmin)),
+        ("PAYMENTS_2_ADMIN_URL", http(Port::SecondPaymentsAdmin)),
         ("BALANCE_ADMIN_URL", http(Port::BalanceAdmin)),
         ("PROCESSOR_ADMIN_URL", http(Port::ProcessorAdmin)),
         ("RELAY_ADMIN_URL", http(Port::RelayAdmin)),

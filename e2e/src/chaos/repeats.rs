@@ -29,8 +29,9 @@ pub async fn told_again(stack: &Stack, since: Timestamp) -> Result<BTreeMap<Stri
 }
 
 /// The counters by which services say that something had had its effect before.
-const SERIES: [(&str, &str); 4] = [
+const SERIES: [(&str, &str); 5] = [
     ("events that payments-svc had applied", "consumer_records_total{outcome=\"already\"} "),
+    ("events that payments-svc-2 had applied", "consumer_records_total{outcome=\"already\"} "),
     ("events that balance-svc had applied", "consumer_records_total{outcome=\"already\"} "),
     ("work messages that processor-svc had taken up", "processor_jobs_total{result=\"already\"} "),
     ("work messages of charges that had ended", "processor_jobs_total{result=\"ended\"} "),
@@ -74,6 +75,7 @@ impl Absorbed {
         let http = reqwest::Client::builder().timeout(SCRAPE_MAX).build()?;
         let admins = [
             &stack.payments_admin_url,
+            &stack.payments_2_admin_url,
             &stack.balance_admin_url,
             &stack.processor_admin_url,
             &stack.processor_admin_url,
@@ -126,6 +128,6 @@ mod tests {
     fn a_counter_is_found_by_its_line() {
         let text = "# HELP x\nconsumer_records_total{outcome=\"already\"} 12\nother 3\n";
         assert_eq!(value(text, SERIES[0].1), 12);
-        assert_eq!(value(text, SERIES[2].1), 0);
+        assert_eq!(value(text, SERIES[3].1), 0);
     }
 }

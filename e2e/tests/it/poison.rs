@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use e2e::stack::Stack;
 use e2e::topics::{self, Event};
 use jiff::Timestamp;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -126,20 +127,21 @@ async fn misplace(world: &World, user: Uuid, completed: Uuid) -> Parked {
     expected
 }
 
-/// How many messages each service says it has parked, by the name of its database.
-async fn counted() -> BTreeMap<&'static str, f64> {
+/// How many messages each service says it has parked, all instances of it together, by the name of its database.
+async fn counted(stack: &Stack) -> BTreeMap<&'static str, f64> {
     let mut counted = BTreeMap::new();
-    for (database, variable) in [
-        ("payments", "PAYMENTS_ADMIN_URL"),
-        ("balance", "BALANCE_ADMIN_URL"),
-        ("processor", "PROCESSOR_ADMIN_URL"),
+    for (database, admin_url) in [
+        ("payments", &stack.payments_admin_url),
+        ("payments", &stack.payments_2_admin_url),
+        ("balance", &stack.balance_admin_url),
+        ("processor", &stack.processor_admin_url),
     ] {
-        let url = format!("{}/metrics", std::env::var(variable).unwrap());
-        let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+        let text = reqwest::get(format!("{admin_url}/metrics")).await.unwrap().text().await.unwrap();
         let parked =
             ["consumer_records_total{outcome=\"parked\"} ", "processor_jobs_total{result=\"parked\"} "];
         let lines = text.lines().filter_map(|line| parked.iter().find_map(|name| line.strip_prefix(name)));
-        counted.insert(database, lines.map(|number| number.parse::<f64>().unwrap()).sum());
+        *counted.entry(database).or_default() +=
+            lines.map(|number| number.parse::<f64>().unwrap()).sum::<f64>();
     }
     counted
 }
@@ -181,7 +183,7 @@ async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on(
     let read = move || topics::read(&brokers, &topics::SAGA_TOPICS, since).unwrap();
     let mut told = tokio::task::spawn_blocking(read).await.unwrap();
     told.retain(|event| event.subject() == completed.to_string());
-    let before = counted().await;
+    let before = counted(&world.stack).await;
 
     // Under the user's key: on the partitions of the user's payments.
     let producer: FutureProducer = ClientConfig::new()
@@ -198,20 +200,24 @@ async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on(
 
     let ids: BTreeSet<&String> = expected.iter().map(|(_, parked_id)| parked_id).collect();
     let ours = |found: Parked| -> Parked { found.into_iter().filter(|(_, id)| ids.contains(id)).collect() };
+    let of =
+        |database: &str| expected.iter().filter(|(in_database, _)| *in_database == database).count() as f64;
+    let count: BTreeMap<_, _> = before.into_iter().map(|(name, count)| (name, count + of(name))).collect();
     let began = Instant::now();
     loop {
         let parked = ours(world.explained().await);
-        if parked == expected && ours(told_parked(&world, since).await) == expected {
+        let told = ours(told_parked(&world, since).await);
+        let counted = counted(&world.stack).await;
+        if parked == expected && told == expected && counted == count {
             break;
         }
         let missing: Vec<_> = expected.difference(&parked).collect();
-        assert!(began.elapsed() < PATIENCE, "not parked: {missing:#?}, or not told");
+        let untold: Vec<_> = expected.difference(&told).collect();
+        assert!(
+            began.elapsed() < PATIENCE,
+            "not parked: {missing:#?}, not told: {untold:#?}, counted {counted:?} of {count:?}"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let after = counted().await;
-    for (database, count) in before {
-        let parked = expected.iter().filter(|(in_database, _)| *in_database == database).count();
-        assert_eq!(after[database] - count, parked as f64, "counted by the service of {database}");
     }
     assert_eq!(world.client.balance(user).await.unwrap(), (9_200, 0), "it moved no money");
 }
