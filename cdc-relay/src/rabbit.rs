@@ -30,6 +30,9 @@ const STEP: Duration = Duration::from_secs(10);
 const CONFIRM: Duration = Duration::from_secs(60);
 /// The longest pause between two attempts to connect, before jitter doubles it at most.
 const ATTEMPT_MOST: Duration = Duration::from_secs(2);
+/// Ra before 2.10.2 (RabbitMQ 3.10) writes the name of a new quorum queue down half a second after it has answered (`names.dets`,
+/// saved when idle). Killed before that, it has forgotten whose log it is, and every message that it confirmed.
+const WRITTEN_DOWN: Duration = Duration::from_secs(2);
 /// What a message weighs besides its body.
 const OVERHEAD: i64 = 1024;
 
@@ -267,6 +270,7 @@ async fn declare(connection: &Connection, queue: &ShortString) -> Result<()> {
     let channel = timeout(STEP, connection.create_channel()).await??;
     timeout(STEP, channel.queue_declare(queue.clone(), options, arguments)).await??;
     tracing::info!(%queue, "queue created");
+    tokio::time::sleep(WRITTEN_DOWN).await;
     let _ = timeout(STEP, channel.close(200, "bye".into())).await;
     Ok(())
 }

@@ -12,15 +12,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cdc_relay::lsn::Lsn;
-use lapin::Channel;
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::Client;
 
 use crate::kafka::{Ends, Event, chain, first_tellings, read_from};
 use crate::rabbit;
 use crate::rig::{Rig, Servers, attempt, connect};
+
+/// As long as one look may take.
+const SECOND: Duration = Duration::from_secs(1);
 
 pub struct Oracle {
     slot: String,
@@ -97,10 +101,10 @@ impl Oracle {
         assert_positions(&commits, &events);
         let all: Vec<Event> = events.iter().chain(&dead).cloned().collect();
         assert_eq!(chain(&all), commits.len(), "transactions in the chain");
-        assert_confirmed_is_told(&commits, &samples, (&events, &dead));
         if self.work {
             assert_queue(rig, &commits).await;
         }
+        assert_confirmed_is_told(&commits, &samples, (&events, &dead));
         let changes = commits.iter().map(|commit| commit.changes.len()).sum();
         Report {
             transactions: commits.len(),
@@ -132,7 +136,7 @@ struct Place {
 /// The slot first: what is in the topics afterwards may be more than what it was confirmed for, never less.
 async fn sample(place: Place, stop: Arc<AtomicBool>) -> Vec<Sample> {
     let ends = Arc::new(Ends::of(&place.servers.kafka, &place.topics));
-    let (mut samples, mut sql, mut broker) = (Vec::new(), None, None);
+    let (mut samples, mut sql, mut queue) = (Vec::new(), None, Queue::default());
     while !stop.load(Ordering::Relaxed) {
         tokio::time::sleep(Duration::from_millis(10)).await;
         let Some(client) = sql.as_ref().filter(|client: &&Client| !client.is_closed()) else {
@@ -148,7 +152,7 @@ async fn sample(place: Place, stop: Arc<AtomicBool>) -> Vec<Sample> {
             continue;
         };
         let queued = match &place.queue {
-            Some(queue) => match queued(&place.servers.amqp, queue, &mut broker).await {
+            Some(name) => match queue.count(&place.servers.amqp, name).await {
                 Some(count) => Some(count),
                 None => continue,
             },
@@ -159,20 +163,54 @@ async fn sample(place: Place, stop: Arc<AtomicBool>) -> Vec<Sample> {
     samples
 }
 
-/// How many messages wait in the queue, unless the broker is away.
-async fn queued(amqp: &str, queue: &str, broker: &mut Option<(lapin::Connection, Channel)>) -> Option<u32> {
-    if broker.as_ref().is_none_or(|(connection, _)| !connection.status().connected()) {
-        *broker = tokio::time::timeout(Duration::from_secs(1), rabbit::attempt(amqp)).await.ok()?;
+/// What the oracle itself puts into the queue.
+const BARRIER: &str = "barrier";
+
+/// A connection over which the queue can be counted.
+struct Counter {
+    connection: lapin::Connection,
+    channel: Channel,
+}
+
+impl Counter {
+    /// A quorum queue answers a passive declare from the state it has applied, which after a start of the broker is
+    /// less than its log has. What is confirmed by this start of it is behind all of that in the log.
+    async fn connect(amqp: &str, queue: &str) -> Option<Counter> {
+        let (connection, channel) = rabbit::attempt(amqp).await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.ok()?;
+        let properties = BasicProperties::default().with_message_id(BARRIER.into()).with_delivery_mode(2);
+        let options = BasicPublishOptions::default();
+        let told = channel.basic_publish("".into(), queue.into(), options, b"", properties).await.ok()?;
+        told.await.ok()?.is_ack().then_some(Counter { connection, channel })
     }
-    let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-    let (_, channel) = broker.as_ref()?;
-    let declare = channel.queue_declare(queue.into(), options, FieldTable::default());
-    match tokio::time::timeout(Duration::from_secs(1), declare).await {
-        Ok(Ok(found)) => Some(found.message_count()),
-        _ => {
-            *broker = None;
-            None
+
+    /// How many messages wait, barriers included; 0 when the queue took more than 250 ms to answer.
+    async fn count(&self, queue: &str) -> Option<u32> {
+        let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+        let declare = self.channel.queue_declare(queue.into(), options, FieldTable::default());
+        Some(timeout(SECOND, declare).await.ok()?.ok()?.message_count())
+    }
+}
+
+/// The queue, as it was seen over one connection after the other.
+#[derive(Default)]
+struct Queue {
+    counter: Option<Counter>,
+    barriers: u32,
+}
+
+impl Queue {
+    /// How many messages of the relay wait, unless that cannot be said.
+    async fn count(&mut self, amqp: &str, queue: &str) -> Option<u32> {
+        if self.counter.as_ref().is_none_or(|counter| !counter.connection.status().connected()) {
+            self.counter = timeout(SECOND, Counter::connect(amqp, queue)).await.ok().flatten();
+            self.barriers += u32::from(self.counter.is_some());
         }
+        let count = self.counter.as_ref()?.count(queue).await;
+        if count.is_none() {
+            self.counter = None;
+        }
+        count?.checked_sub(self.barriers)
     }
 }
 
@@ -315,5 +353,7 @@ async fn assert_queue(rig: &Rig, commits: &[Commit]) {
     let changes = commits.iter().flat_map(|commit| &commit.changes);
     let work: Vec<String> = changes.filter(|change| change.work).map(|change| change.id.clone()).collect();
     let (_connection, channel) = rabbit::attempt(&rig.servers.amqp).await.expect("RabbitMQ");
-    assert_eq!(rabbit::drain_all(&channel, &rig.queue()).await, work, "the queue, without repeats");
+    let mut queued = rabbit::drain_all(&channel, &rig.queue()).await;
+    queued.retain(|id| id != BARRIER);
+    assert_eq!(queued, work, "the queue, without repeats");
 }

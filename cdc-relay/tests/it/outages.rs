@@ -133,6 +133,8 @@ async fn a_rabbitmq_that_is_killed_under_load_costs_nothing() {
     let mut rig = Rig::on(servers, "rabbit").await;
     let (relay, oracle, load) = under_load(&mut rig, true).await;
     load.more(200).await;
+    // Whatever was confirmed, be it the first message of a new queue, has to be there after it.
+    rig.confirmed().await;
     rabbit.kill();
     load.more(200).await;
     rabbit.run().await;
