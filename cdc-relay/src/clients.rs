@@ -76,7 +76,7 @@ impl Clients {
         let kafka = Kafka::connect(brokers, routes, event_source, batch, &wiring.acks, &wiring.metrics)?;
         self.reader = Some(Reader::connect(brokers, routes)?);
         self.teller = Some(Teller::new(
-            (Arc::clone(routes), Arc::clone(&wiring.source), wiring.config.clone()),
+            (Arc::clone(routes), Arc::clone(&wiring.source), wiring.database.clone()),
             Topics::new(routes, limits),
             (kafka, wiring.rabbit.clone()),
             wiring.metrics.clone(),

@@ -1,7 +1,6 @@
 //! The commands. Each is a file here, with its options and one function that answers how it ended; adding one is a
 //! `mod`, a variant and an arm.
 
-mod database;
 #[cfg(feature = "sinks")]
 pub mod dead_letters;
 mod doctor;

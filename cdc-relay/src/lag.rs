@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tokio_postgres::{Client, Config, NoTls, Statement};
+use tokio_postgres::{Client, Statement};
 use tokio_util::sync::CancellationToken;
 
+use crate::database::Database;
 use crate::lsn::PgTime;
 use crate::metrics::{SLOT_STATUSES, SlotSeries, SourceMetrics};
 use crate::runway::{Reading, Trend, seconds_left};
@@ -29,17 +30,17 @@ struct Slot {
 }
 
 /// Runs until `shutdown`. What cannot be asked is counted, and logged when it begins and when it ends.
-pub async fn watch(config: Config, slot: String, metrics: SourceMetrics, shutdown: CancellationToken) {
-    let _stopped = shutdown.run_until_cancelled(keep_asking(&config, &slot, &metrics)).await;
+pub async fn watch(database: Database, slot: String, metrics: SourceMetrics, shutdown: CancellationToken) {
+    let _stopped = shutdown.run_until_cancelled(keep_asking(&database, &slot, &metrics)).await;
 }
 
-async fn keep_asking(config: &Config, slot: &str, metrics: &SourceMetrics) {
+async fn keep_asking(database: &Database, slot: &str, metrics: &SourceMetrics) {
     let (mut connection, mut trend, mut failing) = (None, Trend::default(), false);
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let asked = timeout(PATIENCE, ask(config, slot, &mut connection)).await;
+        let asked = timeout(PATIENCE, ask(database, slot, &mut connection)).await;
         match asked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", PATIENCE.as_secs()))) {
             Ok(found) => {
                 if failing {
@@ -63,16 +64,14 @@ async fn keep_asking(config: &Config, slot: &str, metrics: &SourceMetrics) {
 
 /// Connects if need be. `None`: there is no such slot.
 async fn ask(
-    config: &Config,
+    database: &Database,
     slot: &str,
     connection: &mut Option<(Client, Statement)>,
 ) -> Result<Option<Slot>> {
     let (client, statement) = match connection {
         Some(ready) => ready,
         None => {
-            let (client, driver) = config.connect(NoTls).await.context("cannot connect")?;
-            // It ends with the client.
-            tokio::spawn(driver);
+            let client = database.connect().await?;
             let statement = client.prepare(QUERY).await?;
             connection.insert((client, statement))
         }
@@ -93,7 +92,8 @@ fn report(slot: Option<&Slot>, trend: &mut Trend, series: &SlotSeries) {
         gauge.set(i64::from(*name == status));
     }
     let Some(&Slot { reading, restart, safe, .. }) = slot else {
-        for gauge in [&series.behind, &series.retained, &series.safe, &series.invalidation] {
+        let gone = [&series.behind, &series.retained, &series.safe, &series.invalidation];
+        for gauge in gone.into_iter().chain([&series.written, &series.confirmed]) {
             gauge.set(f64::NAN);
         }
         return;

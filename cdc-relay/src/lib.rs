@@ -23,7 +23,9 @@ mod check;
 pub mod commands;
 pub mod config;
 pub mod copy;
+pub mod database;
 pub mod dead;
+mod encrypted;
 pub mod failpoints;
 pub mod history;
 pub mod inspect;
@@ -45,6 +47,7 @@ mod socket;
 mod stall;
 pub mod state;
 pub mod template;
+mod tls;
 pub mod when;
 pub mod wire;
 

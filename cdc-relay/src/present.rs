@@ -2,8 +2,8 @@
 //! left out of the log by the update. It stands in for the letter's if it is the very same version.
 
 use anyhow::Result;
-use tokio_postgres::Config;
 
+use crate::database::Database;
 use crate::inspect::literal;
 use crate::letter::Letter;
 use crate::made::Made;
@@ -20,15 +20,15 @@ const LIMITS: &str =
 
 /// Looks up current rows of one database; connects when it is first asked.
 pub struct Present<'c> {
-    config: &'c Config,
+    database: &'c Database,
     publication: &'c str,
     session: Option<Session>,
     tables: Vec<Table>,
 }
 
 impl<'c> Present<'c> {
-    pub fn new(config: &'c Config, publication: &'c str) -> Present<'c> {
-        Present { config, publication, session: None, tables: Vec::new() }
+    pub fn new(database: &'c Database, publication: &'c str) -> Present<'c> {
+        Present { database, publication, session: None, tables: Vec::new() }
     }
 
     /// The table as it is published now, asked once. What the server says against it is the letter's problem; that
@@ -95,7 +95,7 @@ impl<'c> Present<'c> {
             let session = match &mut self.session {
                 Some(session) => session,
                 None => {
-                    let mut session = Session::connect_to_read(self.config)?;
+                    let mut session = Session::connect_to_read(self.database)?;
                     session.query(&format!("{HONEST}; {LIMITS}"))?;
                     self.session.insert(session)
                 }

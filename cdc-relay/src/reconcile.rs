@@ -69,7 +69,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
     let mut clients = Clients::new(&wiring);
     view(Step::Waits("connecting"));
     let Recalled { memory, .. } = recall(&mut clients)?;
-    let mut session = Session::connect(&wiring.config)?;
+    let mut session = Session::connect(&wiring.database)?;
     session.patience(PATIENCE)?;
     let (cluster, database) = inspect::cluster(&mut session)?;
     let slot_name = wiring.source.slot.get_ref();
@@ -136,7 +136,7 @@ fn recall(clients: &mut Clients) -> Result<Recalled> {
 /// The slot must still be the one that was made, and unread: otherwise somebody has told from it, or it is another.
 fn untouched(wiring: &Wiring, slot_name: &str, begins_at: Lsn) -> Result<()> {
     // By another session: this one's sight is as old as the slot.
-    let mut session = Session::connect(&wiring.config)?;
+    let mut session = Session::connect(&wiring.database)?;
     let slot = inspect::slot(&mut session, slot_name)?;
     let slot = slot.with_context(|| format!("slot {slot_name} is gone again; start over"))?;
     ensure!(

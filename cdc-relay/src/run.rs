@@ -13,6 +13,7 @@ use crate::acks::Acks;
 use crate::commands::Failure;
 use crate::commands::run::RunConfig;
 use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
+use crate::database::Database;
 use crate::metrics::{Metrics, SourceMetrics};
 use crate::rabbit::Rabbit;
 use crate::routes::{Routes, Source};
@@ -37,7 +38,7 @@ pub fn routes(routes: &RoutesArgs, amqp: &AmqpArgs) -> Result<Routes, Failure> {
     Ok(routes)
 }
 
-fn database(source: &Source) -> Result<tokio_postgres::Config> {
+fn database(source: &Source) -> Result<Database> {
     source.url.get_ref().parse().with_context(|| format!("`url` of source {}", source.name.get_ref()))
 }
 
@@ -59,7 +60,7 @@ pub async fn run(
     for source in &routes.sources {
         let wiring = wiring((&config.kafka, &config.amqp), &metrics, &routes, source)?;
         tokio::spawn(lag::watch(
-            wiring.config.clone(),
+            wiring.database.clone(),
             source.slot.get_ref().clone(),
             wiring.metrics.clone(),
             shutdown.child_token(),
@@ -108,7 +109,7 @@ pub fn wiring(
     Ok(Wiring {
         routes: Arc::clone(routes),
         source: Arc::new(source.clone()),
-        config: database(source)?,
+        database: database(source)?,
         kafka_brokers: kafka.kafka_brokers.clone(),
         rabbit: rabbit(amqp, routes, source, &acks, &series),
         acks,

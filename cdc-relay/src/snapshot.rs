@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use backon::BackoffBuilder;
-use tokio_postgres::Config;
 
 use self::hear::write_key;
 pub use self::position::{Position, problems, record_key, record_table};
 use self::reader::{Answer, Ask, Chunk, Reader};
 use self::window::Window;
+use crate::database::Database;
 use crate::lsn::Lsn;
 use crate::metrics::{SnapshotMetrics, SourceMetrics};
 use crate::pgoutput::{self, Scratch};
@@ -102,7 +102,7 @@ pub fn begin(
     source: &Source,
     cluster: &Cluster,
     found: Vec<(Table, Option<Position>)>,
-    config: &Config,
+    database: &Database,
     (metrics, wake): (&SourceMetrics, &std::sync::Arc<crate::acks::Acks>),
 ) -> Result<Option<Snapshots>> {
     let publication = source.publication.get_ref().clone();
@@ -143,7 +143,7 @@ pub fn begin(
         window: Window::default(),
         heard: Vec::new(),
         settling: VecDeque::new(),
-        reader: Reader::start(config.clone(), wake)?,
+        reader: Reader::start(database.clone(), wake)?,
         backoff: None,
         waits_since: None,
         scratch: Scratch::default(),

@@ -1,4 +1,4 @@
-//! The socket to Postgres, TCP or local, and what it is set to.
+//! The socket to Postgres, TCP, encrypted or local, and what it is set to.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -6,7 +6,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use tokio_postgres::config::{Config, Host};
+use tokio_postgres::config::{Host, SslMode, SslNegotiation};
+
+use crate::database::Database;
+use crate::encrypted::Encrypted;
 
 /// On loopback the sender does the receiver's work too, message by message, as long as the window is open. A small
 /// window closes while we are away, the messages pile up on the sender's side, and travel together: twice the
@@ -20,27 +23,35 @@ const LOOPBACK_BUFFER: usize = 2 << 20;
 #[derive(Debug)]
 pub enum Socket {
     Tcp(TcpStream),
+    Tls(Box<Encrypted>),
     Unix(UnixStream),
 }
 
 impl Socket {
-    pub fn set_nonblocking(&self, on: bool) -> io::Result<()> {
+    pub fn set_nonblocking(&mut self, on: bool) -> io::Result<()> {
         match self {
             Self::Tcp(socket) => socket.set_nonblocking(on),
+            Self::Tls(socket) => socket.set_nonblocking(on),
             Self::Unix(socket) => socket.set_nonblocking(on),
         }
     }
 
     pub fn set_timeouts(&self, timeout: Duration) -> io::Result<()> {
         match self {
-            Self::Tcp(socket) => {
-                socket.set_read_timeout(Some(timeout))?;
-                socket.set_write_timeout(Some(timeout))
-            }
+            Self::Tcp(socket) => set_tcp_timeouts(socket, timeout),
+            Self::Tls(socket) => set_tcp_timeouts(socket.tcp(), timeout),
             Self::Unix(socket) => {
                 socket.set_read_timeout(Some(timeout))?;
                 socket.set_write_timeout(Some(timeout))
             }
+        }
+    }
+
+    /// What a sign-in can be tied to, if there is TLS.
+    pub fn end_point(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Tls(socket) => socket.end_point(),
+            Self::Tcp(_) | Self::Unix(_) => None,
         }
     }
 }
@@ -49,6 +60,7 @@ impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.read(buf),
+            Self::Tls(socket) => socket.read(buf),
             Self::Unix(socket) => socket.read(buf),
         }
     }
@@ -58,12 +70,16 @@ impl Write for Socket {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(socket) => socket.write(buf),
+            Self::Tls(socket) => socket.write(buf),
             Self::Unix(socket) => socket.write(buf),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self {
+            Self::Tls(socket) => socket.flush(),
+            Self::Tcp(_) | Self::Unix(_) => Ok(()),
+        }
     }
 }
 
@@ -71,19 +87,27 @@ impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(socket) => socket.as_fd(),
+            Self::Tls(socket) => socket.tcp().as_fd(),
             Self::Unix(socket) => socket.as_fd(),
         }
     }
 }
 
-/// Connects to the first of the hosts that answers.
-pub fn open(config: &Config, timeout: Duration) -> io::Result<Socket> {
+fn set_tcp_timeouts(socket: &TcpStream, timeout: Duration) -> io::Result<()> {
+    socket.set_read_timeout(Some(timeout))?;
+    socket.set_write_timeout(Some(timeout))
+}
+
+/// Connects to the first of the hosts that answers, encrypted if the database's address says so.
+pub fn open(database: &Database, timeout: Duration) -> io::Result<Socket> {
     let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the URL names no host");
-    for (index, host) in config.get_hosts().iter().enumerate() {
-        let ports = config.get_ports();
+    for (index, host) in database.get_hosts().iter().enumerate() {
+        let ports = database.get_ports();
         let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
         let attempt = match host {
-            Host::Tcp(name) => connect_tcp(name, port, timeout).map(Socket::Tcp),
+            Host::Tcp(name) => {
+                connect_tcp(name, port, timeout).and_then(|socket| secure(socket, name, database, timeout))
+            }
             Host::Unix(folder) => {
                 UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).map(Socket::Unix)
             }
@@ -94,6 +118,31 @@ pub fn open(config: &Config, timeout: Duration) -> io::Result<Socket> {
         }
     }
     Err(last)
+}
+
+/// Asks the server for TLS, as it wants to be asked.
+const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
+
+fn secure(mut socket: TcpStream, host: &str, database: &Database, timeout: Duration) -> io::Result<Socket> {
+    let mode = database.get_ssl_mode();
+    if mode == SslMode::Disable {
+        return Ok(Socket::Tcp(socket));
+    }
+    set_tcp_timeouts(&socket, timeout)?;
+    if database.get_ssl_negotiation() != SslNegotiation::Direct {
+        socket.write_all(&SSL_REQUEST)?;
+        // One byte and no more: what comes before the handshake is from nobody.
+        let mut answer = [0];
+        socket.read_exact(&mut answer)?;
+        match answer {
+            [b'S'] => {}
+            [b'N'] if mode == SslMode::Prefer => return Ok(Socket::Tcp(socket)),
+            _ => return Err(io::Error::other("the server has no TLS, and sslmode asks for it")),
+        }
+    }
+    let encrypted = Encrypted::begin(socket, database.tls(), host);
+    let encrypted = encrypted.map_err(|error| io::Error::new(error.kind(), format!("TLS: {error}")))?;
+    Ok(Socket::Tls(Box::new(encrypted)))
 }
 
 fn connect_tcp(host: &str, port: u16, timeout: Duration) -> io::Result<TcpStream> {

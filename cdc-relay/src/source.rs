@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::Result;
 use backon::BackoffBuilder;
 use tokio::runtime::Handle;
-use tokio_postgres::Config;
 
 use crate::acks::Acks;
 use crate::clients::{Clients, Recalled, pause};
+use crate::database::Database;
 use crate::inspect;
 use crate::lsn::Lsn;
 use crate::metrics::SourceMetrics;
@@ -37,7 +37,7 @@ const ATTEMPT_MOST: Duration = Duration::from_secs(2);
 pub struct Wiring {
     pub routes: Arc<Routes>,
     pub source: Arc<Source>,
-    pub config: Config,
+    pub database: Database,
     pub kafka_brokers: String,
     pub rabbit: Option<Arc<Rabbit>>,
     pub acks: Arc<Acks>,
@@ -130,7 +130,7 @@ impl Life {
         let slot_name = self.wiring.source.slot.get_ref().clone();
         // First, so that a standby has all but the slot.
         self.clients.connect()?;
-        let mut session = Session::connect(&self.wiring.config)?;
+        let mut session = Session::connect(&self.wiring.database)?;
         let (cluster, database) = inspect::cluster(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
         if slot.is_none() {
@@ -170,8 +170,8 @@ impl Life {
             let position = positions.remove(&table.name());
             (table, position)
         });
-        let Wiring { source, config, metrics, acks, .. } = &*self.wiring;
-        let snapshots = snapshot::begin(source, &cluster, found.collect(), config, (metrics, acks))?;
+        let Wiring { source, database, metrics, acks, .. } = &*self.wiring;
+        let snapshots = snapshot::begin(source, &cluster, found.collect(), database, (metrics, acks))?;
         self.stream(wire, (memory, confirmed), snapshots)
     }
 
@@ -212,7 +212,7 @@ impl Life {
         };
         let (teller, reader) = self.clients.both()?;
         let letters =
-            Letters { reader, topic: relay.dead_letter_topic.get_ref(), database: &self.wiring.config };
+            Letters { reader, topic: relay.dead_letter_topic.get_ref(), database: &self.wiring.database };
         let (acks, metrics) = (&self.wiring.acks, &self.wiring.metrics);
         let stream = Stream::new(wire, (teller, letters), acks, metrics, (origin, snapshots));
         let (result, left) = stream.run();

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio_postgres::Config;
 
 use crate::acks::{Ack, Acks};
 use crate::copy::Replication;
+use crate::database::Database;
 use crate::failpoints::{Place, reach};
 use crate::history::History;
 use crate::kafka::Sent;
@@ -64,7 +64,7 @@ pub struct Origin {
 pub struct Letters<'a> {
     pub reader: &'a Reader,
     pub topic: &'a str,
-    pub database: &'a Config,
+    pub database: &'a Database,
 }
 
 pub struct Stream<'a> {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use tokio_postgres::Config;
 
 use crate::catalog::Catalog;
+use crate::database::Database;
 use crate::dead::{Halted, unrouted, untellable};
 use crate::failpoints::{Place, reach};
 use crate::kafka::{Kafka, Sent};
@@ -69,7 +69,7 @@ impl Tally {
 pub struct Teller {
     routes: Arc<Routes>,
     source: Arc<Source>,
-    database: Config,
+    database: Database,
     catalog: Catalog,
     plans: Vec<(u32, Plan)>,
     out: Outlet,
@@ -91,7 +91,7 @@ struct Outlet {
 
 impl Teller {
     pub fn new(
-        (routes, source, database): (Arc<Routes>, Arc<Source>, Config),
+        (routes, source, database): (Arc<Routes>, Arc<Source>, Database),
         topics: Topics,
         (kafka, rabbit): (Kafka, Option<Arc<Rabbit>>),
         metrics: SourceMetrics,

@@ -14,9 +14,10 @@ use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::backend::{DataRowBody, ErrorFields, Message};
 use postgres_protocol::message::frontend;
-use tokio_postgres::config::{Config, SslMode};
+use tokio_postgres::config::ChannelBinding as Binding;
 
 use crate::copy::Replication;
+use crate::database::Database;
 use crate::socket::{Socket, open};
 
 #[derive(Debug)]
@@ -81,26 +82,23 @@ pub struct Session {
 
 impl Session {
     /// Connects as a logical walsender of the URL's database.
-    pub fn connect(config: &Config) -> Result<Session> {
-        Session::open(config, &[("replication", "database"), ("application_name", "cdc-relay")])
+    pub fn connect(database: &Database) -> Result<Session> {
+        Session::open(database, &[("replication", "database"), ("application_name", "cdc-relay")])
     }
 
     /// Connects as any client does, to read rows in the very text forms that the stream has.
-    pub fn connect_to_read(config: &Config) -> Result<Session> {
-        Session::open(config, &[("application_name", "cdc-relay snapshot")])
+    pub fn connect_to_read(database: &Database) -> Result<Session> {
+        Session::open(database, &[("application_name", "cdc-relay snapshot")])
     }
 
-    fn open(config: &Config, kind: &[(&str, &str)]) -> Result<Session> {
-        if config.get_ssl_mode() == SslMode::Require {
-            return protocol("sslmode=require is not supported yet: use a private network or a local socket");
-        }
-        let timeout = config.get_connect_timeout().copied().unwrap_or(Duration::from_secs(10));
-        let mut session = Session { socket: open(config, timeout)?, input: BytesMut::new(), version: 0 };
+    fn open(database: &Database, kind: &[(&str, &str)]) -> Result<Session> {
+        let timeout = database.get_connect_timeout().copied().unwrap_or(Duration::from_secs(10));
+        let mut session = Session { socket: open(database, timeout)?, input: BytesMut::new(), version: 0 };
         session.socket.set_timeouts(timeout)?;
-        let user = config.get_user().unwrap_or("postgres");
+        let user = database.get_user().unwrap_or("postgres");
         let parameters = [
             ("user", user),
-            ("database", config.get_dbname().unwrap_or(user)),
+            ("database", database.get_dbname().unwrap_or(user)),
             ("client_encoding", "UTF8"),
             // The text forms that `json` writes onward almost unchanged.
             ("DateStyle", "ISO, YMD"),
@@ -111,12 +109,12 @@ impl Session {
             ("statement_timeout", "0"),
             ("standard_conforming_strings", "on"),
         ];
-        let options = config.get_options().map(|options| ("options", options));
+        let options = database.get_options().map(|options| ("options", options));
         let mut out = BytesMut::new();
         let parameters = parameters.into_iter().chain(kind.iter().copied());
         frontend::startup_message(parameters.chain(options), &mut out)?;
         session.socket.write_all(&out)?;
-        session.authenticate(user, config.get_password().unwrap_or_default())?;
+        session.authenticate(user, database)?;
         // From here on only the server's own slowness counts, such as making a slot while transactions run.
         session.patience(Duration::from_secs(120))?;
         Ok(session)
@@ -132,23 +130,36 @@ impl Session {
         Ok(self.socket.set_timeouts(silence)?)
     }
 
-    fn authenticate(&mut self, user: &str, password: &[u8]) -> Result<()> {
+    fn authenticate(&mut self, user: &str, database: &Database) -> Result<()> {
+        let password = database.get_password().unwrap_or_default();
+        let required = database.get_channel_binding() == Binding::Require;
         let mut scram = None;
         loop {
             let mut out = BytesMut::new();
             match self.message()? {
+                Message::AuthenticationOk if required && scram.is_none() => {
+                    return protocol(
+                        "channel_binding=require, and the server asks for no SCRAM-SHA-256-PLUS",
+                    );
+                }
                 Message::AuthenticationOk => {}
+                Message::AuthenticationCleartextPassword | Message::AuthenticationMd5Password(_)
+                    if required =>
+                {
+                    return protocol("channel_binding=require, and the server asks for the password itself");
+                }
                 Message::AuthenticationCleartextPassword => frontend::password_message(password, &mut out)?,
                 Message::AuthenticationMd5Password(body) => {
                     let hash = md5_hash(user.as_bytes(), password, body.salt());
                     frontend::password_message(hash.as_bytes(), &mut out)?;
                 }
                 Message::AuthenticationSasl(body) => {
-                    if !body.mechanisms().any(|name| Ok(name == sasl::SCRAM_SHA_256))? {
-                        return protocol("the server offers no SCRAM-SHA-256");
-                    }
-                    let start = sasl::ScramSha256::new(password, sasl::ChannelBinding::unsupported());
-                    frontend::sasl_initial_response(sasl::SCRAM_SHA_256, start.message(), &mut out)?;
+                    let offered = body.mechanisms().map(|name| Ok(name.to_owned())).collect::<Vec<_>>()?;
+                    let end_point = self.socket.end_point();
+                    let (mechanism, binding) =
+                        mechanism(&offered, end_point, database.get_channel_binding())?;
+                    let start = sasl::ScramSha256::new(password, binding);
+                    frontend::sasl_initial_response(mechanism, start.message(), &mut out)?;
                     scram = Some(start);
                 }
                 Message::AuthenticationSaslContinue(body) => {
@@ -273,6 +284,27 @@ impl Session {
                 Ok(())
             }
         }
+    }
+}
+
+/// How to sign in: tied to the server's certificate if both sides can.
+fn mechanism(
+    offered: &[String],
+    end_point: Option<Vec<u8>>,
+    wanted: Binding,
+) -> Result<(&'static str, sasl::ChannelBinding)> {
+    let offers = |mechanism: &str| offered.iter().any(|name| name == mechanism);
+    match end_point.filter(|_| wanted != Binding::Disable) {
+        Some(end_point) if offers(sasl::SCRAM_SHA_256_PLUS) => {
+            Ok((sasl::SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(end_point)))
+        }
+        _ if wanted == Binding::Require => {
+            protocol("channel_binding=require, and it cannot be had: no TLS, or the server cannot")
+        }
+        _ if !offers(sasl::SCRAM_SHA_256) => protocol("the server offers no SCRAM-SHA-256"),
+        // Said aloud, so that nobody in between can take the better offer out of the list.
+        Some(_) => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unrequested())),
+        None => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unsupported())),
     }
 }
 

@@ -44,7 +44,8 @@ proptest! {
         let _ = starting.start("slot", &["publication"]);
         let (mut signing_in, _server) = session(&bytes);
         // Nobody signs in without the server's consent.
-        if signing_in.authenticate("user", b"password").is_ok() {
+        let database = "postgres://user:password@nowhere/d".parse().expect("a URL");
+        if signing_in.authenticate("user", &database).is_ok() {
             prop_assert!(bytes.contains(&b'Z'));
         }
     }
@@ -65,4 +66,23 @@ fn an_answer_is_its_rows_and_an_error_is_its_code() {
 fn the_major_version_is_read_from_any_server() {
     let versions = ["15.8", "15.8 (Debian 15.8-1)", "18beta1", "9.6.24", "", "x"].map(super::major);
     assert_eq!(versions, [15, 15, 18, 9, 0, 0]);
+}
+
+#[test]
+fn a_sign_in_is_bound_to_the_certificate_if_both_sides_can() {
+    use tokio_postgres::config::ChannelBinding as Binding;
+    let both = [sasl::SCRAM_SHA_256.to_owned(), sasl::SCRAM_SHA_256_PLUS.to_owned()];
+    let plain = [sasl::SCRAM_SHA_256.to_owned()];
+    let chosen = |offered: &[String], tls: bool, wanted| {
+        super::mechanism(offered, tls.then(|| vec![1]), wanted).ok().map(|(mechanism, _)| mechanism)
+    };
+    for wanted in [Binding::Prefer, Binding::Require] {
+        assert_eq!(chosen(&both, true, wanted), Some(sasl::SCRAM_SHA_256_PLUS));
+    }
+    assert_eq!(chosen(&both, true, Binding::Disable), Some(sasl::SCRAM_SHA_256));
+    assert_eq!(chosen(&both, false, Binding::Prefer), Some(sasl::SCRAM_SHA_256));
+    assert_eq!(chosen(&plain, true, Binding::Prefer), Some(sasl::SCRAM_SHA_256));
+    assert_eq!(chosen(&plain, true, Binding::Require), None);
+    assert_eq!(chosen(&both, false, Binding::Require), None);
+    assert_eq!(chosen(&[], true, Binding::Prefer), None);
 }

@@ -17,14 +17,14 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use tokio_postgres::Config;
 
 use self::facts::Facts;
 use self::finding::{Finding, Severity};
 use self::report::{Report, Section};
 use self::tables::Contract;
-use super::{Ending, Failure, Outcome, block_on, database, print, terminal};
+use super::{Ending, Failure, Outcome, block_on, print, terminal};
 use crate::config::{JsonArgs, RoutesArgs};
+use crate::database::Database;
 use crate::routes::{Routes, Source};
 use crate::state::Memory;
 
@@ -73,8 +73,8 @@ pub struct Options {
 pub fn execute(options: &Options) -> Outcome {
     let report = match &options.url {
         Some(url) => {
-            let config = database::config(url)?;
-            block_on(one(&config, options.publication.as_deref(), options.slot.as_deref()))??
+            let database = url.parse().map_err(Failure::Usage)?;
+            block_on(one(&database, options.publication.as_deref(), options.slot.as_deref()))??
         }
         None => {
             let routes = RoutesArgs { file: options.file.clone(), source: options.source.clone() };
@@ -100,10 +100,10 @@ fn hint(failure: Failure) -> Failure {
 }
 
 /// One database, without routes.
-async fn one(config: &Config, publication: Option<&str>, slot: Option<&str>) -> Result<Report> {
+async fn one(database: &Database, publication: Option<&str>, slot: Option<&str>) -> Result<Report> {
     let contract = Contract { publication, routed: None };
-    let findings = postgres(config, &contract, slot, None).await?;
-    let section = Section { name: "database".to_owned(), place: database::place(config), findings };
+    let findings = postgres(database, &contract, slot, None).await?;
+    let section = Section { name: "database".to_owned(), place: database.to_string(), findings };
     let mut left = Vec::new();
     if slot.is_none() {
         left.push("the slot (--slot)".to_owned());
@@ -119,26 +119,26 @@ async fn all(routes: &Routes, options: &Options) -> Result<Report> {
     let mut databases = Vec::new();
     for source in &routes.sources {
         let name = source.name.get_ref();
-        let config: Config =
+        let database: Database =
             source.url.get_ref().parse().with_context(|| format!("`url` of source {name}"))?;
         let key = format!("{name}/{}", source.slot.get_ref());
         let memory = memories.as_ref().map(|memories: &BTreeMap<String, Memory>| memories.get(&key));
         let contract =
             Contract { publication: Some(source.publication.get_ref()), routed: Some((routes, source)) };
-        let findings = postgres(&config, &contract, Some(source.slot.get_ref()), memory).await?;
-        databases.push(Section { name: format!("source {name}"), place: database::place(&config), findings });
+        let findings = postgres(&database, &contract, Some(source.slot.get_ref()), memory).await?;
+        databases.push(Section { name: format!("source {name}"), place: database.to_string(), findings });
     }
     databases.append(&mut sections);
     Ok(Report::new(databases, left))
 }
 
 async fn postgres(
-    config: &Config,
+    database: &Database,
     contract: &Contract<'_>,
     slot: Option<&str>,
     memory: Option<Option<&Memory>>,
 ) -> Result<Vec<Finding>> {
-    let client = database::connect(config).await?;
+    let client = database.connect().await?;
     let tables = contract.routed.map(|(_, source)| routed(source)).unwrap_or_default();
     let facts = facts::gather(&client, contract.publication, &tables).await?;
     Ok(check(&facts, contract, slot, memory))

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::doctor::facts::{Slot, wal_rate};
 use super::doctor::slot::{duration, size};
-use super::{Ending, Outcome, block_on, database, print, terminal};
+use super::{Ending, Outcome, block_on, print, terminal};
 use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
+use crate::database::Database;
 use crate::dead::Halted;
 use crate::kafka::client_config;
 use crate::letter::Letter;
@@ -167,8 +168,8 @@ fn health(admin: &str) -> Result<Health> {
 }
 
 async fn stand(source: &Source) -> Result<Option<Stand>> {
-    let config = source.url.get_ref().parse().context("url")?;
-    let client = database::connect(&config).await?;
+    let database: Database = source.url.get_ref().parse().context("url")?;
+    let client = database.connect().await?;
     let rate = wal_rate(&client, false).await?;
     let query = "select pg_current_wal_flush_lsn()::text, (select to_jsonb(s) from pg_catalog.pg_replication_slots s \
                  where s.slot_name = $1)";

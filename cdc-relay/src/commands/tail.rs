@@ -14,13 +14,14 @@ use anyhow::{Context, Result};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio_postgres::{Client, Config};
+use tokio_postgres::Client;
 
 use self::output::Output;
 use self::reader::{Reading, Slot, Stop, Totals};
 use self::show::{Format, Show};
-use super::{Ending, Outcome, block_on, database, say, terminal};
+use super::{Ending, Failure, Outcome, block_on, say, terminal};
 use crate::config::JsonArgs;
+use crate::database::Database;
 
 /// How long a stop waits for the reader, and then for the printer.
 const GRACE: Duration = Duration::from_secs(2);
@@ -67,15 +68,15 @@ pub struct Options {
 }
 
 pub fn execute(options: &Options) -> Outcome {
-    let config = database::config(&options.url)?;
-    block_on(tail(options, config))??;
+    let database = options.url.parse().map_err(Failure::Usage)?;
+    block_on(tail(options, database))??;
     Ok(Ending::Fine)
 }
 
-async fn tail(options: &Options, config: Config) -> Result<()> {
+async fn tail(options: &Options, database: Database) -> Result<()> {
     // From here on, so that nothing that is made stays behind.
     let interrupted = interrupted()?;
-    let client = database::connect(&config).await?;
+    let client = database.connect().await?;
     client.batch_execute("set lock_timeout = '3s'; set statement_timeout = 0").await.context("settings")?;
     let facts = trial::facts(&client).await?;
     if let Some(obstacle) = trial::obstacle(&facts, options.publication.is_none()) {
@@ -95,7 +96,7 @@ async fn tail(options: &Options, config: Config) -> Result<()> {
     let format = if options.json.json { Format::Json } else { Format::Text { colour: terminal::colour() } };
     let show = Show::new(format, &options.tables, reader::keys(&facts.tables));
     let slot = options.from_slot.clone().map_or(Slot::Temporary(name), Slot::Existing);
-    let reading = Reading { config, slot, publications: publications.clone(), limit: options.limit };
+    let reading = Reading { database, slot, publications: publications.clone(), limit: options.limit };
     let read = read(reading, show, interrupted, newcomers).await;
     if made {
         withdraw(&client, &publications).await;

@@ -5,11 +5,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio_postgres::Config;
 
 use super::window::Visible;
 use super::{Mark, PREFIX};
 use crate::acks::Acks;
+use crate::database::Database;
 use crate::inspect::{literal, text};
 use crate::rows::{self, HONEST, Page, Table};
 use crate::wire::Session;
@@ -95,11 +95,11 @@ pub struct Reader {
 
 impl Reader {
     /// Its thread ends when this is dropped, and no query runs.
-    pub fn start(config: Config, acks: &Arc<Acks>) -> Result<Reader> {
+    pub fn start(database: Database, acks: &Arc<Acks>) -> Result<Reader> {
         let ((asks, incoming), (outgoing, answers)) = (channel(), channel());
         let acks = Arc::clone(acks);
         let serve = move || {
-            let mut worker = Worker { config, session: None, base: 0 };
+            let mut worker = Worker { database, session: None, base: 0 };
             while let Ok(ask) = incoming.recv() {
                 let tell = |answer| {
                     // Nobody listens any more when the session is over.
@@ -126,7 +126,7 @@ impl Reader {
 }
 
 struct Worker {
-    config: Config,
+    database: Database,
     session: Option<Session>,
     /// The first transaction that began after the window was opened.
     base: u64,
@@ -136,7 +136,7 @@ impl Worker {
     fn serve(&mut self, ask: &Ask, tell: &dyn Fn(Answer)) -> Result<()> {
         let session = match &mut self.session {
             Some(session) => session,
-            empty => empty.insert(connect(&self.config)?),
+            empty => empty.insert(connect(&self.database)?),
         };
         if ask.fresh {
             self.base = sight(session)?.next;
@@ -157,8 +157,8 @@ impl Worker {
     }
 }
 
-fn connect(config: &Config) -> Result<Session> {
-    let mut session = Session::connect_to_read(config)?;
+fn connect(database: &Database) -> Result<Session> {
+    let mut session = Session::connect_to_read(database)?;
     session.patience(QUERY * 2)?;
     session.query(&format!(
         "{HONEST}; set lock_timeout = '10s'; set statement_timeout = '{}s'; set synchronous_commit = local",

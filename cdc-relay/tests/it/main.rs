@@ -27,5 +27,6 @@ mod servers;
 mod snapshot;
 mod standby;
 mod telling;
+mod tls;
 mod types;
 mod volume;

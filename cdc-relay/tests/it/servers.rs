@@ -102,6 +102,13 @@ impl Private {
         command
     }
 
+    /// A file among the data of a Postgres, which only the server reads.
+    pub fn put(&self, name: &str, content: &str) -> PathBuf {
+        let file = self.layout.postgres_data().join(name);
+        self.layout.write_for_server(&file, content).expect(name);
+        file
+    }
+
     /// Keeps a copy of the data of a Postgres that is not running, as a backup of the volume would be.
     pub fn back_up(&self) -> PathBuf {
         assert!(self.running.is_empty(), "it runs");

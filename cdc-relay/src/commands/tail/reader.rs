@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use tokio_postgres::Config;
 
 use super::output::Output;
 use super::show::{Change, Show};
 use crate::copy::{Frame, Replication};
+use crate::database::Database;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message, Scratch};
 use crate::wire::Session;
@@ -57,7 +57,7 @@ pub enum Slot {
 
 #[derive(Debug)]
 pub struct Reading {
-    pub config: Config,
+    pub database: Database,
     pub slot: Slot,
     pub publications: Vec<String>,
     /// Ends after so many changes.
@@ -78,7 +78,7 @@ pub fn read(
     (output, stop): (&Output, &Stop),
     ready: impl FnOnce(),
 ) -> Result<Totals> {
-    let mut session = Session::connect(&reading.config)?;
+    let mut session = Session::connect(&reading.database)?;
     let (name, confirm) = match &reading.slot {
         Slot::Temporary(name) => {
             session
