@@ -70,12 +70,12 @@ pub struct Rig {
     /// Unique: prefix of topics and queue, name of database and slot.
     pub name: String,
     pub url: String,
-    /// The same database as the relay is told of it, if otherwise.
-    pub relay_url: Option<String>,
     pub sql: Client,
     folder: PathBuf,
     pub servers: Servers,
     pub amqp_url: String,
+    /// What the relay finds in its environment instead.
+    pub overrides: Vec<(&'static str, String)>,
     relays: u32,
 }
 
@@ -117,7 +117,16 @@ impl Rig {
         let folder = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&folder).expect("folder");
         let amqp_url = servers.amqp.clone();
-        Rig { sql: connect(&url).await, name, url, relay_url: None, folder, servers, amqp_url, relays: 0 }
+        Rig {
+            sql: connect(&url).await,
+            name,
+            url,
+            folder,
+            servers,
+            amqp_url,
+            overrides: Vec::new(),
+            relays: 0,
+        }
     }
 
     /// After the server was away.
@@ -218,7 +227,8 @@ amount = "{{amount}}"
             .env("RELAY_ROUTES", self.folder.join("relay.toml"))
             .env("KAFKA_BROKERS", &self.servers.kafka)
             .env("AMQP_URL", &self.amqp_url)
-            .env("IT_URL", self.relay_url.as_ref().unwrap_or(&self.url));
+            .env("IT_URL", &self.url)
+            .envs(self.overrides.iter().map(|(name, value)| (name, value)));
         program
     }
 

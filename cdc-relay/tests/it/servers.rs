@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
-use stack::layout::{Layout, PORTS};
+use stack::layout::{Layout, PORTS, Port};
 use stack::servers::Server;
 use stack::spec::Spec;
 
@@ -100,6 +100,57 @@ impl Private {
         let mut command = as_its_user(spec, &program.display().to_string());
         command.envs(spec.environment("it"));
         command
+    }
+
+    /// Starts a broker again with a second listener, for TLS, under the name `localhost`; answers where that is.
+    pub async fn encrypt(&mut self, certificate: &str, key: &str) -> String {
+        // A port of the layout that belongs to a server which is not there.
+        let port = self.layout.port(Port::Redis);
+        let plain = self.address();
+        let (file, more, address) = match self.server {
+            Server::Kafka => {
+                let controller = self.layout.port(Port::KafkaController);
+                let line = |pem: &str| pem.trim().replace('\n', "\\n");
+                let (certificate, key) = (line(certificate), line(key));
+                let more = format!(
+                    "listeners=PLAINTEXT://{plain},CONTROLLER://127.0.0.1:{controller},SSL://127.0.0.1:{port}
+advertised.listeners=PLAINTEXT://{plain},SSL://localhost:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SSL:SSL
+ssl.keystore.type=PEM
+ssl.keystore.certificate.chain={certificate}
+ssl.keystore.key={key}
+"
+                );
+                ("server.properties", more, format!("localhost:{port}"))
+            }
+            Server::RabbitMq => {
+                let file = |name: &str| self.layout.data.join("rabbitmq").join(name);
+                self.layout.write_for_server(&file("tls.crt"), certificate).expect("certificate");
+                self.layout.write_for_server(&file("tls.key"), key).expect("key");
+                let more = format!(
+                    "listeners.ssl.1 = 127.0.0.1:{port}
+ssl_options.certfile = {}
+ssl_options.keyfile = {}
+ssl_options.verify = verify_none
+",
+                    file("tls.crt").display(),
+                    file("tls.key").display()
+                );
+                let plain = plain.replacen("amqp://", "amqps://", 1);
+                let address = plain.replace(
+                    &format!("127.0.0.1:{}", self.layout.port(Port::Amqp)),
+                    &format!("localhost:{port}"),
+                );
+                ("rabbitmq.conf", more, address)
+            }
+            _ => panic!("not a broker"),
+        };
+        let folder = self.layout.data.join(self.server.name());
+        let settings = std::fs::read_to_string(folder.join(file)).expect(file) + &more;
+        self.kill();
+        self.layout.write_for_server(&folder.join(file), &settings).expect(file);
+        self.run().await;
+        address
     }
 
     /// A file among the data of a Postgres, which only the server reads.

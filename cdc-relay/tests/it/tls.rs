@@ -1,4 +1,5 @@
-//! TLS to Postgres, as every parameter of libpq asks for it; each test has a server and certificates of its own.
+//! TLS to Postgres, as every parameter of libpq asks for it, and to the brokers. Each test has servers and
+//! certificates of its own.
 
 use cdc_relay::database::Database;
 use cdc_relay::wire::Session;
@@ -161,9 +162,9 @@ async fn an_encrypted_stream_loses_nothing_whether_it_trickles_or_floods() {
     let postgres = encrypting(&ours, "").await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut rig = Rig::on(servers, "tls").await;
-    // A URL in a routes file is one in the environment.
     let by_name = rig.url.replace("127.0.0.1", "localhost");
-    rig.relay_url = Some(format!("{by_name}?sslmode=verify-full&sslrootcert={}", ours.file("ca.pem")));
+    let url = format!("{by_name}?sslmode=verify-full&sslrootcert={}", ours.file("ca.pem"));
+    rig.overrides.push(("IT_URL", url));
     let (relay, oracle, load) = under_load(&mut rig, false).await;
     load.more(100).await;
     let unencrypted = "select count(*) from pg_stat_ssl join pg_stat_activity using (pid)
@@ -182,5 +183,27 @@ async fn an_encrypted_stream_loses_nothing_whether_it_trickles_or_floods() {
     }
     let report = oracle.judge(&rig).await;
     assert!(report.changes >= 50_000, "{report:?}");
+    drop((relay, rig));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_to_brokers_by_tls_arrives_as_ever() {
+    let ours = Certificates::new("ours");
+    let (mut kafka, mut rabbit) =
+        (Private::start(Server::Kafka).await, Private::start(Server::RabbitMq).await);
+    let servers = Servers { kafka: kafka.address(), amqp: rabbit.address(), ..Servers::shared() };
+    let mut rig = Rig::on(servers, "tls_brokers").await;
+    let (certificate, key) = ours.sign("localhost");
+    let brokers = kafka.encrypt(&certificate, &key).await;
+    let queue = rabbit.encrypt(&certificate, &key).await;
+    let ca = ours.file("ca.pem");
+    let by_tls = format!("[kafka]\n\"security.protocol\" = \"ssl\"\n\"ssl.ca.location\" = \"{ca}\"\n[relay]");
+    rig.routes(&rig.default_routes().replace("[relay]", &by_tls));
+    // Whom the system trusts.
+    rig.overrides.extend([("KAFKA_BROKERS", brokers), ("AMQP_URL", queue), ("SSL_CERT_FILE", ca)]);
+    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    load.more(200).await;
+    load.stop().await;
+    oracle.judge(&rig).await.expect(200);
     drop((relay, rig));
 }

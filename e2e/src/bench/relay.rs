@@ -3,7 +3,8 @@
 //! 1. A backlog of rows is committed once, in two shapes: 1,000 rows a transaction, and one. Each run replays it
 //!    through a copy of one slot, by turns: `pg_recvlogical` to /dev/null, cdc-relay into Kafka, Debezium (on
 //!    Kafka Connect) into Kafka. Rates come from the broker's own append times, so nothing reads meanwhile.
-//! 2. Commits at a steady rate; each record's way from its commit to a consumer.
+//! 2. Commits at a steady rate; each record's way from its commit to a consumer. Beside it what the commit itself took,
+//!    and the same with whoever commits as the producer, which no relay can beat.
 //! 3. Every engine's first topic of a shape is read back: every row must be there.
 //!
 //! cdc-relay has one and the same configuration everywhere. Debezium has the profile that suits it best for each
@@ -28,7 +29,7 @@ use super::report::median;
 use crate::stack::Stack;
 use backlog::{Backlog, Shape};
 use debezium::{Debezium, Profile};
-use engine::{Engine, Relay, Run};
+use engine::{Direct, Engine, Relay, Run};
 use kafka::Topics;
 use report::{Latency, Report, Round};
 
@@ -44,7 +45,7 @@ pub struct Options {
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Shape::Batches, Shape::Singles])]
     pub shapes: Vec<Shape>,
     /// What takes part.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Name::Limit, Name::Relay, Name::Debezium])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Name::Limit, Name::Relay, Name::Debezium, Name::Direct])]
     pub engines: Vec<Name>,
     /// Single-row commits per second while latencies are measured; 0 leaves them out.
     #[arg(long, default_value_t = 500)]
@@ -84,6 +85,9 @@ pub enum Name {
     Limit,
     Relay,
     Debezium,
+    /// Whoever commits tells it too, as soon as the commit is answered: what no relay can be faster than. Latencies
+    /// only. (It loses what is committed right before a crash, which is why there are relays.)
+    Direct,
 }
 
 impl Name {
@@ -92,6 +96,7 @@ impl Name {
             Self::Limit => "pg_recvlogical",
             Self::Relay => "cdc-relay",
             Self::Debezium => "Debezium",
+            Self::Direct => "committer itself",
         }
     }
 }
@@ -157,7 +162,7 @@ async fn measure(world: &World<'_>, backlog: &mut Backlog) -> Result<Report> {
                     (Name::Debezium, Some(engine)) => {
                         Some(drained(world, backlog, &mut Engine::Debezium(engine), at).await?)
                     }
-                    (Name::Debezium, None) => None,
+                    (Name::Debezium, None) | (Name::Direct, _) => None,
                 };
                 report.rounds.extend(measured);
             }
@@ -208,7 +213,9 @@ async fn latencies(
     for round in 0..=world.options.rounds {
         for name in &world.options.engines {
             let mut relay = Relay::default();
+            let mut direct = Direct::new(world)?;
             let mut engine = match (name, &mut debezium) {
+                (Name::Direct, _) => Engine::Direct(&mut direct),
                 (Name::Relay, _) => Engine::Relay(&mut relay),
                 (Name::Debezium, Some(engine)) => {
                     engine.profile = Profile::Latency;

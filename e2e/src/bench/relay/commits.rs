@@ -7,9 +7,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use rdkafka::consumer::BaseConsumer;
-use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
+use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_postgres::{Client, Statement};
 
 use super::backlog::Backlog;
 use super::drain::peak_bytes;
@@ -31,8 +33,8 @@ const REST: Duration = Duration::from_secs(10);
 struct Heard {
     /// From the commit, as Postgres stamped it.
     commit: Latencies,
-    /// From within the transaction.
-    insert: Latencies,
+    /// The statement itself, for whoever commits: no way to a consumer is shorter.
+    write: Latencies,
     counting: AtomicBool,
     stop: AtomicBool,
     records: AtomicU64,
@@ -47,7 +49,7 @@ pub async fn measure(
 ) -> Result<Latency> {
     let heard = Arc::new(Heard {
         commit: Latencies::new()?,
-        insert: Latencies::new()?,
+        write: Latencies::new()?,
         counting: AtomicBool::new(false),
         stop: AtomicBool::new(false),
         records: AtomicU64::new(0),
@@ -79,7 +81,7 @@ pub async fn measure(
         engine: engine.name(),
         rate,
         commit: heard.commit.summary(),
-        insert: heard.insert.summary(),
+        write: heard.write.summary(),
         cores,
         peak_mib: peak_bytes(engine.process()?)? as f64 / f64::from(1 << 20),
     })
@@ -90,7 +92,7 @@ async fn commit(
     world: &World<'_>,
     backlog: &Backlog,
     engine: &Engine<'_>,
-    heard: &Heard,
+    heard: &Arc<Heard>,
     window: Duration,
 ) -> Result<(u64, f64, f64)> {
     let mut all = 0;
@@ -98,7 +100,7 @@ async fn commit(
     let until = Instant::now() + PATIENCE;
     while heard.records.load(Ordering::Relaxed) == 0 {
         ensure!(Instant::now() < until, "nothing arrives");
-        client.execute(&insert, &[]).await?;
+        write(&client, &insert, engine.direct().as_ref()).await?;
         all += 1;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -106,17 +108,23 @@ async fn commit(
     let mut committers = tokio::task::JoinSet::new();
     for _ in 0..COMMITTERS {
         let (client, insert) = backlog.committer().await?;
-        let (stop, pause) = (Arc::clone(&stop), Duration::from_secs(1) * COMMITTERS / world.options.rate);
+        let (stop, heard) = (Arc::clone(&stop), Arc::clone(heard));
+        let direct = engine.direct();
+        let pause = Duration::from_secs(1) * COMMITTERS / world.options.rate;
         committers.spawn(async move {
             let mut ticks = interval(pause);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
             let mut rows = 0;
             while !stop.load(Ordering::Relaxed) {
                 ticks.tick().await;
-                client.execute(&insert, &[]).await?;
+                let began = Instant::now();
+                write(&client, &insert, direct.as_ref()).await?;
+                if heard.counting.load(Ordering::Relaxed) {
+                    heard.write.record(began.elapsed());
+                }
                 rows += 1;
             }
-            Ok::<u64, tokio_postgres::Error>(rows)
+            Ok::<u64, anyhow::Error>(rows)
         });
     }
     tokio::time::sleep(SETTLE).await;
@@ -130,8 +138,21 @@ async fn commit(
     while let Some(rows) = committers.join_next().await {
         all += rows.context("committer")??;
     }
-    let rate = heard.commit.summary().count.max(heard.insert.summary().count) as f64 / seconds;
+    let rate = heard.commit.summary().count as f64 / seconds;
     Ok((all, rate, spent.of(engine.name().shown()) / seconds))
+}
+
+/// Commits one row, and tells it where that is the committer's own business. It does not wait for that.
+async fn write(client: &Client, insert: &Statement, direct: Option<&(FutureProducer, String)>) -> Result<()> {
+    let began = Timestamp::now().to_string();
+    client.execute(insert, &[]).await?;
+    if let Some((producer, topic)) = direct {
+        let headers = OwnedHeaders::new().insert(Header { key: "ce_time", value: Some(&began) });
+        let record = FutureRecord::<[u8; 8], _>::to(topic).payload(&[0; 240]).headers(headers);
+        // Nobody waits for the acknowledgement: what does not arrive is missed at the end.
+        drop(producer.send_result(record).map_err(|(error, _)| error)?);
+    }
+    Ok(())
 }
 
 fn listen(consumer: &BaseConsumer, heard: &Heard, engine: Name, unwrap: bool) -> Result<()> {
@@ -141,30 +162,27 @@ fn listen(consumer: &BaseConsumer, heard: &Heard, engine: Name, unwrap: bool) ->
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as i64;
         heard.records.fetch_add(1, Ordering::Relaxed);
         if heard.counting.load(Ordering::Relaxed) {
-            let (inserted, committed) =
-                times(&message, engine, unwrap).context("a record without its times")?;
-            let since = |then: i64| Duration::from_micros((now - then).max(0) as u64);
-            heard.insert.record(since(inserted));
-            heard.commit.record(since(committed));
+            let committed = committed(&message, engine, unwrap).context("a record without its time")?;
+            heard.commit.record(Duration::from_micros((now - committed).max(0) as u64));
         }
     }
     Ok(())
 }
 
-/// Microseconds since the epoch at which the row was written and its transaction committed.
-fn times(message: &BorrowedMessage<'_>, engine: Name, unwrap: bool) -> Option<(i64, i64)> {
-    let value: Value = serde_json::from_slice(message.payload()?).ok()?;
-    let instant = |text: &str| text.parse::<Timestamp>().ok().map(|time| time.as_microsecond());
+/// Microseconds since the epoch at which the row's transaction was committed.
+fn committed(message: &BorrowedMessage<'_>, engine: Name, unwrap: bool) -> Option<i64> {
     let header = |name: &str| {
         let found = message.headers()?.iter().find(|header| header.key == name)?.value?;
         std::str::from_utf8(found).ok().map(str::to_owned)
     };
-    let inserted = |row: &Value| instant(row.get("created_at")?.as_str()?);
     match (engine, unwrap) {
-        (Name::Relay | Name::Limit, _) => Some((inserted(&value)?, instant(&header("ce_time")?)?)),
-        (Name::Debezium, true) => Some((inserted(&value)?, header("__source_ts_us")?.parse().ok()?)),
+        (Name::Relay | Name::Direct | Name::Limit, _) => {
+            Some(header("ce_time")?.parse::<Timestamp>().ok()?.as_microsecond())
+        }
+        (Name::Debezium, true) => header("__source_ts_us")?.parse().ok(),
         (Name::Debezium, false) => {
-            Some((inserted(value.get("after")?)?, value.pointer("/source/ts_us")?.as_i64()?))
+            let value: Value = serde_json::from_slice(message.payload()?).ok()?;
+            value.pointer("/source/ts_us")?.as_i64()
         }
     }
 }

@@ -1,10 +1,11 @@
-//! What drains into Kafka: cdc-relay, or Debezium.
+//! What tells rows to Kafka: cdc-relay, Debezium, or whoever commits.
 
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
+use rdkafka::producer::FutureProducer;
 use stack::process::ProcessId;
 
 use super::backlog::{Backlog, PUBLICATION, TABLE};
@@ -38,6 +39,7 @@ impl Run {
 pub enum Engine<'e> {
     Relay(&'e mut Relay),
     Debezium(&'e mut Debezium),
+    Direct(&'e mut Direct),
 }
 
 impl Engine<'_> {
@@ -45,6 +47,15 @@ impl Engine<'_> {
         match self {
             Self::Relay(_) => Name::Relay,
             Self::Debezium(_) => Name::Debezium,
+            Self::Direct(_) => Name::Direct,
+        }
+    }
+
+    /// Tells a row right after its commit, if that is how it is done.
+    pub fn direct(&self) -> Option<(FutureProducer, String)> {
+        match self {
+            Self::Direct(direct) => Some((direct.producer.clone(), direct.topic.clone())),
+            Self::Relay(_) | Self::Debezium(_) => None,
         }
     }
 
@@ -53,6 +64,10 @@ impl Engine<'_> {
         match self {
             Self::Relay(relay) => relay.start(world, backlog, run).await,
             Self::Debezium(debezium) => debezium.create(world, backlog, run).await,
+            Self::Direct(direct) => {
+                direct.topic.clone_from(&run.topic);
+                Ok(())
+            }
         }
     }
 
@@ -60,6 +75,7 @@ impl Engine<'_> {
         match self {
             Self::Relay(relay) => relay.stop().await,
             Self::Debezium(debezium) => debezium.delete(world).await,
+            Self::Direct(_) => Ok(()),
         }
     }
 
@@ -67,6 +83,7 @@ impl Engine<'_> {
         match self {
             Self::Relay(relay) => relay.child.as_ref().and_then(process),
             Self::Debezium(debezium) => debezium.process(),
+            Self::Direct(_) => ProcessId::of(std::process::id().cast_signed()),
         }
         .with_context(|| format!("{} has ended", self.name().shown()))
     }
@@ -76,6 +93,7 @@ impl Engine<'_> {
         let log = match self {
             Self::Relay(_) => relay_log(world),
             Self::Debezium(_) => Debezium::log(world),
+            Self::Direct(_) => return "the committers did not do it".to_owned(),
         };
         format!("{} did not do it; its log: {}", self.name().shown(), log.display())
     }
@@ -87,6 +105,18 @@ pub fn process(child: &Child) -> Option<ProcessId> {
 
 fn relay_log(world: &World<'_>) -> PathBuf {
     world.folder.join("cdc-relay.log")
+}
+
+/// The committers as producers, with the relay's own settings for a handful of rows.
+pub struct Direct {
+    producer: FutureProducer,
+    topic: String,
+}
+
+impl Direct {
+    pub fn new(world: &World<'_>) -> Result<Self> {
+        Ok(Self { producer: world.topics.producer()?, topic: String::new() })
+    }
 }
 
 #[derive(Default)]

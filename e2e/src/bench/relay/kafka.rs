@@ -9,7 +9,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, FutureProducer, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
@@ -76,6 +76,17 @@ impl Topics {
         let names = [run.topic.as_str(), &run.state_topic, &run.dead_letter_topic];
         self.admin()?.delete_topics(&names, &AdminOptions::new().operation_timeout(Some(PATIENCE))).await?;
         Ok(())
+    }
+
+    /// One that sends at once.
+    pub fn producer(&self) -> Result<FutureProducer> {
+        ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .set("socket.nagle.disable", "true")
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "0")
+            .create()
+            .context("kafka producer")
     }
 
     /// Writes one record and waits until it is acknowledged. Blocking.

@@ -54,7 +54,8 @@ pub struct Latency {
     pub engine: Name,
     pub rate: f64,
     pub commit: Summary,
-    pub insert: Summary,
+    /// The statement as whoever commits sees it.
+    pub write: Summary,
     pub cores: f64,
     pub peak_mib: f64,
 }
@@ -170,7 +171,7 @@ impl Report {
             "COMMIT P50",
             "P99",
             "MAX",
-            "INSERT P50",
+            "WRITE P50",
             "P99",
             "MAX",
             "CORES",
@@ -179,7 +180,7 @@ impl Report {
         let mut table = report::table(&header);
         for latency in &self.latencies {
             let mut row = vec![latency.engine.shown().to_owned(), format!("{:.0}", latency.rate)];
-            for Summary { p50_ms, p99_ms, max_ms, .. } in [latency.commit, latency.insert] {
+            for Summary { p50_ms, p99_ms, max_ms, .. } in [latency.commit, latency.write] {
                 row.extend([p50_ms, p99_ms, max_ms].map(|ms| format!("{ms:.2}")));
             }
             row.extend([format!("{:.3}", latency.cores), format!("{:.0}", latency.peak_mib)]);
