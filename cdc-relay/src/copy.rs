@@ -33,6 +33,9 @@ pub struct Replication {
 
 /// One read takes at most this; a larger message makes the buffer grow for as long as it lasts.
 const BUFFER: usize = 256 << 10;
+/// Room for at least so much: more than `pace` takes for the end of what is there. A read that only the buffer cut short
+/// would otherwise have the socket waited for, while what is decrypted already is in no socket.
+const ROOM: usize = 64 << 10;
 
 impl Replication {
     /// Takes over a session that was answered with copy-both; `read` is what came with the answer and after it.
@@ -74,7 +77,7 @@ impl Replication {
             Some(&[a, b, c, d]) if self.end >= 5 => u32::from_be_bytes([a, b, c, d]) as usize + 1,
             _ => 0,
         };
-        let wanted = announced.max(BUFFER);
+        let wanted = (announced + ROOM).max(BUFFER);
         if self.buffer.len() != wanted && self.end <= wanted {
             self.buffer.resize(wanted, 0);
             self.buffer.shrink_to_fit();

@@ -84,6 +84,25 @@ fn a_message_larger_than_the_buffer_is_read_whole_and_the_buffer_shrinks_again()
     assert_eq!(stream.buffer.len(), BUFFER);
 }
 
+/// The standstill it prevents: a read cut short by the buffer alone looks like the end of what is there.
+#[test]
+fn there_is_room_for_a_whole_read_however_much_of_a_message_came_before() {
+    let (mut stream, mut server) = pair();
+    let message = data(&vec![7u8; BUFFER - 100]);
+    let (most, rest) = message.split_at(BUFFER - 1000);
+    for piece in most.chunks(10_000) {
+        server.write_all(piece).unwrap();
+        stream.read().unwrap();
+    }
+    assert_eq!(stream.buffered(), most.len());
+    server.write_all(&[rest, &data(&vec![8u8; ROOM])].concat()).unwrap();
+    let mut read = 0;
+    while read == 0 {
+        read = stream.read().unwrap();
+    }
+    assert!(read > rest.len(), "{read}");
+}
+
 #[test]
 fn keepalives_say_where_the_log_ends_and_whether_to_answer() {
     let (mut stream, mut server) = pair();

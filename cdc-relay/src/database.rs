@@ -6,13 +6,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustls::ClientConfig;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::tls::{self, Mode};
+use crate::wire::NOT_LET_IN;
 
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -33,13 +34,18 @@ impl FromStr for Database {
         let mut config: Config = rest
             .parse()
             .context("the connection string is not usable (postgres://user:password@host:port/database)")?;
-        let mode = wish.mode.unwrap_or(match config.get_ssl_mode() {
-            SslMode::Disable => Mode::Disable,
-            SslMode::Prefer => Mode::Prefer,
-            _ => Mode::Require,
-        });
+        let mode = wish.mode(match config.get_ssl_mode() {
+            SslMode::Disable => Some(Mode::Disable),
+            SslMode::Prefer => None,
+            _ => Some(Mode::Require),
+        })?;
+        let direct = config.get_ssl_negotiation() == SslNegotiation::Direct;
+        ensure!(!direct || mode > Mode::Prefer, "sslnegotiation=direct goes with sslmode=require or more");
         // A local socket has no need of it, and no name to check.
-        let local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
+        let hosts = config.get_hosts();
+        let local = config.get_hostaddrs().is_empty()
+            && !hosts.is_empty()
+            && hosts.iter().all(|host| matches!(host, Host::Unix(_)));
         config.ssl_mode(match mode {
             Mode::Disable => SslMode::Disable,
             _ if local => SslMode::Disable,
@@ -88,15 +94,35 @@ impl Database {
         Arc::clone(&self.tls)
     }
 
+    /// Whether what TLS stands in the way of is tried without it.
+    pub fn may_go_plain(&self) -> bool {
+        self.get_ssl_mode() == SslMode::Prefer && self.get_channel_binding() != ChannelBinding::Require
+    }
+
     /// An ordinary connection, which lives as long as the client.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn connect(&self) -> Result<Client> {
+        let done = match self.connect_by(&self.config).await {
+            Err(error) if self.may_go_plain() && may_be_of_tls(&error) => {
+                let mut plain = self.config.clone();
+                plain.ssl_mode(SslMode::Disable);
+                self.connect_by(&plain).await
+            }
+            done => done,
+        };
+        done.with_context(|| format!("cannot connect to {self}"))
+    }
+
+    async fn connect_by(&self, config: &Config) -> Result<Client, tokio_postgres::Error> {
         let tls = MakeRustlsConnect::new((*self.tls).clone());
-        let (client, connection) =
-            self.config.connect(tls).await.with_context(|| format!("cannot connect to {self}"))?;
+        let (client, connection) = config.connect(tls).await?;
         tokio::spawn(connection);
         Ok(client)
     }
+}
+
+fn may_be_of_tls(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none_or(|code| code.code() == NOT_LET_IN)
 }

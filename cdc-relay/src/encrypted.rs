@@ -15,6 +15,8 @@ use x509_cert::der::oid::db::rfc5912::{
     SHA_384_WITH_RSA_ENCRYPTION, SHA_512_WITH_RSA_ENCRYPTION,
 };
 
+use crate::tls::PROTOCOL;
+
 #[derive(Debug)]
 pub struct Encrypted {
     tls: ClientConnection,
@@ -36,6 +38,11 @@ impl Encrypted {
             tls.complete_io(&mut tcp)?;
         }
         Ok(Encrypted { tls, tcp, waits: true })
+    }
+
+    /// Whether both sides have agreed that this is Postgres' protocol, as they must without being asked first.
+    pub fn speaks_postgres(&self) -> bool {
+        self.tls.alpn_protocol() == Some(PROTOCOL)
     }
 
     pub fn tcp(&self) -> &TcpStream {
@@ -65,7 +72,7 @@ impl Encrypted {
     fn receive(&mut self) -> io::Result<bool> {
         // What we owe, such as an answer to a change of keys, goes when it can.
         match self.send() {
-            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
+            Err(error) if self.waits || error.kind() != ErrorKind::WouldBlock => return Err(error),
             _ => {}
         }
         if self.tls.read_tls(&mut self.tcp)? == 0 {
@@ -77,7 +84,10 @@ impl Encrypted {
 
     fn send(&mut self) -> io::Result<()> {
         while self.tls.wants_write() {
-            self.tls.write_tls(&mut self.tcp)?;
+            match self.tls.write_tls(&mut self.tcp) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
         }
         Ok(())
     }
@@ -118,7 +128,7 @@ impl Write for Encrypted {
         let taken = self.tls.writer().write(buf)?;
         match self.send() {
             // It is taken, and leaves before whatever comes next is read or written.
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(taken),
+            Err(error) if !self.waits && error.kind() == ErrorKind::WouldBlock => Ok(taken),
             sent => sent.map(|()| taken),
         }
     }

@@ -98,19 +98,30 @@ fn set_tcp_timeouts(socket: &TcpStream, timeout: Duration) -> io::Result<()> {
     socket.set_write_timeout(Some(timeout))
 }
 
-/// Connects to the first of the hosts that answers, encrypted if the database's address says so.
-pub fn open(database: &Database, timeout: Duration) -> io::Result<Socket> {
+/// Connects to the first of the hosts that answers; `encrypt`: if the database's address says so.
+pub fn open(database: &Database, timeout: Duration, encrypt: bool) -> io::Result<Socket> {
     let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the URL names no host");
-    for (index, host) in database.get_hosts().iter().enumerate() {
+    let (hosts, addresses) = (database.get_hosts(), database.get_hostaddrs());
+    for index in 0..hosts.len().max(addresses.len()) {
         let ports = database.get_ports();
         let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
-        let attempt = match host {
-            Host::Tcp(name) => {
-                connect_tcp(name, port, timeout).and_then(|socket| secure(socket, name, database, timeout))
+        let secured = |socket: io::Result<TcpStream>, name: &str| match encrypt {
+            true => secure(socket?, name, database, timeout),
+            false => socket.map(Socket::Tcp),
+        };
+        let attempt = match (hosts.get(index), addresses.get(index)) {
+            // Where it is, given beside its name, so that nobody has to look it up.
+            (Some(Host::Tcp(name)), Some(address)) => {
+                secured(connect_address((*address, port).into(), timeout), name)
             }
-            Host::Unix(folder) => {
+            (_, Some(address)) => {
+                secured(connect_address((*address, port).into(), timeout), &address.to_string())
+            }
+            (Some(Host::Tcp(name)), None) => secured(connect_tcp(name, port, timeout), name),
+            (Some(Host::Unix(folder)), None) => {
                 UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).map(Socket::Unix)
             }
+            (None, None) => break,
         };
         match attempt {
             Ok(socket) => return Ok(socket),
@@ -129,7 +140,8 @@ fn secure(mut socket: TcpStream, host: &str, database: &Database, timeout: Durat
         return Ok(Socket::Tcp(socket));
     }
     set_tcp_timeouts(&socket, timeout)?;
-    if database.get_ssl_negotiation() != SslNegotiation::Direct {
+    let direct = database.get_ssl_negotiation() == SslNegotiation::Direct;
+    if !direct {
         socket.write_all(&SSL_REQUEST)?;
         // One byte and no more: what comes before the handshake is from nobody.
         let mut answer = [0];
@@ -137,11 +149,15 @@ fn secure(mut socket: TcpStream, host: &str, database: &Database, timeout: Durat
         match answer {
             [b'S'] => {}
             [b'N'] if mode == SslMode::Prefer => return Ok(Socket::Tcp(socket)),
-            _ => return Err(io::Error::other("the server has no TLS, and sslmode asks for it")),
+            [b'N'] => return Err(io::Error::other("the server has no TLS, and sslmode asks for it")),
+            _ => return Err(io::Error::other("the server does not answer as a Postgres does")),
         }
     }
     let encrypted = Encrypted::begin(socket, database.tls(), host);
     let encrypted = encrypted.map_err(|error| io::Error::new(error.kind(), format!("TLS: {error}")))?;
+    if direct && !encrypted.speaks_postgres() {
+        return Err(io::Error::other("TLS: whoever answers does not say that it is a Postgres"));
+    }
     Ok(Socket::Tls(Box::new(encrypted)))
 }
 

@@ -6,10 +6,11 @@
 //! | `prefer` (without a word) | if the server can | whoever answers |
 //! | `require` | always | whoever answers; with `sslrootcert`, as `verify-ca` |
 //! | `verify-ca` | always | one that `sslrootcert` vouches for |
-//! | `verify-full` | always | that, and of this name |
+//! | `verify-full` | always | that, and of this name; without `sslrootcert` the system's authorities vouch |
 //!
-//! Without `sslrootcert`, or with `system`, the system's authorities vouch. A certificate that stands in `sslrootcert`
-//! itself is trusted as it is.
+//! `sslrootcert=system` names those, and goes with `verify-full` alone: anybody can have a certificate of theirs. A
+//! certificate that stands in the file `sslrootcert` itself is trusted as it is, whatever it says of its time. Names are
+//! looked for where they belong (`subjectAltName`), not in the common name.
 
 use std::sync::Arc;
 
@@ -22,8 +23,11 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+/// Its name in the handshake (ALPN).
+pub const PROTOCOL: &[u8] = b"postgresql";
+
 /// What `sslmode` may say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     Disable,
     Prefer,
@@ -49,10 +53,28 @@ impl Mode {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Wish {
     /// None: the URL does not say.
-    pub mode: Option<Mode>,
+    mode: Option<Mode>,
     root_cert: Option<String>,
     cert: Option<String>,
     key: Option<String>,
+}
+
+impl Wish {
+    /// What all of them come to. `known` is what the client library read, which knows other forms too.
+    ///
+    /// # Errors
+    /// When they contradict each other.
+    pub fn mode(&self, known: Option<Mode>) -> Result<Mode> {
+        Ok(match (self.mode.or(known), self.root_cert.as_deref()) {
+            (None, Some("system")) | (Some(Mode::VerifyFull), _) => Mode::VerifyFull,
+            (_, Some("system")) => bail!("sslrootcert=system goes with sslmode=verify-full and nothing less"),
+            (Some(Mode::VerifyCa), None) => {
+                bail!("sslmode=verify-ca needs sslrootcert; with the system's authorities it is verify-full")
+            }
+            (Some(Mode::Require), Some(_)) => Mode::VerifyCa,
+            (mode, _) => mode.unwrap_or(Mode::Prefer),
+        })
+    }
 }
 
 /// Takes them out of a URL. Other forms of connection strings are left as they are.
@@ -61,17 +83,24 @@ pub struct Wish {
 /// When one of them says what nobody understands.
 pub fn take(url: &str) -> Result<(String, Wish)> {
     let mut wish = Wish::default();
-    let Some((address, query)) = url.split_once('?').filter(|(address, _)| address.contains("://")) else {
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Ok((url.to_owned(), wish));
+    }
+    // What comes before the first `@` is user and password, whatever is in them.
+    let host = url.find('@').unwrap_or(0);
+    let Some(question) = url.get(host..).and_then(|rest| rest.find('?')) else {
         return Ok((url.to_owned(), wish));
     };
+    let (address, query) = url.split_at(host + question);
+    let decoded = |text: &str| -> Result<String> {
+        let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
+        Ok(decoded.context("a parameter of the URL is not UTF-8")?.into_owned())
+    };
     let mut rest = Vec::new();
-    for pair in query.split('&') {
+    for pair in query.trim_start_matches('?').split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = || -> Result<String> {
-            let value = percent_encoding::percent_decode_str(value).decode_utf8();
-            Ok(value.with_context(|| format!("`{key}` is not UTF-8"))?.into_owned())
-        };
-        match key {
+        let value = || decoded(value);
+        match decoded(key)?.as_str() {
             "sslmode" => wish.mode = Some(Mode::parse(&value()?)?),
             "sslrootcert" => wish.root_cert = Some(value()?),
             "sslcert" => wish.cert = Some(value()?),
@@ -79,11 +108,6 @@ pub fn take(url: &str) -> Result<(String, Wish)> {
             _ => rest.push(pair),
         }
     }
-    wish.mode = match (wish.mode, wish.root_cert.as_deref()) {
-        (None | Some(Mode::Require), Some("system")) => Some(Mode::VerifyFull),
-        (Some(Mode::Require), Some(_)) => Some(Mode::VerifyCa),
-        (mode, _) => mode,
-    };
     let question = if rest.is_empty() { "" } else { "?" };
     Ok((format!("{address}{question}{}", rest.join("&")), wish))
 }
@@ -114,7 +138,7 @@ pub fn client(mode: Mode, wish: &Wish) -> Result<ClientConfig> {
         _ => bail!("sslcert and sslkey go together"),
     };
     // What `sslnegotiation=direct` needs, and others ignore.
-    client.alpn_protocols = vec![b"postgresql".to_vec()];
+    client.alpn_protocols = vec![PROTOCOL.to_vec()];
     Ok(client)
 }
 
@@ -232,7 +256,7 @@ mod tests {
     use super::*;
 
     fn mode(url: &str) -> Option<Mode> {
-        take(url).expect("a URL").1.mode
+        take(url).expect("a URL").1.mode(None).ok()
     }
 
     #[test]
@@ -250,11 +274,19 @@ mod tests {
 
     #[test]
     fn what_the_modes_mean_with_and_without_authorities() {
-        assert_eq!(mode("postgres://h/d"), None);
+        assert_eq!(mode("postgres://h/d"), Some(Mode::Prefer));
         assert_eq!(mode("postgres://h/d?sslmode=require"), Some(Mode::Require));
         assert_eq!(mode("postgres://h/d?sslmode=require&sslrootcert=ca.pem"), Some(Mode::VerifyCa));
         assert_eq!(mode("postgres://h/d?sslrootcert=system"), Some(Mode::VerifyFull));
-        assert_eq!(mode("postgres://h/d?sslmode=require&sslrootcert=system"), Some(Mode::VerifyFull));
+        assert_eq!(mode("postgres://h/d?sslmode=verify-full&sslrootcert=system"), Some(Mode::VerifyFull));
+        assert_eq!(mode("postgres://h/d?sslmode=verify-full"), Some(Mode::VerifyFull));
+        for weak in ["prefer", "require", "verify-ca"] {
+            assert_eq!(mode(&format!("postgres://h/d?sslmode={weak}&sslrootcert=system")), None, "{weak}");
+        }
+        assert_eq!(mode("postgres://h/d?sslmode=verify-ca"), None);
+        assert_eq!(mode("postgres://u:p?w@h/d?ssl%6Dode=require&sslrootcert=ca.pem"), Some(Mode::VerifyCa));
+        let read_elsewhere = take("postgres://h/d?sslrootcert=ca.pem").expect("a URL").1;
+        assert_eq!(read_elsewhere.mode(Some(Mode::Require)).ok(), Some(Mode::VerifyCa));
         assert_eq!(mode("postgres://h/d?sslmode=disable&sslrootcert=ca.pem"), Some(Mode::Disable));
         assert!(take("postgres://h/d?sslmode=maybe").is_err());
     }

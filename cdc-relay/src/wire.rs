@@ -39,6 +39,17 @@ impl WireError {
             Self::Io(_) | Self::Protocol(_) => None,
         }
     }
+
+    /// Whether it could be otherwise without TLS: a handshake that failed, or a server that does not let in whoever
+    /// comes by it.
+    fn may_be_of_tls(&self) -> bool {
+        use io::ErrorKind::{ConnectionRefused, TimedOut, WouldBlock};
+        match self {
+            Self::Io(error) => !matches!(error.kind(), ConnectionRefused | TimedOut | WouldBlock),
+            Self::Server { code, .. } => code == NOT_LET_IN,
+            Self::Protocol(_) => false,
+        }
+    }
 }
 
 impl fmt::Display for WireError {
@@ -58,6 +69,9 @@ impl From<io::Error> for WireError {
         WireError::Io(error)
     }
 }
+
+/// The SQLSTATE of a connection for which `pg_hba.conf` has no entry.
+pub const NOT_LET_IN: &str = "28000";
 
 pub type Result<T> = std::result::Result<T, WireError>;
 
@@ -92,8 +106,18 @@ impl Session {
     }
 
     fn open(database: &Database, kind: &[(&str, &str)]) -> Result<Session> {
+        match Session::sign_in(database, kind, true) {
+            Err(error) if database.may_go_plain() && error.may_be_of_tls() => {
+                Session::sign_in(database, kind, false)
+            }
+            done => done,
+        }
+    }
+
+    fn sign_in(database: &Database, kind: &[(&str, &str)], encrypt: bool) -> Result<Session> {
         let timeout = database.get_connect_timeout().copied().unwrap_or(Duration::from_secs(10));
-        let mut session = Session { socket: open(database, timeout)?, input: BytesMut::new(), version: 0 };
+        let mut session =
+            Session { socket: open(database, timeout, encrypt)?, input: BytesMut::new(), version: 0 };
         session.socket.set_timeouts(timeout)?;
         let user = database.get_user().unwrap_or("postgres");
         let parameters = [
@@ -133,16 +157,15 @@ impl Session {
     fn authenticate(&mut self, user: &str, database: &Database) -> Result<()> {
         let password = database.get_password().unwrap_or_default();
         let required = database.get_channel_binding() == Binding::Require;
-        let mut scram = None;
+        let (mut scram, mut proved, mut signed_in) = (None, false, false);
         loop {
             let mut out = BytesMut::new();
             match self.message()? {
-                Message::AuthenticationOk if required && scram.is_none() => {
-                    return protocol(
-                        "channel_binding=require, and the server asks for no SCRAM-SHA-256-PLUS",
-                    );
+                // Only its signature, over the binding too, shows that it is the server.
+                Message::AuthenticationOk if required && !proved => {
+                    return protocol("channel_binding=require, and the server proves nothing");
                 }
-                Message::AuthenticationOk => {}
+                Message::AuthenticationOk => signed_in = true,
                 Message::AuthenticationCleartextPassword | Message::AuthenticationMd5Password(_)
                     if required =>
                 {
@@ -160,7 +183,7 @@ impl Session {
                         mechanism(&offered, end_point, database.get_channel_binding())?;
                     let start = sasl::ScramSha256::new(password, binding);
                     frontend::sasl_initial_response(mechanism, start.message(), &mut out)?;
-                    scram = Some(start);
+                    (scram, proved) = (Some(start), false);
                 }
                 Message::AuthenticationSaslContinue(body) => {
                     let Some(scram) = &mut scram else { return protocol("SASL continued before it began") };
@@ -170,9 +193,10 @@ impl Session {
                 Message::AuthenticationSaslFinal(body) => {
                     let Some(scram) = &mut scram else { return protocol("SASL ended before it began") };
                     scram.finish(body.data())?;
+                    proved = true;
                 }
                 Message::ErrorResponse(body) => return Err(server_error(body.fields())),
-                Message::ReadyForQuery(_) => return Ok(()),
+                Message::ReadyForQuery(_) if signed_in => return Ok(()),
                 Message::ParameterStatus(body) if body.name()? == "server_version" => {
                     self.version = major(body.value()?);
                 }

@@ -46,7 +46,7 @@ proptest! {
         // Nobody signs in without the server's consent.
         let database = "postgres://user:password@nowhere/d".parse().expect("a URL");
         if signing_in.authenticate("user", &database).is_ok() {
-            prop_assert!(bytes.contains(&b'Z'));
+            prop_assert!(bytes.contains(&b'Z') && bytes.contains(&b'R'));
         }
     }
 }
@@ -85,4 +85,21 @@ fn a_sign_in_is_bound_to_the_certificate_if_both_sides_can() {
     assert_eq!(chosen(&plain, true, Binding::Require), None);
     assert_eq!(chosen(&both, false, Binding::Require), None);
     assert_eq!(chosen(&[], true, Binding::Prefer), None);
+}
+
+/// Who is not proved to be the server is nobody, if the URL asks for that; and nobody is ready before a sign-in.
+#[test]
+fn a_server_that_proves_nothing_is_refused_where_proof_is_asked_for() {
+    let (ok, ready) = (message(b'R', &0u32.to_be_bytes()), message(b'Z', b"I"));
+    let offer = message(b'R', &[&10u32.to_be_bytes()[..], b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0"].concat());
+    let signs_in = |said: &[&[u8]], url: &str| {
+        let (mut session, _server) = session(&said.concat());
+        session.authenticate("user", &url.parse().expect("a URL")).is_ok()
+    };
+    let (trusting, careful) = ("postgres://u@h/d", "postgres://u:p@h/d?channel_binding=require");
+    assert!(signs_in(&[&ok, &ready], trusting));
+    assert!(!signs_in(&[&ready], trusting));
+    assert!(!signs_in(&[&ok, &ready], careful));
+    assert!(!signs_in(&[&ready], careful));
+    assert!(!signs_in(&[&offer, &ok, &ready], careful));
 }
