@@ -52,6 +52,7 @@ impl FromStr for Database {
             Mode::Prefer => SslMode::Prefer,
             Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
         });
+        // The client library would wait for as long as it takes.
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT);
         }
@@ -89,6 +90,11 @@ impl fmt::Debug for Database {
 }
 
 impl Database {
+    /// How long connecting, and each step of signing in, may take.
+    pub fn patience(&self) -> Duration {
+        self.get_connect_timeout().copied().unwrap_or(CONNECT)
+    }
+
     /// How to encrypt, where `get_ssl_mode` says that.
     pub fn tls(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.tls)

@@ -30,8 +30,8 @@ const STEP: Duration = Duration::from_secs(10);
 const CONFIRM: Duration = Duration::from_secs(60);
 /// The longest pause between two attempts to connect, before jitter doubles it at most.
 const ATTEMPT_MOST: Duration = Duration::from_secs(2);
-/// Ra before 2.10.2 (RabbitMQ 3.10) writes the name of a new quorum queue down half a second after it has answered (`names.dets`,
-/// saved when idle). Killed before that, it has forgotten whose log it is, and every message that it confirmed.
+/// Ra before 2.10.2 (RabbitMQ 3.10) writes the name of a new quorum queue down half a second after it has answered
+/// (`names.dets`, saved when idle). Killed before that, it has forgotten whose log it is, and all that it confirmed.
 const WRITTEN_DOWN: Duration = Duration::from_secs(2);
 /// What a message weighs besides its body.
 const OVERHEAD: i64 = 1024;

@@ -115,7 +115,7 @@ impl Session {
     }
 
     fn sign_in(database: &Database, kind: &[(&str, &str)], encrypt: bool) -> Result<Session> {
-        let timeout = database.get_connect_timeout().copied().unwrap_or(Duration::from_secs(10));
+        let timeout = database.patience();
         let mut session =
             Session { socket: open(database, timeout, encrypt)?, input: BytesMut::new(), version: 0 };
         session.socket.set_timeouts(timeout)?;

@@ -29,7 +29,7 @@ use super::report::median;
 use crate::stack::Stack;
 use backlog::{Backlog, Shape};
 use debezium::{Debezium, Profile};
-use engine::{Direct, Engine, Relay, Run};
+use engine::{Engine, Relay, Run};
 use kafka::Topics;
 use report::{Latency, Report, Round};
 
@@ -213,9 +213,9 @@ async fn latencies(
     for round in 0..=world.options.rounds {
         for name in &world.options.engines {
             let mut relay = Relay::default();
-            let mut direct = Direct::new(world)?;
+            let run = Run::new(*name, &format!("latency{round}"));
             let mut engine = match (name, &mut debezium) {
-                (Name::Direct, _) => Engine::Direct(&mut direct),
+                (Name::Direct, _) => Engine::Direct(world.topics.teller(&run.topic)?),
                 (Name::Relay, _) => Engine::Relay(&mut relay),
                 (Name::Debezium, Some(engine)) => {
                     engine.profile = Profile::Latency;
@@ -224,7 +224,6 @@ async fn latencies(
                 (Name::Limit, _) | (Name::Debezium, None) => continue,
             };
             tracing::info!(round, of = world.options.rounds, engine = name.shown(), "latencies");
-            let run = Run::new(*name, &format!("latency{round}"));
             backlog.make_slot(&run.slot).await?;
             world.topics.make(&run.topic).await?;
             engine.start(world, backlog, &run).await?;

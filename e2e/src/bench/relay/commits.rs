@@ -7,8 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
 use rdkafka::consumer::BaseConsumer;
-use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use serde_json::Value;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_postgres::{Client, Statement};
@@ -16,7 +15,7 @@ use tokio_postgres::{Client, Statement};
 use super::backlog::Backlog;
 use super::drain::peak_bytes;
 use super::engine::{Engine, Run};
-use super::kafka::{assign, ends};
+use super::kafka::{Teller, assign, ends};
 use super::report::Latency;
 use super::{Name, World};
 use crate::bench::latency::Latencies;
@@ -100,7 +99,7 @@ async fn commit(
     let until = Instant::now() + PATIENCE;
     while heard.records.load(Ordering::Relaxed) == 0 {
         ensure!(Instant::now() < until, "nothing arrives");
-        write(&client, &insert, engine.direct().as_ref()).await?;
+        write(&client, &insert, engine.direct()).await?;
         all += 1;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -109,7 +108,7 @@ async fn commit(
     for _ in 0..COMMITTERS {
         let (client, insert) = backlog.committer().await?;
         let (stop, heard) = (Arc::clone(&stop), Arc::clone(heard));
-        let direct = engine.direct();
+        let direct = engine.direct().cloned();
         let pause = Duration::from_secs(1) * COMMITTERS / world.options.rate;
         committers.spawn(async move {
             let mut ticks = interval(pause);
@@ -143,16 +142,10 @@ async fn commit(
 }
 
 /// Commits one row, and tells it where that is the committer's own business. It does not wait for that.
-async fn write(client: &Client, insert: &Statement, direct: Option<&(FutureProducer, String)>) -> Result<()> {
-    let began = Timestamp::now().to_string();
+async fn write(client: &Client, insert: &Statement, direct: Option<&Teller>) -> Result<()> {
+    let began = Timestamp::now();
     client.execute(insert, &[]).await?;
-    if let Some((producer, topic)) = direct {
-        let headers = OwnedHeaders::new().insert(Header { key: "ce_time", value: Some(&began) });
-        let record = FutureRecord::<[u8; 8], _>::to(topic).payload(&[0; 240]).headers(headers);
-        // Nobody waits for the acknowledgement: what does not arrive is missed at the end.
-        drop(producer.send_result(record).map_err(|(error, _)| error)?);
-    }
-    Ok(())
+    direct.map_or(Ok(()), |teller| teller.tell(began))
 }
 
 fn listen(consumer: &BaseConsumer, heard: &Heard, engine: Name, unwrap: bool) -> Result<()> {

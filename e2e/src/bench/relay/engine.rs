@@ -5,12 +5,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
-use rdkafka::producer::FutureProducer;
 use stack::process::ProcessId;
 
 use super::backlog::{Backlog, PUBLICATION, TABLE};
 use super::debezium::Debezium;
-use super::kafka::PARTITIONS;
+use super::kafka::{PARTITIONS, Teller};
 use super::{Name, World};
 
 /// The names of one run.
@@ -39,7 +38,7 @@ impl Run {
 pub enum Engine<'e> {
     Relay(&'e mut Relay),
     Debezium(&'e mut Debezium),
-    Direct(&'e mut Direct),
+    Direct(Teller),
 }
 
 impl Engine<'_> {
@@ -52,9 +51,9 @@ impl Engine<'_> {
     }
 
     /// Tells a row right after its commit, if that is how it is done.
-    pub fn direct(&self) -> Option<(FutureProducer, String)> {
+    pub fn direct(&self) -> Option<&Teller> {
         match self {
-            Self::Direct(direct) => Some((direct.producer.clone(), direct.topic.clone())),
+            Self::Direct(teller) => Some(teller),
             Self::Relay(_) | Self::Debezium(_) => None,
         }
     }
@@ -64,10 +63,7 @@ impl Engine<'_> {
         match self {
             Self::Relay(relay) => relay.start(world, backlog, run).await,
             Self::Debezium(debezium) => debezium.create(world, backlog, run).await,
-            Self::Direct(direct) => {
-                direct.topic.clone_from(&run.topic);
-                Ok(())
-            }
+            Self::Direct(_) => Ok(()),
         }
     }
 
@@ -105,18 +101,6 @@ pub fn process(child: &Child) -> Option<ProcessId> {
 
 fn relay_log(world: &World<'_>) -> PathBuf {
     world.folder.join("cdc-relay.log")
-}
-
-/// The committers as producers, with the relay's own settings for a handful of rows.
-pub struct Direct {
-    producer: FutureProducer,
-    topic: String,
-}
-
-impl Direct {
-    pub fn new(world: &World<'_>) -> Result<Self> {
-        Ok(Self { producer: world.topics.producer()?, topic: String::new() })
-    }
 }
 
 #[derive(Default)]
