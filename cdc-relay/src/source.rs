@@ -161,6 +161,7 @@ impl Life {
         {
             return Err(Trouble::Standby);
         }
+        self.unmoved(&slot_name, &memory)?;
         positions.extend(later.positions);
         // Through every producer, so that none makes a row wait for its first connection.
         for load in Load::ALL {
@@ -173,6 +174,19 @@ impl Life {
         let Wiring { source, database, metrics, acks, .. } = &*self.wiring;
         let snapshots = snapshot::begin(source, &cluster, found.collect(), database, (metrics, acks))?;
         self.stream(wire, (memory, confirmed), snapshots)
+    }
+
+    /// Refuses a slot that somebody who is no relay advanced, or made anew, after it was looked at and before it was
+    /// ours: the server streams from where it stands, without a word. By another session: this one's is taken up.
+    fn unmoved(&self, slot_name: &str, memory: &Memory) -> Result<(), Trouble> {
+        let slot = inspect::slot(&mut Session::connect(&self.wiring.database)?, slot_name)?;
+        let acknowledged = memory.acknowledged;
+        match slot.and_then(|slot| slot.confirmed) {
+            Some(confirmed) if confirmed > acknowledged => {
+                Err(Refusal::SlotAhead { slot: slot_name.to_owned(), confirmed, acknowledged }.into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The tables whose existing rows are to be told; refuses those that cannot be read in chunks.

@@ -8,6 +8,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 
 use crate::kafka::{self, distinct};
+use crate::load::under_load;
 use crate::rig::{Rig, eventually, server};
 
 fn admin() -> AdminClient<DefaultClientContext> {
@@ -61,5 +62,27 @@ async fn a_limit_that_is_lowered_while_streaming_neither_wedges_nor_skips() {
     let dead = kafka::read(&rig.dead_letters());
     assert_eq!(dead.iter().map(|letter| letter.json()["row"]["id"].clone()).collect::<Vec<_>>(), ["2"]);
     rig.confirmed().await;
+    drop(relay);
+}
+
+/// Of keys that the load changes all the time: what follows of them stands behind the large row, in order.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_larger_than_the_broker_takes_under_load_cost_no_other_row_and_are_not_overtaken() {
+    let mut rig = Rig::new("large").await;
+    let (relay, oracle, load) = under_load(&mut rig, false).await;
+    for (owner, id) in [("o1", 1000), ("o5", 1001), ("o1", 1002)] {
+        load.more(30).await;
+        let large = "insert into items (owner, id, version, note) values ($1, $2, 1, repeat('x', 2000000))";
+        rig.sql.execute(large, &[&owner, &i64::from(id)]).await.expect("a large row");
+    }
+    load.more(100).await;
+    relay.kill();
+    load.more(50).await;
+    let relay = rig.streaming().await;
+    load.more(50).await;
+    load.stop().await;
+    let report = oracle.judge(&rig).await;
+    report.expect(250);
+    assert!(report.dead > 3, "nothing followed: {report:?}");
     drop(relay);
 }

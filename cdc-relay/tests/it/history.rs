@@ -66,6 +66,15 @@ async fn another_cluster_behind_the_same_address_is_noticed() {
     let report = relay.state("refused").await;
     assert!(report.contains("another cluster"), "{report}");
     assert_eq!(kafka::read(&rig.topic()).len(), 1);
+    // Where the address is right: every row that is here is told, and the relay goes on.
+    let reconcile = rig.command("reconcile").arg("--yes").output().expect("the program");
+    assert!(reconcile.status.success(), "{}", String::from_utf8_lossy(&reconcile.stderr));
+    relay.streams().await;
+    rig.row("a", 3, 1, "made").await;
+    rig.confirmed().await;
+    let ids: Vec<String> =
+        kafka::read(&rig.topic()).iter().map(|event| event.header("ce_id").to_owned()).collect();
+    assert_eq!(ids, ["it/items/a/1/1", "it/items/a/2/1", "it/items/a/3/1"]);
     drop((relay, rig));
 }
 

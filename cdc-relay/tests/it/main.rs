@@ -13,6 +13,7 @@ mod faults;
 mod history;
 mod kafka;
 mod load;
+mod losses;
 mod observed;
 mod oracle;
 mod outages;

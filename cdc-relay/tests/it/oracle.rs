@@ -6,40 +6,31 @@
 //! * every transaction names the one before it;
 //! * whenever somebody looked, what the relay's slot was confirmed to had already been in the topics, and in the queue.
 
+mod across;
+mod sample;
+
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use cdc_relay::lsn::Lsn;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_postgres::Client;
 
-use crate::kafka::{Ends, Event, chain, first_tellings, read_from};
+use self::sample::{BARRIER, Sample, Sampler};
+use crate::kafka::{Event, chain, first_tellings, read_from};
 use crate::rabbit;
-use crate::rig::{Rig, Servers, attempt, connect};
-
-/// As long as one look may take.
-const SECOND: Duration = Duration::from_secs(1);
+use crate::rig::{Rig, connect};
 
 pub struct Oracle {
-    slot: String,
-    url: String,
     work: bool,
-    stop: Arc<AtomicBool>,
-    sampler: JoinHandle<Vec<Sample>>,
+    sampler: Sampler,
+    log: Log,
 }
 
-/// What was looked up, in this order.
-struct Sample {
-    confirmed: u64,
-    /// Where the topic's partitions and the dead letters end.
-    ends: Vec<i64>,
-    queued: Option<u32>,
+/// What the oracle's slot has decoded so far.
+struct Log {
+    slot: String,
+    commits: Vec<Commit>,
+    /// The end of the last commit.
+    end: u64,
 }
 
 /// A committed change of `items`.
@@ -76,24 +67,36 @@ impl Oracle {
         let slot = format!("{}_oracle", rig.name);
         let make = "select pg_create_logical_replication_slot($1, 'test_decoding')";
         rig.sql.execute(make, &[&slot]).await.expect("the oracle's slot");
-        let stop = Arc::new(AtomicBool::new(false));
-        let place = Place {
-            url: rig.url.clone(),
-            slot: rig.name.clone(),
-            servers: rig.servers.clone(),
-            topics: [rig.topic(), rig.dead_letters()],
-            queue: work.then(|| rig.queue()),
-        };
-        let sampler = tokio::spawn(sample(place, Arc::clone(&stop)));
-        Oracle { slot, url: rig.url.clone(), work, stop, sampler }
+        let log = Log { slot, commits: Vec::new(), end: 0 };
+        Oracle { work, sampler: Sampler::start(rig, work), log }
+    }
+
+    /// Call it before somebody else moves or drops the relay's slot.
+    pub fn touched(&self) {
+        self.sampler.touched();
+    }
+
+    /// Reads until its slot needs nothing of the log as it is now.
+    pub async fn let_go(&mut self, rig: &Rig) {
+        let (now, _) = rig.positions().await;
+        let needs = "select (restart_lsn - '0/0')::int8 from pg_replication_slots where slot_name = $1";
+        for _ in 0..100 {
+            // Only where the server notes which transactions run can reading begin again.
+            rig.sql.batch_execute("checkpoint").await.expect("checkpoint");
+            self.log.read(&rig.sql).await;
+            let row = rig.sql.query_one(needs, &[&self.log.slot]).await.expect("the oracle's slot");
+            if row.get::<_, i64>(0) as u64 >= now {
+                return;
+            }
+        }
+        panic!("the oracle's slot still needs {now:X}");
     }
 
     /// Waits until everything is confirmed, then judges. The load must have ended.
-    pub async fn judge(self, rig: &Rig) -> Report {
+    pub async fn judge(mut self, rig: &Rig) -> Report {
         rig.confirmed().await;
-        self.stop.store(true, Ordering::Relaxed);
-        let samples = self.sampler.await.expect("samples");
-        let commits = commits(&connect(&self.url).await, &self.slot).await;
+        self.log.read(&connect(&rig.url).await).await;
+        let (samples, commits) = (self.sampler.stop().await, self.log.commits);
         let events = read_from(&rig.servers.kafka, &rig.topic());
         let dead = read_from(&rig.servers.kafka, &rig.dead_letters());
         let told: BTreeMap<String, Vec<String>> = told(&events, &dead);
@@ -102,9 +105,11 @@ impl Oracle {
         let all: Vec<Event> = events.iter().chain(&dead).cloned().collect();
         assert_eq!(chain(&all), commits.len(), "transactions in the chain");
         if self.work {
-            assert_queue(rig, &commits).await;
+            assert_eq!(queue(rig).await, work(&commits), "the queue, without repeats");
         }
-        assert_confirmed_is_told(&commits, &samples, (&events, &dead));
+        let nothing = nothing(&samples);
+        let places = places(&events, &dead, nothing.ends.len());
+        assert_confirmed_is_told(&dues(&commits, &places, nothing), &samples);
         let changes = commits.iter().map(|commit| commit.changes.len()).sum();
         Report {
             transactions: commits.len(),
@@ -124,115 +129,26 @@ impl Report {
     }
 }
 
-/// Where samples are taken.
-struct Place {
-    url: String,
-    slot: String,
-    servers: Servers,
-    topics: [String; 2],
-    queue: Option<String>,
-}
-
-/// The slot first: what is in the topics afterwards may be more than what it was confirmed for, never less.
-async fn sample(place: Place, stop: Arc<AtomicBool>) -> Vec<Sample> {
-    let ends = Arc::new(Ends::of(&place.servers.kafka, &place.topics));
-    let (mut samples, mut sql, mut queue) = (Vec::new(), None, Queue::default());
-    while !stop.load(Ordering::Relaxed) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        let Some(client) = sql.as_ref().filter(|client: &&Client| !client.is_closed()) else {
-            sql = attempt(&place.url).await;
-            continue;
-        };
-        let query =
-            "select (confirmed_flush_lsn - '0/0')::int8 from pg_replication_slots where slot_name = $1";
-        let Ok(Some(row)) = client.query_opt(query, &[&place.slot]).await else { continue };
-        let Some(confirmed) = row.get::<_, Option<i64>>(0) else { continue };
-        let now = Arc::clone(&ends);
-        let Some(ends) = tokio::task::spawn_blocking(move || now.read()).await.expect("ends") else {
-            continue;
-        };
-        let queued = match &place.queue {
-            Some(name) => match queue.count(&place.servers.amqp, name).await {
-                Some(count) => Some(count),
-                None => continue,
-            },
-            None => None,
-        };
-        samples.push(Sample { confirmed: confirmed as u64, ends, queued });
-    }
-    samples
-}
-
-/// What the oracle itself puts into the queue.
-const BARRIER: &str = "barrier";
-
-/// A connection over which the queue can be counted.
-struct Counter {
-    connection: lapin::Connection,
-    channel: Channel,
-}
-
-impl Counter {
-    /// A quorum queue answers a passive declare from the state it has applied, which after a start of the broker is
-    /// less than its log has. What is confirmed by this start of it is behind all of that in the log.
-    async fn connect(amqp: &str, queue: &str) -> Option<Counter> {
-        let (connection, channel) = rabbit::attempt(amqp).await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await.ok()?;
-        let properties = BasicProperties::default().with_message_id(BARRIER.into()).with_delivery_mode(2);
-        let options = BasicPublishOptions::default();
-        let told = channel.basic_publish("".into(), queue.into(), options, b"", properties).await.ok()?;
-        told.await.ok()?.is_ack().then_some(Counter { connection, channel })
-    }
-
-    /// How many messages wait, barriers included; 0 when the queue took more than 250 ms to answer.
-    async fn count(&self, queue: &str) -> Option<u32> {
-        let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-        let declare = self.channel.queue_declare(queue.into(), options, FieldTable::default());
-        Some(timeout(SECOND, declare).await.ok()?.ok()?.message_count())
-    }
-}
-
-/// The queue, as it was seen over one connection after the other.
-#[derive(Default)]
-struct Queue {
-    counter: Option<Counter>,
-    barriers: u32,
-}
-
-impl Queue {
-    /// How many messages of the relay wait, unless that cannot be said.
-    async fn count(&mut self, amqp: &str, queue: &str) -> Option<u32> {
-        if self.counter.as_ref().is_none_or(|counter| !counter.connection.status().connected()) {
-            self.counter = timeout(SECOND, Counter::connect(amqp, queue)).await.ok().flatten();
-            self.barriers += u32::from(self.counter.is_some());
-        }
-        let count = self.counter.as_ref()?.count(queue).await;
-        if count.is_none() {
-            self.counter = None;
-        }
-        count?.checked_sub(self.barriers)
-    }
-}
-
-/// Reads the oracle's slot to its end. Transactions that changed nothing published are left out.
-async fn commits(sql: &Client, slot: &str) -> Vec<Commit> {
-    let query = "select (lsn - '0/0')::int8, data from pg_logical_slot_get_changes($1, null, null, 'include-xids', '0')";
-    let rows = sql.query(query, &[&slot]).await.expect("the oracle's changes");
-    let (mut commits, mut changes, mut start) = (Vec::new(), Vec::new(), 0);
-    for row in rows {
-        let (lsn, text): (i64, &str) = (row.get(0), row.get(1));
-        if let Some(row) = text.strip_prefix("table public.items: ") {
-            changes.push(change(row));
-        } else if text == "COMMIT" {
-            // The position behind the commit.
-            let (end, changes) = (lsn as u64, std::mem::take(&mut changes));
-            if !changes.is_empty() {
-                commits.push(Commit { start, end, changes });
+impl Log {
+    /// Reads the slot to its end. Transactions that changed nothing published are left out.
+    async fn read(&mut self, sql: &Client) {
+        let query = "select (lsn - '0/0')::int8, data from pg_logical_slot_get_changes($1, null, null, 'include-xids', '0')";
+        let rows = sql.query(query, &[&self.slot]).await.expect("the oracle's changes");
+        let mut changes = Vec::new();
+        for row in rows {
+            let (lsn, text): (i64, &str) = (row.get(0), row.get(1));
+            if let Some(row) = text.strip_prefix("table public.items: ") {
+                changes.push(change(row));
+            } else if text == "COMMIT" {
+                // The position behind the commit.
+                let (start, end) = (std::mem::replace(&mut self.end, lsn as u64), lsn as u64);
+                let changes = std::mem::take(&mut changes);
+                if !changes.is_empty() {
+                    self.commits.push(Commit { start, end, changes });
+                }
             }
-            start = end;
         }
     }
-    commits
 }
 
 /// `INSERT: owner[text]:'o1' id[bigint]:7 …`, or `UPDATE: old-key: … new-tuple: …`.
@@ -313,47 +229,85 @@ fn assert_positions(commits: &[Commit], events: &[Event]) {
         by_id.extend(commit.changes.iter().map(|change| (change.id.as_str(), commit.start..commit.end)));
     }
     for event in events {
-        let (id, position) = (event.header("ce_id"), event.header("pg_position"));
-        let lsn = position.split(';').next().and_then(|lsn| lsn.parse::<Lsn>().ok()).expect("a position");
-        assert!(by_id[id].contains(&lsn.0), "{id} is told as of {position}");
+        let (id, position) = (event.header("ce_id"), position(event).expect("a position"));
+        assert!(by_id[id].contains(&position), "{id} is told as of {position:X}");
     }
 }
 
-fn assert_confirmed_is_told(commits: &[Commit], samples: &[Sample], (events, dead): (&[Event], &[Event])) {
+/// The commit that an event is of; none if it was told of an existing row.
+fn position(event: &Event) -> Option<u64> {
+    let position = event.header("pg_position").split(';').next().filter(|text| !text.is_empty());
+    position.map(|text| text.parse::<Lsn>().expect("a position").0)
+}
+
+/// What had to be there once the slot was confirmed up to a position.
+#[derive(Clone)]
+struct Due {
+    confirmed: u64,
+    /// The least end of each partition of the topic, and of the dead letters.
+    ends: Vec<i64>,
+    queued: u32,
+}
+
+/// Where each change was told first.
+type Places = HashMap<String, (usize, i64)>;
+
+fn places(events: &[Event], dead: &[Event], partitions: usize) -> Places {
     let mut first = HashMap::new();
     for event in events {
         first.entry(event.header("ce_id").to_owned()).or_insert((event.partition as usize, event.offset));
     }
-    let partitions = samples.iter().map(|sample| sample.ends.len()).max().unwrap_or(1);
     for letter in dead {
         first.entry(buried(letter).1).or_insert((partitions - 1, letter.offset));
     }
-    // What has to be there once the slot is confirmed past each commit.
-    let (mut needed, mut work) = (vec![0; partitions], 0);
-    let mut after: Vec<(u64, Vec<i64>, u32)> = Vec::new();
+    first
+}
+
+/// What was due after each commit, and `before` them.
+fn dues(commits: &[Commit], places: &Places, before: Due) -> Vec<Due> {
+    let mut dues = vec![before];
     for commit in commits {
+        let mut due = Due { confirmed: commit.end, ..dues[dues.len() - 1].clone() };
         for change in &commit.changes {
-            let (partition, offset) = first[&change.id];
-            needed[partition] = needed[partition].max(offset + 1);
-            work += u32::from(change.work);
+            // What was told nowhere was never there.
+            let (partition, offset) = places.get(&change.id).copied().unwrap_or((0, i64::MAX - 1));
+            due.ends[partition] = due.ends[partition].max(offset + 1);
+            due.queued += u32::from(change.work);
         }
-        after.push((commit.end, needed.clone(), work));
+        dues.push(due);
     }
+    dues
+}
+
+fn assert_confirmed_is_told<'a>(dues: &[Due], samples: impl IntoIterator<Item = &'a Sample>) {
     for sample in samples {
-        let count = after.partition_point(|(end, ..)| *end <= sample.confirmed);
-        let Some((end, needed, work)) = count.checked_sub(1).map(|index| &after[index]) else { continue };
-        let told = sample.ends.iter().zip(needed).all(|(end, needed)| end >= needed);
-        assert!(told, "confirmed past {end:X}, when the topics had {:?} of {needed:?}", sample.ends);
-        let queued = sample.queued.unwrap_or(*work);
-        assert!(queued >= *work, "confirmed past {end:X}, when the queue had {queued} of {work}");
+        let count = dues.partition_point(|due| due.confirmed <= sample.confirmed);
+        let Some(Due { confirmed, ends, queued }) = count.checked_sub(1).map(|last| &dues[last]) else {
+            continue;
+        };
+        let told = sample.ends.iter().zip(ends).all(|(end, due)| end >= due);
+        assert!(told, "confirmed past {confirmed:X}, when the topics had {:?} of {ends:?}", sample.ends);
+        let found = sample.queued.unwrap_or(*queued);
+        assert!(found >= *queued, "confirmed past {confirmed:X}, when the queue had {found} of {queued}");
     }
 }
 
-async fn assert_queue(rig: &Rig, commits: &[Commit]) {
+/// What is due of nothing. Partitions are counted with the dead letters, which are the last.
+fn nothing(samples: &[Sample]) -> Due {
+    let partitions = samples.first().map_or(1, |sample| sample.ends.len());
+    Due { confirmed: 0, ends: vec![0; partitions], queued: 0 }
+}
+
+/// The work among these changes.
+fn work(commits: &[Commit]) -> Vec<String> {
     let changes = commits.iter().flat_map(|commit| &commit.changes);
-    let work: Vec<String> = changes.filter(|change| change.work).map(|change| change.id.clone()).collect();
+    changes.filter(|change| change.work).map(|change| change.id.clone()).collect()
+}
+
+/// What is in the queue, without repeats.
+async fn queue(rig: &Rig) -> Vec<String> {
     let (_connection, channel) = rabbit::attempt(&rig.servers.amqp).await.expect("RabbitMQ");
     let mut queued = rabbit::drain_all(&channel, &rig.queue()).await;
     queued.retain(|id| id != BARRIER);
-    assert_eq!(queued, work, "the queue, without repeats");
+    queued
 }

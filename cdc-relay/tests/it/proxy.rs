@@ -1,8 +1,9 @@
-//! A link that can be cut: stands between the relay and a server.
+//! Links that can be cut, or held up at a word: they stand between the relay and a server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -42,5 +43,63 @@ impl Proxy {
 
     pub fn mend(&self) {
         let _ = self.open.send(true);
+    }
+}
+
+/// Holds back what a client says from a word on, until it is let through. Later clients are not held up.
+pub struct Gate {
+    pub address: SocketAddr,
+    state: watch::Sender<Held>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    NotYet,
+    Now,
+    NoMore,
+}
+
+impl Gate {
+    pub async fn to(server: String, word: &'static str) -> Gate {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
+        let address = listener.local_addr().expect("address");
+        let (state, _) = watch::channel(Held::NotYet);
+        let shared = state.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(upstream) = TcpStream::connect(server.as_str()).await else { continue };
+                let (mut from, mut to) = client.into_split();
+                let (mut answers, mut requests) = upstream.into_split();
+                tokio::spawn(async move { tokio::io::copy(&mut answers, &mut to).await });
+                let state = shared.clone();
+                tokio::spawn(async move {
+                    let mut buffer = vec![0; 1 << 16];
+                    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+                        let said = &buffer[..length];
+                        if said.windows(word.len()).any(|part| part == word.as_bytes()) {
+                            state.send_if_modified(|held| {
+                                let first = *held == Held::NotYet;
+                                *held = if first { Held::Now } else { *held };
+                                first
+                            });
+                            let _ = state.subscribe().wait_for(|held| *held == Held::NoMore).await;
+                        }
+                        if requests.write_all(said).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        Gate { address, state }
+    }
+
+    /// Waits until somebody is held up.
+    pub async fn held(&self) {
+        self.state.subscribe().wait_for(|held| *held == Held::Now).await.expect("the gate");
+    }
+
+    pub fn open(&self) {
+        self.state.send_replace(Held::NoMore);
     }
 }

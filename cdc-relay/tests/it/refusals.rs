@@ -1,6 +1,7 @@
 //! Where going on would lose something, the relay stands still and says so.
 
 use crate::kafka;
+use crate::proxy::Gate;
 use crate::rig::Rig;
 
 /// A relay that has told a row and stopped.
@@ -53,6 +54,27 @@ async fn a_slot_that_somebody_else_advanced_is_noticed() {
     let advance = "select pg_replication_slot_advance($1, pg_current_wal_lsn())";
     rig.sql.execute(advance, &[&rig.name]).await.expect("advance");
     refuses(rig, "advanced to").await;
+}
+
+/// After the relay looked, and before the slot was its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slot_that_somebody_else_advances_as_the_relay_takes_it_up_is_noticed() {
+    let mut rig = used("taken_up").await;
+    let (before, rest) = rig.url.rsplit_once('@').expect("a login");
+    let (server, database) = rest.split_once('/').expect("a database");
+    let gate = Gate::to(server.to_owned(), "START_REPLICATION").await;
+    rig.overrides.push(("IT_URL", format!("{before}@{}/{database}", gate.address)));
+    let relay = rig.start();
+    gate.held().await;
+    rig.row("lost", 1, 1, "made").await;
+    let advance = "select pg_replication_slot_advance($1, pg_current_wal_lsn())";
+    rig.sql.execute(advance, &[&rig.name]).await.expect("advance");
+    rig.row("a", 2, 1, "made").await;
+    gate.open();
+    let report = relay.state("refused").await;
+    assert!(report.contains("advanced to"), "{report}");
+    assert_eq!(kafka::read(&rig.topic()).len(), 1);
+    drop(relay);
 }
 
 #[tokio::test]

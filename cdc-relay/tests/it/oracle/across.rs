@@ -1,0 +1,167 @@
+//! What has to have been told when a slot was lost under load and the source reconciled: the changes before the loss, and
+//! those since the new slot began, each as ever; in between no change is promised, but every row as it was when the new
+//! slot began. Held against the topics and the queue it shows that
+//!
+//! * what was told before the loss is a beginning of what was committed, by key and in order;
+//! * every row was told as of the new slot's beginning, once, and before the new slot was confirmed any further;
+//! * every change committed since was told, in order, in a chain of its own, and nothing that was not committed;
+//! * no row ever goes back: first tellings of it stand in the order of its changes, over all three;
+//! * as long as nobody else laid hands on the slot, what it was confirmed to was in the topics and in the queue.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use cdc_relay::lsn::Lsn;
+
+use super::{
+    Commit, Due, Oracle, assert_confirmed_is_told, assert_positions, assert_same, committed, dues, nothing,
+    places, position, queue, told, work,
+};
+use crate::kafka::{Event, chain, read_from};
+use crate::rig::{Rig, connect};
+
+/// How much there was to judge.
+#[derive(Debug)]
+pub struct Report {
+    /// Transactions before the loss that were told, those that were not, and those since the new slot began.
+    pub before: usize,
+    pub lost: usize,
+    pub since: usize,
+    /// Rows told as they were in between.
+    /// How often somebody looked before the loss and after the new slot went on.
+    pub samples: (usize, usize),
+}
+
+impl Report {
+    /// That the test was one.
+    pub fn expect(&self, transactions: usize) {
+        let Report { before, lost, since, .. } = self;
+        assert!(
+            [before, lost, since].iter().all(|count| **count >= transactions),
+            "too little load: {self:?}"
+        );
+        assert!(self.samples.0 >= 5 && self.samples.1 >= 5, "nobody looked: {self:?}");
+    }
+}
+
+impl Oracle {
+    /// Waits until everything is confirmed, then judges. The load must have ended. `begins_at`: of the new slot.
+    pub async fn judge_across(mut self, rig: &Rig, begins_at: Lsn) -> Report {
+        rig.confirmed().await;
+        self.log.read(&connect(&rig.url).await).await;
+        let samples = self.sampler.stop().await;
+        let commits = self.log.commits;
+        let (old, new) = commits.split_at(commits.partition_point(|commit| commit.end <= begins_at.0));
+        let events = read_from(&rig.servers.kafka, &rig.topic());
+        let dead = read_from(&rig.servers.kafka, &rig.dead_letters());
+        assert!(dead.is_empty(), "{} dead letters", dead.len());
+        let (rows, streamed): (Vec<Event>, Vec<Event>) =
+            events.iter().cloned().partition(|event| position(event).is_none());
+        let (first, second): (Vec<Event>, Vec<Event>) =
+            streamed.iter().cloned().partition(|event| position(event) < Some(begins_at.0));
+
+        assert_beginning(&committed(old), &told(&first, &[]));
+        assert_same(&committed(new), &told(&second, &[]));
+        assert_positions(&commits, &streamed);
+        let before = chain(&first);
+        assert_eq!(chain(&second), new.len(), "transactions in the second chain");
+        let current = rows_of(old);
+        assert_rows(&current, &rows);
+        assert_never_back(&commits, &events);
+
+        let nothing = nothing(&samples);
+        let first = places(&first, &[], nothing.ends.len());
+        let untouched = samples.iter().filter(|sample| sample.untouched);
+        assert_confirmed_is_told(&dues(old, &first, nothing.clone()), untouched.clone());
+        let confirmed = untouched.clone().map(|sample| sample.confirmed).max().unwrap_or_default();
+        let safe = &old[..old.partition_point(|commit| commit.end <= confirmed)];
+        let queued = work(safe).len() + current.values().filter(|current| current.work).count();
+        let retold =
+            Due { confirmed: begins_at.0 + 1, ends: ends(&rows, nothing.ends), queued: queued as u32 };
+        let second = places(&second, &[], retold.ends.len());
+        let later = samples.iter().filter(|sample| sample.confirmed > begins_at.0);
+        assert_confirmed_is_told(&dues(new, &second, retold), later.clone());
+        if self.work {
+            assert_queue(&queue(rig).await, (old, &current, new));
+        }
+        let samples = (untouched.count(), later.count());
+        Report { before, lost: old.len() - before, since: new.len(), samples }
+    }
+}
+
+/// A row as it was last changed.
+struct Current {
+    id: String,
+    work: bool,
+}
+
+/// The row that a change is of: its id without the version.
+fn row(id: &str) -> &str {
+    id.rsplit_once('/').expect("an id with a version").0
+}
+
+/// By row, what these commits left it as.
+fn rows_of(commits: &[Commit]) -> HashMap<&str, Current> {
+    let mut rows = HashMap::new();
+    for change in commits.iter().flat_map(|commit| &commit.changes) {
+        rows.insert(row(&change.id), Current { id: change.id.clone(), work: change.work });
+    }
+    rows
+}
+
+fn assert_beginning(committed: &BTreeMap<String, Vec<String>>, told: &BTreeMap<String, Vec<String>>) {
+    for (key, told) in told {
+        let committed = committed.get(key).map(Vec::as_slice).unwrap_or_default();
+        let differs = committed.iter().zip(told).position(|(committed, told)| committed != told);
+        assert!(
+            committed.starts_with(told),
+            "key {key}: what was told before the loss differs from change {differs:?} on"
+        );
+    }
+}
+
+fn assert_rows(current: &HashMap<&str, Current>, told: &[Event]) {
+    let told: Vec<&str> = told.iter().map(|event| event.header("ce_id")).collect();
+    let distinct: BTreeSet<&str> = told.iter().copied().collect();
+    assert_eq!(distinct.len(), told.len(), "rows told again twice");
+    let current: BTreeSet<&str> = current.values().map(|current| current.id.as_str()).collect();
+    let missing: Vec<_> = current.difference(&distinct).take(3).collect();
+    let more: Vec<_> = distinct.difference(&current).take(3).collect();
+    assert!(current == distinct, "as of the new slot: not told {missing:?}, told instead {more:?}");
+}
+
+fn assert_never_back(commits: &[Commit], events: &[Event]) {
+    let changes = commits.iter().flat_map(|commit| &commit.changes);
+    let order: HashMap<&str, usize> =
+        changes.enumerate().map(|(index, change)| (change.id.as_str(), index)).collect();
+    let (mut seen, mut last) = (BTreeSet::new(), HashMap::new());
+    for event in events {
+        let id = event.header("ce_id");
+        if seen.insert(id) {
+            let now = order.get(id).unwrap_or_else(|| panic!("{id} was told, and never committed"));
+            let before = last.insert(row(id), now);
+            assert!(before < Some(now), "{id} was told after what came later");
+        }
+    }
+}
+
+/// Where the partitions end once these are there.
+fn ends(events: &[Event], mut ends: Vec<i64>) -> Vec<i64> {
+    for event in events {
+        let end = &mut ends[event.partition as usize];
+        *end = (*end).max(event.offset + 1);
+    }
+    ends
+}
+
+/// First a beginning of the work before the loss, then rows that are work, in any order, then the work since.
+fn assert_queue(queued: &[String], (old, current, new): (&[Commit], &HashMap<&str, Current>, &[Commit])) {
+    let old = work(old);
+    let told = queued.iter().zip(&old).take_while(|(queued, work)| queued == work).count();
+    let (before, rest) = queued.split_at(told);
+    let before: BTreeSet<&String> = before.iter().collect();
+    let rows: BTreeSet<&String> = current.values().filter(|row| row.work).map(|row| &row.id).collect();
+    let owed: BTreeSet<&String> = rows.difference(&before).copied().collect();
+    let (again, since) = rest.split_at(owed.len().min(rest.len()));
+    assert_eq!(again.iter().collect::<BTreeSet<_>>(), owed, "the work among the rows");
+    assert_eq!(since, work(new), "the work since, without repeats");
+}

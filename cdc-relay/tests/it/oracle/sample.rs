@@ -1,0 +1,158 @@
+//! What was there whenever somebody looked: where the slot was confirmed, and where topics and queue ended after that.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::Client;
+
+use crate::kafka::Ends;
+use crate::rabbit;
+use crate::rig::{Rig, Servers, attempt};
+
+/// As long as one look may take.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What was looked up, in this order.
+pub struct Sample {
+    pub confirmed: u64,
+    /// Nobody had laid hands on the slot when it was looked at.
+    pub untouched: bool,
+    /// Where the topic's partitions and the dead letters end.
+    pub ends: Vec<i64>,
+    pub queued: Option<u32>,
+}
+
+/// Looks until it is told to stop.
+pub struct Sampler {
+    stop: Arc<AtomicBool>,
+    touched: Arc<AtomicBool>,
+    task: JoinHandle<Vec<Sample>>,
+}
+
+impl Sampler {
+    /// `work`: the queue is looked at as well.
+    pub fn start(rig: &Rig, work: bool) -> Sampler {
+        let (stop, touched) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let place = Place {
+            url: rig.url.clone(),
+            slot: rig.name.clone(),
+            servers: rig.servers.clone(),
+            topics: [rig.topic(), rig.dead_letters()],
+            queue: work.then(|| rig.queue()),
+            stop: Arc::clone(&stop),
+            touched: Arc::clone(&touched),
+        };
+        Sampler { stop, touched, task: tokio::spawn(sample(place)) }
+    }
+
+    /// Call it before somebody else moves or drops the slot.
+    pub fn touched(&self) {
+        self.touched.store(true, Ordering::SeqCst);
+    }
+
+    pub async fn stop(self) -> Vec<Sample> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.task.await.expect("samples")
+    }
+}
+
+/// Where samples are taken.
+struct Place {
+    url: String,
+    slot: String,
+    servers: Servers,
+    topics: [String; 2],
+    queue: Option<String>,
+    stop: Arc<AtomicBool>,
+    touched: Arc<AtomicBool>,
+}
+
+/// The slot first: what is in the topics afterwards may be more than what it was confirmed for, never less.
+async fn sample(place: Place) -> Vec<Sample> {
+    let ends = Arc::new(Ends::of(&place.servers.kafka, &place.topics));
+    let (mut samples, mut sql, mut queue) = (Vec::new(), None, Queue::default());
+    while !place.stop.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let Some(client) = sql.as_ref().filter(|client: &&Client| !client.is_closed()) else {
+            sql = attempt(&place.url).await;
+            continue;
+        };
+        let query =
+            "select (confirmed_flush_lsn - '0/0')::int8 from pg_replication_slots where slot_name = $1";
+        let found = client.query_opt(query, &[&place.slot]).await;
+        // Asked after the look: not touched by now, not touched then.
+        let untouched = !place.touched.load(Ordering::SeqCst);
+        let Ok(Some(row)) = found else { continue };
+        let Some(confirmed) = row.get::<_, Option<i64>>(0) else { continue };
+        let now = Arc::clone(&ends);
+        let Some(ends) = tokio::task::spawn_blocking(move || now.read()).await.expect("ends") else {
+            continue;
+        };
+        let queued = match &place.queue {
+            Some(name) => match queue.count(&place.servers.amqp, name).await {
+                Some(count) => Some(count),
+                None => continue,
+            },
+            None => None,
+        };
+        samples.push(Sample { confirmed: confirmed as u64, untouched, ends, queued });
+    }
+    samples
+}
+
+/// What the oracle itself puts into the queue.
+pub const BARRIER: &str = "barrier";
+
+/// A connection over which the queue can be counted.
+struct Counter {
+    connection: lapin::Connection,
+    channel: Channel,
+}
+
+impl Counter {
+    /// A quorum queue answers a passive declare from the state it has applied, which after a start of the broker is
+    /// less than its log has. What is confirmed by this start of it is behind all of that in the log.
+    async fn connect(amqp: &str, queue: &str) -> Option<Counter> {
+        let (connection, channel) = rabbit::attempt(amqp).await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await.ok()?;
+        let properties = BasicProperties::default().with_message_id(BARRIER.into()).with_delivery_mode(2);
+        let options = BasicPublishOptions::default();
+        let told = channel.basic_publish("".into(), queue.into(), options, b"", properties).await.ok()?;
+        told.await.ok()?.is_ack().then_some(Counter { connection, channel })
+    }
+
+    /// How many messages wait, barriers included; 0 when the queue took more than 250 ms to answer.
+    async fn count(&self, queue: &str) -> Option<u32> {
+        let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+        let declare = self.channel.queue_declare(queue.into(), options, FieldTable::default());
+        Some(timeout(SECOND, declare).await.ok()?.ok()?.message_count())
+    }
+}
+
+/// The queue, as it was seen over one connection after the other.
+#[derive(Default)]
+struct Queue {
+    counter: Option<Counter>,
+    barriers: u32,
+}
+
+impl Queue {
+    /// How many messages of the relay wait, unless that cannot be said.
+    async fn count(&mut self, amqp: &str, queue: &str) -> Option<u32> {
+        if self.counter.as_ref().is_none_or(|counter| !counter.connection.status().connected()) {
+            self.counter = timeout(SECOND, Counter::connect(amqp, queue)).await.ok().flatten();
+            self.barriers += u32::from(self.counter.is_some());
+        }
+        let count = self.counter.as_ref()?.count(queue).await;
+        if count.is_none() {
+            self.counter = None;
+        }
+        count?.checked_sub(self.barriers)
+    }
+}
