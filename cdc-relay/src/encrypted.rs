@@ -115,6 +115,7 @@ impl Read for Encrypted {
                         Err(error) => return Err(error),
                     }
                 }
+                Err(_) if filled > 0 => break,
                 Err(error) => return Err(error),
             }
         }

@@ -10,7 +10,7 @@
 //! confirmed), `history` (what was told before), `stream` and `pace` (the loop), `source` (its life), `state` (what
 //! is refused), `kafka`, `rabbit` (where it goes), `dead`, `letter` and `release` (what cannot be told, until it can).
 //! Rows that exist already: `rows` (how they are read), `snapshot` (beside the stream), `reconcile` (instead of what
-//! was lost), `replay` (once more).
+//! was lost), `replay` (once more), `flight` (what of it is under way).
 //!
 //! Pure, without clock or I/O: `pgoutput`, `json`, `array`, `template`, `when`, `body`, `route`, `progress`,
 //! `history`, `pace`, `state`, `dead`, `letter`, `release`, `shelf`, `chain`, `runway`.
@@ -55,6 +55,8 @@ pub mod wire;
 mod acks;
 #[cfg(feature = "sinks")]
 mod clients;
+#[cfg(feature = "sinks")]
+mod flight;
 #[cfg(feature = "sinks")]
 mod http;
 #[cfg(feature = "sinks")]

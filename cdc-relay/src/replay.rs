@@ -13,15 +13,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::acks::Ack;
 use crate::catalog::Catalog;
-use crate::clients::{Clients, pause};
+use crate::clients::Clients;
 use crate::dead::unrouted;
+use crate::flight::Flight;
 use crate::inspect::{self, literal, text};
 use crate::lsn::{Lsn, PgTime};
 use crate::pace::Load;
 use crate::pgoutput::{self, Scratch};
-use crate::progress::{Progress, Sink};
 use crate::route::{Plan, Record, Topics, Transaction};
 use crate::routes::{Routes, Source, Table as Routed, qualified};
 use crate::rows::{self, HONEST, Table, identifier};
@@ -272,7 +271,12 @@ pub fn show(
 }
 
 /// Tells the rows, and waits until every sink has acknowledged them. The relay must have told them before.
-pub fn tell(selection: &mut Selection, wiring: &Wiring, clients: &mut Clients) -> Result<Summary> {
+/// `say` hears what it waits for.
+pub fn tell(
+    selection: &mut Selection,
+    (wiring, clients): (&Wiring, &mut Clients),
+    say: &mut dyn FnMut(&str),
+) -> Result<Summary> {
     let recalled = clients.recall(0)?;
     let memory = recalled.memory.context("nothing was told from this slot yet")?;
     ensure!(memory.phase == Phase::Streaming, "a reconcile was begun and did not end: it tells every row");
@@ -289,7 +293,8 @@ pub fn tell(selection: &mut Selection, wiring: &Wiring, clients: &mut Clients) -
         "rows of {table} stand in the dead-letter topic and are first: release them"
     );
     let plan = usable(teller.plan(&selection.table.relation)?)?;
-    let mut flight = Flight::new(wiring);
+    let mut flight = Flight::new(wiring, Some(SILENCE));
+    let ticket = flight.progress.begin(Lsn::ZERO, PgTime::default());
     let cluster = format!("{}/{}", memory.system_id, memory.timeline);
     let mut transaction = Transaction::of_existing(cluster, Lsn::ZERO);
     let mut summary = Summary::default();
@@ -297,13 +302,9 @@ pub fn tell(selection: &mut Selection, wiring: &Wiring, clients: &mut Clients) -
     let limit = selection.limit.unwrap_or(u64::MAX);
     teller.expect(Load::Backlog);
     selection.each(|row| {
-        flight.make_room()?;
-        let mut open = Open {
-            transaction: &mut transaction,
-            ticket: flight.ticket,
-            progress: &mut flight.progress,
-            again: false,
-        };
+        flight.make_room(teller.kafka(), say)?;
+        let progress = &mut flight.progress;
+        let mut open = Open { transaction: &mut transaction, ticket, progress, again: false };
         let before = summary.tally.seen;
         match teller.again((&plan, row), Again::Told(&mut summary.tally), &mut open)? {
             Ok(()) => {}
@@ -314,7 +315,7 @@ pub fn tell(selection: &mut Selection, wiring: &Wiring, clients: &mut Clients) -
         }
         Ok(summary.rows < limit)
     })?;
-    flight.land()?;
+    flight.land(teller.kafka(), say)?;
     Ok(summary)
 }
 
@@ -329,62 +330,6 @@ fn usable(plan: Plan) -> Result<Plan> {
         plan.relation
     );
     Ok(plan)
-}
-
-/// What is told and not yet acknowledged.
-struct Flight<'w> {
-    wiring: &'w Wiring,
-    progress: Progress,
-    ticket: u64,
-    landed: Vec<Ack>,
-    most: i64,
-}
-
-impl Flight<'_> {
-    fn new(wiring: &Wiring) -> Flight<'_> {
-        let mut progress = Progress::new(0, Lsn::ZERO, Lsn::ZERO);
-        let ticket = progress.begin(Lsn::ZERO, PgTime::default());
-        let most = wiring.routes.relay.in_flight_bytes as i64;
-        Flight { wiring, progress, ticket, landed: Vec::new(), most }
-    }
-
-    fn collect(&mut self) -> Result<bool> {
-        if let Some(reason) = self.wiring.acks.failure() {
-            bail!("{reason}");
-        }
-        self.wiring.acks.take(&mut self.landed);
-        let some = !self.landed.is_empty();
-        for ack in self.landed.drain(..) {
-            self.progress.acknowledge(ack.ticket, ack.sink, ack.count);
-        }
-        Ok(some)
-    }
-
-    fn is_full(&self) -> bool {
-        [Sink::Kafka, Sink::Rabbit].iter().any(|sink| self.wiring.acks.bytes(*sink) >= self.most)
-    }
-
-    fn make_room(&mut self) -> Result<()> {
-        if self.is_full() { self.wait(|flight| !flight.is_full()) } else { Ok(()) }
-    }
-
-    fn land(&mut self) -> Result<()> {
-        self.wait(|flight| flight.progress.settled())
-    }
-
-    fn wait(&mut self, over: impl Fn(&Self) -> bool) -> Result<()> {
-        let mut last = Instant::now();
-        loop {
-            if self.collect()? {
-                last = Instant::now();
-            }
-            if over(self) {
-                return Ok(());
-            }
-            ensure!(last.elapsed() < SILENCE, "the sinks acknowledged nothing for {} s", SILENCE.as_secs());
-            pause(self.wiring, Duration::from_millis(2));
-        }
-    }
 }
 
 #[cfg(test)]

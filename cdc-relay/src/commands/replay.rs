@@ -126,7 +126,7 @@ async fn work(
         selection.wait_until_told(&wiring.source, timeout, |what| say(&mut said, what))?;
         let mut clients = Clients::new(&wiring);
         clients.connect()?;
-        replay::tell(&mut selection, &wiring, &mut clients)
+        replay::tell(&mut selection, (&wiring, &mut clients), &mut |what| say(&mut said, what))
     });
     work.await.context("the work ended")?
 }
