@@ -15,8 +15,14 @@ use crate::spec::{Spec, StopSignal};
 /// The first version whose publications can list columns.
 pub const OLDEST: u32 = 15;
 
-/// The folder of the newest installed version that will do.
+/// Names the folder of the programs to use instead.
+const CHOSEN: &str = "STACK_POSTGRES";
+
+/// The folder of the newest installed version that will do, or the one that was chosen.
 pub fn programs() -> Option<PathBuf> {
+    if let Some(chosen) = std::env::var_os(CHOSEN).map(PathBuf::from) {
+        return chosen.join("postgres").is_file().then_some(chosen);
+    }
     let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
     let numbered = versions.flatten().filter_map(|entry| {
         let version: u32 = entry.file_name().to_str()?.parse().ok()?;
@@ -27,7 +33,8 @@ pub fn programs() -> Option<PathBuf> {
 }
 
 pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
-    let programs = programs().context("PostgreSQL is not installed")?;
+    let programs =
+        programs().with_context(|| format!("PostgreSQL is not installed, or not where {CHOSEN} says"))?;
     let home = layout.server_dir("postgres")?;
     let cluster = layout.postgres_data();
     if !cluster.join("PG_VERSION").is_file() {
