@@ -5,6 +5,8 @@
 pub mod dead_letters;
 mod doctor;
 #[cfg(feature = "sinks")]
+mod failover;
+#[cfg(feature = "sinks")]
 pub mod reconcile;
 #[cfg(feature = "sinks")]
 pub mod release;
@@ -33,6 +35,8 @@ pub enum Command {
     Run(run::RunConfig),
     #[cfg(feature = "sinks")]
     Reconcile(reconcile::Options),
+    #[cfg(feature = "sinks")]
+    Failover(failover::Options),
     Doctor(doctor::Options),
     #[cfg(feature = "sinks")]
     Status(status::Options),
@@ -54,6 +58,8 @@ impl Command {
             Self::Run(options) => run::execute(options),
             #[cfg(feature = "sinks")]
             Self::Reconcile(options) => reconcile::execute(&options),
+            #[cfg(feature = "sinks")]
+            Self::Failover(options) => failover::execute(&options),
             Self::Doctor(options) => doctor::execute(&options),
             #[cfg(feature = "sinks")]
             Self::Status(options) => status::execute(&options),

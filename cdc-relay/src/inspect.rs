@@ -30,6 +30,15 @@ pub fn cluster(session: &mut Session) -> Result<(Cluster, String), WireError> {
     Ok((cluster, text(row, 3).to_owned()))
 }
 
+/// The history file of a timeline; empty for the first, which has none.
+pub fn history(session: &mut Session, timeline: u32) -> Result<String, WireError> {
+    if timeline <= 1 {
+        return Ok(String::new());
+    }
+    let rows = session.query(&format!("TIMELINE_HISTORY {timeline}"))?;
+    Ok(rows.first().map(|row| text(row, 1).to_owned()).unwrap_or_default())
+}
+
 pub fn slot(session: &mut Session, name: &str) -> Result<Option<Slot>, WireError> {
     let rows = session.query(&format!(
         "select plugin, database, coalesce(wal_status, 'lost'), confirmed_flush_lsn, active_pid \

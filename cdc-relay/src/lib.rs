@@ -8,12 +8,12 @@
 //! Reading order: `routes`, `template` and `when` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
 //! `catalog` (what it does not say), `route`, `body` and `json` (from a row to a record), `progress` (what may be
 //! confirmed), `history` (what was told before), `stream` and `pace` (the loop), `source` (its life), `state` (what
-//! is refused), `kafka`, `rabbit` (where it goes), `dead`, `letter` and `release` (what cannot be told, until it can).
-//! Rows that exist already: `rows` (how they are read), `snapshot` (beside the stream), `reconcile` (instead of what
-//! was lost), `replay` (once more), `flight` (what of it is under way).
+//! is refused), `failover` (and when it need not be), `kafka`, `rabbit` (where it goes), `dead`, `letter` and `release`
+//! (what cannot be told, until it can). Rows that exist already: `rows` (how they are read), `snapshot` (beside the
+//! stream), `reconcile` (instead of what was lost), `replay` (once more), `flight` (what of it is under way).
 //!
 //! Pure, without clock or I/O: `pgoutput`, `json`, `array`, `template`, `when`, `body`, `route`, `progress`,
-//! `history`, `pace`, `state`, `dead`, `letter`, `release`, `shelf`, `chain`, `runway`.
+//! `history`, `pace`, `state`, `failover`, `dead`, `letter`, `release`, `shelf`, `chain`, `runway`.
 
 mod array;
 pub mod body;
@@ -26,6 +26,8 @@ pub mod copy;
 pub mod database;
 pub mod dead;
 mod encrypted;
+#[cfg(feature = "sinks")]
+mod failover;
 pub mod failpoints;
 pub mod history;
 pub mod inspect;

@@ -185,7 +185,8 @@ impl fmt::Display for Refusal {
             Self::OtherTimeline { expected, found } => write!(
                 f,
                 "the cluster is on timeline {found}, told so far: {expected}: a standby was promoted or a backup \
-                 restored, and what was told may not exist here, or the other way round. {AGAIN}"
+                 restored, and what was told may not exist here, or the other way round. `cdc-relay failover` goes on with \
+                 it if it can show that neither is so. Otherwise: {AGAIN}"
             ),
             Self::ServerBehind { flush, told } => write!(
                 f,

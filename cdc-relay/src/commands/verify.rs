@@ -10,7 +10,8 @@ use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use self::read::{Reading, Topic};
+pub use self::read::Reading;
+use self::read::Topic;
 use super::{Ending, Failure, Outcome, print, terminal};
 use crate::chain::Findings;
 use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
@@ -119,7 +120,7 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
 }
 
 /// The topics that the sources' routes lead to, and the dead letters.
-fn told_to(routes: &Routes) -> Vec<Topic> {
+pub fn told_to(routes: &Routes) -> Vec<Topic> {
     let all = routes.sources.iter().flat_map(|source| &source.tables).flat_map(|table| &table.routes);
     let mut names = BTreeSet::new();
     for topic in all.filter_map(|route| route.topic.as_ref()).map(|topic| topic.get_ref()) {

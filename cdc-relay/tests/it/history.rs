@@ -9,7 +9,7 @@ use crate::rig::{Rig, SCHEMA, Servers, connect, with_database};
 use crate::servers::Private;
 
 /// A relay on a Postgres of its own, that has told rows and was killed.
-async fn used(postgres: &Private, test: &str) -> Rig {
+pub async fn used(postgres: &Private, test: &str) -> Rig {
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut rig = Rig::on(servers, test).await;
     let relay = rig.streaming().await;

@@ -9,6 +9,7 @@ mod commands;
 mod dead_letters;
 #[cfg(feature = "failpoints")]
 mod ends;
+mod failover;
 mod faults;
 mod history;
 mod kafka;

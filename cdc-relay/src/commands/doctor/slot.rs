@@ -235,7 +235,9 @@ pub fn failover(facts: &Facts, name: Option<&str>) -> Vec<Finding> {
         findings.push(
             Finding::warning("failover.slot", &format!("slot {name}"), format!("is not copied to {standbys}"))
                 .why("after a promotion it is gone, and the relay refuses to stream until everything is told again")
-                .fix(format!("ALTER_REPLICATION_SLOT {name} (FAILOVER true)   -- psql \"… replication=database\""))
+                .fix(format!(
+                    "ALTER_REPLICATION_SLOT {name} (FAILOVER true)   -- psql \"… replication=database\", with the relay stopped"
+                ))
                 .fix("on the standby: sync_replication_slots = on, hot_standby_feedback = on, dbname in primary_conninfo"),
         );
     }

@@ -254,6 +254,11 @@ impl Reading {
         Ok(ended)
     }
 
+    /// The newest commit that a record of this source is of; 0/0 if none is.
+    pub fn newest(&self, source: &str) -> Lsn {
+        self.sources.get(source).map_or(Lsn::ZERO, |told| told.chain.newest())
+    }
+
     /// Records read, the verdict of each source, and notes.
     pub fn judge(self) -> (u64, Vec<Verdict>, Vec<String>) {
         let mut notes = self.notes;
