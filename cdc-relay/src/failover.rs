@@ -32,8 +32,14 @@ pub fn branches(history: &str) -> Vec<Branch> {
 pub struct Evidence<'a> {
     pub memory: Option<&'a Memory>,
     pub cluster: &'a Cluster,
+    /// The server is in recovery: nobody promoted it yet.
+    pub standby: bool,
     /// The database of the session.
     pub database: &'a str,
+    /// Of the routes, as the memory has it.
+    pub routes: &'a str,
+    /// A table whose existing rows are not all told. Their records have no position.
+    pub unfinished: Option<&'a str>,
     pub history: &'a [Branch],
     pub slot: Option<&'a Slot>,
     /// The last commit that a record on Kafka is of; 0/0 if there is none.
@@ -55,6 +61,9 @@ pub enum Obstacle {
         expected: String,
         found: String,
     },
+    Standby,
+    OtherRoutes,
+    Unfinished(String),
     /// Nothing was promoted.
     SameTimeline(u32),
     /// The timeline that was told is none of this server's.
@@ -62,7 +71,7 @@ pub enum Obstacle {
         told: u32,
         found: u32,
     },
-    /// Told, and committed where this server has something else.
+    /// The relay was further than this server has the old timeline.
     Ahead {
         told: Lsn,
         branch: Branch,
@@ -95,9 +104,17 @@ impl fmt::Display for Obstacle {
             }
             Self::Ahead { told, branch } => write!(
                 f,
-                "events of transactions up to {told} were told, and this server has the old timeline only up to {}: the \
-                 last of them never were, here",
+                "the relay was at {told}, and this server has the old timeline only up to {}: what may have been told of \
+                 transactions in between never was, here (synchronized_standby_slots prevents that)",
                 branch.at
+            ),
+            Self::Standby => f.write_str("the server is a standby: promote it first"),
+            Self::OtherRoutes => f.write_str(
+                "these are not the routes that were told with: take those for this, and change them afterwards",
+            ),
+            Self::Unfinished(table) => write!(
+                f,
+                "the existing rows of {table} were being told: which of them, of what the old server had, cannot be known"
             ),
             Self::SlotMissing => f.write_str(
                 "the slot did not come along (a failover slot does, from PostgreSQL 17 on): what was committed and not \
@@ -135,12 +152,23 @@ pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
     if told == found {
         return Err(Obstacle::SameTimeline(told));
     }
-    let branch = evidence.history.iter().find(|branch| branch.ended == told);
-    let branch = *branch.ok_or(Obstacle::Stranger { told, found })?;
+    if evidence.standby {
+        return Err(Obstacle::Standby);
+    }
+    // A standby of a promoted one may be promoted in turn before it was as far as the first branch.
+    let since = evidence.history.iter().skip_while(|branch| branch.ended != told);
+    let at = since.map(|branch| branch.at).min().ok_or(Obstacle::Stranger { told, found })?;
+    let branch = Branch { ended: told, at };
     // The memory has where a commit ends; a record has where its commit record begins, which the branch does not cut.
     let ended = memory.told.max(memory.acknowledged);
     if ended > branch.at || (newest >= branch.at && newest > Lsn::ZERO) {
         return Err(Obstacle::Ahead { told: ended.max(newest), branch });
+    }
+    if evidence.routes != memory.routes {
+        return Err(Obstacle::OtherRoutes);
+    }
+    if let Some(table) = evidence.unfinished {
+        return Err(Obstacle::Unfinished(table.to_owned()));
     }
     fit(evidence, memory)?;
     let memory = Memory { timeline: found, told: ended.max(newest), ..memory.clone() };

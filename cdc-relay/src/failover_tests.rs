@@ -42,7 +42,10 @@ fn changed(
     judge(&Evidence {
         memory: memory.as_ref(),
         cluster: &cluster,
+        standby: false,
         database: "db",
+        routes: "r",
+        unfinished: None,
         history: &history,
         slot: slot.as_ref(),
         newest,
@@ -120,4 +123,31 @@ fn what_is_no_promotion_of_what_was_told_is_an_obstacle() {
     assert_eq!(obstacle(|_, cluster, _, _| cluster.timeline = 2), Obstacle::SameTimeline(2));
     let stranger = obstacle(|memory, _, _, _| memory.as_mut().expect("memory").timeline = 5);
     assert_eq!(stranger, Obstacle::Stranger { told: 5, found: 3 });
+}
+
+/// Of a chain of standbys the last was promoted, before it had all of the timeline of the first.
+#[test]
+fn the_earliest_of_several_branches_counts() {
+    let history = branches("1\t0/200\tfirst\n2\t0/160\tsecond\n");
+    let (memory, cluster, slot) = (Memory { timeline: 1, ..memory() }, cluster(), slot());
+    let evidence = Evidence {
+        memory: Some(&memory),
+        cluster: &cluster,
+        standby: false,
+        database: "db",
+        routes: "r",
+        unfinished: None,
+        history: &history,
+        slot: Some(&slot),
+        newest: Lsn::ZERO,
+    };
+    let branch = Branch { ended: 1, at: Lsn(0x160) };
+    assert_eq!(judge(&evidence), Err(Obstacle::Ahead { told: Lsn(0x180), branch }));
+    assert_eq!(judge(&Evidence { standby: true, ..evidence }), Err(Obstacle::Standby));
+    let history = branches("1\t0/200\tfirst\n2\t0/180\tsecond\n");
+    let evidence = Evidence { history: &history, ..evidence };
+    assert!(judge(&evidence).is_ok());
+    assert_eq!(judge(&Evidence { routes: "other", ..evidence }), Err(Obstacle::OtherRoutes));
+    let unfinished = Evidence { unfinished: Some("public.items"), ..evidence };
+    assert_eq!(judge(&unfinished), Err(Obstacle::Unfinished("public.items".to_owned())));
 }

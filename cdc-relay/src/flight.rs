@@ -82,8 +82,9 @@ impl Flight {
 
     fn fall_to(&mut self, most: i64, kafka: &Kafka, say: &mut dyn FnMut(&str)) -> Result<()> {
         let mut noticed = false;
-        // What landed before was not waited for.
+        // The time before, in which the caller read, is nobody's silence.
         self.moved = Instant::now();
+        self.stall.moved(self.moved);
         loop {
             self.collect()?;
             if self.bytes() <= most && (most > 0 || self.progress.settled()) {

@@ -30,6 +30,12 @@ pub fn cluster(session: &mut Session) -> Result<(Cluster, String), WireError> {
     Ok((cluster, text(row, 3).to_owned()))
 }
 
+/// Whether the server is in recovery, as a standby is until it is promoted.
+pub fn standby(session: &mut Session) -> Result<bool, WireError> {
+    let rows = session.query("select pg_catalog.pg_is_in_recovery()")?;
+    Ok(rows.first().is_some_and(|row| text(row, 0) == "t"))
+}
+
 /// The history file of a timeline; empty for the first, which has none.
 pub fn history(session: &mut Session, timeline: u32) -> Result<String, WireError> {
     if timeline <= 1 {

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use backon::BlockingRetryable;
 use serde::Serialize;
 
-pub use self::examine::{Plan, Planned};
+pub use self::examine::{Plan, Planned, alone};
 use self::retell::Retelling;
 pub use self::retell::TableReport;
 use crate::clients::{Clients, Recalled};
@@ -73,7 +73,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
     session.patience(PATIENCE)?;
     let (cluster, database) = inspect::cluster(&mut session)?;
     let slot_name = wiring.source.slot.get_ref();
-    examine::alone(&mut session, slot_name)?;
+    alone(&mut session, slot_name)?;
     let slot = inspect::slot(&mut session, slot_name)?;
     let tables = examine::examine(&mut session, &wiring, slot.as_ref(), &database)?;
     if let Some(slot) = slot {

@@ -38,8 +38,7 @@ pub fn routes(routes: &RoutesArgs, amqp: &AmqpArgs) -> Result<Routes, Failure> {
     Ok(routes)
 }
 
-/// Where the source is.
-pub fn database(source: &Source) -> Result<Database> {
+fn database(source: &Source) -> Result<Database> {
     source.url.get_ref().parse().with_context(|| format!("`url` of source {}", source.name.get_ref()))
 }
 

@@ -154,14 +154,19 @@ impl Life {
             Err(error) => return Err(error.into()),
         };
         // Only now nobody else can advance it. If another relay did since we read its memory, read it again.
+        let confirmed_now = self.confirmed(&slot_name)?;
         let later = self.clients.recall(end)?;
+        let at = |memory: &Memory| (memory.timeline, memory.phase);
         if later
             .memory
-            .is_some_and(|later| later.acknowledged > memory.acknowledged || later.phase != memory.phase)
+            .is_some_and(|later| later.acknowledged > memory.acknowledged || at(&later) != at(&memory))
         {
             return Err(Trouble::Standby);
         }
-        self.unmoved(&slot_name, &memory)?;
+        if confirmed_now > memory.acknowledged {
+            let (slot, confirmed, acknowledged) = (slot_name, confirmed_now, memory.acknowledged);
+            return Err(Refusal::SlotAhead { slot, confirmed, acknowledged }.into());
+        }
         positions.extend(later.positions);
         // Through every producer, so that none makes a row wait for its first connection.
         for load in Load::ALL {
@@ -176,17 +181,11 @@ impl Life {
         self.stream(wire, (memory, confirmed), snapshots)
     }
 
-    /// Refuses a slot that somebody who is no relay advanced, or made anew, after it was looked at and before it was
-    /// ours: the server streams from where it stands, without a word. By another session: this one's is taken up.
-    fn unmoved(&self, slot_name: &str, memory: &Memory) -> Result<(), Trouble> {
-        let slot = inspect::slot(&mut Session::connect(&self.wiring.database)?, slot_name)?;
-        let acknowledged = memory.acknowledged;
-        match slot.and_then(|slot| slot.confirmed) {
-            Some(confirmed) if confirmed > acknowledged => {
-                Err(Refusal::SlotAhead { slot: slot_name.to_owned(), confirmed, acknowledged }.into())
-            }
-            _ => Ok(()),
-        }
+    /// Where the slot stands now that it is ours. Somebody who is no relay may have advanced it, or made it anew, after
+    /// it was looked at, and the server streams from there without a word. By another session: this one's is taken up.
+    fn confirmed(&self, slot_name: &str) -> Result<Lsn, Trouble> {
+        let slot = inspect::slot(&mut Session::connect_to_read(&self.wiring.database)?, slot_name)?;
+        Ok(slot.and_then(|slot| slot.confirmed).unwrap_or_default())
     }
 
     /// The tables whose existing rows are to be told; refuses those that cannot be read in chunks.

@@ -209,7 +209,7 @@ impl fmt::Display for Refusal {
 }
 
 /// What is remembered once one more record was read. It never goes back: a relay that slept through the loss of its
-/// slot may have written after its successor, and what it wrote is true, only older.
+/// slot, or through a promotion, may have written after its successor, and what it wrote is true, only older.
 pub fn recall(before: Option<Memory>, record: Option<Memory>) -> Option<Memory> {
     match (before, record) {
         (Some(before), Some(record)) if record.is_older_than(&before) => Some(before),
@@ -219,10 +219,10 @@ pub fn recall(before: Option<Memory>, record: Option<Memory>) -> Option<Memory> 
 
 impl Memory {
     fn is_older_than(&self, other: &Memory) -> bool {
-        let same =
-            (&self.system_id, self.timeline, &self.slot) == (&other.system_id, other.timeline, &other.slot);
+        let same = (&self.system_id, &self.slot) == (&other.system_id, &other.slot);
         let streaming = self.phase == Phase::Streaming && other.phase == Phase::Streaming;
-        same && streaming && self.acknowledged < other.acknowledged
+        let at = |memory: &Memory| (memory.timeline, memory.acknowledged);
+        same && streaming && at(self) < at(other)
     }
 }
 

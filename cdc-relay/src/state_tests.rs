@@ -20,6 +20,10 @@ fn a_relay_that_writes_after_its_successor_does_not_put_the_memory_back() {
     let (newer, older) = (memory(), Memory { acknowledged: Lsn(50), ..memory() });
     assert_eq!(recall(Some(older.clone()), Some(newer.clone())), Some(newer.clone()));
     assert_eq!(recall(Some(newer.clone()), Some(older.clone())), Some(newer.clone()));
+    // Before a promotion, with whatever the old primary still had.
+    let (promoted, further) =
+        (Memory { timeline: 2, ..memory() }, Memory { acknowledged: Lsn(150), ..memory() });
+    assert_eq!(recall(Some(promoted.clone()), Some(further)), Some(promoted));
     // What an operator or another start wrote counts.
     assert_eq!(recall(Some(newer.clone()), None), None);
     assert_eq!(recall(None, Some(older.clone())), Some(older.clone()));

@@ -4,21 +4,23 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
 use super::verify::{Reading, told_to};
 use super::{Ending, Failure, Outcome, print};
-use crate::clients::Clients;
+use crate::clients::{Clients, Recalled};
 use crate::config::{AmqpArgs, JsonArgs, KafkaArgs, RoutesArgs};
 use crate::failover::{Continuation, Evidence, Obstacle, branches, judge};
 use crate::inspect;
 use crate::lsn::Lsn;
 use crate::metrics::Metrics;
 use crate::pace::Load;
+use crate::reconcile;
 use crate::routes::{Routes, Source};
+use crate::source::Wiring;
 use crate::state::{Cluster, Memory, Slot};
 use crate::wire::Session;
 
@@ -27,26 +29,26 @@ use crate::wire::Session;
 /// After a promotion `run` refuses: the timeline is another. This command asks the server where its timeline branched off,
 /// reads on Kafka up to which commit anything was told, and looks at the slot. If all that was told was committed before the
 /// branch, and the slot came along and is not past what was acknowledged, it writes the new timeline to the relay's memory,
-/// and `run` goes on, in the same chain of positions. Nothing else is changed. If it cannot be shown it says why, and
-/// `cdc-relay reconcile` is the way on.
+/// and `run` goes on, in the same chain of positions. If it cannot be shown it says why, and `cdc-relay reconcile` is
+/// the way on.
 ///
 /// The slot comes along if it is a failover slot (PostgreSQL 17 and newer). What was told is on the standby, whatever
 /// happens, if synchronized_standby_slots names its physical slot. The old primary must be gone for good: what it
 /// still commits is on no one's timeline.
 ///
-/// What RabbitMQ was told cannot be read back. A source with routes to a queue needs --yes for that. Events of tables
-/// without an `id` in the routes are named after the timeline: those that are repeated get another id.
+/// What it cannot look at it names, and then needs --yes: what RabbitMQ was told, for one. Use the routes file that the
+/// source was told with.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
-  cdc-relay failover --source payments          looks, and goes on if the source has no queue
+  cdc-relay failover --source payments          looks, and goes on if everything can be shown
   cdc-relay failover --source payments --yes --from 2026-11-24T00:00:00Z
 
 Exit code 1: nothing was changed, and the answer says why.")]
 pub struct Options {
     #[command(flatten)]
     routes: RoutesArgs,
-    /// Goes on though the queue cannot be looked into.
+    /// Goes on though something cannot be shown: a queue cannot be read, for one.
     #[arg(long)]
     yes: bool,
     /// Reads on Kafka only what was told since: some time at which the old primary was surely well.
@@ -64,8 +66,10 @@ struct Report {
     source: String,
     /// The memory was changed: `run` goes on.
     done: bool,
-    /// Why not.
+    /// Why it cannot be.
     obstacle: Option<String>,
+    /// What somebody has to agree to, or has agreed to.
+    caveats: Vec<String>,
     timeline: u32,
     /// Of the memory, before.
     told_timeline: Option<u32>,
@@ -76,8 +80,6 @@ struct Report {
     acknowledged: Option<String>,
     slot: String,
     confirmed: Option<String>,
-    /// The source has routes to a queue, which cannot be read.
-    queue: bool,
 }
 
 pub fn execute(options: &Options) -> Outcome {
@@ -95,71 +97,124 @@ pub fn execute(options: &Options) -> Outcome {
     Ok(if report.done { Ending::Fine } else { Ending::Bad })
 }
 
+/// On a thread of its own: the runtime's is for what the clients start.
+#[tokio::main(worker_threads = 1)]
+async fn work(options: &Options, routes: Routes, source: &Source) -> Result<Report> {
+    let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
+    let without_queue = AmqpArgs { amqp_url: None };
+    let wiring = crate::run::wiring((&options.kafka, &without_queue), &metrics, &routes, source)?;
+    let (options, wiring) = (options.clone(), Arc::new(wiring));
+    tokio::task::spawn_blocking(move || decide(&options, &wiring)).await.context("the work ended")?
+}
+
+fn decide(options: &Options, wiring: &Arc<Wiring>) -> Result<Report> {
+    let mut clients = Clients::new(wiring);
+    clients.connect()?;
+    let recalled = clients.recall(0)?;
+    let mut session = Session::connect(&wiring.database)?;
+    reconcile::alone(&mut session, wiring.source.slot.get_ref())?;
+    let server = Server::look(&mut session, &wiring.source)?;
+    let (newest, notes) = newest(options, wiring)?;
+    let unfinished = unfinished(&wiring.source, &server.cluster, &recalled);
+    let history = branches(&server.history);
+    let memory = recalled.memory.as_ref();
+    let judgement = judge(&Evidence {
+        memory,
+        cluster: &server.cluster,
+        standby: server.standby,
+        database: &server.database,
+        routes: &wiring.source.fingerprint(),
+        unfinished: unfinished.as_deref(),
+        history: &history,
+        slot: server.slot.as_ref(),
+        newest,
+    });
+    let mut report = report(&wiring.source, (memory, &server, newest), &judgement);
+    let Ok(continuation) = judgement else { return Ok(report) };
+    report.caveats = caveats(&wiring.source, memory, newest);
+    report.caveats.extend(notes);
+    if options.yes || report.caveats.is_empty() {
+        // Reading the topics took a while.
+        ensure!(
+            clients.recall(recalled.end)?.memory.is_none(),
+            "the memory was written meanwhile: a relay runs somewhere. Stop it, and start over"
+        );
+        clients.remember(Load::Handful, &continuation.memory)?;
+        report.done = true;
+    }
+    Ok(report)
+}
+
 /// The server's side of it.
 struct Server {
     cluster: Cluster,
+    standby: bool,
     database: String,
     history: String,
     slot: Option<Slot>,
 }
 
-fn look(source: &Source) -> Result<Server> {
-    let config = crate::run::database(source)?;
-    let mut session = Session::connect(&config)?;
-    let (cluster, database) = inspect::cluster(&mut session)?;
-    let history = inspect::history(&mut session, cluster.timeline)?;
-    let slot = inspect::slot(&mut session, source.slot.get_ref())?;
-    Ok(Server { cluster, database, history, slot })
+impl Server {
+    fn look(session: &mut Session, source: &Source) -> Result<Server> {
+        let (cluster, database) = inspect::cluster(session)?;
+        let standby = inspect::standby(session)?;
+        let history = inspect::history(session, cluster.timeline)?;
+        let slot = inspect::slot(session, source.slot.get_ref())?;
+        Ok(Server { cluster, standby, database, history, slot })
+    }
 }
 
-/// The last commit of the source that a record on Kafka is of.
-fn newest(options: &Options, routes: &Routes, source: &Source) -> Result<Lsn> {
+/// The last commit of the source that a record on Kafka is of, and what could not be read.
+fn newest(options: &Options, wiring: &Wiring) -> Result<(Lsn, Vec<String>)> {
+    let (routes, source) = (&wiring.routes, &wiring.source);
     let event_source = source.event_source.get_ref();
     let sources = BTreeMap::from([(source.name.get_ref().clone(), event_source.clone())]);
-    let brokers = &options.kafka.kafka_brokers;
-    let mut reading = Reading::connect(brokers, routes, told_to(routes), options.from)?;
+    let mut reading = Reading::connect(&wiring.kafka_brokers, routes, told_to(routes), options.from)?;
     reading.all(Some(&sources))?;
-    Ok(reading.newest(event_source))
+    let newest = reading.newest(event_source);
+    let (_, _, notes) = reading.judge();
+    Ok((newest, notes))
 }
 
-/// On a runtime: its thread is what clients of Kafka are made on.
-#[tokio::main(worker_threads = 1)]
-async fn work(options: &Options, routes: Routes, source: &Source) -> Result<Report> {
-    let (options, source) = (options.clone(), source.clone());
-    tokio::task::spawn_blocking(move || decide(&options, routes, &source)).await.context("the work ended")?
-}
-
-fn decide(options: &Options, routes: Routes, source: &Source) -> Result<Report> {
-    let name = format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
-    let memory = super::memories(&options.kafka.kafka_brokers, &routes)?.remove(&name);
-    let server = look(source)?;
-    let newest = newest(options, &routes, source)?;
-    let history = branches(&server.history);
-    let judgement = judge(&Evidence {
-        memory: memory.as_ref(),
-        cluster: &server.cluster,
-        database: &server.database,
-        history: &history,
-        slot: server.slot.as_ref(),
-        newest,
+/// A table whose existing rows are not all told.
+fn unfinished(source: &Source, cluster: &Cluster, recalled: &Recalled) -> Option<String> {
+    let mut names = source.tables.iter().filter(|table| table.snapshot).map(|table| {
+        let (schema, name) = table.qualified();
+        format!("{schema}.{name}")
     });
-    let queue = source.tables.iter().flat_map(|table| &table.routes).any(|route| route.queue.is_some());
-    let mut report = report(source, (memory.as_ref(), &server, newest), &judgement);
-    report.queue = queue;
-    match judgement {
-        Ok(continuation) if options.yes || !queue => {
-            remember(options, routes, source, &continuation.memory)?;
-            report.done = true;
-        }
-        Ok(_) => report.obstacle = Some(UNREADABLE.to_owned()),
-        Err(_) => {}
-    }
-    Ok(report)
+    let done = |name: &String| {
+        let position = recalled.positions.get(name);
+        position.is_some_and(|position| position.done && position.system_id == cluster.system_id)
+    };
+    names.find(|name| !done(name))
 }
 
-const UNREADABLE: &str = "it fits, as far as Kafka shows. The source has routes to a queue, which cannot be read: unless \
-     synchronized_standby_slots was set, a message may be there of a transaction that this server does not have. If \
-     that can be borne: --yes";
+/// What cannot be shown, and what goes on otherwise than before: somebody has to agree to it.
+fn caveats(source: &Source, memory: Option<&Memory>, newest: Lsn) -> Vec<String> {
+    let mut caveats = Vec::new();
+    if source.tables.iter().flat_map(|table| &table.routes).any(|route| route.queue.is_some()) {
+        caveats.push(
+            "a queue cannot be read: unless synchronized_standby_slots was set, a message may be there of a \
+             transaction that this server does not have"
+                .to_owned(),
+        );
+    }
+    let chain = memory.map_or(Lsn::ZERO, |memory| memory.chain);
+    if newest < chain {
+        caveats.push(format!(
+            "Kafka does not show the transaction of {chain}, which was told: it is older than the topics reach, or than \
+             --from. What was told after it may not be there either"
+        ));
+    }
+    for table in source.tables.iter().filter(|table| table.id.is_none()) {
+        let (schema, name) = table.qualified();
+        caveats.push(format!(
+            "{schema}.{name} has no `id`: its events are named after the timeline, and those that are told again get \
+             another id"
+        ));
+    }
+    caveats
+}
 
 fn report(
     source: &Source,
@@ -174,6 +229,7 @@ fn report(
         source: source.name.get_ref().clone(),
         done: false,
         obstacle: judgement.as_ref().err().map(ToString::to_string),
+        caveats: Vec::new(),
         timeline: server.cluster.timeline,
         told_timeline: memory.map(|memory| memory.timeline),
         branched_off: branch.map(|branch| branch.at.to_string()),
@@ -182,25 +238,24 @@ fn report(
         acknowledged: memory.map(|memory| memory.acknowledged.to_string()),
         slot: source.slot.get_ref().clone(),
         confirmed: server.slot.as_ref().and_then(|slot| slot.confirmed).map(|lsn| lsn.to_string()),
-        queue: false,
     }
-}
-
-fn remember(options: &Options, routes: Routes, source: &Source, memory: &Memory) -> Result<()> {
-    let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
-    let without_queue = AmqpArgs { amqp_url: None };
-    let wiring = Arc::new(crate::run::wiring((&options.kafka, &without_queue), &metrics, &routes, source)?);
-    let mut clients = Clients::new(&wiring);
-    clients.connect()?;
-    clients.remember(Load::Handful, memory)
 }
 
 fn text(report: &Report) -> String {
     let Report { source, timeline, slot, .. } = report;
     let mut out = match &report.obstacle {
-        None => format!("Source {source} goes on with timeline {timeline}.\n\n"),
         Some(obstacle) => format!("Nothing was changed: {obstacle}.\n\n"),
+        None if report.done => format!("Source {source} goes on with timeline {timeline}.\n\n"),
+        None => "Nothing was changed: it fits, as far as it can be seen. If the rest can be borne: --yes\n\n"
+            .to_owned(),
     };
+    for caveat in &report.caveats {
+        // Writing into a String cannot fail.
+        let _ = writeln!(out, "  {caveat}.");
+    }
+    if !report.caveats.is_empty() {
+        out.push('\n');
+    }
     let or = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".to_owned());
     let told = report.told_timeline.map_or_else(|| "none".to_owned(), |timeline| timeline.to_string());
     let mut rows = vec![
@@ -212,13 +267,12 @@ fn text(report: &Report) -> String {
         rows.insert(1, ("branched off", at.clone()));
     }
     for (name, value) in rows {
-        // Writing into a String cannot fail.
         let _ = writeln!(out, "  {name:<14}{value}");
     }
-    out += if report.done {
-        "\n`cdc-relay run` goes on from the slot, in the same chain of positions.\n"
-    } else {
-        "\nIf it cannot be put right: `cdc-relay reconcile` tells every row again.\n"
-    };
+    if report.done {
+        out += "\n`cdc-relay run` goes on from the slot, in the same chain of positions.\n";
+    } else if report.obstacle.is_some() {
+        out += "\nIf it cannot be put right: `cdc-relay reconcile` tells every row again.\n";
+    }
     out
 }

@@ -35,13 +35,13 @@ pub struct Planned {
     pub estimated_rows: Option<u64>,
 }
 
-/// One reconcile at a time: each would drop the other's slot.
+/// One reconcile or failover at a time: each would take the slot, or the memory, from the other.
 pub fn alone(session: &mut Session, slot: &str) -> Result<()> {
     let key = inspect::literal(&format!("cdc-relay reconcile {slot}"));
     let rows =
         session.query(&format!("select pg_catalog.pg_try_advisory_lock(hashtextextended({key}, 0))"))?;
     let free = rows.first().is_some_and(|row| inspect::text(row, 0) == "t");
-    ensure!(free, "another reconcile of slot {slot} is under way");
+    ensure!(free, "another reconcile or failover of slot {slot} is under way");
     Ok(())
 }
 

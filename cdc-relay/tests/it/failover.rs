@@ -58,7 +58,8 @@ async fn a_promotion_under_load_costs_nothing_where_all_that_was_told_is_there()
     // A queue cannot be read back: somebody has to answer for it.
     let (code, answer) = failover(&rig, &[]).await;
     assert_eq!(code, Some(1), "{answer}");
-    assert!(answer["obstacle"].as_str().is_some_and(|why| why.contains("--yes")), "{answer}");
+    assert!(answer["caveats"][0].as_str().is_some_and(|what| what.contains("a queue")), "{answer}");
+    assert_eq!((&answer["obstacle"], &answer["done"]), (&Value::Null, &false.into()), "{answer}");
     let (code, answer) = failover(&rig, &["--yes"]).await;
     assert_eq!((code, &answer["done"]), (Some(0), &true.into()), "{answer}");
     assert_eq!((&answer["told_timeline"], &answer["timeline"]), (&1.into(), &2.into()));
@@ -90,12 +91,12 @@ async fn a_standby_that_lacks_what_was_told_is_not_gone_on_with_even_if_the_memo
     postgres.stop();
     postgres.restore(&backup);
     promote(&mut postgres, &mut rig).await;
-    fails(&rig, "never were").await;
+    fails(&rig, "never was, here").await;
     // As after a crash of the relay right after it told them: only Kafka knows.
     let (topic, key) = (format!("{}.state", rig.name), format!("it/{}", rig.name));
     kafka::write(&topic, &key, None);
     kafka::write(&topic, &key, Some(&remembered));
-    fails(&rig, "never were").await;
+    fails(&rig, "never was, here").await;
     let relay = rig.start();
     relay.state("refused").await;
     drop((relay, rig));

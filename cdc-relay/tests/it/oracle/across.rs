@@ -26,7 +26,6 @@ pub struct Report {
     pub before: usize,
     pub lost: usize,
     pub since: usize,
-    /// Rows told as they were in between.
     /// How often somebody looked before the loss and after the new slot went on.
     pub samples: (usize, usize),
 }
@@ -39,7 +38,7 @@ impl Report {
             [before, lost, since].iter().all(|count| **count >= transactions),
             "too little load: {self:?}"
         );
-        assert!(self.samples.0 >= 5 && self.samples.1 >= 5, "nobody looked: {self:?}");
+        assert!(self.samples.0 >= 5 && self.samples.1 >= 3, "nobody looked: {self:?}");
     }
 }
 
