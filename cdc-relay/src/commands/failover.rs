@@ -271,7 +271,7 @@ fn text(report: &Report) -> String {
     }
     if report.done {
         out += "\n`cdc-relay run` goes on from the slot, in the same chain of positions.\n";
-    } else if report.obstacle.is_some() {
+    } else if report.obstacle.is_some() && report.told_timeline != Some(*timeline) {
         out += "\nIf it cannot be put right: `cdc-relay reconcile` tells every row again.\n";
     }
     out
