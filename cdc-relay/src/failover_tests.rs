@@ -39,17 +39,16 @@ fn changed(
         (Some(memory()), cluster(), Some(slot()), Lsn(0x170));
     change(&mut memory, &mut cluster, &mut slot, &mut newest);
     let history = branches(HISTORY);
-    judge(&Evidence {
-        memory: memory.as_ref(),
-        cluster: &cluster,
-        standby: false,
-        database: "db",
-        routes: "r",
-        unfinished: None,
-        history: &history,
-        slot: slot.as_ref(),
-        newest,
-    })
+    judge(&Evidence { newest, ..evidence((memory.as_ref(), &cluster, slot.as_ref()), &history) })
+}
+
+/// Nothing is on Kafka.
+fn evidence<'a>(
+    (memory, cluster, slot): (Option<&'a Memory>, &'a Cluster, Option<&'a Slot>),
+    history: &'a [Branch],
+) -> Evidence<'a> {
+    let (database, routes, newest) = ("db", "r", Lsn::ZERO);
+    Evidence { memory, cluster, standby: false, database, routes, unfinished: None, history, slot, newest }
 }
 
 fn obstacle(change: impl FnOnce(&mut Option<Memory>, &mut Cluster, &mut Option<Slot>, &mut Lsn)) -> Obstacle {
@@ -130,17 +129,7 @@ fn what_is_no_promotion_of_what_was_told_is_an_obstacle() {
 fn the_earliest_of_several_branches_counts() {
     let history = branches("1\t0/200\tfirst\n2\t0/160\tsecond\n");
     let (memory, cluster, slot) = (Memory { timeline: 1, ..memory() }, cluster(), slot());
-    let evidence = Evidence {
-        memory: Some(&memory),
-        cluster: &cluster,
-        standby: false,
-        database: "db",
-        routes: "r",
-        unfinished: None,
-        history: &history,
-        slot: Some(&slot),
-        newest: Lsn::ZERO,
-    };
+    let evidence = evidence((Some(&memory), &cluster, Some(&slot)), &history);
     let branch = Branch { ended: 1, at: Lsn(0x160) };
     assert_eq!(judge(&evidence), Err(Obstacle::Ahead { told: Lsn(0x180), branch }));
     assert_eq!(judge(&Evidence { standby: true, ..evidence }), Err(Obstacle::Standby));
