@@ -204,7 +204,7 @@ pub fn rewritten(session: &mut Session, tables: &[Table]) -> Result<Option<Strin
 /// Makes the slot, and gives the session's transaction the snapshot of all that the slot does not tell. Answers
 /// where it begins. Waits for the transactions that run now.
 pub fn create_slot_with_snapshot(session: &mut Session, slot: &str) -> Result<Lsn> {
-    // Servers from 17 on insist that it writes nothing.
+    // Servers from 16 on insist that it writes nothing.
     session.query("begin isolation level repeatable read read only")?;
     let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput USE_SNAPSHOT", identifier(slot));
     let rows = session.query(&sql)?;
