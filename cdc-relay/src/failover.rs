@@ -178,11 +178,8 @@ pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
 /// Whether the slot sends all that was not acknowledged.
 fn fit(evidence: &Evidence<'_>, memory: &Memory) -> Result<(), Obstacle> {
     let slot = evidence.slot.ok_or(Obstacle::SlotMissing)?;
-    if slot.plugin != "pgoutput" {
-        return Err(Obstacle::SlotForeign(format!("it decodes with {}", slot.plugin)));
-    }
-    if slot.database != evidence.database {
-        return Err(Obstacle::SlotForeign(format!("it belongs to database {}", slot.database)));
+    if let Some(what) = slot.foreign(evidence.database) {
+        return Err(Obstacle::SlotForeign(what));
     }
     if let Some(pid) = slot.active_pid {
         return Err(Obstacle::SlotInUse(pid));

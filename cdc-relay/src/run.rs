@@ -42,7 +42,8 @@ fn database(source: &Source) -> Result<Database> {
     source.url.get_ref().parse().with_context(|| format!("`url` of source {}", source.name.get_ref()))
 }
 
-fn queues(source: &Source) -> Vec<&String> {
+/// The queues that its routes lead to.
+pub fn queues(source: &Source) -> Vec<&String> {
     let routes = source.tables.iter().flat_map(|table| &table.routes);
     routes.filter_map(|route| route.queue.as_ref().map(|queue| queue.get_ref())).collect()
 }

@@ -89,6 +89,16 @@ pub struct Slot {
     pub active_pid: Option<i32>,
 }
 
+impl Slot {
+    /// Why it cannot be one that a relay of this database made.
+    pub fn foreign(&self, database: &str) -> Option<String> {
+        if self.plugin != "pgoutput" {
+            return Some(format!("it decodes with {}", self.plugin));
+        }
+        (self.database != database).then(|| format!("it belongs to database {}", self.database))
+    }
+}
+
 /// How to go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
@@ -235,14 +245,8 @@ pub fn admit(
     database: &str,
 ) -> Result<Start, Refusal> {
     let name = || slot_name.to_owned();
-    if let Some(slot) = slot {
-        let foreign = |what| Err(Refusal::SlotForeign { slot: name(), what });
-        if slot.plugin != "pgoutput" {
-            return foreign(format!("it decodes with {}", slot.plugin));
-        }
-        if slot.database != database {
-            return foreign(format!("it belongs to database {}", slot.database));
-        }
+    if let Some(what) = slot.and_then(|slot| slot.foreign(database)) {
+        return Err(Refusal::SlotForeign { slot: name(), what });
     }
     let Some(memory) = memory else {
         return if slot.is_some() { Err(Refusal::MemoryMissing { slot: name() }) } else { Ok(Start::Create) };

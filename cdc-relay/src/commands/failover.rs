@@ -192,7 +192,7 @@ fn unfinished(source: &Source, cluster: &Cluster, recalled: &Recalled) -> Option
 /// What cannot be shown, and what goes on otherwise than before: somebody has to agree to it.
 fn caveats(source: &Source, memory: Option<&Memory>, newest: Lsn) -> Vec<String> {
     let mut caveats = Vec::new();
-    if source.tables.iter().flat_map(|table| &table.routes).any(|route| route.queue.is_some()) {
+    if !crate::run::queues(source).is_empty() {
         caveats.push(
             "a queue cannot be read: unless synchronized_standby_slots was set, a message may be there of a \
              transaction that this server does not have"
