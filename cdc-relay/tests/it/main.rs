@@ -19,6 +19,7 @@ mod observed;
 mod oracle;
 mod outages;
 mod proxy;
+mod published;
 mod rabbit;
 mod reconcile;
 mod refusals;
