@@ -12,6 +12,7 @@ mod ends;
 mod failover;
 mod faults;
 mod history;
+mod idle;
 mod kafka;
 mod load;
 mod losses;
