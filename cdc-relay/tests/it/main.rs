@@ -11,6 +11,7 @@ mod dead_letters;
 mod ends;
 mod failover;
 mod faults;
+mod harm;
 mod history;
 mod kafka;
 mod load;
