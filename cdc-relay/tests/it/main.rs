@@ -14,6 +14,7 @@ mod faults;
 mod harm;
 mod history;
 mod kafka;
+mod keys;
 mod load;
 mod losses;
 mod observed;
