@@ -143,7 +143,7 @@ impl Catalog {
 }
 
 /// The key's columns are marked, and only those. They are not where there is no key, and in what was not announced.
-fn has_identity(relation: &Relation) -> bool {
+pub fn has_identity(relation: &Relation) -> bool {
     !matches!(relation.identity, b'f' | b'n') && relation.columns.iter().any(|column| column.key)
 }
 

@@ -130,6 +130,8 @@ pub struct Table {
     pub filter_columns: Vec<String>,
     /// The planner's estimate; negative before the first `analyze`.
     pub estimate: i64,
+    /// The role may publish it, as its owner may.
+    pub owned: bool,
     /// The role may read it.
     #[serde(deserialize_with = "or_default")]
     pub selectable: bool,

@@ -52,7 +52,7 @@ chosen as (
     where $everything and not c.relispartition
 ),
 tables as (
-    select c.oid, n.nspname, c.relname, c.relkind, c.reltuples, chosen.attnames, chosen.filter, chosen.tree, chosen.listed,
+    select c.oid, n.nspname, c.relname, c.relkind, c.reltuples, c.relowner, chosen.attnames, chosen.filter, chosen.tree, chosen.listed,
            chosen.published
     from chosen
     join pg_catalog.pg_class c on c.oid = chosen.oid
@@ -145,6 +145,7 @@ select jsonb_build_object(
                 from regexp_matches(t.tree, '\{VAR :varno \d+ :varattno (-?\d+)', 'g') v
                 left join pg_catalog.pg_attribute a on a.attrelid = t.oid and a.attnum = v[1]::int and a.attnum <> 0),
             'estimate', t.reltuples::int8,
+            'owned', pg_catalog.pg_has_role(t.relowner, 'usage'),
             'selectable', pg_catalog.has_table_privilege(t.oid, 'select'),
             'hidden', pg_catalog.row_security_active(t.oid)
         ) order by t.nspname, t.relname), '[]')
