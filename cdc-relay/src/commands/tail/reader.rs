@@ -200,11 +200,7 @@ impl Tail<'_> {
     }
 }
 
-/// Primary keys of tables whose replica identity is the whole row: it says nothing of the key.
+/// What identifies the rows of each table, for those whose replica identity does not say it.
 pub fn keys(tables: &[super::trial::Table]) -> BTreeMap<u32, Vec<String>> {
-    tables
-        .iter()
-        .map(|table| (table.oid, table.primary_key.clone()))
-        .filter(|(_, key)| !key.is_empty())
-        .collect()
+    tables.iter().map(|table| (table.oid, table.key.clone())).filter(|(_, key)| !key.is_empty()).collect()
 }
