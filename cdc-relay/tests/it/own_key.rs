@@ -203,3 +203,24 @@ async fn a_large_unchanged_key_is_known() {
     assert!(kafka::read(&rig.topic()).iter().all(|event| event.key.len() == 2300));
     drop(relay);
 }
+
+/// Under a key that is null nothing was told: the row that gets one has none to end, and one that loses it ends it.
+#[tokio::test]
+async fn a_key_that_comes_or_goes_ends_what_was_told_under_it() {
+    let mut rig = rig("keycomes", "{customer}", "deletes = \"tombstone\"").await;
+    sql(
+        &rig,
+        "alter table orders replica identity full;
+         alter publication events set (publish = 'insert, update, delete')",
+    )
+    .await;
+    let relay = rig.streaming().await;
+    sql(&rig, "insert into orders values (1, null)").await;
+    sql(&rig, "update orders set customer = 'a', version = 2").await;
+    sql(&rig, "update orders set customer = null, version = 3").await;
+    sql(&rig, "update orders set customer = 'b', version = 4").await;
+    assert_eq!(told(&rig, 3).await, ["1/2", "1/2/tombstone", "1/4"]);
+    assert_eq!(letters(&rig, 2).await.len(), 2);
+    assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0, "one row, twice");
+    drop(relay);
+}
