@@ -21,6 +21,7 @@ mod losses;
 mod observed;
 mod oracle;
 mod outages;
+mod own_key;
 mod proxy;
 mod rabbit;
 mod reconcile;
