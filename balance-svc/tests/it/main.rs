@@ -5,7 +5,9 @@
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
 
+mod facts;
 mod order;
+mod service;
 
 use balance_svc::events::Command;
 use balance_svc::saga::{Event, ReleaseCause};

@@ -5,6 +5,8 @@
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
 
+mod facts;
+
 use std::time::Duration;
 
 use payments_svc::events::Command;
