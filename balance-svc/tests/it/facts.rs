@@ -34,6 +34,9 @@ async fn held(service: &Service) -> (Uuid, Uuid) {
     (user, payment)
 }
 
+/// Beside the type.
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 async fn parked(service: &Service, count: i64) {
     service.until("select count(*) from parked where reason like 'differs: %'", count).await;
     assert_eq!(service.ledger.count("select count(*) from parked").await, count);
@@ -85,7 +88,7 @@ async fn an_event_that_contradicts_itself_moves_no_money() {
         altered(PAYMENT_RESULT_TOPIC, SUCCEEDED, (user, payment), "\"gw-000001\"", "null");
     let result = || event(PAYMENT_RESULT_TOPIC, SUCCEEDED, user, payment);
     let id = format!("processor/charges/{}/2", Uuid::now_v7());
-    let cases: [(&str, Told, &[(&str, &str)]); 9] = [
+    let cases: [(&str, Told, Headers<'_>); 9] = [
         (&own, said(SUCCEEDED, DECLINED), &[]),
         (&own, said(DECLINED, SUCCEEDED), &[]),
         (&own, said(CANCELLED, "payment.result.unknown.v1"), &[]),

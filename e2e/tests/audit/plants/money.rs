@@ -123,6 +123,5 @@ pub const MONEY: &[Plant] = &[
         ),
         processor: concat!("update charges set amount = 1 where payment_id = ", id!("0a")),
         plant: |scene| scene.lines[0] = line(&COMPLETED, 1, "charge"),
-        ..NOTHING
     },
 ];
