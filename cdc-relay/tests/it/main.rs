@@ -15,6 +15,7 @@ mod history;
 mod kafka;
 mod load;
 mod losses;
+mod names;
 mod observed;
 mod oracle;
 mod outages;
