@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::json::{self, Form};
 use crate::pgoutput::Relation;
+use crate::sql::literal;
 use crate::wire::{Session, WireError};
 
 /// What `pg_type` says of a type.
@@ -96,15 +97,14 @@ impl Catalog {
     }
 
     fn learn_key(&mut self, session: &mut Session, relation: &Relation) -> Result<(), WireError> {
-        let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
         let rows = session.query(&format!(
             "select a.attname from pg_catalog.pg_class c \
              join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
              join pg_catalog.pg_index i on i.indrelid = c.oid and i.indisprimary \
              join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = any(i.indkey) \
              where n.nspname = {} and c.relname = {}",
-            quoted(&relation.schema),
-            quoted(&relation.name)
+            literal(&relation.schema),
+            literal(&relation.name)
         ))?;
         let names = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
         self.keys.insert((relation.schema.clone(), relation.name.clone()), names);

@@ -6,15 +6,12 @@ use crate::lsn::Lsn;
 use crate::pgoutput::{Column, Relation};
 use crate::route::Plan;
 use crate::routes::{Deletes, Routes, Source};
+use crate::sql::{self, identifier, literal};
 use crate::state::{Cluster, Refusal, Slot};
 use crate::wire::{Row, Session, WireError};
 
 pub fn text(row: &Row, index: usize) -> &str {
     row.get(index).and_then(Option::as_deref).unwrap_or_default()
-}
-
-pub fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// The cluster, and the name of the session's database.
@@ -64,8 +61,8 @@ pub fn slot(session: &mut Session, name: &str) -> Result<Option<Slot>, WireError
 pub fn create_slot(session: &mut Session, name: &str) -> Result<Lsn, WireError> {
     // No snapshot: the rows that exist already are told by reconcile, not by a first start.
     let sql = format!(
-        "CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput NOEXPORT_SNAPSHOT",
-        name.replace('"', "\"\"")
+        "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+        sql::replication_identifier(name)
     );
     let rows = session.query(&sql)?;
     rows.first()
@@ -99,20 +96,11 @@ pub fn publish(session: &mut Session, source: &Source) -> Result<Result<(), Refu
 /// The class of SQLSTATEs that say so.
 const NOT_PERMITTED_OR_THERE: &str = "42";
 
-fn identifier(name: &str) -> String {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    if name.bytes().all(plain) && !name.starts_with(|c: char| c.is_ascii_digit()) {
-        name.to_owned()
-    } else {
-        format!("\"{}\"", name.replace('"', "\"\""))
-    }
-}
-
 /// The statement that publishes what the routes tell.
 pub fn publication(source: &Source) -> String {
     let tables = source.tables.iter().map(|table| {
         let (schema, name) = table.qualified();
-        format!("{}.{}", identifier(schema), identifier(name))
+        sql::table(schema, name)
     });
     let routes = source.tables.iter().flat_map(|table| &table.routes);
     format!(
@@ -208,6 +196,7 @@ fn fit(
     (deletes, truncates): (bool, bool),
 ) -> Result<(), Refusal> {
     let publication = source.publication.get_ref();
+    let quoted = identifier(publication);
     let plans: Vec<Plan> = relations.iter().map(|relation| Plan::compile(routes, source, relation)).collect();
     let unsaid: Vec<&str> =
         plans.iter().filter(|plan| !plan.says_deletes()).map(|plan| plan.relation.as_str()).collect();
@@ -221,14 +210,14 @@ fn fit(
         };
         problems.push(format!(
             "publication {publication} publishes deletes or truncates, which the relay does not tell: \
-             `alter publication {publication} set (publish = '{}')`{how}",
+             `alter publication {quoted} set (publish = '{}')`{how}",
             operations(tells_deletes && unsaid.is_empty())
         ));
     }
     if tells_deletes && !deletes {
         problems.push(format!(
             "the routes tell deletes, which publication {publication} does not publish: \
-             `alter publication {publication} set (publish = '{}')`",
+             `alter publication {quoted} set (publish = '{}')`",
             operations(true)
         ));
     }
@@ -241,10 +230,10 @@ fn fit(
     for table in &source.tables {
         let (schema, name) = table.qualified();
         if !relations.iter().any(|relation| relation.schema == schema && relation.name == name) {
-            let table = format!("{}.{}", identifier(schema), identifier(name));
+            let table = sql::table(schema, name);
             problems.push(format!(
                 "{schema}.{name} has routes, but is not published: \
-                 `alter publication {publication} add table {table}`"
+                 `alter publication {quoted} add table {table}`"
             ));
         }
     }

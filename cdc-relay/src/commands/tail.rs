@@ -22,6 +22,8 @@ use self::show::{Format, Show};
 use super::{Ending, Failure, Outcome, block_on, say, terminal};
 use crate::config::JsonArgs;
 use crate::database::Database;
+use crate::routes::TableName;
+use crate::sql;
 
 /// How long a stop waits for the reader, and then for the printer.
 const GRACE: Duration = Duration::from_secs(2);
@@ -52,8 +54,8 @@ pub struct Options {
     #[arg(env = "DATABASE_URL", hide_env_values = true)]
     url: String,
     /// Only this table (schema.table; public if there is no schema). May be given several times.
-    #[arg(long = "table", short, value_name = "TABLE")]
-    tables: Vec<String>,
+    #[arg(long = "table", short, value_name = "TABLE", value_parser = str::parse::<TableName>)]
+    tables: Vec<TableName>,
     /// Reads what this publication has, and makes none.
     #[arg(long, value_name = "NAME")]
     publication: Option<String>,
@@ -94,7 +96,7 @@ async fn tail(options: &Options, database: Database) -> Result<()> {
         if follows { newcomers(&client, &publications, known).await } else { std::future::pending().await }
     };
     let format = if options.json.json { Format::Json } else { Format::Text { colour: terminal::colour() } };
-    let show = Show::new(format, &options.tables, reader::keys(&facts.tables));
+    let show = Show::new(format, options.tables.clone(), reader::keys(&facts.tables));
     let slot = options.from_slot.clone().map_or(Slot::Temporary(name), Slot::Existing);
     let reading = Reading { database, slot, publications: publications.clone(), limit: options.limit };
     let read = read(reading, show, interrupted, newcomers).await;
@@ -136,11 +138,15 @@ async fn newcomers(client: &Client, publications: &[String], mut known: BTreeSet
         // Whoever cannot be asked now is asked again; without an answer its inserts are still seen.
         let Ok(facts) = trial::facts(client).await else { continue };
         for table in facts.tables.iter().filter(|table| known.insert(table.oid)) {
-            let (shown, sql) = (table.shown(), table.sql());
+            let (shown, name) = (table.shown(), table.sql());
             if !table.identity {
                 say(&format!("Shows only inserts and truncates of {shown}: it has no replica identity."));
-            } else if let Err(error) =
-                client.batch_execute(&format!("alter publication {publication} add table {sql}")).await
+            } else if let Err(error) = client
+                .batch_execute(&format!(
+                    "alter publication {} add table {name}",
+                    sql::identifier(publication)
+                ))
+                .await
             {
                 say(&format!("Shows only inserts and truncates of {shown}: {error}"));
             }
@@ -149,7 +155,8 @@ async fn newcomers(client: &Client, publications: &[String], mut known: BTreeSet
 }
 
 async fn withdraw(client: &Client, publications: &[String]) {
-    let drop = format!("drop publication if exists {}", publications.join(", "));
+    let quoted: Vec<String> = publications.iter().map(|name| sql::identifier(name)).collect();
+    let drop = format!("drop publication if exists {}", quoted.join(", "));
     if let Err(error) = client.batch_execute(&drop).await {
         let names = publications.join(", ");
         say(&format!("Publication {names} could not be dropped ({error}); the next tail drops it."));
