@@ -13,7 +13,7 @@ pub use self::advice::Mismatch;
 use self::facts::{Facts, Question, ask};
 pub use self::fit::creation;
 use crate::catalog::Catalog;
-use crate::inspect::{identifier, literal};
+use crate::sql::{identifier, literal};
 use crate::pgoutput::Relation;
 use crate::routes::{Routes, Source};
 use crate::state::Refusal;

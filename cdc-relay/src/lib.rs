@@ -40,12 +40,15 @@ mod nearest;
 pub mod pace;
 pub mod pgoutput;
 pub mod progress;
+pub mod published;
 pub mod release;
 pub mod route;
 pub mod routes;
 pub mod rows;
 pub mod shelf;
+mod shell;
 mod socket;
+pub mod sql;
 #[cfg(feature = "sinks")]
 mod stall;
 pub mod state;

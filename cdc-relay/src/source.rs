@@ -1,6 +1,7 @@
 //! The life of one source, on a thread of its own: connect, compare with what is remembered, stream; and again,
 //! with back-off, after whatever breaks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,9 @@ use crate::inspect;
 use crate::lsn::Lsn;
 use crate::metrics::SourceMetrics;
 use crate::progress::Ticket;
+use crate::published;
 use crate::rabbit::Rabbit;
-use crate::routes::{Routes, Source};
+use crate::routes::{NewTable, Routes, Source, TableName};
 use crate::rows::Table;
 use crate::snapshot::{self, Snapshots};
 use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
@@ -35,6 +37,7 @@ const REFUSED: Duration = Duration::from_secs(5);
 const ATTEMPT_MOST: Duration = Duration::from_secs(2);
 
 /// What a source is made of.
+#[derive(Clone)]
 pub struct Wiring {
     pub routes: Arc<Routes>,
     pub source: Arc<Source>,
@@ -76,7 +79,12 @@ impl From<Refusal> for Trouble {
 
 /// One source between its sessions.
 struct Life {
+    /// As the routes file says it.
+    given: Arc<Wiring>,
+    /// With what its patterns mean now.
     wiring: Arc<Wiring>,
+    /// Tables that were made while a session streamed, and that a pattern matches.
+    new_tables: BTreeSet<TableName>,
     clients: Clients,
     next_ticket: Ticket,
     told: Lsn,
@@ -93,6 +101,8 @@ pub fn run(wiring: Wiring) {
         told: Lsn::ZERO,
         stalls: 0,
         fingerprint: wiring.source.fingerprint(),
+        given: Arc::clone(&wiring),
+        new_tables: BTreeSet::new(),
         wiring,
     };
     let delays = || {
@@ -130,6 +140,7 @@ impl Life {
     fn attempt(&mut self) -> Result<(), Trouble> {
         let slot_name = self.wiring.source.slot.get_ref().clone();
         let mut session = Session::connect(&self.wiring.database)?;
+        self.resolve(&mut session)?;
         let (cluster, database) = inspect::cluster(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
         let Checked { facts, catalog } = self.contract(&mut session, slot.is_some())?;
@@ -231,7 +242,39 @@ impl Life {
         let (result, left) = stream.run();
         let Leftover { next_ticket, told, stalls } = left;
         (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);
-        result.map_err(|error| error.downcast().map_or_else(Trouble::Failed, Trouble::Refused))
+        result.map_err(|error| {
+            if let Some(NewTable(table)) = error.downcast_ref() {
+                self.new_tables.insert(table.clone());
+            }
+            error.downcast().map_or_else(Trouble::Failed, Trouble::Refused)
+        })
+    }
+
+    /// Finds out what the patterns of the routes file mean, which may have changed since the last session.
+    fn resolve(&mut self, session: &mut Session) -> Result<(), Trouble> {
+        let Wiring { routes, source, .. } = &*self.given;
+        if !source.has_patterns() {
+            return Ok(());
+        }
+        let selected = published::ask(session, source)?;
+        let resolved = selected.resolve(routes, source, &self.new_tables).map_err(Refusal::Contract)?;
+        let now = resolved.source(source.name.get_ref()).unwrap_or(source).clone();
+        let tables = |source: &Source| source.tables.iter().map(|table| table.of.clone()).collect::<Vec<_>>();
+        if tables(&now) == tables(&self.wiring.source)
+            && resolved.topics.len() == self.wiring.routes.topics.len()
+        {
+            return Ok(());
+        }
+        for text in selected.idle(source) {
+            tracing::info!(
+                source = source.name.get_ref(),
+                "`ignore` has `{text}`, which matches no published table now"
+            );
+        }
+        let (routes, source) = (Arc::new(resolved), Arc::new(now));
+        self.wiring = Arc::new(Wiring { routes, source, ..(*self.given).clone() });
+        self.clients = self.clients.with(&self.wiring);
+        Ok(())
     }
 
     /// Brings slot and memory to where streaming may begin.

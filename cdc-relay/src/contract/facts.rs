@@ -9,7 +9,7 @@ use anyhow::Context;
 use serde::Deserialize;
 use tokio_postgres::{Client, Statement};
 
-use crate::inspect::literal;
+use crate::sql::literal;
 use crate::pgoutput::{Column as Sent, Relation};
 use crate::routes::Source;
 use crate::wire::{Result, Session, WireError};
@@ -137,6 +137,9 @@ pub struct Table {
     pub selectable: bool,
     /// Row security hides rows from the role.
     pub hidden: bool,
+    /// The role that asks.
+    #[serde(default)]
+    pub role: String,
 }
 
 /// A table, or a partition: the unit of replica identity.

@@ -147,7 +147,8 @@ select jsonb_build_object(
             'estimate', t.reltuples::int8,
             'owned', pg_catalog.pg_has_role(t.relowner, 'usage'),
             'selectable', pg_catalog.has_table_privilege(t.oid, 'select'),
-            'hidden', pg_catalog.row_security_active(t.oid)
+            'hidden', pg_catalog.row_security_active(t.oid),
+            'role', current_user
         ) order by t.nspname, t.relname), '[]')
         from tables t)
 )

@@ -8,7 +8,7 @@
 use super::advice::{Mismatch, harms, sql_name};
 use super::facts::{Facts, Named, Publication, Table};
 use super::identity::{Publishing, covers_new_partitions};
-use crate::inspect::identifier;
+use crate::sql::{self, identifier};
 use crate::pgoutput::Relation;
 use crate::route::Plan;
 use crate::routes::{Deletes, Routes, Source};
@@ -57,7 +57,7 @@ impl Operations {
 pub fn creation(source: &Source, version: u32) -> String {
     let tables = source.tables.iter().map(|table| {
         let (schema, name) = table.qualified();
-        format!("{}.{}", identifier(schema), identifier(name))
+        sql::table(schema, name)
     });
     let generated =
         if Publishing::own(version).generated { ", publish_generated_columns = stored" } else { "" };
@@ -291,7 +291,7 @@ fn filtered(table: &Table, plan: &Plan, operations: Operations) -> Option<Mismat
 /// A routed table that the publication does not have, or could not have.
 fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
     let name = format!("{}.{}", named.schema, named.name);
-    let sql = format!("{}.{}", identifier(&named.schema), identifier(&named.name));
+    let sql = sql::table(&named.schema, &named.name);
     let new = |check, found: &str| Mismatch::new(check, &name, found);
     let publication = facts.publication.as_ref();
     match named.kind {

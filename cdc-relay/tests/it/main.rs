@@ -18,6 +18,7 @@ mod kafka;
 mod keys;
 mod load;
 mod losses;
+mod names;
 mod observed;
 mod oracle;
 mod outages;

@@ -15,6 +15,7 @@ use crate::copy::{Frame, Replication};
 use crate::database::Database;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message, Scratch};
+use crate::sql;
 use crate::wire::Session;
 
 /// How often the server hears from us.
@@ -85,7 +86,8 @@ pub fn read(
         Slot::Temporary(name) => {
             session
                 .query(&format!(
-                    "CREATE_REPLICATION_SLOT \"{name}\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT"
+                    "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+                    sql::replication_identifier(name)
                 ))
                 .context("cannot make a temporary replication slot")?;
             (name, true)
