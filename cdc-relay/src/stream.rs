@@ -403,13 +403,11 @@ impl<'a> Stream<'a> {
             }
             Next::Listen => {}
         }
-        let mut fds = [PollFd::new(&self.wire, PollFlags::IN), PollFd::new(&*self.acks, PollFlags::IN)];
-        wait_for(&mut fds, timer)?;
-        let (readable, woken) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
-        if woken {
+        let ready = self.wire.wait(&*self.acks, timer)?;
+        if ready.woken {
             self.acks.drain_wake();
         }
-        Ok(readable)
+        Ok(ready.server)
     }
 
     /// Sleeps until woken by the sinks.

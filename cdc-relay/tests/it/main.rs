@@ -33,4 +33,5 @@ mod standby;
 mod telling;
 mod tls;
 mod types;
+mod undecodable;
 mod volume;
