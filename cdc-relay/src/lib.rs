@@ -50,6 +50,7 @@ mod stall;
 pub mod state;
 pub mod template;
 mod tls;
+pub mod utf8;
 pub mod when;
 pub mod wire;
 

@@ -51,6 +51,17 @@ async fn sql(rig: &Rig, sql: &str) {
     rig.sql.batch_execute(sql).await.expect(sql);
 }
 
+/// Whether the server prints the byte itself.
+async fn prints_bytes(rig: &Rig) -> bool {
+    let query = "select current_setting('server_version_num')::int < 160000";
+    rig.sql.query_one(query, &[]).await.expect("version").get(0)
+}
+
+/// A newer server's backslash makes it quote the member of a composite type.
+async fn duo(rig: &Rig) -> &'static str {
+    if prints_bytes(rig).await { r"(\351,é)" } else { r#"("\\351",é)"# }
+}
+
 #[tokio::test]
 async fn a_byte_that_is_no_utf_8_is_told_as_newer_servers_print_it_everywhere() {
     let mut rig = rig("bytes", "", "").await;
@@ -61,9 +72,10 @@ async fn a_byte_that_is_no_utf_8_is_told_as_newer_servers_print_it_everywhere() 
     let told = distinct(&rig.topic(), 2).await;
     let event = told.iter().find(|event| event.header("ce_id") == r"\351/1").expect("the mark");
     assert_eq!((event.key.as_str(), event.header("ce_subject")), (r"\351", r"\351"));
-    assert_eq!(event.header("duo"), r"(\351,é)");
+    let duo = duo(&rig).await;
+    assert_eq!(event.header("duo"), duo);
     let body = event.json();
-    assert_eq!((&body["c"], &body["duo"]), (&r"\351".into(), &r"(\351,é)".into()));
+    assert_eq!((&body["c"], &body["duo"]), (&r"\351".into(), &duo.into()));
     assert_eq!(body["several"], serde_json::json!([r"\351", "x"]));
     assert_eq!(relay.metric("cdc_relay_sessions_total"), 1.0);
     drop(relay);
@@ -88,6 +100,8 @@ async fn a_dead_letter_with_such_bytes_is_readable_and_is_released() {
     for letter in &letters {
         assert_eq!((&letter["key"], &letter["row"]["c"]), (&r"\351".into(), &r"\351".into()), "{letter}");
     }
+    let old = prints_bytes(&rig).await;
+    assert_eq!(letters[0].get("bytes").and_then(|names| names.as_str()), old.then_some("c,duo"));
     assert_eq!(distinct(&rig.topic(), 1).await[0].key, r"\352", "another byte is another key");
     relay.kill();
 
@@ -101,7 +115,7 @@ async fn a_dead_letter_with_such_bytes_is_readable_and_is_released() {
     assert!(text(&released).contains("released; 2 rows told"), "{}", text(&released));
     let told = distinct(&rig.topic(), 3).await;
     let first = told.iter().find(|event| event.header("ce_id") == r"\351/1").expect("the first");
-    assert_eq!(first.json()["duo"], r"(\351,é)");
+    assert_eq!(first.json()["duo"], duo(&rig).await);
     drop(relay);
 }
 
