@@ -64,4 +64,3 @@ pub fn create_slot(session: &mut Session, name: &str) -> Result<Lsn, WireError> 
         .and_then(|row| text(row, 1).parse().ok())
         .ok_or_else(|| WireError::Protocol("CREATE_REPLICATION_SLOT answered no position".to_owned()))
 }
-

@@ -54,6 +54,7 @@ mod stall;
 pub mod state;
 pub mod template;
 mod tls;
+pub mod utf8;
 pub mod when;
 pub mod wire;
 

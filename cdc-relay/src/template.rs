@@ -13,6 +13,7 @@ use crate::json;
 use crate::nearest::hint;
 use crate::pgoutput::{Old, Relation, Tuple, Value};
 use crate::routes::{Text, unquote};
+use crate::utf8;
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -453,7 +454,7 @@ impl Bound {
                         return Ok(false);
                     };
                     match how {
-                        How::Raw => out.extend_from_slice(text),
+                        How::Raw => utf8::append(text, out),
                         How::Instant => json::instant(text, out),
                         How::Quoted => json::string(text, out),
                         How::Named(names) => out.extend_from_slice(named(names, text)?),

@@ -20,6 +20,7 @@ use crate::copy::Replication;
 use crate::database::Database;
 use crate::socket::{Socket, open};
 use crate::sql;
+use crate::utf8;
 
 #[derive(Debug)]
 pub enum WireError {
@@ -357,7 +358,7 @@ fn major(version: &str) -> u32 {
 fn row(body: &DataRowBody) -> Result<Row> {
     let bytes = body.buffer();
     let cell = |range: Option<Range<usize>>| {
-        Ok(range.map(|range| String::from_utf8_lossy(bytes.get(range).unwrap_or_default()).into_owned()))
+        Ok(range.map(|range| utf8::owned(bytes.get(range).unwrap_or_default())))
     };
     Ok(body.ranges().map(cell).collect()?)
 }

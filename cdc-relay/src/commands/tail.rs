@@ -197,7 +197,8 @@ impl Changes<'_> {
                     say(&format!("Shows only inserts and truncates of {shown}: it has no replica identity."));
                 }
                 (None | Some(false), true) => {
-                    let add = format!("alter publication {} add table {}", sql::identifier(self.name), table.sql());
+                    let add =
+                        format!("alter publication {} add table {}", sql::identifier(self.name), table.sql());
                     if let Err(error) = self.client.batch_execute(&add).await {
                         say(&format!("Shows only inserts and truncates of {shown}: {error}"));
                     }

@@ -9,9 +9,9 @@ use anyhow::Context;
 use serde::Deserialize;
 use tokio_postgres::{Client, Statement};
 
-use crate::sql::literal;
 use crate::pgoutput::{Column as Sent, Relation};
 use crate::routes::Source;
+use crate::sql::literal;
 use crate::wire::{Result, Session, WireError};
 
 /// From this version on generated columns can be published, and have to be where a replica identity has them.

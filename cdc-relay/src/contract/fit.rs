@@ -8,10 +8,10 @@
 use super::advice::{Mismatch, harms, sql_name};
 use super::facts::{Facts, Named, Publication, Table};
 use super::identity::{Publishing, covers_new_partitions};
-use crate::sql::{self, identifier};
 use crate::pgoutput::Relation;
 use crate::route::Plan;
 use crate::routes::{Deletes, Routes, Source};
+use crate::sql::{self, identifier};
 use crate::template::Op;
 
 /// The operations that a publication has, or ought to have.

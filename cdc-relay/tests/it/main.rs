@@ -5,6 +5,7 @@
 
 mod alters;
 mod brokers;
+mod bytes;
 mod commands;
 mod dead_letters;
 #[cfg(feature = "failpoints")]
