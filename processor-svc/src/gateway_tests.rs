@@ -64,8 +64,9 @@ fn problem(kind: &str) -> Value {
 
 /// A verdict in a few words.
 fn call(heard: &Heard) -> String {
-    let Judged { verdict, alarm } = judge_call(&charge(), heard);
-    let text = match verdict {
+    let outcome = judge_call(&charge(), heard);
+    let alarm = outcome.cause().is_some_and(Cause::is_alarming);
+    let text = match outcome {
         Outcome::Succeeded { provider_reference } => format!("succeeded {provider_reference}"),
         Outcome::Declined { code } => format!("declined {code}"),
         Outcome::NotSent { why } => format!("not sent {why}"),
@@ -75,8 +76,9 @@ fn call(heard: &Heard) -> String {
 }
 
 fn inquiry(heard: &Heard) -> String {
-    let Judged { verdict, alarm } = judge_inquiry(&charge(), heard);
-    let text = match verdict {
+    let lookup = judge_inquiry(&charge(), heard);
+    let alarm = lookup.cause().is_some_and(Cause::is_alarming);
+    let text = match lookup {
         Lookup::Succeeded { provider_reference, surplus: false } => format!("succeeded {provider_reference}"),
         Lookup::Succeeded { provider_reference, surplus: true } => format!("surplus to {provider_reference}"),
         Lookup::Declined { code } => format!("declined {code}"),
@@ -96,8 +98,8 @@ fn what_an_answer_to_a_call_means() {
         (answer(402, &declined()), "declined no_funds"),
         (answer(400, &rejected()), "declined rejected_input"),
         (Heard::NotConnected, "not sent not_connected"),
-        (Heard::Lost("timeout"), "unknown timeout"),
-        (Heard::Lost("connection_lost"), "unknown connection_lost"),
+        (Heard::Lost(Cause::TimedOut), "unknown timeout"),
+        (Heard::Lost(Cause::ConnectionLost), "unknown connection_lost"),
         // Without our name: a proxy, a cache, or the answer to somebody else.
         (answer(402, &json!({"status": "declined", "code": "no_funds"})), "unknown unnamed_answer"),
         (answer(402, &without(declined(), "reference")), "unknown unnamed_answer"),
@@ -172,7 +174,8 @@ fn what_an_answer_to_an_inquiry_means() {
         (answer(404, &with(missing(), "amount", json!(1))), "unavailable answer_mismatch!"),
         (answer(404, &with(missing(), "reference", json!("other"))), "unavailable answer_mismatch!"),
         (answer(404, &problem("charge-not-found")), "unavailable unnamed_answer"),
-        (answer(404, &with(missing(), "type", json!("urn:x:not-found"))), "unavailable http_404"),
+        (answer(404, &with(missing(), "type", json!("urn:x:not-found"))), "unavailable unnamed_answer"),
+        (answer(404, &named(problem("not-found"))), "unavailable http_404"),
         (raw(404, b"<html>"), "unavailable unreadable_answer"),
         (answer(200, &json!({"status": "declined", "code": "no_funds"})), "unavailable unnamed_answer"),
         (answer(200, &without(declined(), "amount")), "unavailable unnamed_answer"),
@@ -194,7 +197,7 @@ fn what_an_answer_to_an_inquiry_means() {
         (answer(409, &problem("in-progress")), "unavailable http_409"),
         (raw(500, b""), "unavailable http_500"),
         (Heard::NotConnected, "unavailable not_connected"),
-        (Heard::Lost("timeout"), "unavailable timeout"),
+        (Heard::Lost(Cause::TimedOut), "unavailable timeout"),
     ];
     for (heard, expected) in table {
         assert_eq!(inquiry(&heard), expected, "{heard:?}");
@@ -213,8 +216,8 @@ fn what_an_answer_to_a_call_says_about_the_gateway() {
         (answer(402, &declined()), Health::Answered),
         (answer(400, &rejected()), Health::Answered),
         (Heard::NotConnected, Health::Fault),
-        (Heard::Lost("timeout"), Health::Fault),
-        (Heard::Lost("connection_lost"), Health::Fault),
+        (Heard::Lost(Cause::TimedOut), Health::Fault),
+        (Heard::Lost(Cause::ConnectionLost), Health::Fault),
         (raw(200, b""), Health::Fault),
         (raw(500, b""), Health::Fault),
         (raw(502, b"<html>"), Health::Fault),
@@ -230,7 +233,7 @@ fn what_an_answer_to_a_call_says_about_the_gateway() {
         (answer(200, &with(succeeded(), "amount", json!(1))), Health::Neither),
     ];
     for (heard, expected) in table {
-        assert_eq!(health(&judge_call(&charge(), &heard).verdict), expected, "{heard:?}");
+        assert_eq!(health(&judge_call(&charge(), &heard)), expected, "{heard:?}");
     }
 }
 
@@ -242,7 +245,7 @@ fn what_must_be_repaired_before_it_is_believed() {
         Lookup::Declined { code: "no_funds".to_owned() },
         Lookup::Voided,
         Lookup::NotFound,
-        Lookup::Unavailable { why: "timeout".to_owned() },
+        Lookup::Unavailable { why: Cause::TimedOut },
     ];
     let (others, reverse) = (Some(Repair::VoidOthers { keep: "ch_1".to_owned() }), Some(Repair::Reverse));
     let expected = |settled: bool, idempotent: bool| {
@@ -262,7 +265,7 @@ fn what_must_be_repaired_before_it_is_believed() {
             Finding::Declined { code: "no_funds".to_owned() },
             voided.clone(),
             missing,
-            Finding::Unavailable { why: "timeout".to_owned() },
+            Finding::Unavailable { why: Cause::TimedOut },
         ];
         assert_eq!(findings, expected, "{settled} {idempotent}");
     }
@@ -272,7 +275,12 @@ fn what_must_be_repaired_before_it_is_believed() {
 fn what_an_answer_to_a_void_means() {
     let voided = named(json!({"status": "voided", "voided": [], "barred": true}));
     let open = with(voided.clone(), "barred", json!(false));
-    let judge = |heard: &Heard, bars| judge_void(&charge(), heard, bars);
+    let judge = |heard: &Heard, bars| {
+        judge_void(&charge(), heard, bars).map_err(|cause| {
+            let alarm = if cause.is_alarming() { "!" } else { "" };
+            format!("{}{alarm}", Cause::Void(Box::new(cause)))
+        })
+    };
     assert_eq!(judge(&answer(200, &voided), true), Ok(()));
     assert_eq!(judge(&answer(200, &open), false), Ok(()));
     let table = [
@@ -288,7 +296,7 @@ fn what_an_answer_to_a_void_means() {
         (answer(503, &voided), "void_http_503"),
         (answer(422, &problem("unknown-charge")), "void_http_422"),
         (Heard::NotConnected, "void_not_connected"),
-        (Heard::Lost("timeout"), "void_timeout"),
+        (Heard::Lost(Cause::TimedOut), "void_timeout"),
     ];
     for (heard, why) in table {
         assert_eq!(judge(&heard, true), Err(why.to_owned()), "{heard:?}");

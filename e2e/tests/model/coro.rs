@@ -137,6 +137,7 @@ fn is_fault(action: &Action) -> bool {
         Action::Task(_, _, step) => match step {
             TaskStep::DoesNotSend
             | TaskStep::TimesOut
+            | TaskStep::IsAnsweredByAnother(_)
             | TaskStep::WritesUnheard
             | TaskStep::Fails
             | TaskStep::Dies => true,

@@ -2,6 +2,7 @@
 
 use balance_svc::saga::{Event as Result, ReleaseCause};
 use payments_svc::saga::Event as Heard;
+use processor_svc::cause::Cause;
 use processor_svc::saga::{Event, State as Seen, Step, To, decide};
 
 use crate::bounds::Break;
@@ -116,9 +117,7 @@ impl Coro {
         let life = &mut state.lives[id];
         let (Some(row), Some((status, attempt))) = (life.charge, expected(from)) else { return false };
         let any_attempt = match to {
-            To::Unknown { why, .. } if why == processor_svc::saga::LEASE_LAPSED => {
-                self.is_broken(Break::LapseWithoutAttemptGuard)
-            }
+            To::Unknown { why: Cause::LeaseLapsed, .. } => self.is_broken(Break::LapseWithoutAttemptGuard),
             To::Waiting { .. }
             | To::Calling { .. }
             | To::Unknown { .. }

@@ -5,6 +5,7 @@ use processor_svc::saga::{Event, State as Seen, Step};
 
 use crate::bounds::{Break, Keys};
 use crate::coro::{Action, Coro};
+use crate::foreign::Foreign;
 use crate::gateway::{Verdict, is_quiet};
 use crate::processor_db::{Admitted, Status};
 use crate::state::{CallAt, Due, Id, InquiryAt, Life, Queue, State, Task};
@@ -117,6 +118,7 @@ impl Coro {
                     push(TaskStep::IsAnswered(*verdict));
                 }
                 push(TaskStep::TimesOut);
+                self.answers_of_others(push);
                 push(TaskStep::Dies);
             }
             Task::Call { attempt, at: CallAt::Ended { from, .. }, .. } => {
@@ -134,17 +136,25 @@ impl Coro {
             Task::Inquiry { at: InquiryAt::Asking, .. } => {
                 push(TaskStep::Asks);
                 push(TaskStep::Fails);
+                self.answers_of_others(push);
                 push(TaskStep::Dies);
             }
             Task::Inquiry { at: InquiryAt::Repairing(_), .. } => {
                 push(TaskStep::Repairs);
                 push(TaskStep::Fails);
+                self.answers_of_others(push);
                 push(TaskStep::Dies);
             }
             Task::Inquiry { at: InquiryAt::Found { .. }, .. } => {
                 push(TaskStep::Writes);
                 push(TaskStep::Dies);
             }
+        }
+    }
+
+    fn answers_of_others(&self, push: &mut impl FnMut(TaskStep)) {
+        if self.bounds.foreign {
+            Foreign::ALL.iter().for_each(|foreign| push(TaskStep::IsAnsweredByAnother(*foreign)));
         }
     }
 
