@@ -6,6 +6,7 @@
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
+use crate::dead::Halts;
 use crate::json;
 use crate::lsn::{Lsn, PgTime};
 use crate::made::Made;
@@ -22,13 +23,12 @@ pub const LARGEST: usize = MOST + (64 << 10);
 /// A reason quotes values of the row; this much of it is enough.
 const LONGEST_REASON: usize = 2000;
 
-/// What identifies a halted key.
+/// What a letter halts, and where.
 #[derive(Debug, Clone, Copy)]
 pub struct Halt<'a> {
     pub source: &'a str,
     pub destination: &'a str,
-    /// None: the key itself could not be told.
-    pub key: Option<&'a str>,
+    pub halts: &'a Halts,
 }
 
 /// Why a row is set aside.
@@ -60,7 +60,10 @@ pub fn write(
     };
     member("source", Some(halt.source));
     member("destination", Some(halt.destination));
-    member("key", halt.key);
+    member("key", halt.halts.key.as_deref());
+    if let Some(row) = &halt.halts.keyless {
+        member("keyless", Some(row));
+    }
     member("reason", Some(shortened(cause.reason)));
     member("table", Some(&plan.relation));
     member("op", Some(cause.op));
@@ -154,7 +157,8 @@ fn columns(plan: &Plan, row: &Row<'_>, out: &mut Vec<u8>) {
 pub struct Letter {
     pub source: String,
     pub destination: String,
-    pub key: Option<String>,
+    key: Option<String>,
+    keyless: Option<String>,
     #[serde(default)]
     pub reason: String,
     #[serde(default)]
@@ -209,6 +213,11 @@ impl Letter {
         }
         let Kind { release, from } = serde_json::from_slice(value)?;
         if release || from.is_some() { Ok(None) } else { serde_json::from_slice(value).map(Some) }
+    }
+
+    /// What it halts towards its destination.
+    pub fn halts(&self) -> Halts {
+        Halts { key: self.key.clone(), keyless: self.keyless.clone() }
     }
 
     /// None: an older letter does not say, or the row did not come from the log.

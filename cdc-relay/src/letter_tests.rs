@@ -36,7 +36,8 @@ fn written(relation: &Relation, cells: &[Option<Option<&[u8]>>]) -> String {
         }
     }
     let row = Row::insert(made.tuple().unwrap());
-    let halt = Halt { source: "s", destination: "topic:T", key: Some("k\"1") };
+    let halts = Halts::key("k\"1");
+    let halt = Halt { source: "s", destination: "topic:T", halts: &halts };
     let cause = Cause { reason: "too large", op: "insert", id: Some(b"t/1") };
     let mut out = b"what was there before".to_vec();
     write(halt, cause, (&plan(relation), &row, &transaction()), &mut out);

@@ -56,6 +56,8 @@ impl Transaction {
 #[derive(Debug, Default)]
 pub struct Record {
     pub key: Vec<u8>,
+    /// The key could be told; it may be empty.
+    pub has_key: bool,
     pub value: Vec<u8>,
     /// The value is null: for a compacted topic, the end of its key.
     pub tombstone: bool,
@@ -77,7 +79,7 @@ impl Record {
         self.headers.clear();
         self.header_values.clear();
         self.topic.clear();
-        self.tombstone = false;
+        (self.tombstone, self.has_key) = (false, false);
     }
 
     /// Names and values of the further headers.
@@ -143,7 +145,7 @@ pub struct Compiled {
     /// Of deletes.
     event: Option<Result<Fitted, Problem>>,
     tombstone: Option<Result<Fitted, Problem>>,
-    /// For the dead letters of a route that does not fit.
+    /// For the dead letters of rows that cannot be told, for whatever reason.
     key: Option<Bound>,
     /// Where it leads, as the routes file says: `topic:PaymentTopic`. Halted keys are kept under it.
     pub leads_to: String,
@@ -155,6 +157,8 @@ pub struct Plan {
     pub relation: String,
     pub columns: Vec<String>,
     pub shape: Relation,
+    /// Names a row, for dead letters of rows without a key.
+    pub row_name: Option<Bound>,
     pub header_names: Vec<String>,
     pub routes: Vec<Compiled>,
     /// A deleted row comes with all of its columns, not with its key alone.
@@ -221,7 +225,16 @@ impl Compiled {
         self.deletes.is_some()
     }
 
+    /// Fills the record with the row's key alone, if it can be told.
+    pub fn tell_key(&self, row: &Row<'_>, record: &mut Record) {
+        record.clear();
+        if let Some(key) = &self.key {
+            record.has_key = key.write(row, &mut record.key).unwrap_or(false);
+        }
+    }
+
     /// An update that gave the row another key ends the old one, where the route tells deletes: the row that ended.
+    /// Under a key that is null nothing was told, so there is nothing to end.
     pub fn ended<'r>(&self, row: &Row<'r>, record: &mut Record) -> Result<Option<Row<'r>>, Problem> {
         let (Op::Update, Some(old), Some(Ok(delete))) =
             (row.op, row.old, self.event.as_ref().or(self.tombstone.as_ref()))
@@ -230,10 +243,12 @@ impl Compiled {
         };
         let (ended, key) = (Row::delete(old), self.fitted.as_ref().map_err(Clone::clone)?);
         record.clear();
-        delete.key.require("key", &ended, &mut record.key)?;
+        if !delete.key.write(&ended, &mut record.key)? {
+            return Ok(None);
+        }
         record.scratch.clear();
-        key.key.require("key", row, &mut record.scratch)?;
-        Ok((record.key != record.scratch).then_some(ended))
+        let has_key = key.key.write(row, &mut record.scratch)?;
+        Ok((!has_key || record.key != record.scratch).then_some(ended))
     }
 
     /// Fills the record with the event. After an error it holds what could be told: the key at least, if there is one.
@@ -266,9 +281,7 @@ impl Compiled {
         match fitted.ok_or_else(unsaid)? {
             Ok(fitted) => fitted.tell(row, transaction, topics, record),
             Err(problem) => {
-                if let Some(key) = &self.key {
-                    key.write(row, &mut record.key)?;
-                }
+                self.tell_key(row, record);
                 Err(problem.clone())
             }
         }
@@ -295,6 +308,7 @@ impl Fitted {
         record: &mut Record,
     ) -> Result<Destination, Problem> {
         self.key.require("key", row, &mut record.key)?;
+        record.has_key = true;
         match &self.id {
             Some(id) => id.require("id", row, &mut record.id)?,
             None => fallback_id(transaction, &mut record.id),
@@ -349,6 +363,7 @@ impl Plan {
             columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
             whole_deletes: relation.is_full(),
             shape: relation.clone(),
+            row_name: Bound::row_name(relation),
             ..Plan::default()
         };
         match source.tables.iter().find(|table| same(table.name.get_ref())) {
@@ -362,6 +377,18 @@ impl Plan {
             None => plan.unknown = !source.ignore.iter().any(|name| same(name.get_ref())),
         }
         plan
+    }
+
+    /// The name of a row whose key cannot be told: by the table's key, or by its place in the log.
+    pub fn row_name(&self, row: &Row<'_>, transaction: &Transaction) -> String {
+        let mut name = Vec::new();
+        match self.row_name.as_ref().map(|bound| bound.write(row, &mut name)) {
+            Some(Ok(true)) => String::from_utf8_lossy(&name).into_owned(),
+            _ => {
+                let Transaction { cluster, commit_lsn, rows, .. } = transaction;
+                format!("{} at {cluster}/{commit_lsn}/{rows}", self.relation)
+            }
+        }
     }
 
     /// Whether every route says what becomes of deletes.

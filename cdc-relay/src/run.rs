@@ -19,7 +19,7 @@ use crate::rabbit::Rabbit;
 use crate::routes::{Routes, Source};
 use crate::source::{self, Wiring};
 use crate::status::Status;
-use crate::{http, lag};
+use crate::{guard, http, lag};
 
 /// How long the sources have to flush before the process ends anyway.
 const GRACE: Duration = Duration::from_secs(12);
@@ -64,6 +64,12 @@ pub async fn run(
             wiring.database.clone(),
             source.slot.get_ref().clone(),
             wiring.metrics.clone(),
+            shutdown.child_token(),
+        ));
+        tokio::spawn(guard::watch(
+            wiring.database.clone(),
+            Arc::clone(&wiring.source),
+            Arc::clone(&wiring.acks),
             shutdown.child_token(),
         ));
         statuses.push(wiring.status.clone());

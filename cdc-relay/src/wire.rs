@@ -92,6 +92,8 @@ pub struct Session {
     input: BytesMut,
     /// The server's major version.
     version: u32,
+    /// Statements that the server has planned.
+    prepared: Vec<String>,
 }
 
 impl Session {
@@ -116,8 +118,12 @@ impl Session {
 
     fn sign_in(database: &Database, kind: &[(&str, &str)], encrypt: bool) -> Result<Session> {
         let timeout = database.patience();
-        let mut session =
-            Session { socket: open(database, timeout, encrypt)?, input: BytesMut::new(), version: 0 };
+        let mut session = Session {
+            socket: open(database, timeout, encrypt)?,
+            input: BytesMut::new(),
+            version: 0,
+            prepared: Vec::new(),
+        };
         session.socket.set_timeouts(timeout)?;
         let user = database.get_user().unwrap_or("postgres");
         let parameters = [
@@ -221,6 +227,17 @@ impl Session {
                 _ => {}
             }
         }
+    }
+
+    /// As `query`, for a statement that comes again: the server plans it once.
+    pub fn query_prepared(&mut self, sql: &str) -> Result<Vec<Row>> {
+        let known = self.prepared.iter().position(|known| known == sql);
+        let number = known.unwrap_or(self.prepared.len());
+        if known.is_none() {
+            self.query(&format!("prepare cdc_relay_{number} as {sql}"))?;
+            self.prepared.push(sql.to_owned());
+        }
+        self.query(&format!("execute cdc_relay_{number}"))
     }
 
     /// Has the server parse a statement without running it. Several at once are refused.

@@ -5,6 +5,7 @@ use payments_svc::saga::Event as Heard;
 use processor_svc::cause::Cause;
 use processor_svc::saga::{Event, State as Seen, Step, To, decide};
 
+use crate::balance_db::terms;
 use crate::bounds::Break;
 use crate::coro::Coro;
 use crate::state::{Id, State, Wrong};
@@ -177,12 +178,13 @@ impl Coro {
     /// The route of the table `charges`, and what the two readers make of it.
     pub fn tell_charge(&self, state: &mut State, id: Id) {
         let Some(charge) = state.lives[id].charge else { return };
-        let not_charged = |cause| Result::NotCharged { cause };
+        let terms = terms(self.bounds.amounts[id]);
+        let not_charged = |cause| Result::NotCharged { terms: terms.clone(), cause };
         let results = &mut state.topics.results;
         match charge.status {
             Status::Waiting | Status::Calling => {}
             Status::Unknown => state.topics.unknowns.tell(id, Heard::OutcomeUnknown),
-            Status::Succeeded => results.tell(id, Result::Succeeded),
+            Status::Succeeded => results.tell(id, Result::Succeeded { terms }),
             Status::Declined => results.tell(id, not_charged(ReleaseCause::Declined)),
             Status::Expired => results.tell(id, not_charged(ReleaseCause::Expired)),
             Status::Cancelled => results.tell(id, not_charged(ReleaseCause::Cancelled)),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::text::{Paint, value};
+use crate::catalog::has_identity;
 use crate::json::{self, Form};
 use crate::lsn::{Lsn, PgTime};
 use crate::pgoutput::{Column, Old, Relation, Tuple, Value};
@@ -29,7 +30,7 @@ pub enum Change<'a> {
 #[derive(Debug)]
 struct Table {
     relation: Relation,
-    /// By column; the replica identity, or the primary key where that is the whole row.
+    /// By column: whether it identifies the row.
     key: Vec<bool>,
     shown: bool,
 }
@@ -54,7 +55,7 @@ pub struct Show {
     format: Format,
     /// Only these tables; none means all.
     only: Vec<(String, String)>,
-    /// Primary keys of the tables whose replica identity is the whole row.
+    /// What identifies the rows of a table, where its replica identity does not say it.
     keys: BTreeMap<u32, Vec<String>>,
     tables: BTreeMap<u32, Table>,
     transaction: Transaction,
@@ -76,7 +77,7 @@ impl Show {
 
     /// The server announces the columns of a table.
     pub fn relation(&mut self, relation: Relation) {
-        let known = self.keys.get(&relation.id).filter(|_| relation.identity == b'f');
+        let known = self.keys.get(&relation.id).filter(|_| !has_identity(&relation));
         let in_key = |column: &Column| known.map_or(column.key, |key| key.contains(&column.name));
         let key = relation.columns.iter().map(in_key).collect();
         let named = |(schema, name): &(String, String)| *schema == relation.schema && *name == relation.name;
