@@ -30,6 +30,8 @@ pub struct Bounds {
     pub late: bool,
     /// Any request may get an answer that does not name our charge.
     pub foreign: bool,
+    /// A work message that nobody told comes first, with another amount than was held.
+    pub forged: bool,
     /// Calls leave in time, and when the visibility delay is over nothing is still to come. Not assumed where keys
     /// are honoured: then nothing rests on time.
     pub timely: bool,
@@ -55,6 +57,7 @@ pub const PLAIN: Bounds = Bounds {
     keys: Keys::Honoured,
     late: false,
     foreign: false,
+    forged: false,
     timely: false,
     retold: false,
     races: false,
@@ -71,6 +74,8 @@ pub enum Break {
     ReleaseOnTimeout,
     /// A decline that does not say whose it is, is believed.
     UnnamedDeclineBelieved,
+    /// What was charged is captured, whatever was held.
+    CaptureWithoutComparison,
     /// The work message is acknowledged before its row is committed.
     AckBeforeCommit,
     /// The offset is stored before the batch is committed.

@@ -37,6 +37,11 @@ fn unnamed_decline_believed() {
 }
 
 #[test]
+fn capture_without_comparison() {
+    breaks(Break::CaptureWithoutComparison, checks::FORGED, p::G1);
+}
+
+#[test]
 fn acknowledge_before_commit() {
     breaks(Break::AckBeforeCommit, checks::CALLS, p::S1);
 }

@@ -27,6 +27,8 @@ pub const ONCE_VISIBLE: Bounds =
 /// A gateway that does not look at keys: nothing is sent again, what may be surplus is given back.
 pub const IGNORED: Bounds =
     Bounds { attempts: 3, late: true, foreign: true, timely: true, keys: Keys::Ignored, ..PLAIN };
+/// Somebody else writes to the work queue: another amount is charged than was held.
+pub const FORGED: Bounds = Bounds { attempts: 2, forged: true, ..PLAIN };
 /// A user without funds, one without an account.
 pub const NO_FUNDS: Bounds = Bounds { deposit: Some(4), retold: true, races: true, lost_slot: true, ..PLAIN };
 pub const NO_ACCOUNT: Bounds = Bounds { deposit: None, ..NO_FUNDS };
@@ -127,6 +129,11 @@ fn keys_known_once_visible() {
 #[test]
 fn keys_ignored() {
     exhaust("keys ignored", IGNORED, &[p::COMPLETED, p::UNKNOWN_COMPLETED, p::UNKNOWN_DECLINED, p::VOIDED]);
+}
+
+#[test]
+fn forged_work() {
+    exhaust("forged work", FORGED, &[p::COMPLETED, p::SET_ASIDE]);
 }
 
 #[test]

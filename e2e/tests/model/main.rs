@@ -13,7 +13,7 @@
 //!
 //! Time is not modelled: a lease, a pause or a deadline is over whenever that does most harm.
 //!
-//! Not modelled: amounts on the way (each row carries its own), texts, several accounts (nothing joins them), and
+//! Not modelled: amounts on the way (each row carries its own, and only forged work another one), texts, several accounts (nothing joins them), and
 //! what a charge is called with, all of which the services' own tests look after.
 
 // In a test an unwrap is an assertion.

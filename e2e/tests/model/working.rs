@@ -29,6 +29,10 @@ impl Coro {
     pub fn working(&self, state: &State, id: Id, actions: &mut Vec<Action>) {
         let life = &state.lives[id];
         self.messages(life, id, actions);
+        // Beside a true one: what nobody asked to charge has no hold that could be compared, or has ended.
+        if self.bounds.forged && life.charge.is_none() && life.queue != Queue::NotTold {
+            actions.push(Action::ForgedWork(id));
+        }
         for task in &life.tasks {
             self.steps(life, task, &mut |step| actions.push(Action::Task(id, *task, step)));
         }
@@ -184,7 +188,14 @@ impl Coro {
         if state.lives[id].remembered {
             return;
         }
-        if self.admit(state, id) == Admitted::Calling {
+        if self.admit(state, id, false) == Admitted::Calling {
+            own_first_attempt(state, id);
+        }
+    }
+
+    /// A work message with another amount than the payment's; the real one may come later or have come.
+    pub fn take_forged_work(&self, state: &mut State, id: Id) {
+        if self.admit(state, id, true) == Admitted::Calling {
             own_first_attempt(state, id);
         }
     }
