@@ -22,7 +22,7 @@ use crate::history::History;
 use crate::kafka::Sent;
 use crate::lsn::{Lsn, PgTime};
 use crate::metrics::SourceMetrics;
-use crate::pace::{Load, Next, Pace};
+use crate::pace::{Next, Pace};
 use crate::pgoutput::Scratch;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::route::Transaction;
@@ -293,7 +293,7 @@ impl<'a> Stream<'a> {
         };
         let value = serde_json::to_vec(&memory)?;
         let record = (self.origin.memory_key.as_str(), value.as_slice());
-        let sent = self.teller.kafka().remember(Load::Some, &self.origin.memory_topic, record)?;
+        let sent = self.teller.kafka().remember(&self.origin.memory_topic, record)?;
         if sent == Sent::Taken {
             self.metrics.memory_writes.inc();
             self.writing = Some(memory);

@@ -15,9 +15,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::contract;
 use crate::coverage::record::Break;
 use crate::coverage::{Command, Coverage, Replaced, look, losses};
-use crate::inspect;
 use crate::lsn::Lsn;
 use crate::source::Wiring;
 use crate::state::Refusal;
@@ -249,7 +249,7 @@ async fn unfit(wiring: &Arc<Wiring>) -> Result<Option<Refusal>> {
     let wiring = Arc::clone(wiring);
     let check = move || {
         let mut session = Session::connect_to_read(&wiring.database)?;
-        inspect::still_fits(&mut session, &wiring.routes, &wiring.source)
+        contract::still_fits(&mut session, &wiring.routes, &wiring.source)
     };
     Ok(tokio::task::spawn_blocking(check).await.context("the check ended")??.err())
 }

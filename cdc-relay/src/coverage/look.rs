@@ -3,7 +3,8 @@
 use anyhow::{Context, Result};
 
 use super::Coverage;
-use crate::inspect::{literal, text};
+use crate::inspect::text;
+use crate::sql::literal;
 use crate::wire::Session;
 
 /// The schemas of a publication are listed from here on, and a table's filter and columns.

@@ -38,7 +38,7 @@ pub fn read(brokers: &str, routes: &Routes) -> Result<Option<BTreeMap<String, Ve
         routes.sources.iter().map(|source| (key(source), source.event_source.get_ref().clone())).collect();
     let mut records: BTreeMap<String, Record> = BTreeMap::new();
     let topic = routes.relay.state_topic.get_ref();
-    let read = Reader::connect(brokers, routes)?.read(topic, 0, |_, key, value| {
+    let read = Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
         let known = std::str::from_utf8(key.unwrap_or_default()).ok().and_then(|key| sources.get(key));
         if let Some(source) = known {
             match value.map(serde_json::from_slice).transpose().context("publication record")? {
