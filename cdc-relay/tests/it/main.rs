@@ -33,6 +33,7 @@ mod release;
 mod replay;
 mod rig;
 mod servers;
+mod settings;
 mod snapshot;
 mod standby;
 mod telling;
