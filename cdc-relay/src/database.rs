@@ -12,6 +12,7 @@ use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::settings;
 use crate::tls::{self, Mode};
 use crate::wire::NOT_LET_IN;
 
@@ -123,8 +124,11 @@ impl Database {
 
     async fn connect_by(&self, config: &Config) -> Result<Client, tokio_postgres::Error> {
         let tls = MakeRustlsConnect::new((*self.tls).clone());
+        let mut config = config.clone();
+        config.options(settings::options(config.get_options()));
         let (client, connection) = config.connect(tls).await?;
         tokio::spawn(connection);
+        client.simple_query(&settings::rest()).await?;
         Ok(client)
     }
 }
