@@ -24,6 +24,7 @@ mod observed;
 mod oracle;
 mod outages;
 mod own_key;
+mod patient;
 mod proxy;
 mod published;
 mod rabbit;
