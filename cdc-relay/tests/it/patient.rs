@@ -25,6 +25,17 @@ async fn walsenders(rig: &Rig) -> usize {
     rig.sql.query(ask, &[]).await.expect("activity").len()
 }
 
+/// A slot is being made, and the server waits.
+async fn waits(rig: &Rig) {
+    let ask =
+        "select 1 from pg_stat_activity where backend_type = 'walsender' and datname = current_database()
+               and query like 'CREATE_REPLICATION_SLOT%' and wait_event_type = 'Lock'";
+    eventually("the server to wait", || async {
+        (!rig.sql.query(ask, &[]).await.expect("activity").is_empty()).then_some(())
+    })
+    .await;
+}
+
 async fn gone(rig: &Rig) {
     eventually("no walsender", || async { (walsenders(rig).await == 0).then_some(()) }).await;
     let slots = "select 1 from pg_replication_slots where database = current_database()";
@@ -51,7 +62,7 @@ async fn a_first_start_says_which_transaction_it_waits_for_and_leaves_nothing_be
         gone(&rig).await;
     }
     let relay = rig.start();
-    eventually("it waits", || async { (walsenders(&rig).await == 1).then_some(()) }).await;
+    waits(&rig).await;
     other.batch_execute("commit").await.expect("commit");
     relay.streams().await;
     rig.row("a", 1, 1, "made").await;
@@ -84,7 +95,7 @@ async fn a_tail_that_waits_for_its_slot_leaves_nothing_behind() {
     let (_other, _) = open(&rig).await;
     for signal in [rustix::process::Signal::INT, rustix::process::Signal::KILL] {
         let mut tail = rig.command("tail").arg(&rig.url).spawn().expect("tail");
-        eventually("it waits", || async { (walsenders(&rig).await == 1).then_some(()) }).await;
+        waits(&rig).await;
         rustix::process::kill_process(rustix::process::Pid::from_child(&tail), signal).expect("signal");
         tail.wait().expect("wait");
         gone(&rig).await;
