@@ -12,7 +12,13 @@ fn session(answer: &[u8]) -> (Session, UnixStream) {
     server.write_all(answer).unwrap();
     server.shutdown(Shutdown::Write).unwrap();
     (
-        Session { socket: Socket::Unix(ours), input: BytesMut::new(), version: 15, prepared: Vec::new() },
+        Session {
+            socket: Socket::Unix(ours),
+            input: BytesMut::new(),
+            process: (0, 0),
+            version: 15,
+            prepared: Vec::new(),
+        },
         server,
     )
 }
