@@ -221,3 +221,19 @@ fn awaited(seen: &Seen) -> Tally {
     }
     tally
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_much_was_charged_it_is_summed_exactly() {
+        let mut book = Book::default();
+        let reference = Uuid::from_u128(1);
+        for _ in 0..2_000 {
+            let line = format!(r#"{{"reference":"{reference}","amount":9007199254740991,"kind":"charge"}}"#);
+            book.add(line.as_bytes()).unwrap();
+        }
+        assert_eq!(book.of(reference).told(), "charged 2000 times, 18014398509481982000 in all");
+    }
+}
