@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::saga::Status;
+use crate::saga::{CancelAnswer, Status, cancel_answer};
 use crate::store::{Asked, Payment};
 
 #[derive(Serialize)]
@@ -25,6 +25,8 @@ struct PaymentDocument<'a> {
     #[serde(flatten)]
     asked: AskedDocument<'a>,
     reason: Option<&'a str>,
+    /// `requested`, `honoured` or `refused`; null if nobody asked.
+    cancel: Option<&'static str>,
     version: i32,
     timeline: Vec<Milestone>,
 }
@@ -45,6 +47,7 @@ pub fn payment(payment: &Payment) -> Vec<u8> {
     to_json(&PaymentDocument {
         asked: document(&payment.asked, &payment.status),
         reason: payment.reason.as_deref(),
+        cancel: cancel(payment),
         version: payment.version,
         timeline: timeline(payment),
     })
@@ -61,6 +64,11 @@ fn document<'a>(asked: &'a Asked, status: &'a str) -> AskedDocument<'a> {
         initiated_at: rfc3339(asked.initiated_at),
         expires_at: rfc3339(asked.expires_at),
     }
+}
+
+fn cancel(payment: &Payment) -> Option<&'static str> {
+    let status = Status::parse(&payment.status)?;
+    cancel_answer(status, payment.cancel_requested_at.is_some()).map(CancelAnswer::as_str)
 }
 
 /// What happened, in order of time.
