@@ -16,7 +16,7 @@ use warp::http::StatusCode;
 use warp::reply::{Reply, Response};
 
 use crate::metrics::Metrics;
-use crate::store::{self, Deposit};
+use crate::store::{self, BALANCE_MAX, Deposit};
 use crate::{SERVICE, store::Balance};
 
 /// Length limit of an idempotency key, in characters.
@@ -84,6 +84,14 @@ async fn deposit(pool: &Pool, body: Value) -> Result<Response, Problem> {
             "idempotency-key-reused",
             "The idempotency key was used for another deposit.",
             "Use a new key for a new deposit, or send the same amount again.",
+        )),
+        Deposit::TooMuch => Err(Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "balance-limit",
+            "The account cannot hold that much.",
+            format!(
+                "Available and held together are at most {BALANCE_MAX}. Nothing was credited; deposit less."
+            ),
         )),
     }
 }
