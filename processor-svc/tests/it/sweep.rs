@@ -111,3 +111,37 @@ async fn rows_that_are_gone_are_not_waited_for() {
     gateway.end().await;
     database.end().await;
 }
+/// The walk is bounded block by block, and what it finds does not depend on where it was cut.
+#[tokio::test]
+async fn a_walk_through_the_table_finds_what_lives_in_every_block() {
+    let database = Database::new().await;
+    let store = database.store(Duration::from_secs(1));
+    let ended =
+        "insert into charges (payment_id, user_id, client_number, service_id, amount, status, lease_until,
+                                      decided_at, created_at)
+                 select gen_random_uuid(), gen_random_uuid(), '5551234', 'power', 1, 'declined', now(), now(),
+                        now() - interval '1 year' from generate_series(1, 4000)";
+    let mut alive = Vec::new();
+    for _ in 0..3 {
+        database.query(ended).await;
+        let live = jobs(2, "5551234");
+        appear(&database, &live, "1 year").await;
+        alive.extend(live.iter().map(|job| job.charge.payment_id));
+    }
+    alive.sort();
+    for blocks in [1, 7, 100_000] {
+        let (mut found, mut from, mut steps) = (Vec::new(), 0, 0);
+        while let Some(next) = {
+            let step = store.walk(from, blocks).await.unwrap();
+            found.extend(step.live.iter().map(|live| live.payment_id));
+            step.next
+        } {
+            assert_eq!(next, from + blocks);
+            (from, steps) = (next, steps + 1);
+        }
+        found.sort();
+        assert_eq!(found, alive, "{blocks} blocks at a time");
+        assert!(steps > 0 || blocks > 1_000, "it took one step");
+    }
+    database.end().await;
+}
