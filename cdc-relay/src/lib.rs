@@ -71,7 +71,11 @@ mod lag;
 #[cfg(feature = "sinks")]
 mod metrics;
 #[cfg(feature = "sinks")]
+mod polled;
+#[cfg(feature = "sinks")]
 mod present;
+#[cfg(feature = "sinks")]
+mod producers;
 #[cfg(feature = "sinks")]
 mod rabbit;
 #[cfg(feature = "sinks")]

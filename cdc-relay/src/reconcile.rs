@@ -23,7 +23,6 @@ pub use self::retell::TableReport;
 use crate::clients::{Clients, Recalled};
 use crate::inspect;
 use crate::lsn::Lsn;
-use crate::pace::Load;
 use crate::rows::{self, Table};
 use crate::snapshot::Position;
 use crate::source::Wiring;
@@ -99,7 +98,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
         last: Mark::default(),
         routes: wiring.source.fingerprint(),
     };
-    clients.remember(Load::Handful, &phase(Phase::Reconciling, Lsn::ZERO))?;
+    clients.remember(&phase(Phase::Reconciling, Lsn::ZERO))?;
     view(Step::Waits("making the slot: waiting for the transactions that run now"));
     let begins_at = rows::create_slot_with_snapshot(&mut session, slot_name)?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
@@ -109,7 +108,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
     view(Step::Waits("writing down that it is done"));
     untouched(&wiring, slot_name, begins_at)?;
     done_snapshots(&wiring, &clients, &cluster, &tables)?;
-    clients.remember(Load::Handful, &phase(Phase::Streaming, begins_at))?;
+    clients.remember(&phase(Phase::Streaming, begins_at))?;
     Ok(Ending::Done(Report {
         source: wiring.source.name.get_ref().clone(),
         slot: slot_name.clone(),

@@ -19,7 +19,6 @@ use crate::dead::unrouted;
 use crate::flight::Flight;
 use crate::inspect::{self, text};
 use crate::lsn::{Lsn, PgTime};
-use crate::pace::Load;
 use crate::pgoutput::{self, Scratch};
 use crate::route::{Plan, Record, Topics, Transaction};
 use crate::routes::{Routes, Source, Table as Routed, TableName};
@@ -301,7 +300,7 @@ pub fn tell(
     let mut summary = Summary::default();
     summary.tally.key.clone_from(&selection.key);
     let limit = selection.limit.unwrap_or(u64::MAX);
-    teller.expect(Load::Backlog);
+    teller.expect_much();
     selection.each(|row| {
         flight.make_room(teller.kafka(), say)?;
         let progress = &mut flight.progress;

@@ -15,7 +15,6 @@ use crate::database::Database;
 use crate::inspect;
 use crate::lsn::Lsn;
 use crate::metrics::SourceMetrics;
-use crate::pace::Load;
 use crate::progress::Ticket;
 use crate::published;
 use crate::rabbit::Rabbit;
@@ -179,10 +178,8 @@ impl Life {
             return Err(Refusal::SlotAhead { slot, confirmed, acknowledged }.into());
         }
         positions.extend(later.positions);
-        // Through every producer, so that none makes a row wait for its first connection.
-        for load in Load::ALL {
-            self.clients.remember(load, &memory)?;
-        }
+        // Also so that no row has to wait for the producer's first connection.
+        self.clients.remember(&memory)?;
         let found = tables.into_iter().map(|table| {
             let position = positions.remove(&table.name());
             (table, position)
@@ -233,6 +230,8 @@ impl Life {
             stalls: self.stalls,
         };
         let (teller, reader) = self.clients.both()?;
+        // All that the topics remember is read; what a release needs, it reads anew.
+        reader.rest();
         let letters =
             Letters { reader, topic: relay.dead_letter_topic.get_ref(), database: &self.wiring.database };
         let (acks, metrics) = (&self.wiring.acks, &self.wiring.metrics);
@@ -303,14 +302,14 @@ impl Life {
             (Start::Adopt, _) => fresh(Phase::Streaming, confirmed),
             (Start::Create | Start::Resume { .. }, _) => {
                 // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
-                self.clients.remember(Load::Handful, &fresh(Phase::Creating, Lsn::ZERO))?;
+                self.clients.remember(&fresh(Phase::Creating, Lsn::ZERO))?;
                 let begin = inspect::create_slot(session, self.wiring.source.slot.get_ref())?;
                 let slot = self.wiring.source.slot.get_ref();
                 tracing::info!(source = self.wiring.metrics.name, slot, %begin, "slot created");
                 fresh(Phase::Streaming, begin)
             }
         };
-        self.clients.remember(Load::Handful, &begun)?;
+        self.clients.remember(&begun)?;
         Ok(begun)
     }
 }

@@ -120,6 +120,11 @@ impl Teller {
         self.out.kafka.choose(load);
     }
 
+    /// Much is coming, for as long as nothing else is said.
+    pub fn expect_much(&mut self) {
+        self.out.kafka.choose_and_wait(Load::Backlog);
+    }
+
     /// The keys that are halted, as the dead-letter topic tells up to the offset `end`.
     pub fn set_halted(&mut self, halted: Halted, end: i64) {
         self.out.metrics.halted.set(halted.len() as i64);

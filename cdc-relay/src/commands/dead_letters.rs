@@ -42,7 +42,7 @@ pub struct DeadLettersConfig {
 
 pub fn execute(config: &DeadLettersConfig) -> Outcome {
     let routes = config.routes.read()?;
-    let reader = Reader::connect(&config.kafka.kafka_brokers, &routes)?;
+    let reader = Reader::new(&config.kafka.kafka_brokers, &routes);
     let shelved = read(&reader, &routes)?;
     let mut out = std::io::stdout().lock();
     if config.json {

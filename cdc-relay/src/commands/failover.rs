@@ -17,7 +17,6 @@ use crate::failover::{Continuation, Evidence, Obstacle, branches, judge};
 use crate::inspect;
 use crate::lsn::Lsn;
 use crate::metrics::Metrics;
-use crate::pace::Load;
 use crate::reconcile;
 use crate::routes::{Routes, Source};
 use crate::source::Wiring;
@@ -139,7 +138,7 @@ fn decide(options: &Options, wiring: &Arc<Wiring>) -> Result<Report> {
             clients.recall(recalled.end)?.memory.is_none(),
             "the memory was written meanwhile: a relay runs somewhere. Stop it, and start over"
         );
-        clients.remember(Load::Handful, &continuation.memory)?;
+        clients.remember(&continuation.memory)?;
         report.done = true;
     }
     Ok(report)

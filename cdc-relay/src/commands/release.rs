@@ -63,7 +63,7 @@ pub fn execute(config: &ReleaseConfig) -> Outcome {
     let [source] = routes.sources.as_slice() else {
         return Err(Failure::usage("--source: which of the sources?".to_owned()));
     };
-    let reader = Reader::connect(&config.kafka.kafka_brokers, &routes)?;
+    let reader = Reader::new(&config.kafka.kafka_brokers, &routes);
     let shelved: Vec<Shelved> = super::dead_letters::read(&reader, &routes)?;
     let named: Vec<&Shelved> = shelved.iter().filter(|shelved| names(config, shelved)).collect();
     if named.is_empty() {
