@@ -13,9 +13,9 @@ pub use self::advice::Mismatch;
 use self::facts::{Facts, Question, ask};
 pub use self::fit::creation;
 use crate::catalog::Catalog;
-use crate::inspect::{identifier, literal};
 use crate::pgoutput::Relation;
 use crate::routes::{Routes, Source};
+use crate::sql::{identifier, literal};
 use crate::state::Refusal;
 use crate::wire::{Session, WireError};
 

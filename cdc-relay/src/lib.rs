@@ -40,12 +40,15 @@ mod nearest;
 pub mod pace;
 pub mod pgoutput;
 pub mod progress;
+pub mod published;
 pub mod release;
 pub mod route;
 pub mod routes;
 pub mod rows;
 pub mod shelf;
+mod shell;
 mod socket;
+pub mod sql;
 #[cfg(feature = "sinks")]
 mod stall;
 pub mod state;
@@ -71,7 +74,11 @@ mod lag;
 #[cfg(feature = "sinks")]
 mod metrics;
 #[cfg(feature = "sinks")]
+mod polled;
+#[cfg(feature = "sinks")]
 mod present;
+#[cfg(feature = "sinks")]
+mod producers;
 #[cfg(feature = "sinks")]
 mod rabbit;
 #[cfg(feature = "sinks")]

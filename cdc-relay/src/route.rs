@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::body::Body;
 use crate::lsn::{Lsn, PgTime};
 use crate::pgoutput::Relation;
-use crate::routes::{Deletes, Route, Routes, Source, Table, Text};
+use crate::routes::{Deletes, Route, Routes, Routing, Source, Table, Text};
 use crate::template::{Bound, Op, Problem, Row, Scope, Template};
 use crate::when::Filter;
 
@@ -161,6 +161,8 @@ pub struct Plan {
     pub whole_deletes: bool,
     /// The table is published, and the routes file neither routes nor ignores it.
     pub unknown: bool,
+    /// A pattern matches the table, and the topic that its routes lead to is not made.
+    pub without_topic: bool,
 }
 
 /// Looks up topic names that depend on rows, and limits.
@@ -342,26 +344,34 @@ fn fallback_id(transaction: &Transaction, out: &mut Vec<u8>) {
 impl Plan {
     /// Compiles the routes of `source` for a relation.
     pub fn compile(routes: &Routes, source: &Source, relation: &Relation) -> Plan {
-        let same =
-            |name: &str| crate::routes::qualified(name) == (relation.schema.as_str(), relation.name.as_str());
+        let of = relation.table_name();
         let mut plan = Plan {
-            relation: format!("{}.{}", relation.schema, relation.name),
+            relation: of.to_string(),
             columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
             whole_deletes: relation.is_full(),
             shape: relation.clone(),
             ..Plan::default()
         };
-        match source.tables.iter().find(|table| same(table.name.get_ref())) {
-            Some(table) => {
-                let scope =
-                    Scope { source: source.name.get_ref(), relation, names: &table.names, deleted: false };
-                for route in &table.routes {
-                    plan.routes.push(compile(routes, (table, route), scope, &mut plan.header_names));
-                }
-            }
-            None => plan.unknown = !source.ignore.iter().any(|name| same(name.get_ref())),
+        let name = source.name.get_ref();
+        match source.routing(&of) {
+            Routing::Named(table) => plan.add(routes, name, table),
+            // It was made after the session began.
+            Routing::Pattern(pattern) => plan.add(routes, name, &pattern.table(name, &of)),
+            Routing::Ignored => {}
+            Routing::Unknown => plan.unknown = true,
         }
         plan
+    }
+
+    fn add(&mut self, routes: &Routes, source: &str, table: &Table) {
+        let relation = self.shape.clone();
+        let scope = Scope { source, relation: &relation, names: &table.names, deleted: false };
+        for route in &table.routes {
+            let topic = route.topic.as_ref().and_then(|topic| Template::parse(topic.get_ref()).ok());
+            let name = topic.as_ref().and_then(Template::constant);
+            self.without_topic |= name.is_some_and(|name| routes.topic_index(name).is_none());
+            self.routes.push(compile(routes, (table, route), scope, &mut self.header_names));
+        }
     }
 
     /// Whether every route says what becomes of deletes.

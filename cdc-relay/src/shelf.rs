@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::dead::{Extent, Halted};
 use crate::letter::{Letter, Place};
+use crate::shell;
 
 /// A key that is halted towards a destination, with its letters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -107,25 +108,15 @@ impl Shelf {
     }
 }
 
-/// A word for the shell.
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 impl Shelved {
     /// The arguments of `cdc-relay release` that name just this.
     pub fn release(&self) -> String {
         let key = match &self.key {
             // A word that begins with a dash would be taken for an option.
-            Some(key) => format!("--key={}", quoted(key)),
+            Some(key) => format!("--key={}", shell::word(key)),
             None => "--all".to_owned(),
         };
-        let (source, destination) = (quoted(&self.source), quoted(&self.destination));
+        let (source, destination) = (shell::word(&self.source), shell::word(&self.destination));
         format!("--source {source} --destination {destination} {key}")
     }
 }

@@ -19,6 +19,7 @@ use tokio_postgres::config::ChannelBinding as Binding;
 use crate::copy::Replication;
 use crate::database::Database;
 use crate::socket::{Socket, open};
+use crate::sql;
 
 #[derive(Debug)]
 pub enum WireError {
@@ -280,13 +281,11 @@ impl Session {
     /// Begins streaming where the slot stands: 0/0 asks for no position, since the slot knows best. Logical
     /// messages come along from PostgreSQL 14 on: what commands tell the relay has its place in the stream.
     pub fn start(mut self, slot: &str, publications: &[&str]) -> Result<Replication> {
-        let quoted = |name: &&str| format!("\"{}\"", name.replace('"', "\"\"").replace('\'', "''"));
-        let publications = publications.iter().map(quoted).collect::<Vec<_>>().join(",");
+        let (slot, publications) = (sql::replication_identifier(slot), sql::replication_names(publications));
         let messages = if self.version >= MESSAGES { ", messages 'true'" } else { "" };
         let sql = format!(
-            "START_REPLICATION SLOT \"{}\" LOGICAL 0/0 \
-             (proto_version '1', publication_names '{publications}'{messages})",
-            slot.replace('"', "\"\"")
+            "START_REPLICATION SLOT {slot} LOGICAL 0/0 \
+             (proto_version '1', publication_names {publications}{messages})"
         );
         let mut out = BytesMut::new();
         frontend::query(&sql, &mut out)?;

@@ -83,6 +83,8 @@ enum Action {
         arguments: Vec<String>,
     },
     /// Put a load of compose/k6 on the stack (smoke), then audit it. Arguments go to k6, e.g. `-e RATE=100`.
+    ///
+    /// The k6 on the PATH is used; it is under the AGPL and never installed. Without one the exit code is 69.
     K6 {
         name: String,
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -119,7 +121,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\n{error:#}");
-            ExitCode::FAILURE
+            if error.is::<k6::Absent>() { ExitCode::from(k6::EXIT_UNAVAILABLE) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -171,10 +173,7 @@ fn run(action: Action) -> Result<()> {
             workspace::e2e(&layout, &all.collect::<Vec<_>>())
         }
         Action::Bench { name, arguments } => bench::run(&layout, &name, &arguments),
-        Action::K6 { name, arguments } => {
-            drop(connect(&layout)?);
-            k6::run(&layout, &name, &arguments)
-        }
+        Action::K6 { name, arguments } => k6::run(&layout, &name, &arguments),
         Action::Clean { yes } => down::clean(&layout, yes),
         Action::Launch(_) | Action::Supervise { .. } | Action::Test(_) | Action::Audit { .. } => Ok(()),
     }
@@ -193,7 +192,7 @@ fn demo(layout: &Layout) -> Result<()> {
     workspace::e2e(layout, &["demo"])
 }
 
-fn connect(layout: &Layout) -> Result<Client> {
+pub(crate) fn connect(layout: &Layout) -> Result<Client> {
     Client::connect(&layout.socket())
         .with_context(|| format!("the stack in {} is not up: cargo stack up", layout.dir.display()))
 }

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 
 use crate::layout::Layout;
 use crate::output::{Progress, Step};
-use crate::servers::{find_program, kafka, postgres, rabbitmq};
+use crate::servers::{find_program, kafka, postgres, rabbitmq, redis};
 
 /// Something that must be there, and the packages that bring it: the first one the distribution knows is taken.
 struct Need {
@@ -25,6 +25,9 @@ const JAVA_PACKAGES: &[&str] = &[
     "openjdk-25-jre-headless",
     "default-jre-headless",
 ];
+
+/// Redis 8 is under the AGPL, and whoever packages it has Valkey too; where there is no Valkey, Redis is older.
+const REDIS_PACKAGES: &[&str] = &["valkey-server", "redis-server"];
 
 /// Programs and headers that building our services takes.
 const BUILD: [(&str, &str); 4] =
@@ -41,7 +44,7 @@ fn missing(layout: &Layout) -> Vec<Need> {
     };
     need(postgres::programs().is_some(), "PostgreSQL 15 or newer", &["postgresql"]);
     need(rabbitmq::program().is_some() && find_program("epmd").is_some(), "RabbitMQ", &["rabbitmq-server"]);
-    need(find_program("redis-server").is_some(), "Redis", &["redis-server"]);
+    need(redis::program().is_some(), "Redis or Valkey", REDIS_PACKAGES);
     need(find_program("haproxy").is_some(), "HAProxy", &["haproxy"]);
     need(find_program("prometheus").is_some(), "Prometheus", &["prometheus"]);
     need(kafka::java().is_some(), "Java 17 or newer", JAVA_PACKAGES);
@@ -77,9 +80,12 @@ pub fn ensure(layout: &Layout, yes: bool, progress: &Progress) -> Result<()> {
             names.join(", ")
         );
     }
+    let root = rustix::process::geteuid().is_root();
+    if needs.iter().any(|need| !need.packages.iter().any(|package| known(package))) {
+        progress.step("apt", |_| Ok(refresh(root)))?;
+    }
     let packages: Vec<&str> = needs.iter().map(|need| choose(need.packages)).collect();
     let line = format!("apt-get install -y --no-install-recommends {}", packages.join(" "));
-    let root = rustix::process::geteuid().is_root();
     if !root && find_program("sudo").is_none() {
         bail!("neither root nor sudo: ask someone to run\n\n    {line}\n");
     }
@@ -95,16 +101,31 @@ pub fn ensure(layout: &Layout, yes: bool, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// The first package that can be installed; the first of all when apt has no lists yet.
+/// Has apt read its lists, which installs nothing: without them it cannot be said which package is to be had. What
+/// cannot be read now is tried again by [`SCRIPT`].
+fn refresh(root: bool) -> String {
+    let mut command = Command::new(if root { "apt-get" } else { "sudo" });
+    if !root {
+        command.arg("apt-get");
+    }
+    let output = command.arg("update").stdin(Stdio::null()).output();
+    let read = output.is_ok_and(|output| output.status.success());
+    if read { "lists read".to_owned() } else { "no lists".to_owned() }
+}
+
+/// Whether apt could install this package.
+fn known(package: &str) -> bool {
+    let output = Command::new("apt-cache").args(["policy", package]).stdin(Stdio::null()).output();
+    output.is_ok_and(|output| {
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        text.lines().any(|line| line.trim_start().starts_with("Candidate:") && !line.ends_with("(none)"))
+    })
+}
+
+/// The first package that can be installed; the first of all when apt has no lists.
 fn choose(packages: &'static [&'static str]) -> &'static str {
-    let known = |package: &&&str| {
-        let output = Command::new("apt-cache").args(["policy", package]).stdin(Stdio::null()).output();
-        output.is_ok_and(|output| {
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            text.lines().any(|line| line.trim_start().starts_with("Candidate:") && !line.ends_with("(none)"))
-        })
-    };
-    packages.iter().find(known).or(packages.first()).copied().unwrap_or_default()
+    let first = packages.first().copied().unwrap_or_default();
+    packages.iter().copied().find(|package| known(package)).unwrap_or(first)
 }
 
 fn confirmed() -> Result<bool> {
@@ -150,7 +171,7 @@ fi
 # Just installed for private use: not to be started at the next boot either.
 for package in "$@"; do
     case $package in
-    redis-server | rabbitmq-server | haproxy | prometheus) update-rc.d "$package" disable >/dev/null 2>&1 || true ;;
+    redis-server | valkey-server | rabbitmq-server | haproxy | prometheus) update-rc.d "$package" disable >/dev/null 2>&1 || true ;;
     esac
 done
 "#;
@@ -228,6 +249,12 @@ mod tests {
         assert!(install_in(&folder, LOOK).success());
         assert_eq!(read("policy"), "theirs", "also after a run that was killed");
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn where_redis_may_be_under_the_agpl_valkey_is_taken() {
+        let place = |name: &str| REDIS_PACKAGES.iter().position(|package| *package == name);
+        assert!(place("valkey-server") < place("redis-server"));
     }
 
     #[test]

@@ -1,36 +1,35 @@
 //! `cargo stack k6 NAME`: a load of `compose/k6` on the running stack, and then the audit.
 //!
-//! No distribution packages k6. It is built from source, once for all stacks, when it is first asked for.
+//! k6 is under the AGPL, and this project installs nothing under it: the k6 on the PATH is used. Where there is none,
+//! the command says so and ends with [`EXIT_UNAVAILABLE`].
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::IsTerminal;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use crate::environment;
 use crate::layout::Layout;
-use crate::output::{Progress, Step};
 use crate::workspace;
 
-const VERSION: &str = "1.8.1";
-const OLDEST_GO: &str = "1.25";
+/// `EX_UNAVAILABLE` of sysexits.h: a program that this command needs is not there.
+pub const EXIT_UNAVAILABLE: u8 = 69;
 /// By which k6 says that it ran and a threshold was crossed.
 const THRESHOLD_CROSSED: i32 = 99;
 
 /// Runs the load, then the audit: what a load did must add up also when it was too slow.
 ///
 /// # Errors
-/// When there is no such load, k6 cannot be had, a threshold is crossed or an invariant is broken.
+/// When there is no such load, no k6 ([`Absent`]) or no stack, when a threshold is crossed or an invariant is broken.
 pub fn run(layout: &Layout, name: &str, arguments: &[String]) -> Result<()> {
     let script = script(layout, name)?;
-    if !program(layout).is_file() {
-        let progress = Progress::default();
-        progress.line("  k6 is built from source, once: about 5 minutes.");
-        progress.step("k6", |step| build(layout, step))?;
-    }
-    let load = load(layout, &script, arguments);
+    let program = program(&env::var_os("PATH").unwrap_or_default()).ok_or(Absent)?;
+    drop(crate::cli::connect(layout)?);
+    let load = load(layout, &program, &script, arguments);
     let audit = workspace::e2e(layout, &["audit"]);
     match (load, audit) {
         (Ok(()), audit) => audit,
@@ -39,8 +38,24 @@ pub fn run(layout: &Layout, name: &str, arguments: &[String]) -> Result<()> {
     }
 }
 
-fn load(layout: &Layout, script: &Path, arguments: &[String]) -> Result<()> {
-    let mut command = workspace::command(layout, &program(layout).display().to_string());
+/// There is no k6 on the PATH.
+#[derive(Debug)]
+pub struct Absent;
+
+impl std::fmt::Display for Absent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(
+            "there is no k6 on the PATH. Coro does not install it, since it is under the AGPL. How to install it \
+             (1.0 or newer) is explained by its makers in Grafana's k6 documentation: \
+             https://grafana.com/docs/k6/latest/set-up/install-k6/",
+        )
+    }
+}
+
+impl std::error::Error for Absent {}
+
+fn load(layout: &Layout, program: &Path, script: &Path, arguments: &[String]) -> Result<()> {
+    let mut command = workspace::command(layout, &program.display().to_string());
     // No port of its own to be controlled by: several may run side by side.
     command.args(["run", "--no-usage-report", "--address", ""]);
     if !std::io::stdout().is_terminal() {
@@ -70,39 +85,12 @@ fn script(layout: &Layout, name: &str) -> Result<PathBuf> {
     bail!("there is no load {name}; there is: {}", names.join(", "))
 }
 
-/// Where this version is, or will be.
-fn program(layout: &Layout) -> PathBuf {
-    layout.cache.join(format!("k6-{VERSION}"))
-}
-
-fn build(layout: &Layout, step: &Step) -> Result<String> {
-    fs::create_dir_all(&layout.cache)?;
-    let mut lock = fd_lock::RwLock::new(fs::File::create(layout.cache.join("k6.lock"))?);
-    let _one_at_a_time = lock.write()?;
-    if program(layout).is_file() {
-        return Ok("already there".to_owned());
-    }
-    let Some(go) = go() else {
-        bail!(
-            "k6 is built with Go, which is not there: install Go {OLDEST_GO} or newer (what apt brings may be older)"
-        );
+/// The first k6 on this PATH that can be executed.
+fn program(path: &OsStr) -> Option<PathBuf> {
+    let executable = |file: &PathBuf| {
+        fs::metadata(file).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
     };
-    let folder = layout.cache.join("k6.build");
-    let mut command = workspace::command(layout, &go.display().to_string());
-    command.args(["install", "-v", &format!("go.k6.io/k6@v{VERSION}")]);
-    command.env("GOBIN", &folder).env("CGO_ENABLED", "0");
-    workspace::run_quietly(layout, command, "k6", step)
-        .with_context(|| format!("k6 cannot be built; it needs Go {OLDEST_GO} or newer"))?;
-    fs::rename(folder.join("k6"), program(layout))?;
-    fs::remove_dir(&folder)?;
-    Ok(format!("{VERSION} in {}", program(layout).display()))
-}
-
-/// On the path, or where its own installer puts it.
-fn go() -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let folders = env::split_paths(&path).chain([PathBuf::from("/usr/local/go/bin")]);
-    folders.map(|folder| folder.join("go")).find(|go| go.is_file())
+    env::split_paths(path).map(|folder| folder.join("k6")).find(executable)
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use rdkafka::message::Message;
 use super::{Ending, Outcome};
 use crate::config::{KafkaArgs, RoutesArgs};
 use crate::routes::Routes;
-use crate::shelf::{Shelf, Shelved, quoted};
+use crate::shelf::{Shelf, Shelved};
+use crate::shell;
 use crate::topics::{Reader, Step};
 
 /// So much of a reason is shown in the table.
@@ -41,7 +42,7 @@ pub struct DeadLettersConfig {
 
 pub fn execute(config: &DeadLettersConfig) -> Outcome {
     let routes = config.routes.read()?;
-    let reader = Reader::connect(&config.kafka.kafka_brokers, &routes)?;
+    let reader = Reader::new(&config.kafka.kafka_brokers, &routes);
     let shelved = read(&reader, &routes)?;
     let mut out = std::io::stdout().lock();
     if config.json {
@@ -96,7 +97,11 @@ impl<'s> Line<'s> {
 }
 
 fn command(shelved: &Shelved, routes: &RoutesArgs) -> String {
-    format!("cdc-relay release --routes {} {}", quoted(&routes.file.to_string_lossy()), shelved.release())
+    format!(
+        "cdc-relay release --routes {} {}",
+        shell::word(&routes.file.to_string_lossy()),
+        shelved.release()
+    )
 }
 
 fn show(shelved: &[Shelved], config: &DeadLettersConfig, out: &mut impl Write) -> std::io::Result<()> {

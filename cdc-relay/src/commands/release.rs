@@ -9,10 +9,11 @@ use serde::Serialize;
 
 use super::{Ending, Failure, Outcome};
 use crate::config::{KafkaArgs, RoutesArgs};
-use crate::inspect::{self, literal};
+use crate::inspect;
 use crate::release::{Note, Order, PREFIX};
 use crate::routes::{Routes, Source};
 use crate::shelf::Shelved;
+use crate::sql::literal;
 use crate::topics::Reader;
 use crate::wire::{MESSAGES, Session};
 
@@ -62,7 +63,7 @@ pub fn execute(config: &ReleaseConfig) -> Outcome {
     let [source] = routes.sources.as_slice() else {
         return Err(Failure::usage("--source: which of the sources?".to_owned()));
     };
-    let reader = Reader::connect(&config.kafka.kafka_brokers, &routes)?;
+    let reader = Reader::new(&config.kafka.kafka_brokers, &routes);
     let shelved: Vec<Shelved> = super::dead_letters::read(&reader, &routes)?;
     let named: Vec<&Shelved> = shelved.iter().filter(|shelved| names(config, shelved)).collect();
     if named.is_empty() {
@@ -137,7 +138,7 @@ fn write(source: &Source, order: &Order) -> Result<bool> {
         found.with_context(|| format!("slot {slot} does not exist: there is nothing to go on from"))?;
     let content = serde_json::to_string(order)?;
     session
-        .query(&format!("select pg_logical_emit_message(true, '{PREFIX}', {})", literal(&content)))
+        .query(&format!("select pg_logical_emit_message(true, {}, {})", literal(PREFIX), literal(&content)))
         .context("cannot write the order into the log")?;
     Ok(found.active_pid.is_some())
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::facts::{Facts, Member, Publication, Table};
 use super::identity::{self, Harm, Publishing};
-use crate::inspect::identifier;
+use crate::sql::{self, identifier};
 
 /// Something that the contract does not allow. `run` refuses because of it, `doctor` lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl fmt::Display for Mismatch {
 
 /// A table in SQL.
 pub fn sql_name(member: &Member) -> String {
-    format!("{}.{}", identifier(&member.schema), identifier(&member.name))
+    sql::table(&member.schema, &member.name)
 }
 
 /// What the server refuses because of the publication, or would refuse once there was one.

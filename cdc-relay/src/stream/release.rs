@@ -12,7 +12,6 @@ use crate::dead::{unrouted, untellable};
 use crate::letter::Letter;
 use crate::lsn::PgTime;
 use crate::made::Made;
-use crate::pace::Load;
 use crate::pgoutput::Relation;
 use crate::present::{Present, stands_for};
 use crate::release::{Note, Order, Pass};
@@ -58,7 +57,7 @@ impl Stream<'_> {
         self.settle()?;
         let mut pass = Pass::new(order, self.teller.halted());
         if let Some(from) = pass.from() {
-            self.teller.expect(Load::Backlog);
+            self.teller.expect_much();
             self.tell_letters(&mut pass, from)?;
             // A key is released only when its letters are where they belong.
             self.settle()?;
@@ -71,6 +70,7 @@ impl Stream<'_> {
         // A key that is halted again has its letters from here on.
         let end = self.letters.reader.open(self.letters.topic, i64::MAX)?.end();
         self.teller.letters_from(end);
+        self.letters.reader.rest();
         Ok(())
     }
 

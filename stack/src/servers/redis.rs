@@ -1,4 +1,6 @@
-//! Redis: ids of settled charges. Losing it changes latency only, so it keeps nothing on disk.
+//! Redis, or Valkey, which speaks the same and is configured alike: ids of settled charges. Losing it changes latency only, so it keeps nothing on disk.
+
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
@@ -6,8 +8,13 @@ use super::{find_program, text};
 use crate::layout::{Layout, Port};
 use crate::spec::Spec;
 
+/// Whichever is installed.
+pub fn program() -> Option<PathBuf> {
+    ["redis-server", "valkey-server"].into_iter().find_map(find_program)
+}
+
 pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
-    let program = find_program("redis-server").context("Redis is not installed")?;
+    let program = program().context("neither Redis nor Valkey is installed")?;
     let home = layout.server_dir("redis")?;
     let config = home.join("redis.conf");
     let settings = format!(
