@@ -5,7 +5,7 @@
 //! * No application's update or delete is refused because of the publication.
 //! * The stream and a query name the same key for a row.
 
-use super::advice::{Mismatch, harms, sql_name};
+use super::advice::{Mismatch, harms, make_full, sql_name};
 use super::facts::{Facts, Named, Publication, Table};
 use super::identity::{Publishing, covers_new_partitions};
 use crate::pgoutput::Relation;
@@ -183,9 +183,18 @@ fn known(facts: &Facts, source: &Source, table: &Table, plan: &Plan) -> Option<M
     Some(mismatch)
 }
 
+/// A route does not find what it needs. `problem` says how, and perhaps what to do.
 fn columns(facts: &Facts, table: &Table, problem: &str) -> Mismatch {
-    let mut mismatch = Mismatch::new("table.columns", table.qualified(), format!("does not fit its routes: {problem}"))
-        .why("the routes need it, and the stream does not have it: a column list hides it, it is generated, or it is gone");
+    let full = problem.contains("replica identity full") && make_full(Publishing::of(facts), table).is_none();
+    let but = if full { ", but here that would make the server refuse its updates" } else { "" };
+    let found = format!("does not fit its routes: {problem}{but}");
+    let mut mismatch = Mismatch::new("table.columns", table.qualified(), found);
+    if !problem.starts_with("column ") {
+        return mismatch;
+    }
+    mismatch = mismatch.why(
+        "the routes need it, and the stream does not have it: a column list hides it, it is generated, or it is gone",
+    );
     if let Some(publication) = facts.publication.as_ref().filter(|_| table.listed) {
         let (name, table) = (identifier(&publication.name), sql_name(&table.itself));
         mismatch = mismatch.fix(format!("alter publication {name} set table {table} (…, the column, …)"));
