@@ -9,7 +9,7 @@ pub mod facts;
 pub mod fit;
 pub mod identity;
 
-pub use self::advice::Mismatch;
+pub use self::advice::{Mismatch, is_sql, make_full};
 use self::facts::{Facts, Question, ask};
 pub use self::fit::creation;
 use crate::catalog::Catalog;
