@@ -31,6 +31,7 @@ mod rig;
 mod servers;
 mod snapshot;
 mod standby;
+mod strict;
 mod telling;
 mod tls;
 mod types;
