@@ -48,6 +48,7 @@ mod socket;
 #[cfg(feature = "sinks")]
 mod stall;
 pub mod state;
+mod strict;
 pub mod template;
 mod tls;
 pub mod utf8;
