@@ -34,6 +34,7 @@ mod rig;
 mod servers;
 mod snapshot;
 mod standby;
+mod strict;
 mod telling;
 mod tls;
 mod types;
