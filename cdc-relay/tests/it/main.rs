@@ -6,6 +6,7 @@
 mod alters;
 mod brokers;
 mod commands;
+mod connection;
 mod dead_letters;
 #[cfg(feature = "failpoints")]
 mod ends;
