@@ -7,6 +7,7 @@ mod alters;
 mod brokers;
 mod bytes;
 mod commands;
+mod connection;
 mod dead_letters;
 #[cfg(feature = "failpoints")]
 mod ends;
