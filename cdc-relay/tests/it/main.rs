@@ -26,6 +26,7 @@ mod oracle;
 mod outages;
 mod own_key;
 mod proxy;
+mod published;
 mod rabbit;
 mod reconcile;
 mod refusals;
