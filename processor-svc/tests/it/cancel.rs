@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use processor_svc::cause::Cause;
 use processor_svc::charge::Charge;
 use processor_svc::saga::{Event, State, Step, To, decide};
 use processor_svc::store::cancel::Answer;
@@ -43,11 +44,11 @@ async fn admitted(store: &Store, steps: &[To]) -> Job {
 }
 
 fn waiting() -> To {
-    To::Waiting { attempt: 1, why: "not_connected".to_owned() }
+    To::Waiting { attempt: 1, why: Cause::NotConnected }
 }
 
 fn unknown() -> To {
-    To::Unknown { attempt: 1, why: "timeout".to_owned() }
+    To::Unknown { attempt: 1, why: Cause::TimedOut }
 }
 
 #[tokio::test]
