@@ -23,6 +23,7 @@ mod observed;
 mod oracle;
 mod outages;
 mod proxy;
+mod publications;
 mod rabbit;
 mod reconcile;
 mod refusals;
