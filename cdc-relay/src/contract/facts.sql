@@ -132,9 +132,11 @@ select jsonb_build_object(
             'columns', (
                 select coalesce(jsonb_agg(jsonb_build_object('name', a.attname, 'type_oid', a.atttypid::int8,
                     'type', pg_catalog.format_type(a.atttypid, -1), 'large', a.attlen = -1 and a.attstorage <> 'p',
-                    'published', case when t.attnames is null
-                        then a.attgenerated = '' or (not t.published and a.attgenerated = 's' and current_setting('server_version_num')::int >= 180000)
-                        else t.attnames ? a.attname::text end) order by a.attnum), '[]')
+                    -- Before 18 no generated column leaves, though the view of 15 lists them.
+                    'published', case
+                        when a.attgenerated <> '' and current_setting('server_version_num')::int < 180000 then false
+                        when t.attnames is not null then t.attnames ? a.attname::text
+                        else a.attgenerated = '' or (not t.published and a.attgenerated = 's') end) order by a.attnum), '[]')
                 from pg_catalog.pg_attribute a
                 where a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped),
             'is_published', t.published,

@@ -27,6 +27,7 @@ mod outages;
 mod own_key;
 mod proxy;
 mod published;
+mod publications;
 mod rabbit;
 mod reconcile;
 mod refusals;
