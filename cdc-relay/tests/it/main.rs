@@ -15,6 +15,7 @@ mod faults;
 mod history;
 mod idle;
 mod kafka;
+mod leaving;
 mod load;
 mod losses;
 mod names;
