@@ -5,18 +5,20 @@
 
 use std::fmt::Write as _;
 
+use crate::contract::facts::{self, Question, ask, ask_again};
 use crate::inspect::text;
 use crate::lsn::Lsn;
-use crate::pgoutput::{Column, Relation};
+use crate::pgoutput::Relation;
 use crate::sql::{self, identifier, literal};
+use crate::utf8;
 use crate::wire::{Result, Session, WireError};
 
 /// A published table, and how to read it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
-    /// `id` is the table's oid; `key` marks the columns of the primary key.
+    /// `id` is the table's oid; `key` marks the columns that identify a row.
     pub relation: Relation,
-    /// The primary key, in its own order. Empty: there is none, or not all of it is published.
+    /// The columns that identify a row, in the order of their index. Empty: there are none, or not all are published.
     pub key: Vec<Key>,
     /// The publication's row filter, as SQL.
     pub filter: Option<String>,
@@ -27,7 +29,7 @@ pub struct Table {
     pub unreadable: Option<String>,
 }
 
-/// A column of the primary key.
+/// A column that identifies a row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Key {
     /// Its place among the published columns.
@@ -42,6 +44,17 @@ pub struct Page<'a> {
     /// The key of the row before the first; empty at the beginning.
     pub after: &'a [String],
     pub limit: u32,
+}
+
+/// `"char"`
+const CHAR: u32 = 18;
+
+/// A column's value in SQL, from its text. Servers before 16 do not read a byte that is no UTF-8 as 16 print it.
+fn value(text: &str, type_oid: u32) -> String {
+    match utf8::byte(text) {
+        Some(byte) if type_oid == CHAR => format!("({})::\"char\"", byte.cast_signed()),
+        _ => literal(text),
+    }
 }
 
 impl Table {
@@ -62,6 +75,17 @@ impl Table {
         self.key.iter().filter_map(|key| Some(columns.get(key.index)?.name.as_str()))
     }
 
+    /// The condition that a column has the value of this text.
+    pub fn equals(&self, name: &str, text: &str) -> String {
+        let column = self.relation.columns.iter().find(|column| column.name == name);
+        let type_oid = column.map_or(0, |column| column.type_oid);
+        format!("{} = {}", identifier(name), value(text, type_oid))
+    }
+
+    fn type_of(&self, key: &Key) -> u32 {
+        self.relation.columns.get(key.index).map_or(0, |column| column.type_oid)
+    }
+
     /// The query for all rows, or for a page of them by primary key.
     pub fn select(&self, page: Option<Page<'_>>) -> String {
         let columns: Vec<String> =
@@ -70,7 +94,8 @@ impl Table {
         let mut conditions: Vec<String> = self.filter.iter().map(|filter| format!("({filter})")).collect();
         let key: Vec<String> = self.key_columns().map(identifier).collect();
         if let Some(page) = page.filter(|page| !page.after.is_empty()) {
-            let typed = |(value, key): (&String, &Key)| format!("{}::{}", literal(value), key.kind);
+            let typed =
+                |(text, key): (&String, &Key)| format!("{}::{}", value(text, self.type_of(key)), key.kind);
             let after: Vec<String> = page.after.iter().zip(&self.key).map(typed).collect();
             conditions.push(format!("({}) > ({})", key.join(", "), after.join(", ")));
         }
@@ -98,88 +123,42 @@ pub const HONEST: &str = "set row_security = off";
 
 /// The tables of a publication.
 pub fn tables(session: &mut Session, publication: &str) -> Result<Vec<Table>> {
-    find(session, &format!("p.pubname = {}", literal(publication)))
+    let facts = ask(session, &Question::of_publication(publication))?;
+    Ok(facts.tables.iter().map(Table::from).collect())
 }
 
 /// The same table as it is now, if it is still published.
 pub fn again(session: &mut Session, publication: &str, table: &Table) -> Result<Option<Table>> {
-    let Relation { schema, name, .. } = &table.relation;
-    let (publication, schema, name) = (literal(publication), literal(schema), literal(name));
-    let which = format!("p.pubname = {publication} and p.schemaname = {schema} and p.tablename = {name}");
-    Ok(find(session, &which)?.pop())
+    let facts = ask_again(session, &Question::of_table(publication, table.relation.id))?;
+    Ok(facts.tables.first().map(Table::from).filter(|found| found.name() == table.name()))
 }
 
-fn find(session: &mut Session, which: &str) -> Result<Vec<Table>> {
-    let version = version(session)?;
-    // Row filters and column lists exist from 15 on.
-    let (filter, listed) =
-        if version >= 150_000 { ("p.rowfilter", "and a.attname = any(p.attnames)") } else { ("null", "") };
-    let from = "from pg_catalog.pg_publication_tables p \
-                join pg_catalog.pg_namespace n on n.nspname = p.schemaname \
-                join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = p.tablename";
-    let found = session.query(&format!(
-        "select p.schemaname, p.tablename, c.oid, c.relkind, c.reltuples::int8, {filter}, \
-         pg_catalog.has_table_privilege(c.oid, 'select'), pg_catalog.row_security_active(c.oid), current_user \
-         {from} where {which} order by 1, 2"
-    ))?;
-    let columns = session.query(&format!(
-        "select c.oid, a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, -1), \
-         coalesce(array_position(i.indkey::int2[], a.attnum), -1), i.indnkeyatts \
-         {from} \
-         join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped \
-              and a.attgenerated = '' {listed} \
-         left join pg_catalog.pg_index i on i.indrelid = c.oid and i.indisprimary \
-         where {which} order by 1, a.attnum"
-    ))?;
-    let mut tables = Vec::new();
-    for row in &found {
-        let columns = columns.iter().filter(|column| text(column, 0) == text(row, 2));
-        tables.push(table(row, columns));
-    }
-    Ok(tables)
-}
-
-fn table<'r>(row: &crate::wire::Row, rows: impl Iterator<Item = &'r crate::wire::Row>) -> Table {
-    let (schema, name) = (text(row, 0).to_owned(), text(row, 1).to_owned());
-    let (mut columns, mut key, mut wanted) = (Vec::new(), Vec::new(), 0);
-    for column in rows {
-        let place: i32 = text(column, 4).parse().unwrap_or(-1);
-        wanted = text(column, 5).parse().unwrap_or(0);
-        // Columns that an index only includes come after those of its key.
-        let is_key = (0..wanted).contains(&place);
-        if is_key {
-            key.push((place, Key { index: columns.len(), kind: text(column, 3).to_owned() }));
+impl From<&facts::Table> for Table {
+    fn from(found: &facts::Table) -> Table {
+        let sent: Vec<&facts::Column> = found.sent().collect();
+        let key = |name: &String| {
+            let index = sent.iter().position(|column| column.name == *name)?;
+            Some(Key { index, kind: sent.get(index)?.kind.clone() })
+        };
+        let (name, role) = (found.qualified(), identifier(&found.role));
+        let table = sql::table(&found.itself.schema, &found.itself.name);
+        let unreadable = if !found.selectable {
+            Some(format!("role {role} may not read {name}: `grant select on {table} to {role}`"))
+        } else if found.hidden {
+            Some(format!("row security hides rows of {name}: `alter role {role} bypassrls`"))
+        } else {
+            None
+        };
+        Table {
+            // A query answers whole rows; its key is marked.
+            relation: Relation { identity: b'd', ..found.relation() },
+            key: found.key().iter().filter_map(key).collect(),
+            filter: found.filter.clone(),
+            partitioned: found.is_partitioned(),
+            estimate: u64::try_from(found.estimate).ok(),
+            unreadable,
         }
-        let type_oid = text(column, 2).parse().unwrap_or_default();
-        columns.push(Column { name: text(column, 1).to_owned(), type_oid, key: is_key });
     }
-    key.sort_by_key(|(place, _)| *place);
-    if key.len() != usize::try_from(wanted).unwrap_or(0) {
-        key.clear();
-    }
-    let unreadable = if text(row, 6) != "t" {
-        let (table, role) = (sql::table(&schema, &name), identifier(text(row, 8)));
-        Some(format!("role {role} may not read {schema}.{name}: `grant select on {table} to {role}`"))
-    } else if text(row, 7) == "t" {
-        let role = identifier(text(row, 8));
-        Some(format!("row security hides rows of {schema}.{name}: `alter role {role} bypassrls`"))
-    } else {
-        None
-    };
-    Table {
-        relation: Relation { id: text(row, 2).parse().unwrap_or(0), schema, name, identity: b'd', columns },
-        key: key.into_iter().map(|(_, key)| key).collect(),
-        filter: row.get(5).cloned().flatten(),
-        partitioned: text(row, 3) == "p",
-        estimate: text(row, 4).parse().ok(),
-        unreadable,
-    }
-}
-
-/// As `server_version_num` counts: 150003.
-pub fn version(session: &mut Session) -> Result<u32> {
-    let rows = session.query("select current_setting('server_version_num')")?;
-    Ok(rows.first().and_then(|row| text(row, 0).parse().ok()).unwrap_or(0))
 }
 
 /// A table among `tables` whose rows were moved to new storage since the session's snapshot: by truncation, or by a
@@ -217,6 +196,7 @@ pub fn create_slot_with_snapshot(session: &mut Session, slot: &str) -> Result<Ls
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pgoutput::Column;
 
     fn items() -> Table {
         let column = |name: &str, key| Column { name: name.to_owned(), type_oid: 25, key };

@@ -23,7 +23,7 @@ use crate::source::{self, Wiring};
 use crate::state::Refusal;
 use crate::status::Status;
 use crate::wire::Session;
-use crate::{http, lag};
+use crate::{guard, http, lag};
 
 /// How long the sources have to flush before the process ends anyway.
 const GRACE: Duration = Duration::from_secs(12);
@@ -80,6 +80,12 @@ pub async fn run(
             wiring.database.clone(),
             source.slot.get_ref().clone(),
             wiring.metrics.clone(),
+            shutdown.child_token(),
+        ));
+        tokio::spawn(guard::watch(
+            wiring.database.clone(),
+            Arc::clone(&wiring.source),
+            Arc::clone(&wiring.acks),
             shutdown.child_token(),
         ));
         statuses.push(wiring.status.clone());

@@ -11,6 +11,8 @@ use tokio::runtime::Handle;
 
 use crate::acks::Acks;
 use crate::clients::{Clients, Recalled, pause};
+use crate::contract::facts::Facts;
+use crate::contract::{self, Checked};
 use crate::database::Database;
 use crate::inspect;
 use crate::lsn::Lsn;
@@ -19,7 +21,7 @@ use crate::progress::Ticket;
 use crate::published;
 use crate::rabbit::Rabbit;
 use crate::routes::{NewTable, Routes, Source, TableName};
-use crate::rows::{self, Table};
+use crate::rows::Table;
 use crate::snapshot::{self, Snapshots};
 use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
@@ -139,16 +141,13 @@ impl Life {
         let slot_name = self.wiring.source.slot.get_ref().clone();
         let mut session = Session::connect(&self.wiring.database)?;
         self.resolve(&mut session)?;
-        // Early, so that a standby has all but the slot.
-        self.clients.connect()?;
         let (cluster, database) = inspect::cluster(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
-        if slot.is_none() {
-            inspect::publish(&mut session, &self.wiring.source)??;
-        }
-        let catalog = inspect::contract(&mut session, &self.wiring.routes, &self.wiring.source)??;
+        let Checked { facts, catalog } = self.contract(&mut session, slot.is_some())?;
+        let tables = self.existing(&facts)?;
+        // Topics are made only for a contract that holds; and before a standby waits, so that it has all but the slot.
+        self.clients.connect()?;
         self.clients.teller()?.set_catalog(catalog);
-        let tables = self.existing(&mut session)?;
         if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
             return Err(Trouble::Standby);
         }
@@ -196,17 +195,21 @@ impl Life {
         Ok(slot.and_then(|slot| slot.confirmed).unwrap_or_default())
     }
 
+    /// Checks the contract, before anything is made. A publication of the relay's own that harms stops doing so first.
+    fn contract(&self, session: &mut Session, has_slot: bool) -> Result<Checked, Trouble> {
+        let Wiring { routes, source, .. } = &*self.wiring;
+        contract::withdraw_harmful(session, source)?;
+        let check = if has_slot { contract::check } else { contract::foresee };
+        Ok(check(session, routes, source)??)
+    }
+
     /// The tables whose existing rows are to be told; refuses those that cannot be read in chunks.
-    fn existing(&self, session: &mut Session) -> Result<Vec<Table>, Trouble> {
-        let source = &self.wiring.source;
-        if !source.tables.iter().any(|table| table.snapshot) {
-            return Ok(Vec::new());
-        }
-        let mut tables = rows::tables(session, source.publication.get_ref())?;
-        tables
-            .retain(|table| source.table(&table.relation.table_name()).is_some_and(|routed| routed.snapshot));
-        let problems = snapshot::problems(tables.iter(), rows::version(session)?);
-        if problems.is_empty() { Ok(tables) } else { Err(Refusal::Contract(problems.join("; ")).into()) }
+    fn existing(&self, facts: &Facts) -> Result<Vec<Table>, Refusal> {
+        let asked = self.wiring.source.tables.iter().filter(|table| table.snapshot);
+        let tables: Vec<Table> =
+            asked.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect();
+        let problems = snapshot::problems(tables.iter(), facts.version);
+        if problems.is_empty() { Ok(tables) } else { Err(Refusal::Contract(problems.join("; "))) }
     }
 
     /// `begin`: where the slot stands.
@@ -301,6 +304,7 @@ impl Life {
             }
             (Start::Adopt, _) => fresh(Phase::Streaming, confirmed),
             (Start::Create | Start::Resume { .. }, _) => {
+                contract::publish(session, &self.wiring.routes, &self.wiring.source)??;
                 // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
                 self.clients.remember(&fresh(Phase::Creating, Lsn::ZERO))?;
                 let begin = inspect::create_slot(session, self.wiring.source.slot.get_ref())?;

@@ -20,6 +20,7 @@ use crate::copy::Replication;
 use crate::database::Database;
 use crate::socket::{Socket, open};
 use crate::sql;
+use crate::utf8;
 
 #[derive(Debug)]
 pub enum WireError {
@@ -104,6 +105,8 @@ pub struct Session {
     input: BytesMut,
     /// The server's major version.
     version: u32,
+    /// Statements that the server has planned.
+    prepared: Vec<String>,
 }
 
 impl Session {
@@ -156,7 +159,7 @@ impl Session {
     ) -> Result<Session> {
         let timeout = database.patience();
         let socket = open(database, place, timeout, encrypt)?;
-        let mut session = Session { socket, input: BytesMut::new(), version: 0 };
+        let mut session = Session { socket, input: BytesMut::new(), version: 0, prepared: Vec::new() };
         session.socket.set_timeouts(timeout)?;
         // `Database` leaves neither open.
         let user = database.get_user().unwrap_or_default();
@@ -261,6 +264,17 @@ impl Session {
                 _ => {}
             }
         }
+    }
+
+    /// As `query`, for a statement that comes again: the server plans it once.
+    pub fn query_prepared(&mut self, sql: &str) -> Result<Vec<Row>> {
+        let known = self.prepared.iter().position(|known| known == sql);
+        let number = known.unwrap_or(self.prepared.len());
+        if known.is_none() {
+            self.query(&format!("prepare cdc_relay_{number} as {sql}"))?;
+            self.prepared.push(sql.to_owned());
+        }
+        self.query(&format!("execute cdc_relay_{number}"))
     }
 
     /// Has the server parse a statement without running it. Several at once are refused.
@@ -379,7 +393,7 @@ fn major(version: &str) -> u32 {
 fn row(body: &DataRowBody) -> Result<Row> {
     let bytes = body.buffer();
     let cell = |range: Option<Range<usize>>| {
-        Ok(range.map(|range| String::from_utf8_lossy(bytes.get(range).unwrap_or_default()).into_owned()))
+        Ok(range.map(|range| utf8::owned(bytes.get(range).unwrap_or_default())))
     };
     Ok(body.ranges().map(cell).collect()?)
 }

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
+use crate::contract;
 use crate::inspect;
 use crate::rows::{self, Table};
 use crate::source::Wiring;
@@ -67,7 +68,7 @@ pub fn examine(
             );
         }
     }
-    if let Err(refusal) = inspect::contract(session, &wiring.routes, source)? {
+    if let Err(refusal) = contract::check(session, &wiring.routes, source)? {
         bail!("{refusal}");
     }
     session.query(rows::HONEST)?;

@@ -7,7 +7,8 @@ use crate::names::{arrived, routes};
 use crate::rig::{Rig, eventually};
 
 fn remove(rig: &Rig, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = rig.command("remove").args(["--source", &rig.name]).args(arguments).output().expect("remove");
+    let output =
+        rig.command("remove").args(["--source", &rig.name]).args(arguments).output().expect("remove");
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
@@ -55,7 +56,10 @@ async fn a_relay_that_is_taken_out_leaves_nothing_behind() {
     let (code, said) = remove(&rig, &["--json"]);
     assert_eq!(code, Some(0), "{said}");
     let again: Value = serde_json::from_str(&said).expect("JSON");
-    assert_eq!((&again["slot"], &again["publication"], &again["records"]), (&Value::Null, &Value::Null, &0.into()));
+    assert_eq!(
+        (&again["slot"], &again["publication"], &again["records"]),
+        (&Value::Null, &Value::Null, &0.into())
+    );
     // It may come back, as if it had never been there.
     let relay = rig.streaming().await;
     arrived(&topic, 1).await;
@@ -68,7 +72,11 @@ async fn what_the_relay_did_not_make_stays() {
     let (code, said) = remove(&rig, &["--yes"]);
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(left(&rig).await, ["theirs"]);
-    assert_eq!(kafka::read(&format!("{}.orders", rig.name)).len(), 1, "topics stay unless they are asked for");
+    assert_eq!(
+        kafka::read(&format!("{}.orders", rig.name)).len(),
+        1,
+        "topics stay unless they are asked for"
+    );
     let make = "select pg_create_logical_replication_slot($1, 'test_decoding')";
     rig.sql.query(make, &[&rig.name]).await.expect("a slot");
     let (code, said) = remove(&rig, &["--yes"]);
@@ -85,9 +93,13 @@ async fn a_slot_that_nobody_reads_is_pointed_out() {
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let all = |report: &Value| -> Vec<Value> {
         let sections = report["sections"].as_array().expect("sections").clone();
-        sections.iter().flat_map(|section| section["findings"].as_array().expect("findings").clone()).collect()
+        sections
+            .iter()
+            .flat_map(|section| section["findings"].as_array().expect("findings").clone())
+            .collect()
     };
-    let found = all(&report).into_iter().find(|finding| finding["check"] == "slot.active").expect("slot.active");
+    let found =
+        all(&report).into_iter().find(|finding| finding["check"] == "slot.active").expect("slot.active");
     assert_eq!(found["severity"], "warning");
     assert!(found.to_string().contains(&format!("cdc-relay remove --source {}", rig.name)), "{found:#}");
     // Without a routes file too: whose it is, is not known there.

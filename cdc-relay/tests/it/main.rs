@@ -5,6 +5,7 @@
 
 mod alters;
 mod brokers;
+mod bytes;
 mod commands;
 mod connection;
 mod dead_letters;
@@ -12,9 +13,11 @@ mod dead_letters;
 mod ends;
 mod failover;
 mod faults;
+mod harm;
 mod history;
 mod idle;
 mod kafka;
+mod keys;
 mod leaving;
 mod load;
 mod losses;
@@ -22,6 +25,7 @@ mod names;
 mod observed;
 mod oracle;
 mod outages;
+mod own_key;
 mod proxy;
 mod rabbit;
 mod reconcile;

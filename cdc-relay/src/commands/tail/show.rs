@@ -29,7 +29,7 @@ pub enum Change<'a> {
 #[derive(Debug)]
 struct Table {
     relation: Relation,
-    /// By column; the replica identity, or the primary key where that is the whole row.
+    /// By column: whether it identifies the row.
     key: Vec<bool>,
     shown: bool,
 }

@@ -3,14 +3,7 @@
 use super::*;
 
 fn table(name: &str, owned: bool, identity: bool) -> Table {
-    Table {
-        oid: 1,
-        schema: "public".to_owned(),
-        name: name.to_owned(),
-        owned,
-        identity,
-        primary_key: Vec::new(),
-    }
+    Table { oid: 1, schema: "public".to_owned(), name: name.to_owned(), owned, identity, key: Vec::new() }
 }
 
 fn facts(superuser: bool, may_publish: bool, tables: &[Table]) -> Facts {
@@ -71,7 +64,7 @@ fn what_stands_in_the_way_is_said_with_what_to_do() {
         (Facts { replication: false, ..fine.clone() }, "alter role ann replication;"),
         (Facts { free_slots: 0, ..fine.clone() }, "max_replication_slots"),
         (Facts { standby: true, ..fine.clone() }, "--publication"),
-        (Facts { version: 90_600, ..fine.clone() }, "Postgres 10"),
+        (Facts { version: 90_600, ..fine.clone() }, "Postgres 13 or newer is needed; this is 9"),
     ] {
         let obstacle = obstacle(&facts, true).expect("an obstacle");
         assert!(obstacle.contains(said), "{obstacle}");
