@@ -43,7 +43,7 @@ pub fn routes(routes: &RoutesArgs, amqp: &AmqpArgs) -> Result<Routes, Failure> {
     Ok(routes)
 }
 
-fn database(source: &Source) -> Result<Database> {
+pub fn database(source: &Source) -> Result<Database> {
     source.url.get_ref().parse().with_context(|| format!("`url` of source {}", source.name.get_ref()))
 }
 

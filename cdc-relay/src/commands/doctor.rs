@@ -5,6 +5,7 @@
 mod brokers;
 pub mod facts;
 mod finding;
+mod idle;
 mod patterns;
 #[cfg(feature = "sinks")]
 mod queues;
@@ -178,7 +179,12 @@ fn check(
     findings.extend(slot::failover(facts, slot));
     findings.extend(tables::publication(facts, contract, exists));
     findings.extend(tables::tables(facts, contract));
-    findings.extend(slot.map(|name| slot::slot(facts, name, memory)).unwrap_or_default());
+    if let Some(name) = slot {
+        let source = contract.routed.map(|(_, source)| source.name.get_ref().as_str());
+        findings.extend(slot::slot(facts, name, memory));
+        findings.extend(idle::own(facts, name, source));
+    }
+    findings.extend(idle::others(facts, slot));
     findings.extend(slot::retention(facts));
     findings
 }

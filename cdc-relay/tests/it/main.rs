@@ -18,6 +18,7 @@ mod history;
 mod idle;
 mod kafka;
 mod keys;
+mod leaving;
 mod load;
 mod losses;
 mod names;

@@ -78,6 +78,8 @@ pub struct Slot {
     pub two_phase: bool,
     pub failover: bool,
     pub invalidation_reason: Option<String>,
+    /// From version 17 on, while nobody reads it.
+    pub inactive_since: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
