@@ -101,6 +101,8 @@ mod status;
 #[cfg(feature = "sinks")]
 mod stream;
 #[cfg(feature = "sinks")]
+mod stuck;
+#[cfg(feature = "sinks")]
 mod tell;
 #[cfg(feature = "sinks")]
 mod topics;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use backon::BackoffBuilder;
@@ -28,6 +28,7 @@ use crate::snapshot::{self, Snapshots};
 use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
 use crate::stream::{Leftover, Letters, Origin, Stream};
+use crate::stuck::Stuck;
 use crate::watch::Watch;
 use crate::wire::{Session, WireError};
 
@@ -95,6 +96,8 @@ struct Life {
     fingerprint: String,
     /// Why nothing is emitted until the rows were read again.
     broken: Option<Refusal>,
+    /// Whether sessions end at a change that the server cannot decode.
+    stuck: Stuck,
 }
 
 /// Runs until `Acks::stop`.
@@ -106,9 +109,10 @@ pub fn run(wiring: Wiring) {
         told: Lsn::ZERO,
         stalls: 0,
         fingerprint: wiring.source.fingerprint(),
+        broken: None,
+        stuck: Stuck::default(),
         given: Arc::clone(&wiring),
         new_tables: BTreeSet::new(),
-        broken: None,
         wiring,
     };
     let delays = || {
@@ -128,7 +132,7 @@ pub fn run(wiring: Wiring) {
             Err(Trouble::Refused(refusal)) => (State::Refused(life.refused(refusal)), REFUSED),
             Err(Trouble::Failed(error)) => {
                 // A session that read something was a good one: the next may come at once.
-                if life.next_ticket > tickets {
+                if life.next_ticket > tickets && life.stuck.doubt() == Lsn::ZERO {
                     backoff = delays();
                 }
                 life.wiring.metrics.failures.inc();
@@ -173,11 +177,14 @@ impl Life {
         let known = publication.filter(|_| matches!(start, Start::Resume { .. }));
         let memory = self.begin(start, &mut session, (&cluster, memory), confirmed)?;
         let record = self.covered(&mut session, known, memory.acknowledged)?;
+        if let Some(refusal) = self.stuck.holds(memory.acknowledged, Instant::now()) {
+            return Err(refusal.into());
+        }
         let publication = self.wiring.source.publication.get_ref().as_str();
         let wire = match session.start(&slot_name, &[publication]) {
             Ok(wire) => wire,
             Err(error) if error.code() == Some("55006") => return Err(Trouble::Standby),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(self.ended(error.into(), memory.acknowledged)),
         };
         // Only now nobody else can advance it. If another relay did since we read its memory, read it again.
         let confirmed_now = self.confirmed(&slot_name)?;
@@ -271,11 +278,13 @@ impl Life {
     ) -> Result<(), Trouble> {
         self.wiring.metrics.sessions.inc();
         let relay = &self.wiring.routes.relay;
+        let (acknowledged, doubt) = (memory.acknowledged, self.stuck.doubt());
         let watch = Watch::begin(&self.wiring, record.coverage.clone(), memory.acknowledged);
         let origin = Origin {
             memory,
             begin,
             status: self.wiring.status.clone(),
+            doubt,
             watch,
             healed: record.healed.clone(),
             memory_key: self.clients.memory_key(),
@@ -295,19 +304,26 @@ impl Life {
         let (result, left) = stream.run();
         let Leftover { next_ticket, told, stalls } = left;
         (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);
-        let trouble = match result {
-            Ok(()) => return Ok(()),
-            Err(error) => {
-                if let Some(NewTable(table)) = error.downcast_ref() {
-                    self.new_tables.insert(table.clone());
-                }
-                error.downcast().map_or_else(Trouble::Failed, Trouble::Refused)
-            }
-        };
+        let Err(error) = result else { return Ok(()) };
+        if let Some(NewTable(table)) = error.downcast_ref() {
+            self.new_tables.insert(table.clone());
+        }
+        let trouble = self.ended(error, acknowledged);
         if let Trouble::Refused(Refusal::Broken(broken)) = &trouble {
             self.clients.remember_publication(&Record { broken: Some(broken.clone()), ..record })?;
         }
         Err(trouble)
+    }
+
+    /// What the end of a session means.
+    fn ended(&mut self, error: anyhow::Error, acknowledged: Lsn) -> Trouble {
+        let stuck = error
+            .downcast_ref::<WireError>()
+            .and_then(|error| self.stuck.ended(error, acknowledged, Instant::now()));
+        match stuck {
+            Some(refusal) => refusal.into(),
+            None => error.downcast().map_or_else(Trouble::Failed, Trouble::Refused),
+        }
     }
 
     /// Finds out what the patterns of the routes file mean, which may have changed since the last session.

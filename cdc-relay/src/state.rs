@@ -156,6 +156,12 @@ pub enum Refusal {
     Contract(String),
     /// The publication sent less than it did, or may have.
     Broken(Break),
+    /// The server cannot decode a change.
+    Undecodable {
+        position: Lsn,
+        code: String,
+        problem: String,
+    },
 }
 
 impl std::error::Error for Refusal {}
@@ -219,6 +225,20 @@ impl fmt::Display for Refusal {
                  again: it starts over."
             ),
             Self::Contract(problem) => f.write_str(problem),
+            Self::Undecodable { position, code, problem } => {
+                let way = match code.as_str() {
+                    "22P05" | "22021" => {
+                        "The database's encoding has values that are no text in UTF-8: write the value anew in its row"
+                    }
+                    _ => "If the row is still there and wrong, correct it",
+                };
+                write!(
+                    f,
+                    "the server cannot decode the change at {position}: {problem} (SQLSTATE {code}). Every session ends \
+                     there, and nothing behind it is sent. {way}, then emit every row again, from a slot behind it, with \
+                     `cdc-relay reconcile`. It is tried again every minute."
+                )
+            }
             Self::Broken(Break { what, since }) => write!(
                 f,
                 "{what}. Rows of tables with routes that were committed after {since} may not have been sent. Put the \

@@ -52,6 +52,8 @@ pub struct Origin {
     /// Where the server begins, at or before what the memory has.
     pub begin: Lsn,
     pub status: Status,
+    /// Where the session before ended with an error of the server's; it streams when it has come so far.
+    pub doubt: Lsn,
     pub watch: Watch,
     /// Breaks of the publication after which the rows were read again.
     pub healed: Vec<Healed>,
@@ -217,7 +219,7 @@ impl<'a> Stream<'a> {
 
     /// It streams once it is sure of the server.
     fn announce(&mut self) {
-        if !self.streaming && self.history.is_met() {
+        if !self.streaming && self.history.is_met() && self.progress.confirmed() >= self.origin.doubt {
             self.streaming = true;
             self.log("streaming");
             self.origin.status.set(State::Streaming);
