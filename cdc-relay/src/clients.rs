@@ -47,6 +47,12 @@ impl Clients {
         Clients { wiring: Arc::clone(wiring), teller, reader, halted, suspect: Cell::new(false) }
     }
 
+    /// New ones, for other routes.
+    pub fn with(&self, wiring: &Arc<Wiring>) -> Clients {
+        // What the old ones had under way does not count any more.
+        Clients { suspect: Cell::new(true), ..Clients::new(wiring) }
+    }
+
     pub fn teller(&mut self) -> Result<&mut Teller> {
         self.teller.as_mut().context("no Kafka producer")
     }

@@ -12,7 +12,7 @@ use crate::lsn::{Lsn, PgTime};
 use crate::made::Made;
 use crate::pgoutput::{Column, Relation, Tuple, Value};
 use crate::route::{Plan, Transaction};
-use crate::routes::qualified;
+use crate::routes::TableName;
 use crate::template::{Op, Row};
 use crate::utf8;
 
@@ -271,14 +271,22 @@ impl Letter {
 
     /// The table as it was. `of` knows the types of an older letter's columns.
     pub fn relation(&self, of: impl Fn(&str) -> u32) -> Relation {
-        let (schema, name) = qualified(&self.table);
+        let TableName { schema, name } = self.table_name();
         let column = |name: &str, type_oid| Column { name: name.to_owned(), type_oid, key: false };
         let columns = match self.columns.as_slice() {
             [] => self.row.keys().map(|name| column(name, of(name))).collect(),
             columns => columns.iter().map(|(name, oid)| column(name, *oid)).collect(),
         };
         let identity = if self.whole { b'f' } else { b'd' };
-        Relation { id: 0, schema: schema.to_owned(), name: name.to_owned(), identity, columns }
+        Relation { id: 0, schema, name, identity, columns }
+    }
+
+    /// An older letter has the name without quotes, whatever is in it.
+    fn table_name(&self) -> TableName {
+        self.table.parse().unwrap_or_else(|_| {
+            let (schema, name) = self.table.split_once('.').unwrap_or(("public", &self.table));
+            TableName::new(schema, name)
+        })
     }
 
     /// The row that `new` was made for.

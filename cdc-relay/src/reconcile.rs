@@ -26,6 +26,7 @@ use crate::lsn::Lsn;
 use crate::rows::{self, Table};
 use crate::snapshot::Position;
 use crate::source::Wiring;
+use crate::sql::literal;
 use crate::state::{Cluster, Mark, Memory, Phase, admit};
 use crate::wire::Session;
 
@@ -82,7 +83,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
             return Ok(Ending::NotAgreed(examine::plan(&wiring, &cluster, &slot, refusal, &tables)));
         }
         session
-            .query(&format!("select pg_catalog.pg_drop_replication_slot({})", inspect::literal(slot_name)))
+            .query(&format!("select pg_catalog.pg_drop_replication_slot({})", literal(slot_name)))
             .with_context(|| format!("slot {slot_name} cannot be dropped; nothing was changed"))?;
         tracing::info!(slot = slot_name, "slot dropped");
     }
@@ -153,8 +154,7 @@ fn done_snapshots(
     tables: &[(Table, TableReport)],
 ) -> Result<()> {
     for (table, report) in tables {
-        let name = (table.relation.schema.as_str(), table.relation.name.as_str());
-        if wiring.source.tables.iter().any(|routed| routed.snapshot && routed.qualified() == name) {
+        if wiring.source.table(&table.relation.table_name()).is_some_and(|routed| routed.snapshot) {
             let position = Position {
                 system_id: cluster.system_id.clone(),
                 key: table.key_columns().map(str::to_owned).collect(),

@@ -18,7 +18,7 @@ use crate::pgoutput::Relation;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::rabbit::Rabbit;
 use crate::route::{Compiled, Destination, Plan, Record, Topics, Transaction, UNSAID};
-use crate::routes::{Routes, Source};
+use crate::routes::{NewTable, Routes, Source};
 use crate::template::{Op, Problem, Row};
 use crate::wire::Session;
 
@@ -167,6 +167,9 @@ impl Teller {
     /// has to say of something new is asked on a session of its own.
     pub fn relation(&mut self, relation: &Relation) -> Result<()> {
         let plan = self.plan_as_was(relation)?;
+        if plan.without_topic && !self.routes.lists_topics {
+            return Err(NewTable(relation.table_name()).into());
+        }
         for problem in plan.problems() {
             tracing::error!(source = self.out.source, table = plan.relation, "{}", problem.0);
         }

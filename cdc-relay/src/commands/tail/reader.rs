@@ -15,6 +15,7 @@ use crate::copy::{Frame, Replication};
 use crate::database::Database;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message, Scratch};
+use crate::sql;
 use crate::wire::Session;
 
 /// How often the server hears from us.
@@ -85,7 +86,8 @@ pub fn read(
         Slot::Temporary(name) => {
             session
                 .query(&format!(
-                    "CREATE_REPLICATION_SLOT \"{name}\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT"
+                    "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+                    sql::replication_identifier(name)
                 ))
                 .context("cannot make a temporary replication slot")?;
             (name, true)
@@ -200,11 +202,7 @@ impl Tail<'_> {
     }
 }
 
-/// Primary keys of tables whose replica identity is the whole row: it says nothing of the key.
+/// What identifies the rows of each table, for those whose replica identity does not say it.
 pub fn keys(tables: &[super::trial::Table]) -> BTreeMap<u32, Vec<String>> {
-    tables
-        .iter()
-        .map(|table| (table.oid, table.primary_key.clone()))
-        .filter(|(_, key)| !key.is_empty())
-        .collect()
+    tables.iter().map(|table| (table.oid, table.key.clone())).filter(|(_, key)| !key.is_empty()).collect()
 }
