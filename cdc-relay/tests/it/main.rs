@@ -17,6 +17,7 @@ mod history;
 mod idle;
 mod kafka;
 mod keys;
+mod literals;
 mod load;
 mod losses;
 mod names;
