@@ -27,9 +27,11 @@ use self::report::{Report, Section};
 use self::tables::Contract;
 use super::{Ending, Failure, Outcome, block_on, print, terminal};
 use crate::config::{JsonArgs, RoutesArgs};
+use crate::contract::literals;
 use crate::database::Database;
 use crate::routes::{Routes, Source};
 use crate::state::Memory;
+use crate::wire::Session;
 
 /// Checks whether anything would be lost, and prints the fix for each finding. Changes nothing.
 ///
@@ -145,7 +147,17 @@ async fn source_findings(
     let contract =
         Contract { publication: Some(source.publication.get_ref()), routed: Some((&resolved, source)) };
     findings.extend(looked(&client, &contract, Some(source.slot.get_ref()), memory).await?);
+    findings.extend(literal_findings(database, source).await?);
     Ok(findings)
+}
+
+/// What the routes compare with what no row will ever be. Asked by the relay's own session, whose settings decide how
+/// values are printed.
+async fn literal_findings(database: &Database, source: &Source) -> Result<Vec<Finding>> {
+    let (database, source) = (database.clone(), source.clone());
+    let ask = move || literals::check(&mut Session::connect_to_read(&database)?, &source);
+    let mismatches = tokio::task::spawn_blocking(ask).await.context("asking what literals are")??;
+    Ok(mismatches.iter().map(Finding::of).collect())
 }
 
 async fn postgres(

@@ -19,6 +19,7 @@ mod idle;
 mod kafka;
 mod keys;
 mod leaving;
+mod literals;
 mod load;
 mod losses;
 mod names;
