@@ -14,6 +14,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::utf8;
+
 /// A destination with more halted keys than this is halted as a whole, so that memory stays bounded.
 const MOST_KEYS: usize = 100_000;
 
@@ -167,7 +169,9 @@ impl Halted {
     /// Applies a record read from the topic; those of other sources change nothing. One that is not ours at all is
     /// an error: the set would be incomplete.
     pub fn apply(&mut self, offset: i64, value: &[u8]) -> Result<(), serde_json::Error> {
-        let Head { source, destination, key, keyless, release, from } = serde_json::from_slice(value)?;
+        // Letters of older relays may have bytes that are no UTF-8.
+        let value = utf8::json(value);
+        let Head { source, destination, key, keyless, release, from } = serde_json::from_str(&value)?;
         let halts = Halts { key, keyless };
         match (release, from) {
             _ if source != self.source => {}

@@ -1,15 +1,12 @@
 //! Looks at the database before streaming: which cluster it is, and how the slot stands.
 
 use crate::lsn::Lsn;
+use crate::sql::{self, literal};
 use crate::state::{Cluster, Slot};
 use crate::wire::{Row, Session, WireError};
 
 pub fn text(row: &Row, index: usize) -> &str {
     row.get(index).and_then(Option::as_deref).unwrap_or_default()
-}
-
-pub fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// The cluster, and the name of the session's database.
@@ -59,21 +56,11 @@ pub fn slot(session: &mut Session, name: &str) -> Result<Option<Slot>, WireError
 pub fn create_slot(session: &mut Session, name: &str) -> Result<Lsn, WireError> {
     // No snapshot: the rows that exist already are told by reconcile, not by a first start.
     let sql = format!(
-        "CREATE_REPLICATION_SLOT \"{}\" LOGICAL pgoutput NOEXPORT_SNAPSHOT",
-        name.replace('"', "\"\"")
+        "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+        sql::replication_identifier(name)
     );
     let rows = session.query(&sql)?;
     rows.first()
         .and_then(|row| text(row, 1).parse().ok())
         .ok_or_else(|| WireError::Protocol("CREATE_REPLICATION_SLOT answered no position".to_owned()))
-}
-
-/// A name in SQL, quoted only where it has to be.
-pub fn identifier(name: &str) -> String {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    if name.bytes().all(plain) && !name.starts_with(|c: char| c.is_ascii_digit()) {
-        name.to_owned()
-    } else {
-        format!("\"{}\"", name.replace('"', "\"\""))
-    }
 }

@@ -100,6 +100,13 @@ fn a_letter_of_an_earlier_release_can_be_told() {
 }
 
 #[test]
+fn an_older_letter_with_bytes_that_are_no_utf_8_is_readable() {
+    let old = b"{\"source\":\"s\",\"destination\":\"d\",\"key\":\"k\",\"row\":{\"c\":\"\xE9\"}}";
+    let letter = Letter::read(old).unwrap().unwrap();
+    assert_eq!(letter.column("c"), Some(Some(r"\351")));
+}
+
+#[test]
 fn what_says_what_became_of_a_key_is_no_letter() {
     for note in [
         r#"{"source":"s","destination":"d","key":"k","release":true}"#,

@@ -21,11 +21,14 @@ pub use self::examine::{Plan, Planned, alone};
 use self::retell::Retelling;
 pub use self::retell::TableReport;
 use crate::clients::{Clients, Recalled};
+use crate::coverage::look;
+use crate::coverage::record::Record;
 use crate::inspect;
 use crate::lsn::Lsn;
 use crate::rows::{self, Table};
 use crate::snapshot::Position;
 use crate::source::Wiring;
+use crate::sql::literal;
 use crate::state::{Cluster, Mark, Memory, Phase, admit};
 use crate::wire::Session;
 
@@ -67,7 +70,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
     let wiring = Arc::new(wiring);
     let mut clients = Clients::new(&wiring);
     view(Step::Waits("connecting"));
-    let Recalled { memory, .. } = recall(&mut clients)?;
+    let Recalled { memory, publication, .. } = recall(&mut clients)?;
     let mut session = Session::connect(&wiring.database)?;
     session.patience(PATIENCE)?;
     let (cluster, database) = inspect::cluster(&mut session)?;
@@ -82,7 +85,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
             return Ok(Ending::NotAgreed(examine::plan(&wiring, &cluster, &slot, refusal, &tables)));
         }
         session
-            .query(&format!("select pg_catalog.pg_drop_replication_slot({})", inspect::literal(slot_name)))
+            .query(&format!("select pg_catalog.pg_drop_replication_slot({})", literal(slot_name)))
             .with_context(|| format!("slot {slot_name} cannot be dropped; nothing was changed"))?;
         tracing::info!(slot = slot_name, "slot dropped");
     }
@@ -101,12 +104,15 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
     view(Step::Waits("making the slot: waiting for the transactions that run now"));
     let begins_at = rows::create_slot_with_snapshot(&mut session, slot_name)?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
+    // By the slot's own snapshot: whatever is changed later is noticed by the stream that goes on from there.
+    let coverage = look::look(&mut session, wiring.source.publication.get_ref())?;
     let mut retelling = Retelling::new(&wiring, clients, (&cluster, begins_at), view);
     let tables = retelling.tables(&mut session)?;
     let (clients, view) = retelling.over();
     view(Step::Waits("writing down that it is done"));
     untouched(&wiring, slot_name, begins_at)?;
     done_snapshots(&wiring, &clients, &cluster, &tables)?;
+    clients.remember_publication(&Record::healed(publication, coverage, begins_at))?;
     clients.remember(&phase(Phase::Streaming, begins_at))?;
     Ok(Ending::Done(Report {
         source: wiring.source.name.get_ref().clone(),
@@ -153,8 +159,7 @@ fn done_snapshots(
     tables: &[(Table, TableReport)],
 ) -> Result<()> {
     for (table, report) in tables {
-        let name = (table.relation.schema.as_str(), table.relation.name.as_str());
-        if wiring.source.tables.iter().any(|routed| routed.snapshot && routed.qualified() == name) {
+        if wiring.source.table(&table.relation.table_name()).is_some_and(|routed| routed.snapshot) {
             let position = Position {
                 system_id: cluster.system_id.clone(),
                 key: table.key_columns().map(str::to_owned).collect(),

@@ -6,9 +6,11 @@
 use std::fmt::Write as _;
 
 use crate::contract::facts::{self, Question, ask, ask_again};
-use crate::inspect::{literal, text};
+use crate::inspect::text;
 use crate::lsn::Lsn;
 use crate::pgoutput::Relation;
+use crate::sql::{self, identifier, literal};
+use crate::utf8;
 use crate::wire::{Result, Session, WireError};
 
 /// A published table, and how to read it.
@@ -44,27 +46,44 @@ pub struct Page<'a> {
     pub limit: u32,
 }
 
-/// A name in SQL.
-pub fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+/// `"char"`
+const CHAR: u32 = 18;
+
+/// A column's value in SQL, from its text. Servers before 16 do not read a byte that is no UTF-8 as 16 print it.
+fn value(text: &str, type_oid: u32) -> String {
+    match utf8::byte(text) {
+        Some(byte) if type_oid == CHAR => format!("({})::\"char\"", byte.cast_signed()),
+        _ => literal(text),
+    }
 }
 
 impl Table {
-    /// `schema.table`, for people.
+    /// `schema.table`, as the routes file names it.
     pub fn name(&self) -> String {
-        format!("{}.{}", self.relation.schema, self.relation.name)
+        self.relation.table_name().to_string()
     }
 
     /// The table in SQL: without the tables that inherit from it, which are published by themselves.
     pub fn target(&self) -> String {
         let only = if self.partitioned { "" } else { "only " };
-        format!("{only}{}.{}", identifier(&self.relation.schema), identifier(&self.relation.name))
+        format!("{only}{}", sql::table(&self.relation.schema, &self.relation.name))
     }
 
     /// The names of the key's columns.
     pub fn key_columns(&self) -> impl Iterator<Item = &str> {
         let columns = &self.relation.columns;
         self.key.iter().filter_map(|key| Some(columns.get(key.index)?.name.as_str()))
+    }
+
+    /// The condition that a column has the value of this text.
+    pub fn equals(&self, name: &str, text: &str) -> String {
+        let column = self.relation.columns.iter().find(|column| column.name == name);
+        let type_oid = column.map_or(0, |column| column.type_oid);
+        format!("{} = {}", identifier(name), value(text, type_oid))
+    }
+
+    fn type_of(&self, key: &Key) -> u32 {
+        self.relation.columns.get(key.index).map_or(0, |column| column.type_oid)
     }
 
     /// The query for all rows, or for a page of them by primary key.
@@ -75,7 +94,8 @@ impl Table {
         let mut conditions: Vec<String> = self.filter.iter().map(|filter| format!("({filter})")).collect();
         let key: Vec<String> = self.key_columns().map(identifier).collect();
         if let Some(page) = page.filter(|page| !page.after.is_empty()) {
-            let typed = |(value, key): (&String, &Key)| format!("{}::{}", literal(value), key.kind);
+            let typed =
+                |(text, key): (&String, &Key)| format!("{}::{}", value(text, self.type_of(key)), key.kind);
             let after: Vec<String> = page.after.iter().zip(&self.key).map(typed).collect();
             conditions.push(format!("({}) > ({})", key.join(", "), after.join(", ")));
         }
@@ -120,11 +140,12 @@ impl From<&facts::Table> for Table {
             let index = sent.iter().position(|column| column.name == *name)?;
             Some(Key { index, kind: sent.get(index)?.kind.clone() })
         };
-        let name = found.qualified();
+        let (name, role) = (found.qualified(), identifier(&found.role));
         let unreadable = if !found.selectable {
-            Some(format!("this role may not read {name}: `grant select on {name} to …`"))
+            let table = sql::table(&found.itself.schema, &found.itself.name);
+            Some(format!("role {role} may not read {name}: `grant select on {table} to {role}`"))
         } else if found.hidden {
-            Some(format!("row security hides rows of {name} from this role: give it `bypassrls`"))
+            Some(format!("row security hides rows of {name}: `alter role {role} bypassrls`"))
         } else {
             None
         };
@@ -162,7 +183,10 @@ pub fn rewritten(session: &mut Session, tables: &[Table]) -> Result<Option<Strin
 pub fn create_slot_with_snapshot(session: &mut Session, slot: &str) -> Result<Lsn> {
     // Servers from 16 on insist that it writes nothing.
     session.query("begin isolation level repeatable read read only")?;
-    let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput USE_SNAPSHOT", identifier(slot));
+    let sql = format!(
+        "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput USE_SNAPSHOT",
+        sql::replication_identifier(slot)
+    );
     let rows = session.query(&sql)?;
     rows.first()
         .and_then(|row| text(row, 1).parse().ok())
@@ -195,7 +219,7 @@ mod tests {
 
     #[test]
     fn all_rows_are_read_in_whatever_order() {
-        let sql = r#"select "id", "no""te", "owner" from only "public"."items""#;
+        let sql = r#"select id, "no""te", owner from only public.items"#;
         assert_eq!(items().select(None), sql);
     }
 
@@ -204,10 +228,10 @@ mod tests {
         let mut table = items();
         table.filter = Some("id > 0".to_owned());
         let first = table.select(Some(Page { after: &[], limit: 5 }));
-        assert!(first.ends_with(r#"where (id > 0) order by "owner", "id" limit 5"#), "{first}");
+        assert!(first.ends_with(r#"where (id > 0) order by owner, id limit 5"#), "{first}");
         let after = ["o'1".to_owned(), "7".to_owned()];
         let next = table.select(Some(Page { after: &after, limit: 5 }));
-        let condition = r#"where (id > 0) and ("owner", "id") > ('o''1'::text, '7'::bigint) order by"#;
+        let condition = r#"where (id > 0) and (owner, id) > ('o''1'::text, '7'::bigint) order by"#;
         assert!(next.contains(condition), "{next}");
     }
 
@@ -215,15 +239,15 @@ mod tests {
     fn a_condition_holds_besides_the_publications_filter() {
         let mut table = items();
         let sql = table.select_where("a or b", "limit 1");
-        assert!(sql.ends_with(r#""items" where (a or b) limit 1"#), "{sql}");
+        assert!(sql.ends_with("items where (a or b) limit 1"), "{sql}");
         table.filter = Some("c or d".to_owned());
         let sql = table.select_where("a or b", "");
-        assert!(sql.ends_with(r#""items" where (c or d) and (a or b)"#), "{sql}");
+        assert!(sql.ends_with("items where (c or d) and (a or b)"), "{sql}");
     }
 
     #[test]
     fn partitions_are_read_through_their_root() {
         let table = Table { partitioned: true, ..items() };
-        assert!(table.select(None).ends_with(r#"from "public"."items""#));
+        assert!(table.select(None).ends_with("from public.items"));
     }
 }

@@ -1,10 +1,12 @@
 //! Streaming all sources: the wiring on one page.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use listener::Audience;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -15,10 +17,13 @@ use crate::commands::run::RunConfig;
 use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
 use crate::database::Database;
 use crate::metrics::{Metrics, SourceMetrics};
+use crate::published;
 use crate::rabbit::Rabbit;
 use crate::routes::{Routes, Source};
 use crate::source::{self, Wiring};
+use crate::state::Refusal;
 use crate::status::Status;
+use crate::wire::Session;
 use crate::{guard, http, lag};
 
 /// How long the sources have to flush before the process ends anyway.
@@ -38,13 +43,25 @@ pub fn routes(routes: &RoutesArgs, amqp: &AmqpArgs) -> Result<Routes, Failure> {
     Ok(routes)
 }
 
-fn database(source: &Source) -> Result<Database> {
+pub fn database(source: &Source) -> Result<Database> {
     source.url.get_ref().parse().with_context(|| format!("`url` of source {}", source.name.get_ref()))
+}
+
+/// The routes and the one source of a command, with what patterns mean now.
+pub fn resolved(routes: &Routes, source: &Source) -> Result<(Routes, Source)> {
+    if !source.has_patterns() {
+        return Ok((routes.clone(), source.clone()));
+    }
+    let mut session = Session::connect_to_read(&database(source)?)?;
+    let selected = published::ask(&mut session, source)?;
+    let routes = selected.resolve(routes, source, &BTreeSet::new()).map_err(Refusal::Contract)?;
+    let source = routes.source(source.name.get_ref()).unwrap_or(source).clone();
+    Ok((routes, source))
 }
 
 /// The queues that its routes lead to.
 pub fn queues(source: &Source) -> Vec<&String> {
-    let routes = source.tables.iter().flat_map(|table| &table.routes);
+    let routes = source.entries().flat_map(|table| &table.routes);
     routes.filter_map(|route| route.queue.as_ref().map(|queue| queue.get_ref())).collect()
 }
 
@@ -84,7 +101,7 @@ pub async fn run(
         // Gone without a word: its thread panicked.
         threads.push(async move { ended.await.map_err(|_| source.name.get_ref()) });
     }
-    let admin = tokio::spawn(http::serve(listener, metrics, statuses, shutdown.clone().cancelled_owned()));
+    let admin = tokio::spawn(http::serve(listener, metrics, statuses, Audience::Anyone, shutdown.clone()));
     // A source does not end before it is stopped, unless something is badly wrong: then no probe may find us well.
     let mut broken = tokio::select! {
         () = shutdown.cancelled() => None,

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::dead::{Extent, Halted, Halts};
 use crate::letter::{Letter, Place};
+use crate::shell;
 
 /// A key that is halted towards a destination, with its letters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -99,26 +100,16 @@ impl Shelf {
     }
 }
 
-/// A word for the shell.
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 impl Shelved {
     /// The arguments of `cdc-relay release` that name just this.
     pub fn release(&self) -> String {
         let key = match &self.halts {
             // A word that begins with a dash would be taken for an option.
-            Halts { key: Some(key), .. } => format!("--key={}", quoted(key)),
-            Halts { keyless: Some(row), .. } => format!("--keyless={}", quoted(row)),
+            Halts { key: Some(key), .. } => format!("--key={}", shell::word(key)),
+            Halts { keyless: Some(row), .. } => format!("--keyless={}", shell::word(row)),
             _ => "--all".to_owned(),
         };
-        let (source, destination) = (quoted(&self.source), quoted(&self.destination));
+        let (source, destination) = (shell::word(&self.source), shell::word(&self.destination));
         format!("--source {source} --destination {destination} {key}")
     }
 }

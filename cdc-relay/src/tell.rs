@@ -18,9 +18,8 @@ use crate::pgoutput::Relation;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::rabbit::Rabbit;
 use crate::route::{Compiled, Destination, Plan, Record, Topics, Transaction, UNSAID};
-use crate::routes::{Routes, Source};
+use crate::routes::{NewTable, Routes, Source};
 use crate::template::{Op, Problem, Row};
-use crate::wire::Session;
 
 /// How long the producer's queue may stay full before the session starts over.
 const FULL: Duration = Duration::from_secs(20);
@@ -167,6 +166,9 @@ impl Teller {
     /// has to say of something new is asked on a session of its own.
     pub fn relation(&mut self, relation: &Relation) -> Result<()> {
         let plan = self.plan_as_was(relation)?;
+        if plan.without_topic && !self.routes.lists_topics {
+            return Err(NewTable(relation.table_name()).into());
+        }
         for problem in plan.problems() {
             tracing::error!(source = self.out.source, table = plan.relation, "{}", problem.0);
         }
@@ -179,13 +181,7 @@ impl Teller {
 
     /// With what the catalog says of its columns.
     fn settled(&mut self, relation: &Relation) -> Result<Relation> {
-        let mut relation = relation.clone();
-        if !self.catalog.knows(&relation) {
-            let mut session = Session::connect(&self.database)?;
-            self.catalog.learn(&mut session, std::slice::from_ref(&relation))?;
-        }
-        self.catalog.settle(&mut relation);
-        Ok(relation)
+        Ok(self.catalog.settled(&self.database, relation)?)
     }
 
     /// Tells a row to every route that it matches.

@@ -69,7 +69,8 @@ impl Filter {
             let (schema, name) = (&relation.schema, &relation.name);
             return Err(Problem(format!(
                 "`changed` compares with the row before the update, which the log of {schema}.{name} does not carry: \
-                 `alter table {schema}.{name} replica identity full`"
+                 `alter table {} replica identity full`",
+                relation.sql()
             )));
         }
         let changed = route.changed.iter().map(|name| scope.column(name.get_ref()));

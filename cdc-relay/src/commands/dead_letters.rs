@@ -11,7 +11,8 @@ use super::{Ending, Outcome};
 use crate::config::{KafkaArgs, RoutesArgs};
 use crate::dead::Halts;
 use crate::routes::Routes;
-use crate::shelf::{Shelf, Shelved, quoted};
+use crate::shelf::{Shelf, Shelved};
+use crate::shell;
 use crate::topics::{Reader, Step};
 
 /// So much of a reason is shown in the table.
@@ -104,7 +105,11 @@ fn key(halts: &Halts) -> String {
 }
 
 fn command(shelved: &Shelved, routes: &RoutesArgs) -> String {
-    format!("cdc-relay release --routes {} {}", quoted(&routes.file.to_string_lossy()), shelved.release())
+    format!(
+        "cdc-relay release --routes {} {}",
+        shell::word(&routes.file.to_string_lossy()),
+        shelved.release()
+    )
 }
 
 fn show(shelved: &[Shelved], config: &DeadLettersConfig, out: &mut impl Write) -> std::io::Result<()> {

@@ -86,7 +86,7 @@ pub fn execute(options: &Options) -> Outcome {
     let [source] = routes.sources.as_slice() else {
         return Err(Failure::usage("--source: which of the sources?".to_owned()));
     };
-    let source = source.clone();
+    let (routes, source) = crate::run::resolved(&routes, source)?;
     let report = work(options, routes, &source)?;
     if options.json.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&report).context("JSON")?))?;
@@ -177,10 +177,7 @@ fn newest(options: &Options, wiring: &Wiring) -> Result<(Lsn, Vec<String>)> {
 
 /// A table whose existing rows are not all told.
 fn unfinished(source: &Source, cluster: &Cluster, recalled: &Recalled) -> Option<String> {
-    let mut names = source.tables.iter().filter(|table| table.snapshot).map(|table| {
-        let (schema, name) = table.qualified();
-        format!("{schema}.{name}")
-    });
+    let mut names = source.tables.iter().filter(|table| table.snapshot).map(|table| table.of.to_string());
     let done = |name: &String| {
         let position = recalled.positions.get(name);
         position.is_some_and(|position| position.done && position.system_id == cluster.system_id)
@@ -206,9 +203,9 @@ fn caveats(source: &Source, memory: Option<&Memory>, newest: Lsn) -> Vec<String>
         ));
     }
     for table in source.tables.iter().filter(|table| table.id.is_none()) {
-        let (schema, name) = table.qualified();
+        let name = &table.of;
         caveats.push(format!(
-            "{schema}.{name} has no `id`: its events are named after the timeline, and those that are told again get \
+            "{name} has no `id`: its events are named after the timeline, and those that are told again get \
              another id"
         ));
     }

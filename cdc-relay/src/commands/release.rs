@@ -10,10 +10,11 @@ use serde::Serialize;
 use super::{Ending, Failure, Outcome};
 use crate::config::{KafkaArgs, RoutesArgs};
 use crate::dead::Halts;
-use crate::inspect::{self, literal};
+use crate::inspect;
 use crate::release::{Note, Order, PREFIX};
 use crate::routes::{Routes, Source};
 use crate::shelf::Shelved;
+use crate::sql::literal;
 use crate::topics::Reader;
 use crate::wire::{MESSAGES, Session};
 
@@ -144,7 +145,7 @@ fn write(source: &Source, order: &Order) -> Result<bool> {
         found.with_context(|| format!("slot {slot} does not exist: there is nothing to go on from"))?;
     let content = serde_json::to_string(order)?;
     session
-        .query(&format!("select pg_logical_emit_message(true, '{PREFIX}', {})", literal(&content)))
+        .query(&format!("select pg_logical_emit_message(true, {}, {})", literal(PREFIX), literal(&content)))
         .context("cannot write the order into the log")?;
     Ok(found.active_pid.is_some())
 }

@@ -24,6 +24,8 @@ use crate::config::JsonArgs;
 use crate::contract::Mismatch;
 use crate::contract::facts::{Question, prepare};
 use crate::database::Database;
+use crate::routes::TableName;
+use crate::sql;
 
 /// How long a stop waits for the reader, and then for the printer.
 const GRACE: Duration = Duration::from_secs(2);
@@ -54,8 +56,8 @@ pub struct Options {
     #[arg(env = "DATABASE_URL", hide_env_values = true)]
     url: String,
     /// Only this table (schema.table; public if there is no schema). May be given several times.
-    #[arg(long = "table", short, value_name = "TABLE")]
-    tables: Vec<String>,
+    #[arg(long = "table", short, value_name = "TABLE", value_parser = str::parse::<TableName>)]
+    tables: Vec<TableName>,
     /// Reads what this publication has, and makes none.
     #[arg(long, value_name = "NAME")]
     publication: Option<String>,
@@ -98,7 +100,7 @@ async fn tail(options: &Options, database: Database) -> Result<()> {
         }
     };
     let format = if options.json.json { Format::Json } else { Format::Text { colour: terminal::colour() } };
-    let show = Show::new(format, &options.tables, reader::keys(&facts.tables));
+    let show = Show::new(format, options.tables.clone());
     let slot = options.from_slot.clone().map_or(Slot::Temporary(name), Slot::Existing);
     let reading = Reading { database, slot, publications: publications.clone(), limit: options.limit };
     let read = read(reading, show, interrupted, keeping).await;
@@ -195,7 +197,8 @@ impl Changes<'_> {
                     say(&format!("Shows only inserts and truncates of {shown}: it has no replica identity."));
                 }
                 (None | Some(false), true) => {
-                    let add = format!("alter publication {} add table {}", self.name, table.sql());
+                    let add =
+                        format!("alter publication {} add table {}", sql::identifier(self.name), table.sql());
                     if let Err(error) = self.client.batch_execute(&add).await {
                         say(&format!("Shows only inserts and truncates of {shown}: {error}"));
                     }
@@ -207,7 +210,8 @@ impl Changes<'_> {
 }
 
 async fn withdraw(client: &Client, publications: &[String]) {
-    let drop = format!("drop publication if exists {}", publications.join(", "));
+    let quoted: Vec<String> = publications.iter().map(|name| sql::identifier(name)).collect();
+    let drop = format!("drop publication if exists {}", quoted.join(", "));
     if let Err(error) = client.batch_execute(&drop).await {
         let names = publications.join(", ");
         say(&format!("Publication {names} could not be dropped ({error}); the next tail drops it."));

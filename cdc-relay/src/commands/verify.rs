@@ -1,6 +1,7 @@
 //! `cdc-relay verify`: reads topics once and proves by their positions that nothing is missing.
 
 mod read;
+mod stretches;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -12,17 +13,19 @@ use serde::Serialize;
 
 pub use self::read::Reading;
 use self::read::Topic;
+use self::stretches::Stretch;
 use super::{Ending, Failure, Outcome, print, terminal};
 use crate::chain::Findings;
 use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
-use crate::routes::{Relay, Routes, Source};
+use crate::routes::{Glob, Relay, Routes, Source};
 
 /// Proves from the topics alone that no transaction is missing, and that none came out of order.
 ///
 /// Every record told by the relay names its commit, its number in it, and the commit before it that told anything
 /// (pg_position). Verify reads all partitions once and follows that chain, source by source. The records of a source may be
 /// spread over several topics, all of which are needed: a routes file names them, dead letters included. Rows told again by
-/// replay or reconcile have no position and are only counted. What cannot be seen from the topics: the last record of a
+/// replay or reconcile have no position and are only counted. Where the relay noticed that the publication may have left
+/// something out, which no topic shows, it reads so in the state topic. What cannot be seen from the topics: the last record of a
 /// transaction's several, and what follows the newest record; and a topic that was made anew has a new beginning.
 ///
 /// Memory: 16 bytes per record, for as long as some other partition was not read that far.
@@ -59,6 +62,20 @@ pub struct Verdict {
     pub told_again: u64,
     #[serde(flatten)]
     pub findings: Findings,
+    /// Where the publication sent less than the routes expect, or may have.
+    pub may_be_missing: Vec<Stretch>,
+}
+
+impl Verdict {
+    fn of(source: String) -> Verdict {
+        Verdict {
+            source,
+            whole: true,
+            told_again: 0,
+            findings: Findings::default(),
+            may_be_missing: Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -98,18 +115,24 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
         None => options.topics.iter().map(|name| Topic { name: name.clone(), dead_letters: false }).collect(),
     };
     let (relay, kafka) = (Relay::default(), BTreeMap::new());
-    let none = Routes { relay, kafka, topics: Vec::new(), queues: Vec::new(), sources: Vec::new() };
+    let lists_topics = true;
+    let none =
+        Routes { relay, kafka, lists_topics, topics: Vec::new(), queues: Vec::new(), sources: Vec::new() };
     let sources: Option<BTreeMap<String, String>> = routes.map(|routes| {
         let name = |source: &Source| (source.name.get_ref().clone(), source.event_source.get_ref().clone());
         routes.sources.iter().map(name).collect()
     });
     let mut reading = Reading::connect(brokers, routes.unwrap_or(&none), topics, options.from)?;
     reading.all(sources.as_ref())?;
-    let (records, verdicts, mut notes) = reading.judge();
-    if routes.is_none() {
-        notes.push(
+    let (records, mut verdicts, mut notes) = reading.judge();
+    match routes.map(|routes| stretches::read(brokers, routes)).transpose()? {
+        Some(Some(found)) => stretches::judge(&mut verdicts, found),
+        Some(None) => notes
+            .push("there is no state topic: whether the publication sent everything is not known".to_owned()),
+        None => notes.extend([
             "only the topics that were named: transactions that tell to others look like gaps".to_owned(),
-        );
+            "without a routes file, whether the publication sent everything is not known".to_owned(),
+        ]),
     }
     if verdicts.is_empty() {
         notes.push(
@@ -121,7 +144,7 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
 
 /// The topics that the sources' routes lead to, and the dead letters.
 pub fn told_to(routes: &Routes) -> Vec<Topic> {
-    let all = routes.sources.iter().flat_map(|source| &source.tables).flat_map(|table| &table.routes);
+    let all = routes.sources.iter().flat_map(Source::entries).flat_map(|table| &table.routes);
     let mut names = BTreeSet::new();
     for topic in all.filter_map(|route| route.topic.as_ref()).map(|topic| topic.get_ref()) {
         if routes.topic_index(topic).is_some() {
@@ -134,6 +157,15 @@ pub fn told_to(routes: &Routes) -> Vec<Topic> {
     let mut topics: Vec<Topic> = names.into_iter().map(|name| Topic { name, dead_letters: false }).collect();
     topics.push(Topic { name: routes.relay.dead_letter_topic.get_ref().clone(), dead_letters: true });
     topics
+}
+
+/// Those that the tables of patterns may lead to.
+pub fn told_to_by_patterns(routes: &Routes) -> Vec<Glob> {
+    let patterns = routes
+        .sources
+        .iter()
+        .flat_map(|source| source.patterns.iter().flat_map(|pattern| pattern.topics(source.name.get_ref())));
+    if routes.lists_topics { Vec::new() } else { patterns.collect() }
 }
 
 fn text(report: &Report, colour: bool) -> String {
@@ -171,6 +203,15 @@ fn text(report: &Report, colour: bool) -> String {
             let _ = writeln!(out, "  {name:<32} {count:>12}");
         }
         let _ = writeln!(out, "  from commit {} to {}", range(&found.first), range(&found.last));
+        for Stretch { what, since, until } in &verdict.may_be_missing {
+            let _ = match until {
+                None => writeln!(out, "  not whole after {since}, until `cdc-relay reconcile`: {what}"),
+                Some(until) => writeln!(
+                    out,
+                    "  nothing is said of what lies between {since} and {until}, where all rows were read again: {what}"
+                ),
+            };
+        }
     }
     for note in &report.notes {
         let _ = writeln!(out, "\nNote: {note}.");

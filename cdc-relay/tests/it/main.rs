@@ -5,7 +5,9 @@
 
 mod alters;
 mod brokers;
+mod bytes;
 mod commands;
+mod connection;
 mod dead_letters;
 #[cfg(feature = "failpoints")]
 mod ends;
@@ -16,13 +18,17 @@ mod history;
 mod idle;
 mod kafka;
 mod keys;
+mod leaving;
 mod load;
 mod losses;
+mod names;
 mod observed;
 mod oracle;
 mod outages;
 mod own_key;
 mod proxy;
+mod publications;
+mod published;
 mod rabbit;
 mod reconcile;
 mod refusals;
@@ -32,6 +38,7 @@ mod rig;
 mod servers;
 mod snapshot;
 mod standby;
+mod strict;
 mod telling;
 mod tls;
 mod types;

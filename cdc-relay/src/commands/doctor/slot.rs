@@ -3,6 +3,7 @@
 use super::facts::{Facts, Slot};
 use super::finding::Finding;
 use super::server::reload;
+use crate::sql;
 use crate::state::{Memory, Refusal, admit};
 
 /// Less time than this until the slot is invalidated is an emergency, in seconds.
@@ -29,7 +30,7 @@ pub fn slot(facts: &Facts, name: &str, memory: Option<Option<&Memory>>) -> Vec<F
         return findings;
     }
     findings.push(kept(facts, slot, &subject));
-    findings.extend(read(facts, slot, &subject));
+    findings.extend(read(slot, &subject));
     if slot.two_phase {
         findings.push(
             Finding::warning("slot.two_phase", &subject, "made with two_phase")
@@ -120,20 +121,10 @@ fn kept(facts: &Facts, slot: &Slot, subject: &str) -> Finding {
     }
 }
 
-fn read(facts: &Facts, slot: &Slot, subject: &str) -> Option<Finding> {
-    if let Some(pid) = slot.active_pid {
-        return Some(Finding::ok("slot.active", subject, format!("is read by process {pid}")));
-    }
-    let retained = slot.retained(&facts.flush);
-    Some(
-        Finding::warning(
-            "slot.active",
-            subject,
-            format!("nobody reads it; {} of log are kept", size(retained)),
-        )
-        .why("the log piles up until somebody does")
-        .fix("start the relay (cdc-relay run), or drop a slot that nobody needs any more"),
-    )
+/// Who reads it; that nobody does is for `idle`.
+fn read(slot: &Slot, subject: &str) -> Option<Finding> {
+    let pid = slot.active_pid?;
+    Some(Finding::ok("slot.active", subject, format!("is read by process {pid}")))
 }
 
 fn spilled(facts: &Facts, slot: &Slot, subject: &str) -> Option<Finding> {
@@ -236,7 +227,8 @@ pub fn failover(facts: &Facts, name: Option<&str>) -> Vec<Finding> {
             Finding::warning("failover.slot", &format!("slot {name}"), format!("is not copied to {standbys}"))
                 .why("after a promotion it is gone, and the relay refuses to stream until everything is told again")
                 .fix(format!(
-                    "ALTER_REPLICATION_SLOT {name} (FAILOVER true)   -- psql \"… replication=database\", with the relay stopped"
+                    "ALTER_REPLICATION_SLOT {} (FAILOVER true)   -- psql \"… replication=database\", with the relay stopped",
+                    sql::replication_identifier(name)
                 ))
                 .fix("on the standby: sync_replication_slots = on, hot_standby_feedback = on, dbname in primary_conninfo"),
         );

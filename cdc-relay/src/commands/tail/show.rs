@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::text::{Paint, value};
-use crate::catalog::has_identity;
 use crate::json::{self, Form};
 use crate::lsn::{Lsn, PgTime};
-use crate::pgoutput::{Column, Old, Relation, Tuple, Value};
-use crate::routes::qualified;
+use crate::pgoutput::{Old, Relation, Tuple, Value};
+use crate::routes::TableName;
 
 /// How changes are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,21 +53,17 @@ pub struct Chunk {
 pub struct Show {
     format: Format,
     /// Only these tables; none means all.
-    only: Vec<(String, String)>,
-    /// What identifies the rows of a table, where its replica identity does not say it.
-    keys: BTreeMap<u32, Vec<String>>,
+    only: Vec<TableName>,
     tables: BTreeMap<u32, Table>,
     transaction: Transaction,
     chunk: Chunk,
 }
 
 impl Show {
-    pub fn new(format: Format, only: &[String], keys: BTreeMap<u32, Vec<String>>) -> Show {
-        let only = only.iter().map(|name| qualified(name)).map(|(a, b)| (a.to_owned(), b.to_owned()));
+    pub fn new(format: Format, only: Vec<TableName>) -> Show {
         Show {
             format,
-            only: only.collect(),
-            keys,
+            only,
             tables: BTreeMap::new(),
             transaction: Transaction::default(),
             chunk: Chunk::default(),
@@ -77,11 +72,10 @@ impl Show {
 
     /// The server announces the columns of a table.
     pub fn relation(&mut self, relation: Relation) {
-        let known = self.keys.get(&relation.id).filter(|_| !has_identity(&relation));
-        let in_key = |column: &Column| known.map_or(column.key, |key| key.contains(&column.name));
-        let key = relation.columns.iter().map(in_key).collect();
-        let named = |(schema, name): &(String, String)| *schema == relation.schema && *name == relation.name;
-        let shown = self.only.is_empty() || self.only.iter().any(named);
+        // Without a primary key the whole row is the key, where it is the identity.
+        let none = !relation.columns.iter().any(|column| column.key);
+        let key = relation.columns.iter().map(|column| column.key || none && relation.is_full()).collect();
+        let shown = self.only.is_empty() || self.only.contains(&relation.table_name());
         self.tables.insert(relation.id, Table { key, shown, relation });
     }
 

@@ -12,7 +12,8 @@ use tokio_postgres::{Client, Statement};
 use crate::contract::facts::{Question, ask_prepared, prepare};
 use crate::contract::identity::{Publishing, covers_new_partitions, harms};
 use crate::contract::{self, Withdrawal, withdrawals};
-use crate::routes::qualified;
+use crate::routes::TableName;
+use crate::sql;
 
 /// The oldest server that the questions are made for.
 const OLDEST: u32 = 130_000;
@@ -64,8 +65,7 @@ impl Table {
     }
 
     pub fn sql(&self) -> String {
-        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+        sql::table(&self.schema, &self.name)
     }
 
     pub fn shown(&self) -> String {
@@ -106,8 +106,9 @@ pub fn obstacle(facts: &Facts, own_publication: bool) -> Option<String> {
     }
     if !facts.replication {
         return Some(format!(
-            "role {role} may not read the log. As a superuser:\n  alter role \"{role}\" replication;\n\
-             (Amazon RDS: grant rds_replication to \"{role}\".)"
+            "role {role} may not read the log. As a superuser:\n  alter role {quoted} replication;\n\
+             (Amazon RDS: grant rds_replication to {quoted}.)",
+            quoted = sql::identifier(role)
         ));
     }
     if facts.free_slots < 1 {
@@ -136,7 +137,7 @@ pub struct Plan {
 }
 
 /// Decides what to publish: the tables that are `wanted`, or all.
-pub fn plan(facts: &Facts, wanted: &[String], name: &str) -> Result<Plan> {
+pub fn plan(facts: &Facts, wanted: &[TableName], name: &str) -> Result<Plan> {
     let tables = choose(facts, wanted)?;
     let (may, may_not): (Vec<&Table>, Vec<&Table>) =
         tables.iter().partition(|table| table.owned || facts.superuser);
@@ -178,17 +179,14 @@ pub fn plan(facts: &Facts, wanted: &[String], name: &str) -> Result<Plan> {
     Ok(plan)
 }
 
-fn choose(facts: &Facts, wanted: &[String]) -> Result<Vec<Table>> {
+fn choose(facts: &Facts, wanted: &[TableName]) -> Result<Vec<Table>> {
     if wanted.is_empty() {
         return Ok(facts.tables.clone());
     }
-    let find = |name: &String| {
-        let (schema, table) = qualified(name);
-        let found = facts.tables.iter().find(|known| known.schema == schema && known.name == table);
+    let find = |name: &TableName| {
+        let found = facts.tables.iter().find(|known| (&*known.schema, &*known.name) == name.parts());
         found.cloned().with_context(|| {
-            format!(
-                "there is no table {schema}.{table} that can be published (views and unlogged tables cannot)"
-            )
+            format!("there is no table {name} that can be published (views and unlogged tables cannot)")
         })
     };
     wanted.iter().map(find).collect()
@@ -236,7 +234,11 @@ pub async fn clear(client: &Client, leftovers: &[String]) -> Result<Vec<String>>
         if !hold(client, base).await? {
             continue;
         }
-        if client.batch_execute(&format!("drop publication if exists {name}")).await.is_ok() {
+        if client
+            .batch_execute(&format!("drop publication if exists {}", sql::identifier(name)))
+            .await
+            .is_ok()
+        {
             dropped.push(name.clone());
         }
         client.execute("select pg_advisory_unlock(hashtext($1), 0)", &[&base]).await.context("unlock")?;
