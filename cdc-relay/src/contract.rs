@@ -10,12 +10,12 @@ pub mod fit;
 pub mod identity;
 pub mod literals;
 
-pub use self::advice::Mismatch;
+pub use self::advice::{Mismatch, is_sql, make_full};
 use self::facts::{Facts, Question, ask};
 pub use self::fit::creation;
 use crate::catalog::Catalog;
 use crate::pgoutput::Relation;
-use crate::routes::{Routes, Source};
+use crate::routes::{Routes, Routing, Source};
 use crate::sql::{identifier, literal};
 use crate::state::Refusal;
 use crate::wire::{Session, WireError};
@@ -37,6 +37,17 @@ pub fn check(
     if facts.publication.is_none() && facts.wal_level == "logical" {
         return Ok(Err(missing(source, facts.version)));
     }
+    judge(session, (routes, source), facts)
+}
+
+/// As `check`, while it streams: a table without routes that is published meanwhile ends nothing.
+pub fn still_fits(
+    session: &mut Session,
+    routes: &Routes,
+    source: &Source,
+) -> Result<Result<Checked, Refusal>, WireError> {
+    let mut facts = ask(session, &Question::of_source(source))?;
+    facts.tables.retain(|table| !matches!(source.routing(&table.itself.table_name()), Routing::Unknown));
     judge(session, (routes, source), facts)
 }
 

@@ -13,6 +13,8 @@ use crate::acks::Acks;
 use crate::clients::{Clients, Recalled, pause};
 use crate::contract::facts::Facts;
 use crate::contract::{self, Checked};
+use crate::coverage::record::{Break, Record};
+use crate::coverage::{Replaced, look, losses};
 use crate::database::Database;
 use crate::inspect;
 use crate::lsn::Lsn;
@@ -26,6 +28,7 @@ use crate::snapshot::{self, Snapshots};
 use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
 use crate::stream::{Leftover, Letters, Origin, Stream};
+use crate::watch::Watch;
 use crate::wire::{Session, WireError};
 
 /// A standby looks so often whether the slot is free.
@@ -90,6 +93,8 @@ struct Life {
     told: Lsn,
     stalls: u32,
     fingerprint: String,
+    /// Why nothing is emitted until the rows were read again.
+    broken: Option<Refusal>,
 }
 
 /// Runs until `Acks::stop`.
@@ -103,6 +108,7 @@ pub fn run(wiring: Wiring) {
         fingerprint: wiring.source.fingerprint(),
         given: Arc::clone(&wiring),
         new_tables: BTreeSet::new(),
+        broken: None,
         wiring,
     };
     let delays = || {
@@ -119,7 +125,7 @@ pub fn run(wiring: Wiring) {
         let (state, rest) = match life.attempt() {
             Ok(()) => break,
             Err(Trouble::Standby) => (State::Standby, STANDBY),
-            Err(Trouble::Refused(refusal)) => (State::Refused(refusal.to_string()), REFUSED),
+            Err(Trouble::Refused(refusal)) => (State::Refused(life.refused(refusal)), REFUSED),
             Err(Trouble::Failed(error)) => {
                 // A session that read something was a good one: the next may come at once.
                 if life.next_ticket > tickets {
@@ -136,6 +142,15 @@ pub fn run(wiring: Wiring) {
 }
 
 impl Life {
+    /// What a refusal says; a break is said until the rows were read again, whatever else is wrong.
+    fn refused(&mut self, refusal: Refusal) -> String {
+        match (refusal, &self.broken) {
+            (broken @ Refusal::Broken(_), _) => self.broken.insert(broken).to_string(),
+            (other, Some(broken)) => format!("{broken} Now: {other}"),
+            (other, None) => other.to_string(),
+        }
+    }
+
     /// One session, from connecting to its end. `Ok`: told to stop.
     fn attempt(&mut self) -> Result<(), Trouble> {
         let slot_name = self.wiring.source.slot.get_ref().clone();
@@ -151,11 +166,13 @@ impl Life {
         if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
             return Err(Trouble::Standby);
         }
-        let Recalled { memory, mut positions, end } = self.clients.recall(0)?;
+        let Recalled { memory, mut positions, publication, end } = self.clients.recall(0)?;
         self.clients.recall_halted()?;
         let start = admit(memory.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
+        let known = publication.filter(|_| matches!(start, Start::Resume { .. }));
         let memory = self.begin(start, &mut session, (&cluster, memory), confirmed)?;
+        let record = self.covered(&mut session, known, memory.acknowledged)?;
         let publication = self.wiring.source.publication.get_ref().as_str();
         let wire = match session.start(&slot_name, &[publication]) {
             Ok(wire) => wire,
@@ -169,6 +186,7 @@ impl Life {
         if later
             .memory
             .is_some_and(|later| later.acknowledged > memory.acknowledged || at(&later) != at(&memory))
+            || later.publication.is_some_and(|later| later != record)
         {
             return Err(Trouble::Standby);
         }
@@ -185,7 +203,39 @@ impl Life {
         });
         let Wiring { source, database, metrics, acks, .. } = &*self.wiring;
         let snapshots = snapshot::begin(source, &cluster, found.collect(), database, (metrics, acks))?;
-        self.stream(wire, (memory, confirmed), snapshots)
+        self.stream(wire, (memory, confirmed), (record, snapshots))
+    }
+
+    /// What the publication sends, compared with what it sent: refuses where it may have sent less in between.
+    fn covered(
+        &mut self,
+        session: &mut Session,
+        known: Option<Record>,
+        acknowledged: Lsn,
+    ) -> Result<Record, Trouble> {
+        let source = &self.wiring.source;
+        let found = look::look(session, source.publication.get_ref())?;
+        let Some(known) = known else {
+            let record = Record { coverage: found, ..Record::default() };
+            self.clients.remember_publication(&record)?;
+            self.broken = None;
+            return Ok(record);
+        };
+        if let Some(broken) = known.broken {
+            return Err(Refusal::Broken(broken).into());
+        }
+        let losses = losses(&known.coverage, &found, source, &Replaced::default());
+        if !losses.is_empty() {
+            let broken = Break { what: losses.join("; "), since: acknowledged };
+            self.clients.remember_publication(&Record { broken: Some(broken.clone()), ..known })?;
+            return Err(Refusal::Broken(broken).into());
+        }
+        self.broken = None;
+        let record = Record { coverage: found.after(&known.coverage), ..known.clone() };
+        if record != known {
+            self.clients.remember_publication(&record)?;
+        }
+        Ok(record)
     }
 
     /// Where the slot stands now that it is ours. Somebody who is no relay may have advanced it, or made it anew, after
@@ -217,14 +267,17 @@ impl Life {
         &mut self,
         wire: crate::copy::Replication,
         (memory, begin): (Memory, Lsn),
-        snapshots: Option<Snapshots>,
+        (record, snapshots): (Record, Option<Snapshots>),
     ) -> Result<(), Trouble> {
         self.wiring.metrics.sessions.inc();
         let relay = &self.wiring.routes.relay;
+        let watch = Watch::begin(&self.wiring, record.coverage.clone(), memory.acknowledged);
         let origin = Origin {
             memory,
             begin,
             status: self.wiring.status.clone(),
+            watch,
+            healed: record.healed.clone(),
             memory_key: self.clients.memory_key(),
             memory_topic: relay.state_topic.get_ref().clone(),
             in_flight_bytes: relay.in_flight_bytes as i64,
@@ -242,12 +295,19 @@ impl Life {
         let (result, left) = stream.run();
         let Leftover { next_ticket, told, stalls } = left;
         (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);
-        result.map_err(|error| {
-            if let Some(NewTable(table)) = error.downcast_ref() {
-                self.new_tables.insert(table.clone());
+        let trouble = match result {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                if let Some(NewTable(table)) = error.downcast_ref() {
+                    self.new_tables.insert(table.clone());
+                }
+                error.downcast().map_or_else(Trouble::Failed, Trouble::Refused)
             }
-            error.downcast().map_or_else(Trouble::Failed, Trouble::Refused)
-        })
+        };
+        if let Trouble::Refused(Refusal::Broken(broken)) = &trouble {
+            self.clients.remember_publication(&Record { broken: Some(broken.clone()), ..record })?;
+        }
+        Err(trouble)
     }
 
     /// Finds out what the patterns of the routes file mean, which may have changed since the last session.

@@ -4,6 +4,7 @@
 //! When to read is decided by `pace`.
 
 mod intake;
+mod publication;
 mod release;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::acks::{Ack, Acks};
 use crate::copy::Replication;
+use crate::coverage::record::Healed;
 use crate::database::Database;
 use crate::failpoints::{Place, reach};
 use crate::history::History;
@@ -30,6 +32,7 @@ use crate::state::{Memory, Phase};
 use crate::status::{State, Status};
 use crate::tell::Teller;
 use crate::topics::Reader;
+use crate::watch::Watch;
 
 /// Postgres hears from us at least and at most so often.
 const STATUS_MOST: Duration = Duration::from_millis(100);
@@ -49,6 +52,9 @@ pub struct Origin {
     /// Where the server begins, at or before what the memory has.
     pub begin: Lsn,
     pub status: Status,
+    pub watch: Watch,
+    /// Breaks of the publication after which the rows were read again.
+    pub healed: Vec<Healed>,
     pub memory_key: String,
     pub memory_topic: String,
     pub in_flight_bytes: i64,
@@ -172,6 +178,7 @@ impl<'a> Stream<'a> {
     fn stream(&mut self) -> Result<()> {
         while !self.acks.stopping() {
             self.collect()?;
+            self.heed_publication()?;
             self.note_snapshots()?;
             self.remember(false)?;
             self.step_snapshots()?;

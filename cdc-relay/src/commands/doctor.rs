@@ -5,6 +5,7 @@
 mod brokers;
 pub mod facts;
 mod finding;
+mod idle;
 mod patterns;
 #[cfg(feature = "sinks")]
 mod queues;
@@ -174,15 +175,8 @@ async fn looked(
     slot: Option<&str>,
     memory: Option<Option<&Memory>>,
 ) -> Result<Vec<Finding>> {
-    let tables = contract.routed.map(|(_, source)| routed(source)).unwrap_or_default();
-    let facts = facts::gather(client, contract.publication, &tables).await?;
+    let facts = facts::gather(client, &contract.question()).await?;
     Ok(check(&facts, contract, slot, memory))
-}
-
-/// `schema.table` of every table with routes.
-fn routed(source: &Source) -> Vec<String> {
-    let qualified = source.tables.iter().map(|table| table.qualified());
-    qualified.map(|(schema, name)| format!("{schema}.{name}")).collect()
 }
 
 /// Every check of a database. Pure.
@@ -195,9 +189,14 @@ fn check(
     let exists = slot.is_some_and(|name| facts.slot(name).is_some());
     let mut findings = server::server(facts, exists);
     findings.extend(slot::failover(facts, slot));
-    findings.extend(tables::publication(facts, contract));
+    findings.extend(tables::publication(facts, contract, exists));
     findings.extend(tables::tables(facts, contract));
-    findings.extend(slot.map(|name| slot::slot(facts, name, memory)).unwrap_or_default());
+    if let Some(name) = slot {
+        let source = contract.routed.map(|(_, source)| source.name.get_ref().as_str());
+        findings.extend(slot::slot(facts, name, memory));
+        findings.extend(idle::own(facts, name, source));
+    }
+    findings.extend(idle::others(facts, slot));
     findings.extend(slot::retention(facts));
     findings
 }
