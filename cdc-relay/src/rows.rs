@@ -49,7 +49,7 @@ pub struct Page<'a> {
 /// `"char"`
 const CHAR: u32 = 18;
 
-/// A column's value in SQL, from its text. Servers before 16 do not read a byte that is no UTF-8 as 16 print it.
+/// A column's value in SQL, from its text. Servers before 15 do not read a byte that is no UTF-8 as 15 print it.
 fn value(text: &str, type_oid: u32) -> String {
     match utf8::byte(text) {
         Some(byte) if type_oid == CHAR => format!("({})::\"char\"", byte.cast_signed()),
