@@ -12,6 +12,7 @@ use jiff::tz::Offset;
 use crate::array;
 use crate::routes::Cast;
 use crate::template::Problem;
+use crate::{strict, utf8};
 
 pub const TIMESTAMPTZ: u32 = 1184;
 pub const TEXT: u32 = 25;
@@ -27,9 +28,10 @@ pub enum Form {
     Bool,
     /// Digits: valid JSON as it is.
     Integer,
-    /// A number, or one of NaN and the infinities, which JSON has only as text.
+    /// A number, or what JSON has only as text: NaN, the infinities, and what no reader takes as a number.
     Number,
     Json,
+    Jsonb,
     /// As base64.
     Bytea,
     Instant,
@@ -38,8 +40,6 @@ pub enum Form {
     /// Text that needs no escapes.
     Plain,
     Text,
-    /// `"char"`: a byte that need not be valid UTF-8.
-    Char,
     Array {
         element: &'static Form,
         delimiter: u8,
@@ -60,7 +60,7 @@ pub enum Form {
 static ARRAYS: [(u32, u32, Form); 23] = [
     (1000, BOOL, Form::Bool),
     (1001, BYTEA, Form::Bytea),
-    (1002, 18, Form::Char),
+    (1002, 18, Form::Text),
     (1005, 21, Form::Integer),
     (1007, 23, Form::Integer),
     (1016, 20, Form::Integer),
@@ -72,7 +72,7 @@ static ARRAYS: [(u32, u32, Form); 23] = [
     (1022, 701, Form::Number),
     (1231, 1700, Form::Number),
     (199, 114, Form::Json),
-    (3807, 3802, Form::Json),
+    (3807, 3802, Form::Jsonb),
     (1185, TIMESTAMPTZ, Form::Instant),
     (1115, TIMESTAMP, Form::Local),
     (1182, DATE, Form::Plain),
@@ -98,12 +98,12 @@ impl Form {
             BOOL => Form::Bool,
             20 | 21 | 23 | 26 | 28 | 29 | 5069 => Form::Integer,
             700 | 701 | 1700 => Form::Number,
-            114 | 3802 => Form::Json,
+            114 => Form::Json,
+            3802 => Form::Jsonb,
             BYTEA => Form::Bytea,
             TIMESTAMPTZ => Form::Instant,
             TIMESTAMP => Form::Local,
             2950 | DATE | 1083 | 1266 => Form::Plain,
-            18 => Form::Char,
             _ => match ARRAYS.iter().find(|(array, _, _)| *array == type_oid) {
                 Some((array, _, element)) => {
                     Form::Array { element, delimiter: if *array == BOX_ARRAY { b';' } else { b',' } }
@@ -124,7 +124,7 @@ impl Form {
             (Some(Cast::Text), _) => Form::Text,
             (Some(Cast::Number), Form::Integer) => natural,
             (Some(Cast::Number), _) => Form::CheckedNumber,
-            (Some(Cast::Json), Form::Json) => natural,
+            (Some(Cast::Json), Form::Json | Form::Jsonb) => natural,
             (Some(Cast::Json), _) => Form::CheckedJson,
             (Some(Cast::EpochMs), _) if timed => Form::Epoch { micros: 1000 },
             (Some(Cast::EpochUs), _) if timed => Form::Epoch { micros: 1 },
@@ -150,19 +150,20 @@ impl Form {
     pub fn write_scalar(self, text: &[u8], out: &mut Vec<u8>) -> Result<(), Problem> {
         match self {
             Form::Bool => out.extend_from_slice(if text == b"t" { b"true" } else { b"false" }),
-            Form::Integer | Form::Json => out.extend_from_slice(text),
+            Form::Integer => out.extend_from_slice(text),
+            Form::Json => strict::append(text, out),
+            Form::Jsonb => strict::append_binary(text, out),
             Form::Number if is_number(text) => out.extend_from_slice(text),
             Form::Number | Form::Plain => quoted(out, |out| out.extend_from_slice(text)),
             Form::Bytea => bytea(text, out)?,
             Form::Instant => quoted(out, |out| instant(text, out)),
             Form::Local => quoted(out, |out| local(text, out)),
             Form::Text | Form::Array { .. } => string(text, out),
-            Form::Char => char_byte(text, out),
             Form::CheckedNumber if is_number(text) => out.extend_from_slice(text),
-            Form::CheckedNumber => return Err(not("a number", text)),
+            Form::CheckedNumber => return Err(not("a number that every reader takes", text)),
             Form::CheckedJson => {
                 serde_json::from_slice::<serde::de::IgnoredAny>(text).map_err(|_| not("JSON", text))?;
-                out.extend_from_slice(text);
+                strict::append(text, out);
             }
             Form::Epoch { micros } => epoch(text, micros, out)?,
             Form::Hex => {
@@ -196,6 +197,9 @@ pub fn string(text: &[u8], out: &mut Vec<u8>) {
 /// Appends the inside of a JSON string. Runs without an escape are copied whole.
 #[inline]
 pub fn escape(text: &[u8], out: &mut Vec<u8>) {
+    if !utf8::is_valid(text) {
+        return escape(utf8::owned(text).as_bytes(), out);
+    }
     let mut rest = text;
     while let Some(at) = first_special(rest) {
         let (clean, tail) = rest.split_at(at);
@@ -220,7 +224,7 @@ pub fn escape(text: &[u8], out: &mut Vec<u8>) {
 
 /// Eight bytes at a time: is any below 0x20, a quote or a backslash? (Zero-byte tests on the differences.)
 #[inline]
-fn first_special(text: &[u8]) -> Option<usize> {
+pub fn first_special(text: &[u8]) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let has_zero = |word: u64| word.wrapping_sub(ONES) & !word;
@@ -246,17 +250,10 @@ fn is_special(byte: &u8) -> bool {
     *byte < 0x20 || *byte == b'"' || *byte == b'\\'
 }
 
-/// Whether Postgres' text of a number is one in JSON too: not NaN or Infinity, and without a leading zero or plus.
-pub fn is_number(text: &[u8]) -> bool {
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    match digits {
-        [b'0', b'0'..=b'9', ..] | [] => false,
-        [b'0'..=b'9', ..] => {
-            let plain = digits.iter().all(u8::is_ascii_digit);
-            plain || serde_json::from_slice::<serde_json::Number>(text).is_ok()
-        }
-        _ => false,
-    }
+/// Whether Postgres' text of a number is one in JSON too, and one that every reader takes.
+#[inline]
+fn is_number(text: &[u8]) -> bool {
+    strict::is_number(text) && strict::is_readable(text)
 }
 
 /// `2026-11-23 00:00:00.12+00` → `2026-11-23T00:00:00.120000Z`. What is not of that shape (infinity, years outside
@@ -317,17 +314,6 @@ fn bytea(text: &[u8], out: &mut Vec<u8>) -> Result<(), Problem> {
     }
     out.push(b'"');
     Ok(())
-}
-
-/// A byte above 0x7F is not UTF-8 by itself; it is written as Postgres 16 and later print it.
-fn char_byte(text: &[u8], out: &mut Vec<u8>) {
-    match text {
-        &[byte] if byte >= 0x80 => {
-            let digit = |shift: u8| b'0' + (byte >> shift & 7);
-            string(&[b'\\', digit(6), digit(3), digit(0)], out);
-        }
-        _ => string(text, out),
-    }
 }
 
 /// Infinity, and years outside 0001–9999, have no count here and cannot be told.

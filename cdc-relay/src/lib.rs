@@ -52,8 +52,10 @@ pub mod sql;
 #[cfg(feature = "sinks")]
 mod stall;
 pub mod state;
+mod strict;
 pub mod template;
 mod tls;
+pub mod utf8;
 pub mod when;
 pub mod wire;
 

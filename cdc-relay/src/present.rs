@@ -8,7 +8,6 @@ use crate::letter::Letter;
 use crate::made::Made;
 use crate::pgoutput::Relation;
 use crate::rows::{self, HONEST, Table};
-use crate::sql::{identifier, literal};
 use crate::template::{Problem, Row};
 use crate::wire::{Session, WireError};
 
@@ -116,7 +115,7 @@ fn select(table: &Table, letter: &Letter) -> Result<String, Problem> {
         return Err(Problem(why.clone()));
     }
     let condition = |name: &str| match letter.column(name) {
-        Some(Some(text)) => Ok(format!("{} = {}", identifier(name), literal(text))),
+        Some(Some(text)) => Ok(table.equals(name, text)),
         _ => Err(Problem(format!("the letter lacks {name}, a column of the primary key"))),
     };
     let conditions: Vec<String> = table.key_columns().map(condition).collect::<Result<_, _>>()?;

@@ -180,10 +180,10 @@ fn query(
     let limited = limit.map_or_else(String::new, |limit| format!(" limit {limit}"));
     Ok(match rows {
         Rows::Key(key) => match lone_column(table, routed) {
-            Some(column) => {
-                let condition = format!("{} = {}", identifier(column), literal(key));
-                (table.select_where(&condition, &format!("{by_key}{limited}")), Some(key.clone()))
-            }
+            Some(column) => (
+                table.select_where(&table.equals(column, key), &format!("{by_key}{limited}")),
+                Some(key.clone()),
+            ),
             None => (table.select_where("true", &by_key), Some(key.clone())),
         },
         Rows::Where(condition) => {

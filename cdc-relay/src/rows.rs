@@ -10,6 +10,7 @@ use crate::inspect::text;
 use crate::lsn::Lsn;
 use crate::pgoutput::Relation;
 use crate::sql::{self, identifier, literal};
+use crate::utf8;
 use crate::wire::{Result, Session, WireError};
 
 /// A published table, and how to read it.
@@ -45,6 +46,17 @@ pub struct Page<'a> {
     pub limit: u32,
 }
 
+/// `"char"`
+const CHAR: u32 = 18;
+
+/// A column's value in SQL, from its text. Servers before 16 do not read a byte that is no UTF-8 as 16 print it.
+fn value(text: &str, type_oid: u32) -> String {
+    match utf8::byte(text) {
+        Some(byte) if type_oid == CHAR => format!("({})::\"char\"", byte.cast_signed()),
+        _ => literal(text),
+    }
+}
+
 impl Table {
     /// `schema.table`, as the routes file names it.
     pub fn name(&self) -> String {
@@ -63,6 +75,17 @@ impl Table {
         self.key.iter().filter_map(|key| Some(columns.get(key.index)?.name.as_str()))
     }
 
+    /// The condition that a column has the value of this text.
+    pub fn equals(&self, name: &str, text: &str) -> String {
+        let column = self.relation.columns.iter().find(|column| column.name == name);
+        let type_oid = column.map_or(0, |column| column.type_oid);
+        format!("{} = {}", identifier(name), value(text, type_oid))
+    }
+
+    fn type_of(&self, key: &Key) -> u32 {
+        self.relation.columns.get(key.index).map_or(0, |column| column.type_oid)
+    }
+
     /// The query for all rows, or for a page of them by primary key.
     pub fn select(&self, page: Option<Page<'_>>) -> String {
         let columns: Vec<String> =
@@ -71,7 +94,8 @@ impl Table {
         let mut conditions: Vec<String> = self.filter.iter().map(|filter| format!("({filter})")).collect();
         let key: Vec<String> = self.key_columns().map(identifier).collect();
         if let Some(page) = page.filter(|page| !page.after.is_empty()) {
-            let typed = |(value, key): (&String, &Key)| format!("{}::{}", literal(value), key.kind);
+            let typed =
+                |(text, key): (&String, &Key)| format!("{}::{}", value(text, self.type_of(key)), key.kind);
             let after: Vec<String> = page.after.iter().zip(&self.key).map(typed).collect();
             conditions.push(format!("({}) > ({})", key.join(", "), after.join(", ")));
         }

@@ -13,6 +13,7 @@ use crate::json;
 use crate::nearest::hint;
 use crate::pgoutput::{Old, Relation, Tuple, Value};
 use crate::routes::{Text, unquote};
+use crate::utf8;
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,21 +68,34 @@ impl<'a> Row<'a> {
         }
     }
 
+    /// What the row before has of a column that the update did not change. The key before has the key's columns, and
+    /// null for all others.
+    #[inline]
+    fn unchanged(&self, index: usize) -> Option<&'a [u8]> {
+        let (Old::Row(old) | Old::Key(old)) = self.old?;
+        if let Value::Text(bytes) = old.get(index) { Some(bytes) } else { None }
+    }
+
+    /// Whether the column is null. What is left out of the log is large, and so is not.
+    #[inline]
+    pub fn is_null(&self, index: usize) -> bool {
+        self.new.get(index) == Value::Null
+    }
+
     /// The text of a column, `None` for null.
     #[inline]
     pub fn text(&self, index: usize) -> Result<Option<&'a [u8]>, Problem> {
         match self.new.get(index) {
             Value::Text(bytes) => Ok(Some(bytes)),
             Value::Null => Ok(None),
-            Value::Unchanged => match self.before().map(|old| old.get(index)) {
-                Some(Value::Text(bytes)) => Ok(Some(bytes)),
-                _ => Err(Problem(format!(
+            Value::Unchanged => self.unchanged(index).map(Some).ok_or_else(|| {
+                Problem(format!(
                     "column {} holds a large value that this update left out of the log; \
                      `alter table … replica identity full` would carry it, and `toast = \"omit\"` on the route would \
                      leave it out",
                     index + 1
-                ))),
-            },
+                ))
+            }),
             Value::Binary(_) => Err(Problem(format!("column {} came in binary form", index + 1))),
         }
     }
@@ -89,8 +103,7 @@ impl<'a> Row<'a> {
     /// Whether the log leaves the column's value open: large, unchanged, and not in the row before either.
     #[inline]
     pub fn is_unknown(&self, index: usize) -> bool {
-        self.new.get(index) == Value::Unchanged
-            && !matches!(self.before().map(|old| old.get(index)), Some(Value::Text(_)))
+        self.new.get(index) == Value::Unchanged && self.unchanged(index).is_none()
     }
 }
 
@@ -382,32 +395,53 @@ pub struct Bound {
 impl Bound {
     /// The table's key: one column as text, several as a JSON array of texts, since no separator is safe.
     pub fn identity(relation: &Relation) -> Result<Bound, Problem> {
-        let keys = relation.columns.iter().enumerate().filter(|(_, column)| column.key);
-        let keys: Vec<(usize, u32)> = keys.map(|(index, column)| (index, column.type_oid)).collect();
-        let part = |index, how| Part::Column { index, how, default: None };
-        let mut parts = Vec::new();
-        match keys.as_slice() {
-            [] => {
-                let (schema, name) = (&relation.schema, &relation.name);
-                return Err(Problem(format!("{schema}.{name} has no primary key: give it a `key`")));
+        let mut keys = relation.columns.iter().enumerate().filter(|(_, column)| column.key);
+        match (keys.next(), keys.next()) {
+            (Some((index, column)), None) => {
+                let part = Part::Column { index, how: How::of(column.type_oid), default: None };
+                Ok(Bound { parts: vec![part] })
             }
-            &[(index, type_oid)] => parts.push(part(index, How::of(type_oid))),
-            several => {
-                let mut lead: &[u8] = b"[";
-                for &(index, _) in several {
-                    parts.extend([Part::Text(lead.into()), part(index, How::Quoted)]);
-                    lead = b",";
-                }
-                parts.push(Part::Text(b"]".as_slice().into()));
-            }
+            _ => Bound::texts_of_key(relation),
         }
+    }
+
+    /// The texts of the table's key as a JSON array, however many they are.
+    fn texts_of_key(relation: &Relation) -> Result<Bound, Problem> {
+        let keys = relation.columns.iter().enumerate().filter(|(_, column)| column.key);
+        let mut parts = Vec::new();
+        for (index, _) in keys {
+            let lead: &[u8] = if parts.is_empty() { b"[" } else { b"," };
+            parts.extend([Part::Text(lead.into()), Part::Column { index, how: How::Quoted, default: None }]);
+        }
+        if parts.is_empty() {
+            let (schema, name) = (&relation.schema, &relation.name);
+            return Err(Problem(format!("{schema}.{name} has no primary key: give it a `key`")));
+        }
+        parts.push(Part::Text(b"]".as_slice().into()));
         Ok(Bound { parts })
     }
 
-    /// Appends the text of this row. `Ok(false)`: a column is null, and nothing was appended.
+    /// The name of a row among all rows: its table, and the texts of its key. `None`: the table has no key.
+    pub fn row_name(relation: &Relation) -> Option<Bound> {
+        let mut bound = Bound::texts_of_key(relation).ok()?;
+        let table = format!("{}.{}", relation.schema, relation.name);
+        bound.parts.insert(0, Part::Text(table.into_bytes().into()));
+        Some(bound)
+    }
+
+    /// Appends the text of this row. `Ok(false)`: a column is null. Then, and after an error, nothing was appended.
     #[inline]
     pub fn write(&self, row: &Row<'_>, out: &mut Vec<u8>) -> Result<bool, Problem> {
         let start = out.len();
+        let written = self.append(row, out);
+        if written != Ok(true) {
+            out.truncate(start);
+        }
+        written
+    }
+
+    #[inline]
+    fn append(&self, row: &Row<'_>, out: &mut Vec<u8>) -> Result<bool, Problem> {
         for part in &self.parts {
             match part {
                 Part::Text(text) => out.extend_from_slice(text),
@@ -417,11 +451,10 @@ impl Bound {
                             out.extend_from_slice(default);
                             continue;
                         }
-                        out.truncate(start);
                         return Ok(false);
                     };
                     match how {
-                        How::Raw => out.extend_from_slice(text),
+                        How::Raw => utf8::append(text, out),
                         How::Instant => json::instant(text, out),
                         How::Quoted => json::string(text, out),
                         How::Named(names) => out.extend_from_slice(named(names, text)?),

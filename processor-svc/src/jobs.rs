@@ -6,7 +6,7 @@
 //!
 //! While the breaker is open nothing is taken.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::breaker::Opening;
 use crate::calls::Calls;
-use crate::charge::Charge;
+use crate::charge::{CONFLICT, Charge};
 use crate::failpoints::{Place, reach};
 use crate::metrics::Metrics;
 use crate::retry::{Stop, backoff, until_done};
@@ -213,7 +213,7 @@ impl Jobs {
                         taken.push(Taken { job, message });
                     }
                     Some(first) if job.charge.is_same(&taken[*first].job.charge) => self.count("already", 1),
-                    Some(_) => unreadable.push(self.parked(&message, CONFLICT)),
+                    Some(_) => unreadable.push(self.contradicts(&message)),
                 },
             }
         }
@@ -221,14 +221,27 @@ impl Jobs {
         (taken, unreadable)
     }
 
-    /// Drops duplicates of charges that are known to have ended.
+    /// Drops duplicates of charges that have ended. Redis says which those may be, the database which they are: its rows
+    /// may be older than what Redis knows.
     async fn not_ended(&self, mut taken: Vec<Taken>) -> Vec<Taken> {
         let charges: Vec<&Charge> = taken.iter().map(|t| &t.job.charge).collect();
-        let ended = self.settled.among(&charges).await;
-        if !ended.is_empty() {
-            taken.retain(|t| !ended.contains(&t.job.charge.payment_id));
-            self.count("ended", ended.len());
+        let hits = self.settled.among(&charges).await;
+        if hits.is_empty() {
+            return taken;
         }
+        let hits: Vec<&Charge> = charges.into_iter().filter(|c| hits.contains(&c.payment_id)).collect();
+        let ended = match self.store.ended(&hits).await {
+            Ok(ended) => ended,
+            Err(error) => {
+                // The insert meets the same rows, and is tried again until it has.
+                tracing::warn!(error = format!("{error:#}"), "what Redis knows could not be confirmed");
+                HashSet::new()
+            }
+        };
+        let unconfirmed = self.metrics.cache.with_label_values(&["unconfirmed"]);
+        unconfirmed.inc_by((hits.len() - ended.len()) as u64);
+        taken.retain(|t| !ended.contains(&t.job.charge.payment_id));
+        self.count("ended", ended.len());
         taken
     }
 
@@ -287,7 +300,7 @@ impl Jobs {
                 }
                 Admitted::Already => "already",
                 Admitted::Conflict => {
-                    conflicts.push(self.parked(&taken.message, CONFLICT));
+                    conflicts.push(self.contradicts(&taken.message));
                     "parked"
                 }
             };
@@ -307,12 +320,15 @@ impl Jobs {
         work::park(&self.queue, message, reason)
     }
 
+    fn contradicts(&self, message: &Message) -> Parked {
+        self.metrics.consumer.contradictions.inc();
+        self.parked(message, CONFLICT)
+    }
+
     fn count(&self, result: &str, messages: usize) {
         self.metrics.jobs.with_label_values(&[result]).inc_by(messages as u64);
     }
 }
-
-const CONFLICT: &str = "this payment was already taken up as a different charge";
 
 /// The first delivery and what else has arrived, without waiting.
 fn drain(first: Delivery, consumer: &mut Consumer, most: usize) -> anyhow::Result<Vec<Delivery>> {

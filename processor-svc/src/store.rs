@@ -9,6 +9,7 @@
 pub mod cancel;
 pub mod sweep;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use saga::postgres::{Client, Pool};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use crate::cause::Cause;
 use crate::charge::Charge;
 use crate::saga::{State, To};
 use crate::work::Job;
@@ -69,6 +71,10 @@ const INSERT: &str = "
 const READ_CHARGES: &str = "
     select payment_id, user_id, client_number, service_id, amount, traceparent from charges
      where payment_id = any($1)";
+
+const READ_ENDED: &str = "
+    select payment_id, user_id, client_number, service_id, amount, traceparent from charges
+     where payment_id = any($1) and status in ('succeeded', 'declined', 'expired', 'cancelled')";
 
 const READ_STATES: &str = "
     select payment_id, status, attempt, exposed from charges where payment_id = any($1)";
@@ -175,6 +181,18 @@ impl Store {
         rows.iter().map(|row| Ok((row.get("payment_id"), state(row)?))).collect()
     }
 
+    /// Which of these very charges have ended.
+    pub async fn ended(&self, charges: &[&Charge]) -> anyhow::Result<HashSet<Uuid>> {
+        let client = self.client().await?;
+        let ids: Vec<Uuid> = charges.iter().map(|charge| charge.payment_id).collect();
+        let read = client.prepare_cached(READ_ENDED).await?;
+        let rows = client.query(&read, &[&ids]).await.context("read ended charges")?;
+        let there: HashMap<Uuid, Charge> =
+            rows.iter().map(|row| (row.get("payment_id"), charge(row))).collect();
+        let same = |charge: &&&Charge| there.get(&charge.payment_id).is_some_and(|row| row.is_same(charge));
+        Ok(charges.iter().filter(same).map(|charge| charge.payment_id).collect())
+    }
+
     /// Names this very history of this very database: cluster, timeline (a restore or failover starts a new
     /// one), database.
     pub async fn identity(&self) -> anyhow::Result<String> {
@@ -188,7 +206,7 @@ struct Values<'a> {
     payment_id: Uuid,
     from: (&'static str, i32),
     to: (&'static str, i32),
-    reason: Option<&'a str>,
+    reason: Option<Cow<'a, str>>,
     provider_reference: Option<&'a str>,
     lease_ms: Option<i64>,
     noted_kind: Option<&'static str>,
@@ -217,7 +235,7 @@ async fn transit(
                 &column(&rows, |r| r.from.1),
                 &column(&rows, |r| r.to.0),
                 &column(&rows, |r| r.to.1),
-                &column(&rows, |r| r.reason),
+                &column(&rows, |r| r.reason.as_deref()),
                 &column(&rows, |r| r.provider_reference),
                 &column(&rows, |r| r.lease_ms),
                 &column(&rows, |r| r.noted_kind),
@@ -251,7 +269,7 @@ fn values(write: &Write, lease: Duration) -> Values<'_> {
     match &write.to {
         To::Waiting { attempt, why } => {
             values.to = ("waiting", *attempt);
-            values.reason = Some(why);
+            values.reason = Some(why.to_string().into());
             values.lease_ms = Some(pause);
             values.noted_kind = Some("charge");
         }
@@ -261,8 +279,8 @@ fn values(write: &Write, lease: Duration) -> Values<'_> {
         }
         To::Unknown { attempt, why } => {
             values.to = ("unknown", *attempt);
-            values.reason = Some(why);
-            values.noted_kind = Some(if why == crate::saga::LEASE_LAPSED { "sweep" } else { "charge" });
+            values.reason = Some(why.to_string().into());
+            values.noted_kind = Some(if *why == Cause::LeaseLapsed { "sweep" } else { "charge" });
             values.next_ms = Some(pause);
         }
         To::Succeeded { provider_reference } => {
@@ -271,15 +289,15 @@ fn values(write: &Write, lease: Duration) -> Values<'_> {
         }
         To::Declined { code } => {
             values.to.0 = "declined";
-            values.reason = Some(code);
+            values.reason = Some(code.as_str().into());
         }
         To::Expired => {
             values.to.0 = "expired";
-            values.reason = Some("deadline_passed");
+            values.reason = Some("deadline_passed".into());
         }
         To::Cancelled => {
             values.to.0 = "cancelled";
-            values.reason = Some("cancel_requested");
+            values.reason = Some("cancel_requested".into());
         }
     }
     values

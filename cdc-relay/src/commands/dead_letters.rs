@@ -9,6 +9,7 @@ use rdkafka::message::Message;
 
 use super::{Ending, Outcome};
 use crate::config::{KafkaArgs, RoutesArgs};
+use crate::dead::Halts;
 use crate::routes::Routes;
 use crate::shelf::{Shelf, Shelved};
 use crate::shell;
@@ -96,6 +97,13 @@ impl<'s> Line<'s> {
     }
 }
 
+fn key(halts: &Halts) -> String {
+    match halts {
+        Halts { key: Some(key), .. } => key.clone(),
+        other => format!("({other})"),
+    }
+}
+
 fn command(shelved: &Shelved, routes: &RoutesArgs) -> String {
     format!(
         "cdc-relay release --routes {} {}",
@@ -116,7 +124,7 @@ fn show(shelved: &[Shelved], config: &DeadLettersConfig, out: &mut impl Write) -
         table.add_row([
             row.source.clone(),
             row.destination.clone(),
-            row.key.clone().unwrap_or_else(|| "(every key)".to_owned()),
+            key(&row.halts),
             row.letters.to_string(),
             since.unwrap_or_default(),
             row.table.clone(),

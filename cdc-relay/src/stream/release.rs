@@ -173,13 +173,13 @@ impl Stream<'_> {
         let (transaction, progress) = (&mut self.transaction, &mut self.progress);
         let again = transaction.commit_lsn < self.origin.told;
         let mut open = Open { transaction, ticket, progress, again };
-        self.teller.note((note.key.as_deref().unwrap_or_default(), &value), &mut open)?;
+        self.teller.note((&note.halts, &value), &mut open)?;
         self.teller.noted(&value)?;
-        let Note { source, destination, key, told, passed_over, .. } = note;
+        let Note { source, destination, halts, told, passed_over, .. } = note;
         match &note.reason {
             _ if note.done => tracing::info!(source, told, passed_over, "the order to release is done"),
-            Some(reason) => tracing::warn!(source, destination, key, told, "stays halted: {reason}"),
-            None => tracing::info!(source, destination, key, told, passed_over, "released"),
+            Some(reason) => tracing::warn!(source, destination, told, "{halts} stays halted: {reason}"),
+            None => tracing::info!(source, destination, told, passed_over, "{halts} released"),
         }
         Ok(())
     }

@@ -5,7 +5,9 @@
 
 mod alters;
 mod brokers;
+mod bytes;
 mod commands;
+mod connection;
 mod dead_letters;
 #[cfg(feature = "failpoints")]
 mod ends;
@@ -22,6 +24,7 @@ mod names;
 mod observed;
 mod oracle;
 mod outages;
+mod own_key;
 mod proxy;
 mod publications;
 mod rabbit;
@@ -33,6 +36,7 @@ mod rig;
 mod servers;
 mod snapshot;
 mod standby;
+mod strict;
 mod telling;
 mod tls;
 mod types;

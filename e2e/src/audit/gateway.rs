@@ -17,7 +17,9 @@ pub struct Net {
     pub charges: u32,
     pub voids: u32,
     /// Charged and not given back.
-    pub amount: i64,
+    pub amount: i128,
+    /// The smallest and the largest amount of a line.
+    pub lines: Option<(i64, i64)>,
 }
 
 impl Net {
@@ -29,8 +31,13 @@ impl Net {
         (self.standing(), self.amount) == (0, 0)
     }
 
+    /// Every charge and every void was of this amount.
+    pub fn is_of(self, amount: i64) -> bool {
+        self.lines.is_none_or(|lines| lines == (amount, amount))
+    }
+
     pub fn is_once(self, amount: i64) -> bool {
-        (self.standing(), self.amount) == (1, amount)
+        (self.standing(), self.amount) == (1, i128::from(amount))
     }
 
     /// For people.
@@ -78,9 +85,18 @@ impl Book {
             return Ok(());
         };
         let net = self.net.entry(reference).or_default();
+        let (least, most) = net.lines.unwrap_or((line.amount, line.amount));
+        net.lines = Some((least.min(line.amount), most.max(line.amount)));
+        let amount = i128::from(line.amount);
         match line.kind {
-            Entry::Charge => (net.charges, net.amount) = (net.charges + 1, net.amount + line.amount),
-            Entry::Void => (net.voids, net.amount) = (net.voids + 1, net.amount - line.amount),
+            Entry::Charge => {
+                net.charges += 1;
+                net.amount += amount;
+            }
+            Entry::Void => {
+                net.voids += 1;
+                net.amount -= amount;
+            }
         }
         Ok(())
     }
@@ -148,7 +164,7 @@ pub fn unadmitted(seen: &Seen) -> Vec<Uuid> {
     seen.gateway.net.iter().filter(|(id, net)| net.charges > 0 && !admitted(id)).map(|(id, _)| *id).collect()
 }
 
-/// G3: each charge has a committed intent, and its row does not say that no call was made.
+/// G3: each charge has a committed intent of its amount, and its row does not say that no call was made.
 pub fn intended(seen: &Seen) -> Tally {
     let mut tally = Tally { examined: seen.gateway.lines, ..Tally::default() };
     for id in unadmitted(seen) {
@@ -159,6 +175,12 @@ pub fn intended(seen: &Seen) -> Tally {
                 None => format!("{net} without a row in charges"),
             }
         });
+    }
+    for (id, net) in &seen.gateway.net {
+        let intent = seen.charges.rows.get(id).filter(|row| !row.status.was_never_called());
+        if let Some(row) = intent.filter(|row| !net.is_of(row.amount)) {
+            tally.offends(*id, || format!("{}, though its charge is of {}", net.told(), row.amount));
+        }
     }
     for reference in &seen.gateway.foreign {
         tally.offends(None, || format!("a charge with the reference {reference:?}, which is no payment's"));
@@ -205,4 +227,20 @@ fn awaited(seen: &Seen) -> Tally {
         });
     }
     tally
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_much_was_charged_it_is_summed_exactly() {
+        let mut book = Book::default();
+        let reference = Uuid::from_u128(1);
+        for _ in 0..2_000 {
+            let line = format!(r#"{{"reference":"{reference}","amount":9007199254740991,"kind":"charge"}}"#);
+            book.add(line.as_bytes()).unwrap();
+        }
+        assert_eq!(book.of(reference).told(), "charged 2000 times, 18014398509481982000 in all");
+    }
 }

@@ -9,7 +9,10 @@ async fn a_soft_decline_is_pending_and_then_decided() {
     let gateway = Gateway::start(&[]).await;
     let (status, soft) = gateway.charge("r1", "1-soft200").await;
     assert_eq!((status.as_u16(), &soft["retryable"]), (402, &json!(true)));
-    assert_eq!(gateway.inquire("r1").await, json!({"status": "pending", "reference": "r1"}));
+    assert_eq!(
+        gateway.inquire("r1").await,
+        json!({"status": "pending", "reference": "r1", "amount": 15_000})
+    );
     let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while gateway.inquire("r1").await["status"] != "succeeded" {
         assert!(std::time::Instant::now() < until, "decided in the end");
@@ -83,5 +86,53 @@ async fn whether_keys_count_can_be_changed() {
     assert_eq!(set("honoured").await, 204);
     gateway.charge("r1", "1").await;
     assert_eq!(gateway.ledger().await.len(), 2);
+    gateway.end().await;
+}
+
+#[tokio::test]
+async fn requests_are_read_strictly() {
+    let gateway = Gateway::start(&[]).await;
+    let ask = async |method: &str, path: &str| {
+        gateway.http.request(method.parse().unwrap(), gateway.url(path)).send().await.unwrap()
+    };
+    for (method, path, allow) in [
+        ("DELETE", "/charges", "POST, OPTIONS"),
+        ("PUT", "/charges/a", "GET, HEAD, OPTIONS"),
+        ("GET", "/charges/a/void", "POST, OPTIONS"),
+        ("PATCH", "/script", "GET, HEAD, PUT, OPTIONS"),
+        ("GET", "/outage", "PUT, DELETE, OPTIONS"),
+    ] {
+        let refused = ask(method, path).await;
+        assert_eq!(
+            (refused.status().as_u16(), &refused.headers()["allow"]),
+            (405, &allow.parse().unwrap()),
+            "{path}"
+        );
+    }
+    assert_eq!(ask("HEAD", "/health").await.status(), 200);
+    assert_eq!(ask("GET", "/health/").await.status(), 404);
+    let twice = |path: &str, method: &str, body: &'static str| {
+        let request = gateway.http.request(method.parse().unwrap(), gateway.url(path)).body(body);
+        request.header("content-type", "Application/JSON ; charset=utf-8").header("idempotency-key", "k")
+    };
+    for (path, method, body) in [
+        (
+            "/charges",
+            "POST",
+            r#"{"reference":"a","amount":1,"client_number":"1","service_id":"s","amount":2}"#,
+        ),
+        ("/charges/a/void", "POST", r#"{"keep":"ch_1","keep":"ch_2"}"#),
+        ("/outage", "PUT", r#"{"for_ms":1,"for_ms":2}"#),
+        ("/script", "PUT", r#"{"mix":[{"percent":1,"words":"hang","percent":2}]}"#),
+    ] {
+        assert_eq!(twice(path, method, body).send().await.unwrap().status(), 400, "{path}");
+    }
+    let keys = gateway
+        .http
+        .post(gateway.url("/charges"))
+        .header("idempotency-key", "a")
+        .header("idempotency-key", "b");
+    assert_eq!(keys.json(&body("a", 1, "1")).send().await.unwrap().status(), 400);
+    assert!(gateway.ledger().await.is_empty());
     gateway.end().await;
 }

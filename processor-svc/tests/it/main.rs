@@ -13,6 +13,8 @@ mod jobs;
 mod queue;
 mod repairs;
 mod store;
+mod strangers;
+mod sweep;
 mod topic;
 mod webhooks;
 mod world;
