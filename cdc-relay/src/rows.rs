@@ -86,7 +86,7 @@ impl Table {
         self.relation.columns.get(key.index).map_or(0, |column| column.type_oid)
     }
 
-    /// The query for all rows, or for a page of them by primary key.
+    /// The query for all rows, or for a page of them by key.
     pub fn select(&self, page: Option<Page<'_>>) -> String {
         let columns: Vec<String> =
             self.relation.columns.iter().map(|column| identifier(&column.name)).collect();
