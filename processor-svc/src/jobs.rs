@@ -6,7 +6,7 @@
 //!
 //! While the breaker is open nothing is taken.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -221,14 +221,27 @@ impl Jobs {
         (taken, unreadable)
     }
 
-    /// Drops duplicates of charges that are known to have ended.
+    /// Drops duplicates of charges that have ended. Redis says which those may be, the database which they are: its rows
+    /// may be older than what Redis knows.
     async fn not_ended(&self, mut taken: Vec<Taken>) -> Vec<Taken> {
         let charges: Vec<&Charge> = taken.iter().map(|t| &t.job.charge).collect();
-        let ended = self.settled.among(&charges).await;
-        if !ended.is_empty() {
-            taken.retain(|t| !ended.contains(&t.job.charge.payment_id));
-            self.count("ended", ended.len());
+        let hits = self.settled.among(&charges).await;
+        if hits.is_empty() {
+            return taken;
         }
+        let hits: Vec<&Charge> = charges.into_iter().filter(|c| hits.contains(&c.payment_id)).collect();
+        let ended = match self.store.ended(&hits).await {
+            Ok(ended) => ended,
+            Err(error) => {
+                // The insert meets the same rows, and is tried again until it has.
+                tracing::warn!(error = format!("{error:#}"), "what Redis knows could not be confirmed");
+                HashSet::new()
+            }
+        };
+        let unconfirmed = self.metrics.cache.with_label_values(&["unconfirmed"]);
+        unconfirmed.inc_by((hits.len() - ended.len()) as u64);
+        taken.retain(|t| !ended.contains(&t.job.charge.payment_id));
+        self.count("ended", ended.len());
         taken
     }
 

@@ -88,8 +88,13 @@ pub async fn run(
     let workers =
         [spawn(jobs.run(shutdown.clone()), &shutdown), spawn(sweep.run(shutdown.clone()), &shutdown)];
     let served = tokio::try_join!(
-        edge::serve(public, http::public(SERVICE, hooks), shutdown.clone()),
-        edge::serve(admin, http::admin(SERVICE, store, metrics.registry.clone(), asked), shutdown.clone()),
+        edge::serve(public, http::public(SERVICE, hooks), edge::Audience::Anyone, shutdown.clone()),
+        edge::serve(
+            admin,
+            http::admin(SERVICE, store, metrics.registry.clone(), asked),
+            edge::Audience::Anyone,
+            shutdown.clone()
+        ),
         cancels,
     );
     // Whatever ended these ends everything else, in the order in which work flows.

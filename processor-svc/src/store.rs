@@ -72,6 +72,10 @@ const READ_CHARGES: &str = "
     select payment_id, user_id, client_number, service_id, amount, traceparent from charges
      where payment_id = any($1)";
 
+const READ_ENDED: &str = "
+    select payment_id, user_id, client_number, service_id, amount, traceparent from charges
+     where payment_id = any($1) and status in ('succeeded', 'declined', 'expired', 'cancelled')";
+
 const READ_STATES: &str = "
     select payment_id, status, attempt, exposed from charges where payment_id = any($1)";
 
@@ -175,6 +179,18 @@ impl Store {
         let read = client.prepare_cached(READ_STATES).await?;
         let rows = client.query(&read, &[&payments]).await.context("read states")?;
         rows.iter().map(|row| Ok((row.get("payment_id"), state(row)?))).collect()
+    }
+
+    /// Which of these very charges have ended.
+    pub async fn ended(&self, charges: &[&Charge]) -> anyhow::Result<HashSet<Uuid>> {
+        let client = self.client().await?;
+        let ids: Vec<Uuid> = charges.iter().map(|charge| charge.payment_id).collect();
+        let read = client.prepare_cached(READ_ENDED).await?;
+        let rows = client.query(&read, &[&ids]).await.context("read ended charges")?;
+        let there: HashMap<Uuid, Charge> =
+            rows.iter().map(|row| (row.get("payment_id"), charge(row))).collect();
+        let same = |charge: &&&Charge| there.get(&charge.payment_id).is_some_and(|row| row.is_same(charge));
+        Ok(charges.iter().filter(same).map(|charge| charge.payment_id).collect())
     }
 
     /// Names this very history of this very database: cluster, timeline (a restore or failover starts a new

@@ -1,10 +1,14 @@
 //! Finds what nobody is working on: leases that lapsed (their process died), pauses that are over, inquiries
 //! that are due. Rows are all it knows, so any number of processors may sweep, and a restart resumes.
+//!
+//! * New charges are found by age, a scan at a time; those that appear with an age that was scanned before, by a walk
+//!   through the whole table, a few blocks after each scan.
+//! * What is watched and is not there any more is forgotten: the table may have been restored.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -25,6 +29,12 @@ pub const WATCHED_MAX: usize = 100_000;
 const LOOK_MAX: usize = 500;
 /// When to look again at a charge that was due while all permits were taken, or that another one claimed.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Blocks of the table in one statement of the walk: 4 MB.
+const WALK_BLOCKS: u64 = 512;
+/// Of the time between two scans so much is spent on walking: a fiftieth.
+const WALK_SHARE: u32 = 50;
+/// Charges whose age is asked for at once.
+const OLDEST_MAX: usize = 100;
 /// How often the database is asked who it is (a restore or failover makes it another).
 const IDENTITY_EVERY: Duration = Duration::from_secs(5);
 
@@ -49,6 +59,7 @@ impl Sweep {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut next_scan, mut next_identity) = (Instant::now(), Instant::now());
+        let (mut known, mut walked_to) = (None, 0);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -57,11 +68,20 @@ impl Sweep {
             if Instant::now() >= next_identity {
                 let identity = self.store.identity().await;
                 self.settled.set_identity(identity.as_deref().ok());
+                if let Ok(identity) = &identity
+                    && known.replace(identity.clone()).is_some_and(|before| before != *identity)
+                {
+                    tracing::warn!(
+                        "the database is another one than before: all of its charges are looked at"
+                    );
+                    self.watch.start_over();
+                    next_scan = Instant::now();
+                }
                 next_identity = Instant::now() + IDENTITY_EVERY;
                 self.failed("identity", identity.map(drop));
             }
             if Instant::now() >= next_scan {
-                let scanned = self.scan().await;
+                let scanned = self.scan(&mut walked_to).await;
                 let wait =
                     if scanned.is_ok() { self.scan_every } else { self.scan_every.min(LOOK_AGAIN * 2) };
                 next_scan = Instant::now() + wait;
@@ -80,14 +100,49 @@ impl Sweep {
         }
     }
 
-    async fn scan(&self) -> anyhow::Result<()> {
+    async fn scan(&self, walked_to: &mut u64) -> anyhow::Result<()> {
         let (live, read_at) = self.store.scan(self.watch.low_water(), WATCHED_MAX + 1).await?;
         self.watch.scanned(&live, live.len() <= WATCHED_MAX, read_at);
-        let age = |created: Timestamp| read_at.duration_since(created).as_secs();
-        self.metrics.oldest_live_seconds.set(live.first().map_or(0, |oldest| age(oldest.created_at)));
+        self.walk(walked_to).await?;
+        let oldest = self.oldest_live().await?;
+        self.metrics.oldest_live_seconds.set(oldest.map_or(0, |age| age.as_secs() as i64));
         self.metrics.watched.set(self.watch.len() as i64);
         self.metrics.scans.inc();
         Ok(())
+    }
+
+    /// Goes on with the walk for its share of the time, and at most once through the table.
+    async fn walk(&self, walked_to: &mut u64) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let walked = self.store.walk(*walked_to, WALK_BLOCKS).await?;
+            self.watch.walked(&walked.live);
+            *walked_to = walked.next.unwrap_or(0);
+            if *walked_to == 0 {
+                self.metrics.walks.inc();
+            }
+            if *walked_to == 0 || begun.elapsed() >= self.scan_every / WALK_SHARE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The age of the oldest charge that has not ended, as the database says now.
+    async fn oldest_live(&self) -> anyhow::Result<Option<Duration>> {
+        loop {
+            let oldest = self.watch.oldest(OLDEST_MAX);
+            if oldest.is_empty() {
+                return Ok(None);
+            }
+            let (live, read_at) = self.store.live(&oldest).await?;
+            // The others ended elsewhere, or are not there any more.
+            let is_live: HashSet<Uuid> = live.iter().map(|live| live.payment_id).collect();
+            oldest.iter().filter(|id| !is_live.contains(id)).for_each(|id| self.watch.forget(*id));
+            if let (Some(first), Some(read_at)) = (live.first(), read_at) {
+                let age = read_at.duration_since(first.created_at);
+                return Ok(Some(age.try_into().unwrap_or(Duration::ZERO)));
+            }
+        }
     }
 
     /// Looks at the charges that are due and sets going what each needs.
@@ -97,7 +152,10 @@ impl Sweep {
             return Ok(());
         }
         let mut inquiries = Vec::new();
-        for seen in self.store.look(&due).await? {
+        let looked = self.store.look(&due).await?;
+        let there: HashSet<Uuid> = looked.iter().map(|seen| seen.charge.payment_id).collect();
+        due.iter().filter(|id| !there.contains(id)).for_each(|id| self.watch.forget(*id));
+        for seen in looked {
             let payment_id = seen.charge.payment_id;
             match (&seen.due, seen.state.has_ended()) {
                 (_, true) => self.watch.forget(payment_id),

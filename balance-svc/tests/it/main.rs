@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod facts;
+mod limits;
 mod order;
 mod service;
 

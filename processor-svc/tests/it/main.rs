@@ -14,6 +14,7 @@ mod queue;
 mod repairs;
 mod store;
 mod strangers;
+mod sweep;
 mod topic;
 mod webhooks;
 mod world;

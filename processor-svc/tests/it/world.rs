@@ -94,6 +94,13 @@ impl Database {
         }
     }
 
+    /// A session with the rights of the tables' owner.
+    pub async fn owner(&self) -> tokio_postgres::Client {
+        let client = sql::connect(&self.url).await.unwrap();
+        client.batch_execute("reset role; set role none").await.unwrap();
+        client
+    }
+
     pub async fn end(self) {
         self.pool.close();
         sql::drop_database(&self.admin_url, &self.name).await.unwrap();

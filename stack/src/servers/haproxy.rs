@@ -12,8 +12,10 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let program = find_program("haproxy").context("HAProxy is not installed")?;
     let home = layout.server_dir("haproxy")?;
     let config = home.join("haproxy.cfg");
-    // A copy: the user it runs as may not be allowed to read the workspace.
-    layout.write_for_server(&config, &layout.compose_file("haproxy/haproxy.cfg")?)?;
+    // Copies: the user it runs as may not be allowed to read the workspace.
+    for name in ["haproxy.cfg", "not-http.lua"] {
+        layout.write_for_server(&home.join(name), &layout.compose_file(&format!("haproxy/{name}"))?)?;
+    }
     let argv = vec![text(&program), "-db".into(), "-f".into(), text(&config)];
     let mut spec = super::spec(layout, "haproxy", home, argv, Port::Edge);
     spec.env = environment(layout);
