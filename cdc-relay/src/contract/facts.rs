@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio_postgres::{Client, Statement};
 
 use crate::pgoutput::{Column as Sent, Relation};
-use crate::routes::Source;
+use crate::routes::{Source, TableName};
 use crate::sql::literal;
 use crate::wire::{Result, Session, WireError};
 
@@ -98,6 +98,11 @@ pub struct Facts {
     pub absent: Vec<Table>,
     /// The tables that were asked for by name, in the order of the question.
     pub named: Vec<Named>,
+    /// If one of them does not exist: the tables and schemas that do.
+    #[serde(default)]
+    pub existing: Vec<TableName>,
+    #[serde(default)]
+    pub schemas: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -184,6 +189,8 @@ pub struct Named {
     /// As in `Member`, and `v` view, `m` materialized view; `None`: it does not exist.
     pub kind: Option<char>,
     pub logged: Option<bool>,
+    #[serde(default)]
+    pub temporary: bool,
     /// Of a partition: the table it is a part of.
     pub root: Option<String>,
 }

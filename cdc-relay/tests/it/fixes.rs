@@ -161,22 +161,27 @@ async fn what_is_no_table_is_refused_by_what_it_is_before_topics_are_made() {
     for (table, said) in cases {
         let topic = format!("{}.{table}.none", rig.name);
         routes(&rig, &format!("tables = [{{ name = \"{table}\", topic = \"{topic}\", key = \"{{id}}\" }}]"));
-        let (code, findings) = doctor(&rig);
-        assert_eq!(code, Some(1), "{table}");
         let relay = rig.start();
         let report = relay.state("refused").await;
         for part in *said {
             assert!(report.contains(part), "{table}: {part}: {report}");
-            assert!(
-                Value::from(findings.clone()).to_string().contains(part),
-                "{table}: {part}: {findings:#?}"
-            );
         }
         assert!(!kafka::exists(&topic), "{table}");
         drop(relay);
     }
     let left = rig.sql.query("select 1 from pg_publication", &[]).await.expect("publications");
     assert!(left.is_empty());
+    for (table, said) in cases {
+        routes(&rig, &format!("tables = [{{ name = \"{table}\", key = \"{{id}}\" }}]"));
+        let (code, findings) = doctor(&rig);
+        assert_eq!(code, Some(1), "{table}");
+        for part in *said {
+            assert!(
+                Value::from(findings.clone()).to_string().contains(part),
+                "{table}: {part}: {findings:#?}"
+            );
+        }
+    }
 }
 
 /// A source that is refused has no topics, whoever streams beside it.

@@ -185,10 +185,3 @@ pub fn delete(brokers: &str, prefix: &str) {
     let (brokers, prefix) = (brokers.to_owned(), prefix.to_owned());
     let _ = std::thread::spawn(move || run(brokers, prefix)).join();
 }
-
-/// Asks without making it.
-pub fn exists(topic: &str) -> bool {
-    let consumer: BaseConsumer = config(&server("KAFKA_BROKERS")).create().expect("consumer");
-    let metadata = consumer.fetch_metadata(None, Duration::from_secs(10)).expect("metadata");
-    metadata.topics().iter().any(|known| known.name() == topic)
-}
