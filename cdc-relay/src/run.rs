@@ -131,7 +131,7 @@ pub fn wiring(
     series.in_flight_limit.set(routes.relay.in_flight_bytes as i64);
     let acks = Arc::new(Acks::new()?);
     Ok(Wiring {
-        routes: Arc::clone(routes),
+        routes: Arc::new(routes.topics_of(source)),
         source: Arc::new(source.clone()),
         database: database(source)?,
         kafka_brokers: kafka.kafka_brokers.clone(),

@@ -83,7 +83,8 @@ pub fn execute(options: &Options) -> Outcome {
         }
         None => {
             let routes = RoutesArgs { file: options.file.clone(), source: options.source.clone() };
-            let routes = routes.read().map_err(hint)?;
+            let routes =
+                routes.read_or("without a routes file, give a connection string: cdc-relay doctor URL")?;
             block_on(all(&routes, options))??
         }
     };
@@ -93,15 +94,6 @@ pub fn execute(options: &Options) -> Outcome {
         print(&report.text(terminal::width(), terminal::colour()))?;
     }
     Ok(if report.verdict > Severity::Warning { Ending::Bad } else { Ending::Fine })
-}
-
-fn hint(failure: Failure) -> Failure {
-    match failure {
-        Failure::Usage(error) => Failure::Usage(
-            error.context("without a routes file, give a connection string: cdc-relay doctor URL"),
-        ),
-        Failure::Failed(error) => Failure::Failed(error),
-    }
 }
 
 /// One database, without routes.

@@ -98,6 +98,11 @@ pub struct Facts {
     pub absent: Vec<Table>,
     /// The tables that were asked for by name, in the order of the question.
     pub named: Vec<Named>,
+    /// If one of them does not exist: the tables and schemas that do.
+    #[serde(default)]
+    pub existing: Vec<TableName>,
+    #[serde(default)]
+    pub schemas: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -183,6 +188,8 @@ pub struct Named {
     /// As in `Member`, and `v` view, `m` materialized view; `None`: it does not exist.
     pub kind: Option<char>,
     pub logged: Option<bool>,
+    #[serde(default)]
+    pub temporary: bool,
     /// Of a partition: the table it is a part of.
     pub root: Option<TableName>,
 }

@@ -116,12 +116,23 @@ select jsonb_build_object(
         from publication p),
     'named', (
         select coalesce(jsonb_agg(jsonb_build_object('schema', w.schema, 'name', w.name, 'kind', w.relkind,
-            'logged', w.relpersistence = 'p', 'root', (
+            'logged', w.relpersistence = 'p', 'temporary', coalesce(w.relpersistence = 't', false), 'root', (
                 select jsonb_build_object('schema', rn.nspname, 'name', rc.relname)
                 from pg_catalog.pg_class rc
                 join pg_catalog.pg_namespace rn on rn.oid = rc.relnamespace
                 where w.relispartition and rc.oid = pg_catalog.pg_partition_root(w.oid))) order by w.place), '[]')
         from named w),
+    -- Only where a name leads nowhere: what may have been meant.
+    'existing', (
+        select coalesce(jsonb_agg(jsonb_build_object('schema', n.nspname, 'name', c.relname)), '[]')
+        from publishable p
+        join pg_catalog.pg_class c on c.oid = p.oid
+        join pg_catalog.pg_namespace n on n.oid = c.relnamespace
+        where exists (select from named w where w.oid is null)),
+    'schemas', (
+        select coalesce(jsonb_agg(n.nspname), '[]')
+        from pg_catalog.pg_namespace n
+        where exists (select from named w where w.oid is null)),
     'tables', (
         select coalesce(jsonb_agg(jsonb_build_object(
             'oid', t.oid::int8,

@@ -8,6 +8,7 @@
 use super::advice::{Mismatch, harms, make_full, sql_name};
 use super::facts::{Facts, Named, Publication, Table};
 use super::identity::{Publishing, covers_new_partitions};
+use crate::nearest::hint;
 use crate::pgoutput::Relation;
 use crate::route::Plan;
 use crate::routes::{Deletes, Routes, Source, TableName};
@@ -294,6 +295,21 @@ fn filtered(table: &Table, plan: &Plan, operations: Operations) -> Option<Mismat
     )
 }
 
+/// Why the name of a table that does not exist may be a slip.
+fn nowhere(named: &Named, facts: &Facts) -> String {
+    if !facts.schemas.contains(&named.schema) {
+        let near = hint(&named.schema, facts.schemas.iter().map(String::as_str));
+        return format!("there is no schema `{}`{near}", named.schema);
+    }
+    let elsewhere = facts.existing.iter().find(|known| known.name == named.name);
+    if let Some(known) = elsewhere {
+        return format!("it does not exist (did you mean `{}`?)", known.short());
+    }
+    let names: Vec<String> = facts.existing.iter().map(TableName::short).collect();
+    let near = hint(&TableName::new(&named.schema, &named.name).short(), names.iter().map(String::as_str));
+    format!("it does not exist{near}")
+}
+
 /// A routed table that the publication does not have, or could not have.
 fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
     let name = TableName::new(&named.schema, &named.name).to_string();
@@ -301,13 +317,29 @@ fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
     let new = |check, found: &str| Mismatch::new(check, &name, found);
     let publication = facts.publication.as_ref();
     match named.kind {
-        None => new("table.exists", "has routes, but is not published: it does not exist")
-            .fix("correct the name in the routes, or make the table"),
-        Some('r' | 'p') if named.logged == Some(false) => {
-            new("table.unlogged", "has routes, but is not published: it is unlogged or temporary")
+        None => {
+            let found = format!("has routes, but is not published: {}", nowhere(named, facts));
+            new("table.exists", &found).fix("correct the name in the routes, or make the table")
+        }
+        Some(_) if named.schema.starts_with("pg_") || named.schema == "information_schema" => {
+            new("table.exists", "has routes, and cannot be published: it is a system table")
+                .fix("take it out of the routes")
+        }
+        Some('r' | 'p') if named.temporary => {
+            new("table.exists", "has routes, and cannot be published: it is temporary")
                 .loses()
                 .why("its changes are not in the WAL, so nothing can tell them")
-                .fix(format!("alter table {sql} set logged"))
+                .fix("take it out of the routes")
+        }
+        Some('r' | 'p') if named.logged == Some(false) => {
+            // Only then can it be added.
+            let add = publication.filter(|publication| !publication.all_tables).map(|publication| {
+                format!("; alter publication {} add table {sql}", identifier(&publication.name))
+            });
+            new("table.unlogged", "has routes, but is not published: it is unlogged")
+                .loses()
+                .why("its changes are not in the WAL, so nothing can tell them")
+                .fix(format!("alter table {sql} set logged{}", add.unwrap_or_default()))
         }
         Some('p') if publication.is_some_and(|publication| !publication.via_root) => {
             let publication =
@@ -335,8 +367,9 @@ fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
                 .loses()
                 .why("its changes never reach the stream")
                 .fix(format!("alter publication {} add table {sql}", identifier(&publication.name))),
-            (_, None) => new("table.exists", "has routes, and cannot be published: it is a system table")
-                .fix("take it out of the routes"),
+            (_, None) => {
+                new("table.exists", "has routes, and cannot be published").fix("take it out of the routes")
+            }
         },
         Some(kind) => {
             let what = match kind {

@@ -13,6 +13,7 @@ mod dead_letters;
 mod ends;
 mod failover;
 mod faults;
+mod fixes;
 mod harm;
 mod history;
 mod idle;

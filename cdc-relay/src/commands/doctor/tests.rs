@@ -56,7 +56,8 @@ fn table(name: &str) -> Table {
 fn absent(facts: &mut Facts, kind: Option<char>, logged: bool) {
     facts.contract.tables.clear();
     let (schema, name) = ("public".to_owned(), "orders".to_owned());
-    facts.contract.named = vec![Named { schema, name, kind, logged: kind.map(|_| logged), root: None }];
+    facts.contract.named =
+        vec![Named { schema, name, kind, logged: kind.map(|_| logged), temporary: false, root: None }];
 }
 
 /// A server, a publication and a slot with which all is well.
