@@ -46,6 +46,7 @@ pub mod release;
 pub mod route;
 pub mod routes;
 pub mod rows;
+mod settings;
 pub mod shelf;
 mod shell;
 mod socket;

@@ -118,9 +118,6 @@ impl Table {
     }
 }
 
-/// Makes the session fail where it would otherwise see only some of the rows.
-pub const HONEST: &str = "set row_security = off";
-
 /// The tables of a publication.
 pub fn tables(session: &mut Session, publication: &str) -> Result<Vec<Table>> {
     let facts = ask(session, &Question::of_publication(publication))?;

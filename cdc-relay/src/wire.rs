@@ -18,6 +18,7 @@ use tokio_postgres::config::{ChannelBinding as Binding, TargetSessionAttrs};
 
 use crate::copy::Replication;
 use crate::database::Database;
+use crate::settings;
 use crate::socket::{Socket, open};
 use crate::sql;
 use crate::utf8;
@@ -163,27 +164,14 @@ impl Session {
         session.socket.set_timeouts(timeout)?;
         // `Database` leaves neither open.
         let user = database.get_user().unwrap_or_default();
-        let parameters = [
-            ("user", user),
-            ("database", database.get_dbname().unwrap_or(user)),
-            ("client_encoding", "UTF8"),
-            // The text forms that `json` writes onward almost unchanged.
-            ("DateStyle", "ISO, YMD"),
-            ("TimeZone", "UTC"),
-            ("IntervalStyle", "iso_8601"),
-            ("bytea_output", "hex"),
-            ("extra_float_digits", "3"),
-            ("statement_timeout", "0"),
-            ("standard_conforming_strings", "on"),
-            // Questions to the catalog look dear and are cheap: compiling them takes seconds.
-            ("jit", "off"),
-        ];
+        let who = [("user", user), ("database", database.get_dbname().unwrap_or(user))];
         let options = database.get_options().map(|options| ("options", options));
         let mut out = BytesMut::new();
-        let parameters = parameters.into_iter().chain(kind.iter().copied());
+        let parameters = who.into_iter().chain(settings::AT_START).chain(kind.iter().copied());
         frontend::startup_message(parameters.chain(options), &mut out)?;
         session.socket.write_all(&out)?;
         session.authenticate(user, database)?;
+        session.query(&settings::rest())?;
         // From here on only the server's own slowness counts, such as making a slot while transactions run.
         session.patience(Duration::from_secs(120))?;
         Ok(session)

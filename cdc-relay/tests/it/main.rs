@@ -38,6 +38,7 @@ mod release;
 mod replay;
 mod rig;
 mod servers;
+mod settings;
 mod snapshot;
 mod standby;
 mod strict;
