@@ -49,6 +49,7 @@ pub mod rows;
 mod settings;
 pub mod shelf;
 mod shell;
+mod slots;
 mod socket;
 pub mod sql;
 #[cfg(feature = "sinks")]

@@ -28,6 +28,7 @@ mod observed;
 mod oracle;
 mod outages;
 mod own_key;
+mod patient;
 mod proxy;
 mod publications;
 mod published;
