@@ -7,7 +7,7 @@ use saga::CancellationToken;
 use saga::fields::Fields;
 use saga::http::{self, Ready};
 use saga::postgres::{self, Pool};
-use saga::problem::Problem;
+use saga::problem::{Kind, Problem};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::Filter;
@@ -16,7 +16,7 @@ use warp::http::StatusCode;
 use warp::reply::{Reply, Response};
 
 use crate::metrics::Metrics;
-use crate::store::{self, Deposit};
+use crate::store::{self, BALANCE_MAX, Deposit};
 use crate::{SERVICE, store::Balance};
 
 /// Length limit of an idempotency key, in characters.
@@ -24,7 +24,7 @@ const KEY_CHARS_MAX: usize = 255;
 
 /// `GET /balance`, `GET /health`.
 pub fn public(pool: Pool) -> BoxedFilter<(Response,)> {
-    let balance = warp::path!("balance").and(warp::get()).and(http::user_id()).then(move |user_id| {
+    let balance = warp::path!("balance").and(http::get()).and(http::user_id()).then(move |user_id| {
         let pool = pool.clone();
         async move { answer(balance(&pool, user_id).await) }
     });
@@ -38,7 +38,7 @@ pub fn admin(pool: Pool, metrics: &Metrics, leaving: CancellationToken) -> Boxed
         let pool = database.clone();
         async move { postgres::reachable(&pool).await }.boxed()
     });
-    let deposits = warp::path!("deposits").and(warp::post()).and(http::json_body()).then(move |body| {
+    let deposits = warp::path!("deposits").and(http::post()).and(http::json_body()).then(move |body| {
         let pool = pool.clone();
         async move { answer(deposit(&pool, body).await) }
     });
@@ -80,10 +80,14 @@ async fn deposit(pool: &Pool, body: Value) -> Result<Response, Problem> {
             Ok(warp::reply::with_header(created, "idempotent-replayed", "true").into_response())
         }
         Deposit::KeyReused => Err(Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "idempotency-key-reused",
-            "The idempotency key was used for another deposit.",
+            Kind::IdempotencyKeyReused,
             "Use a new key for a new deposit, or send the same amount again.",
+        )),
+        Deposit::TooMuch => Err(Problem::new(
+            Kind::BalanceLimit,
+            format!(
+                "Available and held together are at most {BALANCE_MAX}. Nothing was credited; deposit less."
+            ),
         )),
     }
 }

@@ -47,8 +47,9 @@ pub async fn run(
     let ledger = Ledger::new(pool.clone(), &metrics);
     let consumer = consumer::run(subscription, ledger, metrics.consumer.clone(), shutdown.clone());
 
-    let public = edge::serve(public, http::public(pool.clone()), shutdown.clone());
-    let admin = edge::serve(admin, http::admin(pool, &metrics, asked), shutdown.clone());
+    let public = edge::serve(public, http::public(pool.clone()), edge::Audience::Anyone, shutdown.clone());
+    let admin =
+        edge::serve(admin, http::admin(pool, &metrics, asked), edge::Audience::Anyone, shutdown.clone());
 
     tracing::info!("ready to serve");
     process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin)]).await

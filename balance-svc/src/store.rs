@@ -8,9 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::Context;
 use saga::consumer::{Absent, Applied, ApplyError};
-use saga::contract::Terms;
+use saga::contract::{AMOUNT_MAX, Terms};
 use saga::parked::{self, Parked};
 use saga::postgres::{Pool, Transaction};
+use tokio_postgres::error::DbError;
 use uuid::Uuid;
 
 use crate::events::Command;
@@ -250,7 +251,15 @@ pub enum Deposit {
     Repeated,
     /// The key was used for another amount.
     KeyReused,
+    /// The balance would exceed [`BALANCE_MAX`]; nothing was written.
+    TooMuch,
 }
+
+/// The largest sum of available and held, in minor units.
+pub const BALANCE_MAX: i64 = AMOUNT_MAX;
+
+/// The constraint that keeps an account within [`BALANCE_MAX`], under the account's lock.
+const BALANCE_MAX_CONSTRAINT: &str = "accounts_balance_max";
 
 /// Credits an account once per `deposit_id`, making the account if it is new.
 pub async fn deposit(pool: &Pool, user_id: Uuid, deposit_id: Uuid, amount: i64) -> anyhow::Result<Deposit> {
@@ -267,7 +276,10 @@ pub async fn deposit(pool: &Pool, user_id: Uuid, deposit_id: Uuid, amount: i64) 
              on conflict (user_id) do update set available = accounts.available + excluded.available",
         )
         .await?;
-    let credited = client.execute(&credit, &[&user_id, &deposit_id, &amount]).await.context("credit")?;
+    let credited = match client.execute(&credit, &[&user_id, &deposit_id, &amount]).await {
+        Err(error) if exceeds_balance_max(&error) => return Ok(Deposit::TooMuch),
+        credited => credited.context("credit")?,
+    };
     if credited == 1 {
         return Ok(Deposit::Credited);
     }
@@ -276,4 +288,8 @@ pub async fn deposit(pool: &Pool, user_id: Uuid, deposit_id: Uuid, amount: i64) 
         .await?;
     let before: i64 = client.query_one(&read, &[&user_id, &deposit_id]).await.context("read deposit")?.get(0);
     Ok(if before == amount { Deposit::Repeated } else { Deposit::KeyReused })
+}
+
+fn exceeds_balance_max(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().and_then(DbError::constraint) == Some(BALANCE_MAX_CONSTRAINT)
 }

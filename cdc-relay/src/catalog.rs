@@ -1,5 +1,5 @@
 //! What the log does not say of a table and only the catalog knows: what the types of its columns print like, and
-//! its primary key where the replica identity hides it.
+//! what identifies its rows where the replica identity hides it.
 //!
 //! Looked up at the start of a session, and again for what is announced while it streams; never per row. The
 //! catalog tells of now, the log of then: a type that was dropped in between is told as text.
@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::contract::facts::{Facts, Question, ask};
+use crate::database::Database;
 use crate::json::{self, Form};
 use crate::pgoutput::Relation;
 use crate::wire::{Session, WireError};
@@ -44,6 +45,21 @@ impl Catalog {
             .iter()
             .all(|column| is_familiar(column.type_oid) || self.types.contains_key(&column.type_oid));
         types && (has_identity(relation) || self.key(relation).is_some())
+    }
+
+    /// A relation as the server announces it, with what the catalog says of its columns: asked on a session of its own,
+    /// where it is new.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub fn settled(&mut self, database: &Database, relation: &Relation) -> Result<Relation, WireError> {
+        let mut relation = relation.clone();
+        if !self.knows(&relation) {
+            let mut session = Session::connect(database)?;
+            self.learn(&mut session, std::slice::from_ref(&relation))?;
+        }
+        self.settle(&mut relation);
+        Ok(relation)
     }
 
     /// Looks up what is not known of these tables.

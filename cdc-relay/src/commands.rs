@@ -11,6 +11,8 @@ pub mod reconcile;
 #[cfg(feature = "sinks")]
 pub mod release;
 #[cfg(feature = "sinks")]
+mod remove;
+#[cfg(feature = "sinks")]
 pub mod replay;
 #[cfg(feature = "sinks")]
 pub mod run;
@@ -49,6 +51,8 @@ pub enum Command {
     Release(release::ReleaseConfig),
     #[cfg(feature = "sinks")]
     Replay(replay::ReplayConfig),
+    #[cfg(feature = "sinks")]
+    Remove(remove::Options),
 }
 
 impl Command {
@@ -72,6 +76,8 @@ impl Command {
             Self::Release(options) => release::execute(&options),
             #[cfg(feature = "sinks")]
             Self::Replay(options) => replay::execute(&options),
+            #[cfg(feature = "sinks")]
+            Self::Remove(options) => remove::execute(&options),
         }
     }
 

@@ -68,6 +68,16 @@ impl RoutesArgs {
     }
 }
 
+impl RoutesArgs {
+    /// As `read`, for a command that can do without the file: `instead` says how, where there is none.
+    pub fn read_or(&self, instead: &'static str) -> Result<Routes, Failure> {
+        self.read().map_err(|failure| match failure {
+            Failure::Usage(error) if !self.file.exists() => Failure::Usage(error.context(instead)),
+            failure => failure,
+        })
+    }
+}
+
 #[derive(Debug, Clone, Args)]
 pub struct KafkaArgs {
     /// Kafka's bootstrap servers, as host:port, with commas between.

@@ -8,8 +8,9 @@ mod advice;
 pub mod facts;
 pub mod fit;
 pub mod identity;
+pub mod literals;
 
-pub use self::advice::Mismatch;
+pub use self::advice::{Mismatch, is_sql, make_full};
 use self::facts::{Facts, Question, ask};
 pub use self::fit::creation;
 use crate::catalog::Catalog;
@@ -78,6 +79,7 @@ fn judge(
     relations.iter_mut().for_each(|relation| catalog.settle(relation));
     let mut mismatches = fit::server(&facts);
     mismatches.extend(fit::mismatches(routes, source, (&facts, &relations)));
+    mismatches.extend(literals::check(session, source)?);
     if mismatches.is_empty() {
         return Ok(Ok(Checked { facts, catalog }));
     }

@@ -1,19 +1,25 @@
-//! A database as a user names it: one connection string, with TLS as libpq's parameters in it ask for.
+//! A database as a user names it: one connection string, which means to every connection what libpq says it means.
 
-use std::fmt;
+mod parameters;
+mod passfile;
+
+use std::fmt::{self, Write as _};
 use std::ops::Deref;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustls::ClientConfig;
 use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+pub use self::parameters::{Parameters, read as parameters};
+use self::passfile::Login;
 use crate::settings;
-use crate::tls::{self, Mode};
+use crate::tls::{self, Mode, Wish};
 use crate::wire::NOT_LET_IN;
 
 const CONNECT: Duration = Duration::from_secs(10);
@@ -29,17 +35,59 @@ impl FromStr for Database {
     type Err = anyhow::Error;
 
     /// # Errors
-    /// When it is none, or names certificates that cannot be read.
+    /// When it is none, asks for what cannot be had, or names certificates that cannot be read.
     fn from_str(text: &str) -> Result<Database> {
-        let (rest, wish) = tls::take(text)?;
-        let mut config: Config = rest
-            .parse()
-            .context("the connection string is not usable (postgres://user:password@host:port/database)")?;
-        let mode = wish.mode(match config.get_ssl_mode() {
-            SslMode::Disable => Some(Mode::Disable),
-            SslMode::Prefer => None,
-            _ => Some(Mode::Require),
-        })?;
+        let parameters = parameters(text, &|name| std::env::var(name).ok());
+        let parameters = parameters.context("the connection string is not usable")?;
+        Database::new(complete(parameters)?)
+    }
+}
+
+/// Fills in what libpq would make up: the user of the operating system, a database of that name, a local server; and
+/// the password that a file has.
+fn complete(mut parameters: Parameters) -> Result<Parameters> {
+    let user = match parameters.get("user") {
+        Some(user) => user.clone(),
+        None => whoami::username().context("nobody says which `user`, and the system does not know us")?,
+    };
+    let first = |name: &str| Some(parameters.get(name)?.split(',').next()?.to_owned());
+    let port = first("port").filter(|port| !port.is_empty()).unwrap_or_else(|| "5432".to_owned());
+    let host = first("host").or_else(|| first("hostaddr")).unwrap_or_else(|| local(&port));
+    let database = parameters.get("dbname").unwrap_or(&user).clone();
+    if !parameters.contains_key("password") {
+        // A folder is where a local server is.
+        let host = if host.starts_with('/') { "localhost" } else { &host };
+        let login = Login { host, port: &port, database: &database, user: &user };
+        let home = std::env::home_dir().map(|home| home.display().to_string());
+        let file = parameters.get("passfile").map(String::as_str);
+        if let Some(password) = passfile::password(file, home, login) {
+            parameters.insert("password".to_owned(), password);
+        }
+    }
+    if !parameters.contains_key("host") && !parameters.contains_key("hostaddr") {
+        parameters.insert("host".to_owned(), host);
+    }
+    parameters.insert("user".to_owned(), user);
+    parameters.insert("dbname".to_owned(), database);
+    Ok(parameters)
+}
+
+/// Where a server of this machine listens: libpq is built for one of the folders.
+fn local(port: &str) -> String {
+    let listens = |folder: &&str| Path::new(folder).join(format!(".s.PGSQL.{port}")).exists();
+    ["/var/run/postgresql", "/tmp"]
+        .iter()
+        .find(|folder| listens(folder))
+        .map_or("localhost", |folder| folder)
+        .to_owned()
+}
+
+impl Database {
+    /// From parameters that leave nothing open.
+    fn new(mut parameters: Parameters) -> Result<Database> {
+        let wish = Wish::take(&mut parameters)?;
+        let mode = wish.mode()?;
+        let mut config = config(&parameters)?;
         let direct = config.get_ssl_negotiation() == SslNegotiation::Direct;
         ensure!(!direct || mode > Mode::Prefer, "sslnegotiation=direct goes with sslmode=require or more");
         // A local socket has no need of it, and no name to check.
@@ -60,6 +108,27 @@ impl FromStr for Database {
         config.application_name("cdc-relay");
         Ok(Database { tls: Arc::new(tls::client(mode, &wish)?), config })
     }
+}
+
+/// For the client library, which reads the rest as libpq does once it is written as words.
+fn config(parameters: &Parameters) -> Result<Config> {
+    let mut words = String::new();
+    for (name, value) in parameters.iter().filter(|(name, _)| *name != "passfile") {
+        let (name, value) = match (name.as_str(), value.as_str()) {
+            ("keepalives_count", value) => ("keepalives_retries", value),
+            // Who can be written to is no standby.
+            ("target_session_attrs", "primary") => ("target_session_attrs", "read-write"),
+            ("target_session_attrs", "standby" | "prefer-standby") => {
+                bail!(
+                    "target_session_attrs={value} is not supported here: slots are made and read on the primary"
+                )
+            }
+            pair => pair,
+        };
+        // Writing into a String cannot fail.
+        let _ = write!(words, "{name}='{}' ", value.replace('\\', r"\\").replace('\'', r"\'"));
+    }
+    words.parse().context("the connection string is not usable")
 }
 
 impl Deref for Database {
@@ -94,6 +163,11 @@ impl Database {
     /// How long connecting, and each step of signing in, may take.
     pub fn patience(&self) -> Duration {
         self.get_connect_timeout().copied().unwrap_or(CONNECT)
+    }
+
+    /// How many servers it names, one of which is meant.
+    pub fn places(&self) -> usize {
+        self.get_hosts().len().max(self.get_hostaddrs().len())
     }
 
     /// How to encrypt, where `get_ssl_mode` says that.

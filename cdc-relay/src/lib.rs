@@ -55,6 +55,7 @@ pub mod sql;
 #[cfg(feature = "sinks")]
 mod stall;
 pub mod state;
+mod strict;
 pub mod template;
 mod tls;
 pub mod utf8;

@@ -51,7 +51,7 @@ pub struct Page<'a> {
 /// `"char"`
 const CHAR: u32 = 18;
 
-/// A column's value in SQL, from its text. Servers before 16 do not read a byte that is no UTF-8 as 16 print it.
+/// A column's value in SQL, from its text. Servers before 15 do not read a byte that is no UTF-8 as 15 print it.
 fn value(text: &str, type_oid: u32) -> String {
     match utf8::byte(text) {
         Some(byte) if type_oid == CHAR => format!("({})::\"char\"", byte.cast_signed()),
@@ -88,7 +88,7 @@ impl Table {
         self.relation.columns.get(key.index).map_or(0, |column| column.type_oid)
     }
 
-    /// The query for all rows, or for a page of them by primary key.
+    /// The query for all rows, or for a page of them by key.
     pub fn select(&self, page: Option<Page<'_>>) -> String {
         let columns: Vec<String> =
             self.relation.columns.iter().map(|column| identifier(&column.name)).collect();
@@ -140,8 +140,8 @@ impl From<&facts::Table> for Table {
             Some(Key { index, kind: sent.get(index)?.kind.clone() })
         };
         let (name, role) = (found.qualified(), identifier(&found.role));
-        let table = sql::table(&found.itself.schema, &found.itself.name);
         let unreadable = if !found.selectable {
+            let table = sql::table(&found.itself.schema, &found.itself.name);
             Some(format!("role {role} may not read {name}: `grant select on {table} to {role}`"))
         } else if found.hidden {
             Some(format!("row security hides rows of {name}: `alter role {role} bypassrls`"))

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use listener::Audience;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -42,7 +43,7 @@ pub fn routes(routes: &RoutesArgs, amqp: &AmqpArgs) -> Result<Routes, Failure> {
     Ok(routes)
 }
 
-fn database(source: &Source) -> Result<Database> {
+pub fn database(source: &Source) -> Result<Database> {
     source.url.get_ref().parse().with_context(|| format!("`url` of source {}", source.name.get_ref()))
 }
 
@@ -100,7 +101,7 @@ pub async fn run(
         // Gone without a word: its thread panicked.
         threads.push(async move { ended.await.map_err(|_| source.name.get_ref()) });
     }
-    let admin = tokio::spawn(http::serve(listener, metrics, statuses, shutdown.clone().cancelled_owned()));
+    let admin = tokio::spawn(http::serve(listener, metrics, statuses, Audience::Anyone, shutdown.clone()));
     // A source does not end before it is stopped, unless something is badly wrong: then no probe may find us well.
     let mut broken = tokio::select! {
         () = shutdown.cancelled() => None,
@@ -130,7 +131,7 @@ pub fn wiring(
     series.in_flight_limit.set(routes.relay.in_flight_bytes as i64);
     let acks = Arc::new(Acks::new()?);
     Ok(Wiring {
-        routes: Arc::clone(routes),
+        routes: Arc::new(routes.topics_of(source)),
         source: Arc::new(source.clone()),
         database: database(source)?,
         kafka_brokers: kafka.kafka_brokers.clone(),

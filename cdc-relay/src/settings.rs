@@ -6,7 +6,7 @@
 //!   extension is.
 
 /// Known to every server that is read, and set while the session signs in.
-pub const AT_START: [(&str, &str); 15] = [
+pub const AT_START: [(&str, &str); 16] = [
     ("client_encoding", "UTF8"),
     // The text forms that `json` writes onward almost unchanged.
     ("DateStyle", "ISO, YMD"),
@@ -25,6 +25,8 @@ pub const AT_START: [(&str, &str); 15] = [
     ("row_security", "off"),
     // A standby that is away holds up nobody.
     ("synchronous_commit", "local"),
+    // Questions to the catalog look dear and are cheap: compiling them takes seconds.
+    ("jit", "off"),
 ];
 
 /// Known to some servers only, or not to be set while signing in.
@@ -74,7 +76,7 @@ mod tests {
         let all = options(Some("-c work_mem=1MB -c lock_timeout=3s"));
         assert!(all.starts_with("-c work_mem=1MB -c lock_timeout=3s -c client_encoding=UTF8 "), "{all}");
         assert!(
-            all.contains("-c DateStyle=ISO,\\ YMD ") && all.ends_with("synchronous_commit=local"),
+            all.contains("-c DateStyle=ISO,\\ YMD ") && all.ends_with("synchronous_commit=local -c jit=off"),
             "{all}"
         );
         assert!(options(None).starts_with("-c client_encoding=UTF8 "));

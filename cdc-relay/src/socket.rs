@@ -114,37 +114,29 @@ fn set_tcp_timeouts(socket: &TcpStream, timeout: Duration) -> io::Result<()> {
     socket.set_write_timeout(Some(timeout))
 }
 
-/// Connects to the first of the hosts that answers; `encrypt`: if the database's address says so.
-pub fn open(database: &Database, timeout: Duration, encrypt: bool) -> io::Result<Socket> {
-    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the URL names no host");
+/// Connects to one of the hosts, by its place; `encrypt`: if the database's address says so.
+pub fn open(database: &Database, place: usize, timeout: Duration, encrypt: bool) -> io::Result<Socket> {
     let (hosts, addresses) = (database.get_hosts(), database.get_hostaddrs());
-    for index in 0..hosts.len().max(addresses.len()) {
-        let ports = database.get_ports();
-        let port = ports.get(index).or(ports.first()).copied().unwrap_or(5432);
-        let secured = |socket: io::Result<TcpStream>, name: &str| match encrypt {
-            true => secure(socket?, name, database, timeout),
-            false => socket.map(Socket::Tcp),
-        };
-        let attempt = match (hosts.get(index), addresses.get(index)) {
-            // Where it is, given beside its name, so that nobody has to look it up.
-            (Some(Host::Tcp(name)), Some(address)) => {
-                secured(connect_address((*address, port).into(), timeout), name)
-            }
-            (_, Some(address)) => {
-                secured(connect_address((*address, port).into(), timeout), &address.to_string())
-            }
-            (Some(Host::Tcp(name)), None) => secured(connect_tcp(name, port, timeout), name),
-            (Some(Host::Unix(folder)), None) => {
-                UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).map(Socket::Unix)
-            }
-            (None, None) => break,
-        };
-        match attempt {
-            Ok(socket) => return Ok(socket),
-            Err(error) => last = error,
+    let ports = database.get_ports();
+    let port = ports.get(place).or(ports.first()).copied().unwrap_or(5432);
+    let secured = |socket: io::Result<TcpStream>, name: &str| match encrypt {
+        true => secure(socket?, name, database, timeout),
+        false => socket.map(Socket::Tcp),
+    };
+    match (hosts.get(place), addresses.get(place)) {
+        // Where it is, given beside its name, so that nobody has to look it up.
+        (Some(Host::Tcp(name)), Some(address)) => {
+            secured(connect_address((*address, port).into(), timeout), name)
         }
+        (_, Some(address)) => {
+            secured(connect_address((*address, port).into(), timeout), &address.to_string())
+        }
+        (Some(Host::Tcp(name)), None) => secured(connect_tcp(name, port, timeout), name),
+        (Some(Host::Unix(folder)), None) => {
+            UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).map(Socket::Unix)
+        }
+        (None, None) => Err(io::Error::new(io::ErrorKind::InvalidInput, "the URL names no host")),
     }
-    Err(last)
 }
 
 /// Asks the server for TLS, as it wants to be asked.

@@ -20,7 +20,6 @@ use crate::rabbit::Rabbit;
 use crate::route::{Compiled, Destination, Plan, Record, Topics, Transaction, UNSAID};
 use crate::routes::{NewTable, Routes, Source};
 use crate::template::{Op, Problem, Row};
-use crate::wire::Session;
 
 /// How long the producer's queue may stay full before the session starts over.
 const FULL: Duration = Duration::from_secs(20);
@@ -182,13 +181,7 @@ impl Teller {
 
     /// With what the catalog says of its columns.
     fn settled(&mut self, relation: &Relation) -> Result<Relation> {
-        let mut relation = relation.clone();
-        if !self.catalog.knows(&relation) {
-            let mut session = Session::connect(&self.database)?;
-            self.catalog.learn(&mut session, std::slice::from_ref(&relation))?;
-        }
-        self.catalog.settle(&mut relation);
-        Ok(relation)
+        Ok(self.catalog.settled(&self.database, relation)?)
     }
 
     /// Tells a row to every route that it matches.

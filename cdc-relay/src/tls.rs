@@ -23,6 +23,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
+use crate::database::Parameters;
+
 /// Its name in the handshake (ALPN).
 pub const PROTOCOL: &[u8] = b"postgresql";
 
@@ -40,7 +42,8 @@ impl Mode {
     fn parse(text: &str) -> Result<Mode> {
         Ok(match text {
             "disable" => Mode::Disable,
-            "prefer" => Mode::Prefer,
+            // The one that has more of it.
+            "prefer" | "allow" => Mode::Prefer,
             "require" => Mode::Require,
             "verify-ca" => Mode::VerifyCa,
             "verify-full" => Mode::VerifyFull,
@@ -49,10 +52,10 @@ impl Mode {
     }
 }
 
-/// The parameters that the client library does not know.
+/// The parameters about TLS, which the client library knows in part.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Wish {
-    /// None: the URL does not say.
+    /// None: nobody says.
     mode: Option<Mode>,
     root_cert: Option<String>,
     cert: Option<String>,
@@ -60,12 +63,25 @@ pub struct Wish {
 }
 
 impl Wish {
-    /// What all of them come to. `known` is what the client library read, which knows other forms too.
+    /// Takes them out.
+    ///
+    /// # Errors
+    /// When one of them says what nobody understands.
+    pub fn take(parameters: &mut Parameters) -> Result<Wish> {
+        Ok(Wish {
+            mode: parameters.remove("sslmode").map(|text| Mode::parse(&text)).transpose()?,
+            root_cert: parameters.remove("sslrootcert"),
+            cert: parameters.remove("sslcert"),
+            key: parameters.remove("sslkey"),
+        })
+    }
+
+    /// What all of them come to.
     ///
     /// # Errors
     /// When they contradict each other.
-    pub fn mode(&self, known: Option<Mode>) -> Result<Mode> {
-        Ok(match (self.mode.or(known), self.root_cert.as_deref()) {
+    pub fn mode(&self) -> Result<Mode> {
+        Ok(match (self.mode, self.root_cert.as_deref()) {
             (None, Some("system")) | (Some(Mode::VerifyFull), _) => Mode::VerifyFull,
             (_, Some("system")) => bail!("sslrootcert=system goes with sslmode=verify-full and nothing less"),
             (Some(Mode::VerifyCa), None) => {
@@ -75,41 +91,6 @@ impl Wish {
             (mode, _) => mode.unwrap_or(Mode::Prefer),
         })
     }
-}
-
-/// Takes them out of a URL. Other forms of connection strings are left as they are.
-///
-/// # Errors
-/// When one of them says what nobody understands.
-pub fn take(url: &str) -> Result<(String, Wish)> {
-    let mut wish = Wish::default();
-    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
-        return Ok((url.to_owned(), wish));
-    }
-    // What comes before the first `@` is user and password, whatever is in them.
-    let host = url.find('@').unwrap_or(0);
-    let Some(question) = url.get(host..).and_then(|rest| rest.find('?')) else {
-        return Ok((url.to_owned(), wish));
-    };
-    let (address, query) = url.split_at(host + question);
-    let decoded = |text: &str| -> Result<String> {
-        let decoded = percent_encoding::percent_decode_str(text).decode_utf8();
-        Ok(decoded.context("a parameter of the URL is not UTF-8")?.into_owned())
-    };
-    let mut rest = Vec::new();
-    for pair in query.trim_start_matches('?').split('&') {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let value = || decoded(value);
-        match decoded(key)?.as_str() {
-            "sslmode" => wish.mode = Some(Mode::parse(&value()?)?),
-            "sslrootcert" => wish.root_cert = Some(value()?),
-            "sslcert" => wish.cert = Some(value()?),
-            "sslkey" => wish.key = Some(value()?),
-            _ => rest.push(pair),
-        }
-    }
-    let question = if rest.is_empty() { "" } else { "?" };
-    Ok((format!("{address}{question}{}", rest.join("&")), wish))
 }
 
 /// What a session is opened with.
@@ -255,21 +236,12 @@ impl ServerCertVerifier for Verifier {
 mod tests {
     use super::*;
 
-    fn mode(url: &str) -> Option<Mode> {
-        take(url).expect("a URL").1.mode(None).ok()
+    fn wish(url: &str) -> Result<Wish> {
+        Wish::take(&mut crate::database::parameters(url, &|_| None)?)
     }
 
-    #[test]
-    fn what_is_taken_out_of_a_url() {
-        let (rest, wish) =
-            take("postgres://u:p%40@h/d?sslmode=verify-full&application_name=x&sslrootcert=%2Fetc%2Fca.pem")
-                .expect("a URL");
-        assert_eq!(rest, "postgres://u:p%40@h/d?application_name=x");
-        assert_eq!(wish.mode, Some(Mode::VerifyFull));
-        assert_eq!(wish.root_cert.as_deref(), Some("/etc/ca.pem"));
-        let (rest, wish) = take("postgres://h/d?sslcert=c&sslkey=k").expect("a URL");
-        assert_eq!(rest, "postgres://h/d");
-        assert_eq!((wish.cert.as_deref(), wish.key.as_deref()), (Some("c"), Some("k")));
+    fn mode(url: &str) -> Option<Mode> {
+        wish(url).expect("a URL").mode().ok()
     }
 
     #[test]
@@ -285,15 +257,8 @@ mod tests {
         }
         assert_eq!(mode("postgres://h/d?sslmode=verify-ca"), None);
         assert_eq!(mode("postgres://u:p?w@h/d?ssl%6Dode=require&sslrootcert=ca.pem"), Some(Mode::VerifyCa));
-        let read_elsewhere = take("postgres://h/d?sslrootcert=ca.pem").expect("a URL").1;
-        assert_eq!(read_elsewhere.mode(Some(Mode::Require)).ok(), Some(Mode::VerifyCa));
+        assert_eq!(mode("host=h sslmode=require sslrootcert=ca.pem"), Some(Mode::VerifyCa));
         assert_eq!(mode("postgres://h/d?sslmode=disable&sslrootcert=ca.pem"), Some(Mode::Disable));
-        assert!(take("postgres://h/d?sslmode=maybe").is_err());
-    }
-
-    #[test]
-    fn other_forms_are_left_alone() {
-        let text = "host=h sslmode=require password=a?sslmode=x";
-        assert_eq!(take(text).expect("a string"), (text.to_owned(), Wish::default()));
+        assert!(wish("postgres://h/d?sslmode=maybe").is_err());
     }
 }

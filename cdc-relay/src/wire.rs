@@ -14,7 +14,7 @@ use fallible_iterator::FallibleIterator;
 use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::backend::{DataRowBody, ErrorFields, Message};
 use postgres_protocol::message::frontend;
-use tokio_postgres::config::ChannelBinding as Binding;
+use tokio_postgres::config::{ChannelBinding as Binding, TargetSessionAttrs};
 
 use crate::copy::Replication;
 use crate::database::Database;
@@ -40,6 +40,15 @@ impl WireError {
         match self {
             Self::Server { code, .. } => Some(code),
             Self::Io(_) | Self::Protocol(_) => None,
+        }
+    }
+
+    /// Whether another host may be asked instead.
+    fn is_of_this_host(&self) -> bool {
+        match self {
+            Self::Io(_) => true,
+            Self::Server { code, .. } => code == NOT_NOW,
+            Self::Protocol(_) => false,
         }
     }
 
@@ -75,6 +84,8 @@ impl From<io::Error> for WireError {
 
 /// The SQLSTATE of a connection for which `pg_hba.conf` has no entry.
 pub const NOT_LET_IN: &str = "28000";
+/// The SQLSTATE of a server that starts, stops or recovers.
+const NOT_NOW: &str = "57P03";
 
 pub type Result<T> = std::result::Result<T, WireError>;
 
@@ -112,26 +123,50 @@ impl Session {
         Session::open(database, &[("application_name", "cdc-relay snapshot")])
     }
 
+    /// At the first of the hosts that answers and is what is wanted.
     fn open(database: &Database, kind: &[(&str, &str)]) -> Result<Session> {
-        match Session::sign_in(database, kind, true) {
-            Err(error) if database.may_go_plain() && error.may_be_of_tls() => {
-                Session::sign_in(database, kind, false)
+        let mut last = None;
+        for place in 0..database.places().max(1) {
+            match Session::open_at(database, place, kind) {
+                Err(error) if error.is_of_this_host() => last = Some(error),
+                done => return done,
             }
-            done => done,
         }
+        last.map_or_else(|| protocol("the URL names no host"), Err)
     }
 
-    fn sign_in(database: &Database, kind: &[(&str, &str)], encrypt: bool) -> Result<Session> {
-        let timeout = database.patience();
-        let mut session = Session {
-            socket: open(database, timeout, encrypt)?,
-            input: BytesMut::new(),
-            process: (0, 0),
-            version: 0,
-            prepared: Vec::new(),
+    fn open_at(database: &Database, place: usize, kind: &[(&str, &str)]) -> Result<Session> {
+        let mut session = match Session::sign_in((database, place), kind, true) {
+            Err(error) if database.may_go_plain() && error.may_be_of_tls() => {
+                Session::sign_in((database, place), kind, false)
+            }
+            done => done,
+        }?;
+        let wanted = match database.get_target_session_attrs() {
+            TargetSessionAttrs::ReadWrite => "off",
+            TargetSessionAttrs::ReadOnly => "on",
+            _ => return Ok(session),
         };
+        let rows = session.query("show transaction_read_only")?;
+        let found = rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
+        if found == Some(wanted) {
+            return Ok(session);
+        }
+        Err(io::Error::other("the server is not what target_session_attrs asks for").into())
+    }
+
+    fn sign_in(
+        (database, place): (&Database, usize),
+        kind: &[(&str, &str)],
+        encrypt: bool,
+    ) -> Result<Session> {
+        let timeout = database.patience();
+        let socket = open(database, place, timeout, encrypt)?;
+        let (input, prepared) = (BytesMut::new(), Vec::new());
+        let mut session = Session { socket, input, process: (0, 0), version: 0, prepared };
         session.socket.set_timeouts(timeout)?;
-        let user = database.get_user().unwrap_or("postgres");
+        // `Database` leaves neither open.
+        let user = database.get_user().unwrap_or_default();
         let who = [("user", user), ("database", database.get_dbname().unwrap_or(user))];
         let options = database.get_options().map(|options| ("options", options));
         let mut out = BytesMut::new();

@@ -136,7 +136,7 @@ fn read_name(body: &[u8]) -> Value {
 }
 
 fn read(body: &[u8]) -> Result<Request, String> {
-    let request: Request = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let request: Request = listener::json::read(body).map_err(|error| error.to_string())?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
     if !(1..=64).contains(&request.reference.len()) || !request.reference.chars().all(plain) {
         return Err("reference: 1 to 64 letters, digits or ._:-".to_owned());

@@ -20,11 +20,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream;
+use listener::{Reason, Refused};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
-use warp::http::header::{CONTENT_TYPE, HeaderValue};
+use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
@@ -64,12 +65,12 @@ pub fn routes(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
     let serving = business(gateway.clone());
     let admin = behaviour(gateway.clone());
     let with = with(gateway);
-    let ledger = warp::path!("ledger").and(warp::get()).and(with.clone()).map(|gateway: Arc<Gateway>| {
+    let ledger = warp::path!("ledger").and(listener::get()).and(with.clone()).map(|gateway: Arc<Gateway>| {
         let pages = stream::iter(Pages { ledger: gateway.ledger.clone(), from: 0 });
         let reply = warp::reply::stream(pages);
         warp::reply::with_header(reply, CONTENT_TYPE, "application/x-ndjson").into_response()
     });
-    let health = warp::path!("health").and(warp::get()).and(with.clone()).map(|gateway: Arc<Gateway>| {
+    let health = warp::path!("health").and(listener::get()).and(with.clone()).map(|gateway: Arc<Gateway>| {
         let (counts, version) = (gateway.ledger.counts(), env!("CARGO_PKG_VERSION"));
         let undecided = gateway.ledger.undecided();
         let body = json!({"status": "ok", "service": "gateway-sim", "version": version,
@@ -77,7 +78,7 @@ pub fn routes(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
         warp::reply::json(&body).into_response()
     });
     let metrics = warp::path!("metrics")
-        .and(warp::get())
+        .and(listener::get())
         .and(with)
         .map(|gateway: Arc<Gateway>| render_metrics(&gateway));
     let rest = ledger.or(admin).unify().or(health).unify().or(metrics).unify();
@@ -98,7 +99,7 @@ fn body() -> BoxedFilter<(Bytes,)> {
 fn business(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
     let with = with(gateway);
     let charge = warp::path!("charges")
-        .and(warp::post())
+        .and(listener::unguarded_post())
         .and(warp::header::optional("idempotency-key"))
         .and(body())
         .and(with.clone())
@@ -108,7 +109,7 @@ fn business(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
                 None => charge(gateway, key, body).await,
             }
         });
-    let inquire = warp::path!("charges" / String).and(warp::get()).and(with.clone()).then(
+    let inquire = warp::path!("charges" / String).and(listener::get()).and(with.clone()).then(
         |reference: String, gateway: Arc<Gateway>| async move {
             match gateway.outage() {
                 Some(how) => unserved(&gateway, how, &reference).await,
@@ -122,20 +123,21 @@ fn business(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
             }
         },
     );
-    let void = warp::path!("charges" / String / "void").and(warp::post()).and(body()).and(with).then(
-        |reference: String, body: Bytes, gateway: Arc<Gateway>| async move {
-            match gateway.outage() {
-                Some(how) => unserved(&gateway, how, &reference).await,
-                None => match gateway.later.take(Call::Void, &reference) {
-                    Some((answer, amount)) => {
-                        let (call, amount) = (Call::Void, Some(amount));
-                        misbehave(&gateway, answer, About { call, reference: &reference, amount }).await
-                    }
-                    None => void(&gateway, &reference, &body),
-                },
-            }
-        },
-    );
+    let void =
+        warp::path!("charges" / String / "void").and(listener::unguarded_post()).and(body()).and(with).then(
+            |reference: String, body: Bytes, gateway: Arc<Gateway>| async move {
+                match gateway.outage() {
+                    Some(how) => unserved(&gateway, how, &reference).await,
+                    None => match gateway.later.take(Call::Void, &reference) {
+                        Some((answer, amount)) => {
+                            let (call, amount) = (Call::Void, Some(amount));
+                            misbehave(&gateway, answer, About { call, reference: &reference, amount }).await
+                        }
+                        None => void(&gateway, &reference, &body),
+                    },
+                }
+            },
+        );
     charge.or(inquire).unify().or(void).unify().boxed()
 }
 
@@ -143,30 +145,31 @@ fn business(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
 fn behaviour(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
     let with = with(gateway);
     let show = warp::path!("script")
-        .and(warp::get())
+        .and(listener::get())
         .and(with.clone())
         .map(|gateway: Arc<Gateway>| warp::reply::json(read(&gateway.mix).words()).into_response());
     let script = warp::path!("script")
-        .and(warp::put())
-        .and(warp::header::optional("content-type"))
+        .and(listener::put())
+        .and(warp::header::headers_cloned())
         .and(body())
         .and(with.clone())
-        .map(|kind: Option<String>, body: Bytes, gateway: Arc<Gateway>| {
-            let json = kind.is_some_and(|kind| kind.starts_with("application/json"));
+        .map(|headers: HeaderMap, body: Bytes, gateway: Arc<Gateway>| {
+            let json = headers.get(CONTENT_TYPE).is_some_and(listener::media::is_json);
             changed(mix(json, &body).map(|mix| *write(&gateway.mix) = mix), "unknown-script")
         });
-    let outage = warp::path!("outage").and(warp::put()).and(body()).and(with.clone()).map(
+    let outage = warp::path!("outage").and(listener::put()).and(body()).and(with.clone()).map(
         |body: Bytes, gateway: Arc<Gateway>| {
-            let outage = serde_json::from_slice(&body).map_err(|error| error.to_string());
+            let outage = listener::json::read(&body).map_err(|error| error.to_string());
             let set = |outage| *write(&gateway.outage) = Some((outage, Instant::now()));
             changed(outage.map(set), "unknown-outage")
         },
     );
-    let over = warp::path!("outage").and(warp::delete()).and(with.clone()).map(|gateway: Arc<Gateway>| {
-        *write(&gateway.outage) = None;
-        StatusCode::NO_CONTENT.into_response()
-    });
-    let keys = warp::path!("idempotency").and(warp::put()).and(body()).and(with).map(
+    let over =
+        warp::path!("outage").and(listener::delete()).and(with.clone()).map(|gateway: Arc<Gateway>| {
+            *write(&gateway.outage) = None;
+            StatusCode::NO_CONTENT.into_response()
+        });
+    let keys = warp::path!("idempotency").and(listener::put()).and(body()).and(with).map(
         |body: Bytes, gateway: Arc<Gateway>| {
             let ignored = match body.as_ref() {
                 b"honoured" => Ok(false),
@@ -182,7 +185,7 @@ fn behaviour(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
 
 fn mix(json: bool, body: &[u8]) -> Result<Mix, String> {
     if json {
-        return serde_json::from_slice(body).map_err(|error| error.to_string()).and_then(Mix::of);
+        return listener::json::read(body).map_err(|error| error.to_string()).and_then(Mix::of);
     }
     Mix::plain(std::str::from_utf8(body).map_err(|error| error.to_string())?.trim())
 }
@@ -245,7 +248,7 @@ struct VoidRequest {
 
 fn void(gateway: &Gateway, reference: &str, body: &[u8]) -> Response {
     // An object: serde would take `[]` for one with nothing in it.
-    let object = serde_json::from_slice(body).map(serde_json::Value::Object);
+    let object = listener::json::read(body).map(serde_json::Value::Object);
     let request: VoidRequest = match object.and_then(serde_json::from_value) {
         Ok(request) => request,
         Err(error) => return gateway.refuse("invalid", 400, "invalid-void", &error.to_string()),
@@ -354,6 +357,15 @@ impl Gateway {
     }
 }
 
+/// A request that was refused before any route was asked.
+pub fn refuse(refused: &Refused) -> Response {
+    let mut response = problem(refused.reason.status().as_u16(), refused.reason.as_str(), &refused.detail);
+    if refused.reason == Reason::Unauthorized {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
 /// RFC 9457.
 pub fn problem_document(status: u16, kind: &str, detail: &str) -> Value {
     let title = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
@@ -377,13 +389,14 @@ fn problem_response(status: u16, document: &Value) -> Response {
 }
 
 async fn recover(rejection: Rejection) -> Result<Response, Rejection> {
-    use warp::reject::{LengthRequired, MethodNotAllowed, PayloadTooLarge};
+    use warp::reject::{LengthRequired, PayloadTooLarge};
+    if let Some(refused) = listener::refusal(&rejection) {
+        return Ok(refuse(&refused));
+    }
     Ok(if rejection.find::<PayloadTooLarge>().is_some() {
         problem(413, "too-large", "The body is too large.")
     } else if rejection.find::<LengthRequired>().is_some() {
         problem(411, "length-required", "A body with a Content-Length is required.")
-    } else if rejection.find::<MethodNotAllowed>().is_some() {
-        problem(405, "method-not-allowed", "This method is not offered here.")
     } else if rejection.is_not_found() {
         problem(404, "not-found", "There is no such resource.")
     } else {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use listener::Audience;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use warp::filters::BoxedFilter;
@@ -67,7 +68,8 @@ fn connection(
     let socket = stream.as_fd().try_clone_to_owned()?;
     let warp = TowerToHyperService::new(warp::service(routes.clone()));
     let service = hyper::service::service_fn(move |request| {
-        let reply = hyper::service::Service::call(&warp, request);
+        let render = |refused| crate::http::refuse(&refused);
+        let reply = listener::serve::answer(warp.clone(), Audience::Anyone, render, request);
         async move {
             let response: Response = match reply.await {
                 Ok(response) => response,

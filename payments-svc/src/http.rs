@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use saga::CancellationToken;
-use saga::fields::Fields;
+use saga::fields::{Fields, parse_uuid};
 use saga::http::{self, Ready};
 use saga::postgres::{self, Pool};
-use saga::problem::Problem;
-use saga::trace::traceparent_or_new;
+use saga::problem::{Kind, Problem};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -35,29 +34,29 @@ const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-repl
 /// `POST /payments`, `GET /payments/{id}`, `POST /payments/{id}/cancel`, `GET /services`, `GET /health`.
 pub fn public(pool: Pool, acceptor: Acceptor, metrics: Metrics) -> BoxedFilter<(Response,)> {
     let pay = warp::path!("payments")
-        .and(warp::post())
+        .and(http::post())
         .and(http::user_id())
-        .and(warp::header::optional::<String>("traceparent"))
+        .and(http::traceparent())
         .and(http::json_body())
-        .then(move |user_id, traceparent: Option<String>, body| {
+        .then(move |user_id, traceparent, body| {
             let acceptor = acceptor.clone();
-            async move { answer(pay(&acceptor, user_id, traceparent.as_deref(), body).await) }
+            async move { answer(pay(&acceptor, user_id, traceparent, body).await) }
         });
     let reader = pool.clone();
-    let payment = warp::path!("payments" / String).and(warp::get()).and(http::user_id()).then(
+    let payment = warp::path!("payments" / String).and(http::get()).and(http::user_id()).then(
         move |id: String, user_id| {
             let pool = reader.clone();
             async move { answer(payment(&pool, user_id, &id).await) }
         },
     );
     let canceller = pool.clone();
-    let cancel = warp::path!("payments" / String / "cancel").and(warp::post()).and(http::user_id()).then(
+    let cancel = warp::path!("payments" / String / "cancel").and(http::post()).and(http::user_id()).then(
         move |id: String, user_id| {
             let (pool, metrics) = (canceller.clone(), metrics.clone());
             async move { answer(cancel(&pool, &metrics, user_id, &id).await) }
         },
     );
-    let services = warp::path!("services").and(warp::get()).then(move || {
+    let services = warp::path!("services").and(http::get()).then(move || {
         let pool = pool.clone();
         async move { answer(services(&pool).await) }
     });
@@ -87,7 +86,7 @@ fn unavailable(error: &anyhow::Error) -> Problem {
 async fn pay(
     acceptor: &Acceptor,
     user_id: Uuid,
-    traceparent: Option<&str>,
+    traceparent: String,
     body: Value,
 ) -> Result<Response, Problem> {
     let payment = parse(user_id, traceparent, body)?;
@@ -99,22 +98,18 @@ async fn pay(
             Ok(response)
         }
         Some(Accepted::KeyReused) => Err(Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "idempotency-key-reused",
-            "The idempotency key was used for another payment.",
+            Kind::IdempotencyKeyReused,
             "Use a new key for a new payment, or send the same body again.",
         )),
         Some(Accepted::ServiceRefused) => Err(Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "service-not-enabled",
-            "The service cannot be paid.",
+            Kind::ServiceNotEnabled,
             "It is not known or not enabled; GET /services lists those that are.",
         )),
         None => Err(Problem::unavailable()),
     }
 }
 
-fn parse(user_id: Uuid, traceparent: Option<&str>, body: Value) -> Result<NewPayment, Problem> {
+fn parse(user_id: Uuid, traceparent: String, body: Value) -> Result<NewPayment, Problem> {
     let mut fields = Fields::of(body)?;
     let client_number = fields.text("client_number", CLIENT_NUMBER_CHARS_MAX);
     let service_id = fields.text("service_id", SERVICE_ID_CHARS_MAX);
@@ -129,7 +124,7 @@ fn parse(user_id: Uuid, traceparent: Option<&str>, body: Value) -> Result<NewPay
         client_number,
         service_id,
         amount,
-        traceparent: traceparent_or_new(traceparent),
+        traceparent,
     })
 }
 
@@ -165,7 +160,7 @@ fn not_found() -> Problem {
 }
 
 async fn payment(pool: &Pool, user_id: Uuid, id: &str) -> Result<Response, Problem> {
-    let payment_id = Uuid::try_parse(id).map_err(|_| not_found())?;
+    let payment_id = parse_uuid(id).ok_or_else(not_found)?;
     let found = store::payment(pool, user_id, payment_id).await.map_err(|error| unavailable(&error))?;
     let found = found.ok_or_else(not_found)?;
     Ok(json_response(StatusCode::OK, render::payment(&found)))
@@ -173,19 +168,14 @@ async fn payment(pool: &Pool, user_id: Uuid, id: &str) -> Result<Response, Probl
 
 /// 202 with the payment as it stands: the request is recorded, how the payment ends is told by its events.
 async fn cancel(pool: &Pool, metrics: &Metrics, user_id: Uuid, id: &str) -> Result<Response, Problem> {
-    let payment_id = Uuid::try_parse(id).map_err(|_| not_found())?;
+    let payment_id = parse_uuid(id).ok_or_else(not_found)?;
     let asked =
         store::request_cancel(pool, user_id, payment_id).await.map_err(|error| unavailable(&error))?;
     match asked.ok_or_else(not_found)? {
         Cancel::Record { told } => metrics.transitions.with_label_values(&[told.as_str()]).inc(),
         Cancel::Already => {}
         Cancel::TooLate(status) => {
-            return Err(Problem::new(
-                StatusCode::CONFLICT,
-                "payment-ended",
-                "The payment has ended and cannot be cancelled.",
-                format!("It is {}.", status.as_str()),
-            ));
+            return Err(Problem::new(Kind::PaymentEnded, format!("It is {}.", status.as_str())));
         }
     }
     let found = store::payment(pool, user_id, payment_id).await.map_err(|error| unavailable(&error))?;
@@ -218,7 +208,7 @@ mod tests {
     fn a_request_is_parsed_whole_or_not_at_all() {
         let user = Uuid::now_v7();
         let good = json!({"client_number": "0812", "service_id": "electricity", "amount": 1, "idempotency_key": "k"});
-        assert_eq!(parse(user, None, good.clone()).unwrap().amount, 1);
+        assert_eq!(parse(user, String::new(), good.clone()).unwrap().amount, 1);
         for (field, value) in [
             ("amount", json!(1.5)),
             ("amount", json!("1")),
@@ -229,7 +219,7 @@ mod tests {
         ] {
             let mut bad = good.clone();
             bad[field] = value;
-            assert_eq!(parse(user, None, bad).unwrap_err().errors[0].field, field);
+            assert_eq!(parse(user, String::new(), bad).unwrap_err().errors[0].field, field);
         }
     }
 }

@@ -41,8 +41,14 @@ pub async fn run(
     let shutdown = after_grace(asked.clone(), Duration::from_millis(config.drain_ms));
     let ttl = Duration::from_secs(u64::from(config.payment_ttl_seconds));
     let acceptor = Acceptor::start(pool.clone(), ttl, metrics.clone());
-    let public = edge::serve(public, http::public(pool.clone(), acceptor, metrics.clone()), shutdown.clone());
-    let admin = edge::serve(admin, http::admin(&pool, &metrics, asked), shutdown.clone());
+    let public = edge::serve(
+        public,
+        http::public(pool.clone(), acceptor, metrics.clone()),
+        edge::Audience::Anyone,
+        shutdown.clone(),
+    );
+    let admin =
+        edge::serve(admin, http::admin(&pool, &metrics, asked), edge::Audience::Anyone, shutdown.clone());
 
     let subscription = Subscription {
         brokers: config.kafka_brokers,

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::saga::Status;
+use crate::saga::{CancelAnswer, Status, cancel_answer};
 use crate::store::{Asked, Payment};
 
 #[derive(Serialize)]
@@ -25,6 +25,8 @@ struct PaymentDocument<'a> {
     #[serde(flatten)]
     asked: AskedDocument<'a>,
     reason: Option<&'a str>,
+    /// `requested`, `honoured` or `refused`; null if nobody asked.
+    cancel: Option<&'static str>,
     version: i32,
     timeline: Vec<Milestone>,
 }
@@ -45,6 +47,7 @@ pub fn payment(payment: &Payment) -> Vec<u8> {
     to_json(&PaymentDocument {
         asked: document(&payment.asked, &payment.status),
         reason: payment.reason.as_deref(),
+        cancel: cancel(payment),
         version: payment.version,
         timeline: timeline(payment),
     })
@@ -61,6 +64,11 @@ fn document<'a>(asked: &'a Asked, status: &'a str) -> AskedDocument<'a> {
         initiated_at: rfc3339(asked.initiated_at),
         expires_at: rfc3339(asked.expires_at),
     }
+}
+
+fn cancel(payment: &Payment) -> Option<&'static str> {
+    let status = Status::parse(&payment.status)?;
+    cancel_answer(status, payment.cancel_requested_at.is_some()).map(CancelAnswer::as_str)
 }
 
 /// What happened, in order of time.
@@ -129,5 +137,59 @@ mod tests {
         let words: Vec<_> =
             body["timeline"].as_array().unwrap().iter().map(|m| m["status"].as_str().unwrap()).collect();
         assert_eq!(words, ["initiated", "authorized", "failed"]);
+    }
+
+    /// A payment in this status; to cancel it was asked or was not.
+    fn document_of(status: &str, cancel_requested: bool) -> serde_json::Value {
+        let at = |second: u32| Some(format!("2026-01-02T03:04:{second:02}Z").parse().unwrap());
+        let when = |wanted: &str| if status == wanted { at(8) } else { None };
+        let body = payment(&Payment {
+            asked: asked(),
+            status: status.into(),
+            reason: None,
+            version: 3,
+            authorized_at: if status == "initiated" || status == "rejected" { None } else { at(6) },
+            completed_at: when("completed"),
+            rejected_at: when("rejected"),
+            failed_at: when("failed"),
+            cancelled_at: when("cancelled"),
+            cancel_requested_at: if cancel_requested { at(7) } else { None },
+        });
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    #[test]
+    fn a_payment_says_what_became_of_the_request_to_cancel_it() {
+        for (status, expected) in [
+            ("initiated", "requested"),
+            ("authorized", "requested"),
+            ("cancelled", "honoured"),
+            ("completed", "refused"),
+            ("failed", "refused"),
+            ("rejected", "refused"),
+        ] {
+            assert_eq!(document_of(status, true)["cancel"], expected, "{status}");
+            let unasked = document_of(status, false);
+            assert!(unasked.as_object().unwrap().contains_key("cancel"), "{status}: {unasked}");
+            assert_eq!(unasked["cancel"], serde_json::Value::Null, "{status}");
+        }
+    }
+
+    #[test]
+    fn the_document_of_a_payment_is_golden() {
+        let document = payment(&Payment {
+            asked: asked(),
+            status: "completed".into(),
+            reason: None,
+            version: 4,
+            authorized_at: Some("2026-01-02T03:04:06Z".parse().unwrap()),
+            completed_at: Some("2026-01-02T03:04:08Z".parse().unwrap()),
+            rejected_at: None,
+            failed_at: None,
+            cancelled_at: None,
+            cancel_requested_at: Some("2026-01-02T03:04:07Z".parse().unwrap()),
+        });
+        let golden = r#"{"payment_id":"0198c0de-0000-7000-8000-000000000002","user_id":"0198c0de-0000-7000-8000-000000000001","client_number":"081234567890","service_id":"electricity","amount":15000,"status":"completed","initiated_at":"2026-01-02T03:04:05.120000Z","expires_at":"2026-01-02T03:19:05.000000Z","reason":null,"cancel":"refused","version":4,"timeline":[{"status":"initiated","at":"2026-01-02T03:04:05.120000Z"},{"status":"authorized","at":"2026-01-02T03:04:06.000000Z"},{"status":"cancel_requested","at":"2026-01-02T03:04:07.000000Z"},{"status":"completed","at":"2026-01-02T03:04:08.000000Z"}]}"#;
+        assert_eq!(String::from_utf8(document).unwrap(), golden);
     }
 }

@@ -207,6 +207,38 @@ pub fn cancel(state: &State) -> Cancel {
     }
 }
 
+/// What became of the user's request to cancel, as clients see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CancelAnswer {
+    /// It is recorded, and the payment has not ended.
+    Requested,
+    /// The payment was cancelled.
+    Honoured,
+    /// The payment ended otherwise: the gateway may have been called before.
+    Refused,
+}
+
+impl CancelAnswer {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CancelAnswer::Requested => "requested",
+            CancelAnswer::Honoured => "honoured",
+            CancelAnswer::Refused => "refused",
+        }
+    }
+}
+
+/// What became of the request to cancel; `None` if there was none. It follows from where the payment stands: no event
+/// says it, for nobody decides it but by the payment's end.
+pub fn cancel_answer(status: Status, cancel_requested: bool) -> Option<CancelAnswer> {
+    let answer = match status {
+        Status::Initiated | Status::Authorized => CancelAnswer::Requested,
+        Status::Cancelled => CancelAnswer::Honoured,
+        Status::Completed | Status::Rejected | Status::Failed => CancelAnswer::Refused,
+    };
+    cancel_requested.then_some(answer)
+}
+
 /// The state after a step: what the next event of the same batch is decided on.
 pub fn next(state: &State, step: &Step) -> State {
     match step {

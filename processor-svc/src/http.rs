@@ -6,8 +6,9 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use prometheus::Registry;
 use saga::CancellationToken;
+use saga::fields::parse_uuid;
 use saga::http as edge;
-use saga::problem::Problem;
+use saga::problem::{Kind, Problem};
 use serde::Deserialize;
 use standardwebhooks::Webhook;
 use uuid::Uuid;
@@ -44,7 +45,7 @@ struct Data {
 pub fn public(service: &'static str, hooks: Option<Hooks>) -> BoxedFilter<(Response,)> {
     let Some(hooks) = hooks.map(Arc::new) else { return edge::health(service) };
     let webhook = warp::path!("webhooks" / "gateway")
-        .and(warp::post())
+        .and(edge::post())
         .and(warp::header::headers_cloned())
         .and(edge::body())
         .then(move |headers: HeaderMap, body: Bytes| {
@@ -59,15 +60,13 @@ impl Hooks {
     async fn take(&self, headers: &HeaderMap, body: &[u8]) -> Result<Response, Problem> {
         if let Err(error) = self.webhook.verify(body, headers) {
             Metrics::count(&self.metrics.webhooks, "refused");
-            let title = "The webhook is not signed by the gateway, or not now.";
-            return Err(Problem::new(StatusCode::UNAUTHORIZED, "signature", title, error.to_string()));
+            return Err(Problem::new(Kind::Signature, error.to_string()));
         }
-        let notice: Notice =
-            serde_json::from_slice(body).map_err(|error| Problem::malformed(error.to_string()))?;
+        let notice: Notice = edge::read_json(body).map_err(|error| Problem::malformed(error.to_string()))?;
         // A reference that is not ours is as good as one that has ended: nothing to do.
-        let hastened = match Uuid::try_parse(&notice.data.reference) {
-            Ok(payment_id) => self.hasten(payment_id).await?,
-            Err(_) => false,
+        let hastened = match parse_uuid(&notice.data.reference) {
+            Some(payment_id) => self.hasten(payment_id).await?,
+            None => false,
         };
         Metrics::count(&self.metrics.webhooks, if hastened { "hastened" } else { "needless" });
         Ok(StatusCode::NO_CONTENT.into_response())

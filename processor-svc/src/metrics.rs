@@ -43,6 +43,7 @@ pub struct Metrics {
     pub watched: IntGauge,
     pub oldest_live_seconds: IntGauge,
     pub scans: IntCounter,
+    pub walks: IntCounter,
 }
 
 const SECONDS: &[f64] = &[
@@ -75,6 +76,8 @@ impl Metrics {
         registry.register(Box::new(call_seconds.clone()))?;
         let scans = IntCounter::new("processor_scans_total", "Scans for charges that have not ended.")?;
         registry.register(Box::new(scans.clone()))?;
+        let walks = IntCounter::new("processor_walks_total", "Walks through all charges, completed.")?;
+        registry.register(Box::new(walks.clone()))?;
         Ok(Metrics {
             consumer: ConsumerMetrics::register(&registry)?,
             jobs: counters("processor_jobs_total", "Work messages by what became of them.", "result")?,
@@ -95,6 +98,7 @@ impl Metrics {
             watched: gauge("processor_watched", "Charges the sweeper keeps an eye on.")?,
             oldest_live_seconds: gauge("processor_oldest_live_seconds", "Age of the oldest unended charge.")?,
             scans,
+            walks,
             registry,
         })
     }

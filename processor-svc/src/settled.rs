@@ -1,5 +1,6 @@
-//! Redis: which charges have ended, so that a duplicate message is dropped without asking the database.
+//! Redis: which charges have probably ended, so that a duplicate message costs one look at its row instead of an insert.
 //!
+//! A hit decides nothing: the caller asks the database, whose rows may be older than what is here (a restore).
 //! Only what is committed is ever written here, under a name that belongs to one history of one database and to this
 //! charge, so that another charge under the same payment is not taken for a duplicate. So flushing, stopping or
 //! restoring Redis changes latency, never an outcome. Whatever Redis does not answer within a few milliseconds is
@@ -70,7 +71,7 @@ impl Settled {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity.map(Into::into);
     }
 
-    /// The payments of those charges that have certainly ended.
+    /// The payments of those charges that ended, as far as Redis knows.
     pub async fn among(&self, charges: &[&Charge]) -> HashSet<Uuid> {
         let (Some(mut connection), Some(keys)) = (self.connection.get().cloned(), self.keys(charges)) else {
             return HashSet::new();

@@ -1,18 +1,25 @@
 //! Finds what nobody is working on: leases that lapsed (their process died), pauses that are over, inquiries
 //! that are due. Rows are all it knows, so any number of processors may sweep, and a restart resumes.
+//!
+//! * New charges are found by age, a scan at a time; those that appear with an age that was scanned before, by a walk
+//!   through the whole table, a few blocks after each scan.
+//! * What is watched and is not there any more is forgotten: the table may have been restored.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::calls::{Calls, Report};
+use crate::breaker::Refusal;
+use crate::calls::{Calls, Permit, Report};
+use crate::charge::Charge;
 use crate::metrics::Metrics;
-use crate::saga::{Event, State, Step, decide};
+use crate::saga::{Event, State, Step, To, decide};
 use crate::settled::Settled;
+use crate::shares::Shares;
 use crate::store::Store;
 use crate::store::sweep::Seen;
 use crate::watch::Watch;
@@ -25,6 +32,12 @@ pub const WATCHED_MAX: usize = 100_000;
 const LOOK_MAX: usize = 500;
 /// When to look again at a charge that was due while all permits were taken, or that another one claimed.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Blocks of the table in one statement of the walk: 4 MB.
+const WALK_BLOCKS: u64 = 512;
+/// Of the time between two scans so much is spent on walking: a fiftieth.
+const WALK_SHARE: u32 = 50;
+/// Charges whose age is asked for at once.
+const OLDEST_MAX: usize = 100;
 /// How often the database is asked who it is (a restore or failover makes it another).
 const IDENTITY_EVERY: Duration = Duration::from_secs(5);
 
@@ -35,6 +48,7 @@ pub struct Sweep {
     pub settled: Settled,
     /// Bounds inquiries and repeated calls.
     pub permits: Arc<Semaphore>,
+    pub shares: Shares,
     /// How often to look for charges of processes that died.
     pub scan_every: Duration,
     /// How long a claimed inquiry is this process's.
@@ -49,6 +63,7 @@ impl Sweep {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut next_scan, mut next_identity) = (Instant::now(), Instant::now());
+        let (mut known, mut walked_to) = (None, 0);
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -57,11 +72,20 @@ impl Sweep {
             if Instant::now() >= next_identity {
                 let identity = self.store.identity().await;
                 self.settled.set_identity(identity.as_deref().ok());
+                if let Ok(identity) = &identity
+                    && known.replace(identity.clone()).is_some_and(|before| before != *identity)
+                {
+                    tracing::warn!(
+                        "the database is another one than before: all of its charges are looked at"
+                    );
+                    self.watch.start_over();
+                    next_scan = Instant::now();
+                }
                 next_identity = Instant::now() + IDENTITY_EVERY;
                 self.failed("identity", identity.map(drop));
             }
             if Instant::now() >= next_scan {
-                let scanned = self.scan().await;
+                let scanned = self.scan(&mut walked_to).await;
                 let wait =
                     if scanned.is_ok() { self.scan_every } else { self.scan_every.min(LOOK_AGAIN * 2) };
                 next_scan = Instant::now() + wait;
@@ -80,14 +104,49 @@ impl Sweep {
         }
     }
 
-    async fn scan(&self) -> anyhow::Result<()> {
+    async fn scan(&self, walked_to: &mut u64) -> anyhow::Result<()> {
         let (live, read_at) = self.store.scan(self.watch.low_water(), WATCHED_MAX + 1).await?;
         self.watch.scanned(&live, live.len() <= WATCHED_MAX, read_at);
-        let age = |created: Timestamp| read_at.duration_since(created).as_secs();
-        self.metrics.oldest_live_seconds.set(live.first().map_or(0, |oldest| age(oldest.created_at)));
+        self.walk(walked_to).await?;
+        let oldest = self.oldest_live().await?;
+        self.metrics.oldest_live_seconds.set(oldest.map_or(0, |age| age.as_secs() as i64));
         self.metrics.watched.set(self.watch.len() as i64);
         self.metrics.scans.inc();
         Ok(())
+    }
+
+    /// Goes on with the walk for its share of the time, and at most once through the table.
+    async fn walk(&self, walked_to: &mut u64) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let walked = self.store.walk(*walked_to, WALK_BLOCKS).await?;
+            self.watch.walked(&walked.live);
+            *walked_to = walked.next.unwrap_or(0);
+            if *walked_to == 0 {
+                self.metrics.walks.inc();
+            }
+            if *walked_to == 0 || begun.elapsed() >= self.scan_every / WALK_SHARE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The age of the oldest charge that has not ended, as the database says now.
+    async fn oldest_live(&self) -> anyhow::Result<Option<Duration>> {
+        loop {
+            let oldest = self.watch.oldest(OLDEST_MAX);
+            if oldest.is_empty() {
+                return Ok(None);
+            }
+            let (live, read_at) = self.store.live(&oldest).await?;
+            // The others ended elsewhere, or are not there any more.
+            let is_live: HashSet<Uuid> = live.iter().map(|live| live.payment_id).collect();
+            oldest.iter().filter(|id| !is_live.contains(id)).for_each(|id| self.watch.forget(*id));
+            if let (Some(first), Some(read_at)) = (live.first(), read_at) {
+                let age = read_at.duration_since(first.created_at);
+                return Ok(Some(age.try_into().unwrap_or(Duration::ZERO)));
+            }
+        }
     }
 
     /// Looks at the charges that are due and sets going what each needs.
@@ -97,7 +156,10 @@ impl Sweep {
             return Ok(());
         }
         let mut inquiries = Vec::new();
-        for seen in self.store.look(&due).await? {
+        let looked = self.store.look(&due).await?;
+        let there: HashSet<Uuid> = looked.iter().map(|seen| seen.charge.payment_id).collect();
+        due.iter().filter(|id| !there.contains(id)).for_each(|id| self.watch.forget(*id));
+        for seen in looked {
             let payment_id = seen.charge.payment_id;
             match (&seen.due, seen.state.has_ended()) {
                 (_, true) => self.watch.forget(payment_id),
@@ -105,21 +167,28 @@ impl Sweep {
                 (Ok(()), false) => inquiries.extend(self.due(seen)),
             }
         }
-        self.inquire(&inquiries).await
+        self.inquire(inquiries).await
     }
 
-    /// A charge whose time has come; answers it if what it needs is an inquiry.
-    fn due(&self, seen: Seen) -> Option<Uuid> {
+    /// A charge whose time has come; answers it, and the right to ask, if what it needs is an inquiry.
+    fn due(&self, seen: Seen) -> Option<(Uuid, Permit)> {
         let Seen { charge, state, past_deadline, .. } = seen;
         let never_called = matches!(state, State::Waiting { .. });
         let event = if past_deadline && never_called { Event::DeadlinePassed } else { Event::LeaseLapsed };
         match decide(&state, &event) {
-            Step::Inquire => Some(charge.payment_id),
-            Step::Move(_) => {
+            Step::Inquire => Some((charge.payment_id, self.permit(Some(&charge))?)),
+            Step::Move(to) => {
+                let calls = matches!(to, To::Calling { .. });
                 // Without a permit it is due again in a moment.
-                if let Some(permit) = self.permit() {
-                    self.calls.report(Report { charge, from: state, event, inquiry: None, permit });
-                }
+                let permit = self.permit(calls.then_some(&charge))?;
+                let pass = match calls.then(|| self.calls.breaker.begin(&charge)).transpose() {
+                    Ok(pass) => pass,
+                    Err(refusal) => {
+                        self.watch.set(charge.payment_id, pause(refusal));
+                        return None;
+                    }
+                };
+                self.calls.report(Report { charge, from: state, event, inquiry: None, permit, pass });
                 None
             }
             Step::Insert(_)
@@ -132,15 +201,15 @@ impl Sweep {
         }
     }
 
-    /// Claims as many inquiries as there are permits, and makes them.
-    async fn inquire(&self, due: &[Uuid]) -> anyhow::Result<()> {
-        let mut permits: Vec<OwnedSemaphorePermit> = due.iter().map_while(|_| self.permit()).collect();
-        if permits.is_empty() {
+    /// Claims inquiries and makes them. What another processor claims gives its permit back.
+    async fn inquire(&self, due: Vec<(Uuid, Permit)>) -> anyhow::Result<()> {
+        if due.is_empty() {
             return Ok(());
         }
-        let claims = self.store.claim(&due[..permits.len()], self.claim, self.visibility).await?;
-        for claim in claims {
-            let Some(permit) = permits.pop() else { break };
+        let mut permits: HashMap<Uuid, Permit> = due.into_iter().collect();
+        let ids: Vec<Uuid> = permits.keys().copied().collect();
+        for claim in self.store.claim(&ids, self.claim, self.visibility).await? {
+            let Some(permit) = permits.remove(&claim.charge.payment_id) else { continue };
             // Looked at again if this inquiry is never reported.
             self.watch.set(claim.charge.payment_id, self.claim);
             self.calls.inquire(claim, permit);
@@ -148,7 +217,19 @@ impl Sweep {
         Ok(())
     }
 
-    fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        self.permits.clone().try_acquire_owned().ok()
+    /// Room for one more, with a share of its user and service if it goes to the gateway.
+    fn permit(&self, charge: Option<&Charge>) -> Option<Permit> {
+        let room = self.permits.clone().try_acquire_owned().ok()?;
+        let share = match charge {
+            Some(charge) => Some(self.shares.take(charge)?),
+            None => None,
+        };
+        Some(Permit { room, share })
     }
+}
+
+/// When to ask a breaker again that refused.
+fn pause(refusal: Refusal) -> Duration {
+    let pause = refusal.until.map(|until| until.saturating_duration_since(Instant::now()));
+    pause.map_or(LOOK_AGAIN, |pause| pause.max(TICK))
 }

@@ -1,7 +1,9 @@
-//! The charges the sweeper keeps an eye on, and down to which age it must still look for others.
+//! The charges the sweeper keeps an eye on, and down to which age the next scan must look for others.
 //!
-//! Every charge older than the low-water mark has ended or is watched; so a scan reads only what is younger.
-//! The number watched is bounded: when there is no room, the mark stays where the first one was that did not fit.
+//! * A scan reads by age, from the low-water mark on. What is older has ended, is watched, or appeared later with that
+//!   age: a restore, a clock that was set back, a transaction that was open for long. A walk through the whole table, a
+//!   few blocks at a time, finds that.
+//! * The number watched is bounded. Without room the mark stays where the first one was that did not fit.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,8 +14,8 @@ use uuid::Uuid;
 
 use crate::store::sweep::Live;
 
-/// A row becomes visible later than its `created_at` says, by the length of its transaction. None of ours can
-/// last this long: they are a few statements of at most 15 seconds.
+/// A row becomes visible later than its `created_at` says, by the length of its transaction. Ours are a few statements
+/// of at most 15 seconds; those of others the walk finds.
 const SLACK: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
@@ -21,16 +23,32 @@ pub struct Watch(Arc<Mutex<Inner>>);
 
 struct Inner {
     room: usize,
-    due: HashMap<Uuid, Instant>,
+    watched: HashMap<Uuid, Watched>,
     order: BTreeSet<(Instant, Uuid)>,
+    /// Those whose age is known, oldest first.
+    ages: BTreeSet<(Timestamp, Uuid)>,
     low: Timestamp,
+    /// The database's clock at the last scan.
+    read_at: Timestamp,
+}
+
+struct Watched {
+    due: Instant,
+    /// Known once a scan or a walk has come by.
+    created_at: Option<Timestamp>,
 }
 
 impl Watch {
     /// Watches at most `room` charges.
     pub fn new(room: usize) -> Watch {
-        let (due, order) = (HashMap::new(), BTreeSet::new());
-        Watch(Arc::new(Mutex::new(Inner { room, due, order, low: Timestamp::UNIX_EPOCH })))
+        Watch(Arc::new(Mutex::new(Inner {
+            room,
+            watched: HashMap::new(),
+            order: BTreeSet::new(),
+            ages: BTreeSet::new(),
+            low: Timestamp::UNIX_EPOCH,
+            read_at: Timestamp::UNIX_EPOCH,
+        })))
     }
 
     /// Look at this charge after `wait`. Without room a new one is left to the next scan, which finds it since
@@ -45,7 +63,7 @@ impl Watch {
     }
 
     pub fn len(&self) -> usize {
-        self.inner().due.len()
+        self.inner().watched.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -57,26 +75,37 @@ impl Watch {
         self.inner().low
     }
 
+    /// The database is another one than before: the next scan reads everything.
+    pub fn start_over(&self) {
+        self.inner().low = Timestamp::UNIX_EPOCH;
+    }
+
     /// Takes a scan in: `live`, oldest first, is everything that had not ended at `read_at` from the low-water
     /// mark on, or the oldest part of it (`all` is false).
     pub fn scanned(&self, live: &[Live], all: bool, read_at: Timestamp) {
         let mut inner = self.inner();
-        let now = Instant::now();
-        for charge in live {
-            // The time of those that are watched already is known better.
-            if !inner.due.contains_key(&charge.payment_id) && !inner.set(charge.payment_id, now) {
-                inner.raise(charge.created_at);
-                return;
-            }
+        // The clock went back, as when a standby takes over: rows are younger by it than those that it made before.
+        if read_at < inner.read_at {
+            inner.low = inner.low.min(slack_before(read_at));
+        }
+        inner.read_at = read_at;
+        if let Some(first) = inner.watch_all(live) {
+            return inner.raise(first);
         }
         match live.last() {
             Some(last) if !all => inner.raise(last.created_at),
-            Some(_) | None => {
-                if let Ok(settled) = read_at.checked_sub(SLACK) {
-                    inner.raise(settled);
-                }
-            }
+            Some(_) | None => inner.raise(slack_before(read_at)),
         }
+    }
+
+    /// Takes in what a walk found. What does not fit is found by a later one.
+    pub fn walked(&self, live: &[Live]) {
+        self.inner().watch_all(live);
+    }
+
+    /// Up to `most` of those watched, oldest first.
+    pub fn oldest(&self, most: usize) -> Vec<Uuid> {
+        self.inner().ages.iter().take(most).map(|(_, id)| *id).collect()
     }
 
     /// Up to `most` charges that are due. They stay watched; they are due again after `again` unless set anew.
@@ -97,26 +126,56 @@ impl Watch {
 }
 
 impl Inner {
-    fn set(&mut self, payment_id: Uuid, at: Instant) -> bool {
-        if !self.due.contains_key(&payment_id) && self.due.len() >= self.room {
-            return false;
+    /// Watches them all, due now if they were not watched before; answers the age of the first that did not fit.
+    fn watch_all(&mut self, live: &[Live]) -> Option<Timestamp> {
+        let now = Instant::now();
+        for Live { payment_id, created_at } in live {
+            // The time of those that are watched already is known better.
+            if !self.watched.contains_key(payment_id) && !self.set(*payment_id, now) {
+                return Some(*created_at);
+            }
+            self.set_age(*payment_id, *created_at);
         }
-        if let Some(before) = self.due.insert(payment_id, at) {
+        None
+    }
+
+    fn set(&mut self, payment_id: Uuid, at: Instant) -> bool {
+        if let Some(watched) = self.watched.get_mut(&payment_id) {
+            let before = std::mem::replace(&mut watched.due, at);
             self.order.remove(&(before, payment_id));
+        } else if self.watched.len() < self.room {
+            self.watched.insert(payment_id, Watched { due: at, created_at: None });
+        } else {
+            return false;
         }
         self.order.insert((at, payment_id));
         true
     }
 
+    fn set_age(&mut self, payment_id: Uuid, created_at: Timestamp) {
+        let Some(watched) = self.watched.get_mut(&payment_id) else { return };
+        if let Some(before) = watched.created_at.replace(created_at) {
+            self.ages.remove(&(before, payment_id));
+        }
+        self.ages.insert((created_at, payment_id));
+    }
+
     fn remove(&mut self, payment_id: Uuid) {
-        if let Some(at) = self.due.remove(&payment_id) {
-            self.order.remove(&(at, payment_id));
+        if let Some(Watched { due, created_at }) = self.watched.remove(&payment_id) {
+            self.order.remove(&(due, payment_id));
+            if let Some(created_at) = created_at {
+                self.ages.remove(&(created_at, payment_id));
+            }
         }
     }
 
     fn raise(&mut self, low: Timestamp) {
         self.low = self.low.max(low);
     }
+}
+
+fn slack_before(read_at: Timestamp) -> Timestamp {
+    read_at.checked_sub(SLACK).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 #[cfg(test)]
@@ -139,8 +198,37 @@ mod tests {
         let watch = Watch::new(10);
         watch.scanned(&live([1, 2, 3]), true, at(500));
         assert_eq!((watch.low_water(), watch.len()), (at(440), 3));
-        watch.scanned(&[], true, at(300));
-        assert_eq!(watch.low_water(), at(440), "it never goes back");
+        watch.scanned(&[], true, at(500));
+        assert_eq!(watch.low_water(), at(440));
+    }
+
+    #[test]
+    fn the_mark_follows_a_clock_that_went_back_and_another_database_begins_anew() {
+        let watch = Watch::new(10);
+        watch.scanned(&live([1]), true, at(500));
+        // The standby that took over is ten minutes behind: what it makes now is older than the mark.
+        watch.scanned(&[], true, at(-100));
+        assert_eq!(watch.low_water(), at(-160));
+        watch.scanned(&live([-90]), true, at(-80));
+        assert_eq!((watch.low_water(), watch.len()), (at(-140), 2));
+        watch.start_over();
+        assert_eq!(watch.low_water(), Timestamp::UNIX_EPOCH);
+    }
+
+    #[test]
+    fn the_oldest_are_those_that_are_still_watched() {
+        let watch = Watch::new(3);
+        let id = |n: u128| Uuid::from_u128(n);
+        watch.set(id(9), AGAIN);
+        watch.scanned(&live([5, 7]), true, at(500));
+        watch.walked(&live([2]));
+        assert_eq!(watch.oldest(9), [id(5), id(7)], "no room, and of one the age is not known");
+        watch.forget(id(5));
+        watch.walked(&live([2]));
+        assert_eq!(watch.oldest(1), [id(2)]);
+        watch.walked(&[Live { payment_id: id(9), created_at: at(1) }]);
+        assert_eq!(watch.oldest(9), [id(9), id(2), id(7)]);
+        assert_eq!(watch.low_water(), at(440), "a walk says nothing about the mark");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A request's body, parsed field by field, so that one answer names everything that is wrong with it.
 
 use serde_json::{Map, Value};
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use uuid::Uuid;
 
 use crate::contract::AMOUNT_MAX;
@@ -24,14 +25,16 @@ impl Fields {
         }
     }
 
-    /// Text of 1 to `chars_max` characters without control characters (NUL cannot be stored at all).
+    /// Text of 1 to `chars_max` characters, all of which can be seen: two texts that look alike must not be two keys.
     pub fn text(&mut self, name: &str, chars_max: usize) -> String {
         match self.object.remove(name) {
             Some(Value::String(text)) => {
                 if text.is_empty() || text.chars().count() > chars_max {
                     self.refuse(name, format!("must have 1 to {chars_max} characters"));
-                } else if text.chars().any(char::is_control) {
-                    self.refuse(name, "must not contain control characters");
+                } else if !text.chars().all(is_visible) {
+                    self.refuse(name, "must not contain control characters, or others that cannot be seen");
+                } else if text.trim() != text {
+                    self.refuse(name, "must not begin or end with a blank");
                 }
                 text
             }
@@ -65,13 +68,10 @@ impl Fields {
     /// A hyphenated UUID.
     pub fn uuid(&mut self, name: &str) -> Uuid {
         match self.object.remove(name) {
-            Some(Value::String(text)) => {
-                let parsed = Uuid::try_parse(&text).ok().filter(|_| text.len() == 36);
-                parsed.unwrap_or_else(|| {
-                    self.refuse(name, "must be a hyphenated UUID");
-                    Uuid::nil()
-                })
-            }
+            Some(Value::String(text)) => parse_uuid(&text).unwrap_or_else(|| {
+                self.refuse(name, "must be a hyphenated UUID");
+                Uuid::nil()
+            }),
             other => {
                 self.refuse_type(name, other.as_ref(), "a UUID");
                 Uuid::nil()
@@ -99,6 +99,36 @@ impl Fields {
             Some(_) => self.refuse(name, format!("must be {expected}")),
         }
     }
+}
+
+/// A UUID in the one form that is ours: hyphenated, in either case (RFC 9562, section 4). One user or payment must not be
+/// known under several spellings.
+pub fn parse_uuid(text: &str) -> Option<Uuid> {
+    Uuid::try_parse(text).ok().filter(|_| text.len() == 36 && !text.starts_with('{'))
+}
+
+/// Letters, digits, marks, punctuation, symbols, and the blank; of these not what Unicode wants drawn as nothing.
+fn is_visible(c: char) -> bool {
+    use GeneralCategory as Category;
+    match c.general_category() {
+        Category::Control
+        | Category::Format
+        | Category::Surrogate
+        | Category::PrivateUse
+        | Category::Unassigned
+        | Category::LineSeparator
+        | Category::ParagraphSeparator => false,
+        Category::SpaceSeparator => c == ' ',
+        _ => !is_drawn_as_nothing(c),
+    }
+}
+
+/// Letters, marks and symbols without a shape: those of `Default_Ignorable_Code_Point` that are not format characters
+/// (Unicode, DerivedCoreProperties), and the empty Braille pattern.
+fn is_drawn_as_nothing(c: char) -> bool {
+    matches!(c,
+        '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}'
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]
@@ -147,6 +177,63 @@ mod tests {
             fields.amount("amount");
             let problem = fields.finish().expect_err(bad);
             assert_eq!(problem.errors[0].field, "amount", "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_text_can_be_seen() {
+        for bad in [
+            "",
+            " ",
+            " a",
+            "a ",
+            "a\tb",
+            "\u{a0}a",
+            "a\u{3000}b",
+            "a\u{200b}",
+            "\u{feff}a",
+            "a\u{202e}",
+            "a\u{ad}b",
+            "a\u{7f}",
+            "a\u{85}",
+            "a\u{2028}b",
+            "a\u{34f}b",
+            "\u{3164}",
+            "\u{2800}",
+            "a\u{fe0f}",
+            "a\u{e000}",
+            "a\u{e0041}",
+            "a\u{378}",
+        ] {
+            assert_eq!(
+                errors(&serde_json::json!({"name": bad, "amount": 1}).to_string()).len(),
+                1,
+                "{bad:?}"
+            );
+        }
+        for good in ["a", "a b", "\u{e5}", "e\u{301}", "\u{5ba2}", "\u{1f50c}", "a-/#"] {
+            assert!(
+                errors(&serde_json::json!({"name": good, "amount": 1}).to_string()).is_empty(),
+                "{good:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_uuid_has_one_form() {
+        let id = "0198c0de-0000-7000-8000-00000000000a";
+        assert_eq!(parse_uuid(id), parse_uuid(&id.to_uppercase()));
+        assert_eq!(parse_uuid(id).unwrap().to_string(), id);
+        let simple = id.replace('-', "");
+        for bad in [
+            "",
+            &simple,
+            &format!("{{{id}}}"),
+            &format!("urn:uuid:{id}"),
+            &format!(" {id}"),
+            &format!("{{{simple}}}  "),
+        ] {
+            assert_eq!(parse_uuid(bad), None, "{bad}");
         }
     }
 

@@ -1,8 +1,10 @@
-//! Errors as RFC 9457 `application/problem+json`, with stable `type`s a client may branch on.
+//! Errors as RFC 9457 `application/problem+json`, with stable `type`s a client may branch on. Each is explained in
+//! `docs/problems.md`.
 
+use listener::{Reason, Refused};
 use serde::Serialize;
 use warp::http::StatusCode;
-use warp::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use warp::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::reject::{self, Reject, Rejection};
 use warp::reply::{Reply, Response};
 
@@ -15,12 +17,139 @@ pub struct FieldError {
     pub detail: String,
 }
 
-/// One refusal. `kind` is the last segment of its `type` and never changes once released.
+/// What a problem is: the last segment of its `type`, its status and its title. None of them changes once released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Malformed,
+    Validation,
+    Unauthorized,
+    Signature,
+    Forbidden,
+    ForeignOrigin,
+    NotFound,
+    MethodNotAllowed,
+    Timeout,
+    PaymentEnded,
+    TooLarge,
+    UriTooLong,
+    MediaType,
+    Misdirected,
+    IdempotencyKeyReused,
+    ServiceNotEnabled,
+    BalanceLimit,
+    TooManyRequests,
+    Internal,
+    Unavailable,
+    NotReady,
+}
+
+impl Kind {
+    pub const ALL: [Self; 21] = [
+        Self::Malformed,
+        Self::Validation,
+        Self::Unauthorized,
+        Self::Signature,
+        Self::Forbidden,
+        Self::ForeignOrigin,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Timeout,
+        Self::PaymentEnded,
+        Self::TooLarge,
+        Self::UriTooLong,
+        Self::MediaType,
+        Self::Misdirected,
+        Self::IdempotencyKeyReused,
+        Self::ServiceNotEnabled,
+        Self::BalanceLimit,
+        Self::TooManyRequests,
+        Self::Internal,
+        Self::Unavailable,
+        Self::NotReady,
+    ];
+
+    /// The last segment of `type`, the status, and the title.
+    fn parts(self) -> (&'static str, StatusCode, &'static str) {
+        use StatusCode as S;
+        match self {
+            Self::Malformed => ("malformed", S::BAD_REQUEST, "The request cannot be read."),
+            Self::Validation => ("validation", S::BAD_REQUEST, "The request is not valid."),
+            Self::Unauthorized => ("unauthorized", S::UNAUTHORIZED, "The call needs a token."),
+            Self::Signature => {
+                ("signature", S::UNAUTHORIZED, "The webhook is not signed by the gateway, or not now.")
+            }
+            Self::Forbidden => ("forbidden", S::FORBIDDEN, "Nobody may do this here."),
+            Self::ForeignOrigin => {
+                ("foreign-origin", S::FORBIDDEN, "Web pages of other origins are not answered.")
+            }
+            Self::NotFound => ("not-found", S::NOT_FOUND, "There is no such resource."),
+            Self::MethodNotAllowed => {
+                ("method-not-allowed", S::METHOD_NOT_ALLOWED, "This method is not offered here.")
+            }
+            Self::Timeout => ("timeout", S::REQUEST_TIMEOUT, "The request did not arrive in time."),
+            Self::PaymentEnded => {
+                ("payment-ended", S::CONFLICT, "The payment has ended and cannot be cancelled.")
+            }
+            Self::TooLarge => ("too-large", S::PAYLOAD_TOO_LARGE, "The body is too large."),
+            Self::UriTooLong => ("uri-too-long", S::URI_TOO_LONG, "The path is too long."),
+            Self::MediaType => {
+                ("media-type", S::UNSUPPORTED_MEDIA_TYPE, "The body must be application/json.")
+            }
+            Self::Misdirected => ("misdirected", S::MISDIRECTED_REQUEST, "The host is not this one."),
+            Self::IdempotencyKeyReused => (
+                "idempotency-key-reused",
+                S::UNPROCESSABLE_ENTITY,
+                "The idempotency key was used for another request.",
+            ),
+            Self::ServiceNotEnabled => {
+                ("service-not-enabled", S::UNPROCESSABLE_ENTITY, "The service cannot be paid.")
+            }
+            Self::BalanceLimit => {
+                ("balance-limit", S::UNPROCESSABLE_ENTITY, "The account cannot hold that much.")
+            }
+            Self::TooManyRequests => {
+                ("too-many-requests", S::TOO_MANY_REQUESTS, "There are too many requests.")
+            }
+            Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "The request could not be served."),
+            Self::Unavailable => ("unavailable", S::SERVICE_UNAVAILABLE, "The service cannot answer now."),
+            Self::NotReady => ("not-ready", S::SERVICE_UNAVAILABLE, "Not ready."),
+        }
+    }
+
+    pub fn as_str(self) -> &'static str {
+        self.parts().0
+    }
+
+    pub fn status(self) -> StatusCode {
+        self.parts().1
+    }
+
+    pub fn title(self) -> &'static str {
+        self.parts().2
+    }
+}
+
+impl From<Reason> for Kind {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Malformed => Self::Malformed,
+            Reason::Validation => Self::Validation,
+            Reason::Unauthorized => Self::Unauthorized,
+            Reason::Forbidden => Self::Forbidden,
+            Reason::ForeignOrigin => Self::ForeignOrigin,
+            Reason::NotFound => Self::NotFound,
+            Reason::MethodNotAllowed => Self::MethodNotAllowed,
+            Reason::UriTooLong => Self::UriTooLong,
+            Reason::MediaType => Self::MediaType,
+            Reason::Misdirected => Self::Misdirected,
+        }
+    }
+}
+
+/// One refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    pub status: StatusCode,
-    pub kind: &'static str,
-    pub title: &'static str,
+    pub kind: Kind,
     pub detail: String,
     pub errors: Vec<FieldError>,
 }
@@ -28,37 +157,49 @@ pub struct Problem {
 impl Reject for Problem {}
 
 impl Problem {
-    pub fn new(
-        status: StatusCode,
-        kind: &'static str,
-        title: &'static str,
-        detail: impl Into<String>,
-    ) -> Self {
-        Self { status, kind, title, detail: detail.into(), errors: Vec::new() }
+    pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), errors: Vec::new() }
+    }
+
+    /// A problem whose title says all there is to say.
+    pub fn of(kind: Kind) -> Self {
+        Self::new(kind, kind.title())
     }
 
     /// 400, with one entry per field. The request was not understood and nothing was changed.
     pub fn validation(errors: Vec<FieldError>) -> Self {
         let detail = format!("{} field(s) are not acceptable.", errors.len());
-        let title = "The request is not valid.";
-        Self { errors, ..Self::new(StatusCode::BAD_REQUEST, "validation", title, detail) }
+        Self { errors, ..Self::new(Kind::Validation, detail) }
     }
 
-    /// 400: the body is not JSON at all.
+    /// 400, because of one field or header.
+    pub fn field(name: &str, detail: impl Into<String>) -> Self {
+        Self::validation(vec![FieldError { field: name.to_owned(), detail: detail.into() }])
+    }
+
+    /// 400: the body is not JSON, or says one thing twice.
     pub fn malformed(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "malformed", "The body is not valid JSON.", detail)
+        Self::new(Kind::Malformed, detail)
     }
 
     /// 404. Also the answer for what belongs to somebody else.
     pub fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not-found", "There is no such resource.", detail)
+        Self::new(Kind::NotFound, detail)
     }
 
     /// 503: try again, unchanged. The cause goes to the log, not to the client.
     pub fn unavailable() -> Self {
-        let title = "The service cannot answer now.";
         let detail = "Nothing is lost; send the same request again, with the same idempotency key.";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", title, detail)
+        Self::new(Kind::Unavailable, detail)
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        match refused.field {
+            Some(name) => Self::field(name, refused.detail),
+            None => Self::new(refused.reason.into(), refused.detail),
+        }
     }
 }
 
@@ -76,19 +217,32 @@ struct Document<'a> {
 impl Reply for Problem {
     fn into_response(self) -> Response {
         let document = Document {
-            r#type: format!("urn:coro:problem:{}", self.kind),
-            title: self.title,
-            status: self.status.as_u16(),
+            r#type: format!("urn:coro:problem:{}", self.kind.as_str()),
+            title: self.kind.title(),
+            status: self.kind.status().as_u16(),
             detail: &self.detail,
             errors: &self.errors,
         };
         let mut response = warp::reply::json(&document).into_response();
-        *response.status_mut() = self.status;
-        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        *response.status_mut() = self.kind.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.kind.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        // RFC 9110, section 15.5.2: a 401 says how one may sign in.
+        if let Some(challenge) = challenge(self.kind) {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         response
+    }
+}
+
+fn challenge(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Unauthorized => Some("Bearer"),
+        Kind::Signature => Some("Webhook-Signature"),
+        _ => None,
     }
 }
 
@@ -97,31 +251,36 @@ pub async fn recover(rejection: Rejection) -> Result<Problem, Rejection> {
     if let Some(problem) = rejection.find::<Problem>() {
         return Ok(problem.clone());
     }
-    let (status, kind, title) = if rejection.find::<reject::MethodNotAllowed>().is_some() {
-        (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "This method is not offered here.")
-    } else if rejection.find::<reject::InvalidQuery>().is_some() {
-        (StatusCode::BAD_REQUEST, "validation", "The query string is not valid.")
-    } else if rejection.find::<reject::InvalidHeader>().is_some()
+    if let Some(refused) = listener::refusal(&rejection) {
+        return Ok(refused.into());
+    }
+    let kind = if rejection.find::<reject::InvalidQuery>().is_some()
+        || rejection.find::<reject::InvalidHeader>().is_some()
         || rejection.find::<reject::MissingHeader>().is_some()
     {
-        (StatusCode::BAD_REQUEST, "validation", "A header is missing or not valid.")
+        Kind::Validation
     } else if rejection.is_not_found() {
-        (StatusCode::NOT_FOUND, "not-found", "There is no such resource.")
+        Kind::NotFound
     } else {
         tracing::error!(?rejection, "a rejection nobody named");
-        (StatusCode::INTERNAL_SERVER_ERROR, "internal", "The request could not be served.")
+        Kind::Internal
     };
-    Ok(Problem::new(status, kind, title, title))
+    Ok(Problem::of(kind))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
+
+    fn file(path: &str) -> String {
+        std::fs::read_to_string(format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    }
 
     #[tokio::test]
     async fn a_problem_is_rendered_with_type_status_and_fields() {
-        let field = FieldError { field: "amount".into(), detail: "must be a whole number".into() };
-        let response = Problem::validation(vec![field]).into_response();
+        let response = Problem::field("amount", "must be a whole number").into_response();
         assert_eq!(response.status(), 400);
         assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
         let reply = warp::test::request()
@@ -129,12 +288,63 @@ mod tests {
             .await;
         assert_eq!(
             std::str::from_utf8(reply.body()).unwrap(),
-            r#"{"type":"urn:coro:problem:malformed","title":"The body is not valid JSON.","status":400,"detail":"expected value at line 1"}"#
+            r#"{"type":"urn:coro:problem:malformed","title":"The request cannot be read.","status":400,"detail":"expected value at line 1"}"#
         );
     }
 
     #[test]
     fn unavailable_says_when_to_come_back() {
         assert_eq!(Problem::unavailable().into_response().headers()[RETRY_AFTER], "1");
+    }
+
+    #[test]
+    fn a_401_says_how_to_sign_in() {
+        for kind in Kind::ALL {
+            let response = Problem::of(kind).into_response();
+            let says = response.headers().contains_key(WWW_AUTHENTICATE);
+            assert_eq!(says, response.status() == 401, "{kind:?}");
+        }
+    }
+
+    /// Each problem has a section of the page, whose anchor is the last segment of its type: status and title first.
+    #[test]
+    fn the_page_explains_every_problem_and_no_other() {
+        let page = file("docs/problems.md");
+        let mut sections: BTreeMap<&str, &str> = BTreeMap::new();
+        for section in page.split("\n## ").skip(1) {
+            let (anchor, text) = section.split_once('\n').unwrap();
+            assert!(sections.insert(anchor.trim(), text.trim()).is_none(), "{anchor} is there twice");
+        }
+        for kind in Kind::ALL {
+            let text =
+                sections.remove(kind.as_str()).unwrap_or_else(|| panic!("no section {}", kind.as_str()));
+            let first = format!("`{}` {}", kind.status().as_u16(), kind.title());
+            assert!(text.starts_with(&first), "{} begins with {first:?}", kind.as_str());
+        }
+        assert!(sections.is_empty(), "no problems of ours: {sections:?}");
+    }
+
+    /// What the edge says by itself is what the services would say.
+    #[test]
+    fn the_edge_has_no_problems_of_its_own() {
+        let mut seen = 0;
+        for path in ["compose/haproxy/haproxy.cfg", "compose/haproxy/not-http.lua"] {
+            let text = file(path);
+            for document in text.split("{\"type\":").skip(1) {
+                let document = document.split_once('}').unwrap().0;
+                let document: serde_json::Value =
+                    serde_json::from_str(&format!("{{\"type\":{document}}}")).unwrap();
+                let kind = document["type"].as_str().unwrap().strip_prefix("urn:coro:problem:").unwrap();
+                let kind = Kind::ALL.into_iter().find(|known| known.as_str() == kind).expect(kind);
+                assert_eq!(document["title"], kind.title(), "{document}");
+                let status = document["status"].as_u64().unwrap();
+                // A gateway has more words for "not now" than a service.
+                let fits = u64::from(kind.status().as_u16()) == status
+                    || (kind == Kind::Unavailable && [502, 504].contains(&status));
+                assert!(fits, "{document}");
+                seen += 1;
+            }
+        }
+        assert!(seen >= 10, "only {seen} documents found");
     }
 }

@@ -1,5 +1,6 @@
 //! A whole balance-svc on a database, topics and a group of its own, and what is produced for it.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -21,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A service on a database, topics and a group of its own.
 pub struct Service {
     pub ledger: Ledger,
+    /// Where its admin listener is.
+    pub admin: SocketAddr,
     prefix: String,
     producer: BaseProducer,
     shutdown: CancellationToken,
@@ -58,9 +61,10 @@ impl Service {
             TcpListener::bind("127.0.0.1:0").await.unwrap(),
             TcpListener::bind("127.0.0.1:0").await.unwrap(),
         );
+        let admin_address = admin.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let ran = tokio::spawn(balance_svc::run(config_of_service, public, admin, shutdown.clone()));
-        Self { ledger, prefix, producer: config.create().unwrap(), shutdown, ran }
+        Self { ledger, admin: admin_address, prefix, producer: config.create().unwrap(), shutdown, ran }
     }
 
     pub fn tell(&self, user: Uuid, told: &Told) {

@@ -250,6 +250,11 @@ fn text(report: &Report, colour: bool) -> String {
                 line("slot", format!("{}, confirmed up to {confirmed}", source.slot));
                 let status = stand.wal_status.as_deref().unwrap_or("?");
                 line("log", format!("{behind} behind, {kept} kept ({status}), {}", left(stand)));
+                if !stand.active {
+                    let name = crate::shell::word(&source.source);
+                    let end = format!("start a relay, or take it out: cdc-relay remove --source {name}");
+                    line("idle", format!("nobody reads the slot, and the server keeps WAL for it: {end}"));
+                }
             }
         }
         match &source.memory {

@@ -100,7 +100,7 @@ async fn tail(options: &Options, database: Database) -> Result<()> {
         }
     };
     let format = if options.json.json { Format::Json } else { Format::Text { colour: terminal::colour() } };
-    let show = Show::new(format, options.tables.clone(), reader::keys(&facts.tables));
+    let show = Show::new(format, options.tables.clone());
     let slot = options.from_slot.clone().map_or(Slot::Temporary(name), Slot::Existing);
     let reading = Reading { database, slot, publications: publications.clone(), limit: options.limit };
     let read = read(reading, show, interrupted, keeping).await;

@@ -14,7 +14,7 @@ use serde::Serialize;
 pub use self::read::Reading;
 use self::read::Topic;
 use self::stretches::Stretch;
-use super::{Ending, Failure, Outcome, print, terminal};
+use super::{Ending, Outcome, print, terminal};
 use crate::chain::Findings;
 use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
 use crate::routes::{Glob, Relay, Routes, Source};
@@ -90,12 +90,7 @@ struct Report {
 
 pub fn execute(options: &Options) -> Outcome {
     let routes = if options.topics.is_empty() {
-        Some(options.routes.read().map_err(|failure| match failure {
-            Failure::Usage(error) => {
-                Failure::Usage(error.context("without a routes file, name the topics: --topic"))
-            }
-            failed @ Failure::Failed(_) => failed,
-        })?)
+        Some(options.routes.read_or("without a routes file, name the topics: --topic")?)
     } else {
         None
     };

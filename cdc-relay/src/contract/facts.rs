@@ -10,7 +10,7 @@ use serde::Deserialize;
 use tokio_postgres::{Client, Statement};
 
 use crate::pgoutput::{Column as Sent, Relation};
-use crate::routes::Source;
+use crate::routes::{Source, TableName};
 use crate::sql::literal;
 use crate::wire::{Result, Session, WireError};
 
@@ -98,6 +98,11 @@ pub struct Facts {
     pub absent: Vec<Table>,
     /// The tables that were asked for by name, in the order of the question.
     pub named: Vec<Named>,
+    /// If one of them does not exist: the tables and schemas that do.
+    #[serde(default)]
+    pub existing: Vec<TableName>,
+    #[serde(default)]
+    pub schemas: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -130,6 +135,8 @@ pub struct Table {
     pub filter_columns: Vec<String>,
     /// The planner's estimate; negative before the first `analyze`.
     pub estimate: i64,
+    /// The role that asks.
+    pub role: String,
     /// The role may publish it, as its owner may.
     pub owned: bool,
     /// The role may read it.
@@ -137,9 +144,6 @@ pub struct Table {
     pub selectable: bool,
     /// Row security hides rows from the role.
     pub hidden: bool,
-    /// The role that asks.
-    #[serde(default)]
-    pub role: String,
 }
 
 /// A table, or a partition: the unit of replica identity.
@@ -152,7 +156,7 @@ pub struct Member {
     /// Its changes are in the WAL: neither unlogged nor temporary.
     pub logged: bool,
     /// Of a partition: the table it is a part of.
-    pub root: Option<String>,
+    pub root: Option<TableName>,
     /// `d` default, `n` nothing, `f` full, `i` index.
     pub identity: char,
     /// The columns of the index that identifies its rows for the server, in the order of the index.
@@ -184,8 +188,10 @@ pub struct Named {
     /// As in `Member`, and `v` view, `m` materialized view; `None`: it does not exist.
     pub kind: Option<char>,
     pub logged: Option<bool>,
+    #[serde(default)]
+    pub temporary: bool,
     /// Of a partition: the table it is a part of.
-    pub root: Option<String>,
+    pub root: Option<TableName>,
 }
 
 /// A null reads as the default: a table that is dropped at this moment.
@@ -194,8 +200,13 @@ fn or_default<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<
 }
 
 impl Member {
+    /// As the routes file names it.
     pub fn qualified(&self) -> String {
-        format!("{}.{}", self.schema, self.name)
+        self.table_name().to_string()
+    }
+
+    pub fn table_name(&self) -> TableName {
+        TableName::new(&self.schema, &self.name)
     }
 
     /// Whether the server can publish its changes.
@@ -205,7 +216,7 @@ impl Member {
 }
 
 impl Table {
-    /// `schema.table`, for people.
+    /// As the routes file names it.
     pub fn qualified(&self) -> String {
         self.itself.qualified()
     }

@@ -5,12 +5,13 @@
 //! * No application's update or delete is refused because of the publication.
 //! * The stream and a query name the same key for a row.
 
-use super::advice::{Mismatch, harms, sql_name};
+use super::advice::{Mismatch, harms, make_full, sql_name};
 use super::facts::{Facts, Named, Publication, Table};
 use super::identity::{Publishing, covers_new_partitions};
+use crate::nearest::hint;
 use crate::pgoutput::Relation;
 use crate::route::Plan;
-use crate::routes::{Deletes, Routes, Source};
+use crate::routes::{Deletes, Routes, Source, TableName};
 use crate::sql::{self, identifier};
 use crate::template::Op;
 
@@ -166,11 +167,8 @@ fn operations(source: &Source, publication: &Publication, plans: &[Plan]) -> Vec
 
 /// A published table is routed or ignored.
 fn known(facts: &Facts, source: &Source, table: &Table, plan: &Plan) -> Option<Mismatch> {
-    let root = table.itself.root.as_deref();
-    let root_routed = source.tables.iter().any(|routed| {
-        let (schema, name) = routed.qualified();
-        root == Some(format!("{schema}.{name}").as_str())
-    });
+    let root = table.itself.root.as_ref();
+    let root_routed = root.is_some_and(|root| source.table(root).is_some());
     // Then the root is what is missing, and `unpublished` says why.
     if !plan.unknown || root_routed {
         return None;
@@ -186,9 +184,18 @@ fn known(facts: &Facts, source: &Source, table: &Table, plan: &Plan) -> Option<M
     Some(mismatch)
 }
 
+/// A route does not find what it needs. `problem` says how, and perhaps what to do.
 fn columns(facts: &Facts, table: &Table, problem: &str) -> Mismatch {
-    let mut mismatch = Mismatch::new("table.columns", table.qualified(), format!("does not fit its routes: {problem}"))
-        .why("the routes need it, and the stream does not have it: a column list hides it, it is generated, or it is gone");
+    let full = problem.contains("replica identity full") && make_full(Publishing::of(facts), table).is_none();
+    let but = if full { ", but here that would make the server refuse its updates" } else { "" };
+    let found = format!("does not fit its routes: {problem}{but}");
+    let mut mismatch = Mismatch::new("table.columns", table.qualified(), found);
+    if !problem.starts_with("column ") {
+        return mismatch;
+    }
+    mismatch = mismatch.why(
+        "the routes need it, and the stream does not have it: a column list hides it, it is generated, or it is gone",
+    );
     if let Some(publication) = facts.publication.as_ref().filter(|_| table.listed) {
         let (name, table) = (identifier(&publication.name), sql_name(&table.itself));
         mismatch = mismatch.fix(format!("alter publication {name} set table {table} (…, the column, …)"));
@@ -288,20 +295,51 @@ fn filtered(table: &Table, plan: &Plan, operations: Operations) -> Option<Mismat
     )
 }
 
+/// Why the name of a table that does not exist may be a slip.
+fn nowhere(named: &Named, facts: &Facts) -> String {
+    if !facts.schemas.contains(&named.schema) {
+        let near = hint(&named.schema, facts.schemas.iter().map(String::as_str));
+        return format!("there is no schema `{}`{near}", named.schema);
+    }
+    let elsewhere = facts.existing.iter().find(|known| known.name == named.name);
+    if let Some(known) = elsewhere {
+        return format!("it does not exist (did you mean `{}`?)", known.short());
+    }
+    let names: Vec<String> = facts.existing.iter().map(TableName::short).collect();
+    let near = hint(&TableName::new(&named.schema, &named.name).short(), names.iter().map(String::as_str));
+    format!("it does not exist{near}")
+}
+
 /// A routed table that the publication does not have, or could not have.
 fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
-    let name = format!("{}.{}", named.schema, named.name);
+    let name = TableName::new(&named.schema, &named.name).to_string();
     let sql = sql::table(&named.schema, &named.name);
     let new = |check, found: &str| Mismatch::new(check, &name, found);
     let publication = facts.publication.as_ref();
     match named.kind {
-        None => new("table.exists", "has routes, but is not published: it does not exist")
-            .fix("correct the name in the routes, or make the table"),
-        Some('r' | 'p') if named.logged == Some(false) => {
-            new("table.unlogged", "has routes, but is not published: it is unlogged or temporary")
+        None => {
+            let found = format!("has routes, but is not published: {}", nowhere(named, facts));
+            new("table.exists", &found).fix("correct the name in the routes, or make the table")
+        }
+        Some(_) if named.schema.starts_with("pg_") || named.schema == "information_schema" => {
+            new("table.exists", "has routes, and cannot be published: it is a system table")
+                .fix("take it out of the routes")
+        }
+        Some('r' | 'p') if named.temporary => {
+            new("table.exists", "has routes, and cannot be published: it is temporary")
                 .loses()
                 .why("its changes are not in the WAL, so nothing can tell them")
-                .fix(format!("alter table {sql} set logged"))
+                .fix("take it out of the routes")
+        }
+        Some('r' | 'p') if named.logged == Some(false) => {
+            // Only then can it be added.
+            let add = publication.filter(|publication| !publication.all_tables).map(|publication| {
+                format!("; alter publication {} add table {sql}", identifier(&publication.name))
+            });
+            new("table.unlogged", "has routes, but is not published: it is unlogged")
+                .loses()
+                .why("its changes are not in the WAL, so nothing can tell them")
+                .fix(format!("alter table {sql} set logged{}", add.unwrap_or_default()))
         }
         Some('p') if publication.is_some_and(|publication| !publication.via_root) => {
             let publication =
@@ -316,7 +354,7 @@ fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
         Some('r' | 'p') => match (&named.root, publication) {
             (Some(root), publication)
                 if publication.is_none_or(|publication| publication.via_root)
-                    && facts.tables.iter().any(|table| table.qualified() == *root) =>
+                    && facts.table(root.parts()).is_some() =>
             {
                 new(
                     "table.partitions",
@@ -329,8 +367,9 @@ fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
                 .loses()
                 .why("its changes never reach the stream")
                 .fix(format!("alter publication {} add table {sql}", identifier(&publication.name))),
-            (_, None) => new("table.exists", "has routes, and cannot be published: it is a system table")
-                .fix("take it out of the routes"),
+            (_, None) => {
+                new("table.exists", "has routes, and cannot be published").fix("take it out of the routes")
+            }
         },
         Some(kind) => {
             let what = match kind {

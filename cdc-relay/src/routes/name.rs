@@ -33,6 +33,11 @@ impl TableName {
         TableName { schema: schema.to_owned(), name: name.to_owned() }
     }
 
+    /// Without `public`, which the routes file need not say.
+    pub fn short(&self) -> String {
+        if self.schema == "public" { written(&self.name) } else { self.to_string() }
+    }
+
     pub fn parts(&self) -> (&str, &str) {
         (&self.schema, &self.name)
     }

@@ -157,6 +157,18 @@ impl Routes {
     }
 }
 
+impl Routes {
+    /// With the topics of this source alone, where the file lists none: another source may be refused.
+    pub fn topics_of(&self, source: &Source) -> Routes {
+        let mut routes = self.clone();
+        if !routes.lists_topics {
+            let own = constant_topics(source.entries());
+            routes.topics.retain(|topic| own.iter().any(|name| name.get_ref() == topic.name.get_ref()));
+        }
+        routes
+    }
+}
+
 /// The topics that routes name without looking at the row.
 pub fn constant_topics<'t>(tables: impl Iterator<Item = &'t Table>) -> Vec<Text> {
     let mut names: Vec<Text> = Vec::new();
@@ -259,15 +271,9 @@ impl Selected {
         {
             return hint(schema, self.schemas.iter().map(String::as_str));
         }
-        let names: Vec<String> = self.existing.iter().map(short).collect();
+        let names: Vec<String> = self.existing.iter().map(TableName::short).collect();
         hint(text, names.iter().map(String::as_str))
     }
-}
-
-/// As the routes file may have it: without `public`.
-fn short(table: &TableName) -> String {
-    let text = table.to_string();
-    text.strip_prefix("public.").map_or_else(|| text.clone(), str::to_owned)
 }
 
 #[cfg(test)]

@@ -303,3 +303,35 @@ async fn deletes_that_nobody_said_anything_about_are_refused_before_streaming() 
     assert!(report.contains("does not publish"), "{report}");
     drop(relay);
 }
+
+/// Domains, arrays of them, enums and what else only the catalog knows.
+#[tokio::test]
+async fn tail_prints_the_values_that_are_on_kafka() {
+    let mut rig = crate::rig::Rig::bare("tail_types").await;
+    let tables = "create type mood as enum ('calm', 'wild'); create domain score as numeric(6,2);
+                  create domain scores as int[]; create type pair as (a int, b text);
+                  create table values_of (id int primary key, m mood, ms mood[], s score, ss score[], d scores,
+                      p pair, ps pair[], n numeric, f float8, j json, b jsonb, t timestamptz, l timestamp, y bytea,
+                      i interval, c \"char\", r int4range, o oid, v int2vector)";
+    rig.sql.batch_execute(tables).await.expect("tables");
+    crate::names::routes(&rig, "tables = [{ name = \"values_of\" }]");
+    let relay = rig.streaming().await;
+    let mut tail = rig.command("tail");
+    let tail = tail.args([&rig.url, "--json", "--limit", "1"]).stdout(std::process::Stdio::piped());
+    let tail = tail.stderr(std::process::Stdio::piped()).spawn().expect("tail");
+    crate::rig::eventually("a tail that reads", || async {
+        let query = "select 1 from pg_replication_slots where slot_name like 'cdc_relay_tail%'
+                     and active and database = current_database()";
+        (!rig.sql.query(query, &[]).await.expect("slots").is_empty()).then_some(())
+    })
+    .await;
+    let insert = "insert into values_of values (1, 'calm', '{calm,wild}', 1.50, '{1.5,2}', '{1,2}', '(1,x)',
+                  array[row(1,'x y')::pair], 'NaN', 'infinity', '{\"a\" : 1}', '[1]', '2026-01-02 03:04:05+00',
+                  '2026-01-02 03:04:05', '\\x00ff', '1 day 2 hours', 'c', '[1,3)', 7, '1 2')";
+    rig.sql.batch_execute(insert).await.expect("a row");
+    let output = tail.wait_with_output().expect("tail");
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("an object");
+    let told = crate::names::arrived(&format!("{}.values_of", rig.name), 1).await[0].json();
+    assert_eq!(shown["after"], told);
+    drop(relay);
+}

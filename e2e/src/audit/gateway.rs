@@ -17,7 +17,7 @@ pub struct Net {
     pub charges: u32,
     pub voids: u32,
     /// Charged and not given back.
-    pub amount: i64,
+    pub amount: i128,
     /// The smallest and the largest amount of a line.
     pub lines: Option<(i64, i64)>,
 }
@@ -37,7 +37,7 @@ impl Net {
     }
 
     pub fn is_once(self, amount: i64) -> bool {
-        (self.standing(), self.amount) == (1, amount)
+        (self.standing(), self.amount) == (1, i128::from(amount))
     }
 
     /// For people.
@@ -87,9 +87,16 @@ impl Book {
         let net = self.net.entry(reference).or_default();
         let (least, most) = net.lines.unwrap_or((line.amount, line.amount));
         net.lines = Some((least.min(line.amount), most.max(line.amount)));
+        let amount = i128::from(line.amount);
         match line.kind {
-            Entry::Charge => (net.charges, net.amount) = (net.charges + 1, net.amount + line.amount),
-            Entry::Void => (net.voids, net.amount) = (net.voids + 1, net.amount - line.amount),
+            Entry::Charge => {
+                net.charges += 1;
+                net.amount += amount;
+            }
+            Entry::Void => {
+                net.voids += 1;
+                net.amount -= amount;
+            }
         }
         Ok(())
     }
@@ -220,4 +227,20 @@ fn awaited(seen: &Seen) -> Tally {
         });
     }
     tally
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_much_was_charged_it_is_summed_exactly() {
+        let mut book = Book::default();
+        let reference = Uuid::from_u128(1);
+        for _ in 0..2_000 {
+            let line = format!(r#"{{"reference":"{reference}","amount":9007199254740991,"kind":"charge"}}"#);
+            book.add(line.as_bytes()).unwrap();
+        }
+        assert_eq!(book.of(reference).told(), "charged 2000 times, 18014398509481982000 in all");
+    }
 }

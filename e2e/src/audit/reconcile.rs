@@ -164,7 +164,7 @@ fn judge(payment: &Payment, sides: &Sides<'_>) -> Option<Mismatch> {
     }
     let Net { amount, .. } = sides.net;
     match (charged, sides.net.standing()) {
-        (Wanted::Once | Wanted::AtMostOnce, 1) if amount == payment.amount => None,
+        (Wanted::Once | Wanted::AtMostOnce, 1) if amount == i128::from(payment.amount) => None,
         (Wanted::Once | Wanted::AtMostOnce, 1) => Some(Mismatch::OtherAmountCharged),
         (Wanted::Once, ..=0) => Some(Mismatch::NotCharged),
         (Wanted::Nothing | Wanted::AtMostOnce, 0) if amount == 0 => None,

@@ -20,10 +20,11 @@ async fn a_payment_cancelled_before_its_hold_is_never_charged() {
         assert_eq!(response.status(), 202);
         let payment: Value = response.json().await.unwrap();
         assert_eq!((&payment["status"], payment["version"].as_i64()), (&"initiated".into(), Some(2)));
+        assert_eq!(payment["cancel"], "requested");
     }
     world.cargo_stack("start", "kafka").await;
     let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
-    assert_eq!(payment["status"], "cancelled");
+    assert_eq!((&payment["status"], &payment["cancel"]), (&"cancelled".into(), &"honoured".into()));
     assert_eq!(world.client.balance(user).await.unwrap(), (1_000, 0));
     assert_eq!(world.client.gateway_charge(payment_id).await.unwrap(), None);
     world.adds_up().await;
@@ -78,7 +79,7 @@ async fn a_cancel_while_the_outcome_is_unknown_comes_too_late_and_the_payment_go
         world.charge(payment_id, "status = 'unknown'").await;
         assert_eq!(world.client.cancel(user, payment_id).await.unwrap().status(), 202);
         let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
-        assert_eq!(payment["status"], end);
+        assert_eq!((&payment["status"], &payment["cancel"]), (&end.into(), &"refused".into()));
         assert_eq!(words(&payment), ["initiated", "authorized", "cancel_requested", end]);
         assert_eq!(world.client.balance(user).await.unwrap(), (left, 0));
     }
@@ -104,6 +105,7 @@ async fn what_has_ended_or_is_not_ours_cannot_be_cancelled() {
     let user = world.client.user_with(1_000).await.unwrap();
     let payment = world.settle(user, "0812", 400).await;
     let payment_id: Uuid = payment["payment_id"].as_str().unwrap().parse().unwrap();
+    assert_eq!(payment["cancel"], Value::Null);
     let response = world.client.cancel(user, payment_id).await.unwrap();
     assert_eq!(response.status(), 409);
     let problem: Value = response.json().await.unwrap();

@@ -9,12 +9,15 @@ mod cancel;
 mod contract;
 mod edge;
 mod expiry;
+mod http_rules;
 mod idempotency;
 mod kills;
+
 mod outages;
 mod outcomes;
 mod payments;
 mod poison;
+mod raw_http;
 mod rolling;
 mod scraping;
 mod world;

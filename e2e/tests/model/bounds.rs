@@ -84,7 +84,7 @@ pub enum Break {
     MissingTakenForDuplicate,
     /// Another attempt calls with another key.
     SecondGatewayKey,
-    /// Redis is told of a message as it is taken, not of a charge that has ended.
+    /// Redis is told of a message as it is taken, not of a charge that has ended, and is believed without the row.
     RedisBeforeCommit,
     /// A cancel is told to the processor when there is no hold yet.
     CancelBeforeHold,

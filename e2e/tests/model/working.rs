@@ -184,8 +184,10 @@ impl Coro {
 
     pub fn take_work(&self, state: &mut State, id: Id) {
         state.lives[id].queue = Queue::Acknowledged;
-        // The duplicate of a charge that has ended.
-        if state.lives[id].remembered {
+        // The duplicate of a charge that has ended: Redis says so, and the row.
+        let confirmed =
+            state.lives[id].charge_state().has_ended() || self.is_broken(Break::RedisBeforeCommit);
+        if state.lives[id].remembered && confirmed {
             return;
         }
         if self.admit(state, id, false) == Admitted::Calling {

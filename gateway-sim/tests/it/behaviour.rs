@@ -88,3 +88,51 @@ async fn whether_keys_count_can_be_changed() {
     assert_eq!(gateway.ledger().await.len(), 2);
     gateway.end().await;
 }
+
+#[tokio::test]
+async fn requests_are_read_strictly() {
+    let gateway = Gateway::start(&[]).await;
+    let ask = async |method: &str, path: &str| {
+        gateway.http.request(method.parse().unwrap(), gateway.url(path)).send().await.unwrap()
+    };
+    for (method, path, allow) in [
+        ("DELETE", "/charges", "POST, OPTIONS"),
+        ("PUT", "/charges/a", "GET, HEAD, OPTIONS"),
+        ("GET", "/charges/a/void", "POST, OPTIONS"),
+        ("PATCH", "/script", "GET, HEAD, PUT, OPTIONS"),
+        ("GET", "/outage", "PUT, DELETE, OPTIONS"),
+    ] {
+        let refused = ask(method, path).await;
+        assert_eq!(
+            (refused.status().as_u16(), &refused.headers()["allow"]),
+            (405, &allow.parse().unwrap()),
+            "{path}"
+        );
+    }
+    assert_eq!(ask("HEAD", "/health").await.status(), 200);
+    assert_eq!(ask("GET", "/health/").await.status(), 404);
+    let twice = |path: &str, method: &str, body: &'static str| {
+        let request = gateway.http.request(method.parse().unwrap(), gateway.url(path)).body(body);
+        request.header("content-type", "Application/JSON ; charset=utf-8").header("idempotency-key", "k")
+    };
+    for (path, method, body) in [
+        (
+            "/charges",
+            "POST",
+            r#"{"reference":"a","amount":1,"client_number":"1","service_id":"s","amount":2}"#,
+        ),
+        ("/charges/a/void", "POST", r#"{"keep":"ch_1","keep":"ch_2"}"#),
+        ("/outage", "PUT", r#"{"for_ms":1,"for_ms":2}"#),
+        ("/script", "PUT", r#"{"mix":[{"percent":1,"words":"hang","percent":2}]}"#),
+    ] {
+        assert_eq!(twice(path, method, body).send().await.unwrap().status(), 400, "{path}");
+    }
+    let keys = gateway
+        .http
+        .post(gateway.url("/charges"))
+        .header("idempotency-key", "a")
+        .header("idempotency-key", "b");
+    assert_eq!(keys.json(&body("a", 1, "1")).send().await.unwrap().status(), 400);
+    assert!(gateway.ledger().await.is_empty());
+    gateway.end().await;
+}

@@ -110,6 +110,28 @@ const SCAN: &str = "
      where created_at >= $1 and status in ('waiting', 'calling', 'unknown')
      order by created_at, payment_id limit $2";
 
+// A tid range scan: reads these blocks and no others.
+const WALK: &str = "
+    select payment_id, created_at from charges
+     where ctid >= ($1::text)::tid and ctid < ($2::text)::tid
+       and status in ('waiting', 'calling', 'unknown')";
+
+const BLOCKS: &str = "
+    select pg_relation_size('charges') / current_setting('block_size')::int8";
+
+const LIVE: &str = "
+    select payment_id, created_at, now() as read_at from charges
+     where payment_id = any($1) and status in ('waiting', 'calling', 'unknown')
+     order by created_at";
+
+/// A step of a walk through the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Walked {
+    pub live: Vec<Live>,
+    /// The block at which to go on; none at the end of the table.
+    pub next: Option<u64>,
+}
+
 impl Store {
     /// What the sweeper wants to know of these charges.
     pub async fn look(&self, payments: &[Uuid]) -> anyhow::Result<Vec<Seen>> {
@@ -192,7 +214,32 @@ impl Store {
         let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
         let rows = transaction.query(&scan, &[&from, &limit]).await.context("scan charges")?;
         transaction.commit().await.context("commit")?;
-        let live = |row: &Row| Live { payment_id: row.get("payment_id"), created_at: row.get("created_at") };
         Ok((rows.iter().map(live).collect(), now))
     }
+
+    /// Charges that have not ended in `blocks` blocks of the table from `from` on, whatever their age.
+    pub async fn walk(&self, from: u64, blocks: u64) -> anyhow::Result<Walked> {
+        let client = self.client().await?;
+        let size = client.prepare_cached(BLOCKS).await?;
+        let end: i64 = client.query_one(&size, &[]).await.context("size of charges")?.get(0);
+        let (walk, next) = (client.prepare_cached(WALK).await?, from + blocks);
+        let rows = client
+            .query(&walk, &[&format!("({from},0)"), &format!("({next},0)")])
+            .await
+            .context("walk through charges")?;
+        let next = (next < end.unsigned_abs()).then_some(next);
+        Ok(Walked { live: rows.iter().map(live).collect(), next })
+    }
+
+    /// Those of these charges that are there and have not ended, oldest first; and the database's clock.
+    pub async fn live(&self, payments: &[Uuid]) -> anyhow::Result<(Vec<Live>, Option<Timestamp>)> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached(LIVE).await?;
+        let rows = client.query(&statement, &[&payments]).await.context("look at the oldest charges")?;
+        Ok((rows.iter().map(live).collect(), rows.first().map(|row| row.get("read_at"))))
+    }
+}
+
+fn live(row: &Row) -> Live {
+    Live { payment_id: row.get("payment_id"), created_at: row.get("created_at") }
 }

@@ -48,6 +48,35 @@ async fn messages_are_charged_once_and_what_cannot_be_is_parked() {
     database.end().await;
 }
 
+/// A message id is the sender's to choose: one that was parked under it hides no other.
+#[tokio::test]
+async fn each_message_that_cannot_be_taken_is_parked_whatever_its_id_is() {
+    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+    let taken = job("5551234");
+    let mut conflicting = taken.clone();
+    conflicting.charge.amount += 1;
+    queue.send(std::slice::from_ref(&taken)).await;
+    let named = || BasicProperties::default().with_message_id("m".into());
+    let processor =
+        Processor::with(with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}"))).await;
+    database.until(SUCCEEDED, 1).await;
+    for _ in 0..2 {
+        for body in [b"not json".to_vec(), b"{}".to_vec(), body(&conflicting)] {
+            queue.publish(&body, named()).await;
+        }
+        queue.publish(b"{}", named().with_type("payment.exploded.v1".into())).await;
+    }
+    // What is behind them is taken up after them.
+    queue.send(&[job("5551234")]).await;
+    database.until(SUCCEEDED, 2).await;
+    assert_eq!(database.number(PARKED).await, 4);
+    assert!(processor.metric("saga_contradictions_total").await >= 1.0);
+    processor.end().await;
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
 #[tokio::test]
 async fn a_queue_that_is_not_there_yet_is_waited_for() {
     let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::unborn().await);
@@ -114,6 +143,48 @@ async fn a_duplicate_of_an_ended_charge_is_dropped_by_redis_and_without_it_by_th
     database.end().await;
 }
 
+/// The rows are restored from before the charges, Redis is as it was: system, timeline and database are the same.
+#[tokio::test]
+async fn a_charge_that_only_redis_knows_is_made() {
+    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+    let redis_url = env("REDIS_URL");
+    let processor = Processor::with(with_queue(&database, &gateway, &queue, &redis_url)).await;
+    let mut redis = redis::Client::open(redis_url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let all = jobs(60, "5551234");
+    queue.send(&all).await;
+    database.until(SUCCEEDED, 60).await;
+    let identity = database.store(Duration::from_secs(1)).identity().await.unwrap();
+    let key = |job: &Job| format!("processor/{identity}/ended/{}", job.charge.print());
+    let keys: Vec<String> = all.iter().map(key).collect();
+    let written = async {
+        while redis.exists::<_, usize>(&keys).await.unwrap() < 60 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), written).await.expect("ended charges are in Redis");
+    // A third is gone, of a third the end is, and a third is as it was.
+    let owner = database.owner().await;
+    let ids = |jobs: &[Job]| jobs.iter().map(|job| job.charge.payment_id).collect::<Vec<_>>();
+    owner.execute("delete from charges where payment_id = any($1)", &[&ids(&all[..20])]).await.unwrap();
+    let before = "update charges set status = 'unknown', exposed = true, provider_reference = null,
+                         decided_at = null where payment_id = any($1)";
+    owner.execute(before, &[&ids(&all[20..40])]).await.unwrap();
+    queue.send(&all).await;
+    database.until(SUCCEEDED, 60).await;
+    let count = |result: &str| format!("processor_jobs_total{{result=\"{result}\"}}");
+    until_metric(&processor, &count("ended"), &count("already"), 40.0).await;
+    assert!(processor.metric(&count("ended")).await <= 20.0, "only what the database says ended");
+    assert_eq!(processor.metric(&count("calling")).await, 80.0);
+    assert_eq!(redis.exists::<_, usize>(&keys).await.unwrap(), 60, "Redis was warm all the time");
+    let unconfirmed = "processor_cache_total{result=\"unconfirmed\"}";
+    assert!(processor.metric(unconfirmed).await > 0.0, "and answered");
+    assert_eq!(gateway.ledger().await.len(), 60, "the gateway knew the key");
+    processor.end().await;
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
 /// The gateway is down, then up: meanwhile messages wait in the queue, and nothing is lost or charged twice.
 #[tokio::test]
 async fn while_the_gateway_fails_messages_wait_in_the_queue() {
@@ -138,7 +209,7 @@ async fn while_the_gateway_fails_messages_wait_in_the_queue() {
     queue.send(&all).await;
     let state = "processor_breaker_state";
     processor.until(state, |state| state == 2.0).await;
-    let refused = "select least(count(*), 1) from charge_attempts where detail = 'breaker_open'";
+    let refused = "select least(count(*), 1) from charges where status = 'waiting'";
     database.until(refused, 1).await;
     let inquiries = "processor_inquiries_total{finding=\"unavailable\"}";
     let before = processor.metric(inquiries).await;

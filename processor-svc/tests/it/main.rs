@@ -4,6 +4,7 @@
 //! `events` `KAFKA_BROKERS`.
 #![allow(clippy::unwrap_used)] // in tests; clippy.toml covers test functions, not their helpers
 
+mod bulkheads;
 mod cancel;
 #[cfg(feature = "failpoints")]
 mod ends;
@@ -14,6 +15,7 @@ mod queue;
 mod repairs;
 mod store;
 mod strangers;
+mod sweep;
 mod topic;
 mod webhooks;
 mod world;

@@ -94,6 +94,13 @@ impl Database {
         }
     }
 
+    /// A session with the rights of the tables' owner.
+    pub async fn owner(&self) -> tokio_postgres::Client {
+        let client = sql::connect(&self.url).await.unwrap();
+        client.batch_execute("reset role; set role none").await.unwrap();
+        client
+    }
+
     pub async fn end(self) {
         self.pool.close();
         sql::drop_database(&self.admin_url, &self.name).await.unwrap();
@@ -125,8 +132,10 @@ impl Gateway {
 
     fn set_up(listener: TcpListener, ledger: PathBuf, flags: &[&str]) -> Gateway {
         let path = ledger.to_str().unwrap();
-        let fixed = ["gateway-sim", "--ledger-path", path, "--hang-ms", "3000"];
-        let config = gateway_sim::Config::parse_from(fixed.into_iter().chain(flags.iter().copied()));
+        let fixed = ["gateway-sim", "--ledger-path", path];
+        let hang = if flags.contains(&"--hang-ms") { vec![] } else { vec!["--hang-ms", "3000"] };
+        let args = fixed.into_iter().chain(hang).chain(flags.iter().copied());
+        let config = gateway_sim::Config::parse_from(args);
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(gateway_sim::run(config, listener, shutdown.clone()));

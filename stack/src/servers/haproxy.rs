@@ -1,6 +1,7 @@
 //! HAProxy, the edge: what clients reach, in front of the services' instances.
 
 use std::collections::BTreeMap;
+use std::env;
 
 use anyhow::{Context, Result};
 
@@ -12,14 +13,21 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let program = find_program("haproxy").context("HAProxy is not installed")?;
     let home = layout.server_dir("haproxy")?;
     let config = home.join("haproxy.cfg");
-    // A copy: the user it runs as may not be allowed to read the workspace.
-    layout.write_for_server(&config, &layout.compose_file("haproxy/haproxy.cfg")?)?;
+    // Copies: the user it runs as may not be allowed to read the workspace.
+    for name in ["haproxy.cfg", "not-http.lua"] {
+        layout.write_for_server(&home.join(name), &layout.compose_file(&format!("haproxy/{name}"))?)?;
+    }
     let argv = vec![text(&program), "-db".into(), "-f".into(), text(&config)];
     let mut spec = super::spec(layout, "haproxy", home, argv, Port::Edge);
     spec.env = environment(layout);
     spec.tier = EDGE_TIER;
     Ok(vec![spec])
 }
+
+/// Limits of a source address, and what they are if the environment of `cargo stack up` does not say: all clients of a
+/// stack have one address, so it may have everything.
+const LIMITS: [(&str, &str); 2] =
+    [("EDGE_CONNECTIONS_PER_SOURCE", "4000"), ("EDGE_REQUESTS_PER_SOURCE", "1000000")];
 
 /// What the configuration leaves open.
 fn environment(layout: &Layout) -> BTreeMap<String, String> {
@@ -35,7 +43,8 @@ fn environment(layout: &Layout) -> BTreeMap<String, String> {
         ("BALANCE_ADDR", address(Port::Balance)),
         ("BALANCE_ADMIN_PORT", port(Port::BalanceAdmin)),
     ];
-    entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    let limits = LIMITS.map(|(name, default)| (name, env::var(name).unwrap_or_else(|_| default.to_owned())));
+    entries.into_iter().chain(limits).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub fn slot(facts: &Facts, name: &str, memory: Option<Option<&Memory>>) -> Vec<F
         return findings;
     }
     findings.push(kept(facts, slot, &subject));
-    findings.extend(read(facts, slot, &subject));
+    findings.extend(read(slot, &subject));
     if slot.two_phase {
         findings.push(
             Finding::warning("slot.two_phase", &subject, "made with two_phase")
@@ -121,20 +121,10 @@ fn kept(facts: &Facts, slot: &Slot, subject: &str) -> Finding {
     }
 }
 
-fn read(facts: &Facts, slot: &Slot, subject: &str) -> Option<Finding> {
-    if let Some(pid) = slot.active_pid {
-        return Some(Finding::ok("slot.active", subject, format!("is read by process {pid}")));
-    }
-    let retained = slot.retained(&facts.flush);
-    Some(
-        Finding::warning(
-            "slot.active",
-            subject,
-            format!("nobody reads it; {} of log are kept", size(retained)),
-        )
-        .why("the log piles up until somebody does")
-        .fix("start the relay (cdc-relay run), or drop a slot that nobody needs any more"),
-    )
+/// Who reads it; that nobody does is for `idle`.
+fn read(slot: &Slot, subject: &str) -> Option<Finding> {
+    let pid = slot.active_pid?;
+    Some(Finding::ok("slot.active", subject, format!("is read by process {pid}")))
 }
 
 fn spilled(facts: &Facts, slot: &Slot, subject: &str) -> Option<Finding> {

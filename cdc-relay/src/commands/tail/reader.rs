@@ -1,6 +1,5 @@
 //! Reads the log on a thread of its own, from connecting to the end.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::output::Output;
 use super::show::{Change, Show};
+use crate::catalog::Catalog;
 use crate::copy::{Frame, Replication};
 use crate::database::Database;
 use crate::lsn::Lsn;
@@ -111,6 +111,8 @@ pub fn read(
     ready();
     let tail = Tail {
         wire,
+        database: &reading.database,
+        catalog: Catalog::default(),
         show,
         output,
         stop,
@@ -126,6 +128,8 @@ pub fn read(
 
 struct Tail<'a> {
     wire: Replication,
+    database: &'a Database,
+    catalog: Catalog,
     show: Show,
     output: &'a Output,
     stop: &'a Stop,
@@ -181,7 +185,10 @@ impl Tail<'_> {
                 self.totals.transactions += 1;
                 return Ok(self.hand_over(1));
             }
-            Message::Relation(relation) => self.show.relation(relation),
+            // As `run` does, so that both print the same.
+            Message::Relation(relation) => {
+                self.show.relation(self.catalog.settled(self.database, &relation)?);
+            }
             Message::Insert { relation, new } => self.show.change(relation, &Change::Insert(new)),
             Message::Update { relation, old, new } => {
                 self.show.change(relation, &Change::Update { old, new });
@@ -206,9 +213,4 @@ impl Tail<'_> {
         let Self { show, output, .. } = self;
         output.offer(chunk, |left_out| show.skipped(left_out)) && self.totals.changes < self.limit
     }
-}
-
-/// What identifies the rows of each table, for those whose replica identity does not say it.
-pub fn keys(tables: &[super::trial::Table]) -> BTreeMap<u32, Vec<String>> {
-    tables.iter().map(|table| (table.oid, table.key.clone())).filter(|(_, key)| !key.is_empty()).collect()
 }

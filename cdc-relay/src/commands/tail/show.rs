@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::text::{Paint, value};
-use crate::catalog::has_identity;
 use crate::json::{self, Form};
 use crate::lsn::{Lsn, PgTime};
-use crate::pgoutput::{Column, Old, Relation, Tuple, Value};
+use crate::pgoutput::{Old, Relation, Tuple, Value};
 use crate::routes::TableName;
 
 /// How changes are written.
@@ -55,19 +54,16 @@ pub struct Show {
     format: Format,
     /// Only these tables; none means all.
     only: Vec<TableName>,
-    /// What identifies the rows of a table, where its replica identity does not say it.
-    keys: BTreeMap<u32, Vec<String>>,
     tables: BTreeMap<u32, Table>,
     transaction: Transaction,
     chunk: Chunk,
 }
 
 impl Show {
-    pub fn new(format: Format, only: Vec<TableName>, keys: BTreeMap<u32, Vec<String>>) -> Show {
+    pub fn new(format: Format, only: Vec<TableName>) -> Show {
         Show {
             format,
             only,
-            keys,
             tables: BTreeMap::new(),
             transaction: Transaction::default(),
             chunk: Chunk::default(),
@@ -76,9 +72,9 @@ impl Show {
 
     /// The server announces the columns of a table.
     pub fn relation(&mut self, relation: Relation) {
-        let known = self.keys.get(&relation.id).filter(|_| !has_identity(&relation));
-        let in_key = |column: &Column| known.map_or(column.key, |key| key.contains(&column.name));
-        let key = relation.columns.iter().map(in_key).collect();
+        // Without a primary key the whole row is the key, where it is the identity.
+        let none = !relation.columns.iter().any(|column| column.key);
+        let key = relation.columns.iter().map(|column| column.key || none && relation.is_full()).collect();
         let shown = self.only.is_empty() || self.only.contains(&relation.table_name());
         self.tables.insert(relation.id, Table { key, shown, relation });
     }

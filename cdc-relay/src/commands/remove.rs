@@ -1,0 +1,280 @@
+//! `cdc-relay remove`: takes a source out, and leaves nothing of the relay behind.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use serde::Serialize;
+
+use super::doctor::slot::size;
+use super::verify::told_to;
+use super::{Ending, Failure, Outcome, block_on, print};
+use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
+use crate::inspect;
+use crate::kafka::client_config;
+use crate::routes::{Routes, Source};
+use crate::shell;
+use crate::snapshot;
+use crate::sql;
+use crate::topics::Reader;
+use crate::wire::{Session, WireError};
+
+const TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Takes a source out: drops its slot, its own publication and what the state topic has of it.
+///
+/// Without --yes it only says what it would do. It refuses while a relay streams; stop every relay that has the source in
+/// its routes file first, since one that stands by would begin anew. What the relay did not make stays: a publication that
+/// the routes file names, tables, roles, queues, and dead letters. It may be run again until it ends with 0.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  cdc-relay remove --source shop                     what it would do
+  cdc-relay remove --source shop --yes               does it; the topics stay
+  cdc-relay remove --source shop --topics --yes      deletes the topics that only this source leads to as well
+
+Exit codes: 0 nothing of the source is left, 1 nothing was changed since --yes is missing, 2 it could not be done.")]
+pub struct Options {
+    #[command(flatten)]
+    routes: RoutesArgs,
+    #[command(flatten)]
+    kafka: KafkaArgs,
+    /// Deletes the topics too that no other source of the routes file leads to, with all their records.
+    #[arg(long)]
+    topics: bool,
+    /// Does it.
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+/// What there is of a source.
+#[derive(Debug, Default, Serialize)]
+struct Found {
+    source: String,
+    slot: Option<Kept>,
+    publication: Option<String>,
+    /// Of the state topic.
+    records: usize,
+    topics: Vec<String>,
+    /// It is gone now.
+    done: bool,
+    #[serde(skip)]
+    keys: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Kept {
+    name: String,
+    /// Bytes of WAL that the server keeps for it.
+    retained: Option<i64>,
+}
+
+impl Found {
+    fn is_nothing(&self) -> bool {
+        self.slot.is_none() && self.publication.is_none() && self.records == 0 && self.topics.is_empty()
+    }
+}
+
+pub fn execute(options: &Options) -> Outcome {
+    let name = options.routes.source.as_deref();
+    let name = name.ok_or_else(|| Failure::usage("--source: which source is taken out?".to_owned()))?;
+    let all = RoutesArgs { source: None, ..options.routes.clone() }.read()?;
+    let source = options.routes.read()?.sources.into_iter().next().context("no source")?;
+    let mut session =
+        Session::connect(&crate::run::database(&source)?).context("the database of the source")?;
+    let brokers = &options.kafka.kafka_brokers;
+    let mut found = found(&mut session, &source)?;
+    found.keys = keys(brokers, &all, &source)?;
+    found.records = found.keys.len();
+    if options.topics {
+        found.topics = existing(brokers, &all, only_of(&all, name))?;
+    }
+    found.done = found.is_nothing() || options.yes;
+    if options.yes {
+        drop_all(&mut session, &found)?;
+        forget(brokers, &all, &found.keys)?;
+        block_on(delete(brokers, &all, &found.topics))??;
+    }
+    if options.json.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&found).context("JSON")?))?;
+    } else {
+        print(&text(&found, options))?;
+    }
+    Ok(if found.done { Ending::Fine } else { Ending::Bad })
+}
+
+fn found(session: &mut Session, source: &Source) -> Result<Found> {
+    let name = source.slot.get_ref();
+    let (_, database) = inspect::cluster(session)?;
+    let slot = inspect::slot(session, name)?;
+    if let Some(slot) = &slot {
+        if let Some(pid) = slot.active_pid {
+            bail!("slot {name} is being read (by the server's process {pid}): stop the relay first");
+        }
+        if let Some(what) = slot.foreign(&database) {
+            bail!("slot {name} is not ours ({what}), and nothing was changed");
+        }
+    }
+    let retained = "select pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_flush_lsn(), restart_lsn)::int8 \
+                    from pg_catalog.pg_replication_slots where slot_name =";
+    let retained = session.query(&format!("{retained} {}", sql::literal(name)))?;
+    let retained = retained.first().and_then(|row| inspect::text(row, 0).parse().ok());
+    let publication = source.publication.get_ref();
+    let exists =
+        format!("select 1 from pg_catalog.pg_publication where pubname = {}", sql::literal(publication));
+    let made = source.own_publication && !session.query(&exists)?.is_empty();
+    Ok(Found {
+        source: source.name.get_ref().clone(),
+        slot: slot.map(|_| Kept { name: name.clone(), retained }),
+        publication: made.then(|| publication.clone()),
+        ..Found::default()
+    })
+}
+
+/// The keys of the source's records in the state topic.
+fn keys(brokers: &str, routes: &Routes, source: &Source) -> Result<Vec<String>> {
+    let topic = routes.relay.state_topic.get_ref();
+    if existing(brokers, routes, [topic.clone()].into())?.is_empty() {
+        return Ok(Vec::new());
+    }
+    let memory = format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
+    let mut keys = BTreeSet::new();
+    Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
+        let key = key.unwrap_or_default();
+        let ours = key == memory.as_bytes() || snapshot::record_table(&memory, key).is_some();
+        if ours && let Ok(key) = std::str::from_utf8(key) {
+            if value.is_some() {
+                keys.insert(key.to_owned())
+            } else {
+                keys.remove(key)
+            };
+        }
+        Ok(())
+    })?;
+    Ok(keys.into_iter().collect())
+}
+
+/// Topics that the source leads to and no other source does.
+fn only_of(routes: &Routes, name: &str) -> BTreeSet<String> {
+    let of = |ours: bool| {
+        let mut routes = routes.clone();
+        routes.sources.retain(|source| (source.name.get_ref() == name) == ours);
+        let topics = told_to(&routes).into_iter().filter(|topic| !topic.dead_letters);
+        topics.map(|topic| topic.name).collect::<BTreeSet<String>>()
+    };
+    &of(true) - &of(false)
+}
+
+fn existing(brokers: &str, routes: &Routes, wanted: BTreeSet<String>) -> Result<Vec<String>> {
+    let consumer: BaseConsumer = client_config(brokers, routes).create().context("no Kafka consumer")?;
+    let metadata = consumer.fetch_metadata(None, TIMEOUT).context("the brokers do not answer")?;
+    let exists = |name: &String| metadata.topics().iter().any(|topic| topic.name() == name);
+    Ok(wanted.into_iter().filter(exists).collect())
+}
+
+/// The slot first: it is what does harm while nobody reads it.
+fn drop_all(session: &mut Session, found: &Found) -> Result<()> {
+    if let Some(slot) = &found.slot {
+        let drop = format!("select pg_catalog.pg_drop_replication_slot({})", sql::literal(&slot.name));
+        session
+            .query(&drop)
+            .with_context(|| format!("slot {} cannot be dropped; nothing was changed", slot.name))?;
+    }
+    if let Some(publication) = &found.publication {
+        let drop = format!("drop publication {}", sql::identifier(publication));
+        match session.query(&drop) {
+            Ok(_) => {}
+            Err(WireError::Server { message, .. }) => {
+                bail!(
+                    "the publication cannot be dropped ({message}): have its owner run `{drop}`, then run this again"
+                )
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// Writes tombstones: the next start of such a source is a first one.
+fn forget(brokers: &str, routes: &Routes, keys: &[String]) -> Result<()> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut config = client_config(brokers, routes);
+    config.set("acks", "all").set("message.timeout.ms", "15000");
+    let producer: ThreadedProducer<DefaultProducerContext> = config.create().context("no Kafka producer")?;
+    let topic = routes.relay.state_topic.get_ref();
+    for key in keys {
+        let tombstone: BaseRecord<'_, str, [u8]> = BaseRecord::to(topic).key(key);
+        producer.send(tombstone).map_err(|(error, _)| error).with_context(|| format!("topic {topic}"))?;
+    }
+    producer.flush(TIMEOUT).with_context(|| format!("topic {topic} did not take the records"))?;
+    ensure!(producer.in_flight_count() == 0, "topic {topic} did not take the records: run this again");
+    Ok(())
+}
+
+async fn delete(brokers: &str, routes: &Routes, topics: &[String]) -> Result<()> {
+    if topics.is_empty() {
+        return Ok(());
+    }
+    let admin: AdminClient<DefaultClientContext> =
+        client_config(brokers, routes).create().context("no Kafka admin client")?;
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
+    for result in admin.delete_topics(&names, &options).await.context("cannot delete topics")? {
+        match result {
+            Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+            Err((name, code)) => bail!("cannot delete topic {name}: {code}"),
+        }
+    }
+    Ok(())
+}
+
+fn text(found: &Found, options: &Options) -> String {
+    let source = &found.source;
+    if found.is_nothing() {
+        return format!("Nothing is left of source {source}.\n");
+    }
+    let mut out = if found.done {
+        format!("Source {source} is taken out. Gone are:\n")
+    } else {
+        format!("Nothing was changed. These would be gone of source {source}:\n")
+    };
+    // Writing into a String cannot fail.
+    if let Some(slot) = &found.slot {
+        let kept = slot
+            .retained
+            .map_or_else(String::new, |bytes| format!(", with {} of WAL that it keeps", size(bytes)));
+        let _ = writeln!(out, "  slot           {}{kept}", slot.name);
+    }
+    if let Some(publication) = &found.publication {
+        let _ = writeln!(out, "  publication    {publication}");
+    }
+    if found.records > 0 {
+        let _ = writeln!(out, "  state topic    {} records of the source", found.records);
+    }
+    for topic in &found.topics {
+        let _ = writeln!(out, "  topic          {topic}, with all its records");
+    }
+    if !options.topics {
+        out += "Topics stay; --topics deletes those that only this source leads to.\n";
+    }
+    if found.done {
+        out += "Take the source out of the routes file before a relay starts with it: it would begin anew.\n";
+    } else {
+        let file = shell::word(&options.routes.file.to_string_lossy());
+        let topics = if options.topics { " --topics" } else { "" };
+        let name = shell::word(source);
+        let _ = writeln!(out, "To do it: cdc-relay remove --routes {file} --source {name}{topics} --yes");
+    }
+    out
+}

@@ -1,0 +1,224 @@
+//! What doctor and a refusal print to be run leads to a relay that streams. Each fix is tried in a database of its own.
+
+use serde_json::Value;
+
+use crate::kafka;
+use crate::names::{arrived, routes, statements};
+use crate::rig::Rig;
+
+struct Case {
+    name: &'static str,
+    /// Before anything of the relay is there.
+    schema: &'static str,
+    source: &'static str,
+}
+
+const CASES: &[Case] = &[
+    Case {
+        name: "missing",
+        schema: "create table orders (id int primary key)",
+        source: "publication = \"chosen\"\ntables = [{ name = \"orders\", deletes = \"tombstone\" }]",
+    },
+    Case {
+        name: "lacking",
+        schema: "create table orders (id int primary key); create table other (id int primary key);
+                 create publication chosen for table other with (publish = 'insert, update')",
+        source: "publication = \"chosen\"\ntables = [{ name = \"orders\" }, { name = \"other\" }]",
+    },
+    Case {
+        name: "deletes",
+        schema: "create table orders (id int primary key);
+                 create publication chosen for table orders with (publish = 'insert')",
+        source: "publication = \"chosen\"\ntables = [{ name = \"orders\", deletes = \"event\" }]",
+    },
+    Case {
+        name: "truncates",
+        schema: "create table orders (id int primary key); create publication chosen for table orders",
+        source: "publication = \"chosen\"\ntables = [{ name = \"orders\" }]",
+    },
+    Case {
+        name: "unlogged",
+        schema: "create unlogged table orders (id int primary key)",
+        source: "tables = [{ name = \"orders\" }]",
+    },
+    Case {
+        name: "keyless",
+        schema: "create table orders (id int)",
+        source: "tables = [{ name = \"orders\", key = \"{id}\" }]",
+    },
+    Case {
+        name: "roots",
+        schema: "create table orders (id int primary key) partition by range (id);
+                 create table orders_1 partition of orders for values from (0) to (1000);
+                 create publication chosen for table orders with (publish = 'insert, update')",
+        source: "publication = \"chosen\"\ntables = [{ name = \"orders\" }]",
+    },
+];
+
+async fn database(case: &Case, index: usize) -> Rig {
+    let rig = Rig::bare(&format!("fix_{}{index}", case.name)).await;
+    // One by one: some statements take no company.
+    for statement in case.schema.split(';') {
+        rig.sql.batch_execute(statement).await.expect(statement);
+    }
+    routes(&rig, case.source);
+    rig
+}
+
+fn doctor(rig: &Rig) -> (Option<i32>, Vec<Value>) {
+    let output = rig.command("doctor").arg("--json").output().expect("doctor");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let sections = report["sections"].as_array().expect("sections");
+    let findings = sections.iter().flat_map(|section| section["findings"].as_array().expect("findings"));
+    (output.status.code(), findings.cloned().collect())
+}
+
+/// The statements among the fixes of what would not work; those that leave something to be filled in are not.
+fn fixes(findings: &[Value]) -> Vec<String> {
+    let bad = findings
+        .iter()
+        .filter(|finding| finding["severity"].as_str().is_some_and(|s| s.starts_with("would")));
+    let lines = bad.flat_map(|finding| finding["fix"].as_array().cloned().unwrap_or_default());
+    let sql = ["create ", "alter ", "drop ", "grant ", "begin"];
+    let lines = lines.filter_map(|line| Some(line.as_str()?.split("   -- ").next()?.to_owned()));
+    lines.filter(|line| sql.iter().any(|word| line.starts_with(word)) && !line.contains('…')).collect()
+}
+
+#[tokio::test]
+async fn each_fix_that_is_printed_leads_to_a_relay_that_streams() {
+    for case in CASES {
+        let mut rig = database(case, 0).await;
+        let (code, findings) = doctor(&rig);
+        assert_eq!(code, Some(1), "{}: {findings:#?}", case.name);
+        let mut printed = fixes(&findings);
+        assert!(!printed.is_empty(), "{}: {findings:#?}", case.name);
+        let relay = rig.start();
+        printed
+            .extend(statements(&relay.state("refused").await).into_iter().filter(|sql| !sql.contains('…')));
+        drop(relay);
+        printed.sort_unstable_by(|a, b| a.trim_end_matches(';').cmp(b.trim_end_matches(';')));
+        printed.dedup_by(|a, b| a.trim_end_matches(';') == b.trim_end_matches(';'));
+        for (index, fix) in printed.iter().enumerate() {
+            let mut rig = database(case, index + 1).await;
+            rig.sql
+                .batch_execute(fix)
+                .await
+                .unwrap_or_else(|error| panic!("{}: {fix}: {error:?}", case.name));
+            let (code, findings) = doctor(&rig);
+            assert_eq!(code, Some(0), "{}: after {fix}: {findings:#?}", case.name);
+            let relay = rig.start();
+            let report = crate::rig::eventually("an end to starting", || async {
+                relay
+                    .get("/health")
+                    .filter(|report| report.contains("streaming") || report.contains("refused"))
+            })
+            .await;
+            assert!(report.contains("streaming"), "{}: after {fix}: {report}", case.name);
+            rig.sql.batch_execute("insert into orders values (1)").await.expect("a row");
+            arrived(&format!("{}.orders", rig.name), 1).await;
+            assert_eq!(relay.stop().await, Some(0));
+            rig.slot_is_free().await;
+        }
+    }
+}
+
+/// `run` makes the publication and the slot: that they are not there yet is no fault.
+#[tokio::test]
+async fn doctor_before_the_first_run_judges_what_run_would_make() {
+    let mut rig = Rig::bare("first").await;
+    rig.sql.batch_execute("create table orders (id int primary key, note text)").await.expect("a table");
+    routes(&rig, "tables = [{ name = \"orders\" }]");
+    let (code, findings) = doctor(&rig);
+    assert_eq!(code, Some(0), "{findings:#?}");
+    let relay = rig.streaming().await;
+    drop(relay);
+    rig.slot_is_free().await;
+    let (code, findings) = doctor(&rig);
+    assert_eq!(code, Some(0), "{findings:#?}");
+}
+
+/// By name, what is nearest, and why it cannot be streamed; and no topic is made for it.
+#[tokio::test]
+async fn what_is_no_table_is_refused_by_what_it_is_before_topics_are_made() {
+    let tables = "create schema audit; create table orders (id int primary key);
+                  create table audit.log (id int primary key); create unlogged table loose (id int primary key);
+                  create view seen as select * from orders; create materialized view kept as select * from orders;
+                  create sequence counter";
+    let cases: &[(&str, &[&str])] = &[
+        ("ordres", &["public.ordres", "did you mean `orders`"]),
+        ("adit.log", &["adit.log", "did you mean `audit`"]),
+        ("audit.lgo", &["audit.lgo", "did you mean `audit.log`"]),
+        ("log", &["public.log", "did you mean `audit.log`"]),
+        ("Orders", &["public.Orders", "did you mean `orders`"]),
+        ("loose", &["public.loose", "unlogged"]),
+        ("seen", &["public.seen", "view"]),
+        ("kept", &["public.kept", "materialized view"]),
+        ("counter", &["public.counter", "sequence"]),
+        ("pg_catalog.pg_class", &["pg_catalog.pg_class", "system table"]),
+    ];
+    let mut rig = Rig::bare("no_table").await;
+    rig.sql.batch_execute(tables).await.expect("tables");
+    for (table, said) in cases {
+        let topic = format!("{}.{table}.none", rig.name);
+        routes(&rig, &format!("tables = [{{ name = \"{table}\", topic = \"{topic}\", key = \"{{id}}\" }}]"));
+        let relay = rig.start();
+        let report = relay.state("refused").await;
+        for part in *said {
+            assert!(report.contains(part), "{table}: {part}: {report}");
+        }
+        assert!(!kafka::exists(&topic), "{table}");
+        drop(relay);
+    }
+    let left = rig.sql.query("select 1 from pg_publication", &[]).await.expect("publications");
+    assert!(left.is_empty());
+    for (table, said) in cases {
+        routes(&rig, &format!("tables = [{{ name = \"{table}\", key = \"{{id}}\" }}]"));
+        let (code, findings) = doctor(&rig);
+        assert_eq!(code, Some(1), "{table}");
+        for part in *said {
+            assert!(
+                Value::from(findings.clone()).to_string().contains(part),
+                "{table}: {part}: {findings:#?}"
+            );
+        }
+    }
+}
+
+/// A source that is refused has no topics, whoever streams beside it.
+#[tokio::test]
+async fn a_source_beside_a_refused_one_makes_topics_of_its_own_only() {
+    let mut rig = Rig::bare("beside").await;
+    rig.sql.batch_execute("create table orders (id int primary key)").await.expect("a table");
+    let name = rig.name.clone();
+    routes(
+        &rig,
+        &format!(
+            "tables = [{{ name = \"orders\" }}]\n\
+             [[sources]]\nname = \"{name}_b\"\nurl = \"${{IT_URL}}\"\nslot = \"{name}_b\"\ntables = [{{ name = \"ordres\" }}]"
+        ),
+    );
+    let relay = rig.start();
+    relay.state("refused").await;
+    relay.streams().await;
+    assert!(kafka::exists(&format!("{name}.orders")));
+    assert!(!kafka::exists(&format!("{name}_b.ordres")));
+    drop(relay);
+}
+
+/// That a file is there and invalid is not that there is none.
+#[tokio::test]
+async fn an_invalid_routes_file_is_not_a_missing_one() {
+    let rig = Rig::bare("invalid").await;
+    rig.routes("[[sources]]\nname = \"x\"");
+    for command in ["doctor", "verify"] {
+        let said = |file: &str| {
+            let output = rig.command(command).env("RELAY_ROUTES", file).output().expect(command);
+            assert_eq!(output.status.code(), Some(64), "{command}");
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        };
+        let path = std::env::temp_dir().join(&rig.name).join("relay.toml").display().to_string();
+        assert!(!said(&path).contains("without a routes file"), "{command}: {}", said(&path));
+        assert!(said(&path).contains("is missing"), "{command}: {}", said(&path));
+        assert!(said("/nowhere/relay.toml").contains("without a routes file"), "{command}");
+    }
+}

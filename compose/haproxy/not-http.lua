@@ -1,0 +1,36 @@
+-- Whether a connection begins with an HTTP request, and what HAProxy answers, in a problem document, where it does not.
+
+-- Heads are smaller than the buffer that holds them (tune.bufsize).
+local HEAD_BYTES_MAX = 30000
+
+-- Of what has come so far: "http" is a whole head, "broken" will never be one, "partial" may become one.
+core.register_fetches("beginning", function(txn)
+    local head = (txn.f:req_payload(0, 0) or ""):gsub("^[\r\n]+", "")
+    local line = head:match("^(.-)\r?\n")
+    -- HAProxy takes a line without a version for HTTP/0.9, and then does not want it after all.
+    if line and not line:match("^[!#$%&'*+%-.^_`|~%w]+ [^ ]+ HTTP/%d%.%d$") then
+        return "broken"
+    end
+    if txn.f:req_proto_http() then
+        return "http"
+    end
+    local controls = not line and head:match("[%z\1-\9\11\12\14-\31\127]")
+    if #head > HEAD_BYTES_MAX or head:find("\n\r?\n") or controls then
+        return "broken"
+    end
+    return "partial"
+end)
+
+local function answer(status, reason, document)
+    local head = "HTTP/1.1 " .. status .. " " .. reason .. "\r\ncontent-type: application/problem+json\r\n"
+    local length = "content-length: " .. #document .. "\r\nconnection: close\r\n\r\n"
+    return function(applet)
+        applet:send(head .. length .. document)
+    end
+end
+
+core.register_service("not-http", "tcp", answer(400, "Bad Request",
+    '{"type":"urn:coro:problem:malformed","title":"The request cannot be read.","status":400,"detail":"The request is not valid HTTP."}'))
+
+core.register_service("too-late", "tcp", answer(408, "Request Timeout",
+    '{"type":"urn:coro:problem:timeout","title":"The request did not arrive in time.","status":408,"detail":"The head did not arrive in time."}'))

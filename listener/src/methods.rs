@@ -1,0 +1,105 @@
+//! Routes say which methods they have; `Allow`, HEAD and OPTIONS follow from that.
+//!
+//! A route's method filter comes right after its path. Wherever a path fits, its filter notes the method in the
+//! request's [`Offer`], whichever method was asked for, so that a refusal can name all of them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use warp::Filter;
+use warp::http::{HeaderValue, Method};
+use warp::reject::{Reject, Rejection};
+
+use crate::{Reason, Refused};
+
+/// What the path of one request offers, as far as routes have been asked, and whether its caller may write.
+pub(crate) struct Offer {
+    methods: Mutex<Vec<Method>>,
+    writing: Result<(), Refused>,
+}
+
+impl Offer {
+    pub(crate) fn new(writing: Result<(), Refused>) -> Self {
+        Self { methods: Mutex::default(), writing }
+    }
+
+    fn note(&self, method: &Method) {
+        let mut methods = self.methods.lock().unwrap_or_else(PoisonError::into_inner);
+        if !methods.contains(method) {
+            methods.push(method.clone());
+        }
+    }
+
+    /// The value of `Allow`; nothing when no route has this path.
+    pub(crate) fn allow(&self) -> Option<HeaderValue> {
+        let methods = self.methods.lock().unwrap_or_else(PoisonError::into_inner);
+        let names: Vec<&str> = methods.iter().chain([&Method::OPTIONS]).map(Method::as_str).collect();
+        if methods.is_empty() { None } else { HeaderValue::try_from(names.join(", ")).ok() }
+    }
+}
+
+/// The path has a route, but not for this method.
+#[derive(Debug)]
+struct NotOffered;
+
+impl Reject for NotOffered {}
+
+/// Reading: GET, and HEAD, whose body hyper leaves out.
+pub fn get() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    offered(&[Method::GET, Method::HEAD], true)
+}
+
+/// Writing by POST: on an admin listener, for operators only.
+pub fn post() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    offered(&[Method::POST], true)
+}
+
+/// Writing by PUT: on an admin listener, for operators only.
+pub fn put() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    offered(&[Method::PUT], true)
+}
+
+/// Writing by DELETE: on an admin listener, for operators only.
+pub fn delete() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    offered(&[Method::DELETE], true)
+}
+
+/// POST for callers that are no operators, on a listener that serves both.
+pub fn unguarded_post() -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    offered(&[Method::POST], false)
+}
+
+fn offered(
+    methods: &'static [Method],
+    guarded: bool,
+) -> impl Filter<Extract = (), Error = Rejection> + Clone {
+    warp::method()
+        .and(warp::ext::optional::<Arc<Offer>>())
+        .and_then(move |asked: Method, offer: Option<Arc<Offer>>| {
+            let verdict = judge(methods, guarded, &asked, offer.as_deref());
+            async move { verdict }
+        })
+        .untuple_one()
+}
+
+fn judge(methods: &[Method], guarded: bool, asked: &Method, offer: Option<&Offer>) -> Result<(), Rejection> {
+    if let Some(offer) = offer {
+        methods.iter().for_each(|method| offer.note(method));
+    }
+    if !methods.contains(asked) {
+        return Err(warp::reject::custom(NotOffered));
+    }
+    match offer {
+        Some(offer) if guarded && !asked.is_safe() => offer.writing.clone().map_err(warp::reject::custom),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// What of a rejection was decided here. A refusal to write goes before "not this method": the latter comes from routes
+/// with the same path.
+pub fn refusal(rejection: &Rejection) -> Option<Refused> {
+    if let Some(refused) = rejection.find::<Refused>() {
+        return Some(refused.clone());
+    }
+    let not_offered = rejection.find::<NotOffered>();
+    not_offered.map(|_| Refused::new(Reason::MethodNotAllowed, "This method is not offered here."))
+}

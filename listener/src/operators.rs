@@ -1,0 +1,200 @@
+//! Admin listeners are for operators, not for whoever can make a browser send a request.
+//!
+//! * The name in `Host` is one of the listener's: a loopback name, or one that is configured. A name that an attacker
+//!   points at the loopback address is neither.
+//! * A request that a web page makes (`Origin`) comes from a page of this listener's own.
+//! * Calls that write carry a token and say what their body is. Where no token is configured, nobody writes.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use clap::Args;
+use subtle::ConstantTimeEq;
+use warp::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue, ORIGIN};
+use warp::http::request::Parts;
+use warp::http::uri::Authority;
+use warp::http::{Method, Uri};
+
+use crate::head::authority;
+use crate::{Reason, Refused};
+
+/// Shorter ones can be guessed.
+const TOKEN_CHARS_MIN: usize = 16;
+
+/// What an admin listener is configured with.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Operators {
+    /// What calls that write on the admin listener carry as `Authorization: Bearer …`. Without a token nobody writes.
+    #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true)]
+    pub admin_token: Option<Token>,
+    /// A file that holds the token.
+    #[arg(long, env = "ADMIN_TOKEN_FILE", value_name = "FILE", conflicts_with = "admin_token", value_parser = Token::read)]
+    pub admin_token_file: Option<Token>,
+    /// Names by which the admin listener may be called, besides those of the loopback: `payments.internal` with any port,
+    /// `10.0.0.7:9600` with that one.
+    #[arg(long, env = "ADMIN_HOSTS", value_name = "HOST,…", value_delimiter = ',')]
+    pub admin_hosts: Vec<Name>,
+}
+
+/// Who is served.
+#[derive(Clone, Debug)]
+pub enum Audience {
+    /// Anyone: who may do what is for the routes to say.
+    Anyone,
+    /// Operators, as the head of this module has it.
+    Operators(Arc<Operators>),
+}
+
+impl Audience {
+    pub fn operators(operators: Operators) -> Self {
+        Self::Operators(Arc::new(operators))
+    }
+
+    /// Whether a request with this head is looked at at all.
+    pub(crate) fn admit(&self, parts: &Parts) -> Result<(), Refused> {
+        match self {
+            Self::Anyone => Ok(()),
+            Self::Operators(operators) => operators.admit(parts),
+        }
+    }
+
+    /// Whether its caller may write.
+    pub(crate) fn may_write(&self, parts: &Parts) -> Result<(), Refused> {
+        match self {
+            Self::Anyone => Ok(()),
+            Self::Operators(operators) => operators.may_write(parts),
+        }
+    }
+}
+
+impl Operators {
+    fn admit(&self, parts: &Parts) -> Result<(), Refused> {
+        let host = parts.headers.get(HOST).and_then(authority);
+        // A proxy may be asked by the whole URI; then both count.
+        let called = host.iter().chain(parts.uri.authority());
+        let mut called = called.peekable();
+        if called.peek().is_none() {
+            return Err(Refused::new(
+                Reason::Misdirected,
+                "An admin listener is called by its name, in Host.",
+            ));
+        }
+        if let Some(other) = called.find(|called| !self.answers_to(called)) {
+            let detail =
+                format!("{:.100} is no name of this listener's; ADMIN_HOSTS adds names.", other.as_str());
+            return Err(Refused::new(Reason::Misdirected, detail));
+        }
+        match parts.headers.get(ORIGIN) {
+            Some(origin) if !is_own(origin, host.as_ref()) => {
+                let detail = "The request comes from a web page of another origin.";
+                Err(Refused::new(Reason::ForeignOrigin, detail))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn answers_to(&self, called: &Authority) -> bool {
+        is_loopback(called.host()) || self.admin_hosts.iter().any(|name| name.is(called))
+    }
+
+    fn may_write(&self, parts: &Parts) -> Result<(), Refused> {
+        let Some(token) = self.admin_token.as_ref().or(self.admin_token_file.as_ref()) else {
+            let detail = "No ADMIN_TOKEN is configured here, so nothing can be changed.";
+            return Err(Refused::new(Reason::Forbidden, detail));
+        };
+        if !parts.headers.get(AUTHORIZATION).is_some_and(|given| token.is_in(given)) {
+            let detail = "Calls that change something carry `Authorization: Bearer` and the ADMIN_TOKEN.";
+            return Err(Refused::new(Reason::Unauthorized, detail));
+        }
+        if parts.method != Method::DELETE && !parts.headers.contains_key(CONTENT_TYPE) {
+            let detail = "Calls that change something say in Content-Type what their body is.";
+            return Err(Refused::new(Reason::MediaType, detail));
+        }
+        Ok(())
+    }
+}
+
+/// `localhost`, or an address of the loopback: no name that somebody else could point elsewhere.
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether `Origin` is the listener itself, as the request calls it.
+fn is_own(origin: &HeaderValue, host: Option<&Authority>) -> bool {
+    let origin = Uri::try_from(origin.as_bytes()).ok();
+    let is_web = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https"));
+    let origin = origin.filter(|uri| is_web(uri)).and_then(|uri| uri.authority().cloned());
+    origin.is_some_and(|origin| host.is_some_and(|host| *host == origin))
+}
+
+/// A name of a listener: of a host at any port, or at one.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Name(Authority);
+
+impl Name {
+    fn is(&self, called: &Authority) -> bool {
+        let same_port = self.0.port_u16().is_none() || self.0.port_u16() == called.port_u16();
+        self.0.host().eq_ignore_ascii_case(called.host()) && same_port
+    }
+}
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let value = HeaderValue::from_str(text.trim()).ok();
+        let name = value.as_ref().and_then(authority);
+        name.map(Self)
+            .ok_or_else(|| format!("{text:?} is no host, such as payments.internal or 10.0.0.7:9600"))
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.as_str())
+    }
+}
+
+/// A secret that a header can carry (RFC 6750, section 2.1).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    fn read(path: &str) -> Result<Self, String> {
+        let text = std::fs::read_to_string(Path::new(path)).map_err(|error| error.to_string())?;
+        text.trim_end_matches(['\r', '\n']).parse()
+    }
+
+    /// Takes as long for a nearly right token as for any other of its length.
+    fn is_in(&self, authorization: &HeaderValue) -> bool {
+        let given = authorization.as_bytes();
+        let Some((scheme, rest)) = given.split_at_checked("Bearer ".len()) else { return false };
+        let given = rest.trim_ascii();
+        scheme.eq_ignore_ascii_case(b"Bearer ") && bool::from(given.ct_eq(self.0.as_bytes()))
+    }
+}
+
+impl FromStr for Token {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+        if text.len() < TOKEN_CHARS_MIN || !text.bytes().all(plain) {
+            return Err(format!(
+                "a token has at least {TOKEN_CHARS_MIN} characters, which are letters, digits or -._~+/="
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(a token)")
+    }
+}

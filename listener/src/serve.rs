@@ -1,0 +1,128 @@
+//! The accept loop: warp filters, served with the limits that warp does not set.
+//!
+//! * A connection is closed when its head does not arrive in time.
+//! * On shutdown no new connection is taken; requests under way are answered, with `connection: close`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use warp::http::header::ALLOW;
+use warp::http::{Method, Request, StatusCode};
+use warp::reply::{Reply, Response};
+use warp::{Filter, Rejection};
+
+use crate::Refused;
+use crate::head;
+use crate::methods::Offer;
+use crate::operators::Audience;
+
+/// A request's head must be complete within this; it also ends idle keep-alive connections.
+const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(15);
+/// Header fields per request; more is not a client of ours.
+const HEADERS_MAX: usize = 64;
+/// Open connections per listener; further ones wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 4096;
+/// How long requests under way may take to end after shutdown was asked for.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves `routes` to `audience` until `shutdown`, then answers what is under way. `render` gives refusals their form.
+///
+/// # Errors
+/// Never, as long as the process has tasks.
+pub async fn serve<F, R>(
+    listener: TcpListener,
+    routes: F,
+    audience: Audience,
+    render: fn(Refused) -> Response,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()>
+where
+    F: Filter<Extract = (R,), Error = Rejection> + Clone + Send + Sync + 'static,
+    R: Reply + 'static,
+{
+    let routes = TowerToHyperService::new(warp::service(routes));
+    let graceful = GracefulShutdown::new();
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_READ_TIMEOUT).max_headers(HEADERS_MAX);
+    loop {
+        let slot = slots.clone().acquire_owned().await.context("connection slots")?;
+        let Some(stream) = accept(&listener, &shutdown).await else { break };
+        let (routes, audience) = (routes.clone(), audience.clone());
+        let service = service_fn(move |request| answer(routes.clone(), audience.clone(), render, request));
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection ended");
+            }
+            drop(slot);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests still under way after {DRAIN_TIMEOUT:?} were cut");
+    }
+    Ok(())
+}
+
+/// One request: refused by its head, or answered by its route, with the headers that a refusal must have.
+pub async fn answer<S>(
+    routes: S,
+    audience: Audience,
+    render: fn(Refused) -> Response,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible>
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
+{
+    let (mut parts, body) = request.into_parts();
+    if let Err(refused) = head::check(&parts).and_then(|()| audience.admit(&parts)) {
+        return Ok(render(refused));
+    }
+    let offer = Arc::new(Offer::new(audience.may_write(&parts)));
+    parts.extensions.insert(offer.clone());
+    let asks_for_options = parts.method == Method::OPTIONS;
+    let mut response = routes.call(Request::from_parts(parts, body)).await?;
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED
+        && let Some(allow) = offer.allow()
+    {
+        if asks_for_options {
+            response = StatusCode::NO_CONTENT.into_response();
+        }
+        response.headers_mut().insert(ALLOW, allow);
+    }
+    Ok(response)
+}
+
+/// The next connection, or nothing once shutdown was asked for. An accept that fails (no descriptors
+/// left, a peer gone already) says nothing about the listener, so it is tried again after a moment.
+async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<TcpStream> {
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return None,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "no TCP_NODELAY");
+                }
+                return Some(stream);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
