@@ -1,10 +1,9 @@
 //! What balance-svc hears: payments asked for, and outcomes of charges.
 
 use saga::consumer::{Applied, ApplyError, Decoded, Delivery, Record, Subscriber};
-use saga::contract::{ChargeResult, EventType, Payment};
+use saga::contract::{ChargeResult, Envelope, EventType, Payment, Terms};
 use saga::parked::Parked;
 use saga::postgres::Pool;
-use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::metrics::Metrics;
@@ -16,7 +15,6 @@ use crate::store;
 pub struct Command {
     pub user_id: Uuid,
     pub payment_id: Uuid,
-    pub service_id: String,
     pub traceparent: Option<String>,
     /// The gateway's word, kept behind the cause of a release.
     pub detail: Option<String>,
@@ -39,9 +37,9 @@ impl Subscriber for Ledger {
     type Event = Command;
 
     fn decode(&self, record: &Record<'_>) -> Decoded<Command> {
-        match record.event_type() {
-            Some(name) => decode(name, record.body()),
-            None => Decoded::Poison("no ce_type header".into()),
+        match record.envelope() {
+            Ok(envelope) => decode(&envelope, record.body()),
+            Err(reason) => Decoded::Poison(reason),
         }
     }
 
@@ -60,27 +58,17 @@ impl Subscriber for Ledger {
     }
 }
 
-fn decode(name: &str, body: &[u8]) -> Decoded<Command> {
-    let Some(event_type) = EventType::parse(name) else {
-        return Decoded::Poison(format!("event type {name} is not known"));
-    };
-    match event_type {
+fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoded<Command> {
+    match envelope.event_type {
         // A cancel is recorded while the payment is still `initiated`. It follows that event, and changes nothing;
         // but when a row is told again (a lost slot, a repair), it is all that is told of such a payment.
         EventType::PaymentInitiated | EventType::PaymentCancelRecorded => {
-            read(body, |payment: Payment| Command {
-                user_id: payment.user_id,
-                payment_id: payment.payment_id,
-                service_id: payment.service_id,
-                traceparent: payment.traceparent,
-                detail: None,
-                event: Event::Initiated { amount: payment.amount },
-            })
+            envelope.read(body).map(initiated).into()
         }
-        EventType::ResultSucceeded => read(body, |result| outcome(result, Event::Succeeded)),
-        EventType::ResultDeclined => read(body, |result| not_charged(result, ReleaseCause::Declined)),
-        EventType::ResultExpired => read(body, |result| not_charged(result, ReleaseCause::Expired)),
-        EventType::ResultCancelled => read(body, |result| not_charged(result, ReleaseCause::Cancelled)),
+        EventType::ResultSucceeded => envelope.read(body).map(succeeded).into(),
+        EventType::ResultDeclined => not_charged(envelope, body, ReleaseCause::Declined),
+        EventType::ResultExpired => not_charged(envelope, body, ReleaseCause::Expired),
+        EventType::ResultCancelled => not_charged(envelope, body, ReleaseCause::Cancelled),
         // Unknown moves no money; the rest is told for others.
         EventType::ResultUnknown
         | EventType::PaymentAuthorized
@@ -98,26 +86,33 @@ fn decode(name: &str, body: &[u8]) -> Decoded<Command> {
     }
 }
 
-fn read<T: DeserializeOwned>(body: &[u8], command: impl FnOnce(T) -> Command) -> Decoded<Command> {
-    match serde_json::from_slice(body) {
-        Ok(data) => Decoded::Event(command(data)),
-        Err(error) => Decoded::Poison(error.to_string()),
-    }
+/// The ledger has no client number, so it compares none.
+fn in_ledger(terms: Terms) -> Terms {
+    Terms { client_number: None, ..terms }
 }
 
-fn not_charged(result: ChargeResult, cause: ReleaseCause) -> Command {
-    outcome(result, Event::NotCharged { cause })
+fn initiated(payment: Payment) -> Command {
+    let event = Event::Initiated { terms: in_ledger(payment.terms()) };
+    let Payment { user_id, payment_id, traceparent, .. } = payment;
+    Command { user_id, payment_id, traceparent, detail: None, event }
+}
+
+fn succeeded(result: ChargeResult) -> Command {
+    let event = Event::Succeeded { terms: in_ledger(result.terms()) };
+    outcome(result, event)
+}
+
+fn not_charged(envelope: &Envelope<'_>, body: &[u8], cause: ReleaseCause) -> Decoded<Command> {
+    let command = |result: ChargeResult| {
+        let event = Event::NotCharged { terms: in_ledger(result.terms()), cause };
+        outcome(result, event)
+    };
+    envelope.read(body).map(command).into()
 }
 
 fn outcome(result: ChargeResult, event: Event) -> Command {
-    Command {
-        user_id: result.user_id,
-        payment_id: result.payment_id,
-        service_id: result.service_id,
-        traceparent: result.traceparent,
-        detail: result.reason,
-        event,
-    }
+    let ChargeResult { user_id, payment_id, traceparent, reason, .. } = result;
+    Command { user_id, payment_id, traceparent, detail: reason, event }
 }
 
 #[cfg(test)]
@@ -128,15 +123,21 @@ mod tests {
         std::fs::read(format!("{}/../saga/golden/{name}.json", env!("CARGO_MANIFEST_DIR"))).unwrap()
     }
 
+    fn read(name: &str, body: &[u8]) -> Decoded<Command> {
+        let event_type = EventType::parse(name).unwrap();
+        let (topic, key) = (event_type.topic(), b"0198c0de-0000-7000-8000-000000000001");
+        decode(&Envelope { event_type, topic, key, id: None, source: None, subject: None }, body)
+    }
+
     #[test]
     fn each_event_of_concern_is_read_from_its_golden_file_and_no_other() {
         let heard: Vec<&str> = EventType::ALL
             .iter()
             .map(|event| event.as_str())
-            .filter(|name| match decode(name, &golden(name)) {
+            .filter(|name| match read(name, &golden(name)) {
                 Decoded::Event(_) => true,
                 Decoded::Ignore => false,
-                Decoded::Poison(reason) => panic!("{name}: {reason}"),
+                Decoded::Poison(reason) | Decoded::Contradicts(reason) => panic!("{name}: {reason}"),
             })
             .collect();
         let expected = [
@@ -153,13 +154,15 @@ mod tests {
     #[test]
     fn a_recorded_cancel_asks_for_the_hold_as_well_for_it_may_be_all_that_is_told() {
         let name = "payment.cancel_recorded.v1";
-        let Decoded::Event(command) = decode(name, &golden(name)) else { panic!("{name} is not heard") };
-        assert_eq!(command.event, Event::Initiated { amount: 15_000 });
+        let Decoded::Event(command) = read(name, &golden(name)) else { panic!("{name} is not heard") };
+        let terms = Terms { amount: 15_000, service_id: "electricity".into(), client_number: None };
+        assert_eq!(command.event, Event::Initiated { terms });
     }
 
     #[test]
-    fn what_cannot_be_read_is_poison() {
-        assert!(matches!(decode("payment.initiated.v1", b"{}"), Decoded::Poison(_)));
-        assert!(matches!(decode("payment.initiated.v9", b"{}"), Decoded::Poison(_)));
+    fn what_cannot_be_read_is_poison_and_what_contradicts_itself_is_alarmed() {
+        assert!(matches!(read("payment.initiated.v1", b"{}"), Decoded::Poison(_)));
+        let declined = golden("payment.result.declined.v1");
+        assert!(matches!(read("payment.result.succeeded.v1", &declined), Decoded::Contradicts(_)));
     }
 }

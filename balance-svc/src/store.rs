@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::Context;
 use saga::consumer::{Absent, Applied, ApplyError};
+use saga::contract::Terms;
 use saga::parked::{self, Parked};
 use saga::postgres::{Pool, Transaction};
 use uuid::Uuid;
@@ -45,8 +46,8 @@ pub async fn apply(
     let states = lock_and_read(&transaction, commands).await?;
     let plan = plan(commands, states)?;
     let entries = insert_entries(&transaction, &plan.entries).await?;
-    let impossible = plan.impossible.into_iter().map(|(index, reason)| park(index, reason));
-    let parked: Vec<Parked> = unreadable.iter().cloned().chain(impossible).collect();
+    let set_aside = plan.set_aside.into_iter().map(|(index, reason)| park(index, reason));
+    let parked: Vec<Parked> = unreadable.iter().cloned().chain(set_aside).collect();
     parked::insert(&transaction, &parked).await?;
     transaction.commit().await.context("commit")?;
 
@@ -54,7 +55,8 @@ pub async fn apply(
     let set_aside = parked.len() - unreadable.len();
     let applied = usize::try_from(inserted).unwrap_or(usize::MAX);
     let already = commands.len() - set_aside - applied;
-    Ok(Outcome { applied: Applied { applied, already, parked: set_aside }, entries })
+    let contradictions = plan.contradictions;
+    Ok(Outcome { applied: Applied { applied, already, parked: set_aside, contradictions }, entries })
 }
 
 /// What is known of the batch's accounts and payments, read under the accounts' locks.
@@ -76,7 +78,7 @@ async fn lock_and_read(transaction: &Transaction<'_>, commands: &[&Command]) -> 
         .await?;
     let read = transaction
         .prepare_cached(
-            "select l.user_id, l.payment_id, l.kind, l.amount, l.reason
+            "select l.user_id, l.payment_id, l.kind, l.amount, l.service_id, l.reason
              from unnest($1::uuid[], $2::uuid[]) as n (user_id, payment_id)
              join ledger l using (user_id, payment_id)
              order by l.phase",
@@ -95,34 +97,40 @@ async fn lock_and_read(transaction: &Transaction<'_>, commands: &[&Command]) -> 
     }
     // Ordered by phase: a second phase replaces the hold it ended.
     for row in entries {
-        let entry = entry(row.get(2), row.get(3), row.get(4))?;
+        let service_id = row.get::<_, Option<&str>>(4).unwrap_or_default().into();
+        let terms = Terms { amount: row.get(3), service_id, client_number: None };
+        let entry = entry(row.get(2), terms, row.get(5))?;
         states.entries.insert((row.get(0), row.get(1)), entry);
     }
     Ok(states)
 }
 
-fn entry(kind: &str, amount: i64, reason: Option<&str>) -> anyhow::Result<Entry> {
+fn entry(kind: &str, terms: Terms, reason: Option<&str>) -> anyhow::Result<Entry> {
     match kind {
-        "hold" => Ok(Entry::Held { amount }),
-        "rejection" => Ok(Entry::Rejected),
-        "capture" => Ok(Entry::Captured),
+        "hold" => Ok(Entry::Held { terms }),
+        "rejection" => Ok(Entry::Rejected { terms }),
+        "capture" => Ok(Entry::Captured { terms }),
         "release" => {
             let cause =
                 reason.and_then(ReleaseCause::of_reason).context("a release without a known cause")?;
-            Ok(Entry::Released { cause })
+            Ok(Entry::Released { terms, cause })
         }
         other => anyhow::bail!("a payment's ledger entry of kind {other}"),
     }
 }
 
+#[derive(Default)]
 struct Plan<'a> {
     entries: Vec<NewEntry<'a>>,
-    impossible: Vec<(usize, String)>,
+    /// Commands to park, each with its reason.
+    set_aside: Vec<(usize, String)>,
+    /// How many of them differ from the ledger.
+    contradictions: usize,
 }
 
 /// Decides every command in arrival order, each on the state its predecessors left.
 fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, ApplyError> {
-    let mut plan = Plan { entries: Vec::with_capacity(commands.len()), impossible: Vec::new() };
+    let mut plan = Plan { entries: Vec::with_capacity(commands.len()), ..Plan::default() };
     let mut absent = Vec::new();
     for (index, command) in commands.iter().enumerate() {
         let key = (command.user_id, command.payment_id);
@@ -133,7 +141,11 @@ fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, Ap
             Step::Missing => {
                 absent.push(Absent { index, what: format!("no hold for payment {}", command.payment_id) });
             }
-            Step::Illegal(illegal) => plan.impossible.push((index, illegal.to_string())),
+            Step::Illegal(illegal) => plan.set_aside.push((index, illegal.to_string())),
+            Step::Differs(difference) => {
+                plan.set_aside.push((index, difference.to_string()));
+                plan.contradictions += 1;
+            }
             Step::Already => {}
             Step::Hold { .. } | Step::Reject { .. } | Step::Capture { .. } | Step::Release { .. } => {
                 plan.entries.extend(new_entry(command, &step));
@@ -150,8 +162,8 @@ fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, Ap
 
 fn new_entry<'a>(command: &'a Command, step: &Step) -> Option<NewEntry<'a>> {
     let (phase, kind, amount, reason) = match step {
-        Step::Hold { amount } => (1, "hold", *amount, None),
-        Step::Reject { amount, why } => (1, "rejection", *amount, Some(why.as_str().to_owned())),
+        Step::Hold { terms } => (1, "hold", terms.amount, None),
+        Step::Reject { terms, why } => (1, "rejection", terms.amount, Some(why.as_str().to_owned())),
         Step::Capture { amount } => (2, "capture", *amount, None),
         Step::Release { amount, cause } => {
             let reason = match &command.detail {
@@ -160,7 +172,7 @@ fn new_entry<'a>(command: &'a Command, step: &Step) -> Option<NewEntry<'a>> {
             };
             (2, "release", *amount, Some(reason))
         }
-        Step::Already | Step::Missing | Step::Illegal(_) => return None,
+        Step::Already | Step::Missing | Step::Differs(_) | Step::Illegal(_) => return None,
     };
     Some(NewEntry { command, phase, kind, amount, reason })
 }
@@ -200,7 +212,7 @@ async fn insert_entries(
     let phases: Vec<i16> = entries.iter().map(|e| e.phase).collect();
     let kinds: Vec<&str> = entries.iter().map(|e| e.kind).collect();
     let amounts: Vec<i64> = entries.iter().map(|e| e.amount).collect();
-    let services: Vec<&str> = entries.iter().map(|e| e.command.service_id.as_str()).collect();
+    let services: Vec<&str> = entries.iter().map(|e| &*e.command.event.terms().service_id).collect();
     let reasons: Vec<Option<&str>> = entries.iter().map(|e| e.reason.as_deref()).collect();
     let traces: Vec<Option<&str>> = entries.iter().map(|e| e.command.traceparent.as_deref()).collect();
     let rows = transaction

@@ -144,7 +144,8 @@ impl Body {
             let (schema, name) = (&scope.relation.schema, &scope.relation.name);
             return Err(Problem(format!(
                 "`before` needs the whole row before an update of {schema}.{name}: \
-                 `alter table {schema}.{name} replica identity full`"
+                 `alter table {} replica identity full`",
+                scope.relation.sql()
             )));
         }
         if let Some(Step::Literal(last)) = self.steps.last_mut() {

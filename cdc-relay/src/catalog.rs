@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::contract::facts::{Facts, Question, ask};
 use crate::json::{self, Form};
 use crate::pgoutput::Relation;
 use crate::wire::{Session, WireError};
@@ -26,7 +27,7 @@ enum Type {
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     types: BTreeMap<u32, Type>,
-    /// Primary keys, by schema and table.
+    /// The columns that identify a row, by schema and table.
     keys: BTreeMap<(String, String), Vec<String>>,
 }
 
@@ -64,8 +65,12 @@ impl Catalog {
                 })
                 .collect();
         }
-        for relation in relations.iter().filter(|relation| !has_identity(relation)) {
-            self.learn_key(session, relation)?;
+        let unknown =
+            relations.iter().filter(|relation| !has_identity(relation) && self.key(relation).is_none());
+        let unknown: Vec<(&str, &str)> =
+            unknown.map(|relation| (relation.schema.as_str(), relation.name.as_str())).collect();
+        if !unknown.is_empty() {
+            self.learn_keys(&ask(session, &Question::of_named(unknown))?);
         }
         Ok(())
     }
@@ -95,20 +100,12 @@ impl Catalog {
         Ok(())
     }
 
-    fn learn_key(&mut self, session: &mut Session, relation: &Relation) -> Result<(), WireError> {
-        let quoted = |text: &str| format!("'{}'", text.replace('\'', "''"));
-        let rows = session.query(&format!(
-            "select a.attname from pg_catalog.pg_class c \
-             join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
-             join pg_catalog.pg_index i on i.indrelid = c.oid and i.indisprimary \
-             join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = any(i.indkey) \
-             where n.nspname = {} and c.relname = {}",
-            quoted(&relation.schema),
-            quoted(&relation.name)
-        ))?;
-        let names = rows.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect();
-        self.keys.insert((relation.schema.clone(), relation.name.clone()), names);
-        Ok(())
+    /// Takes over what identifies the rows of these tables.
+    pub fn learn_keys(&mut self, facts: &Facts) {
+        for table in &facts.tables {
+            let name = (table.itself.schema.clone(), table.itself.name.clone());
+            self.keys.insert(name, table.key().to_vec());
+        }
     }
 
     /// Replaces types by the built-in ones that they print like, and marks the key.
@@ -146,7 +143,7 @@ impl Catalog {
 }
 
 /// The key's columns are marked, and only those. They are not where there is no key, and in what was not announced.
-fn has_identity(relation: &Relation) -> bool {
+pub fn has_identity(relation: &Relation) -> bool {
     !matches!(relation.identity, b'f' | b'n') && relation.columns.iter().any(|column| column.key)
 }
 

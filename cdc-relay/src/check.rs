@@ -8,44 +8,23 @@ use toml::Spanned;
 use crate::nearest::hint;
 use crate::routes::{
     Condition, Deletes, FIXED_PROPERTIES, Findings, Leaf, Object, Route, Routes, Source, Table, Text, Toast,
-    Topic, qualified,
+    Topic, selection,
 };
 use crate::template::{Op, Template};
 
 /// Notes what does not fit. Also decides what follows from several keys together: the topics of a file that lists
 /// none, and that a route which tells other operations ignores deletes.
 pub fn all(routes: &mut Routes, findings: &Findings) {
-    let named: Vec<Text> = if routes.topics.is_empty() { constant_topics(routes) } else { Vec::new() };
-    let implied = named.into_iter().map(|name| Topic {
-        name,
-        partitions: Topic::DEFAULT_PARTITIONS,
-        config: BTreeMap::new(),
-    });
-    let lists_topics = !routes.topics.is_empty();
-    routes.topics.extend(implied);
-    for route in
-        routes.sources.iter_mut().flat_map(|source| &mut source.tables).flat_map(|table| &mut table.routes)
-    {
+    if !routes.lists_topics {
+        let named = selection::constant_topics(routes.sources.iter().flat_map(Source::entries));
+        routes.topics.extend(named.into_iter().map(Topic::unlisted));
+    }
+    for route in routes.sources.iter_mut().flat_map(Source::entries_mut).flat_map(|table| &mut table.routes) {
         if route.deletes.is_none() && !route.op.is_empty() && !lists(route, Op::Delete) {
             route.deletes = Some(Deletes::Ignore);
         }
     }
-    Check { routes, findings, lists_topics }.all();
-}
-
-/// The topics that routes name without looking at the row.
-fn constant_topics(routes: &Routes) -> Vec<Text> {
-    let mut names: Vec<Text> = Vec::new();
-    for route in routes.sources.iter().flat_map(|source| &source.tables).flat_map(|table| &table.routes) {
-        if let Some(topic) = &route.topic
-            && let Ok(template) = Template::parse(topic.get_ref())
-            && let Some(name) = template.constant()
-            && !names.iter().any(|known| known.get_ref() == name)
-        {
-            names.push(Text::new(topic.span(), name.to_owned()));
-        }
-    }
-    names
+    Check { routes, findings }.all();
 }
 
 fn lists(route: &Route, op: Op) -> bool {
@@ -55,8 +34,6 @@ fn lists(route: &Route, op: Op) -> bool {
 struct Check<'a> {
     routes: &'a Routes,
     findings: &'a Findings,
-    /// Rather than leaving them to the routes.
-    lists_topics: bool,
 }
 
 impl Check<'_> {
@@ -65,7 +42,7 @@ impl Check<'_> {
     }
 
     fn all(&self) {
-        let Routes { relay, kafka, topics, queues, sources } = self.routes;
+        let Routes { relay, kafka, topics, queues, sources, .. } = self.routes;
         self.unique(topics.iter().map(|topic| &topic.name), "name", str::to_owned);
         self.unique(queues.iter().map(|queue| &queue.name), "name", str::to_owned);
         self.unique(sources.iter().map(|source| &source.name), "name", str::to_owned);
@@ -83,7 +60,7 @@ impl Check<'_> {
                 "is the state_topic too: it needs its own",
             );
         }
-        if self.lists_topics {
+        if self.routes.lists_topics {
             topics.iter().for_each(|topic| self.topic_name(&topic.name, "name"));
         }
         for (key, value) in kafka {
@@ -131,17 +108,25 @@ impl Check<'_> {
             let problem = format!("`{slot}` is no slot name: up to 63 lower-case letters, digits and `_`");
             self.note(&source.slot, "slot", problem);
         }
-        let full = |name: &str| {
-            let (schema, name) = qualified(name);
-            format!("{schema}.{name}")
-        };
-        self.unique(source.tables.iter().map(|table| &table.name), "name", full);
-        for ignored in &source.ignore {
-            if source.tables.iter().any(|table| full(table.name.get_ref()) == full(ignored.get_ref())) {
-                self.note(ignored, "ignore", format!("`{}` is also told, under `tables`", ignored.get_ref()));
+        let mut seen = BTreeSet::new();
+        for table in &source.tables {
+            if !seen.insert(&table.of) {
+                self.note(&table.name, "name", format!("`{}` is there twice", table.name.get_ref()));
             }
         }
-        source.tables.iter().for_each(|table| self.table(table));
+        self.unique(source.patterns.iter().map(|pattern| &pattern.table.name), "name", str::to_owned);
+        for ignored in &source.ignore {
+            let exact = ignored.which.exact();
+            if source.tables.iter().any(|table| Some(&table.of) == exact.as_ref()) {
+                let problem = format!("`{}` is also told, under `tables`", ignored.text.get_ref());
+                self.note(&ignored.text, "ignore", problem);
+            }
+            if source.patterns.iter().any(|pattern| pattern.which == ignored.which) {
+                let problem = format!("`{}` is a pattern of `tables` as well", ignored.text.get_ref());
+                self.note(&ignored.text, "ignore", problem);
+            }
+        }
+        source.entries().for_each(|table| self.table(table));
     }
 
     fn key(&self, key: &Text) {
@@ -203,13 +188,15 @@ impl Check<'_> {
             (Some(topic), None) => {
                 let Some(template) = self.template(topic, "topic") else { return };
                 match template.constant() {
-                    None if !self.lists_topics => self.note(
+                    // Of a pattern's tables it is known once they are.
+                    None if template.of_table("", ("", "")).is_some() => {}
+                    None if !self.routes.lists_topics => self.note(
                         topic,
                         "topic",
                         "depends on the row: the topics that it may yield have to be listed as [[topics]]",
                     ),
                     None => {}
-                    Some(name) if !self.lists_topics => {
+                    Some(name) if !self.routes.lists_topics => {
                         self.topic_name(&Text::new(topic.span(), name.to_owned()), "topic");
                     }
                     Some(name) if self.routes.topic_index(name).is_some() => {}

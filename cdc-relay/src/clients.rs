@@ -10,7 +10,6 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::dead::Halted;
 use crate::kafka::{Kafka, Sent};
-use crate::pace::Load;
 use crate::progress::Sink;
 use crate::route::Topics;
 use crate::snapshot::{self, Position};
@@ -48,6 +47,12 @@ impl Clients {
         Clients { wiring: Arc::clone(wiring), teller, reader, halted, suspect: Cell::new(false) }
     }
 
+    /// New ones, for other routes.
+    pub fn with(&self, wiring: &Arc<Wiring>) -> Clients {
+        // What the old ones had under way does not count any more.
+        Clients { suspect: Cell::new(true), ..Clients::new(wiring) }
+    }
+
     pub fn teller(&mut self) -> Result<&mut Teller> {
         self.teller.as_mut().context("no Kafka producer")
     }
@@ -74,7 +79,7 @@ impl Clients {
         let batch = limits.iter().copied().min().unwrap_or(routes.relay.max_record_bytes).min(1_000_000);
         let event_source = wiring.source.event_source.get_ref();
         let kafka = Kafka::connect(brokers, routes, event_source, batch, &wiring.acks, &wiring.metrics)?;
-        self.reader = Some(Reader::connect(brokers, routes)?);
+        self.reader = Some(Reader::new(brokers, routes));
         self.teller = Some(Teller::new(
             (Arc::clone(routes), Arc::clone(&wiring.source), wiring.database.clone()),
             Topics::new(routes, limits),
@@ -130,22 +135,22 @@ impl Clients {
     }
 
     /// Writes the memory and waits until it is acknowledged.
-    pub fn remember(&self, via: Load, memory: &Memory) -> Result<()> {
-        self.write(via, &self.memory_key(), &serde_json::to_vec(memory)?)
+    pub fn remember(&self, memory: &Memory) -> Result<()> {
+        self.write(&self.memory_key(), &serde_json::to_vec(memory)?)
     }
 
     /// Writes how far a table is told, and waits until that is acknowledged.
     pub fn remember_position(&self, table: &str, position: &Position) -> Result<()> {
         let key = snapshot::record_key(&self.memory_key(), table);
-        self.write(Load::Some, &key, &serde_json::to_vec(position)?)
+        self.write(&key, &serde_json::to_vec(position)?)
     }
 
-    fn write(&self, via: Load, key: &str, value: &[u8]) -> Result<()> {
+    fn write(&self, key: &str, value: &[u8]) -> Result<()> {
         let (acks, topic) = (&self.wiring.acks, self.wiring.routes.relay.state_topic.get_ref());
         let teller = self.teller.as_ref().context("no Kafka producer")?;
         let until = Instant::now() + WRITE;
         self.suspect.set(true);
-        while teller.kafka().remember(via, topic, (key, value))? == Sent::Full {
+        while teller.kafka().remember(topic, (key, value))? == Sent::Full {
             pause(&self.wiring, Duration::from_millis(10));
         }
         while !teller.kafka().state_written() {

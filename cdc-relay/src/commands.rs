@@ -162,7 +162,7 @@ fn memories(brokers: &str, routes: &crate::routes::Routes) -> Result<BTreeMap<St
         |source: &crate::routes::Source| format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
     let mut memories: BTreeMap<String, Option<crate::state::Memory>> =
         routes.sources.iter().map(|source| (name(source), None)).collect();
-    crate::topics::Reader::connect(brokers, routes)?.read(topic, 0, |_, key, value| {
+    crate::topics::Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
         // Other records are of sources and of tables that nobody asks for here.
         let known = std::str::from_utf8(key.unwrap_or_default()).ok().and_then(|key| memories.get_mut(key));
         if let Some(memory) = known {

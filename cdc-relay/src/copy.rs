@@ -1,11 +1,17 @@
 //! The copy stream: frames found in place in one buffer, and confirmations sent back.
+//!
+//! Whoever waits for the server waits by `Replication::wait`. The socket alone does not say whether there is something
+//! to take: whole frames may lie in our buffer, decrypted bytes or an error in that of TLS, and what we owe the server
+//! may not have left.
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::lsn::{Lsn, PgTime};
 use crate::socket::Socket;
@@ -33,9 +39,20 @@ pub struct Replication {
 
 /// One read takes at most this; a larger message makes the buffer grow for as long as it lasts.
 const BUFFER: usize = 256 << 10;
-/// Room for at least so much: more than `pace` takes for the end of what is there. A read that only the buffer cut short
-/// would otherwise have the socket waited for, while what is decrypted already is in no socket.
+/// Room for at least so much: more than `pace` takes for the end of what is there, so that a read which only the buffer
+/// cut short does not look like one.
 const ROOM: usize = 64 << 10;
+/// How long the server may take nothing of what we send.
+const TAKES_NOTHING: Duration = Duration::from_secs(10);
+
+/// What `Replication::wait` found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ready {
+    /// There is something to take: `read`, then `frame`.
+    pub server: bool,
+    /// The other descriptor is readable.
+    pub woken: bool,
+}
 
 impl Replication {
     /// Takes over a session that was answered with copy-both; `read` is what came with the answer and after it.
@@ -51,8 +68,35 @@ impl Replication {
         }
     }
 
-    /// Reads what is there, up to the buffer's size. `Ok(0)`: nothing, for now.
+    /// Waits until there is something to take, `wake` is readable, or the time is over.
+    pub fn wait(&mut self, wake: impl AsFd, timeout: Duration) -> Result<Ready> {
+        let here = self.holds();
+        let timeout = if here { Duration::ZERO } else { timeout };
+        let owes = if self.socket.owes() { PollFlags::OUT } else { PollFlags::empty() };
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN | owes), PollFd::new(&wake, PollFlags::IN)];
+        wait_for(&mut fds, timeout)?;
+        let (server, woken) = (fds[0].revents(), !fds[1].revents().is_empty());
+        if server.contains(PollFlags::OUT) {
+            match self.socket.flush() {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(Ready { server: here || server.intersects(!PollFlags::OUT), woken })
+    }
+
+    /// Whether there is something to take that no descriptor says.
+    fn holds(&mut self) -> bool {
+        // What is no message is an error to take.
+        !matches!(self.message(), Ok(None)) || self.socket.holds()
+    }
+
+    /// Reads what is there, up to the buffer's size. `Ok(0)`: nothing, for now, or frames that were not taken.
     pub fn read(&mut self) -> Result<usize> {
+        // The end of the connection must not be noticed before the server's last word, which says why.
+        if !matches!(self.message(), Ok(None)) {
+            return Ok(0);
+        }
         self.make_room();
         let room = self.buffer.get_mut(self.end..).unwrap_or_default();
         match self.socket.read(room) {
@@ -155,12 +199,12 @@ impl Replication {
     }
 
     fn wait_writable(&self) -> Result<()> {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
-        match poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(&limit)) {
-            Ok(0) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(io::Error::from(error).into()),
+        let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
+        wait_for(&mut fds, TAKES_NOTHING)?;
+        if fds[0].revents().is_empty() {
+            Err(io::Error::from(io::ErrorKind::TimedOut).into())
+        } else {
+            Ok(())
         }
     }
 
@@ -170,7 +214,7 @@ impl Replication {
         frontend::copy_done(&mut out);
         frontend::terminate(&mut out);
         // The server notices a closed socket too.
-        let _ = self.socket.write_all(&out);
+        let _ = self.socket.write_all(&out).and_then(|()| self.socket.flush());
     }
 }
 
@@ -182,9 +226,12 @@ fn copied_error(body: &[u8]) -> WireError {
     WireError::Server { code: field(b'C').unwrap_or_default(), message: field(b'M').unwrap_or_default() }
 }
 
-impl AsFd for Replication {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+/// An interrupted wait is one that found nothing.
+fn wait_for(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<()> {
+    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+    match poll(fds, Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

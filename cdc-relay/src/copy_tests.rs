@@ -156,6 +156,169 @@ fn nothing_to_read_is_no_error() {
     assert_eq!(stream.frame().unwrap(), None);
 }
 
+/// As `pair`, with what came in one piece with the answer.
+fn begun_with(more: &[u8]) -> (Replication, UnixStream) {
+    let (ours, server) = UnixStream::pair().unwrap();
+    let read = [&[b'W', 0, 0, 0, 7, 0, 0, 0][..], more].concat();
+    (Replication::begin(Socket::Unix(ours), read).unwrap(), server)
+}
+
+/// Something that is never readable, and the other end that keeps it so.
+fn silence() -> (UnixStream, UnixStream) {
+    UnixStream::pair().unwrap()
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// Waits as long as it may, and answers whether there was something to take.
+fn waited(stream: &mut Replication, timeout: Duration) -> bool {
+    let (wake, _other) = silence();
+    let began = std::time::Instant::now();
+    let ready = stream.wait(&wake, timeout).unwrap();
+    assert!(!ready.server || began.elapsed() < LONG / 2, "it waited {:?}", began.elapsed());
+    ready.server
+}
+
+#[test]
+fn what_came_in_one_piece_with_the_start_is_not_waited_for() {
+    let (mut stream, _server) = begun_with(&data(b"row"));
+    assert!(waited(&mut stream, LONG));
+    assert_eq!(stream.read().unwrap(), 0);
+    assert_eq!(taken(&mut stream), [b"row".to_vec()]);
+    assert!(!waited(&mut stream, Duration::from_millis(1)), "it is taken");
+    // Half a message is nothing to take.
+    let (mut stream, mut server) = begun_with(&data(b"row")[..20]);
+    assert!(!waited(&mut stream, Duration::from_millis(1)));
+    server.write_all(&data(b"row")[20..]).unwrap();
+    assert!(waited(&mut stream, LONG));
+    stream.read().unwrap();
+    assert_eq!(taken(&mut stream), [b"row".to_vec()]);
+}
+
+#[test]
+fn the_servers_last_word_is_taken_before_the_end_of_the_connection() {
+    let (mut stream, server) = begun_with(&message(b'E', b"SERROR\0C42704\0Mno such thing\0\0"));
+    drop(server);
+    assert!(waited(&mut stream, LONG));
+    stream.read().unwrap();
+    assert_eq!(stream.frame().unwrap_err().code(), Some("42704"));
+    // What is no message is said so, however long the server is silent then.
+    let (mut stream, _server) = begun_with(&[b'd', 0, 0, 0, 3]);
+    assert!(waited(&mut stream, LONG));
+    stream.read().unwrap();
+    assert!(matches!(stream.frame(), Err(WireError::Protocol(_))));
+}
+
+#[test]
+fn whoever_else_is_waited_for_wakes() {
+    let (mut stream, mut server) = pair();
+    let (wake, mut waker) = silence();
+    waker.write_all(b"!").unwrap();
+    assert_eq!(stream.wait(&wake, LONG).unwrap(), Ready { server: false, woken: true });
+    server.write_all(&data(b"row")).unwrap();
+    assert_eq!(stream.wait(&wake, LONG).unwrap(), Ready { server: true, woken: true });
+}
+
+/// A stream over TLS, and its server.
+fn encrypted() -> (Replication, rustls::StreamOwned<rustls::ServerConnection, std::net::TcpStream>) {
+    let own = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(own.signing_key.serialize_der()).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.cert.der().clone()], key)
+        .unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        let (socket, _) = listener.accept().unwrap();
+        let connection = rustls::ServerConnection::new(std::sync::Arc::new(config)).unwrap();
+        let mut stream = rustls::StreamOwned::new(connection, socket);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock).unwrap();
+        }
+        stream
+    });
+    let database: crate::database::Database = "postgres://u@localhost/d?sslmode=require".parse().unwrap();
+    let socket = std::net::TcpStream::connect(address).unwrap();
+    let ours = crate::encrypted::Encrypted::begin(socket, database.tls(), "localhost").unwrap();
+    let answer = [b'W', 0, 0, 0, 7, 0, 0, 0];
+    let stream = Replication::begin(Socket::Tls(Box::new(ours)), answer.to_vec()).unwrap();
+    (stream, server.join().unwrap())
+}
+
+/// The standstill it prevents: decrypted bytes that no read asked for are in no socket.
+#[test]
+fn what_tls_has_decrypted_already_is_not_waited_for() {
+    let (mut stream, mut server) = encrypted();
+    server.write_all(&[data(b"row"), data(&[7; 6000])].concat()).unwrap();
+    assert!(waited(&mut stream, LONG));
+    // As a reader with a small buffer does.
+    let mut first = vec![0; data(b"row").len()];
+    while stream.socket.read(&mut first).is_err() {}
+    assert!(waited(&mut stream, LONG));
+    let mut found = Vec::new();
+    while found.is_empty() {
+        stream.read().unwrap();
+        found = taken(&mut stream);
+    }
+    assert_eq!(found, [vec![7; 6000]]);
+    assert!(!waited(&mut stream, Duration::from_millis(1)));
+    // A farewell while the connection stays open.
+    server.conn.send_close_notify();
+    server.conn.complete_io(&mut server.sock).unwrap();
+    assert!(waited(&mut stream, LONG));
+    assert!(matches!(stream.read(), Err(WireError::Io(_))));
+}
+
+/// A record that nobody can decrypt, in one piece with one that is whole: the read that brings the whole one keeps the
+/// error to itself.
+#[test]
+fn what_is_wrong_with_an_encrypted_stream_is_not_waited_for() {
+    let (mut stream, mut server) = encrypted();
+    let mut sent = Vec::new();
+    server.conn.writer().write_all(&data(b"row")).unwrap();
+    server.conn.write_tls(&mut sent).unwrap();
+    sent.extend_from_slice(&[23, 3, 3, 0, 32]);
+    sent.extend_from_slice(&[0; 32]);
+    server.sock.write_all(&sent).unwrap();
+    // The server keeps the connection open and says nothing more.
+    let error = loop {
+        assert!(waited(&mut stream, LONG));
+        match stream.read() {
+            Ok(_) => drop(taken(&mut stream)),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, WireError::Io(error) if error.kind() == io::ErrorKind::InvalidData));
+}
+
+/// What we owe the server leaves while we wait for it, though the socket was full when it was written.
+#[test]
+fn what_tls_could_not_send_leaves_while_we_wait() {
+    let (mut stream, mut server) = encrypted();
+    let mut confirmed = 0u64;
+    while !stream.socket.owes() {
+        stream.confirm(Lsn(confirmed), false).unwrap();
+        confirmed += 1;
+    }
+    let reader = std::thread::spawn(move || {
+        let mut frame = [0u8; 39];
+        for lsn in 0..confirmed {
+            server.read_exact(&mut frame).unwrap();
+            assert_eq!(frame[6..14], lsn.to_be_bytes());
+        }
+        server
+    });
+    let (wake, _other) = silence();
+    while stream.socket.owes() {
+        stream.wait(&wake, LONG).unwrap();
+    }
+    drop(reader.join().unwrap());
+}
+
 /// Messages that a server might send, or something like them: with other kinds and lengths that do not fit.
 fn anything() -> impl Strategy<Value = Vec<u8>> {
     let tag = prop_oneof![8 => Just(b'd'), 1 => any::<u8>()];

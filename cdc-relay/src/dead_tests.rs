@@ -16,16 +16,20 @@ const FREE_A: &str = r#"{"source":"s","destination":"t","key":"a","release":true
 const FREE_ALL: &str = r#"{"source":"s","destination":"t","key":null,"release":true}"#;
 const KEEP_A: &str = r#"{"source":"s","destination":"t","key":"a","release":false,"from":7}"#;
 const KEEP_ALL: &str = r#"{"source":"s","destination":"t","key":null,"release":false,"from":7}"#;
+const R: &str = r##"{"source":"s","destination":"t","key":null,"keyless":"#1"}"##;
+const S: &str = r##"{"source":"s","destination":"t","key":null,"keyless":"#2"}"##;
+const FREE_R: &str = r##"{"source":"s","destination":"t","key":null,"keyless":"#1","release":true}"##;
 const OTHER: &str = r#"{"source":"o","destination":"t","key":"a"}"#;
 const DONE: &str = r#"{"source":"s","destination":"","key":null,"release":true,"done":true}"#;
 
 #[test]
 fn what_is_halted_is_what_the_topic_tells() {
     let keys = |keys: &[(&str, i64)]| {
-        let keys = keys.iter().map(|&(key, from)| (key.to_owned(), from)).collect();
+        let name = |key: &str| if key.starts_with('#') { Halts::row(key) } else { Halts::key(key) };
+        let keys = keys.iter().map(|&(key, from)| (name(key), from)).collect();
         Some(Extent::Keys(keys))
     };
-    let cases: [(&[&str], Option<Extent>); 16] = [
+    let cases: [(&[&str], Option<Extent>); 23] = [
         (&[], None),
         (&[OTHER, DONE], None),
         (&[A], keys(&[("a", 0)])),
@@ -34,7 +38,15 @@ fn what_is_halted_is_what_the_topic_tells() {
         (&[A, B, FREE_A], keys(&[("b", 1)])),
         (&[A, FREE_A, A], keys(&[("a", 2)])),
         (&[B, FREE_A], keys(&[("b", 0)])),
-        // A letter without a key halts all, from the first that is pending.
+        // A row without a key halts itself.
+        (&[R, A, R, S], keys(&[("#1", 0), ("a", 1), ("#2", 3)])),
+        (&[R, A, FREE_R], keys(&[("a", 1)])),
+        (&[R, FREE_R], None),
+        (&[R, S, FREE_ALL], None),
+        (&[ANY, R, FREE_R], Some(Extent::All(0))),
+        (&[R, ANY], Some(Extent::All(0))),
+        (&[S, FREE_R], keys(&[("#2", 0)])),
+        // A letter that names neither halts all, from the first that is pending.
         (&[B, A, ANY], Some(Extent::All(0))),
         (&[ANY, A], Some(Extent::All(0))),
         (&[ANY, A, FREE_A], Some(Extent::All(0))),
@@ -75,8 +87,22 @@ fn what_is_no_letter_is_an_error() {
 fn too_many_keys_halt_their_destination() {
     let mut halted = Halted::new("s");
     for n in 0..=MOST_KEYS {
-        halted.halt("t", Some(&n.to_string()), 5 + n as i64);
+        halted.halt("t", &Halts::key(&n.to_string()), 5 + n as i64);
     }
     assert_eq!(halted.extents.get("t"), Some(&Extent::All(5)));
     assert_eq!(halted.len(), 1);
+}
+
+#[test]
+fn rows_without_a_key_halt_no_key_however_many_they_are() {
+    let mut halted = Halted::new("s");
+    for n in 0..=MOST_KEYS + 1 {
+        halted.halt("t", &Halts::row(&format!("#{n}")), 5 + n as i64);
+    }
+    assert!(halted.has_keyless("t") && !halted.contains("t", Some("a")) && !halted.contains("t", None));
+    assert_eq!(halted.len(), MOST_KEYS + 1);
+    let further = (Halts::row(FURTHER), 5 + MOST_KEYS as i64);
+    assert_eq!(halted.unit("t", &Halts::row(&format!("#{}", MOST_KEYS + 1))), Some(further));
+    assert_eq!(halted.unit("t", &Halts::row("#7")), Some((Halts::row("#7"), 12)));
+    assert_eq!(halted.unit("t", &Halts::key("a")), None);
 }

@@ -68,6 +68,18 @@ impl Encrypted {
         })
     }
 
+    /// Whether a read would bring something without the socket: decrypted bytes, the other side's farewell, or what is
+    /// wrong with what it sent.
+    pub fn holds(&mut self) -> bool {
+        let state = self.tls.process_new_packets();
+        state.map_or(true, |state| state.plaintext_bytes_to_read() > 0 || state.peer_has_closed())
+    }
+
+    /// Whether something encrypted waits for the socket to take it.
+    pub fn owes(&self) -> bool {
+        self.tls.wants_write()
+    }
+
     /// One read of the socket. `false`: it has ended.
     fn receive(&mut self) -> io::Result<bool> {
         // What we owe, such as an answer to a change of keys, goes when it can.
@@ -75,11 +87,18 @@ impl Encrypted {
             Err(error) if self.waits || error.kind() != ErrorKind::WouldBlock => return Err(error),
             _ => {}
         }
+        // A read that brought something kept to itself what was wrong with the rest.
+        self.process()?;
         if self.tls.read_tls(&mut self.tcp)? == 0 {
             return Ok(false);
         }
-        self.tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+        self.process()?;
         Ok(true)
+    }
+
+    fn process(&mut self) -> io::Result<()> {
+        let processed = self.tls.process_new_packets();
+        processed.map(drop).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
     }
 
     fn send(&mut self) -> io::Result<()> {

@@ -12,6 +12,7 @@ use jiff::tz::Offset;
 use crate::array;
 use crate::routes::Cast;
 use crate::template::Problem;
+use crate::utf8;
 
 pub const TIMESTAMPTZ: u32 = 1184;
 pub const TEXT: u32 = 25;
@@ -38,8 +39,6 @@ pub enum Form {
     /// Text that needs no escapes.
     Plain,
     Text,
-    /// `"char"`: a byte that need not be valid UTF-8.
-    Char,
     Array {
         element: &'static Form,
         delimiter: u8,
@@ -60,7 +59,7 @@ pub enum Form {
 static ARRAYS: [(u32, u32, Form); 23] = [
     (1000, BOOL, Form::Bool),
     (1001, BYTEA, Form::Bytea),
-    (1002, 18, Form::Char),
+    (1002, 18, Form::Text),
     (1005, 21, Form::Integer),
     (1007, 23, Form::Integer),
     (1016, 20, Form::Integer),
@@ -103,7 +102,6 @@ impl Form {
             TIMESTAMPTZ => Form::Instant,
             TIMESTAMP => Form::Local,
             2950 | DATE | 1083 | 1266 => Form::Plain,
-            18 => Form::Char,
             _ => match ARRAYS.iter().find(|(array, _, _)| *array == type_oid) {
                 Some((array, _, element)) => {
                     Form::Array { element, delimiter: if *array == BOX_ARRAY { b';' } else { b',' } }
@@ -157,7 +155,6 @@ impl Form {
             Form::Instant => quoted(out, |out| instant(text, out)),
             Form::Local => quoted(out, |out| local(text, out)),
             Form::Text | Form::Array { .. } => string(text, out),
-            Form::Char => char_byte(text, out),
             Form::CheckedNumber if is_number(text) => out.extend_from_slice(text),
             Form::CheckedNumber => return Err(not("a number", text)),
             Form::CheckedJson => {
@@ -196,6 +193,9 @@ pub fn string(text: &[u8], out: &mut Vec<u8>) {
 /// Appends the inside of a JSON string. Runs without an escape are copied whole.
 #[inline]
 pub fn escape(text: &[u8], out: &mut Vec<u8>) {
+    if !utf8::is_valid(text) {
+        return escape(utf8::owned(text).as_bytes(), out);
+    }
     let mut rest = text;
     while let Some(at) = first_special(rest) {
         let (clean, tail) = rest.split_at(at);
@@ -317,17 +317,6 @@ fn bytea(text: &[u8], out: &mut Vec<u8>) -> Result<(), Problem> {
     }
     out.push(b'"');
     Ok(())
-}
-
-/// A byte above 0x7F is not UTF-8 by itself; it is written as Postgres 16 and later print it.
-fn char_byte(text: &[u8], out: &mut Vec<u8>) {
-    match text {
-        &[byte] if byte >= 0x80 => {
-            let digit = |shift: u8| b'0' + (byte >> shift & 7);
-            string(&[b'\\', digit(6), digit(3), digit(0)], out);
-        }
-        _ => string(text, out),
-    }
 }
 
 /// Infinity, and years outside 0001–9999, have no count here and cannot be told.

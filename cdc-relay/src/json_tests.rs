@@ -86,9 +86,21 @@ fn a_char_that_is_no_utf_8_stays_json() {
     let mut out = Vec::new();
     Form::natural(18).write_scalar(&[0xFF], &mut out).unwrap();
     assert_eq!(out, br#""\\377""#);
+    // Whatever else prints such bytes: parts of composite types, of arrays, of types of extensions.
+    let mut out = Vec::new();
+    string(b"(\xE9,\xC3\xA9\"\xC3)", &mut out);
+    assert_eq!(String::from_utf8(out).unwrap(), r#""(\\351,é\"\\303)""#);
 }
 
 proptest! {
+    #[test]
+    fn any_bytes_are_a_json_string(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        let mut out = Vec::new();
+        string(&bytes, &mut out);
+        let read: String = serde_json::from_slice(&out).unwrap();
+        prop_assert!(std::str::from_utf8(&bytes).map_or(true, |text| read == text));
+    }
+
     /// Against an independent reader: whatever the text, it comes back.
     #[test]
     fn any_text_survives_json(text in any::<String>()) {

@@ -4,8 +4,8 @@
 //! whose time has come, it spins: it polls without waiting, on a processor that the broker could use. So nothing is
 //! handed over while anything is under way (`pace`), and a message waits for the rest of its round before it
 //! leaves: not at all where a few rows come at a time and latency counts, longest under backlog, where handing over
-//! a round takes longest. librdkafka's waiting time is a property of a producer; so there are three of them. They
-//! change places only when nothing is in flight: records keep their order.
+//! a round takes longest. librdkafka's waiting time is a property of a producer; so there are up to three of them
+//! (`producers`). They change places only when nothing is in flight: records keep their order.
 //!
 //! librdkafka retries for ever (`message.timeout.ms=0`). An error that it calls permanent would leave a gap in a
 //! partition, so the producer stops instead (`enable.gapless.guarantee`) and reports failure; the source then makes
@@ -21,12 +21,14 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use crate::acks::Acks;
 use crate::letter::LARGEST;
 use crate::metrics::SourceMetrics;
 use crate::pace::Load;
+use crate::polled::PolledProducer;
+use crate::producers::Producers;
 use crate::progress::{Sink, Ticket};
 use crate::route::{Plan, Record, Transaction};
 use crate::routes::Routes;
@@ -136,8 +138,6 @@ struct Outgoing<'a> {
 
 const METADATA: Duration = Duration::from_secs(10);
 
-type Client = ThreadedProducer<Deliveries>;
-
 impl Load {
     /// How long a record waits for the rest of its round, in milliseconds.
     fn linger(self) -> Option<&'static str> {
@@ -151,9 +151,7 @@ impl Load {
 }
 
 pub struct Kafka {
-    /// By load.
-    producers: [Client; Load::ALL.len()],
-    chosen: Load,
+    producers: Producers<Deliveries>,
     acks: Arc<Acks>,
     writes: Arc<Writes>,
     asking: ClientConfig,
@@ -210,17 +208,6 @@ fn producer_config(brokers: &str, routes: &Routes, batch_bytes: usize) -> Client
     config
 }
 
-fn client(
-    config: &ClientConfig,
-    acks: &Arc<Acks>,
-    writes: &Arc<Writes>,
-    metrics: &SourceMetrics,
-) -> Result<Client> {
-    let (acks, writes) = (Arc::clone(acks), Arc::clone(writes));
-    let context = Deliveries { acks, writes, metrics: metrics.clone() };
-    config.create_with_context(context).context("the Kafka settings of the routes file are not usable")
-}
-
 impl Kafka {
     /// `batch_bytes` must not exceed what any of the topics takes as one batch.
     pub fn connect(
@@ -231,34 +218,31 @@ impl Kafka {
         acks: &Arc<Acks>,
         metrics: &SourceMetrics,
     ) -> Result<Kafka> {
-        let writes = Arc::default();
+        let writes: Arc<Writes> = Arc::default();
         let config = producer_config(brokers, routes, batch_bytes);
-        let producer = |load: Load| {
-            let mut config = config.clone();
+        let topics: Vec<String> = routes.topics.iter().map(|topic| topic.name.get_ref().clone()).collect();
+        let context = (Arc::clone(acks), Arc::clone(&writes), metrics.clone());
+        let names = topics.clone();
+        let producers = Producers::new(move |load| {
+            let (mut config, (acks, writes, metrics)) = (config.clone(), context.clone());
             if let Some(linger) = load.linger() {
                 config.set("linger.ms", linger);
             }
-            client(&config, acks, &writes, metrics)
-        };
-        let [handful, some, backlog] = Load::ALL;
-        let producers = [producer(handful)?, producer(some)?, producer(backlog)?];
-        for topic in &routes.topics {
-            for producer in &producers {
+            let made = PolledProducer::new(&config, Deliveries { acks, writes, metrics })?;
+            for topic in &names {
                 // Otherwise its first record would wait for it, in the middle of streaming.
-                producer
-                    .client()
-                    .fetch_metadata(Some(topic.name.get_ref()), METADATA)
-                    .with_context(|| format!("topic {}", topic.name.get_ref()))?;
+                let asked = made.producer().client().fetch_metadata(Some(topic), METADATA);
+                asked.with_context(|| format!("topic {topic}"))?;
             }
-        }
+            Ok(made)
+        })?;
         Ok(Kafka {
             producers,
-            chosen: Load::Handful,
             acks: Arc::clone(acks),
             writes,
             asking: client_config(brokers, routes),
             answered: Arc::default(),
-            topics: routes.topics.iter().map(|topic| topic.name.get_ref().clone()).collect(),
+            topics,
             event_source: event_source.to_owned(),
             position: Vec::new(),
         })
@@ -268,7 +252,14 @@ impl Kafka {
     /// overtake one that the other producer still has.
     pub fn choose(&mut self, load: Load) {
         if self.acks.bytes(Sink::Kafka) == 0 {
-            self.chosen = load;
+            self.producers.choose(load);
+        }
+    }
+
+    /// As `choose`, and waits until the producer is made: for whoever has much to tell, and chooses once.
+    pub fn choose_and_wait(&mut self, load: Load) {
+        if self.acks.bytes(Sink::Kafka) == 0 {
+            self.producers.choose_and_wait(load);
         }
     }
 
@@ -302,7 +293,10 @@ impl Kafka {
         let topic = self.topics.get(topic).context("the route leads to no topic")?;
         let (key, value) = (record.key.as_slice(), (!record.tombstone).then_some(record.value.as_slice()));
         let timestamp = Some(transaction.committed_at.unix_millis());
-        self.send(self.chosen, Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket })
+        self.send(
+            self.producers.chosen(),
+            Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket },
+        )
     }
 
     /// Tells a dead letter.
@@ -320,20 +314,26 @@ impl Kafka {
         });
         let timestamp = Some(transaction.committed_at.unix_millis());
         let value = Some(value);
-        self.send(self.chosen, Outgoing { topic, key, value, headers, timestamp, ticket })
+        self.send(self.producers.chosen(), Outgoing { topic, key, value, headers, timestamp, ticket })
     }
 
     /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
-    pub fn remember(&self, via: Load, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
+    pub fn remember(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
         let (key, value, ticket) = (key.as_bytes(), Some(value), self.writes.ask());
-        self.send(via, Outgoing { topic, key, value, headers: None, timestamp: None, ticket })
+        self.send(
+            self.producers.at_once(),
+            Outgoing { topic, key, value, headers: None, timestamp: None, ticket },
+        )
     }
 
     /// Writes to the state topic what may be lost: then something is told again that need not be. In order with the
-    /// memory that is written after it by the patient producer.
+    /// memory that is written after it, by the same producer.
     pub fn note(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
         let (key, value, ticket) = (key.as_bytes(), Some(value), NOTE);
-        self.send(Load::Some, Outgoing { topic, key, value, headers: None, timestamp: None, ticket })
+        self.send(
+            self.producers.at_once(),
+            Outgoing { topic, key, value, headers: None, timestamp: None, ticket },
+        )
     }
 
     pub fn state_written(&self) -> bool {
@@ -362,7 +362,7 @@ impl Kafka {
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn send(&self, via: Load, outgoing: Outgoing<'_>) -> Result<Sent> {
+    fn send(&self, via: &PolledProducer<Deliveries>, outgoing: Outgoing<'_>) -> Result<Sent> {
         let Outgoing { topic, key, value, headers, timestamp, ticket } = outgoing;
         let weight = weight(key.len(), value.map_or(0, <[u8]>::len));
         let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key);
@@ -371,7 +371,7 @@ impl Kafka {
         if is_row(ticket) {
             self.acks.depart(Sink::Kafka, weight);
         }
-        let Err((error, _)) = self.producers[via as usize].send(record) else { return Ok(Sent::Taken) };
+        let Err(error) = via.send(record) else { return Ok(Sent::Taken) };
         if is_row(ticket) {
             self.acks.undo(Sink::Kafka, weight);
         }
@@ -382,15 +382,6 @@ impl Kafka {
                 self.acks.fail(problem.clone());
                 Err(anyhow!(problem))
             }
-        }
-    }
-}
-
-impl Drop for Kafka {
-    fn drop(&mut self) {
-        // What is left was not confirmed, so it is told again.
-        for producer in &self.producers {
-            producer.purge(PurgeConfig::default().queue().inflight());
         }
     }
 }

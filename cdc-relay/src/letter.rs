@@ -6,13 +6,15 @@
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
+use crate::dead::Halts;
 use crate::json;
 use crate::lsn::{Lsn, PgTime};
 use crate::made::Made;
 use crate::pgoutput::{Column, Relation, Tuple, Value};
 use crate::route::{Plan, Transaction};
-use crate::routes::qualified;
+use crate::routes::TableName;
 use crate::template::{Op, Row};
+use crate::utf8;
 
 /// The columns of a letter have so many bytes at most, as JSON; those that do not fit are left out. The row itself
 /// is still in its table.
@@ -22,13 +24,12 @@ pub const LARGEST: usize = MOST + (64 << 10);
 /// A reason quotes values of the row; this much of it is enough.
 const LONGEST_REASON: usize = 2000;
 
-/// What identifies a halted key.
+/// What a letter halts, and where.
 #[derive(Debug, Clone, Copy)]
 pub struct Halt<'a> {
     pub source: &'a str,
     pub destination: &'a str,
-    /// None: the key itself could not be told.
-    pub key: Option<&'a str>,
+    pub halts: &'a Halts,
 }
 
 /// Why a row is set aside.
@@ -60,7 +61,10 @@ pub fn write(
     };
     member("source", Some(halt.source));
     member("destination", Some(halt.destination));
-    member("key", halt.key);
+    member("key", halt.halts.key.as_deref());
+    if let Some(row) = &halt.halts.keyless {
+        member("keyless", Some(row));
+    }
     member("reason", Some(shortened(cause.reason)));
     member("table", Some(&plan.relation));
     member("op", Some(cause.op));
@@ -116,10 +120,11 @@ fn shape(relation: &Relation, out: &mut Vec<u8>) {
     out.push(b']');
 }
 
-/// The columns as Postgres prints them; what is too long or not in the log is named in `omitted`.
+/// The columns as Postgres prints them; what is too long or not in the log is named in `omitted`, and what has bytes
+/// that are no UTF-8 in `bytes` (see `utf8`).
 fn columns(plan: &Plan, row: &Row<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"row\":{");
-    let (start, mut omitted) = (out.len(), Vec::new());
+    let (start, mut omitted, mut bytes) = (out.len(), Vec::new(), Vec::new());
     for (index, name) in plan.columns.iter().enumerate() {
         // The log has no more of a deleted row than its key.
         if row.op == Op::Delete && !plan.whole_deletes && row.new.get(index) == Value::Null {
@@ -134,7 +139,12 @@ fn columns(plan: &Plan, row: &Row<'_>, out: &mut Vec<u8>) {
         match row.text(index) {
             Ok(None) => out.extend_from_slice(b"null"),
             // Cheap to know, and no longer than this after escaping.
-            Ok(Some(text)) if text.len() <= MOST => json::string(text, out),
+            Ok(Some(text)) if text.len() <= MOST => {
+                json::string(text, out);
+                if !utf8::is_valid(text) {
+                    bytes.push(name.as_str());
+                }
+            }
             Ok(Some(_)) | Err(_) => out.resize(start + MOST + 1, b' '),
         }
         if out.len() - start > MOST {
@@ -147,6 +157,10 @@ fn columns(plan: &Plan, row: &Row<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(b",\"omitted\":");
         json::string(omitted.join(",").as_bytes(), out);
     }
+    if !bytes.is_empty() {
+        out.extend_from_slice(b",\"bytes\":");
+        json::string(bytes.join(",").as_bytes(), out);
+    }
 }
 
 /// A letter, read back. Older letters have no place in their transaction, no time and no types.
@@ -154,7 +168,8 @@ fn columns(plan: &Plan, row: &Row<'_>, out: &mut Vec<u8>) {
 pub struct Letter {
     pub source: String,
     pub destination: String,
-    pub key: Option<String>,
+    key: Option<String>,
+    keyless: Option<String>,
     #[serde(default)]
     pub reason: String,
     #[serde(default)]
@@ -207,8 +222,15 @@ impl Letter {
             release: bool,
             from: Option<i64>,
         }
-        let Kind { release, from } = serde_json::from_slice(value)?;
-        if release || from.is_some() { Ok(None) } else { serde_json::from_slice(value).map(Some) }
+        // Those of older relays may have bytes that are no UTF-8.
+        let value = utf8::json(value);
+        let Kind { release, from } = serde_json::from_str(&value)?;
+        if release || from.is_some() { Ok(None) } else { serde_json::from_str(&value).map(Some) }
+    }
+
+    /// What it halts towards its destination.
+    pub fn halts(&self) -> Halts {
+        Halts { key: self.key.clone(), keyless: self.keyless.clone() }
     }
 
     /// None: an older letter does not say, or the row did not come from the log.
@@ -249,14 +271,22 @@ impl Letter {
 
     /// The table as it was. `of` knows the types of an older letter's columns.
     pub fn relation(&self, of: impl Fn(&str) -> u32) -> Relation {
-        let (schema, name) = qualified(&self.table);
+        let TableName { schema, name } = self.table_name();
         let column = |name: &str, type_oid| Column { name: name.to_owned(), type_oid, key: false };
         let columns = match self.columns.as_slice() {
             [] => self.row.keys().map(|name| column(name, of(name))).collect(),
             columns => columns.iter().map(|(name, oid)| column(name, *oid)).collect(),
         };
         let identity = if self.whole { b'f' } else { b'd' };
-        Relation { id: 0, schema: schema.to_owned(), name: name.to_owned(), identity, columns }
+        Relation { id: 0, schema, name, identity, columns }
+    }
+
+    /// An older letter has the name without quotes, whatever is in it.
+    fn table_name(&self) -> TableName {
+        self.table.parse().unwrap_or_else(|_| {
+            let (schema, name) = self.table.split_once('.').unwrap_or(("public", &self.table));
+            TableName::new(schema, name)
+        })
     }
 
     /// The row that `new` was made for.

@@ -36,7 +36,8 @@ fn written(relation: &Relation, cells: &[Option<Option<&[u8]>>]) -> String {
         }
     }
     let row = Row::insert(made.tuple().unwrap());
-    let halt = Halt { source: "s", destination: "topic:T", key: Some("k\"1") };
+    let halts = Halts::key("k\"1");
+    let halt = Halt { source: "s", destination: "topic:T", halts: &halts };
     let cause = Cause { reason: "too large", op: "insert", id: Some(b"t/1") };
     let mut out = b"what was there before".to_vec();
     write(halt, cause, (&plan(relation), &row, &transaction()), &mut out);
@@ -96,6 +97,13 @@ fn a_letter_of_an_earlier_release_can_be_told() {
     assert!(!letter.has_types() && !letter.has_ordinal() && letter.place().is_none());
     assert_eq!(letter.relation(|name| name.len() as u32), relation(&[("id", 2), ("note", 4)]));
     assert_eq!(letter.transaction(PgTime(7)).committed_at, PgTime(7));
+}
+
+#[test]
+fn an_older_letter_with_bytes_that_are_no_utf_8_is_readable() {
+    let old = b"{\"source\":\"s\",\"destination\":\"d\",\"key\":\"k\",\"row\":{\"c\":\"\xE9\"}}";
+    let letter = Letter::read(old).unwrap().unwrap();
+    assert_eq!(letter.column("c"), Some(Some(r"\351")));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 //! it stops and says why.
 //!
 //! Reading order: `routes`, `template` and `when` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
-//! `catalog` (what it does not say), `route`, `body` and `json` (from a row to a record), `progress` (what may be
+//! `catalog` (what it does not say), `contract` (whether it fits), `route`, `body` and `json` (from a row to a record), `progress` (what may be
 //! confirmed), `history` (what was told before), `stream` and `pace` (the loop), `source` (its life), `state` (what
 //! is refused), `failover` (and when it need not be), `kafka`, `rabbit` (where it goes), `dead`, `letter` and `release`
 //! (what cannot be told, until it can). Rows that exist already: `rows` (how they are read), `snapshot` (beside the
@@ -22,6 +22,7 @@ pub mod chain;
 mod check;
 pub mod commands;
 pub mod config;
+pub mod contract;
 pub mod copy;
 pub mod database;
 pub mod dead;
@@ -39,17 +40,21 @@ mod nearest;
 pub mod pace;
 pub mod pgoutput;
 pub mod progress;
+pub mod published;
 pub mod release;
 pub mod route;
 pub mod routes;
 pub mod rows;
 pub mod shelf;
+mod shell;
 mod socket;
+pub mod sql;
 #[cfg(feature = "sinks")]
 mod stall;
 pub mod state;
 pub mod template;
 mod tls;
+pub mod utf8;
 pub mod when;
 pub mod wire;
 
@@ -60,6 +65,8 @@ mod clients;
 #[cfg(feature = "sinks")]
 mod flight;
 #[cfg(feature = "sinks")]
+mod guard;
+#[cfg(feature = "sinks")]
 mod http;
 #[cfg(feature = "sinks")]
 mod kafka;
@@ -68,7 +75,11 @@ mod lag;
 #[cfg(feature = "sinks")]
 mod metrics;
 #[cfg(feature = "sinks")]
+mod polled;
+#[cfg(feature = "sinks")]
 mod present;
+#[cfg(feature = "sinks")]
+mod producers;
 #[cfg(feature = "sinks")]
 mod rabbit;
 #[cfg(feature = "sinks")]

@@ -30,10 +30,6 @@ pub enum Load {
     Backlog,
 }
 
-impl Load {
-    pub const ALL: [Load; 3] = [Load::Handful, Load::Some, Load::Backlog];
-}
-
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {

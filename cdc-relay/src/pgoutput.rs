@@ -6,6 +6,8 @@
 use std::fmt;
 
 use crate::lsn::{Lsn, PgTime};
+use crate::routes::TableName;
+use crate::sql;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeError {
@@ -133,6 +135,15 @@ pub struct Relation {
 }
 
 impl Relation {
+    pub fn table_name(&self) -> TableName {
+        TableName::new(&self.schema, &self.name)
+    }
+
+    /// The table in SQL.
+    pub fn sql(&self) -> String {
+        sql::table(&self.schema, &self.name)
+    }
+
     /// Updates and deletes carry the whole row before them.
     pub fn is_full(&self) -> bool {
         self.identity == b'f'

@@ -4,12 +4,10 @@
 use anyhow::Result;
 
 use crate::database::Database;
-use crate::inspect::literal;
 use crate::letter::Letter;
 use crate::made::Made;
 use crate::pgoutput::Relation;
-use crate::routes::qualified;
-use crate::rows::{self, HONEST, Table, identifier};
+use crate::rows::{self, HONEST, Table};
 use crate::template::{Problem, Row};
 use crate::wire::{Session, WireError};
 
@@ -34,8 +32,7 @@ impl<'c> Present<'c> {
     /// The table as it is published now, asked once. What the server says against it is the letter's problem; that
     /// the server cannot be reached is not.
     fn table(&mut self, name: &str) -> Result<Result<Table, Problem>> {
-        let (schema, name) = qualified(name);
-        let same = |table: &&Table| table.relation.schema == schema && table.relation.name == name;
+        let same = |table: &&Table| table.name() == name;
         if let Some(table) = self.tables.iter().find(same) {
             return Ok(Ok(table.clone()));
         }
@@ -46,7 +43,7 @@ impl<'c> Present<'c> {
             Err(problem) => return Ok(Err(problem)),
         };
         let Some(table) = tables.iter().find(same) else {
-            return Ok(Err(Problem(format!("{schema}.{name} is not published any more"))));
+            return Ok(Err(Problem(format!("{name} is not published any more"))));
         };
         let table = table.clone();
         self.tables = tables;
@@ -118,7 +115,7 @@ fn select(table: &Table, letter: &Letter) -> Result<String, Problem> {
         return Err(Problem(why.clone()));
     }
     let condition = |name: &str| match letter.column(name) {
-        Some(Some(text)) => Ok(format!("{} = {}", identifier(name), literal(text))),
+        Some(Some(text)) => Ok(table.equals(name, text)),
         _ => Err(Problem(format!("the letter lacks {name}, a column of the primary key"))),
     };
     let conditions: Vec<String> = table.key_columns().map(condition).collect::<Result<_, _>>()?;

@@ -23,10 +23,10 @@ pub use self::retell::TableReport;
 use crate::clients::{Clients, Recalled};
 use crate::inspect;
 use crate::lsn::Lsn;
-use crate::pace::Load;
 use crate::rows::{self, Table};
 use crate::snapshot::Position;
 use crate::source::Wiring;
+use crate::sql::literal;
 use crate::state::{Cluster, Mark, Memory, Phase, admit};
 use crate::wire::Session;
 
@@ -83,7 +83,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
             return Ok(Ending::NotAgreed(examine::plan(&wiring, &cluster, &slot, refusal, &tables)));
         }
         session
-            .query(&format!("select pg_catalog.pg_drop_replication_slot({})", inspect::literal(slot_name)))
+            .query(&format!("select pg_catalog.pg_drop_replication_slot({})", literal(slot_name)))
             .with_context(|| format!("slot {slot_name} cannot be dropped; nothing was changed"))?;
         tracing::info!(slot = slot_name, "slot dropped");
     }
@@ -98,7 +98,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
         last: Mark::default(),
         routes: wiring.source.fingerprint(),
     };
-    clients.remember(Load::Handful, &phase(Phase::Reconciling, Lsn::ZERO))?;
+    clients.remember(&phase(Phase::Reconciling, Lsn::ZERO))?;
     view(Step::Waits("making the slot: waiting for the transactions that run now"));
     let begins_at = rows::create_slot_with_snapshot(&mut session, slot_name)?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
@@ -108,7 +108,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
     view(Step::Waits("writing down that it is done"));
     untouched(&wiring, slot_name, begins_at)?;
     done_snapshots(&wiring, &clients, &cluster, &tables)?;
-    clients.remember(Load::Handful, &phase(Phase::Streaming, begins_at))?;
+    clients.remember(&phase(Phase::Streaming, begins_at))?;
     Ok(Ending::Done(Report {
         source: wiring.source.name.get_ref().clone(),
         slot: slot_name.clone(),
@@ -154,8 +154,7 @@ fn done_snapshots(
     tables: &[(Table, TableReport)],
 ) -> Result<()> {
     for (table, report) in tables {
-        let name = (table.relation.schema.as_str(), table.relation.name.as_str());
-        if wiring.source.tables.iter().any(|routed| routed.snapshot && routed.qualified() == name) {
+        if wiring.source.table(&table.relation.table_name()).is_some_and(|routed| routed.snapshot) {
             let position = Position {
                 system_id: cluster.system_id.clone(),
                 key: table.key_columns().map(str::to_owned).collect(),

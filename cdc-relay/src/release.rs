@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::dead::{Extent, Halted};
+use crate::dead::{Extent, FURTHER, Halted, Halts};
 use crate::letter::{Letter, Place, shortened};
 
 /// Of logical messages that carry an `Order`.
@@ -36,8 +36,9 @@ pub struct Order {
     pub source: String,
     /// As in letters: `topic:PaymentTopic`. None: every destination.
     pub destination: Option<String>,
-    /// None: every key.
-    pub key: Option<String>,
+    /// With neither key nor row: every one.
+    #[serde(flatten)]
+    pub halts: Halts,
     /// Letters that cannot be told are passed over instead of halting their key again.
     #[serde(default)]
     pub pass_over: bool,
@@ -59,7 +60,8 @@ impl Order {
 pub struct Note {
     pub source: String,
     pub destination: String,
-    pub key: Option<String>,
+    #[serde(flatten)]
+    pub halts: Halts,
     pub release: bool,
     pub order: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,8 +77,8 @@ pub struct Note {
     pub done: bool,
 }
 
-/// A destination and a key; None: the destination as a whole.
-type Name = (String, Option<String>);
+/// A destination, and what of it is released together.
+type Name = (String, Halts);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stop {
@@ -84,7 +86,7 @@ struct Stop {
     reason: String,
 }
 
-/// What is released together: a key, or a destination whose letters may be of any key.
+/// What is released together: a key, a row without one, or a destination whose letters may be of any key.
 #[derive(Debug, Default)]
 struct Unit {
     from: i64,
@@ -94,7 +96,7 @@ struct Unit {
     last: Option<Place>,
     stop: Option<Stop>,
     /// Keys that stay halted in a destination that was halted as a whole.
-    stops: BTreeMap<String, Stop>,
+    stops: BTreeMap<Halts, Stop>,
 }
 
 /// One reading of the topic for one order.
@@ -110,15 +112,15 @@ impl<'o> Pass<'o> {
     pub fn new(order: &'o Order, halted: &Halted) -> Pass<'o> {
         let mut pass = Pass { order, units: BTreeMap::new(), whole: BTreeSet::new() };
         for (destination, extent) in halted.extents().filter(|(destination, _)| order.names(destination)) {
-            match (extent, &order.key) {
-                (Extent::All(from), None) => pass.unit(destination, None, *from),
-                (Extent::All(_), Some(_)) => drop(pass.whole.insert(destination.to_owned())),
-                (Extent::Keys(keys), None) => {
-                    keys.iter().for_each(|(key, from)| pass.unit(destination, Some(key), *from));
+            match (extent, order.halts.is_all()) {
+                (Extent::All(from), true) => pass.unit(destination, Halts::default(), *from),
+                (Extent::All(_), false) => drop(pass.whole.insert(destination.to_owned())),
+                (Extent::Keys(keys), true) => {
+                    keys.iter().for_each(|(halts, from)| pass.unit(destination, halts, from));
                 }
-                (Extent::Keys(keys), Some(key)) => {
-                    if let Some(from) = keys.get(key) {
-                        pass.unit(destination, Some(key), *from);
+                (Extent::Keys(keys), false) => {
+                    if let Some(from) = keys.get(&order.halts) {
+                        pass.unit(destination, order.halts.clone(), from);
                     }
                 }
             }
@@ -126,8 +128,8 @@ impl<'o> Pass<'o> {
         pass
     }
 
-    fn unit(&mut self, destination: &str, key: Option<&String>, from: i64) {
-        self.units.insert((destination.to_owned(), key.cloned()), Unit { from, ..Unit::default() });
+    fn unit(&mut self, destination: &str, halts: Halts, from: i64) {
+        self.units.insert((destination.to_owned(), halts), Unit { from, ..Unit::default() });
     }
 
     /// Where in the topic to begin; `None`: nothing is to be told.
@@ -136,9 +138,12 @@ impl<'o> Pass<'o> {
     }
 
     fn find(&mut self, letter: &Letter) -> Option<&mut Unit> {
-        let mut name = (letter.destination.clone(), letter.key.clone());
+        let mut name = (letter.destination.clone(), letter.halts());
+        if !self.units.contains_key(&name) && letter.halts().keyless.is_some() {
+            name.1 = Halts::row(FURTHER);
+        }
         if !self.units.contains_key(&name) {
-            name.1 = None;
+            name.1 = Halts::default();
         }
         self.units.get_mut(&name)
     }
@@ -149,8 +154,7 @@ impl<'o> Pass<'o> {
             return false;
         }
         let Some(unit) = self.find(letter) else { return false };
-        let stopped =
-            unit.stop.is_some() || letter.key.as_ref().is_some_and(|key| unit.stops.contains_key(key));
+        let stopped = unit.stop.is_some() || unit.stops.contains_key(&letter.halts());
         if offset < unit.from || stopped {
             return false;
         }
@@ -174,14 +178,13 @@ impl<'o> Pass<'o> {
     /// It cannot be told: its key stays halted from here on, unless such letters are to be passed over.
     pub fn failed(&mut self, offset: i64, letter: &Letter, reason: &str) {
         let pass_over = self.order.pass_over;
-        let is_key = self.units.contains_key(&(letter.destination.clone(), letter.key.clone()));
+        let halts = letter.halts();
+        let is_whole = !self.units.contains_key(&(letter.destination.clone(), halts.clone()));
         let Some(unit) = self.find(letter) else { return };
         let stop = Stop { from: offset, reason: shortened(reason).to_owned() };
-        match &letter.key {
+        match halts.is_all() {
             _ if pass_over => unit.passed_over += 1,
-            Some(key) if !is_key && unit.stops.len() < MOST_STOPS => {
-                drop(unit.stops.insert(key.clone(), stop));
-            }
+            false if is_whole && unit.stops.len() < MOST_STOPS => drop(unit.stops.insert(halts, stop)),
             _ => {
                 // Earlier letters of keys that stopped are pending too.
                 let from = unit.stops.values().map(|stop| stop.from).fold(stop.from, i64::min);
@@ -194,26 +197,23 @@ impl<'o> Pass<'o> {
     /// What to write, in this order; the last record says that all is done.
     pub fn notes(&self) -> Vec<Note> {
         let mut notes = Vec::new();
-        for ((destination, key), unit) in &self.units {
-            let note = |key: &Option<String>, stop: Option<&Stop>| Note {
+        for ((destination, halts), unit) in &self.units {
+            let note = |halts: &Halts, stop: Option<&Stop>| Note {
                 destination: destination.clone(),
-                key: key.clone(),
+                halts: halts.clone(),
                 release: stop.is_none(),
                 from: stop.map(|stop| stop.from),
                 reason: stop.map(|stop| stop.reason.clone()),
                 ..self.note()
             };
             let (told, passed_over) = (unit.told, unit.passed_over);
-            notes.push(Note { told, passed_over, ..note(key, unit.stop.as_ref()) });
-            notes.extend(unit.stops.iter().map(|(key, stop)| note(&Some(key.clone()), Some(stop))));
+            notes.push(Note { told, passed_over, ..note(halts, unit.stop.as_ref()) });
+            notes.extend(unit.stops.iter().map(|(halts, stop)| note(halts, Some(stop))));
         }
         let sum = |count: fn(&Unit) -> u64| self.units.values().map(count).sum();
         let reason = (!self.whole.is_empty()).then(|| {
             let whole: Vec<&str> = self.whole.iter().map(String::as_str).collect();
-            format!(
-                "every key is halted towards {}, since a row there had none: release them all at once",
-                whole.join(", ")
-            )
+            format!("every key is halted towards {}: release them all at once", whole.join(", "))
         });
         let (told, passed_over) = (sum(|unit| unit.told), sum(|unit| unit.passed_over));
         notes.push(Note { reason, told, passed_over, done: true, ..self.note() });
@@ -225,7 +225,7 @@ impl<'o> Pass<'o> {
         Note {
             source: self.order.source.clone(),
             destination: String::new(),
-            key: None,
+            halts: Halts::default(),
             release: true,
             order: self.order.id.clone(),
             from: None,

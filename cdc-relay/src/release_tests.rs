@@ -3,12 +3,22 @@ use super::*;
 fn order(destination: Option<&str>, key: Option<&str>) -> Order {
     let owned = |text: Option<&str>| text.map(str::to_owned);
     let (id, source) = ("o".to_owned(), "s".to_owned());
-    Order { id, source, destination: owned(destination), key: owned(key), pass_over: false }
+    let halts = key.map_or_else(Halts::default, name);
+    Order { id, source, destination: owned(destination), halts, pass_over: false }
+}
+
+/// `#7` is the name of a row without a key, all else a key.
+fn name(name: &str) -> Halts {
+    if name.starts_with('#') { Halts::row(name) } else { Halts::key(name) }
 }
 
 /// A letter of destination, key, and number of its commit.
 fn letter(destination: &str, key: Option<&str>, commit: u64) -> String {
-    let key = key.map_or("null".to_owned(), |key| format!("\"{key}\""));
+    let key = match key.map(name) {
+        Some(Halts { key: None, keyless: Some(row) }) => format!("null,\"keyless\":\"{row}\""),
+        Some(Halts { key, .. }) => format!("\"{}\"", key.unwrap_or_default()),
+        None => "null".to_owned(),
+    };
     format!(
         r#"{{"source":"s","destination":"{destination}","key":{key},"cluster":"c","position":"0/{commit:X}","ordinal":1}}"#
     )
@@ -63,12 +73,15 @@ fn left(topic: &Topic) -> Left {
 }
 
 fn keys(destination: &str, keys: &[(&str, i64)]) -> (String, Extent) {
-    let keys = keys.iter().map(|&(key, from)| (key.to_owned(), from)).collect();
+    let keys = keys.iter().map(|&(key, from)| (name(key), from)).collect();
     (destination.to_owned(), Extent::Keys(keys))
 }
 
 const A: Option<&str> = Some("a");
 const B: Option<&str> = Some("b");
+/// Two rows without a key.
+const R: Option<&str> = Some("#1");
+const S: Option<&str> = Some("#2");
 
 #[test]
 fn an_order_tells_its_letters_in_order_and_no_others() {
@@ -96,6 +109,37 @@ fn a_letter_that_cannot_be_told_keeps_what_follows_it_and_nothing_else() {
     // The next release goes on from there.
     assert_eq!(carry_out(&order(None, A), &mut topic, &[]), [1, 3]);
     assert_eq!(left(&topic), []);
+}
+
+#[test]
+fn a_row_without_a_key_is_released_by_its_name_and_keeps_itself_only() {
+    let letters = topic(&[("T", R, 1), ("T", A, 2), ("T", S, 3), ("T", R, 4), ("U", R, 5)]);
+    let both = keys("U", &[("#1", 4)]);
+    let cases: [(Order, &[usize], &[usize], Left); 5] = [
+        (order(Some("T"), R), &[], &[0, 3], vec![keys("T", &[("a", 1), ("#2", 2)]), both.clone()]),
+        (order(None, R), &[], &[0, 3, 4], vec![keys("T", &[("a", 1), ("#2", 2)])]),
+        (order(None, A), &[], &[1], vec![keys("T", &[("#1", 0), ("#2", 2)]), both]),
+        (order(None, None), &[], &[0, 1, 2, 3, 4], vec![]),
+        // One that still cannot be told.
+        (order(None, None), &[3], &[0, 1, 2, 4], vec![keys("T", &[("#1", 3)])]),
+    ];
+    for (order, bad, told, rest) in cases {
+        let mut topic = letters.clone();
+        assert_eq!(carry_out(&order, &mut topic, bad), told, "{order:?}");
+        assert_eq!(left(&topic), rest, "{order:?}");
+    }
+    // In a destination that an older relay halted as a whole.
+    let mut topic = topic(&[("T", None, 1), ("T", R, 2), ("T", A, 3)]);
+    assert_eq!(carry_out(&order(None, None), &mut topic, &[1]), [0, 2]);
+    assert_eq!(left(&topic), [keys("T", &[("#1", 1)])]);
+}
+
+#[test]
+fn an_empty_key_is_a_key() {
+    let mut topic = topic(&[("T", Some(""), 1), ("T", A, 2), ("T", Some(""), 3)]);
+    assert_eq!(left(&topic), [keys("T", &[("", 0), ("a", 1)])]);
+    assert_eq!(carry_out(&order(None, Some("")), &mut topic, &[]), [0, 2]);
+    assert_eq!(left(&topic), [keys("T", &[("a", 1)])]);
 }
 
 #[test]

@@ -17,14 +17,14 @@ use crate::catalog::Catalog;
 use crate::clients::Clients;
 use crate::dead::unrouted;
 use crate::flight::Flight;
-use crate::inspect::{self, literal, text};
+use crate::inspect::{self, text};
 use crate::lsn::{Lsn, PgTime};
-use crate::pace::Load;
 use crate::pgoutput::{self, Scratch};
 use crate::route::{Plan, Record, Topics, Transaction};
-use crate::routes::{Routes, Source, Table as Routed, qualified};
-use crate::rows::{self, HONEST, Table, identifier};
+use crate::routes::{Routes, Source, Table as Routed, TableName};
+use crate::rows::{self, HONEST, Table};
 use crate::source::Wiring;
+use crate::sql::{identifier, literal};
 use crate::state::Phase;
 use crate::tell::{Again, Open, Tally};
 use crate::template::{Problem, Row};
@@ -85,9 +85,8 @@ impl Summary {
 impl Selection {
     /// Chooses the rows, and takes the snapshot that they are read in.
     pub fn open(source: &Source, table: &str, rows: &Rows, limit: Option<u64>) -> Result<Selection> {
-        let (schema, name) = qualified(table);
-        let routed = source.tables.iter().find(|routed| routed.qualified() == (schema, name));
-        let routed = routed.with_context(|| format!("--table: {schema}.{name} has no routes"))?;
+        let name: TableName = table.parse().map_err(|problem| anyhow::anyhow!("--table: {problem}"))?;
+        let routed = source.table(&name).with_context(|| format!("--table: {name} has no routes"))?;
         let config = source
             .url
             .get_ref()
@@ -98,8 +97,8 @@ impl Selection {
         let tables = rows::tables(&mut session, source.publication.get_ref())?;
         let table = tables
             .into_iter()
-            .find(|table| (table.relation.schema.as_str(), table.relation.name.as_str()) == (schema, name))
-            .with_context(|| format!("{schema}.{name} is not published"))?;
+            .find(|table| table.relation.table_name() == name)
+            .with_context(|| format!("{name} is not published"))?;
         if let Some(why) = &table.unreadable {
             bail!("{why}");
         }
@@ -125,7 +124,8 @@ impl Selection {
         let mut other = Session::connect_to_read(&config)?;
         // A commit waits for all that was written before it, and an idle log moves on.
         other.query(&format!(
-            "set synchronous_commit = local; select pg_logical_emit_message(true, '{PREFIX}', '')"
+            "set synchronous_commit = local; select pg_logical_emit_message(true, {}, '')",
+            literal(PREFIX)
         ))?;
         let rows = other.query("select pg_current_wal_flush_lsn()")?;
         let end: Lsn = rows.first().and_then(|row| text(row, 0).parse().ok()).context("no log position")?;
@@ -180,10 +180,10 @@ fn query(
     let limited = limit.map_or_else(String::new, |limit| format!(" limit {limit}"));
     Ok(match rows {
         Rows::Key(key) => match lone_column(table, routed) {
-            Some(column) => {
-                let condition = format!("{} = {}", identifier(column), literal(key));
-                (table.select_where(&condition, &format!("{by_key}{limited}")), Some(key.clone()))
-            }
+            Some(column) => (
+                table.select_where(&table.equals(column, key), &format!("{by_key}{limited}")),
+                Some(key.clone()),
+            ),
             None => (table.select_where("true", &by_key), Some(key.clone())),
         },
         Rows::Where(condition) => {
@@ -300,7 +300,7 @@ pub fn tell(
     let mut summary = Summary::default();
     summary.tally.key.clone_from(&selection.key);
     let limit = selection.limit.unwrap_or(u64::MAX);
-    teller.expect(Load::Backlog);
+    teller.expect_much();
     selection.each(|row| {
         flight.make_room(teller.kafka(), say)?;
         let progress = &mut flight.progress;

@@ -3,12 +3,15 @@
 //! The routes of a table are compiled when the server announces its columns. A route that does not fit them (a
 //! column is gone) stays, and says so for every row: nothing is passed over in silence.
 
+mod compile;
+
 use std::collections::BTreeMap;
 
+use self::compile::compile;
 use crate::body::Body;
 use crate::lsn::{Lsn, PgTime};
 use crate::pgoutput::Relation;
-use crate::routes::{Deletes, Route, Routes, Source, Table, Text};
+use crate::routes::{Deletes, Routes, Routing, Source, Table};
 use crate::template::{Bound, Op, Problem, Row, Scope, Template};
 use crate::when::Filter;
 
@@ -56,6 +59,8 @@ impl Transaction {
 #[derive(Debug, Default)]
 pub struct Record {
     pub key: Vec<u8>,
+    /// The key could be told; it may be empty.
+    pub has_key: bool,
     pub value: Vec<u8>,
     /// The value is null: for a compacted topic, the end of its key.
     pub tombstone: bool,
@@ -77,7 +82,7 @@ impl Record {
         self.headers.clear();
         self.header_values.clear();
         self.topic.clear();
-        self.tombstone = false;
+        (self.tombstone, self.has_key) = (false, false);
     }
 
     /// Names and values of the further headers.
@@ -143,7 +148,7 @@ pub struct Compiled {
     /// Of deletes.
     event: Option<Result<Fitted, Problem>>,
     tombstone: Option<Result<Fitted, Problem>>,
-    /// For the dead letters of a route that does not fit.
+    /// For the dead letters of rows that cannot be told, for whatever reason.
     key: Option<Bound>,
     /// Where it leads, as the routes file says: `topic:PaymentTopic`. Halted keys are kept under it.
     pub leads_to: String,
@@ -155,12 +160,16 @@ pub struct Plan {
     pub relation: String,
     pub columns: Vec<String>,
     pub shape: Relation,
+    /// Names a row, for dead letters of rows without a key.
+    pub row_name: Option<Bound>,
     pub header_names: Vec<String>,
     pub routes: Vec<Compiled>,
     /// A deleted row comes with all of its columns, not with its key alone.
     pub whole_deletes: bool,
     /// The table is published, and the routes file neither routes nor ignores it.
     pub unknown: bool,
+    /// A pattern matches the table, and the topic that its routes lead to is not made.
+    pub without_topic: bool,
 }
 
 /// Looks up topic names that depend on rows, and limits.
@@ -221,7 +230,16 @@ impl Compiled {
         self.deletes.is_some()
     }
 
+    /// Fills the record with the row's key alone, if it can be told.
+    pub fn tell_key(&self, row: &Row<'_>, record: &mut Record) {
+        record.clear();
+        if let Some(key) = &self.key {
+            record.has_key = key.write(row, &mut record.key).unwrap_or(false);
+        }
+    }
+
     /// An update that gave the row another key ends the old one, where the route tells deletes: the row that ended.
+    /// Under a key that is null nothing was told, so there is nothing to end.
     pub fn ended<'r>(&self, row: &Row<'r>, record: &mut Record) -> Result<Option<Row<'r>>, Problem> {
         let (Op::Update, Some(old), Some(Ok(delete))) =
             (row.op, row.old, self.event.as_ref().or(self.tombstone.as_ref()))
@@ -230,10 +248,12 @@ impl Compiled {
         };
         let (ended, key) = (Row::delete(old), self.fitted.as_ref().map_err(Clone::clone)?);
         record.clear();
-        delete.key.require("key", &ended, &mut record.key)?;
+        if !delete.key.write(&ended, &mut record.key)? {
+            return Ok(None);
+        }
         record.scratch.clear();
-        key.key.require("key", row, &mut record.scratch)?;
-        Ok((record.key != record.scratch).then_some(ended))
+        let has_key = key.key.write(row, &mut record.scratch)?;
+        Ok((!has_key || record.key != record.scratch).then_some(ended))
     }
 
     /// Fills the record with the event. After an error it holds what could be told: the key at least, if there is one.
@@ -266,9 +286,7 @@ impl Compiled {
         match fitted.ok_or_else(unsaid)? {
             Ok(fitted) => fitted.tell(row, transaction, topics, record),
             Err(problem) => {
-                if let Some(key) = &self.key {
-                    key.write(row, &mut record.key)?;
-                }
+                self.tell_key(row, record);
                 Err(problem.clone())
             }
         }
@@ -295,6 +313,7 @@ impl Fitted {
         record: &mut Record,
     ) -> Result<Destination, Problem> {
         self.key.require("key", row, &mut record.key)?;
+        record.has_key = true;
         match &self.id {
             Some(id) => id.require("id", row, &mut record.id)?,
             None => fallback_id(transaction, &mut record.id),
@@ -342,26 +361,47 @@ fn fallback_id(transaction: &Transaction, out: &mut Vec<u8>) {
 impl Plan {
     /// Compiles the routes of `source` for a relation.
     pub fn compile(routes: &Routes, source: &Source, relation: &Relation) -> Plan {
-        let same =
-            |name: &str| crate::routes::qualified(name) == (relation.schema.as_str(), relation.name.as_str());
+        let of = relation.table_name();
         let mut plan = Plan {
-            relation: format!("{}.{}", relation.schema, relation.name),
+            relation: of.to_string(),
             columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
             whole_deletes: relation.is_full(),
             shape: relation.clone(),
+            row_name: Bound::row_name(relation),
             ..Plan::default()
         };
-        match source.tables.iter().find(|table| same(table.name.get_ref())) {
-            Some(table) => {
-                let scope =
-                    Scope { source: source.name.get_ref(), relation, names: &table.names, deleted: false };
-                for route in &table.routes {
-                    plan.routes.push(compile(routes, (table, route), scope, &mut plan.header_names));
-                }
-            }
-            None => plan.unknown = !source.ignore.iter().any(|name| same(name.get_ref())),
+        let name = source.name.get_ref();
+        match source.routing(&of) {
+            Routing::Named(table) => plan.add(routes, name, table),
+            // It was made after the session began.
+            Routing::Pattern(pattern) => plan.add(routes, name, &pattern.table(name, &of)),
+            Routing::Ignored => {}
+            Routing::Unknown => plan.unknown = true,
         }
         plan
+    }
+
+    /// The name of a row whose key cannot be told: by the table's key, or by its place in the log.
+    pub fn row_name(&self, row: &Row<'_>, transaction: &Transaction) -> String {
+        let mut name = Vec::new();
+        match self.row_name.as_ref().map(|bound| bound.write(row, &mut name)) {
+            Some(Ok(true)) => String::from_utf8_lossy(&name).into_owned(),
+            _ => {
+                let Transaction { cluster, commit_lsn, rows, .. } = transaction;
+                format!("{} at {cluster}/{commit_lsn}/{rows}", self.relation)
+            }
+        }
+    }
+
+    fn add(&mut self, routes: &Routes, source: &str, table: &Table) {
+        let relation = self.shape.clone();
+        let scope = Scope { source, relation: &relation, names: &table.names, deleted: false };
+        for route in &table.routes {
+            let topic = route.topic.as_ref().and_then(|topic| Template::parse(topic.get_ref()).ok());
+            let name = topic.as_ref().and_then(Template::constant);
+            self.without_topic |= name.is_some_and(|name| routes.topic_index(name).is_none());
+            self.routes.push(compile(routes, (table, route), scope, &mut self.header_names));
+        }
     }
 
     /// Whether every route says what becomes of deletes.
@@ -378,98 +418,6 @@ impl Plan {
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
         self.routes.iter().filter_map(Compiled::problem)
     }
-}
-
-fn compile(
-    routes: &Routes,
-    (table, route): (&Table, &Route),
-    scope: Scope<'_>,
-    header_names: &mut Vec<String>,
-) -> Compiled {
-    let leads_to = match (&route.topic, &route.queue) {
-        (Some(topic), _) => format!("topic:{}", topic.get_ref()),
-        (None, Some(queue)) => format!("queue:{}", queue.get_ref()),
-        (None, None) => String::new(),
-    };
-    let fixed = fixed_destination(routes, route);
-    let mut fit = |telling, scope| fit((table, route), telling, (fixed, scope), header_names);
-    let fitted = fit(Telling::Event, scope);
-    let mut on_delete = |telling| fit(telling, Scope { deleted: true, ..scope });
-    let deletes = route.deletes;
-    let event = matches!(deletes, Some(Deletes::Event | Deletes::Both)).then(|| on_delete(Telling::Event));
-    let tombstone =
-        matches!(deletes, Some(Deletes::Tombstone | Deletes::Both)).then(|| on_delete(Telling::Tombstone));
-    let whole = Scope { deleted: event.is_some() || tombstone.is_some(), ..scope };
-    let key = bind_key((table, route), scope).ok();
-    Compiled { filter: Filter::bind(route, whole), fitted, deletes, event, tombstone, key, leads_to }
-}
-
-fn fixed_destination(routes: &Routes, route: &Route) -> Option<Destination> {
-    if let Some(queue) = &route.queue {
-        return routes.queue_index(queue.get_ref()).map(Destination::Queue);
-    }
-    let template = Template::parse(route.topic.as_ref()?.get_ref()).ok()?;
-    routes.topic_index(template.constant()?).map(Destination::Topic)
-}
-
-fn bind(text: &Text, scope: Scope<'_>) -> Result<Bound, Problem> {
-    Template::parse(text.get_ref()).map_err(Problem)?.bind(&scope)
-}
-
-fn bind_key((table, route): (&Table, &Route), scope: Scope<'_>) -> Result<Bound, Problem> {
-    match route.key.as_ref().or(table.key.as_ref()) {
-        Some(key) => bind(key, scope),
-        None => {
-            let key = Bound::identity(scope.relation)?;
-            let columns = scope.relation.columns.iter().filter(|column| column.key);
-            columns.map(|column| scope.column(&column.name)).collect::<Result<Vec<_>, _>>()?;
-            Ok(key)
-        }
-    }
-}
-
-fn fit(
-    (table, route): (&Table, &Route),
-    telling: Telling,
-    (fixed, scope): (Option<Destination>, Scope<'_>),
-    header_names: &mut Vec<String>,
-) -> Result<Fitted, Problem> {
-    let bind = |text: &Text| bind(text, scope);
-    // What only describes the row may be missing of a deleted one; what decides where it goes may not.
-    let optional = |text: &Text| match bind(text) {
-        Err(_) if scope.deleted => Ok(None),
-        bound => bound.map(Some),
-    };
-    let target = match (fixed, &route.topic) {
-        (Some(destination), _) => Target::Fixed(destination),
-        (None, Some(topic)) => Target::ByRow(bind(topic)?),
-        (None, None) => return Err(Problem("the route leads nowhere".to_owned())),
-    };
-    let mut headers = Vec::new();
-    for (name, text) in table.headers.iter().chain(&route.headers) {
-        let index = header_names.iter().position(|known| known == name).unwrap_or_else(|| {
-            header_names.push(name.clone());
-            header_names.len() - 1
-        });
-        if let Some(value) = optional(text)? {
-            headers.push((index, value));
-        }
-    }
-    let id_end: &[u8] = match (scope.deleted, telling) {
-        (false, _) => b"",
-        (true, Telling::Event) => b"/delete",
-        (true, Telling::Tombstone) => b"/tombstone",
-    };
-    Ok(Fitted {
-        target,
-        key: bind_key((table, route), scope)?,
-        id: table.id.as_ref().map_or(Ok(None), optional)?,
-        id_end,
-        kind: bind(&route.kind)?,
-        subject: table.subject.as_ref().map_or(Ok(None), optional)?,
-        headers,
-        body: (telling == Telling::Event).then(|| Body::bind(route, &scope)).transpose()?,
-    })
 }
 
 #[cfg(test)]

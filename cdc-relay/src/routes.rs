@@ -8,6 +8,8 @@ mod fields;
 mod findings;
 #[cfg(feature = "sinks")]
 mod fingerprint;
+mod name;
+pub mod selection;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,6 +21,8 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 pub use self::findings::{Finding, Findings, Invalid};
+pub use self::name::{Glob, TableName, TablePattern, unquote};
+pub use self::selection::{NewTable, Pattern, Routing, Selected};
 use crate::check;
 use crate::template::Op;
 
@@ -31,6 +35,8 @@ pub struct Routes {
     pub kafka: BTreeMap<String, Text>,
     /// Also those that only routes name, if the file lists none.
     pub topics: Vec<Topic>,
+    /// The file lists the topics; otherwise those that its routes name are made.
+    pub lists_topics: bool,
     pub queues: Vec<Queue>,
     pub sources: Vec<Source>,
 }
@@ -67,6 +73,11 @@ pub struct Topic {
 
 impl Topic {
     pub const DEFAULT_PARTITIONS: i32 = -1;
+
+    /// One that only routes name.
+    pub fn unlisted(name: Text) -> Topic {
+        Topic { name, partitions: Topic::DEFAULT_PARTITIONS, config: BTreeMap::new() }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -83,13 +94,26 @@ pub struct Source {
     /// The file names no publication: this one is the relay's, which makes it together with the slot.
     pub own_publication: bool,
     pub event_source: Text,
-    pub ignore: Vec<Text>,
+    pub ignore: Vec<Ignored>,
+    /// Tables with a name of their own.
     pub tables: Vec<Table>,
+    /// What is routed by a pattern of names.
+    pub patterns: Vec<Pattern>,
+}
+
+/// Published tables that are not told.
+#[derive(Debug, Clone)]
+pub struct Ignored {
+    /// As it is written.
+    pub text: Text,
+    pub which: TablePattern,
 }
 
 #[derive(Debug, Clone)]
 pub struct Table {
+    /// As it is written.
     pub name: Text,
+    pub of: TableName,
     /// None: the primary key.
     pub key: Option<Text>,
     pub id: Option<Text>,
@@ -186,15 +210,10 @@ pub enum Leaf {
 }
 
 impl Table {
-    /// Schema and name; without a schema it is `public`.
+    /// Schema and name.
     pub fn qualified(&self) -> (&str, &str) {
-        qualified(self.name.get_ref())
+        self.of.parts()
     }
-}
-
-/// Splits `schema.table`; `public` is the schema of a bare name.
-pub fn qualified(name: &str) -> (&str, &str) {
-    name.split_once('.').unwrap_or(("public", name))
 }
 
 impl Routes {

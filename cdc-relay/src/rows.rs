@@ -5,17 +5,20 @@
 
 use std::fmt::Write as _;
 
-use crate::inspect::{literal, text};
+use crate::contract::facts::{self, Question, ask, ask_again};
+use crate::inspect::text;
 use crate::lsn::Lsn;
-use crate::pgoutput::{Column, Relation};
+use crate::pgoutput::Relation;
+use crate::sql::{self, identifier, literal};
+use crate::utf8;
 use crate::wire::{Result, Session, WireError};
 
 /// A published table, and how to read it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
-    /// `id` is the table's oid; `key` marks the columns of the primary key.
+    /// `id` is the table's oid; `key` marks the columns that identify a row.
     pub relation: Relation,
-    /// The primary key, in its own order. Empty: there is none, or not all of it is published.
+    /// The columns that identify a row, in the order of their index. Empty: there are none, or not all are published.
     pub key: Vec<Key>,
     /// The publication's row filter, as SQL.
     pub filter: Option<String>,
@@ -26,7 +29,7 @@ pub struct Table {
     pub unreadable: Option<String>,
 }
 
-/// A column of the primary key.
+/// A column that identifies a row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Key {
     /// Its place among the published columns.
@@ -43,27 +46,44 @@ pub struct Page<'a> {
     pub limit: u32,
 }
 
-/// A name in SQL.
-pub fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
+/// `"char"`
+const CHAR: u32 = 18;
+
+/// A column's value in SQL, from its text. Servers before 16 do not read a byte that is no UTF-8 as 16 print it.
+fn value(text: &str, type_oid: u32) -> String {
+    match utf8::byte(text) {
+        Some(byte) if type_oid == CHAR => format!("({})::\"char\"", byte.cast_signed()),
+        _ => literal(text),
+    }
 }
 
 impl Table {
-    /// `schema.table`, for people.
+    /// `schema.table`, as the routes file names it.
     pub fn name(&self) -> String {
-        format!("{}.{}", self.relation.schema, self.relation.name)
+        self.relation.table_name().to_string()
     }
 
     /// The table in SQL: without the tables that inherit from it, which are published by themselves.
     pub fn target(&self) -> String {
         let only = if self.partitioned { "" } else { "only " };
-        format!("{only}{}.{}", identifier(&self.relation.schema), identifier(&self.relation.name))
+        format!("{only}{}", sql::table(&self.relation.schema, &self.relation.name))
     }
 
     /// The names of the key's columns.
     pub fn key_columns(&self) -> impl Iterator<Item = &str> {
         let columns = &self.relation.columns;
         self.key.iter().filter_map(|key| Some(columns.get(key.index)?.name.as_str()))
+    }
+
+    /// The condition that a column has the value of this text.
+    pub fn equals(&self, name: &str, text: &str) -> String {
+        let column = self.relation.columns.iter().find(|column| column.name == name);
+        let type_oid = column.map_or(0, |column| column.type_oid);
+        format!("{} = {}", identifier(name), value(text, type_oid))
+    }
+
+    fn type_of(&self, key: &Key) -> u32 {
+        self.relation.columns.get(key.index).map_or(0, |column| column.type_oid)
     }
 
     /// The query for all rows, or for a page of them by primary key.
@@ -74,7 +94,8 @@ impl Table {
         let mut conditions: Vec<String> = self.filter.iter().map(|filter| format!("({filter})")).collect();
         let key: Vec<String> = self.key_columns().map(identifier).collect();
         if let Some(page) = page.filter(|page| !page.after.is_empty()) {
-            let typed = |(value, key): (&String, &Key)| format!("{}::{}", literal(value), key.kind);
+            let typed =
+                |(text, key): (&String, &Key)| format!("{}::{}", value(text, self.type_of(key)), key.kind);
             let after: Vec<String> = page.after.iter().zip(&self.key).map(typed).collect();
             conditions.push(format!("({}) > ({})", key.join(", "), after.join(", ")));
         }
@@ -102,86 +123,42 @@ pub const HONEST: &str = "set row_security = off";
 
 /// The tables of a publication.
 pub fn tables(session: &mut Session, publication: &str) -> Result<Vec<Table>> {
-    find(session, &format!("p.pubname = {}", literal(publication)))
+    let facts = ask(session, &Question::of_publication(publication))?;
+    Ok(facts.tables.iter().map(Table::from).collect())
 }
 
 /// The same table as it is now, if it is still published.
 pub fn again(session: &mut Session, publication: &str, table: &Table) -> Result<Option<Table>> {
-    let Relation { schema, name, .. } = &table.relation;
-    let (publication, schema, name) = (literal(publication), literal(schema), literal(name));
-    let which = format!("p.pubname = {publication} and p.schemaname = {schema} and p.tablename = {name}");
-    Ok(find(session, &which)?.pop())
+    let facts = ask_again(session, &Question::of_table(publication, table.relation.id))?;
+    Ok(facts.tables.first().map(Table::from).filter(|found| found.name() == table.name()))
 }
 
-fn find(session: &mut Session, which: &str) -> Result<Vec<Table>> {
-    let version = version(session)?;
-    // Row filters and column lists exist from 15 on.
-    let (filter, listed) =
-        if version >= 150_000 { ("p.rowfilter", "and a.attname = any(p.attnames)") } else { ("null", "") };
-    let from = "from pg_catalog.pg_publication_tables p \
-                join pg_catalog.pg_namespace n on n.nspname = p.schemaname \
-                join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = p.tablename";
-    let found = session.query(&format!(
-        "select p.schemaname, p.tablename, c.oid, c.relkind, c.reltuples::int8, {filter}, \
-         pg_catalog.has_table_privilege(c.oid, 'select'), pg_catalog.row_security_active(c.oid) \
-         {from} where {which} order by 1, 2"
-    ))?;
-    let columns = session.query(&format!(
-        "select c.oid, a.attname, a.atttypid, pg_catalog.format_type(a.atttypid, -1), \
-         coalesce(array_position(i.indkey::int2[], a.attnum), -1), i.indnkeyatts \
-         {from} \
-         join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped \
-              and a.attgenerated = '' {listed} \
-         left join pg_catalog.pg_index i on i.indrelid = c.oid and i.indisprimary \
-         where {which} order by 1, a.attnum"
-    ))?;
-    let mut tables = Vec::new();
-    for row in &found {
-        let columns = columns.iter().filter(|column| text(column, 0) == text(row, 2));
-        tables.push(table(row, columns));
-    }
-    Ok(tables)
-}
-
-fn table<'r>(row: &crate::wire::Row, rows: impl Iterator<Item = &'r crate::wire::Row>) -> Table {
-    let (schema, name) = (text(row, 0).to_owned(), text(row, 1).to_owned());
-    let (mut columns, mut key, mut wanted) = (Vec::new(), Vec::new(), 0);
-    for column in rows {
-        let place: i32 = text(column, 4).parse().unwrap_or(-1);
-        wanted = text(column, 5).parse().unwrap_or(0);
-        // Columns that an index only includes come after those of its key.
-        let is_key = (0..wanted).contains(&place);
-        if is_key {
-            key.push((place, Key { index: columns.len(), kind: text(column, 3).to_owned() }));
+impl From<&facts::Table> for Table {
+    fn from(found: &facts::Table) -> Table {
+        let sent: Vec<&facts::Column> = found.sent().collect();
+        let key = |name: &String| {
+            let index = sent.iter().position(|column| column.name == *name)?;
+            Some(Key { index, kind: sent.get(index)?.kind.clone() })
+        };
+        let (name, role) = (found.qualified(), identifier(&found.role));
+        let table = sql::table(&found.itself.schema, &found.itself.name);
+        let unreadable = if !found.selectable {
+            Some(format!("role {role} may not read {name}: `grant select on {table} to {role}`"))
+        } else if found.hidden {
+            Some(format!("row security hides rows of {name}: `alter role {role} bypassrls`"))
+        } else {
+            None
+        };
+        Table {
+            // A query answers whole rows; its key is marked.
+            relation: Relation { identity: b'd', ..found.relation() },
+            key: found.key().iter().filter_map(key).collect(),
+            filter: found.filter.clone(),
+            partitioned: found.is_partitioned(),
+            estimate: u64::try_from(found.estimate).ok(),
+            unreadable,
         }
-        let type_oid = text(column, 2).parse().unwrap_or_default();
-        columns.push(Column { name: text(column, 1).to_owned(), type_oid, key: is_key });
     }
-    key.sort_by_key(|(place, _)| *place);
-    if key.len() != usize::try_from(wanted).unwrap_or(0) {
-        key.clear();
-    }
-    let unreadable = if text(row, 6) != "t" {
-        Some(format!("this role may not read {schema}.{name}: `grant select on {schema}.{name} to …`"))
-    } else if text(row, 7) == "t" {
-        Some(format!("row security hides rows of {schema}.{name} from this role: give it `bypassrls`"))
-    } else {
-        None
-    };
-    Table {
-        relation: Relation { id: text(row, 2).parse().unwrap_or(0), schema, name, identity: b'd', columns },
-        key: key.into_iter().map(|(_, key)| key).collect(),
-        filter: row.get(5).cloned().flatten(),
-        partitioned: text(row, 3) == "p",
-        estimate: text(row, 4).parse().ok(),
-        unreadable,
-    }
-}
-
-/// As `server_version_num` counts: 150003.
-pub fn version(session: &mut Session) -> Result<u32> {
-    let rows = session.query("select current_setting('server_version_num')")?;
-    Ok(rows.first().and_then(|row| text(row, 0).parse().ok()).unwrap_or(0))
 }
 
 /// A table among `tables` whose rows were moved to new storage since the session's snapshot: by truncation, or by a
@@ -206,7 +183,10 @@ pub fn rewritten(session: &mut Session, tables: &[Table]) -> Result<Option<Strin
 pub fn create_slot_with_snapshot(session: &mut Session, slot: &str) -> Result<Lsn> {
     // Servers from 16 on insist that it writes nothing.
     session.query("begin isolation level repeatable read read only")?;
-    let sql = format!("CREATE_REPLICATION_SLOT {} LOGICAL pgoutput USE_SNAPSHOT", identifier(slot));
+    let sql = format!(
+        "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput USE_SNAPSHOT",
+        sql::replication_identifier(slot)
+    );
     let rows = session.query(&sql)?;
     rows.first()
         .and_then(|row| text(row, 1).parse().ok())
@@ -216,6 +196,7 @@ pub fn create_slot_with_snapshot(session: &mut Session, slot: &str) -> Result<Ls
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pgoutput::Column;
 
     fn items() -> Table {
         let column = |name: &str, key| Column { name: name.to_owned(), type_oid: 25, key };
@@ -238,7 +219,7 @@ mod tests {
 
     #[test]
     fn all_rows_are_read_in_whatever_order() {
-        let sql = r#"select "id", "no""te", "owner" from only "public"."items""#;
+        let sql = r#"select id, "no""te", owner from only public.items"#;
         assert_eq!(items().select(None), sql);
     }
 
@@ -247,10 +228,10 @@ mod tests {
         let mut table = items();
         table.filter = Some("id > 0".to_owned());
         let first = table.select(Some(Page { after: &[], limit: 5 }));
-        assert!(first.ends_with(r#"where (id > 0) order by "owner", "id" limit 5"#), "{first}");
+        assert!(first.ends_with(r#"where (id > 0) order by owner, id limit 5"#), "{first}");
         let after = ["o'1".to_owned(), "7".to_owned()];
         let next = table.select(Some(Page { after: &after, limit: 5 }));
-        let condition = r#"where (id > 0) and ("owner", "id") > ('o''1'::text, '7'::bigint) order by"#;
+        let condition = r#"where (id > 0) and (owner, id) > ('o''1'::text, '7'::bigint) order by"#;
         assert!(next.contains(condition), "{next}");
     }
 
@@ -258,15 +239,15 @@ mod tests {
     fn a_condition_holds_besides_the_publications_filter() {
         let mut table = items();
         let sql = table.select_where("a or b", "limit 1");
-        assert!(sql.ends_with(r#""items" where (a or b) limit 1"#), "{sql}");
+        assert!(sql.ends_with("items where (a or b) limit 1"), "{sql}");
         table.filter = Some("c or d".to_owned());
         let sql = table.select_where("a or b", "");
-        assert!(sql.ends_with(r#""items" where (c or d) and (a or b)"#), "{sql}");
+        assert!(sql.ends_with("items where (c or d) and (a or b)"), "{sql}");
     }
 
     #[test]
     fn partitions_are_read_through_their_root() {
         let table = Table { partitioned: true, ..items() };
-        assert!(table.select(None).ends_with(r#"from "public"."items""#));
+        assert!(table.select(None).ends_with("from public.items"));
     }
 }

@@ -1,5 +1,6 @@
 //! Streaming all sources: the wiring on one page.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,11 +17,14 @@ use crate::commands::run::RunConfig;
 use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
 use crate::database::Database;
 use crate::metrics::{Metrics, SourceMetrics};
+use crate::published;
 use crate::rabbit::Rabbit;
 use crate::routes::{Routes, Source};
 use crate::source::{self, Wiring};
+use crate::state::Refusal;
 use crate::status::Status;
-use crate::{http, lag};
+use crate::wire::Session;
+use crate::{guard, http, lag};
 
 /// How long the sources have to flush before the process ends anyway.
 const GRACE: Duration = Duration::from_secs(12);
@@ -43,9 +47,21 @@ fn database(source: &Source) -> Result<Database> {
     source.url.get_ref().parse().with_context(|| format!("`url` of source {}", source.name.get_ref()))
 }
 
+/// The routes and the one source of a command, with what patterns mean now.
+pub fn resolved(routes: &Routes, source: &Source) -> Result<(Routes, Source)> {
+    if !source.has_patterns() {
+        return Ok((routes.clone(), source.clone()));
+    }
+    let mut session = Session::connect_to_read(&database(source)?)?;
+    let selected = published::ask(&mut session, source)?;
+    let routes = selected.resolve(routes, source, &BTreeSet::new()).map_err(Refusal::Contract)?;
+    let source = routes.source(source.name.get_ref()).unwrap_or(source).clone();
+    Ok((routes, source))
+}
+
 /// The queues that its routes lead to.
 pub fn queues(source: &Source) -> Vec<&String> {
-    let routes = source.tables.iter().flat_map(|table| &table.routes);
+    let routes = source.entries().flat_map(|table| &table.routes);
     routes.filter_map(|route| route.queue.as_ref().map(|queue| queue.get_ref())).collect()
 }
 
@@ -65,6 +81,12 @@ pub async fn run(
             wiring.database.clone(),
             source.slot.get_ref().clone(),
             wiring.metrics.clone(),
+            shutdown.child_token(),
+        ));
+        tokio::spawn(guard::watch(
+            wiring.database.clone(),
+            Arc::clone(&wiring.source),
+            Arc::clone(&wiring.acks),
             shutdown.child_token(),
         ));
         statuses.push(wiring.status.clone());

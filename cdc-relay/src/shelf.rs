@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::dead::{Extent, Halted};
+use crate::dead::{Extent, Halted, Halts};
 use crate::letter::{Letter, Place};
+use crate::shell;
 
 /// A key that is halted towards a destination, with its letters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Shelved {
     pub source: String,
     pub destination: String,
-    /// None: every key of the destination.
-    pub key: Option<String>,
+    #[serde(flatten)]
+    pub halts: Halts,
     /// Letters that wait to be told.
     pub letters: u64,
     /// Of the first of them.
@@ -33,7 +34,7 @@ pub struct Shelved {
 #[derive(Debug)]
 pub struct Shelf {
     halted: BTreeMap<String, Halted>,
-    shelved: BTreeMap<(String, String, Option<String>), Shelved>,
+    shelved: BTreeMap<(String, String, Halts), Shelved>,
 }
 
 impl Shelf {
@@ -51,7 +52,7 @@ impl Shelf {
     pub fn from(&self) -> Option<i64> {
         let first = |extent: &Extent| match extent {
             Extent::All(from) => Some(*from),
-            Extent::Keys(keys) => keys.values().copied().min(),
+            Extent::Keys(keys) => keys.first(),
         };
         self.halted.values().flat_map(Halted::extents).filter_map(|(_, extent)| first(extent)).min()
     }
@@ -65,22 +66,14 @@ impl Shelf {
     ) -> Result<(), serde_json::Error> {
         let Some(letter) = Letter::read(value)? else { return Ok(()) };
         let Some(halted) = self.halted.get(&letter.source) else { return Ok(()) };
-        let extent = halted.extents().find(|(destination, _)| *destination == letter.destination);
-        let key = match (extent, &letter.key) {
-            (Some((_, Extent::All(from))), _) if offset >= *from => None,
-            (Some((_, Extent::Keys(keys))), Some(key))
-                if keys.get(key).is_some_and(|from| offset >= *from) =>
-            {
-                Some(key.clone())
-            }
-            _ => return Ok(()),
-        };
+        let unit = halted.unit(&letter.destination, &letter.halts());
+        let Some((halts, _)) = unit.filter(|(_, from)| offset >= *from) else { return Ok(()) };
         let Letter { source, destination, .. } = &letter;
-        let name = (source.clone(), destination.clone(), key);
-        let shelved = self.shelved.entry(name).or_insert_with_key(|(source, destination, key)| Shelved {
+        let name = (source.clone(), destination.clone(), halts);
+        let shelved = self.shelved.entry(name).or_insert_with_key(|(source, destination, halts)| Shelved {
             source: source.clone(),
             destination: destination.clone(),
-            key: key.clone(),
+            halts: halts.clone(),
             letters: 0,
             reason: letter.reason.clone(),
             table: letter.table.clone(),
@@ -107,25 +100,16 @@ impl Shelf {
     }
 }
 
-/// A word for the shell.
-pub fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
-    }
-}
-
 impl Shelved {
     /// The arguments of `cdc-relay release` that name just this.
     pub fn release(&self) -> String {
-        let key = match &self.key {
+        let key = match &self.halts {
             // A word that begins with a dash would be taken for an option.
-            Some(key) => format!("--key={}", quoted(key)),
-            None => "--all".to_owned(),
+            Halts { key: Some(key), .. } => format!("--key={}", shell::word(key)),
+            Halts { keyless: Some(row), .. } => format!("--keyless={}", shell::word(row)),
+            _ => "--all".to_owned(),
         };
-        let (source, destination) = (quoted(&self.source), quoted(&self.destination));
+        let (source, destination) = (shell::word(&self.source), shell::word(&self.destination));
         format!("--source {source} --destination {destination} {key}")
     }
 }
@@ -134,7 +118,7 @@ impl Shelved {
 mod tests {
     use super::*;
 
-    const TOPIC: [&str; 8] = [
+    const TOPIC: [&str; 10] = [
         r#"{"source":"s","destination":"t","key":"a","reason":"too large","table":"public.x","position":"0/1"}"#,
         r#"{"source":"s","destination":"t","key":"it's","reason":"other"}"#,
         r#"{"source":"s","destination":"t","key":"a","release":true}"#,
@@ -143,6 +127,8 @@ mod tests {
         r#"{"source":"o","destination":"t","key":"a"}"#,
         r#"{"source":"s","destination":"u","key":null,"reason":"no key"}"#,
         r#"{"source":"s","destination":"u","key":"b","reason":"follows an earlier row of its key"}"#,
+        r#"{"source":"s","destination":"w","key":null,"keyless":"t[\"7\"]","reason":"null"}"#,
+        r#"{"source":"s","destination":"w","key":null,"keyless":"t[\"7\"]","reason":"null"}"#,
     ];
 
     #[test]
@@ -158,12 +144,13 @@ mod tests {
         let shelved = shelf.into_shelved();
         let short: Vec<(&str, Option<&str>, u64, &str, i64)> = shelved
             .iter()
-            .map(|s| (s.destination.as_str(), s.key.as_deref(), s.letters, s.reason.as_str(), s.offset))
+            .map(|s| (s.destination.as_str(), s.halts.key.as_deref(), s.letters, s.reason.as_str(), s.offset))
             .collect();
         let expected = [
             ("t", Some("a"), 2, "again", 3),
             ("t", Some("it's"), 1, "other", 1),
             ("u", None, 2, "no key", 6),
+            ("w", None, 2, "null", 8),
         ];
         assert_eq!(short, expected);
         assert_eq!(shelved[0].since.map(|time| time.to_string()).as_deref(), Some("2026-01-02T03:04:05Z"));
@@ -173,7 +160,8 @@ mod tests {
             [
                 "--source s --destination t --key=a",
                 r"--source s --destination t --key='it'\''s'",
-                "--source s --destination u --all"
+                "--source s --destination u --all",
+                "--source s --destination w --keyless='t[\"7\"]'"
             ]
         );
     }

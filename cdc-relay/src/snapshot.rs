@@ -29,6 +29,7 @@ use crate::rows::Table;
 use crate::state::Cluster;
 use crate::tell::{Open, Teller};
 use crate::template::Row;
+use crate::utf8;
 
 /// Of the marks in the log.
 pub const PREFIX: &str = "cdc-relay.snapshot";
@@ -312,7 +313,7 @@ impl Chunk {
         let mut values = Vec::new();
         for key in &self.table.key {
             let value = row.text(key.index).ok().flatten().context("a row came without its key")?;
-            values.push(String::from_utf8(value.to_vec()).context("a key is not UTF-8")?);
+            values.push(utf8::owned(value));
         }
         Ok(Some(values))
     }

@@ -47,6 +47,22 @@ impl Socket {
         }
     }
 
+    /// Whether a read would bring something that the descriptor does not say.
+    pub fn holds(&mut self) -> bool {
+        match self {
+            Self::Tls(socket) => socket.holds(),
+            Self::Tcp(_) | Self::Unix(_) => false,
+        }
+    }
+
+    /// Whether something that was written has not left yet.
+    pub fn owes(&self) -> bool {
+        match self {
+            Self::Tls(socket) => socket.owes(),
+            Self::Tcp(_) | Self::Unix(_) => false,
+        }
+    }
+
     /// What a sign-in can be tied to, if there is TLS.
     pub fn end_point(&self) -> Option<Vec<u8>> {
         match self {

@@ -1,6 +1,7 @@
 //! The life of one source, on a thread of its own: connect, compare with what is remembered, stream; and again,
 //! with back-off, after whatever breaks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,15 +11,17 @@ use tokio::runtime::Handle;
 
 use crate::acks::Acks;
 use crate::clients::{Clients, Recalled, pause};
+use crate::contract::facts::Facts;
+use crate::contract::{self, Checked};
 use crate::database::Database;
 use crate::inspect;
 use crate::lsn::Lsn;
 use crate::metrics::SourceMetrics;
-use crate::pace::Load;
 use crate::progress::Ticket;
+use crate::published;
 use crate::rabbit::Rabbit;
-use crate::routes::{Routes, Source};
-use crate::rows::{self, Table};
+use crate::routes::{NewTable, Routes, Source, TableName};
+use crate::rows::Table;
 use crate::snapshot::{self, Snapshots};
 use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
@@ -34,6 +37,7 @@ const REFUSED: Duration = Duration::from_secs(5);
 const ATTEMPT_MOST: Duration = Duration::from_secs(2);
 
 /// What a source is made of.
+#[derive(Clone)]
 pub struct Wiring {
     pub routes: Arc<Routes>,
     pub source: Arc<Source>,
@@ -75,7 +79,12 @@ impl From<Refusal> for Trouble {
 
 /// One source between its sessions.
 struct Life {
+    /// As the routes file says it.
+    given: Arc<Wiring>,
+    /// With what its patterns mean now.
     wiring: Arc<Wiring>,
+    /// Tables that were made while a session streamed, and that a pattern matches.
+    new_tables: BTreeSet<TableName>,
     clients: Clients,
     next_ticket: Ticket,
     told: Lsn,
@@ -92,6 +101,8 @@ pub fn run(wiring: Wiring) {
         told: Lsn::ZERO,
         stalls: 0,
         fingerprint: wiring.source.fingerprint(),
+        given: Arc::clone(&wiring),
+        new_tables: BTreeSet::new(),
         wiring,
     };
     let delays = || {
@@ -128,17 +139,15 @@ impl Life {
     /// One session, from connecting to its end. `Ok`: told to stop.
     fn attempt(&mut self) -> Result<(), Trouble> {
         let slot_name = self.wiring.source.slot.get_ref().clone();
-        // First, so that a standby has all but the slot.
-        self.clients.connect()?;
         let mut session = Session::connect(&self.wiring.database)?;
+        self.resolve(&mut session)?;
         let (cluster, database) = inspect::cluster(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
-        if slot.is_none() {
-            inspect::publish(&mut session, &self.wiring.source)??;
-        }
-        let catalog = inspect::contract(&mut session, &self.wiring.routes, &self.wiring.source)??;
+        let Checked { facts, catalog } = self.contract(&mut session, slot.is_some())?;
+        let tables = self.existing(&facts)?;
+        // Topics are made only for a contract that holds; and before a standby waits, so that it has all but the slot.
+        self.clients.connect()?;
         self.clients.teller()?.set_catalog(catalog);
-        let tables = self.existing(&mut session)?;
         if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
             return Err(Trouble::Standby);
         }
@@ -168,10 +177,8 @@ impl Life {
             return Err(Refusal::SlotAhead { slot, confirmed, acknowledged }.into());
         }
         positions.extend(later.positions);
-        // Through every producer, so that none makes a row wait for its first connection.
-        for load in Load::ALL {
-            self.clients.remember(load, &memory)?;
-        }
+        // Also so that no row has to wait for the producer's first connection.
+        self.clients.remember(&memory)?;
         let found = tables.into_iter().map(|table| {
             let position = positions.remove(&table.name());
             (table, position)
@@ -188,19 +195,21 @@ impl Life {
         Ok(slot.and_then(|slot| slot.confirmed).unwrap_or_default())
     }
 
+    /// Checks the contract, before anything is made. A publication of the relay's own that harms stops doing so first.
+    fn contract(&self, session: &mut Session, has_slot: bool) -> Result<Checked, Trouble> {
+        let Wiring { routes, source, .. } = &*self.wiring;
+        contract::withdraw_harmful(session, source)?;
+        let check = if has_slot { contract::check } else { contract::foresee };
+        Ok(check(session, routes, source)??)
+    }
+
     /// The tables whose existing rows are to be told; refuses those that cannot be read in chunks.
-    fn existing(&self, session: &mut Session) -> Result<Vec<Table>, Trouble> {
-        let source = &self.wiring.source;
-        if !source.tables.iter().any(|table| table.snapshot) {
-            return Ok(Vec::new());
-        }
-        let mut tables = rows::tables(session, source.publication.get_ref())?;
-        tables.retain(|table| {
-            let found = (table.relation.schema.as_str(), table.relation.name.as_str());
-            source.tables.iter().any(|routed| routed.snapshot && routed.qualified() == found)
-        });
-        let problems = snapshot::problems(tables.iter(), rows::version(session)?);
-        if problems.is_empty() { Ok(tables) } else { Err(Refusal::Contract(problems.join("; ")).into()) }
+    fn existing(&self, facts: &Facts) -> Result<Vec<Table>, Refusal> {
+        let asked = self.wiring.source.tables.iter().filter(|table| table.snapshot);
+        let tables: Vec<Table> =
+            asked.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect();
+        let problems = snapshot::problems(tables.iter(), facts.version);
+        if problems.is_empty() { Ok(tables) } else { Err(Refusal::Contract(problems.join("; "))) }
     }
 
     /// `begin`: where the slot stands.
@@ -224,6 +233,8 @@ impl Life {
             stalls: self.stalls,
         };
         let (teller, reader) = self.clients.both()?;
+        // All that the topics remember is read; what a release needs, it reads anew.
+        reader.rest();
         let letters =
             Letters { reader, topic: relay.dead_letter_topic.get_ref(), database: &self.wiring.database };
         let (acks, metrics) = (&self.wiring.acks, &self.wiring.metrics);
@@ -231,7 +242,39 @@ impl Life {
         let (result, left) = stream.run();
         let Leftover { next_ticket, told, stalls } = left;
         (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);
-        result.map_err(|error| error.downcast().map_or_else(Trouble::Failed, Trouble::Refused))
+        result.map_err(|error| {
+            if let Some(NewTable(table)) = error.downcast_ref() {
+                self.new_tables.insert(table.clone());
+            }
+            error.downcast().map_or_else(Trouble::Failed, Trouble::Refused)
+        })
+    }
+
+    /// Finds out what the patterns of the routes file mean, which may have changed since the last session.
+    fn resolve(&mut self, session: &mut Session) -> Result<(), Trouble> {
+        let Wiring { routes, source, .. } = &*self.given;
+        if !source.has_patterns() {
+            return Ok(());
+        }
+        let selected = published::ask(session, source)?;
+        let resolved = selected.resolve(routes, source, &self.new_tables).map_err(Refusal::Contract)?;
+        let now = resolved.source(source.name.get_ref()).unwrap_or(source).clone();
+        let tables = |source: &Source| source.tables.iter().map(|table| table.of.clone()).collect::<Vec<_>>();
+        if tables(&now) == tables(&self.wiring.source)
+            && resolved.topics.len() == self.wiring.routes.topics.len()
+        {
+            return Ok(());
+        }
+        for text in selected.idle(source) {
+            tracing::info!(
+                source = source.name.get_ref(),
+                "`ignore` has `{text}`, which matches no published table now"
+            );
+        }
+        let (routes, source) = (Arc::new(resolved), Arc::new(now));
+        self.wiring = Arc::new(Wiring { routes, source, ..(*self.given).clone() });
+        self.clients = self.clients.with(&self.wiring);
+        Ok(())
     }
 
     /// Brings slot and memory to where streaming may begin.
@@ -261,15 +304,16 @@ impl Life {
             }
             (Start::Adopt, _) => fresh(Phase::Streaming, confirmed),
             (Start::Create | Start::Resume { .. }, _) => {
+                contract::publish(session, &self.wiring.routes, &self.wiring.source)??;
                 // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
-                self.clients.remember(Load::Handful, &fresh(Phase::Creating, Lsn::ZERO))?;
+                self.clients.remember(&fresh(Phase::Creating, Lsn::ZERO))?;
                 let begin = inspect::create_slot(session, self.wiring.source.slot.get_ref())?;
                 let slot = self.wiring.source.slot.get_ref();
                 tracing::info!(source = self.wiring.metrics.name, slot, %begin, "slot created");
                 fresh(Phase::Streaming, begin)
             }
         };
-        self.clients.remember(Load::Handful, &begun)?;
+        self.clients.remember(&begun)?;
         Ok(begun)
     }
 }

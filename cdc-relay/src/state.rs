@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::lsn::Lsn;
+use crate::sql::literal;
 
 /// The value of a state record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,7 +167,8 @@ impl fmt::Display for Refusal {
                 f,
                 "slot {slot} exists, but the state topic knows nothing of it: whether it was read, and how far that \
                  was acknowledged, cannot be known. If nothing was ever told from it: \
-                 `select pg_drop_replication_slot('{slot}')` and start again. Otherwise restore the state topic, or: {AGAIN}"
+                 `select pg_drop_replication_slot({})` and start again. Otherwise restore the state topic, or: {AGAIN}",
+                literal(slot)
             ),
             Self::SlotMissing { slot, acknowledged } => write!(
                 f,

@@ -20,7 +20,7 @@ use crate::history::History;
 use crate::kafka::Sent;
 use crate::lsn::{Lsn, PgTime};
 use crate::metrics::SourceMetrics;
-use crate::pace::{Load, Next, Pace};
+use crate::pace::{Next, Pace};
 use crate::pgoutput::Scratch;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::route::Transaction;
@@ -286,7 +286,7 @@ impl<'a> Stream<'a> {
         };
         let value = serde_json::to_vec(&memory)?;
         let record = (self.origin.memory_key.as_str(), value.as_slice());
-        let sent = self.teller.kafka().remember(Load::Some, &self.origin.memory_topic, record)?;
+        let sent = self.teller.kafka().remember(&self.origin.memory_topic, record)?;
         if sent == Sent::Taken {
             self.metrics.memory_writes.inc();
             self.writing = Some(memory);
@@ -403,13 +403,11 @@ impl<'a> Stream<'a> {
             }
             Next::Listen => {}
         }
-        let mut fds = [PollFd::new(&self.wire, PollFlags::IN), PollFd::new(&*self.acks, PollFlags::IN)];
-        wait_for(&mut fds, timer)?;
-        let (readable, woken) = (!fds[0].revents().is_empty(), !fds[1].revents().is_empty());
-        if woken {
+        let ready = self.wire.wait(&*self.acks, timer)?;
+        if ready.woken {
             self.acks.drain_wake();
         }
-        Ok(readable)
+        Ok(ready.server)
     }
 
     /// Sleeps until woken by the sinks.

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::catalog::Catalog;
 use crate::database::Database;
-use crate::dead::{Halted, unrouted, untellable};
+use crate::dead::{Halted, Halts, unrouted, untellable};
 use crate::failpoints::{Place, reach};
 use crate::kafka::{Kafka, Sent};
 use crate::letter::{self, Cause, Halt};
@@ -18,7 +18,7 @@ use crate::pgoutput::Relation;
 use crate::progress::{Progress, Sink, Ticket};
 use crate::rabbit::Rabbit;
 use crate::route::{Compiled, Destination, Plan, Record, Topics, Transaction, UNSAID};
-use crate::routes::{Routes, Source};
+use crate::routes::{NewTable, Routes, Source};
 use crate::template::{Op, Problem, Row};
 use crate::wire::Session;
 
@@ -120,6 +120,11 @@ impl Teller {
         self.out.kafka.choose(load);
     }
 
+    /// Much is coming, for as long as nothing else is said.
+    pub fn expect_much(&mut self) {
+        self.out.kafka.choose_and_wait(Load::Backlog);
+    }
+
     /// The keys that are halted, as the dead-letter topic tells up to the offset `end`.
     pub fn set_halted(&mut self, halted: Halted, end: i64) {
         self.out.metrics.halted.set(halted.len() as i64);
@@ -162,6 +167,9 @@ impl Teller {
     /// has to say of something new is asked on a session of its own.
     pub fn relation(&mut self, relation: &Relation) -> Result<()> {
         let plan = self.plan_as_was(relation)?;
+        if plan.without_topic && !self.routes.lists_topics {
+            return Err(NewTable(relation.table_name()).into());
+        }
         for problem in plan.problems() {
             tracing::error!(source = self.out.source, table = plan.relation, "{}", problem.0);
         }
@@ -257,8 +265,8 @@ impl Teller {
     }
 
     /// Writes a record of ours to the dead-letter topic, as part of the open transaction.
-    pub fn note(&mut self, (key, value): (&str, &[u8]), open: &mut Open<'_>) -> Result<()> {
-        self.out.write_dead((key.as_bytes(), value), open)
+    pub fn note(&mut self, (halts, value): (&Halts, &[u8]), open: &mut Open<'_>) -> Result<()> {
+        self.out.write_dead((halts, value), open)
     }
 
     /// Applies what was noted to the halted keys.
@@ -281,9 +289,9 @@ impl Teller {
             bail!("a change came before the columns of its table");
         };
         if plan.unknown || !plan.routes.is_empty() {
-            self.out.record.key.clear();
             let cause = Cause { reason: why, op, id: None };
-            self.out.bury(&untellable(&plan.relation), cause, (plan, row), open)?;
+            let destination = untellable(&plan.relation);
+            self.out.bury((&destination, &Halts::default()), cause, (plan, row), open)?;
         }
         Ok(())
     }
@@ -306,6 +314,7 @@ impl Outlet {
                     // Whatever keeps the keys from being compared keeps the row from being told.
                     Err(problem) => {
                         matched = true;
+                        route.tell_key(row, &mut self.record);
                         self.deliver(Err(problem), (plan, route, row), open)?;
                         continue;
                     }
@@ -314,9 +323,8 @@ impl Outlet {
             matched |= self.route((plan, route, row), open)?;
         }
         if row.op == Op::Delete && !plan.says_deletes() {
-            self.record.key.clear();
             let cause = Cause { reason: UNSAID, op: row.op.name(), id: None };
-            self.bury(&untellable(&plan.relation), cause, (plan, row), open)?;
+            self.bury((&untellable(&plan.relation), &Halts::default()), cause, (plan, row), open)?;
         } else if !matched {
             self.metrics.unrouted.inc();
         }
@@ -344,8 +352,7 @@ impl Outlet {
                 }
             }
             Err(problem) => {
-                self.record.key.clear();
-                self.record.id.clear();
+                route.tell_key(row, &mut self.record);
                 self.deliver(Err(problem), (plan, route, row), open)?;
             }
         }
@@ -373,7 +380,11 @@ impl Outlet {
         };
         let id = (route.has_id() && !self.record.id.is_empty()).then(|| self.record.id.clone());
         let cause = Cause { reason: &problem.0, op: row.op.name(), id: id.as_deref() };
-        self.bury(&route.leads_to, cause, (plan, row), open)
+        let halts = match key(&self.record) {
+            Some(key) => Halts::key(&key),
+            None => Halts::row(&plan.row_name(row, open.transaction)),
+        };
+        self.bury((&route.leads_to, &halts), cause, (plan, row), open)
     }
 
     /// Hands the record to its sink.
@@ -429,37 +440,40 @@ impl Outlet {
 
     /// Buries a row that has no route at all, and with it what follows in its table.
     fn untold(&mut self, plan: &Plan, row: &Row<'_>, why: &str, open: &mut Open<'_>) -> Result<()> {
-        self.record.key.clear();
         let cause = Cause { reason: why, op: row.op.name(), id: None };
-        self.bury(&unrouted(&plan.relation), cause, (plan, row), open)
+        self.bury((&unrouted(&plan.relation), &Halts::default()), cause, (plan, row), open)
     }
 
     fn bury(
         &mut self,
-        destination: &str,
+        (destination, halts): (&str, &Halts),
         cause: Cause<'_>,
         (plan, row): (&Plan, &Row<'_>),
         open: &mut Open<'_>,
     ) -> Result<()> {
-        let key = key(&self.record).map(std::borrow::Cow::into_owned);
-        let halt = Halt { source: &self.source, destination, key: key.as_deref() };
+        let halt = Halt { source: &self.source, destination, halts };
         let mut value = std::mem::take(&mut self.letter);
         letter::write(halt, cause, (plan, row, open.transaction), &mut value);
-        let written = self.write_dead((key.as_deref().unwrap_or_default().as_bytes(), &value), open);
+        let written = self.write_dead((halts, &value), open);
         self.letter = value;
         written?;
         self.metrics.dead.inc();
-        if !self.halted.contains(destination, key.as_deref()) {
-            let (table, key, reason) = (&plan.relation, key.as_deref(), cause.reason);
-            let position = open.transaction.commit_lsn;
-            tracing::error!(source = self.source, table, destination, key, %position, reason, "dead letter");
-            self.halted.halt(destination, key, self.letters_from);
-            self.metrics.halted.set(self.halted.len() as i64);
+        // Many rows may be without a key; the first says enough.
+        let is_news = match halts {
+            Halts { key: None, keyless: Some(_) } => !self.halted.has_keyless(destination),
+            Halts { key, .. } => !self.halted.contains(destination, key.as_deref()),
+        };
+        if is_news {
+            let (table, reason, position) = (&plan.relation, cause.reason, open.transaction.commit_lsn);
+            tracing::error!(source = self.source, table, destination, %position, reason, "dead letter: {halts} is halted");
         }
+        self.halted.halt(destination, halts, self.letters_from);
+        self.metrics.halted.set(self.halted.len() as i64);
         Ok(())
     }
 
-    fn write_dead(&mut self, (key, value): (&[u8], &[u8]), open: &mut Open<'_>) -> Result<()> {
+    fn write_dead(&mut self, (halts, value): (&Halts, &[u8]), open: &mut Open<'_>) -> Result<()> {
+        let key = halts.key.as_ref().or(halts.keyless.as_ref()).map_or(&b""[..], |key| key.as_bytes());
         let (kafka, topic) = (&mut self.kafka, &self.dead_letter_topic);
         offer(|| kafka.bury(topic, (key, value), open.transaction, open.ticket))?;
         self.told(Sink::Kafka, key.len() + value.len(), open);
@@ -469,7 +483,7 @@ impl Outlet {
 
 /// The record's key; `None`: it could not be told.
 fn key(record: &Record) -> Option<std::borrow::Cow<'_, str>> {
-    (!record.key.is_empty()).then(|| String::from_utf8_lossy(&record.key))
+    record.has_key.then(|| String::from_utf8_lossy(&record.key))
 }
 
 /// Offers the same record until the producer takes it: taking the next one first would break the order.

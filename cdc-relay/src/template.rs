@@ -1,7 +1,8 @@
 //! Text with columns in it: `payments/{payment_id}/{version}`. `{{` and `}}` stand for braces.
 //!
 //! `{column|text}` is the text where the column is null. `{@op}`, `{@table}`, `{@schema}` and `{@source}` are what is
-//! known without a column; a column whose name begins with `@` cannot be named.
+//! known without a column. A column's name may stand in double quotes, one in it doubled: `{"a:b"}`; one that begins
+//! with `@` or `"`, or has `:`, `|` or `}` in it, has to.
 //!
 //! Parsed once, bound to the columns of a relation when the server announces it, then written per row into a
 //! reused buffer.
@@ -11,7 +12,8 @@ use std::collections::BTreeMap;
 use crate::json;
 use crate::nearest::hint;
 use crate::pgoutput::{Old, Relation, Tuple, Value};
-use crate::routes::Text;
+use crate::routes::{Text, unquote};
+use crate::utf8;
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,21 +68,34 @@ impl<'a> Row<'a> {
         }
     }
 
+    /// What the row before has of a column that the update did not change. The key before has the key's columns, and
+    /// null for all others.
+    #[inline]
+    fn unchanged(&self, index: usize) -> Option<&'a [u8]> {
+        let (Old::Row(old) | Old::Key(old)) = self.old?;
+        if let Value::Text(bytes) = old.get(index) { Some(bytes) } else { None }
+    }
+
+    /// Whether the column is null. What is left out of the log is large, and so is not.
+    #[inline]
+    pub fn is_null(&self, index: usize) -> bool {
+        self.new.get(index) == Value::Null
+    }
+
     /// The text of a column, `None` for null.
     #[inline]
     pub fn text(&self, index: usize) -> Result<Option<&'a [u8]>, Problem> {
         match self.new.get(index) {
             Value::Text(bytes) => Ok(Some(bytes)),
             Value::Null => Ok(None),
-            Value::Unchanged => match self.before().map(|old| old.get(index)) {
-                Some(Value::Text(bytes)) => Ok(Some(bytes)),
-                _ => Err(Problem(format!(
+            Value::Unchanged => self.unchanged(index).map(Some).ok_or_else(|| {
+                Problem(format!(
                     "column {} holds a large value that this update left out of the log; \
                      `alter table … replica identity full` would carry it, and `toast = \"omit\"` on the route would \
                      leave it out",
                     index + 1
-                ))),
-            },
+                ))
+            }),
             Value::Binary(_) => Err(Problem(format!("column {} came in binary form", index + 1))),
         }
     }
@@ -88,8 +103,7 @@ impl<'a> Row<'a> {
     /// Whether the log leaves the column's value open: large, unchanged, and not in the row before either.
     #[inline]
     pub fn is_unknown(&self, index: usize) -> bool {
-        self.new.get(index) == Value::Unchanged
-            && !matches!(self.before().map(|old| old.get(index)), Some(Value::Text(_)))
+        self.new.get(index) == Value::Unchanged && self.unchanged(index).is_none()
     }
 }
 
@@ -135,27 +149,21 @@ impl Template {
     pub fn parse(text: &str) -> Result<Template, String> {
         let mut segments = Vec::new();
         let mut literal = String::new();
-        let mut chars = text.chars().peekable();
+        let mut chars = text.chars();
         while let Some(c) = chars.next() {
             match c {
-                '{' | '}' if chars.peek() == Some(&c) => {
+                '{' | '}' if chars.as_str().starts_with(c) => {
                     chars.next();
                     literal.push(c);
                 }
                 '}' => return Err(format!("`{text}` has a `}}` without `{{`")),
                 '{' => {
-                    let mut inside = String::new();
-                    loop {
-                        match chars.next() {
-                            Some('}') => break,
-                            Some(c) => inside.push(c),
-                            None => return Err(format!("`{text}` has a `{{` without `}}`")),
-                        }
-                    }
+                    let (inside, rest) = braces(text, chars.as_str())?;
+                    chars = rest.chars();
                     if !literal.is_empty() {
                         segments.push(Segment::Text(std::mem::take(&mut literal)));
                     }
-                    segments.push(segment(text, &inside)?);
+                    segments.push(segment(text, inside)?);
                 }
                 c => literal.push(c),
             }
@@ -222,8 +230,36 @@ impl Template {
     }
 }
 
-/// The inside of braces.
+/// What stands between braces, and what comes after them.
+fn braces<'t>(text: &str, after: &'t str) -> Result<(&'t str, &'t str), String> {
+    let open = || format!("`{text}` has a `{{` without `}}`");
+    // A name in quotes may hold braces too.
+    let quoted = match after.strip_prefix('"') {
+        Some(name) => {
+            let (_, rest) = unquote(name).ok_or_else(|| format!("`{text}` has a `\"` without its pair"))?;
+            after.len() - rest.len()
+        }
+        None => 0,
+    };
+    let end = after.get(quoted..).and_then(|rest| rest.find('}')).ok_or_else(open)? + quoted;
+    let (inside, rest) = after.split_at_checked(end).ok_or_else(open)?;
+    Ok((inside, rest.get(1..).unwrap_or_default()))
+}
+
+/// The inside of braces: a column, `"a column"`, and its form or its default.
 fn segment(text: &str, inside: &str) -> Result<Segment, String> {
+    if let Some((name, how)) = inside.strip_prefix('"').and_then(unquote) {
+        let (json, default) = match (how, how.strip_prefix('|')) {
+            ("", _) => (false, None),
+            (":json", _) => (true, None),
+            (_, Some(default)) => (false, Some(default.to_owned())),
+            _ => return Err(format!("`{text}`: `:json` or `|` and a text may follow `\"`, and not `{how}`")),
+        };
+        if name.is_empty() {
+            return Err(format!("`{text}` has braces without a column"));
+        }
+        return Ok(Segment::Column { name, json, default });
+    }
     let (inside, default) = match inside.split_once('|') {
         Some((inside, default)) => (inside, Some(default.to_owned())),
         None => (inside, None),
@@ -269,9 +305,11 @@ impl Scope<'_> {
         let index = column(self.relation, name)?;
         if self.deleted && !self.relation.tells_when_deleted(index) {
             return Err(Problem(format!(
-                "column {name} of a deleted row of {0}.{1} is not in the log: \
-                 `alter table {0}.{1} replica identity full` puts it there",
-                self.relation.schema, self.relation.name
+                "column {name} of a deleted row of {}.{} is not in the log: \
+                 `alter table {} replica identity full` puts it there",
+                self.relation.schema,
+                self.relation.name,
+                self.relation.sql()
             )));
         }
         Ok(index)
@@ -357,32 +395,53 @@ pub struct Bound {
 impl Bound {
     /// The table's key: one column as text, several as a JSON array of texts, since no separator is safe.
     pub fn identity(relation: &Relation) -> Result<Bound, Problem> {
-        let keys = relation.columns.iter().enumerate().filter(|(_, column)| column.key);
-        let keys: Vec<(usize, u32)> = keys.map(|(index, column)| (index, column.type_oid)).collect();
-        let part = |index, how| Part::Column { index, how, default: None };
-        let mut parts = Vec::new();
-        match keys.as_slice() {
-            [] => {
-                let (schema, name) = (&relation.schema, &relation.name);
-                return Err(Problem(format!("{schema}.{name} has no primary key: give it a `key`")));
+        let mut keys = relation.columns.iter().enumerate().filter(|(_, column)| column.key);
+        match (keys.next(), keys.next()) {
+            (Some((index, column)), None) => {
+                let part = Part::Column { index, how: How::of(column.type_oid), default: None };
+                Ok(Bound { parts: vec![part] })
             }
-            &[(index, type_oid)] => parts.push(part(index, How::of(type_oid))),
-            several => {
-                let mut lead: &[u8] = b"[";
-                for &(index, _) in several {
-                    parts.extend([Part::Text(lead.into()), part(index, How::Quoted)]);
-                    lead = b",";
-                }
-                parts.push(Part::Text(b"]".as_slice().into()));
-            }
+            _ => Bound::texts_of_key(relation),
         }
+    }
+
+    /// The texts of the table's key as a JSON array, however many they are.
+    fn texts_of_key(relation: &Relation) -> Result<Bound, Problem> {
+        let keys = relation.columns.iter().enumerate().filter(|(_, column)| column.key);
+        let mut parts = Vec::new();
+        for (index, _) in keys {
+            let lead: &[u8] = if parts.is_empty() { b"[" } else { b"," };
+            parts.extend([Part::Text(lead.into()), Part::Column { index, how: How::Quoted, default: None }]);
+        }
+        if parts.is_empty() {
+            let (schema, name) = (&relation.schema, &relation.name);
+            return Err(Problem(format!("{schema}.{name} has no primary key: give it a `key`")));
+        }
+        parts.push(Part::Text(b"]".as_slice().into()));
         Ok(Bound { parts })
     }
 
-    /// Appends the text of this row. `Ok(false)`: a column is null, and nothing was appended.
+    /// The name of a row among all rows: its table, and the texts of its key. `None`: the table has no key.
+    pub fn row_name(relation: &Relation) -> Option<Bound> {
+        let mut bound = Bound::texts_of_key(relation).ok()?;
+        let table = format!("{}.{}", relation.schema, relation.name);
+        bound.parts.insert(0, Part::Text(table.into_bytes().into()));
+        Some(bound)
+    }
+
+    /// Appends the text of this row. `Ok(false)`: a column is null. Then, and after an error, nothing was appended.
     #[inline]
     pub fn write(&self, row: &Row<'_>, out: &mut Vec<u8>) -> Result<bool, Problem> {
         let start = out.len();
+        let written = self.append(row, out);
+        if written != Ok(true) {
+            out.truncate(start);
+        }
+        written
+    }
+
+    #[inline]
+    fn append(&self, row: &Row<'_>, out: &mut Vec<u8>) -> Result<bool, Problem> {
         for part in &self.parts {
             match part {
                 Part::Text(text) => out.extend_from_slice(text),
@@ -392,11 +451,10 @@ impl Bound {
                             out.extend_from_slice(default);
                             continue;
                         }
-                        out.truncate(start);
                         return Ok(false);
                     };
                     match how {
-                        How::Raw => out.extend_from_slice(text),
+                        How::Raw => utf8::append(text, out),
                         How::Instant => json::instant(text, out),
                         How::Quoted => json::string(text, out),
                         How::Named(names) => out.extend_from_slice(named(names, text)?),
@@ -421,38 +479,5 @@ fn named<'n>(names: &'n BTreeMap<Box<[u8]>, Box<[u8]>>, value: &[u8]) -> Result<
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_template_without_columns_is_constant() {
-        assert_eq!(Template::parse("a{{b}}").unwrap().constant(), Some("a{b}"));
-        assert_eq!(Template::parse("").unwrap().constant(), Some(""));
-        assert_eq!(Template::parse("{a}").unwrap().constant(), None);
-    }
-
-    #[test]
-    fn only_a_lone_json_column_keeps_its_form() {
-        assert_eq!(Template::parse("{a:json}").unwrap().json_column(), Some("a"));
-        assert_eq!(Template::parse("x{a:json}").unwrap().json_column(), None);
-        assert_eq!(Template::parse("{a}").unwrap().json_column(), None);
-    }
-
-    #[test]
-    fn broken_templates_say_why() {
-        for bad in
-            ["{", "}", "{}", "a}b", "{a", "{a:int}", "{|x}", "{@ops}", "{@op|x}", "{@op:json}", "{a:json|x}"]
-        {
-            assert!(Template::parse(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn what_depends_on_the_table_alone_is_known_early() {
-        let of = |text: &str| Template::parse(text).unwrap().of_table("s", ("public", "t"));
-        assert_eq!(of("{@source}.{@schema}.{@table}").as_deref(), Some("s.public.t"));
-        assert_eq!(of("a").as_deref(), Some("a"));
-        assert_eq!(of("{@table}.{@op}"), None);
-        assert_eq!(of("{a}"), None);
-    }
-}
+#[path = "template_tests.rs"]
+mod tests;

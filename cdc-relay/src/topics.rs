@@ -1,10 +1,13 @@
 //! Kafka besides producing: creating what is missing, asking limits, reading a small topic to its end.
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
@@ -72,20 +75,41 @@ async fn limits(
 
 /// Reads small topics of one partition. Blocking: for a thread off the runtime.
 pub struct Reader {
-    consumer: BaseConsumer,
+    config: ClientConfig,
+    /// There from the first reading on, until `rest`.
+    consumer: RefCell<Option<Rc<BaseConsumer>>>,
 }
 
 impl Reader {
-    pub fn connect(brokers: &str, routes: &Routes) -> Result<Reader> {
-        let consumer = client_config(brokers, routes)
+    pub fn new(brokers: &str, routes: &Routes) -> Reader {
+        let mut config = client_config(brokers, routes);
+        config
             .set("group.id", "cdc-relay")
             .set("enable.auto.commit", "false")
             .set("enable.partition.eof", "true")
             .set("fetch.wait.max.ms", "10")
-            .set("queued.max.messages.kbytes", "4096")
-            .create()
-            .context("no Kafka consumer")?;
-        Ok(Reader { consumer })
+            .set("queued.max.messages.kbytes", "4096");
+        Reader { config, consumer: RefCell::default() }
+    }
+
+    /// The client, made if there is none.
+    fn consumer(&self) -> Result<Rc<BaseConsumer>> {
+        let mut consumer = self.consumer.borrow_mut();
+        if let Some(consumer) = &*consumer {
+            return Ok(Rc::clone(consumer));
+        }
+        let made: BaseConsumer = self.config.create().context("no Kafka consumer")?;
+        Ok(Rc::clone(consumer.insert(Rc::new(made))))
+    }
+
+    /// Ends the client, which has four threads: nothing is to be read for a while.
+    pub fn rest(&self) {
+        let Some(consumer) = self.consumer.take().and_then(Rc::into_inner) else { return };
+        // Its end may take as long as the brokers are away; nobody has to wait for that.
+        let thread = std::thread::Builder::new().name("old reader".to_owned());
+        if let Err(error) = thread.spawn(move || drop(consumer)) {
+            tracing::warn!(%error, "no thread to end a Kafka consumer on");
+        }
     }
 
     /// Reads a topic from `offset` to its present end, and answers that end.
@@ -106,25 +130,25 @@ impl Reader {
     }
 
     /// Begins to read a topic from `offset` to its present end, step by step. One reading at a time.
-    pub fn open(&self, topic: &str, offset: i64) -> Result<Reading<'_>> {
-        let (low, high) = self
-            .consumer
+    pub fn open(&self, topic: &str, offset: i64) -> Result<Reading> {
+        let consumer = self.consumer()?;
+        let (low, high) = consumer
             .fetch_watermarks(topic, 0, TIMEOUT)
             .with_context(|| format!("cannot read the end of topic {topic}"))?;
         let start = offset.max(low);
         if start < high {
             let mut partitions = TopicPartitionList::new();
             partitions.add_partition_offset(topic, 0, Offset::Offset(start))?;
-            self.consumer.assign(&partitions)?;
+            consumer.assign(&partitions)?;
         }
-        let (consumer, topic, last) = (&self.consumer, topic.to_owned(), Instant::now());
+        let (topic, last) = (topic.to_owned(), Instant::now());
         Ok(Reading { consumer, topic, high, over: start >= high, last })
     }
 }
 
 /// A topic that is being read.
-pub struct Reading<'r> {
-    consumer: &'r BaseConsumer,
+pub struct Reading {
+    consumer: Rc<BaseConsumer>,
     topic: String,
     high: i64,
     over: bool,
@@ -139,14 +163,14 @@ pub enum Step<'r> {
     End,
 }
 
-impl<'r> Reading<'r> {
+impl Reading {
     /// The offset after the last record.
     pub fn end(&self) -> i64 {
         self.high
     }
 
     /// Waits up to `patience` for the next record.
-    pub fn next(&mut self, patience: Duration) -> Result<Step<'r>> {
+    pub fn next(&mut self, patience: Duration) -> Result<Step<'_>> {
         if self.over {
             return Ok(Step::End);
         }
@@ -170,7 +194,7 @@ impl<'r> Reading<'r> {
     }
 }
 
-impl Drop for Reading<'_> {
+impl Drop for Reading {
     fn drop(&mut self) {
         // The next reading assigns anew either way.
         let _ = self.consumer.unassign();

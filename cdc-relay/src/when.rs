@@ -16,6 +16,20 @@ enum Test {
     Null(bool),
 }
 
+impl Test {
+    #[inline]
+    fn holds(&self, row: &Row<'_>, index: usize) -> Result<bool, Problem> {
+        let is_one_of = |values: &Values| {
+            row.text(index).map(|text| text.is_some_and(|text| values.iter().any(|value| **value == *text)))
+        };
+        match self {
+            Test::In(values) => is_one_of(values),
+            Test::NotIn(values) => is_one_of(values).map(|listed| !listed),
+            Test::Null(null) => Ok(row.is_null(index) == *null),
+        }
+    }
+}
+
 /// The conditions of a route, all of which hold for the rows that it tells.
 #[derive(Debug, Clone)]
 pub struct Filter {
@@ -55,7 +69,8 @@ impl Filter {
             let (schema, name) = (&relation.schema, &relation.name);
             return Err(Problem(format!(
                 "`changed` compares with the row before the update, which the log of {schema}.{name} does not carry: \
-                 `alter table {schema}.{name} replica identity full`"
+                 `alter table {} replica identity full`",
+                relation.sql()
             )));
         }
         let changed = route.changed.iter().map(|name| scope.column(name.get_ref()));
@@ -67,19 +82,24 @@ impl Filter {
         if !self.ops[row.op as usize] {
             return Ok(false);
         }
+        // A value that the log leaves open decides only if no other condition does.
+        let mut open = None;
         for (index, test) in &self.tests {
-            let text = row.text(*index)?;
-            let is_one_of =
-                |values: &Values| text.is_some_and(|text| values.iter().any(|value| **value == *text));
-            let holds = match test {
-                Test::In(values) => is_one_of(values),
-                Test::NotIn(values) => !is_one_of(values),
-                Test::Null(null) => text.is_none() == *null,
-            };
-            if !holds {
-                return Ok(false);
+            match test.holds(row, *index) {
+                Ok(true) => {}
+                Ok(false) => return Ok(false),
+                Err(problem) => open = Some(problem),
             }
         }
+        match open {
+            None => self.has_changed(row),
+            Some(problem) if self.has_changed(row)? => Err(problem),
+            Some(_) => Ok(false),
+        }
+    }
+
+    #[inline]
+    fn has_changed(&self, row: &Row<'_>) -> Result<bool, Problem> {
         if self.changed.is_empty() || row.op != Op::Update {
             return Ok(true);
         }

@@ -19,6 +19,8 @@ use tokio_postgres::config::ChannelBinding as Binding;
 use crate::copy::Replication;
 use crate::database::Database;
 use crate::socket::{Socket, open};
+use crate::sql;
+use crate::utf8;
 
 #[derive(Debug)]
 pub enum WireError {
@@ -92,6 +94,8 @@ pub struct Session {
     input: BytesMut,
     /// The server's major version.
     version: u32,
+    /// Statements that the server has planned.
+    prepared: Vec<String>,
 }
 
 impl Session {
@@ -116,8 +120,12 @@ impl Session {
 
     fn sign_in(database: &Database, kind: &[(&str, &str)], encrypt: bool) -> Result<Session> {
         let timeout = database.patience();
-        let mut session =
-            Session { socket: open(database, timeout, encrypt)?, input: BytesMut::new(), version: 0 };
+        let mut session = Session {
+            socket: open(database, timeout, encrypt)?,
+            input: BytesMut::new(),
+            version: 0,
+            prepared: Vec::new(),
+        };
         session.socket.set_timeouts(timeout)?;
         let user = database.get_user().unwrap_or("postgres");
         let parameters = [
@@ -223,6 +231,17 @@ impl Session {
         }
     }
 
+    /// As `query`, for a statement that comes again: the server plans it once.
+    pub fn query_prepared(&mut self, sql: &str) -> Result<Vec<Row>> {
+        let known = self.prepared.iter().position(|known| known == sql);
+        let number = known.unwrap_or(self.prepared.len());
+        if known.is_none() {
+            self.query(&format!("prepare cdc_relay_{number} as {sql}"))?;
+            self.prepared.push(sql.to_owned());
+        }
+        self.query(&format!("execute cdc_relay_{number}"))
+    }
+
     /// Has the server parse a statement without running it. Several at once are refused.
     pub fn parse(&mut self, sql: &str) -> Result<()> {
         let mut out = BytesMut::new();
@@ -263,13 +282,11 @@ impl Session {
     /// Begins streaming where the slot stands: 0/0 asks for no position, since the slot knows best. Logical
     /// messages come along from PostgreSQL 14 on: what commands tell the relay has its place in the stream.
     pub fn start(mut self, slot: &str, publications: &[&str]) -> Result<Replication> {
-        let quoted = |name: &&str| format!("\"{}\"", name.replace('"', "\"\"").replace('\'', "''"));
-        let publications = publications.iter().map(quoted).collect::<Vec<_>>().join(",");
+        let (slot, publications) = (sql::replication_identifier(slot), sql::replication_names(publications));
         let messages = if self.version >= MESSAGES { ", messages 'true'" } else { "" };
         let sql = format!(
-            "START_REPLICATION SLOT \"{}\" LOGICAL 0/0 \
-             (proto_version '1', publication_names '{publications}'{messages})",
-            slot.replace('"', "\"\"")
+            "START_REPLICATION SLOT {slot} LOGICAL 0/0 \
+             (proto_version '1', publication_names {publications}{messages})"
         );
         let mut out = BytesMut::new();
         frontend::query(&sql, &mut out)?;
@@ -341,7 +358,7 @@ fn major(version: &str) -> u32 {
 fn row(body: &DataRowBody) -> Result<Row> {
     let bytes = body.buffer();
     let cell = |range: Option<Range<usize>>| {
-        Ok(range.map(|range| String::from_utf8_lossy(bytes.get(range).unwrap_or_default()).into_owned()))
+        Ok(range.map(|range| utf8::owned(bytes.get(range).unwrap_or_default())))
     };
     Ok(body.ranges().map(cell).collect()?)
 }

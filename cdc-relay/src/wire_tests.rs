@@ -11,7 +11,10 @@ fn session(answer: &[u8]) -> (Session, UnixStream) {
     let (ours, mut server) = UnixStream::pair().unwrap();
     server.write_all(answer).unwrap();
     server.shutdown(Shutdown::Write).unwrap();
-    (Session { socket: Socket::Unix(ours), input: BytesMut::new(), version: 15 }, server)
+    (
+        Session { socket: Socket::Unix(ours), input: BytesMut::new(), version: 15, prepared: Vec::new() },
+        server,
+    )
 }
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {

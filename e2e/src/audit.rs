@@ -110,6 +110,7 @@ pub const CHECKS: &[Check] = &[
     always("M5", "a hold is captured or released, once, by its amount", BALANCE, |seen| {
         seen.money.once.clone()
     }),
+    always("M6", "payment, ledger and charge say the same", DATABASES, saga::same),
     always("G1", "completed: charged once, that amount", ENDS_PAID, gateway::completed),
     always("G2", "failed, rejected, cancelled: not charged", ENDS_PAID, gateway::unpaid),
     always("G3", "no charge without a committed intent", INTENTS, gateway::intended),

@@ -39,6 +39,9 @@ pub async fn life(stack: &Stack, payment_id: Uuid) -> Result<String> {
         Ok(None) => "\n\nGateway: knows no charge with this reference.".to_owned(),
         Err(error) => format!("\n\nGateway: does not answer ({error:#})."),
     });
+    if let Some(difference) = found.difference() {
+        out.push_str(&format!("\n\n{difference}"));
+    }
     out.push_str(&format!("\n\n{}", verdict(&found, &events)));
     Ok(out)
 }
@@ -123,6 +126,25 @@ impl Found {
             moments.push(row_moment(row.get("parked_at"), &place, "parked", row.get("reason")));
         }
         moments
+    }
+}
+
+impl Found {
+    /// What the databases do not say alike of this payment.
+    fn difference(&self) -> Option<String> {
+        let terms = |row: &Row| -> (Uuid, i64, String) {
+            let service: Option<String> = row.get("service_id");
+            (row.get("user_id"), row.get("amount"), service.unwrap_or_default())
+        };
+        let payment = self.payment.as_ref().map(terms)?;
+        let entries = self.ledger.iter().map(|row| (row.get::<_, String>("kind"), terms(row)));
+        let charge = self.charge.iter().map(|row| ("charge".to_owned(), terms(row)));
+        let others = entries.chain(charge).filter(|(_, terms)| *terms != payment);
+        let say = |(what, (user, amount, service)): (String, _)| {
+            format!("the {what} says user {user}, amount {amount}, service {service}")
+        };
+        let others: Vec<String> = others.map(say).collect();
+        (!others.is_empty()).then(|| format!("The databases differ: {}.", others.join("; ")))
     }
 }
 

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
+use serde_json::{Value, json};
 use warp::http::header::{CONTENT_LENGTH, HeaderValue};
 use warp::http::{Response as HttpResponse, StatusCode};
 use warp::reply::{Reply, Response};
 
+use crate::foreign::{About, Call};
 use crate::http::Gateway;
 use crate::ledger::{Begin, Ticket};
 use crate::record::{Request, Verdict};
@@ -30,24 +32,30 @@ struct Asked {
 pub async fn charge(gateway: Arc<Gateway>, key: Option<String>, body: Bytes) -> Response {
     let request = match read(&body) {
         Ok(request) => request,
-        Err(detail) => return gateway.refuse("invalid", 400, "invalid-charge", &detail),
+        Err(detail) => {
+            let about = read_name(&body);
+            return gateway.refuse_about("invalid", 400, "invalid-charge", &detail, &about);
+        }
     };
     let key = match key {
         Some(key) if (1..=128).contains(&key.len()) => key,
         Some(_) | None => {
             let detail = "An Idempotency-Key of 1 to 128 characters is required.";
-            return gateway.refuse("invalid", 400, "idempotency-key-required", detail);
+            let about = named(&request);
+            return gateway.refuse_about("invalid", 400, "idempotency-key-required", detail, &about);
         }
     };
     let script = gateway.script(&request);
+    gateway.later.plan(&request.reference, request.amount, &script);
     // Only scripts that misbehave count calls: the count costs memory per reference.
     let call = if script.fault.is_some() { gateway.ledger.count_call(&request.reference) } else { 1 };
     let delay = script.delay(gateway.latency, gateway.seed, &request.reference, call);
     let fault = script.fault(call);
     let asked = Asked { key, request, script, heard: fault.is_none() };
     let Some(fault) = fault else { return decide_detached(gateway, asked, delay).await };
+    let (reference, amount) = (asked.request.reference.clone(), Some(asked.request.amount));
     decide_unheard(&gateway, asked, fault, delay).await;
-    misbehave(&gateway, fault.answer).await
+    misbehave(&gateway, fault.answer, About { call: Call::Charge, reference: &reference, amount }).await
 }
 
 async fn decide_unheard(gateway: &Arc<Gateway>, asked: Asked, fault: Fault, delay: Duration) {
@@ -56,7 +64,7 @@ async fn decide_unheard(gateway: &Arc<Gateway>, asked: Asked, fault: Fault, dela
         When::Before => drop(decide_detached(gateway.clone(), asked, delay).await),
         When::Later(later) => {
             if fault.answer == Answer::Soft {
-                gateway.ledger.pend(&asked.request.reference);
+                gateway.ledger.pend(&asked.request.reference, asked.request.amount);
             }
             tokio::spawn(decide(gateway.clone(), asked, later));
         }
@@ -107,12 +115,24 @@ fn begin(gateway: &Gateway, asked: &Asked) -> Result<Ticket, Box<Response>> {
     Err(Box::new(match gateway.ledger.begin(&asked.key, &asked.request) {
         Begin::Fresh(ticket) => return Ok(ticket),
         Begin::Known(decided) => gateway.tell("replayed", &decided, &[]),
-        Begin::InProgress => gateway.in_progress(),
+        Begin::InProgress => gateway.in_progress(&named(&asked.request)),
         Begin::Reused => {
             let detail = "This key was used with another body.";
-            gateway.refuse("reused", 422, "idempotency-key-reused", detail)
+            gateway.refuse_about("reused", 422, "idempotency-key-reused", detail, &named(&asked.request))
         }
     }))
+}
+
+/// What every answer about this charge carries.
+fn named(request: &Request) -> Value {
+    json!({"reference": request.reference, "amount": request.amount})
+}
+
+/// As much of the name as can be read of a request that is refused.
+fn read_name(body: &[u8]) -> Value {
+    let document: Value = serde_json::from_slice(body).unwrap_or_default();
+    let part = |field: &str| document.get(field).filter(|value| value.is_string() || value.is_i64());
+    ["reference", "amount"].into_iter().filter_map(|field| Some((field, part(field)?.clone()))).collect()
 }
 
 fn read(body: &[u8]) -> Result<Request, String> {
@@ -127,7 +147,8 @@ fn read(body: &[u8]) -> Result<Request, String> {
     Ok(request)
 }
 
-pub async fn misbehave(gateway: &Gateway, answer: Answer) -> Response {
+pub async fn misbehave(gateway: &Gateway, answer: Answer, about: About<'_>) -> Response {
+    let name = json!({"reference": about.reference, "amount": about.amount});
     let mut response = Response::default();
     let name = match answer {
         Answer::Hang => {
@@ -146,10 +167,10 @@ pub async fn misbehave(gateway: &Gateway, answer: Answer) -> Response {
         Answer::TooMany => {
             return gateway.refuse("http429", 429, "too-many-requests", "Asked for by the script.");
         }
-        Answer::InProgress => return gateway.in_progress(),
+        Answer::InProgress => return gateway.in_progress(&name),
         Answer::Soft => {
-            let body =
-                serde_json::json!({"status": "declined", "code": "try_again_later", "retryable": true});
+            let body = json!({"status": "declined", "code": "try_again_later", "retryable": true,
+                "reference": about.reference, "amount": about.amount});
             response = warp::reply::json(&body).into_response();
             *response.status_mut() = StatusCode::PAYMENT_REQUIRED;
             "soft_declined"
@@ -171,6 +192,10 @@ pub async fn misbehave(gateway: &Gateway, answer: Answer) -> Response {
             response = warp::reply::stream(part).into_response();
             response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("120"));
             "cut"
+        }
+        Answer::Foreign(foreign) => {
+            response = gateway.foreign(foreign, about);
+            "foreign"
         }
     };
     gateway.metrics.calls.with_label_values(&[name]).inc();

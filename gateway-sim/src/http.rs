@@ -3,10 +3,11 @@
 //! * `POST /charges`, header `Idempotency-Key`, body `{"reference", "amount", "client_number", "service_id"}`.
 //!   200 `succeeded`, or 402 `declined`. The same key again: the same answer, nothing happens. The same key
 //!   with another body: 422. The same key while its first call is undecided: 409, try again later.
+//!   Every answer about a charge names it: `reference` and `amount`, the refusals and the not-found as far as known.
 //!   A charge once begun is decided even if its caller goes away. 402 with `"retryable": true` is no decision.
 //! * `GET /charges/{reference}`: the same document, with `surplus` if further charges stand; `pending`; `voided`; or
 //!   404 `charge-not-found`.
-//! * `POST /charges/{reference}/void`, body `{"keep": "ch_…"}`: gives back every other charge of the reference. Body
+//! * `POST /charges/{reference}/void`, body `{"keep": "ch_…"}`, `amount` if you like: gives back every other charge of the reference. Body
 //!   `{}`: gives back all, and the reference is never charged again. As often as you like.
 //! * `GET /ledger`: every charge and void as NDJSON, in the order in which they were made.
 //! * `GET /script`, `PUT /script` (plain words, or JSON: see `mix.rs`), `PUT /outage`, `DELETE /outage` (`outage.rs`),
@@ -20,7 +21,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::stream;
 use listener::{Reason, Refused};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
@@ -29,6 +30,7 @@ use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
 use crate::charge::{charge, misbehave};
+use crate::foreign::{About, Call, Later, Recent};
 use crate::hooks::Hooks;
 use crate::ledger::{Found, Ledger, Void};
 use crate::metrics::Metrics;
@@ -45,6 +47,9 @@ pub struct Gateway {
     pub ledger: Arc<Ledger>,
     pub metrics: Metrics,
     pub hooks: Hooks,
+    /// How inquiries and voids misbehave.
+    pub later: Later,
+    pub recent: Recent,
     /// For client numbers without a word of their own.
     pub mix: RwLock<Mix>,
     pub outage: RwLock<Option<(Outage, Instant)>>,
@@ -100,15 +105,21 @@ fn business(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
         .and(with.clone())
         .then(|key: Option<String>, body: Bytes, gateway: Arc<Gateway>| async move {
             match gateway.outage() {
-                Some(how) => unserved(&gateway, how).await,
+                Some(how) => unserved(&gateway, how, "").await,
                 None => charge(gateway, key, body).await,
             }
         });
     let inquire = warp::path!("charges" / String).and(listener::get()).and(with.clone()).then(
         |reference: String, gateway: Arc<Gateway>| async move {
             match gateway.outage() {
-                Some(how) => unserved(&gateway, how).await,
-                None => inquire(&gateway, &reference),
+                Some(how) => unserved(&gateway, how, &reference).await,
+                None => match gateway.later.take(Call::Inquiry, &reference) {
+                    Some((answer, amount)) => {
+                        let (call, amount) = (Call::Inquiry, Some(amount));
+                        misbehave(&gateway, answer, About { call, reference: &reference, amount }).await
+                    }
+                    None => inquire(&gateway, &reference),
+                },
             }
         },
     );
@@ -116,8 +127,14 @@ fn business(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
         warp::path!("charges" / String / "void").and(listener::unguarded_post()).and(body()).and(with).then(
             |reference: String, body: Bytes, gateway: Arc<Gateway>| async move {
                 match gateway.outage() {
-                    Some(how) => unserved(&gateway, how).await,
-                    None => void(&gateway, &reference, &body),
+                    Some(how) => unserved(&gateway, how, &reference).await,
+                    None => match gateway.later.take(Call::Void, &reference) {
+                        Some((answer, amount)) => {
+                            let (call, amount) = (Call::Void, Some(amount));
+                            misbehave(&gateway, answer, About { call, reference: &reference, amount }).await
+                        }
+                        None => void(&gateway, &reference, &body),
+                    },
                 }
             },
         );
@@ -189,28 +206,32 @@ fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn unserved(gateway: &Gateway, how: How) -> Response {
+async fn unserved(gateway: &Gateway, how: How, reference: &str) -> Response {
+    let about = About { call: Call::Charge, reference, amount: None };
     match how {
         How::Unavailable => gateway.refuse("outage", 503, "unavailable", "Out of order, as asked for."),
-        How::Reset => misbehave(gateway, Answer::Reset).await,
-        How::Hang => misbehave(gateway, Answer::Hang).await,
+        How::Reset => misbehave(gateway, Answer::Reset, about).await,
+        How::Hang => misbehave(gateway, Answer::Hang, about).await,
     }
 }
 
 fn inquire(gateway: &Gateway, reference: &str) -> Response {
-    let status = |status: &str| warp::reply::json(&json!({"status": status, "reference": reference}));
+    let status = |status: &str, amount: Option<i64>| {
+        warp::reply::json(&json!({"status": status, "reference": reference, "amount": amount}))
+    };
     match gateway.ledger.find(reference) {
         Found::Decided { decided, surplus } => gateway.tell("inquiry_found", &decided, &surplus),
-        Found::Pending => {
+        Found::Pending { amount } => {
             gateway.metrics.calls.with_label_values(&["inquiry_pending"]).inc();
-            status("pending").into_response()
+            status("pending", Some(amount)).into_response()
         }
-        Found::Voided => {
+        Found::Voided { amount } => {
             gateway.metrics.calls.with_label_values(&["inquiry_voided"]).inc();
-            status("voided").into_response()
+            status("voided", amount).into_response()
         }
         Found::Nothing => {
-            gateway.refuse("inquiry_not_found", 404, "charge-not-found", "No charge has this reference.")
+            let (detail, about) = ("No charge has this reference.", json!({"reference": reference}));
+            gateway.refuse_about("inquiry_not_found", 404, "charge-not-found", detail, &about)
         }
     }
 }
@@ -220,6 +241,9 @@ fn inquire(gateway: &Gateway, reference: &str) -> Response {
 struct VoidRequest {
     #[serde(default)]
     keep: Option<String>,
+    /// Of the charge, to be named in the answer also if there never was one.
+    #[serde(default)]
+    amount: Option<i64>,
 }
 
 fn void(gateway: &Gateway, reference: &str, body: &[u8]) -> Response {
@@ -229,17 +253,18 @@ fn void(gateway: &Gateway, reference: &str, body: &[u8]) -> Response {
         Ok(request) => request,
         Err(error) => return gateway.refuse("invalid", 400, "invalid-void", &error.to_string()),
     };
-    match gateway.ledger.void(reference, request.keep.as_deref()) {
-        Ok(Void::Done { voided, barred }) => {
+    match gateway.ledger.void(reference, request.keep.as_deref(), request.amount) {
+        Ok(Void::Done { voided, barred, amount }) => {
             gateway.metrics.calls.with_label_values(&["voided"]).inc();
             let voided: Vec<_> = voided.iter().map(|decided| gateway.charge_line(decided)).collect();
-            let body =
-                json!({"status": "voided", "reference": reference, "voided": voided, "barred": barred});
+            let body = json!({"status": "voided", "reference": reference, "amount": amount,
+                "voided": voided, "barred": barred});
             warp::reply::json(&body).into_response()
         }
         Ok(Void::UnknownKeep) => {
             let detail = "The charge to keep does not stand; nothing was voided.";
-            gateway.refuse("void_refused", 422, "unknown-charge", detail)
+            let about = json!({"reference": reference});
+            gateway.refuse_about("void_refused", 422, "unknown-charge", detail, &about)
         }
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "a void was refused");
@@ -275,6 +300,13 @@ impl Gateway {
 
     pub fn tell(&self, answer: &str, decided: &Decided, surplus: &[Decided]) -> Response {
         self.metrics.calls.with_label_values(&[answer]).inc();
+        self.recent.note(decided);
+        let call = if answer == "inquiry_found" { Call::Inquiry } else { Call::Charge };
+        self.charge_document(decided, surplus, call)
+    }
+
+    /// The document about a charge, as the answer to this call.
+    pub fn charge_document(&self, decided: &Decided, surplus: &[Decided], call: Call) -> Response {
         let (reference, amount) = (decided.reference.to_string(), decided.amount);
         let (status, mut body) = match &decided.verdict {
             Verdict::Approved => {
@@ -292,20 +324,36 @@ impl Gateway {
         if !surplus.is_empty() {
             body["surplus"] = surplus.iter().map(|decided| self.charge_line(decided)).collect();
         }
-        let status = if answer == "inquiry_found" { 200 } else { status };
+        let status = if call == Call::Inquiry { 200 } else { status };
         let mut response = warp::reply::json(&body).into_response();
         *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
         response
     }
 
-    pub fn in_progress(&self) -> Response {
+    pub fn in_progress(&self, about: &Value) -> Response {
         let detail = "The first call under this key is not decided yet. Try again later.";
-        self.refuse("in_progress", 409, "in-progress", detail)
+        self.refuse_about("in_progress", 409, "in-progress", detail, about)
     }
 
     pub fn refuse(&self, answer: &str, status: u16, kind: &str, detail: &str) -> Response {
+        self.refuse_about(answer, status, kind, detail, &Value::Null)
+    }
+
+    /// `about`: the members that name the charge.
+    pub fn refuse_about(
+        &self,
+        answer: &str,
+        status: u16,
+        kind: &str,
+        detail: &str,
+        about: &Value,
+    ) -> Response {
         self.metrics.calls.with_label_values(&[answer]).inc();
-        problem(status, kind, detail)
+        let mut document = problem_document(status, kind, detail);
+        for (field, value) in about.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
+            document[field] = value.clone();
+        }
+        problem_response(status, &document)
     }
 }
 
@@ -319,12 +367,19 @@ pub fn refuse(refused: &Refused) -> Response {
 }
 
 /// RFC 9457.
-fn problem(status: u16, kind: &str, detail: &str) -> Response {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let title = status.canonical_reason().unwrap_or("Error");
+pub fn problem_document(status: u16, kind: &str, detail: &str) -> Value {
+    let title = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     let kind = format!("urn:gateway-sim:problem:{kind}");
-    let body = json!({"type": kind, "title": title, "status": status.as_u16(), "detail": detail});
-    let mut response = warp::reply::json(&body).into_response();
+    json!({"type": kind, "title": title.unwrap_or("Error"), "status": status, "detail": detail})
+}
+
+fn problem(status: u16, kind: &str, detail: &str) -> Response {
+    problem_response(status, &problem_document(status, kind, detail))
+}
+
+fn problem_response(status: u16, document: &Value) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = warp::reply::json(document).into_response();
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {

@@ -50,9 +50,14 @@ pub enum Found {
         surplus: Vec<Decided>,
     },
     /// Every charge was given back, or there never will be one.
-    Voided,
+    Voided {
+        /// Unknown if nothing was ever charged and the void did not say.
+        amount: Option<i64>,
+    },
     /// Declined for now, and being tried again.
-    Pending,
+    Pending {
+        amount: i64,
+    },
     Nothing,
 }
 
@@ -60,7 +65,7 @@ pub enum Found {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Void {
     /// All charges of the reference that were ever given back.
-    Done { voided: Vec<Decided>, barred: bool },
+    Done { voided: Vec<Decided>, barred: bool, amount: Option<i64> },
     /// The charge to keep does not stand; nothing was done.
     UnknownKeep,
 }
@@ -92,11 +97,12 @@ struct State {
     /// Charges beyond the first of their reference, which are few.
     further: HashMap<Id, Vec<u32>>,
     voided: HashSet<u32>,
-    barred: HashSet<Id>,
+    /// With the amount, if the void said it.
+    barred: HashMap<Id, Option<i64>>,
     /// Keys that are being decided.
     open: HashSet<Id>,
-    /// References that were declined for now.
-    pending: HashSet<Id>,
+    /// References that were declined for now, and their amounts.
+    pending: HashMap<Id, i64>,
     /// Calls so far, of references whose script counts them.
     calls: HashMap<Id, u32>,
     counts: Counts,
@@ -120,9 +126,9 @@ impl Ledger {
             by_reference: HashMap::new(),
             further: HashMap::new(),
             voided: HashSet::new(),
-            barred: HashSet::new(),
+            barred: HashMap::new(),
             open: HashSet::new(),
-            pending: HashSet::new(),
+            pending: HashMap::new(),
             calls: HashMap::new(),
             counts: Counts::default(),
         };
@@ -168,7 +174,7 @@ impl Ledger {
         let at = now();
         let reference = Id::new(&request.reference);
         let mut state = self.state();
-        let barred = state.barred.contains(&reference);
+        let barred = state.barred.contains_key(&reference);
         let decided = Decided {
             key: ticket.key.clone(),
             amount: request.amount,
@@ -187,8 +193,8 @@ impl Ledger {
     }
 
     /// From now until it is decided, an inquiry finds the reference pending.
-    pub fn pend(&self, reference: &str) {
-        self.state().pending.insert(Id::new(reference));
+    pub fn pend(&self, reference: &str, amount: i64) {
+        self.state().pending.insert(Id::new(reference), amount);
     }
 
     pub fn find(&self, reference: &str) -> Found {
@@ -201,11 +207,11 @@ impl Ledger {
             return Found::Decided { decided: first.clone(), surplus };
         }
         drop(standing);
-        if state.pending.contains(&id) {
-            return Found::Pending;
+        if let Some(amount) = state.pending.get(&id).copied() {
+            return Found::Pending { amount };
         }
-        if state.barred.contains(&id) || state.given_back(&id).next().is_some() {
-            return Found::Voided;
+        if state.barred.contains_key(&id) || state.given_back(&id).next().is_some() {
+            return Found::Voided { amount: state.amount(&id) };
         }
         match state.by_reference.get(&id).and_then(|index| state.decided(*index)).filter(visible) {
             Some(decided) if decided.verdict != Verdict::Approved => {
@@ -216,7 +222,8 @@ impl Ledger {
     }
 
     /// Gives back every charge of the reference but `keep`, a provider reference; without one, bars the reference too.
-    pub fn void(&self, reference: &str, keep: Option<&str>) -> anyhow::Result<Void> {
+    /// `amount` is what the caller says of a charge that was never made.
+    pub fn void(&self, reference: &str, keep: Option<&str>, amount: Option<i64>) -> anyhow::Result<Void> {
         let mut state = self.state();
         let (id, at) = (Id::new(reference), now());
         let kept = |decided: &Decided| keep == Some(provider_reference(self.seed, &decided.key).as_str());
@@ -227,11 +234,11 @@ impl Ledger {
         for Decided { key, reference, amount, .. } in rest {
             state.add(Entry::Voided { key, reference, amount, at })?;
         }
-        if keep.is_none() && !state.barred.contains(&id) {
-            state.add(Entry::Barred { reference: id.clone(), at })?;
+        if keep.is_none() && !state.barred.contains_key(&id) {
+            state.add(Entry::Barred { reference: id.clone(), amount, at })?;
         }
-        let barred = state.barred.contains(&id);
-        Ok(Void::Done { voided: state.given_back(&id).cloned().collect(), barred })
+        let (barred, amount) = (state.barred.contains_key(&id), state.amount(&id));
+        Ok(Void::Done { voided: state.given_back(&id).cloned().collect(), barred, amount })
     }
 
     pub fn provider_reference(&self, decided: &Decided) -> String {
@@ -302,6 +309,12 @@ impl State {
         decided.filter(|(_, decided)| decided.verdict == Verdict::Approved)
     }
 
+    /// Of the charges of a reference; if there are none, as the void said that barred it.
+    fn amount(&self, reference: &Id) -> Option<i64> {
+        let charged = self.charges(reference).next().map(|(_, decided)| decided.amount);
+        charged.or_else(|| self.barred.get(reference).copied().flatten())
+    }
+
     fn standing(&self, reference: &Id) -> impl Iterator<Item = &Decided> {
         self.charges(reference).filter(|(index, _)| !self.voided.contains(index)).map(|(_, decided)| decided)
     }
@@ -358,8 +371,8 @@ impl State {
                     self.counts.surplus -= u64::from(surplus);
                 }
             }
-            Entry::Barred { reference, .. } => {
-                self.barred.insert(reference.clone());
+            Entry::Barred { reference, amount, .. } => {
+                self.barred.insert(reference.clone(), *amount);
             }
         }
         self.entries.push(entry);

@@ -118,8 +118,8 @@ fn the_export_comes_in_pages_without_declines() {
 }
 
 fn voided(ledger: &Ledger, reference: &str, keep: Option<&str>) -> (usize, bool) {
-    match ledger.void(reference, keep).unwrap() {
-        Void::Done { voided, barred } => (voided.len(), barred),
+    match ledger.void(reference, keep, Some(9)).unwrap() {
+        Void::Done { voided, barred, .. } => (voided.len(), barred),
         Void::UnknownKeep => panic!("the charge to keep stands"),
     }
 }
@@ -130,7 +130,7 @@ fn surplus_is_given_back_once_and_the_kept_charge_stands() {
     let ledger = Ledger::open(&path, 7).unwrap();
     let keys = ["k1", "k2", "k3"].map(|key| charge(&ledger, key, &request("r1", 5)));
     let keep = ledger.provider_reference(&keys[1]);
-    assert_eq!(ledger.void("r1", Some("ch_unknown")).unwrap(), Void::UnknownKeep);
+    assert_eq!(ledger.void("r1", Some("ch_unknown"), None).unwrap(), Void::UnknownKeep);
     for _ in 0..2 {
         assert_eq!(voided(&ledger, "r1", Some(&keep)), (2, false));
     }
@@ -153,12 +153,15 @@ fn a_barred_reference_is_never_charged_again() {
     assert_eq!(voided(&ledger, "r1", None), (0, true));
     let late = charge(&ledger, "k1", &request("r1", 5));
     assert_eq!(late.verdict, Verdict::Declined { code: "reference_voided".into(), status: 402 });
-    assert_eq!(ledger.find("r1"), Found::Voided);
+    assert_eq!(ledger.find("r1"), Found::Voided { amount: Some(9) }, "as the void said");
     charge(&ledger, "k2", &request("r2", 5));
     assert_eq!(voided(&ledger, "r2", None), (1, true));
     drop(ledger);
     let ledger = Ledger::open(&path, 7).unwrap();
-    assert_eq!((ledger.find("r1"), ledger.find("r2")), (Found::Voided, Found::Voided));
+    assert_eq!(
+        (ledger.find("r1"), ledger.find("r2")),
+        (Found::Voided { amount: Some(9) }, Found::Voided { amount: Some(5) })
+    );
     assert_eq!(ledger.counts(), Counts { charges: 1, declines: 1, voids: 1, surplus: 0 });
     std::fs::remove_file(path).unwrap();
 }
@@ -180,8 +183,8 @@ fn a_gateway_that_does_not_look_at_keys_charges_each_time() {
 fn pending_lasts_until_the_decision() {
     let path = path();
     let ledger = Ledger::open(&path, 7).unwrap();
-    ledger.pend("r1");
-    assert_eq!(ledger.find("r1"), Found::Pending);
+    ledger.pend("r1", 5);
+    assert_eq!(ledger.find("r1"), Found::Pending { amount: 5 });
     charge(&ledger, "k1", &request("r1", 5));
     assert!(matches!(ledger.find("r1"), Found::Decided { .. }));
     std::fs::remove_file(path).unwrap();

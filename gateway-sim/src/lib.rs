@@ -5,6 +5,7 @@
 
 pub mod charge;
 pub mod config;
+pub mod foreign;
 pub mod hooks;
 pub mod http;
 pub mod ledger;
@@ -38,6 +39,8 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         ledger: ledger::Ledger::open(&config.ledger_path, config.seed)?,
         metrics,
         hooks,
+        later: foreign::Later::default(),
+        recent: foreign::Recent::default(),
         mix: RwLock::new(config.script),
         outage: RwLock::new(None),
         ignores_keys: AtomicBool::new(config.idempotency == config::Idempotency::Ignored),

@@ -53,6 +53,8 @@ pub enum Entry {
     /// The reference will never be charged again.
     Barred {
         reference: Id,
+        /// As the void said that barred it.
+        amount: Option<i64>,
         at: Timestamp,
     },
 }
@@ -116,7 +118,9 @@ impl Line<'_> {
                 key: Some(key.to_string()),
                 ..Line::bare("void", reference, *at)
             },
-            Entry::Barred { reference, at } => Line::bare("bar", reference, *at),
+            Entry::Barred { reference, amount, at } => {
+                Line { amount: *amount, ..Line::bare("bar", reference, *at) }
+            }
         }
     }
 
@@ -156,7 +160,7 @@ impl Line<'_> {
         let verdict = match (self.kind, self.code, self.status) {
             ("charge", None, None) => Verdict::Approved,
             ("decline", Some(code), Some(status)) => Verdict::Declined { code, status },
-            ("bar", None, None) => return Ok(Entry::Barred { reference, at }),
+            ("bar", None, None) => return Ok(Entry::Barred { reference, amount: self.amount, at }),
             ("void", None, None) => {
                 let key = Id::new(self.key.as_deref().context("a void without a key")?);
                 let amount = self.amount.context("a void without an amount")?;

@@ -19,11 +19,15 @@
 //! | `http500` `http502` `http429` `http409` | decide nothing, answer so (502: an HTML page; 429: `Retry-After: 1`; 409: in progress) |
 //! | `garbage` | decide nothing, answer 200 with a body that is not JSON |
 //! | `cut` | decide nothing, promise a body and stop in the middle of it |
+//! | `stray…` `nameless…` `amount…` + `ok`, `no`, `bad`, `none` | decide nothing, answer with a success, decline, rejection or not-found of another charge, without a name, or of another amount |
+//! | `cached` | decide nothing, answer what was answered last to another charge |
+//! | `page200` `page402` `page403` `page404` | decide nothing, answer with an HTML page of that status |
 //! | `then` + one of these, e.g. `thenhang`, `thenhttp500` | decide and remember, *then* misbehave so |
 //! | `lateN` | never answer, and decide N ms later |
 //! | `softN` | answer 402 with `"retryable": true`, be pending, and decide N ms later |
 //! | `hook` | tell the decision by webhook, even if the caller was answered |
 //! | `hooklateN` `hookxN` `hooklost` `hookbad` | that webhook N ms late, N times, not at all, badly signed |
+//! | `ask` or `void` + one of the misbehaviours, e.g. `asknamelessno`, `voidstrayok` | inquiries about the charge, or its voids, are answered so |
 //! | one of the misbehaviours + `xN`, e.g. `hangx3` | misbehave in the first N calls of a reference (otherwise once) |
 
 use std::time::Duration;
@@ -37,6 +41,9 @@ pub struct Script {
     /// How long the inquiry does not see the charge.
     pub lag: Duration,
     pub fault: Option<Fault>,
+    /// Of inquiries, and of voids; these are decided by nobody, so it is never said when.
+    pub inquiry: Option<Fault>,
+    pub void: Option<Fault>,
 }
 
 /// How a decision is told by webhook.
@@ -102,12 +109,43 @@ pub enum Answer {
     Soft,
     Garbage,
     Cut,
+    Foreign(Foreign),
+}
+
+/// An answer that is not the gateway's word about this charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreign {
+    Document(Name, Claim),
+    /// What was answered last to another charge.
+    Cached,
+    /// HTML, with this status.
+    Page(u16),
+}
+
+/// Whose name is on a document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    None,
+    Stranger,
+    /// Ours, with another amount.
+    OtherAmount,
+}
+
+/// What a document says became of a charge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// Of a void: that it is done.
+    Succeeded,
+    Declined,
+    Rejected,
+    NotFound,
 }
 
 impl Default for Script {
     fn default() -> Self {
         let hook = Hook::default();
-        Self { hook, decision: Decision::Approve, latency: Latency::Base, lag: Duration::ZERO, fault: None }
+        let (decision, latency, lag) = (Decision::Approve, Latency::Base, Duration::ZERO);
+        Self { hook, decision, latency, lag, fault: None, inquiry: None, void: None }
     }
 }
 
@@ -134,6 +172,14 @@ impl Script {
         if let Some(fault) = Fault::parse(word) {
             self.fault = Some(fault);
             return true;
+        }
+        for (prefix, planned) in [("ask", &mut self.inquiry), ("void", &mut self.void)] {
+            if let Some(fault) = word.strip_prefix(prefix).and_then(Fault::parse)
+                && fault.when == When::Never
+            {
+                *planned = Some(fault);
+                return true;
+            }
         }
         if let Some(rest) = word.strip_prefix("hook") {
             return self.hook.read(rest);
@@ -232,9 +278,30 @@ impl Fault {
             "http409" => Answer::InProgress,
             "garbage" => Answer::Garbage,
             "cut" => Answer::Cut,
-            _ => return None,
+            name => Answer::Foreign(Foreign::parse(name)?),
         };
         Some(Fault { when, answer, times })
+    }
+}
+
+impl Foreign {
+    fn parse(word: &str) -> Option<Foreign> {
+        match split_number(word) {
+            ("cached", None) => return Some(Foreign::Cached),
+            ("page", Some(status @ (200 | 402 | 403 | 404))) => return Some(Foreign::Page(status as u16)),
+            (_, _) => {}
+        }
+        let names = [("stray", Name::Stranger), ("nameless", Name::None), ("amount", Name::OtherAmount)];
+        let (rest, name) =
+            names.iter().find_map(|(prefix, name)| Some((word.strip_prefix(prefix)?, *name)))?;
+        let claim = match rest {
+            "ok" => Claim::Succeeded,
+            "no" => Claim::Declined,
+            "bad" => Claim::Rejected,
+            "none" => Claim::NotFound,
+            _ => return None,
+        };
+        Some(Foreign::Document(name, claim))
     }
 }
 

@@ -20,6 +20,8 @@ fn every_word_of_the_table() {
     let decided = |decision| Script { decision, ..base.clone() };
     let timed = |latency| Script { latency, ..base.clone() };
     let faulty = |when, answer, times| Script { fault: Some(Fault { when, answer, times }), ..base.clone() };
+    let never = |answer, times| Fault { when: When::Never, answer, times };
+    let foreign = |name, claim| Answer::Foreign(Foreign::Document(name, claim));
     let quiet = Hook::default();
     let told = |hook| Script { hook, ..base.clone() };
     let table = [
@@ -51,6 +53,19 @@ fn every_word_of_the_table() {
         ("1-hookbad", told(Hook { always: true, bad: true, ..quiet })),
         ("1-hookx3-hooklate9", told(Hook { always: true, late: ms(9), copies: 3, ..quiet })),
         ("1-hookes", base.clone()),
+        ("1-strayno", faulty(When::Never, foreign(Name::Stranger, Claim::Declined), 1)),
+        ("1-thenstrayok", faulty(When::Before, foreign(Name::Stranger, Claim::Succeeded), 1)),
+        ("1-namelessbadx4", faulty(When::Never, foreign(Name::None, Claim::Rejected), 4)),
+        ("1-amountnone", faulty(When::Never, foreign(Name::OtherAmount, Claim::NotFound), 1)),
+        ("1-cached", faulty(When::Never, Answer::Foreign(Foreign::Cached), 1)),
+        ("1-thenpage402", faulty(When::Before, Answer::Foreign(Foreign::Page(402)), 1)),
+        ("1-page500", base.clone()),
+        (
+            "1-asknamelessnox2",
+            Script { inquiry: Some(never(foreign(Name::None, Claim::Declined), 2)), ..base.clone() },
+        ),
+        ("1-voidhang", Script { void: Some(never(Answer::Hang, 1)), ..base.clone() }),
+        ("1-askthenhang", base.clone()),
         ("1-late900x2", faulty(When::Later(ms(900)), Answer::Hang, 2)),
     ];
     for (number, expected) in table {

@@ -1,10 +1,9 @@
 //! What payments-svc hears: what became of the money, and outcomes that are not known.
 
 use saga::consumer::{Applied, ApplyError, Decoded, Delivery, Record, Subscriber};
-use saga::contract::{ChargeResult, EventType, LedgerEntry};
+use saga::contract::{ChargeResult, Envelope, EventType, LedgerEntry, Terms};
 use saga::parked::Parked;
 use saga::postgres::Pool;
-use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::metrics::Metrics;
@@ -17,6 +16,8 @@ pub struct Command {
     pub user_id: Uuid,
     pub payment_id: Uuid,
     pub event: Event,
+    /// What the event says of the payment.
+    pub terms: Terms,
     pub reason: Option<String>,
 }
 
@@ -36,9 +37,9 @@ impl Subscriber for Payments {
     type Event = Command;
 
     fn decode(&self, record: &Record<'_>) -> Decoded<Command> {
-        match record.event_type() {
-            Some(name) => decode(name, record.body()),
-            None => Decoded::Poison("no ce_type header".into()),
+        match record.envelope() {
+            Ok(envelope) => decode(&envelope, record.body()),
+            Err(reason) => Decoded::Poison(reason),
         }
     }
 
@@ -57,26 +58,14 @@ impl Subscriber for Payments {
     }
 }
 
-fn decode(name: &str, body: &[u8]) -> Decoded<Command> {
-    let Some(event_type) = EventType::parse(name) else {
-        return Decoded::Poison(format!("event type {name} is not known"));
-    };
-    match event_type {
-        EventType::BalanceHeld => entry(body, Event::Held),
-        EventType::BalanceRejected => entry(body, Event::HoldRejected),
-        EventType::BalanceCaptured => entry(body, Event::Captured),
-        EventType::BalanceReleased => read(body, |released: LedgerEntry| {
-            let cancelled = released.reason.as_deref().and_then(|r| r.split(':').next()) == Some("cancelled");
-            let event = if cancelled { Event::ReleasedCancelled } else { Event::ReleasedUncharged };
-            command(released, event)
-        }),
-        EventType::ResultUnknown => read(body, |result: ChargeResult| Command {
-            user_id: result.user_id,
-            payment_id: result.payment_id,
-            event: Event::OutcomeUnknown,
-            // The reason marks the outcome as unknown, so there always is one.
-            reason: result.reason.or_else(|| Some("unknown".into())),
-        }),
+fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoded<Command> {
+    let entry = |event| envelope.read(body).map(|entry: LedgerEntry| command(entry, event)).into();
+    match envelope.event_type {
+        EventType::BalanceHeld => entry(Event::Held),
+        EventType::BalanceRejected => entry(Event::HoldRejected),
+        EventType::BalanceCaptured => entry(Event::Captured),
+        EventType::BalanceReleased => envelope.read(body).map(released).into(),
+        EventType::ResultUnknown => envelope.read(body).map(unknown).into(),
         // The money's way is what decides a payment; the rest is told for others.
         EventType::BalanceDeposited
         | EventType::ResultSucceeded
@@ -95,18 +84,25 @@ fn decode(name: &str, body: &[u8]) -> Decoded<Command> {
     }
 }
 
-fn entry(body: &[u8], event: Event) -> Decoded<Command> {
-    read(body, |entry: LedgerEntry| command(entry, event))
+fn released(entry: LedgerEntry) -> Command {
+    let cancelled = entry.reason.as_deref().and_then(|r| r.split(':').next()) == Some("cancelled");
+    let event = if cancelled { Event::ReleasedCancelled } else { Event::ReleasedUncharged };
+    command(entry, event)
 }
 
 fn command(entry: LedgerEntry, event: Event) -> Command {
-    Command { user_id: entry.user_id, payment_id: entry.payment_id, event, reason: entry.reason }
+    let terms = entry.terms();
+    Command { user_id: entry.user_id, payment_id: entry.payment_id, event, terms, reason: entry.reason }
 }
 
-fn read<T: DeserializeOwned>(body: &[u8], command: impl FnOnce(T) -> Command) -> Decoded<Command> {
-    match serde_json::from_slice(body) {
-        Ok(data) => Decoded::Event(command(data)),
-        Err(error) => Decoded::Poison(error.to_string()),
+fn unknown(result: ChargeResult) -> Command {
+    Command {
+        user_id: result.user_id,
+        payment_id: result.payment_id,
+        event: Event::OutcomeUnknown,
+        terms: result.terms(),
+        // The reason marks the outcome as unknown, so there always is one.
+        reason: result.reason.or_else(|| Some("unknown".into())),
     }
 }
 
@@ -118,15 +114,21 @@ mod tests {
         std::fs::read(format!("{}/../saga/golden/{name}.json", env!("CARGO_MANIFEST_DIR"))).unwrap()
     }
 
+    fn read(name: &str, body: &[u8]) -> Decoded<Command> {
+        let event_type = EventType::parse(name).unwrap();
+        let (topic, key) = (event_type.topic(), b"0198c0de-0000-7000-8000-000000000001");
+        decode(&Envelope { event_type, topic, key, id: None, source: None, subject: None }, body)
+    }
+
     #[test]
     fn each_event_of_concern_is_read_from_its_golden_file_and_no_other() {
         let heard: Vec<(&str, Event)> = EventType::ALL
             .iter()
             .map(|event| event.as_str())
-            .filter_map(|name| match decode(name, &golden(name)) {
+            .filter_map(|name| match read(name, &golden(name)) {
                 Decoded::Event(command) => Some((name, command.event)),
                 Decoded::Ignore => None,
-                Decoded::Poison(reason) => panic!("{name}: {reason}"),
+                Decoded::Poison(reason) | Decoded::Contradicts(reason) => panic!("{name}: {reason}"),
             })
             .collect();
         let expected = [
@@ -143,13 +145,14 @@ mod tests {
     fn a_release_for_a_cancel_cancels_the_payment() {
         let body = String::from_utf8(golden("balance.released.v1")).unwrap();
         let body = body.replace("declined:do_not_honor", "cancelled");
-        let Decoded::Event(command) = decode("balance.released.v1", body.as_bytes()) else { panic!() };
+        let Decoded::Event(command) = read("balance.released.v1", body.as_bytes()) else { panic!() };
         assert_eq!(command.event, Event::ReleasedCancelled);
     }
 
     #[test]
-    fn what_cannot_be_read_is_poison() {
-        assert!(matches!(decode("balance.held.v1", b"[]"), Decoded::Poison(_)));
-        assert!(matches!(decode("balance.unheard_of.v1", b"{}"), Decoded::Poison(_)));
+    fn what_cannot_be_read_is_poison_and_what_contradicts_itself_is_alarmed() {
+        assert!(matches!(read("balance.held.v1", b"[]"), Decoded::Poison(_)));
+        let captured = golden("balance.captured.v1");
+        assert!(matches!(read("balance.held.v1", &captured), Decoded::Contradicts(_)));
     }
 }

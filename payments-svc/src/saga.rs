@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use saga::contract::{Difference, Terms};
+
 /// Where a payment stands. The same words are the `status` column; the last four are absorbing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
@@ -170,6 +172,17 @@ pub fn decide(state: &State, event: &Event) -> Step {
     }
 }
 
+/// What an event makes of a payment whose row has the terms `ours`: nothing, unless the event says the same of it.
+///
+/// # Errors
+/// When the event's terms differ from the row's: it is about something else, and a person must look.
+pub fn judge(ours: &Terms, state: &State, said: &Terms, event: &Event) -> Result<Step, Difference> {
+    match ours.difference(said) {
+        None => Ok(decide(state, event)),
+        Some(difference) => Err(difference),
+    }
+}
+
 /// What a request to cancel does. It only records; whether the payment is cancelled is for the processor to say,
 /// which alone knows whether a call was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -256,6 +269,29 @@ mod tests {
         for (name, row) in GRID {
             let found: Vec<_> = EVENTS.iter().map(|e| word(&decide(&state(name), e))).collect();
             assert_eq!(found.join(" "), *row, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_event_with_other_terms_is_refused_in_every_state() {
+        let terms = |amount, service: &str, number: Option<&str>| Terms {
+            amount,
+            service_id: service.into(),
+            client_number: number.map(Into::into),
+        };
+        let ours = terms(100, "electricity", Some("0812"));
+        let others =
+            [terms(1, "electricity", None), terms(100, "gas", None), terms(100, "electricity", Some("0813"))];
+        for (name, _) in GRID {
+            for event in EVENTS {
+                let state = state(name);
+                for said in [ours.clone(), terms(100, "electricity", None)] {
+                    assert_eq!(judge(&ours, &state, &said, &event), Ok(decide(&state, &event)), "{name}");
+                }
+                for other in &others {
+                    assert!(judge(&ours, &state, other, &event).is_err(), "{name} {event:?} {other:?}");
+                }
+            }
         }
     }
 

@@ -7,13 +7,14 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::Timestamp;
 use saga::consumer::{Absent, Applied, ApplyError};
+use saga::contract::Terms;
 use saga::parked::{self, Parked};
 use saga::postgres::{Client, Pool, Transaction};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::events::Command;
-use crate::saga::{Cancel, State, Status, Step, Told, cancel, decide, next};
+use crate::saga::{Cancel, State, Status, Step, Told, cancel, judge, next};
 
 /// More than a payment has transitions.
 const CANCEL_TRIES: usize = 8;
@@ -187,17 +188,25 @@ pub async fn apply(
             *outcome.transitions.entry(transition.told.as_str()).or_default() += 1;
         }
     }
-    outcome.applied.parked = plan.impossible.len();
+    outcome.applied.parked = plan.set_aside.len();
+    outcome.applied.contradictions = plan.contradictions;
     outcome.applied.already = commands.len() - outcome.applied.applied - outcome.applied.parked;
-    let impossible = plan.impossible.into_iter().map(|(index, reason)| park(index, reason));
-    let parked: Vec<Parked> = unreadable.iter().cloned().chain(impossible).collect();
+    let set_aside = plan.set_aside.into_iter().map(|(index, reason)| park(index, reason));
+    let parked: Vec<Parked> = unreadable.iter().cloned().chain(set_aside).collect();
     parked::insert(&transaction, &parked).await?;
     transaction.commit().await.context("commit")?;
     Ok(outcome)
 }
 
-/// A payment's state and version.
-type Rows = HashMap<Uuid, (State, i32)>;
+/// A payment as it was read.
+struct Found {
+    state: State,
+    version: i32,
+    terms: Terms,
+}
+
+/// By user and payment: a user's event never reaches another's payment.
+type Rows = HashMap<(Uuid, Uuid), Found>;
 
 /// Reads without locking: the write compares the version, and a batch that lost a race is applied anew.
 async fn read(transaction: &Transaction<'_>, commands: &[&Command]) -> anyhow::Result<Rows> {
@@ -206,7 +215,8 @@ async fn read(transaction: &Transaction<'_>, commands: &[&Command]) -> anyhow::R
     }
     let statement = transaction
         .prepare_cached(
-            "select p.payment_id, p.status, p.version, p.cancel_requested_at is not null, p.reason is not null
+            "select p.payment_id, p.status, p.version, p.cancel_requested_at is not null, p.reason is not null,
+                    p.user_id, p.amount, p.service_id, p.client_number
              from unnest($1::uuid[], $2::uuid[]) as n (user_id, payment_id)
              join payments p using (user_id, payment_id)",
         )
@@ -214,7 +224,14 @@ async fn read(transaction: &Transaction<'_>, commands: &[&Command]) -> anyhow::R
     let keys: BTreeSet<(Uuid, Uuid)> = commands.iter().map(|c| (c.user_id, c.payment_id)).collect();
     let (users, payments): (Vec<Uuid>, Vec<Uuid>) = keys.into_iter().unzip();
     let rows = transaction.query(&statement, &[&users, &payments]).await.context("read payments")?;
-    rows.iter().map(|row| Ok((row.get(0), state(row)?))).collect()
+    rows.iter().map(found).collect()
+}
+
+fn found(row: &Row) -> anyhow::Result<((Uuid, Uuid), Found)> {
+    let (state, version) = state(row)?;
+    let client_number = Some(row.get::<_, &str>(8).into());
+    let terms = Terms { amount: row.get(6), service_id: row.get::<_, &str>(7).into(), client_number };
+    Ok(((row.get(5), row.get(0)), Found { state, version, terms }))
 }
 
 /// Of columns 1 to 4: status, version, whether to cancel was asked, whether there is a reason.
@@ -262,29 +279,41 @@ pub async fn request_cancel(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> any
     anyhow::bail!("payment {payment_id} moved at every one of {CANCEL_TRIES} tries")
 }
 
+#[derive(Default)]
 struct Plan<'a> {
     /// A payment moves at most once per round, for one statement can update a row only once.
     rounds: Vec<Vec<Transition<'a>>>,
-    impossible: Vec<(usize, String)>,
+    /// Commands to park, each with its reason.
+    set_aside: Vec<(usize, String)>,
+    /// How many of them differ from the payment's row.
+    contradictions: usize,
 }
 
 /// Decides every command in arrival order, each on the state its predecessors left.
 fn plan<'a>(commands: &[&'a Command], mut rows: Rows) -> Result<Plan<'a>, ApplyError> {
-    let mut plan = Plan { rounds: Vec::new(), impossible: Vec::new() };
+    let mut plan = Plan::default();
     let mut absent = Vec::new();
     let mut moves: HashMap<Uuid, usize> = HashMap::new();
     for (index, command) in commands.iter().enumerate() {
-        let Some((state, version)) = rows.get_mut(&command.payment_id) else {
+        let Some(Found { state, version, terms }) = rows.get_mut(&(command.user_id, command.payment_id))
+        else {
             absent.push(Absent { index, what: format!("no payment {}", command.payment_id) });
             continue;
         };
-        let step = decide(state, &command.event);
+        let step = match judge(terms, state, &command.terms, &command.event) {
+            Ok(step) => step,
+            Err(difference) => {
+                plan.set_aside.push((index, difference.to_string()));
+                plan.contradictions += 1;
+                continue;
+            }
+        };
         match step {
             Step::Already => {}
             Step::Missing => {
                 absent.push(Absent { index, what: format!("no hold of payment {}", command.payment_id) });
             }
-            Step::Illegal(illegal) => plan.impossible.push((index, illegal.to_string())),
+            Step::Illegal(illegal) => plan.set_aside.push((index, illegal.to_string())),
             Step::Move { to, told } => {
                 let round = moves.entry(command.payment_id).or_default();
                 if plan.rounds.len() == *round {

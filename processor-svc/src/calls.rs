@@ -7,9 +7,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::task::TaskTracker;
 
 use crate::breaker::{Breaker, Pass};
+use crate::cause::Cause;
 use crate::charge::Charge;
 use crate::failpoints::{Place, reach};
-use crate::gateway::{Gateway, Judged, health};
+use crate::gateway::{Gateway, health};
 use crate::metrics::{Metrics, finding_label, outcome_label};
 use crate::saga::{Event, Outcome, State};
 use crate::store::sweep::Claim;
@@ -57,7 +58,7 @@ impl Calls {
         self.tasks.spawn(async move {
             let outcome = match pass {
                 Some(pass) => this.call(&charge, taken, pass).await,
-                None => Outcome::NotSent { why: "breaker_open".to_owned() },
+                None => Outcome::NotSent { why: Cause::BreakerOpen },
             };
             Metrics::count(&this.metrics.calls, outcome_label(&outcome));
             let from = State::Calling { attempt, exposed };
@@ -69,21 +70,18 @@ impl Calls {
     async fn call(&self, charge: &Charge, taken: Instant, pass: Pass) -> Outcome {
         // A process that was stopped for a while must not call on a lease others may have taken for lost.
         if taken.elapsed() + self.call_max > self.lease {
-            return Outcome::NotSent { why: "lease_too_short".to_owned() };
+            return Outcome::NotSent { why: Cause::LeaseTooShort };
         }
         let begun = Instant::now();
         self.metrics.calls_in_flight.inc();
         reach(Place::BeforeCall);
-        let Judged { verdict, alarm } = self.gateway.charge(charge).await;
+        let outcome = self.gateway.charge(charge).await;
         reach(Place::AfterCall);
         self.metrics.calls_in_flight.dec();
         self.metrics.call_seconds.observe(begun.elapsed().as_secs_f64());
-        pass.ended(health(&verdict));
-        if alarm {
-            Metrics::count(&self.metrics.alarms, "mismatch");
-            tracing::error!(payment_id = %charge.payment_id, ?verdict, "the gateway answered about another charge");
-        }
-        verdict
+        pass.ended(health(&outcome));
+        self.alarm(charge, outcome.cause());
+        outcome
     }
 
     /// Makes an inquiry that was claimed.
@@ -92,17 +90,21 @@ impl Calls {
         self.tasks.spawn(async move {
             let Claim { charge, attempt, seq, settled } = claim;
             reach(Place::BeforeInquiry);
-            let Judged { verdict: finding, alarm } = this.gateway.inquire(&charge, settled).await;
+            let finding = this.gateway.inquire(&charge, settled).await;
             reach(Place::AfterInquiry);
-            if alarm {
-                Metrics::count(&this.metrics.alarms, "mismatch");
-                tracing::error!(payment_id = %charge.payment_id, ?finding, "the gateway knows another charge");
-            }
+            this.alarm(&charge, finding.cause());
             Metrics::count(&this.metrics.inquiries, finding_label(&finding));
             let event = Event::Inquired { attempt, finding };
             let from = State::Unknown { attempt };
             this.report(Report { charge, from, event, inquiry: Some(seq), permit });
         });
+    }
+
+    fn alarm(&self, charge: &Charge, cause: Option<&Cause>) {
+        if let Some(cause) = cause.filter(|cause| cause.is_alarming()) {
+            Metrics::count(&self.metrics.alarms, "mismatch");
+            tracing::error!(payment_id = %charge.payment_id, %cause, "the gateway's answer is not about this charge as we know it");
+        }
     }
 
     /// Hands a report to the writer. Never waits: there are no more reports than permits.

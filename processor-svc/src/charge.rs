@@ -3,6 +3,9 @@
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+/// Why a message about another charge than the row's, or than another message's, is set aside.
+pub const CONFLICT: &str = "differs: this payment was already taken up as a different charge";
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Charge {
     pub payment_id: Uuid,

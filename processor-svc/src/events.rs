@@ -2,7 +2,7 @@
 //! ([`crate::jobs`]).
 
 use ::saga::consumer::{Applied, ApplyError, Decoded, Delivery, Record, Subscriber};
-use ::saga::contract::{EventType, Payment};
+use ::saga::contract::{Envelope, EventType, Payment};
 use ::saga::parked::Parked;
 
 use crate::charge::Charge;
@@ -28,9 +28,9 @@ impl Subscriber for Cancels {
     type Event = Job;
 
     fn decode(&self, record: &Record<'_>) -> Decoded<Job> {
-        match record.event_type() {
-            Some(name) => decode(name, record.body()),
-            None => Decoded::Poison("no ce_type header".into()),
+        match record.envelope() {
+            Ok(envelope) => decode(&envelope, record.body()),
+            Err(reason) => Decoded::Poison(reason),
         }
     }
 
@@ -61,7 +61,10 @@ impl Subscriber for Cancels {
                     Metrics::count(&self.metrics.ignored, step_label(&Step::TooLate));
                     applied.already += 1;
                 }
-                Answer::Parked => applied.parked += 1,
+                Answer::Parked => {
+                    applied.parked += 1;
+                    applied.contradictions += 1;
+                }
             }
         }
         self.settled.remember(&ended);
@@ -69,15 +72,9 @@ impl Subscriber for Cancels {
     }
 }
 
-fn decode(name: &str, body: &[u8]) -> Decoded<Job> {
-    let Some(event_type) = EventType::parse(name) else {
-        return Decoded::Poison(format!("event type {name} is not known"));
-    };
-    match event_type {
-        EventType::PaymentCancelRequested => match serde_json::from_slice(body) {
-            Ok(payment) => Decoded::Event(job(payment)),
-            Err(error) => Decoded::Poison(error.to_string()),
-        },
+fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoded<Job> {
+    match envelope.event_type {
+        EventType::PaymentCancelRequested => envelope.read(body).map(job).into(),
         // A cancel that is only recorded is asked for once the payment is authorized; the rest is told for
         // others.
         EventType::PaymentInitiated
@@ -126,15 +123,21 @@ mod tests {
         std::fs::read(format!("{}/../saga/golden/{name}.json", env!("CARGO_MANIFEST_DIR"))).unwrap()
     }
 
+    fn read(name: &str, body: &[u8]) -> Decoded<Job> {
+        let event_type = EventType::parse(name).unwrap();
+        let (topic, key) = (event_type.topic(), b"0198c0de-0000-7000-8000-000000000001");
+        decode(&Envelope { event_type, topic, key, id: None, source: None, subject: None }, body)
+    }
+
     #[test]
     fn only_the_request_to_cancel_an_authorized_payment_is_heard() {
         let heard: Vec<&str> = EventType::ALL
             .iter()
             .map(|event| event.as_str())
-            .filter(|name| match decode(name, &golden(name)) {
+            .filter(|name| match read(name, &golden(name)) {
                 Decoded::Event(_) => true,
                 Decoded::Ignore => false,
-                Decoded::Poison(reason) => panic!("{name}: {reason}"),
+                Decoded::Poison(reason) | Decoded::Contradicts(reason) => panic!("{name}: {reason}"),
             })
             .collect();
         assert_eq!(heard, ["payment.cancel_requested.v1"]);
@@ -145,15 +148,16 @@ mod tests {
         let name = "payment.cancel_requested.v1";
         let fraction = String::from_utf8(golden(name)).unwrap().replace("15000", "15000.5");
         for body in [b"".as_slice(), b"{}", b"\0", fraction.as_bytes()] {
-            assert!(matches!(decode(name, body), Decoded::Poison(_)), "{body:?}");
+            assert!(matches!(read(name, body), Decoded::Poison(_)), "{body:?}");
         }
-        assert!(matches!(decode("payment.cancel_requested.v2", &golden(name)), Decoded::Poison(_)));
+        let authorized = golden("payment.authorized.v1");
+        assert!(matches!(read(name, &authorized), Decoded::Contradicts(_)));
     }
 
     #[test]
     fn a_cancel_and_the_work_message_of_a_payment_are_the_same_job() {
         let name = "payment.cancel_requested.v1";
-        let Decoded::Event(cancel) = decode(name, &golden(name)) else { panic!("it is heard") };
+        let Decoded::Event(cancel) = read(name, &golden(name)) else { panic!("it is heard") };
         let headers = BTreeMap::from([
             ("expires_at".to_owned(), "2026-01-02T03:19:05.123456Z".to_owned()),
             ("traceparent".to_owned(), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),

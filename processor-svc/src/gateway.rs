@@ -1,25 +1,30 @@
-//! The client of the payment gateway, and what its answers mean.
+//! The client of the payment gateway, and what its answers lead to.
 //!
-//! A definite outcome needs an answer that names our charge and our amount. Whatever else arrives after a
-//! request may have left is unknown, never a failure. Nothing is retried here: who calls again, and when, is
-//! decided from committed rows.
+//! * A definite outcome needs an answer that names our charge and our amount ([`answer`]). Whatever else arrives after
+//!   a request may have left is unknown, never a failure.
+//! * An answer about another charge means that the connection's answers are out of step: all connections are left.
+//! * Nothing is retried here: who calls again, and when, is decided from committed rows.
 
+pub mod answer;
+
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use reqwest::{Client, Response, redirect, retry};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::breaker::Health;
+use crate::cause::Cause;
 use crate::charge::Charge;
 use crate::failpoints::{Place, reach};
 use crate::saga::{Finding, Outcome};
 
+use self::answer::{Asked, Said, read};
+
 /// The gateway's answers are a few hundred bytes; more is not one of them.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-const CODE_CHARS_MAX: usize = 64;
-const REFERENCE_CHARS_MAX: usize = 128;
 /// Shorter than servers keep idle connections, so that a call seldom meets one that is being closed.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 
@@ -38,19 +43,12 @@ pub enum Heard {
     /// No connection: certainly no request left.
     NotConnected,
     /// The request may have left; no whole answer came.
-    Lost(&'static str),
-}
-
-/// A judgement. `alarm`: the gateway and we disagree about what this charge is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Judged<T> {
-    pub verdict: T,
-    pub alarm: bool,
+    Lost(Cause),
 }
 
 #[derive(Clone)]
 pub struct Gateway {
-    http: Client,
+    connections: Connections,
     charges: String,
     /// The same key is charged once; otherwise a charge is never sent again.
     idempotent: bool,
@@ -64,33 +62,11 @@ struct Request<'a> {
     service_id: &'a str,
 }
 
-/// The gateway's document about a charge; fields it may leave out are optional.
-#[derive(Deserialize)]
-struct Answer {
-    status: String,
-    reference: Option<String>,
-    amount: Option<i64>,
-    provider_reference: Option<String>,
-    code: Option<String>,
-    /// A decline that the gateway itself will try again is no outcome.
-    #[serde(default)]
-    retryable: bool,
-    /// Charges of the same reference beside this one.
-    #[serde(default)]
-    surplus: Vec<serde_json::Value>,
-}
-
-/// The gateway's document about a void.
-#[derive(Deserialize)]
-struct VoidAnswer {
-    status: String,
-    reference: String,
-    barred: bool,
-}
-
-#[derive(Deserialize)]
-struct Problem {
-    r#type: String,
+#[derive(Serialize)]
+struct VoidRequest<'a> {
+    amount: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keep: Option<&'a str>,
 }
 
 impl Gateway {
@@ -103,62 +79,117 @@ impl Gateway {
         idle_max: usize,
         idempotent: bool,
     ) -> anyhow::Result<Gateway> {
-        let http = Client::builder()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
-            .connect_timeout(connect_max)
-            .timeout(call_max)
-            .pool_idle_timeout(IDLE_MAX)
-            .pool_max_idle_per_host(idle_max)
-            .tcp_nodelay(true)
-            .build()
-            .context("gateway client")?;
+        let connections = Connections::new(Limits { connect_max, call_max, idle_max })?;
         let charges = format!("{}/charges", url.trim_end_matches('/'));
         reqwest::Url::parse(&charges).with_context(|| format!("gateway URL {url}"))?;
-        Ok(Gateway { http, charges, idempotent })
+        Ok(Gateway { connections, charges, idempotent })
     }
 
     /// Charges, or repeats the answer if this payment was charged before.
-    pub async fn charge(&self, charge: &Charge) -> Judged<Outcome> {
+    pub async fn charge(&self, charge: &Charge) -> Outcome {
         let body = Request {
             reference: charge.payment_id,
             amount: charge.amount,
             client_number: &charge.client_number,
             service_id: &charge.service_id,
         };
-        let mut request = self.http.post(&self.charges).json(&body);
+        let (http, generation) = self.connections.current();
+        let mut request = http.post(&self.charges).json(&body);
         request = request.header("idempotency-key", key(charge.payment_id));
         if let Some(traceparent) = &charge.traceparent {
             request = request.header("traceparent", traceparent);
         }
-        judge_call(charge, &hear(request.send().await).await)
+        let outcome = judge_call(charge, &hear(request.send().await).await);
+        self.connections.judged(outcome.cause(), generation);
+        outcome
     }
 
     /// Asks by our reference what became of a charge, and puts right what must not stay so. `settled`: the
     /// gateway's visibility delay had passed.
-    pub async fn inquire(&self, charge: &Charge, settled: bool) -> Judged<Finding> {
-        let request = self.http.get(format!("{}/{}", self.charges, charge.payment_id));
-        let Judged { verdict, alarm } = judge_inquiry(charge, &hear(request.send().await).await);
-        let repair = verdict.repair(settled, self.idempotent);
-        let verdict = match self.repair(charge, repair).await {
-            Ok(()) => verdict.finding(settled, self.idempotent),
-            Err(why) => Finding::Unavailable { why },
-        };
-        Judged { verdict, alarm }
+    pub async fn inquire(&self, charge: &Charge, settled: bool) -> Finding {
+        let (http, generation) = self.connections.current();
+        let request = http.get(format!("{}/{}", self.charges, charge.payment_id));
+        let lookup = judge_inquiry(charge, &hear(request.send().await).await);
+        self.connections.judged(lookup.cause(), generation);
+        let repair = lookup.repair(settled, self.idempotent);
+        match self.repair(charge, repair).await {
+            Ok(()) => lookup.finding(settled, self.idempotent),
+            Err(cause) => Finding::Unavailable { why: Cause::Void(Box::new(cause)) },
+        }
     }
 
-    async fn repair(&self, charge: &Charge, repair: Option<Repair>) -> Result<(), String> {
-        let body = match &repair {
+    async fn repair(&self, charge: &Charge, repair: Option<Repair>) -> Result<(), Cause> {
+        let keep = match &repair {
             None => return Ok(()),
-            Some(Repair::VoidOthers { keep }) => serde_json::json!({"keep": keep}),
-            Some(Repair::Reverse) => serde_json::json!({}),
+            Some(Repair::VoidOthers { keep }) => Some(keep.as_str()),
+            Some(Repair::Reverse) => None,
         };
-        let request = self.http.post(format!("{}/{}/void", self.charges, charge.payment_id)).json(&body);
+        let (http, generation) = self.connections.current();
+        let request = http.post(format!("{}/{}/void", self.charges, charge.payment_id));
+        let request = request.json(&VoidRequest { amount: charge.amount, keep });
         reach(Place::BeforeVoid);
         let heard = hear(request.send().await).await;
         reach(Place::AfterVoid);
-        judge_void(charge, &heard, repair == Some(Repair::Reverse))
+        let voided = judge_void(charge, &heard, repair == Some(Repair::Reverse));
+        self.connections.judged(voided.as_ref().err(), generation);
+        voided
+    }
+}
+
+/// The kept connections to the gateway. All of them are left when one turns out to be out of step: which one it
+/// was the client does not say, and whatever is asked on it gets the answer to another request.
+#[derive(Clone)]
+struct Connections {
+    limits: Limits,
+    current: Arc<Mutex<(Client, u64)>>,
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    connect_max: Duration,
+    call_max: Duration,
+    idle_max: usize,
+}
+
+impl Connections {
+    fn new(limits: Limits) -> anyhow::Result<Connections> {
+        let client = limits.client().context("gateway client")?;
+        Ok(Connections { limits, current: Arc::new(Mutex::new((client, 0))) })
+    }
+
+    /// The client to ask with, and which one it is.
+    fn current(&self) -> (Client, u64) {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// An answer that this client got was judged.
+    fn judged(&self, cause: Option<&Cause>, generation: u64) {
+        if cause != Some(&Cause::Mismatch) {
+            return;
+        }
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.1 != generation {
+            return;
+        }
+        match self.limits.client() {
+            Ok(client) => *current = (client, generation + 1),
+            Err(error) => tracing::warn!(%error, "connections that may be out of step are kept"),
+        }
+    }
+}
+
+impl Limits {
+    fn client(&self) -> reqwest::Result<Client> {
+        Client::builder()
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .connect_timeout(self.connect_max)
+            .timeout(self.call_max)
+            .pool_idle_timeout(IDLE_MAX)
+            .pool_max_idle_per_host(self.idle_max)
+            .tcp_nodelay(true)
+            .build()
     }
 }
 
@@ -173,7 +204,7 @@ async fn hear(sent: reqwest::Result<Response>) -> Heard {
     loop {
         match response.chunk().await {
             Ok(Some(chunk)) if body.len() + chunk.len() <= ANSWER_BYTES_MAX => body.extend_from_slice(&chunk),
-            Ok(Some(_)) => return Heard::Lost("answer_too_large"),
+            Ok(Some(_)) => return Heard::Lost(Cause::AnswerTooLarge),
             Ok(None) => return Heard::Answer { status, body },
             Err(error) => return lost(&error),
         }
@@ -181,39 +212,40 @@ async fn hear(sent: reqwest::Result<Response>) -> Heard {
 }
 
 fn lost(error: &reqwest::Error) -> Heard {
-    Heard::Lost(if error.is_timeout() { "timeout" } else { "connection_lost" })
+    Heard::Lost(if error.is_timeout() { Cause::TimedOut } else { Cause::ConnectionLost })
+}
+
+impl Heard {
+    /// The gateway's word about `charge`, or why there is none.
+    fn said(&self, charge: &Charge, asked: Asked) -> Result<Said, Cause> {
+        match self {
+            Heard::NotConnected => Err(Cause::NotConnected),
+            Heard::Lost(cause) => Err(cause.clone()),
+            Heard::Answer { status: 422, .. } if asked == Asked::Charge => Err(Cause::KeyReused),
+            Heard::Answer { status, body } => read(charge, asked, *status, body),
+        }
+    }
 }
 
 /// How a call ended.
-pub fn judge_call(charge: &Charge, heard: &Heard) -> Judged<Outcome> {
-    let unknown = |why: &str| Outcome::Unknown { why: why.to_owned() };
-    let (status, body) = match heard {
-        Heard::NotConnected => return calm(Outcome::NotSent { why: "not_connected".to_owned() }),
-        Heard::Lost(why) => return calm(unknown(why)),
-        Heard::Answer { status, body } => (*status, body.as_slice()),
-    };
-    match status {
-        200 | 402 => match definite(charge, status, body) {
-            // Whether more than this one stands is for an inquiry to find out and put right.
-            Ok(Definite::Succeeded { surplus: true, .. }) => alarm(unknown("surplus")),
-            Ok(Definite::Succeeded { provider_reference, surplus: false }) => {
-                calm(Outcome::Succeeded { provider_reference })
-            }
-            Ok(Definite::Declined { code }) => calm(Outcome::Declined { code }),
-            Ok(Definite::Voided) => calm(unknown("voided")),
-            Err(NotDefinite::Mismatch) => alarm(unknown("answer_mismatch")),
-            Err(NotDefinite::Unreadable) => calm(unknown("unreadable_answer")),
-            Err(NotDefinite::Pending) => calm(unknown("pending")),
-            Err(NotDefinite::Retryable) => calm(unknown("decline_retryable")),
-        },
-        // Rejected input is final, but only the gateway may say so, not something in between.
-        400 if is_problem(body, "invalid-charge") => {
-            calm(Outcome::Declined { code: "rejected_input".to_owned() })
+pub fn judge_call(charge: &Charge, heard: &Heard) -> Outcome {
+    let cause = match heard.said(charge, Asked::Charge) {
+        Ok(Said::Succeeded { provider_reference, surplus: false }) => {
+            return Outcome::Succeeded { provider_reference };
         }
-        // Our key was used with another body: there is a charge, and it is not this one.
-        422 => alarm(unknown("key_reused")),
-        status => calm(unknown(&format!("http_{status}"))),
-    }
+        Ok(Said::Declined { code }) => return Outcome::Declined { code },
+        Ok(Said::Rejected) => return Outcome::Declined { code: REJECTED.to_owned() },
+        Err(Cause::NotConnected) => return Outcome::NotSent { why: Cause::NotConnected },
+        // Whether more than this one stands is for an inquiry to find out and put right.
+        Ok(Said::Succeeded { surplus: true, .. }) => Cause::Surplus,
+        Ok(Said::DeclinedForNow) => Cause::DeclineRetryable,
+        Ok(Said::Pending) => Cause::Pending,
+        Ok(Said::Voided { .. }) => Cause::Voided,
+        // A call that is not found was not served.
+        Ok(Said::NotFound) => Cause::Http(404),
+        Err(cause) => cause,
+    };
+    Outcome::Unknown { why: cause }
 }
 
 /// What a call says about the gateway itself. An answer that settles nothing and is not about its health (a
@@ -222,10 +254,26 @@ pub fn health(outcome: &Outcome) -> Health {
     match outcome {
         Outcome::Succeeded { .. } | Outcome::Declined { .. } => Health::Answered,
         Outcome::NotSent { .. } => Health::Fault,
-        Outcome::Unknown { why } => match why.as_str() {
-            "decline_retryable" | "http_409" | "key_reused" | "answer_mismatch" | "surplus" | "pending"
-            | "voided" => Health::Neither,
-            _ => Health::Fault,
+        Outcome::Unknown { why } => match why {
+            Cause::DeclineRetryable
+            | Cause::Http(409)
+            | Cause::KeyReused
+            | Cause::Mismatch
+            | Cause::Surplus
+            | Cause::Pending
+            | Cause::Voided => Health::Neither,
+            Cause::LeaseLapsed
+            | Cause::LeaseTooShort
+            | Cause::BreakerOpen
+            | Cause::NotConnected
+            | Cause::TimedOut
+            | Cause::ConnectionLost
+            | Cause::AnswerTooLarge
+            | Cause::Unreadable
+            | Cause::Unnamed
+            | Cause::Http(_)
+            | Cause::NotConfirmed
+            | Cause::Void(_) => Health::Fault,
         },
     }
 }
@@ -245,7 +293,7 @@ pub enum Lookup {
     Voided,
     NotFound,
     Unavailable {
-        why: String,
+        why: Cause,
     },
 }
 
@@ -258,6 +306,8 @@ pub enum Repair {
     Reverse,
 }
 
+/// Why a charge is declined whose input the gateway rejects.
+const REJECTED: &str = "rejected_input";
 /// Why a charge is declined that was reversed.
 pub const VOIDED: &str = "voided";
 
@@ -278,6 +328,14 @@ impl Lookup {
         }
     }
 
+    /// Why nothing was found out.
+    fn cause(&self) -> Option<&Cause> {
+        match self {
+            Lookup::Unavailable { why } => Some(why),
+            Lookup::Succeeded { .. } | Lookup::Declined { .. } | Lookup::Voided | Lookup::NotFound => None,
+        }
+    }
+
     /// What it amounts to once it was repaired.
     pub fn finding(self, settled: bool, idempotent: bool) -> Finding {
         match self {
@@ -292,110 +350,35 @@ impl Lookup {
 }
 
 /// Whether a void is confirmed. `bars`: it must also keep later charges out.
-pub fn judge_void(charge: &Charge, heard: &Heard, bars: bool) -> Result<(), String> {
-    let (status, body) = match heard {
-        Heard::NotConnected => return Err("void_not_connected".to_owned()),
-        Heard::Lost(why) => return Err(format!("void_{why}")),
-        Heard::Answer { status, body } => (*status, body.as_slice()),
-    };
-    if status != 200 {
-        return Err(format!("void_http_{status}"));
+pub fn judge_void(charge: &Charge, heard: &Heard, bars: bool) -> Result<(), Cause> {
+    match heard.said(charge, Asked::Void)? {
+        Said::Voided { barred } if barred || !bars => Ok(()),
+        Said::Voided { .. }
+        | Said::Succeeded { .. }
+        | Said::Declined { .. }
+        | Said::DeclinedForNow
+        | Said::Rejected
+        | Said::NotFound
+        | Said::Pending => Err(Cause::NotConfirmed),
     }
-    let answer: VoidAnswer = serde_json::from_slice(body).map_err(|_| "void_unreadable_answer".to_owned())?;
-    let ours = answer.reference == charge.payment_id.to_string();
-    if ours && answer.status == "voided" && (answer.barred || !bars) {
-        return Ok(());
-    }
-    Err("void_not_confirmed".to_owned())
 }
 
 /// What an inquiry found.
-pub fn judge_inquiry(charge: &Charge, heard: &Heard) -> Judged<Lookup> {
-    let unavailable = |why: &str| Lookup::Unavailable { why: why.to_owned() };
-    let (status, body) = match heard {
-        Heard::NotConnected => return calm(unavailable("not_connected")),
-        Heard::Lost(why) => return calm(unavailable(why)),
-        Heard::Answer { status, body } => (*status, body.as_slice()),
-    };
-    match status {
-        200 => match definite(charge, status, body) {
-            Ok(Definite::Succeeded { provider_reference, surplus }) => {
-                calm(Lookup::Succeeded { provider_reference, surplus })
-            }
-            Ok(Definite::Declined { code }) => calm(Lookup::Declined { code }),
-            Ok(Definite::Voided) => calm(Lookup::Voided),
-            Err(NotDefinite::Mismatch) => alarm(unavailable("answer_mismatch")),
-            Err(NotDefinite::Unreadable) => calm(unavailable("unreadable_answer")),
-            Err(NotDefinite::Pending) => calm(unavailable("pending")),
-            Err(NotDefinite::Retryable) => calm(unavailable("decline_retryable")),
-        },
-        // A 404 of a proxy, or of a wrong URL, says nothing about the charge.
-        404 if is_problem(body, "charge-not-found") => calm(Lookup::NotFound),
-        status => calm(unavailable(&format!("http_{status}"))),
-    }
-}
-
-enum Definite {
-    Succeeded { provider_reference: String, surplus: bool },
-    Declined { code: String },
-    Voided,
-}
-
-enum NotDefinite {
-    Pending,
-    Unreadable,
-    Mismatch,
-    Retryable,
-}
-
-fn definite(charge: &Charge, status: u16, body: &[u8]) -> Result<Definite, NotDefinite> {
-    let answer: Answer = serde_json::from_slice(body).map_err(|_| NotDefinite::Unreadable)?;
-    let ours = charge.payment_id.to_string();
-    let other_reference = answer.reference.as_ref().is_some_and(|reference| *reference != ours);
-    let other_amount = answer.amount.is_some_and(|amount| amount != charge.amount);
-    if other_reference || other_amount {
-        return Err(NotDefinite::Mismatch);
-    }
-    match (answer.status.as_str(), status) {
-        ("succeeded", 200) => {
-            // A success must say of what: money is taken on its word.
-            let complete = answer.reference.is_some() && answer.amount.is_some();
-            let provider_reference = answer.provider_reference.filter(|r| fits(r, REFERENCE_CHARS_MAX));
-            match provider_reference {
-                Some(provider_reference) if complete => {
-                    Ok(Definite::Succeeded { provider_reference, surplus: !answer.surplus.is_empty() })
-                }
-                Some(_) | None => Err(NotDefinite::Unreadable),
-            }
+pub fn judge_inquiry(charge: &Charge, heard: &Heard) -> Lookup {
+    let why = match heard.said(charge, Asked::Inquiry) {
+        Ok(Said::Succeeded { provider_reference, surplus }) => {
+            return Lookup::Succeeded { provider_reference, surplus };
         }
-        ("declined", _) if answer.retryable => Err(NotDefinite::Retryable),
-        ("declined", _) => match answer.code.filter(|code| fits(code, CODE_CHARS_MAX)) {
-            Some(code) => Ok(Definite::Declined { code }),
-            None => Err(NotDefinite::Unreadable),
-        },
-        // These two speak of no amount; they must at least name our charge.
-        ("voided", 200) if answer.reference.is_some() => Ok(Definite::Voided),
-        ("pending", 200) if answer.reference.is_some() => Err(NotDefinite::Pending),
-        (_, _) => Err(NotDefinite::Unreadable),
-    }
-}
-
-fn fits(text: &str, chars_max: usize) -> bool {
-    !text.is_empty() && text.chars().count() <= chars_max && !text.chars().any(char::is_control)
-}
-
-/// A problem document whose type ends in `kind`.
-fn is_problem(body: &[u8], kind: &str) -> bool {
-    serde_json::from_slice::<Problem>(body)
-        .is_ok_and(|problem| problem.r#type.rsplit([':', '/']).next() == Some(kind))
-}
-
-fn calm<T>(verdict: T) -> Judged<T> {
-    Judged { verdict, alarm: false }
-}
-
-fn alarm<T>(verdict: T) -> Judged<T> {
-    Judged { verdict, alarm: true }
+        Ok(Said::Declined { code }) => return Lookup::Declined { code },
+        Ok(Said::Voided { .. }) => return Lookup::Voided,
+        Ok(Said::NotFound) => return Lookup::NotFound,
+        Ok(Said::DeclinedForNow) => Cause::DeclineRetryable,
+        Ok(Said::Pending) => Cause::Pending,
+        // An inquiry sends nothing that could be rejected.
+        Ok(Said::Rejected) => Cause::Http(400),
+        Err(cause) => cause,
+    };
+    Lookup::Unavailable { why }
 }
 
 #[cfg(test)]

@@ -33,6 +33,21 @@ fn declined() -> Value {
     json!({"status": "declined", "code": "no_funds", "reference": ID, "amount": 15_000})
 }
 
+fn rejected() -> Value {
+    named(problem("invalid-charge"))
+}
+
+fn missing() -> Value {
+    with(problem("charge-not-found"), "reference", json!(ID))
+}
+
+fn named(value: Value) -> Value {
+    with(with(value, "reference", json!(ID)), "amount", json!(15_000))
+}
+
+/// Two names: which one is meant nobody knows.
+const TWICE: &str = r#"{"status":"declined","code":"x","reference":"other","reference":"0198c0de-0000-7000-8000-000000000001","amount":15000}"#;
+
 fn with(mut value: Value, field: &str, to: Value) -> Value {
     value[field] = to;
     value
@@ -49,8 +64,9 @@ fn problem(kind: &str) -> Value {
 
 /// A verdict in a few words.
 fn call(heard: &Heard) -> String {
-    let Judged { verdict, alarm } = judge_call(&charge(), heard);
-    let text = match verdict {
+    let outcome = judge_call(&charge(), heard);
+    let alarm = outcome.cause().is_some_and(Cause::is_alarming);
+    let text = match outcome {
         Outcome::Succeeded { provider_reference } => format!("succeeded {provider_reference}"),
         Outcome::Declined { code } => format!("declined {code}"),
         Outcome::NotSent { why } => format!("not sent {why}"),
@@ -60,8 +76,9 @@ fn call(heard: &Heard) -> String {
 }
 
 fn inquiry(heard: &Heard) -> String {
-    let Judged { verdict, alarm } = judge_inquiry(&charge(), heard);
-    let text = match verdict {
+    let lookup = judge_inquiry(&charge(), heard);
+    let alarm = lookup.cause().is_some_and(Cause::is_alarming);
+    let text = match lookup {
         Lookup::Succeeded { provider_reference, surplus: false } => format!("succeeded {provider_reference}"),
         Lookup::Succeeded { provider_reference, surplus: true } => format!("surplus to {provider_reference}"),
         Lookup::Declined { code } => format!("declined {code}"),
@@ -79,24 +96,43 @@ fn what_an_answer_to_a_call_means() {
         (answer(200, &succeeded()), "succeeded ch_1"),
         (answer(200, &declined()), "declined no_funds"),
         (answer(402, &declined()), "declined no_funds"),
-        (answer(402, &json!({"status": "declined", "code": "no_funds"})), "declined no_funds"),
-        (answer(400, &problem("invalid-charge")), "declined rejected_input"),
+        (answer(400, &rejected()), "declined rejected_input"),
         (Heard::NotConnected, "not sent not_connected"),
-        (Heard::Lost("timeout"), "unknown timeout"),
-        (Heard::Lost("connection_lost"), "unknown connection_lost"),
-        // Succeeded, but not this charge.
+        (Heard::Lost(Cause::TimedOut), "unknown timeout"),
+        (Heard::Lost(Cause::ConnectionLost), "unknown connection_lost"),
+        // Without our name: a proxy, a cache, or the answer to somebody else.
+        (answer(402, &json!({"status": "declined", "code": "no_funds"})), "unknown unnamed_answer"),
+        (answer(402, &without(declined(), "reference")), "unknown unnamed_answer"),
+        (answer(402, &without(declined(), "amount")), "unknown unnamed_answer"),
+        (answer(200, &without(declined(), "amount")), "unknown unnamed_answer"),
+        (answer(402, &with(declined(), "reference", json!(null))), "unknown unnamed_answer"),
+        (answer(400, &problem("invalid-charge")), "unknown unnamed_answer"),
+        (answer(400, &without(rejected(), "amount")), "unknown unnamed_answer"),
+        (answer(400, &without(rejected(), "reference")), "unknown unnamed_answer"),
+        (answer(200, &without(succeeded(), "amount")), "unknown unnamed_answer"),
+        (answer(200, &without(succeeded(), "reference")), "unknown unnamed_answer"),
+        (answer(200, &json!({"status": "ok"})), "unknown unnamed_answer"),
+        (answer(402, &json!({"error": "pay for your proxy"})), "unknown unnamed_answer"),
+        (raw(402, b"<html>"), "unknown unreadable_answer"),
+        // A name that is not a name.
+        (answer(402, &with(declined(), "reference", json!(7))), "unknown unreadable_answer"),
+        (answer(402, &with(declined(), "amount", json!("15000"))), "unknown unreadable_answer"),
+        (answer(402, &with(declined(), "amount", json!(15000.5))), "unknown unreadable_answer"),
+        (raw(402, TWICE.as_bytes()), "unknown unreadable_answer"),
+        // Another charge.
         (answer(200, &with(succeeded(), "amount", json!(15_001))), "unknown answer_mismatch!"),
         (answer(200, &with(succeeded(), "reference", json!("other"))), "unknown answer_mismatch!"),
         (answer(402, &with(declined(), "reference", json!("other"))), "unknown answer_mismatch!"),
         (answer(402, &with(declined(), "amount", json!(1))), "unknown answer_mismatch!"),
+        (answer(400, &with(rejected(), "reference", json!("other"))), "unknown answer_mismatch!"),
+        (answer(400, &with(rejected(), "amount", json!(1))), "unknown answer_mismatch!"),
+        (answer(409, &with(problem("in-progress"), "reference", json!("other"))), "unknown answer_mismatch!"),
         (answer(422, &problem("idempotency-key-reused")), "unknown key_reused!"),
         // 200, but no outcome in it.
         (raw(200, b""), "unknown unreadable_answer"),
         (raw(200, b"{\"status\":\"succ"), "unknown unreadable_answer"),
         (raw(200, b"<html>"), "unknown unreadable_answer"),
         (answer(200, &json!([])), "unknown unreadable_answer"),
-        (answer(200, &without(succeeded(), "amount")), "unknown unreadable_answer"),
-        (answer(200, &without(succeeded(), "reference")), "unknown unreadable_answer"),
         (answer(200, &without(succeeded(), "provider_reference")), "unknown unreadable_answer"),
         (answer(200, &with(succeeded(), "provider_reference", json!(""))), "unknown unreadable_answer"),
         (answer(200, &with(succeeded(), "provider_reference", json!(long))), "unknown unreadable_answer"),
@@ -108,8 +144,9 @@ fn what_an_answer_to_a_call_means() {
         (answer(402, &succeeded()), "unknown unreadable_answer"),
         (answer(402, &with(declined(), "retryable", json!(true))), "unknown decline_retryable"),
         // Other statuses, whatever is in them.
-        (answer(400, &problem("bad-request")), "unknown http_400"),
-        (raw(400, b"<html>"), "unknown http_400"),
+        (answer(400, &named(problem("bad-request"))), "unknown http_400"),
+        (answer(400, &problem("bad-request")), "unknown unnamed_answer"),
+        (raw(400, b"<html>"), "unknown unreadable_answer"),
         (answer(201, &succeeded()), "unknown http_201"),
         (answer(302, &succeeded()), "unknown http_302"),
         (answer(401, &problem("unauthorized")), "unknown http_401"),
@@ -131,23 +168,36 @@ fn what_an_answer_to_an_inquiry_means() {
     let table = [
         (answer(200, &succeeded()), "succeeded ch_1"),
         (answer(200, &declined()), "declined no_funds"),
-        (answer(404, &problem("charge-not-found")), "not found"),
-        (answer(404, &problem("not-found")), "unavailable http_404"),
-        (raw(404, b"<html>"), "unavailable http_404"),
+        // Where there is no charge there is no amount; if one is named it is ours.
+        (answer(404, &missing()), "not found"),
+        (answer(404, &with(missing(), "amount", json!(15_000))), "not found"),
+        (answer(404, &with(missing(), "amount", json!(1))), "unavailable answer_mismatch!"),
+        (answer(404, &with(missing(), "reference", json!("other"))), "unavailable answer_mismatch!"),
+        (answer(404, &problem("charge-not-found")), "unavailable unnamed_answer"),
+        (answer(404, &with(missing(), "type", json!("urn:x:not-found"))), "unavailable unnamed_answer"),
+        (answer(404, &named(problem("not-found"))), "unavailable http_404"),
+        (raw(404, b"<html>"), "unavailable unreadable_answer"),
+        (answer(200, &json!({"status": "declined", "code": "no_funds"})), "unavailable unnamed_answer"),
+        (answer(200, &without(declined(), "amount")), "unavailable unnamed_answer"),
+        (answer(200, &with(declined(), "reference", json!("other"))), "unavailable answer_mismatch!"),
+        (raw(200, b"<html>"), "unavailable unreadable_answer"),
+        (raw(403, b"<html>"), "unavailable http_403"),
         (answer(402, &declined()), "unavailable http_402"),
         (answer(200, &with(succeeded(), "amount", json!(1))), "unavailable answer_mismatch!"),
         (answer(200, &with(declined(), "retryable", json!(true))), "unavailable decline_retryable"),
         (answer(200, &with(succeeded(), "status", json!("pending"))), "unavailable pending"),
         (answer(200, &json!({"status": "pending", "reference": "other"})), "unavailable answer_mismatch!"),
-        (answer(200, &json!({"status": "voided"})), "unavailable unreadable_answer"),
-        (answer(200, &json!({"status": "voided", "reference": ID})), "voided"),
+        (answer(200, &json!({"status": "voided"})), "unavailable unnamed_answer"),
+        (answer(200, &json!({"status": "voided", "reference": ID})), "unavailable unnamed_answer"),
+        (answer(200, &named(json!({"status": "voided"}))), "voided"),
+        (answer(200, &named(json!({"status": "pending"}))), "unavailable pending"),
         (answer(200, &with(succeeded(), "surplus", json!([]))), "succeeded ch_1"),
         (answer(200, &with(succeeded(), "surplus", json!([{"amount": 1}]))), "surplus to ch_1"),
         (raw(200, b""), "unavailable unreadable_answer"),
         (answer(409, &problem("in-progress")), "unavailable http_409"),
         (raw(500, b""), "unavailable http_500"),
         (Heard::NotConnected, "unavailable not_connected"),
-        (Heard::Lost("timeout"), "unavailable timeout"),
+        (Heard::Lost(Cause::TimedOut), "unavailable timeout"),
     ];
     for (heard, expected) in table {
         assert_eq!(inquiry(&heard), expected, "{heard:?}");
@@ -164,13 +214,16 @@ fn what_an_answer_to_a_call_says_about_the_gateway() {
     let table = [
         (answer(200, &succeeded()), Health::Answered),
         (answer(402, &declined()), Health::Answered),
-        (answer(400, &problem("invalid-charge")), Health::Answered),
+        (answer(400, &rejected()), Health::Answered),
         (Heard::NotConnected, Health::Fault),
-        (Heard::Lost("timeout"), Health::Fault),
-        (Heard::Lost("connection_lost"), Health::Fault),
+        (Heard::Lost(Cause::TimedOut), Health::Fault),
+        (Heard::Lost(Cause::ConnectionLost), Health::Fault),
         (raw(200, b""), Health::Fault),
         (raw(500, b""), Health::Fault),
         (raw(502, b"<html>"), Health::Fault),
+        // Whatever stands in between: the gateway itself did not answer.
+        (answer(402, &without(declined(), "amount")), Health::Fault),
+        (raw(402, b"<html>"), Health::Fault),
         (raw(429, b""), Health::Fault),
         (answer(404, &problem("charge-not-found")), Health::Fault),
         // It works, but this charge is not settled.
@@ -180,7 +233,7 @@ fn what_an_answer_to_a_call_says_about_the_gateway() {
         (answer(200, &with(succeeded(), "amount", json!(1))), Health::Neither),
     ];
     for (heard, expected) in table {
-        assert_eq!(health(&judge_call(&charge(), &heard).verdict), expected, "{heard:?}");
+        assert_eq!(health(&judge_call(&charge(), &heard)), expected, "{heard:?}");
     }
 }
 
@@ -192,7 +245,7 @@ fn what_must_be_repaired_before_it_is_believed() {
         Lookup::Declined { code: "no_funds".to_owned() },
         Lookup::Voided,
         Lookup::NotFound,
-        Lookup::Unavailable { why: "timeout".to_owned() },
+        Lookup::Unavailable { why: Cause::TimedOut },
     ];
     let (others, reverse) = (Some(Repair::VoidOthers { keep: "ch_1".to_owned() }), Some(Repair::Reverse));
     let expected = |settled: bool, idempotent: bool| {
@@ -212,7 +265,7 @@ fn what_must_be_repaired_before_it_is_believed() {
             Finding::Declined { code: "no_funds".to_owned() },
             voided.clone(),
             missing,
-            Finding::Unavailable { why: "timeout".to_owned() },
+            Finding::Unavailable { why: Cause::TimedOut },
         ];
         assert_eq!(findings, expected, "{settled} {idempotent}");
     }
@@ -220,21 +273,30 @@ fn what_must_be_repaired_before_it_is_believed() {
 
 #[test]
 fn what_an_answer_to_a_void_means() {
-    let voided = json!({"status": "voided", "reference": ID, "voided": [], "barred": true});
+    let voided = named(json!({"status": "voided", "voided": [], "barred": true}));
     let open = with(voided.clone(), "barred", json!(false));
-    let judge = |heard: &Heard, bars| judge_void(&charge(), heard, bars);
+    let judge = |heard: &Heard, bars| {
+        judge_void(&charge(), heard, bars).map_err(|cause| {
+            let alarm = if cause.is_alarming() { "!" } else { "" };
+            format!("{}{alarm}", Cause::Void(Box::new(cause)))
+        })
+    };
     assert_eq!(judge(&answer(200, &voided), true), Ok(()));
     assert_eq!(judge(&answer(200, &open), false), Ok(()));
     let table = [
         (answer(200, &open), "void_not_confirmed"),
-        (answer(200, &with(voided.clone(), "reference", json!("other"))), "void_not_confirmed"),
+        (answer(200, &with(voided.clone(), "reference", json!("other"))), "void_answer_mismatch!"),
+        (answer(200, &with(voided.clone(), "amount", json!(1))), "void_answer_mismatch!"),
+        (answer(200, &without(voided.clone(), "reference")), "void_unnamed_answer"),
+        (answer(200, &without(voided.clone(), "amount")), "void_unnamed_answer"),
+        (raw(403, b"<html>"), "void_http_403"),
         (answer(200, &with(voided.clone(), "status", json!("pending"))), "void_not_confirmed"),
-        (answer(200, &without(voided.clone(), "barred")), "void_unreadable_answer"),
+        (answer(200, &without(voided.clone(), "barred")), "void_not_confirmed"),
         (raw(200, b"<html>"), "void_unreadable_answer"),
         (answer(503, &voided), "void_http_503"),
         (answer(422, &problem("unknown-charge")), "void_http_422"),
         (Heard::NotConnected, "void_not_connected"),
-        (Heard::Lost("timeout"), "void_timeout"),
+        (Heard::Lost(Cause::TimedOut), "void_timeout"),
     ];
     for (heard, why) in table {
         assert_eq!(judge(&heard, true), Err(why.to_owned()), "{heard:?}");

@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::breaker::Opening;
 use crate::calls::Calls;
-use crate::charge::Charge;
+use crate::charge::{CONFLICT, Charge};
 use crate::failpoints::{Place, reach};
 use crate::metrics::Metrics;
 use crate::retry::{Stop, backoff, until_done};
@@ -213,7 +213,7 @@ impl Jobs {
                         taken.push(Taken { job, message });
                     }
                     Some(first) if job.charge.is_same(&taken[*first].job.charge) => self.count("already", 1),
-                    Some(_) => unreadable.push(self.parked(&message, CONFLICT)),
+                    Some(_) => unreadable.push(self.contradicts(&message)),
                 },
             }
         }
@@ -287,7 +287,7 @@ impl Jobs {
                 }
                 Admitted::Already => "already",
                 Admitted::Conflict => {
-                    conflicts.push(self.parked(&taken.message, CONFLICT));
+                    conflicts.push(self.contradicts(&taken.message));
                     "parked"
                 }
             };
@@ -307,12 +307,15 @@ impl Jobs {
         work::park(&self.queue, message, reason)
     }
 
+    fn contradicts(&self, message: &Message) -> Parked {
+        self.metrics.consumer.contradictions.inc();
+        self.parked(message, CONFLICT)
+    }
+
     fn count(&self, result: &str, messages: usize) {
         self.metrics.jobs.with_label_values(&[result]).inc_by(messages as u64);
     }
 }
-
-const CONFLICT: &str = "this payment was already taken up as a different charge";
 
 /// The first delivery and what else has arrived, without waiting.
 fn drain(first: Delivery, consumer: &mut Consumer, most: usize) -> anyhow::Result<Vec<Delivery>> {

@@ -11,6 +11,7 @@
 pub mod backoff;
 pub mod breaker;
 pub mod calls;
+pub mod cause;
 pub mod charge;
 pub mod config;
 pub mod events;

@@ -13,11 +13,12 @@ use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::calls::{Calls, Report};
+use crate::cause::Cause;
 use crate::charge::Charge;
 use crate::failpoints::{Place, reach};
 use crate::metrics::{Metrics, finding_label, step_label, to_label};
 use crate::retry::{Stop, until_done};
-use crate::saga::{Event, Finding, LEASE_LAPSED, State, Step, To, decide};
+use crate::saga::{Event, Finding, State, Step, To, decide};
 use crate::settled::Settled;
 use crate::store::sweep::Note;
 use crate::store::{Store, Write};
@@ -134,7 +135,7 @@ impl Outcomes {
         match to {
             To::Waiting { attempt, .. } => self.resends.after(tries(attempt), payment_id),
             // Nobody waits for an answer any more: ask at once.
-            To::Unknown { why, .. } if why == LEASE_LAPSED => Duration::ZERO,
+            To::Unknown { why: Cause::LeaseLapsed, .. } => Duration::ZERO,
             To::Unknown { attempt, .. } => self.inquiries.after(tries(attempt), payment_id),
             To::Calling { .. } | To::Succeeded { .. } | To::Declined { .. } | To::Expired | To::Cancelled => {
                 Duration::ZERO
@@ -185,7 +186,7 @@ impl Outcomes {
         let (outcome, detail) = match finding {
             Finding::NotFound { .. } => ("not_found", None),
             Finding::Declined { code } => (finding_label(finding), Some(code.clone())),
-            Finding::Unavailable { why } => (finding_label(finding), Some(why.clone())),
+            Finding::Unavailable { why } => (finding_label(finding), Some(why.to_string())),
             Finding::Succeeded { provider_reference } => {
                 (finding_label(finding), Some(provider_reference.clone()))
             }

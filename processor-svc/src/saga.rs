@@ -6,8 +6,7 @@
 //!   been made for ever after, so it reaches none of them, not even when a later attempt was not sent.
 //! * Not found permits sending again under the same key, nothing else.
 
-/// Why a charge is unknown whose owner was not heard of in time.
-pub const LEASE_LAPSED: &str = "lease_lapsed";
+use crate::cause::Cause;
 
 /// Where a charge stands. `attempt` counts the leases taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,12 +70,22 @@ pub enum Outcome {
     },
     /// Certainly no request reached the gateway.
     NotSent {
-        why: String,
+        why: Cause,
     },
     /// Everything else.
     Unknown {
-        why: String,
+        why: Cause,
     },
+}
+
+impl Outcome {
+    /// Why it is none yet.
+    pub fn cause(&self) -> Option<&Cause> {
+        match self {
+            Outcome::NotSent { why } | Outcome::Unknown { why } => Some(why),
+            Outcome::Succeeded { .. } | Outcome::Declined { .. } => None,
+        }
+    }
 }
 
 /// What an inquiry found.
@@ -93,8 +102,18 @@ pub enum Finding {
         settled: bool,
     },
     Unavailable {
-        why: String,
+        why: Cause,
     },
+}
+
+impl Finding {
+    /// Why nothing was found out.
+    pub fn cause(&self) -> Option<&Cause> {
+        match self {
+            Finding::Unavailable { why } => Some(why),
+            Finding::Succeeded { .. } | Finding::Declined { .. } | Finding::NotFound { .. } => None,
+        }
+    }
 }
 
 /// What to do about it.
@@ -123,9 +142,9 @@ pub enum Step {
 /// The state a step leads to, with what goes into the row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum To {
-    Waiting { attempt: i32, why: String },
+    Waiting { attempt: i32, why: Cause },
     Calling { attempt: i32 },
-    Unknown { attempt: i32, why: String },
+    Unknown { attempt: i32, why: Cause },
     Succeeded { provider_reference: String },
     Declined { code: String },
     Expired,
@@ -176,7 +195,7 @@ fn calling(current: i32, exposed: bool, event: &Event) -> Step {
         Event::CancelRequested => Step::TooLate,
         // The deadline binds the first call only.
         Event::DeadlinePassed => Step::TooLate,
-        Event::LeaseLapsed => Step::Move(To::Unknown { attempt: current, why: LEASE_LAPSED.to_owned() }),
+        Event::LeaseLapsed => Step::Move(To::Unknown { attempt: current, why: Cause::LeaseLapsed }),
         Event::Called { attempt, .. } | Event::Inquired { attempt, .. } if *attempt < current => Step::Stale,
         Event::Called { attempt, outcome } if *attempt == current => Step::Move(match outcome {
             Outcome::Succeeded { provider_reference } => {

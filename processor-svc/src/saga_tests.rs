@@ -10,8 +10,8 @@ fn ok() -> String {
 fn no() -> String {
     "no_funds".to_owned()
 }
-fn why() -> String {
-    "timeout".to_owned()
+fn why() -> Cause {
+    Cause::TimedOut
 }
 
 /// All states; those with an attempt are at attempt 2.
@@ -71,10 +71,10 @@ fn word(step: &Step) -> &'static str {
         Step::Insert(To::Expired) => "+expire",
         Step::Insert(To::Cancelled) => "+cancel",
         Step::Insert(_) => "+?",
-        Step::Move(To::Waiting { attempt: 2, why }) if why == "timeout" => "wait",
+        Step::Move(To::Waiting { attempt: 2, why: Cause::TimedOut }) => "wait",
         Step::Move(To::Calling { attempt: 3 }) => "call",
-        Step::Move(To::Unknown { attempt: 2, why }) if why == "timeout" => "unknown",
-        Step::Move(To::Unknown { attempt: 2, why }) if why == "lease_lapsed" => "lapse",
+        Step::Move(To::Unknown { attempt: 2, why: Cause::TimedOut }) => "unknown",
+        Step::Move(To::Unknown { attempt: 2, why: Cause::LeaseLapsed }) => "lapse",
         Step::Move(To::Succeeded { provider_reference }) if provider_reference == "ch_1" => "succeed",
         Step::Move(To::Declined { code }) if code == "no_funds" => "decline",
         Step::Move(To::Expired) => "expire",

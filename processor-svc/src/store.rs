@@ -9,6 +9,7 @@
 pub mod cancel;
 pub mod sweep;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use saga::postgres::{Client, Pool};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use crate::cause::Cause;
 use crate::charge::Charge;
 use crate::saga::{State, To};
 use crate::work::Job;
@@ -188,7 +190,7 @@ struct Values<'a> {
     payment_id: Uuid,
     from: (&'static str, i32),
     to: (&'static str, i32),
-    reason: Option<&'a str>,
+    reason: Option<Cow<'a, str>>,
     provider_reference: Option<&'a str>,
     lease_ms: Option<i64>,
     noted_kind: Option<&'static str>,
@@ -217,7 +219,7 @@ async fn transit(
                 &column(&rows, |r| r.from.1),
                 &column(&rows, |r| r.to.0),
                 &column(&rows, |r| r.to.1),
-                &column(&rows, |r| r.reason),
+                &column(&rows, |r| r.reason.as_deref()),
                 &column(&rows, |r| r.provider_reference),
                 &column(&rows, |r| r.lease_ms),
                 &column(&rows, |r| r.noted_kind),
@@ -251,7 +253,7 @@ fn values(write: &Write, lease: Duration) -> Values<'_> {
     match &write.to {
         To::Waiting { attempt, why } => {
             values.to = ("waiting", *attempt);
-            values.reason = Some(why);
+            values.reason = Some(why.to_string().into());
             values.lease_ms = Some(pause);
             values.noted_kind = Some("charge");
         }
@@ -261,8 +263,8 @@ fn values(write: &Write, lease: Duration) -> Values<'_> {
         }
         To::Unknown { attempt, why } => {
             values.to = ("unknown", *attempt);
-            values.reason = Some(why);
-            values.noted_kind = Some(if why == crate::saga::LEASE_LAPSED { "sweep" } else { "charge" });
+            values.reason = Some(why.to_string().into());
+            values.noted_kind = Some(if *why == Cause::LeaseLapsed { "sweep" } else { "charge" });
             values.next_ms = Some(pause);
         }
         To::Succeeded { provider_reference } => {
@@ -271,15 +273,15 @@ fn values(write: &Write, lease: Duration) -> Values<'_> {
         }
         To::Declined { code } => {
             values.to.0 = "declined";
-            values.reason = Some(code);
+            values.reason = Some(code.as_str().into());
         }
         To::Expired => {
             values.to.0 = "expired";
-            values.reason = Some("deadline_passed");
+            values.reason = Some("deadline_passed".into());
         }
         To::Cancelled => {
             values.to.0 = "cancelled";
-            values.reason = Some("cancel_requested");
+            values.reason = Some("cancel_requested".into());
         }
     }
     values

@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::batches::{Ended, Loop};
 use self::client::subscribe;
 pub use self::metrics::ConsumerMetrics;
-use crate::contract::HEADER_TYPE;
+use crate::contract::{Envelope, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE, Unfit};
 use crate::parked::{Parked, storable};
 
 /// What a consumer is called, and where it reads.
@@ -72,6 +72,23 @@ impl Record<'_> {
         self.header(HEADER_TYPE)
     }
 
+    /// What the record says of itself outside its body.
+    ///
+    /// # Errors
+    /// When its type is missing or not known; the text says so.
+    pub fn envelope(&self) -> Result<Envelope<'_>, String> {
+        let name = self.event_type().ok_or("no ce_type header")?;
+        let event_type = EventType::parse(name).ok_or_else(|| format!("event type {name} is not known"))?;
+        Ok(Envelope {
+            event_type,
+            topic: self.0.topic(),
+            key: self.0.key().unwrap_or_default(),
+            id: self.header(HEADER_ID),
+            source: self.header(HEADER_SOURCE),
+            subject: self.header(HEADER_SUBJECT),
+        })
+    }
+
     pub fn body(&self) -> &[u8] {
         self.0.payload().unwrap_or_default()
     }
@@ -101,6 +118,18 @@ pub enum Decoded<E> {
     Ignore,
     /// Cannot be read; the text says why.
     Poison(String),
+    /// Its parts contradict each other; the text says how. Set aside like poison, and alarmed.
+    Contradicts(String),
+}
+
+impl<E> From<Result<E, Unfit>> for Decoded<E> {
+    fn from(read: Result<E, Unfit>) -> Self {
+        match read {
+            Ok(event) => Decoded::Event(event),
+            Err(unfit @ Unfit::Unreadable(_)) => Decoded::Poison(unfit.to_string()),
+            Err(unfit @ Unfit::Contradicts(_)) => Decoded::Contradicts(unfit.to_string()),
+        }
+    }
 }
 
 /// A decoded event together with the record it came in.
@@ -115,8 +144,10 @@ pub struct Applied {
     pub applied: usize,
     /// Had its effect before: a duplicate.
     pub already: usize,
-    /// Set aside by the subscriber itself: an impossible transition.
+    /// Set aside by the subscriber itself: an impossible transition, or a contradiction.
     pub parked: usize,
+    /// How many of those contradict the subscriber's own row of the payment.
+    pub contradictions: usize,
 }
 
 /// An event of a batch whose row is not visible (yet).

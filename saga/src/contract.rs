@@ -3,8 +3,16 @@
 //! The relay knows nothing of this file: it is told by its routes file. The golden files in `saga/golden`
 //! hold one event of each type as it is on the wire; tests compare both sides with them.
 //! A released type is never changed in place: what breaks a reader gets a new `.vN`.
+//!
+//! [`Envelope`] reads an event only if its headers, key and body agree with each other. [`Terms`] compares it with the
+//! reader's own row of the payment.
 
+mod envelope;
+mod terms;
+
+pub use envelope::{Envelope, Fact, Unfit};
 use serde::{Deserialize, Serialize};
+pub use terms::{Difference, Terms};
 use uuid::Uuid;
 
 pub const PAYMENT_TOPIC: &str = "PaymentTopic";
@@ -20,6 +28,10 @@ pub const AMOUNT_MAX: i64 = (1 << 53) - 1;
 pub const HEADER_TYPE: &str = "ce_type";
 /// The header that carries the event id: equal at every telling.
 pub const HEADER_ID: &str = "ce_id";
+/// The header that names the database an event comes from.
+pub const HEADER_SOURCE: &str = "ce_source";
+/// The header that names the payment an event is about.
+pub const HEADER_SUBJECT: &str = "ce_subject";
 
 macro_rules! event_types {
     ($($variant:ident = $name:literal on $topic:ident,)*) => {

@@ -5,12 +5,15 @@
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
 
+mod facts;
 mod order;
+mod service;
 
 use balance_svc::events::Command;
 use balance_svc::saga::{Event, ReleaseCause};
 use balance_svc::store::{self, Balance, Deposit, Outcome};
 use saga::consumer::ApplyError;
+use saga::contract::Terms;
 use saga::parked::Parked;
 use saga::postgres::{self, Pool};
 use sql::Database;
@@ -70,15 +73,23 @@ fn parked(id: &str, reason: &str) -> Parked {
 }
 
 fn command(user_id: Uuid, payment_id: Uuid, event: Event) -> Command {
-    Command { user_id, payment_id, service_id: "electricity".into(), traceparent: None, detail: None, event }
+    Command { user_id, payment_id, traceparent: None, detail: None, event }
+}
+
+fn terms(amount: i64) -> Terms {
+    Terms { amount, service_id: "electricity".into(), client_number: None }
 }
 
 fn initiated(user_id: Uuid, payment_id: Uuid, amount: i64) -> Command {
-    command(user_id, payment_id, Event::Initiated { amount })
+    command(user_id, payment_id, Event::Initiated { terms: terms(amount) })
 }
 
-fn declined(user_id: Uuid, payment_id: Uuid) -> Command {
-    let event = Event::NotCharged { cause: ReleaseCause::Declined };
+fn succeeded(user_id: Uuid, payment_id: Uuid, amount: i64) -> Command {
+    command(user_id, payment_id, Event::Succeeded { terms: terms(amount) })
+}
+
+fn declined(user_id: Uuid, payment_id: Uuid, amount: i64) -> Command {
+    let event = Event::NotCharged { terms: terms(amount), cause: ReleaseCause::Declined };
     Command { detail: Some("do_not_honor".into()), ..command(user_id, payment_id, event) }
 }
 
@@ -102,7 +113,7 @@ async fn capture_takes_the_hold_and_release_gives_it_back() {
     let (paid, refused) = (Uuid::now_v7(), Uuid::now_v7());
     ledger.apply(&[initiated(user, paid, 30), initiated(user, refused, 50)]).await.unwrap();
     assert_eq!(ledger.balance(user).await, (20, 80));
-    let results = [command(user, paid, Event::Succeeded), declined(user, refused)];
+    let results = [succeeded(user, paid, 30), declined(user, refused, 50)];
     ledger.apply(&results).await.unwrap();
     assert_eq!(ledger.balance(user).await, (70, 0));
     // Told again, in another order: nothing moves.
@@ -118,7 +129,7 @@ async fn capture_takes_the_hold_and_release_gives_it_back() {
 async fn hold_and_capture_in_one_batch_are_both_applied() {
     let ledger = Ledger::new().await;
     let (user, payment) = (ledger.user_with(100).await, Uuid::now_v7());
-    let batch = [initiated(user, payment, 100), command(user, payment, Event::Succeeded)];
+    let batch = [initiated(user, payment, 100), succeeded(user, payment, 100)];
     assert_eq!(ledger.apply(&batch).await.unwrap().applied.applied, 2);
     assert_eq!(ledger.balance(user).await, (0, 0));
     ledger.finish().await;
@@ -128,7 +139,7 @@ async fn hold_and_capture_in_one_batch_are_both_applied() {
 async fn a_missing_hold_is_not_a_duplicate_and_the_whole_batch_waits() {
     let ledger = Ledger::new().await;
     let user = ledger.user_with(100).await;
-    let batch = [initiated(user, Uuid::now_v7(), 10), command(user, Uuid::now_v7(), Event::Succeeded)];
+    let batch = [initiated(user, Uuid::now_v7(), 10), succeeded(user, Uuid::now_v7(), 10)];
     let refused = ledger.apply(&batch).await;
     assert!(matches!(refused, Err(ApplyError::Missing(_))), "{refused:?}");
     assert_eq!(ledger.balance(user).await, (100, 0), "nothing of the batch was applied");
@@ -200,8 +211,8 @@ async fn batches_that_share_accounts_in_opposite_orders_do_not_deadlock() {
 async fn what_is_impossible_is_parked_with_its_batch_and_the_rest_goes_on() {
     let ledger = Ledger::new().await;
     let (user, paid, next) = (ledger.user_with(100).await, Uuid::now_v7(), Uuid::now_v7());
-    ledger.apply(&[initiated(user, paid, 10), command(user, paid, Event::Succeeded)]).await.unwrap();
-    let batch = [declined(user, paid), initiated(user, next, 20)];
+    ledger.apply(&[initiated(user, paid, 10), succeeded(user, paid, 10)]).await.unwrap();
+    let batch = [declined(user, paid, 10), initiated(user, next, 20)];
     let outcome = ledger.apply(&batch).await.unwrap();
     assert_eq!((outcome.applied.applied, outcome.applied.parked), (1, 1));
     assert_eq!(ledger.balance(user).await, (70, 20));

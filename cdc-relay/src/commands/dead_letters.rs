@@ -9,8 +9,10 @@ use rdkafka::message::Message;
 
 use super::{Ending, Outcome};
 use crate::config::{KafkaArgs, RoutesArgs};
+use crate::dead::Halts;
 use crate::routes::Routes;
-use crate::shelf::{Shelf, Shelved, quoted};
+use crate::shelf::{Shelf, Shelved};
+use crate::shell;
 use crate::topics::{Reader, Step};
 
 /// So much of a reason is shown in the table.
@@ -41,7 +43,7 @@ pub struct DeadLettersConfig {
 
 pub fn execute(config: &DeadLettersConfig) -> Outcome {
     let routes = config.routes.read()?;
-    let reader = Reader::connect(&config.kafka.kafka_brokers, &routes)?;
+    let reader = Reader::new(&config.kafka.kafka_brokers, &routes);
     let shelved = read(&reader, &routes)?;
     let mut out = std::io::stdout().lock();
     if config.json {
@@ -95,8 +97,19 @@ impl<'s> Line<'s> {
     }
 }
 
+fn key(halts: &Halts) -> String {
+    match halts {
+        Halts { key: Some(key), .. } => key.clone(),
+        other => format!("({other})"),
+    }
+}
+
 fn command(shelved: &Shelved, routes: &RoutesArgs) -> String {
-    format!("cdc-relay release --routes {} {}", quoted(&routes.file.to_string_lossy()), shelved.release())
+    format!(
+        "cdc-relay release --routes {} {}",
+        shell::word(&routes.file.to_string_lossy()),
+        shelved.release()
+    )
 }
 
 fn show(shelved: &[Shelved], config: &DeadLettersConfig, out: &mut impl Write) -> std::io::Result<()> {
@@ -111,7 +124,7 @@ fn show(shelved: &[Shelved], config: &DeadLettersConfig, out: &mut impl Write) -
         table.add_row([
             row.source.clone(),
             row.destination.clone(),
-            row.key.clone().unwrap_or_else(|| "(every key)".to_owned()),
+            key(&row.halts),
             row.letters.to_string(),
             since.unwrap_or_default(),
             row.table.clone(),

@@ -5,6 +5,7 @@
 mod brokers;
 pub mod facts;
 mod finding;
+mod patterns;
 #[cfg(feature = "sinks")]
 mod queues;
 mod report;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use tokio_postgres::Client;
 
 use self::facts::Facts;
 use self::finding::{Finding, Severity};
@@ -123,13 +125,26 @@ async fn all(routes: &Routes, options: &Options) -> Result<Report> {
             source.url.get_ref().parse().with_context(|| format!("`url` of source {name}"))?;
         let key = format!("{name}/{}", source.slot.get_ref());
         let memory = memories.as_ref().map(|memories: &BTreeMap<String, Memory>| memories.get(&key));
-        let contract =
-            Contract { publication: Some(source.publication.get_ref()), routed: Some((routes, source)) };
-        let findings = postgres(&database, &contract, Some(source.slot.get_ref()), memory).await?;
+        let findings = source_findings(&database, (routes, source), memory).await?;
         databases.push(Section { name: format!("source {name}"), place: database.to_string(), findings });
     }
     databases.append(&mut sections);
     Ok(Report::new(databases, left))
+}
+
+/// The database of a source, with what the patterns of the routes file mean there.
+async fn source_findings(
+    database: &Database,
+    (routes, source): (&Routes, &Source),
+    memory: Option<Option<&Memory>>,
+) -> Result<Vec<Finding>> {
+    let client = database.connect().await?;
+    let (resolved, mut findings) = patterns::resolved(&client, (routes, source)).await?;
+    let source = resolved.source(source.name.get_ref()).unwrap_or(source);
+    let contract =
+        Contract { publication: Some(source.publication.get_ref()), routed: Some((&resolved, source)) };
+    findings.extend(looked(&client, &contract, Some(source.slot.get_ref()), memory).await?);
+    Ok(findings)
 }
 
 async fn postgres(
@@ -138,9 +153,17 @@ async fn postgres(
     slot: Option<&str>,
     memory: Option<Option<&Memory>>,
 ) -> Result<Vec<Finding>> {
-    let client = database.connect().await?;
+    looked(&database.connect().await?, contract, slot, memory).await
+}
+
+async fn looked(
+    client: &Client,
+    contract: &Contract<'_>,
+    slot: Option<&str>,
+    memory: Option<Option<&Memory>>,
+) -> Result<Vec<Finding>> {
     let tables = contract.routed.map(|(_, source)| routed(source)).unwrap_or_default();
-    let facts = facts::gather(&client, contract.publication, &tables).await?;
+    let facts = facts::gather(client, contract.publication, &tables).await?;
     Ok(check(&facts, contract, slot, memory))
 }
 

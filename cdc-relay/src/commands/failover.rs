@@ -17,7 +17,6 @@ use crate::failover::{Continuation, Evidence, Obstacle, branches, judge};
 use crate::inspect;
 use crate::lsn::Lsn;
 use crate::metrics::Metrics;
-use crate::pace::Load;
 use crate::reconcile;
 use crate::routes::{Routes, Source};
 use crate::source::Wiring;
@@ -87,7 +86,7 @@ pub fn execute(options: &Options) -> Outcome {
     let [source] = routes.sources.as_slice() else {
         return Err(Failure::usage("--source: which of the sources?".to_owned()));
     };
-    let source = source.clone();
+    let (routes, source) = crate::run::resolved(&routes, source)?;
     let report = work(options, routes, &source)?;
     if options.json.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&report).context("JSON")?))?;
@@ -139,7 +138,7 @@ fn decide(options: &Options, wiring: &Arc<Wiring>) -> Result<Report> {
             clients.recall(recalled.end)?.memory.is_none(),
             "the memory was written meanwhile: a relay runs somewhere. Stop it, and start over"
         );
-        clients.remember(Load::Handful, &continuation.memory)?;
+        clients.remember(&continuation.memory)?;
         report.done = true;
     }
     Ok(report)
@@ -178,10 +177,7 @@ fn newest(options: &Options, wiring: &Wiring) -> Result<(Lsn, Vec<String>)> {
 
 /// A table whose existing rows are not all told.
 fn unfinished(source: &Source, cluster: &Cluster, recalled: &Recalled) -> Option<String> {
-    let mut names = source.tables.iter().filter(|table| table.snapshot).map(|table| {
-        let (schema, name) = table.qualified();
-        format!("{schema}.{name}")
-    });
+    let mut names = source.tables.iter().filter(|table| table.snapshot).map(|table| table.of.to_string());
     let done = |name: &String| {
         let position = recalled.positions.get(name);
         position.is_some_and(|position| position.done && position.system_id == cluster.system_id)
@@ -207,9 +203,9 @@ fn caveats(source: &Source, memory: Option<&Memory>, newest: Lsn) -> Vec<String>
         ));
     }
     for table in source.tables.iter().filter(|table| table.id.is_none()) {
-        let (schema, name) = table.qualified();
+        let name = &table.of;
         caveats.push(format!(
-            "{schema}.{name} has no `id`: its events are named after the timeline, and those that are told again get \
+            "{name} has no `id`: its events are named after the timeline, and those that are told again get \
              another id"
         ));
     }

@@ -58,6 +58,7 @@ pub fn execute(options: &Options) -> Outcome {
             return Err(Failure::usage(format!("which source? Choose one by --source: {names}")));
         }
     };
+    let (routes, source) = crate::run::resolved(&routes, &source)?;
     match work(options, routes, &source)? {
         reconcile::Ending::Done(report) => {
             print(options.json, &report, done)?;

@@ -9,10 +9,12 @@ use serde::Serialize;
 
 use super::{Ending, Failure, Outcome};
 use crate::config::{KafkaArgs, RoutesArgs};
-use crate::inspect::{self, literal};
+use crate::dead::Halts;
+use crate::inspect;
 use crate::release::{Note, Order, PREFIX};
 use crate::routes::{Routes, Source};
 use crate::shelf::Shelved;
+use crate::sql::literal;
 use crate::topics::Reader;
 use crate::wire::{MESSAGES, Session};
 
@@ -39,9 +41,13 @@ pub struct ReleaseConfig {
     #[arg(long, value_name = "topic:NAME|queue:NAME")]
     pub destination: Option<String>,
     /// The halted key.
-    #[arg(long, required_unless_present = "all", conflicts_with = "all", allow_hyphen_values = true)]
+    #[arg(long, required_unless_present_any = ["all", "keyless"], conflicts_with_all = ["all", "keyless"],
+          allow_hyphen_values = true)]
     pub key: Option<String>,
-    /// Every halted key.
+    /// The row without a key, as `dead-letters` lists it.
+    #[arg(long, value_name = "ROW", conflicts_with = "all", allow_hyphen_values = true)]
+    pub keyless: Option<String>,
+    /// Every halted key, and every row without one.
     #[arg(long)]
     pub all: bool,
     /// Leaves out letters that still cannot be told: their events are lost to the destination.
@@ -62,18 +68,18 @@ pub fn execute(config: &ReleaseConfig) -> Outcome {
     let [source] = routes.sources.as_slice() else {
         return Err(Failure::usage("--source: which of the sources?".to_owned()));
     };
-    let reader = Reader::connect(&config.kafka.kafka_brokers, &routes)?;
+    let reader = Reader::new(&config.kafka.kafka_brokers, &routes);
     let shelved: Vec<Shelved> = super::dead_letters::read(&reader, &routes)?;
     let named: Vec<&Shelved> = shelved.iter().filter(|shelved| names(config, shelved)).collect();
     if named.is_empty() {
         return Err(Failure::Failed(anyhow::anyhow!("nothing of that name is halted: {}", listed(&shelved))));
     }
-    if config.key.is_some()
-        && let Some(whole) = named.iter().find(|shelved| shelved.key.is_none())
+    if !config.halts().is_all()
+        && let Some(whole) = named.iter().find(|shelved| shelved.halts.is_all())
     {
         return Err(Failure::Failed(anyhow::anyhow!(
-            "every key is halted towards {0}, since a row there had none, and a letter of that row may be of this key \
-             too: `--destination {0} --all` releases them",
+            "every key is halted towards {0}, and a letter of another may be of this key too: \
+             `--destination {0} --all` releases them",
             whole.destination
         )));
     }
@@ -81,7 +87,7 @@ pub fn execute(config: &ReleaseConfig) -> Outcome {
         id: format!("{:016x}", rand::random::<u64>()),
         source: source.name.get_ref().clone(),
         destination: config.destination.clone(),
-        key: config.key.clone(),
+        halts: config.halts(),
         pass_over: config.pass_over,
     };
     let end = end(&reader, &routes)?;
@@ -94,19 +100,21 @@ pub fn execute(config: &ReleaseConfig) -> Outcome {
     say.notes(&notes, source)
 }
 
+impl ReleaseConfig {
+    fn halts(&self) -> Halts {
+        Halts { key: self.key.clone(), keyless: self.keyless.clone() }
+    }
+}
+
 fn names(config: &ReleaseConfig, shelved: &Shelved) -> bool {
-    let key = match (&config.key, &shelved.key) {
-        (Some(named), Some(key)) => named == key,
-        (None, _) | (Some(_), None) => true,
-    };
-    key && config.destination.as_ref().is_none_or(|named| *named == shelved.destination)
+    let named = config.halts();
+    (named.is_all() || shelved.halts.is_all() || named == shelved.halts)
+        && config.destination.as_ref().is_none_or(|named| *named == shelved.destination)
 }
 
 /// The first few, as a hint.
 fn listed(shelved: &[Shelved]) -> String {
-    let name = |shelved: &Shelved| {
-        format!("key {} towards {}", shelved.key.as_deref().unwrap_or("(every)"), shelved.destination)
-    };
+    let name = |shelved: &Shelved| format!("{} towards {}", shelved.halts, shelved.destination);
     match shelved {
         [] => "no key is halted at all".to_owned(),
         some => {
@@ -137,7 +145,7 @@ fn write(source: &Source, order: &Order) -> Result<bool> {
         found.with_context(|| format!("slot {slot} does not exist: there is nothing to go on from"))?;
     let content = serde_json::to_string(order)?;
     session
-        .query(&format!("select pg_logical_emit_message(true, '{PREFIX}', {})", literal(&content)))
+        .query(&format!("select pg_logical_emit_message(true, {}, {})", literal(PREFIX), literal(&content)))
         .context("cannot write the order into the log")?;
     Ok(found.active_pid.is_some())
 }
@@ -216,7 +224,7 @@ impl Say<'_> {
 }
 
 fn sentence(note: &Note) -> String {
-    let key = note.key.as_ref().map_or_else(|| "every key".to_owned(), |key| format!("key {key}"));
+    let key = &note.halts;
     let told = match note.told {
         1 => "1 row told".to_owned(),
         n => format!("{n} rows told"),

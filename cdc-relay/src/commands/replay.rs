@@ -92,7 +92,7 @@ pub fn execute(config: &ReplayConfig) -> Outcome {
     let [source] = routes.sources.as_slice() else {
         return Err(Failure::usage("--source: which of the sources?".to_owned()));
     };
-    let source = source.clone();
+    let (routes, source) = crate::run::resolved(&routes, source)?;
     let rows = match (&config.key, &config.condition, config.since) {
         (Some(key), ..) => Rows::Key(key.clone()),
         (_, Some(condition), _) => Rows::Where(condition.clone()),

@@ -199,15 +199,11 @@ fn kafka(brokers: &str, routes: &Routes) -> Result<(BTreeMap<String, Memory>, Le
     let mut halted: Vec<Halted> =
         routes.sources.iter().map(|source| Halted::new(source.name.get_ref())).collect();
     let mut count = 0;
-    Reader::connect(brokers, routes)?.read(
-        routes.relay.dead_letter_topic.get_ref(),
-        0,
-        |offset, _, value| {
-            let Some(value) = value else { return Ok(()) };
-            count += u64::from(Letter::read(value).context("a dead letter is not readable")?.is_some());
-            halted.iter_mut().try_for_each(|halted| halted.apply(offset, value)).context("a dead letter")
-        },
-    )?;
+    Reader::new(brokers, routes).read(routes.relay.dead_letter_topic.get_ref(), 0, |offset, _, value| {
+        let Some(value) = value else { return Ok(()) };
+        count += u64::from(Letter::read(value).context("a dead letter is not readable")?.is_some());
+        halted.iter_mut().try_for_each(|halted| halted.apply(offset, value)).context("a dead letter")
+    })?;
     Ok((memories, (count, halted)))
 }
 

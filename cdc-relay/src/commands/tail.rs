@@ -6,7 +6,7 @@ mod show;
 mod text;
 mod trial;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,14 +14,18 @@ use anyhow::{Context, Result};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 
 use self::output::Output;
 use self::reader::{Reading, Slot, Stop, Totals};
 use self::show::{Format, Show};
 use super::{Ending, Failure, Outcome, block_on, say, terminal};
 use crate::config::JsonArgs;
+use crate::contract::Mismatch;
+use crate::contract::facts::{Question, prepare};
 use crate::database::Database;
+use crate::routes::TableName;
+use crate::sql;
 
 /// How long a stop waits for the reader, and then for the printer.
 const GRACE: Duration = Duration::from_secs(2);
@@ -31,7 +35,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Reads through a temporary replication slot, which the server drops when the session ends, even after kill -9. Where no
 /// publication is given, it makes one or two (cdc_relay_tail_…) and drops them at the end; those of a tail that was
 /// killed are dropped by the next one. Updates and deletes of a table without a primary key or replica identity are
-/// not shown, since publishing them would make them fail.
+/// not shown, since publishing them would make them fail; a table that loses its identity meanwhile is taken out within a second.
 ///
 /// The server keeps no log for it: when the output is not taken for 2 seconds, changes are left out and counted.
 #[derive(Debug, Clone, Args)]
@@ -52,8 +56,8 @@ pub struct Options {
     #[arg(env = "DATABASE_URL", hide_env_values = true)]
     url: String,
     /// Only this table (schema.table; public if there is no schema). May be given several times.
-    #[arg(long = "table", short, value_name = "TABLE")]
-    tables: Vec<String>,
+    #[arg(long = "table", short, value_name = "TABLE", value_parser = str::parse::<TableName>)]
+    tables: Vec<TableName>,
     /// Reads what this publication has, and makes none.
     #[arg(long, value_name = "NAME")]
     publication: Option<String>,
@@ -88,16 +92,18 @@ async fn tail(options: &Options, database: Database) -> Result<()> {
         Some(publication) => (vec![publication.clone()], false),
         None => (publish(&client, &facts, options, &name).await?, true),
     };
-    let known = facts.tables.iter().map(|table| table.oid).collect();
-    let follows = made && options.tables.is_empty() && facts.superuser;
-    let newcomers = async {
-        if follows { newcomers(&client, &publications, known).await } else { std::future::pending().await }
+    let changes = if made { watched(&client, &publications, &facts, options).await? } else { None };
+    let keeping = async {
+        match changes {
+            Some(changes) => changes.keep().await,
+            None => std::future::pending().await,
+        }
     };
     let format = if options.json.json { Format::Json } else { Format::Text { colour: terminal::colour() } };
-    let show = Show::new(format, &options.tables, reader::keys(&facts.tables));
+    let show = Show::new(format, options.tables.clone(), reader::keys(&facts.tables));
     let slot = options.from_slot.clone().map_or(Slot::Temporary(name), Slot::Existing);
     let reading = Reading { database, slot, publications: publications.clone(), limit: options.limit };
-    let read = read(reading, show, interrupted, newcomers).await;
+    let read = read(reading, show, interrupted, keeping).await;
     if made {
         withdraw(&client, &publications).await;
     }
@@ -117,39 +123,95 @@ async fn publish(
         say(&format!("Dropped publication {left}: a tail that was killed had left it behind."));
     }
     let plan = trial::plan(facts, &options.tables, name)?;
-    // All of them or none.
-    let statements = format!("begin; {}; commit", plan.statements.join("; "));
-    if let Err(error) = client.batch_execute(&statements).await {
-        return Err(error).context("cannot make a publication");
+    // All of them or none, and only what is as it was when it was planned.
+    client
+        .batch_execute(&format!("begin; {}", plan.statements.join("; ")))
+        .await
+        .context("cannot make a publication")?;
+    for changes in plan.names.iter().filter(|name| name.ends_with(trial::CHANGES)) {
+        let question = prepare(client, &Question::of_publication(changes)).await?;
+        trial::withdraw_harmful(client, &question).await?;
     }
+    client.batch_execute("commit").await.context("cannot make a publication")?;
     say(&format!("Made publication {} for as long as this runs.", plan.names.join(" and ")));
     plan.notes.iter().for_each(|note| say(&format!("Shows {note}.")));
     Ok(plan.names)
 }
 
-/// Publishes the updates and deletes of tables that are made meanwhile, if they have a replica identity. Never ends.
-async fn newcomers(client: &Client, publications: &[String], mut known: BTreeSet<u32>) {
-    const EVERY: Duration = Duration::from_millis(500);
-    let Some(publication) = publications.last() else { return };
-    loop {
-        tokio::time::sleep(EVERY).await;
-        // Whoever cannot be asked now is asked again; without an answer its inserts are still seen.
-        let Ok(facts) = trial::facts(client).await else { continue };
-        for table in facts.tables.iter().filter(|table| known.insert(table.oid)) {
-            let (shown, sql) = (table.shown(), table.sql());
-            if !table.identity {
-                say(&format!("Shows only inserts and truncates of {shown}: it has no replica identity."));
-            } else if let Err(error) =
-                client.batch_execute(&format!("alter publication {publication} add table {sql}")).await
+/// The publication of updates and deletes, if there is one.
+async fn watched<'a>(
+    client: &'a Client,
+    publications: &'a [String],
+    facts: &trial::Facts,
+    options: &Options,
+) -> Result<Option<Changes<'a>>> {
+    let Some(name) = publications.iter().find(|name| name.ends_with(trial::CHANGES)) else { return Ok(None) };
+    let published = prepare(client, &Question::of_publication(name)).await?;
+    let follows = options.tables.is_empty() && facts.superuser;
+    let everything = if follows { Some(prepare(client, &Question::of_everything()).await?) } else { None };
+    let known = facts.tables.iter().map(|table| (table.oid, table.identity)).collect();
+    Ok(Some(Changes { client, name, published, everything, known }))
+}
+
+/// The publication of updates and deletes, kept harmless for as long as it is there.
+struct Changes<'a> {
+    client: &'a Client,
+    name: &'a str,
+    published: Statement,
+    /// Asked if tables that are made meanwhile join it.
+    everything: Option<Statement>,
+    /// By table, whether its updates are published.
+    known: BTreeMap<u32, bool>,
+}
+
+impl Changes<'_> {
+    /// Never ends. Whoever cannot be asked now is asked again; without an answer the inserts are still seen.
+    async fn keep(mut self) {
+        const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+        let mut failing = false;
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let looked = self.look().await;
+            if let Err(error) = &looked
+                && !failing
             {
-                say(&format!("Shows only inserts and truncates of {shown}: {error}"));
+                say(&format!("Publication {} cannot be watched, and is tried again: {error:#}", self.name));
+            }
+            failing = looked.is_err();
+        }
+    }
+
+    /// Takes out the tables whose updates and deletes the server began to refuse; takes in those that are new and have
+    /// a replica identity.
+    async fn look(&mut self) -> Result<()> {
+        for withdrawal in trial::withdraw_harmful(self.client, &self.published).await? {
+            let Mismatch { subject, found, .. } = withdrawal.why;
+            say(&format!("Shows only inserts and truncates of {subject} from now on: it {found}."));
+        }
+        let Some(everything) = &self.everything else { return Ok(()) };
+        for table in trial::tables(self.client, everything).await? {
+            let shown = table.shown();
+            match (self.known.insert(table.oid, table.identity), table.identity) {
+                (Some(true), _) | (Some(false), false) => {}
+                (None, false) => {
+                    say(&format!("Shows only inserts and truncates of {shown}: it has no replica identity."));
+                }
+                (None | Some(false), true) => {
+                    let add =
+                        format!("alter publication {} add table {}", sql::identifier(self.name), table.sql());
+                    if let Err(error) = self.client.batch_execute(&add).await {
+                        say(&format!("Shows only inserts and truncates of {shown}: {error}"));
+                    }
+                }
             }
         }
+        Ok(())
     }
 }
 
 async fn withdraw(client: &Client, publications: &[String]) {
-    let drop = format!("drop publication if exists {}", publications.join(", "));
+    let quoted: Vec<String> = publications.iter().map(|name| sql::identifier(name)).collect();
+    let drop = format!("drop publication if exists {}", quoted.join(", "));
     if let Err(error) = client.batch_execute(&drop).await {
         let names = publications.join(", ");
         say(&format!("Publication {names} could not be dropped ({error}); the next tail drops it."));

@@ -15,7 +15,7 @@ use self::read::Topic;
 use super::{Ending, Failure, Outcome, print, terminal};
 use crate::chain::Findings;
 use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
-use crate::routes::{Relay, Routes, Source};
+use crate::routes::{Glob, Relay, Routes, Source};
 
 /// Proves from the topics alone that no transaction is missing, and that none came out of order.
 ///
@@ -98,7 +98,9 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
         None => options.topics.iter().map(|name| Topic { name: name.clone(), dead_letters: false }).collect(),
     };
     let (relay, kafka) = (Relay::default(), BTreeMap::new());
-    let none = Routes { relay, kafka, topics: Vec::new(), queues: Vec::new(), sources: Vec::new() };
+    let lists_topics = true;
+    let none =
+        Routes { relay, kafka, lists_topics, topics: Vec::new(), queues: Vec::new(), sources: Vec::new() };
     let sources: Option<BTreeMap<String, String>> = routes.map(|routes| {
         let name = |source: &Source| (source.name.get_ref().clone(), source.event_source.get_ref().clone());
         routes.sources.iter().map(name).collect()
@@ -121,7 +123,7 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
 
 /// The topics that the sources' routes lead to, and the dead letters.
 pub fn told_to(routes: &Routes) -> Vec<Topic> {
-    let all = routes.sources.iter().flat_map(|source| &source.tables).flat_map(|table| &table.routes);
+    let all = routes.sources.iter().flat_map(Source::entries).flat_map(|table| &table.routes);
     let mut names = BTreeSet::new();
     for topic in all.filter_map(|route| route.topic.as_ref()).map(|topic| topic.get_ref()) {
         if routes.topic_index(topic).is_some() {
@@ -134,6 +136,15 @@ pub fn told_to(routes: &Routes) -> Vec<Topic> {
     let mut topics: Vec<Topic> = names.into_iter().map(|name| Topic { name, dead_letters: false }).collect();
     topics.push(Topic { name: routes.relay.dead_letter_topic.get_ref().clone(), dead_letters: true });
     topics
+}
+
+/// Those that the tables of patterns may lead to.
+pub fn told_to_by_patterns(routes: &Routes) -> Vec<Glob> {
+    let patterns = routes
+        .sources
+        .iter()
+        .flat_map(|source| source.patterns.iter().flat_map(|pattern| pattern.topics(source.name.get_ref())));
+    if routes.lists_topics { Vec::new() } else { patterns.collect() }
 }
 
 fn text(report: &Report, colour: bool) -> String {

@@ -3,6 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
+use crate::contract;
 use crate::inspect;
 use crate::rows::{self, Table};
 use crate::source::Wiring;
@@ -37,7 +38,7 @@ pub struct Planned {
 
 /// One reconcile or failover at a time: each would take the slot, or the memory, from the other.
 pub fn alone(session: &mut Session, slot: &str) -> Result<()> {
-    let key = inspect::literal(&format!("cdc-relay reconcile {slot}"));
+    let key = crate::sql::literal(&format!("cdc-relay reconcile {slot}"));
     let rows =
         session.query(&format!("select pg_catalog.pg_try_advisory_lock(hashtextextended({key}, 0))"))?;
     let free = rows.first().is_some_and(|row| inspect::text(row, 0) == "t");
@@ -67,7 +68,7 @@ pub fn examine(
             );
         }
     }
-    if let Err(refusal) = inspect::contract(session, &wiring.routes, source)? {
+    if let Err(refusal) = contract::check(session, &wiring.routes, source)? {
         bail!("{refusal}");
     }
     session.query(rows::HONEST)?;
@@ -81,10 +82,7 @@ pub fn examine(
 pub fn routed(session: &mut Session, wiring: &Wiring) -> Result<Vec<Table>> {
     let source = &wiring.source;
     let mut tables = rows::tables(session, source.publication.get_ref())?;
-    tables.retain(|table| {
-        let found = (table.relation.schema.as_str(), table.relation.name.as_str());
-        source.tables.iter().any(|routed| routed.qualified() == found)
-    });
+    tables.retain(|table| source.table(&table.relation.table_name()).is_some());
     Ok(tables)
 }
 

@@ -11,7 +11,6 @@ use super::examine::routed;
 use crate::clients::Clients;
 use crate::flight::Flight;
 use crate::lsn::Lsn;
-use crate::pace::Load;
 use crate::pgoutput::{self, Scratch};
 use crate::route::Transaction;
 use crate::rows::{self, Table};
@@ -78,7 +77,7 @@ impl<'a> Retelling<'a> {
         if let Some(table) = rows::rewritten(session, &tables)? {
             bail!("{table} was rewritten or truncated while the slot was made: start over");
         }
-        self.clients.teller()?.expect(Load::Backlog);
+        self.clients.teller()?.expect_much();
         let mut reports = Vec::new();
         for table in tables {
             let report = self.table(session, &table)?;

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 
 use super::fields::{Fields, Kind};
+use super::findings::NOWHERE;
+use super::selection;
 use super::{
-    Cast, Condition, Deletes, Queue, Relay, Route, Routes, Source, Table, Text, Toast, Topic, qualified,
+    Cast, Condition, Deletes, Ignored, Pattern, Queue, Relay, Route, Routes, Source, Table, TableName,
+    TablePattern, Text, Toast, Topic,
 };
 use crate::template::Op;
 
@@ -32,7 +35,7 @@ pub fn routes(mut fields: Fields<'_, '_>) -> Routes {
         fields.note(&fields.at(), "sources", "none is given: a relay reads at least one [[sources]]");
     }
     fields.finish();
-    Routes { relay, kafka, topics, queues, sources }
+    Routes { relay, kafka, lists_topics: !topics.is_empty(), topics, queues, sources }
 }
 
 fn relay(fields: Option<Fields<'_, '_>>) -> Relay {
@@ -89,14 +92,19 @@ fn source(mut fields: Fields<'_, '_>) -> Source {
     let url = fields.required("url");
     let (slot, publication) = (fields.text("slot"), fields.text("publication"));
     let event_source = fields.text("event_source");
-    let ignore = fields.texts("ignore");
+    let ignore = fields.texts("ignore").into_iter().filter_map(|text| ignored(&fields, text)).collect();
     let own_publication = publication.is_none();
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
     let own: String = format!("cdc_relay_{}", name.get_ref().chars().map(plain).collect::<String>());
     let default = |text: String| Text::new(name.span(), text);
-    let tables = fields.tables("tables", "sources.tables");
-    let tables =
-        tables.unwrap_or_default().into_iter().map(|table_fields| table(table_fields, &name)).collect();
+    let (mut tables, mut patterns) = (Vec::new(), Vec::new());
+    for fields in fields.tables("tables", "sources.tables").unwrap_or_default() {
+        let (table, which) = table(fields, &name);
+        match which {
+            Some(which) => patterns.push(Pattern { which, table }),
+            None => tables.push(table),
+        }
+    }
     let source = Source {
         slot: slot.unwrap_or_else(|| default(own.clone())),
         publication: publication.unwrap_or_else(|| default(own.clone())),
@@ -104,6 +112,7 @@ fn source(mut fields: Fields<'_, '_>) -> Source {
         event_source: event_source.unwrap_or_else(|| default(format!("/{}", name.get_ref()))),
         ignore,
         tables,
+        patterns,
         url,
         name,
     };
@@ -111,17 +120,43 @@ fn source(mut fields: Fields<'_, '_>) -> Source {
     source
 }
 
-fn table(mut fields: Fields<'_, '_>, source: &Text) -> Table {
+fn ignored(fields: &Fields<'_, '_>, text: Text) -> Option<Ignored> {
+    let which =
+        text.get_ref().parse().map_err(|problem: String| fields.note(&text.span(), "ignore", problem));
+    Some(Ignored { which: which.ok()?, text })
+}
+
+/// What the name of a table means: one, or with the second those that match.
+fn named(fields: &Fields<'_, '_>, name: &Text) -> (TableName, Option<TablePattern>) {
+    let nobody = || TableName::new("", name.get_ref());
+    match name.get_ref().parse::<TablePattern>() {
+        Ok(which) => match which.exact() {
+            Some(table) => (table, None),
+            None => (nobody(), Some(which)),
+        },
+        // That it is missing is noted already.
+        Err(_) if name.span() == NOWHERE => (nobody(), None),
+        Err(problem) => {
+            fields.note(&name.span(), "name", problem);
+            (nobody(), None)
+        }
+    }
+}
+
+/// The second: the tables that it is meant for, if its name is a pattern.
+fn table(mut fields: Fields<'_, '_>, source: &Text) -> (Table, Option<TablePattern>) {
     let name = fields.required("name");
+    let (of, which) = named(&fields, &name);
     let (key, id, subject) = (fields.text("key"), fields.text("id"), fields.text("subject"));
     let headers = fields.by_name("headers");
     let names = fields.names("names");
     let snapshot = fields.flag("snapshot");
     let has_routes = fields.key("routes").is_some();
-    let inline = route(&mut fields, (source, &name));
+    let whose = Whose { source, name: &name, of: &of, which: which.as_ref() };
+    let inline = route(&mut fields, whose);
     let routes = match fields.tables("routes", "sources.tables.routes") {
         None => vec![inline],
-        Some(routes) => routes.into_iter().map(|fields| listed(fields, (source, &name))).collect(),
+        Some(routes) => routes.into_iter().map(|fields| listed(fields, whose)).collect(),
     };
     if has_routes {
         for key in ROUTE_KEYS.iter().filter(|key| **key != "routes") {
@@ -132,12 +167,21 @@ fn table(mut fields: Fields<'_, '_>, source: &Text) -> Table {
         }
     }
     fields.finish();
-    Table { name, key, id, subject, headers, names, snapshot, routes }
+    (Table { name, of, key, id, subject, headers, names, snapshot, routes }, which)
+}
+
+/// The table that a route belongs to.
+#[derive(Clone, Copy)]
+struct Whose<'a> {
+    source: &'a Text,
+    name: &'a Text,
+    of: &'a TableName,
+    which: Option<&'a TablePattern>,
 }
 
 /// One of `[[sources.tables.routes]]`.
-fn listed(mut fields: Fields<'_, '_>, of: (&Text, &Text)) -> Route {
-    let mut route = route(&mut fields, of);
+fn listed(mut fields: Fields<'_, '_>, whose: Whose<'_>) -> Route {
+    let mut route = route(&mut fields, whose);
     route.key = fields.text("key");
     route.headers = fields.by_name("headers");
     fields.finish();
@@ -145,16 +189,18 @@ fn listed(mut fields: Fields<'_, '_>, of: (&Text, &Text)) -> Route {
 }
 
 /// What the table may say itself, if it has but one route.
-fn route(fields: &mut Fields<'_, '_>, (source, table): (&Text, &Text)) -> Route {
+fn route(fields: &mut Fields<'_, '_>, whose: Whose<'_>) -> Route {
     let (mut topic, queue) = (fields.text("topic"), fields.text("queue"));
     if topic.is_none() && queue.is_none() {
-        let name = format!("{}.{}", source.get_ref(), table.get_ref());
-        topic = Some(Text::new(table.span(), name));
+        topic = Some(Text::new(whose.name.span(), default_topic(whose)));
     }
-    if let Some(topic) = &mut topic {
-        of_table(topic, source, table);
+    if let Some(topic) = &mut topic
+        && whose.which.is_none()
+    {
+        selection::of_table(topic, whose.source.get_ref(), whose.of);
     }
-    let kind = fields.text("type").unwrap_or_else(|| Text::new(table.span(), "{@table}.{@op}".to_owned()));
+    let kind =
+        fields.text("type").unwrap_or_else(|| Text::new(whose.name.span(), "{@table}.{@op}".to_owned()));
     let values = [Deletes::Event, Deletes::Tombstone, Deletes::Both, Deletes::Ignore];
     let casts = [Cast::Text, Cast::Number, Cast::Json, Cast::EpochMs, Cast::EpochUs, Cast::Hex];
     Route {
@@ -179,14 +225,13 @@ fn route(fields: &mut Fields<'_, '_>, (source, table): (&Text, &Text)) -> Route 
     }
 }
 
-/// A topic that names the table is known now.
-fn of_table(topic: &mut Text, source: &Text, table: &Text) {
-    if let Ok(template) = crate::template::Template::parse(topic.get_ref())
-        && template.constant().is_none()
-        && let Some(text) = template.of_table(source.get_ref(), qualified(table.get_ref()))
-    {
-        *topic = Text::new(topic.span(), text.replace('{', "{{").replace('}', "}}"));
-    }
+/// `<source>.<table>`, with the schema if the name says it.
+fn default_topic(whose: Whose<'_>) -> String {
+    let schema = match whose.which {
+        None => whose.of.schema != "public" || whose.name.get_ref().starts_with("public."),
+        Some(which) => which.schema() != Some("public"),
+    };
+    if schema { "{@source}.{@schema}.{@table}".to_owned() } else { "{@source}.{@table}".to_owned() }
 }
 
 fn when(fields: &mut Fields<'_, '_>) -> BTreeMap<String, Condition> {

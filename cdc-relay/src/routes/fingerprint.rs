@@ -13,7 +13,7 @@ impl Source {
         let mut hash = Sha256::new();
         let mut part = |text: &dyn Display| hash.update(format!("{text}\0"));
         part(self.publication.get_ref());
-        for table in &self.tables {
+        for table in self.entries() {
             part(table.name.get_ref());
             for route in &table.routes {
                 part(&route.topic.as_ref().map_or("", |topic| topic.get_ref()));

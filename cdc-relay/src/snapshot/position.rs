@@ -40,8 +40,9 @@ pub fn problems<'t>(tables: impl Iterator<Item = &'t Table>, version: u32) -> Ve
         } else if table.key.is_empty() {
             problems.push(format!(
                 "{name} has `snapshot = true` and no published primary key to read it by: add one \
-                 (`alter table {name} add primary key (…)`), or take the option away and tell all rows with \
-                 `cdc-relay reconcile`"
+                 (`alter table {} add primary key (…)`), or take the option away and tell all rows with \
+                 `cdc-relay reconcile`",
+                table.relation.sql()
             ));
         }
         problems.extend(table.unreadable.clone());

@@ -10,8 +10,9 @@ use super::window::Visible;
 use super::{Mark, PREFIX};
 use crate::acks::Acks;
 use crate::database::Database;
-use crate::inspect::{literal, text};
+use crate::inspect::text;
 use crate::rows::{self, HONEST, Page, Table};
+use crate::sql::literal;
 use crate::wire::Session;
 
 /// A chunk keeps at most so many bytes, or one row.

@@ -12,7 +12,6 @@ use crate::dead::{unrouted, untellable};
 use crate::letter::Letter;
 use crate::lsn::PgTime;
 use crate::made::Made;
-use crate::pace::Load;
 use crate::pgoutput::Relation;
 use crate::present::{Present, stands_for};
 use crate::release::{Note, Order, Pass};
@@ -58,7 +57,7 @@ impl Stream<'_> {
         self.settle()?;
         let mut pass = Pass::new(order, self.teller.halted());
         if let Some(from) = pass.from() {
-            self.teller.expect(Load::Backlog);
+            self.teller.expect_much();
             self.tell_letters(&mut pass, from)?;
             // A key is released only when its letters are where they belong.
             self.settle()?;
@@ -71,6 +70,7 @@ impl Stream<'_> {
         // A key that is halted again has its letters from here on.
         let end = self.letters.reader.open(self.letters.topic, i64::MAX)?.end();
         self.teller.letters_from(end);
+        self.letters.reader.rest();
         Ok(())
     }
 
@@ -173,13 +173,13 @@ impl Stream<'_> {
         let (transaction, progress) = (&mut self.transaction, &mut self.progress);
         let again = transaction.commit_lsn < self.origin.told;
         let mut open = Open { transaction, ticket, progress, again };
-        self.teller.note((note.key.as_deref().unwrap_or_default(), &value), &mut open)?;
+        self.teller.note((&note.halts, &value), &mut open)?;
         self.teller.noted(&value)?;
-        let Note { source, destination, key, told, passed_over, .. } = note;
+        let Note { source, destination, halts, told, passed_over, .. } = note;
         match &note.reason {
             _ if note.done => tracing::info!(source, told, passed_over, "the order to release is done"),
-            Some(reason) => tracing::warn!(source, destination, key, told, "stays halted: {reason}"),
-            None => tracing::info!(source, destination, key, told, passed_over, "released"),
+            Some(reason) => tracing::warn!(source, destination, told, "{halts} stays halted: {reason}"),
+            None => tracing::info!(source, destination, told, passed_over, "{halts} released"),
         }
         Ok(())
     }

@@ -182,14 +182,14 @@ async fn doctor_looks_at_a_database_without_a_routes_file_and_says_what_it_left(
     assert!(error.contains("give a connection string"), "{error}");
 }
 
-struct Tail {
+pub struct Tail {
     child: Child,
     lines: BufReader<std::process::ChildStdout>,
 }
 
 impl Tail {
     /// Starts a tail and waits until it reads.
-    fn start(rig: &Rig, arguments: &[&str]) -> Tail {
+    pub fn start(rig: &Rig, arguments: &[&str]) -> Tail {
         let mut child = rig
             .command("tail")
             .arg(&rig.url)
@@ -214,7 +214,7 @@ impl Tail {
         Tail { child, lines }
     }
 
-    fn line(&mut self) -> String {
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.lines.read_line(&mut line).expect("a line");
         line

@@ -38,6 +38,13 @@ fn config(brokers: &str) -> ClientConfig {
     config
 }
 
+/// Whether there is such a topic. Asking does not make it.
+pub fn exists(topic: &str) -> bool {
+    let consumer: BaseConsumer = config(&server("KAFKA_BROKERS")).create().expect("consumer");
+    let metadata = consumer.fetch_metadata(None, Duration::from_secs(10)).expect("metadata");
+    metadata.topics().iter().any(|known| known.name() == topic)
+}
+
 /// Everything in the topic now, by partition and offset. Nothing if it does not exist.
 pub fn read(topic: &str) -> Vec<Event> {
     read_from(&server("KAFKA_BROKERS"), topic)

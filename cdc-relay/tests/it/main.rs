@@ -5,19 +5,25 @@
 
 mod alters;
 mod brokers;
+mod bytes;
 mod commands;
 mod dead_letters;
 #[cfg(feature = "failpoints")]
 mod ends;
 mod failover;
 mod faults;
+mod harm;
 mod history;
+mod idle;
 mod kafka;
+mod keys;
 mod load;
 mod losses;
+mod names;
 mod observed;
 mod oracle;
 mod outages;
+mod own_key;
 mod proxy;
 mod rabbit;
 mod reconcile;
@@ -31,4 +37,5 @@ mod standby;
 mod telling;
 mod tls;
 mod types;
+mod undecodable;
 mod volume;

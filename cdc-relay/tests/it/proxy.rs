@@ -1,11 +1,14 @@
-//! Links that can be cut, or held up at a word: they stand between the relay and a server.
+//! Links that can be cut, held up at a word, or that deliver several answers in one piece: they stand between the relay
+//! and a server.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 pub struct Proxy {
     pub address: SocketAddr,
@@ -101,5 +104,55 @@ impl Gate {
 
     pub fn open(&self) {
         self.state.send_replace(Held::NoMore);
+    }
+}
+
+/// Collects what the server says after a word of the client's, until it is silent, and delivers that in one piece.
+pub struct Lump {
+    pub address: SocketAddr,
+}
+
+impl Lump {
+    pub async fn to(server: String, word: &'static str) -> Lump {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
+        let address = listener.local_addr().expect("address");
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let Ok(upstream) = TcpStream::connect(server.as_str()).await else { continue };
+                let _ = (client.set_nodelay(true), upstream.set_nodelay(true));
+                tokio::spawn(Lump::carry(client, upstream, word));
+            }
+        });
+        Lump { address }
+    }
+
+    async fn carry(client: TcpStream, upstream: TcpStream, word: &'static str) {
+        const SILENCE: Duration = Duration::from_millis(500);
+        let (mut from, mut to) = client.into_split();
+        let (mut answers, mut requests) = upstream.into_split();
+        let (said, heard) = watch::channel(false);
+        tokio::spawn(async move {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(length @ 1..) = from.read(&mut buffer).await {
+                if buffer[..length].windows(word.len()).any(|part| part == word.as_bytes()) {
+                    let _ = said.send(true);
+                }
+                if requests.write_all(&buffer[..length]).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(length @ 1..) = answers.read(&mut buffer).await {
+            let mut piece = buffer[..length].to_vec();
+            while *heard.borrow()
+                && let Ok(Ok(length @ 1..)) = timeout(SILENCE, answers.read(&mut buffer)).await
+            {
+                piece.extend_from_slice(&buffer[..length]);
+            }
+            if to.write_all(&piece).await.is_err() {
+                return;
+            }
+        }
     }
 }

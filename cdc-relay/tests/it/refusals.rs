@@ -60,10 +60,8 @@ async fn a_slot_that_somebody_else_advanced_is_noticed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_somebody_else_advances_as_the_relay_takes_it_up_is_noticed() {
     let mut rig = used("taken_up").await;
-    let (before, rest) = rig.url.rsplit_once('@').expect("a login");
-    let (server, database) = rest.split_once('/').expect("a database");
-    let gate = Gate::to(server.to_owned(), "START_REPLICATION").await;
-    rig.overrides.push(("IT_URL", format!("{before}@{}/{database}", gate.address)));
+    let gate = Gate::to(rig.host(), "START_REPLICATION").await;
+    rig.overrides.push(("IT_URL", rig.url_by(gate.address)));
     let relay = rig.start();
     gate.held().await;
     rig.row("lost", 1, 1, "made").await;

@@ -106,13 +106,15 @@ impl Rig {
     }
 
     async fn bare_on(servers: Servers, test: &str) -> Rig {
+        Rig::like(servers, test, "template template0").await
+    }
+
+    /// Without schema and routes, in a database that is made so.
+    pub async fn like(servers: Servers, test: &str, how: &str) -> Rig {
         let unique = uuid::Uuid::now_v7().simple().to_string();
         let name = format!("it_{}_{}", test.chars().take(24).collect::<String>(), &unique[20..]);
         let maintenance = connect(&servers.postgres).await;
-        maintenance
-            .batch_execute(&format!("create database {name} template template0"))
-            .await
-            .expect("database");
+        maintenance.batch_execute(&format!("create database {name} {how}")).await.expect("database");
         let url = with_database(&servers.postgres, &name);
         let folder = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&folder).expect("folder");
@@ -127,6 +129,17 @@ impl Rig {
             overrides: Vec::new(),
             relays: 0,
         }
+    }
+
+    /// Host and port of the database.
+    pub fn host(&self) -> String {
+        let (_, rest) = self.url.rsplit_once('@').expect("a login");
+        rest.split_once('/').expect("a database").0.to_owned()
+    }
+
+    /// The database's URL by way of somebody in between.
+    pub fn url_by(&self, address: SocketAddr) -> String {
+        self.url.replacen(&self.host(), &address.to_string(), 1)
     }
 
     /// After the server was away.
@@ -352,6 +365,10 @@ impl Relay {
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("VmHWM");
         let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
         kilobytes * 1024
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {

@@ -18,6 +18,8 @@ pub struct Net {
     pub voids: u32,
     /// Charged and not given back.
     pub amount: i64,
+    /// The smallest and the largest amount of a line.
+    pub lines: Option<(i64, i64)>,
 }
 
 impl Net {
@@ -27,6 +29,11 @@ impl Net {
 
     pub fn is_nothing(self) -> bool {
         (self.standing(), self.amount) == (0, 0)
+    }
+
+    /// Every charge and every void was of this amount.
+    pub fn is_of(self, amount: i64) -> bool {
+        self.lines.is_none_or(|lines| lines == (amount, amount))
     }
 
     pub fn is_once(self, amount: i64) -> bool {
@@ -78,6 +85,8 @@ impl Book {
             return Ok(());
         };
         let net = self.net.entry(reference).or_default();
+        let (least, most) = net.lines.unwrap_or((line.amount, line.amount));
+        net.lines = Some((least.min(line.amount), most.max(line.amount)));
         match line.kind {
             Entry::Charge => (net.charges, net.amount) = (net.charges + 1, net.amount + line.amount),
             Entry::Void => (net.voids, net.amount) = (net.voids + 1, net.amount - line.amount),
@@ -148,7 +157,7 @@ pub fn unadmitted(seen: &Seen) -> Vec<Uuid> {
     seen.gateway.net.iter().filter(|(id, net)| net.charges > 0 && !admitted(id)).map(|(id, _)| *id).collect()
 }
 
-/// G3: each charge has a committed intent, and its row does not say that no call was made.
+/// G3: each charge has a committed intent of its amount, and its row does not say that no call was made.
 pub fn intended(seen: &Seen) -> Tally {
     let mut tally = Tally { examined: seen.gateway.lines, ..Tally::default() };
     for id in unadmitted(seen) {
@@ -159,6 +168,12 @@ pub fn intended(seen: &Seen) -> Tally {
                 None => format!("{net} without a row in charges"),
             }
         });
+    }
+    for (id, net) in &seen.gateway.net {
+        let intent = seen.charges.rows.get(id).filter(|row| !row.status.was_never_called());
+        if let Some(row) = intent.filter(|row| !net.is_of(row.amount)) {
+            tally.offends(*id, || format!("{}, though its charge is of {}", net.told(), row.amount));
+        }
     }
     for reference in &seen.gateway.foreign {
         tally.offends(None, || format!("a charge with the reference {reference:?}, which is no payment's"));

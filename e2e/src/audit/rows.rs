@@ -18,9 +18,38 @@ use super::finding::Tally;
 use super::money;
 use super::words::{Charged, Kind, Status};
 
+/// What every row of a payment has to say alike. Texts are kept as prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    pub user_id: Uuid,
+    pub amount: i64,
+    pub service: u64,
+    /// The ledger has none.
+    pub client_number: Option<u64>,
+}
+
+impl Terms {
+    /// The first of them that differs, for people.
+    pub fn difference(&self, other: &Terms) -> Option<String> {
+        let numbers = self.client_number.zip(other.client_number);
+        if self.amount != other.amount {
+            Some(format!("amount {}, not {}", other.amount, self.amount))
+        } else if self.user_id != other.user_id {
+            Some(format!("user {}, not {}", other.user_id, self.user_id))
+        } else if self.service != other.service {
+            Some("another service".to_owned())
+        } else if numbers.is_some_and(|(ours, theirs)| ours != theirs) {
+            Some("another client number".to_owned())
+        } else {
+            None
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Payment {
     pub amount: i64,
+    pub terms: Terms,
     pub status: Status,
     pub version: u32,
     /// The version that the columns account for; an outcome that was once unknown may have added one.
@@ -32,6 +61,7 @@ pub struct Payment {
 pub struct Entry {
     pub kind: Kind,
     pub amount: i64,
+    pub terms: Terms,
     pub print: u64,
 }
 
@@ -45,6 +75,7 @@ pub struct Entries {
 #[derive(Clone, Debug)]
 pub struct Charge {
     pub amount: i64,
+    pub terms: Terms,
     pub status: Charged,
     pub version: u32,
     pub has_reason: bool,
@@ -150,8 +181,15 @@ fn payment(row: &Row) -> Result<(Uuid, Payment)> {
     };
     let status = Status::parse(&data.status).with_context(|| format!("payment status {}", data.status))?;
     let transitions = [data.authorized_at.is_some(), status.has_ended(), data.cancel_requested_at.is_some()];
+    let terms = Terms {
+        user_id: data.user_id,
+        amount: data.amount,
+        service: print(&data.service_id)?,
+        client_number: Some(print(&data.client_number)?),
+    };
     let payment = Payment {
         amount: data.amount,
+        terms,
         status,
         version: data.version.unsigned_abs(),
         shown: 1 + transitions.map(u32::from).iter().sum::<u32>(),
@@ -177,7 +215,13 @@ pub async fn ledger(client: &impl GenericClient) -> Result<Ledger> {
             created_at: row.get(8),
         };
         let kind = Kind::parse(&data.kind).with_context(|| format!("ledger kind {}", data.kind))?;
-        let entry = Entry { kind, amount: data.amount, print: print(&data)? };
+        let terms = Terms {
+            user_id: data.user_id,
+            amount: data.amount,
+            service: print(&data.service_id.as_deref().unwrap_or_default())?,
+            client_number: None,
+        };
+        let entry = Entry { kind, amount: data.amount, terms, print: print(&data)? };
         let entries = read.rows.entry(data.payment_id).or_default();
         let phase = if data.phase == 1 { &mut entries.first } else { &mut entries.second };
         read.twice.saw();
@@ -234,8 +278,15 @@ fn charge(row: &Row) -> Result<(Uuid, Charge)> {
         created_at: row.get(12),
         decided_at: row.get(13),
     };
+    let terms = Terms {
+        user_id: data.user_id,
+        amount: data.amount,
+        service: print(&data.service_id)?,
+        client_number: Some(print(&data.client_number)?),
+    };
     let charge = Charge {
         amount: data.amount,
+        terms,
         status: Charged::parse(&data.status).with_context(|| format!("charge status {}", data.status))?,
         version: data.version.unsigned_abs(),
         has_reason: data.reason.is_some(),

@@ -67,3 +67,20 @@ pub fn held_for(seen: &Seen) -> Tally {
     }
     tally
 }
+
+/// M6: user, amount and service of each ledger entry, and of the charge with its client number, are the payment's.
+pub fn same(seen: &Seen) -> Tally {
+    let mut tally = Tally::default();
+    for (id, payment) in &seen.payments.rows {
+        let entries =
+            seen.ledger.rows.get(id).into_iter().flat_map(|entries| [entries.first, entries.second]);
+        let entries = entries.flatten().map(|entry| (entry.kind.as_str(), entry.terms));
+        let charge = seen.charges.rows.get(id).map(|charge| ("charge", charge.terms));
+        for (row, terms) in entries.chain(charge) {
+            let difference = payment.terms.difference(&terms);
+            let what = || format!("its {row} has {}", difference.as_deref().unwrap_or_default());
+            tally.look(difference.is_none(), *id, what);
+        }
+    }
+    tally
+}

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use saga::contract::{
-    BALANCE_TOPIC, ChargeResult, EventType, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment,
+    BALANCE_TOPIC, ChargeResult, EventType, Fact, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment,
 };
 use uuid::Uuid;
 
@@ -152,7 +152,7 @@ impl Told {
 
     fn payment(&mut self, telling: &Telling<'_>, body: &Payment) -> Result<()> {
         let (id, version) = (body.payment_id, body.version.unsigned_abs());
-        telling.is_of(&format!("payments/payments/{id}/{version}"), &format!("payment.{}.v1", body.event))?;
+        telling.is_of(body)?;
         let status = Status::parse(&body.status).with_context(|| format!("status {}", body.status))?;
         let event = Event::parse(&body.event).with_context(|| format!("event {}", body.event))?;
         let print = print(body)?;
@@ -180,15 +180,7 @@ impl Told {
 
     fn entry(&mut self, telling: &Telling<'_>, body: &LedgerEntry) -> Result<()> {
         let (id, phase) = (body.payment_id, body.phase);
-        let word = match body.kind.as_str() {
-            "hold" => "held",
-            "rejection" => "rejected",
-            "deposit" => "deposited",
-            "capture" => "captured",
-            "release" => "released",
-            other => bail!("ledger kind {other}"),
-        };
-        telling.is_of(&format!("balance/ledger/{id}/{phase}"), &format!("balance.{word}.v1"))?;
+        telling.is_of(body)?;
         let print = print(body)?;
         let index = match phase {
             1 => 0,
@@ -207,8 +199,7 @@ impl Told {
 
     fn charge(&mut self, telling: &Telling<'_>, body: &ChargeResult) -> Result<()> {
         let (id, version) = (body.payment_id, body.version.unsigned_abs());
-        let name = format!("payment.result.{}.v1", body.status);
-        telling.is_of(&format!("processor/charges/{id}/{version}"), &name)?;
+        telling.is_of(body)?;
         let status = Charged::parse(&body.status).with_context(|| format!("status {}", body.status))?;
         let print = print(body)?;
         let told = self.charges.entry(id).or_default();
@@ -270,10 +261,11 @@ impl Telling<'_> {
     }
 
     /// Id and type are those of the body.
-    fn is_of(&self, id: &str, name: &str) -> Result<()> {
+    fn is_of(&self, body: &impl Fact) -> Result<()> {
+        let (id, found) = (body.event_id(), self.event_type.as_str());
         ensure!(self.id == id, "ce_id {} on the body of {id}", self.id);
-        let found = self.event_type.as_str();
-        ensure!(found == name, "ce_type {found} on the body of {name}");
+        let due = body.event_type().with_context(|| format!("ce_type {found} on a body of no event"))?;
+        ensure!(self.event_type == due, "ce_type {found} on the body of {}", due.as_str());
         Ok(())
     }
 

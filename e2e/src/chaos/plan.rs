@@ -31,6 +31,11 @@ const FORMS: &[&str] = &[
     "thenhttp500-slow500-lag1000",
     "http500x2",
     "thenhttp500-hooklost",
+    "namelessno",
+    "thennamelessno",
+    "thenstrayok",
+    "thenpage402",
+    "thenhttp500-askcached",
 ];
 
 /// Those after which the processor need not wait for its time-out, nor for proof that nothing was charged.

@@ -1,11 +1,19 @@
 //! The balance database, with the guards of `balance-svc/src/store.rs`.
 
+use std::sync::Arc;
+
 use balance_svc::saga::{Entry, Event, ReleaseCause, State as Seen, Step, decide, next};
 use payments_svc::saga::Event as Heard;
+use saga::contract::Terms;
 
 use crate::bounds::Break;
 use crate::coro::Coro;
 use crate::state::{Account, Id, State, Wrong};
+
+/// What every row and event says of a payment of this amount; there is one service.
+pub fn terms(amount: i64) -> Terms {
+    Terms { amount, service_id: Arc::default(), client_number: None }
+}
 
 /// The ledger's rows of one payment. Numbers, so that a ledger without its primary key can be told from one with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -20,11 +28,12 @@ pub struct Entries {
 impl Entries {
     /// As the store reads it: a second phase replaces the hold it ended.
     fn entry(&self, amount: i64) -> Entry {
+        let terms = terms(amount);
         match (self.captures, self.cause, self.holds, self.rejections) {
-            (1.., _, _, _) => Entry::Captured,
-            (0, Some(cause), _, _) => Entry::Released { cause },
-            (0, None, 1.., _) => Entry::Held { amount },
-            (0, None, 0, 1..) => Entry::Rejected,
+            (1.., _, _, _) => Entry::Captured { terms },
+            (0, Some(cause), _, _) => Entry::Released { terms, cause },
+            (0, None, 1.., _) => Entry::Held { terms },
+            (0, None, 0, 1..) => Entry::Rejected { terms },
             (0, None, 0, 0) => Entry::None,
         }
     }
@@ -71,7 +80,7 @@ impl Coro {
         let (mut inserts, mut impossible) = (Vec::new(), false);
         for (id, event) in batch {
             let before = Seen { entry: self.forget(entries[*id].clone(), event, amount(*id)), available };
-            let step = decide(&before, event);
+            let step = decide(&before, &self.compared(event, amount(*id)));
             match step {
                 Step::Hold { .. } => inserts.push((*id, Kind::Hold)),
                 Step::Reject { .. } => inserts.push((*id, Kind::Rejection)),
@@ -80,7 +89,7 @@ impl Coro {
                 Step::Already => {}
                 Step::Missing if self.is_broken(Break::MissingTakenForDuplicate) => {}
                 Step::Missing => return Applied::Missing,
-                Step::Illegal(_) => impossible = true,
+                Step::Differs(_) | Step::Illegal(_) => impossible = true,
             }
             let after = next(&before, &step);
             (entries[*id], available) = (after.entry, after.available);
@@ -155,12 +164,24 @@ impl Coro {
         }
     }
 
+    /// Broken: whatever was charged, it is taken for what was held.
+    fn compared(&self, event: &Event, held: i64) -> Event {
+        match event {
+            Event::Succeeded { .. } if self.is_broken(Break::CaptureWithoutComparison) => {
+                Event::Succeeded { terms: terms(held) }
+            }
+            Event::Succeeded { .. } | Event::Initiated { .. } | Event::NotCharged { .. } => event.clone(),
+        }
+    }
+
     /// Broken: whatever the ledger says, the event finds what it would have found the first time.
     fn forget(&self, entry: Entry, event: &Event, amount: i64) -> Entry {
         match (self.is_broken(Break::MoneyMovesAtEveryTelling), &entry, event) {
-            (true, Entry::Captured | Entry::Released { .. }, Event::Succeeded | Event::NotCharged { .. }) => {
-                Entry::Held { amount }
-            }
+            (
+                true,
+                Entry::Captured { .. } | Entry::Released { .. },
+                Event::Succeeded { .. } | Event::NotCharged { .. },
+            ) => Entry::Held { terms: terms(amount) },
             (_, _, _) => entry,
         }
     }

@@ -28,6 +28,10 @@ pub struct Bounds {
     pub keys: Keys,
     /// The gateway may answer "pending" and decide later; its inquiries may lag behind its decisions.
     pub late: bool,
+    /// Any request may get an answer that does not name our charge.
+    pub foreign: bool,
+    /// A work message that nobody told comes first, with another amount than was held.
+    pub forged: bool,
     /// Calls leave in time, and when the visibility delay is over nothing is still to come. Not assumed where keys
     /// are honoured: then nothing rests on time.
     pub timely: bool,
@@ -52,6 +56,8 @@ pub const PLAIN: Bounds = Bounds {
     inquiries: 1,
     keys: Keys::Honoured,
     late: false,
+    foreign: false,
+    forged: false,
     timely: false,
     retold: false,
     races: false,
@@ -66,6 +72,10 @@ pub const PLAIN: Bounds = Bounds {
 pub enum Break {
     /// A call that timed out is taken for a decline, so the hold is released.
     ReleaseOnTimeout,
+    /// A decline that does not say whose it is, is believed.
+    UnnamedDeclineBelieved,
+    /// What was charged is captured, whatever was held.
+    CaptureWithoutComparison,
     /// The work message is acknowledged before its row is committed.
     AckBeforeCommit,
     /// The offset is stored before the batch is committed.

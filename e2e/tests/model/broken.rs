@@ -32,6 +32,16 @@ fn release_on_timeout() {
 }
 
 #[test]
+fn unnamed_decline_believed() {
+    breaks(Break::UnnamedDeclineBelieved, checks::CALLS, p::G2);
+}
+
+#[test]
+fn capture_without_comparison() {
+    breaks(Break::CaptureWithoutComparison, checks::FORGED, p::G1);
+}
+
+#[test]
 fn acknowledge_before_commit() {
     breaks(Break::AckBeforeCommit, checks::CALLS, p::S1);
 }

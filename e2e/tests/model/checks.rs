@@ -12,7 +12,7 @@ use crate::coro::Coro;
 use crate::properties as p;
 
 /// Everything a processor and a gateway can do to one payment.
-pub const CALLS: Bounds = Bounds { attempts: 3, late: true, ..PLAIN };
+pub const CALLS: Bounds = Bounds { attempts: 3, late: true, foreign: true, ..PLAIN };
 /// Several sweepers and inquiries about the same charge.
 pub const SWEEPERS: Bounds = Bounds { attempts: 2, late: true, sweeps: 2, inquiries: 2, ..PLAIN };
 /// Any number of repeated tellings, to any reader, from any position; work again and again.
@@ -23,9 +23,12 @@ pub const RACES: Bounds = Bounds { attempts: 2, races: true, faults: Some(3), ..
 pub const LOST_SLOT: Bounds = Bounds { attempts: 2, lost_slot: true, ..PLAIN };
 /// A gateway that knows a key only once its charge can be found: sending again rests on its promise.
 pub const ONCE_VISIBLE: Bounds =
-    Bounds { attempts: 3, late: true, timely: true, keys: Keys::OnceVisible, ..PLAIN };
+    Bounds { attempts: 3, late: true, foreign: true, timely: true, keys: Keys::OnceVisible, ..PLAIN };
 /// A gateway that does not look at keys: nothing is sent again, what may be surplus is given back.
-pub const IGNORED: Bounds = Bounds { attempts: 3, late: true, timely: true, keys: Keys::Ignored, ..PLAIN };
+pub const IGNORED: Bounds =
+    Bounds { attempts: 3, late: true, foreign: true, timely: true, keys: Keys::Ignored, ..PLAIN };
+/// Somebody else writes to the work queue: another amount is charged than was held.
+pub const FORGED: Bounds = Bounds { attempts: 2, forged: true, ..PLAIN };
 /// A user without funds, one without an account.
 pub const NO_FUNDS: Bounds = Bounds { deposit: Some(4), retold: true, races: true, lost_slot: true, ..PLAIN };
 pub const NO_ACCOUNT: Bounds = Bounds { deposit: None, ..NO_FUNDS };
@@ -126,6 +129,11 @@ fn keys_known_once_visible() {
 #[test]
 fn keys_ignored() {
     exhaust("keys ignored", IGNORED, &[p::COMPLETED, p::UNKNOWN_COMPLETED, p::UNKNOWN_DECLINED, p::VOIDED]);
+}
+
+#[test]
+fn forged_work() {
+    exhaust("forged work", FORGED, &[p::COMPLETED, p::SET_ASIDE]);
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub enum Action {
     Cancel(Id),
     /// A message is taken, its intent committed, and it is acknowledged.
     Work(Id),
+    /// A message that nobody told, with another amount.
+    ForgedWork(Id),
     /// The message comes again: it was not acknowledged in time, or told again.
     Redeliver(Id),
     DeadlinePasses(Id),
@@ -96,6 +98,7 @@ impl Coro {
                 return self.request_cancel(state, *id, &seen);
             }
             Action::Work(id) => self.take_work(state, *id),
+            Action::ForgedWork(id) => self.take_forged_work(state, *id),
             Action::Task(id, task, step) => return self.step(state, *id, *task, *step),
             Action::Sweep { id, .. } => self.sweep(state, *id),
             Action::Inquire { id, settled } => self.claim(state, *id, *settled),
@@ -127,6 +130,7 @@ fn is_fault(action: &Action) -> bool {
         Action::Rewind(..)
         | Action::ZombieReads(_)
         | Action::Redeliver(_)
+        | Action::ForgedWork(_)
         | Action::StrayIsLost(..)
         | Action::Forget(_)
         | Action::SlotLost(_)
@@ -137,6 +141,7 @@ fn is_fault(action: &Action) -> bool {
         Action::Task(_, _, step) => match step {
             TaskStep::DoesNotSend
             | TaskStep::TimesOut
+            | TaskStep::IsAnsweredByAnother(_)
             | TaskStep::WritesUnheard
             | TaskStep::Fails
             | TaskStep::Dies => true,

@@ -1,5 +1,6 @@
 //! The gateway's books about one payment, and what a request or an inquiry makes of them.
 
+use processor_svc::cause::Cause;
 use processor_svc::gateway as real;
 
 use crate::bounds::{Bounds, Keys};
@@ -46,7 +47,7 @@ impl Lookup {
             Lookup::Declined => real::Lookup::Declined { code: String::new() },
             Lookup::Voided => real::Lookup::Voided,
             Lookup::NotFound => real::Lookup::NotFound,
-            Lookup::Unavailable => real::Lookup::Unavailable { why: String::new() },
+            Lookup::Unavailable => real::Lookup::Unavailable { why: Cause::TimedOut },
         }
     }
 }

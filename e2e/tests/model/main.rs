@@ -1,18 +1,19 @@
 //! The model check: everything that can happen to a payment within stated bounds, over the real decisions.
 //!
 //! What decides is not modelled: `payments_svc::saga::{decide, next, cancel}`, `balance_svc::saga::{decide, next}`,
-//! `processor_svc::saga::decide` and the judgement of inquiries in `processor_svc::gateway` are called as they are.
+//! `processor_svc::saga::decide` and the judgement of answers in `processor_svc::gateway` are called as they are.
 //! Around them, as small as they can be and with the guards that the real ones have:
 //!
 //! * [`payments_db`], [`balance_db`], [`processor_db`]: the three stores, and what is told of each commit;
 //! * [`readers`]: the relay and the consumers: records in order per topic, read and told again at any time;
 //! * [`tasks`], [`working`]: queue, Redis and the processors, which may die between any two steps;
 //! * [`gateway`]: requests that are lost, late, answered or not; decisions that are late or cannot be seen yet;
+//! * [`foreign`]: answers that do not name our charge, to any request;
 //! * [`coro`]: all of it as one state machine; [`properties`]: what must hold; [`healing`]: that it comes to rest.
 //!
 //! Time is not modelled: a lease, a pause or a deadline is over whenever that does most harm.
 //!
-//! Not modelled: amounts on the way (each row carries its own), texts, several accounts (nothing joins them), and
+//! Not modelled: amounts on the way (each row carries its own, and only forged work another one), texts, several accounts (nothing joins them), and
 //! what a charge is called with, all of which the services' own tests look after.
 
 // In a test an unwrap is an assertion.
@@ -23,6 +24,7 @@ mod bounds;
 mod broken;
 mod checks;
 mod coro;
+mod foreign;
 mod gateway;
 mod healing;
 mod payments_db;

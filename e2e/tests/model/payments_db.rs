@@ -2,6 +2,7 @@
 
 use payments_svc::saga::{Cancel, Event, State as Seen, Status, Step, Told, cancel, decide, next};
 
+use crate::balance_db::terms;
 use crate::bounds::Break;
 use crate::coro::Coro;
 use crate::state::{Id, Queue, State, Wrong};
@@ -128,7 +129,7 @@ impl Coro {
 
     /// Routes of `cdc-relay/relay.toml` for the table `payments`, as far as anybody acts on them.
     pub fn tell_payment(&self, state: &mut State, id: Id) {
-        let asked = balance_svc::saga::Event::Initiated { amount: self.bounds.amounts[id] };
+        let asked = balance_svc::saga::Event::Initiated { terms: terms(self.bounds.amounts[id]) };
         match state.lives[id].row.event {
             None => state.topics.asked.tell(id, asked),
             Some(Told::CancelRecorded) => {

@@ -2,8 +2,10 @@
 
 use balance_svc::saga::{Event as Result, ReleaseCause};
 use payments_svc::saga::Event as Heard;
+use processor_svc::cause::Cause;
 use processor_svc::saga::{Event, State as Seen, Step, To, decide};
 
+use crate::balance_db::terms;
 use crate::bounds::Break;
 use crate::coro::Coro;
 use crate::state::{Id, State, Wrong};
@@ -15,6 +17,8 @@ pub struct Charge {
     pub attempt: i32,
     /// It was unknown once.
     pub exposed: bool,
+    /// Its amount is not the payment's.
+    pub forged: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,7 +35,7 @@ pub enum Status {
 impl Charge {
     /// As the store reads it.
     pub fn state(&self) -> Seen {
-        let Charge { status, attempt, exposed } = *self;
+        let Charge { status, attempt, exposed, forged: _ } = *self;
         match status {
             Status::Waiting => Seen::Waiting { attempt },
             Status::Calling => Seen::Calling { attempt, exposed },
@@ -86,13 +90,17 @@ pub enum Admitted {
 
 impl Coro {
     /// A work message becomes a row, unless there is one.
-    pub fn admit(&self, state: &mut State, id: Id) -> Admitted {
+    pub fn admit(&self, state: &mut State, id: Id, forged: bool) -> Admitted {
         let life = &state.lives[id];
+        if life.charge.is_some_and(|charge| charge.forged != forged) {
+            state.went_wrong(Wrong::Parked);
+            return Admitted::Already;
+        }
         let event = Event::Work { past_deadline: life.past_deadline };
         match (decide(&life.charge_state(), &event), life.charge) {
             (Step::Insert(to @ (To::Calling { .. } | To::Expired)), None) => {
                 let admitted = if to == To::Expired { Admitted::Expired } else { Admitted::Calling };
-                self.insert_charge(state, id, &to);
+                self.insert_charge(state, id, &to, forged);
                 admitted
             }
             (Step::Already, Some(_)) => Admitted::Already,
@@ -103,10 +111,10 @@ impl Coro {
         }
     }
 
-    fn insert_charge(&self, state: &mut State, id: Id, to: &To) {
+    fn insert_charge(&self, state: &mut State, id: Id, to: &To, forged: bool) {
         let (status, attempt) = column(to, 1);
         let life = &mut state.lives[id];
-        life.charge = Some(Charge { status, attempt, exposed: false });
+        life.charge = Some(Charge { status, attempt, exposed: false, forged });
         life.past_deadline &= status == Status::Waiting;
         self.tell_charge(state, id);
     }
@@ -116,9 +124,7 @@ impl Coro {
         let life = &mut state.lives[id];
         let (Some(row), Some((status, attempt))) = (life.charge, expected(from)) else { return false };
         let any_attempt = match to {
-            To::Unknown { why, .. } if why == processor_svc::saga::LEASE_LAPSED => {
-                self.is_broken(Break::LapseWithoutAttemptGuard)
-            }
+            To::Unknown { why: Cause::LeaseLapsed, .. } => self.is_broken(Break::LapseWithoutAttemptGuard),
             To::Waiting { .. }
             | To::Calling { .. }
             | To::Unknown { .. }
@@ -132,7 +138,7 @@ impl Coro {
             return false;
         }
         let (status, attempt) = column(to, attempt);
-        let mut after = Charge { status, attempt, exposed: row.exposed || status == Status::Unknown };
+        let mut after = Charge { status, attempt, exposed: row.exposed || status == Status::Unknown, ..row };
         if self.is_broken(Break::ExposureForgotten) {
             after.exposed = status == Status::Unknown;
         }
@@ -148,6 +154,10 @@ impl Coro {
 
     /// A request to cancel, with what was `seen`. False if another one changed the row: it is decided again.
     pub fn cancel_charge(&self, state: &mut State, id: Id, seen: &Seen) -> bool {
+        if state.lives[id].charge.is_some_and(|charge| charge.forged) {
+            state.went_wrong(Wrong::Parked);
+            return true;
+        }
         let mut step = decide(seen, &Event::CancelRequested);
         if self.is_broken(Break::CancelEndsCalls) && matches!(seen, Seen::Calling { exposed: false, .. }) {
             step = Step::Move(To::Cancelled);
@@ -156,7 +166,7 @@ impl Coro {
             Step::Insert(to @ To::Cancelled) => {
                 let is_absent = state.lives[id].charge.is_none();
                 if is_absent {
-                    self.insert_charge(state, id, &to);
+                    self.insert_charge(state, id, &to, false);
                 }
                 is_absent
             }
@@ -178,12 +188,13 @@ impl Coro {
     /// The route of the table `charges`, and what the two readers make of it.
     pub fn tell_charge(&self, state: &mut State, id: Id) {
         let Some(charge) = state.lives[id].charge else { return };
-        let not_charged = |cause| Result::NotCharged { cause };
+        let terms = terms(self.bounds.amounts[id] - i64::from(charge.forged));
+        let not_charged = |cause| Result::NotCharged { terms: terms.clone(), cause };
         let results = &mut state.topics.results;
         match charge.status {
             Status::Waiting | Status::Calling => {}
             Status::Unknown => state.topics.unknowns.tell(id, Heard::OutcomeUnknown),
-            Status::Succeeded => results.tell(id, Result::Succeeded),
+            Status::Succeeded => results.tell(id, Result::Succeeded { terms }),
             Status::Declined => results.tell(id, not_charged(ReleaseCause::Declined)),
             Status::Expired => results.tell(id, not_charged(ReleaseCause::Expired)),
             Status::Cancelled => results.tell(id, not_charged(ReleaseCause::Cancelled)),

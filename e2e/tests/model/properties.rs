@@ -2,6 +2,7 @@
 
 use payments_svc::saga::Status as Payment;
 
+use crate::balance_db::Entries;
 use crate::coro::Coro;
 use crate::processor_db::{Charge, Status};
 use crate::state::{CallAt, Life, Queue, Said, State, Task, Wrong, Zombie};
@@ -13,7 +14,7 @@ pub const M2: &str = "M2 no balance below zero";
 pub const M3: &str = "M3 the account is the fold of the ledger";
 pub const M4: &str = "M4 what has ended holds nothing";
 pub const M5: &str = "M5 a hold is captured or released, once";
-pub const G1: &str = "G1 completed: charged exactly once";
+pub const G1: &str = "G1 completed: charged exactly once, that amount";
 pub const G2: &str = "G2 rejected, failed, cancelled: not charged";
 pub const G3: &str = "G3 no charge without a committed intent";
 pub const G4: &str = "G4 a charge ends by the gateway's word, or if none was made";
@@ -54,7 +55,8 @@ pub const ALWAYS: &[(&str, Condition)] = &[
         })
     }),
     (G1, |_, state| {
-        state.lives.iter().all(|life| life.row.status != Payment::Completed || life.books.standing == 1)
+        let charged = |life: &Life| life.books.standing == 1 && !life.charge.is_some_and(|c| c.forged);
+        state.lives.iter().all(|life| life.row.status != Payment::Completed || charged(life))
     }),
     (G2, |_, state| {
         state.lives.iter().all(|life| match life.row.status {
@@ -71,14 +73,25 @@ pub const ALWAYS: &[(&str, Condition)] = &[
             None | Some(Status::Waiting | Status::Calling | Status::Unknown) => true,
         })
     }),
-    (S1, |coro, state| coro.healed(state).is_some_and(|rest| rest.lives.iter().all(is_at_rest))),
+    (S1, |coro, state| {
+        coro.healed(state)
+            .is_some_and(|rest| rest.lives.iter().all(|life| is_at_rest(life) || is_set_aside(life)))
+    }),
     (S2, |_, state| {
         let gapless = |life: &Life| life.row.version == life.row.commits;
         state.wrong != Some(Wrong::Edge) && state.lives.iter().all(gapless)
     }),
     (C1, |_, state| state.lives.iter().all(|life| !(life.cancelled_early && life.called))),
-    (T6, |_, state| state.wrong.is_none()),
+    // A forged message is set aside, or the true one is; a person must look.
+    (T6, |coro, state| state.wrong.is_none() || (coro.bounds.forged && state.wrong == Some(Wrong::Parked))),
 ];
+
+/// What was charged is not what was held: the hold stays, and so does the payment.
+fn is_set_aside(life: &Life) -> bool {
+    let Entries { holds, captures, releases, .. } = life.entries;
+    let is_open = (holds, captures + releases) == (1, 0);
+    life.charge.is_some_and(|charge| charge.forged) && is_open
+}
 
 /// The payment, its money and its charge have ended, and tell the same.
 fn is_at_rest(life: &Life) -> bool {
@@ -113,6 +126,7 @@ pub const TOLD_AGAIN: &str = "told again after the end";
 pub const REDELIVERED: &str = "work again after the end";
 pub const DROPPED: &str = "work that Redis knows to have ended";
 pub const RACE_LOST: &str = "a read that is stale when it writes";
+pub const SET_ASIDE: &str = "charged with another amount, held for ever";
 pub const VOIDED: &str = "given back, then failed";
 pub const BOTH_COMPLETED: &str = "both completed";
 pub const ONE_REJECTED: &str = "one completed, one rejected";
@@ -162,6 +176,11 @@ pub const SOMETIMES: &[(&str, Condition)] = &[
         }
         Some(Zombie::Processor { id, seen }) => state.lives[*id].charge_state() != *seen,
         Some(Zombie::Balance { .. }) | None => false,
+    }),
+    (SET_ASIDE, |_, state| {
+        any(state, |life| {
+            life.charge.is_some_and(|c| c.forged && c.status == Status::Succeeded) && is_set_aside(life)
+        })
     }),
     (VOIDED, |_, state| any(state, |life| life.row.status == Payment::Failed && life.books.barred)),
     (BOTH_COMPLETED, |_, state| state.lives.iter().all(|life| life.row.status == Payment::Completed)),

@@ -5,7 +5,7 @@ use balance_svc::saga as balance;
 use payments_svc::saga as payments;
 use processor_svc::saga as processor;
 
-use crate::balance_db::Entries;
+use crate::balance_db::{Entries, terms};
 use crate::bounds::Bounds;
 use crate::gateway::{Books, Lookup};
 use crate::payments_db::Row;
@@ -201,7 +201,7 @@ impl State {
     pub fn new(bounds: &Bounds) -> State {
         let mut topics = Topics::default();
         for (id, amount) in bounds.amounts.iter().enumerate() {
-            topics.asked.tell(id, balance::Event::Initiated { amount: *amount });
+            topics.asked.tell(id, balance::Event::Initiated { terms: terms(*amount) });
         }
         State {
             lives: vec![Life::accepted(); bounds.amounts.len()],

@@ -1,10 +1,12 @@
 //! What goes on in the memory of the processors: `calls.rs`, `outcomes.rs` and `sweep.rs`, a step at a time, so
 //! that a process can die between any two.
 
+use processor_svc::cause::Cause;
 use processor_svc::saga::{Event, Finding, Outcome, State as Seen, Step, To, decide};
 
 use crate::bounds::{Break, Keys};
 use crate::coro::Coro;
+use crate::foreign::Foreign;
 use crate::gateway::Verdict;
 use crate::state::{CallAt, Due, Found, Id, InquiryAt, Said, State, Task, Wrong};
 
@@ -21,6 +23,9 @@ pub enum TaskStep {
     IsAnswered(Verdict),
     /// The caller gives up; the request may still arrive.
     TimesOut,
+    /// An answer comes that does not name our charge; the request may still arrive. Of an inquiry or a repair: only
+    /// the answer comes.
+    IsAnsweredByAnother(Foreign),
     /// What happened is decided and written by compare-and-set; if the row has changed, that is read for the
     /// next try.
     Writes,
@@ -88,6 +93,10 @@ impl Coro {
                 life.strays |= 1 << key;
                 Said::Unknown
             }
+            TaskStep::IsAnsweredByAnother(foreign) => {
+                life.strays |= 1 << key;
+                self.said_by(foreign)
+            }
             TaskStep::DoesNotSend
             | TaskStep::Writes
             | TaskStep::WritesUnheard
@@ -105,6 +114,21 @@ impl Coro {
         let idempotent = self.bounds.keys != Keys::Ignored;
         let found = match (at, step) {
             (_, TaskStep::Fails) => Found::Unavailable,
+            (InquiryAt::Repairing(lookup), TaskStep::IsAnsweredByAnother(foreign)) => {
+                let repair = lookup.real().repair(settled, idempotent);
+                match repair.is_none_or(|repair| foreign.confirms(&repair)) {
+                    true => found(&lookup.real().finding(settled, idempotent)),
+                    false => Found::Unavailable,
+                }
+            }
+            (_, TaskStep::IsAnsweredByAnother(foreign)) => {
+                let lookup = foreign.found();
+                match lookup.repair(settled, idempotent) {
+                    // The repair of what was never found goes to the gateway, and is confirmed by it or not at all.
+                    Some(_) => Found::Unavailable,
+                    None => found(&lookup.finding(settled, idempotent)),
+                }
+            }
             (InquiryAt::Repairing(lookup), _) => {
                 if let Some(repair) = lookup.real().repair(settled, idempotent) {
                     books.repair(&repair);
@@ -135,8 +159,8 @@ impl Coro {
                 Outcome::Declined { code: String::new() }
             }
             Said::Declined => Outcome::Declined { code: String::new() },
-            Said::NotSent => Outcome::NotSent { why: String::new() },
-            Said::Unknown => Outcome::Unknown { why: String::new() },
+            Said::NotSent => Outcome::NotSent { why: Cause::NotConnected },
+            Said::Unknown => Outcome::Unknown { why: Cause::TimedOut },
         };
         self.rounds(state, id, from, &Event::Called { attempt, outcome })
     }
@@ -150,7 +174,7 @@ impl Coro {
             }
             Found::Declined => Finding::Declined { code: String::new() },
             Found::Nothing => Finding::NotFound { settled },
-            Found::Unavailable => Finding::Unavailable { why: String::new() },
+            Found::Unavailable => Finding::Unavailable { why: Cause::TimedOut },
         };
         self.rounds(state, id, from, &Event::Inquired { attempt, finding })
     }

@@ -5,6 +5,7 @@ use processor_svc::saga::{Event, State as Seen, Step};
 
 use crate::bounds::{Break, Keys};
 use crate::coro::{Action, Coro};
+use crate::foreign::Foreign;
 use crate::gateway::{Verdict, is_quiet};
 use crate::processor_db::{Admitted, Status};
 use crate::state::{CallAt, Due, Id, InquiryAt, Life, Queue, State, Task};
@@ -28,6 +29,10 @@ impl Coro {
     pub fn working(&self, state: &State, id: Id, actions: &mut Vec<Action>) {
         let life = &state.lives[id];
         self.messages(life, id, actions);
+        // Beside a true one: what nobody asked to charge has no hold that could be compared, or has ended.
+        if self.bounds.forged && life.charge.is_none() && life.queue != Queue::NotTold {
+            actions.push(Action::ForgedWork(id));
+        }
         for task in &life.tasks {
             self.steps(life, task, &mut |step| actions.push(Action::Task(id, *task, step)));
         }
@@ -117,6 +122,7 @@ impl Coro {
                     push(TaskStep::IsAnswered(*verdict));
                 }
                 push(TaskStep::TimesOut);
+                self.answers_of_others(push);
                 push(TaskStep::Dies);
             }
             Task::Call { attempt, at: CallAt::Ended { from, .. }, .. } => {
@@ -134,17 +140,25 @@ impl Coro {
             Task::Inquiry { at: InquiryAt::Asking, .. } => {
                 push(TaskStep::Asks);
                 push(TaskStep::Fails);
+                self.answers_of_others(push);
                 push(TaskStep::Dies);
             }
             Task::Inquiry { at: InquiryAt::Repairing(_), .. } => {
                 push(TaskStep::Repairs);
                 push(TaskStep::Fails);
+                self.answers_of_others(push);
                 push(TaskStep::Dies);
             }
             Task::Inquiry { at: InquiryAt::Found { .. }, .. } => {
                 push(TaskStep::Writes);
                 push(TaskStep::Dies);
             }
+        }
+    }
+
+    fn answers_of_others(&self, push: &mut impl FnMut(TaskStep)) {
+        if self.bounds.foreign {
+            Foreign::ALL.iter().for_each(|foreign| push(TaskStep::IsAnsweredByAnother(*foreign)));
         }
     }
 
@@ -174,7 +188,14 @@ impl Coro {
         if state.lives[id].remembered {
             return;
         }
-        if self.admit(state, id) == Admitted::Calling {
+        if self.admit(state, id, false) == Admitted::Calling {
+            own_first_attempt(state, id);
+        }
+    }
+
+    /// A work message with another amount than the payment's; the real one may come later or have come.
+    pub fn take_forged_work(&self, state: &mut State, id: Id) {
+        if self.admit(state, id, true) == Admitted::Calling {
             own_first_attempt(state, id);
         }
     }

@@ -9,7 +9,10 @@ async fn a_soft_decline_is_pending_and_then_decided() {
     let gateway = Gateway::start(&[]).await;
     let (status, soft) = gateway.charge("r1", "1-soft200").await;
     assert_eq!((status.as_u16(), &soft["retryable"]), (402, &json!(true)));
-    assert_eq!(gateway.inquire("r1").await, json!({"status": "pending", "reference": "r1"}));
+    assert_eq!(
+        gateway.inquire("r1").await,
+        json!({"status": "pending", "reference": "r1", "amount": 15_000})
+    );
     let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while gateway.inquire("r1").await["status"] != "succeeded" {
         assert!(std::time::Instant::now() < until, "decided in the end");

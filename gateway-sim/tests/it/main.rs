@@ -3,6 +3,7 @@
 
 mod behaviour;
 mod charges;
+mod foreign;
 mod gateway;
 mod hooks;
 mod voids;

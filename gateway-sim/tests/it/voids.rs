@@ -17,7 +17,7 @@ async fn surplus_is_listed_and_given_back_and_the_first_charge_stands() {
     let keep = json!({"keep": first["provider_reference"]});
     for _ in 0..2 {
         let (status, voided) = gateway.void("r1", keep.clone()).await;
-        let expected = json!({"status": "voided", "reference": "r1", "voided": [line], "barred": false});
+        let expected = json!({"status": "voided", "reference": "r1", "amount": 15_000, "voided": [line], "barred": false});
         assert_eq!((status.as_u16(), voided), (200, expected));
     }
     assert_eq!(gateway.inquire("r1").await, first);

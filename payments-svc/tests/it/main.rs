@@ -5,12 +5,15 @@
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
 
+mod facts;
+
 use std::time::Duration;
 
 use payments_svc::events::Command;
 use payments_svc::saga::{Cancel, Event, Status, Told};
 use payments_svc::store::{self, Accepted, NewPayment, Outcome};
 use saga::consumer::ApplyError;
+use saga::contract::Terms;
 use saga::parked::Parked;
 use saga::postgres::{self, Pool};
 use sql::Database;
@@ -99,7 +102,8 @@ fn told((user_id, payment_id): (Uuid, Uuid), event: Event) -> Command {
         Event::ReleasedCancelled => Some("cancelled".into()),
         Event::OutcomeUnknown => Some("timeout".into()),
     };
-    Command { user_id, payment_id, event, reason }
+    let terms = Terms { amount: 15_000, service_id: "electricity".into(), client_number: None };
+    Command { user_id, payment_id, event, terms, reason }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::{Store, Write, charge, column, state, transit};
-use crate::charge::Charge;
+use crate::charge::{CONFLICT, Charge};
 use crate::saga::{Event, State, Step, To, decide};
 use crate::work::Job;
 
@@ -30,8 +30,6 @@ pub enum Answer {
 /// How often a request is decided anew, since its row had changed meanwhile. A row that appears stays, and
 /// one that is called leaves `waiting` for long, so that more than three rounds are rare.
 const ROUNDS_MAX: usize = 8;
-
-const CONFLICT: &str = "this payment was already taken up as a different charge";
 
 // Waits for a concurrent insert of the same row; whoever comes second inserts nothing and decides again.
 // Its lease is over as it begins: nobody ever calls.
@@ -58,8 +56,8 @@ struct Asked<'a> {
 
 impl Store {
     /// Cancels what was never called and parks `unreadable`, all or nothing. Answers for each request, in
-    /// order; further requests for the same payment are `Already`. `park` makes the parked form of the
-    /// request at an index.
+    /// order; further requests for the same payment are `Already`, or parked if they are for another charge than the
+    /// first. `park` makes the parked form of the request at an index.
     pub async fn cancel(
         &self,
         asked: &[&Job],
@@ -70,10 +68,14 @@ impl Store {
         // Of each payment the first; in one order everywhere, so that two batches that share rows seldom
         // deadlock.
         let mut open: BTreeMap<Uuid, Asked<'_>> = BTreeMap::new();
-        for (index, &job) in asked.iter().enumerate() {
-            open.entry(job.charge.payment_id).or_insert(Asked { index, job });
-        }
         let mut parked = unreadable.to_vec();
+        for (index, &job) in asked.iter().enumerate() {
+            let first = open.entry(job.charge.payment_id).or_insert(Asked { index, job });
+            if !first.job.charge.is_same(&job.charge) {
+                answers[index] = Answer::Parked;
+                parked.push(park(index, CONFLICT));
+            }
+        }
         let mut client = self.client().await?;
         let transaction = client.transaction().await.context("begin")?;
         for _ in 0..ROUNDS_MAX {

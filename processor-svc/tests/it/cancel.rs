@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use processor_svc::cause::Cause;
+use processor_svc::charge::Charge;
 use processor_svc::saga::{Event, State, Step, To, decide};
 use processor_svc::store::cancel::Answer;
 use processor_svc::store::{Admitted, Store, Write};
@@ -42,11 +44,11 @@ async fn admitted(store: &Store, steps: &[To]) -> Job {
 }
 
 fn waiting() -> To {
-    To::Waiting { attempt: 1, why: "not_connected".to_owned() }
+    To::Waiting { attempt: 1, why: Cause::NotConnected }
 }
 
 fn unknown() -> To {
-    To::Unknown { attempt: 1, why: "timeout".to_owned() }
+    To::Unknown { attempt: 1, why: Cause::TimedOut }
 }
 
 #[tokio::test]
@@ -114,6 +116,27 @@ async fn a_repeated_cancel_and_the_work_message_after_it_change_nothing() {
         database.number("select count(*) from charges where status = 'cancelled' and version = 1").await,
         2
     );
+    database.end().await;
+}
+
+/// Also when both come in one batch, before there is a row to compare with.
+#[tokio::test]
+async fn a_repeated_cancel_with_another_content_is_set_aside() {
+    let database = Database::new().await;
+    let store = database.store(LEASE);
+    let one = job("1");
+    let others = [
+        Job { charge: Charge { amount: 1, ..one.charge.clone() }, ..one.clone() },
+        Job { charge: Charge { service_id: "gas".to_owned(), ..one.charge.clone() }, ..one.clone() },
+        Job { charge: Charge { client_number: "2".to_owned(), ..one.charge.clone() }, ..one.clone() },
+        Job { charge: Charge { user_id: uuid::Uuid::now_v7(), ..one.charge.clone() }, ..one.clone() },
+    ];
+    let asked: Vec<Job> = std::iter::once(one.clone()).chain(others).chain([one]).collect();
+    let expected = |first| [vec![first], vec![Answer::Parked; 4], vec![Answer::Already]].concat();
+    assert_eq!(cancel(&store, &asked).await, expected(Answer::Cancelled));
+    assert_eq!(cancel(&store, &asked).await, expected(Answer::Already));
+    assert_eq!(database.number("select count(*) from parked where reason like 'differs: %'").await, 4);
+    assert_eq!(database.number("select count(*) from charges where amount = 15000").await, 1);
     database.end().await;
 }
 

@@ -50,3 +50,34 @@ async fn a_waiting_and_an_absent_charge_end_cancelled_and_are_never_made() {
     gateway.end().await;
     database.end().await;
 }
+
+/// A request that says of itself what cannot all be so ends no charge, and raises the alarm; so does one about
+/// another charge than the row's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_contradicts_itself_or_the_row_cancels_nothing() {
+    let (database, gateway, topic) = (Database::new().await, Gateway::new().await, Topic::new().await);
+    let taken = job("5551234");
+    database.store(Duration::from_secs(60)).admit(&[&taken], &[]).await.unwrap();
+    database
+        .query("update charges set status = 'waiting', version = 2, lease_until = now() + interval '1 h'")
+        .await;
+    let (amqp, redis) = (format!("amqp://{NOWHERE}/%2f"), format!("redis://{NOWHERE}"));
+    let flags = flags(&database.url, &gateway.address.to_string(), &amqp, &redis);
+    let processor = Processor::with(topic.heard(flags)).await;
+    let request = cancel_request(&taken);
+    topic.tell(CANCEL_REQUESTED, &request.replace("\"cancel_requested\"", "\"authorized\""));
+    // Asked for while there is no hold: payments-svc never writes that.
+    topic.tell(CANCEL_REQUESTED, &request.replace("\"status\":\"authorized\"", "\"status\":\"initiated\""));
+    topic.tell_under(&uuid::Uuid::now_v7().to_string(), CANCEL_REQUESTED, &request);
+    topic.tell(CANCEL_REQUESTED, &request.replace("15000", "1"));
+    processor.until("consumer_records_total{outcome=\"parked\"}", |parked| parked >= 4.0).await;
+    assert_eq!(database.number("select count(*) from parked where reason like 'differs: %'").await, 4);
+    assert_eq!(database.number("select count(*) from charges where status = 'waiting'").await, 1);
+    assert_eq!(processor.metric("saga_contradictions_total").await, 4.0);
+    topic.tell(CANCEL_REQUESTED, &request);
+    database.until("select count(*) from charges where status = 'cancelled'", 1).await;
+    processor.end().await;
+    assert_eq!(gateway.ledger().await, []);
+    gateway.end().await;
+    database.end().await;
+}

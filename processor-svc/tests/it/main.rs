@@ -13,6 +13,7 @@ mod jobs;
 mod queue;
 mod repairs;
 mod store;
+mod strangers;
 mod topic;
 mod webhooks;
 mod world;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use processor_svc::cause::Cause;
 use processor_svc::saga::{Event, Finding, Outcome, State, Step, To, decide};
 use processor_svc::store::sweep::Note;
 use processor_svc::store::{Admitted, Store, Write};
@@ -29,7 +30,7 @@ fn write(job: &Job, from: State, to: To) -> Write {
 const CALLING: State = State::Calling { attempt: 1, exposed: false };
 
 fn unknown(attempt: i32) -> To {
-    To::Unknown { attempt, why: "timeout".to_owned() }
+    To::Unknown { attempt, why: Cause::TimedOut }
 }
 
 fn succeeded() -> To {
@@ -121,8 +122,8 @@ async fn what_did_not_settle_a_charge_is_noted_beside_it() {
     let store = database.store(LEASE);
     let three = jobs(3, "1");
     admit(&store, &three).await;
-    let waiting = To::Waiting { attempt: 1, why: "not_connected".to_owned() };
-    let lapsed = To::Unknown { attempt: 1, why: "lease_lapsed".to_owned() };
+    let waiting = To::Waiting { attempt: 1, why: Cause::NotConnected };
+    let lapsed = To::Unknown { attempt: 1, why: Cause::LeaseLapsed };
     let mut writes = vec![
         write(&three[0], CALLING, waiting),
         write(&three[1], CALLING, unknown(1)),
@@ -154,7 +155,7 @@ async fn a_first_call_after_a_pause_is_bound_by_the_deadline_and_a_repeated_one_
     let store = database.store(LEASE);
     let two = jobs(2, "1");
     admit(&store, &two).await;
-    let waiting = To::Waiting { attempt: 1, why: "x".to_owned() };
+    let waiting = To::Waiting { attempt: 1, why: Cause::BreakerOpen };
     store.apply(&[write(&two[0], CALLING, waiting), write(&two[1], CALLING, unknown(1))]).await.unwrap();
     database.query("update charges set expires_at = now() - interval '1 s'").await;
     let again = To::Calling { attempt: 2 };
@@ -268,8 +269,8 @@ fn events() -> impl Strategy<Value = Event> {
     let outcome = prop_oneof![
         Just(Outcome::Succeeded { provider_reference: "ch_1".to_owned() }),
         Just(Outcome::Declined { code: "no".to_owned() }),
-        Just(Outcome::NotSent { why: "refused".to_owned() }),
-        Just(Outcome::Unknown { why: "timeout".to_owned() }),
+        Just(Outcome::NotSent { why: Cause::NotConnected }),
+        Just(Outcome::Unknown { why: Cause::TimedOut }),
     ];
     let finding = prop_oneof![
         Just(Finding::Succeeded { provider_reference: "ch_1".to_owned() }),

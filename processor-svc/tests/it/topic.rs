@@ -32,10 +32,17 @@ impl Topic {
         Topic { prefix, producer: config.create().unwrap() }
     }
 
+    /// Under the key of the user that the body names, as the relay does.
     pub fn tell(&self, kind: &str, body: &str) {
+        let named: Option<serde_json::Value> = serde_json::from_str(body).ok();
+        let user = named.and_then(|body| Some(body["user_id"].as_str()?.to_owned()));
+        self.tell_under(user.as_deref().unwrap_or("user"), kind, body);
+    }
+
+    pub fn tell_under(&self, key: &str, kind: &str, body: &str) {
         let topic = format!("{}{PAYMENT_TOPIC}", self.prefix);
         let headers = OwnedHeaders::new().insert(Header { key: HEADER_TYPE, value: Some(kind) });
-        let record = BaseRecord::to(&topic).key("user").payload(body).headers(headers);
+        let record = BaseRecord::to(&topic).key(key).payload(body).headers(headers);
         self.producer.send(record).map_err(|(error, _)| error).unwrap();
         tokio::task::block_in_place(|| self.producer.flush(FLUSH_MAX)).unwrap();
     }

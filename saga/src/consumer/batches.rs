@@ -165,7 +165,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
     }
 
     fn apply_part(&self, part: &[Read<'c>], carried: &mut Carried<'c>) -> anyhow::Result<Verdict> {
-        let (events, unreadable) = self.decode(part);
+        let Records { events, unreadable, contradictions } = self.decode(part);
         let ignored = part.len() - events.len() - unreadable.len();
         if events.is_empty() && unreadable.is_empty() {
             self.metrics.count(Applied::default(), ignored, 0);
@@ -174,6 +174,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         self.retrying(carried, || match self.runtime.block_on(self.subscriber.apply(&events, &unreadable)) {
             Ok(applied) => {
                 self.metrics.count(applied, ignored, unreadable.len());
+                self.metrics.contradictions.inc_by((applied.contradictions + contradictions) as u64);
                 Attempt::End(Verdict::Done)
             }
             Err(ApplyError::Missing(absent)) => Attempt::End(Verdict::Missing(missed(&events, absent))),
@@ -185,9 +186,9 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         })
     }
 
-    fn decode<'m>(&self, part: &'m [Read<'c>]) -> (Vec<Delivery<'m, S::Event>>, Vec<Parked>) {
+    fn decode<'m>(&self, part: &'m [Read<'c>]) -> Records<'m, S::Event> {
         let mut events = Vec::with_capacity(part.len());
-        let mut unreadable = Vec::new();
+        let (mut unreadable, mut contradictions) = (Vec::new(), 0);
         for read in part {
             let record = Record(&read.message);
             if let Some(reason) = &read.condemned {
@@ -198,9 +199,13 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                 Decoded::Event(event) => events.push(Delivery { record, event }),
                 Decoded::Ignore => {}
                 Decoded::Poison(reason) => unreadable.push(record.park(reason)),
+                Decoded::Contradicts(reason) => {
+                    unreadable.push(record.park(reason));
+                    contradictions += 1;
+                }
             }
         }
-        (events, unreadable)
+        Records { events, unreadable, contradictions }
     }
 
     /// Calls `attempt` until it ends or the process does, polling the paused client in between.
@@ -267,6 +272,14 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         }
         Ok(())
     }
+}
+
+/// A part of a batch, decoded.
+struct Records<'m, E> {
+    events: Vec<Delivery<'m, E>>,
+    unreadable: Vec<Parked>,
+    /// How many of the unreadable contradict themselves.
+    contradictions: usize,
 }
 
 /// Topic, partition and offset.

@@ -1,6 +1,6 @@
 //! What a consumer counts.
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::Applied;
 
@@ -12,7 +12,13 @@ pub struct ConsumerMetrics {
     pub(super) waiting: IntGauge,
     pub(super) batch_records: Histogram,
     pub(super) batch_seconds: Histogram,
+    /// Messages that contradict themselves or a row of this service, from wherever they came.
+    pub contradictions: IntCounter,
 }
+
+const CONTRADICTIONS: &str = "Messages set aside since they contradict themselves or this service's own row of the \
+    payment: amount, service, user, client number, meaning. Worry at the first one: it was forged or misrouted, or a \
+    database is not the one it was. No money moves by it; the hold stays. The table `parked` has the message.";
 
 impl ConsumerMetrics {
     pub fn register(registry: &Registry) -> anyhow::Result<Self> {
@@ -31,12 +37,14 @@ impl ConsumerMetrics {
             )?,
             batch_records: Histogram::with_opts(sizes)?,
             batch_seconds: Histogram::with_opts(seconds)?,
+            contradictions: IntCounter::new("saga_contradictions_total", CONTRADICTIONS)?,
         };
         registry.register(Box::new(metrics.records.clone()))?;
         registry.register(Box::new(metrics.retries.clone()))?;
         registry.register(Box::new(metrics.waiting.clone()))?;
         registry.register(Box::new(metrics.batch_records.clone()))?;
         registry.register(Box::new(metrics.batch_seconds.clone()))?;
+        registry.register(Box::new(metrics.contradictions.clone()))?;
         Ok(metrics)
     }
 

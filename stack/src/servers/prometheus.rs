@@ -8,13 +8,21 @@ use crate::layout::{Layout, Port};
 use crate::services::INSTANCES;
 use crate::spec::Spec;
 
+/// Files of rules that `prometheus.yml` names.
+const RULES: [&str; 2] = ["cdc-relay.yml", "saga.yml"];
+
 pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let program = find_program("prometheus").context("Prometheus is not installed")?;
     let home = layout.server_dir("prometheus")?;
     let config = home.join("prometheus.yml");
     layout.write_for_server(&config, &layout.compose_file("prometheus/prometheus.yml")?)?;
-    let rules = layout.server_dir("prometheus/rules")?.join("cdc-relay.yml");
-    layout.write_for_server(&rules, &layout.compose_file("prometheus/rules/cdc-relay.yml")?)?;
+    let rules = layout.server_dir("prometheus/rules")?;
+    for name in RULES {
+        layout.write_for_server(
+            &rules.join(name),
+            &layout.compose_file(&format!("prometheus/rules/{name}"))?,
+        )?;
+    }
     let targets = serde_json::to_string_pretty(&targets(layout))?;
     layout.write_for_server(&home.join("targets.json"), &targets)?;
     let argv = vec![

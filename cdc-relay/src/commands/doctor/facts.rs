@@ -8,6 +8,8 @@ use serde::Deserialize;
 use tokio_postgres::Client;
 
 use crate::lsn::Lsn;
+use crate::routes::TableName;
+use crate::sql;
 use crate::state::{Cluster, Slot as Stand};
 
 /// How long the log is watched.
@@ -109,16 +111,11 @@ pub struct Table {
 
 impl Table {
     pub fn qualified(&self) -> String {
-        format!("{}.{}", self.schema, self.name)
+        TableName::new(&self.schema, &self.name).to_string()
     }
 
     pub fn sql(&self) -> String {
-        let quoted = |name: &str| {
-            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-            let quoted = format!("\"{}\"", name.replace('"', "\"\""));
-            if name.chars().all(plain) { name.to_owned() } else { quoted }
-        };
-        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+        sql::table(&self.schema, &self.name)
     }
 }
 

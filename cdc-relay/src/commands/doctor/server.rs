@@ -2,6 +2,7 @@
 
 use super::facts::Facts;
 use super::finding::Finding;
+use crate::sql;
 
 /// Transactions open for so long are worth a word, in seconds.
 const LONG: i64 = 300;
@@ -62,8 +63,8 @@ fn role(facts: &Facts) -> Finding {
     }
     Finding::would_not_work("role.replication", &format!("role {name}"), "may not replicate")
         .why("only a role with REPLICATION may read the log")
-        .fix(format!("alter role \"{name}\" replication;"))
-        .fix(format!("Amazon RDS, Aurora: grant rds_replication to \"{name}\";"))
+        .fix(format!("alter role {} replication;", sql::identifier(name)))
+        .fix(format!("Amazon RDS, Aurora: grant rds_replication to {};", sql::identifier(name)))
 }
 
 fn durability(facts: &Facts) -> Vec<Finding> {
@@ -146,11 +147,15 @@ fn open_transactions(facts: &Facts) -> Vec<Finding> {
             .fix(format!("select pg_terminate_backend({pid});   -- or commit it"))
     });
     let prepared = facts.prepared.iter().filter(|prepared| prepared.seconds >= LONG).map(|prepared| {
-        let gid = prepared.gid.replace('\'', "''");
+        let gid = sql::literal(&prepared.gid);
         let found = format!("prepared {} minutes ago in {}", prepared.seconds / 60, prepared.database);
-        Finding::warning("server.prepared_transaction", &format!("prepared transaction {gid}"), found)
-            .why(why)
-            .fix(format!("commit prepared '{gid}';   -- or: rollback prepared '{gid}';"))
+        Finding::warning(
+            "server.prepared_transaction",
+            &format!("prepared transaction {}", prepared.gid),
+            found,
+        )
+        .why(why)
+        .fix(format!("commit prepared {gid};   -- or: rollback prepared {gid};"))
     });
     old.chain(prepared).collect()
 }

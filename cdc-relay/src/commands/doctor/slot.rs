@@ -3,6 +3,7 @@
 use super::facts::{Facts, Slot};
 use super::finding::Finding;
 use super::server::reload;
+use crate::sql;
 use crate::state::{Memory, Refusal, admit};
 
 /// Less time than this until the slot is invalidated is an emergency, in seconds.
@@ -236,7 +237,8 @@ pub fn failover(facts: &Facts, name: Option<&str>) -> Vec<Finding> {
             Finding::warning("failover.slot", &format!("slot {name}"), format!("is not copied to {standbys}"))
                 .why("after a promotion it is gone, and the relay refuses to stream until everything is told again")
                 .fix(format!(
-                    "ALTER_REPLICATION_SLOT {name} (FAILOVER true)   -- psql \"… replication=database\", with the relay stopped"
+                    "ALTER_REPLICATION_SLOT {} (FAILOVER true)   -- psql \"… replication=database\", with the relay stopped",
+                    sql::replication_identifier(name)
                 ))
                 .fix("on the standby: sync_replication_slots = on, hot_standby_feedback = on, dbname in primary_conninfo"),
         );

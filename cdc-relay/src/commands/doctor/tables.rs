@@ -4,7 +4,8 @@ use super::facts::{Facts, Publication, Table};
 use super::finding::Finding;
 use crate::pgoutput::{Column, Relation};
 use crate::route::Plan;
-use crate::routes::{Routes, Source};
+use crate::routes::{Routes, Source, TableName};
+use crate::sql;
 
 /// What is to be told, if there is a routes file that says so.
 #[derive(Debug, Clone, Copy)]
@@ -17,9 +18,8 @@ pub struct Contract<'a> {
 impl Contract<'_> {
     /// Every table is meant that has routes; without routes, every one that was looked at.
     fn is_meant(&self, table: &Table) -> bool {
-        self.routed.is_none_or(|(_, source)| {
-            source.tables.iter().any(|routed| routed.qualified() == (&table.schema, &table.name))
-        })
+        self.routed
+            .is_none_or(|(_, source)| source.table(&TableName::new(&table.schema, &table.name)).is_some())
     }
 
     fn publishes(&self, facts: &Facts) -> (bool, bool) {
@@ -38,7 +38,8 @@ pub fn publication(facts: &Facts, contract: &Contract<'_>) -> Vec<Finding> {
             Finding::would_not_work("publication.exists", &subject, "does not exist")
                 .why("the log is read through it, and a slot that was made before it cannot find it")
                 .fix(format!(
-                    "create publication {name} for table {tables} with (publish = 'insert, update');"
+                    "create publication {} for table {tables} with (publish = 'insert, update');",
+                    sql::identifier(name)
                 )),
         ];
     };
@@ -64,7 +65,7 @@ fn missing_tables(contract: &Contract<'_>) -> String {
     let tables = contract.routed.map(|(_, source)| {
         source.tables.iter().map(|table| {
             let (schema, name) = table.qualified();
-            format!("{schema}.{name}")
+            sql::table(schema, name)
         })
     });
     let list = tables.map(|tables| tables.collect::<Vec<_>>().join(", ")).unwrap_or_default();
@@ -85,7 +86,7 @@ fn covers(facts: &Facts, publication: &Publication) -> String {
 }
 
 fn operations(publication: &Publication, contract: &Contract<'_>, subject: &str) -> Vec<Finding> {
-    let name = &publication.pubname;
+    let name = sql::identifier(&publication.pubname);
     let missing: Vec<&str> = [(publication.pubinsert, "inserts"), (publication.pubupdate, "updates")]
         .iter()
         .filter(|(on, _)| !on)
@@ -124,7 +125,7 @@ fn left_out(facts: &Facts, publication: &Publication, contract: &Contract<'_>) -
 
 /// Every published table has routes, and every route its table and columns.
 fn coverage(facts: &Facts, (routes, source): (&Routes, &Source), publication: &Publication) -> Vec<Finding> {
-    let name = &publication.pubname;
+    let name = sql::identifier(&publication.pubname);
     let mut findings = Vec::new();
     for table in facts.tables.iter().filter(|table| table.published) {
         let plan = Plan::compile(routes, source, &relation(table));
@@ -138,8 +139,8 @@ fn coverage(facts: &Facts, (routes, source): (&Routes, &Source), publication: &P
                 )
                 .why("the relay refuses to pass over its changes in silence")
                 .fix(format!(
-                    "[[sources.tables]] name = \"{}\" …   -- or list it in `ignore`",
-                    table.qualified()
+                    "[[sources.tables]] name = {} …   -- or list it in `ignore`",
+                    toml::Value::String(table.qualified())
                 ))
                 .fix(format!("alter publication {name} drop table {};", table.sql())),
             );
@@ -157,7 +158,7 @@ fn coverage(facts: &Facts, (routes, source): (&Routes, &Source), publication: &P
         let (schema, table) = routed.qualified();
         let known = facts.tables.iter().find(|known| known.schema == schema && known.name == table);
         if known.is_none_or(|known| !known.published) {
-            findings.push(unpublished(known, &format!("{schema}.{table}"), publication));
+            findings.push(unpublished(known, &routed.of.to_string(), publication));
         }
     }
     findings
@@ -177,7 +178,7 @@ fn relation(table: &Table) -> Relation {
 }
 
 fn unpublished(known: Option<&Table>, name: &str, publication: &Publication) -> Finding {
-    let (subject, publication_name) = (format!("table {name}"), &publication.pubname);
+    let (subject, publication_name) = (format!("table {name}"), sql::identifier(&publication.pubname));
     let finding = |check, found: &str| Finding::would_lose_data(check, &subject, found.to_owned());
     match known {
         None => Finding::would_not_work("table.exists", &subject, "has routes, and does not exist")
@@ -262,7 +263,7 @@ fn identity(table: &Table, contract: &Contract<'_>, changes: bool) -> Option<Fin
 
 fn filter(table: &Table, contract: &Contract<'_>) -> Option<Finding> {
     let filter = table.row_filter.as_deref()?;
-    let publication = contract.publication.unwrap_or("…");
+    let publication = contract.publication.map_or_else(|| "…".to_owned(), sql::identifier);
     Some(
         Finding::warning("table.row_filter", &format!("table {}", table.qualified()), format!("only rows where {filter}"))
             .why("other rows never reach the stream, and a row that an update moves out of the filter is told as a delete")
@@ -318,6 +319,6 @@ fn rights(tables: &[&Table], facts: &Facts) -> Option<Finding> {
     Some(
         Finding::warning("role.select", &format!("role {role}"), format!("may not read {list}"))
             .why("streaming does not need it; a snapshot, `replay` and `reconcile` read the rows themselves")
-            .fix(format!("grant select on {list} to \"{role}\";")),
+            .fix(format!("grant select on {list} to {};", sql::identifier(role))),
     )
 }

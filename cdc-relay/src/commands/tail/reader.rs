@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::output::Output;
 use super::show::{Change, Show};
@@ -15,10 +15,13 @@ use crate::copy::{Frame, Replication};
 use crate::database::Database;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message, Scratch};
+use crate::sql;
 use crate::wire::Session;
 
 /// How often the server hears from us.
 const STATUS: Duration = Duration::from_secs(1);
+/// Without news it looks so often whether it is time for that.
+const LOOK: Duration = Duration::from_millis(500);
 /// Of a long transaction so much is handed over at once.
 const PIECE: usize = 64 << 10;
 
@@ -83,7 +86,8 @@ pub fn read(
         Slot::Temporary(name) => {
             session
                 .query(&format!(
-                    "CREATE_REPLICATION_SLOT \"{name}\" TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT"
+                    "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+                    sql::replication_identifier(name)
                 ))
                 .context("cannot make a temporary replication slot")?;
             (name, true)
@@ -133,7 +137,7 @@ impl Tail<'_> {
         let mut scratch = Scratch::default();
         let mut going = true;
         while going && !self.stop.asked() {
-            self.wait()?;
+            self.wire.wait(&self.stop.wake, LOOK)?;
             self.wire.read()?;
             let mut reply = false;
             while going && let Some(frame) = self.wire.frame()? {
@@ -155,15 +159,6 @@ impl Tail<'_> {
         }
         self.wire.close();
         Ok(self.totals)
-    }
-
-    fn wait(&self) -> Result<()> {
-        let timeout = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
-        let mut fds = [PollFd::new(&self.wire, PollFlags::IN), PollFd::new(&self.stop.wake, PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-            Err(error) => Err(error).context("poll"),
-        }
     }
 
     /// False: the end is reached.
@@ -207,11 +202,7 @@ impl Tail<'_> {
     }
 }
 
-/// Primary keys of tables whose replica identity is the whole row: it says nothing of the key.
+/// What identifies the rows of each table, for those whose replica identity does not say it.
 pub fn keys(tables: &[super::trial::Table]) -> BTreeMap<u32, Vec<String>> {
-    tables
-        .iter()
-        .map(|table| (table.oid, table.primary_key.clone()))
-        .filter(|(_, key)| !key.is_empty())
-        .collect()
+    tables.iter().map(|table| (table.oid, table.key.clone())).filter(|(_, key)| !key.is_empty()).collect()
 }

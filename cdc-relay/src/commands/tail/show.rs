@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::text::{Paint, value};
+use crate::catalog::has_identity;
 use crate::json::{self, Form};
 use crate::lsn::{Lsn, PgTime};
 use crate::pgoutput::{Column, Old, Relation, Tuple, Value};
-use crate::routes::qualified;
+use crate::routes::TableName;
 
 /// How changes are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub enum Change<'a> {
 #[derive(Debug)]
 struct Table {
     relation: Relation,
-    /// By column; the replica identity, or the primary key where that is the whole row.
+    /// By column: whether it identifies the row.
     key: Vec<bool>,
     shown: bool,
 }
@@ -53,8 +54,8 @@ pub struct Chunk {
 pub struct Show {
     format: Format,
     /// Only these tables; none means all.
-    only: Vec<(String, String)>,
-    /// Primary keys of the tables whose replica identity is the whole row.
+    only: Vec<TableName>,
+    /// What identifies the rows of a table, where its replica identity does not say it.
     keys: BTreeMap<u32, Vec<String>>,
     tables: BTreeMap<u32, Table>,
     transaction: Transaction,
@@ -62,11 +63,10 @@ pub struct Show {
 }
 
 impl Show {
-    pub fn new(format: Format, only: &[String], keys: BTreeMap<u32, Vec<String>>) -> Show {
-        let only = only.iter().map(|name| qualified(name)).map(|(a, b)| (a.to_owned(), b.to_owned()));
+    pub fn new(format: Format, only: Vec<TableName>, keys: BTreeMap<u32, Vec<String>>) -> Show {
         Show {
             format,
-            only: only.collect(),
+            only,
             keys,
             tables: BTreeMap::new(),
             transaction: Transaction::default(),
@@ -76,11 +76,10 @@ impl Show {
 
     /// The server announces the columns of a table.
     pub fn relation(&mut self, relation: Relation) {
-        let known = self.keys.get(&relation.id).filter(|_| relation.identity == b'f');
+        let known = self.keys.get(&relation.id).filter(|_| !has_identity(&relation));
         let in_key = |column: &Column| known.map_or(column.key, |key| key.contains(&column.name));
         let key = relation.columns.iter().map(in_key).collect();
-        let named = |(schema, name): &(String, String)| *schema == relation.schema && *name == relation.name;
-        let shown = self.only.is_empty() || self.only.iter().any(named);
+        let shown = self.only.is_empty() || self.only.contains(&relation.table_name());
         self.tables.insert(relation.id, Table { key, shown, relation });
     }
 

@@ -37,7 +37,7 @@ fn message(parts: &[&[u8]]) -> Vec<u8> {
 /// The lines of one transaction with this message.
 fn shown(format: Format, relation: Relation, bytes: &[u8]) -> String {
     let keys = BTreeMap::from([(1, vec!["id".to_owned()])]);
-    let mut show = Show::new(format, &[], keys);
+    let mut show = Show::new(format, Vec::new(), keys);
     show.relation(relation);
     show.begin(Lsn(0x10), PgTime(0), 7);
     let mut scratch = Scratch::default();
@@ -123,7 +123,7 @@ fn only_the_tables_that_were_asked_for_are_shown() {
     let mut scratch = Scratch::default();
     let Ok(Message::Insert { new, .. }) = decode(&insert, &mut scratch) else { panic!("an insert") };
     for (only, expected) in [("orders", 1), ("public.orders", 1), ("audit.orders", 0), ("order", 0)] {
-        let mut show = Show::new(TEXT, &[only.to_owned()], BTreeMap::new());
+        let mut show = Show::new(TEXT, vec![only.parse().expect("a name")], BTreeMap::new());
         show.relation(relation(b'd'));
         show.begin(Lsn(1), PgTime(0), 7);
         show.change(1, &Change::Insert(new));

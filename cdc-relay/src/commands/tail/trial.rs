@@ -3,16 +3,24 @@
 //! A published update or delete of a table without a replica identity is refused by the server: publishing such a
 //! table breaks whoever writes it. So updates and deletes are published only of tables that have one, by name; the
 //! inserts of everything may be published with `for all tables`, which includes tables that are made later. Those
-//! join the others when they are noticed.
+//! join the others when they are noticed, and a table that loses its identity meanwhile leaves them.
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 
-use crate::routes::qualified;
+use crate::contract::facts::{Question, ask_prepared, prepare};
+use crate::contract::identity::{Publishing, covers_new_partitions, harms};
+use crate::contract::{self, Withdrawal, withdrawals};
+use crate::routes::TableName;
+use crate::sql;
 
+/// The oldest server that the questions are made for.
+const OLDEST: u32 = 130_000;
 /// Publications of this name belong to a `tail`, or to one that was killed.
 const PREFIX: &str = "cdc_relay_tail_";
+/// The end of the name of the publication that has the updates and deletes.
+pub const CHANGES: &str = "_u";
 
 /// What the server answers before anything is made.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,27 +33,39 @@ pub struct Facts {
     pub replication: bool,
     pub may_publish: bool,
     pub free_slots: i64,
+    #[serde(skip)]
     pub tables: Vec<Table>,
     /// Publications that a tail made.
     pub leftovers: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     pub oid: u32,
     pub schema: String,
     pub name: String,
     /// Only its owner may publish it.
     pub owned: bool,
-    /// Updates and deletes can be published.
+    /// Its updates and deletes can be published, and those of its partitions, also of the next one.
     pub identity: bool,
-    pub primary_key: Vec<String>,
+    pub key: Vec<String>,
 }
 
 impl Table {
+    fn of(table: &contract::facts::Table, version: u32) -> Table {
+        let harmless = harms(Publishing::own(version), table).is_empty();
+        Table {
+            oid: table.oid,
+            schema: table.itself.schema.clone(),
+            name: table.itself.name.clone(),
+            owned: table.owned,
+            identity: harmless && covers_new_partitions(table),
+            key: table.key().to_vec(),
+        }
+    }
+
     pub fn sql(&self) -> String {
-        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+        sql::table(&self.schema, &self.name)
     }
 
     pub fn shown(&self) -> String {
@@ -55,16 +75,26 @@ impl Table {
 
 pub async fn facts(client: &Client) -> Result<Facts> {
     let row = client.query_one(include_str!("facts.sql"), &[]).await.context("cannot look at the server")?;
-    serde_json::from_value(row.get(0)).context("the server's answer")
+    let mut facts: Facts = serde_json::from_value(row.get(0)).context("the server's answer")?;
+    // An older one is an obstacle.
+    if facts.version >= OLDEST {
+        facts.tables = tables(client, &prepare(client, &Question::of_everything()).await?).await?;
+    }
+    Ok(facts)
+}
+
+/// Every table that can be published.
+pub async fn tables(client: &Client, question: &Statement) -> Result<Vec<Table>> {
+    let found = ask_prepared(client, question).await?;
+    Ok(found.tables.iter().map(|table| Table::of(table, found.version)).collect())
 }
 
 /// Why there is nothing to see, with what to do about it.
 pub fn obstacle(facts: &Facts, own_publication: bool) -> Option<String> {
     let Facts { role, wal_level, .. } = facts;
-    if facts.version < 100_000 {
-        return Some(
-            "this server has no logical replication with pgoutput: Postgres 10 or newer is needed".to_owned(),
-        );
+    if facts.version < OLDEST {
+        let version = facts.version / 10_000;
+        return Some(format!("Postgres {} or newer is needed; this is {version}", OLDEST / 10_000));
     }
     if wal_level != "logical" {
         return Some(format!(
@@ -76,8 +106,9 @@ pub fn obstacle(facts: &Facts, own_publication: bool) -> Option<String> {
     }
     if !facts.replication {
         return Some(format!(
-            "role {role} may not read the log. As a superuser:\n  alter role \"{role}\" replication;\n\
-             (Amazon RDS: grant rds_replication to \"{role}\".)"
+            "role {role} may not read the log. As a superuser:\n  alter role {quoted} replication;\n\
+             (Amazon RDS: grant rds_replication to {quoted}.)",
+            quoted = sql::identifier(role)
         ));
     }
     if facts.free_slots < 1 {
@@ -106,7 +137,7 @@ pub struct Plan {
 }
 
 /// Decides what to publish: the tables that are `wanted`, or all.
-pub fn plan(facts: &Facts, wanted: &[String], name: &str) -> Result<Plan> {
+pub fn plan(facts: &Facts, wanted: &[TableName], name: &str) -> Result<Plan> {
     let tables = choose(facts, wanted)?;
     let (may, may_not): (Vec<&Table>, Vec<&Table>) =
         tables.iter().partition(|table| table.owned || facts.superuser);
@@ -116,27 +147,29 @@ pub fn plan(facts: &Facts, wanted: &[String], name: &str) -> Result<Plan> {
     }
     let identified: Vec<&Table> = may.iter().copied().filter(|table| table.identity).collect();
     let list = |tables: &[&Table]| tables.iter().map(|table| table.sql()).collect::<Vec<_>>().join(", ");
-    let root = if facts.version >= 130_000 { ", publish_via_partition_root = true" } else { "" };
-    let truncate = if facts.version >= 110_000 { ", truncate" } else { "" };
+    // Where generated columns are not published, one in a replica identity harms.
+    let generated =
+        if Publishing::own(facts.version).generated { ", publish_generated_columns = stored" } else { "" };
+    let how = format!(", publish_via_partition_root = true{generated}");
     let of = if everything { "all tables".to_owned() } else { format!("table {}", list(&may)) };
     let mut plan = Plan { names: vec![name.to_owned()], statements: Vec::new(), notes: Vec::new() };
     plan.statements
-        .push(format!("create publication {name} for {of} with (publish = 'insert{truncate}'{root})"));
+        .push(format!("create publication {name} for {of} with (publish = 'insert, truncate'{how})"));
     // Of everything also without a table: those that are made later join it.
     if everything || !identified.is_empty() {
-        let second = format!("{name}_u");
+        let second = format!("{name}{CHANGES}");
         let of =
             if identified.is_empty() { String::new() } else { format!("for table {} ", list(&identified)) };
         plan.statements
-            .push(format!("create publication {second} {of}with (publish = 'update, delete'{root})"));
+            .push(format!("create publication {second} {of}with (publish = 'update, delete'{how})"));
         plan.names.push(second);
     }
     let names = |tables: &[&Table]| tables.iter().map(|table| table.shown()).collect::<Vec<_>>().join(", ");
     let without: Vec<&Table> = may.iter().copied().filter(|table| !table.identity).collect();
     if !without.is_empty() {
         plan.notes.push(format!(
-            "only inserts and truncates of {}: without a primary key or replica identity, publishing its updates and deletes would \
-             make them fail",
+            "only inserts and truncates of {}: without a primary key or another replica identity that the server accepts, \
+             publishing its updates and deletes would make them fail",
             names(&without)
         ));
     }
@@ -146,17 +179,14 @@ pub fn plan(facts: &Facts, wanted: &[String], name: &str) -> Result<Plan> {
     Ok(plan)
 }
 
-fn choose(facts: &Facts, wanted: &[String]) -> Result<Vec<Table>> {
+fn choose(facts: &Facts, wanted: &[TableName]) -> Result<Vec<Table>> {
     if wanted.is_empty() {
         return Ok(facts.tables.clone());
     }
-    let find = |name: &String| {
-        let (schema, table) = qualified(name);
-        let found = facts.tables.iter().find(|known| known.schema == schema && known.name == table);
+    let find = |name: &TableName| {
+        let found = facts.tables.iter().find(|known| (&*known.schema, &*known.name) == name.parts());
         found.cloned().with_context(|| {
-            format!(
-                "there is no table {schema}.{table} that can be published (views and unlogged tables cannot)"
-            )
+            format!("there is no table {name} that can be published (views and unlogged tables cannot)")
         })
     };
     wanted.iter().map(find).collect()
@@ -175,6 +205,15 @@ fn cannot_publish(facts: &Facts, tables: &[Table]) -> String {
     )
 }
 
+/// Takes those tables out of a publication of a tail's whose updates and deletes the server refuses because of it.
+pub async fn withdraw_harmful(client: &Client, question: &Statement) -> Result<Vec<Withdrawal>> {
+    let found = withdrawals(&ask_prepared(client, question).await?);
+    for Withdrawal { sql, .. } in &found {
+        client.batch_execute(sql).await.with_context(|| sql.clone())?;
+    }
+    Ok(found)
+}
+
 /// A name of our own for publication and slot.
 pub fn name() -> String {
     format!("{PREFIX}{:08x}", rand::random::<u32>())
@@ -191,11 +230,15 @@ pub async fn clear(client: &Client, leftovers: &[String]) -> Result<Vec<String>>
     let mut dropped = Vec::new();
     for name in leftovers {
         // Both publications of a tail are held by the name of the first.
-        let base = name.trim_end_matches("_u");
+        let base = name.trim_end_matches(CHANGES);
         if !hold(client, base).await? {
             continue;
         }
-        if client.batch_execute(&format!("drop publication if exists {name}")).await.is_ok() {
+        if client
+            .batch_execute(&format!("drop publication if exists {}", sql::identifier(name)))
+            .await
+            .is_ok()
+        {
             dropped.push(name.clone());
         }
         client.execute("select pg_advisory_unlock(hashtext($1), 0)", &[&base]).await.context("unlock")?;

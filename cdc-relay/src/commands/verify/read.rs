@@ -12,7 +12,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 
-use super::Verdict;
+use super::{Verdict, told_to_by_patterns};
 use crate::chain::{Chain, Position};
 use crate::kafka::client_config;
 use crate::lsn::Lsn;
@@ -68,7 +68,7 @@ impl Reading {
     pub fn connect(
         brokers: &str,
         routes: &Routes,
-        topics: Vec<Topic>,
+        mut topics: Vec<Topic>,
         from: Option<Timestamp>,
     ) -> Result<Reading> {
         let consumer: BaseConsumer = client_config(brokers, routes)
@@ -83,6 +83,14 @@ impl Reading {
             .create()
             .context("no Kafka consumer")?;
         let metadata = consumer.fetch_metadata(None, TIMEOUT).context("the brokers do not answer")?;
+        let globs = told_to_by_patterns(routes);
+        let names = metadata.topics().iter().map(|topic| topic.name());
+        let matched = names.filter(|name| globs.iter().any(|glob| glob.matches(name)));
+        for name in matched {
+            if !topics.iter().any(|topic| topic.name == name) {
+                topics.push(Topic { name: name.to_owned(), dead_letters: false });
+            }
+        }
         let mut reading = Reading {
             consumer: Rc::new(consumer),
             topics,

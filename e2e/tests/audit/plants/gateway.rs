@@ -18,7 +18,7 @@ pub const GATEWAY: &[Plant] = &[
     },
     Plant {
         what: "charged by another amount",
-        complain: &["G1", "R"],
+        complain: &["G1", "G3", "R"],
         plant: |scene| scene.lines[0] = line(&COMPLETED, 101, "charge"),
         ..NOTHING
     },
@@ -97,8 +97,14 @@ pub const GATEWAY: &[Plant] = &[
     },
     Plant {
         what: "a charge row of another amount",
-        complain: &["R"],
+        complain: &["G3", "M6", "R"],
         processor: concat!("update charges set amount = 101 where payment_id = ", id!("0a")),
+        ..NOTHING
+    },
+    Plant {
+        what: "charged and given back by another amount than was meant",
+        complain: &["G3"],
+        plant: |scene| scene.lines.extend([line(&COMPLETED, 101, "charge"), line(&COMPLETED, 101, "void")]),
         ..NOTHING
     },
 ];

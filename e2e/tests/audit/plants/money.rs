@@ -1,6 +1,7 @@
 //! Money that does not add up.
 
-use crate::plants::{NOTHING, Plant, id};
+use crate::fixture::COMPLETED;
+use crate::plants::{NOTHING, Plant, id, line};
 
 pub const MONEY: &[Plant] = &[
     Plant {
@@ -49,7 +50,7 @@ pub const MONEY: &[Plant] = &[
     },
     Plant {
         what: "a capture of less than was held",
-        complain: &["M5", "R"],
+        complain: &["M5", "M6", "R"],
         balance: concat!(
             "update ledger set amount = 90 where phase = 2 and payment_id = ",
             id!("0a"),
@@ -69,5 +70,58 @@ pub const MONEY: &[Plant] = &[
             id!("0a")
         ),
         ..NOTHING
+    },
+    Plant {
+        what: "a hold for another service than the payment's",
+        complain: &["M6"],
+        balance: concat!("update ledger set service_id = 'gas' where phase = 1 and payment_id = ", id!("0a")),
+        ..NOTHING
+    },
+    Plant {
+        what: "a rejection of another amount than the payment's",
+        complain: &["M6", "R"],
+        balance: concat!("update ledger set amount = 501 where payment_id = ", id!("0e")),
+        ..NOTHING
+    },
+    Plant {
+        what: "a rejection on another user than the payment's",
+        complain: &["M6"],
+        balance: concat!("update ledger set user_id = ", id!("01"), " where payment_id = ", id!("0e")),
+        ..NOTHING
+    },
+    Plant {
+        what: "a charge of another user than the payment's",
+        complain: &["M6"],
+        processor: concat!("update charges set user_id = ", id!("02"), " where payment_id = ", id!("0a")),
+        ..NOTHING
+    },
+    Plant {
+        what: "a charge for another service than the payment's",
+        complain: &["M6"],
+        processor: concat!("update charges set service_id = 'gas' where payment_id = ", id!("0b")),
+        ..NOTHING
+    },
+    Plant {
+        what: "a charge for another client number than the payment's",
+        complain: &["M6"],
+        processor: concat!("update charges set client_number = '0813' where payment_id = ", id!("0f")),
+        ..NOTHING
+    },
+    Plant {
+        // The forged work message came first; the gateway charged what it asked for, and balance-svc kept the hold.
+        what: "a charge of another amount, and the hold still there",
+        complain: &["M6", "R", "S1"],
+        payments: concat!(
+            "update payments set status = 'authorized', event = 'authorized', version = 2, completed_at = null
+              where payment_id = ",
+            id!("0a")
+        ),
+        balance: concat!(
+            "delete from ledger where phase = 2 and payment_id = ",
+            id!("0a"),
+            "; update accounts set held = 100 where available = 870"
+        ),
+        processor: concat!("update charges set amount = 1 where payment_id = ", id!("0a")),
+        plant: |scene| scene.lines[0] = line(&COMPLETED, 1, "charge"),
     },
 ];

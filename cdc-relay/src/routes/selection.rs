@@ -1,0 +1,275 @@
+//! Which entry of a source a table belongs to, and what patterns come to among the tables that are published.
+//!
+//! * A name goes before a pattern; of patterns, `ignore` goes before `tables`. Two patterns of `tables` must not match the
+//!   same table.
+//! * A pattern of `tables` routes at least one published table: one that does not is a slip.
+//! * An entry of `ignore` may be there for tables that come and go. It is a slip where its schema does not exist, and, if a
+//!   pattern would tell what it misspells, where it names a table that does not exist.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::Deserialize;
+
+use super::name::Glob;
+use super::{Ignored, Routes, Source, Table, TableName, TablePattern, Text, Topic};
+use crate::nearest::hint;
+use crate::template::Template;
+
+/// Tables that are routed alike.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    pub which: TablePattern,
+    /// What holds for each of them; `of` is nobody's.
+    pub table: Table,
+}
+
+/// What becomes of a published table.
+#[derive(Debug, Clone, Copy)]
+pub enum Routing<'s> {
+    Named(&'s Table),
+    Pattern(&'s Pattern),
+    Ignored,
+    Unknown,
+}
+
+/// The tables of a database, as far as patterns are about them.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Selected {
+    /// In the publication, or, before there is one, those that could be.
+    pub published: Vec<TableName>,
+    /// All that exist.
+    pub existing: Vec<TableName>,
+    /// Schemas that exist, empty ones too.
+    pub schemas: Vec<String>,
+}
+
+/// A pattern of the routes matches a table that was made meanwhile: its topic has to be made before its rows are told.
+#[derive(Debug)]
+pub struct NewTable(pub TableName);
+
+impl fmt::Display for NewTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "table {} is new: the session begins again with a topic for it", self.0)
+    }
+}
+
+impl std::error::Error for NewTable {}
+
+impl Pattern {
+    /// The topics that its tables may lead to.
+    pub fn topics(&self, source: &str) -> Vec<Glob> {
+        let anything = "\0";
+        let of = TableName::new(self.which.schema().unwrap_or(anything), anything);
+        let topics = self.table.routes.iter().filter_map(|route| route.topic.as_ref());
+        topics
+            .filter_map(|topic| topic_of(topic, source, &of))
+            .map(|name| Glob::new(&name, anything))
+            .collect()
+    }
+
+    /// The entry that stands for a table which matches.
+    pub fn table(&self, source: &str, of: &TableName) -> Table {
+        let mut table = Table { of: of.clone(), ..self.table.clone() };
+        for topic in table.routes.iter_mut().filter_map(|route| route.topic.as_mut()) {
+            of_table(topic, source, of);
+        }
+        table
+    }
+}
+
+/// A topic that names the table is known once the table is. What Kafka does not take in a topic's name becomes `_`.
+pub fn of_table(topic: &mut Text, source: &str, table: &TableName) {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    let plain = |name: &str| name.chars().map(plain).collect::<String>();
+    let (source, table) = (plain(source), TableName::new(&plain(&table.schema), &plain(&table.name)));
+    if let Some(text) = topic_of(topic, &source, &table) {
+        *topic = Text::new(topic.span(), text.replace('{', "{{").replace('}', "}}"));
+    }
+}
+
+/// None: it names no table, or depends on the row too.
+fn topic_of(topic: &Text, source: &str, table: &TableName) -> Option<String> {
+    let template = Template::parse(topic.get_ref()).ok()?;
+    if template.constant().is_some() { None } else { template.of_table(source, table.parts()) }
+}
+
+impl Source {
+    /// Every entry of `tables`.
+    pub fn entries(&self) -> impl Iterator<Item = &Table> {
+        self.tables.iter().chain(self.patterns.iter().map(|pattern| &pattern.table))
+    }
+
+    pub fn entries_mut(&mut self) -> impl Iterator<Item = &mut Table> {
+        self.tables.iter_mut().chain(self.patterns.iter_mut().map(|pattern| &mut pattern.table))
+    }
+
+    pub fn routing(&self, table: &TableName) -> Routing<'_> {
+        if let Some(named) = self.table(table) {
+            return Routing::Named(named);
+        }
+        if self.ignore.iter().any(|ignored| ignored.which.matches(table)) {
+            return Routing::Ignored;
+        }
+        let pattern = self.patterns.iter().find(|pattern| pattern.which.matches(table));
+        pattern.map_or(Routing::Unknown, Routing::Pattern)
+    }
+
+    /// The entry by name, for a source whose patterns are resolved.
+    pub fn table(&self, table: &TableName) -> Option<&Table> {
+        self.tables.iter().find(|named| named.of == *table)
+    }
+
+    /// Whether what patterns mean has to be asked of the database.
+    pub fn has_patterns(&self) -> bool {
+        !self.patterns.is_empty() || !self.ignore.is_empty()
+    }
+}
+
+impl Routes {
+    /// The routes with an entry for each published table that a pattern of the source matches, and a topic for those and
+    /// for the `further` tables.
+    pub fn resolved(
+        &self,
+        source: &Source,
+        published: &[TableName],
+        further: &BTreeSet<TableName>,
+    ) -> Routes {
+        let mut routes = self.clone();
+        let name = source.name.get_ref();
+        let found = |table: &TableName| match source.routing(table) {
+            Routing::Pattern(pattern) => Some(pattern.table(name, table)),
+            Routing::Named(_) | Routing::Ignored | Routing::Unknown => None,
+        };
+        let tables: Vec<Table> = published.iter().filter_map(found).collect();
+        let further: Vec<Table> = further.iter().filter_map(found).collect();
+        if !self.lists_topics {
+            for topic in constant_topics(tables.iter().chain(&further)) {
+                if routes.topic_index(topic.get_ref()).is_none() {
+                    routes.topics.push(Topic::unlisted(topic));
+                }
+            }
+        }
+        if let Some(source) = routes.sources.iter_mut().find(|source| source.name.get_ref() == name) {
+            source.tables.extend(tables);
+        }
+        routes
+    }
+}
+
+/// The topics that routes name without looking at the row.
+pub fn constant_topics<'t>(tables: impl Iterator<Item = &'t Table>) -> Vec<Text> {
+    let mut names: Vec<Text> = Vec::new();
+    for topic in tables.flat_map(|table| &table.routes).filter_map(|route| route.topic.as_ref()) {
+        if let Ok(template) = Template::parse(topic.get_ref())
+            && let Some(name) = template.constant()
+            && !names.iter().any(|known| known.get_ref() == name)
+        {
+            names.push(Text::new(topic.span(), name.to_owned()));
+        }
+    }
+    names
+}
+
+impl Selected {
+    /// The routes with what the source's patterns mean. The error says what is wrong with them.
+    pub fn resolve(
+        &self,
+        routes: &Routes,
+        source: &Source,
+        further: &BTreeSet<TableName>,
+    ) -> Result<Routes, String> {
+        let mut problems = self.problems(source);
+        let resolved = routes.resolved(source, &self.published, further);
+        if routes.lists_topics {
+            let tables = resolved.source(source.name.get_ref()).into_iter().flat_map(|source| &source.tables);
+            let topics = constant_topics(tables);
+            let unlisted = topics.iter().filter(|topic| resolved.topic_index(topic.get_ref()).is_none());
+            problems.extend(unlisted.map(|topic| {
+                format!("a pattern leads to topic `{}`, which is not one of [[topics]]", topic.get_ref())
+            }));
+        }
+        if problems.is_empty() { Ok(resolved) } else { Err(problems.join("; ")) }
+    }
+
+    /// What is wrong with the patterns and with `ignore`.
+    pub fn problems(&self, source: &Source) -> Vec<String> {
+        let mut problems: Vec<String> =
+            source.patterns.iter().filter_map(|pattern| self.nothing(source, pattern)).collect();
+        problems.extend(self.twice(source));
+        problems.extend(source.ignore.iter().filter_map(|ignored| self.misspelt(source, ignored)));
+        problems
+    }
+
+    /// Entries of `ignore` that match no published table, though they may one day.
+    pub fn idle<'s>(&self, source: &'s Source) -> Vec<&'s str> {
+        let matches = |ignored: &Ignored| self.published.iter().any(|table| ignored.which.matches(table));
+        let idle = source.ignore.iter().filter(|ignored| !matches(ignored));
+        idle.map(|ignored| ignored.text.get_ref().as_str()).collect()
+    }
+
+    fn nothing(&self, source: &Source, pattern: &Pattern) -> Option<String> {
+        let text = pattern.table.name.get_ref();
+        let mut matched = self.published.iter().filter(|table| pattern.which.matches(table)).peekable();
+        if matched.peek().is_none() {
+            return Some(format!("`{text}` matches no published table{}", self.near(&pattern.which, text)));
+        }
+        let mut routed = matched.filter(|table| matches!(source.routing(table), Routing::Pattern(_)));
+        routed.next().is_none().then(|| {
+            format!("`{text}` routes no table: each that it matches has an entry of its own or is ignored")
+        })
+    }
+
+    fn twice(&self, source: &Source) -> Option<String> {
+        let patterns = self.published.iter().filter_map(|table| {
+            let Routing::Pattern(_) = source.routing(table) else { return None };
+            let all = source.patterns.iter().filter(|pattern| pattern.which.matches(table));
+            let names: Vec<&str> = all.map(|pattern| pattern.table.name.get_ref().as_str()).collect();
+            (names.len() > 1).then(|| (names.join("` and `"), table))
+        });
+        // One table for each pair says enough.
+        let (names, table) = patterns.collect::<BTreeMap<_, _>>().into_iter().next()?;
+        Some(format!(
+            "{table} matches two patterns, `{names}`: give it an entry of its own, or make them narrower"
+        ))
+    }
+
+    fn misspelt(&self, source: &Source, ignored: &Ignored) -> Option<String> {
+        let text = ignored.text.get_ref();
+        if let Some(schema) = ignored.which.schema()
+            && !self.schemas.iter().any(|known| known == schema)
+        {
+            let near = hint(schema, self.schemas.iter().map(String::as_str));
+            return Some(format!("`ignore` has `{text}`, and there is no schema `{schema}`{near}"));
+        }
+        let table = ignored.which.exact()?;
+        if source.patterns.is_empty() || self.existing.contains(&table) {
+            return None;
+        }
+        Some(format!(
+            "`ignore` has `{text}`, and there is no such table{}; a pattern would tell what it misspells",
+            self.near(&ignored.which, text)
+        ))
+    }
+
+    /// The nearest schema that exists, or the nearest table.
+    fn near(&self, which: &TablePattern, text: &str) -> String {
+        if let Some(schema) =
+            which.schema().filter(|schema| !self.schemas.iter().any(|known| known == schema))
+        {
+            return hint(schema, self.schemas.iter().map(String::as_str));
+        }
+        let names: Vec<String> = self.existing.iter().map(short).collect();
+        hint(text, names.iter().map(String::as_str))
+    }
+}
+
+/// As the routes file may have it: without `public`.
+fn short(table: &TableName) -> String {
+    let text = table.to_string();
+    text.strip_prefix("public.").map_or_else(|| text.clone(), str::to_owned)
+}
+
+#[cfg(test)]
+#[path = "selection_tests.rs"]
+mod tests;

@@ -1,0 +1,330 @@
+//! The relay never harms the database it watches: no update or delete of an application is refused because the relay,
+//! or a tail, publishes it. Not when it starts, not while it runs, and not when it has refused.
+
+use crate::commands::Tail;
+use crate::kafka;
+use crate::rig::{Relay, Rig, eventually};
+
+/// The server's major version.
+pub async fn major(rig: &Rig) -> i32 {
+    let row = rig.sql.query_one("select current_setting('server_version_num')::int", &[]).await;
+    row.expect("version").get::<_, i32>(0) / 10_000
+}
+
+/// A routes file with nothing but tables; topics, slot and publication are the relay's own.
+pub fn five_lines(rig: &Rig, tables: &str) -> String {
+    let name = &rig.name;
+    format!(
+        "[relay]\nstate_topic = \"{name}.state\"\ndead_letter_topic = \"{name}.dead\"\n\n\
+         [[sources]]\nname = \"{name}\"\nslot = \"{name}\"\nurl = \"${{IT_URL}}\"\ntables = [{tables}]\n"
+    )
+}
+
+pub async fn run(rig: &Rig, sql: &str) {
+    rig.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+}
+
+/// Waits until the relay has decided: whether it streams, and its report.
+async fn decided(relay: &Relay) -> (bool, String) {
+    eventually(&format!("a decision; now {:?}", relay.get("/health")), || async {
+        let report = relay.get("/health")?;
+        let is = |state: &str| report.contains(&format!("\"state\":\"{state}\""));
+        (is("streaming") || is("refused")).then(|| (is("streaming"), report.clone()))
+    })
+    .await
+}
+
+/// A table as an application has it, with an update and a delete of its own.
+struct Shape {
+    name: &'static str,
+    from: i32,
+    tables: &'static str,
+    /// Columns are `n`, `v`; the table is `t`.
+    route: &'static str,
+    /// Whether the relay can stream all of its changes.
+    streams: bool,
+}
+
+const fn shape(name: &'static str, tables: &'static str, route: &'static str, streams: bool) -> Shape {
+    Shape { name, from: 14, tables, route, streams }
+}
+
+const SHAPES: &[Shape] = &[
+    shape("no key", "create table t (n int, v text)", "{ name = \"t\" }", false),
+    shape(
+        "no key, with the advised one in the routes",
+        "create table t (n int, v text)",
+        "{ name = \"t\", key = \"{n}\" }",
+        false,
+    ),
+    shape(
+        "rows that are only ever inserted",
+        "create table t (n int, v text)",
+        "{ name = \"t\", key = \"{n}\", routes = [{ topic = \"TOPIC\", type = \"t.v1\", op = [\"insert\"] }] }",
+        true,
+    ),
+    shape(
+        "a deferrable primary key",
+        "create table t (n int primary key deferrable, v text)",
+        "{ name = \"t\" }",
+        false,
+    ),
+    shape(
+        "identity nothing",
+        "create table t (n int primary key, v text); alter table t replica identity nothing",
+        "{ name = \"t\" }",
+        false,
+    ),
+    shape(
+        "an identity whose index is gone",
+        "create table t (n int primary key, v text not null); create unique index u on t (v);
+         alter table t replica identity using index u; drop index u",
+        "{ name = \"t\" }",
+        false,
+    ),
+    shape(
+        "identity full on the root of a partitioned table only",
+        "create table t (n int, v text) partition by range (n); alter table t replica identity full;
+         create table t_1 partition of t for values from (0) to (1000)",
+        "{ name = \"t\", key = \"{n}\" }",
+        false,
+    ),
+    shape(
+        "a partition without an identity, deep in the tree",
+        "create table t (n int primary key, v text) partition by range (n);
+         create table t_1 partition of t for values from (0) to (1000) partition by range (n);
+         create table t_2 partition of t_1 for values from (0) to (500);
+         alter table t_2 replica identity nothing",
+        "{ name = \"t\" }",
+        false,
+    ),
+    shape(
+        "a partitioned table whose next partition will have no identity",
+        "create table t (n int, v text) partition by range (n)",
+        "{ name = \"t\", key = \"{n}\" }",
+        false,
+    ),
+    shape(
+        "a table that inherits",
+        "create table t (n int primary key, v text); create table c () inherits (t)",
+        "{ name = \"t\" }, { name = \"c\", key = \"{n}\" }",
+        false,
+    ),
+    Shape {
+        from: 18,
+        ..shape(
+            "identity full with a stored generated column",
+            "create table t (n int primary key, v text, g int generated always as (n * 2) stored);
+             alter table t replica identity full",
+            "{ name = \"t\" }",
+            true,
+        )
+    },
+    Shape {
+        from: 18,
+        ..shape(
+            "identity full with a virtual generated column",
+            "create table t (n int primary key, v text, g int generated always as (n * 2));
+             alter table t replica identity full",
+            "{ name = \"t\" }",
+            false,
+        )
+    },
+    Shape {
+        from: 18,
+        ..shape(
+            "a primary key that is generated",
+            "create table t (n int, v text, g int generated always as (n * 2) stored primary key)",
+            "{ name = \"t\" }",
+            true,
+        )
+    },
+];
+
+/// What an application does all day.
+async fn application(rig: &Rig, shape: &str) {
+    if shape.contains("next partition") {
+        run(rig, "create table t_new partition of t for values from (0) to (1000)").await;
+    }
+    let target = if shape.contains("inherits") { "c" } else { "t" };
+    for sql in [
+        format!("insert into {target} (n, v) values (1, 'a'), (2, 'b')"),
+        format!("update {target} set v = 'c' where n = 1"),
+        format!("update {target} set n = 3 where n = 2"),
+        format!("delete from {target} where n in (1, 3)"),
+    ] {
+        rig.sql.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{shape}: {sql}: {error:?}"));
+    }
+}
+
+#[tokio::test]
+async fn an_update_that_cannot_be_published_is_never_published() {
+    for shape in SHAPES {
+        let mut rig = Rig::bare("harmless").await;
+        if major(&rig).await < shape.from {
+            continue;
+        }
+        run(&rig, shape.tables).await;
+        let topic = format!("{}.t", rig.name);
+        rig.routes(&five_lines(&rig, &shape.route.replace("TOPIC", &topic)));
+        let relay = rig.start();
+        let (streams, report) = decided(&relay).await;
+        application(&rig, shape.name).await;
+        assert_eq!(streams, shape.streams, "{}: {report}", shape.name);
+        if !shape.streams {
+            let made = "select count(*) from pg_publication";
+            let publications: i64 = rig.sql.query_one(made, &[]).await.expect("catalog").get(0);
+            assert_eq!(publications, 0, "{}: refused, and yet a publication was made", shape.name);
+            assert!(!kafka::exists(&topic), "{}: refused, and yet a topic was made", shape.name);
+            assert!(
+                report.contains("alter table") || report.contains("give it"),
+                "{}: no fix: {report}",
+                shape.name
+            );
+        }
+        drop(relay);
+        rig.slot_is_free().await;
+        application(&rig, &format!("{} once the relay has gone", shape.name.replace("next", "new"))).await;
+    }
+}
+
+#[tokio::test]
+async fn the_printed_fix_leads_to_a_relay_that_streams() {
+    let mut rig = Rig::bare("harmfix").await;
+    run(&rig, "create table hits (path text, n int)").await;
+    rig.routes(&five_lines(&rig, "{ name = \"hits\", key = \"{path}\" }"));
+    let relay = rig.start();
+    let report = relay.state("refused").await;
+    let fix = "alter table public.hits replica identity full";
+    assert!(report.contains(fix), "{report}");
+    run(&rig, fix).await;
+    relay.streams().await;
+    run(&rig, "insert into hits values ('/', 1); update hits set n = 2").await;
+    kafka::distinct(&format!("{}.hits", rig.name), 2).await;
+}
+
+/// What takes the identity of a published table away, and from which version on.
+const LATER: &[(i32, &str)] = &[
+    (14, "alter table t drop constraint t_pkey"),
+    (14, "alter table t replica identity nothing"),
+    (
+        14,
+        "create unique index u on t (v); alter table t alter v set not null;
+         alter table t replica identity using index u; drop index u",
+    ),
+    (
+        18,
+        "alter table t replica identity full; alter table t add column g int generated always as (n * 2) virtual",
+    ),
+];
+
+/// How an application finds its update after a while: it may fail for a moment, since only the server could prevent it.
+async fn goes_on(rig: &Rig, change: &str) {
+    eventually(&format!("an update to go on after {change}"), || async {
+        rig.sql.batch_execute("update t set v = v || 'x' where n = 1").await.ok()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_table_that_loses_its_identity_while_the_relay_streams_is_taken_out() {
+    for (from, change) in LATER {
+        let mut rig = Rig::bare("harmlater").await;
+        if major(&rig).await < *from {
+            continue;
+        }
+        run(&rig, "create table t (n int primary key, v text); create table other (n int primary key)").await;
+        rig.routes(&five_lines(&rig, "{ name = \"t\" }, { name = \"other\" }"));
+        let relay = rig.streaming().await;
+        run(&rig, "insert into t values (1, 'a')").await;
+        run(&rig, change).await;
+        goes_on(&rig, change).await;
+        let report = relay.state("refused").await;
+        assert!(report.contains("public.t"), "{change}: {report}");
+        goes_on(&rig, change).await;
+    }
+}
+
+/// Nobody watches while the relay is away; when it starts, it takes the table out before anything else.
+#[tokio::test]
+async fn a_table_that_lost_its_identity_while_the_relay_was_away_is_taken_out() {
+    let mut rig = Rig::bare("harmaway").await;
+    run(&rig, "create table t (n int primary key, v text); insert into t values (1, 'a')").await;
+    rig.routes(&five_lines(&rig, "{ name = \"t\" }"));
+    let relay = rig.streaming().await;
+    assert_eq!(relay.stop().await, Some(0));
+    run(&rig, "alter table t drop constraint t_pkey").await;
+    let relay = rig.start();
+    let report = relay.state("refused").await;
+    assert!(report.contains("alter table public.t"), "{report}");
+    goes_on(&rig, "its primary key was dropped").await;
+}
+
+/// A publication that somebody else made is theirs: the relay refuses, and says what puts it right.
+#[tokio::test]
+async fn a_publication_of_the_users_that_harms_is_refused_with_the_fix() {
+    let mut rig = Rig::new("harmnamed").await;
+    run(&rig, "alter table items drop constraint items_pkey").await;
+    let relay = rig.start();
+    let report = relay.state("refused").await;
+    assert!(report.contains("public.items has no primary key"), "{report}");
+    assert!(report.contains("alter table public.items replica identity full"), "{report}");
+    assert!(!kafka::exists(&rig.topic()), "refused, and yet a topic was made");
+    run(&rig, "alter table items replica identity full").await;
+    relay.streams().await;
+}
+
+#[tokio::test]
+async fn a_tail_harms_nobody_whatever_the_tables_are() {
+    for shape in SHAPES {
+        let rig = Rig::bare("harmtail").await;
+        if major(&rig).await < shape.from {
+            continue;
+        }
+        run(&rig, shape.tables).await;
+        let tail = Tail::start(&rig, &["--json"]);
+        application(&rig, shape.name).await;
+        drop(tail);
+        let shape = shape.name.replace("next", "new");
+        application(&rig, &format!("{shape} once the tail was killed")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_tail_takes_a_table_out_again_when_it_begins_to_harm() {
+    for (from, change) in LATER {
+        for arguments in [&["--json"][..], &["--json", "--table", "t"]] {
+            let rig = Rig::bare("harmtaillater").await;
+            if major(&rig).await < *from {
+                continue;
+            }
+            run(&rig, "create table t (n int primary key, v text); insert into t values (1, 'a')").await;
+            let tail = Tail::start(&rig, arguments);
+            run(&rig, change).await;
+            goes_on(&rig, change).await;
+            drop(tail);
+        }
+    }
+}
+
+#[tokio::test]
+async fn doctor_judges_each_partition_as_the_server_does() {
+    let rig = Rig::bare("harmdoctor").await;
+    run(
+        &rig,
+        "create table t (n int, v text) partition by range (n); alter table t replica identity full;
+         create table t_1 partition of t for values from (0) to (1000)",
+    )
+    .await;
+    let doctor = |arguments: &[&str]| {
+        let output = rig.command("doctor").arg(&rig.url).args(arguments).output().expect("doctor");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (_, out) = doctor(&[]);
+    assert!(out.contains("public.t_1") && out.contains("no primary key"), "{out}");
+    run(&rig, "create publication p for table t with (publish_via_partition_root = true)").await;
+    let (code, out) = doctor(&["--publication", "p"]);
+    assert_eq!(code, Some(1), "{out}");
+    assert!(out.contains("alter table public.t_1 replica identity full"), "{out}");
+    assert!(rig.sql.batch_execute("update t_1 set n = 1").await.is_err(), "the server says otherwise");
+}

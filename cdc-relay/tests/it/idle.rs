@@ -1,0 +1,81 @@
+//! A relay with nothing to do does nothing: its processor time and its threads at rest.
+
+use std::time::Duration;
+
+use crate::rig::{Relay, Rig, eventually};
+
+/// How long the relay is watched at a time.
+const WINDOW: Duration = Duration::from_secs(4);
+/// Of a core, in a window. Nine threads that spin for a part of each poll used 0.04 to 0.08.
+const BUSY_MAX: f64 = 0.01;
+/// librdkafka alone has three for each producer.
+const THREADS_MAX: usize = 24;
+
+const SOURCES: [&str; 3] = ["one", "two", "three"];
+
+fn routes(name: &str) -> String {
+    let head = format!(
+        "[relay]\nstate_topic = \"{name}.state\"\ndead_letter_topic = \"{name}.dead\"\n\n\
+         [[topics]]\nname = \"{name}.items\"\npartitions = 2\n"
+    );
+    let source = |source: &str| {
+        format!(
+            "\n[[sources]]\nname = \"{source}\"\nurl = \"${{IT_URL}}\"\nslot = \"{name}_{source}\"\n\
+             publication = \"{source}\"\nevent_source = \"/it\"\n\n\
+             [[sources.tables]]\nname = \"{source}\"\n\n\
+             [[sources.tables.routes]]\ntopic = \"{name}.items\"\ntype = \"made\"\n"
+        )
+    };
+    SOURCES.iter().fold(head, |text, name| text + &source(name))
+}
+
+/// Processor seconds so far.
+fn used(relay: &Relay) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", relay.pid())).expect("stat");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+    let ticks =
+        |n: usize| fields.split_whitespace().nth(n).and_then(|n| n.parse::<f64>().ok()).expect("ticks");
+    (ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64
+}
+
+fn threads(relay: &Relay) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", relay.pid())).expect("threads");
+    let names = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    let mut names: Vec<String> = names.map(|name| name.trim().to_owned()).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_sources_at_rest_use_next_to_no_processor_and_few_threads() {
+    let mut rig = Rig::bare("idle").await;
+    for source in SOURCES {
+        let sql = format!(
+            "create table {source} (id bigint primary key, note text);
+             create publication {source} for table {source} with (publish = 'insert, update')"
+        );
+        rig.sql.batch_execute(&sql).await.expect("schema");
+    }
+    rig.routes(&routes(&rig.name));
+    let relay = rig.start();
+    eventually("all sources to stream", || async {
+        relay.get("/ready").filter(|answer| answer.contains("\"status\":\"ready\""))
+    })
+    .await;
+    // What a row brings to life has to come to rest again.
+    for source in SOURCES {
+        rig.sql.execute(&format!("insert into {source} values (1, 'x')"), &[]).await.expect("a row");
+        let told = format!("cdc_relay_messages_total{{sink=\"kafka\",source=\"{source}\"}}");
+        eventually("the row to be told", || async { (relay.metric(&told) >= 1.0).then_some(()) }).await;
+    }
+    let mut last = (0.0, Vec::new());
+    for _ in 0..5 {
+        let before = used(&relay);
+        tokio::time::sleep(WINDOW).await;
+        last = ((used(&relay) - before) / WINDOW.as_secs_f64(), threads(&relay));
+        if last.0 <= BUSY_MAX && last.1.len() <= THREADS_MAX {
+            return;
+        }
+    }
+    panic!("at rest it used {:.3} of a core, with {} threads: {:?}", last.0, last.1.len(), last.1);
+}

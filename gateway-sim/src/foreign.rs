@@ -1,0 +1,137 @@
+//! Answers that are not the gateway's word about the charge asked about: those of another charge, those that name
+//! nothing, and the pages of whatever stands in between.
+//!
+//! * The documents have the shape of real ones; only the name on them is wrong or missing.
+//! * Which call gets one is said by words of the client number, for calls, inquiries and voids alike ([`Later`]).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+use warp::http::StatusCode;
+use warp::reply::{Reply, Response};
+
+use crate::http::{Gateway, problem_document};
+use crate::record::Decided;
+use crate::script::{Answer, Claim, Fault, Foreign, Name, Script};
+
+/// The charge whose answers go astray.
+pub const STRANGER: &str = "00000000-0000-7000-8000-00000000dead";
+
+/// What a request is about.
+#[derive(Clone, Copy)]
+pub struct About<'a> {
+    pub call: Call,
+    pub reference: &'a str,
+    pub amount: Option<i64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    Charge,
+    Inquiry,
+    Void,
+}
+
+/// The misbehaviours that inquiries and voids of a reference still have to come.
+#[derive(Default)]
+pub struct Later(Mutex<HashMap<String, Plan>>);
+
+struct Plan {
+    inquiry: Option<Fault>,
+    void: Option<Fault>,
+    amount: i64,
+}
+
+impl Later {
+    /// Keeps what the script of a charge says of its inquiries and voids; the first call of a reference counts.
+    pub fn plan(&self, reference: &str, amount: i64, script: &Script) {
+        let Script { inquiry, void, .. } = *script;
+        if inquiry.is_some() || void.is_some() {
+            let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            plans.entry(reference.to_owned()).or_insert(Plan { inquiry, void, amount });
+        }
+    }
+
+    /// How this inquiry or void misbehaves, and the amount of its charge.
+    pub fn take(&self, call: Call, reference: &str) -> Option<(Answer, i64)> {
+        let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = plans.get_mut(reference)?;
+        let planned = match call {
+            Call::Charge => return None,
+            Call::Inquiry => &mut plan.inquiry,
+            Call::Void => &mut plan.void,
+        };
+        let fault = planned.as_mut().filter(|fault| fault.times > 0)?;
+        fault.times -= 1;
+        Some((fault.answer, plan.amount))
+    }
+}
+
+/// The last two charges that were answered about, of different references.
+#[derive(Default)]
+pub struct Recent(Mutex<[Option<Decided>; 2]>);
+
+impl Recent {
+    pub fn note(&self, decided: &Decided) {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent[0].as_ref().is_none_or(|last| last.reference != decided.reference) {
+            recent.swap(0, 1);
+            recent[0] = Some(decided.clone());
+        }
+    }
+
+    /// The last one with another reference than this.
+    fn other_than(&self, reference: &str) -> Option<Decided> {
+        let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let other = |decided: &&Decided| decided.reference.to_string() != reference;
+        recent.iter().flatten().find(other).cloned()
+    }
+}
+
+impl Gateway {
+    pub fn foreign(&self, foreign: Foreign, about: About<'_>) -> Response {
+        match foreign {
+            Foreign::Document(name, claim) => document(name, claim, about),
+            Foreign::Cached => match self.recent.other_than(about.reference) {
+                Some(decided) => self.charge_document(&decided, &[], about.call),
+                None => document(Name::Stranger, Claim::Declined, about),
+            },
+            Foreign::Page(status) => {
+                let page = "<html><body><h1>This page comes from something in between</h1></body></html>";
+                with_status(status, warp::reply::html(page).into_response())
+            }
+        }
+    }
+}
+
+fn document(name: Name, claim: Claim, about: About<'_>) -> Response {
+    let (mut status, mut body) = match (claim, about.call) {
+        (Claim::Succeeded, Call::Charge | Call::Inquiry) => {
+            (200, json!({"status": "succeeded", "provider_reference": "ch_00000000deadbeef"}))
+        }
+        (Claim::Succeeded, Call::Void) => (200, json!({"status": "voided", "voided": [], "barred": true})),
+        (Claim::Declined, _) => (402, json!({"status": "declined", "code": "not_this_charge"})),
+        (Claim::Rejected, _) => (400, problem_document(400, "invalid-charge", "The input is rejected.")),
+        (Claim::NotFound, _) => (404, problem_document(404, "charge-not-found", "No such charge.")),
+    };
+    if about.call == Call::Inquiry && claim == Claim::Declined {
+        status = 200;
+    }
+    let (reference, amount) = match name {
+        Name::None => (Value::Null, Value::Null),
+        Name::Stranger => (STRANGER.into(), about.amount.into()),
+        Name::OtherAmount => (about.reference.into(), about.amount.map(|amount| amount + 1).into()),
+    };
+    for (field, value) in [("reference", reference), ("amount", amount)] {
+        if !value.is_null() {
+            body[field] = value;
+        }
+    }
+    with_status(status, warp::reply::json(&body).into_response())
+}
+
+fn with_status(status: u16, mut response: Response) -> Response {
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    response
+}

@@ -1,0 +1,310 @@
+//! Reads one event. An event says several times what it is: by its topic, key, headers and body. It is read only if
+//! all of them agree.
+//!
+//! * Type, topic, key and body are always there and are always compared.
+//! * Id, source and subject are compared where they are there: the relay always writes them.
+//! * A body must be one that its own database could have written: kind and phase, status and event fit each other.
+
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use super::{
+    BALANCE_TOPIC, ChargeResult, EventType, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment, Terms,
+};
+
+/// What an event says of itself outside its body.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope<'a> {
+    pub event_type: EventType,
+    /// As it was read, with the prefix of a system that has one.
+    pub topic: &'a str,
+    pub key: &'a [u8],
+    pub id: Option<&'a str>,
+    pub source: Option<&'a str>,
+    pub subject: Option<&'a str>,
+}
+
+/// Why an event cannot be acted on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// The body has not the form of its type.
+    Unreadable(String),
+    /// The parts contradict each other: the event is forged, misrouted or damaged.
+    Contradicts(String),
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unfit::Unreadable(why) => f.write_str(why),
+            Unfit::Contradicts(why) => write!(f, "differs: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Unfit {}
+
+/// The body of an event: a row that says by itself what it is.
+pub trait Fact: DeserializeOwned {
+    fn user_id(&self) -> Uuid;
+    fn payment_id(&self) -> Uuid;
+    /// The type of the event that publishes this row; `None` for a row that its database would refuse.
+    fn event_type(&self) -> Option<EventType>;
+    /// The id of that event.
+    fn event_id(&self) -> String;
+}
+
+impl Envelope<'_> {
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// When the body cannot be read, or does not agree with the envelope.
+    pub fn read<T: Fact>(&self, body: &[u8]) -> Result<T, Unfit> {
+        let fact: T = serde_json::from_slice(body).map_err(|error| Unfit::Unreadable(error.to_string()))?;
+        match self.contradiction(&fact) {
+            None => Ok(fact),
+            Some(why) => Err(Unfit::Contradicts(why)),
+        }
+    }
+
+    fn contradiction(&self, fact: &impl Fact) -> Option<String> {
+        let (name, topic) = (self.event_type.as_str(), self.event_type.topic());
+        if !self.topic.ends_with(topic) {
+            return Some(format!("{name} on {}: it belongs on {topic}", self.topic));
+        }
+        match fact.event_type() {
+            Some(of_body) if of_body == self.event_type => {}
+            Some(of_body) => return Some(format!("ce_type {name} on the body of {}", of_body.as_str())),
+            None => return Some(format!("ce_type {name} on a body that no database of ours would hold")),
+        }
+        let (user, payment) = (fact.user_id().to_string(), fact.payment_id().to_string());
+        if self.key != user.as_bytes() {
+            let key = String::from_utf8_lossy(self.key);
+            return Some(format!("key {key} on an event of user {user}"));
+        }
+        let source = source(topic);
+        let id = self.id.map(|_| fact.event_id());
+        let named = [
+            ("ce_id", self.id, id.as_deref()),
+            ("ce_source", self.source, Some(source)),
+            ("ce_subject", self.subject, Some(payment.as_str())),
+        ];
+        named.into_iter().find_map(|(header, found, due)| {
+            let (found, due) = (found?, due?);
+            (found != due).then(|| format!("{header} {found} on the body of {due}"))
+        })
+    }
+}
+
+/// `ce_source` of the events on a topic.
+fn source(topic: &str) -> &'static str {
+    match topic {
+        PAYMENT_TOPIC => "/coro/payments",
+        BALANCE_TOPIC => "/coro/balance",
+        PAYMENT_RESULT_TOPIC => "/coro/processor",
+        other => unreachable!("{other} is not a topic of the saga"),
+    }
+}
+
+impl Fact for Payment {
+    fn user_id(&self) -> Uuid {
+        self.user_id
+    }
+
+    fn payment_id(&self) -> Uuid {
+        self.payment_id
+    }
+
+    fn event_type(&self) -> Option<EventType> {
+        match (self.event.as_str(), self.status.as_str()) {
+            ("initiated", "initiated") => Some(EventType::PaymentInitiated),
+            ("authorized", "authorized") => Some(EventType::PaymentAuthorized),
+            ("completed", "completed") => Some(EventType::PaymentCompleted),
+            ("rejected", "rejected") => Some(EventType::PaymentRejected),
+            ("failed", "failed") => Some(EventType::PaymentFailed),
+            ("cancelled", "cancelled") => Some(EventType::PaymentCancelled),
+            ("outcome_unknown", "authorized") => Some(EventType::PaymentOutcomeUnknown),
+            ("cancel_recorded", "initiated") => Some(EventType::PaymentCancelRecorded),
+            ("cancel_requested", "authorized") => Some(EventType::PaymentCancelRequested),
+            (_, _) => None,
+        }
+    }
+
+    fn event_id(&self) -> String {
+        format!("payments/payments/{}/{}", self.payment_id, self.version)
+    }
+}
+
+impl Payment {
+    pub fn terms(&self) -> Terms {
+        let client_number = Some(self.client_number.as_str().into());
+        Terms { amount: self.amount, service_id: self.service_id.as_str().into(), client_number }
+    }
+}
+
+impl Fact for LedgerEntry {
+    fn user_id(&self) -> Uuid {
+        self.user_id
+    }
+
+    fn payment_id(&self) -> Uuid {
+        self.payment_id
+    }
+
+    fn event_type(&self) -> Option<EventType> {
+        match (self.kind.as_str(), self.phase, self.reason.is_some()) {
+            ("hold", 1, false) => Some(EventType::BalanceHeld),
+            ("rejection", 1, true) => Some(EventType::BalanceRejected),
+            ("deposit", 1, false) => Some(EventType::BalanceDeposited),
+            ("capture", 2, false) => Some(EventType::BalanceCaptured),
+            ("release", 2, true) => Some(EventType::BalanceReleased),
+            (_, _, _) => None,
+        }
+    }
+
+    fn event_id(&self) -> String {
+        format!("balance/ledger/{}/{}", self.payment_id, self.phase)
+    }
+}
+
+impl LedgerEntry {
+    /// A deposit's service is the empty one.
+    pub fn terms(&self) -> Terms {
+        let service_id = self.service_id.as_deref().unwrap_or_default().into();
+        Terms { amount: self.amount, service_id, client_number: None }
+    }
+}
+
+impl Fact for ChargeResult {
+    fn user_id(&self) -> Uuid {
+        self.user_id
+    }
+
+    fn payment_id(&self) -> Uuid {
+        self.payment_id
+    }
+
+    fn event_type(&self) -> Option<EventType> {
+        match (self.status.as_str(), self.provider_reference.is_some()) {
+            ("succeeded", true) => Some(EventType::ResultSucceeded),
+            ("declined", _) => Some(EventType::ResultDeclined),
+            ("unknown", _) => Some(EventType::ResultUnknown),
+            ("expired", _) => Some(EventType::ResultExpired),
+            ("cancelled", _) => Some(EventType::ResultCancelled),
+            (_, _) => None,
+        }
+    }
+
+    fn event_id(&self) -> String {
+        format!("processor/charges/{}/{}", self.payment_id, self.version)
+    }
+}
+
+impl ChargeResult {
+    pub fn terms(&self) -> Terms {
+        let client_number = Some(self.client_number.as_str().into());
+        Terms { amount: self.amount, service_id: self.service_id.as_str().into(), client_number }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USER: &str = "0198c0de-0000-7000-8000-000000000001";
+    const PAYMENT: &str = "0198c0de-0000-7000-8000-000000000002";
+
+    fn golden(event: EventType) -> String {
+        let path = format!("{}/golden/{}.json", env!("CARGO_MANIFEST_DIR"), event.as_str());
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"))
+    }
+
+    fn envelope(event_type: EventType) -> Envelope<'static> {
+        let topic = event_type.topic();
+        Envelope { event_type, topic, key: USER.as_bytes(), id: None, source: None, subject: None }
+    }
+
+    /// Reads a body as what belongs on the envelope's topic.
+    fn read(envelope: &Envelope<'_>, body: &str) -> Result<Terms, Unfit> {
+        match envelope.event_type.topic() {
+            PAYMENT_TOPIC => envelope.read::<Payment>(body.as_bytes()).map(|fact| fact.terms()),
+            BALANCE_TOPIC => envelope.read::<LedgerEntry>(body.as_bytes()).map(|fact| fact.terms()),
+            _ => envelope.read::<ChargeResult>(body.as_bytes()).map(|fact| fact.terms()),
+        }
+    }
+
+    #[test]
+    fn every_golden_event_agrees_with_its_own_type_and_with_no_other() {
+        for event in EventType::ALL {
+            for body_of in EventType::ALL.iter().filter(|other| other.topic() == event.topic()) {
+                let found = read(&envelope(*event), &golden(*body_of));
+                assert_eq!(
+                    found.is_ok(),
+                    event == body_of,
+                    "{event:?} on the body of {body_of:?}: {found:?}"
+                );
+                if let Err(unfit) = found {
+                    assert!(matches!(unfit, Unfit::Contradicts(_)), "{unfit:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_is_there_outside_the_body_has_to_agree_with_it() {
+        for event in EventType::ALL {
+            let body = golden(*event);
+            let fact_id = match event.topic() {
+                PAYMENT_TOPIC => serde_json::from_str::<Payment>(&body).unwrap().event_id(),
+                BALANCE_TOPIC => serde_json::from_str::<LedgerEntry>(&body).unwrap().event_id(),
+                _ => serde_json::from_str::<ChargeResult>(&body).unwrap().event_id(),
+            };
+            let topic = format!("prefix-{}", event.topic());
+            let source = source(event.topic());
+            let whole = Envelope {
+                event_type: *event,
+                topic: &topic,
+                key: USER.as_bytes(),
+                id: Some(&fact_id),
+                source: Some(source),
+                subject: Some(PAYMENT),
+            };
+            read(&whole, &body).unwrap();
+            for other in [
+                Envelope { topic: "BalanceTopic.parked", ..whole },
+                Envelope {
+                    topic: if event.topic() == PAYMENT_TOPIC { BALANCE_TOPIC } else { PAYMENT_TOPIC },
+                    ..whole
+                },
+                Envelope { key: b"", ..whole },
+                Envelope { key: PAYMENT.as_bytes(), ..whole },
+                Envelope { id: Some("payments/payments/1/1"), ..whole },
+                Envelope { source: Some("/coro/somebody"), ..whole },
+                Envelope { subject: Some(USER), ..whole },
+            ] {
+                let found = read(&other, &body);
+                assert!(matches!(found, Err(Unfit::Contradicts(_))), "{other:?}: {found:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_that_its_own_database_would_refuse_is_none() {
+        for (event, from, to) in [
+            (EventType::BalanceHeld, "\"phase\":1", "\"phase\":2"),
+            (EventType::BalanceCaptured, "\"phase\":2", "\"phase\":1"),
+            (EventType::BalanceHeld, "\"reason\":null", "\"reason\":\"x\""),
+            (EventType::PaymentCompleted, "\"status\":\"completed\"", "\"status\":\"failed\""),
+            (EventType::PaymentCancelRequested, "\"status\":\"authorized\"", "\"status\":\"initiated\""),
+            (EventType::ResultSucceeded, "\"gw-000001\"", "null"),
+        ] {
+            let body = golden(event);
+            assert!(body.contains(from), "{event:?} has no {from}");
+            let found = read(&envelope(event), &body.replace(from, to));
+            assert!(matches!(found, Err(Unfit::Contradicts(_))), "{event:?} {to}: {found:?}");
+        }
+        assert!(matches!(read(&envelope(EventType::BalanceHeld), "{}"), Err(Unfit::Unreadable(_))));
+    }
+}
