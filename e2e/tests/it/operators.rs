@@ -8,9 +8,9 @@ use crate::world::World;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// `Authorization` of an operator, from `.stack/env`.
-fn bearer() -> String {
-    format!("Bearer {}", std::env::var("ADMIN_TOKEN").unwrap_or_default())
+/// `Authorization` of an operator.
+fn bearer(world: &World) -> String {
+    format!("Bearer {}", world.stack.admin_token)
 }
 
 fn address(url: &str) -> &str {
@@ -45,7 +45,7 @@ async fn deposit(world: &World, user: Uuid, headers: &[(&str, &str)]) -> Answer 
 async fn a_deposit_needs_an_operator() {
     let world = World::shared().await;
     let user = Uuid::now_v7();
-    let token = bearer();
+    let token = bearer(&world);
     let operator = ("authorization", token.as_str());
     let (short, long) = (&token[..token.len() - 1], format!("{token}0"));
     let secret = token.trim_start_matches("Bearer ");
@@ -124,7 +124,7 @@ async fn the_gateway_misbehaves_for_operators_only() {
     // Alone, since an outage is everybody's.
     let world = World::alone().await;
     let door = &world.stack.gateway_url;
-    let (token, host) = (bearer(), ("host", address(door)));
+    let (token, host) = (bearer(&world), ("host", address(door)));
     let operator = ("authorization", token.as_str());
     for (line, body) in [
         ("PUT /outage", r#"{"for_ms":1}"#),

@@ -100,6 +100,9 @@ impl Database {
     }
 }
 
+/// What the operators of a test's gateway show.
+pub const ADMIN_TOKEN: &str = "the-token-of-a-test";
+
 /// An in-process gateway on a port and ledger of its own.
 pub struct Gateway {
     pub address: SocketAddr,
@@ -125,7 +128,7 @@ impl Gateway {
 
     fn set_up(listener: TcpListener, ledger: PathBuf, flags: &[&str]) -> Gateway {
         let path = ledger.to_str().unwrap();
-        let fixed = ["gateway-sim", "--ledger-path", path, "--hang-ms", "3000"];
+        let fixed = ["gateway-sim", "--ledger-path", path, "--hang-ms", "3000", "--admin-token", ADMIN_TOKEN];
         let config = gateway_sim::Config::parse_from(fixed.into_iter().chain(flags.iter().copied()));
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
