@@ -226,28 +226,33 @@ impl fmt::Display for Refusal {
             ),
             Self::Contract(problem) => f.write_str(problem),
             Self::Undecodable { position, code, problem } => {
-                let way = match code.as_str() {
-                    "22P05" | "22021" => {
-                        "The database's encoding has values that are no text in UTF-8: write the value anew in its row"
-                    }
-                    _ => "If the row is still there and wrong, correct it",
-                };
-                write!(
-                    f,
-                    "the server cannot decode the change at {position}: {problem} (SQLSTATE {code}). Every session ends \
-                     there, and nothing behind it is sent. {way}, then emit every row again, from a slot behind it, with \
-                     `cdc-relay reconcile`. It is tried again every minute."
-                )
+                f.write_str(&undecodable(*position, code, problem))
             }
-            Self::Broken(Break { what, since }) => write!(
-                f,
-                "{what}. Rows of tables with routes that were committed after {since} may not have been sent. Put the \
-                 publication right, then emit every row again with `cdc-relay reconcile`. If it is known that nothing was \
-                 written to these tables in between: write a tombstone for this source's key that ends in `/publication` \
-                 to the state topic."
-            ),
+            Self::Broken(Break { what, since }) => f.write_str(&broken(what, *since)),
         }
     }
+}
+
+fn undecodable(position: Lsn, code: &str, problem: &str) -> String {
+    let way = match code {
+        "22P05" | "22021" => {
+            "The database's encoding has values that are no text in UTF-8: write the value anew in its row"
+        }
+        _ => "If the row is still there and wrong, correct it",
+    };
+    format!(
+        "the server cannot decode the change at {position}: {problem} (SQLSTATE {code}). Every session ends there, and \
+         nothing behind it is sent. {way}, then emit every row again, from a slot behind it, with `cdc-relay reconcile`. \
+         It is tried again every minute."
+    )
+}
+
+fn broken(what: &str, since: Lsn) -> String {
+    format!(
+        "{what}. Rows of tables with routes that were committed after {since} may not have been sent. Put the publication \
+         right, then emit every row again with `cdc-relay reconcile`. If it is known that nothing was written to these \
+         tables in between: write a tombstone for this source's key that ends in `/publication` to the state topic."
+    )
 }
 
 /// What is remembered once one more record was read. It never goes back: a relay that slept through the loss of its

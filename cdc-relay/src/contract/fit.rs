@@ -372,18 +372,22 @@ fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
             }
         },
         Some(kind) => {
-            let what = match kind {
-                'v' => "a view",
-                'm' => "a materialized view",
-                'f' => "a foreign table",
-                'S' => "a sequence",
-                _ => "not a table",
-            };
+            let what = other_than_a_table(kind);
             new(
                 "table.exists",
                 &format!("has routes, but is not published: it is {what}, which has no changes in the WAL"),
             )
             .fix("route the tables that it reads")
         }
+    }
+}
+
+fn other_than_a_table(kind: char) -> &'static str {
+    match kind {
+        'v' => "a view",
+        'm' => "a materialized view",
+        'f' => "a foreign table",
+        'S' => "a sequence",
+        _ => "not a table",
     }
 }
