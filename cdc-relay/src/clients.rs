@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::coverage::record::{Record, record_key};
 use crate::dead::Halted;
 use crate::kafka::{Kafka, Sent};
 use crate::progress::Sink;
@@ -27,6 +28,8 @@ pub struct Recalled {
     pub memory: Option<Memory>,
     /// By table: how far the rows that existed before are told.
     pub positions: BTreeMap<String, Position>,
+    /// What the publication sends.
+    pub publication: Option<Record>,
     /// Where the topic ends.
     pub end: i64,
 }
@@ -97,6 +100,7 @@ impl Clients {
     /// What the state topic says of this source from `offset` on.
     pub fn recall(&self, offset: i64) -> Result<Recalled> {
         let key = self.memory_key();
+        let publication = record_key(&key);
         let topic = self.wiring.routes.relay.state_topic.get_ref();
         let mut recalled = Recalled::default();
         let reader = self.reader.as_ref().context("no Kafka consumer")?;
@@ -105,6 +109,9 @@ impl Clients {
             if found == key.as_bytes() {
                 let record = value.map(serde_json::from_slice::<Memory>).transpose();
                 recalled.memory = state::recall(recalled.memory.take(), record.context("state record")?);
+            } else if found == publication.as_bytes() {
+                let record = value.map(serde_json::from_slice).transpose();
+                recalled.publication = record.context("publication record")?;
             } else if let Some(table) = snapshot::record_table(&key, found) {
                 match value.map(serde_json::from_slice).transpose().context("snapshot record")? {
                     Some(position) => recalled.positions.insert(table.to_owned(), position),
@@ -143,6 +150,11 @@ impl Clients {
     pub fn remember_position(&self, table: &str, position: &Position) -> Result<()> {
         let key = snapshot::record_key(&self.memory_key(), table);
         self.write(&key, &serde_json::to_vec(position)?)
+    }
+
+    /// Writes what the publication sends, and waits until that is acknowledged.
+    pub fn remember_publication(&self, record: &Record) -> Result<()> {
+        self.write(&record_key(&self.memory_key()), &serde_json::to_vec(record)?)
     }
 
     fn write(&self, key: &str, value: &[u8]) -> Result<()> {

@@ -8,8 +8,9 @@ mod advice;
 pub mod facts;
 pub mod fit;
 pub mod identity;
+pub mod literals;
 
-pub use self::advice::Mismatch;
+pub use self::advice::{Mismatch, is_sql, make_full};
 use self::facts::{Facts, Question, ask};
 pub use self::fit::creation;
 use crate::catalog::Catalog;
@@ -52,6 +53,20 @@ pub fn foresee(
     judge(session, (routes, source), facts)
 }
 
+/// As `check`, while it streams: a table without routes that is published meanwhile ends nothing.
+pub fn still_fits(
+    session: &mut Session,
+    routes: &Routes,
+    source: &Source,
+) -> Result<Result<Checked, Refusal>, WireError> {
+    let mut facts = ask(session, &Question::of_source(source))?;
+    facts.tables.retain(|table| {
+        let found = (table.itself.schema.as_str(), table.itself.name.as_str());
+        source.tables.iter().any(|routed| routed.qualified() == found)
+    });
+    judge(session, (routes, source), facts)
+}
+
 fn judge(
     session: &mut Session,
     (routes, source): (&Routes, &Source),
@@ -64,6 +79,7 @@ fn judge(
     relations.iter_mut().for_each(|relation| catalog.settle(relation));
     let mut mismatches = fit::server(&facts);
     mismatches.extend(fit::mismatches(routes, source, (&facts, &relations)));
+    mismatches.extend(literals::check(session, source)?);
     if mismatches.is_empty() {
         return Ok(Ok(Checked { facts, catalog }));
     }

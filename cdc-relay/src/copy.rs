@@ -223,7 +223,12 @@ fn copied_error(body: &[u8]) -> WireError {
         let part = body.split(|&b| b == 0).find(|part| part.first() == Some(&tag))?;
         Some(String::from_utf8_lossy(part.get(1..)?).into_owned())
     };
-    WireError::Server { code: field(b'C').unwrap_or_default(), message: field(b'M').unwrap_or_default() }
+    let mut message = field(b'M').unwrap_or_default();
+    // Where in the log it was.
+    if let Some(place) = field(b'W') {
+        message = format!("{message} ({place})");
+    }
+    WireError::Server { code: field(b'C').unwrap_or_default(), message }
 }
 
 /// An interrupted wait is one that found nothing.

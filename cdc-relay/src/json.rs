@@ -12,7 +12,7 @@ use jiff::tz::Offset;
 use crate::array;
 use crate::routes::Cast;
 use crate::template::Problem;
-use crate::utf8;
+use crate::{strict, utf8};
 
 pub const TIMESTAMPTZ: u32 = 1184;
 pub const TEXT: u32 = 25;
@@ -28,9 +28,10 @@ pub enum Form {
     Bool,
     /// Digits: valid JSON as it is.
     Integer,
-    /// A number, or one of NaN and the infinities, which JSON has only as text.
+    /// A number, or what JSON has only as text: NaN, the infinities, and what no reader takes as a number.
     Number,
     Json,
+    Jsonb,
     /// As base64.
     Bytea,
     Instant,
@@ -71,7 +72,7 @@ static ARRAYS: [(u32, u32, Form); 23] = [
     (1022, 701, Form::Number),
     (1231, 1700, Form::Number),
     (199, 114, Form::Json),
-    (3807, 3802, Form::Json),
+    (3807, 3802, Form::Jsonb),
     (1185, TIMESTAMPTZ, Form::Instant),
     (1115, TIMESTAMP, Form::Local),
     (1182, DATE, Form::Plain),
@@ -97,7 +98,8 @@ impl Form {
             BOOL => Form::Bool,
             20 | 21 | 23 | 26 | 28 | 29 | 5069 => Form::Integer,
             700 | 701 | 1700 => Form::Number,
-            114 | 3802 => Form::Json,
+            114 => Form::Json,
+            3802 => Form::Jsonb,
             BYTEA => Form::Bytea,
             TIMESTAMPTZ => Form::Instant,
             TIMESTAMP => Form::Local,
@@ -122,7 +124,7 @@ impl Form {
             (Some(Cast::Text), _) => Form::Text,
             (Some(Cast::Number), Form::Integer) => natural,
             (Some(Cast::Number), _) => Form::CheckedNumber,
-            (Some(Cast::Json), Form::Json) => natural,
+            (Some(Cast::Json), Form::Json | Form::Jsonb) => natural,
             (Some(Cast::Json), _) => Form::CheckedJson,
             (Some(Cast::EpochMs), _) if timed => Form::Epoch { micros: 1000 },
             (Some(Cast::EpochUs), _) if timed => Form::Epoch { micros: 1 },
@@ -148,7 +150,9 @@ impl Form {
     pub fn write_scalar(self, text: &[u8], out: &mut Vec<u8>) -> Result<(), Problem> {
         match self {
             Form::Bool => out.extend_from_slice(if text == b"t" { b"true" } else { b"false" }),
-            Form::Integer | Form::Json => out.extend_from_slice(text),
+            Form::Integer => out.extend_from_slice(text),
+            Form::Json => strict::append(text, out),
+            Form::Jsonb => strict::append_binary(text, out),
             Form::Number if is_number(text) => out.extend_from_slice(text),
             Form::Number | Form::Plain => quoted(out, |out| out.extend_from_slice(text)),
             Form::Bytea => bytea(text, out)?,
@@ -156,10 +160,10 @@ impl Form {
             Form::Local => quoted(out, |out| local(text, out)),
             Form::Text | Form::Array { .. } => string(text, out),
             Form::CheckedNumber if is_number(text) => out.extend_from_slice(text),
-            Form::CheckedNumber => return Err(not("a number", text)),
+            Form::CheckedNumber => return Err(not("a number that every reader takes", text)),
             Form::CheckedJson => {
                 serde_json::from_slice::<serde::de::IgnoredAny>(text).map_err(|_| not("JSON", text))?;
-                out.extend_from_slice(text);
+                strict::append(text, out);
             }
             Form::Epoch { micros } => epoch(text, micros, out)?,
             Form::Hex => {
@@ -220,7 +224,7 @@ pub fn escape(text: &[u8], out: &mut Vec<u8>) {
 
 /// Eight bytes at a time: is any below 0x20, a quote or a backslash? (Zero-byte tests on the differences.)
 #[inline]
-fn first_special(text: &[u8]) -> Option<usize> {
+pub fn first_special(text: &[u8]) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
     let has_zero = |word: u64| word.wrapping_sub(ONES) & !word;
@@ -246,17 +250,10 @@ fn is_special(byte: &u8) -> bool {
     *byte < 0x20 || *byte == b'"' || *byte == b'\\'
 }
 
-/// Whether Postgres' text of a number is one in JSON too: not NaN or Infinity, and without a leading zero or plus.
-pub fn is_number(text: &[u8]) -> bool {
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    match digits {
-        [b'0', b'0'..=b'9', ..] | [] => false,
-        [b'0'..=b'9', ..] => {
-            let plain = digits.iter().all(u8::is_ascii_digit);
-            plain || serde_json::from_slice::<serde_json::Number>(text).is_ok()
-        }
-        _ => false,
-    }
+/// Whether Postgres' text of a number is one in JSON too, and one that every reader takes.
+#[inline]
+fn is_number(text: &[u8]) -> bool {
+    strict::is_number(text) && strict::is_readable(text)
 }
 
 /// `2026-11-23 00:00:00.12+00` → `2026-11-23T00:00:00.120000Z`. What is not of that shape (infinity, years outside

@@ -92,7 +92,71 @@ fn a_char_that_is_no_utf_8_stays_json() {
     assert_eq!(String::from_utf8(out).unwrap(), r#""(\\351,é\"\\303)""#);
 }
 
+/// Whatever a column of type json holds: nested, with any escapes, and numbers of any size.
+fn any_json() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        r"-?(0|[1-9][0-9]{0,5})(\.[0-9]{1,3})?([eE][-+]?[0-9]{1,8})?",
+        "[1-9][0-9]{300,320}",
+        Just("null".to_owned()),
+        r#""([ a\[{é0-9]|\\u(d8|d[cD]|DB|dF|00)[0-9a-f]{2}|\\[nt"\\/])*""#,
+    ];
+    leaf.prop_recursive(6, 40, 5, |inner| {
+        let name = r#""(\\ud8[0-9a-f]{2}|b)*""#;
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(|all| format!("[{}]", all.join(", "))),
+            prop::collection::vec((name, inner), 0..5).prop_map(|all| {
+                let members: Vec<String> = all.into_iter().map(|(k, v)| format!("{k} :{v}")).collect();
+                format!("{{{}}}", members.join(","))
+            }),
+        ]
+    })
+}
+
+/// As deep as an array of that, in an array.
+fn nested(levels: usize) -> String {
+    format!("{}7{}", "[".repeat(levels), "]".repeat(levels))
+}
+
+#[test]
+fn what_is_deeper_than_strict_readers_go_is_text() {
+    let of = |levels| written(Form::natural(114), &nested(levels));
+    assert_eq!(of(100), nested(100));
+    assert_eq!(of(101), format!("\"{}\"", nested(101)));
+}
+
+#[test]
+fn a_number_that_strict_readers_refuse_is_text() {
+    let of = |oid, text: &str| written(Form::natural(oid), text);
+    let nines = |digits| "9".repeat(digits);
+    for number in [nines(308), format!("-{}.5", nines(308)), format!("0.{}", nines(998))] {
+        assert_eq!(of(1700, &number), number);
+        assert_eq!(of(114, &number), number);
+    }
+    for text in [nines(309), format!("-{}.5", nines(309)), format!("0.{}", nines(999))] {
+        assert_eq!(of(1700, &text), format!("\"{text}\""));
+        assert_eq!(of(3802, &format!("[{text}]")), format!("[\"{text}\"]"));
+    }
+    // The largest double, and what is beyond it.
+    assert_eq!(of(114, "1.7976931348623157e308"), "1.7976931348623157e308");
+    assert_eq!(of(114, "1.8E308"), "\"1.8E308\"");
+    let form = Form::of(TEXT, Some(Cast::Number)).unwrap();
+    assert!(form.write_scalar(b"1e999", &mut Vec::new()).is_err(), "a cast promises a number");
+}
+
 proptest! {
+    #[test]
+    fn strict_readers_read_whatever_a_json_column_holds(text in any_json()) {
+        for form in [Form::natural(114), Form::of(TEXT, Some(Cast::Json)).unwrap()] {
+            let out = written(form, &text);
+            let read = serde_json::from_str::<serde_json::Value>(&out);
+            prop_assert!(read.is_ok(), "{} -> {}", text, out);
+            // What they read before stays as it is.
+            if let Ok(before) = serde_json::from_str::<serde_json::Value>(&text) {
+                prop_assert_eq!(read.unwrap(), before);
+            }
+        }
+    }
+
     #[test]
     fn any_bytes_are_a_json_string(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
         let mut out = Vec::new();

@@ -8,7 +8,7 @@
 //! Reading order: `routes`, `template` and `when` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
 //! `catalog` (what it does not say), `contract` (whether it fits), `route`, `body` and `json` (from a row to a record), `progress` (what may be
 //! confirmed), `history` (what was told before), `stream` and `pace` (the loop), `source` (its life), `state` (what
-//! is refused), `failover` (and when it need not be), `kafka`, `rabbit` (where it goes), `dead`, `letter` and `release`
+//! is refused), `coverage` and `watch` (what the publication sends, and whether it still does), `failover` (and when it need not be), `kafka`, `rabbit` (where it goes), `dead`, `letter` and `release`
 //! (what cannot be told, until it can). Rows that exist already: `rows` (how they are read), `snapshot` (beside the
 //! stream), `reconcile` (instead of what was lost), `replay` (once more), `flight` (what of it is under way).
 //!
@@ -24,6 +24,7 @@ pub mod commands;
 pub mod config;
 pub mod contract;
 pub mod copy;
+pub mod coverage;
 pub mod database;
 pub mod dead;
 mod encrypted;
@@ -52,6 +53,7 @@ pub mod sql;
 #[cfg(feature = "sinks")]
 mod stall;
 pub mod state;
+mod strict;
 pub mod template;
 mod tls;
 pub mod utf8;
@@ -99,6 +101,10 @@ mod status;
 #[cfg(feature = "sinks")]
 mod stream;
 #[cfg(feature = "sinks")]
+mod stuck;
+#[cfg(feature = "sinks")]
 mod tell;
 #[cfg(feature = "sinks")]
 mod topics;
+#[cfg(feature = "sinks")]
+mod watch;

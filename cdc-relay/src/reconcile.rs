@@ -21,6 +21,8 @@ pub use self::examine::{Plan, Planned, alone};
 use self::retell::Retelling;
 pub use self::retell::TableReport;
 use crate::clients::{Clients, Recalled};
+use crate::coverage::look;
+use crate::coverage::record::Record;
 use crate::inspect;
 use crate::lsn::Lsn;
 use crate::rows::{self, Table};
@@ -68,7 +70,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
     let wiring = Arc::new(wiring);
     let mut clients = Clients::new(&wiring);
     view(Step::Waits("connecting"));
-    let Recalled { memory, .. } = recall(&mut clients)?;
+    let Recalled { memory, publication, .. } = recall(&mut clients)?;
     let mut session = Session::connect(&wiring.database)?;
     session.patience(PATIENCE)?;
     let (cluster, database) = inspect::cluster(&mut session)?;
@@ -102,12 +104,15 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
     view(Step::Waits("making the slot: waiting for the transactions that run now"));
     let begins_at = rows::create_slot_with_snapshot(&mut session, slot_name)?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
+    // By the slot's own snapshot: whatever is changed later is noticed by the stream that goes on from there.
+    let coverage = look::look(&mut session, wiring.source.publication.get_ref())?;
     let mut retelling = Retelling::new(&wiring, clients, (&cluster, begins_at), view);
     let tables = retelling.tables(&mut session)?;
     let (clients, view) = retelling.over();
     view(Step::Waits("writing down that it is done"));
     untouched(&wiring, slot_name, begins_at)?;
     done_snapshots(&wiring, &clients, &cluster, &tables)?;
+    clients.remember_publication(&Record::healed(publication, coverage, begins_at))?;
     clients.remember(&phase(Phase::Streaming, begins_at))?;
     Ok(Ending::Done(Report {
         source: wiring.source.name.get_ref().clone(),

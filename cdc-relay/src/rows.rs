@@ -141,8 +141,8 @@ impl From<&facts::Table> for Table {
             Some(Key { index, kind: sent.get(index)?.kind.clone() })
         };
         let (name, role) = (found.qualified(), identifier(&found.role));
-        let table = sql::table(&found.itself.schema, &found.itself.name);
         let unreadable = if !found.selectable {
+            let table = sql::table(&found.itself.schema, &found.itself.name);
             Some(format!("role {role} may not read {name}: `grant select on {table} to {role}`"))
         } else if found.hidden {
             Some(format!("row security hides rows of {name}: `alter role {role} bypassrls`"))

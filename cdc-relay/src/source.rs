@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use backon::BackoffBuilder;
@@ -13,6 +13,8 @@ use crate::acks::Acks;
 use crate::clients::{Clients, Recalled, pause};
 use crate::contract::facts::Facts;
 use crate::contract::{self, Checked};
+use crate::coverage::record::{Break, Record};
+use crate::coverage::{Replaced, look, losses};
 use crate::database::Database;
 use crate::inspect;
 use crate::lsn::Lsn;
@@ -26,6 +28,8 @@ use crate::snapshot::{self, Snapshots};
 use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
 use crate::stream::{Leftover, Letters, Origin, Stream};
+use crate::stuck::Stuck;
+use crate::watch::Watch;
 use crate::wire::{Session, WireError};
 
 /// A standby looks so often whether the slot is free.
@@ -90,6 +94,10 @@ struct Life {
     told: Lsn,
     stalls: u32,
     fingerprint: String,
+    /// Why nothing is emitted until the rows were read again.
+    broken: Option<Refusal>,
+    /// Whether sessions end at a change that the server cannot decode.
+    stuck: Stuck,
 }
 
 /// Runs until `Acks::stop`.
@@ -101,6 +109,8 @@ pub fn run(wiring: Wiring) {
         told: Lsn::ZERO,
         stalls: 0,
         fingerprint: wiring.source.fingerprint(),
+        broken: None,
+        stuck: Stuck::default(),
         given: Arc::clone(&wiring),
         new_tables: BTreeSet::new(),
         wiring,
@@ -119,10 +129,10 @@ pub fn run(wiring: Wiring) {
         let (state, rest) = match life.attempt() {
             Ok(()) => break,
             Err(Trouble::Standby) => (State::Standby, STANDBY),
-            Err(Trouble::Refused(refusal)) => (State::Refused(refusal.to_string()), REFUSED),
+            Err(Trouble::Refused(refusal)) => (State::Refused(life.refused(refusal)), REFUSED),
             Err(Trouble::Failed(error)) => {
                 // A session that read something was a good one: the next may come at once.
-                if life.next_ticket > tickets {
+                if life.next_ticket > tickets && life.stuck.doubt() == Lsn::ZERO {
                     backoff = delays();
                 }
                 life.wiring.metrics.failures.inc();
@@ -136,6 +146,15 @@ pub fn run(wiring: Wiring) {
 }
 
 impl Life {
+    /// What a refusal says; a break is said until the rows were read again, whatever else is wrong.
+    fn refused(&mut self, refusal: Refusal) -> String {
+        match (refusal, &self.broken) {
+            (broken @ Refusal::Broken(_), _) => self.broken.insert(broken).to_string(),
+            (other, Some(broken)) => format!("{broken} Now: {other}"),
+            (other, None) => other.to_string(),
+        }
+    }
+
     /// One session, from connecting to its end. `Ok`: told to stop.
     fn attempt(&mut self) -> Result<(), Trouble> {
         let slot_name = self.wiring.source.slot.get_ref().clone();
@@ -151,16 +170,21 @@ impl Life {
         if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
             return Err(Trouble::Standby);
         }
-        let Recalled { memory, mut positions, end } = self.clients.recall(0)?;
+        let Recalled { memory, mut positions, publication, end } = self.clients.recall(0)?;
         self.clients.recall_halted()?;
         let start = admit(memory.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
+        let known = publication.filter(|_| matches!(start, Start::Resume { .. }));
         let memory = self.begin(start, &mut session, (&cluster, memory), confirmed)?;
+        let record = self.covered(&mut session, known, memory.acknowledged)?;
+        if let Some(refusal) = self.stuck.holds(memory.acknowledged, Instant::now()) {
+            return Err(refusal.into());
+        }
         let publication = self.wiring.source.publication.get_ref().as_str();
         let wire = match session.start(&slot_name, &[publication]) {
             Ok(wire) => wire,
             Err(error) if error.code() == Some("55006") => return Err(Trouble::Standby),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(self.ended(error.into(), memory.acknowledged)),
         };
         // Only now nobody else can advance it. If another relay did since we read its memory, read it again.
         let confirmed_now = self.confirmed(&slot_name)?;
@@ -169,6 +193,7 @@ impl Life {
         if later
             .memory
             .is_some_and(|later| later.acknowledged > memory.acknowledged || at(&later) != at(&memory))
+            || later.publication.is_some_and(|later| later != record)
         {
             return Err(Trouble::Standby);
         }
@@ -185,7 +210,39 @@ impl Life {
         });
         let Wiring { source, database, metrics, acks, .. } = &*self.wiring;
         let snapshots = snapshot::begin(source, &cluster, found.collect(), database, (metrics, acks))?;
-        self.stream(wire, (memory, confirmed), snapshots)
+        self.stream(wire, (memory, confirmed), (record, snapshots))
+    }
+
+    /// What the publication sends, compared with what it sent: refuses where it may have sent less in between.
+    fn covered(
+        &mut self,
+        session: &mut Session,
+        known: Option<Record>,
+        acknowledged: Lsn,
+    ) -> Result<Record, Trouble> {
+        let source = &self.wiring.source;
+        let found = look::look(session, source.publication.get_ref())?;
+        let Some(known) = known else {
+            let record = Record { coverage: found, ..Record::default() };
+            self.clients.remember_publication(&record)?;
+            self.broken = None;
+            return Ok(record);
+        };
+        if let Some(broken) = known.broken {
+            return Err(Refusal::Broken(broken).into());
+        }
+        let losses = losses(&known.coverage, &found, source, &Replaced::default());
+        if !losses.is_empty() {
+            let broken = Break { what: losses.join("; "), since: acknowledged };
+            self.clients.remember_publication(&Record { broken: Some(broken.clone()), ..known })?;
+            return Err(Refusal::Broken(broken).into());
+        }
+        self.broken = None;
+        let record = Record { coverage: found.after(&known.coverage), ..known.clone() };
+        if record != known {
+            self.clients.remember_publication(&record)?;
+        }
+        Ok(record)
     }
 
     /// Where the slot stands now that it is ours. Somebody who is no relay may have advanced it, or made it anew, after
@@ -217,14 +274,19 @@ impl Life {
         &mut self,
         wire: crate::copy::Replication,
         (memory, begin): (Memory, Lsn),
-        snapshots: Option<Snapshots>,
+        (record, snapshots): (Record, Option<Snapshots>),
     ) -> Result<(), Trouble> {
         self.wiring.metrics.sessions.inc();
         let relay = &self.wiring.routes.relay;
+        let (acknowledged, doubt) = (memory.acknowledged, self.stuck.doubt());
+        let watch = Watch::begin(&self.wiring, record.coverage.clone(), memory.acknowledged);
         let origin = Origin {
             memory,
             begin,
             status: self.wiring.status.clone(),
+            doubt,
+            watch,
+            healed: record.healed.clone(),
             memory_key: self.clients.memory_key(),
             memory_topic: relay.state_topic.get_ref().clone(),
             in_flight_bytes: relay.in_flight_bytes as i64,
@@ -242,12 +304,26 @@ impl Life {
         let (result, left) = stream.run();
         let Leftover { next_ticket, told, stalls } = left;
         (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);
-        result.map_err(|error| {
-            if let Some(NewTable(table)) = error.downcast_ref() {
-                self.new_tables.insert(table.clone());
-            }
-            error.downcast().map_or_else(Trouble::Failed, Trouble::Refused)
-        })
+        let Err(error) = result else { return Ok(()) };
+        if let Some(NewTable(table)) = error.downcast_ref() {
+            self.new_tables.insert(table.clone());
+        }
+        let trouble = self.ended(error, acknowledged);
+        if let Trouble::Refused(Refusal::Broken(broken)) = &trouble {
+            self.clients.remember_publication(&Record { broken: Some(broken.clone()), ..record })?;
+        }
+        Err(trouble)
+    }
+
+    /// What the end of a session means.
+    fn ended(&mut self, error: anyhow::Error, acknowledged: Lsn) -> Trouble {
+        let stuck = error
+            .downcast_ref::<WireError>()
+            .and_then(|error| self.stuck.ended(error, acknowledged, Instant::now()));
+        match stuck {
+            Some(refusal) => refusal.into(),
+            None => error.downcast().map_or_else(Trouble::Failed, Trouble::Refused),
+        }
     }
 
     /// Finds out what the patterns of the routes file mean, which may have changed since the last session.

@@ -9,6 +9,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::coverage::record::Break;
 use crate::lsn::Lsn;
 use crate::sql::literal;
 
@@ -55,7 +56,7 @@ pub struct Mark {
     pub committed_at: i64,
 }
 
-mod as_text {
+pub(crate) mod as_text {
     use super::Lsn;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -153,6 +154,14 @@ pub enum Refusal {
     },
     /// The publication or the routes do not fit each other.
     Contract(String),
+    /// The publication sent less than it did, or may have.
+    Broken(Break),
+    /// The server cannot decode a change.
+    Undecodable {
+        position: Lsn,
+        code: String,
+        problem: String,
+    },
 }
 
 impl std::error::Error for Refusal {}
@@ -216,6 +225,27 @@ impl fmt::Display for Refusal {
                  again: it starts over."
             ),
             Self::Contract(problem) => f.write_str(problem),
+            Self::Undecodable { position, code, problem } => {
+                let way = match code.as_str() {
+                    "22P05" | "22021" => {
+                        "The database's encoding has values that are no text in UTF-8: write the value anew in its row"
+                    }
+                    _ => "If the row is still there and wrong, correct it",
+                };
+                write!(
+                    f,
+                    "the server cannot decode the change at {position}: {problem} (SQLSTATE {code}). Every session ends \
+                     there, and nothing behind it is sent. {way}, then emit every row again, from a slot behind it, with \
+                     `cdc-relay reconcile`. It is tried again every minute."
+                )
+            }
+            Self::Broken(Break { what, since }) => write!(
+                f,
+                "{what}. Rows of tables with routes that were committed after {since} may not have been sent. Put the \
+                 publication right, then emit every row again with `cdc-relay reconcile`. If it is known that nothing was \
+                 written to these tables in between: write a tombstone for this source's key that ends in `/publication` \
+                 to the state topic."
+            ),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! When to read is decided by `pace`.
 
 mod intake;
+mod publication;
 mod release;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::acks::{Ack, Acks};
 use crate::copy::Replication;
+use crate::coverage::record::Healed;
 use crate::database::Database;
 use crate::failpoints::{Place, reach};
 use crate::history::History;
@@ -30,6 +32,7 @@ use crate::state::{Memory, Phase};
 use crate::status::{State, Status};
 use crate::tell::Teller;
 use crate::topics::Reader;
+use crate::watch::Watch;
 
 /// Postgres hears from us at least and at most so often.
 const STATUS_MOST: Duration = Duration::from_millis(100);
@@ -49,6 +52,11 @@ pub struct Origin {
     /// Where the server begins, at or before what the memory has.
     pub begin: Lsn,
     pub status: Status,
+    /// Where the session before ended with an error of the server's; it streams when it has come so far.
+    pub doubt: Lsn,
+    pub watch: Watch,
+    /// Breaks of the publication after which the rows were read again.
+    pub healed: Vec<Healed>,
     pub memory_key: String,
     pub memory_topic: String,
     pub in_flight_bytes: i64,
@@ -172,6 +180,7 @@ impl<'a> Stream<'a> {
     fn stream(&mut self) -> Result<()> {
         while !self.acks.stopping() {
             self.collect()?;
+            self.heed_publication()?;
             self.note_snapshots()?;
             self.remember(false)?;
             self.step_snapshots()?;
@@ -210,7 +219,7 @@ impl<'a> Stream<'a> {
 
     /// It streams once it is sure of the server.
     fn announce(&mut self) {
-        if !self.streaming && self.history.is_met() {
+        if !self.streaming && self.history.is_met() && self.progress.confirmed() >= self.origin.doubt {
             self.streaming = true;
             self.log("streaming");
             self.origin.status.set(State::Streaming);

@@ -14,6 +14,7 @@ use crate::nearest::hint;
 use crate::pgoutput::{Old, Relation, Tuple, Value};
 use crate::routes::{Text, unquote};
 use crate::utf8;
+use crate::when::printed;
 
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -321,9 +322,13 @@ impl Scope<'_> {
 
     fn how(&self, name: &str) -> Result<How, Problem> {
         Ok(match self.names.get(name) {
-            Some(names) => How::Named(
-                names.iter().map(|(k, v)| (k.as_bytes().into(), v.get_ref().as_bytes().into())).collect(),
-            ),
+            Some(names) => {
+                let type_oid = self.type_oid(column(self.relation, name)?);
+                let named = |(k, v): (&String, &Text)| {
+                    Ok((printed(k, type_oid, name)?, v.get_ref().as_bytes().into()))
+                };
+                How::Named(names.iter().map(named).collect::<Result<_, Problem>>()?)
+            }
             None => How::of(self.type_oid(column(self.relation, name)?)),
         })
     }

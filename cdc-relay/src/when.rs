@@ -118,16 +118,21 @@ fn has_changed(new: Tuple<'_>, old: Tuple<'_>, index: usize) -> bool {
     new.get(index) != Value::Unchanged && new.get(index) != old.get(index)
 }
 
-/// A value as Postgres prints it: booleans may be written as in TOML and JSON.
-fn printed(value: &str, type_oid: u32, column: &str) -> Result<Box<[u8]>, Problem> {
-    let text = match (type_oid, value) {
-        (json::BOOL, "true") => "t",
-        (json::BOOL, "false") => "f",
-        (json::BOOL, "t" | "f") => value,
-        (json::BOOL, _) => {
-            return Err(Problem(format!("`when`: column {column} is a boolean, and never `{value}`")));
-        }
-        _ => value,
-    };
+/// A value as Postgres prints it: booleans may be written as in TOML and JSON. That all others are written as they are
+/// printed, is checked before (`contract::literals`).
+pub fn printed(value: &str, type_oid: u32, column: &str) -> Result<Box<[u8]>, Problem> {
+    let text = boolean(value, type_oid == json::BOOL);
+    if type_oid == json::BOOL && !matches!(text, "t" | "f") {
+        return Err(Problem(format!("column {column} is a boolean, and never `{value}`")));
+    }
     Ok(text.as_bytes().into())
+}
+
+/// A boolean as Postgres prints it.
+pub fn boolean(value: &str, is_boolean: bool) -> &str {
+    match value {
+        "true" if is_boolean => "t",
+        "false" if is_boolean => "f",
+        _ => value,
+    }
 }

@@ -46,7 +46,7 @@ pub struct Options {
     pub live: bool,
     /// How long to wait for everything to come to rest, before what holds only then is asked.
     pub settle: Duration,
-    /// `parked_id`s, and dead letters as topic/partition/offset, that somebody has looked into.
+    /// `parked_id`s, and dead letters and foreign records as topic/partition/offset, that somebody has looked into.
     pub explained: BTreeSet<String>,
     /// Payments that callers were answered 201 for.
     pub accepted: Vec<Uuid>,

@@ -70,7 +70,8 @@ fn amount(text: &str) -> Option<i64> {
     (plain && (1..=AMOUNT_MAX).contains(&amount)).then_some(amount)
 }
 
-/// Sets a message aside. Its id is the event's, or a hash of the body: parking it twice changes nothing.
+/// Sets a message aside. Its id is the event's, or a hash of the body: parking it twice changes nothing. `parked::insert`
+/// keeps another message under the same id as well.
 pub fn park(queue: &str, message: &Message, reason: &str) -> Parked {
     let name = match message.message_id.as_deref().filter(|id| !id.is_empty()) {
         Some(id) => storable(id),

@@ -238,6 +238,41 @@ async fn an_unreadable_message_is_parked_as_it_was() {
     ledger.finish().await;
 }
 
+/// A position is used again when a topic is made anew; whoever forges a message chooses its id.
+#[tokio::test]
+async fn two_different_messages_under_one_id_are_both_parked_and_each_once() {
+    let ledger = Ledger::new().await;
+    let first = parked("PaymentTopic/0/7", "expected value");
+    let others = [
+        Parked { body: b"other".to_vec(), ..first.clone() },
+        Parked { event_type: None, ..first.clone() },
+        Parked { headers: serde_json::json!({"ce_id": "y"}), ..first.clone() },
+        Parked { message_key: Some("k".into()), ..first.clone() },
+    ];
+    let park = async |messages: &[Parked]| {
+        let park = |_: usize, _: String| unreachable!("there are no commands");
+        store::apply(&ledger.pool, &[], messages, park).await.unwrap();
+    };
+    let rows = "select count(*) from parked where parked_id like 'PaymentTopic/0/7%'";
+    park(std::slice::from_ref(&first)).await;
+    for (other, count) in others.iter().zip(2..) {
+        park(std::slice::from_ref(other)).await;
+        assert_eq!(ledger.count(rows).await, count, "{other:?}");
+    }
+    // Delivered again, in another order, each twice in one batch, and with another reason: nothing new.
+    let again = Parked { reason: "said otherwise".into(), ..others[0].clone() };
+    park(&[again, others[3].clone(), first.clone(), others[1].clone(), first.clone()]).await;
+    park(&others).await;
+    assert_eq!(ledger.count(rows).await, 5);
+    let named = "select count(*) from parked where parked_id = 'PaymentTopic/0/7' and body <> 'other'";
+    assert_eq!(ledger.count(named).await, 1, "the first keeps its name");
+    // Two that are new in one batch.
+    let new = parked("PaymentTopic/0/8", "expected value");
+    park(&[new.clone(), Parked { body: b"other".to_vec(), ..new }]).await;
+    assert_eq!(ledger.count("select count(*) from parked where parked_id like 'PaymentTopic/0/8%'").await, 2);
+    ledger.finish().await;
+}
+
 #[tokio::test]
 async fn a_deposit_is_credited_once_per_key() {
     let ledger = Ledger::new().await;

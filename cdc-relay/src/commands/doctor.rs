@@ -27,9 +27,11 @@ use self::report::{Report, Section};
 use self::tables::Contract;
 use super::{Ending, Failure, Outcome, block_on, print, terminal};
 use crate::config::{JsonArgs, RoutesArgs};
+use crate::contract::literals;
 use crate::database::Database;
 use crate::routes::{Routes, Source};
 use crate::state::Memory;
+use crate::wire::Session;
 
 /// Checks whether anything would be lost, and prints the fix for each finding. Changes nothing.
 ///
@@ -137,7 +139,17 @@ async fn source_findings(
     let contract =
         Contract { publication: Some(source.publication.get_ref()), routed: Some((&resolved, source)) };
     findings.extend(looked(&client, &contract, Some(source.slot.get_ref()), memory).await?);
+    findings.extend(literal_findings(database, source).await?);
     Ok(findings)
+}
+
+/// What the routes compare with what no row will ever be. Asked by the relay's own session, whose settings decide how
+/// values are printed.
+async fn literal_findings(database: &Database, source: &Source) -> Result<Vec<Finding>> {
+    let (database, source) = (database.clone(), source.clone());
+    let ask = move || literals::check(&mut Session::connect_to_read(&database)?, &source);
+    let mismatches = tokio::task::spawn_blocking(ask).await.context("asking what literals are")??;
+    Ok(mismatches.iter().map(Finding::of).collect())
 }
 
 async fn postgres(
@@ -155,15 +167,8 @@ async fn looked(
     slot: Option<&str>,
     memory: Option<Option<&Memory>>,
 ) -> Result<Vec<Finding>> {
-    let tables = contract.routed.map(|(_, source)| routed(source)).unwrap_or_default();
-    let facts = facts::gather(client, contract.publication, &tables).await?;
+    let facts = facts::gather(client, &contract.question()).await?;
     Ok(check(&facts, contract, slot, memory))
-}
-
-/// `schema.table` of every table with routes.
-fn routed(source: &Source) -> Vec<String> {
-    let qualified = source.tables.iter().map(|table| table.qualified());
-    qualified.map(|(schema, name)| format!("{schema}.{name}")).collect()
 }
 
 /// Every check of a database. Pure.
@@ -176,7 +181,7 @@ fn check(
     let exists = slot.is_some_and(|name| facts.slot(name).is_some());
     let mut findings = server::server(facts, exists);
     findings.extend(slot::failover(facts, slot));
-    findings.extend(tables::publication(facts, contract));
+    findings.extend(tables::publication(facts, contract, exists));
     findings.extend(tables::tables(facts, contract));
     if let Some(name) = slot {
         let source = contract.routed.map(|(_, source)| source.name.get_ref().as_str());

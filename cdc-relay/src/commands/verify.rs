@@ -1,6 +1,7 @@
 //! `cdc-relay verify`: reads topics once and proves by their positions that nothing is missing.
 
 mod read;
+mod stretches;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 pub use self::read::Reading;
 use self::read::Topic;
+use self::stretches::Stretch;
 use super::{Ending, Outcome, print, terminal};
 use crate::chain::Findings;
 use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
@@ -22,7 +24,8 @@ use crate::routes::{Glob, Relay, Routes, Source};
 /// Every record told by the relay names its commit, its number in it, and the commit before it that told anything
 /// (pg_position). Verify reads all partitions once and follows that chain, source by source. The records of a source may be
 /// spread over several topics, all of which are needed: a routes file names them, dead letters included. Rows told again by
-/// replay or reconcile have no position and are only counted. What cannot be seen from the topics: the last record of a
+/// replay or reconcile have no position and are only counted. Where the relay noticed that the publication may have left
+/// something out, which no topic shows, it reads so in the state topic. What cannot be seen from the topics: the last record of a
 /// transaction's several, and what follows the newest record; and a topic that was made anew has a new beginning.
 ///
 /// Memory: 16 bytes per record, for as long as some other partition was not read that far.
@@ -59,6 +62,20 @@ pub struct Verdict {
     pub told_again: u64,
     #[serde(flatten)]
     pub findings: Findings,
+    /// Where the publication sent less than the routes expect, or may have.
+    pub may_be_missing: Vec<Stretch>,
+}
+
+impl Verdict {
+    fn of(source: String) -> Verdict {
+        Verdict {
+            source,
+            whole: true,
+            told_again: 0,
+            findings: Findings::default(),
+            may_be_missing: Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -102,11 +119,15 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
     });
     let mut reading = Reading::connect(brokers, routes.unwrap_or(&none), topics, options.from)?;
     reading.all(sources.as_ref())?;
-    let (records, verdicts, mut notes) = reading.judge();
-    if routes.is_none() {
-        notes.push(
+    let (records, mut verdicts, mut notes) = reading.judge();
+    match routes.map(|routes| stretches::read(brokers, routes)).transpose()? {
+        Some(Some(found)) => stretches::judge(&mut verdicts, found),
+        Some(None) => notes
+            .push("there is no state topic: whether the publication sent everything is not known".to_owned()),
+        None => notes.extend([
             "only the topics that were named: transactions that tell to others look like gaps".to_owned(),
-        );
+            "without a routes file, whether the publication sent everything is not known".to_owned(),
+        ]),
     }
     if verdicts.is_empty() {
         notes.push(
@@ -177,6 +198,15 @@ fn text(report: &Report, colour: bool) -> String {
             let _ = writeln!(out, "  {name:<32} {count:>12}");
         }
         let _ = writeln!(out, "  from commit {} to {}", range(&found.first), range(&found.last));
+        for Stretch { what, since, until } in &verdict.may_be_missing {
+            let _ = match until {
+                None => writeln!(out, "  not whole after {since}, until `cdc-relay reconcile`: {what}"),
+                Some(until) => writeln!(
+                    out,
+                    "  nothing is said of what lies between {since} and {until}, where all rows were read again: {what}"
+                ),
+            };
+        }
     }
     for note in &report.notes {
         let _ = writeln!(out, "\nNote: {note}.");

@@ -51,11 +51,15 @@ impl fmt::Display for Mismatch {
         }
         for (index, fix) in self.fixes.iter().enumerate() {
             f.write_str(if index == 0 { ": " } else { ", or " })?;
-            let sql = ["alter ", "begin;", "create ", "drop "].iter().any(|start| fix.starts_with(start));
-            if sql { write!(f, "`{fix}`")? } else { f.write_str(fix)? }
+            if is_sql(fix) { write!(f, "`{fix}`")? } else { f.write_str(fix)? }
         }
         Ok(())
     }
+}
+
+/// Whether a fix is a statement to run, rather than a sentence.
+pub fn is_sql(fix: &str) -> bool {
+    ["alter ", "begin;", "create ", "drop "].iter().any(|start| fix.starts_with(start))
 }
 
 /// A table in SQL.
@@ -117,10 +121,7 @@ fn fixes(publishing: Publishing, table: &Table, (member, harm): (&Member, &Harm)
         (Some(key), true) => {
             let key: Vec<String> = key.iter().map(|name| identifier(name)).collect();
             let name = sql_name(root);
-            Some(format!(
-                "alter table {name} drop constraint …, add primary key ({})   -- not deferrable",
-                key.join(", ")
-            ))
+            Some(format!("alter table {name} drop constraint …, add primary key ({})", key.join(", ")))
         }
         _ => None,
     };
@@ -150,6 +151,19 @@ fn fixes(publishing: Publishing, table: &Table, (member, harm): (&Member, &Harm)
         }
     }
     fixes
+}
+
+/// The statement that makes the whole row the replica identity, of the table and its partitions; `None` where the
+/// server would then refuse the table's updates.
+pub fn make_full(publishing: Publishing, table: &Table) -> Option<String> {
+    if !table.members().iter().all(|member| full_works(publishing, table, member)) {
+        return None;
+    }
+    // The stream has the root's name for the rows, and of them what their partition says.
+    let members = std::iter::once(&table.itself).chain(&table.partitions).filter(|member| member.kind != 'f');
+    let statements: Vec<String> =
+        members.map(|member| format!("alter table {} replica identity full", sql_name(member))).collect();
+    Some(statements.join("; "))
 }
 
 /// Whether the whole row could be the identity.

@@ -135,6 +135,8 @@ pub struct Table {
     pub filter_columns: Vec<String>,
     /// The planner's estimate; negative before the first `analyze`.
     pub estimate: i64,
+    /// The role that asks.
+    pub role: String,
     /// The role may publish it, as its owner may.
     pub owned: bool,
     /// The role may read it.
@@ -142,9 +144,6 @@ pub struct Table {
     pub selectable: bool,
     /// Row security hides rows from the role.
     pub hidden: bool,
-    /// The role that asks.
-    #[serde(default)]
-    pub role: String,
 }
 
 /// A table, or a partition: the unit of replica identity.
@@ -157,7 +156,7 @@ pub struct Member {
     /// Its changes are in the WAL: neither unlogged nor temporary.
     pub logged: bool,
     /// Of a partition: the table it is a part of.
-    pub root: Option<String>,
+    pub root: Option<TableName>,
     /// `d` default, `n` nothing, `f` full, `i` index.
     pub identity: char,
     /// The columns of the index that identifies its rows for the server, in the order of the index.
@@ -192,7 +191,7 @@ pub struct Named {
     #[serde(default)]
     pub temporary: bool,
     /// Of a partition: the table it is a part of.
-    pub root: Option<String>,
+    pub root: Option<TableName>,
 }
 
 /// A null reads as the default: a table that is dropped at this moment.
@@ -201,8 +200,13 @@ fn or_default<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<
 }
 
 impl Member {
+    /// As the routes file names it.
     pub fn qualified(&self) -> String {
-        format!("{}.{}", self.schema, self.name)
+        self.table_name().to_string()
+    }
+
+    pub fn table_name(&self) -> TableName {
+        TableName::new(&self.schema, &self.name)
     }
 
     /// Whether the server can publish its changes.
@@ -212,7 +216,7 @@ impl Member {
 }
 
 impl Table {
-    /// `schema.table`, for people.
+    /// As the routes file names it.
     pub fn qualified(&self) -> String {
         self.itself.qualified()
     }

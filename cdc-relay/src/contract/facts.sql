@@ -74,7 +74,7 @@ identities as (
         'kind', c.relkind,
         'logged', c.relpersistence = 'p',
         'root', (
-            select rn.nspname || '.' || rc.relname
+            select jsonb_build_object('schema', rn.nspname, 'name', rc.relname)
             from pg_catalog.pg_class rc
             join pg_catalog.pg_namespace rn on rn.oid = rc.relnamespace
             where c.relispartition and rc.oid = pg_catalog.pg_partition_root(c.oid)),
@@ -117,7 +117,7 @@ select jsonb_build_object(
     'named', (
         select coalesce(jsonb_agg(jsonb_build_object('schema', w.schema, 'name', w.name, 'kind', w.relkind,
             'logged', w.relpersistence = 'p', 'temporary', coalesce(w.relpersistence = 't', false), 'root', (
-                select rn.nspname || '.' || rc.relname
+                select jsonb_build_object('schema', rn.nspname, 'name', rc.relname)
                 from pg_catalog.pg_class rc
                 join pg_catalog.pg_namespace rn on rn.oid = rc.relnamespace
                 where w.relispartition and rc.oid = pg_catalog.pg_partition_root(w.oid))) order by w.place), '[]')
@@ -143,9 +143,11 @@ select jsonb_build_object(
             'columns', (
                 select coalesce(jsonb_agg(jsonb_build_object('name', a.attname, 'type_oid', a.atttypid::int8,
                     'type', pg_catalog.format_type(a.atttypid, -1), 'large', a.attlen = -1 and a.attstorage <> 'p',
-                    'published', case when t.attnames is null
-                        then a.attgenerated = '' or (not t.published and a.attgenerated = 's' and current_setting('server_version_num')::int >= 180000)
-                        else t.attnames ? a.attname::text end) order by a.attnum), '[]')
+                    -- Before 18 no generated column leaves, though the view of 15 lists them.
+                    'published', case
+                        when a.attgenerated <> '' and current_setting('server_version_num')::int < 180000 then false
+                        when t.attnames is not null then t.attnames ? a.attname::text
+                        else a.attgenerated = '' or (not t.published and a.attgenerated = 's') end) order by a.attnum), '[]')
                 from pg_catalog.pg_attribute a
                 where a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped),
             'is_published', t.published,
@@ -157,9 +159,9 @@ select jsonb_build_object(
                 left join pg_catalog.pg_attribute a on a.attrelid = t.oid and a.attnum = v[1]::int and a.attnum <> 0),
             'estimate', t.reltuples::int8,
             'owned', pg_catalog.pg_has_role(t.relowner, 'usage'),
+            'role', current_user,
             'selectable', pg_catalog.has_table_privilege(t.oid, 'select'),
-            'hidden', pg_catalog.row_security_active(t.oid),
-            'role', current_user
+            'hidden', pg_catalog.row_security_active(t.oid)
         ) order by t.nspname, t.relname), '[]')
         from tables t)
 )

@@ -5,7 +5,7 @@
 //! * No application's update or delete is refused because of the publication.
 //! * The stream and a query name the same key for a row.
 
-use super::advice::{Mismatch, harms, sql_name};
+use super::advice::{Mismatch, harms, make_full, sql_name};
 use super::facts::{Facts, Named, Publication, Table};
 use super::identity::{Publishing, covers_new_partitions};
 use crate::nearest::hint;
@@ -167,11 +167,8 @@ fn operations(source: &Source, publication: &Publication, plans: &[Plan]) -> Vec
 
 /// A published table is routed or ignored.
 fn known(facts: &Facts, source: &Source, table: &Table, plan: &Plan) -> Option<Mismatch> {
-    let root = table.itself.root.as_deref();
-    let root_routed = source.tables.iter().any(|routed| {
-        let (schema, name) = routed.qualified();
-        root == Some(format!("{schema}.{name}").as_str())
-    });
+    let root = table.itself.root.as_ref();
+    let root_routed = root.is_some_and(|root| source.table(root).is_some());
     // Then the root is what is missing, and `unpublished` says why.
     if !plan.unknown || root_routed {
         return None;
@@ -187,9 +184,18 @@ fn known(facts: &Facts, source: &Source, table: &Table, plan: &Plan) -> Option<M
     Some(mismatch)
 }
 
+/// A route does not find what it needs. `problem` says how, and perhaps what to do.
 fn columns(facts: &Facts, table: &Table, problem: &str) -> Mismatch {
-    let mut mismatch = Mismatch::new("table.columns", table.qualified(), format!("does not fit its routes: {problem}"))
-        .why("the routes need it, and the stream does not have it: a column list hides it, it is generated, or it is gone");
+    let full = problem.contains("replica identity full") && make_full(Publishing::of(facts), table).is_none();
+    let but = if full { ", but here that would make the server refuse its updates" } else { "" };
+    let found = format!("does not fit its routes: {problem}{but}");
+    let mut mismatch = Mismatch::new("table.columns", table.qualified(), found);
+    if !problem.starts_with("column ") {
+        return mismatch;
+    }
+    mismatch = mismatch.why(
+        "the routes need it, and the stream does not have it: a column list hides it, it is generated, or it is gone",
+    );
     if let Some(publication) = facts.publication.as_ref().filter(|_| table.listed) {
         let (name, table) = (identifier(&publication.name), sql_name(&table.itself));
         mismatch = mismatch.fix(format!("alter publication {name} set table {table} (…, the column, …)"));
@@ -306,7 +312,7 @@ fn nowhere(named: &Named, facts: &Facts) -> String {
 
 /// A routed table that the publication does not have, or could not have.
 fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
-    let name = format!("{}.{}", named.schema, named.name);
+    let name = TableName::new(&named.schema, &named.name).to_string();
     let sql = sql::table(&named.schema, &named.name);
     let new = |check, found: &str| Mismatch::new(check, &name, found);
     let publication = facts.publication.as_ref();
@@ -348,7 +354,7 @@ fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
         Some('r' | 'p') => match (&named.root, publication) {
             (Some(root), publication)
                 if publication.is_none_or(|publication| publication.via_root)
-                    && facts.tables.iter().any(|table| table.qualified() == *root) =>
+                    && facts.table(root.parts()).is_some() =>
             {
                 new(
                     "table.partitions",

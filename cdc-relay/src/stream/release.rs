@@ -216,6 +216,7 @@ impl Stream<'_> {
         }
         self.heard_at = Instant::now();
         self.collect()?;
+        self.heed_publication()?;
         self.note_snapshots()?;
         self.remember(false)?;
         self.confirm()?;

@@ -68,7 +68,12 @@ const RISKS: &[(&str, &str, [&str; 3])] = &[
     (
         "alter publication events set table items where (version > 1)",
         "alter publication events set table items",
-        ["warning", "table.row_filter", "alter publication events set table public.items;"],
+        ["would_not_work", "table.row_filter", "alter publication events add table public.items; commit;"],
+    ),
+    (
+        "alter publication events set table items where (owner <> 'x')",
+        "alter publication events set table items",
+        ["would_not_work", "table.row_filter", "deletes = "],
     ),
     (
         "create table other (id int primary key); alter publication events add table other",

@@ -1,6 +1,9 @@
 //! The relay never harms the database it watches: no update or delete of an application is refused because the relay,
 //! or a tail, publishes it. Not when it starts, not while it runs, and not when it has refused.
 
+use cdc_relay::contract::facts::{Question, ask_client};
+use cdc_relay::contract::withdrawals;
+
 use crate::commands::Tail;
 use crate::kafka;
 use crate::rig::{Relay, Rig, eventually};
@@ -327,4 +330,84 @@ async fn doctor_judges_each_partition_as_the_server_does() {
     assert_eq!(code, Some(1), "{out}");
     assert!(out.contains("alter table public.t_1 replica identity full"), "{out}");
     assert!(rig.sql.batch_execute("update t_1 set n = 1").await.is_err(), "the server says otherwise");
+}
+
+/// Tables that a server may be asked to publish, and publications that it may be asked for: every pair is put to the
+/// server itself, which plans an update and a delete, and to the judgement. They answer alike.
+const TABLES: &[(i32, &str)] = &[
+    (14, "create table t (n int primary key, v text, w int)"),
+    (14, "create table t (n int, v text, w int)"),
+    (14, "create table t (n int primary key deferrable, v text, w int)"),
+    (14, "create table t (n int, v text, w int, primary key (n) include (v))"),
+    (14, "create table t (n int primary key, v text, w int); alter table t replica identity nothing"),
+    (14, "create table t (n int primary key, v text, w int); alter table t replica identity full"),
+    (14, "create table t (n int, v text, w int); alter table t replica identity full"),
+    (14, "create table t (n int primary key, v text, w int not null); create unique index u on t (w);
+          alter table t replica identity using index u"),
+    (14, "create table t (n int primary key, v text, w int not null); create unique index u on t (w);
+          alter table t replica identity using index u; drop index u"),
+    (14, "create table t (n int primary key, v text, w int not null); create unique index u on t (w) where w > 0"),
+    (14, "create unlogged table t (n int, v text, w int)"),
+    (14, "create table t (n int primary key, v text, w int, g int generated always as (n * 2) stored)"),
+    (14, "create table t (n int primary key, v text, w int, g int generated always as (n * 2) stored);
+          alter table t replica identity full"),
+    (14, "create table t (n int, v text, w int, g int generated always as (n * 2) stored primary key)"),
+    (18, "create table t (n int primary key, v text, w int, g int generated always as (n * 2));
+          alter table t replica identity full"),
+    (14, "create table t (n int primary key, v text, w int) partition by range (n);
+          create table t_1 partition of t for values from (0) to (9)"),
+    (14, "create table t (n int primary key, v text, w int) partition by range (n);
+          create table t_1 partition of t for values from (0) to (9); alter table t_1 replica identity nothing"),
+    (14, "create table t (n int, v text, w int) partition by range (n); alter table t replica identity full;
+          create table t_1 partition of t for values from (0) to (9)"),
+    (14, "create table t (n int, v text, w int) partition by range (n);
+          create table t_1 partition of t for values from (0) to (9) partition by range (n);
+          create table t_2 partition of t_1 for values from (0) to (5); alter table t_2 replica identity full"),
+];
+
+const PUBLICATIONS: &[(i32, &str)] = &[
+    (14, "create publication p for table t"),
+    (14, "create publication p for table t with (publish = 'insert')"),
+    (14, "create publication p for table t with (publish = 'delete', publish_via_partition_root = true)"),
+    (14, "create publication p for table t with (publish_via_partition_root = true)"),
+    (14, "create publication p for all tables"),
+    (15, "create publication p for tables in schema public"),
+    (15, "create publication p for table t (n)"),
+    (15, "create publication p for table t (v, w)"),
+    (15, "create publication p for table t (v, w) with (publish_via_partition_root = true)"),
+    (15, "create publication p for table t where (n > 1)"),
+    (15, "create publication p for table t where (w > 1) with (publish_via_partition_root = true)"),
+    (15, "create publication p for table t where (w is null or n = 2)"),
+    (18, "create publication p for table t with (publish_generated_columns = stored)"),
+    (18, "create publication p for all tables with (publish_generated_columns = stored)"),
+];
+
+#[tokio::test]
+async fn what_harms_is_judged_as_the_server_judges_it() {
+    let rig = Rig::bare("harmjudged").await;
+    let version = major(&rig).await;
+    let (mut harmed, mut harmless) = (0, 0);
+    for (_, tables) in TABLES.iter().filter(|(from, _)| version >= *from) {
+        for (_, publication) in PUBLICATIONS.iter().filter(|(from, _)| version >= *from) {
+            run(&rig, &format!("begin; {tables}")).await;
+            // A table that cannot be published so at all.
+            if rig.sql.batch_execute(publication).await.is_err() {
+                run(&rig, "rollback").await;
+                continue;
+            }
+            let question = Question::of_publication("p");
+            let facts = ask_client(&rig.sql, &question).await.expect("facts");
+            let judged = !withdrawals(&facts).is_empty();
+            let mut refused = false;
+            for statement in ["update t set v = 'x'", "delete from t"] {
+                run(&rig, "savepoint s").await;
+                refused |= rig.sql.batch_execute(&format!("explain {statement}")).await.is_err();
+                run(&rig, "rollback to savepoint s").await;
+            }
+            run(&rig, "rollback").await;
+            assert_eq!(judged, refused, "{tables}; {publication}: {facts:#?}");
+            if refused { harmed += 1 } else { harmless += 1 }
+        }
+    }
+    assert!(harmed > 20 && harmless > 20, "{harmed} and {harmless}: the pairs say nothing");
 }

@@ -1,11 +1,14 @@
 //! One key per row, everywhere: in the stream, in queries, in tombstones and on the terminal.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::{Value, json};
 
 use crate::commands::Tail;
-use crate::harm::{five_lines, run};
+use crate::harm::{five_lines, major, run};
 use crate::kafka::distinct;
-use crate::rig::Rig;
+use crate::rig::{Rig, connect, eventually};
 
 /// The columns that an index only includes are payload.
 #[tokio::test]
@@ -48,4 +51,145 @@ async fn a_route_that_needs_an_included_column_of_a_deleted_row_is_refused() {
     let out = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(output.status.code(), Some(1), "{out}");
     assert!(out.contains("column payload of a deleted row of public.t is not in the log"), "{out}");
+}
+
+/// With ids of the rows' own, so that they can be told once more.
+fn by_code(rig: &Rig) -> String {
+    let table = "{ name = \"t\", deletes = \"tombstone\", snapshot = true, id = \"t/{code}/{v}\" }";
+    five_lines(rig, table)
+}
+
+const BY_CODE: &str = "create table t (id int primary key, code text not null, v int not null);
+     create unique index t_code on t (code); alter table t replica identity using index t_code";
+
+/// The server writes into an old row what the replica identity has. So that is the key: of the stream, of queries, and
+/// of the tombstone that ends a row.
+#[tokio::test]
+async fn a_row_has_one_key_though_its_identity_is_not_its_primary_key() {
+    let mut rig = Rig::bare("identity").await;
+    run(&rig, BY_CODE).await;
+    run(&rig, "insert into t values (1, 'a', 1)").await;
+    rig.routes(&by_code(&rig));
+    let relay = rig.streaming().await;
+    let topic = format!("{}.t", rig.name);
+    distinct(&topic, 1).await;
+    let mut tail = Tail::start(&rig, &["--json", "--limit", "3"]);
+    run(&rig, "insert into t values (2, 'b', 1)").await;
+    run(&rig, "update t set v = 2 where id = 2").await;
+    run(&rig, "delete from t where id = 2").await;
+    distinct(&topic, 4).await;
+    rig.confirmed().await;
+    for _ in 0..3 {
+        let line: Value = serde_json::from_str(&tail.line()).expect("an object");
+        assert_eq!(line["key"], json!({"code": "b"}), "{line}");
+    }
+    let replay = ["--table", "t", "--where", "id = 1", "--yes"];
+    let replay = rig.command("replay").args(replay).output().expect("replay");
+    assert_eq!(replay.status.code(), Some(0), "{}", String::from_utf8_lossy(&replay.stderr));
+    assert_eq!(relay.stop().await, Some(0));
+    rig.slot_is_free().await;
+    let reconcile = rig.command("reconcile").arg("--yes").output().expect("reconcile");
+    assert_eq!(reconcile.status.code(), Some(0), "{}", String::from_utf8_lossy(&reconcile.stderr));
+    let keys: Vec<String> = crate::kafka::read(&topic).into_iter().map(|event| event.key).collect();
+    // The snapshot, the stream's three, the replay, the reconcile.
+    let mut sorted = keys.clone();
+    sorted.sort();
+    assert_eq!(sorted, ["a", "a", "a", "b", "b", "b"], "{keys:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_comes_to_its_end_beside_deletes_that_name_another_index_than_the_primary_key() {
+    let mut rig = Rig::bare("identitydeletes").await;
+    run(&rig, BY_CODE).await;
+    run(&rig, "insert into t select n, 'c' || n, 1 from generate_series(1, 40000) n").await;
+    rig.routes(&by_code(&rig));
+    let stop = Arc::new(AtomicBool::new(false));
+    let loads: Vec<_> =
+        (1..=6).map(|lane| tokio::spawn(deletes(rig.url.clone(), lane, Arc::clone(&stop)))).collect();
+    let relay = rig.streaming().await;
+    let state = format!("{}.state", rig.name);
+    eventually("the snapshot to be done", || async {
+        let records = crate::kafka::read(&state);
+        let position = records.iter().rfind(|event| event.key.ends_with("/snapshot/public.t"))?;
+        (position.json()["done"] == true).then_some(())
+    })
+    .await;
+    stop.store(true, Ordering::Relaxed);
+    for load in loads {
+        assert!(load.await.expect("load") > 0);
+    }
+    drop(relay);
+}
+
+/// Makes rows and deletes them, one by one, until told to stop.
+async fn deletes(url: String, lane: i32, stop: Arc<AtomicBool>) -> i32 {
+    let sql = connect(&url).await;
+    let insert = sql.prepare("insert into t values ($1, 'd' || $1::int, 1)").await.expect("insert");
+    let delete = sql.prepare("delete from t where id = $1").await.expect("delete");
+    let mut deleted = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let id = -(deleted * 10 + lane);
+        sql.execute(&insert, &[&id]).await.expect("insert");
+        sql.execute(&delete, &[&id]).await.expect("delete");
+        deleted += 1;
+    }
+    deleted
+}
+
+const GENERATED: &str =
+    "create table t (id int primary key, v int not null, g int generated always as (v * 2) stored);
+     insert into t (id, v) values (1, 1)";
+
+/// Whichever way a generated column is published, it is wherever its row is told.
+#[tokio::test]
+async fn a_generated_column_is_told_wherever_its_row_is_if_it_is_published() {
+    let option = "create publication p for table t with (publish = 'insert, update', publish_generated_columns = stored)";
+    let list = "create publication p for table t (id, v, g) with (publish = 'insert, update')";
+    for publication in ["", option, list] {
+        let mut rig = Rig::bare("generated").await;
+        if major(&rig).await < 18 {
+            return;
+        }
+        run(&rig, GENERATED).await;
+        let routes = five_lines(&rig, "{ name = \"t\", snapshot = true, id = \"t/{id}/{v}/{g}\" }");
+        if publication.is_empty() {
+            rig.routes(&routes);
+        } else {
+            run(&rig, publication).await;
+            rig.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
+        }
+        let relay = rig.streaming().await;
+        let topic = format!("{}.t", rig.name);
+        distinct(&topic, 1).await;
+        run(&rig, "insert into t (id, v) values (2, 2)").await;
+        distinct(&topic, 2).await;
+        rig.confirmed().await;
+        let replay = rig.command("replay").args(["--table", "t", "--where", "g = 4", "--yes"]).output();
+        let replay = replay.expect("replay");
+        assert_eq!(replay.status.code(), Some(0), "{}", String::from_utf8_lossy(&replay.stderr));
+        assert_eq!(relay.stop().await, Some(0));
+        rig.slot_is_free().await;
+        let reconcile = rig.command("reconcile").arg("--yes").output().expect("reconcile");
+        assert_eq!(reconcile.status.code(), Some(0), "{}", String::from_utf8_lossy(&reconcile.stderr));
+        let events = crate::kafka::read(&topic);
+        assert_eq!(events.len(), 5, "{publication}: {events:#?}");
+        for event in events {
+            let row = event.json();
+            let (v, g) = (row["v"].as_i64(), row["g"].as_i64());
+            assert_eq!(v.map(|v| v * 2), g, "{publication}: {row}");
+        }
+    }
+}
+
+/// A template that can never be filled is refused, and not a dead letter for every row.
+#[tokio::test]
+async fn a_route_that_needs_a_generated_column_which_is_not_published_is_refused() {
+    let mut rig = Rig::bare("generatednot").await;
+    run(&rig, GENERATED).await;
+    run(&rig, "create publication p for table t with (publish = 'insert, update')").await;
+    let routes = five_lines(&rig, "{ name = \"t\", id = \"t/{id}/{g}\" }");
+    rig.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
+    let relay = rig.start();
+    let report = relay.state("refused").await;
+    assert!(report.contains("column g of public.t is not published"), "{report}");
 }

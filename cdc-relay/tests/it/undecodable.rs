@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::kafka;
 use crate::proxy::Lump;
 use crate::rig::{Rig, SCHEMA, Servers};
 
@@ -40,4 +41,39 @@ async fn an_error_that_comes_in_one_piece_with_the_start_is_noticed_at_once() {
         assert!(began.elapsed() < Duration::from_secs(15), "not noticed: {report}\n{log}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Sessions without end, each a moment of green.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_that_the_server_cannot_decode_is_refused_after_a_few_sessions() {
+    let mut rig = win1252("stuck").await;
+    let relay = rig.streaming().await;
+    rig.row("a", 1, 1, "made").await;
+    rig.confirmed().await;
+    undecodable(&rig).await;
+    let report = relay.state("refused").await;
+    for part in ["22P05", "cannot decode the change at 0/", "cdc-relay reconcile"] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+    let sessions = relay.metric("cdc_relay_sessions_total");
+    assert!(sessions < 8.0, "{sessions} sessions");
+    // It is not asked again and again, nor called ready.
+    let until = Instant::now() + Duration::from_secs(12);
+    while Instant::now() < until {
+        assert!(relay.get("/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 503")));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(relay.metric("cdc_relay_sessions_total") <= sessions);
+    rig.row("a", 3, 1, "made").await;
+    rig.sql.batch_execute("update items set note = 'mended' where id = 2").await.expect("mended");
+    let reconcile = rig.command("reconcile").arg("--yes").output().expect("the program");
+    assert!(reconcile.status.success(), "{}", String::from_utf8_lossy(&reconcile.stderr));
+    relay.streams().await;
+    rig.row("a", 4, 1, "made").await;
+    rig.confirmed().await;
+    let mut ids: Vec<i64> =
+        kafka::read(&rig.topic()).iter().map(|event| event.json()["id"].as_i64().expect("id")).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids, [1, 2, 3, 4]);
 }

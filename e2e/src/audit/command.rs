@@ -25,7 +25,8 @@ pub struct Audit {
     /// Seconds to wait for everything to come to rest.
     #[arg(long, default_value_t = 60)]
     pub settle: u64,
-    /// A message set aside that somebody has looked into: its parked_id, or topic/partition/offset of a dead letter.
+    /// Something that somebody has looked into: the parked_id of a message set aside, or topic/partition/offset of a dead
+    /// letter or of a record that is no event of ours. It is left out, once and for every check.
     #[arg(long, value_name = "ID")]
     pub explained: Vec<String>,
     /// A file with the payment_id of each 201 that a caller noted, one a line: none may be missing.

@@ -1,6 +1,7 @@
 //! Reads from the brokers what the checks need: the topics of the saga, what the relay remembers and could not
 //! tell, how far each group has come, and what waits in the work queue.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -43,9 +44,10 @@ pub struct Heard {
     pub memories: Vec<Memory>,
 }
 
-/// Blocking: reads every topic to its present end.
-pub fn kafka(brokers: &str, places: &Places) -> Result<Heard> {
-    let mut heard = Heard { memories: memories(brokers, places)?, ..Heard::default() };
+/// Blocking: reads every topic to its present end, beside the records that are `explained`.
+pub fn kafka(brokers: &str, places: &Places, explained: BTreeSet<String>) -> Result<Heard> {
+    let told = Told::beside(explained);
+    let mut heard = Heard { told, memories: memories(brokers, places)?, ..Heard::default() };
     for topic in SAGA_TOPICS {
         topics::visit(brokers, &places.topic(topic), |message| {
             with_record(topic, message, |record| heard.told.hear(record));

@@ -76,6 +76,11 @@ async fn snapshot(client: &mut Client) -> Result<Transaction<'_>> {
     transaction.read_only(true).start().await.context("snapshot")
 }
 
+/// Ids of records without the prefix of topics.
+fn unprefixed<'a>(ids: impl IntoIterator<Item = &'a String>, prefix: &str) -> BTreeSet<String> {
+    ids.into_iter().map(|id| id.strip_prefix(prefix).unwrap_or(id).to_owned()).collect()
+}
+
 impl Seen {
     /// Looks at everything whose place is known.
     pub async fn look(places: &Places, links: &mut Links, options: &Options) -> Result<Self> {
@@ -108,7 +113,8 @@ impl Seen {
 
     async fn hear(&mut self, brokers: &str, places: &Places) -> Result<()> {
         let (brokers, places) = (brokers.to_owned(), places.clone());
-        let listen = move || Ok((hear::lags(&brokers, &places)?, hear::kafka(&brokers, &places)?));
+        let explained = unprefixed(&self.explained, &places.topic_prefix);
+        let listen = move || Ok((hear::lags(&brokers, &places)?, hear::kafka(&brokers, &places, explained)?));
         let heard: Result<(Vec<Lag>, Heard)> = tokio::task::spawn_blocking(listen).await?;
         let (lags, Heard { told, letters, memories }) = heard.context("Kafka")?;
         (self.lags, self.told, self.letters, self.memories) = (lags, told, letters, memories);
@@ -136,8 +142,8 @@ impl Seen {
     /// Gathers the ids of what was set aside.
     pub fn note_parked(&mut self, topic_prefix: &str) {
         let parked = [&self.payments.parked, &self.ledger.parked, &self.charges.parked];
-        let ids = parked.into_iter().flatten().map(|message| message.parked_id.as_str());
-        self.parked_ids = ids.map(|id| id.strip_prefix(topic_prefix).unwrap_or(id).to_owned()).collect();
+        let ids = parked.into_iter().flatten().map(|message| &message.parked_id);
+        self.parked_ids = unprefixed(ids, topic_prefix);
     }
 
     /// Whether a service has set this record aside.

@@ -1,7 +1,7 @@
 //! What Kafka tells, gathered record by record in the order of each partition: some hundred bytes a payment.
 //! Pure: a record is a value, wherever it comes from.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result, bail, ensure};
 use saga::contract::{
@@ -72,8 +72,8 @@ pub struct PaymentTold {
     pub versions: Versions,
     /// Told again from its row, without a position: the versions before it need not be there.
     pub retold: u32,
-    /// Of the last version.
-    pub print: u64,
+    /// Of each version that was told.
+    prints: Vec<(u32, u64)>,
     pub at: Place,
     path: Option<Path>,
 }
@@ -87,9 +87,27 @@ pub struct EntriesTold {
 #[derive(Clone, Debug, Default)]
 pub struct ChargeTold {
     pub versions: Versions,
-    pub print: u64,
+    prints: Vec<(u32, u64)>,
     pub at: Place,
     definite: Option<Charged>,
+}
+
+impl PaymentTold {
+    /// Of the last version.
+    pub fn print(&self) -> u64 {
+        print_of(&self.prints, self.versions.last).unwrap_or_default()
+    }
+}
+
+impl ChargeTold {
+    /// Of the last version.
+    pub fn print(&self) -> u64 {
+        print_of(&self.prints, self.versions.last).unwrap_or_default()
+    }
+}
+
+fn print_of(prints: &[(u32, u64)], version: u32) -> Option<u64> {
+    prints.iter().find(|(told, _)| *told == version).map(|(_, print)| *print)
 }
 
 /// A record that is no telling of ours.
@@ -112,15 +130,25 @@ pub struct Told {
     pub steps: Tally,
     /// Records on the topics of the saga.
     pub records: u64,
+    /// Records that somebody has looked into, as topic/partition/offset: they say nothing.
+    explained: BTreeSet<String>,
     /// The last commit told of a user, by topic.
     latest: HashMap<(&'static str, Uuid), (u64, u32)>,
 }
 
 impl Told {
+    /// What Kafka tells beside the records that are `explained`: topic/partition/offset, without the prefix of topics.
+    pub fn beside(explained: BTreeSet<String>) -> Self {
+        Self { explained, ..Self::default() }
+    }
+
     /// Takes the next record of a partition.
     pub fn hear(&mut self, record: &Record<'_>) {
         self.records += 1;
         self.link(record);
+        if !self.explained.is_empty() && self.explained.contains(&record.at()) {
+            return;
+        }
         if let Err(error) = self.read(record) {
             self.foreign.push(Foreign { at: record.at(), why: format!("{error:#}") });
         }
@@ -161,8 +189,9 @@ impl Told {
             told.retold = told.retold.max(version);
         }
         if told.versions.has(version) {
-            return telling.is_repeated(version == told.versions.last && print != told.print);
+            return telling.is_repeated(print_of(&told.prints, version).is_some_and(|known| known != print));
         }
+        told.prints.push((version, print));
         let in_order = version > told.versions.last;
         if in_order {
             let follows = version == told.versions.last + 1;
@@ -171,7 +200,7 @@ impl Told {
             let what = || format!("version {version} is {event:?} to {status:?}{}", Path::after(before));
             self.steps.look(step.legal, id, what);
             told.path = Some(step.path);
-            (told.print, told.at) = (print, telling.place());
+            told.at = telling.place();
         }
         told.versions.add(version);
         self.first(telling, body.user_id, id, in_order);
@@ -204,15 +233,16 @@ impl Told {
         let print = print(body)?;
         let told = self.charges.entry(id).or_default();
         if told.versions.has(version) {
-            return telling.is_repeated(version == told.versions.last && print != told.print);
+            return telling.is_repeated(print_of(&told.prints, version).is_some_and(|known| known != print));
         }
+        told.prints.push((version, print));
         let in_order = version > told.versions.last;
         if in_order {
             let definite = told.definite;
             let what = || format!("its charge is told {status:?} after {:?}", definite.unwrap_or(status));
             self.steps.look(definite.is_none(), id, what);
             told.definite = definite.or(status.is_definite().then_some(status));
-            (told.print, told.at) = (print, telling.place());
+            told.at = telling.place();
         }
         told.versions.add(version);
         self.first(telling, body.user_id, id, in_order);

@@ -38,7 +38,7 @@ pub fn told(seen: &Seen) -> Tally {
 }
 
 /// T3: each event tells a version that is committed, the last one as its row is. What services have set aside
-/// is known.
+/// is known; what somebody has explained was not read.
 pub fn committed(seen: &Seen) -> Tally {
     let mut tally = Tally::default();
     let mut judge = |topic: &str, id: Uuid, at: Place, problem: Option<&str>| {
@@ -51,7 +51,7 @@ pub fn committed(seen: &Seen) -> Tally {
         let problem = match seen.payments.rows.get(id) {
             None => Some("tells of a payment that has no row"),
             Some(row) if told.versions.last > row.version => Some("tells a version that was never committed"),
-            Some(row) if told.versions.last == row.version && told.print != row.print => {
+            Some(row) if told.versions.last == row.version && told.print() != row.print => {
                 Some("differs from its row")
             }
             Some(_) => None,
@@ -75,7 +75,7 @@ pub fn committed(seen: &Seen) -> Tally {
             Some(row) if told.versions.last > row.version => {
                 Some("tells a charge's version that was never committed")
             }
-            Some(row) if told.versions.last == row.version && told.print != row.print => {
+            Some(row) if told.versions.last == row.version && told.print() != row.print => {
                 Some("differs from its charge row")
             }
             Some(_) => None,
@@ -84,7 +84,9 @@ pub fn committed(seen: &Seen) -> Tally {
     }
     tally.examined = tally.examined.max(seen.told.records);
     for foreign in seen.told.foreign.iter().filter(|foreign| !seen.parked_ids.contains(&foreign.at)) {
-        tally.offends(None, || format!("{} is no event: {}; nobody parked it", foreign.at, foreign.why));
+        tally.offends(None, || {
+            format!("{} is no event: {}; nobody parked or explained it", foreign.at, foreign.why)
+        });
     }
     tally
 }

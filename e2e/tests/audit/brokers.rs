@@ -1,5 +1,6 @@
 //! What is read from real brokers: topics, a group and a queue of a test's own.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use e2e::audit::hear;
@@ -68,7 +69,10 @@ impl Topics {
 
     async fn heard(&self) -> hear::Heard {
         let (brokers, places) = (variable("KAFKA_BROKERS"), self.places.clone());
-        tokio::task::spawn_blocking(move || hear::kafka(&brokers, &places)).await.unwrap().unwrap()
+        tokio::task::spawn_blocking(move || hear::kafka(&brokers, &places, BTreeSet::new()))
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     async fn finish(self) {

@@ -1,5 +1,7 @@
 //! What Kafka would hold if the relay had told the rows of the fixture.
 
+use std::collections::BTreeSet;
+
 use e2e::audit::chain::print_lsn;
 use e2e::audit::told::{Record, Told};
 use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
@@ -135,8 +137,8 @@ impl Tellings {
         self.link();
     }
 
-    pub fn told(&self) -> Told {
-        let mut told = Told::default();
+    pub fn told(&self, explained: BTreeSet<String>) -> Told {
+        let mut told = Told::beside(explained);
         for (index, telling) in self.0.iter().enumerate() {
             let offset = self.0[..index].iter().filter(|before| before.topic == telling.topic).count();
             let given = |text: &'_ str| -> Option<String> { (!text.is_empty()).then(|| text.to_owned()) };

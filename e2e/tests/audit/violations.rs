@@ -37,19 +37,20 @@ async fn seen(clients: &mut [Client; 3], plant: &Plant) -> Seen {
     let mut scene = Scene::new(Tellings::of(&transactions).await);
     (plant.plant)(&mut scene);
     let [payments, balance, processor] = &transactions;
+    let explained: BTreeSet<String> = scene.explained.into_iter().map(str::to_owned).collect();
     let mut seen = Seen {
         money: money::look(balance).await.unwrap(),
         payments: rows::payments(payments).await.unwrap(),
         ledger: rows::ledger(balance).await.unwrap(),
         charges: rows::charges(processor).await.unwrap(),
-        told: scene.tellings.told(),
+        told: scene.tellings.told(explained.clone()),
         letters: scene.letters,
         memories: scene.memories,
         clusters: scene.clusters,
         gateway: Book::default(),
         lags: vec![Lag { group: "payments-svc".to_owned(), behind: scene.behind, there: 20 }],
         waiting: scene.waiting,
-        explained: scene.explained.into_iter().map(str::to_owned).collect(),
+        explained,
         accepted: scene.accepted,
         ..Seen::default()
     };

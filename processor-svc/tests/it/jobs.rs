@@ -48,6 +48,35 @@ async fn messages_are_charged_once_and_what_cannot_be_is_parked() {
     database.end().await;
 }
 
+/// A message id is the sender's to choose: one that was parked under it hides no other.
+#[tokio::test]
+async fn each_message_that_cannot_be_taken_is_parked_whatever_its_id_is() {
+    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+    let taken = job("5551234");
+    let mut conflicting = taken.clone();
+    conflicting.charge.amount += 1;
+    queue.send(std::slice::from_ref(&taken)).await;
+    let named = || BasicProperties::default().with_message_id("m".into());
+    let processor =
+        Processor::with(with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}"))).await;
+    database.until(SUCCEEDED, 1).await;
+    for _ in 0..2 {
+        for body in [b"not json".to_vec(), b"{}".to_vec(), body(&conflicting)] {
+            queue.publish(&body, named()).await;
+        }
+        queue.publish(b"{}", named().with_type("payment.exploded.v1".into())).await;
+    }
+    // What is behind them is taken up after them.
+    queue.send(&[job("5551234")]).await;
+    database.until(SUCCEEDED, 2).await;
+    assert_eq!(database.number(PARKED).await, 4);
+    assert!(processor.metric("saga_contradictions_total").await >= 1.0);
+    processor.end().await;
+    queue.end().await;
+    gateway.end().await;
+    database.end().await;
+}
+
 #[tokio::test]
 async fn a_queue_that_is_not_there_yet_is_waited_for() {
     let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::unborn().await);

@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use tokio_postgres::Client;
 
+use crate::contract;
+use crate::contract::facts::{Question, ask_client};
 use crate::lsn::Lsn;
-use crate::routes::TableName;
-use crate::sql;
 use crate::state::{Cluster, Slot as Stand};
 
 /// How long the log is watched.
@@ -30,10 +30,13 @@ pub struct Facts {
     pub slots: Vec<Slot>,
     pub senders: i64,
     pub standbys: Vec<String>,
-    pub publication: Option<Publication>,
     pub publications: Vec<String>,
-    pub tables: Vec<Table>,
+    /// By table, as its oid prints: the bytes of its values outside the row.
+    pub toast: BTreeMap<String, i64>,
     pub unlogged: Vec<String>,
+    /// Publication and tables.
+    #[serde(skip)]
+    pub contract: contract::facts::Facts,
     pub transactions: Vec<Open>,
     pub prepared: Vec<Prepared>,
     /// Bytes of log per second, just now.
@@ -77,61 +80,6 @@ pub struct Slot {
     pub invalidation_reason: Option<String>,
     /// From version 17 on, while nobody reads it.
     pub inactive_since: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
-pub struct Publication {
-    pub pubname: String,
-    pub puballtables: bool,
-    pub pubinsert: bool,
-    pub pubupdate: bool,
-    pub pubdelete: bool,
-    pub pubtruncate: bool,
-    pub pubviaroot: bool,
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-pub struct Table {
-    pub schema: String,
-    pub name: String,
-    pub partitioned: bool,
-    pub partition: bool,
-    /// Of a partition: the table it is a part of.
-    pub root: Option<String>,
-    pub unlogged: bool,
-    pub identity: String,
-    /// Updates and deletes can be published.
-    pub identified: bool,
-    pub published: bool,
-    pub row_filter: Option<String>,
-    /// What its values outside the row take.
-    pub toast_bytes: i64,
-    pub selectable: bool,
-    pub columns: Vec<Column>,
-}
-
-impl Table {
-    pub fn qualified(&self) -> String {
-        TableName::new(&self.schema, &self.name).to_string()
-    }
-
-    pub fn sql(&self) -> String {
-        sql::table(&self.schema, &self.name)
-    }
-}
-
-#[derive(Debug, Clone, Default, Deserialize)]
-pub struct Column {
-    pub name: String,
-    pub type_oid: u32,
-    pub generated: bool,
-    /// Part of the replica identity, or of the primary key where that is all or nothing.
-    #[serde(default)]
-    pub key: bool,
-    /// Its values may be stored outside the row.
-    pub large: bool,
-    pub published: bool,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -205,19 +153,20 @@ impl Slot {
     }
 }
 
-/// Asks. `tables` are those with routes.
-pub async fn gather(client: &Client, publication: Option<&str>, tables: &[String]) -> Result<Facts> {
+/// Asks. `question`: about which tables.
+pub async fn gather(client: &Client, question: &Question<'_>) -> Result<Facts> {
     let version: i32 = client
         .query_one("select current_setting('server_version_num')::int", &[])
         .await
         .context("the server does not answer")?
         .get(0);
     anyhow::ensure!(version >= 130_000, "Postgres 13 or newer is needed; this is {}", version / 10_000);
-    let row = client
-        .query_one(include_str!("facts.sql"), &[&publication, &tables])
-        .await
-        .context("cannot look at the catalog")?;
+    let contract = ask_client(client, question).await?;
+    let oids: Vec<u32> = contract.tables.iter().map(|table| table.oid).collect();
+    let row =
+        client.query_one(include_str!("facts.sql"), &[&oids]).await.context("cannot look at the catalog")?;
     let mut facts: Facts = serde_json::from_value(row.get(0)).context("the catalog's answer")?;
+    facts.contract = contract;
     if version >= 140_000 {
         let spills =
             "select slot_name::text, spill_txns, spill_bytes from pg_catalog.pg_stat_replication_slots";

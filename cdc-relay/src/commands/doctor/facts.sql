@@ -1,23 +1,5 @@
--- Everything that doctor asks one database, in one answer. $1: the publication, $2: the tables that have routes, as
--- {schema.name, …}. to_jsonb takes whole catalog rows, since what they have differs from version to version.
-with published as (
-    select p.schemaname, p.tablename, to_jsonb(p) as row
-    from pg_catalog.pg_publication_tables p
-    where p.pubname = $1
-),
-relations as (
-    select c.*, n.nspname, p.row as publication, p.row is not null as published
-    from pg_catalog.pg_class c
-    join pg_catalog.pg_namespace n on n.oid = c.relnamespace
-    left join published p on p.schemaname = n.nspname and p.tablename = c.relname
-    where c.relkind in ('r', 'p')
-      and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
-      and (p.row is not null or (n.nspname || '.' || c.relname) = any($2)
-           -- Without a publication every table might be published.
-           or ($1 is null and not c.relispartition))
-    order by n.nspname, c.relname
-    limit 2000
-)
+-- Everything that doctor asks one database besides the contract, in one answer. $1: the tables that it is about, as oids.
+-- to_jsonb takes whole catalog rows, since what they have differs from version to version.
 select jsonb_build_object(
     'version', current_setting('server_version_num')::int,
     'version_text', current_setting('server_version'),
@@ -49,47 +31,15 @@ select jsonb_build_object(
         where not exists (select from pg_catalog.pg_replication_slots s
                           where s.active_pid = a.pid and s.slot_type = 'logical')
           and a.application_name not in ('pg_basebackup', 'pg_receivewal', 'cdc-relay')),
-    'publication', (select to_jsonb(p) from pg_catalog.pg_publication p where p.pubname = $1),
     'publications', (select coalesce(jsonb_agg(p.pubname), '[]') from pg_catalog.pg_publication p),
-    'tables', (
-        select coalesce(jsonb_agg(jsonb_build_object(
-            'schema', c.nspname,
-            'name', c.relname,
-            'partitioned', c.relkind = 'p',
-            'partition', c.relispartition,
-            'root', (select r.nspname || '.' || r.relname from (
-                select rn.nspname, rc.relname
-                from pg_catalog.pg_class rc join pg_catalog.pg_namespace rn on rn.oid = rc.relnamespace
-                where c.relispartition and rc.oid = pg_partition_root(c.oid)) r),
-            'unlogged', c.relpersistence = 'u',
-            'identity', c.relreplident,
-            'identified', c.relreplident = 'f' or exists (
-                select from pg_catalog.pg_index i
-                where i.indrelid = c.oid and i.indisvalid
-                  and ((c.relreplident = 'd' and i.indisprimary and i.indimmediate)
-                    or (c.relreplident = 'i' and i.indisreplident))),
-            'published', c.published,
-            'row_filter', c.publication ->> 'rowfilter',
-            'toast_bytes', case when c.reltoastrelid = 0 then 0 else pg_relation_size(c.reltoastrelid) end,
-            'selectable', has_table_privilege(current_user, c.oid, 'select')
-                and has_schema_privilege(current_user, c.relnamespace, 'usage'),
-            'columns', (
-                select coalesce(jsonb_agg(jsonb_build_object(
-                    'name', a.attname,
-                    'type_oid', a.atttypid::int8,
-                    'generated', a.attgenerated <> '',
-                    'key', exists (
-                        select from pg_catalog.pg_index i
-                        where i.indrelid = c.oid and a.attnum = any(i.indkey)
-                          and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end),
-                    'large', a.attlen = -1 and a.attstorage <> 'p',
-                    'published', c.published and (c.publication -> 'attnames' is null
-                        or c.publication -> 'attnames' ? a.attname::text)
-                ) order by a.attnum), '[]')
-                from pg_catalog.pg_attribute a
-                where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped)
-        )), '[]')
-        from relations c),
+    -- What is stored outside the rows, with that of partitions.
+    'toast', (
+        select coalesce(jsonb_object_agg(m.of::text, m.bytes), '{}')
+        from (select t.oid as of, sum(pg_relation_size(c.reltoastrelid))::int8 as bytes
+              from unnest($1::oid[]) t(oid)
+              cross join lateral (select t.oid union select p.relid from pg_partition_tree(t.oid) p) p(oid)
+              join pg_catalog.pg_class c on c.oid = p.oid and c.reltoastrelid <> 0
+              group by t.oid) m),
     'unlogged', (
         select coalesce(jsonb_agg(n.nspname || '.' || c.relname), '[]')
         from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::contract::Mismatch;
+
 /// How bad it is; worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -65,6 +67,13 @@ impl Finding {
     }
 
     #[must_use]
+    /// What `run` would refuse because of it.
+    pub fn of(mismatch: &Mismatch) -> Finding {
+        let Mismatch { check, subject, found, why, fixes, loses } = mismatch.clone();
+        let severity = if loses { Severity::WouldLoseData } else { Severity::WouldNotWork };
+        Finding { severity, check, subject, found, why, fix: fixes }
+    }
+
     pub fn why(mut self, why: impl Into<String>) -> Finding {
         self.why = why.into();
         self

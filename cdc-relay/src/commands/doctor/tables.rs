@@ -1,10 +1,15 @@
-//! Publication and tables: whether what the routes tell gets into the stream, whole.
+//! Publication and tables: whether what the routes tell gets into the stream, whole, and harms nobody.
+//!
+//! What does not fit is judged by `contract`, as `run` judges it.
 
-use super::facts::{Facts, Publication, Table};
-use super::finding::Finding;
-use crate::pgoutput::{Column, Relation};
-use crate::route::Plan;
-use crate::routes::{Routes, Source, TableName};
+use super::facts::Facts;
+use super::finding::{Finding, Severity};
+use crate::contract::facts::{Publication, Question, Table};
+use crate::contract::fit::{self, Operations};
+use crate::contract::identity::Publishing;
+use crate::contract::{Mismatch, creation, is_sql, make_full};
+use crate::pgoutput::Relation;
+use crate::routes::{Routes, Source};
 use crate::sql;
 
 /// What is to be told, if there is a routes file that says so.
@@ -15,40 +20,35 @@ pub struct Contract<'a> {
     pub routed: Option<(&'a Routes, &'a Source)>,
 }
 
-impl Contract<'_> {
-    /// Every table is meant that has routes; without routes, every one that was looked at.
-    fn is_meant(&self, table: &Table) -> bool {
-        self.routed
-            .is_none_or(|(_, source)| source.table(&TableName::new(&table.schema, &table.name)).is_some())
+impl<'a> Contract<'a> {
+    /// Which tables the server is asked about.
+    pub fn question(&self) -> Question<'a> {
+        match (self.routed, self.publication) {
+            (Some((_, source)), _) => Question::of_source(source),
+            (None, Some(publication)) => Question::of_publication(publication),
+            (None, None) => Question::of_everything(),
+        }
     }
 
-    fn publishes(&self, facts: &Facts) -> (bool, bool) {
-        // Without a publication: what would have to hold if changes and deletes were published.
-        let publication = facts.publication.as_ref();
-        (publication.is_none_or(|p| p.pubupdate), publication.is_none_or(|p| p.pubdelete))
+    /// Every table is meant that has routes; without routes, every one that was looked at.
+    fn is_meant(&self, table: &Table) -> bool {
+        self.routed.is_none_or(|(_, source)| source.table(&table.itself.table_name()).is_some())
     }
 }
 
-pub fn publication(facts: &Facts, contract: &Contract<'_>) -> Vec<Finding> {
+/// `has_slot`: then the publication had to be there before it.
+pub fn publication(facts: &Facts, contract: &Contract<'_>, has_slot: bool) -> Vec<Finding> {
     let Some(name) = contract.publication else { return unnamed(facts) };
     let subject = format!("publication {name}");
-    let Some(publication) = &facts.publication else {
-        let tables = missing_tables(contract);
-        return vec![
-            Finding::would_not_work("publication.exists", &subject, "does not exist")
-                .why("the log is read through it, and a slot that was made before it cannot find it")
-                .fix(format!(
-                    "create publication {} for table {tables} with (publish = 'insert, update');",
-                    sql::identifier(name)
-                )),
-        ];
+    let Some(publication) = &facts.contract.publication else {
+        return missing(facts, contract, (&subject, has_slot));
     };
     let mut findings = vec![Finding::ok("publication.exists", &subject, covers(facts, publication))];
-    findings.extend(operations(publication, contract, &subject));
-    findings.extend(left_out(facts, publication, contract));
-    if let Some((routes, source)) = contract.routed {
-        findings.extend(coverage(facts, (routes, source), publication));
+    if contract.routed.is_none() {
+        findings.extend(operations(publication, &subject));
     }
+    findings.extend(left_out(facts, publication, contract));
+    findings.extend(mismatches(facts, contract));
     findings
 }
 
@@ -61,33 +61,43 @@ fn unnamed(facts: &Facts) -> Vec<Finding> {
     )]
 }
 
-fn missing_tables(contract: &Contract<'_>) -> String {
-    let tables = contract.routed.map(|(_, source)| {
-        source.tables.iter().map(|table| {
-            let (schema, name) = table.qualified();
-            sql::table(schema, name)
-        })
-    });
-    let list = tables.map(|tables| tables.collect::<Vec<_>>().join(", ")).unwrap_or_default();
-    if list.is_empty() { "…".to_owned() } else { list }
+/// The relay makes its own together with the slot, and judges it before as if it were there.
+fn missing(facts: &Facts, contract: &Contract<'_>, (subject, has_slot): (&str, bool)) -> Vec<Finding> {
+    match contract.routed {
+        Some((_, source)) if source.own_publication && !has_slot => {
+            let found = "does not exist yet: the first `cdc-relay run` makes it";
+            let mut findings = vec![Finding::ok("publication.exists", subject, found)];
+            findings.extend(mismatches(facts, contract));
+            findings
+        }
+        Some((_, source)) => vec![nowhere(subject, format!("{};", creation(source, facts.version)))],
+        None => {
+            let name = contract.publication.map(sql::identifier).unwrap_or_default();
+            let sql = format!("create publication {name} for table … with (publish = 'insert, update');");
+            vec![nowhere(subject, sql)]
+        }
+    }
+}
+
+fn nowhere(subject: &str, sql: String) -> Finding {
+    Finding::would_not_work("publication.exists", subject, "does not exist")
+        .why("the WAL is read through it, and a slot that was made before it cannot find it")
+        .fix(sql)
 }
 
 fn covers(facts: &Facts, publication: &Publication) -> String {
-    let tables = facts.tables.iter().filter(|table| table.published).count();
-    let operations = [
-        (publication.pubinsert, "insert"),
-        (publication.pubupdate, "update"),
-        (publication.pubdelete, "delete"),
-        (publication.pubtruncate, "truncate"),
-    ];
+    let tables = facts.contract.tables.len();
+    let Publication { insert, update, delete, truncate, .. } = *publication;
+    let operations = [(insert, "insert"), (update, "update"), (delete, "delete"), (truncate, "truncate")];
     let operations: Vec<&str> = operations.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect();
     let plural = if tables == 1 { "" } else { "s" };
     format!("{tables} table{plural}: {}", operations.join(", "))
 }
 
-fn operations(publication: &Publication, contract: &Contract<'_>, subject: &str) -> Vec<Finding> {
-    let name = sql::identifier(&publication.pubname);
-    let missing: Vec<&str> = [(publication.pubinsert, "inserts"), (publication.pubupdate, "updates")]
+/// Of a publication without routes, which would say what is wanted.
+fn operations(publication: &Publication, subject: &str) -> Vec<Finding> {
+    let name = sql::identifier(&publication.name);
+    let missing: Vec<&str> = [(publication.insert, "inserts"), (publication.update, "updates")]
         .iter()
         .filter(|(on, _)| !on)
         .map(|(_, what)| *what)
@@ -101,7 +111,7 @@ fn operations(publication: &Publication, contract: &Contract<'_>, subject: &str)
                 .fix(format!("alter publication {name} set (publish = 'insert, update');")),
         );
     }
-    if contract.routed.is_none() && !publication.pubdelete {
+    if !publication.delete {
         findings.push(
             Finding::warning("publication.operations", subject, "does not publish deletes")
                 .why("a row that is deleted stays for ever with whoever keeps a copy of it")
@@ -113,7 +123,7 @@ fn operations(publication: &Publication, contract: &Contract<'_>, subject: &str)
 
 /// Tables that `for all tables` leaves out in silence.
 fn left_out(facts: &Facts, publication: &Publication, contract: &Contract<'_>) -> Option<Finding> {
-    if !publication.puballtables || facts.unlogged.is_empty() || contract.routed.is_some() {
+    if !publication.all_tables || facts.unlogged.is_empty() || contract.routed.is_some() {
         return None;
     }
     Some(
@@ -123,109 +133,51 @@ fn left_out(facts: &Facts, publication: &Publication, contract: &Contract<'_>) -
     )
 }
 
-/// Every published table has routes, and every route its table and columns.
-fn coverage(facts: &Facts, (routes, source): (&Routes, &Source), publication: &Publication) -> Vec<Finding> {
-    let name = sql::identifier(&publication.pubname);
-    let mut findings = Vec::new();
-    for table in facts.tables.iter().filter(|table| table.published) {
-        let plan = Plan::compile(routes, source, &relation(table));
-        let subject = format!("table {}", table.qualified());
-        if plan.unknown {
-            findings.push(
-                Finding::would_not_work(
-                    "table.routes",
-                    &subject,
-                    "is published, and the routes file does not know it",
-                )
-                .why("the relay refuses to pass over its changes in silence")
-                .fix(format!(
-                    "[[sources.tables]] name = {} …   -- or list it in `ignore`",
-                    toml::Value::String(table.qualified())
-                ))
-                .fix(format!("alter publication {name} drop table {};", table.sql())),
-            );
+/// Everything that `run` would refuse because of publication and tables; without routes, what harms the writers.
+fn mismatches(facts: &Facts, contract: &Contract<'_>) -> Vec<Finding> {
+    let found = match contract.routed {
+        Some((routes, source)) => {
+            let relations: Vec<Relation> = facts.contract.tables.iter().map(Table::relation).collect();
+            fit::mismatches(routes, source, (&facts.contract, &relations))
         }
-        for problem in plan.problems() {
-            findings.push(
-                Finding::would_not_work("table.columns", &subject, problem.0.clone())
-                    .why("the routes need it, and the stream does not have it: a column list hides it, it is generated, or it is gone")
-                    .fix(format!("alter publication {name} set table {} (…, the column, …);", table.sql()))
-                    .fix("or take the column out of the routes"),
-            );
+        None => {
+            let all = Operations { insert: true, update: true, delete: true };
+            let publication = facts.contract.publication.as_ref();
+            let operations = publication.map_or(all, Operations::of_publication);
+            let tables = facts.contract.tables.iter();
+            let about = (operations, publication.is_some());
+            tables.flat_map(|table| fit::table_mismatches(&facts.contract, table, about)).collect()
         }
-    }
-    for routed in &source.tables {
-        let (schema, table) = routed.qualified();
-        let known = facts.tables.iter().find(|known| known.schema == schema && known.name == table);
-        if known.is_none_or(|known| !known.published) {
-            findings.push(unpublished(known, &routed.of.to_string(), publication));
-        }
-    }
-    findings
-}
-
-fn relation(table: &Table) -> Relation {
-    // A generated column is not in the log, whatever the publication lists.
-    let sent = table.columns.iter().filter(|column| column.published && !column.generated);
-    let column = |column: &super::facts::Column| Column {
-        name: column.name.clone(),
-        type_oid: column.type_oid,
-        key: column.key,
     };
-    let identity = table.identity.bytes().next().unwrap_or(b'd');
-    let columns = sent.map(column).collect();
-    Relation { id: 0, schema: table.schema.clone(), name: table.name.clone(), identity, columns }
+    found.into_iter().map(finding).collect()
 }
 
-fn unpublished(known: Option<&Table>, name: &str, publication: &Publication) -> Finding {
-    let (subject, publication_name) = (format!("table {name}"), sql::identifier(&publication.pubname));
-    let finding = |check, found: &str| Finding::would_lose_data(check, &subject, found.to_owned());
-    match known {
-        None => Finding::would_not_work("table.exists", &subject, "has routes, and does not exist")
-            .fix("correct the name in the routes file, or make the table"),
-        Some(table) if table.unlogged => finding("table.unlogged", "is unlogged")
-            .why("its changes are not in the log, so nothing can tell them")
-            .fix(format!("alter table {} set logged;", table.sql())),
-        Some(table) if table.partitioned && !publication.pubviaroot => finding(
-            "table.partitions",
-            "is partitioned, and its changes are published under the partitions' names",
-        )
-        .why("the routes of the table do not match them")
-        .fix(format!("alter publication {publication_name} set (publish_via_partition_root = true);")),
-        Some(table) if table.partition && publication.pubviaroot => {
-            let root = table.root.as_deref().unwrap_or("its root");
-            finding("table.partitions", &format!("is a partition, and its changes are published as {root}'s"))
-                .why("the routes of the partition do not match them")
-                .fix(format!("give the routes to {root}"))
-        }
-        Some(table) => finding("table.published", "has routes, and is not published")
-            .why("its changes never reach the stream")
-            .fix(format!("alter publication {publication_name} add table {};", table.sql())),
-    }
+fn finding(mismatch: Mismatch) -> Finding {
+    let Mismatch { check, subject, found, why, fixes, loses } = mismatch;
+    let subject = if check.starts_with("table.") { format!("table {subject}") } else { subject };
+    let make = if loses { Finding::would_lose_data } else { Finding::would_not_work };
+    let fixes = fixes.into_iter().map(|fix| if is_sql(&fix) { format!("{fix};") } else { fix });
+    fixes.fold(make(check, &subject, found).why(why), Finding::fix)
 }
 
 /// Table by table: identity, large values, filters, rights.
 pub fn tables(facts: &Facts, contract: &Contract<'_>) -> Vec<Finding> {
-    let meant: Vec<&Table> = facts
-        .tables
-        .iter()
-        .filter(|table| contract.is_meant(table) && (table.published || facts.publication.is_none()))
-        .collect();
-    let (updates, deletes) = contract.publishes(facts);
+    let meant: Vec<&Table> = facts.contract.tables.iter().filter(|table| contract.is_meant(table)).collect();
     let mut findings: Vec<Finding> = Vec::new();
-    for table in &meant {
-        findings.extend(identity(table, contract, updates || deletes));
-        findings.extend(filter(table, contract));
-        if facts.publication.is_none() && table.unlogged {
-            findings.push(
-                Finding::warning("table.unlogged", &format!("table {}", table.qualified()), "is unlogged")
-                    .why("its changes are not in the log, so nothing can tell them")
-                    .fix(format!("alter table {} set logged;", table.sql())),
-            );
-        }
+    if contract.publication.is_none() {
+        // Nothing is published yet, so nobody is harmed.
+        let one_day = |finding| Finding {
+            severity: Severity::Warning,
+            why: "once its updates and deletes are published, the server refuses them".to_owned(),
+            ..finding
+        };
+        findings.extend(mismatches(facts, contract).into_iter().map(one_day));
+        findings.extend(unlogged(facts));
     }
+    findings.extend(meant.iter().filter_map(|table| filter(table, contract)));
+    let updates = facts.contract.publication.as_ref().is_none_or(|publication| publication.update);
     if updates {
-        findings.extend(large_values(&meant));
+        findings.extend(large_values(facts, &meant));
     }
     findings.extend(rights(&meant, facts));
     if findings.is_empty() && !meant.is_empty() {
@@ -235,63 +187,53 @@ pub fn tables(facts: &Facts, contract: &Contract<'_>) -> Vec<Finding> {
     findings
 }
 
-fn identity(table: &Table, contract: &Contract<'_>, changes: bool) -> Option<Finding> {
-    if table.identified || !changes {
-        return None;
-    }
-    let published = table.published && contract.publication.is_some();
-    let (subject, name) = (format!("table {}", table.qualified()), table.sql());
-    let found = match table.identity.as_str() {
-        "n" => "its replica identity is nothing",
-        "i" => "its replica identity is an index that is gone or not valid",
-        _ => "has no primary key (or only a deferrable one)",
-    };
-    let (make, why): (fn(&'static str, &str, String) -> Finding, _) = if published {
-        (Finding::would_not_work, "its updates and deletes are published, so whoever tries one gets an error")
-    } else {
-        (Finding::warning, "once its updates and deletes are published, whoever tries one gets an error")
-    };
+fn unlogged(facts: &Facts) -> Option<Finding> {
+    let names = facts.unlogged.join(", ");
+    (!names.is_empty()).then(|| {
+        Finding::warning("table.unlogged", "unlogged tables", names)
+            .why("their changes are not in the log, so nothing can tell them")
+            .fix("alter table … set logged;   -- those whose changes matter")
+    })
+}
+
+fn filter(table: &Table, contract: &Contract<'_>) -> Option<Finding> {
+    let filter = table.filter.as_deref()?;
+    let publication = contract.publication.map_or_else(|| "…".to_owned(), sql::identifier);
+    let name = sql::table(&table.itself.schema, &table.itself.name);
     Some(
-        make("table.identity", &subject, found.to_owned())
-            .why(why)
-            .fix(format!("alter table {name} add primary key (…);"))
+        Finding::warning("table.row_filter", &format!("table {}", table.qualified()), format!("only rows where {filter}"))
+            .why("other rows never reach the stream, and a row that an update moves out of the filter is told as a delete")
             .fix(format!(
-                "alter table {name} replica identity full;   -- writes every old row to the log as well"
+                "begin; alter publication {publication} drop table {name}; \
+                 alter publication {publication} add table {name}; commit;   -- publishes every row"
             )),
     )
 }
 
-fn filter(table: &Table, contract: &Contract<'_>) -> Option<Finding> {
-    let filter = table.row_filter.as_deref()?;
-    let publication = contract.publication.map_or_else(|| "…".to_owned(), sql::identifier);
-    Some(
-        Finding::warning("table.row_filter", &format!("table {}", table.qualified()), format!("only rows where {filter}"))
-            .why("other rows never reach the stream, and a row that an update moves out of the filter is told as a delete")
-            .fix(format!("alter publication {publication} set table {};   -- publishes every row", table.sql())),
-    )
-}
-
 /// Updates leave large values out of the log, unless the old row is in it too.
-fn large_values(tables: &[&Table]) -> Vec<Finding> {
-    let at_risk =
-        |table: &&&Table| table.identity != "f" && table.columns.iter().any(|c| c.published && c.large);
+fn large_values(facts: &Facts, tables: &[&Table]) -> Vec<Finding> {
+    let outside = |table: &Table| facts.toast.get(&table.oid.to_string()).copied().unwrap_or(0);
+    let at_risk = |table: &&&Table| {
+        table.members().iter().any(|member| member.identity != 'f') && table.sent().any(|column| column.large)
+    };
     let (now, one_day): (Vec<&Table>, Vec<&Table>) =
-        tables.iter().filter(at_risk).copied().partition(|table| table.toast_bytes > 0);
+        tables.iter().filter(at_risk).copied().partition(|table| outside(table) > 0);
     let why = "an update that does not change a value stored outside its row leaves it out of the log; if a route needs \
                it, the row becomes a dead letter, and so do the later rows of its key";
     let mut findings: Vec<Finding> = now
         .iter()
         .map(|table| {
-            let columns = table.columns.iter().filter(|c| c.large && c.published).map(|c| c.name.as_str());
+            let columns = table.sent().filter(|column| column.large).map(|column| column.name.as_str());
             let found = format!(
                 "has large values in {} ({} outside the rows), and updates may leave them out",
                 columns.collect::<Vec<_>>().join(", "),
-                super::slot::size(table.toast_bytes)
+                super::slot::size(outside(table))
             );
-            Finding::warning("table.large_values", &format!("table {}", table.qualified()), found)
-                .why(why)
-                .fix(format!("alter table {} replica identity full;", table.sql()))
-                .fix("or `omit` the columns in the routes")
+            let finding =
+                Finding::warning("table.large_values", &format!("table {}", table.qualified()), found);
+            let full = make_full(Publishing::of(&facts.contract), table);
+            let fixes = full.map(|full| format!("{full};")).into_iter();
+            fixes.fold(finding.why(why), Finding::fix).fix("or `omit` the columns in the routes")
         })
         .collect();
     if !one_day.is_empty() {
@@ -310,8 +252,11 @@ fn large_values(tables: &[&Table]) -> Vec<Finding> {
 
 /// Streaming needs no rights on tables; telling rows again does.
 fn rights(tables: &[&Table], facts: &Facts) -> Option<Finding> {
-    let missing: Vec<String> =
-        tables.iter().filter(|table| !table.selectable).map(|table| table.sql()).collect();
+    let missing: Vec<String> = tables
+        .iter()
+        .filter(|table| !table.selectable)
+        .map(|table| sql::table(&table.itself.schema, &table.itself.name))
+        .collect();
     if missing.is_empty() {
         return None;
     }

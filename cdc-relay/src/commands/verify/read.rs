@@ -279,7 +279,8 @@ impl Reading {
         let newest = self.newest;
         let verdict = |(source, told): (String, Told)| {
             let findings = told.chain.finish(newest.get(&source).copied().unwrap_or_default());
-            Verdict { whole: findings.is_whole(), source, told_again: told.told_again, findings }
+            let whole = findings.is_whole();
+            Verdict { whole, told_again: told.told_again, findings, ..Verdict::of(source) }
         };
         (self.records, self.sources.into_iter().map(verdict).collect(), notes)
     }

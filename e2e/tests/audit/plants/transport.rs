@@ -126,6 +126,110 @@ pub const TRANSPORT: &[Plant] = &[
         ..NOTHING
     },
     Plant {
+        what: "an older version of a payment told again with another body",
+        complain: &["T3"],
+        plant: |scene| {
+            let mut again = scene.tellings.get(&format!("payments/payments/{COMPLETED}/1")).clone();
+            again.body["amount"] = json!(1);
+            scene.tellings.0.push(again);
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "an older version of a charge told again with another body",
+        complain: &["T3"],
+        processor: concat!("update charges set version = 4 where payment_id = ", id!("0f")),
+        plant: |scene| {
+            let id = format!("processor/charges/{UNKNOWN_ONCE}/4");
+            let mut earlier = scene.tellings.get(&id).clone();
+            earlier.id = format!("processor/charges/{UNKNOWN_ONCE}/2");
+            earlier.event_type = "payment.result.unknown.v1".to_owned();
+            (earlier.body["version"], earlier.body["status"]) = (json!(2), json!("unknown"));
+            let index = scene.tellings.index(&id);
+            scene.tellings.0.insert(index, earlier.clone());
+            scene.tellings.link();
+            earlier.body["amount"] = json!(1);
+            scene.tellings.0.push(earlier);
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "older versions told again as they were",
+        complain: &[],
+        plant: |scene| {
+            for version in 1..=3 {
+                let id = format!("payments/payments/{UNKNOWN_ONCE}/{version}");
+                let again = scene.tellings.get(&id).clone();
+                scene.tellings.0.push(again);
+            }
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "an older version told again with another body, explained",
+        complain: &[],
+        plant: |scene| {
+            let mut again = scene.tellings.get(&format!("payments/payments/{COMPLETED}/1")).clone();
+            again.body["amount"] = json!(1);
+            scene.tellings.0.push(again);
+            scene.explained.push("PaymentTopic/0/19");
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "an event of a payment that never was, explained",
+        complain: &[],
+        plant: |scene| {
+            let mut body = scene.tellings.get(&format!("payments/payments/{DECLINED}/1")).body.clone();
+            body["payment_id"] = json!(STRANGER);
+            scene.tellings.tell_payment(body);
+            scene.explained.push("PaymentTopic/0/19");
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "an event of a payment that never was, and another one explained",
+        complain: &["S4", "T3"],
+        plant: |scene| {
+            let mut body = scene.tellings.get(&format!("payments/payments/{DECLINED}/1")).body.clone();
+            body["payment_id"] = json!(STRANGER);
+            scene.tellings.tell_payment(body);
+            scene.explained.push("BalanceTopic/0/20");
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "an end that was never committed, explained",
+        complain: &[],
+        plant: |scene| {
+            let mut body = scene.tellings.get(&format!("payments/payments/{COMPLETED}/3")).body.clone();
+            (body["version"], body["event"], body["status"]) = (json!(4), json!("failed"), json!("failed"));
+            scene.tellings.tell_payment(body);
+            scene.explained.push("PaymentTopic/0/19");
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "an entry that was never committed, explained",
+        complain: &[],
+        plant: |scene| {
+            let mut body = scene.tellings.get(&format!("balance/ledger/{COMPLETED}/1")).body.clone();
+            body["payment_id"] = json!(STRANGER);
+            scene.tellings.entry(&body);
+            scene.explained.push("BalanceTopic/0/13");
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "poison that nobody parked, explained",
+        complain: &[],
+        plant: |scene| {
+            scene.tellings.poison();
+            scene.explained.push("PaymentTopic/0/19");
+        },
+        ..NOTHING
+    },
+    Plant {
         what: "poison that nobody parked",
         complain: &["T3"],
         plant: |scene| scene.tellings.poison(),

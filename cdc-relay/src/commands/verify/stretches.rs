@@ -1,0 +1,77 @@
+//! Stretches of the log in which tables with routes may have sent nothing. No chain shows them: what was not sent has no
+//! position. The relay writes them to the state topic when it notices.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use serde::Serialize;
+
+use super::Verdict;
+use crate::coverage::record::{Break, Record, record_key};
+use crate::routes::{Routes, Source};
+use crate::topics::Reader;
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Stretch {
+    pub what: String,
+    /// Everything was sent up to this commit.
+    pub since: String,
+    /// All rows were read again as they were at this position; `None`: they were not read again yet.
+    pub until: Option<String>,
+}
+
+impl Stretch {
+    fn all(record: Record) -> Vec<Stretch> {
+        let stretch = |Break { what, since }, until| Stretch { what, since: since.to_string(), until };
+        let healed =
+            record.healed.into_iter().map(|healed| stretch(healed.broken, Some(healed.until.to_string())));
+        let broken = record.broken.into_iter().map(|broken| stretch(broken, None));
+        healed.chain(broken).collect()
+    }
+}
+
+/// By CloudEvents source. `None`: there is no state topic.
+pub fn read(brokers: &str, routes: &Routes) -> Result<Option<BTreeMap<String, Vec<Stretch>>>> {
+    let key = |source: &Source| record_key(&format!("{}/{}", source.name.get_ref(), source.slot.get_ref()));
+    let sources: BTreeMap<String, String> =
+        routes.sources.iter().map(|source| (key(source), source.event_source.get_ref().clone())).collect();
+    let mut records: BTreeMap<String, Record> = BTreeMap::new();
+    let topic = routes.relay.state_topic.get_ref();
+    let read = Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
+        let known = std::str::from_utf8(key.unwrap_or_default()).ok().and_then(|key| sources.get(key));
+        if let Some(source) = known {
+            match value.map(serde_json::from_slice).transpose().context("publication record")? {
+                Some(record) => records.insert(source.clone(), record),
+                None => records.remove(source),
+            };
+        }
+        Ok(())
+    });
+    match read {
+        Ok(_) => {}
+        Err(error) if is_missing(&error) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let all = |(source, record)| (source, Stretch::all(record));
+    Ok(Some(records.into_iter().map(all).collect()))
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    use RDKafkaErrorCode::{UnknownPartition, UnknownTopic, UnknownTopicOrPartition};
+    let code = error.downcast_ref::<KafkaError>().and_then(KafkaError::rdkafka_error_code);
+    matches!(code, Some(UnknownPartition | UnknownTopic | UnknownTopicOrPartition))
+}
+
+/// Adds the stretches to the verdicts: what is not read again yet is not whole.
+pub fn judge(verdicts: &mut Vec<Verdict>, stretches: BTreeMap<String, Vec<Stretch>>) {
+    for (source, stretches) in stretches.into_iter().filter(|(_, stretches)| !stretches.is_empty()) {
+        let index = verdicts.iter().position(|verdict| verdict.source == source).unwrap_or_else(|| {
+            verdicts.push(Verdict::of(source));
+            verdicts.len() - 1
+        });
+        let Some(verdict) = verdicts.get_mut(index) else { continue };
+        verdict.whole &= stretches.iter().all(|stretch| stretch.until.is_some());
+        verdict.may_be_missing = stretches;
+    }
+}

@@ -1,0 +1,54 @@
+//! What the state topic keeps of a source's publication: what it sends, and since when that is in doubt.
+
+use serde::{Deserialize, Serialize};
+
+use super::Coverage;
+use crate::lsn::Lsn;
+use crate::state::as_text;
+
+/// Between the memory's key and nothing: the end of the record's key.
+const SUFFIX: &str = "/publication";
+
+/// The value of the record.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// What the stream is read under.
+    pub coverage: Coverage,
+    /// Tables with routes may have sent nothing: nothing is emitted before the rows were read again.
+    #[serde(default)]
+    pub broken: Option<Break>,
+    /// Breaks after which the rows were read again.
+    #[serde(default)]
+    pub healed: Vec<Healed>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Break {
+    pub what: String,
+    /// Up to here everything was sent.
+    #[serde(with = "as_text")]
+    pub since: Lsn,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Healed {
+    #[serde(flatten)]
+    pub broken: Break,
+    /// The rows were read again as they were here.
+    #[serde(with = "as_text")]
+    pub until: Lsn,
+}
+
+impl Record {
+    /// The record after all rows were read again.
+    pub fn healed(before: Option<Record>, coverage: Coverage, until: Lsn) -> Record {
+        let Record { broken, mut healed, .. } = before.unwrap_or_default();
+        healed.extend(broken.map(|broken| Healed { broken, until }));
+        Record { coverage, broken: None, healed }
+    }
+}
+
+/// The record's key in the state topic.
+pub fn record_key(memory_key: &str) -> String {
+    format!("{memory_key}{SUFFIX}")
+}

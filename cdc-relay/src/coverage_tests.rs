@@ -1,0 +1,232 @@
+//! What is a loss, and what is not.
+
+use super::*;
+
+fn source(deletes: bool) -> Source {
+    let deletes = if deletes { "deletes = \"event\"" } else { "" };
+    let file = format!(
+        "[[sources]]\nname = \"s\"\nurl = \"postgres://h/d\"\npublication = \"p\"\n\
+         [[sources.tables]]\nname = \"t\"\n[[sources.tables.routes]]\ntopic = \"x\"\ntype = \"y.{{@op}}\"\n{deletes}\n"
+    );
+    let routes = crate::routes::Routes::parse(&file, |_| None).expect("routes");
+    routes.sources.into_iter().next().expect("a source")
+}
+
+fn member(oid: u32, made: &str) -> Member {
+    Member { oid, of: "table public.t".to_owned(), made: made.to_owned(), ..Member::default() }
+}
+
+fn limited(member: Member, columns: Option<&[i32]>, filter: Option<&str>) -> Member {
+    Member { columns: columns.map(<[i32]>::to_vec), filter: filter.map(str::to_owned), ..member }
+}
+
+fn part(oid: u32, made: &str) -> Part {
+    Part { oid, name: format!("part_{oid}"), made: made.to_owned() }
+}
+
+fn table(name: &str, members: Vec<Member>) -> Table {
+    Table {
+        schema: "public".to_owned(),
+        name: name.to_owned(),
+        oid: 100,
+        place: Some("5".to_owned()),
+        shape: "s".to_owned(),
+        members,
+        parts: vec![part(201, "7"), part(202, "8")],
+        detached: vec![203],
+    }
+}
+
+fn coverage(tables: Vec<Table>) -> Coverage {
+    let publication = Publication {
+        oid: 1,
+        made: "10".to_owned(),
+        command: 0,
+        inserts: true,
+        updates: true,
+        deletes: true,
+    };
+    Coverage { publication: Some(publication), tables }
+}
+
+fn one(members: Vec<Member>) -> Coverage {
+    coverage(vec![table("t", members)])
+}
+
+fn published(change: impl FnOnce(&mut Publication)) -> Coverage {
+    let mut coverage = one(vec![member(11, "10")]);
+    change(coverage.publication.as_mut().expect("a publication"));
+    coverage
+}
+
+fn tabled(change: impl FnOnce(&mut Table)) -> Coverage {
+    let mut coverage = one(vec![member(11, "10")]);
+    change(&mut coverage.tables[0]);
+    coverage
+}
+
+/// What is said of the change, if anything is.
+fn said(before: &Coverage, after: &Coverage, replaced: &[(&str, &str)]) -> String {
+    let command = |by: &str| Command { transaction: by.to_owned(), number: 0 };
+    let replaced = replaced.iter().map(|(what, by)| ((*what).to_owned(), command(by))).collect();
+    losses(before, after, &source(false), &Replaced(replaced)).join("; ")
+}
+
+#[test]
+fn a_change_of_the_publication_is_a_loss_unless_it_is_one_and_takes_nothing_away() {
+    let before = one(vec![member(11, "10")]);
+    let altered = |made: &str| published(|publication| publication.made = made.to_owned());
+    let nothing = Coverage { publication: None, tables: Vec::new() };
+    for (after, replaced, says) in [
+        (before.clone(), vec![], ""),
+        (nothing, vec![], "publication p was dropped"),
+        (published(|publication| publication.oid = 2), vec![], "made again"),
+        (published(|publication| publication.inserts = false), vec![], "inserts any more"),
+        (published(|publication| publication.updates = false), vec![], "updates any more"),
+        // No route takes them.
+        (published(|publication| publication.deletes = false), vec![], ""),
+        (altered("20"), vec![("publication 1", "20")], ""),
+        (altered("20"), vec![("publication 1", "15")], "more than once"),
+        (altered("20"), vec![], "while nobody looked"),
+    ] {
+        let said = said(&before, &after, &replaced);
+        assert!(if says.is_empty() { said.is_empty() } else { said.contains(says) }, "{said}; {says}");
+    }
+    let without = published(|publication| publication.deletes = false);
+    assert!(losses(&before, &without, &source(true), &Replaced::default())[0].contains("deletes any more"));
+}
+
+#[test]
+fn a_table_that_is_another_one_or_sent_for_another_reason_is_a_loss() {
+    let before = one(vec![member(11, "10")]);
+    let put_back = one(vec![member(12, "20")]);
+    for (after, says) in [
+        (coverage(vec![]), "is not published any more"),
+        (
+            coverage(vec![Table { name: "u".to_owned(), ..before.tables[0].clone() }]),
+            "not published any more",
+        ),
+        (tabled(|table| table.oid = 101), "dropped and made again"),
+        (put_back.clone(), "taken out of the publication and put in again"),
+        (one(vec![Member { of: "schema public".to_owned(), ..member(12, "20") }]), "was published by"),
+        (
+            tabled(|table| table.parts = vec![part(201, "9"), part(202, "8")]),
+            "part_201 was detached from public.t",
+        ),
+        (tabled(|table| table.parts.push(part(203, "9"))), "part_203 was detached from public.t"),
+    ] {
+        let said = said(&before, &after, &[]);
+        assert!(said.contains(says), "{said}; {says}");
+    }
+    // What is put back as it was has been away, whoever did it: nobody needs a statement that does that at once.
+    assert!(said(&before, &put_back, &[("member 11", "20")]).contains("put in again"));
+}
+
+#[test]
+fn what_is_added_is_no_loss() {
+    let before = one(vec![member(11, "10")]);
+    let by_schema = Member { of: "schema public".to_owned(), ..member(12, "20") };
+    for after in [
+        coverage(vec![before.tables[0].clone(), Table { oid: 300, ..table("u", vec![]) }]),
+        tabled(|table| table.parts.push(part(204, "9"))),
+        tabled(|table| table.parts.clear()),
+        tabled(|table| table.shape = "other".to_owned()),
+        tabled(|table| table.place = Some("6".to_owned())),
+        one(vec![member(11, "10"), by_schema.clone()]),
+    ] {
+        assert_eq!(said(&before, &after, &[]), "", "{after:?}");
+    }
+    // Published twice, it is still sent when one of the two ends.
+    assert_eq!(said(&one(vec![member(11, "10"), by_schema]), &before, &[]), "");
+    // Tables without routes are nobody's loss.
+    let more = coverage(vec![before.tables[0].clone(), table("u", vec![])]);
+    assert_eq!(said(&more, &before, &[]), "");
+    // Nothing was published before: nothing to compare with.
+    assert_eq!(said(&Coverage::default(), &before, &[]), "");
+}
+
+#[test]
+fn a_wider_list_of_columns_is_an_addition_if_one_transaction_brought_it() {
+    let of = |oid, made, columns: Option<&[i32]>, filter| {
+        one(vec![limited(Member { command: 1, ..member(oid, made) }, columns, filter)])
+    };
+    let before = of(11, "10", Some(&[1, 2]), Some("(a > 1)"));
+    let (at_once, later) = (vec![("member 11", "20")], vec![("member 11", "19")]);
+    for (after, replaced, fine) in [
+        (of(12, "20", Some(&[1, 2, 3]), Some("(a > 1)")), &at_once, true),
+        (of(12, "20", None, Some("(a > 1)")), &at_once, true),
+        (of(12, "20", Some(&[2, 1]), None), &at_once, true),
+        (of(12, "20", None, None), &at_once, true),
+        (of(12, "20", None, None), &later, false),
+        (of(12, "20", None, None), &vec![], false),
+        (of(12, "20", Some(&[1, 2]), Some("(a > 1)")), &at_once, false),
+        (of(12, "20", Some(&[1]), None), &at_once, false),
+        (of(12, "20", Some(&[1, 3]), Some("(a > 1)")), &at_once, false),
+        (of(12, "20", Some(&[1, 2, 3]), Some("(a > 2)")), &at_once, false),
+    ] {
+        assert_eq!(said(&before, &after, replaced).is_empty(), fine, "{after:?}");
+    }
+    let whole = one(vec![member(11, "10")]);
+    for (columns, filter) in [(Some(&[1, 2][..]), None), (None, Some("(a > 1)"))] {
+        let limited = one(vec![limited(member(12, "20"), columns, filter)]);
+        assert!(!said(&whole, &limited, &at_once).is_empty());
+        // Besides what is there, it limits what is sent.
+        let both = one(vec![member(11, "10"), limited.tables[0].members[0].clone()]);
+        assert!(said(&whole, &both, &[]).contains("limits public.t"));
+    }
+}
+
+/// As the server numbers the commands of a transaction: `set table` takes all old ones away one by one, then brings
+/// all new ones.
+#[test]
+fn a_statement_between_taking_out_and_putting_in_is_noticed() {
+    let old = |oid, number| (format!("member {oid}"), Command { transaction: "20".to_owned(), number });
+    let at_once = |taken: &[(u32, u32)], oid, brought| {
+        let replaced = Replaced(taken.iter().map(|(oid, number)| old(*oid, *number)).collect());
+        replaced.at_once(&member(oid, "10"), &Member { command: brought, ..member(99, "20") })
+    };
+    assert!(at_once(&[(11, 0)], 11, 1));
+    assert!(!at_once(&[(11, 0)], 11, 2), "a row was written in between");
+    assert!(at_once(&[(11, 4), (12, 6), (13, 5)], 12, 7));
+    assert!(at_once(&[(11, 4), (12, 6), (13, 5)], 11, 7));
+    assert!(!at_once(&[(11, 4), (12, 5)], 12, 7), "a row was written in between");
+    assert!(!at_once(&[(12, 0)], 11, 1), "nobody saw it go");
+    let publication = |command| Publication { made: "20".to_owned(), command, ..Publication::default() };
+    let replaced =
+        Replaced([("publication 0".to_owned(), Command { transaction: "20".to_owned(), number: 1 })].into());
+    assert!(replaced.altered_once(&publication(0), &publication(1)));
+    assert!(!replaced.altered_once(&publication(0), &publication(3)), "altered twice");
+}
+
+#[test]
+fn a_table_that_is_published_by_its_schema_must_not_leave_it() {
+    let by_schema = |place: &str| {
+        let mut coverage = one(vec![Member { of: "schema public".to_owned(), ..member(11, "10") }]);
+        coverage.tables[0].place = Some(place.to_owned());
+        coverage
+    };
+    assert_eq!(said(&by_schema("5"), &by_schema("5"), &[]), "");
+    assert!(said(&by_schema("5"), &by_schema("6"), &[]).contains("out of its schema and back"));
+}
+
+#[test]
+fn a_part_that_was_detached_is_remembered() {
+    let before = one(vec![member(11, "10")]);
+    let without = tabled(|table| table.parts = vec![part(202, "8")]);
+    assert_eq!(without.detached_since(&before), ["part_201 of public.t"]);
+    let now = without.after(&before);
+    assert_eq!(now.tables[0].detached, [203, 201]);
+    let back = tabled(|table| table.parts = vec![part(201, "30"), part(202, "8")]).after(&now);
+    assert!(said(&now, &back, &[]).contains("part_201 was detached"));
+}
+
+#[test]
+fn another_shape_of_a_table_without_routes_is_nothing_to_look_at() {
+    let before = coverage(vec![table("t", vec![]), table("u", vec![])]);
+    let mut after = before.clone();
+    after.tables[1].shape = "other".to_owned();
+    assert!(!before.reshaped(&after, &source(false)));
+    after.tables[0].shape = "other".to_owned();
+    assert!(before.reshaped(&after, &source(false)));
+    assert_eq!(before.watched(&source(false)), [100, 201, 202]);
+}

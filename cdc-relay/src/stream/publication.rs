@@ -1,0 +1,28 @@
+//! What the watch over the publication has noticed.
+
+use anyhow::Result;
+
+use super::Stream;
+use crate::coverage::record::{Record, record_key};
+use crate::kafka::Sent;
+use crate::watch::Notice;
+
+impl Stream<'_> {
+    /// Goes on where more is sent than before, and ends where less may have been.
+    pub(super) fn heed_publication(&mut self) -> Result<()> {
+        while let Some(notice) = self.origin.watch.notice() {
+            let coverage = match notice {
+                Notice::Refused(refusal) => return Err(refusal.into()),
+                Notice::Changed(coverage) => coverage,
+            };
+            let record = Record { coverage, healed: self.origin.healed.clone(), broken: None };
+            let (key, value) = (record_key(&self.origin.memory_key), serde_json::to_vec(&record)?);
+            if self.teller.kafka().note(&self.origin.memory_topic, (&key, &value))? != Sent::Taken {
+                return Ok(());
+            }
+            self.log("the publication sends more than before, or tables have other columns");
+            self.origin.watch.heeded();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,130 @@
+//! Literals in `when` and `names` that Postgres prints otherwise than they are written: such a condition never holds.
+
+use crate::kafka::distinct;
+use crate::release::{cdc_relay, text};
+use crate::rig::Rig;
+
+const SCHEMA: &str = "
+    create type mood as enum ('fine', 'so so');
+    create domain code as char(4);
+    create table orders (
+        id bigint primary key, version int not null default 1, status char(10), price numeric(10,2), at timestamptz,
+        ok boolean, feeling mood, ref uuid, span interval, share real, doc jsonb, raw bytea, place inet, code code,
+        short varchar(3), amount int);
+    create publication events for table orders with (publish = 'insert, update');";
+
+/// Column, what the routes say, and what the server prints: nothing, where it never prints that.
+const WRITTEN: &[(&str, &str, Option<&str>)] = &[
+    ("status", "paid", Some("paid      ")),
+    ("price", "1", Some("1.00")),
+    ("at", "2026-11-23T01:02:03Z", Some("2026-11-23 01:02:03+00")),
+    ("feeling", "sad", None),
+    ("ref", "0196F1D2-0000-7000-8000-000000000001", Some("0196f1d2-0000-7000-8000-000000000001")),
+    ("span", "1 day", Some("P1D")),
+    ("share", "0.10", Some("0.1")),
+    ("doc", "{'a':1}", Some("{\"a\": 1}")),
+    ("raw", "\\xAB", Some("\\xab")),
+    ("place", "10.0.0.1/32", Some("10.0.0.1")),
+    ("code", "x", Some("x   ")),
+    ("short", "longer", Some("lon")),
+    ("amount", "many", None),
+    ("amount", "007", Some("7")),
+];
+
+/// A string in TOML.
+fn toml(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// A route for each, told apart by its type.
+fn routes(rig: &Rig, values: &[(&str, String)], names: &str) {
+    let name = &rig.name;
+    let mut routes = format!(
+        r#"
+[relay]
+state_topic = "{name}.state"
+dead_letter_topic = "{name}.dead"
+
+[[topics]]
+name = "{name}.items"
+
+[[sources]]
+name = "it"
+url = "${{IT_URL}}"
+slot = "{name}"
+publication = "events"
+event_source = "/it"
+
+[[sources.tables]]
+name = "orders"
+{names}
+"#
+    );
+    for (n, (column, value)) in values.iter().enumerate() {
+        let not =
+            if n % 2 == 1 { format!("{{ not = [{}] }}", toml(value)) } else { format!("[{}]", toml(value)) };
+        routes += &format!(
+            "[[sources.tables.routes]]\ntopic = \"{name}.items\"\ntype = \"by-{n}\"\nwhen = {{ {column} = {not} }}\n"
+        );
+    }
+    rig.routes(&routes);
+}
+
+#[tokio::test]
+async fn a_literal_that_is_never_printed_is_refused_with_the_form_to_write() {
+    let mut rig = Rig::bare("literals").await;
+    rig.sql.batch_execute(SCHEMA).await.expect("schema");
+    let written = |text: &str| text.replace('\'', "\"");
+    let values: Vec<(&str, String)> =
+        WRITTEN.iter().map(|(column, text, _)| (*column, written(text))).collect();
+    routes(&rig, &values, "names = { status = { open = \"offen\" } }");
+    let relay = rig.start();
+    let report = relay.state("refused").await;
+    let report = report.replace("\\\"", "\"").replace("\\\\", "\\");
+    let doctor = text(&cdc_relay(&rig, &["doctor", "--json"])).replace("\\\"", "\"").replace("\\\\", "\\");
+    for (column, text, printed) in WRITTEN {
+        let found = match printed {
+            Some(printed) => {
+                format!("{column} with `{}`, which Postgres prints as `{printed}`", written(text))
+            }
+            None => format!("{column} with `{text}`, which the column never holds"),
+        };
+        assert!(report.contains(&found), "{found}: {report}");
+        assert!(doctor.contains(&found), "{found}: {doctor}");
+    }
+    assert!(report.contains("`names` of public.orders"), "{report}");
+    assert!(report.contains("`open`, which Postgres prints as `open      `"), "{report}");
+    drop(relay);
+}
+
+#[tokio::test]
+async fn the_form_that_is_named_matches() {
+    let mut rig = Rig::bare("forms").await;
+    rig.sql.batch_execute(SCHEMA).await.expect("schema");
+    let mut values: Vec<(&str, String)> = Vec::new();
+    for (column, _, printed) in WRITTEN {
+        // Conditions of inclusion only: an odd place is one of exclusion.
+        values.extend(printed.map(|printed| (*column, printed.to_owned())));
+        values.extend(printed.map(|_| ("ok", "true".to_owned())));
+    }
+    let names = "names = { status = { \"paid      \" = \"bezahlt\" }, ok = { true = \"ja\", false = \"nein\" } }\n\
+                 subject = \"{status}-{ok}\"";
+    routes(&rig, &values, names);
+    let relay = rig.streaming().await;
+    rig.sql
+        .batch_execute(
+            "insert into orders values (1, 1, 'paid', 1, '2026-11-23 01:02:03+00', false, 'fine',
+               '0196f1d2-0000-7000-8000-000000000001', '24 hours'::interval, 0.1, '{\"a\":1}', '\\xab', '10.0.0.1', 'x',
+               'lon', 7);
+             update orders set span = '1 day', version = 2",
+        )
+        .await
+        .expect("a row");
+    let told = distinct(&rig.topic(), 2).await;
+    let mut kinds: Vec<&str> = told.iter().map(|event| event.header("ce_type")).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    assert_eq!(kinds.len(), values.len(), "{kinds:?}");
+    assert!(told.iter().all(|event| event.header("ce_subject") == "bezahlt-nein"));
+    drop(relay);
+}

@@ -1,0 +1,299 @@
+//! What a publication sends changes while a relay streams, or while it is away. Whatever a table with routes may not have
+//! sent is never passed over.
+
+use std::time::{Duration, Instant};
+
+use crate::kafka;
+use crate::load::under_load;
+use crate::rig::{Relay, Rig, SCHEMA};
+
+const IN_TIME: Duration = Duration::from_secs(5);
+
+async fn version(rig: &Rig) -> i32 {
+    let ask = "select current_setting('server_version_num')::int / 10000";
+    rig.sql.query_one(ask, &[]).await.expect("version").get(0)
+}
+
+async fn run(rig: &Rig, sql: &str) {
+    rig.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// Waits until the source is refused; answers why.
+async fn refused_in_time(relay: &Relay, since: Instant, what: &str) -> String {
+    loop {
+        let report = relay.get("/health").unwrap_or_default();
+        if report.contains("\"state\":\"refused\"") {
+            return report;
+        }
+        assert!(since.elapsed() < IN_TIME, "{what}: {report}\n{}", relay.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Exit code and answer of a command.
+fn answer(rig: &Rig, command: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = rig.command(command).args(arguments).output().expect("the program");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+fn reconcile(rig: &Rig) {
+    let (code, text) = answer(rig, "reconcile", &["--yes"]);
+    assert_eq!(code, Some(0), "{text}");
+}
+
+fn ids(rig: &Rig) -> Vec<String> {
+    kafka::read(&rig.topic()).iter().map(|event| event.header("ce_id").to_owned()).collect()
+}
+
+/// The loss it prevents: a row that is on no topic, and everything green.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_taken_out_and_put_in_again_is_refused_until_it_is_reconciled() {
+    let mut rig = Rig::new("taken_out").await;
+    let relay = rig.streaming().await;
+    rig.row("a", 1, 1, "made").await;
+    rig.confirmed().await;
+    let began = Instant::now();
+    // Faster than anybody looks.
+    run(
+        &rig,
+        "alter publication events drop table items; insert into items (owner, id, version) values ('lost', 1, 1);
+         alter publication events add table items",
+    )
+    .await;
+    let report = refused_in_time(&relay, began, "taken out").await;
+    for part in ["public.items", "put in again", "cdc-relay reconcile"] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+    assert!(relay.get("/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 503")));
+    rig.row("a", 2, 1, "made").await;
+    // Not by another relay either, and the topics are not called whole.
+    let other = rig.start();
+    assert!(other.state("refused").await.contains("put in again"));
+    relay.stop().await;
+    assert!(other.state("refused").await.contains("put in again"));
+    assert_eq!(ids(&rig), ["it/items/a/1/1"]);
+    let (code, text) = answer(&rig, "verify", &[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains("put in again") && !text.contains("is whole"), "{text}");
+    let (code, text) = answer(&rig, "verify", &["--json"]);
+    assert_eq!(code, Some(1), "{text}");
+    reconcile(&rig);
+    other.streams().await;
+    rig.row("a", 3, 1, "made").await;
+    rig.confirmed().await;
+    let mut told = ids(&rig);
+    told.sort();
+    told.dedup();
+    assert_eq!(told, ["it/items/a/1/1", "it/items/a/2/1", "it/items/a/3/1", "it/items/lost/1/1"]);
+    let (code, text) = answer(&rig, "verify", &[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("put in again"), "the stretch is named: {text}");
+}
+
+/// How less is sent, and what puts it right; from which version on.
+const LESS: [(i32, &str, &str, &str); 13] = [
+    (
+        14,
+        "alter publication events drop table items",
+        "alter publication events add table items",
+        "not published any more",
+    ),
+    (
+        14,
+        "drop publication events",
+        "create publication events for table items with (publish = 'insert, update')",
+        "was dropped",
+    ),
+    (
+        14,
+        "drop publication events; create publication events for table items with (publish = 'insert, update')",
+        "",
+        "made again",
+    ),
+    (
+        14,
+        "alter publication events set (publish = 'insert')",
+        "alter publication events set (publish = 'insert, update')",
+        "updates any more",
+    ),
+    (
+        14,
+        "alter publication events set (publish = ''); alter publication events set (publish = 'insert, update')",
+        "",
+        "more than once",
+    ),
+    (
+        14,
+        "alter table items rename to others",
+        "alter table others rename to items",
+        "not published any more",
+    ),
+    (14, "drop table items; {items}; alter publication events add table items", "", "made again"),
+    (
+        14,
+        "create table spare (id int primary key); alter publication events set table spare",
+        "alter publication events set table items; drop table spare",
+        "not published any more",
+    ),
+    (
+        14,
+        "alter table items rename column note to remark",
+        "alter table items rename column remark to note",
+        "note",
+    ),
+    (
+        15,
+        "alter publication events set table items where (id > 5)",
+        "alter publication events set table items",
+        "filter",
+    ),
+    (
+        15,
+        "alter publication events set table items (owner, id, version, kind, note, at, amount)",
+        "alter publication events set table items",
+        "list of columns",
+    ),
+    (15, "alter publication events set tables in schema public", "", "taken out of the publication"),
+    (
+        14,
+        "alter publication events rename to others",
+        "alter publication others rename to events",
+        "was dropped",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_makes_a_table_send_less_is_refused_within_seconds() {
+    let mut rig = Rig::new("less").await;
+    let version = version(&rig).await;
+    let relay = rig.streaming().await;
+    let (items, _) = SCHEMA.split_once(';').expect("the table");
+    for (since, change, back, says) in LESS {
+        if version < since {
+            continue;
+        }
+        rig.row("a", 1, 1, "made").await;
+        rig.confirmed().await;
+        let began = Instant::now();
+        run(&rig, &change.replace("{items}", items)).await;
+        let report = refused_in_time(&relay, began, change).await;
+        assert!(report.contains(says), "{change}: {report}");
+        run(&rig, &back.replace("{items}", items)).await;
+        // What only the columns are of is put right without more.
+        if says != "note" {
+            reconcile(&rig);
+        }
+        relay.streams().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_while_no_relay_ran_is_noticed_at_the_start() {
+    for change in [
+        "alter publication events drop table items; insert into items (owner, id, version) values ('lost', 1, 1);
+         alter publication events add table items",
+        "alter publication events set (publish = 'update'); insert into items (owner, id, version) values ('lost', 1, 1);
+         alter publication events set (publish = 'insert, update')",
+    ] {
+        let mut rig = crate::refusals::used("away").await;
+        run(&rig, change).await;
+        let relay = rig.start();
+        let report = relay.state("refused").await;
+        assert!(report.contains("may not have been sent"), "{report}");
+        rig.row("a", 2, 1, "made").await;
+        assert_eq!(ids(&rig), ["it/items/a/1/1"]);
+        reconcile(&rig);
+        relay.streams().await;
+        assert!(ids(&rig).contains(&"it/items/lost/1/1".to_owned()));
+    }
+}
+
+/// Somebody's words that nothing was written in between.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_break_that_is_known_to_be_empty_can_be_taken_back() {
+    let mut rig = crate::refusals::used("empty").await;
+    run(&rig, "alter publication events drop table items; alter publication events add table items").await;
+    let relay = rig.start();
+    assert!(relay.state("refused").await.contains("/publication"));
+    kafka::write(&format!("{}.state", rig.name), &format!("it/{}/publication", rig.name), None);
+    relay.streams().await;
+    rig.row("a", 2, 1, "made").await;
+    rig.confirmed().await;
+    assert_eq!(ids(&rig), ["it/items/a/1/1", "it/items/a/2/1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_and_tables_that_are_published_under_load_cost_nothing() {
+    let mut rig = Rig::new("wider").await;
+    let lists = version(&rig).await >= 15;
+    let mut columns = "owner, id, version, kind, note, amount, at".to_owned();
+    if lists {
+        run(&rig, &format!("alter publication events set table items ({columns})")).await;
+    }
+    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    for n in 0..4 {
+        columns = format!("{columns}, extra_{n}");
+        let publish = if lists {
+            format!("alter publication events set table items ({columns});")
+        } else {
+            String::new()
+        };
+        let migration = format!(
+            "begin; alter table items add column extra_{n} text default 'new'; {publish}
+             create table other_{n} (id int primary key); commit; alter publication events add table other_{n}"
+        );
+        // The load may win.
+        while rig.sql.batch_execute(&migration).await.is_err() {
+            run(&rig, "rollback").await;
+        }
+        // Longer than between two looks.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        load.more(50).await;
+    }
+    load.stop().await;
+    let report = oracle.judge(&rig).await;
+    assert_eq!(report.dead, 0);
+    report.expect(250);
+    assert!(kafka::read(&rig.topic()).last().expect("an event").value.contains("\"extra_3\":\"new\""));
+    assert!(relay.metric("cdc_relay_sessions_total") < 2.0, "{}", relay.log());
+    let (code, text) = answer(&rig, "verify", &[]);
+    assert_eq!(code, Some(0), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_may_come_and_go_but_not_come_back() {
+    let mut rig = Rig::bare("partition").await;
+    run(
+        &rig,
+        "create table items (owner text, id bigint, version int, kind text default 'made', note text, amount bigint,
+            at timestamptz, primary key (owner, id)) partition by list (owner);
+         create table items_a partition of items for values in ('a');
+         create table items_b partition of items for values in ('b');
+         create publication events for table items with (publish = 'insert, update', publish_via_partition_root)",
+    )
+    .await;
+    rig.routes(&rig.default_routes());
+    let relay = rig.streaming().await;
+    rig.row("a", 1, 1, "made").await;
+    run(&rig, "create table items_c partition of items for values in ('c')").await;
+    rig.row("c", 1, 1, "made").await;
+    run(&rig, "drop table items_a; alter table items detach partition items_b").await;
+    crate::rig::eventually("a word about it", || async { relay.log().contains("items_b").then_some(()) })
+        .await;
+    rig.row("c", 2, 1, "made").await;
+    rig.confirmed().await;
+    relay.streams().await;
+    let began = Instant::now();
+    run(
+        &rig,
+        "insert into items_b (owner, id, version) values ('b', 1, 1);
+         alter table items attach partition items_b for values in ('b')",
+    )
+    .await;
+    let report = refused_in_time(&relay, began, "attached again").await;
+    assert!(report.contains("items_b was detached from public.items"), "{report}");
+    reconcile(&rig);
+    relay.streams().await;
+    assert!(ids(&rig).contains(&"it/items/b/1/1".to_owned()));
+}
