@@ -120,7 +120,7 @@ pub struct Column {
     pub name: String,
     /// The built-in type that it prints like, once `catalog` has looked.
     pub type_oid: u32,
-    /// Part of the replica identity; under identity full or nothing of the primary key, once `catalog` has looked.
+    /// Part of the replica identity; under identity full or nothing of what identifies a row, once `catalog` has looked.
     pub key: bool,
 }
 

@@ -62,7 +62,7 @@ impl<'c> Present<'c> {
         }))
     }
 
-    /// Fills in the row that has the letter's primary key, and answers the table as it is now.
+    /// Fills in the row that has the letter's key, and answers the table as it is now.
     pub fn fill(&mut self, letter: &Letter, made: &mut Made) -> Result<Result<Relation, Problem>> {
         let statement = self.table(&letter.table)?.and_then(|table| Ok((select(&table, letter)?, table)));
         let (statement, table) = match statement {
@@ -116,7 +116,7 @@ fn select(table: &Table, letter: &Letter) -> Result<String, Problem> {
     }
     let condition = |name: &str| match letter.column(name) {
         Some(Some(text)) => Ok(table.equals(name, text)),
-        _ => Err(Problem(format!("the letter lacks {name}, a column of the primary key"))),
+        _ => Err(Problem(format!("the letter lacks {name}, a column that identifies the row"))),
     };
     let conditions: Vec<String> = table.key_columns().map(condition).collect::<Result<_, _>>()?;
     if conditions.is_empty() {

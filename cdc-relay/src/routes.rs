@@ -114,7 +114,7 @@ pub struct Table {
     /// As it is written.
     pub name: Text,
     pub of: TableName,
-    /// None: the primary key.
+    /// None: the columns that identify a row.
     pub key: Option<Text>,
     pub id: Option<Text>,
     pub subject: Option<Text>,

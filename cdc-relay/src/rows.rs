@@ -49,7 +49,7 @@ pub struct Page<'a> {
 /// `"char"`
 const CHAR: u32 = 18;
 
-/// A column's value in SQL, from its text. Servers before 16 do not read a byte that is no UTF-8 as 16 print it.
+/// A column's value in SQL, from its text. Servers before 15 do not read a byte that is no UTF-8 as 15 print it.
 fn value(text: &str, type_oid: u32) -> String {
     match utf8::byte(text) {
         Some(byte) if type_oid == CHAR => format!("({})::\"char\"", byte.cast_signed()),
@@ -86,7 +86,7 @@ impl Table {
         self.relation.columns.get(key.index).map_or(0, |column| column.type_oid)
     }
 
-    /// The query for all rows, or for a page of them by primary key.
+    /// The query for all rows, or for a page of them by key.
     pub fn select(&self, page: Option<Page<'_>>) -> String {
         let columns: Vec<String> =
             self.relation.columns.iter().map(|column| identifier(&column.name)).collect();

@@ -1,6 +1,6 @@
 //! Tells the rows that were there before the slot, while the stream runs.
 //!
-//! A table is read in chunks by primary key, on a connection of its own (`reader`). After each chunk a mark is written
+//! A table is read in chunks by what identifies its rows, on a connection of its own (`reader`). After each chunk a mark is written
 //! to the log; where the stream meets it, the rows of the chunk are told that the stream has not told in a newer state
 //! (`window`). So the tellings of a row never go backwards, and the stream waits for no query. When a chunk is
 //! acknowledged, its last key is noted in the state topic: the next start goes on from there.
@@ -237,15 +237,16 @@ impl Snapshots {
             return Ok(());
         };
         let Some(course) = self.courses.front_mut() else { return Ok(()) };
+        // First: by another key than the stream's now, no window would ever hold.
+        if !chunk.table.key_columns().eq(course.position.key.iter().map(String::as_str)) {
+            bail!("the key of {} was changed", course.table.name());
+        }
         if !self.window.is_open() {
             tracing::debug!(
                 source = self.source,
                 "a chunk is read again: the stream changed too much beside it"
             );
             return Ok(());
-        }
-        if !chunk.table.key_columns().eq(course.position.key.iter().map(String::as_str)) {
-            bail!("the primary key of {} was changed", course.table.name());
         }
         let plan = teller.plan(&chunk.table.relation)?;
         let mut told = 0;

@@ -166,11 +166,22 @@ pub enum Refusal {
 
 impl std::error::Error for Refusal {}
 
+const AGAIN: &str = "Rows committed in between are not on Kafka. To go on: tell every row again with `cdc-relay \
+     reconcile`, or, if a gap is acceptable or known to be empty, drop the slot if it exists and write a tombstone for \
+     this source to the state topic; the next start then begins at the present.";
+
+/// What may be done about a change that cannot be decoded, by the SQLSTATE of the server's error.
+fn way_out(code: &str) -> &'static str {
+    match code {
+        "22P05" | "22021" => {
+            "The database's encoding has values that are no text in UTF-8: write the value anew in its row"
+        }
+        _ => "If the row is still there and wrong, correct it",
+    }
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const AGAIN: &str = "Rows committed in between are not on Kafka. To go on: tell every row again with \
-             `cdc-relay reconcile`, or, if a gap is acceptable or known to be empty, drop the slot if it exists and \
-             write a tombstone for this source to the state topic; the next start then begins at the present.";
         match self {
             Self::MemoryMissing { slot } => write!(
                 f,
@@ -225,20 +236,13 @@ impl fmt::Display for Refusal {
                  again: it starts over."
             ),
             Self::Contract(problem) => f.write_str(problem),
-            Self::Undecodable { position, code, problem } => {
-                let way = match code.as_str() {
-                    "22P05" | "22021" => {
-                        "The database's encoding has values that are no text in UTF-8: write the value anew in its row"
-                    }
-                    _ => "If the row is still there and wrong, correct it",
-                };
-                write!(
-                    f,
-                    "the server cannot decode the change at {position}: {problem} (SQLSTATE {code}). Every session ends \
-                     there, and nothing behind it is sent. {way}, then emit every row again, from a slot behind it, with \
-                     `cdc-relay reconcile`. It is tried again every minute."
-                )
-            }
+            Self::Undecodable { position, code, problem } => write!(
+                f,
+                "the server cannot decode the change at {position}: {problem} (SQLSTATE {code}). Every session ends \
+                 there, and nothing behind it is sent. {}, then emit every row again, from a slot behind it, with \
+                 `cdc-relay reconcile`. It is tried again every minute.",
+                way_out(code)
+            ),
             Self::Broken(Break { what, since }) => write!(
                 f,
                 "{what}. Rows of tables with routes that were committed after {since} may not have been sent. Put the \

@@ -1,7 +1,7 @@
 //! What Postgres prints is text in UTF-8, with one exception: the type `"char"`, whose values above 0x7F servers before
-//! 16 print as the byte that they are, also inside of arrays and composite types.
+//! 15 print as the byte that they are, also inside of arrays and composite types.
 //!
-//! Rule: such a byte leaves the relay as 16 and later print it, a backslash and three octal digits (`\351`), whether
+//! Rule: such a byte leaves the relay as 15 and later print it, a backslash and three octal digits (`\351`), whether
 //! in a key, a header, a body, a dead letter or a message. Everything that the relay writes is UTF-8.
 
 use std::borrow::Cow;

@@ -175,6 +175,8 @@ impl Session {
             ("extra_float_digits", "3"),
             ("statement_timeout", "0"),
             ("standard_conforming_strings", "on"),
+            // Questions to the catalog look dear and are cheap: compiling them takes seconds.
+            ("jit", "off"),
         ];
         let options = database.get_options().map(|options| ("options", options));
         let mut out = BytesMut::new();

@@ -1,19 +1,26 @@
-//! The circuit breaker: while the gateway is out of order no calls are made, and no messages are taken for
-//! them.
+//! The circuit breakers: one for each service that is paid, and one for the gateway as a whole.
 //!
-//! Only faults count against it: a decline is an answer of a gateway that works. After a pause a few probes go
-//! out; when all of them are answered, calls flow again.
+//! * While the gateway fails for a service, no calls are made for it. While nobody can connect to the gateway, no calls
+//!   are made at all, and no messages are taken.
+//! * Only faults count: a decline is an answer of a gateway that works. Of one user only some count, so that a user
+//!   whose calls hang does not close a service to the others.
+//! * After a pause a few probes go out; when all of them are answered, calls flow again.
+//! * A refusal is no attempt: who is refused writes nothing and asks again later.
 //!
 //! Why not a crate: `failsafe` lets every call through while half-open, `recloser` at least so many; with
 //! hundreds of calls waiting either would send them all to a gateway that may still be down. Here the probes
 //! are counted while they are under way, a call begun before the breaker opened says nothing about the
 //! probes, and whoever takes messages can wait for calls to flow.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus::IntGauge;
 use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::charge::Charge;
 
 /// When it opens and closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,11 +48,18 @@ pub enum State {
 pub enum Health {
     /// It answered, be it a decline.
     Answered,
-    /// It could not be reached, was silent, broke off or failed.
+    /// Nobody could connect to it, for whatever service.
+    Unreachable,
+    /// It was silent, broke off or failed.
     Fault,
     /// Nothing was learned.
     Neither,
 }
+
+/// Of the faults after which a breaker opens, one user's are at most every fifth.
+const USER_PART: u32 = 5;
+/// More services than this share one breaker: a name that nobody knows must not cost memory.
+const SERVICES_MAX: usize = 10_000;
 
 impl State {
     /// Whether a call may begin at `now`, and the state in which that leaves the breaker.
@@ -66,18 +80,27 @@ impl State {
         let open = State::Open { until: now + limits.pause };
         match (self, health) {
             (State::Closed { .. }, Health::Answered) => State::Closed { faults: 0 },
-            (State::Closed { faults }, Health::Fault) if faults + 1 >= limits.faults => open,
-            (State::Closed { faults }, Health::Fault) => State::Closed { faults: faults + 1 },
+            (State::Closed { faults }, Health::Fault | Health::Unreachable)
+                if faults + 1 >= limits.faults =>
+            {
+                open
+            }
+            (State::Closed { faults }, Health::Fault | Health::Unreachable) => {
+                State::Closed { faults: faults + 1 }
+            }
             (State::Closed { .. }, Health::Neither) => self,
             // Nothing begins while it is open.
-            (State::Open { .. }, Health::Answered | Health::Fault | Health::Neither) => self,
+            (
+                State::Open { .. },
+                Health::Answered | Health::Fault | Health::Unreachable | Health::Neither,
+            ) => self,
             (State::HalfOpen { answered, .. }, Health::Answered) if answered + 1 >= limits.probes => {
                 State::Closed { faults: 0 }
             }
             (State::HalfOpen { under_way, answered }, Health::Answered) => {
                 State::HalfOpen { under_way: under_way.saturating_sub(1), answered: answered + 1 }
             }
-            (State::HalfOpen { .. }, Health::Fault) => open,
+            (State::HalfOpen { .. }, Health::Fault | Health::Unreachable) => open,
             (State::HalfOpen { under_way, answered }, Health::Neither) => {
                 State::HalfOpen { under_way: under_way.saturating_sub(1), answered }
             }
@@ -96,6 +119,14 @@ impl State {
                     probes => Room::Probes(probes),
                 }
             }
+        }
+    }
+
+    /// When to ask again, of one that lets no call begin.
+    fn refusal(self) -> Refusal {
+        match self {
+            State::Open { until } => Refusal { until: Some(until) },
+            State::Closed { .. } | State::HalfOpen { .. } => Refusal { until: None },
         }
     }
 
@@ -122,16 +153,23 @@ pub enum Room {
 
 /// The state, and how many of its periods there were before: a call that began in one of them says nothing
 /// about this one.
-#[derive(Clone, Copy)]
 struct Now {
     state: State,
     period: u64,
+    /// Faults in a row by user.
+    users: HashMap<Uuid, u32>,
 }
 
-/// The one breaker of a process; clones share it.
+struct Table {
+    whole: Now,
+    /// A service that is not there has a breaker that was never opened.
+    services: HashMap<String, Now>,
+}
+
+/// The breakers of a process; clones share them.
 #[derive(Clone)]
 pub struct Breaker {
-    now: Arc<watch::Sender<Now>>,
+    table: Arc<watch::Sender<Table>>,
     limits: Limits,
     gauge: IntGauge,
 }
@@ -139,8 +177,18 @@ pub struct Breaker {
 /// The right to make one call. Dropped without a word, nothing was learned by the call.
 pub struct Pass {
     breaker: Breaker,
-    period: u64,
+    service: String,
+    user: Uuid,
+    /// Of the whole, and of the service.
+    periods: (u64, u64),
     health: Health,
+}
+
+/// No call now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// None before this instant; without one, before a probe has ended.
+    pub until: Option<Instant>,
 }
 
 /// A time in which calls may begin.
@@ -152,29 +200,48 @@ pub struct Opening {
 }
 
 impl Breaker {
-    /// `gauge` is 0 while closed, 1 while half-open, 2 while open.
+    /// `gauge` is 0 while all are closed, 1 while one is half-open, 2 while one is open.
     pub fn new(limits: Limits, gauge: IntGauge) -> Breaker {
-        let now = Now { state: State::Closed { faults: 0 }, period: 0 };
-        Breaker { now: Arc::new(watch::Sender::new(now)), limits, gauge }
+        let table = Table { whole: Now::closed(), services: HashMap::new() };
+        Breaker { table: Arc::new(watch::Sender::new(table)), limits, gauge }
     }
 
-    /// The right to make a call, unless the breaker is open or enough probes are under way.
-    pub fn begin(&self) -> Option<Pass> {
-        let mut period = None;
-        self.now.send_if_modified(|now| {
-            let (state, may) = now.state.begin(Instant::now(), &self.limits);
-            let changed = self.enter(now, state);
-            period = may.then_some(now.period);
-            changed
+    /// The right to make a call, unless a breaker is open or enough probes are under way.
+    pub fn begin(&self, charge: &Charge) -> Result<Pass, Refusal> {
+        let mut begun = Err(Refusal { until: None });
+        self.table.send_if_modified(|table| {
+            let (whole, service, now) = table.pair(&charge.service_id);
+            let at = Instant::now();
+            let after = (whole.state.begin(at, &self.limits), now.state.begin(at, &self.limits));
+            let ((whole_state, true), (state, true)) = after else {
+                let refusing = if after.0.1 { now.state } else { whole.state };
+                begun = Err(refusing.refusal());
+                return false;
+            };
+            let changed =
+                [enter(whole, whole_state, "all", &self.limits), enter(now, state, service, &self.limits)];
+            begun = Ok((service.to_owned(), (whole.period, now.period)));
+            self.show(table, changed.contains(&true))
         });
-        period.map(|period| Pass { breaker: self.clone(), period, health: Health::Neither })
+        let user = charge.user_id;
+        let pass = |(service, periods)| Pass {
+            breaker: self.clone(),
+            service,
+            user,
+            periods,
+            health: Health::Neither,
+        };
+        begun.map(pass)
     }
 
-    /// Waits until calls may begin.
+    /// Waits until calls may begin, of whatever service.
     pub async fn opening(&self) -> Opening {
-        let mut changes = self.now.subscribe();
+        let mut changes = self.table.subscribe();
         loop {
-            let Now { state, period } = *changes.borrow_and_update();
+            let (state, period) = {
+                let table = changes.borrow_and_update();
+                (table.whole.state, table.whole.period)
+            };
             let until = match state.room(Instant::now(), &self.limits) {
                 Room::Free => return Opening { period, probes: None },
                 Room::Probes(probes) => return Opening { period, probes: Some(probes) },
@@ -194,36 +261,89 @@ impl Breaker {
         }
     }
 
-    /// Waits until the breaker has changed its mind about this.
+    /// Waits until the breaker of the whole has changed its mind about this.
     pub async fn over(&self, opening: Opening) {
-        let mut changes = self.now.subscribe();
-        let _ = changes.wait_for(|now| now.period != opening.period).await;
+        let mut changes = self.table.subscribe();
+        let _ = changes.wait_for(|table| table.whole.period != opening.period).await;
     }
 
-    fn end(&self, period: u64, health: Health) {
-        self.now.send_if_modified(|now| {
-            now.period == period && {
-                let state = now.state.end(health, Instant::now(), &self.limits);
-                self.enter(now, state)
+    fn end(&self, pass: &Pass) {
+        self.table.send_if_modified(|table| {
+            let (whole, service, now) = table.pair(&pass.service);
+            let (at, mut changed) = (Instant::now(), false);
+            if whole.period == pass.periods.0 {
+                // Whoever was connected reached it, whatever came then.
+                let health = match pass.health {
+                    Health::Fault => Health::Answered,
+                    Health::Answered | Health::Unreachable | Health::Neither => pass.health,
+                };
+                changed |= enter(whole, whole.state.end(health, at, &self.limits), "all", &self.limits);
             }
+            if now.period == pass.periods.1 {
+                let health = now.counted(pass.user, pass.health, &self.limits);
+                changed |= enter(now, now.state.end(health, at, &self.limits), service, &self.limits);
+            }
+            self.show(table, changed)
         });
     }
 
-    /// Answers whether those who wait are to look again. Counting while closed wakes nobody.
-    fn enter(&self, now: &mut Now, state: State) -> bool {
-        let before = std::mem::replace(&mut now.state, state);
-        if before.number() == state.number() {
-            return before != state && state.number() != 0;
+    fn show(&self, table: &Table, changed: bool) -> bool {
+        if changed {
+            let all = table.services.values().chain([&table.whole]);
+            self.gauge.set(all.map(|now| now.state.number()).max().unwrap_or(0));
         }
-        now.period += 1;
-        self.gauge.set(state.number());
-        match state {
-            State::Open { .. } => tracing::warn!(pause = ?self.limits.pause, "the gateway fails: no calls"),
-            State::HalfOpen { .. } => tracing::debug!("the gateway is probed"),
-            State::Closed { .. } => tracing::info!("the gateway answers: calls flow again"),
-        }
-        true
+        changed
     }
+}
+
+impl Table {
+    /// The breakers that a call for this service has to pass, and the name under which the second one is kept.
+    fn pair<'a>(&'a mut self, service: &'a str) -> (&'a mut Now, &'a str, &'a mut Now) {
+        let Table { whole, services } = self;
+        let room = services.len() < SERVICES_MAX || services.contains_key(service);
+        let service = if room { service } else { "" };
+        (whole, service, services.entry(service.to_owned()).or_insert_with(Now::closed))
+    }
+}
+
+impl Now {
+    fn closed() -> Now {
+        Now { state: State::Closed { faults: 0 }, period: 0, users: HashMap::new() }
+    }
+
+    /// What a call of this user counts as.
+    fn counted(&mut self, user: Uuid, health: Health, limits: &Limits) -> Health {
+        match (health, self.state) {
+            (Health::Answered, _) => self.users.clear(),
+            (Health::Fault, State::Closed { .. }) => {
+                let faults = self.users.entry(user).or_insert(0);
+                if *faults >= limits.faults.div_ceil(USER_PART) {
+                    return Health::Neither;
+                }
+                *faults += 1;
+            }
+            (Health::Fault | Health::Unreachable | Health::Neither, _) => {}
+        }
+        health
+    }
+}
+
+/// Answers whether those who wait are to look again. Counting while closed wakes nobody.
+fn enter(now: &mut Now, state: State, service: &str, limits: &Limits) -> bool {
+    let before = std::mem::replace(&mut now.state, state);
+    if before.number() == state.number() {
+        return before != state && state.number() != 0;
+    }
+    now.period += 1;
+    now.users.clear();
+    match state {
+        State::Open { .. } => {
+            tracing::warn!(service, pause = ?limits.pause, "the gateway fails: no calls for this service");
+        }
+        State::HalfOpen { .. } => tracing::debug!(service, "the gateway is probed"),
+        State::Closed { .. } => tracing::info!(service, "the gateway answers: calls flow again"),
+    }
+    true
 }
 
 impl Pass {
@@ -235,7 +355,7 @@ impl Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        self.breaker.end(self.period, self.health);
+        self.breaker.end(self);
     }
 }
 

@@ -13,6 +13,7 @@ use crate::failpoints::{Place, reach};
 use crate::gateway::{Gateway, health};
 use crate::metrics::{Metrics, finding_label, outcome_label};
 use crate::saga::{Event, Outcome, State};
+use crate::shares::Share;
 use crate::store::sweep::Claim;
 
 /// Something happened to a charge; to be decided and written.
@@ -24,7 +25,15 @@ pub struct Report {
     /// The number of the inquiry, if it was one.
     pub inquiry: Option<i32>,
     /// Kept until the report is written.
-    pub permit: OwnedSemaphorePermit,
+    pub permit: Permit,
+    /// Of a call that may follow.
+    pub pass: Option<Pass>,
+}
+
+/// Room for one charge, and a share of its user and service while it is called or inquired about.
+pub struct Permit {
+    pub room: OwnedSemaphorePermit,
+    pub share: Option<Share>,
 }
 
 /// Makes calls and reports how they ended.
@@ -36,7 +45,7 @@ pub struct Calls {
     /// After the attempt was taken a call must be over by then.
     pub lease: Duration,
     pub call_max: Duration,
-    /// Closed to calls while the gateway fails; inquiries go on.
+    /// Closed to calls for a service while the gateway fails for it; inquiries go on.
     pub breaker: Breaker,
     pub metrics: Metrics,
 }
@@ -50,20 +59,15 @@ impl Calls {
         attempt: i32,
         exposed: bool,
         taken: Instant,
-        permit: OwnedSemaphorePermit,
+        (permit, pass): (Permit, Pass),
     ) {
         let this = self.clone();
-        // Before anything else begins: whoever takes messages counts on it.
-        let pass = self.breaker.begin();
         self.tasks.spawn(async move {
-            let outcome = match pass {
-                Some(pass) => this.call(&charge, taken, pass).await,
-                None => Outcome::NotSent { why: Cause::BreakerOpen },
-            };
+            let outcome = this.call(&charge, taken, pass).await;
             Metrics::count(&this.metrics.calls, outcome_label(&outcome));
             let from = State::Calling { attempt, exposed };
             let event = Event::Called { attempt, outcome };
-            this.report(Report { charge, from, event, inquiry: None, permit });
+            this.report(Report { charge, from, event, inquiry: None, permit, pass: None });
         });
     }
 
@@ -85,7 +89,7 @@ impl Calls {
     }
 
     /// Makes an inquiry that was claimed.
-    pub fn inquire(&self, claim: Claim, permit: OwnedSemaphorePermit) {
+    pub fn inquire(&self, claim: Claim, permit: Permit) {
         let this = self.clone();
         self.tasks.spawn(async move {
             let Claim { charge, attempt, seq, settled } = claim;
@@ -96,7 +100,7 @@ impl Calls {
             Metrics::count(&this.metrics.inquiries, finding_label(&finding));
             let event = Event::Inquired { attempt, finding };
             let from = State::Unknown { attempt };
-            this.report(Report { charge, from, event, inquiry: Some(seq), permit });
+            this.report(Report { charge, from, event, inquiry: Some(seq), permit, pass: None });
         });
     }
 

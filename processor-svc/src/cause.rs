@@ -9,6 +9,8 @@ pub enum Cause {
     /// Too little was left of the lease for a call.
     LeaseTooShort,
     BreakerOpen,
+    /// Its user or its service has as many calls under way as it may.
+    ShareTaken,
     /// No connection: certainly no request left.
     NotConnected,
     /// No whole answer came in time, or the connection broke.
@@ -46,6 +48,7 @@ impl Cause {
             Cause::LeaseLapsed
             | Cause::LeaseTooShort
             | Cause::BreakerOpen
+            | Cause::ShareTaken
             | Cause::NotConnected
             | Cause::TimedOut
             | Cause::ConnectionLost
@@ -67,6 +70,7 @@ impl fmt::Display for Cause {
             Cause::LeaseLapsed => "lease_lapsed",
             Cause::LeaseTooShort => "lease_too_short",
             Cause::BreakerOpen => "breaker_open",
+            Cause::ShareTaken => "share_taken",
             Cause::NotConnected => "not_connected",
             Cause::TimedOut => "timeout",
             Cause::ConnectionLost => "connection_lost",

@@ -10,6 +10,7 @@ use standardwebhooks::Webhook;
 
 use crate::backoff::Backoff;
 use crate::breaker::Limits;
+use crate::shares;
 
 #[derive(Clone, Debug, Parser)]
 #[command(version, about = "Charges authorized payments at the gateway")]
@@ -66,12 +67,18 @@ pub struct Config {
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub webhook_secret: Option<String>,
     /// Calls of new charges at the same time.
-    #[arg(long, env, default_value_t = 256)]
+    #[arg(long, env, default_value_t = 512)]
     pub calls_max: usize,
     /// Inquiries and repeated calls at the same time, beside them.
-    #[arg(long, env, default_value_t = 64)]
+    #[arg(long, env, default_value_t = 128)]
     pub inquiries_max: usize,
-    /// Calls in a row that end in a fault of the gateway (never a decline), after which no more are made.
+    /// Percent of either that one service may have while more than three quarters are taken.
+    #[arg(long, env, default_value_t = 25, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub service_share: u8,
+    /// The same for one user, while more than half are taken.
+    #[arg(long, env, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub user_share: u8,
+    /// Calls for a service in a row that end in a fault of the gateway (never a decline), after which no more are made.
     #[arg(long, env, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub breaker_faults: u32,
     /// Milliseconds until probes are made then.
@@ -111,6 +118,11 @@ impl Config {
     /// never loses one.
     pub fn lease(&self) -> Duration {
         self.call_ms + self.lease_grace_ms
+    }
+
+    /// Of so many permits.
+    pub fn shares(&self, permits: usize) -> shares::Limits {
+        shares::Limits::new(permits, self.service_share.into(), self.user_share.into())
     }
 
     pub fn breaker(&self) -> Limits {

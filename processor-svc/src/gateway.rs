@@ -253,7 +253,7 @@ pub fn judge_call(charge: &Charge, heard: &Heard) -> Outcome {
 pub fn health(outcome: &Outcome) -> Health {
     match outcome {
         Outcome::Succeeded { .. } | Outcome::Declined { .. } => Health::Answered,
-        Outcome::NotSent { .. } => Health::Fault,
+        Outcome::NotSent { .. } => Health::Unreachable,
         Outcome::Unknown { why } => match why {
             Cause::DeclineRetryable
             | Cause::Http(409)
@@ -265,6 +265,7 @@ pub fn health(outcome: &Outcome) -> Health {
             Cause::LeaseLapsed
             | Cause::LeaseTooShort
             | Cause::BreakerOpen
+            | Cause::ShareTaken
             | Cause::NotConnected
             | Cause::TimedOut
             | Cause::ConnectionLost

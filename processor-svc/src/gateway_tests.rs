@@ -215,7 +215,7 @@ fn what_an_answer_to_a_call_says_about_the_gateway() {
         (answer(200, &succeeded()), Health::Answered),
         (answer(402, &declined()), Health::Answered),
         (answer(400, &rejected()), Health::Answered),
-        (Heard::NotConnected, Health::Fault),
+        (Heard::NotConnected, Health::Unreachable),
         (Heard::Lost(Cause::TimedOut), Health::Fault),
         (Heard::Lost(Cause::ConnectionLost), Health::Fault),
         (raw(200, b""), Health::Fault),

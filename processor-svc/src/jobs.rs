@@ -4,7 +4,8 @@
 //! is acknowledged after its row is committed: the row is the work. What cannot be read is parked in the same
 //! transaction. The connection is ours to renew; everything awaited on it has a time-out.
 //!
-//! While the breaker is open nothing is taken.
+//! While the gateway cannot be reached nothing is taken. A charge that may not be called now, since the breaker of
+//! its service is open or its user or service has its share, has a row that waits: nothing was attempted.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -21,14 +22,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::breaker::Opening;
-use crate::calls::Calls;
+use crate::breaker::{Opening, Pass, Refusal};
+use crate::calls::{Calls, Permit};
+use crate::cause::Cause;
 use crate::charge::{CONFLICT, Charge};
 use crate::failpoints::{Place, reach};
 use crate::metrics::Metrics;
 use crate::retry::{Stop, backoff, until_done};
 use crate::settled::Settled;
-use crate::store::{Admitted, Store};
+use crate::shares::{Share, Shares};
+use crate::store::{Admitted, Intent, Store};
+use crate::watch::Watch;
 use crate::work::{self, Job, Message};
 
 /// For every answer of the broker.
@@ -49,6 +53,9 @@ pub struct Jobs {
     pub calls: Calls,
     /// One for each call that may be under way.
     pub permits: Arc<Semaphore>,
+    pub shares: Shares,
+    /// Where charges that wait are looked at again.
+    pub watch: Watch,
     pub metrics: Metrics,
 }
 
@@ -57,6 +64,22 @@ struct Taken {
     job: Job,
     message: Message,
 }
+
+/// What is to become of a message: the right to call now, or why not and for how long.
+struct Ready {
+    taken: Taken,
+    right: Result<Right, (Cause, Duration)>,
+}
+
+struct Right {
+    pass: Pass,
+    share: Share,
+}
+
+/// How long a charge waits that cannot be called because its user or service has its share.
+const SHARE_PAUSE: Duration = Duration::from_millis(500);
+/// A charge that a breaker refuses waits as long as the breaker, within these.
+const REFUSED_MIN: Duration = Duration::from_millis(50);
 
 impl Jobs {
     /// Consumes until `shutdown`; reconnects for as long as it takes.
@@ -180,7 +203,8 @@ impl Jobs {
         let taken = self.not_ended(taken).await;
         let begun = Instant::now();
         reach(Place::BeforeIntent);
-        let Ok(jobs) = self.admit(taken, unreadable, shutdown).await else {
+        let ready = taken.into_iter().map(|taken| self.ready(taken)).collect();
+        let Ok(jobs) = self.admit(ready, unreadable, shutdown).await else {
             // Shutting down with the database away: nothing is committed, everything is delivered again.
             return Ok(());
         };
@@ -189,9 +213,12 @@ impl Jobs {
         let acknowledging = channel.basic_ack(last, BasicAckOptions { multiple: true });
         let acknowledged = bounded("acknowledge", acknowledging).await;
         reach(Place::AfterAck);
-        for job in jobs {
+        for (job, Right { pass, share }) in jobs {
             match permits.split(1) {
-                Some(permit) => self.calls.start(job.charge, 1, false, begun, permit),
+                Some(room) => {
+                    let permit = Permit { room, share: Some(share) };
+                    self.calls.start(job.charge, 1, false, begun, (permit, pass));
+                }
                 // Never more jobs than permits; if there were, the lease would tell the sweeper.
                 None => tracing::error!(payment_id = %job.charge.payment_id, "no permit for a charge"),
             }
@@ -245,23 +272,39 @@ impl Jobs {
         taken
     }
 
+    /// The right to call, asked for before the intent: who does not get it has a row that waits.
+    fn ready(&self, taken: Taken) -> Ready {
+        let charge = &taken.job.charge;
+        let right = match self.shares.take(charge) {
+            None => Err((Cause::ShareTaken, SHARE_PAUSE)),
+            Some(share) => match self.calls.breaker.begin(charge) {
+                Ok(pass) => Ok(Right { pass, share }),
+                Err(Refusal { until }) => {
+                    let pause = until.map(|until| until.saturating_duration_since(Instant::now()));
+                    Err((Cause::BreakerOpen, pause.unwrap_or(SHARE_PAUSE).max(REFUSED_MIN)))
+                }
+            },
+        };
+        Ready { taken, right }
+    }
+
     /// Commits the intents, and answers those to call. What the database refuses for good is found by halving
     /// and parked.
     async fn admit(
         &self,
-        taken: Vec<Taken>,
+        ready: Vec<Ready>,
         unreadable: Vec<Parked>,
         shutdown: &CancellationToken,
-    ) -> Result<Vec<Job>, Stop> {
-        let (mut to_call, mut unreadable) = (Vec::with_capacity(taken.len()), unreadable);
-        let mut parts = vec![taken];
+    ) -> Result<Vec<(Job, Right)>, Stop> {
+        let (mut to_call, mut unreadable) = (Vec::with_capacity(ready.len()), unreadable);
+        let mut parts = vec![ready];
         while let Some(mut part) = parts.pop() {
             if part.is_empty() && unreadable.is_empty() {
                 continue;
             }
             let begun = Instant::now();
-            let jobs: Vec<&Job> = part.iter().map(|t| &t.job).collect();
-            let committing = || self.store.admit(&jobs, &unreadable);
+            let intents: Vec<Intent<'_>> = part.iter().map(Ready::intent).collect();
+            let committing = || self.store.admit_intents(&intents, &unreadable);
             match until_done("commit intents", &self.metrics, shutdown, committing).await {
                 Ok(answers) => {
                     self.metrics.committed("intents", part.len(), begun);
@@ -273,7 +316,7 @@ impl Jobs {
                 Err(Stop::Poison(error)) if part.len() <= 1 => {
                     let reason = format!("{error:#}");
                     self.count("parked", part.len());
-                    unreadable.extend(part.iter().map(|t| self.parked(&t.message, &reason)));
+                    unreadable.extend(part.iter().map(|ready| self.parked(&ready.taken.message, &reason)));
                     parts.push(Vec::new());
                 }
                 Err(Stop::Poison(_)) => {
@@ -286,13 +329,18 @@ impl Jobs {
     }
 
     /// Counts what became of each job and collects those to call; answers the messages to park.
-    fn sort(&self, part: Vec<Taken>, answers: &[Admitted], to_call: &mut Vec<Job>) -> Vec<Parked> {
+    fn sort(&self, part: Vec<Ready>, answers: &[Admitted], to_call: &mut Vec<(Job, Right)>) -> Vec<Parked> {
         let mut conflicts = Vec::new();
-        for (taken, answer) in part.into_iter().zip(answers) {
+        for (Ready { taken, right }, answer) in part.into_iter().zip(answers) {
             let result = match answer {
                 Admitted::Calling => {
-                    to_call.push(taken.job);
+                    to_call.extend(right.ok().map(|right| (taken.job, right)));
                     "calling"
+                }
+                Admitted::Waiting => {
+                    let pause = right.err().map_or(SHARE_PAUSE, |(_, pause)| pause);
+                    self.watch.set(taken.job.charge.payment_id, pause);
+                    "waiting"
                 }
                 Admitted::Expired => {
                     Metrics::count(&self.metrics.transitions, "expired");
@@ -327,6 +375,12 @@ impl Jobs {
 
     fn count(&self, result: &str, messages: usize) {
         self.metrics.jobs.with_label_values(&[result]).inc_by(messages as u64);
+    }
+}
+
+impl Ready {
+    fn intent(&self) -> Intent<'_> {
+        Intent { job: &self.taken.job, held_back: self.right.as_ref().err().cloned() }
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! * A work message becomes a row `calling`, the intent, committed before any call ([`jobs`]).
 //! * The gateway is called concurrently ([`calls`]); outcomes are committed in batches ([`outcomes`]).
-//! * While the gateway fails no calls are made and messages stay in the queue ([`breaker`]).
+//! * While the gateway fails for a service no calls are made for it; while it cannot be reached, messages stay in the
+//!   queue ([`breaker`]).
+//! * No user and no service takes all permits ([`shares`]).
 //! * What a crash or a silent gateway left open is found by age and inquired about ([`sweep`]).
 //! * A request to cancel ends what was never called, and comes too late for the rest ([`events`]).
 //!
@@ -24,6 +26,7 @@ pub mod outcomes;
 pub mod retry;
 pub mod saga;
 pub mod settled;
+pub mod shares;
 pub mod store;
 pub mod sweep;
 pub mod watch;
@@ -52,6 +55,7 @@ use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::outcomes::Outcomes;
 use crate::settled::Settled;
+use crate::shares::Shares;
 use crate::store::Store;
 use crate::sweep::Sweep;
 use crate::watch::Watch;
@@ -188,6 +192,8 @@ fn wire(
         settled: settled.clone(),
         calls: calls.clone(),
         permits: Arc::new(Semaphore::new(config.calls_max)),
+        shares: Shares::new(config.shares(config.calls_max)),
+        watch: watch.clone(),
         metrics: metrics.clone(),
     };
     let sweep = Sweep {
@@ -196,6 +202,7 @@ fn wire(
         watch: watch.clone(),
         settled: settled.clone(),
         permits: Arc::new(Semaphore::new(config.inquiries_max)),
+        shares: Shares::new(config.shares(config.inquiries_max)),
         scan_every: config.lease() / 3,
         claim: config.lease(),
         visibility: config.visibility_ms,

@@ -116,11 +116,22 @@ impl Outcomes {
         Ok(again)
     }
 
-    fn decide(&self, report: Report) -> Option<(Report, Step)> {
-        let step = decide(&report.from, &report.event);
-        // A call that may not be finished is not begun; the row stays as it is for the next process.
-        let begins_call = matches!(step, Step::Move(To::Calling { .. }));
-        (!begins_call || !self.stopping.is_cancelled()).then_some((report, step))
+    fn decide(&self, mut report: Report) -> Option<(Report, Step)> {
+        let mut step = decide(&report.from, &report.event);
+        if matches!(step, Step::Move(To::Calling { .. })) {
+            // A call that may not be finished is not begun; the row stays as it is for the next process.
+            if self.stopping.is_cancelled() {
+                return None;
+            }
+            // Nor is one that the breaker refuses: that is no attempt.
+            if report.pass.is_none() {
+                match self.calls.breaker.begin(&report.charge) {
+                    Ok(pass) => report.pass = Some(pass),
+                    Err(_) => step = Step::InquireLater,
+                }
+            }
+        }
+        Some((report, step))
     }
 
     fn transition(&self, report: &Report, step: &Step) -> Option<Write> {
@@ -213,7 +224,14 @@ impl Outcomes {
                         // Watched until it ends; this process may be the one that does not report.
                         self.watch.set(payment_id, self.calls.lease);
                         let exposed = matches!(report.from, State::Unknown { .. });
-                        self.calls.start(report.charge, attempt, exposed, begun, report.permit);
+                        match report.pass {
+                            Some(pass) => {
+                                let right = (report.permit, pass);
+                                self.calls.start(report.charge, attempt, exposed, begun, right);
+                            }
+                            // It was asked for before the decision; if not, the lease tells the sweeper.
+                            None => tracing::error!(%payment_id, "a call without a pass"),
+                        }
                     }
                     To::Succeeded { .. } | To::Declined { .. } | To::Expired | To::Cancelled => {
                         self.watch.forget(payment_id);

@@ -29,12 +29,22 @@ use crate::work::Job;
 pub enum Admitted {
     /// The intent is committed, attempt 1 is ours: call.
     Calling,
+    /// Its row waits: it is not callable now. Nothing was attempted.
+    Waiting,
     /// Its deadline had passed by the database's clock: it ended without a call.
     Expired,
     /// It was there already, the same charge: a duplicate message.
     Already,
     /// It was there already, as a different charge.
     Conflict,
+}
+
+/// A job whose row is to be inserted.
+#[derive(Clone, Debug)]
+pub struct Intent<'a> {
+    pub job: &'a Job,
+    /// Why it is not called now, and for how long; otherwise the row is the intent to call.
+    pub held_back: Option<(Cause, Duration)>,
 }
 
 /// One transition to write.
@@ -58,15 +68,17 @@ const INSERT: &str = "
     insert into charges (payment_id, user_id, client_number, service_id, amount, traceparent, expires_at,
                          status, reason, lease_until, decided_at)
     select payment_id, user_id, client_number, service_id, amount, traceparent, expires_at,
-           case when late then 'expired' else 'calling' end,
-           case when late then 'deadline_passed' end,
-           now() + $8::int8 * interval '1 millisecond',
+           case when late then 'expired' when held_back is not null then 'waiting' else 'calling' end,
+           case when late then 'deadline_passed' else held_back end,
+           now() + coalesce(pause_ms, $8::int8) * interval '1 millisecond',
            case when late then now() end
       from (select *, coalesce(expires_at <= now(), false) as late
-              from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[], $6::text[], $7::timestamptz[])
-                as job (payment_id, user_id, client_number, service_id, amount, traceparent, expires_at)) job
+              from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::int8[], $6::text[], $7::timestamptz[],
+                          $9::text[], $10::int8[])
+                as job (payment_id, user_id, client_number, service_id, amount, traceparent, expires_at,
+                        held_back, pause_ms)) job
     on conflict do nothing
-    returning payment_id, status";
+    returning payment_id, status, attempt, exposed";
 
 const READ_CHARGES: &str = "
     select payment_id, user_id, client_number, service_id, amount, traceparent from charges
@@ -127,30 +139,40 @@ impl Store {
         self.pool.get().await.context("processor database")
     }
 
-    /// Commits the intents of `jobs` (distinct payments) and parks `unreadable`, all or nothing.
-    /// Answers for each job, in order.
+    /// Commits the intents to call `jobs`, as [`Store::admit_intents`] does.
     pub async fn admit(&self, jobs: &[&Job], unreadable: &[Parked]) -> anyhow::Result<Vec<Admitted>> {
+        let intents: Vec<Intent<'_>> = jobs.iter().map(|&job| Intent { job, held_back: None }).collect();
+        self.admit_intents(&intents, unreadable).await
+    }
+
+    /// Commits intents (of distinct payments) and parks `unreadable`, all or nothing. Answers for each intent, in
+    /// order.
+    pub async fn admit_intents(
+        &self,
+        intents: &[Intent<'_>],
+        unreadable: &[Parked],
+    ) -> anyhow::Result<Vec<Admitted>> {
         let mut client = self.client().await?;
         let inserted = if unreadable.is_empty() {
-            insert(&client, jobs, self.lease).await?
+            insert(&client, intents, self.lease).await?
         } else {
             let transaction = client.transaction().await.context("begin")?;
             parked::insert(&transaction, unreadable).await?;
-            let inserted = insert(&transaction, jobs, self.lease).await?;
+            let inserted = insert(&transaction, intents, self.lease).await?;
             transaction.commit().await.context("commit")?;
             inserted
         };
         // In a later statement: what the insert met is visible to it. Its immutable columns tell whether the
         // message is a duplicate.
         let met: Vec<Uuid> =
-            jobs.iter().map(|j| j.charge.payment_id).filter(|id| !inserted.contains_key(id)).collect();
+            intents.iter().map(|i| i.job.charge.payment_id).filter(|id| !inserted.contains_key(id)).collect();
         let mut there = HashMap::new();
         if !met.is_empty() {
             let read = client.prepare_cached(READ_CHARGES).await?;
             let rows = client.query(&read, &[&met]).await.context("read charges")?;
             there.extend(rows.iter().map(|row| (row.get("payment_id"), charge(row))));
         }
-        jobs.iter().map(|job| admitted(job, &inserted, &there)).collect()
+        intents.iter().map(|intent| admitted(intent.job, &inserted, &there)).collect()
     }
 
     /// Parks messages that turned out to be impossible.
@@ -305,10 +327,10 @@ fn values(write: &Write, lease: Duration) -> Values<'_> {
 
 async fn insert(
     client: &impl deadpool_postgres::GenericClient,
-    jobs: &[&Job],
+    intents: &[Intent<'_>],
     lease: Duration,
-) -> anyhow::Result<HashMap<Uuid, bool>> {
-    if jobs.is_empty() {
+) -> anyhow::Result<HashMap<Uuid, Admitted>> {
+    if intents.is_empty() {
         return Ok(HashMap::new());
     }
     let insert = client.prepare_cached(INSERT).await?;
@@ -316,30 +338,37 @@ async fn insert(
         .query(
             &insert,
             &[
-                &column(jobs, |j| j.charge.payment_id),
-                &column(jobs, |j| j.charge.user_id),
-                &column(jobs, |j| j.charge.client_number.as_str()),
-                &column(jobs, |j| j.charge.service_id.as_str()),
-                &column(jobs, |j| j.charge.amount),
-                &column(jobs, |j| j.charge.traceparent.as_deref()),
-                &column(jobs, |j| j.expires_at),
+                &column(intents, |i| i.job.charge.payment_id),
+                &column(intents, |i| i.job.charge.user_id),
+                &column(intents, |i| i.job.charge.client_number.as_str()),
+                &column(intents, |i| i.job.charge.service_id.as_str()),
+                &column(intents, |i| i.job.charge.amount),
+                &column(intents, |i| i.job.charge.traceparent.as_deref()),
+                &column(intents, |i| i.job.expires_at),
                 &millis(lease),
+                &column(intents, |i| i.held_back.as_ref().map(|(cause, _)| cause.to_string())),
+                &column(intents, |i| i.held_back.as_ref().map(|(_, pause)| millis(*pause))),
             ],
         )
         .await
         .context("insert intents")?;
-    Ok(rows.iter().map(|row| (row.get("payment_id"), row.get::<_, &str>("status") == "calling")).collect())
+    let answer = |row: &Row| match state(row)? {
+        State::Calling { .. } => Ok(Admitted::Calling),
+        State::Waiting { .. } => Ok(Admitted::Waiting),
+        State::Expired => Ok(Admitted::Expired),
+        other => bail!("a charge was inserted as {other:?}"),
+    };
+    rows.iter().map(|row| Ok((row.get("payment_id"), answer(row)?))).collect()
 }
 
 fn admitted(
     job: &Job,
-    inserted: &HashMap<Uuid, bool>,
+    inserted: &HashMap<Uuid, Admitted>,
     there: &HashMap<Uuid, Charge>,
 ) -> anyhow::Result<Admitted> {
     let id = job.charge.payment_id;
     match (inserted.get(&id), there.get(&id)) {
-        (Some(true), _) => Ok(Admitted::Calling),
-        (Some(false), _) => Ok(Admitted::Expired),
+        (Some(inserted), _) => Ok(*inserted),
         (None, Some(row)) => Ok(if job.charge.is_same(row) { Admitted::Already } else { Admitted::Conflict }),
         (None, None) => bail!("charge {id} was neither inserted nor there"),
     }

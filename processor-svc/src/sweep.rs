@@ -5,18 +5,21 @@
 //!   through the whole table, a few blocks after each scan.
 //! * What is watched and is not there any more is forgotten: the table may have been restored.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::calls::{Calls, Report};
+use crate::breaker::Refusal;
+use crate::calls::{Calls, Permit, Report};
+use crate::charge::Charge;
 use crate::metrics::Metrics;
-use crate::saga::{Event, State, Step, decide};
+use crate::saga::{Event, State, Step, To, decide};
 use crate::settled::Settled;
+use crate::shares::Shares;
 use crate::store::Store;
 use crate::store::sweep::Seen;
 use crate::watch::Watch;
@@ -45,6 +48,7 @@ pub struct Sweep {
     pub settled: Settled,
     /// Bounds inquiries and repeated calls.
     pub permits: Arc<Semaphore>,
+    pub shares: Shares,
     /// How often to look for charges of processes that died.
     pub scan_every: Duration,
     /// How long a claimed inquiry is this process's.
@@ -163,21 +167,28 @@ impl Sweep {
                 (Ok(()), false) => inquiries.extend(self.due(seen)),
             }
         }
-        self.inquire(&inquiries).await
+        self.inquire(inquiries).await
     }
 
-    /// A charge whose time has come; answers it if what it needs is an inquiry.
-    fn due(&self, seen: Seen) -> Option<Uuid> {
+    /// A charge whose time has come; answers it, and the right to ask, if what it needs is an inquiry.
+    fn due(&self, seen: Seen) -> Option<(Uuid, Permit)> {
         let Seen { charge, state, past_deadline, .. } = seen;
         let never_called = matches!(state, State::Waiting { .. });
         let event = if past_deadline && never_called { Event::DeadlinePassed } else { Event::LeaseLapsed };
         match decide(&state, &event) {
-            Step::Inquire => Some(charge.payment_id),
-            Step::Move(_) => {
+            Step::Inquire => Some((charge.payment_id, self.permit(Some(&charge))?)),
+            Step::Move(to) => {
+                let calls = matches!(to, To::Calling { .. });
                 // Without a permit it is due again in a moment.
-                if let Some(permit) = self.permit() {
-                    self.calls.report(Report { charge, from: state, event, inquiry: None, permit });
-                }
+                let permit = self.permit(calls.then_some(&charge))?;
+                let pass = match calls.then(|| self.calls.breaker.begin(&charge)).transpose() {
+                    Ok(pass) => pass,
+                    Err(refusal) => {
+                        self.watch.set(charge.payment_id, pause(refusal));
+                        return None;
+                    }
+                };
+                self.calls.report(Report { charge, from: state, event, inquiry: None, permit, pass });
                 None
             }
             Step::Insert(_)
@@ -190,15 +201,15 @@ impl Sweep {
         }
     }
 
-    /// Claims as many inquiries as there are permits, and makes them.
-    async fn inquire(&self, due: &[Uuid]) -> anyhow::Result<()> {
-        let mut permits: Vec<OwnedSemaphorePermit> = due.iter().map_while(|_| self.permit()).collect();
-        if permits.is_empty() {
+    /// Claims inquiries and makes them. What another processor claims gives its permit back.
+    async fn inquire(&self, due: Vec<(Uuid, Permit)>) -> anyhow::Result<()> {
+        if due.is_empty() {
             return Ok(());
         }
-        let claims = self.store.claim(&due[..permits.len()], self.claim, self.visibility).await?;
-        for claim in claims {
-            let Some(permit) = permits.pop() else { break };
+        let mut permits: HashMap<Uuid, Permit> = due.into_iter().collect();
+        let ids: Vec<Uuid> = permits.keys().copied().collect();
+        for claim in self.store.claim(&ids, self.claim, self.visibility).await? {
+            let Some(permit) = permits.remove(&claim.charge.payment_id) else { continue };
             // Looked at again if this inquiry is never reported.
             self.watch.set(claim.charge.payment_id, self.claim);
             self.calls.inquire(claim, permit);
@@ -206,7 +217,19 @@ impl Sweep {
         Ok(())
     }
 
-    fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        self.permits.clone().try_acquire_owned().ok()
+    /// Room for one more, with a share of its user and service if it goes to the gateway.
+    fn permit(&self, charge: Option<&Charge>) -> Option<Permit> {
+        let room = self.permits.clone().try_acquire_owned().ok()?;
+        let share = match charge {
+            Some(charge) => Some(self.shares.take(charge)?),
+            None => None,
+        };
+        Some(Permit { room, share })
     }
+}
+
+/// When to ask a breaker again that refused.
+fn pause(refusal: Refusal) -> Duration {
+    let pause = refusal.until.map(|until| until.saturating_duration_since(Instant::now()));
+    pause.map_or(LOOK_AGAIN, |pause| pause.max(TICK))
 }

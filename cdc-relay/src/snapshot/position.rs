@@ -11,7 +11,7 @@ const INFIX: &str = "/snapshot/";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     pub system_id: String,
-    /// The columns of the primary key.
+    /// The columns that identify a row.
     pub key: Vec<String>,
     /// The key of the last row that was told and acknowledged; empty at the beginning.
     pub after: Vec<String>,
@@ -39,7 +39,7 @@ pub fn problems<'t>(tables: impl Iterator<Item = &'t Table>, version: u32) -> Ve
             problems.push(format!("{name} has `snapshot = true`, which needs PostgreSQL 14"));
         } else if table.key.is_empty() {
             problems.push(format!(
-                "{name} has `snapshot = true` and no published primary key to read it by: add one \
+                "{name} has `snapshot = true` and no published primary key, or index of the replica identity, to read it by: add one \
                  (`alter table {} add primary key (…)`), or take the option away and tell all rows with \
                  `cdc-relay reconcile`",
                 table.relation.sql()

@@ -1,4 +1,4 @@
-//! Bytes that are no UTF-8: the type "char" has them above 0x7F, which Postgres prints as they are before 16, and as
+//! Bytes that are no UTF-8: the type "char" has them above 0x7F, which Postgres prints as they are before 15, and as
 //! `\351` since. Run against 14 and against a newer one.
 
 use crate::kafka::{self, Event, distinct};
@@ -53,7 +53,7 @@ async fn sql(rig: &Rig, sql: &str) {
 
 /// Whether the server prints the byte itself.
 async fn prints_bytes(rig: &Rig) -> bool {
-    let query = "select current_setting('server_version_num')::int < 160000";
+    let query = "select current_setting('server_version_num')::int < 150000";
     rig.sql.query_one(query, &[]).await.expect("version").get(0)
 }
 

@@ -209,7 +209,7 @@ async fn while_the_gateway_fails_messages_wait_in_the_queue() {
     queue.send(&all).await;
     let state = "processor_breaker_state";
     processor.until(state, |state| state == 2.0).await;
-    let refused = "select least(count(*), 1) from charge_attempts where detail = 'breaker_open'";
+    let refused = "select least(count(*), 1) from charges where status = 'waiting'";
     database.until(refused, 1).await;
     let inquiries = "processor_inquiries_total{finding=\"unavailable\"}";
     let before = processor.metric(inquiries).await;

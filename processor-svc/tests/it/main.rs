@@ -4,6 +4,7 @@
 //! `events` `KAFKA_BROKERS`.
 #![allow(clippy::unwrap_used)] // in tests; clippy.toml covers test functions, not their helpers
 
+mod bulkheads;
 mod cancel;
 #[cfg(feature = "failpoints")]
 mod ends;

@@ -132,8 +132,10 @@ impl Gateway {
 
     fn set_up(listener: TcpListener, ledger: PathBuf, flags: &[&str]) -> Gateway {
         let path = ledger.to_str().unwrap();
-        let fixed = ["gateway-sim", "--ledger-path", path, "--hang-ms", "3000"];
-        let config = gateway_sim::Config::parse_from(fixed.into_iter().chain(flags.iter().copied()));
+        let fixed = ["gateway-sim", "--ledger-path", path];
+        let hang = if flags.contains(&"--hang-ms") { vec![] } else { vec!["--hang-ms", "3000"] };
+        let args = fixed.into_iter().chain(hang).chain(flags.iter().copied());
+        let config = gateway_sim::Config::parse_from(args);
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(gateway_sim::run(config, listener, shutdown.clone()));

@@ -1,6 +1,7 @@
 //! HAProxy, the edge: what clients reach, in front of the services' instances.
 
 use std::collections::BTreeMap;
+use std::env;
 
 use anyhow::{Context, Result};
 
@@ -23,6 +24,11 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     Ok(vec![spec])
 }
 
+/// Limits of a source address, and what they are if the environment of `cargo stack up` does not say: all clients of a
+/// stack have one address, so it may have everything.
+const LIMITS: [(&str, &str); 2] =
+    [("EDGE_CONNECTIONS_PER_SOURCE", "4000"), ("EDGE_REQUESTS_PER_SOURCE", "1000000")];
+
 /// What the configuration leaves open.
 fn environment(layout: &Layout) -> BTreeMap<String, String> {
     let address = |port| format!("127.0.0.1:{}", layout.port(port));
@@ -37,7 +43,8 @@ fn environment(layout: &Layout) -> BTreeMap<String, String> {
         ("BALANCE_ADDR", address(Port::Balance)),
         ("BALANCE_ADMIN_PORT", port(Port::BalanceAdmin)),
     ];
-    entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    let limits = LIMITS.map(|(name, default)| (name, env::var(name).unwrap_or_else(|_| default.to_owned())));
+    entries.into_iter().chain(limits).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ fn absent(facts: &mut Facts, kind: Option<char>, logged: bool) {
     facts.contract.tables.clear();
     let (schema, name) = ("public".to_owned(), "orders".to_owned());
     facts.contract.named =
-        vec![Named { schema, name, kind, logged: kind.map(|_| logged), root: None, temporary: false }];
+        vec![Named { schema, name, kind, logged: kind.map(|_| logged), temporary: false, root: None }];
 }
 
 /// A server, a publication and a slot with which all is well.
