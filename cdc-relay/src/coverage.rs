@@ -254,7 +254,10 @@ fn membership(was: &Table, now: &Table, replaced: &Replaced) -> Option<String> {
         }
         let (table, of) = (was.named(), &member.of);
         return Some(match gained().find(|new| new.of == *of) {
-            Some(new) if replaced.at_once(member, new) => {
+            Some(new)
+                if (&new.columns, &new.filter) != (&member.columns, &member.filter)
+                    && replaced.at_once(member, new) =>
+            {
                 format!(
                     "{of} is published with another filter or list of columns than before, which limits {table}"
                 )

@@ -18,6 +18,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub use self::parameters::{Parameters, read as parameters};
 use self::passfile::Login;
+use crate::settings;
 use crate::tls::{self, Mode, Wish};
 use crate::wire::NOT_LET_IN;
 
@@ -197,8 +198,11 @@ impl Database {
 
     async fn connect_by(&self, config: &Config) -> Result<Client, tokio_postgres::Error> {
         let tls = MakeRustlsConnect::new((*self.tls).clone());
+        let mut config = config.clone();
+        config.options(settings::options(config.get_options()));
         let (client, connection) = config.connect(tls).await?;
         tokio::spawn(connection);
+        client.simple_query(&settings::rest()).await?;
         Ok(client)
     }
 }

@@ -46,8 +46,10 @@ pub mod release;
 pub mod route;
 pub mod routes;
 pub mod rows;
+mod settings;
 pub mod shelf;
 mod shell;
+mod slots;
 mod socket;
 pub mod sql;
 #[cfg(feature = "sinks")]

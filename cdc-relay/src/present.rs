@@ -7,7 +7,7 @@ use crate::database::Database;
 use crate::letter::Letter;
 use crate::made::Made;
 use crate::pgoutput::Relation;
-use crate::rows::{self, HONEST, Table};
+use crate::rows::{self, Table};
 use crate::template::{Problem, Row};
 use crate::wire::{Session, WireError};
 
@@ -93,7 +93,7 @@ impl<'c> Present<'c> {
                 Some(session) => session,
                 None => {
                     let mut session = Session::connect_to_read(self.database)?;
-                    session.query(&format!("{HONEST}; {LIMITS}"))?;
+                    session.query(LIMITS)?;
                     self.session.insert(session)
                 }
             };

@@ -102,7 +102,10 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
     };
     clients.remember(&phase(Phase::Reconciling, Lsn::ZERO))?;
     view(Step::Waits("making the slot: waiting for the transactions that run now"));
-    let begins_at = rows::create_slot_with_snapshot(&mut session, slot_name)?;
+    let begins_at =
+        rows::create_slot_with_snapshot(&mut session, &wiring.database, slot_name, &mut |whom| {
+            view(Step::Waits(&format!("making the slot: waiting for {whom} to end")));
+        })?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
     // By the slot's own snapshot: whatever is changed later is noticed by the stream that goes on from there.
     let coverage = look::look(&mut session, wiring.source.publication.get_ref())?;

@@ -22,7 +22,7 @@ use crate::lsn::{Lsn, PgTime};
 use crate::pgoutput::{self, Scratch};
 use crate::route::{Plan, Record, Topics, Transaction};
 use crate::routes::{Routes, Source, Table as Routed, TableName};
-use crate::rows::{self, HONEST, Table};
+use crate::rows::{self, Table};
 use crate::source::Wiring;
 use crate::sql::{identifier, literal};
 use crate::state::Phase;
@@ -93,7 +93,8 @@ impl Selection {
             .parse()
             .with_context(|| format!("`url` of source {}", source.name.get_ref()))?;
         let mut session = Session::connect_to_read(&config)?;
-        session.query(&format!("{HONEST}; begin isolation level repeatable read read only"))?;
+        // The condition's names mean what they mean to the role.
+        session.query("reset search_path; begin isolation level repeatable read read only")?;
         let tables = rows::tables(&mut session, source.publication.get_ref())?;
         let table = tables
             .into_iter()
@@ -123,10 +124,7 @@ impl Selection {
         let config = source.url.get_ref().parse()?;
         let mut other = Session::connect_to_read(&config)?;
         // A commit waits for all that was written before it, and an idle log moves on.
-        other.query(&format!(
-            "set synchronous_commit = local; select pg_logical_emit_message(true, {}, '')",
-            literal(PREFIX)
-        ))?;
+        other.query(&format!("select pg_logical_emit_message(true, {}, '')", literal(PREFIX)))?;
         let rows = other.query("select pg_current_wal_flush_lsn()")?;
         let end: Lsn = rows.first().and_then(|row| text(row, 0).parse().ok()).context("no log position")?;
         let (since, slot) = (Instant::now(), source.slot.get_ref());

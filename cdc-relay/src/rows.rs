@@ -6,9 +6,11 @@
 use std::fmt::Write as _;
 
 use crate::contract::facts::{self, Question, ask, ask_again};
+use crate::database::Database;
 use crate::inspect::text;
 use crate::lsn::Lsn;
 use crate::pgoutput::Relation;
+use crate::slots;
 use crate::sql::{self, identifier, literal};
 use crate::utf8;
 use crate::wire::{Result, Session, WireError};
@@ -118,9 +120,6 @@ impl Table {
     }
 }
 
-/// Makes the session fail where it would otherwise see only some of the rows.
-pub const HONEST: &str = "set row_security = off";
-
 /// The tables of a publication.
 pub fn tables(session: &mut Session, publication: &str) -> Result<Vec<Table>> {
     let facts = ask(session, &Question::of_publication(publication))?;
@@ -179,18 +178,27 @@ pub fn rewritten(session: &mut Session, tables: &[Table]) -> Result<Option<Strin
 }
 
 /// Makes the slot, and gives the session's transaction the snapshot of all that the slot does not tell. Answers
-/// where it begins. Waits for the transactions that run now.
-pub fn create_slot_with_snapshot(session: &mut Session, slot: &str) -> Result<Lsn> {
+/// where it begins. Waits for the transactions that run now: `say` is told for whom.
+pub fn create_slot_with_snapshot(
+    session: &mut Session,
+    database: &Database,
+    slot: &str,
+    say: &mut dyn FnMut(&str),
+) -> Result<Lsn> {
+    // Before the snapshot's transaction, in which nothing may come first.
+    slots::prepare(session)?;
     // Servers from 16 on insist that it writes nothing.
     session.query("begin isolation level repeatable read read only")?;
-    let sql = format!(
+    let command = format!(
         "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput USE_SNAPSHOT",
         sql::replication_identifier(slot)
     );
-    let rows = session.query(&sql)?;
-    rows.first()
-        .and_then(|row| text(row, 1).parse().ok())
-        .ok_or_else(|| WireError::Protocol("CREATE_REPLICATION_SLOT answered no position".to_owned()))
+    let mut waits = |whom: Option<&str>| {
+        whom.into_iter().for_each(&mut *say);
+        true
+    };
+    let made = slots::make(session, database, &command, &mut waits)?;
+    made.ok_or_else(|| WireError::Protocol("the slot was not waited for".to_owned()))
 }
 
 #[cfg(test)]

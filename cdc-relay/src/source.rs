@@ -24,6 +24,7 @@ use crate::published;
 use crate::rabbit::Rabbit;
 use crate::routes::{NewTable, Routes, Source, TableName};
 use crate::rows::Table;
+use crate::slots;
 use crate::snapshot::{self, Snapshots};
 use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
@@ -315,6 +316,22 @@ impl Life {
         Err(trouble)
     }
 
+    /// Makes the slot, and says whom it waits for until the server can.
+    fn make_slot(&self, session: &mut Session, slot: &str) -> Result<Lsn, Trouble> {
+        let Wiring { database, acks, status, .. } = &*self.wiring;
+        let mut waits = |whom: Option<&str>| {
+            if let Some(whom) = whom {
+                status.set(State::Connecting(format!(
+                    "slot {slot} begins after the transactions that are open now: waiting for {whom} to end"
+                )));
+            }
+            !acks.stopping()
+        };
+        slots::prepare(session)?;
+        let made = slots::make(session, database, &inspect::slot_creation(slot), &mut waits)?;
+        made.ok_or_else(|| anyhow::anyhow!("stopped before slot {slot} was made").into())
+    }
+
     /// What the end of a session means.
     fn ended(&mut self, error: anyhow::Error, acknowledged: Lsn) -> Trouble {
         let stuck = error
@@ -383,8 +400,8 @@ impl Life {
                 contract::publish(session, &self.wiring.routes, &self.wiring.source)??;
                 // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
                 self.clients.remember(&fresh(Phase::Creating, Lsn::ZERO))?;
-                let begin = inspect::create_slot(session, self.wiring.source.slot.get_ref())?;
                 let slot = self.wiring.source.slot.get_ref();
+                let begin = self.make_slot(session, slot)?;
                 tracing::info!(source = self.wiring.metrics.name, slot, %begin, "slot created");
                 fresh(Phase::Streaming, begin)
             }

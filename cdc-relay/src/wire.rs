@@ -18,6 +18,7 @@ use tokio_postgres::config::{ChannelBinding as Binding, TargetSessionAttrs};
 
 use crate::copy::Replication;
 use crate::database::Database;
+use crate::settings;
 use crate::socket::{Socket, open};
 use crate::sql;
 use crate::utf8;
@@ -103,6 +104,8 @@ pub type Row = Vec<Option<String>>;
 pub struct Session {
     socket: Socket,
     input: BytesMut,
+    /// The server's process, and the secret that it is cancelled by.
+    process: (i32, i32),
     /// The server's major version.
     version: u32,
     /// Statements that the server has planned.
@@ -159,39 +162,32 @@ impl Session {
     ) -> Result<Session> {
         let timeout = database.patience();
         let socket = open(database, place, timeout, encrypt)?;
-        let mut session = Session { socket, input: BytesMut::new(), version: 0, prepared: Vec::new() };
+        let (input, prepared) = (BytesMut::new(), Vec::new());
+        let mut session = Session { socket, input, process: (0, 0), version: 0, prepared };
         session.socket.set_timeouts(timeout)?;
         // `Database` leaves neither open.
         let user = database.get_user().unwrap_or_default();
-        let parameters = [
-            ("user", user),
-            ("database", database.get_dbname().unwrap_or(user)),
-            ("client_encoding", "UTF8"),
-            // The text forms that `json` writes onward almost unchanged.
-            ("DateStyle", "ISO, YMD"),
-            ("TimeZone", "UTC"),
-            ("IntervalStyle", "iso_8601"),
-            ("bytea_output", "hex"),
-            ("extra_float_digits", "3"),
-            ("statement_timeout", "0"),
-            ("standard_conforming_strings", "on"),
-            // Questions to the catalog look dear and are cheap: compiling them takes seconds.
-            ("jit", "off"),
-        ];
+        let who = [("user", user), ("database", database.get_dbname().unwrap_or(user))];
         let options = database.get_options().map(|options| ("options", options));
         let mut out = BytesMut::new();
-        let parameters = parameters.into_iter().chain(kind.iter().copied());
+        let parameters = who.into_iter().chain(settings::AT_START).chain(kind.iter().copied());
         frontend::startup_message(parameters.chain(options), &mut out)?;
         session.socket.write_all(&out)?;
         session.authenticate(user, database)?;
-        // From here on only the server's own slowness counts, such as making a slot while transactions run.
-        session.patience(Duration::from_secs(120))?;
+        session.query(&settings::rest())?;
+        // From here on only the server's own slowness counts.
+        session.patience(SILENCE_MAX)?;
         Ok(session)
     }
 
     /// The server's major version.
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// The server's process.
+    pub fn process(&self) -> i32 {
+        self.process.0
     }
 
     /// How long the server may be silent.
@@ -245,7 +241,8 @@ impl Session {
                 Message::ParameterStatus(body) if body.name()? == "server_version" => {
                     self.version = major(body.value()?);
                 }
-                Message::ParameterStatus(_) | Message::BackendKeyData(_) | Message::NoticeResponse(_) => {}
+                Message::BackendKeyData(body) => self.process = (body.process_id(), body.secret_key()),
+                Message::ParameterStatus(_) | Message::NoticeResponse(_) => {}
                 _ => return protocol("unexpected message while signing in"),
             }
             self.socket.write_all(&out)?;
@@ -277,6 +274,51 @@ impl Session {
             self.prepared.push(sql.to_owned());
         }
         self.query(&format!("execute cdc_relay_{number}"))
+    }
+
+    /// As `query`, for as long as it takes: while the server is silent it asks every `interval` whether to go on. `None`:
+    /// not any more; then the session is of no further use.
+    pub fn query_while(
+        &mut self,
+        sql: &str,
+        interval: Duration,
+        mut go_on: impl FnMut() -> bool,
+    ) -> Result<Option<Vec<Row>>> {
+        let mut out = BytesMut::new();
+        frontend::query(sql, &mut out)?;
+        self.socket.write_all(&out)?;
+        self.patience(interval)?;
+        let (mut rows, mut failed) = (Vec::new(), None);
+        loop {
+            match self.message() {
+                Ok(Message::DataRow(body)) => rows.push(row(&body)?),
+                Ok(Message::ErrorResponse(body)) => failed = Some(server_error(body.fields())),
+                Ok(Message::ReadyForQuery(_)) => break,
+                Ok(_) => {}
+                Err(WireError::Io(error)) if is_silence(&error) => {
+                    if !go_on() {
+                        return Ok(None);
+                    }
+                }
+                Err(error) => return failed.map_or(Err(error), Err),
+            }
+        }
+        self.patience(SILENCE_MAX)?;
+        failed.map_or(Ok(Some(rows)), Err)
+    }
+
+    /// Asks the server, by a connection for that alone, to give up what it does for this session.
+    pub fn cancel(&self, database: &Database) -> Result<()> {
+        let mut out = BytesMut::new();
+        frontend::cancel_request(self.process.0, self.process.1, &mut out);
+        let encrypt = matches!(self.socket, Socket::Tls(_));
+        let mut socket = open(database, database.patience(), encrypt)?;
+        socket.set_timeouts(database.patience())?;
+        socket.write_all(&out)?;
+        socket.flush()?;
+        // The server closes it when it has passed it on.
+        let _ = socket.read(&mut [0]);
+        Ok(())
     }
 
     /// Has the server parse a statement without running it. Several at once are refused.
@@ -384,6 +426,14 @@ fn mechanism(
         Some(_) => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unrequested())),
         None => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unsupported())),
     }
+}
+
+/// How long the server may be silent in the middle of an answer.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+
+/// A read that brought nothing within the socket's time-out.
+fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// `15.8 (Debian 15.8-1)` is 15; what cannot be read is old.

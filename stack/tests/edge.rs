@@ -86,7 +86,7 @@ fn free() -> SocketAddrV4 {
 fn is_open(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     match stream.read(&mut [0]) {
-        Ok(_) => false,
+        Ok(read) => read > 0,
         Err(error) => matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
     }
 }

@@ -312,8 +312,6 @@ pub async fn ask_client(client: &Client, question: &Question<'_>) -> anyhow::Res
 
 /// A question that is asked again and again through a client library.
 pub async fn prepare(client: &Client, question: &Question<'_>) -> anyhow::Result<Statement> {
-    // It looks dear and is cheap: compiling it takes seconds.
-    client.batch_execute("set jit = off").await.context("cannot look at the catalog")?;
     client.prepare(&question.sql()).await.context("cannot look at the catalog")
 }
 

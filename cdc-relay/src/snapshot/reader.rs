@@ -11,7 +11,7 @@ use super::{Mark, PREFIX};
 use crate::acks::Acks;
 use crate::database::Database;
 use crate::inspect::text;
-use crate::rows::{self, HONEST, Page, Table};
+use crate::rows::{self, Page, Table};
 use crate::sql::literal;
 use crate::wire::Session;
 
@@ -161,10 +161,7 @@ impl Worker {
 fn connect(database: &Database) -> Result<Session> {
     let mut session = Session::connect_to_read(database)?;
     session.patience(QUERY * 2)?;
-    session.query(&format!(
-        "{HONEST}; set lock_timeout = '10s'; set statement_timeout = '{}s'; set synchronous_commit = local",
-        QUERY.as_secs()
-    ))?;
+    session.query(&format!("set lock_timeout = '10s'; set statement_timeout = '{}s'", QUERY.as_secs()))?;
     Ok(session)
 }
 

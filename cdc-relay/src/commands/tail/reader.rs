@@ -15,6 +15,7 @@ use crate::copy::{Frame, Replication};
 use crate::database::Database;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Message, Scratch};
+use crate::slots;
 use crate::sql;
 use crate::wire::Session;
 
@@ -84,12 +85,17 @@ pub fn read(
     let mut session = Session::connect(&reading.database)?;
     let (name, confirm) = match &reading.slot {
         Slot::Temporary(name) => {
-            session
-                .query(&format!(
-                    "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT",
-                    sql::replication_identifier(name)
-                ))
+            let command = format!(
+                "CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+                sql::replication_identifier(name)
+            );
+            let mut waits = |_: Option<&str>| !stop.asked();
+            let made = slots::prepare(&mut session)
+                .and_then(|()| slots::make(&mut session, &reading.database, &command, &mut waits))
                 .context("cannot make a temporary replication slot")?;
+            if made.is_none() {
+                return Ok(Totals::default());
+            }
             (name, true)
         }
         Slot::Existing(name) => (name, false),
