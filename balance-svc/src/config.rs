@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Parser;
+use saga::http::Operators;
 use saga::telemetry::LogFormat;
 
 #[derive(Clone, Debug, Parser)]
@@ -14,6 +15,8 @@ pub struct Config {
     /// Where operators reach it: /ready, /metrics, deposits. Never exposed at the edge.
     #[arg(long, env = "ADMIN_ADDR")]
     pub admin_addr: SocketAddr,
+    #[command(flatten)]
+    pub operators: Operators,
     /// The balance database, as the role balance_svc.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,

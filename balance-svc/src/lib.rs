@@ -32,6 +32,7 @@ pub async fn run(
     admin: TcpListener,
     asked: CancellationToken,
 ) -> anyhow::Result<()> {
+    let operators = edge::Audience::operators(config.operators);
     let metrics = Metrics::register()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
     let shutdown = after_grace(asked.clone(), Duration::from_millis(config.drain_ms));
@@ -48,8 +49,7 @@ pub async fn run(
     let consumer = consumer::run(subscription, ledger, metrics.consumer.clone(), shutdown.clone());
 
     let public = edge::serve(public, http::public(pool.clone()), edge::Audience::Anyone, shutdown.clone());
-    let admin =
-        edge::serve(admin, http::admin(pool, &metrics, asked), edge::Audience::Anyone, shutdown.clone());
+    let admin = edge::serve(admin, http::admin(pool, &metrics, asked), operators, shutdown.clone());
 
     tracing::info!("ready to serve");
     process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin)]).await

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use listener::Audience;
+use listener::{Audience, Operators};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -101,7 +101,9 @@ pub async fn run(
         // Gone without a word: its thread panicked.
         threads.push(async move { ended.await.map_err(|_| source.name.get_ref()) });
     }
-    let admin = tokio::spawn(http::serve(listener, metrics, statuses, Audience::Anyone, shutdown.clone()));
+    let admin_hosts = config.admin_hosts.clone();
+    let audience = Audience::operators(Operators { admin_hosts, ..Operators::default() });
+    let admin = tokio::spawn(http::serve(listener, metrics, statuses, audience, shutdown.clone()));
     // A source does not end before it is stopped, unless something is badly wrong: then no probe may find us well.
     let mut broken = tokio::select! {
         () = shutdown.cancelled() => None,

@@ -166,11 +166,12 @@ pub enum Refusal {
 
 impl std::error::Error for Refusal {}
 
+const AGAIN: &str = "Rows committed in between are not on Kafka. To go on: tell every row again with `cdc-relay \
+     reconcile`, or, if a gap is acceptable or known to be empty, drop the slot if it exists and write a tombstone for \
+     this source to the state topic; the next start then begins at the present.";
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const AGAIN: &str = "Rows committed in between are not on Kafka. To go on: tell every row again with \
-             `cdc-relay reconcile`, or, if a gap is acceptable or known to be empty, drop the slot if it exists and \
-             write a tombstone for this source to the state topic; the next start then begins at the present.";
         match self {
             Self::MemoryMissing { slot } => write!(
                 f,

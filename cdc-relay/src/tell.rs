@@ -458,7 +458,8 @@ impl Outlet {
         };
         if is_news {
             let (table, reason, position) = (&plan.relation, cause.reason, open.transaction.commit_lsn);
-            tracing::error!(source = self.source, table, destination, %position, reason, "dead letter: {halts} is halted");
+            let Halts { key, keyless } = halts;
+            tracing::error!(source = self.source, table, key, keyless, destination, %position, reason, "dead letter");
         }
         self.halted.halt(destination, halts, self.letters_from);
         self.metrics.halted.set(self.halted.len() as i64);

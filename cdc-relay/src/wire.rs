@@ -104,6 +104,8 @@ pub type Row = Vec<Option<String>>;
 pub struct Session {
     socket: Socket,
     input: BytesMut,
+    /// Which of the URL's hosts it is at.
+    place: usize,
     /// The server's process, and the secret that it is cancelled by.
     process: (i32, i32),
     /// The server's major version.
@@ -163,7 +165,7 @@ impl Session {
         let timeout = database.patience();
         let socket = open(database, place, timeout, encrypt)?;
         let (input, prepared) = (BytesMut::new(), Vec::new());
-        let mut session = Session { socket, input, process: (0, 0), version: 0, prepared };
+        let mut session = Session { socket, input, place, process: (0, 0), version: 0, prepared };
         session.socket.set_timeouts(timeout)?;
         // `Database` leaves neither open.
         let user = database.get_user().unwrap_or_default();
@@ -312,7 +314,7 @@ impl Session {
         let mut out = BytesMut::new();
         frontend::cancel_request(self.process.0, self.process.1, &mut out);
         let encrypt = matches!(self.socket, Socket::Tls(_));
-        let mut socket = open(database, database.patience(), encrypt)?;
+        let mut socket = open(database, self.place, database.patience(), encrypt)?;
         socket.set_timeouts(database.patience())?;
         socket.write_all(&out)?;
         socket.flush()?;

@@ -11,16 +11,8 @@ fn session(answer: &[u8]) -> (Session, UnixStream) {
     let (ours, mut server) = UnixStream::pair().unwrap();
     server.write_all(answer).unwrap();
     server.shutdown(Shutdown::Write).unwrap();
-    (
-        Session {
-            socket: Socket::Unix(ours),
-            input: BytesMut::new(),
-            process: (0, 0),
-            version: 15,
-            prepared: Vec::new(),
-        },
-        server,
-    )
+    let (socket, input, prepared) = (Socket::Unix(ours), BytesMut::new(), Vec::new());
+    (Session { socket, input, place: 0, process: (0, 0), version: 15, prepared }, server)
 }
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {

@@ -55,7 +55,8 @@ export function setup() {
   const users = Array.from({ length: USERS }, () => crypto.randomUUID());
   for (const user of users) {
     const deposit = { user_id: user, amount: DEPOSIT, idempotency_key: 'smoke' };
-    const params = { headers: JSON_BODY, tags: { name: 'POST /deposits', call: 'deposit' } };
+    const headers = { ...JSON_BODY, authorization: `Bearer ${__ENV.ADMIN_TOKEN}` };
+    const params = { headers, tags: { name: 'POST /deposits', call: 'deposit' } };
     const answer = http.post(`${__ENV.BALANCE_ADMIN_URL}/deposits`, JSON.stringify(deposit), params);
     if (answer.status !== 201) {
       throw new Error(`no deposit: ${answer.status} ${answer.body}`);

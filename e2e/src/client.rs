@@ -29,7 +29,8 @@ impl Client {
     pub async fn deposit(&self, user_id: Uuid, amount: i64, key: &str) -> Result<()> {
         let url = format!("{}/deposits", self.stack.balance_admin_url);
         let body = json!({"user_id": user_id, "amount": amount, "idempotency_key": key});
-        let response = self.http.post(url).json(&body).send().await.context("POST /deposits")?;
+        let request = self.http.post(url).bearer_auth(&self.stack.admin_token).json(&body);
+        let response = request.send().await.context("POST /deposits")?;
         ensure!(response.status() == StatusCode::CREATED, "deposit: {}", problem(response).await);
         Ok(())
     }

@@ -23,6 +23,8 @@ pub struct Stack {
     pub balance_database_url: String,
     pub processor_database_url: String,
     pub postgres_admin_url: String,
+    /// What operators show to admin listeners.
+    pub admin_token: String,
     pub demo_user_id: String,
     pub demo_service_id: String,
     /// The stack's own folder: its state names the processes.
@@ -54,6 +56,7 @@ impl Stack {
             balance_database_url: get("BALANCE_DATABASE_URL")?,
             processor_database_url: get("PROCESSOR_DATABASE_URL")?,
             postgres_admin_url: get("POSTGRES_ADMIN_URL")?,
+            admin_token: get("ADMIN_TOKEN")?,
             demo_user_id: get("DEMO_USER_ID")?,
             demo_service_id: get("DEMO_SERVICE_ID")?,
             dir: get("STACK_DIR")?,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use listener::Operators;
 
 use crate::mix::Mix;
 
@@ -15,6 +16,9 @@ pub struct Config {
     /// Address to listen on.
     #[arg(long, env, default_value = "127.0.0.1:21027")]
     pub listen_addr: SocketAddr,
+    /// Behaviour is changed by operators only; merchants need no token.
+    #[command(flatten)]
+    pub operators: Operators,
     /// The ledger file; created if missing, continued if there.
     #[arg(long, env, default_value = "gateway-ledger.ndjson")]
     pub ledger_path: PathBuf,

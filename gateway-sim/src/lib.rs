@@ -29,6 +29,7 @@ pub use config::Config;
 /// # Errors
 /// The ledger cannot be opened, is damaged, or is in use; or the webhook secret is not one.
 pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let audience = listener::Audience::operators(config.operators);
     let metrics = metrics::Metrics::new()?;
     let target = match (config.webhook_url, config.webhook_secret) {
         (Some(url), Some(secret)) => Some(hooks::Target::new(url, &secret)?),
@@ -51,6 +52,6 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     };
     let counts = gateway.ledger.counts();
     tracing::info!(address = %listener.local_addr()?, charges = counts.charges, "gateway-sim is up");
-    tokio::join!(serve::serve(listener, http::routes(Arc::new(gateway)), shutdown), deliveries);
+    tokio::join!(serve::serve(listener, http::routes(Arc::new(gateway)), audience, shutdown), deliveries);
     Ok(())
 }

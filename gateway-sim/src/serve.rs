@@ -34,7 +34,12 @@ impl std::fmt::Display for Abort {
 impl std::error::Error for Abort {}
 
 /// Serves until `shutdown`, then answers what is under way.
-pub async fn serve(listener: TcpListener, routes: BoxedFilter<(Response,)>, shutdown: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    routes: BoxedFilter<(Response,)>,
+    audience: Audience,
+    shutdown: CancellationToken,
+) {
     let graceful = GracefulShutdown::new();
     loop {
         let stream = tokio::select! {
@@ -48,7 +53,7 @@ pub async fn serve(listener: TcpListener, routes: BoxedFilter<(Response,)>, shut
                 }
             },
         };
-        if let Err(error) = connection(stream, &routes, &graceful) {
+        if let Err(error) = connection(stream, &routes, &audience, &graceful) {
             tracing::debug!(%error, "connection not served");
         }
     }
@@ -61,15 +66,17 @@ pub async fn serve(listener: TcpListener, routes: BoxedFilter<(Response,)>, shut
 fn connection(
     stream: TcpStream,
     routes: &BoxedFilter<(Response,)>,
+    audience: &Audience,
     graceful: &GracefulShutdown,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     // A second handle: the socket stays open until it is decided how it ends.
     let socket = stream.as_fd().try_clone_to_owned()?;
     let warp = TowerToHyperService::new(warp::service(routes.clone()));
+    let audience = audience.clone();
     let service = hyper::service::service_fn(move |request| {
         let render = |refused| crate::http::refuse(&refused);
-        let reply = listener::serve::answer(warp.clone(), Audience::Anyone, render, request);
+        let reply = listener::serve::answer(warp.clone(), audience.clone(), render, request);
         async move {
             let response: Response = match reply.await {
                 Ok(response) => response,

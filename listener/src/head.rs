@@ -62,7 +62,10 @@ pub(crate) fn authority(host: &HeaderValue) -> Option<Authority> {
     let port = port.strip_prefix(':').unwrap_or(port);
     let is_port =
         port.is_empty() || port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
-    (is_port && !authority.host().is_empty()).then_some(authority)
+    // A list joined by commas would be one name to RFC 3986, and is none.
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~[]:".contains(&byte);
+    let is_host = !authority.host().is_empty() && authority.host().bytes().all(is_name);
+    (is_port && is_host).then_some(authority)
 }
 
 fn check_target(target: &Uri) -> Result<(), Refused> {
@@ -112,6 +115,7 @@ mod tests {
             (Version::HTTP_11, vec!["me@coro"], Err(Reason::Malformed)),
             (Version::HTTP_11, vec!["coro/x"], Err(Reason::Malformed)),
             (Version::HTTP_11, vec!["coro, coro"], Err(Reason::Malformed)),
+            (Version::HTTP_11, vec!["coro,coro"], Err(Reason::Malformed)),
             (Version::HTTP_11, vec!["coro", "coro"], Err(Reason::Malformed)),
             (Version::HTTP_10, vec!["coro", "other"], Err(Reason::Malformed)),
         ] {

@@ -35,6 +35,7 @@ pub async fn run(
     admin: TcpListener,
     asked: CancellationToken,
 ) -> anyhow::Result<()> {
+    let operators = edge::Audience::operators(config.operators);
     let metrics = Metrics::register()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
 
@@ -47,8 +48,7 @@ pub async fn run(
         edge::Audience::Anyone,
         shutdown.clone(),
     );
-    let admin =
-        edge::serve(admin, http::admin(&pool, &metrics, asked), edge::Audience::Anyone, shutdown.clone());
+    let admin = edge::serve(admin, http::admin(&pool, &metrics, asked), operators, shutdown.clone());
 
     let subscription = Subscription {
         brokers: config.kafka_brokers,

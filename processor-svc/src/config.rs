@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Parser;
+use saga::http::Operators;
 use saga::telemetry::LogFormat;
 use standardwebhooks::Webhook;
 
@@ -21,6 +22,8 @@ pub struct Config {
     /// Where operators reach it: /ready, /metrics.
     #[arg(long, env)]
     pub admin_addr: SocketAddr,
+    #[command(flatten)]
+    pub operators: Operators,
     /// The processor database, as the role processor_svc.
     #[arg(long, env, hide_env_values = true, value_parser = url::<tokio_postgres::Config>)]
     pub database_url: String,

@@ -76,6 +76,7 @@ pub async fn run(
     admin: TcpListener,
     asked: CancellationToken,
 ) -> anyhow::Result<()> {
+    let operators = edge::Audience::operators(config.operators.clone());
     let metrics = Metrics::new()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
     let shutdown = after_grace(asked.clone(), Duration::from_millis(config.drain_ms));
@@ -96,7 +97,7 @@ pub async fn run(
         edge::serve(
             admin,
             http::admin(SERVICE, store, metrics.registry.clone(), asked),
-            edge::Audience::Anyone,
+            operators,
             shutdown.clone()
         ),
         cancels,

@@ -60,6 +60,7 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
         ("PROCESSOR_DATABASE_URL", read_only("processor")?),
         ("POSTGRES_ADMIN_URL", postgres_url(layout, "postgres", "postgres")?),
         ("ROLE_PASSWORD", layout.password()?),
+        ("ADMIN_TOKEN", layout.admin_token()?),
         ("DEMO_USER_ID", DEMO_USER.to_owned()),
         ("DEMO_SERVICE_ID", "electricity".to_owned()),
     ]

@@ -178,12 +178,31 @@ impl Layout {
             cluster.display(),
             self.dir.display()
         );
-        let mut bytes = [0_u8; 16];
-        std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
-        let password: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let password = random()?;
         write_private(&path, &password)?;
         Ok(password)
     }
+
+    /// What operators show to admin listeners: made at the first use, kept where only the caller can read it.
+    ///
+    /// # Errors
+    /// When it can be neither read nor written.
+    pub fn admin_token(&self) -> Result<String> {
+        let path = self.dir.join("admin-token");
+        if let Ok(token) = fs::read_to_string(&path) {
+            return Ok(token.trim().to_owned());
+        }
+        let token = random()?;
+        write_private(&path, &token)?;
+        Ok(token)
+    }
+}
+
+/// 128 bits that nobody can guess, in hexadecimal digits.
+fn random() -> Result<String> {
+    let mut bytes = [0_u8; 16];
+    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Writes a file that only its owner can read, all of it or nothing.

@@ -123,6 +123,10 @@ impl Instance {
         // A member of its consumer group that comes back under its name causes no rebalance.
         let member = ("GROUP_INSTANCE_ID", self.name.to_owned());
         let amqp = ("AMQP_URL", environment::amqp_url(layout)?);
+        // Who may write on admin listeners; the relay's has nothing to write.
+        if self.service != Service::Relay {
+            env.push(("ADMIN_TOKEN", layout.admin_token()?));
+        }
         match self.service {
             Service::Gateway => env.extend([
                 ("LISTEN_ADDR", address(self.public)),

@@ -5,14 +5,15 @@ use saga::contract::{AMOUNT_MAX, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::service::{AMOUNT, Service, event};
+use crate::service::{ADMIN_TOKEN, AMOUNT, Service, event};
 
 impl Service {
     /// Status and body of `POST /deposits`.
     async fn deposit(&self, user: Uuid, amount: i64, key: &str) -> (u16, Value) {
         let body = json!({"user_id": user, "amount": amount, "idempotency_key": key});
         let request = reqwest::Client::builder().no_proxy().build().unwrap();
-        let reply = request.post(format!("http://{}/deposits", self.admin)).json(&body).send().await.unwrap();
+        let request = request.post(format!("http://{}/deposits", self.admin)).bearer_auth(ADMIN_TOKEN);
+        let reply = request.json(&body).send().await.unwrap();
         (reply.status().as_u16(), reply.json().await.unwrap())
     }
 }

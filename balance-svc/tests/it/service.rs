@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::Ledger;
 
+pub const ADMIN_TOKEN: &str = "the-token-of-a-test";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A service on a database, topics and a group of its own.
@@ -55,6 +56,7 @@ impl Service {
             format!("--kafka-brokers={brokers}"),
             format!("--group-id={prefix}"),
             format!("--topic-prefix={prefix}"),
+            format!("--admin-token={ADMIN_TOKEN}"),
         ];
         let config_of_service = balance_svc::config::Config::parse_from(flags);
         let (public, admin) = (

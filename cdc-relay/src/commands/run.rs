@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use listener::operators::Name;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,10 @@ pub struct RunConfig {
     /// Where /health, /ready and /metrics are served.
     #[arg(long, env = "ADMIN_ADDR", default_value = "127.0.0.1:9600", value_name = "ADDR:PORT")]
     pub admin_addr: SocketAddr,
+    /// Names by which they may be asked for, besides those of the loopback: `relay.internal` with any port,
+    /// `10.0.0.7:9600` with that one.
+    #[arg(long, env = "ADMIN_HOSTS", value_name = "HOST,…", value_delimiter = ',')]
+    pub admin_hosts: Vec<Name>,
     #[command(flatten)]
     pub kafka: KafkaArgs,
     #[command(flatten)]

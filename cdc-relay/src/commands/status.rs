@@ -160,7 +160,7 @@ fn health(admin: &str) -> Result<Health> {
     let address = admin.to_socket_addrs()?.next().context("no address")?;
     let mut socket = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(socket, "GET /health HTTP/1.1\r\nhost: relay\r\nconnection: close\r\n\r\n")?;
+    write!(socket, "GET /health HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
     let mut answer = String::new();
     socket.take(1 << 20).read_to_string(&mut answer)?;
     let (_, body) = answer.split_once("\r\n\r\n").context("not an answer of a relay")?;

@@ -310,6 +310,17 @@ fn nowhere(named: &Named, facts: &Facts) -> String {
     format!("it does not exist{near}")
 }
 
+fn unlogged(name: &str, sql: &str, publication: Option<&Publication>) -> Mismatch {
+    // Only then can it be added.
+    let add = publication
+        .filter(|publication| !publication.all_tables)
+        .map(|publication| format!("; alter publication {} add table {sql}", identifier(&publication.name)));
+    Mismatch::new("table.unlogged", name, "has routes, but is not published: it is unlogged")
+        .loses()
+        .why("its changes are not in the WAL, so nothing can tell them")
+        .fix(format!("alter table {sql} set logged{}", add.unwrap_or_default()))
+}
+
 /// A routed table that the publication does not have, or could not have.
 fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
     let name = TableName::new(&named.schema, &named.name).to_string();
@@ -331,16 +342,7 @@ fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
                 .why("its changes are not in the WAL, so nothing can tell them")
                 .fix("take it out of the routes")
         }
-        Some('r' | 'p') if named.logged == Some(false) => {
-            // Only then can it be added.
-            let add = publication.filter(|publication| !publication.all_tables).map(|publication| {
-                format!("; alter publication {} add table {sql}", identifier(&publication.name))
-            });
-            new("table.unlogged", "has routes, but is not published: it is unlogged")
-                .loses()
-                .why("its changes are not in the WAL, so nothing can tell them")
-                .fix(format!("alter table {sql} set logged{}", add.unwrap_or_default()))
-        }
+        Some('r' | 'p') if named.logged == Some(false) => unlogged(&name, &sql, publication),
         Some('p') if publication.is_some_and(|publication| !publication.via_root) => {
             let publication =
                 publication.map(|publication| identifier(&publication.name)).unwrap_or_default();
@@ -372,18 +374,22 @@ fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
             }
         },
         Some(kind) => {
-            let what = match kind {
-                'v' => "a view",
-                'm' => "a materialized view",
-                'f' => "a foreign table",
-                'S' => "a sequence",
-                _ => "not a table",
-            };
+            let what = other_than_a_table(kind);
             new(
                 "table.exists",
                 &format!("has routes, but is not published: it is {what}, which has no changes in the WAL"),
             )
             .fix("route the tables that it reads")
         }
+    }
+}
+
+fn other_than_a_table(kind: char) -> &'static str {
+    match kind {
+        'v' => "a view",
+        'm' => "a materialized view",
+        'f' => "a foreign table",
+        'S' => "a sequence",
+        _ => "not a table",
     }
 }

@@ -59,7 +59,7 @@ impl Prometheus {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         socket.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
         // In 1.0, so that the answer comes in one piece.
-        write!(socket, "GET {path} HTTP/1.0\r\nhost: prometheus\r\n\r\n").ok()?;
+        write!(socket, "GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n").ok()?;
         let mut answer = String::new();
         socket.read_to_string(&mut answer).ok()?;
         serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()

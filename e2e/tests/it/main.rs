@@ -13,6 +13,7 @@ mod http_rules;
 mod idempotency;
 mod kills;
 
+mod operators;
 mod outages;
 mod outcomes;
 mod payments;

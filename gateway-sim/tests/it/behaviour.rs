@@ -37,7 +37,7 @@ async fn in_an_outage_nobody_is_served_and_afterwards_everybody_is() {
         let error = gateway.fails("r1", "1").await;
         assert_eq!(format!("{error:?}").contains("ConnectionReset"), how == "reset", "{error:?}");
     }
-    let ended = gateway.http.delete(gateway.url("/outage")).send().await.unwrap();
+    let ended = gateway.as_operator("DELETE", "/outage").send().await.unwrap();
     assert_eq!(ended.status(), 204);
     assert_eq!(gateway.charge("r1", "1").await.0, 200);
     assert_eq!(gateway.ledger().await.len(), 1);
@@ -76,7 +76,8 @@ async fn a_mix_is_the_same_on_every_gateway_with_the_same_seed() {
 async fn whether_keys_count_can_be_changed() {
     let gateway = Gateway::start(&[]).await;
     let set = async |mode: &'static str| {
-        gateway.http.put(gateway.url("/idempotency")).body(mode).send().await.unwrap().status().as_u16()
+        let put = gateway.as_operator("PUT", "/idempotency").header("content-type", "text/plain");
+        put.body(mode).send().await.unwrap().status().as_u16()
     };
     gateway.charge("r1", "1").await;
     gateway.charge("r1", "1").await;
@@ -112,7 +113,7 @@ async fn requests_are_read_strictly() {
     assert_eq!(ask("HEAD", "/health").await.status(), 200);
     assert_eq!(ask("GET", "/health/").await.status(), 404);
     let twice = |path: &str, method: &str, body: &'static str| {
-        let request = gateway.http.request(method.parse().unwrap(), gateway.url(path)).body(body);
+        let request = gateway.as_operator(method, path).body(body);
         request.header("content-type", "Application/JSON ; charset=utf-8").header("idempotency-key", "k")
     };
     for (path, method, body) in [

@@ -149,7 +149,7 @@ async fn the_inquiry_lags_as_asked() {
 async fn the_default_script_can_be_set() {
     let gateway = Gateway::start(&["--script", "decline"]).await;
     assert_eq!(gateway.charge("r1", "5551234").await.0, 402);
-    let put = gateway.http.put(gateway.url("/script"));
+    let put = gateway.as_operator("PUT", "/script").header("content-type", "text/plain");
     assert_eq!(put.try_clone().unwrap().body("what").send().await.unwrap().status(), 400);
     assert_eq!(put.body("approve").send().await.unwrap().status(), 204);
     assert_eq!(gateway.charge("r2", "5551234").await.0, 200);

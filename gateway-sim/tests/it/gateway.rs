@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+/// What the operators of a test's gateway show.
+const ADMIN_TOKEN: &str = "the-token-of-a-test";
+
 pub struct Gateway {
     pub address: SocketAddr,
     ledger: PathBuf,
@@ -26,7 +29,9 @@ impl Gateway {
 
     pub async fn start_on(ledger: PathBuf, extra: &[&str]) -> Gateway {
         let path = ledger.to_str().unwrap();
-        let args = ["gateway-sim", "--ledger-path", path].into_iter().chain(extra.iter().copied());
+        let args = ["gateway-sim", "--ledger-path", path, "--admin-token", ADMIN_TOKEN]
+            .into_iter()
+            .chain(extra.iter().copied());
         let config = gateway_sim::Config::try_parse_from(args).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -71,9 +76,14 @@ impl Gateway {
         (reply.status(), reply.text().await.unwrap())
     }
 
+    /// A call of somebody who may change the gateway's behaviour.
+    pub fn as_operator(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
+        self.http.request(method.parse().unwrap(), self.url(path)).bearer_auth(ADMIN_TOKEN)
+    }
+
     /// An admin call that must be taken.
     pub async fn put(&self, path: &str, json: Value) {
-        let reply = self.http.put(self.url(path)).json(&json).send().await.unwrap();
+        let reply = self.as_operator("PUT", path).json(&json).send().await.unwrap();
         assert_eq!(reply.status(), 204, "{}", reply.text().await.unwrap());
     }
 

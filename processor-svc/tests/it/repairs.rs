@@ -3,7 +3,7 @@
 use processor_svc::work::Job;
 
 use crate::flow::{count, references, waiting};
-use crate::world::{Database, Gateway, NOWHERE, Processor, client, flags, job, jobs};
+use crate::world::{ADMIN_TOKEN, Database, Gateway, NOWHERE, Processor, client, flags, job, jobs};
 
 #[tokio::test]
 async fn surplus_found_by_an_inquiry_is_given_back_before_the_charge_succeeds() {
@@ -65,11 +65,17 @@ async fn a_charge_stays_unknown_until_its_void_is_confirmed() {
     let processor = Processor::with(flags).await;
     database.until(&count("unknown"), 1).await;
     let outage = format!("http://{}/outage", gateway.address);
-    let set = client().put(&outage).json(&serde_json::json!({"for_ms": 3_600_000})).send().await.unwrap();
+    let set = client()
+        .put(&outage)
+        .bearer_auth(ADMIN_TOKEN)
+        .json(&serde_json::json!({"for_ms": 3_600_000}))
+        .send()
+        .await
+        .unwrap();
     assert_eq!(set.status(), 204);
     processor.until("processor_inquiries_total{finding=\"unavailable\"}", |n| n >= 3.0).await;
     assert_eq!(database.number(&count("unknown")).await, 1);
-    client().delete(&outage).send().await.unwrap();
+    client().delete(&outage).bearer_auth(ADMIN_TOKEN).send().await.unwrap();
     database.until(&count("declined"), 1).await;
     assert!(gateway.ledger().await.is_empty());
     processor.end().await;

@@ -107,6 +107,9 @@ impl Database {
     }
 }
 
+/// What the operators of a test's gateway show.
+pub const ADMIN_TOKEN: &str = "the-token-of-a-test";
+
 /// An in-process gateway on a port and ledger of its own.
 pub struct Gateway {
     pub address: SocketAddr,
@@ -132,7 +135,7 @@ impl Gateway {
 
     fn set_up(listener: TcpListener, ledger: PathBuf, flags: &[&str]) -> Gateway {
         let path = ledger.to_str().unwrap();
-        let fixed = ["gateway-sim", "--ledger-path", path];
+        let fixed = ["gateway-sim", "--ledger-path", path, "--admin-token", ADMIN_TOKEN];
         let hang = if flags.contains(&"--hang-ms") { vec![] } else { vec!["--hang-ms", "3000"] };
         let args = fixed.into_iter().chain(hang).chain(flags.iter().copied());
         let config = gateway_sim::Config::parse_from(args);

@@ -36,6 +36,7 @@ fn environment(layout: &Layout) -> BTreeMap<String, String> {
     let entries = [
         ("EDGE_ADDR", address(Port::Edge)),
         ("EDGE_ADMIN_ADDR", address(Port::EdgeAdmin)),
+        ("EDGE_ADMIN_HOST", "localhost".to_owned()),
         ("PAYMENTS_1_ADDR", address(Port::Payments)),
         ("PAYMENTS_1_ADMIN_PORT", port(Port::PaymentsAdmin)),
         ("PAYMENTS_2_ADDR", address(Port::SecondPayments)),
