@@ -234,7 +234,9 @@ impl Ledger {
         for Decided { key, reference, amount, .. } in rest {
             state.add(Entry::Voided { key, reference, amount, at })?;
         }
-        if keep.is_none() && !state.barred.contains_key(&id) {
+        // A bar that nobody gave an amount takes the first that is given: without it no answer names the charge.
+        let unnamed = |barred: &Option<i64>| barred.is_none() && amount.is_some();
+        if keep.is_none() && state.barred.get(&id).is_none_or(unnamed) {
             state.add(Entry::Barred { reference: id.clone(), amount, at })?;
         }
         let (barred, amount) = (state.barred.contains_key(&id), state.amount(&id));

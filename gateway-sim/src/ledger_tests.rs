@@ -147,6 +147,19 @@ fn surplus_is_given_back_once_and_the_kept_charge_stands() {
 }
 
 #[test]
+fn a_bar_without_an_amount_takes_the_first_that_is_given() {
+    let path = path();
+    let ledger = Ledger::open(&path, 7).unwrap();
+    let amount = |given| match ledger.void("r1", None, given).unwrap() {
+        Void::Done { amount, .. } => amount,
+        Void::UnknownKeep => panic!("nothing is kept"),
+    };
+    let amounts = [amount(None), amount(Some(5)), amount(Some(6)), amount(None)];
+    assert_eq!(amounts, [None, Some(5), Some(5), Some(5)]);
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn a_barred_reference_is_never_charged_again() {
     let path = path();
     let ledger = Ledger::open(&path, 7).unwrap();

@@ -4,7 +4,8 @@
 //!   are made at all, and no messages are taken.
 //! * Only faults count: a decline is an answer of a gateway that works. Of one user only some count, so that a user
 //!   whose calls hang does not close a service to the others.
-//! * After a pause a few probes go out; when all of them are answered, calls flow again.
+//! * After a pause a few probes go out; when all of them are answered, calls flow again. A user whose probe failed makes
+//!   none for some pauses: others find out whether the service works.
 //! * A refusal is no attempt: who is refused writes nothing and asks again later.
 //!
 //! Why not a crate: `failsafe` lets every call through while half-open, `recloser` at least so many; with
@@ -58,6 +59,8 @@ pub enum Health {
 
 /// Of the faults after which a breaker opens, one user's are at most every fifth.
 const USER_PART: u32 = 5;
+/// For so many pauses a user whose probe failed makes no other one.
+const SUSPECT_PAUSES: u32 = 5;
 /// More services than this share one breaker: a name that nobody knows must not cost memory.
 const SERVICES_MAX: usize = 10_000;
 
@@ -158,6 +161,8 @@ struct Now {
     period: u64,
     /// Faults in a row by user.
     users: HashMap<Uuid, u32>,
+    /// Users whose probes failed, and until when they make no other one.
+    suspects: HashMap<Uuid, Instant>,
 }
 
 struct Table {
@@ -212,11 +217,14 @@ impl Breaker {
         self.table.send_if_modified(|table| {
             let (whole, service, now) = table.pair(&charge.service_id);
             let at = Instant::now();
-            let after = (whole.state.begin(at, &self.limits), now.state.begin(at, &self.limits));
-            let ((whole_state, true), (state, true)) = after else {
-                let refusing = if after.0.1 { now.state } else { whole.state };
-                begun = Err(refusing.refusal());
-                return false;
+            let user = charge.user_id;
+            let after = (whole.begins(user, at, &self.limits), now.begins(user, at, &self.limits));
+            let (whole_state, state) = match after {
+                (Ok(whole), Ok(service)) => (whole, service),
+                (Err(refusal), _) | (_, Err(refusal)) => {
+                    begun = Err(refusal);
+                    return false;
+                }
             };
             let changed =
                 [enter(whole, whole_state, "all", &self.limits), enter(now, state, service, &self.limits)];
@@ -280,7 +288,7 @@ impl Breaker {
                 changed |= enter(whole, whole.state.end(health, at, &self.limits), "all", &self.limits);
             }
             if now.period == pass.periods.1 {
-                let health = now.counted(pass.user, pass.health, &self.limits);
+                let health = now.counted(pass.user, pass.health, at, &self.limits);
                 changed |= enter(now, now.state.end(health, at, &self.limits), service, &self.limits);
             }
             self.show(table, changed)
@@ -308,13 +316,31 @@ impl Table {
 
 impl Now {
     fn closed() -> Now {
-        Now { state: State::Closed { faults: 0 }, period: 0, users: HashMap::new() }
+        Now { state: State::Closed { faults: 0 }, period: 0, users: HashMap::new(), suspects: HashMap::new() }
+    }
+
+    /// The state after a call of this user has begun, unless none may.
+    fn begins(&self, user: Uuid, at: Instant, limits: &Limits) -> Result<State, Refusal> {
+        match self.state.begin(at, limits) {
+            (_, false) => Err(self.state.refusal()),
+            (State::HalfOpen { .. }, true) if self.suspects.get(&user).is_some_and(|until| *until > at) => {
+                Err(Refusal { until: self.suspects.get(&user).copied() })
+            }
+            (state, true) => Ok(state),
+        }
     }
 
     /// What a call of this user counts as.
-    fn counted(&mut self, user: Uuid, health: Health, limits: &Limits) -> Health {
+    fn counted(&mut self, user: Uuid, health: Health, at: Instant, limits: &Limits) -> Health {
         match (health, self.state) {
-            (Health::Answered, _) => self.users.clear(),
+            (Health::Answered, _) => {
+                self.users.clear();
+                self.suspects.remove(&user);
+            }
+            (Health::Fault, State::HalfOpen { .. }) => {
+                self.suspects.retain(|_, until| *until > at);
+                self.suspects.insert(user, at + limits.pause * SUSPECT_PAUSES);
+            }
             (Health::Fault, State::Closed { .. }) => {
                 let faults = self.users.entry(user).or_insert(0);
                 if *faults >= limits.faults.div_ceil(USER_PART) {

@@ -161,6 +161,25 @@ async fn one_user_alone_does_not_open_it() {
     assert_eq!(breaker.gauge.get(), 2);
 }
 
+#[test]
+fn one_user_alone_does_not_keep_it_open() {
+    let (start, user, other) = (Instant::now(), Uuid::now_v7(), Uuid::now_v7());
+    let mut now = Now { state: State::Open { until: start }, ..Now::closed() };
+    now.state = now.begins(user, start, &LIMITS).expect("the pause is over");
+    let health = now.counted(user, Health::Fault, start, &LIMITS);
+    now.state = now.state.end(health, start, &LIMITS);
+    let later = start + LIMITS.pause;
+    assert_eq!(now.state, State::Open { until: later });
+    let until = start + LIMITS.pause * SUSPECT_PAUSES;
+    assert_eq!(now.begins(user, later, &LIMITS), Err(Refusal { until: Some(until) }), "others first");
+    now.state = now.begins(other, later, &LIMITS).expect("another user");
+    assert_eq!(now.begins(user, later, &LIMITS), Err(Refusal { until: Some(until) }));
+    // Alone he is not kept waiting for ever, and an answer clears him.
+    assert!(now.begins(user, until, &LIMITS).is_ok());
+    now.counted(user, Health::Answered, later, &LIMITS);
+    assert!(now.begins(user, later, &LIMITS).is_ok());
+}
+
 #[tokio::test]
 async fn names_that_nobody_knows_cost_no_memory() {
     let breaker = breaker(PAUSE);

@@ -6,6 +6,7 @@
 //!
 //! While the gateway cannot be reached nothing is taken. A charge that may not be called now, since the breaker of
 //! its service is open or its user or service has its share, has a row that waits: nothing was attempted.
+//! While very many charges wait, nothing is taken either: the sweeper has to have room for those under way.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use crate::retry::{Stop, backoff, until_done};
 use crate::settled::Settled;
 use crate::shares::{Share, Shares};
 use crate::store::{Admitted, Intent, Store};
+use crate::sweep::WATCHED_MAX;
 use crate::watch::Watch;
 use crate::work::{self, Job, Message};
 
@@ -147,6 +149,9 @@ impl Jobs {
         let over = self.calls.breaker.over(opening);
         tokio::pin!(over);
         loop {
+            if !self.room_to_watch(shutdown).await {
+                return Ok(());
+            }
             let most = probes.map_or(BATCH_MAX, usize::from).min(BATCH_MAX);
             let Some(mut permits) = self.capacity(most, shutdown).await else { return Ok(()) };
             let next = tokio::select! {
@@ -174,6 +179,18 @@ impl Jobs {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let declaring = channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default());
         bounded("find the queue", declaring).await.map(drop)
+    }
+
+    /// Waits while too many charges are watched: what is held back has a row already, and more of those would leave the
+    /// sweeper no room for charges that are under way. Messages wait in the queue instead. False on shutdown.
+    async fn room_to_watch(&self, shutdown: &CancellationToken) -> bool {
+        while self.watch.len() >= WATCHED_MAX / 2 {
+            tokio::select! {
+                () = shutdown.cancelled() => return false,
+                () = tokio::time::sleep(SHARE_PAUSE) => {}
+            }
+        }
+        true
     }
 
     /// At least one permit, and as many more as there are up to `most`; none on shutdown.

@@ -1,0 +1,2 @@
+-- The entries that were there before the constraint: read beside those who book.
+alter table ledger validate constraint ledger_amount_max;
