@@ -108,7 +108,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
         })?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
     // By the slot's own snapshot: whatever is changed later is noticed by the stream that goes on from there.
-    let coverage = look::look(&mut session, wiring.source.publication.get_ref())?;
+    let coverage = look::look(&mut session, &wiring.source)?;
     let mut retelling = Retelling::new(&wiring, clients, (&cluster, begins_at), view);
     let tables = retelling.tables(&mut session)?;
     let (clients, view) = retelling.over();

@@ -222,7 +222,7 @@ impl Life {
         acknowledged: Lsn,
     ) -> Result<Record, Trouble> {
         let source = &self.wiring.source;
-        let found = look::look(session, source.publication.get_ref())?;
+        let found = look::look(session, source)?;
         let Some(known) = known else {
             let record = Record { coverage: found, ..Record::default() };
             self.clients.remember_publication(&record)?;

@@ -30,7 +30,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// What the stream has to know.
 #[derive(Debug, Clone)]
 pub enum Notice {
-    /// More is sent, or under another form: go on, and keep this.
+    /// More is sent of tables with routes, or under another form: go on, and keep this.
     Changed(Coverage),
     Refused(Refusal),
 }
@@ -157,7 +157,7 @@ impl Looker {
             return Ok(None);
         }
         let found = answer(&open.client, &look::question(open.version, &publication)).await?;
-        let refusal = self.judge(look::read(&found)?, &replaced).await?;
+        let refusal = self.judge(look::read(&found, &self.wiring.source)?, &replaced).await?;
         if refusal.is_none() {
             self.vouch(here);
         }
