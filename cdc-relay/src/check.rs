@@ -115,6 +115,11 @@ impl Check<'_> {
             }
         }
         self.unique(source.patterns.iter().map(|pattern| &pattern.table.name), "name", str::to_owned);
+        for pattern in source.patterns.iter().filter(|_| source.own_publication) {
+            let problem = "is a pattern, and the relay's own publication has only the tables that exist when it is made: \
+                           name a `publication` (for all tables, or for tables in schema …)";
+            self.note(&pattern.table.name, "name", problem);
+        }
         for ignored in &source.ignore {
             let exact = ignored.which.exact();
             if source.tables.iter().any(|table| Some(&table.of) == exact.as_ref()) {

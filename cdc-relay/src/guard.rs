@@ -8,8 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use tokio::time::{MissedTickBehavior, interval};
+use anyhow::{Context, Result, anyhow};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::{Client, Statement};
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +21,8 @@ use crate::routes::Source;
 
 /// An application's updates are refused for at most so long.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// An answer that takes longer is none; connecting and all.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Runs until `shutdown`. A database that does not answer is asked again: nobody updates it meanwhile either.
 pub async fn watch(database: Database, source: Arc<Source>, acks: Arc<Acks>, shutdown: CancellationToken) {
@@ -35,8 +37,8 @@ async fn keep_looking(database: &Database, source: &Source, acks: &Acks) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let looked = look((database, source), &mut connection).await;
-        match looked {
+        let looked = timeout(ANSWER_TIMEOUT, look((database, source), &mut connection)).await;
+        match looked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
             Ok(None) => failing = false,
             Ok(Some(table)) => {
                 acks.fail(format!("{table} was taken out of the publication, since its updates failed"));
@@ -46,7 +48,7 @@ async fn keep_looking(database: &Database, source: &Source, acks: &Acks) {
                 if !failing {
                     tracing::warn!(
                         source = source.name.get_ref(),
-                        "the publication cannot be watched: {error:#}"
+                        "the publication cannot be looked at for harm: {error:#}"
                     );
                 }
                 failing = true;

@@ -118,6 +118,14 @@ fn an_error_names_its_place_and_key() {
     }
 }
 
+#[test]
+fn a_pattern_needs_a_publication_that_grows() {
+    let pattern = SMALL.replacen("name = \"t\"", "name = \"audit.*\"", 1);
+    assert!(Routes::parse(&pattern, env).is_ok());
+    let found = error(&pattern.replacen("publication = \"p\"\n", "", 1));
+    assert!(found.contains("is a pattern, and the relay's own publication has only the tables"), "{found}");
+}
+
 /// In the place of the route's type.
 fn route(keys: &str) -> String {
     changed("type = \"t.v1\"", &format!("type = \"t.v1\"\n{keys}"))

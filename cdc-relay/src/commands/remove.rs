@@ -17,6 +17,7 @@ use super::doctor::slot::size;
 use super::verify::told_to;
 use super::{Ending, Failure, Outcome, block_on, print};
 use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
+use crate::coverage::record::record_key;
 use crate::inspect;
 use crate::kafka::client_config;
 use crate::routes::{Routes, Source};
@@ -147,10 +148,12 @@ fn keys(brokers: &str, routes: &Routes, source: &Source) -> Result<Vec<String>> 
         return Ok(Vec::new());
     }
     let memory = format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
+    let publication = record_key(&memory);
     let mut keys = BTreeSet::new();
     Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
         let key = key.unwrap_or_default();
-        let ours = key == memory.as_bytes() || snapshot::record_table(&memory, key).is_some();
+        let own = [memory.as_bytes(), publication.as_bytes()];
+        let ours = own.contains(&key) || snapshot::record_table(&memory, key).is_some();
         if ours && let Ok(key) = std::str::from_utf8(key) {
             if value.is_some() {
                 keys.insert(key.to_owned())

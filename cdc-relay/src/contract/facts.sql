@@ -59,13 +59,23 @@ tables as (
     join pg_catalog.pg_namespace n on n.oid = c.relnamespace
     where $only::oid is null or c.oid = $only::oid
 ),
--- The server judges, and writes to the log, partition by partition.
+-- Not by pg_partition_tree: it locks every table that it names until the transaction ends, which stands in the way of
+-- migrations and waits for them.
+branches as (
+    select tables.oid as of, i.inhrelid as oid
+    from tables join pg_catalog.pg_inherits i on i.inhparent = tables.oid
+    where tables.relkind = 'p'
+    union all
+    select branches.of, i.inhrelid
+    from branches join pg_catalog.pg_inherits i on i.inhparent = branches.oid
+),
+-- The server judges, and writes to the WAL, partition by partition.
 members as (
     select tables.oid as of, tables.oid, true as top from tables
     union all
-    select tables.oid, p.relid, false
-    from tables cross join lateral pg_catalog.pg_partition_tree(tables.oid) p
-    where tables.relkind = 'p' and p.isleaf and p.relid <> tables.oid
+    select branches.of, branches.oid, false
+    from branches join pg_catalog.pg_class c on c.oid = branches.oid
+    where c.relkind <> 'p'
 ),
 identities as (
     select m.of, m.top, n.nspname, c.relname, c.oid, jsonb_build_object(

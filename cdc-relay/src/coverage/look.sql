@@ -49,7 +49,16 @@ select jsonb_build_object(
             select array(select c.oid union select a.relid from pg_catalog.pg_partition_ancestors(c.oid) a) as oids
         ) lineage
         cross join lateral (
-            select array(select c.oid union select t.relid from pg_catalog.pg_partition_tree(c.oid) t) as oids
+            -- Not by pg_partition_tree: it locks every table that it names until the transaction ends.
+            select array(
+                with recursive branches as (
+                    select c.oid
+                    union
+                    select i.inhrelid
+                    from branches join pg_catalog.pg_inherits i on i.inhparent = branches.oid
+                    where c.relkind = 'p'
+                )
+                select branches.oid from branches) as oids
         ) tree
         where p.pubname = {publication})
 )

@@ -1,7 +1,7 @@
 use super::*;
 
 fn source(entries: &str) -> Source {
-    let text = format!("[[sources]]\nname = \"s\"\nurl = \"u\"\n{entries}");
+    let text = format!("[[sources]]\nname = \"s\"\nurl = \"u\"\npublication = \"p\"\n{entries}");
     Routes::parse(&text, |_| None).expect(entries).sources.remove(0)
 }
 
@@ -89,7 +89,7 @@ fn what_means_nothing_is_said_with_what_is_near() {
 
 #[test]
 fn tables_of_a_pattern_have_topics_of_their_own() {
-    let text = "[[sources]]\nname = \"My shop\"\nurl = \"u\"\ntables = [{ name = \"audit.*\" }, { name = \"*\" }, { name = \"x.*\", topic = \"all\" }]";
+    let text = "[[sources]]\nname = \"My shop\"\nurl = \"u\"\npublication = \"p\"\ntables = [{ name = \"audit.*\" }, { name = \"*\" }, { name = \"x.*\", topic = \"all\" }]";
     let routes = Routes::parse(text, |_| None).expect(text);
     let published = names(&["Order Items", "audit.log", "x.y"]);
     let further = names(&["audit.new"]).into_iter().collect();
@@ -105,7 +105,7 @@ fn tables_of_a_pattern_have_topics_of_their_own() {
 
 #[test]
 fn a_pattern_that_leads_to_an_unlisted_topic_is_refused() {
-    let text = "[[topics]]\nname = \"audit.log\"\n[[sources]]\nname = \"s\"\nurl = \"u\"\ntables = [{ name = \"audit.*\", topic = \"{@schema}.{@table}\" }]";
+    let text = "[[topics]]\nname = \"audit.log\"\n[[sources]]\nname = \"s\"\nurl = \"u\"\npublication = \"p\"\ntables = [{ name = \"audit.*\", topic = \"{@schema}.{@table}\" }]";
     let routes = Routes::parse(text, |_| None).expect(text);
     let problem = shop().resolve(&routes, &routes.sources[0], &BTreeSet::new()).expect_err("unlisted");
     assert_eq!(problem, "a pattern leads to topic `audit.a.b`, which is not one of [[topics]]");

@@ -411,3 +411,28 @@ async fn what_harms_is_judged_as_the_server_judges_it() {
     }
     assert!(harmed > 20 && harmless > 20, "{harmed} and {harmless}: the pairs say nothing");
 }
+
+/// A migration holds a partition; the relay neither waits for it nor stands in its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_partition_is_neither_waited_for_nor_locked_by_what_looks_after_the_publication() {
+    let mut rig = Rig::bare("locked_partition").await;
+    run(
+        &rig,
+        "create table ev (t date, n int, primary key (t, n)) partition by range (t);
+         create table ev_1 partition of ev for values from ('2026-01-01') to ('2027-01-01');
+         create table plain (n int primary key);",
+    )
+    .await;
+    rig.routes(&five_lines(&rig, "{ name = \"ev\" }, { name = \"plain\" }"));
+    let relay = rig.streaming().await;
+    let migration = crate::rig::connect(&rig.url).await;
+    migration.batch_execute("begin; lock table ev_1 in access exclusive mode").await.expect("the lock");
+    // It has to look at everything anew, and to see this.
+    run(&rig, &format!("alter publication cdc_relay_{} drop table plain", rig.name)).await;
+    relay.state("refused").await;
+    let waiting = "select count(*) from pg_locks where relation = 'ev_1'::regclass and not granted";
+    let row = rig.sql.query_one(waiting, &[]).await.expect("locks");
+    assert_eq!(row.get::<_, i64>(0), 0, "{}", relay.log());
+    migration.batch_execute("rollback").await.expect("the end of the migration");
+    drop(relay);
+}

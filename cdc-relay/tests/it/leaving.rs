@@ -1,5 +1,7 @@
 //! A relay is taken out: nothing of it is left on the servers, and nothing that is not its own is touched.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 
 use crate::kafka;
@@ -53,6 +55,11 @@ async fn a_relay_that_is_taken_out_leaves_nothing_behind() {
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(left(&rig).await, ["theirs"]);
     eventually("the topic to be gone", || async { kafka::read(&topic).is_empty().then_some(()) }).await;
+    // A tombstone is the last word under each of its keys.
+    let records = kafka::read(&format!("{}.state", rig.name));
+    let last: BTreeMap<String, String> =
+        records.into_iter().map(|record| (record.key, record.value)).collect();
+    assert!(last.len() >= 3 && last.values().all(String::is_empty), "{last:?}");
     let (code, said) = remove(&rig, &["--json"]);
     assert_eq!(code, Some(0), "{said}");
     let again: Value = serde_json::from_str(&said).expect("JSON");

@@ -2,7 +2,7 @@
 
 use crate::harm::{five_lines, major, run};
 use crate::kafka::{self, distinct};
-use crate::rig::Rig;
+use crate::rig::{Rig, eventually};
 
 const PARTITIONED: &str =
     "create table ev (id int, day date, v text, primary key (id, day)) partition by range (day);
@@ -113,10 +113,17 @@ async fn a_row_that_leaves_the_filter_of_its_publication_is_told_as_the_routes_s
     run(&rig, "insert into t values (1, 1), (2, 1); update t set v = 0 where id = 1").await;
     rig.confirmed().await;
     assert_eq!(kafka::read(&topic).len(), 2);
+    // While it streams, so that it sees that nothing was left out in between.
+    run(&rig, "alter publication p set (publish = 'insert, update, delete')").await;
+    eventually("the relay to have noted what is published", || async {
+        let records = kafka::read(&format!("{}.state", rig.name));
+        let noted = |event: &&kafka::Event| event.key.ends_with("/publication");
+        records.iter().rfind(noted).filter(|event| event.value.contains("\"deletes\":true")).map(|_| ())
+    })
+    .await;
     assert_eq!(relay.stop().await, Some(0));
     rig.slot_is_free().await;
 
-    run(&rig, "alter publication p set (publish = 'insert, update, delete')").await;
     rig.routes(&ends);
     let relay = rig.streaming().await;
     run(&rig, "update t set v = 0 where id = 2").await;

@@ -372,5 +372,5 @@ async fn a_table_that_was_emptied_after_the_slot_began_is_not_taken_for_empty() 
     seen.notified().await;
     rig.sql.batch_execute("alter table items alter column amount type numeric").await.expect("rewrite");
     emptied.store(true, Ordering::Relaxed);
-    assert_eq!(reader.await.expect("reader"), [None, Some("items".to_owned())]);
+    assert_eq!(reader.await.expect("reader"), [None, Some("public.items".to_owned())]);
 }
