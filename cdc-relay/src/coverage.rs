@@ -7,6 +7,7 @@
 //! * Additions lose nothing. What replaces a part of the publication is an addition only if one statement took the old
 //!   part away and brought a wider one.
 
+pub mod baseline;
 pub mod look;
 pub mod record;
 mod routed;

@@ -266,3 +266,17 @@ fn a_table_that_a_pattern_matches_has_routes() {
     assert!(losses(&coverage(vec![orders(12)])).contains("put in again"));
     assert!(losses(&coverage(vec![])).contains("not published any more"));
 }
+
+#[test]
+fn a_baseline_has_every_table_that_is_routed_by_its_name() {
+    let (all, others) =
+        (coverage(vec![table("u", vec![]), table("t", vec![])]), coverage(vec![table("u", vec![])]));
+    assert_eq!(all.lacks(&source(false)), None);
+    let elsewhere = tabled(|table| table.schema = "other".to_owned());
+    for without in [&others, &elsewhere, &Coverage::default()] {
+        assert_eq!(without.lacks(&source(false)).as_deref(), Some("public.t"));
+    }
+    // A pattern may match none now; the contract says whether it may.
+    let source = sourced("", "name = \"orders_*\"\ntopic = \"x\"");
+    assert_eq!(others.lacks(&source), None);
+}

@@ -1,6 +1,8 @@
 //! The life of one source, on a thread of its own: connect, compare with what is remembered, stream; and again,
 //! with back-off, after whatever breaks.
 
+mod publication;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +15,7 @@ use crate::acks::Acks;
 use crate::clients::{Clients, Recalled, pause};
 use crate::contract::facts::Facts;
 use crate::contract::{self, Checked};
-use crate::coverage::record::{Break, Record};
-use crate::coverage::{Replaced, look, losses};
+use crate::coverage::record::Record;
 use crate::database::Database;
 use crate::inspect;
 use crate::lsn::Lsn;
@@ -175,8 +176,7 @@ impl Life {
         self.clients.recall_halted()?;
         let start = admit(memory.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
-        let known = publication.filter(|_| matches!(start, Start::Resume { .. }));
-        let memory = self.begin(start, &mut session, (&cluster, memory), confirmed)?;
+        let (memory, known) = self.begin(start, &mut session, (&cluster, memory, publication), confirmed)?;
         let record = self.covered(&mut session, known, memory.acknowledged)?;
         if let Some(refusal) = self.stuck.holds(memory.acknowledged, Instant::now()) {
             return Err(refusal.into());
@@ -212,38 +212,6 @@ impl Life {
         let Wiring { source, database, metrics, acks, .. } = &*self.wiring;
         let snapshots = snapshot::begin(source, &cluster, found.collect(), database, (metrics, acks))?;
         self.stream(wire, (memory, confirmed), (record, snapshots))
-    }
-
-    /// What the publication sends, compared with what it sent: refuses where it may have sent less in between.
-    fn covered(
-        &mut self,
-        session: &mut Session,
-        known: Option<Record>,
-        acknowledged: Lsn,
-    ) -> Result<Record, Trouble> {
-        let source = &self.wiring.source;
-        let found = look::look(session, source)?;
-        let Some(known) = known else {
-            let record = Record { coverage: found, ..Record::default() };
-            self.clients.remember_publication(&record)?;
-            self.broken = None;
-            return Ok(record);
-        };
-        if let Some(broken) = known.broken {
-            return Err(Refusal::Broken(broken).into());
-        }
-        let losses = losses(&known.coverage, &found, source, &Replaced::default());
-        if !losses.is_empty() {
-            let broken = Break { what: losses.join("; "), since: acknowledged };
-            self.clients.remember_publication(&Record { broken: Some(broken.clone()), ..known })?;
-            return Err(Refusal::Broken(broken).into());
-        }
-        self.broken = None;
-        let record = Record { coverage: found.after(&known.coverage), ..known.clone() };
-        if record != known {
-            self.clients.remember_publication(&record)?;
-        }
-        Ok(record)
     }
 
     /// Where the slot stands now that it is ours. Somebody who is no relay may have advanced it, or made it anew, after
@@ -370,14 +338,14 @@ impl Life {
         Ok(())
     }
 
-    /// Brings slot and memory to where streaming may begin.
+    /// Brings slot and memory to where streaming may begin. Answers with them what the publication sent before.
     fn begin(
         &self,
         start: Start,
         session: &mut Session,
-        (cluster, memory): (&Cluster, Option<Memory>),
+        (cluster, memory, mut publication): (&Cluster, Option<Memory>, Option<Record>),
         confirmed: Lsn,
-    ) -> Result<Memory, Trouble> {
+    ) -> Result<(Memory, Option<Record>), Trouble> {
         let fresh = |phase, acknowledged| Memory {
             system_id: cluster.system_id.clone(),
             timeline: cluster.timeline,
@@ -390,7 +358,9 @@ impl Life {
             routes: self.fingerprint.clone(),
         };
         let begun = match (start, memory) {
-            (Start::Resume { .. }, Some(memory)) if memory.routes == self.fingerprint => return Ok(memory),
+            (Start::Resume { .. }, Some(memory)) if memory.routes == self.fingerprint => {
+                return Ok((memory, publication));
+            }
             // Other routes tell other transactions: a new chain.
             (Start::Resume { .. }, Some(memory)) => {
                 Memory { routes: self.fingerprint.clone(), chain: Lsn::ZERO, ..memory }
@@ -400,6 +370,8 @@ impl Life {
                 contract::publish(session, &self.wiring.routes, &self.wiring.source)??;
                 // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
                 self.clients.remember(&fresh(Phase::Creating, Lsn::ZERO))?;
+                // What the slot has to send from its beginning on, however long it is waited for.
+                publication = Some(self.baseline(session)?);
                 let slot = self.wiring.source.slot.get_ref();
                 let begin = self.make_slot(session, slot)?;
                 tracing::info!(source = self.wiring.metrics.name, slot, %begin, "slot created");
@@ -407,6 +379,6 @@ impl Life {
             }
         };
         self.clients.remember(&begun)?;
-        Ok(begun)
+        Ok((begun, publication))
     }
 }

@@ -17,6 +17,15 @@ impl Coverage {
     pub(super) fn routed(&self, source: &Source) -> impl Iterator<Item = &Table> {
         self.tables.iter().filter(|table| has_routes(source, table))
     }
+
+    /// A table that is routed by its name and is not sent.
+    pub fn lacks(&self, source: &Source) -> Option<String> {
+        let sent = |(schema, name): (&str, &str)| {
+            self.tables.iter().any(|table| (table.schema.as_str(), table.name.as_str()) == (schema, name))
+        };
+        let missing = source.tables.iter().find(|routed| !sent(routed.qualified()))?;
+        Some(missing.of.to_string())
+    }
 }
 
 fn has_routes(source: &Source, table: &Table) -> bool {

@@ -101,7 +101,7 @@ async fn a_reconcile_ends_with_all_that_the_routes_need_or_fails() {
         let output = child.wait_with_output().expect("reconcile");
         let text =
             String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-        assert_eq!(output.status.code(), Some(1), "{change}: {text}");
+        assert_eq!(output.status.code(), Some(2), "{change}: {text}");
         assert!(text.contains("changed while the slot was made"), "{change}: {text}");
         let relay = rig.start();
         assert!(decided(&relay).await.contains("\"state\":\"refused\""));
