@@ -41,6 +41,10 @@ pub struct Memories {
 impl Memories {
     /// Takes the next record; without a value it is a tombstone.
     pub fn add(&mut self, key: &str, value: Option<&[u8]>) -> Result<()> {
+        // Under a longer key than `source/slot` is something else of the source's: its publication, a table's snapshot.
+        if key.matches('/').count() != 1 {
+            return Ok(());
+        }
         let Some(value) = value else {
             self.by_key.remove(key);
             return Ok(());

@@ -114,6 +114,7 @@ async fn events_chains_letters_and_memories_are_read_from_kafka() {
         topics.put(STATE, "gone/s", &[], Some(&memory)).await;
     }
     topics.put(STATE, "gone/s", &[], None).await;
+    topics.put(STATE, "payments/s/publication", &[], Some(r#"{"coverage":{}}"#)).await;
 
     let heard = topics.heard().await;
     let told = &heard.told.payments[&payment.parse().unwrap()];
