@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::kafka;
 use crate::patient::{open, waits};
 use crate::refusals::used;
-use crate::rig::{Relay, Rig, eventually};
+use crate::rig::{Relay, Rig, connect, eventually};
 
 async fn run(rig: &Rig, sql: &str) {
     rig.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
@@ -111,4 +111,54 @@ async fn a_reconcile_ends_with_all_that_the_routes_need_or_fails() {
         relay.streams().await;
         assert!(emitted(&rig, "it/items/lost/1/1"), "{change}");
     }
+}
+
+/// Nobody can connect to the rig's database any more, and whoever looked at its publication is gone.
+async fn nobody_looks(rig: &Rig) {
+    let admin = connect(&rig.servers.postgres).await;
+    let close = format!("alter database {} with allow_connections false", rig.name);
+    admin.batch_execute(&close).await.expect("closed");
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity
+               where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()";
+    let others = "select 1 from pg_stat_activity
+                  where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()";
+    eventually("nobody to look", || async {
+        rig.sql.query(end, &[]).await.expect("terminate");
+        rig.sql.query(others, &[]).await.expect("activity").is_empty().then_some(())
+    })
+    .await;
+}
+
+/// The loss it prevents: somebody looks for rows after a position that the lost ones are before, and takes the break
+/// back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_break_that_a_start_notices_begins_where_the_publication_was_last_seen_whole() {
+    let mut rig = Rig::new("since").await;
+    let relay = rig.streaming().await;
+    rig.row("a", 1, 1, "made").await;
+    rig.confirmed().await;
+    nobody_looks(&rig).await;
+    let (before, _) = rig.positions().await;
+    run(
+        &rig,
+        "alter publication events drop table items; insert into items (owner, id, version) values ('lost', 1, 1);
+         alter publication events add table items",
+    )
+    .await;
+    // The checkpoint goes on behind the loss.
+    rig.row("a", 2, 1, "made").await;
+    rig.confirmed().await;
+    relay.kill();
+    rig.slot_is_free().await;
+    let admin = connect(&rig.servers.postgres).await;
+    let open = format!("alter database {} with allow_connections true", rig.name);
+    admin.batch_execute(&open).await.expect("open");
+    let relay = rig.start();
+    let report = decided(&relay).await;
+    let (_, rest) = report.split_once("committed after ").expect("where it begins");
+    let since: cdc_relay::lsn::Lsn = rest.split_once(' ').expect("a position").0.parse().expect("a position");
+    assert!(since.0 > 0 && since.0 <= before, "{since} is after {}: {report}", cdc_relay::lsn::Lsn(before));
+    reconcile(&rig);
+    relay.streams().await;
+    assert!(emitted(&rig, "it/items/lost/1/1"));
 }

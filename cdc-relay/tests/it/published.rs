@@ -261,6 +261,25 @@ async fn columns_and_tables_that_are_published_under_load_cost_nothing() {
     assert_eq!(code, Some(0), "{text}");
 }
 
+/// The state topic may be away just then. What was seen is not seen again by the next look.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_break_is_one_whether_or_not_it_can_be_written_down() {
+    let mut rig = Rig::new("unwritten").await;
+    let relay = rig.streaming().await;
+    rig.row("a", 1, 1, "made").await;
+    rig.confirmed().await;
+    kafka::delete(&rig.servers.kafka, &format!("{}.state", rig.name));
+    run(&rig, "alter publication events drop table items; alter publication events add table items").await;
+    crate::rig::eventually("the missing checkpoint", || async {
+        relay.get("/health").filter(|report| report.contains("knows nothing"))
+    })
+    .await;
+    let report = relay.state("refused").await;
+    assert!(report.contains("put in again") && report.contains("Now: "), "{report}");
+    reconcile(&rig);
+    relay.streams().await;
+}
+
 /// What the state topic has of the source's publication.
 fn record(rig: &Rig) -> serde_json::Value {
     let (topic, key) = (format!("{}.state", rig.name), format!("it/{}/publication", rig.name));
