@@ -98,6 +98,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
         told: acknowledged,
         chain: Lsn::ZERO,
         last: Mark::default(),
+        vouched: acknowledged,
         routes: wiring.source.fingerprint(),
     };
     clients.remember(&phase(Phase::Reconciling, Lsn::ZERO))?;

@@ -15,7 +15,7 @@ use crate::acks::Acks;
 use crate::clients::{Clients, Recalled, pause};
 use crate::contract::facts::Facts;
 use crate::contract::{self, Checked};
-use crate::coverage::record::Record;
+use crate::coverage::record::{Break, Record};
 use crate::database::Database;
 use crate::inspect;
 use crate::lsn::Lsn;
@@ -98,6 +98,8 @@ struct Life {
     fingerprint: String,
     /// Why nothing is emitted until the rows were read again.
     broken: Option<Refusal>,
+    /// A break that the state topic did not take.
+    unwritten: Option<Break>,
     /// Whether sessions end at a change that the server cannot decode.
     stuck: Stuck,
 }
@@ -112,6 +114,7 @@ pub fn run(wiring: Wiring) {
         stalls: 0,
         fingerprint: wiring.source.fingerprint(),
         broken: None,
+        unwritten: None,
         stuck: Stuck::default(),
         given: Arc::clone(&wiring),
         new_tables: BTreeSet::new(),
@@ -176,8 +179,10 @@ impl Life {
         self.clients.recall_halted()?;
         let start = admit(memory.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
-        let (memory, known) = self.begin(start, &mut session, (&cluster, memory, publication), confirmed)?;
-        let record = self.covered(&mut session, known, memory.acknowledged)?;
+        let (mut memory, known) =
+            self.begin(start, &mut session, (&cluster, memory, publication), confirmed)?;
+        let record = self.covered(&mut session, known, &memory)?;
+        memory.vouched = memory.acknowledged;
         if let Some(refusal) = self.stuck.holds(memory.acknowledged, Instant::now()) {
             return Err(refusal.into());
         }
@@ -278,10 +283,10 @@ impl Life {
             self.new_tables.insert(table.clone());
         }
         let trouble = self.ended(error, acknowledged);
-        if let Trouble::Refused(Refusal::Broken(broken)) = &trouble {
-            self.clients.remember_publication(&Record { broken: Some(broken.clone()), ..record })?;
+        match trouble {
+            Trouble::Refused(Refusal::Broken(broken)) => Err(self.record_break(record, broken).into()),
+            other => Err(other),
         }
-        Err(trouble)
     }
 
     /// Makes the slot, and says whom it waits for until the server can.
@@ -355,6 +360,7 @@ impl Life {
             told: acknowledged,
             chain: Lsn::ZERO,
             last: Mark::default(),
+            vouched: acknowledged,
             routes: self.fingerprint.clone(),
         };
         let begun = match (start, memory) {

@@ -74,6 +74,11 @@ impl Watch {
         self.shared.notices().front().cloned()
     }
 
+    /// What was committed up to here was sent under the coverage that is known.
+    pub fn vouched(&self) -> Lsn {
+        Lsn(self.shared.vouched.load(Ordering::Acquire))
+    }
+
     pub fn heeded(&self) {
         let mut notices = self.shared.notices();
         notices.pop_front();
