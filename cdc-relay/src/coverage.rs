@@ -7,8 +7,10 @@
 //! * Additions lose nothing. What replaces a part of the publication is an addition only if one statement took the old
 //!   part away and brought a wider one.
 
+pub mod baseline;
 pub mod look;
 pub mod record;
+mod routed;
 
 use std::collections::BTreeMap;
 
@@ -16,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::routes::{Deletes, Source};
 
-/// What a publication sends, at one moment.
+/// What a publication sends of the tables that a source has routes for, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
     /// `None`: there is no such publication.
@@ -148,17 +150,6 @@ impl Table {
 impl Coverage {
     fn table(&self, of: &Table) -> Option<&Table> {
         self.tables.iter().find(|table| (&table.schema, &table.name) == (&of.schema, &of.name))
-    }
-
-    /// The tables that have routes.
-    fn routed(&self, source: &Source) -> impl Iterator<Item = &Table> {
-        let routed = |table: &&Table| {
-            source
-                .tables
-                .iter()
-                .any(|routed| routed.qualified() == (table.schema.as_str(), table.name.as_str()))
-        };
-        self.tables.iter().filter(routed)
     }
 
     /// The tables that have routes, and all below them.

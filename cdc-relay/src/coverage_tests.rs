@@ -4,9 +4,15 @@ use super::*;
 
 fn source(deletes: bool) -> Source {
     let deletes = if deletes { "deletes = \"event\"" } else { "" };
+    sourced(
+        "",
+        &format!("name = \"t\"\n[[sources.tables.routes]]\ntopic = \"x\"\ntype = \"y.{{@op}}\"\n{deletes}"),
+    )
+}
+
+fn sourced(more: &str, table: &str) -> Source {
     let file = format!(
-        "[[sources]]\nname = \"s\"\nurl = \"postgres://h/d\"\npublication = \"p\"\n\
-         [[sources.tables]]\nname = \"t\"\n[[sources.tables.routes]]\ntopic = \"x\"\ntype = \"y.{{@op}}\"\n{deletes}\n"
+        "[[sources]]\nname = \"s\"\nurl = \"postgres://h/d\"\npublication = \"p\"\n{more}\n[[sources.tables]]\n{table}\n"
     );
     let routes = crate::routes::Routes::parse(&file, |_| None).expect("routes");
     routes.sources.into_iter().next().expect("a source")
@@ -229,4 +235,48 @@ fn another_shape_of_a_table_without_routes_is_nothing_to_look_at() {
     after.tables[0].shape = "other".to_owned();
     assert!(before.reshaped(&after, &source(false)));
     assert_eq!(before.watched(&source(false)), [100, 201, 202]);
+}
+
+fn names(coverage: &Coverage) -> Vec<&str> {
+    coverage.tables.iter().map(|table| table.name.as_str()).collect()
+}
+
+/// The halt it prevents: a record that the state topic does not take, whatever the source is about.
+#[test]
+fn tables_without_routes_are_not_kept() {
+    let other = |n| table(&format!("other_{n}"), vec![member(n, "10")]);
+    let all = coverage((0..10_000).map(other).chain([table("t", vec![])]).collect());
+    let answer = serde_json::to_string(&all).expect("JSON");
+    let read = look::read(&answer, &source(false)).expect("a coverage");
+    assert_eq!(names(&read), ["t"]);
+    assert_eq!(read.publication, all.publication);
+    assert!(serde_json::to_string(&read).expect("JSON").len() < 1000);
+}
+
+/// A table that a pattern matches may be made while a session streams, whose routes do not have it by its name.
+#[test]
+fn a_table_that_a_pattern_matches_has_routes() {
+    let source = sourced("ignore = [\"orders_tmp*\"]", "name = \"orders_*\"\ntopic = \"x\"");
+    let orders = |oid| table("orders_1", vec![member(oid, "10")]);
+    let all = coverage(vec![orders(11), table("orders_tmp", vec![]), table("others", vec![])]);
+    let before = all.of(&source);
+    assert_eq!(names(&before), ["orders_1"]);
+    let losses = |after: &Coverage| losses(&before, after, &source, &Replaced::default()).join("; ");
+    assert_eq!(losses(&before), "");
+    assert!(losses(&coverage(vec![orders(12)])).contains("put in again"));
+    assert!(losses(&coverage(vec![])).contains("not published any more"));
+}
+
+#[test]
+fn a_baseline_has_every_table_that_is_routed_by_its_name() {
+    let (all, others) =
+        (coverage(vec![table("u", vec![]), table("t", vec![])]), coverage(vec![table("u", vec![])]));
+    assert_eq!(all.lacks(&source(false)), None);
+    let elsewhere = tabled(|table| table.schema = "other".to_owned());
+    for without in [&others, &elsewhere, &Coverage::default()] {
+        assert_eq!(without.lacks(&source(false)).as_deref(), Some("public.t"));
+    }
+    // A pattern may match none now; the contract says whether it may.
+    let source = sourced("", "name = \"orders_*\"\ntopic = \"x\"");
+    assert_eq!(others.lacks(&source), None);
 }

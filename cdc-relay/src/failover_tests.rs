@@ -13,6 +13,7 @@ fn memory() -> Memory {
         told: Lsn(0x180),
         chain: Lsn(0x140),
         last: Mark { commit_lsn: Lsn(0x140), committed_at: 5 },
+        vouched: Lsn(0x130),
         routes: "r".to_owned(),
     }
 }

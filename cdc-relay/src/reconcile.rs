@@ -21,7 +21,7 @@ pub use self::examine::{Plan, Planned, alone};
 use self::retell::Retelling;
 pub use self::retell::TableReport;
 use crate::clients::{Clients, Recalled};
-use crate::coverage::look;
+use crate::coverage::baseline::baseline;
 use crate::coverage::record::Record;
 use crate::inspect;
 use crate::lsn::Lsn;
@@ -98,6 +98,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
         told: acknowledged,
         chain: Lsn::ZERO,
         last: Mark::default(),
+        vouched: acknowledged,
         routes: wiring.source.fingerprint(),
     };
     clients.remember(&phase(Phase::Reconciling, Lsn::ZERO))?;
@@ -108,7 +109,8 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
         })?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
     // By the slot's own snapshot: whatever is changed later is noticed by the stream that goes on from there.
-    let coverage = look::look(&mut session, wiring.source.publication.get_ref())?;
+    let coverage = baseline(&mut session, &wiring.routes, &wiring.source)
+        .context("the publication was changed while the slot was made; put it right, then start over")?;
     let mut retelling = Retelling::new(&wiring, clients, (&cluster, begins_at), view);
     let tables = retelling.tables(&mut session)?;
     let (clients, view) = retelling.over();

@@ -1,6 +1,8 @@
 //! The life of one source, on a thread of its own: connect, compare with what is remembered, stream; and again,
 //! with back-off, after whatever breaks.
 
+mod publication;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +16,6 @@ use crate::clients::{Clients, Recalled, pause};
 use crate::contract::facts::Facts;
 use crate::contract::{self, Checked};
 use crate::coverage::record::{Break, Record};
-use crate::coverage::{Replaced, look, losses};
 use crate::database::Database;
 use crate::inspect;
 use crate::lsn::Lsn;
@@ -97,6 +98,8 @@ struct Life {
     fingerprint: String,
     /// Why nothing is emitted until the rows were read again.
     broken: Option<Refusal>,
+    /// A break that the state topic did not take.
+    unwritten: Option<Break>,
     /// Whether sessions end at a change that the server cannot decode.
     stuck: Stuck,
 }
@@ -111,6 +114,7 @@ pub fn run(wiring: Wiring) {
         stalls: 0,
         fingerprint: wiring.source.fingerprint(),
         broken: None,
+        unwritten: None,
         stuck: Stuck::default(),
         given: Arc::clone(&wiring),
         new_tables: BTreeSet::new(),
@@ -175,9 +179,10 @@ impl Life {
         self.clients.recall_halted()?;
         let start = admit(memory.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
-        let known = publication.filter(|_| matches!(start, Start::Resume { .. }));
-        let memory = self.begin(start, &mut session, (&cluster, memory), confirmed)?;
-        let record = self.covered(&mut session, known, memory.acknowledged)?;
+        let (mut memory, known) =
+            self.begin(start, &mut session, (&cluster, memory, publication), confirmed)?;
+        let record = self.covered(&mut session, known, &memory)?;
+        memory.vouched = memory.acknowledged;
         if let Some(refusal) = self.stuck.holds(memory.acknowledged, Instant::now()) {
             return Err(refusal.into());
         }
@@ -212,38 +217,6 @@ impl Life {
         let Wiring { source, database, metrics, acks, .. } = &*self.wiring;
         let snapshots = snapshot::begin(source, &cluster, found.collect(), database, (metrics, acks))?;
         self.stream(wire, (memory, confirmed), (record, snapshots))
-    }
-
-    /// What the publication sends, compared with what it sent: refuses where it may have sent less in between.
-    fn covered(
-        &mut self,
-        session: &mut Session,
-        known: Option<Record>,
-        acknowledged: Lsn,
-    ) -> Result<Record, Trouble> {
-        let source = &self.wiring.source;
-        let found = look::look(session, source.publication.get_ref())?;
-        let Some(known) = known else {
-            let record = Record { coverage: found, ..Record::default() };
-            self.clients.remember_publication(&record)?;
-            self.broken = None;
-            return Ok(record);
-        };
-        if let Some(broken) = known.broken {
-            return Err(Refusal::Broken(broken).into());
-        }
-        let losses = losses(&known.coverage, &found, source, &Replaced::default());
-        if !losses.is_empty() {
-            let broken = Break { what: losses.join("; "), since: acknowledged };
-            self.clients.remember_publication(&Record { broken: Some(broken.clone()), ..known })?;
-            return Err(Refusal::Broken(broken).into());
-        }
-        self.broken = None;
-        let record = Record { coverage: found.after(&known.coverage), ..known.clone() };
-        if record != known {
-            self.clients.remember_publication(&record)?;
-        }
-        Ok(record)
     }
 
     /// Where the slot stands now that it is ours. Somebody who is no relay may have advanced it, or made it anew, after
@@ -310,10 +283,10 @@ impl Life {
             self.new_tables.insert(table.clone());
         }
         let trouble = self.ended(error, acknowledged);
-        if let Trouble::Refused(Refusal::Broken(broken)) = &trouble {
-            self.clients.remember_publication(&Record { broken: Some(broken.clone()), ..record })?;
+        match trouble {
+            Trouble::Refused(Refusal::Broken(broken)) => Err(self.record_break(record, broken).into()),
+            other => Err(other),
         }
-        Err(trouble)
     }
 
     /// Makes the slot, and says whom it waits for until the server can.
@@ -370,14 +343,14 @@ impl Life {
         Ok(())
     }
 
-    /// Brings slot and memory to where streaming may begin.
+    /// Brings slot and memory to where streaming may begin. Answers with them what the publication sent before.
     fn begin(
         &self,
         start: Start,
         session: &mut Session,
-        (cluster, memory): (&Cluster, Option<Memory>),
+        (cluster, memory, mut publication): (&Cluster, Option<Memory>, Option<Record>),
         confirmed: Lsn,
-    ) -> Result<Memory, Trouble> {
+    ) -> Result<(Memory, Option<Record>), Trouble> {
         let fresh = |phase, acknowledged| Memory {
             system_id: cluster.system_id.clone(),
             timeline: cluster.timeline,
@@ -387,10 +360,13 @@ impl Life {
             told: acknowledged,
             chain: Lsn::ZERO,
             last: Mark::default(),
+            vouched: acknowledged,
             routes: self.fingerprint.clone(),
         };
         let begun = match (start, memory) {
-            (Start::Resume { .. }, Some(memory)) if memory.routes == self.fingerprint => return Ok(memory),
+            (Start::Resume { .. }, Some(memory)) if memory.routes == self.fingerprint => {
+                return Ok((memory, publication));
+            }
             // Other routes tell other transactions: a new chain.
             (Start::Resume { .. }, Some(memory)) => {
                 Memory { routes: self.fingerprint.clone(), chain: Lsn::ZERO, ..memory }
@@ -400,6 +376,8 @@ impl Life {
                 contract::publish(session, &self.wiring.routes, &self.wiring.source)??;
                 // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
                 self.clients.remember(&fresh(Phase::Creating, Lsn::ZERO))?;
+                // What the slot has to send from its beginning on, however long it is waited for.
+                publication = Some(self.baseline(session)?);
                 let slot = self.wiring.source.slot.get_ref();
                 let begin = self.make_slot(session, slot)?;
                 tracing::info!(source = self.wiring.metrics.name, slot, %begin, "slot created");
@@ -407,6 +385,6 @@ impl Life {
             }
         };
         self.clients.remember(&begun)?;
-        Ok(begun)
+        Ok((begun, publication))
     }
 }

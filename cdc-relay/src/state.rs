@@ -33,6 +33,10 @@ pub struct Memory {
     /// has none, and then what the slot has not confirmed is told again.
     #[serde(default)]
     pub last: Mark,
+    /// The publication was seen to send everything that was committed up to here. Never after `acknowledged`, which
+    /// advances without a look. A memory of an earlier release has none (0/0).
+    #[serde(default, with = "as_text")]
+    pub vouched: Lsn,
     /// Of the routes the chain was told with; others start a new chain.
     pub routes: String,
 }
@@ -266,6 +270,11 @@ pub fn recall(before: Option<Memory>, record: Option<Memory>) -> Option<Memory> 
 }
 
 impl Memory {
+    /// Up to where nothing is missing, if the publication is found to have sent less since.
+    pub fn whole_until(&self) -> Lsn {
+        if self.vouched == Lsn::ZERO { self.acknowledged } else { self.vouched }
+    }
+
     fn is_older_than(&self, other: &Memory) -> bool {
         let same = (&self.system_id, &self.slot) == (&other.system_id, &other.slot);
         let streaming = self.phase == Phase::Streaming && other.phase == Phase::Streaming;

@@ -9,6 +9,7 @@ fn memory() -> Memory {
         acknowledged: Lsn(100),
         told: Lsn(120),
         last: Mark::default(),
+        vouched: Lsn(80),
         chain: Lsn(90),
         routes: String::new(),
     }
@@ -151,4 +152,15 @@ fn the_memory_survives_its_record() {
     let text = serde_json::to_string(&memory()).unwrap();
     assert!(text.contains(r#""acknowledged":"0/64""#), "{text}");
     assert_eq!(serde_json::from_str::<Memory>(&text).unwrap(), memory());
+}
+
+#[test]
+fn a_memory_of_an_earlier_release_vouches_for_what_it_acknowledged() {
+    assert_eq!(memory().whole_until(), Lsn(80));
+    let mut record = serde_json::to_value(memory()).expect("JSON");
+    assert_eq!(record["vouched"], "0/50");
+    assert_eq!(serde_json::from_value::<Memory>(record.clone()).expect("a memory"), memory());
+    record.as_object_mut().expect("an object").remove("vouched");
+    let earlier: Memory = serde_json::from_value(record).expect("a memory of an earlier release");
+    assert_eq!(earlier.whole_until(), Lsn(100));
 }

@@ -290,6 +290,7 @@ impl<'a> Stream<'a> {
             chain: self.progress.chain(),
             last: self.progress.last().unwrap_or(self.origin.memory.last),
             told: self.origin.told.max(confirmed),
+            vouched: self.origin.watch.vouched().min(confirmed).max(self.origin.memory.vouched),
             phase: Phase::Streaming,
             ..self.origin.memory.clone()
         };

@@ -30,7 +30,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 /// What the stream has to know.
 #[derive(Debug, Clone)]
 pub enum Notice {
-    /// More is sent, or under another form: go on, and keep this.
+    /// More is sent of tables with routes, or under another form: go on, and keep this.
     Changed(Coverage),
     Refused(Refusal),
 }
@@ -72,6 +72,11 @@ impl Watch {
             return None;
         }
         self.shared.notices().front().cloned()
+    }
+
+    /// What was committed up to here was sent under the coverage that is known.
+    pub fn vouched(&self) -> Lsn {
+        Lsn(self.shared.vouched.load(Ordering::Acquire))
     }
 
     pub fn heeded(&self) {
@@ -157,7 +162,7 @@ impl Looker {
             return Ok(None);
         }
         let found = answer(&open.client, &look::question(open.version, &publication)).await?;
-        let refusal = self.judge(look::read(&found)?, &replaced).await?;
+        let refusal = self.judge(look::read(&found, &self.wiring.source)?, &replaced).await?;
         if refusal.is_none() {
             self.vouch(here);
         }

@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 
 use super::Coverage;
 use crate::inspect::text;
+use crate::routes::Source;
 use crate::sql::literal;
 use crate::wire::Session;
 
@@ -71,12 +72,15 @@ pub fn pulse(version: u32, publication: &str, tables: &[u32]) -> String {
     format!("select concat_ws('/', {})", parts.join(", "))
 }
 
-pub fn read(answer: &str) -> Result<Coverage> {
-    serde_json::from_str(answer).context("what the server says of the publication")
+/// The coverage in an answer, as far as it concerns the source.
+pub fn read(answer: &str, source: &Source) -> Result<Coverage> {
+    let coverage: Coverage =
+        serde_json::from_str(answer).context("what the server says of the publication")?;
+    Ok(coverage.of(source))
 }
 
 /// As the session sees it now.
-pub fn look(session: &mut Session, publication: &str) -> Result<Coverage> {
-    let rows = session.query(&question(session.version(), publication))?;
-    read(rows.first().map(|row| text(row, 0)).unwrap_or_default())
+pub fn look(session: &mut Session, source: &Source) -> Result<Coverage> {
+    let rows = session.query(&question(session.version(), source.publication.get_ref()))?;
+    read(rows.first().map(|row| text(row, 0)).unwrap_or_default(), source)
 }

@@ -20,7 +20,7 @@ impl Stream<'_> {
             if self.teller.kafka().note(&self.origin.memory_topic, (&key, &value))? != Sent::Taken {
                 return Ok(());
             }
-            self.log("the publication sends more than before, or tables have other columns");
+            self.log("the publication sends more of the tables with routes than before, or these have other columns");
             self.origin.watch.heeded();
         }
         Ok(())

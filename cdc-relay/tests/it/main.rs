@@ -4,6 +4,7 @@
 //! `cargo stack test` starts the servers and sets POSTGRES_ADMIN_URL, KAFKA_BROKERS and AMQP_URL.
 
 mod alters;
+mod baseline;
 mod brokers;
 mod bytes;
 mod commands;

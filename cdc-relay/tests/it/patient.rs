@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 use crate::rig::{Rig, connect, eventually};
 
 /// A transaction that has written something, and its server process.
-async fn open(rig: &Rig) -> (Client, i32) {
+pub async fn open(rig: &Rig) -> (Client, i32) {
     let other = connect(&rig.url).await;
     other
         .batch_execute("begin; insert into items (owner, id, version) values ('open', 1, 1)")
@@ -26,7 +26,7 @@ async fn walsenders(rig: &Rig) -> usize {
 }
 
 /// A slot is being made, and the server waits.
-async fn waits(rig: &Rig) {
+pub async fn waits(rig: &Rig) {
     let ask =
         "select 1 from pg_stat_activity where backend_type = 'walsender' and datname = current_database()
                and query like 'CREATE_REPLICATION_SLOT%' and wait_event_type = 'Lock'";

@@ -261,6 +261,68 @@ async fn columns_and_tables_that_are_published_under_load_cost_nothing() {
     assert_eq!(code, Some(0), "{text}");
 }
 
+/// The state topic may be away just then. What was seen is not seen again by the next look.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_break_is_one_whether_or_not_it_can_be_written_down() {
+    let mut rig = Rig::new("unwritten").await;
+    let relay = rig.streaming().await;
+    rig.row("a", 1, 1, "made").await;
+    rig.confirmed().await;
+    kafka::delete(&rig.servers.kafka, &format!("{}.state", rig.name));
+    run(&rig, "alter publication events drop table items; alter publication events add table items").await;
+    crate::rig::eventually("the missing checkpoint", || async {
+        relay.get("/health").filter(|report| report.contains("knows nothing"))
+    })
+    .await;
+    let report = relay.state("refused").await;
+    assert!(report.contains("put in again") && report.contains("Now: "), "{report}");
+    reconcile(&rig);
+    relay.streams().await;
+}
+
+/// What the state topic has of the source's publication.
+fn record(rig: &Rig) -> serde_json::Value {
+    let (topic, key) = (format!("{}.state", rig.name), format!("it/{}/publication", rig.name));
+    kafka::read(&topic).into_iter().rfind(|event| event.key == key).expect("a record").json()
+}
+
+fn tables(rig: &Rig) -> Vec<String> {
+    let record = record(rig);
+    let tables = record["coverage"]["tables"].as_array().expect("tables");
+    tables.iter().map(|table| table["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+/// The halt it prevents: a record of thousands of tables, which the state topic does not take.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_without_routes_are_in_no_record_and_in_no_log() {
+    let mut rig = Rig::new("unrelated").await;
+    let all = "create publication events for all tables with (publish = 'insert, update')";
+    run(&rig, &format!("drop publication events; {all}; create table spare (id int primary key)")).await;
+    let ignore = "event_source = \"/it\"\nignore = [\"spare*\"]";
+    rig.routes(&rig.default_routes().replace("event_source = \"/it\"", ignore));
+    let relay = rig.streaming().await;
+    assert_eq!(tables(&rig), ["items"]);
+    let records = kafka::read(&format!("{}.state", rig.name)).len();
+    run(
+        &rig,
+        "alter table spare add column a int; create table spare_2 (id int primary key); drop table spare;
+         create table spare_parts (id int) partition by list (id);
+         create table spare_part partition of spare_parts for values in (1)",
+    )
+    .await;
+    run(&rig, "alter table spare_parts detach partition spare_part").await;
+    // This is noticed after those, or together with them.
+    run(&rig, "alter table items add column extra int").await;
+    crate::rig::eventually("a record", || async {
+        let events = kafka::read(&format!("{}.state", rig.name));
+        events[records..].iter().any(|event| event.key.ends_with("/publication")).then_some(())
+    })
+    .await;
+    assert_eq!(tables(&rig), ["items"]);
+    relay.streams().await;
+    assert!(!relay.log().contains("spare_part"), "{}", relay.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_may_come_and_go_but_not_come_back() {
     let mut rig = Rig::bare("partition").await;

@@ -132,6 +132,7 @@ fn memory() -> Memory {
         told: Lsn(0x200),
         chain: Lsn(0x200),
         last: crate::state::Mark::default(),
+        vouched: Lsn(0x200),
         routes: String::new(),
     }
 }

@@ -1,0 +1,164 @@
+//! A publication changes while a slot is made, which may take hours: what the relay goes on from is never less than what
+//! the routes need.
+
+use std::process::Stdio;
+
+use crate::kafka;
+use crate::patient::{open, waits};
+use crate::refusals::used;
+use crate::rig::{Relay, Rig, connect, eventually};
+
+async fn run(rig: &Rig, sql: &str) {
+    rig.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// The report of a relay that streams or refuses to.
+async fn decided(relay: &Relay) -> String {
+    eventually("a decision", || async {
+        relay.get("/health").filter(|report| {
+            ["streaming", "refused"].iter().any(|s| report.contains(&format!("\"state\":\"{s}\"")))
+        })
+    })
+    .await
+}
+
+fn reconcile(rig: &Rig) {
+    let output = rig.command("reconcile").arg("--yes").output().expect("reconcile");
+    assert!(output.status.success(), "{output:?}");
+}
+
+fn emitted(rig: &Rig, id: &str) -> bool {
+    kafka::read(&rig.topic()).iter().any(|event| event.header("ce_id") == id)
+}
+
+/// How less is sent, what is said of it, and what puts it right.
+const LESS: [(&str, &str, &str); 3] = [
+    (
+        "alter publication events drop table items",
+        "public.items is not published any more",
+        "alter publication events add table items",
+    ),
+    (
+        "alter publication events set (publish = 'insert')",
+        "does not publish updates any more",
+        "alter publication events set (publish = 'insert, update')",
+    ),
+    (
+        "alter publication events drop table items; alter publication events add table items",
+        "put in again",
+        "select 1",
+    ),
+];
+
+/// The loss it prevents: a table that is taken for one that was never published, and everything green.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_first_start_begins_with_is_what_the_contract_was_checked_with() {
+    for (change, says, back) in LESS {
+        let mut rig = Rig::new("first").await;
+        let (other, _) = open(&rig).await;
+        let relay = rig.start();
+        waits(&rig).await;
+        run(&rig, change).await;
+        other.batch_execute("commit").await.expect("commit");
+        let report = decided(&relay).await;
+        assert!(report.contains("\"state\":\"refused\"") && report.contains(says), "{change}: {report}");
+        rig.row("lost", 1, 1, "made").await;
+        run(&rig, back).await;
+        reconcile(&rig);
+        relay.streams().await;
+        assert!(emitted(&rig, "it/items/lost/1/1"), "{change}");
+    }
+}
+
+/// A relay that ended between the two goes on with the slot that it made.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_while_a_slot_was_made_is_noticed_by_the_next_start_too() {
+    let mut rig = used("adopted").await;
+    let key = format!("it/{}", rig.name);
+    let topic = format!("{}.state", rig.name);
+    let last = kafka::read(&topic).into_iter().rfind(|event| event.key == key).expect("a checkpoint");
+    let mut creating = last.json();
+    creating["phase"] = "creating".into();
+    kafka::write(&topic, &key, Some(&creating.to_string()));
+    run(&rig, "alter publication events drop table items; alter publication events add table items").await;
+    let relay = rig.start();
+    let report = decided(&relay).await;
+    assert!(report.contains("put in again"), "{report}");
+}
+
+/// The loss it prevents: the topics are called whole, and the rows of a table were not even read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconcile_ends_with_all_that_the_routes_need_or_fails() {
+    for (change, _, back) in &LESS[..2] {
+        let mut rig = used("less_again").await;
+        let (other, _) = open(&rig).await;
+        let mut command = rig.command("reconcile");
+        command.arg("--yes").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().expect("reconcile");
+        waits(&rig).await;
+        run(&rig, change).await;
+        other.batch_execute("commit").await.expect("commit");
+        let output = child.wait_with_output().expect("reconcile");
+        let text =
+            String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(2), "{change}: {text}");
+        assert!(text.contains("changed while the slot was made"), "{change}: {text}");
+        let relay = rig.start();
+        assert!(decided(&relay).await.contains("\"state\":\"refused\""));
+        rig.row("lost", 1, 1, "made").await;
+        run(&rig, back).await;
+        reconcile(&rig);
+        relay.streams().await;
+        assert!(emitted(&rig, "it/items/lost/1/1"), "{change}");
+    }
+}
+
+/// Nobody can connect to the rig's database any more, and whoever looked at its publication is gone.
+async fn nobody_looks(rig: &Rig) {
+    let admin = connect(&rig.servers.postgres).await;
+    let close = format!("alter database {} with allow_connections false", rig.name);
+    admin.batch_execute(&close).await.expect("closed");
+    let end = "select pg_terminate_backend(pid) from pg_stat_activity
+               where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()";
+    let others = "select 1 from pg_stat_activity
+                  where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()";
+    eventually("nobody to look", || async {
+        rig.sql.query(end, &[]).await.expect("terminate");
+        rig.sql.query(others, &[]).await.expect("activity").is_empty().then_some(())
+    })
+    .await;
+}
+
+/// The loss it prevents: somebody looks for rows after a position that the lost ones are before, and takes the break
+/// back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_break_that_a_start_notices_begins_where_the_publication_was_last_seen_whole() {
+    let mut rig = Rig::new("since").await;
+    let relay = rig.streaming().await;
+    rig.row("a", 1, 1, "made").await;
+    rig.confirmed().await;
+    nobody_looks(&rig).await;
+    let (before, _) = rig.positions().await;
+    run(
+        &rig,
+        "alter publication events drop table items; insert into items (owner, id, version) values ('lost', 1, 1);
+         alter publication events add table items",
+    )
+    .await;
+    // The checkpoint goes on behind the loss.
+    rig.row("a", 2, 1, "made").await;
+    rig.confirmed().await;
+    relay.kill();
+    rig.slot_is_free().await;
+    let admin = connect(&rig.servers.postgres).await;
+    let open = format!("alter database {} with allow_connections true", rig.name);
+    admin.batch_execute(&open).await.expect("open");
+    let relay = rig.start();
+    let report = decided(&relay).await;
+    let (_, rest) = report.split_once("committed after ").expect("where it begins");
+    let since: cdc_relay::lsn::Lsn = rest.split_once(' ').expect("a position").0.parse().expect("a position");
+    assert!(since.0 > 0 && since.0 <= before, "{since} is after {}: {report}", cdc_relay::lsn::Lsn(before));
+    reconcile(&rig);
+    relay.streams().await;
+    assert!(emitted(&rig, "it/items/lost/1/1"));
+}
