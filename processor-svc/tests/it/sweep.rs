@@ -5,7 +5,7 @@ use std::time::Duration;
 use processor_svc::work::Job;
 
 use crate::flow::{count, references};
-use crate::world::{Database, Gateway, Processor, client, jobs};
+use crate::world::{ADMIN_TOKEN, Database, Gateway, Processor, client, jobs};
 
 const OLDEST: &str = "processor_oldest_live_seconds";
 const SCANS: &str = "processor_scans_total";
@@ -38,7 +38,7 @@ async fn set_outage(gateway: &Gateway, on: bool) {
     } else {
         client().delete(&url)
     };
-    assert_eq!(request.send().await.unwrap().status(), 204);
+    assert_eq!(request.bearer_auth(ADMIN_TOKEN).send().await.unwrap().status(), 204);
 }
 
 /// Until so many more scans were made.
