@@ -160,41 +160,46 @@ impl Layout {
         self.data.join("postgres").join("cluster")
     }
 
-    /// The password of every login in this stack: made at the first use, kept where only the caller can read it.
+    /// The secret of one login or listener, `name`: made at the first use, kept in a file of its own where only the
+    /// caller can read it. No two logins share one.
     ///
     /// # Errors
-    /// When it can be neither read nor written, or there are data that an earlier one protects.
-    pub fn password(&self) -> Result<String> {
-        let path = self.dir.join("password");
-        if let Ok(password) = fs::read_to_string(&path) {
-            return Ok(password.trim().to_owned());
+    /// When it can be neither read nor written, or there are data that earlier ones protect.
+    pub fn secret(&self, name: &str) -> Result<String> {
+        let folder = self.dir.join("secrets");
+        let path = folder.join(name);
+        if let Ok(secret) = fs::read_to_string(&path) {
+            return Ok(secret.trim().to_owned());
         }
         // A clone was removed and another took its place: the data are elsewhere and outlived it.
         let cluster = self.postgres_data();
         ensure!(
-            !cluster.exists(),
-            "{} holds data of a stack whose folder {} was removed, and its password with it. To start afresh: \
+            folder.exists() || !cluster.exists(),
+            "{} holds data of a stack whose folder {} was removed, and its passwords with it. To start afresh: \
              cargo stack clean",
             cluster.display(),
             self.dir.display()
         );
-        let password = random()?;
-        write_private(&path, &password)?;
-        Ok(password)
+        fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let secret = random()?;
+        write_private(&path, &secret)?;
+        Ok(secret)
     }
 
-    /// What operators show to admin listeners: made at the first use, kept where only the caller can read it.
+    /// The password of every login in this stack.
     ///
     /// # Errors
-    /// When it can be neither read nor written.
+    /// As [`Self::secret`].
+    pub fn password(&self) -> Result<String> {
+        self.secret("password")
+    }
+
+    /// What operators show to admin listeners.
+    ///
+    /// # Errors
+    /// As [`Self::secret`].
     pub fn admin_token(&self) -> Result<String> {
-        let path = self.dir.join("admin-token");
-        if let Ok(token) = fs::read_to_string(&path) {
-            return Ok(token.trim().to_owned());
-        }
-        let token = random()?;
-        write_private(&path, &token)?;
-        Ok(token)
+        self.secret("admin-token")
     }
 }
 
@@ -289,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_not_replaced_under_data_that_it_protects() {
+    fn a_secret_is_not_replaced_under_data_that_it_protects() {
         let folder = env::temp_dir().join(format!("stack-password-{}", std::process::id()));
         let layout = Layout {
             root: folder.clone(),
@@ -300,11 +305,12 @@ mod tests {
             uid: None,
         };
         fs::create_dir_all(&layout.dir).unwrap();
-        let first = layout.password().unwrap();
+        let first = layout.secret("one").unwrap();
         fs::create_dir_all(layout.postgres_data()).unwrap();
-        assert_eq!(layout.password().unwrap(), first);
-        fs::remove_file(layout.dir.join("password")).unwrap();
-        assert!(layout.password().unwrap_err().to_string().contains("cargo stack clean"));
+        assert_eq!(layout.secret("one").unwrap(), first);
+        assert_ne!(layout.secret("another").unwrap(), first);
+        fs::remove_dir_all(layout.dir.join("secrets")).unwrap();
+        assert!(layout.secret("one").unwrap_err().to_string().contains("cargo stack clean"));
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -82,6 +82,8 @@ async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_re
     tokio::time::sleep(Duration::from_millis(1500)).await;
     open.commit().await.expect("commit");
     relay.streams().await;
+    // Rows that come while it is being taken may rightly be told twice: once of the table and once of the log.
+    eventually("the snapshot", || async { relay.log().contains("snapshot done").then_some(()) }).await;
     // A transaction that takes longer to send than its time-out.
     let large = "insert into items (owner, id, version, note)
                  select 'large', n, 1, repeat('x', 200) from generate_series(1, 60000) n";
