@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use clap::{Args, Subcommand};
 
 use crate::cli::in_ci;
 use crate::layout::Layout;
@@ -18,13 +19,35 @@ use crate::{debezium, down, environment, workspace};
 /// The first port of the servers of `bench relay`.
 const RELAY_PORT: u16 = 24_000;
 
+/// A benchmark; its options are its own program's, which explains them.
+#[derive(Debug, Subcommand)]
+pub enum Benchmark {
+    /// Settled payments per second of the running stack, beside the floor that SQL alone sets.
+    #[command(disable_help_flag = true)]
+    Saga(Passed),
+    /// The relay beside Debezium, on servers of its own.
+    #[command(disable_help_flag = true)]
+    Relay(Passed),
+}
+
+#[derive(Debug, Args)]
+pub struct Passed {
+    /// See `--help`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
 /// # Errors
 /// When it cannot be measured, or something went missing meanwhile.
-pub fn run(layout: &Layout, name: &str, arguments: &[String]) -> Result<()> {
+pub fn run(layout: &Layout, benchmark: &Benchmark) -> Result<()> {
+    let (name, Passed { arguments }) = match benchmark {
+        Benchmark::Saga(passed) => ("saga", passed),
+        Benchmark::Relay(passed) => ("relay", passed),
+    };
     let mut all = vec!["bench", name];
     all.extend(arguments.iter().map(String::as_str));
     let asks_for_help = arguments.iter().any(|argument| argument == "--help" || argument == "-h");
-    if name != "relay" || asks_for_help {
+    if asks_for_help || matches!(benchmark, Benchmark::Saga(_)) {
         return workspace::e2e(layout, &all);
     }
     let own = Layout::new(Some(PathBuf::from(".stack-bench")), RELAY_PORT)?;

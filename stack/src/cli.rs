@@ -71,16 +71,16 @@ enum Action {
     },
     /// 200 payments, while Postgres, the relay and the processor are killed under them; then the audit.
     Demo,
-    /// A seeded load under kills and outages, compared with its plan, then the audit (`-- --help`: options).
+    /// A seeded load under kills and outages, compared with its plan, then the audit (`--help`: its options).
+    #[command(disable_help_flag = true)]
     Chaos {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure the running stack (saga), or the relay beside Debezium on servers of its own (relay).
+    /// Measure the saga or the relay (`bench NAME --help`: the options of that benchmark).
     Bench {
-        name: String,
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        arguments: Vec<String>,
+        #[command(subcommand)]
+        name: bench::Benchmark,
     },
     /// Put a load of compose/k6 on the stack (smoke), then audit it. Arguments go to k6, e.g. `-e RATE=100`.
     ///
@@ -172,7 +172,7 @@ fn run(action: Action) -> Result<()> {
             let all = std::iter::once("chaos").chain(arguments.iter().map(String::as_str));
             workspace::e2e(&layout, &all.collect::<Vec<_>>())
         }
-        Action::Bench { name, arguments } => bench::run(&layout, &name, &arguments),
+        Action::Bench { name } => bench::run(&layout, &name),
         Action::K6 { name, arguments } => k6::run(&layout, &name, &arguments),
         Action::Clean { yes } => down::clean(&layout, yes),
         Action::Launch(_) | Action::Supervise { .. } | Action::Test(_) | Action::Audit { .. } => Ok(()),
@@ -220,5 +220,22 @@ fn tell(layout: &Layout, name: &str, request: impl FnOnce(String) -> Request, wa
     match Instance::named(name) {
         Some(instance) => wait_for_service(layout, instance),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_programs_behind_a_command_explain_their_own_options() {
+        for line in ["bench saga --help", "bench relay -h", "chaos --help", "audit --help"] {
+            let words = ["cargo stack"].into_iter().chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}: answered here");
+        }
+        for line in ["bench --help", "bench", "bench floor", "--help"] {
+            let words = ["cargo stack"].into_iter().chain(line.split(' '));
+            assert!(Cli::try_parse_from(words).is_err(), "{line}");
+        }
     }
 }
