@@ -10,7 +10,9 @@ pub mod environment;
 pub mod layout;
 pub mod process;
 pub mod servers;
+pub mod services;
 pub mod spec;
+pub mod state;
 
 mod backoff;
 mod bench;
@@ -23,8 +25,6 @@ mod launch;
 mod logs;
 mod output;
 mod probe;
-mod services;
-mod state;
 mod status;
 mod supervisor;
 mod up;
