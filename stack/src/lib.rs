@@ -8,6 +8,7 @@ pub mod cli;
 pub mod control;
 pub mod environment;
 pub mod layout;
+pub mod login;
 pub mod process;
 pub mod servers;
 pub mod services;
