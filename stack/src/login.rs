@@ -6,7 +6,6 @@
 use anyhow::{Result, ensure};
 
 use crate::layout::Layout;
-use crate::servers::Server;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Login {
@@ -54,16 +53,17 @@ impl Login {
         (Self::Checker, "CORO_CHECKER_PASSWORD"),
     ];
 
-    pub fn server(self) -> Server {
+    /// The name of its server.
+    fn server(self) -> &'static str {
         match self {
             Self::Superuser
             | Self::PaymentsService
             | Self::BalanceService
             | Self::ProcessorService
             | Self::Relay
-            | Self::Checker => Server::Postgres,
-            Self::QueueAdministrator | Self::QueueRelay | Self::QueueProcessor => Server::RabbitMq,
-            Self::CacheAdministrator | Self::CacheProcessor => Server::Redis,
+            | Self::Checker => "postgres",
+            Self::QueueAdministrator | Self::QueueRelay | Self::QueueProcessor => "rabbitmq",
+            Self::CacheAdministrator | Self::CacheProcessor => "redis",
         }
     }
 
@@ -82,7 +82,7 @@ impl Login {
 
     /// The name of its secret, see [`Layout::secret`].
     pub fn secret(self) -> String {
-        format!("{}-{}", self.server().name(), self.user())
+        format!("{}-{}", self.server(), self.user())
     }
 
     /// The secret that it logs in with; made at the first use.
@@ -159,9 +159,9 @@ mod tests {
     fn the_variable_of_a_role_is_named_after_it() {
         for (login, variable) in Login::ROLES {
             assert_eq!(variable, format!("{}_PASSWORD", login.user().to_uppercase()));
-            assert_eq!(login.server(), Server::Postgres);
+            assert_eq!(login.server(), "postgres");
         }
-        let roles = Login::ALL.into_iter().filter(|login| login.server() == Server::Postgres).count();
+        let roles = Login::ALL.into_iter().filter(|login| login.server() == "postgres").count();
         assert_eq!(roles, Login::ROLES.len() + 1, "all but the superuser");
     }
 }

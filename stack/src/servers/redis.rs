@@ -43,7 +43,7 @@ maxmemory-policy allkeys-lru
 fn rights(login: Login) -> &'static str {
     match login {
         // The keys that processor-svc names, and the two commands that it asks and writes them by.
-        Login::CacheProcessor => "resetchannels ~processor/* -@all +mget +setex",
-        _ => "~* &* +@all",
+        Login::CacheProcessor => "~processor/* -@all +mget +setex",
+        _ => "~* +@all",
     }
 }
