@@ -40,7 +40,7 @@ impl Passwords {
         Ok(Self(passwords))
     }
 
-    /// What `password` says for each role that logs in.
+    /// Asks `password` for each role that logs in.
     pub fn from_fn(password: impl Fn(&str) -> String) -> Self {
         let roles = ROLES.iter().filter(|role| role.login);
         Self(roles.map(|role| (role.name, password(role.name))).collect())

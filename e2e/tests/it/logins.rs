@@ -39,7 +39,7 @@ fn of_stack(variable: &str) -> String {
     environment::variables(&layout()).unwrap()[variable].clone()
 }
 
-/// What a variable says of a login: the server and the user, and the secret.
+/// The login in a variable, if there is one: the server and the user, and the secret.
 fn login(variable: &str, value: &str) -> Option<((String, String), String)> {
     if let Some((scheme, rest)) = value.split_once("://") {
         let (login, _) = rest.rsplit_once('@')?;
@@ -59,7 +59,7 @@ fn parts(url: &str) -> (String, String, String) {
     (user, secret, address.to_owned())
 }
 
-/// Every login that people, tests and services are told of, with its secret.
+/// Every login that people, tests and services are given, with its secret.
 fn secrets() -> BTreeMap<(String, String), String> {
     let layout = layout();
     let people = environment::variables(&layout).unwrap();
@@ -99,8 +99,9 @@ fn no_service_holds_a_secret_of_an_administrator() {
 }
 
 /// Any user of the machine may read the arguments of every process.
-#[test]
-fn no_process_of_the_stack_has_a_secret_among_its_arguments() {
+#[tokio::test]
+async fn no_process_of_the_stack_has_a_secret_among_its_arguments() {
+    let _world = World::shared().await;
     let members = state::members(&layout());
     assert!(members.len() > 10, "{members:?}");
     for process in members {
@@ -108,7 +109,8 @@ fn no_process_of_the_stack_has_a_secret_among_its_arguments() {
         let arguments = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
         let arguments = String::from_utf8_lossy(&arguments).into_owned();
         for (login, secret) in secrets() {
-            assert!(!arguments.contains(&secret), "{login:?}: its secret is among {:.60}", arguments);
+            let shown = arguments.contains(&secret);
+            assert!(!shown, "{login:?}: its secret is an argument of process {}", process.pid);
         }
     }
 }
@@ -121,6 +123,7 @@ async fn code_of_refusal(url: &str, what: &str) -> SqlState {
 
 #[tokio::test]
 async fn the_password_of_a_role_opens_no_other_role() {
+    let _world = World::shared().await;
     let roles = [
         of_service("payments-svc", "DATABASE_URL"),
         of_service("balance-svc", "DATABASE_URL"),
@@ -143,6 +146,7 @@ async fn the_password_of_a_role_opens_no_other_role() {
 
 #[tokio::test]
 async fn a_service_reaches_its_own_database_only() {
+    let _world = World::shared().await;
     let databases = ["payments", "balance", "processor"];
     for own in databases {
         let url = of_service(&format!("{own}-svc"), "DATABASE_URL");
@@ -158,6 +162,7 @@ async fn a_service_reaches_its_own_database_only() {
 /// A role that owns tables can remove the constraints that guard them: nobody logs in as that one.
 #[tokio::test]
 async fn nobody_logs_in_as_the_owner_of_the_tables() {
+    let _world = World::shared().await;
     let admin = sql::connect(&of_stack("POSTGRES_ADMIN_URL")).await.unwrap();
     let query = "select rolcanlogin from pg_roles where rolname = 'coro_owner'";
     assert!(!admin.query_one(query, &[]).await.unwrap().get::<_, bool>(0));
@@ -188,6 +193,7 @@ fn nobodys() -> String {
 
 #[tokio::test]
 async fn the_processor_takes_work_and_produces_none() {
+    let _world = World::shared().await;
     let url = of_service("processor-svc", "AMQP_URL");
     let (user, ..) = parts(&url);
     // The default exchange is how the relay produces; whoever may write there may write to every queue.
@@ -203,23 +209,18 @@ async fn the_processor_takes_work_and_produces_none() {
     // It is in use, so it would stay also if the user were allowed to remove it.
     let delete = QueueDeleteOptions { if_unused: true, ..QueueDeleteOptions::default() };
     refused(own().await.queue_delete(PAYMENT_QUEUE.into(), delete).await, "the processor removes its queue");
-    let (_admin, admin) = channel_with_queue(&of_stack("AMQP_URL")).await;
-    let got = own().await.basic_get(admin.1.as_str().into(), BasicGetOptions::default()).await;
-    refused(got, "the processor reads another queue");
-    admin.0.queue_delete(admin.1.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
-}
-
-/// A queue of the administrator's.
-async fn channel_with_queue(url: &str) -> (Connection, (Channel, String)) {
-    let (connection, channel) = channel(url).await;
+    let (_connection, admin) = self::channel(&of_stack("AMQP_URL")).await;
     let queue = nobodys();
-    let options = QueueDeclareOptions { auto_delete: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.unwrap();
-    (connection, (channel, queue))
+    let short_lived = QueueDeclareOptions { auto_delete: true, ..QueueDeclareOptions::default() };
+    admin.queue_declare(queue.as_str().into(), short_lived, FieldTable::default()).await.unwrap();
+    let got = own().await.basic_get(queue.as_str().into(), BasicGetOptions::default()).await;
+    admin.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
+    refused(got, "the processor reads another queue");
 }
 
 #[tokio::test]
 async fn the_relay_produces_work_and_takes_none() {
+    let _world = World::shared().await;
     let url = of_service("cdc-relay", "AMQP_URL");
     let (connection, channel) = channel(&url).await;
     // Nobody has this queue: the broker accepts the message and drops it.
@@ -269,6 +270,7 @@ impl Redis {
 
 #[tokio::test]
 async fn the_processor_has_its_keys_in_redis_and_nothing_else() {
+    let _world = World::shared().await;
     let url = of_service("processor-svc", "REDIS_URL");
     let (_, secret, address) = parts(&url);
     let mut redis = Redis::login(&url);
@@ -303,7 +305,7 @@ async fn the_processor_has_its_keys_in_redis_and_nothing_else() {
     }
 }
 
-/// What the processor may do suffices: it keeps what has ended.
+/// The processor's rights suffice: it writes the charges that ended.
 #[tokio::test]
 async fn a_charge_that_ended_is_in_redis() {
     let world = World::shared().await;

@@ -96,7 +96,9 @@ fn rights(login: Login) -> [String; 3] {
         // It declares the queue and publishes to it by the default exchange, which is `amq.default` here.
         Login::QueueRelay => [queue, r"^amq\.default$".to_owned(), nothing],
         Login::QueueProcessor => [nothing.clone(), nothing, queue],
-        _ => [".*".to_owned(), ".*".to_owned(), ".*".to_owned()],
+        Login::QueueAdministrator => [".*".to_owned(), ".*".to_owned(), ".*".to_owned()],
+        // A login of another server.
+        _ => [nothing.clone(), nothing.clone(), nothing],
     }
 }
 

@@ -39,11 +39,13 @@ maxmemory-policy allkeys-lru
     Ok(vec![super::spec(layout, "redis", home, argv, Port::Redis)])
 }
 
-/// What a user may do, in the words of Redis' access control lists.
+/// The rights of a user, in the words of Redis' access control lists.
 fn rights(login: Login) -> &'static str {
     match login {
         // The keys that processor-svc names, and the two commands that it asks and writes them by.
         Login::CacheProcessor => "~processor/* -@all +mget +setex",
-        _ => "~* +@all",
+        Login::CacheAdministrator => "~* +@all",
+        // A login of another server.
+        _ => "-@all",
     }
 }
