@@ -4,11 +4,13 @@
 //! lock first. Tests use [`create_database`] and [`drop_database`] to have a database of their own.
 
 mod admin;
+mod passwords;
 mod roles;
 
 pub mod trial;
 
 pub use admin::{connect, database_url};
+pub use passwords::Passwords;
 pub use roles::{ROLES, Role, bootstrap};
 
 use anyhow::{Context, Result, bail};

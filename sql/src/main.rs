@@ -6,15 +6,15 @@ use anyhow::Result;
 use clap::Parser;
 
 /// Makes roles and databases and applies the migrations that are missing.
+///
+/// Each role has a password of its own, from the environment: PAYMENTS_SVC_PASSWORD, BALANCE_SVC_PASSWORD,
+/// PROCESSOR_SVC_PASSWORD, CORO_RELAY_PASSWORD, CORO_CHECKER_PASSWORD. They are set anew at every run.
 #[derive(Parser)]
 #[command(name = "migrate")]
 struct Args {
     /// A superuser's URL of the maintenance database.
     #[arg(long, env = "ADMIN_DATABASE_URL", hide_env_values = true)]
     admin_database_url: String,
-    /// The password of every role.
-    #[arg(long, env = "ROLE_PASSWORD", hide_env_values = true)]
-    role_password: String,
     /// Also add the demo services.
     #[arg(long)]
     seed: bool,
@@ -33,7 +33,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(args: &Args) -> Result<()> {
-    sql::bootstrap(&args.admin_database_url, &args.role_password).await?;
+    sql::bootstrap(&args.admin_database_url, &sql::Passwords::from_env()?).await?;
     sql::migrate_all(&args.admin_database_url).await?;
     if args.seed {
         sql::seed(&args.admin_database_url, sql::Database::Payments.name()).await?;

@@ -1,13 +1,15 @@
-//! One login per purpose: who owns, who serves, who replicates, who only reads.
+//! One role per purpose: who owns, who serves, who replicates, who only reads.
 
 use anyhow::{Context, Result};
 
-use crate::admin;
+use crate::{Passwords, admin};
 
-/// A login of the cluster.
+/// A role of the cluster.
 #[derive(Debug)]
 pub struct Role {
     pub name: &'static str,
+    /// May log in, with a password of its own. The owner may not: who owns a table can remove what guards it.
+    pub login: bool,
     /// May create replication slots and stream from them.
     pub replication: bool,
     /// May see every session's statistics (lag, slots), not only its own.
@@ -16,34 +18,46 @@ pub struct Role {
 
 /// Every role of a stack. What each may do with a table stands beside the table, in its migration.
 pub const ROLES: [Role; 6] = [
-    Role { name: "coro_owner", replication: false, statistics: false },
-    Role { name: "payments_svc", replication: false, statistics: false },
-    Role { name: "balance_svc", replication: false, statistics: false },
-    Role { name: "processor_svc", replication: false, statistics: false },
-    Role { name: "coro_relay", replication: true, statistics: true },
-    Role { name: "coro_checker", replication: false, statistics: true },
+    Role { name: "coro_owner", login: false, replication: false, statistics: false },
+    Role { name: "payments_svc", login: true, replication: false, statistics: false },
+    Role { name: "balance_svc", login: true, replication: false, statistics: false },
+    Role { name: "processor_svc", login: true, replication: false, statistics: false },
+    Role { name: "coro_relay", login: true, replication: true, statistics: true },
+    Role { name: "coro_checker", login: true, replication: false, statistics: true },
 ];
 
-/// Makes the roles that are missing and gives all of them `password`.
+impl Role {
+    /// The variable that its password is taken from.
+    pub fn variable(&self) -> String {
+        format!("{}_PASSWORD", self.name.to_uppercase())
+    }
+}
+
+/// Makes the roles that are missing, and gives each its password.
 ///
 /// # Errors
 /// When `admin_url` is not a superuser's or the server cannot be reached.
-pub async fn bootstrap(admin_url: &str, password: &str) -> Result<()> {
+pub async fn bootstrap(admin_url: &str, passwords: &Passwords) -> Result<()> {
     let client = admin::connect(admin_url).await?;
     admin::lock(&client, "roles").await?;
-    let secret = password.replace('\'', "''");
-    for Role { name, replication, statistics } in &ROLES {
+    for Role { name, login, replication, statistics } in &ROLES {
         let known = client.query_opt("select 1 from pg_roles where rolname = $1", &[name]).await?.is_some();
         let verb = if known { "alter" } else { "create" };
         let replication = if *replication { "replication" } else { "noreplication" };
-        let mut statement = format!(
-            "{verb} role {name} login nosuperuser nocreatedb nocreaterole {replication} password E'{}';",
-            secret.replace('\\', "\\\\")
-        );
+        let login = match login {
+            true => format!("login password {}", quoted(passwords.of(name)?)),
+            false => "nologin password null".to_owned(),
+        };
+        let mut statement =
+            format!("{verb} role {name} nosuperuser nocreatedb nocreaterole {replication} {login};");
         if *statistics {
             statement.push_str(&format!("grant pg_read_all_stats to {name};"));
         }
         client.batch_execute(&statement).await.with_context(|| format!("cannot make role {name}"))?;
     }
     Ok(())
+}
+
+fn quoted(password: &str) -> String {
+    format!("E'{}'", password.replace('\\', "\\\\").replace('\'', "''"))
 }

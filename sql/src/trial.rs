@@ -3,22 +3,23 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
+use tokio_postgres::Client;
 
-use crate::{Database, create_database, database_url, drop_database};
+use crate::{Database, Passwords, admin, connect, create_database, database_url, drop_database};
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// Dropped by [`Trial::finish`]; a test that fails leaves it to be looked at.
 pub struct Trial {
     admin_url: String,
-    password: String,
+    passwords: Passwords,
     name: String,
     kind: Database,
 }
 
 impl Trial {
     /// # Errors
-    /// When the variables of a stack (POSTGRES_ADMIN_URL, ROLE_PASSWORD) are not set, or the server refuses.
+    /// When the variables of a stack (POSTGRES_ADMIN_URL, those of [`Passwords`]) are not set, or the server refuses.
     pub async fn new(kind: Database) -> Result<Self> {
         let variable = |name: &str| {
             std::env::var(name).with_context(|| {
@@ -29,7 +30,7 @@ impl Trial {
         let name = format!("test_{}_{}_{number}", kind.name(), std::process::id());
         let trial = Self {
             admin_url: variable("POSTGRES_ADMIN_URL")?,
-            password: variable("ROLE_PASSWORD")?,
+            passwords: Passwords::from_env()?,
             name,
             kind,
         };
@@ -38,9 +39,9 @@ impl Trial {
     }
 
     /// # Errors
-    /// When POSTGRES_ADMIN_URL names no TCP host.
+    /// When POSTGRES_ADMIN_URL names no TCP host, or the role does not log in.
     pub fn url(&self, role: &str) -> Result<String> {
-        database_url(&self.admin_url, &self.name, role, &self.password)
+        database_url(&self.admin_url, &self.name, role, self.passwords.of(role)?)
     }
 
     /// As the service that owns this kind of database sees it: with its rights and no others.
@@ -49,6 +50,16 @@ impl Trial {
     /// When POSTGRES_ADMIN_URL names no TCP host.
     pub fn service_url(&self) -> Result<String> {
         self.url(self.kind.service_role())
+    }
+
+    /// A session that acts as the owner of the tables, as migrations do.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub async fn owner(&self) -> Result<Client> {
+        let client = connect(&admin::with_database(&self.admin_url, &self.name)?).await?;
+        client.batch_execute("set role coro_owner").await.context("cannot act as coro_owner")?;
+        Ok(client)
     }
 
     pub fn admin_url(&self) -> &str {

@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use sql::Database;
+use sql::{Database, Passwords};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -16,7 +16,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 /// A database of its own; dropped by the test when it passes, left to be looked at when it fails.
 struct Trial {
     admin_url: String,
-    password: String,
+    passwords: Passwords,
     name: String,
 }
 
@@ -25,18 +25,26 @@ impl Trial {
         let variable =
             |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: . .stack/env"));
         let name = format!("test_sql_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let trial =
-            Self { admin_url: variable("POSTGRES_ADMIN_URL"), password: variable("ROLE_PASSWORD"), name };
+        let passwords = Passwords::from_env().unwrap();
+        let trial = Self { admin_url: variable("POSTGRES_ADMIN_URL"), passwords, name };
         sql::create_database(&trial.admin_url, kind, &trial.name).await.unwrap();
         trial
     }
 
     fn url(&self, role: &str) -> String {
-        sql::database_url(&self.admin_url, &self.name, role, &self.password).unwrap()
+        sql::database_url(&self.admin_url, &self.name, role, self.passwords.of(role).unwrap()).unwrap()
     }
 
     async fn login(&self, role: &str) -> Client {
         sql::connect(&self.url(role)).await.unwrap()
+    }
+
+    /// A session that acts as the owner of the tables.
+    async fn owner(&self) -> Client {
+        let (server, _) = self.admin_url.rsplit_once('/').unwrap();
+        let client = sql::connect(&format!("{server}/{}", self.name)).await.unwrap();
+        client.batch_execute("set role coro_owner").await.unwrap();
+        client
     }
 
     async fn drop(self) {
@@ -53,7 +61,7 @@ async fn refused(client: &Client, statement: &str) {
 async fn making_it_again_changes_nothing() {
     for kind in Database::ALL {
         let trial = Trial::new(kind).await;
-        sql::bootstrap(&trial.admin_url, &trial.password).await.unwrap();
+        sql::bootstrap(&trial.admin_url, &trial.passwords).await.unwrap();
         sql::create_database(&trial.admin_url, kind, &trial.name).await.unwrap();
         let checker = trial.login("coro_checker").await;
         let count = "select count(*) from refinery_schema_history";
@@ -121,7 +129,23 @@ async fn a_service_does_not_reach_the_database_of_another() {
     for role in ["balance_svc", "processor_svc"] {
         let error = sql::connect(&trial.url(role)).await.map(|_| ()).expect_err(role);
         assert!(format!("{error:#}").contains("permission denied"), "{role}: {error:#}");
-        assert!(!format!("{error:#}").contains(&trial.password));
+        assert!(!format!("{error:#}").contains(trial.passwords.of(role).unwrap()));
+    }
+    trial.drop().await;
+}
+
+#[tokio::test]
+async fn a_password_opens_its_own_role_only() {
+    let trial = Trial::new(Database::Payments).await;
+    let roles = || sql::ROLES.iter().filter(|role| role.login).map(|role| role.name);
+    for role in roles() {
+        let secret = trial.passwords.of(role).unwrap();
+        for other in roles().chain(["postgres", "coro_owner"]).filter(|other| *other != role) {
+            let url = sql::database_url(&trial.admin_url, &trial.name, other, secret).unwrap();
+            let error = sql::connect(&url).await.map(drop).expect_err(other);
+            let code = error.downcast_ref::<tokio_postgres::Error>().and_then(|error| error.code());
+            assert_eq!(code, Some(&SqlState::INVALID_PASSWORD), "{role} as {other}: {error:#}");
+        }
     }
     trial.drop().await;
 }
@@ -130,7 +154,7 @@ async fn a_service_does_not_reach_the_database_of_another() {
 async fn demo_services_are_added_once() {
     let trial = Trial::new(Database::Payments).await;
     sql::seed(&trial.admin_url, &trial.name).await.unwrap();
-    let owner = trial.login("coro_owner").await;
+    let owner = trial.owner().await;
     owner.batch_execute("update services set enabled = false where service_id = 'water'").await.unwrap();
     sql::seed(&trial.admin_url, &trial.name).await.unwrap();
     let enabled = "select service_id from services where enabled order by 1";

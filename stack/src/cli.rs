@@ -215,7 +215,7 @@ fn tell(layout: &Layout, name: &str, request: impl FnOnce(String) -> Request, wa
         return Ok(());
     }
     if let Some(server) = Server::named(name) {
-        return wait_for_server(layout, server, &layout.password()?, &mut client);
+        return wait_for_server(layout, server, &mut client);
     }
     match Instance::named(name) {
         Some(instance) => wait_for_service(layout, instance),

@@ -51,7 +51,7 @@ pub fn down(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Brings the stack down and removes its data, logs and password. Downloads stay: other stacks use them.
+/// Brings the stack down and removes its data, logs and secrets. Downloads stay: other stacks use them.
 ///
 /// # Errors
 /// When it is not confirmed, or something cannot be removed.

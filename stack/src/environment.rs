@@ -5,40 +5,49 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use crate::layout::{Layout, Port, write_private};
-use crate::servers::rabbitmq;
+use crate::login::Login;
 
 /// The user that demonstrations pay as.
 const DEMO_USER: &str = "018f0000-0000-7000-8000-000000000001";
 
 /// # Errors
-/// When the stack has no password and none can be made.
-pub fn postgres_url(layout: &Layout, database: &str, role: &str) -> Result<String> {
-    let (password, port) = (layout.password()?, layout.port(Port::Postgres));
-    Ok(format!("postgres://{role}:{password}@127.0.0.1:{port}/{database}"))
+/// As [`Login::password`].
+pub fn postgres_url(layout: &Layout, database: &str, role: Login) -> Result<String> {
+    let (password, port) = (role.password(layout)?, layout.port(Port::Postgres));
+    Ok(format!("postgres://{}:{password}@127.0.0.1:{port}/{database}", role.user()))
 }
 
 /// # Errors
-/// As [`postgres_url`].
-pub fn amqp_url(layout: &Layout) -> Result<String> {
-    let port = layout.port(Port::Amqp);
+/// As [`Login::password`].
+pub fn amqp_url(layout: &Layout, user: Login) -> Result<String> {
+    let (password, port) = (user.password(layout)?, layout.port(Port::Amqp));
     // %2f is the default virtual host.
-    Ok(format!("amqp://{}:{}@127.0.0.1:{port}/%2f", rabbitmq::USER, layout.password()?))
+    Ok(format!("amqp://{}:{password}@127.0.0.1:{port}/%2f", user.user()))
 }
 
 /// # Errors
-/// As [`postgres_url`].
-pub fn redis_url(layout: &Layout) -> Result<String> {
-    Ok(format!("redis://:{}@127.0.0.1:{}", layout.password()?, layout.port(Port::Redis)))
+/// As [`Login::password`].
+pub fn redis_url(layout: &Layout, user: Login) -> Result<String> {
+    let (password, port) = (user.password(layout)?, layout.port(Port::Redis));
+    Ok(format!("redis://{}:{password}@127.0.0.1:{port}", user.user()))
 }
 
-/// Everything in `.stack/env`.
+/// The password of each role of Postgres, by the name of the variable that `migrate` and tests take it from.
 ///
 /// # Errors
-/// As [`postgres_url`].
+/// As [`Login::password`].
+pub fn role_passwords(layout: &Layout) -> Result<Vec<(&'static str, String)>> {
+    Login::ROLES.into_iter().map(|(role, variable)| Ok((variable, role.password(layout)?))).collect()
+}
+
+/// Everything in `.stack/env`: for people and tests, so with the administrators' logins.
+///
+/// # Errors
+/// As [`Login::password`].
 pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
     let http = |port| layout.http(port, "");
-    let read_only = |database| postgres_url(layout, database, "coro_checker");
-    Ok([
+    let read_only = |database| postgres_url(layout, database, Login::Checker);
+    let fixed = [
         ("STACK_DIR", layout.dir.display().to_string()),
         ("STACK_PORT", layout.base_port.to_string()),
         ("EDGE_URL", http(Port::Edge)),
@@ -53,21 +62,20 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
         ("RELAY_ADMIN_URL", http(Port::RelayAdmin)),
         ("PROMETHEUS_URL", http(Port::Prometheus)),
         ("KAFKA_BROKERS", format!("127.0.0.1:{}", layout.port(Port::Kafka))),
-        ("AMQP_URL", amqp_url(layout)?),
-        ("REDIS_URL", redis_url(layout)?),
+        ("AMQP_URL", amqp_url(layout, Login::QueueAdministrator)?),
+        ("REDIS_URL", redis_url(layout, Login::CacheAdministrator)?),
         ("PAYMENTS_DATABASE_URL", read_only("payments")?),
         ("BALANCE_DATABASE_URL", read_only("balance")?),
         ("PROCESSOR_DATABASE_URL", read_only("processor")?),
-        ("POSTGRES_ADMIN_URL", postgres_url(layout, "postgres", "postgres")?),
-        ("ROLE_PASSWORD", layout.password()?),
+        ("POSTGRES_ADMIN_URL", postgres_url(layout, "postgres", Login::Superuser)?),
         ("ADMIN_TOKEN", layout.admin_token()?),
         ("DEMO_USER_ID", DEMO_USER.to_owned()),
         ("DEMO_SERVICE_ID", "electricity".to_owned()),
-    ]
-    .into())
+    ];
+    Ok(fixed.into_iter().chain(role_passwords(layout)?).collect())
 }
 
-/// Writes `.stack/env`, readable by the caller only: it holds the password.
+/// Writes `.stack/env`, readable by the caller only: it holds passwords.
 ///
 /// # Errors
 /// When it cannot be written.

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 /// The unprivileged user of servers when the stack is run by root (`nobody`).
 const SERVER_UID: u32 = 65534;
@@ -160,38 +160,26 @@ impl Layout {
         self.data.join("postgres").join("cluster")
     }
 
+    /// The folder that holds a file for each secret.
+    pub fn secrets(&self) -> PathBuf {
+        self.dir.join("secrets")
+    }
+
     /// The secret of one login or listener, `name`: made at the first use, kept in a file of its own where only the
     /// caller can read it. No two logins share one.
     ///
     /// # Errors
-    /// When it can be neither read nor written, or there are data that earlier ones protect.
+    /// When it can be neither read nor written.
     pub fn secret(&self, name: &str) -> Result<String> {
-        let folder = self.dir.join("secrets");
+        let folder = self.secrets();
         let path = folder.join(name);
         if let Ok(secret) = fs::read_to_string(&path) {
             return Ok(secret.trim().to_owned());
         }
-        // A clone was removed and another took its place: the data are elsewhere and outlived it.
-        let cluster = self.postgres_data();
-        ensure!(
-            folder.exists() || !cluster.exists(),
-            "{} holds data of a stack whose folder {} was removed, and its passwords with it. To start afresh: \
-             cargo stack clean",
-            cluster.display(),
-            self.dir.display()
-        );
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let secret = random()?;
         write_private(&path, &secret)?;
         Ok(secret)
-    }
-
-    /// The password of every login in this stack.
-    ///
-    /// # Errors
-    /// As [`Self::secret`].
-    pub fn password(&self) -> Result<String> {
-        self.secret("password")
     }
 
     /// What operators show to admin listeners.
@@ -291,27 +279,6 @@ mod tests {
         assert_eq!(layout.socket(), Path::new("/w/.stack/control.sock"));
         let deep = Layout { dir: format!("/{}", "x".repeat(120)).into(), ..layout };
         assert!(deep.socket().as_os_str().len() < 100);
-    }
-
-    #[test]
-    fn a_secret_is_not_replaced_under_data_that_it_protects() {
-        let folder = env::temp_dir().join(format!("stack-password-{}", std::process::id()));
-        let layout = Layout {
-            root: folder.clone(),
-            dir: folder.join("dir"),
-            data: folder.join("data"),
-            cache: folder.clone(),
-            base_port: 22_000,
-            uid: None,
-        };
-        fs::create_dir_all(&layout.dir).unwrap();
-        let first = layout.secret("one").unwrap();
-        fs::create_dir_all(layout.postgres_data()).unwrap();
-        assert_eq!(layout.secret("one").unwrap(), first);
-        assert_ne!(layout.secret("another").unwrap(), first);
-        fs::remove_dir_all(layout.dir.join("secrets")).unwrap();
-        assert!(layout.secret("one").unwrap_err().to_string().contains("cargo stack clean"));
-        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -28,8 +28,8 @@ pub fn amqp(port: u16) -> bool {
     exchange(port, b"AMQP\x00\x00\x09\x01", 1).is_some_and(|answer| answer == [1])
 }
 
-pub fn redis(port: u16, password: &str) -> bool {
-    let question = format!("AUTH {password}\r\nPING\r\n");
+pub fn redis(port: u16, user: &str, password: &str) -> bool {
+    let question = format!("AUTH {user} {password}\r\nPING\r\n");
     exchange(port, question.as_bytes(), 12).is_some_and(|answer| answer == b"+OK\r\n+PONG\r\n")
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::layout::{Layout, Port};
+use crate::login::Login;
 use crate::output::Step;
 use crate::probe;
 use crate::spec::{Restart, Spec, StopSignal};
@@ -93,12 +94,16 @@ impl Server {
         self.prepare(layout, &Step::silent())
     }
 
-    pub fn ready(self, layout: &Layout, password: &str) -> bool {
+    pub fn ready(self, layout: &Layout) -> bool {
         match self {
             Self::Postgres => probe::postgres(layout.port(Port::Postgres)),
             Self::Kafka => probe::kafka(layout.port(Port::Kafka)),
             Self::RabbitMq => probe::amqp(layout.port(Port::Amqp)),
-            Self::Redis => probe::redis(layout.port(Port::Redis), password),
+            Self::Redis => {
+                let login = Login::CacheAdministrator;
+                let password = login.password(layout);
+                password.is_ok_and(|password| probe::redis(layout.port(Port::Redis), login.user(), &password))
+            }
             Self::Prometheus => probe::http(&layout.http(Port::Prometheus, "/-/ready")),
             // Whether it has anyone to pass requests on to is asked when the services are up.
             Self::HaProxy => probe::http(&layout.http(Port::EdgeAdmin, "/metrics")),

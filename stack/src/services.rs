@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::environment;
 use crate::layout::{Layout, Port};
+use crate::login::Login;
 use crate::servers::SERVICE_TIER;
 use crate::spec::{Restart, Spec, StopSignal};
 
@@ -114,7 +115,7 @@ impl Instance {
 
     fn env(self, layout: &Layout) -> Result<BTreeMap<String, String>> {
         let address = |port| format!("127.0.0.1:{}", layout.port(port));
-        let url = |database: &str, role: &str| environment::postgres_url(layout, database, role);
+        let url = |database: &str, role: Login| environment::postgres_url(layout, database, role);
         // Logs are files here.
         let mut env = vec![("TOKIO_WORKER_THREADS", "2".to_owned()), ("NO_COLOR", "1".to_owned())];
         let given = ["RUST_LOG", "LOG_FORMAT"].into_iter();
@@ -122,7 +123,7 @@ impl Instance {
         let kafka = ("KAFKA_BROKERS", address(Port::Kafka));
         // A member of its consumer group that comes back under its name causes no rebalance.
         let member = ("GROUP_INSTANCE_ID", self.name.to_owned());
-        let amqp = ("AMQP_URL", environment::amqp_url(layout)?);
+        let amqp = |user| anyhow::Ok(("AMQP_URL", environment::amqp_url(layout, user)?));
         // Who may write on admin listeners; the relay's has nothing to write.
         if self.service != Service::Relay {
             env.push(("ADMIN_TOKEN", layout.admin_token()?));
@@ -136,38 +137,88 @@ impl Instance {
                 ("LISTEN_ADDR", address(self.public)),
                 ("ADMIN_ADDR", address(self.admin)),
                 member,
-                ("DATABASE_URL", url("payments", "payments_svc")?),
+                ("DATABASE_URL", url("payments", Login::PaymentsService)?),
                 kafka,
             ]),
             Service::Balance => env.extend([
                 ("LISTEN_ADDR", address(self.public)),
                 ("ADMIN_ADDR", address(self.admin)),
                 member,
-                ("DATABASE_URL", url("balance", "balance_svc")?),
+                ("DATABASE_URL", url("balance", Login::BalanceService)?),
                 kafka,
             ]),
             Service::Processor => env.extend([
                 ("LISTEN_ADDR", address(self.public)),
                 ("ADMIN_ADDR", address(self.admin)),
                 member,
-                ("DATABASE_URL", url("processor", "processor_svc")?),
-                ("REDIS_URL", environment::redis_url(layout)?),
+                ("DATABASE_URL", url("processor", Login::ProcessorService)?),
+                ("REDIS_URL", environment::redis_url(layout, Login::CacheProcessor)?),
                 ("GATEWAY_URL", layout.http(Port::Gateway, "")),
                 // It is not behind the edge.
                 ("DRAIN_MS", "0".to_owned()),
                 kafka,
-                amqp,
+                amqp(Login::QueueProcessor)?,
             ]),
             Service::Relay => env.extend([
                 ("RELAY_ROUTES", layout.root.join("cdc-relay/relay.toml").display().to_string()),
                 ("ADMIN_ADDR", address(self.admin)),
-                ("PAYMENTS_RELAY_URL", url("payments", "coro_relay")?),
-                ("BALANCE_RELAY_URL", url("balance", "coro_relay")?),
-                ("PROCESSOR_RELAY_URL", url("processor", "coro_relay")?),
+                ("PAYMENTS_RELAY_URL", url("payments", Login::Relay)?),
+                ("BALANCE_RELAY_URL", url("balance", Login::Relay)?),
+                ("PROCESSOR_RELAY_URL", url("processor", Login::Relay)?),
                 kafka,
-                amqp,
+                amqp(Login::QueueRelay)?,
             ]),
         }
         Ok(env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stack in a folder of its own, of which nothing runs.
+    fn layout(name: &str) -> Layout {
+        let dir = std::env::temp_dir().join(format!("stack-services-{name}-{}", std::process::id()));
+        Layout::new(Some(dir), 22_000).unwrap()
+    }
+
+    #[test]
+    fn a_service_is_given_the_secrets_of_its_own_logins_and_no_others() {
+        let layout = layout("secrets");
+        for instance in INSTANCES {
+            let own: &[Login] = match instance.service {
+                Service::Gateway => &[],
+                Service::Payments => &[Login::PaymentsService],
+                Service::Balance => &[Login::BalanceService],
+                Service::Processor => {
+                    &[Login::ProcessorService, Login::QueueProcessor, Login::CacheProcessor]
+                }
+                Service::Relay => &[Login::Relay, Login::QueueRelay],
+            };
+            let env = instance.spec(&layout).unwrap().env;
+            for login in Login::ALL {
+                let secret = login.password(&layout).unwrap();
+                let given = env.values().any(|value| value.contains(&secret));
+                assert_eq!(given, own.contains(&login), "{} and {login:?}", instance.name);
+            }
+        }
+        fs::remove_dir_all(&layout.dir).unwrap();
+    }
+
+    /// Any user of the machine may read the arguments of every process.
+    #[test]
+    fn no_secret_is_an_argument() {
+        let layout = layout("arguments");
+        for instance in INSTANCES {
+            let spec = instance.spec(&layout).unwrap();
+            for file in fs::read_dir(layout.secrets()).unwrap() {
+                let path = file.unwrap().path();
+                let secret = fs::read_to_string(&path).unwrap();
+                let shown = spec.argv.iter().any(|argument| argument.contains(secret.trim()));
+                assert!(!shown, "{}: {} is among {:?}", instance.name, path.display(), spec.argv);
+            }
+        }
+        fs::remove_dir_all(&layout.dir).unwrap();
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::control::{Client, Reply, Request};
 use crate::layout::{Layout, Port};
+use crate::login::Login;
 use crate::output::{Progress, say};
 use crate::process::ProcessId;
 use crate::servers::{Server, kafka};
@@ -113,7 +114,6 @@ fn clear_the_way(layout: &Layout, progress: &Progress) -> Result<()> {
 
 /// All at once: the slowest sets the pace.
 fn start_servers(layout: &Layout, progress: &Progress) -> Result<()> {
-    let password = layout.password()?;
     let start = |server: Server| {
         progress.step(server.name(), |step| {
             let mut client = Client::connect(&layout.socket()).context("the supervisor is gone")?;
@@ -126,7 +126,7 @@ fn start_servers(layout: &Layout, progress: &Progress) -> Result<()> {
                 }
             }
             step.now("starting");
-            wait_for_server(layout, server, &password, &mut client)?;
+            wait_for_server(layout, server, &mut client)?;
             Ok(if changed { String::new() } else { "already running".to_owned() })
         })
     };
@@ -139,9 +139,9 @@ fn start_servers(layout: &Layout, progress: &Progress) -> Result<()> {
 
 /// # Errors
 /// When it ends or is not ready in time; the end of its log is in the message.
-pub fn wait_for_server(layout: &Layout, server: Server, password: &str, client: &mut Client) -> Result<()> {
+pub fn wait_for_server(layout: &Layout, server: Server, client: &mut Client) -> Result<()> {
     let name = server.name();
-    let ready = || server.ready(layout, password);
+    let ready = || server.ready(layout);
     probe::until(server.patience(), ready, || alive(client, name)).with_context(|| excerpt(layout, name))
 }
 
@@ -183,8 +183,8 @@ fn migrate(layout: &Layout) -> Result<String> {
     let mut command = workspace::command(layout, &workspace::binary(layout, "migrate").display().to_string());
     command
         .arg("--seed")
-        .env("ADMIN_DATABASE_URL", environment::postgres_url(layout, "postgres", "postgres")?);
-    let output = command.env("ROLE_PASSWORD", layout.password()?).output()?;
+        .env("ADMIN_DATABASE_URL", environment::postgres_url(layout, "postgres", Login::Superuser)?);
+    let output = command.envs(environment::role_passwords(layout)?).output()?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr);
         let advice = match reason.contains("is different than filesystem one") {

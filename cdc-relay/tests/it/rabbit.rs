@@ -49,7 +49,7 @@ const AUTHORIZED: &str = "insert into payments (user_id, payment_id, idempotency
 async fn an_authorized_payment_is_work_byte_for_byte() {
     let mut rig = Rig::bare("work").await;
     let admin = server("POSTGRES_ADMIN_URL");
-    // Where the roles are already, somebody uses their password.
+    // Where the roles are already, somebody uses their passwords.
     if rig
         .sql
         .query("select from pg_roles where rolname = 'coro_relay'", &[])
@@ -57,7 +57,7 @@ async fn an_authorized_payment_is_work_byte_for_byte() {
         .expect("roles")
         .is_empty()
     {
-        sql::bootstrap(&admin, "it").await.expect("roles");
+        sql::bootstrap(&admin, &sql::Passwords::from_fn(|role| format!("it-{role}"))).await.expect("roles");
     }
     let database = format!("{}_p", rig.name);
     sql::create_database(&admin, sql::Database::Payments, &database).await.expect("payments");

@@ -33,7 +33,6 @@ impl Private {
     /// Runs it again after it ended.
     pub async fn run(&mut self) {
         let until = Instant::now() + self.server.patience();
-        let password = self.layout.password().expect("password");
         loop {
             let ended = |child: &mut Child| child.try_wait().expect("wait").is_some();
             if self.running.is_empty() || self.running.iter_mut().any(ended) {
@@ -41,7 +40,7 @@ impl Private {
                 self.kill();
                 self.running = self.specs.iter().map(spawn).collect();
             }
-            if self.server.ready(&self.layout, &password) {
+            if self.server.ready(&self.layout) {
                 return;
             }
             let log = self.layout.log(self.server.name());

@@ -32,7 +32,7 @@ const NAMES: [(Database, &str); 3] = [
 /// How to reach the cluster, and how hard to work it.
 pub struct Setup<'a> {
     pub admin_url: &'a str,
-    pub role_password: &'a str,
+    pub passwords: sql::Passwords,
     pub workers: usize,
     pub zipf: f64,
 }
@@ -69,7 +69,7 @@ impl Floor {
         for (kind, name) in NAMES {
             sql::create_database(setup.admin_url, kind, name).await?;
             let role = kind.service_role();
-            let url = sql::database_url(setup.admin_url, name, role, setup.role_password)?;
+            let url = sql::database_url(setup.admin_url, name, role, setup.passwords.of(role)?)?;
             pools.push(postgres::pool(&url, setup.workers, "bench-floor")?);
         }
         sql::seed(setup.admin_url, NAMES[0].1).await?;

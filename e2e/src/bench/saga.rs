@@ -55,9 +55,6 @@ pub struct Options {
     /// Print the figures as JSON.
     #[arg(long)]
     pub json: bool,
-    /// The password of the database roles, for the floor.
-    #[arg(long, env = "ROLE_PASSWORD", hide_env_values = true, default_value = "")]
-    pub role_password: String,
 }
 
 #[derive(Default)]
@@ -126,7 +123,7 @@ async fn prepare_floor(stack: &Stack, options: &Options, users: &Users) -> Resul
     }
     let setup = Setup {
         admin_url: &stack.postgres_admin_url,
-        role_password: &options.role_password,
+        passwords: sql::Passwords::from_env().context("the floor logs in as the services do")?,
         workers: options.floor_workers,
         zipf: options.zipf,
     };

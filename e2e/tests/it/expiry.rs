@@ -21,9 +21,11 @@ impl Hasty {
     async fn new(world: &World) -> Hasty {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (public, admin) = (free(), free());
-        let password = std::env::var("ROLE_PASSWORD").unwrap();
+        let passwords = sql::Passwords::from_env().unwrap();
         let admin_url = &world.stack.postgres_admin_url;
-        let database = sql::database_url(admin_url, "payments", "payments_svc", &password).unwrap();
+        let database =
+            sql::database_url(admin_url, "payments", "payments_svc", passwords.of("payments_svc").unwrap())
+                .unwrap();
         let process = Command::new(binary("payments-svc"))
             .args([format!("--listen-addr={public}"), format!("--admin-addr={admin}")])
             .args(["--payment-ttl-seconds=1", "--database-url", &database])

@@ -12,6 +12,7 @@ mod expiry;
 mod http_rules;
 mod idempotency;
 mod kills;
+mod logins;
 
 mod operators;
 mod outages;

@@ -145,7 +145,7 @@ async fn a_service_that_is_not_enabled_is_refused_but_a_payment_accepted_before_
     let user = Uuid::now_v7();
     let accepted = new_payment(user, "key");
     payments.accept(std::slice::from_ref(&accepted)).await;
-    let owner = sql::connect(&payments.trial.url("coro_owner").unwrap()).await.unwrap();
+    let owner = payments.trial.owner().await.unwrap();
     owner
         .batch_execute("update services set enabled = false where service_id = 'electricity'")
         .await
@@ -261,7 +261,7 @@ async fn updates_stay_heap_only() {
         let batch: Vec<Command> = open.iter().map(|payment| told(*payment, event)).collect();
         payments.apply(&batch).await.unwrap();
     }
-    let owner = sql::connect(&payments.trial.url("coro_owner").unwrap()).await.unwrap();
+    let owner = payments.trial.owner().await.unwrap();
     let indexed = "select count(*) from pg_index i, unnest(i.indkey::int[]) as k(attnum)
                    join pg_attribute a using (attnum)
                    where i.indrelid = 'payments'::regclass and a.attrelid = i.indrelid

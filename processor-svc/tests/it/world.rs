@@ -39,14 +39,14 @@ impl Database {
     pub async fn new() -> Database {
         let admin_url = env("POSTGRES_ADMIN_URL");
         let admin = sql::connect(&admin_url).await.unwrap();
-        // Roles are the cluster's; a stack has made them, with a password that is not ours to change.
+        // Roles are the cluster's; a stack has made them, with passwords that are not ours to change.
         if admin
             .query_opt("select from pg_roles where rolname = 'processor_svc'", &[])
             .await
             .unwrap()
             .is_none()
         {
-            sql::bootstrap(&admin_url, "test").await.unwrap();
+            sql::bootstrap(&admin_url, &sql::Passwords::from_fn(|role| format!("it-{role}"))).await.unwrap();
         }
         let name = format!("processor_test_{}", Uuid::new_v4().simple());
         sql::create_database(&admin_url, sql::Database::Processor, &name).await.unwrap();

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use super::text;
 use crate::launch;
 use crate::layout::{Layout, Port};
+use crate::login::Login;
 use crate::output::Step;
 use crate::spec::{Spec, StopSignal};
 
@@ -60,7 +61,7 @@ fn initialise(layout: &Layout, programs: &Path, home: &Path, cluster: &Path) -> 
     }
     // A file, since another user cannot reopen our descriptors.
     let secret = home.join("password");
-    layout.write_for_server(&secret, &layout.password()?)?;
+    layout.write_for_server(&secret, &Login::Superuser.password(layout)?)?;
     let argv = [
         text(&programs.join("initdb")),
         format!("--pgdata={}", fresh.display()),

@@ -5,13 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
 use super::{HELPER_TIER, find_program, text};
 use crate::layout::{Layout, Port};
+use crate::login::Login;
 use crate::spec::{Restart, Spec};
 
-/// The user of services and relay; the password is the stack's.
-pub const USER: &str = "coro";
+/// The work queue, as the relay's routes file and processor-svc name it.
+const QUEUE: &str = "PaymentInitiated";
 
 /// The start script itself: the one in /usr/sbin insists on the system's user.
 pub fn program() -> Option<PathBuf> {
@@ -27,8 +29,9 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let program = program().context("RabbitMQ is not installed")?;
     let epmd = find_program("epmd").context("Erlang is not installed")?;
     let home = layout.server_dir("rabbitmq")?;
-    let settings = settings(layout, &layout.password()?);
-    layout.write_for_server(&home.join("rabbitmq.conf"), &settings)?;
+    let users = home.join("definitions.json");
+    layout.write_for_server(&users, &serde_json::to_string_pretty(&definitions(layout)?)?)?;
+    layout.write_for_server(&home.join("rabbitmq.conf"), &settings(layout, &users))?;
     layout.write_for_server(&home.join("enabled_plugins"), "[rabbitmq_management,rabbitmq_prometheus].\n")?;
     layout.write_for_server(&home.join("env.conf"), "")?;
     layout.server_dir("rabbitmq/logs")?;
@@ -46,15 +49,15 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     Ok(vec![mapper, broker])
 }
 
-fn settings(layout: &Layout, password: &str) -> String {
+fn settings(layout: &Layout, definitions: &Path) -> String {
     format!(
         "listeners.tcp.1 = 127.0.0.1:{}
 management.tcp.ip = 127.0.0.1
 management.tcp.port = {}
 prometheus.tcp.ip = 127.0.0.1
 prometheus.tcp.port = {}
-default_user = {USER}
-default_pass = {password}
+# Read at every start: users that changed since the last one are changed over the data that are there.
+load_definitions = {}
 vm_memory_high_watermark.absolute = 512MB
 disk_free_limit.absolute = 200MB
 # Quorum queues keep their log in memory up to this size.
@@ -64,7 +67,39 @@ cluster_partition_handling = ignore
         layout.port(Port::Amqp),
         layout.port(Port::RabbitManagement),
         layout.port(Port::RabbitPrometheus),
+        definitions.display(),
     )
+}
+
+/// The users and what each may do.
+fn definitions(layout: &Layout) -> Result<Value> {
+    let logins = [Login::QueueAdministrator, Login::QueueRelay, Login::QueueProcessor];
+    let users: Vec<Value> = logins
+        .into_iter()
+        .map(|login| {
+            let tags = if login == Login::QueueAdministrator { "administrator" } else { "" };
+            Ok(json!({"name": login.user(), "password": login.password(layout)?, "tags": tags}))
+        })
+        .collect::<Result<_>>()?;
+    let permissions = logins.map(|login| {
+        let [configure, write, read] = rights(login);
+        json!({"user": login.user(), "vhost": "/", "configure": configure, "write": write, "read": read})
+    });
+    Ok(json!({"vhosts": [{"name": "/"}], "users": users, "permissions": permissions}))
+}
+
+/// What a user may configure, write and read, each a regular expression of names.
+fn rights(login: Login) -> [String; 3] {
+    let queue = format!("^{QUEUE}$");
+    let nothing = "^$".to_owned();
+    match login {
+        // It declares the queue and publishes to it by the default exchange, which is `amq.default` here.
+        Login::QueueRelay => [queue, r"^amq\.default$".to_owned(), nothing],
+        Login::QueueProcessor => [nothing.clone(), nothing, queue],
+        Login::QueueAdministrator => [".*".to_owned(), ".*".to_owned(), ".*".to_owned()],
+        // A login of another server.
+        _ => [nothing.clone(), nothing.clone(), nothing],
+    }
 }
 
 fn environment(layout: &Layout, home: &Path) -> BTreeMap<String, String> {
@@ -89,4 +124,16 @@ fn environment(layout: &Layout, home: &Path) -> BTreeMap<String, String> {
         ),
     ];
     entries.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_is_that_of_the_relays_routes_file() {
+        let layout = Layout::new(Some(std::env::temp_dir()), 22_000).unwrap();
+        let routes = fs::read_to_string(layout.root.join("cdc-relay/relay.toml")).unwrap();
+        assert!(routes.contains(&format!("[[queues]]\nname = \"${{QUEUE:-{QUEUE}}}\"")), "{QUEUE}");
+    }
 }

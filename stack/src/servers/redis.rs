@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 
 use super::{find_program, text};
 use crate::layout::{Layout, Port};
+use crate::login::Login;
 use crate::spec::Spec;
 
 /// Whichever is installed.
@@ -17,20 +18,34 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let program = program().context("neither Redis nor Valkey is installed")?;
     let home = layout.server_dir("redis")?;
     let config = home.join("redis.conf");
+    let users: String = [Login::CacheAdministrator, Login::CacheProcessor]
+        .into_iter()
+        .map(|login| Ok(format!("user {} on >{} {}\n", login.user(), login.password(layout)?, rights(login))))
+        .collect::<Result<_>>()?;
     let settings = format!(
         "bind 127.0.0.1
 port {}
-requirepass {}
-daemonize no
+user default off
+{users}daemonize no
 save \"\"
 appendonly no
 maxmemory 256mb
 maxmemory-policy allkeys-lru
 ",
         layout.port(Port::Redis),
-        layout.password()?
     );
     layout.write_for_server(&config, &settings)?;
     let argv = vec![text(&program), text(&config)];
     Ok(vec![super::spec(layout, "redis", home, argv, Port::Redis)])
+}
+
+/// The rights of a user, in the words of Redis' access control lists.
+fn rights(login: Login) -> &'static str {
+    match login {
+        // The keys that processor-svc names, and the two commands that it asks and writes them by.
+        Login::CacheProcessor => "~processor/* -@all +mget +setex",
+        Login::CacheAdministrator => "~* +@all",
+        // A login of another server.
+        _ => "-@all",
+    }
 }

@@ -1,0 +1,98 @@
+//! The passwords of the roles, one for each: they come by environment, never by argument, which every user of a machine
+//! may read.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{ROLES, Role};
+
+/// A password for each role that logs in.
+#[derive(Clone)]
+pub struct Passwords(BTreeMap<&'static str, String>);
+
+impl Passwords {
+    /// Reads a variable for each role, see [`Role::variable`].
+    ///
+    /// # Errors
+    /// When some are not set or empty, and names them all; or when two roles share a password.
+    pub fn from_env() -> Result<Self> {
+        Self::read(|variable| std::env::var(variable).ok())
+    }
+
+    fn read(variable: impl Fn(&str) -> Option<String>) -> Result<Self> {
+        let given = |role: &Role| variable(&role.variable()).filter(|password| !password.is_empty());
+        let roles = || ROLES.iter().filter(|role| role.login);
+        let missing: Vec<String> = roles().filter(|role| given(role).is_none()).map(Role::variable).collect();
+        ensure!(
+            missing.is_empty(),
+            "not set: {}. Each role has a password of its own; in a stack: . .stack/env",
+            missing.join(", ")
+        );
+        let passwords: BTreeMap<&str, String> =
+            roles().filter_map(|role| Some((role.name, given(role)?))).collect();
+        for (role, password) in &passwords {
+            let other = passwords.iter().find(|(other, same)| *other != role && *same == password);
+            if let Some((other, _)) = other {
+                anyhow::bail!("{role} and {other} have the same password: give each role one of its own");
+            }
+        }
+        Ok(Self(passwords))
+    }
+
+    /// Asks `password` for each role that logs in.
+    pub fn from_fn(password: impl Fn(&str) -> String) -> Self {
+        let roles = ROLES.iter().filter(|role| role.login);
+        Self(roles.map(|role| (role.name, password(role.name))).collect())
+    }
+
+    /// # Errors
+    /// When this role does not log in.
+    pub fn of(&self, role: &str) -> Result<&str> {
+        self.0.get(role).map(String::as_str).with_context(|| format!("{role} is no role that logs in"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(given: &[(&str, &str)]) -> Result<Passwords> {
+        Passwords::read(|name| given.iter().find(|(known, _)| *known == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    const ALL: [(&str, &str); 5] = [
+        ("PAYMENTS_SVC_PASSWORD", "1"),
+        ("BALANCE_SVC_PASSWORD", "2"),
+        ("PROCESSOR_SVC_PASSWORD", "3"),
+        ("CORO_RELAY_PASSWORD", "4"),
+        ("CORO_CHECKER_PASSWORD", "5"),
+    ];
+
+    #[test]
+    fn each_role_that_logs_in_has_its_variable() {
+        let passwords = reading(&ALL).unwrap();
+        assert_eq!(passwords.of("payments_svc").unwrap(), "1");
+        assert_eq!(passwords.of("coro_checker").unwrap(), "5");
+        assert!(passwords.of("coro_owner").is_err(), "nobody logs in as the owner");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let mut given = ALL;
+        given[1].1 = "";
+        let refusal = reading(&given[..4]).map(drop).unwrap_err().to_string();
+        assert!(refusal.contains("BALANCE_SVC_PASSWORD, CORO_CHECKER_PASSWORD"), "{refusal}");
+        assert!(!refusal.contains("PAYMENTS_SVC_PASSWORD"), "{refusal}");
+    }
+
+    #[test]
+    fn one_password_for_two_roles_is_refused_and_not_shown() {
+        let mut given = ALL;
+        given[0].1 = "shared";
+        given[3].1 = "shared";
+        let refusal = reading(&given).map(drop).unwrap_err().to_string();
+        assert!(refusal.contains("payments_svc") && refusal.contains("coro_relay"), "{refusal}");
+        assert!(!refusal.contains("shared"), "{refusal}");
+    }
+}
