@@ -125,6 +125,21 @@ fn what_is_deeper_than_strict_readers_go_is_text() {
 }
 
 #[test]
+fn what_has_a_name_longer_than_strict_readers_take_is_text() {
+    for form in [Form::natural(114), Form::natural(3802)] {
+        let object = |bytes: usize, space: &str| format!("[{{\"{}\"{space}:1}}]", "n".repeat(bytes));
+        assert_eq!(written(form, &object(50_000, "")), object(50_000, ""));
+        for space in ["", " \n"] {
+            let text = object(50_001, space);
+            assert_eq!(written(form, &text), serde_json::to_string(&text).unwrap());
+        }
+        // A string may be longer, and its end is found behind an escape.
+        let string = format!("{{\"a\":\"{}\\\"\"}}", "s".repeat(60_000));
+        assert_eq!(written(form, &string), string);
+    }
+}
+
+#[test]
 fn a_number_that_strict_readers_refuse_is_text() {
     let of = |oid, text: &str| written(Form::natural(oid), text);
     let nines = |digits| "9".repeat(digits);

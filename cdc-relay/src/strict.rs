@@ -2,7 +2,7 @@
 //!
 //! * Half of a surrogate pair (`\ud800` alone), which the type `json` stores: U+FFFD in its place.
 //! * A number that no double holds, or longer than readers take: the same digits as a string.
-//! * A value nested deeper than readers go: its whole text as a string.
+//! * A value nested deeper than readers go, or with a name longer than they take: its whole text as a string.
 //!
 //! All else stays as it stands, byte for byte. Names that come twice in an object are valid JSON and stay.
 
@@ -12,6 +12,8 @@ use crate::json::{first_special, string};
 const DEPTH_MAX: usize = 100;
 /// Jackson reads no longer number.
 const NUMBER_BYTES_MAX: usize = 1000;
+/// Nor a longer name of a member.
+const NAME_BYTES_MAX: usize = 50_000;
 /// All numbers with so many digits before the point are doubles.
 const DOUBLE_DIGITS: usize = 308;
 /// Larger exponents are no 32-bit integers.
@@ -37,14 +39,20 @@ pub fn append_binary(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Copies the value, mended. False: it is nested too deeply.
+/// Copies the value, mended. False: it is nested too deeply, or has too long a name.
 fn copy(text: &[u8], out: &mut Vec<u8>) -> bool {
     let (mut at, mut depth) = (0, 0usize);
     // From here on nothing is copied yet.
     let mut clean = 0;
     while let Some(&byte) = text.get(at) {
         match byte {
-            b'"' => at = skip_string(text, at + 1, &mut clean, out),
+            b'"' => {
+                let end = skip_string(text, at + 1, &mut clean, out);
+                if end - at > NAME_BYTES_MAX + 2 && is_name(&text[end..]) {
+                    return false;
+                }
+                at = end;
+            }
             b'-' | b'0'..=b'9' => {
                 let rest = &text[at..];
                 let end = at + rest.iter().position(|byte| !is_of_number(*byte)).unwrap_or(rest.len());
@@ -72,6 +80,11 @@ fn copy(text: &[u8], out: &mut Vec<u8>) -> bool {
     }
     out.extend_from_slice(&text[clean..]);
     true
+}
+
+/// Whether the string before `rest` names a member.
+fn is_name(rest: &[u8]) -> bool {
+    rest.trim_ascii_start().starts_with(b":")
 }
 
 /// Where the string that begins at `at` has ended.

@@ -1,12 +1,17 @@
-//! The edge as HAProxy runs it, with limits for each source address set: one address does not hold up the others.
+//! The edge as HAProxy runs it.
+//!
+//! * With limits for each source address set, one address does not hold up the others.
+//! * Where no service answers, the edge says so in a problem document.
 
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
@@ -15,29 +20,38 @@ const CONNECTIONS: usize = 40;
 const REQUESTS: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// HAProxy with nothing behind it, on ports of its own.
+/// HAProxy on ports of its own.
 struct Edge {
     address: SocketAddrV4,
     process: Child,
+    /// Of its configuration.
+    folder: PathBuf,
 }
 
 impl Edge {
+    /// With nothing behind it.
     fn start() -> Edge {
-        let address = free();
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/haproxy");
         let nobody = free();
+        Edge::before(nobody, nobody.port())
+    }
+
+    /// Before instances that all have one address, and say at one port whether they are ready.
+    fn before(service: SocketAddrV4, ready: u16) -> Edge {
+        let address = free();
+        let folder = configuration(address.port());
         let mut command = Command::new("haproxy");
         command.arg("-db").arg("-f").arg(folder.join("haproxy.cfg"));
         command.env("EDGE_ADDR", address.to_string()).env("EDGE_ADMIN_ADDR", free().to_string());
+        command.env("EDGE_ADMIN_HOST", "localhost");
         for name in ["PAYMENTS_1", "PAYMENTS_2", "BALANCE"] {
-            command.env(format!("{name}_ADDR"), nobody.to_string());
-            command.env(format!("{name}_ADMIN_PORT"), nobody.port().to_string());
+            command.env(format!("{name}_ADDR"), service.to_string());
+            command.env(format!("{name}_ADMIN_PORT"), ready.to_string());
         }
         command.env("EDGE_CONNECTIONS_PER_SOURCE", CONNECTIONS.to_string());
         command.env("EDGE_REQUESTS_PER_SOURCE", REQUESTS.to_string());
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let edge =
-            Edge { address, process: process.expect("haproxy: `cargo stack up --servers` installs it") };
+        let process = process.expect("haproxy: `cargo stack up --servers` installs it");
+        let edge = Edge { address, process, folder };
         let begun = Instant::now();
         while TcpStream::connect(address).is_err() {
             assert!(begun.elapsed() < PATIENCE, "HAProxy does not listen");
@@ -59,11 +73,16 @@ impl Edge {
 
     /// The status of an answer to a request from there; none if the connection was closed.
     fn ask(&self, host: u8) -> Option<String> {
+        self.request(host, "GET /health").map(|answer| answer[9..12].to_owned())
+    }
+
+    /// The whole answer to a request from there; none if the connection was closed.
+    fn request(&self, host: u8, line: &str) -> Option<String> {
         let mut stream = self.connect(host);
-        let request = b"GET /health HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n\r\n";
+        let request = format!("{line} HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n\r\n");
         let mut answer = String::new();
-        let asked = stream.write_all(request).and_then(|()| stream.read_to_string(&mut answer));
-        asked.ok().filter(|read| *read > 0).map(|_| answer[9..12].to_owned())
+        let asked = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer));
+        asked.ok().filter(|read| *read > 0).map(|_| answer)
     }
 }
 
@@ -71,6 +90,57 @@ impl Drop for Edge {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A copy of the edge's configuration, which waits for a service less long.
+fn configuration(port: u16) -> PathBuf {
+    let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/haproxy");
+    let folder = std::env::temp_dir().join(format!("edge-{port}"));
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::copy(original.join("not-http.lua"), folder.join("not-http.lua")).unwrap();
+    let text = std::fs::read_to_string(original.join("haproxy.cfg")).unwrap();
+    let (long, short) = ("timeout server 35s", "timeout server 300ms");
+    assert!(text.contains(long), "the edge waits another time for services");
+    std::fs::write(folder.join("haproxy.cfg"), text.replace(long, short)).unwrap();
+    folder
+}
+
+/// A service that is ready, and answers everything else with these bytes and the end of the connection; without any it
+/// stays silent. Answers its address and how often it was asked.
+fn service(answer: Option<&'static str>) -> (SocketAddrV4, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("it is IPv4") };
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    // Ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let counter = counter.clone();
+            std::thread::spawn(move || serve(stream.unwrap(), answer, &counter));
+        }
+    });
+    (address, asked)
+}
+
+fn serve(mut stream: TcpStream, answer: Option<&str>, asked: &AtomicUsize) {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read(&mut byte) {
+            Ok(1) => head.push(byte[0]),
+            _ => return,
+        }
+    }
+    if head.starts_with(b"GET /ready") {
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+        return;
+    }
+    asked.fetch_add(1, Ordering::Relaxed);
+    match answer {
+        Some(bytes) => drop(stream.write_all(bytes.as_bytes())),
+        // Until the edge has enough of it.
+        None => drop(stream.read(&mut byte)),
     }
 }
 
@@ -114,4 +184,63 @@ fn one_address_has_so_many_requests_and_the_others_theirs() {
     let refused = statuses.iter().filter(|status| *status == "429").count();
     assert_eq!(refused, 10, "{statuses:?}");
     assert_ne!(edge.ask(3).unwrap(), "429");
+}
+
+/// Where the edge answers for a service that does not, whoever is asked, and how.
+const REQUESTS_TO_SERVICES: [&str; 6] = [
+    "GET /services",
+    "HEAD /services",
+    "POST /payments",
+    "POST /payments/0195d2a0-0000-7000-8000-000000000000/cancel",
+    "GET /balance",
+    "HEAD /balance",
+];
+
+/// Fails unless each request is answered by the edge, with this status, as unavailable, and with the time to come back.
+fn expect_unavailable(edge: &Edge, status: u16) {
+    for line in REQUESTS_TO_SERVICES {
+        let answer = edge.request(2, line).unwrap_or_else(|| panic!("{line}: no answer"));
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{line}: {answer}");
+        for field in ["content-type: application/problem+json", "retry-after: 1"] {
+            let mut fields = head.lines().map(str::to_lowercase);
+            assert!(fields.any(|line| line == field), "{line}: {field} is missing: {answer}");
+        }
+        if line.starts_with("HEAD") {
+            assert_eq!(body, "", "{line}");
+        } else {
+            let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+            assert_eq!(problem["type"], "urn:coro:problem:unavailable", "{line}: {problem}");
+            assert_eq!(problem["status"], status, "{line}: {problem}");
+        }
+    }
+}
+
+/// It took the request, and died with it or said what is no HTTP.
+#[test]
+fn where_a_service_breaks_off_the_edge_says_502() {
+    // Without a whole head there was no answer: that is sent again.
+    for (answer, times) in [("", 3), ("HTTP/1.1 200 OK\r\ncontent-le", 3), ("nonsense\r\n\r\n", 1)] {
+        let (address, asked) = service(Some(answer));
+        let edge = Edge::before(address, address.port());
+        expect_unavailable(&edge, 502);
+        assert_eq!(asked.load(Ordering::Relaxed), times * REQUESTS_TO_SERVICES.len(), "{answer:?}");
+    }
+}
+
+#[test]
+fn where_no_service_is_the_edge_says_503() {
+    let (ready, _) = service(None);
+    for edge in [Edge::before(free(), ready.port()), Edge::before(ready, free().port())] {
+        expect_unavailable(&edge, 503);
+    }
+}
+
+/// A slow answer is no reason to ask again.
+#[test]
+fn where_a_service_is_silent_the_edge_says_504() {
+    let (address, asked) = service(None);
+    let edge = Edge::before(address, address.port());
+    expect_unavailable(&edge, 504);
+    assert_eq!(asked.load(Ordering::Relaxed), REQUESTS_TO_SERVICES.len());
 }

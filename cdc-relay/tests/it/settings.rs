@@ -98,9 +98,12 @@ async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_re
     let before = events.iter().find(|event| event.key == "before").expect("the row of before").json();
     assert_eq!(before["at"], "2026-01-02T03:04:05.000000Z");
     assert!(relay.metric("cdc_relay_sessions_total") < 2.0, "{}", relay.log());
-    for words in ["cannot be watched", "not streaming"] {
-        assert!(!relay.log().contains(words), "{}", relay.log());
-    }
+    // Kafka may take a moment to find a leader for a topic that was just made: no matter of settings.
+    let log = relay.log();
+    let troubles = log.lines().filter(|line| !line.contains("NotLeaderForPartition"));
+    let troubles =
+        troubles.filter(|line| line.contains("cannot be watched") || line.contains("not streaming"));
+    assert_eq!(troubles.count(), 0, "{log}");
     relay.stop().await;
     rig.slot_is_free().await;
     for (command, arguments) in

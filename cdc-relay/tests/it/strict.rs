@@ -29,6 +29,8 @@ const VALUES: &[(&str, &str, &str)] = &[
     ("json", "('0.' || repeat('3', 1200))::json", "\"0.3*1200\""),
     ("json", "'1e99999999999'", "\"1e99999999999\""),
     ("json", "'0e99999999999'", "\"0e99999999999\""),
+    // A name longer than Jackson takes.
+    ("jsonb", "('{\"' || repeat('n', 50001) || '\":1}')::jsonb", "\"{\\\"n*50001\\\": 1}\""),
     // Deeper than serde_json reads.
     ("json", "(repeat('[', 200) || repeat(']', 200))::json", "\"[*200]*200\""),
     ("jsonb", "(repeat('[', 200) || repeat(']', 200))::jsonb", "\"[*200]*200\""),

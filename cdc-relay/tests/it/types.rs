@@ -321,7 +321,7 @@ async fn tail_prints_the_values_that_are_on_kafka() {
     let tail = tail.stderr(std::process::Stdio::piped()).spawn().expect("tail");
     crate::rig::eventually("a tail that reads", || async {
         let query = "select 1 from pg_replication_slots where slot_name like 'cdc_relay_tail%'
-                     and active and database = current_database()";
+                     and active and confirmed_flush_lsn is not null and database = current_database()";
         (!rig.sql.query(query, &[]).await.expect("slots").is_empty()).then_some(())
     })
     .await;

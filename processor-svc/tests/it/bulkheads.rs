@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::flow::{count, waiting};
 use crate::queue::{Queue, with_queue};
-use crate::world::{Database, Gateway, NOWHERE, Processor, flags, jobs};
+use crate::world::{Database, Gateway, NOWHERE, Processor, jobs, rows_alone};
 
 /// So many charges of one user.
 fn of_one_user(count: usize, client_number: &str) -> Vec<Job> {
@@ -28,16 +28,36 @@ fn ended(jobs: &[Job]) -> String {
     )
 }
 
-/// Calls that hang do so until the test is over.
-fn patient(flags: Vec<String>) -> Vec<String> {
+/// However busy the machine is, calls begin before their leases are too short for them. Scans are rarer by as much.
+fn with_long_leases(flags: Vec<String>) -> Vec<String> {
     let mut flags = flags;
+    flags.retain(|flag| !flag.starts_with("--lease-grace-ms"));
+    flags.push("--lease-grace-ms=3000".to_owned());
+    flags
+}
+
+/// Calls that hang do so for longer than a test waits for anything.
+fn patient(flags: Vec<String>) -> Vec<String> {
+    let mut flags = with_long_leases(flags);
     flags.retain(|flag| !flag.starts_with("--call-ms"));
-    flags.push("--call-ms=8000".to_owned());
+    flags.push("--call-ms=60000".to_owned());
     flags
 }
 
 async fn hanging() -> Gateway {
-    Gateway::with(&["--hang-ms", "9000"]).await
+    Gateway::with(&["--hang-ms", "61000"]).await
+}
+
+/// A processor whose breaker of the service `water` is open, for longer than a test lasts. Nothing was charged by the 20
+/// calls, so that inquiries find nothing, and the charges are to be sent again.
+async fn without_water(database: &Database, gateway: &Gateway, queue: &Queue) -> Processor {
+    let mut flags = with_long_leases(with_queue(database, gateway, queue, &format!("redis://{NOWHERE}")));
+    flags.retain(|flag| !flag.starts_with("--breaker-"));
+    flags.extend(["--breaker-faults=5", "--breaker-pause-ms=3600000"].map(str::to_owned));
+    let processor = Processor::with(flags).await;
+    queue.send(&of_service(jobs(20, "1-http500x99"), "water")).await;
+    processor.until("processor_breaker_state", |state| state == 2.0).await;
+    processor
 }
 
 #[tokio::test]
@@ -56,7 +76,7 @@ async fn calls_of_one_user_that_hang_do_not_hold_up_others() {
     let waits = "select count(*) from charges where status = 'waiting' and version = 1 and attempt = 1";
     assert!(database.number(waits).await > 200);
     assert_eq!(database.number("select count(*) from charge_attempts").await, 0);
-    processor.end().await;
+    processor.leave();
     queue.end().await;
     gateway.end().await;
     database.end().await;
@@ -65,8 +85,7 @@ async fn calls_of_one_user_that_hang_do_not_hold_up_others() {
 #[tokio::test]
 async fn inquiries_of_one_user_that_hang_do_not_hold_up_others() {
     let (database, gateway) = (Database::new().await, hanging().await);
-    let (amqp, redis) = (format!("amqp://{NOWHERE}/%2f"), format!("redis://{NOWHERE}"));
-    let mut flags = patient(flags(&database.url, &gateway.address.to_string(), &amqp, &redis));
+    let mut flags = patient(rows_alone(&database.url, gateway.address));
     flags.push("--inquiries-max=8".to_owned());
     let hung = of_one_user(100, "1-thenhttp500-askhangx99");
     for job in &hung {
@@ -82,7 +101,7 @@ async fn inquiries_of_one_user_that_hang_do_not_hold_up_others() {
     database.until(&ended(&others), 20).await;
     let given_up = "select count(*) from charge_attempts where kind = 'inquiry' and outcome = 'unavailable'";
     assert_eq!(database.number(given_up).await, 0, "before a single inquiry was given up");
-    processor.end().await;
+    processor.leave();
     gateway.end().await;
     database.end().await;
 }
@@ -90,12 +109,7 @@ async fn inquiries_of_one_user_that_hang_do_not_hold_up_others() {
 #[tokio::test]
 async fn a_service_that_fails_has_a_breaker_of_its_own() {
     let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
-    let mut flags = with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}"));
-    flags.retain(|flag| !flag.starts_with("--breaker-"));
-    flags.extend(["--breaker-faults=5", "--breaker-pause-ms=3600000"].map(str::to_owned));
-    let processor = Processor::with(flags).await;
-    queue.send(&of_service(jobs(20, "1-http500x99"), "water")).await;
-    processor.until("processor_breaker_state", |state| state == 2.0).await;
+    let processor = without_water(&database, &gateway, &queue).await;
     let others = jobs(40, "5551234");
     queue.send(&others).await;
     database.until(&ended(&others), 40).await;
@@ -109,13 +123,7 @@ async fn a_service_that_fails_has_a_breaker_of_its_own() {
 #[tokio::test]
 async fn the_refusal_of_an_open_breaker_is_no_attempt() {
     let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
-    let mut flags = with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}"));
-    flags.retain(|flag| !flag.starts_with("--breaker-"));
-    flags.extend(["--breaker-faults=5", "--breaker-pause-ms=3600000"].map(str::to_owned));
-    let processor = Processor::with(flags).await;
-    // Nothing is charged, so that inquiries find nothing, and the charges are to be sent again.
-    queue.send(&of_service(jobs(20, "1-http500x99"), "water")).await;
-    processor.until("processor_breaker_state", |state| state == 2.0).await;
+    let processor = without_water(&database, &gateway, &queue).await;
     // Of the same service, from the queue (kept open for others by one that works) and from a pause that is over.
     queue.send(&jobs(1, "5551234")).await;
     database.until(&count("succeeded"), 1).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::topic::{CANCEL_REQUESTED, Topic, cancel_request, golden};
-use crate::world::{Database, Gateway, NOWHERE, Processor, flags, job};
+use crate::world::{Database, Gateway, Processor, job, rows_alone};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -19,9 +19,7 @@ async fn a_waiting_and_an_absent_charge_end_cancelled_and_are_never_made() {
         .await;
     let absent = job("5551234");
 
-    let (amqp, redis) = (format!("amqp://{NOWHERE}/%2f"), format!("redis://{NOWHERE}"));
-    let flags = flags(&database.url, &gateway.address.to_string(), &amqp, &redis);
-    let processor = Processor::with(topic.heard(flags)).await;
+    let processor = Processor::with(topic.heard(rows_alone(&database.url, gateway.address))).await;
     topic.tell("payment.authorized.v1", &golden("payment.authorized.v1"));
     topic.tell(CANCEL_REQUESTED, "{}");
     for job in [&absent, &waiting, &absent, &waiting] {
@@ -61,9 +59,7 @@ async fn a_request_that_contradicts_itself_or_the_row_cancels_nothing() {
     database
         .query("update charges set status = 'waiting', version = 2, lease_until = now() + interval '1 h'")
         .await;
-    let (amqp, redis) = (format!("amqp://{NOWHERE}/%2f"), format!("redis://{NOWHERE}"));
-    let flags = flags(&database.url, &gateway.address.to_string(), &amqp, &redis);
-    let processor = Processor::with(topic.heard(flags)).await;
+    let processor = Processor::with(topic.heard(rows_alone(&database.url, gateway.address))).await;
     let request = cancel_request(&taken);
     topic.tell(CANCEL_REQUESTED, &request.replace("\"cancel_requested\"", "\"authorized\""));
     // Asked for while there is no hold: payments-svc never writes that.

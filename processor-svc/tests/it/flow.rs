@@ -7,7 +7,7 @@ use processor_svc::work::Job;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use crate::world::{Database, Gateway, NOWHERE, Processor, job, jobs};
+use crate::world::{Database, Gateway, NOWHERE, Processor, job, jobs, rows_alone};
 
 /// Rows as a processor leaves them that dies right after it committed its intents: leases about to lapse.
 async fn intents_of_the_dead(database: &Database, jobs: &[Job]) {
@@ -184,9 +184,7 @@ async fn readiness_is_that_of_the_database() {
     assert_eq!(processor.get("/health").await.0, 200);
     processor.end().await;
     let nowhere = format!("postgresql://nobody@{NOWHERE}/x");
-    let amqp = format!("amqp://{NOWHERE}/%2f");
-    let flags = crate::world::flags(&nowhere, NOWHERE, &amqp, &format!("redis://{NOWHERE}"));
-    let processor = Processor::with(flags).await;
+    let processor = Processor::with(rows_alone(&nowhere, NOWHERE.parse().unwrap())).await;
     assert_eq!(processor.get("/ready").await.0, 503);
     assert_eq!(processor.get("/health").await.0, 200);
     processor.end().await;

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use lapin::BasicProperties;
 use processor_svc::work::Job;
-use redis::AsyncCommands;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::queue::{Queue, body, with_queue};
+use crate::restores::Known;
 use crate::world::{Database, Gateway, NOWHERE, Processor, env, flags, job, jobs, process};
 
-const SUCCEEDED: &str = "select count(*) from charges where status = 'succeeded'";
-const PARKED: &str = "select count(*) from parked";
+pub const SUCCEEDED: &str = "select count(*) from charges where status = 'succeeded'";
+pub const PARKED: &str = "select count(*) from parked";
 
 #[tokio::test]
 async fn messages_are_charged_once_and_what_cannot_be_is_parked() {
@@ -101,22 +101,12 @@ async fn a_queue_that_is_not_there_yet_is_waited_for() {
 #[tokio::test]
 async fn a_duplicate_of_an_ended_charge_is_dropped_by_redis_and_without_it_by_the_row() {
     let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
-    let redis_url = env("REDIS_URL");
-    let processor = Processor::with(with_queue(&database, &gateway, &queue, &redis_url)).await;
-    let mut redis = redis::Client::open(redis_url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let processor = Processor::with(with_queue(&database, &gateway, &queue, &env("REDIS_URL"))).await;
     let all = jobs(20, "5551234");
     queue.send(&all).await;
     database.until(SUCCEEDED, 20).await;
-    let identity = database.store(Duration::from_secs(1)).identity().await.unwrap();
-    let key = |job: &Job| format!("processor/{identity}/ended/{}", job.charge.print());
-    let keys: Vec<String> = all.iter().map(key).collect();
+    let mut known = Known::of(&database, &all).await;
     let count = |result: &str| format!("processor_jobs_total{{result=\"{result}\"}}");
-    let written = async {
-        while redis.exists::<_, usize>(&keys).await.unwrap() < 20 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), written).await.expect("ended charges are in Redis");
     queue.send(&all).await;
     until_metric(&processor, &count("ended"), &count("already"), 20.0).await;
     let dropped = processor.metric(&count("ended")).await;
@@ -126,7 +116,7 @@ async fn a_duplicate_of_an_ended_charge_is_dropped_by_redis_and_without_it_by_th
     other.charge.amount += 1;
     queue.send(&[other]).await;
     database.until(PARKED, 1).await;
-    redis.del::<_, ()>(&keys).await.unwrap();
+    known.forget().await;
     queue.send(&all).await;
     until_metric(&processor, &count("ended"), &count("already"), 40.0).await;
     assert_eq!(processor.metric(&count("ended")).await, dropped);
@@ -137,48 +127,6 @@ async fn a_duplicate_of_an_ended_charge_is_dropped_by_redis_and_without_it_by_th
         ),
         (20, 20)
     );
-    processor.end().await;
-    queue.end().await;
-    gateway.end().await;
-    database.end().await;
-}
-
-/// The rows are restored from before the charges, Redis is as it was: system, timeline and database are the same.
-#[tokio::test]
-async fn a_charge_that_only_redis_knows_is_made() {
-    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
-    let redis_url = env("REDIS_URL");
-    let processor = Processor::with(with_queue(&database, &gateway, &queue, &redis_url)).await;
-    let mut redis = redis::Client::open(redis_url).unwrap().get_multiplexed_async_connection().await.unwrap();
-    let all = jobs(60, "5551234");
-    queue.send(&all).await;
-    database.until(SUCCEEDED, 60).await;
-    let identity = database.store(Duration::from_secs(1)).identity().await.unwrap();
-    let key = |job: &Job| format!("processor/{identity}/ended/{}", job.charge.print());
-    let keys: Vec<String> = all.iter().map(key).collect();
-    let written = async {
-        while redis.exists::<_, usize>(&keys).await.unwrap() < 60 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), written).await.expect("ended charges are in Redis");
-    // A third is gone, of a third the end is, and a third is as it was.
-    let owner = database.owner().await;
-    let ids = |jobs: &[Job]| jobs.iter().map(|job| job.charge.payment_id).collect::<Vec<_>>();
-    owner.execute("delete from charges where payment_id = any($1)", &[&ids(&all[..20])]).await.unwrap();
-    let before = "update charges set status = 'unknown', exposed = true, provider_reference = null,
-                         decided_at = null where payment_id = any($1)";
-    owner.execute(before, &[&ids(&all[20..40])]).await.unwrap();
-    queue.send(&all).await;
-    database.until(SUCCEEDED, 60).await;
-    let count = |result: &str| format!("processor_jobs_total{{result=\"{result}\"}}");
-    until_metric(&processor, &count("ended"), &count("already"), 40.0).await;
-    assert!(processor.metric(&count("ended")).await <= 20.0, "only what the database says ended");
-    assert_eq!(processor.metric(&count("calling")).await, 80.0);
-    assert_eq!(redis.exists::<_, usize>(&keys).await.unwrap(), 60, "Redis was warm all the time");
-    let unconfirmed = "processor_cache_total{result=\"unconfirmed\"}";
-    assert!(processor.metric(unconfirmed).await > 0.0, "and answered");
-    assert_eq!(gateway.ledger().await.len(), 60, "the gateway knew the key");
     processor.end().await;
     queue.end().await;
     gateway.end().await;
@@ -251,7 +199,7 @@ async fn declines_never_open_the_breaker() {
     database.end().await;
 }
 
-async fn until_metric(processor: &Processor, one: &str, other: &str, sum: f64) {
+pub async fn until_metric(processor: &Processor, one: &str, other: &str, sum: f64) {
     let reached = async {
         while processor.metric(one).await + processor.metric(other).await < sum {
             tokio::time::sleep(Duration::from_millis(10)).await;

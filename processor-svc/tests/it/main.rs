@@ -1,6 +1,6 @@
 //! processor-svc against real servers. Each test has a database, queue and gateway of its own.
 //!
-//! Needs `POSTGRES_ADMIN_URL` (a superuser); the tests of `jobs` also `AMQP_URL` and `REDIS_URL`, those of
+//! Needs `POSTGRES_ADMIN_URL` (a superuser); the tests of `jobs` and `restores` also `AMQP_URL` and `REDIS_URL`, those of
 //! `events` `KAFKA_BROKERS`.
 #![allow(clippy::unwrap_used)] // in tests; clippy.toml covers test functions, not their helpers
 
@@ -13,6 +13,7 @@ mod flow;
 mod jobs;
 mod queue;
 mod repairs;
+mod restores;
 mod store;
 mod strangers;
 mod sweep;

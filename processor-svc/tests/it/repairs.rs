@@ -3,7 +3,7 @@
 use processor_svc::work::Job;
 
 use crate::flow::{count, references, waiting};
-use crate::world::{ADMIN_TOKEN, Database, Gateway, NOWHERE, Processor, client, flags, job, jobs};
+use crate::world::{ADMIN_TOKEN, Database, Gateway, Processor, client, job, jobs, rows_alone};
 
 #[tokio::test]
 async fn surplus_found_by_an_inquiry_is_given_back_before_the_charge_succeeds() {
@@ -30,12 +30,7 @@ async fn where_keys_are_ignored_nothing_is_sent_twice_and_what_is_not_found_is_r
     // Nothing was charged, or too late: the reversal keeps the late one out.
     let bad: Vec<Job> = ["1-hang", "1-reset", "1-http500", "1-garbage", "1-late5000"].map(job).into();
     waiting(&database, &[good.clone(), bad.clone()].concat()).await;
-    let mut flags = flags(
-        &database.url,
-        &gateway.address.to_string(),
-        &format!("amqp://{NOWHERE}/%2f"),
-        &format!("redis://{NOWHERE}"),
-    );
+    let mut flags = rows_alone(&database.url, gateway.address);
     flags.push("--gateway-idempotent=false".to_owned());
     let processor = Processor::with(flags).await;
     database.until(&count("succeeded"), good.len() as i64).await;
@@ -55,12 +50,7 @@ async fn a_charge_stays_unknown_until_its_void_is_confirmed() {
     let (database, gateway) = (Database::new().await, Gateway::with(&["--idempotency", "ignored"]).await);
     let one = jobs(1, "1-http500");
     waiting(&database, &one).await;
-    let mut flags = flags(
-        &database.url,
-        &gateway.address.to_string(),
-        &format!("amqp://{NOWHERE}/%2f"),
-        &format!("redis://{NOWHERE}"),
-    );
+    let mut flags = rows_alone(&database.url, gateway.address);
     flags.push("--gateway-idempotent=false".to_owned());
     let processor = Processor::with(flags).await;
     database.until(&count("unknown"), 1).await;

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
 use crate::flow::{count, references, waiting};
-use crate::world::{Database, Gateway, NOWHERE, Processor, flags, job, jobs};
+use crate::world::{Database, Gateway, Processor, job, jobs, rows_alone};
 
 /// Words after which the gateway has charged, or will, whatever was answered.
 const CHARGED: &[&str] = &[
@@ -92,12 +92,7 @@ async fn a_void_is_confirmed_only_by_an_answer_that_names_it() {
     let words = ["voidstrayok", "voidnamelessok", "voidamountok", "voidpage200"];
     let all: Vec<Job> = words.iter().map(|word| job(&format!("1-late900-{word}x1000"))).collect();
     waiting(&database, &all).await;
-    let mut flags = flags(
-        &database.url,
-        &gateway.address.to_string(),
-        &format!("amqp://{NOWHERE}/%2f"),
-        &format!("redis://{NOWHERE}"),
-    );
+    let mut flags = rows_alone(&database.url, gateway.address);
     flags.push("--gateway-idempotent=false".to_owned());
     let processor = Processor::with(flags).await;
     database.until("select count(*) from charges where decided_at is null", 0).await;
@@ -178,8 +173,7 @@ async fn a_connection_whose_answers_are_out_of_step_is_left_at_the_first_sign() 
     let mixed: Vec<Job> =
         good.iter().zip(&bad).flat_map(|(one, other)| [one.clone(), other.clone()]).collect();
     waiting(&database, &mixed).await;
-    let amqp = format!("amqp://{NOWHERE}/%2f");
-    let mut flags = flags(&database.url, &proxy.address.to_string(), &amqp, &format!("redis://{NOWHERE}"));
+    let mut flags = rows_alone(&database.url, proxy.address);
     // One request at a time, so that they share a connection.
     flags.push("--inquiries-max=1".to_owned());
     let processor = Processor::with(flags).await;

@@ -4,18 +4,13 @@ use jiff::Timestamp;
 use standardwebhooks::Webhook;
 
 use crate::flow::{count, references, waiting};
-use crate::world::{Database, Gateway, NOWHERE, Processor, client, flags, jobs};
+use crate::world::{Database, Gateway, Processor, client, jobs, rows_alone};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// A processor that will not ask the gateway of its own accord while the test lasts.
 async fn patient(database: &Database, gateway: &Gateway, secret: bool) -> Processor {
-    let mut flags = flags(
-        &database.url,
-        &gateway.address.to_string(),
-        &format!("amqp://{NOWHERE}/%2f"),
-        &format!("redis://{NOWHERE}"),
-    );
+    let mut flags = rows_alone(&database.url, gateway.address);
     flags.retain(|flag| !flag.starts_with("--inquiry"));
     flags.extend(["--inquiry-ms=3600000".to_owned(), "--inquiry-most-ms=3600000".to_owned()]);
     if secret {

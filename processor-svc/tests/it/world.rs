@@ -227,11 +227,15 @@ pub fn flags(database: &str, gateway: &str, amqp: &str, redis: &str) -> Vec<Stri
     .collect()
 }
 
+/// The same without broker and Redis: only rows make it work.
+pub fn rows_alone(database: &str, gateway: SocketAddr) -> Vec<String> {
+    let (amqp, redis) = (format!("amqp://{NOWHERE}/%2f"), format!("redis://{NOWHERE}"));
+    flags(database, &gateway.to_string(), &amqp, &redis)
+}
+
 impl Processor {
-    /// Without broker and Redis: only rows make it work.
     pub async fn new(database: &Database, gateway: SocketAddr) -> Processor {
-        let (amqp, redis) = (format!("amqp://{NOWHERE}/%2f"), format!("redis://{NOWHERE}"));
-        Processor::with(flags(&database.url, &gateway.to_string(), &amqp, &redis)).await
+        Processor::with(rows_alone(&database.url, gateway)).await
     }
 
     pub async fn with(flags: Vec<String>) -> Processor {
@@ -276,6 +280,11 @@ impl Processor {
         if tokio::time::timeout(PATIENCE, waited).await.is_err() {
             panic!("{name} is {} after {PATIENCE:?}", self.metric(name).await);
         }
+    }
+
+    /// Asks it to stop, and does not wait for its calls.
+    pub fn leave(self) {
+        self.shutdown.cancel();
     }
 
     /// Asks it to stop, and waits until it has.
