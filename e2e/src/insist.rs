@@ -1,8 +1,8 @@
 //! A client that must know: it sends the same request, with the same key, until it is answered.
 //!
 //! Nobody may be listening, a connection may break, an answer may be lost on the way: all of that is endured and
-//! counted. What is not endured is a failure told otherwise than promised: 503, as a problem, saying when to
-//! come back.
+//! counted. What is not endured is a failure told otherwise than promised: 502, 503 or 504, as a problem, saying when
+//! to come back.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +18,9 @@ use crate::client::Client;
 
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(1);
+/// What docs/problems.md tells a client to answer with the same request.
+const COME_BACK: [StatusCode; 3] =
+    [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
 
 /// How often clients were not answered, and why.
 #[derive(Default)]
@@ -31,7 +34,7 @@ pub struct Trouble {
 /// The same, at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Troubles {
-    /// 503: the service said that it could not tell.
+    /// 502, 503, 504: the service or the edge said that it could not tell.
     pub unavailable: u64,
     /// Nobody listened, or the connection broke before the answer was whole: it may have been carried out.
     pub unheard: u64,
@@ -114,7 +117,7 @@ impl Insistent<'_> {
         let pauses = ExponentialBuilder::default().with_min_delay(PAUSE_FIRST).with_max_delay(PAUSE_MOST);
         for pause in pauses.with_jitter().without_max_times().build() {
             match whole(send()).await {
-                Ok(answer) if answer.status == StatusCode::SERVICE_UNAVAILABLE => {
+                Ok(answer) if COME_BACK.contains(&answer.status) => {
                     self.trouble.unavailable.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(come_back(&answer)?).await;
                 }
@@ -138,12 +141,19 @@ async fn whole(response: impl Future<Output = Result<Response>>) -> Result<Answe
     Ok(Answer { status, headers, body: response.text().await? })
 }
 
-/// When a 503 says to come back; it must be a problem and say so.
+/// When the answer says to come back; it must be a problem and say so.
 fn come_back(answer: &Answer) -> Result<Duration> {
     let header = |name| answer.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let said = header(CONTENT_TYPE.as_str());
-    ensure!(said == "application/problem+json", "a 503 that is no problem but {said:?}: {}", answer.body);
-    let seconds: u64 = header(RETRY_AFTER.as_str()).parse().context("Retry-After of a 503")?;
+    ensure!(
+        said == "application/problem+json",
+        "a {} that is no problem but {said:?}: {}",
+        answer.status,
+        answer.body
+    );
+    let seconds: u64 = header(RETRY_AFTER.as_str())
+        .parse()
+        .with_context(|| format!("Retry-After of a {}", answer.status))?;
     Ok(Duration::from_secs(seconds))
 }
 

@@ -120,7 +120,7 @@ impl Report {
         let Troubles { unavailable, unheard, hung, replayed } = self.troubles;
         for (what, times) in [
             ("requests that had been carried out", replayed),
-            ("requests told to come back (503)", unavailable),
+            ("requests told to come back (502, 503, 504)", unavailable),
             ("requests that nobody heard", unheard),
             ("requests not answered in time", hung),
         ] {
