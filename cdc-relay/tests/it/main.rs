@@ -21,6 +21,7 @@ mod idle;
 mod kafka;
 mod keys;
 mod leaving;
+mod limits;
 mod literals;
 mod load;
 mod losses;
