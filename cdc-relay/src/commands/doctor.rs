@@ -147,9 +147,15 @@ async fn source_findings(
 /// values are printed.
 async fn literal_findings(database: &Database, source: &Source) -> Result<Vec<Finding>> {
     let (database, source) = (database.clone(), source.clone());
-    let ask = move || literals::check(&mut Session::connect_to_read(&database)?, &source);
-    let mismatches = tokio::task::spawn_blocking(ask).await.context("asking what literals are")??;
-    Ok(mismatches.iter().map(Finding::of).collect())
+    let ask = move || {
+        let mut session = Session::connect_to_read(&database)?;
+        literals::check(&mut session, &source)
+            .and_then(|found| Ok((found, literals::spellings(&mut session, &source)?)))
+    };
+    let (never, several) = tokio::task::spawn_blocking(ask).await.context("asking what literals are")??;
+    let doubts =
+        several.iter().map(Finding::of).map(|finding| Finding { severity: Severity::Warning, ..finding });
+    Ok(never.iter().map(Finding::of).chain(doubts).collect())
 }
 
 async fn postgres(
