@@ -30,7 +30,7 @@ use crate::snapshot::{self, Snapshots};
 use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
 use crate::stream::{Leftover, Letters, Origin, Stream};
-use crate::stuck::Stuck;
+use crate::stuck::{self, Cause, Stuck};
 use crate::watch::Watch;
 use crate::wire::{Session, WireError};
 
@@ -163,7 +163,8 @@ impl Life {
     /// One session, from connecting to its end. `Ok`: told to stop.
     fn attempt(&mut self) -> Result<(), Trouble> {
         let slot_name = self.wiring.source.slot.get_ref().clone();
-        let mut session = Session::connect(&self.wiring.database)?;
+        let mut session =
+            Session::connect(&self.wiring.database).map_err(|error| self.trouble(error.into()))?;
         self.resolve(&mut session)?;
         let (cluster, database) = inspect::cluster(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
@@ -190,7 +191,7 @@ impl Life {
         let wire = match session.start(&slot_name, &[publication]) {
             Ok(wire) => wire,
             Err(error) if error.code() == Some("55006") => return Err(Trouble::Standby),
-            Err(error) => return Err(self.ended(error.into(), memory.acknowledged)),
+            Err(error) => return Err(self.trouble(error.into())),
         };
         // Only now nobody else can advance it. If another relay did since we read its memory, read it again.
         let confirmed_now = self.confirmed(&slot_name)?;
@@ -312,8 +313,22 @@ impl Life {
             .and_then(|error| self.stuck.ended(error, acknowledged, Instant::now()));
         match stuck {
             Some(refusal) => refusal.into(),
-            None => error.downcast().map_or_else(Trouble::Failed, Trouble::Refused),
+            None => self.trouble(error),
         }
+    }
+
+    /// What an error means that no change is at fault for: a refusal, a permission that the role lacks, or a failure.
+    fn trouble(&self, error: anyhow::Error) -> Trouble {
+        let problem = match error.downcast_ref::<WireError>() {
+            Some(WireError::Server { code, message } | WireError::Stream { code, message })
+                if stuck::cause(code) == Cause::Permission =>
+            {
+                message.clone()
+            }
+            _ => return error.downcast().map_or_else(Trouble::Failed, Trouble::Refused),
+        };
+        let role = self.wiring.database.get_user().unwrap_or_default().to_owned();
+        Refusal::NotPermitted { role, problem }.into()
     }
 
     /// Finds out what the patterns of the routes file mean, which may have changed since the last session.
