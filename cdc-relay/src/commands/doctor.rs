@@ -6,6 +6,7 @@ mod brokers;
 pub mod facts;
 mod finding;
 mod idle;
+mod limits;
 mod patterns;
 #[cfg(feature = "sinks")]
 mod queues;
@@ -184,8 +185,10 @@ fn check(
     slot: Option<&str>,
     memory: Option<Option<&Memory>>,
 ) -> Vec<Finding> {
-    let exists = slot.is_some_and(|name| facts.slot(name).is_some());
-    let mut findings = server::server(facts, exists);
+    let found = slot.and_then(|name| facts.slot(name));
+    let exists = found.is_some();
+    let mut findings = server::server(facts, found);
+    findings.extend(limits::limits(facts, found));
     findings.extend(slot::failover(facts, slot));
     findings.extend(tables::publication(facts, contract, exists));
     findings.extend(tables::tables(facts, contract));

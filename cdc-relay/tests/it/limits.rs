@@ -63,11 +63,15 @@ async fn limits_of_role_and_database_are_named_with_their_fix() {
     }
     run(&rig, &format!("alter role {name} connection limit 3")).await;
     expect(&rig, "would_not_work", "role.connections", &format!("alter role {name} connection limit -1;"));
-    run(&rig, &format!("alter role {name} connection limit -1; alter database {name} connection limit 4")).await;
+    run(&rig, &format!("alter role {name} connection limit -1; alter database {name} connection limit 4"))
+        .await;
     let fix = format!("alter database {name} connection limit -1;");
     expect(&rig, "would_not_work", "database.connections", &fix);
-    run(&rig, &format!("alter database {name} connection limit -1; alter role {name} valid until 'tomorrow'"))
-        .await;
+    run(
+        &rig,
+        &format!("alter database {name} connection limit -1; alter role {name} valid until 'tomorrow'"),
+    )
+    .await;
     expect(&rig, "warning", "role.valid_until", &format!("alter role {name} valid until 'infinity';"));
     drop_role(rig).await;
 }
@@ -123,7 +127,8 @@ async fn a_server_that_gives_idle_slots_up_is_named() {
         run(&rig, "alter system set idle_replication_slot_timeout = '6h'; select pg_reload_conf()").await;
         let setting = "select current_setting('idle_replication_slot_timeout')";
         eventually("the setting", || async {
-            (rig.sql.query_one(setting, &[]).await.expect("setting").get::<_, String>(0) == "6h").then_some(())
+            (rig.sql.query_one(setting, &[]).await.expect("setting").get::<_, String>(0) == "6h")
+                .then_some(())
         })
         .await;
         let check = "retention.idle_replication_slot_timeout";
