@@ -16,6 +16,7 @@ mod failover;
 mod faults;
 mod fixes;
 mod harm;
+mod heals;
 mod history;
 mod idle;
 mod kafka;
