@@ -3,7 +3,7 @@
 
 mod publication;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,10 +23,10 @@ use crate::metrics::SourceMetrics;
 use crate::progress::Ticket;
 use crate::published;
 use crate::rabbit::Rabbit;
-use crate::routes::{NewTable, Routes, Source, TableName};
+use crate::routes::{self, NewTable, Routes, Source, TableName};
 use crate::rows::Table;
 use crate::slots;
-use crate::snapshot::{self, Snapshots};
+use crate::snapshot::{self, Position, Snapshots};
 use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
 use crate::stream::{Leftover, Letters, Origin, Stream};
@@ -169,7 +169,7 @@ impl Life {
         let (cluster, database) = inspect::cluster(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
         let Checked { facts, catalog } = self.contract(&mut session, slot.is_some())?;
-        let tables = self.existing(&facts)?;
+        let mut tables = self.existing(&facts)?;
         // Topics are made only for a contract that holds; and before a standby waits, so that it has all but the slot.
         self.clients.connect()?;
         self.clients.teller()?.set_catalog(catalog);
@@ -209,6 +209,7 @@ impl Life {
             return Err(Refusal::SlotAhead { slot, confirmed, acknowledged }.into());
         }
         positions.extend(later.positions);
+        tables.extend(self.healing(&facts, &positions));
         // Also so that no row has to wait for the producer's first connection.
         self.clients.remember(&memory)?;
         let found = tables.into_iter().map(|table| {
@@ -242,6 +243,16 @@ impl Life {
             asked.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect();
         let problems = snapshot::problems(tables.iter(), facts.version);
         if problems.is_empty() { Ok(tables) } else { Err(Refusal::Contract(problems.join("; "))) }
+    }
+
+    /// The tables that are read again because the publication left something out, and that `existing` does not have.
+    fn healing(&self, facts: &Facts, positions: &BTreeMap<String, Position>) -> Vec<Table> {
+        let heals = |table: &&routes::Table| {
+            let position = positions.get(&table.of.to_string());
+            !table.snapshot && position.is_some_and(|position| position.heals && !position.done)
+        };
+        let tables = self.wiring.source.tables.iter().filter(heals);
+        tables.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect()
     }
 
     /// `begin`: where the slot stands.

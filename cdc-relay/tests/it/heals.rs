@@ -48,7 +48,8 @@ async fn a_table_that_was_taken_out_for_a_while_is_healed_alone() {
     run(&rig, "update items set version = 2 where id = 2").await;
     run(&rig, OUT_AND_IN).await;
     relay.state("refused").await;
-    run(&rig, "insert into others values (2); update items set version = 2 where id = 1 and owner = 'a'").await;
+    run(&rig, "insert into others values (2); update items set version = 2 where id = 1 and owner = 'a'")
+        .await;
     let (code, text) = answer(&rig, "reconcile", &["--table", "others"]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("items") && text.contains("put in again"), "{text}");
@@ -74,13 +75,14 @@ async fn a_table_that_was_taken_out_for_a_while_is_healed_alone() {
         let versions: Vec<&str> = emitted.iter().filter_map(|id| id.strip_prefix(row)).collect();
         assert!(versions.is_sorted() && versions.last() == Some(&last), "{row}: {versions:?}");
     }
-    eventually("verify to say whole", || async {
-        (answer(&rig, "verify", &[]).0 == Some(0)).then_some(())
-    })
-    .await;
+    eventually("verify to say whole", || async { (answer(&rig, "verify", &[]).0 == Some(0)).then_some(()) })
+        .await;
     let (_, text) = answer(&rig, "verify", &[]);
     assert!(text.contains("put in again") && text.contains("chains"), "{text}");
-    let chains = kafka::read(&rig.topic()).iter().filter(|event| event.header("pg_position").ends_with(";0/0")).count();
+    let chains = kafka::read(&rig.topic())
+        .iter()
+        .filter(|event| event.header("pg_position").ends_with(";0/0"))
+        .count();
     assert_eq!(chains, 1, "the chain goes on");
     let (code, text) = answer(&rig, "reconcile", &["--table", "items"]);
     assert_eq!(code, Some(2), "there is nothing more to heal: {text}");
@@ -108,7 +110,10 @@ async fn a_table_that_was_taken_out_meanwhile_is_not_passed_over() {
     relay.streams().await;
     eventually("both tables", || async {
         let ids = ids(&rig);
-        ["it/items/lost/1/1", "it/others/9/1"].iter().all(|id| ids.iter().any(|found| found == id)).then_some(())
+        ["it/items/lost/1/1", "it/others/9/1"]
+            .iter()
+            .all(|id| ids.iter().any(|found| found == id))
+            .then_some(())
     })
     .await;
     drop(relay);
