@@ -267,7 +267,8 @@ fn undecodable(position: Lsn, code: &str, problem: &str) -> String {
 fn broken(what: &str, since: Lsn) -> String {
     format!(
         "{what}. Rows of tables with routes that were committed after {since} may not have been sent. Put the publication \
-         right, then emit every row again with `cdc-relay reconcile`. If it is known that nothing was written to these \
+         right, then emit every row again with `cdc-relay reconcile`, or, where the slot is intact, only those of the table that \
+         was left out with `cdc-relay reconcile --table`. If it is known that nothing was written to these \
          tables in between: write a tombstone for this source's key that ends in `/publication` to the state topic."
     )
 }

@@ -179,10 +179,12 @@ fn answer(pair: &[Option<String>]) -> Answer {
     }
 }
 
-/// The classes of SQLSTATEs that say that the value is at fault: data exceptions and integrity constraints, as those of
-/// domains.
+/// The SQLSTATEs, or classes of them, that say that the value is at fault: data exceptions, constraints and functions of
+/// domains, and names of what does not exist, which `regclass` and its like read.
+const OF_THE_VALUE: [&str; 7] = ["22", "23", "P0", "3F", "42P01", "42704", "42883"];
+
 fn is_of_the_value(code: &str) -> bool {
-    code.starts_with("22") || code.starts_with("23")
+    OF_THE_VALUE.iter().any(|class| code.starts_with(class))
 }
 
 fn mismatch(literal: &Literal<'_>, kind: &Kind, answer: &Answer) -> Option<Mismatch> {

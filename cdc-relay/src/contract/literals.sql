@@ -1,7 +1,9 @@
 -- What literals are compared with: each column's type as it is declared and without limits, whether it has any, the labels of
 -- an enum, and whether values that are equal may be printed in several ways. A domain is looked through.
 select n.nspname, c.relname, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
-    pg_catalog.format_type(base.type, -1), base.modifier <> -1,
+    pg_catalog.format_type(base.type, -1),
+    -- Other types of that kind refuse what does not fit, and may have no equality.
+    base.modifier <> -1 and t.typnamespace = 'pg_catalog'::regnamespace,
     (select pg_catalog.json_agg(e.enumlabel order by e.enumsortorder) from pg_catalog.pg_enum e
         where e.enumtypid in (base.type, t.typelem)),
     (base.modifier = -1 and coalesce(nullif(t.typelem, 0), t.oid) in ('numeric'::regtype, 'bpchar'::regtype))
