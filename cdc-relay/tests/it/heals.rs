@@ -118,3 +118,29 @@ async fn a_table_that_was_taken_out_meanwhile_is_not_passed_over() {
     .await;
     drop(relay);
 }
+
+/// The loss it prevents: the stream, far behind, passes an older change of a row while the table is read, and the row's last
+/// change is the one that was left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_whose_last_change_was_left_out_is_read_though_the_stream_is_far_behind() {
+    let (mut rig, relay) = two("heals_behind").await;
+    assert_eq!(relay.stop().await, Some(0));
+    rig.slot_is_free().await;
+    run(&rig, "insert into others select n from generate_series(1000, 80000) n").await;
+    run(&rig, "update items set version = 2 where id = 2").await;
+    run(&rig, OUT_AND_IN).await;
+    let relay = rig.start();
+    relay.state("refused").await;
+    let (code, text) = answer(&rig, "reconcile", &["--table", "items"]);
+    assert_eq!(code, Some(0), "{text}");
+    // The reader is ready long before the stream is there.
+    relay.streams().await;
+    eventually("the table to be read", || async { relay.log().contains("snapshot done").then_some(()) })
+        .await;
+    rig.confirmed().await;
+    let emitted = ids(&rig);
+    let versions: Vec<&str> = emitted.iter().filter_map(|id| id.strip_prefix("it/items/a/2/")).collect();
+    assert_eq!(versions, ["1", "2", "3"]);
+    assert!(emitted.iter().any(|id| id == "it/items/lost/1/1"));
+    drop(relay);
+}
