@@ -12,7 +12,7 @@ const SCHEMA: &str = "
         id bigint primary key, version int not null default 1, status char(10), price numeric(10,2), at timestamptz,
         ok boolean, feeling mood, ref uuid, span interval, share real, doc jsonb, raw bytea, place inet, code code,
         short varchar(3), amount int, bits bit(5), noon timestamp(0), days interval day, several varchar(3)[],
-        codes code[], flag flag, moods mood[]);
+        codes code[], flag flag, moods mood[], kin regclass);
     create publication events for table orders with (publish = 'insert, update');";
 
 /// Column, what the routes say, and what the server prints: nothing, where it never prints that.
@@ -51,36 +51,16 @@ fn toml(text: &str) -> String {
 
 /// A route for each, told apart by its type.
 fn routes(rig: &Rig, values: &[(&str, String)], names: &str) {
-    let name = &rig.name;
-    let mut routes = format!(
-        r#"
-[relay]
-state_topic = "{name}.state"
-dead_letter_topic = "{name}.dead"
-
-[[topics]]
-name = "{name}.items"
-
-[[sources]]
-name = "it"
-url = "${{IT_URL}}"
-slot = "{name}"
-publication = "events"
-event_source = "/it"
-
-[[sources.tables]]
-name = "orders"
-{names}
-"#
-    );
+    let topic = rig.topic();
+    let mut tables = format!("[[sources.tables]]\nname = \"orders\"\n{names}\n");
     for (n, (column, value)) in values.iter().enumerate() {
         let not =
             if n % 2 == 1 { format!("{{ not = [{}] }}", toml(value)) } else { format!("[{}]", toml(value)) };
-        routes += &format!(
-            "[[sources.tables.routes]]\ntopic = \"{name}.items\"\ntype = \"by-{n}\"\nwhen = {{ {column} = {not} }}\n"
+        tables += &format!(
+            "[[sources.tables.routes]]\ntopic = \"{topic}\"\ntype = \"by-{n}\"\nwhen = {{ {column} = {not} }}\n"
         );
     }
-    rig.routes(&routes);
+    rig.routes_of("", &tables);
 }
 
 #[tokio::test]
@@ -118,7 +98,7 @@ async fn a_literal_that_does_not_fit_the_column_is_refused_and_its_beginning_is_
     let mut values: Vec<(&str, String)> =
         CUT.iter().map(|(column, _, text)| (*column, (*text).to_owned())).collect();
     values.extend([("codes", "{longer}".to_owned()), ("moods", "{sad}".to_owned())]);
-    values.push(("feeling", "finne".to_owned()));
+    values.extend([("feeling", "finne".to_owned()), ("kin", "nobody".to_owned())]);
     routes(&rig, &values, "");
     let relay = rig.start();
     let report = relay.state("refused").await;
@@ -131,7 +111,12 @@ async fn a_literal_that_does_not_fit_the_column_is_refused_and_its_beginning_is_
         assert!(doctor.contains(&found), "{found}: {doctor}");
     }
     assert!(!report.contains("write `"), "{report}");
-    for part in ["codes with `{longer}`, which the column never holds", "`fine`, `so so`", "mean `fine`?"] {
+    for part in [
+        "codes with `{longer}`, which the column never holds",
+        "`fine`, `so so`",
+        "mean `fine`?",
+        "kin with `nobody`",
+    ] {
         assert!(report.contains(part), "{part}: {report}");
     }
 }
