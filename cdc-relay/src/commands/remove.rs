@@ -1,7 +1,8 @@
 //! `cdc-relay remove`: takes a source out, and leaves nothing of the relay behind.
 
+mod text;
+
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,7 +14,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use serde::Serialize;
 
-use super::doctor::slot::size;
+use self::text::text;
 use super::{Ending, Failure, Outcome, block_on, print};
 use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
 use crate::coverage::record::record_key;
@@ -22,7 +23,6 @@ use crate::kafka::client_config;
 use crate::published;
 use crate::routes::destinations::Destinations;
 use crate::routes::{Routes, Source};
-use crate::shell;
 use crate::snapshot;
 use crate::sql;
 use crate::topics::Reader;
@@ -278,55 +278,4 @@ async fn delete(brokers: &str, routes: &Routes, topics: &[String]) -> Result<()>
         }
     }
     Ok(())
-}
-
-fn text(found: &Found, options: &Options) -> String {
-    let source = &found.source;
-    let mut out = if found.is_nothing() {
-        format!("Nothing is left of source {source}.\n")
-    } else if found.done {
-        format!("Source {source} is taken out. Gone are:\n")
-    } else {
-        format!("Nothing was changed. These would be gone of source {source}:\n")
-    };
-    if found.is_nothing() && found.resembled.is_empty() {
-        return out;
-    }
-    // Writing into a String cannot fail.
-    if let Some(slot) = &found.slot {
-        let kept = slot
-            .retained
-            .map_or_else(String::new, |bytes| format!(", with {} of WAL that it keeps", size(bytes)));
-        let _ = writeln!(out, "  slot           {}{kept}", slot.name);
-    }
-    if let Some(publication) = &found.publication {
-        let _ = writeln!(out, "  publication    {publication}");
-    }
-    if found.records > 0 {
-        let _ = writeln!(out, "  state topic    {} records of the source", found.records);
-    }
-    for topic in &found.topics {
-        let _ = writeln!(out, "  topic          {topic}, with all its records");
-    }
-    if !found.resembled.is_empty() {
-        out += "These stay. Rows of the source may have led to them, of tables that are gone or by a value, or they are somebody \
-                else's;\nto delete one too, name it:\n";
-    }
-    for topic in &found.resembled {
-        let _ = writeln!(out, "  --topic {}", shell::word(topic));
-    }
-    if !options.topics {
-        out += "Topics stay; --topics deletes those that only this source leads to.\n";
-    }
-    if found.done {
-        out += "Take the source out of the routes file before a relay starts with it: it would begin anew.\n";
-    } else {
-        let file = shell::word(&options.routes.file.to_string_lossy());
-        let named: String =
-            options.named.iter().map(|topic| format!(" --topic {}", shell::word(topic))).collect();
-        let topics = if options.topics { format!(" --topics{named}") } else { String::new() };
-        let name = shell::word(source);
-        let _ = writeln!(out, "To do it: cdc-relay remove --routes {file} --source {name}{topics} --yes");
-    }
-    out
 }

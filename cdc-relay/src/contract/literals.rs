@@ -241,13 +241,13 @@ mod tests {
         Literal { schema: "public", table: "t", column: "c", place: Place::When, text }
     }
 
-    fn said(text: &'static str, kind: &Kind, answer: Answer) -> Option<String> {
-        mismatch(&literal(text), kind, &answer).map(|mismatch| mismatch.to_string())
+    fn said(text: &'static str, kind: &Kind, answer: &Answer) -> Option<String> {
+        mismatch(&literal(text), kind, answer).map(|mismatch| mismatch.to_string())
     }
 
     #[test]
     fn what_is_printed_as_it_is_written_is_fine() {
-        assert_eq!(said("a", &Kind::default(), Answer::Printed("a".to_owned())), None);
+        assert_eq!(said("a", &Kind::default(), &Answer::Printed("a".to_owned())), None);
     }
 
     #[test]
@@ -266,14 +266,14 @@ mod tests {
         let kind = Kind { declared: "character(2)".to_owned(), ..Kind::default() };
         let whole = "`when` of public.t compares c with `abc`, which the column never holds: c is character(2), and `abc` can \
                      never be stored in it whole";
-        assert_eq!(said("abc", &kind, Answer::Cut).as_deref(), Some(whole));
-        let never = said("sad", &kind, Answer::Never("no".to_owned()));
+        assert_eq!(said("abc", &kind, &Answer::Cut).as_deref(), Some(whole));
+        let never = said("sad", &kind, &Answer::Never("no".to_owned()));
         assert_eq!(
             never.as_deref(),
             Some("`when` of public.t compares c with `sad`, which the column never holds: no")
         );
         let mood = Kind { labels: vec!["glad".to_owned(), "said".to_owned()], ..kind };
-        let near = said("sad", &mood, Answer::Never("no".to_owned())).unwrap();
+        let near = said("sad", &mood, &Answer::Never("no".to_owned())).unwrap();
         assert!(near.ends_with(": no: write one of `glad`, `said` (did you mean `said`?)"), "{near}");
     }
 
