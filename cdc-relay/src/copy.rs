@@ -228,7 +228,7 @@ fn copied_error(body: &[u8]) -> WireError {
     if let Some(place) = field(b'W') {
         message = format!("{message} ({place})");
     }
-    WireError::Server { code: field(b'C').unwrap_or_default(), message }
+    WireError::Stream { code: field(b'C').unwrap_or_default(), message }
 }
 
 /// An interrupted wait is one that found nothing.

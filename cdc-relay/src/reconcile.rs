@@ -8,6 +8,7 @@
 //! and that the next reconcile starts over from.
 
 mod examine;
+pub mod heal;
 mod retell;
 
 use std::sync::Arc;
@@ -117,7 +118,7 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
     view(Step::Waits("writing down that it is done"));
     untouched(&wiring, slot_name, begins_at)?;
     done_snapshots(&wiring, &clients, &cluster, &tables)?;
-    clients.remember_publication(&Record::healed(publication, coverage, begins_at))?;
+    clients.remember_publication(&Record::healed(publication, coverage, (begins_at, &[])))?;
     clients.remember(&phase(Phase::Streaming, begins_at))?;
     Ok(Ending::Done(Report {
         source: wiring.source.name.get_ref().clone(),
@@ -165,13 +166,8 @@ fn done_snapshots(
 ) -> Result<()> {
     for (table, report) in tables {
         if wiring.source.table(&table.relation.table_name()).is_some_and(|routed| routed.snapshot) {
-            let position = Position {
-                system_id: cluster.system_id.clone(),
-                key: table.key_columns().map(str::to_owned).collect(),
-                after: Vec::new(),
-                rows: report.rows,
-                done: true,
-            };
+            let beginning = Position::beginning(table, &cluster.system_id, false);
+            let position = Position { rows: report.rows, done: true, ..beginning };
             clients.remember_position(&table.name(), &position)?;
         }
     }

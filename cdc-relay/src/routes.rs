@@ -4,6 +4,8 @@
 //! refused with everything that is wrong with it, each with its line.
 
 mod decode;
+#[cfg(feature = "sinks")]
+pub mod destinations;
 mod fields;
 mod findings;
 #[cfg(feature = "sinks")]

@@ -115,13 +115,9 @@ pub fn begin(
         let fits = |position: &Position| {
             position.system_id == cluster.system_id && (position.done || position.key == key)
         };
-        let position = known.filter(fits).unwrap_or_else(|| Position {
-            system_id: cluster.system_id.clone(),
-            key,
-            after: Vec::new(),
-            rows: 0,
-            done: false,
-        });
+        let heals = known.as_ref().is_some_and(|position| position.heals);
+        let anew = || Position::beginning(&table, &cluster.system_id, heals);
+        let position = known.filter(fits).unwrap_or_else(anew);
         let series = metrics.snapshot(&name);
         series.passed.set(position.rows as i64);
         series.estimate.set(table.estimate.map_or(-1, |rows| rows as i64));
@@ -237,6 +233,9 @@ impl Snapshots {
             return Ok(());
         };
         let Some(course) = self.courses.front_mut() else { return Ok(()) };
+        // The stream, which may be far behind, has told more of what the chunk sees since it was read. Where the publication
+        // left something out, the chunk's row may be newer than all that the stream has of it.
+        self.window.forget(&chunk.visible);
         // First: by another key than the stream's now, no window would ever hold.
         if !chunk.table.key_columns().eq(course.position.key.iter().map(String::as_str)) {
             bail!("the key of {} was changed", course.table.name());

@@ -3,7 +3,7 @@
 
 mod publication;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,14 +23,14 @@ use crate::metrics::SourceMetrics;
 use crate::progress::Ticket;
 use crate::published;
 use crate::rabbit::Rabbit;
-use crate::routes::{NewTable, Routes, Source, TableName};
+use crate::routes::{self, NewTable, Routes, Source, TableName};
 use crate::rows::Table;
 use crate::slots;
-use crate::snapshot::{self, Snapshots};
+use crate::snapshot::{self, Position, Snapshots};
 use crate::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
 use crate::status::{State, Status};
 use crate::stream::{Leftover, Letters, Origin, Stream};
-use crate::stuck::Stuck;
+use crate::stuck::{self, Cause, Stuck};
 use crate::watch::Watch;
 use crate::wire::{Session, WireError};
 
@@ -163,12 +163,13 @@ impl Life {
     /// One session, from connecting to its end. `Ok`: told to stop.
     fn attempt(&mut self) -> Result<(), Trouble> {
         let slot_name = self.wiring.source.slot.get_ref().clone();
-        let mut session = Session::connect(&self.wiring.database)?;
+        let mut session =
+            Session::connect(&self.wiring.database).map_err(|error| self.trouble(error.into()))?;
         self.resolve(&mut session)?;
         let (cluster, database) = inspect::cluster(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
         let Checked { facts, catalog } = self.contract(&mut session, slot.is_some())?;
-        let tables = self.existing(&facts)?;
+        let mut tables = self.existing(&facts)?;
         // Topics are made only for a contract that holds; and before a standby waits, so that it has all but the slot.
         self.clients.connect()?;
         self.clients.teller()?.set_catalog(catalog);
@@ -190,7 +191,7 @@ impl Life {
         let wire = match session.start(&slot_name, &[publication]) {
             Ok(wire) => wire,
             Err(error) if error.code() == Some("55006") => return Err(Trouble::Standby),
-            Err(error) => return Err(self.ended(error.into(), memory.acknowledged)),
+            Err(error) => return Err(self.trouble(error.into())),
         };
         // Only now nobody else can advance it. If another relay did since we read its memory, read it again.
         let confirmed_now = self.confirmed(&slot_name)?;
@@ -208,6 +209,7 @@ impl Life {
             return Err(Refusal::SlotAhead { slot, confirmed, acknowledged }.into());
         }
         positions.extend(later.positions);
+        tables.extend(self.healing(&facts, &positions));
         // Also so that no row has to wait for the producer's first connection.
         self.clients.remember(&memory)?;
         let found = tables.into_iter().map(|table| {
@@ -241,6 +243,16 @@ impl Life {
             asked.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect();
         let problems = snapshot::problems(tables.iter(), facts.version);
         if problems.is_empty() { Ok(tables) } else { Err(Refusal::Contract(problems.join("; "))) }
+    }
+
+    /// The tables that are read again because the publication left something out, and that `existing` does not have.
+    fn healing(&self, facts: &Facts, positions: &BTreeMap<String, Position>) -> Vec<Table> {
+        let heals = |table: &&routes::Table| {
+            let position = positions.get(&table.of.to_string());
+            !table.snapshot && position.is_some_and(|position| position.heals && !position.done)
+        };
+        let tables = self.wiring.source.tables.iter().filter(heals);
+        tables.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect()
     }
 
     /// `begin`: where the slot stands.
@@ -312,8 +324,22 @@ impl Life {
             .and_then(|error| self.stuck.ended(error, acknowledged, Instant::now()));
         match stuck {
             Some(refusal) => refusal.into(),
-            None => error.downcast().map_or_else(Trouble::Failed, Trouble::Refused),
+            None => self.trouble(error),
         }
+    }
+
+    /// What an error means that no change is at fault for: a refusal, a permission that the role lacks, or a failure.
+    fn trouble(&self, error: anyhow::Error) -> Trouble {
+        let problem = match error.downcast_ref::<WireError>() {
+            Some(WireError::Server { code, message } | WireError::Stream { code, message })
+                if stuck::cause(code) == Cause::Permission =>
+            {
+                message.clone()
+            }
+            _ => return error.downcast().map_or_else(Trouble::Failed, Trouble::Refused),
+        };
+        let role = self.wiring.database.get_user().unwrap_or_default().to_owned();
+        Refusal::NotPermitted { role, problem }.into()
     }
 
     /// Finds out what the patterns of the routes file mean, which may have changed since the last session.

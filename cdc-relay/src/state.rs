@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coverage::record::Break;
 use crate::lsn::Lsn;
-use crate::sql::literal;
+use crate::sql::{identifier, literal};
 
 /// The value of a state record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -160,6 +160,11 @@ pub enum Refusal {
     Contract(String),
     /// The publication sent less than it did, or may have.
     Broken(Break),
+    /// The role lacks a permission that reading the slot needs.
+    NotPermitted {
+        role: String,
+        problem: String,
+    },
     /// The server cannot decode a change.
     Undecodable {
         position: Lsn,
@@ -233,6 +238,13 @@ impl fmt::Display for Refusal {
             Self::Undecodable { position, code, problem } => {
                 f.write_str(&undecodable(*position, code, problem))
             }
+            Self::NotPermitted { role, problem } => write!(
+                f,
+                "role {role} is not permitted to read the slot: {problem} (SQLSTATE 42501). If it may not replicate: `alter \
+                 role {0} replication` (Amazon RDS, Aurora: `grant rds_replication to {0}`); otherwise grant what the server \
+                 names. Nothing is lost meanwhile, and the relay goes on by itself.",
+                identifier(role)
+            ),
             Self::Broken(Break { what, since }) => f.write_str(&broken(what, *since)),
         }
     }
@@ -255,7 +267,8 @@ fn undecodable(position: Lsn, code: &str, problem: &str) -> String {
 fn broken(what: &str, since: Lsn) -> String {
     format!(
         "{what}. Rows of tables with routes that were committed after {since} may not have been sent. Put the publication \
-         right, then emit every row again with `cdc-relay reconcile`. If it is known that nothing was written to these \
+         right, then emit every row again with `cdc-relay reconcile`, or, where the slot is intact, only those of the table that \
+         was left out with `cdc-relay reconcile --table`. If it is known that nothing was written to these \
          tables in between: write a tombstone for this source's key that ends in `/publication` to the state topic."
     )
 }

@@ -195,6 +195,18 @@ impl Template {
         self.segments.iter().map(text).collect()
     }
 
+    /// The text with what is known of the row's source and table, and `unknown` for all else of the row.
+    pub fn resembling(&self, source: &str, (schema, table): (&str, &str), unknown: &str) -> String {
+        let text = |segment: &Segment| match segment {
+            Segment::Text(text) => text.clone(),
+            Segment::Known(Known::Source) => source.to_owned(),
+            Segment::Known(Known::Schema) => schema.to_owned(),
+            Segment::Known(Known::Table) => table.to_owned(),
+            Segment::Known(Known::Op) | Segment::Column { .. } => unknown.to_owned(),
+        };
+        self.segments.iter().map(text).collect()
+    }
+
     pub fn names_a_column(&self) -> bool {
         self.segments.iter().any(|segment| matches!(segment, Segment::Column { .. }))
     }

@@ -31,6 +31,11 @@ pub enum WireError {
         code: String,
         message: String,
     },
+    /// The server ended the stream with an error, and says where in the WAL it was if it was decoding.
+    Stream {
+        code: String,
+        message: String,
+    },
     Protocol(String),
 }
 
@@ -38,7 +43,7 @@ impl WireError {
     /// The SQLSTATE, if the server sent one.
     pub fn code(&self) -> Option<&str> {
         match self {
-            Self::Server { code, .. } => Some(code),
+            Self::Server { code, .. } | Self::Stream { code, .. } => Some(code),
             Self::Io(_) | Self::Protocol(_) => None,
         }
     }
@@ -48,7 +53,7 @@ impl WireError {
         match self {
             Self::Io(_) => true,
             Self::Server { code, .. } => code == NOT_NOW,
-            Self::Protocol(_) => false,
+            Self::Stream { .. } | Self::Protocol(_) => false,
         }
     }
 
@@ -59,7 +64,7 @@ impl WireError {
         match self {
             Self::Io(error) => !matches!(error.kind(), ConnectionRefused | TimedOut | WouldBlock),
             Self::Server { code, .. } => code == NOT_LET_IN,
-            Self::Protocol(_) => false,
+            Self::Stream { .. } | Self::Protocol(_) => false,
         }
     }
 }
@@ -68,7 +73,9 @@ impl fmt::Display for WireError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => write!(f, "connection to Postgres: {error}"),
-            Self::Server { code, message } => write!(f, "Postgres: {message} (SQLSTATE {code})"),
+            Self::Server { code, message } | Self::Stream { code, message } => {
+                write!(f, "Postgres: {message} (SQLSTATE {code})")
+            }
             Self::Protocol(what) => write!(f, "Postgres protocol: {what}"),
         }
     }

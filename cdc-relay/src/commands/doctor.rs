@@ -6,6 +6,7 @@ mod brokers;
 pub mod facts;
 mod finding;
 mod idle;
+mod limits;
 mod patterns;
 #[cfg(feature = "sinks")]
 mod queues;
@@ -147,9 +148,15 @@ async fn source_findings(
 /// values are printed.
 async fn literal_findings(database: &Database, source: &Source) -> Result<Vec<Finding>> {
     let (database, source) = (database.clone(), source.clone());
-    let ask = move || literals::check(&mut Session::connect_to_read(&database)?, &source);
-    let mismatches = tokio::task::spawn_blocking(ask).await.context("asking what literals are")??;
-    Ok(mismatches.iter().map(Finding::of).collect())
+    let ask = move || {
+        let mut session = Session::connect_to_read(&database)?;
+        literals::check(&mut session, &source)
+            .and_then(|found| Ok((found, literals::spellings(&mut session, &source)?)))
+    };
+    let (never, several) = tokio::task::spawn_blocking(ask).await.context("asking what literals are")??;
+    let doubts =
+        several.iter().map(Finding::of).map(|finding| Finding { severity: Severity::Warning, ..finding });
+    Ok(never.iter().map(Finding::of).chain(doubts).collect())
 }
 
 async fn postgres(
@@ -178,8 +185,10 @@ fn check(
     slot: Option<&str>,
     memory: Option<Option<&Memory>>,
 ) -> Vec<Finding> {
-    let exists = slot.is_some_and(|name| facts.slot(name).is_some());
-    let mut findings = server::server(facts, exists);
+    let found = slot.and_then(|name| facts.slot(name));
+    let exists = found.is_some();
+    let mut findings = server::server(facts, found);
+    findings.extend(limits::limits(facts, found));
     findings.extend(slot::failover(facts, slot));
     findings.extend(tables::publication(facts, contract, exists));
     findings.extend(tables::tables(facts, contract));

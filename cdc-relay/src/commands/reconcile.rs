@@ -13,7 +13,7 @@ use super::{Ending, Failure, Outcome};
 use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
 use crate::metrics::Metrics;
 use crate::reconcile::{self, Plan, Planned, Report, Step};
-use crate::routes::{Routes, Source};
+use crate::routes::{Routes, Source, TableName};
 
 /// Tells every row again, from the snapshot of a new slot: the way on when `run` refuses.
 ///
@@ -31,6 +31,9 @@ use crate::routes::{Routes, Source};
 Examples:
   cdc-relay reconcile --source payments          what it would do, if there is a slot; else it does it
   cdc-relay reconcile --source payments --yes    does it, and drops the slot for it
+  cdc-relay reconcile --source payments --table orders
+                                                 the publication left rows of one table out: only these are read
+                                                 again, by the relay that then goes on from the slot
 
 Exit code 1: there is a slot, and --yes was not given; nothing was changed.")]
 pub struct Options {
@@ -39,6 +42,10 @@ pub struct Options {
     /// The slot may be dropped, if there is one and nobody reads it.
     #[arg(long)]
     pub yes: bool,
+    /// Only this table's rows, where its publication is what was broken and the slot is intact: nothing is dropped, and
+    /// the relay reads them beside the stream once it goes on. May be given again.
+    #[arg(long = "table", value_name = "[SCHEMA.]TABLE", conflicts_with = "yes")]
+    pub tables: Vec<TableName>,
     /// Answers in JSON.
     #[arg(long)]
     pub json: bool,
@@ -59,6 +66,10 @@ pub fn execute(options: &Options) -> Outcome {
         }
     };
     let (routes, source) = crate::run::resolved(&routes, &source)?;
+    if !options.tables.is_empty() {
+        print(options.json, &heal(options, routes, &source)?, healed)?;
+        return Ok(Ending::Fine);
+    }
     match work(options, routes, &source)? {
         reconcile::Ending::Done(report) => {
             print(options.json, &report, done)?;
@@ -83,6 +94,28 @@ async fn work(options: &Options, routes: Routes, source: &Source) -> Result<reco
         ending
     });
     work.await.context("the work ended")?
+}
+
+/// As `work`, for some tables.
+#[tokio::main(worker_threads = 1)]
+async fn heal(options: &Options, routes: Routes, source: &Source) -> Result<reconcile::heal::Report> {
+    let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
+    let wiring = crate::run::wiring((&options.kafka, &options.amqp), &metrics, &routes, source)?;
+    let tables = options.tables.clone();
+    let work = tokio::task::spawn_blocking(move || reconcile::heal::run(wiring, &tables));
+    work.await.context("the work ended")?
+}
+
+fn healed(report: &reconcile::heal::Report) -> String {
+    let reconcile::heal::Report { source, tables, healed, from } = report;
+    let tables = tables.join(", ");
+    format!(
+        "\
+Source {source} may go on from its slot; what was broken: {healed}.
+The relay reads the rows of {tables} again, as they are at {from} or later, beside the stream.
+Until it has, `cdc-relay verify` says so. Rows that were deleted in between cannot be emitted.
+"
+    )
 }
 
 fn print<A: serde::Serialize>(json: bool, answer: &A, text: fn(&A) -> String) -> Result<()> {

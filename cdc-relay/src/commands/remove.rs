@@ -1,7 +1,8 @@
 //! `cdc-relay remove`: takes a source out, and leaves nothing of the relay behind.
 
+mod text;
+
 use std::collections::BTreeSet;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,15 +14,15 @@ use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use serde::Serialize;
 
-use super::doctor::slot::size;
-use super::verify::told_to;
+use self::text::text;
 use super::{Ending, Failure, Outcome, block_on, print};
 use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
 use crate::coverage::record::record_key;
 use crate::inspect;
 use crate::kafka::client_config;
+use crate::published;
+use crate::routes::destinations::Destinations;
 use crate::routes::{Routes, Source};
-use crate::shell;
 use crate::snapshot;
 use crate::sql;
 use crate::topics::Reader;
@@ -40,6 +41,8 @@ Examples:
   cdc-relay remove --source shop                     what it would do
   cdc-relay remove --source shop --yes               does it; the topics stay
   cdc-relay remove --source shop --topics --yes      deletes the topics that only this source leads to as well
+  cdc-relay remove --source shop --topics --topic shop.audit.old --yes
+                                                     and one that a pattern resembles, of a table that is gone
 
 Exit codes: 0 nothing of the source is left, 1 nothing was changed since --yes is missing, 2 it could not be done.")]
 pub struct Options {
@@ -50,6 +53,9 @@ pub struct Options {
     /// Deletes the topics too that no other source of the routes file leads to, with all their records.
     #[arg(long)]
     topics: bool,
+    /// With --topics: this one too, which a pattern or a template of the source only resembles. May be given again.
+    #[arg(long = "topic", value_name = "TOPIC", requires = "topics")]
+    named: Vec<String>,
     /// Does it.
     #[arg(long)]
     yes: bool,
@@ -66,6 +72,8 @@ struct Found {
     /// Of the state topic.
     records: usize,
     topics: Vec<String>,
+    /// Topics that rows of the source may have led to, or somebody else's: they stay unless they are named.
+    resembled: Vec<String>,
     /// It is gone now.
     done: bool,
     #[serde(skip)]
@@ -86,8 +94,9 @@ impl Found {
 }
 
 pub fn execute(options: &Options) -> Outcome {
-    let name = options.routes.source.as_deref();
-    let name = name.ok_or_else(|| Failure::usage("--source: which source is taken out?".to_owned()))?;
+    if options.routes.source.is_none() {
+        return Err(Failure::usage("--source: which source is taken out?".to_owned()));
+    }
     let all = RoutesArgs { source: None, ..options.routes.clone() }.read()?;
     let source = options.routes.read()?.sources.into_iter().next().context("no source")?;
     let mut session =
@@ -97,7 +106,7 @@ pub fn execute(options: &Options) -> Outcome {
     found.keys = keys(brokers, &all, &source)?;
     found.records = found.keys.len();
     if options.topics {
-        found.topics = existing(brokers, &all, only_of(&all, name))?;
+        topics(&mut session, options, (&all, &source), &mut found)?;
     }
     found.done = found.is_nothing() || options.yes;
     if options.yes {
@@ -144,7 +153,7 @@ fn found(session: &mut Session, source: &Source) -> Result<Found> {
 /// The keys of the source's records in the state topic.
 fn keys(brokers: &str, routes: &Routes, source: &Source) -> Result<Vec<String>> {
     let topic = routes.relay.state_topic.get_ref();
-    if existing(brokers, routes, [topic.clone()].into())?.is_empty() {
+    if !topics_of(brokers, routes)?.contains(topic) {
         return Ok(Vec::new());
     }
     let memory = format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
@@ -166,22 +175,51 @@ fn keys(brokers: &str, routes: &Routes, source: &Source) -> Result<Vec<String>> 
     Ok(keys.into_iter().collect())
 }
 
-/// Topics that the source leads to and no other source does.
-fn only_of(routes: &Routes, name: &str) -> BTreeSet<String> {
-    let of = |ours: bool| {
-        let mut routes = routes.clone();
-        routes.sources.retain(|source| (source.name.get_ref() == name) == ours);
-        let topics = told_to(&routes).into_iter().filter(|topic| !topic.dead_letters);
-        topics.map(|topic| topic.name).collect::<BTreeSet<String>>()
+/// The topics that the source alone leads to, and those that it only resembles. What another source may lead to stays.
+fn topics(
+    session: &mut Session,
+    options: &Options,
+    (all, source): (&Routes, &Source),
+    found: &mut Found,
+) -> Result<(), Failure> {
+    let published = if source.has_patterns() {
+        published::ask(session, source).context("the tables of the source")?.published
+    } else {
+        Vec::new()
     };
-    &of(true) - &of(false)
+    let mut ours = all.resolved(source, &published, &BTreeSet::new());
+    let mut others = all.clone();
+    let name = source.name.get_ref();
+    ours.sources.retain(|source| source.name.get_ref() == name);
+    others.sources.retain(|source| source.name.get_ref() != name);
+    let (ours, others) = (Destinations::of(&ours), Destinations::of(&others));
+    let existing = topics_of(&options.kafka.kafka_brokers, all)?;
+    let of_others = others.among(existing.iter().map(String::as_str));
+    let mut unnamed: BTreeSet<&String> = options.named.iter().collect();
+    for topic in existing.into_iter().filter(|topic| !of_others.contains(topic)) {
+        let resembled = ours.resembles(&topic);
+        if ours.certain.contains(&topic) || (resembled && unnamed.contains(&topic)) {
+            unnamed.remove(&topic);
+            found.topics.push(topic);
+        } else if resembled {
+            found.resembled.push(topic);
+        }
+    }
+    match unnamed.first() {
+        None => Ok(()),
+        Some(topic) => Err(Failure::usage(format!(
+            "--topic {topic}: source {name} does not lead to a topic of that name, or another source does too"
+        ))),
+    }
 }
 
-fn existing(brokers: &str, routes: &Routes, wanted: BTreeSet<String>) -> Result<Vec<String>> {
+/// The topics that there are.
+fn topics_of(brokers: &str, routes: &Routes) -> Result<Vec<String>> {
     let consumer: BaseConsumer = client_config(brokers, routes).create().context("no Kafka consumer")?;
     let metadata = consumer.fetch_metadata(None, TIMEOUT).context("the brokers do not answer")?;
-    let exists = |name: &String| metadata.topics().iter().any(|topic| topic.name() == name);
-    Ok(wanted.into_iter().filter(exists).collect())
+    let mut names: Vec<String> = metadata.topics().iter().map(|topic| topic.name().to_owned()).collect();
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// The slot first: it is what does harm while nobody reads it.
@@ -240,44 +278,4 @@ async fn delete(brokers: &str, routes: &Routes, topics: &[String]) -> Result<()>
         }
     }
     Ok(())
-}
-
-fn text(found: &Found, options: &Options) -> String {
-    let source = &found.source;
-    if found.is_nothing() {
-        return format!("Nothing is left of source {source}.\n");
-    }
-    let mut out = if found.done {
-        format!("Source {source} is taken out. Gone are:\n")
-    } else {
-        format!("Nothing was changed. These would be gone of source {source}:\n")
-    };
-    // Writing into a String cannot fail.
-    if let Some(slot) = &found.slot {
-        let kept = slot
-            .retained
-            .map_or_else(String::new, |bytes| format!(", with {} of WAL that it keeps", size(bytes)));
-        let _ = writeln!(out, "  slot           {}{kept}", slot.name);
-    }
-    if let Some(publication) = &found.publication {
-        let _ = writeln!(out, "  publication    {publication}");
-    }
-    if found.records > 0 {
-        let _ = writeln!(out, "  state topic    {} records of the source", found.records);
-    }
-    for topic in &found.topics {
-        let _ = writeln!(out, "  topic          {topic}, with all its records");
-    }
-    if !options.topics {
-        out += "Topics stay; --topics deletes those that only this source leads to.\n";
-    }
-    if found.done {
-        out += "Take the source out of the routes file before a relay starts with it: it would begin anew.\n";
-    } else {
-        let file = shell::word(&options.routes.file.to_string_lossy());
-        let topics = if options.topics { " --topics" } else { "" };
-        let name = shell::word(source);
-        let _ = writeln!(out, "To do it: cdc-relay remove --routes {file} --source {name}{topics} --yes");
-    }
-    out
 }

@@ -1,6 +1,6 @@
 //! `cdc-relay status`: what each source is doing, on one screen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -20,6 +20,7 @@ use crate::dead::Halted;
 use crate::kafka::client_config;
 use crate::letter::Letter;
 use crate::lsn::Lsn;
+use crate::routes::destinations::Destinations;
 use crate::routes::{Routes, Source};
 use crate::state::Memory;
 use crate::topics::Reader;
@@ -211,14 +212,16 @@ fn ends(brokers: &str, routes: &Routes) -> Result<BTreeMap<String, Topic>> {
     let consumer: BaseConsumer = client_config(brokers, routes).create().context("no Kafka consumer")?;
     let metadata = consumer.fetch_metadata(None, TIMEOUT)?;
     let mut topics = BTreeMap::new();
-    for wanted in &routes.topics {
-        let name = wanted.name.get_ref();
+    let listed = routes.topics.iter().map(|topic| topic.name.get_ref().clone());
+    let led_to = Destinations::of(routes).among(metadata.topics().iter().map(|topic| topic.name()));
+    for name in listed.chain(led_to).collect::<BTreeSet<String>>() {
         let Some(known) = metadata.topics().iter().find(|known| known.name() == name) else { continue };
         let mut end = 0;
         for partition in known.partitions() {
-            end += consumer.fetch_watermarks(name, partition.id(), TIMEOUT)?.1;
+            end += consumer.fetch_watermarks(&name, partition.id(), TIMEOUT)?.1;
         }
-        topics.insert(name.clone(), Topic { partitions: known.partitions().len(), end });
+        let partitions = known.partitions().len();
+        topics.insert(name, Topic { partitions, end });
     }
     Ok(topics)
 }

@@ -3,7 +3,7 @@
 mod read;
 mod stretches;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
@@ -17,7 +17,8 @@ use self::stretches::Stretch;
 use super::{Ending, Outcome, print, terminal};
 use crate::chain::Findings;
 use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
-use crate::routes::{Glob, Relay, Routes, Source};
+use crate::routes::destinations::Destinations;
+use crate::routes::{Relay, Routes, Source};
 
 /// Proves from the topics alone that no transaction is missing, and that none came out of order.
 ///
@@ -137,30 +138,12 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
     Ok(Report { whole: verdicts.iter().all(|verdict| verdict.whole), records, sources: verdicts, notes })
 }
 
-/// The topics that the sources' routes lead to, and the dead letters.
+/// The topics that the sources' routes lead to for certain, and the dead letters.
 pub fn told_to(routes: &Routes) -> Vec<Topic> {
-    let all = routes.sources.iter().flat_map(Source::entries).flat_map(|table| &table.routes);
-    let mut names = BTreeSet::new();
-    for topic in all.filter_map(|route| route.topic.as_ref()).map(|topic| topic.get_ref()) {
-        if routes.topic_index(topic).is_some() {
-            names.insert(topic.clone());
-        } else {
-            // A template: any topic of the file.
-            names.extend(routes.topics.iter().map(|topic| topic.name.get_ref().clone()));
-        }
-    }
-    let mut topics: Vec<Topic> = names.into_iter().map(|name| Topic { name, dead_letters: false }).collect();
+    let certain = Destinations::of(routes).certain.into_iter();
+    let mut topics: Vec<Topic> = certain.map(|name| Topic { name, dead_letters: false }).collect();
     topics.push(Topic { name: routes.relay.dead_letter_topic.get_ref().clone(), dead_letters: true });
     topics
-}
-
-/// Those that the tables of patterns may lead to.
-pub fn told_to_by_patterns(routes: &Routes) -> Vec<Glob> {
-    let patterns = routes
-        .sources
-        .iter()
-        .flat_map(|source| source.patterns.iter().flat_map(|pattern| pattern.topics(source.name.get_ref())));
-    if routes.lists_topics { Vec::new() } else { patterns.collect() }
 }
 
 fn text(report: &Report, colour: bool) -> String {

@@ -2,16 +2,19 @@
 //!
 //! * Rows are compared as Postgres prints them, so a literal has to be written so: `paid      ` in a `char(10)`.
 //! * The server is asked what each literal is as its column's type, in a session whose settings are the stream's.
-//! * A literal that is printed otherwise, or that the column never holds, is refused with the form to write.
+//! * A literal that is printed otherwise is refused with the form to write. One that loses a part as the column's type,
+//!   or is no value of it, no row ever has: it is refused, and what a cast leaves of it is no advice.
+//! * Where values that are equal are printed in several ways, `doctor` says that only one of them is meant.
 
 use std::collections::BTreeMap;
 
 use super::Mismatch;
+use crate::nearest::hint;
 use crate::routes::{Condition, Source, Table};
 use crate::sql::literal;
 use crate::wire::{Result, Row, Session, WireError};
 
-/// Literals in one statement; a row has at most 1,664 columns.
+/// Literals in one statement, each in two columns; a row has at most 1,664 columns.
 const ASKED_MAX: usize = 500;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,10 +33,27 @@ struct Literal<'a> {
     text: &'a str,
 }
 
+/// The type of a column, in the words of this session's casts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Kind {
+    /// As the column is declared, with its length or precision.
+    declared: String,
+    /// Below all domains, without length and precision.
+    unlimited: String,
+    /// Whether there is a length or a precision.
+    limited: bool,
+    /// Of an enum, or of an array of one.
+    labels: Vec<String>,
+    /// Equal values may be printed in several ways.
+    many_spellings: bool,
+}
+
 /// What the server makes of a literal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Answer {
     Printed(String),
+    /// The type cuts off or rounds a part of it.
+    Cut,
     /// It is no value of the type, and this is why.
     Never(String),
 }
@@ -41,24 +61,41 @@ enum Answer {
 /// The literals of a source that no row will ever equal.
 pub fn check(session: &mut Session, source: &Source) -> Result<Vec<Mismatch>> {
     let literals = of_source(source);
-    if literals.is_empty() {
-        return Ok(Vec::new());
-    }
-    let columns = session.query(&columns_sql(&literals))?;
-    let kinds: BTreeMap<(&str, &str, &str), &str> = columns.iter().map(kind).collect();
-    // A column that is not there is for others to say.
-    let typed: Vec<(Literal<'_>, &str)> = literals
-        .iter()
-        .filter_map(|l| Some((*l, *kinds.get(&(l.schema, l.table, l.column))?)))
-        .map(|(l, kind)| (Literal { text: crate::when::boolean(l.text, kind == "boolean"), ..l }, kind))
-        .collect();
+    let kinds = kinds(session, &literals)?;
     let mut found = Vec::new();
+    let typed: Vec<(Literal<'_>, &Kind)> = typed(&literals, &kinds).collect();
     for part in typed.chunks(ASKED_MAX) {
         let answers = ask(session, part)?;
-        found
-            .extend(part.iter().zip(answers).filter_map(|((literal, _), answer)| mismatch(literal, &answer)));
+        let answers = part.iter().zip(answers);
+        found.extend(answers.filter_map(|((literal, kind), answer)| mismatch(literal, kind, &answer)));
     }
     Ok(found)
+}
+
+/// The literals of a source that equal values may be printed otherwise than.
+pub fn spellings(session: &mut Session, source: &Source) -> Result<Vec<Mismatch>> {
+    let literals = of_source(source);
+    let kinds = kinds(session, &literals)?;
+    let several = typed(&literals, &kinds).filter(|(_, kind)| kind.many_spellings);
+    Ok(several.map(|(literal, kind)| spelling(&literal, kind)).collect())
+}
+
+type Kinds = BTreeMap<(String, String, String), Kind>;
+
+fn kinds(session: &mut Session, literals: &[Literal<'_>]) -> Result<Kinds> {
+    if literals.is_empty() {
+        return Ok(Kinds::new());
+    }
+    Ok(session.query(&columns_sql(literals))?.iter().map(kind).collect())
+}
+
+/// With the types of their columns. A column that is not there is for others to say.
+fn typed<'l>(literals: &'l [Literal<'l>], kinds: &'l Kinds) -> impl Iterator<Item = (Literal<'l>, &'l Kind)> {
+    literals.iter().filter_map(|l| {
+        let kind = kinds.get(&(l.schema.to_owned(), l.table.to_owned(), l.column.to_owned()))?;
+        let text = crate::when::boolean(l.text, kind.unlimited == "boolean");
+        Some((Literal { text, ..*l }, kind))
+    })
 }
 
 /// Each once, in the order of table, column and place.
@@ -90,33 +127,39 @@ fn columns_sql(literals: &[Literal<'_>]) -> String {
         |l: &Literal<'_>| format!("({}, {}, {})", literal(l.schema), literal(l.table), literal(l.column));
     let mut names: Vec<String> = literals.iter().map(named).collect();
     names.dedup();
-    format!(
-        "select n.nspname, c.relname, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod) \
-         from pg_catalog.pg_class c \
-         join pg_catalog.pg_namespace n on n.oid = c.relnamespace \
-         join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped \
-         where (n.nspname, c.relname, a.attname) in ({})",
-        names.join(", ")
-    )
+    include_str!("literals.sql").replace("{names}", &names.join(", "))
 }
 
-fn kind(row: &Row) -> ((&str, &str, &str), &str) {
+fn kind(row: &Row) -> ((String, String, String), Kind) {
     let text = |index: usize| row.get(index).and_then(Option::as_deref).unwrap_or_default();
-    ((text(0), text(1), text(2)), text(3))
+    let column = (text(0).to_owned(), text(1).to_owned(), text(2).to_owned());
+    let kind = Kind {
+        declared: text(3).to_owned(),
+        unlimited: text(4).to_owned(),
+        limited: text(5) == "t",
+        // What the server wrote as JSON is JSON.
+        labels: serde_json::from_str(text(6)).unwrap_or_default(),
+        many_spellings: text(7) == "t",
+    };
+    (column, kind)
 }
 
-fn cast((l, kind): &(Literal<'_>, &str)) -> String {
-    format!("{}::{kind}", literal(l.text))
+/// What is printed of it, and whether the column's type leaves all of it.
+fn cast((l, kind): &(Literal<'_>, &Kind)) -> String {
+    let (text, Kind { declared, unlimited, limited, .. }) = (literal(l.text), kind);
+    let whole = if *limited {
+        format!("{text}::{declared}::{unlimited} = {text}::{unlimited}")
+    } else {
+        "true".to_owned()
+    };
+    format!("{text}::{declared}, {whole}")
 }
 
 /// All at once; where one of them is no value of its type, one by one.
-fn ask(session: &mut Session, literals: &[(Literal<'_>, &str)]) -> Result<Vec<Answer>> {
+fn ask(session: &mut Session, literals: &[(Literal<'_>, &Kind)]) -> Result<Vec<Answer>> {
     let casts: Vec<String> = literals.iter().map(cast).collect();
     match session.query(&format!("select {}", casts.join(", "))) {
-        Ok(rows) => {
-            let row = rows.into_iter().next().unwrap_or_default();
-            Ok(row.into_iter().map(|printed| Answer::Printed(printed.unwrap_or_default())).collect())
-        }
+        Ok(rows) => Ok(rows.first().map(|row| row.chunks(2).map(answer).collect()).unwrap_or_default()),
         Err(WireError::Server { code, message }) if is_of_the_value(&code) => match literals {
             [_] => Ok(vec![Answer::Never(message)]),
             several => {
@@ -129,21 +172,26 @@ fn ask(session: &mut Session, literals: &[(Literal<'_>, &str)]) -> Result<Vec<An
     }
 }
 
-/// The classes of SQLSTATEs that say that the value is at fault: data exceptions and integrity constraints, as those of
-/// domains.
-fn is_of_the_value(code: &str) -> bool {
-    code.starts_with("22") || code.starts_with("23")
+fn answer(pair: &[Option<String>]) -> Answer {
+    match pair {
+        [printed, Some(whole)] if whole == "t" => Answer::Printed(printed.clone().unwrap_or_default()),
+        _ => Answer::Cut,
+    }
 }
 
-fn mismatch(literal: &Literal<'_>, answer: &Answer) -> Option<Mismatch> {
-    let Literal { schema, table, column, place, text } = literal;
-    let place = match place {
-        Place::When => "`when`",
-        Place::Names => "`names`",
-    };
+/// The SQLSTATEs, or classes of them, that say that the value is at fault: data exceptions, constraints and functions of
+/// domains, and names of what does not exist, which `regclass` and its like read.
+const OF_THE_VALUE: [&str; 7] = ["22", "23", "P0", "3F", "42P01", "42704", "42883"];
+
+fn is_of_the_value(code: &str) -> bool {
+    OF_THE_VALUE.iter().any(|class| code.starts_with(class))
+}
+
+fn mismatch(literal: &Literal<'_>, kind: &Kind, answer: &Answer) -> Option<Mismatch> {
+    let Literal { column, text, .. } = literal;
     let new = |found: String| {
         let compared = format!("compares {column} with `{text}`, which {found}");
-        Mismatch::new("routes.literal", format!("{place} of {schema}.{table}"), compared).loses()
+        Mismatch::new("routes.literal", subject(literal), compared).loses()
     };
     match answer {
         Answer::Printed(printed) if printed == text => None,
@@ -152,8 +200,37 @@ fn mismatch(literal: &Literal<'_>, answer: &Answer) -> Option<Mismatch> {
                 .why("rows are compared as Postgres prints them, so that none would equal it")
                 .fix(format!("write `{printed}`")),
         ),
-        Answer::Never(why) => Some(new(format!("the column never holds: {why}"))),
+        Answer::Cut => Some(new(format!(
+            "the column never holds: {column} is {}, and `{text}` can never be stored in it whole",
+            kind.declared
+        ))),
+        Answer::Never(why) => {
+            let mismatch = new(format!("the column never holds: {why}"));
+            Some(if kind.labels.is_empty() { mismatch } else { mismatch.fix(one_of(text, &kind.labels)) })
+        }
     }
+}
+
+fn one_of(text: &str, labels: &[String]) -> String {
+    let near = hint(text, labels.iter().map(String::as_str));
+    format!("write one of `{}`{near}", labels.join("`, `"))
+}
+
+fn spelling(literal: &Literal<'_>, kind: &Kind) -> Mismatch {
+    let Literal { column, text, .. } = literal;
+    let found = format!("compares {column} with `{text}`, and {column} is {}", kind.declared);
+    let why = "values that are equal for this type may be printed in several ways, and rows are compared as they are printed";
+    Mismatch::new("routes.literal_spelling", subject(literal), found).why(why).fix(
+        "list every form that the application writes, or give the column a type with one form for each value",
+    )
+}
+
+fn subject(Literal { schema, table, place, .. }: &Literal<'_>) -> String {
+    let place = match place {
+        Place::When => "`when`",
+        Place::Names => "`names`",
+    };
+    format!("{place} of {schema}.{table}")
 }
 
 #[cfg(test)]
@@ -164,24 +241,51 @@ mod tests {
         Literal { schema: "public", table: "t", column: "c", place: Place::When, text }
     }
 
+    fn said(text: &'static str, kind: &Kind, answer: &Answer) -> Option<String> {
+        mismatch(&literal(text), kind, answer).map(|mismatch| mismatch.to_string())
+    }
+
     #[test]
     fn what_is_printed_as_it_is_written_is_fine() {
-        assert_eq!(mismatch(&literal("a"), &Answer::Printed("a".to_owned())), None);
+        assert_eq!(said("a", &Kind::default(), &Answer::Printed("a".to_owned())), None);
     }
 
     #[test]
     fn what_is_not_is_refused_with_the_form_to_write() {
-        let padded = mismatch(&literal("a"), &Answer::Printed("a ".to_owned())).unwrap();
+        let padded = mismatch(&literal("a"), &Kind::default(), &Answer::Printed("a ".to_owned())).unwrap();
         assert!(padded.loses);
         assert_eq!(
             padded.to_string(),
             "`when` of public.t compares c with `a`, which Postgres prints as `a ` (rows are compared as Postgres prints \
              them, so that none would equal it): write `a `"
         );
-        let never = mismatch(&literal("a"), &Answer::Never("no".to_owned())).unwrap();
+    }
+
+    #[test]
+    fn what_no_row_has_is_refused_and_an_enum_says_what_it_has() {
+        let kind = Kind { declared: "character(2)".to_owned(), ..Kind::default() };
+        let whole = "`when` of public.t compares c with `abc`, which the column never holds: c is character(2), and `abc` can \
+                     never be stored in it whole";
+        assert_eq!(said("abc", &kind, &Answer::Cut).as_deref(), Some(whole));
+        let never = said("sad", &kind, &Answer::Never("no".to_owned()));
         assert_eq!(
-            never.to_string(),
-            "`when` of public.t compares c with `a`, which the column never holds: no"
+            never.as_deref(),
+            Some("`when` of public.t compares c with `sad`, which the column never holds: no")
         );
+        let mood = Kind { labels: vec!["glad".to_owned(), "said".to_owned()], ..kind };
+        let near = said("sad", &mood, &Answer::Never("no".to_owned())).unwrap();
+        assert!(near.ends_with(": no: write one of `glad`, `said` (did you mean `said`?)"), "{near}");
+    }
+
+    #[test]
+    fn only_what_has_a_length_or_a_precision_is_asked_whether_it_fits() {
+        let kind = |limited| Kind {
+            declared: "d".to_owned(),
+            unlimited: "u".to_owned(),
+            limited,
+            ..Kind::default()
+        };
+        assert_eq!(cast(&(literal("a"), &kind(false))), "'a'::d, true");
+        assert_eq!(cast(&(literal("a"), &kind(true))), "'a'::d, 'a'::d::u = 'a'::u");
     }
 }

@@ -37,13 +37,17 @@ pub struct Healed {
     /// The rows were read again as they were here.
     #[serde(with = "as_text")]
     pub until: Lsn,
+    /// Only the rows of these were left out. They are read beside the stream from `until` on, and their positions say how
+    /// far. Empty: all rows of the source were read before this was written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<String>,
 }
 
 impl Record {
-    /// The record after all rows were read again.
-    pub fn healed(before: Option<Record>, coverage: Coverage, until: Lsn) -> Record {
+    /// The record after all rows were read again, or, where tables are named, before theirs are.
+    pub fn healed(before: Option<Record>, coverage: Coverage, (until, tables): (Lsn, &[String])) -> Record {
         let Record { broken, mut healed, .. } = before.unwrap_or_default();
-        healed.extend(broken.map(|broken| Healed { broken, until }));
+        healed.extend(broken.map(|broken| Healed { broken, until, tables: tables.to_vec() }));
         Record { coverage, broken: None, healed }
     }
 }

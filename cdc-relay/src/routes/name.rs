@@ -146,6 +146,11 @@ impl TablePattern {
         self.schema.matches(&table.schema) && self.name.matches(&table.name)
     }
 
+    /// Schema and name with `star` for each `*`.
+    pub fn parts(&self, star: &str) -> (String, String) {
+        (self.schema.0.join(star), self.name.0.join(star))
+    }
+
     /// The schema, where only one can be meant.
     pub fn schema(&self) -> Option<&str> {
         self.schema.exact()

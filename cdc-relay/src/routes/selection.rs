@@ -11,7 +11,6 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::name::Glob;
 use super::{Ignored, Routes, Source, Table, TableName, TablePattern, Text, Topic};
 use crate::nearest::hint;
 use crate::template::Template;
@@ -57,17 +56,6 @@ impl fmt::Display for NewTable {
 impl std::error::Error for NewTable {}
 
 impl Pattern {
-    /// The topics that its tables may lead to.
-    pub fn topics(&self, source: &str) -> Vec<Glob> {
-        let anything = "\0";
-        let of = TableName::new(self.which.schema().unwrap_or(anything), anything);
-        let topics = self.table.routes.iter().filter_map(|route| route.topic.as_ref());
-        topics
-            .filter_map(|topic| topic_of(topic, source, &of))
-            .map(|name| Glob::new(&name, anything))
-            .collect()
-    }
-
     /// The entry that stands for a table which matches.
     pub fn table(&self, source: &str, of: &TableName) -> Table {
         let mut table = Table { of: of.clone(), ..self.table.clone() };
@@ -80,12 +68,16 @@ impl Pattern {
 
 /// A topic that names the table is known once the table is. What Kafka does not take in a topic's name becomes `_`.
 pub fn of_table(topic: &mut Text, source: &str, table: &TableName) {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-    let plain = |name: &str| name.chars().map(plain).collect::<String>();
     let (source, table) = (plain(source), TableName::new(&plain(&table.schema), &plain(&table.name)));
     if let Some(text) = topic_of(topic, &source, &table) {
         *topic = Text::new(topic.span(), text.replace('{', "{{").replace('}', "}}"));
     }
+}
+
+/// A name as far as Kafka takes it in a topic's.
+pub fn plain(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+    name.chars().map(plain).collect()
 }
 
 /// None: it names no table, or depends on the row too.

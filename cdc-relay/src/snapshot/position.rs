@@ -18,6 +18,23 @@ pub struct Position {
     /// Rows passed so far.
     pub rows: u64,
     pub done: bool,
+    /// It is read because the publication left something out of it, whether or not the routes say `snapshot`.
+    #[serde(default)]
+    pub heals: bool,
+}
+
+impl Position {
+    /// At the beginning of a table with this key.
+    pub fn beginning(table: &Table, system_id: &str, heals: bool) -> Position {
+        Position {
+            system_id: system_id.to_owned(),
+            key: table.key_columns().map(str::to_owned).collect(),
+            after: Vec::new(),
+            rows: 0,
+            done: false,
+            heals,
+        }
+    }
 }
 
 /// The record's key in the state topic.

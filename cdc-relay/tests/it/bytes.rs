@@ -14,24 +14,11 @@ const SCHEMA: &str = r#"
 async fn rig(test: &str, relay: &str, more: &str) -> Rig {
     let rig = Rig::bare(test).await;
     rig.sql.batch_execute(SCHEMA).await.expect("schema");
-    let name = &rig.name;
-    rig.routes(&format!(
-        r#"
-[relay]
-state_topic = "{name}.state"
-dead_letter_topic = "{name}.dead"
-{relay}
-
-[[topics]]
-name = "{name}.items"
-
-[[sources]]
-name = "it"
-url = "${{IT_URL}}"
-slot = "{name}"
-publication = "events"
-event_source = "/it"
-
+    let topic = rig.topic();
+    rig.routes_of(
+        relay,
+        &format!(
+            r#"
 [[sources.tables]]
 name = "marks"
 id = "{{c}}/{{version}}"
@@ -40,10 +27,11 @@ headers = {{ duo = "{{duo}}" }}
 {more}
 
 [[sources.tables.routes]]
-topic = "{name}.items"
+topic = "{topic}"
 type = "mark"
 "#
-    ));
+        ),
+    );
     rig
 }
 

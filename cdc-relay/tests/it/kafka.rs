@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -165,6 +165,15 @@ pub fn write(topic: &str, key: &str, value: Option<&str>) {
     }
     producer.send(record).expect("send");
     producer.flush(Duration::from_secs(10)).expect("flush");
+}
+
+/// A topic of one partition.
+pub async fn make(topic: &str) {
+    let admin: AdminClient<DefaultClientContext> = config(&server("KAFKA_BROKERS")).create().expect("admin");
+    let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
+    for made in admin.create_topics(&[new], &AdminOptions::new()).await.expect("topics") {
+        made.expect("a topic");
+    }
 }
 
 /// Removes the topics of a test.

@@ -116,3 +116,62 @@ async fn a_slot_that_nobody_reads_is_pointed_out() {
     let drop = format!("select pg_drop_replication_slot('{}');", rig.name);
     assert!(idle["fix"].to_string().contains(&drop), "{idle:#}");
 }
+
+/// The topics of a pattern's tables are known by the tables; of a table that is gone only Kafka knows the topic, and what
+/// merely looks like it may be somebody else's.
+#[tokio::test]
+async fn topics_of_patterns_leave_with_the_source_and_what_only_looks_like_them_is_named_first() {
+    let mut rig = Rig::bare("leaving_patterns").await;
+    let tables = "create schema audit; create table orders (id int primary key);
+                  create table audit.log (id int primary key); create table audit.old (id int primary key);
+                  create publication everything for all tables with (publish = 'insert, update')";
+    rig.sql.batch_execute(tables).await.expect("tables");
+    routes(&rig, "publication = \"everything\"\ntables = [{ name = \"orders\" }, { name = \"audit.*\" }]");
+    let relay = rig.streaming().await;
+    rig.sql
+        .batch_execute(
+            "insert into orders values (1); insert into audit.log values (1); insert into audit.old values (1)",
+        )
+        .await
+        .expect("rows");
+    let topic = |name: &str| format!("{}.{name}", rig.name);
+    for name in ["orders", "audit.log", "audit.old"] {
+        arrived(&topic(name), 1).await;
+    }
+    let status = rig.command("status").arg("--json").output().expect("status");
+    let status: Value = serde_json::from_slice(&status.stdout).expect("JSON");
+    assert_eq!(status["topics"][topic("audit.log")]["end"], 1, "{status:#}");
+    assert_eq!(relay.stop().await, Some(0));
+    rig.slot_is_free().await;
+    rig.sql.batch_execute("drop table audit.old").await.expect("drop");
+    for name in ["audit.theirs", "other"] {
+        kafka::make(&topic(name)).await;
+    }
+
+    let (code, said) = remove(&rig, &["--topics"]);
+    assert_eq!(code, Some(1), "{said}");
+    for name in ["orders", "audit.log"] {
+        assert!(said.contains(&format!("{}, with all its records", topic(name))), "{name}: {said}");
+    }
+    for name in ["audit.old", "audit.theirs"] {
+        assert!(said.contains(&format!("--topic {}", topic(name))), "{name}: {said}");
+        assert!(!said.contains(&format!("{}, with all its records", topic(name))), "{name}: {said}");
+    }
+    assert!(!said.contains(&topic("other")), "{said}");
+    let (code, said) = remove(&rig, &["--topics", "--topic", &topic("other"), "--yes"]);
+    assert_eq!(code, Some(64), "{said}");
+    let (code, said) = remove(&rig, &["--topics", "--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+    for name in ["orders", "audit.log"] {
+        let topic = topic(name);
+        eventually("the topic to be gone", || async { (!kafka::exists(&topic)).then_some(()) }).await;
+    }
+    for name in ["audit.old", "audit.theirs", "other"] {
+        assert!(kafka::exists(&topic(name)), "{name}");
+    }
+    let (code, said) = remove(&rig, &["--topics", "--topic", &topic("audit.old"), "--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+    let old = topic("audit.old");
+    eventually("the topic to be gone", || async { (!kafka::exists(&old)).then_some(()) }).await;
+    assert!(kafka::exists(&topic("audit.theirs")));
+}

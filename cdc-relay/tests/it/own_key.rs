@@ -18,35 +18,24 @@ async fn rig(test: &str, key: &str, conditions: &str) -> Rig {
 }
 
 fn routes(rig: &Rig, key: &str, conditions: &str) {
-    let name = &rig.name;
-    rig.routes(&format!(
-        r#"
-[relay]
-state_topic = "{name}.state"
-dead_letter_topic = "{name}.dead"
-
-[[topics]]
-name = "{name}.items"
-
-[[sources]]
-name = "it"
-url = "${{IT_URL}}"
-slot = "{name}"
-publication = "events"
-event_source = "/it"
-
+    let topic = rig.topic();
+    rig.routes_of(
+        "",
+        &format!(
+            r#"
 [[sources.tables]]
 name = "orders"
 key = "{key}"
 id = "{{id}}/{{version}}"
 
 [[sources.tables.routes]]
-topic = "{name}.items"
+topic = "{topic}"
 type = "order"
 omit = ["note"]
 {conditions}
 "#
-    ));
+        ),
+    );
 }
 
 async fn sql(rig: &Rig, sql: &str) {

@@ -206,6 +206,31 @@ amount = "{{amount}}"
         )
     }
 
+    /// Routes of one topic and one source; `relay` goes into its section, `tables` to the end.
+    pub fn routes_of(&self, relay: &str, tables: &str) {
+        let name = &self.name;
+        self.routes(&format!(
+            r#"
+[relay]
+state_topic = "{name}.state"
+dead_letter_topic = "{name}.dead"
+{relay}
+
+[[topics]]
+name = "{name}.items"
+
+[[sources]]
+name = "it"
+url = "${{IT_URL}}"
+slot = "{name}"
+publication = "events"
+event_source = "/it"
+
+{tables}
+"#
+        ));
+    }
+
     pub fn routes(&self, text: &str) {
         std::fs::write(self.folder.join("relay.toml"), text).expect("routes");
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::kafka;
 use crate::proxy::Lump;
-use crate::rig::{Rig, SCHEMA, Servers};
+use crate::rig::{Rig, SCHEMA, Servers, with_database};
 
 /// In a database whose encoding has bytes that are no character: a text of such a byte can be kept and never sent.
 const WIN1252: &str = "template template0 encoding 'WIN1252' lc_collate 'C' lc_ctype 'C'";
@@ -76,4 +76,37 @@ async fn a_change_that_the_server_cannot_decode_is_refused_after_a_few_sessions(
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids, [1, 2, 3, 4]);
+}
+
+/// The wrong way out that it prevents: every row emitted again, where one grant was missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permission_that_is_missing_is_said_and_is_no_change_that_cannot_be_decoded() {
+    let mut rig = Rig::new("permission").await;
+    let role = rig.name.clone();
+    rig.sql.batch_execute(&format!("create role {role} login replication password 'p'")).await.expect("role");
+    let (_, server) = rig.servers.postgres.rsplit_once('@').expect("a login");
+    let url = with_database(&format!("postgres://{role}:p@{server}"), &rig.name);
+    rig.overrides.push(("IT_URL", url));
+    let relay = rig.streaming().await;
+    rig.row("a", 1, 1, "made").await;
+    rig.confirmed().await;
+    rig.sql.batch_execute(&format!("alter role {role} noreplication")).await.expect("role");
+    rig.kill_walsender().await;
+    let report = relay.state("refused").await;
+    for part in ["42501", "is not permitted", &format!("alter role {role} replication"), "Nothing is lost"] {
+        assert!(report.contains(part), "{part}: {report}");
+    }
+    assert!(!report.contains("decode"), "{report}");
+    rig.row("a", 2, 1, "made").await;
+    rig.sql.batch_execute(&format!("alter role {role} replication")).await.expect("role");
+    relay.streams().await;
+    rig.confirmed().await;
+    assert_eq!(kafka::read(&rig.topic()).len(), 2);
+    relay.stop().await;
+    rig.slot_is_free().await;
+    let drop_role = format!("drop role {role}");
+    crate::rig::eventually("the role to be dropped", || async {
+        rig.sql.batch_execute(&drop_role).await.ok()
+    })
+    .await;
 }

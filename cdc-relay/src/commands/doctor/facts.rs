@@ -24,6 +24,7 @@ pub struct Facts {
     pub standby: bool,
     pub settings: BTreeMap<String, Setting>,
     pub role: Role,
+    pub room: Room,
     pub system_id: String,
     pub timeline: u32,
     pub flush: String,
@@ -58,6 +59,22 @@ pub struct Role {
     pub name: String,
     pub superuser: bool,
     pub replication: bool,
+    /// None: without a limit.
+    pub connection_limit: Option<i64>,
+    /// Besides the one that asks.
+    pub connections: i64,
+    /// Seconds until its password ends.
+    pub valid_for: Option<i64>,
+}
+
+/// Connections besides the one that asks.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Room {
+    /// None: without a limit.
+    pub database_limit: Option<i64>,
+    pub database_connections: i64,
+    /// Of the server, without walsenders and the server's own processes.
+    pub connections: i64,
 }
 
 /// A row of pg_replication_slots, as far as this version has it.

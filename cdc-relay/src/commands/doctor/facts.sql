@@ -11,13 +11,27 @@ select jsonb_build_object(
         from pg_catalog.pg_settings s
         where s.name in ('wal_level', 'max_replication_slots', 'max_wal_senders', 'max_slot_wal_keep_size',
             'idle_replication_slot_timeout', 'wal_sender_timeout', 'synchronous_commit', 'fsync',
-            'full_page_writes', 'logical_decoding_work_mem', 'synchronized_standby_slots', 'wal_writer_delay')),
+            'full_page_writes', 'logical_decoding_work_mem', 'synchronized_standby_slots', 'wal_writer_delay',
+            'max_connections', 'superuser_reserved_connections', 'reserved_connections')),
     'role', (
         select jsonb_build_object('name', r.rolname, 'superuser', r.rolsuper, 'replication',
             r.rolsuper or r.rolreplication or exists (
                 select from pg_catalog.pg_roles g
-                where g.rolname = 'rds_replication' and pg_has_role(current_user, g.oid, 'member')))
+                where g.rolname = 'rds_replication' and pg_has_role(current_user, g.oid, 'member')),
+            'connection_limit', nullif(r.rolconnlimit, -1),
+            'connections', (
+                select count(*) from pg_catalog.pg_stat_activity a
+                where a.usesysid = r.oid and a.pid <> pg_backend_pid()),
+            'valid_for', case when isfinite(r.rolvaliduntil)
+                then extract(epoch from r.rolvaliduntil - now())::int8 end)
         from pg_catalog.pg_roles r where r.rolname = current_user),
+    -- Walsenders count for role and database, and not for the server.
+    'room', (
+        select jsonb_build_object('database_limit', nullif(d.datconnlimit, -1),
+            'database_connections', count(*) filter (where a.datid = d.oid),
+            'connections', count(*) filter (where a.backend_type = 'client backend'))
+        from pg_catalog.pg_database d, pg_catalog.pg_stat_activity a
+        where d.datname = current_database() and a.pid <> pg_backend_pid() group by d.oid),
     'system_id', (select system_identifier::text from pg_catalog.pg_control_system()),
     -- The first eight digits of a log file's name are its timeline.
     'timeline', case when pg_is_in_recovery() then 0

@@ -1,6 +1,6 @@
 //! The server and the role: settings that streaming needs, and those that lose commits.
 
-use super::facts::Facts;
+use super::facts::{Facts, Slot};
 use super::finding::Finding;
 use crate::sql;
 
@@ -11,17 +11,17 @@ pub fn reload(name: &str, value: &str) -> String {
     format!("alter system set {name} = {value}; select pg_reload_conf();")
 }
 
-fn restart(name: &str, value: &str) -> String {
+pub fn restart(name: &str, value: &str) -> String {
     format!("alter system set {name} = {value};   -- then restart Postgres")
 }
 
-/// `slot_exists`: then no further slot is needed.
-pub fn server(facts: &Facts, slot_exists: bool) -> Vec<Finding> {
+/// `slot`: where it exists no further one is needed, and where it is read no further walsender.
+pub fn server(facts: &Facts, slot: Option<&Slot>) -> Vec<Finding> {
     let mut findings = vec![version(facts), wal_level(facts), encoding(facts), role(facts)];
     findings.extend(durability(facts));
     findings.push(commit_latency(facts));
     findings.push(sender_timeout(facts));
-    findings.extend(room(facts, slot_exists));
+    findings.extend(room(facts, slot));
     findings.extend(open_transactions(facts));
     findings
 }
@@ -116,7 +116,7 @@ fn sender_timeout(facts: &Facts) -> Finding {
     }
 }
 
-fn room(facts: &Facts, slot_exists: bool) -> Vec<Finding> {
+fn room(facts: &Facts, slot: Option<&Slot>) -> Vec<Finding> {
     let room = |check, name: &str, used: i64, needed: i64| {
         let most: i64 = facts.text(name).parse().unwrap_or_default();
         let found = format!("{used} of {most} in use");
@@ -128,10 +128,10 @@ fn room(facts: &Facts, slot_exists: bool) -> Vec<Finding> {
             Finding::ok(check, name, found)
         }
     };
-    let needed = i64::from(!slot_exists);
+    let (slots, senders) = (i64::from(slot.is_none()), i64::from(!slot.is_some_and(|slot| slot.active)));
     vec![
-        room("server.max_replication_slots", "max_replication_slots", facts.slots.len() as i64, needed),
-        room("server.max_wal_senders", "max_wal_senders", facts.senders, needed),
+        room("server.max_replication_slots", "max_replication_slots", facts.slots.len() as i64, slots),
+        room("server.max_wal_senders", "max_wal_senders", facts.senders, senders),
     ]
 }
 

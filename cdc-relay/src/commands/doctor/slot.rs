@@ -9,6 +9,8 @@ use crate::state::{Memory, Refusal, admit};
 /// Less time than this until the slot is invalidated is an emergency, in seconds.
 const SOON: f64 = 3600.0;
 const DAY: f64 = 86_400.0;
+/// Less WAL than this one statement may write, in bytes.
+const SMALL: i64 = 1 << 30;
 
 /// The slot by itself. `memory`: what the state topic says, if it was read.
 pub fn slot(facts: &Facts, name: &str, memory: Option<Option<&Memory>>) -> Vec<Finding> {
@@ -163,6 +165,11 @@ pub fn retention(facts: &Facts) -> Vec<Finding> {
                 duration(lasts)
             ))
             .fix(reload("max_slot_wal_keep_size", &format!("'{}GB'", gigabytes_for(rate))))
+    } else if limit < SMALL {
+        let name = "max_slot_wal_keep_size";
+        Finding::warning("retention.max_slot_wal_keep_size", name, size(limit))
+            .why("one bulk load or vacuum writes more, and a relay that is away or behind just then has lost its slot")
+            .fix(reload(name, &format!("'{}GB'", gigabytes_for(rate).max(10))))
     } else {
         let lasts = if rate > 0.0 {
             format!("which lasts for {} at the present rate of the log", duration(limit as f64 / rate))

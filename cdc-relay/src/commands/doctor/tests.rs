@@ -96,9 +96,11 @@ fn fine() -> Facts {
             setting("logical_decoding_work_mem", "65536", "kB"),
             setting("synchronized_standby_slots", "", ""),
             setting("wal_writer_delay", "200", "ms"),
+            setting("max_connections", "100", ""),
+            setting("superuser_reserved_connections", "3", ""),
         ]
         .into(),
-        role: Role { name: "relay".to_owned(), superuser: false, replication: true },
+        role: Role { name: "relay".to_owned(), replication: true, ..Role::default() },
         system_id: "1".to_owned(),
         timeline: 1,
         flush: "0/300".to_owned(),
@@ -196,7 +198,17 @@ const BROKEN: &[Row] = &[
     (|f| set(f, "wal_sender_timeout", "0"), Warning, "server.wal_sender_timeout"),
     (|f| set(f, "wal_sender_timeout", "2000"), Warning, "server.wal_sender_timeout"),
     (|f| f.senders = 11, WouldNotWork, "server.max_wal_senders"),
+    (|f| (f.senders, f.slots[0].active) = (10, false), WouldNotWork, "server.max_wal_senders"),
+    (|f| f.role.connection_limit = Some(0), WouldNotWork, "role.connections"),
+    (|f| (f.role.connection_limit, f.role.connections) = (Some(9), 9), WouldNotWork, "role.connections"),
+    (|f| (f.role.connection_limit, f.slots[0].active) = (Some(4), false), WouldNotWork, "role.connections"),
+    (|f| f.room.database_limit = Some(0), WouldNotWork, "database.connections"),
+    (|f| f.room.connections = 97, WouldNotWork, "server.max_connections"),
+    (|f| f.room.connections = 94, Warning, "server.max_connections"),
+    (|f| f.role.valid_for = Some(86_400), Warning, "role.valid_until"),
+    (|f| f.role.valid_for = Some(-1), Warning, "role.valid_until"),
     (|f| set(f, "max_slot_wal_keep_size", "-1"), Warning, "retention.max_slot_wal_keep_size"),
+    (|f| set(f, "max_slot_wal_keep_size", "1000"), Warning, "retention.max_slot_wal_keep_size"),
     // 100 GB at 2 MB/s last 14 hours, at 100 MB/s 17 minutes.
     (|f| f.wal_rate = 2e6, Warning, "retention.max_slot_wal_keep_size"),
     (|f| f.wal_rate = 1e8, Warning, "retention.max_slot_wal_keep_size"),
@@ -255,6 +267,24 @@ fn each_thing_that_is_wrong_is_named_once_and_with_its_weight() {
         let found = found(&facts);
         let worst = found.iter().filter(|(_, found)| found == check).max();
         assert_eq!(worst, Some(&(*severity, *check)), "row {index}: {found:?}");
+    }
+}
+
+#[test]
+fn limits_that_leave_room_or_do_not_bind_are_fine() {
+    let fits: &[fn(&mut Facts)] = &[
+        |f| (f.role.connection_limit, f.role.connections) = (Some(5), 4),
+        |f| (f.role.connection_limit, f.role.superuser) = (Some(0), true),
+        |f| (f.room.database_limit, f.role.superuser) = (Some(0), true),
+        |f| (f.room.database_limit, f.room.database_connections) = (Some(50), 4),
+        |f| f.room.connections = 90,
+        |f| f.role.valid_for = Some(365 * 86_400),
+        |f| f.senders = 10,
+    ];
+    for (index, change) in fits.iter().enumerate() {
+        let mut facts = fine();
+        change(&mut facts);
+        assert_eq!(found(&facts), [], "row {index}");
     }
 }
 

@@ -12,11 +12,12 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 
-use super::{Verdict, told_to_by_patterns};
+use super::Verdict;
 use crate::chain::{Chain, Position};
 use crate::kafka::client_config;
 use crate::lsn::Lsn;
 use crate::routes::Routes;
+use crate::routes::destinations::Destinations;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Nothing came for so long, though records are left: the broker is asked how far we are.
@@ -83,12 +84,10 @@ impl Reading {
             .create()
             .context("no Kafka consumer")?;
         let metadata = consumer.fetch_metadata(None, TIMEOUT).context("the brokers do not answer")?;
-        let globs = told_to_by_patterns(routes);
-        let names = metadata.topics().iter().map(|topic| topic.name());
-        let matched = names.filter(|name| globs.iter().any(|glob| glob.matches(name)));
-        for name in matched {
+        // Those of values and of tables that are gone; one that is somebody else's has no record of ours.
+        for name in Destinations::of(routes).among(metadata.topics().iter().map(|topic| topic.name())) {
             if !topics.iter().any(|topic| topic.name == name) {
-                topics.push(Topic { name: name.to_owned(), dead_letters: false });
+                topics.push(Topic { name, dead_letters: false });
             }
         }
         let mut reading = Reading {

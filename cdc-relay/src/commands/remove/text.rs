@@ -1,0 +1,58 @@
+//! What there is of a source, or was, for people.
+
+use std::fmt::Write as _;
+
+use super::{Found, Options};
+use crate::commands::doctor::slot::size;
+use crate::shell;
+
+pub fn text(found: &Found, options: &Options) -> String {
+    let source = &found.source;
+    let mut out = if found.is_nothing() {
+        format!("Nothing is left of source {source}.\n")
+    } else if found.done {
+        format!("Source {source} is taken out. Gone are:\n")
+    } else {
+        format!("Nothing was changed. These would be gone of source {source}:\n")
+    };
+    if found.is_nothing() && found.resembled.is_empty() {
+        return out;
+    }
+    // Writing into a String cannot fail.
+    if let Some(slot) = &found.slot {
+        let kept = slot
+            .retained
+            .map_or_else(String::new, |bytes| format!(", with {} of WAL that it keeps", size(bytes)));
+        let _ = writeln!(out, "  slot           {}{kept}", slot.name);
+    }
+    if let Some(publication) = &found.publication {
+        let _ = writeln!(out, "  publication    {publication}");
+    }
+    if found.records > 0 {
+        let _ = writeln!(out, "  state topic    {} records of the source", found.records);
+    }
+    for topic in &found.topics {
+        let _ = writeln!(out, "  topic          {topic}, with all its records");
+    }
+    if !found.resembled.is_empty() {
+        out += "These stay. Rows of the source may have led to them, of tables that are gone or by a value, or they are somebody \
+                else's;\nto delete one too, name it:\n";
+    }
+    for topic in &found.resembled {
+        let _ = writeln!(out, "  --topic {}", shell::word(topic));
+    }
+    if !options.topics {
+        out += "Topics stay; --topics deletes those that only this source leads to.\n";
+    }
+    if found.done {
+        out += "Take the source out of the routes file before a relay starts with it: it would begin anew.\n";
+    } else {
+        let file = shell::word(&options.routes.file.to_string_lossy());
+        let named: String =
+            options.named.iter().map(|topic| format!(" --topic {}", shell::word(topic))).collect();
+        let topics = if options.topics { format!(" --topics{named}") } else { String::new() };
+        let name = shell::word(source);
+        let _ = writeln!(out, "To do it: cdc-relay remove --routes {file} --source {name}{topics} --yes");
+    }
+    out
+}

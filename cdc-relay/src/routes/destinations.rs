@@ -1,0 +1,149 @@
+//! The topics that routes lead to: one answer for all commands that read topics or delete them.
+//!
+//! * Certain are the topics that a route names whatever the row is, of a table with a name of its own or of one that the
+//!   server has.
+//! * Others are only resembled: by a template with a value of the row, and by a pattern for tables that are not there now.
+//!   Which there are only Kafka knows, and one of them may be somebody else's.
+
+use std::collections::BTreeSet;
+
+use super::selection::plain;
+use super::{Glob, Routes, Source, Table, Text};
+use crate::template::Template;
+
+/// What no name has.
+const UNKNOWN: &str = "\0";
+
+/// Without the topics of the relay's own.
+#[derive(Debug, Clone, Default)]
+pub struct Destinations {
+    pub certain: BTreeSet<String>,
+    resembled: Vec<Glob>,
+    /// Where the file lists topics, a row leads to one of them or is a dead letter.
+    listed: Option<BTreeSet<String>>,
+    own: [String; 2],
+}
+
+impl Destinations {
+    /// Of all its sources. Those whose patterns are resolved say more for certain.
+    pub fn of(routes: &Routes) -> Destinations {
+        let relay = &routes.relay;
+        let listed = || routes.topics.iter().map(|topic| topic.name.get_ref().clone()).collect();
+        let mut found = Destinations {
+            listed: routes.lists_topics.then(listed),
+            own: [&relay.state_topic, &relay.dead_letter_topic].map(|topic| topic.get_ref().clone()),
+            ..Destinations::default()
+        };
+        for source in &routes.sources {
+            for table in &source.tables {
+                let (schema, name) = table.qualified();
+                found.add(source, table, (&plain(schema), &plain(name)));
+            }
+            for pattern in &source.patterns {
+                let (schema, name) = pattern.which.parts(UNKNOWN);
+                found.add(source, &pattern.table, (&starred(&schema), &starred(&name)));
+            }
+        }
+        found
+    }
+
+    fn add(&mut self, source: &Source, table: &Table, of: (&str, &str)) {
+        for topic in table.routes.iter().filter_map(|route| route.topic.as_ref()) {
+            let name = named(topic, source, of);
+            if name.contains(UNKNOWN) {
+                self.resembled.push(Glob::new(&name, UNKNOWN));
+            } else {
+                self.certain.insert(name);
+            }
+        }
+    }
+
+    /// Whether a row may lead there though no route names it for certain.
+    pub fn resembles(&self, topic: &str) -> bool {
+        let may_be = |listed: &BTreeSet<String>| listed.contains(topic);
+        !self.certain.contains(topic)
+            && !self.own.iter().any(|own| own == topic)
+            && self.listed.as_ref().is_none_or(may_be)
+            && self.resembled.iter().any(|glob| glob.matches(topic))
+    }
+
+    /// The topics among these that a row may lead to.
+    pub fn among<'t>(&self, topics: impl Iterator<Item = &'t str>) -> BTreeSet<String> {
+        let leads = |topic: &&str| self.certain.contains(*topic) || self.resembles(topic);
+        topics.filter(leads).map(str::to_owned).collect()
+    }
+}
+
+/// A part of a pattern as Kafka takes it, its stars as they are.
+fn starred(part: &str) -> String {
+    part.split(UNKNOWN).map(plain).collect::<Vec<_>>().join(UNKNOWN)
+}
+
+fn named(topic: &Text, source: &Source, of: (&str, &str)) -> String {
+    // A template that does not parse was refused with the file.
+    let template = Template::parse(topic.get_ref());
+    template.map_or_else(
+        |_| topic.get_ref().clone(),
+        |template| template.resembling(&plain(source.name.get_ref()), of, UNKNOWN),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::TableName;
+
+    fn routes(tables: &str) -> Routes {
+        let listed = "[[topics]]\nname = \"north.orders\"\n[[topics]]\nname = \"all\"\n[[topics]]\nname = \"s.orders\"\n";
+        let topics = if tables.contains('{') && tables.contains("region") { listed } else { "" };
+        let text = format!(
+            "{topics}[[sources]]\nname = \"s\"\nurl = \"u\"\npublication = \"p\"\ntables = [{tables}]"
+        );
+        Routes::parse(&text, |_| None).unwrap()
+    }
+
+    fn certain(destinations: &Destinations) -> Vec<&str> {
+        destinations.certain.iter().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn a_table_leads_where_its_route_says() {
+        let routes = routes("{ name = \"orders\" }, { name = \"a b.c d\" }");
+        let found = Destinations::of(&routes);
+        assert_eq!(certain(&found), ["s.a_b.c_d", "s.orders"]);
+        assert!(!found.resembles("s.orders") && !found.resembles("s.other"));
+    }
+
+    #[test]
+    fn a_value_of_the_row_makes_a_topic_that_is_only_resembled() {
+        let routes = routes("{ name = \"orders\", topic = \"{region}.orders\" }");
+        let found = Destinations::of(&routes);
+        assert_eq!(certain(&found), [""; 0]);
+        let topics = ["north.orders", "all", "s.orders"];
+        assert_eq!(
+            found.among(topics.into_iter()),
+            ["north.orders".to_owned(), "s.orders".to_owned()].into()
+        );
+    }
+
+    #[test]
+    fn a_pattern_leads_for_certain_to_the_topics_of_tables_that_are_there() {
+        let routes = routes("{ name = \"audit.log_*\" }, { name = \"orders\" }");
+        let unresolved = Destinations::of(&routes);
+        assert_eq!(certain(&unresolved), ["s.orders"]);
+        let resolved =
+            routes.resolved(&routes.sources[0], &[TableName::new("audit", "log_1")], &BTreeSet::new());
+        let found = Destinations::of(&resolved);
+        assert_eq!(certain(&found), ["s.audit.log_1", "s.orders"]);
+        for (topic, resembled) in [
+            ("s.audit.log_1", false),
+            ("s.audit.log_2", true),
+            ("s.audit.other", false),
+            ("s.log_2", false),
+            ("other.audit.log_2", false),
+            ("cdc-relay.state", false),
+        ] {
+            assert_eq!(found.resembles(topic), resembled, "{topic}");
+        }
+    }
+}
