@@ -36,6 +36,7 @@ mod published;
 mod rabbit;
 mod reconcile;
 mod refusals;
+mod rekeyed;
 mod release;
 mod replay;
 mod rig;
