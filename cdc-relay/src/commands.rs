@@ -179,3 +179,29 @@ fn memories(brokers: &str, routes: &crate::routes::Routes) -> Result<BTreeMap<St
     })?;
     Ok(memories.into_iter().filter_map(|(name, memory)| Some((name, memory?))).collect())
 }
+
+/// What the state topic keeps of publications, by `source/slot`.
+#[cfg(feature = "sinks")]
+fn records(
+    brokers: &str,
+    routes: &crate::routes::Routes,
+) -> Result<BTreeMap<String, crate::coverage::record::Record>> {
+    let mut names = BTreeMap::new();
+    for source in &routes.sources {
+        let name = format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
+        names.insert(crate::coverage::record::record_key(&name), name);
+    }
+    let mut records = BTreeMap::new();
+    let topic = routes.relay.state_topic.get_ref();
+    crate::topics::Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
+        let known = std::str::from_utf8(key.unwrap_or_default()).ok().and_then(|key| names.get(key));
+        if let Some(name) = known {
+            match value.map(serde_json::from_slice).transpose().context("publication record")? {
+                Some(record) => records.insert(name.clone(), record),
+                None => records.remove(name),
+            };
+        }
+        Ok(())
+    })?;
+    Ok(records)
+}

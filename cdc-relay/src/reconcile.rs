@@ -168,6 +168,7 @@ fn done_snapshots(
             let position = Position {
                 system_id: cluster.system_id.clone(),
                 key: table.key_columns().map(str::to_owned).collect(),
+                key_text: table.key_text.clone(),
                 after: Vec::new(),
                 rows: report.rows,
                 done: true,

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use backon::BackoffBuilder;
 
 use self::hear::write_key;
-pub use self::position::{Position, problems, record_key, record_table};
+pub use self::position::{Position, record_key, record_table};
 use self::reader::{Answer, Ask, Chunk, Reader};
 use self::window::Window;
 use crate::database::Database;
@@ -113,15 +113,18 @@ pub fn begin(
         let name = table.name();
         let key: Vec<String> = table.key_columns().map(str::to_owned).collect();
         let fits = |position: &Position| {
-            position.system_id == cluster.system_id && (position.done || position.key == key)
+            let same = position.key == key && [&table.key_text, ""].contains(&position.key_text.as_str());
+            position.system_id == cluster.system_id && (position.done || same)
         };
-        let position = known.filter(fits).unwrap_or_else(|| Position {
+        let mut position = known.filter(fits).unwrap_or_else(|| Position {
             system_id: cluster.system_id.clone(),
             key,
+            key_text: table.key_text.clone(),
             after: Vec::new(),
             rows: 0,
             done: false,
         });
+        position.key_text.clone_from(&table.key_text);
         let series = metrics.snapshot(&name);
         series.passed.set(position.rows as i64);
         series.estimate.set(table.estimate.map_or(-1, |rows| rows as i64));
@@ -237,9 +240,11 @@ impl Snapshots {
             return Ok(());
         };
         let Some(course) = self.courses.front_mut() else { return Ok(()) };
-        // First: by another key than the stream's now, no window would ever hold.
-        if !chunk.table.key_columns().eq(course.position.key.iter().map(String::as_str)) {
-            bail!("the key of {} was changed", course.table.name());
+        // First: by another key than the stream's now, no window would ever hold, and in another order rows would be
+        // left out.
+        if chunk.table.key_text != course.table.key_text {
+            let (table, was, now) = (course.table.name(), &course.table.key_text, &chunk.table.key_text);
+            bail!("the key of {table} was changed from {was} to {now}: its rows are read anew");
         }
         if !self.window.is_open() {
             tracing::debug!(

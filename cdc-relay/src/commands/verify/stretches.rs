@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Serialize;
 
 use super::Verdict;
-use crate::coverage::record::{Break, Record, record_key};
+use crate::coverage::record::{Break, Record};
 use crate::routes::{Routes, Source};
-use crate::topics::Reader;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Stretch {
@@ -33,28 +32,16 @@ impl Stretch {
 
 /// By CloudEvents source. `None`: there is no state topic.
 pub fn read(brokers: &str, routes: &Routes) -> Result<Option<BTreeMap<String, Vec<Stretch>>>> {
-    let key = |source: &Source| record_key(&format!("{}/{}", source.name.get_ref(), source.slot.get_ref()));
-    let sources: BTreeMap<String, String> =
-        routes.sources.iter().map(|source| (key(source), source.event_source.get_ref().clone())).collect();
-    let mut records: BTreeMap<String, Record> = BTreeMap::new();
-    let topic = routes.relay.state_topic.get_ref();
-    let read = Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
-        let known = std::str::from_utf8(key.unwrap_or_default()).ok().and_then(|key| sources.get(key));
-        if let Some(source) = known {
-            match value.map(serde_json::from_slice).transpose().context("publication record")? {
-                Some(record) => records.insert(source.clone(), record),
-                None => records.remove(source),
-            };
-        }
-        Ok(())
-    });
-    match read {
-        Ok(_) => {}
+    let mut records = match super::super::records(brokers, routes) {
+        Ok(records) => records,
         Err(error) if is_missing(&error) => return Ok(None),
         Err(error) => return Err(error),
-    }
-    let all = |(source, record)| (source, Stretch::all(record));
-    Ok(Some(records.into_iter().map(all).collect()))
+    };
+    let of = |source: &Source| {
+        let record = records.remove(&format!("{}/{}", source.name.get_ref(), source.slot.get_ref()))?;
+        Some((source.event_source.get_ref().clone(), Stretch::all(record)))
+    };
+    Ok(Some(routes.sources.iter().filter_map(of).collect()))
 }
 
 fn is_missing(error: &anyhow::Error) -> bool {
