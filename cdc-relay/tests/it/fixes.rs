@@ -77,7 +77,9 @@ fn doctor(rig: &Rig) -> (Option<i32>, Vec<Value>) {
 fn fixes(findings: &[Value]) -> Vec<String> {
     let bad = findings
         .iter()
-        .filter(|finding| finding["severity"].as_str().is_some_and(|s| s.starts_with("would")));
+        .filter(|finding| finding["severity"].as_str().is_some_and(|s| s.starts_with("would")))
+        // How long the server keeps the WAL of a slot that nobody reads depends on what other tests write.
+        .filter(|finding| finding["check"] != "slot.wal_status");
     let lines = bad.flat_map(|finding| finding["fix"].as_array().cloned().unwrap_or_default());
     let sql = ["create ", "alter ", "drop ", "grant ", "begin"];
     let lines = lines.filter_map(|line| Some(line.as_str()?.split("   -- ").next()?.to_owned()));

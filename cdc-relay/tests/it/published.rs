@@ -367,7 +367,7 @@ async fn a_contract_that_takes_long_to_judge_is_judged_and_holds_up_no_look() {
     run(
         &rig,
         "create function slow(text) returns bool language plpgsql as
-            'begin if to_regclass(''slow'') is not null then perform pg_sleep(7); end if; return true; end';
+            'begin if to_regclass(''public.slow'') is not null then perform pg_sleep(7); end if; return true; end';
          create domain slowly as text check (slow(value));
          create table t (id int primary key, status slowly, note text); create table u (id int primary key);
          create publication p for table t, u with (publish = 'insert, update')",

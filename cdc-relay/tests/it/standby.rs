@@ -27,7 +27,7 @@ async fn a_second_relay_waits_and_takes_over_without_loss() {
 
 /// Counts how often the server is asked what a literal is: whenever the contract is.
 const COUNTED: &str = "create sequence asked;
-    create function asked(text) returns bool language plpgsql as 'begin perform nextval(''asked''); return true; end';
+    create function asked(text) returns bool language plpgsql as 'begin perform nextval(''public.asked''); return true; end';
     create domain counted as text check (asked(value));
     create table t (id int primary key, status counted);";
 
