@@ -102,9 +102,9 @@ impl fmt::Display for Mismatch {
             f.write_str(if index == 0 { ": " } else { ", or " })?;
             let text = &fix.text;
             if is_sql(text) {
-                write!(f, "`{text}`")?
+                write!(f, "`{text}`")?;
             } else {
-                f.write_str(text)?
+                f.write_str(text)?;
             }
             if let Some(afterwards) = self.afterwards(fix) {
                 write!(f, " ({afterwards})")?;
