@@ -30,6 +30,8 @@ pub struct Catalog {
     types: BTreeMap<u32, Type>,
     /// The columns that identify a row, by schema and table.
     keys: BTreeMap<(String, String), Vec<String>>,
+    /// The tables that the stream has announced, by oid.
+    announced: BTreeSet<u32>,
 }
 
 /// `json` knows how these look.
@@ -60,6 +62,18 @@ impl Catalog {
         }
         self.settle(&mut relation);
         Ok(relation)
+    }
+
+    /// As `settled`, of what the stream announces: a table before its first row, and again after whatever was changed of
+    /// it. Then its key may be another one, and where the announcement does not say it, the catalog is asked anew.
+    ///
+    /// # Errors
+    /// When the server cannot be asked.
+    pub fn announced(&mut self, database: &Database, relation: &Relation) -> Result<Relation, WireError> {
+        if !self.announced.insert(relation.id) && !has_identity(relation) {
+            self.keys.remove(&(relation.schema.clone(), relation.name.clone()));
+        }
+        self.settled(database, relation)
     }
 
     /// Looks up what is not known of these tables.
@@ -179,7 +193,7 @@ mod tests {
             (106, Type::Array { element: 105 }),
         ];
         let key = (("public".to_owned(), "t".to_owned()), vec!["b".to_owned()]);
-        Catalog { types: types.into(), keys: [key].into() }
+        Catalog { types: types.into(), keys: [key].into(), ..Catalog::default() }
     }
 
     #[test]

@@ -24,7 +24,7 @@ mod terminal;
 mod verify;
 
 #[cfg(feature = "sinks")]
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io::Write;
 
@@ -178,4 +178,42 @@ fn memories(brokers: &str, routes: &crate::routes::Routes) -> Result<BTreeMap<St
         Ok(())
     })?;
     Ok(memories.into_iter().filter_map(|(name, memory)| Some((name, memory?))).collect())
+}
+
+/// Of the state topic: by `source/slot`, what it keeps of publications; and, with it, tables that are still to be read
+/// again because the publication left something out of them.
+#[cfg(feature = "sinks")]
+type PublicationRecords = (BTreeMap<String, crate::coverage::record::Record>, BTreeSet<(String, String)>);
+
+#[cfg(feature = "sinks")]
+fn records(brokers: &str, routes: &crate::routes::Routes) -> Result<PublicationRecords> {
+    use crate::coverage::record::record_key;
+    use crate::snapshot::{Position, record_table};
+    let name =
+        |source: &crate::routes::Source| format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
+    let names: Vec<String> = routes.sources.iter().map(name).collect();
+    let (mut records, mut unread) = (BTreeMap::new(), BTreeSet::new());
+    let topic = routes.relay.state_topic.get_ref();
+    crate::topics::Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
+        let key = key.unwrap_or_default();
+        for name in &names {
+            if key == record_key(name).as_bytes() {
+                match value.map(serde_json::from_slice).transpose().context("publication record")? {
+                    Some(record) => records.insert(name.clone(), record),
+                    None => records.remove(name),
+                };
+            } else if let Some(table) = record_table(name, key) {
+                let position: Option<Position> =
+                    value.map(serde_json::from_slice).transpose().context("snapshot record")?;
+                let table = (name.clone(), table.to_owned());
+                if position.is_some_and(|position| position.heals && !position.done) {
+                    unread.insert(table);
+                } else {
+                    unread.remove(&table);
+                }
+            }
+        }
+        Ok(())
+    })?;
+    Ok((records, unread))
 }

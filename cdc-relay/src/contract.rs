@@ -5,17 +5,20 @@
 //! * Whoever needs to know which columns leave, or what identifies a row, has it from `facts`.
 
 mod advice;
+pub mod existing;
 pub mod facts;
 pub mod fit;
 pub mod identity;
 pub mod literals;
 
-pub use self::advice::{Mismatch, is_sql, make_full};
+use std::collections::BTreeMap;
+
+pub use self::advice::{Fix, Mismatch, is_sql, make_full};
 use self::facts::{Facts, Question, ask};
 pub use self::fit::creation;
 use crate::catalog::Catalog;
 use crate::pgoutput::Relation;
-use crate::routes::{Routes, Source};
+use crate::routes::{Routes, Source, TableName};
 use crate::sql::{identifier, literal};
 use crate::state::Refusal;
 use crate::wire::{Session, WireError};
@@ -27,30 +30,43 @@ pub struct Checked {
     pub catalog: Catalog,
 }
 
+/// A contract, and whatever does not fit.
+#[derive(Debug)]
+pub struct Verdict {
+    pub checked: Checked,
+    pub mismatches: Vec<Mismatch>,
+}
+
+impl Verdict {
+    /// # Errors
+    /// Whatever does not fit, if anything does not.
+    pub fn held(self) -> Result<Checked, Refusal> {
+        if self.mismatches.is_empty() {
+            return Ok(self.checked);
+        }
+        let problems: Vec<String> = self.mismatches.iter().map(Mismatch::to_string).collect();
+        Err(Refusal::Contract(problems.join("; ")))
+    }
+}
+
+/// What a start is judged by: `run` refuses what does not fit, `doctor` lists it. `has_slot`: the publication had to be
+/// there before the slot. Without one, a publication that the relay will make is judged as if it existed.
+pub fn at_start(
+    session: &mut Session,
+    (routes, source): (&Routes, &Source),
+    has_slot: bool,
+) -> Result<Verdict, WireError> {
+    let facts = ask(session, &Question::of_source(source))?;
+    judge(session, (routes, source), (facts, has_slot))
+}
+
 /// Whether what is published can be told. `Ok(Err(_))` says what does not fit.
 pub fn check(
     session: &mut Session,
     routes: &Routes,
     source: &Source,
 ) -> Result<Result<Checked, Refusal>, WireError> {
-    let facts = ask(session, &Question::of_source(source))?;
-    if facts.publication.is_none() && facts.wal_level == "logical" {
-        return Ok(Err(missing(source, facts.version)));
-    }
-    judge(session, (routes, source), facts)
-}
-
-/// As `check`, where there is no slot yet: a publication that the relay will make is judged as if it existed.
-pub fn foresee(
-    session: &mut Session,
-    routes: &Routes,
-    source: &Source,
-) -> Result<Result<Checked, Refusal>, WireError> {
-    if !source.own_publication {
-        return check(session, routes, source);
-    }
-    let facts = ask(session, &Question::of_source(source))?;
-    judge(session, (routes, source), facts)
+    Ok(at_start(session, (routes, source), true)?.held())
 }
 
 /// As `check`, while it streams: a table without routes that is published meanwhile ends nothing.
@@ -64,32 +80,41 @@ pub fn still_fits(
         let found = (table.itself.schema.as_str(), table.itself.name.as_str());
         source.tables.iter().any(|routed| routed.qualified() == found)
     });
-    judge(session, (routes, source), facts)
+    Ok(judge(session, (routes, source), (facts, true))?.held())
 }
 
 fn judge(
     session: &mut Session,
     (routes, source): (&Routes, &Source),
-    facts: Facts,
-) -> Result<Result<Checked, Refusal>, WireError> {
+    (facts, has_slot): (Facts, bool),
+) -> Result<Verdict, WireError> {
     let mut relations: Vec<Relation> = facts.tables.iter().map(facts::Table::relation).collect();
     let mut catalog = Catalog::default();
     catalog.learn_keys(&facts);
     catalog.learn(session, &relations)?;
     relations.iter_mut().for_each(|relation| catalog.settle(relation));
-    let mut mismatches = fit::server(&facts);
-    mismatches.extend(fit::mismatches(routes, source, (&facts, &relations)));
+    let mut mismatches = fit::all((routes, source), (&facts, &relations), has_slot);
     mismatches.extend(literals::check(session, source)?);
-    if mismatches.is_empty() {
-        return Ok(Ok(Checked { facts, catalog }));
-    }
-    let problems: Vec<String> = mismatches.iter().map(Mismatch::to_string).collect();
-    Ok(Err(Refusal::Contract(problems.join("; "))))
+    Ok(Verdict { checked: Checked { facts, catalog }, mismatches })
 }
 
-fn missing(source: &Source, version: u32) -> Refusal {
-    let (name, sql) = (source.publication.get_ref(), creation(source, version));
-    Refusal::Contract(format!("publication {name} does not exist: create it before the slot, `{sql}`"))
+/// What the rows of tables with routes are named and ordered by.
+#[derive(Debug, Clone, Default)]
+pub struct Keys(BTreeMap<TableName, String>);
+
+impl Keys {
+    pub fn of(facts: &Facts, source: &Source) -> Keys {
+        let tables = facts.tables.iter().map(|table| (table.itself.table_name(), table.key_text()));
+        Keys(tables.filter(|(name, _)| source.table(name).is_some()).collect())
+    }
+
+    /// Which key is another one now, in words.
+    pub fn changed(&self, now: &Keys) -> Option<String> {
+        now.0.iter().find_map(|(table, key)| {
+            let was = self.0.get(table).filter(|was| *was != key)?;
+            Some(format!("the key of {table} was changed from {was} to {key}"))
+        })
+    }
 }
 
 /// Makes the publication that the routes leave to the relay, if it is missing, and only if the contract then holds:

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::routes::{Deletes, Source};
+use crate::sql;
 
 /// What a publication sends of the tables that a source has routes for, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,10 @@ pub struct Table {
     /// Its columns and what identifies its rows, as a hash: what the stream says too, if a row comes.
     #[serde(default)]
     pub shape: String,
+    /// Where its large values are stored: another place after every `alter table` that rewrites its rows. 0: none has any,
+    /// or an earlier release wrote this down.
+    #[serde(default)]
+    pub toast: u32,
     /// Why it is published; empty where everything is.
     pub members: Vec<Member>,
     /// All below it in its tree of partitions.
@@ -78,6 +83,9 @@ pub struct Part {
     pub name: String,
     /// The transaction that attached it.
     pub made: String,
+    /// As `Table::toast`.
+    #[serde(default)]
+    pub toast: u32,
 }
 
 /// What replaced something or took it away: a command of a transaction.
@@ -210,7 +218,8 @@ pub fn losses(before: &Coverage, after: &Coverage, source: &Source, replaced: &R
             }
             Some(now) => membership(table, now, replaced)
                 .or_else(|| moved(table, now))
-                .or_else(|| attached_again(table, now)),
+                .or_else(|| attached_again(table, now))
+                .or_else(|| unlogged(table, now)),
         });
     }
     losses
@@ -282,6 +291,27 @@ fn attached_again(was: &Table, now: &Table) -> Option<String> {
     };
     let part = now.parts.iter().find(again)?;
     Some(format!("{} was detached from {} and attached again", part.name, was.named()))
+}
+
+/// What may have been unlogged for a while, and so not in the WAL. That rewrites the rows, and leaves the columns as they
+/// are; to truncate, to cluster and to vacuum a table leaves its large values where they are. A table that the publication
+/// has by its name the server does not make unlogged; a part of it, it does.
+fn unlogged(was: &Table, now: &Table) -> Option<String> {
+    if was.shape != now.shape {
+        return None;
+    }
+    let itself = format!("table {}", sql::table(&was.schema, &was.name));
+    let moved = |was: u32, now: u32| was != 0 && now != 0 && was != now;
+    let by_name = was.members.iter().any(|member| member.of == itself);
+    let whole = (!by_name && moved(was.toast, now.toast)).then(|| was.named());
+    let mut parts = now
+        .parts
+        .iter()
+        .filter(|part| was.parts.iter().any(|old| old.oid == part.oid && moved(old.toast, part.toast)));
+    let name = whole.or_else(|| parts.next().map(|part| part.name.clone()))?;
+    Some(format!(
+        "{name} was rewritten by an `alter table` that left its columns as they were: it may have been unlogged for a while"
+    ))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ fn limited(member: Member, columns: Option<&[i32]>, filter: Option<&str>) -> Mem
 }
 
 fn part(oid: u32, made: &str) -> Part {
-    Part { oid, name: format!("part_{oid}"), made: made.to_owned() }
+    Part { oid, name: format!("part_{oid}"), made: made.to_owned(), toast: oid + 1000 }
 }
 
 fn table(name: &str, members: Vec<Member>) -> Table {
@@ -37,6 +37,7 @@ fn table(name: &str, members: Vec<Member>) -> Table {
         oid: 100,
         place: Some("5".to_owned()),
         shape: "s".to_owned(),
+        toast: 1100,
         members,
         parts: vec![part(201, "7"), part(202, "8")],
         detached: vec![203],
@@ -279,4 +280,39 @@ fn a_baseline_has_every_table_that_is_routed_by_its_name() {
     // A pattern may match none now; the contract says whether it may.
     let source = sourced("", "name = \"orders_*\"\ntopic = \"x\"");
     assert_eq!(others.lacks(&source), None);
+}
+
+#[test]
+fn a_table_whose_rows_were_rewritten_may_have_been_unlogged_if_the_server_would_let_it() {
+    let by_schema = || {
+        let mut coverage = one(vec![Member { of: "schema public".to_owned(), ..member(11, "10") }]);
+        coverage.tables[0].place = Some("5".to_owned());
+        coverage
+    };
+    let with = |mut coverage: Coverage, change: fn(&mut Table)| {
+        change(&mut coverage.tables[0]);
+        coverage
+    };
+    let everything = || coverage(vec![table("t", vec![])]);
+    for before in [by_schema(), everything()] {
+        let rewritten = with(before.clone(), |table| table.toast = 2100);
+        assert!(said(&before, &rewritten, &[]).contains("public.t was rewritten"));
+        let part = with(before.clone(), |table| table.parts[1].toast = 2202);
+        assert!(said(&before, &part, &[]).contains("part_202 was rewritten"));
+        for change in [
+            |table: &mut Table| (table.toast, table.shape) = (2100, "other".to_owned()),
+            |table: &mut Table| table.toast = 0,
+            |table: &mut Table| table.parts[0].toast = 0,
+        ] {
+            assert_eq!(said(&before, &with(before.clone(), change), &[]), "");
+        }
+        // An earlier release did not write it down.
+        let earlier = with(before.clone(), |table| table.toast = 0);
+        assert_eq!(said(&earlier, &rewritten, &[]), "");
+    }
+    let by_name = one(vec![member(11, "10")]);
+    assert_eq!(said(&by_name, &with(by_name.clone(), |table| table.toast = 2100), &[]), "");
+    assert!(
+        said(&by_name, &with(by_name.clone(), |table| table.parts[0].toast = 2201), &[]).contains("part_201")
+    );
 }

@@ -3,9 +3,9 @@
 //!
 //! * It looks on a connection of its own, so that it acts even when the stream stands still or is refused.
 //! * Only the relay's own publication is altered, never one that the routes name.
+//! * A standby leaves it to the relay that streams.
 //! * The session ends with it: the contract that it was started with is broken.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -13,11 +13,12 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::{Client, Statement};
 use tokio_util::sync::CancellationToken;
 
-use crate::acks::Acks;
 use crate::contract::facts::{Question, ask_prepared, prepare};
 use crate::contract::{Withdrawal, log_withdrawn, withdrawals};
 use crate::database::Database;
 use crate::routes::Source;
+use crate::source::Wiring;
+use crate::status::State;
 
 /// An application's updates are refused for at most so long.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -25,18 +26,22 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Runs until `shutdown`. A database that does not answer is asked again: nobody updates it meanwhile either.
-pub async fn watch(database: Database, source: Arc<Source>, acks: Arc<Acks>, shutdown: CancellationToken) {
-    if source.own_publication {
-        let _stopped = shutdown.run_until_cancelled(keep_looking(&database, &source, &acks)).await;
+pub async fn watch(wiring: Wiring, shutdown: CancellationToken) {
+    if wiring.source.own_publication {
+        let _stopped = shutdown.run_until_cancelled(keep_looking(&wiring)).await;
     }
 }
 
-async fn keep_looking(database: &Database, source: &Source, acks: &Acks) {
+async fn keep_looking(Wiring { database, source, acks, status, .. }: &Wiring) {
     let (mut connection, mut failing) = (None, false);
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        // Then the relay that streams looks.
+        if status.get() == State::Standby {
+            continue;
+        }
         let looked = timeout(ANSWER_TIMEOUT, look((database, source), &mut connection)).await;
         match looked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
             Ok(None) => failing = false,

@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use crate::contract::existing;
 use crate::contract::facts::{self, Question, ask, ask_again};
 use crate::database::Database;
 use crate::inspect::text;
@@ -22,6 +23,8 @@ pub struct Table {
     pub relation: Relation,
     /// The columns that identify a row, in the order of their index. Empty: there are none, or not all are published.
     pub key: Vec<Key>,
+    /// As far as it names and orders rows: `(owner text, id bigint)`.
+    pub key_text: String,
     /// The publication's row filter, as SQL.
     pub filter: Option<String>,
     pub partitioned: bool,
@@ -139,23 +142,15 @@ impl From<&facts::Table> for Table {
             let index = sent.iter().position(|column| column.name == *name)?;
             Some(Key { index, kind: sent.get(index)?.kind.clone() })
         };
-        let (name, role) = (found.qualified(), identifier(&found.role));
-        let unreadable = if !found.selectable {
-            let table = sql::table(&found.itself.schema, &found.itself.name);
-            Some(format!("role {role} may not read {name}: `grant select on {table} to {role}`"))
-        } else if found.hidden {
-            Some(format!("row security hides rows of {name}: `alter role {role} bypassrls`"))
-        } else {
-            None
-        };
         Table {
             // A query answers whole rows; its key is marked.
             relation: Relation { identity: b'd', ..found.relation() },
             key: found.key().iter().filter_map(key).collect(),
+            key_text: found.key_text(),
             filter: found.filter.clone(),
             partitioned: found.is_partitioned(),
             estimate: u64::try_from(found.estimate).ok(),
-            unreadable,
+            unreadable: existing::unreadable(found).map(|mismatch| mismatch.to_string()),
         }
     }
 }
@@ -218,6 +213,7 @@ mod tests {
                 columns,
             },
             key: vec![Key { index: 2, kind: "text".into() }, Key { index: 0, kind: "bigint".into() }],
+            key_text: "(owner text, id bigint)".into(),
             filter: None,
             partitioned: false,
             estimate: None,

@@ -83,12 +83,7 @@ pub async fn run(
             wiring.metrics.clone(),
             shutdown.child_token(),
         ));
-        tokio::spawn(guard::watch(
-            wiring.database.clone(),
-            Arc::clone(&wiring.source),
-            Arc::clone(&wiring.acks),
-            shutdown.child_token(),
-        ));
+        tokio::spawn(guard::watch(wiring.clone(), shutdown.child_token()));
         statuses.push(wiring.status.clone());
         stops.push(Arc::clone(&wiring.acks));
         let thread = std::thread::Builder::new().name(format!("source {}", source.name.get_ref()));

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use backon::BackoffBuilder;
 
 use self::hear::write_key;
-pub use self::position::{Position, problems, record_key, record_table};
+pub use self::position::{Position, record_key, record_table};
 use self::reader::{Answer, Ask, Chunk, Reader};
 use self::window::Window;
 use crate::database::Database;
@@ -113,11 +113,13 @@ pub fn begin(
         let name = table.name();
         let key: Vec<String> = table.key_columns().map(str::to_owned).collect();
         let fits = |position: &Position| {
-            position.system_id == cluster.system_id && (position.done || position.key == key)
+            let same = position.key == key && [&table.key_text, ""].contains(&position.key_text.as_str());
+            position.system_id == cluster.system_id && (position.done || same)
         };
         let heals = known.as_ref().is_some_and(|position| position.heals);
         let anew = || Position::beginning(&table, &cluster.system_id, heals);
-        let position = known.filter(fits).unwrap_or_else(anew);
+        let mut position = known.filter(fits).unwrap_or_else(anew);
+        position.key_text.clone_from(&table.key_text);
         let series = metrics.snapshot(&name);
         series.passed.set(position.rows as i64);
         series.estimate.set(table.estimate.map_or(-1, |rows| rows as i64));
@@ -236,9 +238,11 @@ impl Snapshots {
         // The stream, which may be far behind, has told more of what the chunk sees since it was read. Where the publication
         // left something out, the chunk's row may be newer than all that the stream has of it.
         self.window.forget(&chunk.visible);
-        // First: by another key than the stream's now, no window would ever hold.
-        if !chunk.table.key_columns().eq(course.position.key.iter().map(String::as_str)) {
-            bail!("the key of {} was changed", course.table.name());
+        // First: by another key than the stream's now, no window would ever hold, and in another order rows would be
+        // left out.
+        if chunk.table.key_text != course.table.key_text {
+            let (table, was, now) = (course.table.name(), &course.table.key_text, &chunk.table.key_text);
+            bail!("the key of {table} was changed from {was} to {now}: its rows are read anew");
         }
         if !self.window.is_open() {
             tracing::debug!(

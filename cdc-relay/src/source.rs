@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 use crate::acks::Acks;
 use crate::clients::{Clients, Recalled, pause};
 use crate::contract::facts::Facts;
-use crate::contract::{self, Checked};
+use crate::contract::{self, Checked, Keys};
 use crate::coverage::record::{Break, Record};
 use crate::database::Database;
 use crate::inspect;
@@ -36,6 +36,8 @@ use crate::wire::{Session, WireError};
 
 /// A standby looks so often whether the slot is free.
 const STANDBY: Duration = Duration::from_millis(500);
+/// It asks so often whether it could stream.
+const STANDBY_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// A refused source looks so often whether it was put right.
 const REFUSED: Duration = Duration::from_secs(5);
 /// The longest pause between two attempts, before jitter doubles it at most. A database that is back must not
@@ -61,6 +63,8 @@ enum Trouble {
     Refused(Refusal),
     /// Another relay has the slot.
     Standby,
+    /// Another relay had the slot for some while, or has it no more: time to look at everything anew.
+    Turn,
     /// Try again later.
     Failed(anyhow::Error),
 }
@@ -100,6 +104,8 @@ struct Life {
     broken: Option<Refusal>,
     /// A break that the state topic did not take.
     unwritten: Option<Break>,
+    /// What the session names rows by.
+    keys: Keys,
     /// Whether sessions end at a change that the server cannot decode.
     stuck: Stuck,
 }
@@ -115,6 +121,7 @@ pub fn run(wiring: Wiring) {
         fingerprint: wiring.source.fingerprint(),
         broken: None,
         unwritten: None,
+        keys: Keys::default(),
         stuck: Stuck::default(),
         given: Arc::clone(&wiring),
         new_tables: BTreeSet::new(),
@@ -134,6 +141,7 @@ pub fn run(wiring: Wiring) {
         let (state, rest) = match life.attempt() {
             Ok(()) => break,
             Err(Trouble::Standby) => (State::Standby, STANDBY),
+            Err(Trouble::Turn) => (State::Standby, Duration::ZERO),
             Err(Trouble::Refused(refusal)) => (State::Refused(life.refused(refusal)), REFUSED),
             Err(Trouble::Failed(error)) => {
                 // A session that read something was a good one: the next may come at once.
@@ -169,12 +177,14 @@ impl Life {
         let (cluster, database) = inspect::cluster(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
         let Checked { facts, catalog } = self.contract(&mut session, slot.is_some())?;
-        let mut tables = self.existing(&facts)?;
+        let mut tables = self.existing(&facts);
+        self.keys = Keys::of(&facts, &self.wiring.source);
         // Topics are made only for a contract that holds; and before a standby waits, so that it has all but the slot.
         self.clients.connect()?;
         self.clients.teller()?.set_catalog(catalog);
         if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
-            return Err(Trouble::Standby);
+            drop(session);
+            return Err(self.stand_by(&slot_name)?);
         }
         let Recalled { memory, mut positions, publication, end } = self.clients.recall(0)?;
         self.clients.recall_halted()?;
@@ -228,21 +238,32 @@ impl Life {
         Ok(slot.and_then(|slot| slot.confirmed).unwrap_or_default())
     }
 
+    /// Asks nothing but whether the slot is free, on a session of its own, until it is or everything is to be asked again.
+    fn stand_by(&self, slot_name: &str) -> Result<Trouble, Trouble> {
+        self.wiring.status.set(State::Standby);
+        let mut session = Session::connect_to_read(&self.wiring.database)?;
+        let until = Instant::now() + STANDBY_CHECK_INTERVAL;
+        while !self.wiring.acks.stopping() && Instant::now() < until {
+            pause(&self.wiring, STANDBY);
+            let slot = inspect::slot(&mut session, slot_name)?;
+            if slot.is_none_or(|slot| slot.active_pid.is_none()) {
+                break;
+            }
+        }
+        Ok(Trouble::Turn)
+    }
+
     /// Checks the contract, before anything is made. A publication of the relay's own that harms stops doing so first.
     fn contract(&self, session: &mut Session, has_slot: bool) -> Result<Checked, Trouble> {
         let Wiring { routes, source, .. } = &*self.wiring;
         contract::withdraw_harmful(session, source)?;
-        let check = if has_slot { contract::check } else { contract::foresee };
-        Ok(check(session, routes, source)??)
+        Ok(contract::at_start(session, (routes, source), has_slot)?.held()?)
     }
 
-    /// The tables whose existing rows are to be told; refuses those that cannot be read in chunks.
-    fn existing(&self, facts: &Facts) -> Result<Vec<Table>, Refusal> {
+    /// The tables whose existing rows are to be told.
+    fn existing(&self, facts: &Facts) -> Vec<Table> {
         let asked = self.wiring.source.tables.iter().filter(|table| table.snapshot);
-        let tables: Vec<Table> =
-            asked.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect();
-        let problems = snapshot::problems(tables.iter(), facts.version);
-        if problems.is_empty() { Ok(tables) } else { Err(Refusal::Contract(problems.join("; "))) }
+        asked.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect()
     }
 
     /// The tables that are read again because the publication left something out, and that `existing` does not have.
@@ -265,7 +286,8 @@ impl Life {
         self.wiring.metrics.sessions.inc();
         let relay = &self.wiring.routes.relay;
         let (acknowledged, doubt) = (memory.acknowledged, self.stuck.doubt());
-        let watch = Watch::begin(&self.wiring, record.coverage.clone(), memory.acknowledged);
+        let seen = (record.coverage.clone(), self.keys.clone());
+        let watch = Watch::begin(&self.wiring, seen, memory.acknowledged);
         let origin = Origin {
             memory,
             begin,

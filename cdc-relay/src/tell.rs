@@ -165,7 +165,8 @@ impl Teller {
     /// The server announces a table's columns: once per session and table, and after every change. What the catalog
     /// has to say of something new is asked on a session of its own.
     pub fn relation(&mut self, relation: &Relation) -> Result<()> {
-        let plan = self.plan_as_was(relation)?;
+        let announced = self.catalog.announced(&self.database, relation)?;
+        let plan = Plan::compile(&self.routes, &self.source, &announced);
         if plan.without_topic && !self.routes.lists_topics {
             return Err(NewTable(relation.table_name()).into());
         }

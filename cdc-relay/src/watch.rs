@@ -4,24 +4,27 @@
 //! * Each look is a transaction that stays open until the next: its snapshot still sees what was replaced meanwhile, and
 //!   so by which transaction.
 //! * A look that fails is made up for: the next one compares with the last that did not.
+//! * Whether the routes still fit is asked beside the looks (`fit`), which do not wait for it.
+
+mod fit;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Error, Result, anyhow};
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::contract;
+use self::fit::Fit;
+use crate::contract::Keys;
 use crate::coverage::record::Break;
 use crate::coverage::{Command, Coverage, Replaced, look, losses};
 use crate::lsn::Lsn;
 use crate::source::Wiring;
 use crate::state::Refusal;
-use crate::wire::Session;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// An answer that takes longer is none.
@@ -32,6 +35,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 pub enum Notice {
     /// More is sent of tables with routes, or under another form: go on, and keep this.
     Changed(Coverage),
+    /// Rows have another key than the session names them by, which is in the text: a new session has to begin.
+    Rekeyed(String),
     Refused(Refusal),
 }
 
@@ -51,8 +56,8 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// `coverage`: what the session begins with; `vouched`: up to where it surely was in force.
-    pub fn begin(wiring: &Arc<Wiring>, coverage: Coverage, vouched: Lsn) -> Watch {
+    /// `coverage` and `keys`: what the session begins with; `vouched`: up to where the coverage surely was in force.
+    pub fn begin(wiring: &Arc<Wiring>, (coverage, keys): (Coverage, Keys), vouched: Lsn) -> Watch {
         let shared = Arc::new(Shared::default());
         shared.vouched.store(vouched.0, Ordering::Release);
         let looker = Looker {
@@ -62,7 +67,7 @@ impl Watch {
             open: None,
             looked_at: vouched,
         };
-        let task = wiring.runtime.spawn(looker.run()).abort_handle();
+        let task = wiring.runtime.spawn(looker.run(Fit::new(wiring, keys))).abort_handle();
         Watch { shared, task }
     }
 
@@ -116,34 +121,35 @@ struct Looker {
 }
 
 impl Looker {
-    async fn run(mut self) {
+    async fn run(mut self, mut fit: Fit) {
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
+        let mut outage = Outage::new(&self.wiring, "the publication cannot be watched");
         loop {
-            ticks.tick().await;
-            let looked = timeout(ANSWER_TIMEOUT, self.look()).await;
-            let source = self.wiring.source.name.get_ref();
-            match looked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
-                Ok(None) if failing => {
-                    tracing::info!(source, "the publication can be watched again");
-                    failing = false;
-                }
-                Ok(None) => {}
-                Ok(Some(refusal)) => return self.notify(Notice::Refused(refusal)),
-                Err(error) => {
-                    self.open = None;
-                    if !failing {
-                        tracing::warn!(source, "the publication cannot be watched: {error:#}");
+            tokio::select! {
+                notice = fit.answer() => {
+                    if let Some(notice) = notice {
+                        return self.notify(notice);
                     }
-                    failing = true;
+                }
+                _ = ticks.tick() => {
+                    let looked = timeout(ANSWER_TIMEOUT, self.look(&mut fit)).await;
+                    match looked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
+                        Ok(None) => outage.is_over(),
+                        Ok(Some(refusal)) => return self.notify(Notice::Refused(refusal)),
+                        Err(error) => {
+                            self.open = None;
+                            outage.goes_on(&error);
+                        }
+                    }
+                    fit.ask();
                 }
             }
         }
     }
 
     /// One look. `Some`: why the stream must not go on.
-    async fn look(&mut self) -> Result<Option<Refusal>> {
+    async fn look(&mut self, fit: &mut Fit) -> Result<Option<Refusal>> {
         let publication = self.wiring.source.publication.get_ref().clone();
         let (open, replaced) = match self.open.take() {
             Some(open) => {
@@ -162,7 +168,7 @@ impl Looker {
             return Ok(None);
         }
         let found = answer(&open.client, &look::question(open.version, &publication)).await?;
-        let refusal = self.judge(look::read(&found, &self.wiring.source)?, &replaced).await?;
+        let refusal = self.judge(look::read(&found, &self.wiring.source)?, &replaced, fit);
         if refusal.is_none() {
             self.vouch(here);
         }
@@ -184,27 +190,26 @@ impl Looker {
         self.looked_at = here;
     }
 
-    async fn judge(&mut self, found: Coverage, replaced: &Replaced) -> Result<Option<Refusal>> {
+    fn judge(&mut self, found: Coverage, replaced: &Replaced, fit: &mut Fit) -> Option<Refusal> {
         let source = &self.wiring.source;
         let losses = losses(&self.coverage, &found, source, replaced);
         if !losses.is_empty() {
             let since = Lsn(self.shared.vouched.load(Ordering::Acquire));
-            return Ok(Some(Refusal::Broken(Break { what: losses.join("; "), since })));
+            return Some(Refusal::Broken(Break { what: losses.join("; "), since }));
         }
         for part in found.detached_since(&self.coverage) {
             let source = source.name.get_ref();
             tracing::warn!(source, "partition {part} is gone: what is written to it from now on is not sent");
         }
-        let reshaped = self.coverage.reshaped(&found, source);
-        let found = found.after(&self.coverage);
-        if reshaped && let Some(refusal) = unfit(&self.wiring).await? {
-            return Ok(Some(refusal));
+        if self.coverage.reshaped(&found, source) {
+            fit.doubt();
         }
+        let found = found.after(&self.coverage);
         if found != self.coverage {
             self.coverage.clone_from(&found);
             self.notify(Notice::Changed(found));
         }
-        Ok(None)
+        None
     }
 
     fn notify(&self, notice: Notice) {
@@ -249,12 +254,29 @@ async fn replaced(client: &Client, publication: &str) -> Result<Replaced> {
     Ok(Replaced(messages.iter().filter_map(entry).collect()))
 }
 
-/// Why the routes do not fit the tables any more.
-async fn unfit(wiring: &Arc<Wiring>) -> Result<Option<Refusal>> {
-    let wiring = Arc::clone(wiring);
-    let check = move || {
-        let mut session = Session::connect_to_read(&wiring.database)?;
-        contract::still_fits(&mut session, &wiring.routes, &wiring.source)
-    };
-    Ok(tokio::task::spawn_blocking(check).await.context("the check ended")??.err())
+/// Logs when something fails, and when it does not any more; not each time.
+struct Outage {
+    source: String,
+    what: &'static str,
+    lasts: bool,
+}
+
+impl Outage {
+    fn new(wiring: &Wiring, what: &'static str) -> Outage {
+        Outage { source: wiring.source.name.get_ref().clone(), what, lasts: false }
+    }
+
+    fn goes_on(&mut self, error: &Error) {
+        if !self.lasts {
+            tracing::warn!(source = self.source, "{}: {error:#}", self.what);
+        }
+        self.lasts = true;
+    }
+
+    fn is_over(&mut self) {
+        if self.lasts {
+            tracing::info!(source = self.source, "no longer so: {}", self.what);
+        }
+        self.lasts = false;
+    }
 }

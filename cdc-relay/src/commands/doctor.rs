@@ -13,26 +13,28 @@ mod queues;
 mod report;
 mod server;
 pub mod slot;
+mod start;
 mod tables;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
-use clap::Args;
-use tokio_postgres::Client;
-
 use self::facts::Facts;
 use self::finding::{Finding, Severity};
 use self::report::{Report, Section};
+use self::start::{Judged, Remembered};
 use self::tables::Contract;
 use super::{Ending, Failure, Outcome, block_on, print, terminal};
 use crate::config::{JsonArgs, RoutesArgs};
+use crate::contract::facts::ask_client;
 use crate::contract::literals;
+use crate::coverage::record::Record;
 use crate::database::Database;
 use crate::routes::{Routes, Source};
 use crate::state::Memory;
 use crate::wire::Session;
+use anyhow::{Context, Result};
+use clap::Args;
 
 /// Checks whether anything would be lost, and prints the fix for each finding. Changes nothing.
 ///
@@ -100,7 +102,7 @@ pub fn execute(options: &Options) -> Outcome {
 /// One database, without routes.
 async fn one(database: &Database, publication: Option<&str>, slot: Option<&str>) -> Result<Report> {
     let contract = Contract { publication, routed: None };
-    let findings = postgres(database, &contract, slot, None).await?;
+    let findings = looked(database, &contract, slot).await?;
     let section = Section { name: "database".to_owned(), place: database.to_string(), findings };
     let mut left = Vec::new();
     if slot.is_none() {
@@ -112,16 +114,19 @@ async fn one(database: &Database, publication: Option<&str>, slot: Option<&str>)
 
 /// Everything that the routes file names.
 async fn all(routes: &Routes, options: &Options) -> Result<Report> {
-    let (mut sections, mut left, mut memories) = (Vec::new(), Vec::new(), None);
-    sinks(routes, options, (&mut sections, &mut left, &mut memories)).await?;
+    let (mut sections, mut left, mut states) = (Vec::new(), Vec::new(), None);
+    sinks(routes, options, (&mut sections, &mut left, &mut states)).await?;
     let mut databases = Vec::new();
     for source in &routes.sources {
         let name = source.name.get_ref();
         let database: Database =
             source.url.get_ref().parse().with_context(|| format!("`url` of source {name}"))?;
         let key = format!("{name}/{}", source.slot.get_ref());
-        let memory = memories.as_ref().map(|memories: &BTreeMap<String, Memory>| memories.get(&key));
-        let findings = source_findings(&database, (routes, source), memory).await?;
+        let remembered = states.as_ref().map(|(memories, records): &States| Remembered {
+            memory: memories.get(&key),
+            record: records.get(&key),
+        });
+        let findings = source_findings(&database, (routes, source), remembered).await?;
         databases.push(Section { name: format!("source {name}"), place: database.to_string(), findings });
     }
     databases.append(&mut sections);
@@ -132,50 +137,40 @@ async fn all(routes: &Routes, options: &Options) -> Result<Report> {
 async fn source_findings(
     database: &Database,
     (routes, source): (&Routes, &Source),
-    memory: Option<Option<&Memory>>,
+    remembered: Option<Remembered<'_>>,
 ) -> Result<Vec<Finding>> {
     let client = database.connect().await?;
     let (resolved, mut findings) = patterns::resolved(&client, (routes, source)).await?;
     let source = resolved.source(source.name.get_ref()).unwrap_or(source);
     let contract =
         Contract { publication: Some(source.publication.get_ref()), routed: Some((&resolved, source)) };
-    findings.extend(looked(&client, &contract, Some(source.slot.get_ref()), memory).await?);
-    findings.extend(literal_findings(database, source).await?);
+    let Judged { verdict, coverage } = start::judge(database, &resolved, source).await?;
+    let facts = facts::gather(&client, (verdict.checked.facts, verdict.mismatches)).await?;
+    let memory = remembered.map(|remembered| remembered.memory);
+    findings.extend(check(&facts, &contract, Some(source.slot.get_ref()), memory));
+    findings
+        .extend(remembered.and_then(|remembered| start::coverage(&facts, source, (remembered, &coverage))));
+    findings.extend(spelling_findings(database, source).await?);
     Ok(findings)
 }
 
-/// What the routes compare with what no row will ever be. Asked by the relay's own session, whose settings decide how
-/// values are printed.
-async fn literal_findings(database: &Database, source: &Source) -> Result<Vec<Finding>> {
+/// Literals of the routes that match one spelling of a value only. Asked by the relay's own session, whose settings decide
+/// how values are printed.
+async fn spelling_findings(database: &Database, source: &Source) -> Result<Vec<Finding>> {
     let (database, source) = (database.clone(), source.clone());
-    let ask = move || {
-        let mut session = Session::connect_to_read(&database)?;
-        literals::check(&mut session, &source)
-            .and_then(|found| Ok((found, literals::spellings(&mut session, &source)?)))
-    };
-    let (never, several) = tokio::task::spawn_blocking(ask).await.context("asking what literals are")??;
-    let doubts =
-        several.iter().map(Finding::of).map(|finding| Finding { severity: Severity::Warning, ..finding });
-    Ok(never.iter().map(Finding::of).chain(doubts).collect())
+    let ask = move || literals::spellings(&mut Session::connect_to_read(&database)?, &source);
+    let several = tokio::task::spawn_blocking(ask).await.context("asking what literals are")??;
+    let doubt = |mismatch| Finding { severity: Severity::Warning, ..Finding::of(mismatch) };
+    Ok(several.iter().map(doubt).collect())
 }
 
-async fn postgres(
-    database: &Database,
-    contract: &Contract<'_>,
-    slot: Option<&str>,
-    memory: Option<Option<&Memory>>,
-) -> Result<Vec<Finding>> {
-    looked(&database.connect().await?, contract, slot, memory).await
-}
-
-async fn looked(
-    client: &Client,
-    contract: &Contract<'_>,
-    slot: Option<&str>,
-    memory: Option<Option<&Memory>>,
-) -> Result<Vec<Finding>> {
-    let facts = facts::gather(client, &contract.question()).await?;
-    Ok(check(&facts, contract, slot, memory))
+/// Without routes.
+async fn looked(database: &Database, contract: &Contract<'_>, slot: Option<&str>) -> Result<Vec<Finding>> {
+    let client = database.connect().await?;
+    let found = ask_client(&client, &contract.question()).await?;
+    let harms = tables::harms(&found);
+    let facts = facts::gather(&client, (found, harms)).await?;
+    Ok(check(&facts, contract, slot, None))
 }
 
 /// Every check of a database. Pure.
@@ -191,7 +186,12 @@ fn check(
     findings.extend(limits::limits(facts, found));
     findings.extend(slot::failover(facts, slot));
     findings.extend(tables::publication(facts, contract, exists));
-    findings.extend(tables::tables(facts, contract));
+    // Of the server itself, `server` knows what puts it right.
+    let said: Vec<&str> =
+        findings.iter().filter(|f| f.severity > Severity::Warning).map(|f| f.check).collect();
+    let more = tables::tables(facts, contract);
+    findings
+        .extend(more.into_iter().filter(|f| !(f.check.starts_with("server.") && said.contains(&f.check))));
     if let Some(name) = slot {
         let source = contract.routed.map(|(_, source)| source.name.get_ref().as_str());
         findings.extend(slot::slot(facts, name, memory));
@@ -202,18 +202,20 @@ fn check(
     findings
 }
 
-type Found<'a> = (&'a mut Vec<Section>, &'a mut Vec<String>, &'a mut Option<BTreeMap<String, Memory>>);
+/// What the state topic remembers, and of publications, by `source/slot`.
+type States = (BTreeMap<String, Memory>, BTreeMap<String, Record>);
+type Found<'a> = (&'a mut Vec<Section>, &'a mut Vec<String>, &'a mut Option<States>);
 
 #[cfg(feature = "sinks")]
-async fn sinks(routes: &Routes, options: &Options, (sections, left, memories): Found<'_>) -> Result<()> {
+async fn sinks(routes: &Routes, options: &Options, (sections, left, states): Found<'_>) -> Result<()> {
     match &options.kafka_brokers {
         None => left.push("Kafka, and what the relay remembers there (KAFKA_BROKERS is not set)".to_owned()),
         Some(servers) => {
             let facts = brokers::ask(servers, routes).await?;
             if facts.topics.contains_key(routes.relay.state_topic.get_ref()) {
-                *memories = Some(super::memories(servers, routes)?);
+                *states = Some((super::memories(servers, routes)?, super::records(servers, routes)?.0));
             } else {
-                *memories = Some(BTreeMap::new());
+                *states = Some((BTreeMap::new(), BTreeMap::new()));
             }
             let findings = brokers::check(&facts, routes);
             sections.push(Section { name: "kafka".to_owned(), place: servers.clone(), findings });

@@ -16,15 +16,41 @@ pub struct Mismatch {
     pub found: String,
     pub why: String,
     /// One of them suffices.
-    pub fixes: Vec<String>,
+    pub fixes: Vec<Fix>,
     /// Streaming on would lose changes.
     pub loses: bool,
+    /// The source has streamed before, perhaps.
+    pub streamed: bool,
 }
+
+/// Something that puts a mismatch right.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fix {
+    /// A statement or a sentence.
+    pub text: String,
+    sends: Sends,
+}
+
+/// What a fix does to what is sent of tables that were sent before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sends {
+    /// What was sent.
+    TheSame,
+    /// More than before, as the stream sees if it is there; else nobody knows what was sent in between.
+    More,
+    /// A table, whose changes were not sent until then.
+    Again,
+}
+
+const MORE: &str = "and then `cdc-relay reconcile`, unless a relay streams at that moment, with the routes of before: what \
+                    a publication left out while nobody read it cannot be known";
+const AGAIN: &str = "and then `cdc-relay reconcile`, if the table was streamed before: what was written to it until then is \
+                     not sent";
 
 impl Mismatch {
     pub fn new(check: &'static str, subject: impl Into<String>, found: impl Into<String>) -> Mismatch {
         let (subject, found, why) = (subject.into(), found.into(), String::new());
-        Mismatch { check, subject, found, why, fixes: Vec::new(), loses: false }
+        Mismatch { check, subject, found, why, fixes: Vec::new(), loses: false, streamed: false }
     }
 
     pub fn loses(mut self) -> Mismatch {
@@ -37,9 +63,32 @@ impl Mismatch {
         self
     }
 
-    pub fn fix(mut self, fix: impl Into<String>) -> Mismatch {
-        self.fixes.push(fix.into());
+    pub fn fix(self, fix: impl Into<String>) -> Mismatch {
+        self.fixed(fix, Sends::TheSame)
+    }
+
+    /// A statement that alters what a publication sends of its tables, or makes the publication.
+    pub fn fix_of_publication(self, fix: impl Into<String>) -> Mismatch {
+        self.fixed(fix, Sends::More)
+    }
+
+    /// A statement after which a table is sent that was not.
+    pub fn fix_of_table(self, fix: impl Into<String>) -> Mismatch {
+        self.fixed(fix, Sends::Again)
+    }
+
+    fn fixed(mut self, fix: impl Into<String>, sends: Sends) -> Mismatch {
+        self.fixes.push(Fix { text: fix.into(), sends });
         self
+    }
+
+    /// What has to follow a fix so that the source streams without a gap.
+    pub fn afterwards(&self, fix: &Fix) -> Option<&'static str> {
+        match fix.sends {
+            Sends::More if self.streamed => Some(MORE),
+            Sends::Again if self.streamed => Some(AGAIN),
+            Sends::TheSame | Sends::More | Sends::Again => None,
+        }
     }
 }
 
@@ -51,7 +100,15 @@ impl fmt::Display for Mismatch {
         }
         for (index, fix) in self.fixes.iter().enumerate() {
             f.write_str(if index == 0 { ": " } else { ", or " })?;
-            if is_sql(fix) { write!(f, "`{fix}`")? } else { f.write_str(fix)? }
+            let text = &fix.text;
+            if is_sql(text) {
+                write!(f, "`{text}`")?;
+            } else {
+                f.write_str(text)?;
+            }
+            if let Some(afterwards) = self.afterwards(fix) {
+                write!(f, " ({afterwards})")?;
+            }
         }
         Ok(())
     }
@@ -59,7 +116,7 @@ impl fmt::Display for Mismatch {
 
 /// Whether a fix is a statement to run, rather than a sentence.
 pub fn is_sql(fix: &str) -> bool {
-    ["alter ", "begin;", "create ", "drop "].iter().any(|start| fix.starts_with(start))
+    ["alter ", "begin;", "create ", "drop ", "grant "].iter().any(|start| fix.starts_with(start))
 }
 
 /// A table in SQL.
@@ -77,9 +134,11 @@ fn harm(facts: &Facts, table: &Table, (member, harm): (&Member, &Harm)) -> Misma
     let check = if matches!(harm, Harm::Filter(_)) { "table.row_filter" } else { "table.identity" };
     let why = "the server refuses its updates and deletes while they are published";
     let mut mismatch = Mismatch::new(check, member.qualified(), found(member, harm)).why(why);
-    mismatch.fixes = fixes(Publishing::of(facts), table, (member, harm));
-    if let Some(publication) = &facts.publication {
-        mismatch.fixes.extend(in_publication(publication, table, harm));
+    for fix in fixes(Publishing::of(facts), table, (member, harm)) {
+        mismatch = mismatch.fix(fix);
+    }
+    for fix in facts.publication.iter().flat_map(|publication| in_publication(publication, table, harm)) {
+        mismatch = mismatch.fix_of_publication(fix);
     }
     mismatch
 }

@@ -4,6 +4,7 @@
 //! * Column lists, row filters, generated columns and partitions are the server's answer, never a guess by its version.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use anyhow::Context;
 use serde::Deserialize;
@@ -175,9 +176,19 @@ pub struct Column {
     /// As a cast names it that cuts nothing off: `bpchar`, not `character`.
     #[serde(rename = "type")]
     pub kind: String,
+    /// Of text, where it is not the type's own: what decides the order of rows.
+    #[serde(default)]
+    pub collation: Option<String>,
     /// Its values may be stored outside the row.
     pub large: bool,
     pub published: bool,
+}
+
+impl fmt::Display for Column {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.kind)?;
+        self.collation.iter().try_for_each(|collation| write!(f, " collate {collation}"))
+    }
 }
 
 /// A table that was asked for by name.
@@ -246,6 +257,13 @@ impl Table {
         let index = if itself.identity == 'i' { itself.key.as_ref() } else { None };
         let key = index.or(itself.primary_key.as_ref()).map_or(&[][..], Vec::as_slice);
         if key.iter().all(|name| self.sends(name)) { key } else { &[] }
+    }
+
+    /// The key as far as it names and orders rows: `(owner text, id bigint)`.
+    pub fn key_text(&self) -> String {
+        let columns =
+            self.key().iter().filter_map(|name| self.columns.iter().find(|column| column.name == *name));
+        format!("({})", columns.map(Column::to_string).collect::<Vec<_>>().join(", "))
     }
 
     /// The table as the stream announces it, with its key marked.

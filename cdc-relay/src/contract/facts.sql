@@ -152,7 +152,14 @@ select jsonb_build_object(
                 from identities i where i.of = t.oid and not i.top),
             'columns', (
                 select coalesce(jsonb_agg(jsonb_build_object('name', a.attname, 'type_oid', a.atttypid::int8,
-                    'type', pg_catalog.format_type(a.atttypid, -1), 'large', a.attlen = -1 and a.attstorage <> 'p',
+                    'type', pg_catalog.format_type(a.atttypid, -1),
+                    'collation', (
+                        select format('%I.%I', cn.nspname, co.collname)
+                        from pg_catalog.pg_collation co
+                        join pg_catalog.pg_namespace cn on cn.oid = co.collnamespace
+                        join pg_catalog.pg_type ct on ct.oid = a.atttypid
+                        where co.oid = a.attcollation and ct.typcollation <> a.attcollation),
+                    'large', a.attlen = -1 and a.attstorage <> 'p',
                     -- Before 18 no generated column leaves, though the view of 15 lists them.
                     'published', case
                         when a.attgenerated <> '' and current_setting('server_version_num')::int < 180000 then false

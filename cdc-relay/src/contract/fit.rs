@@ -6,6 +6,7 @@
 //! * The stream and a query name the same key for a row.
 
 use super::advice::{Mismatch, harms, make_full, sql_name};
+use super::existing;
 use super::facts::{Facts, Named, Publication, Table};
 use super::identity::{Publishing, covers_new_partitions};
 use crate::nearest::hint;
@@ -70,7 +71,34 @@ pub fn creation(source: &Source, version: u32) -> String {
     )
 }
 
-/// Everything that does not fit. `relations`: the published tables, in the order of `facts.tables`, with their types
+/// Everything that does not fit, but for literals, which the server is asked about. `has_slot`: the publication had to
+/// be there before it, and the source has streamed, perhaps.
+pub fn all(
+    (routes, source): (&Routes, &Source),
+    (facts, relations): (&Facts, &[Relation]),
+    has_slot: bool,
+) -> Vec<Mismatch> {
+    let will_be_made = source.own_publication && !has_slot;
+    let mut found = if facts.publication.is_none() && facts.wal_level == "logical" && !will_be_made {
+        vec![missing(source, facts.version)]
+    } else {
+        let mut found = server(facts);
+        found.extend(mismatches(routes, source, (facts, relations)));
+        found.extend(existing::mismatches(source, facts));
+        found
+    };
+    found.iter_mut().for_each(|mismatch| mismatch.streamed = has_slot);
+    found
+}
+
+fn missing(source: &Source, version: u32) -> Mismatch {
+    let subject = format!("publication {}", source.publication.get_ref());
+    Mismatch::new("publication.exists", subject, "does not exist")
+        .why("the WAL is read through it, and a slot that was made before it cannot find it")
+        .fix_of_publication(creation(source, version))
+}
+
+/// Everything that does not fit of publication and tables. `relations`: the published tables, in the order of `facts.tables`, with their types
 /// looked up. Without a publication, what would not fit if the relay made it.
 pub fn mismatches(
     routes: &Routes,
@@ -137,7 +165,7 @@ fn operations(source: &Source, publication: &Publication, plans: &[Plan]) -> Vec
     let unsaid = if publication.delete { unsaid } else { Vec::new() };
     if publication.truncate || !unsaid.is_empty() {
         let mut mismatch = new("publishes deletes or truncates, which the relay does not tell")
-            .fix(set(Operations { delete: taken.delete && unsaid.is_empty(), ..taken }));
+            .fix_of_publication(set(Operations { delete: taken.delete && unsaid.is_empty(), ..taken }));
         if !unsaid.is_empty() && !publication.truncate {
             mismatch = mismatch
                 .fix(format!("say in the routes what becomes of them (`deletes`): {}", unsaid.join(", ")));
@@ -151,7 +179,7 @@ fn operations(source: &Source, publication: &Publication, plans: &[Plan]) -> Vec
             found.push(
                 new(&format!("does not publish {what}, which the routes take"))
                     .loses()
-                    .fix(set(taken))
+                    .fix_of_publication(set(taken))
                     .fix("name in the routes the operations that are taken (`op`)"),
             );
         }
@@ -159,7 +187,7 @@ fn operations(source: &Source, publication: &Publication, plans: &[Plan]) -> Vec
     if taken.delete && !publication.delete {
         found.push(
             new("does not publish deletes, which the routes tell")
-                .fix(set(Operations { delete: true, ..taken })),
+                .fix_of_publication(set(Operations { delete: true, ..taken })),
         );
     }
     found
@@ -198,7 +226,8 @@ fn columns(facts: &Facts, table: &Table, problem: &str) -> Mismatch {
     );
     if let Some(publication) = facts.publication.as_ref().filter(|_| table.listed) {
         let (name, table) = (identifier(&publication.name), sql_name(&table.itself));
-        mismatch = mismatch.fix(format!("alter publication {name} set table {table} (…, the column, …)"));
+        let set = format!("alter publication {name} set table {table} (…, the column, …)");
+        mismatch = mismatch.fix_of_publication(set);
     }
     mismatch.fix("take the column out of the routes")
 }
@@ -226,7 +255,7 @@ pub fn table_mismatches(
                 sql_name(member)
             ))
         } else {
-            mismatch.fix(format!("alter table {} set logged", sql_name(member)))
+            mismatch.fix_of_table(format!("alter table {} set logged", sql_name(member)))
         });
     }
     if !operations.need_identity() {
@@ -318,7 +347,7 @@ fn unlogged(name: &str, sql: &str, publication: Option<&Publication>) -> Mismatc
     Mismatch::new("table.unlogged", name, "has routes, but is not published: it is unlogged")
         .loses()
         .why("its changes are not in the WAL, so nothing can tell them")
-        .fix(format!("alter table {sql} set logged{}", add.unwrap_or_default()))
+        .fix_of_table(format!("alter table {sql} set logged{}", add.unwrap_or_default()))
 }
 
 /// A routed table that the publication does not have, or could not have.
@@ -351,7 +380,9 @@ fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
                 "has routes, but its changes are published under the names of its partitions",
             )
             .loses()
-            .fix(format!("alter publication {publication} set (publish_via_partition_root = true)"))
+            .fix_of_publication(format!(
+                "alter publication {publication} set (publish_via_partition_root = true)"
+            ))
         }
         Some('r' | 'p') => match (&named.root, publication) {
             (Some(root), publication)
@@ -368,7 +399,7 @@ fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
             (_, Some(publication)) => new("table.published", "has routes, but is not published")
                 .loses()
                 .why("its changes never reach the stream")
-                .fix(format!("alter publication {} add table {sql}", identifier(&publication.name))),
+                .fix_of_table(format!("alter publication {} add table {sql}", identifier(&publication.name))),
             (_, None) => {
                 new("table.exists", "has routes, and cannot be published").fix("take it out of the routes")
             }

@@ -24,6 +24,7 @@ select jsonb_build_object(
                      left join pg_catalog.pg_index i on i.indrelid = x.oid and i.indisunique
                      where x.oid = any(tree.oids)),
                     (select p.pubviaroot)))),
+            'toast', c.reltoastrelid::int8,
             'members', (
                 select coalesce(jsonb_agg(m.member order by m.member ->> 'oid'), '[]') from (
                     select jsonb_build_object('oid', r.oid::int8, 'of', format('table %I.%I', rn.nspname, rc.relname),
@@ -35,7 +36,7 @@ select jsonb_build_object(
                     {schemas}) m),
             'parts', (
                 select coalesce(jsonb_agg(jsonb_build_object('oid', pc.oid::int8, 'name', format('%I.%I', pn.nspname, pc.relname),
-                    'made', i.xmin::text) order by pc.oid), '[]')
+                    'made', i.xmin::text, 'toast', pc.reltoastrelid::int8) order by pc.oid), '[]')
                 from pg_catalog.pg_inherits i
                 join pg_catalog.pg_class pc on pc.oid = i.inhrelid
                 join pg_catalog.pg_namespace pn on pn.oid = pc.relnamespace

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Coverage;
+use super::{Coverage, Replaced, losses};
 use crate::lsn::Lsn;
+use crate::routes::Source;
 use crate::state::as_text;
 
 /// Between the memory's key and nothing: the end of the record's key.
@@ -44,6 +45,16 @@ pub struct Healed {
 }
 
 impl Record {
+    /// Why nothing may be emitted before the rows were read again: what was seen before, or what `found` lost while nobody
+    /// looked. `whole_until`: up to here everything was sent.
+    pub fn judge(&self, found: &Coverage, source: &Source, whole_until: Lsn) -> Option<Break> {
+        if self.broken.is_some() {
+            return self.broken.clone();
+        }
+        let losses = losses(&self.coverage, found, source, &Replaced::default());
+        (!losses.is_empty()).then(|| Break { what: losses.join("; "), since: whole_until })
+    }
+
     /// The record after all rows were read again, or, where tables are named, before theirs are.
     pub fn healed(before: Option<Record>, coverage: Coverage, (until, tables): (Lsn, &[String])) -> Record {
         let Record { broken, mut healed, .. } = before.unwrap_or_default();

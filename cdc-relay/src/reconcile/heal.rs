@@ -13,13 +13,16 @@ use serde::Serialize;
 
 use super::{alone, examine, recall};
 use crate::clients::{Clients, Recalled};
+use crate::contract::Mismatch;
+use crate::contract::existing;
+use crate::contract::facts::{Question, ask};
 use crate::coverage::baseline::baseline;
 use crate::coverage::record::Record;
 use crate::coverage::{Coverage, Replaced, losses};
 use crate::inspect;
 use crate::routes::{Source, TableName};
 use crate::rows::Table;
-use crate::snapshot::{self, Position};
+use crate::snapshot::Position;
 use crate::source::Wiring;
 use crate::state::{Start, admit};
 use crate::wire::Session;
@@ -48,7 +51,9 @@ pub fn run(wiring: Wiring, names: &[TableName]) -> Result<Report> {
     let slot = inspect::slot(&mut session, slot_name)?;
     let all = examine::examine(&mut session, &wiring, slot.as_ref(), &database)?;
     let tables = chosen(all, names)?;
-    let problems = snapshot::problems(tables.iter(), session.version() * 10_000);
+    let facts = ask(&mut session, &Question::of_source(&wiring.source))?;
+    let problems = existing::of(names.iter().filter_map(|name| facts.table(name.parts())), facts.version);
+    let problems: Vec<String> = problems.iter().map(Mismatch::to_string).collect();
     ensure!(problems.is_empty(), "{}; or {WHOLE}", problems.join("; "));
     match admit(memory.as_ref(), &cluster, slot_name, slot.as_ref(), &database) {
         Ok(Start::Resume { .. }) => {}

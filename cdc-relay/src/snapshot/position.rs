@@ -1,4 +1,4 @@
-//! How far the rows of a table are told, as the state topic keeps it; and which tables can be told in chunks.
+//! How far the rows of a table are told, as the state topic keeps it.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +13,9 @@ pub struct Position {
     pub system_id: String,
     /// The columns that identify a row.
     pub key: Vec<String>,
+    /// These with what decides their order: `(owner text, id bigint)`. An earlier release wrote none.
+    #[serde(default)]
+    pub key_text: String,
     /// The key of the last row that was told and acknowledged; empty at the beginning.
     pub after: Vec<String>,
     /// Rows passed so far.
@@ -29,6 +32,7 @@ impl Position {
         Position {
             system_id: system_id.to_owned(),
             key: table.key_columns().map(str::to_owned).collect(),
+            key_text: table.key_text.clone(),
             after: Vec::new(),
             rows: 0,
             done: false,
@@ -47,26 +51,6 @@ pub fn record_table<'k>(memory_key: &str, key: &'k [u8]) -> Option<&'k str> {
     std::str::from_utf8(key).ok()?.strip_prefix(memory_key)?.strip_prefix(INFIX)
 }
 
-/// Why the rows of these tables cannot be told in chunks; empty if they can.
-pub fn problems<'t>(tables: impl Iterator<Item = &'t Table>, version: u32) -> Vec<String> {
-    let mut problems = Vec::new();
-    for table in tables {
-        let name = table.name();
-        if version < 140_000 {
-            problems.push(format!("{name} has `snapshot = true`, which needs PostgreSQL 14"));
-        } else if table.key.is_empty() {
-            problems.push(format!(
-                "{name} has `snapshot = true` and no published primary key, or index of the replica identity, to read it by: add one \
-                 (`alter table {} add primary key (…)`), or take the option away and tell all rows with \
-                 `cdc-relay reconcile`",
-                table.relation.sql()
-            ));
-        }
-        problems.extend(table.unreadable.clone());
-    }
-    problems
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,21 +63,5 @@ mod tests {
             assert_eq!(record_table(other, key.as_bytes()), None, "{other}");
         }
         assert_eq!(record_table("payments/slot", b"payments/slot"), None, "the memory itself");
-    }
-
-    #[test]
-    fn what_keeps_a_table_from_being_read_in_chunks_is_said() {
-        let readable = Table { key: vec![crate::rows::Key::default()], ..Table::default() };
-        let keyless = Table { key: Vec::new(), ..Table::default() };
-        let hidden = Table { unreadable: Some("grant".to_owned()), ..readable.clone() };
-        assert!(problems([&readable].into_iter(), 140_000).is_empty());
-        for (table, version, says) in [
-            (&readable, 130_009, "PostgreSQL 14"),
-            (&keyless, 150_000, "primary key"),
-            (&hidden, 150_000, "grant"),
-        ] {
-            let problems = problems([table].into_iter(), version);
-            assert!(problems.len() == 1 && problems[0].contains(says), "{problems:?}");
-        }
     }
 }

@@ -8,8 +8,8 @@ use anyhow::anyhow;
 
 use super::{Life, Trouble};
 use crate::coverage::baseline::baseline;
+use crate::coverage::look;
 use crate::coverage::record::{Break, Record};
-use crate::coverage::{Replaced, look, losses};
 use crate::state::{Memory, Refusal};
 use crate::wire::Session;
 
@@ -35,7 +35,7 @@ impl Life {
             (self.broken, self.unwritten) = (None, None);
             return Ok(record);
         };
-        if let Some(broken) = known.broken {
+        if let Some(broken) = known.broken.clone() {
             return Err(Refusal::Broken(broken).into());
         }
         // A reconcile since then goes on behind it.
@@ -44,9 +44,7 @@ impl Life {
         }
         let source = &self.wiring.source;
         let found = look::look(session, source)?;
-        let losses = losses(&known.coverage, &found, source, &Replaced::default());
-        if !losses.is_empty() {
-            let broken = Break { what: losses.join("; "), since: memory.whole_until() };
+        if let Some(broken) = known.judge(&found, source, memory.whole_until()) {
             return Err(self.record_break(known, broken).into());
         }
         // It has routes since this session, and left after the contract was checked, which the next attempt refuses.

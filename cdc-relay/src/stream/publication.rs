@@ -1,6 +1,6 @@
 //! What the watch over the publication has noticed.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::Stream;
 use crate::coverage::record::{Record, record_key};
@@ -13,6 +13,10 @@ impl Stream<'_> {
         while let Some(notice) = self.origin.watch.notice() {
             let coverage = match notice {
                 Notice::Refused(refusal) => return Err(refusal.into()),
+                Notice::Rekeyed(what) => bail!(
+                    "{what}: a new session names its rows by it. What was emitted under another key stays where it is; \
+                     `cdc-relay reconcile` emits every row again"
+                ),
                 Notice::Changed(coverage) => coverage,
             };
             let record = Record { coverage, healed: self.origin.healed.clone(), broken: None };

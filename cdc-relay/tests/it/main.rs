@@ -3,6 +3,7 @@
 //!
 //! `cargo stack test` starts the servers and sets POSTGRES_ADMIN_URL, KAFKA_BROKERS and AMQP_URL.
 
+mod agree;
 mod alters;
 mod baseline;
 mod brokers;
@@ -38,6 +39,7 @@ mod published;
 mod rabbit;
 mod reconcile;
 mod refusals;
+mod rekeyed;
 mod release;
 mod replay;
 mod rig;

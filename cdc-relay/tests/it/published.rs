@@ -359,3 +359,110 @@ async fn a_partition_may_come_and_go_but_not_come_back() {
     relay.streams().await;
     assert!(ids(&rig).contains(&"it/items/b/1/1".to_owned()));
 }
+
+/// The server may take long to say whether the routes still fit. Nothing else waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_contract_that_takes_long_to_judge_is_judged_and_holds_up_no_look() {
+    let mut rig = Rig::bare("slow").await;
+    run(
+        &rig,
+        "create function slow(text) returns bool language plpgsql as
+            'begin if to_regclass(''public.slow'') is not null then perform pg_sleep(7); end if; return true; end';
+         create domain slowly as text check (slow(value));
+         create table t (id int primary key, status slowly, note text); create table u (id int primary key);
+         create publication p for table t, u with (publish = 'insert, update')",
+    )
+    .await;
+    let tables =
+        "{ name = \"t\", headers = { note = \"{note}\" }, when = { status = [\"paid\"] } }, { name = \"u\" }";
+    let routes = crate::harm::five_lines(&rig, tables);
+    rig.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
+    let relay = rig.streaming().await;
+    run(&rig, "create table slow (); alter table t rename note to remark").await;
+    // Longer than a look may take, and than what is asked.
+    let report = relay.state("refused").await;
+    assert!(report.contains("note"), "{report}");
+    run(&rig, "drop table slow; alter table t rename remark to note").await;
+    relay.streams().await;
+    run(&rig, "create table slow (); alter table t add column more int").await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let began = Instant::now();
+    run(&rig, "alter publication p drop table u").await;
+    let report = refused_in_time(&relay, began, "while it is judged").await;
+    assert!(report.contains("public.u is not published any more"), "{report}");
+    run(&rig, "drop table slow").await;
+}
+
+/// What is written to an unlogged table is not in the WAL. Where the publication has a table by its name, the server
+/// refuses to make it one.
+const UNLOGGED: &str =
+    "alter table t set unlogged; insert into t values (7, 'lost'); alter table t set logged";
+const BY_SCHEMA: [(i32, &str); 3] = [
+    (
+        14,
+        "create table t (id int primary key, note text);
+          create publication p for all tables with (publish = 'insert, update')",
+    ),
+    (
+        15,
+        "create table t (id int primary key, note text);
+          create publication p for tables in schema public with (publish = 'insert, update')",
+    ),
+    (
+        14,
+        "create table r (id int primary key, note text) partition by range (id);
+          create table t partition of r for values from (0) to (100);
+          create publication p for table r with (publish = 'insert, update', publish_via_partition_root)",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_unlogged_for_a_while_is_noticed() {
+    for (from, schema) in BY_SCHEMA {
+        for streams in [true, false] {
+            let mut rig = Rig::bare("unlogged").await;
+            if version(&rig).await < from {
+                continue;
+            }
+            run(&rig, schema).await;
+            let table = if schema.contains("table r") { "r" } else { "t" };
+            let routes = crate::harm::five_lines(&rig, &format!("{{ name = \"{table}\" }}"));
+            rig.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
+            let relay = rig.streaming().await;
+            run(&rig, "insert into t values (1, 'a')").await;
+            rig.confirmed().await;
+            // What rewrites the rows and loses none is nothing to stop for.
+            run(&rig, "vacuum full t").await;
+            run(&rig, "cluster t using t_pkey").await;
+            run(&rig, &format!("begin; alter table {table} add column more text; truncate t; commit")).await;
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            relay.streams().await;
+            let began = Instant::now();
+            let relay = if streams {
+                run(&rig, UNLOGGED).await;
+                relay
+            } else {
+                assert_eq!(relay.stop().await, Some(0));
+                rig.slot_is_free().await;
+                for sql in ["vacuum full t", "truncate t"] {
+                    run(&rig, sql).await;
+                }
+                let relay = rig.streaming().await;
+                assert_eq!(relay.stop().await, Some(0));
+                rig.slot_is_free().await;
+                run(&rig, UNLOGGED).await;
+                rig.start()
+            };
+            let report = if streams {
+                refused_in_time(&relay, began, schema).await
+            } else {
+                relay.state("refused").await
+            };
+            assert!(report.contains("unlogged"), "{schema}: {report}");
+            reconcile(&rig);
+            relay.streams().await;
+            let events = kafka::read(&format!("{}.{table}", rig.name));
+            assert!(events.iter().any(|event| event.value.contains("lost")), "{schema}");
+        }
+    }
+}

@@ -24,3 +24,35 @@ async fn a_second_relay_waits_and_takes_over_without_loss() {
     assert!(killed.elapsed() < Duration::from_secs(5), "took {:?}", killed.elapsed());
     assert_eq!(chain(&events), 3);
 }
+
+/// Counts how often the server is asked what a literal is: whenever the contract is.
+const COUNTED: &str = "create sequence asked;
+    create function asked(text) returns bool language plpgsql as 'begin perform nextval(''public.asked''); return true; end';
+    create domain counted as text check (asked(value));
+    create table t (id int primary key, status counted);";
+
+#[tokio::test]
+async fn a_relay_that_waits_for_its_turn_asks_for_nothing_but_the_slot() {
+    let mut rig = Rig::bare("standby_asks").await;
+    rig.sql.batch_execute(COUNTED).await.expect("schema");
+    rig.routes(&crate::harm::five_lines(&rig, "{ name = \"t\", when = { status = [\"paid\"] } }"));
+    let first = rig.streaming().await;
+    let second = rig.start();
+    second.state("standby").await;
+    let asked = || async {
+        rig.sql.query_one("select last_value from asked", &[]).await.expect("asked").get::<_, i64>(0)
+    };
+    let before = asked().await;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(8) {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert!(second.get("/health").is_some_and(|report| report.contains("standby")));
+    }
+    let asked = asked().await - before;
+    // Once, by itself, or twice; not whenever it looks for the slot.
+    assert!(asked <= 2, "{asked} times");
+    assert_eq!(first.stop().await, Some(0));
+    let free = Instant::now();
+    second.streams().await;
+    assert!(free.elapsed() < Duration::from_secs(3), "took {:?}", free.elapsed());
+}

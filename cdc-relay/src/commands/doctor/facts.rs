@@ -7,8 +7,7 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-use crate::contract;
-use crate::contract::facts::{Question, ask_client};
+use crate::contract::{self, Mismatch};
 use crate::lsn::Lsn;
 use crate::state::{Cluster, Slot as Stand};
 
@@ -38,6 +37,9 @@ pub struct Facts {
     /// Publication and tables.
     #[serde(skip)]
     pub contract: contract::facts::Facts,
+    /// What of it does not fit.
+    #[serde(skip)]
+    pub mismatches: Vec<Mismatch>,
     pub transactions: Vec<Open>,
     pub prepared: Vec<Prepared>,
     /// Bytes of log per second, just now.
@@ -170,20 +172,22 @@ impl Slot {
     }
 }
 
-/// Asks. `question`: about which tables.
-pub async fn gather(client: &Client, question: &Question<'_>) -> Result<Facts> {
+/// Asks, besides the contract.
+pub async fn gather(
+    client: &Client,
+    (contract, mismatches): (contract::facts::Facts, Vec<Mismatch>),
+) -> Result<Facts> {
     let version: i32 = client
         .query_one("select current_setting('server_version_num')::int", &[])
         .await
         .context("the server does not answer")?
         .get(0);
     anyhow::ensure!(version >= 130_000, "Postgres 13 or newer is needed; this is {}", version / 10_000);
-    let contract = ask_client(client, question).await?;
     let oids: Vec<u32> = contract.tables.iter().map(|table| table.oid).collect();
     let row =
         client.query_one(include_str!("facts.sql"), &[&oids]).await.context("cannot look at the catalog")?;
     let mut facts: Facts = serde_json::from_value(row.get(0)).context("the catalog's answer")?;
-    facts.contract = contract;
+    (facts.contract, facts.mismatches) = (contract, mismatches);
     if version >= 140_000 {
         let spills =
             "select slot_name::text, spill_txns, spill_bytes from pg_catalog.pg_stat_replication_slots";

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::contract::Mismatch;
+use crate::contract::{Mismatch, is_sql};
 
 /// How bad it is; worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -66,14 +66,20 @@ impl Finding {
         Finding::new(Severity::WouldLoseData, check, subject, found.into())
     }
 
-    #[must_use]
-    /// What `run` would refuse because of it.
+    /// What `run` refuses because of it.
     pub fn of(mismatch: &Mismatch) -> Finding {
-        let Mismatch { check, subject, found, why, fixes, loses } = mismatch.clone();
-        let severity = if loses { Severity::WouldLoseData } else { Severity::WouldNotWork };
-        Finding { severity, check, subject, found, why, fix: fixes }
+        let Mismatch { check, subject, found, why, fixes, loses, .. } = mismatch;
+        let subject = if check.starts_with("table.") { format!("table {subject}") } else { subject.clone() };
+        let severity = if *loses { Severity::WouldLoseData } else { Severity::WouldNotWork };
+        let finding = Finding::new(severity, check, &subject, found.clone()).why(why);
+        fixes.iter().fold(finding, |finding, fix| {
+            let end = if is_sql(&fix.text) { ";" } else { "" };
+            let then = mismatch.afterwards(fix).map_or_else(String::new, |then| format!("   -- {then}"));
+            finding.fix(format!("{}{end}{then}", fix.text))
+        })
     }
 
+    #[must_use]
     pub fn why(mut self, why: impl Into<String>) -> Finding {
         self.why = why.into();
         self

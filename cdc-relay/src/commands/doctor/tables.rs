@@ -1,14 +1,13 @@
 //! Publication and tables: whether what the routes tell gets into the stream, whole, and harms nobody.
 //!
-//! What does not fit is judged by `contract`, as `run` judges it.
+//! What does not fit is judged by `contract`, for `run` as for doctor.
 
 use super::facts::Facts;
 use super::finding::{Finding, Severity};
 use crate::contract::facts::{Publication, Question, Table};
 use crate::contract::fit::{self, Operations};
 use crate::contract::identity::Publishing;
-use crate::contract::{Mismatch, creation, is_sql, make_full};
-use crate::pgoutput::Relation;
+use crate::contract::{self, Mismatch, make_full};
 use crate::routes::{Routes, Source};
 use crate::sql;
 
@@ -21,13 +20,9 @@ pub struct Contract<'a> {
 }
 
 impl<'a> Contract<'a> {
-    /// Which tables the server is asked about.
+    /// Without routes: which tables the server is asked about.
     pub fn question(&self) -> Question<'a> {
-        match (self.routed, self.publication) {
-            (Some((_, source)), _) => Question::of_source(source),
-            (None, Some(publication)) => Question::of_publication(publication),
-            (None, None) => Question::of_everything(),
-        }
+        self.publication.map_or_else(Question::of_everything, Question::of_publication)
     }
 
     /// Every table is meant that has routes; without routes, every one that was looked at.
@@ -41,14 +36,13 @@ pub fn publication(facts: &Facts, contract: &Contract<'_>, has_slot: bool) -> Ve
     let Some(name) = contract.publication else { return unnamed(facts) };
     let subject = format!("publication {name}");
     let Some(publication) = &facts.contract.publication else {
-        return missing(facts, contract, (&subject, has_slot));
+        return missing(contract, (&subject, has_slot)).into_iter().collect();
     };
     let mut findings = vec![Finding::ok("publication.exists", &subject, covers(facts, publication))];
     if contract.routed.is_none() {
         findings.extend(operations(publication, &subject));
     }
     findings.extend(left_out(facts, publication, contract));
-    findings.extend(mismatches(facts, contract));
     findings
 }
 
@@ -62,27 +56,23 @@ fn unnamed(facts: &Facts) -> Vec<Finding> {
 }
 
 /// The relay makes its own together with the slot, and judges it before as if it were there.
-fn missing(facts: &Facts, contract: &Contract<'_>, (subject, has_slot): (&str, bool)) -> Vec<Finding> {
+fn missing(contract: &Contract<'_>, (subject, has_slot): (&str, bool)) -> Option<Finding> {
     match contract.routed {
         Some((_, source)) if source.own_publication && !has_slot => {
             let found = "does not exist yet: the first `cdc-relay run` makes it";
-            let mut findings = vec![Finding::ok("publication.exists", subject, found)];
-            findings.extend(mismatches(facts, contract));
-            findings
+            Some(Finding::ok("publication.exists", subject, found))
         }
-        Some((_, source)) => vec![nowhere(subject, format!("{};", creation(source, facts.version)))],
+        // Then `run` says so.
+        Some(_) => None,
         None => {
             let name = contract.publication.map(sql::identifier).unwrap_or_default();
-            let sql = format!("create publication {name} for table … with (publish = 'insert, update');");
-            vec![nowhere(subject, sql)]
+            Some(
+                Finding::would_not_work("publication.exists", subject, "does not exist")
+                    .why("the WAL is read through it, and a slot that was made before it cannot find it")
+                    .fix(format!("create publication {name} for table … with (publish = 'insert, update');")),
+            )
         }
     }
-}
-
-fn nowhere(subject: &str, sql: String) -> Finding {
-    Finding::would_not_work("publication.exists", subject, "does not exist")
-        .why("the WAL is read through it, and a slot that was made before it cannot find it")
-        .fix(sql)
 }
 
 fn covers(facts: &Facts, publication: &Publication) -> String {
@@ -133,45 +123,26 @@ fn left_out(facts: &Facts, publication: &Publication, contract: &Contract<'_>) -
     )
 }
 
-/// Everything that `run` would refuse because of publication and tables; without routes, what harms the writers.
-fn mismatches(facts: &Facts, contract: &Contract<'_>) -> Vec<Finding> {
-    let found = match contract.routed {
-        Some((routes, source)) => {
-            let relations: Vec<Relation> = facts.contract.tables.iter().map(Table::relation).collect();
-            fit::mismatches(routes, source, (&facts.contract, &relations))
-        }
-        None => {
-            let all = Operations { insert: true, update: true, delete: true };
-            let publication = facts.contract.publication.as_ref();
-            let operations = publication.map_or(all, Operations::of_publication);
-            let tables = facts.contract.tables.iter();
-            let about = (operations, publication.is_some());
-            tables.flat_map(|table| fit::table_mismatches(&facts.contract, table, about)).collect()
-        }
-    };
-    found.into_iter().map(finding).collect()
-}
-
-fn finding(mismatch: Mismatch) -> Finding {
-    let Mismatch { check, subject, found, why, fixes, loses } = mismatch;
-    let subject = if check.starts_with("table.") { format!("table {subject}") } else { subject };
-    let make = if loses { Finding::would_lose_data } else { Finding::would_not_work };
-    let fixes = fixes.into_iter().map(|fix| if is_sql(&fix) { format!("{fix};") } else { fix });
-    fixes.fold(make(check, &subject, found).why(why), Finding::fix)
+/// Without routes: what harms the writers.
+pub fn harms(facts: &contract::facts::Facts) -> Vec<Mismatch> {
+    let all = Operations { insert: true, update: true, delete: true };
+    let publication = facts.publication.as_ref();
+    let operations = publication.map_or(all, Operations::of_publication);
+    let about = (operations, publication.is_some());
+    facts.tables.iter().flat_map(|table| fit::table_mismatches(facts, table, about)).collect()
 }
 
 /// Table by table: identity, large values, filters, rights.
 pub fn tables(facts: &Facts, contract: &Contract<'_>) -> Vec<Finding> {
     let meant: Vec<&Table> = facts.contract.tables.iter().filter(|table| contract.is_meant(table)).collect();
-    let mut findings: Vec<Finding> = Vec::new();
+    let mut findings: Vec<Finding> = facts.mismatches.iter().map(Finding::of).collect();
     if contract.publication.is_none() {
         // Nothing is published yet, so nobody is harmed.
-        let one_day = |finding| Finding {
-            severity: Severity::Warning,
-            why: "once its updates and deletes are published, the server refuses them".to_owned(),
-            ..finding
-        };
-        findings.extend(mismatches(facts, contract).into_iter().map(one_day));
+        for finding in &mut findings {
+            finding.severity = Severity::Warning;
+            "once its updates and deletes are published, the server refuses them"
+                .clone_into(&mut finding.why);
+        }
         findings.extend(unlogged(facts));
     }
     findings.extend(meant.iter().filter_map(|table| filter(table, contract)));

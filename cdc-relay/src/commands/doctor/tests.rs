@@ -4,6 +4,7 @@ use super::brokers::{self, Topic};
 use super::facts::{Facts, Open, Prepared, Role, Setting, Slot, Spill};
 use super::*;
 use crate::contract::facts::{self as contract, Column, Member, Named, Publication, Table};
+use crate::contract::fit;
 use crate::lsn::Lsn;
 use crate::state::Phase;
 
@@ -36,6 +37,7 @@ fn table(name: &str) -> Table {
         kind: "bigint".to_owned(),
         large,
         published: true,
+        ..Column::default()
     };
     let key = Some(vec!["id".to_owned()]);
     let itself = Member {
@@ -142,8 +144,12 @@ fn memory() -> Memory {
 /// What is not fine, as (severity, check).
 fn found(facts: &Facts) -> Vec<(Severity, &'static str)> {
     let routes = Routes::parse(ROUTES, |_| None).expect("routes");
-    let contract = Contract { publication: Some("events"), routed: Some((&routes, &routes.sources[0])) };
-    let findings = check(facts, &contract, Some("shop"), Some(Some(&memory())));
+    let routed = (&routes, &routes.sources[0]);
+    let contract = Contract { publication: Some("events"), routed: Some(routed) };
+    let relations: Vec<_> = facts.contract.tables.iter().map(Table::relation).collect();
+    let mismatches = fit::all(routed, (&facts.contract, &relations), !facts.slots.is_empty());
+    let findings =
+        check(&Facts { mismatches, ..facts.clone() }, &contract, Some("shop"), Some(Some(&memory())));
     let bad = findings.iter().filter(|finding| finding.severity > Severity::Ok);
     bad.inspect(|finding| assert!(!finding.why.is_empty() || !finding.fix.is_empty(), "{finding:?}"))
         .map(|finding| (finding.severity, finding.check))
@@ -318,6 +324,7 @@ fn without_routes_every_table_is_looked_at() {
     let mut facts = fine();
     facts.contract.publication = None;
     orders(&mut facts).itself.key = None;
+    facts.mismatches = tables::harms(&facts.contract);
     let findings = check(&facts, &Contract { publication: None, routed: None }, None, None);
     let bad: Vec<_> =
         findings.iter().filter(|f| f.severity > Severity::Ok).map(|f| (f.severity, f.check)).collect();

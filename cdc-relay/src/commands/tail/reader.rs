@@ -187,7 +187,7 @@ impl Tail<'_> {
             }
             // As `run` does, so that both print the same.
             Message::Relation(relation) => {
-                self.show.relation(self.catalog.settled(self.database, &relation)?);
+                self.show.relation(self.catalog.announced(self.database, &relation)?);
             }
             Message::Insert { relation, new } => self.show.change(relation, &Change::Insert(new)),
             Message::Update { relation, old, new } => {

@@ -1,17 +1,15 @@
 //! Stretches of the log in which tables with routes may have sent nothing. No chain shows them: what was not sent has no
 //! position. The relay writes them to the state topic when it notices.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Serialize;
 
 use super::Verdict;
-use crate::coverage::record::{Break, Record, record_key};
+use crate::coverage::record::{Break, Record};
 use crate::routes::{Routes, Source};
-use crate::snapshot::{Position, record_table};
-use crate::topics::Reader;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Stretch {
@@ -37,44 +35,18 @@ impl Stretch {
 
 /// By CloudEvents source. `None`: there is no state topic.
 pub fn read(brokers: &str, routes: &Routes) -> Result<Option<BTreeMap<String, Vec<Stretch>>>> {
-    let key = |source: &Source| format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
-    let sources: Vec<(String, String)> =
-        routes.sources.iter().map(|source| (key(source), source.event_source.get_ref().clone())).collect();
-    let mut records: BTreeMap<String, Record> = BTreeMap::new();
-    // Memory and table.
-    let mut unread: BTreeSet<(String, String)> = BTreeSet::new();
-    let topic = routes.relay.state_topic.get_ref();
-    let read = Reader::new(brokers, routes).read(topic, 0, |_, found, value| {
-        let found = found.unwrap_or_default();
-        for (key, _) in &sources {
-            if found == record_key(key).as_bytes() {
-                match value.map(serde_json::from_slice).transpose().context("publication record")? {
-                    Some(record) => records.insert(key.clone(), record),
-                    None => records.remove(key),
-                };
-            } else if let Some(table) = record_table(key, found) {
-                let position: Option<Position> =
-                    value.map(serde_json::from_slice).transpose().context("snapshot record")?;
-                let table = (key.clone(), table.to_owned());
-                if position.is_some_and(|position| position.heals && !position.done) {
-                    unread.insert(table);
-                } else {
-                    unread.remove(&table);
-                }
-            }
-        }
-        Ok(())
-    });
-    match read {
-        Ok(_) => {}
+    let (mut records, unread) = match super::super::records(brokers, routes) {
+        Ok(found) => found,
         Err(error) if is_missing(&error) => return Ok(None),
         Err(error) => return Err(error),
-    }
-    let all = |(key, source): (String, String)| {
-        let record = records.remove(&key)?;
-        Some((source, Stretch::all(record, |table| !unread.contains(&(key.clone(), table.to_owned())))))
     };
-    Ok(Some(sources.into_iter().filter_map(all).collect()))
+    let of = |source: &Source| {
+        let key = format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
+        let record = records.remove(&key)?;
+        let is_read = |table: &str| !unread.contains(&(key.clone(), table.to_owned()));
+        Some((source.event_source.get_ref().clone(), Stretch::all(record, is_read)))
+    };
+    Ok(Some(routes.sources.iter().filter_map(of).collect()))
 }
 
 fn is_missing(error: &anyhow::Error) -> bool {

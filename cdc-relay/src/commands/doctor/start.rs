@@ -1,0 +1,71 @@
+//! What a start of the relay is judged by, asked as `run` asks it: by its own session, whose settings decide how values
+//! are printed, and by the same functions.
+
+use anyhow::{Context, Result};
+
+use super::finding::Finding;
+use crate::contract::{self, Verdict};
+use crate::coverage::record::{Break, Record};
+use crate::coverage::{Coverage, look};
+use crate::database::Database;
+use crate::inspect;
+use crate::routes::{Routes, Source};
+use crate::state::{Memory, Slot, Start, admit};
+use crate::wire::Session;
+
+use super::facts::Facts;
+
+/// What the state topic has of a source.
+#[derive(Debug, Clone, Copy)]
+pub struct Remembered<'a> {
+    pub memory: Option<&'a Memory>,
+    pub record: Option<&'a Record>,
+}
+
+pub struct Judged {
+    pub verdict: Verdict,
+    /// What the publication sends.
+    pub coverage: Coverage,
+}
+
+pub async fn judge(database: &Database, routes: &Routes, source: &Source) -> Result<Judged> {
+    let (database, routes, source) = (database.clone(), routes.clone(), source.clone());
+    let ask = move || {
+        let mut session = Session::connect_to_read(&database)?;
+        let has_slot = inspect::slot(&mut session, source.slot.get_ref())?.is_some();
+        let verdict = contract::at_start(&mut session, (&routes, &source), has_slot)?;
+        let coverage = look::look(&mut session, &source)?;
+        Ok(Judged { verdict, coverage })
+    };
+    tokio::task::spawn_blocking(ask).await.context("judging the contract ended")?
+}
+
+/// Whether tables with routes may have sent less than `run` was left with. A relay that streams now sees for itself.
+pub fn coverage(
+    facts: &Facts,
+    source: &Source,
+    (remembered, found): (Remembered<'_>, &Coverage),
+) -> Option<Finding> {
+    let (memory, record) = (remembered.memory?, remembered.record?);
+    let name = source.slot.get_ref();
+    let slot: Option<Slot> = facts.slot(name).map(super::facts::Slot::stand);
+    let start = admit(Some(memory), &facts.cluster(), name, slot.as_ref(), &facts.database).ok()?;
+    let broken = match start {
+        Start::Create => None,
+        Start::Adopt | Start::Resume { .. }
+            if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) =>
+        {
+            record.broken.clone()
+        }
+        Start::Adopt | Start::Resume { .. } => record.judge(found, source, memory.whole_until()),
+    };
+    let Break { what, since } = broken?;
+    let subject = format!("publication {}", source.publication.get_ref());
+    Some(
+        Finding::would_lose_data("publication.coverage", &subject, what)
+            .why(format!(
+                "rows of tables with routes that were committed after {since} may not have been sent"
+            ))
+            .fix(format!("cdc-relay reconcile --source {}", crate::shell::word(source.name.get_ref()))),
+    )
+}
