@@ -162,7 +162,10 @@ pub fn say(text: &str) {
 
 /// What the state topic remembers, by `source/slot`.
 #[cfg(feature = "sinks")]
-fn memories(brokers: &str, routes: &crate::routes::Routes) -> Result<BTreeMap<String, crate::state::Memory>> {
+fn memories(
+    brokers: &brokers::Brokers,
+    routes: &crate::routes::Routes,
+) -> Result<BTreeMap<String, crate::state::Memory>> {
     let topic = routes.relay.state_topic.get_ref();
     let name =
         |source: &crate::routes::Source| format!("{}/{}", source.name.get_ref(), source.slot.get_ref());

@@ -58,7 +58,7 @@ impl Server {
     pub fn ports(self) -> &'static [Port] {
         match self {
             Self::Postgres => &[Port::Postgres],
-            Self::Kafka => &[Port::Kafka, Port::KafkaController],
+            Self::Kafka => &[Port::Kafka, Port::KafkaSasl, Port::KafkaController],
             Self::RabbitMq => {
                 use Port::{Amqp, Epmd, RabbitDistribution, RabbitManagement, RabbitPrometheus};
                 &[Amqp, RabbitManagement, RabbitPrometheus, RabbitDistribution, Epmd]

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::environment;
 use crate::layout::{Layout, Port};
-use crate::servers::SERVICE_TIER;
+use crate::servers::{SERVICE_TIER, kafka};
 use crate::spec::{Restart, Spec, StopSignal};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +119,7 @@ impl Instance {
         let mut env = vec![("TOKIO_WORKER_THREADS", "2".to_owned()), ("NO_COLOR", "1".to_owned())];
         let given = ["RUST_LOG", "LOG_FORMAT"].into_iter();
         env.extend(given.filter_map(|name| Some((name, std::env::var(name).ok()?))));
-        let kafka = ("KAFKA_BROKERS", address(Port::Kafka));
+        let kafka = |user| ("KAFKA_CONFIG", kafka::client_file(layout, user).display().to_string());
         // A member of its consumer group that comes back under its name causes no rebalance.
         let member = ("GROUP_INSTANCE_ID", self.name.to_owned());
         let amqp = ("AMQP_URL", environment::amqp_url(layout)?);
@@ -137,14 +137,14 @@ impl Instance {
                 ("ADMIN_ADDR", address(self.admin)),
                 member,
                 ("DATABASE_URL", url("payments", "payments_svc")?),
-                kafka,
+                kafka("payments-svc"),
             ]),
             Service::Balance => env.extend([
                 ("LISTEN_ADDR", address(self.public)),
                 ("ADMIN_ADDR", address(self.admin)),
                 member,
                 ("DATABASE_URL", url("balance", "balance_svc")?),
-                kafka,
+                kafka("balance-svc"),
             ]),
             Service::Processor => env.extend([
                 ("LISTEN_ADDR", address(self.public)),
@@ -155,7 +155,7 @@ impl Instance {
                 ("GATEWAY_URL", layout.http(Port::Gateway, "")),
                 // It is not behind the edge.
                 ("DRAIN_MS", "0".to_owned()),
-                kafka,
+                kafka("processor-svc"),
                 amqp,
             ]),
             Service::Relay => env.extend([
@@ -164,7 +164,7 @@ impl Instance {
                 ("PAYMENTS_RELAY_URL", url("payments", "coro_relay")?),
                 ("BALANCE_RELAY_URL", url("balance", "coro_relay")?),
                 ("PROCESSOR_RELAY_URL", url("processor", "coro_relay")?),
-                kafka,
+                kafka("relay"),
                 amqp,
             ]),
         }

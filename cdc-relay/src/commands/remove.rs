@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use brokers::Brokers;
 use clap::Args;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -16,7 +17,7 @@ use serde::Serialize;
 use super::doctor::slot::size;
 use super::verify::told_to;
 use super::{Ending, Failure, Outcome, block_on, print};
-use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
+use crate::config::{JsonArgs, RoutesArgs};
 use crate::coverage::record::record_key;
 use crate::inspect;
 use crate::kafka::client_config;
@@ -46,7 +47,7 @@ pub struct Options {
     #[command(flatten)]
     routes: RoutesArgs,
     #[command(flatten)]
-    kafka: KafkaArgs,
+    kafka: Brokers,
     /// Deletes the topics too that no other source of the routes file leads to, with all their records.
     #[arg(long)]
     topics: bool,
@@ -92,7 +93,7 @@ pub fn execute(options: &Options) -> Outcome {
     let source = options.routes.read()?.sources.into_iter().next().context("no source")?;
     let mut session =
         Session::connect(&crate::run::database(&source)?).context("the database of the source")?;
-    let brokers = &options.kafka.kafka_brokers;
+    let brokers = &options.kafka;
     let mut found = found(&mut session, &source)?;
     found.keys = keys(brokers, &all, &source)?;
     found.records = found.keys.len();
@@ -142,7 +143,7 @@ fn found(session: &mut Session, source: &Source) -> Result<Found> {
 }
 
 /// The keys of the source's records in the state topic.
-fn keys(brokers: &str, routes: &Routes, source: &Source) -> Result<Vec<String>> {
+fn keys(brokers: &Brokers, routes: &Routes, source: &Source) -> Result<Vec<String>> {
     let topic = routes.relay.state_topic.get_ref();
     if existing(brokers, routes, [topic.clone()].into())?.is_empty() {
         return Ok(Vec::new());
@@ -177,7 +178,7 @@ fn only_of(routes: &Routes, name: &str) -> BTreeSet<String> {
     &of(true) - &of(false)
 }
 
-fn existing(brokers: &str, routes: &Routes, wanted: BTreeSet<String>) -> Result<Vec<String>> {
+fn existing(brokers: &Brokers, routes: &Routes, wanted: BTreeSet<String>) -> Result<Vec<String>> {
     let consumer: BaseConsumer = client_config(brokers, routes).create().context("no Kafka consumer")?;
     let metadata = consumer.fetch_metadata(None, TIMEOUT).context("the brokers do not answer")?;
     let exists = |name: &String| metadata.topics().iter().any(|topic| topic.name() == name);
@@ -208,7 +209,7 @@ fn drop_all(session: &mut Session, found: &Found) -> Result<()> {
 }
 
 /// Writes tombstones: the next start of such a source is a first one.
-fn forget(brokers: &str, routes: &Routes, keys: &[String]) -> Result<()> {
+fn forget(brokers: &Brokers, routes: &Routes, keys: &[String]) -> Result<()> {
     if keys.is_empty() {
         return Ok(());
     }
@@ -225,7 +226,7 @@ fn forget(brokers: &str, routes: &Routes, keys: &[String]) -> Result<()> {
     Ok(())
 }
 
-async fn delete(brokers: &str, routes: &Routes, topics: &[String]) -> Result<()> {
+async fn delete(brokers: &Brokers, routes: &Routes, topics: &[String]) -> Result<()> {
     if topics.is_empty() {
         return Ok(());
     }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use brokers::Brokers;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Serialize;
 
@@ -32,7 +33,7 @@ impl Stretch {
 }
 
 /// By CloudEvents source. `None`: there is no state topic.
-pub fn read(brokers: &str, routes: &Routes) -> Result<Option<BTreeMap<String, Vec<Stretch>>>> {
+pub fn read(brokers: &Brokers, routes: &Routes) -> Result<Option<BTreeMap<String, Vec<Stretch>>>> {
     let key = |source: &Source| record_key(&format!("{}/{}", source.name.get_ref(), source.slot.get_ref()));
     let sources: BTreeMap<String, String> =
         routes.sources.iter().map(|source| (key(source), source.event_source.get_ref().clone())).collect();
