@@ -96,7 +96,8 @@ impl Server {
     pub fn ready(self, layout: &Layout, password: &str) -> bool {
         match self {
             Self::Postgres => probe::postgres(layout.port(Port::Postgres)),
-            Self::Kafka => probe::kafka(layout.port(Port::Kafka)),
+            // Without its rules nobody may do anything there.
+            Self::Kafka => probe::kafka(layout.port(Port::Kafka)) && kafka::acl::ensure_rules(layout).is_ok(),
             Self::RabbitMq => probe::amqp(layout.port(Port::Amqp)),
             Self::Redis => probe::redis(layout.port(Port::Redis), password),
             Self::Prometheus => probe::http(&layout.http(Port::Prometheus, "/-/ready")),

@@ -4,6 +4,8 @@
 //! the administrator sign in by name. The broker itself signs in to its controller: without that the controller would
 //! have to trust everyone who does not.
 
+pub mod acl;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -117,6 +119,12 @@ fn project() -> String {
     )
 }
 
+/// Whether its settings, as they were last written, keep anyone from anything.
+pub fn has_authorizer(layout: &Layout) -> bool {
+    let written = fs::read_to_string(layout.data.join("kafka/server.properties"));
+    written.is_ok_and(|settings| settings.contains("authorizer.class.name"))
+}
+
 /// The file by which this user signs in, in the format of librdkafka and `kcat -F`.
 pub fn client_file(layout: &Layout, user: &str) -> PathBuf {
     layout.dir.join("kafka").join(format!("{user}.properties"))
@@ -223,6 +231,9 @@ sasl.mechanism.inter.broker.protocol=PLAIN
 sasl.mechanism.controller.protocol=PLAIN
 listener.name.sasl.plain.sasl.jaas.config={broker}{itself}{users};
 listener.name.controller.plain.sasl.jaas.config={broker}{itself};
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=false
+super.users=User:{BROKER};User:{ADMIN}
 log.dirs={}/logs
 num.partitions=1
 default.replication.factor=1
