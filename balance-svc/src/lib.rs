@@ -38,7 +38,7 @@ pub async fn run(
     let shutdown = after_grace(asked.clone(), Duration::from_millis(config.drain_ms));
 
     let subscription = Subscription {
-        brokers: config.kafka_brokers,
+        brokers: config.kafka,
         group_id: config.group_id,
         instance_id: config.group_instance_id,
         topics: [contract::PAYMENT_TOPIC, contract::PAYMENT_RESULT_TOPIC]

@@ -77,7 +77,7 @@ impl Clients {
         if self.teller.is_some() {
             return Ok(());
         }
-        let (brokers, routes) = (&wiring.kafka_brokers, &wiring.routes);
+        let (brokers, routes) = (&wiring.brokers, &wiring.routes);
         let limits = wiring.runtime.block_on(topics::prepare(brokers, routes))?;
         let batch = limits.iter().copied().min().unwrap_or(routes.relay.max_record_bytes).min(1_000_000);
         let event_source = wiring.source.event_source.get_ref();

@@ -162,7 +162,10 @@ pub fn say(text: &str) {
 
 /// What the state topic remembers, by `source/slot`.
 #[cfg(feature = "sinks")]
-fn memories(brokers: &str, routes: &crate::routes::Routes) -> Result<BTreeMap<String, crate::state::Memory>> {
+fn memories(
+    brokers: &brokers::Brokers,
+    routes: &crate::routes::Routes,
+) -> Result<BTreeMap<String, crate::state::Memory>> {
     let topic = routes.relay.state_topic.get_ref();
     let name =
         |source: &crate::routes::Source| format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
@@ -186,7 +189,7 @@ fn memories(brokers: &str, routes: &crate::routes::Routes) -> Result<BTreeMap<St
 type PublicationRecords = (BTreeMap<String, crate::coverage::record::Record>, BTreeSet<(String, String)>);
 
 #[cfg(feature = "sinks")]
-fn records(brokers: &str, routes: &crate::routes::Routes) -> Result<PublicationRecords> {
+fn records(brokers: &brokers::Brokers, routes: &crate::routes::Routes) -> Result<PublicationRecords> {
     use crate::coverage::record::record_key;
     use crate::snapshot::{Position, record_table};
     let name =

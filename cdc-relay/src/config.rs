@@ -79,13 +79,6 @@ impl RoutesArgs {
 }
 
 #[derive(Debug, Clone, Args)]
-pub struct KafkaArgs {
-    /// Kafka's bootstrap servers, as host:port, with commas between.
-    #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,…")]
-    pub kafka_brokers: String,
-}
-
-#[derive(Debug, Clone, Args)]
 pub struct AmqpArgs {
     /// RabbitMQ; needed if a route leads to a queue.
     #[arg(long, env = "AMQP_URL", value_name = "URL", hide_env_values = true)]

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use brokers::Brokers;
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -77,8 +78,11 @@ pub struct Deliveries {
 impl ClientContext for Deliveries {
     fn error(&self, error: KafkaError, reason: &str) {
         // Lost connections come here too; librdkafka mends them itself. What it calls fatal it does not.
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
-            self.acks.fail(format!("the producer gave up: {reason}"));
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Fatal) => self.acks.fail(format!("the producer gave up: {reason}")),
+            // Fatal by its own name, which is that of what was refused: to begin as an idempotent producer.
+            Some(RDKafkaErrorCode::ClusterAuthorizationFailed) => self.acks.fail(NO_WRITE.to_owned()),
+            _ => {}
         }
         self.metrics.sink_errors[Sink::Kafka as usize].inc();
         tracing::warn!(source = self.metrics.name, %error, reason, "Kafka");
@@ -101,7 +105,7 @@ impl ProducerContext for Deliveries {
                     && error.rdkafka_error_code() != Some(RDKafkaErrorCode::PurgeInflight)
                 {
                     self.metrics.sink_errors[Sink::Kafka as usize].inc();
-                    self.acks.fail(format!("topic {}: {error}", message.topic()));
+                    self.acks.fail(undelivered(message.topic(), error));
                 }
                 return;
             }
@@ -111,6 +115,19 @@ impl ProducerContext for Deliveries {
         } else {
             self.writes.acknowledge(ticket);
         }
+    }
+}
+
+/// Kafka lets nobody begin who may write nowhere.
+const NO_WRITE: &str = "this relay may not write to any topic: allow its principal Write on its topics";
+
+/// Why a topic did not take a record, and what to do where the relay can only try again.
+fn undelivered(topic: &str, error: &KafkaError) -> String {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+            format!("this relay may not write to topic {topic}: allow its principal Write on it")
+        }
+        _ => format!("topic {topic}: {error}"),
     }
 }
 
@@ -162,9 +179,8 @@ pub struct Kafka {
 }
 
 /// Settings that every client of ours shares.
-pub fn client_config(brokers: &str, routes: &Routes) -> ClientConfig {
+pub fn client_config(brokers: &Brokers, routes: &Routes) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", brokers);
     config.set("client.id", "cdc-relay");
     config.set("socket.nagle.disable", "true");
     config.set("reconnect.backoff.ms", "50");
@@ -174,11 +190,12 @@ pub fn client_config(brokers: &str, routes: &Routes) -> ClientConfig {
             config.set(key, value.get_ref());
         }
     }
+    brokers.apply(&mut config);
     config
 }
 
 /// The producer's settings: ours, then the routes file's, then those that nothing may change.
-fn producer_config(brokers: &str, routes: &Routes, batch_bytes: usize) -> ClientConfig {
+fn producer_config(brokers: &Brokers, routes: &Routes, batch_bytes: usize) -> ClientConfig {
     let mut config = client_config(brokers, routes);
     let ours: BTreeMap<&str, String> = BTreeMap::from([
         ("linger.ms", "0".to_owned()),
@@ -199,6 +216,8 @@ fn producer_config(brokers: &str, routes: &Routes, batch_bytes: usize) -> Client
     for (key, value) in &routes.kafka {
         config.set(key, value.get_ref());
     }
+    // How to connect is said by who runs the relay, before who wrote the routes.
+    brokers.apply(&mut config);
     config
         .set("acks", "all")
         .set("enable.idempotence", "true")
@@ -211,7 +230,7 @@ fn producer_config(brokers: &str, routes: &Routes, batch_bytes: usize) -> Client
 impl Kafka {
     /// `batch_bytes` must not exceed what any of the topics takes as one batch.
     pub fn connect(
-        brokers: &str,
+        brokers: &Brokers,
         routes: &Routes,
         event_source: &str,
         batch_bytes: usize,
@@ -378,7 +397,12 @@ impl Kafka {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) => Ok(Sent::Full),
             _ => {
-                let problem = format!("topic {topic} did not take a record: {error}");
+                let fatal = via.producer().client().fatal_error();
+                let problem = match fatal {
+                    Some((RDKafkaErrorCode::ClusterAuthorizationFailed, _)) => NO_WRITE.to_owned(),
+                    Some((_, reason)) => format!("topic {topic} did not take a record: {reason}"),
+                    None => format!("topic {topic} did not take a record: {error}"),
+                };
                 self.acks.fail(problem.clone());
                 Err(anyhow!(problem))
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use brokers::Brokers;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use listener::{Audience, Operators};
 use tokio::net::TcpListener;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::acks::Acks;
 use crate::commands::Failure;
 use crate::commands::run::RunConfig;
-use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
+use crate::config::{AmqpArgs, RoutesArgs};
 use crate::database::Database;
 use crate::metrics::{Metrics, SourceMetrics};
 use crate::published;
@@ -119,7 +120,7 @@ pub async fn run(
 
 /// What a source is made of. Within a runtime.
 pub fn wiring(
-    (kafka, amqp): (&KafkaArgs, &AmqpArgs),
+    (kafka, amqp): (&Brokers, &AmqpArgs),
     metrics: &Metrics,
     routes: &Arc<Routes>,
     source: &Source,
@@ -131,7 +132,7 @@ pub fn wiring(
         routes: Arc::new(routes.topics_of(source)),
         source: Arc::new(source.clone()),
         database: database(source)?,
-        kafka_brokers: kafka.kafka_brokers.clone(),
+        brokers: kafka.clone(),
         rabbit: rabbit(amqp, routes, source, &acks, &series),
         acks,
         status: Status::new(source.name.get_ref(), series.clone()),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use backon::BackoffBuilder;
+use brokers::Brokers;
 use tokio::runtime::Handle;
 
 use crate::acks::Acks;
@@ -50,7 +51,7 @@ pub struct Wiring {
     pub routes: Arc<Routes>,
     pub source: Arc<Source>,
     pub database: Database,
-    pub kafka_brokers: String,
+    pub brokers: Brokers,
     pub rabbit: Option<Arc<Rabbit>>,
     pub acks: Arc<Acks>,
     pub metrics: SourceMetrics,

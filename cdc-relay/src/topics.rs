@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use brokers::Brokers;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -19,7 +20,7 @@ use crate::routes::Routes;
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Creates the topics of the routes file that do not exist, and answers the largest record of each, by index.
-pub async fn prepare(brokers: &str, routes: &Routes) -> Result<Vec<usize>> {
+pub async fn prepare(brokers: &Brokers, routes: &Routes) -> Result<Vec<usize>> {
     let admin: AdminClient<DefaultClientContext> =
         client_config(brokers, routes).create().context("no Kafka admin client")?;
     let replication = || TopicReplication::Fixed(routes.relay.replication_factor.unwrap_or(-1));
@@ -40,11 +41,24 @@ pub async fn prepare(brokers: &str, routes: &Routes) -> Result<Vec<usize>> {
         NewTopic::new(routes.relay.dead_letter_topic.get_ref(), 1, replication()).set("retention.ms", "-1");
     wanted.extend([state, dead]);
     let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
+    let mut forbidden = Vec::new();
     for result in admin.create_topics(&wanted, &options).await.context("cannot create topics")? {
         match result {
             Ok(name) => tracing::info!(topic = name, "topic created"),
             Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+            Err((name, RDKafkaErrorCode::TopicAuthorizationFailed)) => forbidden.push(name),
             Err((name, code)) => bail!("cannot create topic {name}: {code}"),
+        }
+    }
+    if !forbidden.is_empty() {
+        // Asked first, Kafka does not say whether they are there.
+        let known = admin.inner().fetch_metadata(None, TIMEOUT).context("the brokers do not answer")?;
+        let exists = |name: &str| known.topics().iter().any(|topic| topic.name() == name);
+        if let Some(name) = forbidden.iter().find(|name| !exists(name)) {
+            bail!(
+                "topic {name} is missing, and this relay may not create it: create it, or allow the relay's principal \
+                 Create and Describe on it"
+            );
         }
     }
     limits(&admin, routes, &options).await
@@ -81,7 +95,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub fn new(brokers: &str, routes: &Routes) -> Reader {
+    pub fn new(brokers: &Brokers, routes: &Routes) -> Reader {
         let mut config = client_config(brokers, routes);
         config
             .set("group.id", "cdc-relay")
@@ -184,6 +198,9 @@ impl Reading {
             Some(Err(KafkaError::PartitionEOF(_))) => {
                 self.over = true;
                 return Ok(Step::End);
+            }
+            Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::TopicAuthorizationFailed))) => {
+                bail!("this relay may not read topic {}: allow its principal Read on it", self.topic);
             }
             Some(Err(error)) => tracing::debug!(%error, topic = self.topic, "reading"),
             None => {}

@@ -18,6 +18,8 @@ pub struct Stack {
     pub gateway_url: String,
     pub prometheus_url: String,
     pub kafka_brokers: String,
+    /// The file by which the administrator of Kafka signs in.
+    pub kafka_admin_config: String,
     pub amqp_url: String,
     pub payments_database_url: String,
     pub balance_database_url: String,
@@ -51,6 +53,7 @@ impl Stack {
             gateway_url: get("GATEWAY_URL")?,
             prometheus_url: get("PROMETHEUS_URL")?,
             kafka_brokers: get("KAFKA_BROKERS")?,
+            kafka_admin_config: get("KAFKA_ADMIN_CONFIG")?,
             amqp_url: get("AMQP_URL")?,
             payments_database_url: get("PAYMENTS_DATABASE_URL")?,
             balance_database_url: get("BALANCE_DATABASE_URL")?,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use brokers::Brokers;
 use clap::Parser;
 use saga::http::Operators;
 use saga::telemetry::LogFormat;
@@ -29,8 +30,8 @@ pub struct Config {
     /// Milliseconds from the signal to stop until it is followed: the edge needs them to notice that /ready says no.
     #[arg(long, env = "DRAIN_MS", default_value_t = 1500)]
     pub drain_ms: u64,
-    #[arg(long, env = "KAFKA_BROKERS")]
-    pub kafka_brokers: String,
+    #[command(flatten)]
+    pub kafka: Brokers,
     /// The consumer group; all instances share it.
     #[arg(long, env = "GROUP_ID", default_value = "payments-svc")]
     pub group_id: String,

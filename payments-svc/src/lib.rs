@@ -51,7 +51,7 @@ pub async fn run(
     let admin = edge::serve(admin, http::admin(&pool, &metrics, asked), operators, shutdown.clone());
 
     let subscription = Subscription {
-        brokers: config.kafka_brokers,
+        brokers: config.kafka,
         group_id: config.group_id,
         instance_id: config.group_instance_id,
         topics: [contract::BALANCE_TOPIC, contract::PAYMENT_RESULT_TOPIC]

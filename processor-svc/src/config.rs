@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
+use brokers::Brokers;
 use clap::Parser;
 use saga::http::Operators;
 use saga::telemetry::LogFormat;
@@ -42,9 +43,9 @@ pub struct Config {
     /// Milliseconds from the signal to stop until it is followed: the edge needs them to notice that /ready says no.
     #[arg(long, env, default_value_t = 1500)]
     pub drain_ms: u64,
-    /// Kafka, where requests to cancel are told.
-    #[arg(long, env)]
-    pub kafka_brokers: String,
+    /// Where requests to cancel are told.
+    #[command(flatten)]
+    pub kafka: Brokers,
     /// The consumer group; all instances share it.
     #[arg(long, env, default_value = "processor-svc")]
     pub group_id: String,

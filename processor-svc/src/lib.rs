@@ -133,7 +133,7 @@ fn spawn(work: impl Future<Output = ()> + Send + 'static, shutdown: &Cancellatio
 
 fn subscription(config: Config) -> Subscription {
     Subscription {
-        brokers: config.kafka_brokers,
+        brokers: config.kafka,
         group_id: config.group_id,
         instance_id: config.group_instance_id,
         topics: vec![format!("{}{}", config.topic_prefix, contract::PAYMENT_TOPIC)],

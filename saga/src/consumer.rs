@@ -22,6 +22,7 @@ mod waiting;
 use std::time::Duration;
 
 use anyhow::Context;
+use brokers::Brokers;
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -35,7 +36,7 @@ use crate::parked::{Parked, storable};
 /// What a consumer is called, and where it reads.
 #[derive(Clone, Debug)]
 pub struct Subscription {
-    pub brokers: String,
+    pub brokers: Brokers,
     pub group_id: String,
     /// Set where each instance has a stable name: a killed instance then comes back without a rebalance.
     pub instance_id: Option<String>,

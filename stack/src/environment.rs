@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
+use crate::servers::kafka;
 
 /// The user that demonstrations pay as.
 const DEMO_USER: &str = "018f0000-0000-7000-8000-000000000001";
@@ -62,6 +63,7 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
         ("RELAY_ADMIN_URL", http(Port::RelayAdmin)),
         ("PROMETHEUS_URL", http(Port::Prometheus)),
         ("KAFKA_BROKERS", format!("127.0.0.1:{}", layout.port(Port::Kafka))),
+        ("KAFKA_ADMIN_CONFIG", kafka::client_file(layout, kafka::ADMIN).display().to_string()),
         ("AMQP_URL", amqp_url(layout, Login::QueueAdministrator)?),
         ("REDIS_URL", redis_url(layout, Login::CacheAdministrator)?),
         ("PAYMENTS_DATABASE_URL", read_only("payments")?),
@@ -75,11 +77,12 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
     Ok(fixed.into_iter().chain(role_passwords(layout)?).collect())
 }
 
-/// Writes `.stack/env`, readable by the caller only: it holds passwords.
+/// Writes `.stack/env` and the files that it names, readable by the caller only: they hold passwords.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn write(layout: &Layout) -> Result<()> {
+    kafka::write_client_files(layout)?;
     let lines =
         variables(layout)?.into_iter().map(|(name, value)| format!("export {name}={}\n", quote(&value)));
     write_private(&layout.dir.join("env"), &lines.collect::<String>())

@@ -29,6 +29,8 @@ pub enum Port {
     RabbitDistribution = 9,
     Epmd = 10,
     Redis = 11,
+    /// Kafka, for whoever signs in.
+    KafkaSasl = 12,
     Payments = 20,
     PaymentsAdmin = 21,
     Balance = 22,

@@ -59,7 +59,7 @@ impl Server {
     pub fn ports(self) -> &'static [Port] {
         match self {
             Self::Postgres => &[Port::Postgres],
-            Self::Kafka => &[Port::Kafka, Port::KafkaController],
+            Self::Kafka => &[Port::Kafka, Port::KafkaSasl, Port::KafkaController],
             Self::RabbitMq => {
                 use Port::{Amqp, Epmd, RabbitDistribution, RabbitManagement, RabbitPrometheus};
                 &[Amqp, RabbitManagement, RabbitPrometheus, RabbitDistribution, Epmd]
@@ -97,7 +97,8 @@ impl Server {
     pub fn ready(self, layout: &Layout) -> bool {
         match self {
             Self::Postgres => probe::postgres(layout.port(Port::Postgres)),
-            Self::Kafka => probe::kafka(layout.port(Port::Kafka)),
+            // Without its rules nobody may do anything there.
+            Self::Kafka => probe::kafka(layout.port(Port::Kafka)) && kafka::acl::ensure_rules(layout).is_ok(),
             Self::RabbitMq => probe::amqp(layout.port(Port::Amqp)),
             Self::Redis => {
                 let login = Login::CacheAdministrator;

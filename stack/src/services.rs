@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::environment;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
-use crate::servers::SERVICE_TIER;
+use crate::servers::{SERVICE_TIER, kafka};
 use crate::spec::{Restart, Spec, StopSignal};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl Instance {
         let mut env = vec![("TOKIO_WORKER_THREADS", "2".to_owned()), ("NO_COLOR", "1".to_owned())];
         let given = ["RUST_LOG", "LOG_FORMAT"].into_iter();
         env.extend(given.filter_map(|name| Some((name, std::env::var(name).ok()?))));
-        let kafka = ("KAFKA_BROKERS", address(Port::Kafka));
+        let kafka = |user| ("KAFKA_CONFIG", kafka::client_file(layout, user).display().to_string());
         // A member of its consumer group that comes back under its name causes no rebalance.
         let member = ("GROUP_INSTANCE_ID", self.name.to_owned());
         let amqp = |user| anyhow::Ok(("AMQP_URL", environment::amqp_url(layout, user)?));
@@ -138,14 +138,14 @@ impl Instance {
                 ("ADMIN_ADDR", address(self.admin)),
                 member,
                 ("DATABASE_URL", url("payments", Login::PaymentsService)?),
-                kafka,
+                kafka("payments-svc"),
             ]),
             Service::Balance => env.extend([
                 ("LISTEN_ADDR", address(self.public)),
                 ("ADMIN_ADDR", address(self.admin)),
                 member,
                 ("DATABASE_URL", url("balance", Login::BalanceService)?),
-                kafka,
+                kafka("balance-svc"),
             ]),
             Service::Processor => env.extend([
                 ("LISTEN_ADDR", address(self.public)),
@@ -156,7 +156,7 @@ impl Instance {
                 ("GATEWAY_URL", layout.http(Port::Gateway, "")),
                 // It is not behind the edge.
                 ("DRAIN_MS", "0".to_owned()),
-                kafka,
+                kafka("processor-svc"),
                 amqp(Login::QueueProcessor)?,
             ]),
             Service::Relay => env.extend([
@@ -165,7 +165,7 @@ impl Instance {
                 ("PAYMENTS_RELAY_URL", url("payments", Login::Relay)?),
                 ("BALANCE_RELAY_URL", url("balance", Login::Relay)?),
                 ("PROCESSOR_RELAY_URL", url("processor", Login::Relay)?),
-                kafka,
+                kafka("relay"),
                 amqp(Login::QueueRelay)?,
             ]),
         }

@@ -124,6 +124,8 @@ fn start_servers(layout: &Layout, progress: &Progress) -> Result<()> {
                 for spec in server.prepare(layout, step)? {
                     changed |= run(&mut client, spec)?;
                 }
+            } else if server == Server::Kafka && !kafka::has_authorizer(layout) {
+                bail!("it was started by a version without an authorizer: cargo stack down, then up again");
             }
             step.now("starting");
             wait_for_server(layout, server, &mut client)?;

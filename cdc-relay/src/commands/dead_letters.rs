@@ -3,12 +3,13 @@
 use std::io::Write;
 
 use anyhow::{Context, Result};
+use brokers::Brokers;
 use clap::Args;
 use comfy_table::{Table, presets};
 use rdkafka::message::Message;
 
 use super::{Ending, Outcome};
-use crate::config::{KafkaArgs, RoutesArgs};
+use crate::config::RoutesArgs;
 use crate::dead::Halts;
 use crate::routes::Routes;
 use crate::shelf::{Shelf, Shelved};
@@ -32,7 +33,7 @@ pub struct DeadLettersConfig {
     #[command(flatten)]
     pub routes: RoutesArgs,
     #[command(flatten)]
-    pub kafka: KafkaArgs,
+    pub kafka: Brokers,
     /// One JSON object a line for each halted key.
     #[arg(long)]
     pub json: bool,
@@ -43,7 +44,7 @@ pub struct DeadLettersConfig {
 
 pub fn execute(config: &DeadLettersConfig) -> Outcome {
     let routes = config.routes.read()?;
-    let reader = Reader::new(&config.kafka.kafka_brokers, &routes);
+    let reader = Reader::new(&config.kafka, &routes);
     let shelved = read(&reader, &routes)?;
     let mut out = std::io::stdout().lock();
     if config.json {

@@ -67,10 +67,9 @@ pub struct Options {
     /// Only this source of the routes file.
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
-    /// Kafka's bootstrap servers. Without them topics are not checked.
     #[cfg(feature = "sinks")]
-    #[arg(long, env = "KAFKA_BROKERS", value_name = "HOST:PORT,…")]
-    kafka_brokers: Option<String>,
+    #[command(flatten)]
+    kafka: Option<::brokers::Brokers>,
     #[cfg(feature = "sinks")]
     #[command(flatten)]
     amqp: crate::config::AmqpArgs,
@@ -208,8 +207,11 @@ type Found<'a> = (&'a mut Vec<Section>, &'a mut Vec<String>, &'a mut Option<Stat
 
 #[cfg(feature = "sinks")]
 async fn sinks(routes: &Routes, options: &Options, (sections, left, states): Found<'_>) -> Result<()> {
-    match &options.kafka_brokers {
-        None => left.push("Kafka, and what the relay remembers there (KAFKA_BROKERS is not set)".to_owned()),
+    match &options.kafka {
+        None => left.push(
+            "Kafka, and what the relay remembers there (neither KAFKA_BROKERS nor KAFKA_CONFIG is set)"
+                .to_owned(),
+        ),
         Some(servers) => {
             let facts = brokers::ask(servers, routes).await?;
             if facts.topics.contains_key(routes.relay.state_topic.get_ref()) {
@@ -217,8 +219,14 @@ async fn sinks(routes: &Routes, options: &Options, (sections, left, states): Fou
             } else {
                 *states = Some((BTreeMap::new(), BTreeMap::new()));
             }
+            if servers.signs_in() {
+                left.push(
+                    "whether the relay may write to its topics, which Kafka tells only to who writes"
+                        .to_owned(),
+                );
+            }
             let findings = brokers::check(&facts, routes);
-            sections.push(Section { name: "kafka".to_owned(), place: servers.clone(), findings });
+            sections.push(Section { name: "kafka".to_owned(), place: servers.servers.clone(), findings });
         }
     }
     if routes.queues.is_empty() {

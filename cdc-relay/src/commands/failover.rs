@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use brokers::Brokers;
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -12,7 +13,7 @@ use serde::Serialize;
 use super::verify::{Reading, told_to};
 use super::{Ending, Failure, Outcome, print};
 use crate::clients::{Clients, Recalled};
-use crate::config::{AmqpArgs, JsonArgs, KafkaArgs, RoutesArgs};
+use crate::config::{AmqpArgs, JsonArgs, RoutesArgs};
 use crate::failover::{Continuation, Evidence, Obstacle, branches, judge};
 use crate::inspect;
 use crate::lsn::Lsn;
@@ -56,7 +57,7 @@ pub struct Options {
     #[command(flatten)]
     json: JsonArgs,
     #[command(flatten)]
-    kafka: KafkaArgs,
+    kafka: Brokers,
 }
 
 /// What was found, and what came of it.
@@ -168,7 +169,7 @@ fn newest(options: &Options, wiring: &Wiring) -> Result<(Lsn, Vec<String>)> {
     let (routes, source) = (&wiring.routes, &wiring.source);
     let event_source = source.event_source.get_ref();
     let sources = BTreeMap::from([(source.name.get_ref().clone(), event_source.clone())]);
-    let mut reading = Reading::connect(&wiring.kafka_brokers, routes, told_to(routes), options.from)?;
+    let mut reading = Reading::connect(&wiring.brokers, routes, told_to(routes), options.from)?;
     reading.all(Some(&sources))?;
     let newest = reading.newest(event_source);
     let (_, _, notes) = reading.judge();

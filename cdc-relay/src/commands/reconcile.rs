@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use brokers::Brokers;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::{Ending, Failure, Outcome};
-use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
+use crate::config::{AmqpArgs, RoutesArgs};
 use crate::metrics::Metrics;
 use crate::reconcile::{self, Plan, Planned, Report, Step};
 use crate::routes::{Routes, Source, TableName};
@@ -50,7 +51,7 @@ pub struct Options {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub kafka: KafkaArgs,
+    pub kafka: Brokers,
     #[command(flatten)]
     pub amqp: AmqpArgs,
 }

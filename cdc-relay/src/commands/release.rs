@@ -4,11 +4,12 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use brokers::Brokers;
 use clap::Args;
 use serde::Serialize;
 
 use super::{Ending, Failure, Outcome};
-use crate::config::{KafkaArgs, RoutesArgs};
+use crate::config::RoutesArgs;
 use crate::dead::Halts;
 use crate::inspect;
 use crate::release::{Note, Order, PREFIX};
@@ -60,7 +61,7 @@ pub struct ReleaseConfig {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub kafka: KafkaArgs,
+    pub kafka: Brokers,
 }
 
 pub fn execute(config: &ReleaseConfig) -> Outcome {
@@ -68,7 +69,7 @@ pub fn execute(config: &ReleaseConfig) -> Outcome {
     let [source] = routes.sources.as_slice() else {
         return Err(Failure::usage("--source: which of the sources?".to_owned()));
     };
-    let reader = Reader::new(&config.kafka.kafka_brokers, &routes);
+    let reader = Reader::new(&config.kafka, &routes);
     let shelved: Vec<Shelved> = super::dead_letters::read(&reader, &routes)?;
     let named: Vec<&Shelved> = shelved.iter().filter(|shelved| names(config, shelved)).collect();
     if named.is_empty() {

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use brokers::Brokers;
 use clap::Args;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -16,7 +17,7 @@ use serde::Serialize;
 
 use self::text::text;
 use super::{Ending, Failure, Outcome, block_on, print};
-use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
+use crate::config::{JsonArgs, RoutesArgs};
 use crate::coverage::record::record_key;
 use crate::inspect;
 use crate::kafka::client_config;
@@ -49,7 +50,7 @@ pub struct Options {
     #[command(flatten)]
     routes: RoutesArgs,
     #[command(flatten)]
-    kafka: KafkaArgs,
+    kafka: Brokers,
     /// Deletes the topics too that no other source of the routes file leads to, with all their records.
     #[arg(long)]
     topics: bool,
@@ -101,7 +102,7 @@ pub fn execute(options: &Options) -> Outcome {
     let source = options.routes.read()?.sources.into_iter().next().context("no source")?;
     let mut session =
         Session::connect(&crate::run::database(&source)?).context("the database of the source")?;
-    let brokers = &options.kafka.kafka_brokers;
+    let brokers = &options.kafka;
     let mut found = found(&mut session, &source)?;
     found.keys = keys(brokers, &all, &source)?;
     found.records = found.keys.len();
@@ -151,7 +152,7 @@ fn found(session: &mut Session, source: &Source) -> Result<Found> {
 }
 
 /// The keys of the source's records in the state topic.
-fn keys(brokers: &str, routes: &Routes, source: &Source) -> Result<Vec<String>> {
+fn keys(brokers: &Brokers, routes: &Routes, source: &Source) -> Result<Vec<String>> {
     let topic = routes.relay.state_topic.get_ref();
     if !topics_of(brokers, routes)?.contains(topic) {
         return Ok(Vec::new());
@@ -193,7 +194,7 @@ fn topics(
     ours.sources.retain(|source| source.name.get_ref() == name);
     others.sources.retain(|source| source.name.get_ref() != name);
     let (ours, others) = (Destinations::of(&ours), Destinations::of(&others));
-    let existing = topics_of(&options.kafka.kafka_brokers, all)?;
+    let existing = topics_of(&options.kafka, all)?;
     let of_others = others.among(existing.iter().map(String::as_str));
     let mut unnamed: BTreeSet<&String> = options.named.iter().collect();
     for topic in existing.into_iter().filter(|topic| !of_others.contains(topic)) {
@@ -214,7 +215,7 @@ fn topics(
 }
 
 /// The topics that there are.
-fn topics_of(brokers: &str, routes: &Routes) -> Result<Vec<String>> {
+fn topics_of(brokers: &Brokers, routes: &Routes) -> Result<Vec<String>> {
     let consumer: BaseConsumer = client_config(brokers, routes).create().context("no Kafka consumer")?;
     let metadata = consumer.fetch_metadata(None, TIMEOUT).context("the brokers do not answer")?;
     let mut names: Vec<String> = metadata.topics().iter().map(|topic| topic.name().to_owned()).collect();
@@ -246,7 +247,7 @@ fn drop_all(session: &mut Session, found: &Found) -> Result<()> {
 }
 
 /// Writes tombstones: the next start of such a source is a first one.
-fn forget(brokers: &str, routes: &Routes, keys: &[String]) -> Result<()> {
+fn forget(brokers: &Brokers, routes: &Routes, keys: &[String]) -> Result<()> {
     if keys.is_empty() {
         return Ok(());
     }
@@ -263,7 +264,7 @@ fn forget(brokers: &str, routes: &Routes, keys: &[String]) -> Result<()> {
     Ok(())
 }
 
-async fn delete(brokers: &str, routes: &Routes, topics: &[String]) -> Result<()> {
+async fn delete(brokers: &Brokers, routes: &Routes, topics: &[String]) -> Result<()> {
     if topics.is_empty() {
         return Ok(());
     }

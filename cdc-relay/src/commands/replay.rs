@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use brokers::Brokers;
 use clap::{ArgGroup, Args};
 use comfy_table::{Table, presets};
 use serde::Serialize;
@@ -12,7 +13,7 @@ use serde_json::{Map, Value as Json};
 
 use super::{Ending, Failure, Outcome};
 use crate::clients::Clients;
-use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
+use crate::config::{AmqpArgs, RoutesArgs};
 use crate::metrics::Metrics;
 use crate::replay::{self, Rows, Selection, Shown, Summary};
 use crate::routes::{Routes, Source};
@@ -71,7 +72,7 @@ pub struct ReplayConfig {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
-    pub kafka: KafkaArgs,
+    pub kafka: Brokers,
     #[command(flatten)]
     pub amqp: AmqpArgs,
 }

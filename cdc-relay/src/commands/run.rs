@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
+use brokers::Brokers;
 use clap::Args;
 use listener::operators::Name;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Ending, Outcome};
-use crate::config::{AmqpArgs, KafkaArgs, RoutesArgs};
+use crate::config::{AmqpArgs, RoutesArgs};
 use crate::routes::Routes;
 
 /// Streams until it is told to stop (SIGTERM or Ctrl-C), then flushes and confirms.
@@ -31,7 +32,7 @@ pub struct RunConfig {
     #[arg(long, env = "ADMIN_HOSTS", value_name = "HOST,…", value_delimiter = ',')]
     pub admin_hosts: Vec<Name>,
     #[command(flatten)]
-    pub kafka: KafkaArgs,
+    pub kafka: Brokers,
     #[command(flatten)]
     pub amqp: AmqpArgs,
 }

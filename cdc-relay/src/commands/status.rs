@@ -7,6 +7,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use brokers::Brokers;
 use clap::Args;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde::{Deserialize, Serialize};
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::doctor::facts::{Slot, wal_rate};
 use super::doctor::slot::{duration, size};
 use super::{Ending, Outcome, block_on, print, terminal};
-use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
+use crate::config::{JsonArgs, RoutesArgs};
 use crate::database::Database;
 use crate::dead::Halted;
 use crate::kafka::client_config;
@@ -42,7 +43,7 @@ pub struct Options {
     #[command(flatten)]
     routes: RoutesArgs,
     #[command(flatten)]
-    kafka: KafkaArgs,
+    kafka: Brokers,
     /// The admin listener of the relay.
     #[arg(long = "admin", env = "ADMIN_ADDR", default_value = "127.0.0.1:9600", value_name = "ADDR:PORT")]
     admin: String,
@@ -131,7 +132,7 @@ async fn look(options: &Options, routes: &Routes) -> Result<Report> {
     if let Err(error) = &health {
         problems.push(format!("the relay does not answer at {}: {error:#}", options.admin));
     }
-    let (memories, letters) = match kafka(&options.kafka.kafka_brokers, routes) {
+    let (memories, letters) = match kafka(&options.kafka, routes) {
         Ok(found) => found,
         Err(error) => {
             problems.push(format!("Kafka: {error:#}"));
@@ -152,7 +153,7 @@ async fn look(options: &Options, routes: &Routes) -> Result<Report> {
         let detail = detail.filter(|detail| !detail.is_empty());
         sources.push(State { source: name, state, detail, slot, stand, memory, halted_keys });
     }
-    let topics = ends(&options.kafka.kafka_brokers, routes).unwrap_or_default();
+    let topics = ends(&options.kafka, routes).unwrap_or_default();
     Ok(Report { relay: health.is_ok(), sources, topics, dead_letters: letters.0, problems })
 }
 
@@ -195,7 +196,7 @@ async fn stand(source: &Source) -> Result<Option<Stand>> {
 type Letters = (u64, Vec<Halted>);
 
 /// The memories, and the dead letters with the keys they halt.
-fn kafka(brokers: &str, routes: &Routes) -> Result<(BTreeMap<String, Memory>, Letters)> {
+fn kafka(brokers: &Brokers, routes: &Routes) -> Result<(BTreeMap<String, Memory>, Letters)> {
     let memories = super::memories(brokers, routes)?;
     let mut halted: Vec<Halted> =
         routes.sources.iter().map(|source| Halted::new(source.name.get_ref())).collect();
@@ -208,7 +209,7 @@ fn kafka(brokers: &str, routes: &Routes) -> Result<(BTreeMap<String, Memory>, Le
     Ok((memories, (count, halted)))
 }
 
-fn ends(brokers: &str, routes: &Routes) -> Result<BTreeMap<String, Topic>> {
+fn ends(brokers: &Brokers, routes: &Routes) -> Result<BTreeMap<String, Topic>> {
     let consumer: BaseConsumer = client_config(brokers, routes).create().context("no Kafka consumer")?;
     let metadata = consumer.fetch_metadata(None, TIMEOUT)?;
     let mut topics = BTreeMap::new();

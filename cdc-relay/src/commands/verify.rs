@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use anyhow::{Context, Result};
+use brokers::Brokers;
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -16,7 +17,7 @@ use self::read::Topic;
 use self::stretches::Stretch;
 use super::{Ending, Outcome, print, terminal};
 use crate::chain::Findings;
-use crate::config::{JsonArgs, KafkaArgs, RoutesArgs};
+use crate::config::{JsonArgs, RoutesArgs};
 use crate::routes::destinations::Destinations;
 use crate::routes::{Relay, Routes, Source};
 
@@ -42,7 +43,7 @@ pub struct Options {
     #[command(flatten)]
     routes: RoutesArgs,
     #[command(flatten)]
-    kafka: KafkaArgs,
+    kafka: Brokers,
     /// These topics instead of those of a routes file: all that the relay tells to.
     #[arg(long = "topic", short, value_name = "TOPIC")]
     topics: Vec<String>,
@@ -105,7 +106,7 @@ pub fn execute(options: &Options) -> Outcome {
 }
 
 fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
-    let brokers = &options.kafka.kafka_brokers;
+    let brokers = &options.kafka;
     let topics = match routes {
         Some(routes) => told_to(routes),
         None => options.topics.iter().map(|name| Topic { name: name.clone(), dead_letters: false }).collect(),

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
 
 use crate::kafka::{self, distinct};
 use crate::load::under_load;
-use crate::rig::{Rig, eventually, server};
+use crate::rig::{Rig, eventually};
 
 fn admin() -> AdminClient<DefaultClientContext> {
-    ClientConfig::new().set("bootstrap.servers", server("KAFKA_BROKERS")).create().expect("admin")
+    kafka::admin().create().expect("admin")
 }
 
 #[tokio::test(flavor = "multi_thread")]

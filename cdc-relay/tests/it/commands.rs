@@ -5,13 +5,12 @@ use std::process::{Child, Command, Stdio};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 
-use crate::kafka::distinct;
-use crate::rig::{Rig, eventually, server};
+use crate::kafka::{self, distinct};
+use crate::rig::{Rig, eventually};
 
 /// Runs a command to its end: exit code, standard output, standard error.
 fn ran(command: &mut Command) -> (Option<i32>, String, String) {
@@ -136,9 +135,7 @@ async fn doctor_names_each_risk_of_loss_with_its_fix() {
 #[tokio::test]
 async fn doctor_sees_topics_and_queues_that_lose_what_they_took() {
     let rig = Rig::new("doctor_brokers").await;
-    let brokers = server("KAFKA_BROKERS");
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("admin");
+    let admin: AdminClient<DefaultClientContext> = kafka::admin().create().expect("admin");
     let (items, state, dead) = (rig.topic(), format!("{}.state", rig.name), rig.dead_letters());
     let one = || TopicReplication::Fixed(1);
     let topics = [
@@ -323,8 +320,7 @@ async fn a_slot_that_is_only_looked_at_stays_where_it_is() {
 
 /// Writes a record with this position, as if the relay had told it.
 fn forge(topic: &str, position: &str) {
-    let producer: BaseProducer =
-        ClientConfig::new().set("bootstrap.servers", server("KAFKA_BROKERS")).create().expect("producer");
+    let producer: BaseProducer = kafka::admin().create().expect("producer");
     let headers = OwnedHeaders::new()
         .insert(Header { key: "ce_source", value: Some("/it") })
         .insert(Header { key: "pg_position", value: Some(position) });
@@ -363,8 +359,12 @@ async fn verify_proves_a_chain_and_finds_the_transaction_that_is_missing() {
     assert!(out.contains(&said), "{said} is not in\n{out}");
     let (code, report) = json(rig.command("verify").args(["--topic", &rig.topic()]));
     assert_eq!((code, &report["whole"]), (Some(1), &false.into()), "{report:#}");
-    let (code, _, error) =
-        ran(rig.command("verify").args(["--kafka-brokers", "127.0.0.1:1", "--topic", "x"]));
+    let (code, _, error) = ran(rig.command("verify").env_remove("KAFKA_CONFIG").args([
+        "--kafka-brokers",
+        "127.0.0.1:1",
+        "--topic",
+        "x",
+    ]));
     assert_eq!(code, Some(2), "{error}");
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use brokers::Brokers;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -36,6 +37,11 @@ fn config(brokers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", brokers).set("group.id", "it").set("enable.auto.commit", "false");
     config
+}
+
+/// As the administrator of the Kafka that all tests share.
+pub fn admin() -> ClientConfig {
+    Brokers::from_env("KAFKA_ADMIN_CONFIG").expect("the administrator's file").config()
 }
 
 /// Whether there is such a topic. Asking does not make it.
@@ -158,7 +164,7 @@ pub fn chain(events: &[Event]) -> usize {
 
 /// Writes a record, as an operator would with a console.
 pub fn write(topic: &str, key: &str, value: Option<&str>) {
-    let producer: BaseProducer = config(&server("KAFKA_BROKERS")).create().expect("producer");
+    let producer: BaseProducer = admin().create().expect("producer");
     let mut record = BaseRecord::to(topic).key(key);
     if let Some(value) = value {
         record = record.payload(value);
@@ -169,18 +175,20 @@ pub fn write(topic: &str, key: &str, value: Option<&str>) {
 
 /// A topic of one partition.
 pub async fn make(topic: &str) {
-    let admin: AdminClient<DefaultClientContext> = config(&server("KAFKA_BROKERS")).create().expect("admin");
+    let admin: AdminClient<DefaultClientContext> = admin().create().expect("admin");
     let new = NewTopic::new(topic, 1, TopicReplication::Fixed(1));
     for made in admin.create_topics(&[new], &AdminOptions::new()).await.expect("topics") {
         made.expect("a topic");
     }
 }
 
-/// Removes the topics of a test.
+/// Removes the topics of a test. With a broker of its own they go by themselves.
 pub fn delete(brokers: &str, prefix: &str) {
-    let run = |brokers: String, prefix: String| {
-        let admin: AdminClient<DefaultClientContext> = config(&brokers).create().expect("admin");
-        // A broker of the test's own may be gone already.
+    if brokers != server("KAFKA_BROKERS") {
+        return;
+    }
+    let run = |prefix: String| {
+        let admin: AdminClient<DefaultClientContext> = admin().create().expect("admin");
         let Ok(metadata) = admin.inner().fetch_metadata(None, Duration::from_secs(10)) else { return };
         let names: Vec<&str> = metadata
             .topics()
@@ -191,6 +199,6 @@ pub fn delete(brokers: &str, prefix: &str) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
         let _ = runtime.block_on(admin.delete_topics(&names, &AdminOptions::new()));
     };
-    let (brokers, prefix) = (brokers.to_owned(), prefix.to_owned());
-    let _ = std::thread::spawn(move || run(brokers, prefix)).join();
+    let prefix = prefix.to_owned();
+    let _ = std::thread::spawn(move || run(prefix)).join();
 }

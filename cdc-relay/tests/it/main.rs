@@ -1,10 +1,12 @@
 //! The relay against real servers. Each test has a database, a slot and topics of its own, runs the program as a
 //! process, and is named by the loss it prevents.
 //!
-//! `cargo stack test` starts the servers and sets POSTGRES_ADMIN_URL, KAFKA_BROKERS and AMQP_URL.
+//! `cargo stack test` starts the servers and sets POSTGRES_ADMIN_URL, KAFKA_BROKERS,
+//! KAFKA_ADMIN_CONFIG and AMQP_URL.
 
 mod agree;
 mod alters;
+mod authorized;
 mod baseline;
 mod brokers;
 mod bytes;

@@ -2,7 +2,7 @@
 
 use crate::kafka::{self, Event, distinct};
 use crate::release::{cdc_relay, text};
-use crate::rig::{Rig, eventually};
+use crate::rig::{Rig, eventually, server};
 
 /// Orders whose key may be null or empty, and a large column that only a condition needs.
 const SCHEMA: &str = "
@@ -72,7 +72,7 @@ fn release(rig: &Rig, line: &serde_json::Value, code: i32) -> String {
         .arg("-c")
         .arg(format!("exec \"$PROGRAM\" {arguments}"))
         .env("PROGRAM", env!("CARGO_BIN_EXE_cdc-relay"))
-        .env("KAFKA_BROKERS", &rig.servers.kafka)
+        .env("KAFKA_CONFIG", server("KAFKA_ADMIN_CONFIG"))
         .env("AMQP_URL", &rig.amqp_url)
         .env("IT_URL", &rig.url)
         .output()

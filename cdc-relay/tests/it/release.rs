@@ -13,7 +13,7 @@ pub fn cdc_relay(rig: &Rig, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_cdc-relay"))
         .args(arguments)
         .env("RELAY_ROUTES", std::env::temp_dir().join(&rig.name).join("relay.toml"))
-        .env("KAFKA_BROKERS", server("KAFKA_BROKERS"))
+        .env("KAFKA_CONFIG", server("KAFKA_ADMIN_CONFIG"))
         .env("AMQP_URL", &rig.amqp_url)
         .env("IT_URL", &rig.url)
         .output()

@@ -264,10 +264,18 @@ event_source = "/it"
             .arg(command)
             .env("RELAY_ROUTES", self.folder.join("relay.toml"))
             .env("KAFKA_BROKERS", &self.servers.kafka)
+            .envs(self.kafka_config().map(|file| ("KAFKA_CONFIG", file)))
             .env("AMQP_URL", &self.amqp_url)
             .env("IT_URL", &self.url)
             .envs(self.overrides.iter().map(|(name, value)| (name, value)));
         program
+    }
+
+    /// The file by which the administrator signs in to the Kafka that all tests share. One of a test's own asks nobody
+    /// who he is.
+    pub fn kafka_config(&self) -> Option<String> {
+        let shared = self.servers.kafka == server("KAFKA_BROKERS");
+        shared.then(|| server("KAFKA_ADMIN_CONFIG"))
     }
 
     /// Starts a relay and waits until it streams.

@@ -25,6 +25,13 @@ impl Private {
         let name = format!("it-{}-{}", server.name(), uuid::Uuid::now_v7().simple());
         let layout = layout(server, &std::env::temp_dir().join(name));
         let specs = server.alone(&layout).expect("a server");
+        if server == Server::Kafka {
+            // Nobody else is there who must be kept from anything.
+            let settings = layout.data.join("kafka/server.properties");
+            let open = std::fs::read_to_string(&settings).expect("settings")
+                + "super.users=User:kafka;User:admin;User:ANONYMOUS\n";
+            layout.write_for_server(&settings, &open).expect("settings");
+        }
         let mut private = Private { server, layout, specs, running: Vec::new() };
         private.run().await;
         private
@@ -108,13 +115,14 @@ impl Private {
         let plain = self.address();
         let (file, more, address) = match self.server {
             Server::Kafka => {
-                let controller = self.layout.port(Port::KafkaController);
+                let (sasl, controller) =
+                    (self.layout.port(Port::KafkaSasl), self.layout.port(Port::KafkaController));
                 let line = |pem: &str| pem.trim().replace('\n', "\\n");
                 let (certificate, key) = (line(certificate), line(key));
                 let more = format!(
-                    "listeners=PLAINTEXT://{plain},CONTROLLER://127.0.0.1:{controller},SSL://127.0.0.1:{port}
-advertised.listeners=PLAINTEXT://{plain},SSL://localhost:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SSL:SSL
+                    "listeners=PLAINTEXT://{plain},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller},SSL://127.0.0.1:{port}
+advertised.listeners=PLAINTEXT://{plain},SASL://127.0.0.1:{sasl},SSL://localhost:{port}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT,SSL:SSL
 ssl.keystore.type=PEM
 ssl.keystore.certificate.chain={certificate}
 ssl.keystore.key={key}

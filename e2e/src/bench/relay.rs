@@ -28,6 +28,7 @@ use super::cpu::Meter;
 use super::report::median;
 use crate::stack::Stack;
 use backlog::{Backlog, Shape};
+use brokers::Brokers;
 use debezium::{Debezium, Profile};
 use engine::{Engine, Relay, Run};
 use kafka::Topics;
@@ -119,7 +120,7 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     let world = World {
         options,
         stack,
-        topics: Topics::connect(&stack.kafka_brokers)?,
+        topics: Topics::connect(Brokers::read(&stack.kafka_admin_config)?)?,
         meter: Meter::of_servers(Path::new(&stack.dir))?,
         folder,
     };

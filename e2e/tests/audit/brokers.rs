@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use brokers::Brokers;
 use e2e::audit::hear;
 use e2e::audit::places::Places;
 use e2e::topics;
@@ -28,9 +29,7 @@ fn variable(name: &str) -> String {
 }
 
 fn client() -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", variable("KAFKA_BROKERS"));
-    config
+    Brokers::from_env("KAFKA_ADMIN_CONFIG").unwrap().config()
 }
 
 /// Topics under a prefix of the test's own.

@@ -5,6 +5,7 @@
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
 
+mod authorized;
 mod cancel;
 mod contract;
 mod edge;

@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use brokers::Brokers;
 use e2e::stack::Stack;
 use e2e::topics::{self, Event};
 use jiff::Timestamp;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
-use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use saga::contract::{BALANCE_TOPIC, HEADER_TYPE, PAYMENT_QUEUE, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
@@ -186,8 +186,9 @@ async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on(
     let before = counted(&world.stack).await;
 
     // Under the user's key: on the partitions of the user's payments.
-    let producer: FutureProducer = ClientConfig::new()
-        .set("bootstrap.servers", &world.stack.kafka_brokers)
+    let producer: FutureProducer = Brokers::from_env("KAFKA_ADMIN_CONFIG")
+        .unwrap()
+        .config()
         .set("partitioner", "murmur2_random")
         .create()
         .unwrap();

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use brokers::Brokers;
 use clap::Parser;
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -43,8 +43,7 @@ impl Service {
         let prefix = format!("test-{}-", Uuid::new_v4());
         let brokers =
             std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS is not set: run `cargo stack test`");
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &brokers);
+        let config = Brokers::from_env("KAFKA_ADMIN_CONFIG").unwrap().config();
         let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
         for topic in [BALANCE_TOPIC, PAYMENT_RESULT_TOPIC] {
             let name = format!("{prefix}{topic}");

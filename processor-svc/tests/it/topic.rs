@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use brokers::Brokers;
 use processor_svc::work::Job;
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -23,8 +23,7 @@ pub struct Topic {
 impl Topic {
     pub async fn new() -> Topic {
         let prefix = format!("test-{}-", Uuid::new_v4());
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", env("KAFKA_BROKERS"));
+        let config = Brokers::from_env("KAFKA_ADMIN_CONFIG").unwrap().config();
         let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
         let name = format!("{prefix}{PAYMENT_TOPIC}");
         let new = NewTopic::new(&name, 1, TopicReplication::Fixed(1));

@@ -23,8 +23,9 @@ const FAILURES_MAX: u32 = 3;
 /// `poll_max`: how long it may go without being polled before its group does without it.
 pub(super) fn subscribe(subscription: &Subscription, poll_max: Duration) -> anyhow::Result<BaseConsumer> {
     let mut config = ClientConfig::new();
+    config.set("socket.nagle.disable", "true").set("reconnect.backoff.max.ms", "1000");
+    subscription.brokers.apply(&mut config);
     config
-        .set("bootstrap.servers", &subscription.brokers)
         .set("group.id", &subscription.group_id)
         // At least once: an offset is stored only after its effect is committed.
         .set("enable.auto.offset.store", "false")
@@ -43,9 +44,7 @@ pub(super) fn subscribe(subscription: &Subscription, poll_max: Duration) -> anyh
         // Bounded memory.
         .set("queued.max.messages.kbytes", "16384")
         // Topics are made by the relay, perhaps after we start.
-        .set("topic.metadata.refresh.interval.ms", "5000")
-        .set("socket.nagle.disable", "true")
-        .set("reconnect.backoff.max.ms", "1000");
+        .set("topic.metadata.refresh.interval.ms", "5000");
     if let Some(instance) = &subscription.instance_id {
         config.set("group.instance.id", instance);
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use brokers::Brokers;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -133,8 +134,7 @@ pub struct Topics {
 impl Topics {
     pub async fn new(topics: &[(&'static str, i32)]) -> Topics {
         let prefix = format!("test-consumer-{}-", Uuid::new_v4());
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", brokers());
+        let config = Brokers::from_env("KAFKA_ADMIN_CONFIG").unwrap().config();
         let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
         for (name, partitions) in topics {
             let name = format!("{prefix}{name}");
@@ -165,7 +165,7 @@ impl Topics {
     /// A member of this test's group.
     pub fn member(&self, reader: &Reader, limits: Limits) -> Member {
         let subscription = Subscription {
-            brokers: brokers(),
+            brokers: Brokers::at(brokers()),
             group_id: self.group(),
             instance_id: None,
             topics: self.names.iter().map(|name| self.full_name(name)).collect(),

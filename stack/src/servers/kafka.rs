@@ -1,4 +1,10 @@
 //! Apache Kafka (KRaft, one node) from Maven Central: the jars are all there is to it.
+//!
+//! It has two listeners. One is for whoever does not sign in, and only reads; at the other the relay, the services and
+//! the administrator sign in by name. The broker itself signs in to its controller: without that the controller would
+//! have to trust everyone who does not.
+
+pub mod acl;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +15,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{find_program, text};
 use crate::launch;
-use crate::layout::{Layout, Port};
+use crate::layout::{Layout, Port, write_private};
 use crate::output::Step;
 use crate::spec::Spec;
 
@@ -17,6 +23,12 @@ const VERSION: &str = "4.3.1";
 const LOG4J: &str = "2.25.4";
 /// What Kafka's server needs.
 const OLDEST_JAVA: u32 = 17;
+/// The broker itself; nobody else has its password.
+const BROKER: &str = "kafka";
+/// May do everything.
+pub const ADMIN: &str = "admin";
+/// Everyone else who can sign in.
+pub const USERS: [&str; 4] = ["relay", "payments-svc", "balance-svc", "processor-svc"];
 
 /// Where the jars of this version are, or will be.
 pub fn jars(layout: &Layout) -> PathBuf {
@@ -107,13 +119,61 @@ fn project() -> String {
     )
 }
 
+/// Whether its settings, as they were last written, keep anyone from anything.
+pub fn has_authorizer(layout: &Layout) -> bool {
+    let written = fs::read_to_string(layout.data.join("kafka/server.properties"));
+    written.is_ok_and(|settings| settings.contains("authorizer.class.name"))
+}
+
+/// The file by which this user signs in, in the format of librdkafka and `kcat -F`.
+pub fn client_file(layout: &Layout, user: &str) -> PathBuf {
+    layout.dir.join("kafka").join(format!("{user}.properties"))
+}
+
+/// Writes the files of all users; only the caller can read them.
+///
+/// # Errors
+/// When one cannot be written.
+pub fn write_client_files(layout: &Layout) -> Result<()> {
+    let folder = layout.dir.join("kafka");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    for user in USERS.into_iter().chain([ADMIN]) {
+        let (port, password) = (layout.port(Port::KafkaSasl), secret(layout, user)?);
+        let login = login(user, &password);
+        let text = format!(
+            "# {user}, in the format of librdkafka: kcat -F, KAFKA_CONFIG.
+bootstrap.servers=127.0.0.1:{port}
+security.protocol=SASL_PLAINTEXT
+sasl.mechanism=PLAIN
+sasl.username={user}
+sasl.password={password}
+# Kafka's own tools want this line instead of the last two:
+# sasl.jaas.config={login};
+"
+        );
+        write_private(&client_file(layout, user), &text)?;
+    }
+    Ok(())
+}
+
+fn secret(layout: &Layout, user: &str) -> Result<String> {
+    layout.secret(&format!("kafka-{user}"))
+}
+
+fn login(user: &str, password: &str) -> String {
+    format!(
+        "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"{user}\" password=\"{password}\""
+    )
+}
+
 pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
+    write_client_files(layout)?;
     let java = java().context("Java 17 or newer is not installed")?;
     let home = layout.server_dir("kafka")?;
     let classes = format!("{}/*", jars(layout).display());
     let properties = home.join("server.properties");
     let logging = home.join("log4j2.properties");
-    layout.write_for_server(&properties, &settings(layout, &home))?;
+    layout.write_for_server(&properties, &settings(layout, &home)?)?;
     layout.write_for_server(&logging, LOGGING)?;
     let logging = format!("-Dlog4j2.configurationFile={}", logging.display());
     if !home.join("logs/meta.properties").is_file() {
@@ -149,17 +209,31 @@ fn cluster_id() -> Result<String> {
     Ok(bytes.iter().enumerate().map(|item| char::from(character(item))).collect())
 }
 
-fn settings(layout: &Layout, home: &Path) -> String {
-    let (port, controller) = (layout.port(Port::Kafka), layout.port(Port::KafkaController));
-    format!(
+fn settings(layout: &Layout, home: &Path) -> Result<String> {
+    let (port, sasl) = (layout.port(Port::Kafka), layout.port(Port::KafkaSasl));
+    let controller = layout.port(Port::KafkaController);
+    // By its own name the broker signs in to itself and to its controller.
+    let broker = login(BROKER, &secret(layout, BROKER)?);
+    let user = |name: &str| Ok(format!(" user_{name}=\"{}\"", secret(layout, name)?));
+    let itself = user(BROKER)?;
+    let users = USERS.into_iter().chain([ADMIN]).map(user).collect::<Result<String>>()?;
+    Ok(format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT
 controller.listener.names=CONTROLLER
-inter.broker.listener.name=PLAINTEXT
+inter.broker.listener.name=SASL
+sasl.enabled.mechanisms=PLAIN
+sasl.mechanism.inter.broker.protocol=PLAIN
+sasl.mechanism.controller.protocol=PLAIN
+listener.name.sasl.plain.sasl.jaas.config={broker}{itself}{users};
+listener.name.controller.plain.sasl.jaas.config={broker}{itself};
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=false
+super.users=User:{BROKER};User:{ADMIN}
 log.dirs={}/logs
 num.partitions=1
 default.replication.factor=1
@@ -178,7 +252,7 @@ log.segment.bytes=268435456
 log.retention.ms=-1
 ",
         home.display()
-    )
+    ))
 }
 
 const LOGGING: &str = "status=error

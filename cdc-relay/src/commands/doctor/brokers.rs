@@ -1,6 +1,6 @@
 //! Kafka: whether an acknowledged record can be lost there. Facts first, then pure checks of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::finding::Finding;
 use super::slot::duration;
@@ -17,6 +17,10 @@ pub struct Topic {
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
     pub brokers: usize,
+    /// Topics that are not there, and that the relay may not create.
+    pub not_created: BTreeSet<String>,
+    /// Topics whose settings the relay may not read.
+    pub not_described: BTreeSet<String>,
     pub topics: BTreeMap<String, Topic>,
 }
 
@@ -56,8 +60,12 @@ fn configs(topic: &str, setting: &str) -> String {
 
 pub fn check(facts: &Facts, routes: &Routes) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("kafka.brokers", "brokers", facts.brokers.to_string())];
+    findings.extend(permissions(facts));
     for wanted in &routes.topics {
         let (name, partitions) = (wanted.name.get_ref(), wanted.partitions);
+        if facts.not_created.contains(name) || facts.not_described.contains(name) {
+            continue;
+        }
         let Some(topic) = facts.topics.get(name) else {
             let how_many = match partitions {
                 crate::routes::Topic::DEFAULT_PARTITIONS => {
@@ -80,10 +88,36 @@ pub fn check(facts: &Facts, routes: &Routes) -> Vec<Finding> {
     }
     let (state, dead) = (routes.relay.state_topic.get_ref(), routes.relay.dead_letter_topic.get_ref());
     findings
-        .extend(facts.topics.get(state).map_or_else(Vec::new, |topic| memory(state, topic, facts.brokers)));
+        .extend(described(facts, state).map_or_else(Vec::new, |topic| memory(state, topic, facts.brokers)));
     findings
-        .extend(facts.topics.get(dead).map_or_else(Vec::new, |topic| letters(dead, topic, facts.brokers)));
+        .extend(described(facts, dead).map_or_else(Vec::new, |topic| letters(dead, topic, facts.brokers)));
     findings
+}
+
+fn described<'f>(facts: &'f Facts, name: &str) -> Option<&'f Topic> {
+    facts.topics.get(name).filter(|_| !facts.not_described.contains(name))
+}
+
+/// What Kafka's authorizer keeps the relay from. Whether it may write is seen by writing only.
+fn permissions(facts: &Facts) -> Vec<Finding> {
+    let allow = |topic: &str, operation: &str| {
+        format!(
+            "kafka-acls.sh --bootstrap-server … --add --allow-principal User:… --operation {operation} --topic {topic}"
+        )
+    };
+    let create = facts.not_created.iter().map(|topic| {
+        let found = "does not exist, and this principal may not create it".to_owned();
+        Finding::would_not_work("kafka.authorization", &format!("topic {topic}"), found)
+            .why("the relay does not start before all of its topics are there")
+            .fix(allow(topic, "Create"))
+    });
+    let describe = facts.not_described.iter().map(|topic| {
+        let found = "this principal may not read its settings, so they are not checked".to_owned();
+        Finding::warning("kafka.authorization", &format!("topic {topic}"), found)
+            .why("the relay then takes [relay] max_record_bytes for the topic's limit")
+            .fix(allow(topic, "DescribeConfigs"))
+    });
+    create.chain(describe).collect()
 }
 
 fn shape(name: &str, topic: &Topic, partitions: i32) -> Option<Finding> {
@@ -220,11 +254,14 @@ fn letters(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
 pub use self::ask::ask;
 
 mod ask {
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
+    use ::brokers::Brokers;
     use anyhow::{Context, Result};
-    use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+    use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
     use rdkafka::client::DefaultClientContext;
+    use rdkafka::error::RDKafkaErrorCode;
 
     use super::{Facts, Topic};
     use crate::kafka::client_config;
@@ -233,7 +270,7 @@ mod ask {
     const TIMEOUT: Duration = Duration::from_secs(10);
 
     /// Asks the brokers of the topics that the routes name. Makes none.
-    pub async fn ask(brokers: &str, routes: &Routes) -> Result<Facts> {
+    pub async fn ask(brokers: &Brokers, routes: &Routes) -> Result<Facts> {
         let mut config = client_config(brokers, routes);
         config.set("allow.auto.create.topics", "false");
         let admin: AdminClient<DefaultClientContext> = config.create().context("no Kafka client")?;
@@ -250,6 +287,9 @@ mod ask {
             let known = Topic { partitions: topic.partitions().len(), replicas, ..Topic::default() };
             facts.topics.insert(topic.name().to_owned(), known);
         }
+        facts.not_created =
+            not_created(&admin, names.iter().copied().filter(|name| !facts.topics.contains_key(*name)))
+                .await?;
         let known: Vec<String> = facts.topics.keys().cloned().collect();
         let resources: Vec<ResourceSpecifier<'_>> =
             known.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
@@ -260,12 +300,38 @@ mod ask {
         let answers =
             admin.describe_configs(&resources, &options).await.context("cannot read topic settings")?;
         for (name, answer) in known.iter().zip(answers) {
-            let answer = answer.map_err(|code| anyhow::anyhow!("settings of topic {name}: {code}"))?;
+            let answer = match answer {
+                Ok(answer) => answer,
+                Err(RDKafkaErrorCode::TopicAuthorizationFailed) => {
+                    facts.not_described.insert(name.clone());
+                    continue;
+                }
+                Err(code) => anyhow::bail!("settings of topic {name}: {code}"),
+            };
             let entries = answer.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
             if let Some(topic) = facts.topics.get_mut(name) {
                 topic.config = entries.collect();
             }
         }
         Ok(facts)
+    }
+
+    /// Those that the brokers would not have this principal create. Creates none.
+    async fn not_created(
+        admin: &AdminClient<DefaultClientContext>,
+        missing: impl Iterator<Item = &str>,
+    ) -> Result<BTreeSet<String>> {
+        let missing: Vec<NewTopic<'_>> =
+            missing.map(|name| NewTopic::new(name, -1, TopicReplication::Fixed(-1))).collect();
+        if missing.is_empty() {
+            return Ok(BTreeSet::new());
+        }
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).validate_only(true);
+        let answers = admin.create_topics(&missing, &options).await.context("cannot ask for topics")?;
+        let forbidden = answers.into_iter().filter_map(|answer| match answer {
+            Err((name, RDKafkaErrorCode::TopicAuthorizationFailed)) => Some(name),
+            _ => None,
+        });
+        Ok(forbidden.collect())
     }
 }

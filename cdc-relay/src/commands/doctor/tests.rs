@@ -349,7 +349,8 @@ fn kafka_is_judged_by_what_an_acknowledged_record_survives() {
     let routes = Routes::parse(ROUTES, |_| None).expect("routes");
     let of = |name: &str, topic: Topic, brokers: usize| {
         let topics = [(name.to_owned(), topic)].into();
-        let findings = brokers::check(&brokers::Facts { brokers, topics }, &routes);
+        let findings =
+            brokers::check(&brokers::Facts { brokers, topics, ..brokers::Facts::default() }, &routes);
         let bad = findings.iter().filter(|f| f.severity > Severity::Ok);
         bad.map(|f| (f.severity, f.check)).collect::<Vec<_>>()
     };

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use brokers::Brokers;
 use jiff::Timestamp;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -67,7 +68,7 @@ pub struct Reading {
 impl Reading {
     /// Looks up where the partitions begin and end. A topic that does not exist has told nothing.
     pub fn connect(
-        brokers: &str,
+        brokers: &Brokers,
         routes: &Routes,
         mut topics: Vec<Topic>,
         from: Option<Timestamp>,

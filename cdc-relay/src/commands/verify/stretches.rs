@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use brokers::Brokers;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Serialize;
 
@@ -34,7 +35,7 @@ impl Stretch {
 }
 
 /// By CloudEvents source. `None`: there is no state topic.
-pub fn read(brokers: &str, routes: &Routes) -> Result<Option<BTreeMap<String, Vec<Stretch>>>> {
+pub fn read(brokers: &Brokers, routes: &Routes) -> Result<Option<BTreeMap<String, Vec<Stretch>>>> {
     let (mut records, unread) = match super::super::records(brokers, routes) {
         Ok(found) => found,
         Err(error) if is_missing(&error) => return Ok(None),

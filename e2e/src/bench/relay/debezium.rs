@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use brokers::Brokers;
 use serde_json::{Value, json};
 use stack::process::ProcessId;
 
@@ -49,7 +50,7 @@ impl Debezium {
         let url = format!("http://127.0.0.1:{port}/connectors");
         let (worker, logging) =
             (world.folder.join("worker.properties"), world.folder.join("log4j2.properties"));
-        std::fs::write(&worker, settings(world, port))?;
+        std::fs::write(&worker, settings(world, port)?)?;
         std::fs::write(&logging, LOGGING)?;
         let log = File::create(Self::log(world))?;
         let programs = &world.options.programs;
@@ -129,12 +130,12 @@ impl Debezium {
     }
 }
 
-fn settings(world: &World<'_>, port: u16) -> String {
+fn settings(world: &World<'_>, port: u16) -> Result<String> {
     let offsets = world.folder.join("connect.offsets");
     // Of an earlier run; its slots are gone.
     let _stale = std::fs::remove_file(&offsets);
-    format!(
-        "bootstrap.servers={}
+    Ok(format!(
+        "{}
 listeners=http://127.0.0.1:{port}
 plugin.path={}
 plugin.discovery=service_load
@@ -145,10 +146,29 @@ value.converter.schemas.enable=false
 offset.storage.file.filename={}
 offset.flush.interval.ms=10000
 ",
-        world.stack.kafka_brokers,
+        sign_in(&Brokers::read(&world.stack.kafka_admin_config)?)?,
         world.options.programs.debezium.display(),
         offsets.display()
-    )
+    ))
+}
+
+/// What a Java client says to sign in: for the worker, and again for the producers of its connectors.
+fn sign_in(brokers: &Brokers) -> Result<String> {
+    let config = brokers.config();
+    let get =
+        |key: &str| config.get(key).with_context(|| format!("{key} is not in the administrator's file"));
+    let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
+    let (user, password) = (get("sasl.username")?, get("sasl.password")?);
+    let (protocol, mechanism) = (get("security.protocol")?, get("sasl.mechanism")?);
+    let lines = ["", "producer."].map(|of| {
+        format!(
+            "{of}security.protocol={protocol}
+{of}sasl.mechanism={mechanism}
+{of}sasl.jaas.config={module} required username=\"{user}\" password=\"{password}\";
+"
+        )
+    });
+    Ok(format!("bootstrap.servers={}\n{}", brokers.servers, lines.concat()))
 }
 
 const LOGGING: &str = "status=error

@@ -125,7 +125,7 @@ impl Relay {
         let child = Command::new(&world.options.programs.relay)
             .args(["run", "--routes"])
             .arg(&routes)
-            .args(["--admin-addr", "127.0.0.1:0", "--kafka-brokers", &world.stack.kafka_brokers])
+            .args(["--admin-addr", "127.0.0.1:0", "--kafka-config", &world.stack.kafka_admin_config])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(relay_log(world))?)

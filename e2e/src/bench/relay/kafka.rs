@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use brokers::Brokers;
 use jiff::Timestamp;
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -39,19 +39,20 @@ impl Teller {
 
 #[derive(Clone)]
 pub struct Topics {
-    brokers: String,
+    /// As the administrator: topics are made, and records written.
+    brokers: Brokers,
 }
 
 impl Topics {
-    pub fn connect(brokers: &str) -> Result<Self> {
-        let topics = Self { brokers: brokers.to_owned() };
+    pub fn connect(brokers: Brokers) -> Result<Self> {
+        let topics = Self { brokers };
         topics.consumer()?.fetch_metadata(None, PATIENCE).context("Kafka does not answer")?;
         Ok(topics)
     }
 
     pub fn consumer(&self) -> Result<BaseConsumer> {
-        ClientConfig::new()
-            .set("bootstrap.servers", &self.brokers)
+        self.brokers
+            .config()
             // Required by the client, never used: nothing is committed.
             .set("group.id", "bench")
             .set("enable.auto.commit", "false")
@@ -64,7 +65,7 @@ impl Topics {
     }
 
     fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
-        ClientConfig::new().set("bootstrap.servers", &self.brokers).create().context("kafka admin")
+        self.brokers.config().create().context("kafka admin")
     }
 
     /// Its records carry the time at which the broker appended them.
@@ -99,8 +100,9 @@ impl Topics {
 
     /// Sends at once, as the relay does a handful of rows.
     pub fn teller(&self, topic: &str) -> Result<Teller> {
-        let producer = ClientConfig::new()
-            .set("bootstrap.servers", &self.brokers)
+        let producer = self
+            .brokers
+            .config()
             .set("socket.nagle.disable", "true")
             .set("enable.idempotence", "true")
             .set("linger.ms", "0")
@@ -111,8 +113,7 @@ impl Topics {
 
     /// Writes one record and waits until it is acknowledged. Blocking.
     pub fn write(&self, topic: &str, key: &str, value: &str) -> Result<()> {
-        let producer: BaseProducer =
-            ClientConfig::new().set("bootstrap.servers", &self.brokers).set("acks", "all").create()?;
+        let producer: BaseProducer = self.brokers.config().set("acks", "all").create()?;
         producer.send(BaseRecord::to(topic).key(key).payload(value)).map_err(|(error, _)| error)?;
         producer.flush(PATIENCE).with_context(|| format!("topic {topic}"))
     }
