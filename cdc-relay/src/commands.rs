@@ -1,6 +1,10 @@
 //! The commands. Each is a file here, with its options and one function that answers how it ended; adding one is a
 //! `mod`, a variant and an arm.
 
+pub mod arguments;
+#[cfg(feature = "sinks")]
+pub mod wiring;
+
 #[cfg(feature = "sinks")]
 pub mod dead_letters;
 mod doctor;
@@ -165,18 +169,18 @@ pub fn say(text: &str) {
 fn memories(
     brokers: &brokers::Brokers,
     routes: &crate::routes::Routes,
-) -> Result<BTreeMap<String, crate::state::Memory>> {
+) -> Result<BTreeMap<String, crate::checkpoint::state::Memory>> {
     let topic = routes.relay.state_topic.get_ref();
     let name =
         |source: &crate::routes::Source| format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
-    let mut memories: BTreeMap<String, Option<crate::state::Memory>> =
+    let mut memories: BTreeMap<String, Option<crate::checkpoint::state::Memory>> =
         routes.sources.iter().map(|source| (name(source), None)).collect();
-    crate::topics::Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
+    crate::sinks::topics::Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
         // Other records are of sources and of tables that nobody asks for here.
         let known = std::str::from_utf8(key.unwrap_or_default()).ok().and_then(|key| memories.get_mut(key));
         if let Some(memory) = known {
             let record = value.map(serde_json::from_slice).transpose().context("state record")?;
-            *memory = crate::state::recall(memory.take(), record);
+            *memory = crate::checkpoint::state::recall(memory.take(), record);
         }
         Ok(())
     })?;
@@ -186,18 +190,19 @@ fn memories(
 /// Of the state topic: by `source/slot`, what it keeps of publications; and, with it, tables that are still to be read
 /// again because the publication left something out of them.
 #[cfg(feature = "sinks")]
-type PublicationRecords = (BTreeMap<String, crate::coverage::record::Record>, BTreeSet<(String, String)>);
+type PublicationRecords =
+    (BTreeMap<String, crate::source::coverage::record::Record>, BTreeSet<(String, String)>);
 
 #[cfg(feature = "sinks")]
 fn records(brokers: &brokers::Brokers, routes: &crate::routes::Routes) -> Result<PublicationRecords> {
-    use crate::coverage::record::record_key;
-    use crate::snapshot::{Position, record_table};
+    use crate::source::backfill::snapshot::{Position, record_table};
+    use crate::source::coverage::record::record_key;
     let name =
         |source: &crate::routes::Source| format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
     let names: Vec<String> = routes.sources.iter().map(name).collect();
     let (mut records, mut unread) = (BTreeMap::new(), BTreeSet::new());
     let topic = routes.relay.state_topic.get_ref();
-    crate::topics::Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
+    crate::sinks::topics::Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
         let key = key.unwrap_or_default();
         for name in &names {
             if key == record_key(name).as_bytes() {

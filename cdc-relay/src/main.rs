@@ -3,8 +3,8 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use cdc_relay::commands::arguments::{Cli, LogFormat};
 use cdc_relay::commands::{Failure, USAGE, code, say};
-use cdc_relay::config::{Cli, LogFormat};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 

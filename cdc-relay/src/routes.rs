@@ -3,6 +3,16 @@
 //! Reading it promises that every name leads somewhere and every template parses. A file that does not hold that is
 //! refused with everything that is wrong with it, each with its line.
 
+pub(crate) mod array;
+pub mod body;
+pub mod catalog;
+pub(crate) mod check;
+pub mod json;
+pub mod route;
+pub(crate) mod strict;
+pub mod template;
+pub mod when;
+
 mod decode;
 #[cfg(feature = "sinks")]
 pub mod destinations;
@@ -10,7 +20,6 @@ mod fields;
 mod findings;
 #[cfg(feature = "sinks")]
 mod fingerprint;
-mod name;
 pub mod selection;
 
 use std::cell::RefCell;
@@ -23,10 +32,9 @@ use toml::Spanned;
 use toml::de::DeTable;
 
 pub use self::findings::{Finding, Findings, Invalid};
-pub use self::name::{Glob, TableName, TablePattern, unquote};
 pub use self::selection::{NewTable, Pattern, Routing, Selected};
-use crate::check;
-use crate::template::Op;
+pub use crate::postgres::name::{Glob, TableName, TablePattern, unquote};
+use crate::routes::template::Op;
 
 pub type Text = Spanned<String>;
 

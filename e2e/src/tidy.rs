@@ -54,7 +54,7 @@ fn files_are_short_and_named_after_what_they_hold() {
 #[test]
 fn every_service_has_the_same_files_and_a_short_main() {
     for service in SERVICES {
-        for file in ["main", "lib", "config", "http", "saga", "store", "metrics"] {
+        for file in ["main", "lib", "config", "http", "events", "saga", "store", "metrics"] {
             let path = root().join(service).join("src").join(format!("{file}.rs"));
             assert!(path.is_file(), "{} is missing", path.display());
         }
@@ -161,4 +161,45 @@ fn no_lint_is_silenced_without_a_reason() {
             assert!(!silenced || reasoned, "{path}:{}: say why", index + 1);
         }
     }
+}
+
+/// The rooms of `cdc-relay/src`, in the order in which an import may point.
+const ROOMS: [&str; 9] = [
+    "commands",
+    "source",
+    "sinks",
+    "dead_letter",
+    "observe",
+    "routes",
+    "checkpoint",
+    "postgres",
+    "failpoints",
+];
+/// What stands beside them: it imports nothing of ours, or wires everything.
+const BESIDE: [&str; 3] = ["lib", "main", "nearest"];
+
+#[test]
+fn an_import_of_the_relay_points_only_down_the_list_of_its_rooms() {
+    let rank = |room: &str| ROOMS.iter().position(|name| *name == room);
+    let mut looked_at = 0;
+    for (path, text) in sources("rs") {
+        let Some(inner) = path.strip_prefix("cdc-relay/src/") else { continue };
+        let room = inner.split(['/', '.']).next().unwrap();
+        let Some(from) = rank(room) else {
+            assert!(BESIDE.contains(&room), "{path}: in no room");
+            continue;
+        };
+        // Tests may look at anything.
+        if path.ends_with("tests.rs") {
+            continue;
+        }
+        for imported in without_tests(&text).split("crate::").skip(1) {
+            let name: String = imported.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if let Some(to) = rank(&name) {
+                looked_at += 1;
+                assert!(to >= from, "{path}: {room} imports {name}, which is above it");
+            }
+        }
+    }
+    assert!(looked_at > 100, "only {looked_at} imports were found");
 }

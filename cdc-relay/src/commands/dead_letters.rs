@@ -9,12 +9,12 @@ use comfy_table::{Table, presets};
 use rdkafka::message::Message;
 
 use super::{Ending, Outcome};
-use crate::config::RoutesArgs;
-use crate::dead::Halts;
+use crate::commands::arguments::RoutesArgs;
+use crate::dead_letter::halts::Halts;
+use crate::dead_letter::listing::{Shelf, Shelved};
+use crate::postgres::shell;
 use crate::routes::Routes;
-use crate::shelf::{Shelf, Shelved};
-use crate::shell;
-use crate::topics::{Reader, Step};
+use crate::sinks::topics::{Reader, Step};
 
 /// So much of a reason is shown in the table.
 const REASON: usize = 100;

@@ -25,14 +25,14 @@ use self::report::{Report, Section};
 use self::start::{Judged, Remembered};
 use self::tables::Contract;
 use super::{Ending, Failure, Outcome, block_on, print, terminal};
-use crate::config::{JsonArgs, RoutesArgs};
-use crate::contract::facts::ask_client;
-use crate::contract::literals;
-use crate::coverage::record::Record;
-use crate::database::Database;
+use crate::checkpoint::state::Memory;
+use crate::commands::arguments::{JsonArgs, RoutesArgs};
+use crate::postgres::connection_url::Database;
+use crate::postgres::facts::ask_client;
+use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
-use crate::state::Memory;
-use crate::wire::Session;
+use crate::source::contract::literals;
+use crate::source::coverage::record::Record;
 use anyhow::{Context, Result};
 use clap::Args;
 
@@ -72,7 +72,7 @@ pub struct Options {
     kafka: Option<::brokers::Brokers>,
     #[cfg(feature = "sinks")]
     #[command(flatten)]
-    amqp: crate::config::AmqpArgs,
+    amqp: crate::commands::arguments::AmqpArgs,
     #[command(flatten)]
     json: JsonArgs,
 }

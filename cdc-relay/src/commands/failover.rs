@@ -12,17 +12,17 @@ use serde::Serialize;
 
 use super::verify::{Reading, told_to};
 use super::{Ending, Failure, Outcome, print};
-use crate::clients::{Clients, Recalled};
-use crate::config::{AmqpArgs, JsonArgs, RoutesArgs};
-use crate::failover::{Continuation, Evidence, Obstacle, branches, judge};
-use crate::inspect;
-use crate::lsn::Lsn;
-use crate::metrics::Metrics;
-use crate::reconcile;
+use crate::checkpoint::failover::{Continuation, Evidence, Obstacle, branches, judge};
+use crate::checkpoint::state::{Cluster, Memory, Slot};
+use crate::commands::arguments::{AmqpArgs, JsonArgs, RoutesArgs};
+use crate::observe::metrics::Metrics;
+use crate::postgres::lsn::Lsn;
+use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
-use crate::source::Wiring;
-use crate::state::{Cluster, Memory, Slot};
-use crate::wire::Session;
+use crate::source::backfill::reconcile;
+use crate::source::clients::{Clients, Recalled};
+use crate::source::inspect;
+use crate::source::worker::Wiring;
 
 /// Goes on with a promoted standby, if it can be shown that nothing is missing there, and nothing too much was told.
 ///
@@ -87,7 +87,7 @@ pub fn execute(options: &Options) -> Outcome {
     let [source] = routes.sources.as_slice() else {
         return Err(Failure::usage("--source: which of the sources?".to_owned()));
     };
-    let (routes, source) = crate::run::resolved(&routes, source)?;
+    let (routes, source) = crate::commands::wiring::resolved(&routes, source)?;
     let report = work(options, routes, &source)?;
     if options.json.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&report).context("JSON")?))?;
@@ -102,7 +102,8 @@ pub fn execute(options: &Options) -> Outcome {
 async fn work(options: &Options, routes: Routes, source: &Source) -> Result<Report> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
     let without_queue = AmqpArgs { amqp_url: None };
-    let wiring = crate::run::wiring((&options.kafka, &without_queue), &metrics, &routes, source)?;
+    let wiring =
+        crate::commands::wiring::wiring((&options.kafka, &without_queue), &metrics, &routes, source)?;
     let (options, wiring) = (options.clone(), Arc::new(wiring));
     tokio::task::spawn_blocking(move || decide(&options, &wiring)).await.context("the work ended")?
 }
@@ -189,7 +190,7 @@ fn unfinished(source: &Source, cluster: &Cluster, recalled: &Recalled) -> Option
 /// What cannot be shown, and what goes on otherwise than before: somebody has to agree to it.
 fn caveats(source: &Source, memory: Option<&Memory>, newest: Lsn) -> Vec<String> {
     let mut caveats = Vec::new();
-    if !crate::run::queues(source).is_empty() {
+    if !crate::commands::wiring::queues(source).is_empty() {
         caveats.push(
             "a queue cannot be read: unless synchronized_standby_slots was set, a message may be there of a \
              transaction that this server does not have"

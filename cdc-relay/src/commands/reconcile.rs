@@ -11,10 +11,10 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::{Ending, Failure, Outcome};
-use crate::config::{AmqpArgs, RoutesArgs};
-use crate::metrics::Metrics;
-use crate::reconcile::{self, Plan, Planned, Report, Step};
+use crate::commands::arguments::{AmqpArgs, RoutesArgs};
+use crate::observe::metrics::Metrics;
 use crate::routes::{Routes, Source, TableName};
+use crate::source::backfill::reconcile::{self, Plan, Planned, Report, Step};
 
 /// Tells every row again, from the snapshot of a new slot: the way on when `run` refuses.
 ///
@@ -57,7 +57,7 @@ pub struct Options {
 }
 
 pub fn execute(options: &Options) -> Outcome {
-    let routes = crate::run::routes(&options.routes, &options.amqp)?;
+    let routes = crate::commands::wiring::routes(&options.routes, &options.amqp)?;
     let source = match routes.sources.as_slice() {
         [source] => source.clone(),
         sources => {
@@ -66,7 +66,7 @@ pub fn execute(options: &Options) -> Outcome {
             return Err(Failure::usage(format!("which source? Choose one by --source: {names}")));
         }
     };
-    let (routes, source) = crate::run::resolved(&routes, &source)?;
+    let (routes, source) = crate::commands::wiring::resolved(&routes, &source)?;
     if !options.tables.is_empty() {
         print(options.json, &heal(options, routes, &source)?, healed)?;
         return Ok(Ending::Fine);
@@ -87,7 +87,7 @@ pub fn execute(options: &Options) -> Outcome {
 #[tokio::main(worker_threads = 1)]
 async fn work(options: &Options, routes: Routes, source: &Source) -> Result<reconcile::Ending> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
-    let wiring = crate::run::wiring((&options.kafka, &options.amqp), &metrics, &routes, source)?;
+    let wiring = crate::commands::wiring::wiring((&options.kafka, &options.amqp), &metrics, &routes, source)?;
     let (agreed, mut view) = (options.yes, View::new());
     let work = tokio::task::spawn_blocking(move || {
         let ending = reconcile::run(wiring, agreed, &mut |step| view.show(step));
@@ -101,7 +101,7 @@ async fn work(options: &Options, routes: Routes, source: &Source) -> Result<reco
 #[tokio::main(worker_threads = 1)]
 async fn heal(options: &Options, routes: Routes, source: &Source) -> Result<reconcile::heal::Report> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
-    let wiring = crate::run::wiring((&options.kafka, &options.amqp), &metrics, &routes, source)?;
+    let wiring = crate::commands::wiring::wiring((&options.kafka, &options.amqp), &metrics, &routes, source)?;
     let tables = options.tables.clone();
     let work = tokio::task::spawn_blocking(move || reconcile::heal::run(wiring, &tables));
     work.await.context("the work ended")?

@@ -9,15 +9,15 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Ending, Failure, Outcome};
-use crate::config::RoutesArgs;
-use crate::dead::Halts;
-use crate::inspect;
-use crate::release::{Note, Order, PREFIX};
+use crate::commands::arguments::RoutesArgs;
+use crate::dead_letter::halts::Halts;
+use crate::dead_letter::listing::Shelved;
+use crate::dead_letter::release::{Note, Order, PREFIX};
+use crate::postgres::session::{MESSAGES, Session};
+use crate::postgres::sql::literal;
 use crate::routes::{Routes, Source};
-use crate::shelf::Shelved;
-use crate::sql::literal;
-use crate::topics::Reader;
-use crate::wire::{MESSAGES, Session};
+use crate::sinks::topics::Reader;
+use crate::source::inspect;
 
 /// Between two looks at the dead-letter topic.
 const LOOK: Duration = Duration::from_millis(100);

@@ -17,17 +17,17 @@ use serde::Serialize;
 
 use self::text::text;
 use super::{Ending, Failure, Outcome, block_on, print};
-use crate::config::{JsonArgs, RoutesArgs};
-use crate::coverage::record::record_key;
-use crate::inspect;
-use crate::kafka::client_config;
-use crate::published;
+use crate::commands::arguments::{JsonArgs, RoutesArgs};
+use crate::postgres::session::{Session, WireError};
+use crate::postgres::sql;
 use crate::routes::destinations::Destinations;
 use crate::routes::{Routes, Source};
-use crate::snapshot;
-use crate::sql;
-use crate::topics::Reader;
-use crate::wire::{Session, WireError};
+use crate::sinks::kafka::client_config;
+use crate::sinks::topics::Reader;
+use crate::source::backfill::snapshot;
+use crate::source::coverage::record::record_key;
+use crate::source::inspect;
+use crate::source::published;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -100,8 +100,8 @@ pub fn execute(options: &Options) -> Outcome {
     }
     let all = RoutesArgs { source: None, ..options.routes.clone() }.read()?;
     let source = options.routes.read()?.sources.into_iter().next().context("no source")?;
-    let mut session =
-        Session::connect(&crate::run::database(&source)?).context("the database of the source")?;
+    let mut session = Session::connect(&crate::commands::wiring::database(&source)?)
+        .context("the database of the source")?;
     let brokers = &options.kafka;
     let mut found = found(&mut session, &source)?;
     found.keys = keys(brokers, &all, &source)?;

@@ -12,11 +12,11 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use super::{Ending, Failure, Outcome};
-use crate::clients::Clients;
-use crate::config::{AmqpArgs, RoutesArgs};
-use crate::metrics::Metrics;
-use crate::replay::{self, Rows, Selection, Shown, Summary};
+use crate::commands::arguments::{AmqpArgs, RoutesArgs};
+use crate::observe::metrics::Metrics;
 use crate::routes::{Routes, Source};
+use crate::source::backfill::replay::{self, Rows, Selection, Shown, Summary};
+use crate::source::clients::Clients;
 
 /// A table on the terminal shows so many events; JSON has them all.
 const SHOWN: usize = 100;
@@ -89,11 +89,11 @@ fn since(text: &str) -> Result<jiff::Timestamp, String> {
 }
 
 pub fn execute(config: &ReplayConfig) -> Outcome {
-    let routes = crate::run::routes(&config.routes, &config.amqp)?;
+    let routes = crate::commands::wiring::routes(&config.routes, &config.amqp)?;
     let [source] = routes.sources.as_slice() else {
         return Err(Failure::usage("--source: which of the sources?".to_owned()));
     };
-    let (routes, source) = crate::run::resolved(&routes, source)?;
+    let (routes, source) = crate::commands::wiring::resolved(&routes, source)?;
     let rows = match (&config.key, &config.condition, config.since) {
         (Some(key), ..) => Rows::Key(key.clone()),
         (_, Some(condition), _) => Rows::Where(condition.clone()),
@@ -120,7 +120,8 @@ async fn work(
     (routes, source): (Routes, &Source),
 ) -> Result<Summary> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
-    let wiring = Arc::new(crate::run::wiring((&config.kafka, &config.amqp), &metrics, &routes, source)?);
+    let wiring =
+        Arc::new(crate::commands::wiring::wiring((&config.kafka, &config.amqp), &metrics, &routes, source)?);
     let timeout = Duration::from_secs(config.timeout);
     let work = tokio::task::spawn_blocking(move || {
         let mut said = String::new();

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Ending, Outcome};
-use crate::config::{AmqpArgs, RoutesArgs};
+use crate::commands::arguments::{AmqpArgs, RoutesArgs};
 use crate::routes::Routes;
 
 /// Streams until it is told to stop (SIGTERM or Ctrl-C), then flushes and confirms.
@@ -38,7 +38,7 @@ pub struct RunConfig {
 }
 
 pub fn execute(config: RunConfig) -> Outcome {
-    let routes = crate::run::routes(&config.routes, &config.amqp)?;
+    let routes = crate::commands::wiring::routes(&config.routes, &config.amqp)?;
     serve(config, routes)?;
     Ok(Ending::Fine)
 }
@@ -53,5 +53,5 @@ async fn serve(config: RunConfig, routes: Routes) -> Result<()> {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         token.cancel();
     });
-    crate::run::run(config, routes, listener, shutdown).await
+    crate::commands::wiring::run(config, routes, listener, shutdown).await
 }

@@ -15,16 +15,16 @@ use serde::{Deserialize, Serialize};
 use super::doctor::facts::{Slot, wal_rate};
 use super::doctor::slot::{duration, size};
 use super::{Ending, Outcome, block_on, print, terminal};
-use crate::config::{JsonArgs, RoutesArgs};
-use crate::database::Database;
-use crate::dead::Halted;
-use crate::kafka::client_config;
-use crate::letter::Letter;
-use crate::lsn::Lsn;
+use crate::checkpoint::state::Memory;
+use crate::commands::arguments::{JsonArgs, RoutesArgs};
+use crate::dead_letter::halts::Halted;
+use crate::dead_letter::record::Letter;
+use crate::postgres::connection_url::Database;
+use crate::postgres::lsn::Lsn;
 use crate::routes::destinations::Destinations;
 use crate::routes::{Routes, Source};
-use crate::state::Memory;
-use crate::topics::Reader;
+use crate::sinks::kafka::client_config;
+use crate::sinks::topics::Reader;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -255,7 +255,7 @@ fn text(report: &Report, colour: bool) -> String {
                 let status = stand.wal_status.as_deref().unwrap_or("?");
                 line("log", format!("{behind} behind, {kept} kept ({status}), {}", left(stand)));
                 if !stand.active {
-                    let name = crate::shell::word(&source.source);
+                    let name = crate::postgres::shell::word(&source.source);
                     let end = format!("start a relay, or take it out: cdc-relay remove --source {name}");
                     line("idle", format!("nobody reads the slot, and the server keeps WAL for it: {end}"));
                 }

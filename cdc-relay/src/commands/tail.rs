@@ -20,12 +20,12 @@ use self::output::Output;
 use self::reader::{Reading, Slot, Stop, Totals};
 use self::show::{Format, Show};
 use super::{Ending, Failure, Outcome, block_on, say, terminal};
-use crate::config::JsonArgs;
-use crate::contract::Mismatch;
-use crate::contract::facts::{Question, prepare};
-use crate::database::Database;
+use crate::commands::arguments::JsonArgs;
+use crate::postgres::connection_url::Database;
+use crate::postgres::facts::{Question, prepare};
+use crate::postgres::sql;
 use crate::routes::TableName;
-use crate::sql;
+use crate::source::contract::Mismatch;
 
 /// How long a stop waits for the reader, and then for the printer.
 const GRACE: Duration = Duration::from_secs(2);

@@ -16,8 +16,8 @@ pub use self::read::Reading;
 use self::read::Topic;
 use self::stretches::Stretch;
 use super::{Ending, Outcome, print, terminal};
-use crate::chain::Findings;
-use crate::config::{JsonArgs, RoutesArgs};
+use crate::checkpoint::chain::Findings;
+use crate::commands::arguments::{JsonArgs, RoutesArgs};
 use crate::routes::destinations::Destinations;
 use crate::routes::{Relay, Routes, Source};
 

@@ -11,7 +11,7 @@ use super::{
     Cast, Condition, Deletes, Ignored, Pattern, Queue, Relay, Route, Routes, Source, Table, TableName,
     TablePattern, Text, Toast, Topic,
 };
-use crate::template::Op;
+use crate::routes::template::Op;
 
 const OPS: &[&str] = &["insert", "update", "delete"];
 const DELETES: &[&str] = &["event", "tombstone", "both", "ignore"];

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use super::selection::plain;
 use super::{Glob, Routes, Source, Table, Text};
-use crate::template::Template;
+use crate::routes::template::Template;
 
 /// What no name has.
 const UNKNOWN: &str = "\0";

@@ -13,7 +13,8 @@ use serde::Deserialize;
 
 use super::{Ignored, Routes, Source, Table, TableName, TablePattern, Text, Topic};
 use crate::nearest::hint;
-use crate::template::Template;
+use crate::postgres::facts::Question;
+use crate::routes::template::Template;
 
 /// Tables that are routed alike.
 #[derive(Debug, Clone)]
@@ -87,6 +88,12 @@ fn topic_of(topic: &Text, source: &str, table: &TableName) -> Option<String> {
 }
 
 impl Source {
+    /// What the server is asked about it: the tables of its publication, or those that one of its routes would have.
+    pub fn question(&self) -> Question<'_> {
+        let named = self.tables.iter().map(|table| table.qualified()).collect();
+        Question::of(self.publication.get_ref(), named)
+    }
+
     /// Every entry of `tables`.
     pub fn entries(&self) -> impl Iterator<Item = &Table> {
         self.tables.iter().chain(self.patterns.iter().map(|pattern| &pattern.table))

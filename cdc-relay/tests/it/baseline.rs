@@ -156,8 +156,13 @@ async fn a_break_that_a_start_notices_begins_where_the_publication_was_last_seen
     let relay = rig.start();
     let report = decided(&relay).await;
     let (_, rest) = report.split_once("committed after ").expect("where it begins");
-    let since: cdc_relay::lsn::Lsn = rest.split_once(' ').expect("a position").0.parse().expect("a position");
-    assert!(since.0 > 0 && since.0 <= before, "{since} is after {}: {report}", cdc_relay::lsn::Lsn(before));
+    let since: cdc_relay::postgres::lsn::Lsn =
+        rest.split_once(' ').expect("a position").0.parse().expect("a position");
+    assert!(
+        since.0 > 0 && since.0 <= before,
+        "{since} is after {}: {report}",
+        cdc_relay::postgres::lsn::Lsn(before)
+    );
     reconcile(&rig);
     relay.streams().await;
     assert!(emitted(&rig, "it/items/lost/1/1"));

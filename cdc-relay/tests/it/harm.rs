@@ -1,8 +1,8 @@
 //! The relay never harms the database it watches: no update or delete of an application is refused because the relay,
 //! or a tail, publishes it. Not when it starts, not while it runs, and not when it has refused.
 
-use cdc_relay::contract::facts::{Question, ask_client};
-use cdc_relay::contract::withdrawals;
+use cdc_relay::postgres::facts::{Question, ask_client};
+use cdc_relay::source::contract::withdrawals;
 
 use crate::commands::Tail;
 use crate::kafka;

@@ -1,7 +1,7 @@
 //! A slot that is taken from the relay under load. It refuses, and after a reconcile nothing is missing but what a row
 //! was for a while and no longer is.
 
-use cdc_relay::lsn::Lsn;
+use cdc_relay::postgres::lsn::Lsn;
 use rustix::process::Signal;
 use stack::servers::Server;
 

@@ -11,7 +11,7 @@ mod sample;
 
 use std::collections::{BTreeMap, HashMap};
 
-use cdc_relay::lsn::Lsn;
+use cdc_relay::postgres::lsn::Lsn;
 use tokio_postgres::Client;
 
 use self::sample::{BARRIER, Sample, Sampler};

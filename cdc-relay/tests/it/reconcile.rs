@@ -351,8 +351,8 @@ async fn a_table_that_was_emptied_after_the_slot_began_is_not_taken_for_empty() 
     let (look, done) = (Arc::clone(&seen), Arc::clone(&emptied));
     let reader = tokio::task::spawn_blocking(move || {
         let config = url.parse().expect("url");
-        let mut session = cdc_relay::wire::Session::connect(&config).expect("session");
-        let tables = cdc_relay::rows::tables(&mut session, "events").expect("tables");
+        let mut session = cdc_relay::postgres::session::Session::connect(&config).expect("session");
+        let tables = cdc_relay::source::backfill::rows::tables(&mut session, "events").expect("tables");
         let mut found = Vec::new();
         for round in 0..2 {
             session.query("begin isolation level repeatable read").expect("begin");
@@ -364,7 +364,7 @@ async fn a_table_that_was_emptied_after_the_slot_began_is_not_taken_for_empty() 
                 std::thread::sleep(Duration::from_millis(5));
             }
             session.query(&format!("lock table {} in access share mode", tables[0].target())).expect("lock");
-            found.push(cdc_relay::rows::rewritten(&mut session, &tables).expect("look"));
+            found.push(cdc_relay::source::backfill::rows::rewritten(&mut session, &tables).expect("look"));
             session.query("commit").expect("commit");
         }
         found

@@ -1,8 +1,8 @@
 //! TLS to Postgres, as every parameter of libpq asks for it, and to the brokers. Each test has servers and
 //! certificates of its own.
 
-use cdc_relay::database::Database;
-use cdc_relay::wire::Session;
+use cdc_relay::postgres::connection_url::Database;
+use cdc_relay::postgres::session::Session;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use stack::servers::Server;
 

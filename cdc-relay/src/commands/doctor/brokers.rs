@@ -264,8 +264,8 @@ mod ask {
     use rdkafka::error::RDKafkaErrorCode;
 
     use super::{Facts, Topic};
-    use crate::kafka::client_config;
     use crate::routes::Routes;
+    use crate::sinks::kafka::client_config;
 
     const TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -7,9 +7,9 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-use crate::contract::{self, Mismatch};
-use crate::lsn::Lsn;
-use crate::state::{Cluster, Slot as Stand};
+use crate::checkpoint::state::{Cluster, Slot as Stand};
+use crate::postgres::lsn::Lsn;
+use crate::source::contract::Mismatch;
 
 /// How long the log is watched.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -36,7 +36,7 @@ pub struct Facts {
     pub unlogged: Vec<String>,
     /// Publication and tables.
     #[serde(skip)]
-    pub contract: contract::facts::Facts,
+    pub contract: crate::postgres::facts::Facts,
     /// What of it does not fit.
     #[serde(skip)]
     pub mismatches: Vec<Mismatch>,
@@ -175,7 +175,7 @@ impl Slot {
 /// Asks, besides the contract.
 pub async fn gather(
     client: &Client,
-    (contract, mismatches): (contract::facts::Facts, Vec<Mismatch>),
+    (contract, mismatches): (crate::postgres::facts::Facts, Vec<Mismatch>),
 ) -> Result<Facts> {
     let version: i32 = client
         .query_one("select current_setting('server_version_num')::int", &[])

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::contract::{Mismatch, is_sql};
+use crate::source::contract::{Mismatch, is_sql};
 
 /// How bad it is; worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -3,7 +3,8 @@
 use super::facts::{Facts, Slot};
 use super::finding::Finding;
 use super::slot::{duration, size};
-use crate::{shell, sql};
+use crate::postgres::shell;
+use crate::postgres::sql;
 
 /// The slot of a source, if nobody reads it.
 pub fn own(facts: &Facts, name: &str, source: Option<&str>) -> Option<Finding> {

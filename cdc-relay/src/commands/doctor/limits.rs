@@ -4,7 +4,7 @@ use super::facts::{Facts, Slot};
 use super::finding::Finding;
 use super::server::restart;
 use super::slot::duration;
-use crate::sql::identifier;
+use crate::postgres::sql::identifier;
 
 /// A source takes so many at a time: a walsender, three that look after slot and publication, and for moments one more.
 const CONNECTIONS_MAX: i64 = 5;

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use tokio_postgres::Client;
 
 use super::finding::Finding;
-use crate::published;
 use crate::routes::{Routes, Selected, Source};
+use crate::source::published;
 
 /// The routes with an entry for each table that a pattern matches, and what is wrong with the patterns.
 pub async fn resolved(

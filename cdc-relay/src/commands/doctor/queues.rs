@@ -9,8 +9,8 @@ use lapin::{Connection, ConnectionProperties};
 use tokio::time::timeout;
 
 use super::finding::Finding;
-use crate::rabbit;
 use crate::routes::Routes;
+use crate::sinks::rabbit;
 
 const STEP: Duration = Duration::from_secs(10);
 

@@ -2,7 +2,7 @@
 
 use super::facts::{Facts, Slot};
 use super::finding::Finding;
-use crate::sql;
+use crate::postgres::sql;
 
 /// Transactions open for so long are worth a word, in seconds.
 const LONG: i64 = 300;

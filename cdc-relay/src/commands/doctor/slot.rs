@@ -3,8 +3,8 @@
 use super::facts::{Facts, Slot};
 use super::finding::Finding;
 use super::server::reload;
-use crate::sql;
-use crate::state::{Memory, Refusal, admit};
+use crate::checkpoint::state::{Memory, Refusal, admit};
+use crate::postgres::sql;
 
 /// Less time than this until the slot is invalidated is an emergency, in seconds.
 const SOON: f64 = 3600.0;

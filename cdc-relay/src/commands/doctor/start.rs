@@ -4,14 +4,15 @@
 use anyhow::{Context, Result};
 
 use super::finding::Finding;
-use crate::contract::{self, Verdict};
-use crate::coverage::record::{Break, Record};
-use crate::coverage::{Coverage, look};
-use crate::database::Database;
-use crate::inspect;
+use crate::checkpoint::state::Break;
+use crate::checkpoint::state::{Memory, Slot, Start, admit};
+use crate::postgres::connection_url::Database;
+use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
-use crate::state::{Memory, Slot, Start, admit};
-use crate::wire::Session;
+use crate::source::contract::{self, Verdict};
+use crate::source::coverage::record::Record;
+use crate::source::coverage::{Coverage, look};
+use crate::source::inspect;
 
 use super::facts::Facts;
 
@@ -66,6 +67,9 @@ pub fn coverage(
             .why(format!(
                 "rows of tables with routes that were committed after {since} may not have been sent"
             ))
-            .fix(format!("cdc-relay reconcile --source {}", crate::shell::word(source.name.get_ref()))),
+            .fix(format!(
+                "cdc-relay reconcile --source {}",
+                crate::postgres::shell::word(source.name.get_ref())
+            )),
     )
 }

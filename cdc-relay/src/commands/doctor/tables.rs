@@ -4,12 +4,12 @@
 
 use super::facts::Facts;
 use super::finding::{Finding, Severity};
-use crate::contract::facts::{Publication, Question, Table};
-use crate::contract::fit::{self, Operations};
-use crate::contract::identity::Publishing;
-use crate::contract::{self, Mismatch, make_full};
+use crate::postgres::facts::{Publication, Question, Table};
+use crate::postgres::sql;
 use crate::routes::{Routes, Source};
-use crate::sql;
+use crate::source::contract::fit::{self, Operations};
+use crate::source::contract::identity::Publishing;
+use crate::source::contract::{Mismatch, make_full};
 
 /// What is to be told, if there is a routes file that says so.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +124,7 @@ fn left_out(facts: &Facts, publication: &Publication, contract: &Contract<'_>) -
 }
 
 /// Without routes: what harms the writers.
-pub fn harms(facts: &contract::facts::Facts) -> Vec<Mismatch> {
+pub fn harms(facts: &crate::postgres::facts::Facts) -> Vec<Mismatch> {
     let all = Operations { insert: true, update: true, delete: true };
     let publication = facts.publication.as_ref();
     let operations = publication.map_or(all, Operations::of_publication);

@@ -3,10 +3,10 @@
 use super::brokers::{self, Topic};
 use super::facts::{Facts, Open, Prepared, Role, Setting, Slot, Spill};
 use super::*;
-use crate::contract::facts::{self as contract, Column, Member, Named, Publication, Table};
-use crate::contract::fit;
-use crate::lsn::Lsn;
-use crate::state::Phase;
+use crate::checkpoint::state::Phase;
+use crate::postgres::facts::{self as contract, Column, Member, Named, Publication, Table};
+use crate::postgres::lsn::Lsn;
+use crate::source::contract::fit;
 
 const ROUTES: &str = r#"
 [[topics]]
@@ -135,7 +135,7 @@ fn memory() -> Memory {
         acknowledged: Lsn(0x200),
         told: Lsn(0x200),
         chain: Lsn(0x200),
-        last: crate::state::Mark::default(),
+        last: crate::checkpoint::state::Mark::default(),
         vouched: Lsn(0x200),
         routes: String::new(),
     }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{Found, Options};
 use crate::commands::doctor::slot::size;
-use crate::shell;
+use crate::postgres::shell;
 
 pub fn text(found: &Found, options: &Options) -> String {
     let source = &found.source;

@@ -10,14 +10,14 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use super::output::Output;
 use super::show::{Change, Show};
-use crate::catalog::Catalog;
-use crate::copy::{Frame, Replication};
-use crate::database::Database;
-use crate::lsn::Lsn;
-use crate::pgoutput::{self, Message, Scratch};
-use crate::slots;
-use crate::sql;
-use crate::wire::Session;
+use crate::postgres::connection_url::Database;
+use crate::postgres::decode::pgoutput::{self, Message, Scratch};
+use crate::postgres::lsn::Lsn;
+use crate::postgres::replication_stream::{Frame, Replication};
+use crate::postgres::session::Session;
+use crate::postgres::sql;
+use crate::routes::catalog::Catalog;
+use crate::source::slots;
 
 /// How often the server hears from us.
 const STATUS: Duration = Duration::from_secs(1);

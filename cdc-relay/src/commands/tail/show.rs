@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::text::{Paint, value};
-use crate::json::{self, Form};
-use crate::lsn::{Lsn, PgTime};
-use crate::pgoutput::{Old, Relation, Tuple, Value};
+use crate::postgres::decode::pgoutput::{Old, Relation, Tuple, Value};
+use crate::postgres::lsn::{Lsn, PgTime};
 use crate::routes::TableName;
+use crate::routes::json::{self, Form};
 
 /// How changes are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

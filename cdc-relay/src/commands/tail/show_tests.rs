@@ -1,7 +1,7 @@
 //! Changes as they come from the log, and the lines they become.
 
 use super::*;
-use crate::pgoutput::{Column, Message, Scratch, decode};
+use crate::postgres::decode::pgoutput::{Column, Message, Scratch, decode};
 
 fn relation(identity: u8) -> Relation {
     let column = |name: &str, type_oid, key| Column { name: name.to_owned(), type_oid, key };

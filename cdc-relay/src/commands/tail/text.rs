@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use owo_colors::Style;
 
-use crate::pgoutput::{Relation, Value};
+use crate::postgres::decode::pgoutput::{Relation, Value};
 
 /// A longer value is cut, so that a change stays a line; JSON has it whole.
 const LONGEST: usize = 100;

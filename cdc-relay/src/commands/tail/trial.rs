@@ -9,11 +9,11 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use tokio_postgres::{Client, Statement};
 
-use crate::contract::facts::{Question, ask_prepared, prepare};
-use crate::contract::identity::{Publishing, covers_new_partitions, harms};
-use crate::contract::{self, Withdrawal, withdrawals};
+use crate::postgres::facts::{Question, ask_prepared, prepare};
+use crate::postgres::sql;
 use crate::routes::TableName;
-use crate::sql;
+use crate::source::contract::identity::{Publishing, covers_new_partitions, harms};
+use crate::source::contract::{Withdrawal, withdrawals};
 
 /// The oldest server that the questions are made for.
 const OLDEST: u32 = 130_000;
@@ -52,7 +52,7 @@ pub struct Table {
 }
 
 impl Table {
-    fn of(table: &contract::facts::Table, version: u32) -> Table {
+    fn of(table: &crate::postgres::facts::Table, version: u32) -> Table {
         let harmless = harms(Publishing::own(version), table).is_empty();
         Table {
             oid: table.oid,

@@ -14,11 +14,11 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 
 use super::Verdict;
-use crate::chain::{Chain, Position};
-use crate::kafka::client_config;
-use crate::lsn::Lsn;
+use crate::checkpoint::chain::{Chain, Position};
+use crate::postgres::lsn::Lsn;
 use crate::routes::Routes;
 use crate::routes::destinations::Destinations;
+use crate::sinks::kafka::client_config;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// Nothing came for so long, though records are left: the broker is asked how far we are.

@@ -9,8 +9,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Serialize;
 
 use super::Verdict;
-use crate::coverage::record::{Break, Record};
+use crate::checkpoint::state::Break;
 use crate::routes::{Routes, Source};
+use crate::source::coverage::record::Record;
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Stretch {

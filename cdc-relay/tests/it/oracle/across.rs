@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use cdc_relay::lsn::Lsn;
+use cdc_relay::postgres::lsn::Lsn;
 
 use super::{
     Commit, Due, Oracle, assert_confirmed_is_told, assert_positions, assert_same, committed, dues, nothing,

@@ -1,0 +1,285 @@
+//! The chain of positions: each record on Kafka names the commit it tells, its number in it, and the commit before it
+//! that told anything. Whoever reads all records of a source can prove by it that no transaction was passed over. Pure.
+//!
+//! Kept per record is 16 bytes, and only until every partition has been read past its commit: below that the chain is
+//! judged and forgotten. What comes again from there is a repetition, since nothing there is missing.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::postgres::lsn::Lsn;
+
+/// `pg_position`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    pub commit: Lsn,
+    /// Counts the transaction's records on Kafka from 0.
+    pub ordinal: u32,
+    /// The commit before it that told anything; 0/0 begins a chain.
+    pub previous: Lsn,
+}
+
+impl Position {
+    /// `0/20;1;0/10`.
+    pub fn parse(text: &[u8]) -> Option<Position> {
+        let mut parts = std::str::from_utf8(text).ok()?.split(';');
+        let (commit, ordinal, previous) = (parts.next()?, parts.next()?, parts.next()?);
+        let position = Position {
+            commit: commit.parse().ok()?,
+            ordinal: ordinal.parse().ok()?,
+            previous: previous.parse().ok()?,
+        };
+        parts.next().is_none().then_some(position)
+    }
+}
+
+/// A position in 16 bytes: how far back the previous commit is; 0 for a beginning, `FAR` if it is in `far`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Told {
+    commit: u64,
+    ordinal: u32,
+    back: u32,
+}
+
+const FAR: u32 = u32::MAX;
+/// With more than this the chain is judged as far as it can be.
+const OPEN: usize = 1 << 20;
+/// The newest are not judged before the end: a relay that runs may have told one of them to a partition of which less
+/// was read.
+const NEWEST: usize = OPEN / 8;
+
+/// One partition.
+#[derive(Debug, Default)]
+struct Lane {
+    open: Vec<Told>,
+    /// The last first telling.
+    top: Option<(u64, u32)>,
+    /// Its oldest records are gone, or were not read.
+    cut: bool,
+    ended: bool,
+}
+
+/// What a source's chain was found to be.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Findings {
+    /// Records told for the first time, and judged.
+    pub events: u64,
+    pub transactions: u64,
+    /// How often a chain begins: at the first start, and after every change of routes.
+    pub chains: u64,
+    /// Records that were there already: told again after a crash.
+    pub repeated: u64,
+    /// Older than what every partition still has.
+    pub before_start: u64,
+    /// Newer than what all partitions were read up to.
+    pub not_judged: u64,
+    /// Places where at least one transaction is missing.
+    pub gaps: u64,
+    /// Records that are missing within transactions.
+    pub missing_records: u64,
+    /// First tellings that came after later ones in their partition.
+    pub out_of_order: u64,
+    pub first: Option<String>,
+    pub last: Option<String>,
+    /// The first thing that is wrong, explained.
+    pub problem: Option<String>,
+}
+
+impl Findings {
+    pub fn is_whole(&self) -> bool {
+        self.gaps == 0 && self.missing_records == 0 && self.out_of_order == 0
+    }
+
+    fn problem(&mut self, text: impl FnOnce() -> String) {
+        if self.problem.is_none() {
+            self.problem = Some(text());
+        }
+    }
+}
+
+/// The chain of one source, over all partitions that it is told to.
+#[derive(Debug, Default)]
+pub struct Chain {
+    lanes: Vec<Lane>,
+    far: BTreeMap<u64, u64>,
+    open: usize,
+    /// Everything below was judged.
+    judged: u64,
+    /// The last judged record's commit, and the ordinal that follows.
+    last: Option<(u64, u32)>,
+    /// Nothing up to here is judged: some partition has no longer all of it.
+    start: Option<u64>,
+    /// Since here a new chain is told over an old one.
+    retold: Option<u64>,
+    found: Findings,
+}
+
+impl Chain {
+    /// For so many partitions; `cut` says of each whether its beginning is missing.
+    pub fn new(cut: impl IntoIterator<Item = bool>) -> Chain {
+        let lanes = cut.into_iter().map(|cut| Lane { cut, ..Lane::default() }).collect();
+        Chain { lanes, ..Chain::default() }
+    }
+
+    /// A record of a partition, in the partition's order.
+    pub fn take(&mut self, lane: usize, position: Position) {
+        let Some(lane) = self.lanes.get_mut(lane) else { return };
+        let (commit, ordinal, previous) = (position.commit.0, position.ordinal, position.previous.0);
+        if lane.top.is_none() && lane.cut {
+            self.start = self.start.max(Some(commit));
+        }
+        let at = (commit, ordinal);
+        if lane.top.is_some_and(|top| at <= top) {
+            let known = commit < self.judged
+                || lane.open.binary_search_by_key(&at, |told| (told.commit, told.ordinal)).is_ok();
+            // A new chain may tell other records of the transactions that were told last.
+            if !known && previous == 0 {
+                self.retold = Some(self.retold.map_or(commit, |since| since.min(commit)));
+            }
+            if known || self.retold.is_some_and(|since| commit >= since) {
+                self.found.repeated += 1;
+            } else {
+                self.found.out_of_order += 1;
+                self.found.problem(|| {
+                    let top = Lsn(lane.top.unwrap_or_default().0);
+                    format!(
+                        "record {ordinal} of commit {} came after commit {top} of its partition",
+                        Lsn(commit)
+                    )
+                });
+            }
+            return;
+        }
+        let back = match commit.checked_sub(previous).map(u32::try_from) {
+            _ if previous == 0 => 0,
+            Some(Ok(back)) if back > 0 && back < FAR => back,
+            _ => {
+                self.far.insert(commit, previous);
+                FAR
+            }
+        };
+        lane.open.push(Told { commit, ordinal, back });
+        lane.top = Some(at);
+        self.open += 1;
+        if self.open >= OPEN && self.open.is_multiple_of(OPEN / 4) {
+            self.settle();
+        }
+    }
+
+    /// The partition was read to its end.
+    pub fn end(&mut self, lane: usize) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.ended = true;
+        }
+    }
+
+    /// The newest commit seen.
+    pub fn newest(&self) -> Lsn {
+        Lsn(self.lanes.iter().filter_map(|lane| lane.top).map(|top| top.0).max().unwrap_or(0))
+    }
+
+    /// Below this no partition can add anything.
+    fn horizon(&self) -> u64 {
+        let reading = self.lanes.iter().filter(|lane| !lane.ended);
+        reading.map(|lane| lane.top.map_or(0, |top| top.0)).min().unwrap_or(u64::MAX)
+    }
+
+    /// Judges what is old enough.
+    fn settle(&mut self) {
+        let old = self.lanes.iter().filter_map(|lane| lane.open.get(lane.open.len().checked_sub(NEWEST)?));
+        let old = old.map(|told| told.commit).max().unwrap_or(0);
+        self.judge(self.horizon().min(old));
+    }
+
+    /// Judges the rest, up to and with `newest`.
+    pub fn finish(mut self, newest: Lsn) -> Findings {
+        self.judge(newest.0.saturating_add(1));
+        self.found.not_judged = self.open as u64;
+        self.found
+    }
+
+    fn judge(&mut self, horizon: u64) {
+        let mut records = Vec::new();
+        for lane in &mut self.lanes {
+            let below = lane.open.partition_point(|told| told.commit < horizon);
+            records.extend(lane.open.drain(..below));
+            lane.open.shrink_to(lane.open.len() * 2);
+        }
+        self.open -= records.len();
+        self.judged = self.judged.max(horizon);
+        records.sort_unstable();
+        for told in records {
+            self.link(told);
+        }
+        self.far = self.far.split_off(&horizon);
+    }
+
+    /// The next record in the order of commits.
+    fn link(&mut self, told: Told) {
+        let Told { commit, ordinal, back } = told;
+        if self.start.is_some_and(|start| commit <= start) {
+            self.found.before_start += 1;
+            return;
+        }
+        let previous = match back {
+            0 => 0,
+            FAR => self.far.get(&commit).copied().unwrap_or(0),
+            back => commit - u64::from(back),
+        };
+        let expected = match self.last {
+            Some((last, expected)) if last == commit => expected,
+            last => {
+                self.transaction(commit, previous, last.map(|(last, _)| last));
+                0
+            }
+        };
+        if ordinal < expected {
+            // In two partitions: somebody changed their number.
+            self.found.repeated += 1;
+            return;
+        }
+        self.found.events += 1;
+        if ordinal > expected {
+            self.found.missing_records += u64::from(ordinal - expected);
+            self.found.problem(|| {
+                let commit = Lsn(commit);
+                format!("commit {commit} tells record {ordinal}, and its record {expected} is nowhere")
+            });
+        }
+        self.last = Some((commit, ordinal + 1));
+    }
+
+    fn transaction(&mut self, commit: u64, previous: u64, last: Option<u64>) {
+        self.found.transactions += 1;
+        self.found.last = Some(Lsn(commit).to_string());
+        if last.is_none() {
+            self.found.first.clone_from(&self.found.last);
+        }
+        if previous == 0 {
+            self.found.chains += 1;
+            return;
+        }
+        let fits = last.map_or(self.start.is_some(), |last| previous == last);
+        if fits {
+            return;
+        }
+        self.found.gaps += 1;
+        let (commit, previous) = (Lsn(commit), Lsn(previous));
+        self.found.problem(|| match last.map(Lsn) {
+            None => format!("commit {commit} is the first here, and names {previous} before it, which is nowhere"),
+            Some(last) if previous > last => format!(
+                "commit {commit} names {previous} before it, which is nowhere: the one before it here is {last}, so \
+                 that at least one transaction is missing between them"
+            ),
+            Some(last) => format!(
+                "commit {commit} names {previous} before it, though {last} is between them: not the records of one \
+                 source and relay alone"
+            ),
+        });
+    }
+}
+
+#[cfg(test)]
+#[path = "chain_tests.rs"]
+mod tests;

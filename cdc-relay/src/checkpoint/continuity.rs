@@ -1,0 +1,102 @@
+//! Whether the server still has the history that was told: pure.
+//!
+//! A volume that is set back to an earlier snapshot is the same cluster on the same timeline, with the slot as it was
+//! then. Once its log has grown past what was told, positions alone do not give it away; but what is committed there
+//! now stands where other transactions were told. Such a slot is behind the memory, so the server sends again what
+//! was told last, and that one has to be there: before it was seen nothing is told and nothing is confirmed.
+
+use crate::checkpoint::state::{Mark, Refusal};
+use crate::postgres::lsn::Lsn;
+
+#[derive(Debug)]
+pub struct History {
+    last: Mark,
+    met: bool,
+}
+
+impl History {
+    /// `last` is the last transaction that was told and acknowledged; the server begins at `begin`.
+    pub fn new(last: Mark, begin: Lsn) -> History {
+        History { last, met: last == Mark::default() || last.commit_lsn < begin }
+    }
+
+    /// The server is the one that was told of.
+    pub fn is_met(&self) -> bool {
+        self.met
+    }
+
+    /// A transaction begins. Answers whether it was told before, and is acknowledged.
+    ///
+    /// # Errors
+    /// It lies behind what was told last, and that one did not come.
+    pub fn begins(&mut self, commit: Mark) -> Result<bool, Refusal> {
+        self.met |= commit == self.last;
+        if commit.commit_lsn < self.last.commit_lsn || commit == self.last {
+            return Ok(true);
+        }
+        self.require()?;
+        Ok(false)
+    }
+
+    /// The server has nothing more up to `wal_end`.
+    ///
+    /// # Errors
+    /// As `begins`.
+    pub fn idle(&self, wal_end: Lsn) -> Result<(), Refusal> {
+        if wal_end > self.last.commit_lsn { self.require() } else { Ok(()) }
+    }
+
+    fn require(&self) -> Result<(), Refusal> {
+        if self.met { Ok(()) } else { Err(Refusal::OtherHistory { told: self.last.commit_lsn }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(commit_lsn: u64, committed_at: i64) -> Mark {
+        Mark { commit_lsn: Lsn(commit_lsn), committed_at }
+    }
+
+    #[test]
+    fn what_was_told_is_passed_over_and_what_follows_is_not() {
+        let mut history = History::new(mark(30, 3), Lsn(10));
+        assert!(!history.is_met());
+        assert_eq!(history.begins(mark(10, 1)), Ok(true));
+        assert_eq!(history.idle(Lsn(25)), Ok(()));
+        assert_eq!(history.begins(mark(30, 3)), Ok(true));
+        assert!(history.is_met());
+        assert_eq!(history.begins(mark(40, 4)), Ok(false));
+        assert_eq!(history.idle(Lsn(50)), Ok(()));
+    }
+
+    #[test]
+    fn a_server_that_begins_after_what_was_told_has_nothing_to_prove() {
+        let mut history = History::new(mark(30, 3), Lsn(35));
+        assert!(history.is_met());
+        assert_eq!(history.begins(mark(40, 4)), Ok(false));
+    }
+
+    #[test]
+    fn before_anything_was_told_there_is_no_history() {
+        let mut history = History::new(Mark::default(), Lsn::ZERO);
+        assert_eq!(history.begins(mark(40, 4)), Ok(false));
+        assert_eq!(history.idle(Lsn(50)), Ok(()));
+    }
+
+    /// The loss it prevents: passing over rows that stand where others were told.
+    #[test]
+    fn another_history_is_refused_whether_it_has_transactions_or_silence_there() {
+        let refused = Err(Refusal::OtherHistory { told: Lsn(30) });
+        for commit in [mark(31, 3), mark(30, 4)] {
+            let mut history = History::new(mark(30, 3), Lsn(10));
+            assert_eq!(history.begins(mark(20, 2)), Ok(true));
+            assert_eq!(history.begins(commit), refused);
+        }
+        assert_eq!(
+            History::new(mark(30, 3), Lsn(30)).idle(Lsn(31)),
+            Err(Refusal::OtherHistory { told: Lsn(30) })
+        );
+    }
+}

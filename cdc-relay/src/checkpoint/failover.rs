@@ -1,0 +1,200 @@
+//! Whether a promoted standby has everything that was told: pure.
+//!
+//! A promotion begins a new timeline. Up to where it branches off, its log is the old one's, position by position; of
+//! what the old primary committed after that it has nothing. So if everything that was told was committed before
+//! that place, and the slot came along and is not past what was acknowledged, the promoted server sends whatever was not
+//! told, and nothing was told that it does not have. What was told is known from two sides: the memory, which is
+//! written a moment later, and the newest record on Kafka, which may be of that moment.
+
+use std::fmt;
+
+use crate::checkpoint::state::{Cluster, Memory, Phase, Slot};
+use crate::postgres::lsn::Lsn;
+
+/// Where a timeline ended and the next one in this server's history began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Branch {
+    pub ended: u32,
+    pub at: Lsn,
+}
+
+/// The branches that a timeline's history file tells of. Lines that are none are passed over, as the server does.
+pub fn branches(history: &str) -> Vec<Branch> {
+    let branch = |line: &str| {
+        let mut fields = line.split_whitespace();
+        Some(Branch { ended: fields.next()?.parse().ok()?, at: fields.next()?.parse().ok()? })
+    };
+    history.lines().filter_map(branch).collect()
+}
+
+/// What there is to judge by.
+#[derive(Debug, Clone, Copy)]
+pub struct Evidence<'a> {
+    pub memory: Option<&'a Memory>,
+    pub cluster: &'a Cluster,
+    /// The server is in recovery: nobody promoted it yet.
+    pub standby: bool,
+    /// The database of the session.
+    pub database: &'a str,
+    /// Of the routes, as the memory has it.
+    pub routes: &'a str,
+    /// A table whose existing rows are not all told. Their records have no position.
+    pub unfinished: Option<&'a str>,
+    pub history: &'a [Branch],
+    pub slot: Option<&'a Slot>,
+    /// The last commit that a record on Kafka is of; 0/0 if there is none.
+    pub newest: Lsn,
+}
+
+/// What has to be remembered from now on, and why that is safe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Continuation {
+    pub memory: Memory,
+    pub branch: Branch,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Obstacle {
+    NothingTold,
+    Reconciling,
+    OtherCluster {
+        expected: String,
+        found: String,
+    },
+    Standby,
+    OtherRoutes,
+    Unfinished(String),
+    /// Nothing was promoted.
+    SameTimeline(u32),
+    /// The timeline that was told is none of this server's.
+    Stranger {
+        told: u32,
+        found: u32,
+    },
+    /// The relay was further than this server has the old timeline.
+    Ahead {
+        told: Lsn,
+        branch: Branch,
+    },
+    SlotMissing,
+    SlotLost,
+    SlotForeign(String),
+    SlotInUse(i32),
+    SlotAhead {
+        confirmed: Lsn,
+        acknowledged: Lsn,
+    },
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingTold => f.write_str("nothing was told of this source yet"),
+            Self::Reconciling => f.write_str("a reconcile was begun and did not end; it starts over"),
+            Self::OtherCluster { expected, found } => write!(
+                f,
+                "this is another cluster (system identifier {found}, told so far: {expected}), not a standby of the one \
+                 that was told"
+            ),
+            Self::SameTimeline(timeline) => {
+                write!(f, "the server is on timeline {timeline}, which is the one that was told: nothing was promoted")
+            }
+            Self::Stranger { told, found } => {
+                write!(f, "timeline {found} of this server did not come from timeline {told}, which was told")
+            }
+            Self::Ahead { told, branch } => write!(
+                f,
+                "the relay was at {told}, and this server has the old timeline only up to {}: what may have been told of \
+                 transactions in between never was, here (synchronized_standby_slots prevents that)",
+                branch.at
+            ),
+            Self::Standby => f.write_str("the server is a standby: promote it first"),
+            Self::OtherRoutes => f.write_str(
+                "these are not the routes that were told with: take those for this, and change them afterwards",
+            ),
+            Self::Unfinished(table) => write!(
+                f,
+                "the existing rows of {table} were being told: which of them, of what the old server had, cannot be known"
+            ),
+            Self::SlotMissing => f.write_str(
+                "the slot did not come along (a failover slot does, from PostgreSQL 17 on): what was committed and not \
+                 told before the promotion cannot be sent",
+            ),
+            Self::SlotLost => f.write_str("the slot is lost: the server removed log that was not yet told"),
+            Self::SlotForeign(what) => write!(f, "the slot is not ours: {what}"),
+            Self::SlotInUse(pid) => write!(f, "the slot is being read, by the server's process {pid}"),
+            Self::SlotAhead { confirmed, acknowledged } => write!(
+                f,
+                "the slot is at {confirmed}, and only {acknowledged} is acknowledged: it was advanced by somebody else, \
+                 or made anew"
+            ),
+        }
+    }
+}
+
+/// Whether the relay may go on with this server as if it were the old one.
+///
+/// # Errors
+/// What keeps that from being shown.
+pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
+    let Evidence { cluster, newest, .. } = *evidence;
+    let memory = evidence.memory.ok_or(Obstacle::NothingTold)?;
+    match memory.phase {
+        Phase::Creating => return Err(Obstacle::NothingTold),
+        Phase::Reconciling => return Err(Obstacle::Reconciling),
+        Phase::Streaming => {}
+    }
+    if memory.system_id != cluster.system_id {
+        let (expected, found) = (memory.system_id.clone(), cluster.system_id.clone());
+        return Err(Obstacle::OtherCluster { expected, found });
+    }
+    let (told, found) = (memory.timeline, cluster.timeline);
+    if told == found {
+        return Err(Obstacle::SameTimeline(told));
+    }
+    if evidence.standby {
+        return Err(Obstacle::Standby);
+    }
+    // A standby of a promoted one may be promoted in turn before it was as far as the first branch.
+    let since = evidence.history.iter().skip_while(|branch| branch.ended != told);
+    let at = since.map(|branch| branch.at).min().ok_or(Obstacle::Stranger { told, found })?;
+    let branch = Branch { ended: told, at };
+    // The memory has where a commit ends; a record has where its commit record begins, which the branch does not cut.
+    let ended = memory.told.max(memory.acknowledged);
+    if ended > branch.at || (newest >= branch.at && newest > Lsn::ZERO) {
+        return Err(Obstacle::Ahead { told: ended.max(newest), branch });
+    }
+    if evidence.routes != memory.routes {
+        return Err(Obstacle::OtherRoutes);
+    }
+    if let Some(table) = evidence.unfinished {
+        return Err(Obstacle::Unfinished(table.to_owned()));
+    }
+    fit(evidence, memory)?;
+    let memory = Memory { timeline: found, told: ended.max(newest), ..memory.clone() };
+    Ok(Continuation { memory, branch })
+}
+
+/// Whether the slot sends all that was not acknowledged.
+fn fit(evidence: &Evidence<'_>, memory: &Memory) -> Result<(), Obstacle> {
+    let slot = evidence.slot.ok_or(Obstacle::SlotMissing)?;
+    if let Some(what) = slot.foreign(evidence.database) {
+        return Err(Obstacle::SlotForeign(what));
+    }
+    if let Some(pid) = slot.active_pid {
+        return Err(Obstacle::SlotInUse(pid));
+    }
+    if slot.wal_status == "lost" {
+        return Err(Obstacle::SlotLost);
+    }
+    let acknowledged = memory.acknowledged;
+    match slot.confirmed {
+        Some(confirmed) if confirmed <= acknowledged => Ok(()),
+        Some(confirmed) => Err(Obstacle::SlotAhead { confirmed, acknowledged }),
+        None => Err(Obstacle::SlotLost),
+    }
+}
+
+#[cfg(test)]
+#[path = "failover_tests.rs"]
+mod tests;

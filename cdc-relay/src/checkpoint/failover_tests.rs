@@ -1,0 +1,143 @@
+use super::*;
+use crate::checkpoint::state::Mark;
+
+const HISTORY: &str = "1\t0/90\tno recovery target specified\n\n# a word\n2\t0/200\tbefore 2026-11-27\n";
+
+fn memory() -> Memory {
+    Memory {
+        system_id: "7".to_owned(),
+        timeline: 2,
+        slot: "s".to_owned(),
+        phase: Phase::Streaming,
+        acknowledged: Lsn(0x150),
+        told: Lsn(0x180),
+        chain: Lsn(0x140),
+        last: Mark { commit_lsn: Lsn(0x140), committed_at: 5 },
+        vouched: Lsn(0x130),
+        routes: "r".to_owned(),
+    }
+}
+
+fn cluster() -> Cluster {
+    Cluster { system_id: "7".to_owned(), timeline: 3, flush: Lsn(0x300) }
+}
+
+fn slot() -> Slot {
+    Slot {
+        plugin: "pgoutput".to_owned(),
+        database: "db".to_owned(),
+        wal_status: "reserved".to_owned(),
+        confirmed: Some(Lsn(0x150)),
+        active_pid: None,
+    }
+}
+
+/// Judges after one change of what fits.
+fn changed(
+    change: impl FnOnce(&mut Option<Memory>, &mut Cluster, &mut Option<Slot>, &mut Lsn),
+) -> Result<Continuation, Obstacle> {
+    let (mut memory, mut cluster, mut slot, mut newest) =
+        (Some(memory()), cluster(), Some(slot()), Lsn(0x170));
+    change(&mut memory, &mut cluster, &mut slot, &mut newest);
+    let history = branches(HISTORY);
+    judge(&Evidence { newest, ..evidence((memory.as_ref(), &cluster, slot.as_ref()), &history) })
+}
+
+/// Nothing is on Kafka.
+fn evidence<'a>(
+    (memory, cluster, slot): (Option<&'a Memory>, &'a Cluster, Option<&'a Slot>),
+    history: &'a [Branch],
+) -> Evidence<'a> {
+    let (database, routes, newest) = ("db", "r", Lsn::ZERO);
+    Evidence { memory, cluster, standby: false, database, routes, unfinished: None, history, slot, newest }
+}
+
+fn obstacle(change: impl FnOnce(&mut Option<Memory>, &mut Cluster, &mut Option<Slot>, &mut Lsn)) -> Obstacle {
+    changed(change).expect_err("an obstacle")
+}
+
+#[test]
+fn a_history_file_names_the_branches() {
+    let expected = [Branch { ended: 1, at: Lsn(0x90) }, Branch { ended: 2, at: Lsn(0x200) }];
+    assert_eq!(branches(HISTORY), expected);
+    assert_eq!(branches("nothing of the kind\n"), []);
+}
+
+#[test]
+fn a_standby_that_has_all_that_was_told_is_gone_on_with_in_the_same_chain() {
+    let continuation = changed(|_, _, _, _| {}).expect("it fits");
+    assert_eq!(continuation.branch, Branch { ended: 2, at: Lsn(0x200) });
+    assert_eq!(continuation.memory, Memory { timeline: 3, ..memory() });
+    // Kafka has more than is remembered, and the standby has it too.
+    let continuation = changed(|_, _, _, newest| *newest = Lsn(0x1F0)).expect("it fits");
+    assert_eq!(continuation.memory.told, Lsn(0x1F0));
+    // Nothing on Kafka names a commit: there is only the memory.
+    assert!(changed(|_, _, _, newest| *newest = Lsn::ZERO).is_ok());
+    // Over two promotions, if everything was told before the first.
+    let told_before = |memory: &mut Option<Memory>| {
+        let memory = memory.as_mut().expect("memory");
+        (memory.timeline, memory.told, memory.acknowledged) = (1, Lsn(0x90), Lsn(0x80));
+    };
+    let continuation = changed(|memory, _, slot, newest| {
+        told_before(memory);
+        slot.as_mut().expect("slot").confirmed = Some(Lsn(0x80));
+        *newest = Lsn(0x88);
+    });
+    assert_eq!(continuation.expect("it fits").branch, Branch { ended: 1, at: Lsn(0x90) });
+}
+
+/// The loss it prevents: events that nobody takes back.
+#[test]
+fn told_transactions_that_the_standby_does_not_have_are_an_obstacle() {
+    let branch = Branch { ended: 2, at: Lsn(0x200) };
+    let by_memory = obstacle(|memory, _, _, _| memory.as_mut().expect("memory").told = Lsn(0x201));
+    assert_eq!(by_memory, Obstacle::Ahead { told: Lsn(0x201), branch });
+    let by_kafka = obstacle(|_, _, _, newest| *newest = Lsn(0x200));
+    assert_eq!(by_kafka, Obstacle::Ahead { told: Lsn(0x200), branch });
+    let acknowledged = obstacle(|memory, _, _, _| memory.as_mut().expect("memory").acknowledged = Lsn(0x208));
+    assert_eq!(acknowledged, Obstacle::Ahead { told: Lsn(0x208), branch });
+}
+
+/// The loss it prevents: rows that were committed before the promotion and not told.
+#[test]
+fn a_slot_that_does_not_send_all_that_is_missing_is_an_obstacle() {
+    assert_eq!(obstacle(|_, _, slot, _| *slot = None), Obstacle::SlotMissing);
+    let of = |change: fn(&mut Slot)| obstacle(|_, _, slot, _| change(slot.as_mut().expect("slot")));
+    assert_eq!(of(|slot| slot.wal_status = "lost".to_owned()), Obstacle::SlotLost);
+    assert_eq!(of(|slot| slot.confirmed = None), Obstacle::SlotLost);
+    assert_eq!(of(|slot| slot.active_pid = Some(9)), Obstacle::SlotInUse(9));
+    assert!(matches!(of(|slot| slot.plugin = "wal2json".to_owned()), Obstacle::SlotForeign(_)));
+    assert!(matches!(of(|slot| slot.database = "other".to_owned()), Obstacle::SlotForeign(_)));
+    let ahead = Obstacle::SlotAhead { confirmed: Lsn(0x151), acknowledged: Lsn(0x150) };
+    assert_eq!(of(|slot| slot.confirmed = Some(Lsn(0x151))), ahead);
+}
+
+#[test]
+fn what_is_no_promotion_of_what_was_told_is_an_obstacle() {
+    assert_eq!(obstacle(|memory, _, _, _| *memory = None), Obstacle::NothingTold);
+    let phase = |phase| obstacle(|memory, _, _, _| memory.as_mut().expect("memory").phase = phase);
+    assert_eq!(phase(Phase::Creating), Obstacle::NothingTold);
+    assert_eq!(phase(Phase::Reconciling), Obstacle::Reconciling);
+    let other = obstacle(|_, cluster, _, _| cluster.system_id = "8".to_owned());
+    assert!(matches!(other, Obstacle::OtherCluster { .. }));
+    assert_eq!(obstacle(|_, cluster, _, _| cluster.timeline = 2), Obstacle::SameTimeline(2));
+    let stranger = obstacle(|memory, _, _, _| memory.as_mut().expect("memory").timeline = 5);
+    assert_eq!(stranger, Obstacle::Stranger { told: 5, found: 3 });
+}
+
+/// Of a chain of standbys the last was promoted, before it had all of the timeline of the first.
+#[test]
+fn the_earliest_of_several_branches_counts() {
+    let history = branches("1\t0/200\tfirst\n2\t0/160\tsecond\n");
+    let (memory, cluster, slot) = (Memory { timeline: 1, ..memory() }, cluster(), slot());
+    let evidence = evidence((Some(&memory), &cluster, Some(&slot)), &history);
+    let branch = Branch { ended: 1, at: Lsn(0x160) };
+    assert_eq!(judge(&evidence), Err(Obstacle::Ahead { told: Lsn(0x180), branch }));
+    assert_eq!(judge(&Evidence { standby: true, ..evidence }), Err(Obstacle::Standby));
+    let history = branches("1\t0/200\tfirst\n2\t0/180\tsecond\n");
+    let evidence = Evidence { history: &history, ..evidence };
+    assert!(judge(&evidence).is_ok());
+    assert_eq!(judge(&Evidence { routes: "other", ..evidence }), Err(Obstacle::OtherRoutes));
+    let unfinished = Evidence { unfinished: Some("public.items"), ..evidence };
+    assert_eq!(judge(&unfinished), Err(Obstacle::Unfinished("public.items".to_owned())));
+}

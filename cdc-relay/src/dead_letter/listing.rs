@@ -1,0 +1,191 @@
+//! What the dead-letter topic holds: the halted keys, and of each the first letter that is pending. For people.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::dead_letter::halts::{Extent, Halted, Halts};
+use crate::dead_letter::record::{Letter, Place};
+use crate::postgres::shell;
+
+/// A key that is halted towards a destination, with its letters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Shelved {
+    pub source: String,
+    pub destination: String,
+    #[serde(flatten)]
+    pub halts: Halts,
+    /// Letters that wait to be told.
+    pub letters: u64,
+    /// Of the first of them.
+    pub reason: String,
+    pub table: String,
+    pub op: String,
+    pub id: Option<String>,
+    pub position: String,
+    pub since: Option<jiff::Timestamp>,
+    /// Its offset in the topic.
+    pub offset: i64,
+    #[serde(skip)]
+    last: Option<Place>,
+}
+
+/// Reads the topic twice: first which keys are halted, then their letters. So nothing is kept but what is shown.
+#[derive(Debug)]
+pub struct Shelf {
+    halted: BTreeMap<String, Halted>,
+    shelved: BTreeMap<(String, String, Halts), Shelved>,
+}
+
+impl Shelf {
+    pub fn new<'s>(sources: impl Iterator<Item = &'s str>) -> Shelf {
+        let halted = sources.map(|source| (source.to_owned(), Halted::new(source))).collect();
+        Shelf { halted, shelved: BTreeMap::new() }
+    }
+
+    /// The first reading.
+    pub fn apply(&mut self, offset: i64, value: &[u8]) -> Result<(), serde_json::Error> {
+        self.halted.values_mut().try_for_each(|halted| halted.apply(offset, value))
+    }
+
+    /// Where the second reading may begin; `None`: nothing is halted.
+    pub fn from(&self) -> Option<i64> {
+        let first = |extent: &Extent| match extent {
+            Extent::All(from) => Some(*from),
+            Extent::Keys(keys) => keys.first(),
+        };
+        self.halted.values().flat_map(Halted::extents).filter_map(|(_, extent)| first(extent)).min()
+    }
+
+    /// The second reading. `written` is when the record was.
+    pub fn count(
+        &mut self,
+        offset: i64,
+        value: &[u8],
+        written: Option<jiff::Timestamp>,
+    ) -> Result<(), serde_json::Error> {
+        let Some(letter) = Letter::read(value)? else { return Ok(()) };
+        let Some(halted) = self.halted.get(&letter.source) else { return Ok(()) };
+        let unit = halted.unit(&letter.destination, &letter.halts());
+        let Some((halts, _)) = unit.filter(|(_, from)| offset >= *from) else { return Ok(()) };
+        let Letter { source, destination, .. } = &letter;
+        let name = (source.clone(), destination.clone(), halts);
+        let shelved = self.shelved.entry(name).or_insert_with_key(|(source, destination, halts)| Shelved {
+            source: source.clone(),
+            destination: destination.clone(),
+            halts: halts.clone(),
+            letters: 0,
+            reason: letter.reason.clone(),
+            table: letter.table.clone(),
+            op: letter.op.clone(),
+            id: letter.id.clone(),
+            position: letter.position().to_owned(),
+            since: letter.committed_at.or(written),
+            offset,
+            last: None,
+        });
+        let place = letter.place();
+        if let (Some(last), Some(place)) = (&shelved.last, &place)
+            && last.covers(place)
+        {
+            return Ok(()); // written twice
+        }
+        shelved.letters += 1;
+        shelved.last = place.or_else(|| shelved.last.take());
+        Ok(())
+    }
+
+    pub fn into_shelved(self) -> Vec<Shelved> {
+        self.shelved.into_values().collect()
+    }
+}
+
+impl Shelved {
+    /// The arguments of `cdc-relay release` that name just this.
+    pub fn release(&self) -> String {
+        let key = match &self.halts {
+            // A word that begins with a dash would be taken for an option.
+            Halts { key: Some(key), .. } => format!("--key={}", shell::word(key)),
+            Halts { keyless: Some(row), .. } => format!("--keyless={}", shell::word(row)),
+            _ => "--all".to_owned(),
+        };
+        let (source, destination) = (shell::word(&self.source), shell::word(&self.destination));
+        format!("--source {source} --destination {destination} {key}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOPIC: [&str; 10] = [
+        r#"{"source":"s","destination":"t","key":"a","reason":"too large","table":"public.x","position":"0/1"}"#,
+        r#"{"source":"s","destination":"t","key":"it's","reason":"other"}"#,
+        r#"{"source":"s","destination":"t","key":"a","release":true}"#,
+        r#"{"source":"s","destination":"t","key":"a","reason":"again","committed_at":"2026-01-02T03:04:05Z"}"#,
+        r#"{"source":"s","destination":"t","key":"a","reason":"follows an earlier row of its key"}"#,
+        r#"{"source":"o","destination":"t","key":"a"}"#,
+        r#"{"source":"s","destination":"u","key":null,"reason":"no key"}"#,
+        r#"{"source":"s","destination":"u","key":"b","reason":"follows an earlier row of its key"}"#,
+        r#"{"source":"s","destination":"w","key":null,"keyless":"t[\"7\"]","reason":"null"}"#,
+        r#"{"source":"s","destination":"w","key":null,"keyless":"t[\"7\"]","reason":"null"}"#,
+    ];
+
+    #[test]
+    fn what_is_pending_is_listed_with_its_first_reason() {
+        let mut shelf = Shelf::new(["s"].into_iter());
+        for (offset, value) in TOPIC.iter().enumerate() {
+            shelf.apply(offset as i64, value.as_bytes()).unwrap();
+        }
+        assert_eq!(shelf.from(), Some(1));
+        for (offset, value) in TOPIC.iter().enumerate().skip(1) {
+            shelf.count(offset as i64, value.as_bytes(), None).unwrap();
+        }
+        let shelved = shelf.into_shelved();
+        let short: Vec<(&str, Option<&str>, u64, &str, i64)> = shelved
+            .iter()
+            .map(|s| (s.destination.as_str(), s.halts.key.as_deref(), s.letters, s.reason.as_str(), s.offset))
+            .collect();
+        let expected = [
+            ("t", Some("a"), 2, "again", 3),
+            ("t", Some("it's"), 1, "other", 1),
+            ("u", None, 2, "no key", 6),
+            ("w", None, 2, "null", 8),
+        ];
+        assert_eq!(short, expected);
+        assert_eq!(shelved[0].since.map(|time| time.to_string()).as_deref(), Some("2026-01-02T03:04:05Z"));
+        let releases: Vec<String> = shelved.iter().map(Shelved::release).collect();
+        assert_eq!(
+            releases,
+            [
+                "--source s --destination t --key=a",
+                r"--source s --destination t --key='it'\''s'",
+                "--source s --destination u --all",
+                "--source s --destination w --keyless='t[\"7\"]'"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_letter_that_was_written_twice_counts_once() {
+        let letter = |commit: u32| {
+            format!(
+                r#"{{"source":"s","destination":"t","key":"a","cluster":"c","position":"0/{commit}","ordinal":1}}"#
+            )
+        };
+        let topic = [1, 2, 1, 2, 3].map(letter);
+        let mut shelf = Shelf::new(["s"].into_iter());
+        for (offset, value) in topic.iter().enumerate() {
+            shelf.apply(offset as i64, value.as_bytes()).unwrap();
+        }
+        for (offset, value) in topic.iter().enumerate() {
+            shelf.count(offset as i64, value.as_bytes(), None).unwrap();
+        }
+        assert_eq!(shelf.into_shelved()[0].letters, 3);
+    }
+
+    #[test]
+    fn with_nothing_halted_nothing_is_read_again() {
+        assert_eq!(Shelf::new(["s"].into_iter()).from(), None);
+    }
+}

@@ -1,0 +1,242 @@
+//! Letting halted keys go on: the promise and the decisions, pure.
+//!
+//! Promise: the dead letters of a key are told in their order, before any later row of the key, none lost, none
+//! overtaken, whatever crashes when.
+//!
+//! How: an order to release is a logical message in the source's log, so it has one definite place among the commits.
+//! When the relay comes to it (`stream::release`) it waits until all it told before is acknowledged, so that every
+//! earlier letter stands in the topic; tells the letters again in the topic's order; waits until every sink has
+//! acknowledged them; and only then writes to the topic that the key is released. All of that belongs to the
+//! message's transaction: the slot moves past it when it is whole, and a crash before that begins it again, with the
+//! same ids. A crash after the release is in the topic finds nothing left to tell. Rows of the key between the
+//! slot and the message, told a second time after a crash, find the key released and are told directly: their
+//! first telling was the letter's.
+//!
+//! A letter that still cannot be told stays, and all later ones of its key with it; the topic then says from which
+//! offset on. Letters that were told more than once into the topic, as at-least-once brings it, are told once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::dead_letter::halts::{Extent, FURTHER, Halted, Halts};
+use crate::dead_letter::record::{Letter, Place, shortened};
+
+/// Of logical messages that carry an `Order`.
+pub const PREFIX: &str = "cdc-relay.release";
+
+/// More keys than this that stop in the middle of a destination stop it as a whole.
+const MOST_STOPS: usize = 10_000;
+
+/// What is to be released.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Order {
+    /// Tells this order from others.
+    pub id: String,
+    pub source: String,
+    /// As in letters: `topic:PaymentTopic`. None: every destination.
+    pub destination: Option<String>,
+    /// With neither key nor row: every one.
+    #[serde(flatten)]
+    pub halts: Halts,
+    /// Letters that cannot be told are passed over instead of halting their key again.
+    #[serde(default)]
+    pub pass_over: bool,
+}
+
+impl Order {
+    pub fn read(content: &[u8]) -> Result<Order, serde_json::Error> {
+        serde_json::from_slice(content)
+    }
+
+    fn names(&self, destination: &str) -> bool {
+        self.destination.as_deref().is_none_or(|named| named == destination)
+    }
+}
+
+/// A record of the dead-letter topic that says what became of a key, or, if `done`, of the order. `release` without
+/// `from` frees the key; with it, the letters before that offset were told and the key stays halted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    pub source: String,
+    pub destination: String,
+    #[serde(flatten)]
+    pub halts: Halts,
+    pub release: bool,
+    pub order: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Letters that were told, and those that were passed over.
+    #[serde(default)]
+    pub told: u64,
+    #[serde(default)]
+    pub passed_over: u64,
+    #[serde(default)]
+    pub done: bool,
+}
+
+/// A destination, and what of it is released together.
+type Name = (String, Halts);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stop {
+    from: i64,
+    reason: String,
+}
+
+/// What is released together: a key, a row without one, or a destination whose letters may be of any key.
+#[derive(Debug, Default)]
+struct Unit {
+    from: i64,
+    told: u64,
+    passed_over: u64,
+    /// The last letter that was looked at.
+    last: Option<Place>,
+    stop: Option<Stop>,
+    /// Keys that stay halted in a destination that was halted as a whole.
+    stops: BTreeMap<Halts, Stop>,
+}
+
+/// One reading of the topic for one order.
+#[derive(Debug)]
+pub struct Pass<'o> {
+    order: &'o Order,
+    units: BTreeMap<Name, Unit>,
+    /// Destinations whose one key cannot go on alone.
+    whole: BTreeSet<String>,
+}
+
+impl<'o> Pass<'o> {
+    pub fn new(order: &'o Order, halted: &Halted) -> Pass<'o> {
+        let mut pass = Pass { order, units: BTreeMap::new(), whole: BTreeSet::new() };
+        for (destination, extent) in halted.extents().filter(|(destination, _)| order.names(destination)) {
+            match (extent, order.halts.is_all()) {
+                (Extent::All(from), true) => pass.unit(destination, Halts::default(), *from),
+                (Extent::All(_), false) => drop(pass.whole.insert(destination.to_owned())),
+                (Extent::Keys(keys), true) => {
+                    keys.iter().for_each(|(halts, from)| pass.unit(destination, halts, from));
+                }
+                (Extent::Keys(keys), false) => {
+                    if let Some(from) = keys.get(&order.halts) {
+                        pass.unit(destination, order.halts.clone(), from);
+                    }
+                }
+            }
+        }
+        pass
+    }
+
+    fn unit(&mut self, destination: &str, halts: Halts, from: i64) {
+        self.units.insert((destination.to_owned(), halts), Unit { from, ..Unit::default() });
+    }
+
+    /// Where in the topic to begin; `None`: nothing is to be told.
+    pub fn from(&self) -> Option<i64> {
+        self.units.values().map(|unit| unit.from).min()
+    }
+
+    fn find(&mut self, letter: &Letter) -> Option<&mut Unit> {
+        let mut name = (letter.destination.clone(), letter.halts());
+        if !self.units.contains_key(&name) && letter.halts().keyless.is_some() {
+            name.1 = Halts::row(FURTHER);
+        }
+        if !self.units.contains_key(&name) {
+            name.1 = Halts::default();
+        }
+        self.units.get_mut(&name)
+    }
+
+    /// Whether the letter at this offset is to be told now.
+    pub fn wants(&mut self, offset: i64, letter: &Letter) -> bool {
+        if letter.source != self.order.source {
+            return false;
+        }
+        let Some(unit) = self.find(letter) else { return false };
+        let stopped = unit.stop.is_some() || unit.stops.contains_key(&letter.halts());
+        if offset < unit.from || stopped {
+            return false;
+        }
+        let place = letter.place();
+        if let (Some(last), Some(place)) = (&unit.last, &place)
+            && last.covers(place)
+        {
+            return false;
+        }
+        unit.last = place.or_else(|| unit.last.take());
+        true
+    }
+
+    /// It was told.
+    pub fn told(&mut self, letter: &Letter) {
+        if let Some(unit) = self.find(letter) {
+            unit.told += 1;
+        }
+    }
+
+    /// It cannot be told: its key stays halted from here on, unless such letters are to be passed over.
+    pub fn failed(&mut self, offset: i64, letter: &Letter, reason: &str) {
+        let pass_over = self.order.pass_over;
+        let halts = letter.halts();
+        let is_whole = !self.units.contains_key(&(letter.destination.clone(), halts.clone()));
+        let Some(unit) = self.find(letter) else { return };
+        let stop = Stop { from: offset, reason: shortened(reason).to_owned() };
+        match halts.is_all() {
+            _ if pass_over => unit.passed_over += 1,
+            false if is_whole && unit.stops.len() < MOST_STOPS => drop(unit.stops.insert(halts, stop)),
+            _ => {
+                // Earlier letters of keys that stopped are pending too.
+                let from = unit.stops.values().map(|stop| stop.from).fold(stop.from, i64::min);
+                unit.stops.clear();
+                unit.stop = Some(Stop { from, ..stop });
+            }
+        }
+    }
+
+    /// What to write, in this order; the last record says that all is done.
+    pub fn notes(&self) -> Vec<Note> {
+        let mut notes = Vec::new();
+        for ((destination, halts), unit) in &self.units {
+            let note = |halts: &Halts, stop: Option<&Stop>| Note {
+                destination: destination.clone(),
+                halts: halts.clone(),
+                release: stop.is_none(),
+                from: stop.map(|stop| stop.from),
+                reason: stop.map(|stop| stop.reason.clone()),
+                ..self.note()
+            };
+            let (told, passed_over) = (unit.told, unit.passed_over);
+            notes.push(Note { told, passed_over, ..note(halts, unit.stop.as_ref()) });
+            notes.extend(unit.stops.iter().map(|(halts, stop)| note(halts, Some(stop))));
+        }
+        let sum = |count: fn(&Unit) -> u64| self.units.values().map(count).sum();
+        let reason = (!self.whole.is_empty()).then(|| {
+            let whole: Vec<&str> = self.whole.iter().map(String::as_str).collect();
+            format!("every key is halted towards {}: release them all at once", whole.join(", "))
+        });
+        let (told, passed_over) = (sum(|unit| unit.told), sum(|unit| unit.passed_over));
+        notes.push(Note { reason, told, passed_over, done: true, ..self.note() });
+        notes
+    }
+
+    /// Of no destination: to older relays a release of nothing.
+    fn note(&self) -> Note {
+        Note {
+            source: self.order.source.clone(),
+            destination: String::new(),
+            halts: Halts::default(),
+            release: true,
+            order: self.order.id.clone(),
+            from: None,
+            reason: None,
+            told: 0,
+            passed_over: 0,
+            done: false,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "release_tests.rs"]
+mod tests;

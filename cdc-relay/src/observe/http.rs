@@ -1,0 +1,77 @@
+//! The admin listener: `/health` (alive), `/ready` (every source streams or stands by), `/metrics`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Result;
+use listener::{Audience, Reason, Refused};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use warp::http::{Response, StatusCode};
+use warp::reply::Reply;
+use warp::{Filter, Rejection};
+
+use crate::observe::metrics::Metrics;
+use crate::observe::status::{State, Status};
+
+/// Serves `audience` until `shutdown`.
+pub async fn serve(
+    socket: TcpListener,
+    metrics: Metrics,
+    sources: Vec<Status>,
+    audience: Audience,
+    shutdown: CancellationToken,
+) -> Result<()> {
+    let sources = Arc::new(sources);
+    let with_sources = move || {
+        let sources = Arc::clone(&sources);
+        warp::any().map(move || Arc::clone(&sources))
+    };
+    let health = warp::path!("health").and(listener::get()).and(with_sources());
+    let health = health.map(|sources: Arc<Vec<Status>>| report("ok", &sources, StatusCode::OK));
+    let ready = warp::path!("ready").and(listener::get()).and(with_sources());
+    let ready = ready.map(|sources: Arc<Vec<Status>>| {
+        if sources.iter().all(|source| source.get().is_ready()) {
+            report("ready", &sources, StatusCode::OK)
+        } else {
+            report("not ready", &sources, StatusCode::SERVICE_UNAVAILABLE)
+        }
+    });
+    let scrape = warp::path!("metrics").and(listener::get()).map(move || match metrics.render() {
+        Ok(text) => answer(StatusCode::OK, "text/plain; version=0.0.4", text),
+        Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", error.to_string().into_bytes()),
+    });
+    let routes = health.or(ready).unify().or(scrape).unify().recover(recover);
+    listener::serve(socket, routes, audience, |refused| refuse(&refused).into_response(), shutdown).await
+}
+
+async fn recover(rejection: Rejection) -> Result<Response<Vec<u8>>, Rejection> {
+    let refused = listener::refusal(&rejection);
+    let refused = refused.unwrap_or_else(|| Refused::new(Reason::NotFound, "There is no such resource."));
+    Ok(refuse(&refused))
+}
+
+/// RFC 9457.
+fn refuse(refused: &Refused) -> Response<Vec<u8>> {
+    let (kind, status) = (refused.reason.as_str(), refused.reason.status());
+    let body = serde_json::json!({
+        "type": format!("urn:cdc-relay:problem:{kind}"),
+        "title": status.canonical_reason(),
+        "status": status.as_u16(),
+        "detail": refused.detail,
+    });
+    answer(status, "application/problem+json", body.to_string().into_bytes())
+}
+
+fn report(status: &str, sources: &[Status], code: StatusCode) -> Response<Vec<u8>> {
+    let sources: BTreeMap<&str, State> = sources.iter().map(|source| (source.name(), source.get())).collect();
+    let body = serde_json::json!({ "status": status, "sources": sources });
+    answer(code, "application/json", body.to_string().into_bytes())
+}
+
+fn answer(code: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response<Vec<u8>> {
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    response.headers_mut().insert("content-type", warp::http::HeaderValue::from_static(content_type));
+    response
+}

@@ -1,0 +1,113 @@
+//! Asks Postgres every few seconds how the slot stands: on a connection of its own, so that it answers even when the
+//! stream stands still, and for a standby too.
+
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_postgres::{Client, Statement};
+use tokio_util::sync::CancellationToken;
+
+use crate::observe::metrics::{SLOT_STATUSES, SlotSeries, SourceMetrics};
+use crate::observe::slot_trend::{Reading, Trend, seconds_left};
+use crate::postgres::connection_url::Database;
+use crate::postgres::lsn::PgTime;
+
+const EVERY: Duration = Duration::from_secs(5);
+/// An answer that takes longer is none.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+const QUERY: &str = "select (pg_current_wal_lsn() - '0/0')::int8, (confirmed_flush_lsn - '0/0')::int8, \
+                     (restart_lsn - '0/0')::int8, safe_wal_size, coalesce(wal_status, 'lost') \
+                     from pg_replication_slots where slot_name = $1";
+
+/// A slot as the server describes it; positions are bytes from the beginning of the log.
+struct Slot {
+    reading: Reading,
+    restart: Option<i64>,
+    safe: Option<i64>,
+    status: String,
+}
+
+/// Runs until `shutdown`. What cannot be asked is counted, and logged when it begins and when it ends.
+pub async fn watch(database: Database, slot: String, metrics: SourceMetrics, shutdown: CancellationToken) {
+    let _stopped = shutdown.run_until_cancelled(keep_asking(&database, &slot, &metrics)).await;
+}
+
+async fn keep_asking(database: &Database, slot: &str, metrics: &SourceMetrics) {
+    let (mut connection, mut trend, mut failing) = (None, Trend::default(), false);
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let asked = timeout(PATIENCE, ask(database, slot, &mut connection)).await;
+        match asked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", PATIENCE.as_secs()))) {
+            Ok(found) => {
+                if failing {
+                    tracing::info!(source = metrics.name, slot, "the slot can be watched again");
+                }
+                failing = false;
+                metrics.slot.watched_at.set(PgTime::now().unix_seconds());
+                report(found.as_ref(), &mut trend, &metrics.slot);
+            }
+            Err(error) => {
+                connection = None;
+                metrics.slot.watch_failures.inc();
+                if !failing {
+                    tracing::warn!(source = metrics.name, slot, "the slot cannot be watched: {error:#}");
+                }
+                failing = true;
+            }
+        }
+    }
+}
+
+/// Connects if need be. `None`: there is no such slot.
+async fn ask(
+    database: &Database,
+    slot: &str,
+    connection: &mut Option<(Client, Statement)>,
+) -> Result<Option<Slot>> {
+    let (client, statement) = match connection {
+        Some(ready) => ready,
+        None => {
+            let client = database.connect().await?;
+            let statement = client.prepare(QUERY).await?;
+            connection.insert((client, statement))
+        }
+    };
+    let Some(row) = client.query_opt(&*statement, &[&slot]).await? else { return Ok(None) };
+    let written = row.try_get(0)?;
+    Ok(Some(Slot {
+        reading: Reading { written, confirmed: row.try_get::<_, Option<i64>>(1)?.unwrap_or(written) },
+        restart: row.try_get(2)?,
+        safe: row.try_get(3)?,
+        status: row.try_get(4)?,
+    }))
+}
+
+fn report(slot: Option<&Slot>, trend: &mut Trend, series: &SlotSeries) {
+    let status = slot.map_or("missing", |slot| slot.status.as_str());
+    for (name, gauge) in SLOT_STATUSES.iter().zip(&series.status) {
+        gauge.set(i64::from(*name == status));
+    }
+    let Some(&Slot { reading, restart, safe, .. }) = slot else {
+        let gone = [&series.behind, &series.retained, &series.safe, &series.invalidation];
+        for gauge in gone.into_iter().chain([&series.written, &series.confirmed]) {
+            gauge.set(f64::NAN);
+        }
+        return;
+    };
+    trend.read(PgTime::now(), reading);
+    // The server names no limit for a slot that is lost already.
+    let safe = if status == "lost" { Some(0) } else { safe };
+    series.behind.set((reading.written - reading.confirmed) as f64);
+    series.retained.set(restart.map_or(0.0, |restart| (reading.written - restart) as f64));
+    series.safe.set(safe.map_or(f64::INFINITY, |safe| safe as f64));
+    series.invalidation.set(seconds_left(safe, trend.bytes_per_second()));
+    series.written.set(reading.written as f64);
+    series.confirmed.set(reading.confirmed as f64);
+    if let Some(at) = trend.progressed() {
+        series.progressed_at.set(at.unix_seconds());
+    }
+}

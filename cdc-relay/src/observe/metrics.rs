@@ -1,0 +1,265 @@
+//! What the relay counts: `docs/metrics.md` says what each figure means and when to worry.
+//!
+//! Labels are names from the routes file and from lists in this crate, so the number of series is fixed at start; all
+//! but a snapshot's are there from then on, so that a first error is a rise and not a new series. A value that is not
+//! known is NaN, which no comparison matches. On the way of a row there are only additions to atomics.
+
+mod maker;
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{
+    Counter, Encoder, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
+};
+
+use crate::checkpoint::progress::{SINKS, Sink};
+use crate::observe::status;
+use maker::{Maker, kept};
+
+pub const SINK_NAMES: [&str; SINKS] = ["kafka", "rabbitmq"];
+/// `wal_status` of `pg_replication_slots`, and our word for a slot that is not there.
+pub const SLOT_STATUSES: [&str; 5] = ["reserved", "extended", "unreserved", "lost", "missing"];
+/// Seconds. Close where a healthy relay is, and on to the minutes that an outage takes.
+const LATENCIES: [f64; 22] = [
+    0.000_25, 0.000_5, 0.001, 0.001_5, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25,
+    0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
+];
+
+/// All families, in a registry of their own.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Registry,
+    snapshots: Snapshots,
+}
+
+/// By source and table: as many tables as the routes file gives a snapshot. A table's series appear when its snapshot
+/// begins.
+#[derive(Clone)]
+struct Snapshots {
+    rows: IntCounterVec,
+    passed: IntGaugeVec,
+    estimate: IntGaugeVec,
+    failures: IntCounterVec,
+}
+
+/// The snapshot of one table.
+pub struct SnapshotMetrics {
+    pub rows: IntCounter,
+    pub passed: IntGauge,
+    pub estimate: IntGauge,
+    pub failures: IntCounter,
+}
+
+impl Metrics {
+    pub fn new() -> Result<Metrics> {
+        let registry = Registry::new();
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        let build = Opts::new("cdc_relay_build_info", "Always 1; the labels tell what was built.")
+            .const_label("version", env!("CARGO_PKG_VERSION"))
+            .const_label("librdkafka", rdkafka::util::get_rdkafka_version().1);
+        kept(&registry, IntGauge::with_opts(build)?)?.set(1);
+        Ok(Metrics { snapshots: Snapshots::make(&registry)?, registry })
+    }
+
+    pub fn render(&self) -> Result<Vec<u8>> {
+        let mut out = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        Ok(out)
+    }
+
+    /// The series of one source.
+    ///
+    /// # Errors
+    /// When it has been asked for before.
+    pub fn source(&self, name: &str) -> Result<SourceMetrics> {
+        let series = Series::make(&Maker { registry: &self.registry, source: name }, &self.snapshots)?;
+        Ok(SourceMetrics(Arc::new(series)))
+    }
+}
+
+/// Everything about one source; arrays are by sink, unless they say otherwise.
+pub struct Series {
+    pub name: String,
+    snapshots: Snapshots,
+    pub slot: SlotSeries,
+    pub latency: [Histogram; SINKS],
+    pub transactions: IntCounter,
+    pub rows: IntCounter,
+    pub unrouted: IntCounter,
+    pub reads: IntCounter,
+    pub received_bytes: IntCounter,
+    pub messages: [IntCounter; SINKS],
+    pub bytes: [IntCounter; SINKS],
+    pub resent: [IntCounter; SINKS],
+    pub in_flight: [IntGauge; SINKS],
+    pub in_flight_limit: IntGauge,
+    pub backpressure: [Counter; SINKS],
+    pub acknowledged_at: [Gauge; SINKS],
+    pub sink_errors: [IntCounter; SINKS],
+    pub pending: IntGauge,
+    pub oldest_pending: Gauge,
+    pub dead: IntCounter,
+    pub halted: IntGauge,
+    /// By state.
+    pub states: [IntGauge; status::NAMES.len()],
+    pub sessions: IntCounter,
+    pub failures: IntCounter,
+    pub status_updates: IntCounter,
+    pub memory_writes: IntCounter,
+}
+
+/// How the slot stands, as the server says.
+pub struct SlotSeries {
+    /// By status.
+    pub status: [IntGauge; SLOT_STATUSES.len()],
+    pub behind: Gauge,
+    pub retained: Gauge,
+    pub safe: Gauge,
+    pub invalidation: Gauge,
+    pub written: Gauge,
+    pub confirmed: Gauge,
+    pub progressed_at: Gauge,
+    pub watched_at: Gauge,
+    pub watch_failures: IntCounter,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct SourceMetrics(Arc<Series>);
+
+impl std::ops::Deref for SourceMetrics {
+    type Target = Series;
+
+    fn deref(&self) -> &Series {
+        &self.0
+    }
+}
+
+impl SourceMetrics {
+    pub fn told(&self, sink: Sink, bytes: usize) {
+        self.messages[sink as usize].inc();
+        self.bytes[sink as usize].inc_by(bytes as u64);
+    }
+
+    /// Nothing is under way.
+    pub fn waits_for_nothing(&self) {
+        self.in_flight.iter().for_each(|gauge| gauge.set(0));
+        self.pending.set(0);
+        self.oldest_pending.set(f64::NAN);
+    }
+
+    pub fn snapshot(&self, table: &str) -> SnapshotMetrics {
+        let (labels, of) = ([self.name.as_str(), table], &self.snapshots);
+        SnapshotMetrics {
+            rows: of.rows.with_label_values(&labels),
+            passed: of.passed.with_label_values(&labels),
+            estimate: of.estimate.with_label_values(&labels),
+            failures: of.failures.with_label_values(&labels),
+        }
+    }
+
+    pub fn resent(&self, sink: Sink, count: u64) {
+        self.resent[sink as usize].inc_by(count);
+    }
+}
+
+impl Series {
+    fn make(make: &Maker<'_>, snapshots: &Snapshots) -> Result<Series> {
+        let full = "Time in which the source did not read because the sink had its limit in flight.";
+        let last = "When the sink last acknowledged anything, in Unix time; 0 before it did.";
+        let oldest = "Commit of the oldest transaction not yet acknowledged, in Unix time; NaN without one.";
+        let latency =
+            "From the commit in Postgres to the sink's acknowledgement, per transaction; by two clocks.";
+        let counters = |name, help| make.each("sink", SINK_NAMES, |sink| make.counter_of(sink, name, help));
+        Ok(Series {
+            name: make.source.to_owned(),
+            snapshots: snapshots.clone(),
+            slot: SlotSeries::make(make)?,
+            latency: make.each("sink", SINK_NAMES, |sink| {
+                make.histogram(sink, "commit_to_acknowledged_seconds", latency, &LATENCIES)
+            })?,
+            transactions: make.counter("transactions_total", "Transactions read from the log.")?,
+            rows: make.counter("rows_total", "Rows read from the log.")?,
+            unrouted: make.counter("unrouted_rows_total", "Rows that match no route.")?,
+            reads: make.counter("reads_total", "Reads from the replication connection.")?,
+            received_bytes: make.counter("received_bytes_total", "Bytes read from that connection.")?,
+            messages: counters("messages_total", "Messages handed to the sink.")?,
+            bytes: counters("bytes_total", "Bytes of keys and bodies handed to the sink.")?,
+            resent: counters("resent_messages_total", "Messages handed over again after a failure.")?,
+            in_flight: make.each("sink", SINK_NAMES, |sink| {
+                make.integer(sink, "in_flight_bytes", "Handed to the sink and not yet acknowledged.")
+            })?,
+            in_flight_limit: make.integer(
+                None,
+                "in_flight_limit_bytes",
+                "Of what is in flight, per sink.",
+            )?,
+            backpressure: make
+                .each("sink", SINK_NAMES, |sink| make.seconds(sink, "backpressure_seconds_total", full))?,
+            acknowledged_at: make.each("sink", SINK_NAMES, |sink| {
+                make.gauge(sink, "last_acknowledged_timestamp_seconds", last, 0.0)
+            })?,
+            sink_errors: counters("sink_errors_total", "Errors that the sink's client reported.")?,
+            pending: make.integer(None, "pending_transactions", "Not yet acknowledged by every sink.")?,
+            oldest_pending: make.gauge(None, "oldest_pending_timestamp_seconds", oldest, f64::NAN)?,
+            dead: make.counter("dead_letters_total", "Rows that went to the dead-letter topic.")?,
+            halted: make.integer(None, "halted_keys", "Keys whose rows become dead letters.")?,
+            states: make.each("state", status::NAMES, |state| {
+                make.integer(state, "state", "1 for the state that the source is in.")
+            })?,
+            sessions: make.counter("sessions_total", "Replication sessions begun.")?,
+            failures: make.counter("failures_total", "Attempts and sessions that ended with an error.")?,
+            status_updates: make.counter("status_updates_total", "Status updates sent to the server.")?,
+            memory_writes: make.counter("memory_writes_total", "Records written to the state topic.")?,
+        })
+    }
+}
+
+impl Snapshots {
+    fn make(registry: &Registry) -> Result<Snapshots> {
+        let labels = ["source", "table"];
+        let opts = |name: &str, help: &str| Opts::new(format!("cdc_relay_snapshot_{name}"), help);
+        let counter = |name, help| kept(registry, IntCounterVec::new(opts(name, help), &labels)?);
+        let gauge = |name, help| kept(registry, IntGaugeVec::new(opts(name, help), &labels)?);
+        let passed = "Rows that the snapshot has come past: told, or told by the stream in a newer state.";
+        let estimate = "Rows of the table as the planner believes; -1 if it does not know.";
+        Ok(Snapshots {
+            rows: counter("rows_total", "Rows told from a table's snapshot.")?,
+            passed: gauge("passed_rows", passed)?,
+            estimate: gauge("estimated_rows", estimate)?,
+            failures: counter("failures_total", "Chunks that could not be read.")?,
+        })
+    }
+}
+
+impl SlotSeries {
+    fn make(make: &Maker<'_>) -> Result<SlotSeries> {
+        let unknown = |name, help| make.gauge(None, name, help, f64::NAN);
+        let status = "1 for the status that the server gives the slot.";
+        let safe = "Log that may be written before the slot can be invalidated; +Inf without a limit.";
+        let invalidation = "Until the slot can be invalidated, if nothing were confirmed from now on and log is \
+                            written as of late; +Inf without a limit.";
+        let progress = "When the slot last advanced, or had nothing to advance over, in Unix time.";
+        let watched = "When the server last said how the slot stands, in Unix time; 0 before it did.";
+        let failed = "Times that the server could not be asked how the slot stands.";
+        Ok(SlotSeries {
+            status: make.each("status", SLOT_STATUSES, |label| make.integer(label, "slot_status", status))?,
+            behind: unknown("behind_bytes", "Log written and not yet confirmed.")?,
+            retained: unknown("wal_retained_bytes", "Log that the server keeps for the slot.")?,
+            safe: unknown("wal_safe_bytes", safe)?,
+            invalidation: unknown("slot_invalidation_seconds", invalidation)?,
+            written: unknown("wal_position_bytes", "End of the server's log, from its beginning.")?,
+            confirmed: unknown("confirmed_position_bytes", "Where the slot is confirmed, likewise.")?,
+            progressed_at: unknown("last_progress_timestamp_seconds", progress)?,
+            watched_at: make.gauge(None, "slot_watched_timestamp_seconds", watched, 0.0)?,
+            watch_failures: make.counter("slot_watch_failures_total", failed)?,
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "metrics_tests.rs"]
+mod tests;

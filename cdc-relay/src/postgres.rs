@@ -1,0 +1,16 @@
+//! The connection to Postgres: URLs, TLS, sessions, the replication stream, SQL text, and the decoder.
+
+pub mod connection_url;
+pub mod decode;
+pub mod facts;
+pub mod lsn;
+pub mod name;
+pub mod replication_stream;
+pub mod session;
+pub(crate) mod settings;
+pub(crate) mod shell;
+pub(crate) mod socket;
+pub mod sql;
+pub(crate) mod tls;
+pub(crate) mod tls_stream;
+pub mod utf8;

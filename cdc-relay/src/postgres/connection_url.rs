@@ -1,0 +1,212 @@
+//! A database as a user names it: one connection string, which means to every connection what libpq says it means.
+
+mod parameters;
+mod passfile;
+
+use std::fmt::{self, Write as _};
+use std::ops::Deref;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustls::ClientConfig;
+use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
+use tokio_postgres::{Client, Config};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+pub use self::parameters::{Parameters, read as parameters};
+use self::passfile::Login;
+use crate::postgres::session::NOT_LET_IN;
+use crate::postgres::settings;
+use crate::postgres::tls::{self, Mode, Wish};
+
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// A parsed connection string. Whoever connects with it connects encrypted if it says so.
+#[derive(Clone)]
+pub struct Database {
+    config: Config,
+    tls: Arc<ClientConfig>,
+}
+
+impl FromStr for Database {
+    type Err = anyhow::Error;
+
+    /// # Errors
+    /// When it is none, asks for what cannot be had, or names certificates that cannot be read.
+    fn from_str(text: &str) -> Result<Database> {
+        let parameters = parameters(text, &|name| std::env::var(name).ok());
+        let parameters = parameters.context("the connection string is not usable")?;
+        Database::new(complete(parameters)?)
+    }
+}
+
+/// Fills in what libpq would make up: the user of the operating system, a database of that name, a local server; and
+/// the password that a file has.
+fn complete(mut parameters: Parameters) -> Result<Parameters> {
+    let user = match parameters.get("user") {
+        Some(user) => user.clone(),
+        None => whoami::username().context("nobody says which `user`, and the system does not know us")?,
+    };
+    let first = |name: &str| Some(parameters.get(name)?.split(',').next()?.to_owned());
+    let port = first("port").filter(|port| !port.is_empty()).unwrap_or_else(|| "5432".to_owned());
+    let host = first("host").or_else(|| first("hostaddr")).unwrap_or_else(|| local(&port));
+    let database = parameters.get("dbname").unwrap_or(&user).clone();
+    if !parameters.contains_key("password") {
+        // A folder is where a local server is.
+        let host = if host.starts_with('/') { "localhost" } else { &host };
+        let login = Login { host, port: &port, database: &database, user: &user };
+        let home = std::env::home_dir().map(|home| home.display().to_string());
+        let file = parameters.get("passfile").map(String::as_str);
+        if let Some(password) = passfile::password(file, home, login) {
+            parameters.insert("password".to_owned(), password);
+        }
+    }
+    if !parameters.contains_key("host") && !parameters.contains_key("hostaddr") {
+        parameters.insert("host".to_owned(), host);
+    }
+    parameters.insert("user".to_owned(), user);
+    parameters.insert("dbname".to_owned(), database);
+    Ok(parameters)
+}
+
+/// Where a server of this machine listens: libpq is built for one of the folders.
+fn local(port: &str) -> String {
+    let listens = |folder: &&str| Path::new(folder).join(format!(".s.PGSQL.{port}")).exists();
+    ["/var/run/postgresql", "/tmp"]
+        .iter()
+        .find(|folder| listens(folder))
+        .map_or("localhost", |folder| folder)
+        .to_owned()
+}
+
+impl Database {
+    /// From parameters that leave nothing open.
+    fn new(mut parameters: Parameters) -> Result<Database> {
+        let wish = Wish::take(&mut parameters)?;
+        let mode = wish.mode()?;
+        let mut config = config(&parameters)?;
+        let direct = config.get_ssl_negotiation() == SslNegotiation::Direct;
+        ensure!(!direct || mode > Mode::Prefer, "sslnegotiation=direct goes with sslmode=require or more");
+        // A local socket has no need of it, and no name to check.
+        let hosts = config.get_hosts();
+        let local = config.get_hostaddrs().is_empty()
+            && !hosts.is_empty()
+            && hosts.iter().all(|host| matches!(host, Host::Unix(_)));
+        config.ssl_mode(match mode {
+            Mode::Disable => SslMode::Disable,
+            _ if local => SslMode::Disable,
+            Mode::Prefer => SslMode::Prefer,
+            Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
+        });
+        // The client library would wait for as long as it takes.
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(CONNECT);
+        }
+        config.application_name("cdc-relay");
+        Ok(Database { tls: Arc::new(tls::client(mode, &wish)?), config })
+    }
+}
+
+/// For the client library, which reads the rest as libpq does once it is written as words.
+fn config(parameters: &Parameters) -> Result<Config> {
+    let mut words = String::new();
+    for (name, value) in parameters.iter().filter(|(name, _)| *name != "passfile") {
+        let (name, value) = match (name.as_str(), value.as_str()) {
+            ("keepalives_count", value) => ("keepalives_retries", value),
+            // Who can be written to is no standby.
+            ("target_session_attrs", "primary") => ("target_session_attrs", "read-write"),
+            ("target_session_attrs", "standby" | "prefer-standby") => {
+                bail!(
+                    "target_session_attrs={value} is not supported here: slots are made and read on the primary"
+                )
+            }
+            pair => pair,
+        };
+        // Writing into a String cannot fail.
+        let _ = write!(words, "{name}='{}' ", value.replace('\\', r"\\").replace('\'', r"\'"));
+    }
+    words.parse().context("the connection string is not usable")
+}
+
+impl Deref for Database {
+    type Target = Config;
+
+    fn deref(&self) -> &Config {
+        &self.config
+    }
+}
+
+/// Host, port, user and database, without the password.
+impl fmt::Display for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = match self.get_hosts().first() {
+            Some(Host::Tcp(name)) => name.clone(),
+            Some(Host::Unix(folder)) => folder.display().to_string(),
+            None => "localhost".to_owned(),
+        };
+        let port = self.get_ports().first().copied().unwrap_or(5432);
+        let user = self.get_user().unwrap_or("postgres");
+        write!(f, "{user}@{host}:{port}/{}", self.get_dbname().unwrap_or(user))
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Database({self})")
+    }
+}
+
+impl Database {
+    /// How long connecting, and each step of signing in, may take.
+    pub fn patience(&self) -> Duration {
+        self.get_connect_timeout().copied().unwrap_or(CONNECT)
+    }
+
+    /// How many servers it names, one of which is meant.
+    pub fn places(&self) -> usize {
+        self.get_hosts().len().max(self.get_hostaddrs().len())
+    }
+
+    /// How to encrypt, where `get_ssl_mode` says that.
+    pub fn tls(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.tls)
+    }
+
+    /// Whether what TLS stands in the way of is tried without it.
+    pub fn may_go_plain(&self) -> bool {
+        self.get_ssl_mode() == SslMode::Prefer && self.get_channel_binding() != ChannelBinding::Require
+    }
+
+    /// An ordinary connection, which lives as long as the client.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses.
+    pub async fn connect(&self) -> Result<Client> {
+        let done = match self.connect_by(&self.config).await {
+            Err(error) if self.may_go_plain() && may_be_of_tls(&error) => {
+                let mut plain = self.config.clone();
+                plain.ssl_mode(SslMode::Disable);
+                self.connect_by(&plain).await
+            }
+            done => done,
+        };
+        done.with_context(|| format!("cannot connect to {self}"))
+    }
+
+    async fn connect_by(&self, config: &Config) -> Result<Client, tokio_postgres::Error> {
+        let tls = MakeRustlsConnect::new((*self.tls).clone());
+        let mut config = config.clone();
+        config.options(settings::options(config.get_options()));
+        let (client, connection) = config.connect(tls).await?;
+        tokio::spawn(connection);
+        client.simple_query(&settings::rest()).await?;
+        Ok(client)
+    }
+}
+
+fn may_be_of_tls(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none_or(|code| code.code() == NOT_LET_IN)
+}

@@ -1,0 +1,320 @@
+//! Checks the routes file: every name leads somewhere, every template parses, and nothing contradicts itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+
+use toml::Spanned;
+
+use crate::nearest::hint;
+use crate::routes::template::{Op, Template};
+use crate::routes::{
+    Condition, Deletes, FIXED_PROPERTIES, Findings, Leaf, Object, Route, Routes, Source, Table, Text, Toast,
+    Topic, selection,
+};
+
+/// Notes what does not fit. Also decides what follows from several keys together: the topics of a file that lists
+/// none, and that a route which tells other operations ignores deletes.
+pub fn all(routes: &mut Routes, findings: &Findings) {
+    if !routes.lists_topics {
+        let named = selection::constant_topics(routes.sources.iter().flat_map(Source::entries));
+        routes.topics.extend(named.into_iter().map(Topic::unlisted));
+    }
+    for route in routes.sources.iter_mut().flat_map(Source::entries_mut).flat_map(|table| &mut table.routes) {
+        if route.deletes.is_none() && !route.op.is_empty() && !lists(route, Op::Delete) {
+            route.deletes = Some(Deletes::Ignore);
+        }
+    }
+    Check { routes, findings }.all();
+}
+
+fn lists(route: &Route, op: Op) -> bool {
+    route.op.iter().any(|listed| *listed.get_ref() == op)
+}
+
+struct Check<'a> {
+    routes: &'a Routes,
+    findings: &'a Findings,
+}
+
+impl Check<'_> {
+    fn note(&self, at: &Text, key: &str, problem: impl Into<String>) {
+        self.findings.add(&at.span(), key, problem);
+    }
+
+    fn all(&self) {
+        let Routes { relay, kafka, topics, queues, sources, .. } = self.routes;
+        self.unique(topics.iter().map(|topic| &topic.name), "name", str::to_owned);
+        self.unique(queues.iter().map(|queue| &queue.name), "name", str::to_owned);
+        self.unique(sources.iter().map(|source| &source.name), "name", str::to_owned);
+        let own = [("state_topic", &relay.state_topic), ("dead_letter_topic", &relay.dead_letter_topic)];
+        for (key, name) in own {
+            self.topic_name(name, key);
+            if let Some(topic) = topics.iter().find(|topic| topic.name.get_ref() == name.get_ref()) {
+                self.note(&topic.name, "name", format!("`{}` is the relay's own {key}", name.get_ref()));
+            }
+        }
+        if relay.state_topic.get_ref() == relay.dead_letter_topic.get_ref() {
+            self.note(
+                &relay.dead_letter_topic,
+                "dead_letter_topic",
+                "is the state_topic too: it needs its own",
+            );
+        }
+        if self.routes.lists_topics {
+            topics.iter().for_each(|topic| self.topic_name(&topic.name, "name"));
+        }
+        for (key, value) in kafka {
+            if FIXED_PROPERTIES.contains(&key.as_str()) {
+                self.note(value, key, "is fixed: order and safety rest on it");
+            }
+        }
+        sources.iter().for_each(|source| self.source(source));
+    }
+
+    fn unique<'t>(
+        &self,
+        names: impl Iterator<Item = &'t Text>,
+        key: &str,
+        identity: impl Fn(&str) -> String,
+    ) {
+        let mut seen = BTreeSet::new();
+        for name in names {
+            if !seen.insert(identity(name.get_ref())) {
+                self.note(name, key, format!("`{}` is there twice", name.get_ref()));
+            }
+        }
+    }
+
+    fn topic_name(&self, name: &Text, key: &str) {
+        let text = name.get_ref().as_str();
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if text.is_empty() || text.len() > 249 || matches!(text, "." | "..") || !text.chars().all(plain) {
+            let problem = format!(
+                "`{text}` is no topic name: up to 249 letters, digits, `.`, `_` and `-`{}",
+                if text.contains('{') { "; a template belongs to a route's `topic`" } else { "" }
+            );
+            self.note(name, key, problem);
+        }
+    }
+
+    fn template(&self, text: &Text, key: &str) -> Option<Template> {
+        Template::parse(text.get_ref()).map_err(|problem| self.note(text, key, problem)).ok()
+    }
+
+    fn source(&self, source: &Source) {
+        let slot = source.slot.get_ref();
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if slot.is_empty() || slot.len() > 63 || !slot.chars().all(plain) {
+            let problem = format!("`{slot}` is no slot name: up to 63 lower-case letters, digits and `_`");
+            self.note(&source.slot, "slot", problem);
+        }
+        let mut seen = BTreeSet::new();
+        for table in &source.tables {
+            if !seen.insert(&table.of) {
+                self.note(&table.name, "name", format!("`{}` is there twice", table.name.get_ref()));
+            }
+        }
+        self.unique(source.patterns.iter().map(|pattern| &pattern.table.name), "name", str::to_owned);
+        for pattern in source.patterns.iter().filter(|_| source.own_publication) {
+            let problem = "is a pattern, and the relay's own publication has only the tables that exist when it is made: \
+                           name a `publication` (for all tables, or for tables in schema …)";
+            self.note(&pattern.table.name, "name", problem);
+        }
+        for ignored in &source.ignore {
+            let exact = ignored.which.exact();
+            if source.tables.iter().any(|table| Some(&table.of) == exact.as_ref()) {
+                let problem = format!("`{}` is also told, under `tables`", ignored.text.get_ref());
+                self.note(&ignored.text, "ignore", problem);
+            }
+            if source.patterns.iter().any(|pattern| pattern.which == ignored.which) {
+                let problem = format!("`{}` is a pattern of `tables` as well", ignored.text.get_ref());
+                self.note(&ignored.text, "ignore", problem);
+            }
+        }
+        source.entries().for_each(|table| self.table(table));
+    }
+
+    fn key(&self, key: &Text) {
+        if self.template(key, "key").is_some_and(|template| !template.names_a_column()) {
+            self.note(key, "key", "names no column");
+        }
+    }
+
+    fn table(&self, table: &Table) {
+        table
+            .key
+            .iter()
+            .chain(table.routes.iter().flat_map(|route| &route.key))
+            .for_each(|key| self.key(key));
+        for (text, key) in [(&table.id, "id"), (&table.subject, "subject")] {
+            if let Some(text) = text {
+                self.template(text, key);
+            }
+        }
+        if table.routes.is_empty() {
+            self.note(&table.name, "routes", "the table has none; if it is not told, list it in `ignore`");
+        }
+        self.headers(&table.headers);
+        for route in &table.routes {
+            self.headers(&route.headers);
+            for (name, value) in &route.headers {
+                if table.headers.contains_key(name) {
+                    self.note(value, name, "is a header of the table already");
+                }
+            }
+            self.route(route);
+        }
+    }
+
+    fn headers(&self, headers: &BTreeMap<String, Text>) {
+        for (name, value) in headers {
+            self.template(value, name);
+            let lower = name.to_lowercase();
+            if lower.starts_with("ce_")
+                || lower == "pg_position"
+                || lower == "content-type"
+                || name.is_empty()
+            {
+                self.note(value, name, "is a header that the relay writes itself");
+            }
+        }
+    }
+
+    fn route(&self, route: &Route) {
+        let kind = self.template(&route.kind, "type");
+        self.destination(route);
+        self.when(route);
+        self.deletes(route, kind.is_some_and(|kind| kind.names_op()));
+        self.shape(route);
+    }
+
+    fn destination(&self, route: &Route) {
+        match (&route.topic, &route.queue) {
+            (Some(topic), None) => {
+                let Some(template) = self.template(topic, "topic") else { return };
+                match template.constant() {
+                    // Of a pattern's tables it is known once they are.
+                    None if template.of_table("", ("", "")).is_some() => {}
+                    None if !self.routes.lists_topics => self.note(
+                        topic,
+                        "topic",
+                        "depends on the row: the topics that it may yield have to be listed as [[topics]]",
+                    ),
+                    None => {}
+                    Some(name) if !self.routes.lists_topics => {
+                        self.topic_name(&Text::new(topic.span(), name.to_owned()), "topic");
+                    }
+                    Some(name) if self.routes.topic_index(name).is_some() => {}
+                    Some(name) => {
+                        let topics = self.routes.topics.iter().map(|topic| topic.name.get_ref().as_str());
+                        let near = hint(name, topics);
+                        self.note(topic, "topic", format!("`{name}` is not one of [[topics]]{near}"));
+                    }
+                }
+            }
+            (None, Some(queue)) => {
+                if self.routes.queue_index(queue.get_ref()).is_none() {
+                    let queues = self.routes.queues.iter().map(|queue| queue.name.get_ref().as_str());
+                    let near = hint(queue.get_ref(), queues);
+                    self.note(
+                        queue,
+                        "queue",
+                        format!("`{}` is not one of [[queues]]{near}", queue.get_ref()),
+                    );
+                }
+            }
+            (Some(_), Some(queue)) => {
+                self.note(
+                    queue,
+                    "queue",
+                    "a route has either `topic` or `queue`; a second route may have the other",
+                );
+            }
+            (None, None) => self.findings.add(&route.at, "topic", "a route has either `topic` or `queue`"),
+        }
+    }
+
+    fn when(&self, route: &Route) {
+        let updates = route.op.is_empty() || lists(route, Op::Update);
+        for column in route.changed.iter().filter(|_| !updates) {
+            self.note(column, "changed", "is about updates, which `op` leaves out");
+        }
+        for (column, condition) in &route.when {
+            if let Condition::Is { not, null: Some(true) } = condition
+                && let Some(value) = not.first()
+            {
+                self.note(value, &format!("when.{column}"), "a value that is null is never one of `not`");
+            }
+        }
+    }
+
+    /// `tells_op`: the type differs between operations.
+    fn deletes(&self, route: &Route, tells_op: bool) {
+        let (at, deletes) = (&route.at, route.deletes);
+        let told = matches!(deletes, Some(Deletes::Event | Deletes::Tombstone | Deletes::Both));
+        let listed = route.op.iter().find(|op| *op.get_ref() == Op::Delete);
+        if let Some(op) = listed
+            && !told
+        {
+            let problem =
+                "lists `delete`: say how it is told, `deletes = \"event\"`, `\"tombstone\"` or `\"both\"`";
+            self.findings.add(&op.span(), "op", problem);
+        }
+        if told && !route.op.is_empty() && listed.is_none() {
+            self.findings.add(at, "deletes", "tells deletes, which `op` leaves out");
+        }
+        let event = matches!(deletes, Some(Deletes::Event | Deletes::Both));
+        if event && !tells_op && route.op.iter().any(|op| *op.get_ref() != Op::Delete) | route.op.is_empty() {
+            let problem =
+                "nobody could tell a deleted row from a new one: put `{@op}` into it, as in \"order.{@op}\"";
+            self.note(&route.kind, "type", problem);
+        }
+        if let Some(queue) = &route.queue
+            && matches!(deletes, Some(Deletes::Tombstone | Deletes::Both))
+        {
+            self.note(queue, "deletes", "a tombstone is for a compacted topic, and this is a queue");
+        }
+    }
+
+    /// What the value looks like.
+    fn shape(&self, route: &Route) {
+        if let Some(body) = &route.body {
+            let flat = [
+                ("omit", route.omit.first().map(Spanned::span)),
+                ("rename", route.rename.values().next().map(Spanned::span)),
+                ("cast", route.cast.values().next().map(Spanned::span)),
+                ("before", route.before.then(|| route.at.clone())),
+                ("toast", (route.toast == Toast::Omit).then(|| route.at.clone())),
+            ];
+            for (key, at) in flat {
+                if let Some(at) = at {
+                    self.findings.add(&at, key, "is about the flat object, and this route has a `body`");
+                }
+            }
+            self.body(body);
+        }
+        for omitted in &route.omit {
+            let column = omitted.get_ref();
+            let clash = |key: &str, at: Option<Range<usize>>| {
+                if let Some(at) = at {
+                    self.findings.add(&at, key, format!("column `{column}` is omitted"));
+                }
+            };
+            clash("rename", route.rename.get(column).map(Spanned::span));
+            clash("cast", route.cast.get(column).map(Spanned::span));
+        }
+        self.unique(route.rename.values(), "rename", str::to_owned);
+    }
+
+    fn body(&self, body: &Object) {
+        for (name, leaf) in body {
+            match leaf {
+                Leaf::Template(text) => {
+                    self.template(text, name);
+                }
+                Leaf::Object(inner) => self.body(inner),
+                Leaf::Fixed(_) => {}
+            }
+        }
+    }
+}

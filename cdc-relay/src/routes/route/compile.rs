@@ -1,0 +1,99 @@
+//! Binds a route to the columns that its table has now.
+
+use super::{Compiled, Destination, Fitted, Target, Telling};
+use crate::routes::body::Body;
+use crate::routes::template::{Bound, Problem, Scope, Template};
+use crate::routes::when::Filter;
+use crate::routes::{Deletes, Route, Routes, Table, Text};
+
+pub(super) fn compile(
+    routes: &Routes,
+    (table, route): (&Table, &Route),
+    scope: Scope<'_>,
+    header_names: &mut Vec<String>,
+) -> Compiled {
+    let leads_to = match (&route.topic, &route.queue) {
+        (Some(topic), _) => format!("topic:{}", topic.get_ref()),
+        (None, Some(queue)) => format!("queue:{}", queue.get_ref()),
+        (None, None) => String::new(),
+    };
+    let fixed = fixed_destination(routes, route);
+    let mut fit = |telling, scope| fit((table, route), telling, (fixed, scope), header_names);
+    let fitted = fit(Telling::Event, scope);
+    let mut on_delete = |telling| fit(telling, Scope { deleted: true, ..scope });
+    let deletes = route.deletes;
+    let event = matches!(deletes, Some(Deletes::Event | Deletes::Both)).then(|| on_delete(Telling::Event));
+    let tombstone =
+        matches!(deletes, Some(Deletes::Tombstone | Deletes::Both)).then(|| on_delete(Telling::Tombstone));
+    let whole = Scope { deleted: event.is_some() || tombstone.is_some(), ..scope };
+    let key = bind_key((table, route), scope).ok();
+    Compiled { filter: Filter::bind(route, whole), fitted, deletes, event, tombstone, key, leads_to }
+}
+
+fn fixed_destination(routes: &Routes, route: &Route) -> Option<Destination> {
+    if let Some(queue) = &route.queue {
+        return routes.queue_index(queue.get_ref()).map(Destination::Queue);
+    }
+    let template = Template::parse(route.topic.as_ref()?.get_ref()).ok()?;
+    routes.topic_index(template.constant()?).map(Destination::Topic)
+}
+
+fn bind(text: &Text, scope: Scope<'_>) -> Result<Bound, Problem> {
+    Template::parse(text.get_ref()).map_err(Problem)?.bind(&scope)
+}
+
+fn bind_key((table, route): (&Table, &Route), scope: Scope<'_>) -> Result<Bound, Problem> {
+    match route.key.as_ref().or(table.key.as_ref()) {
+        Some(key) => bind(key, scope),
+        None => {
+            let key = Bound::identity(scope.relation)?;
+            let columns = scope.relation.columns.iter().filter(|column| column.key);
+            columns.map(|column| scope.column(&column.name)).collect::<Result<Vec<_>, _>>()?;
+            Ok(key)
+        }
+    }
+}
+
+fn fit(
+    (table, route): (&Table, &Route),
+    telling: Telling,
+    (fixed, scope): (Option<Destination>, Scope<'_>),
+    header_names: &mut Vec<String>,
+) -> Result<Fitted, Problem> {
+    let bind = |text: &Text| bind(text, scope);
+    // What only describes the row may be missing of a deleted one; what decides where it goes may not.
+    let optional = |text: &Text| match bind(text) {
+        Err(_) if scope.deleted => Ok(None),
+        bound => bound.map(Some),
+    };
+    let target = match (fixed, &route.topic) {
+        (Some(destination), _) => Target::Fixed(destination),
+        (None, Some(topic)) => Target::ByRow(bind(topic)?),
+        (None, None) => return Err(Problem("the route leads nowhere".to_owned())),
+    };
+    let mut headers = Vec::new();
+    for (name, text) in table.headers.iter().chain(&route.headers) {
+        let index = header_names.iter().position(|known| known == name).unwrap_or_else(|| {
+            header_names.push(name.clone());
+            header_names.len() - 1
+        });
+        if let Some(value) = optional(text)? {
+            headers.push((index, value));
+        }
+    }
+    let id_end: &[u8] = match (scope.deleted, telling) {
+        (false, _) => b"",
+        (true, Telling::Event) => b"/delete",
+        (true, Telling::Tombstone) => b"/tombstone",
+    };
+    Ok(Fitted {
+        target,
+        key: bind_key((table, route), scope)?,
+        id: table.id.as_ref().map_or(Ok(None), optional)?,
+        id_end,
+        kind: bind(&route.kind)?,
+        subject: table.subject.as_ref().map_or(Ok(None), optional)?,
+        headers,
+        body: (telling == Telling::Event).then(|| Body::bind(route, &scope)).transpose()?,
+    })
+}

@@ -1,0 +1,494 @@
+//! Takes rows to the sinks: finds their routes, and decides between telling, passing over and burying.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::checkpoint::progress::{Progress, Sink, Ticket};
+use crate::dead_letter::halts::{Halted, Halts, unrouted, untellable};
+use crate::dead_letter::record::{self, Cause, Halt};
+use crate::failpoints::{Place, reach};
+use crate::observe::metrics::SourceMetrics;
+use crate::postgres::connection_url::Database;
+use crate::postgres::decode::pgoutput::Relation;
+use crate::routes::catalog::Catalog;
+use crate::routes::route::{Compiled, Destination, Plan, Record, Topics, Transaction, UNSAID};
+use crate::routes::template::{Op, Problem, Row};
+use crate::routes::{NewTable, Routes, Source};
+use crate::sinks::kafka::{Kafka, Sent};
+use crate::sinks::load::Load;
+use crate::sinks::rabbit::Rabbit;
+
+/// How long the producer's queue may stay full before the session starts over.
+const FULL: Duration = Duration::from_secs(20);
+
+/// The open transaction of the stream.
+pub struct Open<'a> {
+    pub transaction: &'a mut Transaction,
+    pub ticket: Ticket,
+    pub progress: &'a mut Progress,
+    /// This process told it before.
+    pub again: bool,
+}
+
+/// What is told once more.
+#[derive(Debug)]
+pub enum Again<'a> {
+    /// A row that was set aside, to the destination that it was set aside from.
+    Destination(&'a str),
+    /// A row that was set aside for want of routes, by all that it has now.
+    All,
+    /// A row that was told before, by all routes; what is halted is not told.
+    Told(&'a mut Tally),
+}
+
+/// What was told once more, by destination, and what was not, since its key is halted.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Only events with this key.
+    pub key: Option<String>,
+    /// Events that were looked at.
+    pub seen: u64,
+    pub told: BTreeMap<String, u64>,
+    pub halted: u64,
+}
+
+impl Tally {
+    pub fn count(&mut self, destination: &str) {
+        match self.told.get_mut(destination) {
+            Some(count) => *count += 1,
+            None => drop(self.told.insert(destination.to_owned(), 1)),
+        }
+    }
+}
+
+/// The routes of one source for the columns its tables have now, and the sinks they lead to.
+pub struct Teller {
+    routes: Arc<Routes>,
+    source: Arc<Source>,
+    database: Database,
+    catalog: Catalog,
+    plans: Vec<(u32, Plan)>,
+    out: Outlet,
+}
+
+struct Outlet {
+    source: String,
+    dead_letter_topic: String,
+    topics: Topics,
+    kafka: Kafka,
+    rabbit: Option<Arc<Rabbit>>,
+    halted: Halted,
+    /// Letters of this session stand in the topic at this offset or later.
+    letters_from: i64,
+    metrics: SourceMetrics,
+    record: Record,
+    letter: Vec<u8>,
+}
+
+impl Teller {
+    pub fn new(
+        (routes, source, database): (Arc<Routes>, Arc<Source>, Database),
+        topics: Topics,
+        (kafka, rabbit): (Kafka, Option<Arc<Rabbit>>),
+        metrics: SourceMetrics,
+    ) -> Teller {
+        let out = Outlet {
+            source: source.name.get_ref().clone(),
+            dead_letter_topic: routes.relay.dead_letter_topic.get_ref().clone(),
+            topics,
+            kafka,
+            rabbit,
+            halted: Halted::default(),
+            letters_from: 0,
+            metrics,
+            record: Record::default(),
+            letter: Vec::new(),
+        };
+        Teller { routes, source, database, catalog: Catalog::default(), plans: Vec::new(), out }
+    }
+
+    pub fn kafka(&self) -> &Kafka {
+        &self.out.kafka
+    }
+
+    /// How much is coming.
+    pub fn expect(&mut self, load: Load) {
+        self.out.kafka.choose(load);
+    }
+
+    /// Much is coming, for as long as nothing else is said.
+    pub fn expect_much(&mut self) {
+        self.out.kafka.choose_and_wait(Load::Backlog);
+    }
+
+    /// The keys that are halted, as the dead-letter topic tells up to the offset `end`.
+    pub fn set_halted(&mut self, halted: Halted, end: i64) {
+        self.out.metrics.halted.set(halted.len() as i64);
+        (self.out.halted, self.out.letters_from) = (halted, end);
+    }
+
+    /// The dead-letter topic ends at the offset `end`, and all letters so far stand in it.
+    pub fn letters_from(&mut self, end: i64) {
+        self.out.letters_from = end;
+    }
+
+    pub fn halted(&self) -> &Halted {
+        &self.out.halted
+    }
+
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The id that a template gives the row's event.
+    pub fn id(
+        &mut self,
+        (plan, row): (&Plan, &Row<'_>),
+        destination: &str,
+        transaction: &Transaction,
+    ) -> Option<Vec<u8>> {
+        let route = plan.routes.iter().find(|route| route.leads_to == destination && route.has_id())?;
+        let record = &mut self.out.record;
+        // What else may be wrong with the row comes out when it is told.
+        let _ = route.tell(row, transaction, &self.out.topics, record);
+        (!record.id.is_empty()).then(|| record.id.clone())
+    }
+
+    /// What the catalog said at the start of the session.
+    pub fn set_catalog(&mut self, catalog: Catalog) {
+        self.catalog = catalog;
+    }
+
+    /// The server announces a table's columns: once per session and table, and after every change. What the catalog
+    /// has to say of something new is asked on a session of its own.
+    pub fn relation(&mut self, relation: &Relation) -> Result<()> {
+        let announced = self.catalog.announced(&self.database, relation)?;
+        let plan = Plan::compile(&self.routes, &self.source, &announced);
+        if plan.without_topic && !self.routes.lists_topics {
+            return Err(NewTable(relation.table_name()).into());
+        }
+        for problem in plan.problems() {
+            tracing::error!(source = self.out.source, table = plan.relation, "{}", problem.0);
+        }
+        match self.plans.iter_mut().find(|(id, _)| *id == relation.id) {
+            Some((_, known)) => *known = plan,
+            None => self.plans.push((relation.id, plan)),
+        }
+        Ok(())
+    }
+
+    /// With what the catalog says of its columns.
+    fn settled(&mut self, relation: &Relation) -> Result<Relation> {
+        Ok(self.catalog.settled(&self.database, relation)?)
+    }
+
+    /// Tells a row to every route that it matches.
+    pub fn row(&mut self, relation: u32, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+        open.transaction.rows += 1;
+        self.out.metrics.rows.inc();
+        let Some((_, plan)) = self.plans.iter().find(|(id, _)| *id == relation) else {
+            bail!("a row came before the columns of its table");
+        };
+        self.out.row(plan, row, open)
+    }
+
+    /// The routes for rows that a query answers, which are whole. The stream's own plan of that table may be for other
+    /// columns.
+    pub fn plan(&mut self, relation: &Relation) -> Result<Plan> {
+        let mut relation = self.settled(relation)?;
+        relation.identity = b'f';
+        Ok(Plan::compile(&self.routes, &self.source, &relation))
+    }
+
+    /// The routes for a table as the log has it: now, or when a letter was written.
+    pub fn plan_as_was(&mut self, relation: &Relation) -> Result<Plan> {
+        let relation = self.settled(relation)?;
+        Ok(Plan::compile(&self.routes, &self.source, &relation))
+    }
+
+    /// As `row`, for a row that a query answered.
+    pub fn retell(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+        open.transaction.rows += 1;
+        self.out.row(plan, row, open)
+    }
+
+    /// Tells a row once more, by all routes of `to` that it matches. `Err` in `Ok`: one of them cannot tell it.
+    pub fn again(
+        &mut self,
+        (plan, row): (&Plan, &Row<'_>),
+        mut to: Again<'_>,
+        open: &mut Open<'_>,
+    ) -> Result<Result<(), Problem>> {
+        for route in &plan.routes {
+            if matches!(to, Again::Destination(only) if only != route.leads_to) {
+                continue;
+            }
+            match route.matches(row) {
+                Ok(false) => continue,
+                Ok(true) => {}
+                Err(problem) => return Ok(Err(problem)),
+            }
+            for &telling in route.tellings(row.op) {
+                let what = (&*open.transaction, &self.out.topics);
+                let destination = match route.tell_as(telling, row, what, &mut self.out.record) {
+                    Ok(destination) => destination,
+                    Err(problem) => return Ok(Err(problem)),
+                };
+                if let Again::Told(tally) = &mut to {
+                    if tally.key.as_ref().is_some_and(|key| key.as_bytes() != self.out.record.key) {
+                        continue;
+                    }
+                    tally.seen += 1;
+                    if self.out.is_halted(&route.leads_to) {
+                        tally.halted += 1;
+                        continue;
+                    }
+                }
+                if let Err(problem) = self.out.send(destination, plan, open)? {
+                    return Ok(Err(problem));
+                }
+                if let Again::Told(tally) = &mut to {
+                    tally.count(&route.leads_to);
+                }
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// Writes a record of ours to the dead-letter topic, as part of the open transaction.
+    pub fn note(&mut self, (halts, value): (&Halts, &[u8]), open: &mut Open<'_>) -> Result<()> {
+        self.out.write_dead((halts, value), open)
+    }
+
+    /// Applies what was noted to the halted keys.
+    pub fn noted(&mut self, value: &[u8]) -> Result<()> {
+        self.out.halted.apply(self.out.letters_from, value)?;
+        self.out.metrics.halted.set(self.out.halted.len() as i64);
+        Ok(())
+    }
+
+    /// A change that no route can express: a truncated table.
+    pub fn untellable(
+        &mut self,
+        relation: u32,
+        row: &Row<'_>,
+        (op, why): (&str, &str),
+        open: &mut Open<'_>,
+    ) -> Result<()> {
+        open.transaction.rows += 1;
+        let Some((_, plan)) = self.plans.iter().find(|(id, _)| *id == relation) else {
+            bail!("a change came before the columns of its table");
+        };
+        if plan.unknown || !plan.routes.is_empty() {
+            let cause = Cause { reason: why, op, id: None };
+            let destination = untellable(&plan.relation);
+            self.out.bury((&destination, &Halts::default()), cause, (plan, row), open)?;
+        }
+        Ok(())
+    }
+}
+
+impl Outlet {
+    fn row(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+        if plan.unknown {
+            return self.untold(plan, row, "the routes neither tell nor ignore this published table", open);
+        }
+        if !self.halted.is_empty() && self.halted.contains(&unrouted(&plan.relation), None) {
+            return self.untold(plan, row, "follows an earlier row of its table", open);
+        }
+        let mut matched = false;
+        for route in &plan.routes {
+            if row.op == Op::Update && row.old.is_some() {
+                match route.ended(row, &mut self.record) {
+                    Ok(None) => {}
+                    Ok(Some(ended)) => matched |= self.route((plan, route, &ended), open)?,
+                    // Whatever keeps the keys from being compared keeps the row from being told.
+                    Err(problem) => {
+                        matched = true;
+                        route.tell_key(row, &mut self.record);
+                        self.deliver(Err(problem), (plan, route, row), open)?;
+                        continue;
+                    }
+                }
+            }
+            matched |= self.route((plan, route, row), open)?;
+        }
+        if row.op == Op::Delete && !plan.says_deletes() {
+            let cause = Cause { reason: UNSAID, op: row.op.name(), id: None };
+            self.bury((&untellable(&plan.relation), &Halts::default()), cause, (plan, row), open)?;
+        } else if !matched {
+            self.metrics.unrouted.inc();
+        }
+        Ok(())
+    }
+
+    /// Tells the row by one route, if it matches.
+    #[inline]
+    fn route(
+        &mut self,
+        (plan, route, row): (&Plan, &Compiled, &Row<'_>),
+        open: &mut Open<'_>,
+    ) -> Result<bool> {
+        let tellings = route.tellings(row.op);
+        if tellings.is_empty() {
+            return Ok(false);
+        }
+        match route.matches(row) {
+            Ok(false) => return Ok(false),
+            Ok(true) => {
+                for &telling in tellings {
+                    let what = (&*open.transaction, &self.topics);
+                    let told = route.tell_as(telling, row, what, &mut self.record);
+                    self.deliver(told, (plan, route, row), open)?;
+                }
+            }
+            Err(problem) => {
+                route.tell_key(row, &mut self.record);
+                self.deliver(Err(problem), (plan, route, row), open)?;
+            }
+        }
+        Ok(true)
+    }
+
+    fn deliver(
+        &mut self,
+        told: Result<Destination, Problem>,
+        (plan, route, row): (&Plan, &Compiled, &Row<'_>),
+        open: &mut Open<'_>,
+    ) -> Result<()> {
+        let told = match told {
+            Ok(_) if !self.halted.is_empty() && self.is_halted(&route.leads_to) => {
+                Err(Problem("follows an earlier row of its key".to_owned()))
+            }
+            told => told,
+        };
+        let problem = match told {
+            Ok(destination) => match self.send(destination, plan, open)? {
+                Ok(()) => return Ok(()),
+                Err(problem) => problem,
+            },
+            Err(problem) => problem,
+        };
+        let id = (route.has_id() && !self.record.id.is_empty()).then(|| self.record.id.clone());
+        let cause = Cause { reason: &problem.0, op: row.op.name(), id: id.as_deref() };
+        let halts = match key(&self.record) {
+            Some(key) => Halts::key(&key),
+            None => Halts::row(&plan.row_name(row, open.transaction)),
+        };
+        self.bury((&route.leads_to, &halts), cause, (plan, row), open)
+    }
+
+    /// Hands the record to its sink.
+    fn send(
+        &mut self,
+        destination: Destination,
+        plan: &Plan,
+        open: &mut Open<'_>,
+    ) -> Result<Result<(), Problem>> {
+        match destination {
+            Destination::Topic(topic) => self.tell_topic(topic, plan, open).map(Ok),
+            Destination::Queue(queue) => self.tell_queue(queue, plan, open),
+        }
+    }
+
+    /// Whether the record's key is halted towards this destination.
+    fn is_halted(&self, leads_to: &str) -> bool {
+        self.halted.contains(leads_to, key(&self.record).as_deref())
+    }
+
+    fn tell_topic(&mut self, topic: usize, plan: &Plan, open: &mut Open<'_>) -> Result<()> {
+        let (kafka, record) = (&mut self.kafka, &self.record);
+        reach(Place::BeforeProduce);
+        offer(|| kafka.tell(topic, (record, plan), open.transaction, open.ticket))?;
+        reach(Place::AfterProduce);
+        self.told(Sink::Kafka, self.record.key.len() + self.record.value.len(), open);
+        Ok(())
+    }
+
+    fn tell_queue(&mut self, queue: usize, plan: &Plan, open: &mut Open<'_>) -> Result<Result<(), Problem>> {
+        let rabbit = self.rabbit.as_ref().context("a route leads to a queue, and AMQP_URL is not set")?;
+        if let Err(problem) = rabbit.tell(queue, (&self.record, plan), open.transaction, open.ticket) {
+            return Ok(Err(problem));
+        }
+        self.told(Sink::Rabbit, self.record.value.len(), open);
+        Ok(Ok(()))
+    }
+
+    fn told(&self, sink: Sink, bytes: usize, open: &mut Open<'_>) {
+        if open.transaction.retold {
+            open.progress.retell(sink);
+        } else {
+            open.progress.tell(sink);
+        }
+        if sink == Sink::Kafka {
+            open.transaction.told += 1;
+        }
+        self.metrics.told(sink, bytes);
+        if open.again {
+            self.metrics.resent(sink, 1);
+        }
+    }
+
+    /// Buries a row that has no route at all, and with it what follows in its table.
+    fn untold(&mut self, plan: &Plan, row: &Row<'_>, why: &str, open: &mut Open<'_>) -> Result<()> {
+        let cause = Cause { reason: why, op: row.op.name(), id: None };
+        self.bury((&unrouted(&plan.relation), &Halts::default()), cause, (plan, row), open)
+    }
+
+    fn bury(
+        &mut self,
+        (destination, halts): (&str, &Halts),
+        cause: Cause<'_>,
+        (plan, row): (&Plan, &Row<'_>),
+        open: &mut Open<'_>,
+    ) -> Result<()> {
+        let halt = Halt { source: &self.source, destination, halts };
+        let mut value = std::mem::take(&mut self.letter);
+        record::write(halt, cause, (plan, row, open.transaction), &mut value);
+        let written = self.write_dead((halts, &value), open);
+        self.letter = value;
+        written?;
+        self.metrics.dead.inc();
+        // Many rows may be without a key; the first says enough.
+        let is_news = match halts {
+            Halts { key: None, keyless: Some(_) } => !self.halted.has_keyless(destination),
+            Halts { key, .. } => !self.halted.contains(destination, key.as_deref()),
+        };
+        if is_news {
+            let (table, reason, position) = (&plan.relation, cause.reason, open.transaction.commit_lsn);
+            let Halts { key, keyless } = halts;
+            tracing::error!(source = self.source, table, key, keyless, destination, %position, reason, "dead letter");
+        }
+        self.halted.halt(destination, halts, self.letters_from);
+        self.metrics.halted.set(self.halted.len() as i64);
+        Ok(())
+    }
+
+    fn write_dead(&mut self, (halts, value): (&Halts, &[u8]), open: &mut Open<'_>) -> Result<()> {
+        let key = halts.key.as_ref().or(halts.keyless.as_ref()).map_or(&b""[..], |key| key.as_bytes());
+        let (kafka, topic) = (&mut self.kafka, &self.dead_letter_topic);
+        offer(|| kafka.bury(topic, (key, value), open.transaction, open.ticket))?;
+        self.told(Sink::Kafka, key.len() + value.len(), open);
+        Ok(())
+    }
+}
+
+/// The record's key; `None`: it could not be told.
+fn key(record: &Record) -> Option<std::borrow::Cow<'_, str>> {
+    record.has_key.then(|| String::from_utf8_lossy(&record.key))
+}
+
+/// Offers the same record until the producer takes it: taking the next one first would break the order.
+fn offer(mut send: impl FnMut() -> Result<Sent>) -> Result<()> {
+    let mut since = None;
+    while send()? == Sent::Full {
+        if since.get_or_insert_with(Instant::now).elapsed() > FULL {
+            bail!("Kafka's queue stays full");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! Tells messages to RabbitMQ: persistent, mandatory, confirmed, in order.
+//!
+//! One task per source owns the connection. What is not confirmed stays in its queue; after any failure it connects
+//! again and sends all of that once more. Nothing here waits without a time-out: lapin may wait for ever for a
+//! broker that went away.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use backon::BackoffBuilder;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesOrdered, StreamExt};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
+
+use crate::checkpoint::progress::{Sink, Ticket};
+use crate::observe::metrics::SourceMetrics;
+use crate::routes::route::{Plan, Record, Transaction};
+use crate::routes::template::Problem;
+use crate::sinks::acks::Acks;
+
+const STEP: Duration = Duration::from_secs(10);
+/// A confirm may take as long as the broker's disk or its memory alarm; after this, ask again on a new connection.
+const CONFIRM: Duration = Duration::from_secs(60);
+/// The longest pause between two attempts to connect, before jitter doubles it at most.
+const ATTEMPT_MOST: Duration = Duration::from_secs(2);
+/// Ra before 2.10.2 (RabbitMQ 3.10) writes the name of a new quorum queue down half a second after it has answered
+/// (`names.dets`, saved when idle). Killed before that, it has forgotten whose log it is, and all that it confirmed.
+const WRITTEN_DOWN: Duration = Duration::from_secs(2);
+/// What a message weighs besides its body.
+const OVERHEAD: i64 = 1024;
+
+struct Job {
+    ticket: Ticket,
+    weight: i64,
+    queue: ShortString,
+    properties: BasicProperties,
+    body: Bytes,
+}
+
+/// The source's end: hands messages over. They are bounded by the bytes in flight, which the source watches.
+pub struct Rabbit {
+    jobs: UnboundedSender<Job>,
+    acks: Arc<Acks>,
+    queues: Vec<ShortString>,
+}
+
+impl Rabbit {
+    /// Starts the task; it ends when the handle is dropped.
+    pub fn start(
+        runtime: &tokio::runtime::Handle,
+        uri: &str,
+        queues: &[String],
+        acks: &Arc<Acks>,
+        metrics: &SourceMetrics,
+    ) -> Rabbit {
+        let (jobs, incoming) = unbounded_channel();
+        let queues: Vec<ShortString> = queues.iter().map(|name| name.as_str().into()).collect();
+        let task = Task {
+            uri: uri.to_owned(),
+            queues: queues.clone(),
+            acks: Arc::clone(acks),
+            metrics: metrics.clone(),
+            incoming,
+            unconfirmed: VecDeque::new(),
+            complaint: String::new(),
+        };
+        runtime.spawn(task.run());
+        Rabbit { jobs, acks: Arc::clone(acks), queues }
+    }
+
+    pub fn tell(
+        &self,
+        queue: usize,
+        (record, plan): (&Record, &Plan),
+        transaction: &Transaction,
+        ticket: Ticket,
+    ) -> Result<(), Problem> {
+        let mut headers = BTreeMap::new();
+        for (name, value) in record.headers(plan) {
+            headers.insert(short(name.as_bytes())?, AMQPValue::LongString(LongString::from(value.to_vec())));
+        }
+        let seconds = transaction.committed_at.unix_micros().div_euclid(1_000_000);
+        let properties = BasicProperties::default()
+            .with_delivery_mode(2)
+            .with_content_type("application/json".into())
+            .with_message_id(short(&record.id)?)
+            .with_type(short(&record.kind)?)
+            .with_timestamp(u64::try_from(seconds).unwrap_or_default())
+            .with_headers(FieldTable::from(headers));
+        let queue = self.queues.get(queue).cloned().ok_or_else(|| Problem("no such queue".to_owned()))?;
+        let weight = record.size() as i64 + OVERHEAD;
+        let body = Bytes::copy_from_slice(&record.value);
+        self.acks.depart(Sink::Rabbit, weight);
+        if self.jobs.send(Job { ticket, weight, queue, properties, body }).is_err() {
+            self.acks.fail("the RabbitMQ task ended".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// AMQP has names and ids of at most 255 bytes.
+fn short(bytes: &[u8]) -> Result<ShortString, Problem> {
+    let text = String::from_utf8_lossy(bytes);
+    ShortString::try_new(text.as_ref()).map_err(|_| Problem(format!("`{text}` is longer than AMQP allows")))
+}
+
+struct Task {
+    uri: String,
+    queues: Vec<ShortString>,
+    acks: Arc<Acks>,
+    metrics: SourceMetrics,
+    incoming: UnboundedReceiver<Job>,
+    /// Handed over and not confirmed, in order.
+    unconfirmed: VecDeque<Job>,
+    /// What was logged last and still lasts.
+    complaint: String,
+}
+
+type Confirms = FuturesOrdered<BoxFuture<'static, lapin::Result<Confirmation>>>;
+
+impl Task {
+    async fn run(mut self) {
+        let delays = || {
+            backon::ExponentialBuilder::default()
+                .with_min_delay(Duration::from_millis(100))
+                .with_max_delay(ATTEMPT_MOST)
+                .with_jitter()
+                .without_max_times()
+        };
+        let mut backoff = delays().build();
+        loop {
+            match self.connect().await {
+                Ok((connection, channel)) => {
+                    tracing::info!(source = self.metrics.name, "connected to RabbitMQ");
+                    self.complaint.clear();
+                    backoff = delays().build();
+                    let ended = self.publish(&channel).await;
+                    // A connection that is already gone cannot be closed; either way it is done.
+                    let _ = timeout(Duration::from_secs(1), connection.close(200, "bye".into())).await;
+                    match ended {
+                        Ok(()) => return,
+                        Err(error) => self.complain(&error),
+                    }
+                }
+                Err(error) => self.complain(&error),
+            }
+            if self.incoming.is_closed() {
+                return;
+            }
+            tokio::time::sleep(backoff.next().unwrap_or(STEP)).await;
+        }
+    }
+
+    /// Counts every error, and logs it when it is another one than before.
+    fn complain(&mut self, error: &anyhow::Error) {
+        self.metrics.sink_errors[Sink::Rabbit as usize].inc();
+        let problem = format!("{error:#}");
+        if problem != self.complaint {
+            tracing::warn!(source = self.metrics.name, %problem, "RabbitMQ");
+            self.complaint = problem;
+        }
+    }
+
+    async fn connect(&self) -> Result<(Connection, Channel)> {
+        let properties = ConnectionProperties::default().with_connection_name("cdc-relay".into());
+        let connection = timeout(STEP, Connection::connect(&self.uri, properties)).await??;
+        for queue in &self.queues {
+            declare(&connection, queue).await.with_context(|| format!("queue {queue}"))?;
+        }
+        let channel = timeout(STEP, connection.create_channel()).await??;
+        timeout(STEP, channel.confirm_select(ConfirmSelectOptions::default())).await??;
+        Ok((connection, channel))
+    }
+
+    /// Ends with `Ok` when the source is gone and everything is confirmed.
+    async fn publish(&mut self, channel: &Channel) -> Result<()> {
+        let mut confirms = Confirms::new();
+        self.metrics.resent(Sink::Rabbit, self.unconfirmed.len() as u64);
+        for job in &self.unconfirmed {
+            send(channel, job, &mut confirms)?;
+        }
+        loop {
+            tokio::select! {
+                biased;
+                job = self.incoming.recv() => match job {
+                    Some(job) => {
+                        // Kept first: whatever happens now, it is sent again.
+                        self.unconfirmed.push_back(job);
+                        if let Some(job) = self.unconfirmed.back() {
+                            send(channel, job, &mut confirms)?;
+                        }
+                    }
+                    None if confirms.is_empty() => return Ok(()),
+                    None => self.confirmed(timeout(CONFIRM, confirms.next()).await.context("no confirm")?)?,
+                },
+                confirm = timeout(CONFIRM, confirms.next()), if !confirms.is_empty() => {
+                    self.confirmed(confirm.context("no confirm from the broker")?)?;
+                }
+            }
+        }
+    }
+
+    fn confirmed(&mut self, confirm: Option<lapin::Result<Confirmation>>) -> Result<()> {
+        match confirm {
+            Some(Ok(Confirmation::Ack(None))) => {
+                if let Some(job) = self.unconfirmed.pop_front() {
+                    self.acks.land(Sink::Rabbit, job.ticket, job.weight);
+                }
+                Ok(())
+            }
+            Some(Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)))) => {
+                bail!("a message was returned: {} ({})", returned.reply_text, returned.reply_code)
+            }
+            Some(Ok(Confirmation::Nack(None))) => bail!("a message was not accepted"),
+            Some(Ok(Confirmation::NotRequested)) => bail!("the channel does not confirm"),
+            Some(Err(error)) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Hands the frames over at once, so that messages keep their order, and leaves the confirm to be awaited.
+fn send(channel: &Channel, job: &Job, confirms: &mut Confirms) -> Result<()> {
+    let channel = channel.clone();
+    let (queue, properties, body) = (job.queue.clone(), job.properties.clone(), job.body.clone());
+    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let mut publish: BoxFuture<'static, lapin::Result<Confirmation>> =
+        Box::pin(
+            async move { channel.basic_publish("".into(), queue, options, &body, properties).await?.await },
+        );
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match publish.as_mut().poll(&mut context) {
+        std::task::Poll::Ready(done) => {
+            let confirmation = done?;
+            confirms.push_back(Box::pin(async move { Ok(confirmation) }));
+        }
+        std::task::Poll::Pending => confirms.push_back(publish),
+    }
+    Ok(())
+}
+
+/// How the relay declares a queue: durable, quorum, without a delivery limit.
+pub fn declaration() -> (QueueDeclareOptions, FieldTable) {
+    // RabbitMQ 4 drops a message after 20 deliveries unless told otherwise, and "no limit" is -1 there; 3.x takes
+    // that -1 without a word and drops every message that was delivered once and came back. A limit beyond
+    // reach means the same to both.
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    arguments.insert("x-delivery-limit".into(), AMQPValue::LongInt(i32::MAX));
+    (QueueDeclareOptions::durable(), arguments)
+}
+
+/// Makes the queue, unless there is one: that is taken as it is.
+async fn declare(connection: &Connection, queue: &ShortString) -> Result<()> {
+    let channel = timeout(STEP, connection.create_channel()).await??;
+    let passive = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
+    let exists = timeout(STEP, channel.queue_declare(queue.clone(), passive, FieldTable::default())).await?;
+    if exists.is_ok() {
+        let _ = timeout(STEP, channel.close(200, "bye".into())).await;
+        return Ok(());
+    }
+    let (options, arguments) = declaration();
+    let channel = timeout(STEP, connection.create_channel()).await??;
+    timeout(STEP, channel.queue_declare(queue.clone(), options, arguments)).await??;
+    tracing::info!(%queue, "queue created");
+    tokio::time::sleep(WRITTEN_DOWN).await;
+    let _ = timeout(STEP, channel.close(200, "bye".into())).await;
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! Rows that are not read from WAL: beside the stream, instead of lost WAL, or once more.
+
+#[cfg(feature = "sinks")]
+pub(crate) mod current_row;
+#[cfg(feature = "sinks")]
+pub(crate) mod reconcile;
+#[cfg(feature = "sinks")]
+pub(crate) mod replay;
+pub mod rows;
+#[cfg(feature = "sinks")]
+pub(crate) mod snapshot;

@@ -1,0 +1,186 @@
+//! The row that a table has now, for a dead letter that does not hold all of its row: too long for a letter, or
+//! left out of the log by the update. It stands in for the letter's if it is the very same version.
+
+use anyhow::Result;
+
+use crate::dead_letter::record::Letter;
+use crate::postgres::connection_url::Database;
+use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::decode::row_builder::Made;
+use crate::postgres::session::{Session, WireError};
+use crate::routes::template::{Problem, Row};
+use crate::source::backfill::rows::{self, Table};
+
+const TEXT: u32 = 25;
+/// How long the database may take for one row. The stream waits meanwhile.
+const LIMITS: &str =
+    "set lock_timeout = '2s'; set statement_timeout = '5s'; set default_transaction_read_only = on";
+
+/// Looks up current rows of one database; connects when it is first asked.
+pub struct Present<'c> {
+    database: &'c Database,
+    publication: &'c str,
+    session: Option<Session>,
+    tables: Vec<Table>,
+}
+
+impl<'c> Present<'c> {
+    pub fn new(database: &'c Database, publication: &'c str) -> Present<'c> {
+        Present { database, publication, session: None, tables: Vec::new() }
+    }
+
+    /// The table as it is published now, asked once. What the server says against it is the letter's problem; that
+    /// the server cannot be reached is not.
+    fn table(&mut self, name: &str) -> Result<Result<Table, Problem>> {
+        let same = |table: &&Table| table.name() == name;
+        if let Some(table) = self.tables.iter().find(same) {
+            return Ok(Ok(table.clone()));
+        }
+        let publication = self.publication;
+        let found = self.ask(|session| rows::tables(session, publication))?;
+        let tables = match found {
+            Ok(tables) => tables,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let Some(table) = tables.iter().find(same) else {
+            return Ok(Err(Problem(format!("{name} is not published any more"))));
+        };
+        let table = table.clone();
+        self.tables = tables;
+        Ok(Ok(table))
+    }
+
+    /// The table as it was when the letter was written. An older letter does not say its columns' types.
+    pub fn relation_of(&mut self, letter: &Letter) -> Result<Result<Relation, Problem>> {
+        if letter.has_types() {
+            return Ok(Ok(letter.relation(|_| 0)));
+        }
+        Ok(self.table(&letter.table)?.map(|table| {
+            let columns = &table.relation.columns;
+            let found = |name: &str| columns.iter().find(|column| column.name == name);
+            letter.relation(|name| found(name).map_or(TEXT, |column| column.type_oid))
+        }))
+    }
+
+    /// Fills in the row that has the letter's key, and answers the table as it is now.
+    pub fn fill(&mut self, letter: &Letter, made: &mut Made) -> Result<Result<Relation, Problem>> {
+        let statement = self.table(&letter.table)?.and_then(|table| Ok((select(&table, letter)?, table)));
+        let (statement, table) = match statement {
+            Ok(found) => found,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let rows = match self.ask(|session| session.query(&statement))? {
+            Ok(rows) => rows,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let Some(row) = rows.first() else { return Ok(Err(Problem("the row is gone".to_owned()))) };
+        made.begin();
+        for column in row {
+            match column {
+                Some(text) => made.text(text.as_bytes()),
+                None => made.null(),
+            }
+        }
+        Ok(Ok(table.relation))
+    }
+
+    fn ask<T>(
+        &mut self,
+        question: impl FnOnce(&mut Session) -> Result<T, WireError>,
+    ) -> Result<Result<T, Problem>> {
+        let ask = || {
+            let session = match &mut self.session {
+                Some(session) => session,
+                None => {
+                    let mut session = Session::connect_to_read(self.database)?;
+                    session.query(LIMITS)?;
+                    self.session.insert(session)
+                }
+            };
+            question(session)
+        };
+        match ask() {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(WireError::Server { code, message }) => {
+                let problem = format!("its table cannot be read: {message} (SQLSTATE {code})");
+                Ok(Err(Problem(problem)))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn select(table: &Table, letter: &Letter) -> Result<String, Problem> {
+    if let Some(why) = &table.unreadable {
+        return Err(Problem(why.clone()));
+    }
+    let condition = |name: &str| match letter.column(name) {
+        Some(Some(text)) => Ok(table.equals(name, text)),
+        _ => Err(Problem(format!("the letter lacks {name}, a column that identifies the row"))),
+    };
+    let conditions: Vec<String> = table.key_columns().map(condition).collect::<Result<_, _>>()?;
+    if conditions.is_empty() {
+        return Err(Problem(format!("{} has no published primary key to read the row by", table.name())));
+    }
+    Ok(table.select_where(&conditions.join(" and "), ""))
+}
+
+/// Whether a row is the letter's, told as it is now. If both have an id of a template, `id` being the row's, that
+/// decides: it is equal at every telling. Otherwise all that the letter holds must still be so.
+pub fn stands_for(letter: &Letter, id: Option<&[u8]>, (relation, row): (&Relation, &Row<'_>)) -> bool {
+    if let (Some(known), Some(id)) = (&letter.id, id) {
+        return known.as_bytes() == id;
+    }
+    relation.columns.iter().enumerate().all(|(index, column)| {
+        let now = row.text(index);
+        letter.column(&column.name).is_none_or(|then| now == Ok(then.map(str::as_bytes)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::postgres::decode::pgoutput::Column;
+
+    fn letter(text: &str) -> Letter {
+        Letter::read(text.as_bytes()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_row_stands_for_a_letter_only_if_it_is_the_same_version() {
+        let column = |name: &str| Column { name: name.to_owned(), type_oid: 25, key: false };
+        let columns = ["id", "note", "new"].map(column).to_vec();
+        let relation = Relation { schema: "public".into(), name: "t".into(), columns, ..Relation::default() };
+        let mut made = Made::default();
+        made.begin();
+        [&b"7"[..], b"text", b"x"].iter().for_each(|text| made.text(text));
+        let row = Row::insert(made.tuple().unwrap());
+        let head = r#"{"source":"s","destination":"d","#;
+        let cases: [(&str, Option<&[u8]>, bool); 8] = [
+            // Ids decide if there are two, whatever the columns.
+            (r#""id":"t/7/1","row":{"id":"7","note":"other"}}"#, Some(b"t/7/1"), true),
+            (r#""id":"t/7/1","row":{"id":"7","note":"text"}}"#, Some(b"t/7/2"), false),
+            // Otherwise what the letter holds.
+            (r#""id":"t/7/1","row":{"id":"7"}}"#, None, true),
+            (r#""row":{"id":"7","note":"text"}}"#, Some(b"t/7/1"), true),
+            (r#""row":{"id":"7","note":"other"}}"#, Some(b"t/7/1"), false),
+            (r#""row":{"id":"7","note":null}}"#, None, false),
+            (r#""row":{"id":"7"},"omitted":"note"}"#, None, true),
+            // A column that is gone says nothing.
+            (r#""row":{"id":"7","gone":"y"}}"#, None, true),
+        ];
+        for (rest, id, expected) in cases {
+            let letter = letter(&format!("{head}{rest}"));
+            assert_eq!(stands_for(&letter, id, (&relation, &row)), expected, "{rest} {id:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_without_a_primary_key_is_not_read() {
+        let letter = letter(r#"{"source":"s","destination":"d","table":"public.t","row":{"id":"7"}}"#);
+        let why = select(&Table::default(), &letter).unwrap_err().0;
+        assert!(why.contains("no published primary key"), "{why}");
+        let unreadable = Table { unreadable: Some("may not".into()), ..Table::default() };
+        assert_eq!(select(&unreadable, &letter).unwrap_err().0, "may not");
+    }
+}

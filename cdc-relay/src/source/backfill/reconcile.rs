@@ -1,0 +1,175 @@
+//! Tells every row again, from a new slot's snapshot: the way on after the log between what was told and what is there
+//! was lost, or cannot be trusted.
+//!
+//! The order is what makes it safe. The old slot is dropped first: only one that nobody reads can be, and without it no
+//! relay can begin to stream. Then the memory says `reconciling`, then the new slot is made, and from its snapshot
+//! every row is told; what is committed later is the slot's. Only when every sink has acknowledged all of it does the
+//! memory say `streaming`, from where the slot begins. Whatever breaks in between leaves a memory that `run` refuses
+//! and that the next reconcile starts over from.
+
+mod examine;
+pub mod heal;
+mod retell;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use backon::BlockingRetryable;
+use serde::Serialize;
+
+pub use self::examine::{Plan, Planned, alone};
+use self::retell::Retelling;
+pub use self::retell::TableReport;
+use crate::checkpoint::state::{Cluster, Mark, Memory, Phase, admit};
+use crate::postgres::lsn::Lsn;
+use crate::postgres::session::Session;
+use crate::postgres::sql::literal;
+use crate::source::backfill::rows::{self, Table};
+use crate::source::backfill::snapshot::Position;
+use crate::source::clients::{Clients, Recalled};
+use crate::source::coverage::baseline::baseline;
+use crate::source::coverage::record::Record;
+use crate::source::inspect;
+use crate::source::worker::Wiring;
+
+/// Making a slot waits for the transactions that run; a row filter may pass over much before the first row.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// What a person may see while it lasts.
+pub enum Step<'a> {
+    Waits(&'a str),
+    Table {
+        name: String,
+        estimate: Option<u64>,
+    },
+    /// Rows of the present table so far.
+    Rows(u64),
+    TableDone(&'a TableReport),
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    pub source: String,
+    pub slot: String,
+    /// Where the new slot begins: later commits are streamed.
+    pub begins_at: String,
+    pub tables: Vec<TableReport>,
+    pub seconds: f64,
+}
+
+pub enum Ending {
+    Done(Report),
+    /// It would drop a slot, and nobody agreed to that. Nothing was changed.
+    NotAgreed(Plan),
+}
+
+/// Reconciles one source. `agreed`: a slot that is there may be dropped. Errors leave the source refused, and it may
+/// be started over; before the slot is dropped nothing is changed.
+pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Result<Ending> {
+    let began = Instant::now();
+    let wiring = Arc::new(wiring);
+    let mut clients = Clients::new(&wiring);
+    view(Step::Waits("connecting"));
+    let Recalled { memory, publication, .. } = recall(&mut clients)?;
+    let mut session = Session::connect(&wiring.database)?;
+    session.patience(PATIENCE)?;
+    let (cluster, database) = inspect::cluster(&mut session)?;
+    let slot_name = wiring.source.slot.get_ref();
+    alone(&mut session, slot_name)?;
+    let slot = inspect::slot(&mut session, slot_name)?;
+    let tables = examine::examine(&mut session, &wiring, slot.as_ref(), &database)?;
+    if let Some(slot) = slot {
+        if !agreed {
+            let refusal = admit(memory.as_ref(), &cluster, slot_name, Some(&slot), &database).err();
+            let refusal = refusal.map(|refusal| refusal.to_string());
+            return Ok(Ending::NotAgreed(examine::plan(&wiring, &cluster, &slot, refusal, &tables)));
+        }
+        session
+            .query(&format!("select pg_catalog.pg_drop_replication_slot({})", literal(slot_name)))
+            .with_context(|| format!("slot {slot_name} cannot be dropped; nothing was changed"))?;
+        tracing::info!(slot = slot_name, "slot dropped");
+    }
+    let phase = |phase, acknowledged| Memory {
+        system_id: cluster.system_id.clone(),
+        timeline: cluster.timeline,
+        slot: slot_name.clone(),
+        phase,
+        acknowledged,
+        told: acknowledged,
+        chain: Lsn::ZERO,
+        last: Mark::default(),
+        vouched: acknowledged,
+        routes: wiring.source.fingerprint(),
+    };
+    clients.remember(&phase(Phase::Reconciling, Lsn::ZERO))?;
+    view(Step::Waits("making the slot: waiting for the transactions that run now"));
+    let begins_at =
+        rows::create_slot_with_snapshot(&mut session, &wiring.database, slot_name, &mut |whom| {
+            view(Step::Waits(&format!("making the slot: waiting for {whom} to end")));
+        })?;
+    tracing::info!(slot = slot_name, %begins_at, "slot created");
+    // By the slot's own snapshot: whatever is changed later is noticed by the stream that goes on from there.
+    let coverage = baseline(&mut session, &wiring.routes, &wiring.source)
+        .context("the publication was changed while the slot was made; put it right, then start over")?;
+    let mut retelling = Retelling::new(&wiring, clients, (&cluster, begins_at), view);
+    let tables = retelling.tables(&mut session)?;
+    let (clients, view) = retelling.over();
+    view(Step::Waits("writing down that it is done"));
+    untouched(&wiring, slot_name, begins_at)?;
+    done_snapshots(&wiring, &clients, &cluster, &tables)?;
+    clients.remember_publication(&Record::healed(publication, coverage, (begins_at, &[])))?;
+    clients.remember(&phase(Phase::Streaming, begins_at))?;
+    Ok(Ending::Done(Report {
+        source: wiring.source.name.get_ref().clone(),
+        slot: slot_name.clone(),
+        begins_at: begins_at.to_string(),
+        tables: tables.into_iter().map(|(_, report)| report).collect(),
+        seconds: began.elapsed().as_secs_f64(),
+    }))
+}
+
+/// What is remembered of the source. Topics that were just created take a while to have a leader.
+fn recall(clients: &mut Clients) -> Result<Recalled> {
+    let delays =
+        backon::ExponentialBuilder::default().with_min_delay(Duration::from_millis(100)).with_max_times(6);
+    let ask = || {
+        clients.connect()?;
+        clients.recall_halted()?;
+        clients.recall(0)
+    };
+    ask.retry(delays)
+        .sleep(std::thread::sleep)
+        .notify(|error: &anyhow::Error, _| tracing::warn!("{error:#}"))
+        .call()
+}
+
+/// The slot must still be the one that was made, and unread: otherwise somebody has told from it, or it is another.
+fn untouched(wiring: &Wiring, slot_name: &str, begins_at: Lsn) -> Result<()> {
+    // By another session: this one's sight is as old as the slot.
+    let mut session = Session::connect(&wiring.database)?;
+    let slot = inspect::slot(&mut session, slot_name)?;
+    let slot = slot.with_context(|| format!("slot {slot_name} is gone again; start over"))?;
+    ensure!(
+        slot.confirmed == Some(begins_at) && slot.active_pid.is_none() && slot.wal_status != "lost",
+        "slot {slot_name} was read, advanced or lost meanwhile; start over"
+    );
+    Ok(())
+}
+
+/// Tables whose existing rows the stream would tell in chunks need that no more.
+fn done_snapshots(
+    wiring: &Wiring,
+    clients: &Clients,
+    cluster: &Cluster,
+    tables: &[(Table, TableReport)],
+) -> Result<()> {
+    for (table, report) in tables {
+        if wiring.source.table(&table.relation.table_name()).is_some_and(|routed| routed.snapshot) {
+            let beginning = Position::beginning(table, &cluster.system_id, false);
+            let position = Position { rows: report.rows, done: true, ..beginning };
+            clients.remember_position(&table.name(), &position)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! What has to be right before anything is changed, and what would be.
+
+use anyhow::{Result, bail, ensure};
+use serde::Serialize;
+
+use crate::checkpoint::state::{Cluster, Slot};
+use crate::postgres::session::Session;
+use crate::source::backfill::rows::{self, Table};
+use crate::source::contract;
+use crate::source::inspect;
+use crate::source::worker::Wiring;
+
+/// What would be done, and what would be lost.
+#[derive(Debug, Clone, Serialize)]
+pub struct Plan {
+    pub source: String,
+    pub slot: String,
+    /// Why `run` would refuse; `None`: it would not.
+    pub refusal: Option<String>,
+    /// The slot that has to be dropped for it.
+    pub drops: Dropped,
+    pub tables: Vec<Planned>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Dropped {
+    pub confirmed: Option<String>,
+    pub wal_status: String,
+    /// Log after what is confirmed.
+    pub bytes_behind: Option<u64>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Planned {
+    pub table: String,
+    pub estimated_rows: Option<u64>,
+}
+
+/// One reconcile or failover at a time: each would take the slot, or the memory, from the other.
+pub fn alone(session: &mut Session, slot: &str) -> Result<()> {
+    let key = crate::postgres::sql::literal(&format!("cdc-relay reconcile {slot}"));
+    let rows =
+        session.query(&format!("select pg_catalog.pg_try_advisory_lock(hashtextextended({key}, 0))"))?;
+    let free = rows.first().is_some_and(|row| inspect::text(row, 0) == "t");
+    ensure!(free, "another reconcile or failover of slot {slot} is under way");
+    Ok(())
+}
+
+/// What has to be right before anything is changed. Answers the tables.
+pub fn examine(
+    session: &mut Session,
+    wiring: &Wiring,
+    slot: Option<&Slot>,
+    database: &str,
+) -> Result<Vec<Table>> {
+    let source = &wiring.source;
+    let name = source.slot.get_ref();
+    if let Some(slot) = slot {
+        if let Some(pid) = slot.active_pid {
+            bail!(
+                "slot {name} is being read (by the server's process {pid}): stop the relay that does, first"
+            );
+        }
+        if slot.plugin != "pgoutput" || slot.database != database {
+            let (plugin, of) = (&slot.plugin, &slot.database);
+            bail!(
+                "slot {name} is not ours (plugin {plugin}, database {of}): give this source one of its own"
+            );
+        }
+    }
+    if let Err(refusal) = contract::check(session, &wiring.routes, source)? {
+        bail!("{refusal}");
+    }
+    let tables = routed(session, wiring)?;
+    let unreadable: Vec<&str> = tables.iter().filter_map(|table| table.unreadable.as_deref()).collect();
+    ensure!(unreadable.is_empty(), "{}", unreadable.join("; "));
+    Ok(tables)
+}
+
+/// The published tables that have routes.
+pub fn routed(session: &mut Session, wiring: &Wiring) -> Result<Vec<Table>> {
+    let source = &wiring.source;
+    let mut tables = rows::tables(session, source.publication.get_ref())?;
+    tables.retain(|table| source.table(&table.relation.table_name()).is_some());
+    Ok(tables)
+}
+
+pub fn plan(
+    wiring: &Wiring,
+    cluster: &Cluster,
+    slot: &Slot,
+    refusal: Option<String>,
+    tables: &[Table],
+) -> Plan {
+    let planned = |table: &Table| Planned { table: table.name(), estimated_rows: table.estimate };
+    Plan {
+        source: wiring.source.name.get_ref().clone(),
+        slot: wiring.source.slot.get_ref().clone(),
+        refusal,
+        drops: Dropped {
+            confirmed: slot.confirmed.map(|lsn| lsn.to_string()),
+            wal_status: slot.wal_status.clone(),
+            bytes_behind: slot.confirmed.map(|lsn| cluster.flush.0.saturating_sub(lsn.0)),
+        },
+        tables: tables.iter().map(planned).collect(),
+    }
+}

@@ -1,0 +1,112 @@
+//! Heals a broken publication by the tables that it left something out of, where the slot is intact.
+//!
+//! * The slot and the chain go on. The tables' rows are read beside the stream, in chunks, as those of `snapshot` are: that
+//!   alone gives them a place among the changes that the slot still has of them.
+//! * Nobody watches a publication while its source is refused. So all other tables with routes are compared with what was
+//!   last known of them: if one may have sent less, the whole source is reconciled.
+//! * The positions are written first. Until the record follows, the source stays refused.
+
+use std::sync::Arc;
+
+use anyhow::{Result, bail, ensure};
+use serde::Serialize;
+
+use super::{alone, examine, recall};
+use crate::checkpoint::state::{Start, admit};
+use crate::postgres::facts::ask;
+use crate::postgres::session::Session;
+use crate::routes::{Source, TableName};
+use crate::source::backfill::rows::Table;
+use crate::source::backfill::snapshot::Position;
+use crate::source::clients::{Clients, Recalled};
+use crate::source::contract::Mismatch;
+use crate::source::contract::existing;
+use crate::source::coverage::baseline::baseline;
+use crate::source::coverage::record::Record;
+use crate::source::coverage::{Coverage, Replaced, losses};
+use crate::source::inspect;
+use crate::source::worker::Wiring;
+
+const WHOLE: &str = "reconcile the whole source, without --table";
+
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    pub source: String,
+    pub tables: Vec<String>,
+    /// What had been left out.
+    pub healed: String,
+    /// Rows are read as they are here or later.
+    pub from: String,
+}
+
+/// Has the relay read the rows of these tables again. Errors leave everything as it is.
+pub fn run(wiring: Wiring, names: &[TableName]) -> Result<Report> {
+    let wiring = Arc::new(wiring);
+    let mut clients = Clients::new(&wiring);
+    let Recalled { memory, publication, .. } = recall(&mut clients)?;
+    let mut session = Session::connect(&wiring.database)?;
+    let (cluster, database) = inspect::cluster(&mut session)?;
+    let slot_name = wiring.source.slot.get_ref();
+    alone(&mut session, slot_name)?;
+    let slot = inspect::slot(&mut session, slot_name)?;
+    let all = examine::examine(&mut session, &wiring, slot.as_ref(), &database)?;
+    let tables = chosen(all, names)?;
+    let facts = ask(&mut session, &wiring.source.question())?;
+    let problems = existing::of(names.iter().filter_map(|name| facts.table(name.parts())), facts.version);
+    let problems: Vec<String> = problems.iter().map(Mismatch::to_string).collect();
+    ensure!(problems.is_empty(), "{}; or {WHOLE}", problems.join("; "));
+    match admit(memory.as_ref(), &cluster, slot_name, slot.as_ref(), &database) {
+        Ok(Start::Resume { .. }) => {}
+        Ok(_) => bail!("nothing was emitted from slot {slot_name} yet: there is nothing to heal"),
+        Err(refusal) => bail!("{refusal} A table alone does not heal that: {WHOLE}."),
+    }
+    let Some((record, broken)) = publication.and_then(|record| Some((record.clone(), record.broken?))) else {
+        bail!(
+            "the publication of source {} is not broken: `cdc-relay run` goes on",
+            wiring.source.name.get_ref()
+        )
+    };
+    // Before the look: a later change to the publication is noticed by the relay that goes on.
+    let from = cluster.flush;
+    let coverage = baseline(&mut session, &wiring.routes, &wiring.source)?;
+    others_are_whole(&record.coverage, &coverage, &wiring.source, names)?;
+    for table in &tables {
+        clients.remember_position(&table.name(), &Position::beginning(table, &cluster.system_id, true))?;
+    }
+    let tables: Vec<String> = tables.iter().map(Table::name).collect();
+    let coverage = coverage.after(&record.coverage);
+    clients.remember_publication(&Record::healed(Some(record), coverage, (from, &tables)))?;
+    Ok(Report {
+        source: wiring.source.name.get_ref().clone(),
+        tables,
+        healed: broken.what,
+        from: from.to_string(),
+    })
+}
+
+fn chosen(all: Vec<Table>, names: &[TableName]) -> Result<Vec<Table>> {
+    let known: Vec<TableName> = all.iter().map(|table| table.relation.table_name()).collect();
+    for name in names {
+        ensure!(known.contains(name), "--table {name}: the source has no routes for a table of that name");
+    }
+    Ok(all.into_iter().filter(|table| names.contains(&table.relation.table_name())).collect())
+}
+
+/// Whether the tables that were not named have sent everything since they were last known to.
+fn others_are_whole(before: &Coverage, now: &Coverage, source: &Source, names: &[TableName]) -> Result<()> {
+    let mut others = source.clone();
+    others.tables.retain(|table| !names.contains(&table.of));
+    let unknown = others.tables.iter().find(|table| {
+        let (schema, name) = table.qualified();
+        !before.tables.iter().any(|known| (known.schema.as_str(), known.name.as_str()) == (schema, name))
+    });
+    if let Some(table) = unknown {
+        bail!("what {} sent before is not known: {WHOLE}, or name it with --table too", table.of);
+    }
+    // What became a table of a pattern meanwhile has an entry of its own in the routes by now.
+    others.patterns.clear();
+    let before = before.clone().of(&others);
+    let losses = losses(&before, now, &others, &Replaced::default());
+    ensure!(losses.is_empty(), "{}: {WHOLE}, or name its table with --table too", losses.join("; "));
+    Ok(())
+}

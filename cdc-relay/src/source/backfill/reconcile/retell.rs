@@ -1,0 +1,150 @@
+//! Tells the rows of a source from the snapshot of its new slot, as fast as the sinks take them, in bounded memory.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use super::Step;
+use super::examine::routed;
+use crate::checkpoint::state::Cluster;
+use crate::postgres::decode::pgoutput::{self, Scratch};
+use crate::postgres::lsn::Lsn;
+use crate::postgres::session::Session;
+use crate::routes::route::Transaction;
+use crate::routes::template::Row;
+use crate::sinks::emit::{Open, Teller};
+use crate::sinks::flight::Flight;
+use crate::source::backfill::rows::{self, Table};
+use crate::source::clients::Clients;
+use crate::source::worker::Wiring;
+
+/// Rows that share a ticket.
+const BATCH: u64 = 4096;
+/// The view is told so often.
+const LOOK: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Clone, Serialize)]
+pub struct TableReport {
+    pub table: String,
+    pub rows: u64,
+    pub kafka: u64,
+    pub rabbitmq: u64,
+    pub dead_letters: u64,
+    /// Rows that match no route.
+    pub unrouted: u64,
+    pub seconds: f64,
+}
+
+pub struct Retelling<'a> {
+    wiring: Arc<Wiring>,
+    clients: Clients,
+    flight: Flight,
+    transaction: Transaction,
+    view: &'a mut dyn FnMut(Step<'_>),
+}
+
+impl<'a> Retelling<'a> {
+    pub fn new(
+        wiring: &Arc<Wiring>,
+        clients: Clients,
+        (cluster, begins_at): (&Cluster, Lsn),
+        view: &'a mut dyn FnMut(Step<'_>),
+    ) -> Retelling<'a> {
+        let cluster = format!("{}/{}", cluster.system_id, cluster.timeline);
+        Retelling {
+            wiring: Arc::clone(wiring),
+            clients,
+            // Starting over costs more than waiting.
+            flight: Flight::new(&wiring.acks, wiring.routes.relay.in_flight_bytes as i64, None),
+            transaction: Transaction::of_existing(cluster, begins_at),
+            view,
+        }
+    }
+
+    /// Gives back what it was given.
+    pub fn over(self) -> (Clients, &'a mut dyn FnMut(Step<'_>)) {
+        (self.clients, self.view)
+    }
+
+    /// Tells every row of every routed table, and waits for the acknowledgements.
+    pub fn tables(&mut self, session: &mut Session) -> Result<Vec<(Table, TableReport)>> {
+        let tables = routed(session, &self.wiring)?;
+        for table in &tables {
+            session.query(&format!("lock table {} in access share mode", table.target()))?;
+        }
+        if let Some(table) = rows::rewritten(session, &tables)? {
+            bail!("{table} was rewritten or truncated while the slot was made: start over");
+        }
+        self.clients.teller()?.expect_much();
+        let mut reports = Vec::new();
+        for table in tables {
+            let report = self.table(session, &table)?;
+            (self.view)(Step::TableDone(&report));
+            reports.push((table, report));
+        }
+        // The server need not keep its old rows any longer.
+        session.query("commit")?;
+        (self.view)(Step::Waits("waiting for the last acknowledgements"));
+        let Retelling { flight, clients, view, .. } = self;
+        flight.land(clients.teller()?.kafka(), &mut |what| view(Step::Waits(what)))?;
+        Ok(reports)
+    }
+
+    fn table(&mut self, session: &mut Session, table: &Table) -> Result<TableReport> {
+        let (began, name) = (Instant::now(), table.name());
+        (self.view)(Step::Table { name: name.clone(), estimate: table.estimate });
+        let counts = |metrics: &crate::observe::metrics::SourceMetrics| {
+            let of = |counter: &prometheus::IntCounter| counter.get();
+            [of(&metrics.messages[0]), of(&metrics.messages[1]), of(&metrics.dead), of(&metrics.unrouted)]
+        };
+        let before = counts(&self.wiring.metrics);
+        let (mut rows, mut scratch, mut looked) = (0u64, Scratch::default(), began);
+        let plan = self.clients.teller()?.plan(&table.relation)?;
+        let mut ticket = None;
+        session
+            .each(&table.select(None), |body| {
+                let Retelling { clients, flight, transaction, view, .. } = self;
+                let teller: &mut Teller = clients.teller()?;
+                flight.make_room(teller.kafka(), &mut |what| view(Step::Waits(what)))?;
+                if rows.is_multiple_of(BATCH) {
+                    close(flight, transaction, ticket.take());
+                    flight.collect()?;
+                    ticket = Some(flight.progress.begin(transaction.commit_lsn, transaction.committed_at));
+                }
+                let row = Row::insert(pgoutput::data_row(body, &mut scratch)?);
+                let ticket = ticket.context("no ticket")?;
+                let mut open = Open { transaction, ticket, progress: &mut flight.progress, again: false };
+                teller.retell(&plan, &row, &mut open)?;
+                rows += 1;
+                if rows.is_multiple_of(256) && looked.elapsed() >= LOOK {
+                    looked = Instant::now();
+                    view(Step::Rows(rows));
+                }
+                Ok(())
+            })
+            .with_context(|| format!("while reading {name}"))?;
+        close(&mut self.flight, &self.transaction, ticket);
+        let after = counts(&self.wiring.metrics);
+        let [kafka, rabbitmq, dead_letters, unrouted] =
+            std::array::from_fn(|index| after[index] - before[index]);
+        Ok(TableReport {
+            table: name,
+            rows,
+            // A dead letter is a record on Kafka too.
+            kafka: kafka - dead_letters,
+            rabbitmq,
+            dead_letters,
+            unrouted,
+            seconds: began.elapsed().as_secs_f64(),
+        })
+    }
+}
+
+/// Ends a batch of rows.
+fn close(flight: &mut Flight, transaction: &Transaction, ticket: Option<u64>) {
+    if ticket.is_some() {
+        flight.progress.commit(transaction.commit_lsn);
+    }
+}

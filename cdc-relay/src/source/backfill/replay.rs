@@ -1,0 +1,335 @@
+//! Tells the rows that a table has now once more, with the same ids.
+//!
+//! It never tells a row for the first time, which is the stream's: its order would be lost. So the rows are read in
+//! one snapshot; a message written after that snapshot marks the log; and nothing is told before the relay has
+//! confirmed the log up to there, that is, before every row of the snapshot was told or set aside. Keys that are
+//! halted are left out: their rows were not told yet (`release` does it). A relay that runs with other routes
+//! would have told other events, so the routes must be the ones that the source's memory was written with.
+//!
+//! What is told again may stand behind later changes of the same row; its id says so. It has no position: its place
+//! in the chain is taken.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::checkpoint::state::Phase;
+use crate::dead_letter::halts::unrouted;
+use crate::postgres::decode::pgoutput::{self, Scratch};
+use crate::postgres::lsn::{Lsn, PgTime};
+use crate::postgres::session::Session;
+use crate::postgres::sql::{identifier, literal};
+use crate::routes::catalog::Catalog;
+use crate::routes::route::{Plan, Record, Topics, Transaction};
+use crate::routes::template::{Problem, Row};
+use crate::routes::{Routes, Source, Table as Routed, TableName};
+use crate::sinks::emit::{Again, Open, Tally};
+use crate::sinks::flight::Flight;
+use crate::source::backfill::rows::{self, Table};
+use crate::source::clients::Clients;
+use crate::source::inspect::{self, text};
+use crate::source::worker::Wiring;
+
+/// Of the message that marks the log; nobody listens to it.
+const PREFIX: &str = "cdc-relay.replay";
+/// Between two looks at the slot.
+const LOOK: Duration = Duration::from_millis(100);
+/// A wait that is worth a word.
+const NOTICED: Duration = Duration::from_secs(1);
+/// The server may take so long to find the first row.
+const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+/// Sinks that acknowledge nothing for so long are not there.
+const SILENCE: Duration = Duration::from_secs(60);
+const TIMESTAMPS: [u32; 3] = [1184, 1114, 1082];
+
+/// Which rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rows {
+    /// Those with this Kafka key.
+    Key(String),
+    /// SQL, as after `where`.
+    Where(String),
+    /// Those whose column is not before.
+    Since { at: jiff::Timestamp, column: Option<String> },
+}
+
+/// The rows, in a snapshot of their own.
+pub struct Selection {
+    session: Session,
+    pub table: Table,
+    sql: String,
+    /// The key that is meant, where the query does not choose by it.
+    key: Option<String>,
+    limit: Option<u64>,
+}
+
+/// What came of it.
+#[derive(Debug, Default)]
+pub struct Summary {
+    pub rows: u64,
+    pub tally: Tally,
+    /// Rows that cannot be told, and why the first of them cannot.
+    pub untold: u64,
+    pub reasons: Vec<String>,
+}
+
+impl Summary {
+    fn cannot(&mut self, problem: Problem) {
+        self.untold += 1;
+        if self.reasons.len() < 5 && !self.reasons.contains(&problem.0) {
+            self.reasons.push(problem.0);
+        }
+    }
+}
+
+impl Selection {
+    /// Chooses the rows, and takes the snapshot that they are read in.
+    pub fn open(source: &Source, table: &str, rows: &Rows, limit: Option<u64>) -> Result<Selection> {
+        let name: TableName = table.parse().map_err(|problem| anyhow::anyhow!("--table: {problem}"))?;
+        let routed = source.table(&name).with_context(|| format!("--table: {name} has no routes"))?;
+        let config = source
+            .url
+            .get_ref()
+            .parse()
+            .with_context(|| format!("`url` of source {}", source.name.get_ref()))?;
+        let mut session = Session::connect_to_read(&config)?;
+        // The condition's names mean what they mean to the role.
+        session.query("reset search_path; begin isolation level repeatable read read only")?;
+        let tables = rows::tables(&mut session, source.publication.get_ref())?;
+        let table = tables
+            .into_iter()
+            .find(|table| table.relation.table_name() == name)
+            .with_context(|| format!("{name} is not published"))?;
+        if let Some(why) = &table.unreadable {
+            bail!("{why}");
+        }
+        let (sql, key) = query(&table, routed, rows, limit)?;
+        // One statement only, however it is written; and the transaction writes nothing.
+        session.parse(&sql).context("the condition is not usable")?;
+        Ok(Selection { session, table, sql, key, limit })
+    }
+
+    /// The query, for people.
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// Waits until the relay has told all that the snapshot shows. `say` hears what it waits for.
+    pub fn wait_until_told(
+        &mut self,
+        source: &Source,
+        timeout: Duration,
+        mut say: impl FnMut(&str),
+    ) -> Result<()> {
+        let config = source.url.get_ref().parse()?;
+        let mut other = Session::connect_to_read(&config)?;
+        // A commit waits for all that was written before it, and an idle log moves on.
+        other.query(&format!("select pg_logical_emit_message(true, {}, '')", literal(PREFIX)))?;
+        let rows = other.query("select pg_current_wal_flush_lsn()")?;
+        let end: Lsn = rows.first().and_then(|row| text(row, 0).parse().ok()).context("no log position")?;
+        let (since, slot) = (Instant::now(), source.slot.get_ref());
+        loop {
+            let found = inspect::slot(&mut other, slot)?;
+            let found =
+                found.with_context(|| format!("slot {slot} does not exist: nothing was told from it"))?;
+            let confirmed = found.confirmed.unwrap_or_default();
+            if confirmed >= end {
+                return Ok(());
+            }
+            let behind = end.0.saturating_sub(confirmed.0);
+            if found.active_pid.is_none() {
+                say("no relay reads the slot; only what it has told can be told again: waits for one");
+            } else if since.elapsed() > NOTICED {
+                say(&format!("waits until the relay has told all that is there now: {behind} bytes to go"));
+            }
+            ensure!(
+                since.elapsed() < timeout,
+                "the relay has not told all that is there now: {behind} bytes to go. Start one if none runs, or give it \
+                 more time (--timeout)"
+            );
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Answers the rows, one by one, until `each` says that it is enough.
+    fn each(&mut self, mut each: impl FnMut(&Row<'_>) -> Result<bool>) -> Result<()> {
+        self.session.patience(PATIENCE)?;
+        let (mut scratch, mut enough) = (Scratch::default(), false);
+        let read = self.session.each(&self.sql, |body| {
+            let row = Row::insert(pgoutput::data_row(body, &mut scratch)?);
+            enough = !each(&row)?;
+            // Leaving the query in the middle is leaving the session.
+            ensure!(!enough, "enough");
+            Ok(())
+        });
+        if enough { Ok(()) } else { read }
+    }
+}
+
+/// The query for the rows, and the key to look at if it cannot.
+fn query(
+    table: &Table,
+    routed: &Routed,
+    rows: &Rows,
+    limit: Option<u64>,
+) -> Result<(String, Option<String>)> {
+    let by_key: Vec<String> = table.key_columns().map(identifier).collect();
+    let by_key = if by_key.is_empty() { String::new() } else { format!("order by {}", by_key.join(", ")) };
+    let limited = limit.map_or_else(String::new, |limit| format!(" limit {limit}"));
+    Ok(match rows {
+        Rows::Key(key) => match lone_column(table, routed) {
+            Some(column) => (
+                table.select_where(&table.equals(column, key), &format!("{by_key}{limited}")),
+                Some(key.clone()),
+            ),
+            None => (table.select_where("true", &by_key), Some(key.clone())),
+        },
+        Rows::Where(condition) => {
+            let order = if limit.is_some() { by_key.as_str() } else { "" };
+            (table.select_where(condition, &format!("{order}{limited}")), None)
+        }
+        Rows::Since { at, column } => {
+            let column = identifier(since_column(table, column.as_deref())?);
+            let condition = format!("{column} >= {}", literal(&at.to_string()));
+            (table.select_where(&condition, &format!("order by {column}{limited}")), None)
+        }
+    })
+}
+
+/// The column that is the key as it stands, if the key is one.
+fn lone_column<'t>(table: &'t Table, routed: &Routed) -> Option<&'t str> {
+    let name = routed.key.as_ref()?.get_ref().strip_prefix('{')?.strip_suffix('}')?;
+    let column = table.relation.columns.iter().find(|column| column.name == name)?;
+    let as_it_stands = !routed.names.contains_key(name) && !TIMESTAMPS.contains(&column.type_oid);
+    as_it_stands.then_some(column.name.as_str())
+}
+
+fn since_column<'t>(table: &'t Table, named: Option<&'t str>) -> Result<&'t str> {
+    let columns = &table.relation.columns;
+    if let Some(named) = named {
+        ensure!(
+            columns.iter().any(|column| column.name == named),
+            "--column: {} publishes no column {named}",
+            table.name()
+        );
+        return Ok(named);
+    }
+    let times: Vec<&str> = columns
+        .iter()
+        .filter(|column| TIMESTAMPS.contains(&column.type_oid))
+        .map(|column| column.name.as_str())
+        .collect();
+    match times.as_slice() {
+        [only] => Ok(only),
+        [] => bail!("{} publishes no column with a time: use --where", table.name()),
+        several => bail!("--column: which of {}?", several.join(", ")),
+    }
+}
+
+/// What would be told of a row: destination, and the record.
+pub type Shown<'a> = (&'a str, &'a Record, &'a Plan);
+
+/// Shows what would be told, and tells nothing.
+pub fn show(
+    selection: &mut Selection,
+    (routes, source): (&Routes, &Source),
+    mut show: impl FnMut(Shown<'_>) -> Result<()>,
+) -> Result<Summary> {
+    // As `Teller::plan` has it, so that what is shown is what would be told.
+    let (mut catalog, mut relation) = (Catalog::default(), selection.table.relation.clone());
+    catalog.learn(&mut selection.session, std::slice::from_ref(&relation))?;
+    catalog.settle(&mut relation);
+    relation.identity = b'f';
+    let plan = usable(Plan::compile(routes, source, &relation))?;
+    let (topics, mut record, mut summary) =
+        (Topics::new(routes, Vec::new()), Record::default(), Summary::default());
+    let transaction = Transaction::of_existing(String::new(), Lsn::ZERO);
+    let (key, limit) = (selection.key.clone(), selection.limit.unwrap_or(u64::MAX));
+    selection.each(|row| {
+        let mut counts = key.is_none();
+        for route in &plan.routes {
+            match route.matches(row) {
+                Ok(false) => continue,
+                Ok(true) => match route.tell(row, &transaction, &topics, &mut record) {
+                    Ok(_) if key.as_ref().is_some_and(|key| key.as_bytes() != record.key) => {}
+                    Ok(_) => {
+                        counts = true;
+                        summary.tally.count(&route.leads_to);
+                        show((&route.leads_to, &record, &plan))?;
+                    }
+                    Err(problem) => summary.cannot(problem),
+                },
+                Err(problem) => summary.cannot(problem),
+            }
+        }
+        summary.rows += u64::from(counts);
+        Ok(summary.rows < limit)
+    })?;
+    Ok(summary)
+}
+
+/// Tells the rows, and waits until every sink has acknowledged them. The relay must have told them before.
+/// `say` hears what it waits for.
+pub fn tell(
+    selection: &mut Selection,
+    (wiring, clients): (&Wiring, &mut Clients),
+    say: &mut dyn FnMut(&str),
+) -> Result<Summary> {
+    let recalled = clients.recall(0)?;
+    let memory = recalled.memory.context("nothing was told from this slot yet")?;
+    ensure!(memory.phase == Phase::Streaming, "a reconcile was begun and did not end: it tells every row");
+    ensure!(
+        memory.routes == wiring.source.fingerprint(),
+        "the relay runs with other routes than these, or was not restarted since they changed: what it has told is not \
+         what they would tell"
+    );
+    clients.recall_halted()?;
+    let teller = clients.teller()?;
+    let table = selection.table.name();
+    ensure!(
+        !teller.halted().contains(&unrouted(&table), None),
+        "rows of {table} stand in the dead-letter topic and are first: release them"
+    );
+    let plan = usable(teller.plan(&selection.table.relation)?)?;
+    let mut flight = Flight::new(&wiring.acks, wiring.routes.relay.in_flight_bytes as i64, Some(SILENCE));
+    let ticket = flight.progress.begin(Lsn::ZERO, PgTime::default());
+    let cluster = format!("{}/{}", memory.system_id, memory.timeline);
+    let mut transaction = Transaction::of_existing(cluster, Lsn::ZERO);
+    let mut summary = Summary::default();
+    summary.tally.key.clone_from(&selection.key);
+    let limit = selection.limit.unwrap_or(u64::MAX);
+    teller.expect_much();
+    selection.each(|row| {
+        flight.make_room(teller.kafka(), say)?;
+        let progress = &mut flight.progress;
+        let mut open = Open { transaction: &mut transaction, ticket, progress, again: false };
+        let before = summary.tally.seen;
+        match teller.again((&plan, row), Again::Told(&mut summary.tally), &mut open)? {
+            Ok(()) => {}
+            Err(problem) => summary.cannot(problem),
+        }
+        if summary.tally.key.is_none() || summary.tally.seen > before {
+            summary.rows += 1;
+        }
+        Ok(summary.rows < limit)
+    })?;
+    flight.land(teller.kafka(), say)?;
+    Ok(summary)
+}
+
+/// Only with the ids of a template the events are the same again.
+fn usable(plan: Plan) -> Result<Plan> {
+    if let Some(problem) = plan.problems().next() {
+        bail!("{}", problem.0);
+    }
+    ensure!(
+        plan.routes.iter().all(crate::routes::route::Compiled::has_id),
+        "{0} has no `id` in the routes: its events are named after their place in the log, which a row does not know",
+        plan.relation
+    );
+    Ok(plan)
+}
+
+#[cfg(test)]
+#[path = "replay_tests.rs"]
+mod tests;

@@ -1,0 +1,324 @@
+//! Tells the rows that were there before the slot, while the stream runs.
+//!
+//! A table is read in chunks by what identifies its rows, on a connection of its own (`reader`). After each chunk a mark is written
+//! to the log; where the stream meets it, the rows of the chunk are told that the stream has not told in a newer state
+//! (`window`). So the tellings of a row never go backwards, and the stream waits for no query. When a chunk is
+//! acknowledged, its last key is noted in the state topic: the next start goes on from there.
+
+mod hear;
+mod position;
+mod reader;
+mod window;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use backon::BackoffBuilder;
+
+use self::hear::write_key;
+pub use self::position::{Position, record_key, record_table};
+use self::reader::{Answer, Ask, Chunk, Reader};
+use self::window::Window;
+use crate::checkpoint::state::Cluster;
+use crate::observe::metrics::{SnapshotMetrics, SourceMetrics};
+use crate::postgres::connection_url::Database;
+use crate::postgres::decode::pgoutput::{self, Scratch};
+use crate::postgres::lsn::Lsn;
+use crate::postgres::utf8;
+use crate::routes::Source;
+use crate::routes::template::Row;
+use crate::sinks::emit::{Open, Teller};
+use crate::source::backfill::rows::Table;
+
+/// Of the marks in the log.
+pub const PREFIX: &str = "cdc-relay.snapshot";
+
+/// A chunk has at most so many rows, so that the stream is not held up for long.
+const MOST_ROWS: u32 = 2000;
+/// While the first chunk waits for the transactions that run, it looks so often.
+const LOOK: Duration = Duration::from_millis(200);
+/// After so long it says that it waits.
+const SAY: Duration = Duration::from_secs(10);
+
+/// A mark: which of our chunks the stream has caught up with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Another session's marks are not ours.
+    session: u64,
+    chunk: u64,
+}
+
+impl Mark {
+    pub fn parse(content: &[u8]) -> Option<Mark> {
+        let (session, chunk) = std::str::from_utf8(content).ok()?.split_once('/')?;
+        Some(Mark { session: session.parse().ok()?, chunk: chunk.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for Mark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.session, self.chunk)
+    }
+}
+
+/// One table that is not told to its end.
+struct Course {
+    table: Table,
+    position: Position,
+    limit: u32,
+    metrics: SnapshotMetrics,
+}
+
+enum Step {
+    /// Nothing is asked until then.
+    Rest(Instant),
+    Asked,
+    /// Read; the stream has not met its mark.
+    Read(Box<Chunk>),
+}
+
+/// The tables of one session that are not told to their end, one after the other.
+pub struct Snapshots {
+    source: String,
+    publication: String,
+    courses: VecDeque<Course>,
+    mark: Mark,
+    step: Step,
+    window: Window,
+    /// What the stream calls the tables, and where their keys are in its rows.
+    heard: Vec<(u32, String, Option<Vec<usize>>)>,
+    /// Told in the transaction of that commit, not yet noted.
+    settling: VecDeque<(Lsn, String, Position)>,
+    reader: Reader,
+    backoff: Option<backon::ExponentialBackoff>,
+    waits_since: Option<Instant>,
+    scratch: Scratch,
+    key: Vec<u8>,
+}
+
+/// The tables that are to be told and are not; `None` if there is nothing to do. `found`: by name, the table and its
+/// position.
+pub fn begin(
+    source: &Source,
+    cluster: &Cluster,
+    found: Vec<(Table, Option<Position>)>,
+    database: &Database,
+    (metrics, wake): (&SourceMetrics, &std::sync::Arc<crate::sinks::acks::Acks>),
+) -> Result<Option<Snapshots>> {
+    let publication = source.publication.get_ref().clone();
+    let source = source.name.get_ref();
+    let mut courses = VecDeque::new();
+    for (table, known) in found {
+        let name = table.name();
+        let key: Vec<String> = table.key_columns().map(str::to_owned).collect();
+        let fits = |position: &Position| {
+            let same = position.key == key && [&table.key_text, ""].contains(&position.key_text.as_str());
+            position.system_id == cluster.system_id && (position.done || same)
+        };
+        let heals = known.as_ref().is_some_and(|position| position.heals);
+        let anew = || Position::beginning(&table, &cluster.system_id, heals);
+        let mut position = known.filter(fits).unwrap_or_else(anew);
+        position.key_text.clone_from(&table.key_text);
+        let series = metrics.snapshot(&name);
+        series.passed.set(position.rows as i64);
+        series.estimate.set(table.estimate.map_or(-1, |rows| rows as i64));
+        if position.done {
+            continue;
+        }
+        let told = position.rows;
+        tracing::info!(source, table = name, told, estimate = table.estimate, "snapshot begins");
+        courses.push_back(Course { table, position, limit: MOST_ROWS, metrics: series });
+    }
+    if courses.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Snapshots {
+        source: source.clone(),
+        publication,
+        courses,
+        mark: Mark { session: rand::random(), chunk: 0 },
+        step: Step::Rest(Instant::now()),
+        window: Window::default(),
+        heard: Vec::new(),
+        settling: VecDeque::new(),
+        reader: Reader::start(database.clone(), wake)?,
+        backoff: None,
+        waits_since: None,
+        scratch: Scratch::default(),
+        key: Vec::new(),
+    }))
+}
+
+impl Snapshots {
+    /// Takes what the reader answered, and asks for the next chunk when it is time.
+    pub fn step(&mut self, now: Instant) -> Result<()> {
+        self.hear_reader(now)?;
+        let Some(course) = self.courses.front() else { return Ok(()) };
+        if !matches!(self.step, Step::Rest(until) if now >= until) {
+            return Ok(());
+        }
+        let fresh = !self.window.is_open();
+        if fresh {
+            self.window.open();
+        }
+        self.mark.chunk += 1;
+        self.reader.ask(Ask {
+            mark: self.mark,
+            table: course.table.clone(),
+            publication: self.publication.clone(),
+            after: course.position.after.clone(),
+            limit: course.limit,
+            fresh,
+        })?;
+        self.step = Step::Asked;
+        Ok(())
+    }
+
+    fn hear_reader(&mut self, now: Instant) -> Result<()> {
+        while let Some(answer) = self.reader.answer() {
+            self.answered(answer, now)?;
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, answer: Answer, now: Instant) -> Result<()> {
+        match answer {
+            Answer::Chunk(chunk) if chunk.mark == self.mark && matches!(self.step, Step::Asked) => {
+                self.window.forget(&chunk.visible);
+                self.waits_since = None;
+                self.step = Step::Read(chunk);
+            }
+            Answer::NotYet { visible } => {
+                self.window.forget(&visible);
+                let since = *self.waits_since.get_or_insert(now);
+                if now.saturating_duration_since(since) >= SAY {
+                    let older_than = visible.next;
+                    tracing::warn!(
+                        source = self.source,
+                        older_than,
+                        "the snapshot waits for the transactions that ran when it began"
+                    );
+                    self.waits_since = Some(now);
+                }
+                self.step = Step::Rest(now + LOOK);
+            }
+            Answer::Failed { mark, error } if mark == self.mark => self.failed(&error, now),
+            Answer::Chunk(_) | Answer::Failed { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, error: &anyhow::Error, now: Instant) {
+        let Some(course) = self.courses.front() else { return };
+        course.metrics.failures.inc();
+        tracing::warn!(source = self.source, table = course.table.name(), "snapshot: {error:#}");
+        let delays = || {
+            let delays = backon::ExponentialBuilder::default().with_min_delay(Duration::from_millis(500));
+            delays.with_max_delay(Duration::from_secs(30)).with_jitter().without_max_times().build()
+        };
+        let pause = self.backoff.get_or_insert_with(delays).next().unwrap_or(SAY);
+        // Nothing is recorded meanwhile.
+        self.window.close();
+        self.step = Step::Rest(now + pause);
+    }
+
+    /// The stream met a mark: tells the chunk that was read before it, in the mark's transaction.
+    pub fn meet(&mut self, mark: Mark, teller: &mut Teller, open: &mut Open<'_>) -> Result<()> {
+        // The chunk was handed over before its mark was written, perhaps after we last looked.
+        self.hear_reader(Instant::now())?;
+        // A mark may be of another session, or of a chunk that was given up.
+        if !matches!(&self.step, Step::Read(chunk) if chunk.mark == mark) {
+            return Ok(());
+        }
+        let Step::Read(chunk) = std::mem::replace(&mut self.step, Step::Rest(Instant::now())) else {
+            return Ok(());
+        };
+        let Some(course) = self.courses.front_mut() else { return Ok(()) };
+        // The stream, which may be far behind, has told more of what the chunk sees since it was read. Where the publication
+        // left something out, the chunk's row may be newer than all that the stream has of it.
+        self.window.forget(&chunk.visible);
+        // First: by another key than the stream's now, no window would ever hold, and in another order rows would be
+        // left out.
+        if chunk.table.key_text != course.table.key_text {
+            let (table, was, now) = (course.table.name(), &course.table.key_text, &chunk.table.key_text);
+            bail!("the key of {table} was changed from {was} to {now}: its rows are read anew");
+        }
+        if !self.window.is_open() {
+            tracing::debug!(
+                source = self.source,
+                "a chunk is read again: the stream changed too much beside it"
+            );
+            return Ok(());
+        }
+        let plan = teller.plan(&chunk.table.relation)?;
+        let mut told = 0;
+        for body in chunk.rows() {
+            let row = Row::insert(pgoutput::data_row(body, &mut self.scratch)?);
+            if !write_key(&row, chunk.table.key.iter().map(|key| key.index), &mut self.key) {
+                bail!("a row of {} came without its key", course.table.name());
+            }
+            if !self.window.has(&self.key) {
+                teller.retell(&plan, &row, open)?;
+                told += 1;
+            }
+        }
+        course.position.rows += chunk.len() as u64;
+        if let Some(last) = chunk.last(&mut self.scratch)? {
+            course.position.after = last;
+        }
+        course.position.done = chunk.is_last();
+        course.limit = chunk.next_limit(MOST_ROWS);
+        course.metrics.rows.inc_by(told);
+        course.metrics.passed.set(course.position.rows as i64);
+        self.backoff = None;
+        let position = course.position.clone();
+        self.settling.push_back((open.transaction.commit_lsn, course.table.name(), position));
+        if course.position.done {
+            let (table, rows) = (course.table.name(), course.position.rows);
+            tracing::info!(source = self.source, table, rows, "snapshot done");
+            self.courses.pop_front();
+            self.window.close();
+        }
+        Ok(())
+    }
+
+    /// Notes the positions whose rows are acknowledged, by `note`, which answers whether it could.
+    pub fn settle(
+        &mut self,
+        confirmed: Lsn,
+        mut note: impl FnMut(&str, &[u8]) -> Result<bool>,
+    ) -> Result<()> {
+        while let Some((commit, table, position)) = self.settling.front()
+            && *commit < confirmed
+        {
+            // Another of the same table that is acknowledged too says more.
+            let superseded =
+                matches!(self.settling.get(1), Some((later, next, _)) if *later < confirmed && next == table);
+            if !superseded && !note(table, &serde_json::to_vec(position)?)? {
+                return Ok(());
+            }
+            self.settling.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Whether all is told and noted.
+    pub fn is_over(&self) -> bool {
+        self.courses.is_empty() && self.settling.is_empty()
+    }
+}
+
+impl Chunk {
+    /// The key of the last row, as text.
+    fn last(&self, scratch: &mut Scratch) -> Result<Option<Vec<String>>> {
+        let Some(body) = self.rows().last() else { return Ok(None) };
+        let row = Row::insert(pgoutput::data_row(body, scratch)?);
+        let mut values = Vec::new();
+        for key in &self.table.key {
+            let value = row.text(key.index).ok().flatten().context("a row came without its key")?;
+            values.push(utf8::owned(value));
+        }
+        Ok(Some(values))
+    }
+}

@@ -1,0 +1,67 @@
+//! How far the rows of a table are told, as the state topic keeps it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::source::backfill::rows::Table;
+
+/// Between the memory's key and the table, in the key of a position's record.
+const INFIX: &str = "/snapshot/";
+
+/// How far a table is told: the value of its record in the state topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    pub system_id: String,
+    /// The columns that identify a row.
+    pub key: Vec<String>,
+    /// These with what decides their order: `(owner text, id bigint)`. An earlier release wrote none.
+    #[serde(default)]
+    pub key_text: String,
+    /// The key of the last row that was told and acknowledged; empty at the beginning.
+    pub after: Vec<String>,
+    /// Rows passed so far.
+    pub rows: u64,
+    pub done: bool,
+    /// It is read because the publication left something out of it, whether or not the routes say `snapshot`.
+    #[serde(default)]
+    pub heals: bool,
+}
+
+impl Position {
+    /// At the beginning of a table with this key.
+    pub fn beginning(table: &Table, system_id: &str, heals: bool) -> Position {
+        Position {
+            system_id: system_id.to_owned(),
+            key: table.key_columns().map(str::to_owned).collect(),
+            key_text: table.key_text.clone(),
+            after: Vec::new(),
+            rows: 0,
+            done: false,
+            heals,
+        }
+    }
+}
+
+/// The record's key in the state topic.
+pub fn record_key(memory_key: &str, table: &str) -> String {
+    format!("{memory_key}{INFIX}{table}")
+}
+
+/// The table, if the record is a position of this memory's.
+pub fn record_table<'k>(memory_key: &str, key: &'k [u8]) -> Option<&'k str> {
+    std::str::from_utf8(key).ok()?.strip_prefix(memory_key)?.strip_prefix(INFIX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_found_by_source_slot_and_table_alone() {
+        let key = record_key("payments/slot", "public.payments");
+        assert_eq!(record_table("payments/slot", key.as_bytes()), Some("public.payments"));
+        for other in ["payments/slo", "payments/slot2", "payment/slot", "payments/slot/snapshot"] {
+            assert_eq!(record_table(other, key.as_bytes()), None, "{other}");
+        }
+        assert_eq!(record_table("payments/slot", b"payments/slot"), None, "the memory itself");
+    }
+}

@@ -1,0 +1,244 @@
+//! Reads chunks on a connection and a thread of its own, so that the stream waits for no query.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::window::Visible;
+use super::{Mark, PREFIX};
+use crate::postgres::connection_url::Database;
+use crate::postgres::session::Session;
+use crate::postgres::sql::literal;
+use crate::sinks::acks::Acks;
+use crate::source::backfill::rows::{self, Page, Table};
+use crate::source::inspect::text;
+
+/// A chunk keeps at most so many bytes, or one row.
+const MOST_BYTES: usize = 1 << 20;
+/// A query that takes longer is given up, and tried again later.
+const QUERY: Duration = Duration::from_secs(60);
+
+pub struct Ask {
+    pub mark: Mark,
+    pub table: Table,
+    pub publication: String,
+    /// The key of the last row of the chunk before; empty at the beginning.
+    pub after: Vec<String>,
+    pub limit: u32,
+    /// The window was opened just now: take a new base.
+    pub fresh: bool,
+}
+
+pub enum Answer {
+    Chunk(Box<Chunk>),
+    /// Transactions older than the base are not over.
+    NotYet {
+        visible: Visible,
+    },
+    Failed {
+        mark: Mark,
+        error: anyhow::Error,
+    },
+}
+
+/// Rows in the order of their key, as `pgoutput::data_row` reads them.
+pub struct Chunk {
+    pub mark: Mark,
+    pub visible: Visible,
+    /// As the query found it: its columns may be others than when the session began.
+    pub table: Table,
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+    limit: u32,
+    /// There were more rows than it may keep.
+    cut: bool,
+}
+
+impl Chunk {
+    pub fn rows(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        let start = |index: usize| index.checked_sub(1).and_then(|before| self.ends.get(before)).copied();
+        self.ends
+            .iter()
+            .enumerate()
+            .map(move |(index, end)| self.bytes.get(start(index).unwrap_or(0)..*end).unwrap_or_default())
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether the table had no more.
+    pub fn is_last(&self) -> bool {
+        !self.cut && self.len() < self.limit as usize
+    }
+
+    /// Rows to ask for next: as many as fit, and carefully more again.
+    pub fn next_limit(&self, most: u32) -> u32 {
+        if self.cut { self.len().max(1) as u32 } else { self.limit.saturating_mul(2).min(most) }
+    }
+
+    fn keep(&mut self, body: &[u8]) {
+        self.cut |= !self.ends.is_empty() && self.bytes.len() + body.len() > MOST_BYTES;
+        if !self.cut {
+            self.bytes.extend_from_slice(body);
+            self.ends.push(self.bytes.len());
+        }
+    }
+}
+
+/// The source's end.
+pub struct Reader {
+    asks: Sender<Ask>,
+    answers: Receiver<Answer>,
+}
+
+impl Reader {
+    /// Its thread ends when this is dropped, and no query runs.
+    pub fn start(database: Database, acks: &Arc<Acks>) -> Result<Reader> {
+        let ((asks, incoming), (outgoing, answers)) = (channel(), channel());
+        let acks = Arc::clone(acks);
+        let serve = move || {
+            let mut worker = Worker { database, session: None, base: 0 };
+            while let Ok(ask) = incoming.recv() {
+                let tell = |answer| {
+                    // Nobody listens any more when the session is over.
+                    let _ = outgoing.send(answer);
+                    acks.wake();
+                };
+                if let Err(error) = worker.serve(&ask, &tell) {
+                    worker.session = None;
+                    tell(Answer::Failed { mark: ask.mark, error });
+                }
+            }
+        };
+        std::thread::Builder::new().name("snapshot".to_owned()).spawn(serve).context("no thread")?;
+        Ok(Reader { asks, answers })
+    }
+
+    pub fn ask(&self, ask: Ask) -> Result<()> {
+        self.asks.send(ask).ok().context("the thread that reads chunks ended")
+    }
+
+    pub fn answer(&self) -> Option<Answer> {
+        self.answers.try_recv().ok()
+    }
+}
+
+struct Worker {
+    database: Database,
+    session: Option<Session>,
+    /// The first transaction that began after the window was opened.
+    base: u64,
+}
+
+impl Worker {
+    fn serve(&mut self, ask: &Ask, tell: &dyn Fn(Answer)) -> Result<()> {
+        let session = match &mut self.session {
+            Some(session) => session,
+            empty => empty.insert(connect(&self.database)?),
+        };
+        if ask.fresh {
+            self.base = sight(session)?.next;
+        }
+        let answer = read(session, ask, self.base)?;
+        let is_chunk = matches!(answer, Answer::Chunk(_));
+        tell(answer);
+        if is_chunk {
+            // After the chunk is handed over: the stream may meet the mark at once.
+            let mark = ask.mark;
+            session.query(&format!(
+                "select pg_catalog.pg_logical_emit_message(true, {}, {})",
+                literal(PREFIX),
+                literal(&mark.to_string())
+            ))?;
+        }
+        Ok(())
+    }
+}
+
+fn connect(database: &Database) -> Result<Session> {
+    let mut session = Session::connect_to_read(database)?;
+    session.patience(QUERY * 2)?;
+    session.query(&format!("set lock_timeout = '10s'; set statement_timeout = '{}s'", QUERY.as_secs()))?;
+    Ok(session)
+}
+
+fn sight(session: &mut Session) -> Result<Visible> {
+    let rows = session.query("select pg_catalog.pg_current_snapshot()")?;
+    let row = rows.first().context("no snapshot")?;
+    text(row, 0).parse().map_err(anyhow::Error::msg)
+}
+
+/// One chunk, in one transaction: what it sees, and what is there. The lock comes before both: a table that is
+/// rewritten in between would look empty.
+fn read(session: &mut Session, ask: &Ask, base: u64) -> Result<Answer> {
+    session.query("begin isolation level repeatable read read only")?;
+    session.query(&format!("lock table {} in access share mode", ask.table.target()))?;
+    let visible = sight(session)?;
+    if visible.oldest_running < base {
+        session.query("rollback")?;
+        return Ok(Answer::NotYet { visible });
+    }
+    let table = rows::again(session, &ask.publication, &ask.table)?;
+    let table = table.with_context(|| format!("{} is not published any more", ask.table.name()))?;
+    let page = Page { after: &ask.after, limit: ask.limit };
+    let sql = table.select(Some(page));
+    let (bytes, ends) = (Vec::new(), Vec::new());
+    let mut chunk = Chunk { mark: ask.mark, visible, table, bytes, ends, limit: ask.limit, cut: false };
+    session.each(&sql, |body| {
+        chunk.keep(body);
+        Ok(())
+    })?;
+    session.query("commit")?;
+    Ok(Answer::Chunk(Box::new(chunk)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(limit: u32) -> Chunk {
+        Chunk {
+            mark: Mark { session: 1, chunk: 1 },
+            visible: "1:1:".parse().unwrap(),
+            table: Table::default(),
+            bytes: Vec::new(),
+            ends: Vec::new(),
+            limit,
+            cut: false,
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_bounded_by_bytes_and_then_not_the_last() {
+        let mut chunk = chunk(5);
+        for row in [&vec![1; MOST_BYTES - 1][..], &[2], &[3], &[]] {
+            chunk.keep(row);
+        }
+        assert_eq!(chunk.len(), 2);
+        assert!(!chunk.is_last());
+        assert_eq!(chunk.next_limit(2000), 2);
+        assert_eq!(chunk.rows().last(), Some(&[2][..]));
+    }
+
+    #[test]
+    fn a_row_larger_than_a_chunk_is_one() {
+        let mut chunk = chunk(5);
+        chunk.keep(&vec![1; MOST_BYTES + 1]);
+        chunk.keep(&[2]);
+        assert_eq!((chunk.len(), chunk.is_last(), chunk.next_limit(2000)), (1, false, 1));
+    }
+
+    #[test]
+    fn fewer_rows_than_asked_for_are_the_last() {
+        let mut chunk = chunk(2);
+        assert!(chunk.is_last(), "an empty table");
+        chunk.keep(&[1]);
+        assert!(chunk.is_last());
+        chunk.keep(&[2]);
+        assert!(!chunk.is_last(), "whether more follow is not known");
+        assert_eq!((chunk.next_limit(2000), chunk.next_limit(3)), (4, 3));
+    }
+}

@@ -1,0 +1,207 @@
+//! The contract between routes, publication and tables: asked of the server once, judged in one place.
+//!
+//! * It is checked as if the publication existed, before anything is made on the server.
+//! * A publication of the relay's own publishes what the routes take, and no update that the server would refuse.
+//! * Whoever needs to know which columns leave, or what identifies a row, has it from `facts`.
+
+mod advice;
+pub mod existing;
+pub mod fit;
+pub mod identity;
+pub mod literals;
+
+use std::collections::BTreeMap;
+
+pub use self::advice::{Fix, Mismatch, is_sql, make_full};
+pub use self::fit::creation;
+use crate::checkpoint::state::Refusal;
+use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::facts::{self, Facts, Question, ask};
+use crate::postgres::session::{Session, WireError};
+use crate::postgres::sql::{identifier, literal};
+use crate::routes::catalog::Catalog;
+use crate::routes::{Routes, Source, TableName};
+
+/// A contract that holds: what it was judged by, and what the log does not say of the tables.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    pub facts: Facts,
+    pub catalog: Catalog,
+}
+
+/// A contract, and whatever does not fit.
+#[derive(Debug)]
+pub struct Verdict {
+    pub checked: Checked,
+    pub mismatches: Vec<Mismatch>,
+}
+
+impl Verdict {
+    /// # Errors
+    /// Whatever does not fit, if anything does not.
+    pub fn held(self) -> Result<Checked, Refusal> {
+        if self.mismatches.is_empty() {
+            return Ok(self.checked);
+        }
+        let problems: Vec<String> = self.mismatches.iter().map(Mismatch::to_string).collect();
+        Err(Refusal::Contract(problems.join("; ")))
+    }
+}
+
+/// What a start is judged by: `run` refuses what does not fit, `doctor` lists it. `has_slot`: the publication had to be
+/// there before the slot. Without one, a publication that the relay will make is judged as if it existed.
+pub fn at_start(
+    session: &mut Session,
+    (routes, source): (&Routes, &Source),
+    has_slot: bool,
+) -> Result<Verdict, WireError> {
+    let facts = ask(session, &source.question())?;
+    judge(session, (routes, source), (facts, has_slot))
+}
+
+/// Whether what is published can be told. `Ok(Err(_))` says what does not fit.
+pub fn check(
+    session: &mut Session,
+    routes: &Routes,
+    source: &Source,
+) -> Result<Result<Checked, Refusal>, WireError> {
+    Ok(at_start(session, (routes, source), true)?.held())
+}
+
+/// As `check`, while it streams: a table without routes that is published meanwhile ends nothing.
+pub fn still_fits(
+    session: &mut Session,
+    routes: &Routes,
+    source: &Source,
+) -> Result<Result<Checked, Refusal>, WireError> {
+    let mut facts = ask(session, &source.question())?;
+    facts.tables.retain(|table| {
+        let found = (table.itself.schema.as_str(), table.itself.name.as_str());
+        source.tables.iter().any(|routed| routed.qualified() == found)
+    });
+    Ok(judge(session, (routes, source), (facts, true))?.held())
+}
+
+fn judge(
+    session: &mut Session,
+    (routes, source): (&Routes, &Source),
+    (facts, has_slot): (Facts, bool),
+) -> Result<Verdict, WireError> {
+    let mut relations: Vec<Relation> = facts.tables.iter().map(facts::Table::relation).collect();
+    let mut catalog = Catalog::default();
+    catalog.learn_keys(&facts);
+    catalog.learn(session, &relations)?;
+    relations.iter_mut().for_each(|relation| catalog.settle(relation));
+    let mut mismatches = fit::all((routes, source), (&facts, &relations), has_slot);
+    mismatches.extend(literals::check(session, source)?);
+    Ok(Verdict { checked: Checked { facts, catalog }, mismatches })
+}
+
+/// What the rows of tables with routes are named and ordered by.
+#[derive(Debug, Clone, Default)]
+pub struct Keys(BTreeMap<TableName, String>);
+
+impl Keys {
+    pub fn of(facts: &Facts, source: &Source) -> Keys {
+        let tables = facts.tables.iter().map(|table| (table.itself.table_name(), table.key_text()));
+        Keys(tables.filter(|(name, _)| source.table(name).is_some()).collect())
+    }
+
+    /// Which key is another one now, in words.
+    pub fn changed(&self, now: &Keys) -> Option<String> {
+        now.0.iter().find_map(|(table, key)| {
+            let was = self.0.get(table).filter(|was| *was != key)?;
+            Some(format!("the key of {table} was changed from {was} to {key}"))
+        })
+    }
+}
+
+/// Makes the publication that the routes leave to the relay, if it is missing, and only if the contract then holds:
+/// the tables cannot change in between. Only before there is a slot: one that went missing later has a gap that nobody
+/// would see. `Ok(Err(_))` says what has to be done.
+pub fn publish(
+    session: &mut Session,
+    routes: &Routes,
+    source: &Source,
+) -> Result<Result<(), Refusal>, WireError> {
+    let name = source.publication.get_ref();
+    let exists = format!("select 1 from pg_catalog.pg_publication where pubname = {}", literal(name));
+    if !source.own_publication || !session.query(&exists)?.is_empty() {
+        return Ok(Ok(()));
+    }
+    let sql = creation(source, session.version() * 10_000);
+    session.query("begin")?;
+    let made = session.query(&sql).and_then(|_| check(session, routes, source));
+    let end = if matches!(made, Ok(Ok(_))) { "commit" } else { "rollback" };
+    match made {
+        Err(WireError::Server { code, message }) => {
+            session.query(end)?;
+            match code.as_str() {
+                // Another relay was faster, and has checked it.
+                DUPLICATE_OBJECT | UNIQUE_VIOLATION => Ok(Ok(())),
+                code if code.starts_with(NOT_PERMITTED_OR_THERE) => Ok(Err(Refusal::Contract(format!(
+                    "publication {name} cannot be made ({message}): have the owner of the tables run `{sql}`"
+                )))),
+                _ => Err(WireError::Server { code, message }),
+            }
+        }
+        Err(error) => Err(error),
+        Ok(checked) => {
+            session.query(end)?;
+            if checked.is_ok() {
+                tracing::info!(source = source.name.get_ref(), publication = name, "publication created");
+            }
+            Ok(checked.map(|_| ()))
+        }
+    }
+}
+
+const DUPLICATE_OBJECT: &str = "42710";
+const UNIQUE_VIOLATION: &str = "23505";
+/// The class of SQLSTATEs that say so.
+const NOT_PERMITTED_OR_THERE: &str = "42";
+
+/// Takes those tables out of the relay's own publication whose updates and deletes the server refuses because of it.
+/// What may not be altered stays, and is for `check` to refuse.
+pub fn withdraw_harmful(session: &mut Session, source: &Source) -> Result<(), WireError> {
+    if !source.own_publication {
+        return Ok(());
+    }
+    let facts = ask(session, &Question::of_publication(source.publication.get_ref()))?;
+    for Withdrawal { sql, why } in withdrawals(&facts) {
+        match session.query(&sql) {
+            Ok(_) => log_withdrawn(source, &why),
+            Err(WireError::Server { code, message }) => {
+                tracing::error!(%why, "`{sql}`: {message} (SQLSTATE {code})");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+pub fn log_withdrawn(source: &Source, why: &Mismatch) {
+    let (source, publication) = (source.name.get_ref(), source.publication.get_ref());
+    tracing::error!(source, publication, "a table was taken out of the publication: {why}");
+}
+
+/// A table that has to leave a publication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Withdrawal {
+    pub sql: String,
+    pub why: Mismatch,
+}
+
+/// The tables that harm. Pure.
+pub fn withdrawals(facts: &Facts) -> Vec<Withdrawal> {
+    let Some(publication) = &facts.publication else { return Vec::new() };
+    if !(publication.update || publication.delete) {
+        return Vec::new();
+    }
+    let harmful = facts.tables.iter().filter_map(|table| {
+        let why = advice::harms(facts, table).into_iter().next()?;
+        let (name, table) = (identifier(&publication.name), advice::sql_name(&table.itself));
+        Some(Withdrawal { sql: format!("alter publication {name} drop table {table}"), why })
+    });
+    harmful.collect()
+}

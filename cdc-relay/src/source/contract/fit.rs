@@ -1,0 +1,426 @@
+//! Whether routes, publication and tables fit each other: pure. `run` and `doctor` both ask here.
+//!
+//! * Every published table is routed or ignored, and every route finds its table and its columns.
+//! * A change that a route takes is published; a change that is published is one that the routes know of.
+//! * No application's update or delete is refused because of the publication.
+//! * The stream and a query name the same key for a row.
+
+use super::advice::{Mismatch, harms, make_full, sql_name};
+use super::existing;
+use super::identity::{Publishing, covers_new_partitions};
+use crate::nearest::hint;
+use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::facts::{Facts, Named, Publication, Table};
+use crate::postgres::sql::{self, identifier};
+use crate::routes::route::Plan;
+use crate::routes::template::Op;
+use crate::routes::{Deletes, Routes, Source, TableName};
+
+/// The operations that a publication has, or ought to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Operations {
+    pub insert: bool,
+    pub update: bool,
+    pub delete: bool,
+}
+
+impl Operations {
+    /// Those that the routes take.
+    pub fn of_routes(source: &Source) -> Operations {
+        let routes = || source.tables.iter().flat_map(|table| &table.routes);
+        let takes =
+            |op: Op| routes().any(|route| route.op.is_empty() || route.op.iter().any(|o| *o.get_ref() == op));
+        Operations {
+            insert: takes(Op::Insert),
+            update: takes(Op::Update),
+            delete: routes().any(|route| route.deletes.is_some_and(|deletes| deletes != Deletes::Ignore)),
+        }
+    }
+
+    pub fn of_publication(publication: &Publication) -> Operations {
+        let Publication { insert, update, delete, .. } = *publication;
+        Operations { insert, update, delete }
+    }
+
+    /// As the option `publish` lists them.
+    pub fn list(self) -> String {
+        let all = [(self.insert, "insert"), (self.update, "update"), (self.delete, "delete")];
+        all.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Whether the server has to know which row changed.
+    pub fn need_identity(self) -> bool {
+        self.update || self.delete
+    }
+}
+
+/// The publication that the relay makes for a source which names none: what the routes take, partitions under the name
+/// of their root, and stored generated columns, whose absence would harm.
+pub fn creation(source: &Source, version: u32) -> String {
+    let tables = source.tables.iter().map(|table| {
+        let (schema, name) = table.qualified();
+        sql::table(schema, name)
+    });
+    let generated =
+        if Publishing::own(version).generated { ", publish_generated_columns = stored" } else { "" };
+    format!(
+        "create publication {} for table {} with (publish = '{}', publish_via_partition_root = true{generated})",
+        identifier(source.publication.get_ref()),
+        tables.collect::<Vec<_>>().join(", "),
+        Operations::of_routes(source).list()
+    )
+}
+
+/// Everything that does not fit, but for literals, which the server is asked about. `has_slot`: the publication had to
+/// be there before it, and the source has streamed, perhaps.
+pub fn all(
+    (routes, source): (&Routes, &Source),
+    (facts, relations): (&Facts, &[Relation]),
+    has_slot: bool,
+) -> Vec<Mismatch> {
+    let will_be_made = source.own_publication && !has_slot;
+    let mut found = if facts.publication.is_none() && facts.wal_level == "logical" && !will_be_made {
+        vec![missing(source, facts.version)]
+    } else {
+        let mut found = server(facts);
+        found.extend(mismatches(routes, source, (facts, relations)));
+        found.extend(existing::mismatches(source, facts));
+        found
+    };
+    found.iter_mut().for_each(|mismatch| mismatch.streamed = has_slot);
+    found
+}
+
+fn missing(source: &Source, version: u32) -> Mismatch {
+    let subject = format!("publication {}", source.publication.get_ref());
+    Mismatch::new("publication.exists", subject, "does not exist")
+        .why("the WAL is read through it, and a slot that was made before it cannot find it")
+        .fix_of_publication(creation(source, version))
+}
+
+/// Everything that does not fit of publication and tables. `relations`: the published tables, in the order of `facts.tables`, with their types
+/// looked up. Without a publication, what would not fit if the relay made it.
+pub fn mismatches(
+    routes: &Routes,
+    source: &Source,
+    (facts, relations): (&Facts, &[Relation]),
+) -> Vec<Mismatch> {
+    let plans: Vec<Plan> = relations.iter().map(|relation| Plan::compile(routes, source, relation)).collect();
+    let mut found = Vec::new();
+    let operations = match &facts.publication {
+        Some(publication) => {
+            found.extend(operations(source, publication, &plans));
+            Operations::of_publication(publication)
+        }
+        None => Operations::of_routes(source),
+    };
+    for (table, plan) in facts.tables.iter().zip(&plans) {
+        found.extend(known(facts, source, table, plan));
+        found.extend(plan.problems().map(|problem| columns(facts, table, &problem.0)));
+        found.extend(table_mismatches(facts, table, (operations, facts.publication.is_some())));
+        found.extend(filtered(table, plan, operations));
+    }
+    // Before it is said that they are to be published.
+    for table in &facts.absent {
+        found.extend(table_mismatches(facts, table, (operations, false)));
+    }
+    for (table, named) in source.tables.iter().zip(&facts.named) {
+        if facts.table(table.qualified()).is_none() {
+            found.push(unpublished(named, facts));
+        }
+    }
+    found
+}
+
+/// Settings of the server and the database that streaming needs.
+pub fn server(facts: &Facts) -> Vec<Mismatch> {
+    let mut found = Vec::new();
+    if facts.wal_level != "logical" {
+        let level = format!("is {}", facts.wal_level);
+        found.push(
+            Mismatch::new("server.wal_level", "wal_level", level)
+                .fix("set it to logical and restart Postgres"),
+        );
+    }
+    if facts.encoding == "SQL_ASCII" {
+        found.push(Mismatch::new(
+            "server.encoding",
+            "the database's encoding",
+            "is SQL_ASCII: its text need not be valid UTF-8",
+        ));
+    }
+    found
+}
+
+fn operations(source: &Source, publication: &Publication, plans: &[Plan]) -> Vec<Mismatch> {
+    let (name, taken) = (identifier(&publication.name), Operations::of_routes(source));
+    let new = |found: &str| {
+        Mismatch::new("publication.operations", format!("publication {}", publication.name), found)
+    };
+    let set =
+        |operations: Operations| format!("alter publication {name} set (publish = '{}')", operations.list());
+    let mut found = Vec::new();
+    let unsaid: Vec<&str> =
+        plans.iter().filter(|plan| !plan.says_deletes()).map(|plan| plan.relation.as_str()).collect();
+    let unsaid = if publication.delete { unsaid } else { Vec::new() };
+    if publication.truncate || !unsaid.is_empty() {
+        let mut mismatch = new("publishes deletes or truncates, which the relay does not tell")
+            .fix_of_publication(set(Operations { delete: taken.delete && unsaid.is_empty(), ..taken }));
+        if !unsaid.is_empty() && !publication.truncate {
+            mismatch = mismatch
+                .fix(format!("say in the routes what becomes of them (`deletes`): {}", unsaid.join(", ")));
+        }
+        found.push(mismatch);
+    }
+    for (taken_and_missing, what) in
+        [(taken.insert && !publication.insert, "inserts"), (taken.update && !publication.update, "updates")]
+    {
+        if taken_and_missing {
+            found.push(
+                new(&format!("does not publish {what}, which the routes take"))
+                    .loses()
+                    .fix_of_publication(set(taken))
+                    .fix("name in the routes the operations that are taken (`op`)"),
+            );
+        }
+    }
+    if taken.delete && !publication.delete {
+        found.push(
+            new("does not publish deletes, which the routes tell")
+                .fix_of_publication(set(Operations { delete: true, ..taken })),
+        );
+    }
+    found
+}
+
+/// A published table is routed or ignored.
+fn known(facts: &Facts, source: &Source, table: &Table, plan: &Plan) -> Option<Mismatch> {
+    let root = table.itself.root.as_ref();
+    let root_routed = root.is_some_and(|root| source.table(root).is_some());
+    // Then the root is what is missing, and `unpublished` says why.
+    if !plan.unknown || root_routed {
+        return None;
+    }
+    let mut mismatch =
+        Mismatch::new("table.routes", &plan.relation, "is published, and neither routed nor ignored")
+            .why("the relay passes over no change in silence")
+            .fix("give it routes, or list it in `ignore`");
+    if let Some(publication) = facts.publication.as_ref().filter(|publication| !publication.all_tables) {
+        let (name, table) = (identifier(&publication.name), sql_name(&table.itself));
+        mismatch = mismatch.fix(format!("alter publication {name} drop table {table}"));
+    }
+    Some(mismatch)
+}
+
+/// A route does not find what it needs. `problem` says how, and perhaps what to do.
+fn columns(facts: &Facts, table: &Table, problem: &str) -> Mismatch {
+    let full = problem.contains("replica identity full") && make_full(Publishing::of(facts), table).is_none();
+    let but = if full { ", but here that would make the server refuse its updates" } else { "" };
+    let found = format!("does not fit its routes: {problem}{but}");
+    let mut mismatch = Mismatch::new("table.columns", table.qualified(), found);
+    if !problem.starts_with("column ") {
+        return mismatch;
+    }
+    mismatch = mismatch.why(
+        "the routes need it, and the stream does not have it: a column list hides it, it is generated, or it is gone",
+    );
+    if let Some(publication) = facts.publication.as_ref().filter(|_| table.listed) {
+        let (name, table) = (identifier(&publication.name), sql_name(&table.itself));
+        let set = format!("alter publication {name} set table {table} (…, the column, …)");
+        mismatch = mismatch.fix_of_publication(set);
+    }
+    mismatch.fix("take the column out of the routes")
+}
+
+/// Whatever is wrong with a table, whoever has routes for it. `published`: it is in the publication, and not yet to be.
+pub fn table_mismatches(
+    facts: &Facts,
+    table: &Table,
+    (operations, published): (Operations, bool),
+) -> Vec<Mismatch> {
+    let mut found = Vec::new();
+    for member in table.members().iter().filter(|member| !member.is_publishable()) {
+        let what = if member.kind == 'f' { "is a foreign table" } else { "is unlogged" };
+        let mismatch = Mismatch::new(
+            "table.unlogged",
+            member.qualified(),
+            format!("{what}, a partition of {}", table.qualified()),
+        )
+        .loses()
+        .why("its changes are not in the WAL, so nothing can tell them");
+        found.push(if member.kind == 'f' {
+            mismatch.fix(format!(
+                "alter table {} detach partition {}",
+                sql_name(&table.itself),
+                sql_name(member)
+            ))
+        } else {
+            mismatch.fix_of_table(format!("alter table {} set logged", sql_name(member)))
+        });
+    }
+    if !operations.need_identity() {
+        return found;
+    }
+    let harms = harms(facts, table);
+    let harmless = harms.is_empty();
+    found.extend(harms);
+    if harmless {
+        if !published && !covers_new_partitions(table) {
+            found.push(
+                Mismatch::new("table.identity", table.qualified(), "is partitioned and has no primary key, or only a deferrable one")
+                    .why("a new partition would have no replica identity, and the server would refuse its updates and deletes")
+                    .fix(format!("alter table {} add primary key (…)", sql_name(&table.itself))),
+            );
+        }
+        found.extend(other_keys(table));
+    }
+    found
+}
+
+/// The stream announces the root, and has of an old row only what its partition identifies it by.
+fn other_keys(table: &Table) -> Vec<Mismatch> {
+    let root = &table.itself;
+    let fits = |partition: &&crate::postgres::facts::Member| match (root.identity, partition.identity) {
+        (_, 'f') => true,
+        ('f', _) => false,
+        _ => {
+            let key = partition.key.as_deref().unwrap_or_default();
+            root.key.iter().flatten().all(|name| key.contains(name))
+        }
+    };
+    let others = table.partitions.iter().filter(|member| member.is_publishable());
+    let others = others.filter(|partition| !fits(partition));
+    others
+        .map(|partition| {
+            Mismatch::new(
+                "table.identity",
+                partition.qualified(),
+                format!(
+                    "has another replica identity than {}, of which it is a partition",
+                    table.qualified()
+                ),
+            )
+            .why("the stream has of an old row only the partition's, under the root's name")
+            .fix(format!("alter table {} replica identity default", sql_name(root)))
+            .fix(format!("alter table {} replica identity full", sql_name(partition)))
+        })
+        .collect()
+}
+
+/// An update that takes a row out of the filter is a delete in the stream, whatever is published.
+fn filtered(table: &Table, plan: &Plan, operations: Operations) -> Option<Mismatch> {
+    let filter = table.filter.as_deref().filter(|_| operations.update && !plan.unknown)?;
+    if plan.says_deletes() {
+        return None;
+    }
+    Some(
+        Mismatch::new(
+            "table.row_filter",
+            table.qualified(),
+            format!("has the row filter {filter}, and its routes do not say what becomes of deletes"),
+        )
+        .why("an update that takes a row out of the filter arrives as a delete")
+        .fix("add `deletes = \"tombstone\"`, `\"event\"`, `\"both\"` or `\"ignore\"` to its routes"),
+    )
+}
+
+/// Why the name of a table that does not exist may be a slip.
+fn nowhere(named: &Named, facts: &Facts) -> String {
+    if !facts.schemas.contains(&named.schema) {
+        let near = hint(&named.schema, facts.schemas.iter().map(String::as_str));
+        return format!("there is no schema `{}`{near}", named.schema);
+    }
+    let elsewhere = facts.existing.iter().find(|known| known.name == named.name);
+    if let Some(known) = elsewhere {
+        return format!("it does not exist (did you mean `{}`?)", known.short());
+    }
+    let names: Vec<String> = facts.existing.iter().map(TableName::short).collect();
+    let near = hint(&TableName::new(&named.schema, &named.name).short(), names.iter().map(String::as_str));
+    format!("it does not exist{near}")
+}
+
+fn unlogged(name: &str, sql: &str, publication: Option<&Publication>) -> Mismatch {
+    // Only then can it be added.
+    let add = publication
+        .filter(|publication| !publication.all_tables)
+        .map(|publication| format!("; alter publication {} add table {sql}", identifier(&publication.name)));
+    Mismatch::new("table.unlogged", name, "has routes, but is not published: it is unlogged")
+        .loses()
+        .why("its changes are not in the WAL, so nothing can tell them")
+        .fix_of_table(format!("alter table {sql} set logged{}", add.unwrap_or_default()))
+}
+
+/// A routed table that the publication does not have, or could not have.
+fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
+    let name = TableName::new(&named.schema, &named.name).to_string();
+    let sql = sql::table(&named.schema, &named.name);
+    let new = |check, found: &str| Mismatch::new(check, &name, found);
+    let publication = facts.publication.as_ref();
+    match named.kind {
+        None => {
+            let found = format!("has routes, but is not published: {}", nowhere(named, facts));
+            new("table.exists", &found).fix("correct the name in the routes, or make the table")
+        }
+        Some(_) if named.schema.starts_with("pg_") || named.schema == "information_schema" => {
+            new("table.exists", "has routes, and cannot be published: it is a system table")
+                .fix("take it out of the routes")
+        }
+        Some('r' | 'p') if named.temporary => {
+            new("table.exists", "has routes, and cannot be published: it is temporary")
+                .loses()
+                .why("its changes are not in the WAL, so nothing can tell them")
+                .fix("take it out of the routes")
+        }
+        Some('r' | 'p') if named.logged == Some(false) => unlogged(&name, &sql, publication),
+        Some('p') if publication.is_some_and(|publication| !publication.via_root) => {
+            let publication =
+                publication.map(|publication| identifier(&publication.name)).unwrap_or_default();
+            new(
+                "table.partitions",
+                "has routes, but its changes are published under the names of its partitions",
+            )
+            .loses()
+            .fix_of_publication(format!(
+                "alter publication {publication} set (publish_via_partition_root = true)"
+            ))
+        }
+        Some('r' | 'p') => match (&named.root, publication) {
+            (Some(root), publication)
+                if publication.is_none_or(|publication| publication.via_root)
+                    && facts.table(root.parts()).is_some() =>
+            {
+                new(
+                    "table.partitions",
+                    &format!("is a partition, and its changes are published as those of {root}"),
+                )
+                .loses()
+                .fix(format!("give the routes to {root}"))
+            }
+            (_, Some(publication)) => new("table.published", "has routes, but is not published")
+                .loses()
+                .why("its changes never reach the stream")
+                .fix_of_table(format!("alter publication {} add table {sql}", identifier(&publication.name))),
+            (_, None) => {
+                new("table.exists", "has routes, and cannot be published").fix("take it out of the routes")
+            }
+        },
+        Some(kind) => {
+            let what = other_than_a_table(kind);
+            new(
+                "table.exists",
+                &format!("has routes, but is not published: it is {what}, which has no changes in the WAL"),
+            )
+            .fix("route the tables that it reads")
+        }
+    }
+}
+
+fn other_than_a_table(kind: char) -> &'static str {
+    match kind {
+        'v' => "a view",
+        'm' => "a materialized view",
+        'f' => "a foreign table",
+        'S' => "a sequence",
+        _ => "not a table",
+    }
+}

@@ -1,0 +1,291 @@
+//! Literals of the routes file (`when`, `names`) against what Postgres prints of the columns that they are compared with.
+//!
+//! * Rows are compared as Postgres prints them, so a literal has to be written so: `paid      ` in a `char(10)`.
+//! * The server is asked what each literal is as its column's type, in a session whose settings are the stream's.
+//! * A literal that is printed otherwise is refused with the form to write. One that loses a part as the column's type,
+//!   or is no value of it, no row ever has: it is refused, and what a cast leaves of it is no advice.
+//! * Where values that are equal are printed in several ways, `doctor` says that only one of them is meant.
+
+use std::collections::BTreeMap;
+
+use super::Mismatch;
+use crate::nearest::hint;
+use crate::postgres::session::{Result, Row, Session, WireError};
+use crate::postgres::sql::literal;
+use crate::routes::{Condition, Source, Table};
+
+/// Literals in one statement, each in two columns; a row has at most 1,664 columns.
+const ASKED_MAX: usize = 500;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    When,
+    Names,
+}
+
+/// A literal, and the column that it is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Literal<'a> {
+    schema: &'a str,
+    table: &'a str,
+    column: &'a str,
+    place: Place,
+    text: &'a str,
+}
+
+/// The type of a column, in the words of this session's casts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Kind {
+    /// As the column is declared, with its length or precision.
+    declared: String,
+    /// Below all domains, without length and precision.
+    unlimited: String,
+    /// Whether there is a length or a precision.
+    limited: bool,
+    /// Of an enum, or of an array of one.
+    labels: Vec<String>,
+    /// Equal values may be printed in several ways.
+    many_spellings: bool,
+}
+
+/// What the server makes of a literal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Answer {
+    Printed(String),
+    /// The type cuts off or rounds a part of it.
+    Cut,
+    /// It is no value of the type, and this is why.
+    Never(String),
+}
+
+/// The literals of a source that no row will ever equal.
+pub fn check(session: &mut Session, source: &Source) -> Result<Vec<Mismatch>> {
+    let literals = of_source(source);
+    let kinds = kinds(session, &literals)?;
+    let mut found = Vec::new();
+    let typed: Vec<(Literal<'_>, &Kind)> = typed(&literals, &kinds).collect();
+    for part in typed.chunks(ASKED_MAX) {
+        let answers = ask(session, part)?;
+        let answers = part.iter().zip(answers);
+        found.extend(answers.filter_map(|((literal, kind), answer)| mismatch(literal, kind, &answer)));
+    }
+    Ok(found)
+}
+
+/// The literals of a source that equal values may be printed otherwise than.
+pub fn spellings(session: &mut Session, source: &Source) -> Result<Vec<Mismatch>> {
+    let literals = of_source(source);
+    let kinds = kinds(session, &literals)?;
+    let several = typed(&literals, &kinds).filter(|(_, kind)| kind.many_spellings);
+    Ok(several.map(|(literal, kind)| spelling(&literal, kind)).collect())
+}
+
+type Kinds = BTreeMap<(String, String, String), Kind>;
+
+fn kinds(session: &mut Session, literals: &[Literal<'_>]) -> Result<Kinds> {
+    if literals.is_empty() {
+        return Ok(Kinds::new());
+    }
+    Ok(session.query(&columns_sql(literals))?.iter().map(kind).collect())
+}
+
+/// With the types of their columns. A column that is not there is for others to say.
+fn typed<'l>(literals: &'l [Literal<'l>], kinds: &'l Kinds) -> impl Iterator<Item = (Literal<'l>, &'l Kind)> {
+    literals.iter().filter_map(|l| {
+        let kind = kinds.get(&(l.schema.to_owned(), l.table.to_owned(), l.column.to_owned()))?;
+        let text = crate::routes::when::boolean(l.text, kind.unlimited == "boolean");
+        Some((Literal { text, ..*l }, kind))
+    })
+}
+
+/// Each once, in the order of table, column and place.
+fn of_source(source: &Source) -> Vec<Literal<'_>> {
+    let mut literals: Vec<Literal<'_>> = source.tables.iter().flat_map(of_table).collect();
+    literals.sort_unstable();
+    literals.dedup();
+    literals
+}
+
+fn of_table(of: &Table) -> Vec<Literal<'_>> {
+    let (schema, table) = of.qualified();
+    let mut literals = Vec::new();
+    for (column, names) in of.names.iter().filter(|(column, _)| !column.starts_with('@')) {
+        let literal = |text| Literal { schema, table, column, place: Place::Names, text };
+        literals.extend(names.keys().map(|text| literal(text)));
+    }
+    for (column, condition) in of.routes.iter().flat_map(|route| &route.when) {
+        let (Condition::In(texts) | Condition::Is { not: texts, .. }) = condition;
+        let literal = |text| Literal { schema, table, column, place: Place::When, text };
+        literals.extend(texts.iter().map(|text| literal(text.get_ref())));
+    }
+    literals
+}
+
+/// The types of the columns, as a cast names them in this session.
+fn columns_sql(literals: &[Literal<'_>]) -> String {
+    let named =
+        |l: &Literal<'_>| format!("({}, {}, {})", literal(l.schema), literal(l.table), literal(l.column));
+    let mut names: Vec<String> = literals.iter().map(named).collect();
+    names.dedup();
+    include_str!("literals.sql").replace("{names}", &names.join(", "))
+}
+
+fn kind(row: &Row) -> ((String, String, String), Kind) {
+    let text = |index: usize| row.get(index).and_then(Option::as_deref).unwrap_or_default();
+    let column = (text(0).to_owned(), text(1).to_owned(), text(2).to_owned());
+    let kind = Kind {
+        declared: text(3).to_owned(),
+        unlimited: text(4).to_owned(),
+        limited: text(5) == "t",
+        // What the server wrote as JSON is JSON.
+        labels: serde_json::from_str(text(6)).unwrap_or_default(),
+        many_spellings: text(7) == "t",
+    };
+    (column, kind)
+}
+
+/// What is printed of it, and whether the column's type leaves all of it.
+fn cast((l, kind): &(Literal<'_>, &Kind)) -> String {
+    let (text, Kind { declared, unlimited, limited, .. }) = (literal(l.text), kind);
+    let whole = if *limited {
+        format!("{text}::{declared}::{unlimited} = {text}::{unlimited}")
+    } else {
+        "true".to_owned()
+    };
+    format!("{text}::{declared}, {whole}")
+}
+
+/// All at once; where one of them is no value of its type, one by one.
+fn ask(session: &mut Session, literals: &[(Literal<'_>, &Kind)]) -> Result<Vec<Answer>> {
+    let casts: Vec<String> = literals.iter().map(cast).collect();
+    match session.query(&format!("select {}", casts.join(", "))) {
+        Ok(rows) => Ok(rows.first().map(|row| row.chunks(2).map(answer).collect()).unwrap_or_default()),
+        Err(WireError::Server { code, message }) if is_of_the_value(&code) => match literals {
+            [_] => Ok(vec![Answer::Never(message)]),
+            several => {
+                let asked: Result<Vec<Vec<Answer>>> =
+                    several.iter().map(|one| ask(session, std::slice::from_ref(one))).collect();
+                Ok(asked?.concat())
+            }
+        },
+        Err(error) => Err(error),
+    }
+}
+
+fn answer(pair: &[Option<String>]) -> Answer {
+    match pair {
+        [printed, Some(whole)] if whole == "t" => Answer::Printed(printed.clone().unwrap_or_default()),
+        _ => Answer::Cut,
+    }
+}
+
+/// The SQLSTATEs, or classes of them, that say that the value is at fault: data exceptions, constraints and functions of
+/// domains, and names of what does not exist, which `regclass` and its like read.
+const OF_THE_VALUE: [&str; 7] = ["22", "23", "P0", "3F", "42P01", "42704", "42883"];
+
+fn is_of_the_value(code: &str) -> bool {
+    OF_THE_VALUE.iter().any(|class| code.starts_with(class))
+}
+
+fn mismatch(literal: &Literal<'_>, kind: &Kind, answer: &Answer) -> Option<Mismatch> {
+    let Literal { column, text, .. } = literal;
+    let new = |found: String| {
+        let compared = format!("compares {column} with `{text}`, which {found}");
+        Mismatch::new("routes.literal", subject(literal), compared).loses()
+    };
+    match answer {
+        Answer::Printed(printed) if printed == text => None,
+        Answer::Printed(printed) => Some(
+            new(format!("Postgres prints as `{printed}`"))
+                .why("rows are compared as Postgres prints them, so that none would equal it")
+                .fix(format!("write `{printed}`")),
+        ),
+        Answer::Cut => Some(new(format!(
+            "the column never holds: {column} is {}, and `{text}` can never be stored in it whole",
+            kind.declared
+        ))),
+        Answer::Never(why) => {
+            let mismatch = new(format!("the column never holds: {why}"));
+            Some(if kind.labels.is_empty() { mismatch } else { mismatch.fix(one_of(text, &kind.labels)) })
+        }
+    }
+}
+
+fn one_of(text: &str, labels: &[String]) -> String {
+    let near = hint(text, labels.iter().map(String::as_str));
+    format!("write one of `{}`{near}", labels.join("`, `"))
+}
+
+fn spelling(literal: &Literal<'_>, kind: &Kind) -> Mismatch {
+    let Literal { column, text, .. } = literal;
+    let found = format!("compares {column} with `{text}`, and {column} is {}", kind.declared);
+    let why = "values that are equal for this type may be printed in several ways, and rows are compared as they are printed";
+    Mismatch::new("routes.literal_spelling", subject(literal), found).why(why).fix(
+        "list every form that the application writes, or give the column a type with one form for each value",
+    )
+}
+
+fn subject(Literal { schema, table, place, .. }: &Literal<'_>) -> String {
+    let place = match place {
+        Place::When => "`when`",
+        Place::Names => "`names`",
+    };
+    format!("{place} of {schema}.{table}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn literal(text: &'static str) -> Literal<'static> {
+        Literal { schema: "public", table: "t", column: "c", place: Place::When, text }
+    }
+
+    fn said(text: &'static str, kind: &Kind, answer: &Answer) -> Option<String> {
+        mismatch(&literal(text), kind, answer).map(|mismatch| mismatch.to_string())
+    }
+
+    #[test]
+    fn what_is_printed_as_it_is_written_is_fine() {
+        assert_eq!(said("a", &Kind::default(), &Answer::Printed("a".to_owned())), None);
+    }
+
+    #[test]
+    fn what_is_not_is_refused_with_the_form_to_write() {
+        let padded = mismatch(&literal("a"), &Kind::default(), &Answer::Printed("a ".to_owned())).unwrap();
+        assert!(padded.loses);
+        assert_eq!(
+            padded.to_string(),
+            "`when` of public.t compares c with `a`, which Postgres prints as `a ` (rows are compared as Postgres prints \
+             them, so that none would equal it): write `a `"
+        );
+    }
+
+    #[test]
+    fn what_no_row_has_is_refused_and_an_enum_says_what_it_has() {
+        let kind = Kind { declared: "character(2)".to_owned(), ..Kind::default() };
+        let whole = "`when` of public.t compares c with `abc`, which the column never holds: c is character(2), and `abc` can \
+                     never be stored in it whole";
+        assert_eq!(said("abc", &kind, &Answer::Cut).as_deref(), Some(whole));
+        let never = said("sad", &kind, &Answer::Never("no".to_owned()));
+        assert_eq!(
+            never.as_deref(),
+            Some("`when` of public.t compares c with `sad`, which the column never holds: no")
+        );
+        let mood = Kind { labels: vec!["glad".to_owned(), "said".to_owned()], ..kind };
+        let near = said("sad", &mood, &Answer::Never("no".to_owned())).unwrap();
+        assert!(near.ends_with(": no: write one of `glad`, `said` (did you mean `said`?)"), "{near}");
+    }
+
+    #[test]
+    fn only_what_has_a_length_or_a_precision_is_asked_whether_it_fits() {
+        let kind = |limited| Kind {
+            declared: "d".to_owned(),
+            unlimited: "u".to_owned(),
+            limited,
+            ..Kind::default()
+        };
+        assert_eq!(cast(&(literal("a"), &kind(false))), "'a'::d, true");
+        assert_eq!(cast(&(literal("a"), &kind(true))), "'a'::d, 'a'::d::u = 'a'::u");
+    }
+}

@@ -1,0 +1,86 @@
+//! Takes a table out of the relay's own publication when the server begins to refuse its updates and deletes because
+//! of it: a primary key was dropped, a partition came without one, a generated column was added.
+//!
+//! * It looks on a connection of its own, so that it acts even when the stream stands still or is refused.
+//! * Only the relay's own publication is altered, never one that the routes name.
+//! * A standby leaves it to the relay that streams.
+//! * The session ends with it: the contract that it was started with is broken.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_postgres::{Client, Statement};
+use tokio_util::sync::CancellationToken;
+
+use crate::observe::status::State;
+use crate::postgres::connection_url::Database;
+use crate::postgres::facts::{Question, ask_prepared, prepare};
+use crate::routes::Source;
+use crate::source::contract::{Withdrawal, log_withdrawn, withdrawals};
+use crate::source::worker::Wiring;
+
+/// An application's updates are refused for at most so long.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// An answer that takes longer is none; connecting and all.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Runs until `shutdown`. A database that does not answer is asked again: nobody updates it meanwhile either.
+pub async fn watch(wiring: Wiring, shutdown: CancellationToken) {
+    if wiring.source.own_publication {
+        let _stopped = shutdown.run_until_cancelled(keep_looking(&wiring)).await;
+    }
+}
+
+async fn keep_looking(Wiring { database, source, acks, status, .. }: &Wiring) {
+    let (mut connection, mut failing) = (None, false);
+    let mut ticks = interval(LOOK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // Then the relay that streams looks.
+        if status.get() == State::Standby {
+            continue;
+        }
+        let looked = timeout(ANSWER_TIMEOUT, look((database, source), &mut connection)).await;
+        match looked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
+            Ok(None) => failing = false,
+            Ok(Some(table)) => {
+                acks.fail(format!("{table} was taken out of the publication, since its updates failed"));
+            }
+            Err(error) => {
+                connection = None;
+                if !failing {
+                    tracing::warn!(
+                        source = source.name.get_ref(),
+                        "the publication cannot be looked at for harm: {error:#}"
+                    );
+                }
+                failing = true;
+            }
+        }
+    }
+}
+
+/// Connects if need be. Answers a table that was taken out.
+async fn look(
+    (database, source): (&Database, &Source),
+    connection: &mut Option<(Client, Statement)>,
+) -> Result<Option<String>> {
+    let (client, question) = match connection {
+        Some(ready) => ready,
+        None => {
+            let client = database.connect().await?;
+            let question = Question::of_publication(source.publication.get_ref());
+            let question = prepare(&client, &question).await?;
+            connection.insert((client, question))
+        }
+    };
+    let mut withdrawn = None;
+    for Withdrawal { sql, why } in withdrawals(&ask_prepared(client, question).await?) {
+        client.batch_execute(&sql).await.with_context(|| format!("{why}; `{sql}`"))?;
+        log_withdrawn(source, &why);
+        withdrawn = Some(why.subject);
+    }
+    Ok(withdrawn)
+}

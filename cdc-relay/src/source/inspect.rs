@@ -1,0 +1,62 @@
+//! Looks at the database before streaming: which cluster it is, and how the slot stands.
+
+use crate::checkpoint::state::{Cluster, Slot};
+use crate::postgres::lsn::Lsn;
+use crate::postgres::session::{Row, Session, WireError};
+use crate::postgres::sql::{self, literal};
+
+pub fn text(row: &Row, index: usize) -> &str {
+    row.get(index).and_then(Option::as_deref).unwrap_or_default()
+}
+
+/// The cluster, and the name of the session's database.
+pub fn cluster(session: &mut Session) -> Result<(Cluster, String), WireError> {
+    let rows = session.query("IDENTIFY_SYSTEM")?;
+    let row =
+        rows.first().ok_or_else(|| WireError::Protocol("IDENTIFY_SYSTEM answered nothing".to_owned()))?;
+    let cluster = Cluster {
+        system_id: text(row, 0).to_owned(),
+        timeline: text(row, 1).parse().unwrap_or_default(),
+        flush: text(row, 2).parse().unwrap_or_default(),
+    };
+    Ok((cluster, text(row, 3).to_owned()))
+}
+
+/// Whether the server is in recovery, as a standby is until it is promoted.
+pub fn standby(session: &mut Session) -> Result<bool, WireError> {
+    let rows = session.query("select pg_catalog.pg_is_in_recovery()")?;
+    Ok(rows.first().is_some_and(|row| text(row, 0) == "t"))
+}
+
+/// The history file of a timeline; empty for the first, which has none.
+pub fn history(session: &mut Session, timeline: u32) -> Result<String, WireError> {
+    if timeline <= 1 {
+        return Ok(String::new());
+    }
+    let rows = session.query(&format!("TIMELINE_HISTORY {timeline}"))?;
+    Ok(rows.first().map(|row| text(row, 1).to_owned()).unwrap_or_default())
+}
+
+pub fn slot(session: &mut Session, name: &str) -> Result<Option<Slot>, WireError> {
+    let rows = session.query(&format!(
+        "select plugin, database, coalesce(wal_status, 'lost'), confirmed_flush_lsn, active_pid \
+         from pg_catalog.pg_replication_slots where slot_name = {}",
+        literal(name)
+    ))?;
+    Ok(rows.first().map(|row| Slot {
+        plugin: text(row, 0).to_owned(),
+        database: text(row, 1).to_owned(),
+        wal_status: text(row, 2).to_owned(),
+        confirmed: text(row, 3).parse::<Lsn>().ok(),
+        active_pid: text(row, 4).parse().ok(),
+    }))
+}
+
+/// The command that makes the slot.
+pub fn slot_creation(name: &str) -> String {
+    // No snapshot: the rows that exist already are told by reconcile, not by a first start.
+    format!(
+        "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT",
+        sql::replication_identifier(name)
+    )
+}

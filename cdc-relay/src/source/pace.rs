@@ -1,0 +1,161 @@
+//! When to read: pure, and what everything costs follows from it.
+//!
+//! Reads come in rounds. A round ends when the socket is drained, or when it has brought enough. The next one begins
+//! when all of it has landed, or at once if nothing is in flight. So a lone row waits for nothing, rows that come
+//! meanwhile share the broker's requests, which it pays for one by one, and the producer never holds what it cannot
+//! send yet (`kafka`).
+//!
+//! A round of more than a handful of rows also waits out `ROUND`, since a reader that takes each message as it comes
+//! makes the server send them one by one.
+
+use std::time::{Duration, Instant};
+
+use crate::sinks::load::Load;
+
+/// Bytes of the log from which a round is more than a handful of rows.
+const SOME: usize = 4 << 10;
+/// From here on it is backlog.
+const BACKLOG: usize = 64 << 10;
+/// A read of this size leaves more behind.
+const MORE: usize = 16 << 10;
+/// A round ends here even if there is more, so that what has landed is looked after.
+const ENOUGH: usize = 512 << 10;
+const ROUND: Duration = Duration::from_millis(5);
+/// A partition that does not answer holds up the others no longer than this.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// What to do now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Read without asking: there is something, or soon will be.
+    Read,
+    /// Wait until the socket has something.
+    Listen,
+    /// Leave the socket alone for so long, or until no more than `in_flight` bytes are in flight (negative: for all
+    /// of that time).
+    Pause { time: Duration, in_flight: i64 },
+}
+
+#[derive(Debug)]
+pub struct Pace {
+    began: Instant,
+    /// Bytes of the log read in this round.
+    read: usize,
+    /// Whether the round before was backlog.
+    backlog: bool,
+    over: bool,
+}
+
+impl Pace {
+    pub fn new(now: Instant) -> Pace {
+        Pace { began: now, read: 0, backlog: false, over: true }
+    }
+
+    /// A read brought `bytes` of the log.
+    pub fn read(&mut self, now: Instant, bytes: usize) {
+        if self.over {
+            *self = Pace { began: now, read: 0, backlog: self.read >= BACKLOG, over: false };
+        }
+        self.read += bytes;
+        self.over = bytes < MORE || self.read >= ENOUGH;
+    }
+
+    /// What a read of so many bytes amounts to, with the round that it begins or belongs to.
+    pub fn load(&self, bytes: usize) -> Load {
+        let (read, backlog) =
+            if self.over { (bytes, self.read >= BACKLOG) } else { (self.read + bytes, self.backlog) };
+        match read {
+            BACKLOG.. => Load::Backlog,
+            // The first read of a round brings what fits the window, and no more.
+            SOME.. if backlog => Load::Backlog,
+            SOME.. => Load::Some,
+            _ => Load::Handful,
+        }
+    }
+
+    pub fn next(&self, now: Instant, in_flight: i64) -> Next {
+        if !self.over {
+            return Next::Read;
+        }
+        let elapsed = now.saturating_duration_since(self.began);
+        if self.read >= SOME && elapsed < ROUND {
+            return Next::Pause { time: ROUND - elapsed, in_flight: -1 };
+        }
+        if in_flight > 0 && elapsed < PATIENCE {
+            return Next::Pause { time: PATIENCE - elapsed, in_flight: 0 };
+        }
+        if self.read >= SOME { Next::Read } else { Next::Listen }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(reads: &[usize]) -> (Pace, Instant) {
+        let began = Instant::now();
+        let mut pace = Pace::new(began);
+        reads.iter().for_each(|&bytes| pace.read(began, bytes));
+        (pace, began)
+    }
+
+    #[test]
+    fn with_nothing_in_flight_the_socket_is_listened_to() {
+        let (pace, now) = after(&[]);
+        assert_eq!(pace.next(now, 0), Next::Listen);
+        let (pace, now) = after(&[300]);
+        assert_eq!(pace.next(now, 0), Next::Listen);
+    }
+
+    #[test]
+    fn a_handful_in_flight_is_awaited_but_not_for_ever() {
+        let (pace, began) = after(&[300]);
+        assert_eq!(pace.next(began, 1500), Next::Pause { time: PATIENCE, in_flight: 0 });
+        assert_eq!(pace.next(began + PATIENCE, 1500), Next::Listen);
+    }
+
+    #[test]
+    fn more_than_a_handful_waits_out_the_round_and_then_for_its_landing() {
+        let (pace, began) = after(&[SOME]);
+        assert_eq!(pace.next(began, 0), Next::Pause { time: ROUND, in_flight: -1 });
+        assert_eq!(pace.next(began + ROUND, 1), Next::Pause { time: PATIENCE - ROUND, in_flight: 0 });
+        assert_eq!(pace.next(began + ROUND, 0), Next::Read);
+    }
+
+    #[test]
+    fn a_socket_that_is_not_drained_is_read_on_until_it_is_enough() {
+        let (mut pace, began) = after(&[MORE]);
+        assert_eq!(pace.next(began, 100), Next::Read);
+        pace.read(began, ENOUGH);
+        assert!(matches!(pace.next(began, 200), Next::Pause { .. }));
+    }
+
+    #[test]
+    fn under_backlog_too_nothing_is_read_while_anything_is_in_flight() {
+        let (pace, began) = after(&[BACKLOG, 10]);
+        let later = began + ROUND;
+        assert_eq!(pace.next(later, 1), Next::Pause { time: PATIENCE - ROUND, in_flight: 0 });
+        assert_eq!(pace.next(later, 0), Next::Read);
+    }
+
+    #[test]
+    fn an_empty_read_ends_the_haste() {
+        let (mut pace, began) = after(&[BACKLOG, 10]);
+        let later = began + PATIENCE;
+        pace.read(later, 0);
+        assert_eq!(pace.next(later, 0), Next::Listen);
+    }
+
+    #[test]
+    fn how_much_there_is() {
+        let load = |before: &[usize], bytes| after(before).0.load(bytes);
+        assert_eq!(load(&[], 300), Load::Handful);
+        assert_eq!(load(&[], SOME), Load::Some);
+        assert_eq!(load(&[], BACKLOG), Load::Backlog);
+        assert_eq!(load(&[MORE], BACKLOG - MORE), Load::Backlog, "one round");
+        assert_eq!(load(&[MORE, 10], MORE), Load::Some, "another");
+        assert_eq!(load(&[BACKLOG, 10], SOME), Load::Backlog, "after backlog, more of it");
+        assert_eq!(load(&[BACKLOG, 10, MORE], 300), Load::Backlog, "in the round after it");
+        assert_eq!(load(&[BACKLOG, 10], 300), Load::Handful, "it is over");
+    }
+}

@@ -1,0 +1,437 @@
+//! One replication session: reads, tells, confirms. A loop on a thread of its own, without a task or a channel
+//! between the socket and the producer.
+//!
+//! When to read is decided by `pace`.
+
+mod intake;
+mod publication;
+mod release;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::checkpoint::continuity::History;
+use crate::checkpoint::progress::{Progress, Sink, Ticket};
+use crate::checkpoint::state::{Memory, Phase};
+use crate::failpoints::{Place, reach};
+use crate::observe::metrics::SourceMetrics;
+use crate::observe::status::{State, Status};
+use crate::postgres::connection_url::Database;
+use crate::postgres::decode::pgoutput::Scratch;
+use crate::postgres::lsn::{Lsn, PgTime};
+use crate::postgres::replication_stream::Replication;
+use crate::routes::route::Transaction;
+use crate::sinks::acks::{Ack, Acks};
+use crate::sinks::emit::Teller;
+use crate::sinks::kafka::Sent;
+use crate::sinks::stall::{Stall, Verdict};
+use crate::sinks::topics::Reader;
+use crate::source::backfill::snapshot::{self, Snapshots};
+use crate::source::coverage::record::Healed;
+use crate::source::pace::{Next, Pace};
+use crate::source::watch::Watch;
+
+/// Postgres hears from us at least and at most so often.
+const STATUS_MOST: Duration = Duration::from_millis(100);
+const STATUS_LEAST: Duration = Duration::from_secs(1);
+/// The memory is written at most so often after transactions, and after mere idle progress.
+const MEMORY: Duration = Duration::from_millis(200);
+const MEMORY_IDLE: Duration = Duration::from_secs(1);
+/// No word from the server for so long, although asked: the connection is dead.
+const SILENCE: Duration = Duration::from_secs(30);
+/// How long a stop waits for what is in flight, and how long a broken session does.
+const DRAIN: Duration = Duration::from_secs(10);
+const DRAIN_BROKEN: Duration = Duration::from_secs(2);
+
+/// Where a session starts.
+pub struct Origin {
+    pub memory: Memory,
+    /// Where the server begins, at or before what the memory has.
+    pub begin: Lsn,
+    pub status: Status,
+    /// Where the session before ended with an error of the server's; it streams when it has come so far.
+    pub doubt: Lsn,
+    pub watch: Watch,
+    /// Breaks of the publication after which the rows were read again.
+    pub healed: Vec<Healed>,
+    pub memory_key: String,
+    pub memory_topic: String,
+    pub in_flight_bytes: i64,
+    pub first_ticket: Ticket,
+    /// Commits up to here were told by this process before.
+    pub told: Lsn,
+    /// Sessions in a row that ended because Kafka answered and took nothing.
+    pub stalls: u32,
+}
+
+/// Where the dead letters are read again, and the rows that they are of.
+#[derive(Clone, Copy)]
+pub struct Letters<'a> {
+    pub reader: &'a Reader,
+    pub topic: &'a str,
+    pub database: &'a Database,
+}
+
+pub struct Stream<'a> {
+    wire: Replication,
+    teller: &'a mut Teller,
+    letters: Letters<'a>,
+    acks: Arc<Acks>,
+    metrics: SourceMetrics,
+    origin: Origin,
+    progress: Progress,
+    transaction: Transaction,
+    /// The ticket of the open transaction; `None` in one that is passed over.
+    open: Option<Ticket>,
+    in_transaction: bool,
+    history: History,
+    streaming: bool,
+    /// Where the chain of positions stands.
+    last_told: Lsn,
+    scratch: Scratch,
+    landed: Vec<Ack>,
+    /// Written and not yet acknowledged.
+    writing: Option<Memory>,
+    wrote_at: Instant,
+    idle_only: bool,
+    confirmed_at: Instant,
+    confirmed: Lsn,
+    reply_wanted: bool,
+    heard_at: Instant,
+    pace: Pace,
+    stall: Stall,
+    stalls: u32,
+    /// Of the open transaction.
+    xid: u32,
+    /// The tables whose existing rows are not all told.
+    snapshots: Option<Snapshots>,
+}
+
+/// What the next session of this process has to know.
+pub struct Leftover {
+    pub next_ticket: Ticket,
+    pub told: Lsn,
+    pub stalls: u32,
+}
+
+impl<'a> Stream<'a> {
+    pub fn new(
+        wire: Replication,
+        (teller, letters): (&'a mut Teller, Letters<'a>),
+        acks: &Arc<Acks>,
+        metrics: &SourceMetrics,
+        (origin, snapshots): (Origin, Option<Snapshots>),
+    ) -> Stream<'a> {
+        let now = Instant::now();
+        let chain = origin.memory.chain;
+        let cluster = format!("{}/{}", origin.memory.system_id, origin.memory.timeline);
+        Stream {
+            wire,
+            teller,
+            letters,
+            acks: Arc::clone(acks),
+            metrics: metrics.clone(),
+            progress: Progress::new(origin.first_ticket, origin.begin, chain),
+            transaction: Transaction { cluster, ..Transaction::default() },
+            open: None,
+            in_transaction: false,
+            history: History::new(origin.memory.last, origin.begin),
+            streaming: false,
+            last_told: chain,
+            scratch: Scratch::default(),
+            landed: Vec::new(),
+            writing: None,
+            wrote_at: now,
+            idle_only: true,
+            confirmed_at: now,
+            confirmed: Lsn::ZERO,
+            reply_wanted: true,
+            heard_at: now,
+            pace: Pace::new(now),
+            stall: Stall::new(now, origin.stalls),
+            stalls: origin.stalls,
+            xid: 0,
+            snapshots,
+            origin,
+        }
+    }
+
+    /// Streams until told to stop (`Ok`) or something breaks. Either way waits a while for what is in flight, and
+    /// remembers it, so that the next session tells as little as possible again.
+    pub fn run(mut self) -> (Result<()>, Leftover) {
+        let mut result = self.stream();
+        if self.acks.failure().is_none() {
+            let drained = self.drain();
+            if result.is_ok() {
+                result = drained;
+            }
+        }
+        self.report();
+        self.log("session ended");
+        let (next_ticket, told) = (self.progress.next_ticket(), self.origin.told);
+        let leftover = Leftover { next_ticket, told, stalls: self.stalls };
+        self.wire.close();
+        (result, leftover)
+    }
+
+    fn stream(&mut self) -> Result<()> {
+        while !self.acks.stopping() {
+            self.collect()?;
+            self.heed_publication()?;
+            self.note_snapshots()?;
+            self.remember(false)?;
+            self.step_snapshots()?;
+            self.confirm()?;
+            self.watch();
+            self.announce();
+            if self.wait()? {
+                self.read()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads nothing more, and waits until all that was told is acknowledged, remembered and confirmed.
+    fn drain(&mut self) -> Result<()> {
+        let until = Instant::now() + if self.acks.stopping() { DRAIN } else { DRAIN_BROKEN };
+        let open = usize::from(self.open.is_some());
+        while Instant::now() < until {
+            self.collect()?;
+            let settled = self.progress.pending() == open;
+            if settled
+                && self.writing.is_none()
+                && self.progress.confirmed() <= self.origin.memory.acknowledged
+            {
+                break;
+            }
+            self.note_snapshots()?;
+            self.remember(true)?;
+            self.acks.wake_at(0);
+            self.sleep(Duration::from_millis(2))?;
+        }
+        // The session may be what broke; then the slot learns it next time.
+        let _ = self.wire.confirm(self.confirmable(), false);
+        Ok(())
+    }
+
+    /// It streams once it is sure of the server.
+    fn announce(&mut self) {
+        if !self.streaming && self.history.is_met() && self.progress.confirmed() >= self.origin.doubt {
+            self.streaming = true;
+            self.log("streaming");
+            self.origin.status.set(State::Streaming);
+        }
+    }
+
+    fn log(&self, event: &str) {
+        let (source, memory) = (&self.metrics.name, &self.origin.memory);
+        tracing::info!(source, slot = memory.slot, acknowledged = %memory.acknowledged, "{event}");
+    }
+
+    /// What Postgres may be told: nothing (0/0) before the stream has come to where the memory is. Until then it is
+    /// not sure that the server has what was acknowledged.
+    fn confirmable(&self) -> Lsn {
+        let acknowledged = self.origin.memory.acknowledged;
+        if self.progress.confirmed() >= acknowledged { acknowledged } else { Lsn::ZERO }
+    }
+
+    /// Takes what the sinks have reported.
+    fn collect(&mut self) -> Result<()> {
+        if let Some(reason) = self.acks.failure() {
+            bail!("{reason}");
+        }
+        self.acks.take(&mut self.landed);
+        if self.landed.is_empty() {
+            return Ok(());
+        }
+        let (now, time) = (Instant::now(), PgTime::now());
+        let seconds = time.unix_seconds();
+        for ack in self.landed.drain(..) {
+            self.metrics.acknowledged_at[ack.sink as usize].set(seconds);
+            if ack.sink == Sink::Kafka {
+                self.stall.moved(ack.at);
+                self.stalls = 0;
+            }
+            if let Some(settled) = self.progress.acknowledge(ack.ticket, ack.sink, ack.count) {
+                reach(match settled.sink {
+                    Sink::Kafka => Place::AfterKafka,
+                    Sink::Rabbit => Place::AfterRabbit,
+                });
+                let ago = now.saturating_duration_since(ack.at).as_micros() as i64;
+                let since = time.0 - settled.committed_at.0 - ago;
+                self.metrics.latency[settled.sink as usize].observe(since.max(0) as f64 / 1e6);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the memory when there is something new, and takes note when it is acknowledged.
+    fn remember(&mut self, at_once: bool) -> Result<()> {
+        if self.teller.kafka().state_written()
+            && let Some(memory) = self.writing.take()
+        {
+            self.origin.memory = memory;
+            reach(Place::AfterMemory);
+        }
+        let confirmed = self.progress.confirmed();
+        let interval = if self.idle_only { MEMORY_IDLE } else { MEMORY };
+        if self.writing.is_some()
+            || confirmed <= self.origin.memory.acknowledged
+            || (!at_once && self.wrote_at.elapsed() < interval)
+        {
+            return Ok(());
+        }
+        reach(Place::BeforeMemory);
+        let memory = Memory {
+            acknowledged: confirmed,
+            chain: self.progress.chain(),
+            last: self.progress.last().unwrap_or(self.origin.memory.last),
+            told: self.origin.told.max(confirmed),
+            vouched: self.origin.watch.vouched().min(confirmed).max(self.origin.memory.vouched),
+            phase: Phase::Streaming,
+            ..self.origin.memory.clone()
+        };
+        let value = serde_json::to_vec(&memory)?;
+        let record = (self.origin.memory_key.as_str(), value.as_slice());
+        let sent = self.teller.kafka().remember(&self.origin.memory_topic, record)?;
+        if sent == Sent::Taken {
+            self.metrics.memory_writes.inc();
+            self.writing = Some(memory);
+            self.wrote_at = Instant::now();
+            self.idle_only = true;
+        }
+        Ok(())
+    }
+
+    /// Lets the snapshots read on. The rows of a chunk are told by `intake`, where the stream meets its mark.
+    fn step_snapshots(&mut self) -> Result<()> {
+        let Some(snapshots) = &mut self.snapshots else { return Ok(()) };
+        if snapshots.is_over() {
+            self.snapshots = None;
+            return Ok(());
+        }
+        snapshots.step(Instant::now())
+    }
+
+    /// Notes how far the snapshots are acknowledged; before the memory, which is waited for.
+    fn note_snapshots(&mut self) -> Result<()> {
+        let Stream { snapshots: Some(snapshots), teller, progress, origin, .. } = self else { return Ok(()) };
+        snapshots.settle(progress.confirmed(), |table, value| {
+            let key = snapshot::record_key(&origin.memory_key, table);
+            Ok(teller.kafka().note(&origin.memory_topic, (&key, value))? == Sent::Taken)
+        })
+    }
+
+    /// Tells Postgres what is acknowledged and remembered.
+    fn confirm(&mut self) -> Result<()> {
+        let since = self.confirmed_at.elapsed();
+        let (confirmable, before) = (self.confirmable(), self.confirmed);
+        let news = confirmable > before || self.reply_wanted;
+        if since < STATUS_MOST || (!news && since < STATUS_LEAST) {
+            return Ok(());
+        }
+        let silent = self.heard_at.elapsed();
+        let listening = self.full().is_none();
+        if listening && silent > SILENCE {
+            bail!("no word from Postgres for {} s", silent.as_secs());
+        }
+        self.confirmed = before.max(confirmable);
+        self.wire.confirm(confirmable, listening && silent > SILENCE / 6)?;
+        if self.confirmed > before {
+            reach(Place::AfterConfirm);
+        }
+        self.confirmed_at = Instant::now();
+        self.reply_wanted = false;
+        self.metrics.status_updates.inc();
+        self.report();
+        Ok(())
+    }
+
+    /// Shows what is under way.
+    fn report(&self) {
+        for sink in [Sink::Kafka, Sink::Rabbit] {
+            self.metrics.in_flight[sink as usize].set(self.acks.bytes(sink));
+        }
+        self.metrics.pending.set(self.progress.pending() as i64);
+        self.metrics.oldest_pending.set(self.progress.oldest().map_or(f64::NAN, PgTime::unix_seconds));
+    }
+
+    /// Ends the session if Kafka answers but takes nothing from our client.
+    fn watch(&mut self) {
+        let now = Instant::now();
+        if self.writing.is_none() && self.acks.bytes(Sink::Kafka) == 0 {
+            self.stall.moved(now);
+        }
+        match self.stall.judge(now, self.teller.kafka().answered()) {
+            Verdict::Fine => {}
+            Verdict::Ask => self.teller.kafka().ask(),
+            Verdict::GiveUp => {
+                self.stalls += 1;
+                let lasted = self.stall.lasted(now).as_secs();
+                // As a failure, so that the next session makes new clients.
+                self.acks.fail(format!("Kafka answers, but took nothing for {lasted} s"));
+            }
+        }
+    }
+
+    /// A sink that has all it may have in flight.
+    fn full(&self) -> Option<Sink> {
+        let full = |sink: &Sink| self.acks.bytes(*sink) >= self.origin.in_flight_bytes;
+        [Sink::Kafka, Sink::Rabbit].into_iter().find(full)
+    }
+
+    /// Waits for the moment to read. False: not yet; look after the timers first.
+    fn wait(&mut self) -> Result<bool> {
+        let busy = self.progress.pending() > 0
+            || self.writing.is_some()
+            || self.progress.confirmed() > self.origin.memory.acknowledged;
+        let timer = if busy { STATUS_MOST / 2 } else { STATUS_LEAST / 2 };
+        if let Some(sink) = self.full() {
+            let since = Instant::now();
+            self.acks.wake_at(self.origin.in_flight_bytes / 2);
+            if self.full().is_some() {
+                self.sleep(timer)?;
+            }
+            self.acks.no_wake();
+            self.heard_at = Instant::now();
+            let waited = self.heard_at.saturating_duration_since(since);
+            self.metrics.backpressure[sink as usize].inc_by(waited.as_secs_f64());
+            return Ok(false);
+        }
+        match self.pace.next(Instant::now(), self.acks.bytes(Sink::Kafka)) {
+            Next::Read => return Ok(true),
+            Next::Pause { time, in_flight } => {
+                self.acks.wake_at(in_flight);
+                if self.acks.bytes(Sink::Kafka) > in_flight {
+                    self.sleep(time.min(timer))?;
+                }
+                self.acks.no_wake();
+                return Ok(false);
+            }
+            Next::Listen => {}
+        }
+        let ready = self.wire.wait(&*self.acks, timer)?;
+        if ready.woken {
+            self.acks.drain_wake();
+        }
+        Ok(ready.server)
+    }
+
+    /// Sleeps until woken by the sinks.
+    fn sleep(&self, timeout: Duration) -> Result<()> {
+        wait_for(&mut [PollFd::new(&*self.acks, PollFlags::IN)], timeout)?;
+        self.acks.drain_wake();
+        Ok(())
+    }
+}
+
+fn wait_for(fds: &mut [PollFd<'_>], timeout: Duration) -> Result<()> {
+    let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+    match poll(fds, Some(&timeout)) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(error) => Err(error).context("poll"),
+    }
+}

@@ -1,0 +1,175 @@
+//! What comes in: frames to messages, messages to transactions and rows.
+
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use super::Stream;
+use crate::checkpoint::state;
+use crate::dead_letter::release::{self, Order};
+use crate::postgres::decode::pgoutput::{self, Message, Tuple};
+use crate::postgres::lsn::{Lsn, PgTime};
+use crate::postgres::replication_stream::Frame;
+use crate::routes::template::{Op, Row};
+use crate::sinks::emit::Open;
+use crate::source::backfill::snapshot::{self, Mark};
+
+/// What a logical message wants, by its prefix.
+enum Command {
+    Release(Order),
+    /// A chunk of existing rows has its place here.
+    Mark(Option<Mark>),
+    /// Not meant for us, or not understood: anybody may write messages.
+    Nothing,
+}
+
+impl Command {
+    fn read(prefix: &str, content: &[u8]) -> Command {
+        match prefix {
+            release::PREFIX => match Order::read(content) {
+                Ok(order) => Command::Release(order),
+                Err(error) => {
+                    tracing::warn!(%error, prefix, "a message in the log is not understood");
+                    Command::Nothing
+                }
+            },
+            snapshot::PREFIX => Command::Mark(Mark::parse(content)),
+            _ => Command::Nothing,
+        }
+    }
+}
+
+impl Stream<'_> {
+    /// Reads once, and takes in every whole frame.
+    pub(super) fn read(&mut self) -> Result<()> {
+        let read = self.wire.read()?;
+        let now = Instant::now();
+        if read > 0 {
+            self.heard_at = now;
+        }
+        self.metrics.reads.inc();
+        self.metrics.received_bytes.inc_by(read as u64);
+        self.teller.expect(self.pace.load(read));
+        while let Some(frame) = self.wire.frame()? {
+            match frame {
+                Frame::Data(range) => self.message(&range)?,
+                Frame::Keepalive { wal_end, reply } => {
+                    self.reply_wanted |= reply;
+                    if !self.in_transaction {
+                        self.history.idle(wal_end)?;
+                        self.progress.idle(wal_end);
+                    }
+                }
+            }
+        }
+        self.pace.read(now, read);
+        Ok(())
+    }
+
+    fn message(&mut self, range: &std::ops::Range<usize>) -> Result<()> {
+        let Stream { wire, scratch, teller, progress, transaction, snapshots, .. } = self;
+        let message = pgoutput::decode(wire.bytes(range), scratch)?;
+        if let Some(snapshots) = snapshots {
+            snapshots.hear(&message, self.xid);
+        }
+        let (relation, row) = match message {
+            Message::Insert { relation, new } => (relation, Row::insert(new)),
+            Message::Update { relation, old, new } => (relation, Row { op: Op::Update, new, old }),
+            Message::Delete { relation, old } => (relation, Row::delete(old)),
+            Message::Relation(relation) => return teller.relation(&relation),
+            Message::Begin { commit_lsn, committed_at, xid } => {
+                self.xid = xid;
+                return self.begin(commit_lsn, committed_at);
+            }
+            Message::Commit { commit_lsn, end_lsn, .. } => return self.commit(commit_lsn, end_lsn),
+            Message::Truncate { relations, .. } => {
+                let oids: Vec<u32> =
+                    relations.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid)).collect();
+                return self.truncate(&oids);
+            }
+            Message::Logical { transactional, prefix, content, .. } => {
+                let command = if transactional { Command::read(prefix, content) } else { Command::Nothing };
+                return self.logical(command);
+            }
+            Message::Origin { .. } | Message::Type { .. } => return Ok(()),
+        };
+        let Some(ticket) = self.open else { return Ok(()) };
+        let again = transaction.commit_lsn < self.origin.told;
+        let mut open = Open { transaction, ticket, progress, again };
+        teller.row(relation, &row, &mut open)
+    }
+
+    /// What a command told the relay by a message in the log. It is done at this place of the stream: after all
+    /// that was committed before, and before all that comes later.
+    fn logical(&mut self, command: Command) -> Result<()> {
+        if self.open.is_none() {
+            return Ok(()); // done, and acknowledged by every sink
+        }
+        match command {
+            Command::Release(order) => self.release(&order),
+            Command::Mark(mark) => self.mark(mark),
+            Command::Nothing => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, commit_lsn: Lsn, committed_at: PgTime) -> Result<()> {
+        if self.in_transaction {
+            bail!("a transaction began inside another");
+        }
+        self.in_transaction = true;
+        // The memory was written before the slot was confirmed: all sinks have these already.
+        if self.history.begins(state::Mark { commit_lsn, committed_at: committed_at.0 })? {
+            self.open = None;
+            return Ok(());
+        }
+        let transaction = &mut self.transaction;
+        (transaction.commit_lsn, transaction.committed_at) = (commit_lsn, committed_at);
+        (transaction.previous, transaction.rows, transaction.told) = (self.last_told, 0, 0);
+        (transaction.retold, transaction.existing) = (false, false);
+        transaction.time.clear();
+        committed_at.write_rfc3339(&mut transaction.time);
+        self.open = Some(self.progress.begin(commit_lsn, committed_at));
+        Ok(())
+    }
+
+    /// The stream met the mark of a chunk of existing rows.
+    fn mark(&mut self, mark: Option<Mark>) -> Result<()> {
+        let Stream { teller, progress, transaction, snapshots, .. } = self;
+        let (Some(mark), Some(ticket), Some(snapshots)) = (mark, self.open, snapshots) else { return Ok(()) };
+        (transaction.retold, transaction.existing) = (true, true);
+        let mut open = Open { transaction, ticket, progress, again: false };
+        snapshots.meet(mark, teller, &mut open)
+    }
+
+    fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<()> {
+        if !self.in_transaction {
+            bail!("a transaction ended that had not begun");
+        }
+        self.in_transaction = false;
+        self.metrics.transactions.inc();
+        if self.open.take().is_some() {
+            if self.progress.commit(end_lsn) {
+                self.last_told = commit_lsn;
+            }
+            self.idle_only = false;
+            self.origin.told = self.origin.told.max(end_lsn);
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, relations: &[u32]) -> Result<()> {
+        let Some(ticket) = self.open else { return Ok(()) };
+        for relation in relations {
+            let Stream { teller, progress, transaction, .. } = self;
+            let mut open = Open { transaction, ticket, progress, again: false };
+            let row = Row::insert(Tuple::none());
+            teller.untellable(
+                *relation,
+                &row,
+                ("truncate", "the table was truncated, which no route can tell"),
+                &mut open,
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,32 @@
+//! What the watch over the publication has noticed.
+
+use anyhow::{Result, bail};
+
+use super::Stream;
+use crate::sinks::kafka::Sent;
+use crate::source::coverage::record::{Record, record_key};
+use crate::source::watch::Notice;
+
+impl Stream<'_> {
+    /// Goes on where more is sent than before, and ends where less may have been.
+    pub(super) fn heed_publication(&mut self) -> Result<()> {
+        while let Some(notice) = self.origin.watch.notice() {
+            let coverage = match notice {
+                Notice::Refused(refusal) => return Err(refusal.into()),
+                Notice::Rekeyed(what) => bail!(
+                    "{what}: a new session names its rows by it. What was emitted under another key stays where it is; \
+                     `cdc-relay reconcile` emits every row again"
+                ),
+                Notice::Changed(coverage) => coverage,
+            };
+            let record = Record { coverage, healed: self.origin.healed.clone(), broken: None };
+            let (key, value) = (record_key(&self.origin.memory_key), serde_json::to_vec(&record)?);
+            if self.teller.kafka().note(&self.origin.memory_topic, (&key, &value))? != Sent::Taken {
+                return Ok(());
+            }
+            self.log("the publication sends more of the tables with routes than before, or these have other columns");
+            self.origin.watch.heeded();
+        }
+        Ok(())
+    }
+}

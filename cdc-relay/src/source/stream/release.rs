@@ -1,0 +1,244 @@
+//! Releases halted keys, at the place in the stream where it was ordered. What is decided, and why it holds: see
+//! `release`. Meanwhile nothing is read from the stream; Postgres is still answered.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rdkafka::message::Message;
+
+use super::Stream;
+use crate::dead_letter::halts::{unrouted, untellable};
+use crate::dead_letter::record::Letter;
+use crate::dead_letter::release::{Note, Order, Pass};
+use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::decode::row_builder::Made;
+use crate::postgres::lsn::PgTime;
+use crate::routes::route::Plan;
+use crate::routes::template::{Problem, Row};
+use crate::sinks::emit::{Again, Open, Teller};
+use crate::sinks::topics::Step;
+use crate::source::backfill::current_row::{Present, stands_for};
+
+/// Between two looks at what the sinks and the server want.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// So many tables' plans are kept; a table has a new one for every change of its columns.
+const MOST_PLANS: usize = 64;
+
+/// What it takes to tell letters.
+struct Desk<'a> {
+    present: Present<'a>,
+    made: Made,
+    plans: Vec<(Relation, Rc<Plan>)>,
+}
+
+impl Desk<'_> {
+    /// The routes for a table as it was.
+    fn plan(&mut self, teller: &mut Teller, relation: &Relation) -> Result<Rc<Plan>> {
+        if let Some((_, plan)) = self.plans.iter().find(|(known, _)| known == relation) {
+            return Ok(Rc::clone(plan));
+        }
+        if self.plans.len() == MOST_PLANS {
+            self.plans.clear();
+        }
+        let plan = Rc::new(teller.plan_as_was(relation)?);
+        self.plans.push((relation.clone(), Rc::clone(&plan)));
+        Ok(plan)
+    }
+}
+
+impl Stream<'_> {
+    /// Tells the letters that the order names, and writes to their topic what became of it.
+    pub(super) fn release(&mut self, order: &Order) -> Result<()> {
+        if order.source != self.teller.source().name.get_ref().as_str() {
+            return Ok(()); // another slot of this database is meant
+        }
+        // From here on every letter of an earlier row stands in the topic.
+        self.settle()?;
+        let mut pass = Pass::new(order, self.teller.halted());
+        if let Some(from) = pass.from() {
+            self.teller.expect_much();
+            self.tell_letters(&mut pass, from)?;
+            // A key is released only when its letters are where they belong.
+            self.settle()?;
+        }
+        for note in pass.notes() {
+            self.note(&note)?;
+            self.make_room()?;
+        }
+        self.settle()?;
+        // A key that is halted again has its letters from here on.
+        let end = self.letters.reader.open(self.letters.topic, i64::MAX)?.end();
+        self.teller.letters_from(end);
+        self.letters.reader.rest();
+        Ok(())
+    }
+
+    fn tell_letters(&mut self, pass: &mut Pass<'_>, from: i64) -> Result<()> {
+        let letters = self.letters;
+        let publication = self.teller.source().publication.get_ref().clone();
+        let present = Present::new(letters.database, &publication);
+        let mut desk = Desk { present, made: Made::default(), plans: Vec::new() };
+        let mut reading = letters.reader.open(letters.topic, from)?;
+        loop {
+            self.make_room()?;
+            let message = match reading.next(PATIENCE)? {
+                Step::Record(message) => message,
+                Step::Wait => continue,
+                Step::End => return Ok(()),
+            };
+            let (offset, Some(value)) = (message.offset(), message.payload()) else { continue };
+            let Some(letter) = Letter::read(value).context("a dead letter is not readable")? else {
+                continue;
+            };
+            if !pass.wants(offset, &letter) {
+                continue;
+            }
+            let at = message.timestamp().to_millis().map_or_else(PgTime::now, PgTime::from_unix_millis);
+            match self.tell_letter(&letter, at, &mut desk)? {
+                Ok(()) => pass.told(&letter),
+                Err(problem) => pass.failed(offset, &letter, &problem.0),
+            }
+        }
+    }
+
+    /// Tells a letter's row from the letter, or, if that cannot be, from its table.
+    fn tell_letter(
+        &mut self,
+        letter: &Letter,
+        at: PgTime,
+        desk: &mut Desk<'_>,
+    ) -> Result<Result<(), Problem>> {
+        if letter.destination == untellable(&letter.table) {
+            return Ok(Err(Problem(letter.reason.clone())));
+        }
+        let relation = match desk.present.relation_of(letter)? {
+            Ok(relation) => relation,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let plan = desk.plan(self.teller, &relation)?;
+        if let Err(problem) = leads(&plan, letter) {
+            return Ok(Err(problem));
+        }
+        letter.fill(&plan.shape, &mut desk.made);
+        let row = letter.row(desk.made.tuple()?);
+        let Err(problem) = self.again(letter, at, (&plan, &row))? else { return Ok(Ok(())) };
+        Ok(self
+            .tell_present(letter, at, desk)?
+            .map_err(|why| if why == problem { why } else { Problem(format!("{}; {}", problem.0, why.0)) }))
+    }
+
+    /// Tells the row that the table has now, if it is the same version as the letter's.
+    fn tell_present(
+        &mut self,
+        letter: &Letter,
+        at: PgTime,
+        desk: &mut Desk<'_>,
+    ) -> Result<Result<(), Problem>> {
+        let relation = match desk.present.fill(letter, &mut desk.made)? {
+            Ok(relation) => relation,
+            Err(problem) => return Ok(Err(problem)),
+        };
+        let plan = desk.plan(self.teller, &relation)?;
+        let row = Row::insert(desk.made.tuple()?);
+        let id = self.teller.id((&plan, &row), &letter.destination, &letter.transaction(at));
+        if !stands_for(letter, id.as_deref(), (&plan.shape, &row)) {
+            return Ok(Err(Problem("the row has changed since, so its table cannot help".to_owned())));
+        }
+        self.again(letter, at, (&plan, &row))
+    }
+
+    fn again(
+        &mut self,
+        letter: &Letter,
+        at: PgTime,
+        (plan, row): (&Plan, &Row<'_>),
+    ) -> Result<Result<(), Problem>> {
+        let ticket = self.open.context("no transaction is open")?;
+        let mut transaction = letter.transaction(at);
+        let (transaction, progress) = (&mut transaction, &mut self.progress);
+        let mut open = Open { transaction, ticket, progress, again: false };
+        let to = if letter.destination == unrouted(&letter.table) {
+            Again::All
+        } else {
+            Again::Destination(&letter.destination)
+        };
+        self.teller.again((plan, row), to, &mut open)
+    }
+
+    /// Writes what became of a key, and goes by it from now on.
+    fn note(&mut self, note: &Note) -> Result<()> {
+        let ticket = self.open.context("no transaction is open")?;
+        let value = serde_json::to_vec(note)?;
+        let (transaction, progress) = (&mut self.transaction, &mut self.progress);
+        let again = transaction.commit_lsn < self.origin.told;
+        let mut open = Open { transaction, ticket, progress, again };
+        self.teller.note((&note.halts, &value), &mut open)?;
+        self.teller.noted(&value)?;
+        let Note { source, destination, halts, told, passed_over, .. } = note;
+        match &note.reason {
+            _ if note.done => tracing::info!(source, told, passed_over, "the order to release is done"),
+            Some(reason) => tracing::warn!(source, destination, told, "{halts} stays halted: {reason}"),
+            None => tracing::info!(source, destination, told, passed_over, "{halts} released"),
+        }
+        Ok(())
+    }
+
+    /// Waits until every sink has acknowledged all that it was told, and remembers it.
+    fn settle(&mut self) -> Result<()> {
+        loop {
+            self.tend()?;
+            if self.progress.settled() {
+                return Ok(());
+            }
+            self.acks.wake_at(0);
+            self.sleep(PATIENCE)?;
+            self.acks.no_wake();
+        }
+    }
+
+    /// Waits while too much is in flight.
+    fn make_room(&mut self) -> Result<()> {
+        self.tend()?;
+        while self.full().is_some() {
+            self.acks.wake_at(self.origin.in_flight_bytes / 2);
+            self.sleep(PATIENCE)?;
+            self.acks.no_wake();
+            self.tend()?;
+        }
+        Ok(())
+    }
+
+    /// Looks after what does not wait for us: reports of the sinks, the memory, the server's time-out.
+    fn tend(&mut self) -> Result<()> {
+        if self.acks.stopping() {
+            bail!("stopped in the middle of a release, which begins again at the next start");
+        }
+        self.heard_at = Instant::now();
+        self.collect()?;
+        self.heed_publication()?;
+        self.note_snapshots()?;
+        self.remember(false)?;
+        self.confirm()?;
+        self.watch();
+        Ok(())
+    }
+}
+
+/// Whether the letter has anywhere to go.
+fn leads(plan: &Plan, letter: &Letter) -> Result<(), Problem> {
+    let Letter { destination, table, .. } = letter;
+    if plan.unknown {
+        return Err(Problem(format!("the routes neither tell nor ignore {table}")));
+    }
+    let all = *destination == unrouted(table);
+    let mut routes = plan.routes.iter().filter(|route| all || route.leads_to == *destination).peekable();
+    if !all && routes.peek().is_none() {
+        return Err(Problem(format!("no route of {table} leads to {destination} any more")));
+    }
+    if !letter.has_ordinal() && routes.any(|route| !route.has_id()) {
+        let why = "the letter is an older one, without what the event's id is made of";
+        return Err(Problem(format!("{why}: give {table} an `id`")));
+    }
+    Ok(())
+}

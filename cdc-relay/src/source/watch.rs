@@ -1,0 +1,282 @@
+//! Looks every few seconds whether the publication still sends what it did when the session began, beside the stream.
+//!
+//! * On a connection of its own, with one small question; the large one is asked only if the answer to that is another.
+//! * Each look is a transaction that stays open until the next: its snapshot still sees what was replaced meanwhile, and
+//!   so by which transaction.
+//! * A look that fails is made up for: the next one compares with the last that did not.
+//! * Whether the routes still fit is asked beside the looks (`fit`), which do not wait for it.
+
+mod fit;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result, anyhow};
+use tokio::task::AbortHandle;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+use self::fit::Fit;
+use crate::checkpoint::state::Break;
+use crate::checkpoint::state::Refusal;
+use crate::postgres::lsn::Lsn;
+use crate::source::contract::Keys;
+use crate::source::coverage::{Command, Coverage, Replaced, look, losses};
+use crate::source::worker::Wiring;
+
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+/// An answer that takes longer is none.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// What the stream has to know.
+#[derive(Debug, Clone)]
+pub enum Notice {
+    /// More is sent of tables with routes, or under another form: go on, and keep this.
+    Changed(Coverage),
+    /// Rows have another key than the session names them by, which is in the text: a new session has to begin.
+    Rekeyed(String),
+    Refused(Refusal),
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    notices: Mutex<VecDeque<Notice>>,
+    /// There are some.
+    noticed: AtomicBool,
+    /// What was committed up to here was sent under the coverage that is known.
+    vouched: AtomicU64,
+}
+
+/// Looks for as long as it lives.
+pub struct Watch {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+impl Watch {
+    /// `coverage` and `keys`: what the session begins with; `vouched`: up to where the coverage surely was in force.
+    pub fn begin(wiring: &Arc<Wiring>, (coverage, keys): (Coverage, Keys), vouched: Lsn) -> Watch {
+        let shared = Arc::new(Shared::default());
+        shared.vouched.store(vouched.0, Ordering::Release);
+        let looker = Looker {
+            wiring: Arc::clone(wiring),
+            shared: Arc::clone(&shared),
+            coverage,
+            open: None,
+            looked_at: vouched,
+        };
+        let task = wiring.runtime.spawn(looker.run(Fit::new(wiring, keys))).abort_handle();
+        Watch { shared, task }
+    }
+
+    /// The oldest notice. It stays until it is `heeded`.
+    pub fn notice(&self) -> Option<Notice> {
+        if !self.shared.noticed.load(Ordering::Acquire) {
+            return None;
+        }
+        self.shared.notices().front().cloned()
+    }
+
+    /// What was committed up to here was sent under the coverage that is known.
+    pub fn vouched(&self) -> Lsn {
+        Lsn(self.shared.vouched.load(Ordering::Acquire))
+    }
+
+    pub fn heeded(&self) {
+        let mut notices = self.shared.notices();
+        notices.pop_front();
+        self.shared.noticed.store(!notices.is_empty(), Ordering::Release);
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn notices(&self) -> MutexGuard<'_, VecDeque<Notice>> {
+        // The guarded value is valid after any panic.
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection with the transaction of the last look.
+struct Open {
+    client: Client,
+    version: u32,
+    pulse: String,
+}
+
+struct Looker {
+    wiring: Arc<Wiring>,
+    shared: Arc<Shared>,
+    coverage: Coverage,
+    open: Option<Open>,
+    /// Where the log was before the last look.
+    looked_at: Lsn,
+}
+
+impl Looker {
+    async fn run(mut self, mut fit: Fit) {
+        let mut ticks = interval(LOOK_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut outage = Outage::new(&self.wiring, "the publication cannot be watched");
+        loop {
+            tokio::select! {
+                notice = fit.answer() => {
+                    if let Some(notice) = notice {
+                        return self.notify(notice);
+                    }
+                }
+                _ = ticks.tick() => {
+                    let looked = timeout(ANSWER_TIMEOUT, self.look(&mut fit)).await;
+                    match looked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
+                        Ok(None) => outage.is_over(),
+                        Ok(Some(refusal)) => return self.notify(Notice::Refused(refusal)),
+                        Err(error) => {
+                            self.open = None;
+                            outage.goes_on(&error);
+                        }
+                    }
+                    fit.ask();
+                }
+            }
+        }
+    }
+
+    /// One look. `Some`: why the stream must not go on.
+    async fn look(&mut self, fit: &mut Fit) -> Result<Option<Refusal>> {
+        let publication = self.wiring.source.publication.get_ref().clone();
+        let (open, replaced) = match self.open.take() {
+            Some(open) => {
+                let replaced = replaced(&open.client, &publication).await?;
+                open.client.simple_query("commit").await?;
+                (open, replaced)
+            }
+            None => (connect(&self.wiring).await?, Replaced::default()),
+        };
+        let here = answer(&open.client, LOG_END).await?.parse().map_err(anyhow::Error::msg)?;
+        open.client.simple_query("begin isolation level repeatable read read only").await?;
+        let pulse = self.pulse(&open).await?;
+        if pulse == open.pulse {
+            self.vouch(here);
+            self.open = Some(open);
+            return Ok(None);
+        }
+        let found = answer(&open.client, &look::question(open.version, &publication)).await?;
+        let refusal = self.judge(look::read(&found, &self.wiring.source)?, &replaced, fit);
+        if refusal.is_none() {
+            self.vouch(here);
+        }
+        // There may be other tables to look at.
+        let pulse = self.pulse(&open).await?;
+        self.open = Some(Open { pulse, ..open });
+        Ok(refusal)
+    }
+
+    async fn pulse(&self, open: &Open) -> Result<String> {
+        let source = &self.wiring.source;
+        let tables = self.coverage.watched(source);
+        answer(&open.client, &look::pulse(open.version, source.publication.get_ref(), &tables)).await
+    }
+
+    /// Nothing was lost until the last look. What a transaction changed that was not seen to be over then is seen by now.
+    fn vouch(&mut self, here: Lsn) {
+        self.shared.vouched.store(self.looked_at.0, Ordering::Release);
+        self.looked_at = here;
+    }
+
+    fn judge(&mut self, found: Coverage, replaced: &Replaced, fit: &mut Fit) -> Option<Refusal> {
+        let source = &self.wiring.source;
+        let losses = losses(&self.coverage, &found, source, replaced);
+        if !losses.is_empty() {
+            let since = Lsn(self.shared.vouched.load(Ordering::Acquire));
+            return Some(Refusal::Broken(Break { what: losses.join("; "), since }));
+        }
+        for part in found.detached_since(&self.coverage) {
+            let source = source.name.get_ref();
+            tracing::warn!(source, "partition {part} is gone: what is written to it from now on is not sent");
+        }
+        if self.coverage.reshaped(&found, source) {
+            fit.doubt();
+        }
+        let found = found.after(&self.coverage);
+        if found != self.coverage {
+            self.coverage.clone_from(&found);
+            self.notify(Notice::Changed(found));
+        }
+        None
+    }
+
+    fn notify(&self, notice: Notice) {
+        let mut notices = self.shared.notices();
+        notices.push_back(notice);
+        self.shared.noticed.store(true, Ordering::Release);
+        drop(notices);
+        self.wiring.acks.wake();
+    }
+}
+
+const LOG_END: &str = "select case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() \
+                       else pg_catalog.pg_current_wal_lsn() end";
+
+async fn connect(wiring: &Wiring) -> Result<Open> {
+    let client = wiring.database.connect().await?;
+    let version = answer(&client, "select pg_catalog.current_setting('server_version_num')").await?;
+    let version: u32 = version.parse().context("the server's version")?;
+    Ok(Open { client, version: version / 10_000, pulse: String::new() })
+}
+
+/// The first column of the first row.
+async fn answer(client: &Client, sql: &str) -> Result<String> {
+    let messages = client.simple_query(sql).await?;
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(row.context("the server answered no row")?.to_owned())
+}
+
+/// By the snapshot of the last look.
+async fn replaced(client: &Client, publication: &str) -> Result<Replaced> {
+    let messages = client.simple_query(&look::replaced(publication)).await?;
+    let entry = |message: &SimpleQueryMessage| match message {
+        SimpleQueryMessage::Row(row) => {
+            let command = Command { transaction: row.get(1)?.to_owned(), number: row.get(2)?.parse().ok()? };
+            Some((row.get(0)?.to_owned(), command))
+        }
+        _ => None,
+    };
+    Ok(Replaced(messages.iter().filter_map(entry).collect()))
+}
+
+/// Logs when something fails, and when it does not any more; not each time.
+struct Outage {
+    source: String,
+    what: &'static str,
+    lasts: bool,
+}
+
+impl Outage {
+    fn new(wiring: &Wiring, what: &'static str) -> Outage {
+        Outage { source: wiring.source.name.get_ref().clone(), what, lasts: false }
+    }
+
+    fn goes_on(&mut self, error: &Error) {
+        if !self.lasts {
+            tracing::warn!(source = self.source, "{}: {error:#}", self.what);
+        }
+        self.lasts = true;
+    }
+
+    fn is_over(&mut self) {
+        if self.lasts {
+            tracing::info!(source = self.source, "no longer so: {}", self.what);
+        }
+        self.lasts = false;
+    }
+}

@@ -1,0 +1,440 @@
+//! The life of one source, on a thread of its own: connect, compare with what is remembered, stream; and again,
+//! with back-off, after whatever breaks.
+
+mod publication;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use backon::BackoffBuilder;
+use brokers::Brokers;
+use tokio::runtime::Handle;
+
+use crate::checkpoint::progress::Ticket;
+use crate::checkpoint::state::Break;
+use crate::checkpoint::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
+use crate::observe::metrics::SourceMetrics;
+use crate::observe::status::{State, Status};
+use crate::postgres::connection_url::Database;
+use crate::postgres::facts::Facts;
+use crate::postgres::lsn::Lsn;
+use crate::postgres::session::{Session, WireError};
+use crate::routes::{self, NewTable, Routes, Source, TableName};
+use crate::sinks::acks::Acks;
+use crate::sinks::rabbit::Rabbit;
+use crate::source::backfill::rows::Table;
+use crate::source::backfill::snapshot::{self, Position, Snapshots};
+use crate::source::clients::{Clients, Recalled, pause};
+use crate::source::contract::{self, Checked, Keys};
+use crate::source::coverage::record::Record;
+use crate::source::inspect;
+use crate::source::published;
+use crate::source::slots;
+use crate::source::stream::{Leftover, Letters, Origin, Stream};
+use crate::source::stuck::{self, Cause, Stuck};
+use crate::source::watch::Watch;
+
+/// A standby looks so often whether the slot is free.
+const STANDBY: Duration = Duration::from_millis(500);
+/// It asks so often whether it could stream.
+const STANDBY_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// A refused source looks so often whether it was put right.
+const REFUSED: Duration = Duration::from_secs(5);
+/// The longest pause between two attempts, before jitter doubles it at most. A database that is back must not
+/// wait for its relay, and asking one that is away costs nothing.
+const ATTEMPT_MOST: Duration = Duration::from_secs(2);
+
+/// What a source is made of.
+#[derive(Clone)]
+pub struct Wiring {
+    pub routes: Arc<Routes>,
+    pub source: Arc<Source>,
+    pub database: Database,
+    pub brokers: Brokers,
+    pub rabbit: Option<Arc<Rabbit>>,
+    pub acks: Arc<Acks>,
+    pub metrics: SourceMetrics,
+    pub status: Status,
+    pub runtime: Handle,
+}
+
+/// Why an attempt ended.
+enum Trouble {
+    Refused(Refusal),
+    /// Another relay has the slot.
+    Standby,
+    /// Another relay had the slot for some while, or has it no more: time to look at everything anew.
+    Turn,
+    /// Try again later.
+    Failed(anyhow::Error),
+}
+
+impl From<anyhow::Error> for Trouble {
+    fn from(error: anyhow::Error) -> Trouble {
+        Trouble::Failed(error)
+    }
+}
+
+impl From<WireError> for Trouble {
+    fn from(error: WireError) -> Trouble {
+        Trouble::Failed(error.into())
+    }
+}
+
+impl From<Refusal> for Trouble {
+    fn from(refusal: Refusal) -> Trouble {
+        Trouble::Refused(refusal)
+    }
+}
+
+/// One source between its sessions.
+struct Life {
+    /// As the routes file says it.
+    given: Arc<Wiring>,
+    /// With what its patterns mean now.
+    wiring: Arc<Wiring>,
+    /// Tables that were made while a session streamed, and that a pattern matches.
+    new_tables: BTreeSet<TableName>,
+    clients: Clients,
+    next_ticket: Ticket,
+    told: Lsn,
+    stalls: u32,
+    fingerprint: String,
+    /// Why nothing is emitted until the rows were read again.
+    broken: Option<Refusal>,
+    /// A break that the state topic did not take.
+    unwritten: Option<Break>,
+    /// What the session names rows by.
+    keys: Keys,
+    /// Whether sessions end at a change that the server cannot decode.
+    stuck: Stuck,
+}
+
+/// Runs until `Acks::stop`.
+pub fn run(wiring: Wiring) {
+    let wiring = Arc::new(wiring);
+    let mut life = Life {
+        clients: Clients::new(&wiring),
+        next_ticket: 0,
+        told: Lsn::ZERO,
+        stalls: 0,
+        fingerprint: wiring.source.fingerprint(),
+        broken: None,
+        unwritten: None,
+        keys: Keys::default(),
+        stuck: Stuck::default(),
+        given: Arc::clone(&wiring),
+        new_tables: BTreeSet::new(),
+        wiring,
+    };
+    let delays = || {
+        backon::ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(ATTEMPT_MOST)
+            .with_jitter()
+            .without_max_times()
+            .build()
+    };
+    let mut backoff = delays();
+    while !life.wiring.acks.stopping() {
+        let tickets = life.next_ticket;
+        let (state, rest) = match life.attempt() {
+            Ok(()) => break,
+            Err(Trouble::Standby) => (State::Standby, STANDBY),
+            Err(Trouble::Turn) => (State::Standby, Duration::ZERO),
+            Err(Trouble::Refused(refusal)) => (State::Refused(life.refused(refusal)), REFUSED),
+            Err(Trouble::Failed(error)) => {
+                // A session that read something was a good one: the next may come at once.
+                if life.next_ticket > tickets && life.stuck.doubt() == Lsn::ZERO {
+                    backoff = delays();
+                }
+                life.wiring.metrics.failures.inc();
+                let rest = backoff.next().unwrap_or(REFUSED);
+                (State::Connecting(format!("{error:#}")), rest)
+            }
+        };
+        life.wiring.status.set(state);
+        pause(&life.wiring, rest);
+    }
+}
+
+impl Life {
+    /// What a refusal says; a break is said until the rows were read again, whatever else is wrong.
+    fn refused(&mut self, refusal: Refusal) -> String {
+        match (refusal, &self.broken) {
+            (broken @ Refusal::Broken(_), _) => self.broken.insert(broken).to_string(),
+            (other, Some(broken)) => format!("{broken} Now: {other}"),
+            (other, None) => other.to_string(),
+        }
+    }
+
+    /// One session, from connecting to its end. `Ok`: told to stop.
+    fn attempt(&mut self) -> Result<(), Trouble> {
+        let slot_name = self.wiring.source.slot.get_ref().clone();
+        let mut session =
+            Session::connect(&self.wiring.database).map_err(|error| self.trouble(error.into()))?;
+        self.resolve(&mut session)?;
+        let (cluster, database) = inspect::cluster(&mut session)?;
+        let slot = inspect::slot(&mut session, &slot_name)?;
+        let Checked { facts, catalog } = self.contract(&mut session, slot.is_some())?;
+        let mut tables = self.existing(&facts);
+        self.keys = Keys::of(&facts, &self.wiring.source);
+        // Topics are made only for a contract that holds; and before a standby waits, so that it has all but the slot.
+        self.clients.connect()?;
+        self.clients.teller()?.set_catalog(catalog);
+        if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
+            drop(session);
+            return Err(self.stand_by(&slot_name)?);
+        }
+        let Recalled { memory, mut positions, publication, end } = self.clients.recall(0)?;
+        self.clients.recall_halted()?;
+        let start = admit(memory.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
+        let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
+        let (mut memory, known) =
+            self.begin(start, &mut session, (&cluster, memory, publication), confirmed)?;
+        let record = self.covered(&mut session, known, &memory)?;
+        memory.vouched = memory.acknowledged;
+        if let Some(refusal) = self.stuck.holds(memory.acknowledged, Instant::now()) {
+            return Err(refusal.into());
+        }
+        let publication = self.wiring.source.publication.get_ref().as_str();
+        let wire = match session.start(&slot_name, &[publication]) {
+            Ok(wire) => wire,
+            Err(error) if error.code() == Some("55006") => return Err(Trouble::Standby),
+            Err(error) => return Err(self.trouble(error.into())),
+        };
+        // Only now nobody else can advance it. If another relay did since we read its memory, read it again.
+        let confirmed_now = self.confirmed(&slot_name)?;
+        let later = self.clients.recall(end)?;
+        let at = |memory: &Memory| (memory.timeline, memory.phase);
+        if later
+            .memory
+            .is_some_and(|later| later.acknowledged > memory.acknowledged || at(&later) != at(&memory))
+            || later.publication.is_some_and(|later| later != record)
+        {
+            return Err(Trouble::Standby);
+        }
+        if confirmed_now > memory.acknowledged {
+            let (slot, confirmed, acknowledged) = (slot_name, confirmed_now, memory.acknowledged);
+            return Err(Refusal::SlotAhead { slot, confirmed, acknowledged }.into());
+        }
+        positions.extend(later.positions);
+        tables.extend(self.healing(&facts, &positions));
+        // Also so that no row has to wait for the producer's first connection.
+        self.clients.remember(&memory)?;
+        let found = tables.into_iter().map(|table| {
+            let position = positions.remove(&table.name());
+            (table, position)
+        });
+        let Wiring { source, database, metrics, acks, .. } = &*self.wiring;
+        let snapshots = snapshot::begin(source, &cluster, found.collect(), database, (metrics, acks))?;
+        self.stream(wire, (memory, confirmed), (record, snapshots))
+    }
+
+    /// Where the slot stands now that it is ours. Somebody who is no relay may have advanced it, or made it anew, after
+    /// it was looked at, and the server streams from there without a word. By another session: this one's is taken up.
+    fn confirmed(&self, slot_name: &str) -> Result<Lsn, Trouble> {
+        let slot = inspect::slot(&mut Session::connect_to_read(&self.wiring.database)?, slot_name)?;
+        Ok(slot.and_then(|slot| slot.confirmed).unwrap_or_default())
+    }
+
+    /// Asks nothing but whether the slot is free, on a session of its own, until it is or everything is to be asked again.
+    fn stand_by(&self, slot_name: &str) -> Result<Trouble, Trouble> {
+        self.wiring.status.set(State::Standby);
+        let mut session = Session::connect_to_read(&self.wiring.database)?;
+        let until = Instant::now() + STANDBY_CHECK_INTERVAL;
+        while !self.wiring.acks.stopping() && Instant::now() < until {
+            pause(&self.wiring, STANDBY);
+            let slot = inspect::slot(&mut session, slot_name)?;
+            if slot.is_none_or(|slot| slot.active_pid.is_none()) {
+                break;
+            }
+        }
+        Ok(Trouble::Turn)
+    }
+
+    /// Checks the contract, before anything is made. A publication of the relay's own that harms stops doing so first.
+    fn contract(&self, session: &mut Session, has_slot: bool) -> Result<Checked, Trouble> {
+        let Wiring { routes, source, .. } = &*self.wiring;
+        contract::withdraw_harmful(session, source)?;
+        Ok(contract::at_start(session, (routes, source), has_slot)?.held()?)
+    }
+
+    /// The tables whose existing rows are to be told.
+    fn existing(&self, facts: &Facts) -> Vec<Table> {
+        let asked = self.wiring.source.tables.iter().filter(|table| table.snapshot);
+        asked.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect()
+    }
+
+    /// The tables that are read again because the publication left something out, and that `existing` does not have.
+    fn healing(&self, facts: &Facts, positions: &BTreeMap<String, Position>) -> Vec<Table> {
+        let heals = |table: &&routes::Table| {
+            let position = positions.get(&table.of.to_string());
+            !table.snapshot && position.is_some_and(|position| position.heals && !position.done)
+        };
+        let tables = self.wiring.source.tables.iter().filter(heals);
+        tables.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect()
+    }
+
+    /// `begin`: where the slot stands.
+    fn stream(
+        &mut self,
+        wire: crate::postgres::replication_stream::Replication,
+        (memory, begin): (Memory, Lsn),
+        (record, snapshots): (Record, Option<Snapshots>),
+    ) -> Result<(), Trouble> {
+        self.wiring.metrics.sessions.inc();
+        let relay = &self.wiring.routes.relay;
+        let (acknowledged, doubt) = (memory.acknowledged, self.stuck.doubt());
+        let seen = (record.coverage.clone(), self.keys.clone());
+        let watch = Watch::begin(&self.wiring, seen, memory.acknowledged);
+        let origin = Origin {
+            memory,
+            begin,
+            status: self.wiring.status.clone(),
+            doubt,
+            watch,
+            healed: record.healed.clone(),
+            memory_key: self.clients.memory_key(),
+            memory_topic: relay.state_topic.get_ref().clone(),
+            in_flight_bytes: relay.in_flight_bytes as i64,
+            first_ticket: self.next_ticket,
+            told: self.told,
+            stalls: self.stalls,
+        };
+        let (teller, reader) = self.clients.both()?;
+        // All that the topics remember is read; what a release needs, it reads anew.
+        reader.rest();
+        let letters =
+            Letters { reader, topic: relay.dead_letter_topic.get_ref(), database: &self.wiring.database };
+        let (acks, metrics) = (&self.wiring.acks, &self.wiring.metrics);
+        let stream = Stream::new(wire, (teller, letters), acks, metrics, (origin, snapshots));
+        let (result, left) = stream.run();
+        let Leftover { next_ticket, told, stalls } = left;
+        (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);
+        let Err(error) = result else { return Ok(()) };
+        if let Some(NewTable(table)) = error.downcast_ref() {
+            self.new_tables.insert(table.clone());
+        }
+        let trouble = self.ended(error, acknowledged);
+        match trouble {
+            Trouble::Refused(Refusal::Broken(broken)) => Err(self.record_break(record, broken).into()),
+            other => Err(other),
+        }
+    }
+
+    /// Makes the slot, and says whom it waits for until the server can.
+    fn make_slot(&self, session: &mut Session, slot: &str) -> Result<Lsn, Trouble> {
+        let Wiring { database, acks, status, .. } = &*self.wiring;
+        let mut waits = |whom: Option<&str>| {
+            if let Some(whom) = whom {
+                status.set(State::Connecting(format!(
+                    "slot {slot} begins after the transactions that are open now: waiting for {whom} to end"
+                )));
+            }
+            !acks.stopping()
+        };
+        slots::prepare(session)?;
+        let made = slots::make(session, database, &inspect::slot_creation(slot), &mut waits)?;
+        made.ok_or_else(|| anyhow::anyhow!("stopped before slot {slot} was made").into())
+    }
+
+    /// What the end of a session means.
+    fn ended(&mut self, error: anyhow::Error, acknowledged: Lsn) -> Trouble {
+        let stuck = error
+            .downcast_ref::<WireError>()
+            .and_then(|error| self.stuck.ended(error, acknowledged, Instant::now()));
+        match stuck {
+            Some(refusal) => refusal.into(),
+            None => self.trouble(error),
+        }
+    }
+
+    /// What an error means that no change is at fault for: a refusal, a permission that the role lacks, or a failure.
+    fn trouble(&self, error: anyhow::Error) -> Trouble {
+        let problem = match error.downcast_ref::<WireError>() {
+            Some(WireError::Server { code, message } | WireError::Stream { code, message })
+                if stuck::cause(code) == Cause::Permission =>
+            {
+                message.clone()
+            }
+            _ => return error.downcast().map_or_else(Trouble::Failed, Trouble::Refused),
+        };
+        let role = self.wiring.database.get_user().unwrap_or_default().to_owned();
+        Refusal::NotPermitted { role, problem }.into()
+    }
+
+    /// Finds out what the patterns of the routes file mean, which may have changed since the last session.
+    fn resolve(&mut self, session: &mut Session) -> Result<(), Trouble> {
+        let Wiring { routes, source, .. } = &*self.given;
+        if !source.has_patterns() {
+            return Ok(());
+        }
+        let selected = published::ask(session, source)?;
+        let resolved = selected.resolve(routes, source, &self.new_tables).map_err(Refusal::Contract)?;
+        let now = resolved.source(source.name.get_ref()).unwrap_or(source).clone();
+        let tables = |source: &Source| source.tables.iter().map(|table| table.of.clone()).collect::<Vec<_>>();
+        if tables(&now) == tables(&self.wiring.source)
+            && resolved.topics.len() == self.wiring.routes.topics.len()
+        {
+            return Ok(());
+        }
+        for text in selected.idle(source) {
+            tracing::info!(
+                source = source.name.get_ref(),
+                "`ignore` has `{text}`, which matches no published table now"
+            );
+        }
+        let (routes, source) = (Arc::new(resolved), Arc::new(now));
+        self.wiring = Arc::new(Wiring { routes, source, ..(*self.given).clone() });
+        self.clients = self.clients.with(&self.wiring);
+        Ok(())
+    }
+
+    /// Brings slot and memory to where streaming may begin. Answers with them what the publication sent before.
+    fn begin(
+        &self,
+        start: Start,
+        session: &mut Session,
+        (cluster, memory, mut publication): (&Cluster, Option<Memory>, Option<Record>),
+        confirmed: Lsn,
+    ) -> Result<(Memory, Option<Record>), Trouble> {
+        let fresh = |phase, acknowledged| Memory {
+            system_id: cluster.system_id.clone(),
+            timeline: cluster.timeline,
+            slot: self.wiring.source.slot.get_ref().clone(),
+            phase,
+            acknowledged,
+            told: acknowledged,
+            chain: Lsn::ZERO,
+            last: Mark::default(),
+            vouched: acknowledged,
+            routes: self.fingerprint.clone(),
+        };
+        let begun = match (start, memory) {
+            (Start::Resume { .. }, Some(memory)) if memory.routes == self.fingerprint => {
+                return Ok((memory, publication));
+            }
+            // Other routes tell other transactions: a new chain.
+            (Start::Resume { .. }, Some(memory)) => {
+                Memory { routes: self.fingerprint.clone(), chain: Lsn::ZERO, ..memory }
+            }
+            (Start::Adopt, _) => fresh(Phase::Streaming, confirmed),
+            (Start::Create | Start::Resume { .. }, _) => {
+                contract::publish(session, &self.wiring.routes, &self.wiring.source)??;
+                // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
+                self.clients.remember(&fresh(Phase::Creating, Lsn::ZERO))?;
+                // What the slot has to send from its beginning on, however long it is waited for.
+                publication = Some(self.baseline(session)?);
+                let slot = self.wiring.source.slot.get_ref();
+                let begin = self.make_slot(session, slot)?;
+                tracing::info!(source = self.wiring.metrics.name, slot, %begin, "slot created");
+                fresh(Phase::Streaming, begin)
+            }
+        };
+        self.clients.remember(&begun)?;
+        Ok((begun, publication))
+    }
+}
