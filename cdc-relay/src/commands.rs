@@ -169,18 +169,18 @@ pub fn say(text: &str) {
 fn memories(
     brokers: &brokers::Brokers,
     routes: &crate::routes::Routes,
-) -> Result<BTreeMap<String, crate::checkpoint::state::Memory>> {
+) -> Result<BTreeMap<String, crate::checkpoint::state::Checkpoint>> {
     let topic = routes.relay.state_topic.get_ref();
     let name =
         |source: &crate::routes::Source| format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
-    let mut memories: BTreeMap<String, Option<crate::checkpoint::state::Memory>> =
+    let mut memories: BTreeMap<String, Option<crate::checkpoint::state::Checkpoint>> =
         routes.sources.iter().map(|source| (name(source), None)).collect();
     crate::sinks::topics::Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
         // Other records are of sources and of tables that nobody asks for here.
         let known = std::str::from_utf8(key.unwrap_or_default()).ok().and_then(|key| memories.get_mut(key));
         if let Some(memory) = known {
             let record = value.map(serde_json::from_slice).transpose().context("state record")?;
-            *memory = crate::checkpoint::state::recall(memory.take(), record);
+            *memory = crate::checkpoint::state::load(memory.take(), record);
         }
         Ok(())
     })?;
@@ -195,7 +195,7 @@ type PublicationRecords =
 
 #[cfg(feature = "sinks")]
 fn records(brokers: &brokers::Brokers, routes: &crate::routes::Routes) -> Result<PublicationRecords> {
-    use crate::source::backfill::snapshot::{Position, record_table};
+    use crate::source::backfill::snapshot::{TableProgress, record_table};
     use crate::source::coverage::record::record_key;
     let name =
         |source: &crate::routes::Source| format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
@@ -211,7 +211,7 @@ fn records(brokers: &brokers::Brokers, routes: &crate::routes::Routes) -> Result
                     None => records.remove(name),
                 };
             } else if let Some(table) = record_table(name, key) {
-                let position: Option<Position> =
+                let position: Option<TableProgress> =
                     value.map(serde_json::from_slice).transpose().context("snapshot record")?;
                 let table = (name.clone(), table.to_owned());
                 if position.is_some_and(|position| position.heals && !position.done) {

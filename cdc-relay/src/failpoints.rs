@@ -8,13 +8,13 @@ macro_rules! places {
     ($($(#[$reason:meta])* $variant:ident = $name:literal,)*) => {
         /// The places, in the order in which a transaction passes them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Place { $($(#[$reason])* $variant,)* }
+        pub enum Failpoint { $($(#[$reason])* $variant,)* }
 
-        impl Place {
-            pub const ALL: &[Place] = &[$(Place::$variant,)*];
+        impl Failpoint {
+            pub const ALL: &[Failpoint] = &[$(Failpoint::$variant,)*];
 
             pub fn name(self) -> &'static str {
-                match self { $(Place::$variant => $name,)* }
+                match self { $(Failpoint::$variant => $name,)* }
             }
         }
     };
@@ -39,10 +39,10 @@ places! {
 
 /// This place is reached.
 #[cfg(feature = "failpoints")]
-pub fn reach(place: Place) {
+pub fn hit(place: Failpoint) {
     fail::fail_point!(place.name(), |_| std::process::abort());
 }
 
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
-pub fn reach(_: Place) {}
+pub fn hit(_: Failpoint) {}

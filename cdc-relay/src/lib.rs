@@ -1,19 +1,23 @@
-//! `cdc-relay`: tells committed Postgres row changes to Kafka and RabbitMQ.
+//! `cdc-relay` emits committed Postgres row changes to Kafka and RabbitMQ.
 //!
-//! What it promises: a committed change of a published table is told at least once; changes of a key are first told
-//! in commit order; what was rolled back is never told; an event has the same id at every telling; and Postgres is
-//! told that a change is safe only after every sink, and the relay's own memory, have it. Where that cannot be kept
-//! it stops and says why.
+//! * A committed change of a published table is emitted at least once. Changes of a key are first emitted in commit order.
+//! * What was rolled back is never emitted. An event has the same id each time it is emitted.
+//! * Postgres learns that a change is safe only after every sink, and the relay's own checkpoint, have it.
+//! * Where that cannot be kept, the relay stops and says why.
 //!
-//! Reading order: `routes`, `template` and `when` (what to tell), `wire`, `copy` and `pgoutput` (what Postgres says),
-//! `catalog` (what it does not say), `contract` (whether it fits), `route`, `body` and `json` (from a row to a record), `progress` (what may be
-//! confirmed), `history` (what was told before), `stream` and `pace` (the loop), `source` (its life), `state` (what
-//! is refused), `coverage` and `watch` (what the publication sends, and whether it still does), `failover` (and when it need not be), `kafka`, `rabbit` (where it goes), `dead`, `letter` and `release`
-//! (what cannot be told, until it can). Rows that exist already: `rows` (how they are read), `snapshot` (beside the
-//! stream), `reconcile` (instead of what was lost), `replay` (once more), `flight` (what of it is under way).
+//! The rooms, in the order in which a row passes them backwards; an import only points down this list (a test of `e2e`
+//! holds that):
 //!
-//! Pure, without clock or I/O: `pgoutput`, `json`, `array`, `template`, `when`, `body`, `route`, `progress`,
-//! `history`, `pace`, `state`, `failover`, `dead`, `letter`, `release`, `shelf`, `chain`, `runway`.
+//! | room | what |
+//! |---|---|
+//! | [`commands`] | the commands and their arguments |
+//! | [`source`] | the life of a source: contract, stream, and rows that are not read from WAL |
+//! | `sinks` | Kafka, RabbitMQ, and what is under way to them |
+//! | [`dead_letter`] | rows that cannot be emitted, halted keys, releases |
+//! | `observe` | metrics, `/ready`, the state of each source, the slot's lag |
+//! | [`routes`] | the routes file, and what it makes of a row: pure |
+//! | [`checkpoint`] | progress, its record on Kafka, the chain of events, continuity: pure |
+//! | [`postgres`] | URLs, TLS, sessions, the replication stream, SQL text, the decoder |
 
 pub mod checkpoint;
 pub mod commands;

@@ -1,14 +1,14 @@
 //! Where events go: Kafka, RabbitMQ, and what is under way to them.
 
 #[cfg(feature = "sinks")]
+pub(crate) mod ack_waiter;
+#[cfg(feature = "sinks")]
 pub(crate) mod acks;
+pub(crate) mod batch_size;
 #[cfg(feature = "sinks")]
 pub(crate) mod emit;
 #[cfg(feature = "sinks")]
-pub(crate) mod flight;
-#[cfg(feature = "sinks")]
 pub(crate) mod kafka;
-pub(crate) mod load;
 #[cfg(feature = "sinks")]
 pub(crate) mod polled;
 #[cfg(feature = "sinks")]

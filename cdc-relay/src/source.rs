@@ -8,9 +8,9 @@ pub mod coverage;
 #[cfg(feature = "sinks")]
 pub(crate) mod guard;
 pub mod inspect;
-#[cfg(feature = "sinks")]
-pub(crate) mod pace;
 pub mod published;
+#[cfg(feature = "sinks")]
+pub(crate) mod read_scheduler;
 pub(crate) mod slots;
 #[cfg(feature = "sinks")]
 pub(crate) mod stream;

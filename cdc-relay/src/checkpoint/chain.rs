@@ -12,7 +12,7 @@ use crate::postgres::lsn::Lsn;
 
 /// `pg_position`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
+pub struct ChainPosition {
     pub commit: Lsn,
     /// Counts the transaction's records on Kafka from 0.
     pub ordinal: u32,
@@ -20,12 +20,12 @@ pub struct Position {
     pub previous: Lsn,
 }
 
-impl Position {
+impl ChainPosition {
     /// `0/20;1;0/10`.
-    pub fn parse(text: &[u8]) -> Option<Position> {
+    pub fn parse(text: &[u8]) -> Option<ChainPosition> {
         let mut parts = std::str::from_utf8(text).ok()?.split(';');
         let (commit, ordinal, previous) = (parts.next()?, parts.next()?, parts.next()?);
-        let position = Position {
+        let position = ChainPosition {
             commit: commit.parse().ok()?,
             ordinal: ordinal.parse().ok()?,
             previous: previous.parse().ok()?,
@@ -123,7 +123,7 @@ impl Chain {
     }
 
     /// A record of a partition, in the partition's order.
-    pub fn take(&mut self, lane: usize, position: Position) {
+    pub fn take(&mut self, lane: usize, position: ChainPosition) {
         let Some(lane) = self.lanes.get_mut(lane) else { return };
         let (commit, ordinal, previous) = (position.commit.0, position.ordinal, position.previous.0);
         if lane.top.is_none() && lane.cut {

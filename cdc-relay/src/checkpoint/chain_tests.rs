@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn position(text: &str) -> Position {
-    Position::parse(text.as_bytes()).expect("a position")
+fn position(text: &str) -> ChainPosition {
+    ChainPosition::parse(text.as_bytes()).expect("a position")
 }
 
 /// The findings for these partitions.
@@ -22,11 +22,11 @@ fn judge(partitions: &[&[&str]]) -> Findings {
 #[test]
 fn what_is_no_position_is_refused() {
     assert_eq!(
-        Position::parse(b"1A/2B;3;0/10"),
-        Some(Position { commit: Lsn(0x1A_0000_002B), ordinal: 3, previous: Lsn(0x10) })
+        ChainPosition::parse(b"1A/2B;3;0/10"),
+        Some(ChainPosition { commit: Lsn(0x1A_0000_002B), ordinal: 3, previous: Lsn(0x10) })
     );
     for bad in ["", "0/10", "0/10;0", "0/10;x;0/0", "10;0;0/0", "0/G;0;0/0", "0/10;0;0/0;", "0/10;-1;0/0"] {
-        assert_eq!(Position::parse(bad.as_bytes()), None, "{bad}");
+        assert_eq!(ChainPosition::parse(bad.as_bytes()), None, "{bad}");
     }
 }
 
@@ -94,11 +94,11 @@ fn what_is_newer_than_all_partitions_were_read_is_not_judged() {
 }
 
 /// Transactions of so many records each, as positions.
-fn whole(sizes: &[u32]) -> Vec<Position> {
+fn whole(sizes: &[u32]) -> Vec<ChainPosition> {
     let mut positions = Vec::new();
     for (index, size) in sizes.iter().enumerate() {
         let (commit, previous) = (Lsn((index as u64 + 1) << 30), Lsn((index as u64) << 30));
-        positions.extend((0..*size).map(|ordinal| Position { commit, ordinal, previous }));
+        positions.extend((0..*size).map(|ordinal| ChainPosition { commit, ordinal, previous }));
     }
     positions
 }

@@ -5,19 +5,19 @@
 //! now stands where other transactions were told. Such a slot is behind the memory, so the server sends again what
 //! was told last, and that one has to be there: before it was seen nothing is told and nothing is confirmed.
 
-use crate::checkpoint::state::{Mark, Refusal};
+use crate::checkpoint::state::{CommitId, Refusal};
 use crate::postgres::lsn::Lsn;
 
 #[derive(Debug)]
-pub struct History {
-    last: Mark,
+pub struct Continuity {
+    last: CommitId,
     met: bool,
 }
 
-impl History {
+impl Continuity {
     /// `last` is the last transaction that was told and acknowledged; the server begins at `begin`.
-    pub fn new(last: Mark, begin: Lsn) -> History {
-        History { last, met: last == Mark::default() || last.commit_lsn < begin }
+    pub fn new(last: CommitId, begin: Lsn) -> Continuity {
+        Continuity { last, met: last == CommitId::default() || last.commit_lsn < begin }
     }
 
     /// The server is the one that was told of.
@@ -29,7 +29,7 @@ impl History {
     ///
     /// # Errors
     /// It lies behind what was told last, and that one did not come.
-    pub fn begins(&mut self, commit: Mark) -> Result<bool, Refusal> {
+    pub fn begins(&mut self, commit: CommitId) -> Result<bool, Refusal> {
         self.met |= commit == self.last;
         if commit.commit_lsn < self.last.commit_lsn || commit == self.last {
             return Ok(true);
@@ -55,13 +55,13 @@ impl History {
 mod tests {
     use super::*;
 
-    fn mark(commit_lsn: u64, committed_at: i64) -> Mark {
-        Mark { commit_lsn: Lsn(commit_lsn), committed_at }
+    fn mark(commit_lsn: u64, committed_at: i64) -> CommitId {
+        CommitId { commit_lsn: Lsn(commit_lsn), committed_at }
     }
 
     #[test]
     fn what_was_told_is_passed_over_and_what_follows_is_not() {
-        let mut history = History::new(mark(30, 3), Lsn(10));
+        let mut history = Continuity::new(mark(30, 3), Lsn(10));
         assert!(!history.is_met());
         assert_eq!(history.begins(mark(10, 1)), Ok(true));
         assert_eq!(history.idle(Lsn(25)), Ok(()));
@@ -73,14 +73,14 @@ mod tests {
 
     #[test]
     fn a_server_that_begins_after_what_was_told_has_nothing_to_prove() {
-        let mut history = History::new(mark(30, 3), Lsn(35));
+        let mut history = Continuity::new(mark(30, 3), Lsn(35));
         assert!(history.is_met());
         assert_eq!(history.begins(mark(40, 4)), Ok(false));
     }
 
     #[test]
     fn before_anything_was_told_there_is_no_history() {
-        let mut history = History::new(Mark::default(), Lsn::ZERO);
+        let mut history = Continuity::new(CommitId::default(), Lsn::ZERO);
         assert_eq!(history.begins(mark(40, 4)), Ok(false));
         assert_eq!(history.idle(Lsn(50)), Ok(()));
     }
@@ -90,12 +90,12 @@ mod tests {
     fn another_history_is_refused_whether_it_has_transactions_or_silence_there() {
         let refused = Err(Refusal::OtherHistory { told: Lsn(30) });
         for commit in [mark(31, 3), mark(30, 4)] {
-            let mut history = History::new(mark(30, 3), Lsn(10));
+            let mut history = Continuity::new(mark(30, 3), Lsn(10));
             assert_eq!(history.begins(mark(20, 2)), Ok(true));
             assert_eq!(history.begins(commit), refused);
         }
         assert_eq!(
-            History::new(mark(30, 3), Lsn(30)).idle(Lsn(31)),
+            Continuity::new(mark(30, 3), Lsn(30)).idle(Lsn(31)),
             Err(Refusal::OtherHistory { told: Lsn(30) })
         );
     }

@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use crate::checkpoint::state::{Cluster, Memory, Phase, Slot};
+use crate::checkpoint::state::{Checkpoint, Cluster, Phase, Slot};
 use crate::postgres::lsn::Lsn;
 
 /// Where a timeline ended and the next one in this server's history began.
@@ -30,7 +30,7 @@ pub fn branches(history: &str) -> Vec<Branch> {
 /// What there is to judge by.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence<'a> {
-    pub memory: Option<&'a Memory>,
+    pub memory: Option<&'a Checkpoint>,
     pub cluster: &'a Cluster,
     /// The server is in recovery: nobody promoted it yet.
     pub standby: bool,
@@ -49,7 +49,7 @@ pub struct Evidence<'a> {
 /// What has to be remembered from now on, and why that is safe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Continuation {
-    pub memory: Memory,
+    pub memory: Checkpoint,
     pub branch: Branch,
 }
 
@@ -171,12 +171,12 @@ pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
         return Err(Obstacle::Unfinished(table.to_owned()));
     }
     fit(evidence, memory)?;
-    let memory = Memory { timeline: found, told: ended.max(newest), ..memory.clone() };
+    let memory = Checkpoint { timeline: found, told: ended.max(newest), ..memory.clone() };
     Ok(Continuation { memory, branch })
 }
 
 /// Whether the slot sends all that was not acknowledged.
-fn fit(evidence: &Evidence<'_>, memory: &Memory) -> Result<(), Obstacle> {
+fn fit(evidence: &Evidence<'_>, memory: &Checkpoint) -> Result<(), Obstacle> {
     let slot = evidence.slot.ok_or(Obstacle::SlotMissing)?;
     if let Some(what) = slot.foreign(evidence.database) {
         return Err(Obstacle::SlotForeign(what));

@@ -1,10 +1,10 @@
 use super::*;
-use crate::checkpoint::state::Mark;
+use crate::checkpoint::state::CommitId;
 
 const HISTORY: &str = "1\t0/90\tno recovery target specified\n\n# a word\n2\t0/200\tbefore 2026-11-27\n";
 
-fn memory() -> Memory {
-    Memory {
+fn memory() -> Checkpoint {
+    Checkpoint {
         system_id: "7".to_owned(),
         timeline: 2,
         slot: "s".to_owned(),
@@ -12,7 +12,7 @@ fn memory() -> Memory {
         acknowledged: Lsn(0x150),
         told: Lsn(0x180),
         chain: Lsn(0x140),
-        last: Mark { commit_lsn: Lsn(0x140), committed_at: 5 },
+        last: CommitId { commit_lsn: Lsn(0x140), committed_at: 5 },
         vouched: Lsn(0x130),
         routes: "r".to_owned(),
     }
@@ -34,7 +34,7 @@ fn slot() -> Slot {
 
 /// Judges after one change of what fits.
 fn changed(
-    change: impl FnOnce(&mut Option<Memory>, &mut Cluster, &mut Option<Slot>, &mut Lsn),
+    change: impl FnOnce(&mut Option<Checkpoint>, &mut Cluster, &mut Option<Slot>, &mut Lsn),
 ) -> Result<Continuation, Obstacle> {
     let (mut memory, mut cluster, mut slot, mut newest) =
         (Some(memory()), cluster(), Some(slot()), Lsn(0x170));
@@ -45,14 +45,16 @@ fn changed(
 
 /// Nothing is on Kafka.
 fn evidence<'a>(
-    (memory, cluster, slot): (Option<&'a Memory>, &'a Cluster, Option<&'a Slot>),
+    (memory, cluster, slot): (Option<&'a Checkpoint>, &'a Cluster, Option<&'a Slot>),
     history: &'a [Branch],
 ) -> Evidence<'a> {
     let (database, routes, newest) = ("db", "r", Lsn::ZERO);
     Evidence { memory, cluster, standby: false, database, routes, unfinished: None, history, slot, newest }
 }
 
-fn obstacle(change: impl FnOnce(&mut Option<Memory>, &mut Cluster, &mut Option<Slot>, &mut Lsn)) -> Obstacle {
+fn obstacle(
+    change: impl FnOnce(&mut Option<Checkpoint>, &mut Cluster, &mut Option<Slot>, &mut Lsn),
+) -> Obstacle {
     changed(change).expect_err("an obstacle")
 }
 
@@ -67,14 +69,14 @@ fn a_history_file_names_the_branches() {
 fn a_standby_that_has_all_that_was_told_is_gone_on_with_in_the_same_chain() {
     let continuation = changed(|_, _, _, _| {}).expect("it fits");
     assert_eq!(continuation.branch, Branch { ended: 2, at: Lsn(0x200) });
-    assert_eq!(continuation.memory, Memory { timeline: 3, ..memory() });
+    assert_eq!(continuation.memory, Checkpoint { timeline: 3, ..memory() });
     // Kafka has more than is remembered, and the standby has it too.
     let continuation = changed(|_, _, _, newest| *newest = Lsn(0x1F0)).expect("it fits");
     assert_eq!(continuation.memory.told, Lsn(0x1F0));
     // Nothing on Kafka names a commit: there is only the memory.
     assert!(changed(|_, _, _, newest| *newest = Lsn::ZERO).is_ok());
     // Over two promotions, if everything was told before the first.
-    let told_before = |memory: &mut Option<Memory>| {
+    let told_before = |memory: &mut Option<Checkpoint>| {
         let memory = memory.as_mut().expect("memory");
         (memory.timeline, memory.told, memory.acknowledged) = (1, Lsn(0x90), Lsn(0x80));
     };
@@ -129,7 +131,7 @@ fn what_is_no_promotion_of_what_was_told_is_an_obstacle() {
 #[test]
 fn the_earliest_of_several_branches_counts() {
     let history = branches("1\t0/200\tfirst\n2\t0/160\tsecond\n");
-    let (memory, cluster, slot) = (Memory { timeline: 1, ..memory() }, cluster(), slot());
+    let (memory, cluster, slot) = (Checkpoint { timeline: 1, ..memory() }, cluster(), slot());
     let evidence = evidence((Some(&memory), &cluster, Some(&slot)), &history);
     let branch = Branch { ended: 1, at: Lsn(0x160) };
     assert_eq!(judge(&evidence), Err(Obstacle::Ahead { told: Lsn(0x180), branch }));

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::checkpoint::state::Mark;
+use crate::checkpoint::state::CommitId;
 use crate::postgres::lsn::{Lsn, PgTime};
 
 /// The places a message can go to; each acknowledges by itself.
@@ -48,7 +48,7 @@ pub struct Progress {
     /// Commit of the last transaction at or before `confirmed` that told anything on Kafka.
     chain: Lsn,
     /// The last one that told anything anywhere, if there was one since the start.
-    last: Option<Mark>,
+    last: Option<CommitId>,
 }
 
 impl Progress {
@@ -68,7 +68,7 @@ impl Progress {
     }
 
     /// The last transaction up to `confirmed` that told anything, if there was one since the start.
-    pub fn last(&self) -> Option<Mark> {
+    pub fn last(&self) -> Option<CommitId> {
         self.last
     }
 
@@ -103,7 +103,7 @@ impl Progress {
     }
 
     /// As `tell`, of a record that is no link of the chain.
-    pub fn retell(&mut self, sink: Sink) {
+    pub fn re_emit(&mut self, sink: Sink) {
         if let Some(unit) = self.queue.back_mut() {
             unit.outstanding[sink as usize] += 1;
         }
@@ -153,7 +153,7 @@ impl Progress {
                 self.chain = unit.commit_lsn;
             }
             if unit.told != [false; SINKS] {
-                self.last = Some(Mark { commit_lsn: unit.commit_lsn, committed_at: unit.committed_at.0 });
+                self.last = Some(CommitId { commit_lsn: unit.commit_lsn, committed_at: unit.committed_at.0 });
             }
             self.confirmed = self.confirmed.max(end_lsn);
             self.first += 1;

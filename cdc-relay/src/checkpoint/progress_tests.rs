@@ -252,7 +252,7 @@ fn a_transaction_that_told_nothing_is_confirmed_in_its_turn() {
 fn a_row_told_again_holds_back_what_is_confirmed_and_is_no_link_of_the_chain() {
     let mut progress = Progress::new(0, Lsn::ZERO, Lsn(7));
     let ticket = progress.begin(commit(0), PgTime(0));
-    progress.retell(Sink::Kafka);
+    progress.re_emit(Sink::Kafka);
     assert!(!progress.commit(end(0)), "nothing that a chain could name");
     assert_eq!((progress.confirmed(), progress.chain()), (Lsn::ZERO, Lsn(7)));
     progress.acknowledge(ticket, Sink::Kafka, 1);

@@ -14,7 +14,7 @@ use crate::postgres::sql::{identifier, literal};
 
 /// The value of a state record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
+pub struct Checkpoint {
     pub system_id: String,
     pub timeline: u32,
     pub slot: String,
@@ -31,7 +31,7 @@ pub struct Memory {
     /// The last acknowledged transaction that told anything, whatever the routes were. A memory of an earlier release
     /// has none, and then what the slot has not confirmed is told again.
     #[serde(default)]
-    pub last: Mark,
+    pub last: CommitId,
     /// The publication was seen to send everything that was committed up to here. Never after `acknowledged`, which
     /// advances without a look. A memory of an earlier release has none (0/0).
     #[serde(default, with = "as_text")]
@@ -53,7 +53,7 @@ pub enum Phase {
 /// A transaction: where it stands, and when it was committed, in Postgres' microseconds. Another history of the same
 /// cluster may have another one at the same place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub struct CommitId {
     #[serde(with = "as_text")]
     pub commit_lsn: Lsn,
     pub committed_at: i64,
@@ -127,7 +127,7 @@ pub struct Break {
 /// Why streaming would lose or invent something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    MemoryMissing {
+    CheckpointMissing {
         slot: String,
     },
     SlotMissing {
@@ -190,7 +190,7 @@ const AGAIN: &str = "Rows committed in between are not on Kafka. To go on: tell 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MemoryMissing { slot } => write!(
+            Self::CheckpointMissing { slot } => write!(
                 f,
                 "slot {slot} exists, but the state topic knows nothing of it: whether it was read, and how far that \
                  was acknowledged, cannot be known. If nothing was ever told from it: \
@@ -283,30 +283,30 @@ fn broken(what: &str, since: Lsn) -> String {
 
 /// What is remembered once one more record was read. It never goes back: a relay that slept through the loss of its
 /// slot, or through a promotion, may have written after its successor, and what it wrote is true, only older.
-pub fn recall(before: Option<Memory>, record: Option<Memory>) -> Option<Memory> {
+pub fn load(before: Option<Checkpoint>, record: Option<Checkpoint>) -> Option<Checkpoint> {
     match (before, record) {
         (Some(before), Some(record)) if record.is_older_than(&before) => Some(before),
         (_, record) => record,
     }
 }
 
-impl Memory {
+impl Checkpoint {
     /// Up to where nothing is missing, if the publication is found to have sent less since.
     pub fn whole_until(&self) -> Lsn {
         if self.vouched == Lsn::ZERO { self.acknowledged } else { self.vouched }
     }
 
-    fn is_older_than(&self, other: &Memory) -> bool {
+    fn is_older_than(&self, other: &Checkpoint) -> bool {
         let same = (&self.system_id, &self.slot) == (&other.system_id, &other.slot);
         let streaming = self.phase == Phase::Streaming && other.phase == Phase::Streaming;
-        let at = |memory: &Memory| (memory.timeline, memory.acknowledged);
+        let at = |memory: &Checkpoint| (memory.timeline, memory.acknowledged);
         same && streaming && at(self) < at(other)
     }
 }
 
 /// Decides whether and how to stream. `database` is the one of the session.
 pub fn admit(
-    memory: Option<&Memory>,
+    memory: Option<&Checkpoint>,
     cluster: &Cluster,
     slot_name: &str,
     slot: Option<&Slot>,
@@ -317,7 +317,11 @@ pub fn admit(
         return Err(Refusal::SlotForeign { slot: name(), what });
     }
     let Some(memory) = memory else {
-        return if slot.is_some() { Err(Refusal::MemoryMissing { slot: name() }) } else { Ok(Start::Create) };
+        return if slot.is_some() {
+            Err(Refusal::CheckpointMissing { slot: name() })
+        } else {
+            Ok(Start::Create)
+        };
     };
     if memory.system_id != cluster.system_id {
         let (expected, found) = (memory.system_id.clone(), cluster.system_id.clone());

@@ -1,14 +1,14 @@
 use super::*;
 
-fn memory() -> Memory {
-    Memory {
+fn memory() -> Checkpoint {
+    Checkpoint {
         system_id: "7".to_owned(),
         timeline: 1,
         slot: "s".to_owned(),
         phase: Phase::Streaming,
         acknowledged: Lsn(100),
         told: Lsn(120),
-        last: Mark::default(),
+        last: CommitId::default(),
         vouched: Lsn(80),
         chain: Lsn(90),
         routes: String::new(),
@@ -18,24 +18,24 @@ fn memory() -> Memory {
 /// The halt it prevents: a slot that seems to be ahead of the memory, when the memory was put back.
 #[test]
 fn a_relay_that_writes_after_its_successor_does_not_put_the_memory_back() {
-    let (newer, older) = (memory(), Memory { acknowledged: Lsn(50), ..memory() });
-    assert_eq!(recall(Some(older.clone()), Some(newer.clone())), Some(newer.clone()));
-    assert_eq!(recall(Some(newer.clone()), Some(older.clone())), Some(newer.clone()));
+    let (newer, older) = (memory(), Checkpoint { acknowledged: Lsn(50), ..memory() });
+    assert_eq!(load(Some(older.clone()), Some(newer.clone())), Some(newer.clone()));
+    assert_eq!(load(Some(newer.clone()), Some(older.clone())), Some(newer.clone()));
     // Before a promotion, with whatever the old primary still had.
     let (promoted, further) =
-        (Memory { timeline: 2, ..memory() }, Memory { acknowledged: Lsn(150), ..memory() });
-    assert_eq!(recall(Some(promoted.clone()), Some(further)), Some(promoted));
+        (Checkpoint { timeline: 2, ..memory() }, Checkpoint { acknowledged: Lsn(150), ..memory() });
+    assert_eq!(load(Some(promoted.clone()), Some(further)), Some(promoted));
     // What an operator or another start wrote counts.
-    assert_eq!(recall(Some(newer.clone()), None), None);
-    assert_eq!(recall(None, Some(older.clone())), Some(older.clone()));
+    assert_eq!(load(Some(newer.clone()), None), None);
+    assert_eq!(load(None, Some(older.clone())), Some(older.clone()));
     for other in [
-        Memory { phase: Phase::Creating, ..older.clone() },
-        Memory { phase: Phase::Reconciling, ..older.clone() },
-        Memory { system_id: "8".to_owned(), ..older.clone() },
-        Memory { timeline: 2, ..older.clone() },
-        Memory { slot: "t".to_owned(), ..older },
+        Checkpoint { phase: Phase::Creating, ..older.clone() },
+        Checkpoint { phase: Phase::Reconciling, ..older.clone() },
+        Checkpoint { system_id: "8".to_owned(), ..older.clone() },
+        Checkpoint { timeline: 2, ..older.clone() },
+        Checkpoint { slot: "t".to_owned(), ..older },
     ] {
-        assert_eq!(recall(Some(newer.clone()), Some(other.clone())), Some(other));
+        assert_eq!(load(Some(newer.clone()), Some(other.clone())), Some(other));
     }
 }
 
@@ -54,7 +54,7 @@ fn slot(confirmed: u64) -> Slot {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "each call makes its own")]
-fn decide(memory: Option<Memory>, slot: Option<Slot>) -> Result<Start, Refusal> {
+fn decide(memory: Option<Checkpoint>, slot: Option<Slot>) -> Result<Start, Refusal> {
     admit(memory.as_ref(), &cluster(), "s", slot.as_ref(), "d")
 }
 
@@ -65,7 +65,8 @@ fn a_first_start_makes_the_slot() {
 
 #[test]
 fn a_start_that_crashed_before_or_after_making_the_slot_goes_on() {
-    let creating = Memory { phase: Phase::Creating, acknowledged: Lsn::ZERO, told: Lsn::ZERO, ..memory() };
+    let creating =
+        Checkpoint { phase: Phase::Creating, acknowledged: Lsn::ZERO, told: Lsn::ZERO, ..memory() };
     assert_eq!(decide(Some(creating.clone()), None), Ok(Start::Create));
     assert_eq!(decide(Some(creating), Some(slot(150))), Ok(Start::Adopt));
 }
@@ -79,7 +80,7 @@ fn a_slot_at_or_behind_what_is_acknowledged_is_resumed() {
 
 #[test]
 fn a_slot_without_memory_is_refused() {
-    assert_eq!(decide(None, Some(slot(100))), Err(Refusal::MemoryMissing { slot: "s".to_owned() }));
+    assert_eq!(decide(None, Some(slot(100))), Err(Refusal::CheckpointMissing { slot: "s".to_owned() }));
 }
 
 #[test]
@@ -110,22 +111,22 @@ fn a_slot_of_another_plugin_or_database_is_refused() {
 
 #[test]
 fn another_cluster_or_timeline_is_refused() {
-    let moved = Memory { system_id: "8".to_owned(), ..memory() };
+    let moved = Checkpoint { system_id: "8".to_owned(), ..memory() };
     assert!(matches!(decide(Some(moved), Some(slot(100))), Err(Refusal::OtherCluster { .. })));
-    let promoted = Memory { timeline: 2, ..memory() };
+    let promoted = Checkpoint { timeline: 2, ..memory() };
     assert!(matches!(decide(Some(promoted), Some(slot(100))), Err(Refusal::OtherTimeline { .. })));
 }
 
 #[test]
 fn a_server_that_ends_before_what_was_told_is_refused() {
-    let ahead = Memory { told: Lsn(201), ..memory() };
+    let ahead = Checkpoint { told: Lsn(201), ..memory() };
     let refusal = Refusal::ServerBehind { flush: Lsn(200), told: Lsn(201) };
     assert_eq!(decide(Some(ahead), Some(slot(100))), Err(refusal));
 }
 
 #[test]
 fn an_unfinished_reconcile_is_refused() {
-    let reconciling = Memory { phase: Phase::Reconciling, ..memory() };
+    let reconciling = Checkpoint { phase: Phase::Reconciling, ..memory() };
     assert!(matches!(decide(Some(reconciling), Some(slot(100))), Err(Refusal::Reconciling { .. })));
 }
 
@@ -133,7 +134,7 @@ fn an_unfinished_reconcile_is_refused() {
 fn every_refusal_says_what_to_do() {
     let slot = || "s".to_owned();
     let all = [
-        Refusal::MemoryMissing { slot: slot() },
+        Refusal::CheckpointMissing { slot: slot() },
         Refusal::SlotMissing { slot: slot(), acknowledged: Lsn(1) },
         Refusal::SlotLost { slot: slot() },
         Refusal::SlotAhead { slot: slot(), confirmed: Lsn(2), acknowledged: Lsn(1) },
@@ -151,7 +152,7 @@ fn every_refusal_says_what_to_do() {
 fn the_memory_survives_its_record() {
     let text = serde_json::to_string(&memory()).unwrap();
     assert!(text.contains(r#""acknowledged":"0/64""#), "{text}");
-    assert_eq!(serde_json::from_str::<Memory>(&text).unwrap(), memory());
+    assert_eq!(serde_json::from_str::<Checkpoint>(&text).unwrap(), memory());
 }
 
 #[test]
@@ -159,8 +160,8 @@ fn a_memory_of_an_earlier_release_vouches_for_what_it_acknowledged() {
     assert_eq!(memory().whole_until(), Lsn(80));
     let mut record = serde_json::to_value(memory()).expect("JSON");
     assert_eq!(record["vouched"], "0/50");
-    assert_eq!(serde_json::from_value::<Memory>(record.clone()).expect("a memory"), memory());
+    assert_eq!(serde_json::from_value::<Checkpoint>(record.clone()).expect("a memory"), memory());
     record.as_object_mut().expect("an object").remove("vouched");
-    let earlier: Memory = serde_json::from_value(record).expect("a memory of an earlier release");
+    let earlier: Checkpoint = serde_json::from_value(record).expect("a memory of an earlier release");
     assert_eq!(earlier.whole_until(), Lsn(100));
 }

@@ -25,7 +25,7 @@ use self::report::{Report, Section};
 use self::start::{Judged, Remembered};
 use self::tables::Contract;
 use super::{Ending, Failure, Outcome, block_on, print, terminal};
-use crate::checkpoint::state::Memory;
+use crate::checkpoint::state::Checkpoint;
 use crate::commands::arguments::{JsonArgs, RoutesArgs};
 use crate::postgres::connection_url::Database;
 use crate::postgres::facts::ask_client;
@@ -177,7 +177,7 @@ fn check(
     facts: &Facts,
     contract: &Contract<'_>,
     slot: Option<&str>,
-    memory: Option<Option<&Memory>>,
+    memory: Option<Option<&Checkpoint>>,
 ) -> Vec<Finding> {
     let found = slot.and_then(|name| facts.slot(name));
     let exists = found.is_some();
@@ -202,7 +202,7 @@ fn check(
 }
 
 /// What the state topic remembers, and of publications, by `source/slot`.
-type States = (BTreeMap<String, Memory>, BTreeMap<String, Record>);
+type States = (BTreeMap<String, Checkpoint>, BTreeMap<String, Record>);
 type Found<'a> = (&'a mut Vec<Section>, &'a mut Vec<String>, &'a mut Option<States>);
 
 #[cfg(feature = "sinks")]

@@ -13,16 +13,16 @@ use serde::Serialize;
 use super::verify::{Reading, told_to};
 use super::{Ending, Failure, Outcome, print};
 use crate::checkpoint::failover::{Continuation, Evidence, Obstacle, branches, judge};
-use crate::checkpoint::state::{Cluster, Memory, Slot};
+use crate::checkpoint::state::{Checkpoint, Cluster, Slot};
 use crate::commands::arguments::{AmqpArgs, JsonArgs, RoutesArgs};
 use crate::observe::metrics::Metrics;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
 use crate::source::backfill::reconcile;
-use crate::source::clients::{Clients, Recalled};
+use crate::source::clients::{KafkaClients, Loaded};
 use crate::source::inspect;
-use crate::source::worker::Wiring;
+use crate::source::worker::SourceContext;
 
 /// Goes on with a promoted standby, if it can be shown that nothing is missing there, and nothing too much was told.
 ///
@@ -102,45 +102,45 @@ pub fn execute(options: &Options) -> Outcome {
 async fn work(options: &Options, routes: Routes, source: &Source) -> Result<Report> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
     let without_queue = AmqpArgs { amqp_url: None };
-    let wiring =
-        crate::commands::wiring::wiring((&options.kafka, &without_queue), &metrics, &routes, source)?;
-    let (options, wiring) = (options.clone(), Arc::new(wiring));
-    tokio::task::spawn_blocking(move || decide(&options, &wiring)).await.context("the work ended")?
+    let context =
+        crate::commands::wiring::context((&options.kafka, &without_queue), &metrics, &routes, source)?;
+    let (options, context) = (options.clone(), Arc::new(context));
+    tokio::task::spawn_blocking(move || decide(&options, &context)).await.context("the work ended")?
 }
 
-fn decide(options: &Options, wiring: &Arc<Wiring>) -> Result<Report> {
-    let mut clients = Clients::new(wiring);
+fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
+    let mut clients = KafkaClients::new(context);
     clients.connect()?;
-    let recalled = clients.recall(0)?;
-    let mut session = Session::connect(&wiring.database)?;
-    reconcile::alone(&mut session, wiring.source.slot.get_ref())?;
-    let server = Server::look(&mut session, &wiring.source)?;
-    let (newest, notes) = newest(options, wiring)?;
-    let unfinished = unfinished(&wiring.source, &server.cluster, &recalled);
+    let loaded = clients.load(0)?;
+    let mut session = Session::connect(&context.database)?;
+    reconcile::alone(&mut session, context.source.slot.get_ref())?;
+    let server = Server::look(&mut session, &context.source)?;
+    let (newest, notes) = newest(options, context)?;
+    let unfinished = unfinished(&context.source, &server.cluster, &loaded);
     let history = branches(&server.history);
-    let memory = recalled.memory.as_ref();
+    let memory = loaded.memory.as_ref();
     let judgement = judge(&Evidence {
         memory,
         cluster: &server.cluster,
         standby: server.standby,
         database: &server.database,
-        routes: &wiring.source.fingerprint(),
+        routes: &context.source.fingerprint(),
         unfinished: unfinished.as_deref(),
         history: &history,
         slot: server.slot.as_ref(),
         newest,
     });
-    let mut report = report(&wiring.source, (memory, &server, newest), &judgement);
+    let mut report = report(&context.source, (memory, &server, newest), &judgement);
     let Ok(continuation) = judgement else { return Ok(report) };
-    report.caveats = caveats(&wiring.source, memory, newest);
+    report.caveats = caveats(&context.source, memory, newest);
     report.caveats.extend(notes);
     if options.yes || report.caveats.is_empty() {
         // Reading the topics took a while.
         ensure!(
-            clients.recall(recalled.end)?.memory.is_none(),
+            clients.load(loaded.end)?.memory.is_none(),
             "the memory was written meanwhile: a relay runs somewhere. Stop it, and start over"
         );
-        clients.remember(&continuation.memory)?;
+        clients.save(&continuation.memory)?;
         report.done = true;
     }
     Ok(report)
@@ -166,11 +166,11 @@ impl Server {
 }
 
 /// The last commit of the source that a record on Kafka is of, and what could not be read.
-fn newest(options: &Options, wiring: &Wiring) -> Result<(Lsn, Vec<String>)> {
-    let (routes, source) = (&wiring.routes, &wiring.source);
+fn newest(options: &Options, context: &SourceContext) -> Result<(Lsn, Vec<String>)> {
+    let (routes, source) = (&context.routes, &context.source);
     let event_source = source.event_source.get_ref();
     let sources = BTreeMap::from([(source.name.get_ref().clone(), event_source.clone())]);
-    let mut reading = Reading::connect(&wiring.brokers, routes, told_to(routes), options.from)?;
+    let mut reading = Reading::connect(&context.brokers, routes, told_to(routes), options.from)?;
     reading.all(Some(&sources))?;
     let newest = reading.newest(event_source);
     let (_, _, notes) = reading.judge();
@@ -178,17 +178,17 @@ fn newest(options: &Options, wiring: &Wiring) -> Result<(Lsn, Vec<String>)> {
 }
 
 /// A table whose existing rows are not all told.
-fn unfinished(source: &Source, cluster: &Cluster, recalled: &Recalled) -> Option<String> {
+fn unfinished(source: &Source, cluster: &Cluster, loaded: &Loaded) -> Option<String> {
     let mut names = source.tables.iter().filter(|table| table.snapshot).map(|table| table.of.to_string());
     let done = |name: &String| {
-        let position = recalled.positions.get(name);
+        let position = loaded.positions.get(name);
         position.is_some_and(|position| position.done && position.system_id == cluster.system_id)
     };
     names.find(|name| !done(name))
 }
 
 /// What cannot be shown, and what goes on otherwise than before: somebody has to agree to it.
-fn caveats(source: &Source, memory: Option<&Memory>, newest: Lsn) -> Vec<String> {
+fn caveats(source: &Source, memory: Option<&Checkpoint>, newest: Lsn) -> Vec<String> {
     let mut caveats = Vec::new();
     if !crate::commands::wiring::queues(source).is_empty() {
         caveats.push(
@@ -216,7 +216,7 @@ fn caveats(source: &Source, memory: Option<&Memory>, newest: Lsn) -> Vec<String>
 
 fn report(
     source: &Source,
-    (memory, server, newest): (Option<&Memory>, &Server, Lsn),
+    (memory, server, newest): (Option<&Checkpoint>, &Server, Lsn),
     judgement: &Result<Continuation, Obstacle>,
 ) -> Report {
     let branch = match judgement {

@@ -87,10 +87,11 @@ pub fn execute(options: &Options) -> Outcome {
 #[tokio::main(worker_threads = 1)]
 async fn work(options: &Options, routes: Routes, source: &Source) -> Result<reconcile::Ending> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
-    let wiring = crate::commands::wiring::wiring((&options.kafka, &options.amqp), &metrics, &routes, source)?;
+    let context =
+        crate::commands::wiring::context((&options.kafka, &options.amqp), &metrics, &routes, source)?;
     let (agreed, mut view) = (options.yes, View::new());
     let work = tokio::task::spawn_blocking(move || {
-        let ending = reconcile::run(wiring, agreed, &mut |step| view.show(step));
+        let ending = reconcile::run(context, agreed, &mut |step| view.show(step));
         view.bar.finish_and_clear();
         ending
     });
@@ -101,9 +102,10 @@ async fn work(options: &Options, routes: Routes, source: &Source) -> Result<reco
 #[tokio::main(worker_threads = 1)]
 async fn heal(options: &Options, routes: Routes, source: &Source) -> Result<reconcile::heal::Report> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
-    let wiring = crate::commands::wiring::wiring((&options.kafka, &options.amqp), &metrics, &routes, source)?;
+    let context =
+        crate::commands::wiring::context((&options.kafka, &options.amqp), &metrics, &routes, source)?;
     let tables = options.tables.clone();
-    let work = tokio::task::spawn_blocking(move || reconcile::heal::run(wiring, &tables));
+    let work = tokio::task::spawn_blocking(move || reconcile::heal::run(context, &tables));
     work.await.context("the work ended")?
 }
 

@@ -16,7 +16,7 @@ use crate::commands::arguments::{AmqpArgs, RoutesArgs};
 use crate::observe::metrics::Metrics;
 use crate::routes::{Routes, Source};
 use crate::source::backfill::replay::{self, Rows, Selection, Shown, Summary};
-use crate::source::clients::Clients;
+use crate::source::clients::KafkaClients;
 
 /// A table on the terminal shows so many events; JSON has them all.
 const SHOWN: usize = 100;
@@ -120,15 +120,15 @@ async fn work(
     (routes, source): (Routes, &Source),
 ) -> Result<Summary> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
-    let wiring =
-        Arc::new(crate::commands::wiring::wiring((&config.kafka, &config.amqp), &metrics, &routes, source)?);
+    let context =
+        Arc::new(crate::commands::wiring::context((&config.kafka, &config.amqp), &metrics, &routes, source)?);
     let timeout = Duration::from_secs(config.timeout);
     let work = tokio::task::spawn_blocking(move || {
         let mut said = String::new();
-        selection.wait_until_told(&wiring.source, timeout, |what| say(&mut said, what))?;
-        let mut clients = Clients::new(&wiring);
+        selection.wait_until_told(&context.source, timeout, |what| say(&mut said, what))?;
+        let mut clients = KafkaClients::new(&context);
         clients.connect()?;
-        replay::tell(&mut selection, (&wiring, &mut clients), &mut |what| say(&mut said, what))
+        replay::tell(&mut selection, (&context, &mut clients), &mut |what| say(&mut said, what))
     });
     work.await.context("the work ended")?
 }

@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use super::doctor::facts::{Slot, wal_rate};
 use super::doctor::slot::{duration, size};
 use super::{Ending, Outcome, block_on, print, terminal};
-use crate::checkpoint::state::Memory;
+use crate::checkpoint::state::Checkpoint;
 use crate::commands::arguments::{JsonArgs, RoutesArgs};
 use crate::dead_letter::halts::Halted;
-use crate::dead_letter::record::Letter;
+use crate::dead_letter::record::DeadLetter;
 use crate::postgres::connection_url::Database;
 use crate::postgres::lsn::Lsn;
 use crate::routes::destinations::Destinations;
@@ -69,14 +69,14 @@ struct State {
     state: Option<String>,
     detail: Option<String>,
     slot: String,
-    stand: Option<Stand>,
-    memory: Option<Memory>,
+    stand: Option<SlotStatus>,
+    memory: Option<Checkpoint>,
     halted_keys: usize,
 }
 
 /// The slot, as its server says. Bytes, and bytes and seconds of log.
 #[derive(Debug, Serialize)]
-struct Stand {
+struct SlotStatus {
     active: bool,
     confirmed: Option<String>,
     behind: i64,
@@ -169,7 +169,7 @@ fn health(admin: &str) -> Result<Health> {
     serde_json::from_str(body).context("not an answer of a relay")
 }
 
-async fn stand(source: &Source) -> Result<Option<Stand>> {
+async fn stand(source: &Source) -> Result<Option<SlotStatus>> {
     let database: Database = source.url.get_ref().parse().context("url")?;
     let client = database.connect().await?;
     let rate = wal_rate(&client, false).await?;
@@ -181,7 +181,7 @@ async fn stand(source: &Source) -> Result<Option<Stand>> {
     let slot: Slot = serde_json::from_value(slot).context("pg_replication_slots")?;
     let number = |lsn: &str| lsn.parse::<Lsn>().map_or(0, |lsn| lsn.0 as i64);
     let confirmed = slot.confirmed_flush_lsn.as_deref().map_or(0, number);
-    Ok(Some(Stand {
+    Ok(Some(SlotStatus {
         active: slot.active,
         behind: (number(&flush) - confirmed).max(0),
         retained: slot.retained(&flush),
@@ -196,14 +196,14 @@ async fn stand(source: &Source) -> Result<Option<Stand>> {
 type Letters = (u64, Vec<Halted>);
 
 /// The memories, and the dead letters with the keys they halt.
-fn kafka(brokers: &Brokers, routes: &Routes) -> Result<(BTreeMap<String, Memory>, Letters)> {
+fn kafka(brokers: &Brokers, routes: &Routes) -> Result<(BTreeMap<String, Checkpoint>, Letters)> {
     let memories = super::memories(brokers, routes)?;
     let mut halted: Vec<Halted> =
         routes.sources.iter().map(|source| Halted::new(source.name.get_ref())).collect();
     let mut count = 0;
     Reader::new(brokers, routes).read(routes.relay.dead_letter_topic.get_ref(), 0, |offset, _, value| {
         let Some(value) = value else { return Ok(()) };
-        count += u64::from(Letter::read(value).context("a dead letter is not readable")?.is_some());
+        count += u64::from(DeadLetter::read(value).context("a dead letter is not readable")?.is_some());
         halted.iter_mut().try_for_each(|halted| halted.apply(offset, value)).context("a dead letter")
     })?;
     Ok((memories, (count, halted)))
@@ -265,7 +265,7 @@ fn text(report: &Report, colour: bool) -> String {
             None => line("remembered", "nothing".to_owned()),
             Some(memory) => {
                 let phase = format!("{:?}", memory.phase).to_lowercase();
-                let Memory { acknowledged, told, .. } = memory;
+                let Checkpoint { acknowledged, told, .. } = memory;
                 line("remembered", format!("acknowledged {acknowledged}, told {told}, {phase}"));
             }
         }
@@ -284,7 +284,7 @@ fn text(report: &Report, colour: bool) -> String {
     out
 }
 
-fn left(stand: &Stand) -> String {
+fn left(stand: &SlotStatus) -> String {
     let rate = size(stand.wal_per_second as i64);
     match (stand.safe, stand.seconds_left) {
         (None, _) => format!("no limit; the log grows by {rate}/s"),

@@ -27,7 +27,7 @@ use crate::sinks::acks::Acks;
 use crate::sinks::rabbit::Rabbit;
 use crate::source::guard;
 use crate::source::published;
-use crate::source::worker::{self, Wiring};
+use crate::source::worker::{self, SourceContext};
 
 /// How long the sources have to flush before the process ends anyway.
 const GRACE: Duration = Duration::from_secs(12);
@@ -79,20 +79,20 @@ pub async fn run(
     let routes = Arc::new(routes);
     let (mut statuses, mut stops, mut threads) = (Vec::new(), Vec::new(), FuturesUnordered::new());
     for source in &routes.sources {
-        let wiring = wiring((&config.kafka, &config.amqp), &metrics, &routes, source)?;
+        let context = context((&config.kafka, &config.amqp), &metrics, &routes, source)?;
         tokio::spawn(lag::watch(
-            wiring.database.clone(),
+            context.database.clone(),
             source.slot.get_ref().clone(),
-            wiring.metrics.clone(),
+            context.metrics.clone(),
             shutdown.child_token(),
         ));
-        tokio::spawn(guard::watch(wiring.clone(), shutdown.child_token()));
-        statuses.push(wiring.status.clone());
-        stops.push(Arc::clone(&wiring.acks));
+        tokio::spawn(guard::watch(context.clone(), shutdown.child_token()));
+        statuses.push(context.status.clone());
+        stops.push(Arc::clone(&context.acks));
         let thread = std::thread::Builder::new().name(format!("source {}", source.name.get_ref()));
         let (done, ended) = tokio::sync::oneshot::channel();
         thread.spawn(move || {
-            worker::run(wiring);
+            worker::run(context);
             // The receiver is gone only when the process ends anyway.
             let _ = done.send(());
         })?;
@@ -121,16 +121,16 @@ pub async fn run(
 }
 
 /// What a source is made of. Within a runtime.
-pub fn wiring(
+pub fn context(
     (kafka, amqp): (&Brokers, &AmqpArgs),
     metrics: &Metrics,
     routes: &Arc<Routes>,
     source: &Source,
-) -> Result<Wiring> {
+) -> Result<SourceContext> {
     let series = metrics.source(source.name.get_ref())?;
     series.in_flight_limit.set(routes.relay.in_flight_bytes as i64);
     let acks = Arc::new(Acks::new()?);
-    Ok(Wiring {
+    Ok(SourceContext {
         routes: Arc::new(routes.topics_of(source)),
         source: Arc::new(source.clone()),
         database: database(source)?,

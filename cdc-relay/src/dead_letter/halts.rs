@@ -2,7 +2,7 @@
 //!
 //! A row that cannot be told halts its key towards that destination: later rows of the key go to the dead-letter
 //! topic as well, in order, until a release for the key is written there. The halted keys are what reading the
-//! topic from its start yields; nothing else remembers them. What stands there of a row is in `letter`, how a key
+//! topic from its start yields; nothing else remembers them. What stands there of a row is in `record`, how a key
 //! is let go on in `release`.
 //!
 //! A row whose key cannot be read (a column of it is null) has no place among the rows of any key, and halts none: its

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::dead_letter::halts::{Extent, Halted, Halts};
-use crate::dead_letter::record::{Letter, Place};
+use crate::dead_letter::record::{DeadLetter, WalPosition};
 use crate::postgres::shell;
 
 /// A key that is halted towards a destination, with its letters.
@@ -27,7 +27,7 @@ pub struct Shelved {
     /// Its offset in the topic.
     pub offset: i64,
     #[serde(skip)]
-    last: Option<Place>,
+    last: Option<WalPosition>,
 }
 
 /// Reads the topic twice: first which keys are halted, then their letters. So nothing is kept but what is shown.
@@ -64,11 +64,11 @@ impl Shelf {
         value: &[u8],
         written: Option<jiff::Timestamp>,
     ) -> Result<(), serde_json::Error> {
-        let Some(letter) = Letter::read(value)? else { return Ok(()) };
+        let Some(letter) = DeadLetter::read(value)? else { return Ok(()) };
         let Some(halted) = self.halted.get(&letter.source) else { return Ok(()) };
         let unit = halted.unit(&letter.destination, &letter.halts());
         let Some((halts, _)) = unit.filter(|(_, from)| offset >= *from) else { return Ok(()) };
-        let Letter { source, destination, .. } = &letter;
+        let DeadLetter { source, destination, .. } = &letter;
         let name = (source.clone(), destination.clone(), halts);
         let shelved = self.shelved.entry(name).or_insert_with_key(|(source, destination, halts)| Shelved {
             source: source.clone(),

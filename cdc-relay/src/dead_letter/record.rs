@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::dead_letter::halts::Halts;
 use crate::postgres::decode::pgoutput::{Column, Relation, Tuple, Value};
-use crate::postgres::decode::row_builder::Made;
+use crate::postgres::decode::row_builder::RowBuilder;
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::utf8;
 use crate::routes::TableName;
@@ -165,7 +165,7 @@ fn columns(plan: &Plan, row: &Row<'_>, out: &mut Vec<u8>) {
 
 /// A letter, read back. Older letters have no place in their transaction, no time and no types.
 #[derive(Debug, Clone, Deserialize)]
-pub struct Letter {
+pub struct DeadLetter {
     pub source: String,
     pub destination: String,
     key: Option<String>,
@@ -201,21 +201,21 @@ fn row() -> String {
 
 /// Where a letter's row stands in the log. Later is greater, within a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct WalPosition {
     pub cluster: String,
     pub position: (Lsn, u64),
 }
 
-impl Place {
+impl WalPosition {
     /// Whether a letter at `place`, of a row at `self` or before it, was written once more after a broken session.
-    pub fn covers(&self, place: &Place) -> bool {
+    pub fn covers(&self, place: &WalPosition) -> bool {
         self.cluster == place.cluster && self.position >= place.position
     }
 }
 
-impl Letter {
+impl DeadLetter {
     /// Reads a record of the topic; `None` if it is no letter but a release.
-    pub fn read(value: &[u8]) -> Result<Option<Letter>, serde_json::Error> {
+    pub fn read(value: &[u8]) -> Result<Option<DeadLetter>, serde_json::Error> {
         #[derive(Deserialize)]
         struct Kind {
             #[serde(default)]
@@ -234,12 +234,12 @@ impl Letter {
     }
 
     /// None: an older letter does not say, or the row did not come from the log.
-    pub fn place(&self) -> Option<Place> {
+    pub fn place(&self) -> Option<WalPosition> {
         if self.existing {
             return None;
         }
         let position = (self.position.parse().ok()?, self.ordinal?);
-        Some(Place { cluster: self.cluster.clone(), position })
+        Some(WalPosition { cluster: self.cluster.clone(), position })
     }
 
     /// Whether it says which row of its transaction it is.
@@ -300,7 +300,7 @@ impl Letter {
     }
 
     /// Fills in the row, in the order of `relation`. What was left out is unknown.
-    pub fn fill(&self, relation: &Relation, made: &mut Made) {
+    pub fn fill(&self, relation: &Relation, made: &mut RowBuilder) {
         made.begin();
         for column in &relation.columns {
             match self.row.get(&column.name) {

@@ -26,7 +26,7 @@ fn transaction() -> Transaction {
 
 /// `None` in a cell: not in the log.
 fn written(relation: &Relation, cells: &[Option<Option<&[u8]>>]) -> String {
-    let mut made = Made::default();
+    let mut made = RowBuilder::default();
     made.begin();
     for cell in cells {
         match cell {
@@ -58,9 +58,9 @@ fn a_letter_holds_all_that_telling_its_row_again_takes() {
             r#""row":{"id":"1","no,te":null,"big":"\\x00"},"omitted":"gone"}"#
         )
     );
-    let letter = Letter::read(text.as_bytes()).unwrap().unwrap();
+    let letter = DeadLetter::read(text.as_bytes()).unwrap().unwrap();
     assert_eq!(letter.relation(|_| 0), relation);
-    let mut made = Made::default();
+    let mut made = RowBuilder::default();
     letter.fill(&relation, &mut made);
     let row: Vec<Value<'_>> = made.tuple().unwrap().iter().collect();
     assert_eq!(row, [Value::Text(b"1"), Value::Null, Value::Text(b"\\x00"), Value::Unchanged]);
@@ -82,7 +82,7 @@ fn a_letter_fits_its_topic_whatever_the_row() {
     for (b, c, omitted) in cases {
         let text = written(&relation, &[Some(Some(b"0")), Some(Some(b)), Some(Some(c)), Some(Some(b"2"))]);
         assert!(text.len() < LARGEST, "{}", text.len());
-        let letter = Letter::read(text.as_bytes()).unwrap().unwrap();
+        let letter = DeadLetter::read(text.as_bytes()).unwrap().unwrap();
         assert!(letter.column(omitted).is_none());
         assert_eq!((letter.column("a"), letter.column("d")), (Some(Some("0")), Some(Some("2"))));
         assert!(text.contains(&format!(r#""omitted":"{omitted}""#)));
@@ -93,7 +93,7 @@ fn a_letter_fits_its_topic_whatever_the_row() {
 fn a_letter_of_an_earlier_release_can_be_told() {
     let old = br#"{"source":"s","destination":"topic:T","key":"k","reason":"r","table":"public.t",
         "position":"0/10","row":{"id":"1","note":null},"omitted":"big"}"#;
-    let letter = Letter::read(old).unwrap().unwrap();
+    let letter = DeadLetter::read(old).unwrap().unwrap();
     assert!(!letter.has_types() && !letter.has_ordinal() && letter.place().is_none());
     assert_eq!(letter.relation(|name| name.len() as u32), relation(&[("id", 2), ("note", 4)]));
     assert_eq!(letter.transaction(PgTime(7)).committed_at, PgTime(7));
@@ -102,7 +102,7 @@ fn a_letter_of_an_earlier_release_can_be_told() {
 #[test]
 fn an_older_letter_with_bytes_that_are_no_utf_8_is_readable() {
     let old = b"{\"source\":\"s\",\"destination\":\"d\",\"key\":\"k\",\"row\":{\"c\":\"\xE9\"}}";
-    let letter = Letter::read(old).unwrap().unwrap();
+    let letter = DeadLetter::read(old).unwrap().unwrap();
     assert_eq!(letter.column("c"), Some(Some(r"\351")));
 }
 
@@ -112,7 +112,7 @@ fn what_says_what_became_of_a_key_is_no_letter() {
         r#"{"source":"s","destination":"d","key":"k","release":true}"#,
         r#"{"source":"s","destination":"d","key":"k","release":false,"from":3}"#,
     ] {
-        assert!(Letter::read(note.as_bytes()).unwrap().is_none(), "{note}");
+        assert!(DeadLetter::read(note.as_bytes()).unwrap().is_none(), "{note}");
     }
 }
 

@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::dead_letter::halts::{Extent, FURTHER, Halted, Halts};
-use crate::dead_letter::record::{Letter, Place, shortened};
+use crate::dead_letter::record::{DeadLetter, WalPosition, shortened};
 
 /// Of logical messages that carry an `Order`.
 pub const PREFIX: &str = "cdc-relay.release";
@@ -93,7 +93,7 @@ struct Unit {
     told: u64,
     passed_over: u64,
     /// The last letter that was looked at.
-    last: Option<Place>,
+    last: Option<WalPosition>,
     stop: Option<Stop>,
     /// Keys that stay halted in a destination that was halted as a whole.
     stops: BTreeMap<Halts, Stop>,
@@ -137,7 +137,7 @@ impl<'o> Pass<'o> {
         self.units.values().map(|unit| unit.from).min()
     }
 
-    fn find(&mut self, letter: &Letter) -> Option<&mut Unit> {
+    fn find(&mut self, letter: &DeadLetter) -> Option<&mut Unit> {
         let mut name = (letter.destination.clone(), letter.halts());
         if !self.units.contains_key(&name) && letter.halts().keyless.is_some() {
             name.1 = Halts::row(FURTHER);
@@ -149,7 +149,7 @@ impl<'o> Pass<'o> {
     }
 
     /// Whether the letter at this offset is to be told now.
-    pub fn wants(&mut self, offset: i64, letter: &Letter) -> bool {
+    pub fn wants(&mut self, offset: i64, letter: &DeadLetter) -> bool {
         if letter.source != self.order.source {
             return false;
         }
@@ -169,14 +169,14 @@ impl<'o> Pass<'o> {
     }
 
     /// It was told.
-    pub fn told(&mut self, letter: &Letter) {
+    pub fn told(&mut self, letter: &DeadLetter) {
         if let Some(unit) = self.find(letter) {
             unit.told += 1;
         }
     }
 
     /// It cannot be told: its key stays halted from here on, unless such letters are to be passed over.
-    pub fn failed(&mut self, offset: i64, letter: &Letter, reason: &str) {
+    pub fn failed(&mut self, offset: i64, letter: &DeadLetter, reason: &str) {
         let pass_over = self.order.pass_over;
         let halts = letter.halts();
         let is_whole = !self.units.contains_key(&(letter.destination.clone(), halts.clone()));

@@ -49,7 +49,7 @@ fn carry_out(order: &Order, topic: &mut Topic, bad: &[usize]) -> Vec<usize> {
     let mut told = Vec::new();
     if let Some(from) = pass.from() {
         for (offset, value) in topic.iter().enumerate().skip(from as usize) {
-            let Some(letter) = Letter::read(value.as_bytes()).unwrap() else { continue };
+            let Some(letter) = DeadLetter::read(value.as_bytes()).unwrap() else { continue };
             if !pass.wants(offset as i64, &letter) {
                 continue;
             }

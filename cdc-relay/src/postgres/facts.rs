@@ -1,6 +1,6 @@
 //! Everything that the contract is judged by, as the server says it: one statement, for whichever client asks.
 //!
-//! * The statement has no parameters, so that `wire` and a client library can both send it.
+//! * The statement has no parameters, so that `session` and a client library can both send it.
 //! * Column lists, row filters, generated columns and partitions are the server's answer, never a guess by its version.
 
 use std::collections::BTreeMap;

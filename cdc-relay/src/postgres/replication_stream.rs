@@ -39,7 +39,7 @@ pub struct Replication {
 
 /// One read takes at most this; a larger message makes the buffer grow for as long as it lasts.
 const BUFFER: usize = 256 << 10;
-/// Room for at least so much: more than `pace` takes for the end of what is there, so that a read which only the buffer
+/// Room for at least so much: more than `read_scheduler` takes for the end of what is there, so that a read which only the buffer
 /// cut short does not look like one.
 const ROOM: usize = 64 << 10;
 /// How long the server may take nothing of what we send.

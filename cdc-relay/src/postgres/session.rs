@@ -1,4 +1,4 @@
-//! A session with Postgres that can start replication: signing in, simple queries, then the copy stream (`copy`).
+//! A session with Postgres that can start replication: signing in, simple queries, then the copy stream (`replication_stream`).
 //!
 //! Why not a client library: the server's CPU and ours depend on *when* the socket is read (late and in large
 //! pieces under backlog, at once when idle), and on not copying rows between tasks. Nothing here acknowledges

@@ -1,6 +1,6 @@
 //! Writes the text form of Postgres values as JSON, straight into a reused buffer.
 //!
-//! The session is set to ISO dates, UTC, ISO 8601 intervals and hexadecimal bytea (see `wire`), so each conversion is
+//! The session is set to ISO dates, UTC, ISO 8601 intervals and hexadecimal bytea (see `session`), so each conversion is
 //! a copy with little around it. Types that are no built-in ones were replaced before by the built-in type that they
 //! print like (see `catalog`).
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use crate::checkpoint::progress::{Progress, Sink, Ticket};
 use crate::dead_letter::halts::{Halted, Halts, unrouted, untellable};
 use crate::dead_letter::record::{self, Cause, Halt};
-use crate::failpoints::{Place, reach};
+use crate::failpoints::{Failpoint, hit};
 use crate::observe::metrics::SourceMetrics;
 use crate::postgres::connection_url::Database;
 use crate::postgres::decode::pgoutput::Relation;
@@ -17,15 +17,15 @@ use crate::routes::catalog::Catalog;
 use crate::routes::route::{Compiled, Destination, Plan, Record, Topics, Transaction, UNSAID};
 use crate::routes::template::{Op, Problem, Row};
 use crate::routes::{NewTable, Routes, Source};
+use crate::sinks::batch_size::BatchSize;
 use crate::sinks::kafka::{Kafka, Sent};
-use crate::sinks::load::Load;
 use crate::sinks::rabbit::Rabbit;
 
 /// How long the producer's queue may stay full before the session starts over.
 const FULL: Duration = Duration::from_secs(20);
 
 /// The open transaction of the stream.
-pub struct Open<'a> {
+pub struct OpenTransaction<'a> {
     pub transaction: &'a mut Transaction,
     pub ticket: Ticket,
     pub progress: &'a mut Progress,
@@ -65,7 +65,7 @@ impl Tally {
 }
 
 /// The routes of one source for the columns its tables have now, and the sinks they lead to.
-pub struct Teller {
+pub struct Emitter {
     routes: Arc<Routes>,
     source: Arc<Source>,
     database: Database,
@@ -88,13 +88,13 @@ struct Outlet {
     letter: Vec<u8>,
 }
 
-impl Teller {
+impl Emitter {
     pub fn new(
         (routes, source, database): (Arc<Routes>, Arc<Source>, Database),
         topics: Topics,
         (kafka, rabbit): (Kafka, Option<Arc<Rabbit>>),
         metrics: SourceMetrics,
-    ) -> Teller {
+    ) -> Emitter {
         let out = Outlet {
             source: source.name.get_ref().clone(),
             dead_letter_topic: routes.relay.dead_letter_topic.get_ref().clone(),
@@ -107,7 +107,7 @@ impl Teller {
             record: Record::default(),
             letter: Vec::new(),
         };
-        Teller { routes, source, database, catalog: Catalog::default(), plans: Vec::new(), out }
+        Emitter { routes, source, database, catalog: Catalog::default(), plans: Vec::new(), out }
     }
 
     pub fn kafka(&self) -> &Kafka {
@@ -115,13 +115,13 @@ impl Teller {
     }
 
     /// How much is coming.
-    pub fn expect(&mut self, load: Load) {
+    pub fn expect(&mut self, load: BatchSize) {
         self.out.kafka.choose(load);
     }
 
     /// Much is coming, for as long as nothing else is said.
     pub fn expect_much(&mut self) {
-        self.out.kafka.choose_and_wait(Load::Backlog);
+        self.out.kafka.choose_and_wait(BatchSize::Large);
     }
 
     /// The keys that are halted, as the dead-letter topic tells up to the offset `end`.
@@ -186,7 +186,7 @@ impl Teller {
     }
 
     /// Tells a row to every route that it matches.
-    pub fn row(&mut self, relation: u32, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+    pub fn row(&mut self, relation: u32, row: &Row<'_>, open: &mut OpenTransaction<'_>) -> Result<()> {
         open.transaction.rows += 1;
         self.out.metrics.rows.inc();
         let Some((_, plan)) = self.plans.iter().find(|(id, _)| *id == relation) else {
@@ -210,7 +210,7 @@ impl Teller {
     }
 
     /// As `row`, for a row that a query answered.
-    pub fn retell(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+    pub fn re_emit(&mut self, plan: &Plan, row: &Row<'_>, open: &mut OpenTransaction<'_>) -> Result<()> {
         open.transaction.rows += 1;
         self.out.row(plan, row, open)
     }
@@ -220,7 +220,7 @@ impl Teller {
         &mut self,
         (plan, row): (&Plan, &Row<'_>),
         mut to: Again<'_>,
-        open: &mut Open<'_>,
+        open: &mut OpenTransaction<'_>,
     ) -> Result<Result<(), Problem>> {
         for route in &plan.routes {
             if matches!(to, Again::Destination(only) if only != route.leads_to) {
@@ -259,7 +259,7 @@ impl Teller {
     }
 
     /// Writes a record of ours to the dead-letter topic, as part of the open transaction.
-    pub fn note(&mut self, (halts, value): (&Halts, &[u8]), open: &mut Open<'_>) -> Result<()> {
+    pub fn note(&mut self, (halts, value): (&Halts, &[u8]), open: &mut OpenTransaction<'_>) -> Result<()> {
         self.out.write_dead((halts, value), open)
     }
 
@@ -276,7 +276,7 @@ impl Teller {
         relation: u32,
         row: &Row<'_>,
         (op, why): (&str, &str),
-        open: &mut Open<'_>,
+        open: &mut OpenTransaction<'_>,
     ) -> Result<()> {
         open.transaction.rows += 1;
         let Some((_, plan)) = self.plans.iter().find(|(id, _)| *id == relation) else {
@@ -285,14 +285,14 @@ impl Teller {
         if plan.unknown || !plan.routes.is_empty() {
             let cause = Cause { reason: why, op, id: None };
             let destination = untellable(&plan.relation);
-            self.out.bury((&destination, &Halts::default()), cause, (plan, row), open)?;
+            self.out.dead_letter((&destination, &Halts::default()), cause, (plan, row), open)?;
         }
         Ok(())
     }
 }
 
 impl Outlet {
-    fn row(&mut self, plan: &Plan, row: &Row<'_>, open: &mut Open<'_>) -> Result<()> {
+    fn row(&mut self, plan: &Plan, row: &Row<'_>, open: &mut OpenTransaction<'_>) -> Result<()> {
         if plan.unknown {
             return self.untold(plan, row, "the routes neither tell nor ignore this published table", open);
         }
@@ -318,7 +318,7 @@ impl Outlet {
         }
         if row.op == Op::Delete && !plan.says_deletes() {
             let cause = Cause { reason: UNSAID, op: row.op.name(), id: None };
-            self.bury((&untellable(&plan.relation), &Halts::default()), cause, (plan, row), open)?;
+            self.dead_letter((&untellable(&plan.relation), &Halts::default()), cause, (plan, row), open)?;
         } else if !matched {
             self.metrics.unrouted.inc();
         }
@@ -330,7 +330,7 @@ impl Outlet {
     fn route(
         &mut self,
         (plan, route, row): (&Plan, &Compiled, &Row<'_>),
-        open: &mut Open<'_>,
+        open: &mut OpenTransaction<'_>,
     ) -> Result<bool> {
         let tellings = route.tellings(row.op);
         if tellings.is_empty() {
@@ -357,7 +357,7 @@ impl Outlet {
         &mut self,
         told: Result<Destination, Problem>,
         (plan, route, row): (&Plan, &Compiled, &Row<'_>),
-        open: &mut Open<'_>,
+        open: &mut OpenTransaction<'_>,
     ) -> Result<()> {
         let told = match told {
             Ok(_) if !self.halted.is_empty() && self.is_halted(&route.leads_to) => {
@@ -378,7 +378,7 @@ impl Outlet {
             Some(key) => Halts::key(&key),
             None => Halts::row(&plan.row_name(row, open.transaction)),
         };
-        self.bury((&route.leads_to, &halts), cause, (plan, row), open)
+        self.dead_letter((&route.leads_to, &halts), cause, (plan, row), open)
     }
 
     /// Hands the record to its sink.
@@ -386,7 +386,7 @@ impl Outlet {
         &mut self,
         destination: Destination,
         plan: &Plan,
-        open: &mut Open<'_>,
+        open: &mut OpenTransaction<'_>,
     ) -> Result<Result<(), Problem>> {
         match destination {
             Destination::Topic(topic) => self.tell_topic(topic, plan, open).map(Ok),
@@ -399,16 +399,21 @@ impl Outlet {
         self.halted.contains(leads_to, key(&self.record).as_deref())
     }
 
-    fn tell_topic(&mut self, topic: usize, plan: &Plan, open: &mut Open<'_>) -> Result<()> {
+    fn tell_topic(&mut self, topic: usize, plan: &Plan, open: &mut OpenTransaction<'_>) -> Result<()> {
         let (kafka, record) = (&mut self.kafka, &self.record);
-        reach(Place::BeforeProduce);
+        hit(Failpoint::BeforeProduce);
         offer(|| kafka.tell(topic, (record, plan), open.transaction, open.ticket))?;
-        reach(Place::AfterProduce);
+        hit(Failpoint::AfterProduce);
         self.told(Sink::Kafka, self.record.key.len() + self.record.value.len(), open);
         Ok(())
     }
 
-    fn tell_queue(&mut self, queue: usize, plan: &Plan, open: &mut Open<'_>) -> Result<Result<(), Problem>> {
+    fn tell_queue(
+        &mut self,
+        queue: usize,
+        plan: &Plan,
+        open: &mut OpenTransaction<'_>,
+    ) -> Result<Result<(), Problem>> {
         let rabbit = self.rabbit.as_ref().context("a route leads to a queue, and AMQP_URL is not set")?;
         if let Err(problem) = rabbit.tell(queue, (&self.record, plan), open.transaction, open.ticket) {
             return Ok(Err(problem));
@@ -417,9 +422,9 @@ impl Outlet {
         Ok(Ok(()))
     }
 
-    fn told(&self, sink: Sink, bytes: usize, open: &mut Open<'_>) {
+    fn told(&self, sink: Sink, bytes: usize, open: &mut OpenTransaction<'_>) {
         if open.transaction.retold {
-            open.progress.retell(sink);
+            open.progress.re_emit(sink);
         } else {
             open.progress.tell(sink);
         }
@@ -433,17 +438,23 @@ impl Outlet {
     }
 
     /// Buries a row that has no route at all, and with it what follows in its table.
-    fn untold(&mut self, plan: &Plan, row: &Row<'_>, why: &str, open: &mut Open<'_>) -> Result<()> {
+    fn untold(
+        &mut self,
+        plan: &Plan,
+        row: &Row<'_>,
+        why: &str,
+        open: &mut OpenTransaction<'_>,
+    ) -> Result<()> {
         let cause = Cause { reason: why, op: row.op.name(), id: None };
-        self.bury((&unrouted(&plan.relation), &Halts::default()), cause, (plan, row), open)
+        self.dead_letter((&unrouted(&plan.relation), &Halts::default()), cause, (plan, row), open)
     }
 
-    fn bury(
+    fn dead_letter(
         &mut self,
         (destination, halts): (&str, &Halts),
         cause: Cause<'_>,
         (plan, row): (&Plan, &Row<'_>),
-        open: &mut Open<'_>,
+        open: &mut OpenTransaction<'_>,
     ) -> Result<()> {
         let halt = Halt { source: &self.source, destination, halts };
         let mut value = std::mem::take(&mut self.letter);
@@ -467,10 +478,10 @@ impl Outlet {
         Ok(())
     }
 
-    fn write_dead(&mut self, (halts, value): (&Halts, &[u8]), open: &mut Open<'_>) -> Result<()> {
+    fn write_dead(&mut self, (halts, value): (&Halts, &[u8]), open: &mut OpenTransaction<'_>) -> Result<()> {
         let key = halts.key.as_ref().or(halts.keyless.as_ref()).map_or(&b""[..], |key| key.as_bytes());
         let (kafka, topic) = (&mut self.kafka, &self.dead_letter_topic);
-        offer(|| kafka.bury(topic, (key, value), open.transaction, open.ticket))?;
+        offer(|| kafka.dead_letter(topic, (key, value), open.transaction, open.ticket))?;
         self.told(Sink::Kafka, key.len() + value.len(), open);
         Ok(())
     }

@@ -2,7 +2,7 @@
 //!
 //! librdkafka keeps one request of more than a handful of messages under way per partition, and while it has others
 //! whose time has come, it spins: it polls without waiting, on a processor that the broker could use. So nothing is
-//! handed over while anything is under way (`pace`), and a message waits for the rest of its round before it
+//! handed over while anything is under way (`read_scheduler`), and a message waits for the rest of its round before it
 //! leaves: not at all where a few rows come at a time and latency counts, longest under backlog, where handing over
 //! a round takes longest. librdkafka's waiting time is a property of a producer; so there are up to three of them
 //! (`producers`). They change places only when nothing is in flight: records keep their order.
@@ -30,7 +30,7 @@ use crate::observe::metrics::SourceMetrics;
 use crate::routes::Routes;
 use crate::routes::route::{Plan, Record, Transaction};
 use crate::sinks::acks::Acks;
-use crate::sinks::load::Load;
+use crate::sinks::batch_size::BatchSize;
 use crate::sinks::polled::PolledProducer;
 use crate::sinks::producers::Producers;
 
@@ -155,14 +155,14 @@ struct Outgoing<'a> {
 
 const METADATA: Duration = Duration::from_secs(10);
 
-impl Load {
+impl BatchSize {
     /// How long a record waits for the rest of its round, in milliseconds.
     fn linger(self) -> Option<&'static str> {
         match self {
             // At once, unless the routes file says otherwise.
-            Self::Handful => None,
-            Self::Some => Some("2"),
-            Self::Backlog => Some("10"),
+            Self::Small => None,
+            Self::Medium => Some("2"),
+            Self::Large => Some("10"),
         }
     }
 }
@@ -269,14 +269,14 @@ impl Kafka {
 
     /// Chooses the producer for what comes next. While anything is in flight the choice stands: a record must not
     /// overtake one that the other producer still has.
-    pub fn choose(&mut self, load: Load) {
+    pub fn choose(&mut self, load: BatchSize) {
         if self.acks.bytes(Sink::Kafka) == 0 {
             self.producers.choose(load);
         }
     }
 
     /// As `choose`, and waits until the producer is made: for whoever has much to tell, and chooses once.
-    pub fn choose_and_wait(&mut self, load: Load) {
+    pub fn choose_and_wait(&mut self, load: BatchSize) {
         if self.acks.bytes(Sink::Kafka) == 0 {
             self.producers.choose_and_wait(load);
         }
@@ -319,7 +319,7 @@ impl Kafka {
     }
 
     /// Tells a dead letter.
-    pub fn bury(
+    pub fn dead_letter(
         &mut self,
         topic: &str,
         (key, value): (&[u8], &[u8]),
@@ -337,7 +337,7 @@ impl Kafka {
     }
 
     /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
-    pub fn remember(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
+    pub fn save(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
         let (key, value, ticket) = (key.as_bytes(), Some(value), self.writes.ask());
         self.send(
             self.producers.at_once(),

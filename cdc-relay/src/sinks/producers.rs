@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use rdkafka::producer::ProducerContext;
 
-use crate::sinks::load::Load;
+use crate::sinks::batch_size::BatchSize;
 use crate::sinks::polled::PolledProducer;
 
 /// A producer that nobody chose for so long is dropped.
@@ -21,12 +21,12 @@ const UNUSED_MAX: Duration = Duration::from_secs(60);
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Makes the producer for a load, connected and with the topics known.
-type Make<C> = Arc<dyn Fn(Load) -> Result<PolledProducer<C>> + Send + Sync>;
+type Make<C> = Arc<dyn Fn(BatchSize) -> Result<PolledProducer<C>> + Send + Sync>;
 
 enum Patient<C: ProducerContext + 'static> {
     /// Not to be made before this.
     Absent(Instant),
-    Made(JoinHandle<Result<PolledProducer<C>>>),
+    RowBuilder(JoinHandle<Result<PolledProducer<C>>>),
     Ready {
         producer: PolledProducer<C>,
         chosen_at: Instant,
@@ -38,40 +38,40 @@ pub struct Producers<C: ProducerContext + 'static> {
     at_once: PolledProducer<C>,
     some: Patient<C>,
     backlog: Patient<C>,
-    chosen: Load,
+    chosen: BatchSize,
 }
 
 impl<C: ProducerContext + Send + Sync + 'static> Producers<C> {
     pub fn new(
-        make: impl Fn(Load) -> Result<PolledProducer<C>> + Send + Sync + 'static,
+        make: impl Fn(BatchSize) -> Result<PolledProducer<C>> + Send + Sync + 'static,
     ) -> Result<Producers<C>> {
-        let (at_once, now) = (make(Load::Handful)?, Instant::now());
+        let (at_once, now) = (make(BatchSize::Small)?, Instant::now());
         let (some, backlog) = (Patient::Absent(now), Patient::Absent(now));
-        Ok(Producers { make: Arc::new(make), at_once, some, backlog, chosen: Load::Handful })
+        Ok(Producers { make: Arc::new(make), at_once, some, backlog, chosen: BatchSize::Small })
     }
 
     /// Chooses the producer for what comes next. Only while nothing is in flight: records must keep their order.
-    pub fn choose(&mut self, load: Load) {
+    pub fn choose(&mut self, load: BatchSize) {
         let now = Instant::now();
-        for patient in [Load::Some, Load::Backlog] {
+        for patient in [BatchSize::Medium, BatchSize::Large] {
             let make = (patient == load).then_some(&self.make);
-            let slot = if patient == Load::Some { &mut self.some } else { &mut self.backlog };
+            let slot = if patient == BatchSize::Medium { &mut self.some } else { &mut self.backlog };
             slot.step(patient, now, make);
         }
         self.chosen = match load {
-            Load::Backlog if self.backlog.is_ready() => Load::Backlog,
-            Load::Backlog | Load::Some if self.some.is_ready() => Load::Some,
-            _ => Load::Handful,
+            BatchSize::Large if self.backlog.is_ready() => BatchSize::Large,
+            BatchSize::Large | BatchSize::Medium if self.some.is_ready() => BatchSize::Medium,
+            _ => BatchSize::Small,
         };
     }
 
     /// As `choose`, and waits until the producer is made.
-    pub fn choose_and_wait(&mut self, load: Load) {
+    pub fn choose_and_wait(&mut self, load: BatchSize) {
         self.choose(load);
         let slot = match load {
-            Load::Handful => return,
-            Load::Some => &mut self.some,
-            Load::Backlog => &mut self.backlog,
+            BatchSize::Small => return,
+            BatchSize::Medium => &mut self.some,
+            BatchSize::Large => &mut self.backlog,
         };
         slot.join(load, Instant::now());
         self.choose(load);
@@ -79,9 +79,9 @@ impl<C: ProducerContext + Send + Sync + 'static> Producers<C> {
 
     pub fn chosen(&self) -> &PolledProducer<C> {
         let patient = match self.chosen {
-            Load::Handful => return &self.at_once,
-            Load::Some => &self.some,
-            Load::Backlog => &self.backlog,
+            BatchSize::Small => return &self.at_once,
+            BatchSize::Medium => &self.some,
+            BatchSize::Large => &self.backlog,
         };
         if let Patient::Ready { producer, .. } = patient { producer } else { &self.at_once }
     }
@@ -98,14 +98,14 @@ impl<C: ProducerContext + Send + Sync + 'static> Patient<C> {
     }
 
     /// `make`: it is wanted.
-    fn step(&mut self, load: Load, now: Instant, make: Option<&Make<C>>) {
+    fn step(&mut self, load: BatchSize, now: Instant, make: Option<&Make<C>>) {
         match (&mut *self, make) {
-            (Patient::Made(thread), _) if thread.is_finished() => self.join(load, now),
+            (Patient::RowBuilder(thread), _) if thread.is_finished() => self.join(load, now),
             (Patient::Absent(from), Some(make)) if now >= *from => {
                 let make = Arc::clone(make);
                 let thread = std::thread::Builder::new().name("kafka producer".to_owned());
                 match thread.spawn(move || make(load)) {
-                    Ok(thread) => *self = Patient::Made(thread),
+                    Ok(thread) => *self = Patient::RowBuilder(thread),
                     Err(error) => self.failed(load, now, &error.into()),
                 }
             }
@@ -123,18 +123,18 @@ impl<C: ProducerContext + Send + Sync + 'static> Patient<C> {
     }
 
     /// Waits for the thread that makes it.
-    fn join(&mut self, load: Load, now: Instant) {
-        if !matches!(self, Patient::Made(_)) {
+    fn join(&mut self, load: BatchSize, now: Instant) {
+        if !matches!(self, Patient::RowBuilder(_)) {
             return;
         }
-        let Patient::Made(thread) = std::mem::replace(self, Patient::Absent(now)) else { return };
+        let Patient::RowBuilder(thread) = std::mem::replace(self, Patient::Absent(now)) else { return };
         match thread.join().map_err(|_| anyhow!("its thread panicked")).flatten() {
             Ok(producer) => *self = Patient::Ready { producer, chosen_at: now },
             Err(error) => self.failed(load, now, &error),
         }
     }
 
-    fn failed(&mut self, load: Load, now: Instant, error: &anyhow::Error) {
+    fn failed(&mut self, load: BatchSize, now: Instant, error: &anyhow::Error) {
         tracing::warn!(?load, "another Kafka producer cannot be made: {error:#}");
         *self = Patient::Absent(now + RETRY_INTERVAL);
     }

@@ -9,34 +9,34 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::checkpoint::progress::Sink;
-use crate::checkpoint::state::{self, Memory};
+use crate::checkpoint::state::{self, Checkpoint};
 use crate::dead_letter::halts::Halted;
 use crate::routes::route::Topics;
-use crate::sinks::emit::Teller;
+use crate::sinks::emit::Emitter;
 use crate::sinks::kafka::{Kafka, Sent};
 use crate::sinks::topics::{self, Reader};
-use crate::source::backfill::snapshot::{self, Position};
+use crate::source::backfill::snapshot::{self, TableProgress};
 use crate::source::coverage::record::{Record, record_key};
-use crate::source::worker::Wiring;
+use crate::source::worker::SourceContext;
 
 /// How long a write of the memory may take before the attempt starts over.
 const WRITE: Duration = Duration::from_secs(30);
 
 /// What the state topic says of a source.
 #[derive(Default)]
-pub struct Recalled {
-    pub memory: Option<Memory>,
+pub struct Loaded {
+    pub memory: Option<Checkpoint>,
     /// By table: how far the rows that existed before are told.
-    pub positions: BTreeMap<String, Position>,
+    pub positions: BTreeMap<String, TableProgress>,
     /// What the publication sends.
     pub publication: Option<Record>,
     /// Where the topic ends.
     pub end: i64,
 }
 
-pub struct Clients {
-    wiring: Arc<Wiring>,
-    teller: Option<Teller>,
+pub struct KafkaClients {
+    context: Arc<SourceContext>,
+    emitter: Option<Emitter>,
     reader: Option<Reader>,
     /// How far the dead letters were read.
     halted: (i64, Halted),
@@ -44,90 +44,90 @@ pub struct Clients {
     suspect: Cell<bool>,
 }
 
-impl Clients {
-    pub fn new(wiring: &Arc<Wiring>) -> Clients {
-        let (teller, reader, halted) = (None, None, (0, Halted::new(wiring.source.name.get_ref())));
-        Clients { wiring: Arc::clone(wiring), teller, reader, halted, suspect: Cell::new(false) }
+impl KafkaClients {
+    pub fn new(context: &Arc<SourceContext>) -> KafkaClients {
+        let (emitter, reader, halted) = (None, None, (0, Halted::new(context.source.name.get_ref())));
+        KafkaClients { context: Arc::clone(context), emitter, reader, halted, suspect: Cell::new(false) }
     }
 
     /// New ones, for other routes.
-    pub fn with(&self, wiring: &Arc<Wiring>) -> Clients {
+    pub fn with(&self, context: &Arc<SourceContext>) -> KafkaClients {
         // What the old ones had under way does not count any more.
-        Clients { suspect: Cell::new(true), ..Clients::new(wiring) }
+        KafkaClients { suspect: Cell::new(true), ..KafkaClients::new(context) }
     }
 
-    pub fn teller(&mut self) -> Result<&mut Teller> {
-        self.teller.as_mut().context("no Kafka producer")
+    pub fn emitter(&mut self) -> Result<&mut Emitter> {
+        self.emitter.as_mut().context("no Kafka producer")
     }
 
     /// To tell, and to read what was told.
-    pub fn both(&mut self) -> Result<(&mut Teller, &Reader)> {
+    pub fn both(&mut self) -> Result<(&mut Emitter, &Reader)> {
         let reader = self.reader.as_ref().context("no Kafka consumer")?;
-        Ok((self.teller.as_mut().context("no Kafka producer")?, reader))
+        Ok((self.emitter.as_mut().context("no Kafka producer")?, reader))
     }
 
     /// Makes the clients, unless there are sound ones; topics first.
     pub fn connect(&mut self) -> Result<()> {
-        let wiring = &self.wiring;
-        if wiring.acks.failure().is_some() || self.suspect.take() {
-            self.teller = None;
-            wiring.acks.reset(Sink::Kafka);
-            wiring.acks.clear_failure();
+        let context = &self.context;
+        if context.acks.failure().is_some() || self.suspect.take() {
+            self.emitter = None;
+            context.acks.reset(Sink::Kafka);
+            context.acks.clear_failure();
         }
-        if self.teller.is_some() {
+        if self.emitter.is_some() {
             return Ok(());
         }
-        let (brokers, routes) = (&wiring.brokers, &wiring.routes);
-        let limits = wiring.runtime.block_on(topics::prepare(brokers, routes))?;
+        let (brokers, routes) = (&context.brokers, &context.routes);
+        let limits = context.runtime.block_on(topics::prepare(brokers, routes))?;
         let batch = limits.iter().copied().min().unwrap_or(routes.relay.max_record_bytes).min(1_000_000);
-        let event_source = wiring.source.event_source.get_ref();
-        let kafka = Kafka::connect(brokers, routes, event_source, batch, &wiring.acks, &wiring.metrics)?;
+        let event_source = context.source.event_source.get_ref();
+        let kafka = Kafka::connect(brokers, routes, event_source, batch, &context.acks, &context.metrics)?;
         self.reader = Some(Reader::new(brokers, routes));
-        self.teller = Some(Teller::new(
-            (Arc::clone(routes), Arc::clone(&wiring.source), wiring.database.clone()),
+        self.emitter = Some(Emitter::new(
+            (Arc::clone(routes), Arc::clone(&context.source), context.database.clone()),
             Topics::new(routes, limits),
-            (kafka, wiring.rabbit.clone()),
-            wiring.metrics.clone(),
+            (kafka, context.rabbit.clone()),
+            context.metrics.clone(),
         ));
         Ok(())
     }
 
     /// The key of this source's memory in the state topic.
-    pub fn memory_key(&self) -> String {
-        format!("{}/{}", self.wiring.source.name.get_ref(), self.wiring.source.slot.get_ref())
+    pub fn checkpoint_key(&self) -> String {
+        format!("{}/{}", self.context.source.name.get_ref(), self.context.source.slot.get_ref())
     }
 
     /// What the state topic says of this source from `offset` on.
-    pub fn recall(&self, offset: i64) -> Result<Recalled> {
-        let key = self.memory_key();
+    pub fn load(&self, offset: i64) -> Result<Loaded> {
+        let key = self.checkpoint_key();
         let publication = record_key(&key);
-        let topic = self.wiring.routes.relay.state_topic.get_ref();
-        let mut recalled = Recalled::default();
+        let topic = self.context.routes.relay.state_topic.get_ref();
+        let mut loaded = Loaded::default();
         let reader = self.reader.as_ref().context("no Kafka consumer")?;
         let read = reader.read(topic, offset, |_, found, value| {
             let found = found.unwrap_or_default();
             if found == key.as_bytes() {
-                let record = value.map(serde_json::from_slice::<Memory>).transpose();
-                recalled.memory = state::recall(recalled.memory.take(), record.context("state record")?);
+                let record = value.map(serde_json::from_slice::<Checkpoint>).transpose();
+                loaded.memory = state::load(loaded.memory.take(), record.context("state record")?);
             } else if found == publication.as_bytes() {
                 let record = value.map(serde_json::from_slice).transpose();
-                recalled.publication = record.context("publication record")?;
+                loaded.publication = record.context("publication record")?;
             } else if let Some(table) = snapshot::record_table(&key, found) {
                 match value.map(serde_json::from_slice).transpose().context("snapshot record")? {
-                    Some(position) => recalled.positions.insert(table.to_owned(), position),
-                    None => recalled.positions.remove(table),
+                    Some(position) => loaded.positions.insert(table.to_owned(), position),
+                    None => loaded.positions.remove(table),
                 };
             }
             Ok(())
         });
         self.suspect.set(read.is_err());
-        recalled.end = read?;
-        Ok(recalled)
+        loaded.end = read?;
+        Ok(loaded)
     }
 
     /// Goes on reading the dead letters: another relay may have written some while we stood by.
-    pub fn recall_halted(&mut self) -> Result<()> {
-        let topic = self.wiring.routes.relay.dead_letter_topic.get_ref();
+    pub fn load_halted(&mut self) -> Result<()> {
+        let topic = self.context.routes.relay.dead_letter_topic.get_ref();
         let reader = self.reader.as_ref().context("no Kafka consumer")?;
         let (offset, halted) = &mut self.halted;
         let read = reader.read(topic, *offset, |at, _, value| {
@@ -135,42 +135,42 @@ impl Clients {
         });
         self.suspect.set(read.is_err());
         *offset = read?;
-        if let Some(teller) = &mut self.teller {
-            teller.set_halted(halted.clone(), *offset);
+        if let Some(emitter) = &mut self.emitter {
+            emitter.set_halted(halted.clone(), *offset);
         }
         Ok(())
     }
 
     /// Writes the memory and waits until it is acknowledged.
-    pub fn remember(&self, memory: &Memory) -> Result<()> {
-        self.write(&self.memory_key(), &serde_json::to_vec(memory)?)
+    pub fn save(&self, memory: &Checkpoint) -> Result<()> {
+        self.write(&self.checkpoint_key(), &serde_json::to_vec(memory)?)
     }
 
     /// Writes how far a table is told, and waits until that is acknowledged.
-    pub fn remember_position(&self, table: &str, position: &Position) -> Result<()> {
-        let key = snapshot::record_key(&self.memory_key(), table);
+    pub fn save_progress(&self, table: &str, position: &TableProgress) -> Result<()> {
+        let key = snapshot::record_key(&self.checkpoint_key(), table);
         self.write(&key, &serde_json::to_vec(position)?)
     }
 
     /// Writes what the publication sends, and waits until that is acknowledged.
-    pub fn remember_publication(&self, record: &Record) -> Result<()> {
-        self.write(&record_key(&self.memory_key()), &serde_json::to_vec(record)?)
+    pub fn save_publication(&self, record: &Record) -> Result<()> {
+        self.write(&record_key(&self.checkpoint_key()), &serde_json::to_vec(record)?)
     }
 
     fn write(&self, key: &str, value: &[u8]) -> Result<()> {
-        let (acks, topic) = (&self.wiring.acks, self.wiring.routes.relay.state_topic.get_ref());
-        let teller = self.teller.as_ref().context("no Kafka producer")?;
+        let (acks, topic) = (&self.context.acks, self.context.routes.relay.state_topic.get_ref());
+        let emitter = self.emitter.as_ref().context("no Kafka producer")?;
         let until = Instant::now() + WRITE;
         self.suspect.set(true);
-        while teller.kafka().remember(topic, (key, value))? == Sent::Full {
-            pause(&self.wiring, Duration::from_millis(10));
+        while emitter.kafka().save(topic, (key, value))? == Sent::Full {
+            pause(&self.context, Duration::from_millis(10));
         }
-        while !teller.kafka().state_written() {
+        while !emitter.kafka().state_written() {
             if let Some(reason) = acks.failure() {
                 anyhow::bail!("{reason}");
             }
             anyhow::ensure!(Instant::now() < until, "the state topic does not acknowledge");
-            pause(&self.wiring, Duration::from_millis(5));
+            pause(&self.context, Duration::from_millis(5));
         }
         self.suspect.set(false);
         Ok(())
@@ -178,10 +178,10 @@ impl Clients {
 }
 
 /// Waits, or until told to stop.
-pub fn pause(wiring: &Wiring, pause: Duration) {
+pub fn pause(context: &SourceContext, pause: Duration) {
     let timeout = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
-    wiring.acks.no_wake();
+    context.acks.no_wake();
     // Interrupted or not, the caller looks again.
-    let _ = poll(&mut [PollFd::new(&*wiring.acks, PollFlags::IN)], Some(&timeout));
-    wiring.acks.drain_wake();
+    let _ = poll(&mut [PollFd::new(&*context.acks, PollFlags::IN)], Some(&timeout));
+    context.acks.drain_wake();
 }

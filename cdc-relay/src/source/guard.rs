@@ -18,7 +18,7 @@ use crate::postgres::connection_url::Database;
 use crate::postgres::facts::{Question, ask_prepared, prepare};
 use crate::routes::Source;
 use crate::source::contract::{Withdrawal, log_withdrawn, withdrawals};
-use crate::source::worker::Wiring;
+use crate::source::worker::SourceContext;
 
 /// An application's updates are refused for at most so long.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -26,13 +26,13 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Runs until `shutdown`. A database that does not answer is asked again: nobody updates it meanwhile either.
-pub async fn watch(wiring: Wiring, shutdown: CancellationToken) {
-    if wiring.source.own_publication {
-        let _stopped = shutdown.run_until_cancelled(keep_looking(&wiring)).await;
+pub async fn watch(context: SourceContext, shutdown: CancellationToken) {
+    if context.source.own_publication {
+        let _stopped = shutdown.run_until_cancelled(keep_looking(&context)).await;
     }
 }
 
-async fn keep_looking(Wiring { database, source, acks, status, .. }: &Wiring) {
+async fn keep_looking(SourceContext { database, source, acks, status, .. }: &SourceContext) {
     let (mut connection, mut failing) = (None, false);
     let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

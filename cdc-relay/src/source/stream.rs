@@ -1,7 +1,7 @@
 //! One replication session: reads, tells, confirms. A loop on a thread of its own, without a task or a channel
 //! between the socket and the producer.
 //!
-//! When to read is decided by `pace`.
+//! When to read is decided by `read_scheduler`.
 
 mod intake;
 mod publication;
@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::checkpoint::continuity::History;
+use crate::checkpoint::continuity::Continuity;
 use crate::checkpoint::progress::{Progress, Sink, Ticket};
-use crate::checkpoint::state::{Memory, Phase};
-use crate::failpoints::{Place, reach};
+use crate::checkpoint::state::{Checkpoint, Phase};
+use crate::failpoints::{Failpoint, hit};
 use crate::observe::metrics::SourceMetrics;
 use crate::observe::status::{State, Status};
 use crate::postgres::connection_url::Database;
@@ -25,13 +25,13 @@ use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::replication_stream::Replication;
 use crate::routes::route::Transaction;
 use crate::sinks::acks::{Ack, Acks};
-use crate::sinks::emit::Teller;
+use crate::sinks::emit::Emitter;
 use crate::sinks::kafka::Sent;
 use crate::sinks::stall::{Stall, Verdict};
 use crate::sinks::topics::Reader;
 use crate::source::backfill::snapshot::{self, Snapshots};
 use crate::source::coverage::record::Healed;
-use crate::source::pace::{Next, Pace};
+use crate::source::read_scheduler::{Next, ReadScheduler};
 use crate::source::watch::Watch;
 
 /// Postgres hears from us at least and at most so often.
@@ -47,8 +47,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 const DRAIN_BROKEN: Duration = Duration::from_secs(2);
 
 /// Where a session starts.
-pub struct Origin {
-    pub memory: Memory,
+pub struct SessionStart {
+    pub memory: Checkpoint,
     /// Where the server begins, at or before what the memory has.
     pub begin: Lsn,
     pub status: Status,
@@ -57,8 +57,8 @@ pub struct Origin {
     pub watch: Watch,
     /// Breaks of the publication after which the rows were read again.
     pub healed: Vec<Healed>,
-    pub memory_key: String,
-    pub memory_topic: String,
+    pub checkpoint_key: String,
+    pub checkpoint_topic: String,
     pub in_flight_bytes: i64,
     pub first_ticket: Ticket,
     /// Commits up to here were told by this process before.
@@ -77,31 +77,31 @@ pub struct Letters<'a> {
 
 pub struct Stream<'a> {
     wire: Replication,
-    teller: &'a mut Teller,
+    emitter: &'a mut Emitter,
     letters: Letters<'a>,
     acks: Arc<Acks>,
     metrics: SourceMetrics,
-    origin: Origin,
+    origin: SessionStart,
     progress: Progress,
     transaction: Transaction,
     /// The ticket of the open transaction; `None` in one that is passed over.
     open: Option<Ticket>,
     in_transaction: bool,
-    history: History,
+    history: Continuity,
     streaming: bool,
     /// Where the chain of positions stands.
     last_told: Lsn,
     scratch: Scratch,
     landed: Vec<Ack>,
     /// Written and not yet acknowledged.
-    writing: Option<Memory>,
+    writing: Option<Checkpoint>,
     wrote_at: Instant,
     idle_only: bool,
     confirmed_at: Instant,
     confirmed: Lsn,
     reply_wanted: bool,
     heard_at: Instant,
-    pace: Pace,
+    pace: ReadScheduler,
     stall: Stall,
     stalls: u32,
     /// Of the open transaction.
@@ -111,7 +111,7 @@ pub struct Stream<'a> {
 }
 
 /// What the next session of this process has to know.
-pub struct Leftover {
+pub struct SessionOutcome {
     pub next_ticket: Ticket,
     pub told: Lsn,
     pub stalls: u32,
@@ -120,17 +120,17 @@ pub struct Leftover {
 impl<'a> Stream<'a> {
     pub fn new(
         wire: Replication,
-        (teller, letters): (&'a mut Teller, Letters<'a>),
+        (emitter, letters): (&'a mut Emitter, Letters<'a>),
         acks: &Arc<Acks>,
         metrics: &SourceMetrics,
-        (origin, snapshots): (Origin, Option<Snapshots>),
+        (origin, snapshots): (SessionStart, Option<Snapshots>),
     ) -> Stream<'a> {
         let now = Instant::now();
         let chain = origin.memory.chain;
         let cluster = format!("{}/{}", origin.memory.system_id, origin.memory.timeline);
         Stream {
             wire,
-            teller,
+            emitter,
             letters,
             acks: Arc::clone(acks),
             metrics: metrics.clone(),
@@ -138,7 +138,7 @@ impl<'a> Stream<'a> {
             transaction: Transaction { cluster, ..Transaction::default() },
             open: None,
             in_transaction: false,
-            history: History::new(origin.memory.last, origin.begin),
+            history: Continuity::new(origin.memory.last, origin.begin),
             streaming: false,
             last_told: chain,
             scratch: Scratch::default(),
@@ -150,7 +150,7 @@ impl<'a> Stream<'a> {
             confirmed: Lsn::ZERO,
             reply_wanted: true,
             heard_at: now,
-            pace: Pace::new(now),
+            pace: ReadScheduler::new(now),
             stall: Stall::new(now, origin.stalls),
             stalls: origin.stalls,
             xid: 0,
@@ -161,7 +161,7 @@ impl<'a> Stream<'a> {
 
     /// Streams until told to stop (`Ok`) or something breaks. Either way waits a while for what is in flight, and
     /// remembers it, so that the next session tells as little as possible again.
-    pub fn run(mut self) -> (Result<()>, Leftover) {
+    pub fn run(mut self) -> (Result<()>, SessionOutcome) {
         let mut result = self.stream();
         if self.acks.failure().is_none() {
             let drained = self.drain();
@@ -172,7 +172,7 @@ impl<'a> Stream<'a> {
         self.report();
         self.log("session ended");
         let (next_ticket, told) = (self.progress.next_ticket(), self.origin.told);
-        let leftover = Leftover { next_ticket, told, stalls: self.stalls };
+        let leftover = SessionOutcome { next_ticket, told, stalls: self.stalls };
         self.wire.close();
         (result, leftover)
     }
@@ -182,7 +182,7 @@ impl<'a> Stream<'a> {
             self.collect()?;
             self.heed_publication()?;
             self.note_snapshots()?;
-            self.remember(false)?;
+            self.save(false)?;
             self.step_snapshots()?;
             self.confirm()?;
             self.watch();
@@ -208,7 +208,7 @@ impl<'a> Stream<'a> {
                 break;
             }
             self.note_snapshots()?;
-            self.remember(true)?;
+            self.save(true)?;
             self.acks.wake_at(0);
             self.sleep(Duration::from_millis(2))?;
         }
@@ -256,9 +256,9 @@ impl<'a> Stream<'a> {
                 self.stalls = 0;
             }
             if let Some(settled) = self.progress.acknowledge(ack.ticket, ack.sink, ack.count) {
-                reach(match settled.sink {
-                    Sink::Kafka => Place::AfterKafka,
-                    Sink::Rabbit => Place::AfterRabbit,
+                hit(match settled.sink {
+                    Sink::Kafka => Failpoint::AfterKafka,
+                    Sink::Rabbit => Failpoint::AfterRabbit,
                 });
                 let ago = now.saturating_duration_since(ack.at).as_micros() as i64;
                 let since = time.0 - settled.committed_at.0 - ago;
@@ -269,12 +269,12 @@ impl<'a> Stream<'a> {
     }
 
     /// Writes the memory when there is something new, and takes note when it is acknowledged.
-    fn remember(&mut self, at_once: bool) -> Result<()> {
-        if self.teller.kafka().state_written()
+    fn save(&mut self, at_once: bool) -> Result<()> {
+        if self.emitter.kafka().state_written()
             && let Some(memory) = self.writing.take()
         {
             self.origin.memory = memory;
-            reach(Place::AfterMemory);
+            hit(Failpoint::AfterMemory);
         }
         let confirmed = self.progress.confirmed();
         let interval = if self.idle_only { MEMORY_IDLE } else { MEMORY };
@@ -284,8 +284,8 @@ impl<'a> Stream<'a> {
         {
             return Ok(());
         }
-        reach(Place::BeforeMemory);
-        let memory = Memory {
+        hit(Failpoint::BeforeMemory);
+        let memory = Checkpoint {
             acknowledged: confirmed,
             chain: self.progress.chain(),
             last: self.progress.last().unwrap_or(self.origin.memory.last),
@@ -295,8 +295,8 @@ impl<'a> Stream<'a> {
             ..self.origin.memory.clone()
         };
         let value = serde_json::to_vec(&memory)?;
-        let record = (self.origin.memory_key.as_str(), value.as_slice());
-        let sent = self.teller.kafka().remember(&self.origin.memory_topic, record)?;
+        let record = (self.origin.checkpoint_key.as_str(), value.as_slice());
+        let sent = self.emitter.kafka().save(&self.origin.checkpoint_topic, record)?;
         if sent == Sent::Taken {
             self.metrics.memory_writes.inc();
             self.writing = Some(memory);
@@ -318,10 +318,12 @@ impl<'a> Stream<'a> {
 
     /// Notes how far the snapshots are acknowledged; before the memory, which is waited for.
     fn note_snapshots(&mut self) -> Result<()> {
-        let Stream { snapshots: Some(snapshots), teller, progress, origin, .. } = self else { return Ok(()) };
+        let Stream { snapshots: Some(snapshots), emitter, progress, origin, .. } = self else {
+            return Ok(());
+        };
         snapshots.settle(progress.confirmed(), |table, value| {
-            let key = snapshot::record_key(&origin.memory_key, table);
-            Ok(teller.kafka().note(&origin.memory_topic, (&key, value))? == Sent::Taken)
+            let key = snapshot::record_key(&origin.checkpoint_key, table);
+            Ok(emitter.kafka().note(&origin.checkpoint_topic, (&key, value))? == Sent::Taken)
         })
     }
 
@@ -341,7 +343,7 @@ impl<'a> Stream<'a> {
         self.confirmed = before.max(confirmable);
         self.wire.confirm(confirmable, listening && silent > SILENCE / 6)?;
         if self.confirmed > before {
-            reach(Place::AfterConfirm);
+            hit(Failpoint::AfterConfirm);
         }
         self.confirmed_at = Instant::now();
         self.reply_wanted = false;
@@ -365,9 +367,9 @@ impl<'a> Stream<'a> {
         if self.writing.is_none() && self.acks.bytes(Sink::Kafka) == 0 {
             self.stall.moved(now);
         }
-        match self.stall.judge(now, self.teller.kafka().answered()) {
+        match self.stall.judge(now, self.emitter.kafka().answered()) {
             Verdict::Fine => {}
-            Verdict::Ask => self.teller.kafka().ask(),
+            Verdict::Ask => self.emitter.kafka().ask(),
             Verdict::GiveUp => {
                 self.stalls += 1;
                 let lasted = self.stall.lasted(now).as_secs();

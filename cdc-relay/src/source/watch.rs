@@ -24,7 +24,7 @@ use crate::checkpoint::state::Refusal;
 use crate::postgres::lsn::Lsn;
 use crate::source::contract::Keys;
 use crate::source::coverage::{Command, Coverage, Replaced, look, losses};
-use crate::source::worker::Wiring;
+use crate::source::worker::SourceContext;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 /// An answer that takes longer is none.
@@ -57,17 +57,17 @@ pub struct Watch {
 
 impl Watch {
     /// `coverage` and `keys`: what the session begins with; `vouched`: up to where the coverage surely was in force.
-    pub fn begin(wiring: &Arc<Wiring>, (coverage, keys): (Coverage, Keys), vouched: Lsn) -> Watch {
+    pub fn begin(context: &Arc<SourceContext>, (coverage, keys): (Coverage, Keys), vouched: Lsn) -> Watch {
         let shared = Arc::new(Shared::default());
         shared.vouched.store(vouched.0, Ordering::Release);
         let looker = Looker {
-            wiring: Arc::clone(wiring),
+            context: Arc::clone(context),
             shared: Arc::clone(&shared),
             coverage,
             open: None,
             looked_at: vouched,
         };
-        let task = wiring.runtime.spawn(looker.run(Fit::new(wiring, keys))).abort_handle();
+        let task = context.runtime.spawn(looker.run(Fit::new(context, keys))).abort_handle();
         Watch { shared, task }
     }
 
@@ -112,7 +112,7 @@ struct Open {
 }
 
 struct Looker {
-    wiring: Arc<Wiring>,
+    context: Arc<SourceContext>,
     shared: Arc<Shared>,
     coverage: Coverage,
     open: Option<Open>,
@@ -124,7 +124,7 @@ impl Looker {
     async fn run(mut self, mut fit: Fit) {
         let mut ticks = interval(LOOK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut outage = Outage::new(&self.wiring, "the publication cannot be watched");
+        let mut outage = Outage::new(&self.context, "the publication cannot be watched");
         loop {
             tokio::select! {
                 notice = fit.answer() => {
@@ -150,14 +150,14 @@ impl Looker {
 
     /// One look. `Some`: why the stream must not go on.
     async fn look(&mut self, fit: &mut Fit) -> Result<Option<Refusal>> {
-        let publication = self.wiring.source.publication.get_ref().clone();
+        let publication = self.context.source.publication.get_ref().clone();
         let (open, replaced) = match self.open.take() {
             Some(open) => {
                 let replaced = replaced(&open.client, &publication).await?;
                 open.client.simple_query("commit").await?;
                 (open, replaced)
             }
-            None => (connect(&self.wiring).await?, Replaced::default()),
+            None => (connect(&self.context).await?, Replaced::default()),
         };
         let here = answer(&open.client, LOG_END).await?.parse().map_err(anyhow::Error::msg)?;
         open.client.simple_query("begin isolation level repeatable read read only").await?;
@@ -168,7 +168,7 @@ impl Looker {
             return Ok(None);
         }
         let found = answer(&open.client, &look::question(open.version, &publication)).await?;
-        let refusal = self.judge(look::read(&found, &self.wiring.source)?, &replaced, fit);
+        let refusal = self.judge(look::read(&found, &self.context.source)?, &replaced, fit);
         if refusal.is_none() {
             self.vouch(here);
         }
@@ -179,7 +179,7 @@ impl Looker {
     }
 
     async fn pulse(&self, open: &Open) -> Result<String> {
-        let source = &self.wiring.source;
+        let source = &self.context.source;
         let tables = self.coverage.watched(source);
         answer(&open.client, &look::pulse(open.version, source.publication.get_ref(), &tables)).await
     }
@@ -191,7 +191,7 @@ impl Looker {
     }
 
     fn judge(&mut self, found: Coverage, replaced: &Replaced, fit: &mut Fit) -> Option<Refusal> {
-        let source = &self.wiring.source;
+        let source = &self.context.source;
         let losses = losses(&self.coverage, &found, source, replaced);
         if !losses.is_empty() {
             let since = Lsn(self.shared.vouched.load(Ordering::Acquire));
@@ -217,15 +217,15 @@ impl Looker {
         notices.push_back(notice);
         self.shared.noticed.store(true, Ordering::Release);
         drop(notices);
-        self.wiring.acks.wake();
+        self.context.acks.wake();
     }
 }
 
 const LOG_END: &str = "select case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() \
                        else pg_catalog.pg_current_wal_lsn() end";
 
-async fn connect(wiring: &Wiring) -> Result<Open> {
-    let client = wiring.database.connect().await?;
+async fn connect(context: &SourceContext) -> Result<Open> {
+    let client = context.database.connect().await?;
     let version = answer(&client, "select pg_catalog.current_setting('server_version_num')").await?;
     let version: u32 = version.parse().context("the server's version")?;
     Ok(Open { client, version: version / 10_000, pulse: String::new() })
@@ -262,8 +262,8 @@ struct Outage {
 }
 
 impl Outage {
-    fn new(wiring: &Wiring, what: &'static str) -> Outage {
-        Outage { source: wiring.source.name.get_ref().clone(), what, lasts: false }
+    fn new(context: &SourceContext, what: &'static str) -> Outage {
+        Outage { source: context.source.name.get_ref().clone(), what, lasts: false }
     }
 
     fn goes_on(&mut self, error: &Error) {

@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 
 use crate::checkpoint::progress::Ticket;
 use crate::checkpoint::state::Break;
-use crate::checkpoint::state::{Cluster, Mark, Memory, Phase, Refusal, Start, admit};
+use crate::checkpoint::state::{Checkpoint, Cluster, CommitId, Phase, Refusal, Start, admit};
 use crate::observe::metrics::SourceMetrics;
 use crate::observe::status::{State, Status};
 use crate::postgres::connection_url::Database;
@@ -25,14 +25,14 @@ use crate::routes::{self, NewTable, Routes, Source, TableName};
 use crate::sinks::acks::Acks;
 use crate::sinks::rabbit::Rabbit;
 use crate::source::backfill::rows::Table;
-use crate::source::backfill::snapshot::{self, Position, Snapshots};
-use crate::source::clients::{Clients, Recalled, pause};
+use crate::source::backfill::snapshot::{self, Snapshots, TableProgress};
+use crate::source::clients::{KafkaClients, Loaded, pause};
 use crate::source::contract::{self, Checked, Keys};
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
 use crate::source::published;
 use crate::source::slots;
-use crate::source::stream::{Leftover, Letters, Origin, Stream};
+use crate::source::stream::{Letters, SessionOutcome, SessionStart, Stream};
 use crate::source::stuck::{self, Cause, Stuck};
 use crate::source::watch::Watch;
 
@@ -48,7 +48,7 @@ const ATTEMPT_MOST: Duration = Duration::from_secs(2);
 
 /// What a source is made of.
 #[derive(Clone)]
-pub struct Wiring {
+pub struct SourceContext {
     pub routes: Arc<Routes>,
     pub source: Arc<Source>,
     pub database: Database,
@@ -61,7 +61,7 @@ pub struct Wiring {
 }
 
 /// Why an attempt ended.
-enum Trouble {
+enum AttemptError {
     Refused(Refusal),
     /// Another relay has the slot.
     Standby,
@@ -71,33 +71,33 @@ enum Trouble {
     Failed(anyhow::Error),
 }
 
-impl From<anyhow::Error> for Trouble {
-    fn from(error: anyhow::Error) -> Trouble {
-        Trouble::Failed(error)
+impl From<anyhow::Error> for AttemptError {
+    fn from(error: anyhow::Error) -> AttemptError {
+        AttemptError::Failed(error)
     }
 }
 
-impl From<WireError> for Trouble {
-    fn from(error: WireError) -> Trouble {
-        Trouble::Failed(error.into())
+impl From<WireError> for AttemptError {
+    fn from(error: WireError) -> AttemptError {
+        AttemptError::Failed(error.into())
     }
 }
 
-impl From<Refusal> for Trouble {
-    fn from(refusal: Refusal) -> Trouble {
-        Trouble::Refused(refusal)
+impl From<Refusal> for AttemptError {
+    fn from(refusal: Refusal) -> AttemptError {
+        AttemptError::Refused(refusal)
     }
 }
 
 /// One source between its sessions.
-struct Life {
+struct SourceWorker {
     /// As the routes file says it.
-    given: Arc<Wiring>,
+    given: Arc<SourceContext>,
     /// With what its patterns mean now.
-    wiring: Arc<Wiring>,
+    context: Arc<SourceContext>,
     /// Tables that were made while a session streamed, and that a pattern matches.
     new_tables: BTreeSet<TableName>,
-    clients: Clients,
+    clients: KafkaClients,
     next_ticket: Ticket,
     told: Lsn,
     stalls: u32,
@@ -113,21 +113,21 @@ struct Life {
 }
 
 /// Runs until `Acks::stop`.
-pub fn run(wiring: Wiring) {
-    let wiring = Arc::new(wiring);
-    let mut life = Life {
-        clients: Clients::new(&wiring),
+pub fn run(context: SourceContext) {
+    let context = Arc::new(context);
+    let mut life = SourceWorker {
+        clients: KafkaClients::new(&context),
         next_ticket: 0,
         told: Lsn::ZERO,
         stalls: 0,
-        fingerprint: wiring.source.fingerprint(),
+        fingerprint: context.source.fingerprint(),
         broken: None,
         unwritten: None,
         keys: Keys::default(),
         stuck: Stuck::default(),
-        given: Arc::clone(&wiring),
+        given: Arc::clone(&context),
         new_tables: BTreeSet::new(),
-        wiring,
+        context,
     };
     let delays = || {
         backon::ExponentialBuilder::default()
@@ -138,29 +138,29 @@ pub fn run(wiring: Wiring) {
             .build()
     };
     let mut backoff = delays();
-    while !life.wiring.acks.stopping() {
+    while !life.context.acks.stopping() {
         let tickets = life.next_ticket;
         let (state, rest) = match life.attempt() {
             Ok(()) => break,
-            Err(Trouble::Standby) => (State::Standby, STANDBY),
-            Err(Trouble::Turn) => (State::Standby, Duration::ZERO),
-            Err(Trouble::Refused(refusal)) => (State::Refused(life.refused(refusal)), REFUSED),
-            Err(Trouble::Failed(error)) => {
+            Err(AttemptError::Standby) => (State::Standby, STANDBY),
+            Err(AttemptError::Turn) => (State::Standby, Duration::ZERO),
+            Err(AttemptError::Refused(refusal)) => (State::Refused(life.refused(refusal)), REFUSED),
+            Err(AttemptError::Failed(error)) => {
                 // A session that read something was a good one: the next may come at once.
                 if life.next_ticket > tickets && life.stuck.doubt() == Lsn::ZERO {
                     backoff = delays();
                 }
-                life.wiring.metrics.failures.inc();
+                life.context.metrics.failures.inc();
                 let rest = backoff.next().unwrap_or(REFUSED);
                 (State::Connecting(format!("{error:#}")), rest)
             }
         };
-        life.wiring.status.set(state);
-        pause(&life.wiring, rest);
+        life.context.status.set(state);
+        pause(&life.context, rest);
     }
 }
 
-impl Life {
+impl SourceWorker {
     /// What a refusal says; a break is said until the rows were read again, whatever else is wrong.
     fn refused(&mut self, refusal: Refusal) -> String {
         match (refusal, &self.broken) {
@@ -171,25 +171,25 @@ impl Life {
     }
 
     /// One session, from connecting to its end. `Ok`: told to stop.
-    fn attempt(&mut self) -> Result<(), Trouble> {
-        let slot_name = self.wiring.source.slot.get_ref().clone();
+    fn attempt(&mut self) -> Result<(), AttemptError> {
+        let slot_name = self.context.source.slot.get_ref().clone();
         let mut session =
-            Session::connect(&self.wiring.database).map_err(|error| self.trouble(error.into()))?;
+            Session::connect(&self.context.database).map_err(|error| self.trouble(error.into()))?;
         self.resolve(&mut session)?;
         let (cluster, database) = inspect::cluster(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
         let Checked { facts, catalog } = self.contract(&mut session, slot.is_some())?;
         let mut tables = self.existing(&facts);
-        self.keys = Keys::of(&facts, &self.wiring.source);
+        self.keys = Keys::of(&facts, &self.context.source);
         // Topics are made only for a contract that holds; and before a standby waits, so that it has all but the slot.
         self.clients.connect()?;
-        self.clients.teller()?.set_catalog(catalog);
+        self.clients.emitter()?.set_catalog(catalog);
         if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
             drop(session);
             return Err(self.stand_by(&slot_name)?);
         }
-        let Recalled { memory, mut positions, publication, end } = self.clients.recall(0)?;
-        self.clients.recall_halted()?;
+        let Loaded { memory, mut positions, publication, end } = self.clients.load(0)?;
+        self.clients.load_halted()?;
         let start = admit(memory.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
         let (mut memory, known) =
@@ -199,22 +199,22 @@ impl Life {
         if let Some(refusal) = self.stuck.holds(memory.acknowledged, Instant::now()) {
             return Err(refusal.into());
         }
-        let publication = self.wiring.source.publication.get_ref().as_str();
+        let publication = self.context.source.publication.get_ref().as_str();
         let wire = match session.start(&slot_name, &[publication]) {
             Ok(wire) => wire,
-            Err(error) if error.code() == Some("55006") => return Err(Trouble::Standby),
+            Err(error) if error.code() == Some("55006") => return Err(AttemptError::Standby),
             Err(error) => return Err(self.trouble(error.into())),
         };
         // Only now nobody else can advance it. If another relay did since we read its memory, read it again.
         let confirmed_now = self.confirmed(&slot_name)?;
-        let later = self.clients.recall(end)?;
-        let at = |memory: &Memory| (memory.timeline, memory.phase);
+        let later = self.clients.load(end)?;
+        let at = |memory: &Checkpoint| (memory.timeline, memory.phase);
         if later
             .memory
             .is_some_and(|later| later.acknowledged > memory.acknowledged || at(&later) != at(&memory))
             || later.publication.is_some_and(|later| later != record)
         {
-            return Err(Trouble::Standby);
+            return Err(AttemptError::Standby);
         }
         if confirmed_now > memory.acknowledged {
             let (slot, confirmed, acknowledged) = (slot_name, confirmed_now, memory.acknowledged);
@@ -223,58 +223,58 @@ impl Life {
         positions.extend(later.positions);
         tables.extend(self.healing(&facts, &positions));
         // Also so that no row has to wait for the producer's first connection.
-        self.clients.remember(&memory)?;
+        self.clients.save(&memory)?;
         let found = tables.into_iter().map(|table| {
             let position = positions.remove(&table.name());
             (table, position)
         });
-        let Wiring { source, database, metrics, acks, .. } = &*self.wiring;
+        let SourceContext { source, database, metrics, acks, .. } = &*self.context;
         let snapshots = snapshot::begin(source, &cluster, found.collect(), database, (metrics, acks))?;
         self.stream(wire, (memory, confirmed), (record, snapshots))
     }
 
     /// Where the slot stands now that it is ours. Somebody who is no relay may have advanced it, or made it anew, after
     /// it was looked at, and the server streams from there without a word. By another session: this one's is taken up.
-    fn confirmed(&self, slot_name: &str) -> Result<Lsn, Trouble> {
-        let slot = inspect::slot(&mut Session::connect_to_read(&self.wiring.database)?, slot_name)?;
+    fn confirmed(&self, slot_name: &str) -> Result<Lsn, AttemptError> {
+        let slot = inspect::slot(&mut Session::connect_to_read(&self.context.database)?, slot_name)?;
         Ok(slot.and_then(|slot| slot.confirmed).unwrap_or_default())
     }
 
     /// Asks nothing but whether the slot is free, on a session of its own, until it is or everything is to be asked again.
-    fn stand_by(&self, slot_name: &str) -> Result<Trouble, Trouble> {
-        self.wiring.status.set(State::Standby);
-        let mut session = Session::connect_to_read(&self.wiring.database)?;
+    fn stand_by(&self, slot_name: &str) -> Result<AttemptError, AttemptError> {
+        self.context.status.set(State::Standby);
+        let mut session = Session::connect_to_read(&self.context.database)?;
         let until = Instant::now() + STANDBY_CHECK_INTERVAL;
-        while !self.wiring.acks.stopping() && Instant::now() < until {
-            pause(&self.wiring, STANDBY);
+        while !self.context.acks.stopping() && Instant::now() < until {
+            pause(&self.context, STANDBY);
             let slot = inspect::slot(&mut session, slot_name)?;
             if slot.is_none_or(|slot| slot.active_pid.is_none()) {
                 break;
             }
         }
-        Ok(Trouble::Turn)
+        Ok(AttemptError::Turn)
     }
 
     /// Checks the contract, before anything is made. A publication of the relay's own that harms stops doing so first.
-    fn contract(&self, session: &mut Session, has_slot: bool) -> Result<Checked, Trouble> {
-        let Wiring { routes, source, .. } = &*self.wiring;
+    fn contract(&self, session: &mut Session, has_slot: bool) -> Result<Checked, AttemptError> {
+        let SourceContext { routes, source, .. } = &*self.context;
         contract::withdraw_harmful(session, source)?;
         Ok(contract::at_start(session, (routes, source), has_slot)?.held()?)
     }
 
     /// The tables whose existing rows are to be told.
     fn existing(&self, facts: &Facts) -> Vec<Table> {
-        let asked = self.wiring.source.tables.iter().filter(|table| table.snapshot);
+        let asked = self.context.source.tables.iter().filter(|table| table.snapshot);
         asked.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect()
     }
 
     /// The tables that are read again because the publication left something out, and that `existing` does not have.
-    fn healing(&self, facts: &Facts, positions: &BTreeMap<String, Position>) -> Vec<Table> {
+    fn healing(&self, facts: &Facts, positions: &BTreeMap<String, TableProgress>) -> Vec<Table> {
         let heals = |table: &&routes::Table| {
             let position = positions.get(&table.of.to_string());
             !table.snapshot && position.is_some_and(|position| position.heals && !position.done)
         };
-        let tables = self.wiring.source.tables.iter().filter(heals);
+        let tables = self.context.source.tables.iter().filter(heals);
         tables.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect()
     }
 
@@ -282,37 +282,37 @@ impl Life {
     fn stream(
         &mut self,
         wire: crate::postgres::replication_stream::Replication,
-        (memory, begin): (Memory, Lsn),
+        (memory, begin): (Checkpoint, Lsn),
         (record, snapshots): (Record, Option<Snapshots>),
-    ) -> Result<(), Trouble> {
-        self.wiring.metrics.sessions.inc();
-        let relay = &self.wiring.routes.relay;
+    ) -> Result<(), AttemptError> {
+        self.context.metrics.sessions.inc();
+        let relay = &self.context.routes.relay;
         let (acknowledged, doubt) = (memory.acknowledged, self.stuck.doubt());
         let seen = (record.coverage.clone(), self.keys.clone());
-        let watch = Watch::begin(&self.wiring, seen, memory.acknowledged);
-        let origin = Origin {
+        let watch = Watch::begin(&self.context, seen, memory.acknowledged);
+        let origin = SessionStart {
             memory,
             begin,
-            status: self.wiring.status.clone(),
+            status: self.context.status.clone(),
             doubt,
             watch,
             healed: record.healed.clone(),
-            memory_key: self.clients.memory_key(),
-            memory_topic: relay.state_topic.get_ref().clone(),
+            checkpoint_key: self.clients.checkpoint_key(),
+            checkpoint_topic: relay.state_topic.get_ref().clone(),
             in_flight_bytes: relay.in_flight_bytes as i64,
             first_ticket: self.next_ticket,
             told: self.told,
             stalls: self.stalls,
         };
-        let (teller, reader) = self.clients.both()?;
+        let (emitter, reader) = self.clients.both()?;
         // All that the topics remember is read; what a release needs, it reads anew.
         reader.rest();
         let letters =
-            Letters { reader, topic: relay.dead_letter_topic.get_ref(), database: &self.wiring.database };
-        let (acks, metrics) = (&self.wiring.acks, &self.wiring.metrics);
-        let stream = Stream::new(wire, (teller, letters), acks, metrics, (origin, snapshots));
+            Letters { reader, topic: relay.dead_letter_topic.get_ref(), database: &self.context.database };
+        let (acks, metrics) = (&self.context.acks, &self.context.metrics);
+        let stream = Stream::new(wire, (emitter, letters), acks, metrics, (origin, snapshots));
         let (result, left) = stream.run();
-        let Leftover { next_ticket, told, stalls } = left;
+        let SessionOutcome { next_ticket, told, stalls } = left;
         (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);
         let Err(error) = result else { return Ok(()) };
         if let Some(NewTable(table)) = error.downcast_ref() {
@@ -320,14 +320,14 @@ impl Life {
         }
         let trouble = self.ended(error, acknowledged);
         match trouble {
-            Trouble::Refused(Refusal::Broken(broken)) => Err(self.record_break(record, broken).into()),
+            AttemptError::Refused(Refusal::Broken(broken)) => Err(self.record_break(record, broken).into()),
             other => Err(other),
         }
     }
 
     /// Makes the slot, and says whom it waits for until the server can.
-    fn make_slot(&self, session: &mut Session, slot: &str) -> Result<Lsn, Trouble> {
-        let Wiring { database, acks, status, .. } = &*self.wiring;
+    fn make_slot(&self, session: &mut Session, slot: &str) -> Result<Lsn, AttemptError> {
+        let SourceContext { database, acks, status, .. } = &*self.context;
         let mut waits = |whom: Option<&str>| {
             if let Some(whom) = whom {
                 status.set(State::Connecting(format!(
@@ -342,7 +342,7 @@ impl Life {
     }
 
     /// What the end of a session means.
-    fn ended(&mut self, error: anyhow::Error, acknowledged: Lsn) -> Trouble {
+    fn ended(&mut self, error: anyhow::Error, acknowledged: Lsn) -> AttemptError {
         let stuck = error
             .downcast_ref::<WireError>()
             .and_then(|error| self.stuck.ended(error, acknowledged, Instant::now()));
@@ -353,22 +353,22 @@ impl Life {
     }
 
     /// What an error means that no change is at fault for: a refusal, a permission that the role lacks, or a failure.
-    fn trouble(&self, error: anyhow::Error) -> Trouble {
+    fn trouble(&self, error: anyhow::Error) -> AttemptError {
         let problem = match error.downcast_ref::<WireError>() {
             Some(WireError::Server { code, message } | WireError::Stream { code, message })
                 if stuck::cause(code) == Cause::Permission =>
             {
                 message.clone()
             }
-            _ => return error.downcast().map_or_else(Trouble::Failed, Trouble::Refused),
+            _ => return error.downcast().map_or_else(AttemptError::Failed, AttemptError::Refused),
         };
-        let role = self.wiring.database.get_user().unwrap_or_default().to_owned();
+        let role = self.context.database.get_user().unwrap_or_default().to_owned();
         Refusal::NotPermitted { role, problem }.into()
     }
 
     /// Finds out what the patterns of the routes file mean, which may have changed since the last session.
-    fn resolve(&mut self, session: &mut Session) -> Result<(), Trouble> {
-        let Wiring { routes, source, .. } = &*self.given;
+    fn resolve(&mut self, session: &mut Session) -> Result<(), AttemptError> {
+        let SourceContext { routes, source, .. } = &*self.given;
         if !source.has_patterns() {
             return Ok(());
         }
@@ -376,8 +376,8 @@ impl Life {
         let resolved = selected.resolve(routes, source, &self.new_tables).map_err(Refusal::Contract)?;
         let now = resolved.source(source.name.get_ref()).unwrap_or(source).clone();
         let tables = |source: &Source| source.tables.iter().map(|table| table.of.clone()).collect::<Vec<_>>();
-        if tables(&now) == tables(&self.wiring.source)
-            && resolved.topics.len() == self.wiring.routes.topics.len()
+        if tables(&now) == tables(&self.context.source)
+            && resolved.topics.len() == self.context.routes.topics.len()
         {
             return Ok(());
         }
@@ -388,8 +388,8 @@ impl Life {
             );
         }
         let (routes, source) = (Arc::new(resolved), Arc::new(now));
-        self.wiring = Arc::new(Wiring { routes, source, ..(*self.given).clone() });
-        self.clients = self.clients.with(&self.wiring);
+        self.context = Arc::new(SourceContext { routes, source, ..(*self.given).clone() });
+        self.clients = self.clients.with(&self.context);
         Ok(())
     }
 
@@ -398,18 +398,18 @@ impl Life {
         &self,
         start: Start,
         session: &mut Session,
-        (cluster, memory, mut publication): (&Cluster, Option<Memory>, Option<Record>),
+        (cluster, memory, mut publication): (&Cluster, Option<Checkpoint>, Option<Record>),
         confirmed: Lsn,
-    ) -> Result<(Memory, Option<Record>), Trouble> {
-        let fresh = |phase, acknowledged| Memory {
+    ) -> Result<(Checkpoint, Option<Record>), AttemptError> {
+        let fresh = |phase, acknowledged| Checkpoint {
             system_id: cluster.system_id.clone(),
             timeline: cluster.timeline,
-            slot: self.wiring.source.slot.get_ref().clone(),
+            slot: self.context.source.slot.get_ref().clone(),
             phase,
             acknowledged,
             told: acknowledged,
             chain: Lsn::ZERO,
-            last: Mark::default(),
+            last: CommitId::default(),
             vouched: acknowledged,
             routes: self.fingerprint.clone(),
         };
@@ -419,22 +419,22 @@ impl Life {
             }
             // Other routes tell other transactions: a new chain.
             (Start::Resume { .. }, Some(memory)) => {
-                Memory { routes: self.fingerprint.clone(), chain: Lsn::ZERO, ..memory }
+                Checkpoint { routes: self.fingerprint.clone(), chain: Lsn::ZERO, ..memory }
             }
             (Start::Adopt, _) => fresh(Phase::Streaming, confirmed),
             (Start::Create | Start::Resume { .. }, _) => {
-                contract::publish(session, &self.wiring.routes, &self.wiring.source)??;
+                contract::publish(session, &self.context.routes, &self.context.source)??;
                 // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
-                self.clients.remember(&fresh(Phase::Creating, Lsn::ZERO))?;
+                self.clients.save(&fresh(Phase::Creating, Lsn::ZERO))?;
                 // What the slot has to send from its beginning on, however long it is waited for.
                 publication = Some(self.baseline(session)?);
-                let slot = self.wiring.source.slot.get_ref();
+                let slot = self.context.source.slot.get_ref();
                 let begin = self.make_slot(session, slot)?;
-                tracing::info!(source = self.wiring.metrics.name, slot, %begin, "slot created");
+                tracing::info!(source = self.context.metrics.name, slot, %begin, "slot created");
                 fresh(Phase::Streaming, begin)
             }
         };
-        self.clients.remember(&begun)?;
+        self.clients.save(&begun)?;
         Ok((begun, publication))
     }
 }

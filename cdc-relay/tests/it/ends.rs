@@ -1,7 +1,7 @@
 //! Relays that end at each place between two effects, under load: the next one loses nothing, reorders nothing and
 //! invents nothing. Each place is met twice: at once, and after it was passed some times.
 
-use cdc_relay::failpoints::Place;
+use cdc_relay::failpoints::Failpoint;
 use rustix::process::Signal;
 
 use crate::load::under_load;
@@ -9,7 +9,7 @@ use crate::rabbit::cuttable;
 use crate::rig::{Relay, Rig, eventually};
 
 /// Ends one relay after another at the place, each after another number of passes, then judges.
-async fn ends(place: Place, passes: [u32; 3]) {
+async fn ends(place: Failpoint, passes: [u32; 3]) {
     let mut rig = Rig::new(place.name()).await;
     let (first, oracle, load) = under_load(&mut rig, true).await;
     first.kill();
@@ -23,13 +23,13 @@ async fn ends(place: Place, passes: [u32; 3]) {
     drop(relay);
 }
 
-async fn end(rig: &mut Rig, place: Place, passed: u32) {
+async fn end(rig: &mut Rig, place: Failpoint, passed: u32) {
     let failpoints = format!("{}={passed}*off->return", place.name());
     let mut relay = rig.start_with(&[], &[("FAILPOINTS", &failpoints)]);
     aborted(&mut relay, place).await;
 }
 
-async fn aborted(relay: &mut Relay, place: Place) {
+async fn aborted(relay: &mut Relay, place: Failpoint) {
     let mut last = None;
     eventually(&format!("the end at {place:?}"), || {
         last = last.or(relay.ended());
@@ -41,12 +41,12 @@ async fn aborted(relay: &mut Relay, place: Place) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_were_read_and_not_produced_are_not_lost() {
-    ends(Place::BeforeProduce, [0, 1, 500]).await;
+    ends(Failpoint::BeforeProduce, [0, 1, 500]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_were_produced_and_not_acknowledged_are_not_lost() {
-    ends(Place::AfterProduce, [0, 1, 500]).await;
+    ends(Failpoint::AfterProduce, [0, 1, 500]).await;
 }
 
 /// RabbitMQ is away meanwhile, so that it surely has nothing of what Kafka acknowledged.
@@ -58,7 +58,7 @@ async fn work_of_transactions_that_only_kafka_has_is_not_lost() {
     first.kill();
     proxy.cut();
     for passed in [0, 1, 200] {
-        end(&mut rig, Place::AfterKafka, passed).await;
+        end(&mut rig, Failpoint::AfterKafka, passed).await;
         load.more(20).await;
     }
     proxy.mend();
@@ -70,30 +70,30 @@ async fn work_of_transactions_that_only_kafka_has_is_not_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_of_transactions_that_perhaps_only_rabbitmq_has_are_not_lost() {
-    ends(Place::AfterRabbit, [0, 1, 50]).await;
+    ends(Failpoint::AfterRabbit, [0, 1, 50]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_acknowledged_and_not_remembered_is_neither_lost_nor_skipped() {
-    ends(Place::BeforeMemory, [0, 1, 5]).await;
+    ends(Failpoint::BeforeMemory, [0, 1, 5]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_behind_the_memory_loses_nothing_and_starts_again() {
-    ends(Place::AfterMemory, [0, 1, 5]).await;
+    ends(Failpoint::AfterMemory, [0, 1, 5]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_was_just_confirmed_is_not_ahead_of_the_memory() {
-    ends(Place::AfterConfirm, [0, 1, 5]).await;
+    ends(Failpoint::AfterConfirm, [0, 1, 5]).await;
 }
 
 #[test]
 fn no_place_is_without_its_test() {
-    use Place::{
+    use Failpoint::{
         AfterConfirm, AfterKafka, AfterMemory, AfterProduce, AfterRabbit, BeforeMemory, BeforeProduce,
     };
     let tested =
         [BeforeProduce, AfterProduce, AfterKafka, AfterRabbit, BeforeMemory, AfterMemory, AfterConfirm];
-    assert_eq!(Place::ALL, tested);
+    assert_eq!(Failpoint::ALL, tested);
 }

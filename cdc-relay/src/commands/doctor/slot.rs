@@ -3,7 +3,7 @@
 use super::facts::{Facts, Slot};
 use super::finding::Finding;
 use super::server::reload;
-use crate::checkpoint::state::{Memory, Refusal, admit};
+use crate::checkpoint::state::{Checkpoint, Refusal, admit};
 use crate::postgres::sql;
 
 /// Less time than this until the slot is invalidated is an emergency, in seconds.
@@ -13,7 +13,7 @@ const DAY: f64 = 86_400.0;
 const SMALL: i64 = 1 << 30;
 
 /// The slot by itself. `memory`: what the state topic says, if it was read.
-pub fn slot(facts: &Facts, name: &str, memory: Option<Option<&Memory>>) -> Vec<Finding> {
+pub fn slot(facts: &Facts, name: &str, memory: Option<Option<&Checkpoint>>) -> Vec<Finding> {
     let subject = format!("slot {name}");
     let mut findings = Vec::new();
     if let Some(memory) = memory {
@@ -45,7 +45,7 @@ pub fn slot(facts: &Facts, name: &str, memory: Option<Option<&Memory>>) -> Vec<F
 }
 
 /// What `cdc-relay run` would decide at its start.
-fn memory_fits(facts: &Facts, name: &str, memory: Option<&Memory>, subject: &str) -> Finding {
+fn memory_fits(facts: &Facts, name: &str, memory: Option<&Checkpoint>, subject: &str) -> Finding {
     let stand = facts.slot(name).map(Slot::stand);
     match admit(memory, &facts.cluster(), name, stand.as_ref(), &facts.database) {
         Ok(_) => match memory {

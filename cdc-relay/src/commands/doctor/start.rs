@@ -5,7 +5,7 @@ use anyhow::{Context, Result};
 
 use super::finding::Finding;
 use crate::checkpoint::state::Break;
-use crate::checkpoint::state::{Memory, Slot, Start, admit};
+use crate::checkpoint::state::{Checkpoint, Slot, Start, admit};
 use crate::postgres::connection_url::Database;
 use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
@@ -19,7 +19,7 @@ use super::facts::Facts;
 /// What the state topic has of a source.
 #[derive(Debug, Clone, Copy)]
 pub struct Remembered<'a> {
-    pub memory: Option<&'a Memory>,
+    pub memory: Option<&'a Checkpoint>,
     pub record: Option<&'a Record>,
 }
 

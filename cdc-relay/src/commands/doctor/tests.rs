@@ -126,8 +126,8 @@ fn fine() -> Facts {
     }
 }
 
-fn memory() -> Memory {
-    Memory {
+fn memory() -> Checkpoint {
+    Checkpoint {
         system_id: "1".to_owned(),
         timeline: 1,
         slot: "shop".to_owned(),
@@ -135,7 +135,7 @@ fn memory() -> Memory {
         acknowledged: Lsn(0x200),
         told: Lsn(0x200),
         chain: Lsn(0x200),
-        last: crate::checkpoint::state::Mark::default(),
+        last: crate::checkpoint::state::CommitId::default(),
         vouched: Lsn(0x200),
         routes: String::new(),
     }

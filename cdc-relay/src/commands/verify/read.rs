@@ -14,7 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::Deserialize;
 
 use super::Verdict;
-use crate::checkpoint::chain::{Chain, Position};
+use crate::checkpoint::chain::{Chain, ChainPosition};
 use crate::postgres::lsn::Lsn;
 use crate::routes::Routes;
 use crate::routes::destinations::Destinations;
@@ -217,7 +217,7 @@ impl Reading {
         // Other sources of the file are not asked for.
         let meant =
             |source: &String| sources.is_none_or(|sources| sources.values().any(|known| known == source));
-        match (source.filter(meant), position.map(Position::parse)) {
+        match (source.filter(meant), position.map(ChainPosition::parse)) {
             (Some(source), position) => self.told(&source, index, position),
             (None, Some(_)) if sources.is_none() => self.unknown += 1,
             (None, _) => {}
@@ -228,7 +228,7 @@ impl Reading {
         ended
     }
 
-    fn told(&mut self, source: &str, index: usize, position: Option<Option<Position>>) {
+    fn told(&mut self, source: &str, index: usize, position: Option<Option<ChainPosition>>) {
         if !self.sources.contains_key(source) {
             let mut chain = Chain::new(self.partitions.iter().map(|partition| partition.cut));
             let ended = self.partitions.iter().enumerate().filter(|(_, p)| p.next >= p.end);
@@ -289,10 +289,10 @@ impl Reading {
 /// The source that a dead letter names.
 fn source_of(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Letter {
+    struct DeadLetter {
         source: String,
     }
-    serde_json::from_slice::<Letter>(body).ok().map(|letter| letter.source)
+    serde_json::from_slice::<DeadLetter>(body).ok().map(|letter| letter.source)
 }
 
 /// On a terminal, how far it is; elsewhere nothing.

@@ -4,7 +4,7 @@ use crate::postgres::decode::pgoutput::{DecodeError, Message, Scratch, Tuple, de
 
 /// An insert in the form of `pgoutput`, in buffers that are reused.
 #[derive(Debug)]
-pub struct Made {
+pub struct RowBuilder {
     message: Vec<u8>,
     columns: u16,
     scratch: Scratch,
@@ -13,13 +13,13 @@ pub struct Made {
 /// Tag, relation, tag of the new row, number of columns.
 const HEAD: [u8; 8] = [b'I', 0, 0, 0, 0, b'N', 0, 0];
 
-impl Default for Made {
-    fn default() -> Made {
-        Made { message: HEAD.to_vec(), columns: 0, scratch: Scratch::default() }
+impl Default for RowBuilder {
+    fn default() -> RowBuilder {
+        RowBuilder { message: HEAD.to_vec(), columns: 0, scratch: Scratch::default() }
     }
 }
 
-impl Made {
+impl RowBuilder {
     /// Begins a new row.
     pub fn begin(&mut self) {
         self.message.clear();
@@ -67,7 +67,7 @@ mod tests {
 
     #[test]
     fn a_row_that_is_made_reads_as_one_that_was_streamed() {
-        let mut made = Made::default();
+        let mut made = RowBuilder::default();
         for round in 0..2 {
             made.begin();
             made.null();

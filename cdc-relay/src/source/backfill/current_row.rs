@@ -3,10 +3,10 @@
 
 use anyhow::Result;
 
-use crate::dead_letter::record::Letter;
+use crate::dead_letter::record::DeadLetter;
 use crate::postgres::connection_url::Database;
 use crate::postgres::decode::pgoutput::Relation;
-use crate::postgres::decode::row_builder::Made;
+use crate::postgres::decode::row_builder::RowBuilder;
 use crate::postgres::session::{Session, WireError};
 use crate::routes::template::{Problem, Row};
 use crate::source::backfill::rows::{self, Table};
@@ -51,7 +51,7 @@ impl<'c> Present<'c> {
     }
 
     /// The table as it was when the letter was written. An older letter does not say its columns' types.
-    pub fn relation_of(&mut self, letter: &Letter) -> Result<Result<Relation, Problem>> {
+    pub fn relation_of(&mut self, letter: &DeadLetter) -> Result<Result<Relation, Problem>> {
         if letter.has_types() {
             return Ok(Ok(letter.relation(|_| 0)));
         }
@@ -63,7 +63,7 @@ impl<'c> Present<'c> {
     }
 
     /// Fills in the row that has the letter's key, and answers the table as it is now.
-    pub fn fill(&mut self, letter: &Letter, made: &mut Made) -> Result<Result<Relation, Problem>> {
+    pub fn fill(&mut self, letter: &DeadLetter, made: &mut RowBuilder) -> Result<Result<Relation, Problem>> {
         let statement = self.table(&letter.table)?.and_then(|table| Ok((select(&table, letter)?, table)));
         let (statement, table) = match statement {
             Ok(found) => found,
@@ -110,7 +110,7 @@ impl<'c> Present<'c> {
     }
 }
 
-fn select(table: &Table, letter: &Letter) -> Result<String, Problem> {
+fn select(table: &Table, letter: &DeadLetter) -> Result<String, Problem> {
     if let Some(why) = &table.unreadable {
         return Err(Problem(why.clone()));
     }
@@ -127,7 +127,7 @@ fn select(table: &Table, letter: &Letter) -> Result<String, Problem> {
 
 /// Whether a row is the letter's, told as it is now. If both have an id of a template, `id` being the row's, that
 /// decides: it is equal at every telling. Otherwise all that the letter holds must still be so.
-pub fn stands_for(letter: &Letter, id: Option<&[u8]>, (relation, row): (&Relation, &Row<'_>)) -> bool {
+pub fn stands_for(letter: &DeadLetter, id: Option<&[u8]>, (relation, row): (&Relation, &Row<'_>)) -> bool {
     if let (Some(known), Some(id)) = (&letter.id, id) {
         return known.as_bytes() == id;
     }
@@ -142,8 +142,8 @@ mod tests {
     use super::*;
     use crate::postgres::decode::pgoutput::Column;
 
-    fn letter(text: &str) -> Letter {
-        Letter::read(text.as_bytes()).unwrap().unwrap()
+    fn letter(text: &str) -> DeadLetter {
+        DeadLetter::read(text.as_bytes()).unwrap().unwrap()
     }
 
     #[test]
@@ -151,7 +151,7 @@ mod tests {
         let column = |name: &str| Column { name: name.to_owned(), type_oid: 25, key: false };
         let columns = ["id", "note", "new"].map(column).to_vec();
         let relation = Relation { schema: "public".into(), name: "t".into(), columns, ..Relation::default() };
-        let mut made = Made::default();
+        let mut made = RowBuilder::default();
         made.begin();
         [&b"7"[..], b"text", b"x"].iter().for_each(|text| made.text(text));
         let row = Row::insert(made.tuple().unwrap());

@@ -9,7 +9,7 @@
 
 mod examine;
 pub mod heal;
-mod retell;
+mod re_emit;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,19 +19,19 @@ use backon::BlockingRetryable;
 use serde::Serialize;
 
 pub use self::examine::{Plan, Planned, alone};
-use self::retell::Retelling;
-pub use self::retell::TableReport;
-use crate::checkpoint::state::{Cluster, Mark, Memory, Phase, admit};
+use self::re_emit::Retelling;
+pub use self::re_emit::TableReport;
+use crate::checkpoint::state::{Checkpoint, Cluster, CommitId, Phase, admit};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::session::Session;
 use crate::postgres::sql::literal;
 use crate::source::backfill::rows::{self, Table};
-use crate::source::backfill::snapshot::Position;
-use crate::source::clients::{Clients, Recalled};
+use crate::source::backfill::snapshot::TableProgress;
+use crate::source::clients::{KafkaClients, Loaded};
 use crate::source::coverage::baseline::baseline;
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
-use crate::source::worker::Wiring;
+use crate::source::worker::SourceContext;
 
 /// Making a slot waits for the transactions that run; a row filter may pass over much before the first row.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
@@ -66,31 +66,31 @@ pub enum Ending {
 
 /// Reconciles one source. `agreed`: a slot that is there may be dropped. Errors leave the source refused, and it may
 /// be started over; before the slot is dropped nothing is changed.
-pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Result<Ending> {
+pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Result<Ending> {
     let began = Instant::now();
-    let wiring = Arc::new(wiring);
-    let mut clients = Clients::new(&wiring);
+    let context = Arc::new(context);
+    let mut clients = KafkaClients::new(&context);
     view(Step::Waits("connecting"));
-    let Recalled { memory, publication, .. } = recall(&mut clients)?;
-    let mut session = Session::connect(&wiring.database)?;
+    let Loaded { memory, publication, .. } = load(&mut clients)?;
+    let mut session = Session::connect(&context.database)?;
     session.patience(PATIENCE)?;
     let (cluster, database) = inspect::cluster(&mut session)?;
-    let slot_name = wiring.source.slot.get_ref();
+    let slot_name = context.source.slot.get_ref();
     alone(&mut session, slot_name)?;
     let slot = inspect::slot(&mut session, slot_name)?;
-    let tables = examine::examine(&mut session, &wiring, slot.as_ref(), &database)?;
+    let tables = examine::examine(&mut session, &context, slot.as_ref(), &database)?;
     if let Some(slot) = slot {
         if !agreed {
             let refusal = admit(memory.as_ref(), &cluster, slot_name, Some(&slot), &database).err();
             let refusal = refusal.map(|refusal| refusal.to_string());
-            return Ok(Ending::NotAgreed(examine::plan(&wiring, &cluster, &slot, refusal, &tables)));
+            return Ok(Ending::NotAgreed(examine::plan(&context, &cluster, &slot, refusal, &tables)));
         }
         session
             .query(&format!("select pg_catalog.pg_drop_replication_slot({})", literal(slot_name)))
             .with_context(|| format!("slot {slot_name} cannot be dropped; nothing was changed"))?;
         tracing::info!(slot = slot_name, "slot dropped");
     }
-    let phase = |phase, acknowledged| Memory {
+    let phase = |phase, acknowledged| Checkpoint {
         system_id: cluster.system_id.clone(),
         timeline: cluster.timeline,
         slot: slot_name.clone(),
@@ -98,30 +98,30 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
         acknowledged,
         told: acknowledged,
         chain: Lsn::ZERO,
-        last: Mark::default(),
+        last: CommitId::default(),
         vouched: acknowledged,
-        routes: wiring.source.fingerprint(),
+        routes: context.source.fingerprint(),
     };
-    clients.remember(&phase(Phase::Reconciling, Lsn::ZERO))?;
+    clients.save(&phase(Phase::Reconciling, Lsn::ZERO))?;
     view(Step::Waits("making the slot: waiting for the transactions that run now"));
     let begins_at =
-        rows::create_slot_with_snapshot(&mut session, &wiring.database, slot_name, &mut |whom| {
+        rows::create_slot_with_snapshot(&mut session, &context.database, slot_name, &mut |whom| {
             view(Step::Waits(&format!("making the slot: waiting for {whom} to end")));
         })?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
     // By the slot's own snapshot: whatever is changed later is noticed by the stream that goes on from there.
-    let coverage = baseline(&mut session, &wiring.routes, &wiring.source)
+    let coverage = baseline(&mut session, &context.routes, &context.source)
         .context("the publication was changed while the slot was made; put it right, then start over")?;
-    let mut retelling = Retelling::new(&wiring, clients, (&cluster, begins_at), view);
+    let mut retelling = Retelling::new(&context, clients, (&cluster, begins_at), view);
     let tables = retelling.tables(&mut session)?;
     let (clients, view) = retelling.over();
     view(Step::Waits("writing down that it is done"));
-    untouched(&wiring, slot_name, begins_at)?;
-    done_snapshots(&wiring, &clients, &cluster, &tables)?;
-    clients.remember_publication(&Record::healed(publication, coverage, (begins_at, &[])))?;
-    clients.remember(&phase(Phase::Streaming, begins_at))?;
+    untouched(&context, slot_name, begins_at)?;
+    done_snapshots(&context, &clients, &cluster, &tables)?;
+    clients.save_publication(&Record::healed(publication, coverage, (begins_at, &[])))?;
+    clients.save(&phase(Phase::Streaming, begins_at))?;
     Ok(Ending::Done(Report {
-        source: wiring.source.name.get_ref().clone(),
+        source: context.source.name.get_ref().clone(),
         slot: slot_name.clone(),
         begins_at: begins_at.to_string(),
         tables: tables.into_iter().map(|(_, report)| report).collect(),
@@ -130,13 +130,13 @@ pub fn run(wiring: Wiring, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Resu
 }
 
 /// What is remembered of the source. Topics that were just created take a while to have a leader.
-fn recall(clients: &mut Clients) -> Result<Recalled> {
+fn load(clients: &mut KafkaClients) -> Result<Loaded> {
     let delays =
         backon::ExponentialBuilder::default().with_min_delay(Duration::from_millis(100)).with_max_times(6);
     let ask = || {
         clients.connect()?;
-        clients.recall_halted()?;
-        clients.recall(0)
+        clients.load_halted()?;
+        clients.load(0)
     };
     ask.retry(delays)
         .sleep(std::thread::sleep)
@@ -145,9 +145,9 @@ fn recall(clients: &mut Clients) -> Result<Recalled> {
 }
 
 /// The slot must still be the one that was made, and unread: otherwise somebody has told from it, or it is another.
-fn untouched(wiring: &Wiring, slot_name: &str, begins_at: Lsn) -> Result<()> {
+fn untouched(context: &SourceContext, slot_name: &str, begins_at: Lsn) -> Result<()> {
     // By another session: this one's sight is as old as the slot.
-    let mut session = Session::connect(&wiring.database)?;
+    let mut session = Session::connect(&context.database)?;
     let slot = inspect::slot(&mut session, slot_name)?;
     let slot = slot.with_context(|| format!("slot {slot_name} is gone again; start over"))?;
     ensure!(
@@ -159,16 +159,16 @@ fn untouched(wiring: &Wiring, slot_name: &str, begins_at: Lsn) -> Result<()> {
 
 /// Tables whose existing rows the stream would tell in chunks need that no more.
 fn done_snapshots(
-    wiring: &Wiring,
-    clients: &Clients,
+    context: &SourceContext,
+    clients: &KafkaClients,
     cluster: &Cluster,
     tables: &[(Table, TableReport)],
 ) -> Result<()> {
     for (table, report) in tables {
-        if wiring.source.table(&table.relation.table_name()).is_some_and(|routed| routed.snapshot) {
-            let beginning = Position::beginning(table, &cluster.system_id, false);
-            let position = Position { rows: report.rows, done: true, ..beginning };
-            clients.remember_position(&table.name(), &position)?;
+        if context.source.table(&table.relation.table_name()).is_some_and(|routed| routed.snapshot) {
+            let beginning = TableProgress::beginning(table, &cluster.system_id, false);
+            let position = TableProgress { rows: report.rows, done: true, ..beginning };
+            clients.save_progress(&table.name(), &position)?;
         }
     }
     Ok(())

@@ -23,12 +23,12 @@ use crate::routes::catalog::Catalog;
 use crate::routes::route::{Plan, Record, Topics, Transaction};
 use crate::routes::template::{Problem, Row};
 use crate::routes::{Routes, Source, Table as Routed, TableName};
-use crate::sinks::emit::{Again, Open, Tally};
-use crate::sinks::flight::Flight;
+use crate::sinks::ack_waiter::AckWaiter;
+use crate::sinks::emit::{Again, OpenTransaction, Tally};
 use crate::source::backfill::rows::{self, Table};
-use crate::source::clients::Clients;
+use crate::source::clients::KafkaClients;
 use crate::source::inspect::{self, text};
-use crate::source::worker::Wiring;
+use crate::source::worker::SourceContext;
 
 /// Of the message that marks the log; nobody listens to it.
 const PREFIX: &str = "cdc-relay.replay";
@@ -235,7 +235,7 @@ pub fn show(
     (routes, source): (&Routes, &Source),
     mut show: impl FnMut(Shown<'_>) -> Result<()>,
 ) -> Result<Summary> {
-    // As `Teller::plan` has it, so that what is shown is what would be told.
+    // As `Emitter::plan` has it, so that what is shown is what would be told.
     let (mut catalog, mut relation) = (Catalog::default(), selection.table.relation.clone());
     catalog.learn(&mut selection.session, std::slice::from_ref(&relation))?;
     catalog.settle(&mut relation);
@@ -272,39 +272,40 @@ pub fn show(
 /// `say` hears what it waits for.
 pub fn tell(
     selection: &mut Selection,
-    (wiring, clients): (&Wiring, &mut Clients),
+    (context, clients): (&SourceContext, &mut KafkaClients),
     say: &mut dyn FnMut(&str),
 ) -> Result<Summary> {
-    let recalled = clients.recall(0)?;
-    let memory = recalled.memory.context("nothing was told from this slot yet")?;
+    let loaded = clients.load(0)?;
+    let memory = loaded.memory.context("nothing was told from this slot yet")?;
     ensure!(memory.phase == Phase::Streaming, "a reconcile was begun and did not end: it tells every row");
     ensure!(
-        memory.routes == wiring.source.fingerprint(),
+        memory.routes == context.source.fingerprint(),
         "the relay runs with other routes than these, or was not restarted since they changed: what it has told is not \
          what they would tell"
     );
-    clients.recall_halted()?;
-    let teller = clients.teller()?;
+    clients.load_halted()?;
+    let emitter = clients.emitter()?;
     let table = selection.table.name();
     ensure!(
-        !teller.halted().contains(&unrouted(&table), None),
+        !emitter.halted().contains(&unrouted(&table), None),
         "rows of {table} stand in the dead-letter topic and are first: release them"
     );
-    let plan = usable(teller.plan(&selection.table.relation)?)?;
-    let mut flight = Flight::new(&wiring.acks, wiring.routes.relay.in_flight_bytes as i64, Some(SILENCE));
+    let plan = usable(emitter.plan(&selection.table.relation)?)?;
+    let mut flight =
+        AckWaiter::new(&context.acks, context.routes.relay.in_flight_bytes as i64, Some(SILENCE));
     let ticket = flight.progress.begin(Lsn::ZERO, PgTime::default());
     let cluster = format!("{}/{}", memory.system_id, memory.timeline);
     let mut transaction = Transaction::of_existing(cluster, Lsn::ZERO);
     let mut summary = Summary::default();
     summary.tally.key.clone_from(&selection.key);
     let limit = selection.limit.unwrap_or(u64::MAX);
-    teller.expect_much();
+    emitter.expect_much();
     selection.each(|row| {
-        flight.make_room(teller.kafka(), say)?;
+        flight.make_room(emitter.kafka(), say)?;
         let progress = &mut flight.progress;
-        let mut open = Open { transaction: &mut transaction, ticket, progress, again: false };
+        let mut open = OpenTransaction { transaction: &mut transaction, ticket, progress, again: false };
         let before = summary.tally.seen;
-        match teller.again((&plan, row), Again::Told(&mut summary.tally), &mut open)? {
+        match emitter.again((&plan, row), Again::Told(&mut summary.tally), &mut open)? {
             Ok(()) => {}
             Err(problem) => summary.cannot(problem),
         }
@@ -313,7 +314,7 @@ pub fn tell(
         }
         Ok(summary.rows < limit)
     })?;
-    flight.land(teller.kafka(), say)?;
+    flight.land(emitter.kafka(), say)?;
     Ok(summary)
 }
 

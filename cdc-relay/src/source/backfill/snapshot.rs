@@ -5,9 +5,9 @@
 //! (`window`). So the tellings of a row never go backwards, and the stream waits for no query. When a chunk is
 //! acknowledged, its last key is noted in the state topic: the next start goes on from there.
 
-mod hear;
 mod position;
 mod reader;
+mod receive;
 mod window;
 
 use std::collections::VecDeque;
@@ -16,9 +16,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use backon::BackoffBuilder;
 
-use self::hear::write_key;
-pub use self::position::{Position, record_key, record_table};
+pub use self::position::{TableProgress, record_key, record_table};
 use self::reader::{Answer, Ask, Chunk, Reader};
+use self::receive::write_key;
 use self::window::Window;
 use crate::checkpoint::state::Cluster;
 use crate::observe::metrics::{SnapshotMetrics, SourceMetrics};
@@ -28,7 +28,7 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::utf8;
 use crate::routes::Source;
 use crate::routes::template::Row;
-use crate::sinks::emit::{Open, Teller};
+use crate::sinks::emit::{Emitter, OpenTransaction};
 use crate::source::backfill::rows::Table;
 
 /// Of the marks in the log.
@@ -43,29 +43,29 @@ const SAY: Duration = Duration::from_secs(10);
 
 /// A mark: which of our chunks the stream has caught up with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
+pub struct Watermark {
     /// Another session's marks are not ours.
     session: u64,
     chunk: u64,
 }
 
-impl Mark {
-    pub fn parse(content: &[u8]) -> Option<Mark> {
+impl Watermark {
+    pub fn parse(content: &[u8]) -> Option<Watermark> {
         let (session, chunk) = std::str::from_utf8(content).ok()?.split_once('/')?;
-        Some(Mark { session: session.parse().ok()?, chunk: chunk.parse().ok()? })
+        Some(Watermark { session: session.parse().ok()?, chunk: chunk.parse().ok()? })
     }
 }
 
-impl std::fmt::Display for Mark {
+impl std::fmt::Display for Watermark {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.session, self.chunk)
     }
 }
 
 /// One table that is not told to its end.
-struct Course {
+struct TableRun {
     table: Table,
-    position: Position,
+    position: TableProgress,
     limit: u32,
     metrics: SnapshotMetrics,
 }
@@ -82,14 +82,14 @@ enum Step {
 pub struct Snapshots {
     source: String,
     publication: String,
-    courses: VecDeque<Course>,
-    mark: Mark,
+    courses: VecDeque<TableRun>,
+    mark: Watermark,
     step: Step,
     window: Window,
     /// What the stream calls the tables, and where their keys are in its rows.
     heard: Vec<(u32, String, Option<Vec<usize>>)>,
     /// Told in the transaction of that commit, not yet noted.
-    settling: VecDeque<(Lsn, String, Position)>,
+    settling: VecDeque<(Lsn, String, TableProgress)>,
     reader: Reader,
     backoff: Option<backon::ExponentialBackoff>,
     waits_since: Option<Instant>,
@@ -102,7 +102,7 @@ pub struct Snapshots {
 pub fn begin(
     source: &Source,
     cluster: &Cluster,
-    found: Vec<(Table, Option<Position>)>,
+    found: Vec<(Table, Option<TableProgress>)>,
     database: &Database,
     (metrics, wake): (&SourceMetrics, &std::sync::Arc<crate::sinks::acks::Acks>),
 ) -> Result<Option<Snapshots>> {
@@ -112,12 +112,12 @@ pub fn begin(
     for (table, known) in found {
         let name = table.name();
         let key: Vec<String> = table.key_columns().map(str::to_owned).collect();
-        let fits = |position: &Position| {
+        let fits = |position: &TableProgress| {
             let same = position.key == key && [&table.key_text, ""].contains(&position.key_text.as_str());
             position.system_id == cluster.system_id && (position.done || same)
         };
         let heals = known.as_ref().is_some_and(|position| position.heals);
-        let anew = || Position::beginning(&table, &cluster.system_id, heals);
+        let anew = || TableProgress::beginning(&table, &cluster.system_id, heals);
         let mut position = known.filter(fits).unwrap_or_else(anew);
         position.key_text.clone_from(&table.key_text);
         let series = metrics.snapshot(&name);
@@ -128,7 +128,7 @@ pub fn begin(
         }
         let told = position.rows;
         tracing::info!(source, table = name, told, estimate = table.estimate, "snapshot begins");
-        courses.push_back(Course { table, position, limit: MOST_ROWS, metrics: series });
+        courses.push_back(TableRun { table, position, limit: MOST_ROWS, metrics: series });
     }
     if courses.is_empty() {
         return Ok(None);
@@ -137,7 +137,7 @@ pub fn begin(
         source: source.clone(),
         publication,
         courses,
-        mark: Mark { session: rand::random(), chunk: 0 },
+        mark: Watermark { session: rand::random(), chunk: 0 },
         step: Step::Rest(Instant::now()),
         window: Window::default(),
         heard: Vec::new(),
@@ -153,7 +153,7 @@ pub fn begin(
 impl Snapshots {
     /// Takes what the reader answered, and asks for the next chunk when it is time.
     pub fn step(&mut self, now: Instant) -> Result<()> {
-        self.hear_reader(now)?;
+        self.receive_from_reader(now)?;
         let Some(course) = self.courses.front() else { return Ok(()) };
         if !matches!(self.step, Step::Rest(until) if now >= until) {
             return Ok(());
@@ -175,7 +175,7 @@ impl Snapshots {
         Ok(())
     }
 
-    fn hear_reader(&mut self, now: Instant) -> Result<()> {
+    fn receive_from_reader(&mut self, now: Instant) -> Result<()> {
         while let Some(answer) = self.reader.answer() {
             self.answered(answer, now)?;
         }
@@ -224,9 +224,14 @@ impl Snapshots {
     }
 
     /// The stream met a mark: tells the chunk that was read before it, in the mark's transaction.
-    pub fn meet(&mut self, mark: Mark, teller: &mut Teller, open: &mut Open<'_>) -> Result<()> {
+    pub fn meet(
+        &mut self,
+        mark: Watermark,
+        emitter: &mut Emitter,
+        open: &mut OpenTransaction<'_>,
+    ) -> Result<()> {
         // The chunk was handed over before its mark was written, perhaps after we last looked.
-        self.hear_reader(Instant::now())?;
+        self.receive_from_reader(Instant::now())?;
         // A mark may be of another session, or of a chunk that was given up.
         if !matches!(&self.step, Step::Read(chunk) if chunk.mark == mark) {
             return Ok(());
@@ -251,7 +256,7 @@ impl Snapshots {
             );
             return Ok(());
         }
-        let plan = teller.plan(&chunk.table.relation)?;
+        let plan = emitter.plan(&chunk.table.relation)?;
         let mut told = 0;
         for body in chunk.rows() {
             let row = Row::insert(pgoutput::data_row(body, &mut self.scratch)?);
@@ -259,7 +264,7 @@ impl Snapshots {
                 bail!("a row of {} came without its key", course.table.name());
             }
             if !self.window.has(&self.key) {
-                teller.retell(&plan, &row, open)?;
+                emitter.re_emit(&plan, &row, open)?;
                 told += 1;
             }
         }

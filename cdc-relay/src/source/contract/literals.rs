@@ -18,7 +18,7 @@ use crate::routes::{Condition, Source, Table};
 const ASKED_MAX: usize = 500;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
+enum Clause {
     When,
     Names,
 }
@@ -29,7 +29,7 @@ struct Literal<'a> {
     schema: &'a str,
     table: &'a str,
     column: &'a str,
-    place: Place,
+    place: Clause,
     text: &'a str,
 }
 
@@ -110,12 +110,12 @@ fn of_table(of: &Table) -> Vec<Literal<'_>> {
     let (schema, table) = of.qualified();
     let mut literals = Vec::new();
     for (column, names) in of.names.iter().filter(|(column, _)| !column.starts_with('@')) {
-        let literal = |text| Literal { schema, table, column, place: Place::Names, text };
+        let literal = |text| Literal { schema, table, column, place: Clause::Names, text };
         literals.extend(names.keys().map(|text| literal(text)));
     }
     for (column, condition) in of.routes.iter().flat_map(|route| &route.when) {
         let (Condition::In(texts) | Condition::Is { not: texts, .. }) = condition;
-        let literal = |text| Literal { schema, table, column, place: Place::When, text };
+        let literal = |text| Literal { schema, table, column, place: Clause::When, text };
         literals.extend(texts.iter().map(|text| literal(text.get_ref())));
     }
     literals
@@ -227,8 +227,8 @@ fn spelling(literal: &Literal<'_>, kind: &Kind) -> Mismatch {
 
 fn subject(Literal { schema, table, place, .. }: &Literal<'_>) -> String {
     let place = match place {
-        Place::When => "`when`",
-        Place::Names => "`names`",
+        Clause::When => "`when`",
+        Clause::Names => "`names`",
     };
     format!("{place} of {schema}.{table}")
 }
@@ -238,7 +238,7 @@ mod tests {
     use super::*;
 
     fn literal(text: &'static str) -> Literal<'static> {
-        Literal { schema: "public", table: "t", column: "c", place: Place::When, text }
+        Literal { schema: "public", table: "t", column: "c", place: Clause::When, text }
     }
 
     fn said(text: &'static str, kind: &Kind, answer: &Answer) -> Option<String> {

@@ -56,6 +56,6 @@ impl Record {
 }
 
 /// The record's key in the state topic.
-pub fn record_key(memory_key: &str) -> String {
-    format!("{memory_key}{SUFFIX}")
+pub fn record_key(checkpoint_key: &str) -> String {
+    format!("{checkpoint_key}{SUFFIX}")
 }

@@ -11,14 +11,14 @@ use crate::postgres::decode::pgoutput::{self, Message, Tuple};
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::replication_stream::Frame;
 use crate::routes::template::{Op, Row};
-use crate::sinks::emit::Open;
-use crate::source::backfill::snapshot::{self, Mark};
+use crate::sinks::emit::OpenTransaction;
+use crate::source::backfill::snapshot::{self, Watermark};
 
 /// What a logical message wants, by its prefix.
 enum Command {
     Release(Order),
     /// A chunk of existing rows has its place here.
-    Mark(Option<Mark>),
+    Mark(Option<Watermark>),
     /// Not meant for us, or not understood: anybody may write messages.
     Nothing,
 }
@@ -33,7 +33,7 @@ impl Command {
                     Command::Nothing
                 }
             },
-            snapshot::PREFIX => Command::Mark(Mark::parse(content)),
+            snapshot::PREFIX => Command::Mark(Watermark::parse(content)),
             _ => Command::Nothing,
         }
     }
@@ -49,7 +49,7 @@ impl Stream<'_> {
         }
         self.metrics.reads.inc();
         self.metrics.received_bytes.inc_by(read as u64);
-        self.teller.expect(self.pace.load(read));
+        self.emitter.expect(self.pace.load(read));
         while let Some(frame) = self.wire.frame()? {
             match frame {
                 Frame::Data(range) => self.message(&range)?,
@@ -67,16 +67,16 @@ impl Stream<'_> {
     }
 
     fn message(&mut self, range: &std::ops::Range<usize>) -> Result<()> {
-        let Stream { wire, scratch, teller, progress, transaction, snapshots, .. } = self;
+        let Stream { wire, scratch, emitter, progress, transaction, snapshots, .. } = self;
         let message = pgoutput::decode(wire.bytes(range), scratch)?;
         if let Some(snapshots) = snapshots {
-            snapshots.hear(&message, self.xid);
+            snapshots.receive(&message, self.xid);
         }
         let (relation, row) = match message {
             Message::Insert { relation, new } => (relation, Row::insert(new)),
             Message::Update { relation, old, new } => (relation, Row { op: Op::Update, new, old }),
             Message::Delete { relation, old } => (relation, Row::delete(old)),
-            Message::Relation(relation) => return teller.relation(&relation),
+            Message::Relation(relation) => return emitter.relation(&relation),
             Message::Begin { commit_lsn, committed_at, xid } => {
                 self.xid = xid;
                 return self.begin(commit_lsn, committed_at);
@@ -95,8 +95,8 @@ impl Stream<'_> {
         };
         let Some(ticket) = self.open else { return Ok(()) };
         let again = transaction.commit_lsn < self.origin.told;
-        let mut open = Open { transaction, ticket, progress, again };
-        teller.row(relation, &row, &mut open)
+        let mut open = OpenTransaction { transaction, ticket, progress, again };
+        emitter.row(relation, &row, &mut open)
     }
 
     /// What a command told the relay by a message in the log. It is done at this place of the stream: after all
@@ -118,7 +118,7 @@ impl Stream<'_> {
         }
         self.in_transaction = true;
         // The memory was written before the slot was confirmed: all sinks have these already.
-        if self.history.begins(state::Mark { commit_lsn, committed_at: committed_at.0 })? {
+        if self.history.begins(state::CommitId { commit_lsn, committed_at: committed_at.0 })? {
             self.open = None;
             return Ok(());
         }
@@ -133,12 +133,12 @@ impl Stream<'_> {
     }
 
     /// The stream met the mark of a chunk of existing rows.
-    fn mark(&mut self, mark: Option<Mark>) -> Result<()> {
-        let Stream { teller, progress, transaction, snapshots, .. } = self;
+    fn mark(&mut self, mark: Option<Watermark>) -> Result<()> {
+        let Stream { emitter, progress, transaction, snapshots, .. } = self;
         let (Some(mark), Some(ticket), Some(snapshots)) = (mark, self.open, snapshots) else { return Ok(()) };
         (transaction.retold, transaction.existing) = (true, true);
-        let mut open = Open { transaction, ticket, progress, again: false };
-        snapshots.meet(mark, teller, &mut open)
+        let mut open = OpenTransaction { transaction, ticket, progress, again: false };
+        snapshots.meet(mark, emitter, &mut open)
     }
 
     fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<()> {
@@ -160,10 +160,10 @@ impl Stream<'_> {
     fn truncate(&mut self, relations: &[u32]) -> Result<()> {
         let Some(ticket) = self.open else { return Ok(()) };
         for relation in relations {
-            let Stream { teller, progress, transaction, .. } = self;
-            let mut open = Open { transaction, ticket, progress, again: false };
+            let Stream { emitter, progress, transaction, .. } = self;
+            let mut open = OpenTransaction { transaction, ticket, progress, again: false };
             let row = Row::insert(Tuple::none());
-            teller.untellable(
+            emitter.untellable(
                 *relation,
                 &row,
                 ("truncate", "the table was truncated, which no route can tell"),

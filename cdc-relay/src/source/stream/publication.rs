@@ -20,8 +20,8 @@ impl Stream<'_> {
                 Notice::Changed(coverage) => coverage,
             };
             let record = Record { coverage, healed: self.origin.healed.clone(), broken: None };
-            let (key, value) = (record_key(&self.origin.memory_key), serde_json::to_vec(&record)?);
-            if self.teller.kafka().note(&self.origin.memory_topic, (&key, &value))? != Sent::Taken {
+            let (key, value) = (record_key(&self.origin.checkpoint_key), serde_json::to_vec(&record)?);
+            if self.emitter.kafka().note(&self.origin.checkpoint_topic, (&key, &value))? != Sent::Taken {
                 return Ok(());
             }
             self.log("the publication sends more of the tables with routes than before, or these have other columns");

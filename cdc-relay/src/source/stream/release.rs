@@ -9,14 +9,14 @@ use rdkafka::message::Message;
 
 use super::Stream;
 use crate::dead_letter::halts::{unrouted, untellable};
-use crate::dead_letter::record::Letter;
+use crate::dead_letter::record::DeadLetter;
 use crate::dead_letter::release::{Note, Order, Pass};
 use crate::postgres::decode::pgoutput::Relation;
-use crate::postgres::decode::row_builder::Made;
+use crate::postgres::decode::row_builder::RowBuilder;
 use crate::postgres::lsn::PgTime;
 use crate::routes::route::Plan;
 use crate::routes::template::{Problem, Row};
-use crate::sinks::emit::{Again, Open, Teller};
+use crate::sinks::emit::{Again, Emitter, OpenTransaction};
 use crate::sinks::topics::Step;
 use crate::source::backfill::current_row::{Present, stands_for};
 
@@ -26,22 +26,22 @@ const PATIENCE: Duration = Duration::from_millis(50);
 const MOST_PLANS: usize = 64;
 
 /// What it takes to tell letters.
-struct Desk<'a> {
+struct ReleaseContext<'a> {
     present: Present<'a>,
-    made: Made,
+    made: RowBuilder,
     plans: Vec<(Relation, Rc<Plan>)>,
 }
 
-impl Desk<'_> {
+impl ReleaseContext<'_> {
     /// The routes for a table as it was.
-    fn plan(&mut self, teller: &mut Teller, relation: &Relation) -> Result<Rc<Plan>> {
+    fn plan(&mut self, emitter: &mut Emitter, relation: &Relation) -> Result<Rc<Plan>> {
         if let Some((_, plan)) = self.plans.iter().find(|(known, _)| known == relation) {
             return Ok(Rc::clone(plan));
         }
         if self.plans.len() == MOST_PLANS {
             self.plans.clear();
         }
-        let plan = Rc::new(teller.plan_as_was(relation)?);
+        let plan = Rc::new(emitter.plan_as_was(relation)?);
         self.plans.push((relation.clone(), Rc::clone(&plan)));
         Ok(plan)
     }
@@ -50,14 +50,14 @@ impl Desk<'_> {
 impl Stream<'_> {
     /// Tells the letters that the order names, and writes to their topic what became of it.
     pub(super) fn release(&mut self, order: &Order) -> Result<()> {
-        if order.source != self.teller.source().name.get_ref().as_str() {
+        if order.source != self.emitter.source().name.get_ref().as_str() {
             return Ok(()); // another slot of this database is meant
         }
         // From here on every letter of an earlier row stands in the topic.
         self.settle()?;
-        let mut pass = Pass::new(order, self.teller.halted());
+        let mut pass = Pass::new(order, self.emitter.halted());
         if let Some(from) = pass.from() {
-            self.teller.expect_much();
+            self.emitter.expect_much();
             self.tell_letters(&mut pass, from)?;
             // A key is released only when its letters are where they belong.
             self.settle()?;
@@ -69,16 +69,16 @@ impl Stream<'_> {
         self.settle()?;
         // A key that is halted again has its letters from here on.
         let end = self.letters.reader.open(self.letters.topic, i64::MAX)?.end();
-        self.teller.letters_from(end);
+        self.emitter.letters_from(end);
         self.letters.reader.rest();
         Ok(())
     }
 
     fn tell_letters(&mut self, pass: &mut Pass<'_>, from: i64) -> Result<()> {
         let letters = self.letters;
-        let publication = self.teller.source().publication.get_ref().clone();
+        let publication = self.emitter.source().publication.get_ref().clone();
         let present = Present::new(letters.database, &publication);
-        let mut desk = Desk { present, made: Made::default(), plans: Vec::new() };
+        let mut desk = ReleaseContext { present, made: RowBuilder::default(), plans: Vec::new() };
         let mut reading = letters.reader.open(letters.topic, from)?;
         loop {
             self.make_room()?;
@@ -88,7 +88,7 @@ impl Stream<'_> {
                 Step::End => return Ok(()),
             };
             let (offset, Some(value)) = (message.offset(), message.payload()) else { continue };
-            let Some(letter) = Letter::read(value).context("a dead letter is not readable")? else {
+            let Some(letter) = DeadLetter::read(value).context("a dead letter is not readable")? else {
                 continue;
             };
             if !pass.wants(offset, &letter) {
@@ -105,9 +105,9 @@ impl Stream<'_> {
     /// Tells a letter's row from the letter, or, if that cannot be, from its table.
     fn tell_letter(
         &mut self,
-        letter: &Letter,
+        letter: &DeadLetter,
         at: PgTime,
-        desk: &mut Desk<'_>,
+        desk: &mut ReleaseContext<'_>,
     ) -> Result<Result<(), Problem>> {
         if letter.destination == untellable(&letter.table) {
             return Ok(Err(Problem(letter.reason.clone())));
@@ -116,7 +116,7 @@ impl Stream<'_> {
             Ok(relation) => relation,
             Err(problem) => return Ok(Err(problem)),
         };
-        let plan = desk.plan(self.teller, &relation)?;
+        let plan = desk.plan(self.emitter, &relation)?;
         if let Err(problem) = leads(&plan, letter) {
             return Ok(Err(problem));
         }
@@ -131,17 +131,17 @@ impl Stream<'_> {
     /// Tells the row that the table has now, if it is the same version as the letter's.
     fn tell_present(
         &mut self,
-        letter: &Letter,
+        letter: &DeadLetter,
         at: PgTime,
-        desk: &mut Desk<'_>,
+        desk: &mut ReleaseContext<'_>,
     ) -> Result<Result<(), Problem>> {
         let relation = match desk.present.fill(letter, &mut desk.made)? {
             Ok(relation) => relation,
             Err(problem) => return Ok(Err(problem)),
         };
-        let plan = desk.plan(self.teller, &relation)?;
+        let plan = desk.plan(self.emitter, &relation)?;
         let row = Row::insert(desk.made.tuple()?);
-        let id = self.teller.id((&plan, &row), &letter.destination, &letter.transaction(at));
+        let id = self.emitter.id((&plan, &row), &letter.destination, &letter.transaction(at));
         if !stands_for(letter, id.as_deref(), (&plan.shape, &row)) {
             return Ok(Err(Problem("the row has changed since, so its table cannot help".to_owned())));
         }
@@ -150,20 +150,20 @@ impl Stream<'_> {
 
     fn again(
         &mut self,
-        letter: &Letter,
+        letter: &DeadLetter,
         at: PgTime,
         (plan, row): (&Plan, &Row<'_>),
     ) -> Result<Result<(), Problem>> {
         let ticket = self.open.context("no transaction is open")?;
         let mut transaction = letter.transaction(at);
         let (transaction, progress) = (&mut transaction, &mut self.progress);
-        let mut open = Open { transaction, ticket, progress, again: false };
+        let mut open = OpenTransaction { transaction, ticket, progress, again: false };
         let to = if letter.destination == unrouted(&letter.table) {
             Again::All
         } else {
             Again::Destination(&letter.destination)
         };
-        self.teller.again((plan, row), to, &mut open)
+        self.emitter.again((plan, row), to, &mut open)
     }
 
     /// Writes what became of a key, and goes by it from now on.
@@ -172,9 +172,9 @@ impl Stream<'_> {
         let value = serde_json::to_vec(note)?;
         let (transaction, progress) = (&mut self.transaction, &mut self.progress);
         let again = transaction.commit_lsn < self.origin.told;
-        let mut open = Open { transaction, ticket, progress, again };
-        self.teller.note((&note.halts, &value), &mut open)?;
-        self.teller.noted(&value)?;
+        let mut open = OpenTransaction { transaction, ticket, progress, again };
+        self.emitter.note((&note.halts, &value), &mut open)?;
+        self.emitter.noted(&value)?;
         let Note { source, destination, halts, told, passed_over, .. } = note;
         match &note.reason {
             _ if note.done => tracing::info!(source, told, passed_over, "the order to release is done"),
@@ -218,7 +218,7 @@ impl Stream<'_> {
         self.collect()?;
         self.heed_publication()?;
         self.note_snapshots()?;
-        self.remember(false)?;
+        self.save(false)?;
         self.confirm()?;
         self.watch();
         Ok(())
@@ -226,8 +226,8 @@ impl Stream<'_> {
 }
 
 /// Whether the letter has anywhere to go.
-fn leads(plan: &Plan, letter: &Letter) -> Result<(), Problem> {
-    let Letter { destination, table, .. } = letter;
+fn leads(plan: &Plan, letter: &DeadLetter) -> Result<(), Problem> {
+    let DeadLetter { destination, table, .. } = letter;
     if plan.unknown {
         return Err(Problem(format!("the routes neither tell nor ignore {table}")));
     }

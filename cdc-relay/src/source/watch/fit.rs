@@ -13,10 +13,10 @@ use super::{Notice, Outage};
 use crate::checkpoint::state::Refusal;
 use crate::postgres::session::Session;
 use crate::source::contract::{self, Checked, Keys};
-use crate::source::worker::Wiring;
+use crate::source::worker::SourceContext;
 
 pub(super) struct Fit {
-    wiring: Arc<Wiring>,
+    context: Arc<SourceContext>,
     /// The session's.
     keys: Keys,
     /// To be asked.
@@ -26,9 +26,9 @@ pub(super) struct Fit {
 }
 
 impl Fit {
-    pub fn new(wiring: &Arc<Wiring>, keys: Keys) -> Fit {
-        let outage = Outage::new(wiring, "whether the routes still fit the tables cannot be asked");
-        Fit { wiring: Arc::clone(wiring), keys, due: true, asking: None, outage }
+    pub fn new(context: &Arc<SourceContext>, keys: Keys) -> Fit {
+        let outage = Outage::new(context, "whether the routes still fit the tables cannot be asked");
+        Fit { context: Arc::clone(context), keys, due: true, asking: None, outage }
     }
 
     /// Columns or identities are others than before.
@@ -42,10 +42,10 @@ impl Fit {
             return;
         }
         self.due = false;
-        let wiring = Arc::clone(&self.wiring);
+        let context = Arc::clone(&self.context);
         self.asking = Some(tokio::task::spawn_blocking(move || {
-            let mut session = Session::connect_to_read(&wiring.database)?;
-            Ok(contract::still_fits(&mut session, &wiring.routes, &wiring.source)?)
+            let mut session = Session::connect_to_read(&context.database)?;
+            Ok(contract::still_fits(&mut session, &context.routes, &context.source)?)
         }));
     }
 
@@ -57,7 +57,7 @@ impl Fit {
         match answer {
             Ok(Ok(checked)) => {
                 self.outage.is_over();
-                self.keys.changed(&Keys::of(&checked.facts, &self.wiring.source)).map(Notice::Rekeyed)
+                self.keys.changed(&Keys::of(&checked.facts, &self.context.source)).map(Notice::Rekeyed)
             }
             Ok(Err(refusal)) => Some(Notice::Refused(refusal)),
             Err(error) => {

@@ -6,21 +6,21 @@
 
 use anyhow::anyhow;
 
-use super::{Life, Trouble};
+use super::{AttemptError, SourceWorker};
 use crate::checkpoint::state::Break;
-use crate::checkpoint::state::{Memory, Refusal};
+use crate::checkpoint::state::{Checkpoint, Refusal};
 use crate::postgres::session::Session;
 use crate::source::coverage::baseline::baseline;
 use crate::source::coverage::look;
 use crate::source::coverage::record::Record;
 
-impl Life {
+impl SourceWorker {
     /// Writes down what the publication sends now, to compare with it from now on.
-    pub(super) fn baseline(&self, session: &mut Session) -> Result<Record, Trouble> {
-        let coverage = baseline(session, &self.wiring.routes, &self.wiring.source)
-            .map_err(|error| error.downcast().map_or_else(Trouble::Failed, Trouble::Refused))?;
+    pub(super) fn baseline(&self, session: &mut Session) -> Result<Record, AttemptError> {
+        let coverage = baseline(session, &self.context.routes, &self.context.source)
+            .map_err(|error| error.downcast().map_or_else(AttemptError::Failed, AttemptError::Refused))?;
         let record = Record { coverage, ..Record::default() };
-        self.clients.remember_publication(&record)?;
+        self.clients.save_publication(&record)?;
         Ok(record)
     }
 
@@ -29,8 +29,8 @@ impl Life {
         &mut self,
         session: &mut Session,
         known: Option<Record>,
-        memory: &Memory,
-    ) -> Result<Record, Trouble> {
+        memory: &Checkpoint,
+    ) -> Result<Record, AttemptError> {
         let Some(known) = known else {
             let record = self.baseline(session)?;
             (self.broken, self.unwritten) = (None, None);
@@ -43,7 +43,7 @@ impl Life {
         if let Some(broken) = self.unwritten.take().filter(|broken| memory.whole_until() <= broken.since) {
             return Err(self.record_break(known, broken).into());
         }
-        let source = &self.wiring.source;
+        let source = &self.context.source;
         let found = look::look(session, source)?;
         if let Some(broken) = known.judge(&found, source, memory.whole_until()) {
             return Err(self.record_break(known, broken).into());
@@ -57,7 +57,7 @@ impl Life {
         self.broken = None;
         let record = Record { coverage: found.after(&known.coverage), ..known.clone() };
         if record != known {
-            self.clients.remember_publication(&record)?;
+            self.clients.save_publication(&record)?;
         }
         Ok(record)
     }
@@ -66,8 +66,8 @@ impl Life {
     /// next attempt writes it.
     pub(super) fn record_break(&mut self, record: Record, broken: Break) -> Refusal {
         let record = Record { broken: Some(broken.clone()), ..record };
-        if let Err(error) = self.clients.remember_publication(&record) {
-            let source = self.wiring.source.name.get_ref();
+        if let Err(error) = self.clients.save_publication(&record) {
+            let source = self.context.source.name.get_ref();
             tracing::warn!(
                 source,
                 "the break of the publication cannot be written to the state topic; the next attempt writes it: {error:#}"

@@ -8,7 +8,7 @@ use crate::postgres::session::Session;
 use crate::source::backfill::rows::{self, Table};
 use crate::source::contract;
 use crate::source::inspect;
-use crate::source::worker::Wiring;
+use crate::source::worker::SourceContext;
 
 /// What would be done, and what would be lost.
 #[derive(Debug, Clone, Serialize)]
@@ -49,11 +49,11 @@ pub fn alone(session: &mut Session, slot: &str) -> Result<()> {
 /// What has to be right before anything is changed. Answers the tables.
 pub fn examine(
     session: &mut Session,
-    wiring: &Wiring,
+    context: &SourceContext,
     slot: Option<&Slot>,
     database: &str,
 ) -> Result<Vec<Table>> {
-    let source = &wiring.source;
+    let source = &context.source;
     let name = source.slot.get_ref();
     if let Some(slot) = slot {
         if let Some(pid) = slot.active_pid {
@@ -68,25 +68,25 @@ pub fn examine(
             );
         }
     }
-    if let Err(refusal) = contract::check(session, &wiring.routes, source)? {
+    if let Err(refusal) = contract::check(session, &context.routes, source)? {
         bail!("{refusal}");
     }
-    let tables = routed(session, wiring)?;
+    let tables = routed(session, context)?;
     let unreadable: Vec<&str> = tables.iter().filter_map(|table| table.unreadable.as_deref()).collect();
     ensure!(unreadable.is_empty(), "{}", unreadable.join("; "));
     Ok(tables)
 }
 
 /// The published tables that have routes.
-pub fn routed(session: &mut Session, wiring: &Wiring) -> Result<Vec<Table>> {
-    let source = &wiring.source;
+pub fn routed(session: &mut Session, context: &SourceContext) -> Result<Vec<Table>> {
+    let source = &context.source;
     let mut tables = rows::tables(session, source.publication.get_ref())?;
     tables.retain(|table| source.table(&table.relation.table_name()).is_some());
     Ok(tables)
 }
 
 pub fn plan(
-    wiring: &Wiring,
+    context: &SourceContext,
     cluster: &Cluster,
     slot: &Slot,
     refusal: Option<String>,
@@ -94,8 +94,8 @@ pub fn plan(
 ) -> Plan {
     let planned = |table: &Table| Planned { table: table.name(), estimated_rows: table.estimate };
     Plan {
-        source: wiring.source.name.get_ref().clone(),
-        slot: wiring.source.slot.get_ref().clone(),
+        source: context.source.name.get_ref().clone(),
+        slot: context.source.slot.get_ref().clone(),
         refusal,
         drops: Dropped {
             confirmed: slot.confirmed.map(|lsn| lsn.to_string()),

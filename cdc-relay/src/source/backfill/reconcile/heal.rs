@@ -11,21 +11,21 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
-use super::{alone, examine, recall};
+use super::{alone, examine, load};
 use crate::checkpoint::state::{Start, admit};
 use crate::postgres::facts::ask;
 use crate::postgres::session::Session;
 use crate::routes::{Source, TableName};
 use crate::source::backfill::rows::Table;
-use crate::source::backfill::snapshot::Position;
-use crate::source::clients::{Clients, Recalled};
+use crate::source::backfill::snapshot::TableProgress;
+use crate::source::clients::{KafkaClients, Loaded};
 use crate::source::contract::Mismatch;
 use crate::source::contract::existing;
 use crate::source::coverage::baseline::baseline;
 use crate::source::coverage::record::Record;
 use crate::source::coverage::{Coverage, Replaced, losses};
 use crate::source::inspect;
-use crate::source::worker::Wiring;
+use crate::source::worker::SourceContext;
 
 const WHOLE: &str = "reconcile the whole source, without --table";
 
@@ -40,18 +40,18 @@ pub struct Report {
 }
 
 /// Has the relay read the rows of these tables again. Errors leave everything as it is.
-pub fn run(wiring: Wiring, names: &[TableName]) -> Result<Report> {
-    let wiring = Arc::new(wiring);
-    let mut clients = Clients::new(&wiring);
-    let Recalled { memory, publication, .. } = recall(&mut clients)?;
-    let mut session = Session::connect(&wiring.database)?;
+pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
+    let context = Arc::new(context);
+    let mut clients = KafkaClients::new(&context);
+    let Loaded { memory, publication, .. } = load(&mut clients)?;
+    let mut session = Session::connect(&context.database)?;
     let (cluster, database) = inspect::cluster(&mut session)?;
-    let slot_name = wiring.source.slot.get_ref();
+    let slot_name = context.source.slot.get_ref();
     alone(&mut session, slot_name)?;
     let slot = inspect::slot(&mut session, slot_name)?;
-    let all = examine::examine(&mut session, &wiring, slot.as_ref(), &database)?;
+    let all = examine::examine(&mut session, &context, slot.as_ref(), &database)?;
     let tables = chosen(all, names)?;
-    let facts = ask(&mut session, &wiring.source.question())?;
+    let facts = ask(&mut session, &context.source.question())?;
     let problems = existing::of(names.iter().filter_map(|name| facts.table(name.parts())), facts.version);
     let problems: Vec<String> = problems.iter().map(Mismatch::to_string).collect();
     ensure!(problems.is_empty(), "{}; or {WHOLE}", problems.join("; "));
@@ -63,21 +63,21 @@ pub fn run(wiring: Wiring, names: &[TableName]) -> Result<Report> {
     let Some((record, broken)) = publication.and_then(|record| Some((record.clone(), record.broken?))) else {
         bail!(
             "the publication of source {} is not broken: `cdc-relay run` goes on",
-            wiring.source.name.get_ref()
+            context.source.name.get_ref()
         )
     };
     // Before the look: a later change to the publication is noticed by the relay that goes on.
     let from = cluster.flush;
-    let coverage = baseline(&mut session, &wiring.routes, &wiring.source)?;
-    others_are_whole(&record.coverage, &coverage, &wiring.source, names)?;
+    let coverage = baseline(&mut session, &context.routes, &context.source)?;
+    others_are_whole(&record.coverage, &coverage, &context.source, names)?;
     for table in &tables {
-        clients.remember_position(&table.name(), &Position::beginning(table, &cluster.system_id, true))?;
+        clients.save_progress(&table.name(), &TableProgress::beginning(table, &cluster.system_id, true))?;
     }
     let tables: Vec<String> = tables.iter().map(Table::name).collect();
     let coverage = coverage.after(&record.coverage);
-    clients.remember_publication(&Record::healed(Some(record), coverage, (from, &tables)))?;
+    clients.save_publication(&Record::healed(Some(record), coverage, (from, &tables)))?;
     Ok(Report {
-        source: wiring.source.name.get_ref().clone(),
+        source: context.source.name.get_ref().clone(),
         tables,
         healed: broken.what,
         from: from.to_string(),

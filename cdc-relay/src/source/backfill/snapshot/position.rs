@@ -9,7 +9,7 @@ const INFIX: &str = "/snapshot/";
 
 /// How far a table is told: the value of its record in the state topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
+pub struct TableProgress {
     pub system_id: String,
     /// The columns that identify a row.
     pub key: Vec<String>,
@@ -26,10 +26,10 @@ pub struct Position {
     pub heals: bool,
 }
 
-impl Position {
+impl TableProgress {
     /// At the beginning of a table with this key.
-    pub fn beginning(table: &Table, system_id: &str, heals: bool) -> Position {
-        Position {
+    pub fn beginning(table: &Table, system_id: &str, heals: bool) -> TableProgress {
+        TableProgress {
             system_id: system_id.to_owned(),
             key: table.key_columns().map(str::to_owned).collect(),
             key_text: table.key_text.clone(),
@@ -42,13 +42,13 @@ impl Position {
 }
 
 /// The record's key in the state topic.
-pub fn record_key(memory_key: &str, table: &str) -> String {
-    format!("{memory_key}{INFIX}{table}")
+pub fn record_key(checkpoint_key: &str, table: &str) -> String {
+    format!("{checkpoint_key}{INFIX}{table}")
 }
 
 /// The table, if the record is a position of this memory's.
-pub fn record_table<'k>(memory_key: &str, key: &'k [u8]) -> Option<&'k str> {
-    std::str::from_utf8(key).ok()?.strip_prefix(memory_key)?.strip_prefix(INFIX)
+pub fn record_table<'k>(checkpoint_key: &str, key: &'k [u8]) -> Option<&'k str> {
+    std::str::from_utf8(key).ok()?.strip_prefix(checkpoint_key)?.strip_prefix(INFIX)
 }
 
 #[cfg(test)]

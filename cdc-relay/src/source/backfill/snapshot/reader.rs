@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::window::Visible;
-use super::{Mark, PREFIX};
+use super::{PREFIX, Watermark};
 use crate::postgres::connection_url::Database;
 use crate::postgres::session::Session;
 use crate::postgres::sql::literal;
@@ -21,7 +21,7 @@ const MOST_BYTES: usize = 1 << 20;
 const QUERY: Duration = Duration::from_secs(60);
 
 pub struct Ask {
-    pub mark: Mark,
+    pub mark: Watermark,
     pub table: Table,
     pub publication: String,
     /// The key of the last row of the chunk before; empty at the beginning.
@@ -38,14 +38,14 @@ pub enum Answer {
         visible: Visible,
     },
     Failed {
-        mark: Mark,
+        mark: Watermark,
         error: anyhow::Error,
     },
 }
 
 /// Rows in the order of their key, as `pgoutput::data_row` reads them.
 pub struct Chunk {
-    pub mark: Mark,
+    pub mark: Watermark,
     pub visible: Visible,
     /// As the query found it: its columns may be others than when the session began.
     pub table: Table,
@@ -201,7 +201,7 @@ mod tests {
 
     fn chunk(limit: u32) -> Chunk {
         Chunk {
-            mark: Mark { session: 1, chunk: 1 },
+            mark: Watermark { session: 1, chunk: 1 },
             visible: "1:1:".parse().unwrap(),
             table: Table::default(),
             bytes: Vec::new(),

@@ -10,7 +10,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::sinks::load::Load;
+use crate::sinks::batch_size::BatchSize;
 
 /// Bytes of the log from which a round is more than a handful of rows.
 const SOME: usize = 4 << 10;
@@ -37,7 +37,7 @@ pub enum Next {
 }
 
 #[derive(Debug)]
-pub struct Pace {
+pub struct ReadScheduler {
     began: Instant,
     /// Bytes of the log read in this round.
     read: usize,
@@ -46,30 +46,30 @@ pub struct Pace {
     over: bool,
 }
 
-impl Pace {
-    pub fn new(now: Instant) -> Pace {
-        Pace { began: now, read: 0, backlog: false, over: true }
+impl ReadScheduler {
+    pub fn new(now: Instant) -> ReadScheduler {
+        ReadScheduler { began: now, read: 0, backlog: false, over: true }
     }
 
     /// A read brought `bytes` of the log.
     pub fn read(&mut self, now: Instant, bytes: usize) {
         if self.over {
-            *self = Pace { began: now, read: 0, backlog: self.read >= BACKLOG, over: false };
+            *self = ReadScheduler { began: now, read: 0, backlog: self.read >= BACKLOG, over: false };
         }
         self.read += bytes;
         self.over = bytes < MORE || self.read >= ENOUGH;
     }
 
     /// What a read of so many bytes amounts to, with the round that it begins or belongs to.
-    pub fn load(&self, bytes: usize) -> Load {
+    pub fn load(&self, bytes: usize) -> BatchSize {
         let (read, backlog) =
             if self.over { (bytes, self.read >= BACKLOG) } else { (self.read + bytes, self.backlog) };
         match read {
-            BACKLOG.. => Load::Backlog,
+            BACKLOG.. => BatchSize::Large,
             // The first read of a round brings what fits the window, and no more.
-            SOME.. if backlog => Load::Backlog,
-            SOME.. => Load::Some,
-            _ => Load::Handful,
+            SOME.. if backlog => BatchSize::Large,
+            SOME.. => BatchSize::Medium,
+            _ => BatchSize::Small,
         }
     }
 
@@ -92,9 +92,9 @@ impl Pace {
 mod tests {
     use super::*;
 
-    fn after(reads: &[usize]) -> (Pace, Instant) {
+    fn after(reads: &[usize]) -> (ReadScheduler, Instant) {
         let began = Instant::now();
-        let mut pace = Pace::new(began);
+        let mut pace = ReadScheduler::new(began);
         reads.iter().for_each(|&bytes| pace.read(began, bytes));
         (pace, began)
     }
@@ -149,13 +149,13 @@ mod tests {
     #[test]
     fn how_much_there_is() {
         let load = |before: &[usize], bytes| after(before).0.load(bytes);
-        assert_eq!(load(&[], 300), Load::Handful);
-        assert_eq!(load(&[], SOME), Load::Some);
-        assert_eq!(load(&[], BACKLOG), Load::Backlog);
-        assert_eq!(load(&[MORE], BACKLOG - MORE), Load::Backlog, "one round");
-        assert_eq!(load(&[MORE, 10], MORE), Load::Some, "another");
-        assert_eq!(load(&[BACKLOG, 10], SOME), Load::Backlog, "after backlog, more of it");
-        assert_eq!(load(&[BACKLOG, 10, MORE], 300), Load::Backlog, "in the round after it");
-        assert_eq!(load(&[BACKLOG, 10], 300), Load::Handful, "it is over");
+        assert_eq!(load(&[], 300), BatchSize::Small);
+        assert_eq!(load(&[], SOME), BatchSize::Medium);
+        assert_eq!(load(&[], BACKLOG), BatchSize::Large);
+        assert_eq!(load(&[MORE], BACKLOG - MORE), BatchSize::Large, "one round");
+        assert_eq!(load(&[MORE, 10], MORE), BatchSize::Medium, "another");
+        assert_eq!(load(&[BACKLOG, 10], SOME), BatchSize::Large, "after backlog, more of it");
+        assert_eq!(load(&[BACKLOG, 10, MORE], 300), BatchSize::Large, "in the round after it");
+        assert_eq!(load(&[BACKLOG, 10], 300), BatchSize::Small, "it is over");
     }
 }

@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// A silence that is worth a word.
 const NOTICED: Duration = Duration::from_secs(3);
 
-pub struct Flight {
+pub struct AckWaiter {
     acks: Arc<Acks>,
     pub progress: Progress,
     landed: Vec<Ack>,
@@ -31,11 +31,11 @@ pub struct Flight {
     patience: Option<Duration>,
 }
 
-impl Flight {
+impl AckWaiter {
     /// `most`: the bytes that may be in flight. `patience`: how long the sinks may acknowledge nothing; without it, for ever.
-    pub fn new(acks: &Arc<Acks>, most: i64, patience: Option<Duration>) -> Flight {
+    pub fn new(acks: &Arc<Acks>, most: i64, patience: Option<Duration>) -> AckWaiter {
         let now = Instant::now();
-        Flight {
+        AckWaiter {
             acks: Arc::clone(acks),
             progress: Progress::new(0, Lsn::ZERO, Lsn::ZERO),
             landed: Vec::new(),

@@ -7,7 +7,7 @@ use crate::source::backfill::rows::Table;
 
 impl Snapshots {
     /// A message of the stream, before it is told.
-    pub fn hear(&mut self, message: &Message<'_>, xid: u32) {
+    pub fn receive(&mut self, message: &Message<'_>, xid: u32) {
         match message {
             Message::Relation(relation) => self.announced(relation),
             Message::Insert { relation, new } => self.changed(*relation, *new, None, xid),

@@ -14,11 +14,11 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::session::Session;
 use crate::routes::route::Transaction;
 use crate::routes::template::Row;
-use crate::sinks::emit::{Open, Teller};
-use crate::sinks::flight::Flight;
+use crate::sinks::ack_waiter::AckWaiter;
+use crate::sinks::emit::{Emitter, OpenTransaction};
 use crate::source::backfill::rows::{self, Table};
-use crate::source::clients::Clients;
-use crate::source::worker::Wiring;
+use crate::source::clients::KafkaClients;
+use crate::source::worker::SourceContext;
 
 /// Rows that share a ticket.
 const BATCH: u64 = 4096;
@@ -38,46 +38,46 @@ pub struct TableReport {
 }
 
 pub struct Retelling<'a> {
-    wiring: Arc<Wiring>,
-    clients: Clients,
-    flight: Flight,
+    context: Arc<SourceContext>,
+    clients: KafkaClients,
+    flight: AckWaiter,
     transaction: Transaction,
     view: &'a mut dyn FnMut(Step<'_>),
 }
 
 impl<'a> Retelling<'a> {
     pub fn new(
-        wiring: &Arc<Wiring>,
-        clients: Clients,
+        context: &Arc<SourceContext>,
+        clients: KafkaClients,
         (cluster, begins_at): (&Cluster, Lsn),
         view: &'a mut dyn FnMut(Step<'_>),
     ) -> Retelling<'a> {
         let cluster = format!("{}/{}", cluster.system_id, cluster.timeline);
         Retelling {
-            wiring: Arc::clone(wiring),
+            context: Arc::clone(context),
             clients,
             // Starting over costs more than waiting.
-            flight: Flight::new(&wiring.acks, wiring.routes.relay.in_flight_bytes as i64, None),
+            flight: AckWaiter::new(&context.acks, context.routes.relay.in_flight_bytes as i64, None),
             transaction: Transaction::of_existing(cluster, begins_at),
             view,
         }
     }
 
     /// Gives back what it was given.
-    pub fn over(self) -> (Clients, &'a mut dyn FnMut(Step<'_>)) {
+    pub fn over(self) -> (KafkaClients, &'a mut dyn FnMut(Step<'_>)) {
         (self.clients, self.view)
     }
 
     /// Tells every row of every routed table, and waits for the acknowledgements.
     pub fn tables(&mut self, session: &mut Session) -> Result<Vec<(Table, TableReport)>> {
-        let tables = routed(session, &self.wiring)?;
+        let tables = routed(session, &self.context)?;
         for table in &tables {
             session.query(&format!("lock table {} in access share mode", table.target()))?;
         }
         if let Some(table) = rows::rewritten(session, &tables)? {
             bail!("{table} was rewritten or truncated while the slot was made: start over");
         }
-        self.clients.teller()?.expect_much();
+        self.clients.emitter()?.expect_much();
         let mut reports = Vec::new();
         for table in tables {
             let report = self.table(session, &table)?;
@@ -88,7 +88,7 @@ impl<'a> Retelling<'a> {
         session.query("commit")?;
         (self.view)(Step::Waits("waiting for the last acknowledgements"));
         let Retelling { flight, clients, view, .. } = self;
-        flight.land(clients.teller()?.kafka(), &mut |what| view(Step::Waits(what)))?;
+        flight.land(clients.emitter()?.kafka(), &mut |what| view(Step::Waits(what)))?;
         Ok(reports)
     }
 
@@ -99,15 +99,15 @@ impl<'a> Retelling<'a> {
             let of = |counter: &prometheus::IntCounter| counter.get();
             [of(&metrics.messages[0]), of(&metrics.messages[1]), of(&metrics.dead), of(&metrics.unrouted)]
         };
-        let before = counts(&self.wiring.metrics);
+        let before = counts(&self.context.metrics);
         let (mut rows, mut scratch, mut looked) = (0u64, Scratch::default(), began);
-        let plan = self.clients.teller()?.plan(&table.relation)?;
+        let plan = self.clients.emitter()?.plan(&table.relation)?;
         let mut ticket = None;
         session
             .each(&table.select(None), |body| {
                 let Retelling { clients, flight, transaction, view, .. } = self;
-                let teller: &mut Teller = clients.teller()?;
-                flight.make_room(teller.kafka(), &mut |what| view(Step::Waits(what)))?;
+                let emitter: &mut Emitter = clients.emitter()?;
+                flight.make_room(emitter.kafka(), &mut |what| view(Step::Waits(what)))?;
                 if rows.is_multiple_of(BATCH) {
                     close(flight, transaction, ticket.take());
                     flight.collect()?;
@@ -115,8 +115,9 @@ impl<'a> Retelling<'a> {
                 }
                 let row = Row::insert(pgoutput::data_row(body, &mut scratch)?);
                 let ticket = ticket.context("no ticket")?;
-                let mut open = Open { transaction, ticket, progress: &mut flight.progress, again: false };
-                teller.retell(&plan, &row, &mut open)?;
+                let mut open =
+                    OpenTransaction { transaction, ticket, progress: &mut flight.progress, again: false };
+                emitter.re_emit(&plan, &row, &mut open)?;
                 rows += 1;
                 if rows.is_multiple_of(256) && looked.elapsed() >= LOOK {
                     looked = Instant::now();
@@ -126,7 +127,7 @@ impl<'a> Retelling<'a> {
             })
             .with_context(|| format!("while reading {name}"))?;
         close(&mut self.flight, &self.transaction, ticket);
-        let after = counts(&self.wiring.metrics);
+        let after = counts(&self.context.metrics);
         let [kafka, rabbitmq, dead_letters, unrouted] =
             std::array::from_fn(|index| after[index] - before[index]);
         Ok(TableReport {
@@ -143,7 +144,7 @@ impl<'a> Retelling<'a> {
 }
 
 /// Ends a batch of rows.
-fn close(flight: &mut Flight, transaction: &Transaction, ticket: Option<u64>) {
+fn close(flight: &mut AckWaiter, transaction: &Transaction, ticket: Option<u64>) {
     if ticket.is_some() {
         flight.progress.commit(transaction.commit_lsn);
     }
