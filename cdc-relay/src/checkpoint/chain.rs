@@ -36,7 +36,7 @@ impl ChainPosition {
 
 /// A position in 16 bytes: how far back the previous commit is; 0 for a beginning, `FAR` if it is in `far`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Told {
+struct Link {
     commit: u64,
     ordinal: u32,
     back: u32,
@@ -52,7 +52,7 @@ const NEWEST: usize = OPEN / 8;
 /// One partition.
 #[derive(Debug, Default)]
 struct Lane {
-    open: Vec<Told>,
+    open: Vec<Link>,
     /// The last first telling.
     top: Option<(u64, u32)>,
     /// Its oldest records are gone, or were not read.
@@ -111,7 +111,7 @@ pub struct Chain {
     /// Nothing up to here is judged: some partition has no longer all of it.
     start: Option<u64>,
     /// Since here a new chain is told over an old one.
-    retold: Option<u64>,
+    re_emitted: Option<u64>,
     found: Findings,
 }
 
@@ -132,12 +132,12 @@ impl Chain {
         let at = (commit, ordinal);
         if lane.top.is_some_and(|top| at <= top) {
             let known = commit < self.judged
-                || lane.open.binary_search_by_key(&at, |told| (told.commit, told.ordinal)).is_ok();
+                || lane.open.binary_search_by_key(&at, |link| (link.commit, link.ordinal)).is_ok();
             // A new chain may tell other records of the transactions that were told last.
             if !known && previous == 0 {
-                self.retold = Some(self.retold.map_or(commit, |since| since.min(commit)));
+                self.re_emitted = Some(self.re_emitted.map_or(commit, |since| since.min(commit)));
             }
-            if known || self.retold.is_some_and(|since| commit >= since) {
+            if known || self.re_emitted.is_some_and(|since| commit >= since) {
                 self.found.repeated += 1;
             } else {
                 self.found.out_of_order += 1;
@@ -159,7 +159,7 @@ impl Chain {
                 FAR
             }
         };
-        lane.open.push(Told { commit, ordinal, back });
+        lane.open.push(Link { commit, ordinal, back });
         lane.top = Some(at);
         self.open += 1;
         if self.open >= OPEN && self.open.is_multiple_of(OPEN / 4) {
@@ -188,7 +188,7 @@ impl Chain {
     /// Judges what is old enough.
     fn settle(&mut self) {
         let old = self.lanes.iter().filter_map(|lane| lane.open.get(lane.open.len().checked_sub(NEWEST)?));
-        let old = old.map(|told| told.commit).max().unwrap_or(0);
+        let old = old.map(|link| link.commit).max().unwrap_or(0);
         self.judge(self.horizon().min(old));
     }
 
@@ -202,22 +202,22 @@ impl Chain {
     fn judge(&mut self, horizon: u64) {
         let mut records = Vec::new();
         for lane in &mut self.lanes {
-            let below = lane.open.partition_point(|told| told.commit < horizon);
+            let below = lane.open.partition_point(|link| link.commit < horizon);
             records.extend(lane.open.drain(..below));
             lane.open.shrink_to(lane.open.len() * 2);
         }
         self.open -= records.len();
         self.judged = self.judged.max(horizon);
         records.sort_unstable();
-        for told in records {
-            self.link(told);
+        for link in records {
+            self.link(link);
         }
         self.far = self.far.split_off(&horizon);
     }
 
     /// The next record in the order of commits.
-    fn link(&mut self, told: Told) {
-        let Told { commit, ordinal, back } = told;
+    fn link(&mut self, link: Link) {
+        let Link { commit, ordinal, back } = link;
         if self.start.is_some_and(|start| commit <= start) {
             self.found.before_start += 1;
             return;

@@ -68,12 +68,12 @@ pub enum Obstacle {
     SameTimeline(u32),
     /// The timeline that was told is none of this server's.
     Stranger {
-        told: u32,
+        expected: u32,
         found: u32,
     },
     /// The relay was further than this server has the old timeline.
     Ahead {
-        told: Lsn,
+        sent: Lsn,
         branch: Branch,
     },
     SlotMissing,
@@ -99,12 +99,12 @@ impl fmt::Display for Obstacle {
             Self::SameTimeline(timeline) => {
                 write!(f, "the server is on timeline {timeline}, which is the one that was told: nothing was promoted")
             }
-            Self::Stranger { told, found } => {
-                write!(f, "timeline {found} of this server did not come from timeline {told}, which was told")
+            Self::Stranger { expected, found } => {
+                write!(f, "timeline {found} of this server did not come from timeline {expected}, which was told")
             }
-            Self::Ahead { told, branch } => write!(
+            Self::Ahead { sent, branch } => write!(
                 f,
-                "the relay was at {told}, and this server has the old timeline only up to {}: what may have been told of \
+                "the relay was at {sent}, and this server has the old timeline only up to {}: what may have been told of \
                  transactions in between never was, here (synchronized_standby_slots prevents that)",
                 branch.at
             ),
@@ -148,21 +148,21 @@ pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
         let (expected, found) = (memory.system_id.clone(), cluster.system_id.clone());
         return Err(Obstacle::OtherCluster { expected, found });
     }
-    let (told, found) = (memory.timeline, cluster.timeline);
-    if told == found {
-        return Err(Obstacle::SameTimeline(told));
+    let (expected, found) = (memory.timeline, cluster.timeline);
+    if expected == found {
+        return Err(Obstacle::SameTimeline(expected));
     }
     if evidence.standby {
         return Err(Obstacle::Standby);
     }
     // A standby of a promoted one may be promoted in turn before it was as far as the first branch.
-    let since = evidence.history.iter().skip_while(|branch| branch.ended != told);
-    let at = since.map(|branch| branch.at).min().ok_or(Obstacle::Stranger { told, found })?;
-    let branch = Branch { ended: told, at };
+    let since = evidence.history.iter().skip_while(|branch| branch.ended != expected);
+    let at = since.map(|branch| branch.at).min().ok_or(Obstacle::Stranger { expected, found })?;
+    let branch = Branch { ended: expected, at };
     // The memory has where a commit ends; a record has where its commit record begins, which the branch does not cut.
-    let ended = memory.told.max(memory.acknowledged);
+    let ended = memory.sent_lsn.max(memory.acknowledged);
     if ended > branch.at || (newest >= branch.at && newest > Lsn::ZERO) {
-        return Err(Obstacle::Ahead { told: ended.max(newest), branch });
+        return Err(Obstacle::Ahead { sent: ended.max(newest), branch });
     }
     if evidence.routes != memory.routes {
         return Err(Obstacle::OtherRoutes);
@@ -171,7 +171,7 @@ pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
         return Err(Obstacle::Unfinished(table.to_owned()));
     }
     fit(evidence, memory)?;
-    let memory = Checkpoint { timeline: found, told: ended.max(newest), ..memory.clone() };
+    let memory = Checkpoint { timeline: found, sent_lsn: ended.max(newest), ..memory.clone() };
     Ok(Continuation { memory, branch })
 }
 

@@ -10,7 +10,7 @@ fn memory() -> Checkpoint {
         slot: "s".to_owned(),
         phase: Phase::Streaming,
         acknowledged: Lsn(0x150),
-        told: Lsn(0x180),
+        sent_lsn: Lsn(0x180),
         chain: Lsn(0x140),
         last: CommitId { commit_lsn: Lsn(0x140), committed_at: 5 },
         vouched: Lsn(0x130),
@@ -72,16 +72,16 @@ fn a_standby_that_has_all_that_was_told_is_gone_on_with_in_the_same_chain() {
     assert_eq!(continuation.memory, Checkpoint { timeline: 3, ..memory() });
     // Kafka has more than is remembered, and the standby has it too.
     let continuation = changed(|_, _, _, newest| *newest = Lsn(0x1F0)).expect("it fits");
-    assert_eq!(continuation.memory.told, Lsn(0x1F0));
+    assert_eq!(continuation.memory.sent_lsn, Lsn(0x1F0));
     // Nothing on Kafka names a commit: there is only the memory.
     assert!(changed(|_, _, _, newest| *newest = Lsn::ZERO).is_ok());
     // Over two promotions, if everything was told before the first.
-    let told_before = |memory: &mut Option<Checkpoint>| {
+    let sent_before = |memory: &mut Option<Checkpoint>| {
         let memory = memory.as_mut().expect("memory");
-        (memory.timeline, memory.told, memory.acknowledged) = (1, Lsn(0x90), Lsn(0x80));
+        (memory.timeline, memory.sent_lsn, memory.acknowledged) = (1, Lsn(0x90), Lsn(0x80));
     };
     let continuation = changed(|memory, _, slot, newest| {
-        told_before(memory);
+        sent_before(memory);
         slot.as_mut().expect("slot").confirmed = Some(Lsn(0x80));
         *newest = Lsn(0x88);
     });
@@ -92,12 +92,12 @@ fn a_standby_that_has_all_that_was_told_is_gone_on_with_in_the_same_chain() {
 #[test]
 fn told_transactions_that_the_standby_does_not_have_are_an_obstacle() {
     let branch = Branch { ended: 2, at: Lsn(0x200) };
-    let by_memory = obstacle(|memory, _, _, _| memory.as_mut().expect("memory").told = Lsn(0x201));
-    assert_eq!(by_memory, Obstacle::Ahead { told: Lsn(0x201), branch });
+    let by_memory = obstacle(|memory, _, _, _| memory.as_mut().expect("memory").sent_lsn = Lsn(0x201));
+    assert_eq!(by_memory, Obstacle::Ahead { sent: Lsn(0x201), branch });
     let by_kafka = obstacle(|_, _, _, newest| *newest = Lsn(0x200));
-    assert_eq!(by_kafka, Obstacle::Ahead { told: Lsn(0x200), branch });
+    assert_eq!(by_kafka, Obstacle::Ahead { sent: Lsn(0x200), branch });
     let acknowledged = obstacle(|memory, _, _, _| memory.as_mut().expect("memory").acknowledged = Lsn(0x208));
-    assert_eq!(acknowledged, Obstacle::Ahead { told: Lsn(0x208), branch });
+    assert_eq!(acknowledged, Obstacle::Ahead { sent: Lsn(0x208), branch });
 }
 
 /// The loss it prevents: rows that were committed before the promotion and not told.
@@ -124,7 +124,7 @@ fn what_is_no_promotion_of_what_was_told_is_an_obstacle() {
     assert!(matches!(other, Obstacle::OtherCluster { .. }));
     assert_eq!(obstacle(|_, cluster, _, _| cluster.timeline = 2), Obstacle::SameTimeline(2));
     let stranger = obstacle(|memory, _, _, _| memory.as_mut().expect("memory").timeline = 5);
-    assert_eq!(stranger, Obstacle::Stranger { told: 5, found: 3 });
+    assert_eq!(stranger, Obstacle::Stranger { expected: 5, found: 3 });
 }
 
 /// Of a chain of standbys the last was promoted, before it had all of the timeline of the first.
@@ -134,7 +134,7 @@ fn the_earliest_of_several_branches_counts() {
     let (memory, cluster, slot) = (Checkpoint { timeline: 1, ..memory() }, cluster(), slot());
     let evidence = evidence((Some(&memory), &cluster, Some(&slot)), &history);
     let branch = Branch { ended: 1, at: Lsn(0x160) };
-    assert_eq!(judge(&evidence), Err(Obstacle::Ahead { told: Lsn(0x180), branch }));
+    assert_eq!(judge(&evidence), Err(Obstacle::Ahead { sent: Lsn(0x180), branch }));
     assert_eq!(judge(&Evidence { standby: true, ..evidence }), Err(Obstacle::Standby));
     let history = branches("1\t0/200\tfirst\n2\t0/180\tsecond\n");
     let evidence = Evidence { history: &history, ..evidence };

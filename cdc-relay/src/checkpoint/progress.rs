@@ -25,7 +25,7 @@ pub type Ticket = u64;
 #[derive(Debug)]
 struct Unit {
     outstanding: [u32; SINKS],
-    told: [bool; SINKS],
+    emitted: [bool; SINKS],
     committed_at: PgTime,
     commit_lsn: Lsn,
     /// Set at commit; an open transaction has none.
@@ -89,16 +89,16 @@ impl Progress {
     /// A transaction begins. The one before it must have been committed.
     pub fn begin(&mut self, commit_lsn: Lsn, committed_at: PgTime) -> Ticket {
         let ticket = self.next_ticket();
-        let (outstanding, told) = ([0; SINKS], [false; SINKS]);
-        self.queue.push_back(Unit { outstanding, told, committed_at, commit_lsn, end_lsn: None });
+        let (outstanding, emitted) = ([0; SINKS], [false; SINKS]);
+        self.queue.push_back(Unit { outstanding, emitted, committed_at, commit_lsn, end_lsn: None });
         ticket
     }
 
     /// The open transaction told one message to a sink.
-    pub fn tell(&mut self, sink: Sink) {
+    pub fn added(&mut self, sink: Sink) {
         if let Some(unit) = self.queue.back_mut() {
             unit.outstanding[sink as usize] += 1;
-            unit.told[sink as usize] = true;
+            unit.emitted[sink as usize] = true;
         }
     }
 
@@ -118,9 +118,9 @@ impl Progress {
     pub fn commit(&mut self, end_lsn: Lsn) -> bool {
         let Some(unit) = self.queue.back_mut() else { return false };
         unit.end_lsn = Some(end_lsn);
-        let told = unit.told[Sink::Kafka as usize];
+        let emitted = unit.emitted[Sink::Kafka as usize];
         self.advance();
-        told
+        emitted
     }
 
     /// `count` messages of a transaction are acknowledged. Tickets of earlier sessions are ignored.
@@ -149,10 +149,10 @@ impl Progress {
             if unit.outstanding != [0; SINKS] {
                 return;
             }
-            if unit.told[Sink::Kafka as usize] {
+            if unit.emitted[Sink::Kafka as usize] {
                 self.chain = unit.commit_lsn;
             }
-            if unit.told != [false; SINKS] {
+            if unit.emitted != [false; SINKS] {
                 self.last = Some(CommitId { commit_lsn: unit.commit_lsn, committed_at: unit.committed_at.0 });
             }
             self.confirmed = self.confirmed.max(end_lsn);

@@ -45,7 +45,7 @@ fn end(index: usize) -> Lsn {
 
 /// A transaction as this session told it.
 #[derive(Debug)]
-struct Told {
+struct Emitted {
     index: usize,
     ticket: Ticket,
     left: [u32; SINKS],
@@ -53,7 +53,7 @@ struct Told {
     committed: bool,
 }
 
-impl Told {
+impl Emitted {
     fn settled(&self) -> bool {
         self.committed && self.left == [0; SINKS]
     }
@@ -63,7 +63,7 @@ impl Told {
 struct World {
     script: Vec<Vec<Sink>>,
     progress: Progress,
-    told: Vec<Told>,
+    emitted: Vec<Emitted>,
     next: usize,
     /// Where the session started, or a keepalive that counted came to.
     floor: Lsn,
@@ -74,21 +74,21 @@ struct World {
 impl World {
     fn new(script: Vec<Vec<Sink>>) -> World {
         let progress = Progress::new(0, Lsn::ZERO, Lsn::ZERO);
-        let (told, gone) = (Vec::new(), Vec::new());
-        World { script, progress, told, next: 0, floor: Lsn::ZERO, chain: Lsn::ZERO, gone }
+        let (emitted, gone) = (Vec::new(), Vec::new());
+        World { script, progress, emitted, next: 0, floor: Lsn::ZERO, chain: Lsn::ZERO, gone }
     }
 
-    fn prefix(&self) -> impl Iterator<Item = &Told> {
-        self.told.iter().take_while(|told| told.settled())
+    fn prefix(&self) -> impl Iterator<Item = &Emitted> {
+        self.emitted.iter().take_while(|emitted| emitted.settled())
     }
 
     fn confirmed(&self) -> Lsn {
-        self.prefix().last().map_or(Lsn::ZERO, |told| end(told.index)).max(self.floor)
+        self.prefix().last().map_or(Lsn::ZERO, |emitted| end(emitted.index)).max(self.floor)
     }
 
     fn chain(&self) -> Lsn {
-        let kafka = |told: &&Told| self.script[told.index].contains(&Sink::Kafka);
-        self.prefix().filter(kafka).last().map_or(self.chain, |told| commit(told.index))
+        let kafka = |emitted: &&Emitted| self.script[emitted.index].contains(&Sink::Kafka);
+        self.prefix().filter(kafka).last().map_or(self.chain, |emitted| commit(emitted.index))
     }
 
     fn run(&mut self, step: &Step) {
@@ -106,54 +106,54 @@ impl World {
     }
 
     fn next(&mut self) {
-        let open = self.told.last_mut().filter(|told| !told.committed);
-        let Some(told) = open else {
+        let open = self.emitted.last_mut().filter(|emitted| !emitted.committed);
+        let Some(emitted) = open else {
             if self.next < self.script.len() {
                 let (index, ticket) = (self.next, self.progress.begin(commit(self.next), PgTime(0)));
-                self.told.push(Told { index, ticket, left: [0; SINKS], messages: 0, committed: false });
+                self.emitted.push(Emitted { index, ticket, left: [0; SINKS], messages: 0, committed: false });
                 self.next += 1;
             }
             return;
         };
-        let messages = &self.script[told.index];
-        if let Some(sink) = messages.get(told.messages) {
-            self.progress.tell(*sink);
-            told.left[*sink as usize] += 1;
-            told.messages += 1;
+        let messages = &self.script[emitted.index];
+        if let Some(sink) = messages.get(emitted.messages) {
+            self.progress.added(*sink);
+            emitted.left[*sink as usize] += 1;
+            emitted.messages += 1;
         } else {
-            assert_eq!(self.progress.commit(end(told.index)), messages.contains(&Sink::Kafka));
-            told.committed = true;
+            assert_eq!(self.progress.commit(end(emitted.index)), messages.contains(&Sink::Kafka));
+            emitted.committed = true;
         }
     }
 
     fn acknowledge(&mut self, which: usize, sink: Sink, count: u32) {
         let waiting: Vec<usize> =
-            (0..self.told.len()).filter(|&index| self.told[index].left[sink as usize] > 0).collect();
+            (0..self.emitted.len()).filter(|&index| self.emitted[index].left[sink as usize] > 0).collect();
         let Some(&index) = waiting.get(which % waiting.len().max(1)) else { return };
-        let told = &mut self.told[index];
-        let left = &mut told.left[sink as usize];
+        let emitted = &mut self.emitted[index];
+        let left = &mut emitted.left[sink as usize];
         let count = count.min(*left);
         *left -= count;
-        let settled = *left == 0 && told.committed;
-        assert_eq!(self.progress.acknowledge(told.ticket, sink, count).is_some(), settled);
+        let settled = *left == 0 && emitted.committed;
+        assert_eq!(self.progress.acknowledge(emitted.ticket, sink, count).is_some(), settled);
     }
 
     fn idle(&mut self, beyond: u64) {
-        let committed = self.told.iter().rfind(|told| told.committed);
-        let wal_end = Lsn(committed.map_or(self.floor, |told| end(told.index)).0 + beyond);
+        let committed = self.emitted.iter().rfind(|emitted| emitted.committed);
+        let wal_end = Lsn(committed.map_or(self.floor, |emitted| end(emitted.index)).0 + beyond);
         // Between the last commit and the next one.
         let wal_end = wal_end.min(commit(self.next));
         self.progress.idle(wal_end);
-        if self.told.iter().all(Told::settled) {
+        if self.emitted.iter().all(Emitted::settled) {
             self.floor = self.floor.max(wal_end);
         }
     }
 
     fn restart(&mut self) {
-        self.gone.extend(self.told.iter().map(|told| told.ticket));
+        self.gone.extend(self.emitted.iter().map(|emitted| emitted.ticket));
         (self.floor, self.chain) = (self.confirmed(), self.chain());
         self.progress = Progress::new(self.progress.next_ticket(), self.floor, self.chain);
-        self.told.clear();
+        self.emitted.clear();
         // The server sends what was committed from there on.
         self.next =
             (0..self.script.len()).find(|&index| commit(index) >= self.floor).unwrap_or(self.script.len());
@@ -161,13 +161,13 @@ impl World {
 
     /// The stream goes to its end, and every sink acknowledges all it has, the last first.
     fn finish(&mut self) {
-        while self.next < self.script.len() || self.told.last().is_some_and(|told| !told.committed) {
+        while self.next < self.script.len() || self.emitted.last().is_some_and(|emitted| !emitted.committed) {
             self.next();
         }
-        for which in (0..self.told.len()).rev() {
+        for which in (0..self.emitted.len()).rev() {
             for sink in [Sink::Rabbit, Sink::Kafka] {
-                let left = std::mem::take(&mut self.told[which].left[sink as usize]);
-                self.progress.acknowledge(self.told[which].ticket, sink, left);
+                let left = std::mem::take(&mut self.emitted[which].left[sink as usize]);
+                self.progress.acknowledge(self.emitted[which].ticket, sink, left);
             }
         }
     }
@@ -196,11 +196,11 @@ proptest! {
             prop_assert_eq!(world.progress.chain(), world.chain());
             prop_assert!(confirmed >= before, "it went back");
             // Said once more without the model: a new session would get every transaction that is not settled.
-            let unsettled = world.told.iter().find(|told| !told.settled());
-            prop_assert!(unsettled.is_none_or(|told| confirmed <= commit(told.index)), "confirmed too much");
+            let unsettled = world.emitted.iter().find(|emitted| !emitted.settled());
+            prop_assert!(unsettled.is_none_or(|emitted| confirmed <= commit(emitted.index)), "confirmed too much");
             prop_assert!(world.next == world.script.len() || confirmed <= commit(world.next));
             let settled = world.prefix().count();
-            prop_assert_eq!(world.progress.pending(), world.told.len() - settled);
+            prop_assert_eq!(world.progress.pending(), world.emitted.len() - settled);
             before = confirmed;
         }
         world.finish();
@@ -215,7 +215,7 @@ proptest! {
 fn an_open_transaction_holds_back_everything_even_if_all_its_rows_are_acknowledged() {
     let mut progress = Progress::new(5, Lsn(100), Lsn::ZERO);
     let ticket = progress.begin(Lsn(110), PgTime(0));
-    progress.tell(Sink::Kafka);
+    progress.added(Sink::Kafka);
     progress.acknowledge(ticket, Sink::Kafka, 1);
     progress.idle(Lsn(500));
     assert_eq!(progress.confirmed(), Lsn(100));
@@ -228,7 +228,7 @@ fn an_open_transaction_holds_back_everything_even_if_all_its_rows_are_acknowledg
 fn an_acknowledgement_of_an_earlier_session_counts_for_nothing() {
     let mut progress = Progress::new(5, Lsn(100), Lsn::ZERO);
     let ticket = progress.begin(Lsn(110), PgTime(0));
-    progress.tell(Sink::Kafka);
+    progress.added(Sink::Kafka);
     progress.commit(Lsn(120));
     assert_eq!(progress.acknowledge(ticket - 1, Sink::Kafka, 1), None);
     assert_eq!(progress.acknowledge(ticket + 1, Sink::Kafka, 1), None);
@@ -239,7 +239,7 @@ fn an_acknowledgement_of_an_earlier_session_counts_for_nothing() {
 fn a_transaction_that_told_nothing_is_confirmed_in_its_turn() {
     let mut progress = Progress::new(0, Lsn::ZERO, Lsn::ZERO);
     let first = progress.begin(Lsn(10), PgTime(0));
-    progress.tell(Sink::Rabbit);
+    progress.added(Sink::Rabbit);
     progress.commit(Lsn(15));
     progress.begin(Lsn(20), PgTime(0));
     assert!(!progress.commit(Lsn(25)));

@@ -23,8 +23,8 @@ pub struct Checkpoint {
     #[serde(with = "as_text")]
     pub acknowledged: Lsn,
     /// The last commit told, acknowledged or not.
-    #[serde(with = "as_text")]
-    pub told: Lsn,
+    #[serde(rename = "told", with = "as_text")]
+    pub sent_lsn: Lsn,
     /// The last acknowledged commit that told anything on Kafka: where the chain of positions continues.
     #[serde(with = "as_text")]
     pub chain: Lsn,
@@ -156,10 +156,10 @@ pub enum Refusal {
     },
     ServerBehind {
         flush: Lsn,
-        told: Lsn,
+        sent_lsn: Lsn,
     },
     OtherHistory {
-        told: Lsn,
+        sent_lsn: Lsn,
     },
     Reconciling {
         slot: String,
@@ -227,14 +227,14 @@ impl fmt::Display for Refusal {
                  restored, and what was told may not exist here, or the other way round. `cdc-relay failover` goes on with \
                  it if it can show that neither is so. Otherwise: {AGAIN}"
             ),
-            Self::ServerBehind { flush, told } => write!(
+            Self::ServerBehind { flush, sent_lsn } => write!(
                 f,
-                "the server's log ends at {flush}, before {told}, which was already told: it lost committed \
+                "the server's log ends at {flush}, before {sent_lsn}, which was already told: it lost committed \
                  transactions (restored backup, fsync off). Find out which before you go on. {AGAIN}"
             ),
-            Self::OtherHistory { told } => write!(
+            Self::OtherHistory { sent_lsn } => write!(
                 f,
-                "the server does not have the transaction of {told}, which was told last: it was set back to an earlier \
+                "the server does not have the transaction of {sent_lsn}, which was told last: it was set back to an earlier \
                  state (a restored volume, fsync off) and has committed others since. {AGAIN}"
             ),
             Self::Reconciling { slot } => write!(
@@ -335,9 +335,9 @@ pub fn admit(
         Phase::Creating => return Ok(if slot.is_some() { Start::Adopt } else { Start::Create }),
         Phase::Streaming => {}
     }
-    let told = memory.told.max(memory.acknowledged);
-    if cluster.flush < told {
-        return Err(Refusal::ServerBehind { flush: cluster.flush, told });
+    let sent_lsn = memory.sent_lsn.max(memory.acknowledged);
+    if cluster.flush < sent_lsn {
+        return Err(Refusal::ServerBehind { flush: cluster.flush, sent_lsn });
     }
     let acknowledged = memory.acknowledged;
     let Some(slot) = slot else { return Err(Refusal::SlotMissing { slot: name(), acknowledged }) };

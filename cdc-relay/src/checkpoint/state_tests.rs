@@ -7,7 +7,7 @@ fn memory() -> Checkpoint {
         slot: "s".to_owned(),
         phase: Phase::Streaming,
         acknowledged: Lsn(100),
-        told: Lsn(120),
+        sent_lsn: Lsn(120),
         last: CommitId::default(),
         vouched: Lsn(80),
         chain: Lsn(90),
@@ -66,7 +66,7 @@ fn a_first_start_makes_the_slot() {
 #[test]
 fn a_start_that_crashed_before_or_after_making_the_slot_goes_on() {
     let creating =
-        Checkpoint { phase: Phase::Creating, acknowledged: Lsn::ZERO, told: Lsn::ZERO, ..memory() };
+        Checkpoint { phase: Phase::Creating, acknowledged: Lsn::ZERO, sent_lsn: Lsn::ZERO, ..memory() };
     assert_eq!(decide(Some(creating.clone()), None), Ok(Start::Create));
     assert_eq!(decide(Some(creating), Some(slot(150))), Ok(Start::Adopt));
 }
@@ -119,8 +119,8 @@ fn another_cluster_or_timeline_is_refused() {
 
 #[test]
 fn a_server_that_ends_before_what_was_told_is_refused() {
-    let ahead = Checkpoint { told: Lsn(201), ..memory() };
-    let refusal = Refusal::ServerBehind { flush: Lsn(200), told: Lsn(201) };
+    let ahead = Checkpoint { sent_lsn: Lsn(201), ..memory() };
+    let refusal = Refusal::ServerBehind { flush: Lsn(200), sent_lsn: Lsn(201) };
     assert_eq!(decide(Some(ahead), Some(slot(100))), Err(refusal));
 }
 
@@ -140,7 +140,7 @@ fn every_refusal_says_what_to_do() {
         Refusal::SlotAhead { slot: slot(), confirmed: Lsn(2), acknowledged: Lsn(1) },
         Refusal::OtherCluster { expected: slot(), found: slot() },
         Refusal::OtherTimeline { expected: 1, found: 2 },
-        Refusal::ServerBehind { flush: Lsn(1), told: Lsn(2) },
+        Refusal::ServerBehind { flush: Lsn(1), sent_lsn: Lsn(2) },
         Refusal::Reconciling { slot: slot() },
     ];
     for refusal in all {

@@ -10,7 +10,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::verify::{Reading, told_to};
+use super::verify::{Reading, topics_of};
 use super::{Ending, Failure, Outcome, print};
 use crate::checkpoint::failover::{Continuation, Evidence, Obstacle, branches, judge};
 use crate::checkpoint::state::{Checkpoint, Cluster, Slot};
@@ -170,7 +170,7 @@ fn newest(options: &Options, context: &SourceContext) -> Result<(Lsn, Vec<String
     let (routes, source) = (&context.routes, &context.source);
     let event_source = source.event_source.get_ref();
     let sources = BTreeMap::from([(source.name.get_ref().clone(), event_source.clone())]);
-    let mut reading = Reading::connect(&context.brokers, routes, told_to(routes), options.from)?;
+    let mut reading = Reading::connect(&context.brokers, routes, topics_of(routes), options.from)?;
     reading.all(Some(&sources))?;
     let newest = reading.newest(event_source);
     let (_, _, notes) = reading.judge();
@@ -231,7 +231,7 @@ fn report(
         timeline: server.cluster.timeline,
         told_timeline: memory.map(|memory| memory.timeline),
         branched_off: branch.map(|branch| branch.at.to_string()),
-        told: memory.map(|memory| memory.told.to_string()),
+        told: memory.map(|memory| memory.sent_lsn.to_string()),
         newest_on_kafka: (newest > Lsn::ZERO).then(|| newest.to_string()),
         acknowledged: memory.map(|memory| memory.acknowledged.to_string()),
         slot: source.slot.get_ref().clone(),

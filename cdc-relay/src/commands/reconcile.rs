@@ -201,16 +201,16 @@ fn done(report: &Report) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["table", "rows", "to Kafka", "to RabbitMQ", "unrouted", "dead letters", "seconds"]);
-    for told in &report.tables {
+    for report_of_table in &report.tables {
         let number = |number: u64| HumanCount(number).to_string();
         table.add_row([
-            told.table.clone(),
-            number(told.rows),
-            number(told.kafka),
-            number(told.rabbitmq),
-            number(told.unrouted),
-            number(told.dead_letters),
-            format!("{:.1}", told.seconds),
+            report_of_table.table.clone(),
+            number(report_of_table.rows),
+            number(report_of_table.kafka),
+            number(report_of_table.rabbitmq),
+            number(report_of_table.unrouted),
+            number(report_of_table.dead_letters),
+            format!("{:.1}", report_of_table.seconds),
         ]);
     }
     for column in table.column_iter_mut().skip(1) {

@@ -226,7 +226,7 @@ impl Say<'_> {
 
 fn sentence(note: &Note) -> String {
     let key = &note.halts;
-    let told = match note.told {
+    let emitted = match note.emitted {
         1 => "1 row told".to_owned(),
         n => format!("{n} rows told"),
     };
@@ -236,7 +236,7 @@ fn sentence(note: &Note) -> String {
     };
     let destination = &note.destination;
     match &note.reason {
-        None => format!("{destination}, {key}: released; {told}{passed_over}"),
-        Some(reason) => format!("{destination}, {key}: stays halted; {told}{passed_over}; then: {reason}"),
+        None => format!("{destination}, {key}: released; {emitted}{passed_over}"),
+        Some(reason) => format!("{destination}, {key}: stays halted; {emitted}{passed_over}; then: {reason}"),
     }
 }

@@ -125,10 +125,10 @@ async fn work(
     let timeout = Duration::from_secs(config.timeout);
     let work = tokio::task::spawn_blocking(move || {
         let mut said = String::new();
-        selection.wait_until_told(&context.source, timeout, |what| say(&mut said, what))?;
+        selection.wait_until_emitted(&context.source, timeout, |what| say(&mut said, what))?;
         let mut clients = KafkaClients::new(&context);
         clients.connect()?;
-        replay::tell(&mut selection, (&context, &mut clients), &mut |what| say(&mut said, what))
+        replay::emit(&mut selection, (&context, &mut clients), &mut |what| say(&mut said, what))
     });
     work.await.context("the work ended")?
 }
@@ -220,9 +220,9 @@ fn dry_run(config: &ReplayConfig, selection: &mut Selection, of: (&Routes, &Sour
         let rows = summary.rows;
         writeln!(out, "{rows} rows, {events} events would be told; nothing was.")
             .context("standard output")?;
-        untold(&summary, &mut out).context("standard output")?;
+        failed(&summary, &mut out).context("standard output")?;
     }
-    Ok(if summary.untold == 0 { Ending::Fine } else { Ending::Bad })
+    Ok(if summary.failed == 0 { Ending::Fine } else { Ending::Bad })
 }
 
 #[derive(Serialize)]
@@ -239,15 +239,21 @@ struct Report<'s> {
 
 fn report(config: &ReplayConfig, summary: &Summary, elapsed: Duration) -> Outcome {
     let mut out = std::io::stdout().lock();
-    let Summary { rows, tally, untold: bad, reasons } = summary;
+    let Summary { rows, tally, failed: bad, reasons } = summary;
     if config.json {
         let seconds = elapsed.as_secs_f64();
-        let report =
-            Report { rows: *rows, told: &tally.told, halted: tally.halted, untold: *bad, reasons, seconds };
+        let report = Report {
+            rows: *rows,
+            told: &tally.emitted,
+            halted: tally.halted,
+            untold: *bad,
+            reasons,
+            seconds,
+        };
         writeln!(out, "{}", serde_json::to_string(&report).context("JSON")?).context("standard output")?;
     } else {
         let mut lines = || -> std::io::Result<()> {
-            for (destination, events) in &tally.told {
+            for (destination, events) in &tally.emitted {
                 writeln!(out, "{destination}: {events} events told again")?;
             }
             if tally.halted > 0 {
@@ -257,7 +263,7 @@ fn report(config: &ReplayConfig, summary: &Summary, elapsed: Duration) -> Outcom
                     tally.halted
                 )?;
             }
-            untold(summary, &mut out)?;
+            failed(summary, &mut out)?;
             writeln!(out, "{rows} rows in {:.1} s, all acknowledged", elapsed.as_secs_f64())
         };
         lines().context("standard output")?;
@@ -265,9 +271,9 @@ fn report(config: &ReplayConfig, summary: &Summary, elapsed: Duration) -> Outcom
     Ok(if *bad == 0 && tally.halted == 0 { Ending::Fine } else { Ending::Bad })
 }
 
-fn untold(summary: &Summary, out: &mut impl Write) -> std::io::Result<()> {
-    if summary.untold > 0 {
-        writeln!(out, "{} events cannot be told: {}", summary.untold, summary.reasons.join("; "))?;
+fn failed(summary: &Summary, out: &mut impl Write) -> std::io::Result<()> {
+    if summary.failed > 0 {
+        writeln!(out, "{} events cannot be told: {}", summary.failed, summary.reasons.join("; "))?;
     }
     Ok(())
 }

@@ -265,7 +265,7 @@ fn text(report: &Report, colour: bool) -> String {
             None => line("remembered", "nothing".to_owned()),
             Some(memory) => {
                 let phase = format!("{:?}", memory.phase).to_lowercase();
-                let Checkpoint { acknowledged, told, .. } = memory;
+                let Checkpoint { acknowledged, sent_lsn: told, .. } = memory;
                 line("remembered", format!("acknowledged {acknowledged}, told {told}, {phase}"));
             }
         }

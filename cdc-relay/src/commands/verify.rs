@@ -108,7 +108,7 @@ pub fn execute(options: &Options) -> Outcome {
 fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
     let brokers = &options.kafka;
     let topics = match routes {
-        Some(routes) => told_to(routes),
+        Some(routes) => topics_of(routes),
         None => options.topics.iter().map(|name| Topic { name: name.clone(), dead_letters: false }).collect(),
     };
     let (relay, kafka) = (Relay::default(), BTreeMap::new());
@@ -140,7 +140,7 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
 }
 
 /// The topics that the sources' routes lead to for certain, and the dead letters.
-pub fn told_to(routes: &Routes) -> Vec<Topic> {
+pub fn topics_of(routes: &Routes) -> Vec<Topic> {
     let certain = Destinations::of(routes).certain.into_iter();
     let mut topics: Vec<Topic> = certain.map(|name| Topic { name, dead_letters: false }).collect();
     topics.push(Topic { name: routes.relay.dead_letter_topic.get_ref().clone(), dead_letters: true });

@@ -261,7 +261,7 @@ impl DeadLetter {
             commit_lsn: self.position.parse().unwrap_or_default(),
             committed_at,
             rows: self.ordinal.unwrap_or_default(),
-            retold: true,
+            re_emitted: true,
             existing: self.existing,
             ..Transaction::default()
         };

@@ -64,12 +64,12 @@ fn a_letter_holds_all_that_telling_its_row_again_takes() {
     letter.fill(&relation, &mut made);
     let row: Vec<Value<'_>> = made.tuple().unwrap().iter().collect();
     assert_eq!(row, [Value::Text(b"1"), Value::Null, Value::Text(b"\\x00"), Value::Unchanged]);
-    let (told, again) = (transaction(), letter.transaction(PgTime(0)));
+    let (emitted, again) = (transaction(), letter.transaction(PgTime(0)));
     assert_eq!(
         (again.cluster, again.commit_lsn, again.committed_at, again.time, again.rows),
-        (told.cluster, told.commit_lsn, told.committed_at, told.time, told.rows)
+        (emitted.cluster, emitted.commit_lsn, emitted.committed_at, emitted.time, emitted.rows)
     );
-    assert!(again.retold);
+    assert!(again.re_emitted);
 }
 
 #[test]

@@ -69,8 +69,8 @@ pub struct Note {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// Letters that were told, and those that were passed over.
-    #[serde(default)]
-    pub told: u64,
+    #[serde(rename = "told", default)]
+    pub emitted: u64,
     #[serde(default)]
     pub passed_over: u64,
     #[serde(default)]
@@ -90,7 +90,7 @@ struct Stop {
 #[derive(Debug, Default)]
 struct Unit {
     from: i64,
-    told: u64,
+    emitted: u64,
     passed_over: u64,
     /// The last letter that was looked at.
     last: Option<WalPosition>,
@@ -169,9 +169,9 @@ impl<'o> Pass<'o> {
     }
 
     /// It was told.
-    pub fn told(&mut self, letter: &DeadLetter) {
+    pub fn emitted(&mut self, letter: &DeadLetter) {
         if let Some(unit) = self.find(letter) {
-            unit.told += 1;
+            unit.emitted += 1;
         }
     }
 
@@ -206,8 +206,8 @@ impl<'o> Pass<'o> {
                 reason: stop.map(|stop| stop.reason.clone()),
                 ..self.note()
             };
-            let (told, passed_over) = (unit.told, unit.passed_over);
-            notes.push(Note { told, passed_over, ..note(halts, unit.stop.as_ref()) });
+            let (emitted, passed_over) = (unit.emitted, unit.passed_over);
+            notes.push(Note { emitted, passed_over, ..note(halts, unit.stop.as_ref()) });
             notes.extend(unit.stops.iter().map(|(halts, stop)| note(halts, Some(stop))));
         }
         let sum = |count: fn(&Unit) -> u64| self.units.values().map(count).sum();
@@ -215,8 +215,8 @@ impl<'o> Pass<'o> {
             let whole: Vec<&str> = self.whole.iter().map(String::as_str).collect();
             format!("every key is halted towards {}: release them all at once", whole.join(", "))
         });
-        let (told, passed_over) = (sum(|unit| unit.told), sum(|unit| unit.passed_over));
-        notes.push(Note { reason, told, passed_over, done: true, ..self.note() });
+        let (emitted, passed_over) = (sum(|unit| unit.emitted), sum(|unit| unit.passed_over));
+        notes.push(Note { reason, emitted, passed_over, done: true, ..self.note() });
         notes
     }
 
@@ -230,7 +230,7 @@ impl<'o> Pass<'o> {
             order: self.order.id.clone(),
             from: None,
             reason: None,
-            told: 0,
+            emitted: 0,
             passed_over: 0,
             done: false,
         }

@@ -46,7 +46,7 @@ fn halted(topic: &Topic) -> Halted {
 fn carry_out(order: &Order, topic: &mut Topic, bad: &[usize]) -> Vec<usize> {
     let halted = halted(topic);
     let mut pass = Pass::new(order, &halted);
-    let mut told = Vec::new();
+    let mut emitted = Vec::new();
     if let Some(from) = pass.from() {
         for (offset, value) in topic.iter().enumerate().skip(from as usize) {
             let Some(letter) = DeadLetter::read(value.as_bytes()).unwrap() else { continue };
@@ -56,15 +56,15 @@ fn carry_out(order: &Order, topic: &mut Topic, bad: &[usize]) -> Vec<usize> {
             if bad.contains(&offset) {
                 pass.failed(offset as i64, &letter, "bad");
             } else {
-                pass.told(&letter);
-                told.push(offset);
+                pass.emitted(&letter);
+                emitted.push(offset);
             }
         }
     }
     let notes = pass.notes();
     assert!(notes.last().is_some_and(|note| note.done), "the end is always said");
     topic.extend(notes.iter().map(|note| serde_json::to_string(note).unwrap()));
-    told
+    emitted
 }
 
 /// What is halted in `T` and `U` after all that the topic tells.
@@ -94,9 +94,9 @@ fn an_order_tells_its_letters_in_order_and_no_others() {
         (order(Some("T"), Some("x")), &[], left(&letters)),
         (Order { source: "other".to_owned(), ..order(None, None) }, &[], left(&letters)),
     ];
-    for (order, told, rest) in cases {
+    for (order, emitted, rest) in cases {
         let mut topic = letters.clone();
-        assert_eq!(carry_out(&order, &mut topic, &[]), told, "{order:?}");
+        assert_eq!(carry_out(&order, &mut topic, &[]), emitted, "{order:?}");
         assert_eq!(left(&topic), rest, "{order:?}");
     }
 }
@@ -123,9 +123,9 @@ fn a_row_without_a_key_is_released_by_its_name_and_keeps_itself_only() {
         // One that still cannot be told.
         (order(None, None), &[3], &[0, 1, 2, 4], vec![keys("T", &[("#1", 3)])]),
     ];
-    for (order, bad, told, rest) in cases {
+    for (order, bad, emitted, rest) in cases {
         let mut topic = letters.clone();
-        assert_eq!(carry_out(&order, &mut topic, bad), told, "{order:?}");
+        assert_eq!(carry_out(&order, &mut topic, bad), emitted, "{order:?}");
         assert_eq!(left(&topic), rest, "{order:?}");
     }
     // In a destination that an older relay halted as a whole.
@@ -149,7 +149,7 @@ fn what_is_passed_over_keeps_nothing() {
     assert_eq!(carry_out(&order, &mut topic, &[1, 2]), [0, 3]);
     assert_eq!(left(&topic), []);
     let done: Note = serde_json::from_str(topic.last().unwrap()).unwrap();
-    assert_eq!((done.told, done.passed_over), (2, 2));
+    assert_eq!((done.emitted, done.passed_over), (2, 2));
 }
 
 #[test]
@@ -199,9 +199,9 @@ fn a_destination_that_is_halted_as_a_whole_is_released_as_a_whole() {
         // One without a key keeps all.
         (&[1], &[0], vec![("T".to_owned(), Extent::All(1))]),
     ];
-    for (bad, told, rest) in cases {
+    for (bad, emitted, rest) in cases {
         let mut topic = letters.clone();
-        assert_eq!(carry_out(&order(None, None), &mut topic, bad), told, "{bad:?}");
+        assert_eq!(carry_out(&order(None, None), &mut topic, bad), emitted, "{bad:?}");
         assert_eq!(left(&topic), rest, "{bad:?}");
     }
     // Both: what stopped first is pending too.

@@ -139,7 +139,7 @@ impl std::ops::Deref for SourceMetrics {
 }
 
 impl SourceMetrics {
-    pub fn told(&self, sink: Sink, bytes: usize) {
+    pub fn emitted(&self, sink: Sink, bytes: usize) {
         self.messages[sink as usize].inc();
         self.bytes[sink as usize].inc_by(bytes as u64);
     }

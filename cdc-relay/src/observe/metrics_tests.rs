@@ -52,7 +52,7 @@ fn every_series_is_there_before_anything_happens() {
 #[test]
 fn sources_are_counted_apart_and_asked_for_once() {
     let (metrics, one, other) = scraped();
-    one.told(Sink::Rabbit, 10);
+    one.emitted(Sink::Rabbit, 10);
     assert_eq!((one.messages.each_ref().map(IntCounter::get), other.messages[1].get()), ([0, 1], 0));
     assert!(metrics.source("one").is_err(), "a second set of series would split the counts");
 }
@@ -61,9 +61,10 @@ fn sources_are_counted_apart_and_asked_for_once() {
 fn the_documents_name_every_metric_and_no_other() {
     let (metrics, ..) = scraped();
     let names: BTreeSet<String> = families(&metrics).into_keys().collect();
-    let told = DOCUMENTED.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
-    let told: BTreeSet<String> = told.filter(|name| name.contains('_')).map(str::to_owned).collect();
-    assert_eq!(told, names);
+    let documented = DOCUMENTED.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+    let documented: BTreeSet<String> =
+        documented.filter(|name| name.contains('_')).map(str::to_owned).collect();
+    assert_eq!(documented, names);
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl Body {
         let omits_large = route.toast == Toast::Omit;
         let (mut first, mut names) = (true, BTreeSet::new());
         for (index, meta) in relation.columns.iter().enumerate() {
-            let known = !scope.deleted || relation.tells_when_deleted(index);
+            let known = !scope.deleted || relation.known_when_deleted(index);
             if !known || route.omit.iter().any(|name| name.get_ref() == &meta.name) {
                 continue;
             }

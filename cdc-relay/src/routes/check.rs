@@ -249,22 +249,22 @@ impl Check<'_> {
     }
 
     /// `tells_op`: the type differs between operations.
-    fn deletes(&self, route: &Route, tells_op: bool) {
+    fn deletes(&self, route: &Route, names_op: bool) {
         let (at, deletes) = (&route.at, route.deletes);
-        let told = matches!(deletes, Some(Deletes::Event | Deletes::Tombstone | Deletes::Both));
+        let named = matches!(deletes, Some(Deletes::Event | Deletes::Tombstone | Deletes::Both));
         let listed = route.op.iter().find(|op| *op.get_ref() == Op::Delete);
         if let Some(op) = listed
-            && !told
+            && !named
         {
             let problem =
                 "lists `delete`: say how it is told, `deletes = \"event\"`, `\"tombstone\"` or `\"both\"`";
             self.findings.add(&op.span(), "op", problem);
         }
-        if told && !route.op.is_empty() && listed.is_none() {
+        if named && !route.op.is_empty() && listed.is_none() {
             self.findings.add(at, "deletes", "tells deletes, which `op` leaves out");
         }
         let event = matches!(deletes, Some(Deletes::Event | Deletes::Both));
-        if event && !tells_op && route.op.iter().any(|op| *op.get_ref() != Op::Delete) | route.op.is_empty() {
+        if event && !names_op && route.op.iter().any(|op| *op.get_ref() != Op::Delete) | route.op.is_empty() {
             let problem =
                 "nobody could tell a deleted row from a new one: put `{@op}` into it, as in \"order.{@op}\"";
             self.note(&route.kind, "type", problem);

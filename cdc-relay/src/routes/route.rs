@@ -36,9 +36,9 @@ pub struct Transaction {
     /// Rows seen so far.
     pub rows: u64,
     /// Records told on Kafka so far.
-    pub told: u64,
+    pub emitted: u64,
     /// Told once more, or from a query: no link of the chain, and without a position.
-    pub retold: bool,
+    pub re_emitted: bool,
     /// Of rows that existed before, from a query.
     pub existing: bool,
 }
@@ -50,8 +50,16 @@ impl Transaction {
         let committed_at = PgTime::now();
         let mut time = Vec::new();
         committed_at.write_rfc3339(&mut time);
-        let (retold, existing) = (true, true);
-        Transaction { cluster, commit_lsn, committed_at, time, retold, existing, ..Transaction::default() }
+        let (re_emitted, existing) = (true, true);
+        Transaction {
+            cluster,
+            commit_lsn,
+            committed_at,
+            time,
+            re_emitted,
+            existing,
+            ..Transaction::default()
+        }
     }
 }
 
@@ -133,7 +141,7 @@ struct Fitted {
 
 /// What a route tells of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Telling {
+pub enum Emission {
     Event,
     /// A null value under the same key.
     Tombstone,
@@ -211,11 +219,11 @@ impl Compiled {
 
     /// What the route tells of a change, in this order. Nothing, where it does not tell deletes.
     #[inline]
-    pub fn tellings(&self, op: Op) -> &'static [Telling] {
+    pub fn emissions(&self, op: Op) -> &'static [Emission] {
         match (op, self.deletes) {
-            (Op::Insert | Op::Update, _) | (Op::Delete, Some(Deletes::Event)) => &[Telling::Event],
-            (Op::Delete, Some(Deletes::Tombstone)) => &[Telling::Tombstone],
-            (Op::Delete, Some(Deletes::Both)) => &[Telling::Event, Telling::Tombstone],
+            (Op::Insert | Op::Update, _) | (Op::Delete, Some(Deletes::Event)) => &[Emission::Event],
+            (Op::Delete, Some(Deletes::Tombstone)) => &[Emission::Tombstone],
+            (Op::Delete, Some(Deletes::Both)) => &[Emission::Event, Emission::Tombstone],
             (Op::Delete, Some(Deletes::Ignore) | None) => &[],
         }
     }
@@ -231,7 +239,7 @@ impl Compiled {
     }
 
     /// Fills the record with the row's key alone, if it can be told.
-    pub fn tell_key(&self, row: &Row<'_>, record: &mut Record) {
+    pub fn render_key(&self, row: &Row<'_>, record: &mut Record) {
         record.clear();
         if let Some(key) = &self.key {
             record.has_key = key.write(row, &mut record.key).unwrap_or(false);
@@ -258,35 +266,35 @@ impl Compiled {
 
     /// Fills the record with the event. After an error it holds what could be told: the key at least, if there is one.
     #[inline]
-    pub fn tell(
+    pub fn render(
         &self,
         row: &Row<'_>,
         transaction: &Transaction,
         topics: &Topics,
         record: &mut Record,
     ) -> Result<Destination, Problem> {
-        self.tell_as(Telling::Event, row, (transaction, topics), record)
+        self.render_as(Emission::Event, row, (transaction, topics), record)
     }
 
     #[inline]
-    pub fn tell_as(
+    pub fn render_as(
         &self,
-        telling: Telling,
+        emission: Emission,
         row: &Row<'_>,
         (transaction, topics): (&Transaction, &Topics),
         record: &mut Record,
     ) -> Result<Destination, Problem> {
         record.clear();
-        let fitted = match (row.op, telling) {
+        let fitted = match (row.op, emission) {
             (Op::Insert | Op::Update, _) => Some(&self.fitted),
-            (Op::Delete, Telling::Event) => self.event.as_ref(),
-            (Op::Delete, Telling::Tombstone) => self.tombstone.as_ref(),
+            (Op::Delete, Emission::Event) => self.event.as_ref(),
+            (Op::Delete, Emission::Tombstone) => self.tombstone.as_ref(),
         };
         let unsaid = || Problem(UNSAID.to_owned());
         match fitted.ok_or_else(unsaid)? {
-            Ok(fitted) => fitted.tell(row, transaction, topics, record),
+            Ok(fitted) => fitted.render(row, transaction, topics, record),
             Err(problem) => {
-                self.tell_key(row, record);
+                self.render_key(row, record);
                 Err(problem.clone())
             }
         }
@@ -305,7 +313,7 @@ pub const UNSAID: &str = "the row was deleted, which no route can tell unless it
 
 impl Fitted {
     #[inline]
-    fn tell(
+    fn render(
         &self,
         row: &Row<'_>,
         transaction: &Transaction,
@@ -410,8 +418,8 @@ impl Plan {
     }
 
     /// Whether some route tells deletes.
-    pub fn tells_deletes(&self) -> bool {
-        self.routes.iter().any(|route| !route.tellings(Op::Delete).is_empty())
+    pub fn emits_deletes(&self) -> bool {
+        self.routes.iter().any(|route| !route.emissions(Op::Delete).is_empty())
     }
 
     /// What does not fit, one line each.

@@ -102,11 +102,11 @@ const AUTHORIZED: [Option<&str>; 7] = [
 ];
 
 /// What each route of the table says of the row.
-fn told(relation: &Relation, cells: &[Option<&str>]) -> Vec<Result<(Destination, Record), Problem>> {
-    told_with(ROUTES, relation, cells)
+fn rendered(relation: &Relation, cells: &[Option<&str>]) -> Vec<Result<(Destination, Record), Problem>> {
+    rendered_with(ROUTES, relation, cells)
 }
 
-fn told_with(
+fn rendered_with(
     text: &str,
     relation: &Relation,
     cells: &[Option<&str>],
@@ -125,7 +125,7 @@ fn told_with(
             Ok(false) => {}
             Ok(true) => {
                 let mut record = Record::default();
-                all.push(route.tell(&row, &transaction, &topics, &mut record).map(|to| (to, record)));
+                all.push(route.render(&row, &transaction, &topics, &mut record).map(|to| (to, record)));
             }
             Err(problem) => all.push(Err(problem)),
         }
@@ -139,7 +139,7 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn a_row_is_told_once_for_every_route_it_matches() {
-    let all = told(&payments(), &AUTHORIZED);
+    let all = rendered(&payments(), &AUTHORIZED);
     let [Ok((to_topic, event)), Ok((to_queue, work))] = all.as_slice() else { panic!("{all:?}") };
     assert_eq!((*to_topic, *to_queue), (Destination::Topic(0), Destination::Queue(0)));
     assert_eq!(text(&event.key), "u1");
@@ -163,7 +163,7 @@ fn a_row_that_a_route_does_not_name_is_not_told_there() {
     let mut initiated = AUTHORIZED;
     initiated[3] = Some("initiated");
     // The first route matches, and its template has no name for the value.
-    let all = told(&payments(), &initiated);
+    let all = rendered(&payments(), &initiated);
     assert!(matches!(all.as_slice(), [Err(problem)] if problem.0.contains("initiated")), "{all:?}");
 }
 
@@ -171,7 +171,7 @@ fn a_row_that_a_route_does_not_name_is_not_told_there() {
 fn nulls_leave_headers_out_and_stay_null_in_bodies() {
     let mut row = AUTHORIZED;
     row[5] = None;
-    let all = told(&payments(), &row);
+    let all = rendered(&payments(), &row);
     let [Ok((_, event)), Ok((_, work))] = all.as_slice() else { panic!("{all:?}") };
     assert!(event.headers.is_empty());
     assert!(text(&work.value).contains(r#""trace":null"#));
@@ -181,22 +181,22 @@ fn nulls_leave_headers_out_and_stay_null_in_bodies() {
 fn a_null_key_cannot_be_told() {
     let mut row = AUTHORIZED;
     row[0] = None;
-    assert!(told(&payments(), &row).iter().all(Result::is_err));
+    assert!(rendered(&payments(), &row).iter().all(Result::is_err));
 }
 
 #[test]
 fn a_topic_can_depend_on_the_row_and_must_exist() {
     let parked = relation("parked", &[("id", 25), ("source", 25)]);
-    let all = told(&parked, &[Some("T/0/1"), Some("T")]);
+    let all = rendered(&parked, &[Some("T/0/1"), Some("T")]);
     assert!(matches!(all.as_slice(), [Ok((Destination::Topic(1), _))]), "{all:?}");
-    let all = told(&parked, &[Some("x"), Some("Nowhere")]);
+    let all = rendered(&parked, &[Some("x"), Some("Nowhere")]);
     assert!(matches!(all.as_slice(), [Err(problem)] if problem.0.contains("Nowhere.parked")), "{all:?}");
 }
 
 #[test]
 fn a_table_without_a_version_has_ids_by_position() {
     let parked = relation("parked", &[("id", 25), ("source", 25)]);
-    let all = told(&parked, &[Some("1"), Some("T")]);
+    let all = rendered(&parked, &[Some("1"), Some("T")]);
     let [Ok((_, record))] = all.as_slice() else { panic!("{all:?}") };
     assert_eq!(text(&record.id), "7/1/0/1F/3");
 }
@@ -207,16 +207,16 @@ fn an_id_by_position_of_a_row_from_a_snapshot_is_not_that_of_a_commit_at_the_sam
     let mut id = Vec::new();
     fallback_id(&snapshot, &mut id);
     assert_eq!(text(&id), "7/1/0/1F/r3");
-    assert!(snapshot.retold, "without a position");
+    assert!(snapshot.re_emitted, "without a position");
 }
 
 #[test]
 fn a_column_that_is_gone_is_said_for_every_row() {
     let without_version = relation("payments", &[("user_id", 2950), ("payment_id", 2950), ("event", 25)]);
-    let all = told(&without_version, &[Some("u1"), Some("p1"), Some("authorized")]);
+    let all = rendered(&without_version, &[Some("u1"), Some("p1"), Some("authorized")]);
     assert_eq!(all.len(), 2);
-    for told in all {
-        let problem = told.unwrap_err();
+    for rendered in all {
+        let problem = rendered.unwrap_err();
         assert!(problem.0.contains("is not published"), "{}", problem.0);
     }
 }
@@ -229,7 +229,7 @@ fn a_record_larger_than_its_topic_takes_is_refused_before_it_is_produced() {
     row[1] = Some(&long);
     let routes = Routes::parse(&small, |_| None).unwrap();
     assert_eq!(routes.relay.max_record_bytes, 500);
-    let all = told_with(&small, &payments(), &row);
+    let all = rendered_with(&small, &payments(), &row);
     // The queue's limit is the file's; the topic's was given as larger.
     assert!(all[0].is_ok());
     assert!(matches!(&all[1], Err(problem) if problem.0.contains("500 are allowed")), "{all:?}");
@@ -301,9 +301,9 @@ fn said(route: &str, relation: &Relation, body: &[u8]) -> Result<Vec<Said>, Prob
     for route in &plan.routes {
         let ended = route.ended(&row, &mut record)?;
         for row in ended.iter().chain([&row]) {
-            for &telling in route.tellings(row.op) {
+            for &emission in route.emissions(row.op) {
                 if route.matches(row)? {
-                    route.tell_as(telling, row, (&transaction, &topics), &mut record)?;
+                    route.render_as(emission, row, (&transaction, &topics), &mut record)?;
                     let owned = |bytes: &[u8]| text(bytes).to_owned();
                     let value = (!record.tombstone).then(|| owned(&record.value));
                     all.push((owned(&record.key), owned(&record.id), owned(&record.kind), value));
@@ -328,25 +328,25 @@ fn a_deleted_row_is_told_as_its_route_says() {
     // The log has only the key: the id falls back to the position, and no column is invented.
     let event = say("7", "7/1/0/1F/3/delete", "orders.gone", Some(r#"{"id":7}"#));
     let tombstone = say("7", "7/1/0/1F/3/tombstone", "orders.gone", None);
-    let told = |route: &str| said(route, &orders(b'd'), &delete).unwrap();
-    assert_eq!(told("deletes = \"event\""), std::slice::from_ref(&event));
-    assert_eq!(told("deletes = \"tombstone\""), std::slice::from_ref(&tombstone));
-    assert_eq!(told("deletes = \"both\""), [event, tombstone]);
-    assert_eq!(told("deletes = \"ignore\""), []);
-    assert_eq!(told("op = [\"insert\"]"), []);
-    assert_eq!(told(""), []);
+    let rendered = |route: &str| said(route, &orders(b'd'), &delete).unwrap();
+    assert_eq!(rendered("deletes = \"event\""), std::slice::from_ref(&event));
+    assert_eq!(rendered("deletes = \"tombstone\""), std::slice::from_ref(&tombstone));
+    assert_eq!(rendered("deletes = \"both\""), [event, tombstone]);
+    assert_eq!(rendered("deletes = \"ignore\""), []);
+    assert_eq!(rendered("op = [\"insert\"]"), []);
+    assert_eq!(rendered(""), []);
 }
 
 #[test]
 fn under_identity_full_a_deleted_row_is_told_whole_and_with_its_own_id() {
     let delete = message(b'D', &[tuple(b'O', &PAID)]);
-    let told = said("deletes = \"both\"", &orders(b'f'), &delete).unwrap();
+    let rendered = said("deletes = \"both\"", &orders(b'f'), &delete).unwrap();
     let event = Some(r#"{"id":7,"version":2,"status":"paid"}"#);
     let expected = [
         say("7", "orders/7/2/delete", "orders.gone", event),
         say("7", "orders/7/2/tombstone", "orders.gone", None),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(rendered, expected);
 }
 
 #[test]
@@ -368,10 +368,10 @@ fn what_a_deleted_row_lacks_is_refused_with_the_fix() {
 #[test]
 fn an_update_of_the_key_ends_the_old_one() {
     let update = message(b'U', &[tuple(b'K', &[Some("6"), None, None]), tuple(b'N', &PAID)]);
-    let told = said("deletes = \"tombstone\"", &orders(b'd'), &update).unwrap();
+    let rendered = said("deletes = \"tombstone\"", &orders(b'd'), &update).unwrap();
     let after = Some(r#"{"id":7,"version":2,"status":"paid"}"#);
     let changed = say("7", "orders/7/2", "orders.changed", after);
-    assert_eq!(told, [say("6", "7/1/0/1F/3/tombstone", "orders.gone", None), changed.clone()]);
+    assert_eq!(rendered, [say("6", "7/1/0/1F/3/tombstone", "orders.gone", None), changed.clone()]);
     // Only where deletes are told, and only if the key is another.
     assert_eq!(said("deletes = \"ignore\"", &orders(b'd'), &update).unwrap(), std::slice::from_ref(&changed));
     let same = message(b'U', &[tuple(b'O', &NEW), tuple(b'N', &PAID)]);
@@ -381,9 +381,9 @@ fn an_update_of_the_key_ends_the_old_one() {
 #[test]
 fn the_row_before_stands_under_before() {
     let value = |body: &[u8]| {
-        let told =
+        let rendered =
             said("before = true\ndeletes = \"event\"\nomit = [\"version\"]", &orders(b'f'), body).unwrap();
-        told[0].3.clone().unwrap()
+        rendered[0].3.clone().unwrap()
     };
     assert_eq!(value(&insert(&NEW)), r#"{"id":7,"status":"new","before":null}"#);
     let update = message(b'U', &[tuple(b'O', &NEW), tuple(b'N', &PAID)]);
@@ -422,9 +422,9 @@ fn conditions_decide_which_rows_are_told() {
         ("changed = [\"status\"]", &inserted(None), true),
         ("changed = [\"status\"]\nwhen = { status = [\"new\"] }", &updated, false),
     ];
-    for (route, body, told) in table {
+    for (route, body, rendered) in table {
         let said = said(route, &orders(b'f'), body).unwrap();
-        assert_eq!(said.len(), usize::from(*told), "{route} {body:?}");
+        assert_eq!(said.len(), usize::from(*rendered), "{route} {body:?}");
     }
 }
 
@@ -459,7 +459,7 @@ fn a_large_value_that_the_log_left_out_is_a_dead_letter_or_left_out() {
     let Ok(Message::Update { old, new, .. }) = decode(&update, &mut scratch) else { panic!("no update") };
     let row = Row { op: Op::Update, new, old };
     let topics = Topics::new(&routes, vec![1_000_000]);
-    plan.routes[0].tell(&row, &Transaction::default(), &topics, &mut record).unwrap();
+    plan.routes[0].render(&row, &Transaction::default(), &topics, &mut record).unwrap();
     assert_eq!(text(&record.value), r#"{"id":7,"version":2}"#);
 }
 
@@ -467,8 +467,8 @@ fn a_large_value_that_the_log_left_out_is_a_dead_letter_or_left_out() {
 fn a_key_of_several_columns_is_unambiguous() {
     let mut relation = orders(b'd');
     relation.columns[2].key = true;
-    let told = said("", &relation, &insert(&[Some("7"), Some("1"), Some("a\"b/c")])).unwrap();
-    assert_eq!(told[0].0, r#"["7","a\"b/c"]"#);
+    let rendered = said("", &relation, &insert(&[Some("7"), Some("1"), Some("a\"b/c")])).unwrap();
+    assert_eq!(rendered[0].0, r#"["7","a\"b/c"]"#);
     relation.columns.iter_mut().for_each(|column| column.key = false);
     let problem = said("", &relation, &insert(&NEW)).unwrap_err();
     assert!(problem.0.contains("no primary key"), "{}", problem.0);
@@ -477,8 +477,8 @@ fn a_key_of_several_columns_is_unambiguous() {
 #[test]
 fn a_route_may_have_a_key_of_its_own() {
     let route = "key = \"{version}\"\n[[sources.tables.routes]]\nkey = \"{status}\"\n[[sources.tables.routes]]\ntopic = \"o\"";
-    let told = said(route, &orders(b'd'), &insert(&NEW)).unwrap();
-    assert_eq!([told[0].0.as_str(), told[1].0.as_str()], ["new", "1"]);
+    let rendered = said(route, &orders(b'd'), &insert(&NEW)).unwrap();
+    assert_eq!([rendered[0].0.as_str(), rendered[1].0.as_str()], ["new", "1"]);
 }
 
 #[test]

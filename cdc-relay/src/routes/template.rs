@@ -316,7 +316,7 @@ impl Scope<'_> {
     /// Where the column is in its relation.
     pub fn column(&self, name: &str) -> Result<usize, Problem> {
         let index = column(self.relation, name)?;
-        if self.deleted && !self.relation.tells_when_deleted(index) {
+        if self.deleted && !self.relation.known_when_deleted(index) {
             return Err(Problem(format!(
                 "column {name} of a deleted row of {}.{} is not in the log: \
                  `alter table {} replica identity full` puts it there",

@@ -41,7 +41,7 @@ pub enum Again<'a> {
     /// A row that was set aside for want of routes, by all that it has now.
     All,
     /// A row that was told before, by all routes; what is halted is not told.
-    Told(&'a mut Tally),
+    Emitted(&'a mut Tally),
 }
 
 /// What was told once more, by destination, and what was not, since its key is halted.
@@ -51,15 +51,15 @@ pub struct Tally {
     pub key: Option<String>,
     /// Events that were looked at.
     pub seen: u64,
-    pub told: BTreeMap<String, u64>,
+    pub emitted: BTreeMap<String, u64>,
     pub halted: u64,
 }
 
 impl Tally {
     pub fn count(&mut self, destination: &str) {
-        match self.told.get_mut(destination) {
+        match self.emitted.get_mut(destination) {
             Some(count) => *count += 1,
-            None => drop(self.told.insert(destination.to_owned(), 1)),
+            None => drop(self.emitted.insert(destination.to_owned(), 1)),
         }
     }
 }
@@ -153,7 +153,7 @@ impl Emitter {
         let route = plan.routes.iter().find(|route| route.leads_to == destination && route.has_id())?;
         let record = &mut self.out.record;
         // What else may be wrong with the row comes out when it is told.
-        let _ = route.tell(row, transaction, &self.out.topics, record);
+        let _ = route.render(row, transaction, &self.out.topics, record);
         (!record.id.is_empty()).then(|| record.id.clone())
     }
 
@@ -231,13 +231,13 @@ impl Emitter {
                 Ok(true) => {}
                 Err(problem) => return Ok(Err(problem)),
             }
-            for &telling in route.tellings(row.op) {
+            for &emission in route.emissions(row.op) {
                 let what = (&*open.transaction, &self.out.topics);
-                let destination = match route.tell_as(telling, row, what, &mut self.out.record) {
+                let destination = match route.render_as(emission, row, what, &mut self.out.record) {
                     Ok(destination) => destination,
                     Err(problem) => return Ok(Err(problem)),
                 };
-                if let Again::Told(tally) = &mut to {
+                if let Again::Emitted(tally) = &mut to {
                     if tally.key.as_ref().is_some_and(|key| key.as_bytes() != self.out.record.key) {
                         continue;
                     }
@@ -250,7 +250,7 @@ impl Emitter {
                 if let Err(problem) = self.out.send(destination, plan, open)? {
                     return Ok(Err(problem));
                 }
-                if let Again::Told(tally) = &mut to {
+                if let Again::Emitted(tally) = &mut to {
                     tally.count(&route.leads_to);
                 }
             }
@@ -294,10 +294,15 @@ impl Emitter {
 impl Outlet {
     fn row(&mut self, plan: &Plan, row: &Row<'_>, open: &mut OpenTransaction<'_>) -> Result<()> {
         if plan.unknown {
-            return self.untold(plan, row, "the routes neither tell nor ignore this published table", open);
+            return self.cannot_emit(
+                plan,
+                row,
+                "the routes neither tell nor ignore this published table",
+                open,
+            );
         }
         if !self.halted.is_empty() && self.halted.contains(&unrouted(&plan.relation), None) {
-            return self.untold(plan, row, "follows an earlier row of its table", open);
+            return self.cannot_emit(plan, row, "follows an earlier row of its table", open);
         }
         let mut matched = false;
         for route in &plan.routes {
@@ -308,7 +313,7 @@ impl Outlet {
                     // Whatever keeps the keys from being compared keeps the row from being told.
                     Err(problem) => {
                         matched = true;
-                        route.tell_key(row, &mut self.record);
+                        route.render_key(row, &mut self.record);
                         self.deliver(Err(problem), (plan, route, row), open)?;
                         continue;
                     }
@@ -332,21 +337,21 @@ impl Outlet {
         (plan, route, row): (&Plan, &Compiled, &Row<'_>),
         open: &mut OpenTransaction<'_>,
     ) -> Result<bool> {
-        let tellings = route.tellings(row.op);
-        if tellings.is_empty() {
+        let emissions = route.emissions(row.op);
+        if emissions.is_empty() {
             return Ok(false);
         }
         match route.matches(row) {
             Ok(false) => return Ok(false),
             Ok(true) => {
-                for &telling in tellings {
+                for &emission in emissions {
                     let what = (&*open.transaction, &self.topics);
-                    let told = route.tell_as(telling, row, what, &mut self.record);
-                    self.deliver(told, (plan, route, row), open)?;
+                    let rendered = route.render_as(emission, row, what, &mut self.record);
+                    self.deliver(rendered, (plan, route, row), open)?;
                 }
             }
             Err(problem) => {
-                route.tell_key(row, &mut self.record);
+                route.render_key(row, &mut self.record);
                 self.deliver(Err(problem), (plan, route, row), open)?;
             }
         }
@@ -355,17 +360,17 @@ impl Outlet {
 
     fn deliver(
         &mut self,
-        told: Result<Destination, Problem>,
+        rendered: Result<Destination, Problem>,
         (plan, route, row): (&Plan, &Compiled, &Row<'_>),
         open: &mut OpenTransaction<'_>,
     ) -> Result<()> {
-        let told = match told {
+        let rendered = match rendered {
             Ok(_) if !self.halted.is_empty() && self.is_halted(&route.leads_to) => {
                 Err(Problem("follows an earlier row of its key".to_owned()))
             }
-            told => told,
+            rendered => rendered,
         };
-        let problem = match told {
+        let problem = match rendered {
             Ok(destination) => match self.send(destination, plan, open)? {
                 Ok(()) => return Ok(()),
                 Err(problem) => problem,
@@ -389,8 +394,8 @@ impl Outlet {
         open: &mut OpenTransaction<'_>,
     ) -> Result<Result<(), Problem>> {
         match destination {
-            Destination::Topic(topic) => self.tell_topic(topic, plan, open).map(Ok),
-            Destination::Queue(queue) => self.tell_queue(queue, plan, open),
+            Destination::Topic(topic) => self.emit_to_topic(topic, plan, open).map(Ok),
+            Destination::Queue(queue) => self.emit_to_queue(queue, plan, open),
         }
     }
 
@@ -399,46 +404,46 @@ impl Outlet {
         self.halted.contains(leads_to, key(&self.record).as_deref())
     }
 
-    fn tell_topic(&mut self, topic: usize, plan: &Plan, open: &mut OpenTransaction<'_>) -> Result<()> {
+    fn emit_to_topic(&mut self, topic: usize, plan: &Plan, open: &mut OpenTransaction<'_>) -> Result<()> {
         let (kafka, record) = (&mut self.kafka, &self.record);
         hit(Failpoint::BeforeProduce);
-        offer(|| kafka.tell(topic, (record, plan), open.transaction, open.ticket))?;
+        offer(|| kafka.produce(topic, (record, plan), open.transaction, open.ticket))?;
         hit(Failpoint::AfterProduce);
-        self.told(Sink::Kafka, self.record.key.len() + self.record.value.len(), open);
+        self.count_emitted(Sink::Kafka, self.record.key.len() + self.record.value.len(), open);
         Ok(())
     }
 
-    fn tell_queue(
+    fn emit_to_queue(
         &mut self,
         queue: usize,
         plan: &Plan,
         open: &mut OpenTransaction<'_>,
     ) -> Result<Result<(), Problem>> {
         let rabbit = self.rabbit.as_ref().context("a route leads to a queue, and AMQP_URL is not set")?;
-        if let Err(problem) = rabbit.tell(queue, (&self.record, plan), open.transaction, open.ticket) {
+        if let Err(problem) = rabbit.publish(queue, (&self.record, plan), open.transaction, open.ticket) {
             return Ok(Err(problem));
         }
-        self.told(Sink::Rabbit, self.record.value.len(), open);
+        self.count_emitted(Sink::Rabbit, self.record.value.len(), open);
         Ok(Ok(()))
     }
 
-    fn told(&self, sink: Sink, bytes: usize, open: &mut OpenTransaction<'_>) {
-        if open.transaction.retold {
+    fn count_emitted(&self, sink: Sink, bytes: usize, open: &mut OpenTransaction<'_>) {
+        if open.transaction.re_emitted {
             open.progress.re_emit(sink);
         } else {
-            open.progress.tell(sink);
+            open.progress.added(sink);
         }
         if sink == Sink::Kafka {
-            open.transaction.told += 1;
+            open.transaction.emitted += 1;
         }
-        self.metrics.told(sink, bytes);
+        self.metrics.emitted(sink, bytes);
         if open.again {
             self.metrics.resent(sink, 1);
         }
     }
 
     /// Buries a row that has no route at all, and with it what follows in its table.
-    fn untold(
+    fn cannot_emit(
         &mut self,
         plan: &Plan,
         row: &Row<'_>,
@@ -482,7 +487,7 @@ impl Outlet {
         let key = halts.key.as_ref().or(halts.keyless.as_ref()).map_or(&b""[..], |key| key.as_bytes());
         let (kafka, topic) = (&mut self.kafka, &self.dead_letter_topic);
         offer(|| kafka.dead_letter(topic, (key, value), open.transaction, open.ticket))?;
-        self.told(Sink::Kafka, key.len() + value.len(), open);
+        self.count_emitted(Sink::Kafka, key.len() + value.len(), open);
         Ok(())
     }
 }

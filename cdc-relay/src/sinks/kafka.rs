@@ -283,7 +283,7 @@ impl Kafka {
     }
 
     /// Tells an event.
-    pub fn tell(
+    pub fn produce(
         &mut self,
         topic: usize,
         (record, plan): (&Record, &Plan),
@@ -306,7 +306,7 @@ impl Kafka {
         for (name, value) in record.headers(plan) {
             headers = add(headers, name, value);
         }
-        if !transaction.retold {
+        if !transaction.re_emitted {
             headers = add(headers, "pg_position", &self.position);
         }
         let topic = self.topics.get(topic).context("the route leads to no topic")?;
@@ -327,7 +327,7 @@ impl Kafka {
         ticket: Ticket,
     ) -> Result<Sent> {
         position(transaction, &mut self.position);
-        let headers = (!transaction.retold).then(|| {
+        let headers = (!transaction.re_emitted).then(|| {
             OwnedHeaders::new_with_capacity(1)
                 .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) })
         });
@@ -415,7 +415,7 @@ fn position(transaction: &Transaction, out: &mut Vec<u8>) {
     use std::io::Write as _;
     out.clear();
     // Writing into a Vec cannot fail.
-    let _ = write!(out, "{};{};{}", transaction.commit_lsn, transaction.told, transaction.previous);
+    let _ = write!(out, "{};{};{}", transaction.commit_lsn, transaction.emitted, transaction.previous);
 }
 
 #[cfg(test)]

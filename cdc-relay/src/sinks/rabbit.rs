@@ -75,7 +75,7 @@ impl Rabbit {
         Rabbit { jobs, acks: Arc::clone(acks), queues }
     }
 
-    pub fn tell(
+    pub fn publish(
         &self,
         queue: usize,
         (record, plan): (&Record, &Plan),

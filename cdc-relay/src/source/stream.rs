@@ -62,7 +62,7 @@ pub struct SessionStart {
     pub in_flight_bytes: i64,
     pub first_ticket: Ticket,
     /// Commits up to here were told by this process before.
-    pub told: Lsn,
+    pub sent_lsn: Lsn,
     /// Sessions in a row that ended because Kafka answered and took nothing.
     pub stalls: u32,
 }
@@ -90,7 +90,7 @@ pub struct Stream<'a> {
     history: Continuity,
     streaming: bool,
     /// Where the chain of positions stands.
-    last_told: Lsn,
+    chain_lsn: Lsn,
     scratch: Scratch,
     landed: Vec<Ack>,
     /// Written and not yet acknowledged.
@@ -113,7 +113,7 @@ pub struct Stream<'a> {
 /// What the next session of this process has to know.
 pub struct SessionOutcome {
     pub next_ticket: Ticket,
-    pub told: Lsn,
+    pub sent_lsn: Lsn,
     pub stalls: u32,
 }
 
@@ -140,7 +140,7 @@ impl<'a> Stream<'a> {
             in_transaction: false,
             history: Continuity::new(origin.memory.last, origin.begin),
             streaming: false,
-            last_told: chain,
+            chain_lsn: chain,
             scratch: Scratch::default(),
             landed: Vec::new(),
             writing: None,
@@ -171,8 +171,8 @@ impl<'a> Stream<'a> {
         }
         self.report();
         self.log("session ended");
-        let (next_ticket, told) = (self.progress.next_ticket(), self.origin.told);
-        let leftover = SessionOutcome { next_ticket, told, stalls: self.stalls };
+        let (next_ticket, sent_lsn) = (self.progress.next_ticket(), self.origin.sent_lsn);
+        let leftover = SessionOutcome { next_ticket, sent_lsn, stalls: self.stalls };
         self.wire.close();
         (result, leftover)
     }
@@ -289,7 +289,7 @@ impl<'a> Stream<'a> {
             acknowledged: confirmed,
             chain: self.progress.chain(),
             last: self.progress.last().unwrap_or(self.origin.memory.last),
-            told: self.origin.told.max(confirmed),
+            sent_lsn: self.origin.sent_lsn.max(confirmed),
             vouched: self.origin.watch.vouched().min(confirmed).max(self.origin.memory.vouched),
             phase: Phase::Streaming,
             ..self.origin.memory.clone()

@@ -99,7 +99,7 @@ struct SourceWorker {
     new_tables: BTreeSet<TableName>,
     clients: KafkaClients,
     next_ticket: Ticket,
-    told: Lsn,
+    sent_lsn: Lsn,
     stalls: u32,
     fingerprint: String,
     /// Why nothing is emitted until the rows were read again.
@@ -118,7 +118,7 @@ pub fn run(context: SourceContext) {
     let mut life = SourceWorker {
         clients: KafkaClients::new(&context),
         next_ticket: 0,
-        told: Lsn::ZERO,
+        sent_lsn: Lsn::ZERO,
         stalls: 0,
         fingerprint: context.source.fingerprint(),
         broken: None,
@@ -301,7 +301,7 @@ impl SourceWorker {
             checkpoint_topic: relay.state_topic.get_ref().clone(),
             in_flight_bytes: relay.in_flight_bytes as i64,
             first_ticket: self.next_ticket,
-            told: self.told,
+            sent_lsn: self.sent_lsn,
             stalls: self.stalls,
         };
         let (emitter, reader) = self.clients.both()?;
@@ -312,8 +312,8 @@ impl SourceWorker {
         let (acks, metrics) = (&self.context.acks, &self.context.metrics);
         let stream = Stream::new(wire, (emitter, letters), acks, metrics, (origin, snapshots));
         let (result, left) = stream.run();
-        let SessionOutcome { next_ticket, told, stalls } = left;
-        (self.next_ticket, self.told, self.stalls) = (next_ticket, told, stalls);
+        let SessionOutcome { next_ticket, sent_lsn, stalls } = left;
+        (self.next_ticket, self.sent_lsn, self.stalls) = (next_ticket, sent_lsn, stalls);
         let Err(error) = result else { return Ok(()) };
         if let Some(NewTable(table)) = error.downcast_ref() {
             self.new_tables.insert(table.clone());
@@ -407,7 +407,7 @@ impl SourceWorker {
             slot: self.context.source.slot.get_ref().clone(),
             phase,
             acknowledged,
-            told: acknowledged,
+            sent_lsn: acknowledged,
             chain: Lsn::ZERO,
             last: CommitId::default(),
             vouched: acknowledged,

@@ -55,7 +55,7 @@ fn memory_fits(facts: &Facts, name: &str, memory: Option<&Checkpoint>, subject: 
                 subject,
                 format!(
                     "fits the state topic: acknowledged up to {}, told up to {}",
-                    memory.acknowledged, memory.told
+                    memory.acknowledged, memory.sent_lsn
                 ),
             ),
         },

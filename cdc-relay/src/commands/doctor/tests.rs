@@ -133,7 +133,7 @@ fn memory() -> Checkpoint {
         slot: "shop".to_owned(),
         phase: Phase::Streaming,
         acknowledged: Lsn(0x200),
-        told: Lsn(0x200),
+        sent_lsn: Lsn(0x200),
         chain: Lsn(0x200),
         last: crate::checkpoint::state::CommitId::default(),
         vouched: Lsn(0x200),

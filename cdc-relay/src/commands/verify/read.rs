@@ -45,7 +45,7 @@ struct Partition {
 }
 
 #[derive(Default)]
-struct Told {
+struct SourceChain {
     chain: Chain,
     told_again: u64,
 }
@@ -56,7 +56,7 @@ pub struct Reading {
     partitions: Vec<Partition>,
     /// The partition's index by topic and number.
     index: BTreeMap<(usize, i32), usize>,
-    sources: BTreeMap<String, Told>,
+    sources: BTreeMap<String, SourceChain>,
     /// By source: what was newest when the ends were looked up first.
     newest: BTreeMap<String, Lsn>,
     records: u64,
@@ -143,7 +143,11 @@ impl Reading {
     /// Reads to the ends there were; then once more, for what was on its way meanwhile.
     pub fn all(&mut self, sources: Option<&BTreeMap<String, String>>) -> Result<()> {
         self.read_to_ends(sources)?;
-        self.newest = self.sources.iter().map(|(name, told)| (name.clone(), told.chain.newest())).collect();
+        self.newest = self
+            .sources
+            .iter()
+            .map(|(name, source_chain)| (name.clone(), source_chain.chain.newest()))
+            .collect();
         std::thread::sleep(SETTLE);
         for partition in &mut self.partitions {
             let name = &self.topics[partition.topic].name;
@@ -218,28 +222,28 @@ impl Reading {
         let meant =
             |source: &String| sources.is_none_or(|sources| sources.values().any(|known| known == source));
         match (source.filter(meant), position.map(ChainPosition::parse)) {
-            (Some(source), position) => self.told(&source, index, position),
+            (Some(source), position) => self.take(&source, index, position),
             (None, Some(_)) if sources.is_none() => self.unknown += 1,
             (None, _) => {}
         }
         if ended {
-            self.sources.values_mut().for_each(|told| told.chain.end(index));
+            self.sources.values_mut().for_each(|source_chain| source_chain.chain.end(index));
         }
         ended
     }
 
-    fn told(&mut self, source: &str, index: usize, position: Option<Option<ChainPosition>>) {
+    fn take(&mut self, source: &str, index: usize, position: Option<Option<ChainPosition>>) {
         if !self.sources.contains_key(source) {
             let mut chain = Chain::new(self.partitions.iter().map(|partition| partition.cut));
             let ended = self.partitions.iter().enumerate().filter(|(_, p)| p.next >= p.end);
             ended.for_each(|(index, _)| chain.end(index));
-            self.sources.insert(source.to_owned(), Told { chain, told_again: 0 });
+            self.sources.insert(source.to_owned(), SourceChain { chain, told_again: 0 });
         }
-        let Some(told) = self.sources.get_mut(source) else { return };
+        let Some(source_chain) = self.sources.get_mut(source) else { return };
         match position {
-            Some(Some(position)) => told.chain.take(index, position),
+            Some(Some(position)) => source_chain.chain.take(index, position),
             Some(None) => self.unknown += 1,
-            None => told.told_again += 1,
+            None => source_chain.told_again += 1,
         }
     }
 
@@ -256,7 +260,7 @@ impl Reading {
             {
                 partition.next = offset;
                 ended += 1;
-                self.sources.values_mut().for_each(|told| told.chain.end(index));
+                self.sources.values_mut().for_each(|source_chain| source_chain.chain.end(index));
             }
         }
         Ok(ended)
@@ -264,7 +268,7 @@ impl Reading {
 
     /// The newest commit that a record of this source is of; 0/0 if none is.
     pub fn newest(&self, source: &str) -> Lsn {
-        self.sources.get(source).map_or(Lsn::ZERO, |told| told.chain.newest())
+        self.sources.get(source).map_or(Lsn::ZERO, |source_chain| source_chain.chain.newest())
     }
 
     /// Records read, the verdict of each source, and notes.
@@ -277,10 +281,10 @@ impl Reading {
             ));
         }
         let newest = self.newest;
-        let verdict = |(source, told): (String, Told)| {
-            let findings = told.chain.finish(newest.get(&source).copied().unwrap_or_default());
+        let verdict = |(source, source_chain): (String, SourceChain)| {
+            let findings = source_chain.chain.finish(newest.get(&source).copied().unwrap_or_default());
             let whole = findings.is_whole();
-            Verdict { whole, told_again: told.told_again, findings, ..Verdict::of(source) }
+            Verdict { whole, told_again: source_chain.told_again, findings, ..Verdict::of(source) }
         };
         (self.records, self.sources.into_iter().map(verdict).collect(), notes)
     }

@@ -150,7 +150,7 @@ impl Relation {
     }
 
     /// Whether the log says what a deleted row had in this column.
-    pub fn tells_when_deleted(&self, column: usize) -> bool {
+    pub fn known_when_deleted(&self, column: usize) -> bool {
         self.is_full() || (self.identity != b'n' && self.columns.get(column).is_some_and(|column| column.key))
     }
 }

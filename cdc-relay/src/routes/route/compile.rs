@@ -1,6 +1,6 @@
 //! Binds a route to the columns that its table has now.
 
-use super::{Compiled, Destination, Fitted, Target, Telling};
+use super::{Compiled, Destination, Emission, Fitted, Target};
 use crate::routes::body::Body;
 use crate::routes::template::{Bound, Problem, Scope, Template};
 use crate::routes::when::Filter;
@@ -18,13 +18,13 @@ pub(super) fn compile(
         (None, None) => String::new(),
     };
     let fixed = fixed_destination(routes, route);
-    let mut fit = |telling, scope| fit((table, route), telling, (fixed, scope), header_names);
-    let fitted = fit(Telling::Event, scope);
-    let mut on_delete = |telling| fit(telling, Scope { deleted: true, ..scope });
+    let mut fit = |emission, scope| fit((table, route), emission, (fixed, scope), header_names);
+    let fitted = fit(Emission::Event, scope);
+    let mut on_delete = |emission| fit(emission, Scope { deleted: true, ..scope });
     let deletes = route.deletes;
-    let event = matches!(deletes, Some(Deletes::Event | Deletes::Both)).then(|| on_delete(Telling::Event));
+    let event = matches!(deletes, Some(Deletes::Event | Deletes::Both)).then(|| on_delete(Emission::Event));
     let tombstone =
-        matches!(deletes, Some(Deletes::Tombstone | Deletes::Both)).then(|| on_delete(Telling::Tombstone));
+        matches!(deletes, Some(Deletes::Tombstone | Deletes::Both)).then(|| on_delete(Emission::Tombstone));
     let whole = Scope { deleted: event.is_some() || tombstone.is_some(), ..scope };
     let key = bind_key((table, route), scope).ok();
     Compiled { filter: Filter::bind(route, whole), fitted, deletes, event, tombstone, key, leads_to }
@@ -56,7 +56,7 @@ fn bind_key((table, route): (&Table, &Route), scope: Scope<'_>) -> Result<Bound,
 
 fn fit(
     (table, route): (&Table, &Route),
-    telling: Telling,
+    emission: Emission,
     (fixed, scope): (Option<Destination>, Scope<'_>),
     header_names: &mut Vec<String>,
 ) -> Result<Fitted, Problem> {
@@ -81,10 +81,10 @@ fn fit(
             headers.push((index, value));
         }
     }
-    let id_end: &[u8] = match (scope.deleted, telling) {
+    let id_end: &[u8] = match (scope.deleted, emission) {
         (false, _) => b"",
-        (true, Telling::Event) => b"/delete",
-        (true, Telling::Tombstone) => b"/tombstone",
+        (true, Emission::Event) => b"/delete",
+        (true, Emission::Tombstone) => b"/tombstone",
     };
     Ok(Fitted {
         target,
@@ -94,6 +94,6 @@ fn fit(
         kind: bind(&route.kind)?,
         subject: table.subject.as_ref().map_or(Ok(None), optional)?,
         headers,
-        body: (telling == Telling::Event).then(|| Body::bind(route, &scope)).transpose()?,
+        body: (emission == Emission::Event).then(|| Body::bind(route, &scope)).transpose()?,
     })
 }

@@ -19,7 +19,7 @@ use backon::BlockingRetryable;
 use serde::Serialize;
 
 pub use self::examine::{Plan, Planned, alone};
-use self::re_emit::Retelling;
+use self::re_emit::Resnapshot;
 pub use self::re_emit::TableReport;
 use crate::checkpoint::state::{Checkpoint, Cluster, CommitId, Phase, admit};
 use crate::postgres::lsn::Lsn;
@@ -96,7 +96,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
         slot: slot_name.clone(),
         phase,
         acknowledged,
-        told: acknowledged,
+        sent_lsn: acknowledged,
         chain: Lsn::ZERO,
         last: CommitId::default(),
         vouched: acknowledged,
@@ -112,9 +112,9 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     // By the slot's own snapshot: whatever is changed later is noticed by the stream that goes on from there.
     let coverage = baseline(&mut session, &context.routes, &context.source)
         .context("the publication was changed while the slot was made; put it right, then start over")?;
-    let mut retelling = Retelling::new(&context, clients, (&cluster, begins_at), view);
-    let tables = retelling.tables(&mut session)?;
-    let (clients, view) = retelling.over();
+    let mut resnapshot = Resnapshot::new(&context, clients, (&cluster, begins_at), view);
+    let tables = resnapshot.tables(&mut session)?;
+    let (clients, view) = resnapshot.over();
     view(Step::Waits("writing down that it is done"));
     untouched(&context, slot_name, begins_at)?;
     done_snapshots(&context, &clients, &cluster, &tables)?;

@@ -69,13 +69,13 @@ pub struct Summary {
     pub rows: u64,
     pub tally: Tally,
     /// Rows that cannot be told, and why the first of them cannot.
-    pub untold: u64,
+    pub failed: u64,
     pub reasons: Vec<String>,
 }
 
 impl Summary {
     fn cannot(&mut self, problem: Problem) {
-        self.untold += 1;
+        self.failed += 1;
         if self.reasons.len() < 5 && !self.reasons.contains(&problem.0) {
             self.reasons.push(problem.0);
         }
@@ -115,7 +115,7 @@ impl Selection {
     }
 
     /// Waits until the relay has told all that the snapshot shows. `say` hears what it waits for.
-    pub fn wait_until_told(
+    pub fn wait_until_emitted(
         &mut self,
         source: &Source,
         timeout: Duration,
@@ -250,7 +250,7 @@ pub fn show(
         for route in &plan.routes {
             match route.matches(row) {
                 Ok(false) => continue,
-                Ok(true) => match route.tell(row, &transaction, &topics, &mut record) {
+                Ok(true) => match route.render(row, &transaction, &topics, &mut record) {
                     Ok(_) if key.as_ref().is_some_and(|key| key.as_bytes() != record.key) => {}
                     Ok(_) => {
                         counts = true;
@@ -270,7 +270,7 @@ pub fn show(
 
 /// Tells the rows, and waits until every sink has acknowledged them. The relay must have told them before.
 /// `say` hears what it waits for.
-pub fn tell(
+pub fn emit(
     selection: &mut Selection,
     (context, clients): (&SourceContext, &mut KafkaClients),
     say: &mut dyn FnMut(&str),
@@ -305,7 +305,7 @@ pub fn tell(
         let progress = &mut flight.progress;
         let mut open = OpenTransaction { transaction: &mut transaction, ticket, progress, again: false };
         let before = summary.tally.seen;
-        match emitter.again((&plan, row), Again::Told(&mut summary.tally), &mut open)? {
+        match emitter.again((&plan, row), Again::Emitted(&mut summary.tally), &mut open)? {
             Ok(()) => {}
             Err(problem) => summary.cannot(problem),
         }

@@ -94,7 +94,7 @@ impl Stream<'_> {
             Message::Origin { .. } | Message::Type { .. } => return Ok(()),
         };
         let Some(ticket) = self.open else { return Ok(()) };
-        let again = transaction.commit_lsn < self.origin.told;
+        let again = transaction.commit_lsn < self.origin.sent_lsn;
         let mut open = OpenTransaction { transaction, ticket, progress, again };
         emitter.row(relation, &row, &mut open)
     }
@@ -124,8 +124,8 @@ impl Stream<'_> {
         }
         let transaction = &mut self.transaction;
         (transaction.commit_lsn, transaction.committed_at) = (commit_lsn, committed_at);
-        (transaction.previous, transaction.rows, transaction.told) = (self.last_told, 0, 0);
-        (transaction.retold, transaction.existing) = (false, false);
+        (transaction.previous, transaction.rows, transaction.emitted) = (self.chain_lsn, 0, 0);
+        (transaction.re_emitted, transaction.existing) = (false, false);
         transaction.time.clear();
         committed_at.write_rfc3339(&mut transaction.time);
         self.open = Some(self.progress.begin(commit_lsn, committed_at));
@@ -136,7 +136,7 @@ impl Stream<'_> {
     fn mark(&mut self, mark: Option<Watermark>) -> Result<()> {
         let Stream { emitter, progress, transaction, snapshots, .. } = self;
         let (Some(mark), Some(ticket), Some(snapshots)) = (mark, self.open, snapshots) else { return Ok(()) };
-        (transaction.retold, transaction.existing) = (true, true);
+        (transaction.re_emitted, transaction.existing) = (true, true);
         let mut open = OpenTransaction { transaction, ticket, progress, again: false };
         snapshots.meet(mark, emitter, &mut open)
     }
@@ -149,10 +149,10 @@ impl Stream<'_> {
         self.metrics.transactions.inc();
         if self.open.take().is_some() {
             if self.progress.commit(end_lsn) {
-                self.last_told = commit_lsn;
+                self.chain_lsn = commit_lsn;
             }
             self.idle_only = false;
-            self.origin.told = self.origin.told.max(end_lsn);
+            self.origin.sent_lsn = self.origin.sent_lsn.max(end_lsn);
         }
         Ok(())
     }

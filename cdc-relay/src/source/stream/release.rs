@@ -58,7 +58,7 @@ impl Stream<'_> {
         let mut pass = Pass::new(order, self.emitter.halted());
         if let Some(from) = pass.from() {
             self.emitter.expect_much();
-            self.tell_letters(&mut pass, from)?;
+            self.emit_letters(&mut pass, from)?;
             // A key is released only when its letters are where they belong.
             self.settle()?;
         }
@@ -74,7 +74,7 @@ impl Stream<'_> {
         Ok(())
     }
 
-    fn tell_letters(&mut self, pass: &mut Pass<'_>, from: i64) -> Result<()> {
+    fn emit_letters(&mut self, pass: &mut Pass<'_>, from: i64) -> Result<()> {
         let letters = self.letters;
         let publication = self.emitter.source().publication.get_ref().clone();
         let present = Present::new(letters.database, &publication);
@@ -95,15 +95,15 @@ impl Stream<'_> {
                 continue;
             }
             let at = message.timestamp().to_millis().map_or_else(PgTime::now, PgTime::from_unix_millis);
-            match self.tell_letter(&letter, at, &mut desk)? {
-                Ok(()) => pass.told(&letter),
+            match self.emit_letter(&letter, at, &mut desk)? {
+                Ok(()) => pass.emitted(&letter),
                 Err(problem) => pass.failed(offset, &letter, &problem.0),
             }
         }
     }
 
     /// Tells a letter's row from the letter, or, if that cannot be, from its table.
-    fn tell_letter(
+    fn emit_letter(
         &mut self,
         letter: &DeadLetter,
         at: PgTime,
@@ -124,12 +124,12 @@ impl Stream<'_> {
         let row = letter.row(desk.made.tuple()?);
         let Err(problem) = self.again(letter, at, (&plan, &row))? else { return Ok(Ok(())) };
         Ok(self
-            .tell_present(letter, at, desk)?
+            .emit_current(letter, at, desk)?
             .map_err(|why| if why == problem { why } else { Problem(format!("{}; {}", problem.0, why.0)) }))
     }
 
     /// Tells the row that the table has now, if it is the same version as the letter's.
-    fn tell_present(
+    fn emit_current(
         &mut self,
         letter: &DeadLetter,
         at: PgTime,
@@ -171,15 +171,15 @@ impl Stream<'_> {
         let ticket = self.open.context("no transaction is open")?;
         let value = serde_json::to_vec(note)?;
         let (transaction, progress) = (&mut self.transaction, &mut self.progress);
-        let again = transaction.commit_lsn < self.origin.told;
+        let again = transaction.commit_lsn < self.origin.sent_lsn;
         let mut open = OpenTransaction { transaction, ticket, progress, again };
         self.emitter.note((&note.halts, &value), &mut open)?;
         self.emitter.noted(&value)?;
-        let Note { source, destination, halts, told, passed_over, .. } = note;
+        let Note { source, destination, halts, emitted, passed_over, .. } = note;
         match &note.reason {
-            _ if note.done => tracing::info!(source, told, passed_over, "the order to release is done"),
-            Some(reason) => tracing::warn!(source, destination, told, "{halts} stays halted: {reason}"),
-            None => tracing::info!(source, destination, told, passed_over, "{halts} released"),
+            _ if note.done => tracing::info!(source, emitted, passed_over, "the order to release is done"),
+            Some(reason) => tracing::warn!(source, destination, emitted, "{halts} stays halted: {reason}"),
+            None => tracing::info!(source, destination, emitted, passed_over, "{halts} released"),
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ pub struct TableReport {
     pub seconds: f64,
 }
 
-pub struct Retelling<'a> {
+pub struct Resnapshot<'a> {
     context: Arc<SourceContext>,
     clients: KafkaClients,
     flight: AckWaiter,
@@ -45,15 +45,15 @@ pub struct Retelling<'a> {
     view: &'a mut dyn FnMut(Step<'_>),
 }
 
-impl<'a> Retelling<'a> {
+impl<'a> Resnapshot<'a> {
     pub fn new(
         context: &Arc<SourceContext>,
         clients: KafkaClients,
         (cluster, begins_at): (&Cluster, Lsn),
         view: &'a mut dyn FnMut(Step<'_>),
-    ) -> Retelling<'a> {
+    ) -> Resnapshot<'a> {
         let cluster = format!("{}/{}", cluster.system_id, cluster.timeline);
-        Retelling {
+        Resnapshot {
             context: Arc::clone(context),
             clients,
             // Starting over costs more than waiting.
@@ -87,7 +87,7 @@ impl<'a> Retelling<'a> {
         // The server need not keep its old rows any longer.
         session.query("commit")?;
         (self.view)(Step::Waits("waiting for the last acknowledgements"));
-        let Retelling { flight, clients, view, .. } = self;
+        let Resnapshot { flight, clients, view, .. } = self;
         flight.land(clients.emitter()?.kafka(), &mut |what| view(Step::Waits(what)))?;
         Ok(reports)
     }
@@ -105,7 +105,7 @@ impl<'a> Retelling<'a> {
         let mut ticket = None;
         session
             .each(&table.select(None), |body| {
-                let Retelling { clients, flight, transaction, view, .. } = self;
+                let Resnapshot { clients, flight, transaction, view, .. } = self;
                 let emitter: &mut Emitter = clients.emitter()?;
                 flight.make_room(emitter.kafka(), &mut |what| view(Step::Waits(what)))?;
                 if rows.is_multiple_of(BATCH) {

@@ -102,14 +102,14 @@ impl Reader {
         let serve = move || {
             let mut worker = Worker { database, session: None, base: 0 };
             while let Ok(ask) = incoming.recv() {
-                let tell = |answer| {
+                let answer_to = |answer| {
                     // Nobody listens any more when the session is over.
                     let _ = outgoing.send(answer);
                     acks.wake();
                 };
-                if let Err(error) = worker.serve(&ask, &tell) {
+                if let Err(error) = worker.serve(&ask, &answer_to) {
                     worker.session = None;
-                    tell(Answer::Failed { mark: ask.mark, error });
+                    answer_to(Answer::Failed { mark: ask.mark, error });
                 }
             }
         };
@@ -134,7 +134,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn serve(&mut self, ask: &Ask, tell: &dyn Fn(Answer)) -> Result<()> {
+    fn serve(&mut self, ask: &Ask, answer_to: &dyn Fn(Answer)) -> Result<()> {
         let session = match &mut self.session {
             Some(session) => session,
             empty => empty.insert(connect(&self.database)?),
@@ -144,7 +144,7 @@ impl Worker {
         }
         let answer = read(session, ask, self.base)?;
         let is_chunk = matches!(answer, Answer::Chunk(_));
-        tell(answer);
+        answer_to(answer);
         if is_chunk {
             // After the chunk is handed over: the stream may meet the mark at once.
             let mark = ask.mark;

@@ -105,7 +105,7 @@ fn sight(changes: &[Change], ids: &[u32], now: u32) -> Visible {
 
 /// The telling of a whole history with one chunk in it: by key, the versions in the order told. `None`: the chunk does
 /// not count, because of the base.
-fn told(
+fn emitted(
     changes: &[Change],
     (opened, queried, marked): (u32, u32, u32),
     (begin, lag): (u32, u32),
@@ -118,10 +118,10 @@ fn told(
     }
     let mut stream: Vec<(&Change, u32)> = changes.iter().zip(ids.iter().copied()).collect();
     stream.sort_by_key(|(change, id)| (change.logged, *id));
-    let mut telling: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
+    let mut emission: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
     let mut window = Window::default();
     let mut marked_yet = false;
-    let take_chunk = |window: &mut Window, telling: &mut BTreeMap<u8, Vec<u32>>| {
+    let take_chunk = |window: &mut Window, emission: &mut BTreeMap<u8, Vec<u32>>| {
         window.forget(&seen);
         let mut rows: BTreeMap<u8, u32> = BTreeMap::new();
         for change in changes.iter().filter(|change| change.visible <= queried) {
@@ -129,13 +129,13 @@ fn told(
             *version = (*version).max(change.version);
         }
         for (key, version) in rows.into_iter().filter(|(key, _)| !window.has(&[*key])) {
-            telling.entry(key).or_default().push(version);
+            emission.entry(key).or_default().push(version);
         }
     };
     for (change, id) in stream {
         if !marked_yet && change.logged >= marked {
             marked_yet = true;
-            take_chunk(&mut window, &mut telling);
+            take_chunk(&mut window, &mut emission);
         }
         // The stream may be behind: then the window opens earlier in it than the base was taken.
         if change.logged + lag >= opened && !window.is_open() {
@@ -143,14 +143,14 @@ fn told(
         }
         // Before its slot began the stream told nothing.
         if change.logged >= begin {
-            telling.entry(change.key).or_default().push(change.version);
+            emission.entry(change.key).or_default().push(change.version);
             window.changed(&[change.key], id);
         }
     }
     if !marked_yet {
-        take_chunk(&mut window, &mut telling);
+        take_chunk(&mut window, &mut emission);
     }
-    Some(telling)
+    Some(emission)
 }
 
 proptest! {
@@ -167,9 +167,9 @@ proptest! {
     ) {
         let opened = begin.max(opened);
         let queried = opened + reading;
-        if let Some(telling) = told(&changes, (opened, queried, queried + marking), (begin, lag)) {
+        if let Some(emission) = emitted(&changes, (opened, queried, queried + marking), (begin, lag)) {
             for change in &changes {
-                let versions = telling.get(&change.key).cloned().unwrap_or_default();
+                let versions = emission.get(&change.key).cloned().unwrap_or_default();
                 prop_assert!(versions.is_sorted(), "key {}: {versions:?}", change.key);
             }
             let mut last: BTreeMap<u8, u32> = BTreeMap::new();
@@ -177,7 +177,7 @@ proptest! {
                 last.insert(change.key, change.version);
             }
             for (key, version) in last {
-                prop_assert_eq!(telling.get(&key).and_then(|told| told.last()), Some(&version), "key {}", key);
+                prop_assert_eq!(emission.get(&key).and_then(|emitted| emitted.last()), Some(&version), "key {}", key);
             }
         }
     }
