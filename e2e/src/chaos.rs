@@ -38,10 +38,10 @@ use repeats::Absorbed;
 use report::Report;
 use view::View;
 
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 /// How long payments may take to end once everything is back: a lease that lapses, a call that hangs, inquiries
 /// with growing pauses, and then some for a busy machine.
-const PATIENCE: Duration = Duration::from_secs(240);
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(240);
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -181,7 +181,7 @@ impl Watch<'_> {
     async fn for_ever(&mut self, load: &Load) -> std::convert::Infallible {
         loop {
             self.look(load).await;
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -191,11 +191,11 @@ impl Watch<'_> {
         loop {
             let counts = self.look(load).await;
             let ended = counts.is_some_and(|counts| counts.ended() >= load.plan.payments as u64);
-            if ended || began.elapsed() > PATIENCE {
+            if ended || began.elapsed() > SETTLE_TIMEOUT {
                 self.view.finish(*load.accepted.borrow(), counts.as_ref());
                 return;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }

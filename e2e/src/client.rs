@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::stack::Stack;
 
 /// Between two looks at a payment that has not ended.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A client that sends as whatever user it is told.
 #[derive(Clone)]
@@ -108,7 +108,7 @@ impl Client {
                 let payment = seen.with_context(|| format!("payment {payment_id} cannot be seen"))?;
                 bail!("payment {payment_id} is not {statuses:?} after {patience:?}: {payment}");
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 

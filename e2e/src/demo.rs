@@ -19,7 +19,7 @@ const INTRODUCTION: &str = "
   of 30 seconds ends.
 ";
 /// How long Postgres is left dead.
-const AWAY: Duration = Duration::from_secs(4);
+const OUTAGE: Duration = Duration::from_secs(4);
 
 /// Runs, prints, and fails on any deviation.
 pub async fn run(stack: &Stack) -> Result<()> {
@@ -30,7 +30,7 @@ pub async fn run(stack: &Stack) -> Result<()> {
         plan: PLAN,
         rate: RATE,
         kills: vec![fault(120, "cdc-relay", Deed::Kill), fault(160, "processor-svc", Deed::Kill)],
-        outages: vec![fault(40, "postgres", Deed::Crash(AWAY))],
+        outages: vec![fault(40, "postgres", Deed::Crash(OUTAGE))],
     };
     let report = play(stack, &run, &view).await?;
     report.print();

@@ -12,7 +12,7 @@ use crate::stack::Stack;
 const AMOUNT: i64 = 15_000;
 const DEPOSIT: i64 = 1_000_000;
 /// A fresh stack may still be joining consumer groups.
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Deposits, pays, waits for the end; the answer is the payment's life.
 pub async fn run(stack: &Stack) -> Result<String> {
@@ -20,7 +20,7 @@ pub async fn run(stack: &Stack) -> Result<String> {
     let user_id: Uuid = stack.demo_user_id.parse().context("DEMO_USER_ID")?;
     client.deposit(user_id, DEPOSIT, "demo").await?;
     let payment_id = client.pay(user_id, "081234567890", AMOUNT).await?;
-    let payment = client.ended(user_id, payment_id, PATIENCE).await?;
+    let payment = client.ended(user_id, payment_id, WAIT_TIMEOUT).await?;
     let life = explain::life(stack, payment_id).await?;
     ensure!(payment["status"] == "completed", "the payment ended {}:\n{life}", payment["status"]);
     Ok(life)

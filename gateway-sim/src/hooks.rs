@@ -2,7 +2,7 @@
 //! else, so that who is told has to ask.
 //!
 //! At most [`QUEUE_MAX`] wait; what comes on top is dropped and counted, as is what cannot be delivered after
-//! [`TRIES`] tries. Webhooks are a hint, and receivers must live without them.
+//! [`DELIVERIES_MAX`] tries. Webhooks are a hint, and receivers must live without them.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::script::{Hook, roll};
 const QUEUE_MAX: usize = 1_024;
 /// Deliveries under way.
 const CONCURRENT_MAX: usize = 16;
-const TRIES: usize = 4;
+const DELIVERIES_MAX: usize = 4;
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// Where webhooks go.
@@ -130,5 +130,5 @@ async fn deliver(told: &Told, target: &Target, http: &reqwest::Client) -> anyhow
         request.body(body.clone()).send().await?.error_for_status()?;
         anyhow::Ok(())
     };
-    send.retry(ExponentialBuilder::default().with_jitter().with_max_times(TRIES - 1)).await
+    send.retry(ExponentialBuilder::default().with_jitter().with_max_times(DELIVERIES_MAX - 1)).await
 }

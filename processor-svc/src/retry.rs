@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-const FIRST: Duration = Duration::from_millis(20);
-const MOST: Duration = Duration::from_secs(2);
+const DELAY_MIN: Duration = Duration::from_millis(20);
+const DELAY_MAX: Duration = Duration::from_secs(2);
 
 /// Why it did not get done.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub enum Stop {
 /// Waits that grow to `most`, with jitter, without end.
 pub fn backoff(most: Duration) -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
-        .with_min_delay(FIRST)
+        .with_min_delay(DELAY_MIN)
         .with_max_delay(most)
         .with_jitter()
         .without_max_times()
@@ -40,7 +40,7 @@ pub async fn until_done<T, F>(
 where
     F: Future<Output = anyhow::Result<T>>,
 {
-    let mut waits = backoff(MOST);
+    let mut waits = backoff(DELAY_MAX);
     loop {
         let error = match work().await {
             Ok(done) => return Ok(done),
@@ -52,7 +52,7 @@ where
         Metrics::count(&metrics.failures, "database");
         tracing::warn!(error = format!("{error:#}"), "{what} failed, trying again");
         tokio::select! {
-            () = tokio::time::sleep(waits.next().unwrap_or(MOST)) => {}
+            () = tokio::time::sleep(waits.next().unwrap_or(DELAY_MAX)) => {}
             () = abandon.cancelled() => return Err(Stop::Abandoned),
         }
     }

@@ -22,7 +22,7 @@ const ANSWER_MAX: Duration = Duration::from_millis(5);
 /// Writing is not waited for, so it may take longer; then it is dropped.
 const WRITE_MAX: Duration = Duration::from_millis(500);
 const CONNECT_MAX: Duration = Duration::from_secs(2);
-const RETRY: Duration = Duration::from_secs(1);
+const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub struct Settled {
@@ -50,12 +50,12 @@ impl Settled {
                     let config = ConnectionManagerConfig::new()
                         .set_connection_timeout(Some(CONNECT_MAX))
                         .set_response_timeout(Some(WRITE_MAX))
-                        .set_max_delay(RETRY);
+                        .set_max_delay(RECONNECT_INTERVAL);
                     match ConnectionManager::new_with_config(client.clone(), config).await {
                         Ok(manager) => return manager,
                         Err(error) => tracing::debug!(%error, "Redis is away"),
                     }
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(RECONNECT_INTERVAL).await;
                 }
             };
             tokio::select! {

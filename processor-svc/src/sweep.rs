@@ -25,7 +25,7 @@ use crate::store::sweep::Seen;
 use crate::watch::Watch;
 
 /// How often the watched charges are asked whether one is due. Memory only.
-const TICK: Duration = Duration::from_millis(50);
+const DUE_INTERVAL: Duration = Duration::from_millis(50);
 /// Rows per scan, at most one more than can be watched.
 pub const WATCHED_MAX: usize = 100_000;
 /// Charges looked at in one statement.
@@ -60,7 +60,7 @@ pub struct Sweep {
 
 impl Sweep {
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut ticks = tokio::time::interval(TICK);
+        let mut ticks = tokio::time::interval(DUE_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut next_scan, mut next_identity) = (Instant::now(), Instant::now());
         let (mut known, mut walked_to) = (None, 0);
@@ -231,5 +231,5 @@ impl Sweep {
 /// When to ask a breaker again that refused.
 fn pause(refusal: Refusal) -> Duration {
     let pause = refusal.until.map(|until| until.saturating_duration_since(Instant::now()));
-    pause.map_or(LOOK_AGAIN, |pause| pause.max(TICK))
+    pause.map_or(LOOK_AGAIN, |pause| pause.max(DUE_INTERVAL))
 }

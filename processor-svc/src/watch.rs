@@ -16,7 +16,7 @@ use crate::store::sweep::Live;
 
 /// A row becomes visible later than its `created_at` says, by the length of its transaction. Ours are a few statements
 /// of at most 15 seconds; those of others the walk finds.
-const SLACK: Duration = Duration::from_secs(60);
+const VISIBILITY_DELAY_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
 pub struct Watch(Arc<Mutex<Inner>>);
@@ -175,7 +175,7 @@ impl Inner {
 }
 
 fn slack_before(read_at: Timestamp) -> Timestamp {
-    read_at.checked_sub(SLACK).unwrap_or(Timestamp::UNIX_EPOCH)
+    read_at.checked_sub(VISIBILITY_DELAY_MAX).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 #[cfg(test)]

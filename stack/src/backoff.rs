@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(100);
-const LONGEST: Duration = Duration::from_secs(5);
+const DELAY_MIN: Duration = Duration::from_millis(100);
+const DELAY_MAX: Duration = Duration::from_secs(5);
 /// Having run so long, an end counts as the first again.
-const STEADY: Duration = Duration::from_secs(10);
+const STEADY_MIN: Duration = Duration::from_secs(10);
 
 /// Counts ends in a row. The first restart is nearly immediate: most crashes in a stack are injected ones.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -16,12 +16,12 @@ pub struct Backoff {
 impl Backoff {
     /// The wait after a child that ran for `ran` has ended.
     pub fn after(&mut self, ran: Duration) -> Duration {
-        if ran >= STEADY {
+        if ran >= STEADY_MIN {
             self.failures = 0;
         }
-        let wait = FIRST.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
+        let wait = DELAY_MIN.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX));
         self.failures = (self.failures + 1).min(16);
-        wait.min(LONGEST)
+        wait.min(DELAY_MAX)
     }
 
     pub fn reset(&mut self) {
@@ -39,7 +39,7 @@ mod tests {
         let waits: Vec<_> = (0..8).map(|_| backoff.after(Duration::from_millis(5)).as_millis()).collect();
         assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
         for _ in 0..100 {
-            assert_eq!(backoff.after(Duration::ZERO), LONGEST);
+            assert_eq!(backoff.after(Duration::ZERO), DELAY_MAX);
         }
     }
 
@@ -49,7 +49,7 @@ mod tests {
         for _ in 0..5 {
             backoff.after(Duration::ZERO);
         }
-        assert_eq!(backoff.after(Duration::from_secs(10)), FIRST);
-        assert_eq!(backoff.after(Duration::ZERO), FIRST * 2);
+        assert_eq!(backoff.after(Duration::from_secs(10)), DELAY_MIN);
+        assert_eq!(backoff.after(Duration::ZERO), DELAY_MIN * 2);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 /// A log larger than this is set aside once (`NAME.log.1`) and started again.
-pub const LIMIT: u64 = 32 * 1024 * 1024;
+pub const LOG_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// Caps one log. Children append, so cutting the file under them is safe; lines written between copy and cut
 /// are lost, which is the price of not standing between a child and its log.

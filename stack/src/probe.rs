@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-const PATIENCE: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether nobody listens on this loopback port.
 pub fn port_is_free(port: u16) -> bool {
@@ -15,8 +15,9 @@ pub fn port_is_free(port: u16) -> bool {
 
 /// Sends bytes and returns the first `count` bytes of the answer.
 fn exchange(port: u16, question: &[u8], count: usize) -> Option<Vec<u8>> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), PATIENCE).ok()?;
-    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let mut stream =
+        TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), PROBE_TIMEOUT).ok()?;
+    stream.set_read_timeout(Some(PROBE_TIMEOUT)).ok()?;
     stream.write_all(question).ok()?;
     let mut answer = vec![0; count];
     stream.read_exact(&mut answer).ok()?;
@@ -63,7 +64,7 @@ pub fn kafka(port: u16) -> bool {
 
 /// Whether a GET is answered by 2xx.
 pub fn http(url: &str) -> bool {
-    let config = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build();
+    let config = ureq::Agent::config_builder().timeout_global(Some(PROBE_TIMEOUT)).build();
     ureq::Agent::from(config).get(url).call().is_ok()
 }
 

@@ -367,7 +367,7 @@ impl Supervisor {
 
     fn cap_logs(&self) {
         for child in self.children.values() {
-            self.note(logs::cap(&child.spec.log, logs::LIMIT).map(|_| ()));
+            self.note(logs::cap(&child.spec.log, logs::LOG_BYTES_MAX).map(|_| ()));
         }
     }
 

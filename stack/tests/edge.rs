@@ -18,7 +18,7 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 const CONNECTIONS: usize = 40;
 const REQUESTS: usize = 20;
-const PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// HAProxy on ports of its own.
 struct Edge {
@@ -54,7 +54,7 @@ impl Edge {
         let edge = Edge { address, process, folder };
         let begun = Instant::now();
         while TcpStream::connect(address).is_err() {
-            assert!(begun.elapsed() < PATIENCE, "HAProxy does not listen");
+            assert!(begun.elapsed() < ANSWER_TIMEOUT, "HAProxy does not listen");
             std::thread::sleep(Duration::from_millis(20));
         }
         edge
@@ -67,7 +67,7 @@ impl Edge {
         bind(&socket, &from).unwrap();
         connect(&socket, &SocketAddr::V4(self.address)).unwrap();
         let stream = TcpStream::from(socket);
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT)).unwrap();
         stream
     }
 
@@ -172,7 +172,7 @@ fn silent_connections_of_one_address_leave_room_for_the_others() {
     assert!(edge.ask(3).is_some(), "another one is answered");
     // Those that say nothing are closed, and there is room again.
     while edge.ask(2).is_none() {
-        assert!(begun.elapsed() < PATIENCE, "silent connections stay");
+        assert!(begun.elapsed() < ANSWER_TIMEOUT, "silent connections stay");
         std::thread::sleep(Duration::from_millis(100));
     }
 }

@@ -18,7 +18,7 @@ use uuid::Uuid;
 use crate::Ledger;
 
 pub const ADMIN_TOKEN: &str = "the-token-of-a-test";
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A service on a database, topics and a group of its own.
 pub struct Service {
@@ -81,7 +81,7 @@ impl Service {
         let headers = headers.insert(Header { key: HEADER_TYPE, value: Some(*kind) });
         let record = BaseRecord::to(&topic).key(key).payload(body).headers(headers);
         self.producer.send(record).map_err(|(error, _)| error).unwrap();
-        tokio::task::block_in_place(|| self.producer.flush(PATIENCE)).unwrap();
+        tokio::task::block_in_place(|| self.producer.flush(WAIT_TIMEOUT)).unwrap();
     }
 
     pub async fn until(&self, sql: &str, expected: i64) {
@@ -91,7 +91,7 @@ impl Service {
             if found == expected {
                 return;
             }
-            assert!(began.elapsed() < PATIENCE, "{sql}: {found}, not {expected}");
+            assert!(began.elapsed() < WAIT_TIMEOUT, "{sql}: {found}, not {expected}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

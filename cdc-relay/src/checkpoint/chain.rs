@@ -44,10 +44,10 @@ struct Link {
 
 const FAR: u32 = u32::MAX;
 /// With more than this the chain is judged as far as it can be.
-const OPEN: usize = 1 << 20;
+const OPEN_RECORDS_MAX: usize = 1 << 20;
 /// The newest are not judged before the end: a relay that runs may have told one of them to a partition of which less
 /// was read.
-const NEWEST: usize = OPEN / 8;
+const NEWEST_RECORDS: usize = OPEN_RECORDS_MAX / 8;
 
 /// One partition.
 #[derive(Debug, Default)]
@@ -162,7 +162,7 @@ impl Chain {
         lane.open.push(Link { commit, ordinal, back });
         lane.top = Some(at);
         self.open += 1;
-        if self.open >= OPEN && self.open.is_multiple_of(OPEN / 4) {
+        if self.open >= OPEN_RECORDS_MAX && self.open.is_multiple_of(OPEN_RECORDS_MAX / 4) {
             self.settle();
         }
     }
@@ -187,7 +187,8 @@ impl Chain {
 
     /// Judges what is old enough.
     fn settle(&mut self) {
-        let old = self.lanes.iter().filter_map(|lane| lane.open.get(lane.open.len().checked_sub(NEWEST)?));
+        let old =
+            self.lanes.iter().filter_map(|lane| lane.open.get(lane.open.len().checked_sub(NEWEST_RECORDS)?));
         let old = old.map(|link| link.commit).max().unwrap_or(0);
         self.judge(self.horizon().min(old));
     }

@@ -17,7 +17,7 @@ use crate::routes::Routes;
 use crate::sinks::topics::{Reader, Step};
 
 /// So much of a reason is shown in the table.
-const REASON: usize = 100;
+const REASON_CHARS_MAX: usize = 100;
 
 /// Lists the keys that are halted, why, and how to release each.
 ///
@@ -130,7 +130,7 @@ fn show(shelved: &[Shelved], config: &DeadLettersConfig, out: &mut impl Write) -
             since.unwrap_or_default(),
             row.table.clone(),
             row.position.clone(),
-            row.reason.chars().take(REASON).collect(),
+            row.reason.chars().take(REASON_CHARS_MAX).collect(),
         ]);
     }
     writeln!(out, "{}\n", table.trim_fmt())?;

@@ -20,7 +20,7 @@ use crate::sinks::topics::Reader;
 use crate::source::inspect;
 
 /// Between two looks at the dead-letter topic.
-const LOOK: Duration = Duration::from_millis(100);
+const TOPIC_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Lets halted keys go on, once the cause is removed.
 ///
@@ -170,7 +170,7 @@ fn wait(
         if notes.last().is_some_and(|note| note.done) || Instant::now() > until {
             return Ok(notes);
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(TOPIC_INTERVAL);
     }
 }
 

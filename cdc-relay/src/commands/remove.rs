@@ -29,7 +29,7 @@ use crate::source::coverage::record::record_key;
 use crate::source::inspect;
 use crate::source::published;
 
-const TIMEOUT: Duration = Duration::from_secs(15);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Takes a source out: drops its slot, its own publication and what the state topic has of it.
 ///
@@ -217,7 +217,7 @@ fn topics(
 /// The topics that there are.
 fn topics_of(brokers: &Brokers, routes: &Routes) -> Result<Vec<String>> {
     let consumer: BaseConsumer = client_config(brokers, routes).create().context("no Kafka consumer")?;
-    let metadata = consumer.fetch_metadata(None, TIMEOUT).context("the brokers do not answer")?;
+    let metadata = consumer.fetch_metadata(None, ADMIN_TIMEOUT).context("the brokers do not answer")?;
     let mut names: Vec<String> = metadata.topics().iter().map(|topic| topic.name().to_owned()).collect();
     names.sort_unstable();
     Ok(names)
@@ -259,7 +259,7 @@ fn forget(brokers: &Brokers, routes: &Routes, keys: &[String]) -> Result<()> {
         let tombstone: BaseRecord<'_, str, [u8]> = BaseRecord::to(topic).key(key);
         producer.send(tombstone).map_err(|(error, _)| error).with_context(|| format!("topic {topic}"))?;
     }
-    producer.flush(TIMEOUT).with_context(|| format!("topic {topic} did not take the records"))?;
+    producer.flush(ADMIN_TIMEOUT).with_context(|| format!("topic {topic} did not take the records"))?;
     ensure!(producer.in_flight_count() == 0, "topic {topic} did not take the records: run this again");
     Ok(())
 }
@@ -271,7 +271,8 @@ async fn delete(brokers: &Brokers, routes: &Routes, topics: &[String]) -> Result
     let admin: AdminClient<DefaultClientContext> =
         client_config(brokers, routes).create().context("no Kafka admin client")?;
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-    let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
+    let options =
+        AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT)).operation_timeout(Some(ADMIN_TIMEOUT));
     for result in admin.delete_topics(&names, &options).await.context("cannot delete topics")? {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}

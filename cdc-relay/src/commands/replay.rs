@@ -19,7 +19,7 @@ use crate::source::backfill::replay::{self, Rows, Selection, Shown, Summary};
 use crate::source::clients::KafkaClients;
 
 /// A table on the terminal shows so many events; JSON has them all.
-const SHOWN: usize = 100;
+const SHOWN_EVENTS_MAX: usize = 100;
 
 /// Tells rows of a table once more: as they are now, by their routes, with the same event ids.
 ///
@@ -204,7 +204,7 @@ fn dry_run(config: &ReplayConfig, selection: &mut Selection, of: (&Routes, &Sour
         if config.json {
             let line = serde_json::to_string(&Event::of(shown))?;
             writeln!(out, "{line}").context("standard output")?;
-        } else if events <= SHOWN {
+        } else if events <= SHOWN_EVENTS_MAX {
             let bytes = record.value.len().to_string();
             let Event { destination, key, id, kind, .. } = Event::of(shown);
             table.add_row([destination, key, id, kind, bytes]);
@@ -213,8 +213,8 @@ fn dry_run(config: &ReplayConfig, selection: &mut Selection, of: (&Routes, &Sour
     })?;
     if !config.json {
         writeln!(out, "{}\n", table.trim_fmt()).context("standard output")?;
-        if events > SHOWN {
-            writeln!(out, "… and {} more (--json has them all)", events - SHOWN)
+        if events > SHOWN_EVENTS_MAX {
+            writeln!(out, "… and {} more (--json has them all)", events - SHOWN_EVENTS_MAX)
                 .context("standard output")?;
         }
         let rows = summary.rows;

@@ -26,7 +26,7 @@ use crate::routes::{Routes, Source};
 use crate::sinks::kafka::client_config;
 use crate::sinks::topics::Reader;
 
-const TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Shows what each source is doing: state, slot, log kept, memory, dead letters, and the topics' ends.
 ///
@@ -211,7 +211,7 @@ fn kafka(brokers: &Brokers, routes: &Routes) -> Result<(BTreeMap<String, Checkpo
 
 fn ends(brokers: &Brokers, routes: &Routes) -> Result<BTreeMap<String, Topic>> {
     let consumer: BaseConsumer = client_config(brokers, routes).create().context("no Kafka consumer")?;
-    let metadata = consumer.fetch_metadata(None, TIMEOUT)?;
+    let metadata = consumer.fetch_metadata(None, ANSWER_TIMEOUT)?;
     let mut topics = BTreeMap::new();
     let listed = routes.topics.iter().map(|topic| topic.name.get_ref().clone());
     let led_to = Destinations::of(routes).among(metadata.topics().iter().map(|topic| topic.name()));
@@ -219,7 +219,7 @@ fn ends(brokers: &Brokers, routes: &Routes) -> Result<BTreeMap<String, Topic>> {
         let Some(known) = metadata.topics().iter().find(|known| known.name() == name) else { continue };
         let mut end = 0;
         for partition in known.partitions() {
-            end += consumer.fetch_watermarks(&name, partition.id(), TIMEOUT)?.1;
+            end += consumer.fetch_watermarks(&name, partition.id(), ANSWER_TIMEOUT)?.1;
         }
         let partitions = known.partitions().len();
         topics.insert(name, Topic { partitions, end });

@@ -28,7 +28,7 @@ use crate::routes::TableName;
 use crate::source::contract::Mismatch;
 
 /// How long a stop waits for the reader, and then for the printer.
-const GRACE: Duration = Duration::from_secs(2);
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Shows the committed changes of a database as they happen. Needs nothing but a connection string.
 ///
@@ -254,7 +254,7 @@ async fn read(
             () = &mut interrupted => {
                 stop.ask();
                 // It may wait for a server that does not answer, and then nothing is lost by not waiting with it.
-                break match tokio::time::timeout(GRACE, read).await {
+                break match tokio::time::timeout(STOP_TIMEOUT, read).await {
                     Ok(totals) => Some(totals.context("the reader ended")?),
                     Err(_) => None,
                 };
@@ -263,7 +263,7 @@ async fn read(
     };
     let Some(totals) = totals else { return Ok(Totals::default()) };
     // What was read is printed, unless the output is stuck.
-    let until = Instant::now() + GRACE;
+    let until = Instant::now() + STOP_TIMEOUT;
     while !printer.is_finished() && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -30,7 +30,7 @@ use crate::source::published;
 use crate::source::worker::{self, SourceContext};
 
 /// How long the sources have to flush before the process ends anyway.
-const GRACE: Duration = Duration::from_secs(12);
+const STOP_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Checks everything that can be wrong without connecting.
 pub fn routes(routes: &RoutesArgs, amqp: &AmqpArgs) -> Result<Routes, Failure> {
@@ -113,7 +113,7 @@ pub async fn run(
             broken = broken.or(ended.err());
         }
     };
-    if tokio::time::timeout(GRACE, rest).await.is_err() {
+    if tokio::time::timeout(STOP_TIMEOUT, rest).await.is_err() {
         tracing::warn!("a source did not end in time; what it has not confirmed is told again");
     }
     admin.abort();

@@ -18,9 +18,9 @@ use crate::routes::template::{Op, Row};
 
 /// The columns of a letter have so many bytes at most, as JSON; those that do not fit are left out. The row itself
 /// is still in its table.
-const MOST: usize = 512 << 10;
+const COLUMNS_BYTES_MAX: usize = 512 << 10;
 /// No record of the dead-letter topic is larger.
-pub const LARGEST: usize = MOST + (64 << 10);
+pub const RECORD_BYTES_MAX: usize = COLUMNS_BYTES_MAX + (64 << 10);
 /// A reason quotes values of the row; this much of it is enough.
 const LONGEST_REASON: usize = 2000;
 
@@ -139,15 +139,15 @@ fn columns(plan: &Plan, row: &Row<'_>, out: &mut Vec<u8>) {
         match row.text(index) {
             Ok(None) => out.extend_from_slice(b"null"),
             // Cheap to know, and no longer than this after escaping.
-            Ok(Some(text)) if text.len() <= MOST => {
+            Ok(Some(text)) if text.len() <= COLUMNS_BYTES_MAX => {
                 json::string(text, out);
                 if !utf8::is_valid(text) {
                     bytes.push(name.as_str());
                 }
             }
-            Ok(Some(_)) | Err(_) => out.resize(start + MOST + 1, b' '),
+            Ok(Some(_)) | Err(_) => out.resize(start + COLUMNS_BYTES_MAX + 1, b' '),
         }
-        if out.len() - start > MOST {
+        if out.len() - start > COLUMNS_BYTES_MAX {
             out.truncate(before);
             omitted.push(name.as_str());
         }

@@ -76,12 +76,16 @@ fn a_letter_holds_all_that_telling_its_row_again_takes() {
 fn a_letter_fits_its_topic_whatever_the_row() {
     let relation = relation(&[("a", 25), ("b", 25), ("c", 25), ("d", 25)]);
     // A control character takes six bytes in JSON.
-    let (long, most, controls) = (vec![b'x'; MOST + 1], vec![b'x'; MOST - 100], vec![1; MOST / 2]);
+    let (long, most, controls) = (
+        vec![b'x'; COLUMNS_BYTES_MAX + 1],
+        vec![b'x'; COLUMNS_BYTES_MAX - 100],
+        vec![1; COLUMNS_BYTES_MAX / 2],
+    );
     let cases: [(&[u8], &[u8], &str); 4] =
         [(&long, b"1", "b"), (&controls, b"1", "b"), (&most, &most, "c"), (b"1", &long, "c")];
     for (b, c, omitted) in cases {
         let text = written(&relation, &[Some(Some(b"0")), Some(Some(b)), Some(Some(c)), Some(Some(b"2"))]);
-        assert!(text.len() < LARGEST, "{}", text.len());
+        assert!(text.len() < RECORD_BYTES_MAX, "{}", text.len());
         let letter = DeadLetter::read(text.as_bytes()).unwrap().unwrap();
         assert!(letter.column(omitted).is_none());
         assert_eq!((letter.column("a"), letter.column("d")), (Some(Some("0")), Some(Some("2"))));

@@ -13,9 +13,9 @@ use crate::observe::slot_trend::{Reading, Trend, seconds_left};
 use crate::postgres::connection_url::Database;
 use crate::postgres::lsn::PgTime;
 
-const EVERY: Duration = Duration::from_secs(5);
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// An answer that takes longer is none.
-const PATIENCE: Duration = Duration::from_secs(4);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(4);
 
 const QUERY: &str = "select (pg_current_wal_lsn() - '0/0')::int8, (confirmed_flush_lsn - '0/0')::int8, \
                      (restart_lsn - '0/0')::int8, safe_wal_size, coalesce(wal_status, 'lost') \
@@ -36,12 +36,12 @@ pub async fn watch(database: Database, slot: String, metrics: SourceMetrics, shu
 
 async fn keep_asking(database: &Database, slot: &str, metrics: &SourceMetrics) {
     let (mut connection, mut trend, mut failing) = (None, Trend::default(), false);
-    let mut ticks = interval(EVERY);
+    let mut ticks = interval(LOOK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let asked = timeout(PATIENCE, ask(database, slot, &mut connection)).await;
-        match asked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", PATIENCE.as_secs()))) {
+        let asked = timeout(QUERY_TIMEOUT, ask(database, slot, &mut connection)).await;
+        match asked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", QUERY_TIMEOUT.as_secs()))) {
             Ok(found) => {
                 if failing {
                     tracing::info!(source = metrics.name, slot, "the slot can be watched again");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::postgres::lsn::PgTime;
 
 /// How long a burst counts: about as long as the server's checkpoints are apart, since each begins with one.
-const SMOOTHING: Duration = Duration::from_secs(300);
+const SMOOTHING_INTERVAL: Duration = Duration::from_secs(300);
 
 /// How a slot stood at one moment. Positions are bytes from the beginning of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl Trend {
             return;
         }
         let elapsed = (now.0 - before.0) as f64 / 1e6;
-        let decay = (-elapsed / SMOOTHING.as_secs_f64()).exp();
+        let decay = (-elapsed / SMOOTHING_INTERVAL.as_secs_f64()).exp();
         self.bytes = self.bytes * decay + (reading.written - last.written) as f64;
         self.seconds = self.seconds * decay + elapsed;
         if reading.confirmed > last.confirmed || reading.confirmed >= reading.written {

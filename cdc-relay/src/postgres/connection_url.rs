@@ -22,7 +22,7 @@ use crate::postgres::session::NOT_LET_IN;
 use crate::postgres::settings;
 use crate::postgres::tls::{self, Mode, Wish};
 
-const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A parsed connection string. Whoever connects with it connects encrypted if it says so.
 #[derive(Clone)]
@@ -103,7 +103,7 @@ impl Database {
         });
         // The client library would wait for as long as it takes.
         if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT);
+            config.connect_timeout(CONNECT_TIMEOUT);
         }
         config.application_name("cdc-relay");
         Ok(Database { tls: Arc::new(tls::client(mode, &wish)?), config })
@@ -162,7 +162,7 @@ impl fmt::Debug for Database {
 impl Database {
     /// How long connecting, and each step of signing in, may take.
     pub fn patience(&self) -> Duration {
-        self.get_connect_timeout().copied().unwrap_or(CONNECT)
+        self.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
     }
 
     /// How many servers it names, one of which is meant.

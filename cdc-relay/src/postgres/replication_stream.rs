@@ -41,7 +41,7 @@ pub struct Replication {
 const BUFFER: usize = 256 << 10;
 /// Room for at least so much: more than `read_scheduler` takes for the end of what is there, so that a read which only the buffer
 /// cut short does not look like one.
-const ROOM: usize = 64 << 10;
+const READ_BYTES_MIN: usize = 64 << 10;
 /// How long the server may take nothing of what we send.
 const TAKES_NOTHING: Duration = Duration::from_secs(10);
 
@@ -121,7 +121,7 @@ impl Replication {
             Some(&[a, b, c, d]) if self.end >= 5 => u32::from_be_bytes([a, b, c, d]) as usize + 1,
             _ => 0,
         };
-        let wanted = (announced + ROOM).max(BUFFER);
+        let wanted = (announced + READ_BYTES_MIN).max(BUFFER);
         if self.buffer.len() != wanted && self.end <= wanted {
             self.buffer.resize(wanted, 0);
             self.buffer.shrink_to_fit();

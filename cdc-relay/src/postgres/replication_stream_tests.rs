@@ -95,7 +95,7 @@ fn there_is_room_for_a_whole_read_however_much_of_a_message_came_before() {
         stream.read().unwrap();
     }
     assert_eq!(stream.buffered(), most.len());
-    server.write_all(&[rest, &data(&vec![8u8; ROOM])].concat()).unwrap();
+    server.write_all(&[rest, &data(&vec![8u8; READ_BYTES_MIN])].concat()).unwrap();
     let mut read = 0;
     while read == 0 {
         read = stream.read().unwrap();

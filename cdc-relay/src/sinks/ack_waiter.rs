@@ -16,9 +16,9 @@ use crate::sinks::kafka::Kafka;
 use crate::sinks::stall::{Stall, Verdict};
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// A silence that is worth a word.
-const NOTICED: Duration = Duration::from_secs(3);
+const SILENCE_NOTICE_MIN: Duration = Duration::from_secs(3);
 
 pub struct AckWaiter {
     acks: Arc<Acks>,
@@ -91,15 +91,15 @@ impl AckWaiter {
             }
             self.judge(kafka, say)?;
             let silence = self.moved.elapsed();
-            if silence > NOTICED && !noticed {
+            if silence > SILENCE_NOTICE_MIN && !noticed {
                 say("nothing is acknowledged: waiting for Kafka or RabbitMQ");
             }
-            noticed = silence > NOTICED;
+            noticed = silence > SILENCE_NOTICE_MIN;
             let patient = self.patience.is_none_or(|patience| silence < patience);
             ensure!(patient, "the sinks acknowledged nothing for {} s", silence.as_secs());
             self.acks.wake_at(most);
             if self.bytes() > most {
-                let look = Timespec { tv_sec: 0, tv_nsec: i64::from(LOOK.subsec_nanos()) };
+                let look = Timespec { tv_sec: 0, tv_nsec: i64::from(POLL_INTERVAL.subsec_nanos()) };
                 // Interrupted or not, it looks again.
                 let _ = poll(&mut [PollFd::new(&*self.acks, PollFlags::IN)], Some(&look));
             }

@@ -22,7 +22,7 @@ use crate::sinks::kafka::{Kafka, Sent};
 use crate::sinks::rabbit::Rabbit;
 
 /// How long the producer's queue may stay full before the session starts over.
-const FULL: Duration = Duration::from_secs(20);
+const QUEUE_FULL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The open transaction of the stream.
 pub struct OpenTransaction<'a> {
@@ -501,7 +501,7 @@ fn key(record: &Record) -> Option<std::borrow::Cow<'_, str>> {
 fn offer(mut send: impl FnMut() -> Result<Sent>) -> Result<()> {
     let mut since = None;
     while send()? == Sent::Full {
-        if since.get_or_insert_with(Instant::now).elapsed() > FULL {
+        if since.get_or_insert_with(Instant::now).elapsed() > QUEUE_FULL_TIMEOUT {
             bail!("Kafka's queue stays full");
         }
         std::thread::sleep(Duration::from_millis(1));

@@ -25,7 +25,7 @@ use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use crate::checkpoint::progress::{Sink, Ticket};
-use crate::dead_letter::record::LARGEST;
+use crate::dead_letter::record::RECORD_BYTES_MAX;
 use crate::observe::metrics::SourceMetrics;
 use crate::routes::Routes;
 use crate::routes::route::{Plan, Record, Transaction};
@@ -45,7 +45,7 @@ fn is_row(ticket: Ticket) -> bool {
 }
 
 /// What librdkafka keeps per message besides key and value: its own structure and the headers.
-const OVERHEAD: i64 = 1024;
+const MESSAGE_OVERHEAD_BYTES: i64 = 1024;
 
 /// The writes of the memory: how many there were, and up to which they are acknowledged. A late acknowledgement of an
 /// earlier one, perhaps of the session before, must not be taken for that of the last.
@@ -132,7 +132,7 @@ fn undelivered(topic: &str, error: &KafkaError) -> String {
 }
 
 fn weight(key: usize, value: usize) -> i64 {
-    (key + value) as i64 + OVERHEAD
+    (key + value) as i64 + MESSAGE_OVERHEAD_BYTES
 }
 
 /// Handed over, or the queue is full and the same record has to be offered again.
@@ -153,7 +153,7 @@ struct Outgoing<'a> {
     ticket: Ticket,
 }
 
-const METADATA: Duration = Duration::from_secs(10);
+const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl BatchSize {
     /// How long a record waits for the rest of its round, in milliseconds.
@@ -204,7 +204,7 @@ fn producer_config(brokers: &Brokers, routes: &Routes, batch_bytes: usize) -> Cl
         // The source bounds what is in flight by bytes; these must not interfere.
         ("queue.buffering.max.messages", "1000000".to_owned()),
         ("queue.buffering.max.kbytes", "1048576".to_owned()),
-        ("message.max.bytes", (routes.relay.max_record_bytes.max(LARGEST) + 65_536).to_string()),
+        ("message.max.bytes", (routes.relay.max_record_bytes.max(RECORD_BYTES_MAX) + 65_536).to_string()),
         ("compression.codec", "none".to_owned()),
         // All topics exist at start. One that is unknown for longer was deleted: the new session makes it again.
         ("topic.metadata.propagation.max.ms", "10000".to_owned()),
@@ -250,7 +250,7 @@ impl Kafka {
             let made = PolledProducer::new(&config, Deliveries { acks, writes, metrics })?;
             for topic in &names {
                 // Otherwise its first record would wait for it, in the middle of streaming.
-                let asked = made.producer().client().fetch_metadata(Some(topic), METADATA);
+                let asked = made.producer().client().fetch_metadata(Some(topic), METADATA_TIMEOUT);
                 asked.with_context(|| format!("topic {topic}"))?;
             }
             Ok(made)
@@ -365,7 +365,7 @@ impl Kafka {
         let ask = move || {
             let found = config
                 .create::<BaseProducer>()
-                .and_then(|client| client.client().fetch_metadata(None, METADATA));
+                .and_then(|client| client.client().fetch_metadata(None, METADATA_TIMEOUT));
             match found {
                 Ok(_) => *answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now()),
                 Err(error) => tracing::warn!(%error, "Kafka does not answer"),

@@ -15,7 +15,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 
 /// One poll, which cannot be cut short; a producer that is dropped with records under way is waited for that long.
-const POLL: Duration = Duration::from_millis(500);
+const POLL_TIMEOUT: Duration = Duration::from_millis(500);
 /// A producer with nothing under way is looked at this often: for errors of its connections, and for its log.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -58,7 +58,7 @@ fn serve<C: ProducerContext>(producer: &BaseProducer<C>, ending: &AtomicBool) {
     while !ending.load(Ordering::Acquire) {
         // Reports and errors that wait to be served count too.
         if producer.in_flight_count() > 0 {
-            producer.poll(POLL);
+            producer.poll(POLL_TIMEOUT);
         } else {
             std::thread::park_timeout(LOOK_INTERVAL);
         }

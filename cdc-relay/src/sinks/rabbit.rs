@@ -25,16 +25,16 @@ use crate::routes::route::{Plan, Record, Transaction};
 use crate::routes::template::Problem;
 use crate::sinks::acks::Acks;
 
-const STEP: Duration = Duration::from_secs(10);
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 /// A confirm may take as long as the broker's disk or its memory alarm; after this, ask again on a new connection.
-const CONFIRM: Duration = Duration::from_secs(60);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest pause between two attempts to connect, before jitter doubles it at most.
 const ATTEMPT_MOST: Duration = Duration::from_secs(2);
 /// Ra before 2.10.2 (RabbitMQ 3.10) writes the name of a new quorum queue down half a second after it has answered
 /// (`names.dets`, saved when idle). Killed before that, it has forgotten whose log it is, and all that it confirmed.
 const WRITTEN_DOWN: Duration = Duration::from_secs(2);
 /// What a message weighs besides its body.
-const OVERHEAD: i64 = 1024;
+const MESSAGE_OVERHEAD_BYTES: i64 = 1024;
 
 struct Job {
     ticket: Ticket,
@@ -95,7 +95,7 @@ impl Rabbit {
             .with_timestamp(u64::try_from(seconds).unwrap_or_default())
             .with_headers(FieldTable::from(headers));
         let queue = self.queues.get(queue).cloned().ok_or_else(|| Problem("no such queue".to_owned()))?;
-        let weight = record.size() as i64 + OVERHEAD;
+        let weight = record.size() as i64 + MESSAGE_OVERHEAD_BYTES;
         let body = Bytes::copy_from_slice(&record.value);
         self.acks.depart(Sink::Rabbit, weight);
         if self.jobs.send(Job { ticket, weight, queue, properties, body }).is_err() {
@@ -154,7 +154,7 @@ impl Task {
             if self.incoming.is_closed() {
                 return;
             }
-            tokio::time::sleep(backoff.next().unwrap_or(STEP)).await;
+            tokio::time::sleep(backoff.next().unwrap_or(STEP_TIMEOUT)).await;
         }
     }
 
@@ -170,12 +170,12 @@ impl Task {
 
     async fn connect(&self) -> Result<(Connection, Channel)> {
         let properties = ConnectionProperties::default().with_connection_name("cdc-relay".into());
-        let connection = timeout(STEP, Connection::connect(&self.uri, properties)).await??;
+        let connection = timeout(STEP_TIMEOUT, Connection::connect(&self.uri, properties)).await??;
         for queue in &self.queues {
             declare(&connection, queue).await.with_context(|| format!("queue {queue}"))?;
         }
-        let channel = timeout(STEP, connection.create_channel()).await??;
-        timeout(STEP, channel.confirm_select(ConfirmSelectOptions::default())).await??;
+        let channel = timeout(STEP_TIMEOUT, connection.create_channel()).await??;
+        timeout(STEP_TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await??;
         Ok((connection, channel))
     }
 
@@ -198,9 +198,9 @@ impl Task {
                         }
                     }
                     None if confirms.is_empty() => return Ok(()),
-                    None => self.confirmed(timeout(CONFIRM, confirms.next()).await.context("no confirm")?)?,
+                    None => self.confirmed(timeout(CONFIRM_TIMEOUT, confirms.next()).await.context("no confirm")?)?,
                 },
-                confirm = timeout(CONFIRM, confirms.next()), if !confirms.is_empty() => {
+                confirm = timeout(CONFIRM_TIMEOUT, confirms.next()), if !confirms.is_empty() => {
                     self.confirmed(confirm.context("no confirm from the broker")?)?;
                 }
             }
@@ -259,18 +259,19 @@ pub fn declaration() -> (QueueDeclareOptions, FieldTable) {
 
 /// Makes the queue, unless there is one: that is taken as it is.
 async fn declare(connection: &Connection, queue: &ShortString) -> Result<()> {
-    let channel = timeout(STEP, connection.create_channel()).await??;
+    let channel = timeout(STEP_TIMEOUT, connection.create_channel()).await??;
     let passive = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
-    let exists = timeout(STEP, channel.queue_declare(queue.clone(), passive, FieldTable::default())).await?;
+    let exists =
+        timeout(STEP_TIMEOUT, channel.queue_declare(queue.clone(), passive, FieldTable::default())).await?;
     if exists.is_ok() {
-        let _ = timeout(STEP, channel.close(200, "bye".into())).await;
+        let _ = timeout(STEP_TIMEOUT, channel.close(200, "bye".into())).await;
         return Ok(());
     }
     let (options, arguments) = declaration();
-    let channel = timeout(STEP, connection.create_channel()).await??;
-    timeout(STEP, channel.queue_declare(queue.clone(), options, arguments)).await??;
+    let channel = timeout(STEP_TIMEOUT, connection.create_channel()).await??;
+    timeout(STEP_TIMEOUT, channel.queue_declare(queue.clone(), options, arguments)).await??;
     tracing::info!(%queue, "queue created");
     tokio::time::sleep(WRITTEN_DOWN).await;
-    let _ = timeout(STEP, channel.close(200, "bye".into())).await;
+    let _ = timeout(STEP_TIMEOUT, channel.close(200, "bye".into())).await;
     Ok(())
 }

@@ -11,10 +11,10 @@
 
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const ACK_TIMEOUT: Duration = Duration::from_secs(15);
 const PATIENCE_MOST: Duration = Duration::from_secs(300);
 /// After brokers came back their clients take a while to notice.
-const GRACE: Duration = Duration::from_secs(5);
+const BROKERS_BACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -34,7 +34,7 @@ pub struct Stall {
 impl Stall {
     /// `before`: how many sessions in a row were given up.
     pub fn new(now: Instant, before: u32) -> Stall {
-        let patience = PATIENCE.saturating_mul(2u32.saturating_pow(before)).min(PATIENCE_MOST);
+        let patience = ACK_TIMEOUT.saturating_mul(2u32.saturating_pow(before)).min(PATIENCE_MOST);
         Stall { since: now, asked: None, patience }
     }
 
@@ -53,8 +53,12 @@ impl Stall {
             return Verdict::Fine;
         }
         match self.asked {
-            Some(asked) if answered.is_some_and(|at| at >= asked && now >= at + GRACE) => Verdict::GiveUp,
-            Some(asked) if answered.is_some_and(|at| at >= asked) || now < asked + PATIENCE => Verdict::Fine,
+            Some(asked) if answered.is_some_and(|at| at >= asked && now >= at + BROKERS_BACK_TIMEOUT) => {
+                Verdict::GiveUp
+            }
+            Some(asked) if answered.is_some_and(|at| at >= asked) || now < asked + ACK_TIMEOUT => {
+                Verdict::Fine
+            }
             Some(_) | None => {
                 self.asked = Some(now);
                 Verdict::Ask
@@ -73,46 +77,46 @@ mod tests {
     fn brokers_that_are_away_are_waited_for() {
         let began = Instant::now();
         let mut stall = Stall::new(began, 0);
-        assert_eq!(stall.judge(began + PATIENCE - SECOND, None), Verdict::Fine);
-        assert_eq!(stall.judge(began + PATIENCE, None), Verdict::Ask);
-        assert_eq!(stall.judge(began + PATIENCE + SECOND, None), Verdict::Fine);
-        assert_eq!(stall.judge(began + PATIENCE * 2, None), Verdict::Ask);
-        assert_eq!(stall.judge(began + PATIENCE * 2 + SECOND, None), Verdict::Fine);
+        assert_eq!(stall.judge(began + ACK_TIMEOUT - SECOND, None), Verdict::Fine);
+        assert_eq!(stall.judge(began + ACK_TIMEOUT, None), Verdict::Ask);
+        assert_eq!(stall.judge(began + ACK_TIMEOUT + SECOND, None), Verdict::Fine);
+        assert_eq!(stall.judge(began + ACK_TIMEOUT * 2, None), Verdict::Ask);
+        assert_eq!(stall.judge(began + ACK_TIMEOUT * 2 + SECOND, None), Verdict::Fine);
     }
 
     #[test]
     fn a_client_that_delivers_nothing_to_brokers_that_answer_is_given_up() {
         let began = Instant::now();
         let mut stall = Stall::new(began, 0);
-        let (asked, answered) = (began + PATIENCE, began + PATIENCE + SECOND);
+        let (asked, answered) = (began + ACK_TIMEOUT, began + ACK_TIMEOUT + SECOND);
         assert_eq!(stall.judge(asked, None), Verdict::Ask);
         assert_eq!(stall.judge(answered, Some(answered)), Verdict::Fine);
-        assert_eq!(stall.judge(answered + GRACE, Some(answered)), Verdict::GiveUp);
+        assert_eq!(stall.judge(answered + BROKERS_BACK_TIMEOUT, Some(answered)), Verdict::GiveUp);
     }
 
     #[test]
     fn an_answer_from_before_counts_for_nothing() {
         let began = Instant::now();
         let mut stall = Stall::new(began, 0);
-        assert_eq!(stall.judge(began + PATIENCE, Some(began)), Verdict::Ask);
-        assert_eq!(stall.judge(began + PATIENCE + GRACE, Some(began)), Verdict::Fine);
+        assert_eq!(stall.judge(began + ACK_TIMEOUT, Some(began)), Verdict::Ask);
+        assert_eq!(stall.judge(began + ACK_TIMEOUT + BROKERS_BACK_TIMEOUT, Some(began)), Verdict::Fine);
     }
 
     #[test]
     fn what_lands_while_the_brokers_are_asked_ends_the_matter() {
         let began = Instant::now();
         let mut stall = Stall::new(began, 0);
-        let asked = began + PATIENCE;
+        let asked = began + ACK_TIMEOUT;
         assert_eq!(stall.judge(asked, None), Verdict::Ask);
         stall.moved(asked + SECOND);
-        assert_eq!(stall.judge(asked + GRACE + SECOND, Some(asked)), Verdict::Fine);
+        assert_eq!(stall.judge(asked + BROKERS_BACK_TIMEOUT + SECOND, Some(asked)), Verdict::Fine);
     }
 
     #[test]
     fn each_time_in_a_row_takes_twice_as_long_up_to_a_bound() {
         let began = Instant::now();
-        assert_eq!(Stall::new(began, 1).judge(began + PATIENCE, None), Verdict::Fine);
-        assert_eq!(Stall::new(began, 1).judge(began + PATIENCE * 2, None), Verdict::Ask);
+        assert_eq!(Stall::new(began, 1).judge(began + ACK_TIMEOUT, None), Verdict::Fine);
+        assert_eq!(Stall::new(began, 1).judge(began + ACK_TIMEOUT * 2, None), Verdict::Ask);
         assert_eq!(Stall::new(began, 99).judge(began + PATIENCE_MOST, None), Verdict::Ask);
     }
 }

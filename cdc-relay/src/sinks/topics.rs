@@ -17,7 +17,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use crate::routes::Routes;
 use crate::sinks::kafka::client_config;
 
-const TIMEOUT: Duration = Duration::from_secs(15);
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Creates the topics of the routes file that do not exist, and answers the largest record of each, by index.
 pub async fn prepare(brokers: &Brokers, routes: &Routes) -> Result<Vec<usize>> {
@@ -40,7 +40,8 @@ pub async fn prepare(brokers: &Brokers, routes: &Routes) -> Result<Vec<usize>> {
     let dead =
         NewTopic::new(routes.relay.dead_letter_topic.get_ref(), 1, replication()).set("retention.ms", "-1");
     wanted.extend([state, dead]);
-    let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
+    let options =
+        AdminOptions::new().request_timeout(Some(ADMIN_TIMEOUT)).operation_timeout(Some(ADMIN_TIMEOUT));
     let mut forbidden = Vec::new();
     for result in admin.create_topics(&wanted, &options).await.context("cannot create topics")? {
         match result {
@@ -52,7 +53,7 @@ pub async fn prepare(brokers: &Brokers, routes: &Routes) -> Result<Vec<usize>> {
     }
     if !forbidden.is_empty() {
         // Asked first, Kafka does not say whether they are there.
-        let known = admin.inner().fetch_metadata(None, TIMEOUT).context("the brokers do not answer")?;
+        let known = admin.inner().fetch_metadata(None, ADMIN_TIMEOUT).context("the brokers do not answer")?;
         let exists = |name: &str| known.topics().iter().any(|topic| topic.name() == name);
         if let Some(name) = forbidden.iter().find(|name| !exists(name)) {
             bail!(
@@ -147,7 +148,7 @@ impl Reader {
     pub fn open(&self, topic: &str, offset: i64) -> Result<Reading> {
         let consumer = self.consumer()?;
         let (low, high) = consumer
-            .fetch_watermarks(topic, 0, TIMEOUT)
+            .fetch_watermarks(topic, 0, ADMIN_TIMEOUT)
             .with_context(|| format!("cannot read the end of topic {topic}"))?;
         let start = offset.max(low);
         if start < high {
@@ -206,7 +207,7 @@ impl Reading {
             None => {}
         }
         let topic = &self.topic;
-        anyhow::ensure!(self.last.elapsed() < TIMEOUT, "topic {topic} cannot be read to its end");
+        anyhow::ensure!(self.last.elapsed() < ADMIN_TIMEOUT, "topic {topic} cannot be read to its end");
         Ok(Step::Wait)
     }
 }

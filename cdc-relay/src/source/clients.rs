@@ -20,7 +20,7 @@ use crate::source::coverage::record::{Record, record_key};
 use crate::source::worker::SourceContext;
 
 /// How long a write of the memory may take before the attempt starts over.
-const WRITE: Duration = Duration::from_secs(30);
+const CHECKPOINT_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the state topic says of a source.
 #[derive(Default)]
@@ -160,7 +160,7 @@ impl KafkaClients {
     fn write(&self, key: &str, value: &[u8]) -> Result<()> {
         let (acks, topic) = (&self.context.acks, self.context.routes.relay.state_topic.get_ref());
         let emitter = self.emitter.as_ref().context("no Kafka producer")?;
-        let until = Instant::now() + WRITE;
+        let until = Instant::now() + CHECKPOINT_WRITE_TIMEOUT;
         self.suspect.set(true);
         while emitter.kafka().save(topic, (key, value))? == Sent::Full {
             pause(&self.context, Duration::from_millis(10));

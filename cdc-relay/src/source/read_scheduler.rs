@@ -5,7 +5,7 @@
 //! meanwhile share the broker's requests, which it pays for one by one, and the producer never holds what it cannot
 //! send yet (`kafka`).
 //!
-//! A round of more than a handful of rows also waits out `ROUND`, since a reader that takes each message as it comes
+//! A round of more than a handful of rows also waits out `ROUND_INTERVAL`, since a reader that takes each message as it comes
 //! makes the server send them one by one.
 
 use std::time::{Duration, Instant};
@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 use crate::sinks::batch_size::BatchSize;
 
 /// Bytes of the log from which a round is more than a handful of rows.
-const SOME: usize = 4 << 10;
+const MEDIUM_BYTES_MIN: usize = 4 << 10;
 /// From here on it is backlog.
-const BACKLOG: usize = 64 << 10;
+const LARGE_BYTES_MIN: usize = 64 << 10;
 /// A read of this size leaves more behind.
-const MORE: usize = 16 << 10;
+const FULL_READ_BYTES_MIN: usize = 16 << 10;
 /// A round ends here even if there is more, so that what has landed is looked after.
-const ENOUGH: usize = 512 << 10;
-const ROUND: Duration = Duration::from_millis(5);
+const ROUND_BYTES_MAX: usize = 512 << 10;
+const ROUND_INTERVAL: Duration = Duration::from_millis(5);
 /// A partition that does not answer holds up the others no longer than this.
-const PATIENCE: Duration = Duration::from_millis(50);
+const ROUND_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// What to do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,21 +54,21 @@ impl ReadScheduler {
     /// A read brought `bytes` of the log.
     pub fn read(&mut self, now: Instant, bytes: usize) {
         if self.over {
-            *self = ReadScheduler { began: now, read: 0, backlog: self.read >= BACKLOG, over: false };
+            *self = ReadScheduler { began: now, read: 0, backlog: self.read >= LARGE_BYTES_MIN, over: false };
         }
         self.read += bytes;
-        self.over = bytes < MORE || self.read >= ENOUGH;
+        self.over = bytes < FULL_READ_BYTES_MIN || self.read >= ROUND_BYTES_MAX;
     }
 
     /// What a read of so many bytes amounts to, with the round that it begins or belongs to.
     pub fn load(&self, bytes: usize) -> BatchSize {
         let (read, backlog) =
-            if self.over { (bytes, self.read >= BACKLOG) } else { (self.read + bytes, self.backlog) };
+            if self.over { (bytes, self.read >= LARGE_BYTES_MIN) } else { (self.read + bytes, self.backlog) };
         match read {
-            BACKLOG.. => BatchSize::Large,
+            LARGE_BYTES_MIN.. => BatchSize::Large,
             // The first read of a round brings what fits the window, and no more.
-            SOME.. if backlog => BatchSize::Large,
-            SOME.. => BatchSize::Medium,
+            MEDIUM_BYTES_MIN.. if backlog => BatchSize::Large,
+            MEDIUM_BYTES_MIN.. => BatchSize::Medium,
             _ => BatchSize::Small,
         }
     }
@@ -78,13 +78,13 @@ impl ReadScheduler {
             return Next::Read;
         }
         let elapsed = now.saturating_duration_since(self.began);
-        if self.read >= SOME && elapsed < ROUND {
-            return Next::Pause { time: ROUND - elapsed, in_flight: -1 };
+        if self.read >= MEDIUM_BYTES_MIN && elapsed < ROUND_INTERVAL {
+            return Next::Pause { time: ROUND_INTERVAL - elapsed, in_flight: -1 };
         }
-        if in_flight > 0 && elapsed < PATIENCE {
-            return Next::Pause { time: PATIENCE - elapsed, in_flight: 0 };
+        if in_flight > 0 && elapsed < ROUND_TIMEOUT {
+            return Next::Pause { time: ROUND_TIMEOUT - elapsed, in_flight: 0 };
         }
-        if self.read >= SOME { Next::Read } else { Next::Listen }
+        if self.read >= MEDIUM_BYTES_MIN { Next::Read } else { Next::Listen }
     }
 }
 
@@ -110,38 +110,41 @@ mod tests {
     #[test]
     fn a_handful_in_flight_is_awaited_but_not_for_ever() {
         let (pace, began) = after(&[300]);
-        assert_eq!(pace.next(began, 1500), Next::Pause { time: PATIENCE, in_flight: 0 });
-        assert_eq!(pace.next(began + PATIENCE, 1500), Next::Listen);
+        assert_eq!(pace.next(began, 1500), Next::Pause { time: ROUND_TIMEOUT, in_flight: 0 });
+        assert_eq!(pace.next(began + ROUND_TIMEOUT, 1500), Next::Listen);
     }
 
     #[test]
     fn more_than_a_handful_waits_out_the_round_and_then_for_its_landing() {
-        let (pace, began) = after(&[SOME]);
-        assert_eq!(pace.next(began, 0), Next::Pause { time: ROUND, in_flight: -1 });
-        assert_eq!(pace.next(began + ROUND, 1), Next::Pause { time: PATIENCE - ROUND, in_flight: 0 });
-        assert_eq!(pace.next(began + ROUND, 0), Next::Read);
+        let (pace, began) = after(&[MEDIUM_BYTES_MIN]);
+        assert_eq!(pace.next(began, 0), Next::Pause { time: ROUND_INTERVAL, in_flight: -1 });
+        assert_eq!(
+            pace.next(began + ROUND_INTERVAL, 1),
+            Next::Pause { time: ROUND_TIMEOUT - ROUND_INTERVAL, in_flight: 0 }
+        );
+        assert_eq!(pace.next(began + ROUND_INTERVAL, 0), Next::Read);
     }
 
     #[test]
     fn a_socket_that_is_not_drained_is_read_on_until_it_is_enough() {
-        let (mut pace, began) = after(&[MORE]);
+        let (mut pace, began) = after(&[FULL_READ_BYTES_MIN]);
         assert_eq!(pace.next(began, 100), Next::Read);
-        pace.read(began, ENOUGH);
+        pace.read(began, ROUND_BYTES_MAX);
         assert!(matches!(pace.next(began, 200), Next::Pause { .. }));
     }
 
     #[test]
     fn under_backlog_too_nothing_is_read_while_anything_is_in_flight() {
-        let (pace, began) = after(&[BACKLOG, 10]);
-        let later = began + ROUND;
-        assert_eq!(pace.next(later, 1), Next::Pause { time: PATIENCE - ROUND, in_flight: 0 });
+        let (pace, began) = after(&[LARGE_BYTES_MIN, 10]);
+        let later = began + ROUND_INTERVAL;
+        assert_eq!(pace.next(later, 1), Next::Pause { time: ROUND_TIMEOUT - ROUND_INTERVAL, in_flight: 0 });
         assert_eq!(pace.next(later, 0), Next::Read);
     }
 
     #[test]
     fn an_empty_read_ends_the_haste() {
-        let (mut pace, began) = after(&[BACKLOG, 10]);
-        let later = began + PATIENCE;
+        let (mut pace, began) = after(&[LARGE_BYTES_MIN, 10]);
+        let later = began + ROUND_TIMEOUT;
         pace.read(later, 0);
         assert_eq!(pace.next(later, 0), Next::Listen);
     }
@@ -150,12 +153,24 @@ mod tests {
     fn how_much_there_is() {
         let load = |before: &[usize], bytes| after(before).0.load(bytes);
         assert_eq!(load(&[], 300), BatchSize::Small);
-        assert_eq!(load(&[], SOME), BatchSize::Medium);
-        assert_eq!(load(&[], BACKLOG), BatchSize::Large);
-        assert_eq!(load(&[MORE], BACKLOG - MORE), BatchSize::Large, "one round");
-        assert_eq!(load(&[MORE, 10], MORE), BatchSize::Medium, "another");
-        assert_eq!(load(&[BACKLOG, 10], SOME), BatchSize::Large, "after backlog, more of it");
-        assert_eq!(load(&[BACKLOG, 10, MORE], 300), BatchSize::Large, "in the round after it");
-        assert_eq!(load(&[BACKLOG, 10], 300), BatchSize::Small, "it is over");
+        assert_eq!(load(&[], MEDIUM_BYTES_MIN), BatchSize::Medium);
+        assert_eq!(load(&[], LARGE_BYTES_MIN), BatchSize::Large);
+        assert_eq!(
+            load(&[FULL_READ_BYTES_MIN], LARGE_BYTES_MIN - FULL_READ_BYTES_MIN),
+            BatchSize::Large,
+            "one round"
+        );
+        assert_eq!(load(&[FULL_READ_BYTES_MIN, 10], FULL_READ_BYTES_MIN), BatchSize::Medium, "another");
+        assert_eq!(
+            load(&[LARGE_BYTES_MIN, 10], MEDIUM_BYTES_MIN),
+            BatchSize::Large,
+            "after backlog, more of it"
+        );
+        assert_eq!(
+            load(&[LARGE_BYTES_MIN, 10, FULL_READ_BYTES_MIN], 300),
+            BatchSize::Large,
+            "in the round after it"
+        );
+        assert_eq!(load(&[LARGE_BYTES_MIN, 10], 300), BatchSize::Small, "it is over");
     }
 }

@@ -38,12 +38,12 @@ use crate::source::watch::Watch;
 const STATUS_MOST: Duration = Duration::from_millis(100);
 const STATUS_LEAST: Duration = Duration::from_secs(1);
 /// The memory is written at most so often after transactions, and after mere idle progress.
-const MEMORY: Duration = Duration::from_millis(200);
-const MEMORY_IDLE: Duration = Duration::from_secs(1);
+const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(200);
+const CHECKPOINT_IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// No word from the server for so long, although asked: the connection is dead.
-const SILENCE: Duration = Duration::from_secs(30);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a stop waits for what is in flight, and how long a broken session does.
-const DRAIN: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_BROKEN: Duration = Duration::from_secs(2);
 
 /// Where a session starts.
@@ -196,7 +196,7 @@ impl<'a> Stream<'a> {
 
     /// Reads nothing more, and waits until all that was told is acknowledged, remembered and confirmed.
     fn drain(&mut self) -> Result<()> {
-        let until = Instant::now() + if self.acks.stopping() { DRAIN } else { DRAIN_BROKEN };
+        let until = Instant::now() + if self.acks.stopping() { DRAIN_TIMEOUT } else { DRAIN_BROKEN };
         let open = usize::from(self.open.is_some());
         while Instant::now() < until {
             self.collect()?;
@@ -277,7 +277,7 @@ impl<'a> Stream<'a> {
             hit(Failpoint::AfterMemory);
         }
         let confirmed = self.progress.confirmed();
-        let interval = if self.idle_only { MEMORY_IDLE } else { MEMORY };
+        let interval = if self.idle_only { CHECKPOINT_IDLE_INTERVAL } else { CHECKPOINT_INTERVAL };
         if self.writing.is_some()
             || confirmed <= self.origin.memory.acknowledged
             || (!at_once && self.wrote_at.elapsed() < interval)
@@ -337,11 +337,11 @@ impl<'a> Stream<'a> {
         }
         let silent = self.heard_at.elapsed();
         let listening = self.full().is_none();
-        if listening && silent > SILENCE {
+        if listening && silent > SERVER_TIMEOUT {
             bail!("no word from Postgres for {} s", silent.as_secs());
         }
         self.confirmed = before.max(confirmable);
-        self.wire.confirm(confirmable, listening && silent > SILENCE / 6)?;
+        self.wire.confirm(confirmable, listening && silent > SERVER_TIMEOUT / 6)?;
         if self.confirmed > before {
             hit(Failpoint::AfterConfirm);
         }

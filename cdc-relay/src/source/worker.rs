@@ -37,11 +37,11 @@ use crate::source::stuck::{self, Cause, Stuck};
 use crate::source::watch::Watch;
 
 /// A standby looks so often whether the slot is free.
-const STANDBY: Duration = Duration::from_millis(500);
+const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
 /// It asks so often whether it could stream.
 const STANDBY_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// A refused source looks so often whether it was put right.
-const REFUSED: Duration = Duration::from_secs(5);
+const REFUSED_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest pause between two attempts, before jitter doubles it at most. A database that is back must not
 /// wait for its relay, and asking one that is away costs nothing.
 const ATTEMPT_MOST: Duration = Duration::from_secs(2);
@@ -142,16 +142,16 @@ pub fn run(context: SourceContext) {
         let tickets = life.next_ticket;
         let (state, rest) = match life.attempt() {
             Ok(()) => break,
-            Err(AttemptError::Standby) => (State::Standby, STANDBY),
+            Err(AttemptError::Standby) => (State::Standby, STANDBY_INTERVAL),
             Err(AttemptError::Turn) => (State::Standby, Duration::ZERO),
-            Err(AttemptError::Refused(refusal)) => (State::Refused(life.refused(refusal)), REFUSED),
+            Err(AttemptError::Refused(refusal)) => (State::Refused(life.refused(refusal)), REFUSED_INTERVAL),
             Err(AttemptError::Failed(error)) => {
                 // A session that read something was a good one: the next may come at once.
                 if life.next_ticket > tickets && life.stuck.doubt() == Lsn::ZERO {
                     backoff = delays();
                 }
                 life.context.metrics.failures.inc();
-                let rest = backoff.next().unwrap_or(REFUSED);
+                let rest = backoff.next().unwrap_or(REFUSED_INTERVAL);
                 (State::Connecting(format!("{error:#}")), rest)
             }
         };
@@ -246,7 +246,7 @@ impl SourceWorker {
         let mut session = Session::connect_to_read(&self.context.database)?;
         let until = Instant::now() + STANDBY_CHECK_INTERVAL;
         while !self.context.acks.stopping() && Instant::now() < until {
-            pause(&self.context, STANDBY);
+            pause(&self.context, STANDBY_INTERVAL);
             let slot = inspect::slot(&mut session, slot_name)?;
             if slot.is_none_or(|slot| slot.active_pid.is_none()) {
                 break;

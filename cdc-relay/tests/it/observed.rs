@@ -14,7 +14,7 @@ use crate::kafka::distinct;
 use crate::rig::{Relay, Rig, eventually};
 
 /// Two scrapes, a look at the slot and a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 fn compose(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose").join(name)
@@ -155,7 +155,7 @@ async fn no_question_of_dashboard_and_alerts_goes_unanswered() {
             if unanswered.is_empty() {
                 break;
             }
-            assert!(began.elapsed() < PATIENCE, "no series: {unanswered:#?}");
+            assert!(began.elapsed() < WAIT_TIMEOUT, "no series: {unanswered:#?}");
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }

@@ -4,7 +4,7 @@ use crate::load::under_load;
 use crate::rig::Rig;
 
 /// Ten times what may be in flight, and with room for what a process needs besides: 40 MiB on an idle relay.
-const MOST: u64 = 96 << 20;
+const RESIDENT_BYTES_MAX: u64 = 96 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_of_200_000_rows_is_told_whole_in_bounded_memory() {
@@ -17,6 +17,6 @@ async fn a_transaction_of_200_000_rows_is_told_whole_in_bounded_memory() {
     let report = oracle.judge(&rig).await;
     let peak = relay.peak_memory();
     assert!(report.changes >= 200_000, "{report:?}");
-    assert!(peak < MOST, "{} MiB", peak >> 20);
+    assert!(peak < RESIDENT_BYTES_MAX, "{} MiB", peak >> 20);
     drop(relay);
 }

@@ -11,7 +11,7 @@ use super::relay::{self, Memory};
 use super::seen::Links;
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What is on its way.
 #[derive(Clone, Debug, Default)]
@@ -84,7 +84,7 @@ pub async fn settle(places: &Places, links: &Links, patience: Duration) -> Resul
             return Ok(motion);
         }
         before = Some(counts);
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::topics::Tail;
 
 /// An accepted payment that has not ended by then counts as lost.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How a payment ended, and when that was seen.
 #[derive(Clone, Copy, Debug)]
@@ -74,9 +74,11 @@ impl Endings {
                 }
             }
         };
-        match tokio::time::timeout(PATIENCE, awaited).await {
+        match tokio::time::timeout(SETTLE_TIMEOUT, awaited).await {
             Ok(ending) => ending.context("the reader of PaymentTopic has ended"),
-            Err(_) => anyhow::bail!("payment {payment_id} was accepted and has not ended in {PATIENCE:?}"),
+            Err(_) => {
+                anyhow::bail!("payment {payment_id} was accepted and has not ended in {SETTLE_TIMEOUT:?}")
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ use super::floor_sql::Batch;
 use super::users::Users;
 
 /// Payments per commit.
-pub const BATCH: usize = 200;
+pub const BATCH_PAYMENTS: usize = 200;
 const FUNDS: i64 = 1_000_000_000_000;
 const WARM_UP: Duration = Duration::from_secs(2);
 const NAMES: [(Database, &str); 3] = [
@@ -108,7 +108,7 @@ impl Worker {
     async fn run(self, settled: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> Result<Self> {
         let mut random = SmallRng::from_os_rng();
         while !stop.load(Ordering::Relaxed) {
-            let batch = Batch::new((0..BATCH).map(|_| self.users.pick(&mut random)).collect());
+            let batch = Batch::new((0..BATCH_PAYMENTS).map(|_| self.users.pick(&mut random)).collect());
             self.settle(&batch).await.context("floor")?;
             settled.fetch_add(batch.len() as u64, Ordering::Relaxed);
         }

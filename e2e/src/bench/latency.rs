@@ -7,7 +7,7 @@ use anyhow::Result;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-const MOST: Duration = Duration::from_secs(120);
+const LATENCY_MAX: Duration = Duration::from_secs(120);
 
 /// A histogram that many tasks write to.
 pub struct Latencies(Mutex<Histogram<u64>>);
@@ -23,7 +23,7 @@ pub struct Summary {
 
 impl Latencies {
     pub fn new() -> Result<Self> {
-        Ok(Self(Mutex::new(Histogram::new_with_bounds(1, MOST.as_micros() as u64, 3)?)))
+        Ok(Self(Mutex::new(Histogram::new_with_bounds(1, LATENCY_MAX.as_micros() as u64, 3)?)))
     }
 
     pub fn record(&self, latency: Duration) {

@@ -17,7 +17,7 @@ use super::saga::Options;
 use crate::audit::Finding;
 
 /// Kernel threads alone stay below this share of the machine.
-pub const QUIET: f64 = 0.08;
+pub const IDLE_SHARE_MAX: f64 = 0.08;
 
 #[derive(Serialize)]
 pub struct Report {
@@ -136,7 +136,7 @@ impl Report {
         let most =
             self.rounds.iter().map(|round| round.saga_elsewhere.max(round.floor_elsewhere.unwrap_or(0.0)));
         let most = most.fold(0.0, f64::max);
-        if most > QUIET {
+        if most > IDLE_SHARE_MAX {
             println!(
                 "The machine was not quiet: others used up to {:.0} % of it, so these figures are too low.",
                 100.0 * most

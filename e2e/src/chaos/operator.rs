@@ -15,7 +15,7 @@ use super::faults::{Deed, Fault};
 use super::view::View;
 
 /// Between two looks at whether a process runs.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Recovery of a server included.
 const RUNS_AGAIN: Duration = Duration::from_secs(120);
 
@@ -149,7 +149,7 @@ impl Operator {
                 Some(_) | None => {}
             }
             ensure!(began.elapsed() < RUNS_AGAIN, "{whom} does not run: {}", child.state);
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 

@@ -17,7 +17,7 @@ use crate::bench::report::table;
 use crate::insist::Troubles;
 
 /// How many deviations are printed in full.
-const SHOWN: usize = 10;
+const DEVIATIONS_SHOWN_MAX: usize = 10;
 const ENDS: [&str; 4] = ["completed", "failed", "rejected", "cancelled"];
 
 pub struct Report {
@@ -151,7 +151,7 @@ impl Report {
             ));
         }
         let mut text = format!("{}:", counted(self.deviations.len(), "deviation"));
-        for deviation in self.deviations.iter().take(SHOWN) {
+        for deviation in self.deviations.iter().take(DEVIATIONS_SHOWN_MAX) {
             write!(text, "\n  {deviation}")?;
         }
         bail!(text)

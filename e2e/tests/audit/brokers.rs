@@ -20,7 +20,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use saga::contract::{BALANCE_TOPIC, PAYMENT_TOPIC};
 use uuid::Uuid;
 
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
@@ -63,7 +63,7 @@ impl Topics {
         });
         let mut record = FutureRecord::to(&topic).key(key).partition(1).headers(headers);
         record.payload = value;
-        self.producer.send(record, ANSWER).await.unwrap().offset
+        self.producer.send(record, ANSWER_TIMEOUT).await.unwrap().offset
     }
 
     async fn heard(&self) -> hear::Heard {

@@ -4,7 +4,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::payments::words;
-use crate::world::{PATIENCE, World};
+use crate::world::{WAIT_TIMEOUT, World};
 
 const CANCELLED: [&str; 4] = ["initiated", "authorized", "cancel_requested", "cancelled"];
 
@@ -23,7 +23,7 @@ async fn a_payment_cancelled_before_its_hold_is_never_charged() {
         assert_eq!(payment["cancel"], "requested");
     }
     world.cargo_stack("start", "kafka").await;
-    let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
+    let payment = world.client.ended(user, payment_id, WAIT_TIMEOUT).await.unwrap();
     assert_eq!((&payment["status"], &payment["cancel"]), (&"cancelled".into(), &"honoured".into()));
     assert_eq!(world.client.balance(user).await.unwrap(), (1_000, 0));
     assert_eq!(world.client.gateway_charge(payment_id).await.unwrap(), None);
@@ -37,9 +37,9 @@ async fn a_payment_cancelled_between_its_hold_and_its_call_is_never_charged() {
     // Without the queue there is no work, so the cancel is certain to come first.
     world.cargo_stack("stop", "rabbitmq").await;
     let payment_id = world.client.pay(user, "0812", 400).await.unwrap();
-    world.client.reached(user, payment_id, "authorized", PATIENCE).await.unwrap();
+    world.client.reached(user, payment_id, "authorized", WAIT_TIMEOUT).await.unwrap();
     assert_eq!(world.client.cancel(user, payment_id).await.unwrap().status(), 202);
-    let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
+    let payment = world.client.ended(user, payment_id, WAIT_TIMEOUT).await.unwrap();
     assert_eq!((&payment["status"], words(&payment).as_slice()), (&"cancelled".into(), CANCELLED.as_slice()));
     world.cargo_stack("start", "rabbitmq").await;
     // Its work message comes after all; the next one is taken after it.
@@ -59,7 +59,7 @@ async fn a_payment_cancelled_while_the_gateway_cannot_be_called_is_never_charged
     // Its pauses have grown to seconds, and a call that is refused takes none.
     world.charge(payment_id, "status = 'waiting' and attempt >= 2").await;
     assert_eq!(world.client.cancel(user, payment_id).await.unwrap().status(), 202);
-    let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
+    let payment = world.client.ended(user, payment_id, WAIT_TIMEOUT).await.unwrap();
     assert_eq!((&payment["status"], words(&payment).as_slice()), (&"cancelled".into(), CANCELLED.as_slice()));
     world.cargo_stack("start", "gateway-sim").await;
     assert_eq!(world.client.gateway_charge(payment_id).await.unwrap(), None);
@@ -78,7 +78,7 @@ async fn a_cancel_while_the_outcome_is_unknown_comes_too_late_and_the_payment_go
         let payment_id = world.client.pay(user, &number, 400).await.unwrap();
         world.charge(payment_id, "status = 'unknown'").await;
         assert_eq!(world.client.cancel(user, payment_id).await.unwrap().status(), 202);
-        let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
+        let payment = world.client.ended(user, payment_id, WAIT_TIMEOUT).await.unwrap();
         assert_eq!((&payment["status"], &payment["cancel"]), (&end.into(), &"refused".into()));
         assert_eq!(words(&payment), ["initiated", "authorized", "cancel_requested", end]);
         assert_eq!(world.client.balance(user).await.unwrap(), (left, 0));
@@ -90,10 +90,10 @@ async fn a_cancel_during_the_call_comes_too_late_and_the_payment_goes_its_way() 
     let world = World::shared().await;
     let user = world.client.user_with(1_000).await.unwrap();
     let payment_id = world.client.pay(user, "5551234-slow3000", 400).await.unwrap();
-    world.client.reached(user, payment_id, "authorized", PATIENCE).await.unwrap();
+    world.client.reached(user, payment_id, "authorized", WAIT_TIMEOUT).await.unwrap();
     world.committed_charge(payment_id).await;
     assert_eq!(world.client.cancel(user, payment_id).await.unwrap().status(), 202);
-    let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
+    let payment = world.client.ended(user, payment_id, WAIT_TIMEOUT).await.unwrap();
     assert_eq!(payment["status"], "completed");
     assert_eq!(words(&payment), ["initiated", "authorized", "cancel_requested", "completed"]);
     assert_eq!(world.client.balance(user).await.unwrap(), (600, 0));

@@ -15,7 +15,7 @@ use saga::contract::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::world::{PATIENCE, World};
+use crate::world::{WAIT_TIMEOUT, World};
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -39,7 +39,7 @@ async fn events(world: &World, payment_id: Uuid, since: Timestamp, last: &str) -
         if events.iter().any(|event| event.event_type() == last) {
             return events;
         }
-        assert!(began.elapsed() < PATIENCE, "{last} was not told; told: {events:#?}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{last} was not told; told: {events:#?}");
     }
 }
 
@@ -158,7 +158,7 @@ async fn the_work_message_is_the_contract_byte_for_byte() {
             if let Some(message) = got {
                 break message;
             }
-            assert!(began.elapsed() < PATIENCE, "no work message");
+            assert!(began.elapsed() < WAIT_TIMEOUT, "no work message");
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         // Not acknowledged: closing gives it back to the queue.
@@ -185,6 +185,6 @@ async fn the_work_message_is_the_contract_byte_for_byte() {
         };
     assert_eq!(header("traceparent"), TRACEPARENT);
     assert!(header("expires_at").parse::<Timestamp>().is_ok());
-    let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
+    let payment = world.client.ended(user, payment_id, WAIT_TIMEOUT).await.unwrap();
     assert_eq!(payment["status"], "completed", "the message given back is done after all");
 }

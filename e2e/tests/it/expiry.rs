@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 use uuid::Uuid;
 
-use crate::world::{PATIENCE, World, binary};
+use crate::world::{WAIT_TIMEOUT, World, binary};
 
 /// Another payments-svc of the same stack, whose payments expire after a second. Any number may run.
 struct Hasty {
@@ -38,7 +38,7 @@ impl Hasty {
         stack.payments_url = format!("http://{public}");
         let began = Instant::now();
         while reqwest::get(format!("http://{admin}/ready")).await.is_err() {
-            assert!(began.elapsed() < PATIENCE, "it does not come up");
+            assert!(began.elapsed() < WAIT_TIMEOUT, "it does not come up");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Hasty { process, client: Client::new(&stack).unwrap() }
@@ -47,7 +47,7 @@ impl Hasty {
     /// A payment that is authorized, and its deadline over.
     async fn overdue(&self, world: &World, user: Uuid) -> Uuid {
         let payment_id = self.client.pay(user, "0812", 400).await.unwrap();
-        let payment = world.client.reached(user, payment_id, "authorized", PATIENCE).await.unwrap();
+        let payment = world.client.reached(user, payment_id, "authorized", WAIT_TIMEOUT).await.unwrap();
         let expires_at: Timestamp = payment["expires_at"].as_str().unwrap().parse().unwrap();
         let left = Duration::try_from(expires_at.duration_since(Timestamp::now())).unwrap_or_default();
         tokio::time::sleep(left + Duration::from_millis(50)).await;
@@ -73,14 +73,14 @@ async fn a_payment_that_cannot_be_called_in_time_expires_and_its_money_comes_bac
         let payment_id = hasty.overdue(&world, user).await;
         if away == "gateway-sim" {
             // Nobody else's turn is needed: the processor knows the time.
-            world.client.ended(user, payment_id, PATIENCE).await.unwrap();
+            world.client.ended(user, payment_id, WAIT_TIMEOUT).await.unwrap();
         }
         world.cargo_stack("start", away).await;
         overdue.push(payment_id);
     }
     hasty.end();
     for payment_id in overdue {
-        let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
+        let payment = world.client.ended(user, payment_id, WAIT_TIMEOUT).await.unwrap();
         assert_eq!(
             (&payment["status"], &payment["reason"]),
             (&"failed".into(), &"expired:deadline_passed".into())

@@ -18,7 +18,7 @@ async fn a_repeated_request_gets_the_same_201_even_after_the_payment_ended() {
     let payment: Value = serde_json::from_str(&first).unwrap();
     let id = payment["payment_id"].as_str().unwrap();
     assert_eq!(location, format!("/payments/{id}"));
-    world.client.ended(user, id.parse().unwrap(), crate::world::PATIENCE).await.unwrap();
+    world.client.ended(user, id.parse().unwrap(), crate::world::WAIT_TIMEOUT).await.unwrap();
 
     let again = world.client.post_payment(user, &body).await.unwrap();
     assert_eq!(again.status(), 201);
@@ -47,7 +47,7 @@ async fn twenty_at_once_make_one_payment() {
     assert_eq!(world.payments_of(user).await, 1);
     let payment: Value = serde_json::from_str(&bodies[0]).unwrap();
     let id = payment["payment_id"].as_str().unwrap().parse().unwrap();
-    world.client.ended(user, id, crate::world::PATIENCE).await.unwrap();
+    world.client.ended(user, id, crate::world::WAIT_TIMEOUT).await.unwrap();
     assert_eq!(world.client.balance(user).await.unwrap(), (900, 0));
 }
 
@@ -65,7 +65,7 @@ async fn another_body_under_the_same_key_is_refused() {
     assert_eq!(problem["type"], "urn:coro:problem:idempotency-key-reused");
     assert_eq!(world.payments_of(user).await, 1);
     let id = payment["payment_id"].as_str().unwrap().parse().unwrap();
-    world.client.ended(user, id, crate::world::PATIENCE).await.unwrap();
+    world.client.ended(user, id, crate::world::WAIT_TIMEOUT).await.unwrap();
 }
 
 #[tokio::test]
@@ -79,6 +79,6 @@ async fn a_key_belongs_to_its_user() {
         assert!(!answer.headers().contains_key("idempotent-replayed"));
         let payment: Value = answer.json().await.unwrap();
         let id = payment["payment_id"].as_str().unwrap().parse().unwrap();
-        world.client.ended(user, id, crate::world::PATIENCE).await.unwrap();
+        world.client.ended(user, id, crate::world::WAIT_TIMEOUT).await.unwrap();
     }
 }

@@ -19,7 +19,7 @@ use stack::{environment, state};
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use crate::world::{PATIENCE, World};
+use crate::world::{WAIT_TIMEOUT, World};
 
 /// The variables of `.stack/env` that are an administrator's.
 const ADMINISTRATORS: [&str; 3] = ["POSTGRES_ADMIN_URL", "AMQP_URL", "REDIS_URL"];
@@ -247,7 +247,7 @@ struct Redis(BufReader<TcpStream>);
 impl Redis {
     fn connect(address: &str) -> Redis {
         let stream = TcpStream::connect(address.trim_end_matches('/')).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
         Redis(BufReader::new(stream))
     }
 
@@ -313,7 +313,7 @@ async fn a_charge_that_ended_is_in_redis() {
     world.settle(user, "0812", 400).await;
     let began = Instant::now();
     while Redis::login(&of_stack("REDIS_URL")).ask("KEYS processor/*/ended/*") == "*0" {
-        assert!(began.elapsed() < PATIENCE, "the processor wrote nothing to Redis");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "the processor wrote nothing to Redis");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

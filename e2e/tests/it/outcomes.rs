@@ -10,7 +10,7 @@ use saga::contract::{EventType, PAYMENT_TOPIC};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::world::{PATIENCE, World};
+use crate::world::{WAIT_TIMEOUT, World};
 
 const AMOUNT: i64 = 400;
 
@@ -146,7 +146,7 @@ async fn while_the_outcome_is_unknown_the_hold_stays() {
     assert_eq!((&payment["status"], &payment["reason"]), (&"authorized".into(), &"http_500".into()));
     assert_eq!(payment["version"], 3);
     assert_eq!(world.client.balance(user).await.unwrap(), (600, 400));
-    let payment = world.client.ended(user, payment_id, PATIENCE).await.unwrap();
+    let payment = world.client.ended(user, payment_id, WAIT_TIMEOUT).await.unwrap();
     assert_eq!((&payment["status"], &payment["reason"]), (&"completed".into(), &Value::Null));
     assert_eq!(payment["version"], 4);
     assert_eq!(world.client.balance(user).await.unwrap(), (600, 0));

@@ -73,7 +73,7 @@ async fn somebody_elses_payment_does_not_exist() {
     let payment_id = world.client.pay(user, "0812", 10).await.unwrap();
     let refused = world.client.payment(Uuid::now_v7(), payment_id).await.unwrap_err();
     assert!(refused.to_string().contains("404"), "{refused}");
-    world.client.ended(user, payment_id, crate::world::PATIENCE).await.unwrap();
+    world.client.ended(user, payment_id, crate::world::WAIT_TIMEOUT).await.unwrap();
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use saga::contract::{BALANCE_TOPIC, HEADER_TYPE, PAYMENT_QUEUE, PAYMENT_RESULT_T
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::world::{EXPLAINED, PATIENCE, World};
+use crate::world::{EXPLAINED, WAIT_TIMEOUT, World};
 
 /// Database and id of something parked.
 type Parked = BTreeSet<(&'static str, String)>;
@@ -90,7 +90,7 @@ async fn tell(producer: &FutureProducer, key: &str, poison: &Poison) -> Parked {
         kind => headers.insert(Header { key: HEADER_TYPE, value: Some(kind) }),
     };
     let record = FutureRecord::to(poison.topic).key(key).payload(&poison.body).headers(headers);
-    let at = producer.send(record, PATIENCE).await.map_err(|(error, _)| error).unwrap();
+    let at = producer.send(record, WAIT_TIMEOUT).await.map_err(|(error, _)| error).unwrap();
     let parked_id = format!("{}/{}/{}", poison.topic, at.partition, at.offset);
     poison.parked_in.iter().map(|database| (*database, parked_id.clone())).collect()
 }
@@ -215,7 +215,7 @@ async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on(
         let missing: Vec<_> = expected.difference(&parked).collect();
         let untold: Vec<_> = expected.difference(&told).collect();
         assert!(
-            began.elapsed() < PATIENCE,
+            began.elapsed() < WAIT_TIMEOUT,
             "not parked: {missing:#?}, not told: {untold:#?}, counted {counted:?} of {count:?}"
         );
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -12,7 +12,7 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::world::{PATIENCE, World};
+use crate::world::{WAIT_TIMEOUT, World};
 
 const INSTANCES: [&str; 2] = ["payments-svc", "payments-svc-2"];
 const USERS: usize = 20;
@@ -118,11 +118,11 @@ async fn reached(load: &Load, count: usize) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, enough).await.expect("nothing is accepted any more");
+    tokio::time::timeout(WAIT_TIMEOUT, enough).await.expect("nothing is accepted any more");
 }
 
 async fn all_complete(world: &World, payments: &[Paid]) {
-    let ends = payments.iter().map(|paid| world.client.ended(paid.user, paid.payment_id, PATIENCE));
+    let ends = payments.iter().map(|paid| world.client.ended(paid.user, paid.payment_id, WAIT_TIMEOUT));
     for payment in join_all(ends).await {
         assert_eq!(payment.unwrap()["status"], "completed");
     }

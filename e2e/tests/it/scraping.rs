@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::world::{PATIENCE, World};
+use crate::world::{WAIT_TIMEOUT, World};
 
 const TARGETS: [&str; 9] = [
     "balance-svc",
@@ -35,7 +35,7 @@ async fn every_target_is_up() {
     // The last scrape of one that was restarted just now may have found nobody.
     while scraped(&world, "1").await != wanted {
         let (up, down) = (scraped(&world, "1").await, scraped(&world, "0").await);
-        assert!(began.elapsed() < PATIENCE, "up: {up:?}, down: {down:?}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "up: {up:?}, down: {down:?}");
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     assert_eq!(scraped(&world, "0").await, BTreeSet::new());

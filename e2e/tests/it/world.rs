@@ -14,7 +14,7 @@ use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
 /// Longer than a group needs to notice a killed member, and then some for two busy cores.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The header of messages that a test tells to be parked.
 pub const EXPLAINED: (&str, &str) = ("explained", "e2e");
@@ -54,7 +54,7 @@ impl World {
     /// Pays and waits for the end.
     pub async fn settle(&self, user_id: Uuid, client_number: &str, amount: i64) -> Value {
         let payment_id = self.client.pay(user_id, client_number, amount).await.unwrap();
-        self.client.ended(user_id, payment_id, PATIENCE).await.unwrap()
+        self.client.ended(user_id, payment_id, WAIT_TIMEOUT).await.unwrap()
     }
 
     pub fn order(&self, amount: i64, key: &str) -> Value {
@@ -103,7 +103,7 @@ impl World {
             if met(&payment) {
                 return payment;
             }
-            assert!(began.elapsed() < PATIENCE, "{payment}");
+            assert!(began.elapsed() < WAIT_TIMEOUT, "{payment}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -122,7 +122,7 @@ impl World {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, look).await.unwrap();
+        tokio::time::timeout(WAIT_TIMEOUT, look).await.unwrap();
     }
 
     pub async fn payments_of(&self, user_id: Uuid) -> i64 {

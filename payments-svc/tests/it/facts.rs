@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::{Payments, new_payment};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 const HELD: &str = "balance.held.v1";
 const REJECTED: &str = "balance.rejected.v1";
@@ -78,7 +78,7 @@ impl Service {
     }
 
     fn flush(&self) {
-        tokio::task::block_in_place(|| self.producer.flush(PATIENCE)).unwrap();
+        tokio::task::block_in_place(|| self.producer.flush(WAIT_TIMEOUT)).unwrap();
     }
 
     fn tell(&self, kind: &str, (user, payment): (Uuid, Uuid), body: &str) {
@@ -91,7 +91,7 @@ impl Service {
         let began = Instant::now();
         while !done().await {
             let parked = self.payments.reasons().await;
-            assert!(began.elapsed() < PATIENCE, "{what}; parked: {parked:#?}");
+            assert!(began.elapsed() < WAIT_TIMEOUT, "{what}; parked: {parked:#?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::topic::{CANCEL_REQUESTED, Topic, cancel_request, golden};
 use crate::world::{Database, Gateway, Processor, job, rows_alone};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_and_an_absent_charge_end_cancelled_and_are_never_made() {
@@ -33,7 +33,7 @@ async fn a_waiting_and_an_absent_charge_end_cancelled_and_are_never_made() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, heard).await.expect("four requests are heard");
+    tokio::time::timeout(WAIT_TIMEOUT, heard).await.expect("four requests are heard");
     assert_eq!((records("applied").await, records("already").await), (2.0, 2.0));
     assert_eq!((records("ignored").await, records("parked").await), (1.0, 1.0));
     let rows = "select count(*) from charges where status = 'cancelled' and reason = 'cancel_requested'";

@@ -17,7 +17,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 /// Longer than anything a test waits for takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Nobody listens there.
 pub const NOWHERE: &str = "127.0.0.1:9";
 
@@ -87,10 +87,10 @@ impl Database {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, met).await.is_err() {
+        if tokio::time::timeout(WAIT_TIMEOUT, met).await.is_err() {
             let rows = self.query("select payment_id::text || ' ' || status || ' ' || attempt || ' ' || coalesce(reason, '') from charges where status not in ('succeeded','declined') limit 20").await;
             let rows: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-            panic!("{sql}\n is {last:?} and not {expected} after {PATIENCE:?}; unended: {rows:#?}");
+            panic!("{sql}\n is {last:?} and not {expected} after {WAIT_TIMEOUT:?}; unended: {rows:#?}");
         }
     }
 
@@ -277,8 +277,8 @@ impl Processor {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, waited).await.is_err() {
-            panic!("{name} is {} after {PATIENCE:?}", self.metric(name).await);
+        if tokio::time::timeout(WAIT_TIMEOUT, waited).await.is_err() {
+            panic!("{name} is {} after {WAIT_TIMEOUT:?}", self.metric(name).await);
         }
     }
 

@@ -15,7 +15,7 @@ use rdkafka::error::KafkaError;
 use super::Subscription;
 
 /// After so long without a record, and then so often, the client is asked for a sign of life.
-const QUIET: Duration = Duration::from_secs(5);
+const SIGN_OF_LIFE_INTERVAL: Duration = Duration::from_secs(5);
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// So many in a row, and it is replaced: harmless where Kafka is away.
 const FAILURES_MAX: u32 = 3;
@@ -71,7 +71,7 @@ impl Health {
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.heard_at) >= QUIET
+        now.saturating_duration_since(self.heard_at) >= SIGN_OF_LIFE_INTERVAL
     }
 
     fn failed(&mut self, now: Instant) {
@@ -132,10 +132,10 @@ mod tests {
     fn only_a_quiet_client_is_asked() {
         let start = Instant::now();
         let mut health = Health::new(start);
-        assert!(!health.is_due(start + QUIET - Duration::from_millis(1)));
-        assert!(health.is_due(start + QUIET));
-        health.heard(start + QUIET);
-        assert!(!health.is_due(start + QUIET));
+        assert!(!health.is_due(start + SIGN_OF_LIFE_INTERVAL - Duration::from_millis(1)));
+        assert!(health.is_due(start + SIGN_OF_LIFE_INTERVAL));
+        health.heard(start + SIGN_OF_LIFE_INTERVAL);
+        assert!(!health.is_due(start + SIGN_OF_LIFE_INTERVAL));
     }
 
     #[test]
@@ -144,7 +144,9 @@ mod tests {
         let mut health = Health::new(start);
         for _ in 1..FAILURES_MAX {
             health.failed(start);
-            assert!(!health.is_lost() && !health.is_due(start) && health.is_due(start + QUIET));
+            assert!(
+                !health.is_lost() && !health.is_due(start) && health.is_due(start + SIGN_OF_LIFE_INTERVAL)
+            );
         }
         health.heard(start);
         assert!(!health.is_lost());

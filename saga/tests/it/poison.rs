@@ -6,7 +6,7 @@ use rdkafka::producer::{BaseRecord, Producer};
 use saga::consumer::Limits;
 use saga::parked::Parked;
 
-use crate::world::{PATIENCE, Reader, Topics, numbers};
+use crate::world::{Reader, Topics, WAIT_TIMEOUT, numbers};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn poison_is_found_among_hundreds_and_parked_alone() {
@@ -63,7 +63,7 @@ async fn whatever_is_in_a_message_it_can_be_stored() {
         .insert(rdkafka::message::Header { key: "ce_type", value: Some(b"c\0".as_slice()) });
     let record = BaseRecord::to(&name).key("k\0").payload(b"\xff\0".as_slice()).headers(headers);
     topics.producer.send(record).map_err(|(error, _)| error).unwrap();
-    tokio::task::block_in_place(|| topics.producer.flush(PATIENCE)).unwrap();
+    tokio::task::block_in_place(|| topics.producer.flush(WAIT_TIMEOUT)).unwrap();
     let member = topics.member(&reader, Limits::default());
     reader.until(|diary| diary.parked.len() == 1).await;
     member.stop().await;

@@ -18,7 +18,7 @@ use saga::consumer::{
 use saga::parked::Parked;
 use uuid::Uuid;
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 fn brokers() -> String {
     std::env::var("KAFKA_BROKERS")
@@ -60,7 +60,12 @@ impl Reader {
         let began = Instant::now();
         while !done(&self.diary()) {
             let diary = self.diary();
-            assert!(began.elapsed() < PATIENCE, "applied: {:?}, parked: {:?}", diary.applied, diary.parked);
+            assert!(
+                began.elapsed() < WAIT_TIMEOUT,
+                "applied: {:?}, parked: {:?}",
+                diary.applied,
+                diary.parked
+            );
             drop(diary);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -155,7 +160,7 @@ impl Topics {
             let record = BaseRecord::to(&topic).partition(partition).key("key").payload(body.as_ref());
             self.producer.send(record).map_err(|(error, _)| error).unwrap();
         }
-        tokio::task::block_in_place(|| self.producer.flush(PATIENCE)).unwrap();
+        tokio::task::block_in_place(|| self.producer.flush(WAIT_TIMEOUT)).unwrap();
     }
 
     fn group(&self) -> String {

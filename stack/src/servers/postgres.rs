@@ -14,7 +14,7 @@ use crate::output::Step;
 use crate::spec::{Spec, StopSignal};
 
 /// The first version whose publications can list columns.
-pub const OLDEST: u32 = 15;
+pub const VERSION_MIN: u32 = 15;
 
 /// Names the folder of the programs to use instead.
 const CHOSEN: &str = "STACK_POSTGRES";
@@ -28,7 +28,7 @@ pub fn programs() -> Option<PathBuf> {
     let numbered = versions.flatten().filter_map(|entry| {
         let version: u32 = entry.file_name().to_str()?.parse().ok()?;
         let folder = entry.path().join("bin");
-        (version >= OLDEST && folder.join("postgres").is_file()).then_some((version, folder))
+        (version >= VERSION_MIN && folder.join("postgres").is_file()).then_some((version, folder))
     });
     numbered.max().map(|(_, folder)| folder)
 }

@@ -12,7 +12,7 @@ use crate::postgres::lsn::Lsn;
 use crate::source::contract::Mismatch;
 
 /// How long the log is watched.
-const MOMENT: Duration = Duration::from_secs(1);
+const WAL_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Facts {
@@ -205,7 +205,7 @@ pub async fn wal_rate(client: &Client, standby: bool) -> Result<f64> {
     let query = format!("select coalesce(({end} - '0/0')::int8, 0)");
     let began = Instant::now();
     let from: i64 = client.query_one(&query, &[]).await.context("the end of the log")?.get(0);
-    tokio::time::sleep(MOMENT).await;
+    tokio::time::sleep(WAL_WATCH_INTERVAL).await;
     let to: i64 = client.query_one(&query, &[]).await.context("the end of the log")?.get(0);
     Ok((to - from).max(0) as f64 / began.elapsed().as_secs_f64())
 }

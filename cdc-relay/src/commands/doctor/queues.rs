@@ -12,7 +12,7 @@ use super::finding::Finding;
 use crate::routes::Routes;
 use crate::sinks::rabbit;
 
-const STEP: Duration = Duration::from_secs(10);
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a queue of the routes file was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,7 @@ fn of_queue(name: &str, queue: &Queue) -> Finding {
 
 /// Looks at the queues. Makes none.
 pub async fn ask(uri: &str, routes: &Routes) -> Result<Vec<(String, Queue)>> {
-    let connection = timeout(STEP, Connection::connect(uri, ConnectionProperties::default()))
+    let connection = timeout(STEP_TIMEOUT, Connection::connect(uri, ConnectionProperties::default()))
         .await
         .context("RabbitMQ does not answer")?
         .context("cannot connect to RabbitMQ")?;
@@ -63,21 +63,22 @@ pub async fn ask(uri: &str, routes: &Routes) -> Result<Vec<(String, Queue)>> {
         let name = queue.name.get_ref();
         found.push((name.clone(), look(&connection, name).await?));
     }
-    let _ = timeout(STEP, connection.close(200, "done".into())).await;
+    let _ = timeout(STEP_TIMEOUT, connection.close(200, "done".into())).await;
     Ok(found)
 }
 
 /// On channels of its own: a refusal closes the channel.
 async fn look(connection: &Connection, name: &str) -> Result<Queue> {
-    let channel = timeout(STEP, connection.create_channel()).await.context("RabbitMQ does not answer")??;
+    let channel =
+        timeout(STEP_TIMEOUT, connection.create_channel()).await.context("RabbitMQ does not answer")??;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let there = channel.queue_declare(name.into(), passive, FieldTable::default());
-    let Ok(queue) = timeout(STEP, there).await.context("RabbitMQ does not answer")? else {
+    let Ok(queue) = timeout(STEP_TIMEOUT, there).await.context("RabbitMQ does not answer")? else {
         return Ok(Queue::Missing);
     };
     // It is there, so that declaring it only compares.
     let (options, arguments) = rabbit::declaration();
-    let same = timeout(STEP, channel.queue_declare(name.into(), options, arguments)).await;
+    let same = timeout(STEP_TIMEOUT, channel.queue_declare(name.into(), options, arguments)).await;
     Ok(match same.context("RabbitMQ does not answer")? {
         Ok(_) => Queue::Ours { messages: queue.message_count(), consumers: queue.consumer_count() },
         Err(error) => Queue::Otherwise(error.to_string()),

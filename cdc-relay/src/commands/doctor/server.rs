@@ -5,7 +5,7 @@ use super::finding::Finding;
 use crate::postgres::sql;
 
 /// Transactions open for so long are worth a word, in seconds.
-const LONG: i64 = 300;
+const LONG_TRANSACTION_SECONDS_MIN: i64 = 300;
 
 pub fn reload(name: &str, value: &str) -> String {
     format!("alter system set {name} = {value}; select pg_reload_conf();")
@@ -138,24 +138,29 @@ fn room(facts: &Facts, slot: Option<&Slot>) -> Vec<Finding> {
 fn open_transactions(facts: &Facts) -> Vec<Finding> {
     let why = "the log is kept from the beginning of the oldest transaction that wrote something, and a slot cannot be \
                made before it ends";
-    let old = facts.transactions.iter().filter(|open| open.seconds >= LONG).map(|open| {
-        let (pid, minutes) = (open.pid, open.seconds / 60);
-        let (user, state) = (open.user.as_deref().unwrap_or("?"), open.state.as_deref().unwrap_or("?"));
-        let found = format!("{user}'s transaction is open for {minutes} minutes ({state})");
-        Finding::warning("server.open_transaction", &format!("process {pid}"), found)
+    let old =
+        facts.transactions.iter().filter(|open| open.seconds >= LONG_TRANSACTION_SECONDS_MIN).map(|open| {
+            let (pid, minutes) = (open.pid, open.seconds / 60);
+            let (user, state) = (open.user.as_deref().unwrap_or("?"), open.state.as_deref().unwrap_or("?"));
+            let found = format!("{user}'s transaction is open for {minutes} minutes ({state})");
+            Finding::warning("server.open_transaction", &format!("process {pid}"), found)
+                .why(why)
+                .fix(format!("select pg_terminate_backend({pid});   -- or commit it"))
+        });
+    let prepared = facts
+        .prepared
+        .iter()
+        .filter(|prepared| prepared.seconds >= LONG_TRANSACTION_SECONDS_MIN)
+        .map(|prepared| {
+            let gid = sql::literal(&prepared.gid);
+            let found = format!("prepared {} minutes ago in {}", prepared.seconds / 60, prepared.database);
+            Finding::warning(
+                "server.prepared_transaction",
+                &format!("prepared transaction {}", prepared.gid),
+                found,
+            )
             .why(why)
-            .fix(format!("select pg_terminate_backend({pid});   -- or commit it"))
-    });
-    let prepared = facts.prepared.iter().filter(|prepared| prepared.seconds >= LONG).map(|prepared| {
-        let gid = sql::literal(&prepared.gid);
-        let found = format!("prepared {} minutes ago in {}", prepared.seconds / 60, prepared.database);
-        Finding::warning(
-            "server.prepared_transaction",
-            &format!("prepared transaction {}", prepared.gid),
-            found,
-        )
-        .why(why)
-        .fix(format!("commit prepared {gid};   -- or: rollback prepared {gid};"))
-    });
+            .fix(format!("commit prepared {gid};   -- or: rollback prepared {gid};"))
+        });
     old.chain(prepared).collect()
 }

@@ -7,7 +7,7 @@ use crate::checkpoint::state::{Checkpoint, Refusal, admit};
 use crate::postgres::sql;
 
 /// Less time than this until the slot is invalidated is an emergency, in seconds.
-const SOON: f64 = 3600.0;
+const INVALIDATION_NEAR_SECONDS_MAX: f64 = 3600.0;
 const DAY: f64 = 86_400.0;
 /// Less WAL than this one statement may write, in bytes.
 const SMALL: i64 = 1 << 30;
@@ -108,7 +108,9 @@ fn kept(facts: &Facts, slot: &Slot, subject: &str) -> Finding {
         Some(status) => {
             let found = format!("{status}; {retained} of log are kept for it");
             match (slot.safe_wal_size, facts.wal_rate) {
-                (Some(safe), rate) if rate > 0.0 && safe as f64 / rate < SOON && !slot.active => {
+                (Some(safe), rate)
+                    if rate > 0.0 && safe as f64 / rate < INVALIDATION_NEAR_SECONDS_MAX && !slot.active =>
+                {
                     let left = duration(safe as f64 / rate);
                     Finding::would_lose_data("slot.wal_status", subject, format!("{found}; {left} left"))
                         .why(

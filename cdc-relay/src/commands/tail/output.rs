@@ -1,7 +1,7 @@
 //! Between the log and the terminal: what is read is never held up for long by where it is printed.
 //!
 //! A slot keeps its server's log until it is read. So the reader goes on whatever the terminal does: up to
-//! `ROOM` waits to be printed; when nothing is taken for `PATIENCE`, changes are left out and counted instead, and
+//! `WAITING_BYTES_MAX` waits to be printed; when nothing is taken for `WRITE_TIMEOUT`, changes are left out and counted instead, and
 //! the count is printed where they are missing.
 
 use std::collections::VecDeque;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use super::show::Chunk;
 
 /// Bytes that may wait to be printed.
-const ROOM: usize = 16 << 20;
-const PATIENCE: Duration = Duration::from_secs(2);
+const WAITING_BYTES_MAX: usize = 16 << 20;
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Default)]
 struct State {
@@ -50,17 +50,19 @@ impl Output {
             if state.closed {
                 return false;
             }
-            if state.bytes <= ROOM {
+            if state.bytes <= WAITING_BYTES_MAX {
                 break;
             }
-            let stuck = began.elapsed().min(state.taken_at.map_or(PATIENCE, |at| at.elapsed()));
+            let stuck = began.elapsed().min(state.taken_at.map_or(WRITE_TIMEOUT, |at| at.elapsed()));
             // Once something was left out, there is no use in waiting for each change again.
-            if state.skipped > 0 || stuck >= PATIENCE {
+            if state.skipped > 0 || stuck >= WRITE_TIMEOUT {
                 state.skipped += chunk.changes;
                 return true;
             }
-            state =
-                self.moved.wait_timeout(state, PATIENCE - stuck).map_or_else(|e| e.into_inner().0, |v| v.0);
+            state = self
+                .moved
+                .wait_timeout(state, WRITE_TIMEOUT - stuck)
+                .map_or_else(|e| e.into_inner().0, |v| v.0);
         }
         let left_out = std::mem::take(&mut state.skipped);
         if left_out > 0 {
@@ -155,7 +157,7 @@ mod tests {
         for _ in 0..100 {
             assert!(output.offer(megabyte(), |_| Vec::new()));
         }
-        assert!(began.elapsed() < PATIENCE * 3, "the reader waited {:?}", began.elapsed());
+        assert!(began.elapsed() < WRITE_TIMEOUT * 3, "the reader waited {:?}", began.elapsed());
         go.send(()).expect("go");
         // Room comes back; then the next chunk says what was left out.
         while output.state().bytes > 0 {

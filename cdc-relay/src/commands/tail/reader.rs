@@ -20,9 +20,9 @@ use crate::routes::catalog::Catalog;
 use crate::source::slots;
 
 /// How often the server hears from us.
-const STATUS: Duration = Duration::from_secs(1);
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Without news it looks so often whether it is time for that.
-const LOOK: Duration = Duration::from_millis(500);
+const STATUS_LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Of a long transaction so much is handed over at once.
 const PIECE: usize = 64 << 10;
 
@@ -147,7 +147,7 @@ impl Tail<'_> {
         let mut scratch = Scratch::default();
         let mut going = true;
         while going && !self.stop.asked() {
-            self.wire.wait(&self.stop.wake, LOOK)?;
+            self.wire.wait(&self.stop.wake, STATUS_LOOK_INTERVAL)?;
             self.wire.read()?;
             let mut reply = false;
             while going && let Some(frame) = self.wire.frame()? {
@@ -161,7 +161,7 @@ impl Tail<'_> {
                     }
                 }
             }
-            if reply || self.confirmed_at.elapsed() >= STATUS {
+            if reply || self.confirmed_at.elapsed() >= STATUS_INTERVAL {
                 // What is printed, or ever will be, is of no concern to the server: it keeps its log for nobody.
                 self.wire.confirm(if self.confirm { self.received } else { Lsn::ZERO }, false)?;
                 self.confirmed_at = Instant::now();

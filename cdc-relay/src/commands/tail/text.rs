@@ -7,7 +7,7 @@ use owo_colors::Style;
 use crate::postgres::decode::pgoutput::{Relation, Value};
 
 /// A longer value is cut, so that a change stays a line; JSON has it whole.
-const LONGEST: usize = 100;
+const VALUE_CHARS_MAX: usize = 100;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Paint {
@@ -84,11 +84,11 @@ pub fn value(value: Value<'_>) -> String {
         && !text.contains(char::is_control);
     let quoted =
         !is_json && (text.is_empty() || text == "null" || text.starts_with('(') || text.contains(ambiguous));
-    let mut shown: String = plain(&text.chars().take(LONGEST).collect::<String>());
+    let mut shown: String = plain(&text.chars().take(VALUE_CHARS_MAX).collect::<String>());
     if quoted {
         shown = format!("\"{}\"", shown.replace('"', "\\\""));
     }
-    let left = text.chars().skip(LONGEST).count();
+    let left = text.chars().skip(VALUE_CHARS_MAX).count();
     if left > 0 {
         // Writing into a String cannot fail.
         let _ = write!(shown, "…(+{left})");

@@ -16,7 +16,7 @@ use crate::source::contract::identity::{Publishing, covers_new_partitions, harms
 use crate::source::contract::{Withdrawal, withdrawals};
 
 /// The oldest server that the questions are made for.
-const OLDEST: u32 = 130_000;
+const SERVER_VERSION_MIN: u32 = 130_000;
 /// Publications of this name belong to a `tail`, or to one that was killed.
 const PREFIX: &str = "cdc_relay_tail_";
 /// The end of the name of the publication that has the updates and deletes.
@@ -77,7 +77,7 @@ pub async fn facts(client: &Client) -> Result<Facts> {
     let row = client.query_one(include_str!("facts.sql"), &[]).await.context("cannot look at the server")?;
     let mut facts: Facts = serde_json::from_value(row.get(0)).context("the server's answer")?;
     // An older one is an obstacle.
-    if facts.version >= OLDEST {
+    if facts.version >= SERVER_VERSION_MIN {
         facts.tables = tables(client, &prepare(client, &Question::of_everything()).await?).await?;
     }
     Ok(facts)
@@ -92,9 +92,12 @@ pub async fn tables(client: &Client, question: &Statement) -> Result<Vec<Table>>
 /// Why there is nothing to see, with what to do about it.
 pub fn obstacle(facts: &Facts, own_publication: bool) -> Option<String> {
     let Facts { role, wal_level, .. } = facts;
-    if facts.version < OLDEST {
+    if facts.version < SERVER_VERSION_MIN {
         let version = facts.version / 10_000;
-        return Some(format!("Postgres {} or newer is needed; this is {version}", OLDEST / 10_000));
+        return Some(format!(
+            "Postgres {} or newer is needed; this is {version}",
+            SERVER_VERSION_MIN / 10_000
+        ));
     }
     if wal_level != "logical" {
         return Some(format!(

@@ -20,12 +20,12 @@ use crate::routes::Routes;
 use crate::routes::destinations::Destinations;
 use crate::sinks::kafka::client_config;
 
-const TIMEOUT: Duration = Duration::from_secs(15);
+const BROKER_TIMEOUT: Duration = Duration::from_secs(15);
 /// Nothing came for so long, though records are left: the broker is asked how far we are.
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET_INTERVAL: Duration = Duration::from_secs(1);
 /// A relay that runs may have a record on its way to one partition while later ones are in another. So much later it is
 /// looked for once more.
-const SETTLE: Duration = Duration::from_millis(1500);
+const SETTLE_INTERVAL: Duration = Duration::from_millis(1500);
 
 #[derive(Debug, Clone)]
 pub struct Topic {
@@ -84,7 +84,7 @@ impl Reading {
             .set("queued.max.messages.kbytes", "8192")
             .create()
             .context("no Kafka consumer")?;
-        let metadata = consumer.fetch_metadata(None, TIMEOUT).context("the brokers do not answer")?;
+        let metadata = consumer.fetch_metadata(None, BROKER_TIMEOUT).context("the brokers do not answer")?;
         // Those of values and of tables that are gone; one that is somebody else's has no record of ours.
         for name in Destinations::of(routes).among(metadata.topics().iter().map(|topic| topic.name())) {
             if !topics.iter().any(|topic| topic.name == name) {
@@ -108,7 +108,7 @@ impl Reading {
                 continue;
             };
             for number in known.partitions().iter().map(|partition| partition.id()) {
-                let (low, end) = reading.consumer.fetch_watermarks(&wanted.name, number, TIMEOUT)?;
+                let (low, end) = reading.consumer.fetch_watermarks(&wanted.name, number, BROKER_TIMEOUT)?;
                 reading.index.insert((topic, number), reading.partitions.len());
                 reading.partitions.push(Partition { topic, number, next: low, end, cut: low > 0 });
             }
@@ -126,7 +126,7 @@ impl Reading {
             let time = Offset::Offset(from.as_millisecond());
             times.add_partition_offset(&self.topics[partition.topic].name, partition.number, time)?;
         }
-        let found = self.consumer.offsets_for_times(times, TIMEOUT).context("offsets by time")?;
+        let found = self.consumer.offsets_for_times(times, BROKER_TIMEOUT).context("offsets by time")?;
         for partition in &mut self.partitions {
             let name = &self.topics[partition.topic].name;
             let offset = found.find_partition(name, partition.number).map(|found| found.offset());
@@ -148,10 +148,10 @@ impl Reading {
             .iter()
             .map(|(name, source_chain)| (name.clone(), source_chain.chain.newest()))
             .collect();
-        std::thread::sleep(SETTLE);
+        std::thread::sleep(SETTLE_INTERVAL);
         for partition in &mut self.partitions {
             let name = &self.topics[partition.topic].name;
-            (_, partition.end) = self.consumer.fetch_watermarks(name, partition.number, TIMEOUT)?;
+            (_, partition.end) = self.consumer.fetch_watermarks(name, partition.number, BROKER_TIMEOUT)?;
         }
         self.read_to_ends(sources)
     }
@@ -182,10 +182,10 @@ impl Reading {
                     progress.show(self.records);
                 }
                 Some(Err(error)) => tracing::warn!(%error, "reading"),
-                None if heard.elapsed() > QUIET => left -= self.passed(&consumer)?,
+                None if heard.elapsed() > QUIET_INTERVAL => left -= self.passed(&consumer)?,
                 None => {}
             }
-            anyhow::ensure!(heard.elapsed() < TIMEOUT, "the topics cannot be read to their ends");
+            anyhow::ensure!(heard.elapsed() < BROKER_TIMEOUT, "the topics cannot be read to their ends");
         }
         progress.done();
         consumer.unassign()?;

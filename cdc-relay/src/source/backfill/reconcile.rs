@@ -34,7 +34,7 @@ use crate::source::inspect;
 use crate::source::worker::SourceContext;
 
 /// Making a slot waits for the transactions that run; a row filter may pass over much before the first row.
-const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+const SLOT_AND_FIRST_ROW_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// What a person may see while it lasts.
 pub enum Step<'a> {
@@ -73,7 +73,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     view(Step::Waits("connecting"));
     let Loaded { memory, publication, .. } = load(&mut clients)?;
     let mut session = Session::connect(&context.database)?;
-    session.patience(PATIENCE)?;
+    session.patience(SLOT_AND_FIRST_ROW_TIMEOUT)?;
     let (cluster, database) = inspect::cluster(&mut session)?;
     let slot_name = context.source.slot.get_ref();
     alone(&mut session, slot_name)?;

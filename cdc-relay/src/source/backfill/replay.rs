@@ -33,13 +33,13 @@ use crate::source::worker::SourceContext;
 /// Of the message that marks the log; nobody listens to it.
 const PREFIX: &str = "cdc-relay.replay";
 /// Between two looks at the slot.
-const LOOK: Duration = Duration::from_millis(100);
+const SLOT_INTERVAL: Duration = Duration::from_millis(100);
 /// A wait that is worth a word.
-const NOTICED: Duration = Duration::from_secs(1);
+const WAIT_NOTICE_MIN: Duration = Duration::from_secs(1);
 /// The server may take so long to find the first row.
-const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+const FIRST_ROW_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Sinks that acknowledge nothing for so long are not there.
-const SILENCE: Duration = Duration::from_secs(60);
+const SINK_TIMEOUT: Duration = Duration::from_secs(60);
 const TIMESTAMPS: [u32; 3] = [1184, 1114, 1082];
 
 /// Which rows.
@@ -139,7 +139,7 @@ impl Selection {
             let behind = end.0.saturating_sub(confirmed.0);
             if found.active_pid.is_none() {
                 say("no relay reads the slot; only what it has told can be told again: waits for one");
-            } else if since.elapsed() > NOTICED {
+            } else if since.elapsed() > WAIT_NOTICE_MIN {
                 say(&format!("waits until the relay has told all that is there now: {behind} bytes to go"));
             }
             ensure!(
@@ -147,13 +147,13 @@ impl Selection {
                 "the relay has not told all that is there now: {behind} bytes to go. Start one if none runs, or give it \
                  more time (--timeout)"
             );
-            std::thread::sleep(LOOK);
+            std::thread::sleep(SLOT_INTERVAL);
         }
     }
 
     /// Answers the rows, one by one, until `each` says that it is enough.
     fn each(&mut self, mut each: impl FnMut(&Row<'_>) -> Result<bool>) -> Result<()> {
-        self.session.patience(PATIENCE)?;
+        self.session.patience(FIRST_ROW_TIMEOUT)?;
         let (mut scratch, mut enough) = (Scratch::default(), false);
         let read = self.session.each(&self.sql, |body| {
             let row = Row::insert(pgoutput::data_row(body, &mut scratch)?);
@@ -292,7 +292,7 @@ pub fn emit(
     );
     let plan = usable(emitter.plan(&selection.table.relation)?)?;
     let mut flight =
-        AckWaiter::new(&context.acks, context.routes.relay.in_flight_bytes as i64, Some(SILENCE));
+        AckWaiter::new(&context.acks, context.routes.relay.in_flight_bytes as i64, Some(SINK_TIMEOUT));
     let ticket = flight.progress.begin(Lsn::ZERO, PgTime::default());
     let cluster = format!("{}/{}", memory.system_id, memory.timeline);
     let mut transaction = Transaction::of_existing(cluster, Lsn::ZERO);

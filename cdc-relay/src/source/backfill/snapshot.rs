@@ -37,9 +37,9 @@ pub const PREFIX: &str = "cdc-relay.snapshot";
 /// A chunk has at most so many rows, so that the stream is not held up for long.
 const MOST_ROWS: u32 = 2000;
 /// While the first chunk waits for the transactions that run, it looks so often.
-const LOOK: Duration = Duration::from_millis(200);
+const TRANSACTIONS_INTERVAL: Duration = Duration::from_millis(200);
 /// After so long it says that it waits.
-const SAY: Duration = Duration::from_secs(10);
+const WAIT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A mark: which of our chunks the stream has caught up with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,7 +192,7 @@ impl Snapshots {
             Answer::NotYet { visible } => {
                 self.window.forget(&visible);
                 let since = *self.waits_since.get_or_insert(now);
-                if now.saturating_duration_since(since) >= SAY {
+                if now.saturating_duration_since(since) >= WAIT_LOG_INTERVAL {
                     let older_than = visible.next;
                     tracing::warn!(
                         source = self.source,
@@ -201,7 +201,7 @@ impl Snapshots {
                     );
                     self.waits_since = Some(now);
                 }
-                self.step = Step::Rest(now + LOOK);
+                self.step = Step::Rest(now + TRANSACTIONS_INTERVAL);
             }
             Answer::Failed { mark, error } if mark == self.mark => self.failed(&error, now),
             Answer::Chunk(_) | Answer::Failed { .. } => {}
@@ -217,7 +217,7 @@ impl Snapshots {
             let delays = backon::ExponentialBuilder::default().with_min_delay(Duration::from_millis(500));
             delays.with_max_delay(Duration::from_secs(30)).with_jitter().without_max_times().build()
         };
-        let pause = self.backoff.get_or_insert_with(delays).next().unwrap_or(SAY);
+        let pause = self.backoff.get_or_insert_with(delays).next().unwrap_or(WAIT_LOG_INTERVAL);
         // Nothing is recorded meanwhile.
         self.window.close();
         self.step = Step::Rest(now + pause);

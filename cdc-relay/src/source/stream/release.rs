@@ -21,7 +21,7 @@ use crate::sinks::topics::Step;
 use crate::source::backfill::current_row::{Present, stands_for};
 
 /// Between two looks at what the sinks and the server want.
-const PATIENCE: Duration = Duration::from_millis(50);
+const SINK_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// So many tables' plans are kept; a table has a new one for every change of its columns.
 const MOST_PLANS: usize = 64;
 
@@ -82,7 +82,7 @@ impl Stream<'_> {
         let mut reading = letters.reader.open(letters.topic, from)?;
         loop {
             self.make_room()?;
-            let message = match reading.next(PATIENCE)? {
+            let message = match reading.next(SINK_POLL_INTERVAL)? {
                 Step::Record(message) => message,
                 Step::Wait => continue,
                 Step::End => return Ok(()),
@@ -192,7 +192,7 @@ impl Stream<'_> {
                 return Ok(());
             }
             self.acks.wake_at(0);
-            self.sleep(PATIENCE)?;
+            self.sleep(SINK_POLL_INTERVAL)?;
             self.acks.no_wake();
         }
     }
@@ -202,7 +202,7 @@ impl Stream<'_> {
         self.tend()?;
         while self.full().is_some() {
             self.acks.wake_at(self.origin.in_flight_bytes / 2);
-            self.sleep(PATIENCE)?;
+            self.sleep(SINK_POLL_INTERVAL)?;
             self.acks.no_wake();
             self.tend()?;
         }

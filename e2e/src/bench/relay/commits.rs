@@ -23,11 +23,11 @@ use crate::bench::latency::Latencies;
 /// Connections that commit.
 const COMMITTERS: u32 = 4;
 /// Until the first record arrives.
-const PATIENCE: Duration = Duration::from_secs(60);
+const FIRST_RECORD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Records of the first moments are not counted: whatever has to connect, connects.
-const SETTLE: Duration = Duration::from_secs(2);
+const WARM_UP: Duration = Duration::from_secs(2);
 /// How long the last records may take.
-const REST: Duration = Duration::from_secs(10);
+const LAST_RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 
 struct Heard {
     /// From the commit, as Postgres stamped it.
@@ -62,7 +62,7 @@ pub async fn measure(
             .spawn(move || listen(&consumer, &heard, name, unwrap))?
     };
     let committed = commit(world, backlog, engine, &heard, window).await;
-    let until = Instant::now() + REST;
+    let until = Instant::now() + LAST_RECORD_TIMEOUT;
     while let Ok((all, ..)) = &committed
         && heard.records.load(Ordering::Relaxed) < *all
         && Instant::now() < until
@@ -96,7 +96,7 @@ async fn commit(
 ) -> Result<(u64, f64, f64)> {
     let mut all = 0;
     let (client, insert) = backlog.committer().await?;
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + FIRST_RECORD_TIMEOUT;
     while heard.records.load(Ordering::Relaxed) == 0 {
         ensure!(Instant::now() < until, "nothing arrives");
         write(&client, &insert, engine.direct()).await?;
@@ -126,7 +126,7 @@ async fn commit(
             Ok::<u64, anyhow::Error>(rows)
         });
     }
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(WARM_UP).await;
     let meter = world.meter.and(engine.name().shown(), engine.process()?);
     let (before, began) = (meter.sample(), Instant::now());
     heard.counting.store(true, Ordering::Relaxed);

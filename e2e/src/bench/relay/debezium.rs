@@ -32,7 +32,7 @@ impl Profile {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 pub struct Debezium {
     child: Child,
@@ -74,7 +74,7 @@ impl Debezium {
             .with_context(|| format!("cannot run {}", programs.java.display()))?;
         let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).no_proxy().build()?;
         let mut worker = Self { child, url, http, profile: Profile::Balanced, connector: None };
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + START_TIMEOUT;
         while !worker.answers().await {
             ensure!(worker.child.try_wait()?.is_none(), "it ended: {}", Self::log(world).display());
             ensure!(Instant::now() < until, "it does not answer: {}", Self::log(world).display());
@@ -101,7 +101,7 @@ impl Debezium {
         let status = answer.status();
         ensure!(status.is_success(), "connector: {status} {}", answer.text().await?);
         self.connector = Some(run.prefix.clone());
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + START_TIMEOUT;
         loop {
             let url = format!("{}/{}/status", self.url, run.prefix);
             let status: Value = self.http.get(url).send().await?.json().await.unwrap_or_default();

@@ -15,9 +15,9 @@ use super::{Name, World};
 use crate::bench::cpu::{Meter, Sample};
 
 /// How often the broker is asked. Rates do not depend on it.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Without a further record for so long it stands still.
-const STALL: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Waits until the topic holds the backlog.
 pub async fn watch(
@@ -74,8 +74,8 @@ fn follow(
             return Ok((first.context("nothing was seen")?, last));
         }
         ensure!(id.alive(), "the program ended after {seen} of {rows} rows");
-        ensure!(moved.elapsed() < STALL, "it stands still at {seen} of {rows} rows");
-        std::thread::sleep(LOOK);
+        ensure!(moved.elapsed() < STALL_TIMEOUT, "it stands still at {seen} of {rows} rows");
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 

@@ -17,7 +17,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use super::engine::Run;
 
 pub const PARTITIONS: i32 = 4;
-const PATIENCE: Duration = Duration::from_secs(20);
+const BROKER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Tells rows without a relay.
 #[derive(Clone)]
@@ -46,7 +46,7 @@ pub struct Topics {
 impl Topics {
     pub fn connect(brokers: Brokers) -> Result<Self> {
         let topics = Self { brokers };
-        topics.consumer()?.fetch_metadata(None, PATIENCE).context("Kafka does not answer")?;
+        topics.consumer()?.fetch_metadata(None, BROKER_TIMEOUT).context("Kafka does not answer")?;
         Ok(topics)
     }
 
@@ -81,7 +81,7 @@ impl Topics {
     }
 
     async fn create(&self, topic: NewTopic<'_>) -> Result<()> {
-        let options = AdminOptions::new().operation_timeout(Some(PATIENCE));
+        let options = AdminOptions::new().operation_timeout(Some(BROKER_TIMEOUT));
         for result in self.admin()?.create_topics([&topic], &options).await? {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -94,7 +94,9 @@ impl Topics {
     /// Removes a run's topics; what is not there is not missed.
     pub async fn remove(&self, run: &Run) -> Result<()> {
         let names = [run.topic.as_str(), &run.state_topic, &run.dead_letter_topic];
-        self.admin()?.delete_topics(&names, &AdminOptions::new().operation_timeout(Some(PATIENCE))).await?;
+        self.admin()?
+            .delete_topics(&names, &AdminOptions::new().operation_timeout(Some(BROKER_TIMEOUT)))
+            .await?;
         Ok(())
     }
 
@@ -115,7 +117,7 @@ impl Topics {
     pub fn write(&self, topic: &str, key: &str, value: &str) -> Result<()> {
         let producer: BaseProducer = self.brokers.config().set("acks", "all").create()?;
         producer.send(BaseRecord::to(topic).key(key).payload(value)).map_err(|(error, _)| error)?;
-        producer.flush(PATIENCE).with_context(|| format!("topic {topic}"))
+        producer.flush(BROKER_TIMEOUT).with_context(|| format!("topic {topic}"))
     }
 
     /// How many different keys the topic holds.
@@ -128,7 +130,7 @@ impl Topics {
             assign(&consumer, &topic, &[0; PARTITIONS as usize])?;
             let mut keys: HashSet<Box<[u8]>> = HashSet::new();
             while left > 0 {
-                let message = consumer.poll(PATIENCE).context("the topic cannot be read back")??;
+                let message = consumer.poll(BROKER_TIMEOUT).context("the topic cannot be read back")??;
                 left -= 1;
                 if let Some(key) = message.key() {
                     keys.insert(key.into());
@@ -142,7 +144,7 @@ impl Topics {
 
 /// The next offset of each partition.
 pub fn ends(consumer: &BaseConsumer, topic: &str) -> Result<Vec<i64>> {
-    let end = |partition| Ok(consumer.fetch_watermarks(topic, partition, PATIENCE)?.1);
+    let end = |partition| Ok(consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT)?.1);
     (0..PARTITIONS).map(end).collect()
 }
 
@@ -161,7 +163,7 @@ pub fn appended_at(consumer: &BaseConsumer, topic: &str, partition: i32, offset:
     assignment.add_partition_offset(topic, partition, Offset::Offset(offset))?;
     consumer.assign(&assignment)?;
     loop {
-        let message = consumer.poll(PATIENCE).context("a record cannot be read back")??;
+        let message = consumer.poll(BROKER_TIMEOUT).context("a record cannot be read back")??;
         ensure!(message.offset() >= offset, "the broker answered an earlier record");
         // What was fetched for an earlier question.
         if message.partition() == partition && message.offset() == offset {

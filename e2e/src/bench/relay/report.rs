@@ -8,7 +8,7 @@ use super::backlog::Shape;
 use super::{Name, Options, median_of};
 use crate::bench::cpu::{ELSEWHERE, Spent};
 use crate::bench::latency::Summary;
-use crate::bench::report::{self, QUIET, dash};
+use crate::bench::report::{self, IDLE_SHARE_MAX, dash};
 
 /// Processor seconds per million rows.
 #[derive(Debug, Clone, Serialize)]
@@ -97,7 +97,7 @@ impl Report {
         }
         println!("{}", self.machine);
         let elsewhere = self.rounds.iter().map(|round| round.costs.elsewhere).fold(0.0, f64::max);
-        if elsewhere > QUIET {
+        if elsewhere > IDLE_SHARE_MAX {
             println!(
                 "The machine was not quiet: others used up to {:.0} % of it, so these figures are too low.",
                 100.0 * elsewhere

@@ -21,9 +21,9 @@ use crate::source::clients::KafkaClients;
 use crate::source::worker::SourceContext;
 
 /// Rows that share a ticket.
-const BATCH: u64 = 4096;
+const TRANSACTION_ROWS_MAX: u64 = 4096;
 /// The view is told so often.
-const LOOK: Duration = Duration::from_millis(100);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Serialize)]
 pub struct TableReport {
@@ -108,7 +108,7 @@ impl<'a> Resnapshot<'a> {
                 let Resnapshot { clients, flight, transaction, view, .. } = self;
                 let emitter: &mut Emitter = clients.emitter()?;
                 flight.make_room(emitter.kafka(), &mut |what| view(Step::Waits(what)))?;
-                if rows.is_multiple_of(BATCH) {
+                if rows.is_multiple_of(TRANSACTION_ROWS_MAX) {
                     close(flight, transaction, ticket.take());
                     flight.collect()?;
                     ticket = Some(flight.progress.begin(transaction.commit_lsn, transaction.committed_at));
@@ -119,7 +119,7 @@ impl<'a> Resnapshot<'a> {
                     OpenTransaction { transaction, ticket, progress: &mut flight.progress, again: false };
                 emitter.re_emit(&plan, &row, &mut open)?;
                 rows += 1;
-                if rows.is_multiple_of(256) && looked.elapsed() >= LOOK {
+                if rows.is_multiple_of(256) && looked.elapsed() >= PROGRESS_INTERVAL {
                     looked = Instant::now();
                     view(Step::Rows(rows));
                 }

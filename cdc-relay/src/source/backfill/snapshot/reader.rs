@@ -18,7 +18,7 @@ use crate::source::inspect::text;
 /// A chunk keeps at most so many bytes, or one row.
 const MOST_BYTES: usize = 1 << 20;
 /// A query that takes longer is given up, and tried again later.
-const QUERY: Duration = Duration::from_secs(60);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Ask {
     pub mark: Watermark,
@@ -160,8 +160,11 @@ impl Worker {
 
 fn connect(database: &Database) -> Result<Session> {
     let mut session = Session::connect_to_read(database)?;
-    session.patience(QUERY * 2)?;
-    session.query(&format!("set lock_timeout = '10s'; set statement_timeout = '{}s'", QUERY.as_secs()))?;
+    session.patience(QUERY_TIMEOUT * 2)?;
+    session.query(&format!(
+        "set lock_timeout = '10s'; set statement_timeout = '{}s'",
+        QUERY_TIMEOUT.as_secs()
+    ))?;
     Ok(session)
 }
 

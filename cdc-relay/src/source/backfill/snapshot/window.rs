@@ -22,7 +22,7 @@ use std::str::FromStr;
 /// The keys in a window weigh at most this.
 const MOST_BYTES: usize = 8 << 20;
 /// What a key weighs besides its bytes.
-const OVERHEAD: usize = 64;
+const KEY_OVERHEAD_BYTES: usize = 64;
 
 /// `pg_current_snapshot()`: which transactions a query sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl Window {
             *last = xid;
             return;
         }
-        self.bytes += key.len() + OVERHEAD;
+        self.bytes += key.len() + KEY_OVERHEAD_BYTES;
         if self.bytes > MOST_BYTES {
             return self.lose_track();
         }
@@ -120,7 +120,7 @@ impl Window {
     /// Forgets what every chunk from now on sees.
     pub fn forget(&mut self, visible: &Visible) {
         self.keys.retain(|_, xid| !visible.sees(*xid));
-        self.bytes = self.keys.keys().map(|key| key.len() + OVERHEAD).sum();
+        self.bytes = self.keys.keys().map(|key| key.len() + KEY_OVERHEAD_BYTES).sum();
     }
 
     /// Whether the stream told a newer state than a chunk whose sight was forgotten.

@@ -45,7 +45,7 @@ fn a_window_that_lost_track_judges_nothing_until_it_is_opened_again() {
 fn a_window_is_bounded() {
     let mut window = Window::default();
     window.open();
-    for number in 0..(MOST_BYTES / OVERHEAD) as u64 {
+    for number in 0..(MOST_BYTES / KEY_OVERHEAD_BYTES) as u64 {
         window.changed(&number.to_be_bytes(), 1);
         assert!(window.bytes <= MOST_BYTES);
     }
