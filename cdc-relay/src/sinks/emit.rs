@@ -1,11 +1,13 @@
 //! Takes rows to the sinks: finds their routes, and decides between telling, passing over and burying.
 
-use std::collections::BTreeMap;
+mod again;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+pub use self::again::{Again, Tally};
 use crate::checkpoint::progress::{Progress, Sink, Ticket};
 use crate::dead_letter::halts::{Halted, Halts, unrouted, untellable};
 use crate::dead_letter::record::{self, Cause, Halt};
@@ -31,37 +33,6 @@ pub struct OpenTransaction<'a> {
     pub progress: &'a mut Progress,
     /// This process told it before.
     pub again: bool,
-}
-
-/// What is told once more.
-#[derive(Debug)]
-pub enum Again<'a> {
-    /// A row that was set aside, to the destination that it was set aside from.
-    Destination(&'a str),
-    /// A row that was set aside for want of routes, by all that it has now.
-    All,
-    /// A row that was told before, by all routes; what is halted is not told.
-    Emitted(&'a mut Tally),
-}
-
-/// What was told once more, by destination, and what was not, since its key is halted.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// Only events with this key.
-    pub key: Option<String>,
-    /// Events that were looked at.
-    pub seen: u64,
-    pub emitted: BTreeMap<String, u64>,
-    pub halted: u64,
-}
-
-impl Tally {
-    pub fn count(&mut self, destination: &str) {
-        match self.emitted.get_mut(destination) {
-            Some(count) => *count += 1,
-            None => drop(self.emitted.insert(destination.to_owned(), 1)),
-        }
-    }
 }
 
 /// The routes of one source for the columns its tables have now, and the sinks they lead to.
