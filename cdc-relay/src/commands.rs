@@ -164,7 +164,7 @@ pub fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// What the state topic remembers, by `source/slot`.
+/// What the state topic saves, by `source/slot`.
 #[cfg(feature = "sinks")]
 fn memories(
     brokers: &brokers::Brokers,

@@ -29,11 +29,11 @@ places! {
     AfterKafka = "after_kafka",
     /// RabbitMQ has acknowledged all of a transaction; Kafka perhaps not.
     AfterRabbit = "after_rabbit",
-    /// Every sink has acknowledged; the memory does not say so.
+    /// Every sink has acknowledged; the checkpoint does not say so.
     BeforeMemory = "before_memory",
-    /// The memory is acknowledged; Postgres does not know.
+    /// The checkpoint is acknowledged; Postgres does not know.
     AfterMemory = "after_memory",
-    /// Postgres was told.
+    /// The position was confirmed to Postgres.
     AfterConfirm = "after_confirm",
 }
 

@@ -1,4 +1,4 @@
-//! The routes file: what is told, and where (schema in `relay.toml`).
+//! The routes file: what is emitted, and where (schema in `relay.toml`).
 //!
 //! Reading it promises that every name leads somewhere and every template parses. A file that does not hold that is
 //! refused with everything that is wrong with it, each with its line.
@@ -111,7 +111,7 @@ pub struct Source {
     pub patterns: Vec<Pattern>,
 }
 
-/// Published tables that are not told.
+/// Published tables that are not emitted.
 #[derive(Debug, Clone)]
 pub struct Ignored {
     /// As it is written.
@@ -130,7 +130,7 @@ pub struct Table {
     pub subject: Option<Text>,
     pub headers: BTreeMap<String, Text>,
     pub names: BTreeMap<String, BTreeMap<String, Text>>,
-    /// Rows that exist before the slot does are told too.
+    /// Rows that exist before the slot does are emitted too.
     pub snapshot: bool,
     pub routes: Vec<Route>,
 }
@@ -148,7 +148,7 @@ pub struct Route {
     /// Empty: all of them.
     pub op: Vec<Spanned<Op>>,
     pub changed: Vec<Text>,
-    /// None: not said, so that a deleted row cannot be told.
+    /// None: not said, so that a deleted row cannot be emitted.
     pub deletes: Option<Deletes>,
     pub before: bool,
     pub toast: Toast,
@@ -182,7 +182,7 @@ pub enum Deletes {
     Ignore,
 }
 
-/// What becomes of a large value that an update left out of the log.
+/// What becomes of a large value that an update left out of the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Toast {
     /// The row is a dead letter.
@@ -196,9 +196,9 @@ pub enum Toast {
 pub enum Cast {
     /// JSON text, whatever the type.
     Text,
-    /// A JSON number; a value that is none cannot be told.
+    /// A JSON number; a value that is none cannot be emitted.
     Number,
-    /// Nested JSON; a value that is none cannot be told.
+    /// Nested JSON; a value that is none cannot be emitted.
     Json,
     /// A date or timestamp as milliseconds since 1970-01-01 UTC.
     EpochMs,

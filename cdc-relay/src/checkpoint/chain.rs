@@ -1,5 +1,5 @@
-//! The chain of positions: each record on Kafka names the commit it tells, its number in it, and the commit before it
-//! that told anything. Whoever reads all records of a source can prove by it that no transaction was passed over. Pure.
+//! The chain of positions: each record on Kafka names the commit it emits, its number in it, and the commit before it
+//! that emitted anything. Whoever reads all records of a source can prove by it that no transaction was passed over. Pure.
 //!
 //! Kept per record is 16 bytes, and only until every partition has been read past its commit: below that the chain is
 //! judged and forgotten. What comes again from there is a repetition, since nothing there is missing.
@@ -16,7 +16,7 @@ pub struct ChainPosition {
     pub commit: Lsn,
     /// Counts the transaction's records on Kafka from 0.
     pub ordinal: u32,
-    /// The commit before it that told anything; 0/0 begins a chain.
+    /// The commit before it that emitted anything; 0/0 begins a chain.
     pub previous: Lsn,
 }
 
@@ -45,7 +45,7 @@ struct Link {
 const FAR: u32 = u32::MAX;
 /// With more than this the chain is judged as far as it can be.
 const OPEN_RECORDS_MAX: usize = 1 << 20;
-/// The newest are not judged before the end: a relay that runs may have told one of them to a partition of which less
+/// The newest are not judged before the end: a relay that runs may have emitted one of them to a partition of which less
 /// was read.
 const NEWEST_RECORDS: usize = OPEN_RECORDS_MAX / 8;
 
@@ -53,7 +53,7 @@ const NEWEST_RECORDS: usize = OPEN_RECORDS_MAX / 8;
 #[derive(Debug, Default)]
 struct Lane {
     open: Vec<Link>,
-    /// The last first telling.
+    /// The last first emission.
     top: Option<(u64, u32)>,
     /// Its oldest records are gone, or were not read.
     cut: bool,
@@ -63,12 +63,12 @@ struct Lane {
 /// What a source's chain was found to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Findings {
-    /// Records told for the first time, and judged.
+    /// Records emitted for the first time, and judged.
     pub events: u64,
     pub transactions: u64,
     /// How often a chain begins: at the first start, and after every change of routes.
     pub chains: u64,
-    /// Records that were there already: told again after a crash.
+    /// Records that were there already: emitted again after a crash.
     pub repeated: u64,
     /// Older than what every partition still has.
     pub before_start: u64,
@@ -78,7 +78,7 @@ pub struct Findings {
     pub gaps: u64,
     /// Records that are missing within transactions.
     pub missing_records: u64,
-    /// First tellings that came after later ones in their partition.
+    /// First emissions that came after later ones in their partition.
     pub out_of_order: u64,
     pub first: Option<String>,
     pub last: Option<String>,
@@ -98,7 +98,7 @@ impl Findings {
     }
 }
 
-/// The chain of one source, over all partitions that it is told to.
+/// The chain of one source, over all partitions that it is emitted to.
 #[derive(Debug, Default)]
 pub struct Chain {
     lanes: Vec<Lane>,
@@ -110,7 +110,7 @@ pub struct Chain {
     last: Option<(u64, u32)>,
     /// Nothing up to here is judged: some partition has no longer all of it.
     start: Option<u64>,
-    /// Since here a new chain is told over an old one.
+    /// Since here a new chain is emitted over an old one.
     re_emitted: Option<u64>,
     found: Findings,
 }
@@ -133,7 +133,7 @@ impl Chain {
         if lane.top.is_some_and(|top| at <= top) {
             let known = commit < self.judged
                 || lane.open.binary_search_by_key(&at, |link| (link.commit, link.ordinal)).is_ok();
-            // A new chain may tell other records of the transactions that were told last.
+            // A new chain may emit other records of the transactions that were emitted last.
             if !known && previous == 0 {
                 self.re_emitted = Some(self.re_emitted.map_or(commit, |since| since.min(commit)));
             }

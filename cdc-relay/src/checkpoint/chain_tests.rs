@@ -32,7 +32,7 @@ fn what_is_no_position_is_refused() {
 
 #[test]
 fn a_whole_chain_over_partitions_and_with_repetitions_holds() {
-    // The second partition's relay crashed and told everything from 0/20 again.
+    // The second partition's relay crashed and emitted everything from 0/20 again.
     let found = judge(&[
         &["0/10;0;0/0", "0/20;1;0/10", "1/0;0;0/20", "2/8;0;1/0"],
         &["0/20;0;0/10", "0/20;2;0/10", "0/20;0;0/10", "0/20;2;0/10", "1/0;1;0/20"],
@@ -45,7 +45,7 @@ fn a_whole_chain_over_partitions_and_with_repetitions_holds() {
 #[test]
 fn a_change_of_routes_begins_a_new_chain_even_over_what_was_told_last() {
     assert_eq!(judge(&[&["0/10;0;0/0", "0/20;0;0/0"]]).chains, 2);
-    // 0/20 was told and not acknowledged; the new routes tell two records of it.
+    // 0/20 was emitted and not acknowledged; the new routes emit two records of it.
     let found =
         judge(&[&["0/10;0;0/0", "0/20;0;0/10", "0/30;0;0/20", "0/20;0;0/0", "0/20;1;0/0", "0/30;0;0/20"]]);
     assert!(found.is_whole(), "{found:?}");
@@ -60,7 +60,7 @@ fn each_way_of_missing_something_is_found_and_explained() {
         (&[&["0/10;0;0/0", "0/20;0;0/10", "0/30;0;0/10"]], (1, 0, 0), "0/20 is between them"),
         (&[&["0/10;0;0/0", "0/10;2;0/0"]], (0, 1, 0), "its record 1 is nowhere"),
         (&[&["0/10;1;0/0"]], (0, 1, 0), "its record 0 is nowhere"),
-        // First told after a later one of its partition, hence perhaps of its key.
+        // First emitted after a later one of its partition, hence perhaps of its key.
         (&[&["0/10;0;0/0", "0/30;0;0/20", "0/20;0;0/10"]], (1, 0, 1), "came after commit 0/30"),
     ];
     for (partitions, counts, said) in table {

@@ -1,9 +1,9 @@
-//! Whether the server still has the history that was told: pure.
+//! Whether the server still has the history that was emitted: pure.
 //!
 //! A volume that is set back to an earlier snapshot is the same cluster on the same timeline, with the slot as it was
-//! then. Once its log has grown past what was told, positions alone do not give it away; but what is committed there
-//! now stands where other transactions were told. Such a slot is behind the memory, so the server sends again what
-//! was told last, and that one has to be there: before it was seen nothing is told and nothing is confirmed.
+//! then. Once its log has grown past what was emitted, positions alone do not give it away; but what is committed there
+//! now stands where other transactions were emitted. Such a slot is behind the checkpoint, so the server sends again what
+//! was emitted last, and that one has to be there: before it was seen nothing is emitted and nothing is confirmed.
 
 use crate::checkpoint::state::{CommitId, Refusal};
 use crate::postgres::lsn::Lsn;
@@ -15,20 +15,20 @@ pub struct Continuity {
 }
 
 impl Continuity {
-    /// `last` is the last transaction that was told and acknowledged; the server begins at `begin`.
+    /// `last` is the last transaction that was emitted and acknowledged; the server begins at `begin`.
     pub fn new(last: CommitId, begin: Lsn) -> Continuity {
         Continuity { last, met: last == CommitId::default() || last.commit_lsn < begin }
     }
 
-    /// The server is the one that was told of.
+    /// The server is the one that the checkpoint is of.
     pub fn is_met(&self) -> bool {
         self.met
     }
 
-    /// A transaction begins. Answers whether it was told before, and is acknowledged.
+    /// A transaction begins. Answers whether it was emitted before, and is acknowledged.
     ///
     /// # Errors
-    /// It lies behind what was told last, and that one did not come.
+    /// It lies behind what was emitted last, and that one did not come.
     pub fn begins(&mut self, commit: CommitId) -> Result<bool, Refusal> {
         self.met |= commit == self.last;
         if commit.commit_lsn < self.last.commit_lsn || commit == self.last {
@@ -85,7 +85,7 @@ mod tests {
         assert_eq!(history.idle(Lsn(50)), Ok(()));
     }
 
-    /// The loss it prevents: passing over rows that stand where others were told.
+    /// The loss it prevents: passing over rows that stand where others were emitted.
     #[test]
     fn another_history_is_refused_whether_it_has_transactions_or_silence_there() {
         let refused = Err(Refusal::OtherHistory { sent_lsn: Lsn(30) });

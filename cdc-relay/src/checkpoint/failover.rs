@@ -1,9 +1,9 @@
-//! Whether a promoted standby has everything that was told: pure.
+//! Whether a promoted standby has everything that was emitted: pure.
 //!
 //! A promotion begins a new timeline. Up to where it branches off, its log is the old one's, position by position; of
-//! what the old primary committed after that it has nothing. So if everything that was told was committed before
+//! what the old primary committed after that it has nothing. So if everything that was emitted was committed before
 //! that place, and the slot came along and is not past what was acknowledged, the promoted server sends whatever was not
-//! told, and nothing was told that it does not have. What was told is known from two sides: the memory, which is
+//! emitted, and nothing was emitted that it does not have. What was emitted is known from two sides: the checkpoint, which is
 //! written a moment later, and the newest record on Kafka, which may be of that moment.
 
 use std::fmt;
@@ -18,7 +18,7 @@ pub struct Branch {
     pub at: Lsn,
 }
 
-/// The branches that a timeline's history file tells of. Lines that are none are passed over, as the server does.
+/// The branches that a timeline's history file names. Lines that are none are passed over, as the server does.
 pub fn branches(history: &str) -> Vec<Branch> {
     let branch = |line: &str| {
         let mut fields = line.split_whitespace();
@@ -36,9 +36,9 @@ pub struct Evidence<'a> {
     pub standby: bool,
     /// The database of the session.
     pub database: &'a str,
-    /// Of the routes, as the memory has it.
+    /// Of the routes, as the checkpoint has it.
     pub routes: &'a str,
-    /// A table whose existing rows are not all told. Their records have no position.
+    /// A table whose existing rows are not all emitted. Their records have no position.
     pub unfinished: Option<&'a str>,
     pub history: &'a [Branch],
     pub slot: Option<&'a Slot>,
@@ -46,7 +46,7 @@ pub struct Evidence<'a> {
     pub newest: Lsn,
 }
 
-/// What has to be remembered from now on, and why that is safe.
+/// What has to be saved from now on, and why that is safe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Continuation {
     pub memory: Checkpoint,
@@ -66,7 +66,7 @@ pub enum Obstacle {
     Unfinished(String),
     /// Nothing was promoted.
     SameTimeline(u32),
-    /// The timeline that was told is none of this server's.
+    /// The timeline that was emitted is none of this server's.
     Stranger {
         expected: u32,
         found: u32,
@@ -159,7 +159,7 @@ pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
     let since = evidence.history.iter().skip_while(|branch| branch.ended != expected);
     let at = since.map(|branch| branch.at).min().ok_or(Obstacle::Stranger { expected, found })?;
     let branch = Branch { ended: expected, at };
-    // The memory has where a commit ends; a record has where its commit record begins, which the branch does not cut.
+    // The checkpoint has where a commit ends; a record has where its commit record begins, which the branch does not cut.
     let ended = memory.sent_lsn.max(memory.acknowledged);
     if ended > branch.at || (newest >= branch.at && newest > Lsn::ZERO) {
         return Err(Obstacle::Ahead { sent: ended.max(newest), branch });

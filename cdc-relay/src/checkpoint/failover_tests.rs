@@ -70,12 +70,12 @@ fn a_standby_that_has_all_that_was_told_is_gone_on_with_in_the_same_chain() {
     let continuation = changed(|_, _, _, _| {}).expect("it fits");
     assert_eq!(continuation.branch, Branch { ended: 2, at: Lsn(0x200) });
     assert_eq!(continuation.memory, Checkpoint { timeline: 3, ..memory() });
-    // Kafka has more than is remembered, and the standby has it too.
+    // Kafka has more than is saved, and the standby has it too.
     let continuation = changed(|_, _, _, newest| *newest = Lsn(0x1F0)).expect("it fits");
     assert_eq!(continuation.memory.sent_lsn, Lsn(0x1F0));
-    // Nothing on Kafka names a commit: there is only the memory.
+    // Nothing on Kafka names a commit: there is only the checkpoint.
     assert!(changed(|_, _, _, newest| *newest = Lsn::ZERO).is_ok());
-    // Over two promotions, if everything was told before the first.
+    // Over two promotions, if everything was emitted before the first.
     let sent_before = |memory: &mut Option<Checkpoint>| {
         let memory = memory.as_mut().expect("memory");
         (memory.timeline, memory.sent_lsn, memory.acknowledged) = (1, Lsn(0x90), Lsn(0x80));
@@ -100,7 +100,7 @@ fn told_transactions_that_the_standby_does_not_have_are_an_obstacle() {
     assert_eq!(acknowledged, Obstacle::Ahead { sent: Lsn(0x208), branch });
 }
 
-/// The loss it prevents: rows that were committed before the promotion and not told.
+/// The loss it prevents: rows that were committed before the promotion and not emitted.
 #[test]
 fn a_slot_that_does_not_send_all_that_is_missing_is_an_obstacle() {
     assert_eq!(obstacle(|_, _, slot, _| *slot = None), Obstacle::SlotMissing);

@@ -32,7 +32,7 @@ struct Unit {
     end_lsn: Option<Lsn>,
 }
 
-/// A sink has acknowledged all it was told of a transaction.
+/// A sink has acknowledged all that it got of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settled {
     pub sink: Sink,
@@ -45,9 +45,9 @@ pub struct Progress {
     /// Ticket of the first unit in the queue.
     first: Ticket,
     confirmed: Lsn,
-    /// Commit of the last transaction at or before `confirmed` that told anything on Kafka.
+    /// Commit of the last transaction at or before `confirmed` that emitted anything on Kafka.
     chain: Lsn,
-    /// The last one that told anything anywhere, if there was one since the start.
+    /// The last one that emitted anything anywhere, if there was one since the start.
     last: Option<CommitId>,
 }
 
@@ -62,12 +62,12 @@ impl Progress {
         self.confirmed
     }
 
-    /// The last commit up to `confirmed` that told anything on Kafka.
+    /// The last commit up to `confirmed` that emitted anything on Kafka.
     pub fn chain(&self) -> Lsn {
         self.chain
     }
 
-    /// The last transaction up to `confirmed` that told anything, if there was one since the start.
+    /// The last transaction up to `confirmed` that emitted anything, if there was one since the start.
     pub fn last(&self) -> Option<CommitId> {
         self.last
     }
@@ -94,7 +94,7 @@ impl Progress {
         ticket
     }
 
-    /// The open transaction told one message to a sink.
+    /// The open transaction emitted one message to a sink.
     pub fn added(&mut self, sink: Sink) {
         if let Some(unit) = self.queue.back_mut() {
             unit.outstanding[sink as usize] += 1;
@@ -102,19 +102,19 @@ impl Progress {
         }
     }
 
-    /// As `tell`, of a record that is no link of the chain.
+    /// As `added`, of a record that is no link of the chain.
     pub fn re_emit(&mut self, sink: Sink) {
         if let Some(unit) = self.queue.back_mut() {
             unit.outstanding[sink as usize] += 1;
         }
     }
 
-    /// All that was told is acknowledged, of the open transaction too.
+    /// All that was emitted is acknowledged, of the open transaction too.
     pub fn settled(&self) -> bool {
         self.queue.iter().all(|unit| unit.outstanding == [0; SINKS])
     }
 
-    /// The open transaction is whole. Returns whether it told anything on Kafka.
+    /// The open transaction is whole. Returns whether it emitted anything on Kafka.
     pub fn commit(&mut self, end_lsn: Lsn) -> bool {
         let Some(unit) = self.queue.back_mut() else { return false };
         unit.end_lsn = Some(end_lsn);

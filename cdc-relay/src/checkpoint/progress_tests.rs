@@ -5,13 +5,13 @@ use super::*;
 /// What a stream does to the bookkeeping.
 #[derive(Debug, Clone)]
 enum Step {
-    /// The stream goes on by one event: a transaction begins, tells a message, or is committed.
+    /// The stream goes on by one event: a transaction begins, emits a message, or is committed.
     Next,
     /// A sink acknowledges some messages of the n-th transaction it has any of: in any order.
     Acknowledge { which: usize, rabbit: bool, count: u32 },
     /// A keepalive, so far beyond the last commit.
     Idle { beyond: u64 },
-    /// The session breaks; the next one starts where this one was confirmed, and tells again what comes after.
+    /// The session breaks; the next one starts where this one was confirmed, and emits again what comes after.
     Break,
     /// A sink acknowledges something of a session that is over.
     Late { which: usize, rabbit: bool },
@@ -34,7 +34,7 @@ fn script() -> impl Strategy<Value = Vec<Vec<Sink>>> {
     prop::collection::vec(prop::collection::vec(sink, 0..4), 1..20)
 }
 
-/// Positions of the n-th transaction of the log.
+/// Positions of the n-th transaction of the WAL.
 fn commit(index: usize) -> Lsn {
     Lsn(index as u64 * 10 + 10)
 }
@@ -43,7 +43,7 @@ fn end(index: usize) -> Lsn {
     Lsn(index as u64 * 10 + 15)
 }
 
-/// A transaction as this session told it.
+/// A transaction as this session emitted it.
 #[derive(Debug)]
 struct Emitted {
     index: usize,
@@ -59,7 +59,7 @@ impl Emitted {
     }
 }
 
-/// The naive model: everything told in this session, in a list that is gone through from its start each time.
+/// The naive model: everything emitted in this session, in a list that is gone through from its start each time.
 struct World {
     script: Vec<Vec<Sink>>,
     progress: Progress,

@@ -1,6 +1,6 @@
 //! The relay's memory, and what it permits at start: fail closed.
 //!
-//! Postgres forgets what a slot has told, and a slot that was dropped and made again starts later without a word.
+//! Postgres forgets what a slot has sent, and a slot that was dropped and made again starts later without a word.
 //! So the relay keeps, per source, which cluster it reads and how far every sink has acknowledged, in a compacted
 //! topic, always written before the slot is confirmed. At start the two are compared; whatever does not fit is
 //! refused, with what to do.
@@ -22,31 +22,31 @@ pub struct Checkpoint {
     /// Every sink has acknowledged everything up to here.
     #[serde(with = "as_text")]
     pub acknowledged: Lsn,
-    /// The last commit told, acknowledged or not.
+    /// The last commit emitted, acknowledged or not.
     #[serde(rename = "told", with = "as_text")]
     pub sent_lsn: Lsn,
-    /// The last acknowledged commit that told anything on Kafka: where the chain of positions continues.
+    /// The last acknowledged commit that emitted anything on Kafka: where the chain of positions continues.
     #[serde(with = "as_text")]
     pub chain: Lsn,
-    /// The last acknowledged transaction that told anything, whatever the routes were. A memory of an earlier release
-    /// has none, and then what the slot has not confirmed is told again.
+    /// The last acknowledged transaction that emitted anything, whatever the routes were. A checkpoint of an earlier release
+    /// has none, and then what the slot has not confirmed is emitted again.
     #[serde(default)]
     pub last: CommitId,
     /// The publication was seen to send everything that was committed up to here. Never after `acknowledged`, which
-    /// advances without a look. A memory of an earlier release has none (0/0).
+    /// advances without a look. A checkpoint of an earlier release has none (0/0).
     #[serde(default, with = "as_text")]
     pub vouched: Lsn,
-    /// Of the routes the chain was told with; others start a new chain.
+    /// Of the routes the chain was emitted with; others start a new chain.
     pub routes: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// The slot is being made; nothing has been told.
+    /// The slot is being made; nothing has been emitted.
     Creating,
     Streaming,
-    /// The present rows are being told again from a new slot's snapshot; until that ends, start it over.
+    /// The present rows are being emitted again from a new slot's snapshot; until that ends, start it over.
     Reconciling,
 }
 
@@ -107,7 +107,7 @@ impl Slot {
 /// How to go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// Nothing was ever told: make the slot.
+    /// Nothing was ever emitted: make the slot.
     Create,
     /// The slot was made and not yet used: begin at it.
     Adopt,
@@ -281,7 +281,7 @@ fn broken(what: &str, since: Lsn) -> String {
     )
 }
 
-/// What is remembered once one more record was read. It never goes back: a relay that slept through the loss of its
+/// What is saved once one more record was read. It never goes back: a relay that slept through the loss of its
 /// slot, or through a promotion, may have written after its successor, and what it wrote is true, only older.
 pub fn load(before: Option<Checkpoint>, record: Option<Checkpoint>) -> Option<Checkpoint> {
     match (before, record) {

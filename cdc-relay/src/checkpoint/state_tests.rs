@@ -15,7 +15,7 @@ fn memory() -> Checkpoint {
     }
 }
 
-/// The halt it prevents: a slot that seems to be ahead of the memory, when the memory was put back.
+/// The halt it prevents: a slot that seems to be ahead of the checkpoint, when the checkpoint was put back.
 #[test]
 fn a_relay_that_writes_after_its_successor_does_not_put_the_memory_back() {
     let (newer, older) = (memory(), Checkpoint { acknowledged: Lsn(50), ..memory() });

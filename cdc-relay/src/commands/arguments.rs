@@ -10,7 +10,7 @@ use clap::{Args, Parser, ValueEnum};
 use crate::commands::{Command, Failure};
 use crate::routes::Routes;
 
-/// Tells committed Postgres row changes to Kafka and RabbitMQ: none lost, none reordered, none invented.
+/// Emits committed Postgres row changes to Kafka and RabbitMQ: none lost, none reordered, none invented.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
@@ -46,7 +46,7 @@ pub enum LogFormat {
 /// The routes file, and the part of it that is meant.
 #[derive(Debug, Clone, Args)]
 pub struct RoutesArgs {
-    /// The routes file: what is told, and where.
+    /// The routes file: what is emitted, and where.
     #[arg(long = "routes", env = "RELAY_ROUTES", default_value = "relay.toml", value_name = "FILE")]
     pub file: PathBuf,
     /// Only this source of the routes file.

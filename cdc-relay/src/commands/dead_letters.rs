@@ -21,7 +21,7 @@ const REASON_CHARS_MAX: usize = 100;
 
 /// Lists the keys that are halted, why, and how to release each.
 ///
-/// A row that cannot be told goes to the dead-letter topic, and so do later rows of its key, in order, until the key
+/// A row that cannot be emitted goes to the dead-letter topic, and so do later rows of its key, in order, until the key
 /// is released. Remove the cause (mostly: change the routes and restart the relay), then release the key.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\

@@ -39,8 +39,8 @@ use clap::Args;
 /// Checks whether anything would be lost, and prints the fix for each finding. Changes nothing.
 ///
 /// With a connection string it looks at that database alone. With a routes file it looks at the database of each source, at
-/// the topics and the queues, and compares each slot with what the relay remembers. The rate of the log is measured for a
-/// second, so that a limit can be told in hours.
+/// the topics and the queues, and compares each slot with what the relay saves. The rate of the WAL is measured for a
+/// second, so that a limit can be given in hours.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
@@ -61,7 +61,7 @@ pub struct Options {
     /// With URL: the replication slot.
     #[arg(long, value_name = "NAME", requires = "url")]
     slot: Option<String>,
-    /// The routes file: what is told, and where.
+    /// The routes file: what is emitted, and where.
     #[arg(long = "routes", env = "RELAY_ROUTES", default_value = "relay.toml", value_name = "FILE")]
     file: PathBuf,
     /// Only this source of the routes file.
@@ -201,7 +201,7 @@ fn check(
     findings
 }
 
-/// What the state topic remembers, and of publications, by `source/slot`.
+/// What the state topic saves, and of publications, by `source/slot`.
 type States = (BTreeMap<String, Checkpoint>, BTreeMap<String, Record>);
 type Found<'a> = (&'a mut Vec<Section>, &'a mut Vec<String>, &'a mut Option<States>);
 

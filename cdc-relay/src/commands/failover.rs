@@ -24,20 +24,20 @@ use crate::source::clients::{KafkaClients, Loaded};
 use crate::source::inspect;
 use crate::source::worker::SourceContext;
 
-/// Goes on with a promoted standby, if it can be shown that nothing is missing there, and nothing too much was told.
+/// Goes on with a promoted standby, if it can be shown that nothing is missing there, and nothing too much was emitted.
 ///
 /// After a promotion `run` refuses: the timeline is another. This command asks the server where its timeline branched off,
-/// reads on Kafka up to which commit anything was told, and looks at the slot. If all that was told was committed before the
+/// reads on Kafka up to which commit anything was emitted, and looks at the slot. If all that was emitted was committed before the
 /// branch, and the slot came along and is not past what was acknowledged, it writes the new timeline to the relay's memory,
 /// and `run` goes on, in the same chain of positions. If it cannot be shown it says why, and `cdc-relay reconcile` is
 /// the way on.
 ///
-/// The slot comes along if it is a failover slot (PostgreSQL 17 and newer). What was told is on the standby, whatever
+/// The slot comes along if it is a failover slot (PostgreSQL 17 and newer). What was emitted is on the standby, whatever
 /// happens, if synchronized_standby_slots names its physical slot. The old primary must be gone for good: what it
 /// still commits is on no one's timeline.
 ///
-/// What it cannot look at it names, and then needs --yes: what RabbitMQ was told, for one. Use the routes file that the
-/// source was told with.
+/// What it cannot look at it names, and then needs --yes: what RabbitMQ got, for one. Use the routes file that the
+/// source was emitted with.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
@@ -51,7 +51,7 @@ pub struct Options {
     /// Goes on though something cannot be shown: a queue cannot be read, for one.
     #[arg(long)]
     yes: bool,
-    /// Reads on Kafka only what was told since: some time at which the old primary was surely well.
+    /// Reads on Kafka only what was emitted since: some time at which the old primary was surely well.
     #[arg(long, value_name = "TIME")]
     from: Option<Timestamp>,
     #[command(flatten)]
@@ -64,17 +64,17 @@ pub struct Options {
 #[derive(Debug, Serialize)]
 struct Report {
     source: String,
-    /// The memory was changed: `run` goes on.
+    /// The checkpoint was changed: `run` goes on.
     done: bool,
     /// Why it cannot be.
     obstacle: Option<String>,
     /// What somebody has to agree to, or has agreed to.
     caveats: Vec<String>,
     timeline: u32,
-    /// Of the memory, before.
+    /// Of the checkpoint, before.
     told_timeline: Option<u32>,
     branched_off: Option<String>,
-    /// The last commit that the memory knows to be told, and the last that a record on Kafka is of.
+    /// The last commit that the checkpoint knows to be emitted, and the last that a record on Kafka is of.
     told: Option<String>,
     newest_on_kafka: Option<String>,
     acknowledged: Option<String>,
@@ -177,7 +177,7 @@ fn newest(options: &Options, context: &SourceContext) -> Result<(Lsn, Vec<String
     Ok((newest, notes))
 }
 
-/// A table whose existing rows are not all told.
+/// A table whose existing rows are not all emitted.
 fn unfinished(source: &Source, cluster: &Cluster, loaded: &Loaded) -> Option<String> {
     let mut names = source.tables.iter().filter(|table| table.snapshot).map(|table| table.of.to_string());
     let done = |name: &String| {

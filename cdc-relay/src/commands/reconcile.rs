@@ -16,14 +16,14 @@ use crate::observe::metrics::Metrics;
 use crate::routes::{Routes, Source, TableName};
 use crate::source::backfill::reconcile::{self, Plan, Planned, Report, Step};
 
-/// Tells every row again, from the snapshot of a new slot: the way on when `run` refuses.
+/// Emits every row again, from the snapshot of a new slot: the way on when `run` refuses.
 ///
 /// For a slot that is gone, lost, or was advanced by somebody else; a database that was restored or moved; a state
-/// topic that was lost. Every row of every routed table is told as it is now, by the same routes, with the same ids, in
+/// topic that was lost. Every row of every routed table is emitted as it is now, by the same routes, with the same ids, in
 /// no particular order, and without `pg_position`; then the source is ready for `run`, which streams what was committed
 /// since. Events of tables whose id names the row and its version are repeats to whoever had them.
 ///
-/// What it cannot tell: states that a row went through and no longer has, and rows that are not there any more.
+/// What it cannot emit: states that a row went through and no longer has, and rows that are not there any more.
 ///
 /// While it works, `run` refuses the source. If it is ended in the middle, run it again: it starts over. It needs
 /// `select` on the tables. A relay that reads the slot has to be stopped first; one that refuses or stands by need not.

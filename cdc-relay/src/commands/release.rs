@@ -24,9 +24,9 @@ const TOPIC_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Lets halted keys go on, once the cause is removed.
 ///
-/// Their dead letters are told in their order, with the same event ids, before any later row of the key. The relay
-/// that runs does it, at the place in the log where this command writes a message; with none running, the next start
-/// does. A letter that still cannot be told keeps its key halted from there on.
+/// Their dead letters are emitted in their order, with the same event ids, before any later row of the key. The relay
+/// that runs does it, at the place in the WAL where this command writes a message; with none running, the next start
+/// does. A letter that still cannot be emitted keeps its key halted from there on.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Exit code 1: something of it stays halted, or is not done yet.
@@ -51,7 +51,7 @@ pub struct ReleaseConfig {
     /// Every halted key, and every row without one.
     #[arg(long)]
     pub all: bool,
-    /// Leaves out letters that still cannot be told: their events are lost to the destination.
+    /// Leaves out letters that still cannot be emitted: their events are lost to the destination.
     #[arg(long)]
     pub pass_over: bool,
     /// How long to wait until it is done, in seconds. It is done all the same if it takes longer.
@@ -130,7 +130,7 @@ fn end(reader: &Reader, routes: &Routes) -> Result<i64> {
     Ok(reader.open(routes.relay.dead_letter_topic.get_ref(), i64::MAX)?.end())
 }
 
-/// Writes the order into the log. Answers whether a relay reads the slot.
+/// Writes the order into the WAL. Answers whether a relay reads the slot.
 fn write(source: &Source, order: &Order) -> Result<bool> {
     let name = source.name.get_ref();
     let config = source.url.get_ref().parse().with_context(|| format!("`url` of source {name}"))?;

@@ -21,11 +21,11 @@ use crate::source::clients::KafkaClients;
 /// A table on the terminal shows so many events; JSON has them all.
 const SHOWN_EVENTS_MAX: usize = 100;
 
-/// Tells rows of a table once more: as they are now, by their routes, with the same event ids.
+/// Emits rows of a table once more: as they are now, by their routes, with the same event ids.
 ///
-/// Works while the relay runs, and only repeats what it has told: it waits until the relay has told all that is
-/// there now, and leaves out keys that are halted (see `release`). To tell rows to a route that is new, use
-/// `snapshot` in the routes, or `reconcile`. What is told again has no `pg_position`, and may stand behind later
+/// Works while the relay runs, and only repeats what it has emitted: it waits until the relay has emitted all that is
+/// there now, and leaves out keys that are halted (see `release`). To emit rows to a route that is new, use
+/// `snapshot` in the routes, or `reconcile`. What is emitted again has no `pg_position`, and may stand behind later
 /// changes of its row; consumers know it by its id.
 ///
 /// The condition is your SQL. It is one statement, in a transaction that can only read.
@@ -59,13 +59,13 @@ pub struct ReplayConfig {
     /// At most so many rows.
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
-    /// Shows what would be told, and tells nothing.
+    /// Shows what would be emitted, and emits nothing.
     #[arg(long)]
     pub dry_run: bool,
     /// Does not ask.
     #[arg(long)]
     pub yes: bool,
-    /// How long to wait for the relay to have told what is there now, in seconds.
+    /// How long to wait for the relay to have emitted what is there now, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub timeout: u64,
     /// Answers in JSON; events of --dry-run one a line.
@@ -161,7 +161,7 @@ fn agreed(config: &ReplayConfig, selection: &Selection) -> Result<bool, Failure>
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// One event that would be told.
+/// One event that would be emitted.
 #[derive(Debug, Serialize)]
 struct Event {
     destination: String,

@@ -13,9 +13,9 @@ use super::{Ending, Outcome};
 use crate::commands::arguments::{AmqpArgs, RoutesArgs};
 use crate::routes::Routes;
 
-/// Streams until it is told to stop (SIGTERM or Ctrl-C), then flushes and confirms.
+/// Streams until it is stopped (SIGTERM or Ctrl-C), then flushes and confirms.
 ///
-/// Before anything is told, each source is compared with what is remembered of it in the state topic. Where going on
+/// Before anything is emitted, each source is compared with what is saved of it in the state topic. Where going on
 /// would lose or invent something, the source stands still and says what to do; the others go on.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\

@@ -31,7 +31,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Shows what each source is doing: state, slot, log kept, memory, dead letters, and the topics' ends.
 ///
 /// Asks the relay's admin listener, each database, and Kafka; what does not answer is said so, and the rest is shown.
-/// The log is watched for a second, to tell when a slot that is not read will be given up.
+/// The WAL is watched for a second, to say when a slot that is not read will be given up.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Example:
@@ -118,7 +118,7 @@ pub fn execute(options: &Options) -> Outcome {
     Ok(if report.sources.iter().all(goes) { Ending::Fine } else { Ending::Bad })
 }
 
-/// Whether the source is being told.
+/// Whether the source is streamed.
 fn goes(source: &State) -> bool {
     match source.state.as_deref() {
         Some(state) => matches!(state, "streaming" | "standby"),

@@ -23,9 +23,9 @@ use crate::routes::{Relay, Routes, Source};
 
 /// Proves from the topics alone that no transaction is missing, and that none came out of order.
 ///
-/// Every record told by the relay names its commit, its number in it, and the commit before it that told anything
+/// Every record emitted by the relay names its commit, its number in it, and the commit before it that emitted anything
 /// (pg_position). Verify reads all partitions once and follows that chain, source by source. The records of a source may be
-/// spread over several topics, all of which are needed: a routes file names them, dead letters included. Rows told again by
+/// spread over several topics, all of which are needed: a routes file names them, dead letters included. Rows emitted again by
 /// replay or reconcile have no position and are only counted. Where the relay noticed that the publication may have left
 /// something out, which no topic shows, it reads so in the state topic. What cannot be seen from the topics: the last record of a
 /// transaction's several, and what follows the newest record; and a topic that was made anew has a new beginning.
@@ -44,7 +44,7 @@ pub struct Options {
     routes: RoutesArgs,
     #[command(flatten)]
     kafka: Brokers,
-    /// These topics instead of those of a routes file: all that the relay tells to.
+    /// These topics instead of those of a routes file: all that the relay emits to.
     #[arg(long = "topic", short, value_name = "TOPIC")]
     topics: Vec<String>,
     /// Only what was committed since; the proof then begins at the first record that every partition has.
@@ -60,7 +60,7 @@ pub struct Verdict {
     /// The CloudEvents source of its events.
     pub source: String,
     pub whole: bool,
-    /// Records without a position: told again by replay or reconcile.
+    /// Records without a position: emitted again by replay or reconcile.
     pub told_again: u64,
     #[serde(flatten)]
     pub findings: Findings,

@@ -1,8 +1,8 @@
 //! Which keys are halted: their rows go to the dead-letter topic.
 //!
-//! A row that cannot be told halts its key towards that destination: later rows of the key go to the dead-letter
+//! A row that cannot be emitted halts its key towards that destination: later rows of the key go to the dead-letter
 //! topic as well, in order, until a release for the key is written there. The halted keys are what reading the
-//! topic from its start yields; nothing else remembers them. What stands there of a row is in `record`, how a key
+//! topic from its start yields; nothing else saves them. What stands there of a row is in `record`, how a key
 //! is let go on in `release`.
 //!
 //! A row whose key cannot be read (a column of it is null) has no place among the rows of any key, and halts none: its
@@ -37,7 +37,7 @@ pub const FURTHER: &str = "";
 pub struct Halts {
     #[serde(default)]
     pub key: Option<String>,
-    /// The name of a row without a key: its table with its primary key, or with its place in the log.
+    /// The name of a row without a key: its table with its primary key, or with its place in the WAL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyless: Option<String>,
 }

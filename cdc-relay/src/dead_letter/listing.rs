@@ -15,7 +15,7 @@ pub struct Shelved {
     pub destination: String,
     #[serde(flatten)]
     pub halts: Halts,
-    /// Letters that wait to be told.
+    /// Letters that wait to be emitted.
     pub letters: u64,
     /// Of the first of them.
     pub reason: String,

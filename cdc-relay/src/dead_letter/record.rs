@@ -1,6 +1,6 @@
-//! What a dead letter says: the row as Postgres prints it, and all that telling it later needs.
+//! What a dead letter says: the row as Postgres prints it, and all that emitting it later needs.
 //!
-//! `release` tells letters again, so a letter carries the columns with their types, the commit with its time, and
+//! `release` emits letters again, so a letter carries the columns with their types, the commit with its time, and
 //! the row's number in it: the event is then the same as it would have been, its id included.
 
 use serde::Deserialize;
@@ -38,7 +38,7 @@ pub struct Cause<'a> {
     pub reason: &'a str,
     /// What happened to the row.
     pub op: &'a str,
-    /// The event's id, if a template gives it and it could be told.
+    /// The event's id, if a template gives it and it could be emitted.
     pub id: Option<&'a [u8]>,
 }
 
@@ -100,7 +100,7 @@ fn number(name: &str, value: u64, out: &mut Vec<u8>) {
     out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
-/// How much of a deleted row the log had.
+/// How much of a deleted row the WAL had.
 fn member_identity(plan: &Plan, out: &mut Vec<u8>) {
     if plan.whole_deletes {
         out.extend_from_slice(b",\"whole\":true");
@@ -120,13 +120,13 @@ fn shape(relation: &Relation, out: &mut Vec<u8>) {
     out.push(b']');
 }
 
-/// The columns as Postgres prints them; what is too long or not in the log is named in `omitted`, and what has bytes
+/// The columns as Postgres prints them; what is too long or not in the WAL is named in `omitted`, and what has bytes
 /// that are no UTF-8 in `bytes` (see `utf8`).
 fn columns(plan: &Plan, row: &Row<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b",\"row\":{");
     let (start, mut omitted, mut bytes) = (out.len(), Vec::new(), Vec::new());
     for (index, name) in plan.columns.iter().enumerate() {
-        // The log has no more of a deleted row than its key.
+        // The WAL has no more of a deleted row than its key.
         if row.op == Op::Delete && !plan.whole_deletes && row.new.get(index) == Value::Null {
             continue;
         }
@@ -183,7 +183,7 @@ pub struct DeadLetter {
     cluster: String,
     pub committed_at: Option<jiff::Timestamp>,
     ordinal: Option<u64>,
-    /// It came from a query: only places in the log have an order.
+    /// It came from a query: only places in the WAL have an order.
     #[serde(default)]
     existing: bool,
     /// The table's replica identity was full.
@@ -199,7 +199,7 @@ fn row() -> String {
     "insert".to_owned()
 }
 
-/// Where a letter's row stands in the log. Later is greater, within a cluster.
+/// Where a letter's row stands in the WAL. Later is greater, within a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalPosition {
     pub cluster: String,
@@ -233,7 +233,7 @@ impl DeadLetter {
         Halts { key: self.key.clone(), keyless: self.keyless.clone() }
     }
 
-    /// None: an older letter does not say, or the row did not come from the log.
+    /// None: an older letter does not say, or the row did not come from the WAL.
     pub fn place(&self) -> Option<WalPosition> {
         if self.existing {
             return None;
@@ -252,7 +252,7 @@ impl DeadLetter {
         &self.position
     }
 
-    /// The transaction that the row belonged to, told once more. `at` is when it was committed, if the letter does
+    /// The transaction that the row belonged to, emitted once more. `at` is when it was committed, if the letter does
     /// not say.
     pub fn transaction(&self, at: PgTime) -> Transaction {
         let committed_at = self.committed_at.map_or(at, PgTime::from);

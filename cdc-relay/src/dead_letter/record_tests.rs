@@ -24,7 +24,7 @@ fn transaction() -> Transaction {
     transaction
 }
 
-/// `None` in a cell: not in the log.
+/// `None` in a cell: not in the WAL.
 fn written(relation: &Relation, cells: &[Option<Option<&[u8]>>]) -> String {
     let mut made = RowBuilder::default();
     made.begin();

@@ -1,19 +1,19 @@
 //! Letting halted keys go on: the promise and the decisions, pure.
 //!
-//! Promise: the dead letters of a key are told in their order, before any later row of the key, none lost, none
+//! Promise: the dead letters of a key are emitted in their order, before any later row of the key, none lost, none
 //! overtaken, whatever crashes when.
 //!
-//! How: an order to release is a logical message in the source's log, so it has one definite place among the commits.
-//! When the relay comes to it (`stream::release`) it waits until all it told before is acknowledged, so that every
-//! earlier letter stands in the topic; tells the letters again in the topic's order; waits until every sink has
+//! How: an order to release is a logical message in the source's WAL, so it has one definite place among the commits.
+//! When the relay comes to it (`stream::release`) it waits until all it emitted before is acknowledged, so that every
+//! earlier letter stands in the topic; emits the letters again in the topic's order; waits until every sink has
 //! acknowledged them; and only then writes to the topic that the key is released. All of that belongs to the
 //! message's transaction: the slot moves past it when it is whole, and a crash before that begins it again, with the
-//! same ids. A crash after the release is in the topic finds nothing left to tell. Rows of the key between the
-//! slot and the message, told a second time after a crash, find the key released and are told directly: their
-//! first telling was the letter's.
+//! same ids. A crash after the release is in the topic finds nothing left to emit. Rows of the key between the
+//! slot and the message, emitted a second time after a crash, find the key released and are emitted directly: their
+//! first emitting was the letter's.
 //!
-//! A letter that still cannot be told stays, and all later ones of its key with it; the topic then says from which
-//! offset on. Letters that were told more than once into the topic, as at-least-once brings it, are told once.
+//! A letter that still cannot be emitted stays, and all later ones of its key with it; the topic then says from which
+//! offset on. Letters that were emitted more than once into the topic, as at-least-once brings it, are emitted once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,7 +31,7 @@ const MOST_STOPS: usize = 10_000;
 /// What is to be released.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Order {
-    /// Tells this order from others.
+    /// Distinguishes this order from others.
     pub id: String,
     pub source: String,
     /// As in letters: `topic:PaymentTopic`. None: every destination.
@@ -39,7 +39,7 @@ pub struct Order {
     /// With neither key nor row: every one.
     #[serde(flatten)]
     pub halts: Halts,
-    /// Letters that cannot be told are passed over instead of halting their key again.
+    /// Letters that cannot be emitted are passed over instead of halting their key again.
     #[serde(default)]
     pub pass_over: bool,
 }
@@ -55,7 +55,7 @@ impl Order {
 }
 
 /// A record of the dead-letter topic that says what became of a key, or, if `done`, of the order. `release` without
-/// `from` frees the key; with it, the letters before that offset were told and the key stays halted.
+/// `from` frees the key; with it, the letters before that offset were emitted and the key stays halted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Note {
     pub source: String,
@@ -68,7 +68,7 @@ pub struct Note {
     pub from: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Letters that were told, and those that were passed over.
+    /// Letters that were emitted, and those that were passed over.
     #[serde(rename = "told", default)]
     pub emitted: u64,
     #[serde(default)]
@@ -132,7 +132,7 @@ impl<'o> Pass<'o> {
         self.units.insert((destination.to_owned(), halts), Unit { from, ..Unit::default() });
     }
 
-    /// Where in the topic to begin; `None`: nothing is to be told.
+    /// Where in the topic to begin; `None`: nothing is to be emitted.
     pub fn from(&self) -> Option<i64> {
         self.units.values().map(|unit| unit.from).min()
     }
@@ -148,7 +148,7 @@ impl<'o> Pass<'o> {
         self.units.get_mut(&name)
     }
 
-    /// Whether the letter at this offset is to be told now.
+    /// Whether the letter at this offset is to be emitted now.
     pub fn wants(&mut self, offset: i64, letter: &DeadLetter) -> bool {
         if letter.source != self.order.source {
             return false;
@@ -168,14 +168,14 @@ impl<'o> Pass<'o> {
         true
     }
 
-    /// It was told.
+    /// It was emitted.
     pub fn emitted(&mut self, letter: &DeadLetter) {
         if let Some(unit) = self.find(letter) {
             unit.emitted += 1;
         }
     }
 
-    /// It cannot be told: its key stays halted from here on, unless such letters are to be passed over.
+    /// It cannot be emitted: its key stays halted from here on, unless such letters are to be passed over.
     pub fn failed(&mut self, offset: i64, letter: &DeadLetter, reason: &str) {
         let pass_over = self.order.pass_over;
         let halts = letter.halts();

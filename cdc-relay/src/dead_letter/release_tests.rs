@@ -41,7 +41,7 @@ fn halted(topic: &Topic) -> Halted {
     halted
 }
 
-/// Carries the order out; letters at the offsets in `bad` cannot be told. Answers the offsets that were told, and
+/// Carries the order out; letters at the offsets in `bad` cannot be emitted. Answers the offsets that were emitted, and
 /// puts the notes into the topic.
 fn carry_out(order: &Order, topic: &mut Topic, bad: &[usize]) -> Vec<usize> {
     let halted = halted(topic);
@@ -67,7 +67,7 @@ fn carry_out(order: &Order, topic: &mut Topic, bad: &[usize]) -> Vec<usize> {
     emitted
 }
 
-/// What is halted in `T` and `U` after all that the topic tells.
+/// What is halted in `T` and `U` after all that the topic says.
 fn left(topic: &Topic) -> Left {
     halted(topic).extents().map(|(name, extent)| (name.to_owned(), extent.clone())).collect()
 }
@@ -120,7 +120,7 @@ fn a_row_without_a_key_is_released_by_its_name_and_keeps_itself_only() {
         (order(None, R), &[], &[0, 3, 4], vec![keys("T", &[("a", 1), ("#2", 2)])]),
         (order(None, A), &[], &[1], vec![keys("T", &[("#1", 0), ("#2", 2)]), both]),
         (order(None, None), &[], &[0, 1, 2, 3, 4], vec![]),
-        // One that still cannot be told.
+        // One that still cannot be emitted.
         (order(None, None), &[3], &[0, 1, 2, 4], vec![keys("T", &[("#1", 3)])]),
     ];
     for (order, bad, emitted, rest) in cases {

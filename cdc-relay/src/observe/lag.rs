@@ -21,7 +21,7 @@ const QUERY: &str = "select (pg_current_wal_lsn() - '0/0')::int8, (confirmed_flu
                      (restart_lsn - '0/0')::int8, safe_wal_size, coalesce(wal_status, 'lost') \
                      from pg_replication_slots where slot_name = $1";
 
-/// A slot as the server describes it; positions are bytes from the beginning of the log.
+/// A slot as the server describes it; positions are bytes from the beginning of the WAL.
 struct Slot {
     reading: Reading,
     restart: Option<i64>,

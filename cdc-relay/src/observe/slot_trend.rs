@@ -1,4 +1,4 @@
-//! What a slot's positions say over time: how fast the log is written, how long the slot has, whether it moves. Pure.
+//! What a slot's positions say over time: how fast the WAL is written, how long the slot has, whether it moves. Pure.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use crate::postgres::lsn::PgTime;
 /// How long a burst counts: about as long as the server's checkpoints are apart, since each begins with one.
 const SMOOTHING_INTERVAL: Duration = Duration::from_secs(300);
 
-/// How a slot stood at one moment. Positions are bytes from the beginning of the log.
+/// How a slot stood at one moment. Positions are bytes from the beginning of the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    /// The end of the log.
+    /// The end of the WAL.
     pub written: i64,
     pub confirmed: i64,
 }
@@ -128,7 +128,7 @@ mod tests {
             (&[], 0),
             // It advances.
             (&[(100, 50), (200, 60)], 10),
-            // It stands, while the log grows, and then while it does not.
+            // It stands, while the WAL grows, and then while it does not.
             (&[(100, 50), (200, 50), (300, 50), (300, 50)], 5),
             // There is nothing to confirm.
             (&[(100, 100), (100, 100), (100, 100)], 15),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the clock and the server do, the rate is one that the log had at some time.
+        /// Whatever the clock and the server do, the rate is one that the WAL had at some time.
         #[test]
         fn the_rate_stays_between_the_slowest_and_the_fastest(
             steps in prop::collection::vec((0i64..60 * SECOND, 0i64..1 << 40), 1..50),

@@ -68,7 +68,7 @@ impl Status {
             return;
         }
         if matches!(state, State::Standby | State::Refused(_)) {
-            // What waited here is told by another relay, or again.
+            // What waited here is emitted by another relay, or again.
             self.metrics.waits_for_nothing();
         }
         match &state {

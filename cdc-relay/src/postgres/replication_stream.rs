@@ -175,7 +175,7 @@ impl Replication {
         self.buffer.get(range.clone()).unwrap_or_default()
     }
 
-    /// Tells the server what is confirmed. Waits if the socket is full, though not for ever.
+    /// Confirms a position to the server. Waits if the socket is full, though not for ever.
     pub fn confirm(&mut self, flushed: Lsn, request_reply: bool) -> Result<()> {
         let mut frame = [0u8; 39];
         frame[0] = b'd';
@@ -224,7 +224,7 @@ fn copied_error(body: &[u8]) -> WireError {
         Some(String::from_utf8_lossy(part.get(1..)?).into_owned())
     };
     let mut message = field(b'M').unwrap_or_default();
-    // Where in the log it was.
+    // Where in the WAL it was.
     if let Some(place) = field(b'W') {
         message = format!("{message} ({place})");
     }

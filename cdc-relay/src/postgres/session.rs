@@ -368,7 +368,7 @@ impl Session {
     }
 
     /// Begins streaming where the slot stands: 0/0 asks for no position, since the slot knows best. Logical
-    /// messages come along from PostgreSQL 14 on: what commands tell the relay has its place in the stream.
+    /// messages come along from PostgreSQL 14 on: what commands ask of the relay has its place in the stream.
     pub fn start(mut self, slot: &str, publications: &[&str]) -> Result<Replication> {
         let (slot, publications) = (sql::replication_identifier(slot), sql::replication_names(publications));
         let messages = if self.version >= MESSAGES { ", messages 'true'" } else { "" };

@@ -14,7 +14,7 @@ enum Step {
         index: usize,
         form: Form,
     },
-    /// A member that is left out where the log does not carry its value: the name with its colon.
+    /// A member that is left out where the WAL does not carry its value: the name with its colon.
     Member {
         name: Vec<u8>,
         index: usize,

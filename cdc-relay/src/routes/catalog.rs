@@ -1,8 +1,8 @@
-//! What the log does not say of a table and only the catalog knows: what the types of its columns print like, and
+//! What the WAL does not say of a table and only the catalog knows: what the types of its columns print like, and
 //! what identifies its rows where the replica identity hides it.
 //!
 //! Looked up at the start of a session, and again for what is announced while it streams; never per row. The
-//! catalog tells of now, the log of then: a type that was dropped in between is told as text.
+//! catalog is of now, the WAL of then: a type that was dropped in between is emitted as text.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -13,7 +13,7 @@ use crate::routes::{
 };
 
 /// Notes what does not fit. Also decides what follows from several keys together: the topics of a file that lists
-/// none, and that a route which tells other operations ignores deletes.
+/// none, and that a route which emits other operations ignores deletes.
 pub fn all(routes: &mut Routes, findings: &Findings) {
     if !routes.lists_topics {
         let named = selection::constant_topics(routes.sources.iter().flat_map(Source::entries));

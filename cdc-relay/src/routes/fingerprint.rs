@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::{Condition, Deletes, Source};
 
 impl Source {
-    /// Of everything that decides which transactions tell something on Kafka. Stable over releases: a key that is
+    /// Of everything that decides which transactions emit something on Kafka. Stable over releases: a key that is
     /// not used adds nothing.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();

@@ -317,7 +317,7 @@ fn bytea(text: &[u8], out: &mut Vec<u8>) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Infinity, and years outside 0001–9999, have no count here and cannot be told.
+/// Infinity, and years outside 0001–9999, have no count here and cannot be emitted.
 fn epoch(text: &[u8], micros: i64, out: &mut Vec<u8>) -> Result<(), Problem> {
     let plain = text.strip_suffix(b"+00").unwrap_or(text);
     let time = std::str::from_utf8(plain).ok().and_then(|text| text.parse::<DateTime>().ok());

@@ -29,15 +29,15 @@ pub struct Transaction {
     pub cluster: String,
     pub commit_lsn: Lsn,
     pub committed_at: PgTime,
-    /// The commit before this one that told anything on Kafka.
+    /// The commit before this one that emitted anything on Kafka.
     pub previous: Lsn,
     /// `ce_time`.
     pub time: Vec<u8>,
     /// Rows seen so far.
     pub rows: u64,
-    /// Records told on Kafka so far.
+    /// Records emitted on Kafka so far.
     pub emitted: u64,
-    /// Told once more, or from a query: no link of the chain, and without a position.
+    /// Emitted once more, or from a query: no link of the chain, and without a position.
     pub re_emitted: bool,
     /// Of rows that existed before, from a query.
     pub existing: bool,
@@ -67,7 +67,7 @@ impl Transaction {
 #[derive(Debug, Default)]
 pub struct Record {
     pub key: Vec<u8>,
-    /// The key could be told; it may be empty.
+    /// The key could be emitted; it may be empty.
     pub has_key: bool,
     pub value: Vec<u8>,
     /// The value is null: for a compacted topic, the end of its key.
@@ -139,7 +139,7 @@ struct Fitted {
     body: Option<Body>,
 }
 
-/// What a route tells of a change.
+/// What a route emits of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Emission {
     Event,
@@ -156,7 +156,7 @@ pub struct Compiled {
     /// Of deletes.
     event: Option<Result<Fitted, Problem>>,
     tombstone: Option<Result<Fitted, Problem>>,
-    /// For the dead letters of rows that cannot be told, for whatever reason.
+    /// For the dead letters of rows that cannot be emitted, for whatever reason.
     key: Option<Bound>,
     /// Where it leads, as the routes file says: `topic:PaymentTopic`. Halted keys are kept under it.
     pub leads_to: String,
@@ -217,7 +217,7 @@ impl Compiled {
         self.filter.as_ref().map_err(Clone::clone)?.matches(row)
     }
 
-    /// What the route tells of a change, in this order. Nothing, where it does not tell deletes.
+    /// What the route emits of a change, in this order. Nothing, where it does not emit deletes.
     #[inline]
     pub fn emissions(&self, op: Op) -> &'static [Emission] {
         match (op, self.deletes) {
@@ -238,7 +238,7 @@ impl Compiled {
         self.deletes.is_some()
     }
 
-    /// Fills the record with the row's key alone, if it can be told.
+    /// Fills the record with the row's key alone, if it can be emitted.
     pub fn render_key(&self, row: &Row<'_>, record: &mut Record) {
         record.clear();
         if let Some(key) = &self.key {
@@ -246,8 +246,8 @@ impl Compiled {
         }
     }
 
-    /// An update that gave the row another key ends the old one, where the route tells deletes: the row that ended.
-    /// Under a key that is null nothing was told, so there is nothing to end.
+    /// An update that gave the row another key ends the old one, where the route emits deletes: the row that ended.
+    /// Under a key that is null nothing was emitted, so there is nothing to end.
     pub fn ended<'r>(&self, row: &Row<'r>, record: &mut Record) -> Result<Option<Row<'r>>, Problem> {
         let (Op::Update, Some(old), Some(Ok(delete))) =
             (row.op, row.old, self.event.as_ref().or(self.tombstone.as_ref()))
@@ -264,7 +264,7 @@ impl Compiled {
         Ok((!has_key || record.key != record.scratch).then_some(ended))
     }
 
-    /// Fills the record with the event. After an error it holds what could be told: the key at least, if there is one.
+    /// Fills the record with the event. After an error it holds what could be emitted: the key at least, if there is one.
     #[inline]
     pub fn render(
         &self,
@@ -358,7 +358,7 @@ impl Fitted {
     }
 }
 
-/// For tables without a version. A slot may begin where a commit does, so what is told from its snapshot is marked.
+/// For tables without a version. A slot may begin where a commit does, so what is emitted from its snapshot is marked.
 fn fallback_id(transaction: &Transaction, out: &mut Vec<u8>) {
     use std::io::Write as _;
     let mark = if transaction.existing { "r" } else { "" };
@@ -389,7 +389,7 @@ impl Plan {
         plan
     }
 
-    /// The name of a row whose key cannot be told: by the table's key, or by its place in the log.
+    /// The name of a row whose key cannot be emitted: by the table's key, or by its place in the WAL.
     pub fn row_name(&self, row: &Row<'_>, transaction: &Transaction) -> String {
         let mut name = Vec::new();
         match self.row_name.as_ref().map(|bound| bound.write(row, &mut name)) {
@@ -417,7 +417,7 @@ impl Plan {
         self.routes.iter().all(Compiled::says_deletes)
     }
 
-    /// Whether some route tells deletes.
+    /// Whether some route emits deletes.
     pub fn emits_deletes(&self) -> bool {
         self.routes.iter().any(|route| !route.emissions(Op::Delete).is_empty())
     }

@@ -244,7 +244,7 @@ fn a_published_table_that_the_routes_do_not_know_is_marked() {
     assert!(!Plan::compile(&routes, &routes.sources[0], &relation("other", &[])).unknown);
 }
 
-/// A table that tells its deletes, and what the log has of its rows.
+/// A table that emits its deletes, and what the WAL has of its rows.
 const DELETES: &str = r#"
 [[sources]]
 name = "shop"
@@ -271,7 +271,7 @@ fn tuple(kind: u8, cells: &[Option<&str>]) -> Vec<u8> {
     body
 }
 
-/// An update or a delete, as the log has it: the tuples after the table's number.
+/// An update or a delete, as the WAL has it: the tuples after the table's number.
 fn message(tag: u8, tuples: &[Vec<u8>]) -> Vec<u8> {
     let mut body = vec![tag, 0, 0, 0, 1];
     tuples.iter().for_each(|tuple| body.extend_from_slice(tuple));
@@ -325,7 +325,7 @@ const PAID: [Option<&str>; 3] = [Some("7"), Some("2"), Some("paid")];
 #[test]
 fn a_deleted_row_is_told_as_its_route_says() {
     let delete = message(b'D', &[tuple(b'K', &KEY)]);
-    // The log has only the key: the id falls back to the position, and no column is invented.
+    // The WAL has only the key: the id falls back to the position, and no column is invented.
     let event = say("7", "7/1/0/1F/3/delete", "orders.gone", Some(r#"{"id":7}"#));
     let tombstone = say("7", "7/1/0/1F/3/tombstone", "orders.gone", None);
     let rendered = |route: &str| said(route, &orders(b'd'), &delete).unwrap();
@@ -372,7 +372,7 @@ fn an_update_of_the_key_ends_the_old_one() {
     let after = Some(r#"{"id":7,"version":2,"status":"paid"}"#);
     let changed = say("7", "orders/7/2", "orders.changed", after);
     assert_eq!(rendered, [say("6", "7/1/0/1F/3/tombstone", "orders.gone", None), changed.clone()]);
-    // Only where deletes are told, and only if the key is another.
+    // Only where deletes are emitted, and only if the key is another.
     assert_eq!(said("deletes = \"ignore\"", &orders(b'd'), &update).unwrap(), std::slice::from_ref(&changed));
     let same = message(b'U', &[tuple(b'O', &NEW), tuple(b'N', &PAID)]);
     assert_eq!(said("deletes = \"tombstone\"", &orders(b'f'), &same).unwrap(), [changed]);
@@ -443,7 +443,7 @@ fn a_boolean_is_compared_as_it_is_written() {
 
 #[test]
 fn a_large_value_that_the_log_left_out_is_a_dead_letter_or_left_out() {
-    // `u`: unchanged, and not in the log.
+    // `u`: unchanged, and not in the WAL.
     let mut new = tuple(b'N', &[Some("7"), Some("2"), None]);
     *new.last_mut().unwrap() = b'u';
     let update = message(b'U', &[new]);

@@ -4,7 +4,7 @@
 //!   same table.
 //! * A pattern of `tables` routes at least one published table: one that does not is a slip.
 //! * An entry of `ignore` may be there for tables that come and go. It is a slip where its schema does not exist, and, if a
-//!   pattern would tell what it misspells, where it names a table that does not exist.
+//!   pattern would emit what it misspells, where it names a table that does not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -44,7 +44,7 @@ pub struct Selected {
     pub schemas: Vec<String>,
 }
 
-/// A pattern of the routes matches a table that was made meanwhile: its topic has to be made before its rows are told.
+/// A pattern of the routes matches a table that was made meanwhile: its topic has to be made before its rows are emitted.
 #[derive(Debug)]
 pub struct NewTable(pub TableName);
 

@@ -19,7 +19,7 @@ use crate::routes::{Text, unquote};
 /// What happened to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
-    /// Also a row that is told again, since what once happened to it is not known then.
+    /// Also a row that is emitted again, since what once happened to it is not known then.
     Insert,
     Update,
     Delete,
@@ -37,17 +37,17 @@ impl Op {
     }
 }
 
-/// A row to be told. Columns that an update left out of the log are taken from the row before it, if that is known.
+/// A row to be emitted. Columns that an update left out of the WAL are taken from the row before it, if that is known.
 #[derive(Debug, Clone, Copy)]
 pub struct Row<'a> {
     pub op: Op,
-    /// Of a deleted row, what the log says of it: the columns of the replica identity.
+    /// Of a deleted row, what the WAL says of it: the columns of the replica identity.
     pub new: Tuple<'a>,
     /// Of an update: the key, if it changed, or the whole row.
     pub old: Option<Old<'a>>,
 }
 
-/// Why a row cannot be told.
+/// Why a row cannot be emitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem(pub String);
 
@@ -77,7 +77,7 @@ impl<'a> Row<'a> {
         if let Value::Text(bytes) = old.get(index) { Some(bytes) } else { None }
     }
 
-    /// Whether the column is null. What is left out of the log is large, and so is not.
+    /// Whether the column is null. What is left out of the WAL is large, and so is not.
     #[inline]
     pub fn is_null(&self, index: usize) -> bool {
         self.new.get(index) == Value::Null
@@ -101,7 +101,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Whether the log leaves the column's value open: large, unchanged, and not in the row before either.
+    /// Whether the WAL leaves the column's value open: large, unchanged, and not in the row before either.
     #[inline]
     pub fn is_unknown(&self, index: usize) -> bool {
         self.new.get(index) == Value::Unchanged && self.unchanged(index).is_none()
@@ -483,7 +483,7 @@ impl Bound {
         Ok(true)
     }
 
-    /// As `write`, where null cannot be told.
+    /// As `write`, where null cannot be emitted.
     pub fn require(&self, what: &str, row: &Row<'_>, out: &mut Vec<u8>) -> Result<(), Problem> {
         if self.write(row, out)? { Ok(()) } else { Err(Problem(format!("a column of `{what}` is null"))) }
     }

@@ -1,4 +1,4 @@
-//! Which rows a route tells: operations, columns' values, changes. Pure, bound once, and without cost where unused.
+//! Which rows a route emits: operations, columns' values, changes. Pure, bound once, and without cost where unused.
 
 use crate::postgres::decode::pgoutput::{Tuple, Value};
 use crate::routes::json;
@@ -30,7 +30,7 @@ impl Test {
     }
 }
 
-/// The conditions of a route, all of which hold for the rows that it tells.
+/// The conditions of a route, all of which hold for the rows that it emits.
 #[derive(Debug, Clone)]
 pub struct Filter {
     /// By operation.
@@ -41,7 +41,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// `scope.deleted`: deleted rows have to pass too, so that only columns may be named that the log has of them.
+    /// `scope.deleted`: deleted rows have to pass too, so that only columns may be named that the WAL has of them.
     pub fn bind(route: &Route, scope: Scope<'_>) -> Result<Filter, Problem> {
         let listed = |op: &Op| route.op.is_empty() || route.op.iter().any(|listed| listed.get_ref() == op);
         let ops = Op::ALL.map(|op| listed(&op));
@@ -82,7 +82,7 @@ impl Filter {
         if !self.ops[row.op as usize] {
             return Ok(false);
         }
-        // A value that the log leaves open decides only if no other condition does.
+        // A value that the WAL leaves open decides only if no other condition does.
         let mut open = None;
         for (index, test) in &self.tests {
             match test.holds(row, *index) {

@@ -1,4 +1,4 @@
-//! What is told beside the stream and not yet acknowledged: bounded, and waited for.
+//! What is emitted beside the stream and not yet acknowledged: bounded, and waited for.
 //!
 //! Sinks that are away are waited for, with a word about it. A Kafka that answers and takes nothing is given up
 //! (`stall`), and so is whoever acknowledges nothing for longer than the caller's patience.

@@ -85,7 +85,7 @@ impl Acks {
         }
     }
 
-    /// The sink cannot go on: everything not acknowledged has to be told again by a new session.
+    /// The sink cannot go on: everything not acknowledged has to be emitted again by a new session.
     pub fn fail(&self, reason: String) {
         unpoisoned(&self.failure).get_or_insert(reason);
         self.wake();

@@ -1,4 +1,4 @@
-//! Takes rows to the sinks: finds their routes, and decides between telling, passing over and burying.
+//! Takes rows to the sinks: finds their routes, and decides between emitting, skipping and dead-lettering.
 
 mod again;
 
@@ -31,7 +31,7 @@ pub struct OpenTransaction<'a> {
     pub transaction: &'a mut Transaction,
     pub ticket: Ticket,
     pub progress: &'a mut Progress,
-    /// This process told it before.
+    /// This process emitted it before.
     pub again: bool,
 }
 
@@ -95,7 +95,7 @@ impl Emitter {
         self.out.kafka.choose_and_wait(BatchSize::Large);
     }
 
-    /// The keys that are halted, as the dead-letter topic tells up to the offset `end`.
+    /// The keys that are halted, as the dead-letter topic says up to the offset `end`.
     pub fn set_halted(&mut self, halted: Halted, end: i64) {
         self.out.metrics.halted.set(halted.len() as i64);
         (self.out.halted, self.out.letters_from) = (halted, end);
@@ -123,7 +123,7 @@ impl Emitter {
     ) -> Option<Vec<u8>> {
         let route = plan.routes.iter().find(|route| route.leads_to == destination && route.has_id())?;
         let record = &mut self.out.record;
-        // What else may be wrong with the row comes out when it is told.
+        // What else may be wrong with the row comes out when it is emitted.
         let _ = route.render(row, transaction, &self.out.topics, record);
         (!record.id.is_empty()).then(|| record.id.clone())
     }
@@ -156,7 +156,7 @@ impl Emitter {
         Ok(self.catalog.settled(&self.database, relation)?)
     }
 
-    /// Tells a row to every route that it matches.
+    /// Emits a row to every route that it matches.
     pub fn row(&mut self, relation: u32, row: &Row<'_>, open: &mut OpenTransaction<'_>) -> Result<()> {
         open.transaction.rows += 1;
         self.out.metrics.rows.inc();
@@ -174,7 +174,7 @@ impl Emitter {
         Ok(Plan::compile(&self.routes, &self.source, &relation))
     }
 
-    /// The routes for a table as the log has it: now, or when a letter was written.
+    /// The routes for a table as the WAL has it: now, or when a letter was written.
     pub fn plan_as_was(&mut self, relation: &Relation) -> Result<Plan> {
         let relation = self.settled(relation)?;
         Ok(Plan::compile(&self.routes, &self.source, &relation))
@@ -186,7 +186,7 @@ impl Emitter {
         self.out.row(plan, row, open)
     }
 
-    /// Tells a row once more, by all routes of `to` that it matches. `Err` in `Ok`: one of them cannot tell it.
+    /// Emits a row once more, by all routes of `to` that it matches. `Err` in `Ok`: one of them cannot emit it.
     pub fn again(
         &mut self,
         (plan, row): (&Plan, &Row<'_>),
@@ -281,7 +281,7 @@ impl Outlet {
                 match route.ended(row, &mut self.record) {
                     Ok(None) => {}
                     Ok(Some(ended)) => matched |= self.route((plan, route, &ended), open)?,
-                    // Whatever keeps the keys from being compared keeps the row from being told.
+                    // Whatever keeps the keys from being compared keeps the row from being emitted.
                     Err(problem) => {
                         matched = true;
                         route.render_key(row, &mut self.record);
@@ -301,7 +301,7 @@ impl Outlet {
         Ok(())
     }
 
-    /// Tells the row by one route, if it matches.
+    /// Emits the row by one route, if it matches.
     #[inline]
     fn route(
         &mut self,
@@ -463,7 +463,7 @@ impl Outlet {
     }
 }
 
-/// The record's key; `None`: it could not be told.
+/// The record's key; `None`: it could not be emitted.
 fn key(record: &Record) -> Option<std::borrow::Cow<'_, str>> {
     record.has_key.then(|| String::from_utf8_lossy(&record.key))
 }

@@ -1,4 +1,4 @@
-//! Tells records to Kafka: idempotent, acknowledged by all replicas, in order, and never given up on.
+//! Emits records to Kafka: idempotent, acknowledged by all replicas, in order, and never given up on.
 //!
 //! librdkafka keeps one request of more than a handful of messages under way per partition, and while it has others
 //! whose time has come, it spins: it polls without waiting, on a processor that the broker could use. So nothing is
@@ -9,7 +9,7 @@
 //!
 //! librdkafka retries for ever (`message.timeout.ms=0`). An error that it calls permanent would leave a gap in a
 //! partition, so the producer stops instead (`enable.gapless.guarantee`) and reports failure; the source then makes
-//! a new producer and tells everything again from the last confirmed transaction.
+//! a new producer and emits everything again from the last confirmed transaction.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,7 +47,7 @@ fn is_row(ticket: Ticket) -> bool {
 /// What librdkafka keeps per message besides key and value: its own structure and the headers.
 const MESSAGE_OVERHEAD_BYTES: i64 = 1024;
 
-/// The writes of the memory: how many there were, and up to which they are acknowledged. A late acknowledgement of an
+/// The writes of the checkpoint: how many there were, and up to which they are acknowledged. A late acknowledgement of an
 /// earlier one, perhaps of the session before, must not be taken for that of the last.
 #[derive(Debug, Default)]
 struct Writes {
@@ -100,7 +100,7 @@ impl ProducerContext for Deliveries {
                 if is_row(ticket) {
                     self.acks.undo(Sink::Kafka, weight(message.key_len(), message.payload_len()));
                 }
-                // What we purge ourselves is told again anyway.
+                // What we purge ourselves is emitted again anyway.
                 if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PurgeQueue)
                     && error.rdkafka_error_code() != Some(RDKafkaErrorCode::PurgeInflight)
                 {
@@ -275,14 +275,14 @@ impl Kafka {
         }
     }
 
-    /// As `choose`, and waits until the producer is made: for whoever has much to tell, and chooses once.
+    /// As `choose`, and waits until the producer is made: for whoever has much to emit, and chooses once.
     pub fn choose_and_wait(&mut self, load: BatchSize) {
         if self.acks.bytes(Sink::Kafka) == 0 {
             self.producers.choose_and_wait(load);
         }
     }
 
-    /// Tells an event.
+    /// Emits an event.
     pub fn produce(
         &mut self,
         topic: usize,
@@ -318,7 +318,7 @@ impl Kafka {
         )
     }
 
-    /// Tells a dead letter.
+    /// Emits a dead letter.
     pub fn dead_letter(
         &mut self,
         topic: &str,
@@ -345,7 +345,7 @@ impl Kafka {
         )
     }
 
-    /// Writes to the state topic what may be lost: then something is told again that need not be. In order with the
+    /// Writes to the state topic what may be lost: then something is emitted again that need not be. In order with the
     /// memory that is written after it, by the same producer.
     pub fn note(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
         let (key, value, ticket) = (key.as_bytes(), Some(value), NOTE);
@@ -359,7 +359,7 @@ impl Kafka {
         self.writes.done()
     }
 
-    /// Has a new client ask the brokers, on a thread that ends by itself; `answered` tells.
+    /// Has a new client ask the brokers, on a thread that ends by itself; `answered` says so.
     pub fn ask(&self) {
         let (config, answered) = (self.asking.clone(), Arc::clone(&self.answered));
         let ask = move || {
@@ -410,7 +410,7 @@ impl Kafka {
     }
 }
 
-/// `pg_position`: commit, ordinal among the transaction's records on Kafka, previous commit that told anything.
+/// `pg_position`: commit, ordinal among the transaction's records on Kafka, previous commit that emitted anything.
 fn position(transaction: &Transaction, out: &mut Vec<u8>) {
     use std::io::Write as _;
     out.clear();
@@ -422,7 +422,7 @@ fn position(transaction: &Transaction, out: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
-    /// The halt it prevents: a slot confirmed past what the memory says.
+    /// The halt it prevents: a slot confirmed past what the checkpoint says.
     #[test]
     fn the_acknowledgement_of_an_earlier_write_is_not_taken_for_that_of_the_last() {
         let writes = Writes::default();

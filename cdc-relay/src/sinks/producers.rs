@@ -1,5 +1,5 @@
 //! The producers of a source. One hands each record over at once, and is always there. The others wait for company,
-//! and are there only while there is more than a handful to tell: each has three threads of librdkafka and one of
+//! and are there only while there is more than a handful to emit: each has three threads of librdkafka and one of
 //! ours.
 //!
 //! They are made beside the stream: until one is ready, another does its work. One that was not used for a while is

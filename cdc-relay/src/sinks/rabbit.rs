@@ -1,4 +1,4 @@
-//! Tells messages to RabbitMQ: persistent, mandatory, confirmed, in order.
+//! Emits messages to RabbitMQ: persistent, mandatory, confirmed, in order.
 //!
 //! One task per source owns the connection. What is not confirmed stays in its queue; after any failure it connects
 //! again and sends all of that once more. Nothing here waits without a time-out: lapin may wait for ever for a
@@ -248,7 +248,7 @@ fn send(channel: &Channel, job: &Job, confirms: &mut Confirms) -> Result<()> {
 
 /// How the relay declares a queue: durable, quorum, without a delivery limit.
 pub fn declaration() -> (QueueDeclareOptions, FieldTable) {
-    // RabbitMQ 4 drops a message after 20 deliveries unless told otherwise, and "no limit" is -1 there; 3.x takes
+    // RabbitMQ 4 drops a message after 20 deliveries unless configured otherwise, and "no limit" is -1 there; 3.x takes
     // that -1 without a word and drops every message that was delivered once and came back. A limit beyond
     // reach means the same to both.
     let mut arguments = FieldTable::default();

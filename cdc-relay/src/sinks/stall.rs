@@ -5,7 +5,7 @@
 //! connects again (librdkafka issue 5301; all versions since 2.12). With `message.timeout.ms=0` it reports nothing, and
 //! would hold its records, and the slot, for ever. So if records are under way and none has
 //! landed for `patience`, a new client asks the brokers. Brokers that are away are waited for. Brokers that answer
-//! and still take nothing mean that our client is the trouble: the session ends, and a new one tells again what was
+//! and still take nothing mean that our client is the trouble: the session ends, and a new one emits again what was
 //! not acknowledged. Each time in a row it is given twice as long, since brokers that are short of replicas look the
 //! same.
 

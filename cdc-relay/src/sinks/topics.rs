@@ -34,7 +34,7 @@ pub async fn prepare(brokers: &Brokers, routes: &Routes) -> Result<Vec<usize>> {
     }
     let state = NewTopic::new(routes.relay.state_topic.get_ref(), 1, replication())
         .set("cleanup.policy", "compact")
-        // Closed segments are small and soon compacted: reading the memory at start stays quick.
+        // Closed segments are small and soon compacted: reading the checkpoint at start stays quick.
         .set("segment.ms", "600000")
         .set("min.cleanable.dirty.ratio", "0.1");
     let dead =

@@ -1,4 +1,4 @@
-//! One source's clients of Kafka, and what its topics remember.
+//! One source's clients of Kafka, and what its topics save.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -19,14 +19,14 @@ use crate::source::backfill::snapshot::{self, TableProgress};
 use crate::source::coverage::record::{Record, record_key};
 use crate::source::worker::SourceContext;
 
-/// How long a write of the memory may take before the attempt starts over.
+/// How long a write of the checkpoint may take before the attempt starts over.
 const CHECKPOINT_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the state topic says of a source.
 #[derive(Default)]
 pub struct Loaded {
     pub memory: Option<Checkpoint>,
-    /// By table: how far the rows that existed before are told.
+    /// By table: how far the rows that existed before are emitted.
     pub positions: BTreeMap<String, TableProgress>,
     /// What the publication sends.
     pub publication: Option<Record>,
@@ -60,7 +60,7 @@ impl KafkaClients {
         self.emitter.as_mut().context("no Kafka producer")
     }
 
-    /// To tell, and to read what was told.
+    /// To emit, and to read what was emitted.
     pub fn both(&mut self) -> Result<(&mut Emitter, &Reader)> {
         let reader = self.reader.as_ref().context("no Kafka consumer")?;
         Ok((self.emitter.as_mut().context("no Kafka producer")?, reader))
@@ -92,7 +92,7 @@ impl KafkaClients {
         Ok(())
     }
 
-    /// The key of this source's memory in the state topic.
+    /// The key of this source's checkpoint in the state topic.
     pub fn checkpoint_key(&self) -> String {
         format!("{}/{}", self.context.source.name.get_ref(), self.context.source.slot.get_ref())
     }
@@ -141,12 +141,12 @@ impl KafkaClients {
         Ok(())
     }
 
-    /// Writes the memory and waits until it is acknowledged.
+    /// Writes the checkpoint and waits until it is acknowledged.
     pub fn save(&self, memory: &Checkpoint) -> Result<()> {
         self.write(&self.checkpoint_key(), &serde_json::to_vec(memory)?)
     }
 
-    /// Writes how far a table is told, and waits until that is acknowledged.
+    /// Writes how far a table is emitted, and waits until that is acknowledged.
     pub fn save_progress(&self, table: &str, position: &TableProgress) -> Result<()> {
         let key = snapshot::record_key(&self.checkpoint_key(), table);
         self.write(&key, &serde_json::to_vec(position)?)
@@ -177,7 +177,7 @@ impl KafkaClients {
     }
 }
 
-/// Waits, or until told to stop.
+/// Waits, at most until it has to stop.
 pub fn pause(context: &SourceContext, pause: Duration) {
     let timeout = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
     context.acks.no_wake();

@@ -22,7 +22,7 @@ use crate::postgres::sql::{identifier, literal};
 use crate::routes::catalog::Catalog;
 use crate::routes::{Routes, Source, TableName};
 
-/// A contract that holds: what it was judged by, and what the log does not say of the tables.
+/// A contract that holds: what it was judged by, and what the WAL does not say of the tables.
 #[derive(Debug, Clone)]
 pub struct Checked {
     pub facts: Facts,
@@ -59,7 +59,7 @@ pub fn at_start(
     judge(session, (routes, source), (facts, has_slot))
 }
 
-/// Whether what is published can be told. `Ok(Err(_))` says what does not fit.
+/// Whether what is published can be emitted. `Ok(Err(_))` says what does not fit.
 pub fn check(
     session: &mut Session,
     routes: &Routes,

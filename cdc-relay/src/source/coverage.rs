@@ -175,7 +175,7 @@ impl Coverage {
         of(self) != of(after)
     }
 
-    /// This coverage after another one, of which it keeps what only time tells.
+    /// This coverage after another one, of which it keeps what only time shows.
     pub fn after(mut self, before: &Coverage) -> Coverage {
         for table in &mut self.tables {
             let Some(was) = before.table(table).filter(|was| was.oid == table.oid) else { continue };

@@ -54,7 +54,7 @@ pub fn slot(session: &mut Session, name: &str) -> Result<Option<Slot>, WireError
 
 /// The command that makes the slot.
 pub fn slot_creation(name: &str) -> String {
-    // No snapshot: the rows that exist already are told by reconcile, not by a first start.
+    // No snapshot: the rows that exist already are emitted by reconcile, not by a first start.
     format!(
         "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT",
         sql::replication_identifier(name)

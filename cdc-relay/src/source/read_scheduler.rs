@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::sinks::batch_size::BatchSize;
 
-/// Bytes of the log from which a round is more than a handful of rows.
+/// Bytes of the WAL from which a round is more than a handful of rows.
 const MEDIUM_BYTES_MIN: usize = 4 << 10;
 /// From here on it is backlog.
 const LARGE_BYTES_MIN: usize = 64 << 10;
@@ -39,7 +39,7 @@ pub enum Next {
 #[derive(Debug)]
 pub struct ReadScheduler {
     began: Instant,
-    /// Bytes of the log read in this round.
+    /// Bytes of the WAL read in this round.
     read: usize,
     /// Whether the round before was backlog.
     backlog: bool,
@@ -51,7 +51,7 @@ impl ReadScheduler {
         ReadScheduler { began: now, read: 0, backlog: false, over: true }
     }
 
-    /// A read brought `bytes` of the log.
+    /// A read brought `bytes` of the WAL.
     pub fn read(&mut self, now: Instant, bytes: usize) {
         if self.over {
             *self = ReadScheduler { began: now, read: 0, backlog: self.read >= LARGE_BYTES_MIN, over: false };

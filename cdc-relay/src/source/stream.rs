@@ -1,4 +1,4 @@
-//! One replication session: reads, tells, confirms. A loop on a thread of its own, without a task or a channel
+//! One replication session: reads, emits, confirms. A loop on a thread of its own, without a task or a channel
 //! between the socket and the producer.
 //!
 //! When to read is decided by `read_scheduler`.
@@ -37,7 +37,7 @@ use crate::source::watch::Watch;
 /// Postgres hears from us at least and at most so often.
 const STATUS_MOST: Duration = Duration::from_millis(100);
 const STATUS_LEAST: Duration = Duration::from_secs(1);
-/// The memory is written at most so often after transactions, and after mere idle progress.
+/// The checkpoint is written at most so often after transactions, and after mere idle progress.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(200);
 const CHECKPOINT_IDLE_INTERVAL: Duration = Duration::from_secs(1);
 /// No word from the server for so long, although asked: the connection is dead.
@@ -49,7 +49,7 @@ const DRAIN_BROKEN: Duration = Duration::from_secs(2);
 /// Where a session starts.
 pub struct SessionStart {
     pub memory: Checkpoint,
-    /// Where the server begins, at or before what the memory has.
+    /// Where the server begins, at or before what the checkpoint has.
     pub begin: Lsn,
     pub status: Status,
     /// Where the session before ended with an error of the server's; it streams when it has come so far.
@@ -61,7 +61,7 @@ pub struct SessionStart {
     pub checkpoint_topic: String,
     pub in_flight_bytes: i64,
     pub first_ticket: Ticket,
-    /// Commits up to here were told by this process before.
+    /// Commits up to here were emitted by this process before.
     pub sent_lsn: Lsn,
     /// Sessions in a row that ended because Kafka answered and took nothing.
     pub stalls: u32,
@@ -106,7 +106,7 @@ pub struct Stream<'a> {
     stalls: u32,
     /// Of the open transaction.
     xid: u32,
-    /// The tables whose existing rows are not all told.
+    /// The tables whose existing rows are not all emitted.
     snapshots: Option<Snapshots>,
 }
 
@@ -159,8 +159,8 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Streams until told to stop (`Ok`) or something breaks. Either way waits a while for what is in flight, and
-    /// remembers it, so that the next session tells as little as possible again.
+    /// Streams until it has to stop (`Ok`) or something breaks. Either way waits a while for what is in flight, and
+    /// saves it, so that the next session emits as little as possible again.
     pub fn run(mut self) -> (Result<()>, SessionOutcome) {
         let mut result = self.stream();
         if self.acks.failure().is_none() {
@@ -194,7 +194,7 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Reads nothing more, and waits until all that was told is acknowledged, remembered and confirmed.
+    /// Reads nothing more, and waits until all that was emitted is acknowledged, saved and confirmed.
     fn drain(&mut self) -> Result<()> {
         let until = Instant::now() + if self.acks.stopping() { DRAIN_TIMEOUT } else { DRAIN_BROKEN };
         let open = usize::from(self.open.is_some());
@@ -231,7 +231,7 @@ impl<'a> Stream<'a> {
         tracing::info!(source, slot = memory.slot, acknowledged = %memory.acknowledged, "{event}");
     }
 
-    /// What Postgres may be told: nothing (0/0) before the stream has come to where the memory is. Until then it is
+    /// What may be confirmed to Postgres: nothing (0/0) before the stream has come to where the checkpoint is. Until then it is
     /// not sure that the server has what was acknowledged.
     fn confirmable(&self) -> Lsn {
         let acknowledged = self.origin.memory.acknowledged;
@@ -268,7 +268,7 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Writes the memory when there is something new, and takes note when it is acknowledged.
+    /// Writes the checkpoint when there is something new, and takes note when it is acknowledged.
     fn save(&mut self, at_once: bool) -> Result<()> {
         if self.emitter.kafka().state_written()
             && let Some(memory) = self.writing.take()
@@ -306,7 +306,7 @@ impl<'a> Stream<'a> {
         Ok(())
     }
 
-    /// Lets the snapshots read on. The rows of a chunk are told by `intake`, where the stream meets its mark.
+    /// Lets the snapshots read on. The rows of a chunk are emitted by `intake`, where the stream meets its mark.
     fn step_snapshots(&mut self) -> Result<()> {
         let Some(snapshots) = &mut self.snapshots else { return Ok(()) };
         if snapshots.is_over() {
@@ -316,7 +316,7 @@ impl<'a> Stream<'a> {
         snapshots.step(Instant::now())
     }
 
-    /// Notes how far the snapshots are acknowledged; before the memory, which is waited for.
+    /// Notes how far the snapshots are acknowledged; before the checkpoint, which is waited for.
     fn note_snapshots(&mut self) -> Result<()> {
         let Stream { snapshots: Some(snapshots), emitter, progress, origin, .. } = self else {
             return Ok(());
@@ -327,7 +327,7 @@ impl<'a> Stream<'a> {
         })
     }
 
-    /// Tells Postgres what is acknowledged and remembered.
+    /// Confirms to Postgres what is acknowledged and saved.
     fn confirm(&mut self) -> Result<()> {
         let since = self.confirmed_at.elapsed();
         let (confirmable, before) = (self.confirmable(), self.confirmed);

@@ -116,7 +116,7 @@ struct Looker {
     shared: Arc<Shared>,
     coverage: Coverage,
     open: Option<Open>,
-    /// Where the log was before the last look.
+    /// Where the WAL was before the last look.
     looked_at: Lsn,
 }
 

@@ -1,4 +1,4 @@
-//! The life of one source, on a thread of its own: connect, compare with what is remembered, stream; and again,
+//! The life of one source, on a thread of its own: connect, compare with what is saved, stream; and again,
 //! with back-off, after whatever breaks.
 
 mod publication;
@@ -170,7 +170,7 @@ impl SourceWorker {
         }
     }
 
-    /// One session, from connecting to its end. `Ok`: told to stop.
+    /// One session, from connecting to its end. `Ok`: it had to stop.
     fn attempt(&mut self) -> Result<(), AttemptError> {
         let slot_name = self.context.source.slot.get_ref().clone();
         let mut session =
@@ -262,7 +262,7 @@ impl SourceWorker {
         Ok(contract::at_start(session, (routes, source), has_slot)?.held()?)
     }
 
-    /// The tables whose existing rows are to be told.
+    /// The tables whose existing rows are to be emitted.
     fn existing(&self, facts: &Facts) -> Vec<Table> {
         let asked = self.context.source.tables.iter().filter(|table| table.snapshot);
         asked.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect()
@@ -305,7 +305,7 @@ impl SourceWorker {
             stalls: self.stalls,
         };
         let (emitter, reader) = self.clients.both()?;
-        // All that the topics remember is read; what a release needs, it reads anew.
+        // All that the topics save is read; what a release needs, it reads anew.
         reader.rest();
         let letters =
             Letters { reader, topic: relay.dead_letter_topic.get_ref(), database: &self.context.database };
@@ -417,14 +417,14 @@ impl SourceWorker {
             (Start::Resume { .. }, Some(memory)) if memory.routes == self.fingerprint => {
                 return Ok((memory, publication));
             }
-            // Other routes tell other transactions: a new chain.
+            // Other routes emit other transactions: a new chain.
             (Start::Resume { .. }, Some(memory)) => {
                 Checkpoint { routes: self.fingerprint.clone(), chain: Lsn::ZERO, ..memory }
             }
             (Start::Adopt, _) => fresh(Phase::Streaming, confirmed),
             (Start::Create | Start::Resume { .. }, _) => {
                 contract::publish(session, &self.context.routes, &self.context.source)??;
-                // A crash between the two finds `Creating`, and takes or makes the slot: nothing was told from it.
+                // A crash between the two finds `Creating`, and takes or makes the slot: nothing was emitted from it.
                 self.clients.save(&fresh(Phase::Creating, Lsn::ZERO))?;
                 // What the slot has to send from its beginning on, however long it is waited for.
                 publication = Some(self.baseline(session)?);

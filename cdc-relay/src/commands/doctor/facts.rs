@@ -11,7 +11,7 @@ use crate::checkpoint::state::{Cluster, Slot as Stand};
 use crate::postgres::lsn::Lsn;
 use crate::source::contract::Mismatch;
 
-/// How long the log is watched.
+/// How long the WAL is watched.
 const WAL_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -147,7 +147,7 @@ impl Facts {
         self.slots.iter().find(|slot| slot.slot_name == name)
     }
 
-    /// As `state::admit` compares it with what is remembered.
+    /// As `state::admit` compares it with what is saved.
     pub fn cluster(&self) -> Cluster {
         let flush: Lsn = self.flush.parse().unwrap_or_default();
         Cluster { system_id: self.system_id.clone(), timeline: self.timeline, flush }
@@ -199,7 +199,7 @@ pub async fn gather(
     Ok(facts)
 }
 
-/// Watches the end of the log for a moment. Bytes per second.
+/// Watches the end of the WAL for a moment. Bytes per second.
 pub async fn wal_rate(client: &Client, standby: bool) -> Result<f64> {
     let end = if standby { "pg_last_wal_replay_lsn()" } else { "pg_current_wal_insert_lsn()" };
     let query = format!("select coalesce(({end} - '0/0')::int8, 0)");

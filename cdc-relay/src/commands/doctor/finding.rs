@@ -12,7 +12,7 @@ use crate::source::contract::{Mismatch, is_sql};
 pub enum Severity {
     Ok,
     Warning,
-    /// Nothing is lost, since nothing is told: the relay does not start, or a writer gets an error.
+    /// Nothing is lost, since nothing is emitted: the relay does not start, or a writer gets an error.
     WouldNotWork,
     WouldLoseData,
 }

@@ -1,4 +1,4 @@
-//! The slot: whether it is ours to read, and how long the server will keep the log for it.
+//! The slot: whether it is ours to read, and how long the server will keep the WAL for it.
 
 use super::facts::{Facts, Slot};
 use super::finding::Finding;
@@ -91,7 +91,7 @@ fn foreign(facts: &Facts, slot: &Slot, subject: &str) -> Option<Finding> {
     })
 }
 
-/// Whether the server still has the log, and for how long.
+/// Whether the server still has the WAL, and for how long.
 fn kept(facts: &Facts, slot: &Slot, subject: &str) -> Finding {
     let retained = size(slot.retained(&facts.flush));
     let reason = slot.invalidation_reason.as_deref().unwrap_or("max_slot_wal_keep_size");
@@ -147,7 +147,7 @@ fn spilled(facts: &Facts, slot: &Slot, subject: &str) -> Option<Finding> {
     )
 }
 
-/// What the server does with the log of a slot that is not read. Of every server, with or without a slot.
+/// What the server does with the WAL of a slot that is not read. Of every server, with or without a slot.
 pub fn retention(facts: &Facts) -> Vec<Finding> {
     let (limit, rate) = (facts.bytes("max_slot_wal_keep_size").unwrap_or(-1), facts.wal_rate);
     let finding = if limit < 0 {

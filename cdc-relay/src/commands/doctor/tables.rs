@@ -1,4 +1,4 @@
-//! Publication and tables: whether what the routes tell gets into the stream, whole, and harms nobody.
+//! Publication and tables: whether what the routes emit gets into the stream, whole, and harms nobody.
 //!
 //! What does not fit is judged by `contract`, for `run` as for doctor.
 
@@ -11,7 +11,7 @@ use crate::source::contract::fit::{self, Operations};
 use crate::source::contract::identity::Publishing;
 use crate::source::contract::{Mismatch, make_full};
 
-/// What is to be told, if there is a routes file that says so.
+/// What is to be emitted, if there is a routes file that says so.
 #[derive(Debug, Clone, Copy)]
 pub struct Contract<'a> {
     /// Without one, every table is looked at as if it were to be published.
@@ -181,7 +181,7 @@ fn filter(table: &Table, contract: &Contract<'_>) -> Option<Finding> {
     )
 }
 
-/// Updates leave large values out of the log, unless the old row is in it too.
+/// Updates leave large values out of the WAL, unless the old row is in it too.
 fn large_values(facts: &Facts, tables: &[&Table]) -> Vec<Finding> {
     let outside = |table: &Table| facts.toast.get(&table.oid.to_string()).copied().unwrap_or(0);
     let at_risk = |table: &&&Table| {
@@ -221,7 +221,7 @@ fn large_values(facts: &Facts, tables: &[&Table]) -> Vec<Finding> {
     findings
 }
 
-/// Streaming needs no rights on tables; telling rows again does.
+/// Streaming needs no rights on tables; emitting rows again does.
 fn rights(tables: &[&Table], facts: &Facts) -> Option<Finding> {
     let missing: Vec<String> = tables
         .iter()

@@ -300,7 +300,7 @@ fn a_slot_that_is_gone_is_a_loss_and_one_that_was_never_made_is_not() {
     facts.slots.clear();
     assert_eq!(found(&facts), [(Severity::WouldLoseData, "slot.memory")]);
     assert!(slot::slot(&facts, "shop", Some(None)).iter().all(|f| f.severity == Severity::Ok));
-    // A slot that nobody remembers was perhaps read.
+    // A slot that no checkpoint names was perhaps read.
     let forgotten = slot::slot(&fine(), "shop", Some(None));
     assert!(forgotten.iter().any(|f| f.severity == Severity::WouldLoseData), "{forgotten:?}");
 }

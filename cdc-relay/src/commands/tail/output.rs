@@ -1,6 +1,6 @@
-//! Between the log and the terminal: what is read is never held up for long by where it is printed.
+//! Between the WAL and the terminal: what is read is never held up for long by where it is printed.
 //!
-//! A slot keeps its server's log until it is read. So the reader goes on whatever the terminal does: up to
+//! A slot keeps its server's WAL until it is read. So the reader goes on whatever the terminal does: up to
 //! `WAITING_BYTES_MAX` waits to be printed; when nothing is taken for `WRITE_TIMEOUT`, changes are left out and counted instead, and
 //! the count is printed where they are missing.
 
@@ -122,7 +122,7 @@ mod tests {
 
     use super::*;
 
-    /// A terminal that takes nothing until it is told to.
+    /// A terminal that takes nothing until the test lets it.
     struct Stuck {
         go: mpsc::Receiver<()>,
         written: Arc<Mutex<Vec<u8>>>,

@@ -1,4 +1,4 @@
-//! Reads the log on a thread of its own, from connecting to the end.
+//! Reads the WAL on a thread of its own, from connecting to the end.
 
 use std::ops::Range;
 use std::os::fd::OwnedFd;

@@ -17,7 +17,7 @@ pub enum Format {
     Text { colour: bool },
 }
 
-/// A change, as the log tells it.
+/// A change, as the WAL has it.
 #[derive(Debug, Clone, Copy)]
 pub enum Change<'a> {
     Insert(Tuple<'a>),
@@ -195,7 +195,7 @@ fn line(paint: Paint, table: &Table, change: &Change<'_>, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-/// A value that the update left out of the log did not change.
+/// A value that the update left out of the WAL did not change.
 fn differs(before: Value<'_>, now: Value<'_>) -> bool {
     now != Value::Unchanged && before != now
 }
@@ -257,7 +257,7 @@ fn members(name: &str, table: &Table, row: Tuple<'_>, wanted: impl Fn(usize) -> 
     out.push(b'}');
 }
 
-/// A value that its type does not fit after all is told as text.
+/// A value that its type does not fit after all is emitted as text.
 fn member(type_oid: u32, text: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     if Form::natural(type_oid).write(text, &mut Vec::new(), out).is_err() {
@@ -269,7 +269,7 @@ fn member(type_oid: u32, text: &[u8], out: &mut Vec<u8>) {
     value.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
 }
 
-/// Columns whose large values this update left out of the log.
+/// Columns whose large values this update left out of the WAL.
 fn unchanged(table: &Table, row: Tuple<'_>, out: &mut Vec<u8>) {
     let left_out = |index: &usize| row.get(*index) == Value::Unchanged;
     let mut names = (0..row.len()).filter(left_out).filter_map(|index| table.relation.columns.get(index));

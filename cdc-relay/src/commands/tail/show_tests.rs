@@ -1,4 +1,4 @@
-//! Changes as they come from the log, and the lines they become.
+//! Changes as they come from the WAL, and the lines they become.
 
 use super::*;
 use crate::postgres::decode::pgoutput::{Column, Message, Scratch, decode};
@@ -9,7 +9,7 @@ fn relation(identity: u8) -> Relation {
     Relation { id: 1, schema: "public".to_owned(), name: "orders".to_owned(), identity, columns }
 }
 
-/// `~` is null, `?` left out of the log.
+/// `~` is null, `?` left out of the WAL.
 fn tuple(cells: &[&str]) -> Vec<u8> {
     let mut out = (cells.len() as u16).to_be_bytes().to_vec();
     for cell in cells {

@@ -66,7 +66,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Looks up where the partitions begin and end. A topic that does not exist has told nothing.
+    /// Looks up where the partitions begin and end. A topic that does not exist has emitted nothing.
     pub fn connect(
         brokers: &Brokers,
         routes: &Routes,

@@ -1,4 +1,4 @@
-//! Stretches of the log in which tables with routes may have sent nothing. No chain shows them: what was not sent has no
+//! Stretches of the WAL in which tables with routes may have sent nothing. No chain shows them: what was not sent has no
 //! position. The relay writes them to the state topic when it notices.
 
 use std::collections::BTreeMap;

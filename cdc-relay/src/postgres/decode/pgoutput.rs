@@ -44,7 +44,7 @@ impl std::error::Error for DecodeError {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value<'a> {
     Null,
-    /// Stored out of line and not changed by this update: the log does not carry it.
+    /// Stored out of line and not changed by this update: the WAL does not carry it.
     Unchanged,
     /// The type's text output.
     Text(&'a [u8]),
@@ -106,7 +106,7 @@ impl<'a> Tuple<'a> {
     }
 }
 
-/// What an update or delete tells of the row before it.
+/// What an update or delete emits of the row before it.
 #[derive(Debug, Clone, Copy)]
 pub enum Old<'a> {
     /// Only the columns of the replica identity are set.
@@ -149,7 +149,7 @@ impl Relation {
         self.identity == b'f'
     }
 
-    /// Whether the log says what a deleted row had in this column.
+    /// Whether the WAL says what a deleted row had in this column.
     pub fn known_when_deleted(&self, column: usize) -> bool {
         self.is_full() || (self.identity != b'n' && self.columns.get(column).is_some_and(|column| column.key))
     }

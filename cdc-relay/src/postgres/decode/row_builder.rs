@@ -1,4 +1,4 @@
-//! Rows that did not come from the stream, brought into the stream's form: then all that tells rows takes them too.
+//! Rows that did not come from the stream, brought into the stream's form: then all that emits rows takes them too.
 
 use crate::postgres::decode::pgoutput::{DecodeError, Message, Scratch, Tuple, decode};
 

@@ -2,18 +2,18 @@
 
 use std::collections::BTreeMap;
 
-/// What is told once more.
+/// What is emitted once more.
 #[derive(Debug)]
 pub enum Again<'a> {
     /// A row that was set aside, to the destination that it was set aside from.
     Destination(&'a str),
     /// A row that was set aside for want of routes, by all that it has now.
     All,
-    /// A row that was told before, by all routes; what is halted is not told.
+    /// A row that was emitted before, by all routes; what is halted is not emitted.
     Emitted(&'a mut Tally),
 }
 
-/// What was told once more, by destination, and what was not, since its key is halted.
+/// What was emitted once more, by destination, and what was not, since its key is halted.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// Only events with this key.

@@ -1,5 +1,5 @@
 //! The row that a table has now, for a dead letter that does not hold all of its row: too long for a letter, or
-//! left out of the log by the update. It stands in for the letter's if it is the very same version.
+//! left out of the WAL by the update. It stands in for the letter's if it is the very same version.
 
 use anyhow::Result;
 
@@ -125,8 +125,8 @@ fn select(table: &Table, letter: &DeadLetter) -> Result<String, Problem> {
     Ok(table.select_where(&conditions.join(" and "), ""))
 }
 
-/// Whether a row is the letter's, told as it is now. If both have an id of a template, `id` being the row's, that
-/// decides: it is equal at every telling. Otherwise all that the letter holds must still be so.
+/// Whether a row is the letter's, emitted as it is now. If both have an id of a template, `id` being the row's, that
+/// decides: it is equal each time. Otherwise all that the letter holds must still be so.
 pub fn stands_for(letter: &DeadLetter, id: Option<&[u8]>, (relation, row): (&Relation, &Row<'_>)) -> bool {
     if let (Some(known), Some(id)) = (&letter.id, id) {
         return known.as_bytes() == id;

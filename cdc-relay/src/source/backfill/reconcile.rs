@@ -1,9 +1,9 @@
-//! Tells every row again, from a new slot's snapshot: the way on after the log between what was told and what is there
+//! Emits every row again, from a new slot's snapshot: the way on after the WAL between what was emitted and what is there
 //! was lost, or cannot be trusted.
 //!
 //! The order is what makes it safe. The old slot is dropped first: only one that nobody reads can be, and without it no
-//! relay can begin to stream. Then the memory says `reconciling`, then the new slot is made, and from its snapshot
-//! every row is told; what is committed later is the slot's. Only when every sink has acknowledged all of it does the
+//! relay can begin to stream. Then the checkpoint says `reconciling`, then the new slot is made, and from its snapshot
+//! every row is emitted; what is committed later is the slot's. Only when every sink has acknowledged all of it does the
 //! memory say `streaming`, from where the slot begins. Whatever breaks in between leaves a memory that `run` refuses
 //! and that the next reconcile starts over from.
 
@@ -129,7 +129,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     }))
 }
 
-/// What is remembered of the source. Topics that were just created take a while to have a leader.
+/// What is saved of the source. Topics that were just created take a while to have a leader.
 fn load(clients: &mut KafkaClients) -> Result<Loaded> {
     let delays =
         backon::ExponentialBuilder::default().with_min_delay(Duration::from_millis(100)).with_max_times(6);
@@ -144,7 +144,7 @@ fn load(clients: &mut KafkaClients) -> Result<Loaded> {
         .call()
 }
 
-/// The slot must still be the one that was made, and unread: otherwise somebody has told from it, or it is another.
+/// The slot must still be the one that was made, and unread: otherwise somebody has emitted from it, or it is another.
 fn untouched(context: &SourceContext, slot_name: &str, begins_at: Lsn) -> Result<()> {
     // By another session: this one's sight is as old as the slot.
     let mut session = Session::connect(&context.database)?;
@@ -157,7 +157,7 @@ fn untouched(context: &SourceContext, slot_name: &str, begins_at: Lsn) -> Result
     Ok(())
 }
 
-/// Tables whose existing rows the stream would tell in chunks need that no more.
+/// Tables whose existing rows the stream would emit in chunks need that no more.
 fn done_snapshots(
     context: &SourceContext,
     clients: &KafkaClients,

@@ -1,12 +1,12 @@
-//! Tells the rows that a table has now once more, with the same ids.
+//! Emits the rows that a table has now once more, with the same ids.
 //!
-//! It never tells a row for the first time, which is the stream's: its order would be lost. So the rows are read in
-//! one snapshot; a message written after that snapshot marks the log; and nothing is told before the relay has
-//! confirmed the log up to there, that is, before every row of the snapshot was told or set aside. Keys that are
-//! halted are left out: their rows were not told yet (`release` does it). A relay that runs with other routes
-//! would have told other events, so the routes must be the ones that the source's memory was written with.
+//! It never emits a row for the first time, which is the stream's: its order would be lost. So the rows are read in
+//! one snapshot; a message written after that snapshot marks the WAL; and nothing is emitted before the relay has
+//! confirmed the WAL up to there, that is, before every row of the snapshot was emitted or set aside. Keys that are
+//! halted are left out: their rows were not emitted yet (`release` does it). A relay that runs with other routes
+//! would have emitted other events, so the routes must be the ones that the source's checkpoint was written with.
 //!
-//! What is told again may stand behind later changes of the same row; its id says so. It has no position: its place
+//! What is emitted again may stand behind later changes of the same row; its id says so. It has no position: its place
 //! in the chain is taken.
 
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ use crate::source::clients::KafkaClients;
 use crate::source::inspect::{self, text};
 use crate::source::worker::SourceContext;
 
-/// Of the message that marks the log; nobody listens to it.
+/// Of the message that marks the WAL; nobody listens to it.
 const PREFIX: &str = "cdc-relay.replay";
 /// Between two looks at the slot.
 const SLOT_INTERVAL: Duration = Duration::from_millis(100);
@@ -68,7 +68,7 @@ pub struct Selection {
 pub struct Summary {
     pub rows: u64,
     pub tally: Tally,
-    /// Rows that cannot be told, and why the first of them cannot.
+    /// Rows that cannot be emitted, and why the first of them cannot.
     pub failed: u64,
     pub reasons: Vec<String>,
 }
@@ -114,7 +114,7 @@ impl Selection {
         &self.sql
     }
 
-    /// Waits until the relay has told all that the snapshot shows. `say` hears what it waits for.
+    /// Waits until the relay has emitted all that the snapshot shows. `say` hears what it waits for.
     pub fn wait_until_emitted(
         &mut self,
         source: &Source,
@@ -229,13 +229,13 @@ fn since_column<'t>(table: &'t Table, named: Option<&'t str>) -> Result<&'t str>
 /// What would be told of a row: destination, and the record.
 pub type Shown<'a> = (&'a str, &'a Record, &'a Plan);
 
-/// Shows what would be told, and tells nothing.
+/// Shows what would be emitted, and emits nothing.
 pub fn show(
     selection: &mut Selection,
     (routes, source): (&Routes, &Source),
     mut show: impl FnMut(Shown<'_>) -> Result<()>,
 ) -> Result<Summary> {
-    // As `Emitter::plan` has it, so that what is shown is what would be told.
+    // As `Emitter::plan` has it, so that what is shown is what would be emitted.
     let (mut catalog, mut relation) = (Catalog::default(), selection.table.relation.clone());
     catalog.learn(&mut selection.session, std::slice::from_ref(&relation))?;
     catalog.settle(&mut relation);
@@ -268,7 +268,7 @@ pub fn show(
     Ok(summary)
 }
 
-/// Tells the rows, and waits until every sink has acknowledged them. The relay must have told them before.
+/// Emits the rows, and waits until every sink has acknowledged them. The relay must have emitted them before.
 /// `say` hears what it waits for.
 pub fn emit(
     selection: &mut Selection,

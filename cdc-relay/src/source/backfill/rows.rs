@@ -1,7 +1,7 @@
 //! Reads the rows that published tables have now: which columns, through which filter, in which order.
 //!
 //! A table is read as its publication says: the same columns in the same order, the same rows. So a row looks as the
-//! stream would tell it.
+//! stream would emit it.
 
 use std::fmt::Write as _;
 
@@ -172,8 +172,8 @@ pub fn rewritten(session: &mut Session, tables: &[Table]) -> Result<Option<Strin
     Ok(rows.first().map(|row| text(row, 0).to_owned()))
 }
 
-/// Makes the slot, and gives the session's transaction the snapshot of all that the slot does not tell. Answers
-/// where it begins. Waits for the transactions that run now: `say` is told for whom.
+/// Makes the slot, and gives the session's transaction the snapshot of all that the slot does not emit. Answers
+/// where it begins. Waits for the transactions that run now: `say` gets for whom.
 pub fn create_slot_with_snapshot(
     session: &mut Session,
     database: &Database,

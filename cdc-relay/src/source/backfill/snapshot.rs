@@ -1,8 +1,8 @@
-//! Tells the rows that were there before the slot, while the stream runs.
+//! Emits the rows that were there before the slot, while the stream runs.
 //!
 //! A table is read in chunks by what identifies its rows, on a connection of its own (`reader`). After each chunk a mark is written
-//! to the log; where the stream meets it, the rows of the chunk are told that the stream has not told in a newer state
-//! (`window`). So the tellings of a row never go backwards, and the stream waits for no query. When a chunk is
+//! to the WAL; where the stream meets it, the rows of the chunk are emitted that the stream has not emitted in a newer state
+//! (`window`). So the emissions of a row never go backwards, and the stream waits for no query. When a chunk is
 //! acknowledged, its last key is noted in the state topic: the next start goes on from there.
 
 mod position;
@@ -31,7 +31,7 @@ use crate::routes::template::Row;
 use crate::sinks::emit::{Emitter, OpenTransaction};
 use crate::source::backfill::rows::Table;
 
-/// Of the marks in the log.
+/// Of the marks in the WAL.
 pub const PREFIX: &str = "cdc-relay.snapshot";
 
 /// A chunk has at most so many rows, so that the stream is not held up for long.
@@ -62,7 +62,7 @@ impl std::fmt::Display for Watermark {
     }
 }
 
-/// One table that is not told to its end.
+/// One table that is not emitted to its end.
 struct TableRun {
     table: Table,
     position: TableProgress,
@@ -78,7 +78,7 @@ enum Step {
     Read(Box<Chunk>),
 }
 
-/// The tables of one session that are not told to their end, one after the other.
+/// The tables of one session that are not emitted to their end, one after the other.
 pub struct Snapshots {
     source: String,
     publication: String,
@@ -88,7 +88,7 @@ pub struct Snapshots {
     window: Window,
     /// What the stream calls the tables, and where their keys are in its rows.
     heard: Vec<(u32, String, Option<Vec<usize>>)>,
-    /// Told in the transaction of that commit, not yet noted.
+    /// Emitted in the transaction of that commit, not yet noted.
     settling: VecDeque<(Lsn, String, TableProgress)>,
     reader: Reader,
     backoff: Option<backon::ExponentialBackoff>,
@@ -97,7 +97,7 @@ pub struct Snapshots {
     key: Vec<u8>,
 }
 
-/// The tables that are to be told and are not; `None` if there is nothing to do. `found`: by name, the table and its
+/// The tables that are to be emitted and are not; `None` if there is nothing to do. `found`: by name, the table and its
 /// position.
 pub fn begin(
     source: &Source,
@@ -223,7 +223,7 @@ impl Snapshots {
         self.step = Step::Rest(now + pause);
     }
 
-    /// The stream met a mark: tells the chunk that was read before it, in the mark's transaction.
+    /// The stream met a mark: emits the chunk that was read before it, in the mark's transaction.
     pub fn meet(
         &mut self,
         mark: Watermark,
@@ -240,7 +240,7 @@ impl Snapshots {
             return Ok(());
         };
         let Some(course) = self.courses.front_mut() else { return Ok(()) };
-        // The stream, which may be far behind, has told more of what the chunk sees since it was read. Where the publication
+        // The stream, which may be far behind, has emitted more of what the chunk sees since it was read. Where the publication
         // left something out, the chunk's row may be newer than all that the stream has of it.
         self.window.forget(&chunk.visible);
         // First: by another key than the stream's now, no window would ever hold, and in another order rows would be
@@ -308,7 +308,7 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Whether all is told and noted.
+    /// Whether all is emitted and noted.
     pub fn is_over(&self) -> bool {
         self.courses.is_empty() && self.settling.is_empty()
     }

@@ -7,7 +7,7 @@ use crate::checkpoint::state::{Break, as_text};
 use crate::postgres::lsn::Lsn;
 use crate::routes::Source;
 
-/// Between the memory's key and nothing: the end of the record's key.
+/// Between the checkpoint's key and nothing: the end of the record's key.
 const SUFFIX: &str = "/publication";
 
 /// The value of the record.

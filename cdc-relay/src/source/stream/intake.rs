@@ -99,7 +99,7 @@ impl Stream<'_> {
         emitter.row(relation, &row, &mut open)
     }
 
-    /// What a command told the relay by a message in the log. It is done at this place of the stream: after all
+    /// What a command asked of the relay by a message in the WAL. It is done at this place of the stream: after all
     /// that was committed before, and before all that comes later.
     fn logical(&mut self, command: Command) -> Result<()> {
         if self.open.is_none() {
@@ -117,7 +117,7 @@ impl Stream<'_> {
             bail!("a transaction began inside another");
         }
         self.in_transaction = true;
-        // The memory was written before the slot was confirmed: all sinks have these already.
+        // The checkpoint was written before the slot was confirmed: all sinks have these already.
         if self.history.begins(state::CommitId { commit_lsn, committed_at: committed_at.0 })? {
             self.open = None;
             return Ok(());

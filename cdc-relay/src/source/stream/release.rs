@@ -25,7 +25,7 @@ const SINK_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// So many tables' plans are kept; a table has a new one for every change of its columns.
 const MOST_PLANS: usize = 64;
 
-/// What it takes to tell letters.
+/// What it takes to emit letters.
 struct ReleaseContext<'a> {
     present: Present<'a>,
     made: RowBuilder,
@@ -48,7 +48,7 @@ impl ReleaseContext<'_> {
 }
 
 impl Stream<'_> {
-    /// Tells the letters that the order names, and writes to their topic what became of it.
+    /// Emits the letters that the order names, and writes to their topic what became of it.
     pub(super) fn release(&mut self, order: &Order) -> Result<()> {
         if order.source != self.emitter.source().name.get_ref().as_str() {
             return Ok(()); // another slot of this database is meant
@@ -102,7 +102,7 @@ impl Stream<'_> {
         }
     }
 
-    /// Tells a letter's row from the letter, or, if that cannot be, from its table.
+    /// Emits a letter's row from the letter, or, if that cannot be, from its table.
     fn emit_letter(
         &mut self,
         letter: &DeadLetter,
@@ -128,7 +128,7 @@ impl Stream<'_> {
             .map_err(|why| if why == problem { why } else { Problem(format!("{}; {}", problem.0, why.0)) }))
     }
 
-    /// Tells the row that the table has now, if it is the same version as the letter's.
+    /// Emits the row that the table has now, if it is the same version as the letter's.
     fn emit_current(
         &mut self,
         letter: &DeadLetter,
@@ -184,7 +184,7 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Waits until every sink has acknowledged all that it was told, and remembers it.
+    /// Waits until every sink has acknowledged all that it got, and saves it.
     fn settle(&mut self) -> Result<()> {
         loop {
             self.tend()?;
@@ -209,7 +209,7 @@ impl Stream<'_> {
         Ok(())
     }
 
-    /// Looks after what does not wait for us: reports of the sinks, the memory, the server's time-out.
+    /// Looks after what does not wait for us: reports of the sinks, the checkpoint, the server's time-out.
     fn tend(&mut self) -> Result<()> {
         if self.acks.stopping() {
             bail!("stopped in the middle of a release, which begins again at the next start");

@@ -36,7 +36,7 @@ pub struct Planned {
     pub estimated_rows: Option<u64>,
 }
 
-/// One reconcile or failover at a time: each would take the slot, or the memory, from the other.
+/// One reconcile or failover at a time: each would take the slot, or the checkpoint, from the other.
 pub fn alone(session: &mut Session, slot: &str) -> Result<()> {
     let key = crate::postgres::sql::literal(&format!("cdc-relay reconcile {slot}"));
     let rows =

@@ -1,4 +1,4 @@
-//! Tells the rows of a source from the snapshot of its new slot, as fast as the sinks take them, in bounded memory.
+//! Emits the rows of a source from the snapshot of its new slot, as fast as the sinks take them, in bounded memory.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use crate::source::worker::SourceContext;
 
 /// Rows that share a ticket.
 const TRANSACTION_ROWS_MAX: u64 = 4096;
-/// The view is told so often.
+/// The view is updated so often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Serialize)]
@@ -68,7 +68,7 @@ impl<'a> Resnapshot<'a> {
         (self.clients, self.view)
     }
 
-    /// Tells every row of every routed table, and waits for the acknowledgements.
+    /// Emits every row of every routed table, and waits for the acknowledgements.
     pub fn tables(&mut self, session: &mut Session) -> Result<Vec<(Table, TableReport)>> {
         let tables = routed(session, &self.context)?;
         for table in &tables {

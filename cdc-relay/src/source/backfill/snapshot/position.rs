@@ -1,13 +1,13 @@
-//! How far the rows of a table are told, as the state topic keeps it.
+//! How far the rows of a table are emitted, as the state topic keeps it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::source::backfill::rows::Table;
 
-/// Between the memory's key and the table, in the key of a position's record.
+/// Between the checkpoint's key and the table, in the key of a position's record.
 const INFIX: &str = "/snapshot/";
 
-/// How far a table is told: the value of its record in the state topic.
+/// How far a table is emitted: the value of its record in the state topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableProgress {
     pub system_id: String,
@@ -16,7 +16,7 @@ pub struct TableProgress {
     /// These with what decides their order: `(owner text, id bigint)`. An earlier release wrote none.
     #[serde(default)]
     pub key_text: String,
-    /// The key of the last row that was told and acknowledged; empty at the beginning.
+    /// The key of the last row that was emitted and acknowledged; empty at the beginning.
     pub after: Vec<String>,
     /// Rows passed so far.
     pub rows: u64,

@@ -1,4 +1,4 @@
-//! What the stream tells beside a snapshot: by key, the rows that it changes.
+//! What the stream emits beside a snapshot: by key, the rows that it changes.
 
 use super::Snapshots;
 use crate::postgres::decode::pgoutput::{Message, Old, Relation, Tuple};
@@ -6,7 +6,7 @@ use crate::routes::template::{Op, Row};
 use crate::source::backfill::rows::Table;
 
 impl Snapshots {
-    /// A message of the stream, before it is told.
+    /// A message of the stream, before it is emitted.
     pub fn receive(&mut self, message: &Message<'_>, xid: u32) {
         match message {
             Message::Relation(relation) => self.announced(relation),
@@ -47,7 +47,7 @@ impl Snapshots {
         self.heard.push((relation.id, name, key));
     }
 
-    /// Where the key is in the stream's rows of the table that is being told; `None`: another table.
+    /// Where the key is in the stream's rows of the table that is being emitted; `None`: another table.
     fn key_of(&self, oid: u32) -> Option<Option<&[usize]>> {
         let course = self.courses.front()?;
         let (_, name, key) = self.heard.iter().find(|(id, _, _)| *id == oid)?;

@@ -1,20 +1,20 @@
-//! Which rows of a chunk may still be told: pure.
+//! Which rows of a chunk may still be emitted: pure.
 //!
-//! A chunk is what a query saw; the stream goes on meanwhile. A row of the chunk that the stream has told in a newer
-//! state must not be told after it. What decides is what the query's snapshot sees:
+//! A chunk is what a query saw; the stream goes on meanwhile. A row of the chunk that the stream has emitted in a newer
+//! state must not be emitted after it. What decides is what the query's snapshot sees:
 //!
-//! * A transaction that the chunk sees is in the log before the mark that is written after the query. When the stream
-//!   reaches the mark it has told the transaction, and the chunk's row is that state or a newer one.
-//! * A transaction that the stream told and the chunk does not see left a newer row: the chunk's is dropped.
+//! * A transaction that the chunk sees is in the WAL before the mark that is written after the query. When the stream
+//!   reaches the mark it has emitted the transaction, and the chunk's row is that state or a newer one.
+//! * A transaction that the stream emitted and the chunk does not see left a newer row: the chunk's is dropped.
 //!
-//! So the window keeps, by key, the last transaction that the stream told, and forgets those that a chunk sees. It has
+//! So the window keeps, by key, the last transaction that the stream emitted, and forgets those that a chunk sees. It has
 //! to know of all that a chunk does not see: hence the base. After the window opens, the next transaction id is taken;
-//! a chunk counts only if every transaction older than this is over. What it does not see began later, and is told
+//! a chunk counts only if every transaction older than this is over. What it does not see began later, and is emitted
 //! while the window is open. Like making a slot, the first chunk waits for the transactions that run; none waits again.
 //!
-//! Why not two marks, as others do, and drop what changed between them? A transaction may be in the log before the
+//! Why not two marks, as others do, and drop what changed between them? A transaction may be in the WAL before the
 //! first mark and still be invisible to a query after it: while it waits for a standby, or before its backend has said
-//! that it ended. It is not between the marks, so the older row would be told, last.
+//! that it ended. It is not between the marks, so the older row would be emitted, last.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -52,7 +52,7 @@ impl FromStr for Visible {
 
 impl Visible {
     /// Whether a committed transaction is seen. The stream has only the lower half of its id: it is the one of that
-    /// half next to the present, since the log does not reach back two thousand million transactions.
+    /// half next to the present, since the WAL does not reach back two thousand million transactions.
     pub fn sees(&self, xid: u32) -> bool {
         let distance = xid.wrapping_sub(self.next as u32).cast_signed();
         let xid = self.next.saturating_add_signed(i64::from(distance));
@@ -60,7 +60,7 @@ impl Visible {
     }
 }
 
-/// The keys that the stream told lately, each with the last transaction that changed it. An earlier one of the same
+/// The keys that the stream emitted lately, each with the last transaction that changed it. An earlier one of the same
 /// row was over before that could change it, so whoever sees the last sees them all.
 #[derive(Debug, Default)]
 pub struct Window {
@@ -93,7 +93,7 @@ impl Window {
         self.state == State::Open
     }
 
-    /// The stream told a change of this key.
+    /// The stream emitted a change of this key.
     pub fn changed(&mut self, key: &[u8], xid: u32) {
         if self.state != State::Open {
             return;
@@ -109,7 +109,7 @@ impl Window {
         self.keys.insert(key.into(), xid);
     }
 
-    /// The stream told a change whose key is not known.
+    /// The stream emitted a change whose key is not known.
     pub fn lose_track(&mut self) {
         if self.state == State::Open {
             self.close();
@@ -123,7 +123,7 @@ impl Window {
         self.bytes = self.keys.keys().map(|key| key.len() + KEY_OVERHEAD_BYTES).sum();
     }
 
-    /// Whether the stream told a newer state than a chunk whose sight was forgotten.
+    /// Whether the stream emitted a newer state than a chunk whose sight was forgotten.
     pub fn has(&self, key: &[u8]) -> bool {
         self.keys.contains_key(key)
     }

@@ -58,7 +58,7 @@ struct Change {
     key: u8,
     /// When it takes its id.
     begins: u32,
-    /// When its commit is in the log: the stream tells in this order.
+    /// When its commit is in the WAL: the stream emits in this order.
     logged: u32,
     /// From when queries see it: never before, sometimes long after.
     visible: u32,
@@ -103,7 +103,7 @@ fn sight(changes: &[Change], ids: &[u32], now: u32) -> Visible {
     Visible { oldest_running: running.iter().copied().min().unwrap_or(next), next, running }
 }
 
-/// The telling of a whole history with one chunk in it: by key, the versions in the order told. `None`: the chunk does
+/// The emitting of a whole history with one chunk in it: by key, the versions in the order emitted. `None`: the chunk does
 /// not count, because of the base.
 fn emitted(
     changes: &[Change],
@@ -141,7 +141,7 @@ fn emitted(
         if change.logged + lag >= opened && !window.is_open() {
             window.open();
         }
-        // Before its slot began the stream told nothing.
+        // Before its slot began the stream emitted nothing.
         if change.logged >= begin {
             emission.entry(change.key).or_default().push(change.version);
             window.changed(&[change.key], id);
