@@ -1,24 +1,15 @@
 //! The binary: configuration, logs, signals.
 
 use anyhow::Context;
-use clap::Parser;
-use clap::error::ErrorKind;
 use gateway_sim::Config;
 use gateway_sim::config::LogFormat;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-/// `EX_USAGE` of sysexits.h: the configuration is wrong, restarting will not help.
-const EXIT_BAD_CONFIG: i32 = 64;
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let config = Config::try_parse().unwrap_or_else(|error| {
-        let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-        let _ = error.print();
-        std::process::exit(if asked { 0 } else { EXIT_BAD_CONFIG })
-    });
+    let config: Config = listener::command_line::read();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {

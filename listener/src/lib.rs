@@ -4,8 +4,10 @@
 //! * [`operators`]: admin listeners answer to known names, to no foreign web page, and write for a token only.
 //! * [`methods`]: routes say which methods they have, so that `Allow`, HEAD and OPTIONS follow from them.
 //! * [`media`], [`json`]: media types compared as RFC 9110 says; JSON in which no member is given twice.
+//! * [`command_line`]: a process's configuration is read before its listeners are bound, and no secret is shown.
 //! * [`serve`]: the accept loop, with the limits that warp does not set.
 
+pub mod command_line;
 pub mod head;
 pub mod json;
 pub mod media;

@@ -3,25 +3,12 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use clap::Parser;
-use clap::error::ErrorKind;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// `EX_USAGE` of sysexits.h: the configuration is wrong, restarting will not help.
-const EXIT_BAD_CONFIG: i32 = 64;
-
-/// Reads the configuration from flags and environment, before anything is opened.
-/// A bad or missing value ends the process with status 64 and a message that names it.
-pub fn config<C: Parser>() -> C {
-    C::try_parse().unwrap_or_else(|error| {
-        let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-        let _ = error.print();
-        std::process::exit(if asked { 0 } else { EXIT_BAD_CONFIG })
-    })
-}
+pub use listener::command_line::read as config;
 
 /// A token that is cancelled by SIGTERM or SIGINT.
 pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {

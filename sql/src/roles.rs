@@ -1,6 +1,7 @@
 //! One role per purpose: who owns, who serves, who replicates, who only reads.
 
 use anyhow::{Context, Result};
+use postgres_protocol::password::scram_sha_256;
 
 use crate::{Passwords, admin};
 
@@ -45,7 +46,7 @@ pub async fn bootstrap(admin_url: &str, passwords: &Passwords) -> Result<()> {
         let verb = if known { "alter" } else { "create" };
         let replication = if *replication { "replication" } else { "noreplication" };
         let login = match login {
-            true => format!("login password {}", quoted(passwords.of(name)?)),
+            true => format!("login password '{}'", verifier(passwords.of(name)?)),
             false => "nologin password null".to_owned(),
         };
         let mut statement =
@@ -58,6 +59,8 @@ pub async fn bootstrap(admin_url: &str, passwords: &Passwords) -> Result<()> {
     Ok(())
 }
 
-fn quoted(password: &str) -> String {
-    format!("E'{}'", password.replace('\\', "\\\\").replace('\'', "''"))
+/// What the server keeps of a password, so that the password itself is in no statement: statements can be read in
+/// `pg_stat_activity`, and logged.
+fn verifier(password: &str) -> String {
+    scram_sha_256(password.as_bytes())
 }

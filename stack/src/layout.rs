@@ -175,8 +175,10 @@ impl Layout {
     pub fn secret(&self, name: &str) -> Result<String> {
         let folder = self.secrets();
         let path = folder.join(name);
-        if let Ok(secret) = fs::read_to_string(&path) {
-            return Ok(secret.trim().to_owned());
+        match fs::read_to_string(&path) {
+            // An empty file is one that a power cut left behind.
+            Ok(secret) if !secret.trim().is_empty() => return Ok(secret.trim().to_owned()),
+            Ok(_) | Err(_) => {}
         }
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let secret = random()?;

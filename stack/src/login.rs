@@ -97,9 +97,10 @@ impl Login {
                 layout.secrets().join(self.secret()).is_file() || !cluster.exists(),
                 "{} holds data of a stack, and the password of their superuser is not in {}: the folder of that \
                  stack was removed, or the stack is of a version that had one password for all logins. The data \
-                 cannot be taken over. To remove them and start afresh: cargo stack clean",
+                 cannot be taken over. To remove them and start afresh: STACK_DIR={} cargo stack clean",
                 cluster.display(),
-                layout.secrets().display()
+                layout.secrets().display(),
+                layout.dir.display()
             );
         }
         layout.secret(&self.secret())

@@ -1,4 +1,4 @@
-//! The services: their binaries and what they are told by environment.
+//! The services: their binaries and their environment.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -125,7 +125,7 @@ fn start_servers(layout: &Layout, progress: &Progress) -> Result<()> {
                     changed |= run(&mut client, spec)?;
                 }
             } else if server == Server::Kafka && !kafka::has_authorizer(layout) {
-                bail!("it was started by a version without an authorizer: cargo stack down, then up again");
+                bail!("Kafka runs with the settings of a version that had no authorizer: cargo stack down, then up again");
             }
             step.now("starting");
             wait_for_server(layout, server, &mut client)?;
@@ -144,7 +144,15 @@ fn start_servers(layout: &Layout, progress: &Progress) -> Result<()> {
 pub fn wait_for_server(layout: &Layout, server: Server, client: &mut Client) -> Result<()> {
     let name = server.name();
     let ready = || server.ready(layout);
-    probe::until(server.patience(), ready, || alive(client, name)).with_context(|| excerpt(layout, name))
+    let waited = probe::until(server.patience(), ready, || alive(client, name));
+    let waited = waited.map_err(|error| match server {
+        Server::Kafka => match kafka::acl::ensure_rules(layout) {
+            Err(why) => error.context(format!("Kafka's rules cannot be made: {why:#}")),
+            Ok(()) => error,
+        },
+        _ => error,
+    });
+    waited.with_context(|| excerpt(layout, name))
 }
 
 fn alive(client: &mut Client, name: &str) -> Result<()> {

@@ -90,7 +90,7 @@ unix_socket_directories = '{}'
 password_encryption = 'scram-sha-256'
 max_connections = 200
 shared_buffers = 512MB
-# An acknowledged commit survives a crash: everything told about a payment rests on it.
+# An acknowledged commit survives a crash: every event of a payment rests on it.
 synchronous_commit = on
 fsync = on
 full_page_writes = on

@@ -16,7 +16,7 @@ use super::ADMIN;
 use crate::layout::{Layout, Port};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
-const ANSWER_MAX: i32 = 1 << 20;
+const ANSWER_BYTES_MAX: i32 = 1 << 20;
 
 /// Those of Kafka's operations that are given; reading and writing include describing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,8 +64,8 @@ pub fn rules() -> Vec<Rule<'static>> {
             rule(principal, Read, Resource::Group, group),
         ]
     });
-    let telling = [Write, Create].map(|operation| rule("relay", operation, Resource::Topic, "*"));
-    reading.chain(telling).collect()
+    let producing = [Write, Create].map(|operation| rule("relay", operation, Resource::Topic, "*"));
+    reading.chain(producing).collect()
 }
 
 /// Makes the rules of the stack.
@@ -137,7 +137,7 @@ impl Broker {
         let mut length = [0; 4];
         self.stream.read_exact(&mut length)?;
         let length = i32::from_be_bytes(length);
-        ensure!((4..=ANSWER_MAX).contains(&length), "an answer of {length} bytes");
+        ensure!((4..=ANSWER_BYTES_MAX).contains(&length), "an answer of {length} bytes");
         let mut answer = vec![0; usize::try_from(length)?];
         self.stream.read_exact(&mut answer)?;
         Ok(Answer { rest: answer.split_off(4) })
