@@ -13,12 +13,13 @@ const EXIT_BAD_CONFIG: i32 = 64;
 pub fn read<C: Parser>() -> C {
     C::try_parse().unwrap_or_else(|error| {
         let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-        let _ = without_secret(error, &C::command()).print();
+        let _ = without_secret(error, C::command()).print();
         std::process::exit(if asked { 0 } else { EXIT_BAD_CONFIG })
     })
 }
 
-fn without_secret(mut error: Error, command: &Command) -> Error {
+fn without_secret(mut error: Error, mut command: Command) -> Error {
+    command.build();
     let secret = |name: &String| {
         command.get_arguments().any(|arg| arg.is_hide_env_values_set() && arg.to_string() == *name)
     };
@@ -46,7 +47,7 @@ mod tests {
     fn a_bad_value_is_shown_unless_it_is_a_secret() {
         let message = |argument| {
             let error = Config::try_parse_from(["program", argument]).unwrap_err();
-            without_secret(error, &Config::command()).to_string()
+            without_secret(error, Config::command()).to_string()
         };
         let secret = message("--secret=swordfish");
         assert!(secret.contains("--secret") && !secret.contains("swordfish"), "{secret}");

@@ -52,7 +52,7 @@ impl Destinations {
             let name = named(topic, source, of);
             if name.contains(UNKNOWN) {
                 self.resembled.push(Glob::new(&name, UNKNOWN));
-            } else {
+            } else if !self.own.contains(&name) {
                 self.certain.insert(name);
             }
         }

@@ -200,6 +200,12 @@ impl Selected {
                 format!("a pattern leads to topic `{}`, which is not one of [[topics]]", topic.get_ref())
             }));
         }
+        let tables = resolved.source(source.name.get_ref()).into_iter().flat_map(|source| &source.tables);
+        let own = [&routes.relay.state_topic, &routes.relay.dead_letter_topic].map(|topic| topic.get_ref());
+        let taken = constant_topics(tables).into_iter().filter(|topic| own.contains(&topic.get_ref()));
+        problems.extend(taken.map(|topic| {
+            format!("a pattern leads to topic `{}`, which is the relay's own", topic.get_ref())
+        }));
         if problems.is_empty() { Ok(resolved) } else { Err(problems.join("; ")) }
     }
 

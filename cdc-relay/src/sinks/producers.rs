@@ -26,7 +26,7 @@ type Make<C> = Arc<dyn Fn(BatchSize) -> Result<PolledProducer<C>> + Send + Sync>
 enum Patient<C: ProducerContext + 'static> {
     /// Not to be made before this.
     Absent(Instant),
-    RowBuilder(JoinHandle<Result<PolledProducer<C>>>),
+    Making(JoinHandle<Result<PolledProducer<C>>>),
     Ready {
         producer: PolledProducer<C>,
         chosen_at: Instant,
@@ -100,12 +100,12 @@ impl<C: ProducerContext + Send + Sync + 'static> Patient<C> {
     /// `make`: it is wanted.
     fn step(&mut self, load: BatchSize, now: Instant, make: Option<&Make<C>>) {
         match (&mut *self, make) {
-            (Patient::RowBuilder(thread), _) if thread.is_finished() => self.join(load, now),
+            (Patient::Making(thread), _) if thread.is_finished() => self.join(load, now),
             (Patient::Absent(from), Some(make)) if now >= *from => {
                 let make = Arc::clone(make);
                 let thread = std::thread::Builder::new().name("kafka producer".to_owned());
                 match thread.spawn(move || make(load)) {
-                    Ok(thread) => *self = Patient::RowBuilder(thread),
+                    Ok(thread) => *self = Patient::Making(thread),
                     Err(error) => self.failed(load, now, &error.into()),
                 }
             }
@@ -124,10 +124,10 @@ impl<C: ProducerContext + Send + Sync + 'static> Patient<C> {
 
     /// Waits for the thread that makes it.
     fn join(&mut self, load: BatchSize, now: Instant) {
-        if !matches!(self, Patient::RowBuilder(_)) {
+        if !matches!(self, Patient::Making(_)) {
             return;
         }
-        let Patient::RowBuilder(thread) = std::mem::replace(self, Patient::Absent(now)) else { return };
+        let Patient::Making(thread) = std::mem::replace(self, Patient::Absent(now)) else { return };
         match thread.join().map_err(|_| anyhow!("its thread panicked")).flatten() {
             Ok(producer) => *self = Patient::Ready { producer, chosen_at: now },
             Err(error) => self.failed(load, now, &error),

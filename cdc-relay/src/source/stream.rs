@@ -30,6 +30,7 @@ use crate::sinks::kafka::Sent;
 use crate::sinks::stall::{Stall, Verdict};
 use crate::sinks::topics::Reader;
 use crate::source::backfill::snapshot::{self, Snapshots};
+use crate::source::coverage::Coverage;
 use crate::source::coverage::record::Healed;
 use crate::source::read_scheduler::{Next, ReadScheduler};
 use crate::source::watch::Watch;
@@ -108,6 +109,8 @@ pub struct Stream<'a> {
     xid: u32,
     /// The tables whose existing rows are not all emitted.
     snapshots: Option<Snapshots>,
+    /// The last one that was written down by this session.
+    coverage: Option<Coverage>,
 }
 
 /// What the next session of this process has to know.
@@ -115,6 +118,10 @@ pub struct SessionOutcome {
     pub next_ticket: Ticket,
     pub sent_lsn: Lsn,
     pub stalls: u32,
+    /// Every sink has acknowledged up to here, and the checkpoint says so.
+    pub acknowledged: Lsn,
+    /// What the publication sends, if that was found to be other than when the session began.
+    pub coverage: Option<Coverage>,
 }
 
 impl<'a> Stream<'a> {
@@ -155,6 +162,7 @@ impl<'a> Stream<'a> {
             stalls: origin.stalls,
             xid: 0,
             snapshots,
+            coverage: None,
             origin,
         }
     }
@@ -172,7 +180,8 @@ impl<'a> Stream<'a> {
         self.report();
         self.log("session ended");
         let (next_ticket, sent_lsn) = (self.progress.next_ticket(), self.origin.sent_lsn);
-        let leftover = SessionOutcome { next_ticket, sent_lsn, stalls: self.stalls };
+        let (acknowledged, coverage) = (self.origin.memory.acknowledged, self.coverage.take());
+        let leftover = SessionOutcome { next_ticket, sent_lsn, stalls: self.stalls, acknowledged, coverage };
         self.wire.close();
         (result, leftover)
     }
@@ -200,6 +209,7 @@ impl<'a> Stream<'a> {
         let open = usize::from(self.open.is_some());
         while Instant::now() < until {
             self.collect()?;
+            self.note_snapshots()?;
             let settled = self.progress.pending() == open;
             if settled
                 && self.writing.is_none()
@@ -207,7 +217,6 @@ impl<'a> Stream<'a> {
             {
                 break;
             }
-            self.note_snapshots()?;
             self.save(true)?;
             self.acks.wake_at(0);
             self.sleep(Duration::from_millis(2))?;
@@ -321,7 +330,7 @@ impl<'a> Stream<'a> {
         let Stream { snapshots: Some(snapshots), emitter, progress, origin, .. } = self else {
             return Ok(());
         };
-        snapshots.settle(progress.confirmed(), |table, value| {
+        snapshots.settle((progress.confirmed(), origin.memory.acknowledged), |table, value| {
             let key = snapshot::record_key(&origin.checkpoint_key, table);
             Ok(emitter.kafka().note(&origin.checkpoint_topic, (&key, value))? == Sent::Taken)
         })

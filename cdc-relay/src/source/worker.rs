@@ -27,12 +27,12 @@ use crate::sinks::rabbit::Rabbit;
 use crate::source::backfill::rows::Table;
 use crate::source::backfill::snapshot::{self, Snapshots, TableProgress};
 use crate::source::clients::{KafkaClients, Loaded, pause};
-use crate::source::contract::{self, Checked, Keys};
+use crate::source::contract::{self, Checked, Keys, Mismatch, existing};
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
 use crate::source::published;
 use crate::source::slots;
-use crate::source::stream::{Letters, SessionOutcome, SessionStart, Stream};
+use crate::source::stream::{Letters, SessionStart, Stream};
 use crate::source::stuck::{self, Cause, Stuck};
 use crate::source::watch::Watch;
 
@@ -101,6 +101,8 @@ struct SourceWorker {
     next_ticket: Ticket,
     sent_lsn: Lsn,
     stalls: u32,
+    /// Whether the last session came further than the one before.
+    moved: bool,
     fingerprint: String,
     /// Why nothing is emitted until the rows were read again.
     broken: Option<Refusal>,
@@ -120,6 +122,7 @@ pub fn run(context: SourceContext) {
         next_ticket: 0,
         sent_lsn: Lsn::ZERO,
         stalls: 0,
+        moved: false,
         fingerprint: context.source.fingerprint(),
         broken: None,
         unwritten: None,
@@ -139,15 +142,15 @@ pub fn run(context: SourceContext) {
     };
     let mut backoff = delays();
     while !life.context.acks.stopping() {
-        let tickets = life.next_ticket;
+        life.moved = false;
         let (state, rest) = match life.attempt() {
             Ok(()) => break,
             Err(AttemptError::Standby) => (State::Standby, STANDBY_INTERVAL),
             Err(AttemptError::Turn) => (State::Standby, Duration::ZERO),
             Err(AttemptError::Refused(refusal)) => (State::Refused(life.refused(refusal)), REFUSED_INTERVAL),
             Err(AttemptError::Failed(error)) => {
-                // A session that read something was a good one: the next may come at once.
-                if life.next_ticket > tickets && life.stuck.doubt() == Lsn::ZERO {
+                // A session that got something acknowledged was a good one: the next may come at once.
+                if life.moved && life.stuck.doubt() == Lsn::ZERO {
                     backoff = delays();
                 }
                 life.context.metrics.failures.inc();
@@ -221,7 +224,7 @@ impl SourceWorker {
             return Err(Refusal::SlotAhead { slot, confirmed, acknowledged }.into());
         }
         positions.extend(later.positions);
-        tables.extend(self.healing(&facts, &positions));
+        tables.extend(self.healing(&facts, &positions)?);
         // Also so that no row has to wait for the producer's first connection.
         self.clients.save(&memory)?;
         let found = tables.into_iter().map(|table| {
@@ -269,13 +272,25 @@ impl SourceWorker {
     }
 
     /// The tables that are read again because the publication left something out, and that `existing` does not have.
-    fn healing(&self, facts: &Facts, positions: &BTreeMap<String, TableProgress>) -> Vec<Table> {
+    /// Refuses those that cannot be read in chunks any more.
+    fn healing(
+        &self,
+        facts: &Facts,
+        positions: &BTreeMap<String, TableProgress>,
+    ) -> Result<Vec<Table>, Refusal> {
         let heals = |table: &&routes::Table| {
             let position = positions.get(&table.of.to_string());
             !table.snapshot && position.is_some_and(|position| position.heals && !position.done)
         };
         let tables = self.context.source.tables.iter().filter(heals);
-        tables.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect()
+        let tables: Vec<_> = tables.filter_map(|table| facts.table(table.qualified())).collect();
+        let problems = existing::of(tables.iter().copied(), facts.version);
+        let problems: Vec<String> = problems.iter().map(Mismatch::to_string).collect();
+        if problems.is_empty() {
+            Ok(tables.into_iter().map(Table::from).collect())
+        } else {
+            Err(Refusal::Contract(problems.join("; ")))
+        }
     }
 
     /// `begin`: where the slot stands.
@@ -312,8 +327,12 @@ impl SourceWorker {
         let (acks, metrics) = (&self.context.acks, &self.context.metrics);
         let stream = Stream::new(wire, (emitter, letters), acks, metrics, (origin, snapshots));
         let (result, left) = stream.run();
-        let SessionOutcome { next_ticket, sent_lsn, stalls } = left;
-        (self.next_ticket, self.sent_lsn, self.stalls) = (next_ticket, sent_lsn, stalls);
+        (self.next_ticket, self.sent_lsn, self.stalls) = (left.next_ticket, left.sent_lsn, left.stalls);
+        self.moved = left.acknowledged > acknowledged;
+        let record = match left.coverage {
+            Some(coverage) => Record { coverage, ..record },
+            None => record,
+        };
         let Err(error) = result else { return Ok(()) };
         if let Some(NewTable(table)) = error.downcast_ref() {
             self.new_tables.insert(table.clone());

@@ -4,6 +4,7 @@
 use cdc_relay::failpoints::Failpoint;
 use rustix::process::Signal;
 
+use crate::kafka;
 use crate::load::under_load;
 use crate::rabbit::cuttable;
 use crate::rig::{Relay, Rig, eventually};
@@ -86,6 +87,44 @@ async fn a_slot_that_is_behind_the_memory_loses_nothing_and_starts_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_was_just_confirmed_is_not_ahead_of_the_memory() {
     ends(Failpoint::AfterConfirm, [0, 1, 5]).await;
+}
+
+/// The loss it prevents: that a table was read is written down, that the stream has passed an older change of a row is not.
+/// The next session would emit the older change last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_healed_does_not_end_with_an_older_state() {
+    let mut rig = Rig::new("heals_saved").await;
+    let relay = rig.streaming().await;
+    rig.row("a", 2, 1, "made").await;
+    rig.confirmed().await;
+    assert_eq!(relay.stop().await, Some(0));
+    rig.slot_is_free().await;
+    let changes = "update items set version = 2;
+                   alter publication events drop table items;
+                   update items set version = 3;
+                   alter publication events add table items";
+    for change in changes.split(';') {
+        rig.sql.batch_execute(change).await.expect("a change");
+    }
+    let relay = rig.start();
+    relay.state("refused").await;
+    assert_eq!(relay.stop().await, Some(0));
+    rig.slot_is_free().await;
+    let healed = rig.command("reconcile").args(["--table", "items"]).output().expect("the program");
+    assert!(healed.status.success(), "{}", String::from_utf8_lossy(&healed.stderr));
+    for passed in [0, 1, 2] {
+        end(&mut rig, Failpoint::BeforeMemory, passed).await;
+    }
+    let relay = rig.streaming().await;
+    eventually("the table to be read", || async { relay.log().contains("snapshot done").then_some(()) })
+        .await;
+    rig.confirmed().await;
+    let events = kafka::read(&rig.topic());
+    assert_eq!(
+        events.last().map(|event| event.header("ce_id").to_owned()).as_deref(),
+        Some("it/items/a/2/3")
+    );
+    drop(relay);
 }
 
 #[test]

@@ -144,3 +144,25 @@ async fn a_row_whose_last_change_was_left_out_is_read_though_the_stream_is_far_b
     assert!(emitted.iter().any(|id| id == "it/items/lost/1/1"));
     drop(relay);
 }
+
+/// The loss it prevents: a table that only a pattern names, and that is still out, has no entry in the routes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_a_pattern_that_is_still_out_is_not_passed_over() {
+    let mut rig = Rig::new("heals_pattern").await;
+    let other = "create table others (id bigint primary key, version int not null default 1);
+                 alter publication events add table others";
+    run(&rig, other).await;
+    let route = format!("topic = \"{}.items\"\ntype = \"row.v1\"", rig.name);
+    rig.routes_of("", &format!("[[sources.tables]]\nname = \"*\"\n[[sources.tables.routes]]\n{route}"));
+    let relay = rig.streaming().await;
+    run(&rig, "insert into others values (1)").await;
+    rig.row("a", 1, 1, "made").await;
+    rig.confirmed().await;
+    run(&rig, "alter publication events drop table items, others").await;
+    relay.state("refused").await;
+    run(&rig, "insert into others values (2); alter publication events add table items").await;
+    let (code, text) = answer(&rig, "reconcile", &["--table", "items"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("others"), "{text}");
+    drop(relay);
+}

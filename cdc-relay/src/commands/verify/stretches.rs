@@ -46,7 +46,15 @@ pub fn read(brokers: &Brokers, routes: &Routes) -> Result<Option<BTreeMap<String
         let key = format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
         let record = records.remove(&key)?;
         let is_read = |table: &str| !unread.contains(&(key.clone(), table.to_owned()));
-        Some((source.event_source.get_ref().clone(), Stretch::all(record, is_read)))
+        let mut stretches = Stretch::all(record, is_read);
+        // A relay of an earlier release does not write down which tables a stretch waits for.
+        if unread.iter().any(|(name, _)| *name == key)
+            && stretches.iter().all(|stretch| stretch.until.is_some())
+            && let Some(last) = stretches.last_mut()
+        {
+            last.until = None;
+        }
+        Some((source.event_source.get_ref().clone(), stretches))
     };
     Ok(Some(routes.sources.iter().filter_map(of).collect()))
 }

@@ -11,6 +11,7 @@ mod examine;
 pub mod heal;
 mod re_emit;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,7 +72,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     let context = Arc::new(context);
     let mut clients = KafkaClients::new(&context);
     view(Step::Waits("connecting"));
-    let Loaded { memory, publication, .. } = load(&mut clients)?;
+    let Loaded { memory, publication, positions, .. } = load(&mut clients)?;
     let mut session = Session::connect(&context.database)?;
     session.patience(SLOT_AND_FIRST_ROW_TIMEOUT)?;
     let (cluster, database) = inspect::cluster(&mut session)?;
@@ -117,7 +118,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     let (clients, view) = resnapshot.over();
     view(Step::Waits("writing down that it is done"));
     untouched(&context, slot_name, begins_at)?;
-    done_snapshots(&context, &clients, &cluster, &tables)?;
+    done_snapshots((&context, &clients), &cluster, (&tables, &positions))?;
     clients.save_publication(&Record::healed(publication, coverage, (begins_at, &[])))?;
     clients.save(&phase(Phase::Streaming, begins_at))?;
     Ok(Ending::Done(Report {
@@ -157,15 +158,17 @@ fn untouched(context: &SourceContext, slot_name: &str, begins_at: Lsn) -> Result
     Ok(())
 }
 
-/// Tables whose existing rows the stream would emit in chunks need that no more.
+/// Tables whose existing rows the stream would emit in chunks need that no more: those with `snapshot`, and those that
+/// were to be healed.
 fn done_snapshots(
-    context: &SourceContext,
-    clients: &KafkaClients,
+    (context, clients): (&SourceContext, &KafkaClients),
     cluster: &Cluster,
-    tables: &[(Table, TableReport)],
+    (tables, positions): (&[(Table, TableReport)], &BTreeMap<String, TableProgress>),
 ) -> Result<()> {
     for (table, report) in tables {
-        if context.source.table(&table.relation.table_name()).is_some_and(|routed| routed.snapshot) {
+        let routed = context.source.table(&table.relation.table_name());
+        let heals = positions.get(&table.name()).is_some_and(|position| position.heals);
+        if heals || routed.is_some_and(|routed| routed.snapshot) {
             let beginning = TableProgress::beginning(table, &cluster.system_id, false);
             let position = TableProgress { rows: report.rows, done: true, ..beginning };
             clients.save_progress(&table.name(), &position)?;

@@ -289,17 +289,22 @@ impl Snapshots {
     }
 
     /// Notes the positions whose rows are acknowledged, by `note`, which answers whether it could.
+    ///
+    /// `confirmed`: up to here every sink has acknowledged; `saved`: up to here the checkpoint says so too. Rows that the
+    /// publication left out wait for the latter: a session that begins anew would emit older states of them after the
+    /// chunk, and no later one.
     pub fn settle(
         &mut self,
-        confirmed: Lsn,
+        (confirmed, saved): (Lsn, Lsn),
         mut note: impl FnMut(&str, &[u8]) -> Result<bool>,
     ) -> Result<()> {
+        let over =
+            |commit: Lsn, position: &TableProgress| commit < if position.heals { saved } else { confirmed };
         while let Some((commit, table, position)) = self.settling.front()
-            && *commit < confirmed
+            && over(*commit, position)
         {
             // Another of the same table that is acknowledged too says more.
-            let superseded =
-                matches!(self.settling.get(1), Some((later, next, _)) if *later < confirmed && next == table);
+            let superseded = matches!(self.settling.get(1), Some((later, next, more)) if over(*later, more) && next == table);
             if !superseded && !note(table, &serde_json::to_vec(position)?)? {
                 return Ok(());
             }

@@ -25,6 +25,7 @@ impl Stream<'_> {
                 return Ok(());
             }
             self.log("the publication sends more of the tables with routes than before, or these have other columns");
+            self.coverage = Some(record.coverage);
             self.origin.watch.heeded();
         }
         Ok(())

@@ -5,6 +5,7 @@
 //!   identities are found to be others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::task::JoinHandle;
@@ -14,6 +15,8 @@ use crate::checkpoint::state::Refusal;
 use crate::postgres::session::Session;
 use crate::source::contract::{self, Checked, Keys};
 use crate::source::worker::SourceContext;
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct Fit {
     context: Arc<SourceContext>,
@@ -45,6 +48,8 @@ impl Fit {
         let context = Arc::clone(&self.context);
         self.asking = Some(tokio::task::spawn_blocking(move || {
             let mut session = Session::connect_to_read(&context.database)?;
+            // The end of the process waits for this thread.
+            session.patience(ANSWER_TIMEOUT)?;
             Ok(contract::still_fits(&mut session, &context.routes, &context.source)?)
         }));
     }

@@ -37,6 +37,8 @@ impl SourceWorker {
             return Ok(record);
         };
         if let Some(broken) = known.broken.clone() {
+            // The state topic took it after all.
+            self.unwritten = None;
             return Err(Refusal::Broken(broken).into());
         }
         // A reconcile since then goes on behind it.

@@ -27,6 +27,8 @@ use crate::source::coverage::{Coverage, Replaced, losses};
 use crate::source::inspect;
 use crate::source::worker::SourceContext;
 
+/// From this version on a session sends a partition that is attached after it was written to.
+const ATTACHED_IS_SENT: u32 = 150_000;
 const WHOLE: &str = "reconcile the whole source, without --table";
 
 #[derive(Debug, Clone, Serialize)]
@@ -53,6 +55,13 @@ pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     let tables = chosen(all, names)?;
     let facts = ask(&mut session, &context.source.question())?;
     let problems = existing::of(names.iter().filter_map(|name| facts.table(name.parts())), facts.version);
+    let partitioned =
+        names.iter().find(|name| facts.table(name.parts()).is_some_and(|table| table.itself.kind == 'p'));
+    if let Some(table) = partitioned.filter(|_| facts.version < ATTACHED_IS_SENT) {
+        bail!(
+            "{table} is partitioned: PostgreSQL 14 goes on not to send a partition that was attached again; {WHOLE}"
+        );
+    }
     let problems: Vec<String> = problems.iter().map(Mismatch::to_string).collect();
     ensure!(problems.is_empty(), "{}; or {WHOLE}", problems.join("; "));
     match admit(memory.as_ref(), &cluster, slot_name, slot.as_ref(), &database) {
@@ -94,19 +103,17 @@ fn chosen(all: Vec<Table>, names: &[TableName]) -> Result<Vec<Table>> {
 
 /// Whether the tables that were not named have sent everything since they were last known to.
 fn others_are_whole(before: &Coverage, now: &Coverage, source: &Source, names: &[TableName]) -> Result<()> {
-    let mut others = source.clone();
-    others.tables.retain(|table| !names.contains(&table.of));
-    let unknown = others.tables.iter().find(|table| {
+    let unknown = source.tables.iter().filter(|table| !names.contains(&table.of)).find(|table| {
         let (schema, name) = table.qualified();
         !before.tables.iter().any(|known| (known.schema.as_str(), known.name.as_str()) == (schema, name))
     });
     if let Some(table) = unknown {
         bail!("what {} sent before is not known: {WHOLE}, or name it with --table too", table.of);
     }
-    // What became a table of a pattern meanwhile has an entry of its own in the routes by now.
-    others.patterns.clear();
-    let before = before.clone().of(&others);
-    let losses = losses(&before, now, &others, &Replaced::default());
+    // A table that a pattern matched, and that is not sent now, has no entry of its own in the routes.
+    let mut before = before.clone().of(source);
+    before.tables.retain(|table| !names.contains(&TableName::new(&table.schema, &table.name)));
+    let losses = losses(&before, now, source, &Replaced::default());
     ensure!(losses.is_empty(), "{}: {WHOLE}, or name its table with --table too", losses.join("; "));
     Ok(())
 }
