@@ -52,7 +52,7 @@ async fn a_change_that_the_server_cannot_decode_is_refused_after_a_few_sessions(
     rig.confirmed().await;
     undecodable(&rig).await;
     let report = relay.state("refused").await;
-    for part in ["22P05", "cannot decode the change at 0/", "cdc-relay reconcile"] {
+    for part in ["22P05", "cannot decode the change at ", "cdc-relay reconcile"] {
         assert!(report.contains(part), "{part}: {report}");
     }
     let sessions = relay.metric("cdc_relay_sessions_total");
