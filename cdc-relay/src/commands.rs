@@ -171,10 +171,8 @@ fn memories(
     routes: &crate::routes::Routes,
 ) -> Result<BTreeMap<String, crate::checkpoint::state::Checkpoint>> {
     let topic = routes.relay.state_topic.get_ref();
-    let name =
-        |source: &crate::routes::Source| format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
     let mut memories: BTreeMap<String, Option<crate::checkpoint::state::Checkpoint>> =
-        routes.sources.iter().map(|source| (name(source), None)).collect();
+        routes.sources.iter().map(|source| (source.checkpoint_key(), None)).collect();
     crate::sinks::topics::Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
         // Other records are of sources and of tables that nobody asks for here.
         let known = std::str::from_utf8(key.unwrap_or_default()).ok().and_then(|key| memories.get_mut(key));
@@ -197,9 +195,7 @@ type PublicationRecords =
 fn records(brokers: &brokers::Brokers, routes: &crate::routes::Routes) -> Result<PublicationRecords> {
     use crate::source::backfill::snapshot::{TableProgress, record_table};
     use crate::source::coverage::record::record_key;
-    let name =
-        |source: &crate::routes::Source| format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
-    let names: Vec<String> = routes.sources.iter().map(name).collect();
+    let names: Vec<String> = routes.sources.iter().map(crate::routes::Source::checkpoint_key).collect();
     let (mut records, mut unread) = (BTreeMap::new(), BTreeSet::new());
     let topic = routes.relay.state_topic.get_ref();
     crate::sinks::topics::Reader::new(brokers, routes).read(topic, 0, |_, key, value| {

@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use self::facts::Facts;
 use self::finding::{Finding, Severity};
 use self::report::{Report, Section};
-use self::start::{Judged, Remembered};
+use self::start::{Judged, Saved};
 use self::tables::Contract;
 use super::{Ending, Failure, Outcome, block_on, print, terminal};
 use crate::checkpoint::state::Checkpoint;
@@ -120,12 +120,12 @@ async fn all(routes: &Routes, options: &Options) -> Result<Report> {
         let name = source.name.get_ref();
         let database: Database =
             source.url.get_ref().parse().with_context(|| format!("`url` of source {name}"))?;
-        let key = format!("{name}/{}", source.slot.get_ref());
-        let remembered = states.as_ref().map(|(memories, records): &States| Remembered {
+        let key = source.checkpoint_key();
+        let saved = states.as_ref().map(|(memories, records): &States| Saved {
             memory: memories.get(&key),
             record: records.get(&key),
         });
-        let findings = source_findings(&database, (routes, source), remembered).await?;
+        let findings = source_findings(&database, (routes, source), saved).await?;
         databases.push(Section { name: format!("source {name}"), place: database.to_string(), findings });
     }
     databases.append(&mut sections);
@@ -136,7 +136,7 @@ async fn all(routes: &Routes, options: &Options) -> Result<Report> {
 async fn source_findings(
     database: &Database,
     (routes, source): (&Routes, &Source),
-    remembered: Option<Remembered<'_>>,
+    saved: Option<Saved<'_>>,
 ) -> Result<Vec<Finding>> {
     let client = database.connect().await?;
     let (resolved, mut findings) = patterns::resolved(&client, (routes, source)).await?;
@@ -145,10 +145,9 @@ async fn source_findings(
         Contract { publication: Some(source.publication.get_ref()), routed: Some((&resolved, source)) };
     let Judged { verdict, coverage } = start::judge(database, &resolved, source).await?;
     let facts = facts::gather(&client, (verdict.checked.facts, verdict.mismatches)).await?;
-    let memory = remembered.map(|remembered| remembered.memory);
+    let memory = saved.map(|saved| saved.memory);
     findings.extend(check(&facts, &contract, Some(source.slot.get_ref()), memory));
-    findings
-        .extend(remembered.and_then(|remembered| start::coverage(&facts, source, (remembered, &coverage))));
+    findings.extend(saved.and_then(|saved| start::coverage(&facts, source, (saved, &coverage))));
     findings.extend(spelling_findings(database, source).await?);
     Ok(findings)
 }

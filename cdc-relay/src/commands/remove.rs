@@ -157,7 +157,7 @@ fn keys(brokers: &Brokers, routes: &Routes, source: &Source) -> Result<Vec<Strin
     if !topics_of(brokers, routes)?.contains(topic) {
         return Ok(Vec::new());
     }
-    let memory = format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
+    let memory = source.checkpoint_key();
     let publication = record_key(&memory);
     let mut keys = BTreeSet::new();
     Reader::new(brokers, routes).read(topic, 0, |_, key, value| {

@@ -148,7 +148,7 @@ async fn look(options: &Options, routes: &Routes) -> Result<Report> {
         });
         let said = health.as_ref().ok().and_then(|health| health.sources.get(&name)).cloned();
         let (state, detail) = said.map_or((None, None), |said| (Some(said.state), said.detail));
-        let memory = memories.get(&format!("{name}/{slot}")).cloned();
+        let memory = memories.get(&source.checkpoint_key()).cloned();
         let halted_keys = letters.1.iter().find(|halted| halted.source() == name).map_or(0, Halted::len);
         let detail = detail.filter(|detail| !detail.is_empty());
         sources.push(State { source: name, state, detail, slot, stand, memory, halted_keys });

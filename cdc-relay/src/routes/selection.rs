@@ -88,6 +88,11 @@ fn topic_of(topic: &Text, source: &str, table: &TableName) -> Option<String> {
 }
 
 impl Source {
+    /// The key of its checkpoint in the state topic; the keys of its other records there begin with it.
+    pub fn checkpoint_key(&self) -> String {
+        format!("{}/{}", self.name.get_ref(), self.slot.get_ref())
+    }
+
     /// What the server is asked about it: the tables of its publication, or those that one of its routes would have.
     pub fn question(&self) -> Question<'_> {
         let named = self.tables.iter().map(|table| table.qualified()).collect();

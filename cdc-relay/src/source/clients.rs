@@ -94,7 +94,7 @@ impl KafkaClients {
 
     /// The key of this source's checkpoint in the state topic.
     pub fn checkpoint_key(&self) -> String {
-        format!("{}/{}", self.context.source.name.get_ref(), self.context.source.slot.get_ref())
+        self.context.source.checkpoint_key()
     }
 
     /// What the state topic says of this source from `offset` on.

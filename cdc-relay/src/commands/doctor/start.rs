@@ -4,8 +4,7 @@
 use anyhow::{Context, Result};
 
 use super::finding::Finding;
-use crate::checkpoint::state::Break;
-use crate::checkpoint::state::{Checkpoint, Slot, Start, admit};
+use crate::checkpoint::state::{Break, Checkpoint, Slot, Start, admit};
 use crate::postgres::connection_url::Database;
 use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
@@ -18,7 +17,7 @@ use super::facts::Facts;
 
 /// What the state topic has of a source.
 #[derive(Debug, Clone, Copy)]
-pub struct Remembered<'a> {
+pub struct Saved<'a> {
     pub memory: Option<&'a Checkpoint>,
     pub record: Option<&'a Record>,
 }
@@ -42,12 +41,8 @@ pub async fn judge(database: &Database, routes: &Routes, source: &Source) -> Res
 }
 
 /// Whether tables with routes may have sent less than `run` was left with. A relay that streams now sees for itself.
-pub fn coverage(
-    facts: &Facts,
-    source: &Source,
-    (remembered, found): (Remembered<'_>, &Coverage),
-) -> Option<Finding> {
-    let (memory, record) = (remembered.memory?, remembered.record?);
+pub fn coverage(facts: &Facts, source: &Source, (saved, found): (Saved<'_>, &Coverage)) -> Option<Finding> {
+    let (memory, record) = (saved.memory?, saved.record?);
     let name = source.slot.get_ref();
     let slot: Option<Slot> = facts.slot(name).map(super::facts::Slot::stand);
     let start = admit(Some(memory), &facts.cluster(), name, slot.as_ref(), &facts.database).ok()?;

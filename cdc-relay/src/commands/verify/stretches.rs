@@ -43,7 +43,7 @@ pub fn read(brokers: &Brokers, routes: &Routes) -> Result<Option<BTreeMap<String
         Err(error) => return Err(error),
     };
     let of = |source: &Source| {
-        let key = format!("{}/{}", source.name.get_ref(), source.slot.get_ref());
+        let key = source.checkpoint_key();
         let record = records.remove(&key)?;
         let is_read = |table: &str| !unread.contains(&(key.clone(), table.to_owned()));
         let mut stretches = Stretch::all(record, is_read);

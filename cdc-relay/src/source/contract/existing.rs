@@ -1,7 +1,7 @@
 //! Whether the rows that exist already can be read: pure.
 
 use super::advice::Mismatch;
-use super::facts::{Facts, Table};
+use crate::postgres::facts::{Facts, Table};
 use crate::postgres::sql::{self, identifier};
 use crate::routes::Source;
 
@@ -53,8 +53,8 @@ pub fn unreadable(table: &Table) -> Option<Mismatch> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::facts::{Column, Member};
     use super::*;
+    use crate::postgres::facts::{Column, Member};
 
     #[test]
     fn what_keeps_a_table_from_being_read_in_chunks_is_said() {

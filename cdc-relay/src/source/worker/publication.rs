@@ -7,8 +7,7 @@
 use anyhow::anyhow;
 
 use super::{AttemptError, SourceWorker};
-use crate::checkpoint::state::Break;
-use crate::checkpoint::state::{Checkpoint, Refusal};
+use crate::checkpoint::state::{Break, Checkpoint, Refusal};
 use crate::postgres::session::Session;
 use crate::source::coverage::baseline::baseline;
 use crate::source::coverage::look;

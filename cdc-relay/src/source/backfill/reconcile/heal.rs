@@ -19,8 +19,7 @@ use crate::routes::{Source, TableName};
 use crate::source::backfill::rows::Table;
 use crate::source::backfill::snapshot::TableProgress;
 use crate::source::clients::{KafkaClients, Loaded};
-use crate::source::contract::Mismatch;
-use crate::source::contract::existing;
+use crate::source::contract::{Mismatch, existing};
 use crate::source::coverage::baseline::baseline;
 use crate::source::coverage::record::Record;
 use crate::source::coverage::{Coverage, Replaced, losses};
@@ -54,15 +53,16 @@ pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     let all = examine::examine(&mut session, &context, slot.as_ref(), &database)?;
     let tables = chosen(all, names)?;
     let facts = ask(&mut session, &context.source.question())?;
-    let problems = existing::of(names.iter().filter_map(|name| facts.table(name.parts())), facts.version);
-    let partitioned =
-        names.iter().find(|name| facts.table(name.parts()).is_some_and(|table| table.itself.kind == 'p'));
-    if let Some(table) = partitioned.filter(|_| facts.version < ATTACHED_IS_SENT) {
+    let found = || names.iter().filter_map(|name| facts.table(name.parts()));
+    let partitioned = found().find(|table| facts.version < ATTACHED_IS_SENT && table.itself.kind == 'p');
+    if let Some(table) = partitioned {
         bail!(
-            "{table} is partitioned: PostgreSQL 14 goes on not to send a partition that was attached again; {WHOLE}"
+            "{} is partitioned: PostgreSQL 14 goes on not to send a partition that was attached again; {WHOLE}",
+            table.itself.table_name()
         );
     }
-    let problems: Vec<String> = problems.iter().map(Mismatch::to_string).collect();
+    let problems: Vec<String> =
+        existing::of(found(), facts.version).iter().map(Mismatch::to_string).collect();
     ensure!(problems.is_empty(), "{}; or {WHOLE}", problems.join("; "));
     match admit(memory.as_ref(), &cluster, slot_name, slot.as_ref(), &database) {
         Ok(Start::Resume { .. }) => {}
