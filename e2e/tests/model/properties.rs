@@ -1,4 +1,4 @@
-//! What always holds, by the names of ARCHITECTURE.md, and what must be reached, so that it holds of something.
+//! What always holds, by the names of docs/AUDIT.md, and what must be reached, so that it holds of something.
 
 use payments_svc::saga::Status as Payment;
 
