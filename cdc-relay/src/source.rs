@@ -3,6 +3,8 @@
 pub mod backfill;
 #[cfg(feature = "sinks")]
 pub(crate) mod clients;
+#[cfg(feature = "sinks")]
+pub(crate) mod context;
 pub mod contract;
 pub mod coverage;
 #[cfg(feature = "sinks")]

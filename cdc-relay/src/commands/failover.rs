@@ -19,10 +19,10 @@ use crate::observe::metrics::Metrics;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
-use crate::source::backfill::reconcile;
+use crate::source::backfill::resnapshot;
 use crate::source::clients::{KafkaClients, Loaded};
 use crate::source::inspect;
-use crate::source::worker::SourceContext;
+use crate::source::context::SourceContext;
 
 /// Goes on with a promoted standby, if it can be shown that nothing is missing there, and nothing too much was emitted.
 ///
@@ -113,12 +113,12 @@ fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
     clients.connect()?;
     let loaded = clients.load(0)?;
     let mut session = Session::connect(&context.database)?;
-    reconcile::alone(&mut session, context.source.slot.get_ref())?;
+    resnapshot::lock_out_others(&mut session, context.source.slot.get_ref())?;
     let server = Server::look(&mut session, &context.source)?;
     let (newest, notes) = newest(options, context)?;
     let unfinished = unfinished(&context.source, &server.cluster, &loaded);
     let history = branches(&server.history);
-    let memory = loaded.memory.as_ref();
+    let memory = loaded.checkpoint.as_ref();
     let judgement = judge(&Evidence {
         memory,
         cluster: &server.cluster,
@@ -137,7 +137,7 @@ fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
     if options.yes || report.caveats.is_empty() {
         // Reading the topics took a while.
         ensure!(
-            clients.load(loaded.end)?.memory.is_none(),
+            clients.load(loaded.end)?.checkpoint.is_none(),
             "the memory was written meanwhile: a relay runs somewhere. Stop it, and start over"
         );
         clients.save(&continuation.memory)?;
@@ -159,7 +159,7 @@ impl Server {
     fn look(session: &mut Session, source: &Source) -> Result<Server> {
         let (cluster, database) = inspect::cluster(session)?;
         let standby = inspect::standby(session)?;
-        let history = inspect::history(session, cluster.timeline)?;
+        let history = inspect::timeline_history(session, cluster.timeline)?;
         let slot = inspect::slot(session, source.slot.get_ref())?;
         Ok(Server { cluster, standby, database, history, slot })
     }

@@ -14,7 +14,7 @@ use super::{Ending, Failure, Outcome};
 use crate::commands::arguments::{AmqpArgs, RoutesArgs};
 use crate::observe::metrics::Metrics;
 use crate::routes::{Routes, Source, TableName};
-use crate::source::backfill::reconcile::{self, Plan, Planned, Report, Step};
+use crate::source::backfill::resnapshot::{self, Plan, Planned, Report, Step};
 
 /// Emits every row again, from the snapshot of a new slot: the way on when `run` refuses.
 ///
@@ -72,11 +72,11 @@ pub fn execute(options: &Options) -> Outcome {
         return Ok(Ending::Fine);
     }
     match work(options, routes, &source)? {
-        reconcile::Ending::Done(report) => {
+        resnapshot::Ending::Done(report) => {
             print(options.json, &report, done)?;
             Ok(Ending::Fine)
         }
-        reconcile::Ending::NotAgreed(plan) => {
+        resnapshot::Ending::NotAgreed(plan) => {
             print(options.json, &plan, would)?;
             Ok(Ending::Bad)
         }
@@ -85,13 +85,13 @@ pub fn execute(options: &Options) -> Outcome {
 
 /// On a thread of its own: the runtime's is RabbitMQ's.
 #[tokio::main(worker_threads = 1)]
-async fn work(options: &Options, routes: Routes, source: &Source) -> Result<reconcile::Ending> {
+async fn work(options: &Options, routes: Routes, source: &Source) -> Result<resnapshot::Ending> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
     let context =
         crate::commands::wiring::context((&options.kafka, &options.amqp), &metrics, &routes, source)?;
     let (agreed, mut view) = (options.yes, View::new());
     let work = tokio::task::spawn_blocking(move || {
-        let ending = reconcile::run(context, agreed, &mut |step| view.show(step));
+        let ending = resnapshot::run(context, agreed, &mut |step| view.show(step));
         view.bar.finish_and_clear();
         ending
     });
@@ -100,17 +100,17 @@ async fn work(options: &Options, routes: Routes, source: &Source) -> Result<reco
 
 /// As `work`, for some tables.
 #[tokio::main(worker_threads = 1)]
-async fn heal(options: &Options, routes: Routes, source: &Source) -> Result<reconcile::heal::Report> {
+async fn heal(options: &Options, routes: Routes, source: &Source) -> Result<resnapshot::heal::Report> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
     let context =
         crate::commands::wiring::context((&options.kafka, &options.amqp), &metrics, &routes, source)?;
     let tables = options.tables.clone();
-    let work = tokio::task::spawn_blocking(move || reconcile::heal::run(context, &tables));
+    let work = tokio::task::spawn_blocking(move || resnapshot::heal::run(context, &tables));
     work.await.context("the work ended")?
 }
 
-fn healed(report: &reconcile::heal::Report) -> String {
-    let reconcile::heal::Report { source, tables, healed, from } = report;
+fn healed(report: &resnapshot::heal::Report) -> String {
+    let resnapshot::heal::Report { source, tables, healed, from } = report;
     let tables = tables.join(", ");
     format!(
         "\

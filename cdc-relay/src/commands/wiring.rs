@@ -25,9 +25,10 @@ use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
 use crate::sinks::acks::Acks;
 use crate::sinks::rabbit::Rabbit;
+use crate::source::context::SourceContext;
 use crate::source::guard;
 use crate::source::published;
-use crate::source::worker::{self, SourceContext};
+use crate::source::worker;
 
 /// How long the sources have to flush before the process ends anyway.
 const STOP_TIMEOUT: Duration = Duration::from_secs(12);

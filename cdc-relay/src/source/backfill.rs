@@ -3,7 +3,7 @@
 #[cfg(feature = "sinks")]
 pub(crate) mod current_row;
 #[cfg(feature = "sinks")]
-pub(crate) mod reconcile;
+pub(crate) mod resnapshot;
 #[cfg(feature = "sinks")]
 pub(crate) mod replay;
 pub mod rows;

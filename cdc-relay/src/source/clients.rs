@@ -17,7 +17,7 @@ use crate::sinks::kafka::{Kafka, Sent};
 use crate::sinks::topics::{self, Reader};
 use crate::source::backfill::snapshot::{self, TableProgress};
 use crate::source::coverage::record::{Record, record_key};
-use crate::source::worker::SourceContext;
+use crate::source::context::SourceContext;
 
 /// How long a write of the checkpoint may take before the attempt starts over.
 const CHECKPOINT_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ const CHECKPOINT_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// What the state topic says of a source.
 #[derive(Default)]
 pub struct Loaded {
-    pub memory: Option<Checkpoint>,
+    pub checkpoint: Option<Checkpoint>,
     /// By table: how far the rows that existed before are emitted.
     pub positions: BTreeMap<String, TableProgress>,
     /// What the publication sends.
@@ -108,7 +108,7 @@ impl KafkaClients {
             let found = found.unwrap_or_default();
             if found == key.as_bytes() {
                 let record = value.map(serde_json::from_slice::<Checkpoint>).transpose();
-                loaded.memory = state::load(loaded.memory.take(), record.context("state record")?);
+                loaded.checkpoint = state::load(loaded.checkpoint.take(), record.context("state record")?);
             } else if found == publication.as_bytes() {
                 let record = value.map(serde_json::from_slice).transpose();
                 loaded.publication = record.context("publication record")?;
@@ -142,8 +142,8 @@ impl KafkaClients {
     }
 
     /// Writes the checkpoint and waits until it is acknowledged.
-    pub fn save(&self, memory: &Checkpoint) -> Result<()> {
-        self.write(&self.checkpoint_key(), &serde_json::to_vec(memory)?)
+    pub fn save(&self, checkpoint: &Checkpoint) -> Result<()> {
+        self.write(&self.checkpoint_key(), &serde_json::to_vec(checkpoint)?)
     }
 
     /// Writes how far a table is emitted, and waits until that is acknowledged.

@@ -8,7 +8,7 @@
 //!   part away and brought a wider one.
 
 pub mod baseline;
-pub mod look;
+pub mod query;
 pub mod record;
 mod routed;
 
@@ -31,7 +31,8 @@ pub struct Coverage {
 pub struct Publication {
     pub oid: u32,
     /// The transaction that altered it last, and by which of its commands.
-    pub made: String,
+    #[serde(rename = "made")]
+    pub transaction: String,
     #[serde(default)]
     pub command: u32,
     pub inserts: bool,
@@ -46,7 +47,8 @@ pub struct Table {
     pub name: String,
     pub oid: u32,
     /// The transaction that put it into its schema.
-    pub place: Option<String>,
+    #[serde(rename = "place")]
+    pub schema_transaction: Option<String>,
     /// Its columns and what identifies its rows, as a hash: what the stream says too, if a row comes.
     #[serde(default)]
     pub shape: String,
@@ -69,7 +71,8 @@ pub struct Member {
     pub oid: u32,
     pub of: String,
     /// The transaction that put it in, and by which of its commands.
-    pub made: String,
+    #[serde(rename = "made")]
+    pub transaction: String,
     #[serde(default)]
     pub command: u32,
     /// The numbers of the columns that it is limited to.
@@ -82,7 +85,8 @@ pub struct Part {
     pub oid: u32,
     pub name: String,
     /// The transaction that attached it.
-    pub made: String,
+    #[serde(rename = "made")]
+    pub transaction: String,
     /// As `Table::toast`.
     #[serde(default)]
     pub toast: u32,
@@ -102,18 +106,18 @@ pub struct Replaced(pub BTreeMap<String, Command>);
 impl Replaced {
     /// Whether one statement replaced the publication as it was by what it is.
     fn altered_once(&self, was: &Publication, now: &Publication) -> bool {
-        let by = Command { transaction: now.made.clone(), number: now.command };
+        let by = Command { transaction: now.transaction.clone(), number: now.command };
         self.0.get(&was.key()) == Some(&by)
     }
 
     /// Whether one statement took the old member away and brought the new one. It takes all old ones away first, each by
     /// a command of its own, and brings the new ones by the next; a statement in between would have taken one more.
     fn at_once(&self, old: &Member, new: &Member) -> bool {
-        if self.0.get(&old.key()).is_none_or(|command| command.transaction != new.made) {
+        if self.0.get(&old.key()).is_none_or(|command| command.transaction != new.transaction) {
             return false;
         }
         let members = self.0.iter().filter(|(key, _)| key.starts_with(MEMBER));
-        let together = members.filter(|(_, command)| command.transaction == new.made);
+        let together = members.filter(|(_, command)| command.transaction == new.transaction);
         let numbers: Vec<u32> = together.map(|(_, command)| command.number).collect();
         let first = numbers.iter().min().copied().unwrap_or_default();
         new.command >= first && (new.command - first) as usize <= numbers.len()
@@ -217,7 +221,7 @@ pub fn losses(before: &Coverage, after: &Coverage, source: &Source, replaced: &R
                 Some(format!("{} was dropped and made again", table.named()))
             }
             Some(now) => membership(table, now, replaced)
-                .or_else(|| moved(table, now))
+                .or_else(|| left_schema(table, now))
                 .or_else(|| attached_again(table, now))
                 .or_else(|| unlogged(table, now)),
         });
@@ -237,7 +241,7 @@ fn altered(was: &Publication, now: &Publication, source: &Source, replaced: &Rep
     if let Some((what, _)) = lost.iter().find(|(_, lost)| *lost) {
         return Some(format!("publication {name} does not publish {what} any more"));
     }
-    (was.made != now.made && !replaced.altered_once(was, now)).then(|| {
+    (was.transaction != now.transaction && !replaced.altered_once(was, now)).then(|| {
         format!("publication {name} was altered more than once, or while nobody looked: what it published in between is not known")
     })
 }
@@ -277,16 +281,16 @@ fn membership(was: &Table, now: &Table, replaced: &Replaced) -> Option<String> {
     ))
 }
 
-fn moved(was: &Table, now: &Table) -> Option<String> {
+fn left_schema(was: &Table, now: &Table) -> Option<String> {
     let by_schema =
         !was.members.is_empty() && was.members.iter().all(|member| member.of.starts_with("schema "));
-    (by_schema && was.place != now.place)
+    (by_schema && was.schema_transaction != now.schema_transaction)
         .then(|| format!("{} was moved out of its schema and back, which it is published by", was.named()))
 }
 
 fn attached_again(was: &Table, now: &Table) -> Option<String> {
     let again = |part: &&Part| {
-        let other = |old: &Part| old.oid == part.oid && old.made != part.made;
+        let other = |old: &Part| old.oid == part.oid && old.transaction != part.transaction;
         was.detached.contains(&part.oid) || was.parts.iter().any(other)
     };
     let part = now.parts.iter().find(again)?;
@@ -301,13 +305,13 @@ fn unlogged(was: &Table, now: &Table) -> Option<String> {
         return None;
     }
     let itself = format!("table {}", sql::table(&was.schema, &was.name));
-    let moved = |was: u32, now: u32| was != 0 && now != 0 && was != now;
+    let is_rewritten = |was: u32, now: u32| was != 0 && now != 0 && was != now;
     let by_name = was.members.iter().any(|member| member.of == itself);
-    let whole = (!by_name && moved(was.toast, now.toast)).then(|| was.named());
+    let whole = (!by_name && is_rewritten(was.toast, now.toast)).then(|| was.named());
     let mut parts = now
         .parts
         .iter()
-        .filter(|part| was.parts.iter().any(|old| old.oid == part.oid && moved(old.toast, part.toast)));
+        .filter(|part| was.parts.iter().any(|old| old.oid == part.oid && is_rewritten(old.toast, part.toast)));
     let name = whole.or_else(|| parts.next().map(|part| part.name.clone()))?;
     Some(format!(
         "{name} was rewritten by an `alter table` that left its columns as they were: it may have been unlogged for a while"

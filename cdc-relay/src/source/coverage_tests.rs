@@ -18,16 +18,16 @@ fn sourced(more: &str, table: &str) -> Source {
     routes.sources.into_iter().next().expect("a source")
 }
 
-fn member(oid: u32, made: &str) -> Member {
-    Member { oid, of: "table public.t".to_owned(), made: made.to_owned(), ..Member::default() }
+fn member(oid: u32, transaction: &str) -> Member {
+    Member { oid, of: "table public.t".to_owned(), transaction: transaction.to_owned(), ..Member::default() }
 }
 
 fn limited(member: Member, columns: Option<&[i32]>, filter: Option<&str>) -> Member {
     Member { columns: columns.map(<[i32]>::to_vec), filter: filter.map(str::to_owned), ..member }
 }
 
-fn part(oid: u32, made: &str) -> Part {
-    Part { oid, name: format!("part_{oid}"), made: made.to_owned(), toast: oid + 1000 }
+fn part(oid: u32, transaction: &str) -> Part {
+    Part { oid, name: format!("part_{oid}"), transaction: transaction.to_owned(), toast: oid + 1000 }
 }
 
 fn table(name: &str, members: Vec<Member>) -> Table {
@@ -35,7 +35,7 @@ fn table(name: &str, members: Vec<Member>) -> Table {
         schema: "public".to_owned(),
         name: name.to_owned(),
         oid: 100,
-        place: Some("5".to_owned()),
+        schema_transaction: Some("5".to_owned()),
         shape: "s".to_owned(),
         toast: 1100,
         members,
@@ -47,7 +47,7 @@ fn table(name: &str, members: Vec<Member>) -> Table {
 fn coverage(tables: Vec<Table>) -> Coverage {
     let publication = Publication {
         oid: 1,
-        made: "10".to_owned(),
+        transaction: "10".to_owned(),
         command: 0,
         inserts: true,
         updates: true,
@@ -73,7 +73,7 @@ fn tabled(change: impl FnOnce(&mut Table)) -> Coverage {
 }
 
 /// What is said of the change, if anything is.
-fn said(before: &Coverage, after: &Coverage, replaced: &[(&str, &str)]) -> String {
+fn losses_text(before: &Coverage, after: &Coverage, replaced: &[(&str, &str)]) -> String {
     let command = |by: &str| Command { transaction: by.to_owned(), number: 0 };
     let replaced = replaced.iter().map(|(what, by)| ((*what).to_owned(), command(by))).collect();
     losses(before, after, &source(false), &Replaced(replaced)).join("; ")
@@ -82,9 +82,9 @@ fn said(before: &Coverage, after: &Coverage, replaced: &[(&str, &str)]) -> Strin
 #[test]
 fn a_change_of_the_publication_is_a_loss_unless_it_is_one_and_takes_nothing_away() {
     let before = one(vec![member(11, "10")]);
-    let altered = |made: &str| published(|publication| publication.made = made.to_owned());
+    let altered = |transaction: &str| published(|publication| publication.transaction = transaction.to_owned());
     let nothing = Coverage { publication: None, tables: Vec::new() };
-    for (after, replaced, says) in [
+    for (after, replaced, expected) in [
         (before.clone(), vec![], ""),
         (nothing, vec![], "publication p was dropped"),
         (published(|publication| publication.oid = 2), vec![], "made again"),
@@ -96,8 +96,8 @@ fn a_change_of_the_publication_is_a_loss_unless_it_is_one_and_takes_nothing_away
         (altered("20"), vec![("publication 1", "15")], "more than once"),
         (altered("20"), vec![], "while nobody looked"),
     ] {
-        let said = said(&before, &after, &replaced);
-        assert!(if says.is_empty() { said.is_empty() } else { said.contains(says) }, "{said}; {says}");
+        let losses_text = losses_text(&before, &after, &replaced);
+        assert!(if expected.is_empty() { losses_text.is_empty() } else { losses_text.contains(expected) }, "{losses_text}; {expected}");
     }
     let without = published(|publication| publication.deletes = false);
     assert!(losses(&before, &without, &source(true), &Replaced::default())[0].contains("deletes any more"));
@@ -107,7 +107,7 @@ fn a_change_of_the_publication_is_a_loss_unless_it_is_one_and_takes_nothing_away
 fn a_table_that_is_another_one_or_sent_for_another_reason_is_a_loss() {
     let before = one(vec![member(11, "10")]);
     let put_back = one(vec![member(12, "20")]);
-    for (after, says) in [
+    for (after, expected) in [
         (coverage(vec![]), "is not published any more"),
         (
             coverage(vec![Table { name: "u".to_owned(), ..before.tables[0].clone() }]),
@@ -122,11 +122,11 @@ fn a_table_that_is_another_one_or_sent_for_another_reason_is_a_loss() {
         ),
         (tabled(|table| table.parts.push(part(203, "9"))), "part_203 was detached from public.t"),
     ] {
-        let said = said(&before, &after, &[]);
-        assert!(said.contains(says), "{said}; {says}");
+        let losses_text = losses_text(&before, &after, &[]);
+        assert!(losses_text.contains(expected), "{losses_text}; {expected}");
     }
     // What is put back as it was has been away, whoever did it: nobody needs a statement that does that at once.
-    assert!(said(&before, &put_back, &[("member 11", "20")]).contains("put in again"));
+    assert!(losses_text(&before, &put_back, &[("member 11", "20")]).contains("put in again"));
 }
 
 #[test]
@@ -138,24 +138,24 @@ fn what_is_added_is_no_loss() {
         tabled(|table| table.parts.push(part(204, "9"))),
         tabled(|table| table.parts.clear()),
         tabled(|table| table.shape = "other".to_owned()),
-        tabled(|table| table.place = Some("6".to_owned())),
+        tabled(|table| table.schema_transaction = Some("6".to_owned())),
         one(vec![member(11, "10"), by_schema.clone()]),
     ] {
-        assert_eq!(said(&before, &after, &[]), "", "{after:?}");
+        assert_eq!(losses_text(&before, &after, &[]), "", "{after:?}");
     }
     // Published twice, it is still sent when one of the two ends.
-    assert_eq!(said(&one(vec![member(11, "10"), by_schema]), &before, &[]), "");
+    assert_eq!(losses_text(&one(vec![member(11, "10"), by_schema]), &before, &[]), "");
     // Tables without routes are nobody's loss.
     let more = coverage(vec![before.tables[0].clone(), table("u", vec![])]);
-    assert_eq!(said(&more, &before, &[]), "");
+    assert_eq!(losses_text(&more, &before, &[]), "");
     // Nothing was published before: nothing to compare with.
-    assert_eq!(said(&Coverage::default(), &before, &[]), "");
+    assert_eq!(losses_text(&Coverage::default(), &before, &[]), "");
 }
 
 #[test]
 fn a_wider_list_of_columns_is_an_addition_if_one_transaction_brought_it() {
-    let of = |oid, made, columns: Option<&[i32]>, filter| {
-        one(vec![limited(Member { command: 1, ..member(oid, made) }, columns, filter)])
+    let of = |oid, transaction, columns: Option<&[i32]>, filter| {
+        one(vec![limited(Member { command: 1, ..member(oid, transaction) }, columns, filter)])
     };
     let before = of(11, "10", Some(&[1, 2]), Some("(a > 1)"));
     let (at_once, later) = (vec![("member 11", "20")], vec![("member 11", "19")]);
@@ -171,15 +171,15 @@ fn a_wider_list_of_columns_is_an_addition_if_one_transaction_brought_it() {
         (of(12, "20", Some(&[1, 3]), Some("(a > 1)")), &at_once, false),
         (of(12, "20", Some(&[1, 2, 3]), Some("(a > 2)")), &at_once, false),
     ] {
-        assert_eq!(said(&before, &after, replaced).is_empty(), fine, "{after:?}");
+        assert_eq!(losses_text(&before, &after, replaced).is_empty(), fine, "{after:?}");
     }
     let whole = one(vec![member(11, "10")]);
     for (columns, filter) in [(Some(&[1, 2][..]), None), (None, Some("(a > 1)"))] {
         let limited = one(vec![limited(member(12, "20"), columns, filter)]);
-        assert!(!said(&whole, &limited, &at_once).is_empty());
+        assert!(!losses_text(&whole, &limited, &at_once).is_empty());
         // Besides what is there, it limits what is sent.
         let both = one(vec![member(11, "10"), limited.tables[0].members[0].clone()]);
-        assert!(said(&whole, &both, &[]).contains("limits public.t"));
+        assert!(losses_text(&whole, &both, &[]).contains("limits public.t"));
     }
 }
 
@@ -198,7 +198,7 @@ fn a_statement_between_taking_out_and_putting_in_is_noticed() {
     assert!(at_once(&[(11, 4), (12, 6), (13, 5)], 11, 7));
     assert!(!at_once(&[(11, 4), (12, 5)], 12, 7), "a row was written in between");
     assert!(!at_once(&[(12, 0)], 11, 1), "nobody saw it go");
-    let publication = |command| Publication { made: "20".to_owned(), command, ..Publication::default() };
+    let publication = |command| Publication { transaction: "20".to_owned(), command, ..Publication::default() };
     let replaced =
         Replaced([("publication 0".to_owned(), Command { transaction: "20".to_owned(), number: 1 })].into());
     assert!(replaced.altered_once(&publication(0), &publication(1)));
@@ -207,13 +207,13 @@ fn a_statement_between_taking_out_and_putting_in_is_noticed() {
 
 #[test]
 fn a_table_that_is_published_by_its_schema_must_not_leave_it() {
-    let by_schema = |place: &str| {
+    let by_schema = |schema_transaction: &str| {
         let mut coverage = one(vec![Member { of: "schema public".to_owned(), ..member(11, "10") }]);
-        coverage.tables[0].place = Some(place.to_owned());
+        coverage.tables[0].schema_transaction = Some(schema_transaction.to_owned());
         coverage
     };
-    assert_eq!(said(&by_schema("5"), &by_schema("5"), &[]), "");
-    assert!(said(&by_schema("5"), &by_schema("6"), &[]).contains("out of its schema and back"));
+    assert_eq!(losses_text(&by_schema("5"), &by_schema("5"), &[]), "");
+    assert!(losses_text(&by_schema("5"), &by_schema("6"), &[]).contains("out of its schema and back"));
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_part_that_was_detached_is_remembered() {
     let now = without.after(&before);
     assert_eq!(now.tables[0].detached, [203, 201]);
     let back = tabled(|table| table.parts = vec![part(201, "30"), part(202, "8")]).after(&now);
-    assert!(said(&now, &back, &[]).contains("part_201 was detached"));
+    assert!(losses_text(&now, &back, &[]).contains("part_201 was detached"));
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn tables_without_routes_are_not_kept() {
     let other = |n| table(&format!("other_{n}"), vec![member(n, "10")]);
     let all = coverage((0..10_000).map(other).chain([table("t", vec![])]).collect());
     let answer = serde_json::to_string(&all).expect("JSON");
-    let read = look::read(&answer, &source(false)).expect("a coverage");
+    let read = query::read(&answer, &source(false)).expect("a coverage");
     assert_eq!(names(&read), ["t"]);
     assert_eq!(read.publication, all.publication);
     assert!(serde_json::to_string(&read).expect("JSON").len() < 1000);
@@ -286,7 +286,7 @@ fn a_baseline_has_every_table_that_is_routed_by_its_name() {
 fn a_table_whose_rows_were_rewritten_may_have_been_unlogged_if_the_server_would_let_it() {
     let by_schema = || {
         let mut coverage = one(vec![Member { of: "schema public".to_owned(), ..member(11, "10") }]);
-        coverage.tables[0].place = Some("5".to_owned());
+        coverage.tables[0].schema_transaction = Some("5".to_owned());
         coverage
     };
     let with = |mut coverage: Coverage, change: fn(&mut Table)| {
@@ -296,23 +296,23 @@ fn a_table_whose_rows_were_rewritten_may_have_been_unlogged_if_the_server_would_
     let everything = || coverage(vec![table("t", vec![])]);
     for before in [by_schema(), everything()] {
         let rewritten = with(before.clone(), |table| table.toast = 2100);
-        assert!(said(&before, &rewritten, &[]).contains("public.t was rewritten"));
+        assert!(losses_text(&before, &rewritten, &[]).contains("public.t was rewritten"));
         let part = with(before.clone(), |table| table.parts[1].toast = 2202);
-        assert!(said(&before, &part, &[]).contains("part_202 was rewritten"));
+        assert!(losses_text(&before, &part, &[]).contains("part_202 was rewritten"));
         for change in [
             |table: &mut Table| (table.toast, table.shape) = (2100, "other".to_owned()),
             |table: &mut Table| table.toast = 0,
             |table: &mut Table| table.parts[0].toast = 0,
         ] {
-            assert_eq!(said(&before, &with(before.clone(), change), &[]), "");
+            assert_eq!(losses_text(&before, &with(before.clone(), change), &[]), "");
         }
         // An earlier release did not write it down.
         let earlier = with(before.clone(), |table| table.toast = 0);
-        assert_eq!(said(&earlier, &rewritten, &[]), "");
+        assert_eq!(losses_text(&earlier, &rewritten, &[]), "");
     }
     let by_name = one(vec![member(11, "10")]);
-    assert_eq!(said(&by_name, &with(by_name.clone(), |table| table.toast = 2100), &[]), "");
+    assert_eq!(losses_text(&by_name, &with(by_name.clone(), |table| table.toast = 2100), &[]), "");
     assert!(
-        said(&by_name, &with(by_name.clone(), |table| table.parts[0].toast = 2201), &[]).contains("part_201")
+        losses_text(&by_name, &with(by_name.clone(), |table| table.parts[0].toast = 2201), &[]).contains("part_201")
     );
 }

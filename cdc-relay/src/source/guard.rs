@@ -18,23 +18,23 @@ use crate::postgres::connection_url::Database;
 use crate::postgres::facts::{Question, ask_prepared, prepare};
 use crate::routes::Source;
 use crate::source::contract::{Withdrawal, log_withdrawn, withdrawals};
-use crate::source::worker::SourceContext;
+use crate::source::context::SourceContext;
 
 /// An application's updates are refused for at most so long.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// An answer that takes longer is none; connecting and all.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Runs until `shutdown`. A database that does not answer is asked again: nobody updates it meanwhile either.
 pub async fn watch(context: SourceContext, shutdown: CancellationToken) {
     if context.source.own_publication {
-        let _stopped = shutdown.run_until_cancelled(keep_looking(&context)).await;
+        let _stopped = shutdown.run_until_cancelled(check_forever(&context)).await;
     }
 }
 
-async fn keep_looking(SourceContext { database, source, acks, status, .. }: &SourceContext) {
+async fn check_forever(SourceContext { database, source, acks, status, .. }: &SourceContext) {
     let (mut connection, mut failing) = (None, false);
-    let mut ticks = interval(LOOK_INTERVAL);
+    let mut ticks = interval(CHECK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -42,8 +42,8 @@ async fn keep_looking(SourceContext { database, source, acks, status, .. }: &Sou
         if status.get() == State::Standby {
             continue;
         }
-        let looked = timeout(ANSWER_TIMEOUT, look((database, source), &mut connection)).await;
-        match looked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
+        let checked = timeout(ANSWER_TIMEOUT, check((database, source), &mut connection)).await;
+        match checked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
             Ok(None) => failing = false,
             Ok(Some(table)) => {
                 acks.fail(format!("{table} was taken out of the publication, since its updates failed"));
@@ -63,7 +63,7 @@ async fn keep_looking(SourceContext { database, source, acks, status, .. }: &Sou
 }
 
 /// Connects if need be. Answers a table that was taken out.
-async fn look(
+async fn check(
     (database, source): (&Database, &Source),
     connection: &mut Option<(Client, Statement)>,
 ) -> Result<Option<String>> {

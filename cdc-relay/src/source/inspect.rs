@@ -29,7 +29,7 @@ pub fn standby(session: &mut Session) -> Result<bool, WireError> {
 }
 
 /// The history file of a timeline; empty for the first, which has none.
-pub fn history(session: &mut Session, timeline: u32) -> Result<String, WireError> {
+pub fn timeline_history(session: &mut Session, timeline: u32) -> Result<String, WireError> {
     if timeline <= 1 {
         return Ok(String::new());
     }

@@ -94,59 +94,59 @@ mod tests {
 
     fn after(reads: &[usize]) -> (ReadScheduler, Instant) {
         let began = Instant::now();
-        let mut pace = ReadScheduler::new(began);
-        reads.iter().for_each(|&bytes| pace.read(began, bytes));
-        (pace, began)
+        let mut scheduler = ReadScheduler::new(began);
+        reads.iter().for_each(|&bytes| scheduler.read(began, bytes));
+        (scheduler, began)
     }
 
     #[test]
     fn with_nothing_in_flight_the_socket_is_listened_to() {
-        let (pace, now) = after(&[]);
-        assert_eq!(pace.next(now, 0), Next::Listen);
-        let (pace, now) = after(&[300]);
-        assert_eq!(pace.next(now, 0), Next::Listen);
+        let (scheduler, now) = after(&[]);
+        assert_eq!(scheduler.next(now, 0), Next::Listen);
+        let (scheduler, now) = after(&[300]);
+        assert_eq!(scheduler.next(now, 0), Next::Listen);
     }
 
     #[test]
     fn a_handful_in_flight_is_awaited_but_not_for_ever() {
-        let (pace, began) = after(&[300]);
-        assert_eq!(pace.next(began, 1500), Next::Pause { time: ROUND_TIMEOUT, in_flight: 0 });
-        assert_eq!(pace.next(began + ROUND_TIMEOUT, 1500), Next::Listen);
+        let (scheduler, began) = after(&[300]);
+        assert_eq!(scheduler.next(began, 1500), Next::Pause { time: ROUND_TIMEOUT, in_flight: 0 });
+        assert_eq!(scheduler.next(began + ROUND_TIMEOUT, 1500), Next::Listen);
     }
 
     #[test]
     fn more_than_a_handful_waits_out_the_round_and_then_for_its_landing() {
-        let (pace, began) = after(&[MEDIUM_BYTES_MIN]);
-        assert_eq!(pace.next(began, 0), Next::Pause { time: ROUND_INTERVAL, in_flight: -1 });
+        let (scheduler, began) = after(&[MEDIUM_BYTES_MIN]);
+        assert_eq!(scheduler.next(began, 0), Next::Pause { time: ROUND_INTERVAL, in_flight: -1 });
         assert_eq!(
-            pace.next(began + ROUND_INTERVAL, 1),
+            scheduler.next(began + ROUND_INTERVAL, 1),
             Next::Pause { time: ROUND_TIMEOUT - ROUND_INTERVAL, in_flight: 0 }
         );
-        assert_eq!(pace.next(began + ROUND_INTERVAL, 0), Next::Read);
+        assert_eq!(scheduler.next(began + ROUND_INTERVAL, 0), Next::Read);
     }
 
     #[test]
     fn a_socket_that_is_not_drained_is_read_on_until_it_is_enough() {
-        let (mut pace, began) = after(&[FULL_READ_BYTES_MIN]);
-        assert_eq!(pace.next(began, 100), Next::Read);
-        pace.read(began, ROUND_BYTES_MAX);
-        assert!(matches!(pace.next(began, 200), Next::Pause { .. }));
+        let (mut scheduler, began) = after(&[FULL_READ_BYTES_MIN]);
+        assert_eq!(scheduler.next(began, 100), Next::Read);
+        scheduler.read(began, ROUND_BYTES_MAX);
+        assert!(matches!(scheduler.next(began, 200), Next::Pause { .. }));
     }
 
     #[test]
     fn under_backlog_too_nothing_is_read_while_anything_is_in_flight() {
-        let (pace, began) = after(&[LARGE_BYTES_MIN, 10]);
+        let (scheduler, began) = after(&[LARGE_BYTES_MIN, 10]);
         let later = began + ROUND_INTERVAL;
-        assert_eq!(pace.next(later, 1), Next::Pause { time: ROUND_TIMEOUT - ROUND_INTERVAL, in_flight: 0 });
-        assert_eq!(pace.next(later, 0), Next::Read);
+        assert_eq!(scheduler.next(later, 1), Next::Pause { time: ROUND_TIMEOUT - ROUND_INTERVAL, in_flight: 0 });
+        assert_eq!(scheduler.next(later, 0), Next::Read);
     }
 
     #[test]
     fn an_empty_read_ends_the_haste() {
-        let (mut pace, began) = after(&[LARGE_BYTES_MIN, 10]);
+        let (mut scheduler, began) = after(&[LARGE_BYTES_MIN, 10]);
         let later = began + ROUND_TIMEOUT;
-        pace.read(later, 0);
-        assert_eq!(pace.next(later, 0), Next::Listen);
+        scheduler.read(later, 0);
+        assert_eq!(scheduler.next(later, 0), Next::Listen);
     }
 
     #[test]

@@ -12,18 +12,18 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::session::{Result, Session, WireError};
 use crate::source::inspect::text;
 
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// A wait that is worth a word, and how often it is asked whom it is for.
-const SAY_INTERVAL: Duration = Duration::from_secs(2);
+const BLOCKER_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Has the server notice while it waits that nobody is there any more, from 14 on and where its system can.
-const NOTICE: &str = "select pg_catalog.set_config('client_connection_check_interval', '2s', false) \
+const CHECK_CLIENT: &str = "select pg_catalog.set_config('client_connection_check_interval', '2s', false) \
                       from pg_catalog.pg_settings where name = 'client_connection_check_interval'";
 
 /// To be called before `make`, and before the transaction that it may be called in.
 pub fn prepare(session: &mut Session) -> Result<()> {
     // The server begins to look with the next statement, and goes on while it waits.
-    match session.query(NOTICE).and_then(|_| session.query("select 1")) {
+    match session.query(CHECK_CLIENT).and_then(|_| session.query("select 1")) {
         // Where its system cannot, an orphan stays until the transactions end.
         Ok(_) | Err(WireError::Server { .. }) => Ok(()),
         Err(error) => Err(error),
@@ -38,17 +38,17 @@ pub fn make(
     command: &str,
     waits: &mut dyn FnMut(Option<&str>) -> bool,
 ) -> Result<Option<Lsn>> {
-    let (process, mut said) = (session.process(), Instant::now());
-    let go_on = || {
-        let mut whom = None;
-        if said.elapsed() >= SAY_INTERVAL {
-            said = Instant::now();
+    let (process, mut asked_at) = (session.process(), Instant::now());
+    let keep_waiting = || {
+        let mut blocker = None;
+        if asked_at.elapsed() >= BLOCKER_INTERVAL {
+            asked_at = Instant::now();
             // Who cannot be asked now is asked again.
-            whom = Session::connect_to_read(database).and_then(|mut other| ask(&mut other, process)).ok();
+            blocker = Session::connect_to_read(database).and_then(|mut other| blocker_of(&mut other, process)).ok();
         }
-        waits(whom.as_deref())
+        waits(blocker.as_deref())
     };
-    let Some(rows) = session.query_while(command, LOOK_INTERVAL, go_on)? else {
+    let Some(rows) = session.query_while(command, POLL_INTERVAL, keep_waiting)? else {
         session.cancel(database)?;
         return Ok(None);
     };
@@ -59,7 +59,7 @@ pub fn make(
 }
 
 /// Whose transaction the server's process waits for.
-fn ask(session: &mut Session, process: i32) -> Result<String> {
+fn blocker_of(session: &mut Session, process: i32) -> Result<String> {
     let rows = session.query(&format!(
         "select case when h.pid is null then concat('prepared transaction ', x.gid) \
                 else concat('process ', h.pid, ' (', concat_ws(', ', a.usename, 'database ' || a.datname, \

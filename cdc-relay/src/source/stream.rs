@@ -36,8 +36,8 @@ use crate::source::read_scheduler::{Next, ReadScheduler};
 use crate::source::watch::Watch;
 
 /// Postgres hears from us at least and at most so often.
-const STATUS_MOST: Duration = Duration::from_millis(100);
-const STATUS_LEAST: Duration = Duration::from_secs(1);
+const STATUS_INTERVAL_MIN: Duration = Duration::from_millis(100);
+const STATUS_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// The checkpoint is written at most so often after transactions, and after mere idle progress.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(200);
 const CHECKPOINT_IDLE_INTERVAL: Duration = Duration::from_secs(1);
@@ -45,11 +45,11 @@ const CHECKPOINT_IDLE_INTERVAL: Duration = Duration::from_secs(1);
 const SERVER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a stop waits for what is in flight, and how long a broken session does.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-const DRAIN_BROKEN: Duration = Duration::from_secs(2);
+const DRAIN_BROKEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where a session starts.
 pub struct SessionStart {
-    pub memory: Checkpoint,
+    pub checkpoint: Checkpoint,
     /// Where the server begins, at or before what the checkpoint has.
     pub begin: Lsn,
     pub status: Status,
@@ -70,39 +70,39 @@ pub struct SessionStart {
 
 /// Where the dead letters are read again, and the rows that they are of.
 #[derive(Clone, Copy)]
-pub struct Letters<'a> {
+pub struct ReleaseInput<'a> {
     pub reader: &'a Reader,
     pub topic: &'a str,
     pub database: &'a Database,
 }
 
 pub struct Stream<'a> {
-    wire: Replication,
+    replication: Replication,
     emitter: &'a mut Emitter,
-    letters: Letters<'a>,
+    release_input: ReleaseInput<'a>,
     acks: Arc<Acks>,
     metrics: SourceMetrics,
-    origin: SessionStart,
+    start: SessionStart,
     progress: Progress,
     transaction: Transaction,
     /// The ticket of the open transaction; `None` in one that is passed over.
     open: Option<Ticket>,
     in_transaction: bool,
-    history: Continuity,
+    continuity: Continuity,
     streaming: bool,
     /// Where the chain of positions stands.
     chain_lsn: Lsn,
     scratch: Scratch,
-    landed: Vec<Ack>,
+    ack_buffer: Vec<Ack>,
     /// Written and not yet acknowledged.
     writing: Option<Checkpoint>,
-    wrote_at: Instant,
+    saved_at: Instant,
     idle_only: bool,
     confirmed_at: Instant,
     confirmed: Lsn,
     reply_wanted: bool,
-    heard_at: Instant,
-    pace: ReadScheduler,
+    last_received_at: Instant,
+    scheduler: ReadScheduler,
     stall: Stall,
     stalls: u32,
     /// Of the open transaction.
@@ -126,44 +126,44 @@ pub struct SessionOutcome {
 
 impl<'a> Stream<'a> {
     pub fn new(
-        wire: Replication,
-        (emitter, letters): (&'a mut Emitter, Letters<'a>),
+        replication: Replication,
+        (emitter, release_input): (&'a mut Emitter, ReleaseInput<'a>),
         acks: &Arc<Acks>,
         metrics: &SourceMetrics,
-        (origin, snapshots): (SessionStart, Option<Snapshots>),
+        (start, snapshots): (SessionStart, Option<Snapshots>),
     ) -> Stream<'a> {
         let now = Instant::now();
-        let chain = origin.memory.chain;
-        let cluster = format!("{}/{}", origin.memory.system_id, origin.memory.timeline);
+        let chain = start.checkpoint.chain;
+        let cluster = format!("{}/{}", start.checkpoint.system_id, start.checkpoint.timeline);
         Stream {
-            wire,
+            replication,
             emitter,
-            letters,
+            release_input,
             acks: Arc::clone(acks),
             metrics: metrics.clone(),
-            progress: Progress::new(origin.first_ticket, origin.begin, chain),
+            progress: Progress::new(start.first_ticket, start.begin, chain),
             transaction: Transaction { cluster, ..Transaction::default() },
             open: None,
             in_transaction: false,
-            history: Continuity::new(origin.memory.last, origin.begin),
+            continuity: Continuity::new(start.checkpoint.last, start.begin),
             streaming: false,
             chain_lsn: chain,
             scratch: Scratch::default(),
-            landed: Vec::new(),
+            ack_buffer: Vec::new(),
             writing: None,
-            wrote_at: now,
+            saved_at: now,
             idle_only: true,
             confirmed_at: now,
             confirmed: Lsn::ZERO,
             reply_wanted: true,
-            heard_at: now,
-            pace: ReadScheduler::new(now),
-            stall: Stall::new(now, origin.stalls),
-            stalls: origin.stalls,
+            last_received_at: now,
+            scheduler: ReadScheduler::new(now),
+            stall: Stall::new(now, start.stalls),
+            stalls: start.stalls,
             xid: 0,
             snapshots,
             coverage: None,
-            origin,
+            start,
         }
     }
 
@@ -179,17 +179,17 @@ impl<'a> Stream<'a> {
         }
         self.report();
         self.log("session ended");
-        let (next_ticket, sent_lsn) = (self.progress.next_ticket(), self.origin.sent_lsn);
-        let (acknowledged, coverage) = (self.origin.memory.acknowledged, self.coverage.take());
-        let leftover = SessionOutcome { next_ticket, sent_lsn, stalls: self.stalls, acknowledged, coverage };
-        self.wire.close();
-        (result, leftover)
+        let (next_ticket, sent_lsn) = (self.progress.next_ticket(), self.start.sent_lsn);
+        let (acknowledged, coverage) = (self.start.checkpoint.acknowledged, self.coverage.take());
+        let outcome = SessionOutcome { next_ticket, sent_lsn, stalls: self.stalls, acknowledged, coverage };
+        self.replication.close();
+        (result, outcome)
     }
 
     fn stream(&mut self) -> Result<()> {
         while !self.acks.stopping() {
             self.collect()?;
-            self.heed_publication()?;
+            self.apply_notices()?;
             self.note_snapshots()?;
             self.save(false)?;
             self.step_snapshots()?;
@@ -205,7 +205,7 @@ impl<'a> Stream<'a> {
 
     /// Reads nothing more, and waits until all that was emitted is acknowledged, saved and confirmed.
     fn drain(&mut self) -> Result<()> {
-        let until = Instant::now() + if self.acks.stopping() { DRAIN_TIMEOUT } else { DRAIN_BROKEN };
+        let until = Instant::now() + if self.acks.stopping() { DRAIN_TIMEOUT } else { DRAIN_BROKEN_TIMEOUT };
         let open = usize::from(self.open.is_some());
         while Instant::now() < until {
             self.collect()?;
@@ -213,7 +213,7 @@ impl<'a> Stream<'a> {
             let settled = self.progress.pending() == open;
             if settled
                 && self.writing.is_none()
-                && self.progress.confirmed() <= self.origin.memory.acknowledged
+                && self.progress.confirmed() <= self.start.checkpoint.acknowledged
             {
                 break;
             }
@@ -222,28 +222,28 @@ impl<'a> Stream<'a> {
             self.sleep(Duration::from_millis(2))?;
         }
         // The session may be what broke; then the slot learns it next time.
-        let _ = self.wire.confirm(self.confirmable(), false);
+        let _ = self.replication.confirm(self.confirmable(), false);
         Ok(())
     }
 
     /// It streams once it is sure of the server.
     fn announce(&mut self) {
-        if !self.streaming && self.history.is_met() && self.progress.confirmed() >= self.origin.doubt {
+        if !self.streaming && self.continuity.is_met() && self.progress.confirmed() >= self.start.doubt {
             self.streaming = true;
             self.log("streaming");
-            self.origin.status.set(State::Streaming);
+            self.start.status.set(State::Streaming);
         }
     }
 
     fn log(&self, event: &str) {
-        let (source, memory) = (&self.metrics.name, &self.origin.memory);
-        tracing::info!(source, slot = memory.slot, acknowledged = %memory.acknowledged, "{event}");
+        let (source, checkpoint) = (&self.metrics.name, &self.start.checkpoint);
+        tracing::info!(source, slot = checkpoint.slot, acknowledged = %checkpoint.acknowledged, "{event}");
     }
 
     /// What may be confirmed to Postgres: nothing (0/0) before the stream has come to where the checkpoint is. Until then it is
     /// not sure that the server has what was acknowledged.
     fn confirmable(&self) -> Lsn {
-        let acknowledged = self.origin.memory.acknowledged;
+        let acknowledged = self.start.checkpoint.acknowledged;
         if self.progress.confirmed() >= acknowledged { acknowledged } else { Lsn::ZERO }
     }
 
@@ -252,13 +252,13 @@ impl<'a> Stream<'a> {
         if let Some(reason) = self.acks.failure() {
             bail!("{reason}");
         }
-        self.acks.take(&mut self.landed);
-        if self.landed.is_empty() {
+        self.acks.take(&mut self.ack_buffer);
+        if self.ack_buffer.is_empty() {
             return Ok(());
         }
         let (now, time) = (Instant::now(), PgTime::now());
         let seconds = time.unix_seconds();
-        for ack in self.landed.drain(..) {
+        for ack in self.ack_buffer.drain(..) {
             self.metrics.acknowledged_at[ack.sink as usize].set(seconds);
             if ack.sink == Sink::Kafka {
                 self.stall.moved(ack.at);
@@ -280,36 +280,36 @@ impl<'a> Stream<'a> {
     /// Writes the checkpoint when there is something new, and takes note when it is acknowledged.
     fn save(&mut self, at_once: bool) -> Result<()> {
         if self.emitter.kafka().state_written()
-            && let Some(memory) = self.writing.take()
+            && let Some(checkpoint) = self.writing.take()
         {
-            self.origin.memory = memory;
+            self.start.checkpoint = checkpoint;
             hit(Failpoint::AfterMemory);
         }
         let confirmed = self.progress.confirmed();
         let interval = if self.idle_only { CHECKPOINT_IDLE_INTERVAL } else { CHECKPOINT_INTERVAL };
         if self.writing.is_some()
-            || confirmed <= self.origin.memory.acknowledged
-            || (!at_once && self.wrote_at.elapsed() < interval)
+            || confirmed <= self.start.checkpoint.acknowledged
+            || (!at_once && self.saved_at.elapsed() < interval)
         {
             return Ok(());
         }
         hit(Failpoint::BeforeMemory);
-        let memory = Checkpoint {
+        let checkpoint = Checkpoint {
             acknowledged: confirmed,
             chain: self.progress.chain(),
-            last: self.progress.last().unwrap_or(self.origin.memory.last),
-            sent_lsn: self.origin.sent_lsn.max(confirmed),
-            vouched: self.origin.watch.vouched().min(confirmed).max(self.origin.memory.vouched),
+            last: self.progress.last().unwrap_or(self.start.checkpoint.last),
+            sent_lsn: self.start.sent_lsn.max(confirmed),
+            vouched: self.start.watch.vouched().min(confirmed).max(self.start.checkpoint.vouched),
             phase: Phase::Streaming,
-            ..self.origin.memory.clone()
+            ..self.start.checkpoint.clone()
         };
-        let value = serde_json::to_vec(&memory)?;
-        let record = (self.origin.checkpoint_key.as_str(), value.as_slice());
-        let sent = self.emitter.kafka().save(&self.origin.checkpoint_topic, record)?;
+        let value = serde_json::to_vec(&checkpoint)?;
+        let record = (self.start.checkpoint_key.as_str(), value.as_slice());
+        let sent = self.emitter.kafka().save(&self.start.checkpoint_topic, record)?;
         if sent == Sent::Taken {
             self.metrics.memory_writes.inc();
-            self.writing = Some(memory);
-            self.wrote_at = Instant::now();
+            self.writing = Some(checkpoint);
+            self.saved_at = Instant::now();
             self.idle_only = true;
         }
         Ok(())
@@ -327,12 +327,12 @@ impl<'a> Stream<'a> {
 
     /// Notes how far the snapshots are acknowledged; before the checkpoint, which is waited for.
     fn note_snapshots(&mut self) -> Result<()> {
-        let Stream { snapshots: Some(snapshots), emitter, progress, origin, .. } = self else {
+        let Stream { snapshots: Some(snapshots), emitter, progress, start, .. } = self else {
             return Ok(());
         };
-        snapshots.settle((progress.confirmed(), origin.memory.acknowledged), |table, value| {
-            let key = snapshot::record_key(&origin.checkpoint_key, table);
-            Ok(emitter.kafka().note(&origin.checkpoint_topic, (&key, value))? == Sent::Taken)
+        snapshots.save_progress((progress.confirmed(), start.checkpoint.acknowledged), |table, value| {
+            let key = snapshot::record_key(&start.checkpoint_key, table);
+            Ok(emitter.kafka().note(&start.checkpoint_topic, (&key, value))? == Sent::Taken)
         })
     }
 
@@ -341,16 +341,16 @@ impl<'a> Stream<'a> {
         let since = self.confirmed_at.elapsed();
         let (confirmable, before) = (self.confirmable(), self.confirmed);
         let news = confirmable > before || self.reply_wanted;
-        if since < STATUS_MOST || (!news && since < STATUS_LEAST) {
+        if since < STATUS_INTERVAL_MIN || (!news && since < STATUS_INTERVAL_MAX) {
             return Ok(());
         }
-        let silent = self.heard_at.elapsed();
+        let silent = self.last_received_at.elapsed();
         let listening = self.full().is_none();
         if listening && silent > SERVER_TIMEOUT {
             bail!("no word from Postgres for {} s", silent.as_secs());
         }
         self.confirmed = before.max(confirmable);
-        self.wire.confirm(confirmable, listening && silent > SERVER_TIMEOUT / 6)?;
+        self.replication.confirm(confirmable, listening && silent > SERVER_TIMEOUT / 6)?;
         if self.confirmed > before {
             hit(Failpoint::AfterConfirm);
         }
@@ -390,7 +390,7 @@ impl<'a> Stream<'a> {
 
     /// A sink that has all it may have in flight.
     fn full(&self) -> Option<Sink> {
-        let full = |sink: &Sink| self.acks.bytes(*sink) >= self.origin.in_flight_bytes;
+        let full = |sink: &Sink| self.acks.bytes(*sink) >= self.start.in_flight_bytes;
         [Sink::Kafka, Sink::Rabbit].into_iter().find(full)
     }
 
@@ -398,21 +398,21 @@ impl<'a> Stream<'a> {
     fn wait(&mut self) -> Result<bool> {
         let busy = self.progress.pending() > 0
             || self.writing.is_some()
-            || self.progress.confirmed() > self.origin.memory.acknowledged;
-        let timer = if busy { STATUS_MOST / 2 } else { STATUS_LEAST / 2 };
+            || self.progress.confirmed() > self.start.checkpoint.acknowledged;
+        let timer = if busy { STATUS_INTERVAL_MIN / 2 } else { STATUS_INTERVAL_MAX / 2 };
         if let Some(sink) = self.full() {
             let since = Instant::now();
-            self.acks.wake_at(self.origin.in_flight_bytes / 2);
+            self.acks.wake_at(self.start.in_flight_bytes / 2);
             if self.full().is_some() {
                 self.sleep(timer)?;
             }
             self.acks.no_wake();
-            self.heard_at = Instant::now();
-            let waited = self.heard_at.saturating_duration_since(since);
+            self.last_received_at = Instant::now();
+            let waited = self.last_received_at.saturating_duration_since(since);
             self.metrics.backpressure[sink as usize].inc_by(waited.as_secs_f64());
             return Ok(false);
         }
-        match self.pace.next(Instant::now(), self.acks.bytes(Sink::Kafka)) {
+        match self.scheduler.next(Instant::now(), self.acks.bytes(Sink::Kafka)) {
             Next::Read => return Ok(true),
             Next::Pause { time, in_flight } => {
                 self.acks.wake_at(in_flight);
@@ -424,7 +424,7 @@ impl<'a> Stream<'a> {
             }
             Next::Listen => {}
         }
-        let ready = self.wire.wait(&*self.acks, timer)?;
+        let ready = self.replication.wait(&*self.acks, timer)?;
         if ready.woken {
             self.acks.drain_wake();
         }

@@ -12,8 +12,8 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::session::WireError;
 
 /// So many sessions have to end alike.
-const ALIKE_SESSIONS_MAX: u32 = 4;
-const TRY_INTERVAL: Duration = Duration::from_secs(60);
+const ALIKE_SESSIONS_MIN: u32 = 4;
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What an error of the server's means for the next session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Stuck {
         if self.last.as_ref().is_some_and(passed) {
             self.last = None;
         }
-        let waits = |last: &Last| now.saturating_duration_since(last.at) < TRY_INTERVAL;
+        let waits = |last: &Last| now.saturating_duration_since(last.at) < RETRY_INTERVAL;
         self.last.as_ref().is_some_and(waits).then(|| self.refusal()).flatten()
     }
 
@@ -104,7 +104,7 @@ impl Stuck {
     }
 
     fn refusal(&self) -> Option<Refusal> {
-        let last = self.last.as_ref().filter(|last| last.sessions >= ALIKE_SESSIONS_MAX)?;
+        let last = self.last.as_ref().filter(|last| last.sessions >= ALIKE_SESSIONS_MIN)?;
         let (position, code, problem) = (last.position, last.code.clone(), last.message.clone());
         Some(Refusal::Undecodable { position, code, problem })
     }
@@ -167,7 +167,7 @@ mod tests {
         for (code, expected) in TABLE {
             assert_eq!(cause(code), *expected, "{code}");
             let (mut stuck, now) = (Stuck::default(), Instant::now());
-            for _ in 0..ALIKE_SESSIONS_MAX {
+            for _ in 0..ALIKE_SESSIONS_MIN {
                 stuck.ended(&server(code, HERE), Lsn(1), now);
             }
             assert_eq!(stuck.holds(Lsn(1), now).is_some(), *expected == Cause::Change, "{code}");
@@ -180,7 +180,7 @@ mod tests {
         let (mut stuck, now) = (Stuck::default(), Instant::now());
         for (code, _) in TABLE {
             let error = WireError::Server { code: (*code).to_owned(), message: HERE.to_owned() };
-            for _ in 0..ALIKE_SESSIONS_MAX {
+            for _ in 0..ALIKE_SESSIONS_MIN {
                 assert_eq!(stuck.ended(&error, Lsn(1), now), None, "{code}");
             }
         }
@@ -193,7 +193,7 @@ mod tests {
     fn a_few_sessions_that_ended_alike_are_enough() {
         let (mut stuck, now) = (Stuck::default(), Instant::now());
         let error = server("22P05", HERE);
-        for acknowledged in 1..u64::from(ALIKE_SESSIONS_MAX) {
+        for acknowledged in 1..u64::from(ALIKE_SESSIONS_MIN) {
             // What comes before it in the stream may be acknowledged meanwhile.
             assert_eq!(stuck.ended(&error, Lsn(acknowledged), now), None);
         }
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(stuck.doubt(), Lsn(0xAB10));
         assert_eq!(stuck.holds(Lsn(9), now), Some(refusal.clone()));
         // It is tried again, and at the first failure refused again.
-        let later = now + TRY_INTERVAL;
+        let later = now + RETRY_INTERVAL;
         assert_eq!(stuck.holds(Lsn(9), later), None);
         assert_eq!(stuck.ended(&error, Lsn(9), later), Some(refusal));
         // Another slot that begins behind it is none of that.
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn another_error_or_place_is_not_the_same() {
         let (mut stuck, now) = (Stuck::default(), Instant::now());
-        for n in 0..3 * ALIKE_SESSIONS_MAX {
+        for n in 0..3 * ALIKE_SESSIONS_MIN {
             let error = match n % 3 {
                 0 => server("22P05", HERE),
                 1 => server("22P05", "no equivalent (associated LSN 0/AB20)"),
@@ -226,7 +226,7 @@ mod tests {
         for acknowledged in 1..10 {
             assert_eq!(stuck.ended(&server("XX000", "odd"), Lsn(acknowledged), now), None);
         }
-        for _ in 1..ALIKE_SESSIONS_MAX {
+        for _ in 1..ALIKE_SESSIONS_MIN {
             stuck.ended(&server("XX000", "odd"), Lsn(10), now);
         }
         assert!(stuck.ended(&server("XX000", "odd"), Lsn(10), now).is_some());
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn a_connection_that_breaks_is_no_change() {
         let (mut stuck, now) = (Stuck::default(), Instant::now());
-        for _ in 0..ALIKE_SESSIONS_MAX {
+        for _ in 0..ALIKE_SESSIONS_MIN {
             assert_eq!(stuck.ended(&WireError::Protocol("odd".to_owned()), Lsn(1), now), None);
         }
         assert_eq!(stuck.holds(Lsn(1), now), None);

@@ -23,10 +23,10 @@ use crate::checkpoint::state::Break;
 use crate::checkpoint::state::Refusal;
 use crate::postgres::lsn::Lsn;
 use crate::source::contract::Keys;
-use crate::source::coverage::{Command, Coverage, Replaced, look, losses};
-use crate::source::worker::SourceContext;
+use crate::source::coverage::{Command, Coverage, Replaced, losses, query};
+use crate::source::context::SourceContext;
 
-const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// An answer that takes longer is none.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -60,18 +60,18 @@ impl Watch {
     pub fn begin(context: &Arc<SourceContext>, (coverage, keys): (Coverage, Keys), vouched: Lsn) -> Watch {
         let shared = Arc::new(Shared::default());
         shared.vouched.store(vouched.0, Ordering::Release);
-        let looker = Looker {
+        let checker = Checker {
             context: Arc::clone(context),
             shared: Arc::clone(&shared),
             coverage,
             open: None,
-            looked_at: vouched,
+            checked_at: vouched,
         };
-        let task = context.runtime.spawn(looker.run(Fit::new(context, keys))).abort_handle();
+        let task = context.runtime.spawn(checker.run(Fit::new(context, keys))).abort_handle();
         Watch { shared, task }
     }
 
-    /// The oldest notice. It stays until it is `heeded`.
+    /// The oldest notice. It stays until it is `pop_notice`.
     pub fn notice(&self) -> Option<Notice> {
         if !self.shared.noticed.load(Ordering::Acquire) {
             return None;
@@ -84,7 +84,7 @@ impl Watch {
         Lsn(self.shared.vouched.load(Ordering::Acquire))
     }
 
-    pub fn heeded(&self) {
+    pub fn pop_notice(&self) {
         let mut notices = self.shared.notices();
         notices.pop_front();
         self.shared.noticed.store(!notices.is_empty(), Ordering::Release);
@@ -105,24 +105,24 @@ impl Shared {
 }
 
 /// A connection with the transaction of the last look.
-struct Open {
+struct OpenSnapshot {
     client: Client,
     version: u32,
-    pulse: String,
+    digest: String,
 }
 
-struct Looker {
+struct Checker {
     context: Arc<SourceContext>,
     shared: Arc<Shared>,
     coverage: Coverage,
-    open: Option<Open>,
+    open: Option<OpenSnapshot>,
     /// Where the WAL was before the last look.
-    looked_at: Lsn,
+    checked_at: Lsn,
 }
 
-impl Looker {
+impl Checker {
     async fn run(mut self, mut fit: Fit) {
-        let mut ticks = interval(LOOK_INTERVAL);
+        let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut outage = Outage::new(&self.context, "the publication cannot be watched");
         loop {
@@ -133,8 +133,8 @@ impl Looker {
                     }
                 }
                 _ = ticks.tick() => {
-                    let looked = timeout(ANSWER_TIMEOUT, self.look(&mut fit)).await;
-                    match looked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
+                    let checked = timeout(ANSWER_TIMEOUT, self.check(&mut fit)).await;
+                    match checked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
                         Ok(None) => outage.is_over(),
                         Ok(Some(refusal)) => return self.notify(Notice::Refused(refusal)),
                         Err(error) => {
@@ -149,7 +149,7 @@ impl Looker {
     }
 
     /// One look. `Some`: why the stream must not go on.
-    async fn look(&mut self, fit: &mut Fit) -> Result<Option<Refusal>> {
+    async fn check(&mut self, fit: &mut Fit) -> Result<Option<Refusal>> {
         let publication = self.context.source.publication.get_ref().clone();
         let (open, replaced) = match self.open.take() {
             Some(open) => {
@@ -159,35 +159,35 @@ impl Looker {
             }
             None => (connect(&self.context).await?, Replaced::default()),
         };
-        let here = answer(&open.client, LOG_END).await?.parse().map_err(anyhow::Error::msg)?;
+        let here = answer(&open.client, WAL_END).await?.parse().map_err(anyhow::Error::msg)?;
         open.client.simple_query("begin isolation level repeatable read read only").await?;
-        let pulse = self.pulse(&open).await?;
-        if pulse == open.pulse {
+        let digest = self.digest(&open).await?;
+        if digest == open.digest {
             self.vouch(here);
             self.open = Some(open);
             return Ok(None);
         }
-        let found = answer(&open.client, &look::question(open.version, &publication)).await?;
-        let refusal = self.judge(look::read(&found, &self.context.source)?, &replaced, fit);
+        let found = answer(&open.client, &query::coverage_sql(open.version, &publication)).await?;
+        let refusal = self.judge(query::read(&found, &self.context.source)?, &replaced, fit);
         if refusal.is_none() {
             self.vouch(here);
         }
         // There may be other tables to look at.
-        let pulse = self.pulse(&open).await?;
-        self.open = Some(Open { pulse, ..open });
+        let digest = self.digest(&open).await?;
+        self.open = Some(OpenSnapshot { digest, ..open });
         Ok(refusal)
     }
 
-    async fn pulse(&self, open: &Open) -> Result<String> {
+    async fn digest(&self, open: &OpenSnapshot) -> Result<String> {
         let source = &self.context.source;
         let tables = self.coverage.watched(source);
-        answer(&open.client, &look::pulse(open.version, source.publication.get_ref(), &tables)).await
+        answer(&open.client, &query::digest_sql(open.version, source.publication.get_ref(), &tables)).await
     }
 
     /// Nothing was lost until the last look. What a transaction changed that was not seen to be over then is seen by now.
     fn vouch(&mut self, here: Lsn) {
-        self.shared.vouched.store(self.looked_at.0, Ordering::Release);
-        self.looked_at = here;
+        self.shared.vouched.store(self.checked_at.0, Ordering::Release);
+        self.checked_at = here;
     }
 
     fn judge(&mut self, found: Coverage, replaced: &Replaced, fit: &mut Fit) -> Option<Refusal> {
@@ -221,14 +221,14 @@ impl Looker {
     }
 }
 
-const LOG_END: &str = "select case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() \
+const WAL_END: &str = "select case when pg_catalog.pg_is_in_recovery() then pg_catalog.pg_last_wal_replay_lsn() \
                        else pg_catalog.pg_current_wal_lsn() end";
 
-async fn connect(context: &SourceContext) -> Result<Open> {
+async fn connect(context: &SourceContext) -> Result<OpenSnapshot> {
     let client = context.database.connect().await?;
     let version = answer(&client, "select pg_catalog.current_setting('server_version_num')").await?;
     let version: u32 = version.parse().context("the server's version")?;
-    Ok(Open { client, version: version / 10_000, pulse: String::new() })
+    Ok(OpenSnapshot { client, version: version / 10_000, digest: String::new() })
 }
 
 /// The first column of the first row.
@@ -243,7 +243,7 @@ async fn answer(client: &Client, sql: &str) -> Result<String> {
 
 /// By the snapshot of the last look.
 async fn replaced(client: &Client, publication: &str) -> Result<Replaced> {
-    let messages = client.simple_query(&look::replaced(publication)).await?;
+    let messages = client.simple_query(&query::replaced_sql(publication)).await?;
     let entry = |message: &SimpleQueryMessage| match message {
         SimpleQueryMessage::Row(row) => {
             let command = Command { transaction: row.get(1)?.to_owned(), number: row.get(2)?.parse().ok()? };

@@ -9,30 +9,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use backon::BackoffBuilder;
-use brokers::Brokers;
-use tokio::runtime::Handle;
 
 use crate::checkpoint::progress::Ticket;
 use crate::checkpoint::state::Break;
 use crate::checkpoint::state::{Checkpoint, Cluster, CommitId, Phase, Refusal, Start, admit};
-use crate::observe::metrics::SourceMetrics;
-use crate::observe::status::{State, Status};
-use crate::postgres::connection_url::Database;
+use crate::observe::status::State;
 use crate::postgres::facts::Facts;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::session::{Session, WireError};
-use crate::routes::{self, NewTable, Routes, Source, TableName};
-use crate::sinks::acks::Acks;
-use crate::sinks::rabbit::Rabbit;
+use crate::routes::{self, NewTable, Source, TableName};
 use crate::source::backfill::rows::Table;
 use crate::source::backfill::snapshot::{self, Snapshots, TableProgress};
 use crate::source::clients::{KafkaClients, Loaded, pause};
+use crate::source::context::SourceContext;
 use crate::source::contract::{self, Checked, Keys, Mismatch, existing};
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
 use crate::source::published;
 use crate::source::slots;
-use crate::source::stream::{Letters, SessionStart, Stream};
+use crate::source::stream::{ReleaseInput, SessionStart, Stream};
 use crate::source::stuck::{self, Cause, Stuck};
 use crate::source::watch::Watch;
 
@@ -44,21 +39,7 @@ const STANDBY_CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const REFUSED_INTERVAL: Duration = Duration::from_secs(5);
 /// The longest pause between two attempts, before jitter doubles it at most. A database that is back must not
 /// wait for its relay, and asking one that is away costs nothing.
-const ATTEMPT_MOST: Duration = Duration::from_secs(2);
-
-/// What a source is made of.
-#[derive(Clone)]
-pub struct SourceContext {
-    pub routes: Arc<Routes>,
-    pub source: Arc<Source>,
-    pub database: Database,
-    pub brokers: Brokers,
-    pub rabbit: Option<Arc<Rabbit>>,
-    pub acks: Arc<Acks>,
-    pub metrics: SourceMetrics,
-    pub status: Status,
-    pub runtime: Handle,
-}
+const ATTEMPT_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Why an attempt ended.
 enum AttemptError {
@@ -92,7 +73,7 @@ impl From<Refusal> for AttemptError {
 /// One source between its sessions.
 struct SourceWorker {
     /// As the routes file says it.
-    given: Arc<SourceContext>,
+    configured: Arc<SourceContext>,
     /// With what its patterns mean now.
     context: Arc<SourceContext>,
     /// Tables that were made while a session streamed, and that a pattern matches.
@@ -102,7 +83,7 @@ struct SourceWorker {
     sent_lsn: Lsn,
     stalls: u32,
     /// Whether the last session came further than the one before.
-    moved: bool,
+    advanced: bool,
     fingerprint: String,
     /// Why nothing is emitted until the rows were read again.
     broken: Option<Refusal>,
@@ -117,49 +98,49 @@ struct SourceWorker {
 /// Runs until `Acks::stop`.
 pub fn run(context: SourceContext) {
     let context = Arc::new(context);
-    let mut life = SourceWorker {
+    let mut worker = SourceWorker {
         clients: KafkaClients::new(&context),
         next_ticket: 0,
         sent_lsn: Lsn::ZERO,
         stalls: 0,
-        moved: false,
+        advanced: false,
         fingerprint: context.source.fingerprint(),
         broken: None,
         unwritten: None,
         keys: Keys::default(),
         stuck: Stuck::default(),
-        given: Arc::clone(&context),
+        configured: Arc::clone(&context),
         new_tables: BTreeSet::new(),
         context,
     };
     let delays = || {
         backon::ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(ATTEMPT_MOST)
+            .with_max_delay(ATTEMPT_PAUSE_MAX)
             .with_jitter()
             .without_max_times()
             .build()
     };
     let mut backoff = delays();
-    while !life.context.acks.stopping() {
-        life.moved = false;
-        let (state, rest) = match life.attempt() {
+    while !worker.context.acks.stopping() {
+        worker.advanced = false;
+        let (state, delay) = match worker.attempt() {
             Ok(()) => break,
             Err(AttemptError::Standby) => (State::Standby, STANDBY_INTERVAL),
             Err(AttemptError::Turn) => (State::Standby, Duration::ZERO),
-            Err(AttemptError::Refused(refusal)) => (State::Refused(life.refused(refusal)), REFUSED_INTERVAL),
+            Err(AttemptError::Refused(refusal)) => (State::Refused(worker.refused(refusal)), REFUSED_INTERVAL),
             Err(AttemptError::Failed(error)) => {
                 // A session that got something acknowledged was a good one: the next may come at once.
-                if life.moved && life.stuck.doubt() == Lsn::ZERO {
+                if worker.advanced && worker.stuck.doubt() == Lsn::ZERO {
                     backoff = delays();
                 }
-                life.context.metrics.failures.inc();
-                let rest = backoff.next().unwrap_or(REFUSED_INTERVAL);
-                (State::Connecting(format!("{error:#}")), rest)
+                worker.context.metrics.failures.inc();
+                let delay = backoff.next().unwrap_or(REFUSED_INTERVAL);
+                (State::Connecting(format!("{error:#}")), delay)
             }
         };
-        life.context.status.set(state);
-        pause(&life.context, rest);
+        worker.context.status.set(state);
+        pause(&worker.context, delay);
     }
 }
 
@@ -177,7 +158,7 @@ impl SourceWorker {
     fn attempt(&mut self) -> Result<(), AttemptError> {
         let slot_name = self.context.source.slot.get_ref().clone();
         let mut session =
-            Session::connect(&self.context.database).map_err(|error| self.trouble(error.into()))?;
+            Session::connect(&self.context.database).map_err(|error| self.attempt_error(error.into()))?;
         self.resolve(&mut session)?;
         let (cluster, database) = inspect::cluster(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
@@ -191,49 +172,49 @@ impl SourceWorker {
             drop(session);
             return Err(self.stand_by(&slot_name)?);
         }
-        let Loaded { memory, mut positions, publication, end } = self.clients.load(0)?;
+        let Loaded { checkpoint, mut positions, publication, end } = self.clients.load(0)?;
         self.clients.load_halted()?;
-        let start = admit(memory.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
+        let start = admit(checkpoint.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
-        let (mut memory, known) =
-            self.begin(start, &mut session, (&cluster, memory, publication), confirmed)?;
-        let record = self.covered(&mut session, known, &memory)?;
-        memory.vouched = memory.acknowledged;
-        if let Some(refusal) = self.stuck.holds(memory.acknowledged, Instant::now()) {
+        let (mut checkpoint, known) =
+            self.begin(start, &mut session, (&cluster, checkpoint, publication), confirmed)?;
+        let record = self.covered(&mut session, known, &checkpoint)?;
+        checkpoint.vouched = checkpoint.acknowledged;
+        if let Some(refusal) = self.stuck.holds(checkpoint.acknowledged, Instant::now()) {
             return Err(refusal.into());
         }
         let publication = self.context.source.publication.get_ref().as_str();
-        let wire = match session.start(&slot_name, &[publication]) {
-            Ok(wire) => wire,
+        let replication = match session.start(&slot_name, &[publication]) {
+            Ok(replication) => replication,
             Err(error) if error.code() == Some("55006") => return Err(AttemptError::Standby),
-            Err(error) => return Err(self.trouble(error.into())),
+            Err(error) => return Err(self.attempt_error(error.into())),
         };
         // Only now nobody else can advance it. If another relay did since we read its memory, read it again.
         let confirmed_now = self.confirmed(&slot_name)?;
         let later = self.clients.load(end)?;
-        let at = |memory: &Checkpoint| (memory.timeline, memory.phase);
+        let at = |checkpoint: &Checkpoint| (checkpoint.timeline, checkpoint.phase);
         if later
-            .memory
-            .is_some_and(|later| later.acknowledged > memory.acknowledged || at(&later) != at(&memory))
+            .checkpoint
+            .is_some_and(|later| later.acknowledged > checkpoint.acknowledged || at(&later) != at(&checkpoint))
             || later.publication.is_some_and(|later| later != record)
         {
             return Err(AttemptError::Standby);
         }
-        if confirmed_now > memory.acknowledged {
-            let (slot, confirmed, acknowledged) = (slot_name, confirmed_now, memory.acknowledged);
+        if confirmed_now > checkpoint.acknowledged {
+            let (slot, confirmed, acknowledged) = (slot_name, confirmed_now, checkpoint.acknowledged);
             return Err(Refusal::SlotAhead { slot, confirmed, acknowledged }.into());
         }
         positions.extend(later.positions);
         tables.extend(self.healing(&facts, &positions)?);
         // Also so that no row has to wait for the producer's first connection.
-        self.clients.save(&memory)?;
+        self.clients.save(&checkpoint)?;
         let found = tables.into_iter().map(|table| {
             let position = positions.remove(&table.name());
             (table, position)
         });
         let SourceContext { source, database, metrics, acks, .. } = &*self.context;
         let snapshots = snapshot::begin(source, &cluster, found.collect(), database, (metrics, acks))?;
-        self.stream(wire, (memory, confirmed), (record, snapshots))
+        self.stream(replication, (checkpoint, confirmed), (record, snapshots))
     }
 
     /// Where the slot stands now that it is ours. Somebody who is no relay may have advanced it, or made it anew, after
@@ -296,17 +277,17 @@ impl SourceWorker {
     /// `begin`: where the slot stands.
     fn stream(
         &mut self,
-        wire: crate::postgres::replication_stream::Replication,
-        (memory, begin): (Checkpoint, Lsn),
+        replication: crate::postgres::replication_stream::Replication,
+        (checkpoint, begin): (Checkpoint, Lsn),
         (record, snapshots): (Record, Option<Snapshots>),
     ) -> Result<(), AttemptError> {
         self.context.metrics.sessions.inc();
         let relay = &self.context.routes.relay;
-        let (acknowledged, doubt) = (memory.acknowledged, self.stuck.doubt());
-        let seen = (record.coverage.clone(), self.keys.clone());
-        let watch = Watch::begin(&self.context, seen, memory.acknowledged);
-        let origin = SessionStart {
-            memory,
+        let (acknowledged, doubt) = (checkpoint.acknowledged, self.stuck.doubt());
+        let baseline = (record.coverage.clone(), self.keys.clone());
+        let watch = Watch::begin(&self.context, baseline, checkpoint.acknowledged);
+        let start = SessionStart {
+            checkpoint,
             begin,
             status: self.context.status.clone(),
             doubt,
@@ -322,14 +303,14 @@ impl SourceWorker {
         let (emitter, reader) = self.clients.both()?;
         // All that the topics save is read; what a release needs, it reads anew.
         reader.rest();
-        let letters =
-            Letters { reader, topic: relay.dead_letter_topic.get_ref(), database: &self.context.database };
+        let release_input =
+            ReleaseInput { reader, topic: relay.dead_letter_topic.get_ref(), database: &self.context.database };
         let (acks, metrics) = (&self.context.acks, &self.context.metrics);
-        let stream = Stream::new(wire, (emitter, letters), acks, metrics, (origin, snapshots));
-        let (result, left) = stream.run();
-        (self.next_ticket, self.sent_lsn, self.stalls) = (left.next_ticket, left.sent_lsn, left.stalls);
-        self.moved = left.acknowledged > acknowledged;
-        let record = match left.coverage {
+        let stream = Stream::new(replication, (emitter, release_input), acks, metrics, (start, snapshots));
+        let (result, outcome) = stream.run();
+        (self.next_ticket, self.sent_lsn, self.stalls) = (outcome.next_ticket, outcome.sent_lsn, outcome.stalls);
+        self.advanced = outcome.acknowledged > acknowledged;
+        let record = match outcome.coverage {
             Some(coverage) => Record { coverage, ..record },
             None => record,
         };
@@ -337,8 +318,8 @@ impl SourceWorker {
         if let Some(NewTable(table)) = error.downcast_ref() {
             self.new_tables.insert(table.clone());
         }
-        let trouble = self.ended(error, acknowledged);
-        match trouble {
+        let attempt_error = self.ended(error, acknowledged);
+        match attempt_error {
             AttemptError::Refused(Refusal::Broken(broken)) => Err(self.record_break(record, broken).into()),
             other => Err(other),
         }
@@ -347,10 +328,10 @@ impl SourceWorker {
     /// Makes the slot, and says whom it waits for until the server can.
     fn make_slot(&self, session: &mut Session, slot: &str) -> Result<Lsn, AttemptError> {
         let SourceContext { database, acks, status, .. } = &*self.context;
-        let mut waits = |whom: Option<&str>| {
-            if let Some(whom) = whom {
+        let mut waits = |blocker: Option<&str>| {
+            if let Some(blocker) = blocker {
                 status.set(State::Connecting(format!(
-                    "slot {slot} begins after the transactions that are open now: waiting for {whom} to end"
+                    "slot {slot} begins after the transactions that are open now: waiting for {blocker} to end"
                 )));
             }
             !acks.stopping()
@@ -367,12 +348,12 @@ impl SourceWorker {
             .and_then(|error| self.stuck.ended(error, acknowledged, Instant::now()));
         match stuck {
             Some(refusal) => refusal.into(),
-            None => self.trouble(error),
+            None => self.attempt_error(error),
         }
     }
 
     /// What an error means that no change is at fault for: a refusal, a permission that the role lacks, or a failure.
-    fn trouble(&self, error: anyhow::Error) -> AttemptError {
+    fn attempt_error(&self, error: anyhow::Error) -> AttemptError {
         let problem = match error.downcast_ref::<WireError>() {
             Some(WireError::Server { code, message } | WireError::Stream { code, message })
                 if stuck::cause(code) == Cause::Permission =>
@@ -387,7 +368,7 @@ impl SourceWorker {
 
     /// Finds out what the patterns of the routes file mean, which may have changed since the last session.
     fn resolve(&mut self, session: &mut Session) -> Result<(), AttemptError> {
-        let SourceContext { routes, source, .. } = &*self.given;
+        let SourceContext { routes, source, .. } = &*self.configured;
         if !source.has_patterns() {
             return Ok(());
         }
@@ -407,7 +388,7 @@ impl SourceWorker {
             );
         }
         let (routes, source) = (Arc::new(resolved), Arc::new(now));
-        self.context = Arc::new(SourceContext { routes, source, ..(*self.given).clone() });
+        self.context = Arc::new(SourceContext { routes, source, ..(*self.configured).clone() });
         self.clients = self.clients.with(&self.context);
         Ok(())
     }
@@ -417,7 +398,7 @@ impl SourceWorker {
         &self,
         start: Start,
         session: &mut Session,
-        (cluster, memory, mut publication): (&Cluster, Option<Checkpoint>, Option<Record>),
+        (cluster, checkpoint, mut publication): (&Cluster, Option<Checkpoint>, Option<Record>),
         confirmed: Lsn,
     ) -> Result<(Checkpoint, Option<Record>), AttemptError> {
         let fresh = |phase, acknowledged| Checkpoint {
@@ -432,13 +413,13 @@ impl SourceWorker {
             vouched: acknowledged,
             routes: self.fingerprint.clone(),
         };
-        let begun = match (start, memory) {
-            (Start::Resume { .. }, Some(memory)) if memory.routes == self.fingerprint => {
-                return Ok((memory, publication));
+        let begun = match (start, checkpoint) {
+            (Start::Resume { .. }, Some(checkpoint)) if checkpoint.routes == self.fingerprint => {
+                return Ok((checkpoint, publication));
             }
             // Other routes emit other transactions: a new chain.
-            (Start::Resume { .. }, Some(memory)) => {
-                Checkpoint { routes: self.fingerprint.clone(), chain: Lsn::ZERO, ..memory }
+            (Start::Resume { .. }, Some(checkpoint)) => {
+                Checkpoint { routes: self.fingerprint.clone(), chain: Lsn::ZERO, ..checkpoint }
             }
             (Start::Adopt, _) => fresh(Phase::Streaming, confirmed),
             (Start::Create | Start::Resume { .. }, _) => {

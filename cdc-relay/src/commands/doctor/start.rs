@@ -10,7 +10,7 @@ use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
 use crate::source::contract::{self, Verdict};
 use crate::source::coverage::record::Record;
-use crate::source::coverage::{Coverage, look};
+use crate::source::coverage::{Coverage, query};
 use crate::source::inspect;
 
 use super::facts::Facts;
@@ -34,7 +34,7 @@ pub async fn judge(database: &Database, routes: &Routes, source: &Source) -> Res
         let mut session = Session::connect_to_read(&database)?;
         let has_slot = inspect::slot(&mut session, source.slot.get_ref())?.is_some();
         let verdict = contract::at_start(&mut session, (&routes, &source), has_slot)?;
-        let coverage = look::look(&mut session, &source)?;
+        let coverage = query::coverage(&mut session, &source)?;
         Ok(Judged { verdict, coverage })
     };
     tokio::task::spawn_blocking(ask).await.context("judging the contract ended")?

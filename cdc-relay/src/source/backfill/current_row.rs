@@ -13,20 +13,20 @@ use crate::source::backfill::rows::{self, Table};
 
 const TEXT: u32 = 25;
 /// How long the database may take for one row. The stream waits meanwhile.
-const LIMITS: &str =
+const SESSION_LIMITS: &str =
     "set lock_timeout = '2s'; set statement_timeout = '5s'; set default_transaction_read_only = on";
 
 /// Looks up current rows of one database; connects when it is first asked.
-pub struct Present<'c> {
+pub struct CurrentRows<'c> {
     database: &'c Database,
     publication: &'c str,
     session: Option<Session>,
     tables: Vec<Table>,
 }
 
-impl<'c> Present<'c> {
-    pub fn new(database: &'c Database, publication: &'c str) -> Present<'c> {
-        Present { database, publication, session: None, tables: Vec::new() }
+impl<'c> CurrentRows<'c> {
+    pub fn new(database: &'c Database, publication: &'c str) -> CurrentRows<'c> {
+        CurrentRows { database, publication, session: None, tables: Vec::new() }
     }
 
     /// The table as it is published now, asked once. What the server says against it is the letter's problem; that
@@ -37,7 +37,7 @@ impl<'c> Present<'c> {
             return Ok(Ok(table.clone()));
         }
         let publication = self.publication;
-        let found = self.ask(|session| rows::tables(session, publication))?;
+        let found = self.query(|session| rows::tables(session, publication))?;
         let tables = match found {
             Ok(tables) => tables,
             Err(problem) => return Ok(Err(problem)),
@@ -51,55 +51,55 @@ impl<'c> Present<'c> {
     }
 
     /// The table as it was when the letter was written. An older letter does not say its columns' types.
-    pub fn relation_of(&mut self, letter: &DeadLetter) -> Result<Result<Relation, Problem>> {
-        if letter.has_types() {
-            return Ok(Ok(letter.relation(|_| 0)));
+    pub fn relation_of(&mut self, dead_letter: &DeadLetter) -> Result<Result<Relation, Problem>> {
+        if dead_letter.has_types() {
+            return Ok(Ok(dead_letter.relation(|_| 0)));
         }
-        Ok(self.table(&letter.table)?.map(|table| {
+        Ok(self.table(&dead_letter.table)?.map(|table| {
             let columns = &table.relation.columns;
             let found = |name: &str| columns.iter().find(|column| column.name == name);
-            letter.relation(|name| found(name).map_or(TEXT, |column| column.type_oid))
+            dead_letter.relation(|name| found(name).map_or(TEXT, |column| column.type_oid))
         }))
     }
 
     /// Fills in the row that has the letter's key, and answers the table as it is now.
-    pub fn fill(&mut self, letter: &DeadLetter, made: &mut RowBuilder) -> Result<Result<Relation, Problem>> {
-        let statement = self.table(&letter.table)?.and_then(|table| Ok((select(&table, letter)?, table)));
+    pub fn fill(&mut self, dead_letter: &DeadLetter, builder: &mut RowBuilder) -> Result<Result<Relation, Problem>> {
+        let statement = self.table(&dead_letter.table)?.and_then(|table| Ok((select(&table, dead_letter)?, table)));
         let (statement, table) = match statement {
             Ok(found) => found,
             Err(problem) => return Ok(Err(problem)),
         };
-        let rows = match self.ask(|session| session.query(&statement))? {
+        let rows = match self.query(|session| session.query(&statement))? {
             Ok(rows) => rows,
             Err(problem) => return Ok(Err(problem)),
         };
         let Some(row) = rows.first() else { return Ok(Err(Problem("the row is gone".to_owned()))) };
-        made.begin();
+        builder.begin();
         for column in row {
             match column {
-                Some(text) => made.text(text.as_bytes()),
-                None => made.null(),
+                Some(text) => builder.text(text.as_bytes()),
+                None => builder.null(),
             }
         }
         Ok(Ok(table.relation))
     }
 
-    fn ask<T>(
+    fn query<T>(
         &mut self,
         question: impl FnOnce(&mut Session) -> Result<T, WireError>,
     ) -> Result<Result<T, Problem>> {
-        let ask = || {
+        let query = || {
             let session = match &mut self.session {
                 Some(session) => session,
                 None => {
                     let mut session = Session::connect_to_read(self.database)?;
-                    session.query(LIMITS)?;
+                    session.query(SESSION_LIMITS)?;
                     self.session.insert(session)
                 }
             };
             question(session)
         };
-        match ask() {
+        match query() {
             Ok(answer) => Ok(Ok(answer)),
             Err(WireError::Server { code, message }) => {
                 let problem = format!("its table cannot be read: {message} (SQLSTATE {code})");
@@ -110,11 +110,11 @@ impl<'c> Present<'c> {
     }
 }
 
-fn select(table: &Table, letter: &DeadLetter) -> Result<String, Problem> {
+fn select(table: &Table, dead_letter: &DeadLetter) -> Result<String, Problem> {
     if let Some(why) = &table.unreadable {
         return Err(Problem(why.clone()));
     }
-    let condition = |name: &str| match letter.column(name) {
+    let condition = |name: &str| match dead_letter.column(name) {
         Some(Some(text)) => Ok(table.equals(name, text)),
         _ => Err(Problem(format!("the letter lacks {name}, a column that identifies the row"))),
     };
@@ -127,13 +127,13 @@ fn select(table: &Table, letter: &DeadLetter) -> Result<String, Problem> {
 
 /// Whether a row is the letter's, emitted as it is now. If both have an id of a template, `id` being the row's, that
 /// decides: it is equal each time. Otherwise all that the letter holds must still be so.
-pub fn stands_for(letter: &DeadLetter, id: Option<&[u8]>, (relation, row): (&Relation, &Row<'_>)) -> bool {
-    if let (Some(known), Some(id)) = (&letter.id, id) {
+pub fn is_same_version(dead_letter: &DeadLetter, id: Option<&[u8]>, (relation, row): (&Relation, &Row<'_>)) -> bool {
+    if let (Some(known), Some(id)) = (&dead_letter.id, id) {
         return known.as_bytes() == id;
     }
     relation.columns.iter().enumerate().all(|(index, column)| {
         let now = row.text(index);
-        letter.column(&column.name).is_none_or(|then| now == Ok(then.map(str::as_bytes)))
+        dead_letter.column(&column.name).is_none_or(|then| now == Ok(then.map(str::as_bytes)))
     })
 }
 
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use crate::postgres::decode::pgoutput::Column;
 
-    fn letter(text: &str) -> DeadLetter {
+    fn dead_letter(text: &str) -> DeadLetter {
         DeadLetter::read(text.as_bytes()).unwrap().unwrap()
     }
 
@@ -151,10 +151,10 @@ mod tests {
         let column = |name: &str| Column { name: name.to_owned(), type_oid: 25, key: false };
         let columns = ["id", "note", "new"].map(column).to_vec();
         let relation = Relation { schema: "public".into(), name: "t".into(), columns, ..Relation::default() };
-        let mut made = RowBuilder::default();
-        made.begin();
-        [&b"7"[..], b"text", b"x"].iter().for_each(|text| made.text(text));
-        let row = Row::insert(made.tuple().unwrap());
+        let mut builder = RowBuilder::default();
+        builder.begin();
+        [&b"7"[..], b"text", b"x"].iter().for_each(|text| builder.text(text));
+        let row = Row::insert(builder.tuple().unwrap());
         let head = r#"{"source":"s","destination":"d","#;
         let cases: [(&str, Option<&[u8]>, bool); 8] = [
             // Ids decide if there are two, whatever the columns.
@@ -170,17 +170,17 @@ mod tests {
             (r#""row":{"id":"7","gone":"y"}}"#, None, true),
         ];
         for (rest, id, expected) in cases {
-            let letter = letter(&format!("{head}{rest}"));
-            assert_eq!(stands_for(&letter, id, (&relation, &row)), expected, "{rest} {id:?}");
+            let dead_letter = dead_letter(&format!("{head}{rest}"));
+            assert_eq!(is_same_version(&dead_letter, id, (&relation, &row)), expected, "{rest} {id:?}");
         }
     }
 
     #[test]
     fn a_row_without_a_primary_key_is_not_read() {
-        let letter = letter(r#"{"source":"s","destination":"d","table":"public.t","row":{"id":"7"}}"#);
-        let why = select(&Table::default(), &letter).unwrap_err().0;
+        let dead_letter = dead_letter(r#"{"source":"s","destination":"d","table":"public.t","row":{"id":"7"}}"#);
+        let why = select(&Table::default(), &dead_letter).unwrap_err().0;
         assert!(why.contains("no published primary key"), "{why}");
         let unreadable = Table { unreadable: Some("may not".into()), ..Table::default() };
-        assert_eq!(select(&unreadable, &letter).unwrap_err().0, "may not");
+        assert_eq!(select(&unreadable, &dead_letter).unwrap_err().0, "may not");
     }
 }

@@ -28,7 +28,7 @@ use crate::sinks::emit::{Again, OpenTransaction, Tally};
 use crate::source::backfill::rows::{self, Table};
 use crate::source::clients::KafkaClients;
 use crate::source::inspect::{self, text};
-use crate::source::worker::SourceContext;
+use crate::source::context::SourceContext;
 
 /// Of the message that marks the WAL; nobody listens to it.
 const PREFIX: &str = "cdc-relay.replay";
@@ -74,7 +74,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn cannot(&mut self, problem: Problem) {
+    fn fail(&mut self, problem: Problem) {
         self.failed += 1;
         if self.reasons.len() < 5 && !self.reasons.contains(&problem.0) {
             self.reasons.push(problem.0);
@@ -114,12 +114,12 @@ impl Selection {
         &self.sql
     }
 
-    /// Waits until the relay has emitted all that the snapshot shows. `say` hears what it waits for.
+    /// Waits until the relay has emitted all that the snapshot shows. `notify` hears what it waits for.
     pub fn wait_until_emitted(
         &mut self,
         source: &Source,
         timeout: Duration,
-        mut say: impl FnMut(&str),
+        mut notify: impl FnMut(&str),
     ) -> Result<()> {
         let config = source.url.get_ref().parse()?;
         let mut other = Session::connect_to_read(&config)?;
@@ -138,9 +138,9 @@ impl Selection {
             }
             let behind = end.0.saturating_sub(confirmed.0);
             if found.active_pid.is_none() {
-                say("no relay reads the slot; only what it has told can be told again: waits for one");
+                notify("no relay reads the slot; only what it has told can be told again: waits for one");
             } else if since.elapsed() > WAIT_NOTICE_MIN {
-                say(&format!("waits until the relay has told all that is there now: {behind} bytes to go"));
+                notify(&format!("waits until the relay has told all that is there now: {behind} bytes to go"));
             }
             ensure!(
                 since.elapsed() < timeout,
@@ -257,9 +257,9 @@ pub fn show(
                         summary.tally.count(&route.leads_to);
                         show((&route.leads_to, &record, &plan))?;
                     }
-                    Err(problem) => summary.cannot(problem),
+                    Err(problem) => summary.fail(problem),
                 },
-                Err(problem) => summary.cannot(problem),
+                Err(problem) => summary.fail(problem),
             }
         }
         summary.rows += u64::from(counts);
@@ -269,17 +269,17 @@ pub fn show(
 }
 
 /// Emits the rows, and waits until every sink has acknowledged them. The relay must have emitted them before.
-/// `say` hears what it waits for.
+/// `notify` hears what it waits for.
 pub fn emit(
     selection: &mut Selection,
     (context, clients): (&SourceContext, &mut KafkaClients),
-    say: &mut dyn FnMut(&str),
+    notify: &mut dyn FnMut(&str),
 ) -> Result<Summary> {
     let loaded = clients.load(0)?;
-    let memory = loaded.memory.context("nothing was told from this slot yet")?;
-    ensure!(memory.phase == Phase::Streaming, "a reconcile was begun and did not end: it tells every row");
+    let checkpoint = loaded.checkpoint.context("nothing was told from this slot yet")?;
+    ensure!(checkpoint.phase == Phase::Streaming, "a reconcile was begun and did not end: it tells every row");
     ensure!(
-        memory.routes == context.source.fingerprint(),
+        checkpoint.routes == context.source.fingerprint(),
         "the relay runs with other routes than these, or was not restarted since they changed: what it has told is not \
          what they would tell"
     );
@@ -291,30 +291,30 @@ pub fn emit(
         "rows of {table} stand in the dead-letter topic and are first: release them"
     );
     let plan = usable(emitter.plan(&selection.table.relation)?)?;
-    let mut flight =
+    let mut waiter =
         AckWaiter::new(&context.acks, context.routes.relay.in_flight_bytes as i64, Some(SINK_TIMEOUT));
-    let ticket = flight.progress.begin(Lsn::ZERO, PgTime::default());
-    let cluster = format!("{}/{}", memory.system_id, memory.timeline);
+    let ticket = waiter.progress.begin(Lsn::ZERO, PgTime::default());
+    let cluster = format!("{}/{}", checkpoint.system_id, checkpoint.timeline);
     let mut transaction = Transaction::of_existing(cluster, Lsn::ZERO);
     let mut summary = Summary::default();
     summary.tally.key.clone_from(&selection.key);
     let limit = selection.limit.unwrap_or(u64::MAX);
     emitter.expect_much();
     selection.each(|row| {
-        flight.make_room(emitter.kafka(), say)?;
-        let progress = &mut flight.progress;
+        waiter.make_room(emitter.kafka(), notify)?;
+        let progress = &mut waiter.progress;
         let mut open = OpenTransaction { transaction: &mut transaction, ticket, progress, again: false };
         let before = summary.tally.seen;
         match emitter.again((&plan, row), Again::Emitted(&mut summary.tally), &mut open)? {
             Ok(()) => {}
-            Err(problem) => summary.cannot(problem),
+            Err(problem) => summary.fail(problem),
         }
         if summary.tally.key.is_none() || summary.tally.seen > before {
             summary.rows += 1;
         }
         Ok(summary.rows < limit)
     })?;
-    flight.land(emitter.kafka(), say)?;
+    waiter.land(emitter.kafka(), notify)?;
     Ok(summary)
 }
 

@@ -173,12 +173,12 @@ pub fn rewritten(session: &mut Session, tables: &[Table]) -> Result<Option<Strin
 }
 
 /// Makes the slot, and gives the session's transaction the snapshot of all that the slot does not emit. Answers
-/// where it begins. Waits for the transactions that run now: `say` gets for whom.
+/// where it begins. Waits for the transactions that run now: `notify` gets for whom.
 pub fn create_slot_with_snapshot(
     session: &mut Session,
     database: &Database,
     slot: &str,
-    say: &mut dyn FnMut(&str),
+    notify: &mut dyn FnMut(&str),
 ) -> Result<Lsn> {
     // Before the snapshot's transaction, in which nothing may come first.
     slots::prepare(session)?;
@@ -188,8 +188,8 @@ pub fn create_slot_with_snapshot(
         "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput USE_SNAPSHOT",
         sql::replication_identifier(slot)
     );
-    let mut waits = |whom: Option<&str>| {
-        whom.into_iter().for_each(&mut *say);
+    let mut waits = |blocker: Option<&str>| {
+        blocker.into_iter().for_each(&mut *notify);
         true
     };
     let made = slots::make(session, database, &command, &mut waits)?;

@@ -35,7 +35,7 @@ use crate::source::backfill::rows::Table;
 pub const PREFIX: &str = "cdc-relay.snapshot";
 
 /// A chunk has at most so many rows, so that the stream is not held up for long.
-const MOST_ROWS: u32 = 2000;
+const CHUNK_ROWS_MAX: u32 = 2000;
 /// While the first chunk waits for the transactions that run, it looks so often.
 const TRANSACTIONS_INTERVAL: Duration = Duration::from_millis(200);
 /// After so long it says that it waits.
@@ -72,7 +72,7 @@ struct TableRun {
 
 enum Step {
     /// Nothing is asked until then.
-    Rest(Instant),
+    Idle(Instant),
     Asked,
     /// Read; the stream has not met its mark.
     Read(Box<Chunk>),
@@ -82,14 +82,14 @@ enum Step {
 pub struct Snapshots {
     source: String,
     publication: String,
-    courses: VecDeque<TableRun>,
-    mark: Watermark,
+    runs: VecDeque<TableRun>,
+    watermark: Watermark,
     step: Step,
     window: Window,
     /// What the stream calls the tables, and where their keys are in its rows.
-    heard: Vec<(u32, String, Option<Vec<usize>>)>,
+    relations: Vec<(u32, String, Option<Vec<usize>>)>,
     /// Emitted in the transaction of that commit, not yet noted.
-    settling: VecDeque<(Lsn, String, TableProgress)>,
+    unsaved: VecDeque<(Lsn, String, TableProgress)>,
     reader: Reader,
     backoff: Option<backon::ExponentialBackoff>,
     waits_since: Option<Instant>,
@@ -108,17 +108,17 @@ pub fn begin(
 ) -> Result<Option<Snapshots>> {
     let publication = source.publication.get_ref().clone();
     let source = source.name.get_ref();
-    let mut courses = VecDeque::new();
-    for (table, known) in found {
+    let mut runs = VecDeque::new();
+    for (table, saved) in found {
         let name = table.name();
         let key: Vec<String> = table.key_columns().map(str::to_owned).collect();
         let fits = |position: &TableProgress| {
             let same = position.key == key && [&table.key_text, ""].contains(&position.key_text.as_str());
             position.system_id == cluster.system_id && (position.done || same)
         };
-        let heals = known.as_ref().is_some_and(|position| position.heals);
+        let heals = saved.as_ref().is_some_and(|position| position.heals);
         let anew = || TableProgress::beginning(&table, &cluster.system_id, heals);
-        let mut position = known.filter(fits).unwrap_or_else(anew);
+        let mut position = saved.filter(fits).unwrap_or_else(anew);
         position.key_text.clone_from(&table.key_text);
         let series = metrics.snapshot(&name);
         series.passed.set(position.rows as i64);
@@ -126,22 +126,22 @@ pub fn begin(
         if position.done {
             continue;
         }
-        let told = position.rows;
-        tracing::info!(source, table = name, told, estimate = table.estimate, "snapshot begins");
-        courses.push_back(TableRun { table, position, limit: MOST_ROWS, metrics: series });
+        let emitted = position.rows;
+        tracing::info!(source, table = name, emitted, estimate = table.estimate, "snapshot begins");
+        runs.push_back(TableRun { table, position, limit: CHUNK_ROWS_MAX, metrics: series });
     }
-    if courses.is_empty() {
+    if runs.is_empty() {
         return Ok(None);
     }
     Ok(Some(Snapshots {
         source: source.clone(),
         publication,
-        courses,
-        mark: Watermark { session: rand::random(), chunk: 0 },
-        step: Step::Rest(Instant::now()),
+        runs,
+        watermark: Watermark { session: rand::random(), chunk: 0 },
+        step: Step::Idle(Instant::now()),
         window: Window::default(),
-        heard: Vec::new(),
-        settling: VecDeque::new(),
+        relations: Vec::new(),
+        unsaved: VecDeque::new(),
         reader: Reader::start(database.clone(), wake)?,
         backoff: None,
         waits_since: None,
@@ -154,21 +154,21 @@ impl Snapshots {
     /// Takes what the reader answered, and asks for the next chunk when it is time.
     pub fn step(&mut self, now: Instant) -> Result<()> {
         self.receive_from_reader(now)?;
-        let Some(course) = self.courses.front() else { return Ok(()) };
-        if !matches!(self.step, Step::Rest(until) if now >= until) {
+        let Some(run) = self.runs.front() else { return Ok(()) };
+        if !matches!(self.step, Step::Idle(until) if now >= until) {
             return Ok(());
         }
         let fresh = !self.window.is_open();
         if fresh {
             self.window.open();
         }
-        self.mark.chunk += 1;
+        self.watermark.chunk += 1;
         self.reader.ask(Ask {
-            mark: self.mark,
-            table: course.table.clone(),
+            watermark: self.watermark,
+            table: run.table.clone(),
             publication: self.publication.clone(),
-            after: course.position.after.clone(),
-            limit: course.limit,
+            after: run.position.after.clone(),
+            limit: run.limit,
             fresh,
         })?;
         self.step = Step::Asked;
@@ -177,14 +177,14 @@ impl Snapshots {
 
     fn receive_from_reader(&mut self, now: Instant) -> Result<()> {
         while let Some(answer) = self.reader.answer() {
-            self.answered(answer, now)?;
+            self.take_answer(answer, now)?;
         }
         Ok(())
     }
 
-    fn answered(&mut self, answer: Answer, now: Instant) -> Result<()> {
+    fn take_answer(&mut self, answer: Answer, now: Instant) -> Result<()> {
         match answer {
-            Answer::Chunk(chunk) if chunk.mark == self.mark && matches!(self.step, Step::Asked) => {
+            Answer::Chunk(chunk) if chunk.watermark == self.watermark && matches!(self.step, Step::Asked) => {
                 self.window.forget(&chunk.visible);
                 self.waits_since = None;
                 self.step = Step::Read(chunk);
@@ -201,18 +201,18 @@ impl Snapshots {
                     );
                     self.waits_since = Some(now);
                 }
-                self.step = Step::Rest(now + TRANSACTIONS_INTERVAL);
+                self.step = Step::Idle(now + TRANSACTIONS_INTERVAL);
             }
-            Answer::Failed { mark, error } if mark == self.mark => self.failed(&error, now),
+            Answer::Failed { watermark, error } if watermark == self.watermark => self.failed(&error, now),
             Answer::Chunk(_) | Answer::Failed { .. } => {}
         }
         Ok(())
     }
 
     fn failed(&mut self, error: &anyhow::Error, now: Instant) {
-        let Some(course) = self.courses.front() else { return };
-        course.metrics.failures.inc();
-        tracing::warn!(source = self.source, table = course.table.name(), "snapshot: {error:#}");
+        let Some(run) = self.runs.front() else { return };
+        run.metrics.failures.inc();
+        tracing::warn!(source = self.source, table = run.table.name(), "snapshot: {error:#}");
         let delays = || {
             let delays = backon::ExponentialBuilder::default().with_min_delay(Duration::from_millis(500));
             delays.with_max_delay(Duration::from_secs(30)).with_jitter().without_max_times().build()
@@ -220,33 +220,33 @@ impl Snapshots {
         let pause = self.backoff.get_or_insert_with(delays).next().unwrap_or(WAIT_LOG_INTERVAL);
         // Nothing is recorded meanwhile.
         self.window.close();
-        self.step = Step::Rest(now + pause);
+        self.step = Step::Idle(now + pause);
     }
 
     /// The stream met a mark: emits the chunk that was read before it, in the mark's transaction.
-    pub fn meet(
+    pub fn meet_watermark(
         &mut self,
-        mark: Watermark,
+        watermark: Watermark,
         emitter: &mut Emitter,
         open: &mut OpenTransaction<'_>,
     ) -> Result<()> {
         // The chunk was handed over before its mark was written, perhaps after we last looked.
         self.receive_from_reader(Instant::now())?;
         // A mark may be of another session, or of a chunk that was given up.
-        if !matches!(&self.step, Step::Read(chunk) if chunk.mark == mark) {
+        if !matches!(&self.step, Step::Read(chunk) if chunk.watermark == watermark) {
             return Ok(());
         }
-        let Step::Read(chunk) = std::mem::replace(&mut self.step, Step::Rest(Instant::now())) else {
+        let Step::Read(chunk) = std::mem::replace(&mut self.step, Step::Idle(Instant::now())) else {
             return Ok(());
         };
-        let Some(course) = self.courses.front_mut() else { return Ok(()) };
+        let Some(run) = self.runs.front_mut() else { return Ok(()) };
         // The stream, which may be far behind, has emitted more of what the chunk sees since it was read. Where the publication
         // left something out, the chunk's row may be newer than all that the stream has of it.
         self.window.forget(&chunk.visible);
         // First: by another key than the stream's now, no window would ever hold, and in another order rows would be
         // left out.
-        if chunk.table.key_text != course.table.key_text {
-            let (table, was, now) = (course.table.name(), &course.table.key_text, &chunk.table.key_text);
+        if chunk.table.key_text != run.table.key_text {
+            let (table, was, now) = (run.table.name(), &run.table.key_text, &chunk.table.key_text);
             bail!("the key of {table} was changed from {was} to {now}: its rows are read anew");
         }
         if !self.window.is_open() {
@@ -257,32 +257,32 @@ impl Snapshots {
             return Ok(());
         }
         let plan = emitter.plan(&chunk.table.relation)?;
-        let mut told = 0;
+        let mut emitted = 0;
         for body in chunk.rows() {
             let row = Row::insert(pgoutput::data_row(body, &mut self.scratch)?);
             if !write_key(&row, chunk.table.key.iter().map(|key| key.index), &mut self.key) {
-                bail!("a row of {} came without its key", course.table.name());
+                bail!("a row of {} came without its key", run.table.name());
             }
             if !self.window.has(&self.key) {
                 emitter.re_emit(&plan, &row, open)?;
-                told += 1;
+                emitted += 1;
             }
         }
-        course.position.rows += chunk.len() as u64;
+        run.position.rows += chunk.len() as u64;
         if let Some(last) = chunk.last(&mut self.scratch)? {
-            course.position.after = last;
+            run.position.after = last;
         }
-        course.position.done = chunk.is_last();
-        course.limit = chunk.next_limit(MOST_ROWS);
-        course.metrics.rows.inc_by(told);
-        course.metrics.passed.set(course.position.rows as i64);
+        run.position.done = chunk.is_last();
+        run.limit = chunk.next_limit(CHUNK_ROWS_MAX);
+        run.metrics.rows.inc_by(emitted);
+        run.metrics.passed.set(run.position.rows as i64);
         self.backoff = None;
-        let position = course.position.clone();
-        self.settling.push_back((open.transaction.commit_lsn, course.table.name(), position));
-        if course.position.done {
-            let (table, rows) = (course.table.name(), course.position.rows);
+        let position = run.position.clone();
+        self.unsaved.push_back((open.transaction.commit_lsn, run.table.name(), position));
+        if run.position.done {
+            let (table, rows) = (run.table.name(), run.position.rows);
             tracing::info!(source = self.source, table, rows, "snapshot done");
-            self.courses.pop_front();
+            self.runs.pop_front();
             self.window.close();
         }
         Ok(())
@@ -293,29 +293,29 @@ impl Snapshots {
     /// `confirmed`: up to here every sink has acknowledged; `saved`: up to here the checkpoint says so too. Rows that the
     /// publication left out wait for the latter: a session that begins anew would emit older states of them after the
     /// chunk, and no later one.
-    pub fn settle(
+    pub fn save_progress(
         &mut self,
         (confirmed, saved): (Lsn, Lsn),
         mut note: impl FnMut(&str, &[u8]) -> Result<bool>,
     ) -> Result<()> {
-        let over =
+        let is_acknowledged =
             |commit: Lsn, position: &TableProgress| commit < if position.heals { saved } else { confirmed };
-        while let Some((commit, table, position)) = self.settling.front()
-            && over(*commit, position)
+        while let Some((commit, table, position)) = self.unsaved.front()
+            && is_acknowledged(*commit, position)
         {
             // Another of the same table that is acknowledged too says more.
-            let superseded = matches!(self.settling.get(1), Some((later, next, more)) if over(*later, more) && next == table);
+            let superseded = matches!(self.unsaved.get(1), Some((later, next, more)) if is_acknowledged(*later, more) && next == table);
             if !superseded && !note(table, &serde_json::to_vec(position)?)? {
                 return Ok(());
             }
-            self.settling.pop_front();
+            self.unsaved.pop_front();
         }
         Ok(())
     }
 
     /// Whether all is emitted and noted.
     pub fn is_over(&self) -> bool {
-        self.courses.is_empty() && self.settling.is_empty()
+        self.runs.is_empty() && self.unsaved.is_empty()
     }
 }
 

@@ -64,16 +64,16 @@ mod tests {
         let keyless = Table { itself: Member::default(), ..readable.clone() };
         let forbidden = Table { selectable: false, ..readable.clone() };
         let hidden = Table { hidden: true, ..readable.clone() };
-        let said = |table: &Table, version| chunks(table, version).or_else(|| unreadable(table));
-        assert_eq!(said(&readable, 140_000), None);
+        let mismatch_of = |table: &Table, version| chunks(table, version).or_else(|| unreadable(table));
+        assert_eq!(mismatch_of(&readable, 140_000), None);
         for (table, version, says) in [
             (&readable, 130_009, "PostgreSQL 14"),
             (&keyless, 150_000, "add primary key"),
             (&forbidden, 150_000, "`grant select on"),
             (&hidden, 150_000, "bypassrls"),
         ] {
-            let said = said(table, version).expect("a mismatch").to_string();
-            assert!(said.contains(says), "{said}");
+            let mismatch_of = mismatch_of(table, version).expect("a mismatch").to_string();
+            assert!(mismatch_of.contains(says), "{mismatch_of}");
         }
     }
 }

@@ -29,7 +29,7 @@ struct Literal<'a> {
     schema: &'a str,
     table: &'a str,
     column: &'a str,
-    place: Clause,
+    clause: Clause,
     text: &'a str,
 }
 
@@ -110,12 +110,12 @@ fn of_table(of: &Table) -> Vec<Literal<'_>> {
     let (schema, table) = of.qualified();
     let mut literals = Vec::new();
     for (column, names) in of.names.iter().filter(|(column, _)| !column.starts_with('@')) {
-        let literal = |text| Literal { schema, table, column, place: Clause::Names, text };
+        let literal = |text| Literal { schema, table, column, clause: Clause::Names, text };
         literals.extend(names.keys().map(|text| literal(text)));
     }
     for (column, condition) in of.routes.iter().flat_map(|route| &route.when) {
         let (Condition::In(texts) | Condition::Is { not: texts, .. }) = condition;
-        let literal = |text| Literal { schema, table, column, place: Clause::When, text };
+        let literal = |text| Literal { schema, table, column, clause: Clause::When, text };
         literals.extend(texts.iter().map(|text| literal(text.get_ref())));
     }
     literals
@@ -225,12 +225,12 @@ fn spelling(literal: &Literal<'_>, kind: &Kind) -> Mismatch {
     )
 }
 
-fn subject(Literal { schema, table, place, .. }: &Literal<'_>) -> String {
-    let place = match place {
+fn subject(Literal { schema, table, clause, .. }: &Literal<'_>) -> String {
+    let clause = match clause {
         Clause::When => "`when`",
         Clause::Names => "`names`",
     };
-    format!("{place} of {schema}.{table}")
+    format!("{clause} of {schema}.{table}")
 }
 
 #[cfg(test)]
@@ -238,16 +238,16 @@ mod tests {
     use super::*;
 
     fn literal(text: &'static str) -> Literal<'static> {
-        Literal { schema: "public", table: "t", column: "c", place: Clause::When, text }
+        Literal { schema: "public", table: "t", column: "c", clause: Clause::When, text }
     }
 
-    fn said(text: &'static str, kind: &Kind, answer: &Answer) -> Option<String> {
+    fn text_of(text: &'static str, kind: &Kind, answer: &Answer) -> Option<String> {
         mismatch(&literal(text), kind, answer).map(|mismatch| mismatch.to_string())
     }
 
     #[test]
     fn what_is_printed_as_it_is_written_is_fine() {
-        assert_eq!(said("a", &Kind::default(), &Answer::Printed("a".to_owned())), None);
+        assert_eq!(text_of("a", &Kind::default(), &Answer::Printed("a".to_owned())), None);
     }
 
     #[test]
@@ -266,14 +266,14 @@ mod tests {
         let kind = Kind { declared: "character(2)".to_owned(), ..Kind::default() };
         let whole = "`when` of public.t compares c with `abc`, which the column never holds: c is character(2), and `abc` can \
                      never be stored in it whole";
-        assert_eq!(said("abc", &kind, &Answer::Cut).as_deref(), Some(whole));
-        let never = said("sad", &kind, &Answer::Never("no".to_owned()));
+        assert_eq!(text_of("abc", &kind, &Answer::Cut).as_deref(), Some(whole));
+        let never = text_of("sad", &kind, &Answer::Never("no".to_owned()));
         assert_eq!(
             never.as_deref(),
             Some("`when` of public.t compares c with `sad`, which the column never holds: no")
         );
         let mood = Kind { labels: vec!["glad".to_owned(), "said".to_owned()], ..kind };
-        let near = said("sad", &mood, &Answer::Never("no".to_owned())).unwrap();
+        let near = text_of("sad", &mood, &Answer::Never("no".to_owned())).unwrap();
         assert!(near.ends_with(": no: write one of `glad`, `said` (did you mean `said`?)"), "{near}");
     }
 

@@ -5,14 +5,14 @@
 
 use anyhow::{Result, bail};
 
-use super::{Coverage, look};
+use super::{Coverage, query};
 use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
 use crate::source::contract;
 
 /// As the session sees it now. The error is a `Refusal` if the contract does not hold.
 pub fn baseline(session: &mut Session, routes: &Routes, source: &Source) -> Result<Coverage> {
-    let coverage = look::look(session, source)?;
+    let coverage = query::coverage(session, source)?;
     contract::check(session, routes, source)??;
     if let Some(table) = coverage.lacks(source) {
         bail!(

@@ -18,7 +18,7 @@ use crate::source::backfill::snapshot::{self, Watermark};
 enum Command {
     Release(Order),
     /// A chunk of existing rows has its place here.
-    Mark(Option<Watermark>),
+    Watermark(Option<Watermark>),
     /// Not meant for us, or not understood: anybody may write messages.
     Nothing,
 }
@@ -33,7 +33,7 @@ impl Command {
                     Command::Nothing
                 }
             },
-            snapshot::PREFIX => Command::Mark(Watermark::parse(content)),
+            snapshot::PREFIX => Command::Watermark(Watermark::parse(content)),
             _ => Command::Nothing,
         }
     }
@@ -42,33 +42,33 @@ impl Command {
 impl Stream<'_> {
     /// Reads once, and takes in every whole frame.
     pub(super) fn read(&mut self) -> Result<()> {
-        let read = self.wire.read()?;
+        let read = self.replication.read()?;
         let now = Instant::now();
         if read > 0 {
-            self.heard_at = now;
+            self.last_received_at = now;
         }
         self.metrics.reads.inc();
         self.metrics.received_bytes.inc_by(read as u64);
-        self.emitter.expect(self.pace.load(read));
-        while let Some(frame) = self.wire.frame()? {
+        self.emitter.expect(self.scheduler.load(read));
+        while let Some(frame) = self.replication.frame()? {
             match frame {
                 Frame::Data(range) => self.message(&range)?,
                 Frame::Keepalive { wal_end, reply } => {
                     self.reply_wanted |= reply;
                     if !self.in_transaction {
-                        self.history.idle(wal_end)?;
+                        self.continuity.idle(wal_end)?;
                         self.progress.idle(wal_end);
                     }
                 }
             }
         }
-        self.pace.read(now, read);
+        self.scheduler.read(now, read);
         Ok(())
     }
 
     fn message(&mut self, range: &std::ops::Range<usize>) -> Result<()> {
-        let Stream { wire, scratch, emitter, progress, transaction, snapshots, .. } = self;
-        let message = pgoutput::decode(wire.bytes(range), scratch)?;
+        let Stream { replication, scratch, emitter, progress, transaction, snapshots, .. } = self;
+        let message = pgoutput::decode(replication.bytes(range), scratch)?;
         if let Some(snapshots) = snapshots {
             snapshots.receive(&message, self.xid);
         }
@@ -94,7 +94,7 @@ impl Stream<'_> {
             Message::Origin { .. } | Message::Type { .. } => return Ok(()),
         };
         let Some(ticket) = self.open else { return Ok(()) };
-        let again = transaction.commit_lsn < self.origin.sent_lsn;
+        let again = transaction.commit_lsn < self.start.sent_lsn;
         let mut open = OpenTransaction { transaction, ticket, progress, again };
         emitter.row(relation, &row, &mut open)
     }
@@ -107,7 +107,7 @@ impl Stream<'_> {
         }
         match command {
             Command::Release(order) => self.release(&order),
-            Command::Mark(mark) => self.mark(mark),
+            Command::Watermark(watermark) => self.watermark(watermark),
             Command::Nothing => Ok(()),
         }
     }
@@ -118,7 +118,7 @@ impl Stream<'_> {
         }
         self.in_transaction = true;
         // The checkpoint was written before the slot was confirmed: all sinks have these already.
-        if self.history.begins(state::CommitId { commit_lsn, committed_at: committed_at.0 })? {
+        if self.continuity.begins(state::CommitId { commit_lsn, committed_at: committed_at.0 })? {
             self.open = None;
             return Ok(());
         }
@@ -133,12 +133,12 @@ impl Stream<'_> {
     }
 
     /// The stream met the mark of a chunk of existing rows.
-    fn mark(&mut self, mark: Option<Watermark>) -> Result<()> {
+    fn watermark(&mut self, watermark: Option<Watermark>) -> Result<()> {
         let Stream { emitter, progress, transaction, snapshots, .. } = self;
-        let (Some(mark), Some(ticket), Some(snapshots)) = (mark, self.open, snapshots) else { return Ok(()) };
+        let (Some(watermark), Some(ticket), Some(snapshots)) = (watermark, self.open, snapshots) else { return Ok(()) };
         (transaction.re_emitted, transaction.existing) = (true, true);
         let mut open = OpenTransaction { transaction, ticket, progress, again: false };
-        snapshots.meet(mark, emitter, &mut open)
+        snapshots.meet_watermark(watermark, emitter, &mut open)
     }
 
     fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<()> {
@@ -152,7 +152,7 @@ impl Stream<'_> {
                 self.chain_lsn = commit_lsn;
             }
             self.idle_only = false;
-            self.origin.sent_lsn = self.origin.sent_lsn.max(end_lsn);
+            self.start.sent_lsn = self.start.sent_lsn.max(end_lsn);
         }
         Ok(())
     }

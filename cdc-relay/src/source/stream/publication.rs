@@ -9,8 +9,8 @@ use crate::source::watch::Notice;
 
 impl Stream<'_> {
     /// Goes on where more is sent than before, and ends where less may have been.
-    pub(super) fn heed_publication(&mut self) -> Result<()> {
-        while let Some(notice) = self.origin.watch.notice() {
+    pub(super) fn apply_notices(&mut self) -> Result<()> {
+        while let Some(notice) = self.start.watch.notice() {
             let coverage = match notice {
                 Notice::Refused(refusal) => return Err(refusal.into()),
                 Notice::Rekeyed(what) => bail!(
@@ -19,14 +19,14 @@ impl Stream<'_> {
                 ),
                 Notice::Changed(coverage) => coverage,
             };
-            let record = Record { coverage, healed: self.origin.healed.clone(), broken: None };
-            let (key, value) = (record_key(&self.origin.checkpoint_key), serde_json::to_vec(&record)?);
-            if self.emitter.kafka().note(&self.origin.checkpoint_topic, (&key, &value))? != Sent::Taken {
+            let record = Record { coverage, healed: self.start.healed.clone(), broken: None };
+            let (key, value) = (record_key(&self.start.checkpoint_key), serde_json::to_vec(&record)?);
+            if self.emitter.kafka().note(&self.start.checkpoint_topic, (&key, &value))? != Sent::Taken {
                 return Ok(());
             }
             self.log("the publication sends more of the tables with routes than before, or these have other columns");
             self.coverage = Some(record.coverage);
-            self.origin.watch.heeded();
+            self.start.watch.pop_notice();
         }
         Ok(())
     }

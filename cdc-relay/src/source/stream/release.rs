@@ -18,17 +18,17 @@ use crate::routes::route::Plan;
 use crate::routes::template::{Problem, Row};
 use crate::sinks::emit::{Again, Emitter, OpenTransaction};
 use crate::sinks::topics::Step;
-use crate::source::backfill::current_row::{Present, stands_for};
+use crate::source::backfill::current_row::{CurrentRows, is_same_version};
 
 /// Between two looks at what the sinks and the server want.
 const SINK_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// So many tables' plans are kept; a table has a new one for every change of its columns.
-const MOST_PLANS: usize = 64;
+const PLANS_MAX: usize = 64;
 
 /// What it takes to emit letters.
 struct ReleaseContext<'a> {
-    present: Present<'a>,
-    made: RowBuilder,
+    current_rows: CurrentRows<'a>,
+    builder: RowBuilder,
     plans: Vec<(Relation, Rc<Plan>)>,
 }
 
@@ -38,7 +38,7 @@ impl ReleaseContext<'_> {
         if let Some((_, plan)) = self.plans.iter().find(|(known, _)| known == relation) {
             return Ok(Rc::clone(plan));
         }
-        if self.plans.len() == MOST_PLANS {
+        if self.plans.len() == PLANS_MAX {
             self.plans.clear();
         }
         let plan = Rc::new(emitter.plan_as_was(relation)?);
@@ -54,32 +54,32 @@ impl Stream<'_> {
             return Ok(()); // another slot of this database is meant
         }
         // From here on every letter of an earlier row stands in the topic.
-        self.settle()?;
+        self.await_acks()?;
         let mut pass = Pass::new(order, self.emitter.halted());
         if let Some(from) = pass.from() {
             self.emitter.expect_much();
-            self.emit_letters(&mut pass, from)?;
+            self.emit_dead_letters(&mut pass, from)?;
             // A key is released only when its letters are where they belong.
-            self.settle()?;
+            self.await_acks()?;
         }
         for note in pass.notes() {
             self.note(&note)?;
             self.make_room()?;
         }
-        self.settle()?;
+        self.await_acks()?;
         // A key that is halted again has its letters from here on.
-        let end = self.letters.reader.open(self.letters.topic, i64::MAX)?.end();
+        let end = self.release_input.reader.open(self.release_input.topic, i64::MAX)?.end();
         self.emitter.letters_from(end);
-        self.letters.reader.rest();
+        self.release_input.reader.rest();
         Ok(())
     }
 
-    fn emit_letters(&mut self, pass: &mut Pass<'_>, from: i64) -> Result<()> {
-        let letters = self.letters;
+    fn emit_dead_letters(&mut self, pass: &mut Pass<'_>, from: i64) -> Result<()> {
+        let release_input = self.release_input;
         let publication = self.emitter.source().publication.get_ref().clone();
-        let present = Present::new(letters.database, &publication);
-        let mut desk = ReleaseContext { present, made: RowBuilder::default(), plans: Vec::new() };
-        let mut reading = letters.reader.open(letters.topic, from)?;
+        let current_rows = CurrentRows::new(release_input.database, &publication);
+        let mut context = ReleaseContext { current_rows, builder: RowBuilder::default(), plans: Vec::new() };
+        let mut reading = release_input.reader.open(release_input.topic, from)?;
         loop {
             self.make_room()?;
             let message = match reading.next(SINK_POLL_INTERVAL)? {
@@ -88,80 +88,80 @@ impl Stream<'_> {
                 Step::End => return Ok(()),
             };
             let (offset, Some(value)) = (message.offset(), message.payload()) else { continue };
-            let Some(letter) = DeadLetter::read(value).context("a dead letter is not readable")? else {
+            let Some(dead_letter) = DeadLetter::read(value).context("a dead letter is not readable")? else {
                 continue;
             };
-            if !pass.wants(offset, &letter) {
+            if !pass.wants(offset, &dead_letter) {
                 continue;
             }
             let at = message.timestamp().to_millis().map_or_else(PgTime::now, PgTime::from_unix_millis);
-            match self.emit_letter(&letter, at, &mut desk)? {
-                Ok(()) => pass.emitted(&letter),
-                Err(problem) => pass.failed(offset, &letter, &problem.0),
+            match self.emit_dead_letter(&dead_letter, at, &mut context)? {
+                Ok(()) => pass.emitted(&dead_letter),
+                Err(problem) => pass.failed(offset, &dead_letter, &problem.0),
             }
         }
     }
 
     /// Emits a letter's row from the letter, or, if that cannot be, from its table.
-    fn emit_letter(
+    fn emit_dead_letter(
         &mut self,
-        letter: &DeadLetter,
+        dead_letter: &DeadLetter,
         at: PgTime,
-        desk: &mut ReleaseContext<'_>,
+        context: &mut ReleaseContext<'_>,
     ) -> Result<Result<(), Problem>> {
-        if letter.destination == untellable(&letter.table) {
-            return Ok(Err(Problem(letter.reason.clone())));
+        if dead_letter.destination == untellable(&dead_letter.table) {
+            return Ok(Err(Problem(dead_letter.reason.clone())));
         }
-        let relation = match desk.present.relation_of(letter)? {
+        let relation = match context.current_rows.relation_of(dead_letter)? {
             Ok(relation) => relation,
             Err(problem) => return Ok(Err(problem)),
         };
-        let plan = desk.plan(self.emitter, &relation)?;
-        if let Err(problem) = leads(&plan, letter) {
+        let plan = context.plan(self.emitter, &relation)?;
+        if let Err(problem) = check_destination(&plan, dead_letter) {
             return Ok(Err(problem));
         }
-        letter.fill(&plan.shape, &mut desk.made);
-        let row = letter.row(desk.made.tuple()?);
-        let Err(problem) = self.again(letter, at, (&plan, &row))? else { return Ok(Ok(())) };
+        dead_letter.fill(&plan.shape, &mut context.builder);
+        let row = dead_letter.row(context.builder.tuple()?);
+        let Err(problem) = self.again(dead_letter, at, (&plan, &row))? else { return Ok(Ok(())) };
         Ok(self
-            .emit_current(letter, at, desk)?
+            .emit_current_row(dead_letter, at, context)?
             .map_err(|why| if why == problem { why } else { Problem(format!("{}; {}", problem.0, why.0)) }))
     }
 
     /// Emits the row that the table has now, if it is the same version as the letter's.
-    fn emit_current(
+    fn emit_current_row(
         &mut self,
-        letter: &DeadLetter,
+        dead_letter: &DeadLetter,
         at: PgTime,
-        desk: &mut ReleaseContext<'_>,
+        context: &mut ReleaseContext<'_>,
     ) -> Result<Result<(), Problem>> {
-        let relation = match desk.present.fill(letter, &mut desk.made)? {
+        let relation = match context.current_rows.fill(dead_letter, &mut context.builder)? {
             Ok(relation) => relation,
             Err(problem) => return Ok(Err(problem)),
         };
-        let plan = desk.plan(self.emitter, &relation)?;
-        let row = Row::insert(desk.made.tuple()?);
-        let id = self.emitter.id((&plan, &row), &letter.destination, &letter.transaction(at));
-        if !stands_for(letter, id.as_deref(), (&plan.shape, &row)) {
+        let plan = context.plan(self.emitter, &relation)?;
+        let row = Row::insert(context.builder.tuple()?);
+        let id = self.emitter.id((&plan, &row), &dead_letter.destination, &dead_letter.transaction(at));
+        if !is_same_version(dead_letter, id.as_deref(), (&plan.shape, &row)) {
             return Ok(Err(Problem("the row has changed since, so its table cannot help".to_owned())));
         }
-        self.again(letter, at, (&plan, &row))
+        self.again(dead_letter, at, (&plan, &row))
     }
 
     fn again(
         &mut self,
-        letter: &DeadLetter,
+        dead_letter: &DeadLetter,
         at: PgTime,
         (plan, row): (&Plan, &Row<'_>),
     ) -> Result<Result<(), Problem>> {
         let ticket = self.open.context("no transaction is open")?;
-        let mut transaction = letter.transaction(at);
+        let mut transaction = dead_letter.transaction(at);
         let (transaction, progress) = (&mut transaction, &mut self.progress);
         let mut open = OpenTransaction { transaction, ticket, progress, again: false };
-        let to = if letter.destination == unrouted(&letter.table) {
+        let to = if dead_letter.destination == unrouted(&dead_letter.table) {
             Again::All
         } else {
-            Again::Destination(&letter.destination)
+            Again::Destination(&dead_letter.destination)
         };
         self.emitter.again((plan, row), to, &mut open)
     }
@@ -171,7 +171,7 @@ impl Stream<'_> {
         let ticket = self.open.context("no transaction is open")?;
         let value = serde_json::to_vec(note)?;
         let (transaction, progress) = (&mut self.transaction, &mut self.progress);
-        let again = transaction.commit_lsn < self.origin.sent_lsn;
+        let again = transaction.commit_lsn < self.start.sent_lsn;
         let mut open = OpenTransaction { transaction, ticket, progress, again };
         self.emitter.note((&note.halts, &value), &mut open)?;
         self.emitter.noted(&value)?;
@@ -185,7 +185,7 @@ impl Stream<'_> {
     }
 
     /// Waits until every sink has acknowledged all that it got, and saves it.
-    fn settle(&mut self) -> Result<()> {
+    fn await_acks(&mut self) -> Result<()> {
         loop {
             self.tend()?;
             if self.progress.settled() {
@@ -201,7 +201,7 @@ impl Stream<'_> {
     fn make_room(&mut self) -> Result<()> {
         self.tend()?;
         while self.full().is_some() {
-            self.acks.wake_at(self.origin.in_flight_bytes / 2);
+            self.acks.wake_at(self.start.in_flight_bytes / 2);
             self.sleep(SINK_POLL_INTERVAL)?;
             self.acks.no_wake();
             self.tend()?;
@@ -214,9 +214,9 @@ impl Stream<'_> {
         if self.acks.stopping() {
             bail!("stopped in the middle of a release, which begins again at the next start");
         }
-        self.heard_at = Instant::now();
+        self.last_received_at = Instant::now();
         self.collect()?;
-        self.heed_publication()?;
+        self.apply_notices()?;
         self.note_snapshots()?;
         self.save(false)?;
         self.confirm()?;
@@ -226,8 +226,8 @@ impl Stream<'_> {
 }
 
 /// Whether the letter has anywhere to go.
-fn leads(plan: &Plan, letter: &DeadLetter) -> Result<(), Problem> {
-    let DeadLetter { destination, table, .. } = letter;
+fn check_destination(plan: &Plan, dead_letter: &DeadLetter) -> Result<(), Problem> {
+    let DeadLetter { destination, table, .. } = dead_letter;
     if plan.unknown {
         return Err(Problem(format!("the routes neither tell nor ignore {table}")));
     }
@@ -236,7 +236,7 @@ fn leads(plan: &Plan, letter: &DeadLetter) -> Result<(), Problem> {
     if !all && routes.peek().is_none() {
         return Err(Problem(format!("no route of {table} leads to {destination} any more")));
     }
-    if !letter.has_ordinal() && routes.any(|route| !route.has_id()) {
+    if !dead_letter.has_ordinal() && routes.any(|route| !route.has_id()) {
         let why = "the letter is an older one, without what the event's id is made of";
         return Err(Problem(format!("{why}: give {table} an `id`")));
     }

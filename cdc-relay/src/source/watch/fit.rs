@@ -14,7 +14,7 @@ use super::{Notice, Outage};
 use crate::checkpoint::state::Refusal;
 use crate::postgres::session::Session;
 use crate::source::contract::{self, Checked, Keys};
-use crate::source::worker::SourceContext;
+use crate::source::context::SourceContext;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -10,7 +10,7 @@ use super::{AttemptError, SourceWorker};
 use crate::checkpoint::state::{Break, Checkpoint, Refusal};
 use crate::postgres::session::Session;
 use crate::source::coverage::baseline::baseline;
-use crate::source::coverage::look;
+use crate::source::coverage::query;
 use crate::source::coverage::record::Record;
 
 impl SourceWorker {
@@ -28,7 +28,7 @@ impl SourceWorker {
         &mut self,
         session: &mut Session,
         known: Option<Record>,
-        memory: &Checkpoint,
+        checkpoint: &Checkpoint,
     ) -> Result<Record, AttemptError> {
         let Some(known) = known else {
             let record = self.baseline(session)?;
@@ -41,12 +41,12 @@ impl SourceWorker {
             return Err(Refusal::Broken(broken).into());
         }
         // A reconcile since then goes on behind it.
-        if let Some(broken) = self.unwritten.take().filter(|broken| memory.whole_until() <= broken.since) {
+        if let Some(broken) = self.unwritten.take().filter(|broken| checkpoint.whole_until() <= broken.since) {
             return Err(self.record_break(known, broken).into());
         }
         let source = &self.context.source;
-        let found = look::look(session, source)?;
-        if let Some(broken) = known.judge(&found, source, memory.whole_until()) {
+        let found = query::coverage(session, source)?;
+        if let Some(broken) = known.judge(&found, source, checkpoint.whole_until()) {
             return Err(self.record_break(known, broken).into());
         }
         // It has routes since this session, and left after the contract was checked, which the next attempt refuses.

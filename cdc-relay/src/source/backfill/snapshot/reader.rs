@@ -16,12 +16,12 @@ use crate::source::backfill::rows::{self, Page, Table};
 use crate::source::inspect::text;
 
 /// A chunk keeps at most so many bytes, or one row.
-const MOST_BYTES: usize = 1 << 20;
+const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// A query that takes longer is given up, and tried again later.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Ask {
-    pub mark: Watermark,
+    pub watermark: Watermark,
     pub table: Table,
     pub publication: String,
     /// The key of the last row of the chunk before; empty at the beginning.
@@ -38,14 +38,14 @@ pub enum Answer {
         visible: Visible,
     },
     Failed {
-        mark: Watermark,
+        watermark: Watermark,
         error: anyhow::Error,
     },
 }
 
 /// Rows in the order of their key, as `pgoutput::data_row` reads them.
 pub struct Chunk {
-    pub mark: Watermark,
+    pub watermark: Watermark,
     pub visible: Visible,
     /// As the query found it: its columns may be others than when the session began.
     pub table: Table,
@@ -75,12 +75,12 @@ impl Chunk {
     }
 
     /// Rows to ask for next: as many as fit, and carefully more again.
-    pub fn next_limit(&self, most: u32) -> u32 {
-        if self.cut { self.len().max(1) as u32 } else { self.limit.saturating_mul(2).min(most) }
+    pub fn next_limit(&self, rows_max: u32) -> u32 {
+        if self.cut { self.len().max(1) as u32 } else { self.limit.saturating_mul(2).min(rows_max) }
     }
 
     fn keep(&mut self, body: &[u8]) {
-        self.cut |= !self.ends.is_empty() && self.bytes.len() + body.len() > MOST_BYTES;
+        self.cut |= !self.ends.is_empty() && self.bytes.len() + body.len() > CHUNK_BYTES_MAX;
         if !self.cut {
             self.bytes.extend_from_slice(body);
             self.ends.push(self.bytes.len());
@@ -109,7 +109,7 @@ impl Reader {
                 };
                 if let Err(error) = worker.serve(&ask, &answer_to) {
                     worker.session = None;
-                    answer_to(Answer::Failed { mark: ask.mark, error });
+                    answer_to(Answer::Failed { watermark: ask.watermark, error });
                 }
             }
         };
@@ -140,18 +140,18 @@ impl Worker {
             empty => empty.insert(connect(&self.database)?),
         };
         if ask.fresh {
-            self.base = sight(session)?.next;
+            self.base = visible_now(session)?.next;
         }
         let answer = read(session, ask, self.base)?;
         let is_chunk = matches!(answer, Answer::Chunk(_));
         answer_to(answer);
         if is_chunk {
             // After the chunk is handed over: the stream may meet the mark at once.
-            let mark = ask.mark;
+            let watermark = ask.watermark;
             session.query(&format!(
                 "select pg_catalog.pg_logical_emit_message(true, {}, {})",
                 literal(PREFIX),
-                literal(&mark.to_string())
+                literal(&watermark.to_string())
             ))?;
         }
         Ok(())
@@ -168,7 +168,7 @@ fn connect(database: &Database) -> Result<Session> {
     Ok(session)
 }
 
-fn sight(session: &mut Session) -> Result<Visible> {
+fn visible_now(session: &mut Session) -> Result<Visible> {
     let rows = session.query("select pg_catalog.pg_current_snapshot()")?;
     let row = rows.first().context("no snapshot")?;
     text(row, 0).parse().map_err(anyhow::Error::msg)
@@ -179,7 +179,7 @@ fn sight(session: &mut Session) -> Result<Visible> {
 fn read(session: &mut Session, ask: &Ask, base: u64) -> Result<Answer> {
     session.query("begin isolation level repeatable read read only")?;
     session.query(&format!("lock table {} in access share mode", ask.table.target()))?;
-    let visible = sight(session)?;
+    let visible = visible_now(session)?;
     if visible.oldest_running < base {
         session.query("rollback")?;
         return Ok(Answer::NotYet { visible });
@@ -189,7 +189,7 @@ fn read(session: &mut Session, ask: &Ask, base: u64) -> Result<Answer> {
     let page = Page { after: &ask.after, limit: ask.limit };
     let sql = table.select(Some(page));
     let (bytes, ends) = (Vec::new(), Vec::new());
-    let mut chunk = Chunk { mark: ask.mark, visible, table, bytes, ends, limit: ask.limit, cut: false };
+    let mut chunk = Chunk { watermark: ask.watermark, visible, table, bytes, ends, limit: ask.limit, cut: false };
     session.each(&sql, |body| {
         chunk.keep(body);
         Ok(())
@@ -204,7 +204,7 @@ mod tests {
 
     fn chunk(limit: u32) -> Chunk {
         Chunk {
-            mark: Watermark { session: 1, chunk: 1 },
+            watermark: Watermark { session: 1, chunk: 1 },
             visible: "1:1:".parse().unwrap(),
             table: Table::default(),
             bytes: Vec::new(),
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn a_chunk_is_bounded_by_bytes_and_then_not_the_last() {
         let mut chunk = chunk(5);
-        for row in [&vec![1; MOST_BYTES - 1][..], &[2], &[3], &[]] {
+        for row in [&vec![1; CHUNK_BYTES_MAX - 1][..], &[2], &[3], &[]] {
             chunk.keep(row);
         }
         assert_eq!(chunk.len(), 2);
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_row_larger_than_a_chunk_is_one() {
         let mut chunk = chunk(5);
-        chunk.keep(&vec![1; MOST_BYTES + 1]);
+        chunk.keep(&vec![1; CHUNK_BYTES_MAX + 1]);
         chunk.keep(&[2]);
         assert_eq!((chunk.len(), chunk.is_last(), chunk.next_limit(2000)), (1, false, 1));
     }

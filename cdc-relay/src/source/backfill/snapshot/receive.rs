@@ -9,7 +9,7 @@ impl Snapshots {
     /// A message of the stream, before it is emitted.
     pub fn receive(&mut self, message: &Message<'_>, xid: u32) {
         match message {
-            Message::Relation(relation) => self.announced(relation),
+            Message::Relation(relation) => self.learn_relation(relation),
             Message::Insert { relation, new } => self.changed(*relation, *new, None, xid),
             Message::Update { relation, old, new } => {
                 if let Some(Old::Key(old) | Old::Row(old)) = old {
@@ -38,20 +38,20 @@ impl Snapshots {
         }
     }
 
-    fn announced(&mut self, relation: &Relation) {
+    fn learn_relation(&mut self, relation: &Relation) {
         let name = format!("{}.{}", relation.schema, relation.name);
-        let Some(course) = self.courses.iter().find(|course| course.table.name() == name) else { return };
-        let place = |name: &str| relation.columns.iter().position(|column| column.name == name);
-        let key = course.table.key_columns().map(place).collect();
-        self.heard.retain(|(oid, _, _)| *oid != relation.id);
-        self.heard.push((relation.id, name, key));
+        let Some(run) = self.runs.iter().find(|run| run.table.name() == name) else { return };
+        let index_of = |name: &str| relation.columns.iter().position(|column| column.name == name);
+        let key = run.table.key_columns().map(index_of).collect();
+        self.relations.retain(|(oid, _, _)| *oid != relation.id);
+        self.relations.push((relation.id, name, key));
     }
 
     /// Where the key is in the stream's rows of the table that is being emitted; `None`: another table.
     fn key_of(&self, oid: u32) -> Option<Option<&[usize]>> {
-        let course = self.courses.front()?;
-        let (_, name, key) = self.heard.iter().find(|(id, _, _)| *id == oid)?;
-        let Table { relation, .. } = &course.table;
+        let run = self.runs.front()?;
+        let (_, name, key) = self.relations.iter().find(|(id, _, _)| *id == oid)?;
+        let Table { relation, .. } = &run.table;
         let same = name.split_once('.') == Some((relation.schema.as_str(), relation.name.as_str()));
         same.then_some(key.as_deref())
     }

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::str::FromStr;
 
 /// The keys in a window weigh at most this.
-const MOST_BYTES: usize = 8 << 20;
+const WINDOW_BYTES_MAX: usize = 8 << 20;
 /// What a key weighs besides its bytes.
 const KEY_OVERHEAD_BYTES: usize = 64;
 
@@ -103,7 +103,7 @@ impl Window {
             return;
         }
         self.bytes += key.len() + KEY_OVERHEAD_BYTES;
-        if self.bytes > MOST_BYTES {
+        if self.bytes > WINDOW_BYTES_MAX {
             return self.lose_track();
         }
         self.keys.insert(key.into(), xid);

@@ -7,9 +7,9 @@ use super::*;
 #[test]
 fn what_a_query_sees_is_read_as_postgres_prints_it() {
     let visible: Visible = "10:14:10,12".parse().unwrap();
-    for (xid, seen) in [(9, true), (10, false), (11, true), (12, false), (13, true), (14, false), (99, false)]
+    for (xid, expected) in [(9, true), (10, false), (11, true), (12, false), (13, true), (14, false), (99, false)]
     {
-        assert_eq!(visible.sees(xid), seen, "{xid}");
+        assert_eq!(visible.sees(xid), expected, "{xid}");
     }
     let nothing_runs: Visible = "14:14:".parse().unwrap();
     assert!(nothing_runs.sees(13) && !nothing_runs.sees(14));
@@ -45,9 +45,9 @@ fn a_window_that_lost_track_judges_nothing_until_it_is_opened_again() {
 fn a_window_is_bounded() {
     let mut window = Window::default();
     window.open();
-    for number in 0..(MOST_BYTES / KEY_OVERHEAD_BYTES) as u64 {
+    for number in 0..(WINDOW_BYTES_MAX / KEY_OVERHEAD_BYTES) as u64 {
         window.changed(&number.to_be_bytes(), 1);
-        assert!(window.bytes <= MOST_BYTES);
+        assert!(window.bytes <= WINDOW_BYTES_MAX);
     }
     assert!(!window.is_open());
 }
@@ -94,7 +94,7 @@ fn ids(changes: &[Change]) -> Vec<u32> {
 }
 
 /// What a query at `now` sees. A transaction that begins at this very tick does so after it.
-fn sight(changes: &[Change], ids: &[u32], now: u32) -> Visible {
+fn visible_at(changes: &[Change], ids: &[u32], now: u32) -> Visible {
     let begun = || changes.iter().zip(ids).filter(|(change, _)| change.begins < now);
     let next = begun().map(|(_, id)| u64::from(*id) + 1).max().unwrap_or(100);
     let mut running: Vec<u64> =
@@ -111,18 +111,18 @@ fn emitted(
     (begin, lag): (u32, u32),
 ) -> Option<BTreeMap<u8, Vec<u32>>> {
     let ids = ids(changes);
-    let base = sight(changes, &ids, opened).next;
-    let seen = sight(changes, &ids, queried);
-    if seen.oldest_running < base {
+    let base = visible_at(changes, &ids, opened).next;
+    let visible = visible_at(changes, &ids, queried);
+    if visible.oldest_running < base {
         return None;
     }
     let mut stream: Vec<(&Change, u32)> = changes.iter().zip(ids.iter().copied()).collect();
     stream.sort_by_key(|(change, id)| (change.logged, *id));
     let mut emission: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
     let mut window = Window::default();
-    let mut marked_yet = false;
+    let mut is_marked = false;
     let take_chunk = |window: &mut Window, emission: &mut BTreeMap<u8, Vec<u32>>| {
-        window.forget(&seen);
+        window.forget(&visible);
         let mut rows: BTreeMap<u8, u32> = BTreeMap::new();
         for change in changes.iter().filter(|change| change.visible <= queried) {
             let version = rows.entry(change.key).or_insert(0);
@@ -133,8 +133,8 @@ fn emitted(
         }
     };
     for (change, id) in stream {
-        if !marked_yet && change.logged >= marked {
-            marked_yet = true;
+        if !is_marked && change.logged >= marked {
+            is_marked = true;
             take_chunk(&mut window, &mut emission);
         }
         // The stream may be behind: then the window opens earlier in it than the base was taken.
@@ -147,7 +147,7 @@ fn emitted(
             window.changed(&[change.key], id);
         }
     }
-    if !marked_yet {
+    if !is_marked {
         take_chunk(&mut window, &mut emission);
     }
     Some(emission)

@@ -12,7 +12,7 @@ use crate::source::inspect::text;
 const LISTS: u32 = 15;
 
 /// The statement that answers the coverage as JSON, in one row. `version`: the server's major version.
-pub fn question(version: u32, publication: &str) -> String {
+pub fn coverage_sql(version: u32, publication: &str) -> String {
     let (limits, schemas) = if version >= LISTS {
         (
             "'columns', r.prattrs::int2[], 'filter', pg_catalog.pg_get_expr(r.prqual, r.prrelid)",
@@ -25,7 +25,7 @@ pub fn question(version: u32, publication: &str) -> String {
     } else {
         ("'columns', null", "")
     };
-    include_str!("look.sql")
+    include_str!("query.sql")
         .replace("{limits}", limits)
         .replace("{schemas}", schemas)
         .replace("{publication}", &literal(publication))
@@ -33,7 +33,7 @@ pub fn question(version: u32, publication: &str) -> String {
 
 /// The statement that answers, by key, which command of which transaction took away or replaced what the session's snapshot still sees
 /// of the publication.
-pub fn replaced(publication: &str) -> String {
+pub fn replaced_sql(publication: &str) -> String {
     let publication = literal(publication);
     format!(
         "select 'publication ' || p.oid, p.xmax, p.cmax from pg_catalog.pg_publication p \
@@ -48,7 +48,7 @@ pub fn replaced(publication: &str) -> String {
 /// The statement that answers in one word whether to look again: what its rows in the catalog are and which transactions
 /// made them, of the publication and of these tables. A row that is replaced is replaced by a later transaction, so that
 /// the sums of as many rows are equal only if none was.
-pub fn pulse(version: u32, publication: &str, tables: &[u32]) -> String {
+pub fn digest_sql(version: u32, publication: &str, tables: &[u32]) -> String {
     let tables: Vec<String> = tables.iter().map(u32::to_string).collect();
     let mine = format!("= any('{{{}}}'::oid[])", tables.join(","));
     let publication =
@@ -80,7 +80,7 @@ pub fn read(answer: &str, source: &Source) -> Result<Coverage> {
 }
 
 /// As the session sees it now.
-pub fn look(session: &mut Session, source: &Source) -> Result<Coverage> {
-    let rows = session.query(&question(session.version(), source.publication.get_ref()))?;
+pub fn coverage(session: &mut Session, source: &Source) -> Result<Coverage> {
+    let rows = session.query(&coverage_sql(session.version(), source.publication.get_ref()))?;
     read(rows.first().map(|row| text(row, 0)).unwrap_or_default(), source)
 }

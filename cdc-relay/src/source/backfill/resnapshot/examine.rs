@@ -8,7 +8,7 @@ use crate::postgres::session::Session;
 use crate::source::backfill::rows::{self, Table};
 use crate::source::contract;
 use crate::source::inspect;
-use crate::source::worker::SourceContext;
+use crate::source::context::SourceContext;
 
 /// What would be done, and what would be lost.
 #[derive(Debug, Clone, Serialize)]
@@ -37,7 +37,7 @@ pub struct Planned {
 }
 
 /// One reconcile or failover at a time: each would take the slot, or the checkpoint, from the other.
-pub fn alone(session: &mut Session, slot: &str) -> Result<()> {
+pub fn lock_out_others(session: &mut Session, slot: &str) -> Result<()> {
     let key = crate::postgres::sql::literal(&format!("cdc-relay reconcile {slot}"));
     let rows =
         session.query(&format!("select pg_catalog.pg_try_advisory_lock(hashtextextended({key}, 0))"))?;

@@ -18,7 +18,7 @@ use crate::sinks::ack_waiter::AckWaiter;
 use crate::sinks::emit::{Emitter, OpenTransaction};
 use crate::source::backfill::rows::{self, Table};
 use crate::source::clients::KafkaClients;
-use crate::source::worker::SourceContext;
+use crate::source::context::SourceContext;
 
 /// Rows that share a ticket.
 const TRANSACTION_ROWS_MAX: u64 = 4096;
@@ -40,7 +40,7 @@ pub struct TableReport {
 pub struct Resnapshot<'a> {
     context: Arc<SourceContext>,
     clients: KafkaClients,
-    flight: AckWaiter,
+    waiter: AckWaiter,
     transaction: Transaction,
     view: &'a mut dyn FnMut(Step<'_>),
 }
@@ -57,14 +57,14 @@ impl<'a> Resnapshot<'a> {
             context: Arc::clone(context),
             clients,
             // Starting over costs more than waiting.
-            flight: AckWaiter::new(&context.acks, context.routes.relay.in_flight_bytes as i64, None),
+            waiter: AckWaiter::new(&context.acks, context.routes.relay.in_flight_bytes as i64, None),
             transaction: Transaction::of_existing(cluster, begins_at),
             view,
         }
     }
 
     /// Gives back what it was given.
-    pub fn over(self) -> (KafkaClients, &'a mut dyn FnMut(Step<'_>)) {
+    pub fn into_parts(self) -> (KafkaClients, &'a mut dyn FnMut(Step<'_>)) {
         (self.clients, self.view)
     }
 
@@ -87,8 +87,8 @@ impl<'a> Resnapshot<'a> {
         // The server need not keep its old rows any longer.
         session.query("commit")?;
         (self.view)(Step::Waits("waiting for the last acknowledgements"));
-        let Resnapshot { flight, clients, view, .. } = self;
-        flight.land(clients.emitter()?.kafka(), &mut |what| view(Step::Waits(what)))?;
+        let Resnapshot { waiter, clients, view, .. } = self;
+        waiter.land(clients.emitter()?.kafka(), &mut |what| view(Step::Waits(what)))?;
         Ok(reports)
     }
 
@@ -100,33 +100,33 @@ impl<'a> Resnapshot<'a> {
             [of(&metrics.messages[0]), of(&metrics.messages[1]), of(&metrics.dead), of(&metrics.unrouted)]
         };
         let before = counts(&self.context.metrics);
-        let (mut rows, mut scratch, mut looked) = (0u64, Scratch::default(), began);
+        let (mut rows, mut scratch, mut reported_at) = (0u64, Scratch::default(), began);
         let plan = self.clients.emitter()?.plan(&table.relation)?;
         let mut ticket = None;
         session
             .each(&table.select(None), |body| {
-                let Resnapshot { clients, flight, transaction, view, .. } = self;
+                let Resnapshot { clients, waiter, transaction, view, .. } = self;
                 let emitter: &mut Emitter = clients.emitter()?;
-                flight.make_room(emitter.kafka(), &mut |what| view(Step::Waits(what)))?;
+                waiter.make_room(emitter.kafka(), &mut |what| view(Step::Waits(what)))?;
                 if rows.is_multiple_of(TRANSACTION_ROWS_MAX) {
-                    close(flight, transaction, ticket.take());
-                    flight.collect()?;
-                    ticket = Some(flight.progress.begin(transaction.commit_lsn, transaction.committed_at));
+                    close(waiter, transaction, ticket.take());
+                    waiter.collect()?;
+                    ticket = Some(waiter.progress.begin(transaction.commit_lsn, transaction.committed_at));
                 }
                 let row = Row::insert(pgoutput::data_row(body, &mut scratch)?);
                 let ticket = ticket.context("no ticket")?;
                 let mut open =
-                    OpenTransaction { transaction, ticket, progress: &mut flight.progress, again: false };
+                    OpenTransaction { transaction, ticket, progress: &mut waiter.progress, again: false };
                 emitter.re_emit(&plan, &row, &mut open)?;
                 rows += 1;
-                if rows.is_multiple_of(256) && looked.elapsed() >= PROGRESS_INTERVAL {
-                    looked = Instant::now();
+                if rows.is_multiple_of(256) && reported_at.elapsed() >= PROGRESS_INTERVAL {
+                    reported_at = Instant::now();
                     view(Step::Rows(rows));
                 }
                 Ok(())
             })
             .with_context(|| format!("while reading {name}"))?;
-        close(&mut self.flight, &self.transaction, ticket);
+        close(&mut self.waiter, &self.transaction, ticket);
         let after = counts(&self.context.metrics);
         let [kafka, rabbitmq, dead_letters, unrouted] =
             std::array::from_fn(|index| after[index] - before[index]);
@@ -144,8 +144,8 @@ impl<'a> Resnapshot<'a> {
 }
 
 /// Ends a batch of rows.
-fn close(flight: &mut AckWaiter, transaction: &Transaction, ticket: Option<u64>) {
+fn close(waiter: &mut AckWaiter, transaction: &Transaction, ticket: Option<u64>) {
     if ticket.is_some() {
-        flight.progress.commit(transaction.commit_lsn);
+        waiter.progress.commit(transaction.commit_lsn);
     }
 }

@@ -19,7 +19,7 @@ use anyhow::{Context, Result, ensure};
 use backon::BlockingRetryable;
 use serde::Serialize;
 
-pub use self::examine::{Plan, Planned, alone};
+pub use self::examine::{Plan, Planned, lock_out_others};
 use self::re_emit::Resnapshot;
 pub use self::re_emit::TableReport;
 use crate::checkpoint::state::{Checkpoint, Cluster, CommitId, Phase, admit};
@@ -32,7 +32,7 @@ use crate::source::clients::{KafkaClients, Loaded};
 use crate::source::coverage::baseline::baseline;
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
-use crate::source::worker::SourceContext;
+use crate::source::context::SourceContext;
 
 /// Making a slot waits for the transactions that run; a row filter may pass over much before the first row.
 const SLOT_AND_FIRST_ROW_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
@@ -72,17 +72,17 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     let context = Arc::new(context);
     let mut clients = KafkaClients::new(&context);
     view(Step::Waits("connecting"));
-    let Loaded { memory, publication, positions, .. } = load(&mut clients)?;
+    let Loaded { checkpoint, publication, positions, .. } = load(&mut clients)?;
     let mut session = Session::connect(&context.database)?;
     session.patience(SLOT_AND_FIRST_ROW_TIMEOUT)?;
     let (cluster, database) = inspect::cluster(&mut session)?;
     let slot_name = context.source.slot.get_ref();
-    alone(&mut session, slot_name)?;
+    lock_out_others(&mut session, slot_name)?;
     let slot = inspect::slot(&mut session, slot_name)?;
     let tables = examine::examine(&mut session, &context, slot.as_ref(), &database)?;
     if let Some(slot) = slot {
         if !agreed {
-            let refusal = admit(memory.as_ref(), &cluster, slot_name, Some(&slot), &database).err();
+            let refusal = admit(checkpoint.as_ref(), &cluster, slot_name, Some(&slot), &database).err();
             let refusal = refusal.map(|refusal| refusal.to_string());
             return Ok(Ending::NotAgreed(examine::plan(&context, &cluster, &slot, refusal, &tables)));
         }
@@ -106,8 +106,8 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     clients.save(&phase(Phase::Reconciling, Lsn::ZERO))?;
     view(Step::Waits("making the slot: waiting for the transactions that run now"));
     let begins_at =
-        rows::create_slot_with_snapshot(&mut session, &context.database, slot_name, &mut |whom| {
-            view(Step::Waits(&format!("making the slot: waiting for {whom} to end")));
+        rows::create_slot_with_snapshot(&mut session, &context.database, slot_name, &mut |blocker| {
+            view(Step::Waits(&format!("making the slot: waiting for {blocker} to end")));
         })?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
     // By the slot's own snapshot: whatever is changed later is noticed by the stream that goes on from there.
@@ -115,10 +115,10 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
         .context("the publication was changed while the slot was made; put it right, then start over")?;
     let mut resnapshot = Resnapshot::new(&context, clients, (&cluster, begins_at), view);
     let tables = resnapshot.tables(&mut session)?;
-    let (clients, view) = resnapshot.over();
+    let (clients, view) = resnapshot.into_parts();
     view(Step::Waits("writing down that it is done"));
-    untouched(&context, slot_name, begins_at)?;
-    done_snapshots((&context, &clients), &cluster, (&tables, &positions))?;
+    ensure_untouched(&context, slot_name, begins_at)?;
+    finish_snapshots((&context, &clients), &cluster, (&tables, &positions))?;
     clients.save_publication(&Record::healed(publication, coverage, (begins_at, &[])))?;
     clients.save(&phase(Phase::Streaming, begins_at))?;
     Ok(Ending::Done(Report {
@@ -146,7 +146,7 @@ fn load(clients: &mut KafkaClients) -> Result<Loaded> {
 }
 
 /// The slot must still be the one that was made, and unread: otherwise somebody has emitted from it, or it is another.
-fn untouched(context: &SourceContext, slot_name: &str, begins_at: Lsn) -> Result<()> {
+fn ensure_untouched(context: &SourceContext, slot_name: &str, begins_at: Lsn) -> Result<()> {
     // By another session: this one's sight is as old as the slot.
     let mut session = Session::connect(&context.database)?;
     let slot = inspect::slot(&mut session, slot_name)?;
@@ -160,7 +160,7 @@ fn untouched(context: &SourceContext, slot_name: &str, begins_at: Lsn) -> Result
 
 /// Tables whose existing rows the stream would emit in chunks need that no more: those with `snapshot`, and those that
 /// were to be healed.
-fn done_snapshots(
+fn finish_snapshots(
     (context, clients): (&SourceContext, &KafkaClients),
     cluster: &Cluster,
     (tables, positions): (&[(Table, TableReport)], &BTreeMap<String, TableProgress>),

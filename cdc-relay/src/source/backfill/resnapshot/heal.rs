@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
-use super::{alone, examine, load};
+use super::{lock_out_others, examine, load};
 use crate::checkpoint::state::{Start, admit};
 use crate::postgres::facts::ask;
 use crate::postgres::session::Session;
@@ -24,7 +24,7 @@ use crate::source::coverage::baseline::baseline;
 use crate::source::coverage::record::Record;
 use crate::source::coverage::{Coverage, Replaced, losses};
 use crate::source::inspect;
-use crate::source::worker::SourceContext;
+use crate::source::context::SourceContext;
 
 /// From this version on a session sends a partition that is attached after it was written to.
 const ATTACHED_IS_SENT: u32 = 150_000;
@@ -44,14 +44,14 @@ pub struct Report {
 pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     let context = Arc::new(context);
     let mut clients = KafkaClients::new(&context);
-    let Loaded { memory, publication, .. } = load(&mut clients)?;
+    let Loaded { checkpoint, publication, .. } = load(&mut clients)?;
     let mut session = Session::connect(&context.database)?;
     let (cluster, database) = inspect::cluster(&mut session)?;
     let slot_name = context.source.slot.get_ref();
-    alone(&mut session, slot_name)?;
+    lock_out_others(&mut session, slot_name)?;
     let slot = inspect::slot(&mut session, slot_name)?;
     let all = examine::examine(&mut session, &context, slot.as_ref(), &database)?;
-    let tables = chosen(all, names)?;
+    let tables = named_tables(all, names)?;
     let facts = ask(&mut session, &context.source.question())?;
     let found = || names.iter().filter_map(|name| facts.table(name.parts()));
     let partitioned = found().find(|table| facts.version < ATTACHED_IS_SENT && table.itself.kind == 'p');
@@ -64,7 +64,7 @@ pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     let problems: Vec<String> =
         existing::of(found(), facts.version).iter().map(Mismatch::to_string).collect();
     ensure!(problems.is_empty(), "{}; or {WHOLE}", problems.join("; "));
-    match admit(memory.as_ref(), &cluster, slot_name, slot.as_ref(), &database) {
+    match admit(checkpoint.as_ref(), &cluster, slot_name, slot.as_ref(), &database) {
         Ok(Start::Resume { .. }) => {}
         Ok(_) => bail!("nothing was emitted from slot {slot_name} yet: there is nothing to heal"),
         Err(refusal) => bail!("{refusal} A table alone does not heal that: {WHOLE}."),
@@ -78,7 +78,7 @@ pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     // Before the look: a later change to the publication is noticed by the relay that goes on.
     let from = cluster.flush;
     let coverage = baseline(&mut session, &context.routes, &context.source)?;
-    others_are_whole(&record.coverage, &coverage, &context.source, names)?;
+    ensure_others_whole(&record.coverage, &coverage, &context.source, names)?;
     for table in &tables {
         clients.save_progress(&table.name(), &TableProgress::beginning(table, &cluster.system_id, true))?;
     }
@@ -93,7 +93,7 @@ pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     })
 }
 
-fn chosen(all: Vec<Table>, names: &[TableName]) -> Result<Vec<Table>> {
+fn named_tables(all: Vec<Table>, names: &[TableName]) -> Result<Vec<Table>> {
     let known: Vec<TableName> = all.iter().map(|table| table.relation.table_name()).collect();
     for name in names {
         ensure!(known.contains(name), "--table {name}: the source has no routes for a table of that name");
@@ -102,7 +102,7 @@ fn chosen(all: Vec<Table>, names: &[TableName]) -> Result<Vec<Table>> {
 }
 
 /// Whether the tables that were not named have sent everything since they were last known to.
-fn others_are_whole(before: &Coverage, now: &Coverage, source: &Source, names: &[TableName]) -> Result<()> {
+fn ensure_others_whole(before: &Coverage, now: &Coverage, source: &Source, names: &[TableName]) -> Result<()> {
     let unknown = source.tables.iter().filter(|table| !names.contains(&table.of)).find(|table| {
         let (schema, name) = table.qualified();
         !before.tables.iter().any(|known| (known.schema.as_str(), known.name.as_str()) == (schema, name))
