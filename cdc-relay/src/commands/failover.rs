@@ -21,8 +21,8 @@ use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
 use crate::source::backfill::resnapshot;
 use crate::source::clients::{KafkaClients, Loaded};
-use crate::source::inspect;
 use crate::source::context::SourceContext;
+use crate::source::inspect;
 
 /// Goes on with a promoted standby, if it can be shown that nothing is missing there, and nothing too much was emitted.
 ///

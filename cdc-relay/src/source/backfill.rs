@@ -3,9 +3,9 @@
 #[cfg(feature = "sinks")]
 pub(crate) mod current_row;
 #[cfg(feature = "sinks")]
-pub(crate) mod resnapshot;
-#[cfg(feature = "sinks")]
 pub(crate) mod replay;
+#[cfg(feature = "sinks")]
+pub(crate) mod resnapshot;
 pub mod rows;
 #[cfg(feature = "sinks")]
 pub(crate) mod snapshot;

@@ -16,8 +16,8 @@ use crate::sinks::emit::Emitter;
 use crate::sinks::kafka::{Kafka, Sent};
 use crate::sinks::topics::{self, Reader};
 use crate::source::backfill::snapshot::{self, TableProgress};
-use crate::source::coverage::record::{Record, record_key};
 use crate::source::context::SourceContext;
+use crate::source::coverage::record::{Record, record_key};
 
 /// How long a write of the checkpoint may take before the attempt starts over.
 const CHECKPOINT_WRITE_TIMEOUT: Duration = Duration::from_secs(30);

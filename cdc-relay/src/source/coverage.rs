@@ -308,10 +308,9 @@ fn unlogged(was: &Table, now: &Table) -> Option<String> {
     let is_rewritten = |was: u32, now: u32| was != 0 && now != 0 && was != now;
     let by_name = was.members.iter().any(|member| member.of == itself);
     let whole = (!by_name && is_rewritten(was.toast, now.toast)).then(|| was.named());
-    let mut parts = now
-        .parts
-        .iter()
-        .filter(|part| was.parts.iter().any(|old| old.oid == part.oid && is_rewritten(old.toast, part.toast)));
+    let mut parts = now.parts.iter().filter(|part| {
+        was.parts.iter().any(|old| old.oid == part.oid && is_rewritten(old.toast, part.toast))
+    });
     let name = whole.or_else(|| parts.next().map(|part| part.name.clone()))?;
     Some(format!(
         "{name} was rewritten by an `alter table` that left its columns as they were: it may have been unlogged for a while"

@@ -82,7 +82,8 @@ fn losses_text(before: &Coverage, after: &Coverage, replaced: &[(&str, &str)]) -
 #[test]
 fn a_change_of_the_publication_is_a_loss_unless_it_is_one_and_takes_nothing_away() {
     let before = one(vec![member(11, "10")]);
-    let altered = |transaction: &str| published(|publication| publication.transaction = transaction.to_owned());
+    let altered =
+        |transaction: &str| published(|publication| publication.transaction = transaction.to_owned());
     let nothing = Coverage { publication: None, tables: Vec::new() };
     for (after, replaced, expected) in [
         (before.clone(), vec![], ""),
@@ -97,7 +98,10 @@ fn a_change_of_the_publication_is_a_loss_unless_it_is_one_and_takes_nothing_away
         (altered("20"), vec![], "while nobody looked"),
     ] {
         let losses_text = losses_text(&before, &after, &replaced);
-        assert!(if expected.is_empty() { losses_text.is_empty() } else { losses_text.contains(expected) }, "{losses_text}; {expected}");
+        assert!(
+            if expected.is_empty() { losses_text.is_empty() } else { losses_text.contains(expected) },
+            "{losses_text}; {expected}"
+        );
     }
     let without = published(|publication| publication.deletes = false);
     assert!(losses(&before, &without, &source(true), &Replaced::default())[0].contains("deletes any more"));
@@ -198,7 +202,8 @@ fn a_statement_between_taking_out_and_putting_in_is_noticed() {
     assert!(at_once(&[(11, 4), (12, 6), (13, 5)], 11, 7));
     assert!(!at_once(&[(11, 4), (12, 5)], 12, 7), "a row was written in between");
     assert!(!at_once(&[(12, 0)], 11, 1), "nobody saw it go");
-    let publication = |command| Publication { transaction: "20".to_owned(), command, ..Publication::default() };
+    let publication =
+        |command| Publication { transaction: "20".to_owned(), command, ..Publication::default() };
     let replaced =
         Replaced([("publication 0".to_owned(), Command { transaction: "20".to_owned(), number: 1 })].into());
     assert!(replaced.altered_once(&publication(0), &publication(1)));
@@ -313,6 +318,7 @@ fn a_table_whose_rows_were_rewritten_may_have_been_unlogged_if_the_server_would_
     let by_name = one(vec![member(11, "10")]);
     assert_eq!(losses_text(&by_name, &with(by_name.clone(), |table| table.toast = 2100), &[]), "");
     assert!(
-        losses_text(&by_name, &with(by_name.clone(), |table| table.parts[0].toast = 2201), &[]).contains("part_201")
+        losses_text(&by_name, &with(by_name.clone(), |table| table.parts[0].toast = 2201), &[])
+            .contains("part_201")
     );
 }

@@ -17,8 +17,8 @@ use crate::observe::status::State;
 use crate::postgres::connection_url::Database;
 use crate::postgres::facts::{Question, ask_prepared, prepare};
 use crate::routes::Source;
-use crate::source::contract::{Withdrawal, log_withdrawn, withdrawals};
 use crate::source::context::SourceContext;
+use crate::source::contract::{Withdrawal, log_withdrawn, withdrawals};
 
 /// An application's updates are refused for at most so long.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);

@@ -137,7 +137,10 @@ mod tests {
     fn under_backlog_too_nothing_is_read_while_anything_is_in_flight() {
         let (scheduler, began) = after(&[LARGE_BYTES_MIN, 10]);
         let later = began + ROUND_INTERVAL;
-        assert_eq!(scheduler.next(later, 1), Next::Pause { time: ROUND_TIMEOUT - ROUND_INTERVAL, in_flight: 0 });
+        assert_eq!(
+            scheduler.next(later, 1),
+            Next::Pause { time: ROUND_TIMEOUT - ROUND_INTERVAL, in_flight: 0 }
+        );
         assert_eq!(scheduler.next(later, 0), Next::Read);
     }
 

@@ -44,7 +44,8 @@ pub fn make(
         if asked_at.elapsed() >= BLOCKER_INTERVAL {
             asked_at = Instant::now();
             // Who cannot be asked now is asked again.
-            blocker = Session::connect_to_read(database).and_then(|mut other| blocker_of(&mut other, process)).ok();
+            blocker =
+                Session::connect_to_read(database).and_then(|mut other| blocker_of(&mut other, process)).ok();
         }
         waits(blocker.as_deref())
     };

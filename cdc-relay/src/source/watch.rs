@@ -22,9 +22,9 @@ use self::fit::Fit;
 use crate::checkpoint::state::Break;
 use crate::checkpoint::state::Refusal;
 use crate::postgres::lsn::Lsn;
+use crate::source::context::SourceContext;
 use crate::source::contract::Keys;
 use crate::source::coverage::{Command, Coverage, Replaced, losses, query};
-use crate::source::context::SourceContext;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// An answer that takes longer is none.

@@ -128,7 +128,9 @@ pub fn run(context: SourceContext) {
             Ok(()) => break,
             Err(AttemptError::Standby) => (State::Standby, STANDBY_INTERVAL),
             Err(AttemptError::Turn) => (State::Standby, Duration::ZERO),
-            Err(AttemptError::Refused(refusal)) => (State::Refused(worker.refused(refusal)), REFUSED_INTERVAL),
+            Err(AttemptError::Refused(refusal)) => {
+                (State::Refused(worker.refused(refusal)), REFUSED_INTERVAL)
+            }
             Err(AttemptError::Failed(error)) => {
                 // A session that got something acknowledged was a good one: the next may come at once.
                 if worker.advanced && worker.stuck.doubt() == Lsn::ZERO {
@@ -193,10 +195,9 @@ impl SourceWorker {
         let confirmed_now = self.confirmed(&slot_name)?;
         let later = self.clients.load(end)?;
         let at = |checkpoint: &Checkpoint| (checkpoint.timeline, checkpoint.phase);
-        if later
-            .checkpoint
-            .is_some_and(|later| later.acknowledged > checkpoint.acknowledged || at(&later) != at(&checkpoint))
-            || later.publication.is_some_and(|later| later != record)
+        if later.checkpoint.is_some_and(|later| {
+            later.acknowledged > checkpoint.acknowledged || at(&later) != at(&checkpoint)
+        }) || later.publication.is_some_and(|later| later != record)
         {
             return Err(AttemptError::Standby);
         }
@@ -303,12 +304,16 @@ impl SourceWorker {
         let (emitter, reader) = self.clients.both()?;
         // All that the topics save is read; what a release needs, it reads anew.
         reader.rest();
-        let release_input =
-            ReleaseInput { reader, topic: relay.dead_letter_topic.get_ref(), database: &self.context.database };
+        let release_input = ReleaseInput {
+            reader,
+            topic: relay.dead_letter_topic.get_ref(),
+            database: &self.context.database,
+        };
         let (acks, metrics) = (&self.context.acks, &self.context.metrics);
         let stream = Stream::new(replication, (emitter, release_input), acks, metrics, (start, snapshots));
         let (result, outcome) = stream.run();
-        (self.next_ticket, self.sent_lsn, self.stalls) = (outcome.next_ticket, outcome.sent_lsn, outcome.stalls);
+        (self.next_ticket, self.sent_lsn, self.stalls) =
+            (outcome.next_ticket, outcome.sent_lsn, outcome.stalls);
         self.advanced = outcome.acknowledged > acknowledged;
         let record = match outcome.coverage {
             Some(coverage) => Record { coverage, ..record },

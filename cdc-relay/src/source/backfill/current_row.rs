@@ -63,8 +63,13 @@ impl<'c> CurrentRows<'c> {
     }
 
     /// Fills in the row that has the letter's key, and answers the table as it is now.
-    pub fn fill(&mut self, dead_letter: &DeadLetter, builder: &mut RowBuilder) -> Result<Result<Relation, Problem>> {
-        let statement = self.table(&dead_letter.table)?.and_then(|table| Ok((select(&table, dead_letter)?, table)));
+    pub fn fill(
+        &mut self,
+        dead_letter: &DeadLetter,
+        builder: &mut RowBuilder,
+    ) -> Result<Result<Relation, Problem>> {
+        let statement =
+            self.table(&dead_letter.table)?.and_then(|table| Ok((select(&table, dead_letter)?, table)));
         let (statement, table) = match statement {
             Ok(found) => found,
             Err(problem) => return Ok(Err(problem)),
@@ -127,7 +132,11 @@ fn select(table: &Table, dead_letter: &DeadLetter) -> Result<String, Problem> {
 
 /// Whether a row is the letter's, emitted as it is now. If both have an id of a template, `id` being the row's, that
 /// decides: it is equal each time. Otherwise all that the letter holds must still be so.
-pub fn is_same_version(dead_letter: &DeadLetter, id: Option<&[u8]>, (relation, row): (&Relation, &Row<'_>)) -> bool {
+pub fn is_same_version(
+    dead_letter: &DeadLetter,
+    id: Option<&[u8]>,
+    (relation, row): (&Relation, &Row<'_>),
+) -> bool {
     if let (Some(known), Some(id)) = (&dead_letter.id, id) {
         return known.as_bytes() == id;
     }
@@ -177,7 +186,8 @@ mod tests {
 
     #[test]
     fn a_row_without_a_primary_key_is_not_read() {
-        let dead_letter = dead_letter(r#"{"source":"s","destination":"d","table":"public.t","row":{"id":"7"}}"#);
+        let dead_letter =
+            dead_letter(r#"{"source":"s","destination":"d","table":"public.t","row":{"id":"7"}}"#);
         let why = select(&Table::default(), &dead_letter).unwrap_err().0;
         assert!(why.contains("no published primary key"), "{why}");
         let unreadable = Table { unreadable: Some("may not".into()), ..Table::default() };

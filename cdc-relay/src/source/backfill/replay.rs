@@ -27,8 +27,8 @@ use crate::sinks::ack_waiter::AckWaiter;
 use crate::sinks::emit::{Again, OpenTransaction, Tally};
 use crate::source::backfill::rows::{self, Table};
 use crate::source::clients::KafkaClients;
-use crate::source::inspect::{self, text};
 use crate::source::context::SourceContext;
+use crate::source::inspect::{self, text};
 
 /// Of the message that marks the WAL; nobody listens to it.
 const PREFIX: &str = "cdc-relay.replay";
@@ -140,7 +140,9 @@ impl Selection {
             if found.active_pid.is_none() {
                 notify("no relay reads the slot; only what it has told can be told again: waits for one");
             } else if since.elapsed() > WAIT_NOTICE_MIN {
-                notify(&format!("waits until the relay has told all that is there now: {behind} bytes to go"));
+                notify(&format!(
+                    "waits until the relay has told all that is there now: {behind} bytes to go"
+                ));
             }
             ensure!(
                 since.elapsed() < timeout,
@@ -277,7 +279,10 @@ pub fn emit(
 ) -> Result<Summary> {
     let loaded = clients.load(0)?;
     let checkpoint = loaded.checkpoint.context("nothing was told from this slot yet")?;
-    ensure!(checkpoint.phase == Phase::Streaming, "a reconcile was begun and did not end: it tells every row");
+    ensure!(
+        checkpoint.phase == Phase::Streaming,
+        "a reconcile was begun and did not end: it tells every row"
+    );
     ensure!(
         checkpoint.routes == context.source.fingerprint(),
         "the relay runs with other routes than these, or was not restarted since they changed: what it has told is not \

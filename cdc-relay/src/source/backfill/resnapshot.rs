@@ -29,10 +29,10 @@ use crate::postgres::sql::literal;
 use crate::source::backfill::rows::{self, Table};
 use crate::source::backfill::snapshot::TableProgress;
 use crate::source::clients::{KafkaClients, Loaded};
+use crate::source::context::SourceContext;
 use crate::source::coverage::baseline::baseline;
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
-use crate::source::context::SourceContext;
 
 /// Making a slot waits for the transactions that run; a row filter may pass over much before the first row.
 const SLOT_AND_FIRST_ROW_TIMEOUT: Duration = Duration::from_secs(24 * 3600);

@@ -135,7 +135,9 @@ impl Stream<'_> {
     /// The stream met the mark of a chunk of existing rows.
     fn watermark(&mut self, watermark: Option<Watermark>) -> Result<()> {
         let Stream { emitter, progress, transaction, snapshots, .. } = self;
-        let (Some(watermark), Some(ticket), Some(snapshots)) = (watermark, self.open, snapshots) else { return Ok(()) };
+        let (Some(watermark), Some(ticket), Some(snapshots)) = (watermark, self.open, snapshots) else {
+            return Ok(());
+        };
         (transaction.re_emitted, transaction.existing) = (true, true);
         let mut open = OpenTransaction { transaction, ticket, progress, again: false };
         snapshots.meet_watermark(watermark, emitter, &mut open)

@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use super::{Notice, Outage};
 use crate::checkpoint::state::Refusal;
 use crate::postgres::session::Session;
-use crate::source::contract::{self, Checked, Keys};
 use crate::source::context::SourceContext;
+use crate::source::contract::{self, Checked, Keys};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -6,9 +6,9 @@ use serde::Serialize;
 use crate::checkpoint::state::{Cluster, Slot};
 use crate::postgres::session::Session;
 use crate::source::backfill::rows::{self, Table};
+use crate::source::context::SourceContext;
 use crate::source::contract;
 use crate::source::inspect;
-use crate::source::context::SourceContext;
 
 /// What would be done, and what would be lost.
 #[derive(Debug, Clone, Serialize)]

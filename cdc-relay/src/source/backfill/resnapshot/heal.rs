@@ -11,7 +11,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 
-use super::{lock_out_others, examine, load};
+use super::{examine, load, lock_out_others};
 use crate::checkpoint::state::{Start, admit};
 use crate::postgres::facts::ask;
 use crate::postgres::session::Session;
@@ -19,12 +19,12 @@ use crate::routes::{Source, TableName};
 use crate::source::backfill::rows::Table;
 use crate::source::backfill::snapshot::TableProgress;
 use crate::source::clients::{KafkaClients, Loaded};
+use crate::source::context::SourceContext;
 use crate::source::contract::{Mismatch, existing};
 use crate::source::coverage::baseline::baseline;
 use crate::source::coverage::record::Record;
 use crate::source::coverage::{Coverage, Replaced, losses};
 use crate::source::inspect;
-use crate::source::context::SourceContext;
 
 /// From this version on a session sends a partition that is attached after it was written to.
 const ATTACHED_IS_SENT: u32 = 150_000;
@@ -102,7 +102,12 @@ fn named_tables(all: Vec<Table>, names: &[TableName]) -> Result<Vec<Table>> {
 }
 
 /// Whether the tables that were not named have sent everything since they were last known to.
-fn ensure_others_whole(before: &Coverage, now: &Coverage, source: &Source, names: &[TableName]) -> Result<()> {
+fn ensure_others_whole(
+    before: &Coverage,
+    now: &Coverage,
+    source: &Source,
+    names: &[TableName],
+) -> Result<()> {
     let unknown = source.tables.iter().filter(|table| !names.contains(&table.of)).find(|table| {
         let (schema, name) = table.qualified();
         !before.tables.iter().any(|known| (known.schema.as_str(), known.name.as_str()) == (schema, name))

@@ -189,7 +189,8 @@ fn read(session: &mut Session, ask: &Ask, base: u64) -> Result<Answer> {
     let page = Page { after: &ask.after, limit: ask.limit };
     let sql = table.select(Some(page));
     let (bytes, ends) = (Vec::new(), Vec::new());
-    let mut chunk = Chunk { watermark: ask.watermark, visible, table, bytes, ends, limit: ask.limit, cut: false };
+    let mut chunk =
+        Chunk { watermark: ask.watermark, visible, table, bytes, ends, limit: ask.limit, cut: false };
     session.each(&sql, |body| {
         chunk.keep(body);
         Ok(())

@@ -7,7 +7,8 @@ use super::*;
 #[test]
 fn what_a_query_sees_is_read_as_postgres_prints_it() {
     let visible: Visible = "10:14:10,12".parse().unwrap();
-    for (xid, expected) in [(9, true), (10, false), (11, true), (12, false), (13, true), (14, false), (99, false)]
+    for (xid, expected) in
+        [(9, true), (10, false), (11, true), (12, false), (13, true), (14, false), (99, false)]
     {
         assert_eq!(visible.sees(xid), expected, "{xid}");
     }
