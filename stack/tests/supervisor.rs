@@ -16,12 +16,12 @@ use stack::spec::{Restart, Spec, StopSignal};
 const STACK: &str = env!("CARGO_BIN_EXE_stack");
 
 /// A stack of its own in a temporary folder; whatever a test does, nothing of it stays.
-struct Trial {
+struct Harness {
     dir: PathBuf,
     supervisor: ProcessId,
 }
 
-impl Trial {
+impl Harness {
     fn start(name: &str) -> Self {
         let dir = std::env::temp_dir().join(format!("stack-{name}-{}", std::process::id()));
         fs::create_dir_all(dir.join("logs")).unwrap();
@@ -87,7 +87,7 @@ impl Trial {
     }
 }
 
-impl Drop for Trial {
+impl Drop for Harness {
     fn drop(&mut self) {
         self.command(&["down"]);
         let _gone = fs::remove_dir_all(&self.dir);
@@ -106,118 +106,118 @@ const SLEEP: &str = "exec sleep 1000";
 
 #[test]
 fn a_killed_service_comes_back_and_a_killed_server_does_not() {
-    let trial = Trial::start("restart");
-    let service = trial.run("service", SLEEP, Restart::Always);
-    let server = trial.run("server", SLEEP, Restart::OnCommand);
+    let harness = Harness::start("restart");
+    let service = harness.run("service", SLEEP, Restart::Always);
+    let server = harness.run("server", SLEEP, Restart::OnCommand);
     // From outside, as an out-of-memory killer would.
     assert!(service.signal(rustix::process::Signal::KILL));
     assert!(server.signal(rustix::process::Signal::KILL));
-    until("the service is back", || trial.child("service").id.is_some_and(|id| id != service));
-    assert_eq!(trial.child("service").restarts, 1);
-    until("the server's end is known", || trial.child("server").state == "ended by signal 9");
-    assert!(trial.child("server").id.is_none());
-    trial.client().send(&Request::Start { name: "server".into() }).unwrap();
-    assert!(trial.child("server").id.unwrap().alive());
+    until("the service is back", || harness.child("service").id.is_some_and(|id| id != service));
+    assert_eq!(harness.child("service").restarts, 1);
+    until("the server's end is known", || harness.child("server").state == "ended by signal 9");
+    assert!(harness.child("server").id.is_none());
+    harness.client().send(&Request::Start { name: "server".into() }).unwrap();
+    assert!(harness.child("server").id.unwrap().alive());
 }
 
 #[test]
 fn kill_takes_everything_under_a_child_sessions_of_their_own_included() {
-    let trial = Trial::start("kill");
+    let harness = Harness::start("kill");
     let script = "setsid sleep 1000 & setsid sh -c 'sleep 1000 & wait' & wait";
-    trial.run("tree", script, Restart::OnCommand);
-    until("the tree has grown", || trial.members().len() == 4);
-    trial.client().send(&Request::Kill { name: "tree".into() }).unwrap();
-    assert_eq!(trial.members(), []);
+    harness.run("tree", script, Restart::OnCommand);
+    until("the tree has grown", || harness.members().len() == 4);
+    harness.client().send(&Request::Kill { name: "tree".into() }).unwrap();
+    assert_eq!(harness.members(), []);
 }
 
 #[test]
 fn what_outlives_its_parent_does_not_outlive_the_stack() {
-    let trial = Trial::start("stray");
-    let leader = trial.run("daemon", "setsid sleep 1000 & sleep 0.2; exit 3", Restart::OnCommand);
+    let harness = Harness::start("stray");
+    let leader = harness.run("daemon", "setsid sleep 1000 & sleep 0.2; exit 3", Restart::OnCommand);
     until("the leader has ended", || !leader.alive());
-    until("its end is known", || trial.child("daemon").state == "ended with code 3");
-    until("its daemon is gone too", || trial.members().is_empty());
+    until("its end is known", || harness.child("daemon").state == "ended with code 3");
+    until("its daemon is gone too", || harness.members().is_empty());
 }
 
 #[test]
 fn a_crash_loop_backs_off() {
-    let trial = Trial::start("loop");
-    let spec = trial.spec("loop", "exit 1", Restart::Always);
-    trial.client().send(&Request::Run { spec }).unwrap();
+    let harness = Harness::start("loop");
+    let spec = harness.spec("loop", "exit 1", Restart::Always);
+    harness.client().send(&Request::Run { spec }).unwrap();
     std::thread::sleep(Duration::from_secs(2));
     // 100 + 200 + 400 + 800 ms: four restarts fit into two seconds, a busy loop would make hundreds.
-    let restarts = trial.child("loop").restarts;
+    let restarts = harness.child("loop").restarts;
     assert!((2..=5).contains(&restarts), "{restarts}");
-    trial.client().send(&Request::Stop { name: "loop".into() }).unwrap();
-    assert_eq!(trial.child("loop").state, "stopped");
+    harness.client().send(&Request::Stop { name: "loop".into() }).unwrap();
+    assert_eq!(harness.child("loop").state, "stopped");
 }
 
 #[test]
 fn a_stopped_service_stays_stopped_also_when_it_does_not_listen() {
-    let trial = Trial::start("stop");
-    let id = trial.run("deaf", "trap '' TERM; while :; do sleep 0.1; done", Restart::Always);
-    trial.client().send(&Request::Stop { name: "deaf".into() }).unwrap();
+    let harness = Harness::start("stop");
+    let id = harness.run("deaf", "trap '' TERM; while :; do sleep 0.1; done", Restart::Always);
+    harness.client().send(&Request::Stop { name: "deaf".into() }).unwrap();
     assert!(!id.alive());
-    assert_eq!((trial.child("deaf").state.as_str(), trial.members().len()), ("stopped", 0));
+    assert_eq!((harness.child("deaf").state.as_str(), harness.members().len()), ("stopped", 0));
 }
 
 #[test]
 fn a_restart_answers_when_the_new_one_runs() {
-    let trial = Trial::start("again");
-    let old = trial.run("service", SLEEP, Restart::Always);
-    trial.client().send(&Request::Restart { name: "service".into() }).unwrap();
-    let new = trial.child("service").id.unwrap();
+    let harness = Harness::start("again");
+    let old = harness.run("service", SLEEP, Restart::Always);
+    harness.client().send(&Request::Restart { name: "service".into() }).unwrap();
+    let new = harness.child("service").id.unwrap();
     assert!(new != old && new.alive() && !old.alive());
     // A service whose command has changed is replaced; the same command again is left alone.
-    let changed = trial.spec("service", "exec sleep 2000", Restart::Always);
-    trial.client().send(&Request::Run { spec: changed.clone() }).unwrap();
-    let newer = trial.child("service").id.unwrap();
+    let changed = harness.spec("service", "exec sleep 2000", Restart::Always);
+    harness.client().send(&Request::Run { spec: changed.clone() }).unwrap();
+    let newer = harness.child("service").id.unwrap();
     assert_ne!(newer, new);
-    let answer = trial.client().send(&Request::Run { spec: changed }).unwrap();
+    let answer = harness.client().send(&Request::Run { spec: changed }).unwrap();
     assert!(matches!(answer, Reply::Done { changed: false }), "{answer:?}");
-    assert_eq!(trial.child("service").id, Some(newer));
+    assert_eq!(harness.child("service").id, Some(newer));
 }
 
 #[test]
 fn the_children_of_a_killed_supervisor_are_removed() {
-    let trial = Trial::start("orphans");
-    trial.run("service", SLEEP, Restart::Always);
-    trial.run("tree", "setsid sleep 1000 & wait", Restart::OnCommand);
-    until("all run", || trial.members().len() == 3);
-    trial.kill_supervisor();
-    assert_eq!(trial.members().len(), 3, "they outlive it");
-    let output = trial.command(&["down"]);
+    let harness = Harness::start("orphans");
+    harness.run("service", SLEEP, Restart::Always);
+    harness.run("tree", "setsid sleep 1000 & wait", Restart::OnCommand);
+    until("all run", || harness.members().len() == 3);
+    harness.kill_supervisor();
+    assert_eq!(harness.members().len(), 3, "they outlive it");
+    let output = harness.command(&["down"]);
     assert!(output.status.success(), "{output:?}");
     assert!(String::from_utf8_lossy(&output.stdout).contains("none is left"), "{output:?}");
-    assert_eq!(trial.members(), []);
+    assert_eq!(harness.members(), []);
 }
 
 #[test]
 fn orphans_are_found_without_the_state_file() {
-    let trial = Trial::start("nostate");
-    trial.run("service", SLEEP, Restart::Always);
-    trial.kill_supervisor();
-    fs::remove_file(trial.dir.join("state.json")).unwrap();
-    assert!(trial.command(&["down"]).status.success());
-    assert_eq!(trial.members(), []);
+    let harness = Harness::start("nostate");
+    harness.run("service", SLEEP, Restart::Always);
+    harness.kill_supervisor();
+    fs::remove_file(harness.dir.join("state.json")).unwrap();
+    assert!(harness.command(&["down"]).status.success());
+    assert_eq!(harness.members(), []);
 }
 
 #[test]
 fn down_leaves_nothing_and_says_so() {
-    let trial = Trial::start("down");
-    trial.run("service", SLEEP, Restart::Always);
-    trial.run("deaf", "trap '' TERM; while :; do sleep 0.1; done", Restart::OnCommand);
-    let output = trial.command(&["down"]);
+    let harness = Harness::start("down");
+    harness.run("service", SLEEP, Restart::Always);
+    harness.run("deaf", "trap '' TERM; while :; do sleep 0.1; done", Restart::OnCommand);
+    let output = harness.command(&["down"]);
     assert!(String::from_utf8_lossy(&output.stdout).contains("none is left"), "{output:?}");
-    assert_eq!(trial.members(), []);
-    assert!(!trial.supervisor.alive());
-    let again = trial.command(&["down"]);
+    assert_eq!(harness.members(), []);
+    assert!(!harness.supervisor.alive());
+    let again = harness.command(&["down"]);
     assert!(String::from_utf8_lossy(&again.stdout).contains("Nothing was running"), "{again:?}");
 }
 
 #[test]
 fn two_stacks_side_by_side() {
-    let (one, other) = (Trial::start("one"), Trial::start("other"));
+    let (one, other) = (Harness::start("one"), Harness::start("other"));
     one.run("service", SLEEP, Restart::Always);
     let kept = other.run("service", SLEEP, Restart::Always);
     assert!(one.command(&["down"]).status.success());
@@ -228,22 +228,22 @@ fn two_stacks_side_by_side() {
 
 #[test]
 fn one_supervisor_per_stack() {
-    let trial = Trial::start("single");
+    let harness = Harness::start("single");
     let mut command = Command::new(STACK);
-    command.args(["__supervise", "--base-port", "31000", "--dir"]).arg(&trial.dir);
+    command.args(["__supervise", "--base-port", "31000", "--dir"]).arg(&harness.dir);
     let second = command.output().unwrap();
     assert!(!second.status.success());
     assert!(String::from_utf8_lossy(&second.stderr).contains("another supervisor"), "{second:?}");
-    assert!(trial.client().status().is_ok());
+    assert!(harness.client().status().is_ok());
 }
 
 #[test]
 fn a_child_sees_only_what_it_is_given() {
-    let trial = Trial::start("env");
-    let spec = trial.spec("env", "exec env", Restart::OnCommand);
-    trial.client().send(&Request::Run { spec }).unwrap();
-    until("it has ended", || trial.child("env").state == "ended with code 0");
-    let log = fs::read_to_string(trial.dir.join("env.log")).unwrap();
+    let harness = Harness::start("env");
+    let spec = harness.spec("env", "exec env", Restart::OnCommand);
+    harness.client().send(&Request::Run { spec }).unwrap();
+    until("it has ended", || harness.child("env").state == "ended with code 0");
+    let log = fs::read_to_string(harness.dir.join("env.log")).unwrap();
     let mut names: Vec<&str> = log.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
     // The shell adds PWD by itself.
     names.retain(|name| !["PWD", "OLDPWD", "SHLVL", "_"].contains(name));

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use crate::harm::{major, run};
+use crate::harness::{Harness, Relay, eventually};
 use crate::kafka;
 use crate::names::{arrived, routes};
-use crate::rig::{Relay, Rig, eventually};
 
 struct SetUp {
     name: &'static str,
@@ -118,8 +118,8 @@ const SET_UPS: &[SetUp] = &[
 
 /// Whether doctor finds nothing that would not work, and what it finds. How long the server keeps the WAL of a slot that
 /// nobody reads depends on what other tests write.
-fn doctor(rig: &Rig) -> (bool, Vec<Value>) {
-    let output = rig.command("doctor").arg("--json").output().expect("doctor");
+fn doctor(harness: &Harness) -> (bool, Vec<Value>) {
+    let output = harness.command("doctor").arg("--json").output().expect("doctor");
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let sections = report["sections"].as_array().expect("sections").clone();
     let findings =
@@ -156,27 +156,27 @@ fn said(report: &str, findings: &[Value], what: &str) {
 #[tokio::test]
 async fn doctor_and_run_judge_a_database_alike() {
     for set_up in SET_UPS {
-        let mut rig = Rig::bare("agree").await;
-        if major(&rig).await < set_up.from {
+        let mut harness = Harness::bare("agree").await;
+        if major(&harness).await < set_up.from {
             continue;
         }
         for statement in set_up.schema.split(';') {
-            run(&rig, statement).await;
+            run(&harness, statement).await;
         }
-        routes(&rig, set_up.source);
-        let (fine, findings) = doctor(&rig);
+        routes(&harness, set_up.source);
+        let (fine, findings) = doctor(&harness);
         assert_eq!(fine, set_up.streams, "{}: {findings:#?}", set_up.name);
-        let relay = rig.start();
+        let relay = harness.start();
         let (streams, report) = decided(&relay).await;
         assert_eq!(streams, set_up.streams, "{}: {report}", set_up.name);
         said(&report, &findings, set_up.name);
         if streams {
             assert_eq!(relay.stop().await, Some(0));
-            rig.slot_is_free().await;
+            harness.slot_is_free().await;
         } else {
             drop(relay);
         }
-        let (fine, findings) = doctor(&rig);
+        let (fine, findings) = doctor(&harness);
         assert_eq!(fine, set_up.streams, "{}, after a start: {findings:#?}", set_up.name);
     }
 }
@@ -203,21 +203,21 @@ const LATER: &[(&str, bool)] = &[
 #[tokio::test]
 async fn doctor_and_run_judge_a_source_alike_that_has_streamed() {
     for (change, streams_on) in LATER {
-        let mut rig = Rig::bare("agreelater").await;
-        run(&rig, "create table orders (id int primary key, note text)").await;
-        run(&rig, "create publication chosen for table orders with (publish = 'insert, update')").await;
+        let mut harness = Harness::bare("agreelater").await;
+        run(&harness, "create table orders (id int primary key, note text)").await;
+        run(&harness, "create publication chosen for table orders with (publish = 'insert, update')").await;
         routes(
-            &rig,
+            &harness,
             "publication = \"chosen\"\ntables = [{ name = \"orders\", headers = { note = \"{note}\" } }]",
         );
-        let relay = rig.streaming().await;
-        run(&rig, "insert into orders values (1)").await;
-        arrived(&format!("{}.orders", rig.name), 1).await;
+        let relay = harness.streaming().await;
+        run(&harness, "insert into orders values (1)").await;
+        arrived(&format!("{}.orders", harness.name), 1).await;
         assert_eq!(relay.stop().await, Some(0));
-        rig.slot_is_free().await;
-        run(&rig, change).await;
-        let (fine, before) = doctor(&rig);
-        let relay = rig.start();
+        harness.slot_is_free().await;
+        run(&harness, change).await;
+        let (fine, before) = doctor(&harness);
+        let relay = harness.start();
         let (streams, report) = decided(&relay).await;
         assert_eq!(streams, *streams_on, "{change}: {report}");
         assert_eq!(fine, streams, "{change}: {before:#?}\n{report}");
@@ -227,14 +227,18 @@ async fn doctor_and_run_judge_a_source_alike_that_has_streamed() {
             change,
         );
         drop(relay);
-        rig.slot_is_free().await;
-        let (fine, after) = doctor(&rig);
+        harness.slot_is_free().await;
+        let (fine, after) = doctor(&harness);
         assert_eq!(fine, streams, "{change}, after a start: {after:#?}");
         // What was written down as a break is one, whatever the publication is now.
         if report.contains("may not have been sent") {
             assert!(after.iter().any(|f| f["check"] == "publication.coverage"), "{change}: {after:#?}");
-            kafka::write(&format!("{}.state", rig.name), &format!("{0}/{0}/publication", rig.name), None);
-            assert!(doctor(&rig).0, "{change}");
+            kafka::write(
+                &format!("{}.state", harness.name),
+                &format!("{0}/{0}/publication", harness.name),
+                None,
+            );
+            assert!(doctor(&harness).0, "{change}");
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::harness::Harness;
 use crate::load::under_load;
-use crate::rig::Rig;
 
 /// None of these touches what the routes need; every row is told with the columns it was written with.
 const CHANGES: [&str; 9] = [
@@ -20,8 +20,8 @@ const CHANGES: [&str; 9] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_altered_in_every_way_under_load_loses_and_reorders_nothing() {
-    let mut rig = Rig::new("altered").await;
-    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::new("altered").await;
+    let (relay, oracle, load) = under_load(&mut harness, true).await;
     for round in 0..3 {
         for change in CHANGES {
             // Together with rows of its own transaction, and in the middle of those of others.
@@ -30,19 +30,19 @@ async fn a_table_altered_in_every_way_under_load_loses_and_reorders_nothing() {
                  {change}; commit"
             );
             for _ in 0..20 {
-                if rig.sql.batch_execute(&change).await.is_ok() {
+                if harness.sql.batch_execute(&change).await.is_ok() {
                     break;
                 }
                 // The load was in its way, and won.
-                let _ = rig.sql.batch_execute("rollback").await;
+                let _ = harness.sql.batch_execute("rollback").await;
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             load.more(20).await;
         }
-        rig.kill_walsender().await;
+        harness.kill_walsender().await;
     }
     load.stop().await;
-    let report = oracle.judge(&rig).await;
+    let report = oracle.judge(&harness).await;
     assert_eq!(report.dead, 0);
     report.expect(300);
     drop(relay);
@@ -53,22 +53,23 @@ async fn a_table_altered_in_every_way_under_load_loses_and_reorders_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn large_values_that_stay_unchanged_under_load_are_told_or_set_aside_but_never_dropped() {
     for identity in ["full", "default"] {
-        let mut rig = Rig::new("unchanged").await;
-        rig.sql
+        let mut harness = Harness::new("unchanged").await;
+        harness
+            .sql
             .batch_execute(&format!("alter table items replica identity {identity}"))
             .await
             .expect("alter");
-        let (relay, oracle, load) = under_load(&mut rig, false).await;
+        let (relay, oracle, load) = under_load(&mut harness, false).await;
         let large = "insert into items (owner, id, version, note)
                      select 'large', 1, 1, string_agg(md5(n::text), '') from generate_series(1, 400) n";
-        rig.sql.batch_execute(large).await.expect("a large row");
+        harness.sql.batch_execute(large).await.expect("a large row");
         for version in 2..40 {
             let update = format!("update items set version = {version} where owner = 'large'");
-            rig.sql.batch_execute(&update).await.expect("update");
+            harness.sql.batch_execute(&update).await.expect("update");
         }
         load.more(100).await;
         load.stop().await;
-        let report = oracle.judge(&rig).await;
+        let report = oracle.judge(&harness).await;
         assert_eq!(report.dead, if identity == "full" { 0 } else { 38 });
         report.expect(50);
         drop(relay);

@@ -3,13 +3,13 @@
 
 use std::process::Stdio;
 
+use crate::harness::{Harness, Relay, connect, eventually};
 use crate::kafka;
 use crate::patient::{open, waits};
 use crate::refusals::used;
-use crate::rig::{Relay, Rig, connect, eventually};
 
-async fn run(rig: &Rig, sql: &str) {
-    rig.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+async fn run(harness: &Harness, sql: &str) {
+    harness.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
 /// The report of a relay that streams or refuses to.
@@ -22,13 +22,13 @@ async fn decided(relay: &Relay) -> String {
     .await
 }
 
-fn reconcile(rig: &Rig) {
-    let output = rig.command("reconcile").arg("--yes").output().expect("reconcile");
+fn reconcile(harness: &Harness) {
+    let output = harness.command("reconcile").arg("--yes").output().expect("reconcile");
     assert!(output.status.success(), "{output:?}");
 }
 
-fn emitted(rig: &Rig, id: &str) -> bool {
-    kafka::read(&rig.topic()).iter().any(|event| event.header("ce_id") == id)
+fn emitted(harness: &Harness, id: &str) -> bool {
+    kafka::read(&harness.topic()).iter().any(|event| event.header("ce_id") == id)
 }
 
 /// How less is sent, what is said of it, and what puts it right.
@@ -54,34 +54,35 @@ const LESS: [(&str, &str, &str); 3] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_first_start_begins_with_is_what_the_contract_was_checked_with() {
     for (change, says, back) in LESS {
-        let mut rig = Rig::new("first").await;
-        let (other, _) = open(&rig).await;
-        let relay = rig.start();
-        waits(&rig).await;
-        run(&rig, change).await;
+        let mut harness = Harness::new("first").await;
+        let (other, _) = open(&harness).await;
+        let relay = harness.start();
+        waits(&harness).await;
+        run(&harness, change).await;
         other.batch_execute("commit").await.expect("commit");
         let report = decided(&relay).await;
         assert!(report.contains("\"state\":\"refused\"") && report.contains(says), "{change}: {report}");
-        rig.row("lost", 1, 1, "made").await;
-        run(&rig, back).await;
-        reconcile(&rig);
+        harness.row("lost", 1, 1, "made").await;
+        run(&harness, back).await;
+        reconcile(&harness);
         relay.streams().await;
-        assert!(emitted(&rig, "it/items/lost/1/1"), "{change}");
+        assert!(emitted(&harness, "it/items/lost/1/1"), "{change}");
     }
 }
 
 /// A relay that ended between the two goes on with the slot that it made.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_changed_while_a_slot_was_made_is_noticed_by_the_next_start_too() {
-    let mut rig = used("adopted").await;
-    let key = format!("it/{}", rig.name);
-    let topic = format!("{}.state", rig.name);
+    let mut harness = used("adopted").await;
+    let key = format!("it/{}", harness.name);
+    let topic = format!("{}.state", harness.name);
     let last = kafka::read(&topic).into_iter().rfind(|event| event.key == key).expect("a checkpoint");
     let mut creating = last.json();
     creating["phase"] = "creating".into();
     kafka::write(&topic, &key, Some(&creating.to_string()));
-    run(&rig, "alter publication events drop table items; alter publication events add table items").await;
-    let relay = rig.start();
+    run(&harness, "alter publication events drop table items; alter publication events add table items")
+        .await;
+    let relay = harness.start();
     let report = decided(&relay).await;
     assert!(report.contains("put in again"), "{report}");
 }
@@ -90,41 +91,41 @@ async fn what_changed_while_a_slot_was_made_is_noticed_by_the_next_start_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reconcile_ends_with_all_that_the_routes_need_or_fails() {
     for (change, _, back) in &LESS[..2] {
-        let mut rig = used("less_again").await;
-        let (other, _) = open(&rig).await;
-        let mut command = rig.command("reconcile");
+        let mut harness = used("less_again").await;
+        let (other, _) = open(&harness).await;
+        let mut command = harness.command("reconcile");
         command.arg("--yes").stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = command.spawn().expect("reconcile");
-        waits(&rig).await;
-        run(&rig, change).await;
+        waits(&harness).await;
+        run(&harness, change).await;
         other.batch_execute("commit").await.expect("commit");
         let output = child.wait_with_output().expect("reconcile");
         let text =
             String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(2), "{change}: {text}");
         assert!(text.contains("changed while the slot was made"), "{change}: {text}");
-        let relay = rig.start();
+        let relay = harness.start();
         assert!(decided(&relay).await.contains("\"state\":\"refused\""));
-        rig.row("lost", 1, 1, "made").await;
-        run(&rig, back).await;
-        reconcile(&rig);
+        harness.row("lost", 1, 1, "made").await;
+        run(&harness, back).await;
+        reconcile(&harness);
         relay.streams().await;
-        assert!(emitted(&rig, "it/items/lost/1/1"), "{change}");
+        assert!(emitted(&harness, "it/items/lost/1/1"), "{change}");
     }
 }
 
-/// Nobody can connect to the rig's database any more, and whoever looked at its publication is gone.
-async fn nobody_looks(rig: &Rig) {
-    let admin = connect(&rig.servers.postgres).await;
-    let close = format!("alter database {} with allow_connections false", rig.name);
+/// Nobody can connect to the harness's database any more, and whoever looked at its publication is gone.
+async fn nobody_looks(harness: &Harness) {
+    let admin = connect(&harness.servers.postgres).await;
+    let close = format!("alter database {} with allow_connections false", harness.name);
     admin.batch_execute(&close).await.expect("closed");
     let end = "select pg_terminate_backend(pid) from pg_stat_activity
                where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()";
     let others = "select 1 from pg_stat_activity
                   where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()";
     eventually("nobody to look", || async {
-        rig.sql.query(end, &[]).await.expect("terminate");
-        rig.sql.query(others, &[]).await.expect("activity").is_empty().then_some(())
+        harness.sql.query(end, &[]).await.expect("terminate");
+        harness.sql.query(others, &[]).await.expect("activity").is_empty().then_some(())
     })
     .await;
 }
@@ -133,27 +134,27 @@ async fn nobody_looks(rig: &Rig) {
 /// back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_break_that_a_start_notices_begins_where_the_publication_was_last_seen_whole() {
-    let mut rig = Rig::new("since").await;
-    let relay = rig.streaming().await;
-    rig.row("a", 1, 1, "made").await;
-    rig.confirmed().await;
-    nobody_looks(&rig).await;
-    let (before, _) = rig.positions().await;
+    let mut harness = Harness::new("since").await;
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    harness.confirmed().await;
+    nobody_looks(&harness).await;
+    let (before, _) = harness.positions().await;
     run(
-        &rig,
+        &harness,
         "alter publication events drop table items; insert into items (owner, id, version) values ('lost', 1, 1);
          alter publication events add table items",
     )
     .await;
     // The checkpoint goes on behind the loss.
-    rig.row("a", 2, 1, "made").await;
-    rig.confirmed().await;
+    harness.row("a", 2, 1, "made").await;
+    harness.confirmed().await;
     relay.kill();
-    rig.slot_is_free().await;
-    let admin = connect(&rig.servers.postgres).await;
-    let open = format!("alter database {} with allow_connections true", rig.name);
+    harness.slot_is_free().await;
+    let admin = connect(&harness.servers.postgres).await;
+    let open = format!("alter database {} with allow_connections true", harness.name);
     admin.batch_execute(&open).await.expect("open");
-    let relay = rig.start();
+    let relay = harness.start();
     let report = decided(&relay).await;
     let (_, rest) = report.split_once("committed after ").expect("where it begins");
     let since: cdc_relay::postgres::lsn::Lsn =
@@ -163,7 +164,7 @@ async fn a_break_that_a_start_notices_begins_where_the_publication_was_last_seen
         "{since} is after {}: {report}",
         cdc_relay::postgres::lsn::Lsn(before)
     );
-    reconcile(&rig);
+    reconcile(&harness);
     relay.streams().await;
-    assert!(emitted(&rig, "it/items/lost/1/1"));
+    assert!(emitted(&harness, "it/items/lost/1/1"));
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 
+use crate::harness::{Harness, eventually};
 use crate::kafka::{self, distinct};
 use crate::load::under_load;
-use crate::rig::{Rig, eventually};
 
 fn admin() -> AdminClient<DefaultClientContext> {
     kafka::admin().create().expect("admin")
@@ -16,35 +16,36 @@ fn admin() -> AdminClient<DefaultClientContext> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_deleted_while_streaming_costs_no_later_row() {
-    let mut rig = Rig::new("deleted").await;
-    let relay = rig.streaming().await;
-    rig.row("a", 1, 1, "made").await;
-    rig.confirmed().await;
-    let topic = rig.topic();
+    let mut harness = Harness::new("deleted").await;
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    harness.confirmed().await;
+    let topic = harness.topic();
     admin().delete_topics(&[&topic], &AdminOptions::new()).await.expect("delete");
     eventually("the topic to be gone", || async { kafka::read(&topic).is_empty().then_some(()) }).await;
     for id in 2..50 {
-        rig.row("a", id, 1, "made").await;
+        harness.row("a", id, 1, "made").await;
     }
     let events = distinct(&topic, 48).await;
     let ids: Vec<i64> = events.iter().map(|event| event.json()["id"].as_i64().expect("id")).collect();
     assert!(ids.iter().copied().eq(2..50), "{ids:?}");
-    rig.confirmed().await;
+    harness.confirmed().await;
     drop(relay);
 }
 
 /// The relay checked the size against the limit it knew; the broker has another one now.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_that_is_lowered_while_streaming_neither_wedges_nor_skips() {
-    let mut rig = Rig::new("limit").await;
-    let relay = rig.streaming().await;
-    rig.row("a", 1, 1, "made").await;
-    rig.confirmed().await;
-    let topic = rig.topic();
+    let mut harness = Harness::new("limit").await;
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    harness.confirmed().await;
+    let topic = harness.topic();
     let lower = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", "4000");
     admin().alter_configs([&lower], &AdminOptions::new()).await.expect("alter");
     tokio::time::sleep(Duration::from_millis(200)).await;
-    rig.sql
+    harness
+        .sql
         .batch_execute(
             "insert into items (owner, id, version, note) select 'b', 2, 1, string_agg(md5(n::text), '')
              from generate_series(1, 300) n",
@@ -52,35 +53,35 @@ async fn a_limit_that_is_lowered_while_streaming_neither_wedges_nor_skips() {
         .await
         .expect("a large row");
     for id in 3..20 {
-        rig.row("a", id, 1, "made").await;
+        harness.row("a", id, 1, "made").await;
     }
     let events = distinct(&topic, 18).await;
     let first = &kafka::first_tellings(&events)["a"];
     let ids: Vec<i64> = first.iter().map(|event| event.json()["id"].as_i64().expect("id")).collect();
     assert!(ids.is_sorted() && ids.len() == 18, "{ids:?}");
-    let dead = kafka::read(&rig.dead_letters());
+    let dead = kafka::read(&harness.dead_letters());
     assert_eq!(dead.iter().map(|letter| letter.json()["row"]["id"].clone()).collect::<Vec<_>>(), ["2"]);
-    rig.confirmed().await;
+    harness.confirmed().await;
     drop(relay);
 }
 
 /// Of keys that the load changes all the time: what follows of them stands behind the large row, in order.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_larger_than_the_broker_takes_under_load_cost_no_other_row_and_are_not_overtaken() {
-    let mut rig = Rig::new("large").await;
-    let (relay, oracle, load) = under_load(&mut rig, false).await;
+    let mut harness = Harness::new("large").await;
+    let (relay, oracle, load) = under_load(&mut harness, false).await;
     for (owner, id) in [("o1", 1000), ("o5", 1001), ("o1", 1002)] {
         load.more(30).await;
         let large = "insert into items (owner, id, version, note) values ($1, $2, 1, repeat('x', 2000000))";
-        rig.sql.execute(large, &[&owner, &i64::from(id)]).await.expect("a large row");
+        harness.sql.execute(large, &[&owner, &i64::from(id)]).await.expect("a large row");
     }
     load.more(100).await;
     relay.kill();
     load.more(50).await;
-    let relay = rig.streaming().await;
+    let relay = harness.streaming().await;
     load.more(50).await;
     load.stop().await;
-    let report = oracle.judge(&rig).await;
+    let report = oracle.judge(&harness).await;
     report.expect(250);
     assert!(report.dead > 3, "nothing followed: {report:?}");
     drop(relay);

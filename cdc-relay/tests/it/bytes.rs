@@ -1,9 +1,9 @@
 //! Bytes that are no UTF-8: the type "char" has them above 0x7F, which Postgres prints as they are before 15, and as
 //! `\351` since. Run against 14 and against a newer one.
 
+use crate::harness::{Harness, eventually};
 use crate::kafka::{self, Event, distinct};
 use crate::release::{cdc_relay, text};
-use crate::rig::{Rig, eventually};
 
 const SCHEMA: &str = r#"
     create type pair as (a "char", b text);
@@ -11,11 +11,11 @@ const SCHEMA: &str = r#"
     alter table marks alter note set storage external;
     create publication events for table marks with (publish = 'insert, update');"#;
 
-async fn rig(test: &str, relay: &str, more: &str) -> Rig {
-    let rig = Rig::bare(test).await;
-    rig.sql.batch_execute(SCHEMA).await.expect("schema");
-    let topic = rig.topic();
-    rig.routes_of(
+async fn harness(test: &str, relay: &str, more: &str) -> Harness {
+    let harness = Harness::bare(test).await;
+    harness.sql.batch_execute(SCHEMA).await.expect("schema");
+    let topic = harness.topic();
+    harness.routes_of(
         relay,
         &format!(
             r#"
@@ -32,35 +32,36 @@ type = "mark"
 "#
         ),
     );
-    rig
+    harness
 }
 
-async fn sql(rig: &Rig, sql: &str) {
-    rig.sql.batch_execute(sql).await.expect(sql);
+async fn sql(harness: &Harness, sql: &str) {
+    harness.sql.batch_execute(sql).await.expect(sql);
 }
 
 /// Whether the server prints the byte itself.
-async fn prints_bytes(rig: &Rig) -> bool {
+async fn prints_bytes(harness: &Harness) -> bool {
     let query = "select current_setting('server_version_num')::int < 150000";
-    rig.sql.query_one(query, &[]).await.expect("version").get(0)
+    harness.sql.query_one(query, &[]).await.expect("version").get(0)
 }
 
 /// A newer server's backslash makes it quote the member of a composite type.
-async fn duo(rig: &Rig) -> &'static str {
-    if prints_bytes(rig).await { r"(\351,é)" } else { r#"("\\351",é)"# }
+async fn duo(harness: &Harness) -> &'static str {
+    if prints_bytes(harness).await { r"(\351,é)" } else { r#"("\\351",é)"# }
 }
 
 #[tokio::test]
 async fn a_byte_that_is_no_utf_8_is_told_as_newer_servers_print_it_everywhere() {
-    let mut rig = rig("bytes", "", "").await;
-    let relay = rig.streaming().await;
+    let mut harness = harness("bytes", "", "").await;
+    let relay = harness.streaming().await;
     let high = r#"(-23)::"char""#;
-    sql(&rig, &format!("insert into marks values ({high}, 1, row({high}, 'é'), array[{high}, 'x'])")).await;
-    sql(&rig, "insert into marks values ('x')").await;
-    let told = distinct(&rig.topic(), 2).await;
+    sql(&harness, &format!("insert into marks values ({high}, 1, row({high}, 'é'), array[{high}, 'x'])"))
+        .await;
+    sql(&harness, "insert into marks values ('x')").await;
+    let told = distinct(&harness.topic(), 2).await;
     let event = told.iter().find(|event| event.header("ce_id") == r"\351/1").expect("the mark");
     assert_eq!((event.key.as_str(), event.header("ce_subject")), (r"\351", r"\351"));
-    let duo = duo(&rig).await;
+    let duo = duo(&harness).await;
     assert_eq!(event.header("duo"), duo);
     let body = event.json();
     assert_eq!((&body["c"], &body["duo"]), (&r"\351".into(), &duo.into()));
@@ -72,14 +73,17 @@ async fn a_byte_that_is_no_utf_8_is_told_as_newer_servers_print_it_everywhere() 
 /// A dead letter is always readable: by its reader at the next start, and by people.
 #[tokio::test]
 async fn a_dead_letter_with_such_bytes_is_readable_and_is_released() {
-    let mut rig = rig("deadbytes", "max_record_bytes = 4000", "").await;
-    let relay = rig.streaming().await;
+    let mut harness = harness("deadbytes", "max_record_bytes = 4000", "").await;
+    let relay = harness.streaming().await;
     let high = r#"(-23)::"char""#;
-    sql(&rig, &format!("insert into marks values ({high}, 1, row({high}, 'é'), null, repeat('x', 5000))"))
-        .await;
-    sql(&rig, r#"insert into marks values ((-22)::"char")"#).await;
-    sql(&rig, &format!("update marks set version = 2, note = '' where c = {high}")).await;
-    let topic = rig.dead_letters();
+    sql(
+        &harness,
+        &format!("insert into marks values ({high}, 1, row({high}, 'é'), null, repeat('x', 5000))"),
+    )
+    .await;
+    sql(&harness, r#"insert into marks values ((-22)::"char")"#).await;
+    sql(&harness, &format!("update marks set version = 2, note = '' where c = {high}")).await;
+    let topic = harness.dead_letters();
     let letters: Vec<serde_json::Value> = eventually("two letters", || async {
         let letters = kafka::read(&topic);
         (letters.len() >= 2).then(|| letters.iter().map(Event::json).collect())
@@ -88,32 +92,32 @@ async fn a_dead_letter_with_such_bytes_is_readable_and_is_released() {
     for letter in &letters {
         assert_eq!((&letter["key"], &letter["row"]["c"]), (&r"\351".into(), &r"\351".into()), "{letter}");
     }
-    let old = prints_bytes(&rig).await;
+    let old = prints_bytes(&harness).await;
     assert_eq!(letters[0].get("bytes").and_then(|names| names.as_str()), old.then_some("c,duo"));
-    assert_eq!(distinct(&rig.topic(), 1).await[0].key, r"\352", "another byte is another key");
+    assert_eq!(distinct(&harness.topic(), 1).await[0].key, r"\352", "another byte is another key");
     relay.kill();
 
-    let routes = std::env::temp_dir().join(&rig.name).join("relay.toml");
+    let routes = std::env::temp_dir().join(&harness.name).join("relay.toml");
     let text_of = std::fs::read_to_string(&routes).expect("routes");
-    rig.routes(&text_of.replace("max_record_bytes = 4000", ""));
-    let relay = rig.streaming().await;
-    let listed = cdc_relay(&rig, &["dead-letters"]);
+    harness.routes(&text_of.replace("max_record_bytes = 4000", ""));
+    let relay = harness.streaming().await;
+    let listed = cdc_relay(&harness, &["dead-letters"]);
     assert!(text(&listed).contains(r"--key='\351'"), "{}", text(&listed));
-    let released = cdc_relay(&rig, &["release", "--key", r"\351"]);
+    let released = cdc_relay(&harness, &["release", "--key", r"\351"]);
     assert!(text(&released).contains("released; 2 rows told"), "{}", text(&released));
-    let told = distinct(&rig.topic(), 3).await;
+    let told = distinct(&harness.topic(), 3).await;
     let first = told.iter().find(|event| event.header("ce_id") == r"\351/1").expect("the first");
-    assert_eq!(first.json()["duo"], duo(&rig).await);
+    assert_eq!(first.json()["duo"], duo(&harness).await);
     drop(relay);
 }
 
 /// The primary key is also what existing rows are read by.
 #[tokio::test]
 async fn existing_rows_with_such_keys_are_told_each() {
-    let mut rig = rig("snapbytes", "", "snapshot = true").await;
-    sql(&rig, r#"insert into marks (c) select (n - 256)::"char" from generate_series(128, 255) n"#).await;
-    let relay = rig.streaming().await;
-    let told = distinct(&rig.topic(), 128).await;
+    let mut harness = harness("snapbytes", "", "snapshot = true").await;
+    sql(&harness, r#"insert into marks (c) select (n - 256)::"char" from generate_series(128, 255) n"#).await;
+    let relay = harness.streaming().await;
+    let told = distinct(&harness.topic(), 128).await;
     assert!(told.iter().all(|event| event.key.starts_with('\\') && event.key.len() == 4));
     drop(relay);
 }

@@ -9,8 +9,8 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::Value;
 
+use crate::harness::{Harness, eventually};
 use crate::kafka::{self, distinct};
-use crate::rig::{Rig, eventually};
 
 /// Runs a command to its end: exit code, standard output, standard error.
 fn ran(command: &mut Command) -> (Option<i32>, String, String) {
@@ -109,14 +109,22 @@ const RISKS: &[(&str, &str, [&str; 3])] = &[
 
 #[tokio::test]
 async fn doctor_names_each_risk_of_loss_with_its_fix() {
-    let rig = Rig::new("doctor").await;
+    let harness = Harness::new("doctor").await;
     for (plant, undo, [severity, check, fix]) in RISKS {
         for statement in plant.split(';') {
-            rig.sql.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+            harness
+                .sql
+                .batch_execute(statement)
+                .await
+                .unwrap_or_else(|error| panic!("{statement}: {error:?}"));
         }
-        let (code, report) = json(&mut rig.command("doctor"));
+        let (code, report) = json(&mut harness.command("doctor"));
         for statement in undo.split(';') {
-            rig.sql.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+            harness
+                .sql
+                .batch_execute(statement)
+                .await
+                .unwrap_or_else(|error| panic!("{statement}: {error:?}"));
         }
         let bad = bad(&report);
         let found = bad.iter().find(|finding| finding["check"] == *check);
@@ -128,15 +136,15 @@ async fn doctor_names_each_risk_of_loss_with_its_fix() {
         assert!(fixed, "{fix} is not in {found:#}");
         assert_eq!(code, Some(i32::from(*severity != "warning")), "{bad:#?}");
     }
-    let (code, report) = json(&mut rig.command("doctor"));
+    let (code, report) = json(&mut harness.command("doctor"));
     assert_eq!(code, Some(0), "all is put right again: {:#?}", bad(&report));
 }
 
 #[tokio::test]
 async fn doctor_sees_topics_and_queues_that_lose_what_they_took() {
-    let rig = Rig::new("doctor_brokers").await;
+    let harness = Harness::new("doctor_brokers").await;
     let admin: AdminClient<DefaultClientContext> = kafka::admin().create().expect("admin");
-    let (items, state, dead) = (rig.topic(), format!("{}.state", rig.name), rig.dead_letters());
+    let (items, state, dead) = (harness.topic(), format!("{}.state", harness.name), harness.dead_letters());
     let one = || TopicReplication::Fixed(1);
     let topics = [
         NewTopic::new(&items, 2, one()).set("retention.ms", "60000"),
@@ -146,16 +154,16 @@ async fn doctor_sees_topics_and_queues_that_lose_what_they_took() {
     for made in admin.create_topics(&topics, &AdminOptions::new()).await.expect("topics") {
         made.expect("a topic");
     }
-    let connection = lapin::Connection::connect(&rig.amqp_url, lapin::ConnectionProperties::default());
+    let connection = lapin::Connection::connect(&harness.amqp_url, lapin::ConnectionProperties::default());
     let connection = connection.await.expect("RabbitMQ");
     let channel = connection.create_channel().await.expect("channel");
     let durable = lapin::options::QueueDeclareOptions::durable();
     channel
-        .queue_declare(rig.queue().into(), durable, lapin::types::FieldTable::default())
+        .queue_declare(harness.queue().into(), durable, lapin::types::FieldTable::default())
         .await
         .expect("queue");
-    let (code, report) = json(&mut rig.command("doctor"));
-    let _ = channel.queue_delete(rig.queue().into(), lapin::options::QueueDeleteOptions::default()).await;
+    let (code, report) = json(&mut harness.command("doctor"));
+    let _ = channel.queue_delete(harness.queue().into(), lapin::options::QueueDeleteOptions::default()).await;
     let bad = bad(&report);
     for check in ["kafka.retention", "kafka.state", "kafka.dead_letters", "rabbitmq.queue"] {
         let found = bad.iter().find(|finding| finding["check"] == check);
@@ -168,18 +176,18 @@ async fn doctor_sees_topics_and_queues_that_lose_what_they_took() {
 
 #[tokio::test]
 async fn doctor_looks_at_a_database_without_a_routes_file_and_says_what_it_left() {
-    let rig = Rig::new("doctor_url").await;
-    rig.sql.batch_execute("create table keyless (n int)").await.expect("table");
-    let (code, out, _) = ran(rig.command("doctor").arg(&rig.url));
+    let harness = Harness::new("doctor_url").await;
+    harness.sql.batch_execute("create table keyless (n int)").await.expect("table");
+    let (code, out, _) = ran(harness.command("doctor").arg(&harness.url));
     assert_eq!(code, Some(0), "{out}");
     for part in ["table public.keyless", "replica identity full;", "Not checked: Kafka and RabbitMQ"] {
         assert!(out.contains(part), "{part} is not in\n{out}");
     }
     assert!(!out.contains('\u{1b}'), "colours in a pipe");
     // Nobody is there, and nothing is usable: neither is taken for an answer.
-    let (code, _, error) = ran(rig.command("doctor").arg("postgres://nobody@127.0.0.1:1/none"));
+    let (code, _, error) = ran(harness.command("doctor").arg("postgres://nobody@127.0.0.1:1/none"));
     assert_eq!(code, Some(2), "{error}");
-    let (code, _, error) = ran(rig.command("doctor").args(["--routes", "/nowhere/relay.toml"]));
+    let (code, _, error) = ran(harness.command("doctor").args(["--routes", "/nowhere/relay.toml"]));
     assert_eq!(code, Some(64), "{error}");
     assert!(error.contains("give a connection string"), "{error}");
 }
@@ -191,10 +199,10 @@ pub struct Tail {
 
 impl Tail {
     /// Starts a tail and waits until it reads.
-    pub fn start(rig: &Rig, arguments: &[&str]) -> Tail {
-        let mut child = rig
+    pub fn start(harness: &Harness, arguments: &[&str]) -> Tail {
+        let mut child = harness
             .command("tail")
-            .arg(&rig.url)
+            .arg(&harness.url)
             .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -230,33 +238,37 @@ impl Drop for Tail {
     }
 }
 
-async fn left_behind(rig: &Rig) -> Vec<String> {
+async fn left_behind(harness: &Harness) -> Vec<String> {
     let query = "select pubname::text from pg_publication where pubname like 'cdc_relay_tail%'
                  union all select slot_name::text from pg_replication_slots
                  where slot_name like 'cdc_relay_tail%' and database = current_database()";
-    rig.sql.query(query, &[]).await.expect("catalog").iter().map(|row| row.get(0)).collect()
+    harness.sql.query(query, &[]).await.expect("catalog").iter().map(|row| row.get(0)).collect()
 }
 
 /// The server drops the slot a moment after its session has ended.
-async fn nothing_left(rig: &Rig) {
-    eventually("nothing to be left behind", || async { left_behind(rig).await.is_empty().then_some(()) })
+async fn nothing_left(harness: &Harness) {
+    eventually("nothing to be left behind", || async { left_behind(harness).await.is_empty().then_some(()) })
         .await;
 }
 
 #[tokio::test]
 async fn tail_shows_each_change_and_leaves_nothing_behind() {
-    let rig = Rig::new("tail").await;
+    let harness = Harness::new("tail").await;
     let prepare = "create table keyless (n int); insert into keyless values (1);
                    create table whole (id int primary key, v text); alter table whole replica identity full;
                    insert into whole values (1, 'x')";
-    rig.sql.batch_execute(prepare).await.expect("tables");
-    let mut tail = Tail::start(&rig, &["--json", "--limit", "6"]);
+    harness.sql.batch_execute(prepare).await.expect("tables");
+    let mut tail = Tail::start(&harness, &["--json", "--limit", "6"]);
     // Publishing a table without a key must not make its updates fail.
-    rig.sql.batch_execute("update keyless set n = 2; delete from keyless").await.expect("a writer goes on");
+    harness
+        .sql
+        .batch_execute("update keyless set n = 2; delete from keyless")
+        .await
+        .expect("a writer goes on");
     let changes = "insert into items (owner, id, version, note) values ('a', 1, 1, 'x y');
                    update items set version = 2 where owner = 'a'; delete from items where owner = 'a';
                    update whole set v = 'y'; insert into keyless values (3); truncate keyless";
-    rig.sql.batch_execute(changes).await.expect("changes");
+    harness.sql.batch_execute(changes).await.expect("changes");
     let lines: Vec<Value> = (0..6).map(|_| serde_json::from_str(&tail.line()).expect("an object")).collect();
     let told: Vec<_> =
         lines.iter().map(|line| (line["table"].as_str(), line["operation"].as_str())).collect();
@@ -274,48 +286,48 @@ async fn tail_shows_each_change_and_leaves_nothing_behind() {
     assert_eq!((&lines[3]["before"]["v"], &lines[3]["after"]["v"]), (&"x".into(), &"y".into()));
     assert_eq!(lines[3]["key"], serde_json::json!({"id": 1}));
     assert_eq!(tail.child.wait().expect("end").code(), Some(0));
-    nothing_left(&rig).await;
+    nothing_left(&harness).await;
 }
 
 #[tokio::test]
 async fn a_tail_that_was_killed_leaves_no_slot_and_the_next_one_drops_its_publication() {
-    let rig = Rig::new("tail_killed").await;
-    let mut killed = Tail::start(&rig, &[]);
+    let harness = Harness::new("tail_killed").await;
+    let mut killed = Tail::start(&harness, &[]);
     killed.child.kill().expect("kill");
     killed.child.wait().expect("wait");
     eventually("the slot to be gone", || async {
-        let left = left_behind(&rig).await;
+        let left = left_behind(&harness).await;
         // Two publications; a slot would be a third.
         (left.len() == 2).then_some(())
     })
     .await;
-    let mut tail = Tail::start(&rig, &[]);
-    rig.row("a", 1, 1, "made").await;
+    let mut tail = Tail::start(&harness, &[]);
+    harness.row("a", 1, 1, "made").await;
     assert!(tail.line().contains("transaction"));
     assert!(tail.line().contains("insert   items  owner=a  id=1  version=1"));
-    assert_eq!(left_behind(&rig).await.len(), 3, "two publications and a slot, of the second tail");
+    assert_eq!(left_behind(&harness).await.len(), 3, "two publications and a slot, of the second tail");
     let pid = rustix::process::Pid::from_child(&tail.child);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("Ctrl-C");
     assert_eq!(tail.child.wait().expect("end").code(), Some(0));
-    nothing_left(&rig).await;
+    nothing_left(&harness).await;
 }
 
 #[tokio::test]
 async fn a_slot_that_is_only_looked_at_stays_where_it_is() {
-    let rig = Rig::new("tail_slot").await;
+    let harness = Harness::new("tail_slot").await;
     let make = "select pg_create_logical_replication_slot($1, 'pgoutput')";
-    rig.sql.execute(make, &[&rig.name]).await.expect("make");
-    let (_, before) = rig.positions().await;
-    rig.row("a", 1, 1, "made").await;
+    harness.sql.execute(make, &[&harness.name]).await.expect("make");
+    let (_, before) = harness.positions().await;
+    harness.row("a", 1, 1, "made").await;
     for _ in 0..2 {
-        let arguments = ["--json", "--publication", "events", "--from-slot", &rig.name, "--limit", "1"];
-        let mut tail = Tail::start(&rig, &arguments);
+        let arguments = ["--json", "--publication", "events", "--from-slot", &harness.name, "--limit", "1"];
+        let mut tail = Tail::start(&harness, &arguments);
         let line: Value = serde_json::from_str(&tail.line()).expect("an object");
         assert_eq!(line["after"]["owner"], "a", "what was not confirmed is there at every look");
         assert_eq!(tail.child.wait().expect("end").code(), Some(0));
-        rig.slot_is_free().await;
+        harness.slot_is_free().await;
     }
-    assert_eq!(rig.positions().await.1, before);
+    assert_eq!(harness.positions().await.1, before);
 }
 
 /// Writes a record with this position, as if the relay had told it.
@@ -330,20 +342,20 @@ fn forge(topic: &str, position: &str) {
 
 #[tokio::test]
 async fn verify_proves_a_chain_and_finds_the_transaction_that_is_missing() {
-    let mut rig = Rig::new("verify").await;
+    let mut harness = Harness::new("verify").await;
     // A dead letter is a record of its transaction too.
-    rig.routes(&rig.default_routes().replace("[relay]", "[relay]\nmax_record_bytes = 5000"));
-    let relay = rig.streaming().await;
+    harness.routes(&harness.default_routes().replace("[relay]", "[relay]\nmax_record_bytes = 5000"));
+    let relay = harness.streaming().await;
     for id in 0..20 {
-        rig.row(&format!("o{}", id % 3), id, 1, "made").await;
+        harness.row(&format!("o{}", id % 3), id, 1, "made").await;
     }
     let large =
         "insert into items (owner, id, version, note) values ('b', 1, 1, repeat('x', 9000)), ('c', 1, 1, '')";
-    rig.sql.batch_execute(large).await.expect("a large row");
-    distinct(&rig.topic(), 21).await;
-    rig.confirmed().await;
+    harness.sql.batch_execute(large).await.expect("a large row");
+    distinct(&harness.topic(), 21).await;
+    harness.confirmed().await;
     drop(relay);
-    let (code, report) = json(&mut rig.command("verify"));
+    let (code, report) = json(&mut harness.command("verify"));
     assert_eq!(code, Some(0), "{report:#}");
     let source = &report["sources"][0];
     assert_eq!((&source["source"], &source["transactions"]), (&"/it".into(), &21.into()), "{report:#}");
@@ -351,15 +363,15 @@ async fn verify_proves_a_chain_and_finds_the_transaction_that_is_missing() {
     let last = source["last"].as_str().expect("last").to_owned();
 
     // Without the topic of dead letters a record is missing, or at least a transaction's end.
-    forge(&rig.topic(), "FFFF/20;0;FFFF/10");
-    let (code, out, error) = ran(&mut rig.command("verify"));
+    forge(&harness.topic(), "FFFF/20;0;FFFF/10");
+    let (code, out, error) = ran(&mut harness.command("verify"));
     assert_eq!(code, Some(1), "{out}{error}");
     let said =
         format!("commit FFFF/20 names FFFF/10 before it, which is nowhere: the one before it here is {last}");
     assert!(out.contains(&said), "{said} is not in\n{out}");
-    let (code, report) = json(rig.command("verify").args(["--topic", &rig.topic()]));
+    let (code, report) = json(harness.command("verify").args(["--topic", &harness.topic()]));
     assert_eq!((code, &report["whole"]), (Some(1), &false.into()), "{report:#}");
-    let (code, _, error) = ran(rig.command("verify").env_remove("KAFKA_CONFIG").args([
+    let (code, _, error) = ran(harness.command("verify").env_remove("KAFKA_CONFIG").args([
         "--kafka-brokers",
         "127.0.0.1:1",
         "--topic",
@@ -370,21 +382,21 @@ async fn verify_proves_a_chain_and_finds_the_transaction_that_is_missing() {
 
 #[tokio::test]
 async fn status_shows_a_source_that_streams_and_one_that_stands_still() {
-    let mut rig = Rig::new("status").await;
-    let relay = rig.streaming().await;
-    rig.row("a", 1, 1, "made").await;
-    rig.confirmed().await;
+    let mut harness = Harness::new("status").await;
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    harness.confirmed().await;
     let admin = relay.admin.to_string();
-    let (code, report) = json(rig.command("status").args(["--admin", &admin]));
+    let (code, report) = json(harness.command("status").args(["--admin", &admin]));
     assert_eq!(code, Some(0), "{report:#}");
     let source = &report["sources"][0];
     assert_eq!((&source["source"], &source["state"]), (&"it".into(), &"streaming".into()), "{report:#}");
     assert_eq!(source["stand"]["wal_status"], "reserved");
     assert!(source["memory"]["acknowledged"].as_str().is_some_and(|lsn| lsn.contains('/')));
-    assert_eq!(report["topics"][rig.topic()]["end"], 1);
+    assert_eq!(report["topics"][harness.topic()]["end"], 1);
     assert_eq!(relay.stop().await, Some(0));
-    rig.slot_is_free().await;
-    let (code, out, _) = ran(rig.command("status").args(["--admin", &admin]));
+    harness.slot_is_free().await;
+    let (code, out, _) = ran(harness.command("status").args(["--admin", &admin]));
     assert_eq!(code, Some(1), "{out}");
     assert!(out.contains("is not being read") && out.contains("the relay does not answer"), "{out}");
 }

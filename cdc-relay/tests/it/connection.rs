@@ -2,24 +2,25 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::rig::Rig;
+use crate::harness::Harness;
 
 const PASSWORD: &str = r"it's: a\ word";
 
 /// The role's name, and where the server is: host, port.
-async fn role(rig: &Rig) -> (String, String, String) {
-    let name = format!("{}_role", rig.name);
+async fn role(harness: &Harness) -> (String, String, String) {
+    let name = format!("{}_role", harness.name);
     let make = format!("create role {name} superuser login password '{}'", PASSWORD.replace('\'', "''"));
-    rig.sql.batch_execute(&make).await.expect("a role");
-    let (_, server) = rig.url.rsplit_once('@').expect("a login");
+    harness.sql.batch_execute(&make).await.expect("a role");
+    let (_, server) = harness.url.rsplit_once('@').expect("a login");
     let (server, _) = server.split_once('/').expect("a database");
     let (host, port) = server.rsplit_once(':').expect("a port");
     (name, host.to_owned(), port.to_owned())
 }
 
-async fn end(rig: &Rig, role: &str) {
-    rig.slot_is_free().await;
-    rig.sql
+async fn end(harness: &Harness, role: &str) {
+    harness.slot_is_free().await;
+    harness
+        .sql
         .batch_execute(&format!("reassign owned by {role} to current_user; drop role {role}"))
         .await
         .expect("drop");
@@ -27,10 +28,10 @@ async fn end(rig: &Rig, role: &str) {
 
 #[tokio::test]
 async fn what_a_string_leaves_out_comes_from_where_libpq_takes_it() {
-    let mut rig = Rig::new("connection").await;
-    let (role, host, port) = role(&rig).await;
-    let database = rig.name.clone();
-    let passfile = std::env::temp_dir().join(format!("{}.pgpass", rig.name));
+    let mut harness = Harness::new("connection").await;
+    let (role, host, port) = role(&harness).await;
+    let database = harness.name.clone();
+    let passfile = std::env::temp_dir().join(format!("{}.pgpass", harness.name));
     let line = format!(
         "# ours\n{host}:{port}:{database}:{role}:{}\n",
         PASSWORD.replace('\\', r"\\").replace(':', r"\:")
@@ -63,35 +64,35 @@ async fn what_a_string_leaves_out_comes_from_where_libpq_takes_it() {
     for (url, environment) in cases {
         let mut environment = environment;
         environment.push(("IT_URL", &url));
-        let relay = rig.start_with(&[], &environment);
+        let relay = harness.start_with(&[], &environment);
         relay.streams().await;
         assert_eq!(relay.stop().await, Some(0), "{url}");
     }
-    end(&rig, &role).await;
+    end(&harness, &role).await;
     let _ = std::fs::remove_file(passfile);
 }
 
 /// What others may read is no secret, and not used.
 #[tokio::test]
 async fn a_passfile_that_others_may_read_is_not_used() {
-    let rig = Rig::new("passfile").await;
-    let (role, host, port) = role(&rig).await;
-    let passfile = std::env::temp_dir().join(format!("{}.pgpass", rig.name));
+    let harness = Harness::new("passfile").await;
+    let (role, host, port) = role(&harness).await;
+    let passfile = std::env::temp_dir().join(format!("{}.pgpass", harness.name));
     std::fs::write(&passfile, "*:*:*:*:secret\n").expect("passfile");
     std::fs::set_permissions(&passfile, std::fs::Permissions::from_mode(0o644)).expect("permissions");
-    let url = format!("postgres://{role}@{host}:{port}/{}", rig.name);
-    let output = rig.command("doctor").arg(url).env("PGPASSFILE", &passfile).output().expect("doctor");
+    let url = format!("postgres://{role}@{host}:{port}/{}", harness.name);
+    let output = harness.command("doctor").arg(url).env("PGPASSFILE", &passfile).output().expect("doctor");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("may be read by others"), "{said}");
     let _ = std::fs::remove_file(passfile);
-    end(&rig, &role).await;
+    end(&harness, &role).await;
 }
 
 /// Ignoring what somebody relies on would be worse than to say that it cannot be had.
 #[tokio::test]
 async fn what_cannot_be_had_is_refused_and_named() {
-    let rig = Rig::new("refused_parameters").await;
+    let harness = Harness::new("refused_parameters").await;
     for (parameter, said) in [
         ("service=shop", "service"),
         ("gssencmode=require", "gssencmode"),
@@ -101,12 +102,12 @@ async fn what_cannot_be_had_is_refused_and_named() {
         ("sslmod=require", "did you mean `sslmode`"),
     ] {
         let output =
-            rig.command("doctor").arg(format!("postgres://u@h/d?{parameter}")).output().expect("doctor");
+            harness.command("doctor").arg(format!("postgres://u@h/d?{parameter}")).output().expect("doctor");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(64), "{parameter}: {error}");
         assert!(error.contains(said), "{parameter}: {error}");
     }
     let output =
-        rig.command("doctor").arg("postgres://u@h/d").env("PGSERVICE", "shop").output().expect("doctor");
+        harness.command("doctor").arg("postgres://u@h/d").env("PGSERVICE", "shop").output().expect("doctor");
     assert_eq!(output.status.code(), Some(64));
 }

@@ -4,29 +4,29 @@
 use cdc_relay::failpoints::Failpoint;
 use rustix::process::Signal;
 
+use crate::harness::{Harness, Relay, eventually};
 use crate::kafka;
 use crate::load::under_load;
 use crate::rabbit::cuttable;
-use crate::rig::{Relay, Rig, eventually};
 
 /// Ends one relay after another at the place, each after another number of passes, then judges.
 async fn ends(place: Failpoint, passes: [u32; 3]) {
-    let mut rig = Rig::new(place.name()).await;
-    let (first, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::new(place.name()).await;
+    let (first, oracle, load) = under_load(&mut harness, true).await;
     first.kill();
     for passed in passes {
-        end(&mut rig, place, passed).await;
+        end(&mut harness, place, passed).await;
         load.more(20).await;
     }
     load.stop().await;
-    let relay = rig.streaming().await;
-    oracle.judge(&rig).await.expect(100);
+    let relay = harness.streaming().await;
+    oracle.judge(&harness).await.expect(100);
     drop(relay);
 }
 
-async fn end(rig: &mut Rig, place: Failpoint, passed: u32) {
+async fn end(harness: &mut Harness, place: Failpoint, passed: u32) {
     let failpoints = format!("{}={passed}*off->return", place.name());
-    let mut relay = rig.start_with(&[], &[("FAILPOINTS", &failpoints)]);
+    let mut relay = harness.start_with(&[], &[("FAILPOINTS", &failpoints)]);
     aborted(&mut relay, place).await;
 }
 
@@ -53,19 +53,19 @@ async fn rows_that_were_produced_and_not_acknowledged_are_not_lost() {
 /// RabbitMQ is away meanwhile, so that it surely has nothing of what Kafka acknowledged.
 #[tokio::test(flavor = "multi_thread")]
 async fn work_of_transactions_that_only_kafka_has_is_not_lost() {
-    let mut rig = Rig::new("only_kafka").await;
-    let proxy = cuttable(&mut rig).await;
-    let (first, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::new("only_kafka").await;
+    let proxy = cuttable(&mut harness).await;
+    let (first, oracle, load) = under_load(&mut harness, true).await;
     first.kill();
     proxy.cut();
     for passed in [0, 1, 200] {
-        end(&mut rig, Failpoint::AfterKafka, passed).await;
+        end(&mut harness, Failpoint::AfterKafka, passed).await;
         load.more(20).await;
     }
     proxy.mend();
     load.stop().await;
-    let relay = rig.streaming().await;
-    oracle.judge(&rig).await.expect(100);
+    let relay = harness.streaming().await;
+    oracle.judge(&harness).await.expect(100);
     drop(relay);
 }
 
@@ -93,32 +93,32 @@ async fn a_slot_that_was_just_confirmed_is_not_ahead_of_the_memory() {
 /// The next session would emit the older change last.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_healed_does_not_end_with_an_older_state() {
-    let mut rig = Rig::new("heals_saved").await;
-    let relay = rig.streaming().await;
-    rig.row("a", 2, 1, "made").await;
-    rig.confirmed().await;
+    let mut harness = Harness::new("heals_saved").await;
+    let relay = harness.streaming().await;
+    harness.row("a", 2, 1, "made").await;
+    harness.confirmed().await;
     assert_eq!(relay.stop().await, Some(0));
-    rig.slot_is_free().await;
+    harness.slot_is_free().await;
     let changes = "update items set version = 2;
                    alter publication events drop table items;
                    update items set version = 3;
                    alter publication events add table items";
     for change in changes.split(';') {
-        rig.sql.batch_execute(change).await.expect("a change");
+        harness.sql.batch_execute(change).await.expect("a change");
     }
-    let relay = rig.start();
+    let relay = harness.start();
     relay.state("refused").await;
     assert_eq!(relay.stop().await, Some(0));
-    rig.slot_is_free().await;
-    let healed = rig.command("reconcile").args(["--table", "items"]).output().expect("the program");
+    harness.slot_is_free().await;
+    let healed = harness.command("reconcile").args(["--table", "items"]).output().expect("the program");
     assert!(healed.status.success(), "{}", String::from_utf8_lossy(&healed.stderr));
     for passed in [0, 1, 2] {
-        end(&mut rig, Failpoint::BeforeMemory, passed).await;
+        end(&mut harness, Failpoint::BeforeMemory, passed).await;
     }
-    let relay = rig.streaming().await;
-    rig.confirmed().await;
+    let relay = harness.streaming().await;
+    harness.confirmed().await;
     eventually("the newest state last", || async {
-        let events = kafka::read(&rig.topic());
+        let events = kafka::read(&harness.topic());
         (events.last()?.header("ce_id") == "it/items/a/2/3").then_some(())
     })
     .await;

@@ -4,50 +4,50 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::harness::{Harness, connect};
 use crate::kafka::distinct;
 use crate::load::under_load;
-use crate::rig::{Rig, connect};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_the_walsender_under_load_loses_and_reorders_nothing() {
-    let mut rig = Rig::new("walsender").await;
-    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::new("walsender").await;
+    let (relay, oracle, load) = under_load(&mut harness, true).await;
     let mut kills = 0;
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        kills += i32::from(rig.kill_walsender().await);
+        kills += i32::from(harness.kill_walsender().await);
     }
     load.stop().await;
-    oracle.judge(&rig).await.expect(200);
+    oracle.judge(&harness).await.expect(200);
     assert!(kills >= 5, "only {kills} sessions were hit");
     drop(relay);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killing_the_relay_under_load_loses_and_reorders_nothing() {
-    let mut rig = Rig::new("kill9").await;
-    let (first, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::new("kill9").await;
+    let (first, oracle, load) = under_load(&mut harness, true).await;
     first.kill();
     for round in 0..8u64 {
-        let relay = rig.streaming().await;
+        let relay = harness.streaming().await;
         // At another moment every time: before, during and after writes of the memory and of the slot.
         tokio::time::sleep(Duration::from_millis(60 + 47 * round)).await;
         relay.kill();
     }
     load.stop().await;
-    let relay = rig.streaming().await;
-    oracle.judge(&rig).await.expect(200);
+    let relay = harness.streaming().await;
+    oracle.judge(&harness).await.expect(200);
     drop(relay);
 }
 
 /// Its session is taken from it while it sleeps. What it still had in hand when it wakes was told by the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_asleep_cannot_spoil_what_its_successor_told() {
-    let mut rig = Rig::new("asleep").await;
-    rig.url = format!("{}?options=-c%20wal_sender_timeout%3D1500ms", rig.url);
-    let (mut sleeper, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::new("asleep").await;
+    harness.url = format!("{}?options=-c%20wal_sender_timeout%3D1500ms", harness.url);
+    let (mut sleeper, oracle, load) = under_load(&mut harness, true).await;
     for _ in 0..3 {
-        let other = rig.start();
+        let other = harness.start();
         other.state("standby").await;
         sleeper.signal(Signal::STOP);
         other.streams().await;
@@ -60,21 +60,21 @@ async fn a_relay_that_was_asleep_cannot_spoil_what_its_successor_told() {
         load.more(50).await;
         sleeper = {
             sleeper.kill();
-            rig.streaming().await
+            harness.streaming().await
         };
     }
     load.stop().await;
-    oracle.judge(&rig).await.expect(400);
+    oracle.judge(&harness).await.expect(400);
     drop(sleeper);
 }
 
 /// Two relays, of which one after the other dies.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_takes_over_under_load_loses_and_reorders_nothing() {
-    let mut rig = Rig::new("relief").await;
-    let (mut relay, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::new("relief").await;
+    let (mut relay, oracle, load) = under_load(&mut harness, true).await;
     for _ in 0..4 {
-        let standby = rig.start();
+        let standby = harness.start();
         standby.state("standby").await;
         load.more(60).await;
         relay.kill();
@@ -82,28 +82,28 @@ async fn a_standby_that_takes_over_under_load_loses_and_reorders_nothing() {
         relay.streams().await;
     }
     load.stop().await;
-    oracle.judge(&rig).await.expect(300);
+    oracle.judge(&harness).await.expect(300);
     drop(relay);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_the_first_start_neither_wedges_nor_loses() {
-    let mut rig = Rig::new("first").await;
+    let mut harness = Harness::new("first").await;
     // A transaction that stays open keeps the slot from being made: the crash is between memory and slot.
-    let mut other = connect(&rig.url).await;
+    let mut other = connect(&harness.url).await;
     let open = other.transaction().await.expect("begin");
     open.batch_execute("insert into items (owner, id, version) values ('x', 1, 1)").await.expect("insert");
-    let relay = rig.start();
+    let relay = harness.start();
     let making =
         "select 1 from pg_stat_activity where query ilike 'create_replication_slot%' and datname = $1";
-    crate::rig::eventually("the slot to be in the making", || async {
-        (!rig.sql.query(making, &[&rig.name]).await.expect("activity").is_empty()).then_some(())
+    crate::harness::eventually("the slot to be in the making", || async {
+        (!harness.sql.query(making, &[&harness.name]).await.expect("activity").is_empty()).then_some(())
     })
     .await;
     relay.kill();
     open.commit().await.expect("commit");
-    let relay = rig.streaming().await;
-    rig.row("a", 1, 1, "made").await;
-    distinct(&rig.topic(), 1).await;
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    distinct(&harness.topic(), 1).await;
     drop(relay);
 }

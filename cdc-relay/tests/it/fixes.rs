@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
+use crate::harness::Harness;
 use crate::kafka;
 use crate::names::{arrived, routes, statements};
-use crate::rig::Rig;
 
 struct Case {
     name: &'static str,
@@ -55,18 +55,18 @@ const CASES: &[Case] = &[
     },
 ];
 
-async fn database(case: &Case, index: usize) -> Rig {
-    let rig = Rig::bare(&format!("fix_{}{index}", case.name)).await;
+async fn database(case: &Case, index: usize) -> Harness {
+    let harness = Harness::bare(&format!("fix_{}{index}", case.name)).await;
     // One by one: some statements take no company.
     for statement in case.schema.split(';') {
-        rig.sql.batch_execute(statement).await.expect(statement);
+        harness.sql.batch_execute(statement).await.expect(statement);
     }
-    routes(&rig, case.source);
-    rig
+    routes(&harness, case.source);
+    harness
 }
 
-fn doctor(rig: &Rig) -> (Option<i32>, Vec<Value>) {
-    let output = rig.command("doctor").arg("--json").output().expect("doctor");
+fn doctor(harness: &Harness) -> (Option<i32>, Vec<Value>) {
+    let output = harness.command("doctor").arg("--json").output().expect("doctor");
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let sections = report["sections"].as_array().expect("sections");
     let findings = sections.iter().flat_map(|section| section["findings"].as_array().expect("findings"));
@@ -89,37 +89,38 @@ fn fixes(findings: &[Value]) -> Vec<String> {
 #[tokio::test]
 async fn each_fix_that_is_printed_leads_to_a_relay_that_streams() {
     for case in CASES {
-        let mut rig = database(case, 0).await;
-        let (code, findings) = doctor(&rig);
+        let mut harness = database(case, 0).await;
+        let (code, findings) = doctor(&harness);
         assert_eq!(code, Some(1), "{}: {findings:#?}", case.name);
         let mut printed = fixes(&findings);
         assert!(!printed.is_empty(), "{}: {findings:#?}", case.name);
-        let relay = rig.start();
+        let relay = harness.start();
         printed
             .extend(statements(&relay.state("refused").await).into_iter().filter(|sql| !sql.contains('…')));
         drop(relay);
         printed.sort_unstable_by(|a, b| a.trim_end_matches(';').cmp(b.trim_end_matches(';')));
         printed.dedup_by(|a, b| a.trim_end_matches(';') == b.trim_end_matches(';'));
         for (index, fix) in printed.iter().enumerate() {
-            let mut rig = database(case, index + 1).await;
-            rig.sql
+            let mut harness = database(case, index + 1).await;
+            harness
+                .sql
                 .batch_execute(fix)
                 .await
                 .unwrap_or_else(|error| panic!("{}: {fix}: {error:?}", case.name));
-            let (code, findings) = doctor(&rig);
+            let (code, findings) = doctor(&harness);
             assert_eq!(code, Some(0), "{}: after {fix}: {findings:#?}", case.name);
-            let relay = rig.start();
-            let report = crate::rig::eventually("an end to starting", || async {
+            let relay = harness.start();
+            let report = crate::harness::eventually("an end to starting", || async {
                 relay
                     .get("/health")
                     .filter(|report| report.contains("streaming") || report.contains("refused"))
             })
             .await;
             assert!(report.contains("streaming"), "{}: after {fix}: {report}", case.name);
-            rig.sql.batch_execute("insert into orders values (1)").await.expect("a row");
-            arrived(&format!("{}.orders", rig.name), 1).await;
+            harness.sql.batch_execute("insert into orders values (1)").await.expect("a row");
+            arrived(&format!("{}.orders", harness.name), 1).await;
             assert_eq!(relay.stop().await, Some(0));
-            rig.slot_is_free().await;
+            harness.slot_is_free().await;
         }
     }
 }
@@ -127,15 +128,15 @@ async fn each_fix_that_is_printed_leads_to_a_relay_that_streams() {
 /// `run` makes the publication and the slot: that they are not there yet is no fault.
 #[tokio::test]
 async fn doctor_before_the_first_run_judges_what_run_would_make() {
-    let mut rig = Rig::bare("first").await;
-    rig.sql.batch_execute("create table orders (id int primary key, note text)").await.expect("a table");
-    routes(&rig, "tables = [{ name = \"orders\" }]");
-    let (code, findings) = doctor(&rig);
+    let mut harness = Harness::bare("first").await;
+    harness.sql.batch_execute("create table orders (id int primary key, note text)").await.expect("a table");
+    routes(&harness, "tables = [{ name = \"orders\" }]");
+    let (code, findings) = doctor(&harness);
     assert_eq!(code, Some(0), "{findings:#?}");
-    let relay = rig.streaming().await;
+    let relay = harness.streaming().await;
     drop(relay);
-    rig.slot_is_free().await;
-    let (code, findings) = doctor(&rig);
+    harness.slot_is_free().await;
+    let (code, findings) = doctor(&harness);
     assert_eq!(code, Some(0), "{findings:#?}");
 }
 
@@ -158,12 +159,15 @@ async fn what_is_no_table_is_refused_by_what_it_is_before_topics_are_made() {
         ("counter", &["public.counter", "sequence"]),
         ("pg_catalog.pg_class", &["pg_catalog.pg_class", "system table"]),
     ];
-    let mut rig = Rig::bare("no_table").await;
-    rig.sql.batch_execute(tables).await.expect("tables");
+    let mut harness = Harness::bare("no_table").await;
+    harness.sql.batch_execute(tables).await.expect("tables");
     for (table, said) in cases {
-        let topic = format!("{}.{table}.none", rig.name);
-        routes(&rig, &format!("tables = [{{ name = \"{table}\", topic = \"{topic}\", key = \"{{id}}\" }}]"));
-        let relay = rig.start();
+        let topic = format!("{}.{table}.none", harness.name);
+        routes(
+            &harness,
+            &format!("tables = [{{ name = \"{table}\", topic = \"{topic}\", key = \"{{id}}\" }}]"),
+        );
+        let relay = harness.start();
         let report = relay.state("refused").await;
         for part in *said {
             assert!(report.contains(part), "{table}: {part}: {report}");
@@ -171,11 +175,11 @@ async fn what_is_no_table_is_refused_by_what_it_is_before_topics_are_made() {
         assert!(!kafka::exists(&topic), "{table}");
         drop(relay);
     }
-    let left = rig.sql.query("select 1 from pg_publication", &[]).await.expect("publications");
+    let left = harness.sql.query("select 1 from pg_publication", &[]).await.expect("publications");
     assert!(left.is_empty());
     for (table, said) in cases {
-        routes(&rig, &format!("tables = [{{ name = \"{table}\", key = \"{{id}}\" }}]"));
-        let (code, findings) = doctor(&rig);
+        routes(&harness, &format!("tables = [{{ name = \"{table}\", key = \"{{id}}\" }}]"));
+        let (code, findings) = doctor(&harness);
         assert_eq!(code, Some(1), "{table}");
         for part in *said {
             assert!(
@@ -189,17 +193,17 @@ async fn what_is_no_table_is_refused_by_what_it_is_before_topics_are_made() {
 /// A source that is refused has no topics, whoever streams beside it.
 #[tokio::test]
 async fn a_source_beside_a_refused_one_makes_topics_of_its_own_only() {
-    let mut rig = Rig::bare("beside").await;
-    rig.sql.batch_execute("create table orders (id int primary key)").await.expect("a table");
-    let name = rig.name.clone();
+    let mut harness = Harness::bare("beside").await;
+    harness.sql.batch_execute("create table orders (id int primary key)").await.expect("a table");
+    let name = harness.name.clone();
     routes(
-        &rig,
+        &harness,
         &format!(
             "tables = [{{ name = \"orders\" }}]\n\
              [[sources]]\nname = \"{name}_b\"\nurl = \"${{IT_URL}}\"\nslot = \"{name}_b\"\ntables = [{{ name = \"ordres\" }}]"
         ),
     );
-    let relay = rig.start();
+    let relay = harness.start();
     relay.state("refused").await;
     relay.streams().await;
     assert!(kafka::exists(&format!("{name}.orders")));
@@ -210,15 +214,15 @@ async fn a_source_beside_a_refused_one_makes_topics_of_its_own_only() {
 /// That a file is there and invalid is not that there is none.
 #[tokio::test]
 async fn an_invalid_routes_file_is_not_a_missing_one() {
-    let rig = Rig::bare("invalid").await;
-    rig.routes("[[sources]]\nname = \"x\"");
+    let harness = Harness::bare("invalid").await;
+    harness.routes("[[sources]]\nname = \"x\"");
     for command in ["doctor", "verify"] {
         let said = |file: &str| {
-            let output = rig.command(command).env("RELAY_ROUTES", file).output().expect(command);
+            let output = harness.command(command).env("RELAY_ROUTES", file).output().expect(command);
             assert_eq!(output.status.code(), Some(64), "{command}");
             String::from_utf8_lossy(&output.stderr).into_owned()
         };
-        let path = std::env::temp_dir().join(&rig.name).join("relay.toml").display().to_string();
+        let path = std::env::temp_dir().join(&harness.name).join("relay.toml").display().to_string();
         assert!(!said(&path).contains("without a routes file"), "{command}: {}", said(&path));
         assert!(said(&path).contains("is missing"), "{command}: {}", said(&path));
         assert!(said("/nowhere/relay.toml").contains("without a routes file"), "{command}");
@@ -298,26 +302,26 @@ const LATER: &[Later] = &[
 ];
 
 /// A database whose source has streamed, and then what is wrong with it.
-async fn streamed(later: &Later, index: usize) -> Rig {
-    let mut rig = database(&later.case, index).await;
-    let relay = rig.streaming().await;
-    rig.sql.batch_execute("insert into orders values (1)").await.expect("a row");
-    arrived(&format!("{}.orders", rig.name), 1).await;
+async fn streamed(later: &Later, index: usize) -> Harness {
+    let mut harness = database(&later.case, index).await;
+    let relay = harness.streaming().await;
+    harness.sql.batch_execute("insert into orders values (1)").await.expect("a row");
+    arrived(&format!("{}.orders", harness.name), 1).await;
     assert_eq!(relay.stop().await, Some(0));
-    rig.slot_is_free().await;
-    rig.sql.batch_execute(later.sql).await.expect(later.sql);
-    routes(&rig, later.source);
-    rig
+    harness.slot_is_free().await;
+    harness.sql.batch_execute(later.sql).await.expect(later.sql);
+    routes(&harness, later.source);
+    harness
 }
 
 #[tokio::test]
 async fn each_fix_for_a_source_that_has_streamed_says_what_is_left_to_do() {
     for later in LATER {
         let name = later.case.name;
-        let mut rig = streamed(later, 0).await;
-        let (code, findings) = doctor(&rig);
+        let mut harness = streamed(later, 0).await;
+        let (code, findings) = doctor(&harness);
         assert_eq!(code, Some(1), "{name}: {findings:#?}");
-        let relay = rig.start();
+        let relay = harness.start();
         let report = relay.state("refused").await;
         drop(relay);
         let printed = fixes(&findings);
@@ -333,10 +337,10 @@ async fn each_fix_for_a_source_that_has_streamed_says_what_is_left_to_do() {
                 statements(&report).contains(&fix.trim_end_matches(';').to_owned()),
                 "{name}: {fix}: {report}"
             );
-            let mut rig = streamed(later, index + 1).await;
-            rig.sql.batch_execute(fix).await.unwrap_or_else(|error| panic!("{name}: {fix}: {error:?}"));
-            let mut relay = rig.start();
-            let report = crate::rig::eventually("an end to starting", || async {
+            let mut harness = streamed(later, index + 1).await;
+            harness.sql.batch_execute(fix).await.unwrap_or_else(|error| panic!("{name}: {fix}: {error:?}"));
+            let mut relay = harness.start();
+            let report = crate::harness::eventually("an end to starting", || async {
                 let report = relay.get("/health")?;
                 (report.contains("\"streaming\"") || report.contains("\"refused\"")).then_some(report)
             })
@@ -345,16 +349,16 @@ async fn each_fix_for_a_source_that_has_streamed_says_what_is_left_to_do() {
                 assert!(line.contains("cdc-relay reconcile"), "{name}: {line}: {report}");
                 assert!(report.contains("cdc-relay reconcile"), "{name}: {fix}: {report}");
                 drop(relay);
-                let reconciled = rig.command("reconcile").arg("--yes").output().expect("reconcile");
+                let reconciled = harness.command("reconcile").arg("--yes").output().expect("reconcile");
                 assert!(reconciled.status.success(), "{name}: {fix}: {reconciled:?}");
-                relay = rig.streaming().await;
+                relay = harness.streaming().await;
             }
-            let topic = format!("{}.orders", rig.name);
+            let topic = format!("{}.orders", harness.name);
             let before = crate::kafka::read(&topic).len();
-            rig.sql.batch_execute("insert into orders values (2)").await.expect("a row");
+            harness.sql.batch_execute("insert into orders values (2)").await.expect("a row");
             arrived(&topic, before + 1).await;
             drop(relay);
-            rig.slot_is_free().await;
+            harness.slot_is_free().await;
         }
     }
 }

@@ -5,26 +5,26 @@ use cdc_relay::postgres::facts::{Question, ask_client};
 use cdc_relay::source::contract::withdrawals;
 
 use crate::commands::Tail;
+use crate::harness::{Harness, Relay, eventually};
 use crate::kafka;
-use crate::rig::{Relay, Rig, eventually};
 
 /// The server's major version.
-pub async fn major(rig: &Rig) -> i32 {
-    let row = rig.sql.query_one("select current_setting('server_version_num')::int", &[]).await;
+pub async fn major(harness: &Harness) -> i32 {
+    let row = harness.sql.query_one("select current_setting('server_version_num')::int", &[]).await;
     row.expect("version").get::<_, i32>(0) / 10_000
 }
 
 /// A routes file with nothing but tables; topics, slot and publication are the relay's own.
-pub fn five_lines(rig: &Rig, tables: &str) -> String {
-    let name = &rig.name;
+pub fn five_lines(harness: &Harness, tables: &str) -> String {
+    let name = &harness.name;
     format!(
         "[relay]\nstate_topic = \"{name}.state\"\ndead_letter_topic = \"{name}.dead\"\n\n\
          [[sources]]\nname = \"{name}\"\nslot = \"{name}\"\nurl = \"${{IT_URL}}\"\ntables = [{tables}]\n"
     )
 }
 
-pub async fn run(rig: &Rig, sql: &str) {
-    rig.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+pub async fn run(harness: &Harness, sql: &str) {
+    harness.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
 }
 
 /// Waits until the relay has decided: whether it streams, and its report.
@@ -145,9 +145,9 @@ const SHAPES: &[Shape] = &[
 ];
 
 /// What an application does all day.
-async fn application(rig: &Rig, shape: &str) {
+async fn application(harness: &Harness, shape: &str) {
     if shape.contains("next partition") {
-        run(rig, "create table t_new partition of t for values from (0) to (1000)").await;
+        run(harness, "create table t_new partition of t for values from (0) to (1000)").await;
     }
     let target = if shape.contains("inherits") { "c" } else { "t" };
     for sql in [
@@ -156,27 +156,27 @@ async fn application(rig: &Rig, shape: &str) {
         format!("update {target} set n = 3 where n = 2"),
         format!("delete from {target} where n in (1, 3)"),
     ] {
-        rig.sql.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{shape}: {sql}: {error:?}"));
+        harness.sql.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{shape}: {sql}: {error:?}"));
     }
 }
 
 #[tokio::test]
 async fn an_update_that_cannot_be_published_is_never_published() {
     for shape in SHAPES {
-        let mut rig = Rig::bare("harmless").await;
-        if major(&rig).await < shape.from {
+        let mut harness = Harness::bare("harmless").await;
+        if major(&harness).await < shape.from {
             continue;
         }
-        run(&rig, shape.tables).await;
-        let topic = format!("{}.t", rig.name);
-        rig.routes(&five_lines(&rig, &shape.route.replace("TOPIC", &topic)));
-        let relay = rig.start();
+        run(&harness, shape.tables).await;
+        let topic = format!("{}.t", harness.name);
+        harness.routes(&five_lines(&harness, &shape.route.replace("TOPIC", &topic)));
+        let relay = harness.start();
         let (streams, report) = decided(&relay).await;
-        application(&rig, shape.name).await;
+        application(&harness, shape.name).await;
         assert_eq!(streams, shape.streams, "{}: {report}", shape.name);
         if !shape.streams {
             let made = "select count(*) from pg_publication";
-            let publications: i64 = rig.sql.query_one(made, &[]).await.expect("catalog").get(0);
+            let publications: i64 = harness.sql.query_one(made, &[]).await.expect("catalog").get(0);
             assert_eq!(publications, 0, "{}: refused, and yet a publication was made", shape.name);
             assert!(!kafka::exists(&topic), "{}: refused, and yet a topic was made", shape.name);
             assert!(
@@ -186,24 +186,25 @@ async fn an_update_that_cannot_be_published_is_never_published() {
             );
         }
         drop(relay);
-        rig.slot_is_free().await;
-        application(&rig, &format!("{} once the relay has gone", shape.name.replace("next", "new"))).await;
+        harness.slot_is_free().await;
+        application(&harness, &format!("{} once the relay has gone", shape.name.replace("next", "new")))
+            .await;
     }
 }
 
 #[tokio::test]
 async fn the_printed_fix_leads_to_a_relay_that_streams() {
-    let mut rig = Rig::bare("harmfix").await;
-    run(&rig, "create table hits (path text, n int)").await;
-    rig.routes(&five_lines(&rig, "{ name = \"hits\", key = \"{path}\" }"));
-    let relay = rig.start();
+    let mut harness = Harness::bare("harmfix").await;
+    run(&harness, "create table hits (path text, n int)").await;
+    harness.routes(&five_lines(&harness, "{ name = \"hits\", key = \"{path}\" }"));
+    let relay = harness.start();
     let report = relay.state("refused").await;
     let fix = "alter table public.hits replica identity full";
     assert!(report.contains(fix), "{report}");
-    run(&rig, fix).await;
+    run(&harness, fix).await;
     relay.streams().await;
-    run(&rig, "insert into hits values ('/', 1); update hits set n = 2").await;
-    kafka::distinct(&format!("{}.hits", rig.name), 2).await;
+    run(&harness, "insert into hits values ('/', 1); update hits set n = 2").await;
+    kafka::distinct(&format!("{}.hits", harness.name), 2).await;
 }
 
 /// What takes the identity of a published table away, and from which version on.
@@ -222,9 +223,9 @@ const LATER: &[(i32, &str)] = &[
 ];
 
 /// How an application finds its update after a while: it may fail for a moment, since only the server could prevent it.
-async fn goes_on(rig: &Rig, change: &str) {
+async fn goes_on(harness: &Harness, change: &str) {
     eventually(&format!("an update to go on after {change}"), || async {
-        rig.sql.batch_execute("update t set v = v || 'x' where n = 1").await.ok()
+        harness.sql.batch_execute("update t set v = v || 'x' where n = 1").await.ok()
     })
     .await;
 }
@@ -232,64 +233,65 @@ async fn goes_on(rig: &Rig, change: &str) {
 #[tokio::test]
 async fn a_table_that_loses_its_identity_while_the_relay_streams_is_taken_out() {
     for (from, change) in LATER {
-        let mut rig = Rig::bare("harmlater").await;
-        if major(&rig).await < *from {
+        let mut harness = Harness::bare("harmlater").await;
+        if major(&harness).await < *from {
             continue;
         }
-        run(&rig, "create table t (n int primary key, v text); create table other (n int primary key)").await;
-        rig.routes(&five_lines(&rig, "{ name = \"t\" }, { name = \"other\" }"));
-        let relay = rig.streaming().await;
-        run(&rig, "insert into t values (1, 'a')").await;
-        run(&rig, change).await;
-        goes_on(&rig, change).await;
+        run(&harness, "create table t (n int primary key, v text); create table other (n int primary key)")
+            .await;
+        harness.routes(&five_lines(&harness, "{ name = \"t\" }, { name = \"other\" }"));
+        let relay = harness.streaming().await;
+        run(&harness, "insert into t values (1, 'a')").await;
+        run(&harness, change).await;
+        goes_on(&harness, change).await;
         let report = relay.state("refused").await;
         assert!(report.contains("public.t"), "{change}: {report}");
-        goes_on(&rig, change).await;
+        goes_on(&harness, change).await;
     }
 }
 
 /// Nobody watches while the relay is away; when it starts, it takes the table out before anything else.
 #[tokio::test]
 async fn a_table_that_lost_its_identity_while_the_relay_was_away_is_taken_out() {
-    let mut rig = Rig::bare("harmaway").await;
-    run(&rig, "create table t (n int primary key, v text); insert into t values (1, 'a')").await;
-    rig.routes(&five_lines(&rig, "{ name = \"t\" }"));
-    let relay = rig.streaming().await;
+    let mut harness = Harness::bare("harmaway").await;
+    run(&harness, "create table t (n int primary key, v text); insert into t values (1, 'a')").await;
+    harness.routes(&five_lines(&harness, "{ name = \"t\" }"));
+    let relay = harness.streaming().await;
     assert_eq!(relay.stop().await, Some(0));
-    run(&rig, "alter table t drop constraint t_pkey").await;
-    let relay = rig.start();
+    run(&harness, "alter table t drop constraint t_pkey").await;
+    let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains("alter table public.t"), "{report}");
-    goes_on(&rig, "its primary key was dropped").await;
+    goes_on(&harness, "its primary key was dropped").await;
 }
 
 /// A publication that somebody else made is theirs: the relay refuses, and says what puts it right.
 #[tokio::test]
 async fn a_publication_of_the_users_that_harms_is_refused_with_the_fix() {
-    let mut rig = Rig::new("harmnamed").await;
-    run(&rig, "alter table items drop constraint items_pkey").await;
-    let relay = rig.start();
+    let mut harness = Harness::new("harmnamed").await;
+    run(&harness, "alter table items drop constraint items_pkey").await;
+    let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains("public.items has no primary key"), "{report}");
     assert!(report.contains("alter table public.items replica identity full"), "{report}");
-    assert!(!kafka::exists(&rig.topic()), "refused, and yet a topic was made");
-    run(&rig, "alter table items replica identity full").await;
+    assert!(!kafka::exists(&harness.topic()), "refused, and yet a topic was made");
+    run(&harness, "alter table items replica identity full").await;
     relay.streams().await;
 }
 
 #[tokio::test]
 async fn a_tail_harms_nobody_whatever_the_tables_are() {
     for shape in SHAPES {
-        let rig = Rig::bare("harmtail").await;
-        if major(&rig).await < shape.from {
+        let harness = Harness::bare("harmtail").await;
+        if major(&harness).await < shape.from {
             continue;
         }
-        run(&rig, shape.tables).await;
-        let tail = Tail::start(&rig, &["--json"]);
-        application(&rig, shape.name).await;
+        run(&harness, shape.tables).await;
+        let tail = Tail::start(&harness, &["--json"]);
+        application(&harness, shape.name).await;
         drop(tail);
         let shape = shape.name.replace("next", "new");
-        application(&rig, &format!("{shape} once the tail was killed")).await;
+        application(&harness, &format!("{shape} once the tail was killed")).await;
     }
 }
 
@@ -297,14 +299,14 @@ async fn a_tail_harms_nobody_whatever_the_tables_are() {
 async fn a_tail_takes_a_table_out_again_when_it_begins_to_harm() {
     for (from, change) in LATER {
         for arguments in [&["--json"][..], &["--json", "--table", "t"]] {
-            let rig = Rig::bare("harmtaillater").await;
-            if major(&rig).await < *from {
+            let harness = Harness::bare("harmtaillater").await;
+            if major(&harness).await < *from {
                 continue;
             }
-            run(&rig, "create table t (n int primary key, v text); insert into t values (1, 'a')").await;
-            let tail = Tail::start(&rig, arguments);
-            run(&rig, change).await;
-            goes_on(&rig, change).await;
+            run(&harness, "create table t (n int primary key, v text); insert into t values (1, 'a')").await;
+            let tail = Tail::start(&harness, arguments);
+            run(&harness, change).await;
+            goes_on(&harness, change).await;
             drop(tail);
         }
     }
@@ -312,24 +314,24 @@ async fn a_tail_takes_a_table_out_again_when_it_begins_to_harm() {
 
 #[tokio::test]
 async fn doctor_judges_each_partition_as_the_server_does() {
-    let rig = Rig::bare("harmdoctor").await;
+    let harness = Harness::bare("harmdoctor").await;
     run(
-        &rig,
+        &harness,
         "create table t (n int, v text) partition by range (n); alter table t replica identity full;
          create table t_1 partition of t for values from (0) to (1000)",
     )
     .await;
     let doctor = |arguments: &[&str]| {
-        let output = rig.command("doctor").arg(&rig.url).args(arguments).output().expect("doctor");
+        let output = harness.command("doctor").arg(&harness.url).args(arguments).output().expect("doctor");
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let (_, out) = doctor(&[]);
     assert!(out.contains("public.t_1") && out.contains("no primary key"), "{out}");
-    run(&rig, "create publication p for table t with (publish_via_partition_root = true)").await;
+    run(&harness, "create publication p for table t with (publish_via_partition_root = true)").await;
     let (code, out) = doctor(&["--publication", "p"]);
     assert_eq!(code, Some(1), "{out}");
     assert!(out.contains("alter table public.t_1 replica identity full"), "{out}");
-    assert!(rig.sql.batch_execute("update t_1 set n = 1").await.is_err(), "the server says otherwise");
+    assert!(harness.sql.batch_execute("update t_1 set n = 1").await.is_err(), "the server says otherwise");
 }
 
 /// Tables that a server may be asked to publish, and publications that it may be asked for: every pair is put to the
@@ -384,27 +386,27 @@ const PUBLICATIONS: &[(i32, &str)] = &[
 
 #[tokio::test]
 async fn what_harms_is_judged_as_the_server_judges_it() {
-    let rig = Rig::bare("harmjudged").await;
-    let version = major(&rig).await;
+    let harness = Harness::bare("harmjudged").await;
+    let version = major(&harness).await;
     let (mut harmed, mut harmless) = (0, 0);
     for (_, tables) in TABLES.iter().filter(|(from, _)| version >= *from) {
         for (_, publication) in PUBLICATIONS.iter().filter(|(from, _)| version >= *from) {
-            run(&rig, &format!("begin; {tables}")).await;
+            run(&harness, &format!("begin; {tables}")).await;
             // A table that cannot be published so at all.
-            if rig.sql.batch_execute(publication).await.is_err() {
-                run(&rig, "rollback").await;
+            if harness.sql.batch_execute(publication).await.is_err() {
+                run(&harness, "rollback").await;
                 continue;
             }
             let question = Question::of_publication("p");
-            let facts = ask_client(&rig.sql, &question).await.expect("facts");
+            let facts = ask_client(&harness.sql, &question).await.expect("facts");
             let judged = !withdrawals(&facts).is_empty();
             let mut refused = false;
             for statement in ["update t set v = 'x'", "delete from t"] {
-                run(&rig, "savepoint s").await;
-                refused |= rig.sql.batch_execute(&format!("explain {statement}")).await.is_err();
-                run(&rig, "rollback to savepoint s").await;
+                run(&harness, "savepoint s").await;
+                refused |= harness.sql.batch_execute(&format!("explain {statement}")).await.is_err();
+                run(&harness, "rollback to savepoint s").await;
             }
-            run(&rig, "rollback").await;
+            run(&harness, "rollback").await;
             assert_eq!(judged, refused, "{tables}; {publication}: {facts:#?}");
             if refused { harmed += 1 } else { harmless += 1 }
         }
@@ -415,23 +417,23 @@ async fn what_harms_is_judged_as_the_server_judges_it() {
 /// A migration holds a partition; the relay neither waits for it nor stands in its way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_partition_is_neither_waited_for_nor_locked_by_what_looks_after_the_publication() {
-    let mut rig = Rig::bare("locked_partition").await;
+    let mut harness = Harness::bare("locked_partition").await;
     run(
-        &rig,
+        &harness,
         "create table ev (t date, n int, primary key (t, n)) partition by range (t);
          create table ev_1 partition of ev for values from ('2026-01-01') to ('2027-01-01');
          create table plain (n int primary key);",
     )
     .await;
-    rig.routes(&five_lines(&rig, "{ name = \"ev\" }, { name = \"plain\" }"));
-    let relay = rig.streaming().await;
-    let migration = crate::rig::connect(&rig.url).await;
+    harness.routes(&five_lines(&harness, "{ name = \"ev\" }, { name = \"plain\" }"));
+    let relay = harness.streaming().await;
+    let migration = crate::harness::connect(&harness.url).await;
     migration.batch_execute("begin; lock table ev_1 in access exclusive mode").await.expect("the lock");
     // It has to look at everything anew, and to see this.
-    run(&rig, &format!("alter publication cdc_relay_{} drop table plain", rig.name)).await;
+    run(&harness, &format!("alter publication cdc_relay_{} drop table plain", harness.name)).await;
     relay.state("refused").await;
     let waiting = "select count(*) from pg_locks where relation = 'ev_1'::regclass and not granted";
-    let row = rig.sql.query_one(waiting, &[]).await.expect("locks");
+    let row = harness.sql.query_one(waiting, &[]).await.expect("locks");
     assert_eq!(row.get::<_, i64>(0), 0, "{}", relay.log());
     migration.batch_execute("rollback").await.expect("the end of the migration");
     drop(relay);

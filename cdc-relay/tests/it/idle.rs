@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::rig::{Relay, Rig, eventually};
+use crate::harness::{Harness, Relay, eventually};
 
 /// How long the relay is watched at a time.
 const WINDOW: Duration = Duration::from_secs(4);
@@ -48,23 +48,23 @@ fn threads(relay: &Relay) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_sources_at_rest_use_next_to_no_processor_and_few_threads() {
-    let mut rig = Rig::bare("idle").await;
+    let mut harness = Harness::bare("idle").await;
     for source in SOURCES {
         let sql = format!(
             "create table {source} (id bigint primary key, note text);
              create publication {source} for table {source} with (publish = 'insert, update')"
         );
-        rig.sql.batch_execute(&sql).await.expect("schema");
+        harness.sql.batch_execute(&sql).await.expect("schema");
     }
-    rig.routes(&routes(&rig.name));
-    let relay = rig.start();
+    harness.routes(&routes(&harness.name));
+    let relay = harness.start();
     eventually("all sources to stream", || async {
         relay.get("/ready").filter(|answer| answer.contains("\"status\":\"ready\""))
     })
     .await;
     // What a row brings to life has to come to rest again.
     for source in SOURCES {
-        rig.sql.execute(&format!("insert into {source} values (1, 'x')"), &[]).await.expect("a row");
+        harness.sql.execute(&format!("insert into {source} values (1, 'x')"), &[]).await.expect("a row");
         let told = format!("cdc_relay_messages_total{{sink=\"kafka\",source=\"{source}\"}}");
         eventually("the row to be told", || async { (relay.metric(&told) >= 1.0).then_some(()) }).await;
     }

@@ -12,7 +12,7 @@ use rdkafka::message::{Headers, Message};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::rig::{eventually, server};
+use crate::harness::{eventually, server};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {

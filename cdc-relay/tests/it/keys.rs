@@ -7,23 +7,24 @@ use serde_json::{Value, json};
 
 use crate::commands::Tail;
 use crate::harm::{five_lines, major, run};
+use crate::harness::{Harness, connect, eventually};
 use crate::kafka::distinct;
-use crate::rig::{Rig, connect, eventually};
 
 /// The columns that an index only includes are payload.
 #[tokio::test]
 async fn columns_that_a_primary_key_includes_are_no_part_of_the_key() {
     for identity in ["default", "full"] {
-        let mut rig = Rig::bare("included").await;
-        run(&rig, "create table t (id int, payload text, primary key (id) include (payload))").await;
-        run(&rig, &format!("insert into t values (0, 'z'); alter table t replica identity {identity}")).await;
-        rig.routes(&five_lines(&rig, "{ name = \"t\", deletes = \"tombstone\", snapshot = true }"));
-        let relay = rig.streaming().await;
-        let mut tail = Tail::start(&rig, &["--json", "--limit", "3"]);
-        run(&rig, "insert into t values (1, 'a')").await;
-        run(&rig, "update t set payload = 'b' where id = 1").await;
-        run(&rig, "delete from t where id = 1").await;
-        let events = distinct(&format!("{}.t", rig.name), 4).await;
+        let mut harness = Harness::bare("included").await;
+        run(&harness, "create table t (id int, payload text, primary key (id) include (payload))").await;
+        run(&harness, &format!("insert into t values (0, 'z'); alter table t replica identity {identity}"))
+            .await;
+        harness.routes(&five_lines(&harness, "{ name = \"t\", deletes = \"tombstone\", snapshot = true }"));
+        let relay = harness.streaming().await;
+        let mut tail = Tail::start(&harness, &["--json", "--limit", "3"]);
+        run(&harness, "insert into t values (1, 'a')").await;
+        run(&harness, "update t set payload = 'b' where id = 1").await;
+        run(&harness, "delete from t where id = 1").await;
+        let events = distinct(&format!("{}.t", harness.name), 4).await;
         let of = |key: &str| events.iter().filter(|event| event.key == key).count();
         assert_eq!((of("0"), of("1")), (1, 3), "{identity}: {events:#?}");
         for _ in 0..3 {
@@ -37,26 +38,26 @@ async fn columns_that_a_primary_key_includes_are_no_part_of_the_key() {
 /// Of a deleted row the log has the key, which an included column is not.
 #[tokio::test]
 async fn a_route_that_needs_an_included_column_of_a_deleted_row_is_refused() {
-    let mut rig = Rig::bare("includedroute").await;
-    run(&rig, "create table t (id int, payload text, primary key (id) include (payload))").await;
-    rig.routes(&five_lines(&rig, "{ name = \"t\", key = \"{payload}\", deletes = \"tombstone\" }"));
-    let relay = rig.start();
+    let mut harness = Harness::bare("includedroute").await;
+    run(&harness, "create table t (id int, payload text, primary key (id) include (payload))").await;
+    harness.routes(&five_lines(&harness, "{ name = \"t\", key = \"{payload}\", deletes = \"tombstone\" }"));
+    let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains("column payload of a deleted row of public.t is not in the log"), "{report}");
     // Doctor says the same of a publication that is there.
-    run(&rig, "create publication p for table t with (publish = 'insert, update, delete')").await;
-    let routes = five_lines(&rig, "{ name = \"t\", key = \"{payload}\", deletes = \"tombstone\" }");
-    rig.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
-    let output = rig.command("doctor").output().expect("doctor");
+    run(&harness, "create publication p for table t with (publish = 'insert, update, delete')").await;
+    let routes = five_lines(&harness, "{ name = \"t\", key = \"{payload}\", deletes = \"tombstone\" }");
+    harness.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
+    let output = harness.command("doctor").output().expect("doctor");
     let out = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(output.status.code(), Some(1), "{out}");
     assert!(out.contains("column payload of a deleted row of public.t is not in the log"), "{out}");
 }
 
 /// With ids of the rows' own, so that they can be told once more.
-fn by_code(rig: &Rig) -> String {
+fn by_code(harness: &Harness) -> String {
     let table = "{ name = \"t\", deletes = \"tombstone\", snapshot = true, id = \"t/{code}/{v}\" }";
-    five_lines(rig, table)
+    five_lines(harness, table)
 }
 
 const BY_CODE: &str = "create table t (id int primary key, code text not null, v int not null);
@@ -66,29 +67,29 @@ const BY_CODE: &str = "create table t (id int primary key, code text not null, v
 /// of the tombstone that ends a row.
 #[tokio::test]
 async fn a_row_has_one_key_though_its_identity_is_not_its_primary_key() {
-    let mut rig = Rig::bare("identity").await;
-    run(&rig, BY_CODE).await;
-    run(&rig, "insert into t values (1, 'a', 1)").await;
-    rig.routes(&by_code(&rig));
-    let relay = rig.streaming().await;
-    let topic = format!("{}.t", rig.name);
+    let mut harness = Harness::bare("identity").await;
+    run(&harness, BY_CODE).await;
+    run(&harness, "insert into t values (1, 'a', 1)").await;
+    harness.routes(&by_code(&harness));
+    let relay = harness.streaming().await;
+    let topic = format!("{}.t", harness.name);
     distinct(&topic, 1).await;
-    let mut tail = Tail::start(&rig, &["--json", "--limit", "3"]);
-    run(&rig, "insert into t values (2, 'b', 1)").await;
-    run(&rig, "update t set v = 2 where id = 2").await;
-    run(&rig, "delete from t where id = 2").await;
+    let mut tail = Tail::start(&harness, &["--json", "--limit", "3"]);
+    run(&harness, "insert into t values (2, 'b', 1)").await;
+    run(&harness, "update t set v = 2 where id = 2").await;
+    run(&harness, "delete from t where id = 2").await;
     distinct(&topic, 4).await;
-    rig.confirmed().await;
+    harness.confirmed().await;
     for _ in 0..3 {
         let line: Value = serde_json::from_str(&tail.line()).expect("an object");
         assert_eq!(line["key"], json!({"code": "b"}), "{line}");
     }
     let replay = ["--table", "t", "--where", "id = 1", "--yes"];
-    let replay = rig.command("replay").args(replay).output().expect("replay");
+    let replay = harness.command("replay").args(replay).output().expect("replay");
     assert_eq!(replay.status.code(), Some(0), "{}", String::from_utf8_lossy(&replay.stderr));
     assert_eq!(relay.stop().await, Some(0));
-    rig.slot_is_free().await;
-    let reconcile = rig.command("reconcile").arg("--yes").output().expect("reconcile");
+    harness.slot_is_free().await;
+    let reconcile = harness.command("reconcile").arg("--yes").output().expect("reconcile");
     assert_eq!(reconcile.status.code(), Some(0), "{}", String::from_utf8_lossy(&reconcile.stderr));
     let keys: Vec<String> = crate::kafka::read(&topic).into_iter().map(|event| event.key).collect();
     // The snapshot, the stream's three, the replay, the reconcile.
@@ -99,15 +100,15 @@ async fn a_row_has_one_key_though_its_identity_is_not_its_primary_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_comes_to_its_end_beside_deletes_that_name_another_index_than_the_primary_key() {
-    let mut rig = Rig::bare("identitydeletes").await;
-    run(&rig, BY_CODE).await;
-    run(&rig, "insert into t select n, 'c' || n, 1 from generate_series(1, 40000) n").await;
-    rig.routes(&by_code(&rig));
+    let mut harness = Harness::bare("identitydeletes").await;
+    run(&harness, BY_CODE).await;
+    run(&harness, "insert into t select n, 'c' || n, 1 from generate_series(1, 40000) n").await;
+    harness.routes(&by_code(&harness));
     let stop = Arc::new(AtomicBool::new(false));
     let loads: Vec<_> =
-        (1..=6).map(|lane| tokio::spawn(deletes(rig.url.clone(), lane, Arc::clone(&stop)))).collect();
-    let relay = rig.streaming().await;
-    let state = format!("{}.state", rig.name);
+        (1..=6).map(|lane| tokio::spawn(deletes(harness.url.clone(), lane, Arc::clone(&stop)))).collect();
+    let relay = harness.streaming().await;
+    let state = format!("{}.state", harness.name);
     eventually("the snapshot to be done", || async {
         let records = crate::kafka::read(&state);
         let position = records.iter().rfind(|event| event.key.ends_with("/snapshot/public.t"))?;
@@ -146,30 +147,30 @@ async fn a_generated_column_is_told_wherever_its_row_is_if_it_is_published() {
     let option = "create publication p for table t with (publish = 'insert, update', publish_generated_columns = stored)";
     let list = "create publication p for table t (id, v, g) with (publish = 'insert, update')";
     for publication in ["", option, list] {
-        let mut rig = Rig::bare("generated").await;
-        if major(&rig).await < 18 {
+        let mut harness = Harness::bare("generated").await;
+        if major(&harness).await < 18 {
             return;
         }
-        run(&rig, GENERATED).await;
-        let routes = five_lines(&rig, "{ name = \"t\", snapshot = true, id = \"t/{id}/{v}/{g}\" }");
+        run(&harness, GENERATED).await;
+        let routes = five_lines(&harness, "{ name = \"t\", snapshot = true, id = \"t/{id}/{v}/{g}\" }");
         if publication.is_empty() {
-            rig.routes(&routes);
+            harness.routes(&routes);
         } else {
-            run(&rig, publication).await;
-            rig.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
+            run(&harness, publication).await;
+            harness.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
         }
-        let relay = rig.streaming().await;
-        let topic = format!("{}.t", rig.name);
+        let relay = harness.streaming().await;
+        let topic = format!("{}.t", harness.name);
         distinct(&topic, 1).await;
-        run(&rig, "insert into t (id, v) values (2, 2)").await;
+        run(&harness, "insert into t (id, v) values (2, 2)").await;
         distinct(&topic, 2).await;
-        rig.confirmed().await;
-        let replay = rig.command("replay").args(["--table", "t", "--where", "g = 4", "--yes"]).output();
+        harness.confirmed().await;
+        let replay = harness.command("replay").args(["--table", "t", "--where", "g = 4", "--yes"]).output();
         let replay = replay.expect("replay");
         assert_eq!(replay.status.code(), Some(0), "{}", String::from_utf8_lossy(&replay.stderr));
         assert_eq!(relay.stop().await, Some(0));
-        rig.slot_is_free().await;
-        let reconcile = rig.command("reconcile").arg("--yes").output().expect("reconcile");
+        harness.slot_is_free().await;
+        let reconcile = harness.command("reconcile").arg("--yes").output().expect("reconcile");
         assert_eq!(reconcile.status.code(), Some(0), "{}", String::from_utf8_lossy(&reconcile.stderr));
         let events = crate::kafka::read(&topic);
         assert_eq!(events.len(), 5, "{publication}: {events:#?}");
@@ -184,12 +185,12 @@ async fn a_generated_column_is_told_wherever_its_row_is_if_it_is_published() {
 /// A template that can never be filled is refused, and not a dead letter for every row.
 #[tokio::test]
 async fn a_route_that_needs_a_generated_column_which_is_not_published_is_refused() {
-    let mut rig = Rig::bare("generatednot").await;
-    run(&rig, GENERATED).await;
-    run(&rig, "create publication p for table t with (publish = 'insert, update')").await;
-    let routes = five_lines(&rig, "{ name = \"t\", id = \"t/{id}/{g}\" }");
-    rig.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
-    let relay = rig.start();
+    let mut harness = Harness::bare("generatednot").await;
+    run(&harness, GENERATED).await;
+    run(&harness, "create publication p for table t with (publish = 'insert, update')").await;
+    let routes = five_lines(&harness, "{ name = \"t\", id = \"t/{id}/{g}\" }");
+    harness.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
+    let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains("column g of public.t is not published"), "{report}");
 }

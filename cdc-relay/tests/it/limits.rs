@@ -3,29 +3,29 @@
 use serde_json::Value;
 use stack::servers::Server;
 
-use crate::rig::{Rig, Servers, eventually, with_database};
+use crate::harness::{Harness, Servers, eventually, with_database};
 use crate::servers::Private;
 
-async fn run(rig: &Rig, sql: &str) {
+async fn run(harness: &Harness, sql: &str) {
     for statement in sql.split(';') {
-        rig.sql.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        harness.sql.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
     }
 }
 
-/// A rig whose relay signs in as a role of its own.
-async fn limited(servers: Servers, test: &str) -> Rig {
-    let mut rig = Rig::on(servers, test).await;
-    let role = rig.name.clone();
-    run(&rig, &format!("create role {role} login replication password 'p'")).await;
-    let (_, server) = rig.servers.postgres.rsplit_once('@').expect("a login");
-    let url = with_database(&format!("postgres://{role}:p@{server}"), &rig.name);
-    rig.overrides.push(("IT_URL", url));
-    rig
+/// A harness whose relay signs in as a role of its own.
+async fn limited(servers: Servers, test: &str) -> Harness {
+    let mut harness = Harness::on(servers, test).await;
+    let role = harness.name.clone();
+    run(&harness, &format!("create role {role} login replication password 'p'")).await;
+    let (_, server) = harness.servers.postgres.rsplit_once('@').expect("a login");
+    let url = with_database(&format!("postgres://{role}:p@{server}"), &harness.name);
+    harness.overrides.push(("IT_URL", url));
+    harness
 }
 
 /// What doctor finds not to be fine, as severity, check and fixes.
-fn found(rig: &Rig) -> Vec<(String, String, String)> {
-    let output = rig.command("doctor").arg("--json").output().expect("doctor");
+fn found(harness: &Harness) -> Vec<(String, String, String)> {
+    let output = harness.command("doctor").arg("--json").output().expect("doctor");
     let report: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
     let sections = report["sections"].as_array().expect("sections");
@@ -37,57 +37,65 @@ fn found(rig: &Rig) -> Vec<(String, String, String)> {
         .collect()
 }
 
-fn expect(rig: &Rig, severity: &str, check: &str, fix: &str) {
-    let found = found(rig);
+fn expect(harness: &Harness, severity: &str, check: &str, fix: &str) {
+    let found = found(harness);
     let finding = found.iter().find(|(_, found, _)| found == check);
     let (found_severity, _, fixes) = finding.unwrap_or_else(|| panic!("{check} is not in {found:#?}"));
     assert_eq!(found_severity, severity, "{check}");
     assert!(fixes.contains(fix), "{check}: {fix} is not in {fixes}");
 }
 
-async fn drop_role(rig: Rig) {
-    run(&rig, &format!("drop owned by {0}", rig.name)).await;
+async fn drop_role(harness: Harness) {
+    run(&harness, &format!("drop owned by {0}", harness.name)).await;
     eventually("the role to be dropped", || async {
-        rig.sql.batch_execute(&format!("drop role {}", rig.name)).await.ok()
+        harness.sql.batch_execute(&format!("drop role {}", harness.name)).await.ok()
     })
     .await;
 }
 
 #[tokio::test]
 async fn limits_of_role_and_database_are_named_with_their_fix() {
-    let rig = limited(Servers::shared(), "limits").await;
-    let name = rig.name.clone();
-    let checks = found(&rig);
+    let harness = limited(Servers::shared(), "limits").await;
+    let name = harness.name.clone();
+    let checks = found(&harness);
     for check in ["role.connections", "database.connections", "role.valid_until", "server.max_connections"] {
         assert!(!checks.iter().any(|(_, found, _)| found == check), "{checks:#?}");
     }
-    run(&rig, &format!("alter role {name} connection limit 3")).await;
-    expect(&rig, "would_not_work", "role.connections", &format!("alter role {name} connection limit -1;"));
-    run(&rig, &format!("alter role {name} connection limit -1; alter database {name} connection limit 4"))
-        .await;
-    let fix = format!("alter database {name} connection limit -1;");
-    expect(&rig, "would_not_work", "database.connections", &fix);
+    run(&harness, &format!("alter role {name} connection limit 3")).await;
+    expect(
+        &harness,
+        "would_not_work",
+        "role.connections",
+        &format!("alter role {name} connection limit -1;"),
+    );
     run(
-        &rig,
+        &harness,
+        &format!("alter role {name} connection limit -1; alter database {name} connection limit 4"),
+    )
+    .await;
+    let fix = format!("alter database {name} connection limit -1;");
+    expect(&harness, "would_not_work", "database.connections", &fix);
+    run(
+        &harness,
         &format!("alter database {name} connection limit -1; alter role {name} valid until 'tomorrow'"),
     )
     .await;
-    expect(&rig, "warning", "role.valid_until", &format!("alter role {name} valid until 'infinity';"));
-    drop_role(rig).await;
+    expect(&harness, "warning", "role.valid_until", &format!("alter role {name} valid until 'infinity';"));
+    drop_role(harness).await;
 }
 
 #[tokio::test]
 async fn limits_of_the_server_are_named_with_their_fix() {
     let mut postgres = Private::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
-    let mut rig = limited(servers, "serverlimits").await;
+    let mut harness = limited(servers, "serverlimits").await;
     let set = "alter system set max_slot_wal_keep_size = '64MB'; alter system set max_wal_senders = 0;
                alter system set max_replication_slots = 0; alter system set wal_level = 'replica';
                alter system set max_connections = 6; alter system set superuser_reserved_connections = 3";
-    run(&rig, set).await;
+    run(&harness, set).await;
     postgres.stop();
     postgres.run().await;
-    rig.reconnect().await;
+    harness.reconnect().await;
     for (severity, check, fix) in [
         ("warning", "retention.max_slot_wal_keep_size", "alter system set max_slot_wal_keep_size = "),
         ("would_not_work", "server.max_wal_senders", "alter system set max_wal_senders = 10;"),
@@ -95,7 +103,7 @@ async fn limits_of_the_server_are_named_with_their_fix() {
         ("would_not_work", "server.wal_level", "alter system set wal_level = logical;"),
         ("would_not_work", "server.max_connections", "alter system set max_connections = "),
     ] {
-        expect(&rig, severity, check, fix);
+        expect(&harness, severity, check, fix);
     }
 }
 
@@ -104,36 +112,36 @@ async fn limits_of_the_server_are_named_with_their_fix() {
 async fn a_walsender_is_needed_as_long_as_nobody_reads_the_slot() {
     let mut postgres = Private::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
-    let mut rig = limited(servers, "senders").await;
-    let relay = rig.streaming().await;
+    let mut harness = limited(servers, "senders").await;
+    let relay = harness.streaming().await;
     assert_eq!(relay.stop().await, Some(0));
-    rig.slot_is_free().await;
-    run(&rig, "alter system set max_wal_senders = 0").await;
+    harness.slot_is_free().await;
+    run(&harness, "alter system set max_wal_senders = 0").await;
     // A server that archives nothing may have none.
     postgres.stop();
     postgres.run().await;
-    rig.reconnect().await;
-    expect(&rig, "would_not_work", "server.max_wal_senders", "alter system set max_wal_senders = 10;");
+    harness.reconnect().await;
+    expect(&harness, "would_not_work", "server.max_wal_senders", "alter system set max_wal_senders = 10;");
 }
 
 /// From 18 on.
 #[tokio::test]
 async fn a_server_that_gives_idle_slots_up_is_named() {
-    let rig = limited(Servers::shared(), "idletimeout").await;
+    let harness = limited(Servers::shared(), "idletimeout").await;
     let version = "select current_setting('server_version_num')::int / 10000";
-    let version: i32 = rig.sql.query_one(version, &[]).await.expect("version").get(0);
+    let version: i32 = harness.sql.query_one(version, &[]).await.expect("version").get(0);
     if version >= 18 {
         // Longer than any test takes.
-        run(&rig, "alter system set idle_replication_slot_timeout = '6h'; select pg_reload_conf()").await;
+        run(&harness, "alter system set idle_replication_slot_timeout = '6h'; select pg_reload_conf()").await;
         let setting = "select current_setting('idle_replication_slot_timeout')";
         eventually("the setting", || async {
-            (rig.sql.query_one(setting, &[]).await.expect("setting").get::<_, String>(0) == "6h")
+            (harness.sql.query_one(setting, &[]).await.expect("setting").get::<_, String>(0) == "6h")
                 .then_some(())
         })
         .await;
         let check = "retention.idle_replication_slot_timeout";
-        expect(&rig, "would_lose_data", check, "alter system set idle_replication_slot_timeout = 0;");
-        run(&rig, "alter system reset idle_replication_slot_timeout; select pg_reload_conf()").await;
+        expect(&harness, "would_lose_data", check, "alter system set idle_replication_slot_timeout = 0;");
+        run(&harness, "alter system reset idle_replication_slot_timeout; select pg_reload_conf()").await;
     }
-    drop_role(rig).await;
+    drop_role(harness).await;
 }

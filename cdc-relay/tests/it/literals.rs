@@ -1,8 +1,8 @@
 //! Literals in `when` and `names` that Postgres prints otherwise than they are written: such a condition never holds.
 
+use crate::harness::Harness;
 use crate::kafka::distinct;
 use crate::release::{cdc_relay, text};
-use crate::rig::Rig;
 
 const SCHEMA: &str = "
     create type mood as enum ('fine', 'so so');
@@ -50,8 +50,8 @@ fn toml(text: &str) -> String {
 }
 
 /// A route for each, told apart by its type.
-fn routes(rig: &Rig, values: &[(&str, String)], names: &str) {
-    let topic = rig.topic();
+fn routes(harness: &Harness, values: &[(&str, String)], names: &str) {
+    let topic = harness.topic();
     let mut tables = format!("[[sources.tables]]\nname = \"orders\"\n{names}\n");
     for (n, (column, value)) in values.iter().enumerate() {
         let not =
@@ -60,21 +60,22 @@ fn routes(rig: &Rig, values: &[(&str, String)], names: &str) {
             "[[sources.tables.routes]]\ntopic = \"{topic}\"\ntype = \"by-{n}\"\nwhen = {{ {column} = {not} }}\n"
         );
     }
-    rig.routes_of("", &tables);
+    harness.routes_of("", &tables);
 }
 
 #[tokio::test]
 async fn a_literal_that_is_never_printed_is_refused_with_the_form_to_write() {
-    let mut rig = Rig::bare("literals").await;
-    rig.sql.batch_execute(SCHEMA).await.expect("schema");
+    let mut harness = Harness::bare("literals").await;
+    harness.sql.batch_execute(SCHEMA).await.expect("schema");
     let written = |text: &str| text.replace('\'', "\"");
     let values: Vec<(&str, String)> =
         WRITTEN.iter().map(|(column, text, _)| (*column, written(text))).collect();
-    routes(&rig, &values, "names = { status = { open = \"offen\" } }");
-    let relay = rig.start();
+    routes(&harness, &values, "names = { status = { open = \"offen\" } }");
+    let relay = harness.start();
     let report = relay.state("refused").await;
     let report = report.replace("\\\"", "\"").replace("\\\\", "\\");
-    let doctor = text(&cdc_relay(&rig, &["doctor", "--json"])).replace("\\\"", "\"").replace("\\\\", "\\");
+    let doctor =
+        text(&cdc_relay(&harness, &["doctor", "--json"])).replace("\\\"", "\"").replace("\\\\", "\\");
     for (column, text, printed) in WRITTEN {
         let found = match printed {
             Some(printed) => {
@@ -93,16 +94,16 @@ async fn a_literal_that_is_never_printed_is_refused_with_the_form_to_write() {
 /// The condition that it prevents: one on the part of the literal that a cast leaves, which nobody wrote.
 #[tokio::test]
 async fn a_literal_that_does_not_fit_the_column_is_refused_and_its_beginning_is_no_advice() {
-    let mut rig = Rig::bare("cut").await;
-    rig.sql.batch_execute(SCHEMA).await.expect("schema");
+    let mut harness = Harness::bare("cut").await;
+    harness.sql.batch_execute(SCHEMA).await.expect("schema");
     let mut values: Vec<(&str, String)> =
         CUT.iter().map(|(column, _, text)| (*column, (*text).to_owned())).collect();
     values.extend([("codes", "{longer}".to_owned()), ("moods", "{sad}".to_owned())]);
     values.extend([("feeling", "finne".to_owned()), ("kin", "nobody".to_owned())]);
-    routes(&rig, &values, "");
-    let relay = rig.start();
+    routes(&harness, &values, "");
+    let relay = harness.start();
     let report = relay.state("refused").await;
-    let doctor = text(&cdc_relay(&rig, &["doctor", "--json"]));
+    let doctor = text(&cdc_relay(&harness, &["doctor", "--json"]));
     for (column, kind, text) in CUT {
         let found = format!(
             "{column} with `{text}`, which the column never holds: {column} is {kind}, and `{text}` can never be stored"
@@ -124,27 +125,27 @@ async fn a_literal_that_does_not_fit_the_column_is_refused_and_its_beginning_is_
 /// Values that are equal in SQL may be printed in several ways, and only one of them is the literal.
 #[tokio::test]
 async fn a_literal_that_equal_values_may_be_printed_otherwise_than_is_pointed_out() {
-    let mut rig = Rig::bare("spelling").await;
+    let mut harness = Harness::bare("spelling").await;
     let schema = SCHEMA.replace("numeric(10,2)", "numeric");
-    rig.sql.batch_execute(&schema).await.expect("schema");
+    harness.sql.batch_execute(&schema).await.expect("schema");
     let values = [("price", "1"), ("span", "P1D"), ("short", "abc"), ("amount", "7")];
     let values: Vec<(&str, String)> = values.iter().map(|(c, text)| (*c, (*text).to_owned())).collect();
-    routes(&rig, &values, "");
-    let doctor = text(&cdc_relay(&rig, &["doctor", "--json"]));
+    routes(&harness, &values, "");
+    let doctor = text(&cdc_relay(&harness, &["doctor", "--json"]));
     for part in ["compares price with `1`", "compares span with `P1D`", "routes.literal_spelling"] {
         assert!(doctor.contains(part), "{part}: {doctor}");
     }
     for part in ["compares short", "compares amount"] {
         assert!(!doctor.contains(part), "{part}: {doctor}");
     }
-    let relay = rig.streaming().await;
+    let relay = harness.streaming().await;
     drop(relay);
 }
 
 #[tokio::test]
 async fn the_form_that_is_named_matches() {
-    let mut rig = Rig::bare("forms").await;
-    rig.sql.batch_execute(SCHEMA).await.expect("schema");
+    let mut harness = Harness::bare("forms").await;
+    harness.sql.batch_execute(SCHEMA).await.expect("schema");
     let mut values: Vec<(&str, String)> = Vec::new();
     for (column, _, printed) in WRITTEN {
         // Conditions of inclusion only: an odd place is one of exclusion.
@@ -153,9 +154,9 @@ async fn the_form_that_is_named_matches() {
     }
     let names = "names = { status = { \"paid      \" = \"bezahlt\" }, ok = { true = \"ja\", false = \"nein\" } }\n\
                  subject = \"{status}-{ok}\"";
-    routes(&rig, &values, names);
-    let relay = rig.streaming().await;
-    rig.sql
+    routes(&harness, &values, names);
+    let relay = harness.streaming().await;
+    harness.sql
         .batch_execute(
             "insert into orders values (1, 1, 'paid', 1, '2026-11-23 01:02:03+00', false, 'fine',
                '0196f1d2-0000-7000-8000-000000000001', '24 hours'::interval, 0.1, '{\"a\":1}', '\\xab', '10.0.0.1', 'x',
@@ -164,7 +165,7 @@ async fn the_form_that_is_named_matches() {
         )
         .await
         .expect("a row");
-    let told = distinct(&rig.topic(), 2).await;
+    let told = distinct(&harness.topic(), 2).await;
     let mut kinds: Vec<&str> = told.iter().map(|event| event.header("ce_type")).collect();
     kinds.sort_unstable();
     kinds.dedup();

@@ -10,8 +10,8 @@ use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Error};
 
+use crate::harness::{Harness, Relay, attempt, connect};
 use crate::oracle::Oracle;
-use crate::rig::{Relay, Rig, attempt, connect};
 
 const WORKERS: u64 = 2;
 
@@ -52,7 +52,7 @@ impl Load {
     /// Waits until so many more are committed.
     pub async fn more(&self, count: u64) {
         let wanted = self.committed() + count;
-        crate::rig::eventually(&format!("{count} more transactions"), || async {
+        crate::harness::eventually(&format!("{count} more transactions"), || async {
             (self.committed() >= wanted).then_some(())
         })
         .await;
@@ -125,10 +125,10 @@ fn transaction(random: &mut StdRng, shared: &Shared) -> String {
 }
 
 /// A relay that streams, a witness, and a load that has begun.
-pub async fn under_load(rig: &mut Rig, work: bool) -> (Relay, Oracle, Load) {
-    let relay = rig.streaming().await;
-    let oracle = Oracle::watch(rig, work).await;
-    let load = Load::start(&rig.url, work).await;
+pub async fn under_load(harness: &mut Harness, work: bool) -> (Relay, Oracle, Load) {
+    let relay = harness.streaming().await;
+    let oracle = Oracle::watch(harness, work).await;
+    let load = Load::start(&harness.url, work).await;
     load.more(50).await;
     (relay, oracle, load)
 }

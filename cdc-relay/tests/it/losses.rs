@@ -5,17 +5,17 @@ use cdc_relay::postgres::lsn::Lsn;
 use rustix::process::Signal;
 use stack::servers::Server;
 
+use crate::harness::{Harness, Relay, Servers, eventually};
 use crate::load::{Load, under_load};
 use crate::oracle::Oracle;
 use crate::outages::ALONE;
-use crate::rig::{Relay, Rig, Servers, eventually};
 use crate::servers::Private;
 
 /// The way on from a refusal, while the load goes on. Answers where the new slot begins.
-async fn reconcile(rig: &Rig, relay: &Relay, reason: &str) -> Lsn {
+async fn reconcile(harness: &Harness, relay: &Relay, reason: &str) -> Lsn {
     let report = relay.state("refused").await;
     assert!(report.contains(reason), "{report}");
-    let mut command = rig.command("reconcile");
+    let mut command = harness.command("reconcile");
     command.args(["--yes", "--json"]);
     let output = tokio::task::spawn_blocking(move || command.output().expect("the program"));
     let output = output.await.expect("reconcile");
@@ -26,67 +26,67 @@ async fn reconcile(rig: &Rig, relay: &Relay, reason: &str) -> Lsn {
 }
 
 /// From the refusal to the judgement.
-async fn nothing_is_missing(rig: &Rig, relay: Relay, (oracle, load): (Oracle, Load), reason: &str) {
-    let begins_at = reconcile(rig, &relay, reason).await;
+async fn nothing_is_missing(harness: &Harness, relay: Relay, (oracle, load): (Oracle, Load), reason: &str) {
+    let begins_at = reconcile(harness, &relay, reason).await;
     relay.streams().await;
     load.more(100).await;
     load.stop().await;
-    oracle.judge_across(rig, begins_at).await.expect(20);
+    oracle.judge_across(harness, begins_at).await.expect(20);
     drop(relay);
 }
 
 /// Holds the relay up in the middle of its stream, and ends its session.
-async fn asleep(rig: &Rig, relay: &Relay) {
+async fn asleep(harness: &Harness, relay: &Relay) {
     relay.signal(Signal::STOP);
-    rig.kill_walsender().await;
-    rig.slot_is_free().await;
+    harness.kill_walsender().await;
+    harness.slot_is_free().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_dropped_under_load_costs_no_row() {
-    let mut rig = Rig::new("l_dropped").await;
-    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::new("l_dropped").await;
+    let (relay, oracle, load) = under_load(&mut harness, true).await;
     load.more(100).await;
     oracle.touched();
     // The relay comes back within moments, again and again, until the slot is gone before it does.
     eventually("the slot to be dropped", || async {
-        rig.kill_walsender().await;
+        harness.kill_walsender().await;
         let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots
                     where slot_name = $1 and active_pid is null";
-        rig.sql.query(drop, &[&rig.name]).await.ok().filter(|rows| !rows.is_empty())
+        harness.sql.query(drop, &[&harness.name]).await.ok().filter(|rows| !rows.is_empty())
     })
     .await;
     load.more(50).await;
-    nothing_is_missing(&rig, relay, (oracle, load), "is gone").await;
+    nothing_is_missing(&harness, relay, (oracle, load), "is gone").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_advanced_under_load_costs_no_row() {
-    let mut rig = Rig::new("l_advanced").await;
-    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::new("l_advanced").await;
+    let (relay, oracle, load) = under_load(&mut harness, true).await;
     load.more(100).await;
-    asleep(&rig, &relay).await;
+    asleep(&harness, &relay).await;
     load.more(50).await;
     oracle.touched();
     let advance = "select pg_replication_slot_advance($1, pg_current_wal_lsn())";
-    rig.sql.execute(advance, &[&rig.name]).await.expect("advance");
+    harness.sql.execute(advance, &[&harness.name]).await.expect("advance");
     relay.signal(Signal::CONT);
-    nothing_is_missing(&rig, relay, (oracle, load), "advanced to").await;
+    nothing_is_missing(&harness, relay, (oracle, load), "advanced to").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_dropped_and_made_again_under_load_costs_no_row() {
-    let mut rig = Rig::new("l_remade").await;
-    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::new("l_remade").await;
+    let (relay, oracle, load) = under_load(&mut harness, true).await;
     load.more(100).await;
-    asleep(&rig, &relay).await;
+    asleep(&harness, &relay).await;
     oracle.touched();
-    rig.sql.execute("select pg_drop_replication_slot($1)", &[&rig.name]).await.expect("drop");
+    harness.sql.execute("select pg_drop_replication_slot($1)", &[&harness.name]).await.expect("drop");
     load.more(50).await;
     let make = "select pg_create_logical_replication_slot($1, 'pgoutput')";
-    rig.sql.execute(make, &[&rig.name]).await.expect("make");
+    harness.sql.execute(make, &[&harness.name]).await.expect("make");
     relay.signal(Signal::CONT);
-    nothing_is_missing(&rig, relay, (oracle, load), "advanced to").await;
+    nothing_is_missing(&harness, relay, (oracle, load), "advanced to").await;
 }
 
 /// The server ends the session of a relay that takes nothing, and removes the log it had yet to send.
@@ -95,10 +95,10 @@ async fn a_slot_that_is_invalidated_under_load_costs_no_row() {
     let _alone = ALONE.lock().await;
     let postgres = Private::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
-    let mut rig = Rig::on(servers, "l_lost").await;
-    rig.sql.batch_execute("alter system set max_slot_wal_keep_size = '96MB'").await.expect("set");
-    rig.sql.batch_execute("select pg_reload_conf(); create table filler (t text)").await.expect("reload");
-    let (relay, mut oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::on(servers, "l_lost").await;
+    harness.sql.batch_execute("alter system set max_slot_wal_keep_size = '96MB'").await.expect("set");
+    harness.sql.batch_execute("select pg_reload_conf(); create table filler (t text)").await.expect("reload");
+    let (relay, mut oracle, load) = under_load(&mut harness, true).await;
     load.more(100).await;
     relay.signal(Signal::STOP);
     let status = "select wal_status from pg_replication_slots where slot_name = $1";
@@ -106,9 +106,9 @@ async fn a_slot_that_is_invalidated_under_load_costs_no_row() {
     for _ in 0..20 {
         // Fills a segment of the log, of 16 MB.
         let fill = "insert into filler values (''); select pg_switch_wal()";
-        rig.sql.batch_execute(fill).await.expect("fill");
-        oracle.let_go(&rig).await;
-        let row = rig.sql.query_one(status, &[&rig.name]).await.expect("status");
+        harness.sql.batch_execute(fill).await.expect("fill");
+        oracle.let_go(&harness).await;
+        let row = harness.sql.query_one(status, &[&harness.name]).await.expect("status");
         lost = row.get::<_, Option<&str>>(0) == Some("lost");
         if lost {
             break;
@@ -119,6 +119,6 @@ async fn a_slot_that_is_invalidated_under_load_costs_no_row() {
     load.more(50).await;
     oracle.touched();
     relay.signal(Signal::CONT);
-    nothing_is_missing(&rig, relay, (oracle, load), "is lost").await;
-    drop(rig);
+    nothing_is_missing(&harness, relay, (oracle, load), "is lost").await;
+    drop(harness);
 }

@@ -1,7 +1,7 @@
 //! Names that SQL, the shell or the routes file would read as something else, and patterns of names.
 
+use crate::harness::{Harness, eventually};
 use crate::kafka;
-use crate::rig::{Rig, eventually};
 
 /// Statements in backticks, as a refusal prints them to be run.
 pub fn statements(text: &str) -> Vec<String> {
@@ -13,19 +13,19 @@ pub fn statements(text: &str) -> Vec<String> {
 }
 
 /// Runs what a refusal prints.
-async fn obeyed(rig: &Rig, relay: &crate::rig::Relay) -> Vec<String> {
+async fn obeyed(harness: &Harness, relay: &crate::harness::Relay) -> Vec<String> {
     let printed = statements(&relay.state("refused").await);
     assert!(!printed.is_empty(), "{:?}", relay.get("/health"));
     for statement in &printed {
-        rig.sql.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+        harness.sql.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
     }
     printed
 }
 
 /// A routes file of one source without topics of its own.
-pub fn routes(rig: &Rig, source: &str) {
-    let name = &rig.name;
-    rig.routes(&format!(
+pub fn routes(harness: &Harness, source: &str) {
+    let name = &harness.name;
+    harness.routes(&format!(
         "relay.state_topic = \"{name}.state\"\nrelay.dead_letter_topic = \"{name}.dead\"\n\
          [[sources]]\nname = \"{name}\"\nurl = \"${{IT_URL}}\"\nslot = \"{name}\"\n{source}\n"
     ));
@@ -46,29 +46,29 @@ const TABLES: &str = r#"
 
 #[tokio::test]
 async fn what_a_refusal_prints_is_quoted_as_the_server_reads_it() {
-    let mut rig = Rig::bare("quoted").await;
-    rig.sql.batch_execute(TABLES).await.expect("tables");
-    let topic = format!("{}.all", rig.name);
+    let mut harness = Harness::bare("quoted").await;
+    harness.sql.batch_execute(TABLES).await.expect("tables");
+    let topic = format!("{}.all", harness.name);
     routes(
-        &rig,
+        &harness,
         &format!(
             "publication = \"Order\"\ntables = [{{ name = \"order.Order Items\", topic = \"{topic}\" }}, \
              {{ name = \"user\", topic = \"{topic}\" }}]"
         ),
     );
-    let relay = rig.start();
-    let made = obeyed(&rig, &relay).await;
+    let relay = harness.start();
+    let made = obeyed(&harness, &relay).await;
     relay.streams().await;
     assert!(made[0].starts_with(r#"create publication "Order" for table "order"."Order Items""#), "{made:?}");
     let insert =
         r#"insert into "order"."Order Items" values (1, 'w', 'p', '{}'); insert into "user" values (1, 's')"#;
-    rig.sql.batch_execute(insert).await.expect("rows");
+    harness.sql.batch_execute(insert).await.expect("rows");
     arrived(&topic, 2).await;
     assert_eq!(relay.stop().await, Some(0));
-    rig.slot_is_free().await;
-    rig.sql.batch_execute(r#"alter publication "Order" drop table "user""#).await.expect("drop");
-    let relay = rig.start();
-    let added = obeyed(&rig, &relay).await;
+    harness.slot_is_free().await;
+    harness.sql.batch_execute(r#"alter publication "Order" drop table "user""#).await.expect("drop");
+    let relay = harness.start();
+    let added = obeyed(&harness, &relay).await;
     assert_eq!(added, [r#"alter publication "Order" add table public."user""#]);
     // What the table sent in between nobody knows: every row is emitted again first.
     eventually("the refusal of the gap", || async {
@@ -76,18 +76,18 @@ async fn what_a_refusal_prints_is_quoted_as_the_server_reads_it() {
     })
     .await;
     assert_eq!(relay.stop().await, Some(0));
-    let reconciled = rig.command("reconcile").arg("--yes").output().expect("reconcile");
+    let reconciled = harness.command("reconcile").arg("--yes").output().expect("reconcile");
     assert!(reconciled.status.success(), "{reconciled:?}");
-    rig.streaming().await.stop().await;
+    harness.streaming().await.stop().await;
 }
 
 #[tokio::test]
 async fn every_name_that_a_database_may_have_can_be_routed() {
-    let mut rig = Rig::bare("routable").await;
-    rig.sql.batch_execute(TABLES).await.expect("tables");
-    let topic = format!("{}.all", rig.name);
+    let mut harness = Harness::bare("routable").await;
+    harness.sql.batch_execute(TABLES).await.expect("tables");
+    let topic = format!("{}.all", harness.name);
     routes(
-        &rig,
+        &harness,
         &format!(
             r#"
 [[sources.tables]]
@@ -101,10 +101,10 @@ json = '{{"x}}y":json}}'"#
         ),
     );
     let insert = r#"insert into "my.schema"."it's ""here""" values"#;
-    rig.sql.batch_execute(&format!("{insert} (0, 'before', null, '[]')")).await.expect("a row");
-    let relay = rig.streaming().await;
+    harness.sql.batch_execute(&format!("{insert} (0, 'before', null, '[]')")).await.expect("a row");
+    let relay = harness.streaming().await;
     arrived(&topic, 1).await;
-    rig.sql.batch_execute(&format!("{insert} (1, 'after', 'p', '{{}}')")).await.expect("a row");
+    harness.sql.batch_execute(&format!("{insert} (1, 'after', 'p', '{{}}')")).await.expect("a row");
     let events = arrived(&topic, 2).await;
     let mut keys: Vec<&str> = events.iter().map(|event| event.key.as_str()).collect();
     keys.sort_unstable();
@@ -117,31 +117,31 @@ json = '{{"x}}y":json}}'"#
 /// The table that a migration makes belongs to the source by its name; another one is known to be left out.
 #[tokio::test]
 async fn a_new_table_of_all_tables_is_routed_by_a_pattern_and_stops_nothing() {
-    let mut rig = Rig::bare("patterns").await;
+    let mut harness = Harness::bare("patterns").await;
     let tables = "create schema audit; create table audit.log (id int primary key);
                   create table orders (id int primary key);
                   create publication everything for all tables with (publish = 'insert, update')";
-    rig.sql.batch_execute(tables).await.expect("tables");
+    harness.sql.batch_execute(tables).await.expect("tables");
     routes(
-        &rig,
+        &harness,
         "publication = \"everything\"\nignore = [\"*_tmp\"]\n\
          tables = [{ name = \"orders\" }, { name = \"audit.*\" }]",
     );
-    let relay = rig.streaming().await;
+    let relay = harness.streaming().await;
     let migration = "create table audit.added (id int primary key); insert into audit.added values (7);
                      create table swap_tmp (id int primary key); insert into swap_tmp values (1);
                      insert into audit.log values (1); insert into orders values (1)";
-    rig.sql.batch_execute(migration).await.expect("a migration");
+    harness.sql.batch_execute(migration).await.expect("a migration");
     for (table, id) in [("audit.log", 1), ("orders", 1), ("audit.added", 7)] {
-        let events = arrived(&format!("{}.{table}", rig.name), 1).await;
+        let events = arrived(&format!("{}.{table}", harness.name), 1).await;
         assert_eq!(events[0].json(), serde_json::json!({ "id": id }), "{table}");
     }
     assert_eq!(relay.stop().await, Some(0));
-    rig.slot_is_free().await;
-    let relay = rig.streaming().await;
-    rig.sql.batch_execute("insert into audit.added values (8)").await.expect("a row");
-    arrived(&format!("{}.audit.added", rig.name), 2).await;
-    assert_eq!(kafka::read(&rig.dead_letters()).len(), 0);
+    harness.slot_is_free().await;
+    let relay = harness.streaming().await;
+    harness.sql.batch_execute("insert into audit.added values (8)").await.expect("a row");
+    arrived(&format!("{}.audit.added", harness.name), 2).await;
+    assert_eq!(kafka::read(&harness.dead_letters()).len(), 0);
     drop(relay);
 }
 
@@ -166,13 +166,16 @@ async fn a_pattern_that_means_nothing_is_refused() {
     .iter()
     .enumerate()
     {
-        let mut rig = Rig::bare(&format!("nothing{index}")).await;
-        rig.sql.batch_execute(tables).await.expect("tables");
-        routes(&rig, &format!("publication = \"everything\"\n{}", entries.replace("], ignore", "]\nignore")));
-        let relay = rig.start();
+        let mut harness = Harness::bare(&format!("nothing{index}")).await;
+        harness.sql.batch_execute(tables).await.expect("tables");
+        routes(
+            &harness,
+            &format!("publication = \"everything\"\n{}", entries.replace("], ignore", "]\nignore")),
+        );
+        let relay = harness.start();
         let report = relay.state("refused").await;
         assert!(report.contains(reason), "{entries}: {report}");
-        assert_eq!(rig.command("doctor").output().expect("doctor").status.code(), Some(1), "{entries}");
+        assert_eq!(harness.command("doctor").output().expect("doctor").status.code(), Some(1), "{entries}");
         drop(relay);
     }
 }

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::harness::{Harness, Relay, eventually};
 use crate::kafka::distinct;
-use crate::rig::{Relay, Rig, eventually};
 
 /// Two scrapes, a look at the slot and a busy machine.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
@@ -140,15 +140,15 @@ fn a_rule_is_taken_apart_into_what_it_looks_at() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_question_of_dashboard_and_alerts_goes_unanswered() {
-    let mut rig = Rig::new("observed").await;
-    let relay = rig.streaming().await;
-    let prometheus = Prometheus::start(&rig.name, &relay);
+    let mut harness = Harness::new("observed").await;
+    let relay = harness.streaming().await;
+    let prometheus = Prometheus::start(&harness.name, &relay);
     // Load for as long as it is looked: rates need two scrapes with something between them.
     let (mut rows, began) = (0, Instant::now());
     loop {
         for _ in 0..20 {
             rows += 1;
-            rig.row("a", rows, 1, if rows % 2 == 0 { "work" } else { "made" }).await;
+            harness.row("a", rows, 1, if rows % 2 == 0 { "work" } else { "made" }).await;
         }
         if prometheus.get("/api/v1/status/buildinfo").is_some() {
             let unanswered = unanswered_questions(&prometheus);
@@ -159,7 +159,7 @@ async fn no_question_of_dashboard_and_alerts_goes_unanswered() {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    distinct(&rig.topic(), rows as usize).await;
+    distinct(&harness.topic(), rows as usize).await;
     // All is well, so nothing may fire.
     assert_eq!(prometheus.ask("ALERTS{alertstate=\"firing\"}"), 0);
     relay.kill();
@@ -194,19 +194,20 @@ fn unanswered_questions(prometheus: &Prometheus) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn a_log_for_machines_is_json_and_says_which_source_and_where() {
-    let mut rig = Rig::new("json").await;
-    let relay = rig.start_with(&[], &[("LOG_FORMAT", "json")]);
+    let mut harness = Harness::new("json").await;
+    let relay = harness.start_with(&[], &[("LOG_FORMAT", "json")]);
     relay.streams().await;
     for id in 0..50 {
-        rig.row("a", id, 1, "made").await;
+        harness.row("a", id, 1, "made").await;
     }
-    rig.confirmed().await;
+    harness.confirmed().await;
     // Too large for any topic: a dead letter.
-    rig.sql
+    harness
+        .sql
         .execute("insert into items (owner, id, version, note) values ('b', 1, 1, repeat('x', 3000000))", &[])
         .await
         .expect("a row");
-    rig.confirmed().await;
+    harness.confirmed().await;
     let log = relay.log();
     let lines: Vec<Value> =
         log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect();
@@ -214,7 +215,7 @@ async fn a_log_for_machines_is_json_and_says_which_source_and_where() {
         lines.iter().find(|line| line["message"] == message).unwrap_or_else(|| panic!("no {message}: {log}"))
     };
     let begun = line("streaming");
-    assert_eq!((&begun["source"], &begun["slot"]), (&"it".into(), &rig.name.as_str().into()));
+    assert_eq!((&begun["source"], &begun["slot"]), (&"it".into(), &harness.name.as_str().into()));
     assert!(begun["acknowledged"].as_str().is_some_and(|position| position.contains('/')), "{begun}");
     let letter = line("dead letter");
     assert_eq!((&letter["table"], &letter["key"]), (&"public.items".into(), &"b".into()));
@@ -225,8 +226,8 @@ async fn a_log_for_machines_is_json_and_says_which_source_and_where() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_cannot_be_looked_at_is_seen() {
-    let mut rig = Rig::new("watch").await;
-    let relay = rig.streaming().await;
+    let mut harness = Harness::new("watch").await;
+    let relay = harness.streaming().await;
     // The first look may come before the slot is made.
     eventually("a look at the slot", || async {
         (relay.metric("cdc_relay_slot_status{source=\"it\",status=\"reserved\"}") == 1.0).then_some(())
@@ -236,17 +237,17 @@ async fn a_slot_that_cannot_be_looked_at_is_seen() {
     assert_eq!(relay.metric("cdc_relay_slot_watch_failures_total"), 0.0);
     assert!(relay.metric("cdc_relay_slot_invalidation_seconds") > 0.0);
     // Nobody new may connect; the session that streams goes on.
-    let admin = crate::rig::connect(&crate::rig::server("POSTGRES_ADMIN_URL")).await;
-    let close = format!("alter database {} allow_connections false", rig.name);
+    let admin = crate::harness::connect(&crate::harness::server("POSTGRES_ADMIN_URL")).await;
+    let close = format!("alter database {} allow_connections false", harness.name);
     admin.batch_execute(&close).await.expect("close");
     let watcher = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1 \
                    and backend_type = 'client backend' and query like '%safe_wal_size%'";
-    admin.query(watcher, &[&rig.name]).await.expect("kill");
+    admin.query(watcher, &[&harness.name]).await.expect("kill");
     eventually("the failure to be counted", || async {
         (relay.metric("cdc_relay_slot_watch_failures_total") > 0.0).then_some(())
     })
     .await;
     assert!(relay.log().contains("the slot cannot be watched"), "{}", relay.log());
-    let open = format!("alter database {} allow_connections true", rig.name);
+    let open = format!("alter database {} allow_connections true", harness.name);
     admin.batch_execute(&open).await.expect("open");
 }

@@ -15,9 +15,9 @@ use cdc_relay::postgres::lsn::Lsn;
 use tokio_postgres::Client;
 
 use self::sample::{BARRIER, Sample, Sampler};
+use crate::harness::{Harness, connect};
 use crate::kafka::{Event, chain, first_tellings, read_from};
 use crate::rabbit;
-use crate::rig::{Rig, connect};
 
 pub struct Oracle {
     work: bool,
@@ -63,12 +63,12 @@ pub struct Report {
 
 impl Oracle {
     /// Call it when the relay's slot exists and before the load. `work`: the load has work for the queue.
-    pub async fn watch(rig: &Rig, work: bool) -> Oracle {
-        let slot = format!("{}_oracle", rig.name);
+    pub async fn watch(harness: &Harness, work: bool) -> Oracle {
+        let slot = format!("{}_oracle", harness.name);
         let make = "select pg_create_logical_replication_slot($1, 'test_decoding')";
-        rig.sql.execute(make, &[&slot]).await.expect("the oracle's slot");
+        harness.sql.execute(make, &[&slot]).await.expect("the oracle's slot");
         let log = Log { slot, commits: Vec::new(), end: 0 };
-        Oracle { work, sampler: Sampler::start(rig, work), log }
+        Oracle { work, sampler: Sampler::start(harness, work), log }
     }
 
     /// Call it before somebody else moves or drops the relay's slot.
@@ -77,14 +77,14 @@ impl Oracle {
     }
 
     /// Reads until its slot needs nothing of the log as it is now.
-    pub async fn let_go(&mut self, rig: &Rig) {
-        let (now, _) = rig.positions().await;
+    pub async fn let_go(&mut self, harness: &Harness) {
+        let (now, _) = harness.positions().await;
         let needs = "select (restart_lsn - '0/0')::int8 from pg_replication_slots where slot_name = $1";
         for _ in 0..100 {
             // Only where the server notes which transactions run can reading begin again.
-            rig.sql.batch_execute("checkpoint").await.expect("checkpoint");
-            self.log.read(&rig.sql).await;
-            let row = rig.sql.query_one(needs, &[&self.log.slot]).await.expect("the oracle's slot");
+            harness.sql.batch_execute("checkpoint").await.expect("checkpoint");
+            self.log.read(&harness.sql).await;
+            let row = harness.sql.query_one(needs, &[&self.log.slot]).await.expect("the oracle's slot");
             if row.get::<_, i64>(0) as u64 >= now {
                 return;
             }
@@ -93,19 +93,19 @@ impl Oracle {
     }
 
     /// Waits until everything is confirmed, then judges. The load must have ended.
-    pub async fn judge(mut self, rig: &Rig) -> Report {
-        rig.confirmed().await;
-        self.log.read(&connect(&rig.url).await).await;
+    pub async fn judge(mut self, harness: &Harness) -> Report {
+        harness.confirmed().await;
+        self.log.read(&connect(&harness.url).await).await;
         let (samples, commits) = (self.sampler.stop().await, self.log.commits);
-        let events = read_from(&rig.servers.kafka, &rig.topic());
-        let dead = read_from(&rig.servers.kafka, &rig.dead_letters());
+        let events = read_from(&harness.servers.kafka, &harness.topic());
+        let dead = read_from(&harness.servers.kafka, &harness.dead_letters());
         let told: BTreeMap<String, Vec<String>> = told(&events, &dead);
         assert_same(&committed(&commits), &told);
         assert_positions(&commits, &events);
         let all: Vec<Event> = events.iter().chain(&dead).cloned().collect();
         assert_eq!(chain(&all), commits.len(), "transactions in the chain");
         if self.work {
-            assert_eq!(queue(rig).await, work(&commits), "the queue, without repeats");
+            assert_eq!(queue(harness).await, work(&commits), "the queue, without repeats");
         }
         let nothing = nothing(&samples);
         let places = places(&events, &dead, nothing.ends.len());
@@ -305,9 +305,9 @@ fn work(commits: &[Commit]) -> Vec<String> {
 }
 
 /// What is in the queue, without repeats.
-async fn queue(rig: &Rig) -> Vec<String> {
-    let (_connection, channel) = rabbit::attempt(&rig.servers.amqp).await.expect("RabbitMQ");
-    let mut queued = rabbit::drain_all(&channel, &rig.queue()).await;
+async fn queue(harness: &Harness) -> Vec<String> {
+    let (_connection, channel) = rabbit::attempt(&harness.servers.amqp).await.expect("RabbitMQ");
+    let mut queued = rabbit::drain_all(&channel, &harness.queue()).await;
     queued.retain(|id| id != BARRIER);
     queued
 }

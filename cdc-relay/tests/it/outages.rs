@@ -6,8 +6,8 @@ use rustix::process::Signal;
 use stack::servers::Server;
 use tokio::sync::Mutex;
 
+use crate::harness::{Harness, Servers};
 use crate::load::under_load;
-use crate::rig::{Rig, Servers};
 use crate::servers::Private;
 
 /// One at a time: each brings a server of its own, and wants it to answer in time.
@@ -21,8 +21,8 @@ async fn a_postgres_that_crashes_under_load_costs_nothing() {
     let _alone = ALONE.lock().await;
     let mut postgres = Private::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
-    let mut rig = Rig::on(servers, "crash").await;
-    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::on(servers, "crash").await;
+    let (relay, oracle, load) = under_load(&mut harness, true).await;
     for kill in [false, true, false] {
         load.more(100).await;
         if kill {
@@ -38,9 +38,9 @@ async fn a_postgres_that_crashes_under_load_costs_nothing() {
     }
     load.more(100).await;
     load.stop().await;
-    rig.reconnect().await;
-    oracle.judge(&rig).await.expect(400);
-    drop((relay, rig));
+    harness.reconnect().await;
+    oracle.judge(&harness).await.expect(400);
+    drop((relay, harness));
 }
 
 /// The pauses between attempts do not grow with the outage.
@@ -50,8 +50,8 @@ async fn after_a_long_outage_of_postgres_the_relay_streams_within_seconds() {
     let _alone = ALONE.lock().await;
     let mut postgres = Private::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
-    let mut rig = Rig::on(servers, "away").await;
-    let (relay, oracle, load) = under_load(&mut rig, false).await;
+    let mut harness = Harness::on(servers, "away").await;
+    let (relay, oracle, load) = under_load(&mut harness, false).await;
     for _ in 0..2 {
         postgres.stop();
         tokio::time::sleep(Duration::from_secs(40)).await;
@@ -62,9 +62,9 @@ async fn after_a_long_outage_of_postgres_the_relay_streams_within_seconds() {
         load.more(50).await;
     }
     load.stop().await;
-    rig.reconnect().await;
-    oracle.judge(&rig).await.expect(100);
-    drop((relay, rig));
+    harness.reconnect().await;
+    oracle.judge(&harness).await.expect(100);
+    drop((relay, harness));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,19 +72,19 @@ async fn a_kafka_that_is_killed_under_load_costs_nothing() {
     let _alone = ALONE.lock().await;
     let mut kafka = Private::start(Server::Kafka).await;
     let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
-    let mut rig = Rig::on(servers, "kafka").await;
-    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::on(servers, "kafka").await;
+    let (relay, oracle, load) = under_load(&mut harness, true).await;
     for _ in 0..2 {
         load.more(200).await;
         kafka.kill();
         // RabbitMQ has it all; the slot stands all the same.
         load.more(200).await;
         kafka.run().await;
-        rig.confirmed().await;
+        harness.confirmed().await;
     }
     load.stop().await;
-    oracle.judge(&rig).await.expect(600);
-    drop((relay, rig));
+    oracle.judge(&harness).await.expect(600);
+    drop((relay, harness));
 }
 
 /// Connections stay open, and nothing answers.
@@ -93,18 +93,18 @@ async fn a_kafka_that_hangs_under_load_costs_nothing() {
     let _alone = ALONE.lock().await;
     let kafka = Private::start(Server::Kafka).await;
     let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
-    let mut rig = Rig::on(servers, "hangs").await;
-    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::on(servers, "hangs").await;
+    let (relay, oracle, load) = under_load(&mut harness, true).await;
     for seconds in [2, 12] {
         load.more(100).await;
         kafka.signal(Signal::STOP);
         tokio::time::sleep(Duration::from_secs(seconds)).await;
         kafka.signal(Signal::CONT);
-        rig.confirmed().await;
+        harness.confirmed().await;
     }
     load.stop().await;
-    oracle.judge(&rig).await.expect(400);
-    drop((relay, rig));
+    oracle.judge(&harness).await.expect(400);
+    drop((relay, harness));
 }
 
 /// As long as it takes librdkafka to give up on requests and connections.
@@ -114,15 +114,15 @@ async fn a_kafka_that_hangs_for_longer_than_any_time_out_costs_nothing() {
     let _alone = ALONE.lock().await;
     let kafka = Private::start(Server::Kafka).await;
     let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
-    let mut rig = Rig::on(servers, "wedged").await;
-    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::on(servers, "wedged").await;
+    let (relay, oracle, load) = under_load(&mut harness, true).await;
     kafka.signal(Signal::STOP);
     tokio::time::sleep(Duration::from_secs(100)).await;
     kafka.signal(Signal::CONT);
     load.more(100).await;
     load.stop().await;
-    oracle.judge(&rig).await.expect(200);
-    drop((relay, rig));
+    oracle.judge(&harness).await.expect(200);
+    drop((relay, harness));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,19 +130,19 @@ async fn a_rabbitmq_that_is_killed_under_load_costs_nothing() {
     let _alone = ALONE.lock().await;
     let mut rabbit = Private::start(Server::RabbitMq).await;
     let servers = Servers { amqp: rabbit.address(), ..Servers::shared() };
-    let mut rig = Rig::on(servers, "rabbit").await;
-    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::on(servers, "rabbit").await;
+    let (relay, oracle, load) = under_load(&mut harness, true).await;
     load.more(200).await;
     // Whatever was confirmed, be it the first message of a new queue, has to be there after it.
-    rig.confirmed().await;
+    harness.confirmed().await;
     rabbit.kill();
     load.more(200).await;
     rabbit.run().await;
-    rig.confirmed().await;
+    harness.confirmed().await;
     load.more(100).await;
     load.stop().await;
-    oracle.judge(&rig).await.expect(400);
-    drop((relay, rig));
+    oracle.judge(&harness).await.expect(400);
+    drop((relay, harness));
 }
 
 /// It takes connections, and reads nothing from those that publish.
@@ -151,8 +151,8 @@ async fn a_rabbitmq_that_is_short_of_memory_holds_work_back_and_loses_none() {
     let _alone = ALONE.lock().await;
     let rabbit = Private::start(Server::RabbitMq).await;
     let servers = Servers { amqp: rabbit.address(), ..Servers::shared() };
-    let mut rig = Rig::on(servers, "alarm").await;
-    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    let mut harness = Harness::on(servers, "alarm").await;
+    let (relay, oracle, load) = under_load(&mut harness, true).await;
     let watermark = |value: &str| {
         let output =
             rabbit.tool("rabbitmqctl").args(["set_vm_memory_high_watermark", "absolute", value]).output();
@@ -161,11 +161,11 @@ async fn a_rabbitmq_that_is_short_of_memory_holds_work_back_and_loses_none() {
     };
     watermark("1MB");
     load.more(300).await;
-    let (end, confirmed) = rig.positions().await;
+    let (end, confirmed) = harness.positions().await;
     assert!(confirmed < Some(end), "nothing was held back");
     watermark("512MB");
-    rig.confirmed().await;
+    harness.confirmed().await;
     load.stop().await;
-    oracle.judge(&rig).await.expect(300);
-    drop((relay, rig));
+    oracle.judge(&harness).await.expect(300);
+    drop((relay, harness));
 }

@@ -1,8 +1,8 @@
 //! A row that cannot be told halts its own key and nothing else, also where its key or the conditions cannot be read.
 
+use crate::harness::{Harness, eventually, server};
 use crate::kafka::{self, Event, distinct};
 use crate::release::{cdc_relay, text};
-use crate::rig::{Rig, eventually, server};
 
 /// Orders whose key may be null or empty, and a large column that only a condition needs.
 const SCHEMA: &str = "
@@ -10,16 +10,16 @@ const SCHEMA: &str = "
     alter table orders alter note set storage external;
     create publication events for table orders with (publish = 'insert, update');";
 
-async fn rig(test: &str, key: &str, conditions: &str) -> Rig {
-    let rig = Rig::bare(test).await;
-    rig.sql.batch_execute(SCHEMA).await.expect("schema");
-    routes(&rig, key, conditions);
-    rig
+async fn harness(test: &str, key: &str, conditions: &str) -> Harness {
+    let harness = Harness::bare(test).await;
+    harness.sql.batch_execute(SCHEMA).await.expect("schema");
+    routes(&harness, key, conditions);
+    harness
 }
 
-fn routes(rig: &Rig, key: &str, conditions: &str) {
-    let topic = rig.topic();
-    rig.routes_of(
+fn routes(harness: &Harness, key: &str, conditions: &str) {
+    let topic = harness.topic();
+    harness.routes_of(
         "",
         &format!(
             r#"
@@ -38,20 +38,23 @@ omit = ["note"]
     );
 }
 
-async fn sql(rig: &Rig, sql: &str) {
-    rig.sql.batch_execute(sql).await.expect(sql);
+async fn sql(harness: &Harness, sql: &str) {
+    harness.sql.batch_execute(sql).await.expect(sql);
 }
 
-async fn told(rig: &Rig, count: usize) -> Vec<String> {
-    let mut ids: Vec<String> =
-        distinct(&rig.topic(), count).await.iter().map(|event| event.header("ce_id").to_owned()).collect();
+async fn told(harness: &Harness, count: usize) -> Vec<String> {
+    let mut ids: Vec<String> = distinct(&harness.topic(), count)
+        .await
+        .iter()
+        .map(|event| event.header("ce_id").to_owned())
+        .collect();
     ids.sort_unstable();
     ids
 }
 
 /// The dead letters, once there are so many.
-async fn letters(rig: &Rig, count: usize) -> Vec<serde_json::Value> {
-    let topic = rig.dead_letters();
+async fn letters(harness: &Harness, count: usize) -> Vec<serde_json::Value> {
+    let topic = harness.dead_letters();
     eventually(&format!("{count} dead letters"), || async {
         let letters = kafka::read(&topic);
         (letters.len() >= count).then(|| letters.iter().map(Event::json).collect())
@@ -59,13 +62,13 @@ async fn letters(rig: &Rig, count: usize) -> Vec<serde_json::Value> {
     .await
 }
 
-fn listed(rig: &Rig) -> Vec<serde_json::Value> {
-    let output = cdc_relay(rig, &["dead-letters", "--json"]);
+fn listed(harness: &Harness) -> Vec<serde_json::Value> {
+    let output = cdc_relay(harness, &["dead-letters", "--json"]);
     text(&output).lines().map(|line| serde_json::from_str(line).expect(line)).collect()
 }
 
 /// Runs the command that `dead-letters` prints for a key.
-fn release(rig: &Rig, line: &serde_json::Value, code: i32) -> String {
+fn release(harness: &Harness, line: &serde_json::Value, code: i32) -> String {
     let command = line["release"].as_str().expect("a command").to_owned();
     let arguments = command.strip_prefix("cdc-relay ").expect("our command");
     let output = std::process::Command::new("sh")
@@ -73,8 +76,8 @@ fn release(rig: &Rig, line: &serde_json::Value, code: i32) -> String {
         .arg(format!("exec \"$PROGRAM\" {arguments}"))
         .env("PROGRAM", env!("CARGO_BIN_EXE_cdc-relay"))
         .env("KAFKA_CONFIG", server("KAFKA_ADMIN_CONFIG"))
-        .env("AMQP_URL", &rig.amqp_url)
-        .env("IT_URL", &rig.url)
+        .env("AMQP_URL", &harness.amqp_url)
+        .env("IT_URL", &harness.url)
         .output()
         .expect("the command");
     assert_eq!(output.status.code(), Some(code), "{command}: {}", text(&output));
@@ -83,61 +86,64 @@ fn release(rig: &Rig, line: &serde_json::Value, code: i32) -> String {
 
 #[tokio::test]
 async fn rows_without_a_key_halt_nothing_but_themselves_and_are_released_one_by_one() {
-    let mut rig = rig("nokey", "{customer}", "").await;
-    let relay = rig.streaming().await;
-    sql(&rig, "insert into orders values (1, null), (2, 'b'), (3, null), (4, '')").await;
+    let mut harness = harness("nokey", "{customer}", "").await;
+    let relay = harness.streaming().await;
+    sql(&harness, "insert into orders values (1, null), (2, 'b'), (3, null), (4, '')").await;
     // A row whose key comes later goes on; it never had another.
     sql(
-        &rig,
+        &harness,
         "update orders set customer = 'c', version = 2 where id = 1; insert into orders values (5, 'b')",
     )
     .await;
-    assert_eq!(told(&rig, 4).await, ["1/2", "2/1", "4/1", "5/1"]);
-    let dead = letters(&rig, 2).await;
+    assert_eq!(told(&harness, 4).await, ["1/2", "2/1", "4/1", "5/1"]);
+    let dead = letters(&harness, 2).await;
     assert!(dead.iter().all(|letter| letter["key"].is_null()), "{dead:?}");
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 2.0);
-    rig.confirmed().await;
+    harness.confirmed().await;
     relay.kill();
 
     // The cause is removed.
-    routes(&rig, "{customer|guest}", "");
-    let relay = rig.streaming().await;
+    routes(&harness, "{customer|guest}", "");
+    let relay = harness.streaming().await;
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 2.0, "the topic alone tells it");
-    sql(&rig, "insert into orders values (6, null)").await;
-    told(&rig, 5).await;
-    let lines = listed(&rig);
+    sql(&harness, "insert into orders values (6, null)").await;
+    told(&harness, 5).await;
+    let lines = listed(&harness);
     let rows: Vec<&str> = lines.iter().filter_map(|line| line["keyless"].as_str()).collect();
     assert_eq!(rows, [r#"public.orders["1"]"#, r#"public.orders["3"]"#]);
-    let said = release(&rig, &lines[1], 0);
+    let said = release(&harness, &lines[1], 0);
     assert!(said.contains("released; 1 row told"), "{said}");
-    assert_eq!(told(&rig, 6).await, ["1/2", "2/1", "3/1", "4/1", "5/1", "6/1"]);
-    assert_eq!(listed(&rig).len(), 1, "the other one waits");
-    release(&rig, &listed(&rig)[0], 0);
-    assert!(listed(&rig).is_empty());
+    assert_eq!(told(&harness, 6).await, ["1/2", "2/1", "3/1", "4/1", "5/1", "6/1"]);
+    assert_eq!(listed(&harness).len(), 1, "the other one waits");
+    release(&harness, &listed(&harness)[0], 0);
+    assert!(listed(&harness).is_empty());
     drop(relay);
 }
 
 #[tokio::test]
 async fn an_empty_key_is_a_key() {
-    let mut rig = rig("emptykey", "{customer}", "headers = { size = \"{note}\" }").await;
-    rig.routes(
-        &std::fs::read_to_string(std::env::temp_dir().join(&rig.name).join("relay.toml"))
+    let mut harness = harness("emptykey", "{customer}", "headers = { size = \"{note}\" }").await;
+    harness.routes(
+        &std::fs::read_to_string(std::env::temp_dir().join(&harness.name).join("relay.toml"))
             .expect("routes")
             .replace("[relay]", "[relay]\nmax_record_bytes = 4000"),
     );
-    let relay = rig.streaming().await;
-    sql(&rig, "insert into orders values (1, '', 1, repeat('x', 5000)), (2, 'b', 1, null), (3, '', 1, null)")
-        .await;
-    assert_eq!(told(&rig, 1).await, ["2/1"]);
-    let dead = letters(&rig, 2).await;
+    let relay = harness.streaming().await;
+    sql(
+        &harness,
+        "insert into orders values (1, '', 1, repeat('x', 5000)), (2, 'b', 1, null), (3, '', 1, null)",
+    )
+    .await;
+    assert_eq!(told(&harness, 1).await, ["2/1"]);
+    let dead = letters(&harness, 2).await;
     assert!(dead.iter().all(|letter| letter["key"] == ""), "{dead:?}");
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0);
     relay.kill();
-    routes(&rig, "{customer}", "");
-    let relay = rig.streaming().await;
-    let said = release(&rig, &listed(&rig)[0], 0);
+    routes(&harness, "{customer}", "");
+    let relay = harness.streaming().await;
+    let said = release(&harness, &listed(&harness)[0], 0);
     assert!(said.contains("released; 2 rows told"), "{said}");
-    assert_eq!(told(&rig, 3).await, ["1/1", "2/1", "3/1"]);
+    assert_eq!(told(&harness, 3).await, ["1/1", "2/1", "3/1"]);
     drop(relay);
 }
 
@@ -145,71 +151,71 @@ async fn an_empty_key_is_a_key() {
 #[tokio::test]
 async fn a_condition_on_a_large_unchanged_value_halts_the_rows_own_key() {
     let when = "when = { note = { not = [\"hidden\"] }, version = [\"1\", \"2\", \"4\"] }";
-    let mut rig = rig("whentoast", "{customer}", when).await;
-    let relay = rig.streaming().await;
-    sql(&rig, "insert into orders values (1, 'a', 1, repeat('x', 9000)), (2, 'b', 1, repeat('y', 9000))")
+    let mut harness = harness("whentoast", "{customer}", when).await;
+    let relay = harness.streaming().await;
+    sql(&harness, "insert into orders values (1, 'a', 1, repeat('x', 9000)), (2, 'b', 1, repeat('y', 9000))")
         .await;
     // Another condition decides without the value.
-    sql(&rig, "update orders set version = 3 where id = 2").await;
-    sql(&rig, "update orders set version = 2 where id = 1").await;
-    sql(&rig, "insert into orders values (3, 'b', 1, 'z'), (4, 'a', 1, 'z')").await;
-    assert_eq!(told(&rig, 3).await, ["1/1", "2/1", "3/1"]);
-    let dead = letters(&rig, 2).await;
+    sql(&harness, "update orders set version = 3 where id = 2").await;
+    sql(&harness, "update orders set version = 2 where id = 1").await;
+    sql(&harness, "insert into orders values (3, 'b', 1, 'z'), (4, 'a', 1, 'z')").await;
+    assert_eq!(told(&harness, 3).await, ["1/1", "2/1", "3/1"]);
+    let dead = letters(&harness, 2).await;
     let keys: Vec<&str> = dead.iter().filter_map(|letter| letter["key"].as_str()).collect();
     assert_eq!(keys, ["a", "a"]);
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0);
     // The table still has the value.
-    let said = release(&rig, &listed(&rig)[0], 0);
+    let said = release(&harness, &listed(&harness)[0], 0);
     assert!(said.contains("released; 2 rows told"), "{said}");
-    assert_eq!(told(&rig, 5).await, ["1/1", "1/2", "2/1", "3/1", "4/1"]);
+    assert_eq!(told(&harness, 5).await, ["1/1", "1/2", "2/1", "3/1", "4/1"]);
     drop(relay);
 }
 
 /// What is null is not large, so that a test for null needs no value.
 #[tokio::test]
 async fn a_large_unchanged_value_is_known_not_to_be_null() {
-    let mut rig = rig("notnull", "{customer}", "when = { note = { null = false } }").await;
-    let relay = rig.streaming().await;
-    sql(&rig, "insert into orders values (1, 'a', 1, repeat('x', 9000)); update orders set version = 2")
+    let mut harness = harness("notnull", "{customer}", "when = { note = { null = false } }").await;
+    let relay = harness.streaming().await;
+    sql(&harness, "insert into orders values (1, 'a', 1, repeat('x', 9000)); update orders set version = 2")
         .await;
-    assert_eq!(told(&rig, 2).await, ["1/1", "1/2"]);
+    assert_eq!(told(&harness, 2).await, ["1/1", "1/2"]);
     drop(relay);
 }
 
 /// A large key is in the log with every update, as the row's key before it.
 #[tokio::test]
 async fn a_large_unchanged_key_is_known() {
-    let mut rig = rig("largekey", "{customer}", "").await;
+    let mut harness = harness("largekey", "{customer}", "").await;
     sql(
-        &rig,
+        &harness,
         "alter table orders alter customer set storage external, alter customer set not null;
          alter table orders drop constraint orders_pkey, add primary key (customer, id)",
     )
     .await;
-    let relay = rig.streaming().await;
-    sql(&rig, "insert into orders values (1, repeat('k', 2300)); update orders set version = 2").await;
-    assert_eq!(told(&rig, 2).await, ["1/1", "1/2"]);
-    assert!(kafka::read(&rig.topic()).iter().all(|event| event.key.len() == 2300));
+    let relay = harness.streaming().await;
+    sql(&harness, "insert into orders values (1, repeat('k', 2300)); update orders set version = 2").await;
+    assert_eq!(told(&harness, 2).await, ["1/1", "1/2"]);
+    assert!(kafka::read(&harness.topic()).iter().all(|event| event.key.len() == 2300));
     drop(relay);
 }
 
 /// Under a key that is null nothing was told: the row that gets one has none to end, and one that loses it ends it.
 #[tokio::test]
 async fn a_key_that_comes_or_goes_ends_what_was_told_under_it() {
-    let mut rig = rig("keycomes", "{customer}", "deletes = \"tombstone\"").await;
+    let mut harness = harness("keycomes", "{customer}", "deletes = \"tombstone\"").await;
     sql(
-        &rig,
+        &harness,
         "alter table orders replica identity full;
          alter publication events set (publish = 'insert, update, delete')",
     )
     .await;
-    let relay = rig.streaming().await;
-    sql(&rig, "insert into orders values (1, null)").await;
-    sql(&rig, "update orders set customer = 'a', version = 2").await;
-    sql(&rig, "update orders set customer = null, version = 3").await;
-    sql(&rig, "update orders set customer = 'b', version = 4").await;
-    assert_eq!(told(&rig, 3).await, ["1/2", "1/2/tombstone", "1/4"]);
-    assert_eq!(letters(&rig, 2).await.len(), 2);
+    let relay = harness.streaming().await;
+    sql(&harness, "insert into orders values (1, null)").await;
+    sql(&harness, "update orders set customer = 'a', version = 2").await;
+    sql(&harness, "update orders set customer = null, version = 3").await;
+    sql(&harness, "update orders set customer = 'b', version = 4").await;
+    assert_eq!(told(&harness, 3).await, ["1/2", "1/2/tombstone", "1/4"]);
+    assert_eq!(letters(&harness, 2).await.len(), 2);
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0, "one row, twice");
     drop(relay);
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use crate::rig::{Rig, connect, eventually};
+use crate::harness::{Harness, connect, eventually};
 
 /// A transaction that has written something, and its server process.
-pub async fn open(rig: &Rig) -> (Client, i32) {
-    let other = connect(&rig.url).await;
+pub async fn open(harness: &Harness) -> (Client, i32) {
+    let other = connect(&harness.url).await;
     other
         .batch_execute("begin; insert into items (owner, id, version) values ('open', 1, 1)")
         .await
@@ -18,86 +18,86 @@ pub async fn open(rig: &Rig) -> (Client, i32) {
     (other, pid)
 }
 
-/// The walsenders of the rig's database.
-async fn walsenders(rig: &Rig) -> usize {
+/// The walsenders of the harness's database.
+async fn walsenders(harness: &Harness) -> usize {
     let ask =
         "select 1 from pg_stat_activity where backend_type = 'walsender' and datname = current_database()";
-    rig.sql.query(ask, &[]).await.expect("activity").len()
+    harness.sql.query(ask, &[]).await.expect("activity").len()
 }
 
 /// A slot is being made, and the server waits.
-pub async fn waits(rig: &Rig) {
+pub async fn waits(harness: &Harness) {
     let ask =
         "select 1 from pg_stat_activity where backend_type = 'walsender' and datname = current_database()
                and query like 'CREATE_REPLICATION_SLOT%' and wait_event_type = 'Lock'";
     eventually("the server to wait", || async {
-        (!rig.sql.query(ask, &[]).await.expect("activity").is_empty()).then_some(())
+        (!harness.sql.query(ask, &[]).await.expect("activity").is_empty()).then_some(())
     })
     .await;
 }
 
-async fn gone(rig: &Rig) {
-    eventually("no walsender", || async { (walsenders(rig).await == 0).then_some(()) }).await;
+async fn gone(harness: &Harness) {
+    eventually("no walsender", || async { (walsenders(harness).await == 0).then_some(()) }).await;
     let slots = "select 1 from pg_replication_slots where database = current_database()";
-    assert!(rig.sql.query(slots, &[]).await.expect("slots").is_empty());
+    assert!(harness.sql.query(slots, &[]).await.expect("slots").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_start_says_which_transaction_it_waits_for_and_leaves_nothing_behind() {
-    let mut rig = Rig::new("patient").await;
-    let (other, pid) = open(&rig).await;
+    let mut harness = Harness::new("patient").await;
+    let (other, pid) = open(&harness).await;
     for kill in [false, true] {
-        let relay = rig.start();
+        let relay = harness.start();
         let wanted = format!("process {pid}");
         eventually("a word about it", || async {
             relay.get("/health").filter(|report| report.contains("connecting") && report.contains(&wanted))
         })
         .await;
-        assert_eq!(walsenders(&rig).await, 1);
+        assert_eq!(walsenders(&harness).await, 1);
         if kill {
             relay.kill();
         } else {
             assert_eq!(relay.stop().await, Some(0));
         }
-        gone(&rig).await;
+        gone(&harness).await;
     }
-    let relay = rig.start();
-    waits(&rig).await;
+    let relay = harness.start();
+    waits(&harness).await;
     other.batch_execute("commit").await.expect("commit");
     relay.streams().await;
-    rig.row("a", 1, 1, "made").await;
-    rig.confirmed().await;
+    harness.row("a", 1, 1, "made").await;
+    harness.confirmed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn a_first_start_waits_as_long_as_it_takes() {
-    let mut rig = Rig::new("patient_long").await;
-    let (other, pid) = open(&rig).await;
-    let relay = rig.start();
-    let mut tail = rig.command("tail").arg(&rig.url).args(["--limit", "1"]).spawn().expect("tail");
+    let mut harness = Harness::new("patient_long").await;
+    let (other, pid) = open(&harness).await;
+    let relay = harness.start();
+    let mut tail = harness.command("tail").arg(&harness.url).args(["--limit", "1"]).spawn().expect("tail");
     tokio::time::sleep(Duration::from_secs(135)).await;
     let report = relay.get("/health").expect("an answer");
     assert!(report.contains(&format!("process {pid}")), "{report}");
     assert!(tail.try_wait().expect("wait").is_none(), "it gave up");
-    assert_eq!(walsenders(&rig).await, 2);
+    assert_eq!(walsenders(&harness).await, 2);
     other.batch_execute("commit").await.expect("commit");
     relay.streams().await;
     while tail.try_wait().expect("wait").is_none() {
-        rig.row("a", 1, 1, "made").await;
+        harness.row("a", 1, 1, "made").await;
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tail_that_waits_for_its_slot_leaves_nothing_behind() {
-    let rig = Rig::new("patient_tail").await;
-    let (_other, _) = open(&rig).await;
+    let harness = Harness::new("patient_tail").await;
+    let (_other, _) = open(&harness).await;
     for signal in [rustix::process::Signal::INT, rustix::process::Signal::KILL] {
-        let mut tail = rig.command("tail").arg(&rig.url).spawn().expect("tail");
-        waits(&rig).await;
+        let mut tail = harness.command("tail").arg(&harness.url).spawn().expect("tail");
+        waits(&harness).await;
         rustix::process::kill_process(rustix::process::Pid::from_child(&tail), signal).expect("signal");
         tail.wait().expect("wait");
-        gone(&rig).await;
+        gone(&harness).await;
     }
 }

@@ -1,8 +1,8 @@
 //! What a publication makes of partitions and of row filters, and what the relay asks for before it streams.
 
 use crate::harm::{five_lines, major, run};
+use crate::harness::{Harness, eventually};
 use crate::kafka::{self, distinct};
-use crate::rig::{Rig, eventually};
 
 const PARTITIONED: &str =
     "create table ev (id int, day date, v text, primary key (id, day)) partition by range (day);
@@ -11,55 +11,58 @@ const PARTITIONED: &str =
 /// The name of the table that the routes have is the name that its changes come under, whatever partition they are in.
 #[tokio::test]
 async fn a_partitioned_table_is_told_under_its_own_name_with_the_five_lines() {
-    let mut rig = Rig::bare("partitioned").await;
-    run(&rig, PARTITIONED).await;
-    rig.routes(&five_lines(&rig, "{ name = \"ev\", deletes = \"tombstone\", snapshot = true }"));
-    run(&rig, "insert into ev values (0, '2026-01-01', 'before')").await;
-    run(&rig, "create table late (like ev including all)").await;
-    run(&rig, "insert into late values (3, '2026-03-01', 'unseen')").await;
-    let relay = rig.streaming().await;
-    let topic = format!("{}.ev", rig.name);
+    let mut harness = Harness::bare("partitioned").await;
+    run(&harness, PARTITIONED).await;
+    harness.routes(&five_lines(&harness, "{ name = \"ev\", deletes = \"tombstone\", snapshot = true }"));
+    run(&harness, "insert into ev values (0, '2026-01-01', 'before')").await;
+    run(&harness, "create table late (like ev including all)").await;
+    run(&harness, "insert into late values (3, '2026-03-01', 'unseen')").await;
+    let relay = harness.streaming().await;
+    let topic = format!("{}.ev", harness.name);
     distinct(&topic, 1).await;
-    run(&rig, "insert into ev values (1, '2026-01-01', 'a'); update ev set v = 'b' where id = 1").await;
-    run(&rig, "create table ev_2 partition of ev for values from ('2026-02-01') to ('2026-03-01')").await;
-    run(&rig, "insert into ev values (2, '2026-02-01', 'a'); update ev set day = '2026-01-02' where id = 2")
-        .await;
+    run(&harness, "insert into ev values (1, '2026-01-01', 'a'); update ev set v = 'b' where id = 1").await;
+    run(&harness, "create table ev_2 partition of ev for values from ('2026-02-01') to ('2026-03-01')").await;
+    run(
+        &harness,
+        "insert into ev values (2, '2026-02-01', 'a'); update ev set day = '2026-01-02' where id = 2",
+    )
+    .await;
     // What was in a table before it is attached is no change of the partitioned table; what comes then is. A server of
     // 14 goes on not to send a table that was written to in the same session, hence not so here.
-    if major(&rig).await > 14 {
-        run(&rig, "insert into late values (3, '2026-03-02', 'unseen')").await;
+    if major(&harness).await > 14 {
+        run(&harness, "insert into late values (3, '2026-03-02', 'unseen')").await;
     }
     run(
-        &rig,
+        &harness,
         "alter table ev attach partition late for values from ('2026-03-01') to ('2026-04-01');
          insert into ev values (4, '2026-03-01', 'seen')",
     )
     .await;
-    run(&rig, "delete from ev where id = 1").await;
-    rig.confirmed().await;
+    run(&harness, "delete from ev where id = 1").await;
+    harness.confirmed().await;
     let events = kafka::read(&topic);
     let keys: Vec<&str> = events.iter().map(|event| event.key.as_str()).collect();
     let of = |id: i32| keys.iter().filter(|key| key.starts_with(&format!("[\"{id}\""))).count();
     // Moving to another partition is a delete of the one key and an insert of the other.
     assert_eq!([of(0), of(1), of(2), of(3), of(4)], [1, 3, 3, 0, 1], "{keys:?}");
-    assert_eq!(kafka::read(&rig.dead_letters()), []);
+    assert_eq!(kafka::read(&harness.dead_letters()), []);
     drop(relay);
 }
 
 /// As an earlier release made it.
 #[tokio::test]
 async fn a_publication_of_partitions_under_their_own_names_is_refused_with_the_statement_that_mends_it() {
-    let mut rig = Rig::bare("partitionnames").await;
-    run(&rig, PARTITIONED).await;
-    run(&rig, "create publication p for table ev with (publish = 'insert, update')").await;
-    let routes = five_lines(&rig, "{ name = \"ev\" }");
-    rig.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
-    let relay = rig.start();
+    let mut harness = Harness::bare("partitionnames").await;
+    run(&harness, PARTITIONED).await;
+    run(&harness, "create publication p for table ev with (publish = 'insert, update')").await;
+    let routes = five_lines(&harness, "{ name = \"ev\" }");
+    harness.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
+    let relay = harness.start();
     let report = relay.state("refused").await;
     let fix = "alter publication p set (publish_via_partition_root = true)";
     assert!(report.contains(fix), "{report}");
     assert!(!report.contains("add table") && !report.contains("ev_1"), "{report}");
-    run(&rig, fix).await;
+    run(&harness, fix).await;
     relay.streams().await;
 }
 
@@ -74,14 +77,14 @@ async fn a_partition_with_another_identity_than_its_root_is_refused() {
         (full, "alter table public.ev replica identity default"),
         (index, "alter table public.ev_1 replica identity full"),
     ] {
-        let mut rig = Rig::bare("partitionidentity").await;
-        run(&rig, PARTITIONED).await;
-        run(&rig, change).await;
-        rig.routes(&five_lines(&rig, "{ name = \"ev\", deletes = \"tombstone\" }"));
-        let relay = rig.start();
+        let mut harness = Harness::bare("partitionidentity").await;
+        run(&harness, PARTITIONED).await;
+        run(&harness, change).await;
+        harness.routes(&five_lines(&harness, "{ name = \"ev\", deletes = \"tombstone\" }"));
+        let relay = harness.start();
         let report = relay.state("refused").await;
         assert!(report.contains("public.ev_1") && report.contains(fix), "{change}: {report}");
-        run(&rig, fix).await;
+        run(&harness, fix).await;
         relay.streams().await;
     }
 }
@@ -89,63 +92,63 @@ async fn a_partition_with_another_identity_than_its_root_is_refused() {
 /// The server makes a delete of an update that takes a row out of the filter, whatever is published.
 #[tokio::test]
 async fn a_row_that_leaves_the_filter_of_its_publication_is_told_as_the_routes_say() {
-    let mut rig = Rig::bare("filter").await;
-    if major(&rig).await < 15 {
+    let mut harness = Harness::bare("filter").await;
+    if major(&harness).await < 15 {
         return;
     }
-    run(&rig, "create table t (id int primary key, v int); alter table t replica identity full").await;
-    run(&rig, "create publication p for table t where (v > 0) with (publish = 'insert, update')").await;
-    let routes = |table: &str| five_lines(&rig, table).replace("slot =", "publication = \"p\"\nslot =");
+    run(&harness, "create table t (id int primary key, v int); alter table t replica identity full").await;
+    run(&harness, "create publication p for table t where (v > 0) with (publish = 'insert, update')").await;
+    let routes = |table: &str| five_lines(&harness, table).replace("slot =", "publication = \"p\"\nslot =");
     let (plain, ignores) = (routes("{ name = \"t\" }"), routes("{ name = \"t\", deletes = \"ignore\" }"));
     let ends = routes("{ name = \"t\", deletes = \"tombstone\" }");
-    rig.routes(&plain);
-    let relay = rig.start();
+    harness.routes(&plain);
+    let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains("row filter") && report.contains("deletes = "), "{report}");
-    let output = rig.command("doctor").output().expect("doctor");
+    let output = harness.command("doctor").output().expect("doctor");
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.code() == Some(1) && out.contains("deletes = "), "{out}");
     drop(relay);
 
-    let topic = format!("{}.t", rig.name);
-    rig.routes(&ignores);
-    let relay = rig.streaming().await;
-    run(&rig, "insert into t values (1, 1), (2, 1); update t set v = 0 where id = 1").await;
-    rig.confirmed().await;
+    let topic = format!("{}.t", harness.name);
+    harness.routes(&ignores);
+    let relay = harness.streaming().await;
+    run(&harness, "insert into t values (1, 1), (2, 1); update t set v = 0 where id = 1").await;
+    harness.confirmed().await;
     assert_eq!(kafka::read(&topic).len(), 2);
     // While it streams, so that it sees that nothing was left out in between.
-    run(&rig, "alter publication p set (publish = 'insert, update, delete')").await;
+    run(&harness, "alter publication p set (publish = 'insert, update, delete')").await;
     eventually("the relay to have noted what is published", || async {
-        let records = kafka::read(&format!("{}.state", rig.name));
+        let records = kafka::read(&format!("{}.state", harness.name));
         let noted = |event: &&kafka::Event| event.key.ends_with("/publication");
         records.iter().rfind(noted).filter(|event| event.value.contains("\"deletes\":true")).map(|_| ())
     })
     .await;
     assert_eq!(relay.stop().await, Some(0));
-    rig.slot_is_free().await;
+    harness.slot_is_free().await;
 
-    rig.routes(&ends);
-    let relay = rig.streaming().await;
-    run(&rig, "update t set v = 0 where id = 2").await;
-    rig.confirmed().await;
+    harness.routes(&ends);
+    let relay = harness.streaming().await;
+    run(&harness, "update t set v = 0 where id = 2").await;
+    harness.confirmed().await;
     let last = kafka::read(&topic).pop().expect("a tombstone");
     assert_eq!((last.key.as_str(), last.value.as_str()), ("2", ""));
-    assert_eq!(kafka::read(&rig.dead_letters()), []);
+    assert_eq!(kafka::read(&harness.dead_letters()), []);
     drop(relay);
 }
 
 /// What is published and what is taken are the same: a publication without updates would miss them in silence.
 #[tokio::test]
 async fn a_publication_that_leaves_out_what_the_routes_take_is_refused() {
-    let mut rig = Rig::bare("filteroperations").await;
-    run(&rig, "create table t (id int primary key, v int)").await;
-    run(&rig, "create publication p for table t with (publish = 'insert')").await;
-    let routes = five_lines(&rig, "{ name = \"t\" }");
-    rig.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
-    let relay = rig.start();
+    let mut harness = Harness::bare("filteroperations").await;
+    run(&harness, "create table t (id int primary key, v int)").await;
+    run(&harness, "create publication p for table t with (publish = 'insert')").await;
+    let routes = five_lines(&harness, "{ name = \"t\" }");
+    harness.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
+    let relay = harness.start();
     let report = relay.state("refused").await;
     let fix = "alter publication p set (publish = 'insert, update')";
     assert!(report.contains("does not publish updates") && report.contains(fix), "{report}");
-    run(&rig, fix).await;
+    run(&harness, fix).await;
     relay.streams().await;
 }

@@ -3,19 +3,19 @@
 
 use std::time::{Duration, Instant};
 
+use crate::harness::{Harness, Relay, SCHEMA};
 use crate::kafka;
 use crate::load::under_load;
-use crate::rig::{Relay, Rig, SCHEMA};
 
 const IN_TIME: Duration = Duration::from_secs(5);
 
-async fn version(rig: &Rig) -> i32 {
+async fn version(harness: &Harness) -> i32 {
     let ask = "select current_setting('server_version_num')::int / 10000";
-    rig.sql.query_one(ask, &[]).await.expect("version").get(0)
+    harness.sql.query_one(ask, &[]).await.expect("version").get(0)
 }
 
-async fn run(rig: &Rig, sql: &str) {
-    rig.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+async fn run(harness: &Harness, sql: &str) {
+    harness.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
 /// Waits until the source is refused; answers why.
@@ -31,32 +31,32 @@ async fn refused_in_time(relay: &Relay, since: Instant, what: &str) -> String {
 }
 
 /// Exit code and answer of a command.
-fn answer(rig: &Rig, command: &str, arguments: &[&str]) -> (Option<i32>, String) {
-    let output = rig.command(command).args(arguments).output().expect("the program");
+fn answer(harness: &Harness, command: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = harness.command(command).args(arguments).output().expect("the program");
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
 
-fn reconcile(rig: &Rig) {
-    let (code, text) = answer(rig, "reconcile", &["--yes"]);
+fn reconcile(harness: &Harness) {
+    let (code, text) = answer(harness, "reconcile", &["--yes"]);
     assert_eq!(code, Some(0), "{text}");
 }
 
-fn ids(rig: &Rig) -> Vec<String> {
-    kafka::read(&rig.topic()).iter().map(|event| event.header("ce_id").to_owned()).collect()
+fn ids(harness: &Harness) -> Vec<String> {
+    kafka::read(&harness.topic()).iter().map(|event| event.header("ce_id").to_owned()).collect()
 }
 
 /// The loss it prevents: a row that is on no topic, and everything green.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_taken_out_and_put_in_again_is_refused_until_it_is_reconciled() {
-    let mut rig = Rig::new("taken_out").await;
-    let relay = rig.streaming().await;
-    rig.row("a", 1, 1, "made").await;
-    rig.confirmed().await;
+    let mut harness = Harness::new("taken_out").await;
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    harness.confirmed().await;
     let began = Instant::now();
     // Faster than anybody looks.
     run(
-        &rig,
+        &harness,
         "alter publication events drop table items; insert into items (owner, id, version) values ('lost', 1, 1);
          alter publication events add table items",
     )
@@ -66,27 +66,27 @@ async fn a_table_that_was_taken_out_and_put_in_again_is_refused_until_it_is_reco
         assert!(report.contains(part), "{part}: {report}");
     }
     assert!(relay.get("/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 503")));
-    rig.row("a", 2, 1, "made").await;
+    harness.row("a", 2, 1, "made").await;
     // Not by another relay either, and the topics are not called whole.
-    let other = rig.start();
+    let other = harness.start();
     assert!(other.state("refused").await.contains("put in again"));
     relay.stop().await;
     assert!(other.state("refused").await.contains("put in again"));
-    assert_eq!(ids(&rig), ["it/items/a/1/1"]);
-    let (code, text) = answer(&rig, "verify", &[]);
+    assert_eq!(ids(&harness), ["it/items/a/1/1"]);
+    let (code, text) = answer(&harness, "verify", &[]);
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("put in again") && !text.contains("is whole"), "{text}");
-    let (code, text) = answer(&rig, "verify", &["--json"]);
+    let (code, text) = answer(&harness, "verify", &["--json"]);
     assert_eq!(code, Some(1), "{text}");
-    reconcile(&rig);
+    reconcile(&harness);
     other.streams().await;
-    rig.row("a", 3, 1, "made").await;
-    rig.confirmed().await;
-    let mut told = ids(&rig);
+    harness.row("a", 3, 1, "made").await;
+    harness.confirmed().await;
+    let mut told = ids(&harness);
     told.sort();
     told.dedup();
     assert_eq!(told, ["it/items/a/1/1", "it/items/a/2/1", "it/items/a/3/1", "it/items/lost/1/1"]);
-    let (code, text) = answer(&rig, "verify", &[]);
+    let (code, text) = answer(&harness, "verify", &[]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("put in again"), "the stretch is named: {text}");
 }
@@ -165,24 +165,24 @@ const LESS: [(i32, &str, &str, &str); 13] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_makes_a_table_send_less_is_refused_within_seconds() {
-    let mut rig = Rig::new("less").await;
-    let version = version(&rig).await;
-    let relay = rig.streaming().await;
+    let mut harness = Harness::new("less").await;
+    let version = version(&harness).await;
+    let relay = harness.streaming().await;
     let (items, _) = SCHEMA.split_once(';').expect("the table");
     for (since, change, back, says) in LESS {
         if version < since {
             continue;
         }
-        rig.row("a", 1, 1, "made").await;
-        rig.confirmed().await;
+        harness.row("a", 1, 1, "made").await;
+        harness.confirmed().await;
         let began = Instant::now();
-        run(&rig, &change.replace("{items}", items)).await;
+        run(&harness, &change.replace("{items}", items)).await;
         let report = refused_in_time(&relay, began, change).await;
         assert!(report.contains(says), "{change}: {report}");
-        run(&rig, &back.replace("{items}", items)).await;
+        run(&harness, &back.replace("{items}", items)).await;
         // What only the columns are of is put right without more.
         if says != "note" {
-            reconcile(&rig);
+            reconcile(&harness);
         }
         relay.streams().await;
     }
@@ -196,42 +196,43 @@ async fn a_change_while_no_relay_ran_is_noticed_at_the_start() {
         "alter publication events set (publish = 'update'); insert into items (owner, id, version) values ('lost', 1, 1);
          alter publication events set (publish = 'insert, update')",
     ] {
-        let mut rig = crate::refusals::used("away").await;
-        run(&rig, change).await;
-        let relay = rig.start();
+        let mut harness = crate::refusals::used("away").await;
+        run(&harness, change).await;
+        let relay = harness.start();
         let report = relay.state("refused").await;
         assert!(report.contains("may not have been sent"), "{report}");
-        rig.row("a", 2, 1, "made").await;
-        assert_eq!(ids(&rig), ["it/items/a/1/1"]);
-        reconcile(&rig);
+        harness.row("a", 2, 1, "made").await;
+        assert_eq!(ids(&harness), ["it/items/a/1/1"]);
+        reconcile(&harness);
         relay.streams().await;
-        assert!(ids(&rig).contains(&"it/items/lost/1/1".to_owned()));
+        assert!(ids(&harness).contains(&"it/items/lost/1/1".to_owned()));
     }
 }
 
 /// Somebody's words that nothing was written in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_break_that_is_known_to_be_empty_can_be_taken_back() {
-    let mut rig = crate::refusals::used("empty").await;
-    run(&rig, "alter publication events drop table items; alter publication events add table items").await;
-    let relay = rig.start();
+    let mut harness = crate::refusals::used("empty").await;
+    run(&harness, "alter publication events drop table items; alter publication events add table items")
+        .await;
+    let relay = harness.start();
     assert!(relay.state("refused").await.contains("/publication"));
-    kafka::write(&format!("{}.state", rig.name), &format!("it/{}/publication", rig.name), None);
+    kafka::write(&format!("{}.state", harness.name), &format!("it/{}/publication", harness.name), None);
     relay.streams().await;
-    rig.row("a", 2, 1, "made").await;
-    rig.confirmed().await;
-    assert_eq!(ids(&rig), ["it/items/a/1/1", "it/items/a/2/1"]);
+    harness.row("a", 2, 1, "made").await;
+    harness.confirmed().await;
+    assert_eq!(ids(&harness), ["it/items/a/1/1", "it/items/a/2/1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_and_tables_that_are_published_under_load_cost_nothing() {
-    let mut rig = Rig::new("wider").await;
-    let lists = version(&rig).await >= 15;
+    let mut harness = Harness::new("wider").await;
+    let lists = version(&harness).await >= 15;
     let mut columns = "owner, id, version, kind, note, amount, at".to_owned();
     if lists {
-        run(&rig, &format!("alter publication events set table items ({columns})")).await;
+        run(&harness, &format!("alter publication events set table items ({columns})")).await;
     }
-    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    let (relay, oracle, load) = under_load(&mut harness, true).await;
     for n in 0..4 {
         columns = format!("{columns}, extra_{n}");
         let publish = if lists {
@@ -244,50 +245,51 @@ async fn columns_and_tables_that_are_published_under_load_cost_nothing() {
              create table other_{n} (id int primary key); commit; alter publication events add table other_{n}"
         );
         // The load may win.
-        while rig.sql.batch_execute(&migration).await.is_err() {
-            run(&rig, "rollback").await;
+        while harness.sql.batch_execute(&migration).await.is_err() {
+            run(&harness, "rollback").await;
         }
         // Longer than between two looks.
         tokio::time::sleep(Duration::from_millis(2500)).await;
         load.more(50).await;
     }
     load.stop().await;
-    let report = oracle.judge(&rig).await;
+    let report = oracle.judge(&harness).await;
     assert_eq!(report.dead, 0);
     report.expect(250);
-    assert!(kafka::read(&rig.topic()).last().expect("an event").value.contains("\"extra_3\":\"new\""));
+    assert!(kafka::read(&harness.topic()).last().expect("an event").value.contains("\"extra_3\":\"new\""));
     assert!(relay.metric("cdc_relay_sessions_total") < 2.0, "{}", relay.log());
-    let (code, text) = answer(&rig, "verify", &[]);
+    let (code, text) = answer(&harness, "verify", &[]);
     assert_eq!(code, Some(0), "{text}");
 }
 
 /// The state topic may be away just then. What was seen is not seen again by the next look.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_break_is_one_whether_or_not_it_can_be_written_down() {
-    let mut rig = Rig::new("unwritten").await;
-    let relay = rig.streaming().await;
-    rig.row("a", 1, 1, "made").await;
-    rig.confirmed().await;
-    kafka::delete(&rig.servers.kafka, &format!("{}.state", rig.name));
-    run(&rig, "alter publication events drop table items; alter publication events add table items").await;
-    crate::rig::eventually("the missing checkpoint", || async {
+    let mut harness = Harness::new("unwritten").await;
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    harness.confirmed().await;
+    kafka::delete(&harness.servers.kafka, &format!("{}.state", harness.name));
+    run(&harness, "alter publication events drop table items; alter publication events add table items")
+        .await;
+    crate::harness::eventually("the missing checkpoint", || async {
         relay.get("/health").filter(|report| report.contains("knows nothing"))
     })
     .await;
     let report = relay.state("refused").await;
     assert!(report.contains("put in again") && report.contains("Now: "), "{report}");
-    reconcile(&rig);
+    reconcile(&harness);
     relay.streams().await;
 }
 
 /// What the state topic has of the source's publication.
-fn record(rig: &Rig) -> serde_json::Value {
-    let (topic, key) = (format!("{}.state", rig.name), format!("it/{}/publication", rig.name));
+fn record(harness: &Harness) -> serde_json::Value {
+    let (topic, key) = (format!("{}.state", harness.name), format!("it/{}/publication", harness.name));
     kafka::read(&topic).into_iter().rfind(|event| event.key == key).expect("a record").json()
 }
 
-fn tables(rig: &Rig) -> Vec<String> {
-    let record = record(rig);
+fn tables(harness: &Harness) -> Vec<String> {
+    let record = record(harness);
     let tables = record["coverage"]["tables"].as_array().expect("tables");
     tables.iter().map(|table| table["name"].as_str().expect("a name").to_owned()).collect()
 }
@@ -295,39 +297,39 @@ fn tables(rig: &Rig) -> Vec<String> {
 /// The halt it prevents: a record of thousands of tables, which the state topic does not take.
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_without_routes_are_in_no_record_and_in_no_log() {
-    let mut rig = Rig::new("unrelated").await;
+    let mut harness = Harness::new("unrelated").await;
     let all = "create publication events for all tables with (publish = 'insert, update')";
-    run(&rig, &format!("drop publication events; {all}; create table spare (id int primary key)")).await;
+    run(&harness, &format!("drop publication events; {all}; create table spare (id int primary key)")).await;
     let ignore = "event_source = \"/it\"\nignore = [\"spare*\"]";
-    rig.routes(&rig.default_routes().replace("event_source = \"/it\"", ignore));
-    let relay = rig.streaming().await;
-    assert_eq!(tables(&rig), ["items"]);
-    let records = kafka::read(&format!("{}.state", rig.name)).len();
+    harness.routes(&harness.default_routes().replace("event_source = \"/it\"", ignore));
+    let relay = harness.streaming().await;
+    assert_eq!(tables(&harness), ["items"]);
+    let records = kafka::read(&format!("{}.state", harness.name)).len();
     run(
-        &rig,
+        &harness,
         "alter table spare add column a int; create table spare_2 (id int primary key); drop table spare;
          create table spare_parts (id int) partition by list (id);
          create table spare_part partition of spare_parts for values in (1)",
     )
     .await;
-    run(&rig, "alter table spare_parts detach partition spare_part").await;
+    run(&harness, "alter table spare_parts detach partition spare_part").await;
     // This is noticed after those, or together with them.
-    run(&rig, "alter table items add column extra int").await;
-    crate::rig::eventually("a record", || async {
-        let events = kafka::read(&format!("{}.state", rig.name));
+    run(&harness, "alter table items add column extra int").await;
+    crate::harness::eventually("a record", || async {
+        let events = kafka::read(&format!("{}.state", harness.name));
         events[records..].iter().any(|event| event.key.ends_with("/publication")).then_some(())
     })
     .await;
-    assert_eq!(tables(&rig), ["items"]);
+    assert_eq!(tables(&harness), ["items"]);
     relay.streams().await;
     assert!(!relay.log().contains("spare_part"), "{}", relay.log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_may_come_and_go_but_not_come_back() {
-    let mut rig = Rig::bare("partition").await;
+    let mut harness = Harness::bare("partition").await;
     run(
-        &rig,
+        &harness,
         "create table items (owner text, id bigint, version int, kind text default 'made', note text, amount bigint,
             at timestamptz, primary key (owner, id)) partition by list (owner);
          create table items_a partition of items for values in ('a');
@@ -335,37 +337,37 @@ async fn a_partition_may_come_and_go_but_not_come_back() {
          create publication events for table items with (publish = 'insert, update', publish_via_partition_root)",
     )
     .await;
-    rig.routes(&rig.default_routes());
-    let relay = rig.streaming().await;
-    rig.row("a", 1, 1, "made").await;
-    run(&rig, "create table items_c partition of items for values in ('c')").await;
-    rig.row("c", 1, 1, "made").await;
-    run(&rig, "drop table items_a; alter table items detach partition items_b").await;
-    crate::rig::eventually("a word about it", || async { relay.log().contains("items_b").then_some(()) })
+    harness.routes(&harness.default_routes());
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    run(&harness, "create table items_c partition of items for values in ('c')").await;
+    harness.row("c", 1, 1, "made").await;
+    run(&harness, "drop table items_a; alter table items detach partition items_b").await;
+    crate::harness::eventually("a word about it", || async { relay.log().contains("items_b").then_some(()) })
         .await;
-    rig.row("c", 2, 1, "made").await;
-    rig.confirmed().await;
+    harness.row("c", 2, 1, "made").await;
+    harness.confirmed().await;
     relay.streams().await;
     let began = Instant::now();
     run(
-        &rig,
+        &harness,
         "insert into items_b (owner, id, version) values ('b', 1, 1);
          alter table items attach partition items_b for values in ('b')",
     )
     .await;
     let report = refused_in_time(&relay, began, "attached again").await;
     assert!(report.contains("items_b was detached from public.items"), "{report}");
-    reconcile(&rig);
+    reconcile(&harness);
     relay.streams().await;
-    assert!(ids(&rig).contains(&"it/items/b/1/1".to_owned()));
+    assert!(ids(&harness).contains(&"it/items/b/1/1".to_owned()));
 }
 
 /// The server may take long to say whether the routes still fit. Nothing else waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_contract_that_takes_long_to_judge_is_judged_and_holds_up_no_look() {
-    let mut rig = Rig::bare("slow").await;
+    let mut harness = Harness::bare("slow").await;
     run(
-        &rig,
+        &harness,
         "create function slow(text) returns bool language plpgsql as
             'begin if to_regclass(''public.slow'') is not null then perform pg_sleep(7); end if; return true; end';
          create domain slowly as text check (slow(value));
@@ -375,22 +377,22 @@ async fn a_contract_that_takes_long_to_judge_is_judged_and_holds_up_no_look() {
     .await;
     let tables =
         "{ name = \"t\", headers = { note = \"{note}\" }, when = { status = [\"paid\"] } }, { name = \"u\" }";
-    let routes = crate::harm::five_lines(&rig, tables);
-    rig.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
-    let relay = rig.streaming().await;
-    run(&rig, "create table slow (); alter table t rename note to remark").await;
+    let routes = crate::harm::five_lines(&harness, tables);
+    harness.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
+    let relay = harness.streaming().await;
+    run(&harness, "create table slow (); alter table t rename note to remark").await;
     // Longer than a look may take, and than what is asked.
     let report = relay.state("refused").await;
     assert!(report.contains("note"), "{report}");
-    run(&rig, "drop table slow; alter table t rename remark to note").await;
+    run(&harness, "drop table slow; alter table t rename remark to note").await;
     relay.streams().await;
-    run(&rig, "create table slow (); alter table t add column more int").await;
+    run(&harness, "create table slow (); alter table t add column more int").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let began = Instant::now();
-    run(&rig, "alter publication p drop table u").await;
+    run(&harness, "alter publication p drop table u").await;
     let report = refused_in_time(&relay, began, "while it is judged").await;
     assert!(report.contains("public.u is not published any more"), "{report}");
-    run(&rig, "drop table slow").await;
+    run(&harness, "drop table slow").await;
 }
 
 /// What is written to an unlogged table is not in the WAL. Where the publication has a table by its name, the server
@@ -420,38 +422,39 @@ const BY_SCHEMA: [(i32, &str); 3] = [
 async fn a_table_that_was_unlogged_for_a_while_is_noticed() {
     for (from, schema) in BY_SCHEMA {
         for streams in [true, false] {
-            let mut rig = Rig::bare("unlogged").await;
-            if version(&rig).await < from {
+            let mut harness = Harness::bare("unlogged").await;
+            if version(&harness).await < from {
                 continue;
             }
-            run(&rig, schema).await;
+            run(&harness, schema).await;
             let table = if schema.contains("table r") { "r" } else { "t" };
-            let routes = crate::harm::five_lines(&rig, &format!("{{ name = \"{table}\" }}"));
-            rig.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
-            let relay = rig.streaming().await;
-            run(&rig, "insert into t values (1, 'a')").await;
-            rig.confirmed().await;
+            let routes = crate::harm::five_lines(&harness, &format!("{{ name = \"{table}\" }}"));
+            harness.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
+            let relay = harness.streaming().await;
+            run(&harness, "insert into t values (1, 'a')").await;
+            harness.confirmed().await;
             // What rewrites the rows and loses none is nothing to stop for.
-            run(&rig, "vacuum full t").await;
-            run(&rig, "cluster t using t_pkey").await;
-            run(&rig, &format!("begin; alter table {table} add column more text; truncate t; commit")).await;
+            run(&harness, "vacuum full t").await;
+            run(&harness, "cluster t using t_pkey").await;
+            run(&harness, &format!("begin; alter table {table} add column more text; truncate t; commit"))
+                .await;
             tokio::time::sleep(Duration::from_millis(2500)).await;
             relay.streams().await;
             let began = Instant::now();
             let relay = if streams {
-                run(&rig, UNLOGGED).await;
+                run(&harness, UNLOGGED).await;
                 relay
             } else {
                 assert_eq!(relay.stop().await, Some(0));
-                rig.slot_is_free().await;
+                harness.slot_is_free().await;
                 for sql in ["vacuum full t", "truncate t"] {
-                    run(&rig, sql).await;
+                    run(&harness, sql).await;
                 }
-                let relay = rig.streaming().await;
+                let relay = harness.streaming().await;
                 assert_eq!(relay.stop().await, Some(0));
-                rig.slot_is_free().await;
-                run(&rig, UNLOGGED).await;
-                rig.start()
+                harness.slot_is_free().await;
+                run(&harness, UNLOGGED).await;
+                harness.start()
             };
             let report = if streams {
                 refused_in_time(&relay, began, schema).await
@@ -459,9 +462,9 @@ async fn a_table_that_was_unlogged_for_a_while_is_noticed() {
                 relay.state("refused").await
             };
             assert!(report.contains("unlogged"), "{schema}: {report}");
-            reconcile(&rig);
+            reconcile(&harness);
             relay.streams().await;
-            let events = kafka::read(&format!("{}.{table}", rig.name));
+            let events = kafka::read(&format!("{}.{table}", harness.name));
             assert!(events.iter().any(|event| event.value.contains("lost")), "{schema}");
         }
     }

@@ -8,9 +8,9 @@ use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, Queu
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties};
 
+use crate::harness::{Harness, eventually, server, with_database};
 use crate::kafka::{self, distinct};
 use crate::proxy::Proxy;
-use crate::rig::{Rig, eventually, server, with_database};
 
 /// Connects, unless the broker is away.
 pub async fn attempt(url: &str) -> Option<(Connection, Channel)> {
@@ -47,10 +47,10 @@ const AUTHORIZED: &str = "insert into payments (user_id, payment_id, idempotency
 /// The contract of this product, with its own schema and routes file.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authorized_payment_is_work_byte_for_byte() {
-    let mut rig = Rig::bare("work").await;
+    let mut harness = Harness::bare("work").await;
     let admin = server("POSTGRES_ADMIN_URL");
     // Where the roles are already, somebody uses their passwords.
-    if rig
+    if harness
         .sql
         .query("select from pg_roles where rolname = 'coro_relay'", &[])
         .await
@@ -59,14 +59,14 @@ async fn an_authorized_payment_is_work_byte_for_byte() {
     {
         sql::bootstrap(&admin, &sql::Passwords::from_fn(|role| format!("it-{role}"))).await.expect("roles");
     }
-    let database = format!("{}_p", rig.name);
+    let database = format!("{}_p", harness.name);
     sql::create_database(&admin, sql::Database::Payments, &database).await.expect("payments");
-    rig.url = with_database(&admin, &database);
-    rig.sql = crate::rig::connect(&rig.url).await;
-    let routes = include_str!("../../relay.toml").replace("cdc_relay_payments", &rig.name);
-    rig.routes(&routes);
-    let (prefix, queue) = (format!("{}.", rig.name), rig.queue());
-    let url = rig.url.clone();
+    harness.url = with_database(&admin, &database);
+    harness.sql = crate::harness::connect(&harness.url).await;
+    let routes = include_str!("../../relay.toml").replace("cdc_relay_payments", &harness.name);
+    harness.routes(&routes);
+    let (prefix, queue) = (format!("{}.", harness.name), harness.queue());
+    let url = harness.url.clone();
     let environment = [
         ("TOPIC_PREFIX", prefix.as_str()),
         ("QUEUE", queue.as_str()),
@@ -74,9 +74,9 @@ async fn an_authorized_payment_is_work_byte_for_byte() {
         ("BALANCE_RELAY_URL", "postgres://unused"),
         ("PROCESSOR_RELAY_URL", "postgres://unused"),
     ];
-    let relay = rig.start_with(&["--source", "payments"], &environment);
+    let relay = harness.start_with(&["--source", "payments"], &environment);
     relay.streams().await;
-    rig.sql.batch_execute(AUTHORIZED).await.expect("payment");
+    harness.sql.batch_execute(AUTHORIZED).await.expect("payment");
     let (_connection, channel) = channel().await;
     let message = take(&channel, &queue).await;
     assert_eq!(
@@ -103,11 +103,11 @@ async fn an_authorized_payment_is_work_byte_for_byte() {
     assert!(events[1].json().get("fingerprint").is_none(), "an unpublished column left the database");
     drop(relay);
     channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.expect("delete");
-    crate::rig::connect(&admin)
+    crate::harness::connect(&admin)
         .await
         .batch_execute(&format!(
             "select pg_drop_replication_slot('{}'); drop database {database} with (force)",
-            rig.name
+            harness.name
         ))
         .await
         .ok();
@@ -141,83 +141,95 @@ pub async fn drain_all(channel: &Channel, queue: &str) -> Vec<String> {
     order
 }
 
-pub async fn cuttable(rig: &mut Rig) -> Proxy {
+pub async fn cuttable(harness: &mut Harness) -> Proxy {
     let uri = server("AMQP_URL");
     let (scheme, rest) = uri.split_once("://").expect("AMQP_URL");
     let (login, rest) = rest.rsplit_once('@').expect("a login in AMQP_URL");
     let (address, vhost) = rest.split_once('/').unwrap_or((rest, ""));
     let proxy = Proxy::to(address.to_owned()).await;
-    rig.amqp_url = format!("{scheme}://{login}@{}/{vhost}", proxy.address);
+    harness.amqp_url = format!("{scheme}://{login}@{}/{vhost}", proxy.address);
     proxy
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rabbitmq_away_neither_stops_kafka_nor_loses_work() {
-    let mut rig = Rig::new("rabbit").await;
-    let proxy = cuttable(&mut rig).await;
-    let relay = rig.streaming().await;
+    let mut harness = Harness::new("rabbit").await;
+    let proxy = cuttable(&mut harness).await;
+    let relay = harness.streaming().await;
     let (_connection, channel) = channel().await;
-    rig.row("a", 0, 1, "work").await;
-    rig.confirmed().await;
+    harness.row("a", 0, 1, "work").await;
+    harness.confirmed().await;
     proxy.cut();
-    let (before, _) = rig.positions().await;
+    let (before, _) = harness.positions().await;
     for id in 1..=300 {
-        rig.row("a", id, 1, "work").await;
+        harness.row("a", id, 1, "work").await;
     }
     // Kafka has them all, and yet the slot stands: a transaction is done when every sink has it.
-    distinct(&rig.topic(), 301).await;
-    assert!(rig.positions().await.1 <= Some(before));
+    distinct(&harness.topic(), 301).await;
+    assert!(harness.positions().await.1 <= Some(before));
     proxy.mend();
     let expected: Vec<String> = (0..=300).map(|id| format!("it/items/a/{id}/1")).collect();
-    assert_eq!(drain(&channel, &rig.queue(), 301).await, expected);
-    rig.confirmed().await;
+    assert_eq!(drain(&channel, &harness.queue(), 301).await, expected);
+    harness.confirmed().await;
     drop(relay);
-    channel.queue_delete(rig.queue().as_str().into(), QueueDeleteOptions::default()).await.expect("delete");
+    channel
+        .queue_delete(harness.queue().as_str().into(), QueueDeleteOptions::default())
+        .await
+        .expect("delete");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_stays_away_for_long_does_not_break_the_session() {
-    let mut rig = Rig::new("pressure").await;
-    let proxy = cuttable(&mut rig).await;
+    let mut harness = Harness::new("pressure").await;
+    let proxy = cuttable(&mut harness).await;
     // Room for a few messages only, and a server that gives up on silent clients quickly.
-    rig.routes(&rig.default_routes().replace("[relay]", "[relay]\nin_flight_bytes = 20000"));
-    rig.url = format!("{}?options=-c%20wal_sender_timeout%3D1500ms", rig.url);
-    let relay = rig.streaming().await;
+    harness.routes(&harness.default_routes().replace("[relay]", "[relay]\nin_flight_bytes = 20000"));
+    harness.url = format!("{}?options=-c%20wal_sender_timeout%3D1500ms", harness.url);
+    let relay = harness.streaming().await;
     proxy.cut();
     for id in 0..400 {
-        rig.row("a", id, 1, "work").await;
+        harness.row("a", id, 1, "work").await;
     }
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert!((kafka::read(&rig.topic()).len()) < 400, "nothing was held back");
+    assert!((kafka::read(&harness.topic()).len()) < 400, "nothing was held back");
     assert_eq!(relay.metric("cdc_relay_sessions_total"), 1.0, "the session did not survive");
     proxy.mend();
     let (_connection, channel) = channel().await;
     let expected: Vec<String> = (0..400).map(|id| format!("it/items/a/{id}/1")).collect();
-    assert_eq!(drain(&channel, &rig.queue(), 400).await, expected);
-    distinct(&rig.topic(), 400).await;
-    rig.confirmed().await;
+    assert_eq!(drain(&channel, &harness.queue(), 400).await, expected);
+    distinct(&harness.topic(), 400).await;
+    harness.confirmed().await;
     assert_eq!(relay.metric("cdc_relay_sessions_total"), 1.0);
     drop(relay);
-    channel.queue_delete(rig.queue().as_str().into(), QueueDeleteOptions::default()).await.expect("delete");
+    channel
+        .queue_delete(harness.queue().as_str().into(), QueueDeleteOptions::default())
+        .await
+        .expect("delete");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queue_that_is_gone_holds_its_work_until_it_is_back() {
-    let mut rig = Rig::new("queue").await;
-    let relay = rig.streaming().await;
+    let mut harness = Harness::new("queue").await;
+    let relay = harness.streaming().await;
     let (_connection, channel) = channel().await;
-    rig.row("a", 0, 1, "work").await;
-    rig.confirmed().await;
-    channel.queue_delete(rig.queue().as_str().into(), QueueDeleteOptions::default()).await.expect("delete");
+    harness.row("a", 0, 1, "work").await;
+    harness.confirmed().await;
+    channel
+        .queue_delete(harness.queue().as_str().into(), QueueDeleteOptions::default())
+        .await
+        .expect("delete");
     // Returned as unroutable: the relay connects again, and declares the queue in doing so.
-    rig.row("a", 1, 1, "work").await;
-    rig.confirmed().await;
+    harness.row("a", 1, 1, "work").await;
+    harness.confirmed().await;
     let declare = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
     channel
-        .queue_declare(rig.queue().as_str().into(), declare, FieldTable::default())
+        .queue_declare(harness.queue().as_str().into(), declare, FieldTable::default())
         .await
         .expect("the queue");
-    assert_eq!(drain(&channel, &rig.queue(), 1).await, ["it/items/a/1/1"]);
+    assert_eq!(drain(&channel, &harness.queue(), 1).await, ["it/items/a/1/1"]);
     drop(relay);
-    channel.queue_delete(rig.queue().as_str().into(), QueueDeleteOptions::default()).await.expect("delete");
+    channel
+        .queue_delete(harness.queue().as_str().into(), QueueDeleteOptions::default())
+        .await
+        .expect("delete");
 }

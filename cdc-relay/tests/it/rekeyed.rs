@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::commands::Tail;
 use crate::harm::{five_lines, run};
+use crate::harness::{Harness, Relay, connect, eventually};
 use crate::kafka::{self, distinct};
-use crate::rig::{Relay, Rig, connect, eventually};
 
 /// Two looks of the watch, and a session.
 const IN_TIME: Duration = Duration::from_secs(8);
@@ -74,8 +74,8 @@ const CASES: &[Case] = &[
 ];
 
 /// Each row is emitted twice: by the stream, and by a replay.
-fn keys(rig: &Rig, topic: &str) -> Vec<String> {
-    let relayed = rig.command("replay").args(["--table", "t", "--where", "code = 'b'", "--yes"]).output();
+fn keys(harness: &Harness, topic: &str) -> Vec<String> {
+    let relayed = harness.command("replay").args(["--table", "t", "--where", "code = 'b'", "--yes"]).output();
     let relayed = relayed.expect("replay");
     assert_eq!(relayed.status.code(), Some(0), "{}", String::from_utf8_lossy(&relayed.stderr));
     let events = kafka::read(topic);
@@ -100,28 +100,28 @@ fn insert(id: i32, code: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_has_one_key_however_what_identifies_it_is_changed() {
     for case in CASES {
-        let mut rig = Rig::bare("rekeyed").await;
-        run(&rig, case.tables).await;
+        let mut harness = Harness::bare("rekeyed").await;
+        run(&harness, case.tables).await;
         let named = case.tables.contains("ident int");
         if named {
-            run(&rig, "create sequence s; alter table t alter ident set default nextval('s')").await;
+            run(&harness, "create sequence s; alter table t alter ident set default nextval('s')").await;
         }
-        rig.routes(&five_lines(&rig, "{ name = \"t\", deletes = \"tombstone\", id = \"t/{code}\" }"));
-        let relay = rig.streaming().await;
-        let topic = format!("{}.t", rig.name);
-        run(&rig, &insert(1, "a")).await;
+        harness.routes(&five_lines(&harness, "{ name = \"t\", deletes = \"tombstone\", id = \"t/{code}\" }"));
+        let relay = harness.streaming().await;
+        let topic = format!("{}.t", harness.name);
+        run(&harness, &insert(1, "a")).await;
         distinct(&topic, 1).await;
-        run(&rig, case.change).await;
+        run(&harness, case.change).await;
         noticed(&relay, case.name).await;
         let log = relay.log();
         assert!(log.contains("the key of public.t was changed from ("), "{}: {log}", case.name);
-        run(&rig, &insert(2, "b")).await;
-        rig.confirmed().await;
-        let keys = keys(&rig, &topic);
+        run(&harness, &insert(2, "b")).await;
+        harness.confirmed().await;
+        let keys = keys(&harness, &topic);
         assert_eq!(keys.len(), 2, "{}: {keys:?}", case.name);
         assert_eq!(keys[0], keys[1], "{}", case.name);
         assert!(case.key.is_empty() || keys[0] == case.key, "{}: {keys:?}", case.name);
-        assert_eq!(kafka::read(&rig.dead_letters()).len(), 0, "{}", case.name);
+        assert_eq!(kafka::read(&harness.dead_letters()).len(), 0, "{}", case.name);
         drop(relay);
     }
 }
@@ -129,17 +129,17 @@ async fn a_row_has_one_key_however_what_identifies_it_is_changed() {
 /// Nobody has to wait for the watch where the stream says that the table was changed.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_row_after_another_primary_key_is_named_by_it() {
-    let mut rig = Rig::bare("rekeyed_first").await;
-    run(&rig, CASES[0].tables).await;
-    rig.routes(&five_lines(&rig, "{ name = \"t\", deletes = \"tombstone\" }"));
-    let relay = rig.streaming().await;
-    let mut tail = Tail::start(&rig, &["--json", "--limit", "2"]);
-    run(&rig, &insert(1, "a")).await;
-    let topic = format!("{}.t", rig.name);
+    let mut harness = Harness::bare("rekeyed_first").await;
+    run(&harness, CASES[0].tables).await;
+    harness.routes(&five_lines(&harness, "{ name = \"t\", deletes = \"tombstone\" }"));
+    let relay = harness.streaming().await;
+    let mut tail = Tail::start(&harness, &["--json", "--limit", "2"]);
+    run(&harness, &insert(1, "a")).await;
+    let topic = format!("{}.t", harness.name);
     distinct(&topic, 1).await;
     let line: Value = serde_json::from_str(&tail.line()).expect("an object");
     assert_eq!(line["key"], serde_json::json!({"id": 1}), "{line}");
-    run(&rig, &format!("{}; {}", CASES[0].change, insert(2, "b"))).await;
+    run(&harness, &format!("{}; {}", CASES[0].change, insert(2, "b"))).await;
     let events = distinct(&topic, 2).await;
     assert_eq!(events.iter().map(|event| event.key.as_str()).collect::<Vec<_>>(), ["1", "b"]);
     let line: Value = serde_json::from_str(&tail.line()).expect("an object");
@@ -150,15 +150,15 @@ async fn the_first_row_after_another_primary_key_is_named_by_it() {
 /// What names and orders the rows stays, so nothing begins anew.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_stays_the_same_ends_no_session() {
-    let mut rig = Rig::bare("rekeyed_not").await;
+    let mut harness = Harness::bare("rekeyed_not").await;
     run(
-        &rig,
+        &harness,
         "create table t (id int primary key, code text not null, v int); alter table t replica identity full",
     )
     .await;
-    rig.routes(&five_lines(&rig, "{ name = \"t\" }"));
-    let relay = rig.streaming().await;
-    let topic = format!("{}.t", rig.name);
+    harness.routes(&five_lines(&harness, "{ name = \"t\" }"));
+    let relay = harness.streaming().await;
+    let topic = format!("{}.t", harness.name);
     for (id, change) in [
         "alter table t drop constraint t_pkey, add primary key (id) include (code)",
         "alter table t replica identity default",
@@ -167,8 +167,8 @@ async fn a_key_that_stays_the_same_ends_no_session() {
     .iter()
     .enumerate()
     {
-        run(&rig, change).await;
-        run(&rig, &insert(id as i32, "a")).await;
+        run(&harness, change).await;
+        run(&harness, &insert(id as i32, "a")).await;
         // Longer than between two looks.
         tokio::time::sleep(Duration::from_millis(2500)).await;
         let events = distinct(&topic, id + 1).await;
@@ -180,29 +180,29 @@ async fn a_key_that_stays_the_same_ends_no_session() {
 /// The rows that a type's order moves behind the last key would be left out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_begins_anew_where_the_keys_type_is_changed() {
-    let mut rig = Rig::bare("rekeyed_type").await;
-    run(&rig, "create table t (id int primary key, code text, v int)").await;
-    run(&rig, "insert into t select n, 'c' || n, 1 from generate_series(1, 150000) n").await;
-    rig.routes(&five_lines(&rig, "{ name = \"t\", snapshot = true }"));
-    let relay = rig.start();
-    let state = format!("{}.state", rig.name);
+    let mut harness = Harness::bare("rekeyed_type").await;
+    run(&harness, "create table t (id int primary key, code text, v int)").await;
+    run(&harness, "insert into t select n, 'c' || n, 1 from generate_series(1, 150000) n").await;
+    harness.routes(&five_lines(&harness, "{ name = \"t\", snapshot = true }"));
+    let relay = harness.start();
+    let state = format!("{}.state", harness.name);
     let position = || {
         let records = kafka::read(&state);
         records.into_iter().rfind(|event| event.key.ends_with("/snapshot/public.t")).map(|event| event.json())
     };
     eventually("a part of the snapshot", || async { position().filter(|at| at["rows"] != 0) }).await;
     // No chunk is read from now on.
-    let migration = connect(&rig.url).await;
+    let migration = connect(&harness.url).await;
     migration.batch_execute("begin; lock table t in access exclusive mode").await.expect("the lock");
     relay.kill();
     let part = position().expect("a position");
     assert_eq!(part["done"], false, "too fast to be changed in the middle");
     migration.batch_execute("alter table t alter id type text; commit").await.expect("the migration");
-    let relay = rig.streaming().await;
+    let relay = harness.streaming().await;
     eventually("the snapshot to be done", || async { position().filter(|at| at["done"] == true) }).await;
-    rig.confirmed().await;
+    harness.confirmed().await;
     let mut keys: Vec<String> =
-        kafka::read(&format!("{}.t", rig.name)).into_iter().map(|event| event.key).collect();
+        kafka::read(&format!("{}.t", harness.name)).into_iter().map(|event| event.key).collect();
     keys.sort_unstable();
     keys.dedup();
     assert_eq!(keys.len(), 150_000, "{}", relay.log());

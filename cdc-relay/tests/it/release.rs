@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::harness::{Harness, connect, eventually, server};
 use crate::kafka::{self, Event, chain, distinct, first_tellings};
-use crate::rig::{Rig, connect, eventually, server};
 
 /// Runs another command of the program to its end.
-pub fn cdc_relay(rig: &Rig, arguments: &[&str]) -> Output {
+pub fn cdc_relay(harness: &Harness, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_cdc-relay"))
         .args(arguments)
-        .env("RELAY_ROUTES", std::env::temp_dir().join(&rig.name).join("relay.toml"))
+        .env("RELAY_ROUTES", std::env::temp_dir().join(&harness.name).join("relay.toml"))
         .env("KAFKA_CONFIG", server("KAFKA_ADMIN_CONFIG"))
-        .env("AMQP_URL", &rig.amqp_url)
-        .env("IT_URL", &rig.url)
+        .env("AMQP_URL", &harness.amqp_url)
+        .env("IT_URL", &harness.url)
         .output()
         .expect("the command")
 }
@@ -25,25 +25,27 @@ pub fn text(output: &Output) -> String {
 }
 
 /// Releases, and checks the exit code; answers what a person saw.
-fn release(rig: &Rig, arguments: &[&str], code: i32) -> String {
-    let output = cdc_relay(rig, &[&["release"], arguments].concat());
+fn release(harness: &Harness, arguments: &[&str], code: i32) -> String {
+    let output = cdc_relay(harness, &[&["release"], arguments].concat());
     assert_eq!(output.status.code(), Some(code), "{}", text(&output));
     text(&output)
 }
 
 /// Routes under which a record of more than `bytes` cannot be told.
-fn limit(rig: &Rig, bytes: usize) {
-    rig.routes(&rig.default_routes().replace("[relay]", &format!("[relay]\nmax_record_bytes = {bytes}")));
+fn limit(harness: &Harness, bytes: usize) {
+    harness.routes(
+        &harness.default_routes().replace("[relay]", &format!("[relay]\nmax_record_bytes = {bytes}")),
+    );
 }
 
-async fn large(rig: &Rig, owner: &str, id: i64, bytes: i32) {
+async fn large(harness: &Harness, owner: &str, id: i64, bytes: i32) {
     let insert = "insert into items (owner, id, version, note) values ($1, $2, 1, repeat('x', $3))";
-    rig.sql.execute(insert, &[&owner, &id, &bytes]).await.expect("a large row");
+    harness.sql.execute(insert, &[&owner, &id, &bytes]).await.expect("a large row");
 }
 
 /// Waits until so many letters and notes stand in the dead-letter topic.
-async fn records(rig: &Rig, count: usize) -> Vec<Event> {
-    let topic = rig.dead_letters();
+async fn records(harness: &Harness, count: usize) -> Vec<Event> {
+    let topic = harness.dead_letters();
     eventually(&format!("{count} records of dead letters"), || async {
         let records = kafka::read(&topic);
         (records.len() >= count).then_some(records)
@@ -58,183 +60,190 @@ fn ids(events: &[Event], key: &str) -> Vec<i64> {
 }
 
 /// The chain of positions is closed, with letters and notes in it and what was told again not.
-fn whole_chain(rig: &Rig) -> usize {
-    let mut all = kafka::read(&rig.topic());
-    all.extend(kafka::read(&rig.dead_letters()));
+fn whole_chain(harness: &Harness) -> usize {
+    let mut all = kafka::read(&harness.topic());
+    all.extend(kafka::read(&harness.dead_letters()));
     all.retain(|event| !event.header("pg_position").is_empty());
     chain(&all)
 }
 
 #[tokio::test]
 async fn a_released_key_is_told_in_order_before_anything_later() {
-    let mut rig = Rig::new("release").await;
-    limit(&rig, 5000);
-    let relay = rig.streaming().await;
-    rig.row("a", 1, 1, "made").await;
-    large(&rig, "a", 2, 9000).await;
-    rig.row("a", 3, 1, "made").await;
-    rig.row("b", 4, 1, "made").await;
-    records(&rig, 2).await;
+    let mut harness = Harness::new("release").await;
+    limit(&harness, 5000);
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    large(&harness, "a", 2, 9000).await;
+    harness.row("a", 3, 1, "made").await;
+    harness.row("b", 4, 1, "made").await;
+    records(&harness, 2).await;
     relay.kill();
     // The cause is removed; the key still waits.
-    limit(&rig, 20_000);
-    let relay = rig.streaming().await;
-    rig.row("a", 5, 1, "made").await;
-    records(&rig, 3).await;
+    limit(&harness, 20_000);
+    let relay = harness.streaming().await;
+    harness.row("a", 5, 1, "made").await;
+    records(&harness, 3).await;
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0);
 
-    let listed = text(&cdc_relay(&rig, &["dead-letters"]));
+    let listed = text(&cdc_relay(&harness, &["dead-letters"]));
     assert!(listed.contains("9000") || listed.contains("5000 are allowed"), "{listed}");
-    assert!(listed.contains(&format!("--source it --destination topic:{} --key=a", rig.topic())), "{listed}");
-    let said = release(&rig, &["--source", "it", "--key", "a"], 0);
+    assert!(
+        listed.contains(&format!("--source it --destination topic:{} --key=a", harness.topic())),
+        "{listed}"
+    );
+    let said = release(&harness, &["--source", "it", "--key", "a"], 0);
     assert!(said.contains("released; 3 rows told"), "{said}");
-    rig.row("a", 6, 1, "made").await;
-    let events = distinct(&rig.topic(), 6).await;
+    harness.row("a", 6, 1, "made").await;
+    let events = distinct(&harness.topic(), 6).await;
     assert_eq!(ids(&events, "a"), [1, 2, 3, 5, 6]);
     let again = events.iter().find(|event| event.header("ce_id") == "it/items/a/2/1").expect("the large row");
     assert_eq!(again.header("pg_position"), "");
     assert_eq!(again.header("ce_type"), "item.made.v1");
     assert_eq!(again.json()["note"].as_str().map(str::len), Some(9000));
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 0.0);
-    rig.confirmed().await;
+    harness.confirmed().await;
     // Six rows and the release.
-    assert_eq!(whole_chain(&rig), 7);
-    let output = cdc_relay(&rig, &["dead-letters"]);
+    assert_eq!(whole_chain(&harness), 7);
+    let output = cdc_relay(&harness, &["dead-letters"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
 
     // From the topic alone, too.
     relay.kill();
-    let relay = rig.streaming().await;
+    let relay = harness.streaming().await;
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 0.0);
-    rig.row("a", 7, 1, "made").await;
-    assert_eq!(ids(&distinct(&rig.topic(), 7).await, "a"), [1, 2, 3, 5, 6, 7]);
+    harness.row("a", 7, 1, "made").await;
+    assert_eq!(ids(&distinct(&harness.topic(), 7).await, "a"), [1, 2, 3, 5, 6, 7]);
     drop(relay);
 }
 
 #[tokio::test]
 async fn what_failed_by_its_cast_is_told_once_the_cast_is_gone_and_another_key_waits_on() {
-    let mut rig = Rig::new("cast").await;
-    let good = rig.default_routes();
+    let mut harness = Harness::new("cast").await;
+    let good = harness.default_routes();
     let cast = good.replacen(
         "type = \"item.{kind}.v1\"\n",
         "type = \"item.{kind}.v1\"\ncast = { note = \"number\" }\n",
         1,
     );
-    rig.routes(&cast);
-    let relay = rig.streaming().await;
+    harness.routes(&cast);
+    let relay = harness.streaming().await;
     for (owner, id, note) in [("a", 1, "x"), ("b", 2, "y"), ("a", 3, "3"), ("b", 4, "4"), ("c", 5, "5")] {
         let insert = "insert into items (owner, id, version, note) values ($1, $2, 1, $3)";
-        rig.sql.execute(insert, &[&owner, &i64::from(id), &note]).await.expect("a row");
+        harness.sql.execute(insert, &[&owner, &i64::from(id), &note]).await.expect("a row");
     }
-    records(&rig, 4).await;
+    records(&harness, 4).await;
     relay.kill();
-    rig.routes(&good);
-    let relay = rig.streaming().await;
-    let said = release(&rig, &["--key", "a", "--json"], 0);
+    harness.routes(&good);
+    let relay = harness.streaming().await;
+    let said = release(&harness, &["--key", "a", "--json"], 0);
     let note: serde_json::Value = serde_json::from_str(said.lines().next().expect("a line")).expect("JSON");
     assert_eq!((&note["key"], &note["told"], &note["release"]), (&"a".into(), &2.into(), &true.into()));
-    rig.row("b", 6, 1, "made").await;
-    rig.row("a", 7, 1, "made").await;
-    let events = distinct(&rig.topic(), 4).await;
+    harness.row("b", 6, 1, "made").await;
+    harness.row("a", 7, 1, "made").await;
+    let events = distinct(&harness.topic(), 4).await;
     assert_eq!((ids(&events, "a"), ids(&events, "b")), (vec![1, 3, 7], vec![]));
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0);
-    let listed = cdc_relay(&rig, &["dead-letters", "--json"]);
+    let listed = cdc_relay(&harness, &["dead-letters", "--json"]);
     let line: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("one line of JSON");
     assert_eq!(
         (&line["key"], &line["letters"], &line["table"]),
         (&"b".into(), &3.into(), &"public.items".into())
     );
     // A key that is not halted is named in vain, and what is halted is said.
-    let said = release(&rig, &["--key", "nobody"], 2);
+    let said = release(&harness, &["--key", "nobody"], 2);
     assert!(said.contains("key b towards topic:"), "{said}");
-    release(&rig, &["--all"], 0);
-    assert_eq!(ids(&distinct(&rig.topic(), 7).await, "b"), [2, 4, 6]);
-    rig.confirmed().await;
-    whole_chain(&rig);
+    release(&harness, &["--all"], 0);
+    assert_eq!(ids(&distinct(&harness.topic(), 7).await, "b"), [2, 4, 6]);
+    harness.confirmed().await;
+    whole_chain(&harness);
     drop(relay);
 }
 
 #[tokio::test]
 async fn without_a_relay_the_next_start_releases_before_anything_later() {
-    let mut rig = Rig::new("asleep").await;
-    limit(&rig, 5000);
-    let relay = rig.streaming().await;
-    large(&rig, "a", 1, 9000).await;
-    rig.row("a", 2, 1, "made").await;
-    records(&rig, 2).await;
-    rig.confirmed().await;
+    let mut harness = Harness::new("asleep").await;
+    limit(&harness, 5000);
+    let relay = harness.streaming().await;
+    large(&harness, "a", 1, 9000).await;
+    harness.row("a", 2, 1, "made").await;
+    records(&harness, 2).await;
+    harness.confirmed().await;
     relay.kill();
-    rig.slot_is_free().await;
-    limit(&rig, 20_000);
-    rig.row("a", 3, 1, "made").await;
-    let said = release(&rig, &["--key", "a"], 1);
+    harness.slot_is_free().await;
+    limit(&harness, 20_000);
+    harness.row("a", 3, 1, "made").await;
+    let said = release(&harness, &["--key", "a"], 1);
     assert!(said.contains("no relay reads the slot"), "{said}");
-    rig.row("a", 4, 1, "made").await;
-    let relay = rig.streaming().await;
-    let events = distinct(&rig.topic(), 4).await;
+    harness.row("a", 4, 1, "made").await;
+    let relay = harness.streaming().await;
+    let events = distinct(&harness.topic(), 4).await;
     assert_eq!(ids(&events, "a"), [1, 2, 3, 4]);
-    rig.confirmed().await;
-    whole_chain(&rig);
+    harness.confirmed().await;
+    whole_chain(&harness);
     drop(relay);
 }
 
 #[tokio::test]
 async fn a_letter_that_still_fails_keeps_its_key_from_there_on() {
-    let mut rig = Rig::new("still").await;
-    limit(&rig, 5000);
-    let relay = rig.streaming().await;
+    let mut harness = Harness::new("still").await;
+    limit(&harness, 5000);
+    let relay = harness.streaming().await;
     for (id, bytes) in [(1, 3000), (2, 10), (3, 15_000), (4, 10)] {
-        large(&rig, "a", id, bytes).await;
+        large(&harness, "a", id, bytes).await;
     }
-    records(&rig, 4).await;
+    records(&harness, 4).await;
     relay.kill();
-    limit(&rig, 10_000);
-    let relay = rig.streaming().await;
-    let said = release(&rig, &["--key", "a"], 1);
+    limit(&harness, 10_000);
+    let relay = harness.streaming().await;
+    let said = release(&harness, &["--key", "a"], 1);
     assert!(said.contains("stays halted; 2 rows told") && said.contains("10000 are allowed"), "{said}");
-    rig.row("a", 5, 1, "made").await;
+    harness.row("a", 5, 1, "made").await;
     // Four letters, two notes, and the row that follows.
-    records(&rig, 7).await;
-    assert_eq!(ids(&distinct(&rig.topic(), 2).await, "a"), [1, 2]);
+    records(&harness, 7).await;
+    assert_eq!(ids(&distinct(&harness.topic(), 2).await, "a"), [1, 2]);
     // Also after a start, which knows only the topic.
     relay.kill();
-    let relay = rig.streaming().await;
-    let line = cdc_relay(&rig, &["dead-letters", "--json"]);
+    let relay = harness.streaming().await;
+    let line = cdc_relay(&harness, &["dead-letters", "--json"]);
     let line: serde_json::Value = serde_json::from_slice(&line.stdout).expect("one line of JSON");
     assert_eq!((&line["letters"], &line["id"]), (&3.into(), &"it/items/a/3/1".into()));
-    let said = release(&rig, &["--key", "a", "--pass-over"], 0);
+    let said = release(&harness, &["--key", "a", "--pass-over"], 0);
     assert!(said.contains("2 rows told, 1 passed over"), "{said}");
-    rig.row("a", 6, 1, "made").await;
-    assert_eq!(ids(&distinct(&rig.topic(), 5).await, "a"), [1, 2, 4, 5, 6]);
+    harness.row("a", 6, 1, "made").await;
+    assert_eq!(ids(&distinct(&harness.topic(), 5).await, "a"), [1, 2, 4, 5, 6]);
     // Halted once more in the same session: what was released before is done with.
-    large(&rig, "a", 7, 15_000).await;
-    rig.row("a", 8, 1, "made").await;
-    rig.confirmed().await;
-    let said = release(&rig, &["--key", "a", "--pass-over"], 0);
+    large(&harness, "a", 7, 15_000).await;
+    harness.row("a", 8, 1, "made").await;
+    harness.confirmed().await;
+    let said = release(&harness, &["--key", "a", "--pass-over"], 0);
     assert!(said.contains("1 row told, 1 passed over"), "{said}");
-    rig.confirmed().await;
-    whole_chain(&rig);
+    harness.confirmed().await;
+    whole_chain(&harness);
     drop(relay);
 }
 
 #[tokio::test]
 async fn what_the_log_left_out_is_told_from_the_table_while_it_is_the_same_version() {
-    let mut rig = Rig::new("present").await;
-    let relay = rig.streaming().await;
+    let mut harness = Harness::new("present").await;
+    let relay = harness.streaming().await;
     for owner in ["a", "b"] {
         let large = "insert into items (owner, id, version, note)
                      select $1, 1, 1, string_agg(md5(n::text), '') from generate_series(1, 400) n";
-        rig.sql.execute(large, &[&owner]).await.expect("a large row");
-        rig.sql.execute("update items set version = 2 where owner = $1", &[&owner]).await.expect("update");
+        harness.sql.execute(large, &[&owner]).await.expect("a large row");
+        harness
+            .sql
+            .execute("update items set version = 2 where owner = $1", &[&owner])
+            .await
+            .expect("update");
     }
     // Of b there are two versions, and the table has the later one.
-    rig.sql.batch_execute("update items set version = 3 where owner = 'b'").await.expect("update");
-    records(&rig, 3).await;
-    release(&rig, &["--key", "a"], 0);
-    let said = release(&rig, &["--key", "b"], 1);
+    harness.sql.batch_execute("update items set version = 3 where owner = 'b'").await.expect("update");
+    records(&harness, 3).await;
+    release(&harness, &["--key", "a"], 0);
+    let said = release(&harness, &["--key", "b"], 1);
     assert!(said.contains("the row has changed since"), "{said}");
-    release(&rig, &["--key", "b", "--pass-over"], 0);
-    let events = distinct(&rig.topic(), 4).await;
+    release(&harness, &["--key", "b", "--pass-over"], 0);
+    let events = distinct(&harness.topic(), 4).await;
     let versions = |key: &str| {
         let events = first_tellings(&events).remove(key).unwrap_or_default();
         let version =
@@ -262,39 +271,39 @@ async fn load(url: String, first: i64, stop: Arc<AtomicBool>) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_under_load_and_kills_loses_and_reorders_nothing() {
-    let mut rig = Rig::new("kills").await;
+    let mut harness = Harness::new("kills").await;
     const LETTERS: i64 = 600;
     /// How much is told again when the relay is killed.
     const MOMENTS: [usize; 5] = [0, 1, 50, 300, 599];
     let mut next = 0;
     for moment in MOMENTS {
-        limit(&rig, 5000);
-        let relay = rig.streaming().await;
-        large(&rig, "a", next, 9000).await;
+        limit(&harness, 5000);
+        let relay = harness.streaming().await;
+        large(&harness, "a", next, 9000).await;
         let follow = "insert into items (owner, id, version) select 'a', $1 + n, 1 from generate_series(1, $2::int8) n";
-        rig.sql.execute(follow, &[&next, &(LETTERS - 1)]).await.expect("rows");
-        rig.confirmed().await;
+        harness.sql.execute(follow, &[&next, &(LETTERS - 1)]).await.expect("rows");
+        harness.confirmed().await;
         relay.kill();
-        limit(&rig, 20_000);
-        let relay = rig.streaming().await;
+        limit(&harness, 20_000);
+        let relay = harness.streaming().await;
         let stop = Arc::new(AtomicBool::new(false));
-        let load = tokio::spawn(load(rig.url.clone(), next + LETTERS, Arc::clone(&stop)));
-        let before = ids(&kafka::read(&rig.topic()), "a").len();
+        let load = tokio::spawn(load(harness.url.clone(), next + LETTERS, Arc::clone(&stop)));
+        let before = ids(&kafka::read(&harness.topic()), "a").len();
         // Whether it is done by then does not matter.
-        cdc_relay(&rig, &["release", "--key", "a", "--timeout", "0"]);
+        cdc_relay(&harness, &["release", "--key", "a", "--timeout", "0"]);
         eventually("the moment to kill", || async {
-            (kafka::read(&rig.topic()).len() >= before + moment).then_some(())
+            (kafka::read(&harness.topic()).len() >= before + moment).then_some(())
         })
         .await;
         relay.kill();
-        let relay = rig.streaming().await;
+        let relay = harness.streaming().await;
         stop.store(true, Ordering::Relaxed);
         next += LETTERS + load.await.expect("load");
-        let events = distinct(&rig.topic(), next as usize).await;
+        let events = distinct(&harness.topic(), next as usize).await;
         assert!(ids(&events, "a").into_iter().eq(0..next), "killed after {moment}");
-        rig.confirmed().await;
+        harness.confirmed().await;
         assert_eq!(relay.metric("cdc_relay_halted_keys"), 0.0);
         relay.kill();
     }
-    whole_chain(&rig);
+    whole_chain(&harness);
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::harness::{Harness, connect};
 use crate::kafka::{self, Event, distinct, first_tellings};
 use crate::release::{cdc_relay, text};
-use crate::rig::{Rig, connect};
 
 /// Replays rows of `items`, and checks the exit code; answers what a person saw.
-fn replay(rig: &Rig, arguments: &[&str], code: i32) -> String {
-    let output = cdc_relay(rig, &[&["replay", "--table", "items"], arguments].concat());
+fn replay(harness: &Harness, arguments: &[&str], code: i32) -> String {
+    let output = cdc_relay(harness, &[&["replay", "--table", "items"], arguments].concat());
     assert_eq!(output.status.code(), Some(code), "{}", text(&output));
     text(&output)
 }
@@ -24,28 +24,32 @@ fn count(events: &[Event], id: &str) -> (usize, usize) {
 
 #[tokio::test]
 async fn rows_are_told_again_by_key_time_and_condition_with_the_same_ids() {
-    let mut rig = Rig::new("again").await;
-    let relay = rig.streaming().await;
+    let mut harness = Harness::new("again").await;
+    let relay = harness.streaming().await;
     for (owner, id) in [("a", 1), ("a", 2), ("b", 3)] {
-        rig.row(owner, id, 1, "made").await;
+        harness.row(owner, id, 1, "made").await;
     }
-    rig.row("a", 1, 2, "made").await;
-    rig.sql.batch_execute("update items set at = '2020-01-01', version = 2 where id = 3").await.expect("old");
-    let told = distinct(&rig.topic(), 5).await.len();
+    harness.row("a", 1, 2, "made").await;
+    harness
+        .sql
+        .batch_execute("update items set at = '2020-01-01', version = 2 where id = 3")
+        .await
+        .expect("old");
+    let told = distinct(&harness.topic(), 5).await.len();
 
     // First only shown.
-    let shown = replay(&rig, &["--key", "a", "--dry-run"], 0);
+    let shown = replay(&harness, &["--key", "a", "--dry-run"], 0);
     assert!(shown.contains("it/items/a/1/2") && shown.contains("2 events would be told"), "{shown}");
-    let shown = replay(&rig, &["--where", "owner = 'b'", "--dry-run", "--json"], 0);
+    let shown = replay(&harness, &["--where", "owner = 'b'", "--dry-run", "--json"], 0);
     let line: serde_json::Value = serde_json::from_str(&shown).expect("one line of JSON");
     assert_eq!((&line["id"], &line["value"]["version"]), (&"it/items/b/3/2".into(), &2.into()));
-    let said = replay(&rig, &["--key", "a"], 64);
+    let said = replay(&harness, &["--key", "a"], 64);
     assert!(said.contains("--yes"), "{said}");
-    assert_eq!(kafka::read(&rig.topic()).len(), told, "nobody agreed, and yet it was told");
+    assert_eq!(kafka::read(&harness.topic()).len(), told, "nobody agreed, and yet it was told");
 
-    let said = replay(&rig, &["--key", "a", "--yes"], 0);
+    let said = replay(&harness, &["--key", "a", "--yes"], 0);
     assert!(said.contains("2 events told again"), "{said}");
-    let events = kafka::read(&rig.topic());
+    let events = kafka::read(&harness.topic());
     assert_eq!(count(&events, "it/items/a/1/2"), (2, 1));
     assert_eq!(count(&events, "it/items/a/2/1"), (2, 1));
     assert_eq!(count(&events, "it/items/a/1/1"), (1, 0), "a version that is gone cannot be told");
@@ -54,66 +58,68 @@ async fn rows_are_told_again_by_key_time_and_condition_with_the_same_ids() {
         events.iter().filter(|event| event.header("ce_id") == "it/items/a/2/1").collect();
     assert_eq!((&again[0].value, &again[0].key), (&again[1].value, &again[1].key));
 
-    replay(&rig, &["--since", "1h", "--yes"], 0);
-    let events = kafka::read(&rig.topic());
+    replay(&harness, &["--since", "1h", "--yes"], 0);
+    let events = kafka::read(&harness.topic());
     assert_eq!((count(&events, "it/items/a/2/1").0, count(&events, "it/items/b/3/2").0), (3, 1));
-    let said = replay(&rig, &["--where", "id > 0", "--limit", "1", "--yes", "--json"], 0);
+    let said = replay(&harness, &["--where", "id > 0", "--limit", "1", "--yes", "--json"], 0);
     let report: serde_json::Value = serde_json::from_str(said.trim()).expect("JSON");
     assert_eq!(report["rows"], 1);
-    assert_eq!(kafka::read(&rig.topic()).len(), told + 5);
+    assert_eq!(kafka::read(&harness.topic()).len(), told + 5);
     drop(relay);
 }
 
 #[tokio::test]
 async fn a_condition_is_one_statement_that_reads() {
-    let mut rig = Rig::new("condition").await;
-    let relay = rig.streaming().await;
-    rig.row("a", 1, 1, "made").await;
+    let mut harness = Harness::new("condition").await;
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
     for condition in
         ["true); delete from items; --", "true); commit; delete from items where (true", "nonsense"]
     {
-        replay(&rig, &["--where", condition, "--yes"], 2);
+        replay(&harness, &["--where", condition, "--yes"], 2);
     }
-    let rows = rig.sql.query("select 1 from items", &[]).await.expect("rows");
+    let rows = harness.sql.query("select 1 from items", &[]).await.expect("rows");
     assert_eq!(rows.len(), 1);
-    rig.sql
+    harness
+        .sql
         .batch_execute(
             "create function erase() returns boolean language sql as 'delete from items returning true'",
         )
         .await
         .expect("function");
-    let said = replay(&rig, &["--where", "erase()", "--yes"], 2);
+    let said = replay(&harness, &["--where", "erase()", "--yes"], 2);
     assert!(said.contains("read-only transaction"), "{said}");
     drop(relay);
 }
 
 #[tokio::test]
 async fn what_was_not_told_yet_is_not_told_by_a_replay() {
-    let mut rig = Rig::new("first").await;
-    rig.routes(&rig.default_routes().replace("[relay]", "[relay]\nmax_record_bytes = 5000"));
-    let relay = rig.streaming().await;
-    rig.sql
+    let mut harness = Harness::new("first").await;
+    harness.routes(&harness.default_routes().replace("[relay]", "[relay]\nmax_record_bytes = 5000"));
+    let relay = harness.streaming().await;
+    harness
+        .sql
         .batch_execute("insert into items (owner, id, version, note) values ('a', 1, 1, repeat('x', 9000))")
         .await
         .expect("a large row");
-    rig.row("a", 2, 1, "made").await;
-    rig.row("b", 3, 1, "made").await;
-    rig.confirmed().await;
+    harness.row("a", 2, 1, "made").await;
+    harness.row("b", 3, 1, "made").await;
+    harness.confirmed().await;
     // A halted key waits for its release: even its rows that could be told.
-    let said = replay(&rig, &["--where", "id > 1", "--yes"], 1);
+    let said = replay(&harness, &["--where", "id > 1", "--yes"], 1);
     assert!(said.contains("1 events left out") && said.contains("1 events told again"), "{said}");
-    let events = kafka::read(&rig.topic());
+    let events = kafka::read(&harness.topic());
     assert_eq!((count(&events, "it/items/a/2/1"), count(&events, "it/items/b/3/1")), ((0, 0), (2, 1)));
     // With no relay nothing new is known to be told.
     relay.kill();
-    rig.row("b", 4, 1, "made").await;
-    let said = replay(&rig, &["--where", "id > 1", "--yes", "--timeout", "1"], 2);
+    harness.row("b", 4, 1, "made").await;
+    let said = replay(&harness, &["--where", "id > 1", "--yes", "--timeout", "1"], 2);
     assert!(said.contains("no relay reads the slot") && said.contains("has not told all"), "{said}");
-    assert_eq!(kafka::read(&rig.topic()).len(), events.len());
+    assert_eq!(kafka::read(&harness.topic()).len(), events.len());
     // Other routes would tell something else.
-    let relay = rig.streaming().await;
-    rig.routes(&rig.default_routes().replace("\"work\"", "\"other\""));
-    let said = replay(&rig, &["--where", "id = 3", "--yes"], 2);
+    let relay = harness.streaming().await;
+    harness.routes(&harness.default_routes().replace("\"work\"", "\"other\""));
+    let said = replay(&harness, &["--where", "id = 3", "--yes"], 2);
     assert!(said.contains("other routes"), "{said}");
     drop(relay);
 }
@@ -139,16 +145,16 @@ async fn load(url: String, stop: Arc<AtomicBool>) -> i32 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replays_under_load_reorder_no_first_telling() {
-    let mut rig = Rig::new("load").await;
-    let relay = rig.streaming().await;
+    let mut harness = Harness::new("load").await;
+    let relay = harness.streaming().await;
     let stop = Arc::new(AtomicBool::new(false));
-    let load = tokio::spawn(load(rig.url.clone(), Arc::clone(&stop)));
+    let load = tokio::spawn(load(harness.url.clone(), Arc::clone(&stop)));
     for _ in 0..5 {
-        replay(&rig, &["--where", "true", "--yes"], 0);
+        replay(&harness, &["--where", "true", "--yes"], 0);
     }
     stop.store(true, Ordering::Relaxed);
     let last = load.await.expect("load");
-    let events = distinct(&rig.topic(), last as usize * 5).await;
+    let events = distinct(&harness.topic(), last as usize * 5).await;
     let again = events.iter().filter(|event| event.header("pg_position").is_empty()).count();
     assert!(again >= 20, "{again} were told again");
     for (owner, events) in first_tellings(&events) {

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::harness::{Harness, SCHEMA, connect, eventually, with_database};
 use crate::kafka;
-use crate::rig::{Rig, SCHEMA, connect, eventually, with_database};
 
 /// From which version on, and what a role may be set to.
 const HOSTILE: [(i32, &str, &str); 21] = [
@@ -31,52 +31,53 @@ const HOSTILE: [(i32, &str, &str); 21] = [
     (14, "tcp_user_timeout", "'500ms'"),
 ];
 
-/// A rig whose relay signs in as a role that everything is set for.
-async fn hostile(test: &str) -> Rig {
-    let mut rig = Rig::bare(test).await;
-    rig.sql.batch_execute(SCHEMA).await.expect("schema");
-    let version: i32 = rig
+/// A harness whose relay signs in as a role that everything is set for.
+async fn hostile(test: &str) -> Harness {
+    let mut harness = Harness::bare(test).await;
+    harness.sql.batch_execute(SCHEMA).await.expect("schema");
+    let version: i32 = harness
         .sql
         .query_one("select current_setting('server_version_num')::int / 10000", &[])
         .await
         .expect("version")
         .get(0);
-    let role = rig.name.clone();
+    let role = harness.name.clone();
     let mut sql = format!("create role {role} superuser login password 'p';");
     for (_, name, value) in HOSTILE.iter().filter(|(since, ..)| *since <= version) {
-        sql += &format!("alter role {role} in database {} set {name} = {value};", rig.name);
+        sql += &format!("alter role {role} in database {} set {name} = {value};", harness.name);
     }
-    rig.sql.batch_execute(&sql).await.expect("the role");
-    let (_, server) = rig.servers.postgres.rsplit_once('@').expect("a login");
-    let url = with_database(&format!("postgres://{role}:p@{server}"), &rig.name);
-    rig.overrides.push(("IT_URL", url));
-    rig.routes(&rig.default_routes().replace("name = \"items\"", "name = \"items\"\nsnapshot = true"));
-    rig
+    harness.sql.batch_execute(&sql).await.expect("the role");
+    let (_, server) = harness.servers.postgres.rsplit_once('@').expect("a login");
+    let url = with_database(&format!("postgres://{role}:p@{server}"), &harness.name);
+    harness.overrides.push(("IT_URL", url));
+    harness
+        .routes(&harness.default_routes().replace("name = \"items\"", "name = \"items\"\nsnapshot = true"));
+    harness
 }
 
-async fn drop_role(rig: &Rig) {
-    let admin = connect(&rig.servers.postgres).await;
+async fn drop_role(harness: &Harness) {
+    let admin = connect(&harness.servers.postgres).await;
     // Its sessions may take a moment to end.
     eventually("the role to be dropped", || async {
-        admin.batch_execute(&format!("drop role {}", rig.name)).await.ok()
+        admin.batch_execute(&format!("drop role {}", harness.name)).await.ok()
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_reconcile() {
-    let mut rig = hostile("settings").await;
+    let mut harness = hostile("settings").await;
     let fill = "insert into items (owner, id, version, price, raw, at) values
                 ('before', 1, 1, 0.1, '\\x00ff', '2026-01-02 03:04:05+00')";
-    rig.sql.batch_execute(fill).await.expect("a row");
+    harness.sql.batch_execute(fill).await.expect("a row");
     // A slot waits for it.
-    let mut other = connect(&rig.url).await;
+    let mut other = connect(&harness.url).await;
     let open = other.transaction().await.expect("begin");
     open.batch_execute("insert into items (owner, id, version) values ('open', 1, 1)").await.expect("a row");
-    let relay = rig.start();
+    let relay = harness.start();
     eventually("the slot to be waited for", || async {
         let waits = "select 1 from pg_stat_activity where query like 'CREATE_REPLICATION_SLOT%' and wait_event_type = 'Lock'";
-        (!rig.sql.query(waits, &[]).await.expect("activity").is_empty()).then_some(())
+        (!harness.sql.query(waits, &[]).await.expect("activity").is_empty()).then_some(())
     })
     .await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -87,12 +88,12 @@ async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_re
     // A transaction that takes longer to send than its time-out.
     let large = "insert into items (owner, id, version, note)
                  select 'large', n, 1, repeat('x', 200) from generate_series(1, 60000) n";
-    rig.sql.batch_execute(large).await.expect("rows");
-    rig.confirmed().await;
+    harness.sql.batch_execute(large).await.expect("rows");
+    harness.confirmed().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    rig.row("after", 1, 1, "made").await;
-    rig.confirmed().await;
-    let events = kafka::read(&rig.topic());
+    harness.row("after", 1, 1, "made").await;
+    harness.confirmed().await;
+    let events = kafka::read(&harness.topic());
     let of = |owner: &str| events.iter().filter(|event| event.key == owner).count();
     assert_eq!((of("large"), of("after"), of("before"), of("open")), (60_000, 1, 1, 1));
     let before = events.iter().find(|event| event.key == "before").expect("the row of before").json();
@@ -105,22 +106,22 @@ async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_re
         troubles.filter(|line| line.contains("cannot be watched") || line.contains("not streaming"));
     assert_eq!(troubles.count(), 0, "{log}");
     relay.stop().await;
-    rig.slot_is_free().await;
+    harness.slot_is_free().await;
     for (command, arguments) in
         [("doctor", &[][..]), ("status", &[]), ("reconcile", &["--yes"]), ("verify", &[])]
     {
-        let output = rig.command(command).args(arguments).output().expect("the program");
+        let output = harness.command(command).args(arguments).output().expect("the program");
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         assert_ne!(output.status.code(), Some(2), "{command}: {text}");
     }
-    rig.slot_is_free().await;
-    drop_role(&rig).await;
+    harness.slot_is_free().await;
+    drop_role(&harness).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_setting_of_a_role_is_in_the_way_of_a_tail() {
-    let rig = hostile("tail_settings").await;
-    let url = rig.overrides[0].1.clone();
+    let harness = hostile("tail_settings").await;
+    let url = harness.overrides[0].1.clone();
     let mut tail = std::process::Command::new(env!("CARGO_BIN_EXE_cdc-relay"))
         .args(["tail", &url, "--limit", "1", "--json"])
         .stdout(std::process::Stdio::piped())
@@ -134,12 +135,12 @@ async fn no_setting_of_a_role_is_in_the_way_of_a_tail() {
         // Longer than any of the time-outs, before the first row is there.
         if began.elapsed() > Duration::from_secs(3) {
             n += 1;
-            rig.row("a", n, 1, "made").await;
+            harness.row("a", n, 1, "made").await;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let output = tail.wait_with_output().expect("tail");
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success() && text.contains("\"owner\":\"a\""), "{text}");
-    drop_role(&rig).await;
+    drop_role(&harness).await;
 }

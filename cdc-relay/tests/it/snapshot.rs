@@ -8,42 +8,42 @@ use std::time::Duration;
 
 use stack::servers::Server;
 
+use crate::harness::{Harness, Relay, Servers, connect, eventually};
 use crate::kafka::{self, Event, chain, first_tellings};
 use crate::outages::ALONE;
-use crate::rig::{Relay, Rig, Servers, connect, eventually};
 use crate::servers::Private;
 
 /// More than ten chunks.
 const ROWS: i64 = 25_000;
 
-async fn filled(test: &str, rows: i64) -> Rig {
-    let rig = Rig::new(test).await;
-    fill(&rig, rows).await;
-    rig.routes(&with_snapshot(&rig));
-    rig
+async fn filled(test: &str, rows: i64) -> Harness {
+    let harness = Harness::new(test).await;
+    fill(&harness, rows).await;
+    harness.routes(&with_snapshot(&harness));
+    harness
 }
 
-async fn fill(rig: &Rig, rows: i64) {
+async fn fill(harness: &Harness, rows: i64) {
     let insert = "insert into items (owner, id, version, at) select 'o''\"' || n % 5, n, 1, now()
                   from generate_series(1, $1::int8) n";
-    rig.sql.execute(insert, &[&rows]).await.expect("rows");
+    harness.sql.execute(insert, &[&rows]).await.expect("rows");
 }
 
-fn with_snapshot(rig: &Rig) -> String {
-    rig.default_routes().replace("subject = \"{id}\"", "subject = \"{id}\"\nsnapshot = true")
+fn with_snapshot(harness: &Harness) -> String {
+    harness.default_routes().replace("subject = \"{id}\"", "subject = \"{id}\"\nsnapshot = true")
 }
 
 /// What the state topic says of a table.
-fn position(rig: &Rig, table: &str) -> Option<serde_json::Value> {
-    let key = format!("it/{0}/snapshot/public.{table}", rig.name);
-    let records = kafka::read(&format!("{}.state", rig.name));
+fn position(harness: &Harness, table: &str) -> Option<serde_json::Value> {
+    let key = format!("it/{0}/snapshot/public.{table}", harness.name);
+    let records = kafka::read(&format!("{}.state", harness.name));
     let last = records.iter().rfind(|event| event.key == key)?;
     Some(last.json())
 }
 
-async fn done(rig: &Rig, table: &str) -> serde_json::Value {
+async fn done(harness: &Harness, table: &str) -> serde_json::Value {
     eventually(&format!("the snapshot of {table} to be done"), || async {
-        position(rig, table).filter(|position| position["done"] == true)
+        position(harness, table).filter(|position| position["done"] == true)
     })
     .await
 }
@@ -84,8 +84,8 @@ fn versions<'e>(events: impl IntoIterator<Item = &'e Event>) -> BTreeMap<(String
 }
 
 /// Every row of the table is told, and last in the state it has.
-async fn whole(rig: &Rig, versions: &BTreeMap<(String, i64), Vec<i64>>) {
-    let rows = rig.sql.query("select owner, id, version from items", &[]).await.expect("rows");
+async fn whole(harness: &Harness, versions: &BTreeMap<(String, i64), Vec<i64>>) {
+    let rows = harness.sql.query("select owner, id, version from items", &[]).await.expect("rows");
     assert_eq!(rows.len(), versions.len());
     for row in rows {
         let key = (row.get::<_, String>(0), row.get::<_, i64>(1));
@@ -96,21 +96,21 @@ async fn whole(rig: &Rig, versions: &BTreeMap<(String, i64), Vec<i64>>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_change_under_the_snapshot_do_not_go_back() {
-    let mut rig = filled("under", ROWS).await;
+    let mut harness = filled("under", ROWS).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let load = tokio::spawn(changes(rig.url.clone(), Arc::clone(&stop)));
-    let relay = rig.streaming().await;
-    let position = done(&rig, "items").await;
+    let load = tokio::spawn(changes(harness.url.clone(), Arc::clone(&stop)));
+    let relay = harness.streaming().await;
+    let position = done(&harness, "items").await;
     stop.store(true, Ordering::Relaxed);
     assert!(load.await.expect("load") > 10);
-    rig.confirmed().await;
+    harness.confirmed().await;
     assert_eq!(position["rows"], ROWS);
-    let events = kafka::read(&rig.topic());
+    let events = kafka::read(&harness.topic());
     let versions = versions(&events);
     for (row, versions) in &versions {
         assert!(versions.is_sorted(), "{row:?}: {versions:?}");
     }
-    whole(&rig, &versions).await;
+    whole(&harness, &versions).await;
     // What the snapshot tells is no link of the chain, and the chain is whole without it.
     let (streamed, told): (Vec<Event>, Vec<Event>) =
         events.into_iter().partition(|event| !event.header("pg_position").is_empty());
@@ -126,13 +126,13 @@ async fn rows_that_change_under_the_snapshot_do_not_go_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
-    let mut rig = filled("resumed", ROWS).await;
+    let mut harness = filled("resumed", ROWS).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let load = tokio::spawn(changes(rig.url.clone(), Arc::clone(&stop)));
+    let load = tokio::spawn(changes(harness.url.clone(), Arc::clone(&stop)));
     let (mut kills, mut stood) = (0u64, BTreeSet::new());
     let passed = |relay: &Relay| relay.metric("cdc_relay_snapshot_passed_rows");
-    while position(&rig, "items").is_none_or(|position| position["done"] != true) {
-        let relay = rig.streaming().await;
+    while position(&harness, "items").is_none_or(|position| position["done"] != true) {
+        let relay = harness.streaming().await;
         // Before the first chunk now and then; else after some chunks, at another moment every time: before they are
         // acknowledged, before that is noted, and after.
         if kills % 4 > 0 {
@@ -142,15 +142,15 @@ async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
         }
         relay.kill();
         kills += 1;
-        stood.extend(position(&rig, "items").and_then(|position| position["rows"].as_u64()));
+        stood.extend(position(&harness, "items").and_then(|position| position["rows"].as_u64()));
         assert!(kills < 100, "it never ends: {stood:?}");
     }
     stop.store(true, Ordering::Relaxed);
     load.await.expect("load");
-    let relay = rig.streaming().await;
-    rig.confirmed().await;
-    let events = kafka::read(&rig.topic());
-    whole(&rig, &versions(&events)).await;
+    let relay = harness.streaming().await;
+    harness.confirmed().await;
+    let events = kafka::read(&harness.topic());
+    whole(&harness, &versions(&events)).await;
     for (owner, events) in first_tellings(&events) {
         let versions = versions(&events);
         assert!(versions.values().all(|versions| versions.is_sorted()), "{owner}");
@@ -166,44 +166,47 @@ async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
 async fn a_row_that_is_in_the_log_and_not_yet_visible_does_not_go_back() {
     let _alone = ALONE.lock().await;
     let postgres = Private::start(Server::Postgres).await;
-    let mut rig = Rig::on(Servers { postgres: postgres.address(), ..Servers::shared() }, "invisible").await;
+    let mut harness =
+        Harness::on(Servers { postgres: postgres.address(), ..Servers::shared() }, "invisible").await;
     let rows = 4 * ROWS;
-    fill(&rig, rows).await;
-    rig.routes(&with_snapshot(&rig));
+    fill(&harness, rows).await;
+    harness.routes(&with_snapshot(&harness));
     // Who asks for it waits for a standby that never comes: committed, in the log, and seen by nobody.
     for setting in ["synchronous_commit = 'local'", "synchronous_standby_names = 'nobody'"] {
-        rig.sql.batch_execute(&format!("alter system set {setting}")).await.expect("set");
+        harness.sql.batch_execute(&format!("alter system set {setting}")).await.expect("set");
     }
-    rig.sql.batch_execute("select pg_reload_conf()").await.expect("reload");
-    let relay = rig.streaming().await;
+    harness.sql.batch_execute("select pg_reload_conf()").await.expect("reload");
+    let relay = harness.streaming().await;
     let metric = |name: &str| relay.metric(&format!("cdc_relay_snapshot_{name}{{source=\"it\""));
     eventually("the first chunk", || async { (metric("passed_rows") > 0.0).then_some(()) }).await;
-    let waiting = connect(&rig.url).await;
+    let waiting = connect(&harness.url).await;
     let last = rows - 1;
     tokio::spawn(async move {
         let update = format!("set synchronous_commit = on; update items set version = 50 where id = {last}");
         // Ends when the database goes.
         let _ = waiting.batch_execute(&update).await;
     });
-    assert_eq!(done(&rig, "items").await["rows"], rows);
-    let now = rig.sql.query_one("select version from items where id = $1", &[&last]).await.expect("the row");
+    assert_eq!(done(&harness, "items").await["rows"], rows);
+    let now =
+        harness.sql.query_one("select version from items where id = $1", &[&last]).await.expect("the row");
     assert_eq!(now.get::<_, i32>(0), 1, "the change is visible: the test shows nothing");
-    let events = kafka::read(&rig.topic());
+    let events = kafka::read(&harness.topic());
     assert_eq!(versions(&events)[&("o'\"4".to_owned(), last)], [50]);
     assert_eq!(metric("rows_total") as i64, rows - 1);
-    drop((relay, rig));
+    drop((relay, harness));
 }
 
 #[tokio::test]
 async fn what_was_done_is_not_told_again_and_a_table_that_comes_later_is() {
-    let mut rig = filled("later", 3000).await;
-    rig.streaming().await.stop().await;
-    let relay = rig.streaming().await;
-    done(&rig, "items").await;
-    rig.confirmed().await;
+    let mut harness = filled("later", 3000).await;
+    harness.streaming().await.stop().await;
+    let relay = harness.streaming().await;
+    done(&harness, "items").await;
+    harness.confirmed().await;
     relay.stop().await;
-    let told = kafka::read(&rig.topic()).len();
-    rig.sql
+    let told = kafka::read(&harness.topic()).len();
+    harness
+        .sql
         .batch_execute(
             "create table notes (id uuid primary key default gen_random_uuid(), owner text);
              insert into notes (owner) select 'n' from generate_series(1, 5);
@@ -214,13 +217,13 @@ async fn what_was_done_is_not_told_again_and_a_table_that_comes_later_is() {
     let table = format!(
         "\n[[sources.tables]]\nname = \"notes\"\nkey = \"{{owner}}\"\nid = \"it/notes/{{id}}\"\nsnapshot = true\n
          [[sources.tables.routes]]\ntopic = \"{}\"\ntype = \"note.v1\"\n",
-        rig.topic()
+        harness.topic()
     );
-    rig.routes(&(with_snapshot(&rig) + &table));
-    let relay = rig.streaming().await;
-    assert_eq!(done(&rig, "notes").await["rows"], 5);
-    rig.confirmed().await;
-    let events = kafka::read(&rig.topic());
+    harness.routes(&(with_snapshot(&harness) + &table));
+    let relay = harness.streaming().await;
+    assert_eq!(done(&harness, "notes").await["rows"], 5);
+    harness.confirmed().await;
+    let events = kafka::read(&harness.topic());
     assert_eq!(events.iter().filter(|event| event.header("ce_type") == "note.v1").count(), 5);
     assert_eq!(events.len(), told + 5);
     drop(relay);
@@ -228,63 +231,63 @@ async fn what_was_done_is_not_told_again_and_a_table_that_comes_later_is() {
 
 #[tokio::test]
 async fn the_stream_goes_on_while_the_snapshot_waits() {
-    let mut rig = Rig::new("waits").await;
-    rig.streaming().await.stop().await;
-    rig.slot_is_free().await;
-    let mut other = connect(&rig.url).await;
+    let mut harness = Harness::new("waits").await;
+    harness.streaming().await.stop().await;
+    harness.slot_is_free().await;
+    let mut other = connect(&harness.url).await;
     let open = other.transaction().await.expect("begin");
     open.batch_execute("insert into items (owner, id, version) values ('open', 1, 1)").await.expect("insert");
-    fill(&rig, 10).await;
-    rig.routes(&with_snapshot(&rig));
-    let relay = rig.streaming().await;
+    fill(&harness, 10).await;
+    harness.routes(&with_snapshot(&harness));
+    let relay = harness.streaming().await;
     // Committed and invisible, or not committed: the first chunk cannot know. It waits; the stream does not.
-    rig.row("streamed", 1, 1, "made").await;
-    kafka::distinct(&rig.topic(), 11).await;
-    assert!(position(&rig, "items").is_none());
+    harness.row("streamed", 1, 1, "made").await;
+    kafka::distinct(&harness.topic(), 11).await;
+    assert!(position(&harness, "items").is_none());
     open.commit().await.expect("commit");
-    assert_eq!(done(&rig, "items").await["rows"], 12);
+    assert_eq!(done(&harness, "items").await["rows"], 12);
     drop(relay);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_that_cannot_be_read_is_read_again() {
-    let mut rig = filled("failing", ROWS).await;
-    let relay = rig.streaming().await;
+    let mut harness = filled("failing", ROWS).await;
+    let relay = harness.streaming().await;
     let failures = "cdc_relay_snapshot_failures_total{source=\"it\",table=\"public.items\"}";
     let kill = "select pg_terminate_backend(pid) from pg_stat_activity
                 where application_name = 'cdc-relay snapshot' and datname = $1";
     eventually("a chunk to fail", || async {
-        rig.sql.query(kill, &[&rig.name]).await.expect("kill");
+        harness.sql.query(kill, &[&harness.name]).await.expect("kill");
         (relay.metric(failures) > 0.0).then_some(())
     })
     .await;
-    rig.row("streamed", 1, 1, "made").await;
-    assert!(done(&rig, "items").await["rows"].as_i64() >= Some(ROWS));
-    rig.confirmed().await;
-    whole(&rig, &versions(&kafka::read(&rig.topic()))).await;
+    harness.row("streamed", 1, 1, "made").await;
+    assert!(done(&harness, "items").await["rows"].as_i64() >= Some(ROWS));
+    harness.confirmed().await;
+    whole(&harness, &versions(&kafka::read(&harness.topic()))).await;
     drop(relay);
 }
 
 #[tokio::test]
 async fn large_rows_are_read_in_small_chunks() {
-    let mut rig = Rig::new("large").await;
+    let mut harness = Harness::new("large").await;
     let insert = "insert into items (owner, id, version, doc) select 'o', n, 1, to_jsonb(repeat('x', 300000))
                   from generate_series(1, 40) n";
-    rig.sql.batch_execute(insert).await.expect("rows");
-    rig.routes(&with_snapshot(&rig));
-    let relay = rig.streaming().await;
-    assert_eq!(done(&rig, "items").await["rows"], 40);
-    let positions = kafka::read(&format!("{}.state", rig.name));
+    harness.sql.batch_execute(insert).await.expect("rows");
+    harness.routes(&with_snapshot(&harness));
+    let relay = harness.streaming().await;
+    assert_eq!(done(&harness, "items").await["rows"], 40);
+    let positions = kafka::read(&format!("{}.state", harness.name));
     let chunks = positions.iter().filter(|event| event.key.ends_with("/snapshot/public.items")).count();
     assert!(chunks > 5, "{chunks} chunks");
-    assert_eq!(kafka::read(&rig.topic()).len(), 40);
+    assert_eq!(kafka::read(&harness.topic()).len(), 40);
     drop(relay);
 }
 
 #[tokio::test]
 async fn a_key_of_any_types_is_paged_through() {
-    let mut rig = Rig::bare("keys").await;
-    rig.sql
+    let mut harness = Harness::bare("keys").await;
+    harness.sql
         .batch_execute(
             r#"create table items (
                    owner text, a char(5), b timestamptz, c bytea, "D ""d" numeric, e bit(3), f interval, g uuid,
@@ -299,10 +302,10 @@ async fn a_key_of_any_types_is_paged_through() {
         )
         .await
         .expect("table");
-    rig.routes(&with_snapshot(&rig));
-    let relay = rig.streaming().await;
-    assert_eq!(done(&rig, "items").await["rows"], 7000);
-    let events = kafka::read(&rig.topic());
+    harness.routes(&with_snapshot(&harness));
+    let relay = harness.streaming().await;
+    assert_eq!(done(&harness, "items").await["rows"], 7000);
+    let events = kafka::read(&harness.topic());
     assert_eq!(events.len(), 7000);
     assert_eq!(versions(&events).len(), 7000);
     drop(relay);
@@ -310,11 +313,11 @@ async fn a_key_of_any_types_is_paged_through() {
 
 #[tokio::test]
 async fn a_table_without_a_primary_key_is_refused_before_anything_is_told() {
-    let mut rig = filled("keyless", 10).await;
+    let mut harness = filled("keyless", 10).await;
     // Its updates can be published all the same.
     let keyless = "alter table items drop constraint items_pkey; alter table items replica identity full";
-    rig.sql.batch_execute(keyless).await.expect("drop");
-    let relay = rig.start();
+    harness.sql.batch_execute(keyless).await.expect("drop");
+    let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(
         report.contains("no published primary key") && report.contains("cdc-relay reconcile"),
@@ -325,18 +328,20 @@ async fn a_table_without_a_primary_key_is_refused_before_anything_is_told() {
 
 #[tokio::test]
 async fn only_published_rows_and_columns_are_told() {
-    let mut rig = filled("filtered", 100).await;
+    let mut harness = filled("filtered", 100).await;
     let publish = "alter publication events set table items (owner, id, version, kind, note, at, amount) where (id > 90)";
-    rig.sql.batch_execute(publish).await.expect("publication");
+    harness.sql.batch_execute(publish).await.expect("publication");
     // A row that leaves the filter arrives as a delete.
-    rig.routes(&with_snapshot(&rig).replace("type = \"item.", "deletes = \"ignore\"\ntype = \"item."));
-    let relay = rig.streaming().await;
-    assert_eq!(done(&rig, "items").await["rows"], 10);
-    rig.sql
+    harness
+        .routes(&with_snapshot(&harness).replace("type = \"item.", "deletes = \"ignore\"\ntype = \"item."));
+    let relay = harness.streaming().await;
+    assert_eq!(done(&harness, "items").await["rows"], 10);
+    harness
+        .sql
         .batch_execute("insert into items (owner, id, version) values ('new', 200, 1)")
         .await
         .expect("row");
-    let events = kafka::distinct(&rig.topic(), 11).await;
+    let events = kafka::distinct(&harness.topic(), 11).await;
     let names = |event: &Event| -> Vec<String> {
         event.json().as_object().expect("an object").keys().cloned().collect()
     };

@@ -2,25 +2,25 @@
 
 use std::time::{Duration, Instant};
 
+use crate::harness::Harness;
 use crate::kafka::{chain, distinct};
-use crate::rig::Rig;
 
 #[tokio::test]
 async fn a_second_relay_waits_and_takes_over_without_loss() {
-    let mut rig = Rig::new("standby").await;
-    let first = rig.streaming().await;
-    rig.row("a", 1, 1, "made").await;
-    distinct(&rig.topic(), 1).await;
-    let second = rig.start();
+    let mut harness = Harness::new("standby").await;
+    let first = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    distinct(&harness.topic(), 1).await;
+    let second = harness.start();
     second.state("standby").await;
     assert!(second.get("/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 200")));
-    rig.row("a", 2, 1, "made").await;
-    distinct(&rig.topic(), 2).await;
+    harness.row("a", 2, 1, "made").await;
+    distinct(&harness.topic(), 2).await;
     let killed = Instant::now();
     first.kill();
-    rig.row("a", 3, 1, "made").await;
+    harness.row("a", 3, 1, "made").await;
     second.streams().await;
-    let events = distinct(&rig.topic(), 3).await;
+    let events = distinct(&harness.topic(), 3).await;
     assert!(killed.elapsed() < Duration::from_secs(5), "took {:?}", killed.elapsed());
     assert_eq!(chain(&events), 3);
 }
@@ -33,14 +33,14 @@ const COUNTED: &str = "create sequence asked;
 
 #[tokio::test]
 async fn a_relay_that_waits_for_its_turn_asks_for_nothing_but_the_slot() {
-    let mut rig = Rig::bare("standby_asks").await;
-    rig.sql.batch_execute(COUNTED).await.expect("schema");
-    rig.routes(&crate::harm::five_lines(&rig, "{ name = \"t\", when = { status = [\"paid\"] } }"));
-    let first = rig.streaming().await;
-    let second = rig.start();
+    let mut harness = Harness::bare("standby_asks").await;
+    harness.sql.batch_execute(COUNTED).await.expect("schema");
+    harness.routes(&crate::harm::five_lines(&harness, "{ name = \"t\", when = { status = [\"paid\"] } }"));
+    let first = harness.streaming().await;
+    let second = harness.start();
     second.state("standby").await;
     let asked = || async {
-        rig.sql.query_one("select last_value from asked", &[]).await.expect("asked").get::<_, i64>(0)
+        harness.sql.query_one("select last_value from asked", &[]).await.expect("asked").get::<_, i64>(0)
     };
     let before = asked().await;
     let began = Instant::now();

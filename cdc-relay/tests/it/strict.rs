@@ -4,8 +4,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use crate::harness::{Harness, eventually};
 use crate::kafka::{Event, read};
-use crate::rig::{Rig, eventually};
 
 /// Type, value in SQL, and what a reader finds.
 const VALUES: &[(&str, &str, &str)] = &[
@@ -75,7 +75,7 @@ fn by_jq(values: &[&str]) -> Option<String> {
 
 #[tokio::test]
 async fn every_record_is_read_by_strict_readers_and_keeps_what_it_can() {
-    let mut rig = Rig::bare("strict").await;
+    let mut harness = Harness::bare("strict").await;
     let columns: Vec<String> =
         VALUES.iter().enumerate().map(|(n, (kind, _, _))| format!("c{n} {kind}")).collect();
     let values: Vec<&str> = VALUES.iter().map(|(_, value, _)| *value).collect();
@@ -84,19 +84,19 @@ async fn every_record_is_read_by_strict_readers_and_keeps_what_it_can() {
          create publication events for table items with (publish = 'insert, update')",
         columns.join(", ")
     );
-    rig.sql.batch_execute(&schema).await.expect("schema");
-    let routes = rig.default_routes();
+    harness.sql.batch_execute(&schema).await.expect("schema");
+    let routes = harness.default_routes();
     let (head, _) = routes.split_once("key = ").expect("routes");
-    rig.routes(&format!(
+    harness.routes(&format!(
         "{head}\n[[sources.tables.routes]]\ntopic = \"{0}.items\"\ntype = \"item\"\n\n\
          [[sources.tables.routes]]\ntopic = \"{0}.items\"\ntype = \"whole\"\n\
          [sources.tables.routes.body.payload]\nvalue = \"{{c2:json}}\"\n",
-        rig.name
+        harness.name
     ));
-    let relay = rig.streaming().await;
+    let relay = harness.streaming().await;
     let insert = format!("insert into items values (1, {})", values.join(", "));
-    rig.sql.batch_execute(&insert).await.expect("a row");
-    let topic = rig.topic();
+    harness.sql.batch_execute(&insert).await.expect("a row");
+    let topic = harness.topic();
     let events: Vec<Event> = eventually("both records", || async {
         let events = read(&topic);
         (events.len() >= 2).then_some(events)

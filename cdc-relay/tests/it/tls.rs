@@ -6,8 +6,8 @@ use cdc_relay::postgres::session::Session;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use stack::servers::Server;
 
+use crate::harness::{Harness, Servers, connect, eventually};
 use crate::load::under_load;
-use crate::rig::{Rig, Servers, connect, eventually};
 use crate::servers::Private;
 
 /// An authority and what it signed, as files that clients read.
@@ -172,33 +172,33 @@ async fn an_encrypted_stream_loses_nothing_whether_it_trickles_or_floods() {
     let ours = Certificates::new("ours");
     let postgres = encrypting(&ours, "").await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
-    let mut rig = Rig::on(servers, "tls").await;
-    let by_name = rig.url.replace("127.0.0.1", "localhost");
+    let mut harness = Harness::on(servers, "tls").await;
+    let by_name = harness.url.replace("127.0.0.1", "localhost");
     let url = format!("{by_name}?sslmode=verify-full&sslrootcert={}", ours.file("ca.pem"));
-    rig.overrides.push(("IT_URL", url));
-    let (relay, oracle, load) = under_load(&mut rig, false).await;
+    harness.overrides.push(("IT_URL", url));
+    let (relay, oracle, load) = under_load(&mut harness, false).await;
     load.more(100).await;
     let unencrypted = "select count(*) from pg_stat_ssl join pg_stat_activity using (pid)
                        where application_name like 'cdc-relay%' and not ssl";
-    assert_eq!(rig.sql.query_one(unencrypted, &[]).await.expect("sessions").get::<_, i64>(0), 0);
+    assert_eq!(harness.sql.query_one(unencrypted, &[]).await.expect("sessions").get::<_, i64>(0), 0);
     let rows = "insert into items (owner, id, version, note)
                 select 'v' || n % 16, n, 1, repeat('y', 300) from generate_series(1, 50000) n";
-    rig.sql.batch_execute(rows).await.expect("50,000 rows");
+    harness.sql.batch_execute(rows).await.expect("50,000 rows");
     // About as large as the relay's buffer: what the rest of one leaves no room for must not be waited for.
     let rows = "insert into items (owner, id, version, note)
                 select 'l', n, 1, repeat('z', 240000 + n * 1000) from generate_series(1, 40) n";
-    rig.sql.batch_execute(rows).await.expect("large rows");
+    harness.sql.batch_execute(rows).await.expect("large rows");
     load.more(100).await;
-    assert!(rig.kill_walsender().await, "nobody streams");
+    assert!(harness.kill_walsender().await, "nobody streams");
     load.more(100).await;
     load.stop().await;
     for id in 0..20 {
-        rig.row("slowly", id, 1, "made").await;
-        rig.confirmed().await;
+        harness.row("slowly", id, 1, "made").await;
+        harness.confirmed().await;
     }
-    let report = oracle.judge(&rig).await;
+    let report = oracle.judge(&harness).await;
     assert!(report.changes >= 50_000, "{report:?}");
-    drop((relay, rig));
+    drop((relay, harness));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,18 +207,18 @@ async fn what_is_told_to_brokers_by_tls_arrives_as_ever() {
     let (mut kafka, mut rabbit) =
         (Private::start(Server::Kafka).await, Private::start(Server::RabbitMq).await);
     let servers = Servers { kafka: kafka.address(), amqp: rabbit.address(), ..Servers::shared() };
-    let mut rig = Rig::on(servers, "tls_brokers").await;
+    let mut harness = Harness::on(servers, "tls_brokers").await;
     let (certificate, key) = ours.sign("localhost");
     let brokers = kafka.encrypt(&certificate, &key).await;
     let queue = rabbit.encrypt(&certificate, &key).await;
     let ca = ours.file("ca.pem");
     let by_tls = format!("[kafka]\n\"security.protocol\" = \"ssl\"\n\"ssl.ca.location\" = \"{ca}\"\n[relay]");
-    rig.routes(&rig.default_routes().replace("[relay]", &by_tls));
+    harness.routes(&harness.default_routes().replace("[relay]", &by_tls));
     // Whom the system trusts.
-    rig.overrides.extend([("KAFKA_BROKERS", brokers), ("AMQP_URL", queue), ("SSL_CERT_FILE", ca)]);
-    let (relay, oracle, load) = under_load(&mut rig, true).await;
+    harness.overrides.extend([("KAFKA_BROKERS", brokers), ("AMQP_URL", queue), ("SSL_CERT_FILE", ca)]);
+    let (relay, oracle, load) = under_load(&mut harness, true).await;
     load.more(200).await;
     load.stop().await;
-    oracle.judge(&rig).await.expect(100);
-    drop((relay, rig));
+    oracle.judge(&harness).await.expect(100);
+    drop((relay, harness));
 }

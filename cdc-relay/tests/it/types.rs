@@ -1,7 +1,7 @@
 //! Every type in its JSON form, as a real server prints it.
 
+use crate::harness::{Harness, eventually};
 use crate::kafka::{distinct, read};
-use crate::rig::{Rig, eventually};
 
 /// Name, type, value in SQL, JSON.
 const GOLDEN: &[(&str, &str, &str, &str)] = &[
@@ -122,8 +122,8 @@ fn golden(id: u32) -> String {
 }
 
 /// The shortest routes file there is; topics, slot and publication are the relay's own.
-fn shortest(rig: &Rig, table: &str) -> String {
-    let name = &rig.name;
+fn shortest(harness: &Harness, table: &str) -> String {
+    let name = &harness.name;
     format!(
         "[relay]\nstate_topic = \"{name}.state\"\ndead_letter_topic = \"{name}.dead\"\n\n\
          [[sources]]\nname = \"{name}\"\nslot = \"{name}\"\nurl = \"${{IT_URL}}\"\ntables = [{table}]\n"
@@ -132,13 +132,13 @@ fn shortest(rig: &Rig, table: &str) -> String {
 
 #[tokio::test]
 async fn every_type_is_told_in_its_json_form() {
-    let mut rig = Rig::bare("types").await;
-    rig.sql.batch_execute(TYPES).await.expect("types");
-    rig.sql.batch_execute(&create_table()).await.expect("table");
-    rig.routes(&shortest(&rig, "{ name = \"all_types\" }"));
-    let relay = rig.streaming().await;
-    rig.sql.batch_execute(&insert(1)).await.expect("insert");
-    let events = distinct(&format!("{}.all_types", rig.name), 1).await;
+    let mut harness = Harness::bare("types").await;
+    harness.sql.batch_execute(TYPES).await.expect("types");
+    harness.sql.batch_execute(&create_table()).await.expect("table");
+    harness.routes(&shortest(&harness, "{ name = \"all_types\" }"));
+    let relay = harness.streaming().await;
+    harness.sql.batch_execute(&insert(1)).await.expect("insert");
+    let events = distinct(&format!("{}.all_types", harness.name), 1).await;
     let event = &events[0];
     serde_json::from_str::<serde_json::Value>(&event.value).expect("JSON");
     // Member by member first: a difference is easier to read.
@@ -147,10 +147,11 @@ async fn every_type_is_told_in_its_json_form() {
     }
     assert_eq!(event.value, golden(1));
     assert_eq!((event.key.as_str(), event.header("ce_type")), ("1", "all_types.insert"));
-    assert_eq!(event.header("ce_source"), format!("/{}", rig.name));
+    assert_eq!(event.header("ce_source"), format!("/{}", harness.name));
 
     // A type that did not exist when the session began is looked up when its table is announced.
-    rig.sql
+    harness
+        .sql
         .batch_execute(
             "create domain later as int[]; alter table all_types add column later later;
              create type hue as enum ('red'); alter table all_types add column hues hue[];
@@ -158,7 +159,7 @@ async fn every_type_is_told_in_its_json_form() {
         )
         .await
         .expect("a new column");
-    let events = distinct(&format!("{}.all_types", rig.name), 2).await;
+    let events = distinct(&format!("{}.all_types", harness.name), 2).await;
     let json =
         events.iter().find(|event| event.header("ce_type") == "all_types.update").expect("update").json();
     assert_eq!(
@@ -174,22 +175,22 @@ const ORDERS: &str = "
 
 #[tokio::test]
 async fn deletes_and_what_was_before_are_told_and_counted() {
-    let mut rig = Rig::bare("deletes").await;
-    rig.sql.batch_execute(ORDERS).await.expect("table");
-    rig.routes(&shortest(
-        &rig,
+    let mut harness = Harness::bare("deletes").await;
+    harness.sql.batch_execute(ORDERS).await.expect("table");
+    harness.routes(&shortest(
+        &harness,
         "{ name = \"orders\", id = \"o/{id}/{status}\", deletes = \"both\", before = true }",
     ));
-    let relay = rig.streaming().await;
+    let relay = harness.streaming().await;
     for transaction in [
         "insert into orders values (1, 'new')",
         "update orders set status = 'paid'",
         "update orders set id = 2",
         "delete from orders; insert into orders values (2, 'again')",
     ] {
-        rig.sql.batch_execute(transaction).await.expect("changes");
+        harness.sql.batch_execute(transaction).await.expect("changes");
     }
-    let topic = format!("{}.orders", rig.name);
+    let topic = format!("{}.orders", harness.name);
     let events = distinct(&topic, 8).await;
     let mut told: Vec<(&str, &str, &str, &str)> = events
         .iter()
@@ -226,30 +227,35 @@ async fn deletes_and_what_was_before_are_told_and_counted() {
     assert_eq!(told, expected);
     // Deletes are part of the chain, and of what is confirmed.
     assert_eq!(crate::kafka::chain(&events), 4);
-    rig.confirmed().await;
+    harness.confirmed().await;
     drop(relay);
 }
 
 #[tokio::test]
 async fn a_delete_that_cannot_be_told_is_set_aside_with_what_is_known() {
-    let mut rig = Rig::bare("undeleted").await;
-    rig.sql.batch_execute("create table orders (id bigint primary key, status text)").await.expect("table");
-    rig.sql
+    let mut harness = Harness::bare("undeleted").await;
+    harness
+        .sql
+        .batch_execute("create table orders (id bigint primary key, status text)")
+        .await
+        .expect("table");
+    harness
+        .sql
         .batch_execute("create publication events for table orders with (publish = 'insert, update, delete')")
         .await
         .expect("publication");
     let routes = shortest(
-        &rig,
+        &harness,
         "{ name = \"orders\", type = \"order.{@op}\", id = \"{id}/{status}\", deletes = \"event\" }",
     )
     .replace("tables =", "publication = \"events\"\ntables =")
     .replace("[relay]", "[relay]\nmax_record_bytes = 500");
-    rig.routes(&routes);
-    let relay = rig.streaming().await;
+    harness.routes(&routes);
+    let relay = harness.streaming().await;
     let large = "insert into orders values (1, repeat('x', 400)); delete from orders; insert into orders values (2, 'x')";
-    rig.sql.batch_execute(large).await.expect("rows");
+    harness.sql.batch_execute(large).await.expect("rows");
     let dead = eventually("two dead letters", || async {
-        let letters = read(&rig.dead_letters());
+        let letters = read(&harness.dead_letters());
         (letters.len() >= 2).then(|| letters.iter().map(crate::kafka::Event::json).collect::<Vec<_>>())
     })
     .await;
@@ -258,14 +264,14 @@ async fn a_delete_that_cannot_be_told_is_set_aside_with_what_is_known() {
     assert_eq!((&dead[1]["op"], &dead[1]["key"]), (&"delete".into(), &"1".into()));
     assert_eq!(dead[1]["row"], serde_json::json!({"id": "1"}));
     assert!(dead[1]["reason"].as_str().is_some_and(|reason| reason.contains("follows")), "{}", dead[1]);
-    let topic = format!("{}.orders", rig.name);
+    let topic = format!("{}.orders", harness.name);
     assert_eq!(distinct(&topic, 1).await[0].key, "2");
-    rig.confirmed().await;
+    harness.confirmed().await;
     // With room for the row, the key goes on: the row, then its end.
     relay.stop().await;
-    rig.routes(&routes.replace("max_record_bytes = 500", ""));
-    let relay = rig.streaming().await;
-    let released = rig.command("release").arg("--all").output().expect("the program");
+    harness.routes(&routes.replace("max_record_bytes = 500", ""));
+    let relay = harness.streaming().await;
+    let released = harness.command("release").arg("--all").output().expect("the program");
     assert!(released.status.success(), "{}", String::from_utf8_lossy(&released.stderr));
     let of_the_key: Vec<String> = distinct(&topic, 3)
         .await
@@ -279,26 +285,31 @@ async fn a_delete_that_cannot_be_told_is_set_aside_with_what_is_known() {
 
 #[tokio::test]
 async fn deletes_that_nobody_said_anything_about_are_refused_before_streaming() {
-    let mut rig = Rig::new("unsaid").await;
-    rig.sql
+    let mut harness = Harness::new("unsaid").await;
+    harness
+        .sql
         .batch_execute("alter publication events set (publish = 'insert, update, delete')")
         .await
         .expect("alter");
-    let relay = rig.start();
+    let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains("publishes deletes or truncates, which the relay does not tell"), "{report}");
     assert!(report.contains("`deletes`): public.items"), "{report}");
     drop(relay);
     // Said on every route, it streams; and asked for, they have to be published.
-    let said = rig
+    let said = harness
         .default_routes()
         .replace("type = \"item.{kind}.v1\"", "type = \"item.{@op}.v1\"\ndeletes = \"event\"")
         .replace("type = \"item.work.v1\"", "type = \"item.work.v1\"\nop = [\"insert\", \"update\"]");
-    rig.routes(&said);
-    let relay = rig.streaming().await;
+    harness.routes(&said);
+    let relay = harness.streaming().await;
     relay.kill();
-    rig.sql.batch_execute("alter publication events set (publish = 'insert, update')").await.expect("alter");
-    let relay = rig.start();
+    harness
+        .sql
+        .batch_execute("alter publication events set (publish = 'insert, update')")
+        .await
+        .expect("alter");
+    let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains("does not publish"), "{report}");
     drop(relay);
@@ -307,31 +318,31 @@ async fn deletes_that_nobody_said_anything_about_are_refused_before_streaming() 
 /// Domains, arrays of them, enums and what else only the catalog knows.
 #[tokio::test]
 async fn tail_prints_the_values_that_are_on_kafka() {
-    let mut rig = crate::rig::Rig::bare("tail_types").await;
+    let mut harness = crate::harness::Harness::bare("tail_types").await;
     let tables = "create type mood as enum ('calm', 'wild'); create domain score as numeric(6,2);
                   create domain scores as int[]; create type pair as (a int, b text);
                   create table values_of (id int primary key, m mood, ms mood[], s score, ss score[], d scores,
                       p pair, ps pair[], n numeric, f float8, j json, b jsonb, t timestamptz, l timestamp, y bytea,
                       i interval, c \"char\", r int4range, o oid, v int2vector)";
-    rig.sql.batch_execute(tables).await.expect("tables");
-    crate::names::routes(&rig, "tables = [{ name = \"values_of\" }]");
-    let relay = rig.streaming().await;
-    let mut tail = rig.command("tail");
-    let tail = tail.args([&rig.url, "--json", "--limit", "1"]).stdout(std::process::Stdio::piped());
+    harness.sql.batch_execute(tables).await.expect("tables");
+    crate::names::routes(&harness, "tables = [{ name = \"values_of\" }]");
+    let relay = harness.streaming().await;
+    let mut tail = harness.command("tail");
+    let tail = tail.args([&harness.url, "--json", "--limit", "1"]).stdout(std::process::Stdio::piped());
     let tail = tail.stderr(std::process::Stdio::piped()).spawn().expect("tail");
-    crate::rig::eventually("a tail that reads", || async {
+    crate::harness::eventually("a tail that reads", || async {
         let query = "select 1 from pg_replication_slots where slot_name like 'cdc_relay_tail%'
                      and active and confirmed_flush_lsn is not null and database = current_database()";
-        (!rig.sql.query(query, &[]).await.expect("slots").is_empty()).then_some(())
+        (!harness.sql.query(query, &[]).await.expect("slots").is_empty()).then_some(())
     })
     .await;
     let insert = "insert into values_of values (1, 'calm', '{calm,wild}', 1.50, '{1.5,2}', '{1,2}', '(1,x)',
                   array[row(1,'x y')::pair], 'NaN', 'infinity', '{\"a\" : 1}', '[1]', '2026-01-02 03:04:05+00',
                   '2026-01-02 03:04:05', '\\x00ff', '1 day 2 hours', 'c', '[1,3)', 7, '1 2')";
-    rig.sql.batch_execute(insert).await.expect("a row");
+    harness.sql.batch_execute(insert).await.expect("a row");
     let output = tail.wait_with_output().expect("tail");
     let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("an object");
-    let told = crate::names::arrived(&format!("{}.values_of", rig.name), 1).await[0].json();
+    let told = crate::names::arrived(&format!("{}.values_of", harness.name), 1).await[0].json();
     assert_eq!(shown["after"], told);
     drop(relay);
 }

@@ -1,20 +1,20 @@
 //! Transactions far larger than what may be in flight.
 
+use crate::harness::Harness;
 use crate::load::under_load;
-use crate::rig::Rig;
 
 /// Ten times what may be in flight, and with room for what a process needs besides: 40 MiB on an idle relay.
 const RESIDENT_BYTES_MAX: u64 = 96 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_of_200_000_rows_is_told_whole_in_bounded_memory() {
-    let mut rig = Rig::new("volume").await;
-    let (relay, oracle, load) = under_load(&mut rig, false).await;
+    let mut harness = Harness::new("volume").await;
+    let (relay, oracle, load) = under_load(&mut harness, false).await;
     let rows = "insert into items (owner, id, version, note)
                 select 'v' || n % 16, n, 1, repeat('y', 300) from generate_series(1, 200000) n";
-    rig.sql.batch_execute(rows).await.expect("200,000 rows");
+    harness.sql.batch_execute(rows).await.expect("200,000 rows");
     load.stop().await;
-    let report = oracle.judge(&rig).await;
+    let report = oracle.judge(&harness).await;
     let peak = relay.peak_memory();
     assert!(report.changes >= 200_000, "{report:?}");
     assert!(peak < RESIDENT_BYTES_MAX, "{} MiB", peak >> 20);

@@ -16,8 +16,8 @@ use super::{
     Commit, Due, Oracle, assert_confirmed_is_told, assert_positions, assert_same, committed, dues, nothing,
     places, position, queue, told, work,
 };
+use crate::harness::{Harness, connect};
 use crate::kafka::{Event, chain, read_from};
-use crate::rig::{Rig, connect};
 
 /// How much there was to judge.
 #[derive(Debug)]
@@ -44,14 +44,14 @@ impl Report {
 
 impl Oracle {
     /// Waits until everything is confirmed, then judges. The load must have ended. `begins_at`: of the new slot.
-    pub async fn judge_across(mut self, rig: &Rig, begins_at: Lsn) -> Report {
-        rig.confirmed().await;
-        self.log.read(&connect(&rig.url).await).await;
+    pub async fn judge_across(mut self, harness: &Harness, begins_at: Lsn) -> Report {
+        harness.confirmed().await;
+        self.log.read(&connect(&harness.url).await).await;
         let samples = self.sampler.stop().await;
         let commits = self.log.commits;
         let (old, new) = commits.split_at(commits.partition_point(|commit| commit.end <= begins_at.0));
-        let events = read_from(&rig.servers.kafka, &rig.topic());
-        let dead = read_from(&rig.servers.kafka, &rig.dead_letters());
+        let events = read_from(&harness.servers.kafka, &harness.topic());
+        let dead = read_from(&harness.servers.kafka, &harness.dead_letters());
         assert!(dead.is_empty(), "{} dead letters", dead.len());
         let (rows, streamed): (Vec<Event>, Vec<Event>) =
             events.iter().cloned().partition(|event| position(event).is_none());
@@ -80,7 +80,7 @@ impl Oracle {
         let later = samples.iter().filter(|sample| sample.confirmed > begins_at.0);
         assert_confirmed_is_told(&dues(new, &second, retold), later.clone());
         if self.work {
-            assert_queue(&queue(rig).await, (old, &current, new));
+            assert_queue(&queue(harness).await, (old, &current, new));
         }
         let samples = (untouched.count(), later.count());
         Report { before, lost: old.len() - before, since: new.len(), samples }

@@ -11,9 +11,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::Client;
 
+use crate::harness::{Harness, Servers, attempt};
 use crate::kafka::Ends;
 use crate::rabbit;
-use crate::rig::{Rig, Servers, attempt};
 
 /// As long as one look may take.
 const SECOND: Duration = Duration::from_secs(1);
@@ -37,14 +37,14 @@ pub struct Sampler {
 
 impl Sampler {
     /// `work`: the queue is looked at as well.
-    pub fn start(rig: &Rig, work: bool) -> Sampler {
+    pub fn start(harness: &Harness, work: bool) -> Sampler {
         let (stop, touched) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let place = Place {
-            url: rig.url.clone(),
-            slot: rig.name.clone(),
-            servers: rig.servers.clone(),
-            topics: [rig.topic(), rig.dead_letters()],
-            queue: work.then(|| rig.queue()),
+            url: harness.url.clone(),
+            slot: harness.name.clone(),
+            servers: harness.servers.clone(),
+            topics: [harness.topic(), harness.dead_letters()],
+            queue: work.then(|| harness.queue()),
             stop: Arc::clone(&stop),
             touched: Arc::clone(&touched),
         };

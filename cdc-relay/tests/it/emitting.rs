@@ -1,20 +1,21 @@
 //! What is told, byte for byte, and what is not.
 
+use crate::harness::Harness;
 use crate::kafka::{self, chain, distinct, first_tellings};
-use crate::rig::Rig;
 
 #[tokio::test]
 async fn a_committed_row_reaches_kafka_byte_for_byte() {
-    let mut rig = Rig::new("bytes").await;
-    let relay = rig.streaming().await;
-    rig.sql
+    let mut harness = Harness::new("bytes").await;
+    let relay = harness.streaming().await;
+    harness
+        .sql
         .batch_execute(
             r#"insert into items values ('o"1', 7, 1, 'made', E'caf\u00e9 "x"\n', 9007199254740991,
                '2026-11-23 01:02:03.4+02', '\x00ff10', '{"a": [1, null]}', true, 1.50)"#,
         )
         .await
         .expect("insert");
-    let events = distinct(&rig.topic(), 1).await;
+    let events = distinct(&harness.topic(), 1).await;
     assert_eq!(events.len(), 1);
     let event = &events[0];
     assert_eq!(event.key, "o\"1");
@@ -54,9 +55,10 @@ async fn a_committed_row_reaches_kafka_byte_for_byte() {
 
 #[tokio::test]
 async fn a_transaction_that_was_rolled_back_is_never_told() {
-    let mut rig = Rig::new("rollback").await;
-    let relay = rig.streaming().await;
-    rig.sql
+    let mut harness = Harness::new("rollback").await;
+    let relay = harness.streaming().await;
+    harness
+        .sql
         .batch_execute(
             "begin; insert into items (owner, id, version) values ('a', 1, 1); rollback;
              begin; insert into items (owner, id, version) values ('a', 2, 1);
@@ -65,25 +67,25 @@ async fn a_transaction_that_was_rolled_back_is_never_told() {
         )
         .await
         .expect("transactions");
-    rig.confirmed().await;
+    harness.confirmed().await;
     let ids: Vec<String> =
-        kafka::read(&rig.topic()).iter().map(|event| event.header("ce_id").to_owned()).collect();
+        kafka::read(&harness.topic()).iter().map(|event| event.header("ce_id").to_owned()).collect();
     assert_eq!(ids, ["it/items/a/2/1", "it/items/a/4/1"]);
     drop(relay);
 }
 
 #[tokio::test]
 async fn rows_of_one_transaction_keep_their_order_and_their_chain() {
-    let mut rig = Rig::new("order").await;
-    let relay = rig.streaming().await;
+    let mut harness = Harness::new("order").await;
+    let relay = harness.streaming().await;
     for round in 0..5 {
         let insert = format!(
             "insert into items (owner, id, version) select 'o' || (n % 7), {round} * 1000 + n, 1
              from generate_series(1, 200) n"
         );
-        rig.sql.batch_execute(&insert).await.expect("rows");
+        harness.sql.batch_execute(&insert).await.expect("rows");
     }
-    let events = distinct(&rig.topic(), 1000).await;
+    let events = distinct(&harness.topic(), 1000).await;
     assert_eq!(chain(&events), 5);
     for (owner, events) in first_tellings(&events) {
         let ids: Vec<i64> = events.iter().map(|event| event.json()["id"].as_i64().expect("id")).collect();
@@ -102,23 +104,23 @@ async fn rows_of_one_transaction_keep_their_order_and_their_chain() {
 
 #[tokio::test]
 async fn an_idle_database_does_not_hold_back_the_log() {
-    let mut rig = Rig::new("idle").await;
-    rig.sql.batch_execute("create table noise (n int)").await.expect("table");
-    let relay = rig.streaming().await;
+    let mut harness = Harness::new("idle").await;
+    harness.sql.batch_execute("create table noise (n int)").await.expect("table");
+    let relay = harness.streaming().await;
     for _ in 0..5 {
-        rig.sql.batch_execute("insert into noise select generate_series(1, 1000)").await.expect("noise");
+        harness.sql.batch_execute("insert into noise select generate_series(1, 1000)").await.expect("noise");
     }
-    rig.confirmed().await;
-    assert!(kafka::read(&rig.topic()).is_empty());
+    harness.confirmed().await;
+    assert!(kafka::read(&harness.topic()).is_empty());
     drop(relay);
 }
 
 #[tokio::test]
 async fn a_change_of_columns_while_streaming_loses_nothing() {
-    let mut rig = Rig::new("columns").await;
-    let relay = rig.streaming().await;
-    rig.row("a", 1, 1, "made").await;
-    rig.sql
+    let mut harness = Harness::new("columns").await;
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    harness.sql
         .batch_execute(
             "begin; insert into items (owner, id, version) values ('a', 2, 1);
              alter table items add column extra text; insert into items (owner, id, version, extra) values ('a', 3, 1, 'x');
@@ -127,7 +129,7 @@ async fn a_change_of_columns_while_streaming_loses_nothing() {
         )
         .await
         .expect("transaction");
-    let events = distinct(&rig.topic(), 4).await;
+    let events = distinct(&harness.topic(), 4).await;
     let bodies: Vec<serde_json::Value> = events.iter().map(kafka::Event::json).collect();
     assert!(bodies[1].get("extra").is_none());
     assert_eq!(bodies[2]["extra"], "x");
@@ -137,20 +139,20 @@ async fn a_change_of_columns_while_streaming_loses_nothing() {
 
 #[tokio::test]
 async fn a_stop_confirms_what_was_told() {
-    let mut rig = Rig::new("stop").await;
-    let relay = rig.streaming().await;
+    let mut harness = Harness::new("stop").await;
+    let relay = harness.streaming().await;
     for id in 0..200 {
-        rig.row("a", id, 1, "made").await;
+        harness.row("a", id, 1, "made").await;
     }
-    let (end, _) = rig.positions().await;
-    distinct(&rig.topic(), 200).await;
+    let (end, _) = harness.positions().await;
+    distinct(&harness.topic(), 200).await;
     assert_eq!(relay.stop().await, Some(0));
-    assert!(rig.positions().await.1 >= Some(end), "the slot stands behind what was acknowledged");
+    assert!(harness.positions().await.1 >= Some(end), "the slot stands behind what was acknowledged");
     // So a start after it repeats nothing.
-    let relay = rig.streaming().await;
-    rig.row("a", 1000, 1, "made").await;
-    rig.confirmed().await;
-    let events = kafka::read(&rig.topic());
+    let relay = harness.streaming().await;
+    harness.row("a", 1000, 1, "made").await;
+    harness.confirmed().await;
+    let events = kafka::read(&harness.topic());
     assert_eq!(events.len(), 201);
     assert_eq!(chain(&events), 201);
     drop(relay);

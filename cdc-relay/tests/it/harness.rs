@@ -1,4 +1,4 @@
-//! One test's world: a database, a routes file, a relay process; and waiting for conditions, never for time.
+//! Gives each test a database, a routes file and relay processes of its own, and waits for conditions.
 
 use std::future::Future;
 use std::io::{Read, Write};
@@ -66,7 +66,7 @@ impl Servers {
     }
 }
 
-pub struct Rig {
+pub struct Harness {
     /// Unique: prefix of topics and queue, name of database and slot.
     pub name: String,
     pub url: String,
@@ -88,29 +88,29 @@ pub const SCHEMA: &str = "
     );
     create publication events for table items with (publish = 'insert, update');";
 
-impl Rig {
-    pub async fn new(test: &str) -> Rig {
-        Rig::on(Servers::shared(), test).await
+impl Harness {
+    pub async fn new(test: &str) -> Harness {
+        Harness::on(Servers::shared(), test).await
     }
 
-    pub async fn on(servers: Servers, test: &str) -> Rig {
-        let rig = Rig::bare_on(servers, test).await;
-        rig.sql.batch_execute(SCHEMA).await.expect("schema");
-        rig.routes(&rig.default_routes());
-        rig
+    pub async fn on(servers: Servers, test: &str) -> Harness {
+        let harness = Harness::bare_on(servers, test).await;
+        harness.sql.batch_execute(SCHEMA).await.expect("schema");
+        harness.routes(&harness.default_routes());
+        harness
     }
 
     /// Without schema and routes.
-    pub async fn bare(test: &str) -> Rig {
-        Rig::bare_on(Servers::shared(), test).await
+    pub async fn bare(test: &str) -> Harness {
+        Harness::bare_on(Servers::shared(), test).await
     }
 
-    async fn bare_on(servers: Servers, test: &str) -> Rig {
-        Rig::like(servers, test, "template template0").await
+    async fn bare_on(servers: Servers, test: &str) -> Harness {
+        Harness::like(servers, test, "template template0").await
     }
 
     /// Without schema and routes, in a database that is made so.
-    pub async fn like(servers: Servers, test: &str, how: &str) -> Rig {
+    pub async fn like(servers: Servers, test: &str, how: &str) -> Harness {
         let unique = uuid::Uuid::now_v7().simple().to_string();
         let name = format!("it_{}_{}", test.chars().take(24).collect::<String>(), &unique[20..]);
         let maintenance = connect(&servers.postgres).await;
@@ -119,7 +119,7 @@ impl Rig {
         let folder = std::env::temp_dir().join(&name);
         std::fs::create_dir_all(&folder).expect("folder");
         let amqp_url = servers.amqp.clone();
-        Rig {
+        Harness {
             sql: connect(&url).await,
             name,
             url,
@@ -325,7 +325,7 @@ event_source = "/it"
     }
 }
 
-impl Drop for Rig {
+impl Drop for Harness {
     fn drop(&mut self) {
         if std::thread::panicking() {
             return; // leave everything for a look

@@ -3,94 +3,95 @@
 
 use stack::servers::Server;
 
+use crate::harness::{Harness, SCHEMA, Servers, connect, with_database};
 use crate::kafka;
 use crate::outages::ALONE;
-use crate::rig::{Rig, SCHEMA, Servers, connect, with_database};
 use crate::servers::Private;
 
 /// A relay on a Postgres of its own, that has told rows and was killed.
-pub async fn used(postgres: &Private, test: &str) -> Rig {
+pub async fn used(postgres: &Private, test: &str) -> Harness {
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
-    let mut rig = Rig::on(servers, test).await;
-    let relay = rig.streaming().await;
-    rig.row("a", 1, 1, "made").await;
-    rig.confirmed().await;
+    let mut harness = Harness::on(servers, test).await;
+    let relay = harness.streaming().await;
+    harness.row("a", 1, 1, "made").await;
+    harness.confirmed().await;
     relay.kill();
-    rig.slot_is_free().await;
-    rig
+    harness.slot_is_free().await;
+    harness
 }
 
 /// The same, whose log the server then cut off before a row was told.
-pub async fn cut_off(postgres: &Private, test: &str) -> Rig {
-    let rig = used(postgres, test).await;
-    rig.sql.batch_execute("alter system set max_slot_wal_keep_size = '16MB'").await.expect("set");
-    rig.sql.batch_execute("select pg_reload_conf(); create table noise (t text)").await.expect("reload");
-    rig.row("lost", 1, 1, "made").await;
+pub async fn cut_off(postgres: &Private, test: &str) -> Harness {
+    let harness = used(postgres, test).await;
+    harness.sql.batch_execute("alter system set max_slot_wal_keep_size = '16MB'").await.expect("set");
+    harness.sql.batch_execute("select pg_reload_conf(); create table noise (t text)").await.expect("reload");
+    harness.row("lost", 1, 1, "made").await;
     for _ in 0..4 {
         let noise = "insert into noise select repeat('x', 1000) from generate_series(1, 16000); select pg_switch_wal()";
-        rig.sql.batch_execute(noise).await.expect("noise");
+        harness.sql.batch_execute(noise).await.expect("noise");
     }
-    rig.sql.batch_execute("checkpoint").await.expect("checkpoint");
-    rig
+    harness.sql.batch_execute("checkpoint").await.expect("checkpoint");
+    harness
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_the_server_cut_off_is_noticed() {
     let _alone = ALONE.lock().await;
     let postgres = Private::start(Server::Postgres).await;
-    let mut rig = cut_off(&postgres, "cut").await;
-    let relay = rig.start();
+    let mut harness = cut_off(&postgres, "cut").await;
+    let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains("is lost"), "{report}");
-    assert_eq!(kafka::read(&rig.topic()).len(), 1);
-    drop((relay, rig));
+    assert_eq!(kafka::read(&harness.topic()).len(), 1);
+    drop((relay, harness));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_cluster_behind_the_same_address_is_noticed() {
     let _alone = ALONE.lock().await;
     let (first, second) = (Private::start(Server::Postgres).await, Private::start(Server::Postgres).await);
-    let mut rig = used(&first, "another").await;
+    let mut harness = used(&first, "another").await;
     // The same database, as far as a client can see.
-    let create = format!("create database {}", rig.name);
+    let create = format!("create database {}", harness.name);
     connect(&second.address()).await.batch_execute(&create).await.expect("database");
-    rig.url = with_database(&second.address(), &rig.name);
-    rig.sql = connect(&rig.url).await;
-    rig.sql.batch_execute(SCHEMA).await.expect("schema");
-    rig.sql
-        .execute("select pg_create_logical_replication_slot($1, 'pgoutput')", &[&rig.name])
+    harness.url = with_database(&second.address(), &harness.name);
+    harness.sql = connect(&harness.url).await;
+    harness.sql.batch_execute(SCHEMA).await.expect("schema");
+    harness
+        .sql
+        .execute("select pg_create_logical_replication_slot($1, 'pgoutput')", &[&harness.name])
         .await
         .expect("a slot");
-    rig.row("a", 2, 1, "made").await;
-    let relay = rig.start();
+    harness.row("a", 2, 1, "made").await;
+    let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains("another cluster"), "{report}");
-    assert_eq!(kafka::read(&rig.topic()).len(), 1);
+    assert_eq!(kafka::read(&harness.topic()).len(), 1);
     // Where the address is right: every row that is here is told, and the relay goes on.
-    let reconcile = rig.command("reconcile").arg("--yes").output().expect("the program");
+    let reconcile = harness.command("reconcile").arg("--yes").output().expect("the program");
     assert!(reconcile.status.success(), "{}", String::from_utf8_lossy(&reconcile.stderr));
     relay.streams().await;
-    rig.row("a", 3, 1, "made").await;
-    rig.confirmed().await;
+    harness.row("a", 3, 1, "made").await;
+    harness.confirmed().await;
     let ids: Vec<String> =
-        kafka::read(&rig.topic()).iter().map(|event| event.header("ce_id").to_owned()).collect();
+        kafka::read(&harness.topic()).iter().map(|event| event.header("ce_id").to_owned()).collect();
     assert_eq!(ids, ["it/items/a/1/1", "it/items/a/2/1", "it/items/a/3/1"]);
-    drop((relay, rig));
+    drop((relay, harness));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_timeline_is_noticed() {
     let _alone = ALONE.lock().await;
     let mut postgres = Private::start(Server::Postgres).await;
-    let mut rig = used(&postgres, "timeline").await;
+    let mut harness = used(&postgres, "timeline").await;
     postgres.stop();
     postgres.promote_at_next_start();
     postgres.run().await;
-    let relay = rig.start();
+    let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains("timeline 2"), "{report}");
-    rig.reconnect().await;
-    drop((relay, rig));
+    harness.reconnect().await;
+    drop((relay, harness));
 }
 
 /// A volume set back to an earlier snapshot: the same cluster, the same timeline, the slot as it was then. What is
@@ -99,41 +100,41 @@ async fn another_timeline_is_noticed() {
 async fn a_restored_backup_is_noticed_also_when_its_log_has_grown_past_what_was_told() {
     let _alone = ALONE.lock().await;
     let mut postgres = Private::start(Server::Postgres).await;
-    let mut rig = used(&postgres, "backup").await;
+    let mut harness = used(&postgres, "backup").await;
     postgres.stop();
     let backup = postgres.back_up();
     postgres.run().await;
-    rig.reconnect().await;
-    let relay = rig.streaming().await;
+    harness.reconnect().await;
+    let relay = harness.streaming().await;
     for id in 2..60 {
-        rig.row("old", id, 1, "made").await;
+        harness.row("old", id, 1, "made").await;
     }
-    rig.confirmed().await;
+    harness.confirmed().await;
     relay.kill();
-    rig.slot_is_free().await;
-    let (told, _) = rig.positions().await;
+    harness.slot_is_free().await;
+    let (told, _) = harness.positions().await;
     postgres.stop();
     postgres.restore(&backup);
     postgres.run().await;
-    rig.reconnect().await;
-    assert!(rig.positions().await.0 < told, "the backup is not behind");
+    harness.reconnect().await;
+    assert!(harness.positions().await.0 < told, "the backup is not behind");
     // Behind what was told: refused, by the position alone.
-    let relay = rig.start();
+    let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains("lost committed"), "{report}");
     // Life goes on at the database, and its log grows past that position.
     for id in 100..400 {
-        rig.row("new", id, 1, "made").await;
+        harness.row("new", id, 1, "made").await;
     }
-    assert!(rig.positions().await.0 > told, "not far enough");
+    assert!(harness.positions().await.0 > told, "not far enough");
     // It looks again by itself, and a new one looks too.
-    let other = rig.start();
+    let other = harness.start();
     let until = std::time::Instant::now() + std::time::Duration::from_secs(8);
     while std::time::Instant::now() < until {
         for relay in [&relay, &other] {
             let report = relay.get("/health").unwrap_or_default();
             assert!(
-                !report.contains("\"state\":\"streaming\"") || all_new(&rig),
+                !report.contains("\"state\":\"streaming\"") || all_new(&harness),
                 "streams past rows: {report}"
             );
         }
@@ -141,9 +142,9 @@ async fn a_restored_backup_is_noticed_also_when_its_log_has_grown_past_what_was_
     }
     relay.state("refused").await;
     other.state("refused").await;
-    drop((relay, other, rig));
+    drop((relay, other, harness));
 }
 
-fn all_new(rig: &Rig) -> bool {
-    kafka::read(&rig.topic()).iter().filter(|event| event.key == "new").count() == 300
+fn all_new(harness: &Harness) -> bool {
+    kafka::read(&harness.topic()).iter().filter(|event| event.key == "new").count() == 300
 }

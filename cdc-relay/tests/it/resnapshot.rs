@@ -9,33 +9,37 @@ use std::time::Duration;
 
 use stack::servers::Server;
 
-use crate::history::cut_off;
+use crate::continuity::cut_off;
+use crate::harness::{Harness, connect, eventually};
 use crate::kafka::{self, Event, chain};
 use crate::outages::ALONE;
 use crate::refusals::used;
-use crate::rig::{Rig, connect, eventually};
 use crate::servers::Private;
 
-fn reconcile(rig: &Rig, arguments: &[&str]) -> Output {
-    rig.command("reconcile").args(arguments).output().expect("the program")
+fn reconcile(harness: &Harness, arguments: &[&str]) -> Output {
+    harness.command("reconcile").args(arguments).output().expect("the program")
 }
 
 fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-fn succeeds(rig: &Rig, arguments: &[&str]) {
-    let output = reconcile(rig, arguments);
+fn succeeds(harness: &Harness, arguments: &[&str]) {
+    let output = reconcile(harness, arguments);
     assert_eq!(output.status.code(), Some(0), "{}", out(&output));
 }
 
-async fn sql(rig: &Rig, statement: &str) {
-    rig.sql.execute(statement, &[&rig.name]).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+async fn sql(harness: &Harness, statement: &str) {
+    harness
+        .sql
+        .execute(statement, &[&harness.name])
+        .await
+        .unwrap_or_else(|error| panic!("{statement}: {error}"));
 }
 
 /// Changes what is remembered of the source.
-fn memory(rig: &Rig, change: impl FnOnce(&mut serde_json::Value)) {
-    let (topic, key) = (format!("{}.state", rig.name), format!("it/{}", rig.name));
+fn memory(harness: &Harness, change: impl FnOnce(&mut serde_json::Value)) {
+    let (topic, key) = (format!("{}.state", harness.name), format!("it/{}", harness.name));
     let last = kafka::read(&topic).into_iter().rfind(|event| event.key == key).expect("memory");
     let mut memory = last.json();
     change(&mut memory);
@@ -55,10 +59,10 @@ fn versions(events: &[Event]) -> BTreeMap<(String, i64), i64> {
 }
 
 /// Every row of the table is told, last in the state it has.
-async fn whole(rig: &Rig) -> Vec<Event> {
-    let events = kafka::read(&rig.topic());
+async fn whole(harness: &Harness) -> Vec<Event> {
+    let events = kafka::read(&harness.topic());
     let told = versions(&events);
-    for row in rig.sql.query("select owner, id, version from items", &[]).await.expect("rows") {
+    for row in harness.sql.query("select owner, id, version from items", &[]).await.expect("rows") {
         let key = (row.get::<_, String>(0), row.get::<_, i64>(1));
         assert_eq!(told.get(&key), Some(&i64::from(row.get::<_, i32>(2))), "{key:?}");
     }
@@ -66,18 +70,18 @@ async fn whole(rig: &Rig) -> Vec<Event> {
 }
 
 /// What was refused with this reason is told whole and streams again after a reconcile.
-async fn heals(mut rig: Rig, reason: &str, arguments: &[&str]) {
-    rig.row("lost", 7, 3, "made").await;
-    let relay = rig.start();
+async fn heals(mut harness: Harness, reason: &str, arguments: &[&str]) {
+    harness.row("lost", 7, 3, "made").await;
+    let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains(reason) && report.contains("cdc-relay reconcile"), "{report}");
     // The relay that refuses may stay: it takes up what was put right.
-    succeeds(&rig, arguments);
+    succeeds(&harness, arguments);
     relay.streams().await;
-    let told = kafka::read(&rig.topic());
-    rig.row("after", 1, 1, "made").await;
-    rig.confirmed().await;
-    let events = whole(&rig).await;
+    let told = kafka::read(&harness.topic());
+    harness.row("after", 1, 1, "made").await;
+    harness.confirmed().await;
+    let events = whole(&harness).await;
     let ids = |events: &[Event], id: &str| events.iter().filter(|event| event.header("ce_id") == id).count();
     assert_eq!(ids(&events, "it/items/lost/7/3"), 1);
     assert_eq!(ids(&events, "it/items/a/1/1"), 2, "streamed, and told again with the same id");
@@ -92,124 +96,127 @@ const DROP: &str = "select pg_drop_replication_slot($1)";
 
 #[tokio::test]
 async fn a_slot_that_was_dropped() {
-    let rig = used("re_dropped").await;
-    sql(&rig, DROP).await;
-    heals(rig, "is gone", &[]).await;
+    let harness = used("re_dropped").await;
+    sql(&harness, DROP).await;
+    heals(harness, "is gone", &[]).await;
 }
 
 #[tokio::test]
 async fn a_slot_that_was_dropped_and_made_again() {
-    let rig = used("re_remade").await;
-    sql(&rig, DROP).await;
-    sql(&rig, "select pg_create_logical_replication_slot($1, 'pgoutput')").await;
-    heals(rig, "advanced to", &["--yes"]).await;
+    let harness = used("re_remade").await;
+    sql(&harness, DROP).await;
+    sql(&harness, "select pg_create_logical_replication_slot($1, 'pgoutput')").await;
+    heals(harness, "advanced to", &["--yes"]).await;
 }
 
 #[tokio::test]
 async fn a_slot_that_somebody_else_advanced() {
-    let rig = used("re_advanced").await;
-    rig.row("lost", 7, 3, "made").await;
-    sql(&rig, "select pg_replication_slot_advance($1, pg_current_wal_lsn())").await;
-    heals(rig, "advanced to", &["--yes"]).await;
+    let harness = used("re_advanced").await;
+    harness.row("lost", 7, 3, "made").await;
+    sql(&harness, "select pg_replication_slot_advance($1, pg_current_wal_lsn())").await;
+    heals(harness, "advanced to", &["--yes"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_lost() {
     let _alone = ALONE.lock().await;
     let postgres = Private::start(Server::Postgres).await;
-    let rig = cut_off(&postgres, "re_lost").await;
-    heals(rig, "is lost", &["--yes"]).await;
+    let harness = cut_off(&postgres, "re_lost").await;
+    heals(harness, "is lost", &["--yes"]).await;
 }
 
 #[tokio::test]
 async fn a_memory_that_is_gone() {
-    let rig = used("re_forgotten").await;
-    kafka::write(&format!("{}.state", rig.name), &format!("it/{}", rig.name), None);
-    heals(rig, "knows nothing", &["--yes"]).await;
+    let harness = used("re_forgotten").await;
+    kafka::write(&format!("{}.state", harness.name), &format!("it/{}", harness.name), None);
+    heals(harness, "knows nothing", &["--yes"]).await;
 }
 
 #[tokio::test]
 async fn another_timeline() {
-    let rig = used("re_timeline").await;
-    memory(&rig, |memory| memory["timeline"] = 99.into());
-    heals(rig, "on timeline", &["--yes"]).await;
+    let harness = used("re_timeline").await;
+    memory(&harness, |memory| memory["timeline"] = 99.into());
+    heals(harness, "on timeline", &["--yes"]).await;
 }
 
 #[tokio::test]
 async fn a_server_that_lost_what_was_told() {
-    let rig = used("re_behind").await;
-    memory(&rig, |memory| memory["told"] = "FFFFFF/0".into());
-    heals(rig, "it lost committed", &["--yes"]).await;
+    let harness = used("re_behind").await;
+    memory(&harness, |memory| memory["told"] = "FFFFFF/0".into());
+    heals(harness, "it lost committed", &["--yes"]).await;
 }
 
 #[tokio::test]
 async fn without_agreement_nothing_is_changed_and_it_says_what_would_be() {
-    let mut rig = used("re_plan").await;
+    let mut harness = used("re_plan").await;
     let slot = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = $1";
-    let before = rig.sql.query_one(slot, &[&rig.name]).await.expect("slot").get::<_, String>(0);
-    let records = kafka::read(&format!("{}.state", rig.name)).len();
-    let output = reconcile(&rig, &[]);
+    let before = harness.sql.query_one(slot, &[&harness.name]).await.expect("slot").get::<_, String>(0);
+    let records = kafka::read(&format!("{}.state", harness.name)).len();
+    let output = reconcile(&harness, &[]);
     assert_eq!(output.status.code(), Some(1), "{}", out(&output));
     let text = out(&output);
-    for part in ["Nothing was changed", &rig.name, &before, "public.items", "It is not needed"] {
+    for part in ["Nothing was changed", &harness.name, &before, "public.items", "It is not needed"] {
         assert!(text.contains(part), "`{part}` is not in:\n{text}");
     }
-    let plan = reconcile(&rig, &["--json"]);
+    let plan = reconcile(&harness, &["--json"]);
     let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).expect("JSON");
     assert_eq!(plan["drops"]["confirmed"], before);
-    assert_eq!(rig.sql.query_one(slot, &[&rig.name]).await.expect("slot").get::<_, String>(0), before);
-    assert_eq!(kafka::read(&format!("{}.state", rig.name)).len(), records);
-    let relay = rig.streaming().await;
+    assert_eq!(
+        harness.sql.query_one(slot, &[&harness.name]).await.expect("slot").get::<_, String>(0),
+        before
+    );
+    assert_eq!(kafka::read(&format!("{}.state", harness.name)).len(), records);
+    let relay = harness.streaming().await;
     drop(relay);
 }
 
 #[tokio::test]
 async fn a_slot_that_is_read_is_left_alone() {
-    let mut rig = Rig::new("re_read").await;
-    let relay = rig.streaming().await;
-    let output = reconcile(&rig, &["--yes"]);
+    let mut harness = Harness::new("re_read").await;
+    let relay = harness.streaming().await;
+    let output = reconcile(&harness, &["--yes"]);
     assert_eq!(output.status.code(), Some(2), "{}", out(&output));
     assert!(out(&output).contains("is being read"), "{}", out(&output));
-    rig.row("a", 1, 1, "made").await;
-    rig.confirmed().await;
-    assert_eq!(kafka::read(&rig.topic()).len(), 1);
+    harness.row("a", 1, 1, "made").await;
+    harness.confirmed().await;
+    assert_eq!(kafka::read(&harness.topic()).len(), 1);
     drop(relay);
 }
 
 #[tokio::test]
 async fn a_slot_of_somebody_else_is_not_dropped() {
-    let rig = Rig::new("re_foreign").await;
-    sql(&rig, "select pg_create_logical_replication_slot($1, 'test_decoding')").await;
-    let output = reconcile(&rig, &["--yes"]);
+    let harness = Harness::new("re_foreign").await;
+    sql(&harness, "select pg_create_logical_replication_slot($1, 'test_decoding')").await;
+    let output = reconcile(&harness, &["--yes"]);
     assert_eq!(output.status.code(), Some(2), "{}", out(&output));
     assert!(out(&output).contains("is not ours"), "{}", out(&output));
-    sql(&rig, "select 1 / count(*) from pg_replication_slots where slot_name = $1").await;
+    sql(&harness, "select 1 / count(*) from pg_replication_slots where slot_name = $1").await;
 }
 
 const ROWS: i64 = 40_000;
 
-async fn filled(test: &str) -> Rig {
-    let rig = used(test).await;
+async fn filled(test: &str) -> Harness {
+    let harness = used(test).await;
     let insert = "insert into items (owner, id, version, note) select 'o' || n % 5, n, 1, repeat('x', 300)
                   from generate_series(1, $1::int8) n";
-    rig.sql.execute(insert, &[&ROWS]).await.expect("rows");
-    sql(&rig, DROP).await;
-    rig
+    harness.sql.execute(insert, &[&ROWS]).await.expect("rows");
+    sql(&harness, DROP).await;
+    harness
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reconcile_that_is_killed_leaves_the_relay_refused_and_starts_over() {
-    let mut rig = filled("re_killed").await;
+    let mut harness = filled("re_killed").await;
     let mut caught = 0;
     for moment in 0..6 {
         // The server may take a while to notice that the one before is gone.
         let ended = "select 1 from pg_stat_activity where application_name = 'cdc-relay' and datname = $1";
         eventually("the session before to be over", || async {
-            rig.sql.query(ended, &[&rig.name]).await.expect("activity").is_empty().then_some(())
+            harness.sql.query(ended, &[&harness.name]).await.expect("activity").is_empty().then_some(())
         })
         .await;
-        let before = kafka::written(&rig.topic()).await;
-        let mut child = rig
+        let before = kafka::written(&harness.topic()).await;
+        let mut child = harness
             .command("reconcile")
             .arg("--yes")
             .stdout(Stdio::null())
@@ -221,44 +228,44 @@ async fn a_reconcile_that_is_killed_leaves_the_relay_refused_and_starts_over() {
             0 => {}
             1 => {
                 eventually("the slot to be made", || async {
-                    (!rig.sql.query(made, &[&rig.name]).await.expect("slot").is_empty()).then_some(())
+                    (!harness.sql.query(made, &[&harness.name]).await.expect("slot").is_empty()).then_some(())
                 })
                 .await;
             }
             _ => {
                 let enough = before + (moment - 2) * ROWS / 5 + 1;
                 eventually("rows to be told", || async {
-                    (kafka::written(&rig.topic()).await >= enough).then_some(())
+                    (kafka::written(&harness.topic()).await >= enough).then_some(())
                 })
                 .await;
             }
         }
         child.kill().expect("kill");
         child.wait().expect("wait");
-        let told = kafka::written(&rig.topic()).await - before;
-        let records = kafka::read(&format!("{}.state", rig.name));
+        let told = kafka::written(&harness.topic()).await - before;
+        let records = kafka::read(&format!("{}.state", harness.name));
         let phase = records.last().expect("memory").json()["phase"].clone();
         caught += usize::from(phase == "reconciling" && (1..ROWS).contains(&told));
         if phase == "reconciling" {
-            let relay = rig.start();
+            let relay = harness.start();
             assert!(relay.state("refused").await.contains("did not end"));
             drop(relay);
         }
     }
     assert!(caught > 0, "it was never killed among the rows");
-    rig.slot_is_free().await;
-    succeeds(&rig, &["--yes", "--json"]);
-    let relay = rig.streaming().await;
-    rig.row("after", 1, 1, "made").await;
-    rig.confirmed().await;
-    assert_eq!(versions(&whole(&rig).await).len() as i64, ROWS + 2);
+    harness.slot_is_free().await;
+    succeeds(&harness, &["--yes", "--json"]);
+    let relay = harness.streaming().await;
+    harness.row("after", 1, 1, "made").await;
+    harness.confirmed().await;
+    assert_eq!(versions(&whole(&harness).await).len() as i64, ROWS + 2);
     drop(relay);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_change_meanwhile_are_told_in_their_last_state_at_the_end() {
-    let mut rig = filled("re_changes").await;
-    let (url, stop) = (rig.url.clone(), Arc::new(AtomicBool::new(false)));
+    let mut harness = filled("re_changes").await;
+    let (url, stop) = (harness.url.clone(), Arc::new(AtomicBool::new(false)));
     let stopped = Arc::clone(&stop);
     let load = tokio::spawn(async move {
         let sql = connect(&url).await;
@@ -268,12 +275,12 @@ async fn rows_that_change_meanwhile_are_told_in_their_last_state_at_the_end() {
             sql.batch_execute(update).await.expect("update");
         }
     });
-    succeeds(&rig, &[]);
-    let relay = rig.streaming().await;
+    succeeds(&harness, &[]);
+    let relay = harness.streaming().await;
     stop.store(true, Ordering::Relaxed);
     load.await.expect("load");
-    rig.confirmed().await;
-    let events = whole(&rig).await;
+    harness.confirmed().await;
+    let events = whole(&harness).await;
     // Nothing is streamed that was told already, and nothing goes back.
     let mut last = BTreeMap::new();
     for event in events {
@@ -287,34 +294,34 @@ async fn rows_that_change_meanwhile_are_told_in_their_last_state_at_the_end() {
 
 #[tokio::test]
 async fn rows_without_an_id_of_their_own_get_one_that_no_streamed_row_has() {
-    let mut rig = Rig::new("re_ids").await;
-    let routes = rig.default_routes();
+    let mut harness = Harness::new("re_ids").await;
+    let routes = harness.default_routes();
     let routes: Vec<&str> = routes.lines().filter(|line| !line.starts_with("id = ")).collect();
-    rig.routes(&routes.join("\n"));
+    harness.routes(&routes.join("\n"));
     for id in 0..50 {
-        rig.row("a", id, 1, "made").await;
+        harness.row("a", id, 1, "made").await;
     }
-    succeeds(&rig, &[]);
-    let relay = rig.streaming().await;
+    succeeds(&harness, &[]);
+    let relay = harness.streaming().await;
     for id in 50..60 {
-        rig.row("a", id, 1, "made").await;
+        harness.row("a", id, 1, "made").await;
     }
-    rig.confirmed().await;
-    let events = kafka::read(&rig.topic());
+    harness.confirmed().await;
+    let events = kafka::read(&harness.topic());
     assert_eq!(events.len(), 60);
-    kafka::distinct(&rig.topic(), 60).await;
+    kafka::distinct(&harness.topic(), 60).await;
     assert_eq!(chain(&events[50..]), 10);
     drop(relay);
 }
 
 #[tokio::test]
 async fn a_row_that_cannot_be_told_is_counted_and_told_of() {
-    let rig = used("re_dead").await;
-    sql(&rig, DROP).await;
+    let harness = used("re_dead").await;
+    sql(&harness, DROP).await;
     let large = "insert into items (owner, id, version, note) values ('big', 1, 1, repeat('x', 2000000))";
-    rig.sql.batch_execute(large).await.expect("a large row");
-    rig.row("w", 1, 1, "work").await;
-    let output = reconcile(&rig, &["--json"]);
+    harness.sql.batch_execute(large).await.expect("a large row");
+    harness.row("w", 1, 1, "work").await;
+    let output = reconcile(&harness, &["--json"]);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let table = &report["tables"][0];
     assert_eq!(table["rows"], 3, "{report}");
@@ -322,31 +329,33 @@ async fn a_row_that_cannot_be_told_is_counted_and_told_of() {
         (&table["kafka"], &table["rabbitmq"], &table["dead_letters"]),
         (&2.into(), &1.into(), &1.into())
     );
-    let letters = kafka::read(&rig.dead_letters());
+    let letters = kafka::read(&harness.dead_letters());
     assert_eq!(letters.len(), 1);
     assert!(letters[0].headers.is_empty(), "a row that is told again has no position: {letters:?}");
 }
 
 #[tokio::test]
 async fn what_a_reconcile_told_is_not_told_by_the_snapshot_too() {
-    let mut rig = Rig::new("re_snapshot").await;
-    rig.routes(&rig.default_routes().replace("subject = \"{id}\"", "subject = \"{id}\"\nsnapshot = true"));
+    let mut harness = Harness::new("re_snapshot").await;
+    harness.routes(
+        &harness.default_routes().replace("subject = \"{id}\"", "subject = \"{id}\"\nsnapshot = true"),
+    );
     for id in 0..20 {
-        rig.row("a", id, 1, "made").await;
+        harness.row("a", id, 1, "made").await;
     }
-    succeeds(&rig, &[]);
-    let relay = rig.streaming().await;
-    rig.row("a", 20, 1, "made").await;
-    rig.confirmed().await;
-    assert_eq!(kafka::read(&rig.topic()).len(), 21);
+    succeeds(&harness, &[]);
+    let relay = harness.streaming().await;
+    harness.row("a", 20, 1, "made").await;
+    harness.confirmed().await;
+    assert_eq!(kafka::read(&harness.topic()).len(), 21);
     drop(relay);
 }
 
 #[tokio::test]
 async fn a_table_that_was_emptied_after_the_slot_began_is_not_taken_for_empty() {
-    let rig = Rig::new("re_emptied").await;
-    rig.row("a", 1, 1, "made").await;
-    let url = rig.url.clone();
+    let harness = Harness::new("re_emptied").await;
+    harness.row("a", 1, 1, "made").await;
+    let url = harness.url.clone();
     let (seen, emptied) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicBool::new(false)));
     let (look, done) = (Arc::clone(&seen), Arc::clone(&emptied));
     let reader = tokio::task::spawn_blocking(move || {
@@ -370,7 +379,7 @@ async fn a_table_that_was_emptied_after_the_slot_began_is_not_taken_for_empty() 
         found
     });
     seen.notified().await;
-    rig.sql.batch_execute("alter table items alter column amount type numeric").await.expect("rewrite");
+    harness.sql.batch_execute("alter table items alter column amount type numeric").await.expect("rewrite");
     emptied.store(true, Ordering::Relaxed);
     assert_eq!(reader.await.expect("reader"), [None, Some("public.items".to_owned())]);
 }
