@@ -19,7 +19,8 @@ async fn a_relay_that_may_not_write_says_so_and_tells_everything_once_it_may() {
     let layout = Layout::from_env().expect("the stack");
     let mut harness = Harness::new("authorized").await;
     harness.overrides.push(("KAFKA_CONFIG", client_file(&layout, USER).display().to_string()));
-    let (items, state, dead) = (harness.topic(), format!("{}.state", harness.name), harness.dead_letters());
+    let (items, state, dead) =
+        (harness.topic(), format!("{}.state", harness.name), harness.dead_letter_topic());
     let give = |operation: Operation, topics: &[&str]| {
         let rule = |name| Rule { principal: USER, operation, resource: Resource::Topic, name };
         allow(&layout, &topics.iter().copied().map(rule).collect::<Vec<_>>()).expect("rules");

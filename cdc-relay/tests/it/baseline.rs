@@ -22,7 +22,7 @@ async fn decided(relay: &Relay) -> String {
     .await
 }
 
-fn reconcile(harness: &Harness) {
+fn resnapshot(harness: &Harness) {
     let output = harness.command("reconcile").arg("--yes").output().expect("reconcile");
     assert!(output.status.success(), "{output:?}");
 }
@@ -64,7 +64,7 @@ async fn what_a_first_start_begins_with_is_what_the_contract_was_checked_with() 
         assert!(report.contains("\"state\":\"refused\"") && report.contains(says), "{change}: {report}");
         harness.row("lost", 1, 1, "made").await;
         run(&harness, back).await;
-        reconcile(&harness);
+        resnapshot(&harness);
         relay.streams().await;
         assert!(emitted(&harness, "it/items/lost/1/1"), "{change}");
     }
@@ -108,7 +108,7 @@ async fn a_reconcile_ends_with_all_that_the_routes_need_or_fails() {
         assert!(decided(&relay).await.contains("\"state\":\"refused\""));
         harness.row("lost", 1, 1, "made").await;
         run(&harness, back).await;
-        reconcile(&harness);
+        resnapshot(&harness);
         relay.streams().await;
         assert!(emitted(&harness, "it/items/lost/1/1"), "{change}");
     }
@@ -164,7 +164,7 @@ async fn a_break_that_a_start_notices_begins_where_the_publication_was_last_seen
         "{since} is after {}: {report}",
         cdc_relay::postgres::lsn::Lsn(before)
     );
-    reconcile(&harness);
+    resnapshot(&harness);
     relay.streams().await;
     assert!(emitted(&harness, "it/items/lost/1/1"));
 }

@@ -56,11 +56,14 @@ async fn a_limit_that_is_lowered_while_streaming_neither_wedges_nor_skips() {
         harness.row("a", id, 1, "made").await;
     }
     let events = distinct(&topic, 18).await;
-    let first = &kafka::first_tellings(&events)["a"];
+    let first = &kafka::first_emissions(&events)["a"];
     let ids: Vec<i64> = first.iter().map(|event| event.json()["id"].as_i64().expect("id")).collect();
     assert!(ids.is_sorted() && ids.len() == 18, "{ids:?}");
-    let dead = kafka::read(&harness.dead_letters());
-    assert_eq!(dead.iter().map(|letter| letter.json()["row"]["id"].clone()).collect::<Vec<_>>(), ["2"]);
+    let dead = kafka::read(&harness.dead_letter_topic());
+    assert_eq!(
+        dead.iter().map(|dead_letter| dead_letter.json()["row"]["id"].clone()).collect::<Vec<_>>(),
+        ["2"]
+    );
     harness.confirmed().await;
     drop(relay);
 }

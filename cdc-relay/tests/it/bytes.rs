@@ -58,8 +58,8 @@ async fn a_byte_that_is_no_utf_8_is_told_as_newer_servers_print_it_everywhere() 
     sql(&harness, &format!("insert into marks values ({high}, 1, row({high}, 'é'), array[{high}, 'x'])"))
         .await;
     sql(&harness, "insert into marks values ('x')").await;
-    let told = distinct(&harness.topic(), 2).await;
-    let event = told.iter().find(|event| event.header("ce_id") == r"\351/1").expect("the mark");
+    let emitted = distinct(&harness.topic(), 2).await;
+    let event = emitted.iter().find(|event| event.header("ce_id") == r"\351/1").expect("the mark");
     assert_eq!((event.key.as_str(), event.header("ce_subject")), (r"\351", r"\351"));
     let duo = duo(&harness).await;
     assert_eq!(event.header("duo"), duo);
@@ -83,17 +83,21 @@ async fn a_dead_letter_with_such_bytes_is_readable_and_is_released() {
     .await;
     sql(&harness, r#"insert into marks values ((-22)::"char")"#).await;
     sql(&harness, &format!("update marks set version = 2, note = '' where c = {high}")).await;
-    let topic = harness.dead_letters();
-    let letters: Vec<serde_json::Value> = eventually("two letters", || async {
-        let letters = kafka::read(&topic);
-        (letters.len() >= 2).then(|| letters.iter().map(Event::json).collect())
+    let topic = harness.dead_letter_topic();
+    let dead_letters: Vec<serde_json::Value> = eventually("two letters", || async {
+        let dead_letters = kafka::read(&topic);
+        (dead_letters.len() >= 2).then(|| dead_letters.iter().map(Event::json).collect())
     })
     .await;
-    for letter in &letters {
-        assert_eq!((&letter["key"], &letter["row"]["c"]), (&r"\351".into(), &r"\351".into()), "{letter}");
+    for dead_letter in &dead_letters {
+        assert_eq!(
+            (&dead_letter["key"], &dead_letter["row"]["c"]),
+            (&r"\351".into(), &r"\351".into()),
+            "{dead_letter}"
+        );
     }
     let old = prints_bytes(&harness).await;
-    assert_eq!(letters[0].get("bytes").and_then(|names| names.as_str()), old.then_some("c,duo"));
+    assert_eq!(dead_letters[0].get("bytes").and_then(|names| names.as_str()), old.then_some("c,duo"));
     assert_eq!(distinct(&harness.topic(), 1).await[0].key, r"\352", "another byte is another key");
     relay.kill();
 
@@ -105,8 +109,8 @@ async fn a_dead_letter_with_such_bytes_is_readable_and_is_released() {
     assert!(text(&listed).contains(r"--key='\351'"), "{}", text(&listed));
     let released = cdc_relay(&harness, &["release", "--key", r"\351"]);
     assert!(text(&released).contains("released; 2 rows told"), "{}", text(&released));
-    let told = distinct(&harness.topic(), 3).await;
-    let first = told.iter().find(|event| event.header("ce_id") == r"\351/1").expect("the first");
+    let emitted = distinct(&harness.topic(), 3).await;
+    let first = emitted.iter().find(|event| event.header("ce_id") == r"\351/1").expect("the first");
     assert_eq!(first.json()["duo"], duo(&harness).await);
     drop(relay);
 }
@@ -117,7 +121,7 @@ async fn existing_rows_with_such_keys_are_told_each() {
     let mut harness = harness("snapbytes", "", "snapshot = true").await;
     sql(&harness, r#"insert into marks (c) select (n - 256)::"char" from generate_series(128, 255) n"#).await;
     let relay = harness.streaming().await;
-    let told = distinct(&harness.topic(), 128).await;
-    assert!(told.iter().all(|event| event.key.starts_with('\\') && event.key.len() == 4));
+    let emitted = distinct(&harness.topic(), 128).await;
+    assert!(emitted.iter().all(|event| event.key.starts_with('\\') && event.key.len() == 4));
     drop(relay);
 }

@@ -110,7 +110,7 @@ const RISKS: &[(&str, &str, [&str; 3])] = &[
 #[tokio::test]
 async fn doctor_names_each_risk_of_loss_with_its_fix() {
     let harness = Harness::new("doctor").await;
-    for (plant, undo, [severity, check, fix]) in RISKS {
+    for (plant, repair, [severity, check, fix]) in RISKS {
         for statement in plant.split(';') {
             harness
                 .sql
@@ -119,7 +119,7 @@ async fn doctor_names_each_risk_of_loss_with_its_fix() {
                 .unwrap_or_else(|error| panic!("{statement}: {error:?}"));
         }
         let (code, report) = json(&mut harness.command("doctor"));
-        for statement in undo.split(';') {
+        for statement in repair.split(';') {
             harness
                 .sql
                 .batch_execute(statement)
@@ -144,7 +144,8 @@ async fn doctor_names_each_risk_of_loss_with_its_fix() {
 async fn doctor_sees_topics_and_queues_that_lose_what_they_took() {
     let harness = Harness::new("doctor_brokers").await;
     let admin: AdminClient<DefaultClientContext> = kafka::admin().create().expect("admin");
-    let (items, state, dead) = (harness.topic(), format!("{}.state", harness.name), harness.dead_letters());
+    let (items, state, dead) =
+        (harness.topic(), format!("{}.state", harness.name), harness.dead_letter_topic());
     let one = || TopicReplication::Fixed(1);
     let topics = [
         NewTopic::new(&items, 2, one()).set("retention.ms", "60000"),
@@ -270,7 +271,7 @@ async fn tail_shows_each_change_and_leaves_nothing_behind() {
                    update whole set v = 'y'; insert into keyless values (3); truncate keyless";
     harness.sql.batch_execute(changes).await.expect("changes");
     let lines: Vec<Value> = (0..6).map(|_| serde_json::from_str(&tail.line()).expect("an object")).collect();
-    let told: Vec<_> =
+    let shown: Vec<_> =
         lines.iter().map(|line| (line["table"].as_str(), line["operation"].as_str())).collect();
     let expected = [
         ("public.items", "insert"),
@@ -280,7 +281,7 @@ async fn tail_shows_each_change_and_leaves_nothing_behind() {
         ("public.keyless", "insert"),
         ("public.keyless", "truncate"),
     ];
-    assert_eq!(told, expected.map(|(table, operation)| (Some(table), Some(operation))));
+    assert_eq!(shown, expected.map(|(table, operation)| (Some(table), Some(operation))));
     assert_eq!(lines[0]["after"]["note"], "x y");
     assert_eq!(lines[0]["key"], serde_json::json!({"owner": "a", "id": 1}));
     assert_eq!((&lines[3]["before"]["v"], &lines[3]["after"]["v"]), (&"x".into(), &"y".into()));

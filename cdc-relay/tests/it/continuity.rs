@@ -6,10 +6,10 @@ use stack::servers::Server;
 use crate::harness::{Harness, SCHEMA, Servers, connect, with_database};
 use crate::kafka;
 use crate::outages::ALONE;
-use crate::servers::Private;
+use crate::servers::PrivateServer;
 
 /// A relay on a Postgres of its own, that has told rows and was killed.
-pub async fn used(postgres: &Private, test: &str) -> Harness {
+pub async fn used(postgres: &PrivateServer, test: &str) -> Harness {
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, test).await;
     let relay = harness.streaming().await;
@@ -21,7 +21,7 @@ pub async fn used(postgres: &Private, test: &str) -> Harness {
 }
 
 /// The same, whose log the server then cut off before a row was told.
-pub async fn cut_off(postgres: &Private, test: &str) -> Harness {
+pub async fn cut_off(postgres: &PrivateServer, test: &str) -> Harness {
     let harness = used(postgres, test).await;
     harness.sql.batch_execute("alter system set max_slot_wal_keep_size = '16MB'").await.expect("set");
     harness.sql.batch_execute("select pg_reload_conf(); create table noise (t text)").await.expect("reload");
@@ -37,7 +37,7 @@ pub async fn cut_off(postgres: &Private, test: &str) -> Harness {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_the_server_cut_off_is_noticed() {
     let _alone = ALONE.lock().await;
-    let postgres = Private::start(Server::Postgres).await;
+    let postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = cut_off(&postgres, "cut").await;
     let relay = harness.start();
     let report = relay.state("refused").await;
@@ -49,7 +49,8 @@ async fn a_log_that_the_server_cut_off_is_noticed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_cluster_behind_the_same_address_is_noticed() {
     let _alone = ALONE.lock().await;
-    let (first, second) = (Private::start(Server::Postgres).await, Private::start(Server::Postgres).await);
+    let (first, second) =
+        (PrivateServer::start(Server::Postgres).await, PrivateServer::start(Server::Postgres).await);
     let mut harness = used(&first, "another").await;
     // The same database, as far as a client can see.
     let create = format!("create database {}", harness.name);
@@ -68,8 +69,8 @@ async fn another_cluster_behind_the_same_address_is_noticed() {
     assert!(report.contains("another cluster"), "{report}");
     assert_eq!(kafka::read(&harness.topic()).len(), 1);
     // Where the address is right: every row that is here is told, and the relay goes on.
-    let reconcile = harness.command("reconcile").arg("--yes").output().expect("the program");
-    assert!(reconcile.status.success(), "{}", String::from_utf8_lossy(&reconcile.stderr));
+    let resnapshot = harness.command("reconcile").arg("--yes").output().expect("the program");
+    assert!(resnapshot.status.success(), "{}", String::from_utf8_lossy(&resnapshot.stderr));
     relay.streams().await;
     harness.row("a", 3, 1, "made").await;
     harness.confirmed().await;
@@ -82,7 +83,7 @@ async fn another_cluster_behind_the_same_address_is_noticed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_timeline_is_noticed() {
     let _alone = ALONE.lock().await;
-    let mut postgres = Private::start(Server::Postgres).await;
+    let mut postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = used(&postgres, "timeline").await;
     postgres.stop();
     postgres.promote_at_next_start();
@@ -99,7 +100,7 @@ async fn another_timeline_is_noticed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_backup_is_noticed_also_when_its_log_has_grown_past_what_was_told() {
     let _alone = ALONE.lock().await;
-    let mut postgres = Private::start(Server::Postgres).await;
+    let mut postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = used(&postgres, "backup").await;
     postgres.stop();
     let backup = postgres.back_up();
@@ -112,12 +113,12 @@ async fn a_restored_backup_is_noticed_also_when_its_log_has_grown_past_what_was_
     harness.confirmed().await;
     relay.kill();
     harness.slot_is_free().await;
-    let (told, _) = harness.positions().await;
+    let (emitted_until, _) = harness.positions().await;
     postgres.stop();
     postgres.restore(&backup);
     postgres.run().await;
     harness.reconnect().await;
-    assert!(harness.positions().await.0 < told, "the backup is not behind");
+    assert!(harness.positions().await.0 < emitted_until, "the backup is not behind");
     // Behind what was told: refused, by the position alone.
     let relay = harness.start();
     let report = relay.state("refused").await;
@@ -126,7 +127,7 @@ async fn a_restored_backup_is_noticed_also_when_its_log_has_grown_past_what_was_
     for id in 100..400 {
         harness.row("new", id, 1, "made").await;
     }
-    assert!(harness.positions().await.0 > told, "not far enough");
+    assert!(harness.positions().await.0 > emitted_until, "not far enough");
     // It looks again by itself, and a new one looks too.
     let other = harness.start();
     let until = std::time::Instant::now() + std::time::Duration::from_secs(8);

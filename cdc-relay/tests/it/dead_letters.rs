@@ -3,11 +3,11 @@
 use crate::harness::{Harness, eventually};
 use crate::kafka::{self, distinct};
 
-async fn letters(harness: &Harness, count: usize) -> Vec<serde_json::Value> {
-    let topic = harness.dead_letters();
+async fn dead_letters(harness: &Harness, count: usize) -> Vec<serde_json::Value> {
+    let topic = harness.dead_letter_topic();
     eventually(&format!("{count} dead letters"), || async {
-        let letters = kafka::read(&topic);
-        (letters.len() >= count).then(|| letters.iter().map(kafka::Event::json).collect())
+        let dead_letters = kafka::read(&topic);
+        (dead_letters.len() >= count).then(|| dead_letters.iter().map(kafka::Event::json).collect())
     })
     .await
 }
@@ -25,11 +25,11 @@ async fn a_row_too_large_is_set_aside_and_its_key_follows_in_order() {
         .expect("a large row");
     harness.row("a", 3, 1, "made").await;
     harness.row("b", 4, 1, "made").await;
-    let told = distinct(&harness.topic(), 2).await;
-    let mut ids: Vec<&str> = told.iter().map(|event| event.header("ce_id")).collect();
+    let emitted = distinct(&harness.topic(), 2).await;
+    let mut ids: Vec<&str> = emitted.iter().map(|event| event.header("ce_id")).collect();
     ids.sort_unstable();
     assert_eq!(ids, ["it/items/a/1/1", "it/items/b/4/1"]);
-    let dead = letters(&harness, 2).await;
+    let dead = dead_letters(&harness, 2).await;
     assert!(
         dead[0]["reason"].as_str().is_some_and(|reason| reason.contains("5000 are allowed")),
         "{}",
@@ -45,7 +45,7 @@ async fn a_row_too_large_is_set_aside_and_its_key_follows_in_order() {
     harness.confirmed().await;
     // The dead letters are part of the chain.
     let mut all = kafka::read(&harness.topic());
-    all.extend(kafka::read(&harness.dead_letters()));
+    all.extend(kafka::read(&harness.dead_letter_topic()));
     assert_eq!(kafka::chain(&all), 4);
 
     // A restart remembers the key, from the topic alone.
@@ -54,7 +54,7 @@ async fn a_row_too_large_is_set_aside_and_its_key_follows_in_order() {
     harness.row("a", 5, 1, "made").await;
     harness.row("b", 6, 1, "made").await;
     distinct(&harness.topic(), 3).await;
-    let dead = letters(&harness, 3).await;
+    let dead = dead_letters(&harness, 3).await;
     assert_eq!(dead.last().expect("a letter")["row"]["id"], "5");
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0);
     drop(relay);
@@ -68,15 +68,15 @@ async fn a_routed_column_that_goes_while_streaming_loses_no_row() {
     distinct(&harness.topic(), 1).await;
     harness.sql.batch_execute("alter table items rename column note to remark").await.expect("rename");
     harness.row("b", 2, 1, "made").await;
-    let dead = letters(&harness, 1).await;
+    let dead = dead_letters(&harness, 1).await;
     assert!(dead[0]["reason"].as_str().is_some_and(|reason| reason.contains("note")), "{}", dead[0]);
     harness.sql.batch_execute("alter table items rename column remark to note").await.expect("rename");
     // Other keys go on; the key whose row was set aside does not overtake it.
     harness.row("c", 3, 1, "made").await;
     harness.row("b", 4, 1, "made").await;
-    let told = distinct(&harness.topic(), 2).await;
-    assert!(told.iter().all(|event| event.key != "b"));
-    let dead = letters(&harness, 2).await;
+    let emitted = distinct(&harness.topic(), 2).await;
+    assert!(emitted.iter().all(|event| event.key != "b"));
+    let dead = dead_letters(&harness, 2).await;
     assert_eq!(dead[1]["row"]["id"], "4");
     harness.confirmed().await;
     drop(relay);
@@ -90,7 +90,7 @@ async fn an_unchanged_large_value_is_never_told_as_null() {
                  select 'a', 1, 1, string_agg(md5(n::text), '') from generate_series(1, 400) n";
     harness.sql.batch_execute(large).await.expect("a large row");
     harness.sql.batch_execute("update items set version = 2").await.expect("update");
-    let dead = letters(&harness, 1).await;
+    let dead = dead_letters(&harness, 1).await;
     assert!(
         dead[0]["reason"].as_str().is_some_and(|reason| reason.contains("replica identity full")),
         "{}",
@@ -110,7 +110,7 @@ async fn with_replica_identity_full_an_unchanged_large_value_is_told() {
                  select 'a', 1, 1, string_agg(md5(n::text), '') from generate_series(1, 400) n";
     harness.sql.batch_execute(large).await.expect("a large row");
     harness.sql.batch_execute("update items set version = 2").await.expect("update");
-    let told = distinct(&harness.topic(), 2).await;
-    assert_eq!(told[0].json()["note"], told[1].json()["note"]);
+    let emitted = distinct(&harness.topic(), 2).await;
+    assert_eq!(emitted[0].json()["note"], emitted[1].json()["note"]);
     drop(relay);
 }

@@ -1,7 +1,7 @@
 //! What is told, byte for byte, and what is not.
 
 use crate::harness::Harness;
-use crate::kafka::{self, chain, distinct, first_tellings};
+use crate::kafka::{self, chain, distinct, first_emissions};
 
 #[tokio::test]
 async fn a_committed_row_reaches_kafka_byte_for_byte() {
@@ -87,7 +87,7 @@ async fn rows_of_one_transaction_keep_their_order_and_their_chain() {
     }
     let events = distinct(&harness.topic(), 1000).await;
     assert_eq!(chain(&events), 5);
-    for (owner, events) in first_tellings(&events) {
+    for (owner, events) in first_emissions(&events) {
         let ids: Vec<i64> = events.iter().map(|event| event.json()["id"].as_i64().expect("id")).collect();
         assert!(ids.is_sorted(), "{owner}: {ids:?}");
     }

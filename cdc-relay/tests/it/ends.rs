@@ -10,12 +10,12 @@ use crate::load::under_load;
 use crate::rabbit::cuttable;
 
 /// Ends one relay after another at the place, each after another number of passes, then judges.
-async fn ends(place: Failpoint, passes: [u32; 3]) {
-    let mut harness = Harness::new(place.name()).await;
+async fn ends(failpoint: Failpoint, passes: [u32; 3]) {
+    let mut harness = Harness::new(failpoint.name()).await;
     let (first, oracle, load) = under_load(&mut harness, true).await;
     first.kill();
     for passed in passes {
-        end(&mut harness, place, passed).await;
+        end(&mut harness, failpoint, passed).await;
         load.more(20).await;
     }
     load.stop().await;
@@ -24,15 +24,15 @@ async fn ends(place: Failpoint, passes: [u32; 3]) {
     drop(relay);
 }
 
-async fn end(harness: &mut Harness, place: Failpoint, passed: u32) {
-    let failpoints = format!("{}={passed}*off->return", place.name());
+async fn end(harness: &mut Harness, failpoint: Failpoint, passed: u32) {
+    let failpoints = format!("{}={passed}*off->return", failpoint.name());
     let mut relay = harness.start_with(&[], &[("FAILPOINTS", &failpoints)]);
-    aborted(&mut relay, place).await;
+    aborted(&mut relay, failpoint).await;
 }
 
-async fn aborted(relay: &mut Relay, place: Failpoint) {
+async fn aborted(relay: &mut Relay, failpoint: Failpoint) {
     let mut last = None;
-    eventually(&format!("the end at {place:?}"), || {
+    eventually(&format!("the end at {failpoint:?}"), || {
         last = last.or(relay.ended());
         std::future::ready(last)
     })

@@ -8,7 +8,7 @@ use crate::harness::{Harness, Servers};
 use crate::kafka;
 use crate::load::under_load;
 use crate::outages::ALONE;
-use crate::servers::Private;
+use crate::servers::PrivateServer;
 
 /// The exit code and the answer.
 async fn failover(harness: &Harness, arguments: &[&str]) -> (Option<i32>, Value) {
@@ -24,19 +24,19 @@ async fn failover(harness: &Harness, arguments: &[&str]) -> (Option<i32>, Value)
 
 /// Nothing was changed, for this reason.
 async fn fails(harness: &Harness, reason: &str) {
-    let before = memory(harness);
+    let before = checkpoint(harness);
     let (code, answer) = failover(harness, &["--yes"]).await;
     assert_eq!((code, &answer["done"]), (Some(1), &false.into()), "{answer}");
     assert!(answer["obstacle"].as_str().is_some_and(|why| why.contains(reason)), "{answer}");
-    assert_eq!(memory(harness), before);
+    assert_eq!(checkpoint(harness), before);
 }
 
-fn memory(harness: &Harness) -> String {
+fn checkpoint(harness: &Harness) -> String {
     let (topic, key) = (format!("{}.state", harness.name), format!("it/{}", harness.name));
     kafka::read(&topic).into_iter().rfind(|event| event.key == key).expect("memory").value
 }
 
-async fn promote(postgres: &mut Private, harness: &mut Harness) {
+async fn promote(postgres: &mut PrivateServer, harness: &mut Harness) {
     postgres.promote_at_next_start();
     postgres.run().await;
     harness.reconnect().await;
@@ -45,7 +45,7 @@ async fn promote(postgres: &mut Private, harness: &mut Harness) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promotion_under_load_costs_nothing_where_all_that_was_told_is_there() {
     let _alone = ALONE.lock().await;
-    let mut postgres = Private::start(Server::Postgres).await;
+    let mut postgres = PrivateServer::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "promoted").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
@@ -75,10 +75,10 @@ async fn a_promotion_under_load_costs_nothing_where_all_that_was_told_is_there()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_lacks_what_was_told_is_not_gone_on_with_even_if_the_memory_is_behind() {
     let _alone = ALONE.lock().await;
-    let mut postgres = Private::start(Server::Postgres).await;
+    let mut postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = used(&postgres, "behind").await;
     postgres.stop();
-    let (backup, remembered) = (postgres.back_up(), memory(&harness));
+    let (backup, saved) = (postgres.back_up(), checkpoint(&harness));
     postgres.run().await;
     harness.reconnect().await;
     let relay = harness.streaming().await;
@@ -95,7 +95,7 @@ async fn a_standby_that_lacks_what_was_told_is_not_gone_on_with_even_if_the_memo
     // As after a crash of the relay right after it told them: only Kafka knows.
     let (topic, key) = (format!("{}.state", harness.name), format!("it/{}", harness.name));
     kafka::write(&topic, &key, None);
-    kafka::write(&topic, &key, Some(&remembered));
+    kafka::write(&topic, &key, Some(&saved));
     fails(&harness, "never was, here").await;
     let relay = harness.start();
     relay.state("refused").await;
@@ -105,7 +105,7 @@ async fn a_standby_that_lacks_what_was_told_is_not_gone_on_with_even_if_the_memo
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_without_the_slot_is_not_gone_on_with() {
     let _alone = ALONE.lock().await;
-    let mut postgres = Private::start(Server::Postgres).await;
+    let mut postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = used(&postgres, "no_slot").await;
     postgres.stop();
     promote(&mut postgres, &mut harness).await;

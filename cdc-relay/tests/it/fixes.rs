@@ -349,8 +349,8 @@ async fn each_fix_for_a_source_that_has_streamed_says_what_is_left_to_do() {
                 assert!(line.contains("cdc-relay reconcile"), "{name}: {line}: {report}");
                 assert!(report.contains("cdc-relay reconcile"), "{name}: {fix}: {report}");
                 drop(relay);
-                let reconciled = harness.command("reconcile").arg("--yes").output().expect("reconcile");
-                assert!(reconciled.status.success(), "{name}: {fix}: {reconciled:?}");
+                let resnapshot = harness.command("reconcile").arg("--yes").output().expect("reconcile");
+                assert!(resnapshot.status.success(), "{name}: {fix}: {resnapshot:?}");
                 relay = harness.streaming().await;
             }
             let topic = format!("{}.orders", harness.name);

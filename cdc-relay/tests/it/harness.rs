@@ -155,7 +155,7 @@ impl Harness {
         format!("{}.work", self.name)
     }
 
-    pub fn dead_letters(&self) -> String {
+    pub fn dead_letter_topic(&self) -> String {
         format!("{}.dead", self.name)
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::harness::{Harness, Relay, eventually};
 
 /// How long the relay is watched at a time.
-const WINDOW: Duration = Duration::from_secs(4);
+const MEASUREMENT_INTERVAL: Duration = Duration::from_secs(4);
 /// Of a core, in a window. Nine threads that spin for a part of each poll used 0.04 to 0.08.
 const BUSY_MAX: f64 = 0.01;
 /// librdkafka alone has three for each producer.
@@ -65,14 +65,14 @@ async fn three_sources_at_rest_use_next_to_no_processor_and_few_threads() {
     // What a row brings to life has to come to rest again.
     for source in SOURCES {
         harness.sql.execute(&format!("insert into {source} values (1, 'x')"), &[]).await.expect("a row");
-        let told = format!("cdc_relay_messages_total{{sink=\"kafka\",source=\"{source}\"}}");
-        eventually("the row to be told", || async { (relay.metric(&told) >= 1.0).then_some(()) }).await;
+        let messages = format!("cdc_relay_messages_total{{sink=\"kafka\",source=\"{source}\"}}");
+        eventually("the row to be told", || async { (relay.metric(&messages) >= 1.0).then_some(()) }).await;
     }
     let mut last = (0.0, Vec::new());
     for _ in 0..5 {
         let before = used(&relay);
-        tokio::time::sleep(WINDOW).await;
-        last = ((used(&relay) - before) / WINDOW.as_secs_f64(), threads(&relay));
+        tokio::time::sleep(MEASUREMENT_INTERVAL).await;
+        last = ((used(&relay) - before) / MEASUREMENT_INTERVAL.as_secs_f64(), threads(&relay));
         if last.0 <= BUSY_MAX && last.1.len() <= THREADS_MAX {
             return;
         }

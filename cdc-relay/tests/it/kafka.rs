@@ -134,7 +134,7 @@ pub async fn distinct(topic: &str, count: usize) -> Vec<Event> {
 }
 
 /// The events without repeats, in the order of their first telling, by key.
-pub fn first_tellings(events: &[Event]) -> BTreeMap<String, Vec<Event>> {
+pub fn first_emissions(events: &[Event]) -> BTreeMap<String, Vec<Event>> {
     let (mut seen, mut by_key) = (BTreeSet::new(), BTreeMap::<String, Vec<Event>>::new());
     for event in events {
         if seen.insert(event.header("ce_id").to_owned()) {

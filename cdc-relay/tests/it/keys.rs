@@ -89,8 +89,8 @@ async fn a_row_has_one_key_though_its_identity_is_not_its_primary_key() {
     assert_eq!(replay.status.code(), Some(0), "{}", String::from_utf8_lossy(&replay.stderr));
     assert_eq!(relay.stop().await, Some(0));
     harness.slot_is_free().await;
-    let reconcile = harness.command("reconcile").arg("--yes").output().expect("reconcile");
-    assert_eq!(reconcile.status.code(), Some(0), "{}", String::from_utf8_lossy(&reconcile.stderr));
+    let resnapshot = harness.command("reconcile").arg("--yes").output().expect("reconcile");
+    assert_eq!(resnapshot.status.code(), Some(0), "{}", String::from_utf8_lossy(&resnapshot.stderr));
     let keys: Vec<String> = crate::kafka::read(&topic).into_iter().map(|event| event.key).collect();
     // The snapshot, the stream's three, the replay, the reconcile.
     let mut sorted = keys.clone();
@@ -170,8 +170,8 @@ async fn a_generated_column_is_told_wherever_its_row_is_if_it_is_published() {
         assert_eq!(replay.status.code(), Some(0), "{}", String::from_utf8_lossy(&replay.stderr));
         assert_eq!(relay.stop().await, Some(0));
         harness.slot_is_free().await;
-        let reconcile = harness.command("reconcile").arg("--yes").output().expect("reconcile");
-        assert_eq!(reconcile.status.code(), Some(0), "{}", String::from_utf8_lossy(&reconcile.stderr));
+        let resnapshot = harness.command("reconcile").arg("--yes").output().expect("reconcile");
+        assert_eq!(resnapshot.status.code(), Some(0), "{}", String::from_utf8_lossy(&resnapshot.stderr));
         let events = crate::kafka::read(&topic);
         assert_eq!(events.len(), 5, "{publication}: {events:#?}");
         for event in events {

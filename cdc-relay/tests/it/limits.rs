@@ -4,7 +4,7 @@ use serde_json::Value;
 use stack::servers::Server;
 
 use crate::harness::{Harness, Servers, eventually, with_database};
-use crate::servers::Private;
+use crate::servers::PrivateServer;
 
 async fn run(harness: &Harness, sql: &str) {
     for statement in sql.split(';') {
@@ -86,7 +86,7 @@ async fn limits_of_role_and_database_are_named_with_their_fix() {
 
 #[tokio::test]
 async fn limits_of_the_server_are_named_with_their_fix() {
-    let mut postgres = Private::start(Server::Postgres).await;
+    let mut postgres = PrivateServer::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut harness = limited(servers, "serverlimits").await;
     let set = "alter system set max_slot_wal_keep_size = '64MB'; alter system set max_wal_senders = 0;
@@ -110,7 +110,7 @@ async fn limits_of_the_server_are_named_with_their_fix() {
 /// A slot that exists needs a walsender no less than one that does not.
 #[tokio::test]
 async fn a_walsender_is_needed_as_long_as_nobody_reads_the_slot() {
-    let mut postgres = Private::start(Server::Postgres).await;
+    let mut postgres = PrivateServer::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut harness = limited(servers, "senders").await;
     let relay = harness.streaming().await;

@@ -165,11 +165,11 @@ async fn the_form_that_is_named_matches() {
         )
         .await
         .expect("a row");
-    let told = distinct(&harness.topic(), 2).await;
-    let mut kinds: Vec<&str> = told.iter().map(|event| event.header("ce_type")).collect();
+    let emitted = distinct(&harness.topic(), 2).await;
+    let mut kinds: Vec<&str> = emitted.iter().map(|event| event.header("ce_type")).collect();
     kinds.sort_unstable();
     kinds.dedup();
     assert_eq!(kinds.len(), values.len(), "{kinds:?}");
-    assert!(told.iter().all(|event| event.header("ce_subject") == "bezahlt-nein"));
+    assert!(emitted.iter().all(|event| event.header("ce_subject") == "bezahlt-nein"));
     drop(relay);
 }

@@ -79,7 +79,7 @@ async fn worker(shared: Arc<Shared>, seed: u64) {
             Ok(()) => {
                 shared.committed.fetch_add(1, Ordering::Relaxed);
             }
-            Err(error) => set_back(sql, &error).await,
+            Err(error) => roll_back(sql, &error).await,
         }
         // Slow enough that reading the topic again and again stays quick.
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -88,7 +88,7 @@ async fn worker(shared: Arc<Shared>, seed: u64) {
 
 /// A deadlock with the other worker, a table that was just altered, a server that went away: nothing was committed,
 /// or nobody knows.
-async fn set_back(sql: &Client, error: &Error) {
+async fn roll_back(sql: &Client, error: &Error) {
     if error.as_db_error().is_some() {
         let _ = sql.batch_execute("rollback").await;
     }
@@ -113,8 +113,8 @@ fn transaction(random: &mut StdRng, shared: &Shared) -> String {
         5 => format!("begin; {} commit", rows(random, 40)),
         6 => format!("begin; {} rollback", rows(random, 2)),
         7 => {
-            let [before, undone, after] = [1, 2, 1].map(|count| rows(random, count));
-            format!("begin; {before} savepoint s; {undone} rollback to s; {after} commit")
+            let [before, rolled_back, after] = [1, 2, 1].map(|count| rows(random, count));
+            format!("begin; {before} savepoint s; {rolled_back} rollback to s; {after} commit")
         }
         8 => "insert into noise values (1)".to_owned(),
         // Only what was taken back.

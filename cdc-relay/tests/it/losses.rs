@@ -9,10 +9,10 @@ use crate::harness::{Harness, Relay, Servers, eventually};
 use crate::load::{Load, under_load};
 use crate::oracle::Oracle;
 use crate::outages::ALONE;
-use crate::servers::Private;
+use crate::servers::PrivateServer;
 
 /// The way on from a refusal, while the load goes on. Answers where the new slot begins.
-async fn reconcile(harness: &Harness, relay: &Relay, reason: &str) -> Lsn {
+async fn resnapshot(harness: &Harness, relay: &Relay, reason: &str) -> Lsn {
     let report = relay.state("refused").await;
     assert!(report.contains(reason), "{report}");
     let mut command = harness.command("reconcile");
@@ -27,7 +27,7 @@ async fn reconcile(harness: &Harness, relay: &Relay, reason: &str) -> Lsn {
 
 /// From the refusal to the judgement.
 async fn nothing_is_missing(harness: &Harness, relay: Relay, (oracle, load): (Oracle, Load), reason: &str) {
-    let begins_at = reconcile(harness, &relay, reason).await;
+    let begins_at = resnapshot(harness, &relay, reason).await;
     relay.streams().await;
     load.more(100).await;
     load.stop().await;
@@ -36,7 +36,7 @@ async fn nothing_is_missing(harness: &Harness, relay: Relay, (oracle, load): (Or
 }
 
 /// Holds the relay up in the middle of its stream, and ends its session.
-async fn asleep(harness: &Harness, relay: &Relay) {
+async fn suspend(harness: &Harness, relay: &Relay) {
     relay.signal(Signal::STOP);
     harness.kill_walsender().await;
     harness.slot_is_free().await;
@@ -47,7 +47,7 @@ async fn a_slot_that_is_dropped_under_load_costs_no_row() {
     let mut harness = Harness::new("l_dropped").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
     load.more(100).await;
-    oracle.touched();
+    oracle.slot_disturbed();
     // The relay comes back within moments, again and again, until the slot is gone before it does.
     eventually("the slot to be dropped", || async {
         harness.kill_walsender().await;
@@ -65,9 +65,9 @@ async fn a_slot_that_is_advanced_under_load_costs_no_row() {
     let mut harness = Harness::new("l_advanced").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
     load.more(100).await;
-    asleep(&harness, &relay).await;
+    suspend(&harness, &relay).await;
     load.more(50).await;
-    oracle.touched();
+    oracle.slot_disturbed();
     let advance = "select pg_replication_slot_advance($1, pg_current_wal_lsn())";
     harness.sql.execute(advance, &[&harness.name]).await.expect("advance");
     relay.signal(Signal::CONT);
@@ -79,8 +79,8 @@ async fn a_slot_that_is_dropped_and_made_again_under_load_costs_no_row() {
     let mut harness = Harness::new("l_remade").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
     load.more(100).await;
-    asleep(&harness, &relay).await;
-    oracle.touched();
+    suspend(&harness, &relay).await;
+    oracle.slot_disturbed();
     harness.sql.execute("select pg_drop_replication_slot($1)", &[&harness.name]).await.expect("drop");
     load.more(50).await;
     let make = "select pg_create_logical_replication_slot($1, 'pgoutput')";
@@ -93,7 +93,7 @@ async fn a_slot_that_is_dropped_and_made_again_under_load_costs_no_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_invalidated_under_load_costs_no_row() {
     let _alone = ALONE.lock().await;
-    let postgres = Private::start(Server::Postgres).await;
+    let postgres = PrivateServer::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "l_lost").await;
     harness.sql.batch_execute("alter system set max_slot_wal_keep_size = '96MB'").await.expect("set");
@@ -107,7 +107,7 @@ async fn a_slot_that_is_invalidated_under_load_costs_no_row() {
         // Fills a segment of the log, of 16 MB.
         let fill = "insert into filler values (''); select pg_switch_wal()";
         harness.sql.batch_execute(fill).await.expect("fill");
-        oracle.let_go(&harness).await;
+        oracle.release_wal(&harness).await;
         let row = harness.sql.query_one(status, &[&harness.name]).await.expect("status");
         lost = row.get::<_, Option<&str>>(0) == Some("lost");
         if lost {
@@ -117,7 +117,7 @@ async fn a_slot_that_is_invalidated_under_load_costs_no_row() {
     assert!(lost, "the slot is not lost");
     // What came before was on its way to the relay.
     load.more(50).await;
-    oracle.touched();
+    oracle.slot_disturbed();
     relay.signal(Signal::CONT);
     nothing_is_missing(&harness, relay, (oracle, load), "is lost").await;
     drop(harness);

@@ -5,10 +5,10 @@ use crate::kafka;
 
 /// Statements in backticks, as a refusal prints them to be run.
 pub fn statements(text: &str) -> Vec<String> {
-    let words = ["create ", "alter ", "drop ", "grant ", "select "];
+    let keywords = ["create ", "alter ", "drop ", "grant ", "select "];
     let quoted = text.split('`').skip(1).step_by(2);
     // The status is JSON.
-    let statements = quoted.filter(|part| words.iter().any(|word| part.starts_with(word)));
+    let statements = quoted.filter(|part| keywords.iter().any(|keyword| part.starts_with(keyword)));
     statements.map(|statement| statement.replace("\\\"", "\"")).collect()
 }
 
@@ -76,8 +76,8 @@ async fn what_a_refusal_prints_is_quoted_as_the_server_reads_it() {
     })
     .await;
     assert_eq!(relay.stop().await, Some(0));
-    let reconciled = harness.command("reconcile").arg("--yes").output().expect("reconcile");
-    assert!(reconciled.status.success(), "{reconciled:?}");
+    let resnapshot = harness.command("reconcile").arg("--yes").output().expect("reconcile");
+    assert!(resnapshot.status.success(), "{resnapshot:?}");
     harness.streaming().await.stop().await;
 }
 
@@ -141,7 +141,7 @@ async fn a_new_table_of_all_tables_is_routed_by_a_pattern_and_stops_nothing() {
     let relay = harness.streaming().await;
     harness.sql.batch_execute("insert into audit.added values (8)").await.expect("a row");
     arrived(&format!("{}.audit.added", harness.name), 2).await;
-    assert_eq!(kafka::read(&harness.dead_letters()).len(), 0);
+    assert_eq!(kafka::read(&harness.dead_letter_topic()).len(), 0);
     drop(relay);
 }
 

@@ -114,12 +114,12 @@ fn dashboard() -> Vec<(String, String)> {
 
 /// The series that a rule looks at, each as a question: a comparison that does not hold would hide a misspelt one.
 fn selectors(rule: &str) -> BTreeSet<String> {
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let name_character = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let mut found = BTreeSet::new();
     let mut rest = rule;
-    while let Some(start) = rest.find(word) {
+    while let Some(start) = rest.find(name_character) {
         rest = &rest[start..];
-        let (name, after) = rest.split_at(rest.find(|c| !word(c)).unwrap_or(rest.len()));
+        let (name, after) = rest.split_at(rest.find(|c| !name_character(c)).unwrap_or(rest.len()));
         rest = after;
         let ours = ["cdc_relay_", "process_", "job_source"].iter().any(|prefix| name.starts_with(prefix));
         if ours || name == "up" {
@@ -217,9 +217,9 @@ async fn a_log_for_machines_is_json_and_says_which_source_and_where() {
     let begun = line("streaming");
     assert_eq!((&begun["source"], &begun["slot"]), (&"it".into(), &harness.name.as_str().into()));
     assert!(begun["acknowledged"].as_str().is_some_and(|position| position.contains('/')), "{begun}");
-    let letter = line("dead letter");
-    assert_eq!((&letter["table"], &letter["key"]), (&"public.items".into(), &"b".into()));
-    assert!(letter["position"].as_str().is_some_and(|position| position.contains('/')), "{letter}");
+    let dead_letter = line("dead letter");
+    assert_eq!((&dead_letter["table"], &dead_letter["key"]), (&"public.items".into(), &"b".into()));
+    assert!(dead_letter["position"].as_str().is_some_and(|position| position.contains('/')), "{dead_letter}");
     // Fifty rows, and no line for any of them.
     assert!(lines.len() < 20, "{log}");
 }

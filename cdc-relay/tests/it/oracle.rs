@@ -16,17 +16,17 @@ use tokio_postgres::Client;
 
 use self::sample::{BARRIER, Sample, Sampler};
 use crate::harness::{Harness, connect};
-use crate::kafka::{Event, chain, first_tellings, read_from};
+use crate::kafka::{Event, chain, first_emissions, read_from};
 use crate::rabbit;
 
 pub struct Oracle {
     work: bool,
     sampler: Sampler,
-    log: Log,
+    wal: DecodedWal,
 }
 
 /// What the oracle's slot has decoded so far.
-struct Log {
+struct DecodedWal {
     slot: String,
     commits: Vec<Commit>,
     /// The end of the last commit.
@@ -67,24 +67,24 @@ impl Oracle {
         let slot = format!("{}_oracle", harness.name);
         let make = "select pg_create_logical_replication_slot($1, 'test_decoding')";
         harness.sql.execute(make, &[&slot]).await.expect("the oracle's slot");
-        let log = Log { slot, commits: Vec::new(), end: 0 };
-        Oracle { work, sampler: Sampler::start(harness, work), log }
+        let wal = DecodedWal { slot, commits: Vec::new(), end: 0 };
+        Oracle { work, sampler: Sampler::start(harness, work), wal }
     }
 
     /// Call it before somebody else moves or drops the relay's slot.
-    pub fn touched(&self) {
-        self.sampler.touched();
+    pub fn slot_disturbed(&self) {
+        self.sampler.slot_disturbed();
     }
 
     /// Reads until its slot needs nothing of the log as it is now.
-    pub async fn let_go(&mut self, harness: &Harness) {
+    pub async fn release_wal(&mut self, harness: &Harness) {
         let (now, _) = harness.positions().await;
         let needs = "select (restart_lsn - '0/0')::int8 from pg_replication_slots where slot_name = $1";
         for _ in 0..100 {
             // Only where the server notes which transactions run can reading begin again.
             harness.sql.batch_execute("checkpoint").await.expect("checkpoint");
-            self.log.read(&harness.sql).await;
-            let row = harness.sql.query_one(needs, &[&self.log.slot]).await.expect("the oracle's slot");
+            self.wal.read(&harness.sql).await;
+            let row = harness.sql.query_one(needs, &[&self.wal.slot]).await.expect("the oracle's slot");
             if row.get::<_, i64>(0) as u64 >= now {
                 return;
             }
@@ -95,21 +95,21 @@ impl Oracle {
     /// Waits until everything is confirmed, then judges. The load must have ended.
     pub async fn judge(mut self, harness: &Harness) -> Report {
         harness.confirmed().await;
-        self.log.read(&connect(&harness.url).await).await;
-        let (samples, commits) = (self.sampler.stop().await, self.log.commits);
+        self.wal.read(&connect(&harness.url).await).await;
+        let (samples, commits) = (self.sampler.stop().await, self.wal.commits);
         let events = read_from(&harness.servers.kafka, &harness.topic());
-        let dead = read_from(&harness.servers.kafka, &harness.dead_letters());
-        let told: BTreeMap<String, Vec<String>> = told(&events, &dead);
-        assert_same(&committed(&commits), &told);
+        let dead = read_from(&harness.servers.kafka, &harness.dead_letter_topic());
+        let emitted: BTreeMap<String, Vec<String>> = emitted_ids(&events, &dead);
+        assert_same(&committed_ids(&commits), &emitted);
         assert_positions(&commits, &events);
         let all: Vec<Event> = events.iter().chain(&dead).cloned().collect();
         assert_eq!(chain(&all), commits.len(), "transactions in the chain");
         if self.work {
             assert_eq!(queue(harness).await, work(&commits), "the queue, without repeats");
         }
-        let nothing = nothing(&samples);
-        let places = places(&events, &dead, nothing.ends.len());
-        assert_confirmed_is_told(&dues(&commits, &places, nothing), &samples);
+        let nothing = no_expectation(&samples);
+        let offsets = first_offsets(&events, &dead, nothing.ends.len());
+        assert_confirmed_is_emitted(&expectations(&commits, &offsets, nothing), &samples);
         let changes = commits.iter().map(|commit| commit.changes.len()).sum();
         Report {
             transactions: commits.len(),
@@ -129,7 +129,7 @@ impl Report {
     }
 }
 
-impl Log {
+impl DecodedWal {
     /// Reads the slot to its end. Transactions that changed nothing published are left out.
     async fn read(&mut self, sql: &Client) {
         let query = "select (lsn - '0/0')::int8, data from pg_logical_slot_get_changes($1, null, null, 'include-xids', '0')";
@@ -170,7 +170,7 @@ fn change(row: &str) -> Change {
 }
 
 /// The ids of all changes by key, in commit order.
-fn committed(commits: &[Commit]) -> BTreeMap<String, Vec<String>> {
+fn committed_ids(commits: &[Commit]) -> BTreeMap<String, Vec<String>> {
     let mut by_key = BTreeMap::<String, Vec<String>>::new();
     for change in commits.iter().flat_map(|commit| &commit.changes) {
         by_key.entry(change.owner.clone()).or_default().push(change.id.clone());
@@ -180,12 +180,12 @@ fn committed(commits: &[Commit]) -> BTreeMap<String, Vec<String>> {
 
 /// The ids of what was told, by key, in the order of first tellings; after them those of the dead letters, since a
 /// key that has one goes on there.
-fn told(events: &[Event], dead: &[Event]) -> BTreeMap<String, Vec<String>> {
+fn emitted_ids(events: &[Event], dead: &[Event]) -> BTreeMap<String, Vec<String>> {
     let ids = |events: &[Event]| events.iter().map(|event| event.header("ce_id").to_owned()).collect();
     let mut by_key: BTreeMap<String, Vec<String>> =
-        first_tellings(events).into_iter().map(|(key, events)| (key, ids(&events))).collect();
-    for letter in dead {
-        let (key, id) = buried(letter);
+        first_emissions(events).into_iter().map(|(key, events)| (key, ids(&events))).collect();
+    for dead_letter in dead {
+        let (key, id) = key_and_id(dead_letter);
         let ids = by_key.entry(key).or_default();
         if !ids.contains(&id) {
             ids.push(id);
@@ -194,30 +194,30 @@ fn told(events: &[Event], dead: &[Event]) -> BTreeMap<String, Vec<String>> {
     by_key
 }
 
-fn buried(letter: &Event) -> (String, String) {
-    let letter = letter.json();
-    let text = |name: &str| letter["row"][name].as_str().expect("a column").to_owned();
+fn key_and_id(dead_letter: &Event) -> (String, String) {
+    let dead_letter = dead_letter.json();
+    let text = |name: &str| dead_letter["row"][name].as_str().expect("a column").to_owned();
     let (owner, id, version) = (text("owner"), text("id"), text("version"));
     let id = format!("it/items/{owner}/{id}/{version}");
     (owner, id)
 }
 
-fn assert_same(committed: &BTreeMap<String, Vec<String>>, told: &BTreeMap<String, Vec<String>>) {
+fn assert_same(committed: &BTreeMap<String, Vec<String>>, emitted: &BTreeMap<String, Vec<String>>) {
     for (key, committed) in committed {
-        let told = told.get(key).map(Vec::as_slice).unwrap_or_default();
-        let differs = committed.iter().zip(told).position(|(committed, told)| committed != told);
-        let at = differs.unwrap_or(committed.len().min(told.len()));
+        let emitted = emitted.get(key).map(Vec::as_slice).unwrap_or_default();
+        let differs = committed.iter().zip(emitted).position(|(committed, emitted)| committed != emitted);
+        let at = differs.unwrap_or(committed.len().min(emitted.len()));
         let around = |ids: &[String]| ids[at.saturating_sub(2)..(at + 3).min(ids.len())].to_vec();
         assert!(
-            committed == told,
+            committed == emitted,
             "key {key}: {} committed, {} told; from change {at} on: committed {:?}, told {:?}",
             committed.len(),
-            told.len(),
+            emitted.len(),
             around(committed),
-            around(told)
+            around(emitted)
         );
     }
-    for key in told.keys() {
+    for key in emitted.keys() {
         assert!(committed.contains_key(key), "key {key} was told, and nothing of it was committed");
     }
 }
@@ -242,7 +242,7 @@ fn position(event: &Event) -> Option<u64> {
 
 /// What had to be there once the slot was confirmed up to a position.
 #[derive(Clone)]
-struct Due {
+struct Expectation {
     confirmed: u64,
     /// The least end of each partition of the topic, and of the dead letters.
     ends: Vec<i64>,
@@ -250,52 +250,58 @@ struct Due {
 }
 
 /// Where each change was told first.
-type Places = HashMap<String, (usize, i64)>;
+type Offsets = HashMap<String, (usize, i64)>;
 
-fn places(events: &[Event], dead: &[Event], partitions: usize) -> Places {
+fn first_offsets(events: &[Event], dead: &[Event], partitions: usize) -> Offsets {
     let mut first = HashMap::new();
     for event in events {
         first.entry(event.header("ce_id").to_owned()).or_insert((event.partition as usize, event.offset));
     }
-    for letter in dead {
-        first.entry(buried(letter).1).or_insert((partitions - 1, letter.offset));
+    for dead_letter in dead {
+        first.entry(key_and_id(dead_letter).1).or_insert((partitions - 1, dead_letter.offset));
     }
     first
 }
 
 /// What was due after each commit, and `before` them.
-fn dues(commits: &[Commit], places: &Places, before: Due) -> Vec<Due> {
-    let mut dues = vec![before];
+fn expectations(commits: &[Commit], offsets: &Offsets, before: Expectation) -> Vec<Expectation> {
+    let mut expectations = vec![before];
     for commit in commits {
-        let mut due = Due { confirmed: commit.end, ..dues[dues.len() - 1].clone() };
+        let mut expectation =
+            Expectation { confirmed: commit.end, ..expectations[expectations.len() - 1].clone() };
         for change in &commit.changes {
             // What was told nowhere was never there.
-            let (partition, offset) = places.get(&change.id).copied().unwrap_or((0, i64::MAX - 1));
-            due.ends[partition] = due.ends[partition].max(offset + 1);
-            due.queued += u32::from(change.work);
+            let (partition, offset) = offsets.get(&change.id).copied().unwrap_or((0, i64::MAX - 1));
+            expectation.ends[partition] = expectation.ends[partition].max(offset + 1);
+            expectation.queued += u32::from(change.work);
         }
-        dues.push(due);
+        expectations.push(expectation);
     }
-    dues
+    expectations
 }
 
-fn assert_confirmed_is_told<'a>(dues: &[Due], samples: impl IntoIterator<Item = &'a Sample>) {
+fn assert_confirmed_is_emitted<'a>(
+    expectations: &[Expectation],
+    samples: impl IntoIterator<Item = &'a Sample>,
+) {
     for sample in samples {
-        let count = dues.partition_point(|due| due.confirmed <= sample.confirmed);
-        let Some(Due { confirmed, ends, queued }) = count.checked_sub(1).map(|last| &dues[last]) else {
+        let count = expectations.partition_point(|expectation| expectation.confirmed <= sample.confirmed);
+        let Some(Expectation { confirmed, ends, queued }) =
+            count.checked_sub(1).map(|last| &expectations[last])
+        else {
             continue;
         };
-        let told = sample.ends.iter().zip(ends).all(|(end, due)| end >= due);
-        assert!(told, "confirmed past {confirmed:X}, when the topics had {:?} of {ends:?}", sample.ends);
+        let emitted = sample.ends.iter().zip(ends).all(|(end, expectation)| end >= expectation);
+        assert!(emitted, "confirmed past {confirmed:X}, when the topics had {:?} of {ends:?}", sample.ends);
         let found = sample.queued.unwrap_or(*queued);
         assert!(found >= *queued, "confirmed past {confirmed:X}, when the queue had {found} of {queued}");
     }
 }
 
 /// What is due of nothing. Partitions are counted with the dead letters, which are the last.
-fn nothing(samples: &[Sample]) -> Due {
+fn no_expectation(samples: &[Sample]) -> Expectation {
     let partitions = samples.first().map_or(1, |sample| sample.ends.len());
-    Due { confirmed: 0, ends: vec![0; partitions], queued: 0 }
+    Expectation { confirmed: 0, ends: vec![0; partitions], queued: 0 }
 }
 
 /// The work among these changes.

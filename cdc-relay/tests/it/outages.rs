@@ -8,18 +8,18 @@ use tokio::sync::Mutex;
 
 use crate::harness::{Harness, Servers};
 use crate::load::under_load;
-use crate::servers::Private;
+use crate::servers::PrivateServer;
 
 /// One at a time: each brings a server of its own, and wants it to answer in time.
 pub static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// After its database is back a relay may pause once, and look at the database and its topics.
-const A_FEW_SECONDS: Duration = Duration::from_secs(8);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(8);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_crashes_under_load_costs_nothing() {
     let _alone = ALONE.lock().await;
-    let mut postgres = Private::start(Server::Postgres).await;
+    let mut postgres = PrivateServer::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "crash").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
@@ -34,7 +34,7 @@ async fn a_postgres_that_crashes_under_load_costs_nothing() {
         postgres.run().await;
         let back = Instant::now();
         relay.streams().await;
-        assert!(back.elapsed() < A_FEW_SECONDS, "it took {:?}", back.elapsed());
+        assert!(back.elapsed() < RECOVERY_TIMEOUT, "it took {:?}", back.elapsed());
     }
     load.more(100).await;
     load.stop().await;
@@ -48,7 +48,7 @@ async fn a_postgres_that_crashes_under_load_costs_nothing() {
 #[ignore = "long"]
 async fn after_a_long_outage_of_postgres_the_relay_streams_within_seconds() {
     let _alone = ALONE.lock().await;
-    let mut postgres = Private::start(Server::Postgres).await;
+    let mut postgres = PrivateServer::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "away").await;
     let (relay, oracle, load) = under_load(&mut harness, false).await;
@@ -58,7 +58,7 @@ async fn after_a_long_outage_of_postgres_the_relay_streams_within_seconds() {
         postgres.run().await;
         let back = Instant::now();
         relay.streams().await;
-        assert!(back.elapsed() < A_FEW_SECONDS, "it took {:?}", back.elapsed());
+        assert!(back.elapsed() < RECOVERY_TIMEOUT, "it took {:?}", back.elapsed());
         load.more(50).await;
     }
     load.stop().await;
@@ -70,7 +70,7 @@ async fn after_a_long_outage_of_postgres_the_relay_streams_within_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kafka_that_is_killed_under_load_costs_nothing() {
     let _alone = ALONE.lock().await;
-    let mut kafka = Private::start(Server::Kafka).await;
+    let mut kafka = PrivateServer::start(Server::Kafka).await;
     let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "kafka").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
@@ -91,7 +91,7 @@ async fn a_kafka_that_is_killed_under_load_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kafka_that_hangs_under_load_costs_nothing() {
     let _alone = ALONE.lock().await;
-    let kafka = Private::start(Server::Kafka).await;
+    let kafka = PrivateServer::start(Server::Kafka).await;
     let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "hangs").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
@@ -112,7 +112,7 @@ async fn a_kafka_that_hangs_under_load_costs_nothing() {
 #[ignore = "long"]
 async fn a_kafka_that_hangs_for_longer_than_any_time_out_costs_nothing() {
     let _alone = ALONE.lock().await;
-    let kafka = Private::start(Server::Kafka).await;
+    let kafka = PrivateServer::start(Server::Kafka).await;
     let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "wedged").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
@@ -128,7 +128,7 @@ async fn a_kafka_that_hangs_for_longer_than_any_time_out_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rabbitmq_that_is_killed_under_load_costs_nothing() {
     let _alone = ALONE.lock().await;
-    let mut rabbit = Private::start(Server::RabbitMq).await;
+    let mut rabbit = PrivateServer::start(Server::RabbitMq).await;
     let servers = Servers { amqp: rabbit.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "rabbit").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
@@ -149,7 +149,7 @@ async fn a_rabbitmq_that_is_killed_under_load_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rabbitmq_that_is_short_of_memory_holds_work_back_and_loses_none() {
     let _alone = ALONE.lock().await;
-    let rabbit = Private::start(Server::RabbitMq).await;
+    let rabbit = PrivateServer::start(Server::RabbitMq).await;
     let servers = Servers { amqp: rabbit.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "alarm").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;

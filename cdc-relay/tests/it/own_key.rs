@@ -42,7 +42,7 @@ async fn sql(harness: &Harness, sql: &str) {
     harness.sql.batch_execute(sql).await.expect(sql);
 }
 
-async fn told(harness: &Harness, count: usize) -> Vec<String> {
+async fn emitted_ids(harness: &Harness, count: usize) -> Vec<String> {
     let mut ids: Vec<String> = distinct(&harness.topic(), count)
         .await
         .iter()
@@ -53,11 +53,11 @@ async fn told(harness: &Harness, count: usize) -> Vec<String> {
 }
 
 /// The dead letters, once there are so many.
-async fn letters(harness: &Harness, count: usize) -> Vec<serde_json::Value> {
-    let topic = harness.dead_letters();
+async fn dead_letters(harness: &Harness, count: usize) -> Vec<serde_json::Value> {
+    let topic = harness.dead_letter_topic();
     eventually(&format!("{count} dead letters"), || async {
-        let letters = kafka::read(&topic);
-        (letters.len() >= count).then(|| letters.iter().map(Event::json).collect())
+        let dead_letters = kafka::read(&topic);
+        (dead_letters.len() >= count).then(|| dead_letters.iter().map(Event::json).collect())
     })
     .await
 }
@@ -95,9 +95,9 @@ async fn rows_without_a_key_halt_nothing_but_themselves_and_are_released_one_by_
         "update orders set customer = 'c', version = 2 where id = 1; insert into orders values (5, 'b')",
     )
     .await;
-    assert_eq!(told(&harness, 4).await, ["1/2", "2/1", "4/1", "5/1"]);
-    let dead = letters(&harness, 2).await;
-    assert!(dead.iter().all(|letter| letter["key"].is_null()), "{dead:?}");
+    assert_eq!(emitted_ids(&harness, 4).await, ["1/2", "2/1", "4/1", "5/1"]);
+    let dead = dead_letters(&harness, 2).await;
+    assert!(dead.iter().all(|dead_letter| dead_letter["key"].is_null()), "{dead:?}");
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 2.0);
     harness.confirmed().await;
     relay.kill();
@@ -107,13 +107,13 @@ async fn rows_without_a_key_halt_nothing_but_themselves_and_are_released_one_by_
     let relay = harness.streaming().await;
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 2.0, "the topic alone tells it");
     sql(&harness, "insert into orders values (6, null)").await;
-    told(&harness, 5).await;
+    emitted_ids(&harness, 5).await;
     let lines = listed(&harness);
     let rows: Vec<&str> = lines.iter().filter_map(|line| line["keyless"].as_str()).collect();
     assert_eq!(rows, [r#"public.orders["1"]"#, r#"public.orders["3"]"#]);
     let said = release(&harness, &lines[1], 0);
     assert!(said.contains("released; 1 row told"), "{said}");
-    assert_eq!(told(&harness, 6).await, ["1/2", "2/1", "3/1", "4/1", "5/1", "6/1"]);
+    assert_eq!(emitted_ids(&harness, 6).await, ["1/2", "2/1", "3/1", "4/1", "5/1", "6/1"]);
     assert_eq!(listed(&harness).len(), 1, "the other one waits");
     release(&harness, &listed(&harness)[0], 0);
     assert!(listed(&harness).is_empty());
@@ -134,16 +134,16 @@ async fn an_empty_key_is_a_key() {
         "insert into orders values (1, '', 1, repeat('x', 5000)), (2, 'b', 1, null), (3, '', 1, null)",
     )
     .await;
-    assert_eq!(told(&harness, 1).await, ["2/1"]);
-    let dead = letters(&harness, 2).await;
-    assert!(dead.iter().all(|letter| letter["key"] == ""), "{dead:?}");
+    assert_eq!(emitted_ids(&harness, 1).await, ["2/1"]);
+    let dead = dead_letters(&harness, 2).await;
+    assert!(dead.iter().all(|dead_letter| dead_letter["key"] == ""), "{dead:?}");
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0);
     relay.kill();
     routes(&harness, "{customer}", "");
     let relay = harness.streaming().await;
     let said = release(&harness, &listed(&harness)[0], 0);
     assert!(said.contains("released; 2 rows told"), "{said}");
-    assert_eq!(told(&harness, 3).await, ["1/1", "2/1", "3/1"]);
+    assert_eq!(emitted_ids(&harness, 3).await, ["1/1", "2/1", "3/1"]);
     drop(relay);
 }
 
@@ -159,15 +159,15 @@ async fn a_condition_on_a_large_unchanged_value_halts_the_rows_own_key() {
     sql(&harness, "update orders set version = 3 where id = 2").await;
     sql(&harness, "update orders set version = 2 where id = 1").await;
     sql(&harness, "insert into orders values (3, 'b', 1, 'z'), (4, 'a', 1, 'z')").await;
-    assert_eq!(told(&harness, 3).await, ["1/1", "2/1", "3/1"]);
-    let dead = letters(&harness, 2).await;
-    let keys: Vec<&str> = dead.iter().filter_map(|letter| letter["key"].as_str()).collect();
+    assert_eq!(emitted_ids(&harness, 3).await, ["1/1", "2/1", "3/1"]);
+    let dead = dead_letters(&harness, 2).await;
+    let keys: Vec<&str> = dead.iter().filter_map(|dead_letter| dead_letter["key"].as_str()).collect();
     assert_eq!(keys, ["a", "a"]);
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0);
     // The table still has the value.
     let said = release(&harness, &listed(&harness)[0], 0);
     assert!(said.contains("released; 2 rows told"), "{said}");
-    assert_eq!(told(&harness, 5).await, ["1/1", "1/2", "2/1", "3/1", "4/1"]);
+    assert_eq!(emitted_ids(&harness, 5).await, ["1/1", "1/2", "2/1", "3/1", "4/1"]);
     drop(relay);
 }
 
@@ -178,7 +178,7 @@ async fn a_large_unchanged_value_is_known_not_to_be_null() {
     let relay = harness.streaming().await;
     sql(&harness, "insert into orders values (1, 'a', 1, repeat('x', 9000)); update orders set version = 2")
         .await;
-    assert_eq!(told(&harness, 2).await, ["1/1", "1/2"]);
+    assert_eq!(emitted_ids(&harness, 2).await, ["1/1", "1/2"]);
     drop(relay);
 }
 
@@ -194,7 +194,7 @@ async fn a_large_unchanged_key_is_known() {
     .await;
     let relay = harness.streaming().await;
     sql(&harness, "insert into orders values (1, repeat('k', 2300)); update orders set version = 2").await;
-    assert_eq!(told(&harness, 2).await, ["1/1", "1/2"]);
+    assert_eq!(emitted_ids(&harness, 2).await, ["1/1", "1/2"]);
     assert!(kafka::read(&harness.topic()).iter().all(|event| event.key.len() == 2300));
     drop(relay);
 }
@@ -214,8 +214,8 @@ async fn a_key_that_comes_or_goes_ends_what_was_told_under_it() {
     sql(&harness, "update orders set customer = 'a', version = 2").await;
     sql(&harness, "update orders set customer = null, version = 3").await;
     sql(&harness, "update orders set customer = 'b', version = 4").await;
-    assert_eq!(told(&harness, 3).await, ["1/2", "1/2/tombstone", "1/4"]);
-    assert_eq!(letters(&harness, 2).await.len(), 2);
+    assert_eq!(emitted_ids(&harness, 3).await, ["1/2", "1/2/tombstone", "1/4"]);
+    assert_eq!(dead_letters(&harness, 2).await.len(), 2);
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0, "one row, twice");
     drop(relay);
 }

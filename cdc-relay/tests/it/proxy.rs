@@ -63,7 +63,7 @@ enum Held {
 }
 
 impl Gate {
-    pub async fn to(server: String, word: &'static str) -> Gate {
+    pub async fn to(server: String, trigger: &'static str) -> Gate {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let address = listener.local_addr().expect("address");
         let (state, _) = watch::channel(Held::NotYet);
@@ -79,7 +79,7 @@ impl Gate {
                     let mut buffer = vec![0; 1 << 16];
                     while let Ok(length @ 1..) = from.read(&mut buffer).await {
                         let said = &buffer[..length];
-                        if said.windows(word.len()).any(|part| part == word.as_bytes()) {
+                        if said.windows(trigger.len()).any(|part| part == trigger.as_bytes()) {
                             state.send_if_modified(|held| {
                                 let first = *held == Held::NotYet;
                                 *held = if first { Held::Now } else { *held };
@@ -108,33 +108,33 @@ impl Gate {
 }
 
 /// Collects what the server says after a word of the client's, until it is silent, and delivers that in one piece.
-pub struct Lump {
+pub struct Coalescer {
     pub address: SocketAddr,
 }
 
-impl Lump {
-    pub async fn to(server: String, word: &'static str) -> Lump {
+impl Coalescer {
+    pub async fn to(server: String, trigger: &'static str) -> Coalescer {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let address = listener.local_addr().expect("address");
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let Ok(upstream) = TcpStream::connect(server.as_str()).await else { continue };
                 let _ = (client.set_nodelay(true), upstream.set_nodelay(true));
-                tokio::spawn(Lump::carry(client, upstream, word));
+                tokio::spawn(Coalescer::carry(client, upstream, trigger));
             }
         });
-        Lump { address }
+        Coalescer { address }
     }
 
-    async fn carry(client: TcpStream, upstream: TcpStream, word: &'static str) {
+    async fn carry(client: TcpStream, upstream: TcpStream, trigger: &'static str) {
         const SILENCE: Duration = Duration::from_millis(500);
         let (mut from, mut to) = client.into_split();
         let (mut answers, mut requests) = upstream.into_split();
-        let (said, heard) = watch::channel(false);
+        let (announce, triggered) = watch::channel(false);
         tokio::spawn(async move {
             let mut buffer = vec![0; 1 << 16];
             while let Ok(length @ 1..) = from.read(&mut buffer).await {
-                if buffer[..length].windows(word.len()).any(|part| part == word.as_bytes()) {
+                if buffer[..length].windows(trigger.len()).any(|part| part == trigger.as_bytes()) {
                     let _ = said.send(true);
                 }
                 if requests.write_all(&buffer[..length]).await.is_err() {
@@ -145,7 +145,7 @@ impl Lump {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(length @ 1..) = answers.read(&mut buffer).await {
             let mut piece = buffer[..length].to_vec();
-            while *heard.borrow()
+            while *triggered.borrow()
                 && let Ok(Ok(length @ 1..)) = timeout(SILENCE, answers.read(&mut buffer)).await
             {
                 piece.extend_from_slice(&buffer[..length]);

@@ -45,7 +45,7 @@ async fn a_partitioned_table_is_told_under_its_own_name_with_the_five_lines() {
     let of = |id: i32| keys.iter().filter(|key| key.starts_with(&format!("[\"{id}\""))).count();
     // Moving to another partition is a delete of the one key and an insert of the other.
     assert_eq!([of(0), of(1), of(2), of(3), of(4)], [1, 3, 3, 0, 1], "{keys:?}");
-    assert_eq!(kafka::read(&harness.dead_letters()), []);
+    assert_eq!(kafka::read(&harness.dead_letter_topic()), []);
     drop(relay);
 }
 
@@ -133,7 +133,7 @@ async fn a_row_that_leaves_the_filter_of_its_publication_is_told_as_the_routes_s
     harness.confirmed().await;
     let last = kafka::read(&topic).pop().expect("a tombstone");
     assert_eq!((last.key.as_str(), last.value.as_str()), ("2", ""));
-    assert_eq!(kafka::read(&harness.dead_letters()), []);
+    assert_eq!(kafka::read(&harness.dead_letter_topic()), []);
     drop(relay);
 }
 

@@ -7,7 +7,7 @@ use crate::harness::{Harness, Relay, SCHEMA};
 use crate::kafka;
 use crate::load::under_load;
 
-const IN_TIME: Duration = Duration::from_secs(5);
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 async fn version(harness: &Harness) -> i32 {
     let ask = "select current_setting('server_version_num')::int / 10000";
@@ -25,7 +25,7 @@ async fn refused_in_time(relay: &Relay, since: Instant, what: &str) -> String {
         if report.contains("\"state\":\"refused\"") {
             return report;
         }
-        assert!(since.elapsed() < IN_TIME, "{what}: {report}\n{}", relay.log());
+        assert!(since.elapsed() < REFUSAL_TIMEOUT, "{what}: {report}\n{}", relay.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -37,7 +37,7 @@ fn answer(harness: &Harness, command: &str, arguments: &[&str]) -> (Option<i32>,
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
 
-fn reconcile(harness: &Harness) {
+fn resnapshot(harness: &Harness) {
     let (code, text) = answer(harness, "reconcile", &["--yes"]);
     assert_eq!(code, Some(0), "{text}");
 }
@@ -78,14 +78,14 @@ async fn a_table_that_was_taken_out_and_put_in_again_is_refused_until_it_is_reco
     assert!(text.contains("put in again") && !text.contains("is whole"), "{text}");
     let (code, text) = answer(&harness, "verify", &["--json"]);
     assert_eq!(code, Some(1), "{text}");
-    reconcile(&harness);
+    resnapshot(&harness);
     other.streams().await;
     harness.row("a", 3, 1, "made").await;
     harness.confirmed().await;
-    let mut told = ids(&harness);
-    told.sort();
-    told.dedup();
-    assert_eq!(told, ["it/items/a/1/1", "it/items/a/2/1", "it/items/a/3/1", "it/items/lost/1/1"]);
+    let mut emitted = ids(&harness);
+    emitted.sort();
+    emitted.dedup();
+    assert_eq!(emitted, ["it/items/a/1/1", "it/items/a/2/1", "it/items/a/3/1", "it/items/lost/1/1"]);
     let (code, text) = answer(&harness, "verify", &[]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("put in again"), "the stretch is named: {text}");
@@ -182,7 +182,7 @@ async fn whatever_makes_a_table_send_less_is_refused_within_seconds() {
         run(&harness, &back.replace("{items}", items)).await;
         // What only the columns are of is put right without more.
         if says != "note" {
-            reconcile(&harness);
+            resnapshot(&harness);
         }
         relay.streams().await;
     }
@@ -203,7 +203,7 @@ async fn a_change_while_no_relay_ran_is_noticed_at_the_start() {
         assert!(report.contains("may not have been sent"), "{report}");
         harness.row("a", 2, 1, "made").await;
         assert_eq!(ids(&harness), ["it/items/a/1/1"]);
-        reconcile(&harness);
+        resnapshot(&harness);
         relay.streams().await;
         assert!(ids(&harness).contains(&"it/items/lost/1/1".to_owned()));
     }
@@ -278,7 +278,7 @@ async fn a_break_is_one_whether_or_not_it_can_be_written_down() {
     .await;
     let report = relay.state("refused").await;
     assert!(report.contains("put in again") && report.contains("Now: "), "{report}");
-    reconcile(&harness);
+    resnapshot(&harness);
     relay.streams().await;
 }
 
@@ -357,7 +357,7 @@ async fn a_partition_may_come_and_go_but_not_come_back() {
     .await;
     let report = refused_in_time(&relay, began, "attached again").await;
     assert!(report.contains("items_b was detached from public.items"), "{report}");
-    reconcile(&harness);
+    resnapshot(&harness);
     relay.streams().await;
     assert!(ids(&harness).contains(&"it/items/b/1/1".to_owned()));
 }
@@ -462,7 +462,7 @@ async fn a_table_that_was_unlogged_for_a_while_is_noticed() {
                 relay.state("refused").await
             };
             assert!(report.contains("unlogged"), "{schema}: {report}");
-            reconcile(&harness);
+            resnapshot(&harness);
             relay.streams().await;
             let events = kafka::read(&format!("{}.{table}", harness.name));
             assert!(events.iter().any(|event| event.value.contains("lost")), "{schema}");

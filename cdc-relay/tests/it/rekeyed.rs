@@ -11,7 +11,7 @@ use crate::harness::{Harness, Relay, connect, eventually};
 use crate::kafka::{self, distinct};
 
 /// Two looks of the watch, and a session.
-const IN_TIME: Duration = Duration::from_secs(8);
+const SESSION_TIMEOUT: Duration = Duration::from_secs(8);
 
 struct Case {
     name: &'static str,
@@ -87,7 +87,7 @@ fn keys(harness: &Harness, topic: &str) -> Vec<String> {
 async fn noticed(relay: &Relay, what: &str) {
     let began = Instant::now();
     while relay.metric("cdc_relay_sessions_total") < 2.0 {
-        assert!(began.elapsed() < IN_TIME, "{what}: {:?}\n{}", relay.get("/health"), relay.log());
+        assert!(began.elapsed() < SESSION_TIMEOUT, "{what}: {:?}\n{}", relay.get("/health"), relay.log());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     relay.streams().await;
@@ -121,7 +121,7 @@ async fn a_row_has_one_key_however_what_identifies_it_is_changed() {
         assert_eq!(keys.len(), 2, "{}: {keys:?}", case.name);
         assert_eq!(keys[0], keys[1], "{}", case.name);
         assert!(case.key.is_empty() || keys[0] == case.key, "{}: {keys:?}", case.name);
-        assert_eq!(kafka::read(&harness.dead_letters()).len(), 0, "{}", case.name);
+        assert_eq!(kafka::read(&harness.dead_letter_topic()).len(), 0, "{}", case.name);
         drop(relay);
     }
 }

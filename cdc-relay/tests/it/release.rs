@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::harness::{Harness, connect, eventually, server};
-use crate::kafka::{self, Event, chain, distinct, first_tellings};
+use crate::kafka::{self, Event, chain, distinct, first_emissions};
 
 /// Runs another command of the program to its end.
 pub fn cdc_relay(harness: &Harness, arguments: &[&str]) -> Output {
@@ -45,7 +45,7 @@ async fn large(harness: &Harness, owner: &str, id: i64, bytes: i32) {
 
 /// Waits until so many letters and notes stand in the dead-letter topic.
 async fn records(harness: &Harness, count: usize) -> Vec<Event> {
-    let topic = harness.dead_letters();
+    let topic = harness.dead_letter_topic();
     eventually(&format!("{count} records of dead letters"), || async {
         let records = kafka::read(&topic);
         (records.len() >= count).then_some(records)
@@ -55,14 +55,14 @@ async fn records(harness: &Harness, count: usize) -> Vec<Event> {
 
 /// The ids of a key's rows in the order of their first telling.
 fn ids(events: &[Event], key: &str) -> Vec<i64> {
-    let events = first_tellings(events).remove(key).unwrap_or_default();
+    let events = first_emissions(events).remove(key).unwrap_or_default();
     events.iter().map(|event| event.json()["id"].as_i64().expect("id")).collect()
 }
 
 /// The chain of positions is closed, with letters and notes in it and what was told again not.
 fn whole_chain(harness: &Harness) -> usize {
     let mut all = kafka::read(&harness.topic());
-    all.extend(kafka::read(&harness.dead_letters()));
+    all.extend(kafka::read(&harness.dead_letter_topic()));
     all.retain(|event| !event.header("pg_position").is_empty());
     chain(&all)
 }
@@ -245,7 +245,7 @@ async fn what_the_log_left_out_is_told_from_the_table_while_it_is_the_same_versi
     release(&harness, &["--key", "b", "--pass-over"], 0);
     let events = distinct(&harness.topic(), 4).await;
     let versions = |key: &str| {
-        let events = first_tellings(&events).remove(key).unwrap_or_default();
+        let events = first_emissions(&events).remove(key).unwrap_or_default();
         let version =
             |event: &Event| (event.json()["version"].as_i64(), event.json()["note"].as_str().map(str::len));
         events.iter().map(version).collect::<Vec<_>>()
@@ -272,7 +272,7 @@ async fn load(url: String, first: i64, stop: Arc<AtomicBool>) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_under_load_and_kills_loses_and_reorders_nothing() {
     let mut harness = Harness::new("kills").await;
-    const LETTERS: i64 = 600;
+    const DEAD_LETTERS: i64 = 600;
     /// How much is told again when the relay is killed.
     const MOMENTS: [usize; 5] = [0, 1, 50, 300, 599];
     let mut next = 0;
@@ -281,13 +281,13 @@ async fn a_release_under_load_and_kills_loses_and_reorders_nothing() {
         let relay = harness.streaming().await;
         large(&harness, "a", next, 9000).await;
         let follow = "insert into items (owner, id, version) select 'a', $1 + n, 1 from generate_series(1, $2::int8) n";
-        harness.sql.execute(follow, &[&next, &(LETTERS - 1)]).await.expect("rows");
+        harness.sql.execute(follow, &[&next, &(DEAD_LETTERS - 1)]).await.expect("rows");
         harness.confirmed().await;
         relay.kill();
         limit(&harness, 20_000);
         let relay = harness.streaming().await;
         let stop = Arc::new(AtomicBool::new(false));
-        let load = tokio::spawn(load(harness.url.clone(), next + LETTERS, Arc::clone(&stop)));
+        let load = tokio::spawn(load(harness.url.clone(), next + DEAD_LETTERS, Arc::clone(&stop)));
         let before = ids(&kafka::read(&harness.topic()), "a").len();
         // Whether it is done by then does not matter.
         cdc_relay(&harness, &["release", "--key", "a", "--timeout", "0"]);
@@ -298,7 +298,7 @@ async fn a_release_under_load_and_kills_loses_and_reorders_nothing() {
         relay.kill();
         let relay = harness.streaming().await;
         stop.store(true, Ordering::Relaxed);
-        next += LETTERS + load.await.expect("load");
+        next += DEAD_LETTERS + load.await.expect("load");
         let events = distinct(&harness.topic(), next as usize).await;
         assert!(ids(&events, "a").into_iter().eq(0..next), "killed after {moment}");
         harness.confirmed().await;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::harness::{Harness, connect};
-use crate::kafka::{self, Event, distinct, first_tellings};
+use crate::kafka::{self, Event, distinct, first_emissions};
 use crate::release::{cdc_relay, text};
 
 /// Replays rows of `items`, and checks the exit code; answers what a person saw.
@@ -35,7 +35,7 @@ async fn rows_are_told_again_by_key_time_and_condition_with_the_same_ids() {
         .batch_execute("update items set at = '2020-01-01', version = 2 where id = 3")
         .await
         .expect("old");
-    let told = distinct(&harness.topic(), 5).await.len();
+    let emitted = distinct(&harness.topic(), 5).await.len();
 
     // First only shown.
     let shown = replay(&harness, &["--key", "a", "--dry-run"], 0);
@@ -45,7 +45,7 @@ async fn rows_are_told_again_by_key_time_and_condition_with_the_same_ids() {
     assert_eq!((&line["id"], &line["value"]["version"]), (&"it/items/b/3/2".into(), &2.into()));
     let said = replay(&harness, &["--key", "a"], 64);
     assert!(said.contains("--yes"), "{said}");
-    assert_eq!(kafka::read(&harness.topic()).len(), told, "nobody agreed, and yet it was told");
+    assert_eq!(kafka::read(&harness.topic()).len(), emitted, "nobody agreed, and yet it was told");
 
     let said = replay(&harness, &["--key", "a", "--yes"], 0);
     assert!(said.contains("2 events told again"), "{said}");
@@ -64,7 +64,7 @@ async fn rows_are_told_again_by_key_time_and_condition_with_the_same_ids() {
     let said = replay(&harness, &["--where", "id > 0", "--limit", "1", "--yes", "--json"], 0);
     let report: serde_json::Value = serde_json::from_str(said.trim()).expect("JSON");
     assert_eq!(report["rows"], 1);
-    assert_eq!(kafka::read(&harness.topic()).len(), told + 5);
+    assert_eq!(kafka::read(&harness.topic()).len(), emitted + 5);
     drop(relay);
 }
 
@@ -157,7 +157,7 @@ async fn replays_under_load_reorder_no_first_telling() {
     let events = distinct(&harness.topic(), last as usize * 5).await;
     let again = events.iter().filter(|event| event.header("pg_position").is_empty()).count();
     assert!(again >= 20, "{again} were told again");
-    for (owner, events) in first_tellings(&events) {
+    for (owner, events) in first_emissions(&events) {
         let versions = events.iter().map(|event| event.json()["version"].as_i64().expect("version"));
         assert!(versions.eq(1..=i64::from(last)), "{owner}");
         // What the stream told stands once, with its place.

@@ -14,9 +14,9 @@ use crate::harness::{Harness, connect, eventually};
 use crate::kafka::{self, Event, chain};
 use crate::outages::ALONE;
 use crate::refusals::used;
-use crate::servers::Private;
+use crate::servers::PrivateServer;
 
-fn reconcile(harness: &Harness, arguments: &[&str]) -> Output {
+fn resnapshot(harness: &Harness, arguments: &[&str]) -> Output {
     harness.command("reconcile").args(arguments).output().expect("the program")
 }
 
@@ -25,7 +25,7 @@ fn out(output: &Output) -> String {
 }
 
 fn succeeds(harness: &Harness, arguments: &[&str]) {
-    let output = reconcile(harness, arguments);
+    let output = resnapshot(harness, arguments);
     assert_eq!(output.status.code(), Some(0), "{}", out(&output));
 }
 
@@ -38,12 +38,12 @@ async fn sql(harness: &Harness, statement: &str) {
 }
 
 /// Changes what is remembered of the source.
-fn memory(harness: &Harness, change: impl FnOnce(&mut serde_json::Value)) {
+fn edit_checkpoint(harness: &Harness, change: impl FnOnce(&mut serde_json::Value)) {
     let (topic, key) = (format!("{}.state", harness.name), format!("it/{}", harness.name));
     let last = kafka::read(&topic).into_iter().rfind(|event| event.key == key).expect("memory");
-    let mut memory = last.json();
-    change(&mut memory);
-    kafka::write(&topic, &key, Some(&memory.to_string()));
+    let mut checkpoint = last.json();
+    change(&mut checkpoint);
+    kafka::write(&topic, &key, Some(&checkpoint.to_string()));
 }
 
 /// By row, the last version told.
@@ -61,10 +61,10 @@ fn versions(events: &[Event]) -> BTreeMap<(String, i64), i64> {
 /// Every row of the table is told, last in the state it has.
 async fn whole(harness: &Harness) -> Vec<Event> {
     let events = kafka::read(&harness.topic());
-    let told = versions(&events);
+    let emitted = versions(&events);
     for row in harness.sql.query("select owner, id, version from items", &[]).await.expect("rows") {
         let key = (row.get::<_, String>(0), row.get::<_, i64>(1));
-        assert_eq!(told.get(&key), Some(&i64::from(row.get::<_, i32>(2))), "{key:?}");
+        assert_eq!(emitted.get(&key), Some(&i64::from(row.get::<_, i32>(2))), "{key:?}");
     }
     events
 }
@@ -78,7 +78,7 @@ async fn heals(mut harness: Harness, reason: &str, arguments: &[&str]) {
     // The relay that refuses may stay: it takes up what was put right.
     succeeds(&harness, arguments);
     relay.streams().await;
-    let told = kafka::read(&harness.topic());
+    let emitted = kafka::read(&harness.topic());
     harness.row("after", 1, 1, "made").await;
     harness.confirmed().await;
     let events = whole(&harness).await;
@@ -86,7 +86,7 @@ async fn heals(mut harness: Harness, reason: &str, arguments: &[&str]) {
     assert_eq!(ids(&events, "it/items/lost/7/3"), 1);
     assert_eq!(ids(&events, "it/items/a/1/1"), 2, "streamed, and told again with the same id");
     // What is told again is no link of a chain; what is streamed begins a new one.
-    assert!(told.last().is_some_and(|event| event.header("pg_position").is_empty()));
+    assert!(emitted.last().is_some_and(|event| event.header("pg_position").is_empty()));
     let streamed = events.iter().find(|event| event.key == "after").expect("the row after");
     assert!(streamed.header("pg_position").ends_with(";0;0/0"));
     drop(relay);
@@ -120,7 +120,7 @@ async fn a_slot_that_somebody_else_advanced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_lost() {
     let _alone = ALONE.lock().await;
-    let postgres = Private::start(Server::Postgres).await;
+    let postgres = PrivateServer::start(Server::Postgres).await;
     let harness = cut_off(&postgres, "re_lost").await;
     heals(harness, "is lost", &["--yes"]).await;
 }
@@ -135,14 +135,14 @@ async fn a_memory_that_is_gone() {
 #[tokio::test]
 async fn another_timeline() {
     let harness = used("re_timeline").await;
-    memory(&harness, |memory| memory["timeline"] = 99.into());
+    edit_checkpoint(&harness, |checkpoint| checkpoint["timeline"] = 99.into());
     heals(harness, "on timeline", &["--yes"]).await;
 }
 
 #[tokio::test]
 async fn a_server_that_lost_what_was_told() {
     let harness = used("re_behind").await;
-    memory(&harness, |memory| memory["told"] = "FFFFFF/0".into());
+    edit_checkpoint(&harness, |checkpoint| checkpoint["told"] = "FFFFFF/0".into());
     heals(harness, "it lost committed", &["--yes"]).await;
 }
 
@@ -152,13 +152,13 @@ async fn without_agreement_nothing_is_changed_and_it_says_what_would_be() {
     let slot = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = $1";
     let before = harness.sql.query_one(slot, &[&harness.name]).await.expect("slot").get::<_, String>(0);
     let records = kafka::read(&format!("{}.state", harness.name)).len();
-    let output = reconcile(&harness, &[]);
+    let output = resnapshot(&harness, &[]);
     assert_eq!(output.status.code(), Some(1), "{}", out(&output));
     let text = out(&output);
     for part in ["Nothing was changed", &harness.name, &before, "public.items", "It is not needed"] {
         assert!(text.contains(part), "`{part}` is not in:\n{text}");
     }
-    let plan = reconcile(&harness, &["--json"]);
+    let plan = resnapshot(&harness, &["--json"]);
     let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).expect("JSON");
     assert_eq!(plan["drops"]["confirmed"], before);
     assert_eq!(
@@ -174,7 +174,7 @@ async fn without_agreement_nothing_is_changed_and_it_says_what_would_be() {
 async fn a_slot_that_is_read_is_left_alone() {
     let mut harness = Harness::new("re_read").await;
     let relay = harness.streaming().await;
-    let output = reconcile(&harness, &["--yes"]);
+    let output = resnapshot(&harness, &["--yes"]);
     assert_eq!(output.status.code(), Some(2), "{}", out(&output));
     assert!(out(&output).contains("is being read"), "{}", out(&output));
     harness.row("a", 1, 1, "made").await;
@@ -187,7 +187,7 @@ async fn a_slot_that_is_read_is_left_alone() {
 async fn a_slot_of_somebody_else_is_not_dropped() {
     let harness = Harness::new("re_foreign").await;
     sql(&harness, "select pg_create_logical_replication_slot($1, 'test_decoding')").await;
-    let output = reconcile(&harness, &["--yes"]);
+    let output = resnapshot(&harness, &["--yes"]);
     assert_eq!(output.status.code(), Some(2), "{}", out(&output));
     assert!(out(&output).contains("is not ours"), "{}", out(&output));
     sql(&harness, "select 1 / count(*) from pg_replication_slots where slot_name = $1").await;
@@ -242,10 +242,10 @@ async fn a_reconcile_that_is_killed_leaves_the_relay_refused_and_starts_over() {
         }
         child.kill().expect("kill");
         child.wait().expect("wait");
-        let told = kafka::written(&harness.topic()).await - before;
+        let emitted = kafka::written(&harness.topic()).await - before;
         let records = kafka::read(&format!("{}.state", harness.name));
         let phase = records.last().expect("memory").json()["phase"].clone();
-        caught += usize::from(phase == "reconciling" && (1..ROWS).contains(&told));
+        caught += usize::from(phase == "reconciling" && (1..ROWS).contains(&emitted));
         if phase == "reconciling" {
             let relay = harness.start();
             assert!(relay.state("refused").await.contains("did not end"));
@@ -321,7 +321,7 @@ async fn a_row_that_cannot_be_told_is_counted_and_told_of() {
     let large = "insert into items (owner, id, version, note) values ('big', 1, 1, repeat('x', 2000000))";
     harness.sql.batch_execute(large).await.expect("a large row");
     harness.row("w", 1, 1, "work").await;
-    let output = reconcile(&harness, &["--json"]);
+    let output = resnapshot(&harness, &["--json"]);
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let table = &report["tables"][0];
     assert_eq!(table["rows"], 3, "{report}");
@@ -329,9 +329,9 @@ async fn a_row_that_cannot_be_told_is_counted_and_told_of() {
         (&table["kafka"], &table["rabbitmq"], &table["dead_letters"]),
         (&2.into(), &1.into(), &1.into())
     );
-    let letters = kafka::read(&harness.dead_letters());
-    assert_eq!(letters.len(), 1);
-    assert!(letters[0].headers.is_empty(), "a row that is told again has no position: {letters:?}");
+    let dead_letters = kafka::read(&harness.dead_letter_topic());
+    assert_eq!(dead_letters.len(), 1);
+    assert!(dead_letters[0].headers.is_empty(), "a row that is told again has no position: {dead_letters:?}");
 }
 
 #[tokio::test]

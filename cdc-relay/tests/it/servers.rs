@@ -13,15 +13,15 @@ use stack::servers::Server;
 use stack::spec::Spec;
 
 /// One server; gone, with its data, when dropped.
-pub struct Private {
+pub struct PrivateServer {
     server: Server,
     layout: Layout,
     specs: Vec<Spec>,
     running: Vec<Child>,
 }
 
-impl Private {
-    pub async fn start(server: Server) -> Private {
+impl PrivateServer {
+    pub async fn start(server: Server) -> PrivateServer {
         let name = format!("it-{}-{}", server.name(), uuid::Uuid::now_v7().simple());
         let layout = layout(server, &std::env::temp_dir().join(name));
         let specs = server.alone(&layout).expect("a server");
@@ -32,7 +32,7 @@ impl Private {
                 + "super.users=User:kafka;User:admin;User:ANONYMOUS\n";
             layout.write_for_server(&settings, &open).expect("settings");
         }
-        let mut private = Private { server, layout, specs, running: Vec::new() };
+        let mut private = PrivateServer { server, layout, specs, running: Vec::new() };
         private.run().await;
         private
     }
@@ -193,7 +193,7 @@ ssl_options.verify = verify_none
     }
 }
 
-impl Drop for Private {
+impl Drop for PrivateServer {
     fn drop(&mut self) {
         self.kill();
         if !std::thread::panicking() {

@@ -9,9 +9,9 @@ use std::time::Duration;
 use stack::servers::Server;
 
 use crate::harness::{Harness, Relay, Servers, connect, eventually};
-use crate::kafka::{self, Event, chain, first_tellings};
+use crate::kafka::{self, Event, chain, first_emissions};
 use crate::outages::ALONE;
-use crate::servers::Private;
+use crate::servers::PrivateServer;
 
 /// More than ten chunks.
 const ROWS: i64 = 25_000;
@@ -89,8 +89,8 @@ async fn whole(harness: &Harness, versions: &BTreeMap<(String, i64), Vec<i64>>) 
     assert_eq!(rows.len(), versions.len());
     for row in rows {
         let key = (row.get::<_, String>(0), row.get::<_, i64>(1));
-        let told = versions.get(&key).unwrap_or_else(|| panic!("{key:?} was not told"));
-        assert_eq!(told.iter().max(), Some(&i64::from(row.get::<_, i32>(2))), "{key:?}: {told:?}");
+        let emitted = versions.get(&key).unwrap_or_else(|| panic!("{key:?} was not told"));
+        assert_eq!(emitted.iter().max(), Some(&i64::from(row.get::<_, i32>(2))), "{key:?}: {emitted:?}");
     }
 }
 
@@ -112,15 +112,15 @@ async fn rows_that_change_under_the_snapshot_do_not_go_back() {
     }
     whole(&harness, &versions).await;
     // What the snapshot tells is no link of the chain, and the chain is whole without it.
-    let (streamed, told): (Vec<Event>, Vec<Event>) =
+    let (streamed, emitted): (Vec<Event>, Vec<Event>) =
         events.into_iter().partition(|event| !event.header("pg_position").is_empty());
     chain(&streamed);
     let metric = |name: &str| {
         relay.metric(&format!("cdc_relay_snapshot_{name}{{source=\"it\",table=\"public.items\"}}"))
     };
-    assert_eq!(metric("rows_total") as usize, told.len());
+    assert_eq!(metric("rows_total") as usize, emitted.len());
     assert_eq!(metric("passed_rows") as i64, ROWS);
-    assert!(told.len() < ROWS as usize, "no change fell under the snapshot: the test shows nothing");
+    assert!(emitted.len() < ROWS as usize, "no change fell under the snapshot: the test shows nothing");
     drop(relay);
 }
 
@@ -151,7 +151,7 @@ async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
     harness.confirmed().await;
     let events = kafka::read(&harness.topic());
     whole(&harness, &versions(&events)).await;
-    for (owner, events) in first_tellings(&events) {
+    for (owner, events) in first_emissions(&events) {
         let versions = versions(&events);
         assert!(versions.values().all(|versions| versions.is_sorted()), "{owner}");
     }
@@ -165,7 +165,7 @@ async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_is_in_the_log_and_not_yet_visible_does_not_go_back() {
     let _alone = ALONE.lock().await;
-    let postgres = Private::start(Server::Postgres).await;
+    let postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness =
         Harness::on(Servers { postgres: postgres.address(), ..Servers::shared() }, "invisible").await;
     let rows = 4 * ROWS;
@@ -204,7 +204,7 @@ async fn what_was_done_is_not_told_again_and_a_table_that_comes_later_is() {
     done(&harness, "items").await;
     harness.confirmed().await;
     relay.stop().await;
-    let told = kafka::read(&harness.topic()).len();
+    let emitted = kafka::read(&harness.topic()).len();
     harness
         .sql
         .batch_execute(
@@ -225,7 +225,7 @@ async fn what_was_done_is_not_told_again_and_a_table_that_comes_later_is() {
     harness.confirmed().await;
     let events = kafka::read(&harness.topic());
     assert_eq!(events.iter().filter(|event| event.header("ce_type") == "note.v1").count(), 5);
-    assert_eq!(events.len(), told + 5);
+    assert_eq!(events.len(), emitted + 5);
     drop(relay);
 }
 

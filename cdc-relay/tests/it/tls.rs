@@ -8,7 +8,7 @@ use stack::servers::Server;
 
 use crate::harness::{Harness, Servers, connect, eventually};
 use crate::load::under_load;
-use crate::servers::Private;
+use crate::servers::PrivateServer;
 
 /// An authority and what it signed, as files that clients read.
 struct Certificates {
@@ -53,8 +53,8 @@ impl Drop for Certificates {
 }
 
 /// A Postgres with a certificate for `localhost`, and `access` before everything else that its `pg_hba.conf` says.
-async fn encrypting(certificates: &Certificates, access: &str) -> Private {
-    let postgres = Private::start(Server::Postgres).await;
+async fn encrypting(certificates: &Certificates, access: &str) -> PrivateServer {
+    let postgres = PrivateServer::start(Server::Postgres).await;
     let (certificate, key) = certificates.sign("localhost");
     postgres.put("server.crt", &certificate);
     postgres.put("server.key", &key);
@@ -205,7 +205,7 @@ async fn an_encrypted_stream_loses_nothing_whether_it_trickles_or_floods() {
 async fn what_is_told_to_brokers_by_tls_arrives_as_ever() {
     let ours = Certificates::new("ours");
     let (mut kafka, mut rabbit) =
-        (Private::start(Server::Kafka).await, Private::start(Server::RabbitMq).await);
+        (PrivateServer::start(Server::Kafka).await, PrivateServer::start(Server::RabbitMq).await);
     let servers = Servers { kafka: kafka.address(), amqp: rabbit.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "tls_brokers").await;
     let (certificate, key) = ours.sign("localhost");

@@ -142,8 +142,8 @@ async fn every_type_is_told_in_its_json_form() {
     let event = &events[0];
     serde_json::from_str::<serde_json::Value>(&event.value).expect("JSON");
     // Member by member first: a difference is easier to read.
-    for (told, expected) in event.value.split(",\"").zip(golden(1).split(",\"")) {
-        assert_eq!(told, expected);
+    for (emitted, expected) in event.value.split(",\"").zip(golden(1).split(",\"")) {
+        assert_eq!(emitted, expected);
     }
     assert_eq!(event.value, golden(1));
     assert_eq!((event.key.as_str(), event.header("ce_type")), ("1", "all_types.insert"));
@@ -192,7 +192,7 @@ async fn deletes_and_what_was_before_are_told_and_counted() {
     }
     let topic = format!("{}.orders", harness.name);
     let events = distinct(&topic, 8).await;
-    let mut told: Vec<(&str, &str, &str, &str)> = events
+    let mut emitted: Vec<(&str, &str, &str, &str)> = events
         .iter()
         .map(|event| {
             (event.key.as_str(), event.header("ce_id"), event.header("ce_type"), event.value.as_str())
@@ -222,9 +222,9 @@ async fn deletes_and_what_was_before_are_told_and_counted() {
     ];
     let mut expected: Vec<(&str, &str, &str, &str)> =
         expected.iter().map(|(a, b, c, d)| (*a, *b, *c, d.as_str())).collect();
-    told.sort_unstable();
+    emitted.sort_unstable();
     expected.sort_unstable();
-    assert_eq!(told, expected);
+    assert_eq!(emitted, expected);
     // Deletes are part of the chain, and of what is confirmed.
     assert_eq!(crate::kafka::chain(&events), 4);
     harness.confirmed().await;
@@ -255,8 +255,9 @@ async fn a_delete_that_cannot_be_told_is_set_aside_with_what_is_known() {
     let large = "insert into orders values (1, repeat('x', 400)); delete from orders; insert into orders values (2, 'x')";
     harness.sql.batch_execute(large).await.expect("rows");
     let dead = eventually("two dead letters", || async {
-        let letters = read(&harness.dead_letters());
-        (letters.len() >= 2).then(|| letters.iter().map(crate::kafka::Event::json).collect::<Vec<_>>())
+        let dead_letters = read(&harness.dead_letter_topic());
+        (dead_letters.len() >= 2)
+            .then(|| dead_letters.iter().map(crate::kafka::Event::json).collect::<Vec<_>>())
     })
     .await;
     assert_eq!(dead[0]["op"], "insert");
@@ -342,7 +343,7 @@ async fn tail_prints_the_values_that_are_on_kafka() {
     harness.sql.batch_execute(insert).await.expect("a row");
     let output = tail.wait_with_output().expect("tail");
     let shown: serde_json::Value = serde_json::from_slice(&output.stdout).expect("an object");
-    let told = crate::names::arrived(&format!("{}.values_of", harness.name), 1).await[0].json();
-    assert_eq!(shown["after"], told);
+    let emitted = crate::names::arrived(&format!("{}.values_of", harness.name), 1).await[0].json();
+    assert_eq!(shown["after"], emitted);
     drop(relay);
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::harness::{Harness, SCHEMA, Servers, with_database};
 use crate::kafka;
-use crate::proxy::Lump;
+use crate::proxy::Coalescer;
 
 /// In a database whose encoding has bytes that are no character: a text of such a byte can be kept and never sent.
 const WIN1252: &str = "template template0 encoding 'WIN1252' lc_collate 'C' lc_ctype 'C'";
@@ -32,8 +32,8 @@ async fn an_error_that_comes_in_one_piece_with_the_start_is_noticed_at_once() {
     assert_eq!(relay.stop().await, Some(0));
     harness.slot_is_free().await;
     undecodable(&harness).await;
-    let lump = Lump::to(harness.host(), "START_REPLICATION").await;
-    harness.overrides.push(("IT_URL", harness.url_by(lump.address)));
+    let coalescer = Coalescer::to(harness.host(), "START_REPLICATION").await;
+    harness.overrides.push(("IT_URL", harness.url_by(coalescer.address)));
     let relay = harness.start();
     let began = Instant::now();
     while !relay.get("/health").unwrap_or_default().contains("22P05") {
@@ -66,8 +66,8 @@ async fn a_change_that_the_server_cannot_decode_is_refused_after_a_few_sessions(
     assert!(relay.metric("cdc_relay_sessions_total") <= sessions);
     harness.row("a", 3, 1, "made").await;
     harness.sql.batch_execute("update items set note = 'mended' where id = 2").await.expect("mended");
-    let reconcile = harness.command("reconcile").arg("--yes").output().expect("the program");
-    assert!(reconcile.status.success(), "{}", String::from_utf8_lossy(&reconcile.stderr));
+    let resnapshot = harness.command("reconcile").arg("--yes").output().expect("the program");
+    assert!(resnapshot.status.success(), "{}", String::from_utf8_lossy(&resnapshot.stderr));
     relay.streams().await;
     harness.row("a", 4, 1, "made").await;
     harness.confirmed().await;

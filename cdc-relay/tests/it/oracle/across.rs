@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use cdc_relay::postgres::lsn::Lsn;
 
 use super::{
-    Commit, Due, Oracle, assert_confirmed_is_told, assert_positions, assert_same, committed, dues, nothing,
-    places, position, queue, told, work,
+    Commit, Expectation, Oracle, assert_confirmed_is_emitted, assert_positions, assert_same, committed,
+    emitted_ids, expectations, first_offsets, nothing, position, queue, work,
 };
 use crate::harness::{Harness, connect};
 use crate::kafka::{Event, chain, read_from};
@@ -46,20 +46,20 @@ impl Oracle {
     /// Waits until everything is confirmed, then judges. The load must have ended. `begins_at`: of the new slot.
     pub async fn judge_across(mut self, harness: &Harness, begins_at: Lsn) -> Report {
         harness.confirmed().await;
-        self.log.read(&connect(&harness.url).await).await;
+        self.wal.read(&connect(&harness.url).await).await;
         let samples = self.sampler.stop().await;
-        let commits = self.log.commits;
+        let commits = self.wal.commits;
         let (old, new) = commits.split_at(commits.partition_point(|commit| commit.end <= begins_at.0));
         let events = read_from(&harness.servers.kafka, &harness.topic());
-        let dead = read_from(&harness.servers.kafka, &harness.dead_letters());
+        let dead = read_from(&harness.servers.kafka, &harness.dead_letter_topic());
         assert!(dead.is_empty(), "{} dead letters", dead.len());
         let (rows, streamed): (Vec<Event>, Vec<Event>) =
             events.iter().cloned().partition(|event| position(event).is_none());
         let (first, second): (Vec<Event>, Vec<Event>) =
             streamed.iter().cloned().partition(|event| position(event) < Some(begins_at.0));
 
-        assert_beginning(&committed(old), &told(&first, &[]));
-        assert_same(&committed(new), &told(&second, &[]));
+        assert_beginning(&committed_ids(old), &emitted_ids(&first, &[]));
+        assert_same(&committed_ids(new), &emitted_ids(&second, &[]));
         assert_positions(&commits, &streamed);
         let before = chain(&first);
         assert_eq!(chain(&second), new.len(), "transactions in the second chain");
@@ -67,18 +67,21 @@ impl Oracle {
         assert_rows(&current, &rows);
         assert_never_back(&commits, &events);
 
-        let nothing = nothing(&samples);
-        let first = places(&first, &[], nothing.ends.len());
+        let nothing = no_expectation(&samples);
+        let first = first_offsets(&first, &[], nothing.ends.len());
         let untouched = samples.iter().filter(|sample| sample.untouched);
-        assert_confirmed_is_told(&dues(old, &first, nothing.clone()), untouched.clone());
+        assert_confirmed_is_emitted(&expectations(old, &first, nothing.clone()), untouched.clone());
         let confirmed = untouched.clone().map(|sample| sample.confirmed).max().unwrap_or_default();
         let safe = &old[..old.partition_point(|commit| commit.end <= confirmed)];
         let queued = work(safe).len() + current.values().filter(|current| current.work).count();
-        let retold =
-            Due { confirmed: begins_at.0 + 1, ends: ends(&rows, nothing.ends), queued: queued as u32 };
-        let second = places(&second, &[], retold.ends.len());
+        let re_emitted = Expectation {
+            confirmed: begins_at.0 + 1,
+            ends: ends(&rows, nothing.ends),
+            queued: queued as u32,
+        };
+        let second = first_offsets(&second, &[], re_emitted.ends.len());
         let later = samples.iter().filter(|sample| sample.confirmed > begins_at.0);
-        assert_confirmed_is_told(&dues(new, &second, retold), later.clone());
+        assert_confirmed_is_emitted(&expectations(new, &second, re_emitted), later.clone());
         if self.work {
             assert_queue(&queue(harness).await, (old, &current, new));
         }
@@ -107,21 +110,21 @@ fn rows_of(commits: &[Commit]) -> HashMap<&str, Current> {
     rows
 }
 
-fn assert_beginning(committed: &BTreeMap<String, Vec<String>>, told: &BTreeMap<String, Vec<String>>) {
-    for (key, told) in told {
+fn assert_beginning(committed: &BTreeMap<String, Vec<String>>, emitted: &BTreeMap<String, Vec<String>>) {
+    for (key, emitted) in emitted {
         let committed = committed.get(key).map(Vec::as_slice).unwrap_or_default();
-        let differs = committed.iter().zip(told).position(|(committed, told)| committed != told);
+        let differs = committed.iter().zip(emitted).position(|(committed, emitted)| committed != emitted);
         assert!(
-            committed.starts_with(told),
+            committed.starts_with(emitted),
             "key {key}: what was told before the loss differs from change {differs:?} on"
         );
     }
 }
 
-fn assert_rows(current: &HashMap<&str, Current>, told: &[Event]) {
-    let told: Vec<&str> = told.iter().map(|event| event.header("ce_id")).collect();
-    let distinct: BTreeSet<&str> = told.iter().copied().collect();
-    assert_eq!(distinct.len(), told.len(), "rows told again twice");
+fn assert_rows(current: &HashMap<&str, Current>, emitted: &[Event]) {
+    let emitted: Vec<&str> = emitted.iter().map(|event| event.header("ce_id")).collect();
+    let distinct: BTreeSet<&str> = emitted.iter().copied().collect();
+    assert_eq!(distinct.len(), emitted.len(), "rows told again twice");
     let current: BTreeSet<&str> = current.values().map(|current| current.id.as_str()).collect();
     let missing: Vec<_> = current.difference(&distinct).take(3).collect();
     let more: Vec<_> = distinct.difference(&current).take(3).collect();
@@ -155,8 +158,8 @@ fn ends(events: &[Event], mut ends: Vec<i64>) -> Vec<i64> {
 /// First a beginning of the work before the loss, then rows that are work, in any order, then the work since.
 fn assert_queue(queued: &[String], (old, current, new): (&[Commit], &HashMap<&str, Current>, &[Commit])) {
     let old = work(old);
-    let told = queued.iter().zip(&old).take_while(|(queued, work)| queued == work).count();
-    let (before, rest) = queued.split_at(told);
+    let emitted = queued.iter().zip(&old).take_while(|(queued, work)| queued == work).count();
+    let (before, rest) = queued.split_at(emitted);
     let before: BTreeSet<&String> = before.iter().collect();
     let rows: BTreeSet<&String> = current.values().filter(|row| row.work).map(|row| &row.id).collect();
     let owed: BTreeSet<&String> = rows.difference(&before).copied().collect();

@@ -16,13 +16,13 @@ use crate::kafka::Ends;
 use crate::rabbit;
 
 /// As long as one look may take.
-const SECOND: Duration = Duration::from_secs(1);
+const SAMPLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What was looked up, in this order.
 pub struct Sample {
     pub confirmed: u64,
     /// Nobody had laid hands on the slot when it was looked at.
-    pub untouched: bool,
+    pub undisturbed: bool,
     /// Where the topic's partitions and the dead letters end.
     pub ends: Vec<i64>,
     pub queued: Option<u32>,
@@ -31,29 +31,29 @@ pub struct Sample {
 /// Looks until it is told to stop.
 pub struct Sampler {
     stop: Arc<AtomicBool>,
-    touched: Arc<AtomicBool>,
+    disturbed: Arc<AtomicBool>,
     task: JoinHandle<Vec<Sample>>,
 }
 
 impl Sampler {
     /// `work`: the queue is looked at as well.
     pub fn start(harness: &Harness, work: bool) -> Sampler {
-        let (stop, touched) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let place = Place {
+        let (stop, disturbed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let target = SampleTarget {
             url: harness.url.clone(),
             slot: harness.name.clone(),
             servers: harness.servers.clone(),
-            topics: [harness.topic(), harness.dead_letters()],
+            topics: [harness.topic(), harness.dead_letter_topic()],
             queue: work.then(|| harness.queue()),
             stop: Arc::clone(&stop),
-            touched: Arc::clone(&touched),
+            disturbed: Arc::clone(&disturbed),
         };
-        Sampler { stop, touched, task: tokio::spawn(sample(place)) }
+        Sampler { stop, disturbed, task: tokio::spawn(sample(target)) }
     }
 
     /// Call it before somebody else moves or drops the slot.
-    pub fn touched(&self) {
-        self.touched.store(true, Ordering::SeqCst);
+    pub fn disturbed(&self) {
+        self.disturbed.store(true, Ordering::SeqCst);
     }
 
     pub async fn stop(self) -> Vec<Sample> {
@@ -63,45 +63,45 @@ impl Sampler {
 }
 
 /// Where samples are taken.
-struct Place {
+struct SampleTarget {
     url: String,
     slot: String,
     servers: Servers,
     topics: [String; 2],
     queue: Option<String>,
     stop: Arc<AtomicBool>,
-    touched: Arc<AtomicBool>,
+    disturbed: Arc<AtomicBool>,
 }
 
 /// The slot first: what is in the topics afterwards may be more than what it was confirmed for, never less.
-async fn sample(place: Place) -> Vec<Sample> {
-    let ends = Arc::new(Ends::of(&place.servers.kafka, &place.topics));
+async fn sample(target: SampleTarget) -> Vec<Sample> {
+    let ends = Arc::new(Ends::of(&target.servers.kafka, &target.topics));
     let (mut samples, mut sql, mut queue) = (Vec::new(), None, Queue::default());
-    while !place.stop.load(Ordering::SeqCst) {
+    while !target.stop.load(Ordering::SeqCst) {
         tokio::time::sleep(Duration::from_millis(10)).await;
         let Some(client) = sql.as_ref().filter(|client: &&Client| !client.is_closed()) else {
-            sql = attempt(&place.url).await;
+            sql = attempt(&target.url).await;
             continue;
         };
         let query =
             "select (confirmed_flush_lsn - '0/0')::int8 from pg_replication_slots where slot_name = $1";
-        let found = client.query_opt(query, &[&place.slot]).await;
+        let found = client.query_opt(query, &[&target.slot]).await;
         // Asked after the look: not touched by now, not touched then.
-        let untouched = !place.touched.load(Ordering::SeqCst);
+        let undisturbed = !target.disturbed.load(Ordering::SeqCst);
         let Ok(Some(row)) = found else { continue };
         let Some(confirmed) = row.get::<_, Option<i64>>(0) else { continue };
         let now = Arc::clone(&ends);
         let Some(ends) = tokio::task::spawn_blocking(move || now.read()).await.expect("ends") else {
             continue;
         };
-        let queued = match &place.queue {
-            Some(name) => match queue.count(&place.servers.amqp, name).await {
+        let queued = match &target.queue {
+            Some(name) => match queue.count(&target.servers.amqp, name).await {
                 Some(count) => Some(count),
                 None => continue,
             },
             None => None,
         };
-        samples.push(Sample { confirmed: confirmed as u64, untouched, ends, queued });
+        samples.push(Sample { confirmed: confirmed as u64, undisturbed, ends, queued });
     }
     samples
 }
@@ -123,15 +123,16 @@ impl Counter {
         channel.confirm_select(ConfirmSelectOptions::default()).await.ok()?;
         let properties = BasicProperties::default().with_message_id(BARRIER.into()).with_delivery_mode(2);
         let options = BasicPublishOptions::default();
-        let told = channel.basic_publish("".into(), queue.into(), options, b"", properties).await.ok()?;
-        told.await.ok()?.is_ack().then_some(Counter { connection, channel })
+        let confirmation =
+            channel.basic_publish("".into(), queue.into(), options, b"", properties).await.ok()?;
+        confirmation.await.ok()?.is_ack().then_some(Counter { connection, channel })
     }
 
     /// How many messages wait, barriers included; 0 when the queue took more than 250 ms to answer.
     async fn count(&self, queue: &str) -> Option<u32> {
         let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
         let declare = self.channel.queue_declare(queue.into(), options, FieldTable::default());
-        Some(timeout(SECOND, declare).await.ok()?.ok()?.message_count())
+        Some(timeout(SAMPLE_TIMEOUT, declare).await.ok()?.ok()?.message_count())
     }
 }
 
@@ -146,7 +147,7 @@ impl Queue {
     /// How many messages of the relay wait, unless that cannot be said.
     async fn count(&mut self, amqp: &str, queue: &str) -> Option<u32> {
         if self.counter.as_ref().is_none_or(|counter| !counter.connection.status().connected()) {
-            self.counter = timeout(SECOND, Counter::connect(amqp, queue)).await.ok().flatten();
+            self.counter = timeout(SAMPLE_TIMEOUT, Counter::connect(amqp, queue)).await.ok().flatten();
             self.barriers += u32::from(self.counter.is_some());
         }
         let count = self.counter.as_ref()?.count(queue).await;
