@@ -1,4 +1,4 @@
-//! Doctor and run come to the same verdict: before anything of the relay is there, and after a start.
+//! Tests that doctor and run judge a database alike, before the first start and after it.
 
 use serde_json::Value;
 

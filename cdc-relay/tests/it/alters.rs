@@ -1,4 +1,4 @@
-//! Tables that change under load.
+//! Tests that tables can be altered under load.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ async fn a_table_altered_in_every_way_under_load_loses_and_reorders_nothing() {
 /// Values stored out of line that updates leave alone are not in the log: with the whole old row they are told all the
 /// same, without it the row is set aside, and with it what follows of its key.
 #[tokio::test(flavor = "multi_thread")]
-async fn large_values_that_stay_unchanged_under_load_are_told_or_set_aside_but_never_dropped() {
+async fn unchanged_large_values_under_load_are_emitted_or_become_dead_letters_but_are_never_dropped() {
     for identity in ["full", "default"] {
         let mut harness = Harness::new("unchanged").await;
         harness

@@ -1,4 +1,7 @@
-//! A relay that Kafka's authorizer keeps from its topics: it says so, tries again, and loses nothing until it may.
+//! Tests a relay whose Kafka user may not write.
+//!
+//! * The relay says so and tries again.
+//! * It loses nothing until it may write.
 
 use stack::layout::Layout;
 use stack::servers::kafka::acl::{Operation, Resource, Rule, allow};
@@ -15,7 +18,7 @@ async fn says(relay: &Relay, what: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_may_not_write_says_so_and_tells_everything_once_it_may() {
+async fn a_relay_that_may_not_write_says_so_and_emits_everything_once_it_may() {
     let layout = Layout::from_env().expect("the stack");
     let mut harness = Harness::new("authorized").await;
     harness.overrides.push(("KAFKA_CONFIG", client_file(&layout, USER).display().to_string()));

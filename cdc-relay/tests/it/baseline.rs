@@ -1,5 +1,6 @@
-//! A publication changes while a slot is made, which may take hours: what the relay goes on from is never less than what
-//! the routes need.
+//! Tests a publication that changes while a slot is made, which may take hours.
+//!
+//! * The relay never goes on from less than the routes need.
 
 use std::process::Stdio;
 
@@ -52,7 +53,7 @@ const LESS: [(&str, &str, &str); 3] = [
 
 /// The loss it prevents: a table that is taken for one that was never published, and everything green.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_first_start_begins_with_is_what_the_contract_was_checked_with() {
+async fn a_first_start_begins_with_the_publication_that_the_contract_was_checked_with() {
     for (change, says, back) in LESS {
         let mut harness = Harness::new("first").await;
         let (other, _) = open(&harness).await;
@@ -72,7 +73,7 @@ async fn what_a_first_start_begins_with_is_what_the_contract_was_checked_with() 
 
 /// A relay that ended between the two goes on with the slot that it made.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_changed_while_a_slot_was_made_is_noticed_by_the_next_start_too() {
+async fn a_change_while_a_slot_was_made_is_noticed_by_the_next_start_too() {
     let mut harness = used("adopted").await;
     let key = format!("it/{}", harness.name);
     let topic = format!("{}.state", harness.name);
@@ -89,7 +90,7 @@ async fn what_changed_while_a_slot_was_made_is_noticed_by_the_next_start_too() {
 
 /// The loss it prevents: the topics are called whole, and the rows of a table were not even read.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reconcile_ends_with_all_that_the_routes_need_or_fails() {
+async fn a_resnapshot_ends_with_all_that_the_routes_need_or_fails() {
     for (change, _, back) in &LESS[..2] {
         let mut harness = used("less_again").await;
         let (other, _) = open(&harness).await;

@@ -1,5 +1,7 @@
-//! What Kafka refuses for good: the producer is given up, and everything after the last confirmed transaction told
-//! again by a new one.
+//! Tests records that Kafka refuses for good.
+//!
+//! * The relay gives the producer up.
+//! * A new producer emits everything after the last confirmed transaction again.
 
 use std::time::Duration;
 

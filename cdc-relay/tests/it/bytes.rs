@@ -1,5 +1,7 @@
-//! Bytes that are no UTF-8: the type "char" has them above 0x7F, which Postgres prints as they are before 15, and as
-//! `\351` since. Run against 14 and against a newer one.
+//! Tests bytes that are no UTF-8.
+//!
+//! * The type "char" has them above 0x7F. Postgres prints them as they are before 15, and as `\351` since.
+//! * These tests run against 14 and against a newer server.
 
 use crate::harness::{Harness, eventually};
 use crate::kafka::{self, Event, distinct};
@@ -51,7 +53,7 @@ async fn duo(harness: &Harness) -> &'static str {
 }
 
 #[tokio::test]
-async fn a_byte_that_is_no_utf_8_is_told_as_newer_servers_print_it_everywhere() {
+async fn a_byte_that_is_no_utf_8_is_emitted_as_newer_servers_print_it() {
     let mut harness = harness("bytes", "", "").await;
     let relay = harness.streaming().await;
     let high = r#"(-23)::"char""#;
@@ -117,7 +119,7 @@ async fn a_dead_letter_with_such_bytes_is_readable_and_is_released() {
 
 /// The primary key is also what existing rows are read by.
 #[tokio::test]
-async fn existing_rows_with_such_keys_are_told_each() {
+async fn existing_rows_with_such_keys_are_emitted_each() {
     let mut harness = harness("snapbytes", "", "snapshot = true").await;
     sql(&harness, r#"insert into marks (c) select (n - 256)::"char" from generate_series(128, 255) n"#).await;
     let relay = harness.streaming().await;

@@ -1,4 +1,4 @@
-//! The commands as a person runs them: what they print, and how they end.
+//! Tests the commands as a person runs them: their output and their exit codes.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

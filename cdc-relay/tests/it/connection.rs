@@ -1,4 +1,4 @@
-//! Connection strings mean what libpq says they mean, to every connection alike: each `run` opens both kinds.
+//! Tests that a connection string means what libpq says, to both kinds of connection that `run` opens.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -27,7 +27,7 @@ async fn end(harness: &Harness, role: &str) {
 }
 
 #[tokio::test]
-async fn what_a_string_leaves_out_comes_from_where_libpq_takes_it() {
+async fn a_parameter_missing_in_the_string_comes_from_where_libpq_takes_it() {
     let mut harness = Harness::new("connection").await;
     let (role, host, port) = role(&harness).await;
     let database = harness.name.clone();
@@ -91,7 +91,7 @@ async fn a_passfile_that_others_may_read_is_not_used() {
 
 /// Ignoring what somebody relies on would be worse than to say that it cannot be had.
 #[tokio::test]
-async fn what_cannot_be_had_is_refused_and_named() {
+async fn an_unsupported_parameter_is_refused_and_named() {
     let harness = Harness::new("refused_parameters").await;
     for (parameter, said) in [
         ("service=shop", "service"),

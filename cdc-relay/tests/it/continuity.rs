@@ -1,5 +1,6 @@
-//! Servers that are not what they were: another cluster, a backup, another timeline, a log that was cut off. What was
-//! committed there and not told must never be passed over.
+//! Tests servers that are not the one of the checkpoint: another cluster, a backup, another timeline, removed WAL.
+//!
+//! * The relay never passes over rows that were committed there and not emitted.
 
 use stack::servers::Server;
 
@@ -35,7 +36,7 @@ pub async fn cut_off(postgres: &PrivateServer, test: &str) -> Harness {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_the_server_cut_off_is_noticed() {
+async fn wal_that_the_server_removed_is_noticed() {
     let _alone = ALONE.lock().await;
     let postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = cut_off(&postgres, "cut").await;
@@ -98,7 +99,7 @@ async fn another_timeline_is_noticed() {
 /// A volume set back to an earlier snapshot: the same cluster, the same timeline, the slot as it was then. What is
 /// committed there now stands at positions that were told before, with other rows.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restored_backup_is_noticed_also_when_its_log_has_grown_past_what_was_told() {
+async fn a_restored_backup_is_noticed_also_when_its_wal_has_grown_past_the_emitted_position() {
     let _alone = ALONE.lock().await;
     let mut postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = used(&postgres, "backup").await;

@@ -1,4 +1,4 @@
-//! Rows that cannot be told: set aside with their reason, and their key with them.
+//! Tests rows that cannot be emitted: each becomes a dead letter with its reason, and its key is halted.
 
 use crate::harness::{Harness, eventually};
 use crate::kafka::{self, distinct};
@@ -13,7 +13,7 @@ async fn dead_letters(harness: &Harness, count: usize) -> Vec<serde_json::Value>
 }
 
 #[tokio::test]
-async fn a_row_too_large_is_set_aside_and_its_key_follows_in_order() {
+async fn a_row_too_large_becomes_a_dead_letter_and_its_key_follows_in_order() {
     let mut harness = Harness::new("dead").await;
     harness.routes(&harness.default_routes().replace("[relay]", "[relay]\nmax_record_bytes = 5000"));
     let relay = harness.streaming().await;
@@ -83,7 +83,7 @@ async fn a_routed_column_that_goes_while_streaming_loses_no_row() {
 }
 
 #[tokio::test]
-async fn an_unchanged_large_value_is_never_told_as_null() {
+async fn an_unchanged_large_value_is_never_emitted_as_null() {
     let mut harness = Harness::new("toast").await;
     let relay = harness.streaming().await;
     let large = "insert into items (owner, id, version, note)
@@ -102,7 +102,7 @@ async fn an_unchanged_large_value_is_never_told_as_null() {
 }
 
 #[tokio::test]
-async fn with_replica_identity_full_an_unchanged_large_value_is_told() {
+async fn with_replica_identity_full_an_unchanged_large_value_is_emitted() {
     let mut harness = Harness::new("full").await;
     harness.sql.batch_execute("alter table items replica identity full").await.expect("identity");
     let relay = harness.streaming().await;

@@ -1,4 +1,4 @@
-//! What is told, byte for byte, and what is not.
+//! Tests the events of committed rows, byte for byte, and that nothing else is emitted.
 
 use crate::harness::Harness;
 use crate::kafka::{self, chain, distinct, first_emissions};
@@ -54,7 +54,7 @@ async fn a_committed_row_reaches_kafka_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_was_rolled_back_is_never_told() {
+async fn a_transaction_that_was_rolled_back_is_never_emitted() {
     let mut harness = Harness::new("rollback").await;
     let relay = harness.streaming().await;
     harness
@@ -103,7 +103,7 @@ async fn rows_of_one_transaction_keep_their_order_and_their_chain() {
 }
 
 #[tokio::test]
-async fn an_idle_database_does_not_hold_back_the_log() {
+async fn an_idle_database_does_not_hold_back_the_wal() {
     let mut harness = Harness::new("idle").await;
     harness.sql.batch_execute("create table noise (n int)").await.expect("table");
     let relay = harness.streaming().await;
@@ -138,7 +138,7 @@ async fn a_change_of_columns_while_streaming_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_stop_confirms_what_was_told() {
+async fn a_stop_confirms_all_that_was_emitted() {
     let mut harness = Harness::new("stop").await;
     let relay = harness.streaming().await;
     for id in 0..200 {

@@ -1,5 +1,6 @@
-//! Relays that end at each place between two effects, under load: the next one loses nothing, reorders nothing and
-//! invents nothing. Each place is met twice: at once, and after it was passed some times.
+//! Ends relays at each failpoint under load: the next relay loses, reorders and invents nothing.
+//!
+//! * Each failpoint ends several relays: one at once, others after a number of passes.
 
 use cdc_relay::failpoints::Failpoint;
 use rustix::process::Signal;
@@ -75,17 +76,17 @@ async fn events_of_transactions_that_perhaps_only_rabbitmq_has_are_not_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_acknowledged_and_not_remembered_is_neither_lost_nor_skipped() {
+async fn acknowledged_transactions_without_a_checkpoint_are_neither_lost_nor_skipped() {
     ends(Failpoint::BeforeMemory, [0, 1, 5]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_is_behind_the_memory_loses_nothing_and_starts_again() {
+async fn a_slot_that_is_behind_the_checkpoint_loses_nothing_and_starts_again() {
     ends(Failpoint::AfterMemory, [0, 1, 5]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_that_was_just_confirmed_is_not_ahead_of_the_memory() {
+async fn a_slot_that_was_just_confirmed_is_not_ahead_of_the_checkpoint() {
     ends(Failpoint::AfterConfirm, [0, 1, 5]).await;
 }
 
@@ -126,7 +127,7 @@ async fn a_table_that_is_healed_does_not_end_with_an_older_state() {
 }
 
 #[test]
-fn no_place_is_without_its_test() {
+fn no_failpoint_is_without_its_test() {
     use Failpoint::{
         AfterConfirm, AfterKafka, AfterMemory, AfterProduce, AfterRabbit, BeforeMemory, BeforeProduce,
     };

@@ -1,4 +1,4 @@
-//! A standby that was promoted: gone on with where it has all that was told, and where that is not so, not.
+//! Tests `failover` to a promoted standby: the source goes on only where the standby has all that was emitted.
 
 use serde_json::Value;
 use stack::servers::Server;
@@ -43,7 +43,7 @@ async fn promote(postgres: &mut PrivateServer, harness: &mut Harness) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_promotion_under_load_costs_nothing_where_all_that_was_told_is_there() {
+async fn a_promotion_under_load_costs_nothing_where_the_standby_has_all_that_was_emitted() {
     let _alone = ALONE.lock().await;
     let mut postgres = PrivateServer::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
@@ -73,7 +73,7 @@ async fn a_promotion_under_load_costs_nothing_where_all_that_was_told_is_there()
 
 /// The server was promoted without the last transactions, which were told.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_that_lacks_what_was_told_is_not_gone_on_with_even_if_the_memory_is_behind() {
+async fn a_standby_that_lacks_emitted_transactions_is_refused_even_if_the_checkpoint_is_behind() {
     let _alone = ALONE.lock().await;
     let mut postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = used(&postgres, "behind").await;
@@ -103,7 +103,7 @@ async fn a_standby_that_lacks_what_was_told_is_not_gone_on_with_even_if_the_memo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_standby_without_the_slot_is_not_gone_on_with() {
+async fn a_standby_without_the_slot_is_refused() {
     let _alone = ALONE.lock().await;
     let mut postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = used(&postgres, "no_slot").await;

@@ -1,4 +1,4 @@
-//! Sessions and relays that end under load: nothing is lost, nothing overtakes, nothing is invented.
+//! Ends sessions and relays under load: nothing is lost, nothing overtakes, nothing is invented.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn killing_the_relay_under_load_loses_and_reorders_nothing() {
 
 /// Its session is taken from it while it sleeps. What it still had in hand when it wakes was told by the other.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_that_was_asleep_cannot_spoil_what_its_successor_told() {
+async fn a_relay_that_was_suspended_cannot_spoil_what_its_successor_emitted() {
     let mut harness = Harness::new("asleep").await;
     harness.url = format!("{}?options=-c%20wal_sender_timeout%3D1500ms", harness.url);
     let (mut sleeper, oracle, load) = under_load(&mut harness, true).await;

@@ -1,4 +1,4 @@
-//! What doctor and a refusal print to be run leads to a relay that streams. Each fix is tried in a database of its own.
+//! Tests that each printed fix leads to a relay that streams. Each fix runs in a database of its own.
 
 use serde_json::Value;
 
@@ -142,7 +142,7 @@ async fn doctor_before_the_first_run_judges_what_run_would_make() {
 
 /// By name, what is nearest, and why it cannot be streamed; and no topic is made for it.
 #[tokio::test]
-async fn what_is_no_table_is_refused_by_what_it_is_before_topics_are_made() {
+async fn a_relation_that_is_no_table_is_refused_by_its_kind_before_topics_are_made() {
     let tables = "create schema audit; create table orders (id int primary key);
                   create table audit.log (id int primary key); create unlogged table loose (id int primary key);
                   create view seen as select * from orders; create materialized view kept as select * from orders;

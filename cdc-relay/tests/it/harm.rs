@@ -1,5 +1,7 @@
-//! The relay never harms the database it watches: no update or delete of an application is refused because the relay,
-//! or a tail, publishes it. Not when it starts, not while it runs, and not when it has refused.
+//! Tests that the relay never harms the database it watches.
+//!
+//! * No update or delete of an application fails because the relay, or a tail, publishes its table.
+//! * This holds when the relay starts, while it runs, and after it has refused.
 
 use cdc_relay::postgres::facts::{Question, ask_client};
 use cdc_relay::source::contract::withdrawals;
@@ -385,7 +387,7 @@ const PUBLICATIONS: &[(i32, &str)] = &[
 ];
 
 #[tokio::test]
-async fn what_harms_is_judged_as_the_server_judges_it() {
+async fn harm_is_judged_as_the_server_judges_it() {
     let harness = Harness::bare("harmjudged").await;
     let version = major(&harness).await;
     let (mut harmed, mut harmless) = (0, 0);
@@ -416,7 +418,7 @@ async fn what_harms_is_judged_as_the_server_judges_it() {
 
 /// A migration holds a partition; the relay neither waits for it nor stands in its way.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_locked_partition_is_neither_waited_for_nor_locked_by_what_looks_after_the_publication() {
+async fn a_locked_partition_is_neither_waited_for_nor_locked_by_the_watch_of_the_publication() {
     let mut harness = Harness::bare("locked_partition").await;
     run(
         &harness,

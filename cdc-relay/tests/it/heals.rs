@@ -1,4 +1,4 @@
-//! A publication that left rows of one table out is healed by reading that table again: the slot and the other tables go on.
+//! Tests the resnapshot of one table whose rows were left out: the slot and the other tables go on.
 
 use crate::harness::{Harness, Relay, eventually};
 use crate::kafka;

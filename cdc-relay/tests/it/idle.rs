@@ -1,4 +1,4 @@
-//! A relay with nothing to do does nothing: its processor time and its threads at rest.
+//! Measures the processor time and the threads of a relay that has nothing to do.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What stands in a topic.
+//! Reads and writes the topics of a test.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! One key per row, everywhere: in the stream, in queries, in tombstones and on the terminal.
+//! Tests that a row has one key: in the stream, in queries, in tombstones and on the terminal.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -143,7 +143,7 @@ const GENERATED: &str =
 
 /// Whichever way a generated column is published, it is wherever its row is told.
 #[tokio::test]
-async fn a_generated_column_is_told_wherever_its_row_is_if_it_is_published() {
+async fn a_published_generated_column_is_emitted_wherever_its_row_is() {
     let option = "create publication p for table t with (publish = 'insert, update', publish_generated_columns = stored)";
     let list = "create publication p for table t (id, v, g) with (publish = 'insert, update')";
     for publication in ["", option, list] {

@@ -1,4 +1,4 @@
-//! A relay is taken out: nothing of it is left on the servers, and nothing that is not its own is touched.
+//! Tests `remove`: nothing of the relay is left on the servers, and nothing else is touched.
 
 use std::collections::BTreeMap;
 
@@ -74,7 +74,7 @@ async fn a_relay_that_is_taken_out_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn what_the_relay_did_not_make_stays() {
+async fn objects_that_the_relay_did_not_make_stay() {
     let harness = used("leaving_others", "publication = \"theirs\"").await;
     let (code, said) = remove(&harness, &["--yes"]);
     assert_eq!(code, Some(0), "{said}");
@@ -120,7 +120,7 @@ async fn a_slot_that_nobody_reads_is_pointed_out() {
 /// The topics of a pattern's tables are known by the tables; of a table that is gone only Kafka knows the topic, and what
 /// merely looks like it may be somebody else's.
 #[tokio::test]
-async fn topics_of_patterns_leave_with_the_source_and_what_only_looks_like_them_is_named_first() {
+async fn topics_of_patterns_leave_with_the_source_and_similar_topics_are_named_first() {
     let mut harness = Harness::bare("leaving_patterns").await;
     let tables = "create schema audit; create table orders (id int primary key);
                   create table audit.log (id int primary key); create table audit.old (id int primary key);

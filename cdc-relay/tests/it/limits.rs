@@ -1,4 +1,4 @@
-//! Limits of a role, a database or a server, which no session can set for itself: `doctor` names each with its fix.
+//! Tests that doctor names limits of a role, a database or a server, which no session can set for itself, with their fix.
 
 use serde_json::Value;
 use stack::servers::Server;

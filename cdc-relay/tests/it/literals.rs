@@ -1,4 +1,4 @@
-//! Literals in `when` and `names` that Postgres prints otherwise than they are written: such a condition never holds.
+//! Tests literals in `when` and `names` that Postgres prints differently: such a condition never holds.
 
 use crate::harness::Harness;
 use crate::kafka::distinct;

@@ -1,5 +1,7 @@
-//! Transactions of every kind, committed and not, on shared rows, until told to stop; what servers do to it in between
-//! is borne. What it committed it does not count: the log knows (`oracle`).
+//! Commits and rolls back transactions of every kind on shared rows until it is stopped.
+//!
+//! * Faults of the servers do not end it.
+//! * It does not record what it committed: the oracle reads that from the WAL.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};

@@ -1,5 +1,7 @@
-//! A slot that is taken from the relay under load. It refuses, and after a reconcile nothing is missing but what a row
-//! was for a while and no longer is.
+//! Takes the slot from the relay under load.
+//!
+//! * The relay refuses.
+//! * After a resnapshot only intermediate states of rows are missing.
 
 use cdc_relay::postgres::lsn::Lsn;
 use rustix::process::Signal;

@@ -1,8 +1,8 @@
-//! The relay against real servers. Each test has a database, a slot and topics of its own, runs the program as a
-//! process, and is named by the loss it prevents.
+//! Tests the relay against real servers.
 //!
-//! `cargo stack test` starts the servers and sets POSTGRES_ADMIN_URL, KAFKA_BROKERS,
-//! KAFKA_ADMIN_CONFIG and AMQP_URL.
+//! * Each test has a database, a slot and topics of its own, and runs the program as a process.
+//! * Each test is named by the loss that it prevents.
+//! * `cargo stack test` starts the servers and sets POSTGRES_ADMIN_URL, KAFKA_BROKERS, KAFKA_ADMIN_CONFIG and AMQP_URL.
 
 mod agree;
 mod alters;

@@ -1,4 +1,4 @@
-//! Names that SQL, the shell or the routes file would read as something else, and patterns of names.
+//! Tests names that SQL, the shell or the routes file would read as something else, and patterns of names.
 
 use crate::harness::{Harness, eventually};
 use crate::kafka;
@@ -45,7 +45,7 @@ const TABLES: &str = r#"
     create table "my.schema"."it's ""here""" (id int primary key, "weird:col" text, "a|b" text, "x}y" jsonb);"#;
 
 #[tokio::test]
-async fn what_a_refusal_prints_is_quoted_as_the_server_reads_it() {
+async fn statements_in_a_refusal_are_quoted_as_the_server_reads_them() {
     let mut harness = Harness::bare("quoted").await;
     harness.sql.batch_execute(TABLES).await.expect("tables");
     let topic = format!("{}.all", harness.name);

@@ -1,5 +1,6 @@
-//! What a person is shown: every question of the dashboard and of the alerts, put to a real Prometheus that scrapes
-//! a relay under load; and the log.
+//! Tests the dashboard, the alerts and the log.
+//!
+//! * A real Prometheus that scrapes a relay under load answers each query of the dashboard and of the alerts.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -131,7 +132,7 @@ fn selectors(rule: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn a_rule_is_taken_apart_into_what_it_looks_at() {
+fn a_rule_is_taken_apart_into_its_series() {
     let rule =
         "max by (job) (delta(cdc_relay_a_total{state=\"x\"}[5m])) > 0 and up == 1 or job_source:a:b < 1";
     let wanted = ["cdc_relay_a_total{state=\"x\"}", "job_source:a:b", "up"].map(str::to_owned);

@@ -1,10 +1,11 @@
-//! What the relay has to have told, from a witness of its own: a second slot, made before the load and read after it, as
-//! another plugin of the server decodes it. Held against the topics and the queue it shows that
+//! Compares what the relay emitted with a witness: a second slot, which another plugin of the server decodes.
 //!
-//! * every committed change was told, and nothing that was not committed;
-//! * the first tellings of a key stand in commit order;
-//! * every transaction names the one before it;
-//! * whenever somebody looked, what the relay's slot was confirmed to had already been in the topics, and in the queue.
+//! The slot is made before the load and read after it. The comparison with the topics and the queue shows:
+//!
+//! * The relay emitted every committed change, and nothing that was not committed.
+//! * The first emissions of a key are in commit order.
+//! * Every transaction names the one before it.
+//! * At each sample, everything up to the slot's confirmed position was already in the topics and in the queue.
 
 mod across;
 mod sample;

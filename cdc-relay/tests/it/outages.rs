@@ -1,4 +1,4 @@
-//! Servers that are killed, held up or short of memory under load. Each is the test's own.
+//! Kills, suspends and starves servers under load. Each server belongs to one test.
 
 use std::time::{Duration, Instant};
 

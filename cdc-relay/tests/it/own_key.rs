@@ -1,4 +1,4 @@
-//! A row that cannot be told halts its own key and nothing else, also where its key or the conditions cannot be read.
+//! Tests that a row that cannot be emitted halts its own key only, also where its key or the conditions cannot be read.
 
 use crate::harness::{Harness, eventually, server};
 use crate::kafka::{self, Event, distinct};
@@ -201,7 +201,7 @@ async fn a_large_unchanged_key_is_known() {
 
 /// Under a key that is null nothing was told: the row that gets one has none to end, and one that loses it ends it.
 #[tokio::test]
-async fn a_key_that_comes_or_goes_ends_what_was_told_under_it() {
+async fn a_key_that_comes_or_goes_ends_the_events_under_the_old_one() {
     let mut harness = harness("keycomes", "{customer}", "deletes = \"tombstone\"").await;
     sql(
         &harness,

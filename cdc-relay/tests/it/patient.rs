@@ -1,5 +1,7 @@
-//! A transaction that is open when a slot is to be made: the server makes none before it ends. Whoever waits says so, as
-//! long as it takes, and leaves nothing behind.
+//! Tests a transaction that is open when a slot is to be made.
+//!
+//! * The server makes no slot before that transaction ends.
+//! * The relay says so, waits as long as it takes, and leaves nothing behind.
 
 use std::time::Duration;
 

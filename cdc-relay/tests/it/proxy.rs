@@ -1,5 +1,6 @@
-//! Links that can be cut, held up at a word, or that deliver several answers in one piece: they stand between the relay
-//! and a server.
+//! Stands between the relay and a server.
+//!
+//! * It cuts connections, holds them at a message, or delivers several answers in one piece.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a publication makes of partitions and of row filters, and what the relay asks for before it streams.
+//! Tests partitions and row filters of a publication, and the checks of a publication before streaming.
 
 use crate::harm::{five_lines, major, run};
 use crate::harness::{Harness, eventually};
@@ -10,7 +10,7 @@ const PARTITIONED: &str =
 
 /// The name of the table that the routes have is the name that its changes come under, whatever partition they are in.
 #[tokio::test]
-async fn a_partitioned_table_is_told_under_its_own_name_with_the_five_lines() {
+async fn a_partitioned_table_is_emitted_under_its_own_name_with_the_five_lines() {
     let mut harness = Harness::bare("partitioned").await;
     run(&harness, PARTITIONED).await;
     harness.routes(&five_lines(&harness, "{ name = \"ev\", deletes = \"tombstone\", snapshot = true }"));
@@ -91,7 +91,7 @@ async fn a_partition_with_another_identity_than_its_root_is_refused() {
 
 /// The server makes a delete of an update that takes a row out of the filter, whatever is published.
 #[tokio::test]
-async fn a_row_that_leaves_the_filter_of_its_publication_is_told_as_the_routes_say() {
+async fn a_row_that_leaves_the_filter_of_its_publication_is_emitted_as_the_routes_say() {
     let mut harness = Harness::bare("filter").await;
     if major(&harness).await < 15 {
         return;
@@ -139,7 +139,7 @@ async fn a_row_that_leaves_the_filter_of_its_publication_is_told_as_the_routes_s
 
 /// What is published and what is taken are the same: a publication without updates would miss them in silence.
 #[tokio::test]
-async fn a_publication_that_leaves_out_what_the_routes_take_is_refused() {
+async fn a_publication_that_leaves_out_changes_of_the_routes_is_refused() {
     let mut harness = Harness::bare("filteroperations").await;
     run(&harness, "create table t (id int primary key, v int)").await;
     run(&harness, "create publication p for table t with (publish = 'insert')").await;

@@ -1,5 +1,6 @@
-//! What a publication sends changes while a relay streams, or while it is away. Whatever a table with routes may not have
-//! sent is never passed over.
+//! Tests a publication that changes while a relay streams or is away.
+//!
+//! * The relay never passes over rows that a routed table may not have sent.
 
 use std::time::{Duration, Instant};
 
@@ -48,7 +49,7 @@ fn ids(harness: &Harness) -> Vec<String> {
 
 /// The loss it prevents: a row that is on no topic, and everything green.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_was_taken_out_and_put_in_again_is_refused_until_it_is_reconciled() {
+async fn a_table_that_was_taken_out_and_put_in_again_is_refused_until_a_resnapshot() {
     let mut harness = Harness::new("taken_out").await;
     let relay = harness.streaming().await;
     harness.row("a", 1, 1, "made").await;

@@ -1,4 +1,4 @@
-//! The queue: what a message says, and what happens while the broker is away.
+//! Tests the queue: the content of a message, and outages of the broker.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Where going on would lose something, the relay stands still and says so.
+//! Tests that the relay refuses where going on would lose rows, and says why.
 
 use crate::harness::Harness;
 use crate::kafka;
@@ -76,7 +76,7 @@ async fn a_slot_that_somebody_else_advances_as_the_relay_takes_it_up_is_noticed(
 }
 
 #[tokio::test]
-async fn a_used_slot_without_memory_is_not_trusted() {
+async fn a_used_slot_without_a_checkpoint_is_not_trusted() {
     let harness = used("forgotten").await;
     let (topic, key) = (format!("{}.state", harness.name), format!("it/{}", harness.name));
     kafka::write(&topic, &key, None);
@@ -113,7 +113,7 @@ async fn a_routed_column_that_is_not_published_is_noticed_before_streaming() {
 }
 
 #[tokio::test]
-async fn what_was_put_right_is_taken_up_without_a_restart() {
+async fn a_repaired_source_is_taken_up_without_a_restart() {
     let mut harness = Harness::new("healed").await;
     harness.sql.batch_execute("drop publication events").await.expect("drop");
     let relay = harness.start();

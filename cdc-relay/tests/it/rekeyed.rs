@@ -1,5 +1,6 @@
-//! What identifies the rows of a table changes while a relay streams it. The stream names a row as queries do, and goes
-//! on doing so.
+//! Tests changes of the columns that identify a row while a relay streams its table.
+//!
+//! * The stream names a row as queries do, before and after.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Halted keys that are released: in order, before anything later, whatever crashes.
+//! Tests the release of halted keys: in order, before anything later, whatever crashes.
 
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -68,7 +68,7 @@ fn whole_chain(harness: &Harness) -> usize {
 }
 
 #[tokio::test]
-async fn a_released_key_is_told_in_order_before_anything_later() {
+async fn a_released_key_is_emitted_in_order_before_anything_later() {
     let mut harness = Harness::new("release").await;
     limit(&harness, 5000);
     let relay = harness.streaming().await;
@@ -117,7 +117,7 @@ async fn a_released_key_is_told_in_order_before_anything_later() {
 }
 
 #[tokio::test]
-async fn what_failed_by_its_cast_is_told_once_the_cast_is_gone_and_another_key_waits_on() {
+async fn a_row_that_failed_by_its_cast_is_emitted_once_the_cast_is_gone_and_another_key_waits_on() {
     let mut harness = Harness::new("cast").await;
     let good = harness.default_routes();
     let cast = good.replacen(
@@ -184,7 +184,7 @@ async fn without_a_relay_the_next_start_releases_before_anything_later() {
 }
 
 #[tokio::test]
-async fn a_letter_that_still_fails_keeps_its_key_from_there_on() {
+async fn a_dead_letter_that_still_fails_keeps_its_key_from_there_on() {
     let mut harness = Harness::new("still").await;
     limit(&harness, 5000);
     let relay = harness.streaming().await;
@@ -223,7 +223,7 @@ async fn a_letter_that_still_fails_keeps_its_key_from_there_on() {
 }
 
 #[tokio::test]
-async fn what_the_log_left_out_is_told_from_the_table_while_it_is_the_same_version() {
+async fn a_value_missing_in_the_wal_is_emitted_from_the_table_while_it_is_the_same_version() {
     let mut harness = Harness::new("present").await;
     let relay = harness.streaming().await;
     for owner in ["a", "b"] {

@@ -1,4 +1,4 @@
-//! Rows that are told once more: the same ids, and never for the first time.
+//! Tests replays: rows are emitted again with the same ids, and never for the first time.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ fn count(events: &[Event], id: &str) -> (usize, usize) {
 }
 
 #[tokio::test]
-async fn rows_are_told_again_by_key_time_and_condition_with_the_same_ids() {
+async fn rows_are_re_emitted_by_key_time_and_condition_with_the_same_ids() {
     let mut harness = Harness::new("again").await;
     let relay = harness.streaming().await;
     for (owner, id) in [("a", 1), ("a", 2), ("b", 3)] {
@@ -93,7 +93,7 @@ async fn a_condition_is_one_statement_that_reads() {
 }
 
 #[tokio::test]
-async fn what_was_not_told_yet_is_not_told_by_a_replay() {
+async fn a_row_that_was_not_emitted_yet_is_not_emitted_by_a_replay() {
     let mut harness = Harness::new("first").await;
     harness.routes(&harness.default_routes().replace("[relay]", "[relay]\nmax_record_bytes = 5000"));
     let relay = harness.streaming().await;
@@ -144,7 +144,7 @@ async fn load(url: String, stop: Arc<AtomicBool>) -> i32 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replays_under_load_reorder_no_first_telling() {
+async fn replays_under_load_reorder_no_first_emission() {
     let mut harness = Harness::new("load").await;
     let relay = harness.streaming().await;
     let stop = Arc::new(AtomicBool::new(false));

@@ -1,5 +1,7 @@
-//! After a reconcile every row is told and the relay streams again, whatever it had refused; and whatever ends a
-//! reconcile in the middle, the relay stays refused until one comes to its end.
+//! Tests the resnapshot of a source.
+//!
+//! * Afterwards every row is emitted and the relay streams again, whatever it had refused.
+//! * After an interrupted resnapshot the relay refuses until one completes.
 
 use std::collections::BTreeMap;
 use std::process::{Output, Stdio};
@@ -126,7 +128,7 @@ async fn a_slot_that_is_lost() {
 }
 
 #[tokio::test]
-async fn a_memory_that_is_gone() {
+async fn a_checkpoint_that_is_gone() {
     let harness = used("re_forgotten").await;
     kafka::write(&format!("{}.state", harness.name), &format!("it/{}", harness.name), None);
     heals(harness, "knows nothing", &["--yes"]).await;
@@ -140,7 +142,7 @@ async fn another_timeline() {
 }
 
 #[tokio::test]
-async fn a_server_that_lost_what_was_told() {
+async fn a_server_that_lost_emitted_transactions() {
     let harness = used("re_behind").await;
     edit_checkpoint(&harness, |checkpoint| checkpoint["told"] = "FFFFFF/0".into());
     heals(harness, "it lost committed", &["--yes"]).await;
@@ -205,7 +207,7 @@ async fn filled(test: &str) -> Harness {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reconcile_that_is_killed_leaves_the_relay_refused_and_starts_over() {
+async fn a_resnapshot_that_is_killed_leaves_the_relay_refused_and_starts_over() {
     let mut harness = filled("re_killed").await;
     let mut caught = 0;
     for moment in 0..6 {
@@ -263,7 +265,7 @@ async fn a_reconcile_that_is_killed_leaves_the_relay_refused_and_starts_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_change_meanwhile_are_told_in_their_last_state_at_the_end() {
+async fn rows_that_change_meanwhile_are_emitted_in_their_last_state_at_the_end() {
     let mut harness = filled("re_changes").await;
     let (url, stop) = (harness.url.clone(), Arc::new(AtomicBool::new(false)));
     let stopped = Arc::clone(&stop);
@@ -315,7 +317,7 @@ async fn rows_without_an_id_of_their_own_get_one_that_no_streamed_row_has() {
 }
 
 #[tokio::test]
-async fn a_row_that_cannot_be_told_is_counted_and_told_of() {
+async fn a_row_that_cannot_be_emitted_is_counted_and_becomes_a_dead_letter() {
     let harness = used("re_dead").await;
     sql(&harness, DROP).await;
     let large = "insert into items (owner, id, version, note) values ('big', 1, 1, repeat('x', 2000000))";
@@ -335,7 +337,7 @@ async fn a_row_that_cannot_be_told_is_counted_and_told_of() {
 }
 
 #[tokio::test]
-async fn what_a_reconcile_told_is_not_told_by_the_snapshot_too() {
+async fn rows_that_a_resnapshot_emitted_are_not_emitted_by_the_snapshot_too() {
     let mut harness = Harness::new("re_snapshot").await;
     harness.routes(
         &harness.default_routes().replace("subject = \"{id}\"", "subject = \"{id}\"\nsnapshot = true"),

@@ -1,4 +1,4 @@
-//! Servers of a test's own, to be killed, paused and set back in time without any other test noticing.
+//! Runs servers of one test, which it may kill, suspend and set back in time.
 
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;

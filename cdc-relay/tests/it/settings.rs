@@ -1,5 +1,4 @@
-//! Settings of a role, a database or a server that are in the relay's way. Each would end a session, hide rows, or print
-//! values otherwise.
+//! Tests settings of a role, a database or a server that would end a session, hide rows, or change printed values.
 
 use std::time::{Duration, Instant};
 
@@ -65,7 +64,7 @@ async fn drop_role(harness: &Harness) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_reconcile() {
+async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_resnapshot() {
     let mut harness = hostile("settings").await;
     let fill = "insert into items (owner, id, version, price, raw, at) values
                 ('before', 1, 1, 0.1, '\\x00ff', '2026-01-02 03:04:05+00')";

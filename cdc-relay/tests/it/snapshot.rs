@@ -1,5 +1,8 @@
-//! Rows from before the slot, told while the stream runs: every one, none in an older state than was told, and after a
-//! kill from where it stood.
+//! Tests the snapshot beside the stream.
+//!
+//! * Every existing row is emitted.
+//! * No row is emitted in an older state than before.
+//! * After a kill the snapshot goes on from its last chunk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -163,7 +166,7 @@ async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_is_in_the_log_and_not_yet_visible_does_not_go_back() {
+async fn a_row_that_is_in_the_wal_and_not_yet_visible_does_not_go_back() {
     let _alone = ALONE.lock().await;
     let postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness =
@@ -197,7 +200,7 @@ async fn a_row_that_is_in_the_log_and_not_yet_visible_does_not_go_back() {
 }
 
 #[tokio::test]
-async fn what_was_done_is_not_told_again_and_a_table_that_comes_later_is() {
+async fn a_table_that_is_done_is_not_emitted_again_and_one_that_comes_later_is() {
     let mut harness = filled("later", 3000).await;
     harness.streaming().await.stop().await;
     let relay = harness.streaming().await;
@@ -312,7 +315,7 @@ async fn a_key_of_any_types_is_paged_through() {
 }
 
 #[tokio::test]
-async fn a_table_without_a_primary_key_is_refused_before_anything_is_told() {
+async fn a_table_without_a_primary_key_is_refused_before_anything_is_emitted() {
     let mut harness = filled("keyless", 10).await;
     // Its updates can be published all the same.
     let keyless = "alter table items drop constraint items_pkey; alter table items replica identity full";
@@ -327,7 +330,7 @@ async fn a_table_without_a_primary_key_is_refused_before_anything_is_told() {
 }
 
 #[tokio::test]
-async fn only_published_rows_and_columns_are_told() {
+async fn only_published_rows_and_columns_are_emitted() {
     let mut harness = filled("filtered", 100).await;
     let publish = "alter publication events set table items (owner, id, version, kind, note, at, amount) where (id > 90)";
     harness.sql.batch_execute(publish).await.expect("publication");

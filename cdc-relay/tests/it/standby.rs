@@ -1,4 +1,4 @@
-//! Two relays on one slot.
+//! Tests two relays on one slot.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,8 @@
-//! Values that strict readers refuse: whatever a json, jsonb or numeric column holds, each record and each dead letter
-//! is read by serde_json (numbers that fit a double, 127 levels) and by jq, and keeps what it can.
+//! Tests values that strict readers refuse.
+//!
+//! * serde_json (numbers that fit a double, 127 levels) and jq read each record and each dead letter, whatever a json, jsonb
+//!   or numeric column holds.
+//! * Each value keeps what these readers can hold.
 
 use std::io::Write;
 use std::process::{Command, Stdio};

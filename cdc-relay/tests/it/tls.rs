@@ -1,5 +1,4 @@
-//! TLS to Postgres, as every parameter of libpq asks for it, and to the brokers. Each test has servers and
-//! certificates of its own.
+//! Tests TLS to Postgres, by every parameter of libpq, and to the brokers. Each test has its own servers and certificates.
 
 use cdc_relay::postgres::connection_url::Database;
 use cdc_relay::postgres::session::Session;
@@ -143,7 +142,7 @@ async fn a_server_without_tls_is_taken_unless_the_url_asks_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_tls_stands_in_the_way_of_goes_without_it_if_the_url_only_prefers_it() {
+async fn a_connection_that_fails_with_tls_goes_without_it_if_the_url_only_prefers_it() {
     let ours = Certificates::new("ours");
     let postgres = encrypting(&ours, "hostssl all all all reject").await;
     let url = postgres.address();
@@ -202,7 +201,7 @@ async fn an_encrypted_stream_loses_nothing_whether_it_trickles_or_floods() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_told_to_brokers_by_tls_arrives_as_ever() {
+async fn events_sent_to_brokers_by_tls_arrive_as_ever() {
     let ours = Certificates::new("ours");
     let (mut kafka, mut rabbit) =
         (PrivateServer::start(Server::Kafka).await, PrivateServer::start(Server::RabbitMq).await);

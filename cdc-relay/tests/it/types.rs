@@ -1,4 +1,4 @@
-//! Every type in its JSON form, as a real server prints it.
+//! Tests the JSON form of every type, as a real server prints it.
 
 use crate::harness::{Harness, eventually};
 use crate::kafka::{distinct, read};
@@ -131,7 +131,7 @@ fn shortest(harness: &Harness, table: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_type_is_told_in_its_json_form() {
+async fn every_type_is_emitted_in_its_json_form() {
     let mut harness = Harness::bare("types").await;
     harness.sql.batch_execute(TYPES).await.expect("types");
     harness.sql.batch_execute(&create_table()).await.expect("table");
@@ -174,7 +174,7 @@ const ORDERS: &str = "
     alter table orders replica identity full;";
 
 #[tokio::test]
-async fn deletes_and_what_was_before_are_told_and_counted() {
+async fn deletes_and_old_rows_are_emitted_and_counted() {
     let mut harness = Harness::bare("deletes").await;
     harness.sql.batch_execute(ORDERS).await.expect("table");
     harness.routes(&shortest(
@@ -232,7 +232,7 @@ async fn deletes_and_what_was_before_are_told_and_counted() {
 }
 
 #[tokio::test]
-async fn a_delete_that_cannot_be_told_is_set_aside_with_what_is_known() {
+async fn a_delete_that_cannot_be_emitted_becomes_a_dead_letter_with_the_known_columns() {
     let mut harness = Harness::bare("undeleted").await;
     harness
         .sql

@@ -1,4 +1,4 @@
-//! Changes that the server cannot decode: its error ends every session at the same place.
+//! Tests changes that the server cannot decode: its error ends every session at the same place.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Transactions far larger than what may be in flight.
+//! Tests transactions far larger than the limit of in-flight bytes.
 
 use crate::harness::Harness;
 use crate::load::under_load;
@@ -7,7 +7,7 @@ use crate::load::under_load;
 const RESIDENT_BYTES_MAX: u64 = 96 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_of_200_000_rows_is_told_whole_in_bounded_memory() {
+async fn a_transaction_of_200_000_rows_is_emitted_whole_in_bounded_memory() {
     let mut harness = Harness::new("volume").await;
     let (relay, oracle, load) = under_load(&mut harness, false).await;
     let rows = "insert into items (owner, id, version, note)

@@ -1,12 +1,13 @@
-//! What has to have been told when a slot was lost under load and the source reconciled: the changes before the loss, and
-//! those since the new slot began, each as ever; in between no change is promised, but every row as it was when the new
-//! slot began. Held against the topics and the queue it shows that
+//! Compares what the relay emitted with the witness where a slot was lost under load and the source was resnapshot.
 //!
-//! * what was told before the loss is a beginning of what was committed, by key and in order;
-//! * every row was told as of the new slot's beginning, once, and before the new slot was confirmed any further;
-//! * every change committed since was told, in order, in a chain of its own, and nothing that was not committed;
-//! * no row ever goes back: first tellings of it stand in the order of its changes, over all three;
-//! * as long as nobody else laid hands on the slot, what it was confirmed to was in the topics and in the queue.
+//! The changes before the loss and those since the new slot are judged as without a loss. Between them the relay promises
+//! every row as of the new slot, and no change. The comparison shows:
+//!
+//! * The events before the loss are a prefix of the committed changes, by key and in order.
+//! * Every row was emitted as of the new slot's beginning, once, and before the new slot was confirmed any further.
+//! * Every change committed since was emitted, in order, in a chain of its own, and nothing that was not committed.
+//! * No row ever goes back: its first emissions are in the order of its changes, over all three.
+//! * Until somebody disturbed the slot, everything up to its confirmed position was in the topics and in the queue.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 

@@ -1,4 +1,4 @@
-//! What was there whenever somebody looked: where the slot was confirmed, and where topics and queue ended after that.
+//! Samples where the slot is confirmed, and where the topics and the queue end after that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
