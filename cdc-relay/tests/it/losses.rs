@@ -49,7 +49,7 @@ async fn a_slot_that_is_dropped_under_load_costs_no_row() {
     let mut harness = Harness::new("l_dropped").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
     load.more(100).await;
-    oracle.slot_disturbed();
+    oracle.disturb_slot();
     // The relay comes back within moments, again and again, until the slot is gone before it does.
     eventually("the slot to be dropped", || async {
         harness.kill_walsender().await;
@@ -69,7 +69,7 @@ async fn a_slot_that_is_advanced_under_load_costs_no_row() {
     load.more(100).await;
     suspend(&harness, &relay).await;
     load.more(50).await;
-    oracle.slot_disturbed();
+    oracle.disturb_slot();
     let advance = "select pg_replication_slot_advance($1, pg_current_wal_lsn())";
     harness.sql.execute(advance, &[&harness.name]).await.expect("advance");
     relay.signal(Signal::CONT);
@@ -82,7 +82,7 @@ async fn a_slot_that_is_dropped_and_made_again_under_load_costs_no_row() {
     let (relay, oracle, load) = under_load(&mut harness, true).await;
     load.more(100).await;
     suspend(&harness, &relay).await;
-    oracle.slot_disturbed();
+    oracle.disturb_slot();
     harness.sql.execute("select pg_drop_replication_slot($1)", &[&harness.name]).await.expect("drop");
     load.more(50).await;
     let make = "select pg_create_logical_replication_slot($1, 'pgoutput')";
@@ -119,7 +119,7 @@ async fn a_slot_that_is_invalidated_under_load_costs_no_row() {
     assert!(lost, "the slot is not lost");
     // What came before was on its way to the relay.
     load.more(50).await;
-    oracle.slot_disturbed();
+    oracle.disturb_slot();
     relay.signal(Signal::CONT);
     nothing_is_missing(&harness, relay, (oracle, load), "is lost").await;
     drop(harness);

@@ -73,8 +73,8 @@ impl Oracle {
     }
 
     /// Call it before somebody else moves or drops the relay's slot.
-    pub fn slot_disturbed(&self) {
-        self.sampler.slot_disturbed();
+    pub fn disturb_slot(&self) {
+        self.sampler.disturb();
     }
 
     /// Reads until its slot needs nothing of the log as it is now.

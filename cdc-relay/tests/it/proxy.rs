@@ -79,8 +79,8 @@ impl Gate {
                 tokio::spawn(async move {
                     let mut buffer = vec![0; 1 << 16];
                     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-                        let said = &buffer[..length];
-                        if said.windows(trigger.len()).any(|part| part == trigger.as_bytes()) {
+                        let message = &buffer[..length];
+                        if message.windows(trigger.len()).any(|part| part == trigger.as_bytes()) {
                             state.send_if_modified(|held| {
                                 let first = *held == Held::NotYet;
                                 *held = if first { Held::Now } else { *held };
@@ -88,7 +88,7 @@ impl Gate {
                             });
                             let _ = state.subscribe().wait_for(|held| *held == Held::NoMore).await;
                         }
-                        if requests.write_all(said).await.is_err() {
+                        if requests.write_all(message).await.is_err() {
                             return;
                         }
                     }
@@ -136,7 +136,7 @@ impl Coalescer {
             let mut buffer = vec![0; 1 << 16];
             while let Ok(length @ 1..) = from.read(&mut buffer).await {
                 if buffer[..length].windows(trigger.len()).any(|part| part == trigger.as_bytes()) {
-                    let _ = said.send(true);
+                    let _ = announce.send(true);
                 }
                 if requests.write_all(&buffer[..length]).await.is_err() {
                     return;

@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use cdc_relay::postgres::lsn::Lsn;
 
 use super::{
-    Commit, Expectation, Oracle, assert_confirmed_is_emitted, assert_positions, assert_same, committed,
-    emitted_ids, expectations, first_offsets, nothing, position, queue, work,
+    Commit, Expectation, Oracle, assert_confirmed_is_emitted, assert_positions, assert_same, committed_ids,
+    emitted_ids, expectations, first_offsets, no_expectation, position, queue, work,
 };
 use crate::harness::{Harness, connect};
 use crate::kafka::{Event, chain, read_from};
@@ -70,9 +70,9 @@ impl Oracle {
 
         let nothing = no_expectation(&samples);
         let first = first_offsets(&first, &[], nothing.ends.len());
-        let untouched = samples.iter().filter(|sample| sample.untouched);
-        assert_confirmed_is_emitted(&expectations(old, &first, nothing.clone()), untouched.clone());
-        let confirmed = untouched.clone().map(|sample| sample.confirmed).max().unwrap_or_default();
+        let undisturbed = samples.iter().filter(|sample| sample.undisturbed);
+        assert_confirmed_is_emitted(&expectations(old, &first, nothing.clone()), undisturbed.clone());
+        let confirmed = undisturbed.clone().map(|sample| sample.confirmed).max().unwrap_or_default();
         let safe = &old[..old.partition_point(|commit| commit.end <= confirmed)];
         let queued = work(safe).len() + current.values().filter(|current| current.work).count();
         let re_emitted = Expectation {
@@ -86,7 +86,7 @@ impl Oracle {
         if self.work {
             assert_queue(&queue(harness).await, (old, &current, new));
         }
-        let samples = (untouched.count(), later.count());
+        let samples = (undisturbed.count(), later.count());
         Report { before, lost: old.len() - before, since: new.len(), samples }
     }
 }

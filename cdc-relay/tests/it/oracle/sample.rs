@@ -52,7 +52,7 @@ impl Sampler {
     }
 
     /// Call it before somebody else moves or drops the slot.
-    pub fn disturbed(&self) {
+    pub fn disturb(&self) {
         self.disturbed.store(true, Ordering::SeqCst);
     }
 
