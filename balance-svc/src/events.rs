@@ -1,6 +1,6 @@
 //! What balance-svc hears: payments asked for, and outcomes of charges.
 
-use saga::consumer::{Applied, ApplyError, Decoded, Delivery, Record, Subscriber};
+use saga::consumer::{ApplyError, BatchCounts, Decoding, Delivery, Record, Subscriber};
 use saga::contract::{ChargeResult, Envelope, EventType, Payment, Terms};
 use saga::parked::Parked;
 use saga::postgres::Pool;
@@ -36,10 +36,10 @@ impl Ledger {
 impl Subscriber for Ledger {
     type Event = Command;
 
-    fn decode(&self, record: &Record<'_>) -> Decoded<Command> {
+    fn decode(&self, record: &Record<'_>) -> Decoding<Command> {
         match record.envelope() {
             Ok(envelope) => decode(&envelope, record.body()),
-            Err(reason) => Decoded::Poison(reason),
+            Err(reason) => Decoding::Poison(reason),
         }
     }
 
@@ -47,7 +47,7 @@ impl Subscriber for Ledger {
         &self,
         events: &[Delivery<'_, Command>],
         unreadable: &[Parked],
-    ) -> Result<Applied, ApplyError> {
+    ) -> Result<BatchCounts, ApplyError> {
         let commands: Vec<&Command> = events.iter().map(|delivery| &delivery.event).collect();
         let park = |index: usize, reason: String| events[index].record.park(reason);
         let outcome = store::apply(&self.pool, &commands, unreadable, park).await?;
@@ -58,7 +58,7 @@ impl Subscriber for Ledger {
     }
 }
 
-fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoded<Command> {
+fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Command> {
     match envelope.event_type {
         // A cancel is recorded while the payment is still `initiated`. It follows that event, and changes nothing;
         // but when a row is told again (a lost slot, a repair), it is all that is told of such a payment.
@@ -82,7 +82,7 @@ fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoded<Command> {
         | EventType::BalanceRejected
         | EventType::BalanceCaptured
         | EventType::BalanceReleased
-        | EventType::BalanceDeposited => Decoded::Ignore,
+        | EventType::BalanceDeposited => Decoding::Ignore,
     }
 }
 
@@ -102,7 +102,7 @@ fn succeeded(result: ChargeResult) -> Command {
     outcome(result, event)
 }
 
-fn not_charged(envelope: &Envelope<'_>, body: &[u8], cause: ReleaseCause) -> Decoded<Command> {
+fn not_charged(envelope: &Envelope<'_>, body: &[u8], cause: ReleaseCause) -> Decoding<Command> {
     let command = |result: ChargeResult| {
         let event = Event::NotCharged { terms: in_ledger(result.terms()), cause };
         outcome(result, event)
@@ -123,7 +123,7 @@ mod tests {
         std::fs::read(format!("{}/../saga/golden/{name}.json", env!("CARGO_MANIFEST_DIR"))).unwrap()
     }
 
-    fn read(name: &str, body: &[u8]) -> Decoded<Command> {
+    fn read(name: &str, body: &[u8]) -> Decoding<Command> {
         let event_type = EventType::parse(name).unwrap();
         let (topic, key) = (event_type.topic(), b"0198c0de-0000-7000-8000-000000000001");
         decode(&Envelope { event_type, topic, key, id: None, source: None, subject: None }, body)
@@ -131,13 +131,13 @@ mod tests {
 
     #[test]
     fn each_event_of_concern_is_read_from_its_golden_file_and_no_other() {
-        let heard: Vec<&str> = EventType::ALL
+        let decoded: Vec<&str> = EventType::ALL
             .iter()
             .map(|event| event.as_str())
             .filter(|name| match read(name, &golden(name)) {
-                Decoded::Event(_) => true,
-                Decoded::Ignore => false,
-                Decoded::Poison(reason) | Decoded::Contradicts(reason) => panic!("{name}: {reason}"),
+                Decoding::Event(_) => true,
+                Decoding::Ignore => false,
+                Decoding::Poison(reason) | Decoding::Contradicts(reason) => panic!("{name}: {reason}"),
             })
             .collect();
         let expected = [
@@ -148,21 +148,21 @@ mod tests {
             "payment.result.expired.v1",
             "payment.result.cancelled.v1",
         ];
-        assert_eq!(heard, expected);
+        assert_eq!(decoded, expected);
     }
 
     #[test]
     fn a_recorded_cancel_asks_for_the_hold_as_well_for_it_may_be_all_that_is_told() {
         let name = "payment.cancel_recorded.v1";
-        let Decoded::Event(command) = read(name, &golden(name)) else { panic!("{name} is not heard") };
+        let Decoding::Event(command) = read(name, &golden(name)) else { panic!("{name} is not heard") };
         let terms = Terms { amount: 15_000, service_id: "electricity".into(), client_number: None };
         assert_eq!(command.event, Event::Initiated { terms });
     }
 
     #[test]
     fn what_cannot_be_read_is_poison_and_what_contradicts_itself_is_alarmed() {
-        assert!(matches!(read("payment.initiated.v1", b"{}"), Decoded::Poison(_)));
+        assert!(matches!(read("payment.initiated.v1", b"{}"), Decoding::Poison(_)));
         let declined = golden("payment.result.declined.v1");
-        assert!(matches!(read("payment.result.succeeded.v1", &declined), Decoded::Contradicts(_)));
+        assert!(matches!(read("payment.result.succeeded.v1", &declined), Decoding::Contradicts(_)));
     }
 }

@@ -25,17 +25,17 @@ use crate::metrics::Metrics;
 
 const SERVICE: &str = "balance-svc";
 
-/// Serves until `asked` to end, and for the grace: requests on `public` and `admin`, events from Kafka.
+/// Serves until `stop` to end, and for the grace: requests on `public` and `admin`, events from Kafka.
 pub async fn run(
     config: Config,
     public: TcpListener,
     admin: TcpListener,
-    asked: CancellationToken,
+    stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let operators = edge::Audience::operators(config.operators);
     let metrics = Metrics::register()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
-    let shutdown = after_grace(asked.clone(), Duration::from_millis(config.drain_ms));
+    let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
 
     let subscription = Subscription {
         brokers: config.kafka,
@@ -49,7 +49,7 @@ pub async fn run(
     let consumer = consumer::run(subscription, ledger, metrics.consumer.clone(), shutdown.clone());
 
     let public = edge::serve(public, http::public(pool.clone()), edge::Audience::Anyone, shutdown.clone());
-    let admin = edge::serve(admin, http::admin(pool, &metrics, asked), operators, shutdown.clone());
+    let admin = edge::serve(admin, http::admin(pool, &metrics, stop), operators, shutdown.clone());
 
     tracing::info!("ready to serve");
     process::all(shutdown, [Box::pin(consumer), Box::pin(public), Box::pin(admin)]).await

@@ -271,7 +271,7 @@ mod tests {
         ]
     }
 
-    fn letter(step: &Step) -> &'static str {
+    fn symbol(step: &Step) -> &'static str {
         match step {
             Step::Hold { terms } if terms.amount == 100 => "H",
             Step::Reject { why: Rejection::UnknownAccount, .. } => "U",
@@ -290,7 +290,7 @@ mod tests {
     fn the_full_grid_of_states_and_events() {
         for (name, row) in GRID {
             let found: Vec<_> =
-                events(&terms(100, "electricity")).iter().map(|e| letter(&decide(&state(name), e))).collect();
+                events(&terms(100, "electricity")).iter().map(|e| symbol(&decide(&state(name), e))).collect();
             assert_eq!(found.join(" "), *row, "{name}");
         }
     }
@@ -303,10 +303,10 @@ mod tests {
                     let before = state(name);
                     let step = decide(&before, event);
                     if name.starts_with("none") {
-                        assert!(letter(&step) == same || matches!(event, Event::Initiated { .. }), "{name}");
+                        assert!(symbol(&step) == same || matches!(event, Event::Initiated { .. }), "{name}");
                         continue;
                     }
-                    assert_eq!(letter(&step), "d", "{name} {event:?}");
+                    assert_eq!(symbol(&step), "d", "{name} {event:?}");
                     assert_eq!(next(&before, &step), before, "{name} {event:?}");
                 }
             }

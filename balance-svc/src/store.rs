@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::Context;
-use saga::consumer::{Absent, Applied, ApplyError};
+use saga::consumer::{ApplyError, BatchCounts, MissingRow};
 use saga::contract::{AMOUNT_MAX, Terms};
 use saga::parked::{self, Parked};
 use saga::postgres::{Pool, Transaction};
@@ -20,7 +20,7 @@ use crate::saga::{Entry, ReleaseCause, State, Step, decide, next};
 /// What a batch did.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    pub applied: Applied,
+    pub applied: BatchCounts,
     /// Entries inserted, by kind.
     pub entries: BTreeMap<String, u64>,
 }
@@ -47,17 +47,17 @@ pub async fn apply(
     let states = lock_and_read(&transaction, commands).await?;
     let plan = plan(commands, states)?;
     let entries = insert_entries(&transaction, &plan.entries).await?;
-    let set_aside = plan.set_aside.into_iter().map(|(index, reason)| park(index, reason));
-    let parked: Vec<Parked> = unreadable.iter().cloned().chain(set_aside).collect();
+    let to_park = plan.to_park.into_iter().map(|(index, reason)| park(index, reason));
+    let parked: Vec<Parked> = unreadable.iter().cloned().chain(to_park).collect();
     parked::insert(&transaction, &parked).await?;
     transaction.commit().await.context("commit")?;
 
     let inserted: u64 = entries.values().sum();
-    let set_aside = parked.len() - unreadable.len();
+    let to_park = parked.len() - unreadable.len();
     let applied = usize::try_from(inserted).unwrap_or(usize::MAX);
-    let already = commands.len() - set_aside - applied;
+    let already = commands.len() - to_park - applied;
     let contradictions = plan.contradictions;
-    Ok(Outcome { applied: Applied { applied, already, parked: set_aside, contradictions }, entries })
+    Ok(Outcome { applied: BatchCounts { applied, already, parked: to_park, contradictions }, entries })
 }
 
 /// What is known of the batch's accounts and payments, read under the accounts' locks.
@@ -124,7 +124,7 @@ fn entry(kind: &str, terms: Terms, reason: Option<&str>) -> anyhow::Result<Entry
 struct Plan<'a> {
     entries: Vec<NewEntry<'a>>,
     /// Commands to park, each with its reason.
-    set_aside: Vec<(usize, String)>,
+    to_park: Vec<(usize, String)>,
     /// How many of them differ from the ledger.
     contradictions: usize,
 }
@@ -132,7 +132,7 @@ struct Plan<'a> {
 /// Decides every command in arrival order, each on the state its predecessors left.
 fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, ApplyError> {
     let mut plan = Plan { entries: Vec::with_capacity(commands.len()), ..Plan::default() };
-    let mut absent = Vec::new();
+    let mut missing = Vec::new();
     for (index, command) in commands.iter().enumerate() {
         let key = (command.user_id, command.payment_id);
         let entry = states.entries.get(&key).cloned().unwrap_or(Entry::None);
@@ -140,11 +140,12 @@ fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, Ap
         let step = decide(&state, &command.event);
         match &step {
             Step::Missing => {
-                absent.push(Absent { index, what: format!("no hold for payment {}", command.payment_id) });
+                missing
+                    .push(MissingRow { index, what: format!("no hold for payment {}", command.payment_id) });
             }
-            Step::Illegal(illegal) => plan.set_aside.push((index, illegal.to_string())),
+            Step::Illegal(illegal) => plan.to_park.push((index, illegal.to_string())),
             Step::Differs(difference) => {
-                plan.set_aside.push((index, difference.to_string()));
+                plan.to_park.push((index, difference.to_string()));
                 plan.contradictions += 1;
             }
             Step::Already => {}
@@ -158,7 +159,7 @@ fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, Ap
             states.available.insert(command.user_id, available);
         }
     }
-    if absent.is_empty() { Ok(plan) } else { Err(ApplyError::Missing(absent)) }
+    if missing.is_empty() { Ok(plan) } else { Err(ApplyError::Missing(missing)) }
 }
 
 fn new_entry<'a>(command: &'a Command, step: &Step) -> Option<NewEntry<'a>> {

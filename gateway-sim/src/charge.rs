@@ -12,7 +12,7 @@ use warp::reply::{Reply, Response};
 
 use crate::foreign::{About, Call};
 use crate::http::Gateway;
-use crate::ledger::{Begin, Ticket};
+use crate::ledger::{Begin, KeyReservation};
 use crate::record::{Request, Verdict};
 use crate::script::{Answer, Fault, Script, When};
 use crate::serve::Abort;
@@ -21,12 +21,12 @@ use crate::serve::Abort;
 const AMOUNT_MAX: i64 = (1 << 53) - 1;
 
 /// A charge asked for, and what its script says about it.
-struct Asked {
+struct ChargeCall {
     key: String,
     request: Request,
     script: Script,
     /// The caller waits for the decision.
-    heard: bool,
+    answered: bool,
 }
 
 pub async fn charge(gateway: Arc<Gateway>, key: Option<String>, body: Bytes) -> Response {
@@ -46,59 +46,59 @@ pub async fn charge(gateway: Arc<Gateway>, key: Option<String>, body: Bytes) -> 
         }
     };
     let script = gateway.script(&request);
-    gateway.later.plan(&request.reference, request.amount, &script);
+    gateway.planned_faults.plan(&request.reference, request.amount, &script);
     // Only scripts that misbehave count calls: the count costs memory per reference.
     let call = if script.fault.is_some() { gateway.ledger.count_call(&request.reference) } else { 1 };
     let delay = script.delay(gateway.latency, gateway.seed, &request.reference, call);
     let fault = script.fault(call);
-    let asked = Asked { key, request, script, heard: fault.is_none() };
-    let Some(fault) = fault else { return decide_detached(gateway, asked, delay).await };
-    let (reference, amount) = (asked.request.reference.clone(), Some(asked.request.amount));
-    decide_unheard(&gateway, asked, fault, delay).await;
+    let call = ChargeCall { key, request, script, answered: fault.is_none() };
+    let Some(fault) = fault else { return decide_detached(gateway, call, delay).await };
+    let (reference, amount) = (call.request.reference.clone(), Some(call.request.amount));
+    decide_unanswered(&gateway, call, fault, delay).await;
     misbehave(&gateway, fault.answer, About { call: Call::Charge, reference: &reference, amount }).await
 }
 
-async fn decide_unheard(gateway: &Arc<Gateway>, asked: Asked, fault: Fault, delay: Duration) {
+async fn decide_unanswered(gateway: &Arc<Gateway>, call: ChargeCall, fault: Fault, delay: Duration) {
     match fault.when {
         When::Never => {}
-        When::Before => drop(decide_detached(gateway.clone(), asked, delay).await),
+        When::Before => drop(decide_detached(gateway.clone(), call, delay).await),
         When::Later(later) => {
             if fault.answer == Answer::Soft {
-                gateway.ledger.pend(&asked.request.reference, asked.request.amount);
+                gateway.ledger.pend(&call.request.reference, call.request.amount);
             }
-            tokio::spawn(decide(gateway.clone(), asked, later));
+            tokio::spawn(decide(gateway.clone(), call, later));
         }
     }
 }
 
 /// Decides in a task of its own when it takes time, so that a caller who goes away changes nothing.
-async fn decide_detached(gateway: Arc<Gateway>, asked: Asked, delay: Duration) -> Response {
+async fn decide_detached(gateway: Arc<Gateway>, call: ChargeCall, delay: Duration) -> Response {
     if delay.is_zero() {
-        return decide(gateway, asked, delay).await;
+        return decide(gateway, call, delay).await;
     }
-    match tokio::spawn(decide(gateway.clone(), asked, delay)).await {
+    match tokio::spawn(decide(gateway.clone(), call, delay)).await {
         Ok(response) => response,
         Err(error) => gateway.refuse("failed", 500, "internal", &error.to_string()),
     }
 }
 
-async fn decide(gateway: Arc<Gateway>, asked: Asked, delay: Duration) -> Response {
-    let ticket = match begin(&gateway, &asked) {
-        Ok(ticket) => ticket,
+async fn decide(gateway: Arc<Gateway>, call: ChargeCall, delay: Duration) -> Response {
+    let reservation = match begin(&gateway, &call) {
+        Ok(reservation) => reservation,
         Err(response) => return *response,
     };
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
-    let verdict = match asked.script.declines(gateway.seed, &asked.request.reference) {
+    let verdict = match call.script.declines(gateway.seed, &call.request.reference) {
         Some(status) => Verdict::Declined { code: "declined_by_issuer".into(), status },
         None => Verdict::Approved,
     };
-    match gateway.ledger.record(&ticket, &asked.request, verdict, asked.script.lag) {
-        Ok(decided) => {
-            gateway.hooks.decided(&decided, asked.script.hook, asked.heard);
-            let answer = if decided.verdict == Verdict::Approved { "approved" } else { "declined" };
-            gateway.tell(answer, &decided, &[])
+    match gateway.ledger.record(&reservation, &call.request, verdict, call.script.lag) {
+        Ok(decision) => {
+            gateway.hooks.notify(&decision, call.script.hook, call.answered);
+            let answer = if decision.verdict == Verdict::Approved { "approved" } else { "declined" };
+            gateway.answer_decision(answer, &decision, &[])
         }
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "a charge was refused");
@@ -108,17 +108,17 @@ async fn decide(gateway: Arc<Gateway>, asked: Asked, delay: Duration) -> Respons
 }
 
 /// The right to decide, or the answer.
-fn begin(gateway: &Gateway, asked: &Asked) -> Result<Ticket, Box<Response>> {
+fn begin(gateway: &Gateway, call: &ChargeCall) -> Result<KeyReservation, Box<Response>> {
     if !gateway.honours_keys() {
-        return Ok(gateway.ledger.begin_anew(&asked.key));
+        return Ok(gateway.ledger.begin_anew(&call.key));
     }
-    Err(Box::new(match gateway.ledger.begin(&asked.key, &asked.request) {
-        Begin::Fresh(ticket) => return Ok(ticket),
-        Begin::Known(decided) => gateway.tell("replayed", &decided, &[]),
-        Begin::InProgress => gateway.in_progress(&named(&asked.request)),
+    Err(Box::new(match gateway.ledger.begin(&call.key, &call.request) {
+        Begin::Fresh(reservation) => return Ok(reservation),
+        Begin::Known(decision) => gateway.answer_decision("replayed", &decision, &[]),
+        Begin::InProgress => gateway.in_progress(&named(&call.request)),
         Begin::Reused => {
             let detail = "This key was used with another body.";
-            gateway.refuse_about("reused", 422, "idempotency-key-reused", detail, &named(&asked.request))
+            gateway.refuse_about("reused", 422, "idempotency-key-reused", detail, &named(&call.request))
         }
     }))
 }

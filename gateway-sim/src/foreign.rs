@@ -2,7 +2,7 @@
 //! nothing, and the pages of whatever stands in between.
 //!
 //! * The documents have the shape of real ones; only the name on them is wrong or missing.
-//! * Which call gets one is said by words of the client number, for calls, inquiries and voids alike ([`Later`]).
+//! * Which call gets one is said by words of the client number, for calls, inquiries and voids alike ([`PlannedFaults`]).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,7 @@ use warp::http::StatusCode;
 use warp::reply::{Reply, Response};
 
 use crate::http::{Gateway, problem_document};
-use crate::record::Decided;
+use crate::record::Decision;
 use crate::script::{Answer, Claim, Fault, Foreign, Name, Script};
 
 /// The charge whose answers go astray.
@@ -35,7 +35,7 @@ pub enum Call {
 
 /// The misbehaviours that inquiries and voids of a reference still have to come.
 #[derive(Default)]
-pub struct Later(Mutex<HashMap<String, Plan>>);
+pub struct PlannedFaults(Mutex<HashMap<String, Plan>>);
 
 struct Plan {
     inquiry: Option<Fault>,
@@ -43,7 +43,7 @@ struct Plan {
     amount: i64,
 }
 
-impl Later {
+impl PlannedFaults {
     /// Keeps what the script of a charge says of its inquiries and voids; the first call of a reference counts.
     pub fn plan(&self, reference: &str, amount: i64, script: &Script) {
         let Script { inquiry, void, .. } = *script;
@@ -70,21 +70,21 @@ impl Later {
 
 /// The last two charges that were answered about, of different references.
 #[derive(Default)]
-pub struct Recent(Mutex<[Option<Decided>; 2]>);
+pub struct Recent(Mutex<[Option<Decision>; 2]>);
 
 impl Recent {
-    pub fn note(&self, decided: &Decided) {
+    pub fn record(&self, decision: &Decision) {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent[0].as_ref().is_none_or(|last| last.reference != decided.reference) {
+        if recent[0].as_ref().is_none_or(|last| last.reference != decision.reference) {
             recent.swap(0, 1);
-            recent[0] = Some(decided.clone());
+            recent[0] = Some(decision.clone());
         }
     }
 
     /// The last one with another reference than this.
-    fn other_than(&self, reference: &str) -> Option<Decided> {
+    fn other_than(&self, reference: &str) -> Option<Decision> {
         let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let other = |decided: &&Decided| decided.reference.to_string() != reference;
+        let other = |decision: &&Decision| decision.reference.to_string() != reference;
         recent.iter().flatten().find(other).cloned()
     }
 }
@@ -94,7 +94,7 @@ impl Gateway {
         match foreign {
             Foreign::Document(name, claim) => document(name, claim, about),
             Foreign::Cached => match self.recent.other_than(about.reference) {
-                Some(decided) => self.charge_document(&decided, &[], about.call),
+                Some(decision) => self.charge_document(&decision, &[], about.call),
                 None => document(Name::Stranger, Claim::Declined, about),
             },
             Foreign::Page(status) => {

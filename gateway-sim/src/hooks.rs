@@ -14,14 +14,14 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use crate::record::{Decided, Id, micros, now};
+use crate::record::{Decision, Id, micros, now};
 use crate::script::{Hook, roll};
 
 const QUEUE_MAX: usize = 1_024;
 /// Deliveries under way.
 const CONCURRENT_MAX: usize = 16;
 const DELIVERIES_MAX: usize = 4;
-const ANSWER_MAX: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where webhooks go.
 pub struct Target {
@@ -40,7 +40,7 @@ impl Target {
     }
 }
 
-struct Told {
+struct Notification {
     reference: Id,
     /// The same at every delivery of a decision.
     id: String,
@@ -49,7 +49,7 @@ struct Told {
 
 /// The end at which decisions come in; without a target they go nowhere.
 pub struct Hooks {
-    queue: Option<Sender<Told>>,
+    queue: Option<Sender<Notification>>,
     metrics: Metrics,
     seed: u64,
 }
@@ -64,7 +64,7 @@ impl Hooks {
     ) -> anyhow::Result<(Hooks, impl Future<Output = ()>)> {
         let (sender, receiver) = channel(QUEUE_MAX);
         let queue = target.is_some().then_some(sender);
-        let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_MAX).build()?;
+        let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build()?;
         let counted = metrics.clone();
         let work = async move {
             if let Some(target) = target {
@@ -74,13 +74,13 @@ impl Hooks {
         Ok((Hooks { queue, metrics, seed }, work))
     }
 
-    /// `heard`: the caller of the charge got the answer.
-    pub fn decided(&self, decided: &Decided, hook: Hook, heard: bool) {
-        let Some(queue) = self.queue.as_ref().filter(|_| hook.always || !heard) else { return };
-        let id = format!("msg_{:016x}", roll(self.seed, &decided.key.to_string(), u32::MAX - 2));
+    /// `answered`: the caller of the charge got the answer.
+    pub fn notify(&self, decision: &Decision, hook: Hook, answered: bool) {
+        let Some(queue) = self.queue.as_ref().filter(|_| hook.always || !answered) else { return };
+        let id = format!("msg_{:016x}", roll(self.seed, &decision.key.to_string(), u32::MAX - 2));
         for _ in 0..hook.copies {
-            let told = Told { reference: decided.reference.clone(), id: id.clone(), hook };
-            if queue.try_send(told).is_err() {
+            let notification = Notification { reference: decision.reference.clone(), id: id.clone(), hook };
+            if queue.try_send(notification).is_err() {
                 self.metrics.hooks.with_label_values(&["dropped"]).inc();
             }
         }
@@ -88,7 +88,7 @@ impl Hooks {
 }
 
 async fn deliver_all(
-    queue: Receiver<Told>,
+    queue: Receiver<Notification>,
     target: &Target,
     http: &reqwest::Client,
     metrics: &Metrics,
@@ -96,8 +96,8 @@ async fn deliver_all(
 ) {
     let waiting = futures_util::stream::unfold(queue, async |mut queue| Some((queue.recv().await?, queue)));
     let deliveries =
-        futures_util::StreamExt::for_each_concurrent(waiting, CONCURRENT_MAX, |told| async move {
-            let delivered = match deliver(&told, target, http).await {
+        futures_util::StreamExt::for_each_concurrent(waiting, CONCURRENT_MAX, |notification| async move {
+            let delivered = match deliver(&notification, target, http).await {
                 Ok(()) => "delivered",
                 Err(error) => {
                     tracing::debug!(error = format!("{error:#}"), "a webhook was not delivered");
@@ -112,19 +112,19 @@ async fn deliver_all(
     }
 }
 
-async fn deliver(told: &Told, target: &Target, http: &reqwest::Client) -> anyhow::Result<()> {
-    tokio::time::sleep(told.hook.late).await;
+async fn deliver(notification: &Notification, target: &Target, http: &reqwest::Client) -> anyhow::Result<()> {
+    tokio::time::sleep(notification.hook.late).await;
     let body = json!({"type": "charge.decided", "timestamp": micros(now()).to_string(),
-        "data": {"reference": told.reference.to_string()}})
+        "data": {"reference": notification.reference.to_string()}})
     .to_string();
     let send = || async {
         let seconds = now().as_second();
-        let signer = if told.hook.bad { &target.wrong } else { &target.signer };
-        let signature = signer.sign(&told.id, seconds, body.as_bytes())?;
+        let signer = if notification.hook.bad { &target.wrong } else { &target.signer };
+        let signature = signer.sign(&notification.id, seconds, body.as_bytes())?;
         let request = http
             .post(&target.url)
             .header("content-type", "application/json")
-            .header(standardwebhooks::HEADER_WEBHOOK_ID, &told.id)
+            .header(standardwebhooks::HEADER_WEBHOOK_ID, &notification.id)
             .header(standardwebhooks::HEADER_WEBHOOK_TIMESTAMP, seconds)
             .header(standardwebhooks::HEADER_WEBHOOK_SIGNATURE, signature);
         request.body(body.clone()).send().await?.error_for_status()?;

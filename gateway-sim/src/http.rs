@@ -30,17 +30,17 @@ use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
 use crate::charge::{charge, misbehave};
-use crate::foreign::{About, Call, Later, Recent};
+use crate::foreign::{About, Call, PlannedFaults, Recent};
 use crate::hooks::Hooks;
-use crate::ledger::{Found, Ledger, Void};
+use crate::ledger::{Ledger, Lookup, VoidOutcome};
 use crate::metrics::Metrics;
 use crate::mix::Mix;
 use crate::outage::{How, Outage};
-use crate::record::{Decided, Request, Verdict};
+use crate::record::{Decision, Request, Verdict};
 use crate::script::{Answer, Script};
 
 const BODY_BYTES_MAX: u64 = 16 * 1024;
-const EXPORT_LINES: usize = 1_000;
+const EXPORT_LINES_MAX: usize = 1_000;
 
 /// Everything a handler needs.
 pub struct Gateway {
@@ -48,7 +48,7 @@ pub struct Gateway {
     pub metrics: Metrics,
     pub hooks: Hooks,
     /// How inquiries and voids misbehave.
-    pub later: Later,
+    pub planned_faults: PlannedFaults,
     pub recent: Recent,
     /// For client numbers without a word of their own.
     pub mix: RwLock<Mix>,
@@ -113,7 +113,7 @@ fn business(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
         |reference: String, gateway: Arc<Gateway>| async move {
             match gateway.outage() {
                 Some(how) => unserved(&gateway, how, &reference).await,
-                None => match gateway.later.take(Call::Inquiry, &reference) {
+                None => match gateway.planned_faults.take(Call::Inquiry, &reference) {
                     Some((answer, amount)) => {
                         let (call, amount) = (Call::Inquiry, Some(amount));
                         misbehave(&gateway, answer, About { call, reference: &reference, amount }).await
@@ -128,7 +128,7 @@ fn business(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
             |reference: String, body: Bytes, gateway: Arc<Gateway>| async move {
                 match gateway.outage() {
                     Some(how) => unserved(&gateway, how, &reference).await,
-                    None => match gateway.later.take(Call::Void, &reference) {
+                    None => match gateway.planned_faults.take(Call::Void, &reference) {
                         Some((answer, amount)) => {
                             let (call, amount) = (Call::Void, Some(amount));
                             misbehave(&gateway, answer, About { call, reference: &reference, amount }).await
@@ -147,7 +147,7 @@ fn behaviour(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
     let show = warp::path!("script")
         .and(listener::get())
         .and(with.clone())
-        .map(|gateway: Arc<Gateway>| warp::reply::json(read(&gateway.mix).words()).into_response());
+        .map(|gateway: Arc<Gateway>| warp::reply::json(read(&gateway.mix).config()).into_response());
     let script = warp::path!("script")
         .and(listener::put())
         .and(warp::header::headers_cloned())
@@ -220,16 +220,18 @@ fn inquire(gateway: &Gateway, reference: &str) -> Response {
         warp::reply::json(&json!({"status": status, "reference": reference, "amount": amount}))
     };
     match gateway.ledger.find(reference) {
-        Found::Decided { decided, surplus } => gateway.tell("inquiry_found", &decided, &surplus),
-        Found::Pending { amount } => {
+        Lookup::Decision { decision, surplus } => {
+            gateway.answer_decision("inquiry_found", &decision, &surplus)
+        }
+        Lookup::Pending { amount } => {
             gateway.metrics.calls.with_label_values(&["inquiry_pending"]).inc();
             status("pending", Some(amount)).into_response()
         }
-        Found::Voided { amount } => {
+        Lookup::Voided { amount } => {
             gateway.metrics.calls.with_label_values(&["inquiry_voided"]).inc();
             status("voided", amount).into_response()
         }
-        Found::Nothing => {
+        Lookup::Nothing => {
             let (detail, about) = ("No charge has this reference.", json!({"reference": reference}));
             gateway.refuse_about("inquiry_not_found", 404, "charge-not-found", detail, &about)
         }
@@ -254,14 +256,14 @@ fn void(gateway: &Gateway, reference: &str, body: &[u8]) -> Response {
         Err(error) => return gateway.refuse("invalid", 400, "invalid-void", &error.to_string()),
     };
     match gateway.ledger.void(reference, request.keep.as_deref(), request.amount) {
-        Ok(Void::Done { voided, barred, amount }) => {
+        Ok(VoidOutcome::Done { voided, barred, amount }) => {
             gateway.metrics.calls.with_label_values(&["voided"]).inc();
-            let voided: Vec<_> = voided.iter().map(|decided| gateway.charge_line(decided)).collect();
+            let voided: Vec<_> = voided.iter().map(|decision| gateway.charge_line(decision)).collect();
             let body = json!({"status": "voided", "reference": reference, "amount": amount,
                 "voided": voided, "barred": barred});
             warp::reply::json(&body).into_response()
         }
-        Ok(Void::UnknownKeep) => {
+        Ok(VoidOutcome::UnknownKeep) => {
             let detail = "The charge to keep does not stand; nothing was voided.";
             let about = json!({"reference": reference});
             gateway.refuse_about("void_refused", 422, "unknown-charge", detail, &about)
@@ -294,23 +296,23 @@ impl Gateway {
         outage.is_on(since.elapsed()).then_some(outage.how)
     }
 
-    fn charge_line(&self, decided: &Decided) -> serde_json::Value {
-        json!({"provider_reference": self.ledger.provider_reference(decided), "amount": decided.amount})
+    fn charge_line(&self, decision: &Decision) -> serde_json::Value {
+        json!({"provider_reference": self.ledger.provider_reference(decision), "amount": decision.amount})
     }
 
-    pub fn tell(&self, answer: &str, decided: &Decided, surplus: &[Decided]) -> Response {
+    pub fn answer_decision(&self, answer: &str, decision: &Decision, surplus: &[Decision]) -> Response {
         self.metrics.calls.with_label_values(&[answer]).inc();
-        self.recent.note(decided);
+        self.recent.record(decision);
         let call = if answer == "inquiry_found" { Call::Inquiry } else { Call::Charge };
-        self.charge_document(decided, surplus, call)
+        self.charge_document(decision, surplus, call)
     }
 
     /// The document about a charge, as the answer to this call.
-    pub fn charge_document(&self, decided: &Decided, surplus: &[Decided], call: Call) -> Response {
-        let (reference, amount) = (decided.reference.to_string(), decided.amount);
-        let (status, mut body) = match &decided.verdict {
+    pub fn charge_document(&self, decision: &Decision, surplus: &[Decision], call: Call) -> Response {
+        let (reference, amount) = (decision.reference.to_string(), decision.amount);
+        let (status, mut body) = match &decision.verdict {
             Verdict::Approved => {
-                let provider = self.ledger.provider_reference(decided);
+                let provider = self.ledger.provider_reference(decision);
                 let body = json!({"status": "succeeded", "provider_reference": provider,
                     "reference": reference, "amount": amount});
                 (200, body)
@@ -322,7 +324,7 @@ impl Gateway {
             }
         };
         if !surplus.is_empty() {
-            body["surplus"] = surplus.iter().map(|decided| self.charge_line(decided)).collect();
+            body["surplus"] = surplus.iter().map(|decision| self.charge_line(decision)).collect();
         }
         let status = if call == Call::Inquiry { 200 } else { status };
         let mut response = warp::reply::json(&body).into_response();
@@ -414,7 +416,7 @@ impl Iterator for Pages {
     type Item = Result<String, std::convert::Infallible>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (page, next) = self.ledger.export(self.from, EXPORT_LINES)?;
+        let (page, next) = self.ledger.export(self.from, EXPORT_LINES_MAX)?;
         self.from = next;
         Some(Ok(page))
     }

@@ -15,14 +15,16 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::record::{Decided, Entry, Id, Line, Request, Verdict, micros, now, print, provider_reference};
+use crate::record::{
+    Decision, Entry, Id, Line, Request, Verdict, fingerprint, micros, now, provider_reference,
+};
 
 /// How a call under a key begins.
 pub enum Begin {
     /// The first: decide, then [`Ledger::record`].
-    Fresh(Ticket),
+    Fresh(KeyReservation),
     /// Decided before: the same answer again.
-    Known(Decided),
+    Known(Decision),
     /// The first call under this key has not been decided yet.
     InProgress,
     /// The key belongs to another request.
@@ -30,12 +32,12 @@ pub enum Begin {
 }
 
 /// The right to decide under a key; giving it up undecided (drop) leaves the key free.
-pub struct Ticket {
+pub struct KeyReservation {
     ledger: Arc<Ledger>,
     key: Id,
 }
 
-impl Drop for Ticket {
+impl Drop for KeyReservation {
     fn drop(&mut self) {
         self.ledger.state().open.remove(&self.key);
     }
@@ -43,11 +45,11 @@ impl Drop for Ticket {
 
 /// What an inquiry by reference finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Lookup {
     /// The charge that stands, the others that do as well, or the last decline.
-    Decided {
-        decided: Decided,
-        surplus: Vec<Decided>,
+    Decision {
+        decision: Decision,
+        surplus: Vec<Decision>,
     },
     /// Every charge was given back, or there never will be one.
     Voided {
@@ -63,9 +65,9 @@ pub enum Found {
 
 /// What a void left behind.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Void {
+pub enum VoidOutcome {
     /// All charges of the reference that were ever given back.
-    Done { voided: Vec<Decided>, barred: bool, amount: Option<i64> },
+    Done { voided: Vec<Decision>, barred: bool, amount: Option<i64> },
     /// The charge to keep does not stand; nothing was done.
     UnknownKeep,
 }
@@ -140,17 +142,21 @@ impl Ledger {
     pub fn begin(self: &Arc<Self>, key: &str, request: &Request) -> Begin {
         let mut state = self.state();
         let key = Id::new(key);
-        if let Some(known) = state.by_key.get(&key).and_then(|index| state.decided(*index)) {
-            return if known.print == print(request) { Begin::Known(known.clone()) } else { Begin::Reused };
+        if let Some(known) = state.by_key.get(&key).and_then(|index| state.decision(*index)) {
+            return if known.fingerprint == fingerprint(request) {
+                Begin::Known(known.clone())
+            } else {
+                Begin::Reused
+            };
         }
         if !state.open.insert(key.clone()) {
             return Begin::InProgress;
         }
-        Begin::Fresh(Ticket { ledger: self.clone(), key })
+        Begin::Fresh(KeyReservation { ledger: self.clone(), key })
     }
 
     /// As a gateway that does not look at keys: each call is the first. It is kept under `KEY~1`, `KEY~2`, …
-    pub fn begin_anew(self: &Arc<Self>, key: &str) -> Ticket {
+    pub fn begin_anew(self: &Arc<Self>, key: &str) -> KeyReservation {
         let mut state = self.state();
         let mut number = 1u32;
         let key = loop {
@@ -160,23 +166,23 @@ impl Ledger {
             }
             number += 1;
         };
-        Ticket { ledger: self.clone(), key }
+        KeyReservation { ledger: self.clone(), key }
     }
 
     /// Writes the decision, then remembers it; a barred reference is declined. On an error nothing was decided.
     pub fn record(
         &self,
-        ticket: &Ticket,
+        reservation: &KeyReservation,
         request: &Request,
         verdict: Verdict,
         lag: Duration,
-    ) -> anyhow::Result<Decided> {
+    ) -> anyhow::Result<Decision> {
         let at = now();
         let reference = Id::new(&request.reference);
         let mut state = self.state();
         let barred = state.barred.contains_key(&reference);
-        let decided = Decided {
-            key: ticket.key.clone(),
+        let decision = Decision {
+            key: reservation.key.clone(),
             amount: request.amount,
             verdict: if barred {
                 Verdict::Declined { code: "reference_voided".into(), status: 402 }
@@ -185,11 +191,11 @@ impl Ledger {
             },
             at,
             visible_at: at.checked_add(lag).unwrap_or(Timestamp::MAX),
-            print: print(request),
+            fingerprint: fingerprint(request),
             reference,
         };
-        state.add(Entry::Decided(decided.clone()))?;
-        Ok(decided)
+        state.add(Entry::Decision(decision.clone()))?;
+        Ok(decision)
     }
 
     /// From now until it is decided, an inquiry finds the reference pending.
@@ -197,41 +203,46 @@ impl Ledger {
         self.state().pending.insert(Id::new(reference), amount);
     }
 
-    pub fn find(&self, reference: &str) -> Found {
+    pub fn find(&self, reference: &str) -> Lookup {
         let state = self.state();
         let id = Id::new(reference);
         let mut standing = state.standing(&id);
-        let visible = |decided: &&Decided| decided.visible_at <= now();
+        let visible = |decision: &&Decision| decision.visible_at <= now();
         if let Some(first) = standing.find(visible) {
             let surplus = standing.filter(visible).cloned().collect();
-            return Found::Decided { decided: first.clone(), surplus };
+            return Lookup::Decision { decision: first.clone(), surplus };
         }
         drop(standing);
         if let Some(amount) = state.pending.get(&id).copied() {
-            return Found::Pending { amount };
+            return Lookup::Pending { amount };
         }
         if state.barred.contains_key(&id) || state.given_back(&id).next().is_some() {
-            return Found::Voided { amount: state.amount(&id) };
+            return Lookup::Voided { amount: state.amount(&id) };
         }
-        match state.by_reference.get(&id).and_then(|index| state.decided(*index)).filter(visible) {
-            Some(decided) if decided.verdict != Verdict::Approved => {
-                Found::Decided { decided: decided.clone(), surplus: Vec::new() }
+        match state.by_reference.get(&id).and_then(|index| state.decision(*index)).filter(visible) {
+            Some(decision) if decision.verdict != Verdict::Approved => {
+                Lookup::Decision { decision: decision.clone(), surplus: Vec::new() }
             }
-            Some(_) | None => Found::Nothing,
+            Some(_) | None => Lookup::Nothing,
         }
     }
 
     /// Gives back every charge of the reference but `keep`, a provider reference; without one, bars the reference too.
     /// `amount` is what the caller says of a charge that was never made.
-    pub fn void(&self, reference: &str, keep: Option<&str>, amount: Option<i64>) -> anyhow::Result<Void> {
+    pub fn void(
+        &self,
+        reference: &str,
+        keep: Option<&str>,
+        amount: Option<i64>,
+    ) -> anyhow::Result<VoidOutcome> {
         let mut state = self.state();
         let (id, at) = (Id::new(reference), now());
-        let kept = |decided: &Decided| keep == Some(provider_reference(self.seed, &decided.key).as_str());
-        let (kept, rest): (Vec<Decided>, Vec<Decided>) = state.standing(&id).cloned().partition(kept);
+        let kept = |decision: &Decision| keep == Some(provider_reference(self.seed, &decision.key).as_str());
+        let (kept, rest): (Vec<Decision>, Vec<Decision>) = state.standing(&id).cloned().partition(kept);
         if keep.is_some() && kept.is_empty() {
-            return Ok(Void::UnknownKeep);
+            return Ok(VoidOutcome::UnknownKeep);
         }
-        for Decided { key, reference, amount, .. } in rest {
+        for Decision { key, reference, amount, .. } in rest {
             state.add(Entry::Voided { key, reference, amount, at })?;
         }
         // A bar that nobody gave an amount takes the first that is given: without it no answer names the charge.
@@ -240,11 +251,11 @@ impl Ledger {
             state.add(Entry::Barred { reference: id.clone(), amount, at })?;
         }
         let (barred, amount) = (state.barred.contains_key(&id), state.amount(&id));
-        Ok(Void::Done { voided: state.given_back(&id).cloned().collect(), barred, amount })
+        Ok(VoidOutcome::Done { voided: state.given_back(&id).cloned().collect(), barred, amount })
     }
 
-    pub fn provider_reference(&self, decided: &Decided) -> String {
-        provider_reference(self.seed, &decided.key)
+    pub fn provider_reference(&self, decision: &Decision) -> String {
+        provider_reference(self.seed, &decision.key)
     }
 
     /// Counts a call of this reference and returns its number: 1, 2, …
@@ -273,11 +284,11 @@ impl Ledger {
         let mut text = String::with_capacity(page.len() * 160);
         for entry in page {
             let (kind, key, reference, amount, at) = match entry {
-                Entry::Decided(decided) if decided.verdict == Verdict::Approved => {
-                    ("charge", &decided.key, &decided.reference, decided.amount, decided.at)
+                Entry::Decision(decision) if decision.verdict == Verdict::Approved => {
+                    ("charge", &decision.key, &decision.reference, decision.amount, decision.at)
                 }
                 Entry::Voided { key, reference, amount, at } => ("void", key, reference, *amount, *at),
-                Entry::Decided(_) | Entry::Barred { .. } => continue,
+                Entry::Decision(_) | Entry::Barred { .. } => continue,
             };
             // Written by hand: every field is a number, a UUID, a name of ours or escaped by serde_json.
             let (reference, at) = (serde_json::Value::from(reference.to_string()), micros(at));
@@ -297,32 +308,34 @@ impl Ledger {
 }
 
 impl State {
-    fn decided(&self, index: u32) -> Option<&Decided> {
+    fn decision(&self, index: u32) -> Option<&Decision> {
         match self.entries.get(index as usize) {
-            Some(Entry::Decided(decided)) => Some(decided),
+            Some(Entry::Decision(decision)) => Some(decision),
             Some(Entry::Voided { .. } | Entry::Barred { .. }) | None => None,
         }
     }
 
-    fn charges(&self, reference: &Id) -> impl Iterator<Item = (u32, &Decided)> {
+    fn charges(&self, reference: &Id) -> impl Iterator<Item = (u32, &Decision)> {
         let first = self.by_reference.get(reference).into_iter();
         let further = self.further.get(reference).into_iter().flatten();
-        let decided = first.chain(further).filter_map(|index| Some((*index, self.decided(*index)?)));
-        decided.filter(|(_, decided)| decided.verdict == Verdict::Approved)
+        let decision = first.chain(further).filter_map(|index| Some((*index, self.decision(*index)?)));
+        decision.filter(|(_, decision)| decision.verdict == Verdict::Approved)
     }
 
     /// Of the charges of a reference; if there are none, as the void said that barred it.
     fn amount(&self, reference: &Id) -> Option<i64> {
-        let charged = self.charges(reference).next().map(|(_, decided)| decided.amount);
+        let charged = self.charges(reference).next().map(|(_, decision)| decision.amount);
         charged.or_else(|| self.barred.get(reference).copied().flatten())
     }
 
-    fn standing(&self, reference: &Id) -> impl Iterator<Item = &Decided> {
-        self.charges(reference).filter(|(index, _)| !self.voided.contains(index)).map(|(_, decided)| decided)
+    fn standing(&self, reference: &Id) -> impl Iterator<Item = &Decision> {
+        self.charges(reference)
+            .filter(|(index, _)| !self.voided.contains(index))
+            .map(|(_, decision)| decision)
     }
 
-    fn given_back(&self, reference: &Id) -> impl Iterator<Item = &Decided> {
-        self.charges(reference).filter(|(index, _)| self.voided.contains(index)).map(|(_, decided)| decided)
+    fn given_back(&self, reference: &Id) -> impl Iterator<Item = &Decision> {
+        self.charges(reference).filter(|(index, _)| self.voided.contains(index)).map(|(_, decision)| decision)
     }
 
     fn recover(&mut self) -> anyhow::Result<()> {
@@ -339,7 +352,7 @@ impl State {
                 return Ok(());
             }
             let parsed: Line<'_> = serde_json::from_slice(&line).with_context(|| format!("line {number}"))?;
-            self.remember(parsed.into_entry().with_context(|| format!("line {number}"))?);
+            self.index_entry(parsed.into_entry().with_context(|| format!("line {number}"))?);
             self.length += read as u64;
         }
         Ok(())
@@ -356,14 +369,14 @@ impl State {
             return Err(error).context("write to the ledger");
         }
         self.length += self.line.len() as u64;
-        self.remember(entry);
+        self.index_entry(entry);
         Ok(())
     }
 
-    fn remember(&mut self, entry: Entry) {
+    fn index_entry(&mut self, entry: Entry) {
         let index = self.entries.len() as u32;
         match &entry {
-            Entry::Decided(decided) => self.index(decided, index),
+            Entry::Decision(decision) => self.index(decision, index),
             Entry::Voided { key, reference, .. } => {
                 let surplus = self.standing(reference).count() > 1;
                 if let Some(charge) = self.by_key.get(key)
@@ -380,12 +393,12 @@ impl State {
         self.entries.push(entry);
     }
 
-    fn index(&mut self, decided: &Decided, index: u32) {
-        let reference = &decided.reference;
+    fn index(&mut self, decision: &Decision, index: u32) {
+        let reference = &decision.reference;
         self.pending.remove(reference);
-        self.by_key.insert(decided.key.clone(), index);
+        self.by_key.insert(decision.key.clone(), index);
         let charged = self.charges(reference).next().is_some();
-        if decided.verdict != Verdict::Approved {
+        if decision.verdict != Verdict::Approved {
             self.counts.declines += 1;
             if !charged {
                 self.by_reference.insert(reference.clone(), index);

@@ -40,7 +40,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         ledger: ledger::Ledger::open(&config.ledger_path, config.seed)?,
         metrics,
         hooks,
-        later: foreign::Later::default(),
+        planned_faults: foreign::PlannedFaults::default(),
         recent: foreign::Recent::default(),
         mix: RwLock::new(config.script),
         outage: RwLock::new(None),

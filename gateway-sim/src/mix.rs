@@ -1,4 +1,7 @@
-//! What is done with client numbers without a word of their own.
+//! Scripts for client numbers that carry no directive of their own.
+//!
+//! * A reference gets one script, drawn by its share of percent. The draw is a function of seed and reference.
+//! * All shares together are at most 100 percent; the default script takes what is left.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,67 +10,68 @@ use crate::script::{Script, roll};
 /// As `PUT /script` takes it and `GET /script` shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Words {
-    /// For what no share takes.
+pub struct MixConfig {
+    /// The script of references that no share takes.
     #[serde(default = "approve")]
     pub default: String,
     #[serde(default)]
     pub mix: Vec<Share>,
 }
 
-/// So many percent of the references get this script.
+/// A script for this many percent of the references.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Share {
     pub percent: u32,
-    pub words: String,
+    #[serde(rename = "words")]
+    pub script: String,
 }
 
 fn approve() -> String {
     "approve".to_owned()
 }
 
-/// Words that were understood.
+/// A [`MixConfig`] whose scripts have been parsed.
 #[derive(Clone, Debug)]
 pub struct Mix {
-    words: Words,
+    config: MixConfig,
     default: Script,
     /// Percentages added up, ascending.
     shares: Vec<(u32, Script)>,
 }
 
-/// Its place among the draws of a reference; calls count from 1.
+/// Number of this draw among those of a reference. Calls are numbered from 1.
 const DRAW: u32 = u32::MAX - 1;
 
 impl Mix {
     /// One script for all.
-    pub fn plain(words: &str) -> Result<Mix, String> {
-        Mix::of(Words { default: words.to_owned(), mix: Vec::new() })
+    pub fn plain(script: &str) -> Result<Mix, String> {
+        Mix::of(MixConfig { default: script.to_owned(), mix: Vec::new() })
     }
 
     /// # Errors
-    /// A script without a known word, or shares beyond 100 percent: says which.
-    pub fn of(words: Words) -> Result<Mix, String> {
-        let script = |words: &str| {
-            Script::parse(words).ok_or_else(|| format!("`{words}` has no word that is known; see script.rs"))
+    /// When a script has no known directive, or when the shares exceed 100 percent; the text says which.
+    pub fn of(config: MixConfig) -> Result<Mix, String> {
+        let script = |script: &str| {
+            Script::parse(script).ok_or_else(|| format!("script `{script}` has no known directive: use those of the table in gateway-sim/src/script.rs"))
         };
-        let default = script(&words.default)?;
+        let default = script(&config.default)?;
         let (mut sum, mut shares) = (0u32, Vec::new());
-        for share in &words.mix {
+        for share in &config.mix {
             sum = sum.saturating_add(share.percent);
-            shares.push((sum, script(&share.words)?));
+            shares.push((sum, script(&share.script)?));
         }
         if sum > 100 {
-            return Err(format!("the shares are {sum} percent"));
+            return Err(format!("the shares add up to {sum} percent: lower them to at most 100"));
         }
-        Ok(Mix { default, shares, words })
+        Ok(Mix { default, shares, config })
     }
 
-    pub fn words(&self) -> &Words {
-        &self.words
+    pub fn config(&self) -> &MixConfig {
+        &self.config
     }
 
-    /// A function of seed and reference, whatever came before.
+    /// The script of a reference: a function of seed and reference alone.
     pub fn script(&self, seed: u64, reference: &str) -> &Script {
         let drawn = (roll(seed, reference, DRAW) % 100) as u32;
         self.shares.iter().find(|(below, _)| drawn < *below).map_or(&self.default, |(_, script)| script)
@@ -79,8 +83,8 @@ mod tests {
     use super::*;
 
     fn mix() -> Mix {
-        let share = |percent, words: &str| Share { percent, words: words.to_owned() };
-        Mix::of(Words { default: approve(), mix: vec![share(10, "decline"), share(5, "thenhang")] })
+        let share = |percent, script: &str| Share { percent, script: script.to_owned() };
+        Mix::of(MixConfig { default: approve(), mix: vec![share(10, "decline"), share(5, "thenhang")] })
             .expect("a mix")
     }
 
@@ -102,7 +106,7 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_refused() {
         assert!(Mix::plain("nonsense").is_err());
-        let share = |percent| Share { percent, words: "decline".to_owned() };
-        assert!(Mix::of(Words { default: approve(), mix: vec![share(60), share(41)] }).is_err());
+        let share = |percent| Share { percent, script: "decline".to_owned() };
+        assert!(Mix::of(MixConfig { default: approve(), mix: vec![share(60), share(41)] }).is_err());
     }
 }

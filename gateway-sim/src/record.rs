@@ -21,7 +21,7 @@ pub struct Request {
 
 /// One decision, never changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decided {
+pub struct Decision {
     pub key: Id,
     pub reference: Id,
     pub amount: i64,
@@ -30,7 +30,7 @@ pub struct Decided {
     /// The inquiry does not see it before.
     pub visible_at: Timestamp,
     /// Of the request, so that a key cannot be used for another one.
-    pub print: u64,
+    pub fingerprint: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub enum Verdict {
 /// What the ledger holds, in the order in which it happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
-    Decided(Decided),
+    Decision(Decision),
     /// The charge under this key was given back.
     Voided {
         key: Id,
@@ -99,8 +99,8 @@ pub struct Line<'a> {
     at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    print: Option<u64>,
+    #[serde(rename = "print", default, skip_serializing_if = "Option::is_none")]
+    fingerprint: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     visible_at: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -112,7 +112,7 @@ pub struct Line<'a> {
 impl Line<'_> {
     pub fn of(entry: &Entry) -> Line<'static> {
         match entry {
-            Entry::Decided(decided) => Line::of_decided(decided),
+            Entry::Decision(decision) => Line::of_decided(decision),
             Entry::Voided { key, reference, amount, at } => Line {
                 amount: Some(*amount),
                 key: Some(key.to_string()),
@@ -132,26 +132,26 @@ impl Line<'_> {
             at,
             amount: None,
             key: None,
-            print: None,
+            fingerprint: None,
             visible_at: None,
             code: None,
             status: None,
         }
     }
 
-    fn of_decided(decided: &Decided) -> Line<'static> {
-        let (kind, code, status) = match &decided.verdict {
+    fn of_decided(decision: &Decision) -> Line<'static> {
+        let (kind, code, status) = match &decision.verdict {
             Verdict::Approved => ("charge", None, None),
             Verdict::Declined { code, status } => ("decline", Some(code.clone()), Some(*status)),
         };
         Line {
-            amount: Some(decided.amount),
-            key: Some(decided.key.to_string()),
-            print: Some(decided.print),
-            visible_at: (decided.visible_at != decided.at).then_some(decided.visible_at),
+            amount: Some(decision.amount),
+            key: Some(decision.key.to_string()),
+            fingerprint: Some(decision.fingerprint),
+            visible_at: (decision.visible_at != decision.at).then_some(decision.visible_at),
             code,
             status,
-            ..Line::bare(kind, &decided.reference, decided.at)
+            ..Line::bare(kind, &decision.reference, decision.at)
         }
     }
 
@@ -168,20 +168,20 @@ impl Line<'_> {
             }
             (kind, _, _) => bail!("not an entry: kind {kind:?}"),
         };
-        Ok(Entry::Decided(Decided {
+        Ok(Entry::Decision(Decision {
             key: Id::new(self.key.as_deref().context("no key")?),
             reference,
             amount: self.amount.context("no amount")?,
             verdict,
             at,
             visible_at: self.visible_at.unwrap_or(at),
-            print: self.print.context("no print")?,
+            fingerprint: self.fingerprint.context("no print")?,
         }))
     }
 }
 
 /// Identifies a request among those under one key. Lengths keep neighbouring fields apart.
-pub fn print(request: &Request) -> u64 {
+pub fn fingerprint(request: &Request) -> u64 {
     let mut hash = Sha256::new();
     for field in [&request.reference, &request.client_number, &request.service_id] {
         hash.update((field.len() as u64).to_le_bytes());
@@ -189,7 +189,7 @@ pub fn print(request: &Request) -> u64 {
     }
     hash.update(request.amount.to_le_bytes());
     let digest = hash.finalize();
-    digest[..8].iter().fold(0, |print, byte| (print << 8) | u64::from(*byte))
+    digest[..8].iter().fold(0, |fingerprint, byte| (fingerprint << 8) | u64::from(*byte))
 }
 
 /// The clock in whole microseconds, so that a time survives being written and read.

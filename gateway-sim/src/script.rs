@@ -36,7 +36,7 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
     pub hook: Hook,
-    pub decision: Decision,
+    pub decision: DecisionRule,
     pub latency: Latency,
     /// How long the inquiry does not see the charge.
     pub lag: Duration,
@@ -63,7 +63,7 @@ impl Default for Hook {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
+pub enum DecisionRule {
     Approve,
     /// Declined with this status, 402 or 200.
     Decline(u16),
@@ -144,7 +144,7 @@ pub enum Claim {
 impl Default for Script {
     fn default() -> Self {
         let hook = Hook::default();
-        let (decision, latency, lag) = (Decision::Approve, Latency::Base, Duration::ZERO);
+        let (decision, latency, lag) = (DecisionRule::Approve, Latency::Base, Duration::ZERO);
         Self { hook, decision, latency, lag, fault: None, inquiry: None, void: None }
     }
 }
@@ -153,44 +153,44 @@ impl Script {
     /// The script in `client_number`, or `default` if it has none.
     pub fn of(client_number: &str, default: &Script) -> Script {
         match client_number.split_once('-') {
-            Some((_, words)) => Script::parse(words).unwrap_or_else(|| default.clone()),
+            Some((_, directives)) => Script::parse(directives).unwrap_or_else(|| default.clone()),
             None => default.clone(),
         }
     }
 
     /// Reads words separated by `-`; nothing if none of them is known.
-    pub fn parse(words: &str) -> Option<Script> {
+    pub fn parse(directives: &str) -> Option<Script> {
         let mut script = Script::default();
         let mut known = false;
-        for word in words.split('-') {
-            known |= script.read(word);
+        for directive in directives.split('-') {
+            known |= script.read(directive);
         }
         known.then_some(script)
     }
 
-    fn read(&mut self, word: &str) -> bool {
-        if let Some(fault) = Fault::parse(word) {
+    fn read(&mut self, directive: &str) -> bool {
+        if let Some(fault) = Fault::parse(directive) {
             self.fault = Some(fault);
             return true;
         }
         for (prefix, planned) in [("ask", &mut self.inquiry), ("void", &mut self.void)] {
-            if let Some(fault) = word.strip_prefix(prefix).and_then(Fault::parse)
+            if let Some(fault) = directive.strip_prefix(prefix).and_then(Fault::parse)
                 && fault.when == When::Never
             {
                 *planned = Some(fault);
                 return true;
             }
         }
-        if let Some(rest) = word.strip_prefix("hook") {
+        if let Some(rest) = directive.strip_prefix("hook") {
             return self.hook.read(rest);
         }
-        let (name, number) = split_number(word);
+        let (name, number) = split_number(directive);
         let millis = Duration::from_millis(number.unwrap_or(0));
         match (name, number) {
-            ("approve", None) => self.decision = Decision::Approve,
-            ("decline", None) => self.decision = Decision::Decline(402),
-            ("decline", Some(200)) => self.decision = Decision::Decline(200),
-            ("mix", Some(percent @ 0..=100)) => self.decision = Decision::Mix(percent as u32),
+            ("approve", None) => self.decision = DecisionRule::Approve,
+            ("decline", None) => self.decision = DecisionRule::Decline(402),
+            ("decline", Some(200)) => self.decision = DecisionRule::Decline(200),
+            ("mix", Some(percent @ 0..=100)) => self.decision = DecisionRule::Mix(percent as u32),
             ("slow", Some(_)) => self.latency = Latency::Fixed(millis),
             ("jitter", Some(_)) => self.latency = Latency::Even(millis),
             ("tail", Some(_)) => self.latency = Latency::Tail(millis),
@@ -203,9 +203,9 @@ impl Script {
     /// Whether this reference is declined, and with which status.
     pub fn declines(&self, seed: u64, reference: &str) -> Option<u16> {
         match self.decision {
-            Decision::Approve => None,
-            Decision::Decline(status) => Some(status),
-            Decision::Mix(percent) => {
+            DecisionRule::Approve => None,
+            DecisionRule::Decline(status) => Some(status),
+            DecisionRule::Mix(percent) => {
                 (roll(seed, reference, u32::MAX) % 100 < u64::from(percent)).then_some(402)
             }
         }
@@ -234,8 +234,8 @@ impl Script {
 }
 
 impl Hook {
-    fn read(&mut self, word: &str) -> bool {
-        let (name, number) = split_number(word);
+    fn read(&mut self, directive: &str) -> bool {
+        let (name, number) = split_number(directive);
         match (name, number) {
             ("", None) => {}
             ("late", Some(millis)) => self.late = Duration::from_millis(millis),
@@ -250,24 +250,24 @@ impl Hook {
 }
 
 impl Fault {
-    fn parse(word: &str) -> Option<Fault> {
-        let (word, times) = match word.rsplit_once('x') {
+    fn parse(directive: &str) -> Option<Fault> {
+        let (directive, times) = match directive.rsplit_once('x') {
             Some((head, number)) => match number.parse() {
                 Ok(times) => (head, times),
-                Err(_) => (word, 1),
+                Err(_) => (directive, 1),
             },
-            None => (word, 1),
+            None => (directive, 1),
         };
         let later =
             |millis, answer| Some(Fault { when: When::Later(Duration::from_millis(millis)), answer, times });
-        match split_number(word) {
+        match split_number(directive) {
             ("late", Some(millis)) => return later(millis, Answer::Hang),
             ("soft", Some(millis)) => return later(millis, Answer::Soft),
             (_, _) => {}
         }
-        let (when, name) = match word.strip_prefix("then") {
+        let (when, name) = match directive.strip_prefix("then") {
             Some(name) => (When::Before, name),
-            None => (When::Never, word),
+            None => (When::Never, directive),
         };
         let answer = match name {
             "hang" => Answer::Hang,
@@ -285,15 +285,15 @@ impl Fault {
 }
 
 impl Foreign {
-    fn parse(word: &str) -> Option<Foreign> {
-        match split_number(word) {
+    fn parse(directive: &str) -> Option<Foreign> {
+        match split_number(directive) {
             ("cached", None) => return Some(Foreign::Cached),
             ("page", Some(status @ (200 | 402 | 403 | 404))) => return Some(Foreign::Page(status as u16)),
             (_, _) => {}
         }
         let names = [("stray", Name::Stranger), ("nameless", Name::None), ("amount", Name::OtherAmount)];
         let (rest, name) =
-            names.iter().find_map(|(prefix, name)| Some((word.strip_prefix(prefix)?, *name)))?;
+            names.iter().find_map(|(prefix, name)| Some((directive.strip_prefix(prefix)?, *name)))?;
         let claim = match rest {
             "ok" => Claim::Succeeded,
             "no" => Claim::Declined,
@@ -306,9 +306,9 @@ impl Foreign {
 }
 
 /// `slow200` is (`slow`, 200).
-fn split_number(word: &str) -> (&str, Option<u64>) {
-    let digits = word.len() - word.trim_end_matches(|c: char| c.is_ascii_digit()).len();
-    let (name, number) = word.split_at(word.len() - digits);
+fn split_number(directive: &str) -> (&str, Option<u64>) {
+    let digits = directive.len() - directive.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    let (name, number) = directive.split_at(directive.len() - digits);
     (name, number.parse().ok())
 }
 

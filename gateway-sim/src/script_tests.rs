@@ -26,9 +26,9 @@ fn every_word_of_the_table() {
     let told = |hook| Script { hook, ..base.clone() };
     let table = [
         ("1-approve", base.clone()),
-        ("1-decline", decided(Decision::Decline(402))),
-        ("1-decline200", decided(Decision::Decline(200))),
-        ("1-mix10", decided(Decision::Mix(10))),
+        ("1-decline", decided(DecisionRule::Decline(402))),
+        ("1-decline200", decided(DecisionRule::Decline(200))),
+        ("1-mix10", decided(DecisionRule::Mix(10))),
         ("1-slow200", timed(Latency::Fixed(ms(200)))),
         ("1-jitter50", timed(Latency::Even(ms(50)))),
         ("1-tail20", timed(Latency::Tail(ms(20)))),
@@ -76,7 +76,7 @@ fn every_word_of_the_table() {
 #[test]
 fn words_combine_and_a_number_overrides_the_default() {
     let both = script("555-decline-thenhangx2-slow5");
-    assert_eq!(both.decision, Decision::Decline(402));
+    assert_eq!(both.decision, DecisionRule::Decline(402));
     assert_eq!(both.latency, Latency::Fixed(Duration::from_millis(5)));
     assert_eq!(both.fault(2).map(|f| f.answer), Some(Answer::Hang));
     assert_eq!(both.fault(3), None);

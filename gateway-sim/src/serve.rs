@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
 
-const HEAD_READ_MAX: Duration = Duration::from_secs(30);
-const DRAIN_MAX: Duration = Duration::from_secs(5);
+const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(30);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How the connection of a response that is never sent ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +58,8 @@ pub async fn serve(
         }
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests still under way after {DRAIN_MAX:?} were cut");
+    if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests still under way after {DRAIN_TIMEOUT:?} were cut");
     }
 }
 
@@ -89,7 +89,7 @@ fn connection(
         }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_READ_MAX);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_READ_TIMEOUT);
     let served = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
     tokio::spawn(async move {
         if let Err(error) = served.await {

@@ -1,9 +1,10 @@
-//! Accepting payments, many in one commit.
+//! Accepts payments, many in one commit.
 //!
-//! Requests wait in a bounded queue while a flush is under way; the next flush takes all that came. No delay
-//! is ever added: a lone request is committed at once, and under load a commit is shared by many.
-//! A request is answered only after its row is committed. A failed flush answers 503 to each of its
-//! requests, and a client that repeats one with its key learns what became of it.
+//! * Requests wait in a bounded queue while a flush runs. The next flush takes all of them.
+//! * No delay is added: a lone request is committed at once, and under load many share a commit.
+//! * A request is answered only after its row is committed.
+//! * A failed flush answers 503 to each of its requests. A client repeats the request with the same key and gets the
+//!   payment, if it was committed after all.
 
 use std::time::{Duration, Instant};
 
@@ -11,25 +12,25 @@ use saga::postgres::Pool;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::Metrics;
-use crate::store::{self, Accepted, NewPayment};
+use crate::store::{self, Acceptance, NewPayment};
 
 /// Requests per commit at most.
 const FLUSH_MAX: usize = 500;
-/// Requests that may wait; more are answered 503 at once.
+/// Waiting requests at most. Further ones are answered 503 at once.
 const QUEUE_MAX: usize = 4096;
-/// A request that waited longer is answered 503: its client has likely given up.
-const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// A request that waited longer is answered 503, since its client has likely given up.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-struct Waiting {
+struct QueuedRequest {
     payment: NewPayment,
     since: Instant,
-    answer: oneshot::Sender<Option<Accepted>>,
+    answer: oneshot::Sender<Option<Acceptance>>,
 }
 
-/// The entrance: hands a payment to the flusher and waits for its commit.
+/// Hands a payment to the flusher and waits for its commit.
 #[derive(Clone)]
 pub struct Acceptor {
-    queue: mpsc::Sender<Waiting>,
+    queue: mpsc::Sender<QueuedRequest>,
     metrics: Metrics,
 }
 
@@ -41,19 +42,21 @@ impl Acceptor {
         Self { queue, metrics }
     }
 
-    /// `None` when the service cannot tell: overload, no database, or a commit whose outcome is not known.
-    pub async fn accept(&self, payment: NewPayment) -> Option<Accepted> {
+    /// Accepts one payment. `None` means that the outcome is not known: overload, no database, or an interrupted commit.
+    pub async fn accept(&self, payment: NewPayment) -> Option<Acceptance> {
         let (answer, answered) = oneshot::channel();
-        let waiting = Waiting { payment, since: Instant::now(), answer };
+        let waiting = QueuedRequest { payment, since: Instant::now(), answer };
         let accepted = match self.queue.try_send(waiting) {
-            Ok(()) => tokio::time::timeout(ANSWER_MAX, answered).await.ok().and_then(Result::ok).flatten(),
+            Ok(()) => {
+                tokio::time::timeout(ANSWER_TIMEOUT, answered).await.ok().and_then(Result::ok).flatten()
+            }
             Err(_) => None,
         };
         let outcome = match &accepted {
-            Some(Accepted::Created(_)) => "created",
-            Some(Accepted::Replayed(_)) => "replayed",
-            Some(Accepted::KeyReused) => "reused_key",
-            Some(Accepted::ServiceRefused) => "refused",
+            Some(Acceptance::Created(_)) => "created",
+            Some(Acceptance::Replayed(_)) => "replayed",
+            Some(Acceptance::KeyReused) => "reused_key",
+            Some(Acceptance::ServiceRefused) => "refused",
             None => "failed",
         };
         self.metrics.requests.with_label_values(&[outcome]).inc();
@@ -61,28 +64,28 @@ impl Acceptor {
     }
 }
 
-async fn flush_all(pool: Pool, ttl: Duration, metrics: Metrics, mut queue: mpsc::Receiver<Waiting>) {
+async fn flush_all(pool: Pool, ttl: Duration, metrics: Metrics, mut queue: mpsc::Receiver<QueuedRequest>) {
     let mut batch = Vec::with_capacity(FLUSH_MAX);
     while queue.recv_many(&mut batch, FLUSH_MAX).await > 0 {
-        // Whoever has given up is not inserted: nobody would hear that it was accepted.
-        batch.retain(|waiting: &Waiting| !waiting.answer.is_closed());
+        // A request whose client has given up is not inserted: nobody would receive the answer.
+        batch.retain(|waiting: &QueuedRequest| !waiting.answer.is_closed());
         metrics.accept_batch.observe(batch.len() as f64);
         let (payments, waiting): (Vec<_>, Vec<_>) =
             batch.drain(..).map(|w| (w.payment, (w.since, w.answer))).unzip();
-        let outcomes: Vec<Option<Accepted>> = match store::insert_payments(&pool, &payments, ttl).await {
+        let outcomes: Vec<Option<Acceptance>> = match store::insert_payments(&pool, &payments, ttl).await {
             Ok(outcomes) => outcomes.into_iter().map(Some).collect(),
             Err(error) => {
                 tracing::warn!(
                     error = format!("{error:#}"),
                     requests = payments.len(),
-                    "payments not accepted"
+                    "a batch of payments was not committed; its requests are answered 503"
                 );
                 payments.iter().map(|_| None).collect()
             }
         };
         for ((since, answer), outcome) in waiting.into_iter().zip(outcomes) {
             metrics.accept_seconds.observe(since.elapsed().as_secs_f64());
-            // A closed receiver gave up meanwhile; its payment goes its way and can be asked for by key.
+            // A closed receiver gave up meanwhile. Its payment is accepted; the same key returns it.
             let _ = answer.send(outcome);
         }
     }

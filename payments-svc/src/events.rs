@@ -1,6 +1,10 @@
-//! What payments-svc hears: what became of the money, and outcomes that are not known.
+//! Consumes the events that move payments: ledger entries of balance-svc, and unknown outcomes of processor-svc.
+//!
+//! * The ledger decides a payment: a captured hold completes it, a released hold ends it.
+//! * An unknown outcome is recorded. It never fails a payment.
+//! * All other events of the two topics are ignored by name.
 
-use saga::consumer::{Applied, ApplyError, Decoded, Delivery, Record, Subscriber};
+use saga::consumer::{ApplyError, BatchCounts, Decoding, Delivery, Record, Subscriber};
 use saga::contract::{ChargeResult, Envelope, EventType, LedgerEntry, Terms};
 use saga::parked::Parked;
 use saga::postgres::Pool;
@@ -10,18 +14,18 @@ use crate::metrics::Metrics;
 use crate::saga::Event;
 use crate::store;
 
-/// One event with what the payment's row records beside the decision.
+/// One event, and the fields that the transition records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     pub user_id: Uuid,
     pub payment_id: Uuid,
     pub event: Event,
-    /// What the event says of the payment.
+    /// The terms that the event states.
     pub terms: Terms,
     pub reason: Option<String>,
 }
 
-/// The subscriber: moves payments along.
+/// Applies events to payments.
 pub struct Payments {
     pool: Pool,
     metrics: Metrics,
@@ -36,10 +40,10 @@ impl Payments {
 impl Subscriber for Payments {
     type Event = Command;
 
-    fn decode(&self, record: &Record<'_>) -> Decoded<Command> {
+    fn decode(&self, record: &Record<'_>) -> Decoding<Command> {
         match record.envelope() {
             Ok(envelope) => decode(&envelope, record.body()),
-            Err(reason) => Decoded::Poison(reason),
+            Err(reason) => Decoding::Poison(reason),
         }
     }
 
@@ -47,7 +51,7 @@ impl Subscriber for Payments {
         &self,
         events: &[Delivery<'_, Command>],
         unreadable: &[Parked],
-    ) -> Result<Applied, ApplyError> {
+    ) -> Result<BatchCounts, ApplyError> {
         let commands: Vec<&Command> = events.iter().map(|delivery| &delivery.event).collect();
         let park = |index: usize, reason: String| events[index].record.park(reason);
         let outcome = store::apply(&self.pool, &commands, unreadable, park).await?;
@@ -58,7 +62,7 @@ impl Subscriber for Payments {
     }
 }
 
-fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoded<Command> {
+fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Command> {
     let entry = |event| envelope.read(body).map(|entry: LedgerEntry| command(entry, event)).into();
     match envelope.event_type {
         EventType::BalanceHeld => entry(Event::Held),
@@ -66,7 +70,7 @@ fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoded<Command> {
         EventType::BalanceCaptured => entry(Event::Captured),
         EventType::BalanceReleased => envelope.read(body).map(released).into(),
         EventType::ResultUnknown => envelope.read(body).map(unknown).into(),
-        // The money's way is what decides a payment; the rest is told for others.
+        // The ledger decides a payment. These events are published for other subscribers.
         EventType::BalanceDeposited
         | EventType::ResultSucceeded
         | EventType::ResultDeclined
@@ -80,7 +84,7 @@ fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoded<Command> {
         | EventType::PaymentCancelled
         | EventType::PaymentOutcomeUnknown
         | EventType::PaymentCancelRecorded
-        | EventType::PaymentCancelRequested => Decoded::Ignore,
+        | EventType::PaymentCancelRequested => Decoding::Ignore,
     }
 }
 
@@ -114,7 +118,7 @@ mod tests {
         std::fs::read(format!("{}/../saga/golden/{name}.json", env!("CARGO_MANIFEST_DIR"))).unwrap()
     }
 
-    fn read(name: &str, body: &[u8]) -> Decoded<Command> {
+    fn read(name: &str, body: &[u8]) -> Decoding<Command> {
         let event_type = EventType::parse(name).unwrap();
         let (topic, key) = (event_type.topic(), b"0198c0de-0000-7000-8000-000000000001");
         decode(&Envelope { event_type, topic, key, id: None, source: None, subject: None }, body)
@@ -122,13 +126,13 @@ mod tests {
 
     #[test]
     fn each_event_of_concern_is_read_from_its_golden_file_and_no_other() {
-        let heard: Vec<(&str, Event)> = EventType::ALL
+        let decoded: Vec<(&str, Event)> = EventType::ALL
             .iter()
             .map(|event| event.as_str())
             .filter_map(|name| match read(name, &golden(name)) {
-                Decoded::Event(command) => Some((name, command.event)),
-                Decoded::Ignore => None,
-                Decoded::Poison(reason) | Decoded::Contradicts(reason) => panic!("{name}: {reason}"),
+                Decoding::Event(command) => Some((name, command.event)),
+                Decoding::Ignore => None,
+                Decoding::Poison(reason) | Decoding::Contradicts(reason) => panic!("{name}: {reason}"),
             })
             .collect();
         let expected = [
@@ -138,21 +142,21 @@ mod tests {
             ("balance.released.v1", Event::ReleasedUncharged),
             ("payment.result.unknown.v1", Event::OutcomeUnknown),
         ];
-        assert_eq!(heard, expected);
+        assert_eq!(decoded, expected);
     }
 
     #[test]
     fn a_release_for_a_cancel_cancels_the_payment() {
         let body = String::from_utf8(golden("balance.released.v1")).unwrap();
         let body = body.replace("declined:do_not_honor", "cancelled");
-        let Decoded::Event(command) = read("balance.released.v1", body.as_bytes()) else { panic!() };
+        let Decoding::Event(command) = read("balance.released.v1", body.as_bytes()) else { panic!() };
         assert_eq!(command.event, Event::ReleasedCancelled);
     }
 
     #[test]
     fn what_cannot_be_read_is_poison_and_what_contradicts_itself_is_alarmed() {
-        assert!(matches!(read("balance.held.v1", b"[]"), Decoded::Poison(_)));
+        assert!(matches!(read("balance.held.v1", b"[]"), Decoding::Poison(_)));
         let captured = golden("balance.captured.v1");
-        assert!(matches!(read("balance.held.v1", &captured), Decoded::Contradicts(_)));
+        assert!(matches!(read("balance.held.v1", &captured), Decoding::Contradicts(_)));
     }
 }

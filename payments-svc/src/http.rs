@@ -1,4 +1,8 @@
-//! The requests payments-svc answers.
+//! The HTTP interface of payments-svc.
+//!
+//! * Handlers parse and render. The store and the pure decisions do the work.
+//! * A payment of another user, a payment that does not exist and a malformed id get the same 404.
+//! * A failure of the database is 503 for the client and its cause is logged.
 
 use std::sync::Arc;
 
@@ -22,7 +26,7 @@ use crate::accept::Acceptor;
 use crate::metrics::Metrics;
 use crate::render;
 use crate::saga::Cancel;
-use crate::store::{self, Accepted, Asked, NewPayment};
+use crate::store::{self, Acceptance, AcceptedPayment, NewPayment};
 
 /// Length limits, in characters.
 const CLIENT_NUMBER_CHARS_MAX: usize = 64;
@@ -63,10 +67,10 @@ pub fn public(pool: Pool, acceptor: Acceptor, metrics: Metrics) -> BoxedFilter<(
     pay.or(payment).unify().or(cancel).unify().or(services).unify().or(http::health(SERVICE)).unify().boxed()
 }
 
-/// What every admin listener offers.
+/// The admin listener: `/health`, `/ready`, `/metrics`.
 pub fn admin(pool: &Pool, metrics: &Metrics, leaving: CancellationToken) -> BoxedFilter<(Response,)> {
     let pool = pool.clone();
-    // Only its own database: accepting needs neither Kafka nor anything else.
+    // Readiness needs its own database only: accepting a payment needs nothing else.
     let ready: Ready = Arc::new(move || {
         let pool = pool.clone();
         async move { postgres::reachable(&pool).await }.boxed()
@@ -79,7 +83,7 @@ fn answer(result: Result<Response, Problem>) -> Response {
 }
 
 fn unavailable(error: &anyhow::Error) -> Problem {
-    tracing::warn!(error = format!("{error:#}"), "request failed");
+    tracing::warn!(error = format!("{error:#}"), "the database failed; the request is answered 503");
     Problem::unavailable()
 }
 
@@ -91,19 +95,19 @@ async fn pay(
 ) -> Result<Response, Problem> {
     let payment = parse(user_id, traceparent, body)?;
     match acceptor.accept(payment).await {
-        Some(Accepted::Created(asked)) => Ok(created(&asked)),
-        Some(Accepted::Replayed(asked)) => {
-            let mut response = created(&asked);
+        Some(Acceptance::Created(accepted)) => Ok(created(&accepted)),
+        Some(Acceptance::Replayed(accepted)) => {
+            let mut response = created(&accepted);
             response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
             Ok(response)
         }
-        Some(Accepted::KeyReused) => Err(Problem::new(
+        Some(Acceptance::KeyReused) => Err(Problem::new(
             Kind::IdempotencyKeyReused,
             "Use a new key for a new payment, or send the same body again.",
         )),
-        Some(Accepted::ServiceRefused) => Err(Problem::new(
+        Some(Acceptance::ServiceRefused) => Err(Problem::new(
             Kind::ServiceNotEnabled,
-            "It is not known or not enabled; GET /services lists those that are.",
+            "This service is unknown or disabled. Choose one that GET /services lists.",
         )),
         None => Err(Problem::unavailable()),
     }
@@ -128,8 +132,8 @@ fn parse(user_id: Uuid, traceparent: String, body: Value) -> Result<NewPayment, 
     })
 }
 
-/// SHA-256 over the parsed fields, each with its length, so that no two requests share one by chance of
-/// where a field ends. Stored: it must never change between releases.
+/// SHA-256 over the parsed fields, each with its length, so that no two requests share one by where a field ends.
+/// It is stored, so it never changes between releases.
 fn fingerprint(client_number: &str, service_id: &str, amount: i64) -> [u8; 32] {
     let mut hash = Sha256::new();
     for field in [client_number.as_bytes(), service_id.as_bytes(), &amount.to_be_bytes()] {
@@ -139,9 +143,9 @@ fn fingerprint(client_number: &str, service_id: &str, amount: i64) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn created(asked: &Asked) -> Response {
-    let mut response = json_response(StatusCode::CREATED, render::accepted(asked));
-    let location = format!("/payments/{}", asked.payment_id);
+fn created(accepted: &AcceptedPayment) -> Response {
+    let mut response = json_response(StatusCode::CREATED, render::accepted(accepted));
+    let location = format!("/payments/{}", accepted.payment_id);
     // A path of a UUID is always a valid header value.
     response.headers_mut().extend(HeaderValue::try_from(location).map(|value| (LOCATION, value)));
     response
@@ -154,7 +158,7 @@ fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
     response
 }
 
-/// Somebody else's payment, a payment that never was, and no id at all look the same from outside.
+/// The answer for another user's payment, for a payment that does not exist, and for a malformed id.
 fn not_found() -> Problem {
     Problem::not_found("You have no payment with this id.")
 }
@@ -166,13 +170,13 @@ async fn payment(pool: &Pool, user_id: Uuid, id: &str) -> Result<Response, Probl
     Ok(json_response(StatusCode::OK, render::payment(&found)))
 }
 
-/// 202 with the payment as it stands: the request is recorded, how the payment ends is told by its events.
+/// 202 with the payment: the request is recorded, and the events of the payment report its end.
 async fn cancel(pool: &Pool, metrics: &Metrics, user_id: Uuid, id: &str) -> Result<Response, Problem> {
     let payment_id = parse_uuid(id).ok_or_else(not_found)?;
-    let asked =
+    let accepted =
         store::request_cancel(pool, user_id, payment_id).await.map_err(|error| unavailable(&error))?;
-    match asked.ok_or_else(not_found)? {
-        Cancel::Record { told } => metrics.transitions.with_label_values(&[told.as_str()]).inc(),
+    match accepted.ok_or_else(not_found)? {
+        Cancel::Record { row_event } => metrics.transitions.with_label_values(&[row_event.as_str()]).inc(),
         Cancel::Already => {}
         Cancel::TooLate(status) => {
             return Err(Problem::new(Kind::PaymentEnded, format!("It is {}.", status.as_str())));

@@ -1,9 +1,10 @@
-//! payments-svc: accepts payments, keeps the state of each, and tells clients how it stands.
+//! payments-svc: accepts payments, keeps their state, and reports it to clients.
 //!
-//! * `POST /payments` commits a payment `initiated`; that committed row is the acceptance, and it needs
-//!   nothing but this service's own database.
-//! * `balance.held` / `balance.rejected` make it `authorized` / `rejected`; `balance.captured` /
-//!   `balance.released` end it; `payment.result.unknown` is noted, never taken for a failure.
+//! * `POST /payments` commits a payment `initiated`. That committed row is the acceptance, and it needs nothing but
+//!   this service's own database.
+//! * `balance.held` and `balance.rejected` make a payment `authorized` or `rejected`. `balance.captured` and
+//!   `balance.released` end it.
+//! * `payment.result.unknown` is recorded. It is never taken for a failure.
 
 pub mod accept;
 pub mod config;
@@ -28,18 +29,21 @@ use crate::metrics::Metrics;
 
 const SERVICE: &str = "payments-svc";
 
-/// Serves until `asked` to end, and for the grace: requests on `public` and `admin`, events from Kafka.
+/// Serves requests on `public` and `admin` and consumes events, until `stop` and the grace after it.
+///
+/// # Errors
+/// When a listener or the consumer fails, or when a configured address cannot be used.
 pub async fn run(
     config: Config,
     public: TcpListener,
     admin: TcpListener,
-    asked: CancellationToken,
+    stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let operators = edge::Audience::operators(config.operators);
     let metrics = Metrics::register()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
 
-    let shutdown = after_grace(asked.clone(), Duration::from_millis(config.drain_ms));
+    let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
     let ttl = Duration::from_secs(u64::from(config.payment_ttl_seconds));
     let acceptor = Acceptor::start(pool.clone(), ttl, metrics.clone());
     let public = edge::serve(
@@ -48,7 +52,7 @@ pub async fn run(
         edge::Audience::Anyone,
         shutdown.clone(),
     );
-    let admin = edge::serve(admin, http::admin(&pool, &metrics, asked), operators, shutdown.clone());
+    let admin = edge::serve(admin, http::admin(&pool, &metrics, stop), operators, shutdown.clone());
 
     let subscription = Subscription {
         brokers: config.kafka,

@@ -10,11 +10,11 @@ pub struct Metrics {
     pub consumer: ConsumerMetrics,
     /// Requests to pay, by outcome: created, replayed, reused_key, refused, failed.
     pub requests: IntCounterVec,
-    /// Requests inserted together.
+    /// Requests committed together.
     pub accept_batch: Histogram,
     /// From the request's arrival in the service to its commit, in seconds.
     pub accept_seconds: Histogram,
-    /// Transitions made, by event.
+    /// Transitions committed, by event.
     pub transitions: IntCounterVec,
 }
 
@@ -22,13 +22,21 @@ impl Metrics {
     pub fn register() -> Result<Self> {
         let registry = Registry::new();
         let consumer = ConsumerMetrics::register(&registry)?;
-        let requests = Opts::new("payments_requests_total", "Requests to pay, by outcome.");
-        let transitions = Opts::new("payments_transitions_total", "Transitions made, by event.");
-        let batch = HistogramOpts::new("payments_accept_batch_requests", "Requests inserted together.")
+        let requests = Opts::new(
+            "payments_requests_total",
+            "POST /payments requests, by outcome: created, replayed, reused_key, refused or failed. Worry when `failed` grows: the database does not commit.",
+        );
+        let transitions = Opts::new(
+            "payments_transitions_total",
+            "Payment transitions committed, by the event that they publish.",
+        );
+        let batch = HistogramOpts::new("payments_accept_batch_requests", "Requests committed together.")
             .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0]);
-        let seconds =
-            HistogramOpts::new("payments_accept_seconds", "From a request's arrival to its commit.")
-                .buckets(vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0]);
+        let seconds = HistogramOpts::new(
+            "payments_accept_seconds",
+            "Seconds from the arrival of a request to its commit. Worry above 0.5: clients time out.",
+        )
+        .buckets(vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0]);
         let metrics = Self {
             consumer,
             requests: IntCounterVec::new(requests, &["outcome"])?,

@@ -1,15 +1,17 @@
-//! Payments as clients see them. The 201 of a payment is a pure function of columns that never change, so a
-//! repeated request gets the same bytes for ever; a golden test keeps it so over releases.
+//! Renders payments as JSON for clients.
+//!
+//! * The 201 of a payment is a pure function of columns that never change, so a repeated request gets the same bytes.
+//! * Golden tests keep the documents the same over releases.
 
 use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::saga::{CancelAnswer, Status, cancel_answer};
-use crate::store::{Asked, Payment};
+use crate::store::{AcceptedPayment, Payment};
 
 #[derive(Serialize)]
-struct AskedDocument<'a> {
+struct AcceptedDocument<'a> {
     payment_id: Uuid,
     user_id: Uuid,
     client_number: &'a str,
@@ -23,9 +25,9 @@ struct AskedDocument<'a> {
 #[derive(Serialize)]
 struct PaymentDocument<'a> {
     #[serde(flatten)]
-    asked: AskedDocument<'a>,
+    accepted: AcceptedDocument<'a>,
     reason: Option<&'a str>,
-    /// `requested`, `honoured` or `refused`; null if nobody asked.
+    /// `requested`, `honoured` or `refused`; null without a request to cancel.
     cancel: Option<&'static str>,
     version: i32,
     timeline: Vec<Milestone>,
@@ -38,14 +40,14 @@ struct Milestone {
 }
 
 /// The body of the 201.
-pub fn accepted(asked: &Asked) -> Vec<u8> {
-    to_json(&document(asked, Status::Initiated.as_str()))
+pub fn accepted(accepted: &AcceptedPayment) -> Vec<u8> {
+    to_json(&document(accepted, Status::Initiated.as_str()))
 }
 
 /// The body of `GET /payments/{id}`.
 pub fn payment(payment: &Payment) -> Vec<u8> {
     to_json(&PaymentDocument {
-        asked: document(&payment.asked, &payment.status),
+        accepted: document(&payment.accepted, &payment.status),
         reason: payment.reason.as_deref(),
         cancel: cancel(payment),
         version: payment.version,
@@ -53,16 +55,16 @@ pub fn payment(payment: &Payment) -> Vec<u8> {
     })
 }
 
-fn document<'a>(asked: &'a Asked, status: &'a str) -> AskedDocument<'a> {
-    AskedDocument {
-        payment_id: asked.payment_id,
-        user_id: asked.user_id,
-        client_number: &asked.client_number,
-        service_id: &asked.service_id,
-        amount: asked.amount,
+fn document<'a>(accepted: &'a AcceptedPayment, status: &'a str) -> AcceptedDocument<'a> {
+    AcceptedDocument {
+        payment_id: accepted.payment_id,
+        user_id: accepted.user_id,
+        client_number: &accepted.client_number,
+        service_id: &accepted.service_id,
+        amount: accepted.amount,
         status,
-        initiated_at: rfc3339(asked.initiated_at),
-        expires_at: rfc3339(asked.expires_at),
+        initiated_at: rfc3339(accepted.initiated_at),
+        expires_at: rfc3339(accepted.expires_at),
     }
 }
 
@@ -71,9 +73,9 @@ fn cancel(payment: &Payment) -> Option<&'static str> {
     cancel_answer(status, payment.cancel_requested_at.is_some()).map(CancelAnswer::as_str)
 }
 
-/// What happened, in order of time.
+/// The milestones of a payment, in order of time.
 fn timeline(payment: &Payment) -> Vec<Milestone> {
-    let mut milestones = vec![(payment.asked.initiated_at, "initiated")];
+    let mut milestones = vec![(payment.accepted.initiated_at, "initiated")];
     let reached = [
         (payment.cancel_requested_at, "cancel_requested"),
         (payment.authorized_at, "authorized"),
@@ -87,7 +89,7 @@ fn timeline(payment: &Payment) -> Vec<Milestone> {
     milestones.into_iter().map(|(at, status)| Milestone { status, at: rfc3339(at) }).collect()
 }
 
-/// Always six decimals: the precision of the database, and one width for every reader.
+/// RFC 3339 with six decimals: the precision of the database, and one width for every reader.
 fn rfc3339(at: Timestamp) -> String {
     format!("{at:.6}")
 }
@@ -101,8 +103,8 @@ fn to_json<T: Serialize>(document: &T) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn asked() -> Asked {
-        Asked {
+    fn example() -> AcceptedPayment {
+        AcceptedPayment {
             user_id: "0198c0de-0000-7000-8000-000000000001".parse().unwrap(),
             payment_id: "0198c0de-0000-7000-8000-000000000002".parse().unwrap(),
             client_number: "081234567890".into(),
@@ -116,13 +118,13 @@ mod tests {
     #[test]
     fn the_201_is_golden() {
         let golden = r#"{"payment_id":"0198c0de-0000-7000-8000-000000000002","user_id":"0198c0de-0000-7000-8000-000000000001","client_number":"081234567890","service_id":"electricity","amount":15000,"status":"initiated","initiated_at":"2026-01-02T03:04:05.120000Z","expires_at":"2026-01-02T03:19:05.000000Z"}"#;
-        assert_eq!(String::from_utf8(accepted(&asked())).unwrap(), golden);
+        assert_eq!(String::from_utf8(accepted(&example())).unwrap(), golden);
     }
 
     #[test]
     fn a_timeline_is_in_order_of_time() {
         let body = payment(&Payment {
-            asked: asked(),
+            accepted: example(),
             status: "failed".into(),
             reason: Some("declined:do_not_honor".into()),
             version: 3,
@@ -134,17 +136,17 @@ mod tests {
             cancel_requested_at: None,
         });
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        let words: Vec<_> =
+        let statuses: Vec<_> =
             body["timeline"].as_array().unwrap().iter().map(|m| m["status"].as_str().unwrap()).collect();
-        assert_eq!(words, ["initiated", "authorized", "failed"]);
+        assert_eq!(statuses, ["initiated", "authorized", "failed"]);
     }
 
-    /// A payment in this status; to cancel it was asked or was not.
+    /// The document of a payment in this status, with or without a request to cancel.
     fn document_of(status: &str, cancel_requested: bool) -> serde_json::Value {
         let at = |second: u32| Some(format!("2026-01-02T03:04:{second:02}Z").parse().unwrap());
         let when = |wanted: &str| if status == wanted { at(8) } else { None };
         let body = payment(&Payment {
-            asked: asked(),
+            accepted: example(),
             status: status.into(),
             reason: None,
             version: 3,
@@ -178,7 +180,7 @@ mod tests {
     #[test]
     fn the_document_of_a_payment_is_golden() {
         let document = payment(&Payment {
-            asked: asked(),
+            accepted: example(),
             status: "completed".into(),
             reason: None,
             version: 4,

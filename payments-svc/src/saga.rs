@@ -1,23 +1,28 @@
-//! The decisions of payments-svc, pure: where a payment stands and what an event makes of it.
+//! The decisions of payments-svc: the transition that an event causes in the state of a payment.
+//!
+//! * Every function is pure: no clock, no I/O. The store reads the state and writes the transition.
+//! * Every pair of status and event is decided by name. An impossible pair is the value [`Step::Illegal`].
+//! * The last four statuses are terminal. No event leaves them.
+//! * An event whose terms differ from the payment's row causes no transition.
 
 use std::fmt;
 
 use saga::contract::{Difference, Terms};
 
-/// Where a payment stands. The same words are the `status` column; the last four are absorbing.
+/// The status of a payment, as in the column `status`. The last four are terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
-    /// Set by the request; no money has moved.
+    /// The request set it. No money has moved.
     Initiated,
-    /// Set on `balance.held`: the money is reserved, the processor owns the rest.
+    /// `balance.held` set it: the money is reserved, and the processor charges it.
     Authorized,
-    /// Set on `balance.captured`: charged, and paid from the hold.
+    /// `balance.captured` set it: the gateway charged, and the hold is taken.
     Completed,
-    /// Set on `balance.rejected`: no money was ever reserved.
+    /// `balance.rejected` set it: no money was ever reserved.
     Rejected,
-    /// Set on `balance.released` after a decline or an expiry: no charge, the money is back.
+    /// `balance.released` after a decline or an expiry set it: nothing is charged, the money is back.
     Failed,
-    /// Set on `balance.released` after a cancel: no charge, the money is back.
+    /// `balance.released` after a cancel set it: nothing is charged, the money is back.
     Cancelled,
 }
 
@@ -47,37 +52,37 @@ impl Status {
     }
 }
 
-/// A payment as its next event finds it.
+/// The state of a payment before an event is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct State {
     pub status: Status,
     /// The user asked to cancel.
     pub cancel_requested: bool,
-    /// The processor does not know yet whether it charged.
+    /// The processor does not know whether the gateway charged.
     pub outcome_unknown: bool,
 }
 
-/// What happened elsewhere and concerns this payment.
+/// A published event of balance-svc or processor-svc about this payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     Held,
     HoldRejected,
     Captured,
-    /// The hold went back because no charge was made: declined or expired.
+    /// The hold was released because no charge was made: declined or expired.
     ReleasedUncharged,
-    /// The hold went back because the payment was cancelled.
+    /// The hold was released because the payment was cancelled.
     ReleasedCancelled,
-    /// A call may have been made and its outcome is being inquired.
+    /// The processor may have called the gateway, and inquires about the outcome.
     OutcomeUnknown,
 }
 
-/// What the new version of the row tells. The same words are the `event` column.
+/// The event that a new version of the row publishes, as in the column `event`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Told {
+pub enum RowEvent {
     Authorized,
-    /// The user asked to cancel before there was anything to cancel.
+    /// The user asked to cancel before there was a hold.
     CancelRecorded,
-    /// There is a hold, and the user asked to cancel: the processor decides.
+    /// There is a hold, and the user asked to cancel. The processor decides.
     CancelRequested,
     Completed,
     Rejected,
@@ -86,17 +91,17 @@ pub enum Told {
     OutcomeUnknown,
 }
 
-impl Told {
+impl RowEvent {
     pub fn as_str(self) -> &'static str {
         match self {
-            Told::Authorized => "authorized",
-            Told::CancelRecorded => "cancel_recorded",
-            Told::CancelRequested => "cancel_requested",
-            Told::Completed => "completed",
-            Told::Rejected => "rejected",
-            Told::Failed => "failed",
-            Told::Cancelled => "cancelled",
-            Told::OutcomeUnknown => "outcome_unknown",
+            RowEvent::Authorized => "authorized",
+            RowEvent::CancelRecorded => "cancel_recorded",
+            RowEvent::CancelRequested => "cancel_requested",
+            RowEvent::Completed => "completed",
+            RowEvent::Rejected => "rejected",
+            RowEvent::Failed => "failed",
+            RowEvent::Cancelled => "cancelled",
+            RowEvent::OutcomeUnknown => "outcome_unknown",
         }
     }
 }
@@ -104,16 +109,16 @@ impl Told {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// One transition: the row's version grows by one.
-    Move { to: Status, told: Told },
-    /// It had its effect before.
+    Move { to: Status, row_event: RowEvent },
+    /// The event had its effect before.
     Already,
-    /// The hold that came before it is told on another topic and not heard yet: wait.
+    /// The hold precedes this event on another topic and has not been received yet: wait.
     Missing,
-    /// No history of ours leads here: a person must look.
+    /// No sequence of our own events leads here. An operator must look.
     Illegal(Illegal),
 }
 
-/// A pair of state and event that cannot be.
+/// An impossible pair of status and event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Illegal {
     pub status: Status,
@@ -122,32 +127,32 @@ pub struct Illegal {
 
 impl fmt::Display for Illegal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "impossible: {:?} on a payment that is {}", self.event, self.status.as_str())
+        write!(f, "impossible: event {:?} on a payment that is {}", self.event, self.status.as_str())
     }
 }
 
-/// The whole rule. Every pair is written out: a new status or event does not compile until it is decided.
+/// Decides the step. Every pair is written out, so a new status or event does not compile until it is decided.
 pub fn decide(state: &State, event: &Event) -> Step {
     let illegal = Step::Illegal(Illegal { status: state.status, event: *event });
-    let to = |to, told| Step::Move { to, told };
+    let to = |to, row_event| Step::Move { to, row_event };
     match (state.status, event) {
-        // A cancel that came first is told now that there is something to cancel.
+        // A cancel recorded before the hold is published together with the hold.
         (Status::Initiated, Event::Held) if state.cancel_requested => {
-            to(Status::Authorized, Told::CancelRequested)
+            to(Status::Authorized, RowEvent::CancelRequested)
         }
-        (Status::Initiated, Event::Held) => to(Status::Authorized, Told::Authorized),
-        (Status::Initiated, Event::HoldRejected) => to(Status::Rejected, Told::Rejected),
+        (Status::Initiated, Event::Held) => to(Status::Authorized, RowEvent::Authorized),
+        (Status::Initiated, Event::HoldRejected) => to(Status::Rejected, RowEvent::Rejected),
         (Status::Initiated, Event::OutcomeUnknown) => Step::Missing,
-        // Told on the topic of the hold, after it.
+        // The topic of the hold carries them too, always after the hold.
         (Status::Initiated, Event::Captured | Event::ReleasedUncharged | Event::ReleasedCancelled) => illegal,
 
         (Status::Authorized, Event::Held) => Step::Already,
         (Status::Authorized, Event::HoldRejected) => illegal,
-        (Status::Authorized, Event::Captured) => to(Status::Completed, Told::Completed),
-        (Status::Authorized, Event::ReleasedUncharged) => to(Status::Failed, Told::Failed),
-        (Status::Authorized, Event::ReleasedCancelled) => to(Status::Cancelled, Told::Cancelled),
+        (Status::Authorized, Event::Captured) => to(Status::Completed, RowEvent::Completed),
+        (Status::Authorized, Event::ReleasedUncharged) => to(Status::Failed, RowEvent::Failed),
+        (Status::Authorized, Event::ReleasedCancelled) => to(Status::Cancelled, RowEvent::Cancelled),
         (Status::Authorized, Event::OutcomeUnknown) if state.outcome_unknown => Step::Already,
-        (Status::Authorized, Event::OutcomeUnknown) => to(Status::Authorized, Told::OutcomeUnknown),
+        (Status::Authorized, Event::OutcomeUnknown) => to(Status::Authorized, RowEvent::OutcomeUnknown),
 
         (Status::Completed, Event::Held | Event::Captured | Event::OutcomeUnknown) => Step::Already,
         (Status::Completed, Event::HoldRejected | Event::ReleasedUncharged | Event::ReleasedCancelled) => {
@@ -172,10 +177,10 @@ pub fn decide(state: &State, event: &Event) -> Step {
     }
 }
 
-/// What an event makes of a payment whose row has the terms `ours`: nothing, unless the event says the same of it.
+/// Decides the step of an event that states its terms. `ours` are the terms of the payment's row.
 ///
 /// # Errors
-/// When the event's terms differ from the row's: it is about something else, and a person must look.
+/// When the event's terms differ from the row's. The event is parked, and an operator must look.
 pub fn judge(ours: &Terms, state: &State, said: &Terms, event: &Event) -> Result<Step, Difference> {
     match ours.difference(said) {
         None => Ok(decide(state, event)),
@@ -183,38 +188,38 @@ pub fn judge(ours: &Terms, state: &State, said: &Terms, event: &Event) -> Result
     }
 }
 
-/// What a request to cancel does. It only records; whether the payment is cancelled is for the processor to say,
-/// which alone knows whether a call was made.
+/// The effect of a request to cancel. It only records the request: the processor alone knows whether it called the
+/// gateway, so it decides whether the payment is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cancel {
-    /// One transition of a row whose status stays.
-    Record { told: Told },
-    /// It was asked for before, or the payment is cancelled.
+    /// One transition; the status stays.
+    Record { row_event: RowEvent },
+    /// The request was recorded before, or the payment is cancelled.
     Already,
-    /// The payment ended otherwise.
+    /// The payment has another terminal status.
     TooLate(Status),
 }
 
-/// The whole rule of `POST /payments/{id}/cancel`.
+/// Decides `POST /payments/{id}/cancel`.
 pub fn cancel(state: &State) -> Cancel {
     match state.status {
         Status::Initiated | Status::Authorized if state.cancel_requested => Cancel::Already,
-        // Told as `cancel_requested` when the hold is there: see `decide`.
-        Status::Initiated => Cancel::Record { told: Told::CancelRecorded },
-        Status::Authorized => Cancel::Record { told: Told::CancelRequested },
+        // `decide` publishes it as `cancel_requested` once the hold is there.
+        Status::Initiated => Cancel::Record { row_event: RowEvent::CancelRecorded },
+        Status::Authorized => Cancel::Record { row_event: RowEvent::CancelRequested },
         Status::Cancelled => Cancel::Already,
         Status::Completed | Status::Rejected | Status::Failed => Cancel::TooLate(state.status),
     }
 }
 
-/// What became of the user's request to cancel, as clients see it.
+/// The result of a request to cancel, as clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CancelAnswer {
-    /// It is recorded, and the payment has not ended.
+    /// The request is recorded, and the payment is not terminal.
     Requested,
     /// The payment was cancelled.
     Honoured,
-    /// The payment ended otherwise: the gateway may have been called before.
+    /// The payment has another terminal status: the gateway may have been called before.
     Refused,
 }
 
@@ -228,8 +233,7 @@ impl CancelAnswer {
     }
 }
 
-/// What became of the request to cancel; `None` if there was none. It follows from where the payment stands: no event
-/// says it, for nobody decides it but by the payment's end.
+/// The result of the request to cancel; `None` without a request. The status alone determines it.
 pub fn cancel_answer(status: Status, cancel_requested: bool) -> Option<CancelAnswer> {
     let answer = match status {
         Status::Initiated | Status::Authorized => CancelAnswer::Requested,
@@ -239,12 +243,12 @@ pub fn cancel_answer(status: Status, cancel_requested: bool) -> Option<CancelAns
     cancel_requested.then_some(answer)
 }
 
-/// The state after a step: what the next event of the same batch is decided on.
+/// The state after a step, on which the next event of the same batch is decided.
 pub fn next(state: &State, step: &Step) -> State {
     match step {
-        Step::Move { to, told } => State {
+        Step::Move { to, row_event } => State {
             status: *to,
-            outcome_unknown: state.outcome_unknown || *told == Told::OutcomeUnknown,
+            outcome_unknown: state.outcome_unknown || *row_event == RowEvent::OutcomeUnknown,
             cancel_requested: state.cancel_requested,
         },
         Step::Already | Step::Missing | Step::Illegal(_) => *state,
@@ -264,7 +268,7 @@ mod tests {
         Event::OutcomeUnknown,
     ];
 
-    /// The full grid: what each event (column) makes of each state (row); `=` already, `?` missing, `x` illegal.
+    /// The full grid of states (rows) and events (columns); `=` already, `?` missing, `x` illegal.
     const GRID: &[(&str, &str)] = &[
         // held hold_rejected captured released_uncharged released_cancelled outcome_unknown
         ("initiated", "authorized rejected x x x ?"),
@@ -287,9 +291,9 @@ mod tests {
         }
     }
 
-    fn word(step: &Step) -> &'static str {
+    fn symbol(step: &Step) -> &'static str {
         match step {
-            Step::Move { told, .. } => told.as_str(),
+            Step::Move { row_event, .. } => row_event.as_str(),
             Step::Already => "=",
             Step::Missing => "?",
             Step::Illegal(_) => "x",
@@ -299,7 +303,7 @@ mod tests {
     #[test]
     fn the_full_grid_of_states_and_events() {
         for (name, row) in GRID {
-            let found: Vec<_> = EVENTS.iter().map(|e| word(&decide(&state(name), e))).collect();
+            let found: Vec<_> = EVENTS.iter().map(|e| symbol(&decide(&state(name), e))).collect();
             assert_eq!(found.join(" "), *row, "{name}");
         }
     }
@@ -331,11 +335,11 @@ mod tests {
     fn a_request_to_cancel_is_recorded_once_and_only_while_it_can_matter() {
         use Cancel::{Already, Record, TooLate};
         let grid = [
-            ("initiated", Record { told: Told::CancelRecorded }),
+            ("initiated", Record { row_event: RowEvent::CancelRecorded }),
             ("initiated+cancel", Already),
-            ("authorized", Record { told: Told::CancelRequested }),
+            ("authorized", Record { row_event: RowEvent::CancelRequested }),
             ("authorized+cancel", Already),
-            ("authorized+unknown", Record { told: Told::CancelRequested }),
+            ("authorized+unknown", Record { row_event: RowEvent::CancelRequested }),
             ("completed", TooLate(Status::Completed)),
             ("rejected", TooLate(Status::Rejected)),
             ("failed", TooLate(Status::Failed)),

@@ -1,12 +1,15 @@
-//! All SQL of payments-svc. Accepting a batch is one statement and one commit; applying a batch of events
-//! is one read and one compare-and-set per round, whatever the batch's size.
+//! All SQL of payments-svc.
+//!
+//! * Accepting a batch of requests is one statement and one commit, whatever its size.
+//! * Applying a batch of events is one read, and one compare-and-set per round.
+//! * A transition compares the row's version. A batch that lost a race is applied anew.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use anyhow::Context;
 use jiff::Timestamp;
-use saga::consumer::{Absent, Applied, ApplyError};
+use saga::consumer::{ApplyError, BatchCounts, MissingRow};
 use saga::contract::Terms;
 use saga::parked::{self, Parked};
 use saga::postgres::{Client, Pool, Transaction};
@@ -14,10 +17,10 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::events::Command;
-use crate::saga::{Cancel, State, Status, Step, Told, cancel, judge, next};
+use crate::saga::{Cancel, RowEvent, State, Status, Step, cancel, judge, next};
 
-/// More than a payment has transitions.
-const CANCEL_TRIES: usize = 8;
+/// Tries to record a request to cancel. A payment has fewer transitions.
+const CANCEL_TRIES_MAX: usize = 8;
 
 /// A request to pay, parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,9 +36,9 @@ pub struct NewPayment {
     pub traceparent: String,
 }
 
-/// The columns of a payment that never change: all that its 201 is made of.
+/// The columns of a payment that never change. Its 201 is made of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct AcceptedPayment {
     pub user_id: Uuid,
     pub payment_id: Uuid,
     pub client_number: String,
@@ -45,32 +48,31 @@ pub struct Asked {
     pub expires_at: Timestamp,
 }
 
-/// What became of a request to pay.
+/// The outcome of a request to pay.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Accepted {
-    Created(Asked),
+pub enum Acceptance {
+    Created(AcceptedPayment),
     /// The same request was accepted before.
-    Replayed(Asked),
+    Replayed(AcceptedPayment),
     /// The key was used for another request.
     KeyReused,
-    /// The service is not known or not enabled; nothing was written.
+    /// The service is unknown or disabled; nothing was written.
     ServiceRefused,
 }
 
-/// Inserts all payments in one statement; outcomes in the same order.
+/// Inserts all payments in one statement; returns their outcomes in the same order.
 pub async fn insert_payments(
     pool: &Pool,
     payments: &[NewPayment],
     ttl: Duration,
-) -> anyhow::Result<Vec<Accepted>> {
+) -> anyhow::Result<Vec<Acceptance>> {
     let client = pool.get().await.context("payments database")?;
     let created = insert(&client, payments, ttl).await?;
     let left: Vec<&NewPayment> = payments.iter().filter(|p| !created.contains_key(&p.payment_id)).collect();
-    // A key that is there was looked up before the service was: its payment is replayed even if the
-    // service is disabled by now.
+    // The key counts before the service: its payment is replayed even when the service is disabled by now.
     let before = if left.is_empty() { HashMap::new() } else { by_key(&client, &left).await? };
     let outcome = |payment: &NewPayment| match created.get(&payment.payment_id) {
-        Some((initiated_at, expires_at)) => Accepted::Created(Asked {
+        Some((initiated_at, expires_at)) => Acceptance::Created(AcceptedPayment {
             user_id: payment.user_id,
             payment_id: payment.payment_id,
             client_number: payment.client_number.clone(),
@@ -80,11 +82,11 @@ pub async fn insert_payments(
             expires_at: *expires_at,
         }),
         None => match before.get(&(payment.user_id, payment.idempotency_key.clone())) {
-            None => Accepted::ServiceRefused,
-            Some((fingerprint, asked)) if *fingerprint == payment.fingerprint => {
-                Accepted::Replayed(asked.clone())
+            None => Acceptance::ServiceRefused,
+            Some((fingerprint, accepted)) if *fingerprint == payment.fingerprint => {
+                Acceptance::Replayed(accepted.clone())
             }
-            Some(_) => Accepted::KeyReused,
+            Some(_) => Acceptance::KeyReused,
         },
     };
     Ok(payments.iter().map(outcome).collect())
@@ -125,7 +127,7 @@ async fn insert(client: &Client, payments: &[NewPayment], ttl: Duration) -> anyh
     Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect())
 }
 
-type ByKey = HashMap<(Uuid, String), (Vec<u8>, Asked)>;
+type ByKey = HashMap<(Uuid, String), (Vec<u8>, AcceptedPayment)>;
 
 async fn by_key(client: &Client, payments: &[&NewPayment]) -> anyhow::Result<ByKey> {
     let statement = client
@@ -139,7 +141,7 @@ async fn by_key(client: &Client, payments: &[&NewPayment]) -> anyhow::Result<ByK
     let users: Vec<Uuid> = payments.iter().map(|p| p.user_id).collect();
     let keys: Vec<&str> = payments.iter().map(|p| p.idempotency_key.as_str()).collect();
     let rows = client.query(&statement, &[&users, &keys]).await.context("look up idempotency keys")?;
-    let asked = |row: &Row| Asked {
+    let accepted = |row: &Row| AcceptedPayment {
         user_id: row.get(0),
         payment_id: row.get(3),
         client_number: row.get(4),
@@ -148,14 +150,14 @@ async fn by_key(client: &Client, payments: &[&NewPayment]) -> anyhow::Result<ByK
         initiated_at: row.get(7),
         expires_at: row.get(8),
     };
-    Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), (row.get(2), asked(row)))).collect())
+    Ok(rows.iter().map(|row| ((row.get(0), row.get(1)), (row.get(2), accepted(row)))).collect())
 }
 
-/// What a batch did.
+/// The effect of a batch.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    pub applied: Applied,
-    /// Transitions made, by event.
+    pub applied: BatchCounts,
+    /// Transitions committed, by event.
     pub transitions: BTreeMap<&'static str, u64>,
 }
 
@@ -164,12 +166,15 @@ struct Transition<'a> {
     command: &'a Command,
     version: i32,
     to: Status,
-    told: Told,
+    row_event: RowEvent,
     reason: Option<&'a str>,
 }
 
-/// Applies `commands` in order and parks `unreadable`, in one transaction. `park` makes the parked form of
-/// the command at an index, for one that is impossible.
+/// Applies `commands` in order and parks `unreadable`, in one transaction. `park` builds the parked message of the
+/// command at an index.
+///
+/// # Errors
+/// When rows are missing, a race was lost, or the database failed. Nothing was written then.
 pub async fn apply(
     pool: &Pool,
     commands: &[&Command],
@@ -185,28 +190,28 @@ pub async fn apply(
         write(&transaction, round).await?;
         for transition in round {
             outcome.applied.applied += 1;
-            *outcome.transitions.entry(transition.told.as_str()).or_default() += 1;
+            *outcome.transitions.entry(transition.row_event.as_str()).or_default() += 1;
         }
     }
-    outcome.applied.parked = plan.set_aside.len();
+    outcome.applied.parked = plan.to_park.len();
     outcome.applied.contradictions = plan.contradictions;
     outcome.applied.already = commands.len() - outcome.applied.applied - outcome.applied.parked;
-    let set_aside = plan.set_aside.into_iter().map(|(index, reason)| park(index, reason));
-    let parked: Vec<Parked> = unreadable.iter().cloned().chain(set_aside).collect();
+    let to_park = plan.to_park.into_iter().map(|(index, reason)| park(index, reason));
+    let parked: Vec<Parked> = unreadable.iter().cloned().chain(to_park).collect();
     parked::insert(&transaction, &parked).await?;
     transaction.commit().await.context("commit")?;
     Ok(outcome)
 }
 
 /// A payment as it was read.
-struct Found {
+struct PaymentRow {
     state: State,
     version: i32,
     terms: Terms,
 }
 
 /// By user and payment: a user's event never reaches another's payment.
-type Rows = HashMap<(Uuid, Uuid), Found>;
+type Rows = HashMap<(Uuid, Uuid), PaymentRow>;
 
 /// Reads without locking: the write compares the version, and a batch that lost a race is applied anew.
 async fn read(transaction: &Transaction<'_>, commands: &[&Command]) -> anyhow::Result<Rows> {
@@ -224,17 +229,17 @@ async fn read(transaction: &Transaction<'_>, commands: &[&Command]) -> anyhow::R
     let keys: BTreeSet<(Uuid, Uuid)> = commands.iter().map(|c| (c.user_id, c.payment_id)).collect();
     let (users, payments): (Vec<Uuid>, Vec<Uuid>) = keys.into_iter().unzip();
     let rows = transaction.query(&statement, &[&users, &payments]).await.context("read payments")?;
-    rows.iter().map(found).collect()
+    rows.iter().map(payment_row).collect()
 }
 
-fn found(row: &Row) -> anyhow::Result<((Uuid, Uuid), Found)> {
+fn payment_row(row: &Row) -> anyhow::Result<((Uuid, Uuid), PaymentRow)> {
     let (state, version) = state(row)?;
     let client_number = Some(row.get::<_, &str>(8).into());
     let terms = Terms { amount: row.get(6), service_id: row.get::<_, &str>(7).into(), client_number };
-    Ok(((row.get(5), row.get(0)), Found { state, version, terms }))
+    Ok(((row.get(5), row.get(0)), PaymentRow { state, version, terms }))
 }
 
-/// Of columns 1 to 4: status, version, whether to cancel was asked, whether there is a reason.
+/// Reads columns 1 to 4: status, version, whether a cancel was requested, whether there is a reason.
 fn state(row: &Row) -> anyhow::Result<(State, i32)> {
     let status = Status::parse(row.get(1)).context("status")?;
     let state = State {
@@ -262,48 +267,53 @@ pub async fn request_cancel(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> any
         )
         .await?;
     // A payment has a handful of transitions, so a lost race is soon won.
-    for _ in 0..CANCEL_TRIES {
+    for _ in 0..CANCEL_TRIES_MAX {
         let row = client.query_opt(&read, &[&user_id, &payment_id]).await.context("read payment")?;
         let Some(row) = row else { return Ok(None) };
         let (state, version) = state(&row)?;
         let decided = cancel(&state);
-        let Cancel::Record { told } = decided else { return Ok(Some(decided)) };
+        let Cancel::Record { row_event } = decided else { return Ok(Some(decided)) };
         let written = client
-            .execute(&write, &[&user_id, &payment_id, &version, &told.as_str()])
+            .execute(&write, &[&user_id, &payment_id, &version, &row_event.as_str()])
             .await
             .context("record the request to cancel")?;
         if written == 1 {
             return Ok(Some(decided));
         }
     }
-    anyhow::bail!("payment {payment_id} moved at every one of {CANCEL_TRIES} tries")
+    anyhow::bail!(
+        "payment {payment_id} changed during each of {CANCEL_TRIES_MAX} tries to record its cancel; send the request again"
+    )
 }
 
 #[derive(Default)]
 struct Plan<'a> {
-    /// A payment moves at most once per round, for one statement can update a row only once.
+    /// One statement updates a row only once, so a payment has at most one transition per round.
     rounds: Vec<Vec<Transition<'a>>>,
     /// Commands to park, each with its reason.
-    set_aside: Vec<(usize, String)>,
-    /// How many of them differ from the payment's row.
+    to_park: Vec<(usize, String)>,
+    /// The number of them that contradict the payment's row.
     contradictions: usize,
 }
 
-/// Decides every command in arrival order, each on the state its predecessors left.
+/// Decides every command in order of arrival, each on the state that its predecessors left.
 fn plan<'a>(commands: &[&'a Command], mut rows: Rows) -> Result<Plan<'a>, ApplyError> {
     let mut plan = Plan::default();
-    let mut absent = Vec::new();
+    let mut missing = Vec::new();
     let mut moves: HashMap<Uuid, usize> = HashMap::new();
     for (index, command) in commands.iter().enumerate() {
-        let Some(Found { state, version, terms }) = rows.get_mut(&(command.user_id, command.payment_id))
+        let Some(PaymentRow { state, version, terms }) = rows.get_mut(&(command.user_id, command.payment_id))
         else {
-            absent.push(Absent { index, what: format!("no payment {}", command.payment_id) });
+            missing.push(MissingRow {
+                index,
+                what: format!("payment {} of user {}", command.payment_id, command.user_id),
+            });
             continue;
         };
         let step = match judge(terms, state, &command.terms, &command.event) {
             Ok(step) => step,
             Err(difference) => {
-                plan.set_aside.push((index, difference.to_string()));
+                plan.to_park.push((index, difference.to_string()));
                 plan.contradictions += 1;
                 continue;
             }
@@ -311,23 +321,23 @@ fn plan<'a>(commands: &[&'a Command], mut rows: Rows) -> Result<Plan<'a>, ApplyE
         match step {
             Step::Already => {}
             Step::Missing => {
-                absent.push(Absent { index, what: format!("no hold of payment {}", command.payment_id) });
+                missing.push(MissingRow { index, what: format!("hold of payment {}", command.payment_id) });
             }
-            Step::Illegal(illegal) => plan.set_aside.push((index, illegal.to_string())),
-            Step::Move { to, told } => {
+            Step::Illegal(illegal) => plan.to_park.push((index, illegal.to_string())),
+            Step::Move { to, row_event } => {
                 let round = moves.entry(command.payment_id).or_default();
                 if plan.rounds.len() == *round {
                     plan.rounds.push(Vec::with_capacity(commands.len()));
                 }
                 let reason = command.reason.as_deref();
-                plan.rounds[*round].push(Transition { command, version: *version, to, told, reason });
+                plan.rounds[*round].push(Transition { command, version: *version, to, row_event, reason });
                 *round += 1;
                 *version += 1;
             }
         }
         *state = next(state, &step);
     }
-    if absent.is_empty() { Ok(plan) } else { Err(ApplyError::Missing(absent)) }
+    if missing.is_empty() { Ok(plan) } else { Err(ApplyError::Missing(missing)) }
 }
 
 async fn write(transaction: &Transaction<'_>, round: &[Transition<'_>]) -> anyhow::Result<()> {
@@ -349,7 +359,7 @@ async fn write(transaction: &Transaction<'_>, round: &[Transition<'_>]) -> anyho
     let payments: Vec<Uuid> = round.iter().map(|t| t.command.payment_id).collect();
     let versions: Vec<i32> = round.iter().map(|t| t.version).collect();
     let statuses: Vec<&str> = round.iter().map(|t| t.to.as_str()).collect();
-    let events: Vec<&str> = round.iter().map(|t| t.told.as_str()).collect();
+    let events: Vec<&str> = round.iter().map(|t| t.row_event.as_str()).collect();
     let reasons: Vec<Option<&str>> = round.iter().map(|t| t.reason).collect();
     let updated = transaction
         .execute(&statement, &[&users, &payments, &versions, &statuses, &events, &reasons])
@@ -358,7 +368,7 @@ async fn write(transaction: &Transaction<'_>, round: &[Transition<'_>]) -> anyho
     let expected = round.len() as u64;
     anyhow::ensure!(
         updated == expected,
-        "{updated} of {expected} payments were as read; others moved meanwhile"
+        "only {updated} of {expected} payments still had the version that was read: another batch changed the others; the batch is tried again"
     );
     Ok(())
 }
@@ -366,7 +376,7 @@ async fn write(transaction: &Transaction<'_>, round: &[Transition<'_>]) -> anyho
 /// A payment with its timeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payment {
-    pub asked: Asked,
+    pub accepted: AcceptedPayment,
     pub status: String,
     pub reason: Option<String>,
     pub version: i32,
@@ -378,7 +388,7 @@ pub struct Payment {
     pub cancel_requested_at: Option<Timestamp>,
 }
 
-/// `None` when this user has no such payment.
+/// One payment of a user; `None` when the user has no such payment.
 pub async fn payment(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> anyhow::Result<Option<Payment>> {
     let client = pool.get().await.context("payments database")?;
     let statement = client
@@ -390,7 +400,7 @@ pub async fn payment(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> anyhow::Re
         .await?;
     let row = client.query_opt(&statement, &[&user_id, &payment_id]).await.context("read payment")?;
     Ok(row.map(|row| Payment {
-        asked: Asked {
+        accepted: AcceptedPayment {
             user_id,
             payment_id,
             client_number: row.get(0),

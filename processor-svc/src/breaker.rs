@@ -58,9 +58,9 @@ pub enum Health {
 }
 
 /// Of the faults after which a breaker opens, one user's are at most every fifth.
-const USER_PART: u32 = 5;
+const USER_FAULTS_DIVISOR: u32 = 5;
 /// For so many pauses a user whose probe failed makes no other one.
-const SUSPECT_PAUSES: u32 = 5;
+const SUSPECT_PAUSES_MAX: u32 = 5;
 /// More services than this share one breaker: a name that nobody knows must not cost memory.
 const SERVICES_MAX: usize = 10_000;
 
@@ -111,15 +111,15 @@ impl State {
     }
 
     /// How much may begin at `now`.
-    pub fn room(self, now: Instant, limits: &Limits) -> Room {
+    pub fn capacity(self, now: Instant, limits: &Limits) -> Capacity {
         match self {
-            State::Closed { .. } => Room::Free,
-            State::Open { until } if now < until => Room::None { until: Some(until) },
-            State::Open { .. } => Room::Probes(limits.probes),
+            State::Closed { .. } => Capacity::Free,
+            State::Open { until } if now < until => Capacity::None { until: Some(until) },
+            State::Open { .. } => Capacity::Probes(limits.probes),
             State::HalfOpen { under_way, answered } => {
                 match limits.probes.saturating_sub(under_way + answered) {
-                    0 => Room::None { until: None },
-                    probes => Room::Probes(probes),
+                    0 => Capacity::None { until: None },
+                    probes => Capacity::Probes(probes),
                 }
             }
         }
@@ -145,7 +145,7 @@ impl State {
 
 /// How many calls may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
+pub enum Capacity {
     /// Any number.
     Free,
     /// So many, at least one.
@@ -156,7 +156,7 @@ pub enum Room {
 
 /// The state, and how many of its periods there were before: a call that began in one of them says nothing
 /// about this one.
-struct Now {
+struct Circuit {
     state: State,
     period: u64,
     /// Faults in a row by user.
@@ -166,9 +166,9 @@ struct Now {
 }
 
 struct Table {
-    whole: Now,
+    whole: Circuit,
     /// A service that is not there has a breaker that was never opened.
-    services: HashMap<String, Now>,
+    services: HashMap<String, Circuit>,
 }
 
 /// The breakers of a process; clones share them.
@@ -207,7 +207,7 @@ pub struct Opening {
 impl Breaker {
     /// `gauge` is 0 while all are closed, 1 while one is half-open, 2 while one is open.
     pub fn new(limits: Limits, gauge: IntGauge) -> Breaker {
-        let table = Table { whole: Now::closed(), services: HashMap::new() };
+        let table = Table { whole: Circuit::closed(), services: HashMap::new() };
         Breaker { table: Arc::new(watch::Sender::new(table)), limits, gauge }
     }
 
@@ -250,10 +250,10 @@ impl Breaker {
                 let table = changes.borrow_and_update();
                 (table.whole.state, table.whole.period)
             };
-            let until = match state.room(Instant::now(), &self.limits) {
-                Room::Free => return Opening { period, probes: None },
-                Room::Probes(probes) => return Opening { period, probes: Some(probes) },
-                Room::None { until } => until,
+            let until = match state.capacity(Instant::now(), &self.limits) {
+                Capacity::Free => return Opening { period, probes: None },
+                Capacity::Probes(probes) => return Opening { period, probes: Some(probes) },
+                Capacity::None { until } => until,
             };
             let pause = async {
                 match until {
@@ -306,17 +306,22 @@ impl Breaker {
 
 impl Table {
     /// The breakers that a call for this service has to pass, and the name under which the second one is kept.
-    fn pair<'a>(&'a mut self, service: &'a str) -> (&'a mut Now, &'a str, &'a mut Now) {
+    fn pair<'a>(&'a mut self, service: &'a str) -> (&'a mut Circuit, &'a str, &'a mut Circuit) {
         let Table { whole, services } = self;
-        let room = services.len() < SERVICES_MAX || services.contains_key(service);
-        let service = if room { service } else { "" };
-        (whole, service, services.entry(service.to_owned()).or_insert_with(Now::closed))
+        let capacity = services.len() < SERVICES_MAX || services.contains_key(service);
+        let service = if capacity { service } else { "" };
+        (whole, service, services.entry(service.to_owned()).or_insert_with(Circuit::closed))
     }
 }
 
-impl Now {
-    fn closed() -> Now {
-        Now { state: State::Closed { faults: 0 }, period: 0, users: HashMap::new(), suspects: HashMap::new() }
+impl Circuit {
+    fn closed() -> Circuit {
+        Circuit {
+            state: State::Closed { faults: 0 },
+            period: 0,
+            users: HashMap::new(),
+            suspects: HashMap::new(),
+        }
     }
 
     /// The state after a call of this user has begun, unless none may.
@@ -339,11 +344,11 @@ impl Now {
             }
             (Health::Fault, State::HalfOpen { .. }) => {
                 self.suspects.retain(|_, until| *until > at);
-                self.suspects.insert(user, at + limits.pause * SUSPECT_PAUSES);
+                self.suspects.insert(user, at + limits.pause * SUSPECT_PAUSES_MAX);
             }
             (Health::Fault, State::Closed { .. }) => {
                 let faults = self.users.entry(user).or_insert(0);
-                if *faults >= limits.faults.div_ceil(USER_PART) {
+                if *faults >= limits.faults.div_ceil(USER_FAULTS_DIVISOR) {
                     return Health::Neither;
                 }
                 *faults += 1;
@@ -355,7 +360,7 @@ impl Now {
 }
 
 /// Answers whether those who wait are to look again. Counting while closed wakes nobody.
-fn enter(now: &mut Now, state: State, service: &str, limits: &Limits) -> bool {
+fn enter(now: &mut Circuit, state: State, service: &str, limits: &Limits) -> bool {
     let before = std::mem::replace(&mut now.state, state);
     if before.number() == state.number() {
         return before != state && state.number() != 0;

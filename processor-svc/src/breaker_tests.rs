@@ -39,14 +39,14 @@ fn every_state_with_every_event() {
         assert_eq!(ended, ends, "{state:?} ends");
         assert_eq!(state.end(Health::Unreachable, now, &LIMITS), ends[1], "{state:?}");
         // There is room exactly if a call may begin.
-        let none = matches!(state.room(now, &LIMITS), Room::None { .. });
+        let none = matches!(state.capacity(now, &LIMITS), Capacity::None { .. });
         assert_eq!(none, begun.is_none(), "{state:?}");
     }
-    assert_eq!(closed(2).room(now, &LIMITS), Room::Free);
-    assert_eq!(due.room(now, &LIMITS), Room::Probes(2));
-    assert_eq!(half_open(0, 1).room(now, &LIMITS), Room::Probes(1));
-    assert_eq!(shut.room(now, &LIMITS), Room::None { until: Some(now + Duration::from_nanos(1)) });
-    assert_eq!(half_open(2, 0).room(now, &LIMITS), Room::None { until: None });
+    assert_eq!(closed(2).capacity(now, &LIMITS), Capacity::Free);
+    assert_eq!(due.capacity(now, &LIMITS), Capacity::Probes(2));
+    assert_eq!(half_open(0, 1).capacity(now, &LIMITS), Capacity::Probes(1));
+    assert_eq!(shut.capacity(now, &LIMITS), Capacity::None { until: Some(now + Duration::from_nanos(1)) });
+    assert_eq!(half_open(2, 0).capacity(now, &LIMITS), Capacity::None { until: None });
 }
 
 fn breaker(pause: Duration) -> Breaker {
@@ -164,13 +164,13 @@ async fn one_user_alone_does_not_open_it() {
 #[test]
 fn one_user_alone_does_not_keep_it_open() {
     let (start, user, other) = (Instant::now(), Uuid::now_v7(), Uuid::now_v7());
-    let mut now = Now { state: State::Open { until: start }, ..Now::closed() };
+    let mut now = Circuit { state: State::Open { until: start }, ..Circuit::closed() };
     now.state = now.begins(user, start, &LIMITS).expect("the pause is over");
     let health = now.counted(user, Health::Fault, start, &LIMITS);
     now.state = now.state.end(health, start, &LIMITS);
     let later = start + LIMITS.pause;
     assert_eq!(now.state, State::Open { until: later });
-    let until = start + LIMITS.pause * SUSPECT_PAUSES;
+    let until = start + LIMITS.pause * SUSPECT_PAUSES_MAX;
     assert_eq!(now.begins(user, later, &LIMITS), Err(Refusal { until: Some(until) }), "others first");
     now.state = now.begins(other, later, &LIMITS).expect("another user");
     assert_eq!(now.begins(user, later, &LIMITS), Err(Refusal { until: Some(until) }));

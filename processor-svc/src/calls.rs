@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::breaker::{Breaker, Pass};
 use crate::cause::Cause;
 use crate::charge::Charge;
-use crate::failpoints::{Place, reach};
+use crate::failpoints::{Failpoint, hit};
 use crate::gateway::{Gateway, health};
 use crate::metrics::{Metrics, finding_label, outcome_label};
 use crate::saga::{Event, Outcome, State};
@@ -78,9 +78,9 @@ impl Calls {
         }
         let begun = Instant::now();
         self.metrics.calls_in_flight.inc();
-        reach(Place::BeforeCall);
+        hit(Failpoint::BeforeCall);
         let outcome = self.gateway.charge(charge).await;
-        reach(Place::AfterCall);
+        hit(Failpoint::AfterCall);
         self.metrics.calls_in_flight.dec();
         self.metrics.call_seconds.observe(begun.elapsed().as_secs_f64());
         pass.ended(health(&outcome));
@@ -92,10 +92,10 @@ impl Calls {
     pub fn inquire(&self, claim: Claim, permit: Permit) {
         let this = self.clone();
         self.tasks.spawn(async move {
-            let Claim { charge, attempt, seq, settled } = claim;
-            reach(Place::BeforeInquiry);
-            let finding = this.gateway.inquire(&charge, settled).await;
-            reach(Place::AfterInquiry);
+            let Claim { charge, attempt, seq, conclusive } = claim;
+            hit(Failpoint::BeforeInquiry);
+            let finding = this.gateway.inquire(&charge, conclusive).await;
+            hit(Failpoint::AfterInquiry);
             this.alarm(&charge, finding.cause());
             Metrics::count(&this.metrics.inquiries, finding_label(&finding));
             let event = Event::Inquired { attempt, finding };

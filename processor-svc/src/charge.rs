@@ -30,7 +30,7 @@ impl Charge {
     }
 
     /// The same for charges that are the same, and for no others.
-    pub fn print(&self) -> String {
+    pub fn fingerprint(&self) -> String {
         let Charge { payment_id, user_id, client_number, service_id, amount, traceparent: _ } = self;
         let mut hash = Sha256::new();
         hash.update(payment_id.as_bytes());
@@ -66,7 +66,7 @@ mod tests {
             Charge { client_number: "1".into(), service_id: "23".into(), ..charge.clone() },
         ];
         for other in others {
-            assert_eq!(charge.print() == other.print(), charge.is_same(&other), "{other:?}");
+            assert_eq!(charge.fingerprint() == other.fingerprint(), charge.is_same(&other), "{other:?}");
         }
     }
 }

@@ -1,25 +1,25 @@
 //! What processor-svc hears: users who want an authorized payment cancelled. Work itself comes by queue
 //! ([`crate::jobs`]).
 
-use ::saga::consumer::{Applied, ApplyError, Decoded, Delivery, Record, Subscriber};
+use ::saga::consumer::{ApplyError, BatchCounts, Decoding, Delivery, Record, Subscriber};
 use ::saga::contract::{Envelope, EventType, Payment};
 use ::saga::parked::Parked;
 
 use crate::charge::Charge;
-use crate::failpoints::{Place, reach};
+use crate::due_queue::DueQueue;
+use crate::ended_cache::EndedCache;
+use crate::failpoints::{Failpoint, hit};
 use crate::metrics::{Metrics, step_label};
 use crate::saga::Step;
-use crate::settled::Settled;
 use crate::store::Store;
-use crate::store::cancel::Answer;
-use crate::watch::Watch;
+use crate::store::cancel::CancelOutcome;
 use crate::work::Job;
 
 /// The subscriber: ends charges that were never called.
 pub struct Cancels {
     pub store: Store,
-    pub settled: Settled,
-    pub watch: Watch,
+    pub ended_cache: EndedCache,
+    pub due_queue: DueQueue,
     pub metrics: Metrics,
 }
 
@@ -27,10 +27,10 @@ impl Subscriber for Cancels {
     /// The charge that is not to be made, with the immutable columns its row would have had.
     type Event = Job;
 
-    fn decode(&self, record: &Record<'_>) -> Decoded<Job> {
+    fn decode(&self, record: &Record<'_>) -> Decoding<Job> {
         match record.envelope() {
             Ok(envelope) => decode(&envelope, record.body()),
-            Err(reason) => Decoded::Poison(reason),
+            Err(reason) => Decoding::Poison(reason),
         }
     }
 
@@ -38,41 +38,41 @@ impl Subscriber for Cancels {
         &self,
         events: &[Delivery<'_, Job>],
         unreadable: &[Parked],
-    ) -> Result<Applied, ApplyError> {
+    ) -> Result<BatchCounts, ApplyError> {
         let asked: Vec<&Job> = events.iter().map(|delivery| &delivery.event).collect();
         let park = |index: usize, reason: &str| events[index].record.park(reason);
         let answers = self.store.cancel(&asked, unreadable, park).await?;
-        reach(Place::AfterCancel);
-        let mut applied = Applied::default();
+        hit(Failpoint::AfterCancel);
+        let mut applied = BatchCounts::default();
         let mut ended = Vec::new();
         for (job, answer) in asked.iter().zip(answers) {
             match answer {
-                Answer::Cancelled => {
+                CancelOutcome::Cancelled => {
                     Metrics::count(&self.metrics.transitions, "cancelled");
-                    self.watch.forget(job.charge.payment_id);
+                    self.due_queue.remove(job.charge.payment_id);
                     ended.push(&job.charge);
                     applied.applied += 1;
                 }
-                Answer::Already => {
+                CancelOutcome::Already => {
                     Metrics::count(&self.metrics.ignored, step_label(&Step::Already));
                     applied.already += 1;
                 }
-                Answer::TooLate => {
+                CancelOutcome::TooLate => {
                     Metrics::count(&self.metrics.ignored, step_label(&Step::TooLate));
                     applied.already += 1;
                 }
-                Answer::Parked => {
+                CancelOutcome::Parked => {
                     applied.parked += 1;
                     applied.contradictions += 1;
                 }
             }
         }
-        self.settled.remember(&ended);
+        self.ended_cache.save(&ended);
         Ok(applied)
     }
 }
 
-fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoded<Job> {
+fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Job> {
     match envelope.event_type {
         EventType::PaymentCancelRequested => envelope.read(body).map(job).into(),
         // A cancel that is only recorded is asked for once the payment is authorized; the rest is told for
@@ -94,7 +94,7 @@ fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoded<Job> {
         | EventType::ResultDeclined
         | EventType::ResultUnknown
         | EventType::ResultExpired
-        | EventType::ResultCancelled => Decoded::Ignore,
+        | EventType::ResultCancelled => Decoding::Ignore,
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
         std::fs::read(format!("{}/../saga/golden/{name}.json", env!("CARGO_MANIFEST_DIR"))).unwrap()
     }
 
-    fn read(name: &str, body: &[u8]) -> Decoded<Job> {
+    fn read(name: &str, body: &[u8]) -> Decoding<Job> {
         let event_type = EventType::parse(name).unwrap();
         let (topic, key) = (event_type.topic(), b"0198c0de-0000-7000-8000-000000000001");
         decode(&Envelope { event_type, topic, key, id: None, source: None, subject: None }, body)
@@ -131,16 +131,16 @@ mod tests {
 
     #[test]
     fn only_the_request_to_cancel_an_authorized_payment_is_heard() {
-        let heard: Vec<&str> = EventType::ALL
+        let decoded: Vec<&str> = EventType::ALL
             .iter()
             .map(|event| event.as_str())
             .filter(|name| match read(name, &golden(name)) {
-                Decoded::Event(_) => true,
-                Decoded::Ignore => false,
-                Decoded::Poison(reason) | Decoded::Contradicts(reason) => panic!("{name}: {reason}"),
+                Decoding::Event(_) => true,
+                Decoding::Ignore => false,
+                Decoding::Poison(reason) | Decoding::Contradicts(reason) => panic!("{name}: {reason}"),
             })
             .collect();
-        assert_eq!(heard, ["payment.cancel_requested.v1"]);
+        assert_eq!(decoded, ["payment.cancel_requested.v1"]);
     }
 
     #[test]
@@ -148,16 +148,16 @@ mod tests {
         let name = "payment.cancel_requested.v1";
         let fraction = String::from_utf8(golden(name)).unwrap().replace("15000", "15000.5");
         for body in [b"".as_slice(), b"{}", b"\0", fraction.as_bytes()] {
-            assert!(matches!(read(name, body), Decoded::Poison(_)), "{body:?}");
+            assert!(matches!(read(name, body), Decoding::Poison(_)), "{body:?}");
         }
         let authorized = golden("payment.authorized.v1");
-        assert!(matches!(read(name, &authorized), Decoded::Contradicts(_)));
+        assert!(matches!(read(name, &authorized), Decoding::Contradicts(_)));
     }
 
     #[test]
     fn a_cancel_and_the_work_message_of_a_payment_are_the_same_job() {
         let name = "payment.cancel_requested.v1";
-        let Decoded::Event(cancel) = read(name, &golden(name)) else { panic!("it is heard") };
+        let Decoding::Event(cancel) = read(name, &golden(name)) else { panic!("it is heard") };
         let headers = BTreeMap::from([
             ("expires_at".to_owned(), "2026-01-02T03:19:05.123456Z".to_owned()),
             ("traceparent".to_owned(), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),

@@ -4,23 +4,23 @@
 //! `FAILPOINTS` says what happens where, e.g. `after_call=10*off->return;before_intent=sleep(20)`. `return`
 //! ends the process on the spot, as `kill -9` would; the other actions are those of the crate `fail`.
 
-macro_rules! places {
+macro_rules! failpoints {
     ($($(#[$reason:meta])* $variant:ident = $name:literal,)*) => {
         /// The places, in the order in which a charge may pass them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Place { $($(#[$reason])* $variant,)* }
+        pub enum Failpoint { $($(#[$reason])* $variant,)* }
 
-        impl Place {
-            pub const ALL: &[Place] = &[$(Place::$variant,)*];
+        impl Failpoint {
+            pub const ALL: &[Failpoint] = &[$(Failpoint::$variant,)*];
 
             pub fn name(self) -> &'static str {
-                match self { $(Place::$variant => $name,)* }
+                match self { $(Failpoint::$variant => $name,)* }
             }
         }
     };
 }
 
-places! {
+failpoints! {
     BeforeIntent = "before_intent",
     AfterIntent = "after_intent",
     AfterAck = "after_ack",
@@ -30,7 +30,7 @@ places! {
     /// Committed; neither Redis nor whoever is to call or inquire next knows.
     AfterOutcome = "after_outcome",
     /// Handed to Redis; what an inquiry said is not noted.
-    AfterRemember = "after_remember",
+    AfterCacheWrite = "after_cache_write",
     /// Its claim is committed.
     BeforeInquiry = "before_inquiry",
     AfterInquiry = "after_inquiry",
@@ -45,9 +45,9 @@ places! {
 
 /// This place is reached.
 #[cfg(feature = "failpoints")]
-pub fn reach(place: Place) {
+pub fn hit(place: Failpoint) {
     fail::fail_point!(place.name(), |_| std::process::abort());
 }
 
 #[cfg(not(feature = "failpoints"))]
-pub fn reach(_: Place) {}
+pub fn hit(_: Failpoint) {}

@@ -18,15 +18,15 @@ use uuid::Uuid;
 use crate::breaker::Health;
 use crate::cause::Cause;
 use crate::charge::Charge;
-use crate::failpoints::{Place, reach};
+use crate::failpoints::{Failpoint, hit};
 use crate::saga::{Finding, Outcome};
 
-use self::answer::{Asked, Said, read};
+use self::answer::{CallKind, Verdict, read};
 
 /// The gateway's answers are a few hundred bytes; more is not one of them.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// Shorter than servers keep idle connections, so that a call seldom meets one that is being closed.
-const IDLE_MAX: Duration = Duration::from_secs(10);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The gateway's idempotency key of a payment: one for ever, whatever happens to it.
 pub fn key(payment_id: Uuid) -> String {
@@ -35,7 +35,7 @@ pub fn key(payment_id: Uuid) -> String {
 
 /// What came back, before it is judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum GatewayReply {
     Answer {
         status: u16,
         body: Vec<u8>,
@@ -99,21 +99,21 @@ impl Gateway {
         if let Some(traceparent) = &charge.traceparent {
             request = request.header("traceparent", traceparent);
         }
-        let outcome = judge_call(charge, &hear(request.send().await).await);
+        let outcome = judge_call(charge, &receive(request.send().await).await);
         self.connections.judged(outcome.cause(), generation);
         outcome
     }
 
-    /// Asks by our reference what became of a charge, and puts right what must not stay so. `settled`: the
+    /// Asks by our reference what became of a charge, and puts right what must not stay so. `conclusive`: the
     /// gateway's visibility delay had passed.
-    pub async fn inquire(&self, charge: &Charge, settled: bool) -> Finding {
+    pub async fn inquire(&self, charge: &Charge, conclusive: bool) -> Finding {
         let (http, generation) = self.connections.current();
         let request = http.get(format!("{}/{}", self.charges, charge.payment_id));
-        let lookup = judge_inquiry(charge, &hear(request.send().await).await);
+        let lookup = judge_inquiry(charge, &receive(request.send().await).await);
         self.connections.judged(lookup.cause(), generation);
-        let repair = lookup.repair(settled, self.idempotent);
+        let repair = lookup.repair(conclusive, self.idempotent);
         match self.repair(charge, repair).await {
-            Ok(()) => lookup.finding(settled, self.idempotent),
+            Ok(()) => lookup.finding(conclusive, self.idempotent),
             Err(cause) => Finding::Unavailable { why: Cause::Void(Box::new(cause)) },
         }
     }
@@ -127,10 +127,10 @@ impl Gateway {
         let (http, generation) = self.connections.current();
         let request = http.post(format!("{}/{}/void", self.charges, charge.payment_id));
         let request = request.json(&VoidRequest { amount: charge.amount, keep });
-        reach(Place::BeforeVoid);
-        let heard = hear(request.send().await).await;
-        reach(Place::AfterVoid);
-        let voided = judge_void(charge, &heard, repair == Some(Repair::Reverse));
+        hit(Failpoint::BeforeVoid);
+        let reply = receive(request.send().await).await;
+        hit(Failpoint::AfterVoid);
+        let voided = judge_void(charge, &reply, repair == Some(Repair::Reverse));
         self.connections.judged(voided.as_ref().err(), generation);
         voided
     }
@@ -186,17 +186,17 @@ impl Limits {
             .retry(retry::never())
             .connect_timeout(self.connect_max)
             .timeout(self.call_max)
-            .pool_idle_timeout(IDLE_MAX)
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(self.idle_max)
             .tcp_nodelay(true)
             .build()
     }
 }
 
-async fn hear(sent: reqwest::Result<Response>) -> Heard {
+async fn receive(sent: reqwest::Result<Response>) -> GatewayReply {
     let mut response = match sent {
         Ok(response) => response,
-        Err(error) if error.is_connect() => return Heard::NotConnected,
+        Err(error) if error.is_connect() => return GatewayReply::NotConnected,
         Err(error) => return lost(&error),
     };
     let status = response.status().as_u16();
@@ -204,45 +204,45 @@ async fn hear(sent: reqwest::Result<Response>) -> Heard {
     loop {
         match response.chunk().await {
             Ok(Some(chunk)) if body.len() + chunk.len() <= ANSWER_BYTES_MAX => body.extend_from_slice(&chunk),
-            Ok(Some(_)) => return Heard::Lost(Cause::AnswerTooLarge),
-            Ok(None) => return Heard::Answer { status, body },
+            Ok(Some(_)) => return GatewayReply::Lost(Cause::AnswerTooLarge),
+            Ok(None) => return GatewayReply::Answer { status, body },
             Err(error) => return lost(&error),
         }
     }
 }
 
-fn lost(error: &reqwest::Error) -> Heard {
-    Heard::Lost(if error.is_timeout() { Cause::TimedOut } else { Cause::ConnectionLost })
+fn lost(error: &reqwest::Error) -> GatewayReply {
+    GatewayReply::Lost(if error.is_timeout() { Cause::TimedOut } else { Cause::ConnectionLost })
 }
 
-impl Heard {
+impl GatewayReply {
     /// The gateway's word about `charge`, or why there is none.
-    fn said(&self, charge: &Charge, asked: Asked) -> Result<Said, Cause> {
+    fn verdict(&self, charge: &Charge, call: CallKind) -> Result<Verdict, Cause> {
         match self {
-            Heard::NotConnected => Err(Cause::NotConnected),
-            Heard::Lost(cause) => Err(cause.clone()),
-            Heard::Answer { status: 422, .. } if asked == Asked::Charge => Err(Cause::KeyReused),
-            Heard::Answer { status, body } => read(charge, asked, *status, body),
+            GatewayReply::NotConnected => Err(Cause::NotConnected),
+            GatewayReply::Lost(cause) => Err(cause.clone()),
+            GatewayReply::Answer { status: 422, .. } if call == CallKind::Charge => Err(Cause::KeyReused),
+            GatewayReply::Answer { status, body } => read(charge, call, *status, body),
         }
     }
 }
 
 /// How a call ended.
-pub fn judge_call(charge: &Charge, heard: &Heard) -> Outcome {
-    let cause = match heard.said(charge, Asked::Charge) {
-        Ok(Said::Succeeded { provider_reference, surplus: false }) => {
+pub fn judge_call(charge: &Charge, reply: &GatewayReply) -> Outcome {
+    let cause = match reply.verdict(charge, CallKind::Charge) {
+        Ok(Verdict::Succeeded { provider_reference, surplus: false }) => {
             return Outcome::Succeeded { provider_reference };
         }
-        Ok(Said::Declined { code }) => return Outcome::Declined { code },
-        Ok(Said::Rejected) => return Outcome::Declined { code: REJECTED.to_owned() },
+        Ok(Verdict::Declined { code }) => return Outcome::Declined { code },
+        Ok(Verdict::Rejected) => return Outcome::Declined { code: REJECTED.to_owned() },
         Err(Cause::NotConnected) => return Outcome::NotSent { why: Cause::NotConnected },
         // Whether more than this one stands is for an inquiry to find out and put right.
-        Ok(Said::Succeeded { surplus: true, .. }) => Cause::Surplus,
-        Ok(Said::DeclinedForNow) => Cause::DeclineRetryable,
-        Ok(Said::Pending) => Cause::Pending,
-        Ok(Said::Voided { .. }) => Cause::Voided,
+        Ok(Verdict::Succeeded { surplus: true, .. }) => Cause::Surplus,
+        Ok(Verdict::DeclinedForNow) => Cause::DeclineRetryable,
+        Ok(Verdict::Pending) => Cause::Pending,
+        Ok(Verdict::Voided { .. }) => Cause::Voided,
         // A call that is not found was not served.
-        Ok(Said::NotFound) => Cause::Http(404),
+        Ok(Verdict::NotFound) => Cause::Http(404),
         Err(cause) => cause,
     };
     Outcome::Unknown { why: cause }
@@ -315,13 +315,13 @@ pub const VOIDED: &str = "voided";
 impl Lookup {
     /// Exactly one charge may stand behind a success, and none behind a decline. Where the same key may be
     /// charged twice nothing is ever sent again, so a charge that is not there is made impossible instead.
-    pub fn repair(&self, settled: bool, idempotent: bool) -> Option<Repair> {
+    pub fn repair(&self, conclusive: bool, idempotent: bool) -> Option<Repair> {
         match self {
             Lookup::Succeeded { provider_reference, surplus: true } => {
                 Some(Repair::VoidOthers { keep: provider_reference.clone() })
             }
             Lookup::Voided => Some(Repair::Reverse),
-            Lookup::NotFound if settled && !idempotent => Some(Repair::Reverse),
+            Lookup::NotFound if conclusive && !idempotent => Some(Repair::Reverse),
             Lookup::Succeeded { surplus: false, .. }
             | Lookup::Declined { .. }
             | Lookup::NotFound
@@ -338,45 +338,45 @@ impl Lookup {
     }
 
     /// What it amounts to once it was repaired.
-    pub fn finding(self, settled: bool, idempotent: bool) -> Finding {
+    pub fn finding(self, conclusive: bool, idempotent: bool) -> Finding {
         match self {
             Lookup::Succeeded { provider_reference, surplus: _ } => Finding::Succeeded { provider_reference },
             Lookup::Declined { code } => Finding::Declined { code },
             Lookup::Voided => Finding::Declined { code: VOIDED.to_owned() },
-            Lookup::NotFound if settled && !idempotent => Finding::Declined { code: VOIDED.to_owned() },
-            Lookup::NotFound => Finding::NotFound { settled },
+            Lookup::NotFound if conclusive && !idempotent => Finding::Declined { code: VOIDED.to_owned() },
+            Lookup::NotFound => Finding::NotFound { conclusive },
             Lookup::Unavailable { why } => Finding::Unavailable { why },
         }
     }
 }
 
 /// Whether a void is confirmed. `bars`: it must also keep later charges out.
-pub fn judge_void(charge: &Charge, heard: &Heard, bars: bool) -> Result<(), Cause> {
-    match heard.said(charge, Asked::Void)? {
-        Said::Voided { barred } if barred || !bars => Ok(()),
-        Said::Voided { .. }
-        | Said::Succeeded { .. }
-        | Said::Declined { .. }
-        | Said::DeclinedForNow
-        | Said::Rejected
-        | Said::NotFound
-        | Said::Pending => Err(Cause::NotConfirmed),
+pub fn judge_void(charge: &Charge, reply: &GatewayReply, bars: bool) -> Result<(), Cause> {
+    match reply.verdict(charge, CallKind::Void)? {
+        Verdict::Voided { barred } if barred || !bars => Ok(()),
+        Verdict::Voided { .. }
+        | Verdict::Succeeded { .. }
+        | Verdict::Declined { .. }
+        | Verdict::DeclinedForNow
+        | Verdict::Rejected
+        | Verdict::NotFound
+        | Verdict::Pending => Err(Cause::NotConfirmed),
     }
 }
 
 /// What an inquiry found.
-pub fn judge_inquiry(charge: &Charge, heard: &Heard) -> Lookup {
-    let why = match heard.said(charge, Asked::Inquiry) {
-        Ok(Said::Succeeded { provider_reference, surplus }) => {
+pub fn judge_inquiry(charge: &Charge, reply: &GatewayReply) -> Lookup {
+    let why = match reply.verdict(charge, CallKind::Inquiry) {
+        Ok(Verdict::Succeeded { provider_reference, surplus }) => {
             return Lookup::Succeeded { provider_reference, surplus };
         }
-        Ok(Said::Declined { code }) => return Lookup::Declined { code },
-        Ok(Said::Voided { .. }) => return Lookup::Voided,
-        Ok(Said::NotFound) => return Lookup::NotFound,
-        Ok(Said::DeclinedForNow) => Cause::DeclineRetryable,
-        Ok(Said::Pending) => Cause::Pending,
+        Ok(Verdict::Declined { code }) => return Lookup::Declined { code },
+        Ok(Verdict::Voided { .. }) => return Lookup::Voided,
+        Ok(Verdict::NotFound) => return Lookup::NotFound,
+        Ok(Verdict::DeclinedForNow) => Cause::DeclineRetryable,
+        Ok(Verdict::Pending) => Cause::Pending,
         // An inquiry sends nothing that could be rejected.
-        Ok(Said::Rejected) => Cause::Http(400),
+        Ok(Verdict::Rejected) => Cause::Http(400),
         Err(cause) => cause,
     };
     Lookup::Unavailable { why }

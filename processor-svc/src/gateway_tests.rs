@@ -17,12 +17,12 @@ fn charge() -> Charge {
     }
 }
 
-fn answer(status: u16, body: &Value) -> Heard {
-    Heard::Answer { status, body: body.to_string().into_bytes() }
+fn answer(status: u16, body: &Value) -> GatewayReply {
+    GatewayReply::Answer { status, body: body.to_string().into_bytes() }
 }
 
-fn raw(status: u16, body: &[u8]) -> Heard {
-    Heard::Answer { status, body: body.to_vec() }
+fn raw(status: u16, body: &[u8]) -> GatewayReply {
+    GatewayReply::Answer { status, body: body.to_vec() }
 }
 
 fn succeeded() -> Value {
@@ -63,8 +63,8 @@ fn problem(kind: &str) -> Value {
 }
 
 /// A verdict in a few words.
-fn call(heard: &Heard) -> String {
-    let outcome = judge_call(&charge(), heard);
+fn call(reply: &GatewayReply) -> String {
+    let outcome = judge_call(&charge(), reply);
     let alarm = outcome.cause().is_some_and(Cause::is_alarming);
     let text = match outcome {
         Outcome::Succeeded { provider_reference } => format!("succeeded {provider_reference}"),
@@ -75,8 +75,8 @@ fn call(heard: &Heard) -> String {
     if alarm { format!("{text}!") } else { text }
 }
 
-fn inquiry(heard: &Heard) -> String {
-    let lookup = judge_inquiry(&charge(), heard);
+fn inquiry(reply: &GatewayReply) -> String {
+    let lookup = judge_inquiry(&charge(), reply);
     let alarm = lookup.cause().is_some_and(Cause::is_alarming);
     let text = match lookup {
         Lookup::Succeeded { provider_reference, surplus: false } => format!("succeeded {provider_reference}"),
@@ -97,9 +97,9 @@ fn what_an_answer_to_a_call_means() {
         (answer(200, &declined()), "declined no_funds"),
         (answer(402, &declined()), "declined no_funds"),
         (answer(400, &rejected()), "declined rejected_input"),
-        (Heard::NotConnected, "not sent not_connected"),
-        (Heard::Lost(Cause::TimedOut), "unknown timeout"),
-        (Heard::Lost(Cause::ConnectionLost), "unknown connection_lost"),
+        (GatewayReply::NotConnected, "not sent not_connected"),
+        (GatewayReply::Lost(Cause::TimedOut), "unknown timeout"),
+        (GatewayReply::Lost(Cause::ConnectionLost), "unknown connection_lost"),
         // Without our name: a proxy, a cache, or the answer to somebody else.
         (answer(402, &json!({"status": "declined", "code": "no_funds"})), "unknown unnamed_answer"),
         (answer(402, &without(declined(), "reference")), "unknown unnamed_answer"),
@@ -158,8 +158,8 @@ fn what_an_answer_to_a_call_means() {
         (raw(502, b"<html>"), "unknown http_502"),
         (answer(503, &succeeded()), "unknown http_503"),
     ];
-    for (heard, expected) in table {
-        assert_eq!(call(&heard), expected, "{heard:?}");
+    for (reply, expected) in table {
+        assert_eq!(call(&reply), expected, "{reply:?}");
     }
 }
 
@@ -196,11 +196,11 @@ fn what_an_answer_to_an_inquiry_means() {
         (raw(200, b""), "unavailable unreadable_answer"),
         (answer(409, &problem("in-progress")), "unavailable http_409"),
         (raw(500, b""), "unavailable http_500"),
-        (Heard::NotConnected, "unavailable not_connected"),
-        (Heard::Lost(Cause::TimedOut), "unavailable timeout"),
+        (GatewayReply::NotConnected, "unavailable not_connected"),
+        (GatewayReply::Lost(Cause::TimedOut), "unavailable timeout"),
     ];
-    for (heard, expected) in table {
-        assert_eq!(inquiry(&heard), expected, "{heard:?}");
+    for (reply, expected) in table {
+        assert_eq!(inquiry(&reply), expected, "{reply:?}");
     }
 }
 
@@ -215,9 +215,9 @@ fn what_an_answer_to_a_call_says_about_the_gateway() {
         (answer(200, &succeeded()), Health::Answered),
         (answer(402, &declined()), Health::Answered),
         (answer(400, &rejected()), Health::Answered),
-        (Heard::NotConnected, Health::Unreachable),
-        (Heard::Lost(Cause::TimedOut), Health::Fault),
-        (Heard::Lost(Cause::ConnectionLost), Health::Fault),
+        (GatewayReply::NotConnected, Health::Unreachable),
+        (GatewayReply::Lost(Cause::TimedOut), Health::Fault),
+        (GatewayReply::Lost(Cause::ConnectionLost), Health::Fault),
         (raw(200, b""), Health::Fault),
         (raw(500, b""), Health::Fault),
         (raw(502, b"<html>"), Health::Fault),
@@ -232,8 +232,8 @@ fn what_an_answer_to_a_call_says_about_the_gateway() {
         (answer(422, &problem("idempotency-key-reused")), Health::Neither),
         (answer(200, &with(succeeded(), "amount", json!(1))), Health::Neither),
     ];
-    for (heard, expected) in table {
-        assert_eq!(health(&judge_call(&charge(), &heard)), expected, "{heard:?}");
+    for (reply, expected) in table {
+        assert_eq!(health(&judge_call(&charge(), &reply)), expected, "{reply:?}");
     }
 }
 
@@ -248,17 +248,18 @@ fn what_must_be_repaired_before_it_is_believed() {
         Lookup::Unavailable { why: Cause::TimedOut },
     ];
     let (others, reverse) = (Some(Repair::VoidOthers { keep: "ch_1".to_owned() }), Some(Repair::Reverse));
-    let expected = |settled: bool, idempotent: bool| {
-        let missing = if settled && !idempotent { reverse.clone() } else { None };
+    let expected = |conclusive: bool, idempotent: bool| {
+        let missing = if conclusive && !idempotent { reverse.clone() } else { None };
         [None, others.clone(), None, reverse.clone(), missing, None]
     };
     let succeeded = Finding::Succeeded { provider_reference: "ch_1".to_owned() };
     let voided = Finding::Declined { code: VOIDED.to_owned() };
-    for (settled, idempotent) in [(false, false), (false, true), (true, false), (true, true)] {
-        let repairs = lookups.clone().map(|lookup| lookup.repair(settled, idempotent));
-        assert_eq!(repairs, expected(settled, idempotent), "{settled} {idempotent}");
-        let missing = if settled && !idempotent { voided.clone() } else { Finding::NotFound { settled } };
-        let findings = lookups.clone().map(|lookup| lookup.finding(settled, idempotent));
+    for (conclusive, idempotent) in [(false, false), (false, true), (true, false), (true, true)] {
+        let repairs = lookups.clone().map(|lookup| lookup.repair(conclusive, idempotent));
+        assert_eq!(repairs, expected(conclusive, idempotent), "{conclusive} {idempotent}");
+        let missing =
+            if conclusive && !idempotent { voided.clone() } else { Finding::NotFound { conclusive } };
+        let findings = lookups.clone().map(|lookup| lookup.finding(conclusive, idempotent));
         let expected = [
             succeeded.clone(),
             succeeded.clone(),
@@ -267,7 +268,7 @@ fn what_must_be_repaired_before_it_is_believed() {
             missing,
             Finding::Unavailable { why: Cause::TimedOut },
         ];
-        assert_eq!(findings, expected, "{settled} {idempotent}");
+        assert_eq!(findings, expected, "{conclusive} {idempotent}");
     }
 }
 
@@ -275,8 +276,8 @@ fn what_must_be_repaired_before_it_is_believed() {
 fn what_an_answer_to_a_void_means() {
     let voided = named(json!({"status": "voided", "voided": [], "barred": true}));
     let open = with(voided.clone(), "barred", json!(false));
-    let judge = |heard: &Heard, bars| {
-        judge_void(&charge(), heard, bars).map_err(|cause| {
+    let judge = |reply: &GatewayReply, bars| {
+        judge_void(&charge(), reply, bars).map_err(|cause| {
             let alarm = if cause.is_alarming() { "!" } else { "" };
             format!("{}{alarm}", Cause::Void(Box::new(cause)))
         })
@@ -295,10 +296,10 @@ fn what_an_answer_to_a_void_means() {
         (raw(200, b"<html>"), "void_unreadable_answer"),
         (answer(503, &voided), "void_http_503"),
         (answer(422, &problem("unknown-charge")), "void_http_422"),
-        (Heard::NotConnected, "void_not_connected"),
-        (Heard::Lost(Cause::TimedOut), "void_timeout"),
+        (GatewayReply::NotConnected, "void_not_connected"),
+        (GatewayReply::Lost(Cause::TimedOut), "void_timeout"),
     ];
-    for (heard, why) in table {
-        assert_eq!(judge(&heard, true), Err(why.to_owned()), "{heard:?}");
+    for (reply, why) in table {
+        assert_eq!(judge(&reply, true), Err(why.to_owned()), "{reply:?}");
     }
 }

@@ -17,17 +17,17 @@ use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, StatusCode};
 use warp::reply::{Reply, Response};
 
-use crate::failpoints::{Place, reach};
+use crate::due_queue::DueQueue;
+use crate::failpoints::{Failpoint, hit};
 use crate::metrics::Metrics;
 use crate::store::Store;
-use crate::watch::Watch;
 
 /// What a webhook needs. It never decides: whoever may forge one, or send it twice, late or not at all, changes when an
 /// inquiry is made, and nothing else.
 pub struct Hooks {
     pub webhook: Webhook,
     pub store: Store,
-    pub watch: Watch,
+    pub due_queue: DueQueue,
     pub metrics: Metrics,
 }
 
@@ -77,9 +77,9 @@ impl Hooks {
             tracing::warn!(error = format!("{error:#}"), "a webhook was not taken");
             Problem::unavailable()
         })?;
-        reach(Place::AfterHasten);
+        hit(Failpoint::AfterHasten);
         if hastened {
-            self.watch.set(payment_id, std::time::Duration::ZERO);
+            self.due_queue.set(payment_id, std::time::Duration::ZERO);
         }
         Ok(hastened)
     }

@@ -27,22 +27,22 @@ use crate::breaker::{Opening, Pass, Refusal};
 use crate::calls::{Calls, Permit};
 use crate::cause::Cause;
 use crate::charge::{CONFLICT, Charge};
-use crate::failpoints::{Place, reach};
+use crate::due_queue::DueQueue;
+use crate::ended_cache::EndedCache;
+use crate::failpoints::{Failpoint, hit};
 use crate::metrics::Metrics;
 use crate::retry::{Stop, backoff, until_done};
-use crate::settled::Settled;
 use crate::shares::{Share, Shares};
-use crate::store::{Admitted, Intent, Store};
-use crate::sweep::WATCHED_MAX;
-use crate::watch::Watch;
+use crate::store::{Admission, Intent, Store};
+use crate::sweep::DUE_QUEUE_MAX;
 use crate::work::{self, Job, Message};
 
 /// For every answer of the broker.
-const BROKER_MAX: Duration = Duration::from_secs(10);
-const CLOSE_MAX: Duration = Duration::from_secs(2);
+const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A queue this long silent is asked whether it is still there.
-const SILENCE_MAX: Duration = Duration::from_secs(15);
-const RECONNECT_MOST: Duration = Duration::from_secs(5);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
+const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(5);
 /// Rows per commit.
 const BATCH_MAX: usize = 500;
 
@@ -51,42 +51,42 @@ pub struct Jobs {
     pub queue: String,
     pub prefetch: u16,
     pub store: Store,
-    pub settled: Settled,
+    pub ended_cache: EndedCache,
     pub calls: Calls,
     /// One for each call that may be under way.
     pub permits: Arc<Semaphore>,
     pub shares: Shares,
     /// Where charges that wait are looked at again.
-    pub watch: Watch,
+    pub due_queue: DueQueue,
     pub metrics: Metrics,
 }
 
 /// A readable message: the job, and the message it would be parked as.
-struct Taken {
+struct WorkItem {
     job: Job,
     message: Message,
 }
 
 /// What is to become of a message: the right to call now, or why not and for how long.
-struct Ready {
-    taken: Taken,
-    right: Result<Right, (Cause, Duration)>,
+struct Candidate {
+    taken: WorkItem,
+    right: Result<CallRight, (Cause, Duration)>,
 }
 
-struct Right {
+struct CallRight {
     pass: Pass,
     share: Share,
 }
 
 /// How long a charge waits that cannot be called because its user or service has its share.
-const SHARE_PAUSE: Duration = Duration::from_millis(500);
+const SHARE_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// A charge that a breaker refuses waits as long as the breaker, within these.
-const REFUSED_MIN: Duration = Duration::from_millis(50);
+const REFUSED_PAUSE_MIN: Duration = Duration::from_millis(50);
 
 impl Jobs {
     /// Consumes until `shutdown`; reconnects for as long as it takes.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut waits = backoff(RECONNECT_MOST);
+        let mut waits = backoff(RECONNECT_DELAY_MAX);
         while !shutdown.is_cancelled() {
             let begun = Instant::now();
             let ended = self.session(&shutdown).await;
@@ -94,11 +94,11 @@ impl Jobs {
             let Err(error) = ended else { continue };
             Metrics::count(&self.metrics.failures, "broker");
             tracing::warn!(error = format!("{error:#}"), "RabbitMQ is away, connecting again");
-            if begun.elapsed() > RECONNECT_MOST {
-                waits = backoff(RECONNECT_MOST);
+            if begun.elapsed() > RECONNECT_DELAY_MAX {
+                waits = backoff(RECONNECT_DELAY_MAX);
             }
             tokio::select! {
-                () = tokio::time::sleep(waits.next().unwrap_or(RECONNECT_MOST)) => {}
+                () = tokio::time::sleep(waits.next().unwrap_or(RECONNECT_DELAY_MAX)) => {}
                 () = shutdown.cancelled() => {}
             }
         }
@@ -110,7 +110,7 @@ impl Jobs {
         let connection = bounded("connect", connecting).await?;
         let consumed = self.openings(&connection, shutdown).await;
         // What is not acknowledged goes back to the queue, also if this fails.
-        let _ = tokio::time::timeout(CLOSE_MAX, connection.close(200, "stopping".into())).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "stopping".into())).await;
         consumed
     }
 
@@ -149,7 +149,7 @@ impl Jobs {
         let over = self.calls.breaker.over(opening);
         tokio::pin!(over);
         loop {
-            if !self.room_to_watch(shutdown).await {
+            if !self.room_in_due_queue(shutdown).await {
                 return Ok(());
             }
             let most = probes.map_or(BATCH_MAX, usize::from).min(BATCH_MAX);
@@ -158,7 +158,7 @@ impl Jobs {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
                 () = &mut over => return Ok(()),
-                next = tokio::time::timeout(SILENCE_MAX, consumer.next()) => next,
+                next = tokio::time::timeout(SILENCE_TIMEOUT, consumer.next()) => next,
             };
             match next {
                 Ok(Some(first)) => {
@@ -183,11 +183,11 @@ impl Jobs {
 
     /// Waits while too many charges are watched: what is held back has a row already, and more of those would leave the
     /// sweeper no room for charges that are under way. Messages wait in the queue instead. False on shutdown.
-    async fn room_to_watch(&self, shutdown: &CancellationToken) -> bool {
-        while self.watch.len() >= WATCHED_MAX / 2 {
+    async fn room_in_due_queue(&self, shutdown: &CancellationToken) -> bool {
+        while self.due_queue.len() >= DUE_QUEUE_MAX / 2 {
             tokio::select! {
                 () = shutdown.cancelled() => return false,
-                () = tokio::time::sleep(SHARE_PAUSE) => {}
+                () = tokio::time::sleep(SHARE_RETRY_INTERVAL) => {}
             }
         }
         true
@@ -219,18 +219,18 @@ impl Jobs {
         let (taken, unreadable) = self.read(deliveries);
         let taken = self.not_ended(taken).await;
         let begun = Instant::now();
-        reach(Place::BeforeIntent);
+        hit(Failpoint::BeforeIntent);
         let ready = taken.into_iter().map(|taken| self.ready(taken)).collect();
         let Ok(jobs) = self.admit(ready, unreadable, shutdown).await else {
             // Shutting down with the database away: nothing is committed, everything is delivered again.
             return Ok(());
         };
-        reach(Place::AfterIntent);
+        hit(Failpoint::AfterIntent);
         // Batches are committed one after the other, so everything up to here is done.
         let acknowledging = channel.basic_ack(last, BasicAckOptions { multiple: true });
         let acknowledged = bounded("acknowledge", acknowledging).await;
-        reach(Place::AfterAck);
-        for (job, Right { pass, share }) in jobs {
+        hit(Failpoint::AfterAck);
+        for (job, CallRight { pass, share }) in jobs {
             match permits.split(1) {
                 Some(room) => {
                     let permit = Permit { room, share: Some(share) };
@@ -244,7 +244,7 @@ impl Jobs {
     }
 
     /// Readable messages, one per payment, and the others set aside.
-    fn read(&self, deliveries: Vec<Delivery>) -> (Vec<Taken>, Vec<Parked>) {
+    fn read(&self, deliveries: Vec<Delivery>) -> (Vec<WorkItem>, Vec<Parked>) {
         let (mut taken, mut unreadable) = (Vec::with_capacity(deliveries.len()), Vec::new());
         let mut at: HashMap<Uuid, usize> = HashMap::with_capacity(deliveries.len());
         for delivery in deliveries {
@@ -254,7 +254,7 @@ impl Jobs {
                 Ok(job) => match at.get(&job.charge.payment_id) {
                     None => {
                         at.insert(job.charge.payment_id, taken.len());
-                        taken.push(Taken { job, message });
+                        taken.push(WorkItem { job, message });
                     }
                     Some(first) if job.charge.is_same(&taken[*first].job.charge) => self.count("already", 1),
                     Some(_) => unreadable.push(self.contradicts(&message)),
@@ -267,9 +267,9 @@ impl Jobs {
 
     /// Drops duplicates of charges that have ended. Redis says which those may be, the database which they are: its rows
     /// may be older than what Redis knows.
-    async fn not_ended(&self, mut taken: Vec<Taken>) -> Vec<Taken> {
+    async fn not_ended(&self, mut taken: Vec<WorkItem>) -> Vec<WorkItem> {
         let charges: Vec<&Charge> = taken.iter().map(|t| &t.job.charge).collect();
-        let hits = self.settled.among(&charges).await;
+        let hits = self.ended_cache.find(&charges).await;
         if hits.is_empty() {
             return taken;
         }
@@ -290,29 +290,29 @@ impl Jobs {
     }
 
     /// The right to call, asked for before the intent: who does not get it has a row that waits.
-    fn ready(&self, taken: Taken) -> Ready {
+    fn ready(&self, taken: WorkItem) -> Candidate {
         let charge = &taken.job.charge;
         let right = match self.shares.take(charge) {
-            None => Err((Cause::ShareTaken, SHARE_PAUSE)),
+            None => Err((Cause::ShareTaken, SHARE_RETRY_INTERVAL)),
             Some(share) => match self.calls.breaker.begin(charge) {
-                Ok(pass) => Ok(Right { pass, share }),
+                Ok(pass) => Ok(CallRight { pass, share }),
                 Err(Refusal { until }) => {
                     let pause = until.map(|until| until.saturating_duration_since(Instant::now()));
-                    Err((Cause::BreakerOpen, pause.unwrap_or(SHARE_PAUSE).max(REFUSED_MIN)))
+                    Err((Cause::BreakerOpen, pause.unwrap_or(SHARE_RETRY_INTERVAL).max(REFUSED_PAUSE_MIN)))
                 }
             },
         };
-        Ready { taken, right }
+        Candidate { taken, right }
     }
 
     /// Commits the intents, and answers those to call. What the database refuses for good is found by halving
     /// and parked.
     async fn admit(
         &self,
-        ready: Vec<Ready>,
+        ready: Vec<Candidate>,
         unreadable: Vec<Parked>,
         shutdown: &CancellationToken,
-    ) -> Result<Vec<(Job, Right)>, Stop> {
+    ) -> Result<Vec<(Job, CallRight)>, Stop> {
         let (mut to_call, mut unreadable) = (Vec::with_capacity(ready.len()), unreadable);
         let mut parts = vec![ready];
         while let Some(mut part) = parts.pop() {
@@ -320,7 +320,7 @@ impl Jobs {
                 continue;
             }
             let begun = Instant::now();
-            let intents: Vec<Intent<'_>> = part.iter().map(Ready::intent).collect();
+            let intents: Vec<Intent<'_>> = part.iter().map(Candidate::intent).collect();
             let committing = || self.store.admit_intents(&intents, &unreadable);
             match until_done("commit intents", &self.metrics, shutdown, committing).await {
                 Ok(answers) => {
@@ -346,25 +346,30 @@ impl Jobs {
     }
 
     /// Counts what became of each job and collects those to call; answers the messages to park.
-    fn sort(&self, part: Vec<Ready>, answers: &[Admitted], to_call: &mut Vec<(Job, Right)>) -> Vec<Parked> {
+    fn sort(
+        &self,
+        part: Vec<Candidate>,
+        answers: &[Admission],
+        to_call: &mut Vec<(Job, CallRight)>,
+    ) -> Vec<Parked> {
         let mut conflicts = Vec::new();
-        for (Ready { taken, right }, answer) in part.into_iter().zip(answers) {
+        for (Candidate { taken, right }, answer) in part.into_iter().zip(answers) {
             let result = match answer {
-                Admitted::Calling => {
+                Admission::Calling => {
                     to_call.extend(right.ok().map(|right| (taken.job, right)));
                     "calling"
                 }
-                Admitted::Waiting => {
-                    let pause = right.err().map_or(SHARE_PAUSE, |(_, pause)| pause);
-                    self.watch.set(taken.job.charge.payment_id, pause);
+                Admission::Waiting => {
+                    let pause = right.err().map_or(SHARE_RETRY_INTERVAL, |(_, pause)| pause);
+                    self.due_queue.set(taken.job.charge.payment_id, pause);
                     "waiting"
                 }
-                Admitted::Expired => {
+                Admission::Expired => {
                     Metrics::count(&self.metrics.transitions, "expired");
                     "expired"
                 }
-                Admitted::Already => "already",
-                Admitted::Conflict => {
+                Admission::Already => "already",
+                Admission::Conflict => {
                     conflicts.push(self.contradicts(&taken.message));
                     "parked"
                 }
@@ -395,7 +400,7 @@ impl Jobs {
     }
 }
 
-impl Ready {
+impl Candidate {
     fn intent(&self) -> Intent<'_> {
         Intent { job: &self.taken.job, held_back: self.right.as_ref().err().cloned() }
     }
@@ -433,8 +438,8 @@ fn message(delivery: Delivery) -> Message {
 
 /// The broker's answer, or an error that says what was waited for.
 async fn bounded<T>(what: &str, answer: impl Future<Output = lapin::Result<T>>) -> anyhow::Result<T> {
-    match tokio::time::timeout(BROKER_MAX, answer).await {
+    match tokio::time::timeout(BROKER_TIMEOUT, answer).await {
         Ok(answered) => answered.with_context(|| what.to_owned()),
-        Err(_) => bail!("{what}: no answer within {BROKER_MAX:?}"),
+        Err(_) => bail!("{what}: no answer within {BROKER_TIMEOUT:?}"),
     }
 }

@@ -16,6 +16,8 @@ pub mod calls;
 pub mod cause;
 pub mod charge;
 pub mod config;
+pub mod due_queue;
+pub mod ended_cache;
 pub mod events;
 pub mod failpoints;
 pub mod gateway;
@@ -25,11 +27,9 @@ pub mod metrics;
 pub mod outcomes;
 pub mod retry;
 pub mod saga;
-pub mod settled;
 pub mod shares;
 pub mod store;
 pub mod sweep;
-pub mod watch;
 pub mod work;
 
 use std::sync::Arc;
@@ -48,23 +48,23 @@ use tokio_util::task::TaskTracker;
 use crate::breaker::Breaker;
 use crate::calls::{Calls, Report};
 pub use crate::config::Config;
+use crate::due_queue::DueQueue;
+use crate::ended_cache::EndedCache;
 use crate::events::Cancels;
 use crate::gateway::Gateway;
 use crate::http::Hooks;
 use crate::jobs::Jobs;
 use crate::metrics::Metrics;
 use crate::outcomes::Outcomes;
-use crate::settled::Settled;
 use crate::shares::Shares;
 use crate::store::Store;
 use crate::sweep::Sweep;
-use crate::watch::Watch;
 
 const SERVICE: &str = "processor-svc";
 /// How long calls under way may take to end after shutdown was asked for; then the leases tell.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long their outcomes may then take to be written.
-const WRITE_MAX: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Works until `asked` to end, and for the grace; then finishes the calls under way.
 ///
@@ -108,12 +108,12 @@ pub async fn run(
         worker.await.context("worker")?;
     }
     calls.close();
-    if tokio::time::timeout(DRAIN_MAX, calls.wait()).await.is_err() {
+    if tokio::time::timeout(DRAIN_TIMEOUT, calls.wait()).await.is_err() {
         tracing::warn!(left = calls.len(), "calls still under way are left to their leases");
     }
     drained.cancel();
     let mut writer = writer;
-    if let Ok(written) = tokio::time::timeout(WRITE_MAX, &mut writer).await {
+    if let Ok(written) = tokio::time::timeout(WRITE_TIMEOUT, &mut writer).await {
         written.context("writer")?;
     } else {
         abandon.cancel();
@@ -148,8 +148,8 @@ fn gateway(config: &Config, idle_max: usize) -> anyhow::Result<Gateway> {
 fn hooks(config: &Config, outcomes: &Outcomes) -> anyhow::Result<Option<Hooks>> {
     let hooks = |secret: &String| -> anyhow::Result<Hooks> {
         let webhook = Webhook::new(secret).context("webhook secret")?;
-        let (store, watch) = (outcomes.store.clone(), outcomes.watch.clone());
-        Ok(Hooks { webhook, store, watch, metrics: outcomes.metrics.clone() })
+        let (store, due_queue) = (outcomes.store.clone(), outcomes.due_queue.clone());
+        Ok(Hooks { webhook, store, due_queue, metrics: outcomes.metrics.clone() })
     };
     config.webhook_secret.as_ref().map(hooks).transpose()
 }
@@ -158,8 +158,8 @@ fn hooks(config: &Config, outcomes: &Outcomes) -> anyhow::Result<Option<Hooks>> 
 fn cancels(outcomes: &Outcomes) -> Cancels {
     Cancels {
         store: outcomes.store.clone(),
-        settled: outcomes.settled.clone(),
-        watch: outcomes.watch.clone(),
+        ended_cache: outcomes.ended_cache.clone(),
+        due_queue: outcomes.due_queue.clone(),
         metrics: outcomes.metrics.clone(),
     }
 }
@@ -173,7 +173,8 @@ fn wire(
     shutdown: &CancellationToken,
     abandon: &CancellationToken,
 ) -> anyhow::Result<(Jobs, Sweep, Outcomes)> {
-    let settled = Settled::new(&config.redis_url, config.redis_ttl_s, metrics.clone(), shutdown.clone())?;
+    let ended_cache =
+        EndedCache::new(&config.redis_url, config.redis_ttl_s, metrics.clone(), shutdown.clone())?;
     let idle_max = config.calls_max + config.inquiries_max;
     let calls = Calls {
         gateway: gateway(config, idle_max)?,
@@ -184,24 +185,24 @@ fn wire(
         breaker: Breaker::new(config.breaker(), metrics.breaker_state.clone()),
         metrics: metrics.clone(),
     };
-    let watch = Watch::new(sweep::WATCHED_MAX);
+    let due_queue = DueQueue::new(sweep::DUE_QUEUE_MAX);
     let jobs = Jobs {
         url: config.amqp_url.clone(),
         queue: config.queue.clone(),
         prefetch: config.prefetch,
         store: store.clone(),
-        settled: settled.clone(),
+        ended_cache: ended_cache.clone(),
         calls: calls.clone(),
         permits: Arc::new(Semaphore::new(config.calls_max)),
         shares: Shares::new(config.shares(config.calls_max)),
-        watch: watch.clone(),
+        due_queue: due_queue.clone(),
         metrics: metrics.clone(),
     };
     let sweep = Sweep {
         store: store.clone(),
         calls: calls.clone(),
-        watch: watch.clone(),
-        settled: settled.clone(),
+        due_queue: due_queue.clone(),
+        ended_cache: ended_cache.clone(),
         permits: Arc::new(Semaphore::new(config.inquiries_max)),
         shares: Shares::new(config.shares(config.inquiries_max)),
         scan_every: config.lease() / 3,
@@ -212,8 +213,8 @@ fn wire(
     let outcomes = Outcomes {
         store: store.clone(),
         calls,
-        watch,
-        settled,
+        due_queue,
+        ended_cache,
         inquiries: config.inquiries(),
         resends: config.resends(),
         metrics: metrics.clone(),

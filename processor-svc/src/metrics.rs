@@ -40,7 +40,7 @@ pub struct Metrics {
     pub cache: IntCounterVec,
     pub broker_connected: IntGauge,
     /// Charges the sweeper keeps an eye on.
-    pub watched: IntGauge,
+    pub due_queue_charges: IntGauge,
     pub oldest_live_seconds: IntGauge,
     pub scans: IntCounter,
     pub walks: IntCounter,
@@ -95,7 +95,7 @@ impl Metrics {
             failures: counters("processor_failures_total", "Failures that were retried.", "of")?,
             cache: counters("processor_cache_total", "Messages looked up in Redis.", "result")?,
             broker_connected: gauge("processor_broker_connected", "1 while messages can arrive.")?,
-            watched: gauge("processor_watched", "Charges the sweeper keeps an eye on.")?,
+            due_queue_charges: gauge("processor_due_queue_charges", "Charges the sweeper keeps an eye on.")?,
             oldest_live_seconds: gauge("processor_oldest_live_seconds", "Age of the oldest unended charge.")?,
             scans,
             walks,
@@ -127,8 +127,8 @@ pub fn finding_label(finding: &Finding) -> &'static str {
     match finding {
         Finding::Succeeded { .. } => "succeeded",
         Finding::Declined { .. } => "declined",
-        Finding::NotFound { settled: true } => "not_found",
-        Finding::NotFound { settled: false } => "not_yet",
+        Finding::NotFound { conclusive: true } => "not_found",
+        Finding::NotFound { conclusive: false } => "not_yet",
         Finding::Unavailable { .. } => "unavailable",
     }
 }

@@ -15,27 +15,27 @@ use crate::backoff::Backoff;
 use crate::calls::{Calls, Report};
 use crate::cause::Cause;
 use crate::charge::Charge;
-use crate::failpoints::{Place, reach};
+use crate::due_queue::DueQueue;
+use crate::ended_cache::EndedCache;
+use crate::failpoints::{Failpoint, hit};
 use crate::metrics::{Metrics, finding_label, step_label, to_label};
 use crate::retry::{Stop, until_done};
 use crate::saga::{Event, Finding, State, Step, To, decide};
-use crate::settled::Settled;
-use crate::store::sweep::Note;
+use crate::store::sweep::InquiryResult;
 use crate::store::{Store, Write};
-use crate::watch::Watch;
 
 /// Rows per commit; also bounds how long one takes.
 const BATCH_MAX: usize = 500;
 /// How often a report is decided anew before it is left to the sweeper.
 const ROUNDS_MAX: usize = 8;
 /// When to look again at a charge that could not be moved on.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub struct Outcomes {
     pub store: Store,
     pub calls: Calls,
-    pub watch: Watch,
-    pub settled: Settled,
+    pub due_queue: DueQueue,
+    pub ended_cache: EndedCache,
     pub inquiries: Backoff,
     pub resends: Backoff,
     pub metrics: Metrics,
@@ -80,7 +80,7 @@ impl Outcomes {
         }
         for report in reports {
             tracing::warn!(payment_id = %report.charge.payment_id, "left to the sweeper");
-            self.watch.set(report.charge.payment_id, LOOK_AGAIN);
+            self.due_queue.set(report.charge.payment_id, RECHECK_INTERVAL);
         }
         Ok(())
     }
@@ -92,23 +92,27 @@ impl Outcomes {
         let writes = decided.iter().filter_map(|(report, step)| self.transition(report, step)).collect();
         let begun = Instant::now();
         let applied = self.apply(writes).await?;
-        let (mut ended, mut notes, mut again) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut ended, mut results, mut again) = (Vec::new(), Vec::new(), Vec::new());
         for (report, step) in decided {
             let payment_id = report.charge.payment_id;
             if matches!(step, Step::Move(_)) && !applied.contains(&payment_id) {
                 if is_about_an_attempt(&report.event) {
                     again.push(report);
                 } else {
-                    self.watch.set(payment_id, LOOK_AGAIN);
+                    self.due_queue.set(payment_id, RECHECK_INTERVAL);
                 }
                 continue;
             }
-            notes.extend(self.note(&report, &step));
+            results.extend(self.inquiry_result(&report, &step));
             ended.extend(self.consequences(report, step, begun));
         }
-        self.settled.remember(&ended.iter().collect::<Vec<_>>());
-        reach(Place::AfterRemember);
-        match until_done("note inquiries", &self.metrics, &self.abandon, || self.store.note(&notes)).await {
+        self.ended_cache.save(&ended.iter().collect::<Vec<_>>());
+        hit(Failpoint::AfterCacheWrite);
+        match until_done("note inquiries", &self.metrics, &self.abandon, || {
+            self.store.record_inquiries(&results)
+        })
+        .await
+        {
             Err(Stop::Poison(error)) => self.refused(&format!("{error:#}")),
             Err(Stop::Abandoned) => return Err(Stop::Abandoned),
             Ok(()) => {}
@@ -163,11 +167,11 @@ impl Outcomes {
                 continue;
             }
             let begun = Instant::now();
-            reach(Place::BeforeOutcome);
+            hit(Failpoint::BeforeOutcome);
             match until_done("write outcomes", &self.metrics, &self.abandon, || self.store.apply(&part)).await
             {
                 Ok(moved) => {
-                    reach(Place::AfterOutcome);
+                    hit(Failpoint::AfterOutcome);
                     self.metrics.committed("outcomes", part.len(), begun);
                     applied.extend(moved);
                 }
@@ -190,7 +194,7 @@ impl Outcomes {
     }
 
     /// What an inquiry's row in `charge_attempts` is to say.
-    fn note(&self, report: &Report, step: &Step) -> Option<Note> {
+    fn inquiry_result(&self, report: &Report, step: &Step) -> Option<InquiryResult> {
         let (Some(seq), Event::Inquired { attempt, finding }) = (report.inquiry, &report.event) else {
             return None;
         };
@@ -204,7 +208,7 @@ impl Outcomes {
         };
         let payment_id = report.charge.payment_id;
         let next = (*step == Step::InquireLater).then(|| self.next_inquiry(payment_id, *attempt, seq));
-        Some(Note { payment_id, attempt: *attempt, seq, outcome, detail, next })
+        Some(InquiryResult { payment_id, attempt: *attempt, seq, outcome, detail, next })
     }
 
     fn next_inquiry(&self, payment_id: Uuid, attempt: i32, seq: i32) -> Duration {
@@ -219,10 +223,10 @@ impl Outcomes {
                 Metrics::count(&self.metrics.transitions, to_label(&to));
                 let pause = self.pause(payment_id, &to);
                 match to {
-                    To::Waiting { .. } | To::Unknown { .. } => self.watch.set(payment_id, pause),
+                    To::Waiting { .. } | To::Unknown { .. } => self.due_queue.set(payment_id, pause),
                     To::Calling { attempt } => {
                         // Watched until it ends; this process may be the one that does not report.
-                        self.watch.set(payment_id, self.calls.lease);
+                        self.due_queue.set(payment_id, self.calls.lease);
                         let exposed = matches!(report.from, State::Unknown { .. });
                         match report.pass {
                             Some(pass) => {
@@ -234,15 +238,15 @@ impl Outcomes {
                         }
                     }
                     To::Succeeded { .. } | To::Declined { .. } | To::Expired | To::Cancelled => {
-                        self.watch.forget(payment_id);
+                        self.due_queue.remove(payment_id);
                         return Some(report.charge);
                     }
                 }
             }
-            Step::Inquire => self.watch.set(payment_id, Duration::ZERO),
+            Step::Inquire => self.due_queue.set(payment_id, Duration::ZERO),
             Step::InquireLater => {
                 if let (Some(seq), Event::Inquired { attempt, .. }) = (report.inquiry, &report.event) {
-                    self.watch.set(payment_id, self.next_inquiry(payment_id, *attempt, seq));
+                    self.due_queue.set(payment_id, self.next_inquiry(payment_id, *attempt, seq));
                 }
             }
             Step::Already | Step::TooLate | Step::Stale => {

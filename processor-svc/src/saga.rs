@@ -97,9 +97,9 @@ pub enum Finding {
     Declined {
         code: String,
     },
-    /// `settled`: the gateway's visibility delay had passed since the attempt ended.
+    /// `conclusive`: the gateway's visibility delay had passed since the attempt ended.
     NotFound {
-        settled: bool,
+        conclusive: bool,
     },
     Unavailable {
         why: Cause,
@@ -230,11 +230,11 @@ fn unknown(current: i32, event: &Event) -> Step {
             Step::Move(To::Declined { code: code.clone() })
         }
         Event::Called { outcome: Outcome::NotSent { .. } | Outcome::Unknown { .. }, .. } => Step::Already,
-        Event::Inquired { finding: Finding::NotFound { settled: true }, .. } => {
+        Event::Inquired { finding: Finding::NotFound { conclusive: true }, .. } => {
             Step::Move(To::Calling { attempt: current + 1 })
         }
         Event::Inquired {
-            finding: Finding::NotFound { settled: false } | Finding::Unavailable { .. },
+            finding: Finding::NotFound { conclusive: false } | Finding::Unavailable { .. },
             ..
         } => Step::InquireLater,
     }

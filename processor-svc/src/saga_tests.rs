@@ -42,8 +42,8 @@ fn findings() -> [Finding; 5] {
     [
         Finding::Succeeded { provider_reference: ok() },
         Finding::Declined { code: no() },
-        Finding::NotFound { settled: true },
-        Finding::NotFound { settled: false },
+        Finding::NotFound { conclusive: true },
+        Finding::NotFound { conclusive: false },
         Finding::Unavailable { why: why() },
     ]
 }

@@ -44,9 +44,9 @@ impl Limits {
 
 /// Shares taken; clones count together.
 #[derive(Clone)]
-pub struct Shares(Arc<Mutex<Taken>>);
+pub struct Shares(Arc<Mutex<Usage>>);
 
-struct Taken {
+struct Usage {
     limits: Limits,
     all: usize,
     services: HashMap<String, usize>,
@@ -63,7 +63,7 @@ pub struct Share {
 impl Shares {
     pub fn new(limits: Limits) -> Shares {
         let (services, users) = (HashMap::new(), HashMap::new());
-        Shares(Arc::new(Mutex::new(Taken { limits, all: 0, services, users })))
+        Shares(Arc::new(Mutex::new(Usage { limits, all: 0, services, users })))
     }
 
     /// A share for this charge, unless its user or its service has enough.
@@ -82,7 +82,7 @@ impl Shares {
         Some(Share { shares: self.clone(), service_id: charge.service_id.clone(), user_id: charge.user_id })
     }
 
-    fn taken(&self) -> MutexGuard<'_, Taken> {
+    fn taken(&self) -> MutexGuard<'_, Usage> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

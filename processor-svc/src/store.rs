@@ -26,7 +26,7 @@ use crate::work::Job;
 
 /// What became of a job's insert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admitted {
+pub enum Admission {
     /// The intent is committed, attempt 1 is ours: call.
     Calling,
     /// Its row waits: it is not callable now. Nothing was attempted.
@@ -140,7 +140,7 @@ impl Store {
     }
 
     /// Commits the intents to call `jobs`, as [`Store::admit_intents`] does.
-    pub async fn admit(&self, jobs: &[&Job], unreadable: &[Parked]) -> anyhow::Result<Vec<Admitted>> {
+    pub async fn admit(&self, jobs: &[&Job], unreadable: &[Parked]) -> anyhow::Result<Vec<Admission>> {
         let intents: Vec<Intent<'_>> = jobs.iter().map(|&job| Intent { job, held_back: None }).collect();
         self.admit_intents(&intents, unreadable).await
     }
@@ -151,7 +151,7 @@ impl Store {
         &self,
         intents: &[Intent<'_>],
         unreadable: &[Parked],
-    ) -> anyhow::Result<Vec<Admitted>> {
+    ) -> anyhow::Result<Vec<Admission>> {
         let mut client = self.client().await?;
         let inserted = if unreadable.is_empty() {
             insert(&client, intents, self.lease).await?
@@ -329,7 +329,7 @@ async fn insert(
     client: &impl deadpool_postgres::GenericClient,
     intents: &[Intent<'_>],
     lease: Duration,
-) -> anyhow::Result<HashMap<Uuid, Admitted>> {
+) -> anyhow::Result<HashMap<Uuid, Admission>> {
     if intents.is_empty() {
         return Ok(HashMap::new());
     }
@@ -353,9 +353,9 @@ async fn insert(
         .await
         .context("insert intents")?;
     let answer = |row: &Row| match state(row)? {
-        State::Calling { .. } => Ok(Admitted::Calling),
-        State::Waiting { .. } => Ok(Admitted::Waiting),
-        State::Expired => Ok(Admitted::Expired),
+        State::Calling { .. } => Ok(Admission::Calling),
+        State::Waiting { .. } => Ok(Admission::Waiting),
+        State::Expired => Ok(Admission::Expired),
         other => bail!("a charge was inserted as {other:?}"),
     };
     rows.iter().map(|row| Ok((row.get("payment_id"), answer(row)?))).collect()
@@ -363,13 +363,15 @@ async fn insert(
 
 fn admitted(
     job: &Job,
-    inserted: &HashMap<Uuid, Admitted>,
+    inserted: &HashMap<Uuid, Admission>,
     there: &HashMap<Uuid, Charge>,
-) -> anyhow::Result<Admitted> {
+) -> anyhow::Result<Admission> {
     let id = job.charge.payment_id;
     match (inserted.get(&id), there.get(&id)) {
         (Some(inserted), _) => Ok(*inserted),
-        (None, Some(row)) => Ok(if job.charge.is_same(row) { Admitted::Already } else { Admitted::Conflict }),
+        (None, Some(row)) => {
+            Ok(if job.charge.is_same(row) { Admission::Already } else { Admission::Conflict })
+        }
         (None, None) => bail!("charge {id} was neither inserted nor there"),
     }
 }

@@ -16,36 +16,36 @@ use uuid::Uuid;
 use crate::breaker::Refusal;
 use crate::calls::{Calls, Permit, Report};
 use crate::charge::Charge;
+use crate::due_queue::DueQueue;
+use crate::ended_cache::EndedCache;
 use crate::metrics::Metrics;
 use crate::saga::{Event, State, Step, To, decide};
-use crate::settled::Settled;
 use crate::shares::Shares;
 use crate::store::Store;
-use crate::store::sweep::Seen;
-use crate::watch::Watch;
+use crate::store::sweep::ChargeView;
 
 /// How often the watched charges are asked whether one is due. Memory only.
 const DUE_INTERVAL: Duration = Duration::from_millis(50);
 /// Rows per scan, at most one more than can be watched.
-pub const WATCHED_MAX: usize = 100_000;
+pub const DUE_QUEUE_MAX: usize = 100_000;
 /// Charges looked at in one statement.
-const LOOK_MAX: usize = 500;
+const VIEW_ROWS_MAX: usize = 500;
 /// When to look again at a charge that was due while all permits were taken, or that another one claimed.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// Blocks of the table in one statement of the walk: 4 MB.
-const WALK_BLOCKS: u64 = 512;
+const WALK_BLOCKS_MAX: u64 = 512;
 /// Of the time between two scans so much is spent on walking: a fiftieth.
-const WALK_SHARE: u32 = 50;
+const WALK_TIME_DIVISOR: u32 = 50;
 /// Charges whose age is asked for at once.
 const OLDEST_MAX: usize = 100;
 /// How often the database is asked who it is (a restore or failover makes it another).
-const IDENTITY_EVERY: Duration = Duration::from_secs(5);
+const IDENTITY_INTERVAL: Duration = Duration::from_secs(5);
 
 pub struct Sweep {
     pub store: Store,
     pub calls: Calls,
-    pub watch: Watch,
-    pub settled: Settled,
+    pub due_queue: DueQueue,
+    pub ended_cache: EndedCache,
     /// Bounds inquiries and repeated calls.
     pub permits: Arc<Semaphore>,
     pub shares: Shares,
@@ -71,23 +71,23 @@ impl Sweep {
             }
             if Instant::now() >= next_identity {
                 let identity = self.store.identity().await;
-                self.settled.set_identity(identity.as_deref().ok());
+                self.ended_cache.set_identity(identity.as_deref().ok());
                 if let Ok(identity) = &identity
                     && known.replace(identity.clone()).is_some_and(|before| before != *identity)
                 {
                     tracing::warn!(
                         "the database is another one than before: all of its charges are looked at"
                     );
-                    self.watch.start_over();
+                    self.due_queue.start_over();
                     next_scan = Instant::now();
                 }
-                next_identity = Instant::now() + IDENTITY_EVERY;
+                next_identity = Instant::now() + IDENTITY_INTERVAL;
                 self.failed("identity", identity.map(drop));
             }
             if Instant::now() >= next_scan {
                 let scanned = self.scan(&mut walked_to).await;
                 let wait =
-                    if scanned.is_ok() { self.scan_every } else { self.scan_every.min(LOOK_AGAIN * 2) };
+                    if scanned.is_ok() { self.scan_every } else { self.scan_every.min(RECHECK_INTERVAL * 2) };
                 next_scan = Instant::now() + wait;
                 self.failed("scan", scanned);
             }
@@ -105,12 +105,12 @@ impl Sweep {
     }
 
     async fn scan(&self, walked_to: &mut u64) -> anyhow::Result<()> {
-        let (live, read_at) = self.store.scan(self.watch.low_water(), WATCHED_MAX + 1).await?;
-        self.watch.scanned(&live, live.len() <= WATCHED_MAX, read_at);
+        let (live, read_at) = self.store.scan(self.due_queue.low_water(), DUE_QUEUE_MAX + 1).await?;
+        self.due_queue.scanned(&live, live.len() <= DUE_QUEUE_MAX, read_at);
         self.walk(walked_to).await?;
         let oldest = self.oldest_live().await?;
         self.metrics.oldest_live_seconds.set(oldest.map_or(0, |age| age.as_secs() as i64));
-        self.metrics.watched.set(self.watch.len() as i64);
+        self.metrics.due_queue_charges.set(self.due_queue.len() as i64);
         self.metrics.scans.inc();
         Ok(())
     }
@@ -119,13 +119,13 @@ impl Sweep {
     async fn walk(&self, walked_to: &mut u64) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
-            let walked = self.store.walk(*walked_to, WALK_BLOCKS).await?;
-            self.watch.walked(&walked.live);
-            *walked_to = walked.next.unwrap_or(0);
+            let walk_step = self.store.walk(*walked_to, WALK_BLOCKS_MAX).await?;
+            self.due_queue.add_walked(&walk_step.live);
+            *walked_to = walk_step.next.unwrap_or(0);
             if *walked_to == 0 {
                 self.metrics.walks.inc();
             }
-            if *walked_to == 0 || begun.elapsed() >= self.scan_every / WALK_SHARE {
+            if *walked_to == 0 || begun.elapsed() >= self.scan_every / WALK_TIME_DIVISOR {
                 return Ok(());
             }
         }
@@ -134,14 +134,14 @@ impl Sweep {
     /// The age of the oldest charge that has not ended, as the database says now.
     async fn oldest_live(&self) -> anyhow::Result<Option<Duration>> {
         loop {
-            let oldest = self.watch.oldest(OLDEST_MAX);
+            let oldest = self.due_queue.oldest(OLDEST_MAX);
             if oldest.is_empty() {
                 return Ok(None);
             }
             let (live, read_at) = self.store.live(&oldest).await?;
             // The others ended elsewhere, or are not there any more.
             let is_live: HashSet<Uuid> = live.iter().map(|live| live.payment_id).collect();
-            oldest.iter().filter(|id| !is_live.contains(id)).for_each(|id| self.watch.forget(*id));
+            oldest.iter().filter(|id| !is_live.contains(id)).for_each(|id| self.due_queue.remove(*id));
             if let (Some(first), Some(read_at)) = (live.first(), read_at) {
                 let age = read_at.duration_since(first.created_at);
                 return Ok(Some(age.try_into().unwrap_or(Duration::ZERO)));
@@ -151,28 +151,28 @@ impl Sweep {
 
     /// Looks at the charges that are due and sets going what each needs.
     async fn attend(&self) -> anyhow::Result<()> {
-        let due = self.watch.take_due(LOOK_MAX, LOOK_AGAIN);
+        let due = self.due_queue.take_due(VIEW_ROWS_MAX, RECHECK_INTERVAL);
         if due.is_empty() {
             return Ok(());
         }
         let mut inquiries = Vec::new();
-        let looked = self.store.look(&due).await?;
-        let there: HashSet<Uuid> = looked.iter().map(|seen| seen.charge.payment_id).collect();
-        due.iter().filter(|id| !there.contains(id)).for_each(|id| self.watch.forget(*id));
-        for seen in looked {
-            let payment_id = seen.charge.payment_id;
-            match (&seen.due, seen.state.has_ended()) {
-                (_, true) => self.watch.forget(payment_id),
-                (Err(wait), false) => self.watch.set(payment_id, *wait),
-                (Ok(()), false) => inquiries.extend(self.due(seen)),
+        let looked = self.store.views(&due).await?;
+        let there: HashSet<Uuid> = looked.iter().map(|view| view.charge.payment_id).collect();
+        due.iter().filter(|id| !there.contains(id)).for_each(|id| self.due_queue.remove(*id));
+        for view in looked {
+            let payment_id = view.charge.payment_id;
+            match (&view.due, view.state.has_ended()) {
+                (_, true) => self.due_queue.remove(payment_id),
+                (Err(wait), false) => self.due_queue.set(payment_id, *wait),
+                (Ok(()), false) => inquiries.extend(self.due(view)),
             }
         }
         self.inquire(inquiries).await
     }
 
     /// A charge whose time has come; answers it, and the right to ask, if what it needs is an inquiry.
-    fn due(&self, seen: Seen) -> Option<(Uuid, Permit)> {
-        let Seen { charge, state, past_deadline, .. } = seen;
+    fn due(&self, view: ChargeView) -> Option<(Uuid, Permit)> {
+        let ChargeView { charge, state, past_deadline, .. } = view;
         let never_called = matches!(state, State::Waiting { .. });
         let event = if past_deadline && never_called { Event::DeadlinePassed } else { Event::LeaseLapsed };
         match decide(&state, &event) {
@@ -184,7 +184,7 @@ impl Sweep {
                 let pass = match calls.then(|| self.calls.breaker.begin(&charge)).transpose() {
                     Ok(pass) => pass,
                     Err(refusal) => {
-                        self.watch.set(charge.payment_id, pause(refusal));
+                        self.due_queue.set(charge.payment_id, pause(refusal));
                         return None;
                     }
                 };
@@ -211,7 +211,7 @@ impl Sweep {
         for claim in self.store.claim(&ids, self.claim, self.visibility).await? {
             let Some(permit) = permits.remove(&claim.charge.payment_id) else { continue };
             // Looked at again if this inquiry is never reported.
-            self.watch.set(claim.charge.payment_id, self.claim);
+            self.due_queue.set(claim.charge.payment_id, self.claim);
             self.calls.inquire(claim, permit);
         }
         Ok(())
@@ -231,5 +231,5 @@ impl Sweep {
 /// When to ask a breaker again that refused.
 fn pause(refusal: Refusal) -> Duration {
     let pause = refusal.until.map(|until| until.saturating_duration_since(Instant::now()));
-    pause.map_or(LOOK_AGAIN, |pause| pause.max(DUE_INTERVAL))
+    pause.map_or(RECHECK_INTERVAL, |pause| pause.max(DUE_INTERVAL))
 }

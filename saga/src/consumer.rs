@@ -27,10 +27,12 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use self::batches::{Ended, Loop};
+use self::batches::{Loop, LoopEnd};
 use self::client::subscribe;
 pub use self::metrics::ConsumerMetrics;
-use crate::contract::{Envelope, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE, Unfit};
+use crate::contract::{
+    Envelope, EnvelopeError, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE,
+};
 use crate::parked::{Parked, storable};
 
 /// What a consumer is called, and where it reads.
@@ -113,7 +115,7 @@ impl Record<'_> {
 }
 
 /// What a record means to one service.
-pub enum Decoded<E> {
+pub enum Decoding<E> {
     Event(E),
     /// Known and of no concern here.
     Ignore,
@@ -123,12 +125,12 @@ pub enum Decoded<E> {
     Contradicts(String),
 }
 
-impl<E> From<Result<E, Unfit>> for Decoded<E> {
-    fn from(read: Result<E, Unfit>) -> Self {
+impl<E> From<Result<E, EnvelopeError>> for Decoding<E> {
+    fn from(read: Result<E, EnvelopeError>) -> Self {
         match read {
-            Ok(event) => Decoded::Event(event),
-            Err(unfit @ Unfit::Unreadable(_)) => Decoded::Poison(unfit.to_string()),
-            Err(unfit @ Unfit::Contradicts(_)) => Decoded::Contradicts(unfit.to_string()),
+            Ok(event) => Decoding::Event(event),
+            Err(unfit @ EnvelopeError::Unreadable(_)) => Decoding::Poison(unfit.to_string()),
+            Err(unfit @ EnvelopeError::Contradicts(_)) => Decoding::Contradicts(unfit.to_string()),
         }
     }
 }
@@ -141,7 +143,7 @@ pub struct Delivery<'a, E> {
 
 /// What became of a batch, counted per record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
+pub struct BatchCounts {
     pub applied: usize,
     /// Had its effect before: a duplicate.
     pub already: usize,
@@ -153,7 +155,7 @@ pub struct Applied {
 
 /// An event of a batch whose row is not visible (yet).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Absent {
+pub struct MissingRow {
     /// Its place in the batch.
     pub index: usize,
     /// The row.
@@ -164,7 +166,7 @@ pub struct Absent {
 #[derive(Debug)]
 pub enum ApplyError {
     /// The rows of these events are missing. The others are applied without them, by another call.
-    Missing(Vec<Absent>),
+    Missing(Vec<MissingRow>),
     Other(anyhow::Error),
 }
 
@@ -178,14 +180,14 @@ impl<T: Into<anyhow::Error>> From<T> for ApplyError {
 pub trait Subscriber {
     type Event;
 
-    fn decode(&self, record: &Record<'_>) -> Decoded<Self::Event>;
+    fn decode(&self, record: &Record<'_>) -> Decoding<Self::Event>;
 
     /// Applies the events in order and inserts `unreadable` as parked, in one transaction; on an error nothing.
     fn apply(
         &self,
         events: &[Delivery<'_, Self::Event>],
         unreadable: &[Parked],
-    ) -> impl Future<Output = Result<Applied, ApplyError>>;
+    ) -> impl Future<Output = Result<BatchCounts, ApplyError>>;
 }
 
 /// Runs the loop on a thread of its own until `shutdown`; the client's poll is blocking by nature.
@@ -234,11 +236,12 @@ fn consume<S: Subscriber>(
     loop {
         let consumer = subscribe(subscription, limits.poll)?;
         let topic = subscription.topics.first().map(String::as_str);
-        let patience = limits.missing;
-        let reader = Loop { consumer: &consumer, topic, subscriber, metrics, patience, shutdown, runtime };
+        let missing_timeout = limits.missing;
+        let reader =
+            Loop { consumer: &consumer, topic, subscriber, metrics, missing_timeout, shutdown, runtime };
         match reader.run()? {
-            Ended::Stopped => return Ok(()),
-            Ended::Lost => {
+            LoopEnd::Stopped => return Ok(()),
+            LoopEnd::Lost => {
                 tracing::warn!(group = subscription.group_id, "no broker answers: a new client tries");
                 // Leaving the group may take as long as the brokers stay away.
                 std::thread::Builder::new().name("old consumer".into()).spawn(move || drop(consumer))?;

@@ -10,7 +10,7 @@
 mod envelope;
 mod terms;
 
-pub use envelope::{Envelope, Fact, Unfit};
+pub use envelope::{Envelope, EnvelopeError, EventBody};
 use serde::{Deserialize, Serialize};
 pub use terms::{Difference, Terms};
 use uuid::Uuid;

@@ -28,7 +28,7 @@ use crate::problem::{Kind, Problem, recover};
 use crate::trace::traceparent_or_new;
 
 /// A request's body must be complete within this.
-const BODY_READ_MAX: Duration = Duration::from_secs(10);
+const BODY_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest accepted body. The largest valid request is well under 1 kB.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
 const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
@@ -88,7 +88,7 @@ where
     S: Stream<Item = Result<B, warp::Error>>,
     B: Buf,
 {
-    tokio::time::timeout(BODY_READ_MAX, read_bounded(body))
+    tokio::time::timeout(BODY_READ_TIMEOUT, read_bounded(body))
         .await
         .unwrap_or_else(|_| Err(Problem::new(Kind::Timeout, "The body did not arrive in time.")))
 }

@@ -9,9 +9,9 @@ use tokio_postgres::error::SqlState;
 
 pub use deadpool_postgres::{Client, Pool, Transaction};
 
-const CONNECT_MAX: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Waiting longer than this for a connection means overload: answer 503 rather than queue.
-const WAIT_MAX: Duration = Duration::from_secs(5);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
 /// No statement of ours takes seconds; one that does holds locks others wait for.
 ///
 /// The plans are pinned: every statement of a service reaches its rows by key, so the one generic plan is
@@ -25,7 +25,7 @@ pub fn pool(url: &str, size_max: usize, application_name: &str) -> anyhow::Resul
     let mut config: tokio_postgres::Config = url.parse().context("database URL")?;
     config
         .application_name(application_name)
-        .connect_timeout(CONNECT_MAX)
+        .connect_timeout(CONNECT_TIMEOUT)
         .keepalives_idle(Duration::from_secs(10))
         .tcp_user_timeout(Duration::from_secs(20))
         .options(SESSION);
@@ -35,8 +35,8 @@ pub fn pool(url: &str, size_max: usize, application_name: &str) -> anyhow::Resul
     Pool::builder(manager)
         .max_size(size_max)
         .runtime(Runtime::Tokio1)
-        .wait_timeout(Some(WAIT_MAX))
-        .create_timeout(Some(CONNECT_MAX))
+        .wait_timeout(Some(WAIT_TIMEOUT))
+        .create_timeout(Some(CONNECT_TIMEOUT))
         .build()
         .context("database pool")
 }

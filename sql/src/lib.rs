@@ -7,7 +7,7 @@ mod admin;
 mod passwords;
 mod roles;
 
-pub mod trial;
+pub mod harness;
 
 pub use admin::{connect, database_url};
 pub use passwords::Passwords;

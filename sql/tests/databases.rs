@@ -14,21 +14,21 @@ use tokio_postgres::error::SqlState;
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 /// A database of its own; dropped by the test when it passes, left to be looked at when it fails.
-struct Trial {
+struct Harness {
     admin_url: String,
     passwords: Passwords,
     name: String,
 }
 
-impl Trial {
+impl Harness {
     async fn new(kind: Database) -> Self {
         let variable =
             |name| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: . .stack/env"));
         let name = format!("test_sql_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let passwords = Passwords::from_env().unwrap();
-        let trial = Self { admin_url: variable("POSTGRES_ADMIN_URL"), passwords, name };
-        sql::create_database(&trial.admin_url, kind, &trial.name).await.unwrap();
-        trial
+        let harness = Self { admin_url: variable("POSTGRES_ADMIN_URL"), passwords, name };
+        sql::create_database(&harness.admin_url, kind, &harness.name).await.unwrap();
+        harness
     }
 
     fn url(&self, role: &str) -> String {
@@ -60,10 +60,10 @@ async fn refused(client: &Client, statement: &str) {
 #[tokio::test]
 async fn making_it_again_changes_nothing() {
     for kind in Database::ALL {
-        let trial = Trial::new(kind).await;
-        sql::bootstrap(&trial.admin_url, &trial.passwords).await.unwrap();
-        sql::create_database(&trial.admin_url, kind, &trial.name).await.unwrap();
-        let checker = trial.login("coro_checker").await;
+        let harness = Harness::new(kind).await;
+        sql::bootstrap(&harness.admin_url, &harness.passwords).await.unwrap();
+        sql::create_database(&harness.admin_url, kind, &harness.name).await.unwrap();
+        let checker = harness.login("coro_checker").await;
         let count = "select count(*) from refinery_schema_history";
         let applied: i64 = checker.query_one(count, &[]).await.unwrap().get(0);
         assert!(applied >= 2, "{kind:?}: {applied}");
@@ -71,16 +71,16 @@ async fn making_it_again_changes_nothing() {
         let found: i64 = checker.query_one(published, &[&sql::PUBLICATION]).await.unwrap().get(0);
         assert_eq!(found, 1, "{kind:?}");
         drop(checker);
-        trial.drop().await;
+        harness.drop().await;
     }
 }
 
 #[tokio::test]
 async fn several_at_once_do_not_disturb_each_other() {
     let (one, two, three) = tokio::join!(
-        Trial::new(Database::Payments),
-        Trial::new(Database::Balance),
-        Trial::new(Database::Processor)
+        Harness::new(Database::Payments),
+        Harness::new(Database::Balance),
+        Harness::new(Database::Processor)
     );
     let (a, b) = tokio::join!(
         sql::create_database(&one.admin_url, Database::Payments, &one.name),
@@ -96,8 +96,8 @@ async fn a_service_cannot_remove_what_it_wrote() {
     for (kind, table) in
         [(Database::Payments, "payments"), (Database::Balance, "ledger"), (Database::Processor, "charges")]
     {
-        let trial = Trial::new(kind).await;
-        let service = trial.login(kind.service_role()).await;
+        let harness = Harness::new(kind).await;
+        let service = harness.login(kind.service_role()).await;
         for table in [table, "parked"] {
             service.batch_execute(&format!("select from {table}")).await.unwrap();
             refused(&service, &format!("delete from {table}")).await;
@@ -106,76 +106,76 @@ async fn a_service_cannot_remove_what_it_wrote() {
         refused(&service, "create table extra ()").await;
         refused(&service, "update parked set reason = ''").await;
         for reader in ["coro_checker", "coro_relay"] {
-            let reader = trial.login(reader).await;
+            let reader = harness.login(reader).await;
             reader.batch_execute(&format!("select from {table}")).await.unwrap();
             refused(&reader, &format!("insert into {table} default values")).await;
         }
         drop(service);
-        trial.drop().await;
+        harness.drop().await;
     }
 }
 
 #[tokio::test]
 async fn the_ledger_is_append_only() {
-    let trial = Trial::new(Database::Balance).await;
-    let service = trial.login("balance_svc").await;
+    let harness = Harness::new(Database::Balance).await;
+    let service = harness.login("balance_svc").await;
     refused(&service, "update ledger set amount = 1").await;
-    trial.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test]
 async fn a_service_does_not_reach_the_database_of_another() {
-    let trial = Trial::new(Database::Payments).await;
+    let harness = Harness::new(Database::Payments).await;
     for role in ["balance_svc", "processor_svc"] {
-        let error = sql::connect(&trial.url(role)).await.map(|_| ()).expect_err(role);
+        let error = sql::connect(&harness.url(role)).await.map(|_| ()).expect_err(role);
         assert!(format!("{error:#}").contains("permission denied"), "{role}: {error:#}");
-        assert!(!format!("{error:#}").contains(trial.passwords.of(role).unwrap()));
+        assert!(!format!("{error:#}").contains(harness.passwords.of(role).unwrap()));
     }
-    trial.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test]
 async fn a_password_opens_its_own_role_only() {
-    let trial = Trial::new(Database::Payments).await;
+    let harness = Harness::new(Database::Payments).await;
     let roles = || sql::ROLES.iter().filter(|role| role.login).map(|role| role.name);
     for role in roles() {
-        let secret = trial.passwords.of(role).unwrap();
+        let secret = harness.passwords.of(role).unwrap();
         for other in roles().chain(["postgres", "coro_owner"]).filter(|other| *other != role) {
-            let url = sql::database_url(&trial.admin_url, &trial.name, other, secret).unwrap();
+            let url = sql::database_url(&harness.admin_url, &harness.name, other, secret).unwrap();
             let error = sql::connect(&url).await.map(drop).expect_err(other);
             let code = error.downcast_ref::<tokio_postgres::Error>().and_then(|error| error.code());
             assert_eq!(code, Some(&SqlState::INVALID_PASSWORD), "{role} as {other}: {error:#}");
         }
     }
-    trial.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test]
 async fn demo_services_are_added_once() {
-    let trial = Trial::new(Database::Payments).await;
-    sql::seed(&trial.admin_url, &trial.name).await.unwrap();
-    let owner = trial.owner().await;
+    let harness = Harness::new(Database::Payments).await;
+    sql::seed(&harness.admin_url, &harness.name).await.unwrap();
+    let owner = harness.owner().await;
     owner.batch_execute("update services set enabled = false where service_id = 'water'").await.unwrap();
-    sql::seed(&trial.admin_url, &trial.name).await.unwrap();
+    sql::seed(&harness.admin_url, &harness.name).await.unwrap();
     let enabled = "select service_id from services where enabled order by 1";
     let rows = owner.query(enabled, &[]).await.unwrap();
     let names: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(names, ["electricity", "mobile"], "what an operator changed stays changed");
     drop(owner);
-    trial.drop().await;
+    harness.drop().await;
 }
 
 #[tokio::test]
 async fn a_database_goes_with_its_sessions_and_slots() {
-    let trial = Trial::new(Database::Payments).await;
-    let relay = trial.login("coro_relay").await;
-    let slot = format!("slot_{}", trial.name);
+    let harness = Harness::new(Database::Payments).await;
+    let relay = harness.login("coro_relay").await;
+    let slot = format!("slot_{}", harness.name);
     relay.execute("select pg_create_logical_replication_slot($1, 'pgoutput')", &[&slot]).await.unwrap();
-    sql::drop_database(&trial.admin_url, &trial.name).await.unwrap();
-    let admin = sql::connect(&trial.admin_url).await.unwrap();
+    sql::drop_database(&harness.admin_url, &harness.name).await.unwrap();
+    let admin = sql::connect(&harness.admin_url).await.unwrap();
     let left = "select count(*) from pg_replication_slots where slot_name = $1";
     assert_eq!(admin.query_one(left, &[&slot]).await.unwrap().get::<_, i64>(0), 0);
-    trial.drop().await; // missing is fine
+    harness.drop().await; // missing is fine
 }
 
 #[tokio::test]

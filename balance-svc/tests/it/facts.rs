@@ -4,7 +4,7 @@
 use saga::contract::{PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use uuid::Uuid;
 
-use crate::service::{AMOUNT, Service, Told, event};
+use crate::service::{AMOUNT, PublishedEvent, Service, event};
 
 const SUCCEEDED: &str = "payment.result.succeeded.v1";
 const DECLINED: &str = "payment.result.declined.v1";
@@ -19,7 +19,7 @@ fn altered(
     (user, payment): (Uuid, Uuid),
     from: &str,
     to: &str,
-) -> Told {
+) -> PublishedEvent {
     let (topic, kind, body) = event(topic, kind, user, payment);
     assert!(body.contains(from), "{kind} has no {from}");
     (topic, kind, body.replace(from, to))
@@ -28,7 +28,7 @@ fn altered(
 /// A user with exactly the money for one payment, and the payment, whose money is held.
 async fn held(service: &Service) -> (Uuid, Uuid) {
     let (user, payment) = (service.ledger.user_with(AMOUNT).await, Uuid::now_v7());
-    service.tell(user, &event(PAYMENT_TOPIC, INITIATED, user, payment));
+    service.produce(user, &event(PAYMENT_TOPIC, INITIATED, user, payment));
     service.until(&format!("select count(*) from ledger where payment_id = '{payment}'"), 1).await;
     assert_eq!(service.ledger.balance(user).await, (0, AMOUNT));
     (user, payment)
@@ -45,7 +45,7 @@ async fn parked(service: &Service, count: i64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_that_differs_from_its_hold_moves_no_money() {
     let service = Service::new().await;
-    let mut told = 0;
+    let mut published = 0;
     let amount = "\"amount\":15000";
     for (kind, from, to) in [
         (SUCCEEDED, amount, "\"amount\":1"),
@@ -57,19 +57,19 @@ async fn a_result_that_differs_from_its_hold_moves_no_money() {
         (CANCELLED, "electricity", "gas"),
     ] {
         let (user, payment) = held(&service).await;
-        service.tell(user, &altered(PAYMENT_RESULT_TOPIC, kind, (user, payment), from, to));
-        told += 1;
-        parked(&service, told).await;
+        service.produce(user, &altered(PAYMENT_RESULT_TOPIC, kind, (user, payment), from, to));
+        published += 1;
+        parked(&service, published).await;
         assert_eq!(service.ledger.balance(user).await, (0, AMOUNT), "{kind}, {to}");
         // The hold waits for a result that agrees with it.
-        service.tell(user, &event(PAYMENT_RESULT_TOPIC, SUCCEEDED, user, payment));
+        service.produce(user, &event(PAYMENT_RESULT_TOPIC, SUCCEEDED, user, payment));
         let captured =
             format!("select count(*) from ledger where kind = 'capture' and payment_id = '{payment}'");
         service.until(&captured, 1).await;
         // What differs is no duplicate either.
-        service.tell(user, &altered(PAYMENT_RESULT_TOPIC, kind, (user, payment), from, to));
-        told += 1;
-        parked(&service, told).await;
+        service.produce(user, &altered(PAYMENT_RESULT_TOPIC, kind, (user, payment), from, to));
+        published += 1;
+        parked(&service, published).await;
     }
     service.stop().await;
 }
@@ -79,7 +79,7 @@ async fn an_event_that_contradicts_itself_moves_no_money() {
     let service = Service::new().await;
     let (user, payment) = held(&service).await;
     let (own, stranger) = (user.to_string(), Uuid::now_v7().to_string());
-    let said = |kind: &'static str, body_of: &'static str| -> Told {
+    let said = |kind: &'static str, body_of: &'static str| -> PublishedEvent {
         let (topic, _, body) = event(PAYMENT_RESULT_TOPIC, body_of, user, payment);
         (topic, kind, body)
     };
@@ -88,7 +88,7 @@ async fn an_event_that_contradicts_itself_moves_no_money() {
         altered(PAYMENT_RESULT_TOPIC, SUCCEEDED, (user, payment), "\"gw-000001\"", "null");
     let result = || event(PAYMENT_RESULT_TOPIC, SUCCEEDED, user, payment);
     let id = format!("processor/charges/{}/2", Uuid::now_v7());
-    let cases: [(&str, Told, Headers<'_>); 9] = [
+    let cases: [(&str, PublishedEvent, Headers<'_>); 9] = [
         (&own, said(SUCCEEDED, DECLINED), &[]),
         (&own, said(DECLINED, SUCCEEDED), &[]),
         (&own, said(CANCELLED, "payment.result.unknown.v1"), &[]),
@@ -99,10 +99,10 @@ async fn an_event_that_contradicts_itself_moves_no_money() {
         (&own, result(), &[("ce_subject", &stranger)]),
         (&own, result(), &[("ce_id", &id)]),
     ];
-    for ((key, told, headers), count) in cases.into_iter().zip(1..) {
-        service.tell_with(key, &told, headers);
+    for ((key, published, headers), count) in cases.into_iter().zip(1..) {
+        service.produce_with(key, &published, headers);
         parked(&service, count).await;
-        assert_eq!(service.ledger.balance(user).await, (0, AMOUNT), "{told:?} {headers:?}");
+        assert_eq!(service.ledger.balance(user).await, (0, AMOUNT), "{published:?} {headers:?}");
     }
     service.stop().await;
 }
@@ -110,24 +110,26 @@ async fn an_event_that_contradicts_itself_moves_no_money() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_repeated_with_another_content_is_set_aside_in_every_state() {
     let service = Service::new().await;
-    let mut told = 0;
+    let mut published = 0;
     for result in [None, Some(SUCCEEDED), Some(DECLINED)] {
         let (user, payment) = held(&service).await;
         if let Some(result) = result {
-            service.tell(user, &event(PAYMENT_RESULT_TOPIC, result, user, payment));
+            service.produce(user, &event(PAYMENT_RESULT_TOPIC, result, user, payment));
             service.until(&format!("select count(*) from ledger where payment_id = '{payment}'"), 2).await;
         }
         for (from, to) in [("\"amount\":15000", "\"amount\":1"), ("electricity", "gas")] {
-            service.tell(user, &altered(PAYMENT_TOPIC, INITIATED, (user, payment), from, to));
-            told += 1;
-            parked(&service, told).await;
+            service.produce(user, &altered(PAYMENT_TOPIC, INITIATED, (user, payment), from, to));
+            published += 1;
+            parked(&service, published).await;
         }
     }
     let (poor, payment) = (service.ledger.user_with(1).await, Uuid::now_v7());
-    service.tell(poor, &event(PAYMENT_TOPIC, INITIATED, poor, payment));
+    service.produce(poor, &event(PAYMENT_TOPIC, INITIATED, poor, payment));
     service.until("select count(*) from ledger where kind = 'rejection'", 1).await;
-    service
-        .tell(poor, &altered(PAYMENT_TOPIC, INITIATED, (poor, payment), "\"amount\":15000", "\"amount\":1"));
-    parked(&service, told + 1).await;
+    service.produce(
+        poor,
+        &altered(PAYMENT_TOPIC, INITIATED, (poor, payment), "\"amount\":15000", "\"amount\":1"),
+    );
+    parked(&service, published + 1).await;
     service.stop().await;
 }

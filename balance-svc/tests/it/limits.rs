@@ -34,13 +34,13 @@ async fn an_account_at_its_bound_refuses_a_deposit_and_nothing_else() {
     refused("more").await;
     assert_eq!(service.deposit(user, AMOUNT_MAX, "all").await.0, 201);
     let (released, captured) = (Uuid::now_v7(), Uuid::now_v7());
-    service.tell(user, &event(PAYMENT_TOPIC, "payment.initiated.v1", user, released));
+    service.produce(user, &event(PAYMENT_TOPIC, "payment.initiated.v1", user, released));
     service.until("select held from accounts", AMOUNT).await;
     refused("while held").await;
-    service.tell(user, &event(PAYMENT_RESULT_TOPIC, "payment.result.declined.v1", user, released));
+    service.produce(user, &event(PAYMENT_RESULT_TOPIC, "payment.result.declined.v1", user, released));
     service.until("select available from accounts", AMOUNT_MAX).await;
-    service.tell(user, &event(PAYMENT_TOPIC, "payment.initiated.v1", user, captured));
-    service.tell(user, &event(PAYMENT_RESULT_TOPIC, "payment.result.succeeded.v1", user, captured));
+    service.produce(user, &event(PAYMENT_TOPIC, "payment.initiated.v1", user, captured));
+    service.produce(user, &event(PAYMENT_RESULT_TOPIC, "payment.result.succeeded.v1", user, captured));
     service.until("select count(*) from ledger where kind = 'capture'", 1).await;
     // There is room again, for exactly what was captured.
     assert_eq!(service.deposit(user, AMOUNT + 1, "too much").await.0, 422);
@@ -71,7 +71,7 @@ async fn an_amount_that_readers_would_round_enters_no_ledger() {
     let (user, payment) = (service.ledger.user_with(1).await, Uuid::now_v7());
     let (topic, kind, body) = event(PAYMENT_TOPIC, "payment.initiated.v1", user, payment);
     let body = body.replace("15000", &(AMOUNT_MAX + 1).to_string());
-    service.tell(user, &(topic, kind, body));
+    service.produce(user, &(topic, kind, body));
     service.until("select count(*) from parked", 1).await;
     assert_eq!(service.ledger.count("select count(*) from ledger where kind = 'rejection'").await, 0);
     service.stop().await;

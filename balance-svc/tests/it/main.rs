@@ -18,24 +18,24 @@ use saga::contract::Terms;
 use saga::parked::Parked;
 use saga::postgres::{self, Pool};
 use sql::Database;
-use sql::trial::Trial;
+use sql::harness::Harness;
 use uuid::Uuid;
 
 struct Ledger {
-    trial: Trial,
+    harness: Harness,
     pool: Pool,
 }
 
 impl Ledger {
     async fn new() -> Self {
-        let trial = Trial::new(Database::Balance).await.unwrap();
-        let pool = postgres::pool(&trial.service_url().unwrap(), 8, "test").unwrap();
-        Self { trial, pool }
+        let harness = Harness::new(Database::Balance).await.unwrap();
+        let pool = postgres::pool(&harness.service_url().unwrap(), 8, "test").unwrap();
+        Self { harness, pool }
     }
 
     async fn finish(self) {
         self.pool.close();
-        self.trial.finish().await.unwrap();
+        self.harness.finish().await.unwrap();
     }
 
     async fn user_with(&self, amount: i64) -> Uuid {

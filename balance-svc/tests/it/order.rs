@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use saga::contract::{PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use uuid::Uuid;
 
-use crate::service::{AMOUNT, Service, Told, event};
+use crate::service::{AMOUNT, PublishedEvent, Service, event};
 
 /// As when a database was restored to an earlier moment, and what it lost is told again. The hold is told once the
 /// result is known to wait for it.
@@ -16,13 +16,13 @@ async fn a_result_that_comes_before_its_hold_waits_for_it() {
     let service = Service::new().await;
     let user = service.ledger.user_with(AMOUNT).await;
     let (payment, other) = (Uuid::now_v7(), Uuid::now_v7());
-    service.tell(user, &event(PAYMENT_RESULT_TOPIC, "payment.result.succeeded.v1", user, payment));
+    service.produce(user, &event(PAYMENT_RESULT_TOPIC, "payment.result.succeeded.v1", user, payment));
     // Something of another user is applied meanwhile: the service is at work.
     let busy = service.ledger.user_with(AMOUNT).await;
-    service.tell(busy, &event(PAYMENT_TOPIC, "payment.initiated.v1", busy, other));
+    service.produce(busy, &event(PAYMENT_TOPIC, "payment.initiated.v1", busy, other));
     service.until("select count(*) from ledger where kind = 'hold'", 1).await;
     assert_eq!(service.ledger.balance(user).await, (AMOUNT, 0));
-    service.tell(user, &event(PAYMENT_TOPIC, "payment.initiated.v1", user, payment));
+    service.produce(user, &event(PAYMENT_TOPIC, "payment.initiated.v1", user, payment));
     service.until("select count(*) from ledger where kind = 'capture'", 1).await;
     assert_eq!(service.ledger.balance(user).await, (0, 0));
     service.end().await;
@@ -35,7 +35,7 @@ async fn events_repeated_and_out_of_order_have_each_effect_once() {
     eprintln!("seed {seed}");
     let mut lots = SmallRng::seed_from_u64(seed);
     let service = Service::new().await;
-    let mut told: Vec<(Uuid, Told)> = Vec::new();
+    let mut published: Vec<(Uuid, PublishedEvent)> = Vec::new();
     let mut users = Vec::new();
     for number in 0..20 {
         let user = service.ledger.user_with(4 * AMOUNT).await;
@@ -47,15 +47,15 @@ async fn events_repeated_and_out_of_order_have_each_effect_once() {
                 _ => "payment.result.expired.v1",
             };
             for _ in 0..lots.random_range(2..=3) {
-                told.push((user, event(PAYMENT_TOPIC, "payment.initiated.v1", user, payment_id)));
-                told.push((user, event(PAYMENT_RESULT_TOPIC, result, user, payment_id)));
+                published.push((user, event(PAYMENT_TOPIC, "payment.initiated.v1", user, payment_id)));
+                published.push((user, event(PAYMENT_RESULT_TOPIC, result, user, payment_id)));
             }
         }
         users.push(user);
     }
-    told.shuffle(&mut lots);
-    for (user, event) in &told {
-        service.tell(*user, event);
+    published.shuffle(&mut lots);
+    for (user, event) in &published {
+        service.produce(*user, event);
     }
     service.until("select count(*) from ledger where phase = 2", 60).await;
     for user in users {

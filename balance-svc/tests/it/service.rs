@@ -32,7 +32,7 @@ pub struct Service {
 }
 
 /// An event: topic, type, body.
-pub type Told = (&'static str, &'static str, String);
+pub type PublishedEvent = (&'static str, &'static str, String);
 
 impl Service {
     pub async fn new() -> Self {
@@ -51,7 +51,7 @@ impl Service {
             "balance-svc".to_owned(),
             "--listen-addr=127.0.0.1:0".to_owned(),
             "--admin-addr=127.0.0.1:0".to_owned(),
-            format!("--database-url={}", ledger.trial.service_url().unwrap()),
+            format!("--database-url={}", ledger.harness.service_url().unwrap()),
             format!("--kafka-brokers={brokers}"),
             format!("--group-id={prefix}"),
             format!("--topic-prefix={prefix}"),
@@ -68,12 +68,12 @@ impl Service {
         Self { ledger, admin: admin_address, prefix, producer: config.create().unwrap(), shutdown, ran }
     }
 
-    pub fn tell(&self, user: Uuid, told: &Told) {
-        self.tell_with(&user.to_string(), told, &[]);
+    pub fn produce(&self, user: Uuid, published: &PublishedEvent) {
+        self.produce_with(&user.to_string(), published, &[]);
     }
 
     /// The same with this key and further headers.
-    pub fn tell_with(&self, key: &str, (topic, kind, body): &Told, headers: &[(&str, &str)]) {
+    pub fn produce_with(&self, key: &str, (topic, kind, body): &PublishedEvent, headers: &[(&str, &str)]) {
         let topic = format!("{}{topic}", self.prefix);
         let headers = headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
             headers.insert(Header { key, value: Some(*value) })
@@ -109,7 +109,7 @@ impl Service {
 }
 
 /// The golden event of this type, about this payment.
-pub fn event(topic: &'static str, kind: &'static str, user: Uuid, payment: Uuid) -> Told {
+pub fn event(topic: &'static str, kind: &'static str, user: Uuid, payment: Uuid) -> PublishedEvent {
     let path = format!("{}/../saga/golden/{kind}.json", env!("CARGO_MANIFEST_DIR"));
     let body = std::fs::read_to_string(path).unwrap();
     let body = body.replace("0198c0de-0000-7000-8000-000000000001", &user.to_string());

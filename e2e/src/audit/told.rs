@@ -5,7 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use anyhow::{Context, Result, bail, ensure};
 use saga::contract::{
-    BALANCE_TOPIC, ChargeResult, EventType, Fact, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment,
+    BALANCE_TOPIC, ChargeResult, EventBody, EventType, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC,
+    Payment,
 };
 use uuid::Uuid;
 
@@ -291,7 +292,7 @@ impl Telling<'_> {
     }
 
     /// Id and type are those of the body.
-    fn is_of(&self, body: &impl Fact) -> Result<()> {
+    fn is_of(&self, body: &impl EventBody) -> Result<()> {
         let (id, found) = (body.event_id(), self.event_type.as_str());
         ensure!(self.id == id, "ce_id {} on the body of {id}", self.id);
         let due = body.event_type().with_context(|| format!("ce_type {found} on a body of no event"))?;

@@ -2,7 +2,7 @@
 //! transactions that are rolled back.
 
 use sql::Database;
-use sql::trial::Trial;
+use sql::harness::Harness;
 use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
@@ -79,43 +79,43 @@ const PROCESSOR: &str = "
 
 /// Databases of this test's own.
 pub struct Fixture {
-    trials: [Trial; 3],
+    harnesses: [Harness; 3],
 }
 
 impl Fixture {
     pub async fn new() -> Self {
-        let mut trials = Vec::new();
+        let mut harnesses = Vec::new();
         for (kind, rows) in
             [(Database::Payments, PAYMENTS), (Database::Balance, BALANCE), (Database::Processor, PROCESSOR)]
         {
-            let trial = Trial::new(kind).await.unwrap();
-            superuser(&trial).await.batch_execute(rows).await.unwrap();
-            trials.push(trial);
+            let harness = Harness::new(kind).await.unwrap();
+            superuser(&harness).await.batch_execute(rows).await.unwrap();
+            harnesses.push(harness);
         }
-        Self { trials: trials.try_into().ok().unwrap() }
+        Self { harnesses: harnesses.try_into().ok().unwrap() }
     }
 
     /// Sessions that may do anything: payments, balance, processor.
     pub async fn superusers(&self) -> [Client; 3] {
-        let [payments, balance, processor] = &self.trials;
+        let [payments, balance, processor] = &self.harnesses;
         [superuser(payments).await, superuser(balance).await, superuser(processor).await]
     }
 
     /// As the role that only reads: payments, balance, processor.
     pub fn checker_urls(&self) -> [String; 3] {
-        self.trials.each_ref().map(|trial| trial.url("coro_checker").unwrap())
+        self.harnesses.each_ref().map(|harness| harness.url("coro_checker").unwrap())
     }
 
     pub async fn finish(self) {
-        for trial in self.trials {
-            trial.finish().await.unwrap();
+        for harness in self.harnesses {
+            harness.finish().await.unwrap();
         }
     }
 }
 
-async fn superuser(trial: &Trial) -> Client {
-    let (server, _) = trial.admin_url().rsplit_once('/').unwrap();
-    sql::connect(&format!("{server}/{}", trial.name())).await.unwrap()
+async fn superuser(harness: &Harness) -> Client {
+    let (server, _) = harness.admin_url().rsplit_once('/').unwrap();
+    sql::connect(&format!("{server}/{}", harness.name())).await.unwrap()
 }
 
 /// One transaction in each database: payments, balance, processor.

@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 
 use processor_svc::charge::Charge;
-use processor_svc::gateway::{Heard, Lookup, Repair, judge_call, judge_inquiry, judge_void};
+use processor_svc::gateway::{GatewayReply, Lookup, Repair, judge_call, judge_inquiry, judge_void};
 use processor_svc::saga::Outcome;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -78,7 +78,7 @@ impl Foreign {
     }
 
     /// With this status.
-    fn heard(self, status: u16) -> Heard {
+    fn reply(self, status: u16) -> GatewayReply {
         let mut body = match self.claim {
             Claim::Succeeded => json!({"status": "succeeded", "provider_reference": "ch_1"}),
             Claim::Declined => json!({"status": "declined", "code": "no"}),
@@ -98,7 +98,7 @@ impl Foreign {
                 body["amount"] = (amount + 1).into();
             }
         }
-        Heard::Answer { status, body: body.to_string().into_bytes() }
+        GatewayReply::Answer { status, body: body.to_string().into_bytes() }
     }
 }
 
@@ -118,14 +118,14 @@ fn judge(foreign: &Foreign) -> Judged {
         Claim::Rejected => (400, 400),
         Claim::NotFound => (404, 404),
     };
-    let said = match judge_call(&charge(), &foreign.heard(call)) {
+    let said = match judge_call(&charge(), &foreign.reply(call)) {
         Outcome::Succeeded { .. } => Said::Succeeded,
         Outcome::Declined { .. } => Said::Declined,
         Outcome::NotSent { .. } => Said::NotSent,
         Outcome::Unknown { .. } => Said::Unknown,
     };
-    let confirms = |bars| judge_void(&charge(), &foreign.heard(inquiry), bars).is_ok();
-    let found = judge_inquiry(&charge(), &foreign.heard(inquiry));
+    let confirms = |bars| judge_void(&charge(), &foreign.reply(inquiry), bars).is_ok();
+    let found = judge_inquiry(&charge(), &foreign.reply(inquiry));
     Judged { said, found, confirms_others: confirms(false), confirms_reversal: confirms(true) }
 }
 

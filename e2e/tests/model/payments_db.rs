@@ -1,6 +1,6 @@
 //! The payments database, with the guards of `payments-svc/src/store.rs`.
 
-use payments_svc::saga::{Cancel, Event, State as Seen, Status, Step, Told, cancel, decide, next};
+use payments_svc::saga::{Cancel, Event, RowEvent, State as Seen, Status, Step, cancel, decide, next};
 
 use crate::balance_db::terms;
 use crate::bounds::Break;
@@ -15,7 +15,7 @@ pub struct Row {
     /// `reason is not null`.
     pub has_reason: bool,
     /// What happened last; `None`: it was accepted.
-    pub event: Option<Told>,
+    pub event: Option<RowEvent>,
     pub version: u8,
     /// Commits so far; the version must keep up with them.
     pub commits: u8,
@@ -41,7 +41,7 @@ struct Transition {
     id: Id,
     version: u8,
     to: Status,
-    told: Told,
+    row_event: RowEvent,
     has_reason: bool,
 }
 
@@ -62,9 +62,9 @@ impl Coro {
                 // Nothing of the batch is written: it is read again.
                 Step::Missing => return false,
                 Step::Illegal(_) => impossible = true,
-                Step::Move { to, told } => {
+                Step::Move { to, row_event } => {
                     let has_reason = has_reason(*event);
-                    transitions.push(Transition { id: *id, version: *version, to, told, has_reason });
+                    transitions.push(Transition { id: *id, version: *version, to, row_event, has_reason });
                     *version += 1;
                 }
             }
@@ -77,10 +77,10 @@ impl Coro {
             state.went_wrong(Wrong::Parked);
         }
         for transition in transitions {
-            let Transition { id, version, to, told, has_reason } = transition;
+            let Transition { id, version, to, row_event, has_reason } = transition;
             let row = &mut state.lives[id].row;
             let before = *row;
-            *row = Row { status: to, has_reason, event: Some(told), version: version + 1, ..before };
+            *row = Row { status: to, has_reason, event: Some(row_event), version: version + 1, ..before };
             self.committed(state, id, before);
         }
         true
@@ -99,8 +99,8 @@ impl Coro {
 
     /// `POST /payments/{id}/cancel` with what it has `seen`. False if it lost a race and must read again.
     pub fn request_cancel(&self, state: &mut State, id: Id, seen: &Row) -> bool {
-        let told = match cancel(&seen.state()) {
-            Cancel::Record { told } => told,
+        let row_event = match cancel(&seen.state()) {
+            Cancel::Record { row_event } => row_event,
             Cancel::Already | Cancel::TooLate(_) => return true,
         };
         let life = &mut state.lives[id];
@@ -109,7 +109,7 @@ impl Coro {
         }
         let before = life.row;
         life.cancelled_early |= before.status == Status::Initiated;
-        life.row.event = Some(told);
+        life.row.event = Some(row_event);
         life.row.cancel_requested = true;
         life.row.version = seen.version + 1;
         self.committed(state, id, before);
@@ -132,7 +132,7 @@ impl Coro {
         let asked = balance_svc::saga::Event::Initiated { terms: terms(self.bounds.amounts[id]) };
         match state.lives[id].row.event {
             None => state.topics.asked.tell(id, asked),
-            Some(Told::CancelRecorded) => {
+            Some(RowEvent::CancelRecorded) => {
                 if !self.is_broken(Break::RecordedCancelUnheard) {
                     state.topics.asked.tell(id, asked);
                 }
@@ -141,10 +141,14 @@ impl Coro {
                     state.topics.cancels.tell(id, ());
                 }
             }
-            Some(Told::Authorized) => state.lives[id].queue = Queue::Waiting,
-            Some(Told::CancelRequested) => state.topics.cancels.tell(id, ()),
+            Some(RowEvent::Authorized) => state.lives[id].queue = Queue::Waiting,
+            Some(RowEvent::CancelRequested) => state.topics.cancels.tell(id, ()),
             Some(
-                Told::Completed | Told::Rejected | Told::Failed | Told::Cancelled | Told::OutcomeUnknown,
+                RowEvent::Completed
+                | RowEvent::Rejected
+                | RowEvent::Failed
+                | RowEvent::Cancelled
+                | RowEvent::OutcomeUnknown,
             ) => {}
         }
     }
@@ -162,19 +166,19 @@ fn has_reason(event: Event) -> bool {
 
 /// The steps of a payment, written down a second time: a mistake in `decide` must not be its own measure.
 fn is_edge(before: Row, after: Row) -> bool {
-    let told = after.event;
+    let row_event = after.event;
     match (before.status, after.status) {
-        (Status::Initiated, Status::Initiated) => told == Some(Told::CancelRecorded),
+        (Status::Initiated, Status::Initiated) => row_event == Some(RowEvent::CancelRecorded),
         (Status::Initiated, Status::Authorized) => {
-            told == Some(Told::Authorized) || told == Some(Told::CancelRequested)
+            row_event == Some(RowEvent::Authorized) || row_event == Some(RowEvent::CancelRequested)
         }
-        (Status::Initiated, Status::Rejected) => told == Some(Told::Rejected),
+        (Status::Initiated, Status::Rejected) => row_event == Some(RowEvent::Rejected),
         (Status::Authorized, Status::Authorized) => {
-            told == Some(Told::OutcomeUnknown) || told == Some(Told::CancelRequested)
+            row_event == Some(RowEvent::OutcomeUnknown) || row_event == Some(RowEvent::CancelRequested)
         }
-        (Status::Authorized, Status::Completed) => told == Some(Told::Completed),
-        (Status::Authorized, Status::Failed) => told == Some(Told::Failed),
-        (Status::Authorized, Status::Cancelled) => told == Some(Told::Cancelled),
+        (Status::Authorized, Status::Completed) => row_event == Some(RowEvent::Completed),
+        (Status::Authorized, Status::Failed) => row_event == Some(RowEvent::Failed),
+        (Status::Authorized, Status::Cancelled) => row_event == Some(RowEvent::Cancelled),
         (_, _) => false,
     }
 }

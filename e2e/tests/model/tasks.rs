@@ -173,7 +173,7 @@ impl Coro {
                 Finding::Declined { code: String::new() }
             }
             Found::Declined => Finding::Declined { code: String::new() },
-            Found::Nothing => Finding::NotFound { settled },
+            Found::Nothing => Finding::NotFound { conclusive: settled },
             Found::Unavailable => Finding::Unavailable { why: Cause::TimedOut },
         };
         self.rounds(state, id, from, &Event::Inquired { attempt, finding })

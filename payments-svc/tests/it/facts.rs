@@ -55,7 +55,7 @@ impl Service {
             "payments-svc".to_owned(),
             "--listen-addr=127.0.0.1:0".to_owned(),
             "--admin-addr=127.0.0.1:0".to_owned(),
-            format!("--database-url={}", payments.trial.service_url().unwrap()),
+            format!("--database-url={}", payments.harness.service_url().unwrap()),
             format!("--kafka-brokers={brokers}"),
             format!("--group-id={prefix}"),
             format!("--topic-prefix={prefix}"),
@@ -81,7 +81,7 @@ impl Service {
         tokio::task::block_in_place(|| self.producer.flush(WAIT_TIMEOUT)).unwrap();
     }
 
-    fn tell(&self, kind: &str, (user, payment): (Uuid, Uuid), body: &str) {
+    fn produce(&self, kind: &str, (user, payment): (Uuid, Uuid), body: &str) {
         let topic = if kind == UNKNOWN { PAYMENT_RESULT_TOPIC } else { BALANCE_TOPIC };
         self.send(topic, kind, user, &about(body, user, payment));
         self.flush();
@@ -150,12 +150,12 @@ fn altered(kind: &str, (from, to): (&str, &str)) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_ledger_says_of_another_amount_or_service_moves_no_payment() {
     let service = Service::new().await;
-    let mut told = 0;
+    let mut produced = 0;
     for (kind, change) in [(HELD, AMOUNT), (HELD, SERVICE), (REJECTED, AMOUNT), (REJECTED, SERVICE)] {
         let payment = service.payments.golden().await;
-        service.tell(kind, payment, &altered(kind, change));
-        told += 1;
-        service.parked(told).await;
+        service.produce(kind, payment, &altered(kind, change));
+        produced += 1;
+        service.parked(produced).await;
         assert_eq!(service.payments.row(payment).await.2, 1, "{kind} {change:?}");
     }
     let number = ("081234567890", "0812");
@@ -169,18 +169,18 @@ async fn what_the_ledger_says_of_another_amount_or_service_moves_no_payment() {
         (UNKNOWN, number),
     ] {
         let payment = service.payments.golden().await;
-        service.tell(HELD, payment, &golden(HELD));
+        service.produce(HELD, payment, &golden(HELD));
         service.reaches(payment, "authorized").await;
-        service.tell(kind, payment, &altered(kind, change));
-        told += 1;
-        service.parked(told).await;
+        service.produce(kind, payment, &altered(kind, change));
+        produced += 1;
+        service.parked(produced).await;
         assert_eq!(service.payments.row(payment).await.2, 2, "{kind} {change:?}");
         // What agrees moves it on; then what differs is no duplicate.
-        service.tell(CAPTURED, payment, &golden(CAPTURED));
+        service.produce(CAPTURED, payment, &golden(CAPTURED));
         service.reaches(payment, "completed").await;
-        service.tell(CAPTURED, payment, &altered(CAPTURED, AMOUNT));
-        told += 1;
-        service.parked(told).await;
+        service.produce(CAPTURED, payment, &altered(CAPTURED, AMOUNT));
+        produced += 1;
+        service.parked(produced).await;
     }
     service.stop().await;
 }
@@ -200,7 +200,7 @@ async fn what_contradicts_itself_moves_no_payment() {
         (REJECTED, altered(REJECTED, ("\"insufficient_funds\"", "null"))),
     ];
     for ((kind, body), count) in cases.iter().zip(1..) {
-        service.tell(kind, payment, body);
+        service.produce(kind, payment, body);
         service.parked(count).await;
     }
     // On another topic than its own, and under another user's key.
@@ -221,7 +221,7 @@ async fn an_event_about_a_payment_of_another_user_is_not_applied_to_it() {
     let payments = Payments::new().await;
     let payment = payments.accepted().await;
     let stranger = (Uuid::now_v7(), payment.1);
-    let held = |payment| crate::told(payment, payments_svc::saga::Event::Held);
+    let held = |payment| crate::command(payment, payments_svc::saga::Event::Held);
     let refused = payments.apply(&[held(payment), held(stranger)]).await;
     let Err(saga::consumer::ApplyError::Missing(absent)) = refused else { panic!("{refused:?}") };
     assert_eq!(absent.iter().map(|absent| absent.index).collect::<Vec<_>>(), [1]);

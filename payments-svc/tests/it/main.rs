@@ -10,44 +10,44 @@ mod facts;
 use std::time::Duration;
 
 use payments_svc::events::Command;
-use payments_svc::saga::{Cancel, Event, Status, Told};
-use payments_svc::store::{self, Accepted, NewPayment, Outcome};
+use payments_svc::saga::{Cancel, Event, RowEvent, Status};
+use payments_svc::store::{self, Acceptance, NewPayment, Outcome};
 use saga::consumer::ApplyError;
 use saga::contract::Terms;
 use saga::parked::Parked;
 use saga::postgres::{self, Pool};
 use sql::Database;
-use sql::trial::Trial;
+use sql::harness::Harness;
 use uuid::Uuid;
 
 const TTL: Duration = Duration::from_secs(900);
 
 struct Payments {
-    trial: Trial,
+    harness: Harness,
     pool: Pool,
 }
 
 impl Payments {
     async fn new() -> Self {
-        let trial = Trial::new(Database::Payments).await.unwrap();
-        sql::seed(trial.admin_url(), trial.name()).await.unwrap();
-        let pool = postgres::pool(&trial.service_url().unwrap(), 8, "test").unwrap();
-        Self { trial, pool }
+        let harness = Harness::new(Database::Payments).await.unwrap();
+        sql::seed(harness.admin_url(), harness.name()).await.unwrap();
+        let pool = postgres::pool(&harness.service_url().unwrap(), 8, "test").unwrap();
+        Self { harness, pool }
     }
 
     async fn finish(self) {
         self.pool.close();
-        self.trial.finish().await.unwrap();
+        self.harness.finish().await.unwrap();
     }
 
-    async fn accept(&self, payments: &[NewPayment]) -> Vec<Accepted> {
+    async fn accept(&self, payments: &[NewPayment]) -> Vec<Acceptance> {
         store::insert_payments(&self.pool, payments, TTL).await.unwrap()
     }
 
     /// A payment that was accepted: user and id.
     async fn accepted(&self) -> (Uuid, Uuid) {
         let payment = new_payment(Uuid::now_v7(), "key");
-        assert!(matches!(self.accept(std::slice::from_ref(&payment)).await[0], Accepted::Created(_)));
+        assert!(matches!(self.accept(std::slice::from_ref(&payment)).await[0], Acceptance::Created(_)));
         (payment.user_id, payment.payment_id)
     }
 
@@ -94,7 +94,7 @@ fn new_payment(user_id: Uuid, key: &str) -> NewPayment {
     }
 }
 
-fn told((user_id, payment_id): (Uuid, Uuid), event: Event) -> Command {
+fn command((user_id, payment_id): (Uuid, Uuid), event: Event) -> Command {
     let reason = match event {
         Event::Held | Event::Captured => None,
         Event::HoldRejected => Some("insufficient_funds".into()),
@@ -112,9 +112,9 @@ async fn the_same_key_makes_one_payment_also_within_one_batch_and_at_the_same_ti
     let user = Uuid::now_v7();
     let batch = [new_payment(user, "a"), new_payment(user, "a"), new_payment(user, "b")];
     let done = payments.accept(&batch).await;
-    let Accepted::Created(first) = &done[0] else { panic!("{done:?}") };
-    assert_eq!(done[1], Accepted::Replayed(first.clone()));
-    assert!(matches!(done[2], Accepted::Created(_)));
+    let Acceptance::Created(first) = &done[0] else { panic!("{done:?}") };
+    assert_eq!(done[1], Acceptance::Replayed(first.clone()));
+    assert!(matches!(done[2], Acceptance::Created(_)));
 
     let contenders = (0..20).map(|_| {
         let payment = new_payment(user, "c");
@@ -122,8 +122,8 @@ async fn the_same_key_makes_one_payment_also_within_one_batch_and_at_the_same_ti
         async move { store::insert_payments(&pool, &[payment], TTL).await.unwrap().remove(0) }
     });
     let done = futures_util::future::join_all(contenders).await;
-    assert_eq!(done.iter().filter(|d| matches!(d, Accepted::Created(_))).count(), 1);
-    assert_eq!(done.iter().filter(|d| matches!(d, Accepted::Replayed(_))).count(), 19);
+    assert_eq!(done.iter().filter(|d| matches!(d, Acceptance::Created(_))).count(), 1);
+    assert_eq!(done.iter().filter(|d| matches!(d, Acceptance::Replayed(_))).count(), 19);
     assert_eq!(payments.count("select count(*) from payments").await, 3);
     payments.finish().await;
 }
@@ -134,7 +134,7 @@ async fn another_body_under_a_used_key_is_refused_and_writes_nothing() {
     let first = new_payment(Uuid::now_v7(), "key");
     payments.accept(std::slice::from_ref(&first)).await;
     let other = NewPayment { fingerprint: [8; 32], payment_id: Uuid::now_v7(), ..first };
-    assert_eq!(payments.accept(&[other]).await, [Accepted::KeyReused]);
+    assert_eq!(payments.accept(&[other]).await, [Acceptance::KeyReused]);
     assert_eq!(payments.count("select count(*) from payments").await, 1);
     payments.finish().await;
 }
@@ -145,15 +145,15 @@ async fn a_service_that_is_not_enabled_is_refused_but_a_payment_accepted_before_
     let user = Uuid::now_v7();
     let accepted = new_payment(user, "key");
     payments.accept(std::slice::from_ref(&accepted)).await;
-    let owner = payments.trial.owner().await.unwrap();
+    let owner = payments.harness.owner().await.unwrap();
     owner
         .batch_execute("update services set enabled = false where service_id = 'electricity'")
         .await
         .unwrap();
     let unknown = NewPayment { service_id: "nobody".into(), ..new_payment(user, "other") };
     let done = payments.accept(&[accepted, new_payment(user, "new"), unknown]).await;
-    assert!(matches!(done[0], Accepted::Replayed(_)), "the key is looked up before the service");
-    assert_eq!(done[1..], [Accepted::ServiceRefused, Accepted::ServiceRefused]);
+    assert!(matches!(done[0], Acceptance::Replayed(_)), "the key is looked up before the service");
+    assert_eq!(done[1..], [Acceptance::ServiceRefused, Acceptance::ServiceRefused]);
     assert_eq!(payments.count("select count(*) from payments").await, 1);
     drop(owner);
     payments.finish().await;
@@ -168,9 +168,9 @@ async fn a_payment_goes_its_way_without_gaps_in_its_versions() {
         (Event::OutcomeUnknown, "authorized", 3),
         (Event::Captured, "completed", 4),
     ] {
-        let outcome = payments.apply(&[told(payment, event)]).await.unwrap();
+        let outcome = payments.apply(&[command(payment, event)]).await.unwrap();
         assert_eq!(outcome.applied.applied, 1, "{event:?}");
-        let again = payments.apply(&[told(payment, event)]).await.unwrap();
+        let again = payments.apply(&[command(payment, event)]).await.unwrap();
         assert_eq!(again.applied.already, 1, "{event:?}");
         let row = payments.row(payment).await;
         assert_eq!((row.0.as_str(), row.2), (status, version));
@@ -183,10 +183,10 @@ async fn two_transitions_in_one_batch_are_two_versions() {
     let payments = Payments::new().await;
     let (one, two) = (payments.accepted().await, payments.accepted().await);
     let batch = [
-        told(one, Event::Held),
-        told(two, Event::Held),
-        told(one, Event::Held),
-        told(one, Event::ReleasedUncharged),
+        command(one, Event::Held),
+        command(two, Event::Held),
+        command(one, Event::Held),
+        command(one, Event::ReleasedUncharged),
     ];
     let outcome = payments.apply(&batch).await.unwrap();
     assert_eq!((outcome.applied.applied, outcome.applied.already), (3, 1));
@@ -200,7 +200,7 @@ async fn a_missing_payment_is_not_a_duplicate_and_the_whole_batch_waits() {
     let payments = Payments::new().await;
     let payment = payments.accepted().await;
     let nowhere = (payment.0, Uuid::now_v7());
-    let refused = payments.apply(&[told(payment, Event::Held), told(nowhere, Event::Held)]).await;
+    let refused = payments.apply(&[command(payment, Event::Held), command(nowhere, Event::Held)]).await;
     assert!(matches!(refused, Err(ApplyError::Missing(_))), "{refused:?}");
     assert_eq!(payments.row(payment).await.2, 1, "nothing of the batch was applied");
     payments.finish().await;
@@ -210,10 +210,10 @@ async fn a_missing_payment_is_not_a_duplicate_and_the_whole_batch_waits() {
 async fn an_unknown_outcome_heard_before_the_hold_waits_for_it() {
     let payments = Payments::new().await;
     let (early, open) = (payments.accepted().await, payments.accepted().await);
-    let refused = payments.apply(&[told(open, Event::Held), told(early, Event::OutcomeUnknown)]).await;
+    let refused = payments.apply(&[command(open, Event::Held), command(early, Event::OutcomeUnknown)]).await;
     let Err(ApplyError::Missing(absent)) = refused else { panic!("{refused:?}") };
     assert_eq!(absent.iter().map(|absent| absent.index).collect::<Vec<_>>(), [1]);
-    payments.apply(&[told(early, Event::Held), told(early, Event::OutcomeUnknown)]).await.unwrap();
+    payments.apply(&[command(early, Event::Held), command(early, Event::OutcomeUnknown)]).await.unwrap();
     assert_eq!(payments.row(early).await, ("authorized".into(), "outcome_unknown".into(), 3));
     assert_eq!(payments.count("select count(*) from parked").await, 0);
     payments.finish().await;
@@ -223,8 +223,9 @@ async fn an_unknown_outcome_heard_before_the_hold_waits_for_it() {
 async fn what_is_impossible_is_parked_and_the_rest_goes_on() {
     let payments = Payments::new().await;
     let (done, open) = (payments.accepted().await, payments.accepted().await);
-    payments.apply(&[told(done, Event::HoldRejected)]).await.unwrap();
-    let outcome = payments.apply(&[told(done, Event::Captured), told(open, Event::Held)]).await.unwrap();
+    payments.apply(&[command(done, Event::HoldRejected)]).await.unwrap();
+    let outcome =
+        payments.apply(&[command(done, Event::Captured), command(open, Event::Held)]).await.unwrap();
     assert_eq!((outcome.applied.applied, outcome.applied.parked), (1, 1));
     assert_eq!(payments.row(done).await.0, "rejected");
     assert_eq!(payments.count("select count(*) from parked").await, 1);
@@ -238,7 +239,7 @@ async fn batches_racing_on_the_same_payments_apply_each_transition_once() {
     for _ in 0..20 {
         open.push(payments.accepted().await);
     }
-    let batch: Vec<Command> = open.iter().map(|payment| told(*payment, Event::Held)).collect();
+    let batch: Vec<Command> = open.iter().map(|payment| command(*payment, Event::Held)).collect();
     let racers = (0..8).map(|_| payments.apply(&batch));
     // A racer that lost reports it as a failure worth another try, or finds everything done already.
     let outcomes = futures_util::future::join_all(racers).await;
@@ -258,10 +259,10 @@ async fn updates_stay_heap_only() {
         open.push(payments.accepted().await);
     }
     for event in [Event::Held, Event::Captured] {
-        let batch: Vec<Command> = open.iter().map(|payment| told(*payment, event)).collect();
+        let batch: Vec<Command> = open.iter().map(|payment| command(*payment, event)).collect();
         payments.apply(&batch).await.unwrap();
     }
-    let owner = payments.trial.owner().await.unwrap();
+    let owner = payments.harness.owner().await.unwrap();
     let indexed = "select count(*) from pg_index i, unnest(i.indkey::int[]) as k(attnum)
                    join pg_attribute a using (attnum)
                    where i.indrelid = 'payments'::regclass and a.attrelid = i.indrelid
@@ -281,14 +282,14 @@ async fn a_cancel_before_the_hold_is_recorded_and_told_with_the_hold() {
     let payments = Payments::new().await;
     let (user, id) = payments.accepted().await;
     let cancel = || store::request_cancel(&payments.pool, user, id);
-    let recorded = Cancel::Record { told: Told::CancelRecorded };
+    let recorded = Cancel::Record { row_event: RowEvent::CancelRecorded };
     assert_eq!(cancel().await.unwrap(), Some(recorded));
     assert_eq!(payments.row((user, id)).await, ("initiated".into(), "cancel_recorded".into(), 2));
     assert_eq!(cancel().await.unwrap(), Some(Cancel::Already));
-    payments.apply(&[told((user, id), Event::Held)]).await.unwrap();
+    payments.apply(&[command((user, id), Event::Held)]).await.unwrap();
     assert_eq!(payments.row((user, id)).await, ("authorized".into(), "cancel_requested".into(), 3));
     assert_eq!(cancel().await.unwrap(), Some(Cancel::Already));
-    payments.apply(&[told((user, id), Event::ReleasedCancelled)]).await.unwrap();
+    payments.apply(&[command((user, id), Event::ReleasedCancelled)]).await.unwrap();
     assert_eq!(payments.row((user, id)).await, ("cancelled".into(), "cancelled".into(), 4));
     assert_eq!(cancel().await.unwrap(), Some(Cancel::Already));
     payments.finish().await;
@@ -298,12 +299,12 @@ async fn a_cancel_before_the_hold_is_recorded_and_told_with_the_hold() {
 async fn a_cancel_after_the_hold_is_told_at_once_and_after_the_end_refused() {
     let payments = Payments::new().await;
     let (user, id) = payments.accepted().await;
-    payments.apply(&[told((user, id), Event::Held)]).await.unwrap();
+    payments.apply(&[command((user, id), Event::Held)]).await.unwrap();
     let cancel = || store::request_cancel(&payments.pool, user, id);
-    assert_eq!(cancel().await.unwrap(), Some(Cancel::Record { told: Told::CancelRequested }));
+    assert_eq!(cancel().await.unwrap(), Some(Cancel::Record { row_event: RowEvent::CancelRequested }));
     assert_eq!(payments.row((user, id)).await, ("authorized".into(), "cancel_requested".into(), 3));
     // It came too late: the payment goes its way.
-    payments.apply(&[told((user, id), Event::Captured)]).await.unwrap();
+    payments.apply(&[command((user, id), Event::Captured)]).await.unwrap();
     assert_eq!(cancel().await.unwrap(), Some(Cancel::TooLate(Status::Completed)));
     assert_eq!(payments.row((user, id)).await, ("completed".into(), "completed".into(), 4));
     let nobody = store::request_cancel(&payments.pool, Uuid::now_v7(), id).await.unwrap();

@@ -15,26 +15,26 @@ const REFERENCE_CHARS_MAX: usize = 128;
 
 /// What was asked of the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum CallKind {
     Charge,
     Inquiry,
     Void,
 }
 
-impl Asked {
+impl CallKind {
     /// The statuses with which the gateway says something about a charge.
-    fn is_word(self, status: u16) -> bool {
+    fn is_definite(self, status: u16) -> bool {
         match self {
-            Asked::Charge => matches!(status, 200 | 400 | 402),
-            Asked::Inquiry => matches!(status, 200 | 404),
-            Asked::Void => status == 200,
+            CallKind::Charge => matches!(status, 200 | 400 | 402),
+            CallKind::Inquiry => matches!(status, 200 | 404),
+            CallKind::Void => status == 200,
         }
     }
 }
 
 /// What the gateway says of our charge.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said {
+pub enum Verdict {
     /// `surplus`: further charges of the same reference stand.
     Succeeded {
         provider_reference: String,
@@ -84,15 +84,15 @@ enum Name {
 }
 
 /// The gateway's word about `charge`, or why this answer is none.
-pub fn read(charge: &Charge, asked: Asked, status: u16, body: &[u8]) -> Result<Said, Cause> {
+pub fn read(charge: &Charge, call: CallKind, status: u16, body: &[u8]) -> Result<Verdict, Cause> {
     let document = serde_json::from_slice::<Document>(body).ok();
     let name = document.as_ref().map(|document| document.name(charge));
     match (document, name) {
         (_, Some(Name::Another)) => Err(Cause::Mismatch),
-        (_, _) if !asked.is_word(status) => Err(Cause::Http(status)),
-        (Some(document), Some(Name::Ours)) => document.said(status),
-        (Some(document), Some(Name::Reference)) => match document.said(status) {
-            Ok(Said::NotFound) => Ok(Said::NotFound),
+        (_, _) if !call.is_definite(status) => Err(Cause::Http(status)),
+        (Some(document), Some(Name::Ours)) => document.verdict(status),
+        (Some(document), Some(Name::Reference)) => match document.verdict(status) {
+            Ok(Verdict::NotFound) => Ok(Verdict::NotFound),
             Ok(_) | Err(_) => Err(Cause::Unnamed),
         },
         (_, Some(Name::None)) => Err(Cause::Unnamed),
@@ -113,23 +113,25 @@ impl Document {
     }
 
     /// What it says, whoever it is about.
-    fn said(self, status: u16) -> Result<Said, Cause> {
+    fn verdict(self, status: u16) -> Result<Verdict, Cause> {
         let word = self.status.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
         let surplus = !self.surplus.is_empty();
-        let said = match (status, word) {
+        let verdict = match (status, word) {
             // Only the gateway's own problems count, not those of something in between.
-            (400, _) if self.is_problem("invalid-charge") => Some(Said::Rejected),
-            (404, _) if self.is_problem("charge-not-found") => Some(Said::NotFound),
+            (400, _) if self.is_problem("invalid-charge") => Some(Verdict::Rejected),
+            (404, _) if self.is_problem("charge-not-found") => Some(Verdict::NotFound),
             (400 | 404, _) => return Err(Cause::Http(status)),
-            (200, "succeeded") => fitting(self.provider_reference, REFERENCE_CHARS_MAX)
-                .map(|provider_reference| Said::Succeeded { provider_reference, surplus }),
-            (200 | 402, "declined") if self.retryable => Some(Said::DeclinedForNow),
-            (200 | 402, "declined") => fitting(self.code, CODE_CHARS_MAX).map(|code| Said::Declined { code }),
-            (200, "pending") => Some(Said::Pending),
-            (200, "voided") => Some(Said::Voided { barred: self.barred }),
+            (200, "succeeded") => storable_text(self.provider_reference, REFERENCE_CHARS_MAX)
+                .map(|provider_reference| Verdict::Succeeded { provider_reference, surplus }),
+            (200 | 402, "declined") if self.retryable => Some(Verdict::DeclinedForNow),
+            (200 | 402, "declined") => {
+                storable_text(self.code, CODE_CHARS_MAX).map(|code| Verdict::Declined { code })
+            }
+            (200, "pending") => Some(Verdict::Pending),
+            (200, "voided") => Some(Verdict::Voided { barred: self.barred }),
             (_, _) => None,
         };
-        said.ok_or(Cause::Unreadable)
+        verdict.ok_or(Cause::Unreadable)
     }
 
     fn is_problem(&self, kind: &str) -> bool {
@@ -138,7 +140,7 @@ impl Document {
 }
 
 /// A text that can be stored and shown.
-fn fitting(text: Option<String>, chars_max: usize) -> Option<String> {
+fn storable_text(text: Option<String>, chars_max: usize) -> Option<String> {
     let fits =
         |text: &str| (1..=chars_max).contains(&text.chars().count()) && !text.chars().any(char::is_control);
     text.filter(|text| fits(text))

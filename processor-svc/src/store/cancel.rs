@@ -16,7 +16,7 @@ use crate::work::Job;
 
 /// What became of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum CancelOutcome {
     /// It ended now, without a call.
     Cancelled,
     /// It had ended so before.
@@ -49,7 +49,7 @@ const READ: &str = "
 
 /// A charge asked to be cancelled, and where in the batch that was.
 #[derive(Clone, Copy)]
-struct Asked<'a> {
+struct CancelRequest<'a> {
     index: usize,
     job: &'a Job,
 }
@@ -63,16 +63,16 @@ impl Store {
         asked: &[&Job],
         unreadable: &[Parked],
         park: impl Fn(usize, &str) -> Parked,
-    ) -> anyhow::Result<Vec<Answer>> {
-        let mut answers = vec![Answer::Already; asked.len()];
+    ) -> anyhow::Result<Vec<CancelOutcome>> {
+        let mut answers = vec![CancelOutcome::Already; asked.len()];
         // Of each payment the first; in one order everywhere, so that two batches that share rows seldom
         // deadlock.
-        let mut open: BTreeMap<Uuid, Asked<'_>> = BTreeMap::new();
+        let mut open: BTreeMap<Uuid, CancelRequest<'_>> = BTreeMap::new();
         let mut parked = unreadable.to_vec();
         for (index, &job) in asked.iter().enumerate() {
-            let first = open.entry(job.charge.payment_id).or_insert(Asked { index, job });
+            let first = open.entry(job.charge.payment_id).or_insert(CancelRequest { index, job });
             if !first.job.charge.is_same(&job.charge) {
-                answers[index] = Answer::Parked;
+                answers[index] = CancelOutcome::Parked;
                 parked.push(park(index, CONFLICT));
             }
         }
@@ -83,7 +83,7 @@ impl Store {
                 break;
             }
             for (index, answer) in self.round(&transaction, &open).await? {
-                if answer == Answer::Parked {
+                if answer == CancelOutcome::Parked {
                     parked.push(park(index, CONFLICT));
                 }
                 answers[index] = answer;
@@ -102,15 +102,15 @@ impl Store {
     async fn round(
         &self,
         client: &impl GenericClient,
-        open: &BTreeMap<Uuid, Asked<'_>>,
-    ) -> anyhow::Result<Vec<(usize, Answer)>> {
+        open: &BTreeMap<Uuid, CancelRequest<'_>>,
+    ) -> anyhow::Result<Vec<(usize, CancelOutcome)>> {
         let there = read(client, open).await?;
         let (mut answers, mut absent, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         for (payment_id, asked) in open {
             let from = match there.get(payment_id) {
                 None => State::Absent,
                 Some((row, _)) if !row.is_same(&asked.job.charge) => {
-                    answers.push((asked.index, Answer::Parked));
+                    answers.push((asked.index, CancelOutcome::Parked));
                     continue;
                 }
                 Some((_, state)) => *state,
@@ -119,8 +119,8 @@ impl Store {
                 Step::Insert(To::Cancelled) => absent.push(*asked),
                 Step::Move(to @ To::Cancelled) => waiting
                     .push((asked.index, Write { payment_id: *payment_id, from, to, pause: Duration::ZERO })),
-                Step::Already => answers.push((asked.index, Answer::Already)),
-                Step::TooLate => answers.push((asked.index, Answer::TooLate)),
+                Step::Already => answers.push((asked.index, CancelOutcome::Already)),
+                Step::TooLate => answers.push((asked.index, CancelOutcome::TooLate)),
                 step @ (Step::Insert(_)
                 | Step::Move(_)
                 | Step::Inquire
@@ -136,14 +136,16 @@ impl Store {
         let done = absent.iter().map(|asked| (asked.index, asked.job.charge.payment_id));
         let done = done.filter(|(_, id)| inserted.contains(id)).map(|(index, _)| index);
         let ended = waiting.iter().filter(|(_, write)| moved.contains(&write.payment_id));
-        answers.extend(done.chain(ended.map(|(index, _)| *index)).map(|index| (index, Answer::Cancelled)));
+        answers.extend(
+            done.chain(ended.map(|(index, _)| *index)).map(|index| (index, CancelOutcome::Cancelled)),
+        );
         Ok(answers)
     }
 }
 
 async fn read(
     client: &impl GenericClient,
-    open: &BTreeMap<Uuid, Asked<'_>>,
+    open: &BTreeMap<Uuid, CancelRequest<'_>>,
 ) -> anyhow::Result<HashMap<Uuid, (Charge, State)>> {
     let ids: Vec<Uuid> = open.keys().copied().collect();
     let read = client.prepare_cached(READ).await?;
@@ -152,7 +154,7 @@ async fn read(
     rows.iter().map(row).collect()
 }
 
-async fn insert(client: &impl GenericClient, absent: &[Asked<'_>]) -> anyhow::Result<HashSet<Uuid>> {
+async fn insert(client: &impl GenericClient, absent: &[CancelRequest<'_>]) -> anyhow::Result<HashSet<Uuid>> {
     if absent.is_empty() {
         return Ok(HashSet::new());
     }

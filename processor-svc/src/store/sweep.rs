@@ -13,7 +13,7 @@ use crate::saga::State;
 
 /// A row the sweeper looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct ChargeView {
     pub charge: Charge,
     pub state: State,
     /// Its lease or pause is over, or its inquiry is due; otherwise in how long that will be.
@@ -23,7 +23,7 @@ pub struct Seen {
 
 /// A row of the sweeper's scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Live {
+pub struct LiveCharge {
     pub payment_id: Uuid,
     pub created_at: Timestamp,
 }
@@ -36,12 +36,12 @@ pub struct Claim {
     /// The number of its row in `charge_attempts`.
     pub seq: i32,
     /// The gateway's visibility delay has passed since the attempt ended.
-    pub settled: bool,
+    pub conclusive: bool,
 }
 
 /// What an inquiry said, for its row in `charge_attempts`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
+pub struct InquiryResult {
     pub payment_id: Uuid,
     pub attempt: i32,
     pub seq: i32,
@@ -51,7 +51,7 @@ pub struct Note {
     pub next: Option<Duration>,
 }
 
-const LOOK: &str = "
+const READ_VIEWS: &str = "
     select c.payment_id, c.user_id, c.client_number, c.service_id, c.amount, c.traceparent,
            c.status, c.attempt, c.exposed,
            coalesce(c.expires_at <= now(), false) as past_deadline,
@@ -87,7 +87,7 @@ const CLAIM: &str = "
       left join charge_attempts ended
         on ended.payment_id = claimed.payment_id and ended.attempt = claimed.attempt and ended.seq = 1";
 
-const NOTE: &str = "
+const RECORD_INQUIRIES: &str = "
     update charge_attempts a
        set outcome = n.outcome, detail = n.detail, next_at = now() + n.next_ms * interval '1 millisecond'
       from unnest($1::uuid[], $2::int4[], $3::int4[], $4::text[], $5::text[], $6::int8[])
@@ -126,26 +126,31 @@ const LIVE: &str = "
 
 /// A step of a walk through the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Walked {
-    pub live: Vec<Live>,
+pub struct WalkStep {
+    pub live: Vec<LiveCharge>,
     /// The block at which to go on; none at the end of the table.
     pub next: Option<u64>,
 }
 
 impl Store {
     /// What the sweeper wants to know of these charges.
-    pub async fn look(&self, payments: &[Uuid]) -> anyhow::Result<Vec<Seen>> {
+    pub async fn views(&self, payments: &[Uuid]) -> anyhow::Result<Vec<ChargeView>> {
         let client = self.client().await?;
-        let look = client.prepare_cached(LOOK).await?;
-        let rows = client.query(&look, &[&payments]).await.context("look at charges")?;
-        let seen = |row: &Row| -> anyhow::Result<Seen> {
+        let views = client.prepare_cached(READ_VIEWS).await?;
+        let rows = client.query(&views, &[&payments]).await.context("look at charges")?;
+        let view = |row: &Row| -> anyhow::Result<ChargeView> {
             let due = match row.get("due_ms") {
                 ..=0i64 => Ok(()),
                 millis => Err(Duration::from_millis(millis.unsigned_abs())),
             };
-            Ok(Seen { charge: charge(row), state: state(row)?, due, past_deadline: row.get("past_deadline") })
+            Ok(ChargeView {
+                charge: charge(row),
+                state: state(row)?,
+                due,
+                past_deadline: row.get("past_deadline"),
+            })
         };
-        rows.iter().map(seen).collect()
+        rows.iter().map(view).collect()
     }
 
     /// Claims inquiries that are due. Another processor may ask after `claim` if this one does not note an
@@ -166,7 +171,7 @@ impl Store {
             charge: charge(row),
             attempt: row.get("attempt"),
             seq: row.get("seq"),
-            settled: row.get("settled"),
+            conclusive: row.get("settled"),
         };
         Ok(rows.iter().map(claim).collect())
     }
@@ -180,22 +185,22 @@ impl Store {
     }
 
     /// Writes down what inquiries said.
-    pub async fn note(&self, notes: &[Note]) -> anyhow::Result<()> {
-        if notes.is_empty() {
+    pub async fn record_inquiries(&self, results: &[InquiryResult]) -> anyhow::Result<()> {
+        if results.is_empty() {
             return Ok(());
         }
         let client = self.client().await?;
-        let statement = client.prepare_cached(NOTE).await?;
+        let statement = client.prepare_cached(RECORD_INQUIRIES).await?;
         client
             .execute(
                 &statement,
                 &[
-                    &column(notes, |n| n.payment_id),
-                    &column(notes, |n| n.attempt),
-                    &column(notes, |n| n.seq),
-                    &column(notes, |n| n.outcome),
-                    &column(notes, |n| n.detail.as_deref()),
-                    &column(notes, |n| n.next.map(millis)),
+                    &column(results, |n| n.payment_id),
+                    &column(results, |n| n.attempt),
+                    &column(results, |n| n.seq),
+                    &column(results, |n| n.outcome),
+                    &column(results, |n| n.detail.as_deref()),
+                    &column(results, |n| n.next.map(millis)),
                 ],
             )
             .await
@@ -205,7 +210,11 @@ impl Store {
 
     /// Charges that have not ended, created at `from` or later, oldest first, at most `rows_max`; and the
     /// database's clock. May read the whole table, so it has no time-out.
-    pub async fn scan(&self, from: Timestamp, rows_max: usize) -> anyhow::Result<(Vec<Live>, Timestamp)> {
+    pub async fn scan(
+        &self,
+        from: Timestamp,
+        rows_max: usize,
+    ) -> anyhow::Result<(Vec<LiveCharge>, Timestamp)> {
         let mut client = self.client().await?;
         let transaction = client.transaction().await.context("begin")?;
         transaction.batch_execute("set local statement_timeout = 0").await.context("scan")?;
@@ -218,7 +227,7 @@ impl Store {
     }
 
     /// Charges that have not ended in `blocks` blocks of the table from `from` on, whatever their age.
-    pub async fn walk(&self, from: u64, blocks: u64) -> anyhow::Result<Walked> {
+    pub async fn walk(&self, from: u64, blocks: u64) -> anyhow::Result<WalkStep> {
         let client = self.client().await?;
         let size = client.prepare_cached(BLOCKS).await?;
         let end: i64 = client.query_one(&size, &[]).await.context("size of charges")?.get(0);
@@ -228,11 +237,11 @@ impl Store {
             .await
             .context("walk through charges")?;
         let next = (next < end.unsigned_abs()).then_some(next);
-        Ok(Walked { live: rows.iter().map(live).collect(), next })
+        Ok(WalkStep { live: rows.iter().map(live).collect(), next })
     }
 
     /// Those of these charges that are there and have not ended, oldest first; and the database's clock.
-    pub async fn live(&self, payments: &[Uuid]) -> anyhow::Result<(Vec<Live>, Option<Timestamp>)> {
+    pub async fn live(&self, payments: &[Uuid]) -> anyhow::Result<(Vec<LiveCharge>, Option<Timestamp>)> {
         let client = self.client().await?;
         let statement = client.prepare_cached(LIVE).await?;
         let rows = client.query(&statement, &[&payments]).await.context("look at the oldest charges")?;
@@ -240,6 +249,6 @@ impl Store {
     }
 }
 
-fn live(row: &Row) -> Live {
-    Live { payment_id: row.get("payment_id"), created_at: row.get("created_at") }
+fn live(row: &Row) -> LiveCharge {
+    LiveCharge { payment_id: row.get("payment_id"), created_at: row.get("created_at") }
 }

@@ -4,8 +4,8 @@ use processor_svc::work::Job;
 use uuid::Uuid;
 
 use crate::flow::{count, waiting};
+use crate::harness::{Database, Gateway, NOWHERE, Processor, jobs, rows_alone};
 use crate::queue::{Queue, with_queue};
-use crate::world::{Database, Gateway, NOWHERE, Processor, jobs, rows_alone};
 
 /// So many charges of one user.
 fn of_one_user(count: usize, client_number: &str) -> Vec<Job> {

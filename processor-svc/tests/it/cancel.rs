@@ -6,21 +6,21 @@ use jiff::Timestamp;
 use processor_svc::cause::Cause;
 use processor_svc::charge::Charge;
 use processor_svc::saga::{Event, State, Step, To, decide};
-use processor_svc::store::cancel::Answer;
-use processor_svc::store::{Admitted, Store, Write};
+use processor_svc::store::cancel::CancelOutcome;
+use processor_svc::store::{Admission, Store, Write};
 use processor_svc::work::{Job, Message, park};
 use saga::parked::Parked;
 
-use crate::world::{Database, job, jobs};
+use crate::harness::{Database, job, jobs};
 
 const LEASE: Duration = Duration::from_secs(30);
 const CALLING: State = State::Calling { attempt: 1, exposed: false };
 
-async fn cancel(store: &Store, jobs: &[Job]) -> Vec<Answer> {
+async fn cancel(store: &Store, jobs: &[Job]) -> Vec<CancelOutcome> {
     store.cancel(&jobs.iter().collect::<Vec<_>>(), &[], parked).await.unwrap()
 }
 
-async fn admit(store: &Store, jobs: &[Job]) -> Vec<Admitted> {
+async fn admit(store: &Store, jobs: &[Job]) -> Vec<Admission> {
     store.admit(&jobs.iter().collect::<Vec<_>>(), &[]).await.unwrap()
 }
 
@@ -63,29 +63,29 @@ async fn a_charge_is_cancelled_unless_a_call_may_have_been_made() {
     absent.charge.traceparent = Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned());
     let succeeded = To::Succeeded { provider_reference: "ch_1".to_owned() };
     let all = [
-        (absent.clone(), Answer::Cancelled),
-        (admitted(&store, &[waiting()]).await, Answer::Cancelled),
-        (admitted(&store, &[]).await, Answer::TooLate),
-        (admitted(&store, &[waiting(), To::Calling { attempt: 2 }]).await, Answer::TooLate),
-        (admitted(&store, &[unknown()]).await, Answer::TooLate),
-        (admitted(&store, &[unknown(), To::Calling { attempt: 2 }]).await, Answer::TooLate),
-        (admitted(&store, &[succeeded]).await, Answer::TooLate),
-        (admitted(&store, &[To::Declined { code: "no".to_owned() }]).await, Answer::TooLate),
-        (late, Answer::TooLate),
-        (admitted(&store, &[waiting(), To::Cancelled]).await, Answer::Already),
+        (absent.clone(), CancelOutcome::Cancelled),
+        (admitted(&store, &[waiting()]).await, CancelOutcome::Cancelled),
+        (admitted(&store, &[]).await, CancelOutcome::TooLate),
+        (admitted(&store, &[waiting(), To::Calling { attempt: 2 }]).await, CancelOutcome::TooLate),
+        (admitted(&store, &[unknown()]).await, CancelOutcome::TooLate),
+        (admitted(&store, &[unknown(), To::Calling { attempt: 2 }]).await, CancelOutcome::TooLate),
+        (admitted(&store, &[succeeded]).await, CancelOutcome::TooLate),
+        (admitted(&store, &[To::Declined { code: "no".to_owned() }]).await, CancelOutcome::TooLate),
+        (late, CancelOutcome::TooLate),
+        (admitted(&store, &[waiting(), To::Cancelled]).await, CancelOutcome::Already),
     ];
-    let (asked, expected): (Vec<Job>, Vec<Answer>) = all.into_iter().unzip();
+    let (asked, expected): (Vec<Job>, Vec<CancelOutcome>) = all.into_iter().unzip();
     let ids: Vec<_> = asked.iter().map(|job| job.charge.payment_id).collect();
     let before = store.states(&ids).await.unwrap();
     assert_eq!(cancel(&store, &asked).await, expected);
     let after = store.states(&ids).await.unwrap();
     for (id, answer) in ids.iter().zip(&expected) {
         let from = before.get(id).copied().unwrap_or(State::Absent);
-        let left = if *answer == Answer::Cancelled { State::Cancelled } else { from };
+        let left = if *answer == CancelOutcome::Cancelled { State::Cancelled } else { from };
         assert_eq!(after[id], left, "{from:?}");
         let step = decide(&from, &Event::CancelRequested);
         let cancels = matches!(step, Step::Insert(To::Cancelled) | Step::Move(To::Cancelled));
-        assert_eq!(cancels, *answer == Answer::Cancelled, "{from:?}");
+        assert_eq!(cancels, *answer == CancelOutcome::Cancelled, "{from:?}");
     }
     // Told with all that the payment's other events say of it.
     let row = format!(
@@ -109,9 +109,12 @@ async fn a_repeated_cancel_and_the_work_message_after_it_change_nothing() {
     let store = database.store(LEASE);
     let (one, other) = (job("1"), job("1"));
     let asked = [one.clone(), other.clone(), one.clone()];
-    assert_eq!(cancel(&store, &asked).await, [Answer::Cancelled, Answer::Cancelled, Answer::Already]);
-    assert_eq!(cancel(&store, &asked).await, [Answer::Already; 3]);
-    assert_eq!(admit(&store, &[one, other]).await, [Admitted::Already; 2]);
+    assert_eq!(
+        cancel(&store, &asked).await,
+        [CancelOutcome::Cancelled, CancelOutcome::Cancelled, CancelOutcome::Already]
+    );
+    assert_eq!(cancel(&store, &asked).await, [CancelOutcome::Already; 3]);
+    assert_eq!(admit(&store, &[one, other]).await, [Admission::Already; 2]);
     assert_eq!(
         database.number("select count(*) from charges where status = 'cancelled' and version = 1").await,
         2
@@ -132,9 +135,10 @@ async fn a_repeated_cancel_with_another_content_is_set_aside() {
         Job { charge: Charge { user_id: uuid::Uuid::now_v7(), ..one.charge.clone() }, ..one.clone() },
     ];
     let asked: Vec<Job> = std::iter::once(one.clone()).chain(others).chain([one]).collect();
-    let expected = |first| [vec![first], vec![Answer::Parked; 4], vec![Answer::Already]].concat();
-    assert_eq!(cancel(&store, &asked).await, expected(Answer::Cancelled));
-    assert_eq!(cancel(&store, &asked).await, expected(Answer::Already));
+    let expected =
+        |first| [vec![first], vec![CancelOutcome::Parked; 4], vec![CancelOutcome::Already]].concat();
+    assert_eq!(cancel(&store, &asked).await, expected(CancelOutcome::Cancelled));
+    assert_eq!(cancel(&store, &asked).await, expected(CancelOutcome::Already));
     assert_eq!(database.number("select count(*) from parked where reason like 'differs: %'").await, 4);
     assert_eq!(database.number("select count(*) from charges where amount = 15000").await, 1);
     database.end().await;
@@ -156,10 +160,10 @@ async fn what_cannot_be_read_and_what_is_another_charge_is_parked_with_the_cance
     let mut conflicting = admitted(&store, &[waiting()]).await;
     conflicting.charge.amount += 1;
     let good = job("1");
-    for expected in [Answer::Cancelled, Answer::Already] {
+    for expected in [CancelOutcome::Cancelled, CancelOutcome::Already] {
         let asked = [&good, &conflicting];
         let answers = store.cancel(&asked, std::slice::from_ref(&bad), parked).await.unwrap();
-        assert_eq!(answers, [expected, Answer::Parked]);
+        assert_eq!(answers, [expected, CancelOutcome::Parked]);
     }
     assert_eq!(database.number(rows).await, 202, "two parked, the waiting and the cancelled charge");
     let conflict =
@@ -186,8 +190,8 @@ async fn of_a_cancel_and_the_work_message_one_comes_first() {
         };
         for pair in admits.iter().zip(&cancels) {
             match pair {
-                (Admitted::Calling, Answer::TooLate) => called += 1,
-                (Admitted::Already, Answer::Cancelled) => cancelled += 1,
+                (Admission::Calling, CancelOutcome::TooLate) => called += 1,
+                (Admission::Already, CancelOutcome::Cancelled) => cancelled += 1,
                 disagreement => panic!("{disagreement:?}"),
             }
         }
@@ -222,8 +226,8 @@ async fn of_a_cancel_and_the_next_call_one_comes_first() {
             (answers, applied)
         };
         match (answers[0], applied.unwrap().contains(&id)) {
-            (Answer::TooLate, true) => called += 1,
-            (Answer::Cancelled, false) => cancelled += 1,
+            (CancelOutcome::TooLate, true) => called += 1,
+            (CancelOutcome::Cancelled, false) => cancelled += 1,
             disagreement => panic!("{disagreement:?}"),
         }
     }

@@ -8,14 +8,14 @@ use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use processor_svc::failpoints::Place;
+use processor_svc::failpoints::Failpoint;
 use processor_svc::work::Job;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
+use crate::harness::{Database, Gateway, Processor, env, job, process};
 use crate::queue::{Queue, with_queue};
 use crate::topic::{CANCEL_REQUESTED, Topic, cancel_request};
-use crate::world::{Database, Gateway, Processor, env, job, process};
 
 /// Charged by the first call that reaches the gateway, whatever its caller hears of it.
 const CHARGED: [&str; 15] = [
@@ -102,26 +102,28 @@ fn jobs(all: &[(Form, Job)], wanted: impl Fn(Form) -> bool) -> Vec<Job> {
 }
 
 /// How often a place is passed before the process ends there: for the second time round.
-fn passes(place: Place) -> usize {
-    match place {
+fn passes(failpoint: Failpoint) -> usize {
+    match failpoint {
         // Passed by each charge.
-        Place::BeforeCall | Place::AfterCall | Place::BeforeInquiry | Place::AfterInquiry => 10,
+        Failpoint::BeforeCall | Failpoint::AfterCall | Failpoint::BeforeInquiry | Failpoint::AfterInquiry => {
+            10
+        }
         // Passed by each batch.
-        Place::BeforeIntent
-        | Place::AfterIntent
-        | Place::AfterAck
-        | Place::BeforeOutcome
-        | Place::AfterOutcome
-        | Place::AfterRemember
-        | Place::BeforeVoid
-        | Place::AfterVoid
-        | Place::AfterHasten => 2,
+        Failpoint::BeforeIntent
+        | Failpoint::AfterIntent
+        | Failpoint::AfterAck
+        | Failpoint::BeforeOutcome
+        | Failpoint::AfterOutcome
+        | Failpoint::AfterCacheWrite
+        | Failpoint::BeforeVoid
+        | Failpoint::AfterVoid
+        | Failpoint::AfterHasten => 2,
         // What is asked at once is one batch.
-        Place::AfterCancel => 0,
+        Failpoint::AfterCancel => 0,
     }
 }
 
-struct Trial {
+struct Harness {
     database: Database,
     gateway: Gateway,
     queue: Queue,
@@ -129,9 +131,9 @@ struct Trial {
     flags: Vec<String>,
 }
 
-impl Trial {
+impl Harness {
     /// `gateway` and `processor` are told the same about idempotency keys.
-    async fn new(gateway: &[&str], processor: &[&str]) -> Trial {
+    async fn new(gateway: &[&str], processor: &[&str]) -> Harness {
         const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
         // A port that was free a moment ago: webhooks go there, whichever process listens.
         let public = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -140,22 +142,22 @@ impl Trial {
         let hooks: Vec<&str> = hooks.iter().map(String::as_str).collect();
         let gateway = Gateway::with(&[gateway, &hooks].concat()).await;
         let (database, queue, topic) = (Database::new().await, Queue::new().await, Topic::new().await);
-        let mut flags = topic.heard(with_queue(&database, &gateway, &queue, &env("REDIS_URL")));
+        let mut flags = topic.reading(with_queue(&database, &gateway, &queue, &env("REDIS_URL")));
         flags.extend(processor.iter().map(|flag| (*flag).to_owned()));
         // Few at a time, so that there are several batches. A name, so that the group does not wait for the dead.
         flags.extend(["--calls-max=16", "--group-instance-id=one"].map(str::to_owned));
         flags.extend([format!("--listen-addr={public}"), format!("--webhook-secret={SECRET}")]);
-        Trial { database, gateway, queue, topic, flags }
+        Harness { database, gateway, queue, topic, flags }
     }
 
-    /// Charges of every form, and a process that ends at `place` after it was passed `passes` times.
-    async fn end_at(&self, place: Place, passes: usize) -> Vec<(Form, Job)> {
+    /// Charges of every form, and a process that ends at `failpoint` after it was passed `passes` times.
+    async fn end_at(&self, failpoint: Failpoint, passes: usize) -> Vec<(Form, Job)> {
         let all = all_forms();
         self.queue.send(&jobs(&all, |form| form != Form::Cancelled)).await;
         for job in jobs(&all, |form| matches!(form, Form::Cancelled | Form::Raced)) {
-            self.topic.tell(CANCEL_REQUESTED, &cancel_request(&job));
+            self.topic.produce(CANCEL_REQUESTED, &cancel_request(&job));
         }
-        let mut child = process(&self.flags, &format!("{}={passes}*off->return", place.name()));
+        let mut child = process(&self.flags, &format!("{}={passes}*off->return", failpoint.name()));
         let ended = async {
             loop {
                 if let Some(status) = child.try_wait().unwrap() {
@@ -166,8 +168,8 @@ impl Trial {
         };
         let ended = tokio::time::timeout(Duration::from_secs(30), ended).await;
         let status =
-            ended.unwrap_or_else(|_| panic!("{place:?} was not reached {passes} times and once more"));
-        assert_eq!(status.signal(), Some(6), "{place:?}: {status}");
+            ended.unwrap_or_else(|_| panic!("{failpoint:?} was not reached {passes} times and once more"));
+        assert_eq!(status.signal(), Some(6), "{failpoint:?}: {status}");
         all
     }
 
@@ -222,34 +224,42 @@ impl Trial {
 }
 
 /// Ends at every place, then checks each charge's end against those its form may have.
-async fn every_place(trial: Trial, places: &[Place], may_end: impl Fn(Form) -> &'static [&'static str]) {
+async fn every_failpoint(
+    harness: Harness,
+    failpoints: &[Failpoint],
+    may_end: impl Fn(Form) -> &'static [&'static str],
+) {
     let mut all = Vec::new();
-    for place in places {
-        all.extend(trial.end_at(*place, 0).await);
-        if passes(*place) > 0 {
-            all.extend(trial.end_at(*place, passes(*place)).await);
+    for failpoint in failpoints {
+        all.extend(harness.end_at(*failpoint, 0).await);
+        if passes(*failpoint) > 0 {
+            all.extend(harness.end_at(*failpoint, passes(*failpoint)).await);
         }
     }
-    let ends = trial.finish(&all).await;
+    let ends = harness.finish(&all).await;
     assert_eq!(ends.len(), all.len());
-    let mut seen: HashMap<Form, HashMap<&str, usize>> = HashMap::new();
+    let mut ends_by_form: HashMap<Form, HashMap<&str, usize>> = HashMap::new();
     for (form, job) in &all {
         let end = ends[&job.charge.payment_id].as_str();
         assert!(may_end(*form).contains(&end), "{form:?} {} is {end}", job.charge.client_number);
-        *seen.entry(*form).or_default().entry(end).or_default() += 1;
+        *ends_by_form.entry(*form).or_default().entry(end).or_default() += 1;
     }
     // Ends that forms may have are not only had by chance.
     for form in [Form::Charged, Form::Undecided, Form::Declined, Form::Late, Form::Cancelled] {
         let usual = may_end(form)[0];
-        assert!(seen[&form].contains_key(usual), "no {form:?} charge ended {usual}: {seen:?}");
+        assert!(
+            ends_by_form[&form].contains_key(usual),
+            "no {form:?} charge ended {usual}: {ends_by_form:?}"
+        );
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wherever_it_ends_every_payment_is_charged_once_or_not_at_all() {
-    let trial = Trial::new(&[], &[]).await;
-    let voids = [Place::BeforeVoid, Place::AfterVoid];
-    let places: Vec<Place> = Place::ALL.iter().copied().filter(|place| !voids.contains(place)).collect();
+    let harness = Harness::new(&[], &[]).await;
+    let voids = [Failpoint::BeforeVoid, Failpoint::AfterVoid];
+    let failpoints: Vec<Failpoint> =
+        Failpoint::ALL.iter().copied().filter(|failpoint| !voids.contains(failpoint)).collect();
     let may_end = |form: Form| -> &[&str] {
         match form {
             Form::Charged | Form::Undecided | Form::Tardy => &["succeeded"],
@@ -259,13 +269,13 @@ async fn wherever_it_ends_every_payment_is_charged_once_or_not_at_all() {
             Form::Raced => &["succeeded", "cancelled"],
         }
     };
-    every_place(trial, &places, may_end).await;
+    every_failpoint(harness, &failpoints, may_end).await;
 }
 
 /// Nothing is sent twice there, so a charge that was not made when its process ended is never made.
 #[tokio::test(flavor = "multi_thread")]
 async fn wherever_it_ends_no_payment_is_charged_twice_by_a_gateway_that_ignores_keys() {
-    let trial = Trial::new(&["--idempotency=ignored"], &["--gateway-idempotent=false"]).await;
+    let harness = Harness::new(&["--idempotency=ignored"], &["--gateway-idempotent=false"]).await;
     let may_end = |form: Form| -> &[&str] {
         match form {
             Form::Charged | Form::Tardy => &["succeeded", "declined"],
@@ -275,5 +285,5 @@ async fn wherever_it_ends_no_payment_is_charged_twice_by_a_gateway_that_ignores_
             Form::Raced => &["succeeded", "cancelled", "declined"],
         }
     };
-    every_place(trial, Place::ALL, may_end).await;
+    every_failpoint(harness, Failpoint::ALL, may_end).await;
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::harness::{Database, Gateway, Processor, job, rows_alone};
 use crate::topic::{CANCEL_REQUESTED, Topic, cancel_request, golden};
-use crate::world::{Database, Gateway, Processor, job, rows_alone};
 
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -19,21 +19,21 @@ async fn a_waiting_and_an_absent_charge_end_cancelled_and_are_never_made() {
         .await;
     let absent = job("5551234");
 
-    let processor = Processor::with(topic.heard(rows_alone(&database.url, gateway.address))).await;
-    topic.tell("payment.authorized.v1", &golden("payment.authorized.v1"));
-    topic.tell(CANCEL_REQUESTED, "{}");
+    let processor = Processor::with(topic.reading(rows_alone(&database.url, gateway.address))).await;
+    topic.produce("payment.authorized.v1", &golden("payment.authorized.v1"));
+    topic.produce(CANCEL_REQUESTED, "{}");
     for job in [&absent, &waiting, &absent, &waiting] {
-        topic.tell(CANCEL_REQUESTED, &cancel_request(job));
+        topic.produce(CANCEL_REQUESTED, &cancel_request(job));
     }
     let records = async |outcome: &str| {
         processor.metric(&format!("consumer_records_total{{outcome=\"{outcome}\"}}")).await
     };
-    let heard = async {
+    let reading = async {
         while records("applied").await + records("already").await < 4.0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(WAIT_TIMEOUT, heard).await.expect("four requests are heard");
+    tokio::time::timeout(WAIT_TIMEOUT, reading).await.expect("four requests are heard");
     assert_eq!((records("applied").await, records("already").await), (2.0, 2.0));
     assert_eq!((records("ignored").await, records("parked").await), (1.0, 1.0));
     let rows = "select count(*) from charges where status = 'cancelled' and reason = 'cancel_requested'";
@@ -59,18 +59,19 @@ async fn a_request_that_contradicts_itself_or_the_row_cancels_nothing() {
     database
         .query("update charges set status = 'waiting', version = 2, lease_until = now() + interval '1 h'")
         .await;
-    let processor = Processor::with(topic.heard(rows_alone(&database.url, gateway.address))).await;
+    let processor = Processor::with(topic.reading(rows_alone(&database.url, gateway.address))).await;
     let request = cancel_request(&taken);
-    topic.tell(CANCEL_REQUESTED, &request.replace("\"cancel_requested\"", "\"authorized\""));
+    topic.produce(CANCEL_REQUESTED, &request.replace("\"cancel_requested\"", "\"authorized\""));
     // Asked for while there is no hold: payments-svc never writes that.
-    topic.tell(CANCEL_REQUESTED, &request.replace("\"status\":\"authorized\"", "\"status\":\"initiated\""));
-    topic.tell_under(&uuid::Uuid::now_v7().to_string(), CANCEL_REQUESTED, &request);
-    topic.tell(CANCEL_REQUESTED, &request.replace("15000", "1"));
+    topic
+        .produce(CANCEL_REQUESTED, &request.replace("\"status\":\"authorized\"", "\"status\":\"initiated\""));
+    topic.produce_under(&uuid::Uuid::now_v7().to_string(), CANCEL_REQUESTED, &request);
+    topic.produce(CANCEL_REQUESTED, &request.replace("15000", "1"));
     processor.until("consumer_records_total{outcome=\"parked\"}", |parked| parked >= 4.0).await;
     assert_eq!(database.number("select count(*) from parked where reason like 'differs: %'").await, 4);
     assert_eq!(database.number("select count(*) from charges where status = 'waiting'").await, 1);
     assert_eq!(processor.metric("saga_contradictions_total").await, 4.0);
-    topic.tell(CANCEL_REQUESTED, &request);
+    topic.produce(CANCEL_REQUESTED, &request);
     database.until("select count(*) from charges where status = 'cancelled'", 1).await;
     processor.end().await;
     assert_eq!(gateway.ledger().await, []);

@@ -7,7 +7,7 @@ use processor_svc::work::Job;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use crate::world::{Database, Gateway, NOWHERE, Processor, job, jobs, rows_alone};
+use crate::harness::{Database, Gateway, NOWHERE, Processor, job, jobs, rows_alone};
 
 /// Rows as a processor leaves them that dies right after it committed its intents: leases about to lapse.
 async fn intents_of_the_dead(database: &Database, jobs: &[Job]) {

@@ -7,9 +7,9 @@ use processor_svc::work::Job;
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
+use crate::harness::{Database, Gateway, NOWHERE, Processor, env, flags, job, jobs, process};
 use crate::queue::{Queue, body, with_queue};
 use crate::restores::Known;
-use crate::world::{Database, Gateway, NOWHERE, Processor, env, flags, job, jobs, process};
 
 pub const SUCCEEDED: &str = "select count(*) from charges where status = 'succeeded'";
 pub const PARKED: &str = "select count(*) from parked";

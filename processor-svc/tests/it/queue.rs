@@ -8,7 +8,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use processor_svc::work::Job;
 use uuid::Uuid;
 
-use crate::world::{Database, Gateway, Processor, env, flags};
+use crate::harness::{Database, Gateway, Processor, env, flags};
 
 pub struct Queue {
     pub name: String,

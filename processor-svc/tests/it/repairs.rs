@@ -3,7 +3,7 @@
 use processor_svc::work::Job;
 
 use crate::flow::{count, references, waiting};
-use crate::world::{ADMIN_TOKEN, Database, Gateway, Processor, client, job, jobs, rows_alone};
+use crate::harness::{ADMIN_TOKEN, Database, Gateway, Processor, client, job, jobs, rows_alone};
 
 #[tokio::test]
 async fn surplus_found_by_an_inquiry_is_given_back_before_the_charge_succeeds() {

@@ -9,9 +9,9 @@ use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use uuid::Uuid;
 
+use crate::harness::{Database, Gateway, Processor, env, jobs};
 use crate::jobs::{PARKED, SUCCEEDED, until_metric};
 use crate::queue::{Queue, with_queue};
-use crate::world::{Database, Gateway, Processor, env, jobs};
 
 const ENDED: &str = "processor_jobs_total{result=\"ended\"}";
 const ALREADY: &str = "processor_jobs_total{result=\"already\"}";
@@ -28,7 +28,7 @@ impl Known {
         let redis = redis::Client::open(env("REDIS_URL")).unwrap();
         let redis = redis.get_multiplexed_async_connection().await.unwrap();
         let identity = database.store(Duration::from_secs(1)).identity().await.unwrap();
-        let key = |job: &Job| format!("processor/{identity}/ended/{}", job.charge.print());
+        let key = |job: &Job| format!("processor/{identity}/ended/{}", job.charge.fingerprint());
         let mut known = Known { redis, keys: jobs.iter().map(key).collect() };
         let written = async {
             while known.count().await < jobs.len() {

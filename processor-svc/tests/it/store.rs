@@ -6,20 +6,20 @@ use std::time::Duration;
 use jiff::Timestamp;
 use processor_svc::cause::Cause;
 use processor_svc::saga::{Event, Finding, Outcome, State, Step, To, decide};
-use processor_svc::store::sweep::Note;
-use processor_svc::store::{Admitted, Store, Write};
+use processor_svc::store::sweep::InquiryResult;
+use processor_svc::store::{Admission, Store, Write};
 use processor_svc::work::{Job, Message, park};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use uuid::Uuid;
 
-use crate::world::{Database, job, jobs};
+use crate::harness::{Database, job, jobs};
 
 const LEASE: Duration = Duration::from_secs(30);
 const NOW: Duration = Duration::ZERO;
 
-async fn admit(store: &Store, jobs: &[Job]) -> Vec<Admitted> {
+async fn admit(store: &Store, jobs: &[Job]) -> Vec<Admission> {
     store.admit(&jobs.iter().collect::<Vec<_>>(), &[]).await.unwrap()
 }
 
@@ -47,12 +47,12 @@ async fn intents_are_committed_once_and_duplicates_are_recognised() {
     let database = Database::new().await;
     let store = database.store(LEASE);
     let two = jobs(2, "5551234");
-    assert_eq!(admit(&store, &two).await, [Admitted::Calling; 2]);
+    assert_eq!(admit(&store, &two).await, [Admission::Calling; 2]);
     let mut again = two.clone();
     again[0].charge.traceparent = Some("another telling".to_owned());
     again[1].charge.amount += 1;
     again.push(job("5551234"));
-    assert_eq!(admit(&store, &again).await, [Admitted::Already, Admitted::Conflict, Admitted::Calling]);
+    assert_eq!(admit(&store, &again).await, [Admission::Already, Admission::Conflict, Admission::Calling]);
     let rows = "select count(*) from charges where version = 1 and attempt = 1 and status = 'calling'
                 and not exposed and amount = 15000 and lease_until - created_at = interval '30 seconds'";
     assert_eq!(database.number(rows).await, 3);
@@ -66,8 +66,8 @@ async fn past_its_deadline_a_charge_ends_without_a_call_and_keeps_it_otherwise()
     let (mut late, mut early) = (job("1"), job("1"));
     late.expires_at = Some(Timestamp::now() - Duration::from_secs(60));
     early.expires_at = Some(Timestamp::now() + Duration::from_secs(60));
-    assert_eq!(admit(&store, &[late.clone(), early.clone()]).await, [Admitted::Expired, Admitted::Calling]);
-    assert_eq!(admit(&store, &[late]).await, [Admitted::Already]);
+    assert_eq!(admit(&store, &[late.clone(), early.clone()]).await, [Admission::Expired, Admission::Calling]);
+    assert_eq!(admit(&store, &[late]).await, [Admission::Already]);
     let expired = "select count(*) from charges
                    where status = 'expired' and reason = 'deadline_passed' and decided_at = created_at";
     assert_eq!(database.number(expired).await, 1);
@@ -131,13 +131,13 @@ async fn what_did_not_settle_a_charge_is_noted_beside_it() {
     ];
     writes.iter_mut().for_each(|write| write.pause = Duration::from_secs(7));
     assert_eq!(store.apply(&writes).await.unwrap().len(), 3);
-    let notes = database.query("select a.kind, a.outcome, a.detail, a.seq, (next_at - at)::text
+    let results = database.query("select a.kind, a.outcome, a.detail, a.seq, (next_at - at)::text
          from charge_attempts a join charges c using (payment_id, user_id) order by c.status desc, a.kind desc").await;
-    let notes: Vec<(&str, &str, &str, i32, Option<&str>)> =
-        notes.iter().map(|n| (n.get(0), n.get(1), n.get(2), n.get(3), n.get(4))).collect();
+    let results: Vec<(&str, &str, &str, i32, Option<&str>)> =
+        results.iter().map(|n| (n.get(0), n.get(1), n.get(2), n.get(3), n.get(4))).collect();
     let seven = Some("00:00:07");
     assert_eq!(
-        notes,
+        results,
         [
             ("charge", "not_sent", "not_connected", 1, None),
             ("sweep", "unknown", "lease_lapsed", 1, seven),
@@ -166,8 +166,8 @@ async fn a_first_call_after_a_pause_is_bound_by_the_deadline_and_a_repeated_one_
     let applied = store.apply(&writes).await.unwrap();
     assert_eq!(applied.into_iter().collect::<Vec<_>>(), [two[1].charge.payment_id]);
     assert_eq!(state(&store, &two[1]).await, State::Calling { attempt: 2, exposed: true });
-    let seen = store.look(&[two[0].charge.payment_id]).await.unwrap();
-    assert_eq!((seen[0].due, seen[0].past_deadline), (Ok(()), true));
+    let view = store.views(&[two[0].charge.payment_id]).await.unwrap();
+    assert_eq!((view[0].due, view[0].past_deadline), (Ok(()), true));
     store.apply(&[write(&two[0], State::Waiting { attempt: 1 }, To::Expired)]).await.unwrap();
     assert_eq!(state(&store, &two[0]).await, State::Expired);
     database.end().await;
@@ -188,15 +188,22 @@ async fn an_inquiry_is_claimed_by_one_and_again_when_its_claim_or_pause_is_over(
     let claims = futures_util::future::join_all((0..8).map(|_| store.claim(&ids, LEASE, LEASE))).await;
     let claims: Vec<_> = claims.into_iter().flat_map(Result::unwrap).collect();
     assert_eq!(claims.len(), 1);
-    assert_eq!((claims[0].attempt, claims[0].seq, claims[0].settled), (1, 2, false));
+    assert_eq!((claims[0].attempt, claims[0].seq, claims[0].conclusive), (1, 2, false));
     assert_eq!(claims[0].charge, job.charge);
 
-    let note = |seq, next| Note { payment_id: id, attempt: 1, seq, outcome: "not_found", detail: None, next };
-    store.note(&[note(2, Some(LEASE))]).await.unwrap();
+    let record_inquiries = |seq, next| InquiryResult {
+        payment_id: id,
+        attempt: 1,
+        seq,
+        outcome: "not_found",
+        detail: None,
+        next,
+    };
+    store.record_inquiries(&[record_inquiries(2, Some(LEASE))]).await.unwrap();
     assert!(store.claim(&[id], LEASE, NOW).await.unwrap().is_empty(), "not due yet");
-    store.note(&[note(2, Some(NOW))]).await.unwrap();
+    store.record_inquiries(&[record_inquiries(2, Some(NOW))]).await.unwrap();
     let claim = store.claim(&[id], NOW, NOW).await.unwrap();
-    assert_eq!((claim[0].seq, claim[0].settled), (3, true), "the visibility delay has passed");
+    assert_eq!((claim[0].seq, claim[0].conclusive), (3, true), "the visibility delay has passed");
     assert_eq!(store.claim(&[id], LEASE, NOW).await.unwrap()[0].seq, 4, "its claim was over");
     database.end().await;
 }
@@ -214,13 +221,13 @@ async fn looking_and_scanning_tell_what_is_due_and_what_is_live() {
         .await
         .unwrap();
     let ids: Vec<Uuid> = all.iter().map(|job| job.charge.payment_id).collect();
-    let seen: HashMap<Uuid, _> =
-        store.look(&ids).await.unwrap().into_iter().map(|seen| (seen.charge.payment_id, seen)).collect();
-    assert!(matches!(seen[&ids[0]].due, Err(wait) if wait > Duration::from_secs(28) && wait <= LEASE));
+    let view: HashMap<Uuid, _> =
+        store.views(&ids).await.unwrap().into_iter().map(|view| (view.charge.payment_id, view)).collect();
+    assert!(matches!(view[&ids[0]].due, Err(wait) if wait > Duration::from_secs(28) && wait <= LEASE));
     assert!(
-        matches!(seen[&ids[1]].due, Err(wait) if wait > Duration::from_secs(3) && wait <= Duration::from_secs(5))
+        matches!(view[&ids[1]].due, Err(wait) if wait > Duration::from_secs(3) && wait <= Duration::from_secs(5))
     );
-    assert_eq!((seen[&ids[2]].state, seen[&ids[3]].due), (State::Succeeded, Ok(())));
+    assert_eq!((view[&ids[2]].state, view[&ids[3]].due), (State::Succeeded, Ok(())));
 
     let (live, now) = store.scan(Timestamp::UNIX_EPOCH, 100).await.unwrap();
     let live: Vec<Uuid> = live.iter().map(|row| row.payment_id).collect();
@@ -274,8 +281,8 @@ fn events() -> impl Strategy<Value = Event> {
     ];
     let finding = prop_oneof![
         Just(Finding::Succeeded { provider_reference: "ch_1".to_owned() }),
-        Just(Finding::NotFound { settled: true }),
-        Just(Finding::NotFound { settled: false }),
+        Just(Finding::NotFound { conclusive: true }),
+        Just(Finding::NotFound { conclusive: false }),
     ];
     prop_oneof![
         2 => Just(Event::LeaseLapsed),

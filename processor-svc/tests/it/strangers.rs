@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
 use crate::flow::{count, references, waiting};
-use crate::world::{Database, Gateway, Processor, job, jobs, rows_alone};
+use crate::harness::{Database, Gateway, Processor, job, jobs, rows_alone};
 
 /// Words after which the gateway has charged, or will, whatever was answered.
 const CHARGED: &[&str] = &[

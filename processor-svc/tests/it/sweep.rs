@@ -5,11 +5,11 @@ use std::time::Duration;
 use processor_svc::work::Job;
 
 use crate::flow::{count, references};
-use crate::world::{ADMIN_TOKEN, Database, Gateway, Processor, client, jobs};
+use crate::harness::{ADMIN_TOKEN, Database, Gateway, Processor, client, jobs};
 
 const OLDEST: &str = "processor_oldest_live_seconds";
 const SCANS: &str = "processor_scans_total";
-const WATCHED: &str = "processor_watched";
+const DUE_QUEUE_CHARGES: &str = "processor_due_queue_charges";
 
 /// Rows that appear with this age, as a restore brings them, or a transaction that was open for as long: a third each
 /// waiting, calling with a lease that is over, and unknown.
@@ -59,7 +59,7 @@ async fn rows_that_appear_behind_the_mark_are_swept() {
     database.until(&count("succeeded"), 60).await;
     assert_eq!(gateway.ledger().await, references(&[old, older].concat()));
     processor.until(OLDEST, |age| age == 0.0).await;
-    processor.until(WATCHED, |watched| watched == 0.0).await;
+    processor.until(DUE_QUEUE_CHARGES, |charges| charges == 0.0).await;
     processor.end().await;
     gateway.end().await;
     database.end().await;
@@ -96,11 +96,11 @@ async fn rows_that_are_gone_are_not_waited_for() {
     appear(&database, &gone, "1 hour").await;
     let processor = Processor::new(&database, gateway.address).await;
     database.until(&count("unknown"), 30).await;
-    processor.until(WATCHED, |watched| watched == 30.0).await;
+    processor.until(DUE_QUEUE_CHARGES, |charges| charges == 30.0).await;
     // As a restore does: the table is emptied, and filled again later.
     let owner = database.owner().await;
     owner.batch_execute("truncate charges, charge_attempts").await.unwrap();
-    processor.until(WATCHED, |watched| watched == 0.0).await;
+    processor.until(DUE_QUEUE_CHARGES, |charges| charges == 0.0).await;
     processor.until(OLDEST, |age| age == 0.0).await;
     appear(&database, &gone, "1 hour").await;
     processor.until(OLDEST, |age| age >= 3_600.0).await;

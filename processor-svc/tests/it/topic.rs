@@ -11,7 +11,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use saga::contract::{HEADER_TYPE, PAYMENT_TOPIC};
 use uuid::Uuid;
 
-use crate::world::env;
+use crate::harness::env;
 
 const FLUSH_MAX: Duration = Duration::from_secs(30);
 
@@ -32,13 +32,13 @@ impl Topic {
     }
 
     /// Under the key of the user that the body names, as the relay does.
-    pub fn tell(&self, kind: &str, body: &str) {
+    pub fn produce(&self, kind: &str, body: &str) {
         let named: Option<serde_json::Value> = serde_json::from_str(body).ok();
         let user = named.and_then(|body| Some(body["user_id"].as_str()?.to_owned()));
-        self.tell_under(user.as_deref().unwrap_or("user"), kind, body);
+        self.produce_under(user.as_deref().unwrap_or("user"), kind, body);
     }
 
-    pub fn tell_under(&self, key: &str, kind: &str, body: &str) {
+    pub fn produce_under(&self, key: &str, kind: &str, body: &str) {
         let topic = format!("{}{PAYMENT_TOPIC}", self.prefix);
         let headers = OwnedHeaders::new().insert(Header { key: HEADER_TYPE, value: Some(kind) });
         let record = BaseRecord::to(&topic).key(key).payload(body).headers(headers);
@@ -47,7 +47,7 @@ impl Topic {
     }
 
     /// `flags` of a processor that hears what is told here.
-    pub fn heard(&self, mut flags: Vec<String>) -> Vec<String> {
+    pub fn reading(&self, mut flags: Vec<String>) -> Vec<String> {
         flags.retain(|flag| !flag.starts_with("--kafka-brokers"));
         flags.push(format!("--kafka-brokers={}", env("KAFKA_BROKERS")));
         flags.push(format!("--topic-prefix={}", self.prefix));

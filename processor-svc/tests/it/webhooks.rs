@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use standardwebhooks::Webhook;
 
 use crate::flow::{count, references, waiting};
-use crate::world::{Database, Gateway, Processor, client, jobs, rows_alone};
+use crate::harness::{Database, Gateway, Processor, client, jobs, rows_alone};
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 

@@ -11,22 +11,22 @@ use rdkafka::message::{BorrowedMessage, Message};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Complaint, Health};
+use super::client::{ClientErrors, Health};
 use super::metrics::ConsumerMetrics;
-use super::waiting::{Read, Waiting, backoff};
-use super::{Absent, Applied, ApplyError, Decoded, Delivery, Record, Subscriber};
+use super::waiting::{PendingRecord, Waiting, backoff};
+use super::{ApplyError, BatchCounts, Decoding, Delivery, MissingRow, Record, Subscriber};
 use crate::parked::Parked;
 use crate::postgres::{Failure, classify};
 
 /// Records per batch: larger ones gain little and hold locks longer.
 const BATCH_MAX: usize = 1000;
 /// How long an idle poll waits; also how soon a shutdown is noticed.
-const IDLE_POLL: Duration = Duration::from_millis(200);
+const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Between tries the client is still polled this often.
-const PAUSED_POLL: Duration = Duration::from_millis(50);
+const PAUSED_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Why a client is no longer read.
-pub(super) enum Ended {
+pub(super) enum LoopEnd {
     Stopped,
     Lost,
 }
@@ -39,31 +39,31 @@ pub(super) struct Loop<'c, S> {
     pub(super) subscriber: &'c S,
     pub(super) metrics: &'c ConsumerMetrics,
     /// How long an event may wait for its row.
-    pub(super) patience: Duration,
+    pub(super) missing_timeout: Duration,
     pub(super) shutdown: &'c CancellationToken,
     pub(super) runtime: &'c Handle,
 }
 
 /// Records that came while the partitions were being paused: they are next.
-type Carried<'c> = VecDeque<Read<'c>>;
+type Carried<'c> = VecDeque<PendingRecord<'c>>;
 
 impl<'c, S: Subscriber> Loop<'c, S> {
-    pub(super) fn run(self) -> anyhow::Result<Ended> {
-        let mut complaint = Complaint::default();
+    pub(super) fn run(self) -> anyhow::Result<LoopEnd> {
+        let mut client_errors = ClientErrors::default();
         let mut health = Health::new(Instant::now());
         let mut carried = Carried::new();
         let mut waiting = Waiting::new(Instant::now());
         while !self.shutdown.is_cancelled() {
-            self.read_past(&mut waiting)?;
-            let batch = self.next_batch(&mut carried, &waiting, &mut complaint)?;
+            self.pause_waiting_partitions(&mut waiting)?;
+            let batch = self.next_batch(&mut carried, &waiting, &mut client_errors)?;
             if !batch.is_empty() {
                 self.metrics.batch_records.observe(batch.len() as f64);
                 let timer = self.metrics.batch_seconds.start_timer();
                 self.apply(batch, &mut carried, &mut waiting)?;
                 timer.observe_duration();
-                health.heard(Instant::now());
+                health.received(Instant::now());
             } else if health.is_client_lost(self.consumer, self.topic) {
-                return Ok(Ended::Lost);
+                return Ok(LoopEnd::Lost);
             }
             if let Some(due) = waiting.take_due(Instant::now()) {
                 self.metrics.retries.with_label_values(&["missing"]).inc();
@@ -76,12 +76,12 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             // Nothing stored, or the broker is away: the records are told again, which is harmless.
             tracing::debug!(%error, "offsets not committed at the end");
         }
-        Ok(Ended::Stopped)
+        Ok(LoopEnd::Stopped)
     }
 
     /// Partitions in which something waits are not read on. Said each time: a rebalance may have brought some
     /// that are not paused, and a resumed batch resumes all.
-    fn read_past(&self, waiting: &mut Waiting<'c>) -> anyhow::Result<()> {
+    fn pause_waiting_partitions(&self, waiting: &mut Waiting<'c>) -> anyhow::Result<()> {
         if waiting.is_empty() {
             return Ok(());
         }
@@ -93,16 +93,16 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         &self,
         carried: &mut Carried<'c>,
         waiting: &Waiting<'c>,
-        complaint: &mut Complaint,
-    ) -> anyhow::Result<Vec<Read<'c>>> {
-        let mut batch: Vec<Read<'c>> = carried.drain(..).collect();
-        let idle = if waiting.is_empty() { IDLE_POLL } else { PAUSED_POLL };
+        client_errors: &mut ClientErrors,
+    ) -> anyhow::Result<Vec<PendingRecord<'c>>> {
+        let mut batch: Vec<PendingRecord<'c>> = carried.drain(..).collect();
+        let idle = if waiting.is_empty() { IDLE_POLL_INTERVAL } else { PAUSED_POLL_INTERVAL };
         let mut wait = if batch.is_empty() { idle } else { Duration::ZERO };
         while batch.len() < BATCH_MAX {
             match self.consumer.poll(wait) {
-                Some(Ok(message)) => batch.push(Read::new(message)),
+                Some(Ok(message)) => batch.push(PendingRecord::new(message)),
                 Some(Err(error)) => {
-                    complaint.hear(&error)?;
+                    client_errors.report(&error)?;
                     break;
                 }
                 None => break,
@@ -115,7 +115,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
     /// Applies the batch, whatever it takes, but for what has to wait; returns early only on shutdown.
     fn apply(
         &self,
-        batch: Vec<Read<'c>>,
+        batch: Vec<PendingRecord<'c>>,
         carried: &mut Carried<'c>,
         waiting: &mut Waiting<'c>,
     ) -> anyhow::Result<()> {
@@ -124,7 +124,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             match self.apply_part(&part, carried)? {
                 Verdict::Done => self.store_offsets(&part)?,
                 Verdict::Poison(reason) if part.len() == 1 => {
-                    part[0].condemned = Some(reason);
+                    part[0].park_reason = Some(reason);
                     parts.push_front(part);
                 }
                 Verdict::Poison(_) => {
@@ -132,8 +132,8 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                     parts.push_front(rest);
                     parts.push_front(part);
                 }
-                Verdict::Missing(missed) => {
-                    let rest = self.set_apart(part, &missed, waiting);
+                Verdict::Missing(missing_rows) => {
+                    let rest = self.separate_missing(part, &missing_rows, waiting);
                     for later in &mut parts {
                         *later = waiting.hold_back(std::mem::take(later));
                     }
@@ -146,29 +146,31 @@ impl<'c, S: Subscriber> Loop<'c, S> {
     }
 
     /// What of `part` need not wait, the records that have waited long enough condemned.
-    fn set_apart(
+    fn separate_missing(
         &self,
-        mut part: Vec<Read<'c>>,
-        missed: &Missed,
+        mut part: Vec<PendingRecord<'c>>,
+        missing_rows: &MissingRows,
         waiting: &mut Waiting<'c>,
-    ) -> Vec<Read<'c>> {
+    ) -> Vec<PendingRecord<'c>> {
         for read in &mut part {
-            let Some(what) = missed.get(&at(&read.message)) else { continue };
+            let Some(what) = missing_rows.get(&record_position(&read.message)) else { continue };
             let since = *read.missed_at.get_or_insert_with(Instant::now);
-            if since.elapsed() > self.patience {
-                read.condemned = Some(format!("missing: {what}"));
+            if since.elapsed() > self.missing_timeout {
+                read.park_reason = Some(format!("missing: {what}"));
             } else {
                 tracing::warn!(what, "an event waits for its row");
             }
         }
-        waiting.sift(part, |read| read.condemned.is_none() && missed.contains_key(&at(&read.message)))
+        waiting.sift(part, |read| {
+            read.park_reason.is_none() && missing_rows.contains_key(&record_position(&read.message))
+        })
     }
 
-    fn apply_part(&self, part: &[Read<'c>], carried: &mut Carried<'c>) -> anyhow::Result<Verdict> {
+    fn apply_part(&self, part: &[PendingRecord<'c>], carried: &mut Carried<'c>) -> anyhow::Result<Verdict> {
         let Records { events, unreadable, contradictions } = self.decode(part);
         let ignored = part.len() - events.len() - unreadable.len();
         if events.is_empty() && unreadable.is_empty() {
-            self.metrics.count(Applied::default(), ignored, 0);
+            self.metrics.count(BatchCounts::default(), ignored, 0);
             return Ok(Verdict::Done);
         }
         self.retrying(carried, || match self.runtime.block_on(self.subscriber.apply(&events, &unreadable)) {
@@ -177,7 +179,9 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                 self.metrics.contradictions.inc_by((applied.contradictions + contradictions) as u64);
                 Attempt::End(Verdict::Done)
             }
-            Err(ApplyError::Missing(absent)) => Attempt::End(Verdict::Missing(missed(&events, absent))),
+            Err(ApplyError::Missing(missing)) => {
+                Attempt::End(Verdict::Missing(missing_rows(&events, missing)))
+            }
             Err(ApplyError::Other(error)) => match classify(&error) {
                 // What is only to be parked is not poison.
                 Failure::Poison if !events.is_empty() => Attempt::End(Verdict::Poison(format!("{error:#}"))),
@@ -186,20 +190,20 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         })
     }
 
-    fn decode<'m>(&self, part: &'m [Read<'c>]) -> Records<'m, S::Event> {
+    fn decode<'m>(&self, part: &'m [PendingRecord<'c>]) -> Records<'m, S::Event> {
         let mut events = Vec::with_capacity(part.len());
         let (mut unreadable, mut contradictions) = (Vec::new(), 0);
         for read in part {
             let record = Record(&read.message);
-            if let Some(reason) = &read.condemned {
+            if let Some(reason) = &read.park_reason {
                 unreadable.push(record.park(reason));
                 continue;
             }
             match self.subscriber.decode(&record) {
-                Decoded::Event(event) => events.push(Delivery { record, event }),
-                Decoded::Ignore => {}
-                Decoded::Poison(reason) => unreadable.push(record.park(reason)),
-                Decoded::Contradicts(reason) => {
+                Decoding::Event(event) => events.push(Delivery { record, event }),
+                Decoding::Ignore => {}
+                Decoding::Poison(reason) => unreadable.push(record.park(reason)),
+                Decoding::Contradicts(reason) => {
                     unreadable.push(record.park(reason));
                     contradictions += 1;
                 }
@@ -249,18 +253,18 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             if left.is_zero() {
                 return Ok(false);
             }
-            match self.consumer.poll(left.min(PAUSED_POLL)) {
-                Some(Ok(message)) => carried.push_back(Read::new(message)),
-                Some(Err(error)) => Complaint::default().hear(&error)?,
+            match self.consumer.poll(left.min(PAUSED_POLL_INTERVAL)) {
+                Some(Ok(message)) => carried.push_back(PendingRecord::new(message)),
+                Some(Err(error)) => ClientErrors::default().report(&error)?,
                 None => {}
             }
         }
     }
 
-    fn store_offsets(&self, part: &[Read<'c>]) -> anyhow::Result<()> {
+    fn store_offsets(&self, part: &[PendingRecord<'c>]) -> anyhow::Result<()> {
         let mut last: HashMap<(&str, i32), i64> = HashMap::new();
         for read in part {
-            last.insert(read.place(), read.message.offset());
+            last.insert(read.topic_partition(), read.message.offset());
         }
         for ((topic, partition), offset) in last {
             match self.consumer.store_offset(topic, partition, offset) {
@@ -283,24 +287,27 @@ struct Records<'m, E> {
 }
 
 /// Topic, partition and offset.
-type At = (String, i32, i64);
+type RecordPosition = (String, i32, i64);
 
-fn at(message: &BorrowedMessage<'_>) -> At {
+fn record_position(message: &BorrowedMessage<'_>) -> RecordPosition {
     (message.topic().to_owned(), message.partition(), message.offset())
 }
 
 /// Which rows are missing, by the record of the event that is about them.
-type Missed = HashMap<At, String>;
+type MissingRows = HashMap<RecordPosition, String>;
 
-fn missed<E>(events: &[Delivery<'_, E>], absent: Vec<Absent>) -> Missed {
-    absent.into_iter().map(|absent| (at(events[absent.index].record.0), absent.what)).collect()
+fn missing_rows<E>(events: &[Delivery<'_, E>], missing: Vec<MissingRow>) -> MissingRows {
+    missing
+        .into_iter()
+        .map(|missing| (record_position(events[missing.index].record.0), missing.what))
+        .collect()
 }
 
 enum Verdict {
     Done,
     Poison(String),
     /// Nothing was applied, since these rows are not there.
-    Missing(Missed),
+    Missing(MissingRows),
     /// Shutdown was asked for while waiting; nothing was applied, nothing may be stored.
     Stopped,
 }

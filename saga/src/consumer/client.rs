@@ -16,7 +16,7 @@ use super::Subscription;
 
 /// After so long without a record, and then so often, the client is asked for a sign of life.
 const SIGN_OF_LIFE_INTERVAL: Duration = Duration::from_secs(5);
-const ANSWER_MAX: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// So many in a row, and it is replaced: harmless where Kafka is away.
 const FAILURES_MAX: u32 = 3;
 
@@ -56,26 +56,26 @@ pub(super) fn subscribe(subscription: &Subscription, poll_max: Duration) -> anyh
 
 /// Whether the client still reaches a broker.
 pub(super) struct Health {
-    heard_at: Instant,
+    last_received_at: Instant,
     failures: u32,
 }
 
 impl Health {
     pub(super) fn new(now: Instant) -> Self {
-        Self { heard_at: now, failures: 0 }
+        Self { last_received_at: now, failures: 0 }
     }
 
     /// A record came, or the answer of a broker.
-    pub(super) fn heard(&mut self, now: Instant) {
+    pub(super) fn received(&mut self, now: Instant) {
         *self = Self::new(now);
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.heard_at) >= SIGN_OF_LIFE_INTERVAL
+        now.saturating_duration_since(self.last_received_at) >= SIGN_OF_LIFE_INTERVAL
     }
 
     fn failed(&mut self, now: Instant) {
-        self.heard_at = now;
+        self.last_received_at = now;
         self.failures += 1;
     }
 
@@ -83,13 +83,13 @@ impl Health {
         self.failures >= FAILURES_MAX
     }
 
-    /// Asks a client that has been quiet for metadata, and answers whether it is lost. Blocks for `ANSWER_MAX` at most.
+    /// Asks a client that has been quiet for metadata, and answers whether it is lost. Blocks for `ANSWER_TIMEOUT` at most.
     pub(super) fn is_client_lost(&mut self, consumer: &BaseConsumer, topic: Option<&str>) -> bool {
         if !self.is_due(Instant::now()) {
             return false;
         }
-        match consumer.fetch_metadata(topic, ANSWER_MAX) {
-            Ok(_) => self.heard(Instant::now()),
+        match consumer.fetch_metadata(topic, ANSWER_TIMEOUT) {
+            Ok(_) => self.received(Instant::now()),
             Err(error) => {
                 tracing::debug!(%error, "no broker answers");
                 self.failed(Instant::now());
@@ -101,13 +101,13 @@ impl Health {
 
 /// Says each different trouble of the client once in a while, not at every poll.
 #[derive(Default)]
-pub(super) struct Complaint {
+pub(super) struct ClientErrors {
     last: Option<(String, Instant)>,
 }
 
-impl Complaint {
+impl ClientErrors {
     /// Connection trouble heals by itself; a fatal error of the client does not.
-    pub(super) fn hear(&mut self, error: &KafkaError) -> anyhow::Result<()> {
+    pub(super) fn report(&mut self, error: &KafkaError) -> anyhow::Result<()> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
             return Err(error.clone()).context("the kafka consumer is beyond repair");
         }
@@ -134,7 +134,7 @@ mod tests {
         let mut health = Health::new(start);
         assert!(!health.is_due(start + SIGN_OF_LIFE_INTERVAL - Duration::from_millis(1)));
         assert!(health.is_due(start + SIGN_OF_LIFE_INTERVAL));
-        health.heard(start + SIGN_OF_LIFE_INTERVAL);
+        health.received(start + SIGN_OF_LIFE_INTERVAL);
         assert!(!health.is_due(start + SIGN_OF_LIFE_INTERVAL));
     }
 
@@ -148,7 +148,7 @@ mod tests {
                 !health.is_lost() && !health.is_due(start) && health.is_due(start + SIGN_OF_LIFE_INTERVAL)
             );
         }
-        health.heard(start);
+        health.received(start);
         assert!(!health.is_lost());
         (0..FAILURES_MAX).for_each(|_| health.failed(start));
         assert!(health.is_lost());

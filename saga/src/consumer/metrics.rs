@@ -2,7 +2,7 @@
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
-use super::Applied;
+use super::BatchCounts;
 
 /// Counters of one consumer; `outcome` is applied, already, ignored or parked.
 #[derive(Clone)]
@@ -48,7 +48,7 @@ impl ConsumerMetrics {
         Ok(metrics)
     }
 
-    pub(super) fn count(&self, applied: Applied, ignored: usize, unreadable: usize) {
+    pub(super) fn count(&self, applied: BatchCounts, ignored: usize, unreadable: usize) {
         self.records.with_label_values(&["applied"]).inc_by(applied.applied as u64);
         self.records.with_label_values(&["already"]).inc_by(applied.already as u64);
         self.records.with_label_values(&["ignored"]).inc_by(ignored as u64);

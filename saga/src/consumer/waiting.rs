@@ -8,20 +8,20 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
 /// A record on its way to being applied.
-pub(super) struct Read<'c> {
+pub(super) struct PendingRecord<'c> {
     pub(super) message: BorrowedMessage<'c>,
     /// When its row was first missed.
     pub(super) missed_at: Option<Instant>,
     /// Why it is to be parked, whatever it decodes to.
-    pub(super) condemned: Option<String>,
+    pub(super) park_reason: Option<String>,
 }
 
-impl<'c> Read<'c> {
+impl<'c> PendingRecord<'c> {
     pub(super) fn new(message: BorrowedMessage<'c>) -> Self {
-        Self { message, missed_at: None, condemned: None }
+        Self { message, missed_at: None, park_reason: None }
     }
 
-    pub(super) fn place(&self) -> (&str, i32) {
+    pub(super) fn topic_partition(&self) -> (&str, i32) {
         (self.message.topic(), self.message.partition())
     }
 }
@@ -38,7 +38,7 @@ pub(super) fn backoff() -> ExponentialBackoff {
 
 /// In each partition everything from the first record on whose row is missing, in order.
 pub(super) struct Waiting<'c> {
-    records: Vec<Read<'c>>,
+    records: Vec<PendingRecord<'c>>,
     waits: ExponentialBackoff,
     next_try: Instant,
 }
@@ -57,23 +57,27 @@ impl<'c> Waiting<'c> {
     }
 
     /// Keeps what is behind a waiting record of its partition; answers the rest.
-    pub(super) fn hold_back(&mut self, part: Vec<Read<'c>>) -> Vec<Read<'c>> {
+    pub(super) fn hold_back(&mut self, part: Vec<PendingRecord<'c>>) -> Vec<PendingRecord<'c>> {
         self.sift(part, |_| false)
     }
 
     /// Keeps, in each partition, everything from the first record on for which `waits`; answers the rest.
-    pub(super) fn sift(&mut self, part: Vec<Read<'c>>, waits: impl Fn(&Read<'c>) -> bool) -> Vec<Read<'c>> {
+    pub(super) fn sift(
+        &mut self,
+        part: Vec<PendingRecord<'c>>,
+        waits: impl Fn(&PendingRecord<'c>) -> bool,
+    ) -> Vec<PendingRecord<'c>> {
         if self.is_empty() && !part.iter().any(&waits) {
             return part;
         }
-        let mut blocked: HashSet<(String, i32)> = self.records.iter().map(owned_place).collect();
+        let mut blocked: HashSet<(String, i32)> = self.records.iter().map(owned_partition).collect();
         let mut rest = Vec::with_capacity(part.len());
         for read in part {
-            let place = owned_place(&read);
-            if blocked.contains(&place) {
+            let topic_partition = owned_partition(&read);
+            if blocked.contains(&topic_partition) {
                 self.records.push(read);
             } else if waits(&read) {
-                blocked.insert(place);
+                blocked.insert(topic_partition);
                 self.records.push(read);
             } else {
                 rest.push(read);
@@ -83,7 +87,7 @@ impl<'c> Waiting<'c> {
     }
 
     /// All of them, if it is time to try again.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Vec<Read<'c>>> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<Vec<PendingRecord<'c>>> {
         if self.is_empty() {
             self.waits = backoff();
             self.next_try = now;
@@ -99,7 +103,7 @@ impl<'c> Waiting<'c> {
     /// Forgets what was read from partitions that are no longer ours: whoever has them reads it again.
     pub(super) fn keep_only(&mut self, assigned: &TopicPartitionList) {
         self.records.retain(|read| {
-            let (topic, partition) = read.place();
+            let (topic, partition) = read.topic_partition();
             assigned.find_partition(topic, partition).is_some()
         });
     }
@@ -107,14 +111,16 @@ impl<'c> Waiting<'c> {
     /// The partitions that are not to be read on.
     pub(super) fn partitions(&self) -> TopicPartitionList {
         let mut partitions = TopicPartitionList::new();
-        for (topic, partition) in self.records.iter().map(Read::place).collect::<HashSet<_>>() {
+        for (topic, partition) in
+            self.records.iter().map(PendingRecord::topic_partition).collect::<HashSet<_>>()
+        {
             partitions.add_partition(topic, partition);
         }
         partitions
     }
 }
 
-fn owned_place(read: &Read<'_>) -> (String, i32) {
-    let (topic, partition) = read.place();
+fn owned_partition(read: &PendingRecord<'_>) -> (String, i32) {
+    let (topic, partition) = read.topic_partition();
     (topic.to_owned(), partition)
 }

@@ -28,26 +28,26 @@ pub struct Envelope<'a> {
 
 /// Why an event cannot be acted on.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Unfit {
+pub enum EnvelopeError {
     /// The body has not the form of its type.
     Unreadable(String),
     /// The parts contradict each other: the event is forged, misrouted or damaged.
     Contradicts(String),
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for EnvelopeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Unfit::Unreadable(why) => f.write_str(why),
-            Unfit::Contradicts(why) => write!(f, "differs: {why}"),
+            EnvelopeError::Unreadable(why) => f.write_str(why),
+            EnvelopeError::Contradicts(why) => write!(f, "differs: {why}"),
         }
     }
 }
 
-impl std::error::Error for Unfit {}
+impl std::error::Error for EnvelopeError {}
 
 /// The body of an event: a row that says by itself what it is.
-pub trait Fact: DeserializeOwned {
+pub trait EventBody: DeserializeOwned {
     fn user_id(&self) -> Uuid;
     fn payment_id(&self) -> Uuid;
     /// The type of the event that publishes this row; `None` for a row that its database would refuse.
@@ -61,31 +61,32 @@ impl Envelope<'_> {
     ///
     /// # Errors
     /// When the body cannot be read, or does not agree with the envelope.
-    pub fn read<T: Fact>(&self, body: &[u8]) -> Result<T, Unfit> {
-        let fact: T = serde_json::from_slice(body).map_err(|error| Unfit::Unreadable(error.to_string()))?;
-        match self.contradiction(&fact) {
-            None => Ok(fact),
-            Some(why) => Err(Unfit::Contradicts(why)),
+    pub fn read<T: EventBody>(&self, body: &[u8]) -> Result<T, EnvelopeError> {
+        let event_body: T =
+            serde_json::from_slice(body).map_err(|error| EnvelopeError::Unreadable(error.to_string()))?;
+        match self.contradiction(&event_body) {
+            None => Ok(event_body),
+            Some(why) => Err(EnvelopeError::Contradicts(why)),
         }
     }
 
-    fn contradiction(&self, fact: &impl Fact) -> Option<String> {
+    fn contradiction(&self, event_body: &impl EventBody) -> Option<String> {
         let (name, topic) = (self.event_type.as_str(), self.event_type.topic());
         if !self.topic.ends_with(topic) {
             return Some(format!("{name} on {}: it belongs on {topic}", self.topic));
         }
-        match fact.event_type() {
+        match event_body.event_type() {
             Some(of_body) if of_body == self.event_type => {}
             Some(of_body) => return Some(format!("ce_type {name} on the body of {}", of_body.as_str())),
             None => return Some(format!("ce_type {name} on a body that no database of ours would hold")),
         }
-        let (user, payment) = (fact.user_id().to_string(), fact.payment_id().to_string());
+        let (user, payment) = (event_body.user_id().to_string(), event_body.payment_id().to_string());
         if self.key != user.as_bytes() {
             let key = String::from_utf8_lossy(self.key);
             return Some(format!("key {key} on an event of user {user}"));
         }
         let source = source(topic);
-        let id = self.id.map(|_| fact.event_id());
+        let id = self.id.map(|_| event_body.event_id());
         let named = [
             ("ce_id", self.id, id.as_deref()),
             ("ce_source", self.source, Some(source)),
@@ -108,7 +109,7 @@ fn source(topic: &str) -> &'static str {
     }
 }
 
-impl Fact for Payment {
+impl EventBody for Payment {
     fn user_id(&self) -> Uuid {
         self.user_id
     }
@@ -144,7 +145,7 @@ impl Payment {
     }
 }
 
-impl Fact for LedgerEntry {
+impl EventBody for LedgerEntry {
     fn user_id(&self) -> Uuid {
         self.user_id
     }
@@ -177,7 +178,7 @@ impl LedgerEntry {
     }
 }
 
-impl Fact for ChargeResult {
+impl EventBody for ChargeResult {
     fn user_id(&self) -> Uuid {
         self.user_id
     }
@@ -227,11 +228,13 @@ mod tests {
     }
 
     /// Reads a body as what belongs on the envelope's topic.
-    fn read(envelope: &Envelope<'_>, body: &str) -> Result<Terms, Unfit> {
+    fn read(envelope: &Envelope<'_>, body: &str) -> Result<Terms, EnvelopeError> {
         match envelope.event_type.topic() {
-            PAYMENT_TOPIC => envelope.read::<Payment>(body.as_bytes()).map(|fact| fact.terms()),
-            BALANCE_TOPIC => envelope.read::<LedgerEntry>(body.as_bytes()).map(|fact| fact.terms()),
-            _ => envelope.read::<ChargeResult>(body.as_bytes()).map(|fact| fact.terms()),
+            PAYMENT_TOPIC => envelope.read::<Payment>(body.as_bytes()).map(|event_body| event_body.terms()),
+            BALANCE_TOPIC => {
+                envelope.read::<LedgerEntry>(body.as_bytes()).map(|event_body| event_body.terms())
+            }
+            _ => envelope.read::<ChargeResult>(body.as_bytes()).map(|event_body| event_body.terms()),
         }
     }
 
@@ -245,8 +248,8 @@ mod tests {
                     event == body_of,
                     "{event:?} on the body of {body_of:?}: {found:?}"
                 );
-                if let Err(unfit) = found {
-                    assert!(matches!(unfit, Unfit::Contradicts(_)), "{unfit:?}");
+                if let Err(error) = found {
+                    assert!(matches!(error, EnvelopeError::Contradicts(_)), "{error:?}");
                 }
             }
         }
@@ -256,7 +259,7 @@ mod tests {
     fn whatever_is_there_outside_the_body_has_to_agree_with_it() {
         for event in EventType::ALL {
             let body = golden(*event);
-            let fact_id = match event.topic() {
+            let event_id = match event.topic() {
                 PAYMENT_TOPIC => serde_json::from_str::<Payment>(&body).unwrap().event_id(),
                 BALANCE_TOPIC => serde_json::from_str::<LedgerEntry>(&body).unwrap().event_id(),
                 _ => serde_json::from_str::<ChargeResult>(&body).unwrap().event_id(),
@@ -267,7 +270,7 @@ mod tests {
                 event_type: *event,
                 topic: &topic,
                 key: USER.as_bytes(),
-                id: Some(&fact_id),
+                id: Some(&event_id),
                 source: Some(source),
                 subject: Some(PAYMENT),
             };
@@ -285,7 +288,7 @@ mod tests {
                 Envelope { subject: Some(USER), ..whole },
             ] {
                 let found = read(&other, &body);
-                assert!(matches!(found, Err(Unfit::Contradicts(_))), "{other:?}: {found:?}");
+                assert!(matches!(found, Err(EnvelopeError::Contradicts(_))), "{other:?}: {found:?}");
             }
         }
     }
@@ -303,8 +306,8 @@ mod tests {
             let body = golden(event);
             assert!(body.contains(from), "{event:?} has no {from}");
             let found = read(&envelope(event), &body.replace(from, to));
-            assert!(matches!(found, Err(Unfit::Contradicts(_))), "{event:?} {to}: {found:?}");
+            assert!(matches!(found, Err(EnvelopeError::Contradicts(_))), "{event:?} {to}: {found:?}");
         }
-        assert!(matches!(read(&envelope(EventType::BalanceHeld), "{}"), Err(Unfit::Unreadable(_))));
+        assert!(matches!(read(&envelope(EventType::BalanceHeld), "{}"), Err(EnvelopeError::Unreadable(_))));
     }
 }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use saga::consumer::Limits;
 
-use crate::world::{Diary, Reader, Topics, numbers};
+use crate::harness::{Reader, SubscriberState, Topics, numbers};
 
 fn away() -> Reader {
-    Reader::new(Diary { away: true, ..Diary::default() })
+    Reader::new(SubscriberState { away: true, ..SubscriberState::default() })
 }
 
 /// The shortest that a group's session time-out allows.
@@ -18,17 +18,17 @@ const POLL_MAX: Duration = Duration::from_secs(6);
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_longer_than_a_member_may_be_silent_expels_nobody() {
     let (topics, reader) = (Topics::new(&[("t", 1)]).await, away());
-    let told = numbers(0..100);
-    topics.tell("t", 0, &told[..50]);
+    let records = numbers(0..100);
+    topics.produce("t", 0, &records[..50]);
     let member = topics.member(&reader, Limits { poll: POLL_MAX, ..Limits::default() });
-    reader.until(|diary| diary.calls >= 2).await;
+    reader.until(|state| state.calls >= 2).await;
     // The outage itself, not a wait for anything.
     tokio::time::sleep(POLL_MAX + Duration::from_secs(3)).await;
-    topics.tell("t", 0, &told[50..]);
-    reader.diary().away = false;
-    reader.until(|diary| diary.applied.len() >= 100).await;
+    topics.produce("t", 0, &records[50..]);
+    reader.state().away = false;
+    reader.until(|state| state.applied.len() >= 100).await;
     member.stop().await;
-    assert_eq!(reader.diary().applied, told, "nothing lost, nothing told twice");
+    assert_eq!(reader.state().applied, records, "nothing lost, nothing told twice");
     assert_eq!(topics.committed("t", 0), Some(100));
 }
 
@@ -38,37 +38,37 @@ async fn an_outage_longer_than_a_member_may_be_silent_expels_nobody() {
 async fn a_rebalance_in_the_middle_of_a_batch_loses_nothing() {
     let topics = Topics::new(&[("t", 2)]).await;
     let (first, second) = (away(), away());
-    let told = [numbers(0..50), numbers(50..100)];
-    for (partition, part) in (0..).zip(&told) {
-        topics.tell("t", partition, part);
+    let records = [numbers(0..50), numbers(50..100)];
+    for (partition, part) in (0..).zip(&records) {
+        topics.produce("t", partition, part);
     }
     let one = topics.member(&first, Limits::default());
-    first.until(|diary| diary.calls >= 2).await;
+    first.until(|state| state.calls >= 2).await;
     let other = topics.member(&second, Limits::default());
     // It has a partition now, and cannot apply it either.
-    second.until(|diary| diary.calls >= 1).await;
-    first.diary().away = false;
-    first.until(|diary| diary.applied.len() >= 50).await;
+    second.until(|state| state.calls >= 1).await;
+    first.state().away = false;
+    first.until(|state| state.applied.len() >= 50).await;
     one.stop().await;
     assert!(
         topics.committed("t", 0).is_none() || topics.committed("t", 1).is_none(),
         "one partition was not its own any more"
     );
-    second.diary().away = false;
-    let by_first: BTreeSet<String> = first.diary().applied.iter().cloned().collect();
+    second.state().away = false;
+    let by_first: BTreeSet<String> = first.state().applied.iter().cloned().collect();
     second
-        .until(|diary| {
-            diary.applied.len() >= 50
-                && by_first.iter().chain(&diary.applied).collect::<BTreeSet<_>>().len() == 100
+        .until(|state| {
+            state.applied.len() >= 50
+                && by_first.iter().chain(&state.applied).collect::<BTreeSet<_>>().len() == 100
         })
         .await;
     other.stop().await;
-    for (partition, part) in (0..).zip(&told) {
+    for (partition, part) in (0..).zip(&records) {
         assert_eq!(topics.committed("t", partition), Some(50));
         // Whoever was told it last had all of it, in order.
         let all_of_it = |reader: &Reader| {
-            let diary = reader.diary();
-            diary.applied.windows(part.len()).any(|window| window == part.as_slice())
+            let state = reader.state();
+            state.applied.windows(part.len()).any(|window| window == part.as_slice())
         };
         assert!(all_of_it(&first) || all_of_it(&second), "partition {partition}");
     }

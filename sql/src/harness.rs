@@ -9,15 +9,15 @@ use crate::{Database, Passwords, admin, connect, create_database, database_url, 
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// Dropped by [`Trial::finish`]; a test that fails leaves it to be looked at.
-pub struct Trial {
+/// Dropped by [`Harness::finish`]; a test that fails leaves it to be looked at.
+pub struct Harness {
     admin_url: String,
     passwords: Passwords,
     name: String,
     kind: Database,
 }
 
-impl Trial {
+impl Harness {
     /// # Errors
     /// When the variables of a stack (POSTGRES_ADMIN_URL, those of [`Passwords`]) are not set, or the server refuses.
     pub async fn new(kind: Database) -> Result<Self> {
@@ -28,14 +28,14 @@ impl Trial {
         };
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = format!("test_{}_{}_{number}", kind.name(), std::process::id());
-        let trial = Self {
+        let harness = Self {
             admin_url: variable("POSTGRES_ADMIN_URL")?,
             passwords: Passwords::from_env()?,
             name,
             kind,
         };
-        create_database(&trial.admin_url, kind, &trial.name).await?;
-        Ok(trial)
+        create_database(&harness.admin_url, kind, &harness.name).await?;
+        Ok(harness)
     }
 
     /// # Errors

@@ -12,18 +12,18 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::store::sweep::Live;
+use crate::store::sweep::LiveCharge;
 
 /// A row becomes visible later than its `created_at` says, by the length of its transaction. Ours are a few statements
 /// of at most 15 seconds; those of others the walk finds.
 const VISIBILITY_DELAY_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
-pub struct Watch(Arc<Mutex<Inner>>);
+pub struct DueQueue(Arc<Mutex<Inner>>);
 
 struct Inner {
     room: usize,
-    watched: HashMap<Uuid, Watched>,
+    entries: HashMap<Uuid, QueueEntry>,
     order: BTreeSet<(Instant, Uuid)>,
     /// Those whose age is known, oldest first.
     ages: BTreeSet<(Timestamp, Uuid)>,
@@ -32,18 +32,18 @@ struct Inner {
     read_at: Timestamp,
 }
 
-struct Watched {
+struct QueueEntry {
     due: Instant,
     /// Known once a scan or a walk has come by.
     created_at: Option<Timestamp>,
 }
 
-impl Watch {
+impl DueQueue {
     /// Watches at most `room` charges.
-    pub fn new(room: usize) -> Watch {
-        Watch(Arc::new(Mutex::new(Inner {
+    pub fn new(room: usize) -> DueQueue {
+        DueQueue(Arc::new(Mutex::new(Inner {
             room,
-            watched: HashMap::new(),
+            entries: HashMap::new(),
             order: BTreeSet::new(),
             ages: BTreeSet::new(),
             low: Timestamp::UNIX_EPOCH,
@@ -58,12 +58,12 @@ impl Watch {
     }
 
     /// This charge has ended.
-    pub fn forget(&self, payment_id: Uuid) {
+    pub fn remove(&self, payment_id: Uuid) {
         self.inner().remove(payment_id);
     }
 
     pub fn len(&self) -> usize {
-        self.inner().watched.len()
+        self.inner().entries.len()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -82,14 +82,14 @@ impl Watch {
 
     /// Takes a scan in: `live`, oldest first, is everything that had not ended at `read_at` from the low-water
     /// mark on, or the oldest part of it (`all` is false).
-    pub fn scanned(&self, live: &[Live], all: bool, read_at: Timestamp) {
+    pub fn scanned(&self, live: &[LiveCharge], all: bool, read_at: Timestamp) {
         let mut inner = self.inner();
         // The clock went back, as when a standby takes over: rows are younger by it than those that it made before.
         if read_at < inner.read_at {
             inner.low = inner.low.min(slack_before(read_at));
         }
         inner.read_at = read_at;
-        if let Some(first) = inner.watch_all(live) {
+        if let Some(first) = inner.add_all(live) {
             return inner.raise(first);
         }
         match live.last() {
@@ -99,8 +99,8 @@ impl Watch {
     }
 
     /// Takes in what a walk found. What does not fit is found by a later one.
-    pub fn walked(&self, live: &[Live]) {
-        self.inner().watch_all(live);
+    pub fn add_walked(&self, live: &[LiveCharge]) {
+        self.inner().add_all(live);
     }
 
     /// Up to `most` of those watched, oldest first.
@@ -127,11 +127,11 @@ impl Watch {
 
 impl Inner {
     /// Watches them all, due now if they were not watched before; answers the age of the first that did not fit.
-    fn watch_all(&mut self, live: &[Live]) -> Option<Timestamp> {
+    fn add_all(&mut self, live: &[LiveCharge]) -> Option<Timestamp> {
         let now = Instant::now();
-        for Live { payment_id, created_at } in live {
+        for LiveCharge { payment_id, created_at } in live {
             // The time of those that are watched already is known better.
-            if !self.watched.contains_key(payment_id) && !self.set(*payment_id, now) {
+            if !self.entries.contains_key(payment_id) && !self.set(*payment_id, now) {
                 return Some(*created_at);
             }
             self.set_age(*payment_id, *created_at);
@@ -140,11 +140,11 @@ impl Inner {
     }
 
     fn set(&mut self, payment_id: Uuid, at: Instant) -> bool {
-        if let Some(watched) = self.watched.get_mut(&payment_id) {
-            let before = std::mem::replace(&mut watched.due, at);
+        if let Some(entries) = self.entries.get_mut(&payment_id) {
+            let before = std::mem::replace(&mut entries.due, at);
             self.order.remove(&(before, payment_id));
-        } else if self.watched.len() < self.room {
-            self.watched.insert(payment_id, Watched { due: at, created_at: None });
+        } else if self.entries.len() < self.room {
+            self.entries.insert(payment_id, QueueEntry { due: at, created_at: None });
         } else {
             return false;
         }
@@ -153,15 +153,15 @@ impl Inner {
     }
 
     fn set_age(&mut self, payment_id: Uuid, created_at: Timestamp) {
-        let Some(watched) = self.watched.get_mut(&payment_id) else { return };
-        if let Some(before) = watched.created_at.replace(created_at) {
+        let Some(entries) = self.entries.get_mut(&payment_id) else { return };
+        if let Some(before) = entries.created_at.replace(created_at) {
             self.ages.remove(&(before, payment_id));
         }
         self.ages.insert((created_at, payment_id));
     }
 
     fn remove(&mut self, payment_id: Uuid) {
-        if let Some(Watched { due, created_at }) = self.watched.remove(&payment_id) {
+        if let Some(QueueEntry { due, created_at }) = self.entries.remove(&payment_id) {
             self.order.remove(&(due, payment_id));
             if let Some(created_at) = created_at {
                 self.ages.remove(&(created_at, payment_id));
@@ -186,8 +186,8 @@ mod tests {
         Timestamp::from_second(1_000_000 + second).unwrap()
     }
 
-    fn live(seconds: impl IntoIterator<Item = i64>) -> Vec<Live> {
-        let row = |s: i64| Live { payment_id: Uuid::from_u128(s as u128), created_at: at(s) };
+    fn live(seconds: impl IntoIterator<Item = i64>) -> Vec<LiveCharge> {
+        let row = |s: i64| LiveCharge { payment_id: Uuid::from_u128(s as u128), created_at: at(s) };
         seconds.into_iter().map(row).collect()
     }
 
@@ -195,78 +195,82 @@ mod tests {
 
     #[test]
     fn after_a_whole_scan_the_mark_is_the_slack_behind() {
-        let watch = Watch::new(10);
-        watch.scanned(&live([1, 2, 3]), true, at(500));
-        assert_eq!((watch.low_water(), watch.len()), (at(440), 3));
-        watch.scanned(&[], true, at(500));
-        assert_eq!(watch.low_water(), at(440));
+        let due_queue = DueQueue::new(10);
+        due_queue.scanned(&live([1, 2, 3]), true, at(500));
+        assert_eq!((due_queue.low_water(), due_queue.len()), (at(440), 3));
+        due_queue.scanned(&[], true, at(500));
+        assert_eq!(due_queue.low_water(), at(440));
     }
 
     #[test]
     fn the_mark_follows_a_clock_that_went_back_and_another_database_begins_anew() {
-        let watch = Watch::new(10);
-        watch.scanned(&live([1]), true, at(500));
+        let due_queue = DueQueue::new(10);
+        due_queue.scanned(&live([1]), true, at(500));
         // The standby that took over is ten minutes behind: what it makes now is older than the mark.
-        watch.scanned(&[], true, at(-100));
-        assert_eq!(watch.low_water(), at(-160));
-        watch.scanned(&live([-90]), true, at(-80));
-        assert_eq!((watch.low_water(), watch.len()), (at(-140), 2));
-        watch.start_over();
-        assert_eq!(watch.low_water(), Timestamp::UNIX_EPOCH);
+        due_queue.scanned(&[], true, at(-100));
+        assert_eq!(due_queue.low_water(), at(-160));
+        due_queue.scanned(&live([-90]), true, at(-80));
+        assert_eq!((due_queue.low_water(), due_queue.len()), (at(-140), 2));
+        due_queue.start_over();
+        assert_eq!(due_queue.low_water(), Timestamp::UNIX_EPOCH);
     }
 
     #[test]
     fn the_oldest_are_those_that_are_still_watched() {
-        let watch = Watch::new(3);
+        let due_queue = DueQueue::new(3);
         let id = |n: u128| Uuid::from_u128(n);
-        watch.set(id(9), AGAIN);
-        watch.scanned(&live([5, 7]), true, at(500));
-        watch.walked(&live([2]));
-        assert_eq!(watch.oldest(9), [id(5), id(7)], "no room, and of one the age is not known");
-        watch.forget(id(5));
-        watch.walked(&live([2]));
-        assert_eq!(watch.oldest(1), [id(2)]);
-        watch.walked(&[Live { payment_id: id(9), created_at: at(1) }]);
-        assert_eq!(watch.oldest(9), [id(9), id(2), id(7)]);
-        assert_eq!(watch.low_water(), at(440), "a walk says nothing about the mark");
+        due_queue.set(id(9), AGAIN);
+        due_queue.scanned(&live([5, 7]), true, at(500));
+        due_queue.add_walked(&live([2]));
+        assert_eq!(due_queue.oldest(9), [id(5), id(7)], "no room, and of one the age is not known");
+        due_queue.remove(id(5));
+        due_queue.add_walked(&live([2]));
+        assert_eq!(due_queue.oldest(1), [id(2)]);
+        due_queue.add_walked(&[LiveCharge { payment_id: id(9), created_at: at(1) }]);
+        assert_eq!(due_queue.oldest(9), [id(9), id(2), id(7)]);
+        assert_eq!(due_queue.low_water(), at(440), "a walk says nothing about the mark");
     }
 
     #[test]
     fn the_mark_stays_at_the_first_that_was_not_read_or_did_not_fit() {
-        let watch = Watch::new(10);
-        watch.scanned(&live([1, 2, 3]), false, at(500));
-        assert_eq!(watch.low_water(), at(3));
-        let watch = Watch::new(2);
-        watch.scanned(&live([1, 2, 3, 4]), true, at(500));
-        assert_eq!((watch.low_water(), watch.len()), (at(3), 2));
+        let due_queue = DueQueue::new(10);
+        due_queue.scanned(&live([1, 2, 3]), false, at(500));
+        assert_eq!(due_queue.low_water(), at(3));
+        let due_queue = DueQueue::new(2);
+        due_queue.scanned(&live([1, 2, 3, 4]), true, at(500));
+        assert_eq!((due_queue.low_water(), due_queue.len()), (at(3), 2));
         // Room again: the next scan from the mark on finds the others.
-        watch.forget(Uuid::from_u128(1));
-        watch.scanned(&live([3, 4]), true, at(500));
-        assert_eq!((watch.low_water(), watch.len()), (at(4), 2));
+        due_queue.remove(Uuid::from_u128(1));
+        due_queue.scanned(&live([3, 4]), true, at(500));
+        assert_eq!((due_queue.low_water(), due_queue.len()), (at(4), 2));
     }
 
     #[test]
     fn what_is_due_comes_once_and_in_order() {
-        let watch = Watch::new(10);
-        watch.scanned(&live([1, 2]), true, at(500));
-        watch.set(Uuid::from_u128(3), Duration::from_secs(60));
-        assert_eq!(watch.take_due(1, AGAIN), [Uuid::from_u128(1)]);
-        assert_eq!(watch.take_due(9, AGAIN), [Uuid::from_u128(2)]);
-        assert!(watch.take_due(9, AGAIN).is_empty());
-        watch.set(Uuid::from_u128(3), Duration::ZERO);
-        watch.scanned(&live([1]), true, at(500));
-        assert_eq!(watch.take_due(9, AGAIN), [Uuid::from_u128(3)], "a scan does not hurry what is watched");
-        watch.forget(Uuid::from_u128(1));
-        assert_eq!(watch.len(), 2);
+        let due_queue = DueQueue::new(10);
+        due_queue.scanned(&live([1, 2]), true, at(500));
+        due_queue.set(Uuid::from_u128(3), Duration::from_secs(60));
+        assert_eq!(due_queue.take_due(1, AGAIN), [Uuid::from_u128(1)]);
+        assert_eq!(due_queue.take_due(9, AGAIN), [Uuid::from_u128(2)]);
+        assert!(due_queue.take_due(9, AGAIN).is_empty());
+        due_queue.set(Uuid::from_u128(3), Duration::ZERO);
+        due_queue.scanned(&live([1]), true, at(500));
+        assert_eq!(
+            due_queue.take_due(9, AGAIN),
+            [Uuid::from_u128(3)],
+            "a scan does not hurry what is watched"
+        );
+        due_queue.remove(Uuid::from_u128(1));
+        assert_eq!(due_queue.len(), 2);
     }
 
     #[test]
     fn a_full_watch_refuses_new_ones_but_keeps_its_own() {
-        let watch = Watch::new(1);
-        watch.set(Uuid::from_u128(1), AGAIN);
-        watch.set(Uuid::from_u128(2), Duration::ZERO);
-        assert!(watch.take_due(9, AGAIN).is_empty());
-        watch.set(Uuid::from_u128(1), Duration::ZERO);
-        assert_eq!(watch.take_due(9, AGAIN), [Uuid::from_u128(1)]);
+        let due_queue = DueQueue::new(1);
+        due_queue.set(Uuid::from_u128(1), AGAIN);
+        due_queue.set(Uuid::from_u128(2), Duration::ZERO);
+        assert!(due_queue.take_due(9, AGAIN).is_empty());
+        due_queue.set(Uuid::from_u128(1), Duration::ZERO);
+        assert_eq!(due_queue.take_due(9, AGAIN), [Uuid::from_u128(1)]);
     }
 }

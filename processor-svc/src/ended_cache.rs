@@ -18,14 +18,14 @@ use uuid::Uuid;
 use crate::charge::Charge;
 use crate::metrics::Metrics;
 
-const ANSWER_MAX: Duration = Duration::from_millis(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(5);
 /// Writing is not waited for, so it may take longer; then it is dropped.
-const WRITE_MAX: Duration = Duration::from_millis(500);
-const CONNECT_MAX: Duration = Duration::from_secs(2);
+const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
-pub struct Settled {
+pub struct EndedCache {
     connection: Arc<OnceLock<ConnectionManager>>,
     /// Identity of the database whose outcomes these are; none while it is not known.
     identity: Arc<Mutex<Option<Arc<str>>>>,
@@ -33,23 +33,24 @@ pub struct Settled {
     metrics: Metrics,
 }
 
-impl Settled {
+impl EndedCache {
     /// Connects in the background and keeps connected.
     pub fn new(
         url: &str,
         ttl: Duration,
         metrics: Metrics,
         shutdown: CancellationToken,
-    ) -> anyhow::Result<Settled> {
+    ) -> anyhow::Result<EndedCache> {
         let client = redis::Client::open(url)?;
         let connection = Arc::new(OnceLock::new());
-        let settled = Settled { connection: connection.clone(), identity: Arc::default(), ttl, metrics };
+        let ended_cache =
+            EndedCache { connection: connection.clone(), identity: Arc::default(), ttl, metrics };
         tokio::spawn(async move {
             let connected = async {
                 loop {
                     let config = ConnectionManagerConfig::new()
-                        .set_connection_timeout(Some(CONNECT_MAX))
-                        .set_response_timeout(Some(WRITE_MAX))
+                        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+                        .set_response_timeout(Some(WRITE_TIMEOUT))
                         .set_max_delay(RECONNECT_INTERVAL);
                     match ConnectionManager::new_with_config(client.clone(), config).await {
                         Ok(manager) => return manager,
@@ -63,7 +64,7 @@ impl Settled {
                 manager = connected => { let _ = connection.set(manager); }
             }
         });
-        Ok(settled)
+        Ok(ended_cache)
     }
 
     /// From now on outcomes are those of this database. `None`: unknown, nothing is looked up or written.
@@ -72,12 +73,12 @@ impl Settled {
     }
 
     /// The payments of those charges that ended, as far as Redis knows.
-    pub async fn among(&self, charges: &[&Charge]) -> HashSet<Uuid> {
+    pub async fn find(&self, charges: &[&Charge]) -> HashSet<Uuid> {
         let (Some(mut connection), Some(keys)) = (self.connection.get().cloned(), self.keys(charges)) else {
             return HashSet::new();
         };
         let asked = connection.mget::<_, Vec<Option<u8>>>(&keys);
-        let known: HashSet<Uuid> = match tokio::time::timeout(ANSWER_MAX, asked).await {
+        let known: HashSet<Uuid> = match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
             Ok(Ok(found)) => {
                 charges.iter().zip(found).filter_map(|(charge, hit)| hit.map(|_| charge.payment_id)).collect()
             }
@@ -99,7 +100,7 @@ impl Settled {
     }
 
     /// Remembers charges whose terminal outcome is committed. Not waited for.
-    pub fn remember(&self, charges: &[&Charge]) {
+    pub fn save(&self, charges: &[&Charge]) {
         let (Some(mut connection), Some(keys)) = (self.connection.get().cloned(), self.keys(charges)) else {
             return;
         };
@@ -110,7 +111,7 @@ impl Settled {
             for key in &keys {
                 pipe.set_ex(key, 1, ttl).ignore();
             }
-            let written = tokio::time::timeout(WRITE_MAX, pipe.query_async::<()>(&mut connection)).await;
+            let written = tokio::time::timeout(WRITE_TIMEOUT, pipe.query_async::<()>(&mut connection)).await;
             if !matches!(written, Ok(Ok(()))) {
                 Metrics::count(&failures, "redis");
             }
@@ -119,7 +120,8 @@ impl Settled {
 
     fn keys(&self, charges: &[&Charge]) -> Option<Vec<String>> {
         let identity = self.identity.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let keys = charges.iter().map(|charge| format!("processor/{identity}/ended/{}", charge.print()));
+        let keys =
+            charges.iter().map(|charge| format!("processor/{identity}/ended/{}", charge.fingerprint()));
         (!charges.is_empty()).then(|| keys.collect())
     }
 }

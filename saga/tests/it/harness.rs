@@ -12,8 +12,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use saga::CancellationToken;
 use saga::consumer::{
-    self, Absent, Applied, ApplyError, ConsumerMetrics, Decoded, Delivery, Limits, Record, Subscriber,
-    Subscription,
+    self, ApplyError, BatchCounts, ConsumerMetrics, Decoding, Delivery, Limits, MissingRow, Record,
+    Subscriber, Subscription,
 };
 use saga::parked::Parked;
 use uuid::Uuid;
@@ -27,7 +27,7 @@ fn brokers() -> String {
 
 /// What a subscriber did, and how it is to fail.
 #[derive(Default)]
-pub struct Diary {
+pub struct SubscriberState {
     /// Events applied, in order.
     pub applied: Vec<String>,
     pub parked: Vec<Parked>,
@@ -45,28 +45,28 @@ pub struct Diary {
 
 /// The service's side of a test. `poison` is refused by a constraint, `ignore` is ignored.
 #[derive(Clone, Default)]
-pub struct Reader(Arc<Mutex<Diary>>);
+pub struct Reader(Arc<Mutex<SubscriberState>>);
 
 impl Reader {
-    pub fn new(diary: Diary) -> Reader {
-        Reader(Arc::new(Mutex::new(diary)))
+    pub fn new(state: SubscriberState) -> Reader {
+        Reader(Arc::new(Mutex::new(state)))
     }
 
-    pub fn diary(&self) -> MutexGuard<'_, Diary> {
+    pub fn state(&self) -> MutexGuard<'_, SubscriberState> {
         self.0.lock().unwrap()
     }
 
-    pub async fn until(&self, done: impl Fn(&Diary) -> bool) {
+    pub async fn until(&self, done: impl Fn(&SubscriberState) -> bool) {
         let began = Instant::now();
-        while !done(&self.diary()) {
-            let diary = self.diary();
+        while !done(&self.state()) {
+            let state = self.state();
             assert!(
                 began.elapsed() < WAIT_TIMEOUT,
                 "applied: {:?}, parked: {:?}",
-                diary.applied,
-                diary.parked
+                state.applied,
+                state.parked
             );
-            drop(diary);
+            drop(state);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -75,11 +75,11 @@ impl Reader {
 impl Subscriber for Reader {
     type Event = String;
 
-    fn decode(&self, record: &Record<'_>) -> Decoded<String> {
+    fn decode(&self, record: &Record<'_>) -> Decoding<String> {
         match std::str::from_utf8(record.body()) {
-            Ok("ignore") => Decoded::Ignore,
-            Ok(text) => Decoded::Event(text.to_owned()),
-            Err(error) => Decoded::Poison(error.to_string()),
+            Ok("ignore") => Decoding::Ignore,
+            Ok(text) => Decoding::Event(text.to_owned()),
+            Err(error) => Decoding::Poison(error.to_string()),
         }
     }
 
@@ -87,36 +87,36 @@ impl Subscriber for Reader {
         &self,
         events: &[Delivery<'_, String>],
         unreadable: &[Parked],
-    ) -> Result<Applied, ApplyError> {
-        let refusal = match self.diary().refusals.pop() {
+    ) -> Result<BatchCounts, ApplyError> {
+        let refusal = match self.state().refusals.pop() {
             None if events.iter().any(|delivery| delivery.event == "poison") => Some("23514"),
             refusal => refusal,
         };
         if let Some(state) = refusal {
-            self.diary().calls += 1;
+            self.state().calls += 1;
             return Err(refused(state).await.into());
         }
-        let mut diary = self.diary();
-        diary.calls += 1;
-        if diary.away || diary.outages > 0 {
-            diary.outages = diary.outages.saturating_sub(1);
+        let mut state = self.state();
+        state.calls += 1;
+        if state.away || state.outages > 0 {
+            state.outages = state.outages.saturating_sub(1);
             return Err(anyhow::anyhow!("the database is away").into());
         }
         let rows: BTreeSet<&str> =
-            diary.applied.iter().filter_map(|text| text.strip_prefix("make ")).collect();
-        let absent = events.iter().enumerate().filter(|(_, delivery)| {
+            state.applied.iter().filter_map(|text| text.strip_prefix("make ")).collect();
+        let missing = events.iter().enumerate().filter(|(_, delivery)| {
             let makes = delivery.event.starts_with("make ");
-            diary.needs_rows && !makes && !rows.contains(delivery.event.as_str())
+            state.needs_rows && !makes && !rows.contains(delivery.event.as_str())
         });
-        let absent: Vec<Absent> = absent
-            .map(|(index, delivery)| Absent { index, what: format!("row {}", delivery.event) })
+        let missing: Vec<MissingRow> = missing
+            .map(|(index, delivery)| MissingRow { index, what: format!("row {}", delivery.event) })
             .collect();
-        if !absent.is_empty() {
-            return Err(ApplyError::Missing(absent));
+        if !missing.is_empty() {
+            return Err(ApplyError::Missing(missing));
         }
-        diary.applied.extend(events.iter().map(|delivery| delivery.event.clone()));
-        diary.parked.extend(unreadable.iter().cloned());
-        Ok(Applied { applied: events.len(), ..Applied::default() })
+        state.applied.extend(events.iter().map(|delivery| delivery.event.clone()));
+        state.parked.extend(unreadable.iter().cloned());
+        Ok(BatchCounts { applied: events.len(), ..BatchCounts::default() })
     }
 }
 
@@ -154,7 +154,7 @@ impl Topics {
         format!("{}{topic}", self.prefix)
     }
 
-    pub fn tell<B: AsRef<[u8]>>(&self, topic: &str, partition: i32, bodies: &[B]) {
+    pub fn produce<B: AsRef<[u8]>>(&self, topic: &str, partition: i32, bodies: &[B]) {
         let topic = self.full_name(topic);
         for body in bodies {
             let record = BaseRecord::to(&topic).partition(partition).key("key").payload(body.as_ref());
