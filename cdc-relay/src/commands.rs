@@ -11,13 +11,13 @@ mod doctor;
 #[cfg(feature = "sinks")]
 mod failover;
 #[cfg(feature = "sinks")]
-pub mod reconcile;
-#[cfg(feature = "sinks")]
 pub mod release;
 #[cfg(feature = "sinks")]
 mod remove;
 #[cfg(feature = "sinks")]
 pub mod replay;
+#[cfg(feature = "sinks")]
+pub mod resnapshot;
 #[cfg(feature = "sinks")]
 pub mod run;
 #[cfg(feature = "sinks")]
@@ -40,7 +40,8 @@ pub enum Command {
     #[cfg(feature = "sinks")]
     Run(run::RunConfig),
     #[cfg(feature = "sinks")]
-    Reconcile(reconcile::Options),
+    #[command(alias = "reconcile")]
+    Resnapshot(resnapshot::Options),
     #[cfg(feature = "sinks")]
     Failover(failover::Options),
     Doctor(doctor::Options),
@@ -65,7 +66,7 @@ impl Command {
             #[cfg(feature = "sinks")]
             Self::Run(options) => run::execute(options),
             #[cfg(feature = "sinks")]
-            Self::Reconcile(options) => reconcile::execute(&options),
+            Self::Resnapshot(options) => resnapshot::execute(&options),
             #[cfg(feature = "sinks")]
             Self::Failover(options) => failover::execute(&options),
             Self::Doctor(options) => doctor::execute(&options),
@@ -220,4 +221,24 @@ fn records(brokers: &brokers::Brokers, routes: &crate::routes::Routes) -> Result
         Ok(())
     })?;
     Ok((records, unread))
+}
+
+#[cfg(all(test, feature = "sinks"))]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::commands::arguments::Cli;
+
+    #[test]
+    fn reconcile_is_a_hidden_alias_of_resnapshot() {
+        for name in ["resnapshot", "reconcile"] {
+            let cli = Cli::try_parse_from(["cdc-relay", name, "--kafka-brokers", "broker:9092", "--yes"]);
+            let command = cli.expect("arguments").command;
+            assert!(matches!(&command, Command::Resnapshot(options) if options.yes), "{name}: {command:?}");
+        }
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("resnapshot") && !help.contains("reconcile"), "{help}");
+        assert!(Cli::try_parse_from(["cdc-relay", "release", "--all", "--pass-over"]).is_err());
+    }
 }

@@ -30,9 +30,9 @@ places! {
     /// RabbitMQ has acknowledged all of a transaction; Kafka perhaps not.
     AfterRabbit = "after_rabbit",
     /// Every sink has acknowledged; the checkpoint does not say so.
-    BeforeMemory = "before_memory",
+    BeforeCheckpoint = "before_checkpoint",
     /// The checkpoint is acknowledged; Postgres does not know.
-    AfterMemory = "after_memory",
+    AfterCheckpoint = "after_checkpoint",
     /// The position was confirmed to Postgres.
     AfterConfirm = "after_confirm",
 }

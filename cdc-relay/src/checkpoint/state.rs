@@ -184,7 +184,7 @@ pub enum Refusal {
 impl std::error::Error for Refusal {}
 
 const AGAIN: &str = "Rows committed in between are not on Kafka. To go on: tell every row again with `cdc-relay \
-     reconcile`, or, if a gap is acceptable or known to be empty, drop the slot if it exists and write a tombstone for \
+     resnapshot`, or, if a gap is acceptable or known to be empty, drop the slot if it exists and write a tombstone for \
      this source to the state topic; the next start then begins at the present.";
 
 impl fmt::Display for Refusal {
@@ -239,7 +239,7 @@ impl fmt::Display for Refusal {
             ),
             Self::Reconciling { slot } => write!(
                 f,
-                "a reconcile of slot {slot} was begun and did not end. Unless it is under way, run `cdc-relay reconcile` \
+                "a reconcile of slot {slot} was begun and did not end. Unless it is under way, run `cdc-relay resnapshot` \
                  again: it starts over."
             ),
             Self::Contract(problem) => f.write_str(problem),
@@ -267,7 +267,7 @@ fn undecodable(position: Lsn, code: &str, problem: &str) -> String {
     };
     format!(
         "the server cannot decode the change at {position}: {problem} (SQLSTATE {code}). Every session ends there, and \
-         nothing behind it is sent. {way}, then emit every row again, from a slot behind it, with `cdc-relay reconcile`. \
+         nothing behind it is sent. {way}, then emit every row again, from a slot behind it, with `cdc-relay resnapshot`. \
          It is tried again every minute."
     )
 }
@@ -275,8 +275,8 @@ fn undecodable(position: Lsn, code: &str, problem: &str) -> String {
 fn broken(what: &str, since: Lsn) -> String {
     format!(
         "{what}. Rows of tables with routes that were committed after {since} may not have been sent. Put the publication \
-         right, then emit every row again with `cdc-relay reconcile`, or, where the slot is intact, only those of the table that \
-         was left out with `cdc-relay reconcile --table`. If it is known that nothing was written to these \
+         right, then emit every row again with `cdc-relay resnapshot`, or, where the slot is intact, only those of the table that \
+         was left out with `cdc-relay resnapshot --table`. If it is known that nothing was written to these \
          tables in between: write a tombstone for this source's key that ends in `/publication` to the state topic."
     )
 }

@@ -144,7 +144,7 @@ fn every_refusal_says_what_to_do() {
         Refusal::Reconciling { slot: slot() },
     ];
     for refusal in all {
-        assert!(refusal.to_string().contains("reconcile"), "{refusal}");
+        assert!(refusal.to_string().contains("resnapshot"), "{refusal}");
     }
 }
 

@@ -26,7 +26,7 @@ const AFTER_HELP: &str = "\
 Start here:
   cdc-relay tail postgres://user@host/db      see the changes of a database; needs nothing else
   cdc-relay doctor postgres://user@host/db    is the server set up so that nothing is lost?
-  cdc-relay run --routes relay.toml           tell the changes
+  cdc-relay run --routes relay.toml           emit the changes
 
 Exit codes:
   0   done; and where a question was asked, the answer is good

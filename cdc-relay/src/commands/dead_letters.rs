@@ -119,14 +119,14 @@ fn show(shelved: &[Shelved], config: &DeadLettersConfig, out: &mut impl Write) -
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["SOURCE", "DESTINATION", "KEY", "LETTERS", "SINCE", "TABLE", "POSITION", "REASON"]);
+    table.set_header(["SOURCE", "DESTINATION", "KEY", "DEAD LETTERS", "SINCE", "TABLE", "POSITION", "REASON"]);
     for row in shelved.iter().take(config.limit) {
         let since = row.since.map(|time| time.strftime("%Y-%m-%d %H:%M:%SZ").to_string());
         table.add_row([
             row.source.clone(),
             row.destination.clone(),
             key(&row.halts),
-            row.letters.to_string(),
+            row.dead_letters.to_string(),
             since.unwrap_or_default(),
             row.table.clone(),
             row.position.clone(),

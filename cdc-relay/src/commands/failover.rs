@@ -29,7 +29,7 @@ use crate::source::inspect;
 /// After a promotion `run` refuses: the timeline is another. This command asks the server where its timeline branched off,
 /// reads on Kafka up to which commit anything was emitted, and looks at the slot. If all that was emitted was committed before the
 /// branch, and the slot came along and is not past what was acknowledged, it writes the new timeline to the relay's memory,
-/// and `run` goes on, in the same chain of positions. If it cannot be shown it says why, and `cdc-relay reconcile` is
+/// and `run` goes on, in the same chain of positions. If it cannot be shown it says why, and `cdc-relay resnapshot` is
 /// the way on.
 ///
 /// The slot comes along if it is a failover slot (PostgreSQL 17 and newer). What was emitted is on the standby, whatever
@@ -72,10 +72,10 @@ struct Report {
     caveats: Vec<String>,
     timeline: u32,
     /// Of the checkpoint, before.
-    told_timeline: Option<u32>,
+    checkpoint_timeline: Option<u32>,
     branched_off: Option<String>,
     /// The last commit that the checkpoint knows to be emitted, and the last that a record on Kafka is of.
-    told: Option<String>,
+    sent_lsn: Option<String>,
     newest_on_kafka: Option<String>,
     acknowledged: Option<String>,
     slot: String,
@@ -138,7 +138,7 @@ fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
         // Reading the topics took a while.
         ensure!(
             clients.load(loaded.end)?.checkpoint.is_none(),
-            "the memory was written meanwhile: a relay runs somewhere. Stop it, and start over"
+            "the checkpoint was written meanwhile, so a relay is running. Stop it, then start over"
         );
         clients.save(&continuation.memory)?;
         report.done = true;
@@ -200,14 +200,14 @@ fn caveats(source: &Source, memory: Option<&Checkpoint>, newest: Lsn) -> Vec<Str
     let chain = memory.map_or(Lsn::ZERO, |memory| memory.chain);
     if newest < chain {
         caveats.push(format!(
-            "Kafka does not show the transaction of {chain}, which was told: it is older than the topics reach, or than \
-             --from. What was told after it may not be there either"
+            "Kafka does not show the transaction of {chain}, which was emitted: it is older than the topics reach, or than \
+             --from. What was emitted after it may not be there either"
         ));
     }
     for table in source.tables.iter().filter(|table| table.id.is_none()) {
         let name = &table.of;
         caveats.push(format!(
-            "{name} has no `id`: its events are named after the timeline, and those that are told again get \
+            "{name} has no `id`: its events are named after the timeline, and those that are emitted again get \
              another id"
         ));
     }
@@ -229,9 +229,9 @@ fn report(
         obstacle: judgement.as_ref().err().map(ToString::to_string),
         caveats: Vec::new(),
         timeline: server.cluster.timeline,
-        told_timeline: memory.map(|memory| memory.timeline),
+        checkpoint_timeline: memory.map(|memory| memory.timeline),
         branched_off: branch.map(|branch| branch.at.to_string()),
-        told: memory.map(|memory| memory.sent_lsn.to_string()),
+        sent_lsn: memory.map(|memory| memory.sent_lsn.to_string()),
         newest_on_kafka: (newest > Lsn::ZERO).then(|| newest.to_string()),
         acknowledged: memory.map(|memory| memory.acknowledged.to_string()),
         slot: source.slot.get_ref().clone(),
@@ -244,7 +244,7 @@ fn text(report: &Report) -> String {
     let mut out = match &report.obstacle {
         Some(obstacle) => format!("Nothing was changed: {obstacle}.\n\n"),
         None if report.done => format!("Source {source} goes on with timeline {timeline}.\n\n"),
-        None => "Nothing was changed: it fits, as far as it can be seen. If the rest can be borne: --yes\n\n"
+        None => "Nothing was changed. All checks passed except those below, which cannot be verified. To accept them, pass --yes.\n\n"
             .to_owned(),
     };
     for caveat in &report.caveats {
@@ -255,10 +255,10 @@ fn text(report: &Report) -> String {
         out.push('\n');
     }
     let or = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".to_owned());
-    let told = report.told_timeline.map_or_else(|| "none".to_owned(), |timeline| timeline.to_string());
+    let saved = report.checkpoint_timeline.map_or_else(|| "none".to_owned(), |timeline| timeline.to_string());
     let mut rows = vec![
-        ("timeline", format!("{timeline}; told: {told}")),
-        ("told", format!("up to {}; newest on Kafka {}", or(&report.told), or(&report.newest_on_kafka))),
+        ("timeline", format!("{timeline}; checkpoint: {saved}")),
+        ("sent", format!("up to {}; newest on Kafka {}", or(&report.sent_lsn), or(&report.newest_on_kafka))),
         ("slot", format!("{slot} at {}; acknowledged {}", or(&report.confirmed), or(&report.acknowledged))),
     ];
     if let Some(at) = &report.branched_off {
@@ -269,8 +269,8 @@ fn text(report: &Report) -> String {
     }
     if report.done {
         out += "\n`cdc-relay run` goes on from the slot, in the same chain of positions.\n";
-    } else if report.obstacle.is_some() && report.told_timeline != Some(*timeline) {
-        out += "\nIf it cannot be put right: `cdc-relay reconcile` tells every row again.\n";
+    } else if report.obstacle.is_some() && report.checkpoint_timeline != Some(*timeline) {
+        out += "\nIf it cannot be put right: `cdc-relay resnapshot` emits every row again.\n";
     }
     out
 }

@@ -51,9 +51,9 @@ pub struct ReleaseConfig {
     /// Every halted key, and every row without one.
     #[arg(long)]
     pub all: bool,
-    /// Leaves out letters that still cannot be emitted: their events are lost to the destination.
+    /// Skips dead letters that still cannot be emitted: their events are lost to the destination.
     #[arg(long)]
-    pub pass_over: bool,
+    pub skip: bool,
     /// How long to wait until it is done, in seconds. It is done all the same if it takes longer.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub timeout: u64,
@@ -89,7 +89,7 @@ pub fn execute(config: &ReleaseConfig) -> Outcome {
         source: source.name.get_ref().clone(),
         destination: config.destination.clone(),
         halts: config.halts(),
-        pass_over: config.pass_over,
+        skip: config.skip,
     };
     let end = end(&reader, &routes)?;
     let runs = write(source, &order)?;
@@ -147,7 +147,7 @@ fn write(source: &Source, order: &Order) -> Result<bool> {
     let content = serde_json::to_string(order)?;
     session
         .query(&format!("select pg_logical_emit_message(true, {}, {})", literal(PREFIX), literal(&content)))
-        .context("cannot write the order into the log")?;
+        .context("cannot write the order into the WAL")?;
     Ok(found.active_pid.is_some())
 }
 
@@ -177,6 +177,41 @@ fn wait(
 struct Say<'o> {
     json: bool,
     out: std::io::StdoutLock<'o>,
+}
+
+/// The outcome for a key, or for the whole order if `done`, as `--json` prints it.
+#[derive(Serialize)]
+struct KeyOutcome<'n> {
+    source: &'n str,
+    destination: &'n str,
+    #[serde(flatten)]
+    halts: &'n Halts,
+    release: bool,
+    order: &'n str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'n str>,
+    emitted: u64,
+    skipped: u64,
+    done: bool,
+}
+
+impl<'n> From<&'n Note> for KeyOutcome<'n> {
+    fn from(note: &'n Note) -> KeyOutcome<'n> {
+        KeyOutcome {
+            source: &note.source,
+            destination: &note.destination,
+            halts: &note.halts,
+            release: note.release,
+            order: &note.order,
+            from: note.from,
+            reason: note.reason.as_deref(),
+            emitted: note.emitted,
+            skipped: note.skipped,
+            done: note.done,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -209,12 +244,16 @@ impl Say<'_> {
         // A relay that began anew in between wrote some twice; the later ones count.
         let begun = notes.split(|note| note.done).rfind(|part| !part.is_empty()).unwrap_or_default();
         for note in begun {
-            let line = if self.json { serde_json::to_string(note).context("JSON")? } else { sentence(note) };
+            let line = if self.json {
+                serde_json::to_string(&KeyOutcome::from(note)).context("JSON")?
+            } else {
+                sentence(note)
+            };
             writeln!(self.out, "{line}").context("standard output")?;
         }
         let Some(done) = notes.last().filter(|note| note.done) else {
             return self
-                .pending(source, "the relay has not come to this place in the log yet, or still tells");
+                .pending(source, "the relay has not reached this position in the WAL yet, or is still emitting");
         };
         if let (Some(reason), false) = (&done.reason, self.json) {
             writeln!(self.out, "{reason}").context("standard output")?;
@@ -227,16 +266,16 @@ impl Say<'_> {
 fn sentence(note: &Note) -> String {
     let key = &note.halts;
     let emitted = match note.emitted {
-        1 => "1 row told".to_owned(),
-        n => format!("{n} rows told"),
+        1 => "1 row emitted".to_owned(),
+        n => format!("{n} rows emitted"),
     };
-    let passed_over = match note.passed_over {
+    let skipped = match note.skipped {
         0 => String::new(),
-        n => format!(", {n} passed over"),
+        n => format!(", {n} skipped"),
     };
     let destination = &note.destination;
     match &note.reason {
-        None => format!("{destination}, {key}: released; {emitted}{passed_over}"),
-        Some(reason) => format!("{destination}, {key}: stays halted; {emitted}{passed_over}; then: {reason}"),
+        None => format!("{destination}, {key}: released; {emitted}{skipped}"),
+        Some(reason) => format!("{destination}, {key}: stays halted; {emitted}{skipped}; then: {reason}"),
     }
 }

@@ -85,7 +85,7 @@ struct Found {
 struct Kept {
     name: String,
     /// Bytes of WAL that the server keeps for it.
-    retained: Option<i64>,
+    retained_bytes: Option<i64>,
 }
 
 impl Found {
@@ -145,7 +145,7 @@ fn found(session: &mut Session, source: &Source) -> Result<Found> {
     let made = source.own_publication && !session.query(&exists)?.is_empty();
     Ok(Found {
         source: source.name.get_ref().clone(),
-        slot: slot.map(|_| Kept { name: name.clone(), retained }),
+        slot: slot.map(|_| Kept { name: name.clone(), retained_bytes: retained }),
         publication: made.then(|| publication.clone()),
         ..Found::default()
     })

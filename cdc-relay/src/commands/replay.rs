@@ -25,14 +25,14 @@ const SHOWN_EVENTS_MAX: usize = 100;
 ///
 /// Works while the relay runs, and only repeats what it has emitted: it waits until the relay has emitted all that is
 /// there now, and leaves out keys that are halted (see `release`). To emit rows to a route that is new, use
-/// `snapshot` in the routes, or `reconcile`. What is emitted again has no `pg_position`, and may stand behind later
+/// `snapshot` in the routes, or `resnapshot`. What is emitted again has no `pg_position`, and may stand behind later
 /// changes of its row; consumers know it by its id.
 ///
 /// The condition is your SQL. It is one statement, in a transaction that can only read.
 #[derive(Debug, Clone, Args)]
 #[command(group(ArgGroup::new("rows").required(true).args(["key", "condition", "since"])))]
 #[command(after_help = "\
-Exit code 1: some of the rows were not told (halted, or not tellable), or nobody agreed.
+Exit code 1: some of the rows were not emitted (their key is halted, or they cannot be), or the question was not answered with yes.
 
 Examples:
   cdc-relay replay --source shop --table orders --key 4711 --dry-run
@@ -154,7 +154,7 @@ fn agreed(config: &ReplayConfig, selection: &Selection) -> Result<bool, Failure>
     }
     let mut err = std::io::stderr();
     let question =
-        format!("Tells again, by the routes of {}:\n  {}\nGo on? [y/N] ", config.table, selection.sql());
+        format!("Emits again, by the routes of {}:\n  {}\nGo on? [y/N] ", config.table, selection.sql());
     err.write_all(question.as_bytes()).and_then(|()| err.flush()).context("standard error")?;
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer).context("standard input")?;
@@ -218,7 +218,7 @@ fn dry_run(config: &ReplayConfig, selection: &mut Selection, of: (&Routes, &Sour
                 .context("standard output")?;
         }
         let rows = summary.rows;
-        writeln!(out, "{rows} rows, {events} events would be told; nothing was.")
+        writeln!(out, "{rows} rows, {events} events would be emitted; nothing was.")
             .context("standard output")?;
         failed(&summary, &mut out).context("standard output")?;
     }
@@ -229,10 +229,10 @@ fn dry_run(config: &ReplayConfig, selection: &mut Selection, of: (&Routes, &Sour
 struct Report<'s> {
     rows: u64,
     /// By destination.
-    told: &'s std::collections::BTreeMap<String, u64>,
+    emitted: &'s std::collections::BTreeMap<String, u64>,
     /// Events that were left out, since their key is halted.
     halted: u64,
-    untold: u64,
+    failed: u64,
     reasons: &'s [String],
     seconds: f64,
 }
@@ -244,9 +244,9 @@ fn report(config: &ReplayConfig, summary: &Summary, elapsed: Duration) -> Outcom
         let seconds = elapsed.as_secs_f64();
         let report = Report {
             rows: *rows,
-            told: &tally.emitted,
+            emitted: &tally.emitted,
             halted: tally.halted,
-            untold: *bad,
+            failed: *bad,
             reasons,
             seconds,
         };
@@ -254,12 +254,12 @@ fn report(config: &ReplayConfig, summary: &Summary, elapsed: Duration) -> Outcom
     } else {
         let mut lines = || -> std::io::Result<()> {
             for (destination, events) in &tally.emitted {
-                writeln!(out, "{destination}: {events} events told again")?;
+                writeln!(out, "{destination}: {events} events emitted again")?;
             }
             if tally.halted > 0 {
                 writeln!(
                     out,
-                    "{} events left out: their keys are halted, so they were not told yet (see `dead-letters`)",
+                    "{} events left out: their keys are halted, so they were not emitted yet (see `dead-letters`)",
                     tally.halted
                 )?;
             }
@@ -273,7 +273,7 @@ fn report(config: &ReplayConfig, summary: &Summary, elapsed: Duration) -> Outcom
 
 fn failed(summary: &Summary, out: &mut impl Write) -> std::io::Result<()> {
     if summary.failed > 0 {
-        writeln!(out, "{} events cannot be told: {}", summary.failed, summary.reasons.join("; "))?;
+        writeln!(out, "{} events cannot be emitted: {}", summary.failed, summary.reasons.join("; "))?;
     }
     Ok(())
 }

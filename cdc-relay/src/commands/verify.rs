@@ -26,7 +26,7 @@ use crate::routes::{Relay, Routes, Source};
 /// Every record emitted by the relay names its commit, its number in it, and the commit before it that emitted anything
 /// (pg_position). Verify reads all partitions once and follows that chain, source by source. The records of a source may be
 /// spread over several topics, all of which are needed: a routes file names them, dead letters included. Rows emitted again by
-/// replay or reconcile have no position and are only counted. Where the relay noticed that the publication may have left
+/// replay or resnapshot have no position and are only counted. Where the relay noticed that the publication may have left
 /// something out, which no topic shows, it reads so in the state topic. What cannot be seen from the topics: the last record of a
 /// transaction's several, and what follows the newest record; and a topic that was made anew has a new beginning.
 ///
@@ -60,8 +60,8 @@ pub struct Verdict {
     /// The CloudEvents source of its events.
     pub source: String,
     pub whole: bool,
-    /// Records without a position: emitted again by replay or reconcile.
-    pub told_again: u64,
+    /// Records without a position: emitted again by replay or resnapshot.
+    pub re_emitted: u64,
     #[serde(flatten)]
     pub findings: Findings,
     /// Where the publication sent less than the routes expect, or may have.
@@ -73,7 +73,7 @@ impl Verdict {
         Verdict {
             source,
             whole: true,
-            told_again: 0,
+            re_emitted: 0,
             findings: Findings::default(),
             may_be_missing: Vec::new(),
         }
@@ -127,13 +127,13 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
         Some(None) => notes
             .push("there is no state topic: whether the publication sent everything is not known".to_owned()),
         None => notes.extend([
-            "only the topics that were named: transactions that tell to others look like gaps".to_owned(),
+            "only the topics that were named: transactions whose events went to other topics look like gaps".to_owned(),
             "without a routes file, whether the publication sent everything is not known".to_owned(),
         ]),
     }
     if verdicts.is_empty() {
         notes.push(
-            "no record has a position: nothing was told by the relay, or it was told again only".to_owned(),
+            "no record has a position: the relay emitted nothing, or only emitted rows again".to_owned(),
         );
     }
     Ok(Report { whole: verdicts.iter().all(|verdict| verdict.whole), records, sources: verdicts, notes })
@@ -167,9 +167,9 @@ fn text(report: &Report, colour: bool) -> String {
         let range = |end: &Option<String>| end.clone().unwrap_or_else(|| "nothing".to_owned());
         let mut rows = vec![
             ("transactions", found.transactions),
-            ("events, first told", found.events),
+            ("events, first emitted", found.events),
             ("repeated after a crash", found.repeated),
-            ("told again, without position", verdict.told_again),
+            ("re-emitted, without position", verdict.re_emitted),
             ("chains", found.chains),
             ("gaps", found.gaps),
             ("records missing in transactions", found.missing_records),
@@ -184,10 +184,10 @@ fn text(report: &Report, colour: bool) -> String {
         let _ = writeln!(out, "  from commit {} to {}", range(&found.first), range(&found.last));
         for Stretch { what, since, until } in &verdict.may_be_missing {
             let _ = match until {
-                None => writeln!(out, "  not whole after {since}, until `cdc-relay reconcile`: {what}"),
+                None => writeln!(out, "  not whole after {since}, until `cdc-relay resnapshot`: {what}"),
                 Some(until) => writeln!(
                     out,
-                    "  nothing is said of what lies between {since} and {until}, where all rows were read again: {what}"
+                    "  nothing is known between {since} and {until}, where all rows were read again: {what}"
                 ),
             };
         }

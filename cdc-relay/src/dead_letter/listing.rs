@@ -16,7 +16,7 @@ pub struct Shelved {
     #[serde(flatten)]
     pub halts: Halts,
     /// Letters that wait to be emitted.
-    pub letters: u64,
+    pub dead_letters: u64,
     /// Of the first of them.
     pub reason: String,
     pub table: String,
@@ -74,7 +74,7 @@ impl Shelf {
             source: source.clone(),
             destination: destination.clone(),
             halts: halts.clone(),
-            letters: 0,
+            dead_letters: 0,
             reason: letter.reason.clone(),
             table: letter.table.clone(),
             op: letter.op.clone(),
@@ -90,7 +90,7 @@ impl Shelf {
         {
             return Ok(()); // written twice
         }
-        shelved.letters += 1;
+        shelved.dead_letters += 1;
         shelved.last = place.or_else(|| shelved.last.take());
         Ok(())
     }
@@ -144,7 +144,7 @@ mod tests {
         let shelved = shelf.into_shelved();
         let short: Vec<(&str, Option<&str>, u64, &str, i64)> = shelved
             .iter()
-            .map(|s| (s.destination.as_str(), s.halts.key.as_deref(), s.letters, s.reason.as_str(), s.offset))
+            .map(|s| (s.destination.as_str(), s.halts.key.as_deref(), s.dead_letters, s.reason.as_str(), s.offset))
             .collect();
         let expected = [
             ("t", Some("a"), 2, "again", 3),
@@ -181,7 +181,7 @@ mod tests {
         for (offset, value) in topic.iter().enumerate() {
             shelf.count(offset as i64, value.as_bytes(), None).unwrap();
         }
-        assert_eq!(shelf.into_shelved()[0].letters, 3);
+        assert_eq!(shelf.into_shelved()[0].dead_letters, 3);
     }
 
     #[test]

@@ -39,9 +39,9 @@ pub struct Order {
     /// With neither key nor row: every one.
     #[serde(flatten)]
     pub halts: Halts,
-    /// Letters that cannot be emitted are passed over instead of halting their key again.
-    #[serde(default)]
-    pub pass_over: bool,
+    /// Letters that cannot be emitted are skipped instead of halting their key again.
+    #[serde(rename = "pass_over", default)]
+    pub skip: bool,
 }
 
 impl Order {
@@ -68,11 +68,11 @@ pub struct Note {
     pub from: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Letters that were emitted, and those that were passed over.
+    /// Letters that were emitted, and those that were skipped.
     #[serde(rename = "told", default)]
     pub emitted: u64,
-    #[serde(default)]
-    pub passed_over: u64,
+    #[serde(rename = "passed_over", default)]
+    pub skipped: u64,
     #[serde(default)]
     pub done: bool,
 }
@@ -91,7 +91,7 @@ struct Stop {
 struct Unit {
     from: i64,
     emitted: u64,
-    passed_over: u64,
+    skipped: u64,
     /// The last letter that was looked at.
     last: Option<WalPosition>,
     stop: Option<Stop>,
@@ -175,15 +175,15 @@ impl<'o> Pass<'o> {
         }
     }
 
-    /// It cannot be emitted: its key stays halted from here on, unless such letters are to be passed over.
+    /// It cannot be emitted: its key stays halted from here on, unless such letters are to be skipped.
     pub fn failed(&mut self, offset: i64, letter: &DeadLetter, reason: &str) {
-        let pass_over = self.order.pass_over;
+        let skip = self.order.skip;
         let halts = letter.halts();
         let is_whole = !self.units.contains_key(&(letter.destination.clone(), halts.clone()));
         let Some(unit) = self.find(letter) else { return };
         let stop = Stop { from: offset, reason: shortened(reason).to_owned() };
         match halts.is_all() {
-            _ if pass_over => unit.passed_over += 1,
+            _ if skip => unit.skipped += 1,
             false if is_whole && unit.stops.len() < MOST_STOPS => drop(unit.stops.insert(halts, stop)),
             _ => {
                 // Earlier letters of keys that stopped are pending too.
@@ -206,8 +206,8 @@ impl<'o> Pass<'o> {
                 reason: stop.map(|stop| stop.reason.clone()),
                 ..self.note()
             };
-            let (emitted, passed_over) = (unit.emitted, unit.passed_over);
-            notes.push(Note { emitted, passed_over, ..note(halts, unit.stop.as_ref()) });
+            let (emitted, skipped) = (unit.emitted, unit.skipped);
+            notes.push(Note { emitted, skipped, ..note(halts, unit.stop.as_ref()) });
             notes.extend(unit.stops.iter().map(|(halts, stop)| note(halts, Some(stop))));
         }
         let sum = |count: fn(&Unit) -> u64| self.units.values().map(count).sum();
@@ -215,8 +215,8 @@ impl<'o> Pass<'o> {
             let whole: Vec<&str> = self.whole.iter().map(String::as_str).collect();
             format!("every key is halted towards {}: release them all at once", whole.join(", "))
         });
-        let (emitted, passed_over) = (sum(|unit| unit.emitted), sum(|unit| unit.passed_over));
-        notes.push(Note { reason, emitted, passed_over, done: true, ..self.note() });
+        let (emitted, skipped) = (sum(|unit| unit.emitted), sum(|unit| unit.skipped));
+        notes.push(Note { reason, emitted, skipped, done: true, ..self.note() });
         notes
     }
 
@@ -231,7 +231,7 @@ impl<'o> Pass<'o> {
             from: None,
             reason: None,
             emitted: 0,
-            passed_over: 0,
+            skipped: 0,
             done: false,
         }
     }

@@ -4,7 +4,7 @@ fn order(destination: Option<&str>, key: Option<&str>) -> Order {
     let owned = |text: Option<&str>| text.map(str::to_owned);
     let (id, source) = ("o".to_owned(), "s".to_owned());
     let halts = key.map_or_else(Halts::default, name);
-    Order { id, source, destination: owned(destination), halts, pass_over: false }
+    Order { id, source, destination: owned(destination), halts, skip: false }
 }
 
 /// `#7` is the name of a row without a key, all else a key.
@@ -145,11 +145,11 @@ fn an_empty_key_is_a_key() {
 #[test]
 fn what_is_passed_over_keeps_nothing() {
     let mut topic = topic(&[("T", A, 1), ("T", A, 2), ("T", None, 3), ("T", A, 4)]);
-    let order = Order { pass_over: true, ..order(None, None) };
+    let order = Order { skip: true, ..order(None, None) };
     assert_eq!(carry_out(&order, &mut topic, &[1, 2]), [0, 3]);
     assert_eq!(left(&topic), []);
     let done: Note = serde_json::from_str(topic.last().unwrap()).unwrap();
-    assert_eq!((done.emitted, done.passed_over), (2, 2));
+    assert_eq!((done.emitted, done.skipped), (2, 2));
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_destination_that_is_halted_as_a_whole_is_released_as_a_whole() {
 
 #[test]
 fn an_order_reads_as_it_is_written() {
-    let order = Order { pass_over: true, ..order(Some("topic:T"), None) };
+    let order = Order { skip: true, ..order(Some("topic:T"), None) };
     assert_eq!(Order::read(&serde_json::to_vec(&order).unwrap()).unwrap(), order);
     assert!(Order::read(br#"{"id":"1"}"#).is_err());
     assert!(Order::read(b"\xff").is_err());

@@ -57,7 +57,7 @@ impl Metrics {
     pub fn new() -> Result<Metrics> {
         let registry = Registry::new();
         registry.register(Box::new(ProcessCollector::for_self()))?;
-        let build = Opts::new("cdc_relay_build_info", "Always 1; the labels tell what was built.")
+        let build = Opts::new("cdc_relay_build_info", "Always 1; the labels name the versions.")
             .const_label("version", env!("CARGO_PKG_VERSION"))
             .const_label("librdkafka", rdkafka::util::get_rdkafka_version().1);
         kept(&registry, IntGauge::with_opts(build)?)?.set(1);
@@ -108,7 +108,7 @@ pub struct Series {
     pub sessions: IntCounter,
     pub failures: IntCounter,
     pub status_updates: IntCounter,
-    pub memory_writes: IntCounter,
+    pub checkpoint_writes: IntCounter,
 }
 
 /// How the slot stands, as the server says.
@@ -168,11 +168,11 @@ impl SourceMetrics {
 
 impl Series {
     fn make(make: &Maker<'_>, snapshots: &Snapshots) -> Result<Series> {
-        let full = "Time in which the source did not read because the sink had its limit in flight.";
-        let last = "When the sink last acknowledged anything, in Unix time; 0 before it did.";
-        let oldest = "Commit of the oldest transaction not yet acknowledged, in Unix time; NaN without one.";
+        let full = "Time in which the source did not read because the sink had its limit of bytes in flight.";
+        let last = "Unix time of the sink's last acknowledgement; 0 before the first.";
+        let oldest = "Unix time of the commit of the oldest transaction not yet acknowledged; NaN without one.";
         let latency =
-            "From the commit in Postgres to the sink's acknowledgement, per transaction; by two clocks.";
+            "Time from the commit in Postgres to the sink's acknowledgement, per transaction, by two clocks.";
         let counters = |name, help| make.each("sink", SINK_NAMES, |sink| make.counter_of(sink, name, help));
         Ok(Series {
             name: make.source.to_owned(),
@@ -181,21 +181,21 @@ impl Series {
             latency: make.each("sink", SINK_NAMES, |sink| {
                 make.histogram(sink, "commit_to_acknowledged_seconds", latency, &LATENCIES)
             })?,
-            transactions: make.counter("transactions_total", "Transactions read from the log.")?,
-            rows: make.counter("rows_total", "Rows read from the log.")?,
+            transactions: make.counter("transactions_total", "Transactions read from the WAL.")?,
+            rows: make.counter("rows_total", "Rows read from the WAL.")?,
             unrouted: make.counter("unrouted_rows_total", "Rows that match no route.")?,
             reads: make.counter("reads_total", "Reads from the replication connection.")?,
             received_bytes: make.counter("received_bytes_total", "Bytes read from that connection.")?,
             messages: counters("messages_total", "Messages handed to the sink.")?,
-            bytes: counters("bytes_total", "Bytes of keys and bodies handed to the sink.")?,
+            bytes: counters("bytes_total", "Bytes of the keys and bodies of those messages.")?,
             resent: counters("resent_messages_total", "Messages handed over again after a failure.")?,
             in_flight: make.each("sink", SINK_NAMES, |sink| {
-                make.integer(sink, "in_flight_bytes", "Handed to the sink and not yet acknowledged.")
+                make.integer(sink, "in_flight_bytes", "Bytes handed to the sink and not yet acknowledged.")
             })?,
             in_flight_limit: make.integer(
                 None,
                 "in_flight_limit_bytes",
-                "Of what is in flight, per sink.",
+                "Configured limit of in-flight bytes per sink.",
             )?,
             backpressure: make
                 .each("sink", SINK_NAMES, |sink| make.seconds(sink, "backpressure_seconds_total", full))?,
@@ -203,17 +203,17 @@ impl Series {
                 make.gauge(sink, "last_acknowledged_timestamp_seconds", last, 0.0)
             })?,
             sink_errors: counters("sink_errors_total", "Errors that the sink's client reported.")?,
-            pending: make.integer(None, "pending_transactions", "Not yet acknowledged by every sink.")?,
+            pending: make.integer(None, "pending_transactions", "Transactions not yet acknowledged by every sink.")?,
             oldest_pending: make.gauge(None, "oldest_pending_timestamp_seconds", oldest, f64::NAN)?,
             dead: make.counter("dead_letters_total", "Rows that went to the dead-letter topic.")?,
-            halted: make.integer(None, "halted_keys", "Keys whose rows become dead letters.")?,
+            halted: make.integer(None, "halted_keys", "Keys whose later rows go to the dead-letter topic.")?,
             states: make.each("state", status::NAMES, |state| {
-                make.integer(state, "state", "1 for the state that the source is in.")
+                make.integer(state, "state", "1 for the present state of the source, 0 for the others.")
             })?,
             sessions: make.counter("sessions_total", "Replication sessions begun.")?,
             failures: make.counter("failures_total", "Attempts and sessions that ended with an error.")?,
             status_updates: make.counter("status_updates_total", "Status updates sent to the server.")?,
-            memory_writes: make.counter("memory_writes_total", "Records written to the state topic.")?,
+            checkpoint_writes: make.counter("checkpoint_writes_total", "Records written to the state topic.")?,
         })
     }
 }
@@ -224,10 +224,10 @@ impl Snapshots {
         let opts = |name: &str, help: &str| Opts::new(format!("cdc_relay_snapshot_{name}"), help);
         let counter = |name, help| kept(registry, IntCounterVec::new(opts(name, help), &labels)?);
         let gauge = |name, help| kept(registry, IntGaugeVec::new(opts(name, help), &labels)?);
-        let passed = "Rows that the snapshot has come past: told, or told by the stream in a newer state.";
-        let estimate = "Rows of the table as the planner believes; -1 if it does not know.";
+        let passed = "Rows that the snapshot has processed: emitted by it, or by the stream in a newer state.";
+        let estimate = "The planner's estimate of the table's rows; -1 if there is none.";
         Ok(Snapshots {
-            rows: counter("rows_total", "Rows told from a table's snapshot.")?,
+            rows: counter("rows_total", "Rows emitted from a table's snapshot.")?,
             passed: gauge("passed_rows", passed)?,
             estimate: gauge("estimated_rows", estimate)?,
             failures: counter("failures_total", "Chunks that could not be read.")?,
@@ -238,21 +238,21 @@ impl Snapshots {
 impl SlotSeries {
     fn make(make: &Maker<'_>) -> Result<SlotSeries> {
         let unknown = |name, help| make.gauge(None, name, help, f64::NAN);
-        let status = "1 for the status that the server gives the slot.";
-        let safe = "Log that may be written before the slot can be invalidated; +Inf without a limit.";
-        let invalidation = "Until the slot can be invalidated, if nothing were confirmed from now on and log is \
-                            written as of late; +Inf without a limit.";
-        let progress = "When the slot last advanced, or had nothing to advance over, in Unix time.";
-        let watched = "When the server last said how the slot stands, in Unix time; 0 before it did.";
-        let failed = "Times that the server could not be asked how the slot stands.";
+        let status = "1 for the slot's wal_status, 0 for the others.";
+        let safe = "WAL that may be written before the server can invalidate the slot; +Inf without a limit.";
+        let invalidation = "Time until the server can invalidate the slot if nothing is confirmed from now on and the \
+                            rate of WAL stays the same; +Inf without a limit.";
+        let progress = "Unix time at which the slot last advanced, or had nothing to advance over.";
+        let watched = "Unix time of the server's last answer about the slot; 0 before the first.";
+        let failed = "Failed queries for the slot's status.";
         Ok(SlotSeries {
             status: make.each("status", SLOT_STATUSES, |label| make.integer(label, "slot_status", status))?,
-            behind: unknown("behind_bytes", "Log written and not yet confirmed.")?,
-            retained: unknown("wal_retained_bytes", "Log that the server keeps for the slot.")?,
+            behind: unknown("lag_bytes", "WAL written and not yet confirmed.")?,
+            retained: unknown("wal_retained_bytes", "WAL that the server retains for the slot.")?,
             safe: unknown("wal_safe_bytes", safe)?,
             invalidation: unknown("slot_invalidation_seconds", invalidation)?,
-            written: unknown("wal_position_bytes", "End of the server's log, from its beginning.")?,
-            confirmed: unknown("confirmed_position_bytes", "Where the slot is confirmed, likewise.")?,
+            written: unknown("wal_position_bytes", "End of the server's WAL, in bytes from its beginning.")?,
+            confirmed: unknown("confirmed_position_bytes", "The slot's confirmed position, in bytes from the beginning of the WAL.")?,
             progressed_at: unknown("last_progress_timestamp_seconds", progress)?,
             watched_at: make.gauge(None, "slot_watched_timestamp_seconds", watched, 0.0)?,
             watch_failures: make.counter("slot_watch_failures_total", failed)?,

@@ -46,7 +46,7 @@ fn every_series_is_there_before_anything_happens() {
     }
     let text = String::from_utf8(metrics.render().unwrap()).unwrap();
     assert!(text.contains("cdc_relay_dead_letters_total{source=\"other\"} 0"), "{text}");
-    assert!(text.contains("cdc_relay_behind_bytes{source=\"one\"} NaN"), "{text}");
+    assert!(text.contains("cdc_relay_lag_bytes{source=\"one\"} NaN"), "{text}");
 }
 
 #[test]

@@ -283,7 +283,7 @@ impl<'a> Stream<'a> {
             && let Some(checkpoint) = self.writing.take()
         {
             self.start.checkpoint = checkpoint;
-            hit(Failpoint::AfterMemory);
+            hit(Failpoint::AfterCheckpoint);
         }
         let confirmed = self.progress.confirmed();
         let interval = if self.idle_only { CHECKPOINT_IDLE_INTERVAL } else { CHECKPOINT_INTERVAL };
@@ -293,7 +293,7 @@ impl<'a> Stream<'a> {
         {
             return Ok(());
         }
-        hit(Failpoint::BeforeMemory);
+        hit(Failpoint::BeforeCheckpoint);
         let checkpoint = Checkpoint {
             acknowledged: confirmed,
             chain: self.progress.chain(),
@@ -307,7 +307,7 @@ impl<'a> Stream<'a> {
         let record = (self.start.checkpoint_key.as_str(), value.as_slice());
         let sent = self.emitter.kafka().save(&self.start.checkpoint_topic, record)?;
         if sent == Sent::Taken {
-            self.metrics.memory_writes.inc();
+            self.metrics.checkpoint_writes.inc();
             self.writing = Some(checkpoint);
             self.saved_at = Instant::now();
             self.idle_only = true;

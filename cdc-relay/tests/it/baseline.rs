@@ -24,7 +24,7 @@ async fn decided(relay: &Relay) -> String {
 }
 
 fn resnapshot(harness: &Harness) {
-    let output = harness.command("reconcile").arg("--yes").output().expect("reconcile");
+    let output = harness.command("resnapshot").arg("--yes").output().expect("resnapshot");
     assert!(output.status.success(), "{output:?}");
 }
 
@@ -94,13 +94,13 @@ async fn a_resnapshot_ends_with_all_that_the_routes_need_or_fails() {
     for (change, _, back) in &LESS[..2] {
         let mut harness = used("less_again").await;
         let (other, _) = open(&harness).await;
-        let mut command = harness.command("reconcile");
+        let mut command = harness.command("resnapshot");
         command.arg("--yes").stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command.spawn().expect("reconcile");
+        let child = command.spawn().expect("resnapshot");
         waits(&harness).await;
         run(&harness, change).await;
         other.batch_execute("commit").await.expect("commit");
-        let output = child.wait_with_output().expect("reconcile");
+        let output = child.wait_with_output().expect("resnapshot");
         let text =
             String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
         assert_eq!(output.status.code(), Some(2), "{change}: {text}");

@@ -110,7 +110,7 @@ async fn a_dead_letter_with_such_bytes_is_readable_and_is_released() {
     let listed = cdc_relay(&harness, &["dead-letters"]);
     assert!(text(&listed).contains(r"--key='\351'"), "{}", text(&listed));
     let released = cdc_relay(&harness, &["release", "--key", r"\351"]);
-    assert!(text(&released).contains("released; 2 rows told"), "{}", text(&released));
+    assert!(text(&released).contains("released; 2 rows emitted"), "{}", text(&released));
     let emitted = distinct(&harness.topic(), 3).await;
     let first = emitted.iter().find(|event| event.header("ce_id") == r"\351/1").expect("the first");
     assert_eq!(first.json()["duo"], duo(&harness).await);

@@ -98,7 +98,7 @@ const RISKS: &[(&str, &str, [&str; 3])] = &[
     (
         "select pg_create_logical_replication_slot(current_database(), 'pgoutput')",
         "select pg_drop_replication_slot(current_database())",
-        ["would_lose_data", "slot.memory", ""],
+        ["would_lose_data", "slot.checkpoint", ""],
     ),
     (
         "drop publication events",
@@ -392,8 +392,8 @@ async fn status_shows_a_source_that_streams_and_one_that_stands_still() {
     assert_eq!(code, Some(0), "{report:#}");
     let source = &report["sources"][0];
     assert_eq!((&source["source"], &source["state"]), (&"it".into(), &"streaming".into()), "{report:#}");
-    assert_eq!(source["stand"]["wal_status"], "reserved");
-    assert!(source["memory"]["acknowledged"].as_str().is_some_and(|lsn| lsn.contains('/')));
+    assert_eq!(source["slot_status"]["wal_status"], "reserved");
+    assert!(source["checkpoint"]["acknowledged"].as_str().is_some_and(|lsn| lsn.contains('/')));
     assert_eq!(report["topics"][harness.topic()]["end"], 1);
     assert_eq!(relay.stop().await, Some(0));
     harness.slot_is_free().await;

@@ -70,7 +70,7 @@ async fn another_cluster_behind_the_same_address_is_noticed() {
     assert!(report.contains("another cluster"), "{report}");
     assert_eq!(kafka::read(&harness.topic()).len(), 1);
     // Where the address is right: every row that is here is told, and the relay goes on.
-    let resnapshot = harness.command("reconcile").arg("--yes").output().expect("the program");
+    let resnapshot = harness.command("resnapshot").arg("--yes").output().expect("the program");
     assert!(resnapshot.status.success(), "{}", String::from_utf8_lossy(&resnapshot.stderr));
     relay.streams().await;
     harness.row("a", 3, 1, "made").await;

@@ -77,12 +77,12 @@ async fn events_of_transactions_that_perhaps_only_rabbitmq_has_are_not_lost() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn acknowledged_transactions_without_a_checkpoint_are_neither_lost_nor_skipped() {
-    ends(Failpoint::BeforeMemory, [0, 1, 5]).await;
+    ends(Failpoint::BeforeCheckpoint, [0, 1, 5]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_behind_the_checkpoint_loses_nothing_and_starts_again() {
-    ends(Failpoint::AfterMemory, [0, 1, 5]).await;
+    ends(Failpoint::AfterCheckpoint, [0, 1, 5]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,10 +111,10 @@ async fn a_table_that_is_healed_does_not_end_with_an_older_state() {
     relay.state("refused").await;
     assert_eq!(relay.stop().await, Some(0));
     harness.slot_is_free().await;
-    let healed = harness.command("reconcile").args(["--table", "items"]).output().expect("the program");
+    let healed = harness.command("resnapshot").args(["--table", "items"]).output().expect("the program");
     assert!(healed.status.success(), "{}", String::from_utf8_lossy(&healed.stderr));
     for passed in [0, 1, 2] {
-        end(&mut harness, Failpoint::BeforeMemory, passed).await;
+        end(&mut harness, Failpoint::BeforeCheckpoint, passed).await;
     }
     let relay = harness.streaming().await;
     harness.confirmed().await;
@@ -129,9 +129,9 @@ async fn a_table_that_is_healed_does_not_end_with_an_older_state() {
 #[test]
 fn no_failpoint_is_without_its_test() {
     use Failpoint::{
-        AfterConfirm, AfterKafka, AfterMemory, AfterProduce, AfterRabbit, BeforeMemory, BeforeProduce,
+        AfterConfirm, AfterKafka, AfterCheckpoint, AfterProduce, AfterRabbit, BeforeCheckpoint, BeforeProduce,
     };
     let tested =
-        [BeforeProduce, AfterProduce, AfterKafka, AfterRabbit, BeforeMemory, AfterMemory, AfterConfirm];
+        [BeforeProduce, AfterProduce, AfterKafka, AfterRabbit, BeforeCheckpoint, AfterCheckpoint, AfterConfirm];
     assert_eq!(Failpoint::ALL, tested);
 }

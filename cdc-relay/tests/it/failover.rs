@@ -62,7 +62,7 @@ async fn a_promotion_under_load_costs_nothing_where_the_standby_has_all_that_was
     assert_eq!((&answer["obstacle"], &answer["done"]), (&Value::Null, &false.into()), "{answer}");
     let (code, answer) = failover(&harness, &["--yes"]).await;
     assert_eq!((code, &answer["done"]), (Some(0), &true.into()), "{answer}");
-    assert_eq!((&answer["told_timeline"], &answer["timeline"]), (&1.into(), &2.into()));
+    assert_eq!((&answer["checkpoint_timeline"], &answer["timeline"]), (&1.into(), &2.into()));
     relay.streams().await;
     load.more(100).await;
     load.stop().await;

@@ -346,10 +346,10 @@ async fn each_fix_for_a_source_that_has_streamed_says_what_is_left_to_do() {
             })
             .await;
             if report.contains("\"refused\"") {
-                assert!(line.contains("cdc-relay reconcile"), "{name}: {line}: {report}");
-                assert!(report.contains("cdc-relay reconcile"), "{name}: {fix}: {report}");
+                assert!(line.contains("cdc-relay resnapshot"), "{name}: {line}: {report}");
+                assert!(report.contains("cdc-relay resnapshot"), "{name}: {fix}: {report}");
                 drop(relay);
-                let resnapshot = harness.command("reconcile").arg("--yes").output().expect("reconcile");
+                let resnapshot = harness.command("resnapshot").arg("--yes").output().expect("resnapshot");
                 assert!(resnapshot.status.success(), "{name}: {fix}: {resnapshot:?}");
                 relay = harness.streaming().await;
             }

@@ -50,14 +50,14 @@ async fn a_table_that_was_taken_out_for_a_while_is_healed_alone() {
     relay.state("refused").await;
     run(&harness, "insert into others values (2); update items set version = 2 where id = 1 and owner = 'a'")
         .await;
-    let (code, text) = answer(&harness, "reconcile", &["--table", "others"]);
+    let (code, text) = answer(&harness, "resnapshot", &["--table", "others"]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("items") && text.contains("put in again"), "{text}");
-    let (code, text) = answer(&harness, "reconcile", &["--table", "nothing"]);
+    let (code, text) = answer(&harness, "resnapshot", &["--table", "nothing"]);
     assert_eq!(code, Some(2), "{text}");
     let (code, text) = answer(&harness, "verify", &[]);
     assert_eq!(code, Some(1), "{text}");
-    let (code, text) = answer(&harness, "reconcile", &["--table", "items"]);
+    let (code, text) = answer(&harness, "resnapshot", &["--table", "items"]);
     assert_eq!(code, Some(0), "{text}");
     relay.streams().await;
     let wanted = ["it/items/lost/1/1", "it/items/a/2/3", "it/items/a/1/2", "it/others/2/1"];
@@ -86,7 +86,7 @@ async fn a_table_that_was_taken_out_for_a_while_is_healed_alone() {
         .filter(|event| event.header("pg_position").ends_with(";0/0"))
         .count();
     assert_eq!(chains, 1, "the chain goes on");
-    let (code, text) = answer(&harness, "reconcile", &["--table", "items"]);
+    let (code, text) = answer(&harness, "resnapshot", &["--table", "items"]);
     assert_eq!(code, Some(2), "there is nothing more to heal: {text}");
     drop(relay);
 }
@@ -103,11 +103,11 @@ async fn a_table_that_was_taken_out_meanwhile_is_not_passed_over() {
          alter publication events add table others",
     )
     .await;
-    let (code, text) = answer(&harness, "reconcile", &["--table", "items"]);
+    let (code, text) = answer(&harness, "resnapshot", &["--table", "items"]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("others"), "{text}");
     assert!(answer(&harness, "verify", &[]).0 == Some(1));
-    let (code, text) = answer(&harness, "reconcile", &["--table", "items", "--table", "others"]);
+    let (code, text) = answer(&harness, "resnapshot", &["--table", "items", "--table", "others"]);
     assert_eq!(code, Some(0), "{text}");
     relay.streams().await;
     eventually("both tables", || async {
@@ -133,7 +133,7 @@ async fn a_row_whose_last_change_was_left_out_is_read_though_the_stream_is_far_b
     run(&harness, OUT_AND_IN).await;
     let relay = harness.start();
     relay.state("refused").await;
-    let (code, text) = answer(&harness, "reconcile", &["--table", "items"]);
+    let (code, text) = answer(&harness, "resnapshot", &["--table", "items"]);
     assert_eq!(code, Some(0), "{text}");
     // The reader is ready long before the stream is there.
     relay.streams().await;
@@ -163,7 +163,7 @@ async fn a_table_of_a_pattern_that_is_still_out_is_not_passed_over() {
     run(&harness, "alter publication events drop table items, others").await;
     relay.state("refused").await;
     run(&harness, "insert into others values (2); alter publication events add table items").await;
-    let (code, text) = answer(&harness, "reconcile", &["--table", "items"]);
+    let (code, text) = answer(&harness, "resnapshot", &["--table", "items"]);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("others"), "{text}");
     drop(relay);

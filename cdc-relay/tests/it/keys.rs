@@ -89,7 +89,7 @@ async fn a_row_has_one_key_though_its_identity_is_not_its_primary_key() {
     assert_eq!(replay.status.code(), Some(0), "{}", String::from_utf8_lossy(&replay.stderr));
     assert_eq!(relay.stop().await, Some(0));
     harness.slot_is_free().await;
-    let resnapshot = harness.command("reconcile").arg("--yes").output().expect("reconcile");
+    let resnapshot = harness.command("resnapshot").arg("--yes").output().expect("resnapshot");
     assert_eq!(resnapshot.status.code(), Some(0), "{}", String::from_utf8_lossy(&resnapshot.stderr));
     let keys: Vec<String> = crate::kafka::read(&topic).into_iter().map(|event| event.key).collect();
     // The snapshot, the stream's three, the replay, the reconcile.
@@ -170,7 +170,7 @@ async fn a_published_generated_column_is_emitted_wherever_its_row_is() {
         assert_eq!(replay.status.code(), Some(0), "{}", String::from_utf8_lossy(&replay.stderr));
         assert_eq!(relay.stop().await, Some(0));
         harness.slot_is_free().await;
-        let resnapshot = harness.command("reconcile").arg("--yes").output().expect("reconcile");
+        let resnapshot = harness.command("resnapshot").arg("--yes").output().expect("resnapshot");
         assert_eq!(resnapshot.status.code(), Some(0), "{}", String::from_utf8_lossy(&resnapshot.stderr));
         let events = crate::kafka::read(&topic);
         assert_eq!(events.len(), 5, "{publication}: {events:#?}");

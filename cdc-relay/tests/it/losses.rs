@@ -17,10 +17,10 @@ use crate::servers::PrivateServer;
 async fn resnapshot(harness: &Harness, relay: &Relay, reason: &str) -> Lsn {
     let report = relay.state("refused").await;
     assert!(report.contains(reason), "{report}");
-    let mut command = harness.command("reconcile");
+    let mut command = harness.command("resnapshot");
     command.args(["--yes", "--json"]);
     let output = tokio::task::spawn_blocking(move || command.output().expect("the program"));
-    let output = output.await.expect("reconcile");
+    let output = output.await.expect("resnapshot");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");

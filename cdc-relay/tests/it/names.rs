@@ -72,11 +72,11 @@ async fn statements_in_a_refusal_are_quoted_as_the_server_reads_them() {
     assert_eq!(added, [r#"alter publication "Order" add table public."user""#]);
     // What the table sent in between nobody knows: every row is emitted again first.
     eventually("the refusal of the gap", || async {
-        relay.get("/health").filter(|report| report.contains("cdc-relay reconcile"))
+        relay.get("/health").filter(|report| report.contains("cdc-relay resnapshot"))
     })
     .await;
     assert_eq!(relay.stop().await, Some(0));
-    let resnapshot = harness.command("reconcile").arg("--yes").output().expect("reconcile");
+    let resnapshot = harness.command("resnapshot").arg("--yes").output().expect("resnapshot");
     assert!(resnapshot.status.success(), "{resnapshot:?}");
     harness.streaming().await.stop().await;
 }

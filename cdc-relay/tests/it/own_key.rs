@@ -112,7 +112,7 @@ async fn rows_without_a_key_halt_nothing_but_themselves_and_are_released_one_by_
     let rows: Vec<&str> = lines.iter().filter_map(|line| line["keyless"].as_str()).collect();
     assert_eq!(rows, [r#"public.orders["1"]"#, r#"public.orders["3"]"#]);
     let said = release(&harness, &lines[1], 0);
-    assert!(said.contains("released; 1 row told"), "{said}");
+    assert!(said.contains("released; 1 row emitted"), "{said}");
     assert_eq!(emitted_ids(&harness, 6).await, ["1/2", "2/1", "3/1", "4/1", "5/1", "6/1"]);
     assert_eq!(listed(&harness).len(), 1, "the other one waits");
     release(&harness, &listed(&harness)[0], 0);
@@ -142,7 +142,7 @@ async fn an_empty_key_is_a_key() {
     routes(&harness, "{customer}", "");
     let relay = harness.streaming().await;
     let said = release(&harness, &listed(&harness)[0], 0);
-    assert!(said.contains("released; 2 rows told"), "{said}");
+    assert!(said.contains("released; 2 rows emitted"), "{said}");
     assert_eq!(emitted_ids(&harness, 3).await, ["1/1", "2/1", "3/1"]);
     drop(relay);
 }
@@ -166,7 +166,7 @@ async fn a_condition_on_a_large_unchanged_value_halts_the_rows_own_key() {
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0);
     // The table still has the value.
     let said = release(&harness, &listed(&harness)[0], 0);
-    assert!(said.contains("released; 2 rows told"), "{said}");
+    assert!(said.contains("released; 2 rows emitted"), "{said}");
     assert_eq!(emitted_ids(&harness, 5).await, ["1/1", "1/2", "2/1", "3/1", "4/1"]);
     drop(relay);
 }

@@ -39,7 +39,7 @@ fn answer(harness: &Harness, command: &str, arguments: &[&str]) -> (Option<i32>,
 }
 
 fn resnapshot(harness: &Harness) {
-    let (code, text) = answer(harness, "reconcile", &["--yes"]);
+    let (code, text) = answer(harness, "resnapshot", &["--yes"]);
     assert_eq!(code, Some(0), "{text}");
 }
 
@@ -63,7 +63,7 @@ async fn a_table_that_was_taken_out_and_put_in_again_is_refused_until_a_resnapsh
     )
     .await;
     let report = refused_in_time(&relay, began, "taken out").await;
-    for part in ["public.items", "put in again", "cdc-relay reconcile"] {
+    for part in ["public.items", "put in again", "cdc-relay resnapshot"] {
         assert!(report.contains(part), "{part}: {report}");
     }
     assert!(relay.get("/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 503")));

@@ -92,7 +92,7 @@ async fn a_released_key_is_emitted_in_order_before_anything_later() {
         "{listed}"
     );
     let said = release(&harness, &["--source", "it", "--key", "a"], 0);
-    assert!(said.contains("released; 3 rows told"), "{said}");
+    assert!(said.contains("released; 3 rows emitted"), "{said}");
     harness.row("a", 6, 1, "made").await;
     let events = distinct(&harness.topic(), 6).await;
     assert_eq!(ids(&events, "a"), [1, 2, 3, 5, 6]);
@@ -137,7 +137,7 @@ async fn a_row_that_failed_by_its_cast_is_emitted_once_the_cast_is_gone_and_anot
     let relay = harness.streaming().await;
     let said = release(&harness, &["--key", "a", "--json"], 0);
     let note: serde_json::Value = serde_json::from_str(said.lines().next().expect("a line")).expect("JSON");
-    assert_eq!((&note["key"], &note["told"], &note["release"]), (&"a".into(), &2.into(), &true.into()));
+    assert_eq!((&note["key"], &note["emitted"], &note["release"]), (&"a".into(), &2.into(), &true.into()));
     harness.row("b", 6, 1, "made").await;
     harness.row("a", 7, 1, "made").await;
     let events = distinct(&harness.topic(), 4).await;
@@ -146,7 +146,7 @@ async fn a_row_that_failed_by_its_cast_is_emitted_once_the_cast_is_gone_and_anot
     let listed = cdc_relay(&harness, &["dead-letters", "--json"]);
     let line: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("one line of JSON");
     assert_eq!(
-        (&line["key"], &line["letters"], &line["table"]),
+        (&line["key"], &line["dead_letters"], &line["table"]),
         (&"b".into(), &3.into(), &"public.items".into())
     );
     // A key that is not halted is named in vain, and what is halted is said.
@@ -196,7 +196,7 @@ async fn a_dead_letter_that_still_fails_keeps_its_key_from_there_on() {
     limit(&harness, 10_000);
     let relay = harness.streaming().await;
     let said = release(&harness, &["--key", "a"], 1);
-    assert!(said.contains("stays halted; 2 rows told") && said.contains("10000 are allowed"), "{said}");
+    assert!(said.contains("stays halted; 2 rows emitted") && said.contains("10000 are allowed"), "{said}");
     harness.row("a", 5, 1, "made").await;
     // Four letters, two notes, and the row that follows.
     records(&harness, 7).await;
@@ -206,17 +206,17 @@ async fn a_dead_letter_that_still_fails_keeps_its_key_from_there_on() {
     let relay = harness.streaming().await;
     let line = cdc_relay(&harness, &["dead-letters", "--json"]);
     let line: serde_json::Value = serde_json::from_slice(&line.stdout).expect("one line of JSON");
-    assert_eq!((&line["letters"], &line["id"]), (&3.into(), &"it/items/a/3/1".into()));
-    let said = release(&harness, &["--key", "a", "--pass-over"], 0);
-    assert!(said.contains("2 rows told, 1 passed over"), "{said}");
+    assert_eq!((&line["dead_letters"], &line["id"]), (&3.into(), &"it/items/a/3/1".into()));
+    let said = release(&harness, &["--key", "a", "--skip"], 0);
+    assert!(said.contains("2 rows emitted, 1 skipped"), "{said}");
     harness.row("a", 6, 1, "made").await;
     assert_eq!(ids(&distinct(&harness.topic(), 5).await, "a"), [1, 2, 4, 5, 6]);
     // Halted once more in the same session: what was released before is done with.
     large(&harness, "a", 7, 15_000).await;
     harness.row("a", 8, 1, "made").await;
     harness.confirmed().await;
-    let said = release(&harness, &["--key", "a", "--pass-over"], 0);
-    assert!(said.contains("1 row told, 1 passed over"), "{said}");
+    let said = release(&harness, &["--key", "a", "--skip"], 0);
+    assert!(said.contains("1 row emitted, 1 skipped"), "{said}");
     harness.confirmed().await;
     whole_chain(&harness);
     drop(relay);
@@ -242,7 +242,7 @@ async fn a_value_missing_in_the_wal_is_emitted_from_the_table_while_it_is_the_sa
     release(&harness, &["--key", "a"], 0);
     let said = release(&harness, &["--key", "b"], 1);
     assert!(said.contains("the row has changed since"), "{said}");
-    release(&harness, &["--key", "b", "--pass-over"], 0);
+    release(&harness, &["--key", "b", "--skip"], 0);
     let events = distinct(&harness.topic(), 4).await;
     let versions = |key: &str| {
         let events = first_emissions(&events).remove(key).unwrap_or_default();

@@ -39,7 +39,7 @@ async fn rows_are_re_emitted_by_key_time_and_condition_with_the_same_ids() {
 
     // First only shown.
     let shown = replay(&harness, &["--key", "a", "--dry-run"], 0);
-    assert!(shown.contains("it/items/a/1/2") && shown.contains("2 events would be told"), "{shown}");
+    assert!(shown.contains("it/items/a/1/2") && shown.contains("2 events would be emitted"), "{shown}");
     let shown = replay(&harness, &["--where", "owner = 'b'", "--dry-run", "--json"], 0);
     let line: serde_json::Value = serde_json::from_str(&shown).expect("one line of JSON");
     assert_eq!((&line["id"], &line["value"]["version"]), (&"it/items/b/3/2".into(), &2.into()));
@@ -48,7 +48,7 @@ async fn rows_are_re_emitted_by_key_time_and_condition_with_the_same_ids() {
     assert_eq!(kafka::read(&harness.topic()).len(), emitted, "nobody agreed, and yet it was told");
 
     let said = replay(&harness, &["--key", "a", "--yes"], 0);
-    assert!(said.contains("2 events told again"), "{said}");
+    assert!(said.contains("2 events emitted again"), "{said}");
     let events = kafka::read(&harness.topic());
     assert_eq!(count(&events, "it/items/a/1/2"), (2, 1));
     assert_eq!(count(&events, "it/items/a/2/1"), (2, 1));
@@ -107,7 +107,7 @@ async fn a_row_that_was_not_emitted_yet_is_not_emitted_by_a_replay() {
     harness.confirmed().await;
     // A halted key waits for its release: even its rows that could be told.
     let said = replay(&harness, &["--where", "id > 1", "--yes"], 1);
-    assert!(said.contains("1 events left out") && said.contains("1 events told again"), "{said}");
+    assert!(said.contains("1 events left out") && said.contains("1 events emitted again"), "{said}");
     let events = kafka::read(&harness.topic());
     assert_eq!((count(&events, "it/items/a/2/1"), count(&events, "it/items/b/3/1")), ((0, 0), (2, 1)));
     // With no relay nothing new is known to be told.

@@ -19,7 +19,7 @@ use crate::refusals::used;
 use crate::servers::PrivateServer;
 
 fn resnapshot(harness: &Harness, arguments: &[&str]) -> Output {
-    harness.command("reconcile").args(arguments).output().expect("the program")
+    harness.command("resnapshot").args(arguments).output().expect("the program")
 }
 
 fn out(output: &Output) -> String {
@@ -76,7 +76,7 @@ async fn heals(mut harness: Harness, reason: &str, arguments: &[&str]) {
     harness.row("lost", 7, 3, "made").await;
     let relay = harness.start();
     let report = relay.state("refused").await;
-    assert!(report.contains(reason) && report.contains("cdc-relay reconcile"), "{report}");
+    assert!(report.contains(reason) && report.contains("cdc-relay resnapshot"), "{report}");
     // The relay that refuses may stay: it takes up what was put right.
     succeeds(&harness, arguments);
     relay.streams().await;
@@ -219,12 +219,12 @@ async fn a_resnapshot_that_is_killed_leaves_the_relay_refused_and_starts_over() 
         .await;
         let before = kafka::written(&harness.topic()).await;
         let mut child = harness
-            .command("reconcile")
+            .command("resnapshot")
             .arg("--yes")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("reconcile");
+            .expect("resnapshot");
         let made = "select 1 from pg_replication_slots where slot_name = $1";
         match moment {
             0 => {}

@@ -107,7 +107,7 @@ async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_re
     relay.stop().await;
     harness.slot_is_free().await;
     for (command, arguments) in
-        [("doctor", &[][..]), ("status", &[]), ("reconcile", &["--yes"]), ("verify", &[])]
+        [("doctor", &[][..]), ("status", &[]), ("resnapshot", &["--yes"]), ("verify", &[])]
     {
         let output = harness.command(command).args(arguments).output().expect("the program");
         let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();

@@ -323,7 +323,7 @@ async fn a_table_without_a_primary_key_is_refused_before_anything_is_emitted() {
     let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(
-        report.contains("no published primary key") && report.contains("cdc-relay reconcile"),
+        report.contains("no published primary key") && report.contains("cdc-relay resnapshot"),
         "{report}"
     );
     drop(relay);

@@ -52,7 +52,7 @@ async fn a_change_that_the_server_cannot_decode_is_refused_after_a_few_sessions(
     harness.confirmed().await;
     undecodable(&harness).await;
     let report = relay.state("refused").await;
-    for part in ["22P05", "cannot decode the change at ", "cdc-relay reconcile"] {
+    for part in ["22P05", "cannot decode the change at ", "cdc-relay resnapshot"] {
         assert!(report.contains(part), "{part}: {report}");
     }
     let sessions = relay.metric("cdc_relay_sessions_total");
@@ -66,7 +66,7 @@ async fn a_change_that_the_server_cannot_decode_is_refused_after_a_few_sessions(
     assert!(relay.metric("cdc_relay_sessions_total") <= sessions);
     harness.row("a", 3, 1, "made").await;
     harness.sql.batch_execute("update items set note = 'mended' where id = 2").await.expect("mended");
-    let resnapshot = harness.command("reconcile").arg("--yes").output().expect("the program");
+    let resnapshot = harness.command("resnapshot").arg("--yes").output().expect("the program");
     assert!(resnapshot.status.success(), "{}", String::from_utf8_lossy(&resnapshot.stderr));
     relay.streams().await;
     harness.row("a", 4, 1, "made").await;

@@ -49,9 +49,9 @@ fn memory_fits(facts: &Facts, name: &str, memory: Option<&Checkpoint>, subject: 
     let stand = facts.slot(name).map(Slot::stand);
     match admit(memory, &facts.cluster(), name, stand.as_ref(), &facts.database) {
         Ok(_) => match memory {
-            None => Finding::ok("slot.memory", subject, "was never used: the first start makes it"),
+            None => Finding::ok("slot.checkpoint", subject, "was never used: the first start makes it"),
             Some(memory) => Finding::ok(
-                "slot.memory",
+                "slot.checkpoint",
                 subject,
                 format!(
                     "fits the state topic: acknowledged up to {}, told up to {}",
@@ -63,7 +63,7 @@ fn memory_fits(facts: &Facts, name: &str, memory: Option<&Checkpoint>, subject: 
             let lost = !matches!(refusal, Refusal::Contract(_) | Refusal::SlotForeign { .. });
             let found = "does not fit what the state topic remembers, so the relay refuses to stream";
             let make = if lost { Finding::would_lose_data } else { Finding::would_not_work };
-            make("slot.memory", subject, found.to_owned()).why(refusal.to_string())
+            make("slot.checkpoint", subject, found.to_owned()).why(refusal.to_string())
         }
     }
 }
@@ -100,7 +100,7 @@ fn kept(facts: &Facts, slot: &Slot, subject: &str) -> Finding {
         Some("lost") | None => {
             Finding::would_lose_data("slot.wal_status", subject, format!("lost ({reason})"))
                 .why("the server removed log that was not yet told")
-                .fix("cdc-relay reconcile   -- tells every present row again, from a new slot")
+                .fix("cdc-relay resnapshot   -- tells every present row again, from a new slot")
         }
         Some("unreserved") => Finding::would_lose_data("slot.wal_status", subject, "unreserved")
             .why("the next checkpoint removes log that was not yet told; the slot may still be saved")
@@ -225,7 +225,7 @@ pub fn failover(facts: &Facts, name: Option<&str>) -> Vec<Finding> {
                 "before version 17 slots are not copied to standbys; after a promotion the relay refuses to \
                      stream, since what was committed in between is not known to be told",
             )
-            .fix("after a promotion: cdc-relay reconcile   -- or upgrade to 17 and use failover slots"),
+            .fix("after a promotion: cdc-relay resnapshot   -- or upgrade to 17 and use failover slots"),
         ];
     }
     let mut findings = Vec::new();

@@ -63,7 +63,7 @@ pub fn coverage(facts: &Facts, source: &Source, (saved, found): (Saved<'_>, &Cov
                 "rows of tables with routes that were committed after {since} may not have been sent"
             ))
             .fix(format!(
-                "cdc-relay reconcile --source {}",
+                "cdc-relay resnapshot --source {}",
                 crate::postgres::shell::word(source.name.get_ref())
             )),
     )

@@ -234,7 +234,7 @@ fn rights(tables: &[&Table], facts: &Facts) -> Option<Finding> {
     let (list, role) = (missing.join(", "), &facts.role.name);
     Some(
         Finding::warning("role.select", &format!("role {role}"), format!("may not read {list}"))
-            .why("streaming does not need it; a snapshot, `replay` and `reconcile` read the rows themselves")
+            .why("streaming does not need it; a snapshot, `replay` and `resnapshot` read the rows themselves")
             .fix(format!("grant select on {list} to {};", sql::identifier(role))),
     )
 }

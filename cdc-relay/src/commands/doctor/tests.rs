@@ -251,8 +251,8 @@ const BROKEN: &[Row] = &[
     (|f| f.slots[0].two_phase = true, Warning, "slot.two_phase"),
     (|f| f.slots[0].temporary = true, WouldLoseData, "slot.kind"),
     (|f| f.spills = [("shop".to_owned(), Spill { transactions: 1, bytes: 9 })].into(), Warning, "slot.spill"),
-    (|f| f.slots[0].confirmed_flush_lsn = Some("0/280".to_owned()), WouldLoseData, "slot.memory"),
-    (|f| f.timeline = 2, WouldLoseData, "slot.memory"),
+    (|f| f.slots[0].confirmed_flush_lsn = Some("0/280".to_owned()), WouldLoseData, "slot.checkpoint"),
+    (|f| f.timeline = 2, WouldLoseData, "slot.checkpoint"),
     (
         |f| f.transactions.push(Open { pid: 1, seconds: 900, ..Open::default() }),
         Warning,
@@ -298,7 +298,7 @@ fn limits_that_leave_room_or_do_not_bind_are_fine() {
 fn a_slot_that_is_gone_is_a_loss_and_one_that_was_never_made_is_not() {
     let mut facts = fine();
     facts.slots.clear();
-    assert_eq!(found(&facts), [(Severity::WouldLoseData, "slot.memory")]);
+    assert_eq!(found(&facts), [(Severity::WouldLoseData, "slot.checkpoint")]);
     assert!(slot::slot(&facts, "shop", Some(None)).iter().all(|f| f.severity == Severity::Ok));
     // A slot that no checkpoint names was perhaps read.
     let forgotten = slot::slot(&fine(), "shop", Some(None));

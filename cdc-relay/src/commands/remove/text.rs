@@ -21,7 +21,7 @@ pub fn text(found: &Found, options: &Options) -> String {
     // Writing into a String cannot fail.
     if let Some(slot) = &found.slot {
         let kept = slot
-            .retained
+            .retained_bytes
             .map_or_else(String::new, |bytes| format!(", with {} of WAL that it keeps", size(bytes)));
         let _ = writeln!(out, "  slot           {}{kept}", slot.name);
     }

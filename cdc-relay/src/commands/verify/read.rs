@@ -47,7 +47,7 @@ struct Partition {
 #[derive(Default)]
 struct SourceChain {
     chain: Chain,
-    told_again: u64,
+    re_emitted: u64,
 }
 
 pub struct Reading {
@@ -237,13 +237,13 @@ impl Reading {
             let mut chain = Chain::new(self.partitions.iter().map(|partition| partition.cut));
             let ended = self.partitions.iter().enumerate().filter(|(_, p)| p.next >= p.end);
             ended.for_each(|(index, _)| chain.end(index));
-            self.sources.insert(source.to_owned(), SourceChain { chain, told_again: 0 });
+            self.sources.insert(source.to_owned(), SourceChain { chain, re_emitted: 0 });
         }
         let Some(source_chain) = self.sources.get_mut(source) else { return };
         match position {
             Some(Some(position)) => source_chain.chain.take(index, position),
             Some(None) => self.unknown += 1,
-            None => source_chain.told_again += 1,
+            None => source_chain.re_emitted += 1,
         }
     }
 
@@ -284,7 +284,7 @@ impl Reading {
         let verdict = |(source, source_chain): (String, SourceChain)| {
             let findings = source_chain.chain.finish(newest.get(&source).copied().unwrap_or_default());
             let whole = findings.is_whole();
-            Verdict { whole, told_again: source_chain.told_again, findings, ..Verdict::of(source) }
+            Verdict { whole, re_emitted: source_chain.re_emitted, findings, ..Verdict::of(source) }
         };
         (self.records, self.sources.into_iter().map(verdict).collect(), notes)
     }

@@ -42,9 +42,9 @@ enum Sends {
     Again,
 }
 
-const MORE: &str = "and then `cdc-relay reconcile`, unless a relay streams at that moment, with the routes of before: what \
+const MORE: &str = "and then `cdc-relay resnapshot`, unless a relay streams at that moment, with the routes of before: what \
                     a publication left out while nobody read it cannot be known";
-const AGAIN: &str = "and then `cdc-relay reconcile`, if the table was streamed before: what was written to it until then is \
+const AGAIN: &str = "and then `cdc-relay resnapshot`, if the table was streamed before: what was written to it until then is \
                      not sent";
 
 impl Mismatch {

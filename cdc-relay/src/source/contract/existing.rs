@@ -33,7 +33,7 @@ fn chunks(table: &Table, version: u32) -> Option<Mismatch> {
     Some(
         new(found)
             .fix(format!("alter table {name} add primary key (…)"))
-            .fix("take the option away and emit all rows with `cdc-relay reconcile`"),
+            .fix("take the option away and emit all rows with `cdc-relay resnapshot`"),
     )
 }
 

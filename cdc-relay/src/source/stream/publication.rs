@@ -15,7 +15,7 @@ impl Stream<'_> {
                 Notice::Refused(refusal) => return Err(refusal.into()),
                 Notice::Rekeyed(what) => bail!(
                     "{what}: a new session names its rows by it. What was emitted under another key stays where it is; \
-                     `cdc-relay reconcile` emits every row again"
+                     `cdc-relay resnapshot` emits every row again"
                 ),
                 Notice::Changed(coverage) => coverage,
             };

@@ -175,11 +175,11 @@ impl Stream<'_> {
         let mut open = OpenTransaction { transaction, ticket, progress, again };
         self.emitter.note((&note.halts, &value), &mut open)?;
         self.emitter.noted(&value)?;
-        let Note { source, destination, halts, emitted, passed_over, .. } = note;
+        let Note { source, destination, halts, emitted, skipped, .. } = note;
         match &note.reason {
-            _ if note.done => tracing::info!(source, emitted, passed_over, "the order to release is done"),
+            _ if note.done => tracing::info!(source, emitted, skipped, "the order to release is done"),
             Some(reason) => tracing::warn!(source, destination, emitted, "{halts} stays halted: {reason}"),
-            None => tracing::info!(source, destination, emitted, passed_over, "{halts} released"),
+            None => tracing::info!(source, destination, emitted, skipped, "{halts} released"),
         }
         Ok(())
     }

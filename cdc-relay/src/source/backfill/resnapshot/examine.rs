@@ -27,7 +27,7 @@ pub struct Dropped {
     pub confirmed: Option<String>,
     pub wal_status: String,
     /// Log after what is confirmed.
-    pub bytes_behind: Option<u64>,
+    pub lag_bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -100,7 +100,7 @@ pub fn plan(
         drops: Dropped {
             confirmed: slot.confirmed.map(|lsn| lsn.to_string()),
             wal_status: slot.wal_status.clone(),
-            bytes_behind: slot.confirmed.map(|lsn| cluster.flush.0.saturating_sub(lsn.0)),
+            lag_bytes: slot.confirmed.map(|lsn| cluster.flush.0.saturating_sub(lsn.0)),
         },
         tables: tables.iter().map(planned).collect(),
     }

@@ -1,4 +1,4 @@
-//! `cdc-relay reconcile`.
+//! `cdc-relay resnapshot`.
 
 use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
@@ -30,9 +30,9 @@ use crate::source::backfill::resnapshot::{self, Plan, Planned, Report, Step};
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
-  cdc-relay reconcile --source payments          what it would do, if there is a slot; else it does it
-  cdc-relay reconcile --source payments --yes    does it, and drops the slot for it
-  cdc-relay reconcile --source payments --table orders
+  cdc-relay resnapshot --source payments          what it would do, if there is a slot; else it does it
+  cdc-relay resnapshot --source payments --yes    does it, and drops the slot for it
+  cdc-relay resnapshot --source payments --table orders
                                                  the publication left rows of one table out: only these are read
                                                  again, by the relay that then goes on from the slot
 
@@ -221,14 +221,14 @@ fn done(report: &Report) -> String {
         "\
 {table}
 
-Source {source} is told and acknowledged, in {seconds:.1} s. Slot {slot} begins at {begins_at};
+Source {source} is emitted and acknowledged, in {seconds:.1} s. Slot {slot} begins at {begins_at};
 `cdc-relay run` goes on from there, in a new chain of positions.
 "
     );
     let dead: u64 = report.tables.iter().map(|table| table.dead_letters).sum();
     if dead > 0 {
         text += &format!(
-            "{} rows could not be told, or follow one of their key that could not: they are in the dead-letter topic,\n\
+            "{} rows could not be emitted, or follow one of their key that could not. The dead-letter topic has them,\n\
              with the reason.\n",
             HumanCount(dead)
         );
@@ -238,8 +238,8 @@ Source {source} is told and acknowledged, in {seconds:.1} s. Slot {slot} begins 
 
 fn would(plan: &Plan) -> String {
     let Plan { source, slot, refusal, drops, tables } = plan;
-    let behind = match drops.bytes_behind {
-        Some(bytes) => format!(", {} of log behind the present", HumanBytes(bytes)),
+    let behind = match drops.lag_bytes {
+        Some(bytes) => format!(", {} of WAL behind the present", HumanBytes(bytes)),
         None => String::new(),
     };
     let (confirmed, status) = (drops.confirmed.as_deref().unwrap_or("nothing"), &drops.wal_status);
@@ -255,12 +255,12 @@ fn would(plan: &Plan) -> String {
     };
     format!(
         "\
-Nothing was changed. With --yes, source {source} would be reconciled so:
+Nothing was changed. With --yes, source {source} would be emitted again so:
 
 1. Slot {slot} is dropped (confirmed {confirmed}{behind}; {status}).
-   Lost with it: the changes since then, as changes. Their rows are told as they are now; what they were in between,
+   Lost with it: the changes since then, as changes. Their rows are emitted as they are now; what they were in between,
    and rows that were deleted, are not.
-2. It is made anew, and every row is told again from its snapshot:
+2. It is made anew, and every row is emitted again from its snapshot:
 {tables}
 3. `cdc-relay run` streams what is committed from then on, in a new chain of positions.
 
