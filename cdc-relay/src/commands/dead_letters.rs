@@ -119,7 +119,16 @@ fn show(shelved: &[Shelved], config: &DeadLettersConfig, out: &mut impl Write) -
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["SOURCE", "DESTINATION", "KEY", "DEAD LETTERS", "SINCE", "TABLE", "POSITION", "REASON"]);
+    table.set_header([
+        "SOURCE",
+        "DESTINATION",
+        "KEY",
+        "DEAD LETTERS",
+        "SINCE",
+        "TABLE",
+        "POSITION",
+        "REASON",
+    ]);
     for row in shelved.iter().take(config.limit) {
         let since = row.since.map(|time| time.strftime("%Y-%m-%d %H:%M:%SZ").to_string());
         table.add_row([

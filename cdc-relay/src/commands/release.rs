@@ -252,8 +252,10 @@ impl Say<'_> {
             writeln!(self.out, "{line}").context("standard output")?;
         }
         let Some(done) = notes.last().filter(|note| note.done) else {
-            return self
-                .pending(source, "the relay has not reached this position in the WAL yet, or is still emitting");
+            return self.pending(
+                source,
+                "the relay has not reached this position in the WAL yet, or is still emitting",
+            );
         };
         if let (Some(reason), false) = (&done.reason, self.json) {
             writeln!(self.out, "{reason}").context("standard output")?;

@@ -11,8 +11,8 @@ use clap::Args;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde::{Deserialize, Serialize};
 
-use super::doctor::facts::{Slot, wal_rate};
 use self::text::text;
+use super::doctor::facts::{Slot, wal_rate};
 use super::{Ending, Outcome, block_on, print, terminal};
 use crate::checkpoint::state::{Checkpoint, Phase};
 use crate::commands::arguments::{JsonArgs, RoutesArgs};
@@ -183,7 +183,15 @@ async fn examine(options: &Options, routes: &Routes) -> Result<Report> {
         let halted = dead_letters.halted.iter().find(|halted| halted.source() == name);
         let halted_keys = halted.map_or(0, Halted::len);
         let detail = detail.filter(|detail| !detail.is_empty());
-        sources.push(SourceReport { source: name, state, detail, slot, slot_status, checkpoint, halted_keys });
+        sources.push(SourceReport {
+            source: name,
+            state,
+            detail,
+            slot,
+            slot_status,
+            checkpoint,
+            halted_keys,
+        });
     }
     let topics = ends(&options.kafka, routes).unwrap_or_default();
     Ok(Report { relay: health.is_ok(), sources, topics, dead_letters: dead_letters.count, problems })

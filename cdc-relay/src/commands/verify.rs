@@ -127,7 +127,8 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
         Some(None) => notes
             .push("there is no state topic: whether the publication sent everything is not known".to_owned()),
         None => notes.extend([
-            "only the topics that were named: transactions whose events went to other topics look like gaps".to_owned(),
+            "only the topics that were named: transactions whose events went to other topics look like gaps"
+                .to_owned(),
             "without a routes file, whether the publication sent everything is not known".to_owned(),
         ]),
     }

@@ -144,7 +144,9 @@ mod tests {
         let shelved = shelf.into_shelved();
         let short: Vec<(&str, Option<&str>, u64, &str, i64)> = shelved
             .iter()
-            .map(|s| (s.destination.as_str(), s.halts.key.as_deref(), s.dead_letters, s.reason.as_str(), s.offset))
+            .map(|s| {
+                (s.destination.as_str(), s.halts.key.as_deref(), s.dead_letters, s.reason.as_str(), s.offset)
+            })
             .collect();
         let expected = [
             ("t", Some("a"), 2, "again", 3),

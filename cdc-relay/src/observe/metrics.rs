@@ -170,7 +170,8 @@ impl Series {
     fn make(make: &Maker<'_>, snapshots: &Snapshots) -> Result<Series> {
         let full = "Time in which the source did not read because the sink had its limit of bytes in flight.";
         let last = "Unix time of the sink's last acknowledgement; 0 before the first.";
-        let oldest = "Unix time of the commit of the oldest transaction not yet acknowledged; NaN without one.";
+        let oldest =
+            "Unix time of the commit of the oldest transaction not yet acknowledged; NaN without one.";
         let latency =
             "Time from the commit in Postgres to the sink's acknowledgement, per transaction, by two clocks.";
         let counters = |name, help| make.each("sink", SINK_NAMES, |sink| make.counter_of(sink, name, help));
@@ -203,17 +204,26 @@ impl Series {
                 make.gauge(sink, "last_acknowledged_timestamp_seconds", last, 0.0)
             })?,
             sink_errors: counters("sink_errors_total", "Errors that the sink's client reported.")?,
-            pending: make.integer(None, "pending_transactions", "Transactions not yet acknowledged by every sink.")?,
+            pending: make.integer(
+                None,
+                "pending_transactions",
+                "Transactions not yet acknowledged by every sink.",
+            )?,
             oldest_pending: make.gauge(None, "oldest_pending_timestamp_seconds", oldest, f64::NAN)?,
             dead: make.counter("dead_letters_total", "Rows that went to the dead-letter topic.")?,
-            halted: make.integer(None, "halted_keys", "Keys whose later rows go to the dead-letter topic.")?,
+            halted: make.integer(
+                None,
+                "halted_keys",
+                "Keys whose later rows go to the dead-letter topic.",
+            )?,
             states: make.each("state", status::NAMES, |state| {
                 make.integer(state, "state", "1 for the present state of the source, 0 for the others.")
             })?,
             sessions: make.counter("sessions_total", "Replication sessions begun.")?,
             failures: make.counter("failures_total", "Attempts and sessions that ended with an error.")?,
             status_updates: make.counter("status_updates_total", "Status updates sent to the server.")?,
-            checkpoint_writes: make.counter("checkpoint_writes_total", "Records written to the state topic.")?,
+            checkpoint_writes: make
+                .counter("checkpoint_writes_total", "Records written to the state topic.")?,
         })
     }
 }
@@ -224,7 +234,8 @@ impl Snapshots {
         let opts = |name: &str, help: &str| Opts::new(format!("cdc_relay_snapshot_{name}"), help);
         let counter = |name, help| kept(registry, IntCounterVec::new(opts(name, help), &labels)?);
         let gauge = |name, help| kept(registry, IntGaugeVec::new(opts(name, help), &labels)?);
-        let passed = "Rows that the snapshot has processed: emitted by it, or by the stream in a newer state.";
+        let passed =
+            "Rows that the snapshot has processed: emitted by it, or by the stream in a newer state.";
         let estimate = "The planner's estimate of the table's rows; -1 if there is none.";
         Ok(Snapshots {
             rows: counter("rows_total", "Rows emitted from a table's snapshot.")?,
@@ -252,7 +263,10 @@ impl SlotSeries {
             safe: unknown("wal_safe_bytes", safe)?,
             invalidation: unknown("slot_invalidation_seconds", invalidation)?,
             written: unknown("wal_position_bytes", "End of the server's WAL, in bytes from its beginning.")?,
-            confirmed: unknown("confirmed_position_bytes", "The slot's confirmed position, in bytes from the beginning of the WAL.")?,
+            confirmed: unknown(
+                "confirmed_position_bytes",
+                "The slot's confirmed position, in bytes from the beginning of the WAL.",
+            )?,
             progressed_at: unknown("last_progress_timestamp_seconds", progress)?,
             watched_at: make.gauge(None, "slot_watched_timestamp_seconds", watched, 0.0)?,
             watch_failures: make.counter("slot_watch_failures_total", failed)?,

@@ -129,9 +129,16 @@ async fn a_table_that_is_healed_does_not_end_with_an_older_state() {
 #[test]
 fn no_failpoint_is_without_its_test() {
     use Failpoint::{
-        AfterConfirm, AfterKafka, AfterCheckpoint, AfterProduce, AfterRabbit, BeforeCheckpoint, BeforeProduce,
+        AfterCheckpoint, AfterConfirm, AfterKafka, AfterProduce, AfterRabbit, BeforeCheckpoint, BeforeProduce,
     };
-    let tested =
-        [BeforeProduce, AfterProduce, AfterKafka, AfterRabbit, BeforeCheckpoint, AfterCheckpoint, AfterConfirm];
+    let tested = [
+        BeforeProduce,
+        AfterProduce,
+        AfterKafka,
+        AfterRabbit,
+        BeforeCheckpoint,
+        AfterCheckpoint,
+        AfterConfirm,
+    ];
     assert_eq!(Failpoint::ALL, tested);
 }
