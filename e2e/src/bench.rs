@@ -23,7 +23,7 @@ pub mod users;
 use anyhow::Result;
 use clap::Subcommand;
 
-use crate::stack::Stack;
+use coroctl::stack::Stack;
 
 /// What can be measured.
 #[derive(Subcommand)]

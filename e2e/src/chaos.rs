@@ -25,11 +25,11 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::audit;
-use crate::client::Client;
-use crate::insist::Trouble;
-use crate::stack::Stack;
+use crate::retrying_client::Trouble;
 use board::{Board, Counts};
+use coroctl::audit;
+use coroctl::client::Client;
+use coroctl::stack::Stack;
 use faults::{Deed, Fault, Outage};
 use load::Load;
 use operator::Operator;

@@ -9,7 +9,7 @@ use crate::chaos::faults::{Deed, Fault};
 use crate::chaos::plan::{Mix, Plan};
 use crate::chaos::view::View;
 use crate::chaos::{Run, play};
-use crate::stack::Stack;
+use coroctl::stack::Stack;
 
 const PLAN: Plan = Plan { seed: 1, payments: 200, users: 20, mix: Mix::DEMO };
 const RATE: f64 = 10.0;

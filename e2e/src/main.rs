@@ -1,19 +1,14 @@
-//! The commands of `cargo stack` that look at a running Coro from outside.
-#![allow(clippy::print_stdout, reason = "its reports are its output")]
-
-use std::process::ExitCode;
+//! The commands of `cargo stack` that put a load on a running Coro.
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use e2e::audit::command::{self as audit, Audit};
+use coroctl::stack::Stack;
 use e2e::bench::{self, Bench};
-use e2e::stack::Stack;
-use e2e::{chaos, demo, explain, first_payment};
+use e2e::{chaos, demo};
 use saga::telemetry::{self, LogFormat};
-use uuid::Uuid;
 
 #[derive(Parser)]
-#[command(name = "e2e", about = "Coro from outside; usually called by `cargo stack`")]
+#[command(name = "e2e", about = "Loads, faults and measurements; usually called by `cargo stack`")]
 struct Cli {
     #[command(subcommand)]
     command: Action,
@@ -21,12 +16,6 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Deposit, pay, and print the payment's life.
-    FirstPayment,
-    /// The whole life of one payment, and where it stands still.
-    Explain { payment_id: Uuid },
-    /// Every invariant over everything there is. Exits 1 when one is violated, 2 when it could not look.
-    Audit(Audit),
     /// A load under kills and outages, compared with its plan, then the audit.
     Chaos(chaos::Options),
     /// Some payments to watch while Postgres, the relay and the processor are killed.
@@ -37,27 +26,13 @@ enum Action {
 }
 
 #[tokio::main]
-async fn main() -> Result<ExitCode> {
+async fn main() -> Result<()> {
     let cli = Cli::parse();
     telemetry::init(LogFormat::Text);
-    let report = match cli.command {
-        Action::FirstPayment => first_payment::run(&Stack::from_env()?).await?,
-        Action::Explain { payment_id } => explain::life(&Stack::from_env()?, payment_id).await?,
-        // It needs no whole stack, and has exit codes of its own.
-        Action::Audit(options) => return Ok(ExitCode::from(audit::run(&options).await)),
-        Action::Bench(bench) => {
-            bench::run(&Stack::from_env()?, &bench).await?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Action::Chaos(options) => {
-            chaos::run(&Stack::from_env()?, &options).await?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        Action::Demo => {
-            demo::run(&Stack::from_env()?).await?;
-            return Ok(ExitCode::SUCCESS);
-        }
-    };
-    println!("{report}");
-    Ok(ExitCode::SUCCESS)
+    let stack = Stack::from_env()?;
+    match cli.command {
+        Action::Bench(bench) => bench::run(&stack, &bench).await,
+        Action::Chaos(options) => chaos::run(&stack, &options).await,
+        Action::Demo => demo::run(&stack).await,
+    }
 }

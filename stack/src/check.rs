@@ -162,7 +162,7 @@ fn against_a_stack(layout: &Layout, all: bool, totals: &mut Totals) {
         afresh(layout, &wish)
     }));
     if totals.failed == before {
-        totals.one(workspace::e2e(layout, &["first-payment"]));
+        totals.one(workspace::coroctl(layout, &["first-payment"]));
         let which: &[&str] = if all { &["--test", "*", "--", "--include-ignored"] } else { &["--test", "*"] };
         tests(layout, which, totals);
         ends(layout, totals);

@@ -130,7 +130,7 @@ pub fn main() -> ExitCode {
 fn audit(arguments: &[String]) -> ExitCode {
     const COULD_NOT_LOOK: u8 = 2;
     let all: Vec<&str> = ["audit"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
-    let looked = Layout::from_env().and_then(|layout| workspace::e2e_status(&layout, &all));
+    let looked = Layout::from_env().and_then(|layout| workspace::coroctl_status(&layout, &all));
     if let Err(error) = &looked {
         eprintln!("\n{error:#}");
     }
@@ -166,7 +166,7 @@ fn run(action: Action) -> Result<()> {
         Action::Start { name } => tell(&layout, &name, |name| Request::Start { name }, true),
         Action::Stop { name } => tell(&layout, &name, |name| Request::Stop { name }, false),
         Action::Kill { name } => tell(&layout, &name, |name| Request::Kill { name }, false),
-        Action::Explain { payment_id } => workspace::e2e(&layout, &["explain", &payment_id]),
+        Action::Explain { payment_id } => workspace::coroctl(&layout, &["explain", &payment_id]),
         Action::Demo => demo(&layout),
         Action::Chaos { arguments } => {
             let all = std::iter::once("chaos").chain(arguments.iter().map(String::as_str));

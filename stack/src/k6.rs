@@ -30,7 +30,7 @@ pub fn run(layout: &Layout, name: &str, arguments: &[String]) -> Result<()> {
     let program = program(&env::var_os("PATH").unwrap_or_default()).ok_or(Absent)?;
     drop(crate::cli::connect(layout)?);
     let load = load(layout, &program, &script, arguments);
-    let audit = workspace::e2e(layout, &["audit"]);
+    let audit = workspace::coroctl(layout, &["audit"]);
     match (load, audit) {
         (Ok(()), audit) => audit,
         (load, Ok(())) => load,

@@ -69,7 +69,7 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
         start_services(layout, &progress)?;
         if extent == Extent::Payment {
             progress.line("");
-            workspace::e2e(layout, &["first-payment"]).context("the first payment did not go through")?;
+            workspace::coroctl(layout, &["first-payment"]).context("the first payment did not go through")?;
         }
     }
     summary(layout, extent)
@@ -183,8 +183,9 @@ fn build(layout: &Layout, extent: Extent, progress: &Progress) -> Result<()> {
             step.now("the first build takes some minutes");
             progress.line("    The first build takes some minutes (librdkafka is compiled once).");
         }
-        let targets: &[&str] = if extent == Extent::Servers { &["--bin", "migrate"] } else { &[] };
-        workspace::build(layout, targets, step)?;
+        let programs: &[&str] = if extent == Extent::Servers { &["migrate"] } else { &workspace::PROGRAMS };
+        let targets: Vec<&str> = programs.iter().flat_map(|program| ["--bin", program]).collect();
+        workspace::build(layout, &targets, step)?;
         Ok(String::new())
     })
 }

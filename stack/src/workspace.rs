@@ -9,7 +9,12 @@ use anyhow::{Context, Result, bail};
 use crate::environment;
 use crate::layout::Layout;
 use crate::logs;
-use crate::output::Step;
+use crate::output::{Progress, Step};
+
+/// The programs that `up` starts or runs, and all that it builds. Loads, benchmarks and tests are built by whoever
+/// asks for them.
+pub const PROGRAMS: [&str; 7] =
+    ["payments-svc", "balance-svc", "processor-svc", "cdc-relay", "gateway-sim", "migrate", "coroctl"];
 
 /// Where cargo puts a release binary.
 pub fn binary(layout: &Layout, name: &str) -> PathBuf {
@@ -76,24 +81,44 @@ pub fn run_quietly(layout: &Layout, mut command: Command, log: &str, step: &Step
     Ok(())
 }
 
-/// Runs the `e2e` binary with everything that `.stack/env` says, its output going to the terminal.
+/// Runs `coroctl` with everything that `.stack/env` says, its output going to the terminal.
 ///
 /// # Errors
 /// When it is not built or fails.
+pub fn coroctl(layout: &Layout, arguments: &[&str]) -> Result<()> {
+    succeed(layout, "coroctl", arguments)
+}
+
+/// As [`coroctl`]; however it ends is for the caller to judge.
+///
+/// # Errors
+/// When it is not built or cannot be run.
+pub fn coroctl_status(layout: &Layout, arguments: &[&str]) -> Result<ExitStatus> {
+    status(layout, "coroctl", arguments)
+}
+
+/// As [`coroctl`], the `e2e` program, which is built first: `up` does not.
+///
+/// # Errors
+/// When it does not compile or fails.
 pub fn e2e(layout: &Layout, arguments: &[&str]) -> Result<()> {
-    let status = e2e_status(layout, arguments)?;
+    Progress::default().step("build", |step| {
+        build(layout, &["--bin", "e2e"], step)?;
+        Ok(String::new())
+    })?;
+    succeed(layout, "e2e", arguments)
+}
+
+fn succeed(layout: &Layout, program: &str, arguments: &[&str]) -> Result<()> {
+    let status = status(layout, program, arguments)?;
     if !status.success() {
-        bail!("e2e {} failed ({status})", arguments.join(" "));
+        bail!("{program} {} failed ({status})", arguments.join(" "));
     }
     Ok(())
 }
 
-/// As [`e2e`]; however it ends is for the caller to judge.
-///
-/// # Errors
-/// When it is not built or cannot be run.
-pub fn e2e_status(layout: &Layout, arguments: &[&str]) -> Result<ExitStatus> {
-    let program = binary(layout, "e2e");
+fn status(layout: &Layout, program: &str, arguments: &[&str]) -> Result<ExitStatus> {
+    let program = binary(layout, program);
     if !program.is_file() {
         bail!("there is no {}: `cargo build --release --workspace` makes it", program.display());
     }

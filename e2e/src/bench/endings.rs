@@ -13,7 +13,7 @@ use saga::contract::{EventType, PAYMENT_TOPIC};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::topics::Tail;
+use coroctl::topics::Tail;
 
 /// An accepted payment that has not ended by then counts as lost.
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -26,9 +26,9 @@ use anyhow::{Context, Result, ensure};
 
 use super::cpu::Meter;
 use super::report::median;
-use crate::stack::Stack;
 use backlog::{Backlog, Shape};
 use brokers::Brokers;
+use coroctl::stack::Stack;
 use debezium::{Debezium, Profile};
 use engine::{Engine, Relay, Run};
 use kafka::Topics;

@@ -14,7 +14,7 @@ use super::floor::Measured;
 use super::latency::Summary;
 use super::open::Open;
 use super::saga::Options;
-use crate::audit::Finding;
+use coroctl::audit::Finding;
 
 /// Kernel threads alone stay below this share of the machine.
 pub const IDLE_SHARE_MAX: f64 = 0.08;

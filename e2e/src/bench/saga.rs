@@ -19,9 +19,9 @@ use super::floor::{Floor, Measured, Setup};
 use super::open::{self, Open};
 use super::report::Report;
 use super::users::Users;
-use crate::audit;
-use crate::client::Client;
-use crate::stack::Stack;
+use coroctl::audit;
+use coroctl::client::Client;
+use coroctl::stack::Stack;
 
 #[derive(clap::Args)]
 pub struct Options {

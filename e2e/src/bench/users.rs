@@ -5,7 +5,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use rand::Rng;
 use uuid::Uuid;
 
-use crate::client::Client;
+use coroctl::client::Client;
 
 /// Far more than any benchmark spends.
 const DEPOSIT: i64 = 1_000_000_000_000;

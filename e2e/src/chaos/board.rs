@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
-use crate::databases;
+use coroctl::databases;
 
 /// Payments by where they stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::plan::{DEPOSIT, Plan, Planned};
-use crate::client::{Client, order};
-use crate::insist::{Insistent, Trouble};
+use crate::retrying_client::{RetryingClient, Trouble};
+use coroctl::client::{Client, order};
 
 /// Clients that ask at the same time: while nothing is accepted they keep asking, and no more join them.
 const CLIENTS: usize = 64;
@@ -72,7 +72,7 @@ impl Load {
         let Planned { user, client_number, amount, twice, .. } = &planned;
         let user_id = self.users[*user];
         let body = order(client_number, &self.service_id, *amount, &key(index));
-        let client = Insistent { client: &self.client, trouble: &self.trouble };
+        let client = RetryingClient { client: &self.client, trouble: &self.trouble };
         let accepted = if *twice {
             let (one, other) = tokio::try_join!(client.pay(user_id, &body), client.pay(user_id, &body))?;
             ensure!(one == other, "asked twice, answered differently: {one:?} and {other:?}");

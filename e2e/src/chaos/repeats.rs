@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use jiff::Timestamp;
 
-use crate::stack::Stack;
-use crate::topics::{self, SAGA_TOPICS};
+use coroctl::stack::Stack;
+use coroctl::topics::{self, SAGA_TOPICS};
 
 const SCRAPE_MAX: Duration = Duration::from_millis(300);
 

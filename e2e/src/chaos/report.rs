@@ -12,9 +12,9 @@ use super::board::Stand;
 use super::faults::{Deed, Fault};
 use super::load::{self, Load};
 use super::plan::{Kind, Plan};
-use crate::audit::{self, Finding};
 use crate::bench::report::table;
-use crate::insist::Troubles;
+use crate::retrying_client::Troubles;
+use coroctl::audit::{self, Finding};
 
 /// How many deviations are printed in full.
 const DEVIATIONS_SHOWN_MAX: usize = 10;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use e2e::client::order;
-use e2e::topics::{self, Event, SAGA_TOPICS};
+use coroctl::client::order;
+use coroctl::topics::{self, Event, SAGA_TOPICS};
 use jiff::Timestamp;
 use lapin::options::BasicGetOptions;
 use lapin::types::AMQPValue;

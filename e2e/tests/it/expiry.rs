@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use e2e::client::Client;
+use coroctl::client::Client;
 use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 use uuid::Uuid;

@@ -101,7 +101,7 @@ async fn a_trace_context_that_is_none_is_ignored() {
         let answer = pay(door, &user.to_string(), &headers, &body).await;
         assert_eq!(answer.status, 201, "{values:?} at {door}: {answer:?}");
     }
-    let client = e2e::databases::connect(&world.stack.payments_database_url).await.unwrap();
+    let client = coroctl::databases::connect(&world.stack.payments_database_url).await.unwrap();
     let query = "select count(*) from payments where user_id = $1 and traceparent in ($2, $3)";
     let row = client.query_one(query, &[&user, &good, &other]).await.unwrap();
     assert_eq!(row.get::<_, i64>(0), 0, "of two contexts neither is ours");

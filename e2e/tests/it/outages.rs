@@ -7,7 +7,7 @@ use e2e::chaos::faults::{Deed, Fault};
 use e2e::chaos::plan::{Mix, Plan};
 use e2e::chaos::view::View;
 use e2e::chaos::{self, Run};
-use e2e::insist::Troubles;
+use e2e::retrying_client::Troubles;
 
 use crate::world::World;
 

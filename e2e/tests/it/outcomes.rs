@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use e2e::topics;
+use coroctl::topics;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use saga::contract::{EventType, PAYMENT_TOPIC};

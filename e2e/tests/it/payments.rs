@@ -96,7 +96,7 @@ async fn explain_tells_the_whole_life() {
     // The last event may be told a moment after the row can be read.
     let wanted =
         ["payment.initiated.v1", "balance.held.v1", "payment.authorized.v1", "payment.result.succeeded.v1"];
-    let life = e2e::explain::life(&world.stack, id).await.unwrap();
+    let life = coroctl::explain::life(&world.stack, id).await.unwrap();
     for event in wanted {
         assert!(life.contains(event), "{event} is missing:\n{life}");
     }

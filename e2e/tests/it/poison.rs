@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use brokers::Brokers;
-use e2e::stack::Stack;
-use e2e::topics::{self, Event};
+use coroctl::stack::Stack;
+use coroctl::topics::{self, Event};
 use jiff::Timestamp;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};

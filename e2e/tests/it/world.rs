@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use e2e::audit;
-use e2e::client::{Client, order};
-use e2e::databases::Databases;
-use e2e::stack::Stack;
+use coroctl::audit;
+use coroctl::client::{Client, order};
+use coroctl::databases::Databases;
+use coroctl::stack::Stack;
 use serde_json::Value;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
@@ -115,7 +115,7 @@ impl World {
 
     /// Waits until there is a charge of which this holds.
     pub async fn charge(&self, payment_id: Uuid, condition: &str) {
-        let client = e2e::databases::connect(&self.stack.processor_database_url).await.unwrap();
+        let client = coroctl::databases::connect(&self.stack.processor_database_url).await.unwrap();
         let query = format!("select 1 from charges where payment_id = $1 and {condition}");
         let look = async {
             while client.query_opt(&query, &[&payment_id]).await.unwrap().is_none() {
@@ -126,7 +126,7 @@ impl World {
     }
 
     pub async fn payments_of(&self, user_id: Uuid) -> i64 {
-        let client = e2e::databases::connect(&self.stack.payments_database_url).await.unwrap();
+        let client = coroctl::databases::connect(&self.stack.payments_database_url).await.unwrap();
         let query = "select count(*) from payments where user_id = $1";
         client.query_one(query, &[&user_id]).await.unwrap().get(0)
     }

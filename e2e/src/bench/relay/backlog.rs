@@ -5,8 +5,8 @@ use std::fmt;
 use anyhow::{Context, Result};
 use tokio_postgres::Client;
 
-use crate::databases::connect;
-use crate::stack::Stack;
+use coroctl::databases::connect;
+use coroctl::stack::Stack;
 
 const DATABASE: &str = "bench_relay";
 pub const PUBLICATION: &str = "bench";

@@ -7,8 +7,8 @@ mod transport;
 
 use std::collections::BTreeMap;
 
-use e2e::audit::relay::{Cluster, Memory, Slot};
-use e2e::audit::told::Foreign;
+use coroctl::audit::relay::{Cluster, Memory, Slot};
+use coroctl::audit::told::Foreign;
 use serde_json::{Value, json};
 use uuid::Uuid;
 

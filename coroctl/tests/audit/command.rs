@@ -8,7 +8,7 @@ use crate::fixture::{Fixture, begin};
 
 /// `audit ARGUMENTS` with nothing known of any stack.
 fn audit(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_e2e"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coroctl"));
     command.env_clear().arg("audit").args(arguments).output().unwrap()
 }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use e2e::audit::chain::print_lsn;
-use e2e::audit::told::{Record, Told};
+use coroctl::audit::chain::print_lsn;
+use coroctl::audit::told::{Record, Told};
 use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};

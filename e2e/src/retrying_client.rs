@@ -14,7 +14,7 @@ use reqwest::{Response, StatusCode};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::client::Client;
+use coroctl::client::Client;
 
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(1);
@@ -70,7 +70,7 @@ pub struct Accepted {
     pub body: String,
 }
 
-pub struct Insistent<'a> {
+pub struct RetryingClient<'a> {
     pub client: &'a Client,
     pub trouble: &'a Trouble,
 }
@@ -82,7 +82,7 @@ struct Answer {
     body: String,
 }
 
-impl Insistent<'_> {
+impl RetryingClient<'_> {
     /// Asks to pay until it is accepted.
     ///
     /// # Errors
@@ -102,7 +102,7 @@ impl Insistent<'_> {
     /// Asks to cancel until that is recorded, or has come too late.
     ///
     /// # Errors
-    /// As [`Insistent::pay`].
+    /// As [`RetryingClient::pay`].
     pub async fn cancel(&self, user_id: Uuid, payment_id: Uuid) -> Result<()> {
         let Answer { status, body, .. } = self.answer(|| self.client.cancel(user_id, payment_id)).await?;
         let definite = status == StatusCode::ACCEPTED || status == StatusCode::CONFLICT;

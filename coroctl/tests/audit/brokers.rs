@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use brokers::Brokers;
-use e2e::audit::hear;
-use e2e::audit::places::Places;
-use e2e::topics;
+use coroctl::audit::hear;
+use coroctl::audit::places::Places;
+use coroctl::topics;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};

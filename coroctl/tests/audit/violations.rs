@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use e2e::audit::gateway::Book;
-use e2e::audit::hear::Lag;
-use e2e::audit::places::{Part, Places};
-use e2e::audit::relay::{Cluster, Memory, Slot};
-use e2e::audit::seen::Seen;
-use e2e::audit::{CHECKS, Finding, judge, money, rows};
+use coroctl::audit::gateway::Book;
+use coroctl::audit::hear::Lag;
+use coroctl::audit::places::{Part, Places};
+use coroctl::audit::relay::{Cluster, Memory, Slot};
+use coroctl::audit::seen::Seen;
+use coroctl::audit::{CHECKS, Finding, judge, money, rows};
 use tokio_postgres::Client;
 
 use crate::fixture::{Fixture, begin};

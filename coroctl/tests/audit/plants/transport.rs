@@ -1,6 +1,6 @@
 //! Rows and events that do not fit each other, and what lies about.
 
-use e2e::audit::told::Foreign;
+use coroctl::audit::told::Foreign;
 use serde_json::json;
 
 use crate::fixture::{COMPLETED, DECLINED, STRANGER, UNKNOWN_ONCE};
