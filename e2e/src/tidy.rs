@@ -106,7 +106,9 @@ fn all_sql_of_a_service_is_in_its_store() {
 fn services_do_not_know_each_other() {
     for service in SERVICES {
         let manifest = fs::read_to_string(root().join(service).join("Cargo.toml")).unwrap();
-        for other in SERVICES.iter().filter(|other| **other != service).chain(&["cdc-relay", "coroctl", "e2e"]) {
+        for other in
+            SERVICES.iter().filter(|other| **other != service).chain(&["cdc-relay", "coroctl", "e2e"])
+        {
             assert!(!manifest.contains(&format!("\n{other}")), "{service} depends on {other}");
         }
     }
