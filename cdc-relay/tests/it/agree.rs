@@ -116,8 +116,8 @@ const SET_UPS: &[SetUp] = &[
     },
 ];
 
-/// Whether doctor finds nothing that would not work, and what it finds. How long the server keeps the WAL of a slot that
-/// nobody reads depends on what other tests write.
+/// Whether doctor finds no failure, and its failures. `slot.wal_status` is left out: how long the server keeps the WAL
+/// of an idle slot depends on other tests.
 fn doctor(harness: &Harness) -> (bool, Vec<Value>) {
     let output = harness.command("doctor").arg("--json").output().expect("doctor");
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
@@ -132,7 +132,7 @@ fn doctor(harness: &Harness) -> (bool, Vec<Value>) {
     (bad.is_empty(), bad)
 }
 
-/// Whether run streams, and what it says.
+/// Whether the relay streams, and its report.
 async fn decided(relay: &Relay) -> (bool, String) {
     eventually("a decision", || async {
         let report = relay.get("/health")?;
@@ -142,7 +142,7 @@ async fn decided(relay: &Relay) -> (bool, String) {
     .await
 }
 
-/// What doctor finds, run says, in the same words.
+/// Fails unless run reports each of doctor's findings in the same words.
 fn said(report: &str, findings: &[Value], what: &str) {
     let report: Value =
         serde_json::from_str(report.rsplit("\r\n\r\n").next().expect("a body")).expect("JSON");
@@ -181,7 +181,7 @@ async fn doctor_and_run_judge_a_database_alike() {
     }
 }
 
-/// How a source that has streamed is left, and whether it streams on.
+/// A change of a source that has streamed, and whether it streams on.
 const LATER: &[(&str, bool)] = &[
     ("select 1", true),
     ("create table other (id int primary key)", true),
@@ -230,7 +230,7 @@ async fn doctor_and_run_judge_a_source_alike_that_has_streamed() {
         harness.slot_is_free().await;
         let (fine, after) = doctor(&harness);
         assert_eq!(fine, streams, "{change}, after a start: {after:#?}");
-        // What was written down as a break is one, whatever the publication is now.
+        // A recorded break stays one, whatever the publication is now.
         if report.contains("may not have been sent") {
             assert!(after.iter().any(|f| f["check"] == "publication.coverage"), "{change}: {after:#?}");
             kafka::write(

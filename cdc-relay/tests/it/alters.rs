@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::harness::Harness;
 use crate::load::under_load;
 
-/// None of these touches what the routes need; every row is told with the columns it was written with.
+/// None of these touches a column of the routes; every row is emitted with the columns it was written with.
 const CHANGES: [&str; 9] = [
     "alter table items add column extra text default 'x'",
     "alter table items rename column extra to other",
@@ -24,7 +24,7 @@ async fn a_table_altered_in_every_way_under_load_loses_and_reorders_nothing() {
     let (relay, oracle, load) = under_load(&mut harness, true).await;
     for round in 0..3 {
         for change in CHANGES {
-            // Together with rows of its own transaction, and in the middle of those of others.
+            // The change shares its transaction with a row, and comes in the middle of other transactions.
             let change = format!(
                 "begin; insert into items (owner, id, version) values ('ddl', {round}, -1) on conflict do nothing;
                  {change}; commit"
@@ -33,7 +33,7 @@ async fn a_table_altered_in_every_way_under_load_loses_and_reorders_nothing() {
                 if harness.sql.batch_execute(&change).await.is_ok() {
                     break;
                 }
-                // The load was in its way, and won.
+                // The load held a lock, and won.
                 let _ = harness.sql.batch_execute("rollback").await;
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -48,8 +48,8 @@ async fn a_table_altered_in_every_way_under_load_loses_and_reorders_nothing() {
     drop(relay);
 }
 
-/// Values stored out of line that updates leave alone are not in the log: with the whole old row they are told all the
-/// same, without it the row is set aside, and with it what follows of its key.
+/// The WAL lacks values stored out of line that an update leaves alone. With the whole old row the relay emits them all
+/// the same; without it the row and the later rows of its key become dead letters.
 #[tokio::test(flavor = "multi_thread")]
 async fn unchanged_large_values_under_load_are_emitted_or_become_dead_letters_but_are_never_dropped() {
     for identity in ["full", "default"] {

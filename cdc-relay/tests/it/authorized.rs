@@ -10,7 +10,7 @@ use stack::servers::kafka::client_file;
 use crate::harness::{Harness, Relay, eventually};
 use crate::kafka::{chain, distinct};
 
-/// A user who reads and does nothing else, until a test allows him more on topics of its own.
+/// A user who may only read, until a test allows more on topics of its own.
 const USER: &str = "payments-svc";
 
 async fn says(relay: &Relay, what: &str) {

@@ -13,7 +13,7 @@ async fn run(harness: &Harness, sql: &str) {
     harness.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// The report of a relay that streams or refuses to.
+/// The report of a relay that streams or refuses.
 async fn decided(relay: &Relay) -> String {
     eventually("a decision", || async {
         relay.get("/health").filter(|report| {
@@ -32,7 +32,7 @@ fn emitted(harness: &Harness, id: &str) -> bool {
     kafka::read(&harness.topic()).iter().any(|event| event.header("ce_id") == id)
 }
 
-/// How less is sent, what is said of it, and what puts it right.
+/// A change that makes the publication send less, part of the report, and the repair.
 const LESS: [(&str, &str, &str); 3] = [
     (
         "alter publication events drop table items",
@@ -51,7 +51,7 @@ const LESS: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// The loss it prevents: a table that is taken for one that was never published, and everything green.
+/// The loss it prevents: the relay takes the table for one that was never published, and everything is green.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_start_begins_with_the_publication_that_the_contract_was_checked_with() {
     for (change, says, back) in LESS {
@@ -71,7 +71,7 @@ async fn a_first_start_begins_with_the_publication_that_the_contract_was_checked
     }
 }
 
-/// A relay that ended between the two goes on with the slot that it made.
+/// A relay that ended after it made the slot goes on with that slot.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_while_a_slot_was_made_is_noticed_by_the_next_start_too() {
     let mut harness = used("adopted").await;
@@ -88,7 +88,7 @@ async fn a_change_while_a_slot_was_made_is_noticed_by_the_next_start_too() {
     assert!(report.contains("put in again"), "{report}");
 }
 
-/// The loss it prevents: the topics are called whole, and the rows of a table were not even read.
+/// The loss it prevents: the topics count as complete, and the rows of a table were never read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resnapshot_ends_with_all_that_the_routes_need_or_fails() {
     for (change, _, back) in &LESS[..2] {
@@ -115,7 +115,7 @@ async fn a_resnapshot_ends_with_all_that_the_routes_need_or_fails() {
     }
 }
 
-/// Nobody can connect to the harness's database any more, and whoever looked at its publication is gone.
+/// Closes the harness's database for new connections, and ends the sessions that watch its publication.
 async fn nobody_looks(harness: &Harness) {
     let admin = connect(&harness.servers.postgres).await;
     let close = format!("alter database {} with allow_connections false", harness.name);
@@ -131,7 +131,7 @@ async fn nobody_looks(harness: &Harness) {
     .await;
 }
 
-/// The loss it prevents: somebody looks for rows after a position that the lost ones are before, and takes the break
+/// The loss it prevents: an operator looks for rows after a position that the lost ones are before, and takes the break
 /// back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_break_that_a_start_notices_begins_where_the_publication_was_last_seen_whole() {
@@ -147,7 +147,7 @@ async fn a_break_that_a_start_notices_begins_where_the_publication_was_last_seen
          alter publication events add table items",
     )
     .await;
-    // The checkpoint goes on behind the loss.
+    // The checkpoint moves past the loss.
     harness.row("a", 2, 1, "made").await;
     harness.confirmed().await;
     relay.kill();

@@ -35,7 +35,7 @@ async fn a_topic_that_is_deleted_while_streaming_costs_no_later_row() {
     drop(relay);
 }
 
-/// The relay checked the size against the limit it knew; the broker has another one now.
+/// The relay checks the size against the limit it knows; the broker has another one now.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_that_is_lowered_while_streaming_neither_wedges_nor_skips() {
     let mut harness = Harness::new("limit").await;
@@ -70,7 +70,7 @@ async fn a_limit_that_is_lowered_while_streaming_neither_wedges_nor_skips() {
     drop(relay);
 }
 
-/// Of keys that the load changes all the time: what follows of them stands behind the large row, in order.
+/// The load changes these keys all the time: their later rows stay behind the large row, in order.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_larger_than_the_broker_takes_under_load_cost_no_other_row_and_are_not_overtaken() {
     let mut harness = Harness::new("large").await;

@@ -72,7 +72,7 @@ async fn a_byte_that_is_no_utf_8_is_emitted_as_newer_servers_print_it() {
     drop(relay);
 }
 
-/// A dead letter is always readable: by its reader at the next start, and by people.
+/// A dead letter is always readable: by the next relay, and by people.
 #[tokio::test]
 async fn a_dead_letter_with_such_bytes_is_readable_and_is_released() {
     let mut harness = harness("deadbytes", "max_record_bytes = 4000", "").await;
@@ -117,7 +117,7 @@ async fn a_dead_letter_with_such_bytes_is_readable_and_is_released() {
     drop(relay);
 }
 
-/// The primary key is also what existing rows are read by.
+/// The snapshot reads existing rows by their primary key.
 #[tokio::test]
 async fn existing_rows_with_such_keys_are_emitted_each() {
     let mut harness = harness("snapbytes", "", "snapshot = true").await;

@@ -25,14 +25,14 @@ fn json(command: &mut Command) -> (Option<i32>, Value) {
     (code, serde_json::from_str(&out).unwrap_or_else(|_| panic!("no JSON: {out}{error}")))
 }
 
-/// The findings of doctor's report that are not fine.
+/// The findings of doctor's report whose severity is not fine.
 fn bad(report: &Value) -> Vec<&Value> {
     let sections = report["sections"].as_array().expect("sections");
     let findings = sections.iter().flat_map(|section| section["findings"].as_array().expect("findings"));
     findings.filter(|finding| finding["severity"] != "ok").collect()
 }
 
-/// What is broken, how it is put right, and what doctor says meanwhile: severity, check, part of the fix.
+/// SQL that plants a risk, SQL that repairs it, and doctor's finding meanwhile: severity, check, part of the fix.
 const RISKS: &[(&str, &str, [&str; 3])] = &[
     (
         "alter publication events set (publish = 'insert')",
@@ -185,7 +185,7 @@ async fn doctor_looks_at_a_database_without_a_routes_file_and_says_what_it_left(
         assert!(out.contains(part), "{part} is not in\n{out}");
     }
     assert!(!out.contains('\u{1b}'), "colours in a pipe");
-    // Nobody is there, and nothing is usable: neither is taken for an answer.
+    // An unreachable server and an unusable URL are no answer.
     let (code, _, error) = ran(harness.command("doctor").arg("postgres://nobody@127.0.0.1:1/none"));
     assert_eq!(code, Some(2), "{error}");
     let (code, _, error) = ran(harness.command("doctor").args(["--routes", "/nowhere/relay.toml"]));
@@ -212,7 +212,7 @@ impl Tail {
         let said = BufReader::new(child.stderr.take().expect("stderr"));
         let mut before = String::new();
         let mut reads = false;
-        // The rest is left unread: it is short.
+        // The rest of the output stays unread: it is short.
         for line in said.lines().map_while(Result::ok) {
             before.push_str(&line);
             reads = line.starts_with("Reading.");
@@ -260,7 +260,7 @@ async fn tail_shows_each_change_and_leaves_nothing_behind() {
                    insert into whole values (1, 'x')";
     harness.sql.batch_execute(prepare).await.expect("tables");
     let mut tail = Tail::start(&harness, &["--json", "--limit", "6"]);
-    // Publishing a table without a key must not make its updates fail.
+    // The updates of a table without a key must not fail because it is published.
     harness
         .sql
         .batch_execute("update keyless set n = 2; delete from keyless")
@@ -331,7 +331,7 @@ async fn a_slot_that_is_only_looked_at_stays_where_it_is() {
     assert_eq!(harness.positions().await.1, before);
 }
 
-/// Writes a record with this position, as if the relay had told it.
+/// Writes a record with this position, as if the relay had emitted it.
 fn forge(topic: &str, position: &str) {
     let producer: BaseProducer = kafka::admin().create().expect("producer");
     let headers = OwnedHeaders::new()
@@ -344,7 +344,7 @@ fn forge(topic: &str, position: &str) {
 #[tokio::test]
 async fn verify_proves_a_chain_and_finds_the_transaction_that_is_missing() {
     let mut harness = Harness::new("verify").await;
-    // A dead letter is a record of its transaction too.
+    // A dead letter counts as a record of its transaction too.
     harness.routes(&harness.default_routes().replace("[relay]", "[relay]\nmax_record_bytes = 5000"));
     let relay = harness.streaming().await;
     for id in 0..20 {
@@ -363,7 +363,7 @@ async fn verify_proves_a_chain_and_finds_the_transaction_that_is_missing() {
     assert_eq!((&source["events"], &source["chains"]), (&22.into(), &1.into()), "{report:#}");
     let last = source["last"].as_str().expect("last").to_owned();
 
-    // Without the topic of dead letters a record is missing, or at least a transaction's end.
+    // Without the dead-letter topic a record is missing, or at least a transaction's end.
     forge(&harness.topic(), "FFFF/20;0;FFFF/10");
     let (code, out, error) = ran(&mut harness.command("verify"));
     assert_eq!(code, Some(1), "{out}{error}");

@@ -72,7 +72,7 @@ async fn a_parameter_missing_in_the_string_comes_from_where_libpq_takes_it() {
     let _ = std::fs::remove_file(passfile);
 }
 
-/// What others may read is no secret, and not used.
+/// A file that others may read holds no secret, and is not used.
 #[tokio::test]
 async fn a_passfile_that_others_may_read_is_not_used() {
     let harness = Harness::new("passfile").await;
@@ -89,7 +89,7 @@ async fn a_passfile_that_others_may_read_is_not_used() {
     end(&harness, &role).await;
 }
 
-/// Ignoring what somebody relies on would be worse than to say that it cannot be had.
+/// A parameter that the relay ignored would mislead whoever relies on it.
 #[tokio::test]
 async fn an_unsupported_parameter_is_refused_and_named() {
     let harness = Harness::new("refused_parameters").await;

@@ -9,7 +9,7 @@ use crate::kafka;
 use crate::outages::ALONE;
 use crate::servers::PrivateServer;
 
-/// A relay on a Postgres of its own, that has told rows and was killed.
+/// A relay on a Postgres of its own, which has emitted rows and was killed.
 pub async fn used(postgres: &PrivateServer, test: &str) -> Harness {
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, test).await;
@@ -21,7 +21,7 @@ pub async fn used(postgres: &PrivateServer, test: &str) -> Harness {
     harness
 }
 
-/// The same, whose log the server then cut off before a row was told.
+/// The same; the server then removed the WAL of a row before it was emitted.
 pub async fn cut_off(postgres: &PrivateServer, test: &str) -> Harness {
     let harness = used(postgres, test).await;
     harness.sql.batch_execute("alter system set max_slot_wal_keep_size = '16MB'").await.expect("set");
@@ -69,7 +69,7 @@ async fn another_cluster_behind_the_same_address_is_noticed() {
     let report = relay.state("refused").await;
     assert!(report.contains("another cluster"), "{report}");
     assert_eq!(kafka::read(&harness.topic()).len(), 1);
-    // Where the address is right: every row that is here is told, and the relay goes on.
+    // Where the address is right, a resnapshot emits every row that is here, and the relay goes on.
     let resnapshot = harness.command("resnapshot").arg("--yes").output().expect("the program");
     assert!(resnapshot.status.success(), "{}", String::from_utf8_lossy(&resnapshot.stderr));
     relay.streams().await;
@@ -96,8 +96,8 @@ async fn another_timeline_is_noticed() {
     drop((relay, harness));
 }
 
-/// A volume set back to an earlier snapshot: the same cluster, the same timeline, the slot as it was then. What is
-/// committed there now stands at positions that were told before, with other rows.
+/// A volume set back to an earlier snapshot: the same cluster, the same timeline, the slot as it was then. Its new
+/// commits have positions that were emitted before, with other rows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_backup_is_noticed_also_when_its_wal_has_grown_past_the_emitted_position() {
     let _alone = ALONE.lock().await;
@@ -120,16 +120,16 @@ async fn a_restored_backup_is_noticed_also_when_its_wal_has_grown_past_the_emitt
     postgres.run().await;
     harness.reconnect().await;
     assert!(harness.positions().await.0 < emitted_until, "the backup is not behind");
-    // Behind what was told: refused, by the position alone.
+    // A server behind the emitted position is refused by the position alone.
     let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains("lost committed"), "{report}");
-    // Life goes on at the database, and its log grows past that position.
+    // The database goes on, and its WAL grows past that position.
     for id in 100..400 {
         harness.row("new", id, 1, "made").await;
     }
     assert!(harness.positions().await.0 > emitted_until, "not far enough");
-    // It looks again by itself, and a new one looks too.
+    // The relay checks again by itself, and so does a new one.
     let other = harness.start();
     let until = std::time::Instant::now() + std::time::Duration::from_secs(8);
     while std::time::Instant::now() < until {

@@ -48,7 +48,7 @@ async fn a_row_too_large_becomes_a_dead_letter_and_its_key_follows_in_order() {
     all.extend(kafka::read(&harness.dead_letter_topic()));
     assert_eq!(kafka::chain(&all), 4);
 
-    // A restart remembers the key, from the topic alone.
+    // A restarted relay knows the halted key from the topic alone.
     relay.kill();
     let relay = harness.streaming().await;
     harness.row("a", 5, 1, "made").await;
@@ -71,7 +71,7 @@ async fn a_routed_column_that_goes_while_streaming_loses_no_row() {
     let dead = dead_letters(&harness, 1).await;
     assert!(dead[0]["reason"].as_str().is_some_and(|reason| reason.contains("note")), "{}", dead[0]);
     harness.sql.batch_execute("alter table items rename column remark to note").await.expect("rename");
-    // Other keys go on; the key whose row was set aside does not overtake it.
+    // Other keys go on; no later row of the halted key overtakes its dead letter.
     harness.row("c", 3, 1, "made").await;
     harness.row("b", 4, 1, "made").await;
     let emitted = distinct(&harness.topic(), 2).await;

@@ -148,7 +148,7 @@ async fn a_stop_confirms_all_that_was_emitted() {
     distinct(&harness.topic(), 200).await;
     assert_eq!(relay.stop().await, Some(0));
     assert!(harness.positions().await.1 >= Some(end), "the slot stands behind what was acknowledged");
-    // So a start after it repeats nothing.
+    // Therefore the next start repeats nothing.
     let relay = harness.streaming().await;
     harness.row("a", 1000, 1, "made").await;
     harness.confirmed().await;

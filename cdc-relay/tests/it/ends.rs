@@ -10,7 +10,7 @@ use crate::kafka;
 use crate::load::under_load;
 use crate::rabbit::cuttable;
 
-/// Ends one relay after another at the place, each after another number of passes, then judges.
+/// Ends one relay after another at the failpoint, each after another number of passes, then judges.
 async fn ends(failpoint: Failpoint, passes: [u32; 3]) {
     let mut harness = Harness::new(failpoint.name()).await;
     let (first, oracle, load) = under_load(&mut harness, true).await;
@@ -51,7 +51,7 @@ async fn rows_that_were_produced_and_not_acknowledged_are_not_lost() {
     ends(Failpoint::AfterProduce, [0, 1, 500]).await;
 }
 
-/// RabbitMQ is away meanwhile, so that it surely has nothing of what Kafka acknowledged.
+/// RabbitMQ is away meanwhile, so that it has none of the transactions that Kafka acknowledged.
 #[tokio::test(flavor = "multi_thread")]
 async fn work_of_transactions_that_only_kafka_has_is_not_lost() {
     let mut harness = Harness::new("only_kafka").await;
@@ -90,8 +90,8 @@ async fn a_slot_that_was_just_confirmed_is_not_ahead_of_the_checkpoint() {
     ends(Failpoint::AfterConfirm, [0, 1, 5]).await;
 }
 
-/// The loss it prevents: that a table was read is written down, that the stream has passed an older change of a row is not.
-/// The next session would emit the older change last.
+/// The loss it prevents: a checkpoint has the table as read, and does not have that the stream passed an older change of
+/// a row. The next session would emit the older change last.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_is_healed_does_not_end_with_an_older_state() {
     let mut harness = Harness::new("heals_saved").await;

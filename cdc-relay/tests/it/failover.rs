@@ -22,7 +22,7 @@ async fn failover(harness: &Harness, arguments: &[&str]) -> (Option<i32>, Value)
     (output.status.code(), answer)
 }
 
-/// Nothing was changed, for this reason.
+/// Fails unless failover refuses for this reason and leaves the checkpoint alone.
 async fn fails(harness: &Harness, reason: &str) {
     let before = checkpoint(harness);
     let (code, answer) = failover(harness, &["--yes"]).await;
@@ -55,7 +55,7 @@ async fn a_promotion_under_load_costs_nothing_where_the_standby_has_all_that_was
     load.more(50).await;
     let report = relay.state("refused").await;
     assert!(report.contains("cdc-relay failover"), "{report}");
-    // A queue cannot be read back: somebody has to answer for it.
+    // The relay cannot read a queue back: an operator has to accept that.
     let (code, answer) = failover(&harness, &[]).await;
     assert_eq!(code, Some(1), "{answer}");
     assert!(answer["caveats"][0].as_str().is_some_and(|what| what.contains("a queue")), "{answer}");
@@ -71,7 +71,7 @@ async fn a_promotion_under_load_costs_nothing_where_the_standby_has_all_that_was
     drop((relay, harness));
 }
 
-/// The server was promoted without the last transactions, which were told.
+/// The server was promoted without the last transactions, which were emitted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_lacks_emitted_transactions_is_refused_even_if_the_checkpoint_is_behind() {
     let _alone = ALONE.lock().await;
@@ -92,7 +92,7 @@ async fn a_standby_that_lacks_emitted_transactions_is_refused_even_if_the_checkp
     postgres.restore(&backup);
     promote(&mut postgres, &mut harness).await;
     fails(&harness, "never was, here").await;
-    // As after a crash of the relay right after it told them: only Kafka knows.
+    // The state after a crash of the relay right after it emitted them: only Kafka has them.
     let (topic, key) = (format!("{}.state", harness.name), format!("it/{}", harness.name));
     kafka::write(&topic, &key, None);
     kafka::write(&topic, &key, Some(&saved));
@@ -111,7 +111,7 @@ async fn a_standby_without_the_slot_is_refused() {
     promote(&mut postgres, &mut harness).await;
     harness.sql.execute("select pg_drop_replication_slot($1)", &[&harness.name]).await.expect("drop");
     fails(&harness, "did not come along").await;
-    // Made by hand instead, it begins too late.
+    // A slot made by hand begins too late.
     let make = "select pg_create_logical_replication_slot($1, 'pgoutput')";
     harness.sql.execute(make, &[&harness.name]).await.expect("make");
     fails(&harness, "made anew").await;

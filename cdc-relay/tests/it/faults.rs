@@ -30,7 +30,7 @@ async fn killing_the_relay_under_load_loses_and_reorders_nothing() {
     first.kill();
     for round in 0..8u64 {
         let relay = harness.streaming().await;
-        // At another moment every time: before, during and after writes of the memory and of the slot.
+        // Another moment each time: before, during and after the writes of the checkpoint and of the slot.
         tokio::time::sleep(Duration::from_millis(60 + 47 * round)).await;
         relay.kill();
     }
@@ -40,7 +40,7 @@ async fn killing_the_relay_under_load_loses_and_reorders_nothing() {
     drop(relay);
 }
 
-/// Its session is taken from it while it sleeps. What it still had in hand when it wakes was told by the other.
+/// The relay loses its session while it is suspended. When it wakes, the other has emitted what it still holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_was_suspended_cannot_spoil_what_its_successor_emitted() {
     let mut harness = Harness::new("asleep").await;
@@ -54,7 +54,7 @@ async fn a_relay_that_was_suspended_cannot_spoil_what_its_successor_emitted() {
         load.more(100).await;
         sleeper.signal(Signal::CONT);
         sleeper.state("standby").await;
-        // Now and not later: perhaps the sleeper has just written what it remembered.
+        // At once: perhaps the suspended relay has just saved a checkpoint.
         other.kill();
         sleeper.streams().await;
         load.more(50).await;
@@ -68,7 +68,7 @@ async fn a_relay_that_was_suspended_cannot_spoil_what_its_successor_emitted() {
     drop(sleeper);
 }
 
-/// Two relays, of which one after the other dies.
+/// Two relays die one after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_takes_over_under_load_loses_and_reorders_nothing() {
     let mut harness = Harness::new("relief").await;
@@ -89,7 +89,7 @@ async fn a_standby_that_takes_over_under_load_loses_and_reorders_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_at_the_first_start_neither_wedges_nor_loses() {
     let mut harness = Harness::new("first").await;
-    // A transaction that stays open keeps the slot from being made: the crash is between memory and slot.
+    // An open transaction keeps the server from making the slot: the crash is between checkpoint and slot.
     let mut other = connect(&harness.url).await;
     let open = other.transaction().await.expect("begin");
     open.batch_execute("insert into items (owner, id, version) values ('x', 1, 1)").await.expect("insert");

@@ -8,7 +8,7 @@ use crate::names::{arrived, routes, statements};
 
 struct Case {
     name: &'static str,
-    /// Before anything of the relay is there.
+    /// The database before the relay's first start.
     schema: &'static str,
     source: &'static str,
 }
@@ -57,7 +57,7 @@ const CASES: &[Case] = &[
 
 async fn database(case: &Case, index: usize) -> Harness {
     let harness = Harness::bare(&format!("fix_{}{index}", case.name)).await;
-    // One by one: some statements take no company.
+    // One by one: some statements must not share a transaction.
     for statement in case.schema.split(';') {
         harness.sql.batch_execute(statement).await.expect(statement);
     }
@@ -73,12 +73,12 @@ fn doctor(harness: &Harness) -> (Option<i32>, Vec<Value>) {
     (output.status.code(), findings.cloned().collect())
 }
 
-/// The statements among the fixes of what would not work; those that leave something to be filled in are not.
+/// The statements among the fixes of failures, without those that leave something to fill in.
 fn fixes(findings: &[Value]) -> Vec<String> {
     let bad = findings
         .iter()
         .filter(|finding| finding["severity"].as_str().is_some_and(|s| s.starts_with("would")))
-        // How long the server keeps the WAL of a slot that nobody reads depends on what other tests write.
+        // How long the server keeps the WAL of an idle slot depends on other tests.
         .filter(|finding| finding["check"] != "slot.wal_status");
     let lines = bad.flat_map(|finding| finding["fix"].as_array().cloned().unwrap_or_default());
     let sql = ["create ", "alter ", "drop ", "grant ", "begin"];
@@ -140,7 +140,7 @@ async fn doctor_before_the_first_run_judges_what_run_would_make() {
     assert_eq!(code, Some(0), "{findings:#?}");
 }
 
-/// By name, what is nearest, and why it cannot be streamed; and no topic is made for it.
+/// The refusal names the relation, the nearest name, and why it cannot be streamed; the relay makes no topic for it.
 #[tokio::test]
 async fn a_relation_that_is_no_table_is_refused_by_its_kind_before_topics_are_made() {
     let tables = "create schema audit; create table orders (id int primary key);
@@ -211,7 +211,7 @@ async fn a_source_beside_a_refused_one_makes_topics_of_its_own_only() {
     drop(relay);
 }
 
-/// That a file is there and invalid is not that there is none.
+/// An invalid file is reported as invalid, not as missing.
 #[tokio::test]
 async fn an_invalid_routes_file_is_not_a_missing_one() {
     let harness = Harness::bare("invalid").await;
@@ -229,7 +229,7 @@ async fn an_invalid_routes_file_is_not_a_missing_one() {
     }
 }
 
-/// A source that has streamed, and what is wrong when it starts again.
+/// A source that has streamed, and the fault at its next start.
 struct Later {
     case: Case,
     sql: &'static str,
@@ -252,7 +252,7 @@ const LATER: &[Later] = &[
             "select 1",
         )
     },
-    // It was never sent: nothing is left to do.
+    // The table was never sent: nothing is left to do.
     Later {
         source: "publication = \"chosen\"\ntables = [{ name = \"orders\" }, { name = \"other\" }]",
         ..later(
@@ -301,7 +301,7 @@ const LATER: &[Later] = &[
     ),
 ];
 
-/// A database whose source has streamed, and then what is wrong with it.
+/// A database whose source has streamed and then got its fault.
 async fn streamed(later: &Later, index: usize) -> Harness {
     let mut harness = database(&later.case, index).await;
     let relay = harness.streaming().await;

@@ -146,7 +146,7 @@ const SHAPES: &[Shape] = &[
     },
 ];
 
-/// What an application does all day.
+/// The statements of an application.
 async fn application(harness: &Harness, shape: &str) {
     if shape.contains("next partition") {
         run(harness, "create table t_new partition of t for values from (0) to (1000)").await;
@@ -209,7 +209,7 @@ async fn the_printed_fix_leads_to_a_relay_that_streams() {
     kafka::distinct(&format!("{}.hits", harness.name), 2).await;
 }
 
-/// What takes the identity of a published table away, and from which version on.
+/// A version of the server, and a change that takes the identity of a published table away.
 const LATER: &[(i32, &str)] = &[
     (14, "alter table t drop constraint t_pkey"),
     (14, "alter table t replica identity nothing"),
@@ -224,7 +224,7 @@ const LATER: &[(i32, &str)] = &[
     ),
 ];
 
-/// How an application finds its update after a while: it may fail for a moment, since only the server could prevent it.
+/// Waits until an application's update succeeds: it may fail for a moment, since only the server could prevent that.
 async fn goes_on(harness: &Harness, change: &str) {
     eventually(&format!("an update to go on after {change}"), || async {
         harness.sql.batch_execute("update t set v = v || 'x' where n = 1").await.ok()
@@ -252,7 +252,7 @@ async fn a_table_that_loses_its_identity_while_the_relay_streams_is_taken_out() 
     }
 }
 
-/// Nobody watches while the relay is away; when it starts, it takes the table out before anything else.
+/// Nobody watches the table while the relay is away; when the relay starts, it takes the table out first.
 #[tokio::test]
 async fn a_table_that_lost_its_identity_while_the_relay_was_away_is_taken_out() {
     let mut harness = Harness::bare("harmaway").await;
@@ -267,7 +267,7 @@ async fn a_table_that_lost_its_identity_while_the_relay_was_away_is_taken_out() 
     goes_on(&harness, "its primary key was dropped").await;
 }
 
-/// A publication that somebody else made is theirs: the relay refuses, and says what puts it right.
+/// The relay does not change a publication that somebody else made: it refuses, and prints the fix.
 #[tokio::test]
 async fn a_publication_of_the_users_that_harms_is_refused_with_the_fix() {
     let mut harness = Harness::new("harmnamed").await;
@@ -336,8 +336,8 @@ async fn doctor_judges_each_partition_as_the_server_does() {
     assert!(harness.sql.batch_execute("update t_1 set n = 1").await.is_err(), "the server says otherwise");
 }
 
-/// Tables that a server may be asked to publish, and publications that it may be asked for: every pair is put to the
-/// server itself, which plans an update and a delete, and to the judgement. They answer alike.
+/// Tables that a server may publish, and publications of them. For every pair the server plans an update and a delete,
+/// and the relay judges it. Both answer alike.
 const TABLES: &[(i32, &str)] = &[
     (14, "create table t (n int primary key, v text, w int)"),
     (14, "create table t (n int, v text, w int)"),
@@ -394,7 +394,7 @@ async fn harm_is_judged_as_the_server_judges_it() {
     for (_, tables) in TABLES.iter().filter(|(from, _)| version >= *from) {
         for (_, publication) in PUBLICATIONS.iter().filter(|(from, _)| version >= *from) {
             run(&harness, &format!("begin; {tables}")).await;
-            // A table that cannot be published so at all.
+            // The server does not publish this table in this way at all.
             if harness.sql.batch_execute(publication).await.is_err() {
                 run(&harness, "rollback").await;
                 continue;
@@ -416,7 +416,7 @@ async fn harm_is_judged_as_the_server_judges_it() {
     assert!(harmed > 20 && harmless > 20, "{harmed} and {harmless}: the pairs say nothing");
 }
 
-/// A migration holds a partition; the relay neither waits for it nor stands in its way.
+/// A migration locks a partition; the relay neither waits for it nor blocks it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_partition_is_neither_waited_for_nor_locked_by_the_watch_of_the_publication() {
     let mut harness = Harness::bare("locked_partition").await;
@@ -431,7 +431,7 @@ async fn a_locked_partition_is_neither_waited_for_nor_locked_by_the_watch_of_the
     let relay = harness.streaming().await;
     let migration = crate::harness::connect(&harness.url).await;
     migration.batch_execute("begin; lock table ev_1 in access exclusive mode").await.expect("the lock");
-    // It has to look at everything anew, and to see this.
+    // The watch has to read the catalog again, and to see this.
     run(&harness, &format!("alter publication cdc_relay_{} drop table plain", harness.name)).await;
     relay.state("refused").await;
     let waiting = "select count(*) from pg_locks where relation = 'ev_1'::regclass and not granted";

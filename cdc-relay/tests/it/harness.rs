@@ -15,7 +15,7 @@ pub fn server(name: &str) -> String {
         .unwrap_or_else(|_| panic!("{name} is not set: run `cargo stack test`, or point it at a server"))
 }
 
-/// Waits until `check` answers something; panics with `what` if it does not within two minutes.
+/// Waits until `check` returns a value; panics with `what` after two minutes.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
     let until = Instant::now() + Duration::from_secs(120);
     loop {
@@ -33,7 +33,7 @@ pub async fn connect(url: &str) -> Client {
     client
 }
 
-/// Connects, unless the server is away.
+/// Connects; `None` while the server is away.
 pub async fn attempt(url: &str) -> Option<Client> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.ok()?;
     tokio::spawn(connection);
@@ -56,7 +56,7 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Those that all tests share.
+    /// The servers that all tests share.
     pub fn shared() -> Servers {
         Servers {
             postgres: server("POSTGRES_ADMIN_URL"),
@@ -74,7 +74,7 @@ pub struct Harness {
     folder: PathBuf,
     pub servers: Servers,
     pub amqp_url: String,
-    /// What the relay finds in its environment instead.
+    /// Variables of the relay's environment that replace the usual ones.
     pub overrides: Vec<(&'static str, String)>,
     relays: u32,
 }
@@ -100,7 +100,7 @@ impl Harness {
         harness
     }
 
-    /// Without schema and routes.
+    /// A harness without schema and routes.
     pub async fn bare(test: &str) -> Harness {
         Harness::bare_on(Servers::shared(), test).await
     }
@@ -109,7 +109,7 @@ impl Harness {
         Harness::like(servers, test, "template template0").await
     }
 
-    /// Without schema and routes, in a database that is made so.
+    /// A harness without schema and routes, whose database has these options of `create database`.
     pub async fn like(servers: Servers, test: &str, how: &str) -> Harness {
         let unique = uuid::Uuid::now_v7().simple().to_string();
         let name = format!("it_{}_{}", test.chars().take(24).collect::<String>(), &unique[20..]);
@@ -137,12 +137,12 @@ impl Harness {
         rest.split_once('/').expect("a database").0.to_owned()
     }
 
-    /// The database's URL by way of somebody in between.
+    /// The database's URL by way of a proxy at this address.
     pub fn url_by(&self, address: SocketAddr) -> String {
         self.url.replacen(&self.host(), &address.to_string(), 1)
     }
 
-    /// After the server was away.
+    /// Connects again after the server was away.
     pub async fn reconnect(&mut self) {
         self.sql = eventually("Postgres to be back", || async { attempt(&self.url).await }).await;
     }
@@ -235,7 +235,7 @@ event_source = "/it"
         std::fs::write(self.folder.join("relay.toml"), text).expect("routes");
     }
 
-    /// Starts a relay; it may refuse.
+    /// Starts a relay, which may refuse.
     pub fn start(&mut self) -> Relay {
         self.start_with(&[], &[])
     }
@@ -271,8 +271,7 @@ event_source = "/it"
         program
     }
 
-    /// The file by which the administrator signs in to the Kafka that all tests share. One of a test's own asks nobody
-    /// who he is.
+    /// The file by which the administrator signs in to the shared Kafka. A private Kafka asks for no login.
     pub fn kafka_config(&self) -> Option<String> {
         let shared = self.servers.kafka == server("KAFKA_BROKERS");
         shared.then(|| server("KAFKA_ADMIN_CONFIG"))
@@ -291,7 +290,7 @@ event_source = "/it"
         self.sql.execute(insert, &[&owner, &id, &version, &kind]).await.expect("a row");
     }
 
-    /// The end of the log, and where the slot is confirmed.
+    /// The end of the WAL, and the confirmed position of the slot.
     pub async fn positions(&self) -> (u64, Option<u64>) {
         let query = "select (pg_current_wal_flush_lsn() - '0/0')::int8,
                             (select (confirmed_flush_lsn - '0/0')::int8 from pg_replication_slots where slot_name = $1)";
@@ -299,7 +298,7 @@ event_source = "/it"
         (row.get::<_, i64>(0) as u64, row.get::<_, Option<i64>>(1).map(|lsn| lsn as u64))
     }
 
-    /// Waits until all that is committed now is confirmed.
+    /// Waits until the slot is confirmed up to everything that is committed now.
     pub async fn confirmed(&self) {
         let (end, _) = self.positions().await;
         eventually("the slot to be confirmed", || async {
@@ -328,9 +327,9 @@ event_source = "/it"
 impl Drop for Harness {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            return; // leave everything for a look
+            return; // keep everything for the analysis
         }
-        // From a thread of its own: a test's runtime cannot be blocked on.
+        // On its own thread: a test's runtime must not block.
         let (admin, name) = (self.servers.postgres.clone(), self.name.clone());
         let cleanup = std::thread::spawn(move || {
             let runtime =
@@ -367,7 +366,7 @@ impl Relay {
         Some(answer)
     }
 
-    /// Waits until the source is in this state; answers the report.
+    /// Waits until the source is in this state; returns the report.
     pub async fn state(&self, state: &str) -> String {
         let wanted = format!("\"state\":\"{state}\"");
         eventually(&format!("state {state}; now {:?}", self.get("/health")), || async {
@@ -392,7 +391,7 @@ impl Relay {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
-    /// The most memory it ever had, in bytes.
+    /// The highest resident memory so far, in bytes.
     pub fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("status");
         let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("VmHWM");
@@ -409,7 +408,7 @@ impl Relay {
         rustix::process::kill_process(pid, signal).expect("signal");
     }
 
-    /// Whether it ended, and by which signal.
+    /// `None` while it runs; then the signal that ended it.
     #[cfg(feature = "failpoints")]
     pub fn ended(&mut self) -> Option<Option<i32>> {
         use std::os::unix::process::ExitStatusExt;
@@ -422,7 +421,7 @@ impl Relay {
         self.child.wait().expect("wait");
     }
 
-    /// SIGTERM; answers the exit code.
+    /// SIGTERM; returns the exit code.
     pub async fn stop(mut self) -> Option<i32> {
         self.signal(rustix::process::Signal::TERM);
         for _ in 0..1500 {

@@ -44,7 +44,7 @@ const OUT_AND_IN: &str = "alter publication events drop table items;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_taken_out_for_a_while_is_healed_alone() {
     let (harness, relay) = two("heals").await;
-    // A change of the row whose next one is left out: the stream passes it while the table is read.
+    // The row's next change is left out: the stream passes this one while the table is read.
     run(&harness, "update items set version = 2 where id = 2").await;
     run(&harness, OUT_AND_IN).await;
     relay.state("refused").await;
@@ -91,7 +91,7 @@ async fn a_table_that_was_taken_out_for_a_while_is_healed_alone() {
     drop(relay);
 }
 
-/// The loss it prevents: while a source is refused nobody watches, and another table may be taken out too.
+/// The loss it prevents: while a source is refused nobody watches it, and another table may be taken out too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_taken_out_meanwhile_is_not_passed_over() {
     let (harness, relay) = two("heals_meanwhile").await;
@@ -135,7 +135,7 @@ async fn a_row_whose_last_change_was_left_out_is_read_though_the_stream_is_far_b
     relay.state("refused").await;
     let (code, text) = answer(&harness, "resnapshot", &["--table", "items"]);
     assert_eq!(code, Some(0), "{text}");
-    // The reader is ready long before the stream is there.
+    // The read ends long before the stream gets there.
     relay.streams().await;
     eventually("the table to be read", || async { relay.log().contains("snapshot done").then_some(()) })
         .await;
@@ -147,7 +147,7 @@ async fn a_row_whose_last_change_was_left_out_is_read_though_the_stream_is_far_b
     drop(relay);
 }
 
-/// The loss it prevents: a table that only a pattern names, and that is still out, has no entry in the routes.
+/// The loss it prevents: only a pattern names the table, which is still out and has no entry in the routes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_of_a_pattern_that_is_still_out_is_not_passed_over() {
     let mut harness = Harness::new("heals_pattern").await;

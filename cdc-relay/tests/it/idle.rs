@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use crate::harness::{Harness, Relay, eventually};
 
-/// How long the relay is watched at a time.
+/// The duration of one measurement.
 const MEASUREMENT_INTERVAL: Duration = Duration::from_secs(4);
-/// Of a core, in a window. Nine threads that spin for a part of each poll used 0.04 to 0.08.
+/// Share of a core during one measurement. Nine threads that spin for a part of each poll used 0.04 to 0.08.
 const BUSY_MAX: f64 = 0.01;
 /// librdkafka alone has three for each producer.
 const THREADS_MAX: usize = 24;
@@ -62,7 +62,7 @@ async fn three_sources_at_rest_use_next_to_no_processor_and_few_threads() {
         relay.get("/ready").filter(|answer| answer.contains("\"status\":\"ready\""))
     })
     .await;
-    // What a row brings to life has to come to rest again.
+    // The threads that a row wakes have to go idle again.
     for source in SOURCES {
         harness.sql.execute(&format!("insert into {source} values (1, 'x')"), &[]).await.expect("a row");
         let messages = format!("cdc_relay_messages_total{{sink=\"kafka\",source=\"{source}\"}}");

@@ -39,19 +39,19 @@ fn config(brokers: &str) -> ClientConfig {
     config
 }
 
-/// As the administrator of the Kafka that all tests share.
+/// A client of the shared Kafka, as its administrator.
 pub fn admin() -> ClientConfig {
     Brokers::from_env("KAFKA_ADMIN_CONFIG").expect("the administrator's file").config()
 }
 
-/// Whether there is such a topic. Asking does not make it.
+/// Whether the topic exists. The question does not create it.
 pub fn exists(topic: &str) -> bool {
     let consumer: BaseConsumer = config(&server("KAFKA_BROKERS")).create().expect("consumer");
     let metadata = consumer.fetch_metadata(None, Duration::from_secs(10)).expect("metadata");
     metadata.topics().iter().any(|known| known.name() == topic)
 }
 
-/// Everything in the topic now, by partition and offset. Nothing if it does not exist.
+/// All records of the topic now, by partition and offset; none if it does not exist.
 pub fn read(topic: &str) -> Vec<Event> {
     read_from(&server("KAFKA_BROKERS"), topic)
 }
@@ -76,7 +76,7 @@ pub fn read_from(brokers: &str, topic: &str) -> Vec<Event> {
     events
 }
 
-/// Where topics end.
+/// Reads the end offsets of topics.
 pub struct Ends {
     consumer: BaseConsumer,
     partitions: Vec<(String, i32)>,
@@ -94,7 +94,7 @@ impl Ends {
         Ends { consumer, partitions }
     }
 
-    /// In the order of the topics and their partitions; nothing if a broker is away.
+    /// In the order of the topics and their partitions; `None` while a broker is away.
     pub fn read(&self) -> Option<Vec<i64>> {
         let end = |(topic, partition): &(String, i32)| {
             self.consumer.fetch_watermarks(topic, *partition, Duration::from_secs(2)).ok()
@@ -123,7 +123,7 @@ fn event(message: &impl Message) -> Event {
     }
 }
 
-/// Waits until the topic holds events with `count` distinct ids, and answers all of its events.
+/// Waits until the topic holds events with `count` distinct ids, and returns all of its events.
 pub async fn distinct(topic: &str, count: usize) -> Vec<Event> {
     eventually(&format!("{count} distinct events in {topic}"), || async {
         let events = read(topic);
@@ -133,7 +133,7 @@ pub async fn distinct(topic: &str, count: usize) -> Vec<Event> {
     .await
 }
 
-/// The events without repeats, in the order of their first telling, by key.
+/// The events without repeats, in the order of their first emission, by key.
 pub fn first_emissions(events: &[Event]) -> BTreeMap<String, Vec<Event>> {
     let (mut seen, mut by_key) = (BTreeSet::new(), BTreeMap::<String, Vec<Event>>::new());
     for event in events {
@@ -145,7 +145,7 @@ pub fn first_emissions(events: &[Event]) -> BTreeMap<String, Vec<Event>> {
 }
 
 /// Checks that the chain of positions is closed: every transaction names the one before it, from `0/0` on.
-/// Answers the number of transactions.
+/// Returns the number of transactions.
 pub fn chain(events: &[Event]) -> usize {
     let mut previous = BTreeMap::new();
     for event in events {
@@ -182,7 +182,7 @@ pub async fn make(topic: &str) {
     }
 }
 
-/// Removes the topics of a test. With a broker of its own they go by themselves.
+/// Removes the topics of a test. Those of a private broker vanish with it.
 pub fn delete(brokers: &str, prefix: &str) {
     if brokers != server("KAFKA_BROKERS") {
         return;

@@ -35,7 +35,7 @@ async fn columns_that_a_primary_key_includes_are_no_part_of_the_key() {
     }
 }
 
-/// Of a deleted row the log has the key, which an included column is not.
+/// The WAL has the key of a deleted row, and an included column is no part of the key.
 #[tokio::test]
 async fn a_route_that_needs_an_included_column_of_a_deleted_row_is_refused() {
     let mut harness = Harness::bare("includedroute").await;
@@ -54,7 +54,7 @@ async fn a_route_that_needs_an_included_column_of_a_deleted_row_is_refused() {
     assert!(out.contains("column payload of a deleted row of public.t is not in the log"), "{out}");
 }
 
-/// With ids of the rows' own, so that they can be told once more.
+/// The ids come from the rows, so that a replay can emit them again.
 fn by_code(harness: &Harness) -> String {
     let table = "{ name = \"t\", deletes = \"tombstone\", snapshot = true, id = \"t/{code}/{v}\" }";
     five_lines(harness, table)
@@ -63,8 +63,8 @@ fn by_code(harness: &Harness) -> String {
 const BY_CODE: &str = "create table t (id int primary key, code text not null, v int not null);
      create unique index t_code on t (code); alter table t replica identity using index t_code";
 
-/// The server writes into an old row what the replica identity has. So that is the key: of the stream, of queries, and
-/// of the tombstone that ends a row.
+/// The server writes the columns of the replica identity into an old row. Therefore they are the key: of the stream, of
+/// queries, and of the tombstone that ends a row.
 #[tokio::test]
 async fn a_row_has_one_key_though_its_identity_is_not_its_primary_key() {
     let mut harness = Harness::bare("identity").await;
@@ -92,7 +92,7 @@ async fn a_row_has_one_key_though_its_identity_is_not_its_primary_key() {
     let resnapshot = harness.command("resnapshot").arg("--yes").output().expect("resnapshot");
     assert_eq!(resnapshot.status.code(), Some(0), "{}", String::from_utf8_lossy(&resnapshot.stderr));
     let keys: Vec<String> = crate::kafka::read(&topic).into_iter().map(|event| event.key).collect();
-    // The snapshot, the stream's three, the replay, the reconcile.
+    // One of the snapshot, three of the stream, one of the replay, one of the resnapshot.
     let mut sorted = keys.clone();
     sorted.sort();
     assert_eq!(sorted, ["a", "a", "a", "b", "b", "b"], "{keys:?}");
@@ -122,7 +122,7 @@ async fn a_snapshot_comes_to_its_end_beside_deletes_that_name_another_index_than
     drop(relay);
 }
 
-/// Makes rows and deletes them, one by one, until told to stop.
+/// Inserts rows and deletes them, one by one, until it is stopped.
 async fn deletes(url: String, lane: i32, stop: Arc<AtomicBool>) -> i32 {
     let sql = connect(&url).await;
     let insert = sql.prepare("insert into t values ($1, 'd' || $1::int, 1)").await.expect("insert");
@@ -141,7 +141,7 @@ const GENERATED: &str =
     "create table t (id int primary key, v int not null, g int generated always as (v * 2) stored);
      insert into t (id, v) values (1, 1)";
 
-/// Whichever way a generated column is published, it is wherever its row is told.
+/// A published generated column is in every event of its row, whichever way it is published.
 #[tokio::test]
 async fn a_published_generated_column_is_emitted_wherever_its_row_is() {
     let option = "create publication p for table t with (publish = 'insert, update', publish_generated_columns = stored)";
@@ -182,7 +182,7 @@ async fn a_published_generated_column_is_emitted_wherever_its_row_is() {
     }
 }
 
-/// A template that can never be filled is refused, and not a dead letter for every row.
+/// The relay refuses a template that can never be filled; otherwise every row would be a dead letter.
 #[tokio::test]
 async fn a_route_that_needs_a_generated_column_which_is_not_published_is_refused() {
     let mut harness = Harness::bare("generatednot").await;

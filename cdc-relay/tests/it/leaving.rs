@@ -55,7 +55,7 @@ async fn a_relay_that_is_taken_out_leaves_nothing_behind() {
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(left(&harness).await, ["theirs"]);
     eventually("the topic to be gone", || async { kafka::read(&topic).is_empty().then_some(()) }).await;
-    // A tombstone is the last word under each of its keys.
+    // A tombstone is the last record under each of its keys.
     let records = kafka::read(&format!("{}.state", harness.name));
     let last: BTreeMap<String, String> =
         records.into_iter().map(|record| (record.key, record.value)).collect();
@@ -67,7 +67,7 @@ async fn a_relay_that_is_taken_out_leaves_nothing_behind() {
         (&again["slot"], &again["publication"], &again["records"]),
         (&Value::Null, &Value::Null, &0.into())
     );
-    // It may come back, as if it had never been there.
+    // The relay may start again as if for the first time.
     let relay = harness.streaming().await;
     arrived(&topic, 1).await;
     drop(relay);
@@ -92,7 +92,7 @@ async fn objects_that_the_relay_did_not_make_stay() {
     assert_eq!(left(&harness).await.len(), 2);
 }
 
-/// The log that it keeps fills the disk, whoever forgot it.
+/// The WAL that an idle slot keeps fills the disk.
 #[tokio::test]
 async fn a_slot_that_nobody_reads_is_pointed_out() {
     let harness = used("idle", "").await;
@@ -109,7 +109,7 @@ async fn a_slot_that_nobody_reads_is_pointed_out() {
         all(&report).into_iter().find(|finding| finding["check"] == "slot.active").expect("slot.active");
     assert_eq!(found["severity"], "warning");
     assert!(found.to_string().contains(&format!("cdc-relay remove --source {}", harness.name)), "{found:#}");
-    // Without a routes file too: whose it is, is not known there.
+    // Doctor names it without a routes file too, and does not know its owner there.
     let output = harness.command("doctor").args([&harness.url, "--json"]).output().expect("doctor");
     let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let idle = all(&report).into_iter().find(|finding| finding["check"] == "slot.idle").expect("slot.idle");
@@ -117,8 +117,8 @@ async fn a_slot_that_nobody_reads_is_pointed_out() {
     assert!(idle["fix"].to_string().contains(&drop), "{idle:#}");
 }
 
-/// The topics of a pattern's tables are known by the tables; of a table that is gone only Kafka knows the topic, and what
-/// merely looks like it may be somebody else's.
+/// The relay knows the topics of a pattern's tables by the tables. Only Kafka knows the topic of a dropped table, and a
+/// topic that merely looks like it may belong to somebody else.
 #[tokio::test]
 async fn topics_of_patterns_leave_with_the_source_and_similar_topics_are_named_first() {
     let mut harness = Harness::bare("leaving_patterns").await;

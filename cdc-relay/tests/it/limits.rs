@@ -23,7 +23,7 @@ async fn limited(servers: Servers, test: &str) -> Harness {
     harness
 }
 
-/// What doctor finds not to be fine, as severity, check and fixes.
+/// Doctor's findings that are not fine, as severity, check and fixes.
 fn found(harness: &Harness) -> Vec<(String, String, String)> {
     let output = harness.command("doctor").arg("--json").output().expect("doctor");
     let report: Value = serde_json::from_slice(&output.stdout)
@@ -107,7 +107,7 @@ async fn limits_of_the_server_are_named_with_their_fix() {
     }
 }
 
-/// A slot that exists needs a walsender no less than one that does not.
+/// An existing slot needs a walsender as well.
 #[tokio::test]
 async fn a_walsender_is_needed_as_long_as_nobody_reads_the_slot() {
     let mut postgres = PrivateServer::start(Server::Postgres).await;
@@ -124,7 +124,7 @@ async fn a_walsender_is_needed_as_long_as_nobody_reads_the_slot() {
     expect(&harness, "would_not_work", "server.max_wal_senders", "alter system set max_wal_senders = 10;");
 }
 
-/// From 18 on.
+/// The setting exists from 18 on.
 #[tokio::test]
 async fn a_server_that_gives_idle_slots_up_is_named() {
     let harness = limited(Servers::shared(), "idletimeout").await;

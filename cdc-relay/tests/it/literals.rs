@@ -15,7 +15,7 @@ const SCHEMA: &str = "
         codes code[], flag flag, moods mood[], kin regclass);
     create publication events for table orders with (publish = 'insert, update');";
 
-/// Column, what the routes say, and what the server prints: nothing, where it never prints that.
+/// Column, literal of the routes, and the server's text for it: `None` where the server never prints that literal.
 const WRITTEN: &[(&str, &str, Option<&str>)] = &[
     ("status", "paid", Some("paid      ")),
     ("price", "1", Some("1.00")),
@@ -32,7 +32,7 @@ const WRITTEN: &[(&str, &str, Option<&str>)] = &[
     ("amount", "007", Some("7")),
 ];
 
-/// Column, its type, and what it cannot hold without losing a part of it.
+/// Column, its type, and a literal that it cannot hold without losing a part.
 const CUT: &[(&str, &str, &str)] = &[
     ("status", "character(10)", "much longer than"),
     ("short", "character varying(3)", "longer"),
@@ -49,7 +49,7 @@ fn toml(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// A route for each, told apart by its type.
+/// One route for each, with its own event type.
 fn routes(harness: &Harness, values: &[(&str, String)], names: &str) {
     let topic = harness.topic();
     let mut tables = format!("[[sources.tables]]\nname = \"orders\"\n{names}\n");
@@ -91,7 +91,7 @@ async fn a_literal_that_is_never_printed_is_refused_with_the_form_to_write() {
     drop(relay);
 }
 
-/// The condition that it prevents: one on the part of the literal that a cast leaves, which nobody wrote.
+/// The condition it prevents: one on the part of the literal that a cast leaves, which nobody wrote.
 #[tokio::test]
 async fn a_literal_that_does_not_fit_the_column_is_refused_and_its_beginning_is_no_advice() {
     let mut harness = Harness::bare("cut").await;
@@ -148,7 +148,7 @@ async fn the_form_that_is_named_matches() {
     harness.sql.batch_execute(SCHEMA).await.expect("schema");
     let mut values: Vec<(&str, String)> = Vec::new();
     for (column, _, printed) in WRITTEN {
-        // Conditions of inclusion only: an odd place is one of exclusion.
+        // Conditions of inclusion only: those at odd positions exclude.
         values.extend(printed.map(|printed| (*column, printed.to_owned())));
         values.extend(printed.map(|_| ("flag", "true".to_owned())));
     }

@@ -27,7 +27,7 @@ struct Shared {
     /// Every third row is also work for the queue.
     work: bool,
     stop: AtomicBool,
-    /// Never the same twice, so that each change of a row has an id of its own.
+    /// Each version is used once, so that each change of a row has an id of its own.
     version: AtomicI32,
     committed: AtomicU64,
 }
@@ -51,7 +51,7 @@ impl Load {
         self.shared.committed.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many more are committed.
+    /// Waits until `count` more transactions are committed.
     pub async fn more(&self, count: u64) {
         let wanted = self.committed() + count;
         crate::harness::eventually(&format!("{count} more transactions"), || async {
@@ -83,13 +83,13 @@ async fn worker(shared: Arc<Shared>, seed: u64) {
             }
             Err(error) => roll_back(sql, &error).await,
         }
-        // Slow enough that reading the topic again and again stays quick.
+        // The pause keeps the topic small enough to be read again and again.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 
-/// A deadlock with the other worker, a table that was just altered, a server that went away: nothing was committed,
-/// or nobody knows.
+/// After a deadlock with the other worker, a change of the table or a lost server nothing was committed, or the outcome
+/// is unknown.
 async fn roll_back(sql: &Client, error: &Error) {
     if error.as_db_error().is_some() {
         let _ = sql.batch_execute("rollback").await;
@@ -119,14 +119,14 @@ fn transaction(random: &mut StdRng, shared: &Shared) -> String {
             format!("begin; {before} savepoint s; {rolled_back} rollback to s; {after} commit")
         }
         8 => "insert into noise values (1)".to_owned(),
-        // Only what was taken back.
+        // The published changes of this transaction are all rolled back.
         _ => {
             format!("begin; savepoint s; {} rollback to s; insert into noise values (2); commit", one(random))
         }
     }
 }
 
-/// A relay that streams, a witness, and a load that has begun.
+/// Starts a relay, a witness and a load; returns when the relay streams and the load has begun.
 pub async fn under_load(harness: &mut Harness, work: bool) -> (Relay, Oracle, Load) {
     let relay = harness.streaming().await;
     let oracle = Oracle::watch(harness, work).await;

@@ -13,7 +13,7 @@ use crate::oracle::Oracle;
 use crate::outages::ALONE;
 use crate::servers::PrivateServer;
 
-/// The way on from a refusal, while the load goes on. Answers where the new slot begins.
+/// Resnapshots the refused source under load. Returns where the new slot begins.
 async fn resnapshot(harness: &Harness, relay: &Relay, reason: &str) -> Lsn {
     let report = relay.state("refused").await;
     assert!(report.contains(reason), "{report}");
@@ -27,7 +27,7 @@ async fn resnapshot(harness: &Harness, relay: &Relay, reason: &str) -> Lsn {
     report["begins_at"].as_str().and_then(|lsn| lsn.parse().ok()).expect("begins_at")
 }
 
-/// From the refusal to the judgement.
+/// Resnapshots the refused source and lets the oracle judge.
 async fn nothing_is_missing(harness: &Harness, relay: Relay, (oracle, load): (Oracle, Load), reason: &str) {
     let begins_at = resnapshot(harness, &relay, reason).await;
     relay.streams().await;
@@ -37,7 +37,7 @@ async fn nothing_is_missing(harness: &Harness, relay: Relay, (oracle, load): (Or
     drop(relay);
 }
 
-/// Holds the relay up in the middle of its stream, and ends its session.
+/// Suspends the relay in the middle of its stream, and ends its session.
 async fn suspend(harness: &Harness, relay: &Relay) {
     relay.signal(Signal::STOP);
     harness.kill_walsender().await;
@@ -50,7 +50,7 @@ async fn a_slot_that_is_dropped_under_load_costs_no_row() {
     let (relay, oracle, load) = under_load(&mut harness, true).await;
     load.more(100).await;
     oracle.disturb_slot();
-    // The relay comes back within moments, again and again, until the slot is gone before it does.
+    // The relay reconnects within moments, until the slot is dropped before that.
     eventually("the slot to be dropped", || async {
         harness.kill_walsender().await;
         let drop = "select pg_drop_replication_slot(slot_name) from pg_replication_slots
@@ -91,7 +91,7 @@ async fn a_slot_that_is_dropped_and_made_again_under_load_costs_no_row() {
     nothing_is_missing(&harness, relay, (oracle, load), "advanced to").await;
 }
 
-/// The server ends the session of a relay that takes nothing, and removes the log it had yet to send.
+/// The server ends the session of a relay that reads nothing, and removes the WAL it had yet to send.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_invalidated_under_load_costs_no_row() {
     let _alone = ALONE.lock().await;
@@ -106,7 +106,7 @@ async fn a_slot_that_is_invalidated_under_load_costs_no_row() {
     let status = "select wal_status from pg_replication_slots where slot_name = $1";
     let mut lost = false;
     for _ in 0..20 {
-        // Fills a segment of the log, of 16 MB.
+        // Fills a WAL segment of 16 MB.
         let fill = "insert into filler values (''); select pg_switch_wal()";
         harness.sql.batch_execute(fill).await.expect("fill");
         oracle.release_wal(&harness).await;
@@ -117,7 +117,7 @@ async fn a_slot_that_is_invalidated_under_load_costs_no_row() {
         }
     }
     assert!(lost, "the slot is not lost");
-    // What came before was on its way to the relay.
+    // The relay may still receive the earlier transactions.
     load.more(50).await;
     oracle.disturb_slot();
     relay.signal(Signal::CONT);

@@ -3,7 +3,7 @@
 use crate::harness::{Harness, eventually};
 use crate::kafka;
 
-/// Statements in backticks, as a refusal prints them to be run.
+/// The statements in backticks that a refusal prints.
 pub fn statements(text: &str) -> Vec<String> {
     let keywords = ["create ", "alter ", "drop ", "grant ", "select "];
     let quoted = text.split('`').skip(1).step_by(2);
@@ -12,7 +12,7 @@ pub fn statements(text: &str) -> Vec<String> {
     statements.map(|statement| statement.replace("\\\"", "\"")).collect()
 }
 
-/// Runs what a refusal prints.
+/// Runs the statements that a refusal prints.
 async fn obeyed(harness: &Harness, relay: &crate::harness::Relay) -> Vec<String> {
     let printed = statements(&relay.state("refused").await);
     assert!(!printed.is_empty(), "{:?}", relay.get("/health"));
@@ -70,7 +70,7 @@ async fn statements_in_a_refusal_are_quoted_as_the_server_reads_them() {
     let relay = harness.start();
     let added = obeyed(&harness, &relay).await;
     assert_eq!(added, [r#"alter publication "Order" add table public."user""#]);
-    // What the table sent in between nobody knows: every row is emitted again first.
+    // The rows that the table sent in between are unknown: the relay emits every row again first.
     eventually("the refusal of the gap", || async {
         relay.get("/health").filter(|report| report.contains("cdc-relay resnapshot"))
     })
@@ -114,7 +114,7 @@ json = '{{"x}}y":json}}'"#
     drop(relay);
 }
 
-/// The table that a migration makes belongs to the source by its name; another one is known to be left out.
+/// The table that a migration makes belongs to the source by its name; the other one is ignored by its name.
 #[tokio::test]
 async fn a_new_table_of_all_tables_is_routed_by_a_pattern_and_stops_nothing() {
     let mut harness = Harness::bare("patterns").await;
@@ -145,7 +145,7 @@ async fn a_new_table_of_all_tables_is_routed_by_a_pattern_and_stops_nothing() {
     drop(relay);
 }
 
-/// What matches nothing, or may be meant in two ways, is a slip that somebody has to look at.
+/// A pattern that matches nothing, or may be meant in two ways, is a mistake that an operator has to correct.
 #[tokio::test]
 async fn a_pattern_that_means_nothing_is_refused() {
     let tables = "create schema audit; create table audit.log (id int primary key);

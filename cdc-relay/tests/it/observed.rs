@@ -14,14 +14,14 @@ use serde_json::Value;
 use crate::harness::{Harness, Relay, eventually};
 use crate::kafka::distinct;
 
-/// Two scrapes, a look at the slot and a busy machine.
+/// Time for two scrapes and a check of the slot on a busy machine.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 fn compose(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose").join(name)
 }
 
-/// A Prometheus with our rules, that scrapes one relay every second; ends when dropped.
+/// A Prometheus with our rules, which scrapes one relay every second and ends when dropped.
 struct Prometheus {
     child: Child,
     port: u16,
@@ -59,14 +59,14 @@ impl Prometheus {
     fn get(&self, path: &str) -> Option<Value> {
         let mut socket = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         socket.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-        // In 1.0, so that the answer comes in one piece.
+        // HTTP 1.0, so that the answer comes in one piece.
         write!(socket, "GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n").ok()?;
         let mut answer = String::new();
         socket.read_to_string(&mut answer).ok()?;
         serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
     }
 
-    /// How many series answer a question; panics if it is not a question.
+    /// The number of series that answer a query; panics if the query is invalid.
     fn ask(&self, question: &str) -> usize {
         let encoded: String = question.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let answer = self.get(&format!("/api/v1/query?query={encoded}")).expect("an answer");
@@ -83,7 +83,7 @@ impl Drop for Prometheus {
     }
 }
 
-/// Title and question of everything that the dashboard asks, as for all sources.
+/// Title and query of every panel and variable of the dashboard, for all sources.
 fn dashboard() -> Vec<(String, String)> {
     let text = std::fs::read_to_string(compose("grafana/dashboards/cdc-relay.json")).expect("dashboard");
     let board: Value = serde_json::from_str(&text).expect("JSON");
@@ -113,7 +113,7 @@ fn dashboard() -> Vec<(String, String)> {
     questions
 }
 
-/// The series that a rule looks at, each as a question: a comparison that does not hold would hide a misspelt one.
+/// The series of a rule, each as a query: a comparison that does not hold would hide a misspelt one.
 fn selectors(rule: &str) -> BTreeSet<String> {
     let name_character = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let mut found = BTreeSet::new();
@@ -144,7 +144,7 @@ async fn no_question_of_dashboard_and_alerts_goes_unanswered() {
     let mut harness = Harness::new("observed").await;
     let relay = harness.streaming().await;
     let prometheus = Prometheus::start(&harness.name, &relay);
-    // Load for as long as it is looked: rates need two scrapes with something between them.
+    // The load goes on during the queries: rates need two scrapes with events between them.
     let (mut rows, began) = (0, Instant::now());
     loop {
         for _ in 0..20 {
@@ -161,7 +161,7 @@ async fn no_question_of_dashboard_and_alerts_goes_unanswered() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     distinct(&harness.topic(), rows as usize).await;
-    // All is well, so nothing may fire.
+    // No alert may fire for a relay without faults.
     assert_eq!(prometheus.ask("ALERTS{alertstate=\"firing\"}"), 0);
     relay.kill();
     eventually("an alert about a relay that says nothing", || async {
@@ -183,7 +183,7 @@ fn unanswered_questions(prometheus: &Prometheus) -> BTreeSet<String> {
     for rule in rules {
         assert!(rule["health"] != "err", "{rule}");
         for question in selectors(rule["query"].as_str().expect("query")) {
-            // Nothing waits long enough to be seen at every look.
+            // No row waits long enough for every scrape to see it.
             if prometheus.ask(&question) == 0 && !question.starts_with("job_source:cdc_relay_oldest_pending")
             {
                 unanswered.insert(format!("{}: {question}", rule["name"]));
@@ -229,7 +229,7 @@ async fn a_log_for_machines_is_json_and_says_which_source_and_where() {
 async fn a_slot_that_cannot_be_looked_at_is_seen() {
     let mut harness = Harness::new("watch").await;
     let relay = harness.streaming().await;
-    // The first look may come before the slot is made.
+    // The first check may come before the slot is made.
     eventually("a look at the slot", || async {
         (relay.metric("cdc_relay_slot_status{source=\"it\",status=\"reserved\"}") == 1.0).then_some(())
     })
@@ -237,7 +237,7 @@ async fn a_slot_that_cannot_be_looked_at_is_seen() {
     assert!(relay.metric("cdc_relay_slot_watched_timestamp_seconds") > 0.0);
     assert_eq!(relay.metric("cdc_relay_slot_watch_failures_total"), 0.0);
     assert!(relay.metric("cdc_relay_slot_invalidation_seconds") > 0.0);
-    // Nobody new may connect; the session that streams goes on.
+    // The database refuses new connections; the session that streams goes on.
     let admin = crate::harness::connect(&crate::harness::server("POSTGRES_ADMIN_URL")).await;
     let close = format!("alter database {} allow_connections false", harness.name);
     admin.batch_execute(&close).await.expect("close");

@@ -26,7 +26,7 @@ pub struct Oracle {
     wal: DecodedWal,
 }
 
-/// What the oracle's slot has decoded so far.
+/// The commits that the oracle's slot has decoded so far.
 struct DecodedWal {
     slot: String,
     commits: Vec<Commit>,
@@ -44,18 +44,18 @@ struct Change {
 
 #[derive(Debug)]
 struct Commit {
-    /// The end of the commit before it: its own lies between the two.
+    /// The end of the previous commit: this commit's position lies between `start` and `end`.
     start: u64,
     end: u64,
     changes: Vec<Change>,
 }
 
-/// How much there was to judge.
+/// The extent of the judged load.
 #[derive(Debug)]
 pub struct Report {
     pub transactions: usize,
     pub changes: usize,
-    /// Told more often than once; for whoever reads the report.
+    /// Events that were emitted again; for the reader of the report.
     #[expect(dead_code, reason = "printed")]
     pub repeats: usize,
     pub dead: usize,
@@ -63,7 +63,7 @@ pub struct Report {
 }
 
 impl Oracle {
-    /// Call it when the relay's slot exists and before the load. `work`: the load has work for the queue.
+    /// Call this when the relay's slot exists and before the load. `work`: the load has work for the queue.
     pub async fn watch(harness: &Harness, work: bool) -> Oracle {
         let slot = format!("{}_oracle", harness.name);
         let make = "select pg_create_logical_replication_slot($1, 'test_decoding')";
@@ -72,17 +72,17 @@ impl Oracle {
         Oracle { work, sampler: Sampler::start(harness, work), wal }
     }
 
-    /// Call it before somebody else moves or drops the relay's slot.
+    /// Call this before the test moves or drops the relay's slot.
     pub fn disturb_slot(&self) {
         self.sampler.disturb();
     }
 
-    /// Reads until its slot needs nothing of the log as it is now.
+    /// Reads until its slot needs none of the present WAL.
     pub async fn release_wal(&mut self, harness: &Harness) {
         let (now, _) = harness.positions().await;
         let needs = "select (restart_lsn - '0/0')::int8 from pg_replication_slots where slot_name = $1";
         for _ in 0..100 {
-            // Only where the server notes which transactions run can reading begin again.
+            // A slot can restart only where the server has logged the running transactions.
             harness.sql.batch_execute("checkpoint").await.expect("checkpoint");
             self.wal.read(&harness.sql).await;
             let row = harness.sql.query_one(needs, &[&self.wal.slot]).await.expect("the oracle's slot");
@@ -123,7 +123,7 @@ impl Oracle {
 }
 
 impl Report {
-    /// That the test was one: enough went through, and somebody looked meanwhile.
+    /// Fails unless the load was large enough and samples were taken meanwhile.
     pub fn expect(&self, transactions: usize) {
         assert!(self.transactions >= transactions, "too little load: {self:?}");
         assert!(self.samples >= 5, "nobody looked: {self:?}");
@@ -131,7 +131,7 @@ impl Report {
 }
 
 impl DecodedWal {
-    /// Reads the slot to its end. Transactions that changed nothing published are left out.
+    /// Reads the slot to its end, without transactions that changed no published table.
     async fn read(&mut self, sql: &Client) {
         let query = "select (lsn - '0/0')::int8, data from pg_logical_slot_get_changes($1, null, null, 'include-xids', '0')";
         let rows = sql.query(query, &[&self.slot]).await.expect("the oracle's changes");
@@ -141,7 +141,7 @@ impl DecodedWal {
             if let Some(row) = text.strip_prefix("table public.items: ") {
                 changes.push(change(row));
             } else if text == "COMMIT" {
-                // The position behind the commit.
+                // The position after the commit.
                 let (start, end) = (std::mem::replace(&mut self.end, lsn as u64), lsn as u64);
                 let changes = std::mem::take(&mut changes);
                 if !changes.is_empty() {
@@ -179,8 +179,8 @@ fn committed_ids(commits: &[Commit]) -> BTreeMap<String, Vec<String>> {
     by_key
 }
 
-/// The ids of what was told, by key, in the order of first tellings; after them those of the dead letters, since a
-/// key that has one goes on there.
+/// The ids of the events by key, in the order of first emissions; after them those of the dead letters, since a halted
+/// key goes on there.
 fn emitted_ids(events: &[Event], dead: &[Event]) -> BTreeMap<String, Vec<String>> {
     let ids = |events: &[Event]| events.iter().map(|event| event.header("ce_id").to_owned()).collect();
     let mut by_key: BTreeMap<String, Vec<String>> =
@@ -223,7 +223,7 @@ fn assert_same(committed: &BTreeMap<String, Vec<String>>, emitted: &BTreeMap<Str
     }
 }
 
-/// Every telling names the transaction it is from.
+/// Fails unless every event names its transaction.
 fn assert_positions(commits: &[Commit], events: &[Event]) {
     let mut by_id = HashMap::new();
     for commit in commits {
@@ -235,22 +235,22 @@ fn assert_positions(commits: &[Commit], events: &[Event]) {
     }
 }
 
-/// The commit that an event is of; none if it was told of an existing row.
+/// The commit of an event; none if a snapshot, resnapshot, release or replay emitted it.
 fn position(event: &Event) -> Option<u64> {
     let position = event.header("pg_position").split(';').next().filter(|text| !text.is_empty());
     position.map(|text| text.parse::<Lsn>().expect("a position").0)
 }
 
-/// What had to be there once the slot was confirmed up to a position.
+/// The least content of the sinks once the slot is confirmed up to a position.
 #[derive(Clone)]
 struct Expectation {
     confirmed: u64,
-    /// The least end of each partition of the topic, and of the dead letters.
+    /// The least end of each partition of the topic, and of the dead-letter topic.
     ends: Vec<i64>,
     queued: u32,
 }
 
-/// Where each change was told first.
+/// Partition and offset of the first emission of each change.
 type Offsets = HashMap<String, (usize, i64)>;
 
 fn first_offsets(events: &[Event], dead: &[Event], partitions: usize) -> Offsets {
@@ -264,14 +264,14 @@ fn first_offsets(events: &[Event], dead: &[Event], partitions: usize) -> Offsets
     first
 }
 
-/// What was due after each commit, and `before` them.
+/// The expectations after each commit, beginning with `before`.
 fn expectations(commits: &[Commit], offsets: &Offsets, before: Expectation) -> Vec<Expectation> {
     let mut expectations = vec![before];
     for commit in commits {
         let mut expectation =
             Expectation { confirmed: commit.end, ..expectations[expectations.len() - 1].clone() };
         for change in &commit.changes {
-            // What was told nowhere was never there.
+            // A change that was never emitted has no offset: no end is large enough.
             let (partition, offset) = offsets.get(&change.id).copied().unwrap_or((0, i64::MAX - 1));
             expectation.ends[partition] = expectation.ends[partition].max(offset + 1);
             expectation.queued += u32::from(change.work);
@@ -299,19 +299,19 @@ fn assert_confirmed_is_emitted<'a>(
     }
 }
 
-/// What is due of nothing. Partitions are counted with the dead letters, which are the last.
+/// The expectation before any commit. The dead-letter topic counts as the last partition.
 fn no_expectation(samples: &[Sample]) -> Expectation {
     let partitions = samples.first().map_or(1, |sample| sample.ends.len());
     Expectation { confirmed: 0, ends: vec![0; partitions], queued: 0 }
 }
 
-/// The work among these changes.
+/// The ids of the changes that are work.
 fn work(commits: &[Commit]) -> Vec<String> {
     let changes = commits.iter().flat_map(|commit| &commit.changes);
     changes.filter(|change| change.work).map(|change| change.id.clone()).collect()
 }
 
-/// What is in the queue, without repeats.
+/// The messages in the queue, without repeats.
 async fn queue(harness: &Harness) -> Vec<String> {
     let (_connection, channel) = rabbit::attempt(&harness.servers.amqp).await.expect("RabbitMQ");
     let mut queued = rabbit::drain_all(&channel, &harness.queue()).await;

@@ -10,10 +10,10 @@ use crate::harness::{Harness, Servers};
 use crate::load::under_load;
 use crate::servers::PrivateServer;
 
-/// One at a time: each brings a server of its own, and wants it to answer in time.
+/// Held by one test at a time: each starts a private server, which has to answer in time.
 pub static ALONE: Mutex<()> = Mutex::const_new(());
 
-/// After its database is back a relay may pause once, and look at the database and its topics.
+/// Time for one pause between attempts and one check of the database and its topics.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(8);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,7 +77,7 @@ async fn a_kafka_that_is_killed_under_load_costs_nothing() {
     for _ in 0..2 {
         load.more(200).await;
         kafka.kill();
-        // RabbitMQ has it all; the slot stands all the same.
+        // RabbitMQ acknowledges everything; the slot stays where it is all the same.
         load.more(200).await;
         kafka.run().await;
         harness.confirmed().await;
@@ -87,7 +87,7 @@ async fn a_kafka_that_is_killed_under_load_costs_nothing() {
     drop((relay, harness));
 }
 
-/// Connections stay open, and nothing answers.
+/// Connections stay open, and the broker does not answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kafka_that_hangs_under_load_costs_nothing() {
     let _alone = ALONE.lock().await;
@@ -107,7 +107,7 @@ async fn a_kafka_that_hangs_under_load_costs_nothing() {
     drop((relay, harness));
 }
 
-/// As long as it takes librdkafka to give up on requests and connections.
+/// The time it takes librdkafka to give up requests and connections.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn a_kafka_that_hangs_for_longer_than_any_time_out_costs_nothing() {
@@ -133,7 +133,7 @@ async fn a_rabbitmq_that_is_killed_under_load_costs_nothing() {
     let mut harness = Harness::on(servers, "rabbit").await;
     let (relay, oracle, load) = under_load(&mut harness, true).await;
     load.more(200).await;
-    // Whatever was confirmed, be it the first message of a new queue, has to be there after it.
+    // Every confirmed message, be it the first of a new queue, has to survive the kill.
     harness.confirmed().await;
     rabbit.kill();
     load.more(200).await;
@@ -145,7 +145,7 @@ async fn a_rabbitmq_that_is_killed_under_load_costs_nothing() {
     drop((relay, harness));
 }
 
-/// It takes connections, and reads nothing from those that publish.
+/// The broker accepts connections, and reads nothing from those that publish.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rabbitmq_that_is_short_of_memory_holds_work_back_and_loses_none() {
     let _alone = ALONE.lock().await;

@@ -52,7 +52,7 @@ async fn emitted_ids(harness: &Harness, count: usize) -> Vec<String> {
     ids
 }
 
-/// The dead letters, once there are so many.
+/// Waits for `count` dead letters.
 async fn dead_letters(harness: &Harness, count: usize) -> Vec<serde_json::Value> {
     let topic = harness.dead_letter_topic();
     eventually(&format!("{count} dead letters"), || async {
@@ -89,7 +89,7 @@ async fn rows_without_a_key_halt_nothing_but_themselves_and_are_released_one_by_
     let mut harness = harness("nokey", "{customer}", "").await;
     let relay = harness.streaming().await;
     sql(&harness, "insert into orders values (1, null), (2, 'b'), (3, null), (4, '')").await;
-    // A row whose key comes later goes on; it never had another.
+    // A row that gets its key later goes on: it never had another key.
     sql(
         &harness,
         "update orders set customer = 'c', version = 2 where id = 1; insert into orders values (5, 'b')",
@@ -102,7 +102,7 @@ async fn rows_without_a_key_halt_nothing_but_themselves_and_are_released_one_by_
     harness.confirmed().await;
     relay.kill();
 
-    // The cause is removed.
+    // The routes no longer have the cause.
     routes(&harness, "{customer|guest}", "");
     let relay = harness.streaming().await;
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 2.0, "the topic alone tells it");
@@ -147,7 +147,7 @@ async fn an_empty_key_is_a_key() {
     drop(relay);
 }
 
-/// Whether a row is to be told depends on a value that the update left out of the log.
+/// The condition of the route needs a value that the WAL lacks after the update.
 #[tokio::test]
 async fn a_condition_on_a_large_unchanged_value_halts_the_rows_own_key() {
     let when = "when = { note = { not = [\"hidden\"] }, version = [\"1\", \"2\", \"4\"] }";
@@ -171,7 +171,7 @@ async fn a_condition_on_a_large_unchanged_value_halts_the_rows_own_key() {
     drop(relay);
 }
 
-/// What is null is not large, so that a test for null needs no value.
+/// A null is never large, so that a test for null needs no value.
 #[tokio::test]
 async fn a_large_unchanged_value_is_known_not_to_be_null() {
     let mut harness = harness("notnull", "{customer}", "when = { note = { null = false } }").await;
@@ -182,7 +182,7 @@ async fn a_large_unchanged_value_is_known_not_to_be_null() {
     drop(relay);
 }
 
-/// A large key is in the log with every update, as the row's key before it.
+/// Every update has a large key in the WAL, as the key of the old row.
 #[tokio::test]
 async fn a_large_unchanged_key_is_known() {
     let mut harness = harness("largekey", "{customer}", "").await;
@@ -199,7 +199,7 @@ async fn a_large_unchanged_key_is_known() {
     drop(relay);
 }
 
-/// Under a key that is null nothing was told: the row that gets one has none to end, and one that loses it ends it.
+/// No event has a null key: a row that gets a key ends none, and a row that loses its key ends that one.
 #[tokio::test]
 async fn a_key_that_comes_or_goes_ends_the_events_under_the_old_one() {
     let mut harness = harness("keycomes", "{customer}", "deletes = \"tombstone\"").await;

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 
 use crate::harness::{Harness, connect, eventually};
 
-/// A transaction that has written something, and its server process.
+/// An open transaction that has written a row, and its server process.
 pub async fn open(harness: &Harness) -> (Client, i32) {
     let other = connect(&harness.url).await;
     other
@@ -27,7 +27,7 @@ async fn walsenders(harness: &Harness) -> usize {
     harness.sql.query(ask, &[]).await.expect("activity").len()
 }
 
-/// A slot is being made, and the server waits.
+/// Waits until the server waits for a transaction before it makes the slot.
 pub async fn waits(harness: &Harness) {
     let ask =
         "select 1 from pg_stat_activity where backend_type = 'walsender' and datname = current_database()

@@ -40,7 +40,7 @@ impl Proxy {
         Proxy { address, open }
     }
 
-    /// Ends all connections and lets no new one through.
+    /// Ends all connections and refuses new ones.
     pub fn cut(&self) {
         let _ = self.open.send(false);
     }
@@ -50,7 +50,7 @@ impl Proxy {
     }
 }
 
-/// Holds back what a client says from a word on, until it is let through. Later clients are not held up.
+/// Holds a client's messages from the trigger on, until the gate opens. Later clients pass.
 pub struct Gate {
     pub address: SocketAddr,
     state: watch::Sender<Held>,
@@ -98,7 +98,7 @@ impl Gate {
         Gate { address, state }
     }
 
-    /// Waits until somebody is held up.
+    /// Waits until a client is held.
     pub async fn held(&self) {
         self.state.subscribe().wait_for(|held| *held == Held::Now).await.expect("the gate");
     }
@@ -108,7 +108,7 @@ impl Gate {
     }
 }
 
-/// Collects what the server says after a word of the client's, until it is silent, and delivers that in one piece.
+/// Collects the server's answers after the client's trigger until it is silent, and delivers them in one piece.
 pub struct Coalescer {
     pub address: SocketAddr,
 }

@@ -8,7 +8,7 @@ const PARTITIONED: &str =
     "create table ev (id int, day date, v text, primary key (id, day)) partition by range (day);
      create table ev_1 partition of ev for values from ('2026-01-01') to ('2026-02-01')";
 
-/// The name of the table that the routes have is the name that its changes come under, whatever partition they are in.
+/// The changes of every partition come under the table name that the routes have.
 #[tokio::test]
 async fn a_partitioned_table_is_emitted_under_its_own_name_with_the_five_lines() {
     let mut harness = Harness::bare("partitioned").await;
@@ -27,8 +27,8 @@ async fn a_partitioned_table_is_emitted_under_its_own_name_with_the_five_lines()
         "insert into ev values (2, '2026-02-01', 'a'); update ev set day = '2026-01-02' where id = 2",
     )
     .await;
-    // What was in a table before it is attached is no change of the partitioned table; what comes then is. A server of
-    // 14 goes on not to send a table that was written to in the same session, hence not so here.
+    // Rows from before a table is attached are no changes of the partitioned table; later ones are. Postgres 14 goes on
+    // without a table that the same session wrote to before; therefore another session writes here.
     if major(&harness).await > 14 {
         run(&harness, "insert into late values (3, '2026-03-02', 'unseen')").await;
     }
@@ -43,13 +43,13 @@ async fn a_partitioned_table_is_emitted_under_its_own_name_with_the_five_lines()
     let events = kafka::read(&topic);
     let keys: Vec<&str> = events.iter().map(|event| event.key.as_str()).collect();
     let of = |id: i32| keys.iter().filter(|key| key.starts_with(&format!("[\"{id}\""))).count();
-    // Moving to another partition is a delete of the one key and an insert of the other.
+    // A move to another partition is a delete of the one key and an insert of the other.
     assert_eq!([of(0), of(1), of(2), of(3), of(4)], [1, 3, 3, 0, 1], "{keys:?}");
     assert_eq!(kafka::read(&harness.dead_letter_topic()), []);
     drop(relay);
 }
 
-/// As an earlier release made it.
+/// A publication as an earlier release made it.
 #[tokio::test]
 async fn a_publication_of_partitions_under_their_own_names_is_refused_with_the_statement_that_mends_it() {
     let mut harness = Harness::bare("partitionnames").await;
@@ -66,8 +66,8 @@ async fn a_publication_of_partitions_under_their_own_names_is_refused_with_the_s
     relay.streams().await;
 }
 
-/// The stream has the rows of a partitioned table under the root's name, and of old rows only what their partition is
-/// identified by: both have to be the same.
+/// The stream has the rows of a partitioned table under the root's name, and the identity of their partition in old
+/// rows: root and partition need the same identity.
 #[tokio::test]
 async fn a_partition_with_another_identity_than_its_root_is_refused() {
     let full = "alter table ev replica identity full";
@@ -89,7 +89,7 @@ async fn a_partition_with_another_identity_than_its_root_is_refused() {
     }
 }
 
-/// The server makes a delete of an update that takes a row out of the filter, whatever is published.
+/// The server sends an update that takes a row out of the filter as a delete, whatever the publication publishes.
 #[tokio::test]
 async fn a_row_that_leaves_the_filter_of_its_publication_is_emitted_as_the_routes_say() {
     let mut harness = Harness::bare("filter").await;
@@ -116,7 +116,7 @@ async fn a_row_that_leaves_the_filter_of_its_publication_is_emitted_as_the_route
     run(&harness, "insert into t values (1, 1), (2, 1); update t set v = 0 where id = 1").await;
     harness.confirmed().await;
     assert_eq!(kafka::read(&topic).len(), 2);
-    // While it streams, so that it sees that nothing was left out in between.
+    // Changed while the relay streams, so that it sees that no row was left out.
     run(&harness, "alter publication p set (publish = 'insert, update, delete')").await;
     eventually("the relay to have noted what is published", || async {
         let records = kafka::read(&format!("{}.state", harness.name));
@@ -137,7 +137,7 @@ async fn a_row_that_leaves_the_filter_of_its_publication_is_emitted_as_the_route
     drop(relay);
 }
 
-/// What is published and what is taken are the same: a publication without updates would miss them in silence.
+/// The routes take what the publication sends: a publication without updates would miss them in silence.
 #[tokio::test]
 async fn a_publication_that_leaves_out_changes_of_the_routes_is_refused() {
     let mut harness = Harness::bare("filteroperations").await;

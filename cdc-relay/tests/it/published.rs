@@ -19,7 +19,7 @@ async fn run(harness: &Harness, sql: &str) {
     harness.sql.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// Waits until the source is refused; answers why.
+/// Waits until the source is refused; returns the report.
 async fn refused_in_time(relay: &Relay, since: Instant, what: &str) -> String {
     loop {
         let report = relay.get("/health").unwrap_or_default();
@@ -47,7 +47,7 @@ fn ids(harness: &Harness) -> Vec<String> {
     kafka::read(&harness.topic()).iter().map(|event| event.header("ce_id").to_owned()).collect()
 }
 
-/// The loss it prevents: a row that is on no topic, and everything green.
+/// The loss it prevents: a row is on no topic, and everything is green.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_was_taken_out_and_put_in_again_is_refused_until_a_resnapshot() {
     let mut harness = Harness::new("taken_out").await;
@@ -55,7 +55,7 @@ async fn a_table_that_was_taken_out_and_put_in_again_is_refused_until_a_resnapsh
     harness.row("a", 1, 1, "made").await;
     harness.confirmed().await;
     let began = Instant::now();
-    // Faster than anybody looks.
+    // Faster than the watch's interval.
     run(
         &harness,
         "alter publication events drop table items; insert into items (owner, id, version) values ('lost', 1, 1);
@@ -68,7 +68,7 @@ async fn a_table_that_was_taken_out_and_put_in_again_is_refused_until_a_resnapsh
     }
     assert!(relay.get("/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 503")));
     harness.row("a", 2, 1, "made").await;
-    // Not by another relay either, and the topics are not called whole.
+    // Another relay refuses too, and verify does not call the topics complete.
     let other = harness.start();
     assert!(other.state("refused").await.contains("put in again"));
     relay.stop().await;
@@ -92,7 +92,7 @@ async fn a_table_that_was_taken_out_and_put_in_again_is_refused_until_a_resnapsh
     assert!(text.contains("put in again"), "the stretch is named: {text}");
 }
 
-/// How less is sent, and what puts it right; from which version on.
+/// Version of the server, a change that makes the publication send less, and its repair.
 const LESS: [(i32, &str, &str, &str); 13] = [
     (
         14,
@@ -181,7 +181,7 @@ async fn whatever_makes_a_table_send_less_is_refused_within_seconds() {
         let report = refused_in_time(&relay, began, change).await;
         assert!(report.contains(says), "{change}: {report}");
         run(&harness, &back.replace("{items}", items)).await;
-        // What only the columns are of is put right without more.
+        // Missing columns need no resnapshot.
         if says != "note" {
             resnapshot(&harness);
         }
@@ -210,7 +210,7 @@ async fn a_change_while_no_relay_ran_is_noticed_at_the_start() {
     }
 }
 
-/// Somebody's words that nothing was written in between.
+/// An operator vouches that nothing was written in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_break_that_is_known_to_be_empty_can_be_taken_back() {
     let mut harness = crate::refusals::used("empty").await;
@@ -245,11 +245,11 @@ async fn columns_and_tables_that_are_published_under_load_cost_nothing() {
             "begin; alter table items add column extra_{n} text default 'new'; {publish}
              create table other_{n} (id int primary key); commit; alter publication events add table other_{n}"
         );
-        // The load may win.
+        // The load may hold the lock.
         while harness.sql.batch_execute(&migration).await.is_err() {
             run(&harness, "rollback").await;
         }
-        // Longer than between two looks.
+        // Longer than the interval of the watch.
         tokio::time::sleep(Duration::from_millis(2500)).await;
         load.more(50).await;
     }
@@ -263,7 +263,7 @@ async fn columns_and_tables_that_are_published_under_load_cost_nothing() {
     assert_eq!(code, Some(0), "{text}");
 }
 
-/// The state topic may be away just then. What was seen is not seen again by the next look.
+/// The state topic may be away at that moment, and the next check no longer sees the change.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_break_is_one_whether_or_not_it_can_be_written_down() {
     let mut harness = Harness::new("unwritten").await;
@@ -283,7 +283,7 @@ async fn a_break_is_one_whether_or_not_it_can_be_written_down() {
     relay.streams().await;
 }
 
-/// What the state topic has of the source's publication.
+/// The state topic's record of the source's publication.
 fn record(harness: &Harness) -> serde_json::Value {
     let (topic, key) = (format!("{}.state", harness.name), format!("it/{}/publication", harness.name));
     kafka::read(&topic).into_iter().rfind(|event| event.key == key).expect("a record").json()
@@ -295,7 +295,7 @@ fn tables(harness: &Harness) -> Vec<String> {
     tables.iter().map(|table| table["name"].as_str().expect("a name").to_owned()).collect()
 }
 
-/// The halt it prevents: a record of thousands of tables, which the state topic does not take.
+/// The halt it prevents: a record of thousands of tables, which is too large for the state topic.
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_without_routes_are_in_no_record_and_in_no_log() {
     let mut harness = Harness::new("unrelated").await;
@@ -314,7 +314,7 @@ async fn tables_without_routes_are_in_no_record_and_in_no_log() {
     )
     .await;
     run(&harness, "alter table spare_parts detach partition spare_part").await;
-    // This is noticed after those, or together with them.
+    // The watch notices this change after those, or together with them.
     run(&harness, "alter table items add column extra int").await;
     crate::harness::eventually("a record", || async {
         let events = kafka::read(&format!("{}.state", harness.name));
@@ -363,7 +363,7 @@ async fn a_partition_may_come_and_go_but_not_come_back() {
     assert!(ids(&harness).contains(&"it/items/b/1/1".to_owned()));
 }
 
-/// The server may take long to say whether the routes still fit. Nothing else waits for it.
+/// The server may take long to judge the routes. Nothing else waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_contract_that_takes_long_to_judge_is_judged_and_holds_up_no_look() {
     let mut harness = Harness::bare("slow").await;
@@ -382,7 +382,7 @@ async fn a_contract_that_takes_long_to_judge_is_judged_and_holds_up_no_look() {
     harness.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
     let relay = harness.streaming().await;
     run(&harness, "create table slow (); alter table t rename note to remark").await;
-    // Longer than a look may take, and than what is asked.
+    // Longer than one check may take, and longer than its queries.
     let report = relay.state("refused").await;
     assert!(report.contains("note"), "{report}");
     run(&harness, "drop table slow; alter table t rename remark to note").await;
@@ -396,8 +396,8 @@ async fn a_contract_that_takes_long_to_judge_is_judged_and_holds_up_no_look() {
     run(&harness, "drop table slow").await;
 }
 
-/// What is written to an unlogged table is not in the WAL. Where the publication has a table by its name, the server
-/// refuses to make it one.
+/// The WAL lacks the rows of an unlogged table. The server refuses to make a table unlogged that a publication has by
+/// name.
 const UNLOGGED: &str =
     "alter table t set unlogged; insert into t values (7, 'lost'); alter table t set logged";
 const BY_SCHEMA: [(i32, &str); 3] = [
@@ -434,7 +434,7 @@ async fn a_table_that_was_unlogged_for_a_while_is_noticed() {
             let relay = harness.streaming().await;
             run(&harness, "insert into t values (1, 'a')").await;
             harness.confirmed().await;
-            // What rewrites the rows and loses none is nothing to stop for.
+            // A rewrite that loses no row is no reason to refuse.
             run(&harness, "vacuum full t").await;
             run(&harness, "cluster t using t_pkey").await;
             run(&harness, &format!("begin; alter table {table} add column more text; truncate t; commit"))

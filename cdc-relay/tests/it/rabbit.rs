@@ -12,7 +12,7 @@ use crate::harness::{Harness, eventually, server, with_database};
 use crate::kafka::{self, distinct};
 use crate::proxy::Proxy;
 
-/// Connects, unless the broker is away.
+/// Connects; `None` while the broker is away.
 pub async fn attempt(url: &str) -> Option<(Connection, Channel)> {
     let connection = Connection::connect(url, ConnectionProperties::default()).await.ok()?;
     let channel = connection.create_channel().await.ok()?;
@@ -37,7 +37,7 @@ fn text(value: &AMQPValue) -> String {
     }
 }
 
-/// A payment is asked for and authorized.
+/// Accepts and authorizes a payment.
 const AUTHORIZED: &str = "insert into payments (user_id, payment_id, idempotency_key, fingerprint, client_number, service_id,
                                    amount, expires_at, traceparent)
              values ('0196f1d2-0000-7000-8000-000000000001', '0196f1d2-0000-7000-8000-0000000000aa', 'k', '', '+7 \"9\"',
@@ -49,7 +49,7 @@ const AUTHORIZED: &str = "insert into payments (user_id, payment_id, idempotency
 async fn an_authorized_payment_is_work_byte_for_byte() {
     let mut harness = Harness::bare("work").await;
     let admin = server("POSTGRES_ADMIN_URL");
-    // Where the roles are already, somebody uses their passwords.
+    // The passwords of existing roles are in use.
     if harness
         .sql
         .query("select from pg_roles where rolname = 'coro_relay'", &[])
@@ -164,7 +164,7 @@ async fn rabbitmq_away_neither_stops_kafka_nor_loses_work() {
     for id in 1..=300 {
         harness.row("a", id, 1, "work").await;
     }
-    // Kafka has them all, and yet the slot stands: a transaction is done when every sink has it.
+    // Kafka has them all, and the slot stays where it is: a transaction is done when every sink has acknowledged it.
     distinct(&harness.topic(), 301).await;
     assert!(harness.positions().await.1 <= Some(before));
     proxy.mend();
@@ -182,7 +182,7 @@ async fn rabbitmq_away_neither_stops_kafka_nor_loses_work() {
 async fn a_broker_that_stays_away_for_long_does_not_break_the_session() {
     let mut harness = Harness::new("pressure").await;
     let proxy = cuttable(&mut harness).await;
-    // Room for a few messages only, and a server that gives up on silent clients quickly.
+    // The in-flight limit holds a few messages only, and the server ends silent sessions quickly.
     harness.routes(&harness.default_routes().replace("[relay]", "[relay]\nin_flight_bytes = 20000"));
     harness.url = format!("{}?options=-c%20wal_sender_timeout%3D1500ms", harness.url);
     let relay = harness.streaming().await;
@@ -218,7 +218,7 @@ async fn a_queue_that_is_gone_holds_its_work_until_it_is_back() {
         .queue_delete(harness.queue().as_str().into(), QueueDeleteOptions::default())
         .await
         .expect("delete");
-    // Returned as unroutable: the relay connects again, and declares the queue in doing so.
+    // RabbitMQ returns the message as unroutable: the relay connects again, and thereby declares the queue.
     harness.row("a", 1, 1, "work").await;
     harness.confirmed().await;
     let declare = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };

@@ -4,7 +4,7 @@ use crate::harness::Harness;
 use crate::kafka;
 use crate::proxy::Gate;
 
-/// A relay that has told a row and stopped.
+/// A relay that has emitted a row and stopped.
 pub async fn used(test: &str) -> Harness {
     let mut harness = Harness::new(test).await;
     let relay = harness.streaming().await;
@@ -15,7 +15,7 @@ pub async fn used(test: &str) -> Harness {
     harness
 }
 
-/// Starts it again: it refuses with this, and tells nothing.
+/// Starts the relay again: it refuses for this reason, and emits nothing.
 async fn refuses(mut harness: Harness, reason: &str) {
     let relay = harness.start();
     let report = relay.state("refused").await;
@@ -56,7 +56,7 @@ async fn a_slot_that_somebody_else_advanced_is_noticed() {
     refuses(harness, "advanced to").await;
 }
 
-/// After the relay looked, and before the slot was its own.
+/// The change comes after the relay checked the slot, and before it holds the slot.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_somebody_else_advances_as_the_relay_takes_it_up_is_noticed() {
     let mut harness = used("taken_up").await;

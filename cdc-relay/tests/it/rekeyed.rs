@@ -11,7 +11,7 @@ use crate::harm::{five_lines, run};
 use crate::harness::{Harness, Relay, connect, eventually};
 use crate::kafka::{self, distinct};
 
-/// Two looks of the watch, and a session.
+/// Time for two checks of the watch and a new session.
 const SESSION_TIMEOUT: Duration = Duration::from_secs(8);
 
 struct Case {
@@ -63,7 +63,7 @@ const CASES: &[Case] = &[
         change: "alter table t rename ident to other",
         key: "2",
     },
-    // The stream announces the root, and nothing of it is announced anew.
+    // The stream announces the root, and does not announce it again.
     Case {
         name: "an index of the root alone",
         tables: "create table t (id int not null, code text not null, v int, primary key (id)) partition by range (id);
@@ -84,7 +84,7 @@ fn keys(harness: &Harness, topic: &str) -> Vec<String> {
     of_the_row.map(|event| event.key.clone()).collect()
 }
 
-/// Waits until a session begins that knows of the change.
+/// Waits for a session that began after the change.
 async fn noticed(relay: &Relay, what: &str) {
     let began = Instant::now();
     while relay.metric("cdc_relay_sessions_total") < 2.0 {
@@ -127,7 +127,7 @@ async fn a_row_has_one_key_however_what_identifies_it_is_changed() {
     }
 }
 
-/// Nobody has to wait for the watch where the stream says that the table was changed.
+/// Where the stream announces the changed table, the relay does not wait for the watch.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_row_after_another_primary_key_is_named_by_it() {
     let mut harness = Harness::bare("rekeyed_first").await;
@@ -148,7 +148,7 @@ async fn the_first_row_after_another_primary_key_is_named_by_it() {
     drop(relay);
 }
 
-/// What names and orders the rows stays, so nothing begins anew.
+/// The columns that name and order the rows stay, so that no session ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_stays_the_same_ends_no_session() {
     let mut harness = Harness::bare("rekeyed_not").await;
@@ -170,7 +170,7 @@ async fn a_key_that_stays_the_same_ends_no_session() {
     {
         run(&harness, change).await;
         run(&harness, &insert(id as i32, "a")).await;
-        // Longer than between two looks.
+        // Longer than the interval of the watch.
         tokio::time::sleep(Duration::from_millis(2500)).await;
         let events = distinct(&topic, id + 1).await;
         assert!(events.iter().any(|event| event.key == id.to_string()), "{change}: {events:#?}");
@@ -178,7 +178,7 @@ async fn a_key_that_stays_the_same_ends_no_session() {
     assert!(relay.metric("cdc_relay_sessions_total") < 2.0, "{}", relay.log());
 }
 
-/// The rows that a type's order moves behind the last key would be left out.
+/// A snapshot that went on would leave out the rows that the new type's order moves before the last key.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_begins_anew_where_the_keys_type_is_changed() {
     let mut harness = Harness::bare("rekeyed_type").await;
@@ -192,7 +192,7 @@ async fn a_snapshot_begins_anew_where_the_keys_type_is_changed() {
         records.into_iter().rfind(|event| event.key.ends_with("/snapshot/public.t")).map(|event| event.json())
     };
     eventually("a part of the snapshot", || async { position().filter(|at| at["rows"] != 0) }).await;
-    // No chunk is read from now on.
+    // The snapshot reads no chunk from now on.
     let migration = connect(&harness.url).await;
     migration.batch_execute("begin; lock table t in access exclusive mode").await.expect("the lock");
     relay.kill();

@@ -24,14 +24,14 @@ pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Releases, and checks the exit code; answers what a person saw.
+/// Releases, checks the exit code, and returns the output.
 fn release(harness: &Harness, arguments: &[&str], code: i32) -> String {
     let output = cdc_relay(harness, &[&["release"], arguments].concat());
     assert_eq!(output.status.code(), Some(code), "{}", text(&output));
     text(&output)
 }
 
-/// Routes under which a record of more than `bytes` cannot be told.
+/// Writes routes under which a record of more than `bytes` cannot be emitted.
 fn limit(harness: &Harness, bytes: usize) {
     harness.routes(
         &harness.default_routes().replace("[relay]", &format!("[relay]\nmax_record_bytes = {bytes}")),
@@ -43,7 +43,7 @@ async fn large(harness: &Harness, owner: &str, id: i64, bytes: i32) {
     harness.sql.execute(insert, &[&owner, &id, &bytes]).await.expect("a large row");
 }
 
-/// Waits until so many letters and notes stand in the dead-letter topic.
+/// Waits for `count` records in the dead-letter topic, dead letters and notes.
 async fn records(harness: &Harness, count: usize) -> Vec<Event> {
     let topic = harness.dead_letter_topic();
     eventually(&format!("{count} records of dead letters"), || async {
@@ -53,13 +53,14 @@ async fn records(harness: &Harness, count: usize) -> Vec<Event> {
     .await
 }
 
-/// The ids of a key's rows in the order of their first telling.
+/// The ids of a key's rows in the order of their first emission.
 fn ids(events: &[Event], key: &str) -> Vec<i64> {
     let events = first_emissions(events).remove(key).unwrap_or_default();
     events.iter().map(|event| event.json()["id"].as_i64().expect("id")).collect()
 }
 
-/// The chain of positions is closed, with letters and notes in it and what was told again not.
+/// Checks that the chain of positions is closed, with dead letters and notes and without re-emitted rows. Returns its
+/// number of transactions.
 fn whole_chain(harness: &Harness) -> usize {
     let mut all = kafka::read(&harness.topic());
     all.extend(kafka::read(&harness.dead_letter_topic()));
@@ -78,7 +79,7 @@ async fn a_released_key_is_emitted_in_order_before_anything_later() {
     harness.row("b", 4, 1, "made").await;
     records(&harness, 2).await;
     relay.kill();
-    // The cause is removed; the key still waits.
+    // The routes no longer have the cause; the key is still halted.
     limit(&harness, 20_000);
     let relay = harness.streaming().await;
     harness.row("a", 5, 1, "made").await;
@@ -107,7 +108,7 @@ async fn a_released_key_is_emitted_in_order_before_anything_later() {
     let output = cdc_relay(&harness, &["dead-letters"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
 
-    // From the topic alone, too.
+    // A new relay knows this from the topic alone.
     relay.kill();
     let relay = harness.streaming().await;
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 0.0);
@@ -149,7 +150,7 @@ async fn a_row_that_failed_by_its_cast_is_emitted_once_the_cast_is_gone_and_anot
         (&line["key"], &line["dead_letters"], &line["table"]),
         (&"b".into(), &3.into(), &"public.items".into())
     );
-    // A key that is not halted is named in vain, and what is halted is said.
+    // The command refuses a key that is not halted, and lists the halted ones.
     let said = release(&harness, &["--key", "nobody"], 2);
     assert!(said.contains("key b towards topic:"), "{said}");
     release(&harness, &["--all"], 0);
@@ -198,10 +199,10 @@ async fn a_dead_letter_that_still_fails_keeps_its_key_from_there_on() {
     let said = release(&harness, &["--key", "a"], 1);
     assert!(said.contains("stays halted; 2 rows emitted") && said.contains("10000 are allowed"), "{said}");
     harness.row("a", 5, 1, "made").await;
-    // Four letters, two notes, and the row that follows.
+    // Four dead letters, two notes, and the row that follows.
     records(&harness, 7).await;
     assert_eq!(ids(&distinct(&harness.topic(), 2).await, "a"), [1, 2]);
-    // Also after a start, which knows only the topic.
+    // The same after a start, which knows only the topic.
     relay.kill();
     let relay = harness.streaming().await;
     let line = cdc_relay(&harness, &["dead-letters", "--json"]);
@@ -211,7 +212,7 @@ async fn a_dead_letter_that_still_fails_keeps_its_key_from_there_on() {
     assert!(said.contains("2 rows emitted, 1 skipped"), "{said}");
     harness.row("a", 6, 1, "made").await;
     assert_eq!(ids(&distinct(&harness.topic(), 5).await, "a"), [1, 2, 4, 5, 6]);
-    // Halted once more in the same session: what was released before is done with.
+    // The key is halted once more in the same session: the earlier dead letters are done.
     large(&harness, "a", 7, 15_000).await;
     harness.row("a", 8, 1, "made").await;
     harness.confirmed().await;
@@ -236,7 +237,7 @@ async fn a_value_missing_in_the_wal_is_emitted_from_the_table_while_it_is_the_sa
             .await
             .expect("update");
     }
-    // Of b there are two versions, and the table has the later one.
+    // Two versions of b are dead letters, and the table has the later one.
     harness.sql.batch_execute("update items set version = 3 where owner = 'b'").await.expect("update");
     records(&harness, 3).await;
     release(&harness, &["--key", "a"], 0);
@@ -255,7 +256,7 @@ async fn a_value_missing_in_the_wal_is_emitted_from_the_table_while_it_is_the_sa
     drop(relay);
 }
 
-/// Commits rows of a key, one after the other, until told to stop. Answers how many there are.
+/// Commits rows of a key, one after the other, until it is stopped. Returns their number.
 async fn load(url: String, first: i64, stop: Arc<AtomicBool>) -> i64 {
     let sql = connect(&url).await;
     let insert =
@@ -273,7 +274,7 @@ async fn load(url: String, first: i64, stop: Arc<AtomicBool>) -> i64 {
 async fn a_release_under_load_and_kills_loses_and_reorders_nothing() {
     let mut harness = Harness::new("kills").await;
     const DEAD_LETTERS: i64 = 600;
-    /// How much is told again when the relay is killed.
+    /// The rows of each release, during which the relay is killed.
     const MOMENTS: [usize; 5] = [0, 1, 50, 300, 599];
     let mut next = 0;
     for moment in MOMENTS {
@@ -289,7 +290,7 @@ async fn a_release_under_load_and_kills_loses_and_reorders_nothing() {
         let stop = Arc::new(AtomicBool::new(false));
         let load = tokio::spawn(load(harness.url.clone(), next + DEAD_LETTERS, Arc::clone(&stop)));
         let before = ids(&kafka::read(&harness.topic()), "a").len();
-        // Whether it is done by then does not matter.
+        // The release may be complete by then or not.
         cdc_relay(&harness, &["release", "--key", "a", "--timeout", "0"]);
         eventually("the moment to kill", || async {
             (kafka::read(&harness.topic()).len() >= before + moment).then_some(())

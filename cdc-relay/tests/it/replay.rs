@@ -9,14 +9,14 @@ use crate::harness::{Harness, connect};
 use crate::kafka::{self, Event, distinct, first_emissions};
 use crate::release::{cdc_relay, text};
 
-/// Replays rows of `items`, and checks the exit code; answers what a person saw.
+/// Replays rows of `items`, checks the exit code, and returns the output.
 fn replay(harness: &Harness, arguments: &[&str], code: i32) -> String {
     let output = cdc_relay(harness, &[&["replay", "--table", "items"], arguments].concat());
     assert_eq!(output.status.code(), Some(code), "{}", text(&output));
     text(&output)
 }
 
-/// How often each event stands in the topic, those that were told again without a position.
+/// The number of events with this id, and how many of them were re-emitted, without a position.
 fn count(events: &[Event], id: &str) -> (usize, usize) {
     let all: Vec<&Event> = events.iter().filter(|event| event.header("ce_id") == id).collect();
     (all.len(), all.iter().filter(|event| event.header("pg_position").is_empty()).count())
@@ -37,7 +37,7 @@ async fn rows_are_re_emitted_by_key_time_and_condition_with_the_same_ids() {
         .expect("old");
     let emitted = distinct(&harness.topic(), 5).await.len();
 
-    // First only shown.
+    // Without agreement the replay is only shown.
     let shown = replay(&harness, &["--key", "a", "--dry-run"], 0);
     assert!(shown.contains("it/items/a/1/2") && shown.contains("2 events would be emitted"), "{shown}");
     let shown = replay(&harness, &["--where", "owner = 'b'", "--dry-run", "--json"], 0);
@@ -105,18 +105,18 @@ async fn a_row_that_was_not_emitted_yet_is_not_emitted_by_a_replay() {
     harness.row("a", 2, 1, "made").await;
     harness.row("b", 3, 1, "made").await;
     harness.confirmed().await;
-    // A halted key waits for its release: even its rows that could be told.
+    // A halted key waits for its release: even those of its rows that could be emitted.
     let said = replay(&harness, &["--where", "id > 1", "--yes"], 1);
     assert!(said.contains("1 events left out") && said.contains("1 events emitted again"), "{said}");
     let events = kafka::read(&harness.topic());
     assert_eq!((count(&events, "it/items/a/2/1"), count(&events, "it/items/b/3/1")), ((0, 0), (2, 1)));
-    // With no relay nothing new is known to be told.
+    // Without a running relay it is unknown whether new rows are emitted.
     relay.kill();
     harness.row("b", 4, 1, "made").await;
     let said = replay(&harness, &["--where", "id > 1", "--yes", "--timeout", "1"], 2);
     assert!(said.contains("no relay reads the slot") && said.contains("has not told all"), "{said}");
     assert_eq!(kafka::read(&harness.topic()).len(), events.len());
-    // Other routes would tell something else.
+    // The relay runs with other routes, which would emit something else.
     let relay = harness.streaming().await;
     harness.routes(&harness.default_routes().replace("\"work\"", "\"other\""));
     let said = replay(&harness, &["--where", "id = 3", "--yes"], 2);
@@ -124,7 +124,7 @@ async fn a_row_that_was_not_emitted_yet_is_not_emitted_by_a_replay() {
     drop(relay);
 }
 
-/// Commits versions of a few rows until told to stop. Answers the last.
+/// Commits versions of a few rows until it is stopped. Returns the last version.
 async fn load(url: String, stop: Arc<AtomicBool>) -> i32 {
     let sql = connect(&url).await;
     let insert = sql
@@ -160,7 +160,7 @@ async fn replays_under_load_reorder_no_first_emission() {
     for (owner, events) in first_emissions(&events) {
         let versions = events.iter().map(|event| event.json()["version"].as_i64().expect("version"));
         assert!(versions.eq(1..=i64::from(last)), "{owner}");
-        // What the stream told stands once, with its place.
+        // The first emission of each row is the stream's, with its position.
         assert!(events.iter().all(|event| !event.header("pg_position").is_empty()), "{owner}");
     }
     let ids: BTreeSet<&str> = events.iter().map(|event| event.header("ce_id")).collect();

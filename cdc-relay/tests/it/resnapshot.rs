@@ -39,7 +39,7 @@ async fn sql(harness: &Harness, statement: &str) {
         .unwrap_or_else(|error| panic!("{statement}: {error}"));
 }
 
-/// Changes what is remembered of the source.
+/// Edits the checkpoint of the source.
 fn edit_checkpoint(harness: &Harness, change: impl FnOnce(&mut serde_json::Value)) {
     let (topic, key) = (format!("{}.state", harness.name), format!("it/{}", harness.name));
     let last = kafka::read(&topic).into_iter().rfind(|event| event.key == key).expect("memory");
@@ -48,7 +48,7 @@ fn edit_checkpoint(harness: &Harness, change: impl FnOnce(&mut serde_json::Value
     kafka::write(&topic, &key, Some(&checkpoint.to_string()));
 }
 
-/// By row, the last version told.
+/// The last emitted version of each row.
 fn versions(events: &[Event]) -> BTreeMap<(String, i64), i64> {
     let mut versions = BTreeMap::new();
     for event in events {
@@ -60,7 +60,7 @@ fn versions(events: &[Event]) -> BTreeMap<(String, i64), i64> {
     versions
 }
 
-/// Every row of the table is told, last in the state it has.
+/// Checks that every row of the table was emitted, last in its present state.
 async fn whole(harness: &Harness) -> Vec<Event> {
     let events = kafka::read(&harness.topic());
     let emitted = versions(&events);
@@ -71,13 +71,13 @@ async fn whole(harness: &Harness) -> Vec<Event> {
     events
 }
 
-/// What was refused with this reason is told whole and streams again after a reconcile.
+/// Checks that a source refused for this reason is emitted whole and streams again after a resnapshot.
 async fn heals(mut harness: Harness, reason: &str, arguments: &[&str]) {
     harness.row("lost", 7, 3, "made").await;
     let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains(reason) && report.contains("cdc-relay resnapshot"), "{report}");
-    // The relay that refuses may stay: it takes up what was put right.
+    // The refused relay keeps running: it takes the repaired source up.
     succeeds(&harness, arguments);
     relay.streams().await;
     let emitted = kafka::read(&harness.topic());
@@ -87,7 +87,7 @@ async fn heals(mut harness: Harness, reason: &str, arguments: &[&str]) {
     let ids = |events: &[Event], id: &str| events.iter().filter(|event| event.header("ce_id") == id).count();
     assert_eq!(ids(&events, "it/items/lost/7/3"), 1);
     assert_eq!(ids(&events, "it/items/a/1/1"), 2, "streamed, and told again with the same id");
-    // What is told again is no link of a chain; what is streamed begins a new one.
+    // Re-emitted rows are no links of the chain; the streamed ones begin a new chain.
     assert!(emitted.last().is_some_and(|event| event.header("pg_position").is_empty()));
     let streamed = events.iter().find(|event| event.key == "after").expect("the row after");
     assert!(streamed.header("pg_position").ends_with(";0;0/0"));
@@ -211,7 +211,7 @@ async fn a_resnapshot_that_is_killed_leaves_the_relay_refused_and_starts_over() 
     let mut harness = filled("re_killed").await;
     let mut caught = 0;
     for moment in 0..6 {
-        // The server may take a while to notice that the one before is gone.
+        // The server may take a while to notice that the killed session is gone.
         let ended = "select 1 from pg_stat_activity where application_name = 'cdc-relay' and datname = $1";
         eventually("the session before to be over", || async {
             harness.sql.query(ended, &[&harness.name]).await.expect("activity").is_empty().then_some(())
@@ -283,7 +283,7 @@ async fn rows_that_change_meanwhile_are_emitted_in_their_last_state_at_the_end()
     load.await.expect("load");
     harness.confirmed().await;
     let events = whole(&harness).await;
-    // Nothing is streamed that was told already, and nothing goes back.
+    // The stream repeats no row, and no row goes back.
     let mut last = BTreeMap::new();
     for event in events {
         let (row, version) =

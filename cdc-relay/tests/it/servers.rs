@@ -12,7 +12,7 @@ use stack::layout::{Layout, PORTS, Port};
 use stack::servers::Server;
 use stack::spec::Spec;
 
-/// One server; gone, with its data, when dropped.
+/// One server; it ends when dropped, and its data goes with it.
 pub struct PrivateServer {
     server: Server,
     layout: Layout,
@@ -26,7 +26,7 @@ impl PrivateServer {
         let layout = layout(server, &std::env::temp_dir().join(name));
         let specs = server.alone(&layout).expect("a server");
         if server == Server::Kafka {
-            // Nobody else is there who must be kept from anything.
+            // A private server needs no access control.
             let settings = layout.data.join("kafka/server.properties");
             let open = std::fs::read_to_string(&settings).expect("settings")
                 + "super.users=User:kafka;User:admin;User:ANONYMOUS\n";
@@ -43,7 +43,7 @@ impl PrivateServer {
         loop {
             let ended = |child: &mut Child| child.try_wait().expect("wait").is_some();
             if self.running.is_empty() || self.running.iter_mut().any(ended) {
-                // The first time; or what is left of the last run was still in its way.
+                // This is the first run, or the previous run was still ending.
                 self.kill();
                 self.running = self.specs.iter().map(spawn).collect();
             }
@@ -64,12 +64,12 @@ impl PrivateServer {
         }
     }
 
-    /// What Postgres calls an immediate shutdown: every process of it ends on the spot, and the next start recovers.
+    /// An immediate shutdown of Postgres: every process ends on the spot, and the next start recovers.
     pub fn crash(&mut self) {
         self.end(Signal::QUIT);
     }
 
-    /// In good order.
+    /// An orderly shutdown.
     pub fn stop(&mut self) {
         self.end(Signal::INT);
     }
@@ -81,14 +81,14 @@ impl PrivateServer {
         }
     }
 
-    /// To all of its processes: SIGSTOP holds it up, SIGCONT lets it go on.
+    /// Signals all of its processes: SIGSTOP suspends the server, SIGCONT resumes it.
     pub fn signal(&self, signal: Signal) {
         for child in &self.running {
             kill_process_group(Pid::from_child(child), signal).expect("signal");
         }
     }
 
-    /// Where clients find it: a URL, or a broker's address.
+    /// The server's URL, or a broker's address.
     pub fn address(&self) -> String {
         let variables = stack::environment::variables(&self.layout).expect("addresses");
         let name = match self.server {
@@ -108,9 +108,9 @@ impl PrivateServer {
         command
     }
 
-    /// Starts a broker again with a second listener, for TLS, under the name `localhost`; answers where that is.
+    /// Starts a broker again with a second listener, for TLS, under the name `localhost`; returns its address.
     pub async fn encrypt(&mut self, certificate: &str, key: &str) -> String {
-        // A port of the layout that belongs to a server which is not there.
+        // A port of the layout whose server does not run.
         let port = self.layout.port(Port::Redis);
         let plain = self.address();
         let (file, more, address) = match self.server {
@@ -167,7 +167,7 @@ ssl_options.verify = verify_none
         file
     }
 
-    /// Keeps a copy of the data of a Postgres that is not running, as a backup of the volume would be.
+    /// Copies the data of a stopped Postgres, as a backup of the volume does.
     pub fn back_up(&self) -> PathBuf {
         assert!(self.running.is_empty(), "it runs");
         let backup = self.layout.data.join("backup");
@@ -182,7 +182,7 @@ ssl_options.verify = verify_none
         copy(backup, &self.layout.postgres_data());
     }
 
-    /// Has the next start of a Postgres begin a new timeline, as a promoted standby does.
+    /// Makes the next start of a Postgres begin a new timeline, as a promoted standby does.
     pub fn promote_at_next_start(&self) {
         let signal = self.layout.postgres_data().join("recovery.signal");
         self.layout.write_for_server(&signal, "").expect("recovery.signal");
@@ -218,7 +218,7 @@ fn layout(server: Server, folder: &Path) -> Layout {
         server.ports().iter().all(|port| free(layout.port(*port)))
     };
     for _ in 0..HOW_MANY {
-        // Another test program may look for ports at the same time: not from the same place.
+        // Other test programs may look for ports at the same time: each begins at another place.
         let start = std::process::id() as u16 % HOW_MANY;
         let base = FIRST + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % HOW_MANY * PORTS;
         let layout = Layout::new(Some(folder.to_owned()), base).expect("layout");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::harness::{Harness, SCHEMA, connect, eventually, with_database};
 use crate::kafka;
 
-/// From which version on, and what a role may be set to.
+/// Version of the server, and a setting that a role may have.
 const HOSTILE: [(i32, &str, &str); 21] = [
     (14, "statement_timeout", "'1ms'"),
     (14, "lock_timeout", "'1ms'"),
@@ -69,7 +69,7 @@ async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_re
     let fill = "insert into items (owner, id, version, price, raw, at) values
                 ('before', 1, 1, 0.1, '\\x00ff', '2026-01-02 03:04:05+00')";
     harness.sql.batch_execute(fill).await.expect("a row");
-    // A slot waits for it.
+    // The server makes the slot only after this transaction.
     let mut other = connect(&harness.url).await;
     let open = other.transaction().await.expect("begin");
     open.batch_execute("insert into items (owner, id, version) values ('open', 1, 1)").await.expect("a row");
@@ -82,9 +82,9 @@ async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_re
     tokio::time::sleep(Duration::from_millis(1500)).await;
     open.commit().await.expect("commit");
     relay.streams().await;
-    // Rows that come while it is being taken may rightly be told twice: once of the table and once of the log.
+    // Rows that come during the snapshot may be emitted twice: once from the table and once from the WAL.
     eventually("the snapshot", || async { relay.log().contains("snapshot done").then_some(()) }).await;
-    // A transaction that takes longer to send than its time-out.
+    // A transaction that takes longer to send than the time-out.
     let large = "insert into items (owner, id, version, note)
                  select 'large', n, 1, repeat('x', 200) from generate_series(1, 60000) n";
     harness.sql.batch_execute(large).await.expect("rows");
@@ -98,7 +98,7 @@ async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_re
     let before = events.iter().find(|event| event.key == "before").expect("the row of before").json();
     assert_eq!(before["at"], "2026-01-02T03:04:05.000000Z");
     assert!(relay.metric("cdc_relay_sessions_total") < 2.0, "{}", relay.log());
-    // Kafka may take a moment to find a leader for a topic that was just made: no matter of settings.
+    // Kafka may take a moment to elect the leader of a new topic, whatever the settings are.
     let log = relay.log();
     let troubles = log.lines().filter(|line| !line.contains("NotLeaderForPartition"));
     let troubles =

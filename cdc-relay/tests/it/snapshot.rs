@@ -36,7 +36,7 @@ fn with_snapshot(harness: &Harness) -> String {
     harness.default_routes().replace("subject = \"{id}\"", "subject = \"{id}\"\nsnapshot = true")
 }
 
-/// What the state topic says of a table.
+/// The state topic's record of a table.
 fn position(harness: &Harness, table: &str) -> Option<serde_json::Value> {
     let key = format!("it/{0}/snapshot/public.{table}", harness.name);
     let records = kafka::read(&format!("{}.state", harness.name));
@@ -51,8 +51,8 @@ async fn done(harness: &Harness, table: &str) -> serde_json::Value {
     .await
 }
 
-/// Changes rows all over the table until told to stop: one in a row, some twice in a transaction, some moved to
-/// another key.
+/// Changes rows all over the table until it is stopped: one in a row, some twice in a transaction, some moved to another
+/// key.
 async fn changes(url: String, stop: Arc<AtomicBool>) -> u32 {
     let sql = connect(&url).await;
     let update = "update items set version = version + 1 where id in
@@ -75,7 +75,7 @@ fn version_of(event: &Event) -> i64 {
     event.json()["version"].as_i64().expect("version")
 }
 
-/// By row, the versions in the order told.
+/// The versions of each row in the order of their events.
 fn versions<'e>(events: impl IntoIterator<Item = &'e Event>) -> BTreeMap<(String, i64), Vec<i64>> {
     let mut versions = BTreeMap::<_, Vec<i64>>::new();
     for event in events {
@@ -86,7 +86,7 @@ fn versions<'e>(events: impl IntoIterator<Item = &'e Event>) -> BTreeMap<(String
     versions
 }
 
-/// Every row of the table is told, and last in the state it has.
+/// Checks that every row of the table was emitted, last in its present state.
 async fn whole(harness: &Harness, versions: &BTreeMap<(String, i64), Vec<i64>>) {
     let rows = harness.sql.query("select owner, id, version from items", &[]).await.expect("rows");
     assert_eq!(rows.len(), versions.len());
@@ -114,7 +114,7 @@ async fn rows_that_change_under_the_snapshot_do_not_go_back() {
         assert!(versions.is_sorted(), "{row:?}: {versions:?}");
     }
     whole(&harness, &versions).await;
-    // What the snapshot tells is no link of the chain, and the chain is whole without it.
+    // The snapshot's events are no links of the chain, and the chain is closed without them.
     let (streamed, emitted): (Vec<Event>, Vec<Event>) =
         events.into_iter().partition(|event| !event.header("pg_position").is_empty());
     chain(&streamed);
@@ -136,8 +136,8 @@ async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
     let passed = |relay: &Relay| relay.metric("cdc_relay_snapshot_passed_rows");
     while position(&harness, "items").is_none_or(|position| position["done"] != true) {
         let relay = harness.streaming().await;
-        // Before the first chunk now and then; else after some chunks, at another moment every time: before they are
-        // acknowledged, before that is noted, and after.
+        // Sometimes before the first chunk; else after some chunks, at another moment each time: before their acknowledgement,
+        // before the checkpoint, and after.
         if kills % 4 > 0 {
             let before = passed(&relay);
             eventually("a chunk to be told", || async { (passed(&relay) > before).then_some(()) }).await;
@@ -159,7 +159,7 @@ async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
         assert!(versions.values().all(|versions| versions.is_sorted()), "{owner}");
     }
     assert!(stood.len() > 2, "it was never killed in the middle: {stood:?}");
-    // It went on: had it begun anew each time, the first chunk would have been told as often as it was killed.
+    // The snapshot went on: had it begun again each time, every kill would have emitted the first chunk again.
     let snapshot = events.iter().filter(|event| event.header("pg_position").is_empty()).count() as u64;
     assert!(snapshot <= ROWS as u64 + 2000 * (kills + 1), "{snapshot} told with {kills} kills");
     drop(relay);
@@ -174,7 +174,7 @@ async fn a_row_that_is_in_the_wal_and_not_yet_visible_does_not_go_back() {
     let rows = 4 * ROWS;
     fill(&harness, rows).await;
     harness.routes(&with_snapshot(&harness));
-    // Who asks for it waits for a standby that never comes: committed, in the log, and seen by nobody.
+    // This commit waits for a standby that never comes: it is in the WAL, and invisible to everybody.
     for setting in ["synchronous_commit = 'local'", "synchronous_standby_names = 'nobody'"] {
         harness.sql.batch_execute(&format!("alter system set {setting}")).await.expect("set");
     }
@@ -186,7 +186,7 @@ async fn a_row_that_is_in_the_wal_and_not_yet_visible_does_not_go_back() {
     let last = rows - 1;
     tokio::spawn(async move {
         let update = format!("set synchronous_commit = on; update items set version = 50 where id = {last}");
-        // Ends when the database goes.
+        // This session ends with the database.
         let _ = waiting.batch_execute(&update).await;
     });
     assert_eq!(done(&harness, "items").await["rows"], rows);
@@ -243,7 +243,7 @@ async fn the_stream_goes_on_while_the_snapshot_waits() {
     fill(&harness, 10).await;
     harness.routes(&with_snapshot(&harness));
     let relay = harness.streaming().await;
-    // Committed and invisible, or not committed: the first chunk cannot know. It waits; the stream does not.
+    // The first chunk cannot tell a committed invisible row from an uncommitted one. It waits; the stream does not.
     harness.row("streamed", 1, 1, "made").await;
     kafka::distinct(&harness.topic(), 11).await;
     assert!(position(&harness, "items").is_none());

@@ -25,7 +25,7 @@ async fn a_second_relay_waits_and_takes_over_without_loss() {
     assert_eq!(chain(&events), 3);
 }
 
-/// Counts how often the server is asked what a literal is: whenever the contract is.
+/// Counts how often the server reads a literal: once for each check of the contract.
 const COUNTED: &str = "create sequence asked;
     create function asked(text) returns bool language plpgsql as 'begin perform nextval(''public.asked''); return true; end';
     create domain counted as text check (asked(value));
@@ -49,7 +49,7 @@ async fn a_relay_that_waits_for_its_turn_asks_for_nothing_but_the_slot() {
         assert!(second.get("/health").is_some_and(|report| report.contains("standby")));
     }
     let asked = asked().await - before;
-    // Once, by itself, or twice; not whenever it looks for the slot.
+    // The standby checks the contract once or twice, not each time it asks for the slot.
     assert!(asked <= 2, "{asked} times");
     assert_eq!(first.stop().await, Some(0));
     let free = Instant::now();

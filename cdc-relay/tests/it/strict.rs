@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use crate::harness::{Harness, eventually};
 use crate::kafka::{Event, read};
 
-/// Type, value in SQL, and what a reader finds.
+/// Type, value in SQL, and the value for a reader.
 const VALUES: &[(&str, &str, &str)] = &[
     // As it stands.
     ("json", r#"'{"a":"\ud83d\ude00","b":[1.50,-0,1E5]}'"#, r#"{"a":"😀","b":[1.5,-0.0,100000.0]}"#),
@@ -63,7 +63,7 @@ fn expanded(text: &str) -> String {
     out
 }
 
-/// What jq reads of it, where it is installed.
+/// The value as jq reads it, where jq is installed.
 fn by_jq(values: &[&str]) -> Option<String> {
     let child = Command::new("jq").args(["-c", "."]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let mut child = child.ok()?;

@@ -9,7 +9,7 @@ use crate::harness::{Harness, Servers, connect, eventually};
 use crate::load::under_load;
 use crate::servers::PrivateServer;
 
-/// An authority and what it signed, as files that clients read.
+/// An authority and its certificates, as files that clients read.
 struct Certificates {
     folder: std::path::PathBuf,
     issuer: Issuer<'static, KeyPair>,
@@ -73,7 +73,7 @@ async fn encrypting(certificates: &Certificates, access: &str) -> PrivateServer 
     postgres
 }
 
-/// Whether both of the relay's ways to connect are encrypted; what they say when they are refused.
+/// Whether both kinds of the relay's connections are encrypted, or the error of a refused one.
 async fn encrypted(url: &str) -> Result<bool, String> {
     let database: Database = url.parse().map_err(|error| format!("{error:#}"))?;
     let query = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
@@ -165,7 +165,7 @@ async fn a_server_that_wants_a_certificate_gets_it() {
     assert!(said.contains("sslcert and sslkey go together"), "{said}");
 }
 
-/// What is decrypted and not yet looked at is in no socket: whoever only waits for that, waits for ever.
+/// Decrypted bytes that were not yet read are in no socket: a relay that polls only the socket would wait for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_encrypted_stream_loses_nothing_whether_it_trickles_or_floods() {
     let ours = Certificates::new("ours");
@@ -183,7 +183,7 @@ async fn an_encrypted_stream_loses_nothing_whether_it_trickles_or_floods() {
     let rows = "insert into items (owner, id, version, note)
                 select 'v' || n % 16, n, 1, repeat('y', 300) from generate_series(1, 50000) n";
     harness.sql.batch_execute(rows).await.expect("50,000 rows");
-    // About as large as the relay's buffer: what the rest of one leaves no room for must not be waited for.
+    // About as large as the relay's buffer: a full buffer must not make the relay wait for the socket.
     let rows = "insert into items (owner, id, version, note)
                 select 'l', n, 1, repeat('z', 240000 + n * 1000) from generate_series(1, 40) n";
     harness.sql.batch_execute(rows).await.expect("large rows");
@@ -213,7 +213,7 @@ async fn events_sent_to_brokers_by_tls_arrive_as_ever() {
     let ca = ours.file("ca.pem");
     let by_tls = format!("[kafka]\n\"security.protocol\" = \"ssl\"\n\"ssl.ca.location\" = \"{ca}\"\n[relay]");
     harness.routes(&harness.default_routes().replace("[relay]", &by_tls));
-    // Whom the system trusts.
+    // The authorities that the system trusts.
     harness.overrides.extend([("KAFKA_BROKERS", brokers), ("AMQP_URL", queue), ("SSL_CERT_FILE", ca)]);
     let (relay, oracle, load) = under_load(&mut harness, true).await;
     load.more(200).await;

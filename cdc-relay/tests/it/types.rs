@@ -141,7 +141,7 @@ async fn every_type_is_emitted_in_its_json_form() {
     let events = distinct(&format!("{}.all_types", harness.name), 1).await;
     let event = &events[0];
     serde_json::from_str::<serde_json::Value>(&event.value).expect("JSON");
-    // Member by member first: a difference is easier to read.
+    // Member by member first, so that a difference is easy to read.
     for (emitted, expected) in event.value.split(",\"").zip(golden(1).split(",\"")) {
         assert_eq!(emitted, expected);
     }
@@ -261,7 +261,7 @@ async fn a_delete_that_cannot_be_emitted_becomes_a_dead_letter_with_the_known_co
     })
     .await;
     assert_eq!(dead[0]["op"], "insert");
-    // The delete follows the row of its key that could not be told.
+    // The delete follows the row of its key that could not be emitted.
     assert_eq!((&dead[1]["op"], &dead[1]["key"]), (&"delete".into(), &"1".into()));
     assert_eq!(dead[1]["row"], serde_json::json!({"id": "1"}));
     assert!(dead[1]["reason"].as_str().is_some_and(|reason| reason.contains("follows")), "{}", dead[1]);
@@ -297,7 +297,7 @@ async fn deletes_that_nobody_said_anything_about_are_refused_before_streaming() 
     assert!(report.contains("publishes deletes or truncates, which the relay does not tell"), "{report}");
     assert!(report.contains("`deletes`): public.items"), "{report}");
     drop(relay);
-    // Said on every route, it streams; and asked for, they have to be published.
+    // With `deletes` or `op` on every route the source streams, and then the publication has to publish deletes.
     let said = harness
         .default_routes()
         .replace("type = \"item.{kind}.v1\"", "type = \"item.{@op}.v1\"\ndeletes = \"event\"")

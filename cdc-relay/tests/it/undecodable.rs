@@ -6,7 +6,7 @@ use crate::harness::{Harness, SCHEMA, Servers, with_database};
 use crate::kafka;
 use crate::proxy::Coalescer;
 
-/// In a database whose encoding has bytes that are no character: a text of such a byte can be kept and never sent.
+/// The encoding has bytes that are no character: the server stores a text of such a byte and cannot send it.
 const WIN1252: &str = "template template0 encoding 'WIN1252' lc_collate 'C' lc_ctype 'C'";
 
 async fn win1252(test: &str) -> Harness {
@@ -22,7 +22,7 @@ async fn undecodable(harness: &Harness) {
     harness.sql.batch_execute(insert).await.expect("a row");
 }
 
-/// The standstill it prevents: the error is in our own buffer, and the socket is waited for.
+/// The standstill it prevents: the error is in the relay's buffer, and the relay waits for the socket.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_that_comes_in_one_piece_with_the_start_is_noticed_at_once() {
     let mut harness = win1252("one_piece").await;
@@ -43,7 +43,7 @@ async fn an_error_that_comes_in_one_piece_with_the_start_is_noticed_at_once() {
     }
 }
 
-/// Sessions without end, each a moment of green.
+/// The loop it prevents: sessions without end, each green for a moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_the_server_cannot_decode_is_refused_after_a_few_sessions() {
     let mut harness = win1252("stuck").await;
@@ -57,7 +57,7 @@ async fn a_change_that_the_server_cannot_decode_is_refused_after_a_few_sessions(
     }
     let sessions = relay.metric("cdc_relay_sessions_total");
     assert!(sessions < 8.0, "{sessions} sessions");
-    // It is not asked again and again, nor called ready.
+    // The relay opens no further sessions, and is not ready.
     let until = Instant::now() + Duration::from_secs(12);
     while Instant::now() < until {
         assert!(relay.get("/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 503")));

@@ -3,7 +3,7 @@
 use crate::harness::Harness;
 use crate::load::under_load;
 
-/// Ten times what may be in flight, and with room for what a process needs besides: 40 MiB on an idle relay.
+/// Ten times the in-flight limit, and room for the rest of the process: 40 MiB on an idle relay.
 const RESIDENT_BYTES_MAX: u64 = 96 << 20;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,19 +20,19 @@ use super::{
 use crate::harness::{Harness, connect};
 use crate::kafka::{Event, chain, read_from};
 
-/// How much there was to judge.
+/// The extent of the judged load.
 #[derive(Debug)]
 pub struct Report {
-    /// Transactions before the loss that were told, those that were not, and those since the new slot began.
+    /// Transactions before the loss that were emitted, those that were not, and those since the new slot began.
     pub before: usize,
     pub lost: usize,
     pub since: usize,
-    /// How often somebody looked before the loss and after the new slot went on.
+    /// The number of samples before the loss and after the new slot went on.
     pub samples: (usize, usize),
 }
 
 impl Report {
-    /// That the test was one.
+    /// Fails unless the load was large enough and samples were taken meanwhile.
     pub fn expect(&self, transactions: usize) {
         let Report { before, lost, since, .. } = self;
         assert!(
@@ -44,7 +44,7 @@ impl Report {
 }
 
 impl Oracle {
-    /// Waits until everything is confirmed, then judges. The load must have ended. `begins_at`: of the new slot.
+    /// Waits until everything is confirmed, then judges. The load must have ended. `begins_at`: the new slot's first position.
     pub async fn judge_across(mut self, harness: &Harness, begins_at: Lsn) -> Report {
         harness.confirmed().await;
         self.wal.read(&connect(&harness.url).await).await;
@@ -91,18 +91,18 @@ impl Oracle {
     }
 }
 
-/// A row as it was last changed.
+/// The last change of a row.
 struct Current {
     id: String,
     work: bool,
 }
 
-/// The row that a change is of: its id without the version.
+/// The row of a change: its id without the version.
 fn row(id: &str) -> &str {
     id.rsplit_once('/').expect("an id with a version").0
 }
 
-/// By row, what these commits left it as.
+/// The state of each row after these commits.
 fn rows_of(commits: &[Commit]) -> HashMap<&str, Current> {
     let mut rows = HashMap::new();
     for change in commits.iter().flat_map(|commit| &commit.changes) {
@@ -147,7 +147,7 @@ fn assert_never_back(commits: &[Commit], events: &[Event]) {
     }
 }
 
-/// Where the partitions end once these are there.
+/// The ends of the partitions once they hold these events.
 fn ends(events: &[Event], mut ends: Vec<i64>) -> Vec<i64> {
     for event in events {
         let end = &mut ends[event.partition as usize];

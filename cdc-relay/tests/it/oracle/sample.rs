@@ -15,20 +15,20 @@ use crate::harness::{Harness, Servers, attempt};
 use crate::kafka::Ends;
 use crate::rabbit;
 
-/// As long as one look may take.
+/// The longest duration of one sample.
 const SAMPLE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What was looked up, in this order.
+/// One sample; the fields are read in this order.
 pub struct Sample {
     pub confirmed: u64,
-    /// Nobody had laid hands on the slot when it was looked at.
+    /// The test had not moved or dropped the slot before this sample.
     pub undisturbed: bool,
-    /// Where the topic's partitions and the dead letters end.
+    /// The ends of the topic's partitions and of the dead-letter topic.
     pub ends: Vec<i64>,
     pub queued: Option<u32>,
 }
 
-/// Looks until it is told to stop.
+/// Takes samples until it is stopped.
 pub struct Sampler {
     stop: Arc<AtomicBool>,
     disturbed: Arc<AtomicBool>,
@@ -36,7 +36,7 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// `work`: the queue is looked at as well.
+    /// `work`: the samples include the queue.
     pub fn start(harness: &Harness, work: bool) -> Sampler {
         let (stop, disturbed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let target = SampleTarget {
@@ -51,7 +51,7 @@ impl Sampler {
         Sampler { stop, disturbed, task: tokio::spawn(sample(target)) }
     }
 
-    /// Call it before somebody else moves or drops the slot.
+    /// Call this before the test moves or drops the slot.
     pub fn disturb(&self) {
         self.disturbed.store(true, Ordering::SeqCst);
     }
@@ -62,7 +62,7 @@ impl Sampler {
     }
 }
 
-/// Where samples are taken.
+/// The servers, and what to read of them.
 struct SampleTarget {
     url: String,
     slot: String,
@@ -73,7 +73,7 @@ struct SampleTarget {
     disturbed: Arc<AtomicBool>,
 }
 
-/// The slot first: what is in the topics afterwards may be more than what it was confirmed for, never less.
+/// Reads the slot first: the topics may then hold more than the slot is confirmed for, never less.
 async fn sample(target: SampleTarget) -> Vec<Sample> {
     let ends = Arc::new(Ends::of(&target.servers.kafka, &target.topics));
     let (mut samples, mut sql, mut queue) = (Vec::new(), None, Queue::default());
@@ -86,7 +86,7 @@ async fn sample(target: SampleTarget) -> Vec<Sample> {
         let query =
             "select (confirmed_flush_lsn - '0/0')::int8 from pg_replication_slots where slot_name = $1";
         let found = client.query_opt(query, &[&target.slot]).await;
-        // Asked after the look: not touched by now, not touched then.
+        // Read after the query: a slot that is undisturbed now was undisturbed then.
         let undisturbed = !target.disturbed.load(Ordering::SeqCst);
         let Ok(Some(row)) = found else { continue };
         let Some(confirmed) = row.get::<_, Option<i64>>(0) else { continue };
@@ -106,7 +106,7 @@ async fn sample(target: SampleTarget) -> Vec<Sample> {
     samples
 }
 
-/// What the oracle itself puts into the queue.
+/// The id of the oracle's own messages in the queue.
 pub const BARRIER: &str = "barrier";
 
 /// A connection over which the queue can be counted.
@@ -116,8 +116,8 @@ struct Counter {
 }
 
 impl Counter {
-    /// A quorum queue answers a passive declare from the state it has applied, which after a start of the broker is
-    /// less than its log has. What is confirmed by this start of it is behind all of that in the log.
+    /// A quorum queue answers a passive declare from its applied state, which lags behind its own log after a start of the
+    /// broker. A message that this run of the broker confirms comes after everything in that log.
     async fn connect(amqp: &str, queue: &str) -> Option<Counter> {
         let (connection, channel) = rabbit::attempt(amqp).await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await.ok()?;
@@ -128,7 +128,7 @@ impl Counter {
         confirmation.await.ok()?.is_ack().then_some(Counter { connection, channel })
     }
 
-    /// How many messages wait, barriers included; 0 when the queue took more than 250 ms to answer.
+    /// The number of waiting messages, barriers included; 0 when the queue took more than 250 ms to answer.
     async fn count(&self, queue: &str) -> Option<u32> {
         let options = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
         let declare = self.channel.queue_declare(queue.into(), options, FieldTable::default());
@@ -136,7 +136,7 @@ impl Counter {
     }
 }
 
-/// The queue, as it was seen over one connection after the other.
+/// The queue, counted over one connection after the other.
 #[derive(Default)]
 struct Queue {
     counter: Option<Counter>,
@@ -144,7 +144,7 @@ struct Queue {
 }
 
 impl Queue {
-    /// How many messages of the relay wait, unless that cannot be said.
+    /// The number of the relay's waiting messages; `None` where it is unknown.
     async fn count(&mut self, amqp: &str, queue: &str) -> Option<u32> {
         if self.counter.as_ref().is_none_or(|counter| !counter.connection.status().connected()) {
             self.counter = timeout(SAMPLE_TIMEOUT, Counter::connect(amqp, queue)).await.ok().flatten();
