@@ -1,4 +1,4 @@
-//! The edge as HAProxy runs it.
+//! Tests the edge as HAProxy runs it.
 //!
 //! * With limits for each source address set, one address does not hold up the others.
 //! * Where no service answers, the edge says so in a problem document.
@@ -24,18 +24,18 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 struct Edge {
     address: SocketAddrV4,
     process: Child,
-    /// Of its configuration.
+    /// The folder of its configuration.
     folder: PathBuf,
 }
 
 impl Edge {
-    /// With nothing behind it.
+    /// Starts an edge whose services do not run.
     fn start() -> Edge {
         let nobody = free();
         Edge::before(nobody, nobody.port())
     }
 
-    /// Before instances that all have one address, and say at one port whether they are ready.
+    /// Starts an edge whose services share one address, and one port that answers whether they are ready.
     fn before(service: SocketAddrV4, ready: u16) -> Edge {
         let address = free();
         let folder = configuration(address.port());
@@ -81,8 +81,8 @@ impl Edge {
         let mut stream = self.connect(host);
         let request = format!("{line} HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n\r\n");
         let mut answer = String::new();
-        let asked = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer));
-        asked.ok().filter(|read| *read > 0).map(|_| answer)
+        let exchange = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer));
+        exchange.ok().filter(|read| *read > 0).map(|_| answer)
     }
 }
 
@@ -94,7 +94,7 @@ impl Drop for Edge {
     }
 }
 
-/// A copy of the edge's configuration, which waits for a service less long.
+/// Copies the edge's configuration, with a shorter time-out for services.
 fn configuration(port: u16) -> PathBuf {
     let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("../compose/haproxy");
     let folder = std::env::temp_dir().join(format!("edge-{port}"));
@@ -108,12 +108,12 @@ fn configuration(port: u16) -> PathBuf {
 }
 
 /// A service that is ready, and answers everything else with these bytes and the end of the connection; without any it
-/// stays silent. Answers its address and how often it was asked.
+/// stays silent. Returns its address and the counter of its requests.
 fn service(answer: Option<&'static str>) -> (SocketAddrV4, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let SocketAddr::V4(address) = listener.local_addr().unwrap() else { unreachable!("it is IPv4") };
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counter = asked.clone();
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counter = requests.clone();
     // Ends with the test's process.
     std::thread::spawn(move || {
         for stream in listener.incoming() {
@@ -121,10 +121,10 @@ fn service(answer: Option<&'static str>) -> (SocketAddrV4, Arc<AtomicUsize>) {
             std::thread::spawn(move || serve(stream.unwrap(), answer, &counter));
         }
     });
-    (address, asked)
+    (address, requests)
 }
 
-fn serve(mut stream: TcpStream, answer: Option<&str>, asked: &AtomicUsize) {
+fn serve(mut stream: TcpStream, answer: Option<&str>, requests: &AtomicUsize) {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read(&mut byte) {
@@ -136,10 +136,10 @@ fn serve(mut stream: TcpStream, answer: Option<&str>, asked: &AtomicUsize) {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
         return;
     }
-    asked.fetch_add(1, Ordering::Relaxed);
+    requests.fetch_add(1, Ordering::Relaxed);
     match answer {
         Some(bytes) => drop(stream.write_all(bytes.as_bytes())),
-        // Until the edge has enough of it.
+        // Until the edge gives up.
         None => drop(stream.read(&mut byte)),
     }
 }
@@ -152,7 +152,7 @@ fn free() -> SocketAddrV4 {
     }
 }
 
-/// Whether it is still open a moment after it was made.
+/// Whether the connection is still open a moment after it was made.
 fn is_open(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     match stream.read(&mut [0]) {
@@ -170,7 +170,7 @@ fn silent_connections_of_one_address_leave_room_for_the_others() {
     assert!((1..=CONNECTIONS).contains(&open), "{open} are open");
     assert_eq!(edge.ask(2), None, "this address has all it may have");
     assert!(edge.ask(3).is_some(), "another one is answered");
-    // Those that say nothing are closed, and there is room again.
+    // The edge closes silent connections, and there is room again.
     while edge.ask(2).is_none() {
         assert!(begun.elapsed() < ANSWER_TIMEOUT, "silent connections stay");
         std::thread::sleep(Duration::from_millis(100));
@@ -186,7 +186,7 @@ fn one_address_has_so_many_requests_and_the_others_theirs() {
     assert_ne!(edge.ask(3).unwrap(), "429");
 }
 
-/// Where the edge answers for a service that does not, whoever is asked, and how.
+/// A request of each kind to each service.
 const REQUESTS_TO_SERVICES: [&str; 6] = [
     "GET /services",
     "HEAD /services",
@@ -196,7 +196,7 @@ const REQUESTS_TO_SERVICES: [&str; 6] = [
     "HEAD /balance",
 ];
 
-/// Fails unless each request is answered by the edge, with this status, as unavailable, and with the time to come back.
+/// Fails unless the edge answers each request with this status, as unavailable, and with the time to come back.
 fn expect_unavailable(edge: &Edge, status: u16) {
     for line in REQUESTS_TO_SERVICES {
         let answer = edge.request(2, line).unwrap_or_else(|| panic!("{line}: no answer"));
@@ -216,15 +216,15 @@ fn expect_unavailable(edge: &Edge, status: u16) {
     }
 }
 
-/// It took the request, and died with it or said what is no HTTP.
+/// The service takes the request, and then dies or answers something that is no HTTP.
 #[test]
 fn where_a_service_breaks_off_the_edge_says_502() {
-    // Without a whole head there was no answer: that is sent again.
+    // The edge sends a request again while it has no whole head of an answer.
     for (answer, times) in [("", 3), ("HTTP/1.1 200 OK\r\ncontent-le", 3), ("nonsense\r\n\r\n", 1)] {
-        let (address, asked) = service(Some(answer));
+        let (address, requests) = service(Some(answer));
         let edge = Edge::before(address, address.port());
         expect_unavailable(&edge, 502);
-        assert_eq!(asked.load(Ordering::Relaxed), times * REQUESTS_TO_SERVICES.len(), "{answer:?}");
+        assert_eq!(requests.load(Ordering::Relaxed), times * REQUESTS_TO_SERVICES.len(), "{answer:?}");
     }
 }
 
@@ -236,11 +236,11 @@ fn where_no_service_is_the_edge_says_503() {
     }
 }
 
-/// A slow answer is no reason to ask again.
+/// A slow answer is no reason to send the request again.
 #[test]
 fn where_a_service_is_silent_the_edge_says_504() {
-    let (address, asked) = service(None);
+    let (address, requests) = service(None);
     let edge = Edge::before(address, address.port());
     expect_unavailable(&edge, 504);
-    assert_eq!(asked.load(Ordering::Relaxed), REQUESTS_TO_SERVICES.len());
+    assert_eq!(requests.load(Ordering::Relaxed), REQUESTS_TO_SERVICES.len());
 }

@@ -1,4 +1,6 @@
-//! `cargo stack k6`: k6 is under the AGPL, so the one on the PATH is used and none is ever installed.
+//! Tests `cargo stack k6`.
+//!
+//! * k6 is under the AGPL: the stack uses the one on the PATH, and never installs one.
 
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
@@ -52,14 +54,14 @@ fn k6(path: &Path, folder: &Folder, load: &str) -> Output {
 #[test]
 fn without_a_k6_it_says_so_and_installs_nothing() {
     let folder = Folder::new("none");
-    // What is no program is not k6; a Go that is there must not be asked to build one.
+    // A file that is not executable is not k6; a Go on the PATH must not build one.
     folder.program("k6", 0o644);
     folder.program("go", 0o755);
     let output = k6(&folder.0, &folder, "smoke");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(UNAVAILABLE), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(UNAVAILABLE), "{stderr}");
     for part in ["k6", "PATH", "AGPL", "Grafana", "documentation"] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(stderr.contains(part), "{part}: {stderr}");
     }
     assert!(!folder.ran("go"), "k6 was about to be built");
 }
@@ -69,19 +71,19 @@ fn the_k6_on_the_path_is_the_one() {
     let folder = Folder::new("there");
     folder.program("k6", 0o755);
     let output = k6(&folder.0, &folder, "smoke");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     // There is a k6; what is missing is the stack.
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("cargo stack up"), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("cargo stack up"), "{stderr}");
     assert!(!folder.ran("k6"), "there is no stack to put a load on");
 }
 
-/// Whoever asks for a load that does not exist needs to know that, with or without k6.
+/// An unknown load is the first error, with or without k6.
 #[test]
 fn an_unknown_load_is_named_first() {
     let folder = Folder::new("unknown");
     let output = k6(&folder.0, &folder, "nothing");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.contains("smoke"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("smoke"), "{stderr}");
 }

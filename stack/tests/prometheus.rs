@@ -1,4 +1,4 @@
-//! The configuration of Prometheus and its rules, judged by Prometheus' own tool.
+//! Tests the configuration of Prometheus and its rules with Prometheus' own tool.
 
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
@@ -14,17 +14,17 @@ fn folder() -> PathBuf {
 fn promtool(folder: &Path, arguments: &[&str]) -> String {
     let output = Command::new("promtool").args(arguments).current_dir(folder).output();
     let output = output.expect("promtool: `cargo stack up --servers` installs it");
-    let said =
-        [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
-    assert!(output.status.success(), "promtool {arguments:?}:\n{said}");
-    said
+    let text =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success(), "promtool {arguments:?}:\n{text}");
+    text
 }
 
 #[test]
 fn the_configuration_finds_its_rules() {
     // The targets are missing here, which is a warning: `cargo stack` writes them beside it.
-    let said = promtool(&folder(), &["check", "config", "prometheus.yml"]);
-    assert!(said.contains("2 rule files found"), "{said}");
+    let text = promtool(&folder(), &["check", "config", "prometheus.yml"]);
+    assert!(text.contains("2 rule files found"), "{text}");
 }
 
 #[test]
@@ -48,8 +48,8 @@ fn each_alert_is_tested_and_says_what_to_do() {
             for part in ["severity: ", "summary: ", "description: ", "what_to_do: "] {
                 assert!(alert.contains(part), "{name} has no {part}");
             }
-            let tested = format!("ALERTS{{alertname=\"{name}\", alertstate=\"firing\", severity=");
-            assert!(tests.contains(&tested), "nothing shows that {name} fires");
+            let query = format!("ALERTS{{alertname=\"{name}\", alertstate=\"firing\", severity=");
+            assert!(tests.contains(&query), "nothing shows that {name} fires");
         }
     }
 }

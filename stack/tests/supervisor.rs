@@ -1,4 +1,4 @@
-//! The supervisor with harmless children: what comes back, what is cleaned up, what is left alone.
+//! Tests the supervisor with harmless children: restarts, cleanup, and processes that it leaves alone.
 
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
@@ -15,7 +15,7 @@ use stack::spec::{Restart, Spec, StopSignal};
 
 const STACK: &str = env!("CARGO_BIN_EXE_stack");
 
-/// A stack of its own in a temporary folder; whatever a test does, nothing of it stays.
+/// A stack of its own in a temporary folder; dropping it removes every process and file.
 struct Harness {
     dir: PathBuf,
     supervisor: ProcessId,
@@ -109,7 +109,7 @@ fn a_killed_service_comes_back_and_a_killed_server_does_not() {
     let harness = Harness::start("restart");
     let service = harness.run("service", SLEEP, Restart::Always);
     let server = harness.run("server", SLEEP, Restart::OnCommand);
-    // From outside, as an out-of-memory killer would.
+    // From outside, as by an out-of-memory killer.
     assert!(service.signal(rustix::process::Signal::KILL));
     assert!(server.signal(rustix::process::Signal::KILL));
     until("the service is back", || harness.child("service").id.is_some_and(|id| id != service));
@@ -131,7 +131,7 @@ fn kill_takes_everything_under_a_child_sessions_of_their_own_included() {
 }
 
 #[test]
-fn what_outlives_its_parent_does_not_outlive_the_stack() {
+fn a_process_that_outlives_its_parent_does_not_outlive_the_stack() {
     let harness = Harness::start("stray");
     let leader = harness.run("daemon", "setsid sleep 1000 & sleep 0.2; exit 3", Restart::OnCommand);
     until("the leader has ended", || !leader.alive());
@@ -238,7 +238,7 @@ fn one_supervisor_per_stack() {
 }
 
 #[test]
-fn a_child_sees_only_what_it_is_given() {
+fn a_child_sees_only_its_own_environment() {
     let harness = Harness::start("env");
     let spec = harness.spec("env", "exec env", Restart::OnCommand);
     harness.client().send(&Request::Run { spec }).unwrap();

@@ -108,7 +108,7 @@ const SET_UPS: &[SetUp] = &[
     SetUp {
         from: 15,
         ..bad(
-            "a row filter, and nothing said of deletes",
+            "a row filter, and routes without `deletes`",
             "create table orders (id int primary key);
              create publication chosen for table orders where (id > 0) with (publish = 'insert, update')",
             "publication = \"chosen\"\ntables = [{ name = \"orders\" }]",
@@ -143,7 +143,7 @@ async fn decided(relay: &Relay) -> (bool, String) {
 }
 
 /// Fails unless run reports each of doctor's findings in the same words.
-fn said(report: &str, findings: &[Value], what: &str) {
+fn assert_reported(report: &str, findings: &[Value], what: &str) {
     let report: Value =
         serde_json::from_str(report.rsplit("\r\n\r\n").next().expect("a body")).expect("JSON");
     let report = report.to_string();
@@ -169,7 +169,7 @@ async fn doctor_and_run_judge_a_database_alike() {
         let relay = harness.start();
         let (streams, report) = decided(&relay).await;
         assert_eq!(streams, set_up.streams, "{}: {report}", set_up.name);
-        said(&report, &findings, set_up.name);
+        assert_reported(&report, &findings, set_up.name);
         if streams {
             assert_eq!(relay.stop().await, Some(0));
             harness.slot_is_free().await;
@@ -221,7 +221,7 @@ async fn doctor_and_run_judge_a_source_alike_that_has_streamed() {
         let (streams, report) = decided(&relay).await;
         assert_eq!(streams, *streams_on, "{change}: {report}");
         assert_eq!(fine, streams, "{change}: {before:#?}\n{report}");
-        said(
+        assert_reported(
             &report,
             &before.iter().filter(|f| f["check"] != "publication.coverage").cloned().collect::<Vec<_>>(),
             change,

@@ -44,7 +44,10 @@ async fn a_relay_that_may_not_write_says_so_and_emits_everything_once_it_may() {
     }
     says(&relay, &format!("this relay may not write to topic {items}")).await;
     let (before, confirmed) = harness.positions().await;
-    assert!(confirmed.is_some_and(|confirmed| confirmed < before), "what nobody took is not confirmed");
+    assert!(
+        confirmed.is_some_and(|confirmed| confirmed < before),
+        "the slot is confirmed past rows that Kafka did not take"
+    );
     give(Operation::Write, &[&items]);
     let events = distinct(&items, 20).await;
     assert!(chain(&events) >= 20, "{events:#?}");
@@ -61,9 +64,12 @@ async fn a_file_that_cannot_be_used_is_refused_before_anything_is_opened() {
     harness.overrides.push(("KAFKA_CONFIG", file.display().to_string()));
     for command in ["run", "doctor", "status", "verify"] {
         let output = harness.command(command).output().expect("the program");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(64), "{command}: {said}");
-        assert!(said.contains("line 2") && said.contains("no property `sasl.pasword`"), "{command}: {said}");
-        assert!(!said.contains("hunter2"), "{command}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(64), "{command}: {stderr}");
+        assert!(
+            stderr.contains("line 2") && stderr.contains("no property `sasl.pasword`"),
+            "{command}: {stderr}"
+        );
+        assert!(!stderr.contains("hunter2"), "{command}: {stderr}");
     }
 }

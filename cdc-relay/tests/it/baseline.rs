@@ -124,7 +124,7 @@ async fn nobody_looks(harness: &Harness) {
                where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()";
     let others = "select 1 from pg_stat_activity
                   where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid()";
-    eventually("nobody to look", || async {
+    eventually("no session to watch the publication", || async {
         harness.sql.query(end, &[]).await.expect("terminate");
         harness.sql.query(others, &[]).await.expect("activity").is_empty().then_some(())
     })

@@ -86,7 +86,7 @@ async fn a_dead_letter_with_such_bytes_is_readable_and_is_released() {
     sql(&harness, r#"insert into marks values ((-22)::"char")"#).await;
     sql(&harness, &format!("update marks set version = 2, note = '' where c = {high}")).await;
     let topic = harness.dead_letter_topic();
-    let dead_letters: Vec<serde_json::Value> = eventually("two letters", || async {
+    let dead_letters: Vec<serde_json::Value> = eventually("two dead letters", || async {
         let dead_letters = kafka::read(&topic);
         (dead_letters.len() >= 2).then(|| dead_letters.iter().map(Event::json).collect())
     })

@@ -137,7 +137,7 @@ async fn doctor_names_each_risk_of_loss_with_its_fix() {
         assert_eq!(code, Some(i32::from(*severity != "warning")), "{bad:#?}");
     }
     let (code, report) = json(&mut harness.command("doctor"));
-    assert_eq!(code, Some(0), "all is put right again: {:#?}", bad(&report));
+    assert_eq!(code, Some(0), "a repaired database has findings: {:#?}", bad(&report));
 }
 
 #[tokio::test]
@@ -209,11 +209,11 @@ impl Tail {
             .stderr(Stdio::piped())
             .spawn()
             .expect("tail");
-        let said = BufReader::new(child.stderr.take().expect("stderr"));
+        let message = BufReader::new(child.stderr.take().expect("stderr"));
         let mut before = String::new();
         let mut reads = false;
         // The rest of the output stays unread: it is short.
-        for line in said.lines().map_while(Result::ok) {
+        for line in message.lines().map_while(Result::ok) {
             before.push_str(&line);
             reads = line.starts_with("Reading.");
             if reads {
@@ -248,8 +248,10 @@ async fn left_behind(harness: &Harness) -> Vec<String> {
 
 /// The server drops the slot a moment after its session has ended.
 async fn nothing_left(harness: &Harness) {
-    eventually("nothing to be left behind", || async { left_behind(harness).await.is_empty().then_some(()) })
-        .await;
+    eventually("slot and publication of the tail to be dropped", || async {
+        left_behind(harness).await.is_empty().then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -296,7 +298,7 @@ async fn a_tail_that_was_killed_leaves_no_slot_and_the_next_one_drops_its_public
     let mut killed = Tail::start(&harness, &[]);
     killed.child.kill().expect("kill");
     killed.child.wait().expect("wait");
-    eventually("the slot to be gone", || async {
+    eventually("the slot to be dropped", || async {
         let left = left_behind(&harness).await;
         // Two publications; a slot would be a third.
         (left.len() == 2).then_some(())
@@ -324,7 +326,7 @@ async fn a_slot_that_is_only_looked_at_stays_where_it_is() {
         let arguments = ["--json", "--publication", "events", "--from-slot", &harness.name, "--limit", "1"];
         let mut tail = Tail::start(&harness, &arguments);
         let line: Value = serde_json::from_str(&tail.line()).expect("an object");
-        assert_eq!(line["after"]["owner"], "a", "what was not confirmed is there at every look");
+        assert_eq!(line["after"]["owner"], "a", "an unconfirmed change is missing in a later tail");
         assert_eq!(tail.child.wait().expect("end").code(), Some(0));
         harness.slot_is_free().await;
     }
@@ -367,9 +369,9 @@ async fn verify_proves_a_chain_and_finds_the_transaction_that_is_missing() {
     forge(&harness.topic(), "FFFF/20;0;FFFF/10");
     let (code, out, error) = ran(&mut harness.command("verify"));
     assert_eq!(code, Some(1), "{out}{error}");
-    let said =
+    let message =
         format!("commit FFFF/20 names FFFF/10 before it, which is nowhere: the one before it here is {last}");
-    assert!(out.contains(&said), "{said} is not in\n{out}");
+    assert!(out.contains(&message), "{message} is not in\n{out}");
     let (code, report) = json(harness.command("verify").args(["--topic", &harness.topic()]));
     assert_eq!((code, &report["whole"]), (Some(1), &false.into()), "{report:#}");
     let (code, _, error) = ran(harness.command("verify").env_remove("KAFKA_CONFIG").args([

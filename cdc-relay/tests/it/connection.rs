@@ -82,9 +82,9 @@ async fn a_passfile_that_others_may_read_is_not_used() {
     std::fs::set_permissions(&passfile, std::fs::Permissions::from_mode(0o644)).expect("permissions");
     let url = format!("postgres://{role}@{host}:{port}/{}", harness.name);
     let output = harness.command("doctor").arg(url).env("PGPASSFILE", &passfile).output().expect("doctor");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("may be read by others"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("may be read by others"), "{stderr}");
     let _ = std::fs::remove_file(passfile);
     end(&harness, &role).await;
 }
@@ -93,7 +93,7 @@ async fn a_passfile_that_others_may_read_is_not_used() {
 #[tokio::test]
 async fn an_unsupported_parameter_is_refused_and_named() {
     let harness = Harness::new("refused_parameters").await;
-    for (parameter, said) in [
+    for (parameter, stderr) in [
         ("service=shop", "service"),
         ("gssencmode=require", "gssencmode"),
         ("sslcrl=/etc/crl.pem", "sslcrl"),
@@ -105,7 +105,7 @@ async fn an_unsupported_parameter_is_refused_and_named() {
             harness.command("doctor").arg(format!("postgres://u@h/d?{parameter}")).output().expect("doctor");
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(64), "{parameter}: {error}");
-        assert!(error.contains(said), "{parameter}: {error}");
+        assert!(error.contains(stderr), "{parameter}: {error}");
     }
     let output =
         harness.command("doctor").arg("postgres://u@h/d").env("PGSERVICE", "shop").output().expect("doctor");

@@ -119,7 +119,10 @@ async fn a_restored_backup_is_noticed_also_when_its_wal_has_grown_past_the_emitt
     postgres.restore(&backup);
     postgres.run().await;
     harness.reconnect().await;
-    assert!(harness.positions().await.0 < emitted_until, "the backup is not behind");
+    assert!(
+        harness.positions().await.0 < emitted_until,
+        "the backup does not end before the emitted position"
+    );
     // A server behind the emitted position is refused by the position alone.
     let relay = harness.start();
     let report = relay.state("refused").await;
@@ -128,7 +131,7 @@ async fn a_restored_backup_is_noticed_also_when_its_wal_has_grown_past_the_emitt
     for id in 100..400 {
         harness.row("new", id, 1, "made").await;
     }
-    assert!(harness.positions().await.0 > emitted_until, "not far enough");
+    assert!(harness.positions().await.0 > emitted_until, "the WAL does not end after the emitted position");
     // The relay checks again by itself, and so does a new one.
     let other = harness.start();
     let until = std::time::Instant::now() + std::time::Duration::from_secs(8);

@@ -55,7 +55,7 @@ async fn a_row_too_large_becomes_a_dead_letter_and_its_key_follows_in_order() {
     harness.row("b", 6, 1, "made").await;
     distinct(&harness.topic(), 3).await;
     let dead = dead_letters(&harness, 3).await;
-    assert_eq!(dead.last().expect("a letter")["row"]["id"], "5");
+    assert_eq!(dead.last().expect("a dead letter")["row"]["id"], "5");
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0);
     drop(relay);
 }

@@ -147,7 +147,10 @@ async fn a_stop_confirms_all_that_was_emitted() {
     let (end, _) = harness.positions().await;
     distinct(&harness.topic(), 200).await;
     assert_eq!(relay.stop().await, Some(0));
-    assert!(harness.positions().await.1 >= Some(end), "the slot stands behind what was acknowledged");
+    assert!(
+        harness.positions().await.1 >= Some(end),
+        "the slot is not confirmed up to the acknowledged position"
+    );
     // Therefore the next start repeats nothing.
     let relay = harness.streaming().await;
     harness.row("a", 1000, 1, "made").await;

@@ -33,7 +33,7 @@ async fn fails(harness: &Harness, reason: &str) {
 
 fn checkpoint(harness: &Harness) -> String {
     let (topic, key) = (format!("{}.state", harness.name), format!("it/{}", harness.name));
-    kafka::read(&topic).into_iter().rfind(|event| event.key == key).expect("memory").value
+    kafka::read(&topic).into_iter().rfind(|event| event.key == key).expect("a checkpoint").value
 }
 
 async fn promote(postgres: &mut PrivateServer, harness: &mut Harness) {

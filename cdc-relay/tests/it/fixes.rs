@@ -161,7 +161,7 @@ async fn a_relation_that_is_no_table_is_refused_by_its_kind_before_topics_are_ma
     ];
     let mut harness = Harness::bare("no_table").await;
     harness.sql.batch_execute(tables).await.expect("tables");
-    for (table, said) in cases {
+    for (table, parts) in cases {
         let topic = format!("{}.{table}.none", harness.name);
         routes(
             &harness,
@@ -169,7 +169,7 @@ async fn a_relation_that_is_no_table_is_refused_by_its_kind_before_topics_are_ma
         );
         let relay = harness.start();
         let report = relay.state("refused").await;
-        for part in *said {
+        for part in *parts {
             assert!(report.contains(part), "{table}: {part}: {report}");
         }
         assert!(!kafka::exists(&topic), "{table}");
@@ -177,11 +177,11 @@ async fn a_relation_that_is_no_table_is_refused_by_its_kind_before_topics_are_ma
     }
     let left = harness.sql.query("select 1 from pg_publication", &[]).await.expect("publications");
     assert!(left.is_empty());
-    for (table, said) in cases {
+    for (table, parts) in cases {
         routes(&harness, &format!("tables = [{{ name = \"{table}\", key = \"{{id}}\" }}]"));
         let (code, findings) = doctor(&harness);
         assert_eq!(code, Some(1), "{table}");
-        for part in *said {
+        for part in *parts {
             assert!(
                 Value::from(findings.clone()).to_string().contains(part),
                 "{table}: {part}: {findings:#?}"
@@ -217,15 +217,15 @@ async fn an_invalid_routes_file_is_not_a_missing_one() {
     let harness = Harness::bare("invalid").await;
     harness.routes("[[sources]]\nname = \"x\"");
     for command in ["doctor", "verify"] {
-        let said = |file: &str| {
+        let stderr = |file: &str| {
             let output = harness.command(command).env("RELAY_ROUTES", file).output().expect(command);
             assert_eq!(output.status.code(), Some(64), "{command}");
             String::from_utf8_lossy(&output.stderr).into_owned()
         };
         let path = std::env::temp_dir().join(&harness.name).join("relay.toml").display().to_string();
-        assert!(!said(&path).contains("without a routes file"), "{command}: {}", said(&path));
-        assert!(said(&path).contains("is missing"), "{command}: {}", said(&path));
-        assert!(said("/nowhere/relay.toml").contains("without a routes file"), "{command}");
+        assert!(!stderr(&path).contains("without a routes file"), "{command}: {}", stderr(&path));
+        assert!(stderr(&path).contains("is missing"), "{command}: {}", stderr(&path));
+        assert!(stderr("/nowhere/relay.toml").contains("without a routes file"), "{command}");
     }
 }
 

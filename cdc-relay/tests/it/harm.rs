@@ -177,10 +177,10 @@ async fn an_update_that_cannot_be_published_is_never_published() {
         application(&harness, shape.name).await;
         assert_eq!(streams, shape.streams, "{}: {report}", shape.name);
         if !shape.streams {
-            let made = "select count(*) from pg_publication";
-            let publications: i64 = harness.sql.query_one(made, &[]).await.expect("catalog").get(0);
-            assert_eq!(publications, 0, "{}: refused, and yet a publication was made", shape.name);
-            assert!(!kafka::exists(&topic), "{}: refused, and yet a topic was made", shape.name);
+            let count = "select count(*) from pg_publication";
+            let publications: i64 = harness.sql.query_one(count, &[]).await.expect("catalog").get(0);
+            assert_eq!(publications, 0, "{}: the refused relay made a publication", shape.name);
+            assert!(!kafka::exists(&topic), "{}: the refused relay made a topic", shape.name);
             assert!(
                 report.contains("alter table") || report.contains("give it"),
                 "{}: no fix: {report}",
@@ -276,7 +276,7 @@ async fn a_publication_of_the_users_that_harms_is_refused_with_the_fix() {
     let report = relay.state("refused").await;
     assert!(report.contains("public.items has no primary key"), "{report}");
     assert!(report.contains("alter table public.items replica identity full"), "{report}");
-    assert!(!kafka::exists(&harness.topic()), "refused, and yet a topic was made");
+    assert!(!kafka::exists(&harness.topic()), "the refused relay made a topic");
     run(&harness, "alter table items replica identity full").await;
     relay.streams().await;
 }
@@ -333,7 +333,10 @@ async fn doctor_judges_each_partition_as_the_server_does() {
     let (code, out) = doctor(&["--publication", "p"]);
     assert_eq!(code, Some(1), "{out}");
     assert!(out.contains("alter table public.t_1 replica identity full"), "{out}");
-    assert!(harness.sql.batch_execute("update t_1 set n = 1").await.is_err(), "the server says otherwise");
+    assert!(
+        harness.sql.batch_execute("update t_1 set n = 1").await.is_err(),
+        "the server accepts the update"
+    );
 }
 
 /// Tables that a server may publish, and publications of them. For every pair the server plans an update and a delete,
@@ -413,7 +416,10 @@ async fn harm_is_judged_as_the_server_judges_it() {
             if refused { harmed += 1 } else { harmless += 1 }
         }
     }
-    assert!(harmed > 20 && harmless > 20, "{harmed} and {harmless}: the pairs say nothing");
+    assert!(
+        harmed > 20 && harmless > 20,
+        "{harmed} harmed and {harmless} harmless pairs: too few of one kind"
+    );
 }
 
 /// A migration locks a partition; the relay neither waits for it nor blocks it.

@@ -22,7 +22,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check:
         if let Some(answer) = check().await {
             return answer;
         }
-        assert!(Instant::now() < until, "waited in vain for: {what}");
+        assert!(Instant::now() < until, "timed out waiting for: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -66,7 +66,8 @@ async fn three_sources_at_rest_use_next_to_no_processor_and_few_threads() {
     for source in SOURCES {
         harness.sql.execute(&format!("insert into {source} values (1, 'x')"), &[]).await.expect("a row");
         let messages = format!("cdc_relay_messages_total{{sink=\"kafka\",source=\"{source}\"}}");
-        eventually("the row to be told", || async { (relay.metric(&messages) >= 1.0).then_some(()) }).await;
+        eventually("the row to be emitted", || async { (relay.metric(&messages) >= 1.0).then_some(()) })
+            .await;
     }
     let mut last = (0.0, Vec::new());
     for _ in 0..5 {
@@ -77,5 +78,5 @@ async fn three_sources_at_rest_use_next_to_no_processor_and_few_threads() {
             return;
         }
     }
-    panic!("at rest it used {:.3} of a core, with {} threads: {:?}", last.0, last.1.len(), last.1);
+    panic!("the idle relay used {:.3} of a core, with {} threads: {:?}", last.0, last.1.len(), last.1);
 }

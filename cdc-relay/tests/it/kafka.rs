@@ -135,9 +135,9 @@ pub async fn distinct(topic: &str, count: usize) -> Vec<Event> {
 
 /// The events without repeats, in the order of their first emission, by key.
 pub fn first_emissions(events: &[Event]) -> BTreeMap<String, Vec<Event>> {
-    let (mut seen, mut by_key) = (BTreeSet::new(), BTreeMap::<String, Vec<Event>>::new());
+    let (mut known, mut by_key) = (BTreeSet::new(), BTreeMap::<String, Vec<Event>>::new());
     for event in events {
-        if seen.insert(event.header("ce_id").to_owned()) {
+        if known.insert(event.header("ce_id").to_owned()) {
             by_key.entry(event.key.clone()).or_default().push(event.clone());
         }
     }

@@ -31,9 +31,9 @@ async fn used(test: &str, source: &str) -> Harness {
     harness.sql.batch_execute("insert into orders values (1, 'before')").await.expect("a row");
     let relay = harness.streaming().await;
     arrived(&format!("{}.orders", harness.name), 1).await;
-    let (code, said) = remove(&harness, &["--yes"]);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("is being read"), "{said}");
+    let (code, text) = remove(&harness, &["--yes"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("is being read"), "{text}");
     assert_eq!(relay.stop().await, Some(0));
     harness.slot_is_free().await;
     harness
@@ -44,15 +44,15 @@ async fn a_relay_that_is_taken_out_leaves_nothing_behind() {
     let mut harness = used("leaving", "").await;
     let before = left(&harness).await;
     assert_eq!(before.len(), 3, "{before:?}");
-    let (code, said) = remove(&harness, &["--topics"]);
-    assert_eq!(code, Some(1), "{said}");
+    let (code, text) = remove(&harness, &["--topics"]);
+    assert_eq!(code, Some(1), "{text}");
     let topic = format!("{}.orders", harness.name);
     for part in [&harness.name, &format!("cdc_relay_{}", harness.name), &topic, "--yes"] {
-        assert!(said.contains(part), "{part}: {said}");
+        assert!(text.contains(part), "{part}: {text}");
     }
     assert_eq!(left(&harness).await, before, "nothing was agreed to");
-    let (code, said) = remove(&harness, &["--topics", "--yes"]);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, text) = remove(&harness, &["--topics", "--yes"]);
+    assert_eq!(code, Some(0), "{text}");
     assert_eq!(left(&harness).await, ["theirs"]);
     eventually("the topic to be gone", || async { kafka::read(&topic).is_empty().then_some(()) }).await;
     // A tombstone is the last record under each of its keys.
@@ -60,9 +60,9 @@ async fn a_relay_that_is_taken_out_leaves_nothing_behind() {
     let last: BTreeMap<String, String> =
         records.into_iter().map(|record| (record.key, record.value)).collect();
     assert!(last.len() >= 3 && last.values().all(String::is_empty), "{last:?}");
-    let (code, said) = remove(&harness, &["--json"]);
-    assert_eq!(code, Some(0), "{said}");
-    let again: Value = serde_json::from_str(&said).expect("JSON");
+    let (code, text) = remove(&harness, &["--json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let again: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(
         (&again["slot"], &again["publication"], &again["records"]),
         (&Value::Null, &Value::Null, &0.into())
@@ -76,8 +76,8 @@ async fn a_relay_that_is_taken_out_leaves_nothing_behind() {
 #[tokio::test]
 async fn objects_that_the_relay_did_not_make_stay() {
     let harness = used("leaving_others", "publication = \"theirs\"").await;
-    let (code, said) = remove(&harness, &["--yes"]);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, text) = remove(&harness, &["--yes"]);
+    assert_eq!(code, Some(0), "{text}");
     assert_eq!(left(&harness).await, ["theirs"]);
     assert_eq!(
         kafka::read(&format!("{}.orders", harness.name)).len(),
@@ -86,9 +86,9 @@ async fn objects_that_the_relay_did_not_make_stay() {
     );
     let make = "select pg_create_logical_replication_slot($1, 'test_decoding')";
     harness.sql.query(make, &[&harness.name]).await.expect("a slot");
-    let (code, said) = remove(&harness, &["--yes"]);
-    assert_eq!(code, Some(2), "{said}");
-    assert!(said.contains("test_decoding"), "{said}");
+    let (code, text) = remove(&harness, &["--yes"]);
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("test_decoding"), "{text}");
     assert_eq!(left(&harness).await.len(), 2);
 }
 
@@ -151,20 +151,20 @@ async fn topics_of_patterns_leave_with_the_source_and_similar_topics_are_named_f
         kafka::make(&topic(name)).await;
     }
 
-    let (code, said) = remove(&harness, &["--topics"]);
-    assert_eq!(code, Some(1), "{said}");
+    let (code, text) = remove(&harness, &["--topics"]);
+    assert_eq!(code, Some(1), "{text}");
     for name in ["orders", "audit.log"] {
-        assert!(said.contains(&format!("{}, with all its records", topic(name))), "{name}: {said}");
+        assert!(text.contains(&format!("{}, with all its records", topic(name))), "{name}: {text}");
     }
     for name in ["audit.old", "audit.theirs"] {
-        assert!(said.contains(&format!("--topic {}", topic(name))), "{name}: {said}");
-        assert!(!said.contains(&format!("{}, with all its records", topic(name))), "{name}: {said}");
+        assert!(text.contains(&format!("--topic {}", topic(name))), "{name}: {text}");
+        assert!(!text.contains(&format!("{}, with all its records", topic(name))), "{name}: {text}");
     }
-    assert!(!said.contains(&topic("other")), "{said}");
-    let (code, said) = remove(&harness, &["--topics", "--topic", &topic("other"), "--yes"]);
-    assert_eq!(code, Some(64), "{said}");
-    let (code, said) = remove(&harness, &["--topics", "--yes"]);
-    assert_eq!(code, Some(0), "{said}");
+    assert!(!text.contains(&topic("other")), "{text}");
+    let (code, text) = remove(&harness, &["--topics", "--topic", &topic("other"), "--yes"]);
+    assert_eq!(code, Some(64), "{text}");
+    let (code, text) = remove(&harness, &["--topics", "--yes"]);
+    assert_eq!(code, Some(0), "{text}");
     for name in ["orders", "audit.log"] {
         let topic = topic(name);
         eventually("the topic to be gone", || async { (!kafka::exists(&topic)).then_some(()) }).await;
@@ -172,8 +172,8 @@ async fn topics_of_patterns_leave_with_the_source_and_similar_topics_are_named_f
     for name in ["audit.old", "audit.theirs", "other"] {
         assert!(kafka::exists(&topic(name)), "{name}");
     }
-    let (code, said) = remove(&harness, &["--topics", "--topic", &topic("audit.old"), "--yes"]);
-    assert_eq!(code, Some(0), "{said}");
+    let (code, text) = remove(&harness, &["--topics", "--topic", &topic("audit.old"), "--yes"]);
+    assert_eq!(code, Some(0), "{text}");
     let old = topic("audit.old");
     eventually("the topic to be gone", || async { (!kafka::exists(&old)).then_some(()) }).await;
     assert!(kafka::exists(&topic("audit.theirs")));

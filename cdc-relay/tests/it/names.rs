@@ -57,9 +57,12 @@ async fn statements_in_a_refusal_are_quoted_as_the_server_reads_them() {
         ),
     );
     let relay = harness.start();
-    let made = obeyed(&harness, &relay).await;
+    let statements_run = obeyed(&harness, &relay).await;
     relay.streams().await;
-    assert!(made[0].starts_with(r#"create publication "Order" for table "order"."Order Items""#), "{made:?}");
+    assert!(
+        statements_run[0].starts_with(r#"create publication "Order" for table "order"."Order Items""#),
+        "{statements_run:?}"
+    );
     let insert =
         r#"insert into "order"."Order Items" values (1, 'w', 'p', '{}'); insert into "user" values (1, 's')"#;
     harness.sql.batch_execute(insert).await.expect("rows");

@@ -164,7 +164,7 @@ async fn no_question_of_dashboard_and_alerts_goes_unanswered() {
     // No alert may fire for a relay without faults.
     assert_eq!(prometheus.ask("ALERTS{alertstate=\"firing\"}"), 0);
     relay.kill();
-    eventually("an alert about a relay that says nothing", || async {
+    eventually("an alert about a relay that does not answer", || async {
         (prometheus.ask("ALERTS{alertname=\"CdcRelayDown\"}") > 0).then_some(())
     })
     .await;
@@ -230,7 +230,7 @@ async fn a_slot_that_cannot_be_looked_at_is_seen() {
     let mut harness = Harness::new("watch").await;
     let relay = harness.streaming().await;
     // The first check may come before the slot is made.
-    eventually("a look at the slot", || async {
+    eventually("a check of the slot", || async {
         (relay.metric("cdc_relay_slot_status{source=\"it\",status=\"reserved\"}") == 1.0).then_some(())
     })
     .await;

@@ -126,7 +126,7 @@ impl Report {
     /// Fails unless the load was large enough and samples were taken meanwhile.
     pub fn expect(&self, transactions: usize) {
         assert!(self.transactions >= transactions, "too little load: {self:?}");
-        assert!(self.samples >= 5, "nobody looked: {self:?}");
+        assert!(self.samples >= 5, "too few samples: {self:?}");
     }
 }
 
@@ -211,7 +211,7 @@ fn assert_same(committed: &BTreeMap<String, Vec<String>>, emitted: &BTreeMap<Str
         let around = |ids: &[String]| ids[at.saturating_sub(2)..(at + 3).min(ids.len())].to_vec();
         assert!(
             committed == emitted,
-            "key {key}: {} committed, {} told; from change {at} on: committed {:?}, told {:?}",
+            "key {key}: {} committed, {} emitted; from change {at} on: committed {:?}, emitted {:?}",
             committed.len(),
             emitted.len(),
             around(committed),
@@ -219,7 +219,7 @@ fn assert_same(committed: &BTreeMap<String, Vec<String>>, emitted: &BTreeMap<Str
         );
     }
     for key in emitted.keys() {
-        assert!(committed.contains_key(key), "key {key} was told, and nothing of it was committed");
+        assert!(committed.contains_key(key), "key {key} was emitted, and none of its rows was committed");
     }
 }
 
@@ -231,7 +231,7 @@ fn assert_positions(commits: &[Commit], events: &[Event]) {
     }
     for event in events {
         let (id, position) = (event.header("ce_id"), position(event).expect("a position"));
-        assert!(by_id[id].contains(&position), "{id} is told as of {position:X}");
+        assert!(by_id[id].contains(&position), "{id} has position {position:X}, which is not its commit");
     }
 }
 

@@ -105,14 +105,14 @@ async fn rows_without_a_key_halt_nothing_but_themselves_and_are_released_one_by_
     // The routes no longer have the cause.
     routes(&harness, "{customer|guest}", "");
     let relay = harness.streaming().await;
-    assert_eq!(relay.metric("cdc_relay_halted_keys"), 2.0, "the topic alone tells it");
+    assert_eq!(relay.metric("cdc_relay_halted_keys"), 2.0, "the dead-letter topic alone has the halted keys");
     sql(&harness, "insert into orders values (6, null)").await;
     emitted_ids(&harness, 5).await;
     let lines = listed(&harness);
     let rows: Vec<&str> = lines.iter().filter_map(|line| line["keyless"].as_str()).collect();
     assert_eq!(rows, [r#"public.orders["1"]"#, r#"public.orders["3"]"#]);
-    let said = release(&harness, &lines[1], 0);
-    assert!(said.contains("released; 1 row emitted"), "{said}");
+    let message = release(&harness, &lines[1], 0);
+    assert!(message.contains("released; 1 row emitted"), "{message}");
     assert_eq!(emitted_ids(&harness, 6).await, ["1/2", "2/1", "3/1", "4/1", "5/1", "6/1"]);
     assert_eq!(listed(&harness).len(), 1, "the other one waits");
     release(&harness, &listed(&harness)[0], 0);
@@ -141,8 +141,8 @@ async fn an_empty_key_is_a_key() {
     relay.kill();
     routes(&harness, "{customer}", "");
     let relay = harness.streaming().await;
-    let said = release(&harness, &listed(&harness)[0], 0);
-    assert!(said.contains("released; 2 rows emitted"), "{said}");
+    let message = release(&harness, &listed(&harness)[0], 0);
+    assert!(message.contains("released; 2 rows emitted"), "{message}");
     assert_eq!(emitted_ids(&harness, 3).await, ["1/1", "2/1", "3/1"]);
     drop(relay);
 }
@@ -165,8 +165,8 @@ async fn a_condition_on_a_large_unchanged_value_halts_the_rows_own_key() {
     assert_eq!(keys, ["a", "a"]);
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0);
     // The table still has the value.
-    let said = release(&harness, &listed(&harness)[0], 0);
-    assert!(said.contains("released; 2 rows emitted"), "{said}");
+    let message = release(&harness, &listed(&harness)[0], 0);
+    assert!(message.contains("released; 2 rows emitted"), "{message}");
     assert_eq!(emitted_ids(&harness, 5).await, ["1/1", "1/2", "2/1", "3/1", "4/1"]);
     drop(relay);
 }

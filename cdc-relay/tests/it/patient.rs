@@ -51,7 +51,7 @@ async fn a_first_start_says_which_transaction_it_waits_for_and_leaves_nothing_be
     for kill in [false, true] {
         let relay = harness.start();
         let wanted = format!("process {pid}");
-        eventually("a word about it", || async {
+        eventually("a log line about the transaction", || async {
             relay.get("/health").filter(|report| report.contains("connecting") && report.contains(&wanted))
         })
         .await;

@@ -344,8 +344,10 @@ async fn a_partition_may_come_and_go_but_not_come_back() {
     run(&harness, "create table items_c partition of items for values in ('c')").await;
     harness.row("c", 1, 1, "made").await;
     run(&harness, "drop table items_a; alter table items detach partition items_b").await;
-    crate::harness::eventually("a word about it", || async { relay.log().contains("items_b").then_some(()) })
-        .await;
+    crate::harness::eventually("a log line about items_b", || async {
+        relay.log().contains("items_b").then_some(())
+    })
+    .await;
     harness.row("c", 2, 1, "made").await;
     harness.confirmed().await;
     relay.streams().await;

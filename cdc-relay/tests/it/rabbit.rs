@@ -115,12 +115,12 @@ async fn an_authorized_payment_is_work_byte_for_byte() {
 
 /// All messages in the queue, by their amount, acknowledged.
 async fn drain(channel: &Channel, queue: &str, count: usize) -> Vec<String> {
-    let (mut seen, mut order) = (BTreeSet::new(), Vec::new());
-    while seen.len() < count {
+    let (mut known, mut order) = (BTreeSet::new(), Vec::new());
+    while known.len() < count {
         let message = take(channel, queue).await;
         channel.basic_ack(message.delivery_tag, BasicAckOptions::default()).await.expect("ack");
         let id = message.properties.message_id().as_ref().map(|id| id.as_str().to_owned()).expect("id");
-        if seen.insert(id.clone()) {
+        if known.insert(id.clone()) {
             order.push(id);
         }
     }
@@ -129,11 +129,11 @@ async fn drain(channel: &Channel, queue: &str, count: usize) -> Vec<String> {
 
 /// The ids of all messages in the queue, without repeats, in order. The queue is gone afterwards.
 pub async fn drain_all(channel: &Channel, queue: &str) -> Vec<String> {
-    let (mut seen, mut order) = (BTreeSet::new(), Vec::new());
+    let (mut known, mut order) = (BTreeSet::new(), Vec::new());
     let get = || channel.basic_get(queue.into(), BasicGetOptions { no_ack: true });
     while let Some(message) = get().await.expect("get") {
         let id = message.properties.message_id().as_ref().map(|id| id.as_str().to_owned()).expect("id");
-        if seen.insert(id.clone()) {
+        if known.insert(id.clone()) {
             order.push(id);
         }
     }

@@ -87,7 +87,7 @@ async fn a_used_slot_without_a_checkpoint_is_not_trusted() {
 async fn another_cluster_under_the_same_address_is_noticed() {
     let harness = used("cluster").await;
     let (topic, key) = (format!("{}.state", harness.name), format!("it/{}", harness.name));
-    let checkpoint = kafka::read(&topic).last().expect("memory").value.clone();
+    let checkpoint = kafka::read(&topic).last().expect("a checkpoint").value.clone();
     let mut checkpoint: serde_json::Value = serde_json::from_str(&checkpoint).expect("JSON");
     checkpoint["system_id"] = "1".into();
     kafka::write(&topic, &key, Some(&checkpoint.to_string()));

@@ -92,8 +92,8 @@ async fn a_released_key_is_emitted_in_order_before_anything_later() {
         listed.contains(&format!("--source it --destination topic:{} --key=a", harness.topic())),
         "{listed}"
     );
-    let said = release(&harness, &["--source", "it", "--key", "a"], 0);
-    assert!(said.contains("released; 3 rows emitted"), "{said}");
+    let message = release(&harness, &["--source", "it", "--key", "a"], 0);
+    assert!(message.contains("released; 3 rows emitted"), "{message}");
     harness.row("a", 6, 1, "made").await;
     let events = distinct(&harness.topic(), 6).await;
     assert_eq!(ids(&events, "a"), [1, 2, 3, 5, 6]);
@@ -136,8 +136,9 @@ async fn a_row_that_failed_by_its_cast_is_emitted_once_the_cast_is_gone_and_anot
     relay.kill();
     harness.routes(&good);
     let relay = harness.streaming().await;
-    let said = release(&harness, &["--key", "a", "--json"], 0);
-    let note: serde_json::Value = serde_json::from_str(said.lines().next().expect("a line")).expect("JSON");
+    let message = release(&harness, &["--key", "a", "--json"], 0);
+    let note: serde_json::Value =
+        serde_json::from_str(message.lines().next().expect("a line")).expect("JSON");
     assert_eq!((&note["key"], &note["emitted"], &note["release"]), (&"a".into(), &2.into(), &true.into()));
     harness.row("b", 6, 1, "made").await;
     harness.row("a", 7, 1, "made").await;
@@ -151,8 +152,8 @@ async fn a_row_that_failed_by_its_cast_is_emitted_once_the_cast_is_gone_and_anot
         (&"b".into(), &3.into(), &"public.items".into())
     );
     // The command refuses a key that is not halted, and lists the halted ones.
-    let said = release(&harness, &["--key", "nobody"], 2);
-    assert!(said.contains("key b towards topic:"), "{said}");
+    let message = release(&harness, &["--key", "nobody"], 2);
+    assert!(message.contains("key b towards topic:"), "{message}");
     release(&harness, &["--all"], 0);
     assert_eq!(ids(&distinct(&harness.topic(), 7).await, "b"), [2, 4, 6]);
     harness.confirmed().await;
@@ -173,8 +174,8 @@ async fn without_a_relay_the_next_start_releases_before_anything_later() {
     harness.slot_is_free().await;
     limit(&harness, 20_000);
     harness.row("a", 3, 1, "made").await;
-    let said = release(&harness, &["--key", "a"], 1);
-    assert!(said.contains("no relay reads the slot"), "{said}");
+    let message = release(&harness, &["--key", "a"], 1);
+    assert!(message.contains("no relay reads the slot"), "{message}");
     harness.row("a", 4, 1, "made").await;
     let relay = harness.streaming().await;
     let events = distinct(&harness.topic(), 4).await;
@@ -196,8 +197,11 @@ async fn a_dead_letter_that_still_fails_keeps_its_key_from_there_on() {
     relay.kill();
     limit(&harness, 10_000);
     let relay = harness.streaming().await;
-    let said = release(&harness, &["--key", "a"], 1);
-    assert!(said.contains("stays halted; 2 rows emitted") && said.contains("10000 are allowed"), "{said}");
+    let message = release(&harness, &["--key", "a"], 1);
+    assert!(
+        message.contains("stays halted; 2 rows emitted") && message.contains("10000 are allowed"),
+        "{message}"
+    );
     harness.row("a", 5, 1, "made").await;
     // Four dead letters, two notes, and the row that follows.
     records(&harness, 7).await;
@@ -208,16 +212,16 @@ async fn a_dead_letter_that_still_fails_keeps_its_key_from_there_on() {
     let line = cdc_relay(&harness, &["dead-letters", "--json"]);
     let line: serde_json::Value = serde_json::from_slice(&line.stdout).expect("one line of JSON");
     assert_eq!((&line["dead_letters"], &line["id"]), (&3.into(), &"it/items/a/3/1".into()));
-    let said = release(&harness, &["--key", "a", "--skip"], 0);
-    assert!(said.contains("2 rows emitted, 1 skipped"), "{said}");
+    let message = release(&harness, &["--key", "a", "--skip"], 0);
+    assert!(message.contains("2 rows emitted, 1 skipped"), "{message}");
     harness.row("a", 6, 1, "made").await;
     assert_eq!(ids(&distinct(&harness.topic(), 5).await, "a"), [1, 2, 4, 5, 6]);
     // The key is halted once more in the same session: the earlier dead letters are done.
     large(&harness, "a", 7, 15_000).await;
     harness.row("a", 8, 1, "made").await;
     harness.confirmed().await;
-    let said = release(&harness, &["--key", "a", "--skip"], 0);
-    assert!(said.contains("1 row emitted, 1 skipped"), "{said}");
+    let message = release(&harness, &["--key", "a", "--skip"], 0);
+    assert!(message.contains("1 row emitted, 1 skipped"), "{message}");
     harness.confirmed().await;
     whole_chain(&harness);
     drop(relay);
@@ -241,8 +245,8 @@ async fn a_value_missing_in_the_wal_is_emitted_from_the_table_while_it_is_the_sa
     harness.sql.batch_execute("update items set version = 3 where owner = 'b'").await.expect("update");
     records(&harness, 3).await;
     release(&harness, &["--key", "a"], 0);
-    let said = release(&harness, &["--key", "b"], 1);
-    assert!(said.contains("the row has changed since"), "{said}");
+    let message = release(&harness, &["--key", "b"], 1);
+    assert!(message.contains("the row has changed since"), "{message}");
     release(&harness, &["--key", "b", "--skip"], 0);
     let events = distinct(&harness.topic(), 4).await;
     let versions = |key: &str| {

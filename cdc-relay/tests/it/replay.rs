@@ -43,16 +43,16 @@ async fn rows_are_re_emitted_by_key_time_and_condition_with_the_same_ids() {
     let shown = replay(&harness, &["--where", "owner = 'b'", "--dry-run", "--json"], 0);
     let line: serde_json::Value = serde_json::from_str(&shown).expect("one line of JSON");
     assert_eq!((&line["id"], &line["value"]["version"]), (&"it/items/b/3/2".into(), &2.into()));
-    let said = replay(&harness, &["--key", "a"], 64);
-    assert!(said.contains("--yes"), "{said}");
-    assert_eq!(kafka::read(&harness.topic()).len(), emitted, "nobody agreed, and yet it was told");
+    let message = replay(&harness, &["--key", "a"], 64);
+    assert!(message.contains("--yes"), "{message}");
+    assert_eq!(kafka::read(&harness.topic()).len(), emitted, "rows were emitted without --yes");
 
-    let said = replay(&harness, &["--key", "a", "--yes"], 0);
-    assert!(said.contains("2 events emitted again"), "{said}");
+    let message = replay(&harness, &["--key", "a", "--yes"], 0);
+    assert!(message.contains("2 events emitted again"), "{message}");
     let events = kafka::read(&harness.topic());
     assert_eq!(count(&events, "it/items/a/1/2"), (2, 1));
     assert_eq!(count(&events, "it/items/a/2/1"), (2, 1));
-    assert_eq!(count(&events, "it/items/a/1/1"), (1, 0), "a version that is gone cannot be told");
+    assert_eq!(count(&events, "it/items/a/1/1"), (1, 0), "a version that is gone cannot be re-emitted");
     assert_eq!(count(&events, "it/items/b/3/2"), (1, 0));
     let again: Vec<&Event> =
         events.iter().filter(|event| event.header("ce_id") == "it/items/a/2/1").collect();
@@ -61,8 +61,8 @@ async fn rows_are_re_emitted_by_key_time_and_condition_with_the_same_ids() {
     replay(&harness, &["--since", "1h", "--yes"], 0);
     let events = kafka::read(&harness.topic());
     assert_eq!((count(&events, "it/items/a/2/1").0, count(&events, "it/items/b/3/2").0), (3, 1));
-    let said = replay(&harness, &["--where", "id > 0", "--limit", "1", "--yes", "--json"], 0);
-    let report: serde_json::Value = serde_json::from_str(said.trim()).expect("JSON");
+    let message = replay(&harness, &["--where", "id > 0", "--limit", "1", "--yes", "--json"], 0);
+    let report: serde_json::Value = serde_json::from_str(message.trim()).expect("JSON");
     assert_eq!(report["rows"], 1);
     assert_eq!(kafka::read(&harness.topic()).len(), emitted + 5);
     drop(relay);
@@ -87,8 +87,8 @@ async fn a_condition_is_one_statement_that_reads() {
         )
         .await
         .expect("function");
-    let said = replay(&harness, &["--where", "erase()", "--yes"], 2);
-    assert!(said.contains("read-only transaction"), "{said}");
+    let message = replay(&harness, &["--where", "erase()", "--yes"], 2);
+    assert!(message.contains("read-only transaction"), "{message}");
     drop(relay);
 }
 
@@ -106,21 +106,21 @@ async fn a_row_that_was_not_emitted_yet_is_not_emitted_by_a_replay() {
     harness.row("b", 3, 1, "made").await;
     harness.confirmed().await;
     // A halted key waits for its release: even those of its rows that could be emitted.
-    let said = replay(&harness, &["--where", "id > 1", "--yes"], 1);
-    assert!(said.contains("1 events left out") && said.contains("1 events emitted again"), "{said}");
+    let message = replay(&harness, &["--where", "id > 1", "--yes"], 1);
+    assert!(message.contains("1 events left out") && message.contains("1 events emitted again"), "{message}");
     let events = kafka::read(&harness.topic());
     assert_eq!((count(&events, "it/items/a/2/1"), count(&events, "it/items/b/3/1")), ((0, 0), (2, 1)));
     // Without a running relay it is unknown whether new rows are emitted.
     relay.kill();
     harness.row("b", 4, 1, "made").await;
-    let said = replay(&harness, &["--where", "id > 1", "--yes", "--timeout", "1"], 2);
-    assert!(said.contains("no relay reads the slot") && said.contains("has not told all"), "{said}");
+    let message = replay(&harness, &["--where", "id > 1", "--yes", "--timeout", "1"], 2);
+    assert!(message.contains("no relay reads the slot") && message.contains("has not told all"), "{message}");
     assert_eq!(kafka::read(&harness.topic()).len(), events.len());
     // The relay runs with other routes, which would emit something else.
     let relay = harness.streaming().await;
     harness.routes(&harness.default_routes().replace("\"work\"", "\"other\""));
-    let said = replay(&harness, &["--where", "id = 3", "--yes"], 2);
-    assert!(said.contains("other routes"), "{said}");
+    let message = replay(&harness, &["--where", "id = 3", "--yes"], 2);
+    assert!(message.contains("other routes"), "{message}");
     drop(relay);
 }
 
@@ -156,7 +156,7 @@ async fn replays_under_load_reorder_no_first_emission() {
     let last = load.await.expect("load");
     let events = distinct(&harness.topic(), last as usize * 5).await;
     let again = events.iter().filter(|event| event.header("pg_position").is_empty()).count();
-    assert!(again >= 20, "{again} were told again");
+    assert!(again >= 20, "{again} were re-emitted");
     for (owner, events) in first_emissions(&events) {
         let versions = events.iter().map(|event| event.json()["version"].as_i64().expect("version"));
         assert!(versions.eq(1..=i64::from(last)), "{owner}");

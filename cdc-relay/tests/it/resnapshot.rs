@@ -42,7 +42,7 @@ async fn sql(harness: &Harness, statement: &str) {
 /// Edits the checkpoint of the source.
 fn edit_checkpoint(harness: &Harness, change: impl FnOnce(&mut serde_json::Value)) {
     let (topic, key) = (format!("{}.state", harness.name), format!("it/{}", harness.name));
-    let last = kafka::read(&topic).into_iter().rfind(|event| event.key == key).expect("memory");
+    let last = kafka::read(&topic).into_iter().rfind(|event| event.key == key).expect("a checkpoint");
     let mut checkpoint = last.json();
     change(&mut checkpoint);
     kafka::write(&topic, &key, Some(&checkpoint.to_string()));
@@ -86,7 +86,7 @@ async fn heals(mut harness: Harness, reason: &str, arguments: &[&str]) {
     let events = whole(&harness).await;
     let ids = |events: &[Event], id: &str| events.iter().filter(|event| event.header("ce_id") == id).count();
     assert_eq!(ids(&events, "it/items/lost/7/3"), 1);
-    assert_eq!(ids(&events, "it/items/a/1/1"), 2, "streamed, and told again with the same id");
+    assert_eq!(ids(&events, "it/items/a/1/1"), 2, "streamed, and re-emitted with the same id");
     // Re-emitted rows are no links of the chain; the streamed ones begin a new chain.
     assert!(emitted.last().is_some_and(|event| event.header("pg_position").is_empty()));
     let streamed = events.iter().find(|event| event.key == "after").expect("the row after");
@@ -213,7 +213,7 @@ async fn a_resnapshot_that_is_killed_leaves_the_relay_refused_and_starts_over() 
     for moment in 0..6 {
         // The server may take a while to notice that the killed session is gone.
         let ended = "select 1 from pg_stat_activity where application_name = 'cdc-relay' and datname = $1";
-        eventually("the session before to be over", || async {
+        eventually("the killed session to be over", || async {
             harness.sql.query(ended, &[&harness.name]).await.expect("activity").is_empty().then_some(())
         })
         .await;
@@ -225,18 +225,19 @@ async fn a_resnapshot_that_is_killed_leaves_the_relay_refused_and_starts_over() 
             .stderr(Stdio::null())
             .spawn()
             .expect("resnapshot");
-        let made = "select 1 from pg_replication_slots where slot_name = $1";
+        let exists = "select 1 from pg_replication_slots where slot_name = $1";
         match moment {
             0 => {}
             1 => {
                 eventually("the slot to be made", || async {
-                    (!harness.sql.query(made, &[&harness.name]).await.expect("slot").is_empty()).then_some(())
+                    (!harness.sql.query(exists, &[&harness.name]).await.expect("slot").is_empty())
+                        .then_some(())
                 })
                 .await;
             }
             _ => {
                 let enough = before + (moment - 2) * ROWS / 5 + 1;
-                eventually("rows to be told", || async {
+                eventually("rows to be emitted", || async {
                     (kafka::written(&harness.topic()).await >= enough).then_some(())
                 })
                 .await;
@@ -246,7 +247,7 @@ async fn a_resnapshot_that_is_killed_leaves_the_relay_refused_and_starts_over() 
         child.wait().expect("wait");
         let emitted = kafka::written(&harness.topic()).await - before;
         let records = kafka::read(&format!("{}.state", harness.name));
-        let phase = records.last().expect("memory").json()["phase"].clone();
+        let phase = records.last().expect("a checkpoint").json()["phase"].clone();
         caught += usize::from(phase == "reconciling" && (1..ROWS).contains(&emitted));
         if phase == "reconciling" {
             let relay = harness.start();
@@ -333,7 +334,7 @@ async fn a_row_that_cannot_be_emitted_is_counted_and_becomes_a_dead_letter() {
     );
     let dead_letters = kafka::read(&harness.dead_letter_topic());
     assert_eq!(dead_letters.len(), 1);
-    assert!(dead_letters[0].headers.is_empty(), "a row that is told again has no position: {dead_letters:?}");
+    assert!(dead_letters[0].headers.is_empty(), "a re-emitted row has no position: {dead_letters:?}");
 }
 
 #[tokio::test]
@@ -358,8 +359,8 @@ async fn a_table_that_was_emptied_after_the_slot_began_is_not_taken_for_empty() 
     let harness = Harness::new("re_emptied").await;
     harness.row("a", 1, 1, "made").await;
     let url = harness.url.clone();
-    let (seen, emptied) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicBool::new(false)));
-    let (look, done) = (Arc::clone(&seen), Arc::clone(&emptied));
+    let (read, emptied) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicBool::new(false)));
+    let (notify, done) = (Arc::clone(&read), Arc::clone(&emptied));
     let reader = tokio::task::spawn_blocking(move || {
         let config = url.parse().expect("url");
         let mut session = cdc_relay::postgres::session::Session::connect(&config).expect("session");
@@ -369,18 +370,18 @@ async fn a_table_that_was_emptied_after_the_slot_began_is_not_taken_for_empty() 
             session.query("begin isolation level repeatable read").expect("begin");
             session.query("select 1").expect("sight");
             if round > 0 {
-                look.notify_one();
+                notify.notify_one();
             }
             while round > 0 && !done.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(5));
             }
             session.query(&format!("lock table {} in access share mode", tables[0].target())).expect("lock");
-            found.push(cdc_relay::source::backfill::rows::rewritten(&mut session, &tables).expect("look"));
+            found.push(cdc_relay::source::backfill::rows::rewritten(&mut session, &tables).expect("a check"));
             session.query("commit").expect("commit");
         }
         found
     });
-    seen.notified().await;
+    read.notified().await;
     harness.sql.batch_execute("alter table items alter column amount type numeric").await.expect("rewrite");
     emptied.store(true, Ordering::Relaxed);
     assert_eq!(reader.await.expect("reader"), [None, Some("public.items".to_owned())]);

@@ -92,7 +92,7 @@ async fn whole(harness: &Harness, versions: &BTreeMap<(String, i64), Vec<i64>>) 
     assert_eq!(rows.len(), versions.len());
     for row in rows {
         let key = (row.get::<_, String>(0), row.get::<_, i64>(1));
-        let emitted = versions.get(&key).unwrap_or_else(|| panic!("{key:?} was not told"));
+        let emitted = versions.get(&key).unwrap_or_else(|| panic!("{key:?} was not emitted"));
         assert_eq!(emitted.iter().max(), Some(&i64::from(row.get::<_, i32>(2))), "{key:?}: {emitted:?}");
     }
 }
@@ -140,7 +140,7 @@ async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
         // before the checkpoint, and after.
         if kills % 4 > 0 {
             let before = passed(&relay);
-            eventually("a chunk to be told", || async { (passed(&relay) > before).then_some(()) }).await;
+            eventually("a chunk to be emitted", || async { (passed(&relay) > before).then_some(()) }).await;
             tokio::time::sleep(Duration::from_millis(37 * (kills % 7))).await;
         }
         relay.kill();
@@ -161,7 +161,7 @@ async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
     assert!(stood.len() > 2, "it was never killed in the middle: {stood:?}");
     // The snapshot went on: had it begun again each time, every kill would have emitted the first chunk again.
     let snapshot = events.iter().filter(|event| event.header("pg_position").is_empty()).count() as u64;
-    assert!(snapshot <= ROWS as u64 + 2000 * (kills + 1), "{snapshot} told with {kills} kills");
+    assert!(snapshot <= ROWS as u64 + 2000 * (kills + 1), "{snapshot} emitted with {kills} kills");
     drop(relay);
 }
 

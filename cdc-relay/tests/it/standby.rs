@@ -39,18 +39,18 @@ async fn a_relay_that_waits_for_its_turn_asks_for_nothing_but_the_slot() {
     let first = harness.streaming().await;
     let second = harness.start();
     second.state("standby").await;
-    let asked = || async {
+    let checks = || async {
         harness.sql.query_one("select last_value from asked", &[]).await.expect("asked").get::<_, i64>(0)
     };
-    let before = asked().await;
+    let before = checks().await;
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(8) {
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert!(second.get("/health").is_some_and(|report| report.contains("standby")));
     }
-    let asked = asked().await - before;
+    let checks = checks().await - before;
     // The standby checks the contract once or twice, not each time it asks for the slot.
-    assert!(asked <= 2, "{asked} times");
+    assert!(checks <= 2, "{checks} times");
     assert_eq!(first.stop().await, Some(0));
     let free = Instant::now();
     second.streams().await;

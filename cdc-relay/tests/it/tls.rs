@@ -86,7 +86,7 @@ async fn encrypted(url: &str) -> Result<bool, String> {
     match (&session, &ordinary) {
         (Ok(session), Ok(ordinary)) => assert_eq!(session, ordinary, "{url}"),
         (Err(_), Err(_)) => {}
-        _ => panic!("{url}: the session says {session:?}, an ordinary connection {ordinary:?}"),
+        _ => panic!("{url}: the replication session: {session:?}, an ordinary connection: {ordinary:?}"),
     }
     session
 }
@@ -128,8 +128,8 @@ async fn a_connection_is_encrypted_and_the_server_checked_as_the_url_asks() {
     }
     for (query, url, why) in refused {
         let url = format!("{url}?{query}");
-        let said = encrypted(&url).await.expect_err(&url);
-        assert!(said.contains(why), "{url}: {said}");
+        let error = encrypted(&url).await.expect_err(&url);
+        assert!(error.contains(why), "{url}: {error}");
     }
 }
 
@@ -137,8 +137,8 @@ async fn a_connection_is_encrypted_and_the_server_checked_as_the_url_asks() {
 async fn a_server_without_tls_is_taken_unless_the_url_asks_for_it() {
     let url = Servers::shared().postgres;
     assert_eq!(encrypted(&url).await, Ok(false));
-    let said = encrypted(&format!("{url}?sslmode=require")).await.expect_err("no TLS");
-    assert!(said.contains("the server has no TLS"), "{said}");
+    let error = encrypted(&format!("{url}?sslmode=require")).await.expect_err("no TLS");
+    assert!(error.contains("the server has no TLS"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,8 +161,8 @@ async fn a_server_that_wants_a_certificate_gets_it() {
     let (cert, key) = (ours.file("postgres.pem"), ours.file("postgres.key"));
     assert_eq!(encrypted(&format!("{url}?sslcert={cert}&sslkey={key}")).await, Ok(true));
     assert!(encrypted(&url).await.is_err());
-    let said = encrypted(&format!("{url}?sslcert={cert}")).await.expect_err("no key");
-    assert!(said.contains("sslcert and sslkey go together"), "{said}");
+    let error = encrypted(&format!("{url}?sslcert={cert}")).await.expect_err("no key");
+    assert!(error.contains("sslcert and sslkey go together"), "{error}");
 }
 
 /// Decrypted bytes that were not yet read are in no socket: a relay that polls only the socket would wait for ever.
@@ -188,7 +188,7 @@ async fn an_encrypted_stream_loses_nothing_whether_it_trickles_or_floods() {
                 select 'l', n, 1, repeat('z', 240000 + n * 1000) from generate_series(1, 40) n";
     harness.sql.batch_execute(rows).await.expect("large rows");
     load.more(100).await;
-    assert!(harness.kill_walsender().await, "nobody streams");
+    assert!(harness.kill_walsender().await, "no relay streams");
     load.more(100).await;
     load.stop().await;
     for id in 0..20 {

@@ -298,11 +298,11 @@ async fn deletes_that_nobody_said_anything_about_are_refused_before_streaming() 
     assert!(report.contains("`deletes`): public.items"), "{report}");
     drop(relay);
     // With `deletes` or `op` on every route the source streams, and then the publication has to publish deletes.
-    let said = harness
+    let routes = harness
         .default_routes()
         .replace("type = \"item.{kind}.v1\"", "type = \"item.{@op}.v1\"\ndeletes = \"event\"")
         .replace("type = \"item.work.v1\"", "type = \"item.work.v1\"\nop = [\"insert\", \"update\"]");
-    harness.routes(&said);
+    harness.routes(&routes);
     let relay = harness.streaming().await;
     relay.kill();
     harness

@@ -39,7 +39,7 @@ impl Report {
             [before, lost, since].iter().all(|count| **count >= transactions),
             "too little load: {self:?}"
         );
-        assert!(self.samples.0 >= 5 && self.samples.1 >= 3, "nobody looked: {self:?}");
+        assert!(self.samples.0 >= 5 && self.samples.1 >= 3, "too few samples: {self:?}");
     }
 }
 
@@ -117,7 +117,7 @@ fn assert_beginning(committed: &BTreeMap<String, Vec<String>>, emitted: &BTreeMa
         let differs = committed.iter().zip(emitted).position(|(committed, emitted)| committed != emitted);
         assert!(
             committed.starts_with(emitted),
-            "key {key}: what was told before the loss differs from change {differs:?} on"
+            "key {key}: the events before the loss differ from change {differs:?} on"
         );
     }
 }
@@ -125,24 +125,24 @@ fn assert_beginning(committed: &BTreeMap<String, Vec<String>>, emitted: &BTreeMa
 fn assert_rows(current: &HashMap<&str, Current>, emitted: &[Event]) {
     let emitted: Vec<&str> = emitted.iter().map(|event| event.header("ce_id")).collect();
     let distinct: BTreeSet<&str> = emitted.iter().copied().collect();
-    assert_eq!(distinct.len(), emitted.len(), "rows told again twice");
+    assert_eq!(distinct.len(), emitted.len(), "rows re-emitted twice");
     let current: BTreeSet<&str> = current.values().map(|current| current.id.as_str()).collect();
     let missing: Vec<_> = current.difference(&distinct).take(3).collect();
     let more: Vec<_> = distinct.difference(&current).take(3).collect();
-    assert!(current == distinct, "as of the new slot: not told {missing:?}, told instead {more:?}");
+    assert!(current == distinct, "as of the new slot: not emitted {missing:?}, emitted instead {more:?}");
 }
 
 fn assert_never_back(commits: &[Commit], events: &[Event]) {
     let changes = commits.iter().flat_map(|commit| &commit.changes);
     let order: HashMap<&str, usize> =
         changes.enumerate().map(|(index, change)| (change.id.as_str(), index)).collect();
-    let (mut seen, mut last) = (BTreeSet::new(), HashMap::new());
+    let (mut known, mut last) = (BTreeSet::new(), HashMap::new());
     for event in events {
         let id = event.header("ce_id");
-        if seen.insert(id) {
-            let now = order.get(id).unwrap_or_else(|| panic!("{id} was told, and never committed"));
+        if known.insert(id) {
+            let now = order.get(id).unwrap_or_else(|| panic!("{id} was emitted, and never committed"));
             let before = last.insert(row(id), now);
-            assert!(before < Some(now), "{id} was told after what came later");
+            assert!(before < Some(now), "{id} was emitted after a later change of its row");
         }
     }
 }
