@@ -1,7 +1,8 @@
-//! The connection to Postgres: URLs, TLS, sessions, the replication stream, SQL text, and the decoder.
+//! Everything about Postgres itself: URLs, TLS, sessions, the replication stream, SQL text, and the decoder.
 
 pub mod connection_url;
 pub mod decode;
+pub mod error;
 pub mod facts;
 pub mod lsn;
 pub mod name;

@@ -31,8 +31,8 @@ use anyhow::{Context, Result};
 use toml::Spanned;
 use toml::de::DeTable;
 
-pub use self::findings::{Finding, Findings, Invalid};
-pub use self::selection::{NewTable, Pattern, Routing, Selected};
+pub use self::findings::{Finding, Findings, InvalidRoutes};
+pub use self::selection::{DatabaseTables, NewTable, Pattern, Routing};
 pub use crate::postgres::name::{Glob, TableName, TablePattern, unquote};
 use crate::routes::template::Op;
 
@@ -104,7 +104,7 @@ pub struct Source {
     /// The file names no publication: this one is the relay's, which makes it together with the slot.
     pub own_publication: bool,
     pub event_source: Text,
-    pub ignore: Vec<Ignored>,
+    pub ignore: Vec<IgnoredTables>,
     /// Tables with a name of their own.
     pub tables: Vec<Table>,
     /// What is routed by a pattern of names.
@@ -113,7 +113,7 @@ pub struct Source {
 
 /// Published tables that are not emitted.
 #[derive(Debug, Clone)]
-pub struct Ignored {
+pub struct IgnoredTables {
     /// As it is written.
     pub text: Text,
     pub which: TablePattern,
@@ -123,7 +123,7 @@ pub struct Ignored {
 pub struct Table {
     /// As it is written.
     pub name: Text,
-    pub of: TableName,
+    pub table_name: TableName,
     /// None: the columns that identify a row.
     pub key: Option<Text>,
     pub id: Option<Text>,
@@ -222,7 +222,7 @@ pub enum Leaf {
 impl Table {
     /// Schema and name.
     pub fn qualified(&self) -> (&str, &str) {
-        self.of.parts()
+        self.table_name.parts()
     }
 }
 
@@ -244,19 +244,19 @@ impl Routes {
         file: &str,
         text: &str,
         env: &dyn Fn(&str) -> Option<String>,
-    ) -> Result<Routes, Invalid> {
+    ) -> Result<Routes, InvalidRoutes> {
         let findings = Findings::default();
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             findings.add(&error.span().unwrap_or(0..0), "syntax", error.message());
         }
         if !errors.is_empty() {
-            findings.settle(file, text)?;
+            findings.result(file, text)?;
         }
         let reading = fields::Reading { env, findings: &findings, asked: RefCell::default() };
         let mut routes = decode::routes(fields::Fields::new(&reading, "", &table));
         check::all(&mut routes, &findings);
-        findings.settle(file, text)?;
+        findings.result(file, text)?;
         Ok(routes)
     }
 

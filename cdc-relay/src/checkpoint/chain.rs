@@ -163,7 +163,7 @@ impl Chain {
         lane.top = Some(at);
         self.open += 1;
         if self.open >= OPEN_RECORDS_MAX && self.open.is_multiple_of(OPEN_RECORDS_MAX / 4) {
-            self.settle();
+            self.judge_old();
         }
     }
 
@@ -186,7 +186,7 @@ impl Chain {
     }
 
     /// Judges what is old enough.
-    fn settle(&mut self) {
+    fn judge_old(&mut self) {
         let old =
             self.lanes.iter().filter_map(|lane| lane.open.get(lane.open.len().checked_sub(NEWEST_RECORDS)?));
         let old = old.map(|link| link.commit).max().unwrap_or(0);

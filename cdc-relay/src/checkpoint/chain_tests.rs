@@ -109,14 +109,14 @@ proptest! {
         sizes in prop::collection::vec(1u32..4, 2..20),
         lanes in prop::collection::vec(0usize..3, 80),
         missing in any::<prop::sample::Index>(),
-        settle_every in 1usize..10,
+        judge_every in 1usize..10,
     ) {
         let positions = whole(&sizes);
         let missing = missing.index(positions.len() + 1);
         let mut chain = Chain::new([false; 3]);
         for (index, position) in positions.iter().enumerate().filter(|(index, _)| *index != missing) {
             chain.take(lanes[index], *position);
-            if index.is_multiple_of(settle_every) {
+            if index.is_multiple_of(judge_every) {
                 let horizon = chain.horizon();
                 chain.judge(horizon);
             }

@@ -47,7 +47,7 @@ impl Continuity {
     }
 
     fn require(&self) -> Result<(), Refusal> {
-        if self.met { Ok(()) } else { Err(Refusal::OtherHistory { sent_lsn: self.last.commit_lsn }) }
+        if self.met { Ok(()) } else { Err(Refusal::ContinuityLost { sent_lsn: self.last.commit_lsn }) }
     }
 }
 
@@ -88,7 +88,7 @@ mod tests {
     /// The loss it prevents: passing over rows that stand where others were emitted.
     #[test]
     fn another_history_is_refused_whether_it_has_transactions_or_silence_there() {
-        let refused = Err(Refusal::OtherHistory { sent_lsn: Lsn(30) });
+        let refused = Err(Refusal::ContinuityLost { sent_lsn: Lsn(30) });
         for commit in [mark(31, 3), mark(30, 4)] {
             let mut history = Continuity::new(mark(30, 3), Lsn(10));
             assert_eq!(history.begins(mark(20, 2)), Ok(true));
@@ -96,7 +96,7 @@ mod tests {
         }
         assert_eq!(
             Continuity::new(mark(30, 3), Lsn(30)).idle(Lsn(31)),
-            Err(Refusal::OtherHistory { sent_lsn: Lsn(30) })
+            Err(Refusal::ContinuityLost { sent_lsn: Lsn(30) })
         );
     }
 }

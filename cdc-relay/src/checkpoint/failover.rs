@@ -30,7 +30,7 @@ pub fn branches(history: &str) -> Vec<Branch> {
 /// What there is to judge by.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence<'a> {
-    pub memory: Option<&'a Checkpoint>,
+    pub checkpoint: Option<&'a Checkpoint>,
     pub cluster: &'a Cluster,
     /// The server is in recovery: nobody promoted it yet.
     pub standby: bool,
@@ -49,14 +49,14 @@ pub struct Evidence<'a> {
 /// What has to be saved from now on, and why that is safe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Continuation {
-    pub memory: Checkpoint,
+    pub checkpoint: Checkpoint,
     pub branch: Branch,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Obstacle {
-    NothingTold,
-    Reconciling,
+    NothingEmitted,
+    ResnapshotUnfinished,
     OtherCluster {
         expected: String,
         found: String,
@@ -89,8 +89,8 @@ pub enum Obstacle {
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NothingTold => f.write_str("nothing was told of this source yet"),
-            Self::Reconciling => f.write_str("a reconcile was begun and did not end; it starts over"),
+            Self::NothingEmitted => f.write_str("nothing was told of this source yet"),
+            Self::ResnapshotUnfinished => f.write_str("a reconcile was begun and did not end; it starts over"),
             Self::OtherCluster { expected, found } => write!(
                 f,
                 "this is another cluster (system identifier {found}, told so far: {expected}), not a standby of the one \
@@ -138,17 +138,17 @@ impl fmt::Display for Obstacle {
 /// What keeps that from being shown.
 pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
     let Evidence { cluster, newest, .. } = *evidence;
-    let memory = evidence.memory.ok_or(Obstacle::NothingTold)?;
-    match memory.phase {
-        Phase::Creating => return Err(Obstacle::NothingTold),
-        Phase::Reconciling => return Err(Obstacle::Reconciling),
+    let checkpoint = evidence.checkpoint.ok_or(Obstacle::NothingEmitted)?;
+    match checkpoint.phase {
+        Phase::Creating => return Err(Obstacle::NothingEmitted),
+        Phase::Resnapshot => return Err(Obstacle::ResnapshotUnfinished),
         Phase::Streaming => {}
     }
-    if memory.system_id != cluster.system_id {
-        let (expected, found) = (memory.system_id.clone(), cluster.system_id.clone());
+    if checkpoint.system_id != cluster.system_id {
+        let (expected, found) = (checkpoint.system_id.clone(), cluster.system_id.clone());
         return Err(Obstacle::OtherCluster { expected, found });
     }
-    let (expected, found) = (memory.timeline, cluster.timeline);
+    let (expected, found) = (checkpoint.timeline, cluster.timeline);
     if expected == found {
         return Err(Obstacle::SameTimeline(expected));
     }
@@ -160,23 +160,23 @@ pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
     let at = since.map(|branch| branch.at).min().ok_or(Obstacle::Stranger { expected, found })?;
     let branch = Branch { ended: expected, at };
     // The checkpoint has where a commit ends; a record has where its commit record begins, which the branch does not cut.
-    let ended = memory.sent_lsn.max(memory.acknowledged);
+    let ended = checkpoint.sent_lsn.max(checkpoint.acknowledged);
     if ended > branch.at || (newest >= branch.at && newest > Lsn::ZERO) {
         return Err(Obstacle::Ahead { sent: ended.max(newest), branch });
     }
-    if evidence.routes != memory.routes {
+    if evidence.routes != checkpoint.routes {
         return Err(Obstacle::OtherRoutes);
     }
     if let Some(table) = evidence.unfinished {
         return Err(Obstacle::Unfinished(table.to_owned()));
     }
-    fit(evidence, memory)?;
-    let memory = Checkpoint { timeline: found, sent_lsn: ended.max(newest), ..memory.clone() };
-    Ok(Continuation { memory, branch })
+    fit(evidence, checkpoint)?;
+    let checkpoint = Checkpoint { timeline: found, sent_lsn: ended.max(newest), ..checkpoint.clone() };
+    Ok(Continuation { checkpoint, branch })
 }
 
 /// Whether the slot sends all that was not acknowledged.
-fn fit(evidence: &Evidence<'_>, memory: &Checkpoint) -> Result<(), Obstacle> {
+fn fit(evidence: &Evidence<'_>, checkpoint: &Checkpoint) -> Result<(), Obstacle> {
     let slot = evidence.slot.ok_or(Obstacle::SlotMissing)?;
     if let Some(what) = slot.foreign(evidence.database) {
         return Err(Obstacle::SlotForeign(what));
@@ -187,7 +187,7 @@ fn fit(evidence: &Evidence<'_>, memory: &Checkpoint) -> Result<(), Obstacle> {
     if slot.wal_status == "lost" {
         return Err(Obstacle::SlotLost);
     }
-    let acknowledged = memory.acknowledged;
+    let acknowledged = checkpoint.acknowledged;
     match slot.confirmed {
         Some(confirmed) if confirmed <= acknowledged => Ok(()),
         Some(confirmed) => Err(Obstacle::SlotAhead { confirmed, acknowledged }),

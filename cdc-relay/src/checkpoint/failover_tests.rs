@@ -3,7 +3,7 @@ use crate::checkpoint::state::CommitId;
 
 const HISTORY: &str = "1\t0/90\tno recovery target specified\n\n# a word\n2\t0/200\tbefore 2026-11-27\n";
 
-fn memory() -> Checkpoint {
+fn checkpoint() -> Checkpoint {
     Checkpoint {
         system_id: "7".to_owned(),
         timeline: 2,
@@ -36,20 +36,30 @@ fn slot() -> Slot {
 fn changed(
     change: impl FnOnce(&mut Option<Checkpoint>, &mut Cluster, &mut Option<Slot>, &mut Lsn),
 ) -> Result<Continuation, Obstacle> {
-    let (mut memory, mut cluster, mut slot, mut newest) =
-        (Some(memory()), cluster(), Some(slot()), Lsn(0x170));
-    change(&mut memory, &mut cluster, &mut slot, &mut newest);
+    let (mut checkpoint, mut cluster, mut slot, mut newest) =
+        (Some(checkpoint()), cluster(), Some(slot()), Lsn(0x170));
+    change(&mut checkpoint, &mut cluster, &mut slot, &mut newest);
     let history = branches(HISTORY);
-    judge(&Evidence { newest, ..evidence((memory.as_ref(), &cluster, slot.as_ref()), &history) })
+    judge(&Evidence { newest, ..evidence((checkpoint.as_ref(), &cluster, slot.as_ref()), &history) })
 }
 
 /// Nothing is on Kafka.
 fn evidence<'a>(
-    (memory, cluster, slot): (Option<&'a Checkpoint>, &'a Cluster, Option<&'a Slot>),
+    (checkpoint, cluster, slot): (Option<&'a Checkpoint>, &'a Cluster, Option<&'a Slot>),
     history: &'a [Branch],
 ) -> Evidence<'a> {
     let (database, routes, newest) = ("db", "r", Lsn::ZERO);
-    Evidence { memory, cluster, standby: false, database, routes, unfinished: None, history, slot, newest }
+    Evidence {
+        checkpoint,
+        cluster,
+        standby: false,
+        database,
+        routes,
+        unfinished: None,
+        history,
+        slot,
+        newest,
+    }
 }
 
 fn obstacle(
@@ -69,19 +79,19 @@ fn a_history_file_names_the_branches() {
 fn a_standby_that_has_all_that_was_told_is_gone_on_with_in_the_same_chain() {
     let continuation = changed(|_, _, _, _| {}).expect("it fits");
     assert_eq!(continuation.branch, Branch { ended: 2, at: Lsn(0x200) });
-    assert_eq!(continuation.memory, Checkpoint { timeline: 3, ..memory() });
+    assert_eq!(continuation.checkpoint, Checkpoint { timeline: 3, ..checkpoint() });
     // Kafka has more than is saved, and the standby has it too.
     let continuation = changed(|_, _, _, newest| *newest = Lsn(0x1F0)).expect("it fits");
-    assert_eq!(continuation.memory.sent_lsn, Lsn(0x1F0));
+    assert_eq!(continuation.checkpoint.sent_lsn, Lsn(0x1F0));
     // Nothing on Kafka names a commit: there is only the checkpoint.
     assert!(changed(|_, _, _, newest| *newest = Lsn::ZERO).is_ok());
     // Over two promotions, if everything was emitted before the first.
-    let sent_before = |memory: &mut Option<Checkpoint>| {
-        let memory = memory.as_mut().expect("memory");
-        (memory.timeline, memory.sent_lsn, memory.acknowledged) = (1, Lsn(0x90), Lsn(0x80));
+    let sent_before = |checkpoint: &mut Option<Checkpoint>| {
+        let checkpoint = checkpoint.as_mut().expect("memory");
+        (checkpoint.timeline, checkpoint.sent_lsn, checkpoint.acknowledged) = (1, Lsn(0x90), Lsn(0x80));
     };
-    let continuation = changed(|memory, _, slot, newest| {
-        sent_before(memory);
+    let continuation = changed(|checkpoint, _, slot, newest| {
+        sent_before(checkpoint);
         slot.as_mut().expect("slot").confirmed = Some(Lsn(0x80));
         *newest = Lsn(0x88);
     });
@@ -92,11 +102,13 @@ fn a_standby_that_has_all_that_was_told_is_gone_on_with_in_the_same_chain() {
 #[test]
 fn told_transactions_that_the_standby_does_not_have_are_an_obstacle() {
     let branch = Branch { ended: 2, at: Lsn(0x200) };
-    let by_memory = obstacle(|memory, _, _, _| memory.as_mut().expect("memory").sent_lsn = Lsn(0x201));
-    assert_eq!(by_memory, Obstacle::Ahead { sent: Lsn(0x201), branch });
+    let by_checkpoint =
+        obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("memory").sent_lsn = Lsn(0x201));
+    assert_eq!(by_checkpoint, Obstacle::Ahead { sent: Lsn(0x201), branch });
     let by_kafka = obstacle(|_, _, _, newest| *newest = Lsn(0x200));
     assert_eq!(by_kafka, Obstacle::Ahead { sent: Lsn(0x200), branch });
-    let acknowledged = obstacle(|memory, _, _, _| memory.as_mut().expect("memory").acknowledged = Lsn(0x208));
+    let acknowledged =
+        obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("memory").acknowledged = Lsn(0x208));
     assert_eq!(acknowledged, Obstacle::Ahead { sent: Lsn(0x208), branch });
 }
 
@@ -116,14 +128,14 @@ fn a_slot_that_does_not_send_all_that_is_missing_is_an_obstacle() {
 
 #[test]
 fn what_is_no_promotion_of_what_was_told_is_an_obstacle() {
-    assert_eq!(obstacle(|memory, _, _, _| *memory = None), Obstacle::NothingTold);
-    let phase = |phase| obstacle(|memory, _, _, _| memory.as_mut().expect("memory").phase = phase);
-    assert_eq!(phase(Phase::Creating), Obstacle::NothingTold);
-    assert_eq!(phase(Phase::Reconciling), Obstacle::Reconciling);
+    assert_eq!(obstacle(|checkpoint, _, _, _| *checkpoint = None), Obstacle::NothingEmitted);
+    let phase = |phase| obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("memory").phase = phase);
+    assert_eq!(phase(Phase::Creating), Obstacle::NothingEmitted);
+    assert_eq!(phase(Phase::Resnapshot), Obstacle::ResnapshotUnfinished);
     let other = obstacle(|_, cluster, _, _| cluster.system_id = "8".to_owned());
     assert!(matches!(other, Obstacle::OtherCluster { .. }));
     assert_eq!(obstacle(|_, cluster, _, _| cluster.timeline = 2), Obstacle::SameTimeline(2));
-    let stranger = obstacle(|memory, _, _, _| memory.as_mut().expect("memory").timeline = 5);
+    let stranger = obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("memory").timeline = 5);
     assert_eq!(stranger, Obstacle::Stranger { expected: 5, found: 3 });
 }
 
@@ -131,8 +143,8 @@ fn what_is_no_promotion_of_what_was_told_is_an_obstacle() {
 #[test]
 fn the_earliest_of_several_branches_counts() {
     let history = branches("1\t0/200\tfirst\n2\t0/160\tsecond\n");
-    let (memory, cluster, slot) = (Checkpoint { timeline: 1, ..memory() }, cluster(), slot());
-    let evidence = evidence((Some(&memory), &cluster, Some(&slot)), &history);
+    let (checkpoint, cluster, slot) = (Checkpoint { timeline: 1, ..checkpoint() }, cluster(), slot());
+    let evidence = evidence((Some(&checkpoint), &cluster, Some(&slot)), &history);
     let branch = Branch { ended: 1, at: Lsn(0x160) };
     assert_eq!(judge(&evidence), Err(Obstacle::Ahead { sent: Lsn(0x180), branch }));
     assert_eq!(judge(&Evidence { standby: true, ..evidence }), Err(Obstacle::Standby));

@@ -20,7 +20,7 @@ pub const SINKS: usize = 2;
 
 /// Names a transaction towards the sinks. Never reused in a process, so a late acknowledgement of an earlier
 /// session cannot be taken for a newer one.
-pub type Ticket = u64;
+pub type TransactionSeq = u64;
 
 #[derive(Debug)]
 struct Unit {
@@ -34,7 +34,7 @@ struct Unit {
 
 /// A sink has acknowledged all that it got of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Settled {
+pub struct SinkAcknowledgement {
     pub sink: Sink,
     pub committed_at: PgTime,
 }
@@ -42,8 +42,8 @@ pub struct Settled {
 #[derive(Debug)]
 pub struct Progress {
     queue: VecDeque<Unit>,
-    /// Ticket of the first unit in the queue.
-    first: Ticket,
+    /// TransactionSeq of the first unit in the queue.
+    first: TransactionSeq,
     confirmed: Lsn,
     /// Commit of the last transaction at or before `confirmed` that emitted anything on Kafka.
     chain: Lsn,
@@ -53,7 +53,7 @@ pub struct Progress {
 
 impl Progress {
     /// Starts after `confirmed`; tickets begin at `first`.
-    pub fn new(first: Ticket, confirmed: Lsn, chain: Lsn) -> Progress {
+    pub fn new(first: TransactionSeq, confirmed: Lsn, chain: Lsn) -> Progress {
         Progress { queue: VecDeque::new(), first, confirmed, chain, last: None }
     }
 
@@ -82,16 +82,16 @@ impl Progress {
         self.queue.front().map(|unit| unit.committed_at)
     }
 
-    pub fn next_ticket(&self) -> Ticket {
+    pub fn next_transaction_seq(&self) -> TransactionSeq {
         self.first + self.queue.len() as u64
     }
 
     /// A transaction begins. The one before it must have been committed.
-    pub fn begin(&mut self, commit_lsn: Lsn, committed_at: PgTime) -> Ticket {
-        let ticket = self.next_ticket();
+    pub fn begin(&mut self, commit_lsn: Lsn, committed_at: PgTime) -> TransactionSeq {
+        let transaction_seq = self.next_transaction_seq();
         let (outstanding, emitted) = ([0; SINKS], [false; SINKS]);
         self.queue.push_back(Unit { outstanding, emitted, committed_at, commit_lsn, end_lsn: None });
-        ticket
+        transaction_seq
     }
 
     /// The open transaction emitted one message to a sink.
@@ -110,7 +110,7 @@ impl Progress {
     }
 
     /// All that was emitted is acknowledged, of the open transaction too.
-    pub fn settled(&self) -> bool {
+    pub fn is_acknowledged(&self) -> bool {
         self.queue.iter().all(|unit| unit.outstanding == [0; SINKS])
     }
 
@@ -123,16 +123,21 @@ impl Progress {
         emitted
     }
 
-    /// `count` messages of a transaction are acknowledged. Tickets of earlier sessions are ignored.
-    pub fn acknowledge(&mut self, ticket: Ticket, sink: Sink, count: u32) -> Option<Settled> {
-        let index = usize::try_from(ticket.checked_sub(self.first)?).ok()?;
+    /// `count` messages of a transaction are acknowledged. Transaction numbers of earlier sessions are ignored.
+    pub fn acknowledge(
+        &mut self,
+        transaction_seq: TransactionSeq,
+        sink: Sink,
+        count: u32,
+    ) -> Option<SinkAcknowledgement> {
+        let index = usize::try_from(transaction_seq.checked_sub(self.first)?).ok()?;
         let unit = self.queue.get_mut(index)?;
         let left = &mut unit.outstanding[sink as usize];
         *left = left.saturating_sub(count);
-        let settled = (*left == 0 && unit.end_lsn.is_some())
-            .then_some(Settled { sink, committed_at: unit.committed_at });
+        let acknowledged = (*left == 0 && unit.end_lsn.is_some())
+            .then_some(SinkAcknowledgement { sink, committed_at: unit.committed_at });
         self.advance();
-        settled
+        acknowledged
     }
 
     /// The server has nothing for us up to `wal_end`. Counts only when nothing is open or outstanding: otherwise

@@ -47,14 +47,14 @@ fn end(index: usize) -> Lsn {
 #[derive(Debug)]
 struct Emitted {
     index: usize,
-    ticket: Ticket,
+    transaction_seq: TransactionSeq,
     left: [u32; SINKS],
     messages: usize,
     committed: bool,
 }
 
 impl Emitted {
-    fn settled(&self) -> bool {
+    fn is_acknowledged(&self) -> bool {
         self.committed && self.left == [0; SINKS]
     }
 }
@@ -68,7 +68,7 @@ struct World {
     /// Where the session started, or a keepalive that counted came to.
     floor: Lsn,
     chain: Lsn,
-    gone: Vec<Ticket>,
+    gone: Vec<TransactionSeq>,
 }
 
 impl World {
@@ -79,7 +79,7 @@ impl World {
     }
 
     fn prefix(&self) -> impl Iterator<Item = &Emitted> {
-        self.emitted.iter().take_while(|emitted| emitted.settled())
+        self.emitted.iter().take_while(|emitted| emitted.is_acknowledged())
     }
 
     fn confirmed(&self) -> Lsn {
@@ -98,8 +98,8 @@ impl World {
             Step::Idle { beyond } => self.idle(*beyond),
             Step::Break => self.restart(),
             Step::Late { which, rabbit } => {
-                if let Some(ticket) = self.gone.get(which % self.gone.len().max(1)) {
-                    assert_eq!(self.progress.acknowledge(*ticket, sink(*rabbit), 1), None);
+                if let Some(transaction_seq) = self.gone.get(which % self.gone.len().max(1)) {
+                    assert_eq!(self.progress.acknowledge(*transaction_seq, sink(*rabbit), 1), None);
                 }
             }
         }
@@ -109,8 +109,14 @@ impl World {
         let open = self.emitted.last_mut().filter(|emitted| !emitted.committed);
         let Some(emitted) = open else {
             if self.next < self.script.len() {
-                let (index, ticket) = (self.next, self.progress.begin(commit(self.next), PgTime(0)));
-                self.emitted.push(Emitted { index, ticket, left: [0; SINKS], messages: 0, committed: false });
+                let (index, transaction_seq) = (self.next, self.progress.begin(commit(self.next), PgTime(0)));
+                self.emitted.push(Emitted {
+                    index,
+                    transaction_seq,
+                    left: [0; SINKS],
+                    messages: 0,
+                    committed: false,
+                });
                 self.next += 1;
             }
             return;
@@ -134,8 +140,8 @@ impl World {
         let left = &mut emitted.left[sink as usize];
         let count = count.min(*left);
         *left -= count;
-        let settled = *left == 0 && emitted.committed;
-        assert_eq!(self.progress.acknowledge(emitted.ticket, sink, count).is_some(), settled);
+        let acknowledged = *left == 0 && emitted.committed;
+        assert_eq!(self.progress.acknowledge(emitted.transaction_seq, sink, count).is_some(), acknowledged);
     }
 
     fn idle(&mut self, beyond: u64) {
@@ -144,15 +150,15 @@ impl World {
         // Between the last commit and the next one.
         let wal_end = wal_end.min(commit(self.next));
         self.progress.idle(wal_end);
-        if self.emitted.iter().all(Emitted::settled) {
+        if self.emitted.iter().all(Emitted::is_acknowledged) {
             self.floor = self.floor.max(wal_end);
         }
     }
 
     fn restart(&mut self) {
-        self.gone.extend(self.emitted.iter().map(|emitted| emitted.ticket));
+        self.gone.extend(self.emitted.iter().map(|emitted| emitted.transaction_seq));
         (self.floor, self.chain) = (self.confirmed(), self.chain());
-        self.progress = Progress::new(self.progress.next_ticket(), self.floor, self.chain);
+        self.progress = Progress::new(self.progress.next_transaction_seq(), self.floor, self.chain);
         self.emitted.clear();
         // The server sends what was committed from there on.
         self.next =
@@ -167,7 +173,7 @@ impl World {
         for which in (0..self.emitted.len()).rev() {
             for sink in [Sink::Rabbit, Sink::Kafka] {
                 let left = std::mem::take(&mut self.emitted[which].left[sink as usize]);
-                self.progress.acknowledge(self.emitted[which].ticket, sink, left);
+                self.progress.acknowledge(self.emitted[which].transaction_seq, sink, left);
             }
         }
     }
@@ -195,12 +201,12 @@ proptest! {
             prop_assert_eq!(confirmed, world.confirmed());
             prop_assert_eq!(world.progress.chain(), world.chain());
             prop_assert!(confirmed >= before, "it went back");
-            // Said once more without the model: a new session would get every transaction that is not settled.
-            let unsettled = world.emitted.iter().find(|emitted| !emitted.settled());
-            prop_assert!(unsettled.is_none_or(|emitted| confirmed <= commit(emitted.index)), "confirmed too much");
+            // Said once more without the model: a new session would get every transaction that is not acknowledged.
+            let unacknowledged = world.emitted.iter().find(|emitted| !emitted.is_acknowledged());
+            prop_assert!(unacknowledged.is_none_or(|emitted| confirmed <= commit(emitted.index)), "confirmed too much");
             prop_assert!(world.next == world.script.len() || confirmed <= commit(world.next));
-            let settled = world.prefix().count();
-            prop_assert_eq!(world.progress.pending(), world.emitted.len() - settled);
+            let acknowledged = world.prefix().count();
+            prop_assert_eq!(world.progress.pending(), world.emitted.len() - acknowledged);
             before = confirmed;
         }
         world.finish();
@@ -214,9 +220,9 @@ proptest! {
 #[test]
 fn an_open_transaction_holds_back_everything_even_if_all_its_rows_are_acknowledged() {
     let mut progress = Progress::new(5, Lsn(100), Lsn::ZERO);
-    let ticket = progress.begin(Lsn(110), PgTime(0));
+    let transaction_seq = progress.begin(Lsn(110), PgTime(0));
     progress.added(Sink::Kafka);
-    progress.acknowledge(ticket, Sink::Kafka, 1);
+    progress.acknowledge(transaction_seq, Sink::Kafka, 1);
     progress.idle(Lsn(500));
     assert_eq!(progress.confirmed(), Lsn(100));
     progress.commit(Lsn(120));
@@ -227,11 +233,11 @@ fn an_open_transaction_holds_back_everything_even_if_all_its_rows_are_acknowledg
 #[test]
 fn an_acknowledgement_of_an_earlier_session_counts_for_nothing() {
     let mut progress = Progress::new(5, Lsn(100), Lsn::ZERO);
-    let ticket = progress.begin(Lsn(110), PgTime(0));
+    let transaction_seq = progress.begin(Lsn(110), PgTime(0));
     progress.added(Sink::Kafka);
     progress.commit(Lsn(120));
-    assert_eq!(progress.acknowledge(ticket - 1, Sink::Kafka, 1), None);
-    assert_eq!(progress.acknowledge(ticket + 1, Sink::Kafka, 1), None);
+    assert_eq!(progress.acknowledge(transaction_seq - 1, Sink::Kafka, 1), None);
+    assert_eq!(progress.acknowledge(transaction_seq + 1, Sink::Kafka, 1), None);
     assert_eq!(progress.confirmed(), Lsn(100));
 }
 
@@ -251,10 +257,10 @@ fn a_transaction_that_told_nothing_is_confirmed_in_its_turn() {
 #[test]
 fn a_row_told_again_holds_back_what_is_confirmed_and_is_no_link_of_the_chain() {
     let mut progress = Progress::new(0, Lsn::ZERO, Lsn(7));
-    let ticket = progress.begin(commit(0), PgTime(0));
+    let transaction_seq = progress.begin(commit(0), PgTime(0));
     progress.re_emit(Sink::Kafka);
     assert!(!progress.commit(end(0)), "nothing that a chain could name");
     assert_eq!((progress.confirmed(), progress.chain()), (Lsn::ZERO, Lsn(7)));
-    progress.acknowledge(ticket, Sink::Kafka, 1);
+    progress.acknowledge(transaction_seq, Sink::Kafka, 1);
     assert_eq!((progress.confirmed(), progress.chain()), (end(0), Lsn(7)));
 }

@@ -47,7 +47,8 @@ pub enum Phase {
     Creating,
     Streaming,
     /// The present rows are being emitted again from a new slot's snapshot; until that ends, start it over.
-    Reconciling,
+    #[serde(rename = "reconciling")]
+    Resnapshot,
 }
 
 /// A transaction: where it stands, and when it was committed, in Postgres' microseconds. Another history of the same
@@ -158,10 +159,10 @@ pub enum Refusal {
         flush: Lsn,
         sent_lsn: Lsn,
     },
-    OtherHistory {
+    ContinuityLost {
         sent_lsn: Lsn,
     },
-    Reconciling {
+    ResnapshotUnfinished {
         slot: String,
     },
     /// The publication or the routes do not fit each other.
@@ -232,12 +233,12 @@ impl fmt::Display for Refusal {
                 "the server's log ends at {flush}, before {sent_lsn}, which was already told: it lost committed \
                  transactions (restored backup, fsync off). Find out which before you go on. {AGAIN}"
             ),
-            Self::OtherHistory { sent_lsn } => write!(
+            Self::ContinuityLost { sent_lsn } => write!(
                 f,
                 "the server does not have the transaction of {sent_lsn}, which was told last: it was set back to an earlier \
                  state (a restored volume, fsync off) and has committed others since. {AGAIN}"
             ),
-            Self::Reconciling { slot } => write!(
+            Self::ResnapshotUnfinished { slot } => write!(
                 f,
                 "a reconcile of slot {slot} was begun and did not end. Unless it is under way, run `cdc-relay resnapshot` \
                  again: it starts over."
@@ -292,21 +293,21 @@ pub fn load(before: Option<Checkpoint>, record: Option<Checkpoint>) -> Option<Ch
 
 impl Checkpoint {
     /// Up to where nothing is missing, if the publication is found to have sent less since.
-    pub fn whole_until(&self) -> Lsn {
+    pub fn complete_until(&self) -> Lsn {
         if self.vouched == Lsn::ZERO { self.acknowledged } else { self.vouched }
     }
 
     fn is_older_than(&self, other: &Checkpoint) -> bool {
         let same = (&self.system_id, &self.slot) == (&other.system_id, &other.slot);
         let streaming = self.phase == Phase::Streaming && other.phase == Phase::Streaming;
-        let at = |memory: &Checkpoint| (memory.timeline, memory.acknowledged);
+        let at = |checkpoint: &Checkpoint| (checkpoint.timeline, checkpoint.acknowledged);
         same && streaming && at(self) < at(other)
     }
 }
 
 /// Decides whether and how to stream. `database` is the one of the session.
 pub fn admit(
-    memory: Option<&Checkpoint>,
+    checkpoint: Option<&Checkpoint>,
     cluster: &Cluster,
     slot_name: &str,
     slot: Option<&Slot>,
@@ -316,30 +317,30 @@ pub fn admit(
     if let Some(what) = slot.and_then(|slot| slot.foreign(database)) {
         return Err(Refusal::SlotForeign { slot: name(), what });
     }
-    let Some(memory) = memory else {
+    let Some(checkpoint) = checkpoint else {
         return if slot.is_some() {
             Err(Refusal::CheckpointMissing { slot: name() })
         } else {
             Ok(Start::Create)
         };
     };
-    if memory.system_id != cluster.system_id {
-        let (expected, found) = (memory.system_id.clone(), cluster.system_id.clone());
+    if checkpoint.system_id != cluster.system_id {
+        let (expected, found) = (checkpoint.system_id.clone(), cluster.system_id.clone());
         return Err(Refusal::OtherCluster { expected, found });
     }
-    if memory.timeline != cluster.timeline {
-        return Err(Refusal::OtherTimeline { expected: memory.timeline, found: cluster.timeline });
+    if checkpoint.timeline != cluster.timeline {
+        return Err(Refusal::OtherTimeline { expected: checkpoint.timeline, found: cluster.timeline });
     }
-    match memory.phase {
-        Phase::Reconciling => return Err(Refusal::Reconciling { slot: name() }),
+    match checkpoint.phase {
+        Phase::Resnapshot => return Err(Refusal::ResnapshotUnfinished { slot: name() }),
         Phase::Creating => return Ok(if slot.is_some() { Start::Adopt } else { Start::Create }),
         Phase::Streaming => {}
     }
-    let sent_lsn = memory.sent_lsn.max(memory.acknowledged);
+    let sent_lsn = checkpoint.sent_lsn.max(checkpoint.acknowledged);
     if cluster.flush < sent_lsn {
         return Err(Refusal::ServerBehind { flush: cluster.flush, sent_lsn });
     }
-    let acknowledged = memory.acknowledged;
+    let acknowledged = checkpoint.acknowledged;
     let Some(slot) = slot else { return Err(Refusal::SlotMissing { slot: name(), acknowledged }) };
     if slot.wal_status == "lost" {
         return Err(Refusal::SlotLost { slot: name() });
@@ -348,7 +349,7 @@ pub fn admit(
         Some(confirmed) if confirmed > acknowledged => {
             Err(Refusal::SlotAhead { slot: name(), confirmed, acknowledged })
         }
-        _ => Ok(Start::Resume { acknowledged, chain: memory.chain }),
+        _ => Ok(Start::Resume { acknowledged, chain: checkpoint.chain }),
     }
 }
 

@@ -1,6 +1,6 @@
 use super::*;
 
-fn memory() -> Checkpoint {
+fn checkpoint() -> Checkpoint {
     Checkpoint {
         system_id: "7".to_owned(),
         timeline: 1,
@@ -17,20 +17,20 @@ fn memory() -> Checkpoint {
 
 /// The halt it prevents: a slot that seems to be ahead of the checkpoint, when the checkpoint was put back.
 #[test]
-fn a_relay_that_writes_after_its_successor_does_not_put_the_memory_back() {
-    let (newer, older) = (memory(), Checkpoint { acknowledged: Lsn(50), ..memory() });
+fn a_relay_that_writes_after_its_successor_does_not_put_the_checkpoint_back() {
+    let (newer, older) = (checkpoint(), Checkpoint { acknowledged: Lsn(50), ..checkpoint() });
     assert_eq!(load(Some(older.clone()), Some(newer.clone())), Some(newer.clone()));
     assert_eq!(load(Some(newer.clone()), Some(older.clone())), Some(newer.clone()));
     // Before a promotion, with whatever the old primary still had.
     let (promoted, further) =
-        (Checkpoint { timeline: 2, ..memory() }, Checkpoint { acknowledged: Lsn(150), ..memory() });
+        (Checkpoint { timeline: 2, ..checkpoint() }, Checkpoint { acknowledged: Lsn(150), ..checkpoint() });
     assert_eq!(load(Some(promoted.clone()), Some(further)), Some(promoted));
     // What an operator or another start wrote counts.
     assert_eq!(load(Some(newer.clone()), None), None);
     assert_eq!(load(None, Some(older.clone())), Some(older.clone()));
     for other in [
         Checkpoint { phase: Phase::Creating, ..older.clone() },
-        Checkpoint { phase: Phase::Reconciling, ..older.clone() },
+        Checkpoint { phase: Phase::Resnapshot, ..older.clone() },
         Checkpoint { system_id: "8".to_owned(), ..older.clone() },
         Checkpoint { timeline: 2, ..older.clone() },
         Checkpoint { slot: "t".to_owned(), ..older },
@@ -54,8 +54,8 @@ fn slot(confirmed: u64) -> Slot {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "each call makes its own")]
-fn decide(memory: Option<Checkpoint>, slot: Option<Slot>) -> Result<Start, Refusal> {
-    admit(memory.as_ref(), &cluster(), "s", slot.as_ref(), "d")
+fn decide(checkpoint: Option<Checkpoint>, slot: Option<Slot>) -> Result<Start, Refusal> {
+    admit(checkpoint.as_ref(), &cluster(), "s", slot.as_ref(), "d")
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn a_first_start_makes_the_slot() {
 #[test]
 fn a_start_that_crashed_before_or_after_making_the_slot_goes_on() {
     let creating =
-        Checkpoint { phase: Phase::Creating, acknowledged: Lsn::ZERO, sent_lsn: Lsn::ZERO, ..memory() };
+        Checkpoint { phase: Phase::Creating, acknowledged: Lsn::ZERO, sent_lsn: Lsn::ZERO, ..checkpoint() };
     assert_eq!(decide(Some(creating.clone()), None), Ok(Start::Create));
     assert_eq!(decide(Some(creating), Some(slot(150))), Ok(Start::Adopt));
 }
@@ -74,60 +74,60 @@ fn a_start_that_crashed_before_or_after_making_the_slot_goes_on() {
 #[test]
 fn a_slot_at_or_behind_what_is_acknowledged_is_resumed() {
     let resume = Ok(Start::Resume { acknowledged: Lsn(100), chain: Lsn(90) });
-    assert_eq!(decide(Some(memory()), Some(slot(100))), resume);
-    assert_eq!(decide(Some(memory()), Some(slot(50))), resume);
+    assert_eq!(decide(Some(checkpoint()), Some(slot(100))), resume);
+    assert_eq!(decide(Some(checkpoint()), Some(slot(50))), resume);
 }
 
 #[test]
-fn a_slot_without_memory_is_refused() {
+fn a_slot_without_checkpoint_is_refused() {
     assert_eq!(decide(None, Some(slot(100))), Err(Refusal::CheckpointMissing { slot: "s".to_owned() }));
 }
 
 #[test]
 fn a_slot_that_is_gone_is_never_made_again() {
     let refusal = Refusal::SlotMissing { slot: "s".to_owned(), acknowledged: Lsn(100) };
-    assert_eq!(decide(Some(memory()), None), Err(refusal));
+    assert_eq!(decide(Some(checkpoint()), None), Err(refusal));
 }
 
 #[test]
 fn a_slot_that_somebody_else_advanced_is_refused() {
     let refusal = Refusal::SlotAhead { slot: "s".to_owned(), confirmed: Lsn(101), acknowledged: Lsn(100) };
-    assert_eq!(decide(Some(memory()), Some(slot(101))), Err(refusal));
+    assert_eq!(decide(Some(checkpoint()), Some(slot(101))), Err(refusal));
 }
 
 #[test]
 fn a_lost_slot_is_refused() {
     let lost = Slot { wal_status: "lost".to_owned(), ..slot(100) };
-    assert_eq!(decide(Some(memory()), Some(lost)), Err(Refusal::SlotLost { slot: "s".to_owned() }));
+    assert_eq!(decide(Some(checkpoint()), Some(lost)), Err(Refusal::SlotLost { slot: "s".to_owned() }));
 }
 
 #[test]
 fn a_slot_of_another_plugin_or_database_is_refused() {
     let other = Slot { plugin: "wal2json".to_owned(), ..slot(100) };
-    assert!(matches!(decide(Some(memory()), Some(other)), Err(Refusal::SlotForeign { .. })));
+    assert!(matches!(decide(Some(checkpoint()), Some(other)), Err(Refusal::SlotForeign { .. })));
     let other = Slot { database: "e".to_owned(), ..slot(100) };
-    assert!(matches!(decide(Some(memory()), Some(other)), Err(Refusal::SlotForeign { .. })));
+    assert!(matches!(decide(Some(checkpoint()), Some(other)), Err(Refusal::SlotForeign { .. })));
 }
 
 #[test]
 fn another_cluster_or_timeline_is_refused() {
-    let moved = Checkpoint { system_id: "8".to_owned(), ..memory() };
+    let moved = Checkpoint { system_id: "8".to_owned(), ..checkpoint() };
     assert!(matches!(decide(Some(moved), Some(slot(100))), Err(Refusal::OtherCluster { .. })));
-    let promoted = Checkpoint { timeline: 2, ..memory() };
+    let promoted = Checkpoint { timeline: 2, ..checkpoint() };
     assert!(matches!(decide(Some(promoted), Some(slot(100))), Err(Refusal::OtherTimeline { .. })));
 }
 
 #[test]
 fn a_server_that_ends_before_what_was_told_is_refused() {
-    let ahead = Checkpoint { sent_lsn: Lsn(201), ..memory() };
+    let ahead = Checkpoint { sent_lsn: Lsn(201), ..checkpoint() };
     let refusal = Refusal::ServerBehind { flush: Lsn(200), sent_lsn: Lsn(201) };
     assert_eq!(decide(Some(ahead), Some(slot(100))), Err(refusal));
 }
 
 #[test]
-fn an_unfinished_reconcile_is_refused() {
-    let reconciling = Checkpoint { phase: Phase::Reconciling, ..memory() };
-    assert!(matches!(decide(Some(reconciling), Some(slot(100))), Err(Refusal::Reconciling { .. })));
+fn an_unfinished_resnapshot_is_refused() {
+    let unfinished = Checkpoint { phase: Phase::Resnapshot, ..checkpoint() };
+    assert!(matches!(decide(Some(unfinished), Some(slot(100))), Err(Refusal::ResnapshotUnfinished { .. })));
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn every_refusal_says_what_to_do() {
         Refusal::OtherCluster { expected: slot(), found: slot() },
         Refusal::OtherTimeline { expected: 1, found: 2 },
         Refusal::ServerBehind { flush: Lsn(1), sent_lsn: Lsn(2) },
-        Refusal::Reconciling { slot: slot() },
+        Refusal::ResnapshotUnfinished { slot: slot() },
     ];
     for refusal in all {
         assert!(refusal.to_string().contains("resnapshot"), "{refusal}");
@@ -149,19 +149,19 @@ fn every_refusal_says_what_to_do() {
 }
 
 #[test]
-fn the_memory_survives_its_record() {
-    let text = serde_json::to_string(&memory()).unwrap();
+fn the_checkpoint_survives_its_record() {
+    let text = serde_json::to_string(&checkpoint()).unwrap();
     assert!(text.contains(r#""acknowledged":"0/64""#), "{text}");
-    assert_eq!(serde_json::from_str::<Checkpoint>(&text).unwrap(), memory());
+    assert_eq!(serde_json::from_str::<Checkpoint>(&text).unwrap(), checkpoint());
 }
 
 #[test]
-fn a_memory_of_an_earlier_release_vouches_for_what_it_acknowledged() {
-    assert_eq!(memory().whole_until(), Lsn(80));
-    let mut record = serde_json::to_value(memory()).expect("JSON");
+fn a_checkpoint_of_an_earlier_release_vouches_for_what_it_acknowledged() {
+    assert_eq!(checkpoint().complete_until(), Lsn(80));
+    let mut record = serde_json::to_value(checkpoint()).expect("JSON");
     assert_eq!(record["vouched"], "0/50");
-    assert_eq!(serde_json::from_value::<Checkpoint>(record.clone()).expect("a memory"), memory());
+    assert_eq!(serde_json::from_value::<Checkpoint>(record.clone()).expect("a memory"), checkpoint());
     record.as_object_mut().expect("an object").remove("vouched");
     let earlier: Checkpoint = serde_json::from_value(record).expect("a memory of an earlier release");
-    assert_eq!(earlier.whole_until(), Lsn(100));
+    assert_eq!(earlier.complete_until(), Lsn(100));
 }

@@ -108,7 +108,7 @@ fn key(halts: &Halts) -> String {
 fn command(shelved: &Shelved, routes: &RoutesArgs) -> String {
     format!(
         "cdc-relay release --routes {} {}",
-        shell::word(&routes.file.to_string_lossy()),
+        shell::quote(&routes.file.to_string_lossy()),
         shelved.release()
     )
 }

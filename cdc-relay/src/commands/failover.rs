@@ -28,7 +28,7 @@ use crate::source::inspect;
 ///
 /// After a promotion `run` refuses: the timeline is another. This command asks the server where its timeline branched off,
 /// reads on Kafka up to which commit anything was emitted, and looks at the slot. If all that was emitted was committed before the
-/// branch, and the slot came along and is not past what was acknowledged, it writes the new timeline to the relay's memory,
+/// branch, and the slot came along and is not past what was acknowledged, it writes the new timeline to the relay's checkpoint,
 /// and `run` goes on, in the same chain of positions. If it cannot be shown it says why, and `cdc-relay resnapshot` is
 /// the way on.
 ///
@@ -118,9 +118,9 @@ fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
     let (newest, notes) = newest(options, context)?;
     let unfinished = unfinished(&context.source, &server.cluster, &loaded);
     let history = branches(&server.history);
-    let memory = loaded.checkpoint.as_ref();
+    let checkpoint = loaded.checkpoint.as_ref();
     let judgement = judge(&Evidence {
-        memory,
+        checkpoint,
         cluster: &server.cluster,
         standby: server.standby,
         database: &server.database,
@@ -130,9 +130,9 @@ fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
         slot: server.slot.as_ref(),
         newest,
     });
-    let mut report = report(&context.source, (memory, &server, newest), &judgement);
+    let mut report = report(&context.source, (checkpoint, &server, newest), &judgement);
     let Ok(continuation) = judgement else { return Ok(report) };
-    report.caveats = caveats(&context.source, memory, newest);
+    report.caveats = caveats(&context.source, checkpoint, newest);
     report.caveats.extend(notes);
     if options.yes || report.caveats.is_empty() {
         // Reading the topics took a while.
@@ -140,7 +140,7 @@ fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
             clients.load(loaded.end)?.checkpoint.is_none(),
             "the checkpoint was written meanwhile, so a relay is running. Stop it, then start over"
         );
-        clients.save(&continuation.memory)?;
+        clients.save(&continuation.checkpoint)?;
         report.done = true;
     }
     Ok(report)
@@ -179,7 +179,7 @@ fn newest(options: &Options, context: &SourceContext) -> Result<(Lsn, Vec<String
 
 /// A table whose existing rows are not all emitted.
 fn unfinished(source: &Source, cluster: &Cluster, loaded: &Loaded) -> Option<String> {
-    let mut names = source.tables.iter().filter(|table| table.snapshot).map(|table| table.of.to_string());
+    let mut names = source.tables.iter().filter(|table| table.snapshot).map(|table| table.table_name.to_string());
     let done = |name: &String| {
         let position = loaded.positions.get(name);
         position.is_some_and(|position| position.done && position.system_id == cluster.system_id)
@@ -188,7 +188,7 @@ fn unfinished(source: &Source, cluster: &Cluster, loaded: &Loaded) -> Option<Str
 }
 
 /// What cannot be shown, and what goes on otherwise than before: somebody has to agree to it.
-fn caveats(source: &Source, memory: Option<&Checkpoint>, newest: Lsn) -> Vec<String> {
+fn caveats(source: &Source, checkpoint: Option<&Checkpoint>, newest: Lsn) -> Vec<String> {
     let mut caveats = Vec::new();
     if !crate::commands::wiring::queues(source).is_empty() {
         caveats.push(
@@ -197,7 +197,7 @@ fn caveats(source: &Source, memory: Option<&Checkpoint>, newest: Lsn) -> Vec<Str
                 .to_owned(),
         );
     }
-    let chain = memory.map_or(Lsn::ZERO, |memory| memory.chain);
+    let chain = checkpoint.map_or(Lsn::ZERO, |checkpoint| checkpoint.chain);
     if newest < chain {
         caveats.push(format!(
             "Kafka does not show the transaction of {chain}, which was emitted: it is older than the topics reach, or than \
@@ -205,7 +205,7 @@ fn caveats(source: &Source, memory: Option<&Checkpoint>, newest: Lsn) -> Vec<Str
         ));
     }
     for table in source.tables.iter().filter(|table| table.id.is_none()) {
-        let name = &table.of;
+        let name = &table.table_name;
         caveats.push(format!(
             "{name} has no `id`: its events are named after the timeline, and those that are emitted again get \
              another id"
@@ -216,7 +216,7 @@ fn caveats(source: &Source, memory: Option<&Checkpoint>, newest: Lsn) -> Vec<Str
 
 fn report(
     source: &Source,
-    (memory, server, newest): (Option<&Checkpoint>, &Server, Lsn),
+    (checkpoint, server, newest): (Option<&Checkpoint>, &Server, Lsn),
     judgement: &Result<Continuation, Obstacle>,
 ) -> Report {
     let branch = match judgement {
@@ -229,11 +229,11 @@ fn report(
         obstacle: judgement.as_ref().err().map(ToString::to_string),
         caveats: Vec::new(),
         timeline: server.cluster.timeline,
-        checkpoint_timeline: memory.map(|memory| memory.timeline),
+        checkpoint_timeline: checkpoint.map(|checkpoint| checkpoint.timeline),
         branched_off: branch.map(|branch| branch.at.to_string()),
-        sent_lsn: memory.map(|memory| memory.sent_lsn.to_string()),
+        sent_lsn: checkpoint.map(|checkpoint| checkpoint.sent_lsn.to_string()),
         newest_on_kafka: (newest > Lsn::ZERO).then(|| newest.to_string()),
-        acknowledged: memory.map(|memory| memory.acknowledged.to_string()),
+        acknowledged: checkpoint.map(|checkpoint| checkpoint.acknowledged.to_string()),
         slot: source.slot.get_ref().clone(),
         confirmed: server.slot.as_ref().and_then(|slot| slot.confirmed).map(|lsn| lsn.to_string()),
     }

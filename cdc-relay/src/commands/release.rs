@@ -13,7 +13,7 @@ use crate::commands::arguments::RoutesArgs;
 use crate::dead_letter::halts::Halts;
 use crate::dead_letter::listing::Shelved;
 use crate::dead_letter::release::{Note, Order, PREFIX};
-use crate::postgres::session::{MESSAGES, Session};
+use crate::postgres::session::{LOGICAL_MESSAGES_VERSION, Session};
 use crate::postgres::sql::literal;
 use crate::routes::{Routes, Source};
 use crate::sinks::topics::Reader;
@@ -136,8 +136,8 @@ fn write(source: &Source, order: &Order) -> Result<bool> {
     let config = source.url.get_ref().parse().with_context(|| format!("`url` of source {name}"))?;
     let mut session = Session::connect(&config)?;
     ensure!(
-        session.version() >= MESSAGES,
-        "source {name} runs PostgreSQL {}; orders in the log need {MESSAGES} or later",
+        session.version() >= LOGICAL_MESSAGES_VERSION,
+        "source {name} runs PostgreSQL {}; orders in the log need {LOGICAL_MESSAGES_VERSION} or later",
         session.version()
     );
     let slot = source.slot.get_ref();

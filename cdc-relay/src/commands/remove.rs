@@ -18,7 +18,8 @@ use serde::Serialize;
 use self::text::text;
 use super::{Ending, Failure, Outcome, block_on, print};
 use crate::commands::arguments::{JsonArgs, RoutesArgs};
-use crate::postgres::session::{Session, WireError};
+use crate::postgres::error::PostgresError;
+use crate::postgres::session::Session;
 use crate::postgres::sql;
 use crate::routes::destinations::Destinations;
 use crate::routes::{Routes, Source};
@@ -235,7 +236,7 @@ fn drop_all(session: &mut Session, found: &Found) -> Result<()> {
         let drop = format!("drop publication {}", sql::identifier(publication));
         match session.query(&drop) {
             Ok(_) => {}
-            Err(WireError::Server { message, .. }) => {
+            Err(PostgresError::Server { message, .. }) => {
                 bail!(
                     "the publication cannot be dropped ({message}): have its owner run `{drop}`, then run this again"
                 )

@@ -108,7 +108,7 @@ impl From<&Checkpoint> for SavedCheckpoint {
             phase: match checkpoint.phase {
                 Phase::Creating => "creating",
                 Phase::Streaming => "streaming",
-                Phase::Reconciling => "resnapshotting",
+                Phase::Resnapshot => "resnapshotting",
             },
             system_id: checkpoint.system_id.clone(),
             timeline: checkpoint.timeline,

@@ -105,11 +105,11 @@ impl Shelved {
     pub fn release(&self) -> String {
         let key = match &self.halts {
             // A word that begins with a dash would be taken for an option.
-            Halts { key: Some(key), .. } => format!("--key={}", shell::word(key)),
-            Halts { keyless: Some(row), .. } => format!("--keyless={}", shell::word(row)),
+            Halts { key: Some(key), .. } => format!("--key={}", shell::quote(key)),
+            Halts { keyless: Some(row), .. } => format!("--keyless={}", shell::quote(row)),
             _ => "--all".to_owned(),
         };
-        let (source, destination) = (shell::word(&self.source), shell::word(&self.destination));
+        let (source, destination) = (shell::quote(&self.source), shell::quote(&self.destination));
         format!("--source {source} --destination {destination} {key}")
     }
 }

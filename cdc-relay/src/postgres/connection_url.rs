@@ -1,6 +1,10 @@
-//! A database as a user names it: one connection string, which means to every connection what libpq says it means.
+//! The connection string of a database.
+//!
+//! * A string has libpq's meaning, for every connection that the relay opens.
+//! * A missing part has libpq's default.
+//! * No text shows the password.
 
-mod parameters;
+pub(crate) mod parameters;
 mod passfile;
 
 use std::fmt::{self, Write as _};
@@ -16,15 +20,15 @@ use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-pub use self::parameters::{Parameters, read as parameters};
+use self::parameters::Parameters;
 use self::passfile::Login;
-use crate::postgres::session::NOT_LET_IN;
+use crate::postgres::error::INVALID_AUTHORIZATION;
 use crate::postgres::settings;
-use crate::postgres::tls::{self, Mode, Wish};
+use crate::postgres::tls::{self, Mode, TlsParameters};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A parsed connection string. Whoever connects with it connects encrypted if it says so.
+/// A parsed connection string, with its TLS configuration.
 #[derive(Clone)]
 pub struct Database {
     config: Config,
@@ -35,27 +39,27 @@ impl FromStr for Database {
     type Err = anyhow::Error;
 
     /// # Errors
-    /// When it is none, asks for what cannot be had, or names certificates that cannot be read.
+    /// When the text is no connection string, asks for something unsupported, or names unreadable certificates.
     fn from_str(text: &str) -> Result<Database> {
-        let parameters = parameters(text, &|name| std::env::var(name).ok());
+        let parameters = parameters::read(text, &|name| std::env::var(name).ok());
         let parameters = parameters.context("the connection string is not usable")?;
         Database::new(complete(parameters)?)
     }
 }
 
-/// Fills in what libpq would make up: the user of the operating system, a database of that name, a local server; and
-/// the password that a file has.
+/// Fills in libpq's defaults: the operating system's user, a database of that name, a local server, and the password file's
+/// password.
 fn complete(mut parameters: Parameters) -> Result<Parameters> {
     let user = match parameters.get("user") {
         Some(user) => user.clone(),
-        None => whoami::username().context("nobody says which `user`, and the system does not know us")?,
+        None => whoami::username().context("no `user` is given, and the operating system has no name for ours: name one in the connection string")?,
     };
     let first = |name: &str| Some(parameters.get(name)?.split(',').next()?.to_owned());
     let port = first("port").filter(|port| !port.is_empty()).unwrap_or_else(|| "5432".to_owned());
-    let host = first("host").or_else(|| first("hostaddr")).unwrap_or_else(|| local(&port));
+    let host = first("host").or_else(|| first("hostaddr")).unwrap_or_else(|| default_host(&port));
     let database = parameters.get("dbname").unwrap_or(&user).clone();
     if !parameters.contains_key("password") {
-        // A folder is where a local server is.
+        // A folder means a local server.
         let host = if host.starts_with('/') { "localhost" } else { &host };
         let login = Login { host, port: &port, database: &database, user: &user };
         let home = std::env::home_dir().map(|home| home.display().to_string());
@@ -72,8 +76,8 @@ fn complete(mut parameters: Parameters) -> Result<Parameters> {
     Ok(parameters)
 }
 
-/// Where a server of this machine listens: libpq is built for one of the folders.
-fn local(port: &str) -> String {
+/// The folder of a local server's socket; libpq is built for either of two.
+fn default_host(port: &str) -> String {
     let listens = |folder: &&str| Path::new(folder).join(format!(".s.PGSQL.{port}")).exists();
     ["/var/run/postgresql", "/tmp"]
         .iter()
@@ -83,14 +87,14 @@ fn local(port: &str) -> String {
 }
 
 impl Database {
-    /// From parameters that leave nothing open.
+    /// Builds the connection from complete parameters.
     fn new(mut parameters: Parameters) -> Result<Database> {
-        let wish = Wish::take(&mut parameters)?;
-        let mode = wish.mode()?;
+        let tls_parameters = TlsParameters::take(&mut parameters)?;
+        let mode = tls_parameters.mode()?;
         let mut config = config(&parameters)?;
         let direct = config.get_ssl_negotiation() == SslNegotiation::Direct;
         ensure!(!direct || mode > Mode::Prefer, "sslnegotiation=direct goes with sslmode=require or more");
-        // A local socket has no need of it, and no name to check.
+        // A local socket needs no TLS, and has no name to check.
         let hosts = config.get_hosts();
         let local = config.get_hostaddrs().is_empty()
             && !hosts.is_empty()
@@ -101,22 +105,22 @@ impl Database {
             Mode::Prefer => SslMode::Prefer,
             Mode::Require | Mode::VerifyCa | Mode::VerifyFull => SslMode::Require,
         });
-        // The client library would wait for as long as it takes.
+        // The client library has no time-out of its own.
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
         config.application_name("cdc-relay");
-        Ok(Database { tls: Arc::new(tls::client(mode, &wish)?), config })
+        Ok(Database { tls: Arc::new(tls::client(mode, &tls_parameters)?), config })
     }
 }
 
-/// For the client library, which reads the rest as libpq does once it is written as words.
+/// The client library's configuration. It reads the keyword/value form as libpq does.
 fn config(parameters: &Parameters) -> Result<Config> {
-    let mut words = String::new();
+    let mut text = String::new();
     for (name, value) in parameters.iter().filter(|(name, _)| *name != "passfile") {
         let (name, value) = match (name.as_str(), value.as_str()) {
             ("keepalives_count", value) => ("keepalives_retries", value),
-            // Who can be written to is no standby.
+            // A server that accepts writes is no standby.
             ("target_session_attrs", "primary") => ("target_session_attrs", "read-write"),
             ("target_session_attrs", "standby" | "prefer-standby") => {
                 bail!(
@@ -126,9 +130,9 @@ fn config(parameters: &Parameters) -> Result<Config> {
             pair => pair,
         };
         // Writing into a String cannot fail.
-        let _ = write!(words, "{name}='{}' ", value.replace('\\', r"\\").replace('\'', r"\'"));
+        let _ = write!(text, "{name}='{}' ", value.replace('\\', r"\\").replace('\'', r"\'"));
     }
-    words.parse().context("the connection string is not usable")
+    text.parse().context("the connection string is not usable")
 }
 
 impl Deref for Database {
@@ -160,33 +164,33 @@ impl fmt::Debug for Database {
 }
 
 impl Database {
-    /// How long connecting, and each step of signing in, may take.
-    pub fn patience(&self) -> Duration {
+    /// The time-out of connecting, and of each step of signing in.
+    pub fn step_timeout(&self) -> Duration {
         self.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT)
     }
 
-    /// How many servers it names, one of which is meant.
-    pub fn places(&self) -> usize {
+    /// The number of hosts; a session connects to one of them.
+    pub fn host_count(&self) -> usize {
         self.get_hosts().len().max(self.get_hostaddrs().len())
     }
 
-    /// How to encrypt, where `get_ssl_mode` says that.
+    /// The TLS configuration, for connections that `get_ssl_mode` encrypts.
     pub fn tls(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.tls)
     }
 
-    /// Whether what TLS stands in the way of is tried without it.
-    pub fn may_go_plain(&self) -> bool {
+    /// Whether a connection that fails with TLS is tried without it.
+    pub fn allows_plaintext(&self) -> bool {
         self.get_ssl_mode() == SslMode::Prefer && self.get_channel_binding() != ChannelBinding::Require
     }
 
-    /// An ordinary connection, which lives as long as the client.
+    /// Opens an ordinary connection. It lives as long as the client.
     ///
     /// # Errors
     /// When the server cannot be reached or refuses.
     pub async fn connect(&self) -> Result<Client> {
         let done = match self.connect_by(&self.config).await {
-            Err(error) if self.may_go_plain() && may_be_of_tls(&error) => {
+            Err(error) if self.allows_plaintext() && may_be_due_to_tls(&error) => {
                 let mut plain = self.config.clone();
                 plain.ssl_mode(SslMode::Disable);
                 self.connect_by(&plain).await
@@ -202,11 +206,11 @@ impl Database {
         config.options(settings::options(config.get_options()));
         let (client, connection) = config.connect(tls).await?;
         tokio::spawn(connection);
-        client.simple_query(&settings::rest()).await?;
+        client.simple_query(&settings::after_sign_in()).await?;
         Ok(client)
     }
 }
 
-fn may_be_of_tls(error: &tokio_postgres::Error) -> bool {
-    error.code().is_none_or(|code| code.code() == NOT_LET_IN)
+fn may_be_due_to_tls(error: &tokio_postgres::Error) -> bool {
+    error.code().is_none_or(|code| code.code() == INVALID_AUTHORIZATION)
 }

@@ -11,8 +11,9 @@ use serde::Deserialize;
 use tokio_postgres::{Client, Statement};
 
 use crate::postgres::decode::pgoutput::{Column as Sent, Relation};
+use crate::postgres::error::{PostgresError, Result};
 use crate::postgres::name::TableName;
-use crate::postgres::session::{Result, Session, WireError};
+use crate::postgres::session::Session;
 use crate::postgres::sql::literal;
 
 /// From this version on generated columns can be published, and have to be where a replica identity has them.
@@ -97,7 +98,7 @@ pub struct Facts {
     #[serde(default)]
     pub absent: Vec<Table>,
     /// The tables that were asked for by name, in the order of the question.
-    pub named: Vec<Named>,
+    pub named: Vec<NamedTable>,
     /// If one of them does not exist: the tables and schemas that do.
     #[serde(default)]
     pub existing: Vec<TableName>,
@@ -192,7 +193,7 @@ impl fmt::Display for Column {
 
 /// A table that was asked for by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-pub struct Named {
+pub struct NamedTable {
     pub schema: String,
     pub name: String,
     /// As in `Member`, and `v` view, `m` materialized view; `None`: it does not exist.
@@ -319,7 +320,7 @@ pub fn ask_again(session: &mut Session, question: &Question<'_>) -> Result<Facts
 fn read(rows: &[crate::postgres::session::Row]) -> Result<Facts> {
     let answer = rows.first().and_then(|row| row.first()).and_then(Option::as_deref);
     Facts::parse(answer)
-        .map_err(|error| WireError::Protocol(format!("the catalog's answer is not readable: {error}")))
+        .map_err(|error| PostgresError::Protocol(format!("the catalog's answer is not readable: {error}")))
 }
 
 /// Asks through a client library.

@@ -28,21 +28,21 @@ impl fmt::Debug for Lsn {
 
 /// What was given where a position was expected.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NotALsn(pub String);
+pub struct LsnParseError(pub String);
 
-impl fmt::Display for NotALsn {
+impl fmt::Display for LsnParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}` is not a log position such as 0/16B3748", self.0)
     }
 }
 
-impl std::error::Error for NotALsn {}
+impl std::error::Error for LsnParseError {}
 
 impl FromStr for Lsn {
-    type Err = NotALsn;
+    type Err = LsnParseError;
 
-    fn from_str(text: &str) -> Result<Lsn, NotALsn> {
-        let bad = || NotALsn(text.to_owned());
+    fn from_str(text: &str) -> Result<Lsn, LsnParseError> {
+        let bad = || LsnParseError(text.to_owned());
         let (high, low) = text.split_once('/').ok_or_else(bad)?;
         let part = |digits: &str| {
             let plain = digits.len() <= 8 && digits.bytes().all(|b| b.is_ascii_hexdigit());

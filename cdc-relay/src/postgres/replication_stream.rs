@@ -1,8 +1,8 @@
-//! The copy stream: frames found in place in one buffer, and confirmations sent back.
+//! The replication stream: reads frames in place from one buffer, and confirms positions.
 //!
-//! Whoever waits for the server waits by `Replication::wait`. The socket alone does not say whether there is something
-//! to take: whole frames may lie in our buffer, decrypted bytes or an error in that of TLS, and what we owe the server
-//! may not have left.
+//! * A caller waits for the server by `Replication::wait`, never on the socket alone: our buffer may hold whole frames, the
+//!   TLS session decrypted bytes or an error, and output may be pending.
+//! * Nothing is confirmed that the caller did not confirm.
 
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -13,11 +13,13 @@ use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::postgres::error::{PostgresError, Result, protocol};
 use crate::postgres::lsn::{Lsn, PgTime};
-use crate::postgres::session::{Result, WireError, protocol};
+use crate::postgres::session::{LOGICAL_MESSAGES_VERSION, Session};
 use crate::postgres::socket::Socket;
+use crate::postgres::sql;
 
-/// What the server sends while streaming.
+/// A message of the server while it streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     /// A pgoutput message, at this range of `Replication::bytes`.
@@ -28,7 +30,7 @@ pub enum Frame {
     },
 }
 
-/// The copy stream. Frames stay valid until the next `read`.
+/// A started replication. A frame stays valid until the next `read`.
 #[derive(Debug)]
 pub struct Replication {
     socket: Socket,
@@ -37,26 +39,38 @@ pub struct Replication {
     end: usize,
 }
 
-/// One read takes at most this; a larger message makes the buffer grow for as long as it lasts.
-const BUFFER: usize = 256 << 10;
-/// Room for at least so much: more than `read_scheduler` takes for the end of what is there, so that a read which only the buffer
-/// cut short does not look like one.
+/// The size of the buffer, in bytes. A larger message makes it grow until the message is taken.
+const BUFFER_BYTES: usize = 256 << 10;
+/// The least room for a read, in bytes. It exceeds what `read_scheduler` takes for a drained socket, so that a read that only
+/// the buffer cut short does not look like one.
 const READ_BYTES_MIN: usize = 64 << 10;
-/// How long the server may take nothing of what we send.
-const TAKES_NOTHING: Duration = Duration::from_secs(10);
+/// How long the server may accept none of our output.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What `Replication::wait` found.
+/// The result of `Replication::wait`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ready {
-    /// There is something to take: `read`, then `frame`.
+    /// Input is available: `read`, then `frame`.
     pub server: bool,
     /// The other descriptor is readable.
     pub woken: bool,
 }
 
 impl Replication {
-    /// Takes over a session that was answered with copy-both; `read` is what came with the answer and after it.
-    pub fn begin(socket: Socket, read: Vec<u8>) -> Result<Replication> {
+    /// Starts streaming where the slot was confirmed. 0/0 asks for no position, because the slot knows its own. From PostgreSQL
+    /// 14 on the stream carries logical messages: commands send their requests to the relay by them.
+    pub fn start(session: Session, slot: &str, publications: &[&str]) -> Result<Replication> {
+        let (slot, publications) = (sql::replication_identifier(slot), sql::replication_names(publications));
+        let messages = if session.version() >= LOGICAL_MESSAGES_VERSION { ", messages 'true'" } else { "" };
+        let (socket, read) = session.into_copy_both(&format!(
+            "START_REPLICATION SLOT {slot} LOGICAL 0/0 \
+             (proto_version '1', publication_names {publications}{messages})"
+        ))?;
+        Replication::begin(socket, read)
+    }
+
+    /// Takes over a socket in two-way copy; `read` holds the copy's first message and all bytes behind it.
+    fn begin(socket: Socket, read: Vec<u8>) -> Result<Replication> {
         let mut stream = Replication { socket, end: read.len(), buffer: read, at: 0 };
         loop {
             if let Some((_, answer)) = stream.message()? {
@@ -68,12 +82,12 @@ impl Replication {
         }
     }
 
-    /// Waits until there is something to take, `wake` is readable, or the time is over.
+    /// Waits until input is available, `wake` is readable, or the time is over.
     pub fn wait(&mut self, wake: impl AsFd, timeout: Duration) -> Result<Ready> {
-        let here = self.holds();
-        let timeout = if here { Duration::ZERO } else { timeout };
-        let owes = if self.socket.owes() { PollFlags::OUT } else { PollFlags::empty() };
-        let mut fds = [PollFd::new(&self.socket, PollFlags::IN | owes), PollFd::new(&wake, PollFlags::IN)];
+        let buffered = self.has_buffered_input();
+        let timeout = if buffered { Duration::ZERO } else { timeout };
+        let output = if self.socket.has_pending_output() { PollFlags::OUT } else { PollFlags::empty() };
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN | output), PollFd::new(&wake, PollFlags::IN)];
         wait_for(&mut fds, timeout)?;
         let (server, woken) = (fds[0].revents(), !fds[1].revents().is_empty());
         if server.contains(PollFlags::OUT) {
@@ -82,18 +96,18 @@ impl Replication {
                 _ => {}
             }
         }
-        Ok(Ready { server: here || server.intersects(!PollFlags::OUT), woken })
+        Ok(Ready { server: buffered || server.intersects(!PollFlags::OUT), woken })
     }
 
-    /// Whether there is something to take that no descriptor says.
-    fn holds(&mut self) -> bool {
-        // What is no message is an error to take.
-        !matches!(self.message(), Ok(None)) || self.socket.holds()
+    /// Whether input is available although the descriptor is not readable.
+    fn has_buffered_input(&mut self) -> bool {
+        // A malformed message counts: the caller takes its error.
+        !matches!(self.message(), Ok(None)) || self.socket.has_buffered_input()
     }
 
-    /// Reads what is there, up to the buffer's size. `Ok(0)`: nothing, for now, or frames that were not taken.
+    /// Reads available bytes, up to the buffer's size. `Ok(0)`: none for now, or the buffer still holds frames.
     pub fn read(&mut self) -> Result<usize> {
-        // The end of the connection must not be noticed before the server's last word, which says why.
+        // The server's last message says why it closes the connection, so it is taken before the end is noticed.
         if !matches!(self.message(), Ok(None)) {
             return Ok(0);
         }
@@ -112,7 +126,7 @@ impl Replication {
         }
     }
 
-    /// Moves the incomplete rest to the front, and makes the buffer fit the message it belongs to.
+    /// Moves the incomplete message to the front, and fits the buffer to its length.
     fn make_room(&mut self) {
         self.buffer.copy_within(self.at..self.end, 0);
         self.end -= self.at;
@@ -121,14 +135,14 @@ impl Replication {
             Some(&[a, b, c, d]) if self.end >= 5 => u32::from_be_bytes([a, b, c, d]) as usize + 1,
             _ => 0,
         };
-        let wanted = (announced + READ_BYTES_MIN).max(BUFFER);
+        let wanted = (announced + READ_BYTES_MIN).max(BUFFER_BYTES);
         if self.buffer.len() != wanted && self.end <= wanted {
             self.buffer.resize(wanted, 0);
             self.buffer.shrink_to_fit();
         }
     }
 
-    /// The tag of the next whole message and where its body is.
+    /// The tag of the next whole message, and the range of its body.
     fn message(&self) -> Result<Option<(u8, Range<usize>)>> {
         let Some(&[tag, a, b, c, d]) = self.buffer.get(self.at..self.at + 5) else { return Ok(None) };
         if self.at + 5 > self.end {
@@ -142,7 +156,7 @@ impl Replication {
         Ok((end <= self.end).then_some((tag, self.at + 5..end)))
     }
 
-    /// The next whole frame that was read, if any.
+    /// Takes the next whole frame, if the buffer holds one.
     pub fn frame(&mut self) -> Result<Option<Frame>> {
         while let Some((tag, body)) = self.message()? {
             self.at = body.end;
@@ -155,9 +169,9 @@ impl Replication {
                     let wal_end = Lsn(u64::from_be_bytes([a, b, c, d, e, f, g, h]));
                     return Ok(Some(Frame::Keepalive { wal_end, reply: reply == 1 }));
                 }
-                (b'E', _) => return Err(copied_error(bytes)),
+                (b'E', _) => return Err(stream_error(bytes)),
                 (b'N' | b'S', _) => {}
-                // Shutting down, it completes the command without ending the copy.
+                // A server that shuts down completes the command without ending the copy.
                 (b'c' | b'C', _) => return protocol("the server ended the stream"),
                 _ => return protocol("unexpected message in the stream"),
             }
@@ -165,7 +179,7 @@ impl Replication {
         Ok(None)
     }
 
-    /// Bytes that were read and not yet taken as frames.
+    /// The number of bytes read and not yet taken as frames.
     pub fn buffered(&self) -> usize {
         self.end - self.at
     }
@@ -175,7 +189,7 @@ impl Replication {
         self.buffer.get(range.clone()).unwrap_or_default()
     }
 
-    /// Confirms a position to the server. Waits if the socket is full, though not for ever.
+    /// Confirms a position to the server. Waits for a full socket, at most `WRITE_TIMEOUT`.
     pub fn confirm(&mut self, flushed: Lsn, request_reply: bool) -> Result<()> {
         let mut frame = [0u8; 39];
         frame[0] = b'd';
@@ -200,7 +214,7 @@ impl Replication {
 
     fn wait_writable(&self) -> Result<()> {
         let mut fds = [PollFd::new(&self.socket, PollFlags::OUT)];
-        wait_for(&mut fds, TAKES_NOTHING)?;
+        wait_for(&mut fds, WRITE_TIMEOUT)?;
         if fds[0].revents().is_empty() {
             Err(io::Error::from(io::ErrorKind::TimedOut).into())
         } else {
@@ -208,30 +222,30 @@ impl Replication {
         }
     }
 
-    /// Ends the session in good order, so that the slot is free at once.
+    /// Ends the session properly, so that the server frees the slot at once.
     pub fn close(mut self) {
         let mut out = BytesMut::new();
         frontend::copy_done(&mut out);
         frontend::terminate(&mut out);
-        // The server notices a closed socket too.
+        // If this fails, the server notices the closed socket.
         let _ = self.socket.write_all(&out).and_then(|()| self.socket.flush());
     }
 }
 
-fn copied_error(body: &[u8]) -> WireError {
+fn stream_error(body: &[u8]) -> PostgresError {
     let field = |tag: u8| {
         let part = body.split(|&b| b == 0).find(|part| part.first() == Some(&tag))?;
         Some(String::from_utf8_lossy(part.get(1..)?).into_owned())
     };
     let mut message = field(b'M').unwrap_or_default();
-    // Where in the WAL it was.
-    if let Some(place) = field(b'W') {
-        message = format!("{message} ({place})");
+    // The context names the position in the WAL.
+    if let Some(context) = field(b'W') {
+        message = format!("{message} ({context})");
     }
-    WireError::Stream { code: field(b'C').unwrap_or_default(), message }
+    PostgresError::Stream { code: field(b'C').unwrap_or_default(), message }
 }
 
-/// An interrupted wait is one that found nothing.
+/// Polls; an interrupted wait counts as one that found nothing.
 fn wait_for(fds: &mut [PollFd<'_>], timeout: Duration) -> io::Result<()> {
     let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
     match poll(fds, Some(&timeout)) {

@@ -66,7 +66,7 @@ fn frames_are_found_however_the_reads_cut_them() {
 #[test]
 fn a_message_larger_than_the_buffer_is_read_whole_and_the_buffer_shrinks_again() {
     let (mut stream, server) = pair();
-    let large = vec![7u8; 3 * BUFFER + 11];
+    let large = vec![7u8; 3 * BUFFER_BYTES + 11];
     let bytes: Vec<u8> = [data(b"before"), data(&large), data(b"after")].concat();
     let writer = std::thread::spawn(move || {
         let mut server = server;
@@ -81,15 +81,15 @@ fn a_message_larger_than_the_buffer_is_read_whole_and_the_buffer_shrinks_again()
     assert!(found == [b"before".to_vec(), large, b"after".to_vec()]);
     let _server = writer.join().unwrap();
     stream.read().unwrap();
-    assert_eq!(stream.buffer.len(), BUFFER);
+    assert_eq!(stream.buffer.len(), BUFFER_BYTES);
 }
 
 /// The standstill it prevents: a read cut short by the buffer alone looks like the end of what is there.
 #[test]
 fn there_is_room_for_a_whole_read_however_much_of_a_message_came_before() {
     let (mut stream, mut server) = pair();
-    let message = data(&vec![7u8; BUFFER - 100]);
-    let (most, rest) = message.split_at(BUFFER - 1000);
+    let message = data(&vec![7u8; BUFFER_BYTES - 100]);
+    let (most, rest) = message.split_at(BUFFER_BYTES - 1000);
     for piece in most.chunks(10_000) {
         server.write_all(piece).unwrap();
         stream.read().unwrap();
@@ -133,7 +133,7 @@ fn what_ends_the_stream_is_an_error_with_its_code() {
 
     let (mut stream, server) = pair();
     drop(server);
-    assert!(matches!(stream.read(), Err(WireError::Io(_))));
+    assert!(matches!(stream.read(), Err(PostgresError::Io(_))));
 
     for goodbye in [message(b'c', b""), message(b'C', b"COPY 0\0")] {
         let (mut stream, mut server) = pair();
@@ -146,7 +146,7 @@ fn what_ends_the_stream_is_an_error_with_its_code() {
     let (mut stream, mut server) = pair();
     server.write_all(&[b'd', 0, 0, 0, 3]).unwrap();
     stream.read().unwrap();
-    assert!(matches!(stream.frame(), Err(WireError::Protocol(_))));
+    assert!(matches!(stream.frame(), Err(PostgresError::Protocol(_))));
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn the_servers_last_word_is_taken_before_the_end_of_the_connection() {
     let (mut stream, _server) = begun_with(&[b'd', 0, 0, 0, 3]);
     assert!(waited(&mut stream, LONG));
     stream.read().unwrap();
-    assert!(matches!(stream.frame(), Err(WireError::Protocol(_))));
+    assert!(matches!(stream.frame(), Err(PostgresError::Protocol(_))));
 }
 
 #[test]
@@ -244,7 +244,8 @@ fn encrypted() -> (Replication, rustls::StreamOwned<rustls::ServerConnection, st
     let database: crate::postgres::connection_url::Database =
         "postgres://u@localhost/d?sslmode=require".parse().unwrap();
     let socket = std::net::TcpStream::connect(address).unwrap();
-    let ours = crate::postgres::tls_stream::Encrypted::begin(socket, database.tls(), "localhost").unwrap();
+    let ours =
+        crate::postgres::tls_stream::TlsStream::handshake(socket, database.tls(), "localhost").unwrap();
     let answer = [b'W', 0, 0, 0, 7, 0, 0, 0];
     let stream = Replication::begin(Socket::Tls(Box::new(ours)), answer.to_vec()).unwrap();
     (stream, server.join().unwrap())
@@ -271,7 +272,7 @@ fn what_tls_has_decrypted_already_is_not_waited_for() {
     server.conn.send_close_notify();
     server.conn.complete_io(&mut server.sock).unwrap();
     assert!(waited(&mut stream, LONG));
-    assert!(matches!(stream.read(), Err(WireError::Io(_))));
+    assert!(matches!(stream.read(), Err(PostgresError::Io(_))));
 }
 
 /// A record that nobody can decrypt, in one piece with one that is whole: the read that brings the whole one keeps the
@@ -293,7 +294,7 @@ fn what_is_wrong_with_an_encrypted_stream_is_not_waited_for() {
             Err(error) => break error,
         }
     };
-    assert!(matches!(error, WireError::Io(error) if error.kind() == io::ErrorKind::InvalidData));
+    assert!(matches!(error, PostgresError::Io(error) if error.kind() == io::ErrorKind::InvalidData));
 }
 
 /// What we owe the server leaves while we wait for it, though the socket was full when it was written.
@@ -301,7 +302,7 @@ fn what_is_wrong_with_an_encrypted_stream_is_not_waited_for() {
 fn what_tls_could_not_send_leaves_while_we_wait() {
     let (mut stream, mut server) = encrypted();
     let mut confirmed = 0u64;
-    while !stream.socket.owes() {
+    while !stream.socket.has_pending_output() {
         stream.confirm(Lsn(confirmed), false).unwrap();
         confirmed += 1;
     }
@@ -314,7 +315,7 @@ fn what_tls_could_not_send_leaves_while_we_wait() {
         server
     });
     let (wake, _other) = silence();
-    while stream.socket.owes() {
+    while stream.socket.has_pending_output() {
         stream.wait(&wake, LONG).unwrap();
     }
     drop(reader.join().unwrap());

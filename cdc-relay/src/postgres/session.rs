@@ -1,124 +1,55 @@
-//! A session with Postgres that can start replication: signing in, simple queries, then the copy stream (`replication_stream`).
+//! A session with Postgres: connects, signs in, and runs statements; a replication stream takes it over.
 //!
-//! Why not a client library: the server's CPU and ours depend on *when* the socket is read (late and in large
-//! pieces under backlog, at once when idle), and on not copying rows between tasks. Nothing here acknowledges
-//! anything by itself.
+//! * Nothing here acknowledges anything by itself.
+//! * The caller decides when the socket is read. Under backlog late reads of large pieces spare the server's CPU and ours;
+//!   when idle a read follows at once. No client library offers that.
+//! * No row is copied between tasks.
 
-use std::fmt;
+mod sign_in;
+
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use fallible_iterator::FallibleIterator;
-use postgres_protocol::authentication::{md5_hash, sasl};
 use postgres_protocol::message::backend::{DataRowBody, ErrorFields, Message};
 use postgres_protocol::message::frontend;
-use tokio_postgres::config::{ChannelBinding as Binding, TargetSessionAttrs};
+use tokio_postgres::config::TargetSessionAttrs;
 
 use crate::postgres::connection_url::Database;
-use crate::postgres::replication_stream::Replication;
+use crate::postgres::error::{PostgresError, Result, protocol};
 use crate::postgres::settings;
 use crate::postgres::socket::{Socket, open};
-use crate::postgres::sql;
 use crate::postgres::utf8;
 
-#[derive(Debug)]
-pub enum WireError {
-    Io(io::Error),
-    /// The server said no.
-    Server {
-        code: String,
-        message: String,
-    },
-    /// The server ended the stream with an error, and says where in the WAL it was if it was decoding.
-    Stream {
-        code: String,
-        message: String,
-    },
-    Protocol(String),
-}
-
-impl WireError {
-    /// The SQLSTATE, if the server sent one.
-    pub fn code(&self) -> Option<&str> {
-        match self {
-            Self::Server { code, .. } | Self::Stream { code, .. } => Some(code),
-            Self::Io(_) | Self::Protocol(_) => None,
-        }
-    }
-
-    /// Whether another host may be asked instead.
-    fn is_of_this_host(&self) -> bool {
-        match self {
-            Self::Io(_) => true,
-            Self::Server { code, .. } => code == NOT_NOW,
-            Self::Stream { .. } | Self::Protocol(_) => false,
-        }
-    }
-
-    /// Whether it could be otherwise without TLS: a handshake that failed, or a server that does not let in whoever
-    /// comes by it.
-    fn may_be_of_tls(&self) -> bool {
-        use io::ErrorKind::{ConnectionRefused, TimedOut, WouldBlock};
-        match self {
-            Self::Io(error) => !matches!(error.kind(), ConnectionRefused | TimedOut | WouldBlock),
-            Self::Server { code, .. } => code == NOT_LET_IN,
-            Self::Stream { .. } | Self::Protocol(_) => false,
-        }
-    }
-}
-
-impl fmt::Display for WireError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Io(error) => write!(f, "connection to Postgres: {error}"),
-            Self::Server { code, message } | Self::Stream { code, message } => {
-                write!(f, "Postgres: {message} (SQLSTATE {code})")
-            }
-            Self::Protocol(what) => write!(f, "Postgres protocol: {what}"),
-        }
-    }
-}
-
-impl std::error::Error for WireError {}
-
-impl From<io::Error> for WireError {
-    fn from(error: io::Error) -> WireError {
-        WireError::Io(error)
-    }
-}
-
-/// The SQLSTATE of a connection for which `pg_hba.conf` has no entry.
-pub const NOT_LET_IN: &str = "28000";
-/// The SQLSTATE of a server that starts, stops or recovers.
-const NOT_NOW: &str = "57P03";
-
-pub type Result<T> = std::result::Result<T, WireError>;
-
-pub fn protocol<T>(what: &str) -> Result<T> {
-    Err(WireError::Protocol(what.to_owned()))
-}
-
-/// From this version on `pgoutput` can send logical messages.
-pub const MESSAGES: u32 = 14;
+/// The first major version whose `pgoutput` sends logical messages.
+pub const LOGICAL_MESSAGES_VERSION: u32 = 14;
+/// How long the server may be silent in the middle of an answer.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// One row of a simple query's answer.
 pub type Row = Vec<Option<String>>;
 
-/// A session that answers queries; `start` turns it into a stream.
+/// A session that answers queries.
 #[derive(Debug)]
 pub struct Session {
     socket: Socket,
     input: BytesMut,
-    /// Which of the URL's hosts it is at.
-    place: usize,
-    /// The server's process, and the secret that it is cancelled by.
-    process: (i32, i32),
+    /// The index of the connected host among those of the connection string.
+    host: usize,
+    backend: Backend,
     /// The server's major version.
     version: u32,
     /// Statements that the server has planned.
     prepared: Vec<String>,
+}
+
+/// The server's process, and the secret that a cancel request needs.
+#[derive(Debug, Clone, Copy, Default)]
+struct Backend {
+    process_id: i32,
+    secret_key: i32,
 }
 
 impl Session {
@@ -127,27 +58,27 @@ impl Session {
         Session::open(database, &[("replication", "database"), ("application_name", "cdc-relay")])
     }
 
-    /// Connects as any client does, to read rows in the very text forms that the stream has.
+    /// Connects as an ordinary client. Rows of its queries have the same text forms as the stream's.
     pub fn connect_to_read(database: &Database) -> Result<Session> {
         Session::open(database, &[("application_name", "cdc-relay snapshot")])
     }
 
-    /// At the first of the hosts that answers and is what is wanted.
+    /// Connects to the first host that answers and has the requested `target_session_attrs`.
     fn open(database: &Database, kind: &[(&str, &str)]) -> Result<Session> {
         let mut last = None;
-        for place in 0..database.places().max(1) {
-            match Session::open_at(database, place, kind) {
-                Err(error) if error.is_of_this_host() => last = Some(error),
+        for host in 0..database.host_count().max(1) {
+            match Session::open_host(database, host, kind) {
+                Err(error) if error.is_host_specific() => last = Some(error),
                 done => return done,
             }
         }
         last.map_or_else(|| protocol("the URL names no host"), Err)
     }
 
-    fn open_at(database: &Database, place: usize, kind: &[(&str, &str)]) -> Result<Session> {
-        let mut session = match Session::sign_in((database, place), kind, true) {
-            Err(error) if database.may_go_plain() && error.may_be_of_tls() => {
-                Session::sign_in((database, place), kind, false)
+    fn open_host(database: &Database, host: usize, kind: &[(&str, &str)]) -> Result<Session> {
+        let mut session = match Session::sign_in(database, host, kind, true) {
+            Err(error) if database.allows_plaintext() && error.may_be_due_to_tls() => {
+                Session::sign_in(database, host, kind, false)
             }
             done => done,
         }?;
@@ -164,28 +95,24 @@ impl Session {
         Err(io::Error::other("the server is not what target_session_attrs asks for").into())
     }
 
-    fn sign_in(
-        (database, place): (&Database, usize),
-        kind: &[(&str, &str)],
-        encrypt: bool,
-    ) -> Result<Session> {
-        let timeout = database.patience();
-        let socket = open(database, place, timeout, encrypt)?;
+    fn sign_in(database: &Database, host: usize, kind: &[(&str, &str)], encrypt: bool) -> Result<Session> {
+        let timeout = database.step_timeout();
+        let socket = open(database, host, timeout, encrypt)?;
         let (input, prepared) = (BytesMut::new(), Vec::new());
-        let mut session = Session { socket, input, place, process: (0, 0), version: 0, prepared };
+        let mut session = Session { socket, input, host, backend: Backend::default(), version: 0, prepared };
         session.socket.set_timeouts(timeout)?;
-        // `Database` leaves neither open.
+        // `Database` fills in both.
         let user = database.get_user().unwrap_or_default();
-        let who = [("user", user), ("database", database.get_dbname().unwrap_or(user))];
+        let login = [("user", user), ("database", database.get_dbname().unwrap_or(user))];
         let options = database.get_options().map(|options| ("options", options));
         let mut out = BytesMut::new();
-        let parameters = who.into_iter().chain(settings::AT_START).chain(kind.iter().copied());
+        let parameters = login.into_iter().chain(settings::AT_START).chain(kind.iter().copied());
         frontend::startup_message(parameters.chain(options), &mut out)?;
         session.socket.write_all(&out)?;
         session.authenticate(user, database)?;
-        session.query(&settings::rest())?;
+        session.query(&settings::after_sign_in())?;
         // From here on only the server's own slowness counts.
-        session.patience(SILENCE_MAX)?;
+        session.set_silence_timeout(SILENCE_TIMEOUT)?;
         Ok(session)
     }
 
@@ -194,68 +121,14 @@ impl Session {
         self.version
     }
 
-    /// The server's process.
+    /// The id of the server's process.
     pub fn process(&self) -> i32 {
-        self.process.0
+        self.backend.process_id
     }
 
-    /// How long the server may be silent.
-    pub fn patience(&self, silence: Duration) -> Result<()> {
+    /// Sets how long the server may be silent.
+    pub fn set_silence_timeout(&self, silence: Duration) -> Result<()> {
         Ok(self.socket.set_timeouts(silence)?)
-    }
-
-    fn authenticate(&mut self, user: &str, database: &Database) -> Result<()> {
-        let password = database.get_password().unwrap_or_default();
-        let required = database.get_channel_binding() == Binding::Require;
-        let (mut scram, mut proved, mut signed_in) = (None, false, false);
-        loop {
-            let mut out = BytesMut::new();
-            match self.message()? {
-                // Only its signature, over the binding too, shows that it is the server.
-                Message::AuthenticationOk if required && !proved => {
-                    return protocol("channel_binding=require, and the server proves nothing");
-                }
-                Message::AuthenticationOk => signed_in = true,
-                Message::AuthenticationCleartextPassword | Message::AuthenticationMd5Password(_)
-                    if required =>
-                {
-                    return protocol("channel_binding=require, and the server asks for the password itself");
-                }
-                Message::AuthenticationCleartextPassword => frontend::password_message(password, &mut out)?,
-                Message::AuthenticationMd5Password(body) => {
-                    let hash = md5_hash(user.as_bytes(), password, body.salt());
-                    frontend::password_message(hash.as_bytes(), &mut out)?;
-                }
-                Message::AuthenticationSasl(body) => {
-                    let offered = body.mechanisms().map(|name| Ok(name.to_owned())).collect::<Vec<_>>()?;
-                    let end_point = self.socket.end_point();
-                    let (mechanism, binding) =
-                        mechanism(&offered, end_point, database.get_channel_binding())?;
-                    let start = sasl::ScramSha256::new(password, binding);
-                    frontend::sasl_initial_response(mechanism, start.message(), &mut out)?;
-                    (scram, proved) = (Some(start), false);
-                }
-                Message::AuthenticationSaslContinue(body) => {
-                    let Some(scram) = &mut scram else { return protocol("SASL continued before it began") };
-                    scram.update(body.data())?;
-                    frontend::sasl_response(scram.message(), &mut out)?;
-                }
-                Message::AuthenticationSaslFinal(body) => {
-                    let Some(scram) = &mut scram else { return protocol("SASL ended before it began") };
-                    scram.finish(body.data())?;
-                    proved = true;
-                }
-                Message::ErrorResponse(body) => return Err(server_error(body.fields())),
-                Message::ReadyForQuery(_) if signed_in => return Ok(()),
-                Message::ParameterStatus(body) if body.name()? == "server_version" => {
-                    self.version = major(body.value()?);
-                }
-                Message::BackendKeyData(body) => self.process = (body.process_id(), body.secret_key()),
-                Message::ParameterStatus(_) | Message::NoticeResponse(_) => {}
-                _ => return protocol("unexpected message while signing in"),
-            }
-            self.socket.write_all(&out)?;
-        }
     }
 
     /// Runs one statement and answers its rows.
@@ -274,7 +147,7 @@ impl Session {
         }
     }
 
-    /// As `query`, for a statement that comes again: the server plans it once.
+    /// As `query`, for a repeated statement: the server plans it once.
     pub fn query_prepared(&mut self, sql: &str) -> Result<Vec<Row>> {
         let known = self.prepared.iter().position(|known| known == sql);
         let number = known.unwrap_or(self.prepared.len());
@@ -285,8 +158,8 @@ impl Session {
         self.query(&format!("execute cdc_relay_{number}"))
     }
 
-    /// As `query`, for as long as it takes: while the server is silent it asks every `interval` whether to go on. `None`:
-    /// not any more; then the session is of no further use.
+    /// As `query`, without a time-out. While the server is silent, `go_on` decides every `interval` whether to wait on. `None`:
+    /// it decided to stop, and the session is unusable.
     pub fn query_while(
         &mut self,
         sql: &str,
@@ -296,7 +169,7 @@ impl Session {
         let mut out = BytesMut::new();
         frontend::query(sql, &mut out)?;
         self.socket.write_all(&out)?;
-        self.patience(interval)?;
+        self.set_silence_timeout(interval)?;
         let (mut rows, mut failed) = (Vec::new(), None);
         loop {
             match self.message() {
@@ -304,7 +177,7 @@ impl Session {
                 Ok(Message::ErrorResponse(body)) => failed = Some(server_error(body.fields())),
                 Ok(Message::ReadyForQuery(_)) => break,
                 Ok(_) => {}
-                Err(WireError::Io(error)) if is_silence(&error) => {
+                Err(PostgresError::Io(error)) if is_silence(&error) => {
                     if !go_on() {
                         return Ok(None);
                     }
@@ -312,25 +185,25 @@ impl Session {
                 Err(error) => return failed.map_or(Err(error), Err),
             }
         }
-        self.patience(SILENCE_MAX)?;
+        self.set_silence_timeout(SILENCE_TIMEOUT)?;
         failed.map_or(Ok(Some(rows)), Err)
     }
 
-    /// Asks the server, by a connection for that alone, to give up what it does for this session.
+    /// Asks the server, on a connection of its own, to cancel this session's statement.
     pub fn cancel(&self, database: &Database) -> Result<()> {
         let mut out = BytesMut::new();
-        frontend::cancel_request(self.process.0, self.process.1, &mut out);
+        frontend::cancel_request(self.backend.process_id, self.backend.secret_key, &mut out);
         let encrypt = matches!(self.socket, Socket::Tls(_));
-        let mut socket = open(database, self.place, database.patience(), encrypt)?;
-        socket.set_timeouts(database.patience())?;
+        let mut socket = open(database, self.host, database.step_timeout(), encrypt)?;
+        socket.set_timeouts(database.step_timeout())?;
         socket.write_all(&out)?;
         socket.flush()?;
-        // The server closes it when it has passed it on.
+        // The server closes the connection once it has passed the request on.
         let _ = socket.read(&mut [0]);
         Ok(())
     }
 
-    /// Has the server parse a statement without running it. Several at once are refused.
+    /// Has the server parse a statement without running it. The server refuses several statements at once.
     pub fn parse(&mut self, sql: &str) -> Result<()> {
         let mut out = BytesMut::new();
         frontend::parse("", sql, [], &mut out)?;
@@ -346,8 +219,8 @@ impl Session {
         }
     }
 
-    /// Runs one statement and hands over its rows, one by one, as `pgoutput::data_row` reads them. Nothing is kept:
-    /// the server waits for as long as `row` does. After an error the session is of no further use.
+    /// Runs one statement and passes its rows to `row` one by one, in the form that `pgoutput::data_row` reads. No row is
+    /// buffered: a slow `row` holds up the server. After an error the session is unusable.
     pub fn each(
         &mut self,
         sql: &str,
@@ -367,25 +240,19 @@ impl Session {
         }
     }
 
-    /// Begins streaming where the slot stands: 0/0 asks for no position, since the slot knows best. Logical
-    /// messages come along from PostgreSQL 14 on: what commands ask of the relay has its place in the stream.
-    pub fn start(mut self, slot: &str, publications: &[&str]) -> Result<Replication> {
-        let (slot, publications) = (sql::replication_identifier(slot), sql::replication_names(publications));
-        let messages = if self.version >= MESSAGES { ", messages 'true'" } else { "" };
-        let sql = format!(
-            "START_REPLICATION SLOT {slot} LOGICAL 0/0 \
-             (proto_version '1', publication_names {publications}{messages})"
-        );
+    /// Runs a command that the server answers with a two-way copy. Returns the socket and the bytes that are read already,
+    /// the copy's first message among them.
+    pub fn into_copy_both(mut self, command: &str) -> Result<(Socket, Vec<u8>)> {
         let mut out = BytesMut::new();
-        frontend::query(&sql, &mut out)?;
+        frontend::query(command, &mut out)?;
         self.socket.write_all(&out)?;
         loop {
-            // The copy-both answer has a tag that the library does not know.
             while self.input.is_empty() {
                 self.fill()?;
             }
+            // The library does not know the tag of a two-way copy.
             if self.input.first() == Some(&b'W') {
-                return Replication::begin(self.socket, self.input.to_vec());
+                return Ok((self.socket, self.input.to_vec()));
             }
             match self.message()? {
                 Message::ErrorResponse(body) => return Err(server_error(body.fields())),
@@ -416,39 +283,9 @@ impl Session {
     }
 }
 
-/// How to sign in: tied to the server's certificate if both sides can.
-fn mechanism(
-    offered: &[String],
-    end_point: Option<Vec<u8>>,
-    wanted: Binding,
-) -> Result<(&'static str, sasl::ChannelBinding)> {
-    let offers = |mechanism: &str| offered.iter().any(|name| name == mechanism);
-    match end_point.filter(|_| wanted != Binding::Disable) {
-        Some(end_point) if offers(sasl::SCRAM_SHA_256_PLUS) => {
-            Ok((sasl::SCRAM_SHA_256_PLUS, sasl::ChannelBinding::tls_server_end_point(end_point)))
-        }
-        _ if wanted == Binding::Require => {
-            protocol("channel_binding=require, and it cannot be had: no TLS, or the server cannot")
-        }
-        _ if !offers(sasl::SCRAM_SHA_256) => protocol("the server offers no SCRAM-SHA-256"),
-        // Said aloud, so that nobody in between can take the better offer out of the list.
-        Some(_) => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unrequested())),
-        None => Ok((sasl::SCRAM_SHA_256, sasl::ChannelBinding::unsupported())),
-    }
-}
-
-/// How long the server may be silent in the middle of an answer.
-const SILENCE_MAX: Duration = Duration::from_secs(120);
-
-/// A read that brought nothing within the socket's time-out.
+/// Whether a read timed out.
 fn is_silence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
-/// `15.8 (Debian 15.8-1)` is 15; what cannot be read is old.
-fn major(version: &str) -> u32 {
-    let digits = version.split(|c: char| !c.is_ascii_digit()).next();
-    digits.and_then(|digits| digits.parse().ok()).unwrap_or(0)
 }
 
 fn row(body: &DataRowBody) -> Result<Row> {
@@ -459,7 +296,7 @@ fn row(body: &DataRowBody) -> Result<Row> {
     Ok(body.ranges().map(cell).collect()?)
 }
 
-fn server_error(mut fields: ErrorFields<'_>) -> WireError {
+fn server_error(mut fields: ErrorFields<'_>) -> PostgresError {
     let (mut code, mut message) = (String::new(), String::new());
     while let Ok(Some(field)) = fields.next() {
         let text = || String::from_utf8_lossy(field.value_bytes()).into_owned();
@@ -469,7 +306,7 @@ fn server_error(mut fields: ErrorFields<'_>) -> WireError {
             _ => {}
         }
     }
-    WireError::Server { code, message }
+    PostgresError::Server { code, message }
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
+use postgres_protocol::authentication::sasl;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::postgres::replication_stream::Replication;
 
 /// A session with a server that says this and no more.
 fn session(answer: &[u8]) -> (Session, UnixStream) {
@@ -12,7 +14,7 @@ fn session(answer: &[u8]) -> (Session, UnixStream) {
     server.write_all(answer).unwrap();
     server.shutdown(Shutdown::Write).unwrap();
     let (socket, input, prepared) = (Socket::Unix(ours), BytesMut::new(), Vec::new());
-    (Session { socket, input, place: 0, process: (0, 0), version: 15, prepared }, server)
+    (Session { socket, input, host: 0, backend: Backend::default(), version: 15, prepared }, server)
 }
 
 fn message(tag: u8, body: &[u8]) -> Vec<u8> {
@@ -23,7 +25,7 @@ fn message(tag: u8, body: &[u8]) -> Vec<u8> {
 /// Messages of the kinds that come at such times, with anything in them.
 fn anything() -> impl Strategy<Value = Vec<u8>> {
     let tag = prop_oneof![8 => prop::sample::select(b"RSKZEDTCNW".to_vec()), 1 => any::<u8>()];
-    // The first word says which step of signing in it is.
+    // The first four bytes say which step of signing in it is.
     let step =
         prop::sample::select(vec![0u32, 3, 5, 10, 11, 12]).prop_map(|step| step.to_be_bytes().to_vec());
     let text = "SCRAM-SHA-256\x00\x00|r=[a-z]{1,30},s=c2FsdA==,i=1|v=[a-z]{0,9}".prop_map(String::into_bytes);
@@ -42,7 +44,7 @@ proptest! {
         let (mut asking, _server) = session(&bytes);
         let _ = asking.query("select 1");
         let (starting, _server) = session(&bytes);
-        let _ = starting.start("slot", &["publication"]);
+        let _ = Replication::start(starting, "slot", &["publication"]);
         let (mut signing_in, _server) = session(&bytes);
         // Nobody signs in without the server's consent.
         let database = "postgres://user:password@nowhere/d".parse().expect("a URL");
@@ -65,7 +67,7 @@ fn an_answer_is_its_rows_and_an_error_is_its_code() {
 
 #[test]
 fn the_major_version_is_read_from_any_server() {
-    let versions = ["15.8", "15.8 (Debian 15.8-1)", "18beta1", "9.6.24", "", "x"].map(super::major);
+    let versions = ["15.8", "15.8 (Debian 15.8-1)", "18beta1", "9.6.24", "", "x"].map(sign_in::major);
     assert_eq!(versions, [15, 15, 18, 9, 0, 0]);
 }
 
@@ -75,7 +77,7 @@ fn a_sign_in_is_bound_to_the_certificate_if_both_sides_can() {
     let both = [sasl::SCRAM_SHA_256.to_owned(), sasl::SCRAM_SHA_256_PLUS.to_owned()];
     let plain = [sasl::SCRAM_SHA_256.to_owned()];
     let chosen = |offered: &[String], tls: bool, wanted| {
-        super::mechanism(offered, tls.then(|| vec![1]), wanted).ok().map(|(mechanism, _)| mechanism)
+        sign_in::mechanism(offered, tls.then(|| vec![1]), wanted).ok().map(|(mechanism, _)| mechanism)
     };
     for wanted in [Binding::Prefer, Binding::Require] {
         assert_eq!(chosen(&both, true, wanted), Some(sasl::SCRAM_SHA_256_PLUS));

@@ -53,7 +53,7 @@ pub fn options(own: Option<&str>) -> String {
 }
 
 /// The statement that sets the rest, as far as the server knows it.
-pub fn rest() -> String {
+pub fn after_sign_in() -> String {
     let values: Vec<String> =
         AFTERWARDS.iter().map(|(name, value)| format!("('{name}', '{value}')")).collect();
     format!(

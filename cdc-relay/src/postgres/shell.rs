@@ -1,12 +1,12 @@
-//! Writes words into commands that are printed to be run in a shell.
+//! Quotes arguments for commands that are printed to be run in a shell.
 
-/// A word of a command line, in quotes where the shell would read it as anything else.
-pub fn word(word: &str) -> String {
+/// One argument of a command line, in quotes where the shell would read it as anything else.
+pub fn quote(argument: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
+    if !argument.is_empty() && argument.chars().all(plain) {
+        argument.to_owned()
     } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
+        format!("'{}'", argument.replace('\'', r"'\''"))
     }
 }
 
@@ -15,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_reads_the_word_back() {
+    fn a_shell_reads_the_argument_back() {
         for (text, written) in [
             ("orders", "orders"),
             ("", "''"),
@@ -25,7 +25,7 @@ mod tests {
             ("a;b", "'a;b'"),
             ("\"q\"", "'\"q\"'"),
         ] {
-            assert_eq!(word(text), written);
+            assert_eq!(quote(text), written);
         }
     }
 }

@@ -1,4 +1,7 @@
-//! The socket to Postgres, TCP, encrypted or local, and what it is set to.
+//! The socket to Postgres: TCP, TLS or Unix.
+//!
+//! * Every connection step has a time-out.
+//! * On loopback the receive window is small on purpose (`LOOPBACK_WINDOW`).
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -9,21 +12,21 @@ use std::time::Duration;
 use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 
 use crate::postgres::connection_url::Database;
-use crate::postgres::tls_stream::Encrypted;
+use crate::postgres::tls_stream::TlsStream;
 
-/// On loopback the sender does the receiver's work too, message by message, as long as the window is open. A small
-/// window closes while we are away, the messages pile up on the sender's side, and travel together: twice the
-/// throughput at half the server's CPU. Over a network the window has to cover the distance: the kernel's choice.
+/// The receive window on loopback, in bytes. There the sender does the receiver's work too, message by message, while the
+/// window is open. A small window closes while we are busy; the messages pile up on the sender's side and travel together.
+/// That doubles the throughput at half the server's CPU. Over a network the kernel chooses a window for the distance.
 const LOOPBACK_WINDOW: usize = 32 << 10;
-/// The memory for that window, given after connecting, when it no longer widens it. Many small messages take many
-/// times their size; without this the kernel drops some while we do not read, and with them the server's
-/// acknowledgements of our confirmations, until the server takes us for dead.
+/// The kernel's memory for that window, in bytes. It is set after connecting, when it no longer widens the window. Small
+/// messages take many times their size. Without this memory the kernel drops some while we do not read, and with them the
+/// server's acknowledgements of our confirmations; then the server ends the session as dead.
 const LOOPBACK_BUFFER: usize = 2 << 20;
 
 #[derive(Debug)]
 pub enum Socket {
     Tcp(TcpStream),
-    Tls(Box<Encrypted>),
+    Tls(Box<TlsStream>),
     Unix(UnixStream),
 }
 
@@ -47,23 +50,23 @@ impl Socket {
         }
     }
 
-    /// Whether a read would bring something that the descriptor does not say.
-    pub fn holds(&mut self) -> bool {
+    /// Whether a read would return bytes although the descriptor is not readable.
+    pub fn has_buffered_input(&mut self) -> bool {
         match self {
-            Self::Tls(socket) => socket.holds(),
+            Self::Tls(socket) => socket.has_buffered_input(),
             Self::Tcp(_) | Self::Unix(_) => false,
         }
     }
 
-    /// Whether something that was written has not left yet.
-    pub fn owes(&self) -> bool {
+    /// Whether written bytes still wait for the socket.
+    pub fn has_pending_output(&self) -> bool {
         match self {
-            Self::Tls(socket) => socket.owes(),
+            Self::Tls(socket) => socket.has_pending_output(),
             Self::Tcp(_) | Self::Unix(_) => false,
         }
     }
 
-    /// What a sign-in can be tied to, if there is TLS.
+    /// The data of SCRAM's channel binding; only TLS has it.
     pub fn end_point(&self) -> Option<Vec<u8>> {
         match self {
             Self::Tls(socket) => socket.end_point(),
@@ -114,17 +117,17 @@ fn set_tcp_timeouts(socket: &TcpStream, timeout: Duration) -> io::Result<()> {
     socket.set_write_timeout(Some(timeout))
 }
 
-/// Connects to one of the hosts, by its place; `encrypt`: if the database's address says so.
-pub fn open(database: &Database, place: usize, timeout: Duration, encrypt: bool) -> io::Result<Socket> {
+/// Connects to the host of that index. With `encrypt`, TLS follows `sslmode`; without it there is none.
+pub fn open(database: &Database, host: usize, timeout: Duration, encrypt: bool) -> io::Result<Socket> {
     let (hosts, addresses) = (database.get_hosts(), database.get_hostaddrs());
     let ports = database.get_ports();
-    let port = ports.get(place).or(ports.first()).copied().unwrap_or(5432);
+    let port = ports.get(host).or(ports.first()).copied().unwrap_or(5432);
     let secured = |socket: io::Result<TcpStream>, name: &str| match encrypt {
         true => secure(socket?, name, database, timeout),
         false => socket.map(Socket::Tcp),
     };
-    match (hosts.get(place), addresses.get(place)) {
-        // Where it is, given beside its name, so that nobody has to look it up.
+    match (hosts.get(host), addresses.get(host)) {
+        // `hostaddr` spares the look-up of `host`.
         (Some(Host::Tcp(name)), Some(address)) => {
             secured(connect_address((*address, port).into(), timeout), name)
         }
@@ -139,7 +142,7 @@ pub fn open(database: &Database, place: usize, timeout: Duration, encrypt: bool)
     }
 }
 
-/// Asks the server for TLS, as it wants to be asked.
+/// The protocol's `SSLRequest`.
 const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f];
 
 fn secure(mut socket: TcpStream, host: &str, database: &Database, timeout: Duration) -> io::Result<Socket> {
@@ -151,20 +154,26 @@ fn secure(mut socket: TcpStream, host: &str, database: &Database, timeout: Durat
     let direct = database.get_ssl_negotiation() == SslNegotiation::Direct;
     if !direct {
         socket.write_all(&SSL_REQUEST)?;
-        // One byte and no more: what comes before the handshake is from nobody.
+        // One byte and no more: bytes before the handshake are not authenticated.
         let mut answer = [0];
         socket.read_exact(&mut answer)?;
         match answer {
             [b'S'] => {}
             [b'N'] if mode == SslMode::Prefer => return Ok(Socket::Tcp(socket)),
-            [b'N'] => return Err(io::Error::other("the server has no TLS, and sslmode asks for it")),
-            _ => return Err(io::Error::other("the server does not answer as a Postgres does")),
+            [b'N'] => {
+                return Err(io::Error::other(
+                    "the server has no TLS, and sslmode asks for it: enable ssl on the server, or change sslmode",
+                ));
+            }
+            _ => return Err(io::Error::other("the answer to the request for TLS is not Postgres'")),
         }
     }
-    let encrypted = Encrypted::begin(socket, database.tls(), host);
+    let encrypted = TlsStream::handshake(socket, database.tls(), host);
     let encrypted = encrypted.map_err(|error| io::Error::new(error.kind(), format!("TLS: {error}")))?;
-    if direct && !encrypted.speaks_postgres() {
-        return Err(io::Error::other("TLS: whoever answers does not say that it is a Postgres"));
+    if direct && !encrypted.has_postgres_alpn() {
+        return Err(io::Error::other(
+            "TLS: the server did not agree to Postgres' protocol (ALPN), which sslnegotiation=direct needs",
+        ));
     }
     Ok(Socket::Tls(Box::new(encrypted)))
 }

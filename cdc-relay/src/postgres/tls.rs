@@ -1,16 +1,16 @@
-//! TLS to Postgres, by libpq's parameters and with their meaning: `sslmode`, `sslrootcert`, `sslcert`, `sslkey`.
+//! TLS to Postgres, by libpq's parameters `sslmode`, `sslrootcert`, `sslcert` and `sslkey`, with libpq's meaning.
 //!
 //! | `sslmode` | encrypted | the server is |
 //! |---|---|---|
 //! | `disable` | never | whoever answers |
-//! | `prefer` (without a word) | if the server can | whoever answers |
+//! | `prefer` (default) | if the server can | whoever answers |
 //! | `require` | always | whoever answers; with `sslrootcert`, as `verify-ca` |
 //! | `verify-ca` | always | one that `sslrootcert` vouches for |
 //! | `verify-full` | always | that, and of this name; without `sslrootcert` the system's authorities vouch |
 //!
-//! `sslrootcert=system` names those, and goes with `verify-full` alone: anybody can have a certificate of theirs. A
-//! certificate that stands in the file `sslrootcert` itself is trusted as it is, whatever it says of its time. Names are
-//! looked for where they belong (`subjectAltName`), not in the common name.
+//! * `sslrootcert=system` names the system's authorities. It requires `verify-full`: anybody can have a certificate of theirs.
+//! * A certificate in the file `sslrootcert` itself is trusted even if it has expired.
+//! * The server's name must be in `subjectAltName`; the common name does not count.
 
 use std::sync::Arc;
 
@@ -23,12 +23,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use crate::postgres::connection_url::Parameters;
+use crate::postgres::connection_url::parameters::Parameters;
 
-/// Its name in the handshake (ALPN).
-pub const PROTOCOL: &[u8] = b"postgresql";
+/// Postgres' protocol in the handshake (ALPN).
+pub const ALPN_PROTOCOL: &[u8] = b"postgresql";
 
-/// What `sslmode` may say.
+/// The values of `sslmode`, by strength.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     Disable,
@@ -42,7 +42,7 @@ impl Mode {
     fn parse(text: &str) -> Result<Mode> {
         Ok(match text {
             "disable" => Mode::Disable,
-            // The one that has more of it.
+            // `prefer` is the stronger of the two.
             "prefer" | "allow" => Mode::Prefer,
             "require" => Mode::Require,
             "verify-ca" => Mode::VerifyCa,
@@ -52,23 +52,23 @@ impl Mode {
     }
 }
 
-/// The parameters about TLS, which the client library knows in part.
+/// The TLS parameters. The client library knows only some of them.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Wish {
-    /// None: nobody says.
+pub struct TlsParameters {
+    /// None: not given.
     mode: Option<Mode>,
     root_cert: Option<String>,
     cert: Option<String>,
     key: Option<String>,
 }
 
-impl Wish {
-    /// Takes them out.
+impl TlsParameters {
+    /// Removes the TLS parameters from `parameters`.
     ///
     /// # Errors
-    /// When one of them says what nobody understands.
-    pub fn take(parameters: &mut Parameters) -> Result<Wish> {
-        Ok(Wish {
+    /// When a value is unknown.
+    pub fn take(parameters: &mut Parameters) -> Result<TlsParameters> {
+        Ok(TlsParameters {
             mode: parameters.remove("sslmode").map(|text| Mode::parse(&text)).transpose()?,
             root_cert: parameters.remove("sslrootcert"),
             cert: parameters.remove("sslcert"),
@@ -76,7 +76,7 @@ impl Wish {
         })
     }
 
-    /// What all of them come to.
+    /// The mode that all parameters together mean.
     ///
     /// # Errors
     /// When they contradict each other.
@@ -93,33 +93,33 @@ impl Wish {
     }
 }
 
-/// What a session is opened with.
+/// The client's configuration for a mode.
 ///
 /// # Errors
 /// When a certificate or key cannot be read.
-pub fn client(mode: Mode, wish: &Wish) -> Result<ClientConfig> {
+pub fn client(mode: Mode, parameters: &TlsParameters) -> Result<ClientConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let trust = match mode {
         Mode::Disable | Mode::Prefer | Mode::Require => Trust::Anyone,
-        Mode::VerifyCa => Trust::Vouched(authorities(wish)?),
-        Mode::VerifyFull => Trust::Named(authorities(wish)?),
+        Mode::VerifyCa => Trust::Chain(authorities(parameters)?),
+        Mode::VerifyFull => Trust::ChainAndName(authorities(parameters)?),
     };
     let verifier = Arc::new(Verifier { trust, provider: Arc::clone(&provider) });
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    let mut client = match (&wish.cert, &wish.key) {
+    let mut client = match (&parameters.cert, &parameters.key) {
         (Some(cert), Some(key)) => {
             let chain = certificates(cert)?;
             let key = PrivateKeyDer::from_pem_file(key).with_context(|| format!("sslkey {key}"))?;
             builder.with_client_auth_cert(chain, key).context("sslcert and sslkey")?
         }
         (None, None) => builder.with_no_client_auth(),
-        _ => bail!("sslcert and sslkey go together"),
+        _ => bail!("sslcert and sslkey go together: give both or neither"),
     };
-    // What `sslnegotiation=direct` needs, and others ignore.
-    client.alpn_protocols = vec![PROTOCOL.to_vec()];
+    // `sslnegotiation=direct` needs it; other servers ignore it.
+    client.alpn_protocols = vec![ALPN_PROTOCOL.to_vec()];
     Ok(client)
 }
 
@@ -132,19 +132,19 @@ fn certificates(file: &str) -> Result<Vec<CertificateDer<'static>>> {
     Ok(all)
 }
 
-/// Those whom a certificate may be signed by.
+/// The authorities that may have signed a certificate.
 #[derive(Debug)]
 struct Authorities {
     roots: RootCertStore,
-    /// Their certificates: a server's own may be among them, of which `roots` would say that it is no authority.
+    /// Their certificates. A server's own may be among them, which `roots` would reject because it is no authority.
     listed: Vec<CertificateDer<'static>>,
 }
 
-fn authorities(wish: &Wish) -> Result<Authorities> {
+fn authorities(parameters: &TlsParameters) -> Result<Authorities> {
     let mut roots = RootCertStore::empty();
-    let listed = match wish.root_cert.as_deref() {
+    let listed = match parameters.root_cert.as_deref() {
         None | Some("system") => {
-            // Some may be unreadable without any harm.
+            // Unreadable ones are skipped.
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             Vec::new()
         }
@@ -155,7 +155,9 @@ fn authorities(wish: &Wish) -> Result<Authorities> {
         }
     };
     if roots.is_empty() {
-        bail!("there is nobody to vouch for the server: name the authority's certificate with sslrootcert");
+        bail!(
+            "no authority can vouch for the server, because no certificate was found: name the authority's with sslrootcert"
+        );
     }
     Ok(Authorities { roots, listed })
 }
@@ -163,8 +165,8 @@ fn authorities(wish: &Wish) -> Result<Authorities> {
 #[derive(Debug)]
 enum Trust {
     Anyone,
-    Vouched(Authorities),
-    Named(Authorities),
+    Chain(Authorities),
+    ChainAndName(Authorities),
 }
 
 #[derive(Debug)]
@@ -174,10 +176,11 @@ struct Verifier {
 }
 
 impl Verifier {
-    fn vouched(
+    fn verify_chain(
         &self,
         authorities: &Authorities,
-        (server, between): (&CertificateDer<'_>, &[CertificateDer<'_>]),
+        server: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<(), Error> {
         if authorities.listed.contains(server) {
@@ -185,7 +188,7 @@ impl Verifier {
         }
         let server = ParsedCertificate::try_from(server)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&server, &authorities.roots, between, now, algorithms)
+        verify_server_cert_signed_by_trust_anchor(&server, &authorities.roots, intermediates, now, algorithms)
     }
 }
 
@@ -193,16 +196,16 @@ impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         server: &CertificateDer<'_>,
-        between: &[CertificateDer<'_>],
+        intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         match &self.trust {
             Trust::Anyone => {}
-            Trust::Vouched(authorities) => self.vouched(authorities, (server, between), now)?,
-            Trust::Named(authorities) => {
-                self.vouched(authorities, (server, between), now)?;
+            Trust::Chain(authorities) => self.verify_chain(authorities, server, intermediates, now)?,
+            Trust::ChainAndName(authorities) => {
+                self.verify_chain(authorities, server, intermediates, now)?;
                 verify_server_name(&ParsedCertificate::try_from(server)?, name)?;
             }
         }
@@ -236,12 +239,12 @@ impl ServerCertVerifier for Verifier {
 mod tests {
     use super::*;
 
-    fn wish(url: &str) -> Result<Wish> {
-        Wish::take(&mut crate::postgres::connection_url::parameters(url, &|_| None)?)
+    fn tls_parameters(url: &str) -> Result<TlsParameters> {
+        TlsParameters::take(&mut crate::postgres::connection_url::parameters::read(url, &|_| None)?)
     }
 
     fn mode(url: &str) -> Option<Mode> {
-        wish(url).expect("a URL").mode().ok()
+        tls_parameters(url).expect("a URL").mode().ok()
     }
 
     #[test]
@@ -259,6 +262,6 @@ mod tests {
         assert_eq!(mode("postgres://u:p?w@h/d?ssl%6Dode=require&sslrootcert=ca.pem"), Some(Mode::VerifyCa));
         assert_eq!(mode("host=h sslmode=require sslrootcert=ca.pem"), Some(Mode::VerifyCa));
         assert_eq!(mode("postgres://h/d?sslmode=disable&sslrootcert=ca.pem"), Some(Mode::Disable));
-        assert!(wish("postgres://h/d?sslmode=maybe").is_err());
+        assert!(tls_parameters("postgres://h/d?sslmode=maybe").is_err());
     }
 }

@@ -1,4 +1,7 @@
-//! A TCP connection with TLS on it, read as its plain sibling is: what a read does not fill, is not there yet.
+//! A TCP connection with TLS.
+//!
+//! * A short read means that the socket is drained, as with plain TCP.
+//! * A blocking read waits for the first bytes and never for more.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -15,34 +18,34 @@ use x509_cert::der::oid::db::rfc5912::{
     SHA_384_WITH_RSA_ENCRYPTION, SHA_512_WITH_RSA_ENCRYPTION,
 };
 
-use crate::postgres::tls::PROTOCOL;
+use crate::postgres::tls::ALPN_PROTOCOL;
 
 #[derive(Debug)]
-pub struct Encrypted {
+pub struct TlsStream {
     tls: ClientConnection,
     tcp: TcpStream,
-    /// Whether a read waits for the first bytes. It never waits for more.
-    waits: bool,
+    /// Whether a read waits for the first bytes.
+    blocking: bool,
 }
 
-impl Encrypted {
-    /// Shakes hands, within the socket's time-outs.
+impl TlsStream {
+    /// Completes the handshake within the socket's time-outs.
     ///
     /// # Errors
-    /// When the server is not trusted, or the other way round.
-    pub fn begin(mut tcp: TcpStream, config: Arc<ClientConfig>, host: &str) -> io::Result<Encrypted> {
+    /// When one side does not trust the other.
+    pub fn handshake(mut tcp: TcpStream, config: Arc<ClientConfig>, host: &str) -> io::Result<TlsStream> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|error| io::Error::new(ErrorKind::InvalidInput, error))?;
         let mut tls = ClientConnection::new(config, name).map_err(io::Error::other)?;
         while tls.is_handshaking() {
             tls.complete_io(&mut tcp)?;
         }
-        Ok(Encrypted { tls, tcp, waits: true })
+        Ok(TlsStream { tls, tcp, blocking: true })
     }
 
-    /// Whether both sides have agreed that this is Postgres' protocol, as they must without being asked first.
-    pub fn speaks_postgres(&self) -> bool {
-        self.tls.alpn_protocol() == Some(PROTOCOL)
+    /// Whether both sides agreed on Postgres' protocol (ALPN). `sslnegotiation=direct` requires it.
+    pub fn has_postgres_alpn(&self) -> bool {
+        self.tls.alpn_protocol() == Some(ALPN_PROTOCOL)
     }
 
     pub fn tcp(&self) -> &TcpStream {
@@ -50,12 +53,12 @@ impl Encrypted {
     }
 
     pub fn set_nonblocking(&mut self, on: bool) -> io::Result<()> {
-        self.waits = !on;
+        self.blocking = !on;
         self.tcp.set_nonblocking(on)
     }
 
-    /// What ties a sign-in to this very server (RFC 5929, `tls-server-end-point`): the hash of its certificate, by the
-    /// hash it is signed with, SHA-256 at least. None: it is signed without one.
+    /// The data of channel binding `tls-server-end-point` (RFC 5929): the hash of the server's certificate, by the hash
+    /// function of its signature, SHA-256 at least. None: the signature has no hash function.
     pub fn end_point(&self) -> Option<Vec<u8>> {
         let server = self.tls.peer_certificates()?.first()?;
         Some(match Certificate::from_der(server).ok()?.signature_algorithm.oid {
@@ -68,26 +71,25 @@ impl Encrypted {
         })
     }
 
-    /// Whether a read would bring something without the socket: decrypted bytes, the other side's farewell, or what is
-    /// wrong with what it sent.
-    pub fn holds(&mut self) -> bool {
+    /// Whether a read returns something without touching the socket: decrypted bytes, the peer's close, or an error.
+    pub fn has_buffered_input(&mut self) -> bool {
         let state = self.tls.process_new_packets();
         state.map_or(true, |state| state.plaintext_bytes_to_read() > 0 || state.peer_has_closed())
     }
 
-    /// Whether something encrypted waits for the socket to take it.
-    pub fn owes(&self) -> bool {
+    /// Whether encrypted bytes wait for the socket.
+    pub fn has_pending_output(&self) -> bool {
         self.tls.wants_write()
     }
 
-    /// One read of the socket. `false`: it has ended.
+    /// Reads the socket once. `false`: end of file.
     fn receive(&mut self) -> io::Result<bool> {
-        // What we owe, such as an answer to a change of keys, goes when it can.
+        // Pending output, such as the answer to a key update, goes first if the socket takes it.
         match self.send() {
-            Err(error) if self.waits || error.kind() != ErrorKind::WouldBlock => return Err(error),
+            Err(error) if self.blocking || error.kind() != ErrorKind::WouldBlock => return Err(error),
             _ => {}
         }
-        // A read that brought something kept to itself what was wrong with the rest.
+        // An earlier read that returned bytes has deferred the error behind them.
         self.process()?;
         if self.tls.read_tls(&mut self.tcp)? == 0 {
             return Ok(false);
@@ -112,10 +114,10 @@ impl Encrypted {
     }
 }
 
-/// The database of object identifiers lacks it.
+/// The crate's list of object identifiers lacks this one.
 const ECDSA_WITH_SHA_512: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.4");
 
-impl Read for Encrypted {
+impl Read for TlsStream {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buf.len() {
@@ -123,13 +125,13 @@ impl Read for Encrypted {
                 Ok(0) => break,
                 Ok(n) => filled += n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if filled > 0 && self.waits {
+                    if filled > 0 && self.blocking {
                         break;
                     }
                     match self.receive() {
                         Ok(true) => {}
                         Ok(false) => break,
-                        // It comes again at the next read.
+                        // The next read returns the same error.
                         Err(_) if filled > 0 => break,
                         Err(error) => return Err(error),
                     }
@@ -142,13 +144,13 @@ impl Read for Encrypted {
     }
 }
 
-impl Write for Encrypted {
+impl Write for TlsStream {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
         self.send()?;
         let taken = self.tls.writer().write(buf)?;
         match self.send() {
-            // It is taken, and leaves before whatever comes next is read or written.
-            Err(error) if !self.waits && error.kind() == ErrorKind::WouldBlock => Ok(taken),
+            // The bytes are buffered; the next read or write sends them first.
+            Err(error) if !self.blocking && error.kind() == ErrorKind::WouldBlock => Ok(taken),
             sent => sent.map(|()| taken),
         }
     }

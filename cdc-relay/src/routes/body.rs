@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::routes::json::{self, Form};
-use crate::routes::template::{Bound, Op, Problem, Row, Scope, Template, column};
+use crate::routes::template::{BoundTemplate, Op, Problem, Row, Scope, Template, column};
 use crate::routes::{Leaf, Object, Route, Text, Toast};
 
 #[derive(Debug, Clone)]
@@ -21,7 +21,7 @@ enum Step {
         form: Form,
     },
     /// A template as a JSON string; null if a column of it is.
-    Text(Bound),
+    Text(BoundTemplate),
     /// The row before the change: null on an insert.
     Before(Body),
 }

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::postgres::connection_url::Database;
 use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::error::PostgresError;
 use crate::postgres::facts::{Facts, Question, ask};
-use crate::postgres::session::{Session, WireError};
+use crate::postgres::session::Session;
 use crate::routes::json::{self, Form};
 
 /// What `pg_type` says of a type.
@@ -54,30 +55,34 @@ impl Catalog {
     ///
     /// # Errors
     /// When the server cannot be asked.
-    pub fn settled(&mut self, database: &Database, relation: &Relation) -> Result<Relation, WireError> {
+    pub fn resolve(&mut self, database: &Database, relation: &Relation) -> Result<Relation, PostgresError> {
         let mut relation = relation.clone();
         if !self.knows(&relation) {
             let mut session = Session::connect(database)?;
-            self.learn(&mut session, std::slice::from_ref(&relation))?;
+            self.load(&mut session, std::slice::from_ref(&relation))?;
         }
-        self.settle(&mut relation);
+        self.annotate(&mut relation);
         Ok(relation)
     }
 
-    /// As `settled`, of what the stream announces: a table before its first row, and again after whatever was changed of
+    /// As `resolve`, of what the stream announces: a table before its first row, and again after whatever was changed of
     /// it. Then its key may be another one, and where the announcement does not say it, the catalog is asked anew.
     ///
     /// # Errors
     /// When the server cannot be asked.
-    pub fn announced(&mut self, database: &Database, relation: &Relation) -> Result<Relation, WireError> {
+    pub fn resolve_announced(
+        &mut self,
+        database: &Database,
+        relation: &Relation,
+    ) -> Result<Relation, PostgresError> {
         if !self.announced.insert(relation.id) && !has_identity(relation) {
             self.keys.remove(&(relation.schema.clone(), relation.name.clone()));
         }
-        self.settled(database, relation)
+        self.resolve(database, relation)
     }
 
     /// Looks up what is not known of these tables.
-    pub fn learn(&mut self, session: &mut Session, relations: &[Relation]) -> Result<(), WireError> {
+    pub fn load(&mut self, session: &mut Session, relations: &[Relation]) -> Result<(), PostgresError> {
         let columns = relations.iter().flat_map(|relation| &relation.columns);
         let mut wanted: BTreeSet<u32> = columns.map(|column| column.type_oid).collect();
         loop {
@@ -85,7 +90,7 @@ impl Catalog {
             if wanted.is_empty() {
                 break;
             }
-            self.learn_types(session, &wanted)?;
+            self.load_types(session, &wanted)?;
             // What a type is made of; one that is gone is plain text.
             let inner = wanted.iter().map(|oid| *self.types.entry(*oid).or_insert(Type::Plain));
             wanted = inner
@@ -100,12 +105,12 @@ impl Catalog {
         let unknown: Vec<(&str, &str)> =
             unknown.map(|relation| (relation.schema.as_str(), relation.name.as_str())).collect();
         if !unknown.is_empty() {
-            self.learn_keys(&ask(session, &Question::of_named(unknown))?);
+            self.load_keys(&ask(session, &Question::of_named(unknown))?);
         }
         Ok(())
     }
 
-    fn learn_types(&mut self, session: &mut Session, wanted: &BTreeSet<u32>) -> Result<(), WireError> {
+    fn load_types(&mut self, session: &mut Session, wanted: &BTreeSet<u32>) -> Result<(), PostgresError> {
         let list: Vec<String> = wanted.iter().map(u32::to_string).collect();
         // Category A with a comma: what prints as `{1,2}`, but for the two vectors.
         let rows = session.query(&format!(
@@ -131,7 +136,7 @@ impl Catalog {
     }
 
     /// Takes over what identifies the rows of these tables.
-    pub fn learn_keys(&mut self, facts: &Facts) {
+    pub fn load_keys(&mut self, facts: &Facts) {
         for table in &facts.tables {
             let name = (table.itself.schema.clone(), table.itself.name.clone());
             self.keys.insert(name, table.key().to_vec());
@@ -139,7 +144,7 @@ impl Catalog {
     }
 
     /// Replaces types by the built-in ones that they print like, and marks the key.
-    pub fn settle(&self, relation: &mut Relation) {
+    pub fn annotate(&self, relation: &mut Relation) {
         let key = (!has_identity(relation)).then(|| self.key(relation).unwrap_or_default());
         for column in &mut relation.columns {
             column.type_oid = self.printed_like(column.type_oid);
@@ -220,7 +225,7 @@ mod tests {
         };
         let keys = |identity| {
             let mut relation = relation(identity);
-            catalog().settle(&mut relation);
+            catalog().annotate(&mut relation);
             relation.columns.iter().map(|column| column.key).collect::<Vec<_>>()
         };
         assert_eq!(keys(b'f'), [false, true]);
@@ -228,7 +233,7 @@ mod tests {
         let mut renamed = relation(b'f');
         renamed.columns[1].name = "c".to_owned();
         assert!(!Catalog::default().knows(&renamed));
-        catalog().settle(&mut renamed);
+        catalog().annotate(&mut renamed);
         assert!(renamed.columns.iter().all(|column| !column.key));
     }
 }

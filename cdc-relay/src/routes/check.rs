@@ -110,7 +110,7 @@ impl Check<'_> {
         }
         let mut seen = BTreeSet::new();
         for table in &source.tables {
-            if !seen.insert(&table.of) {
+            if !seen.insert(&table.table_name) {
                 self.note(&table.name, "name", format!("`{}` is there twice", table.name.get_ref()));
             }
         }
@@ -122,7 +122,7 @@ impl Check<'_> {
         }
         for ignored in &source.ignore {
             let exact = ignored.which.exact();
-            if source.tables.iter().any(|table| Some(&table.of) == exact.as_ref()) {
+            if source.tables.iter().any(|table| Some(&table.table_name) == exact.as_ref()) {
                 let problem = format!("`{}` is also told, under `tables`", ignored.text.get_ref());
                 self.note(&ignored.text, "ignore", problem);
             }

@@ -8,7 +8,7 @@ use super::fields::{Fields, Kind};
 use super::findings::NOWHERE;
 use super::selection;
 use super::{
-    Cast, Condition, Deletes, Ignored, Pattern, Queue, Relay, Route, Routes, Source, Table, TableName,
+    Cast, Condition, Deletes, IgnoredTables, Pattern, Queue, Relay, Route, Routes, Source, Table, TableName,
     TablePattern, Text, Toast, Topic,
 };
 use crate::routes::template::Op;
@@ -120,10 +120,10 @@ fn source(mut fields: Fields<'_, '_>) -> Source {
     source
 }
 
-fn ignored(fields: &Fields<'_, '_>, text: Text) -> Option<Ignored> {
+fn ignored(fields: &Fields<'_, '_>, text: Text) -> Option<IgnoredTables> {
     let which =
         text.get_ref().parse().map_err(|problem: String| fields.note(&text.span(), "ignore", problem));
-    Some(Ignored { which: which.ok()?, text })
+    Some(IgnoredTables { which: which.ok()?, text })
 }
 
 /// What the name of a table means: one, or with the second those that match.
@@ -146,17 +146,17 @@ fn named(fields: &Fields<'_, '_>, name: &Text) -> (TableName, Option<TablePatter
 /// The second: the tables that it is meant for, if its name is a pattern.
 fn table(mut fields: Fields<'_, '_>, source: &Text) -> (Table, Option<TablePattern>) {
     let name = fields.required("name");
-    let (of, which) = named(&fields, &name);
+    let (table_name, which) = named(&fields, &name);
     let (key, id, subject) = (fields.text("key"), fields.text("id"), fields.text("subject"));
     let headers = fields.by_name("headers");
     let names = fields.names("names");
     let snapshot = fields.flag("snapshot");
     let has_routes = fields.key("routes").is_some();
-    let whose = Whose { source, name: &name, of: &of, which: which.as_ref() };
-    let inline = route(&mut fields, whose);
+    let context = TableContext { source, name: &name, table_name: &table_name, which: which.as_ref() };
+    let inline = route(&mut fields, context);
     let routes = match fields.tables("routes", "sources.tables.routes") {
         None => vec![inline],
-        Some(routes) => routes.into_iter().map(|fields| listed(fields, whose)).collect(),
+        Some(routes) => routes.into_iter().map(|fields| listed(fields, context)).collect(),
     };
     if has_routes {
         for key in ROUTE_KEYS.iter().filter(|key| **key != "routes") {
@@ -167,21 +167,21 @@ fn table(mut fields: Fields<'_, '_>, source: &Text) -> (Table, Option<TablePatte
         }
     }
     fields.finish();
-    (Table { name, of, key, id, subject, headers, names, snapshot, routes }, which)
+    (Table { name, table_name, key, id, subject, headers, names, snapshot, routes }, which)
 }
 
 /// The table that a route belongs to.
 #[derive(Clone, Copy)]
-struct Whose<'a> {
+struct TableContext<'a> {
     source: &'a Text,
     name: &'a Text,
-    of: &'a TableName,
+    table_name: &'a TableName,
     which: Option<&'a TablePattern>,
 }
 
 /// One of `[[sources.tables.routes]]`.
-fn listed(mut fields: Fields<'_, '_>, whose: Whose<'_>) -> Route {
-    let mut route = route(&mut fields, whose);
+fn listed(mut fields: Fields<'_, '_>, context: TableContext<'_>) -> Route {
+    let mut route = route(&mut fields, context);
     route.key = fields.text("key");
     route.headers = fields.by_name("headers");
     fields.finish();
@@ -189,18 +189,18 @@ fn listed(mut fields: Fields<'_, '_>, whose: Whose<'_>) -> Route {
 }
 
 /// What the table may say itself, if it has but one route.
-fn route(fields: &mut Fields<'_, '_>, whose: Whose<'_>) -> Route {
+fn route(fields: &mut Fields<'_, '_>, context: TableContext<'_>) -> Route {
     let (mut topic, queue) = (fields.text("topic"), fields.text("queue"));
     if topic.is_none() && queue.is_none() {
-        topic = Some(Text::new(whose.name.span(), default_topic(whose)));
+        topic = Some(Text::new(context.name.span(), default_topic(context)));
     }
     if let Some(topic) = &mut topic
-        && whose.which.is_none()
+        && context.which.is_none()
     {
-        selection::of_table(topic, whose.source.get_ref(), whose.of);
+        selection::of_table(topic, context.source.get_ref(), context.table_name);
     }
     let kind =
-        fields.text("type").unwrap_or_else(|| Text::new(whose.name.span(), "{@table}.{@op}".to_owned()));
+        fields.text("type").unwrap_or_else(|| Text::new(context.name.span(), "{@table}.{@op}".to_owned()));
     let values = [Deletes::Event, Deletes::Tombstone, Deletes::Both, Deletes::Ignore];
     let casts = [Cast::Text, Cast::Number, Cast::Json, Cast::EpochMs, Cast::EpochUs, Cast::Hex];
     Route {
@@ -226,9 +226,9 @@ fn route(fields: &mut Fields<'_, '_>, whose: Whose<'_>) -> Route {
 }
 
 /// `<source>.<table>`, with the schema if the name says it.
-fn default_topic(whose: Whose<'_>) -> String {
-    let schema = match whose.which {
-        None => whose.of.schema != "public" || whose.name.get_ref().starts_with("public."),
+fn default_topic(context: TableContext<'_>) -> String {
+    let schema = match context.which {
+        None => context.table_name.schema != "public" || context.name.get_ref().starts_with("public."),
         Some(which) => which.schema() != Some("public"),
     };
     if schema { "{@source}.{@schema}.{@table}".to_owned() } else { "{@source}.{@table}".to_owned() }

@@ -22,7 +22,7 @@ impl Findings {
     }
 
     /// `Err` if there are any; in the order of the file.
-    pub fn settle(&self, file: &str, text: &str) -> Result<(), Invalid> {
+    pub fn result(&self, file: &str, text: &str) -> Result<(), InvalidRoutes> {
         let mut found = self.found.take();
         if found.is_empty() {
             return Ok(());
@@ -36,7 +36,7 @@ impl Findings {
             let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
             Finding { line, column, key, problem }
         };
-        Err(Invalid { file: file.to_owned(), findings: found.into_iter().map(place).collect() })
+        Err(InvalidRoutes { file: file.to_owned(), findings: found.into_iter().map(place).collect() })
     }
 }
 
@@ -51,12 +51,12 @@ pub struct Finding {
 
 /// A routes file that cannot be used, and everything that is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Invalid {
+pub struct InvalidRoutes {
     pub file: String,
     pub findings: Vec<Finding>,
 }
 
-impl fmt::Display for Invalid {
+impl fmt::Display for InvalidRoutes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, Finding { line, column, key, problem }) in self.findings.iter().enumerate() {
             let lead = if index == 0 { "" } else { "\n" };
@@ -66,4 +66,4 @@ impl fmt::Display for Invalid {
     }
 }
 
-impl std::error::Error for Invalid {}
+impl std::error::Error for InvalidRoutes {}

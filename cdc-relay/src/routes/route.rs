@@ -11,7 +11,7 @@ use self::compile::compile;
 use crate::postgres::decode::pgoutput::Relation;
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::routes::body::Body;
-use crate::routes::template::{Bound, Op, Problem, Row, Scope, Template};
+use crate::routes::template::{BoundTemplate, Op, Problem, Row, Scope, Template};
 use crate::routes::when::Filter;
 use crate::routes::{Deletes, Routes, Routing, Source, Table};
 
@@ -120,21 +120,21 @@ impl Record {
 enum Target {
     Fixed(Destination),
     /// The topic depends on the row.
-    ByRow(Bound),
+    ByRow(BoundTemplate),
 }
 
 /// What is told of a row by a route that fits the columns of its table.
 #[derive(Debug, Clone)]
-struct Fitted {
+struct BoundRoute {
     target: Target,
-    key: Bound,
+    key: BoundTemplate,
     /// Without it, ids are by position.
-    id: Option<Bound>,
+    id: Option<BoundTemplate>,
     /// Keeps what is told of a deletion apart from what was told of the row.
     id_end: &'static [u8],
-    kind: Bound,
-    subject: Option<Bound>,
-    headers: Vec<(usize, Bound)>,
+    kind: BoundTemplate,
+    subject: Option<BoundTemplate>,
+    headers: Vec<(usize, BoundTemplate)>,
     /// None: a tombstone.
     body: Option<Body>,
 }
@@ -148,16 +148,16 @@ pub enum Emission {
 }
 
 #[derive(Debug, Clone)]
-pub struct Compiled {
+pub struct CompiledRoute {
     filter: Result<Filter, Problem>,
     /// Of inserts and updates.
-    fitted: Result<Fitted, Problem>,
+    fitted: Result<BoundRoute, Problem>,
     deletes: Option<Deletes>,
     /// Of deletes.
-    event: Option<Result<Fitted, Problem>>,
-    tombstone: Option<Result<Fitted, Problem>>,
+    event: Option<Result<BoundRoute, Problem>>,
+    tombstone: Option<Result<BoundRoute, Problem>>,
     /// For the dead letters of rows that cannot be emitted, for whatever reason.
-    key: Option<Bound>,
+    key: Option<BoundTemplate>,
     /// Where it leads, as the routes file says: `topic:PaymentTopic`. Halted keys are kept under it.
     pub leads_to: String,
 }
@@ -169,9 +169,9 @@ pub struct Plan {
     pub columns: Vec<String>,
     pub shape: Relation,
     /// Names a row, for dead letters of rows without a key.
-    pub row_name: Option<Bound>,
+    pub row_name: Option<BoundTemplate>,
     pub header_names: Vec<String>,
-    pub routes: Vec<Compiled>,
+    pub routes: Vec<CompiledRoute>,
     /// A deleted row comes with all of its columns, not with its key alone.
     pub whole_deletes: bool,
     /// The table is published, and the routes file neither routes nor ignores it.
@@ -211,7 +211,7 @@ impl Topics {
     }
 }
 
-impl Compiled {
+impl CompiledRoute {
     #[inline]
     pub fn matches(&self, row: &Row<'_>) -> Result<bool, Problem> {
         self.filter.as_ref().map_err(Clone::clone)?.matches(row)
@@ -234,7 +234,7 @@ impl Compiled {
     }
 
     /// Whether the routes file says what becomes of deletes.
-    pub fn says_deletes(&self) -> bool {
+    pub fn handles_deletes(&self) -> bool {
         self.deletes.is_some()
     }
 
@@ -290,7 +290,7 @@ impl Compiled {
             (Op::Delete, Emission::Event) => self.event.as_ref(),
             (Op::Delete, Emission::Tombstone) => self.tombstone.as_ref(),
         };
-        let unsaid = || Problem(UNSAID.to_owned());
+        let unsaid = || Problem(DELETE_NOT_HANDLED.to_owned());
         match fitted.ok_or_else(unsaid)? {
             Ok(fitted) => fitted.render(row, transaction, topics, record),
             Err(problem) => {
@@ -309,9 +309,10 @@ impl Compiled {
 }
 
 /// Of a deleted row, where a route does not say what becomes of it.
-pub const UNSAID: &str = "the row was deleted, which no route can tell unless it says how (`deletes`)";
+pub const DELETE_NOT_HANDLED: &str =
+    "the row was deleted, which no route can tell unless it says how (`deletes`)";
 
-impl Fitted {
+impl BoundRoute {
     #[inline]
     fn render(
         &self,
@@ -375,7 +376,7 @@ impl Plan {
             columns: relation.columns.iter().map(|column| column.name.clone()).collect(),
             whole_deletes: relation.is_full(),
             shape: relation.clone(),
-            row_name: Bound::row_name(relation),
+            row_name: BoundTemplate::row_name(relation),
             ..Plan::default()
         };
         let name = source.name.get_ref();
@@ -413,8 +414,8 @@ impl Plan {
     }
 
     /// Whether every route says what becomes of deletes.
-    pub fn says_deletes(&self) -> bool {
-        self.routes.iter().all(Compiled::says_deletes)
+    pub fn handles_deletes(&self) -> bool {
+        self.routes.iter().all(CompiledRoute::handles_deletes)
     }
 
     /// Whether some route emits deletes.
@@ -424,7 +425,7 @@ impl Plan {
 
     /// What does not fit, one line each.
     pub fn problems(&self) -> impl Iterator<Item = &Problem> {
-        self.routes.iter().filter_map(Compiled::problem)
+        self.routes.iter().filter_map(CompiledRoute::problem)
     }
 }
 

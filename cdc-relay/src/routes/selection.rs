@@ -11,7 +11,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-use super::{Ignored, Routes, Source, Table, TableName, TablePattern, Text, Topic};
+use super::{IgnoredTables, Routes, Source, Table, TableName, TablePattern, Text, Topic};
 use crate::nearest::hint;
 use crate::postgres::facts::Question;
 use crate::routes::template::Template;
@@ -35,7 +35,7 @@ pub enum Routing<'s> {
 
 /// The tables of a database, as far as patterns are about them.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Selected {
+pub struct DatabaseTables {
     /// In the publication, or, before there is one, those that could be.
     pub published: Vec<TableName>,
     /// All that exist.
@@ -59,7 +59,7 @@ impl std::error::Error for NewTable {}
 impl Pattern {
     /// The entry that stands for a table which matches.
     pub fn table(&self, source: &str, of: &TableName) -> Table {
-        let mut table = Table { of: of.clone(), ..self.table.clone() };
+        let mut table = Table { table_name: of.clone(), ..self.table.clone() };
         for topic in table.routes.iter_mut().filter_map(|route| route.topic.as_mut()) {
             of_table(topic, source, of);
         }
@@ -121,7 +121,7 @@ impl Source {
 
     /// The entry by name, for a source whose patterns are resolved.
     pub fn table(&self, table: &TableName) -> Option<&Table> {
-        self.tables.iter().find(|named| named.of == *table)
+        self.tables.iter().find(|named| named.table_name == *table)
     }
 
     /// Whether what patterns mean has to be asked of the database.
@@ -187,7 +187,7 @@ pub fn constant_topics<'t>(tables: impl Iterator<Item = &'t Table>) -> Vec<Text>
     names
 }
 
-impl Selected {
+impl DatabaseTables {
     /// The routes with what the source's patterns mean. The error says what is wrong with them.
     pub fn resolve(
         &self,
@@ -225,7 +225,8 @@ impl Selected {
 
     /// Entries of `ignore` that match no published table, though they may one day.
     pub fn idle<'s>(&self, source: &'s Source) -> Vec<&'s str> {
-        let matches = |ignored: &Ignored| self.published.iter().any(|table| ignored.which.matches(table));
+        let matches =
+            |ignored: &IgnoredTables| self.published.iter().any(|table| ignored.which.matches(table));
         let idle = source.ignore.iter().filter(|ignored| !matches(ignored));
         idle.map(|ignored| ignored.text.get_ref().as_str()).collect()
     }
@@ -256,7 +257,7 @@ impl Selected {
         ))
     }
 
-    fn misspelt(&self, source: &Source, ignored: &Ignored) -> Option<String> {
+    fn misspelt(&self, source: &Source, ignored: &IgnoredTables) -> Option<String> {
         let text = ignored.text.get_ref();
         if let Some(schema) = ignored.which.schema()
             && !self.schemas.iter().any(|known| known == schema)

@@ -9,8 +9,8 @@ fn names(names: &[&str]) -> Vec<TableName> {
     names.iter().map(|name| name.parse().expect(name)).collect()
 }
 
-fn shop() -> Selected {
-    Selected {
+fn shop() -> DatabaseTables {
+    DatabaseTables {
         published: names(&["orders", "orders_tmp", "audit.log", "audit.\"a.b\""]),
         existing: names(&["orders", "orders_tmp", "audit.log", "audit.\"a.b\"", "secret"]),
         schemas: ["audit", "public", "empty"].map(str::to_owned).to_vec(),
@@ -96,7 +96,8 @@ fn tables_of_a_pattern_have_topics_of_their_own() {
     let resolved = routes.resolved(&routes.sources[0], &published, &further);
     let topics: Vec<&str> = resolved.topics.iter().map(|topic| topic.name.get_ref().as_str()).collect();
     assert_eq!(topics, ["all", "My_shop.Order_Items", "My_shop.audit.log", "My_shop.audit.new"]);
-    let tables: Vec<String> = resolved.sources[0].tables.iter().map(|table| table.of.to_string()).collect();
+    let tables: Vec<String> =
+        resolved.sources[0].tables.iter().map(|table| table.table_name.to_string()).collect();
     assert_eq!(tables, ["public.Order Items", "audit.log", "x.y"]);
 }
 

@@ -224,7 +224,7 @@ impl Template {
     }
 
     /// Looks the columns up.
-    pub fn bind(&self, scope: &Scope<'_>) -> Result<Bound, Problem> {
+    pub fn bind(&self, scope: &Scope<'_>) -> Result<BoundTemplate, Problem> {
         let bind = |segment: &Segment| {
             Ok(match segment {
                 Segment::Text(text) => Part::Text(text.as_bytes().into()),
@@ -239,7 +239,7 @@ impl Template {
                 },
             })
         };
-        Ok(Bound { parts: self.segments.iter().map(bind).collect::<Result<_, _>>()? })
+        Ok(BoundTemplate { parts: self.segments.iter().map(bind).collect::<Result<_, _>>()? })
     }
 }
 
@@ -332,16 +332,16 @@ impl Scope<'_> {
         self.relation.columns.get(index).map_or(json::TEXT, |column| column.type_oid)
     }
 
-    fn how(&self, name: &str) -> Result<How, Problem> {
+    fn how(&self, name: &str) -> Result<ColumnForm, Problem> {
         Ok(match self.names.get(name) {
             Some(names) => {
                 let type_oid = self.type_oid(column(self.relation, name)?);
                 let named = |(k, v): (&String, &Text)| {
                     Ok((printed(k, type_oid, name)?, v.get_ref().as_bytes().into()))
                 };
-                How::Named(names.iter().map(named).collect::<Result<_, Problem>>()?)
+                ColumnForm::Named(names.iter().map(named).collect::<Result<_, Problem>>()?)
             }
-            None => How::of(self.type_oid(column(self.relation, name)?)),
+            None => ColumnForm::of(self.type_oid(column(self.relation, name)?)),
         })
     }
 
@@ -376,7 +376,7 @@ pub fn column(relation: &Relation, name: &str) -> Result<usize, Problem> {
 }
 
 #[derive(Debug, Clone)]
-enum How {
+enum ColumnForm {
     Raw,
     /// `timestamp with time zone`, written as RFC 3339.
     Instant,
@@ -385,9 +385,9 @@ enum How {
     Named(BTreeMap<Box<[u8]>, Box<[u8]>>),
 }
 
-impl How {
-    fn of(type_oid: u32) -> How {
-        if type_oid == json::TIMESTAMPTZ { How::Instant } else { How::Raw }
+impl ColumnForm {
+    fn of(type_oid: u32) -> ColumnForm {
+        if type_oid == json::TIMESTAMPTZ { ColumnForm::Instant } else { ColumnForm::Raw }
     }
 }
 
@@ -396,7 +396,7 @@ enum Part {
     Text(Box<[u8]>),
     Column {
         index: usize,
-        how: How,
+        how: ColumnForm,
         default: Option<Box<[u8]>>,
     },
     /// By operation.
@@ -405,42 +405,45 @@ enum Part {
 
 /// A template whose columns are found.
 #[derive(Debug, Clone)]
-pub struct Bound {
+pub struct BoundTemplate {
     parts: Vec<Part>,
 }
 
-impl Bound {
+impl BoundTemplate {
     /// The table's key: one column as text, several as a JSON array of texts, since no separator is safe.
-    pub fn identity(relation: &Relation) -> Result<Bound, Problem> {
+    pub fn identity(relation: &Relation) -> Result<BoundTemplate, Problem> {
         let mut keys = relation.columns.iter().enumerate().filter(|(_, column)| column.key);
         match (keys.next(), keys.next()) {
             (Some((index, column)), None) => {
-                let part = Part::Column { index, how: How::of(column.type_oid), default: None };
-                Ok(Bound { parts: vec![part] })
+                let part = Part::Column { index, how: ColumnForm::of(column.type_oid), default: None };
+                Ok(BoundTemplate { parts: vec![part] })
             }
-            _ => Bound::texts_of_key(relation),
+            _ => BoundTemplate::texts_of_key(relation),
         }
     }
 
     /// The texts of the table's key as a JSON array, however many they are.
-    fn texts_of_key(relation: &Relation) -> Result<Bound, Problem> {
+    fn texts_of_key(relation: &Relation) -> Result<BoundTemplate, Problem> {
         let keys = relation.columns.iter().enumerate().filter(|(_, column)| column.key);
         let mut parts = Vec::new();
         for (index, _) in keys {
             let lead: &[u8] = if parts.is_empty() { b"[" } else { b"," };
-            parts.extend([Part::Text(lead.into()), Part::Column { index, how: How::Quoted, default: None }]);
+            parts.extend([
+                Part::Text(lead.into()),
+                Part::Column { index, how: ColumnForm::Quoted, default: None },
+            ]);
         }
         if parts.is_empty() {
             let (schema, name) = (&relation.schema, &relation.name);
             return Err(Problem(format!("{schema}.{name} has no primary key: give it a `key`")));
         }
         parts.push(Part::Text(b"]".as_slice().into()));
-        Ok(Bound { parts })
+        Ok(BoundTemplate { parts })
     }
 
     /// The name of a row among all rows: its table, and the texts of its key. `None`: the table has no key.
-    pub fn row_name(relation: &Relation) -> Option<Bound> {
-        let mut bound = Bound::texts_of_key(relation).ok()?;
+    pub fn row_name(relation: &Relation) -> Option<BoundTemplate> {
+        let mut bound = BoundTemplate::texts_of_key(relation).ok()?;
         let table = format!("{}.{}", relation.schema, relation.name);
         bound.parts.insert(0, Part::Text(table.into_bytes().into()));
         Some(bound)
@@ -471,10 +474,10 @@ impl Bound {
                         return Ok(false);
                     };
                     match how {
-                        How::Raw => utf8::append(text, out),
-                        How::Instant => json::instant(text, out),
-                        How::Quoted => json::string(text, out),
-                        How::Named(names) => out.extend_from_slice(named(names, text)?),
+                        ColumnForm::Raw => utf8::append(text, out),
+                        ColumnForm::Instant => json::instant(text, out),
+                        ColumnForm::Quoted => json::string(text, out),
+                        ColumnForm::Named(names) => out.extend_from_slice(named(names, text)?),
                     }
                 }
                 Part::Op(names) => out.extend_from_slice(&names[row.op as usize]),

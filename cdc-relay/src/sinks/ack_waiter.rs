@@ -70,7 +70,7 @@ impl AckWaiter {
             if ack.sink == Sink::Kafka {
                 self.stall.moved(ack.at);
             }
-            self.progress.acknowledge(ack.ticket, ack.sink, ack.count);
+            self.progress.acknowledge(ack.transaction_seq, ack.sink, ack.count);
         }
         Ok(())
     }
@@ -86,7 +86,7 @@ impl AckWaiter {
         self.stall.moved(self.moved);
         loop {
             self.collect()?;
-            if self.bytes() <= most && (most > 0 || self.progress.settled()) {
+            if self.bytes() <= most && (most > 0 || self.progress.is_acknowledged()) {
                 return Ok(());
             }
             self.judge(kafka, say)?;

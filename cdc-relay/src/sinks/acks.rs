@@ -11,12 +11,12 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::checkpoint::progress::{SINKS, Sink, Ticket};
+use crate::checkpoint::progress::{SINKS, Sink, TransactionSeq};
 
 /// Some messages of one transaction are acknowledged.
 #[derive(Debug, Clone, Copy)]
 pub struct Ack {
-    pub ticket: Ticket,
+    pub transaction_seq: TransactionSeq,
     pub sink: Sink,
     pub count: u32,
     /// When the first of them was.
@@ -71,11 +71,11 @@ impl Acks {
     }
 
     /// The sink has it for good.
-    pub fn land(&self, sink: Sink, ticket: Ticket, weight: i64) {
+    pub fn land(&self, sink: Sink, transaction_seq: TransactionSeq, weight: i64) {
         let mut queue = unpoisoned(&self.queue);
         match queue.last_mut() {
-            Some(last) if last.ticket == ticket && last.sink == sink => last.count += 1,
-            _ => queue.push(Ack { ticket, sink, count: 1, at: Instant::now() }),
+            Some(last) if last.transaction_seq == transaction_seq && last.sink == sink => last.count += 1,
+            _ => queue.push(Ack { transaction_seq, sink, count: 1, at: Instant::now() }),
         }
         drop(queue);
         let left = self.flights[sink as usize].fetch_sub(weight, Ordering::SeqCst) - weight;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 pub use self::again::{Again, Tally};
-use crate::checkpoint::progress::{Progress, Sink, Ticket};
+use crate::checkpoint::progress::{Progress, Sink, TransactionSeq};
 use crate::dead_letter::halts::{Halted, Halts, unrouted, untellable};
 use crate::dead_letter::record::{self, Cause, Halt};
 use crate::failpoints::{Failpoint, hit};
@@ -16,7 +16,9 @@ use crate::observe::metrics::SourceMetrics;
 use crate::postgres::connection_url::Database;
 use crate::postgres::decode::pgoutput::Relation;
 use crate::routes::catalog::Catalog;
-use crate::routes::route::{Compiled, Destination, Plan, Record, Topics, Transaction, UNSAID};
+use crate::routes::route::{
+    CompiledRoute, DELETE_NOT_HANDLED, Destination, Plan, Record, Topics, Transaction,
+};
 use crate::routes::template::{Op, Problem, Row};
 use crate::routes::{NewTable, Routes, Source};
 use crate::sinks::batch_size::BatchSize;
@@ -29,7 +31,7 @@ const QUEUE_FULL_TIMEOUT: Duration = Duration::from_secs(20);
 /// The open transaction of the stream.
 pub struct OpenTransaction<'a> {
     pub transaction: &'a mut Transaction,
-    pub ticket: Ticket,
+    pub transaction_seq: TransactionSeq,
     pub progress: &'a mut Progress,
     /// This process emitted it before.
     pub again: bool,
@@ -136,7 +138,7 @@ impl Emitter {
     /// The server announces a table's columns: once per session and table, and after every change. What the catalog
     /// has to say of something new is asked on a session of its own.
     pub fn relation(&mut self, relation: &Relation) -> Result<()> {
-        let announced = self.catalog.announced(&self.database, relation)?;
+        let announced = self.catalog.resolve_announced(&self.database, relation)?;
         let plan = Plan::compile(&self.routes, &self.source, &announced);
         if plan.without_topic && !self.routes.lists_topics {
             return Err(NewTable(relation.table_name()).into());
@@ -153,7 +155,7 @@ impl Emitter {
 
     /// With what the catalog says of its columns.
     fn settled(&mut self, relation: &Relation) -> Result<Relation> {
-        Ok(self.catalog.settled(&self.database, relation)?)
+        Ok(self.catalog.resolve(&self.database, relation)?)
     }
 
     /// Emits a row to every route that it matches.
@@ -292,8 +294,8 @@ impl Outlet {
             }
             matched |= self.route((plan, route, row), open)?;
         }
-        if row.op == Op::Delete && !plan.says_deletes() {
-            let cause = Cause { reason: UNSAID, op: row.op.name(), id: None };
+        if row.op == Op::Delete && !plan.handles_deletes() {
+            let cause = Cause { reason: DELETE_NOT_HANDLED, op: row.op.name(), id: None };
             self.dead_letter((&untellable(&plan.relation), &Halts::default()), cause, (plan, row), open)?;
         } else if !matched {
             self.metrics.unrouted.inc();
@@ -305,7 +307,7 @@ impl Outlet {
     #[inline]
     fn route(
         &mut self,
-        (plan, route, row): (&Plan, &Compiled, &Row<'_>),
+        (plan, route, row): (&Plan, &CompiledRoute, &Row<'_>),
         open: &mut OpenTransaction<'_>,
     ) -> Result<bool> {
         let emissions = route.emissions(row.op);
@@ -332,7 +334,7 @@ impl Outlet {
     fn deliver(
         &mut self,
         rendered: Result<Destination, Problem>,
-        (plan, route, row): (&Plan, &Compiled, &Row<'_>),
+        (plan, route, row): (&Plan, &CompiledRoute, &Row<'_>),
         open: &mut OpenTransaction<'_>,
     ) -> Result<()> {
         let rendered = match rendered {
@@ -378,7 +380,7 @@ impl Outlet {
     fn emit_to_topic(&mut self, topic: usize, plan: &Plan, open: &mut OpenTransaction<'_>) -> Result<()> {
         let (kafka, record) = (&mut self.kafka, &self.record);
         hit(Failpoint::BeforeProduce);
-        offer(|| kafka.produce(topic, (record, plan), open.transaction, open.ticket))?;
+        offer(|| kafka.produce(topic, (record, plan), open.transaction, open.transaction_seq))?;
         hit(Failpoint::AfterProduce);
         self.count_emitted(Sink::Kafka, self.record.key.len() + self.record.value.len(), open);
         Ok(())
@@ -391,7 +393,9 @@ impl Outlet {
         open: &mut OpenTransaction<'_>,
     ) -> Result<Result<(), Problem>> {
         let rabbit = self.rabbit.as_ref().context("a route leads to a queue, and AMQP_URL is not set")?;
-        if let Err(problem) = rabbit.publish(queue, (&self.record, plan), open.transaction, open.ticket) {
+        if let Err(problem) =
+            rabbit.publish(queue, (&self.record, plan), open.transaction, open.transaction_seq)
+        {
             return Ok(Err(problem));
         }
         self.count_emitted(Sink::Rabbit, self.record.value.len(), open);
@@ -457,7 +461,7 @@ impl Outlet {
     fn write_dead(&mut self, (halts, value): (&Halts, &[u8]), open: &mut OpenTransaction<'_>) -> Result<()> {
         let key = halts.key.as_ref().or(halts.keyless.as_ref()).map_or(&b""[..], |key| key.as_bytes());
         let (kafka, topic) = (&mut self.kafka, &self.dead_letter_topic);
-        offer(|| kafka.dead_letter(topic, (key, value), open.transaction, open.ticket))?;
+        offer(|| kafka.dead_letter(topic, (key, value), open.transaction, open.transaction_seq))?;
         self.count_emitted(Sink::Kafka, key.len() + value.len(), open);
         Ok(())
     }

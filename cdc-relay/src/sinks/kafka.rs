@@ -24,7 +24,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
-use crate::checkpoint::progress::{Sink, Ticket};
+use crate::checkpoint::progress::{Sink, TransactionSeq};
 use crate::dead_letter::record::RECORD_BYTES_MAX;
 use crate::observe::metrics::SourceMetrics;
 use crate::routes::Routes;
@@ -34,14 +34,14 @@ use crate::sinks::batch_size::BatchSize;
 use crate::sinks::polled::PolledProducer;
 use crate::sinks::producers::Producers;
 
-/// Tickets from here on are of state records, and count these; they belong to no transaction.
-const STATE: Ticket = 1 << 63;
+/// Transaction numbers from here on are of state records, and count these; they belong to no transaction.
+const STATE: TransactionSeq = 1 << 63;
 /// Of records in the state topic that nobody waits for: it counts no write.
-const NOTE: Ticket = STATE;
+const NOTE: TransactionSeq = STATE;
 
 /// Whether it is a row's: only these are weighed and acknowledged.
-fn is_row(ticket: Ticket) -> bool {
-    ticket < STATE
+fn is_row(transaction_seq: TransactionSeq) -> bool {
+    transaction_seq < STATE
 }
 
 /// What librdkafka keeps per message besides key and value: its own structure and the headers.
@@ -56,12 +56,12 @@ struct Writes {
 }
 
 impl Writes {
-    fn ask(&self) -> Ticket {
+    fn ask(&self) -> TransactionSeq {
         STATE | (self.asked.fetch_add(1, Ordering::AcqRel) + 1)
     }
 
-    fn acknowledge(&self, ticket: Ticket) {
-        self.acknowledged.fetch_max(ticket & !STATE, Ordering::AcqRel);
+    fn acknowledge(&self, transaction_seq: TransactionSeq) {
+        self.acknowledged.fetch_max(transaction_seq & !STATE, Ordering::AcqRel);
     }
 
     fn done(&self) -> bool {
@@ -93,11 +93,11 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        let ticket = opaque as Ticket;
+        let transaction_seq = opaque as TransactionSeq;
         let message = match result {
             Ok(message) => message,
             Err((error, message)) => {
-                if is_row(ticket) {
+                if is_row(transaction_seq) {
                     self.acks.undo(Sink::Kafka, weight(message.key_len(), message.payload_len()));
                 }
                 // What we purge ourselves is emitted again anyway.
@@ -110,10 +110,10 @@ impl ProducerContext for Deliveries {
                 return;
             }
         };
-        if is_row(ticket) {
-            self.acks.land(Sink::Kafka, ticket, weight(message.key_len(), message.payload_len()));
+        if is_row(transaction_seq) {
+            self.acks.land(Sink::Kafka, transaction_seq, weight(message.key_len(), message.payload_len()));
         } else {
-            self.writes.acknowledge(ticket);
+            self.writes.acknowledge(transaction_seq);
         }
     }
 }
@@ -150,7 +150,7 @@ struct Outgoing<'a> {
     headers: Option<OwnedHeaders>,
     /// Milliseconds since the Unix epoch; without it, now.
     timestamp: Option<i64>,
-    ticket: Ticket,
+    transaction_seq: TransactionSeq,
 }
 
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
@@ -288,7 +288,7 @@ impl Kafka {
         topic: usize,
         (record, plan): (&Record, &Plan),
         transaction: &Transaction,
-        ticket: Ticket,
+        transaction_seq: TransactionSeq,
     ) -> Result<Sent> {
         position(transaction, &mut self.position);
         let mut headers = OwnedHeaders::new_with_capacity(8 + record.headers.len());
@@ -314,7 +314,7 @@ impl Kafka {
         let timestamp = Some(transaction.committed_at.unix_millis());
         self.send(
             self.producers.chosen(),
-            Outgoing { topic, key, value, headers: Some(headers), timestamp, ticket },
+            Outgoing { topic, key, value, headers: Some(headers), timestamp, transaction_seq },
         )
     }
 
@@ -324,7 +324,7 @@ impl Kafka {
         topic: &str,
         (key, value): (&[u8], &[u8]),
         transaction: &Transaction,
-        ticket: Ticket,
+        transaction_seq: TransactionSeq,
     ) -> Result<Sent> {
         position(transaction, &mut self.position);
         let headers = (!transaction.re_emitted).then(|| {
@@ -333,25 +333,28 @@ impl Kafka {
         });
         let timestamp = Some(transaction.committed_at.unix_millis());
         let value = Some(value);
-        self.send(self.producers.chosen(), Outgoing { topic, key, value, headers, timestamp, ticket })
+        self.send(
+            self.producers.chosen(),
+            Outgoing { topic, key, value, headers, timestamp, transaction_seq },
+        )
     }
 
     /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
     pub fn save(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
-        let (key, value, ticket) = (key.as_bytes(), Some(value), self.writes.ask());
+        let (key, value, transaction_seq) = (key.as_bytes(), Some(value), self.writes.ask());
         self.send(
             self.producers.at_once(),
-            Outgoing { topic, key, value, headers: None, timestamp: None, ticket },
+            Outgoing { topic, key, value, headers: None, timestamp: None, transaction_seq },
         )
     }
 
     /// Writes to the state topic what may be lost: then something is emitted again that need not be. In order with the
     /// memory that is written after it, by the same producer.
     pub fn note(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
-        let (key, value, ticket) = (key.as_bytes(), Some(value), NOTE);
+        let (key, value, transaction_seq) = (key.as_bytes(), Some(value), NOTE);
         self.send(
             self.producers.at_once(),
-            Outgoing { topic, key, value, headers: None, timestamp: None, ticket },
+            Outgoing { topic, key, value, headers: None, timestamp: None, transaction_seq },
         )
     }
 
@@ -382,16 +385,16 @@ impl Kafka {
     }
 
     fn send(&self, via: &PolledProducer<Deliveries>, outgoing: Outgoing<'_>) -> Result<Sent> {
-        let Outgoing { topic, key, value, headers, timestamp, ticket } = outgoing;
+        let Outgoing { topic, key, value, headers, timestamp, transaction_seq } = outgoing;
         let weight = weight(key.len(), value.map_or(0, <[u8]>::len));
-        let mut record = BaseRecord::with_opaque_to(topic, ticket as usize).key(key);
+        let mut record = BaseRecord::with_opaque_to(topic, transaction_seq as usize).key(key);
         record.payload = value;
         (record.headers, record.timestamp) = (headers, timestamp);
-        if is_row(ticket) {
+        if is_row(transaction_seq) {
             self.acks.depart(Sink::Kafka, weight);
         }
         let Err(error) = via.send(record) else { return Ok(Sent::Taken) };
-        if is_row(ticket) {
+        if is_row(transaction_seq) {
             self.acks.undo(Sink::Kafka, weight);
         }
         match error.rdkafka_error_code() {

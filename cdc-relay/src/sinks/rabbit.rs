@@ -19,7 +19,7 @@ use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProper
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
 
-use crate::checkpoint::progress::{Sink, Ticket};
+use crate::checkpoint::progress::{Sink, TransactionSeq};
 use crate::observe::metrics::SourceMetrics;
 use crate::routes::route::{Plan, Record, Transaction};
 use crate::routes::template::Problem;
@@ -37,7 +37,7 @@ const WRITTEN_DOWN: Duration = Duration::from_secs(2);
 const MESSAGE_OVERHEAD_BYTES: i64 = 1024;
 
 struct Job {
-    ticket: Ticket,
+    transaction_seq: TransactionSeq,
     weight: i64,
     queue: ShortString,
     properties: BasicProperties,
@@ -80,7 +80,7 @@ impl Rabbit {
         queue: usize,
         (record, plan): (&Record, &Plan),
         transaction: &Transaction,
-        ticket: Ticket,
+        transaction_seq: TransactionSeq,
     ) -> Result<(), Problem> {
         let mut headers = BTreeMap::new();
         for (name, value) in record.headers(plan) {
@@ -98,7 +98,7 @@ impl Rabbit {
         let weight = record.size() as i64 + MESSAGE_OVERHEAD_BYTES;
         let body = Bytes::copy_from_slice(&record.value);
         self.acks.depart(Sink::Rabbit, weight);
-        if self.jobs.send(Job { ticket, weight, queue, properties, body }).is_err() {
+        if self.jobs.send(Job { transaction_seq, weight, queue, properties, body }).is_err() {
             self.acks.fail("the RabbitMQ task ended".to_owned());
         }
         Ok(())
@@ -211,7 +211,7 @@ impl Task {
         match confirm {
             Some(Ok(Confirmation::Ack(None))) => {
                 if let Some(job) = self.unconfirmed.pop_front() {
-                    self.acks.land(Sink::Rabbit, job.ticket, job.weight);
+                    self.acks.land(Sink::Rabbit, job.transaction_seq, job.weight);
                 }
                 Ok(())
             }

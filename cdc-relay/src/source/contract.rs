@@ -16,8 +16,9 @@ pub use self::advice::{Fix, Mismatch, is_sql, make_full};
 pub use self::fit::creation;
 use crate::checkpoint::state::Refusal;
 use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::error::PostgresError;
 use crate::postgres::facts::{self, Facts, Question, ask};
-use crate::postgres::session::{Session, WireError};
+use crate::postgres::session::Session;
 use crate::postgres::sql::{identifier, literal};
 use crate::routes::catalog::Catalog;
 use crate::routes::{Routes, Source, TableName};
@@ -54,7 +55,7 @@ pub fn at_start(
     session: &mut Session,
     (routes, source): (&Routes, &Source),
     has_slot: bool,
-) -> Result<Verdict, WireError> {
+) -> Result<Verdict, PostgresError> {
     let facts = ask(session, &source.question())?;
     judge(session, (routes, source), (facts, has_slot))
 }
@@ -64,7 +65,7 @@ pub fn check(
     session: &mut Session,
     routes: &Routes,
     source: &Source,
-) -> Result<Result<Checked, Refusal>, WireError> {
+) -> Result<Result<Checked, Refusal>, PostgresError> {
     Ok(at_start(session, (routes, source), true)?.held())
 }
 
@@ -73,7 +74,7 @@ pub fn still_fits(
     session: &mut Session,
     routes: &Routes,
     source: &Source,
-) -> Result<Result<Checked, Refusal>, WireError> {
+) -> Result<Result<Checked, Refusal>, PostgresError> {
     let mut facts = ask(session, &source.question())?;
     facts.tables.retain(|table| {
         let found = (table.itself.schema.as_str(), table.itself.name.as_str());
@@ -86,12 +87,12 @@ fn judge(
     session: &mut Session,
     (routes, source): (&Routes, &Source),
     (facts, has_slot): (Facts, bool),
-) -> Result<Verdict, WireError> {
+) -> Result<Verdict, PostgresError> {
     let mut relations: Vec<Relation> = facts.tables.iter().map(facts::Table::relation).collect();
     let mut catalog = Catalog::default();
-    catalog.learn_keys(&facts);
-    catalog.learn(session, &relations)?;
-    relations.iter_mut().for_each(|relation| catalog.settle(relation));
+    catalog.load_keys(&facts);
+    catalog.load(session, &relations)?;
+    relations.iter_mut().for_each(|relation| catalog.annotate(relation));
     let mut mismatches = fit::all((routes, source), (&facts, &relations), has_slot);
     mismatches.extend(literals::check(session, source)?);
     Ok(Verdict { checked: Checked { facts, catalog }, mismatches })
@@ -123,7 +124,7 @@ pub fn publish(
     session: &mut Session,
     routes: &Routes,
     source: &Source,
-) -> Result<Result<(), Refusal>, WireError> {
+) -> Result<Result<(), Refusal>, PostgresError> {
     let name = source.publication.get_ref();
     let exists = format!("select 1 from pg_catalog.pg_publication where pubname = {}", literal(name));
     if !source.own_publication || !session.query(&exists)?.is_empty() {
@@ -134,7 +135,7 @@ pub fn publish(
     let made = session.query(&sql).and_then(|_| check(session, routes, source));
     let end = if matches!(made, Ok(Ok(_))) { "commit" } else { "rollback" };
     match made {
-        Err(WireError::Server { code, message }) => {
+        Err(PostgresError::Server { code, message }) => {
             session.query(end)?;
             match code.as_str() {
                 // Another relay was faster, and has checked it.
@@ -142,7 +143,7 @@ pub fn publish(
                 code if code.starts_with(NOT_PERMITTED_OR_THERE) => Ok(Err(Refusal::Contract(format!(
                     "publication {name} cannot be made ({message}): have the owner of the tables run `{sql}`"
                 )))),
-                _ => Err(WireError::Server { code, message }),
+                _ => Err(PostgresError::Server { code, message }),
             }
         }
         Err(error) => Err(error),
@@ -163,7 +164,7 @@ const NOT_PERMITTED_OR_THERE: &str = "42";
 
 /// Takes those tables out of the relay's own publication whose updates and deletes the server refuses because of it.
 /// What may not be altered stays, and is for `check` to refuse.
-pub fn withdraw_harmful(session: &mut Session, source: &Source) -> Result<(), WireError> {
+pub fn withdraw_harmful(session: &mut Session, source: &Source) -> Result<(), PostgresError> {
     if !source.own_publication {
         return Ok(());
     }
@@ -171,7 +172,7 @@ pub fn withdraw_harmful(session: &mut Session, source: &Source) -> Result<(), Wi
     for Withdrawal { sql, why } in withdrawals(&facts) {
         match session.query(&sql) {
             Ok(_) => log_withdrawn(source, &why),
-            Err(WireError::Server { code, message }) => {
+            Err(PostgresError::Server { code, message }) => {
                 tracing::error!(%why, "`{sql}`: {message} (SQLSTATE {code})");
             }
             Err(error) => return Err(error),

@@ -2,7 +2,8 @@
 
 use crate::checkpoint::state::{Cluster, Slot};
 use crate::postgres::lsn::Lsn;
-use crate::postgres::session::{Row, Session, WireError};
+use crate::postgres::error::PostgresError;
+use crate::postgres::session::{Row, Session};
 use crate::postgres::sql::{self, literal};
 
 pub fn text(row: &Row, index: usize) -> &str {
@@ -10,10 +11,10 @@ pub fn text(row: &Row, index: usize) -> &str {
 }
 
 /// The cluster, and the name of the session's database.
-pub fn cluster(session: &mut Session) -> Result<(Cluster, String), WireError> {
+pub fn cluster(session: &mut Session) -> Result<(Cluster, String), PostgresError> {
     let rows = session.query("IDENTIFY_SYSTEM")?;
     let row =
-        rows.first().ok_or_else(|| WireError::Protocol("IDENTIFY_SYSTEM answered nothing".to_owned()))?;
+        rows.first().ok_or_else(|| PostgresError::Protocol("IDENTIFY_SYSTEM answered nothing".to_owned()))?;
     let cluster = Cluster {
         system_id: text(row, 0).to_owned(),
         timeline: text(row, 1).parse().unwrap_or_default(),
@@ -23,13 +24,13 @@ pub fn cluster(session: &mut Session) -> Result<(Cluster, String), WireError> {
 }
 
 /// Whether the server is in recovery, as a standby is until it is promoted.
-pub fn standby(session: &mut Session) -> Result<bool, WireError> {
+pub fn standby(session: &mut Session) -> Result<bool, PostgresError> {
     let rows = session.query("select pg_catalog.pg_is_in_recovery()")?;
     Ok(rows.first().is_some_and(|row| text(row, 0) == "t"))
 }
 
 /// The history file of a timeline; empty for the first, which has none.
-pub fn timeline_history(session: &mut Session, timeline: u32) -> Result<String, WireError> {
+pub fn timeline_history(session: &mut Session, timeline: u32) -> Result<String, PostgresError> {
     if timeline <= 1 {
         return Ok(String::new());
     }
@@ -37,7 +38,7 @@ pub fn timeline_history(session: &mut Session, timeline: u32) -> Result<String, 
     Ok(rows.first().map(|row| text(row, 1).to_owned()).unwrap_or_default())
 }
 
-pub fn slot(session: &mut Session, name: &str) -> Result<Option<Slot>, WireError> {
+pub fn slot(session: &mut Session, name: &str) -> Result<Option<Slot>, PostgresError> {
     let rows = session.query(&format!(
         "select plugin, database, coalesce(wal_status, 'lost'), confirmed_flush_lsn, active_pid \
          from pg_catalog.pg_replication_slots where slot_name = {}",

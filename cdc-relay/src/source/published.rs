@@ -1,11 +1,12 @@
 //! Asks a database for its tables, as far as patterns of the routes file are about them.
 
-use crate::postgres::session::{Result, Session, WireError};
+use crate::postgres::error::{PostgresError, Result};
+use crate::postgres::session::Session;
 use crate::postgres::sql::literal;
-use crate::routes::{Selected, Source};
+use crate::routes::{DatabaseTables, Source};
 use crate::source::inspect::text;
 
-/// The statement, for whichever client; it answers one JSON value, a `Selected`.
+/// The statement, for whichever client; it answers one JSON value, a `DatabaseTables`.
 pub fn statement(publication: &str) -> String {
     let named = |schema: &str, name: &str| format!("jsonb_build_object('schema', {schema}, 'name', {name})");
     let (published, existing) = (named("p.schemaname", "p.tablename"), named("n.nspname", "c.relname"));
@@ -26,9 +27,9 @@ pub fn statement(publication: &str) -> String {
 
 /// # Errors
 /// When the server cannot answer.
-pub fn ask(session: &mut Session, source: &Source) -> Result<Selected> {
+pub fn ask(session: &mut Session, source: &Source) -> Result<DatabaseTables> {
     let rows = session.query(&statement(source.publication.get_ref()))?;
     let answer = rows.first().map(|row| text(row, 0)).unwrap_or_default();
     serde_json::from_str(answer)
-        .map_err(|error| WireError::Protocol(format!("the tables of the database: {error}")))
+        .map_err(|error| PostgresError::Protocol(format!("the tables of the database: {error}")))
 }

@@ -8,8 +8,9 @@
 use std::time::{Duration, Instant};
 
 use crate::postgres::connection_url::Database;
+use crate::postgres::error::{PostgresError, Result};
 use crate::postgres::lsn::Lsn;
-use crate::postgres::session::{Result, Session, WireError};
+use crate::postgres::session::Session;
 use crate::source::inspect::text;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
@@ -25,7 +26,7 @@ pub fn prepare(session: &mut Session) -> Result<()> {
     // The server begins to look with the next statement, and goes on while it waits.
     match session.query(CHECK_CLIENT).and_then(|_| session.query("select 1")) {
         // Where its system cannot, an orphan stays until the transactions end.
-        Ok(_) | Err(WireError::Server { .. }) => Ok(()),
+        Ok(_) | Err(PostgresError::Server { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }
@@ -55,7 +56,7 @@ pub fn make(
     };
     let begin = rows.first().and_then(|row| text(row, 1).parse().ok());
     let begin = begin
-        .ok_or_else(|| WireError::Protocol("CREATE_REPLICATION_SLOT answered no position".to_owned()))?;
+        .ok_or_else(|| PostgresError::Protocol("CREATE_REPLICATION_SLOT answered no position".to_owned()))?;
     Ok(Some(begin))
 }
 

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::checkpoint::continuity::Continuity;
-use crate::checkpoint::progress::{Progress, Sink, Ticket};
+use crate::checkpoint::progress::{Progress, Sink, TransactionSeq};
 use crate::checkpoint::state::{Checkpoint, Phase};
 use crate::failpoints::{Failpoint, hit};
 use crate::observe::metrics::SourceMetrics;
@@ -61,7 +61,7 @@ pub struct SessionStart {
     pub checkpoint_key: String,
     pub checkpoint_topic: String,
     pub in_flight_bytes: i64,
-    pub first_ticket: Ticket,
+    pub first_transaction_seq: TransactionSeq,
     /// Commits up to here were emitted by this process before.
     pub sent_lsn: Lsn,
     /// Sessions in a row that ended because Kafka answered and took nothing.
@@ -85,8 +85,8 @@ pub struct Stream<'a> {
     start: SessionStart,
     progress: Progress,
     transaction: Transaction,
-    /// The ticket of the open transaction; `None` in one that is passed over.
-    open: Option<Ticket>,
+    /// The transaction_seq of the open transaction; `None` in one that is passed over.
+    open: Option<TransactionSeq>,
     in_transaction: bool,
     continuity: Continuity,
     streaming: bool,
@@ -115,7 +115,7 @@ pub struct Stream<'a> {
 
 /// What the next session of this process has to know.
 pub struct SessionOutcome {
-    pub next_ticket: Ticket,
+    pub next_transaction_seq: TransactionSeq,
     pub sent_lsn: Lsn,
     pub stalls: u32,
     /// Every sink has acknowledged up to here, and the checkpoint says so.
@@ -141,7 +141,7 @@ impl<'a> Stream<'a> {
             release_input,
             acks: Arc::clone(acks),
             metrics: metrics.clone(),
-            progress: Progress::new(start.first_ticket, start.begin, chain),
+            progress: Progress::new(start.first_transaction_seq, start.begin, chain),
             transaction: Transaction { cluster, ..Transaction::default() },
             open: None,
             in_transaction: false,
@@ -179,9 +179,9 @@ impl<'a> Stream<'a> {
         }
         self.report();
         self.log("session ended");
-        let (next_ticket, sent_lsn) = (self.progress.next_ticket(), self.start.sent_lsn);
+        let (next_transaction_seq, sent_lsn) = (self.progress.next_transaction_seq(), self.start.sent_lsn);
         let (acknowledged, coverage) = (self.start.checkpoint.acknowledged, self.coverage.take());
-        let outcome = SessionOutcome { next_ticket, sent_lsn, stalls: self.stalls, acknowledged, coverage };
+        let outcome = SessionOutcome { next_transaction_seq, sent_lsn, stalls: self.stalls, acknowledged, coverage };
         self.replication.close();
         (result, outcome)
     }
@@ -264,7 +264,7 @@ impl<'a> Stream<'a> {
                 self.stall.moved(ack.at);
                 self.stalls = 0;
             }
-            if let Some(settled) = self.progress.acknowledge(ack.ticket, ack.sink, ack.count) {
+            if let Some(settled) = self.progress.acknowledge(ack.transaction_seq, ack.sink, ack.count) {
                 hit(match settled.sink {
                     Sink::Kafka => Failpoint::AfterKafka,
                     Sink::Rabbit => Failpoint::AfterRabbit,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::state::Refusal;
 use crate::postgres::lsn::Lsn;
-use crate::postgres::session::WireError;
+use crate::postgres::error::PostgresError;
 
 /// So many sessions have to end alike.
 const ALIKE_SESSIONS_MIN: u32 = 4;
@@ -71,8 +71,8 @@ struct Last {
 
 impl Stuck {
     /// A session ended with this error, before which everything up to `acknowledged` was. `Some`: as others did.
-    pub fn ended(&mut self, error: &WireError, acknowledged: Lsn, now: Instant) -> Option<Refusal> {
-        let WireError::Stream { code, message } = error else { return None };
+    pub fn ended(&mut self, error: &PostgresError, acknowledged: Lsn, now: Instant) -> Option<Refusal> {
+        let PostgresError::Stream { code, message } = error else { return None };
         if cause(code) != Cause::Change {
             return None;
         }
@@ -120,8 +120,8 @@ fn position(text: &str) -> Option<Lsn> {
 mod tests {
     use super::*;
 
-    fn server(code: &str, message: &str) -> WireError {
-        WireError::Stream { code: code.to_owned(), message: message.to_owned() }
+    fn server(code: &str, message: &str) -> PostgresError {
+        PostgresError::Stream { code: code.to_owned(), message: message.to_owned() }
     }
 
     /// What ends the stream, and what it means.
@@ -179,7 +179,7 @@ mod tests {
     fn an_error_before_the_stream_or_beside_it_is_no_change() {
         let (mut stuck, now) = (Stuck::default(), Instant::now());
         for (code, _) in TABLE {
-            let error = WireError::Server { code: (*code).to_owned(), message: HERE.to_owned() };
+            let error = PostgresError::Server { code: (*code).to_owned(), message: HERE.to_owned() };
             for _ in 0..ALIKE_SESSIONS_MIN {
                 assert_eq!(stuck.ended(&error, Lsn(1), now), None, "{code}");
             }
@@ -236,7 +236,7 @@ mod tests {
     fn a_connection_that_breaks_is_no_change() {
         let (mut stuck, now) = (Stuck::default(), Instant::now());
         for _ in 0..ALIKE_SESSIONS_MIN {
-            assert_eq!(stuck.ended(&WireError::Protocol("odd".to_owned()), Lsn(1), now), None);
+            assert_eq!(stuck.ended(&PostgresError::Protocol("odd".to_owned()), Lsn(1), now), None);
         }
         assert_eq!(stuck.holds(Lsn(1), now), None);
     }

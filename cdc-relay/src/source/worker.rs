@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use backon::BackoffBuilder;
 
-use crate::checkpoint::progress::Ticket;
+use crate::checkpoint::progress::TransactionSeq;
 use crate::checkpoint::state::Break;
 use crate::checkpoint::state::{Checkpoint, Cluster, CommitId, Phase, Refusal, Start, admit};
 use crate::observe::status::State;
 use crate::postgres::facts::Facts;
 use crate::postgres::lsn::Lsn;
-use crate::postgres::session::{Session, WireError};
+use crate::postgres::error::PostgresError;
+use crate::postgres::replication_stream::Replication;
+use crate::postgres::session::Session;
 use crate::routes::{self, NewTable, Source, TableName};
 use crate::source::backfill::rows::Table;
 use crate::source::backfill::snapshot::{self, Snapshots, TableProgress};
@@ -58,8 +60,8 @@ impl From<anyhow::Error> for AttemptError {
     }
 }
 
-impl From<WireError> for AttemptError {
-    fn from(error: WireError) -> AttemptError {
+impl From<PostgresError> for AttemptError {
+    fn from(error: PostgresError) -> AttemptError {
         AttemptError::Failed(error.into())
     }
 }
@@ -79,7 +81,7 @@ struct SourceWorker {
     /// Tables that were made while a session streamed, and that a pattern matches.
     new_tables: BTreeSet<TableName>,
     clients: KafkaClients,
-    next_ticket: Ticket,
+    next_transaction_seq: TransactionSeq,
     sent_lsn: Lsn,
     stalls: u32,
     /// Whether the last session came further than the one before.
@@ -100,7 +102,7 @@ pub fn run(context: SourceContext) {
     let context = Arc::new(context);
     let mut worker = SourceWorker {
         clients: KafkaClients::new(&context),
-        next_ticket: 0,
+        next_transaction_seq: 0,
         sent_lsn: Lsn::ZERO,
         stalls: 0,
         advanced: false,
@@ -186,7 +188,7 @@ impl SourceWorker {
             return Err(refusal.into());
         }
         let publication = self.context.source.publication.get_ref().as_str();
-        let replication = match session.start(&slot_name, &[publication]) {
+        let replication = match Replication::start(session, &slot_name, &[publication]) {
             Ok(replication) => replication,
             Err(error) if error.code() == Some("55006") => return Err(AttemptError::Standby),
             Err(error) => return Err(self.attempt_error(error.into())),
@@ -261,7 +263,7 @@ impl SourceWorker {
         positions: &BTreeMap<String, TableProgress>,
     ) -> Result<Vec<Table>, Refusal> {
         let heals = |table: &&routes::Table| {
-            let position = positions.get(&table.of.to_string());
+            let position = positions.get(&table.table_name.to_string());
             !table.snapshot && position.is_some_and(|position| position.heals && !position.done)
         };
         let tables = self.context.source.tables.iter().filter(heals);
@@ -278,7 +280,7 @@ impl SourceWorker {
     /// `begin`: where the slot stands.
     fn stream(
         &mut self,
-        replication: crate::postgres::replication_stream::Replication,
+        replication: Replication,
         (checkpoint, begin): (Checkpoint, Lsn),
         (record, snapshots): (Record, Option<Snapshots>),
     ) -> Result<(), AttemptError> {
@@ -297,7 +299,7 @@ impl SourceWorker {
             checkpoint_key: self.clients.checkpoint_key(),
             checkpoint_topic: relay.state_topic.get_ref().clone(),
             in_flight_bytes: relay.in_flight_bytes as i64,
-            first_ticket: self.next_ticket,
+            first_transaction_seq: self.next_transaction_seq,
             sent_lsn: self.sent_lsn,
             stalls: self.stalls,
         };
@@ -312,8 +314,8 @@ impl SourceWorker {
         let (acks, metrics) = (&self.context.acks, &self.context.metrics);
         let stream = Stream::new(replication, (emitter, release_input), acks, metrics, (start, snapshots));
         let (result, outcome) = stream.run();
-        (self.next_ticket, self.sent_lsn, self.stalls) =
-            (outcome.next_ticket, outcome.sent_lsn, outcome.stalls);
+        (self.next_transaction_seq, self.sent_lsn, self.stalls) =
+            (outcome.next_transaction_seq, outcome.sent_lsn, outcome.stalls);
         self.advanced = outcome.acknowledged > acknowledged;
         let record = match outcome.coverage {
             Some(coverage) => Record { coverage, ..record },
@@ -349,7 +351,7 @@ impl SourceWorker {
     /// What the end of a session means.
     fn ended(&mut self, error: anyhow::Error, acknowledged: Lsn) -> AttemptError {
         let stuck = error
-            .downcast_ref::<WireError>()
+            .downcast_ref::<PostgresError>()
             .and_then(|error| self.stuck.ended(error, acknowledged, Instant::now()));
         match stuck {
             Some(refusal) => refusal.into(),
@@ -359,8 +361,8 @@ impl SourceWorker {
 
     /// What an error means that no change is at fault for: a refusal, a permission that the role lacks, or a failure.
     fn attempt_error(&self, error: anyhow::Error) -> AttemptError {
-        let problem = match error.downcast_ref::<WireError>() {
-            Some(WireError::Server { code, message } | WireError::Stream { code, message })
+        let problem = match error.downcast_ref::<PostgresError>() {
+            Some(PostgresError::Server { code, message } | PostgresError::Stream { code, message })
                 if stuck::cause(code) == Cause::Permission =>
             {
                 message.clone()
@@ -380,7 +382,7 @@ impl SourceWorker {
         let selected = published::ask(session, source)?;
         let resolved = selected.resolve(routes, source, &self.new_tables).map_err(Refusal::Contract)?;
         let now = resolved.source(source.name.get_ref()).unwrap_or(source).clone();
-        let tables = |source: &Source| source.tables.iter().map(|table| table.of.clone()).collect::<Vec<_>>();
+        let tables = |source: &Source| source.tables.iter().map(|table| table.table_name.clone()).collect::<Vec<_>>();
         if tables(&now) == tables(&self.context.source)
             && resolved.topics.len() == self.context.routes.topics.len()
         {

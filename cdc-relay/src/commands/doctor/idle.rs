@@ -15,7 +15,7 @@ pub fn own(facts: &Facts, name: &str, source: Option<&str>) -> Option<Finding> {
     Some(match source {
         Some(source) => finding.fix(format!(
             "cdc-relay remove --source {}   -- takes the relay out, slot, publication and all",
-            shell::word(source)
+            shell::quote(source)
         )),
         None => finding.fix(drop(name)),
     })

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tokio_postgres::Client;
 
 use super::finding::Finding;
-use crate::routes::{Routes, Selected, Source};
+use crate::routes::{DatabaseTables, Routes, Source};
 use crate::source::published;
 
 /// The routes with an entry for each table that a pattern matches, and what is wrong with the patterns.
@@ -18,7 +18,7 @@ pub async fn resolved(
         return Ok((routes.clone(), Vec::new()));
     }
     let row = client.query_one(&published::statement(source.publication.get_ref()), &[]).await;
-    let selected: Selected = serde_json::from_value(row.context("cannot look at the tables")?.get(0))?;
+    let selected: DatabaseTables = serde_json::from_value(row.context("cannot look at the tables")?.get(0))?;
     let mut findings: Vec<Finding> = selected.idle(source).into_iter().map(idle).collect();
     match selected.resolve(routes, source, &BTreeSet::new()) {
         Ok(resolved) => Ok((resolved, findings)),

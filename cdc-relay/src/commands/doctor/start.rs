@@ -53,7 +53,7 @@ pub fn coverage(facts: &Facts, source: &Source, (saved, found): (Saved<'_>, &Cov
         {
             record.broken.clone()
         }
-        Start::Adopt | Start::Resume { .. } => record.judge(found, source, memory.whole_until()),
+        Start::Adopt | Start::Resume { .. } => record.judge(found, source, memory.complete_until()),
     };
     let Break { what, since } = broken?;
     let subject = format!("publication {}", source.publication.get_ref());
@@ -64,7 +64,7 @@ pub fn coverage(facts: &Facts, source: &Source, (saved, found): (Saved<'_>, &Cov
             ))
             .fix(format!(
                 "cdc-relay resnapshot --source {}",
-                crate::postgres::shell::word(source.name.get_ref())
+                crate::postgres::shell::quote(source.name.get_ref())
             )),
     )
 }

@@ -4,7 +4,7 @@ use super::brokers::{self, Topic};
 use super::facts::{Facts, Open, Prepared, Role, Setting, Slot, Spill};
 use super::*;
 use crate::checkpoint::state::Phase;
-use crate::postgres::facts::{self as contract, Column, Member, Named, Publication, Table};
+use crate::postgres::facts::{self as contract, Column, Member, NamedTable, Publication, Table};
 use crate::postgres::lsn::Lsn;
 use crate::source::contract::fit;
 
@@ -59,7 +59,7 @@ fn absent(facts: &mut Facts, kind: Option<char>, logged: bool) {
     facts.contract.tables.clear();
     let (schema, name) = ("public".to_owned(), "orders".to_owned());
     facts.contract.named =
-        vec![Named { schema, name, kind, logged: kind.map(|_| logged), temporary: false, root: None }];
+        vec![NamedTable { schema, name, kind, logged: kind.map(|_| logged), temporary: false, root: None }];
 }
 
 /// A server, a publication and a slot with which all is well.

@@ -39,7 +39,7 @@ pub fn text(found: &Found, options: &Options) -> String {
                 else's;\nto delete one too, name it:\n";
     }
     for topic in &found.resembled {
-        let _ = writeln!(out, "  --topic {}", shell::word(topic));
+        let _ = writeln!(out, "  --topic {}", shell::quote(topic));
     }
     if !options.topics {
         out += "Topics stay; --topics deletes those that only this source leads to.\n";
@@ -47,11 +47,11 @@ pub fn text(found: &Found, options: &Options) -> String {
     if found.done {
         out += "Take the source out of the routes file before a relay starts with it: it would begin anew.\n";
     } else {
-        let file = shell::word(&options.routes.file.to_string_lossy());
+        let file = shell::quote(&options.routes.file.to_string_lossy());
         let named: String =
-            options.named.iter().map(|topic| format!(" --topic {}", shell::word(topic))).collect();
+            options.named.iter().map(|topic| format!(" --topic {}", shell::quote(topic))).collect();
         let topics = if options.topics { format!(" --topics{named}") } else { String::new() };
-        let name = shell::word(source);
+        let name = shell::quote(source);
         let _ = writeln!(out, "To do it: cdc-relay remove --routes {file} --source {name}{topics} --yes");
     }
     out

@@ -52,7 +52,7 @@ fn write_source(out: &mut String, source: &SourceReport, colour: bool) {
             let left = time_left(status);
             line("WAL", format!("{lag} behind, {retained} retained ({wal_status}), {left}"));
             if !status.active {
-                let name = shell::word(&source.source);
+                let name = shell::quote(&source.source);
                 let fix = format!("start a relay, or remove the source: cdc-relay remove --source {name}");
                 line("idle", format!("nobody reads the slot, and the server retains WAL for it: {fix}"));
             }

@@ -101,7 +101,7 @@ pub fn read(
         Slot::Existing(name) => (name, false),
     };
     let publications: Vec<&str> = reading.publications.iter().map(String::as_str).collect();
-    let wire = match session.start(name, &publications) {
+    let wire = match Replication::start(session, name, &publications) {
         Ok(wire) => wire,
         Err(error) if error.code() == Some("55006") => {
             bail!("slot {name} is being read by somebody else, probably by a relay: only one can read a slot")
@@ -187,7 +187,7 @@ impl Tail<'_> {
             }
             // As `run` does, so that both print the same.
             Message::Relation(relation) => {
-                self.show.relation(self.catalog.announced(self.database, &relation)?);
+                self.show.relation(self.catalog.resolve_announced(self.database, &relation)?);
             }
             Message::Insert { relation, new } => self.show.change(relation, &Change::Insert(new)),
             Message::Update { relation, old, new } => {

@@ -1,9 +1,9 @@
-//! The parameters of a connection, from where libpq takes them: the string, then the environment, then its defaults.
+//! The parameters of a connection, from libpq's sources: the string, then the environment.
 //!
-//! * A string is a URL, or words like `host=h dbname='my db'`.
-//! * What we always do or never need may be asked for and changes nothing (`IGNORED`). What somebody may rely on and we
-//!   do not do is refused (`REFUSED`), never ignored.
-//! * An empty value is none.
+//! * A string is a URL, or keyword/value pairs like `host=h dbname='my db'`.
+//! * A parameter that could change nothing here is ignored (`IGNORED`).
+//! * A parameter that somebody may rely on, and that is not supported, is refused (`REFUSED`), never ignored.
+//! * An empty value counts as absent.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +11,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::nearest::hint;
 
-/// By name; the last value of a name counts.
+/// Values by name. The last value of a name counts.
 pub type Parameters = BTreeMap<String, String>;
 
-/// Those that we act on, each with the variable of the environment that stands in for it.
-const KNOWN: &[(&str, &str)] = &[
+/// The supported parameters, each with its environment variable.
+const SUPPORTED: &[(&str, &str)] = &[
     ("host", "PGHOST"),
     ("hostaddr", "PGHOSTADDR"),
     ("port", "PGPORT"),
@@ -40,7 +40,7 @@ const KNOWN: &[(&str, &str)] = &[
     ("tcp_user_timeout", ""),
 ];
 
-/// Those that change nothing here: names that we give ourselves, forms that we insist on, and libpq's own machinery.
+/// The parameters without effect here: names and forms that the relay sets itself, and libpq's own machinery.
 const IGNORED: &[&str] = &[
     "application_name",
     "fallback_application_name",
@@ -56,7 +56,7 @@ const IGNORED: &[&str] = &[
     "max_protocol_version",
 ];
 
-/// By name: its variable, the values that ask for nothing that we do not do, and what to do instead.
+/// The unsupported parameters: name, environment variable, values that change nothing, and what to do instead.
 const REFUSED: &[(&str, &str, &[&str], &str)] = &[
     ("service", "PGSERVICE", &[], "write the parameters of the service into the string"),
     ("servicefile", "", &[], "write the parameters of the service into the string"),
@@ -88,20 +88,20 @@ const REFUSED: &[(&str, &str, &[&str], &str)] = &[
     ("oauth_scope", "", &[], "use a password or a certificate"),
 ];
 
-/// Reads a connection string, and fills in what the environment says.
+/// Reads a connection string, and fills in the environment's values.
 ///
 /// # Errors
-/// When it is none, or asks for what cannot be had.
+/// When the text is no connection string, or asks for something unsupported.
 pub fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Parameters> {
-    let url = ["postgres://", "postgresql://"].iter().find_map(|scheme| text.strip_prefix(scheme));
-    let mut parameters = match url {
-        Some(rest) => of_url(rest)?,
-        None => words(text)?,
+    let rest = ["postgres://", "postgresql://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    let mut parameters = match rest {
+        Some(rest) => url(rest)?,
+        None => keyword_values(text)?,
     };
     for name in parameters.keys() {
         known(name)?;
     }
-    let variables = KNOWN.iter().map(|(name, variable)| (name, variable));
+    let variables = SUPPORTED.iter().map(|(name, variable)| (name, variable));
     let refused = REFUSED.iter().map(|(name, variable, ..)| (name, variable));
     for (name, variable) in variables.chain(refused).filter(|(_, variable)| !variable.is_empty()) {
         if !parameters.contains_key(*name)
@@ -122,14 +122,14 @@ pub fn read(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<Paramete
 }
 
 fn known(name: &str) -> Result<()> {
-    let all = || KNOWN.iter().map(|(name, _)| *name).chain(REFUSED.iter().map(|(name, ..)| *name));
+    let all = || SUPPORTED.iter().map(|(name, _)| *name).chain(REFUSED.iter().map(|(name, ..)| *name));
     let all = || all().chain(IGNORED.iter().copied());
     ensure!(all().any(|known| known == name), "there is no parameter `{name}`{}", hint(name, all()));
     Ok(())
 }
 
 /// `[user[:password]@][host[:port],…][/database][?name=value&…]`.
-fn of_url(text: &str) -> Result<Parameters> {
+fn url(text: &str) -> Result<Parameters> {
     let mut parameters = Parameters::new();
     let (login, rest) = login(text);
     if let Some(login) = login {
@@ -156,7 +156,7 @@ fn of_url(text: &str) -> Result<Parameters> {
     for pair in query.into_iter().flat_map(|query| query.split('&')).filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').with_context(|| format!("`{pair}` has no `=`"))?;
         match (decoded(name)?.as_str(), decoded(value)?) {
-            // As JDBC says it, which libpq takes too.
+            // JDBC's form, which libpq accepts too.
             ("ssl", value) if value == "true" => {
                 parameters.insert("sslmode".to_owned(), "require".to_owned());
             }
@@ -169,8 +169,8 @@ fn of_url(text: &str) -> Result<Parameters> {
     Ok(parameters)
 }
 
-/// The login before the first `@`, and what comes after. As in libpq it ends before a `/`; but a password with a `/` in it
-/// is one where the address would make no sense otherwise.
+/// The login before the first `@`, and the text behind it. As in libpq a `/` ends the login, unless the text before it is no
+/// address: then the `/` belongs to the password.
 fn login(text: &str) -> (Option<&str>, &str) {
     let Some((login, rest)) = text.split_once('@') else { return (None, text) };
     let address = login.split(['/', '?']).next().unwrap_or_default();
@@ -197,14 +197,14 @@ fn decoded(text: &str) -> Result<String> {
     Ok(decoded.context("a part of the URL is not UTF-8")?.into_owned())
 }
 
-/// `name = value` words; a value with spaces stands in single quotes, a backslash takes the next character as it is.
-fn words(text: &str) -> Result<Parameters> {
+/// `name = value` pairs. Single quotes enclose a value with spaces; a backslash escapes the next character.
+fn keyword_values(text: &str) -> Result<Parameters> {
     let mut parameters = Parameters::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
         let (name, after) = rest.split_once('=').with_context(|| {
             format!(
-                "`{rest}` is neither a URL (postgres://user@host/database) nor words like host=h dbname=d"
+                "`{rest}` is neither a URL (postgres://user@host/database) nor pairs like host=h dbname=d"
             )
         })?;
         let name = name.trim_end();
@@ -217,7 +217,7 @@ fn words(text: &str) -> Result<Parameters> {
     Ok(parameters)
 }
 
-/// The value at the beginning, and what comes after it.
+/// The first value, and the text behind it.
 fn value(text: &str) -> Option<(String, &str)> {
     let (quoted, text) = text.strip_prefix('\'').map_or((false, text), |text| (true, text));
     let mut value = String::new();

@@ -1,10 +1,13 @@
-//! The file of passwords, as libpq reads it: `host:port:database:user:password` a line, the first that fits.
+//! Reads libpq's password file.
+//!
+//! * A line is `host:port:database:user:password`; the first that matches counts.
+//! * A file that others may read is not used, and a warning says so.
 
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
-/// Whose password is looked for.
+/// The login that needs a password.
 #[derive(Debug, Clone, Copy)]
 pub struct Login<'a> {
     /// `localhost` for a local socket.
@@ -14,8 +17,7 @@ pub struct Login<'a> {
     pub user: &'a str,
 }
 
-/// The password of the login; nothing where there is no file, no such line, or where others may read the file, which is
-/// said.
+/// The password of the login. None: there is no usable file, or no line matches.
 pub fn password(named: Option<&str>, home: Option<String>, login: Login<'_>) -> Option<String> {
     let path = named.map(PathBuf::from).or_else(|| Some(PathBuf::from(home?).join(".pgpass")))?;
     let shown = path.display();
@@ -73,7 +75,7 @@ struct Field {
     escaped: bool,
 }
 
-/// Up to the next colon; a backslash takes the next character as it is.
+/// The field before the next colon; a backslash escapes the next character.
 fn field(text: &str) -> Option<(Field, &str)> {
     let mut field = Field { text: String::new(), escaped: false };
     let mut chars = text.chars();

@@ -1,8 +1,8 @@
 //! Binds a route to the columns that its table has now.
 
-use super::{Compiled, Destination, Emission, Fitted, Target};
+use super::{BoundRoute, CompiledRoute, Destination, Emission, Target};
 use crate::routes::body::Body;
-use crate::routes::template::{Bound, Problem, Scope, Template};
+use crate::routes::template::{BoundTemplate, Problem, Scope, Template};
 use crate::routes::when::Filter;
 use crate::routes::{Deletes, Route, Routes, Table, Text};
 
@@ -11,7 +11,7 @@ pub(super) fn compile(
     (table, route): (&Table, &Route),
     scope: Scope<'_>,
     header_names: &mut Vec<String>,
-) -> Compiled {
+) -> CompiledRoute {
     let leads_to = match (&route.topic, &route.queue) {
         (Some(topic), _) => format!("topic:{}", topic.get_ref()),
         (None, Some(queue)) => format!("queue:{}", queue.get_ref()),
@@ -27,7 +27,7 @@ pub(super) fn compile(
         matches!(deletes, Some(Deletes::Tombstone | Deletes::Both)).then(|| on_delete(Emission::Tombstone));
     let whole = Scope { deleted: event.is_some() || tombstone.is_some(), ..scope };
     let key = bind_key((table, route), scope).ok();
-    Compiled { filter: Filter::bind(route, whole), fitted, deletes, event, tombstone, key, leads_to }
+    CompiledRoute { filter: Filter::bind(route, whole), fitted, deletes, event, tombstone, key, leads_to }
 }
 
 fn fixed_destination(routes: &Routes, route: &Route) -> Option<Destination> {
@@ -38,15 +38,15 @@ fn fixed_destination(routes: &Routes, route: &Route) -> Option<Destination> {
     routes.topic_index(template.constant()?).map(Destination::Topic)
 }
 
-fn bind(text: &Text, scope: Scope<'_>) -> Result<Bound, Problem> {
+fn bind(text: &Text, scope: Scope<'_>) -> Result<BoundTemplate, Problem> {
     Template::parse(text.get_ref()).map_err(Problem)?.bind(&scope)
 }
 
-fn bind_key((table, route): (&Table, &Route), scope: Scope<'_>) -> Result<Bound, Problem> {
+fn bind_key((table, route): (&Table, &Route), scope: Scope<'_>) -> Result<BoundTemplate, Problem> {
     match route.key.as_ref().or(table.key.as_ref()) {
         Some(key) => bind(key, scope),
         None => {
-            let key = Bound::identity(scope.relation)?;
+            let key = BoundTemplate::identity(scope.relation)?;
             let columns = scope.relation.columns.iter().filter(|column| column.key);
             columns.map(|column| scope.column(&column.name)).collect::<Result<Vec<_>, _>>()?;
             Ok(key)
@@ -59,7 +59,7 @@ fn fit(
     emission: Emission,
     (fixed, scope): (Option<Destination>, Scope<'_>),
     header_names: &mut Vec<String>,
-) -> Result<Fitted, Problem> {
+) -> Result<BoundRoute, Problem> {
     let bind = |text: &Text| bind(text, scope);
     // What only describes the row may be missing of a deleted one; what decides where it goes may not.
     let optional = |text: &Text| match bind(text) {
@@ -86,7 +86,7 @@ fn fit(
         (true, Emission::Event) => b"/delete",
         (true, Emission::Tombstone) => b"/tombstone",
     };
-    Ok(Fitted {
+    Ok(BoundRoute {
         target,
         key: bind_key((table, route), scope)?,
         id: table.id.as_ref().map_or(Ok(None), optional)?,

@@ -7,7 +7,8 @@ use crate::dead_letter::record::DeadLetter;
 use crate::postgres::connection_url::Database;
 use crate::postgres::decode::pgoutput::Relation;
 use crate::postgres::decode::row_builder::RowBuilder;
-use crate::postgres::session::{Session, WireError};
+use crate::postgres::error::PostgresError;
+use crate::postgres::session::Session;
 use crate::routes::template::{Problem, Row};
 use crate::source::backfill::rows::{self, Table};
 
@@ -91,7 +92,7 @@ impl<'c> CurrentRows<'c> {
 
     fn query<T>(
         &mut self,
-        question: impl FnOnce(&mut Session) -> Result<T, WireError>,
+        question: impl FnOnce(&mut Session) -> Result<T, PostgresError>,
     ) -> Result<Result<T, Problem>> {
         let query = || {
             let session = match &mut self.session {
@@ -106,7 +107,7 @@ impl<'c> CurrentRows<'c> {
         };
         match query() {
             Ok(answer) => Ok(Ok(answer)),
-            Err(WireError::Server { code, message }) => {
+            Err(PostgresError::Server { code, message }) => {
                 let problem = format!("its table cannot be read: {message} (SQLSTATE {code})");
                 Ok(Err(Problem(problem)))
             }

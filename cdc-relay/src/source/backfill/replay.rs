@@ -155,7 +155,7 @@ impl Selection {
 
     /// Answers the rows, one by one, until `each` says that it is enough.
     fn each(&mut self, mut each: impl FnMut(&Row<'_>) -> Result<bool>) -> Result<()> {
-        self.session.patience(FIRST_ROW_TIMEOUT)?;
+        self.session.set_silence_timeout(FIRST_ROW_TIMEOUT)?;
         let (mut scratch, mut enough) = (Scratch::default(), false);
         let read = self.session.each(&self.sql, |body| {
             let row = Row::insert(pgoutput::data_row(body, &mut scratch)?);
@@ -239,8 +239,8 @@ pub fn show(
 ) -> Result<Summary> {
     // As `Emitter::plan` has it, so that what is shown is what would be emitted.
     let (mut catalog, mut relation) = (Catalog::default(), selection.table.relation.clone());
-    catalog.learn(&mut selection.session, std::slice::from_ref(&relation))?;
-    catalog.settle(&mut relation);
+    catalog.load(&mut selection.session, std::slice::from_ref(&relation))?;
+    catalog.annotate(&mut relation);
     relation.identity = b'f';
     let plan = usable(Plan::compile(routes, source, &relation))?;
     let (topics, mut record, mut summary) =
@@ -298,7 +298,7 @@ pub fn emit(
     let plan = usable(emitter.plan(&selection.table.relation)?)?;
     let mut waiter =
         AckWaiter::new(&context.acks, context.routes.relay.in_flight_bytes as i64, Some(SINK_TIMEOUT));
-    let ticket = waiter.progress.begin(Lsn::ZERO, PgTime::default());
+    let transaction_seq = waiter.progress.begin(Lsn::ZERO, PgTime::default());
     let cluster = format!("{}/{}", checkpoint.system_id, checkpoint.timeline);
     let mut transaction = Transaction::of_existing(cluster, Lsn::ZERO);
     let mut summary = Summary::default();
@@ -308,7 +308,7 @@ pub fn emit(
     selection.each(|row| {
         waiter.make_room(emitter.kafka(), notify)?;
         let progress = &mut waiter.progress;
-        let mut open = OpenTransaction { transaction: &mut transaction, ticket, progress, again: false };
+        let mut open = OpenTransaction { transaction: &mut transaction, transaction_seq, progress, again: false };
         let before = summary.tally.seen;
         match emitter.again((&plan, row), Again::Emitted(&mut summary.tally), &mut open)? {
             Ok(()) => {}
@@ -329,7 +329,7 @@ fn usable(plan: Plan) -> Result<Plan> {
         bail!("{}", problem.0);
     }
     ensure!(
-        plan.routes.iter().all(crate::routes::route::Compiled::has_id),
+        plan.routes.iter().all(crate::routes::route::CompiledRoute::has_id),
         "{0} has no `id` in the routes: its events are named after their place in the log, which a row does not know",
         plan.relation
     );

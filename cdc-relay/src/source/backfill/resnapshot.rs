@@ -74,7 +74,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     view(Step::Waits("connecting"));
     let Loaded { checkpoint, publication, positions, .. } = load(&mut clients)?;
     let mut session = Session::connect(&context.database)?;
-    session.patience(SLOT_AND_FIRST_ROW_TIMEOUT)?;
+    session.set_silence_timeout(SLOT_AND_FIRST_ROW_TIMEOUT)?;
     let (cluster, database) = inspect::cluster(&mut session)?;
     let slot_name = context.source.slot.get_ref();
     lock_out_others(&mut session, slot_name)?;
@@ -103,7 +103,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
         vouched: acknowledged,
         routes: context.source.fingerprint(),
     };
-    clients.save(&phase(Phase::Reconciling, Lsn::ZERO))?;
+    clients.save(&phase(Phase::Resnapshot, Lsn::ZERO))?;
     view(Step::Waits("making the slot: waiting for the transactions that run now"));
     let begins_at =
         rows::create_slot_with_snapshot(&mut session, &context.database, slot_name, &mut |blocker| {

@@ -7,9 +7,10 @@ use std::fmt::Write as _;
 
 use crate::postgres::connection_url::Database;
 use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::error::{PostgresError, Result};
 use crate::postgres::facts::{self, Question, ask, ask_again};
 use crate::postgres::lsn::Lsn;
-use crate::postgres::session::{Result, Session, WireError};
+use crate::postgres::session::Session;
 use crate::postgres::sql::{self, identifier, literal};
 use crate::postgres::utf8;
 use crate::source::contract::existing;
@@ -193,7 +194,7 @@ pub fn create_slot_with_snapshot(
         true
     };
     let made = slots::make(session, database, &command, &mut waits)?;
-    made.ok_or_else(|| WireError::Protocol("the slot was not waited for".to_owned()))
+    made.ok_or_else(|| PostgresError::Protocol("the slot was not waited for".to_owned()))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::existing;
 use super::identity::{Publishing, covers_new_partitions};
 use crate::nearest::hint;
 use crate::postgres::decode::pgoutput::Relation;
-use crate::postgres::facts::{Facts, Named, Publication, Table};
+use crate::postgres::facts::{Facts, NamedTable, Publication, Table};
 use crate::postgres::sql::{self, identifier};
 use crate::routes::route::Plan;
 use crate::routes::template::Op;
@@ -161,7 +161,7 @@ fn operations(source: &Source, publication: &Publication, plans: &[Plan]) -> Vec
         |operations: Operations| format!("alter publication {name} set (publish = '{}')", operations.list());
     let mut found = Vec::new();
     let unsaid: Vec<&str> =
-        plans.iter().filter(|plan| !plan.says_deletes()).map(|plan| plan.relation.as_str()).collect();
+        plans.iter().filter(|plan| !plan.handles_deletes()).map(|plan| plan.relation.as_str()).collect();
     let unsaid = if publication.delete { unsaid } else { Vec::new() };
     if publication.truncate || !unsaid.is_empty() {
         let mut mismatch = new("publishes deletes or truncates, which the relay does not tell")
@@ -310,7 +310,7 @@ fn other_keys(table: &Table) -> Vec<Mismatch> {
 /// An update that takes a row out of the filter is a delete in the stream, whatever is published.
 fn filtered(table: &Table, plan: &Plan, operations: Operations) -> Option<Mismatch> {
     let filter = table.filter.as_deref().filter(|_| operations.update && !plan.unknown)?;
-    if plan.says_deletes() {
+    if plan.handles_deletes() {
         return None;
     }
     Some(
@@ -325,7 +325,7 @@ fn filtered(table: &Table, plan: &Plan, operations: Operations) -> Option<Mismat
 }
 
 /// Why the name of a table that does not exist may be a slip.
-fn nowhere(named: &Named, facts: &Facts) -> String {
+fn nowhere(named: &NamedTable, facts: &Facts) -> String {
     if !facts.schemas.contains(&named.schema) {
         let near = hint(&named.schema, facts.schemas.iter().map(String::as_str));
         return format!("there is no schema `{}`{near}", named.schema);
@@ -351,7 +351,7 @@ fn unlogged(name: &str, sql: &str, publication: Option<&Publication>) -> Mismatc
 }
 
 /// A routed table that the publication does not have, or could not have.
-fn unpublished(named: &Named, facts: &Facts) -> Mismatch {
+fn unpublished(named: &NamedTable, facts: &Facts) -> Mismatch {
     let name = TableName::new(&named.schema, &named.name).to_string();
     let sql = sql::table(&named.schema, &named.name);
     let new = |check, found: &str| Mismatch::new(check, &name, found);

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 
 use super::Mismatch;
 use crate::nearest::hint;
-use crate::postgres::session::{Result, Row, Session, WireError};
+use crate::postgres::error::{PostgresError, Result};
+use crate::postgres::session::{Row, Session};
 use crate::postgres::sql::literal;
 use crate::routes::{Condition, Source, Table};
 
@@ -160,7 +161,7 @@ fn ask(session: &mut Session, literals: &[(Literal<'_>, &Kind)]) -> Result<Vec<A
     let casts: Vec<String> = literals.iter().map(cast).collect();
     match session.query(&format!("select {}", casts.join(", "))) {
         Ok(rows) => Ok(rows.first().map(|row| row.chunks(2).map(answer).collect()).unwrap_or_default()),
-        Err(WireError::Server { code, message }) if is_of_the_value(&code) => match literals {
+        Err(PostgresError::Server { code, message }) if is_of_the_value(&code) => match literals {
             [_] => Ok(vec![Answer::Never(message)]),
             several => {
                 let asked: Result<Vec<Vec<Answer>>> =

@@ -38,13 +38,13 @@ pub struct Healed {
 
 impl Record {
     /// Why nothing may be emitted before the rows were read again: what was seen before, or what `found` lost while nobody
-    /// looked. `whole_until`: up to here everything was sent.
-    pub fn judge(&self, found: &Coverage, source: &Source, whole_until: Lsn) -> Option<Break> {
+    /// looked. `complete_until`: up to here everything was sent.
+    pub fn judge(&self, found: &Coverage, source: &Source, complete_until: Lsn) -> Option<Break> {
         if self.broken.is_some() {
             return self.broken.clone();
         }
         let losses = losses(&self.coverage, found, source, &Replaced::default());
-        (!losses.is_empty()).then(|| Break { what: losses.join("; "), since: whole_until })
+        (!losses.is_empty()).then(|| Break { what: losses.join("; "), since: complete_until })
     }
 
     /// The record after all rows were read again, or, where tables are named, before theirs are.

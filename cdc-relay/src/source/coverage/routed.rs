@@ -24,7 +24,7 @@ impl Coverage {
             self.tables.iter().any(|table| (table.schema.as_str(), table.name.as_str()) == (schema, name))
         };
         let missing = source.tables.iter().find(|routed| !sent(routed.qualified()))?;
-        Some(missing.of.to_string())
+        Some(missing.table_name.to_string())
     }
 }
 

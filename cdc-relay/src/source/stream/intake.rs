@@ -93,9 +93,9 @@ impl Stream<'_> {
             }
             Message::Origin { .. } | Message::Type { .. } => return Ok(()),
         };
-        let Some(ticket) = self.open else { return Ok(()) };
+        let Some(transaction_seq) = self.open else { return Ok(()) };
         let again = transaction.commit_lsn < self.start.sent_lsn;
-        let mut open = OpenTransaction { transaction, ticket, progress, again };
+        let mut open = OpenTransaction { transaction, transaction_seq, progress, again };
         emitter.row(relation, &row, &mut open)
     }
 
@@ -135,11 +135,11 @@ impl Stream<'_> {
     /// The stream met the mark of a chunk of existing rows.
     fn watermark(&mut self, watermark: Option<Watermark>) -> Result<()> {
         let Stream { emitter, progress, transaction, snapshots, .. } = self;
-        let (Some(watermark), Some(ticket), Some(snapshots)) = (watermark, self.open, snapshots) else {
+        let (Some(watermark), Some(transaction_seq), Some(snapshots)) = (watermark, self.open, snapshots) else {
             return Ok(());
         };
         (transaction.re_emitted, transaction.existing) = (true, true);
-        let mut open = OpenTransaction { transaction, ticket, progress, again: false };
+        let mut open = OpenTransaction { transaction, transaction_seq, progress, again: false };
         snapshots.meet_watermark(watermark, emitter, &mut open)
     }
 
@@ -160,10 +160,10 @@ impl Stream<'_> {
     }
 
     fn truncate(&mut self, relations: &[u32]) -> Result<()> {
-        let Some(ticket) = self.open else { return Ok(()) };
+        let Some(transaction_seq) = self.open else { return Ok(()) };
         for relation in relations {
             let Stream { emitter, progress, transaction, .. } = self;
-            let mut open = OpenTransaction { transaction, ticket, progress, again: false };
+            let mut open = OpenTransaction { transaction, transaction_seq, progress, again: false };
             let row = Row::insert(Tuple::none());
             emitter.untellable(
                 *relation,

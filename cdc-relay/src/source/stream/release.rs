@@ -154,10 +154,10 @@ impl Stream<'_> {
         at: PgTime,
         (plan, row): (&Plan, &Row<'_>),
     ) -> Result<Result<(), Problem>> {
-        let ticket = self.open.context("no transaction is open")?;
+        let transaction_seq = self.open.context("no transaction is open")?;
         let mut transaction = dead_letter.transaction(at);
         let (transaction, progress) = (&mut transaction, &mut self.progress);
-        let mut open = OpenTransaction { transaction, ticket, progress, again: false };
+        let mut open = OpenTransaction { transaction, transaction_seq, progress, again: false };
         let to = if dead_letter.destination == unrouted(&dead_letter.table) {
             Again::All
         } else {
@@ -168,11 +168,11 @@ impl Stream<'_> {
 
     /// Writes what became of a key, and goes by it from now on.
     fn note(&mut self, note: &Note) -> Result<()> {
-        let ticket = self.open.context("no transaction is open")?;
+        let transaction_seq = self.open.context("no transaction is open")?;
         let value = serde_json::to_vec(note)?;
         let (transaction, progress) = (&mut self.transaction, &mut self.progress);
         let again = transaction.commit_lsn < self.start.sent_lsn;
-        let mut open = OpenTransaction { transaction, ticket, progress, again };
+        let mut open = OpenTransaction { transaction, transaction_seq, progress, again };
         self.emitter.note((&note.halts, &value), &mut open)?;
         self.emitter.noted(&value)?;
         let Note { source, destination, halts, emitted, skipped, .. } = note;
@@ -188,7 +188,7 @@ impl Stream<'_> {
     fn await_acks(&mut self) -> Result<()> {
         loop {
             self.tend()?;
-            if self.progress.settled() {
+            if self.progress.is_acknowledged() {
                 return Ok(());
             }
             self.acks.wake_at(0);

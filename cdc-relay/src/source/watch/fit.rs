@@ -49,7 +49,7 @@ impl Fit {
         self.asking = Some(tokio::task::spawn_blocking(move || {
             let mut session = Session::connect_to_read(&context.database)?;
             // The end of the process waits for this thread.
-            session.patience(ANSWER_TIMEOUT)?;
+            session.set_silence_timeout(ANSWER_TIMEOUT)?;
             Ok(contract::still_fits(&mut session, &context.routes, &context.source)?)
         }));
     }

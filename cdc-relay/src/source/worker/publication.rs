@@ -41,13 +41,13 @@ impl SourceWorker {
             return Err(Refusal::Broken(broken).into());
         }
         // A reconcile since then goes on behind it.
-        if let Some(broken) = self.unwritten.take().filter(|broken| checkpoint.whole_until() <= broken.since)
+        if let Some(broken) = self.unwritten.take().filter(|broken| checkpoint.complete_until() <= broken.since)
         {
             return Err(self.record_break(known, broken).into());
         }
         let source = &self.context.source;
         let found = query::coverage(session, source)?;
-        if let Some(broken) = known.judge(&found, source, checkpoint.whole_until()) {
+        if let Some(broken) = known.judge(&found, source, checkpoint.complete_until()) {
             return Err(self.record_break(known, broken).into());
         }
         // It has routes since this session, and left after the contract was checked, which the next attempt refuses.

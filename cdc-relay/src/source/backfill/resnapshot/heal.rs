@@ -108,12 +108,12 @@ fn ensure_others_whole(
     source: &Source,
     names: &[TableName],
 ) -> Result<()> {
-    let unknown = source.tables.iter().filter(|table| !names.contains(&table.of)).find(|table| {
+    let unknown = source.tables.iter().filter(|table| !names.contains(&table.table_name)).find(|table| {
         let (schema, name) = table.qualified();
         !before.tables.iter().any(|known| (known.schema.as_str(), known.name.as_str()) == (schema, name))
     });
     if let Some(table) = unknown {
-        bail!("what {} sent before is not known: {WHOLE}, or name it with --table too", table.of);
+        bail!("what {} sent before is not known: {WHOLE}, or name it with --table too", table.table_name);
     }
     // A table that a pattern matched, and that is not sent now, has no entry of its own in the routes.
     let mut before = before.clone().of(source);

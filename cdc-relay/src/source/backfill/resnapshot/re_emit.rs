@@ -20,7 +20,7 @@ use crate::source::backfill::rows::{self, Table};
 use crate::source::clients::KafkaClients;
 use crate::source::context::SourceContext;
 
-/// Rows that share a ticket.
+/// Rows that share a transaction_seq.
 const TRANSACTION_ROWS_MAX: u64 = 4096;
 /// The view is updated so often.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
@@ -102,21 +102,21 @@ impl<'a> Resnapshot<'a> {
         let before = counts(&self.context.metrics);
         let (mut rows, mut scratch, mut reported_at) = (0u64, Scratch::default(), began);
         let plan = self.clients.emitter()?.plan(&table.relation)?;
-        let mut ticket = None;
+        let mut transaction_seq = None;
         session
             .each(&table.select(None), |body| {
                 let Resnapshot { clients, waiter, transaction, view, .. } = self;
                 let emitter: &mut Emitter = clients.emitter()?;
                 waiter.make_room(emitter.kafka(), &mut |what| view(Step::Waits(what)))?;
                 if rows.is_multiple_of(TRANSACTION_ROWS_MAX) {
-                    close(waiter, transaction, ticket.take());
+                    close(waiter, transaction, transaction_seq.take());
                     waiter.collect()?;
-                    ticket = Some(waiter.progress.begin(transaction.commit_lsn, transaction.committed_at));
+                    transaction_seq = Some(waiter.progress.begin(transaction.commit_lsn, transaction.committed_at));
                 }
                 let row = Row::insert(pgoutput::data_row(body, &mut scratch)?);
-                let ticket = ticket.context("no ticket")?;
+                let transaction_seq = transaction_seq.context("no ticket")?;
                 let mut open =
-                    OpenTransaction { transaction, ticket, progress: &mut waiter.progress, again: false };
+                    OpenTransaction { transaction, transaction_seq, progress: &mut waiter.progress, again: false };
                 emitter.re_emit(&plan, &row, &mut open)?;
                 rows += 1;
                 if rows.is_multiple_of(256) && reported_at.elapsed() >= PROGRESS_INTERVAL {
@@ -126,7 +126,7 @@ impl<'a> Resnapshot<'a> {
                 Ok(())
             })
             .with_context(|| format!("while reading {name}"))?;
-        close(&mut self.waiter, &self.transaction, ticket);
+        close(&mut self.waiter, &self.transaction, transaction_seq);
         let after = counts(&self.context.metrics);
         let [kafka, rabbitmq, dead_letters, unrouted] =
             std::array::from_fn(|index| after[index] - before[index]);
@@ -144,8 +144,8 @@ impl<'a> Resnapshot<'a> {
 }
 
 /// Ends a batch of rows.
-fn close(waiter: &mut AckWaiter, transaction: &Transaction, ticket: Option<u64>) {
-    if ticket.is_some() {
+fn close(waiter: &mut AckWaiter, transaction: &Transaction, transaction_seq: Option<u64>) {
+    if transaction_seq.is_some() {
         waiter.progress.commit(transaction.commit_lsn);
     }
 }

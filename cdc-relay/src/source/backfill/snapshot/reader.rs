@@ -160,7 +160,7 @@ impl Worker {
 
 fn connect(database: &Database) -> Result<Session> {
     let mut session = Session::connect_to_read(database)?;
-    session.patience(QUERY_TIMEOUT * 2)?;
+    session.set_silence_timeout(QUERY_TIMEOUT * 2)?;
     session.query(&format!(
         "set lock_timeout = '10s'; set statement_timeout = '{}s'",
         QUERY_TIMEOUT.as_secs()
