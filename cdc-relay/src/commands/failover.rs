@@ -179,7 +179,8 @@ fn newest(options: &Options, context: &SourceContext) -> Result<(Lsn, Vec<String
 
 /// A table whose existing rows are not all emitted.
 fn unfinished(source: &Source, cluster: &Cluster, loaded: &Loaded) -> Option<String> {
-    let mut names = source.tables.iter().filter(|table| table.snapshot).map(|table| table.table_name.to_string());
+    let mut names =
+        source.tables.iter().filter(|table| table.snapshot).map(|table| table.table_name.to_string());
     let done = |name: &String| {
         let position = loaded.positions.get(name);
         position.is_some_and(|position| position.done && position.system_id == cluster.system_id)

@@ -1,8 +1,8 @@
 //! Looks at the database before streaming: which cluster it is, and how the slot stands.
 
 use crate::checkpoint::state::{Cluster, Slot};
-use crate::postgres::lsn::Lsn;
 use crate::postgres::error::PostgresError;
+use crate::postgres::lsn::Lsn;
 use crate::postgres::session::{Row, Session};
 use crate::postgres::sql::{self, literal};
 

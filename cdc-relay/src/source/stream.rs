@@ -181,7 +181,8 @@ impl<'a> Stream<'a> {
         self.log("session ended");
         let (next_transaction_seq, sent_lsn) = (self.progress.next_transaction_seq(), self.start.sent_lsn);
         let (acknowledged, coverage) = (self.start.checkpoint.acknowledged, self.coverage.take());
-        let outcome = SessionOutcome { next_transaction_seq, sent_lsn, stalls: self.stalls, acknowledged, coverage };
+        let outcome =
+            SessionOutcome { next_transaction_seq, sent_lsn, stalls: self.stalls, acknowledged, coverage };
         self.replication.close();
         (result, outcome)
     }

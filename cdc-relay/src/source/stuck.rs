@@ -8,8 +8,8 @@
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::state::Refusal;
-use crate::postgres::lsn::Lsn;
 use crate::postgres::error::PostgresError;
+use crate::postgres::lsn::Lsn;
 
 /// So many sessions have to end alike.
 const ALIKE_SESSIONS_MIN: u32 = 4;

@@ -14,9 +14,9 @@ use crate::checkpoint::progress::TransactionSeq;
 use crate::checkpoint::state::Break;
 use crate::checkpoint::state::{Checkpoint, Cluster, CommitId, Phase, Refusal, Start, admit};
 use crate::observe::status::State;
+use crate::postgres::error::PostgresError;
 use crate::postgres::facts::Facts;
 use crate::postgres::lsn::Lsn;
-use crate::postgres::error::PostgresError;
 use crate::postgres::replication_stream::Replication;
 use crate::postgres::session::Session;
 use crate::routes::{self, NewTable, Source, TableName};
@@ -382,7 +382,8 @@ impl SourceWorker {
         let selected = published::ask(session, source)?;
         let resolved = selected.resolve(routes, source, &self.new_tables).map_err(Refusal::Contract)?;
         let now = resolved.source(source.name.get_ref()).unwrap_or(source).clone();
-        let tables = |source: &Source| source.tables.iter().map(|table| table.table_name.clone()).collect::<Vec<_>>();
+        let tables =
+            |source: &Source| source.tables.iter().map(|table| table.table_name.clone()).collect::<Vec<_>>();
         if tables(&now) == tables(&self.context.source)
             && resolved.topics.len() == self.context.routes.topics.len()
         {

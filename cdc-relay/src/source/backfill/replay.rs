@@ -308,7 +308,8 @@ pub fn emit(
     selection.each(|row| {
         waiter.make_room(emitter.kafka(), notify)?;
         let progress = &mut waiter.progress;
-        let mut open = OpenTransaction { transaction: &mut transaction, transaction_seq, progress, again: false };
+        let mut open =
+            OpenTransaction { transaction: &mut transaction, transaction_seq, progress, again: false };
         let before = summary.tally.seen;
         match emitter.again((&plan, row), Again::Emitted(&mut summary.tally), &mut open)? {
             Ok(()) => {}

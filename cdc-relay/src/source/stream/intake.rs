@@ -135,7 +135,8 @@ impl Stream<'_> {
     /// The stream met the mark of a chunk of existing rows.
     fn watermark(&mut self, watermark: Option<Watermark>) -> Result<()> {
         let Stream { emitter, progress, transaction, snapshots, .. } = self;
-        let (Some(watermark), Some(transaction_seq), Some(snapshots)) = (watermark, self.open, snapshots) else {
+        let (Some(watermark), Some(transaction_seq), Some(snapshots)) = (watermark, self.open, snapshots)
+        else {
             return Ok(());
         };
         (transaction.re_emitted, transaction.existing) = (true, true);

@@ -41,7 +41,8 @@ impl SourceWorker {
             return Err(Refusal::Broken(broken).into());
         }
         // A reconcile since then goes on behind it.
-        if let Some(broken) = self.unwritten.take().filter(|broken| checkpoint.complete_until() <= broken.since)
+        if let Some(broken) =
+            self.unwritten.take().filter(|broken| checkpoint.complete_until() <= broken.since)
         {
             return Err(self.record_break(known, broken).into());
         }

@@ -111,12 +111,17 @@ impl<'a> Resnapshot<'a> {
                 if rows.is_multiple_of(TRANSACTION_ROWS_MAX) {
                     close(waiter, transaction, transaction_seq.take());
                     waiter.collect()?;
-                    transaction_seq = Some(waiter.progress.begin(transaction.commit_lsn, transaction.committed_at));
+                    transaction_seq =
+                        Some(waiter.progress.begin(transaction.commit_lsn, transaction.committed_at));
                 }
                 let row = Row::insert(pgoutput::data_row(body, &mut scratch)?);
                 let transaction_seq = transaction_seq.context("no ticket")?;
-                let mut open =
-                    OpenTransaction { transaction, transaction_seq, progress: &mut waiter.progress, again: false };
+                let mut open = OpenTransaction {
+                    transaction,
+                    transaction_seq,
+                    progress: &mut waiter.progress,
+                    again: false,
+                };
                 emitter.re_emit(&plan, &row, &mut open)?;
                 rows += 1;
                 if rows.is_multiple_of(256) && reported_at.elapsed() >= PROGRESS_INTERVAL {
