@@ -1,8 +1,9 @@
-//! What the relay knows about what it has emitted: progress, its record on Kafka, the chain of events, and continuity.
+//! The relay's record of what it has emitted: progress, the checkpoint on Kafka, the chain of events, and continuity.
 
 pub mod chain;
 pub mod continuity;
 #[cfg(feature = "sinks")]
 pub(crate) mod failover;
 pub mod progress;
+pub mod refusal;
 pub mod state;

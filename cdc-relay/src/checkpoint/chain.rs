@@ -1,8 +1,10 @@
-//! The chain of positions: each record on Kafka names the commit it emits, its number in it, and the commit before it
-//! that emitted anything. Whoever reads all records of a source can prove by it that no transaction was passed over. Pure.
+//! Verifies the chain of positions of a source's records: pure.
 //!
-//! Kept per record is 16 bytes, and only until every partition has been read past its commit: below that the chain is
-//! judged and forgotten. What comes again from there is a repetition, since nothing there is missing.
+//! * Each record names its commit, its number in it, and the commit before it that emitted anything. A reader of all
+//!   records proves by that chain that no transaction is missing.
+//! * A record takes 16 bytes, until every partition has been read past its commit. Then its part of the chain is judged and
+//!   dropped.
+//! * A record below the judged commits is a repetition, because nothing is missing there.
 
 use std::collections::BTreeMap;
 
@@ -16,12 +18,12 @@ pub struct ChainPosition {
     pub commit: Lsn,
     /// Counts the transaction's records on Kafka from 0.
     pub ordinal: u32,
-    /// The commit before it that emitted anything; 0/0 begins a chain.
+    /// The previous commit that emitted anything; 0/0 begins a chain.
     pub previous: Lsn,
 }
 
 impl ChainPosition {
-    /// `0/20;1;0/10`.
+    /// Parses `0/20;1;0/10`.
     pub fn parse(text: &[u8]) -> Option<ChainPosition> {
         let mut parts = std::str::from_utf8(text).ok()?.split(';');
         let (commit, ordinal, previous) = (parts.next()?, parts.next()?, parts.next()?);
@@ -34,7 +36,7 @@ impl ChainPosition {
     }
 }
 
-/// A position in 16 bytes: how far back the previous commit is; 0 for a beginning, `FAR` if it is in `far`.
+/// A position in 16 bytes. `back` is the distance to the previous commit: 0 at a beginning, `FAR` if it is in `far`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Link {
     commit: u64,
@@ -43,24 +45,24 @@ struct Link {
 }
 
 const FAR: u32 = u32::MAX;
-/// With more than this the chain is judged as far as it can be.
+/// With more open records than this the chain is judged as far as possible.
 const OPEN_RECORDS_MAX: usize = 1 << 20;
-/// The newest are not judged before the end: a relay that runs may have emitted one of them to a partition of which less
-/// was read.
+/// The newest records are judged at the end only: a running relay may have emitted one of them to a partition that is not
+/// read as far.
 const NEWEST_RECORDS: usize = OPEN_RECORDS_MAX / 8;
 
-/// One partition.
+/// The records of one partition.
 #[derive(Debug, Default)]
 struct Lane {
     open: Vec<Link>,
-    /// The last first emission.
+    /// The last record that was emitted for the first time.
     top: Option<(u64, u32)>,
     /// Its oldest records are gone, or were not read.
     cut: bool,
     ended: bool,
 }
 
-/// What a source's chain was found to be.
+/// The result of verifying a source's chain.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Findings {
     /// Records emitted for the first time, and judged.
@@ -68,21 +70,21 @@ pub struct Findings {
     pub transactions: u64,
     /// How often a chain begins: at the first start, and after every change of routes.
     pub chains: u64,
-    /// Records that were there already: emitted again after a crash.
+    /// Records emitted once more, after a crash.
     pub repeated: u64,
     /// Older than what every partition still has.
     pub before_start: u64,
-    /// Newer than what all partitions were read up to.
+    /// Newer than the commit that all partitions were read up to.
     pub not_judged: u64,
-    /// Places where at least one transaction is missing.
+    /// Positions at which at least one transaction is missing.
     pub gaps: u64,
     /// Records that are missing within transactions.
     pub missing_records: u64,
-    /// First emissions that came after later ones in their partition.
+    /// Records emitted for the first time behind later ones of their partition.
     pub out_of_order: u64,
     pub first: Option<String>,
     pub last: Option<String>,
-    /// The first thing that is wrong, explained.
+    /// The first problem, explained.
     pub problem: Option<String>,
 }
 
@@ -98,31 +100,31 @@ impl Findings {
     }
 }
 
-/// The chain of one source, over all partitions that it is emitted to.
+/// The chain of one source, over all its partitions.
 #[derive(Debug, Default)]
 pub struct Chain {
     lanes: Vec<Lane>,
     far: BTreeMap<u64, u64>,
     open: usize,
-    /// Everything below was judged.
+    /// Every record below this commit is judged.
     judged: u64,
     /// The last judged record's commit, and the ordinal that follows.
     last: Option<(u64, u32)>,
-    /// Nothing up to here is judged: some partition has no longer all of it.
+    /// No record up to this commit is judged: a partition has lost some of them.
     start: Option<u64>,
-    /// Since here a new chain is emitted over an old one.
+    /// From this commit on a new chain repeats an old one.
     re_emitted: Option<u64>,
     found: Findings,
 }
 
 impl Chain {
-    /// For so many partitions; `cut` says of each whether its beginning is missing.
+    /// A chain over these partitions; `cut` says for each whether its beginning is missing.
     pub fn new(cut: impl IntoIterator<Item = bool>) -> Chain {
         let lanes = cut.into_iter().map(|cut| Lane { cut, ..Lane::default() }).collect();
         Chain { lanes, ..Chain::default() }
     }
 
-    /// A record of a partition, in the partition's order.
+    /// Adds the next record of a partition.
     pub fn take(&mut self, lane: usize, position: ChainPosition) {
         let Some(lane) = self.lanes.get_mut(lane) else { return };
         let (commit, ordinal, previous) = (position.commit.0, position.ordinal, position.previous.0);
@@ -133,7 +135,7 @@ impl Chain {
         if lane.top.is_some_and(|top| at <= top) {
             let known = commit < self.judged
                 || lane.open.binary_search_by_key(&at, |link| (link.commit, link.ordinal)).is_ok();
-            // A new chain may emit other records of the transactions that were emitted last.
+            // A new chain may emit other records of the newest transactions.
             if !known && previous == 0 {
                 self.re_emitted = Some(self.re_emitted.map_or(commit, |since| since.min(commit)));
             }
@@ -167,7 +169,7 @@ impl Chain {
         }
     }
 
-    /// The partition was read to its end.
+    /// Marks a partition as read to its end.
     pub fn end(&mut self, lane: usize) {
         if let Some(lane) = self.lanes.get_mut(lane) {
             lane.ended = true;
@@ -179,13 +181,13 @@ impl Chain {
         Lsn(self.lanes.iter().filter_map(|lane| lane.top).map(|top| top.0).max().unwrap_or(0))
     }
 
-    /// Below this no partition can add anything.
+    /// No partition can add a record below this commit.
     fn horizon(&self) -> u64 {
         let reading = self.lanes.iter().filter(|lane| !lane.ended);
         reading.map(|lane| lane.top.map_or(0, |top| top.0)).min().unwrap_or(u64::MAX)
     }
 
-    /// Judges what is old enough.
+    /// Judges the records that are old enough.
     fn judge_old(&mut self) {
         let old =
             self.lanes.iter().filter_map(|lane| lane.open.get(lane.open.len().checked_sub(NEWEST_RECORDS)?));
@@ -193,7 +195,7 @@ impl Chain {
         self.judge(self.horizon().min(old));
     }
 
-    /// Judges the rest, up to and with `newest`.
+    /// Judges the remaining records, up to and with `newest`.
     pub fn finish(mut self, newest: Lsn) -> Findings {
         self.judge(newest.0.saturating_add(1));
         self.found.not_judged = self.open as u64;
@@ -216,7 +218,7 @@ impl Chain {
         self.far = self.far.split_off(&horizon);
     }
 
-    /// The next record in the order of commits.
+    /// Judges the next record in the order of commits.
     fn link(&mut self, link: Link) {
         let Link { commit, ordinal, back } = link;
         if self.start.is_some_and(|start| commit <= start) {
@@ -236,7 +238,7 @@ impl Chain {
             }
         };
         if ordinal < expected {
-            // In two partitions: somebody changed their number.
+            // The record is in two partitions: their number was changed.
             self.found.repeated += 1;
             return;
         }
@@ -245,7 +247,7 @@ impl Chain {
             self.found.missing_records += u64::from(ordinal - expected);
             self.found.problem(|| {
                 let commit = Lsn(commit);
-                format!("commit {commit} tells record {ordinal}, and its record {expected} is nowhere")
+                format!("commit {commit} has record {ordinal}, and its record {expected} is nowhere")
             });
         }
         self.last = Some((commit, ordinal + 1));

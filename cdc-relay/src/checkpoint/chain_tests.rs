@@ -43,7 +43,7 @@ fn a_whole_chain_over_partitions_and_with_repetitions_holds() {
 }
 
 #[test]
-fn a_change_of_routes_begins_a_new_chain_even_over_what_was_told_last() {
+fn a_change_of_routes_begins_a_new_chain_even_over_the_transactions_emitted_last() {
     assert_eq!(judge(&[&["0/10;0;0/0", "0/20;0;0/0"]]).chains, 2);
     // 0/20 was emitted and not acknowledged; the new routes emit two records of it.
     let found =

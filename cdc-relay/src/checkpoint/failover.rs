@@ -1,52 +1,52 @@
-//! Whether a promoted standby has everything that was emitted: pure.
+//! Decides whether a promoted standby has everything that was emitted: pure.
 //!
-//! A promotion begins a new timeline. Up to where it branches off, its log is the old one's, position by position; of
-//! what the old primary committed after that it has nothing. So if everything that was emitted was committed before
-//! that place, and the slot came along and is not past what was acknowledged, the promoted server sends whatever was not
-//! emitted, and nothing was emitted that it does not have. What was emitted is known from two sides: the checkpoint, which is
-//! written a moment later, and the newest record on Kafka, which may be of that moment.
+//! * A promotion begins a new timeline. Up to the branch its WAL equals the old one's, position by position. It has nothing
+//!   that the old primary committed after the branch.
+//! * So the relay may continue if every emitted transaction was committed before the branch, and the slot was synchronized
+//!   and is not past the acknowledged position. Then the server sends whatever was not emitted.
+//! * Two sources say what was emitted: the checkpoint, which is written a moment later, and the newest record on Kafka.
 
 use std::fmt;
 
 use crate::checkpoint::state::{Checkpoint, Cluster, Phase, Slot};
 use crate::postgres::lsn::Lsn;
 
-/// Where a timeline ended and the next one in this server's history began.
+/// The end of a timeline, at which the next one of this server began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Branch {
     pub ended: u32,
     pub at: Lsn,
 }
 
-/// The branches that a timeline's history file names. Lines that are none are passed over, as the server does.
-pub fn branches(history: &str) -> Vec<Branch> {
+/// Parses a timeline's history file. Other lines are skipped, as the server does.
+pub fn branches(history_file: &str) -> Vec<Branch> {
     let branch = |line: &str| {
         let mut fields = line.split_whitespace();
         Some(Branch { ended: fields.next()?.parse().ok()?, at: fields.next()?.parse().ok()? })
     };
-    history.lines().filter_map(branch).collect()
+    history_file.lines().filter_map(branch).collect()
 }
 
-/// What there is to judge by.
+/// The facts to judge by.
 #[derive(Debug, Clone, Copy)]
 pub struct Evidence<'a> {
     pub checkpoint: Option<&'a Checkpoint>,
     pub cluster: &'a Cluster,
-    /// The server is in recovery: nobody promoted it yet.
+    /// The server is in recovery: it is not promoted yet.
     pub standby: bool,
     /// The database of the session.
     pub database: &'a str,
-    /// Of the routes, as the checkpoint has it.
+    /// The fingerprint of the routes.
     pub routes: &'a str,
-    /// A table whose existing rows are not all emitted. Their records have no position.
+    /// A table whose snapshot is unfinished. Its records have no position.
     pub unfinished: Option<&'a str>,
-    pub history: &'a [Branch],
+    pub branches: &'a [Branch],
     pub slot: Option<&'a Slot>,
-    /// The last commit that a record on Kafka is of; 0/0 if there is none.
+    /// The newest commit on Kafka; 0/0 if there is none.
     pub newest: Lsn,
 }
 
-/// What has to be saved from now on, and why that is safe.
+/// The checkpoint to save, and the branch that makes it safe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Continuation {
     pub checkpoint: Checkpoint,
@@ -66,12 +66,12 @@ pub enum Obstacle {
     Unfinished(String),
     /// Nothing was promoted.
     SameTimeline(u32),
-    /// The timeline that was emitted is none of this server's.
+    /// The emitted timeline is none of this server's.
     Stranger {
         expected: u32,
         found: u32,
     },
-    /// The relay was further than this server has the old timeline.
+    /// The relay emitted beyond this server's branch.
     Ahead {
         sent: Lsn,
         branch: Branch,
@@ -89,38 +89,39 @@ pub enum Obstacle {
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NothingEmitted => f.write_str("nothing was told of this source yet"),
-            Self::ResnapshotUnfinished => f.write_str("a reconcile was begun and did not end; it starts over"),
+            Self::NothingEmitted => f.write_str("nothing of this source is emitted yet, so there is nothing to continue: run `cdc-relay run`"),
+            Self::ResnapshotUnfinished => f.write_str("a resnapshot is unfinished: run `cdc-relay resnapshot` again, it starts over"),
             Self::OtherCluster { expected, found } => write!(
                 f,
-                "this is another cluster (system identifier {found}, told so far: {expected}), not a standby of the one \
-                 that was told"
+                "this is another cluster (system identifier {found}, the checkpoint has {expected}), not a standby of the one \
+                 that was read"
             ),
             Self::SameTimeline(timeline) => {
-                write!(f, "the server is on timeline {timeline}, which is the one that was told: nothing was promoted")
+                write!(f, "the server is on timeline {timeline}, the checkpoint's: nothing was promoted")
             }
             Self::Stranger { expected, found } => {
-                write!(f, "timeline {found} of this server did not come from timeline {expected}, which was told")
+                write!(f, "timeline {found} of this server did not come from the checkpoint's timeline {expected}")
             }
             Self::Ahead { sent, branch } => write!(
                 f,
-                "the relay was at {sent}, and this server has the old timeline only up to {}: what may have been told of \
-                 transactions in between never was, here (synchronized_standby_slots prevents that)",
+                "the relay was at {sent}, and this server has the old timeline only up to {0}. Transactions between {0} and \
+                 {sent} may be on Kafka but do not exist on this server (synchronized_standby_slots prevents that)",
                 branch.at
             ),
             Self::Standby => f.write_str("the server is a standby: promote it first"),
             Self::OtherRoutes => f.write_str(
-                "these are not the routes that were told with: take those for this, and change them afterwards",
+                "the routes have changed since they were last emitted: use the old ones for the failover, and change them \
+                 afterwards",
             ),
             Self::Unfinished(table) => write!(
                 f,
-                "the existing rows of {table} were being told: which of them, of what the old server had, cannot be known"
+                "the snapshot of {table} is unfinished: which rows of the old server it has emitted cannot be known"
             ),
             Self::SlotMissing => f.write_str(
-                "the slot did not come along (a failover slot does, from PostgreSQL 17 on): what was committed and not \
-                 told before the promotion cannot be sent",
+                "the slot does not exist on this server (from PostgreSQL 17 on a failover slot would): transactions that were \
+                 committed and not emitted before the promotion cannot be sent",
             ),
-            Self::SlotLost => f.write_str("the slot is lost: the server removed log that was not yet told"),
+            Self::SlotLost => f.write_str("the slot is lost: the server removed WAL that was not yet emitted"),
             Self::SlotForeign(what) => write!(f, "the slot is not ours: {what}"),
             Self::SlotInUse(pid) => write!(f, "the slot is being read, by the server's process {pid}"),
             Self::SlotAhead { confirmed, acknowledged } => write!(
@@ -132,10 +133,10 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// Whether the relay may go on with this server as if it were the old one.
+/// Decides whether the relay may continue with this server as with the old one.
 ///
 /// # Errors
-/// What keeps that from being shown.
+/// The obstacle to proving that.
 pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
     let Evidence { cluster, newest, .. } = *evidence;
     let checkpoint = evidence.checkpoint.ok_or(Obstacle::NothingEmitted)?;
@@ -155,11 +156,11 @@ pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
     if evidence.standby {
         return Err(Obstacle::Standby);
     }
-    // A standby of a promoted one may be promoted in turn before it was as far as the first branch.
-    let since = evidence.history.iter().skip_while(|branch| branch.ended != expected);
+    // A cascaded standby may have been promoted before it reached the first branch.
+    let since = evidence.branches.iter().skip_while(|branch| branch.ended != expected);
     let at = since.map(|branch| branch.at).min().ok_or(Obstacle::Stranger { expected, found })?;
     let branch = Branch { ended: expected, at };
-    // The checkpoint has where a commit ends; a record has where its commit record begins, which the branch does not cut.
+    // The checkpoint has the end of a commit; a record has the begin of its commit record, which the branch does not cut.
     let ended = checkpoint.sent_lsn.max(checkpoint.acknowledged);
     if ended > branch.at || (newest >= branch.at && newest > Lsn::ZERO) {
         return Err(Obstacle::Ahead { sent: ended.max(newest), branch });
@@ -175,7 +176,7 @@ pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
     Ok(Continuation { checkpoint, branch })
 }
 
-/// Whether the slot sends all that was not acknowledged.
+/// Checks that the slot sends every transaction that is not acknowledged.
 fn fit(evidence: &Evidence<'_>, checkpoint: &Checkpoint) -> Result<(), Obstacle> {
     let slot = evidence.slot.ok_or(Obstacle::SlotMissing)?;
     if let Some(what) = slot.foreign(evidence.database) {

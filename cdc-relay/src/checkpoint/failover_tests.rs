@@ -56,7 +56,7 @@ fn evidence<'a>(
         database,
         routes,
         unfinished: None,
-        history,
+        branches: history,
         slot,
         newest,
     }
@@ -76,7 +76,7 @@ fn a_history_file_names_the_branches() {
 }
 
 #[test]
-fn a_standby_that_has_all_that_was_told_is_gone_on_with_in_the_same_chain() {
+fn a_standby_that_has_all_emitted_transactions_continues_the_same_chain() {
     let continuation = changed(|_, _, _, _| {}).expect("it fits");
     assert_eq!(continuation.branch, Branch { ended: 2, at: Lsn(0x200) });
     assert_eq!(continuation.checkpoint, Checkpoint { timeline: 3, ..checkpoint() });
@@ -87,7 +87,7 @@ fn a_standby_that_has_all_that_was_told_is_gone_on_with_in_the_same_chain() {
     assert!(changed(|_, _, _, newest| *newest = Lsn::ZERO).is_ok());
     // Over two promotions, if everything was emitted before the first.
     let sent_before = |checkpoint: &mut Option<Checkpoint>| {
-        let checkpoint = checkpoint.as_mut().expect("memory");
+        let checkpoint = checkpoint.as_mut().expect("checkpoint");
         (checkpoint.timeline, checkpoint.sent_lsn, checkpoint.acknowledged) = (1, Lsn(0x90), Lsn(0x80));
     };
     let continuation = changed(|checkpoint, _, slot, newest| {
@@ -98,21 +98,21 @@ fn a_standby_that_has_all_that_was_told_is_gone_on_with_in_the_same_chain() {
     assert_eq!(continuation.expect("it fits").branch, Branch { ended: 1, at: Lsn(0x90) });
 }
 
-/// The loss it prevents: events that nobody takes back.
+/// Prevents false events: nobody takes an emitted one back.
 #[test]
-fn told_transactions_that_the_standby_does_not_have_are_an_obstacle() {
+fn emitted_transactions_that_the_standby_does_not_have_are_an_obstacle() {
     let branch = Branch { ended: 2, at: Lsn(0x200) };
     let by_checkpoint =
-        obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("memory").sent_lsn = Lsn(0x201));
+        obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("checkpoint").sent_lsn = Lsn(0x201));
     assert_eq!(by_checkpoint, Obstacle::Ahead { sent: Lsn(0x201), branch });
     let by_kafka = obstacle(|_, _, _, newest| *newest = Lsn(0x200));
     assert_eq!(by_kafka, Obstacle::Ahead { sent: Lsn(0x200), branch });
     let acknowledged =
-        obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("memory").acknowledged = Lsn(0x208));
+        obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("checkpoint").acknowledged = Lsn(0x208));
     assert_eq!(acknowledged, Obstacle::Ahead { sent: Lsn(0x208), branch });
 }
 
-/// The loss it prevents: rows that were committed before the promotion and not emitted.
+/// Prevents a loss: rows that were committed before the promotion and not emitted.
 #[test]
 fn a_slot_that_does_not_send_all_that_is_missing_is_an_obstacle() {
     assert_eq!(obstacle(|_, _, slot, _| *slot = None), Obstacle::SlotMissing);
@@ -127,19 +127,20 @@ fn a_slot_that_does_not_send_all_that_is_missing_is_an_obstacle() {
 }
 
 #[test]
-fn what_is_no_promotion_of_what_was_told_is_an_obstacle() {
+fn a_server_that_is_no_promotion_of_the_emitted_cluster_is_an_obstacle() {
     assert_eq!(obstacle(|checkpoint, _, _, _| *checkpoint = None), Obstacle::NothingEmitted);
-    let phase = |phase| obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("memory").phase = phase);
+    let phase =
+        |phase| obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("checkpoint").phase = phase);
     assert_eq!(phase(Phase::Creating), Obstacle::NothingEmitted);
     assert_eq!(phase(Phase::Resnapshot), Obstacle::ResnapshotUnfinished);
     let other = obstacle(|_, cluster, _, _| cluster.system_id = "8".to_owned());
     assert!(matches!(other, Obstacle::OtherCluster { .. }));
     assert_eq!(obstacle(|_, cluster, _, _| cluster.timeline = 2), Obstacle::SameTimeline(2));
-    let stranger = obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("memory").timeline = 5);
+    let stranger = obstacle(|checkpoint, _, _, _| checkpoint.as_mut().expect("checkpoint").timeline = 5);
     assert_eq!(stranger, Obstacle::Stranger { expected: 5, found: 3 });
 }
 
-/// Of a chain of standbys the last was promoted, before it had all of the timeline of the first.
+/// The last of a chain of standbys was promoted before it had all of the first one's timeline.
 #[test]
 fn the_earliest_of_several_branches_counts() {
     let history = branches("1\t0/200\tfirst\n2\t0/160\tsecond\n");
@@ -149,7 +150,7 @@ fn the_earliest_of_several_branches_counts() {
     assert_eq!(judge(&evidence), Err(Obstacle::Ahead { sent: Lsn(0x180), branch }));
     assert_eq!(judge(&Evidence { standby: true, ..evidence }), Err(Obstacle::Standby));
     let history = branches("1\t0/200\tfirst\n2\t0/180\tsecond\n");
-    let evidence = Evidence { history: &history, ..evidence };
+    let evidence = Evidence { branches: &history, ..evidence };
     assert!(judge(&evidence).is_ok());
     assert_eq!(judge(&Evidence { routes: "other", ..evidence }), Err(Obstacle::OtherRoutes));
     let unfinished = Evidence { unfinished: Some("public.items"), ..evidence };

@@ -1,15 +1,15 @@
-//! What may be confirmed to Postgres: pure bookkeeping, no clock, no I/O.
+//! Computes the position that may be confirmed to Postgres: pure, no clock, no I/O.
 //!
-//! The unit is the transaction. Transactions stand in a queue in commit order, each with the number of its
-//! messages that a sink has not yet acknowledged. Only a prefix of whole, fully acknowledged transactions may be
-//! confirmed, at the end position of its last commit: never a row's position, and never past an open transaction.
+//! * Transactions are queued in commit order, each with its number of unacknowledged messages per sink.
+//! * Only a prefix of whole, fully acknowledged transactions may be confirmed, at the end of its last commit.
+//! * A row's position is never confirmed, and nothing past an open transaction.
 
 use std::collections::VecDeque;
 
 use crate::checkpoint::state::CommitId;
 use crate::postgres::lsn::{Lsn, PgTime};
 
-/// The places a message can go to; each acknowledges by itself.
+/// The destinations of messages; each acknowledges by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sink {
     Kafka = 0,
@@ -18,8 +18,8 @@ pub enum Sink {
 
 pub const SINKS: usize = 2;
 
-/// Names a transaction towards the sinks. Never reused in a process, so a late acknowledgement of an earlier
-/// session cannot be taken for a newer one.
+/// Identifies a transaction towards the sinks. A process never reuses one, so that a late acknowledgement of an earlier
+/// session cannot count for a newer one.
 pub type TransactionSeq = u64;
 
 #[derive(Debug)]
@@ -32,7 +32,7 @@ struct Unit {
     end_lsn: Option<Lsn>,
 }
 
-/// A sink has acknowledged all that it got of a transaction.
+/// A sink has acknowledged all its messages of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SinkAcknowledgement {
     pub sink: Sink,
@@ -42,22 +42,22 @@ pub struct SinkAcknowledgement {
 #[derive(Debug)]
 pub struct Progress {
     queue: VecDeque<Unit>,
-    /// TransactionSeq of the first unit in the queue.
+    /// The first unit's.
     first: TransactionSeq,
     confirmed: Lsn,
-    /// Commit of the last transaction at or before `confirmed` that emitted anything on Kafka.
+    /// The commit of the last transaction up to `confirmed` that emitted anything on Kafka.
     chain: Lsn,
-    /// The last one that emitted anything anywhere, if there was one since the start.
+    /// The last transaction that emitted anything to any sink since the start.
     last: Option<CommitId>,
 }
 
 impl Progress {
-    /// Starts after `confirmed`; tickets begin at `first`.
+    /// Starts after `confirmed`; transactions are numbered from `first` on.
     pub fn new(first: TransactionSeq, confirmed: Lsn, chain: Lsn) -> Progress {
         Progress { queue: VecDeque::new(), first, confirmed, chain, last: None }
     }
 
-    /// Everything up to here is acknowledged by every sink.
+    /// Every sink has acknowledged everything up to this position.
     pub fn confirmed(&self) -> Lsn {
         self.confirmed
     }
@@ -67,17 +67,17 @@ impl Progress {
         self.chain
     }
 
-    /// The last transaction up to `confirmed` that emitted anything, if there was one since the start.
+    /// The last transaction up to `confirmed` that emitted anything since the start.
     pub fn last(&self) -> Option<CommitId> {
         self.last
     }
 
-    /// Transactions that are open or not yet acknowledged.
+    /// The number of transactions that are open or not yet acknowledged.
     pub fn pending(&self) -> usize {
         self.queue.len()
     }
 
-    /// When the oldest of them was committed.
+    /// The commit time of the oldest of them.
     pub fn oldest(&self) -> Option<PgTime> {
         self.queue.front().map(|unit| unit.committed_at)
     }
@@ -86,7 +86,7 @@ impl Progress {
         self.first + self.queue.len() as u64
     }
 
-    /// A transaction begins. The one before it must have been committed.
+    /// Begins a transaction. The one before it must be committed.
     pub fn begin(&mut self, commit_lsn: Lsn, committed_at: PgTime) -> TransactionSeq {
         let transaction_seq = self.next_transaction_seq();
         let (outstanding, emitted) = ([0; SINKS], [false; SINKS]);
@@ -94,7 +94,7 @@ impl Progress {
         transaction_seq
     }
 
-    /// The open transaction emitted one message to a sink.
+    /// Counts one message of the open transaction to a sink.
     pub fn added(&mut self, sink: Sink) {
         if let Some(unit) = self.queue.back_mut() {
             unit.outstanding[sink as usize] += 1;
@@ -102,19 +102,19 @@ impl Progress {
         }
     }
 
-    /// As `added`, of a record that is no link of the chain.
+    /// As `added`, for a record that is no link of the chain.
     pub fn re_emit(&mut self, sink: Sink) {
         if let Some(unit) = self.queue.back_mut() {
             unit.outstanding[sink as usize] += 1;
         }
     }
 
-    /// All that was emitted is acknowledged, of the open transaction too.
+    /// Whether every emitted message is acknowledged, the open transaction's too.
     pub fn is_acknowledged(&self) -> bool {
         self.queue.iter().all(|unit| unit.outstanding == [0; SINKS])
     }
 
-    /// The open transaction is whole. Returns whether it emitted anything on Kafka.
+    /// Commits the open transaction. Returns whether it emitted anything on Kafka.
     pub fn commit(&mut self, end_lsn: Lsn) -> bool {
         let Some(unit) = self.queue.back_mut() else { return false };
         unit.end_lsn = Some(end_lsn);
@@ -123,7 +123,7 @@ impl Progress {
         emitted
     }
 
-    /// `count` messages of a transaction are acknowledged. Transaction numbers of earlier sessions are ignored.
+    /// Acknowledges `count` messages of a transaction. Transactions of earlier sessions are ignored.
     pub fn acknowledge(
         &mut self,
         transaction_seq: TransactionSeq,
@@ -140,8 +140,8 @@ impl Progress {
         acknowledged
     }
 
-    /// The server has nothing for us up to `wal_end`. Counts only when nothing is open or outstanding: otherwise
-    /// the position lies past a transaction that is not acknowledged.
+    /// Takes a keepalive: the server has no transaction up to `wal_end`. It counts only if no transaction is pending; otherwise
+    /// the position lies past one that is not acknowledged.
     pub fn idle(&mut self, wal_end: Lsn) {
         if self.queue.is_empty() && wal_end > self.confirmed {
             self.confirmed = wal_end;

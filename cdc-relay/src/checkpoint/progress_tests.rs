@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What a stream does to the bookkeeping.
+/// A step of a stream, as the bookkeeping sees it.
 #[derive(Debug, Clone)]
 enum Step {
     /// The stream goes on by one event: a transaction begins, emits a message, or is committed.
@@ -60,7 +60,7 @@ impl Emitted {
 }
 
 /// The naive model: everything emitted in this session, in a list that is gone through from its start each time.
-struct World {
+struct Harness {
     script: Vec<Vec<Sink>>,
     progress: Progress,
     emitted: Vec<Emitted>,
@@ -71,11 +71,11 @@ struct World {
     gone: Vec<TransactionSeq>,
 }
 
-impl World {
-    fn new(script: Vec<Vec<Sink>>) -> World {
+impl Harness {
+    fn new(script: Vec<Vec<Sink>>) -> Harness {
         let progress = Progress::new(0, Lsn::ZERO, Lsn::ZERO);
         let (emitted, gone) = (Vec::new(), Vec::new());
-        World { script, progress, emitted, next: 0, floor: Lsn::ZERO, chain: Lsn::ZERO, gone }
+        Harness { script, progress, emitted, next: 0, floor: Lsn::ZERO, chain: Lsn::ZERO, gone }
     }
 
     fn prefix(&self) -> impl Iterator<Item = &Emitted> {
@@ -186,34 +186,34 @@ fn sink(rabbit: bool) -> Sink {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// The losses it prevents: confirming a transaction that a sink does not have, one that is open, or one behind
-    /// such a one. And the halt it prevents: standing still before the last commit.
+    /// Prevents a loss: confirming a transaction that a sink does not have, that is open, or that is behind such a one. And
+    /// prevents a halt: confirming less than the last commit.
     #[test]
     fn only_the_acknowledged_prefix_is_ever_confirmed_and_in_the_end_all_of_it(
         script in script(),
         steps in prop::collection::vec(step(), 0..200),
     ) {
-        let mut world = World::new(script);
+        let mut harness = Harness::new(script);
         let mut before = Lsn::ZERO;
         for step in &steps {
-            world.run(step);
-            let confirmed = world.progress.confirmed();
-            prop_assert_eq!(confirmed, world.confirmed());
-            prop_assert_eq!(world.progress.chain(), world.chain());
+            harness.run(step);
+            let confirmed = harness.progress.confirmed();
+            prop_assert_eq!(confirmed, harness.confirmed());
+            prop_assert_eq!(harness.progress.chain(), harness.chain());
             prop_assert!(confirmed >= before, "it went back");
             // Said once more without the model: a new session would get every transaction that is not acknowledged.
-            let unacknowledged = world.emitted.iter().find(|emitted| !emitted.is_acknowledged());
+            let unacknowledged = harness.emitted.iter().find(|emitted| !emitted.is_acknowledged());
             prop_assert!(unacknowledged.is_none_or(|emitted| confirmed <= commit(emitted.index)), "confirmed too much");
-            prop_assert!(world.next == world.script.len() || confirmed <= commit(world.next));
-            let acknowledged = world.prefix().count();
-            prop_assert_eq!(world.progress.pending(), world.emitted.len() - acknowledged);
+            prop_assert!(harness.next == harness.script.len() || confirmed <= commit(harness.next));
+            let acknowledged = harness.prefix().count();
+            prop_assert_eq!(harness.progress.pending(), harness.emitted.len() - acknowledged);
             before = confirmed;
         }
-        world.finish();
-        prop_assert_eq!(world.progress.pending(), 0);
-        prop_assert!(world.progress.confirmed() >= end(world.script.len() - 1));
-        let kafka = world.script.iter().rposition(|messages| messages.contains(&Sink::Kafka));
-        prop_assert_eq!(world.progress.chain(), kafka.map_or(Lsn::ZERO, commit));
+        harness.finish();
+        prop_assert_eq!(harness.progress.pending(), 0);
+        prop_assert!(harness.progress.confirmed() >= end(harness.script.len() - 1));
+        let kafka = harness.script.iter().rposition(|messages| messages.contains(&Sink::Kafka));
+        prop_assert_eq!(harness.progress.chain(), kafka.map_or(Lsn::ZERO, commit));
     }
 }
 
@@ -242,7 +242,7 @@ fn an_acknowledgement_of_an_earlier_session_counts_for_nothing() {
 }
 
 #[test]
-fn a_transaction_that_told_nothing_is_confirmed_in_its_turn() {
+fn a_transaction_that_emitted_nothing_is_confirmed_in_its_turn() {
     let mut progress = Progress::new(0, Lsn::ZERO, Lsn::ZERO);
     let first = progress.begin(Lsn(10), PgTime(0));
     progress.added(Sink::Rabbit);
@@ -255,7 +255,7 @@ fn a_transaction_that_told_nothing_is_confirmed_in_its_turn() {
 }
 
 #[test]
-fn a_row_told_again_holds_back_what_is_confirmed_and_is_no_link_of_the_chain() {
+fn a_row_emitted_again_holds_back_what_is_confirmed_and_is_no_link_of_the_chain() {
     let mut progress = Progress::new(0, Lsn::ZERO, Lsn(7));
     let transaction_seq = progress.begin(commit(0), PgTime(0));
     progress.re_emit(Sink::Kafka);

@@ -1,16 +1,14 @@
-//! The relay's memory, and what it permits at start: fail closed.
+//! A source's checkpoint, and the decision at start whether streaming is safe.
 //!
-//! Postgres forgets what a slot has sent, and a slot that was dropped and made again starts later without a word.
-//! So the relay keeps, per source, which cluster it reads and how far every sink has acknowledged, in a compacted
-//! topic, always written before the slot is confirmed. At start the two are compared; whatever does not fit is
-//! refused, with what to do.
-
-use std::fmt;
+//! * Postgres does not keep what a slot has sent. A slot that was dropped and created again silently starts later.
+//! * So a compacted topic has a checkpoint of each source: the cluster, and how far every sink has acknowledged.
+//! * A checkpoint is written before the slot is confirmed, always.
+//! * At start checkpoint, cluster and slot are compared. Anything that does not fit is refused, with what to do.
 
 use serde::{Deserialize, Serialize};
 
-use crate::postgres::lsn::Lsn;
-use crate::postgres::sql::{identifier, literal};
+use crate::checkpoint::refusal::Refusal;
+use crate::postgres::lsn::{Lsn, as_text};
 
 /// The value of a state record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,37 +20,37 @@ pub struct Checkpoint {
     /// Every sink has acknowledged everything up to here.
     #[serde(with = "as_text")]
     pub acknowledged: Lsn,
-    /// The last commit emitted, acknowledged or not.
+    /// The last commit emitted, acknowledged or not. Records name it `told`, as earlier releases did.
     #[serde(rename = "told", with = "as_text")]
     pub sent_lsn: Lsn,
     /// The last acknowledged commit that emitted anything on Kafka: where the chain of positions continues.
     #[serde(with = "as_text")]
     pub chain: Lsn,
     /// The last acknowledged transaction that emitted anything, whatever the routes were. A checkpoint of an earlier release
-    /// has none, and then what the slot has not confirmed is emitted again.
+    /// has none; then everything that the slot has not confirmed is emitted again.
     #[serde(default)]
     pub last: CommitId,
-    /// The publication was seen to send everything that was committed up to here. Never after `acknowledged`, which
-    /// advances without a look. A checkpoint of an earlier release has none (0/0).
+    /// The publication was verified to send everything committed up to here. Never after `acknowledged`, which advances
+    /// without that check. A checkpoint of an earlier release has none (0/0).
     #[serde(default, with = "as_text")]
     pub vouched: Lsn,
-    /// Of the routes the chain was emitted with; others start a new chain.
+    /// The fingerprint of the routes that emitted the chain. Other routes start a new chain.
     pub routes: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// The slot is being made; nothing has been emitted.
+    /// The slot is being created; nothing is emitted yet.
     Creating,
     Streaming,
-    /// The present rows are being emitted again from a new slot's snapshot; until that ends, start it over.
+    /// The existing rows are being emitted again from a new slot's snapshot. If that does not end, it starts over.
     #[serde(rename = "reconciling")]
     Resnapshot,
 }
 
-/// A transaction: where it stands, and when it was committed, in Postgres' microseconds. Another history of the same
-/// cluster may have another one at the same place.
+/// Identifies a transaction by its position and its commit time in Postgres' microseconds. A server that was set back may
+/// have another transaction at the same position.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitId {
     #[serde(with = "as_text")]
@@ -60,30 +58,16 @@ pub struct CommitId {
     pub committed_at: i64,
 }
 
-pub(crate) mod as_text {
-    use super::Lsn;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-    pub fn serialize<S: Serializer>(lsn: &Lsn, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(lsn)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Lsn, D::Error> {
-        String::deserialize(from)?.parse().map_err(D::Error::custom)
-    }
-}
-
 /// The cluster, as the replication session sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
     pub system_id: String,
     pub timeline: u32,
-    /// The end of its durable log.
+    /// The end of its durable WAL.
     pub flush: Lsn,
 }
 
-/// The slot, if there is one of that name.
+/// A replication slot, as the server describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
     pub plugin: String,
@@ -96,7 +80,7 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Why it cannot be one that a relay of this database made.
+    /// Why no relay of this database can have created the slot.
     pub fn foreign(&self, database: &str) -> Option<String> {
         if self.plugin != "pgoutput" {
             return Some(format!("it decodes with {}", self.plugin));
@@ -105,185 +89,19 @@ impl Slot {
     }
 }
 
-/// How to go on.
+/// How a source starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// Nothing was ever emitted: make the slot.
+    /// Nothing was ever emitted: create the slot.
     Create,
-    /// The slot was made and not yet used: begin at it.
+    /// The slot was created and not yet used: begin at it.
     Adopt,
-    /// Continue; what is acknowledged already is passed over.
+    /// Continue; acknowledged transactions are skipped.
     Resume { acknowledged: Lsn, chain: Lsn },
 }
 
-/// Since when tables with routes may have sent nothing, and by what change of the publication.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Break {
-    pub what: String,
-    /// Up to here everything was sent.
-    #[serde(with = "as_text")]
-    pub since: Lsn,
-}
-
-/// Why streaming would lose or invent something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    CheckpointMissing {
-        slot: String,
-    },
-    SlotMissing {
-        slot: String,
-        acknowledged: Lsn,
-    },
-    SlotLost {
-        slot: String,
-    },
-    SlotForeign {
-        slot: String,
-        what: String,
-    },
-    SlotAhead {
-        slot: String,
-        confirmed: Lsn,
-        acknowledged: Lsn,
-    },
-    OtherCluster {
-        expected: String,
-        found: String,
-    },
-    OtherTimeline {
-        expected: u32,
-        found: u32,
-    },
-    ServerBehind {
-        flush: Lsn,
-        sent_lsn: Lsn,
-    },
-    ContinuityLost {
-        sent_lsn: Lsn,
-    },
-    ResnapshotUnfinished {
-        slot: String,
-    },
-    /// The publication or the routes do not fit each other.
-    Contract(String),
-    /// The publication sent less than it did, or may have.
-    Broken(Break),
-    /// The role lacks a permission that reading the slot needs.
-    NotPermitted {
-        role: String,
-        problem: String,
-    },
-    /// The server cannot decode a change.
-    Undecodable {
-        position: Lsn,
-        code: String,
-        problem: String,
-    },
-}
-
-impl std::error::Error for Refusal {}
-
-const AGAIN: &str = "Rows committed in between are not on Kafka. To go on: tell every row again with `cdc-relay \
-     resnapshot`, or, if a gap is acceptable or known to be empty, drop the slot if it exists and write a tombstone for \
-     this source to the state topic; the next start then begins at the present.";
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CheckpointMissing { slot } => write!(
-                f,
-                "slot {slot} exists, but the state topic knows nothing of it: whether it was read, and how far that \
-                 was acknowledged, cannot be known. If nothing was ever told from it: \
-                 `select pg_drop_replication_slot({})` and start again. Otherwise restore the state topic, or: {AGAIN}",
-                literal(slot)
-            ),
-            Self::SlotMissing { slot, acknowledged } => write!(
-                f,
-                "slot {slot} is gone, though everything up to {acknowledged} was told from it. A new slot would begin \
-                 at the present. {AGAIN}"
-            ),
-            Self::SlotLost { slot } => write!(
-                f,
-                "slot {slot} is lost: the server removed log that was not yet told (max_slot_wal_keep_size). {AGAIN}"
-            ),
-            Self::SlotForeign { slot, what } => {
-                write!(
-                    f,
-                    "slot {slot} is not ours: {what}. Give this source a slot of its own in the routes file."
-                )
-            }
-            Self::SlotAhead { slot, confirmed, acknowledged } => write!(
-                f,
-                "slot {slot} was advanced to {confirmed} by somebody else; only {acknowledged} is acknowledged. {AGAIN}"
-            ),
-            Self::OtherCluster { expected, found } => write!(
-                f,
-                "this is another cluster (system identifier {found}, told so far: {expected}). If the address is \
-                 wrong, correct it. If the database was moved or restored: {AGAIN}"
-            ),
-            Self::OtherTimeline { expected, found } => write!(
-                f,
-                "the cluster is on timeline {found}, told so far: {expected}: a standby was promoted or a backup \
-                 restored, and what was told may not exist here, or the other way round. `cdc-relay failover` goes on with \
-                 it if it can show that neither is so. Otherwise: {AGAIN}"
-            ),
-            Self::ServerBehind { flush, sent_lsn } => write!(
-                f,
-                "the server's log ends at {flush}, before {sent_lsn}, which was already told: it lost committed \
-                 transactions (restored backup, fsync off). Find out which before you go on. {AGAIN}"
-            ),
-            Self::ContinuityLost { sent_lsn } => write!(
-                f,
-                "the server does not have the transaction of {sent_lsn}, which was told last: it was set back to an earlier \
-                 state (a restored volume, fsync off) and has committed others since. {AGAIN}"
-            ),
-            Self::ResnapshotUnfinished { slot } => write!(
-                f,
-                "a reconcile of slot {slot} was begun and did not end. Unless it is under way, run `cdc-relay resnapshot` \
-                 again: it starts over."
-            ),
-            Self::Contract(problem) => f.write_str(problem),
-            Self::Undecodable { position, code, problem } => {
-                f.write_str(&undecodable(*position, code, problem))
-            }
-            Self::NotPermitted { role, problem } => write!(
-                f,
-                "role {role} is not permitted to read the slot: {problem} (SQLSTATE 42501). If it may not replicate: `alter \
-                 role {0} replication` (Amazon RDS, Aurora: `grant rds_replication to {0}`); otherwise grant what the server \
-                 names. Nothing is lost meanwhile, and the relay goes on by itself.",
-                identifier(role)
-            ),
-            Self::Broken(Break { what, since }) => f.write_str(&broken(what, *since)),
-        }
-    }
-}
-
-fn undecodable(position: Lsn, code: &str, problem: &str) -> String {
-    let way = match code {
-        "22P05" | "22021" => {
-            "The database's encoding has values that are no text in UTF-8: write the value anew in its row"
-        }
-        _ => "If the row is still there and wrong, correct it",
-    };
-    format!(
-        "the server cannot decode the change at {position}: {problem} (SQLSTATE {code}). Every session ends there, and \
-         nothing behind it is sent. {way}, then emit every row again, from a slot behind it, with `cdc-relay resnapshot`. \
-         It is tried again every minute."
-    )
-}
-
-fn broken(what: &str, since: Lsn) -> String {
-    format!(
-        "{what}. Rows of tables with routes that were committed after {since} may not have been sent. Put the publication \
-         right, then emit every row again with `cdc-relay resnapshot`, or, where the slot is intact, only those of the table that \
-         was left out with `cdc-relay resnapshot --table`. If it is known that nothing was written to these \
-         tables in between: write a tombstone for this source's key that ends in `/publication` to the state topic."
-    )
-}
-
-/// What is saved once one more record was read. It never goes back: a relay that slept through the loss of its
-/// slot, or through a promotion, may have written after its successor, and what it wrote is true, only older.
+/// The checkpoint after one more record of the topic. It never goes back: a relay that missed the loss of its slot, or a
+/// promotion, may have written after its successor. Such a record is true, but older.
 pub fn load(before: Option<Checkpoint>, record: Option<Checkpoint>) -> Option<Checkpoint> {
     match (before, record) {
         (Some(before), Some(record)) if record.is_older_than(&before) => Some(before),
@@ -292,7 +110,7 @@ pub fn load(before: Option<Checkpoint>, record: Option<Checkpoint>) -> Option<Ch
 }
 
 impl Checkpoint {
-    /// Up to where nothing is missing, if the publication is found to have sent less since.
+    /// The position up to which nothing is missing, if the publication turns out to have sent less since.
     pub fn complete_until(&self) -> Lsn {
         if self.vouched == Lsn::ZERO { self.acknowledged } else { self.vouched }
     }
@@ -305,7 +123,7 @@ impl Checkpoint {
     }
 }
 
-/// Decides whether and how to stream. `database` is the one of the session.
+/// Decides whether and how to stream. `database` is the session's.
 pub fn admit(
     checkpoint: Option<&Checkpoint>,
     cluster: &Cluster,

@@ -15,7 +15,7 @@ fn checkpoint() -> Checkpoint {
     }
 }
 
-/// The halt it prevents: a slot that seems to be ahead of the checkpoint, when the checkpoint was put back.
+/// Prevents a halt: a slot that seems to be ahead of the checkpoint, when the checkpoint was put back.
 #[test]
 fn a_relay_that_writes_after_its_successor_does_not_put_the_checkpoint_back() {
     let (newer, older) = (checkpoint(), Checkpoint { acknowledged: Lsn(50), ..checkpoint() });
@@ -118,7 +118,7 @@ fn another_cluster_or_timeline_is_refused() {
 }
 
 #[test]
-fn a_server_that_ends_before_what_was_told_is_refused() {
+fn a_server_that_ends_before_the_last_emitted_position_is_refused() {
     let ahead = Checkpoint { sent_lsn: Lsn(201), ..checkpoint() };
     let refusal = Refusal::ServerBehind { flush: Lsn(200), sent_lsn: Lsn(201) };
     assert_eq!(decide(Some(ahead), Some(slot(100))), Err(refusal));
@@ -160,8 +160,8 @@ fn a_checkpoint_of_an_earlier_release_vouches_for_what_it_acknowledged() {
     assert_eq!(checkpoint().complete_until(), Lsn(80));
     let mut record = serde_json::to_value(checkpoint()).expect("JSON");
     assert_eq!(record["vouched"], "0/50");
-    assert_eq!(serde_json::from_value::<Checkpoint>(record.clone()).expect("a memory"), checkpoint());
+    assert_eq!(serde_json::from_value::<Checkpoint>(record.clone()).expect("a checkpoint"), checkpoint());
     record.as_object_mut().expect("an object").remove("vouched");
-    let earlier: Checkpoint = serde_json::from_value(record).expect("a memory of an earlier release");
+    let earlier: Checkpoint = serde_json::from_value(record).expect("a checkpoint of an earlier release");
     assert_eq!(earlier.complete_until(), Lsn(100));
 }

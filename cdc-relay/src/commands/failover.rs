@@ -126,7 +126,7 @@ fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
         database: &server.database,
         routes: &context.source.fingerprint(),
         unfinished: unfinished.as_deref(),
-        history: &history,
+        branches: &history,
         slot: server.slot.as_ref(),
         newest,
     });

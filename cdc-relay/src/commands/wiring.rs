@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::state::Refusal;
+use crate::checkpoint::refusal::Refusal;
 use crate::commands::Failure;
 use crate::commands::arguments::{AmqpArgs, RoutesArgs};
 use crate::commands::run::RunConfig;

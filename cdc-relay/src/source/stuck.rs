@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::state::Refusal;
+use crate::checkpoint::refusal::Refusal;
 use crate::postgres::error::PostgresError;
 use crate::postgres::lsn::Lsn;
 

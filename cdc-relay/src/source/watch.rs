@@ -19,8 +19,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use self::fit::Fit;
-use crate::checkpoint::state::Break;
-use crate::checkpoint::state::Refusal;
+use crate::checkpoint::refusal::Break;
+use crate::checkpoint::refusal::Refusal;
 use crate::postgres::lsn::Lsn;
 use crate::source::context::SourceContext;
 use crate::source::contract::Keys;

@@ -11,8 +11,9 @@ use anyhow::Result;
 use backon::BackoffBuilder;
 
 use crate::checkpoint::progress::TransactionSeq;
-use crate::checkpoint::state::Break;
-use crate::checkpoint::state::{Checkpoint, Cluster, CommitId, Phase, Refusal, Start, admit};
+use crate::checkpoint::refusal::Break;
+use crate::checkpoint::refusal::Refusal;
+use crate::checkpoint::state::{Checkpoint, Cluster, CommitId, Phase, Start, admit};
 use crate::observe::status::State;
 use crate::postgres::error::PostgresError;
 use crate::postgres::facts::Facts;

@@ -91,12 +91,12 @@ async fn a_standby_that_lacks_emitted_transactions_is_refused_even_if_the_checkp
     postgres.stop();
     postgres.restore(&backup);
     promote(&mut postgres, &mut harness).await;
-    fails(&harness, "never was, here").await;
+    fails(&harness, "do not exist on this server").await;
     // The state after a crash of the relay right after it emitted them: only Kafka has them.
     let (topic, key) = (format!("{}.state", harness.name), format!("it/{}", harness.name));
     kafka::write(&topic, &key, None);
     kafka::write(&topic, &key, Some(&saved));
-    fails(&harness, "never was, here").await;
+    fails(&harness, "do not exist on this server").await;
     let relay = harness.start();
     relay.state("refused").await;
     drop((relay, harness));
@@ -110,7 +110,7 @@ async fn a_standby_without_the_slot_is_refused() {
     postgres.stop();
     promote(&mut postgres, &mut harness).await;
     harness.sql.execute("select pg_drop_replication_slot($1)", &[&harness.name]).await.expect("drop");
-    fails(&harness, "did not come along").await;
+    fails(&harness, "does not exist on this server").await;
     // A slot made by hand begins too late.
     let make = "select pg_create_logical_replication_slot($1, 'pgoutput')";
     harness.sql.execute(make, &[&harness.name]).await.expect("make");

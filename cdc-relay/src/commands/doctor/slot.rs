@@ -3,7 +3,8 @@
 use super::facts::{Facts, Slot};
 use super::finding::Finding;
 use super::server::reload;
-use crate::checkpoint::state::{Checkpoint, Refusal, admit};
+use crate::checkpoint::refusal::Refusal;
+use crate::checkpoint::state::{Checkpoint, admit};
 use crate::postgres::sql;
 
 /// Less time than this until the slot is invalidated is an emergency, in seconds.

@@ -4,7 +4,8 @@
 use anyhow::{Context, Result};
 
 use super::finding::Finding;
-use crate::checkpoint::state::{Break, Checkpoint, Slot, Start, admit};
+use crate::checkpoint::refusal::Break;
+use crate::checkpoint::state::{Checkpoint, Slot, Start, admit};
 use crate::postgres::connection_url::Database;
 use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};

@@ -9,7 +9,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use serde::Serialize;
 
 use super::Verdict;
-use crate::checkpoint::state::Break;
+use crate::checkpoint::refusal::Break;
 use crate::routes::{Routes, Source};
 use crate::source::coverage::record::Record;
 

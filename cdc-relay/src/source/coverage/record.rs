@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Coverage, Replaced, losses};
-use crate::checkpoint::state::{Break, as_text};
+use crate::checkpoint::refusal::Break;
 use crate::postgres::lsn::Lsn;
+use crate::postgres::lsn::as_text;
 use crate::routes::Source;
 
 /// Between the checkpoint's key and nothing: the end of the record's key.

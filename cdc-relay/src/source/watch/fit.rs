@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use tokio::task::JoinHandle;
 
 use super::{Notice, Outage};
-use crate::checkpoint::state::Refusal;
+use crate::checkpoint::refusal::Refusal;
 use crate::postgres::session::Session;
 use crate::source::context::SourceContext;
 use crate::source::contract::{self, Checked, Keys};

@@ -7,7 +7,8 @@
 use anyhow::anyhow;
 
 use super::{AttemptError, SourceWorker};
-use crate::checkpoint::state::{Break, Checkpoint, Refusal};
+use crate::checkpoint::refusal::{Break, Refusal};
+use crate::checkpoint::state::Checkpoint;
 use crate::postgres::session::Session;
 use crate::source::coverage::baseline::baseline;
 use crate::source::coverage::query;
