@@ -3,8 +3,6 @@
 //! * The relay gives the producer up.
 //! * A new producer emits everything after the last confirmed transaction again.
 
-use std::time::Duration;
-
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 
@@ -45,7 +43,13 @@ async fn a_limit_that_is_lowered_while_streaming_neither_wedges_nor_skips() {
     let topic = harness.topic();
     let lower = AlterConfig::new(ResourceSpecifier::Topic(&topic)).set("max.message.bytes", "4000");
     admin().alter_configs([&lower], &AdminOptions::new()).await.expect("alter");
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    eventually("the lower limit", || async {
+        let (admin, resource) = (admin(), ResourceSpecifier::Topic(&topic));
+        let topics = admin.describe_configs([&resource], &AdminOptions::new()).await;
+        let topic = topics.ok()?.pop()?.ok()?;
+        (topic.get("max.message.bytes")?.value.as_deref() == Some("4000")).then_some(())
+    })
+    .await;
     harness
         .sql
         .batch_execute(

@@ -14,7 +14,7 @@ async fn killing_the_walsender_under_load_loses_and_reorders_nothing() {
     let (relay, oracle, load) = under_load(&mut harness, true).await;
     let mut kills = 0;
     for _ in 0..20 {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        load.more(60).await;
         kills += i32::from(harness.kill_walsender().await);
     }
     load.stop().await;

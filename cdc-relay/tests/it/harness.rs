@@ -307,6 +307,21 @@ event_source = "/it"
         .await;
     }
 
+    /// Waits for a whole check of the publication that began after now: until the next one has begun, too.
+    pub async fn publication_checked(&self) {
+        let checks = "select max(xact_start)::text from pg_stat_activity
+                      where datname = current_database() and application_name = 'cdc-relay'
+                        and state = 'idle in transaction' and xact_start > $1::text::timestamptz";
+        let now = self.sql.query_one("select clock_timestamp()::text", &[]).await.expect("the time");
+        let mut since: String = now.get(0);
+        for _ in 0..2 {
+            since = eventually("a check of the publication", || async {
+                self.sql.query_one(checks, &[&since]).await.expect("activity").get::<_, Option<String>>(0)
+            })
+            .await;
+        }
+    }
+
     /// Ends the walsender, if there is one.
     pub async fn kill_walsender(&self) -> bool {
         let kill = "select pg_terminate_backend(active_pid) from pg_replication_slots

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Harness, Relay, SCHEMA};
+use crate::harness::{Harness, Relay, SCHEMA, eventually};
 use crate::kafka;
 use crate::load::under_load;
 
@@ -249,8 +249,7 @@ async fn columns_and_tables_that_are_published_under_load_cost_nothing() {
         while harness.sql.batch_execute(&migration).await.is_err() {
             run(&harness, "rollback").await;
         }
-        // Longer than the interval of the watch.
-        tokio::time::sleep(Duration::from_millis(2500)).await;
+        harness.publication_checked().await;
         load.more(50).await;
     }
     load.stop().await;
@@ -273,7 +272,7 @@ async fn a_break_is_one_whether_or_not_it_can_be_written_down() {
     kafka::delete(&harness.servers.kafka, &format!("{}.state", harness.name));
     run(&harness, "alter publication events drop table items; alter publication events add table items")
         .await;
-    crate::harness::eventually("the missing checkpoint", || async {
+    eventually("the missing checkpoint", || async {
         relay.get("/health").filter(|report| report.contains("knows nothing"))
     })
     .await;
@@ -316,7 +315,7 @@ async fn tables_without_routes_are_in_no_record_and_in_no_log() {
     run(&harness, "alter table spare_parts detach partition spare_part").await;
     // The watch notices this change after those, or together with them.
     run(&harness, "alter table items add column extra int").await;
-    crate::harness::eventually("a record", || async {
+    eventually("a record", || async {
         let events = kafka::read(&format!("{}.state", harness.name));
         events[records..].iter().any(|event| event.key.ends_with("/publication")).then_some(())
     })
@@ -344,10 +343,7 @@ async fn a_partition_may_come_and_go_but_not_come_back() {
     run(&harness, "create table items_c partition of items for values in ('c')").await;
     harness.row("c", 1, 1, "made").await;
     run(&harness, "drop table items_a; alter table items detach partition items_b").await;
-    crate::harness::eventually("a log line about items_b", || async {
-        relay.log().contains("items_b").then_some(())
-    })
-    .await;
+    eventually("a log line about items_b", || async { relay.log().contains("items_b").then_some(()) }).await;
     harness.row("c", 2, 1, "made").await;
     harness.confirmed().await;
     relay.streams().await;
@@ -390,7 +386,12 @@ async fn a_contract_that_takes_long_to_judge_is_judged_and_holds_up_no_look() {
     run(&harness, "drop table slow; alter table t rename remark to note").await;
     relay.streams().await;
     run(&harness, "create table slow (); alter table t add column more int").await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    eventually("the routes to be judged", || async {
+        let judged = "select 1 from pg_stat_activity
+                      where datname = current_database() and wait_event = 'PgSleep'";
+        (!harness.sql.query(judged, &[]).await.expect("activity").is_empty()).then_some(())
+    })
+    .await;
     let began = Instant::now();
     run(&harness, "alter publication p drop table u").await;
     let report = refused_in_time(&relay, began, "while it is judged").await;
@@ -421,54 +422,65 @@ const BY_SCHEMA: [(i32, &str); 3] = [
     ),
 ];
 
+/// A relay that streams a table after its rows were rewritten, which is no reason to refuse; and the table's name.
+async fn rewritten(schema: &str) -> (Harness, Relay, &'static str) {
+    let mut harness = Harness::bare("unlogged").await;
+    run(&harness, schema).await;
+    let table = if schema.contains("table r") { "r" } else { "t" };
+    let routes = crate::harm::five_lines(&harness, &format!("{{ name = \"{table}\" }}"));
+    harness.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
+    let relay = harness.streaming().await;
+    run(&harness, "insert into t values (1, 'a')").await;
+    harness.confirmed().await;
+    run(&harness, "vacuum full t").await;
+    run(&harness, "cluster t using t_pkey").await;
+    run(&harness, &format!("begin; alter table {table} add column more text; truncate t; commit")).await;
+    harness.publication_checked().await;
+    relay.streams().await;
+    (harness, relay, table)
+}
+
+/// Checks the reason of a refusal, and that a resnapshot emits the row that the WAL lacks.
+async fn unlogged((harness, relay): (&Harness, &Relay), (schema, table): (&str, &str), report: &str) {
+    assert!(report.contains("unlogged"), "{schema}: {report}");
+    resnapshot(harness);
+    relay.streams().await;
+    let events = kafka::read(&format!("{}.{table}", harness.name));
+    assert!(events.iter().any(|event| event.value.contains("lost")), "{schema}");
+}
+
+/// The schemas that the shared server takes.
+async fn schemas() -> impl Iterator<Item = &'static str> {
+    let version = version(&Harness::bare("unlogged").await).await;
+    BY_SCHEMA.into_iter().filter(move |(from, _)| version >= *from).map(|(_, schema)| schema)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_was_unlogged_for_a_while_is_noticed() {
-    for (from, schema) in BY_SCHEMA {
-        for streams in [true, false] {
-            let mut harness = Harness::bare("unlogged").await;
-            if version(&harness).await < from {
-                continue;
-            }
-            run(&harness, schema).await;
-            let table = if schema.contains("table r") { "r" } else { "t" };
-            let routes = crate::harm::five_lines(&harness, &format!("{{ name = \"{table}\" }}"));
-            harness.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
-            let relay = harness.streaming().await;
-            run(&harness, "insert into t values (1, 'a')").await;
-            harness.confirmed().await;
-            // A rewrite that loses no row is no reason to refuse.
-            run(&harness, "vacuum full t").await;
-            run(&harness, "cluster t using t_pkey").await;
-            run(&harness, &format!("begin; alter table {table} add column more text; truncate t; commit"))
-                .await;
-            tokio::time::sleep(Duration::from_millis(2500)).await;
-            relay.streams().await;
-            let began = Instant::now();
-            let relay = if streams {
-                run(&harness, UNLOGGED).await;
-                relay
-            } else {
-                assert_eq!(relay.stop().await, Some(0));
-                harness.slot_is_free().await;
-                for sql in ["vacuum full t", "truncate t"] {
-                    run(&harness, sql).await;
-                }
-                let relay = harness.streaming().await;
-                assert_eq!(relay.stop().await, Some(0));
-                harness.slot_is_free().await;
-                run(&harness, UNLOGGED).await;
-                harness.start()
-            };
-            let report = if streams {
-                refused_in_time(&relay, began, schema).await
-            } else {
-                relay.state("refused").await
-            };
-            assert!(report.contains("unlogged"), "{schema}: {report}");
-            resnapshot(&harness);
-            relay.streams().await;
-            let events = kafka::read(&format!("{}.{table}", harness.name));
-            assert!(events.iter().any(|event| event.value.contains("lost")), "{schema}");
+async fn a_table_that_is_unlogged_for_a_while_is_noticed() {
+    for schema in schemas().await {
+        let (harness, relay, table) = rewritten(schema).await;
+        let began = Instant::now();
+        run(&harness, UNLOGGED).await;
+        let report = refused_in_time(&relay, began, schema).await;
+        unlogged((&harness, &relay), (schema, table), &report).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_unlogged_while_the_relay_was_away_is_noticed() {
+    for schema in schemas().await {
+        let (mut harness, relay, table) = rewritten(schema).await;
+        assert_eq!(relay.stop().await, Some(0));
+        harness.slot_is_free().await;
+        for sql in ["vacuum full t", "truncate t"] {
+            run(&harness, sql).await;
         }
+        let relay = harness.streaming().await;
+        assert_eq!(relay.stop().await, Some(0));
+        harness.slot_is_free().await;
+        run(&harness, UNLOGGED).await;
+        let relay = harness.start();
+        let report = relay.state("refused").await;
+        unlogged((&harness, &relay), (schema, table), &report).await;
     }
 }

@@ -1,7 +1,6 @@
 //! Tests the queue: the content of a message, and outages of the broker.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions};
@@ -187,10 +186,18 @@ async fn a_broker_that_stays_away_for_long_does_not_break_the_session() {
     harness.url = format!("{}?options=-c%20wal_sender_timeout%3D1500ms", harness.url);
     let relay = harness.streaming().await;
     proxy.cut();
+    let cut = harness.sql.query_one("select clock_timestamp()::text", &[]).await.expect("the time");
+    let cut: String = cut.get(0);
     for id in 0..400 {
         harness.row("a", id, 1, "work").await;
     }
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    eventually("an answer to the server after three of its time-outs", || async {
+        let answers = "select 1 from pg_stat_activity join pg_stat_replication using (pid)
+                       where pg_stat_activity.datname = current_database()
+                         and reply_time > $1::text::timestamptz + '4500 ms'";
+        (!harness.sql.query(answers, &[&cut]).await.expect("activity").is_empty()).then_some(())
+    })
+    .await;
     assert!((kafka::read(&harness.topic()).len()) < 400, "nothing was held back");
     assert_eq!(relay.metric("cdc_relay_sessions_total"), 1.0, "the session did not survive");
     proxy.mend();

@@ -170,8 +170,7 @@ async fn a_key_that_stays_the_same_ends_no_session() {
     {
         run(&harness, change).await;
         run(&harness, &insert(id as i32, "a")).await;
-        // Longer than the interval of the watch.
-        tokio::time::sleep(Duration::from_millis(2500)).await;
+        harness.publication_checked().await;
         let events = distinct(&topic, id + 1).await;
         assert!(events.iter().any(|event| event.key == id.to_string()), "{change}: {events:#?}");
     }

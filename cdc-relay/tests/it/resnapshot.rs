@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use stack::servers::Server;
 
@@ -359,21 +358,19 @@ async fn a_table_that_was_emptied_after_the_slot_began_is_not_taken_for_empty() 
     let harness = Harness::new("re_emptied").await;
     harness.row("a", 1, 1, "made").await;
     let url = harness.url.clone();
-    let (read, emptied) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicBool::new(false)));
-    let (notify, done) = (Arc::clone(&read), Arc::clone(&emptied));
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let (emptied, empties) = std::sync::mpsc::channel();
     let reader = tokio::task::spawn_blocking(move || {
         let config = url.parse().expect("url");
         let mut session = cdc_relay::postgres::session::Session::connect(&config).expect("session");
         let tables = cdc_relay::source::backfill::rows::tables(&mut session, "events").expect("tables");
-        let mut found = Vec::new();
+        let (mut found, mut begun) = (Vec::new(), Some(begun));
         for round in 0..2 {
             session.query("begin isolation level repeatable read").expect("begin");
             session.query("select 1").expect("sight");
-            if round > 0 {
-                notify.notify_one();
-            }
-            while round > 0 && !done.load(Ordering::Relaxed) {
-                std::thread::sleep(Duration::from_millis(5));
+            if let Some(begun) = begun.take_if(|_| round > 0) {
+                begun.send(()).expect("the test");
+                empties.recv().expect("the test");
             }
             session.query(&format!("lock table {} in access share mode", tables[0].target())).expect("lock");
             found.push(cdc_relay::source::backfill::rows::rewritten(&mut session, &tables).expect("a check"));
@@ -381,8 +378,8 @@ async fn a_table_that_was_emptied_after_the_slot_began_is_not_taken_for_empty() 
         }
         found
     });
-    read.notified().await;
+    begins.await.expect("the reader");
     harness.sql.batch_execute("alter table items alter column amount type numeric").await.expect("rewrite");
-    emptied.store(true, Ordering::Relaxed);
+    emptied.send(()).expect("the reader");
     assert_eq!(reader.await.expect("reader"), [None, Some("public.items".to_owned())]);
 }

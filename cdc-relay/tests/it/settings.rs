@@ -1,7 +1,5 @@
 //! Tests settings of a role, a database or a server that would end a session, hide rows, or change printed values.
 
-use std::time::{Duration, Instant};
-
 use crate::harness::{Harness, SCHEMA, connect, eventually, with_database};
 use crate::kafka;
 
@@ -74,12 +72,13 @@ async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_re
     let open = other.transaction().await.expect("begin");
     open.batch_execute("insert into items (owner, id, version) values ('open', 1, 1)").await.expect("a row");
     let relay = harness.start();
-    eventually("the slot to be waited for", || async {
-        let waits = "select 1 from pg_stat_activity where query like 'CREATE_REPLICATION_SLOT%' and wait_event_type = 'Lock'";
+    eventually("a wait for the slot that is longer than the time-outs", || async {
+        let waits = "select 1 from pg_stat_activity
+                     where datname = current_database() and query like 'CREATE_REPLICATION_SLOT%'
+                       and wait_event_type = 'Lock' and clock_timestamp() - query_start > '1500 ms'";
         (!harness.sql.query(waits, &[]).await.expect("activity").is_empty()).then_some(())
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
     open.commit().await.expect("commit");
     relay.streams().await;
     // Rows that come during the snapshot may be emitted twice: once from the table and once from the WAL.
@@ -89,7 +88,8 @@ async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_re
                  select 'large', n, 1, repeat('x', 200) from generate_series(1, 60000) n";
     harness.sql.batch_execute(large).await.expect("rows");
     harness.confirmed().await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // Two seconds lie between two checks: every session is idle for longer than the time-outs.
+    harness.publication_checked().await;
     harness.row("after", 1, 1, "made").await;
     harness.confirmed().await;
     let events = kafka::read(&harness.topic());
@@ -121,23 +121,19 @@ async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_re
 async fn no_setting_of_a_role_is_in_the_way_of_a_tail() {
     let harness = hostile("tail_settings").await;
     let url = harness.overrides[0].1.clone();
-    let mut tail = std::process::Command::new(env!("CARGO_BIN_EXE_cdc-relay"))
+    let tail = std::process::Command::new(env!("CARGO_BIN_EXE_cdc-relay"))
         .args(["tail", &url, "--limit", "1", "--json"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
         .expect("tail");
-    let began = Instant::now();
-    let mut n = 0;
-    while tail.try_wait().expect("wait").is_none() {
-        assert!(began.elapsed() < Duration::from_secs(60), "it does not end");
-        // Longer than any of the time-outs, before the first row is there.
-        if began.elapsed() > Duration::from_secs(3) {
-            n += 1;
-            harness.row("a", n, 1, "made").await;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    eventually("a tail that reads for longer than the time-outs", || async {
+        let reads = "select 1 from pg_stat_activity a join pg_replication_slots on active_pid = pid
+                     where datname = current_database() and clock_timestamp() - backend_start > '2 seconds'";
+        (!harness.sql.query(reads, &[]).await.expect("activity").is_empty()).then_some(())
+    })
+    .await;
+    harness.row("a", 1, 1, "made").await;
     let output = tail.wait_with_output().expect("tail");
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success() && text.contains("\"owner\":\"a\""), "{text}");

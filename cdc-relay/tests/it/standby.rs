@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::Harness;
+use crate::harness::{Harness, eventually};
 use crate::kafka::{chain, distinct};
 
 #[tokio::test]
@@ -43,9 +43,17 @@ async fn a_relay_that_waits_for_its_turn_asks_for_nothing_but_the_slot() {
         harness.sql.query_one("select last_value from asked", &[]).await.expect("asked").get::<_, i64>(0)
     };
     let before = checks().await;
-    let began = Instant::now();
-    while began.elapsed() < Duration::from_secs(8) {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    let mut since = String::from("-infinity");
+    for _ in 0..10 {
+        since = eventually("the next query for the slot", || async {
+            let queries = "select query_start::text from pg_stat_activity
+                           where datname = current_database() and application_name = 'cdc-relay'
+                             and query like '%pg_replication_slots%' and query_start > $1::text::timestamptz
+                           order by query_start limit 1";
+            let query = harness.sql.query_opt(queries, &[&since]).await.expect("activity");
+            query.map(|query| query.get::<_, String>(0))
+        })
+        .await;
         assert!(second.get("/health").is_some_and(|report| report.contains("standby")));
     }
     let checks = checks().await - before;
