@@ -1,4 +1,4 @@
-//! The life of a source: what it is made of, its contract with the database, its sessions, the stream.
+//! One source from its start to its end: the contract with its database, its sessions, the stream, and the backfill.
 
 pub mod backfill;
 #[cfg(feature = "sinks")]

@@ -1,4 +1,4 @@
-//! One source's clients of Kafka, and what its topics save.
+//! Holds the Kafka clients of one source, and loads and saves its records in the state topic.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -19,18 +19,18 @@ use crate::source::backfill::snapshot::{self, TableProgress};
 use crate::source::context::SourceContext;
 use crate::source::coverage::record::{Record, record_key};
 
-/// How long a write of the checkpoint may take before the attempt starts over.
+/// How long Kafka may take to acknowledge a record of the state topic.
 const CHECKPOINT_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the state topic says of a source.
+/// The records of a source in the state topic.
 #[derive(Default)]
 pub struct Loaded {
     pub checkpoint: Option<Checkpoint>,
-    /// By table: how far the rows that existed before are emitted.
+    /// The progress of snapshots, by table.
     pub positions: BTreeMap<String, TableProgress>,
-    /// What the publication sends.
+    /// The record of the publication.
     pub publication: Option<Record>,
-    /// Where the topic ends.
+    /// The end of the topic.
     pub end: i64,
 }
 
@@ -38,9 +38,9 @@ pub struct KafkaClients {
     context: Arc<SourceContext>,
     emitter: Option<Emitter>,
     reader: Option<Reader>,
-    /// How far the dead letters were read.
+    /// The halted keys, up to this offset of the dead-letter topic.
     halted: (i64, Halted),
-    /// Kafka did not do what was asked: perhaps our clients are what is broken, and they do not always say so.
+    /// The last request failed, so the clients may be broken; they do not always report it.
     suspect: Cell<bool>,
 }
 
@@ -50,23 +50,23 @@ impl KafkaClients {
         KafkaClients { context: Arc::clone(context), emitter, reader, halted, suspect: Cell::new(false) }
     }
 
-    /// New ones, for other routes.
+    /// Returns new clients for other routes.
     pub fn with(&self, context: &Arc<SourceContext>) -> KafkaClients {
-        // What the old ones had under way does not count any more.
+        // Records that the old clients had in flight no longer count.
         KafkaClients { suspect: Cell::new(true), ..KafkaClients::new(context) }
     }
 
     pub fn emitter(&mut self) -> Result<&mut Emitter> {
-        self.emitter.as_mut().context("no Kafka producer")
+        self.emitter.as_mut().context("the Kafka producer is not connected")
     }
 
-    /// To emit, and to read what was emitted.
+    /// Returns the emitter, and the reader of the topics.
     pub fn both(&mut self) -> Result<(&mut Emitter, &Reader)> {
-        let reader = self.reader.as_ref().context("no Kafka consumer")?;
-        Ok((self.emitter.as_mut().context("no Kafka producer")?, reader))
+        let reader = self.reader.as_ref().context("the Kafka consumer is not connected")?;
+        Ok((self.emitter.as_mut().context("the Kafka producer is not connected")?, reader))
     }
 
-    /// Makes the clients, unless there are sound ones; topics first.
+    /// Makes the topics and the clients, unless there are working ones.
     pub fn connect(&mut self) -> Result<()> {
         let context = &self.context;
         if context.acks.failure().is_some() || self.suspect.take() {
@@ -92,28 +92,28 @@ impl KafkaClients {
         Ok(())
     }
 
-    /// The key of this source's checkpoint in the state topic.
+    /// Returns the key of this source's checkpoint in the state topic.
     pub fn checkpoint_key(&self) -> String {
         self.context.source.checkpoint_key()
     }
 
-    /// What the state topic says of this source from `offset` on.
+    /// Loads the records of this source from `offset` on.
     pub fn load(&self, offset: i64) -> Result<Loaded> {
         let key = self.checkpoint_key();
         let publication = record_key(&key);
         let topic = self.context.routes.relay.state_topic.get_ref();
         let mut loaded = Loaded::default();
-        let reader = self.reader.as_ref().context("no Kafka consumer")?;
+        let reader = self.reader.as_ref().context("the Kafka consumer is not connected")?;
         let read = reader.read(topic, offset, |_, found, value| {
             let found = found.unwrap_or_default();
             if found == key.as_bytes() {
                 let record = value.map(serde_json::from_slice::<Checkpoint>).transpose();
-                loaded.checkpoint = state::load(loaded.checkpoint.take(), record.context("state record")?);
+                loaded.checkpoint = state::load(loaded.checkpoint.take(), record.context("the checkpoint in the state topic is not readable")?);
             } else if found == publication.as_bytes() {
                 let record = value.map(serde_json::from_slice).transpose();
-                loaded.publication = record.context("publication record")?;
+                loaded.publication = record.context("the record of the publication in the state topic is not readable")?;
             } else if let Some(table) = snapshot::record_table(&key, found) {
-                match value.map(serde_json::from_slice).transpose().context("snapshot record")? {
+                match value.map(serde_json::from_slice).transpose().context("a snapshot record in the state topic is not readable")? {
                     Some(position) => loaded.positions.insert(table.to_owned(), position),
                     None => loaded.positions.remove(table),
                 };
@@ -125,10 +125,10 @@ impl KafkaClients {
         Ok(loaded)
     }
 
-    /// Goes on reading the dead letters: another relay may have written some while we stood by.
+    /// Reads the dead-letter topic on: another relay may have written to it while this one stood by.
     pub fn load_halted(&mut self) -> Result<()> {
         let topic = self.context.routes.relay.dead_letter_topic.get_ref();
-        let reader = self.reader.as_ref().context("no Kafka consumer")?;
+        let reader = self.reader.as_ref().context("the Kafka consumer is not connected")?;
         let (offset, halted) = &mut self.halted;
         let read = reader.read(topic, *offset, |at, _, value| {
             value.map_or(Ok(()), |value| halted.apply(at, value)).context("a dead letter is not readable")
@@ -141,25 +141,25 @@ impl KafkaClients {
         Ok(())
     }
 
-    /// Writes the checkpoint and waits until it is acknowledged.
+    /// Saves the checkpoint, and waits for its acknowledgement.
     pub fn save(&self, checkpoint: &Checkpoint) -> Result<()> {
         self.write(&self.checkpoint_key(), &serde_json::to_vec(checkpoint)?)
     }
 
-    /// Writes how far a table is emitted, and waits until that is acknowledged.
+    /// Saves the progress of a table, and waits for its acknowledgement.
     pub fn save_progress(&self, table: &str, position: &TableProgress) -> Result<()> {
         let key = snapshot::record_key(&self.checkpoint_key(), table);
         self.write(&key, &serde_json::to_vec(position)?)
     }
 
-    /// Writes what the publication sends, and waits until that is acknowledged.
+    /// Saves the record of the publication, and waits for its acknowledgement.
     pub fn save_publication(&self, record: &Record) -> Result<()> {
         self.write(&record_key(&self.checkpoint_key()), &serde_json::to_vec(record)?)
     }
 
     fn write(&self, key: &str, value: &[u8]) -> Result<()> {
         let (acks, topic) = (&self.context.acks, self.context.routes.relay.state_topic.get_ref());
-        let emitter = self.emitter.as_ref().context("no Kafka producer")?;
+        let emitter = self.emitter.as_ref().context("the Kafka producer is not connected")?;
         let until = Instant::now() + CHECKPOINT_WRITE_TIMEOUT;
         self.suspect.set(true);
         while emitter.kafka().save(topic, (key, value))? == Sent::Full {
@@ -169,7 +169,7 @@ impl KafkaClients {
             if let Some(reason) = acks.failure() {
                 anyhow::bail!("{reason}");
             }
-            anyhow::ensure!(Instant::now() < until, "the state topic does not acknowledge");
+            anyhow::ensure!(Instant::now() < until, "the state topic acknowledged no record for {} s; check Kafka", CHECKPOINT_WRITE_TIMEOUT.as_secs());
             pause(&self.context, Duration::from_millis(5));
         }
         self.suspect.set(false);
@@ -177,11 +177,11 @@ impl KafkaClients {
     }
 }
 
-/// Waits, at most until it has to stop.
+/// Waits for the time, or until the relay stops.
 pub fn pause(context: &SourceContext, pause: Duration) {
     let timeout = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
     context.acks.no_wake();
-    // Interrupted or not, the caller looks again.
+    // After an interruption the caller checks again.
     let _ = poll(&mut [PollFd::new(&*context.acks, PollFlags::IN)], Some(&timeout));
     context.acks.drain_wake();
 }

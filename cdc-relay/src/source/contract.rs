@@ -1,8 +1,10 @@
-//! The contract between routes, publication and tables: asked of the server once, judged in one place.
+//! Checks the contract between routes, publication and tables.
 //!
-//! * It is checked as if the publication existed, before anything is made on the server.
-//! * A publication of the relay's own publishes what the routes take, and no update that the server would refuse.
-//! * Whoever needs to know which columns leave, or what identifies a row, has it from `facts`.
+//! * The server is asked once (`facts`), and `fit` alone decides.
+//! * The contract is checked before anything is made on the server. A publication that the relay will make is checked as if
+//!   it existed.
+//! * A publication of the relay's own publishes the operations that the routes take, and no update that the server would
+//!   refuse.
 
 mod advice;
 pub mod existing;
@@ -23,14 +25,14 @@ use crate::postgres::sql::{identifier, literal};
 use crate::routes::catalog::Catalog;
 use crate::routes::{Routes, Source, TableName};
 
-/// A contract that holds: what it was judged by, and what the WAL does not say of the tables.
+/// A contract that holds: the facts of the server, and the catalog, which the WAL does not have.
 #[derive(Debug, Clone)]
 pub struct Checked {
     pub facts: Facts,
     pub catalog: Catalog,
 }
 
-/// A contract, and whatever does not fit.
+/// The result of a check, with every mismatch.
 #[derive(Debug)]
 pub struct Verdict {
     pub checked: Checked,
@@ -39,7 +41,7 @@ pub struct Verdict {
 
 impl Verdict {
     /// # Errors
-    /// Whatever does not fit, if anything does not.
+    /// The mismatches, if there are any.
     pub fn held(self) -> Result<Checked, Refusal> {
         if self.mismatches.is_empty() {
             return Ok(self.checked);
@@ -49,8 +51,8 @@ impl Verdict {
     }
 }
 
-/// What a start is judged by: `run` refuses what does not fit, `doctor` lists it. `has_slot`: the publication had to be
-/// there before the slot. Without one, a publication that the relay will make is judged as if it existed.
+/// Checks the contract at a start: `run` refuses the mismatches, `doctor` lists them. `has_slot`: there is a slot, so the
+/// publication must exist. Without a slot, a publication that the relay will make is checked as if it existed.
 pub fn at_start(
     session: &mut Session,
     (routes, source): (&Routes, &Source),
@@ -60,7 +62,7 @@ pub fn at_start(
     judge(session, (routes, source), (facts, has_slot))
 }
 
-/// Whether what is published can be emitted. `Ok(Err(_))` says what does not fit.
+/// Checks the contract of a source that has a slot.
 pub fn check(
     session: &mut Session,
     routes: &Routes,
@@ -69,7 +71,7 @@ pub fn check(
     Ok(at_start(session, (routes, source), true)?.held())
 }
 
-/// As `check`, while it streams: a table without routes that is published meanwhile ends nothing.
+/// Checks the contract of a source that streams. A new table without routes is no mismatch then.
 pub fn still_fits(
     session: &mut Session,
     routes: &Routes,
@@ -98,7 +100,7 @@ fn judge(
     Ok(Verdict { checked: Checked { facts, catalog }, mismatches })
 }
 
-/// What the rows of tables with routes are named and ordered by.
+/// The keys that name and order the rows of routed tables.
 #[derive(Debug, Clone, Default)]
 pub struct Keys(BTreeMap<TableName, String>);
 
@@ -108,7 +110,7 @@ impl Keys {
         Keys(tables.filter(|(name, _)| source.table(name).is_some()).collect())
     }
 
-    /// Which key is another one now, in words.
+    /// Says which key changed, if one did.
     pub fn changed(&self, now: &Keys) -> Option<String> {
         now.0.iter().find_map(|(table, key)| {
             let was = self.0.get(table).filter(|was| *was != key)?;
@@ -117,9 +119,8 @@ impl Keys {
     }
 }
 
-/// Makes the publication that the routes leave to the relay, if it is missing, and only if the contract then holds:
-/// the tables cannot change in between. Only before there is a slot: one that went missing later has a gap that nobody
-/// would see. `Ok(Err(_))` says what has to be done.
+/// Makes the relay's own publication if it is missing, in one transaction with the check of the contract. It must be called
+/// before there is a slot: a publication that went missing later left a gap that nobody would see.
 pub fn publish(
     session: &mut Session,
     routes: &Routes,
@@ -138,10 +139,10 @@ pub fn publish(
         Err(PostgresError::Server { code, message }) => {
             session.query(end)?;
             match code.as_str() {
-                // Another relay was faster, and has checked it.
+                // Another relay made it first, and has checked it.
                 DUPLICATE_OBJECT | UNIQUE_VIOLATION => Ok(Ok(())),
-                code if code.starts_with(NOT_PERMITTED_OR_THERE) => Ok(Err(Refusal::Contract(format!(
-                    "publication {name} cannot be made ({message}): have the owner of the tables run `{sql}`"
+                code if code.starts_with(ACCESS_CLASS) => Ok(Err(Refusal::Contract(format!(
+                    "publication {name} cannot be made: {message}. Have the owner of the tables run `{sql}`"
                 )))),
                 _ => Err(PostgresError::Server { code, message }),
             }
@@ -159,11 +160,11 @@ pub fn publish(
 
 const DUPLICATE_OBJECT: &str = "42710";
 const UNIQUE_VIOLATION: &str = "23505";
-/// The class of SQLSTATEs that say so.
-const NOT_PERMITTED_OR_THERE: &str = "42";
+/// The class of SQLSTATEs for missing permissions and missing objects.
+const ACCESS_CLASS: &str = "42";
 
 /// Takes those tables out of the relay's own publication whose updates and deletes the server refuses because of it.
-/// What may not be altered stays, and is for `check` to refuse.
+/// A table that cannot be taken out is refused by `check`.
 pub fn withdraw_harmful(session: &mut Session, source: &Source) -> Result<(), PostgresError> {
     if !source.own_publication {
         return Ok(());
@@ -173,7 +174,7 @@ pub fn withdraw_harmful(session: &mut Session, source: &Source) -> Result<(), Po
         match session.query(&sql) {
             Ok(_) => log_withdrawn(source, &why),
             Err(PostgresError::Server { code, message }) => {
-                tracing::error!(%why, "`{sql}`: {message} (SQLSTATE {code})");
+                tracing::error!(%why, "a table could not be taken out of the publication: `{sql}`: {message} (SQLSTATE {code})");
             }
             Err(error) => return Err(error),
         }
@@ -186,14 +187,14 @@ pub fn log_withdrawn(source: &Source, why: &Mismatch) {
     tracing::error!(source, publication, "a table was taken out of the publication: {why}");
 }
 
-/// A table that has to leave a publication.
+/// The statement that takes a table out of a publication, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Withdrawal {
     pub sql: String,
     pub why: Mismatch,
 }
 
-/// The tables that harm. Pure.
+/// Returns the tables whose updates and deletes the server refuses. Pure.
 pub fn withdrawals(facts: &Facts) -> Vec<Withdrawal> {
     let Some(publication) = &facts.publication else { return Vec::new() };
     if !(publication.update || publication.delete) {

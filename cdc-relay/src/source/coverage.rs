@@ -1,11 +1,10 @@
-//! Which tables a publication sends, and what it leaves out of them: what the stream itself never says.
+//! Compares which rows a publication sends at two times, and finds losses. The stream does not announce them.
 //!
-//! * Names, columns, types and identities are announced in the stream, in their place. That a table is not sent any
-//!   more is announced by nothing.
-//! * A change and its reversal are a change: the catalog's rows are compared by their oids and by the transactions that
-//!   made them, not by what they say.
-//! * Additions lose nothing. What replaces a part of the publication is an addition only if one statement took the old
-//!   part away and brought a wider one.
+//! * The stream announces names, columns, types and identities. It does not announce that a table is no longer sent.
+//! * A change and its reversal count as a change: rows of the catalog are compared by oid and by the transaction that wrote
+//!   them, not by content.
+//! * An addition loses nothing. A replacement is an addition only if one statement took the old part out and brought a wider
+//!   one.
 
 pub mod baseline;
 pub mod query;
@@ -19,10 +18,10 @@ use serde::{Deserialize, Serialize};
 use crate::postgres::sql;
 use crate::routes::{Deletes, Source};
 
-/// What a publication sends of the tables that a source has routes for, at one moment.
+/// The routed tables that a publication sends at one time, and its limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
-    /// `None`: there is no such publication.
+    /// `None` if the publication does not exist.
     pub publication: Option<Publication>,
     pub tables: Vec<Table>,
 }
@@ -30,7 +29,7 @@ pub struct Coverage {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Publication {
     pub oid: u32,
-    /// The transaction that altered it last, and by which of its commands.
+    /// The transaction that last altered it, and the number of the command.
     #[serde(rename = "made")]
     pub transaction: String,
     #[serde(default)]
@@ -40,7 +39,7 @@ pub struct Publication {
     pub deletes: bool,
 }
 
-/// A table under the name that the stream has for it.
+/// A table under its name in the stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     pub schema: String,
@@ -49,18 +48,18 @@ pub struct Table {
     /// The transaction that put it into its schema.
     #[serde(rename = "place")]
     pub schema_transaction: Option<String>,
-    /// Its columns and what identifies its rows, as a hash: what the stream says too, if a row comes.
+    /// A hash of its columns and its identity, which the stream announces with the next row.
     #[serde(default)]
     pub shape: String,
-    /// Where its large values are stored: another place after every `alter table` that rewrites its rows. 0: none has any,
-    /// or an earlier release wrote this down.
+    /// The relfilenode of its TOAST table, which changes with every `alter table` that rewrites rows. 0: it has none, or
+    /// an earlier release wrote this record.
     #[serde(default)]
     pub toast: u32,
-    /// Why it is published; empty where everything is.
+    /// The members of the publication that include it; empty if all tables are published.
     pub members: Vec<Member>,
-    /// All below it in its tree of partitions.
+    /// All partitions below it.
     pub parts: Vec<Part>,
-    /// Parts that it had once.
+    /// Partitions that it had earlier.
     #[serde(default)]
     pub detached: Vec<u32>,
 }
@@ -70,12 +69,12 @@ pub struct Table {
 pub struct Member {
     pub oid: u32,
     pub of: String,
-    /// The transaction that put it in, and by which of its commands.
+    /// The transaction that added it, and the number of the command.
     #[serde(rename = "made")]
     pub transaction: String,
     #[serde(default)]
     pub command: u32,
-    /// The numbers of the columns that it is limited to.
+    /// The numbers of the published columns, if they are limited.
     pub columns: Option<Vec<i32>>,
     pub filter: Option<String>,
 }
@@ -92,26 +91,26 @@ pub struct Part {
     pub toast: u32,
 }
 
-/// What replaced something or took it away: a command of a transaction.
+/// A command of a transaction that replaced or removed a row of the catalog.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command {
     pub transaction: String,
     pub number: u32,
 }
 
-/// By `Publication::key` and `Member::key`: what replaced it or took it away.
+/// The command that replaced or removed a row, by `Publication::key` and `Member::key`.
 #[derive(Debug, Clone, Default)]
 pub struct Replaced(pub BTreeMap<String, Command>);
 
 impl Replaced {
-    /// Whether one statement replaced the publication as it was by what it is.
+    /// Whether one statement replaced the old state of the publication by the new one.
     fn altered_once(&self, was: &Publication, now: &Publication) -> bool {
         let by = Command { transaction: now.transaction.clone(), number: now.command };
         self.0.get(&was.key()) == Some(&by)
     }
 
-    /// Whether one statement took the old member away and brought the new one. It takes all old ones away first, each by
-    /// a command of its own, and brings the new ones by the next; a statement in between would have taken one more.
+    /// Whether one statement replaced the old member by the new one. Such a statement removes all old members first, each
+    /// with a command number of its own, and adds the new ones with the next. A statement in between takes one more number.
     fn at_once(&self, old: &Member, new: &Member) -> bool {
         if self.0.get(&old.key()).is_none_or(|command| command.transaction != new.transaction) {
             return false;
@@ -141,7 +140,7 @@ impl Member {
         self.columns.is_none() && self.filter.is_none()
     }
 
-    /// Whether it sends more than the other, and nothing less.
+    /// Whether it sends all rows and columns of the other, and more.
     fn wider(&self, other: &Member) -> bool {
         let columns = match (&self.columns, &other.columns) {
             (None, _) => true,
@@ -164,7 +163,7 @@ impl Coverage {
         self.tables.iter().find(|table| (&table.schema, &table.name) == (&of.schema, &of.name))
     }
 
-    /// The tables that have routes, and all below them.
+    /// The oids of routed tables and their partitions.
     pub fn watched(&self, source: &Source) -> Vec<u32> {
         let of = |table: &Table| {
             [table.oid].into_iter().chain(table.parts.iter().map(|part| part.oid)).collect::<Vec<_>>()
@@ -172,14 +171,14 @@ impl Coverage {
         self.routed(source).flat_map(of).collect()
     }
 
-    /// Whether columns or identities of tables with routes are others.
+    /// Whether columns or identities of routed tables changed.
     pub fn reshaped(&self, after: &Coverage, source: &Source) -> bool {
         let shape = |table: &Table| (table.named(), table.shape.clone());
         let of = |coverage: &Coverage| coverage.routed(source).map(shape).collect::<Vec<_>>();
         of(self) != of(after)
     }
 
-    /// This coverage after another one, of which it keeps what only time shows.
+    /// This coverage after an earlier one, from which it takes over the detached partitions.
     pub fn after(mut self, before: &Coverage) -> Coverage {
         for table in &mut self.tables {
             let Some(was) = before.table(table).filter(|was| was.oid == table.oid) else { continue };
@@ -190,7 +189,7 @@ impl Coverage {
         self
     }
 
-    /// The parts that went away since: whatever is written to them is not sent.
+    /// The partitions that were detached since: rows written to them are not sent.
     pub fn detached_since(&self, before: &Coverage) -> Vec<String> {
         let gone = |table: &Table| {
             let was = before.table(table)?;
@@ -201,7 +200,7 @@ impl Coverage {
     }
 }
 
-/// Why tables with routes may have sent nothing, or less, between two looks. Empty: they have sent all.
+/// Returns why routed tables may have sent fewer rows between the two coverages. It is empty if they have sent all.
 pub fn losses(before: &Coverage, after: &Coverage, source: &Source, replaced: &Replaced) -> Vec<String> {
     let name = source.publication.get_ref();
     let Some(was) = &before.publication else { return Vec::new() };
@@ -242,7 +241,7 @@ fn altered(was: &Publication, now: &Publication, source: &Source, replaced: &Rep
         return Some(format!("publication {name} does not publish {what} any more"));
     }
     (was.transaction != now.transaction && !replaced.altered_once(was, now)).then(|| {
-        format!("publication {name} was altered more than once, or while nobody looked: what it published in between is not known")
+        format!("publication {name} was altered more than once, or while no relay watched it: what it published in between is not known")
     })
 }
 
@@ -297,9 +296,9 @@ fn attached_again(was: &Table, now: &Table) -> Option<String> {
     Some(format!("{} was detached from {} and attached again", part.name, was.named()))
 }
 
-/// What may have been unlogged for a while, and so not in the WAL. That rewrites the rows, and leaves the columns as they
-/// are; to truncate, to cluster and to vacuum a table leaves its large values where they are. A table that the publication
-/// has by its name the server does not make unlogged; a part of it, it does.
+/// Returns a table or partition that may have been unlogged for a while, so that its changes are not in the WAL. `set
+/// unlogged` rewrites the rows and keeps the columns; `truncate`, `cluster` and `vacuum` keep the TOAST table. The server
+/// does not make a table unlogged that is published by its name, but it does so with its partitions.
 fn unlogged(was: &Table, now: &Table) -> Option<String> {
     if was.shape != now.shape {
         return None;

@@ -95,7 +95,7 @@ fn a_change_of_the_publication_is_a_loss_unless_it_is_one_and_takes_nothing_away
         (published(|publication| publication.deletes = false), vec![], ""),
         (altered("20"), vec![("publication 1", "20")], ""),
         (altered("20"), vec![("publication 1", "15")], "more than once"),
-        (altered("20"), vec![], "while nobody looked"),
+        (altered("20"), vec![], "while no relay watched it"),
     ] {
         let losses_text = losses_text(&before, &after, &replaced);
         assert!(

@@ -1,10 +1,10 @@
-//! Takes a table out of the relay's own publication when the server begins to refuse its updates and deletes because
-//! of it: a primary key was dropped, a partition came without one, a generated column was added.
+//! Takes a table out of the relay's own publication when the server refuses its updates and deletes because of it.
 //!
-//! * It looks on a connection of its own, so that it acts even when the stream stands still or is refused.
-//! * Only the relay's own publication is altered, never one that the routes name.
+//! * That happens when a primary key is dropped, a partition comes without one, or a generated column is added.
+//! * It uses a connection of its own, so that it acts even while the source is stalled or refused.
+//! * It alters only the relay's own publication, never one that the routes name.
 //! * A standby leaves it to the relay that streams.
-//! * The session ends with it: the contract that it was started with is broken.
+//! * It ends the session, since the contract of the session no longer holds.
 
 use std::time::Duration;
 
@@ -20,12 +20,12 @@ use crate::routes::Source;
 use crate::source::context::SourceContext;
 use crate::source::contract::{Withdrawal, log_withdrawn, withdrawals};
 
-/// An application's updates are refused for at most so long.
+/// How long the server may refuse an application's updates.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// An answer that takes longer is none; connecting and all.
+/// The limit of one check, connecting included.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Runs until `shutdown`. A database that does not answer is asked again: nobody updates it meanwhile either.
+/// Runs until `shutdown`. A database that does not answer is asked again; nobody can update it meanwhile either.
 pub async fn watch(context: SourceContext, shutdown: CancellationToken) {
     if context.source.own_publication {
         let _stopped = shutdown.run_until_cancelled(check_forever(&context)).await;
@@ -38,7 +38,7 @@ async fn check_forever(SourceContext { database, source, acks, status, .. }: &So
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        // Then the relay that streams looks.
+        // The relay that streams does it.
         if status.get() == State::Standby {
             continue;
         }
@@ -46,14 +46,14 @@ async fn check_forever(SourceContext { database, source, acks, status, .. }: &So
         match checked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
             Ok(None) => failing = false,
             Ok(Some(table)) => {
-                acks.fail(format!("{table} was taken out of the publication, since its updates failed"));
+                acks.fail(format!("{table} was taken out of the publication, because the server refused its updates; a new session begins"));
             }
             Err(error) => {
                 connection = None;
                 if !failing {
                     tracing::warn!(
                         source = source.name.get_ref(),
-                        "the publication cannot be looked at for harm: {error:#}"
+                        "the publication could not be checked for refused updates; trying again: {error:#}"
                     );
                 }
                 failing = true;
@@ -62,7 +62,7 @@ async fn check_forever(SourceContext { database, source, acks, status, .. }: &So
     }
 }
 
-/// Connects if need be. Answers a table that was taken out.
+/// Checks once, and connects if there is no connection. Returns a table that was taken out.
 async fn check(
     (database, source): (&Database, &Source),
     connection: &mut Option<(Client, Statement)>,

@@ -1,4 +1,4 @@
-//! Looks at the database before streaming: which cluster it is, and how the slot stands.
+//! Queries the cluster and the slot.
 
 use crate::checkpoint::state::{Cluster, Slot};
 use crate::postgres::error::PostgresError;
@@ -10,11 +10,11 @@ pub fn text(row: &Row, index: usize) -> &str {
     row.get(index).and_then(Option::as_deref).unwrap_or_default()
 }
 
-/// The cluster, and the name of the session's database.
+/// Returns the cluster and the name of the session's database.
 pub fn cluster(session: &mut Session) -> Result<(Cluster, String), PostgresError> {
     let rows = session.query("IDENTIFY_SYSTEM")?;
     let row =
-        rows.first().ok_or_else(|| PostgresError::Protocol("IDENTIFY_SYSTEM answered nothing".to_owned()))?;
+        rows.first().ok_or_else(|| PostgresError::Protocol("IDENTIFY_SYSTEM returned no row".to_owned()))?;
     let cluster = Cluster {
         system_id: text(row, 0).to_owned(),
         timeline: text(row, 1).parse().unwrap_or_default(),
@@ -29,7 +29,7 @@ pub fn standby(session: &mut Session) -> Result<bool, PostgresError> {
     Ok(rows.first().is_some_and(|row| text(row, 0) == "t"))
 }
 
-/// The history file of a timeline; empty for the first, which has none.
+/// Returns the history file of a timeline. It is empty for the first timeline, which has none.
 pub fn timeline_history(session: &mut Session, timeline: u32) -> Result<String, PostgresError> {
     if timeline <= 1 {
         return Ok(String::new());
@@ -55,7 +55,7 @@ pub fn slot(session: &mut Session, name: &str) -> Result<Option<Slot>, PostgresE
 
 /// The command that makes the slot.
 pub fn slot_creation(name: &str) -> String {
-    // No snapshot: the rows that exist already are emitted by reconcile, not by a first start.
+    // Without a snapshot: a first start does not emit the existing rows.
     format!(
         "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput NOEXPORT_SNAPSHOT",
         sql::replication_identifier(name)

@@ -1,4 +1,4 @@
-//! Asks a database for its tables, as far as patterns of the routes file are about them.
+//! Queries the tables of a database that the patterns of the routes file select from.
 
 use crate::postgres::error::{PostgresError, Result};
 use crate::postgres::session::Session;
@@ -6,7 +6,7 @@ use crate::postgres::sql::literal;
 use crate::routes::{DatabaseTables, Source};
 use crate::source::inspect::text;
 
-/// The statement, for whichever client; it answers one JSON value, a `DatabaseTables`.
+/// The query, which returns a `DatabaseTables` as one JSON value.
 pub fn statement(publication: &str) -> String {
     let named = |schema: &str, name: &str| format!("jsonb_build_object('schema', {schema}, 'name', {name})");
     let (published, existing) = (named("p.schemaname", "p.tablename"), named("n.nspname", "c.relname"));
@@ -25,11 +25,13 @@ pub fn statement(publication: &str) -> String {
     )
 }
 
+/// Runs the query.
+///
 /// # Errors
-/// When the server cannot answer.
+/// The server does not answer, or its answer is not readable.
 pub fn ask(session: &mut Session, source: &Source) -> Result<DatabaseTables> {
     let rows = session.query(&statement(source.publication.get_ref()))?;
     let answer = rows.first().map(|row| text(row, 0)).unwrap_or_default();
     serde_json::from_str(answer)
-        .map_err(|error| PostgresError::Protocol(format!("the tables of the database: {error}")))
+        .map_err(|error| PostgresError::Protocol(format!("the list of tables that the server returned is not readable: {error}")))
 }

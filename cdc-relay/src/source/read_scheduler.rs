@@ -1,47 +1,45 @@
-//! When to read: pure, and what everything costs follows from it.
+//! Decides when to read from the replication stream. Pure.
 //!
-//! Reads come in rounds. A round ends when the socket is drained, or when it has brought enough. The next one begins
-//! when all of it has landed, or at once if nothing is in flight. So a lone row waits for nothing, rows that come
-//! meanwhile share the broker's requests, which it pays for one by one, and the producer never holds what it cannot
-//! send yet (`kafka`).
-//!
-//! A round of more than a handful of rows also waits out `ROUND_INTERVAL`, since a reader that takes each message as it comes
-//! makes the server send them one by one.
+//! * Reads come in rounds. A round ends when the socket is drained, or when it has brought enough.
+//! * The next round begins when every record of the last one is acknowledged, or at once if nothing is in flight. So a lone
+//!   row waits for nothing, rows that arrive meanwhile share the requests to the broker, and the producer holds no record
+//!   that it cannot send yet.
+//! * A round of more than a few rows lasts at least `ROUND_INTERVAL`: a server whose reader takes each message at once sends
+//!   them one by one.
 
 use std::time::{Duration, Instant};
 
 use crate::sinks::batch_size::BatchSize;
 
-/// Bytes of the WAL from which a round is more than a handful of rows.
+/// Bytes of WAL from which a round is `BatchSize::Medium`.
 const MEDIUM_BYTES_MIN: usize = 4 << 10;
-/// From here on it is backlog.
+/// Bytes of WAL from which a round is `BatchSize::Large`.
 const LARGE_BYTES_MIN: usize = 64 << 10;
-/// A read of this size leaves more behind.
+/// A read of this size has not drained the socket.
 const FULL_READ_BYTES_MIN: usize = 16 << 10;
-/// A round ends here even if there is more, so that what has landed is looked after.
+/// A round ends here even if there is more to read, so that acknowledgements are handled.
 const ROUND_BYTES_MAX: usize = 512 << 10;
 const ROUND_INTERVAL: Duration = Duration::from_millis(5);
-/// A partition that does not answer holds up the others no longer than this.
+/// How long a partition that does not answer holds up the others.
 const ROUND_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// What to do now.
+/// The next step of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Read without asking: there is something, or soon will be.
+    /// Read at once, without polling the socket.
     Read,
-    /// Wait until the socket has something.
+    /// Wait until the socket is readable.
     Listen,
-    /// Leave the socket alone for so long, or until no more than `in_flight` bytes are in flight (negative: for all
-    /// of that time).
+    /// Do not read for `time`, or until at most `in_flight` bytes are in flight. A negative value means the whole time.
     Pause { time: Duration, in_flight: i64 },
 }
 
 #[derive(Debug)]
 pub struct ReadScheduler {
     began: Instant,
-    /// Bytes of the WAL read in this round.
+    /// Bytes of WAL read in this round.
     read: usize,
-    /// Whether the round before was backlog.
+    /// Whether the last round was large.
     backlog: bool,
     over: bool,
 }
@@ -51,7 +49,7 @@ impl ReadScheduler {
         ReadScheduler { began: now, read: 0, backlog: false, over: true }
     }
 
-    /// A read brought `bytes` of the WAL.
+    /// Records a read of `bytes` of WAL.
     pub fn read(&mut self, now: Instant, bytes: usize) {
         if self.over {
             *self = ReadScheduler { began: now, read: 0, backlog: self.read >= LARGE_BYTES_MIN, over: false };
@@ -60,13 +58,13 @@ impl ReadScheduler {
         self.over = bytes < FULL_READ_BYTES_MIN || self.read >= ROUND_BYTES_MAX;
     }
 
-    /// What a read of so many bytes amounts to, with the round that it begins or belongs to.
+    /// Returns the batch size of a read of `bytes`, together with its round.
     pub fn load(&self, bytes: usize) -> BatchSize {
         let (read, backlog) =
             if self.over { (bytes, self.read >= LARGE_BYTES_MIN) } else { (self.read + bytes, self.backlog) };
         match read {
             LARGE_BYTES_MIN.. => BatchSize::Large,
-            // The first read of a round brings what fits the window, and no more.
+            // The first read of a round brings at most the socket's window.
             MEDIUM_BYTES_MIN.. if backlog => BatchSize::Large,
             MEDIUM_BYTES_MIN.. => BatchSize::Medium,
             _ => BatchSize::Small,

@@ -1,9 +1,9 @@
 //! Makes replication slots.
 //!
-//! * The server makes none before the transactions that are open end. Whoever makes one waits as long as it takes, and
-//!   can say for whom.
-//! * Stopped while it waits it leaves nothing behind: the server is asked to give up, and notices by itself when nobody is
-//!   there any more.
+//! * The server makes a slot only after the open transactions have ended. The wait has no limit, and reports the
+//!   transaction that it is for.
+//! * A wait that is stopped leaves nothing behind: the command is cancelled, and the server itself notices when the client is
+//!   gone.
 
 use std::time::{Duration, Instant};
 
@@ -14,25 +14,25 @@ use crate::postgres::session::Session;
 use crate::source::inspect::text;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// A wait that is worth a word, and how often it is asked whom it is for.
+/// How often the blocking transaction is looked up.
 const BLOCKER_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Has the server notice while it waits that nobody is there any more, from 14 on and where its system can.
+/// Has the server check during the wait that the client is still connected: from 14 on, and if its system supports it.
 const CHECK_CLIENT: &str = "select pg_catalog.set_config('client_connection_check_interval', '2s', false) \
                       from pg_catalog.pg_settings where name = 'client_connection_check_interval'";
 
-/// To be called before `make`, and before the transaction that it may be called in.
+/// Prepares the session for `make`. It must come before the transaction in which `make` is called.
 pub fn prepare(session: &mut Session) -> Result<()> {
-    // The server begins to look with the next statement, and goes on while it waits.
+    // The setting takes effect with the next statement.
     match session.query(CHECK_CLIENT).and_then(|_| session.query("select 1")) {
-        // Where its system cannot, an orphan stays until the transactions end.
+        // Without the setting, an abandoned command runs until the transactions end.
         Ok(_) | Err(PostgresError::Server { .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// Makes a slot by this command and answers where it begins. `waits` is called now and then, with whom it waits for; by
-/// `false` it ends the wait, and then the answer is `None`.
+/// Makes a slot by this command, and returns the position at which it begins. `waits` is called regularly with the blocking
+/// transaction, if it is known; when it returns false, the wait ends and the result is `None`.
 pub fn make(
     session: &mut Session,
     database: &Database,
@@ -44,7 +44,7 @@ pub fn make(
         let mut blocker = None;
         if asked_at.elapsed() >= BLOCKER_INTERVAL {
             asked_at = Instant::now();
-            // Who cannot be asked now is asked again.
+            // A failed lookup is repeated later.
             blocker =
                 Session::connect_to_read(database).and_then(|mut other| blocker_of(&mut other, process)).ok();
         }
@@ -56,11 +56,11 @@ pub fn make(
     };
     let begin = rows.first().and_then(|row| text(row, 1).parse().ok());
     let begin = begin
-        .ok_or_else(|| PostgresError::Protocol("CREATE_REPLICATION_SLOT answered no position".to_owned()))?;
+        .ok_or_else(|| PostgresError::Protocol("CREATE_REPLICATION_SLOT returned no position".to_owned()))?;
     Ok(Some(begin))
 }
 
-/// Whose transaction the server's process waits for.
+/// Returns the transaction that the server's process waits for.
 fn blocker_of(session: &mut Session, process: i32) -> Result<String> {
     let rows = session.query(&format!(
         "select case when h.pid is null then concat('prepared transaction ', x.gid) \
@@ -72,5 +72,5 @@ fn blocker_of(session: &mut Session, process: i32) -> Result<String> {
          left join pg_catalog.pg_prepared_xacts x on x.transaction = w.transactionid \
          where w.pid = {process} and w.locktype = 'transactionid' and not w.granted"
     ))?;
-    Ok(rows.first().map_or("the server does not say whose", |row| text(row, 0)).to_owned())
+    Ok(rows.first().map_or("a transaction that the server does not name", |row| text(row, 0)).to_owned())
 }

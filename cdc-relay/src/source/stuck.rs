@@ -1,9 +1,9 @@
-//! Changes that the server cannot decode: its error ends every session at the same place. Pure.
+//! Recognises a change that the server cannot decode: its error ends every session at the same position. Pure.
 //!
 //! * After a few sessions that ended alike the source is refused, and tried again once a minute.
-//! * Only an error of the stream itself counts: START_REPLICATION, and every other question, decodes nothing.
-//! * An error that another attempt may not meet, such as a server that shuts down, is none of these; nor is a permission,
-//!   which somebody grants, or WAL that is gone, of which the slot says so.
+//! * Only errors of the stream count. START_REPLICATION and every other query decode nothing.
+//! * Errors that the next attempt may not meet do not count, nor do missing permissions, nor missing WAL, which the slot
+//!   reports.
 
 use std::time::{Duration, Instant};
 
@@ -11,44 +11,44 @@ use crate::checkpoint::refusal::Refusal;
 use crate::postgres::error::PostgresError;
 use crate::postgres::lsn::Lsn;
 
-/// So many sessions have to end alike.
+/// The number of sessions that must end alike.
 const ALIKE_SESSIONS_MIN: u32 = 4;
 const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What an error of the server's means for the next session.
+/// The kind of a server error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// The next one may not meet it.
+    /// The next session may not meet it.
     Passing,
-    /// The role lacks a permission, and meets it until somebody grants it.
+    /// The role lacks a permission, and every session meets it until it is granted.
     Permission,
-    /// The next one meets it at the same change.
+    /// The next session meets it at the same change.
     Change,
 }
 
-/// Of classes of SQLSTATEs, and of single ones. All others are of the change: data (22), its catalog (42), limits that it
-/// outgrows (54), the server's own faults (XX).
+/// The cause by SQLSTATE or class of SQLSTATEs. Every other error comes from the change: its data (22), its catalog (42),
+/// limits that it exceeds (54), faults of the server (XX).
 const CAUSES: [(&str, Cause); 13] = [
     ("42501", Cause::Permission),
     ("08", Cause::Passing),
-    // A session's own state and time-outs.
+    // Session state and time-outs.
     ("25", Cause::Passing),
     ("26", Cause::Passing),
     ("28", Cause::Passing),
-    // The database, or its schema, while it is dropped or renamed.
+    // A database or schema that is being dropped or renamed.
     ("3D", Cause::Passing),
     ("40", Cause::Passing),
     ("53", Cause::Passing),
-    // A slot that is in use, or that the server gave up.
+    // A slot that is in use, or that the server invalidated.
     ("55", Cause::Passing),
     ("57", Cause::Passing),
-    // Files: a segment of the WAL that is gone, a disk that fails.
+    // Files: a missing WAL segment, a failing disk.
     ("58", Cause::Passing),
     ("72", Cause::Passing),
     ("F0", Cause::Passing),
 ];
 
-/// What an error with this SQLSTATE means, if it ended the stream.
+/// Returns the cause of an error that ended the stream.
 pub fn cause(code: &str) -> Cause {
     CAUSES.iter().find(|(class, _)| code.starts_with(class)).map_or(Cause::Change, |(_, cause)| *cause)
 }
@@ -62,7 +62,7 @@ pub struct Stuck {
 struct Last {
     code: String,
     message: String,
-    /// Where the change lies, if the server said so; else what was acknowledged.
+    /// The position of the change, if the error names it; else the acknowledged position.
     position: Lsn,
     named: bool,
     sessions: u32,
@@ -70,7 +70,8 @@ struct Last {
 }
 
 impl Stuck {
-    /// A session ended with this error, before which everything up to `acknowledged` was. `Some`: as others did.
+    /// Records that a session ended with this error, after everything up to `acknowledged` was acknowledged. Returns the
+    /// refusal if enough sessions ended alike.
     pub fn ended(&mut self, error: &PostgresError, acknowledged: Lsn, now: Instant) -> Option<Refusal> {
         let PostgresError::Stream { code, message } = error else { return None };
         if cause(code) != Cause::Change {
@@ -85,7 +86,7 @@ impl Stuck {
         self.refusal()
     }
 
-    /// Why there is no use in a session now that begins after `acknowledged`.
+    /// Returns the refusal of a session that would begin after `acknowledged`, until the next retry is due.
     pub fn holds(&mut self, acknowledged: Lsn, now: Instant) -> Option<Refusal> {
         let passed = |last: &Last| match last.named {
             true => acknowledged > last.position,
@@ -98,7 +99,7 @@ impl Stuck {
         self.last.as_ref().is_some_and(waits).then(|| self.refusal()).flatten()
     }
 
-    /// A session streams when it has come so far.
+    /// The position that a session must pass before it counts as streaming.
     pub fn doubt(&self) -> Lsn {
         self.last.as_ref().map_or(Lsn::ZERO, |last| last.position)
     }
@@ -110,7 +111,7 @@ impl Stuck {
     }
 }
 
-/// The last position that the text names.
+/// Returns the last WAL position in the text.
 fn position(text: &str) -> Option<Lsn> {
     let words = text.split(|c: char| !c.is_ascii_hexdigit() && c != '/');
     words.filter(|word| word.contains('/')).filter_map(|word| word.parse().ok()).next_back()
@@ -124,7 +125,7 @@ mod tests {
         PostgresError::Stream { code: code.to_owned(), message: message.to_owned() }
     }
 
-    /// What ends the stream, and what it means.
+    /// SQLSTATEs that end the stream, and their cause.
     const TABLE: &[(&str, Cause)] = &[
         ("22P05", Cause::Change),
         ("22021", Cause::Change),

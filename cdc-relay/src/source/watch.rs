@@ -1,10 +1,10 @@
-//! Looks every few seconds whether the publication still sends what it did when the session began, beside the stream.
+//! Checks every few seconds, beside the stream, whether the publication still has the coverage of the session.
 //!
-//! * On a connection of its own, with one small question; the large one is asked only if the answer to that is another.
-//! * Each look is a transaction that stays open until the next: its snapshot still sees what was replaced meanwhile, and
-//!   so by which transaction.
-//! * A look that fails is made up for: the next one compares with the last that did not.
-//! * Whether the routes still fit is asked beside the looks (`fit`), which do not wait for it.
+//! * It has a connection of its own, and compares a small digest. It queries the whole coverage only if the digest changed.
+//! * Each check is a transaction that stays open until the next one: its snapshot still sees the rows that were replaced
+//!   since, and so the transactions that replaced them.
+//! * A failed check is made up for: the next one compares with the last that succeeded.
+//! * Whether the routes still fit is checked beside this (`fit`), without delaying it.
 
 mod fit;
 
@@ -27,15 +27,15 @@ use crate::source::contract::Keys;
 use crate::source::coverage::{Command, Coverage, Replaced, losses, query};
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// An answer that takes longer is none.
+/// The limit of one check.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What the stream has to know.
+/// A finding for the stream.
 #[derive(Debug, Clone)]
 pub enum Notice {
-    /// More is sent of tables with routes, or under another form: go on, and keep this.
+    /// Routed tables send more rows, or other columns. The stream goes on, and saves this coverage.
     Changed(Coverage),
-    /// Rows have another key than the session names them by, which is in the text: a new session has to begin.
+    /// A key changed, as the text says. A new session must begin.
     Rekeyed(String),
     Refused(Refusal),
 }
@@ -43,20 +43,20 @@ pub enum Notice {
 #[derive(Debug, Default)]
 struct Shared {
     notices: Mutex<VecDeque<Notice>>,
-    /// There are some.
+    /// Whether there are notices.
     noticed: AtomicBool,
-    /// What was committed up to here was sent under the coverage that is known.
+    /// Transactions up to this position were sent under the known coverage.
     vouched: AtomicU64,
 }
 
-/// Looks for as long as it lives.
+/// The task that checks. It ends when this is dropped.
 pub struct Watch {
     shared: Arc<Shared>,
     task: AbortHandle,
 }
 
 impl Watch {
-    /// `coverage` and `keys`: what the session begins with; `vouched`: up to where the coverage surely was in force.
+    /// `coverage` and `keys` are those at the start of the session. `vouched`: the coverage was in force up to here.
     pub fn begin(context: &Arc<SourceContext>, (coverage, keys): (Coverage, Keys), vouched: Lsn) -> Watch {
         let shared = Arc::new(Shared::default());
         shared.vouched.store(vouched.0, Ordering::Release);
@@ -71,7 +71,7 @@ impl Watch {
         Watch { shared, task }
     }
 
-    /// The oldest notice. It stays until it is `pop_notice`.
+    /// The oldest notice. It stays until `pop_notice`.
     pub fn notice(&self) -> Option<Notice> {
         if !self.shared.noticed.load(Ordering::Acquire) {
             return None;
@@ -79,7 +79,7 @@ impl Watch {
         self.shared.notices().front().cloned()
     }
 
-    /// What was committed up to here was sent under the coverage that is known.
+    /// Transactions up to this position were sent under the known coverage.
     pub fn vouched(&self) -> Lsn {
         Lsn(self.shared.vouched.load(Ordering::Acquire))
     }
@@ -104,7 +104,7 @@ impl Shared {
     }
 }
 
-/// A connection with the transaction of the last look.
+/// A connection with the transaction of the last check.
 struct OpenSnapshot {
     client: Client,
     version: u32,
@@ -116,7 +116,7 @@ struct Checker {
     shared: Arc<Shared>,
     coverage: Coverage,
     open: Option<OpenSnapshot>,
-    /// Where the WAL was before the last look.
+    /// The end of the WAL before the last check.
     checked_at: Lsn,
 }
 
@@ -124,7 +124,7 @@ impl Checker {
     async fn run(mut self, mut fit: Fit) {
         let mut ticks = interval(CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut outage = Outage::new(&self.context, "the publication cannot be watched");
+        let mut outage = Outage::new(&self.context, "the publication cannot be checked for losses");
         loop {
             tokio::select! {
                 notice = fit.answer() => {
@@ -148,7 +148,7 @@ impl Checker {
         }
     }
 
-    /// One look. `Some`: why the stream must not go on.
+    /// Checks once. Returns the refusal if the stream must not go on.
     async fn check(&mut self, fit: &mut Fit) -> Result<Option<Refusal>> {
         let publication = self.context.source.publication.get_ref().clone();
         let (open, replaced) = match self.open.take() {
@@ -172,7 +172,7 @@ impl Checker {
         if refusal.is_none() {
             self.vouch(here);
         }
-        // There may be other tables to look at.
+        // The digest covers the tables of the new coverage.
         let digest = self.digest(&open).await?;
         self.open = Some(OpenSnapshot { digest, ..open });
         Ok(refusal)
@@ -184,7 +184,7 @@ impl Checker {
         answer(&open.client, &query::digest_sql(open.version, source.publication.get_ref(), &tables)).await
     }
 
-    /// Nothing was lost until the last look. What a transaction changed that was not seen to be over then is seen by now.
+    /// Records that nothing was lost up to the last check. Changes of transactions that were open then are visible by now.
     fn vouch(&mut self, here: Lsn) {
         self.shared.vouched.store(self.checked_at.0, Ordering::Release);
         self.checked_at = here;
@@ -199,7 +199,7 @@ impl Checker {
         }
         for part in found.detached_since(&self.coverage) {
             let source = source.name.get_ref();
-            tracing::warn!(source, "partition {part} is gone: what is written to it from now on is not sent");
+            tracing::warn!(source, "partition {part} was detached, so rows written to it from now on are not emitted");
         }
         if self.coverage.reshaped(&found, source) {
             fit.doubt();
@@ -227,21 +227,21 @@ const WAL_END: &str = "select case when pg_catalog.pg_is_in_recovery() then pg_c
 async fn connect(context: &SourceContext) -> Result<OpenSnapshot> {
     let client = context.database.connect().await?;
     let version = answer(&client, "select pg_catalog.current_setting('server_version_num')").await?;
-    let version: u32 = version.parse().context("the server's version")?;
+    let version: u32 = version.parse().context("the server's version is not readable")?;
     Ok(OpenSnapshot { client, version: version / 10_000, digest: String::new() })
 }
 
-/// The first column of the first row.
+/// Returns the first column of the first row.
 async fn answer(client: &Client, sql: &str) -> Result<String> {
     let messages = client.simple_query(sql).await?;
     let row = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
     });
-    Ok(row.context("the server answered no row")?.to_owned())
+    Ok(row.context("the server returned no row")?.to_owned())
 }
 
-/// By the snapshot of the last look.
+/// Returns the replaced rows in the snapshot of the last check.
 async fn replaced(client: &Client, publication: &str) -> Result<Replaced> {
     let messages = client.simple_query(&query::replaced_sql(publication)).await?;
     let entry = |message: &SimpleQueryMessage| match message {
@@ -254,7 +254,7 @@ async fn replaced(client: &Client, publication: &str) -> Result<Replaced> {
     Ok(Replaced(messages.iter().filter_map(entry).collect()))
 }
 
-/// Logs when something fails, and when it does not any more; not each time.
+/// Logs the beginning and the end of an outage, and not each failure.
 struct Outage {
     source: String,
     what: &'static str,
@@ -268,14 +268,14 @@ impl Outage {
 
     fn goes_on(&mut self, error: &Error) {
         if !self.lasts {
-            tracing::warn!(source = self.source, "{}: {error:#}", self.what);
+            tracing::warn!(source = self.source, "{}; trying again: {error:#}", self.what);
         }
         self.lasts = true;
     }
 
     fn is_over(&mut self) {
         if self.lasts {
-            tracing::info!(source = self.source, "no longer so: {}", self.what);
+            tracing::info!(source = self.source, "an outage is over: {}", self.what);
         }
         self.lasts = false;
     }

@@ -1,5 +1,5 @@
-//! The life of one source, on a thread of its own: connect, compare with what is saved, stream; and again,
-//! with back-off, after whatever breaks.
+//! Runs one source on a thread of its own: connects, compares with the checkpoint, streams, and after a failure begins again
+//! with back-off.
 
 mod publication;
 
@@ -34,14 +34,14 @@ use crate::source::stream::{ReleaseInput, SessionStart, Stream};
 use crate::source::stuck::{self, Cause, Stuck};
 use crate::source::watch::Watch;
 
-/// A standby looks so often whether the slot is free.
+/// How often a standby checks whether the slot is free.
 const STANDBY_INTERVAL: Duration = Duration::from_millis(500);
-/// It asks so often whether it could stream.
+/// How often a standby checks everything that a start needs.
 const STANDBY_CHECK_INTERVAL: Duration = Duration::from_secs(10);
-/// A refused source looks so often whether it was put right.
+/// How often a refused source tries again.
 const REFUSED_INTERVAL: Duration = Duration::from_secs(5);
-/// The longest pause between two attempts, before jitter doubles it at most. A database that is back must not
-/// wait for its relay, and asking one that is away costs nothing.
+/// The longest pause between two attempts, which jitter at most doubles. A database that is up again must not wait for its
+/// relay, and an attempt costs nothing.
 const ATTEMPT_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// Why an attempt ended.
@@ -49,7 +49,7 @@ enum AttemptError {
     Refused(Refusal),
     /// Another relay has the slot.
     Standby,
-    /// Another relay had the slot for some while, or has it no more: time to look at everything anew.
+    /// The slot is free, or a standby has waited for a while. The next attempt begins at once.
     Turn,
     /// Try again later.
     Failed(anyhow::Error),
@@ -75,26 +75,26 @@ impl From<Refusal> for AttemptError {
 
 /// One source between its sessions.
 struct SourceWorker {
-    /// As the routes file says it.
+    /// The context of the routes file, with its patterns.
     configured: Arc<SourceContext>,
-    /// With what its patterns mean now.
+    /// The context with resolved patterns.
     context: Arc<SourceContext>,
-    /// Tables that were made while a session streamed, and that a pattern matches.
+    /// Tables that a pattern matches, and that were made while a session streamed.
     new_tables: BTreeSet<TableName>,
     clients: KafkaClients,
     next_transaction_seq: TransactionSeq,
     sent_lsn: Lsn,
     stalls: u32,
-    /// Whether the last session came further than the one before.
+    /// Whether the last session got anything acknowledged.
     advanced: bool,
     fingerprint: String,
-    /// Why nothing is emitted until the rows were read again.
+    /// The break that forbids to emit until the rows were read again.
     broken: Option<Refusal>,
-    /// A break that the state topic did not take.
+    /// A break that could not be saved in the state topic.
     unwritten: Option<Break>,
-    /// What the session names rows by.
+    /// The keys at the start of the session.
     keys: Keys,
-    /// Whether sessions end at a change that the server cannot decode.
+    /// A change that the server cannot decode.
     stuck: Stuck,
 }
 
@@ -150,16 +150,16 @@ pub fn run(context: SourceContext) {
 }
 
 impl SourceWorker {
-    /// What a refusal says; a break is said until the rows were read again, whatever else is wrong.
+    /// Returns the text of a refusal. A break is shown together with every other refusal until the rows were read again.
     fn refused(&mut self, refusal: Refusal) -> String {
         match (refusal, &self.broken) {
             (broken @ Refusal::Broken(_), _) => self.broken.insert(broken).to_string(),
-            (other, Some(broken)) => format!("{broken} Now: {other}"),
+            (other, Some(broken)) => format!("{broken} In addition: {other}"),
             (other, None) => other.to_string(),
         }
     }
 
-    /// One session, from connecting to its end. `Ok`: it had to stop.
+    /// Runs one session. `Ok` means that the relay stops.
     fn attempt(&mut self) -> Result<(), AttemptError> {
         let slot_name = self.context.source.slot.get_ref().clone();
         let mut session =
@@ -170,7 +170,7 @@ impl SourceWorker {
         let Checked { facts, catalog } = self.contract(&mut session, slot.is_some())?;
         let mut tables = self.existing(&facts);
         self.keys = Keys::of(&facts, &self.context.source);
-        // Topics are made only for a contract that holds; and before a standby waits, so that it has all but the slot.
+        // Topics are made only for a contract that holds, and before a standby waits, so that it lacks only the slot.
         self.clients.connect()?;
         self.clients.emitter()?.set_catalog(catalog);
         if slot.as_ref().is_some_and(|slot| slot.active_pid.is_some()) {
@@ -194,7 +194,7 @@ impl SourceWorker {
             Err(error) if error.code() == Some("55006") => return Err(AttemptError::Standby),
             Err(error) => return Err(self.attempt_error(error.into())),
         };
-        // Only now nobody else can advance it. If another relay did since we read its memory, read it again.
+        // From here on nobody else can advance the slot. If another relay did so after the checkpoint was read, begin again.
         let confirmed_now = self.confirmed(&slot_name)?;
         let later = self.clients.load(end)?;
         let at = |checkpoint: &Checkpoint| (checkpoint.timeline, checkpoint.phase);
@@ -210,7 +210,7 @@ impl SourceWorker {
         }
         positions.extend(later.positions);
         tables.extend(self.healing(&facts, &positions)?);
-        // Also so that no row has to wait for the producer's first connection.
+        // This also connects the producer before the first row.
         self.clients.save(&checkpoint)?;
         let found = tables.into_iter().map(|table| {
             let position = positions.remove(&table.name());
@@ -221,14 +221,14 @@ impl SourceWorker {
         self.stream(replication, (checkpoint, confirmed), (record, snapshots))
     }
 
-    /// Where the slot stands now that it is ours. Somebody who is no relay may have advanced it, or made it anew, after
-    /// it was looked at, and the server streams from there without a word. By another session: this one's is taken up.
+    /// Returns the confirmed position of the slot once this relay reads it. Somebody else may have advanced the slot, or made
+    /// it again, after the first query. It takes another session, since the first one streams.
     fn confirmed(&self, slot_name: &str) -> Result<Lsn, AttemptError> {
         let slot = inspect::slot(&mut Session::connect_to_read(&self.context.database)?, slot_name)?;
         Ok(slot.and_then(|slot| slot.confirmed).unwrap_or_default())
     }
 
-    /// Asks nothing but whether the slot is free, on a session of its own, until it is or everything is to be asked again.
+    /// Waits until the slot is free, or until everything must be checked again.
     fn stand_by(&self, slot_name: &str) -> Result<AttemptError, AttemptError> {
         self.context.status.set(State::Standby);
         let mut session = Session::connect_to_read(&self.context.database)?;
@@ -243,21 +243,21 @@ impl SourceWorker {
         Ok(AttemptError::Turn)
     }
 
-    /// Checks the contract, before anything is made. A publication of the relay's own that harms stops doing so first.
+    /// Checks the contract before anything is made. Harmful tables leave the relay's own publication first.
     fn contract(&self, session: &mut Session, has_slot: bool) -> Result<Checked, AttemptError> {
         let SourceContext { routes, source, .. } = &*self.context;
         contract::withdraw_harmful(session, source)?;
         Ok(contract::at_start(session, (routes, source), has_slot)?.held()?)
     }
 
-    /// The tables whose existing rows are to be emitted.
+    /// Returns the tables with `snapshot = true`.
     fn existing(&self, facts: &Facts) -> Vec<Table> {
         let asked = self.context.source.tables.iter().filter(|table| table.snapshot);
         asked.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect()
     }
 
-    /// The tables that are read again because the publication left something out, and that `existing` does not have.
-    /// Refuses those that cannot be read in chunks any more.
+    /// Returns the tables that are to be healed and that `existing` does not have. Refuses tables that cannot be read in
+    /// chunks.
     fn healing(
         &self,
         facts: &Facts,
@@ -278,7 +278,7 @@ impl SourceWorker {
         }
     }
 
-    /// `begin`: where the slot stands.
+    /// Runs the stream from the confirmed position `begin` of the slot.
     fn stream(
         &mut self,
         replication: Replication,
@@ -305,7 +305,7 @@ impl SourceWorker {
             stalls: self.stalls,
         };
         let (emitter, reader) = self.clients.both()?;
-        // All that the topics save is read; what a release needs, it reads anew.
+        // The topics are read to their end. A release opens the reader again.
         reader.rest();
         let release_input = ReleaseInput {
             reader,
@@ -333,7 +333,7 @@ impl SourceWorker {
         }
     }
 
-    /// Makes the slot, and says whom it waits for until the server can.
+    /// Makes the slot. The status shows the transaction that it waits for.
     fn make_slot(&self, session: &mut Session, slot: &str) -> Result<Lsn, AttemptError> {
         let SourceContext { database, acks, status, .. } = &*self.context;
         let mut waits = |blocker: Option<&str>| {
@@ -346,10 +346,10 @@ impl SourceWorker {
         };
         slots::prepare(session)?;
         let made = slots::make(session, database, &inspect::slot_creation(slot), &mut waits)?;
-        made.ok_or_else(|| anyhow::anyhow!("stopped before slot {slot} was made").into())
+        made.ok_or_else(|| anyhow::anyhow!("the relay stopped before slot {slot} was made").into())
     }
 
-    /// What the end of a session means.
+    /// Classifies the error that ended a session.
     fn ended(&mut self, error: anyhow::Error, acknowledged: Lsn) -> AttemptError {
         let stuck = error
             .downcast_ref::<PostgresError>()
@@ -360,7 +360,7 @@ impl SourceWorker {
         }
     }
 
-    /// What an error means that no change is at fault for: a refusal, a permission that the role lacks, or a failure.
+    /// Classifies an error that no change caused: a refusal, a missing permission, or a failure.
     fn attempt_error(&self, error: anyhow::Error) -> AttemptError {
         let problem = match error.downcast_ref::<PostgresError>() {
             Some(PostgresError::Server { code, message } | PostgresError::Stream { code, message })
@@ -374,7 +374,7 @@ impl SourceWorker {
         Refusal::NotPermitted { role, problem }.into()
     }
 
-    /// Finds out what the patterns of the routes file mean, which may have changed since the last session.
+    /// Resolves the patterns of the routes file, whose tables may have changed since the last session.
     fn resolve(&mut self, session: &mut Session) -> Result<(), AttemptError> {
         let SourceContext { routes, source, .. } = &*self.configured;
         if !source.has_patterns() {
@@ -393,7 +393,7 @@ impl SourceWorker {
         for text in selected.idle(source) {
             tracing::info!(
                 source = source.name.get_ref(),
-                "`ignore` has `{text}`, which matches no published table now"
+                "`ignore` has `{text}`, which matches no published table"
             );
         }
         let (routes, source) = (Arc::new(resolved), Arc::new(now));
@@ -402,7 +402,7 @@ impl SourceWorker {
         Ok(())
     }
 
-    /// Brings slot and memory to where streaming may begin. Answers with them what the publication sent before.
+    /// Makes slot and checkpoint ready to stream. Returns the checkpoint, and the known record of the publication.
     fn begin(
         &self,
         start: Start,
@@ -426,16 +426,16 @@ impl SourceWorker {
             (Start::Resume { .. }, Some(checkpoint)) if checkpoint.routes == self.fingerprint => {
                 return Ok((checkpoint, publication));
             }
-            // Other routes emit other transactions: a new chain.
+            // Other routes emit other transactions, so a new chain begins.
             (Start::Resume { .. }, Some(checkpoint)) => {
                 Checkpoint { routes: self.fingerprint.clone(), chain: Lsn::ZERO, ..checkpoint }
             }
             (Start::Adopt, _) => fresh(Phase::Streaming, confirmed),
             (Start::Create | Start::Resume { .. }, _) => {
                 contract::publish(session, &self.context.routes, &self.context.source)??;
-                // A crash between the two finds `Creating`, and takes or makes the slot: nothing was emitted from it.
+                // After a crash here the next start finds `Creating`, and takes or makes the slot. Nothing was emitted from it.
                 self.clients.save(&fresh(Phase::Creating, Lsn::ZERO))?;
-                // What the slot has to send from its beginning on, however long it is waited for.
+                // The baseline comes before the slot, whose making may take long.
                 publication = Some(self.baseline(session)?);
                 let slot = self.context.source.slot.get_ref();
                 let begin = self.make_slot(session, slot)?;

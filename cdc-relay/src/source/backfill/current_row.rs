@@ -1,5 +1,7 @@
-//! The row that a table has now, for a dead letter that does not hold all of its row: too long for a letter, or
-//! left out of the WAL by the update. It stands in for the letter's if it is the very same version.
+//! Reads the current row of a table, to complete a dead letter that does not hold all of its row.
+//!
+//! * A dead letter lacks columns if the row was too long, or if the update left them out of the WAL.
+//! * The current row replaces the dead letter's only if both are the same version of the row.
 
 use anyhow::Result;
 
@@ -13,11 +15,11 @@ use crate::routes::template::{Problem, Row};
 use crate::source::backfill::rows::{self, Table};
 
 const TEXT: u32 = 25;
-/// How long the database may take for one row. The stream waits meanwhile.
+/// Limits of one query. The stream waits for it.
 const SESSION_LIMITS: &str =
     "set lock_timeout = '2s'; set statement_timeout = '5s'; set default_transaction_read_only = on";
 
-/// Looks up current rows of one database; connects when it is first asked.
+/// Reads current rows of one database. It connects at the first query.
 pub struct CurrentRows<'c> {
     database: &'c Database,
     publication: &'c str,
@@ -30,8 +32,8 @@ impl<'c> CurrentRows<'c> {
         CurrentRows { database, publication, session: None, tables: Vec::new() }
     }
 
-    /// The table as it is published now, asked once. What the server says against it is the letter's problem; that
-    /// the server cannot be reached is not.
+    /// Returns the table as it is published now. The tables are queried once. An error of the server concerns this
+    /// dead letter only; a connection that fails ends the release.
     fn table(&mut self, name: &str) -> Result<Result<Table, Problem>> {
         let same = |table: &&Table| table.name() == name;
         if let Some(table) = self.tables.iter().find(same) {
@@ -51,7 +53,8 @@ impl<'c> CurrentRows<'c> {
         Ok(Ok(table))
     }
 
-    /// The table as it was when the letter was written. An older letter does not say its columns' types.
+    /// Returns the table as it was when the dead letter was written. A dead letter of an older release has no column types;
+    /// then they are those of the current table.
     pub fn relation_of(&mut self, dead_letter: &DeadLetter) -> Result<Result<Relation, Problem>> {
         if dead_letter.has_types() {
             return Ok(Ok(dead_letter.relation(|_| 0)));
@@ -63,7 +66,7 @@ impl<'c> CurrentRows<'c> {
         }))
     }
 
-    /// Fills in the row that has the letter's key, and answers the table as it is now.
+    /// Fills `builder` with the row that has the dead letter's key, and returns the current table.
     pub fn fill(
         &mut self,
         dead_letter: &DeadLetter,
@@ -122,7 +125,7 @@ fn select(table: &Table, dead_letter: &DeadLetter) -> Result<String, Problem> {
     }
     let condition = |name: &str| match dead_letter.column(name) {
         Some(Some(text)) => Ok(table.equals(name, text)),
-        _ => Err(Problem(format!("the letter lacks {name}, a column that identifies the row"))),
+        _ => Err(Problem(format!("the dead letter lacks {name}, a column that identifies the row"))),
     };
     let conditions: Vec<String> = table.key_columns().map(condition).collect::<Result<_, _>>()?;
     if conditions.is_empty() {
@@ -131,8 +134,8 @@ fn select(table: &Table, dead_letter: &DeadLetter) -> Result<String, Problem> {
     Ok(table.select_where(&conditions.join(" and "), ""))
 }
 
-/// Whether a row is the letter's, emitted as it is now. If both have an id of a template, `id` being the row's, that
-/// decides: it is equal each time. Otherwise all that the letter holds must still be so.
+/// Whether the row is the same version as the dead letter's row. Two template ids decide it, since a template always
+/// gives the same id; `id` is the row's. Without two ids, every column that the dead letter holds must be unchanged.
 pub fn is_same_version(
     dead_letter: &DeadLetter,
     id: Option<&[u8]>,
@@ -157,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_stands_for_a_letter_only_if_it_is_the_same_version() {
+    fn a_row_replaces_a_dead_letter_only_if_it_is_the_same_version() {
         let column = |name: &str| Column { name: name.to_owned(), type_oid: 25, key: false };
         let columns = ["id", "note", "new"].map(column).to_vec();
         let relation = Relation { schema: "public".into(), name: "t".into(), columns, ..Relation::default() };
@@ -167,10 +170,10 @@ mod tests {
         let row = Row::insert(builder.tuple().unwrap());
         let head = r#"{"source":"s","destination":"d","#;
         let cases: [(&str, Option<&[u8]>, bool); 8] = [
-            // Ids decide if there are two, whatever the columns.
+            // Two ids decide, whatever the columns.
             (r#""id":"t/7/1","row":{"id":"7","note":"other"}}"#, Some(b"t/7/1"), true),
             (r#""id":"t/7/1","row":{"id":"7","note":"text"}}"#, Some(b"t/7/2"), false),
-            // Otherwise what the letter holds.
+            // Otherwise the columns that the dead letter holds decide.
             (r#""id":"t/7/1","row":{"id":"7"}}"#, None, true),
             (r#""row":{"id":"7","note":"text"}}"#, Some(b"t/7/1"), true),
             (r#""row":{"id":"7","note":"other"}}"#, Some(b"t/7/1"), false),

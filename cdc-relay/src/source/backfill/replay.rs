@@ -1,13 +1,12 @@
-//! Emits the rows that a table has now once more, with the same ids.
+//! Emits current rows of a table once more, with the same ids.
 //!
-//! It never emits a row for the first time, which is the stream's: its order would be lost. So the rows are read in
-//! one snapshot; a message written after that snapshot marks the WAL; and nothing is emitted before the relay has
-//! confirmed the WAL up to there, that is, before every row of the snapshot was emitted or set aside. Keys that are
-//! halted are left out: their rows were not emitted yet (`release` does it). A relay that runs with other routes
-//! would have emitted other events, so the routes must be the ones that the source's checkpoint was written with.
-//!
-//! What is emitted again may stand behind later changes of the same row; its id says so. It has no position: its place
-//! in the chain is taken.
+//! * It never emits a row for the first time: only the stream can do that in order. The rows are read in one snapshot, a
+//!   logical message marks the WAL after the snapshot, and nothing is emitted before the slot is confirmed up to the
+//!   message.
+//! * Rows of halted keys are left out: they were not emitted yet (`release` emits them).
+//! * The routes must be those of the checkpoint, since other routes would emit other events.
+//! * A replayed event may follow later changes of the same row; its id says so. It has no position, because its place in
+//!   the chain is taken.
 
 use std::time::{Duration, Instant};
 
@@ -30,45 +29,45 @@ use crate::source::clients::KafkaClients;
 use crate::source::context::SourceContext;
 use crate::source::inspect::{self, text};
 
-/// Of the message that marks the WAL; nobody listens to it.
+/// The prefix of the logical message that marks the WAL. Nobody reads it.
 const PREFIX: &str = "cdc-relay.replay";
-/// Between two looks at the slot.
+/// How often the slot is queried.
 const SLOT_INTERVAL: Duration = Duration::from_millis(100);
-/// A wait that is worth a word.
+/// A shorter wait is not reported.
 const WAIT_NOTICE_MIN: Duration = Duration::from_secs(1);
-/// The server may take so long to find the first row.
+/// How long the server may take to find the first row.
 const FIRST_ROW_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
-/// Sinks that acknowledge nothing for so long are not there.
+/// Sinks that acknowledge nothing for this long are taken to be down.
 const SINK_TIMEOUT: Duration = Duration::from_secs(60);
 const TIMESTAMPS: [u32; 3] = [1184, 1114, 1082];
 
-/// Which rows.
+/// The rows to replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rows {
-    /// Those with this Kafka key.
+    /// Rows with this Kafka key.
     Key(String),
-    /// SQL, as after `where`.
+    /// Rows that fulfil this SQL condition.
     Where(String),
-    /// Those whose column is not before.
+    /// Rows whose column is at this time or later.
     Since { at: jiff::Timestamp, column: Option<String> },
 }
 
-/// The rows, in a snapshot of their own.
+/// The chosen rows, in a snapshot of their own.
 pub struct Selection {
     session: Session,
     pub table: Table,
     sql: String,
-    /// The key that is meant, where the query does not choose by it.
+    /// The Kafka key to compare, where the query cannot choose by it.
     key: Option<String>,
     limit: Option<u64>,
 }
 
-/// What came of it.
+/// Counts of a replay.
 #[derive(Debug, Default)]
 pub struct Summary {
     pub rows: u64,
     pub tally: Tally,
-    /// Rows that cannot be emitted, and why the first of them cannot.
+    /// Rows that cannot be emitted, and the reasons of the first ones.
     pub failed: u64,
     pub reasons: Vec<String>,
 }
@@ -83,7 +82,7 @@ impl Summary {
 }
 
 impl Selection {
-    /// Chooses the rows, and takes the snapshot that they are read in.
+    /// Prepares the query, and takes the snapshot that the rows are read in.
     pub fn open(source: &Source, table: &str, rows: &Rows, limit: Option<u64>) -> Result<Selection> {
         let name: TableName = table.parse().map_err(|problem| anyhow::anyhow!("--table: {problem}"))?;
         let routed = source.table(&name).with_context(|| format!("--table: {name} has no routes"))?;
@@ -93,7 +92,7 @@ impl Selection {
             .parse()
             .with_context(|| format!("`url` of source {}", source.name.get_ref()))?;
         let mut session = Session::connect_to_read(&config)?;
-        // The condition's names mean what they mean to the role.
+        // Names in the condition resolve as they do for the role.
         session.query("reset search_path; begin isolation level repeatable read read only")?;
         let tables = rows::tables(&mut session, source.publication.get_ref())?;
         let table = tables
@@ -104,17 +103,17 @@ impl Selection {
             bail!("{why}");
         }
         let (sql, key) = query(&table, routed, rows, limit)?;
-        // One statement only, however it is written; and the transaction writes nothing.
-        session.parse(&sql).context("the condition is not usable")?;
+        // `parse` accepts one statement only, and the transaction is read only.
+        session.parse(&sql).context("the condition cannot be used: correct it")?;
         Ok(Selection { session, table, sql, key, limit })
     }
 
-    /// The query, for people.
+    /// The query, for the terminal.
     pub fn sql(&self) -> &str {
         &self.sql
     }
 
-    /// Waits until the relay has emitted all that the snapshot shows. `notify` hears what it waits for.
+    /// Waits until the relay has emitted every row of the snapshot. `notify` receives the reason for the wait.
     pub fn wait_until_emitted(
         &mut self,
         source: &Source,
@@ -123,44 +122,44 @@ impl Selection {
     ) -> Result<()> {
         let config = source.url.get_ref().parse()?;
         let mut other = Session::connect_to_read(&config)?;
-        // A commit waits for all that was written before it, and an idle log moves on.
+        // A commit flushes all WAL before it, and lets an idle slot move on.
         other.query(&format!("select pg_logical_emit_message(true, {}, '')", literal(PREFIX)))?;
         let rows = other.query("select pg_current_wal_flush_lsn()")?;
-        let end: Lsn = rows.first().and_then(|row| text(row, 0).parse().ok()).context("no log position")?;
+        let end: Lsn = rows.first().and_then(|row| text(row, 0).parse().ok()).context("the server answered no WAL position")?;
         let (since, slot) = (Instant::now(), source.slot.get_ref());
         loop {
             let found = inspect::slot(&mut other, slot)?;
             let found =
-                found.with_context(|| format!("slot {slot} does not exist: nothing was told from it"))?;
+                found.with_context(|| format!("slot {slot} does not exist, so nothing was emitted from it. Start `cdc-relay run` first"))?;
             let confirmed = found.confirmed.unwrap_or_default();
             if confirmed >= end {
                 return Ok(());
             }
             let behind = end.0.saturating_sub(confirmed.0);
             if found.active_pid.is_none() {
-                notify("no relay reads the slot; only what it has told can be told again: waits for one");
+                notify("no relay reads the slot, and only emitted rows can be emitted again: waiting for a relay");
             } else if since.elapsed() > WAIT_NOTICE_MIN {
                 notify(&format!(
-                    "waits until the relay has told all that is there now: {behind} bytes to go"
+                    "waiting until the relay has emitted all current rows: {behind} bytes to go"
                 ));
             }
             ensure!(
                 since.elapsed() < timeout,
-                "the relay has not told all that is there now: {behind} bytes to go. Start one if none runs, or give it \
+                "the relay has not emitted all current rows: {behind} bytes to go. Start a relay if none runs, or give it \
                  more time (--timeout)"
             );
             std::thread::sleep(SLOT_INTERVAL);
         }
     }
 
-    /// Answers the rows, one by one, until `each` says that it is enough.
+    /// Passes the rows to `each`, one by one, until it returns false.
     fn each(&mut self, mut each: impl FnMut(&Row<'_>) -> Result<bool>) -> Result<()> {
         self.session.set_silence_timeout(FIRST_ROW_TIMEOUT)?;
         let (mut scratch, mut enough) = (Scratch::default(), false);
         let read = self.session.each(&self.sql, |body| {
             let row = Row::insert(pgoutput::data_row(body, &mut scratch)?);
             enough = !each(&row)?;
-            // Leaving the query in the middle is leaving the session.
+            // An error is the only way out of a running query.
             ensure!(!enough, "enough");
             Ok(())
         });
@@ -168,7 +167,7 @@ impl Selection {
     }
 }
 
-/// The query for the rows, and the key to look at if it cannot.
+/// Returns the query, and the key to compare if the query cannot choose by it.
 fn query(
     table: &Table,
     routed: &Routed,
@@ -198,7 +197,7 @@ fn query(
     })
 }
 
-/// The column that is the key as it stands, if the key is one.
+/// Returns the column whose text is the key, if the key is one column.
 fn lone_column<'t>(table: &'t Table, routed: &Routed) -> Option<&'t str> {
     let name = routed.key.as_ref()?.get_ref().strip_prefix('{')?.strip_suffix('}')?;
     let column = table.relation.columns.iter().find(|column| column.name == name)?;
@@ -223,21 +222,21 @@ fn since_column<'t>(table: &'t Table, named: Option<&'t str>) -> Result<&'t str>
         .collect();
     match times.as_slice() {
         [only] => Ok(only),
-        [] => bail!("{} publishes no column with a time: use --where", table.name()),
+        [] => bail!("{} publishes no column with a time. Use --where", table.name()),
         several => bail!("--column: which of {}?", several.join(", ")),
     }
 }
 
-/// What would be told of a row: destination, and the record.
+/// An event that would be emitted: its destination, the record, and the plan.
 pub type Shown<'a> = (&'a str, &'a Record, &'a Plan);
 
-/// Shows what would be emitted, and emits nothing.
+/// Shows the events that would be emitted, and emits nothing.
 pub fn show(
     selection: &mut Selection,
     (routes, source): (&Routes, &Source),
     mut show: impl FnMut(Shown<'_>) -> Result<()>,
 ) -> Result<Summary> {
-    // As `Emitter::plan` has it, so that what is shown is what would be emitted.
+    // As in `Emitter::plan`, so that the events shown are those that would be emitted.
     let (mut catalog, mut relation) = (Catalog::default(), selection.table.relation.clone());
     catalog.load(&mut selection.session, std::slice::from_ref(&relation))?;
     catalog.annotate(&mut relation);
@@ -271,29 +270,29 @@ pub fn show(
 }
 
 /// Emits the rows, and waits until every sink has acknowledged them. The relay must have emitted them before.
-/// `notify` hears what it waits for.
+/// `notify` receives the reason for a wait.
 pub fn emit(
     selection: &mut Selection,
     (context, clients): (&SourceContext, &mut KafkaClients),
     notify: &mut dyn FnMut(&str),
 ) -> Result<Summary> {
     let loaded = clients.load(0)?;
-    let checkpoint = loaded.checkpoint.context("nothing was told from this slot yet")?;
+    let checkpoint = loaded.checkpoint.context("nothing was emitted from this slot yet. Start `cdc-relay run` first")?;
     ensure!(
         checkpoint.phase == Phase::Streaming,
-        "a reconcile was begun and did not end: it tells every row"
+        "a resnapshot is unfinished, and emits every row anyway. Run `cdc-relay resnapshot` again"
     );
     ensure!(
         checkpoint.routes == context.source.fingerprint(),
-        "the relay runs with other routes than these, or was not restarted since they changed: what it has told is not \
-         what they would tell"
+        "the relay runs with other routes than these, or was not restarted since they changed, so its events are not \
+         those of these routes. Restart it, or use its routes file"
     );
     clients.load_halted()?;
     let emitter = clients.emitter()?;
     let table = selection.table.name();
     ensure!(
         !emitter.halted().contains(&unrouted(&table), None),
-        "rows of {table} stand in the dead-letter topic and are first: release them"
+        "rows of {table} are in the dead-letter topic and have to be emitted first. Release them with `cdc-relay release`"
     );
     let plan = usable(emitter.plan(&selection.table.relation)?)?;
     let mut waiter =
@@ -324,14 +323,14 @@ pub fn emit(
     Ok(summary)
 }
 
-/// Only with the ids of a template the events are the same again.
+/// Fails unless every route has a template id: only such ids are the same again.
 fn usable(plan: Plan) -> Result<Plan> {
     if let Some(problem) = plan.problems().next() {
         bail!("{}", problem.0);
     }
     ensure!(
         plan.routes.iter().all(crate::routes::route::CompiledRoute::has_id),
-        "{0} has no `id` in the routes: its events are named after their place in the log, which a row does not know",
+        "{0} has no `id` in the routes, so the ids of its events are WAL positions, which a row does not have. Give {0} an `id`",
         plan.relation
     );
     Ok(plan)

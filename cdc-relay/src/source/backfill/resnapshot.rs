@@ -1,11 +1,11 @@
-//! Emits every row again, from a new slot's snapshot: the way on after the WAL between what was emitted and what is there
-//! was lost, or cannot be trusted.
+//! Emits every row again from the snapshot of a new slot, after WAL was lost or cannot be trusted.
 //!
-//! The order is what makes it safe. The old slot is dropped first: only one that nobody reads can be, and without it no
-//! relay can begin to stream. Then the checkpoint says `reconciling`, then the new slot is made, and from its snapshot
-//! every row is emitted; what is committed later is the slot's. Only when every sink has acknowledged all of it does the
-//! memory say `streaming`, from where the slot begins. Whatever breaks in between leaves a memory that `run` refuses
-//! and that the next reconcile starts over from.
+//! The order of the steps makes it safe:
+//! * The old slot is dropped first. Postgres drops only a slot that nobody reads, and without it no relay can begin to
+//!   stream.
+//! * The checkpoint then has the phase `reconciling`, which `run` refuses, and from which the next resnapshot starts over.
+//! * The new slot is made, and every row of its snapshot is emitted. Later commits belong to the slot.
+//! * The checkpoint has the phase `streaming` again only when every sink has acknowledged every row.
 
 mod examine;
 pub mod heal;
@@ -34,17 +34,17 @@ use crate::source::coverage::baseline::baseline;
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
 
-/// Making a slot waits for the transactions that run; a row filter may pass over much before the first row.
+/// The new slot waits for running transactions, and a row filter may skip many rows before the first one.
 const SLOT_AND_FIRST_ROW_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
-/// What a person may see while it lasts.
+/// Progress for the terminal.
 pub enum Step<'a> {
     Waits(&'a str),
     Table {
         name: String,
         estimate: Option<u64>,
     },
-    /// Rows of the present table so far.
+    /// Rows of the current table so far.
     Rows(u64),
     TableDone(&'a TableReport),
 }
@@ -53,7 +53,7 @@ pub enum Step<'a> {
 pub struct Report {
     pub source: String,
     pub slot: String,
-    /// Where the new slot begins: later commits are streamed.
+    /// The position at which the new slot begins.
     pub begins_at: String,
     pub tables: Vec<TableReport>,
     pub seconds: f64,
@@ -61,12 +61,15 @@ pub struct Report {
 
 pub enum Ending {
     Done(Report),
-    /// It would drop a slot, and nobody agreed to that. Nothing was changed.
+    /// A slot would be dropped, and `agreed` is false. Nothing was changed.
     NotAgreed(Plan),
 }
 
-/// Reconciles one source. `agreed`: a slot that is there may be dropped. Errors leave the source refused, and it may
-/// be started over; before the slot is dropped nothing is changed.
+/// Emits every row of one source again. `agreed`: an existing slot may be dropped.
+///
+/// # Errors
+/// Before the slot is dropped, an error changes nothing. After that the source stays refused until a resnapshot
+/// succeeds.
 pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>)) -> Result<Ending> {
     let began = Instant::now();
     let context = Arc::new(context);
@@ -88,7 +91,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
         }
         session
             .query(&format!("select pg_catalog.pg_drop_replication_slot({})", literal(slot_name)))
-            .with_context(|| format!("slot {slot_name} cannot be dropped; nothing was changed"))?;
+            .with_context(|| format!("slot {slot_name} cannot be dropped, and nothing was changed. Stop whoever reads it, then run the command again"))?;
         tracing::info!(slot = slot_name, "slot dropped");
     }
     let phase = |phase, acknowledged| Checkpoint {
@@ -104,19 +107,19 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
         routes: context.source.fingerprint(),
     };
     clients.save(&phase(Phase::Resnapshot, Lsn::ZERO))?;
-    view(Step::Waits("making the slot: waiting for the transactions that run now"));
+    view(Step::Waits("making the slot: waiting for running transactions"));
     let begins_at =
         rows::create_slot_with_snapshot(&mut session, &context.database, slot_name, &mut |blocker| {
             view(Step::Waits(&format!("making the slot: waiting for {blocker} to end")));
         })?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
-    // By the slot's own snapshot: whatever is changed later is noticed by the stream that goes on from there.
+    // It is read in the slot's snapshot, so that the stream notices every later change.
     let coverage = baseline(&mut session, &context.routes, &context.source)
-        .context("the publication was changed while the slot was made; put it right, then start over")?;
+        .context("the publication was changed while the slot was made. Correct it, then run the command again")?;
     let mut resnapshot = Resnapshot::new(&context, clients, (&cluster, begins_at), view);
     let tables = resnapshot.tables(&mut session)?;
     let (clients, view) = resnapshot.into_parts();
-    view(Step::Waits("writing down that it is done"));
+    view(Step::Waits("saving the checkpoint"));
     ensure_untouched(&context, slot_name, begins_at)?;
     finish_snapshots((&context, &clients), &cluster, (&tables, &positions))?;
     clients.save_publication(&Record::healed(publication, coverage, (begins_at, &[])))?;
@@ -130,7 +133,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     }))
 }
 
-/// What is saved of the source. Topics that were just created take a while to have a leader.
+/// Loads the checkpoint of the source. It tries again for a while, since new topics have no leader at first.
 fn load(clients: &mut KafkaClients) -> Result<Loaded> {
     let delays =
         backon::ExponentialBuilder::default().with_min_delay(Duration::from_millis(100)).with_max_times(6);
@@ -141,25 +144,25 @@ fn load(clients: &mut KafkaClients) -> Result<Loaded> {
     };
     ask.retry(delays)
         .sleep(std::thread::sleep)
-        .notify(|error: &anyhow::Error, _| tracing::warn!("{error:#}"))
+        .notify(|error: &anyhow::Error, _| tracing::warn!("the checkpoint could not be loaded; trying again: {error:#}"))
         .call()
 }
 
-/// The slot must still be the one that was made, and unread: otherwise somebody has emitted from it, or it is another.
+/// Fails unless the slot is the one that was made, and nobody has read it.
 fn ensure_untouched(context: &SourceContext, slot_name: &str, begins_at: Lsn) -> Result<()> {
-    // By another session: this one's sight is as old as the slot.
+    // The other session's snapshot is as old as the slot.
     let mut session = Session::connect(&context.database)?;
     let slot = inspect::slot(&mut session, slot_name)?;
-    let slot = slot.with_context(|| format!("slot {slot_name} is gone again; start over"))?;
+    let slot = slot.with_context(|| format!("slot {slot_name} was dropped by somebody else. Run the command again"))?;
     ensure!(
         slot.confirmed == Some(begins_at) && slot.active_pid.is_none() && slot.wal_status != "lost",
-        "slot {slot_name} was read, advanced or lost meanwhile; start over"
+        "slot {slot_name} was read, advanced or lost while the rows were emitted. Run the command again"
     );
     Ok(())
 }
 
-/// Tables whose existing rows the stream would emit in chunks need that no more: those with `snapshot`, and those that
-/// were to be healed.
+/// Marks the snapshots of these tables as done, since all of their rows were emitted. This concerns tables with
+/// `snapshot`, and tables that were to be healed.
 fn finish_snapshots(
     (context, clients): (&SourceContext, &KafkaClients),
     cluster: &Cluster,

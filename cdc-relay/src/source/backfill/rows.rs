@@ -1,7 +1,7 @@
-//! Reads the rows that published tables have now: which columns, through which filter, in which order.
+//! Reads the rows that published tables have now.
 //!
-//! A table is read as its publication says: the same columns in the same order, the same rows. So a row looks as the
-//! stream would emit it.
+//! * A table is read as its publication sends it: the same columns in the same order, through the same row filter. So a
+//!   row looks as the stream would emit it.
 
 use std::fmt::Write as _;
 
@@ -22,29 +22,30 @@ use crate::source::slots;
 pub struct Table {
     /// `id` is the table's oid; `key` marks the columns that identify a row.
     pub relation: Relation,
-    /// The columns that identify a row, in the order of their index. Empty: there are none, or not all are published.
+    /// The columns that identify a row, in the order of their index. It is empty if there are none, or if one of them is
+    /// not published.
     pub key: Vec<Key>,
-    /// As far as it names and orders rows: `(owner text, id bigint)`.
+    /// The key with its types, which name and order rows: `(owner text, id bigint)`.
     pub key_text: String,
     /// The publication's row filter, as SQL.
     pub filter: Option<String>,
     pub partitioned: bool,
-    /// What the planner believes; `None` before the first `analyze`.
+    /// The planner's estimate of the rows; `None` before the first `analyze`.
     pub estimate: Option<u64>,
-    /// Why this role cannot read all of it.
+    /// Why this role cannot read the whole table.
     pub unreadable: Option<String>,
 }
 
 /// A column that identifies a row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Key {
-    /// Its place among the published columns.
+    /// Its index among the published columns.
     pub index: usize,
-    /// As a cast names it that cuts nothing off: `bpchar`, not `character`.
+    /// The type as in a cast that cuts nothing off: `bpchar`, not `character`.
     kind: String,
 }
 
-/// What one page of a table is.
+/// One page of a table.
 #[derive(Debug, Clone, Copy)]
 pub struct Page<'a> {
     /// The key of the row before the first; empty at the beginning.
@@ -52,10 +53,11 @@ pub struct Page<'a> {
     pub limit: u32,
 }
 
-/// `"char"`
+/// The oid of `"char"`.
 const CHAR: u32 = 18;
 
-/// A column's value in SQL, from its text. Servers before 15 do not read a byte that is no UTF-8 as 15 print it.
+/// Returns a column's value in SQL, from its text. A `"char"` that is not UTF-8 is written as a number: servers before 15
+/// do not read the form that 15 prints.
 fn value(text: &str, type_oid: u32) -> String {
     match utf8::byte(text) {
         Some(byte) if type_oid == CHAR => format!("({})::\"char\"", byte.cast_signed()),
@@ -69,7 +71,7 @@ impl Table {
         self.relation.table_name().to_string()
     }
 
-    /// The table in SQL: without the tables that inherit from it, which are published by themselves.
+    /// The table in SQL. Tables that inherit from it are left out, since they are published by themselves.
     pub fn target(&self) -> String {
         let only = if self.partitioned { "" } else { "only " };
         format!("{only}{}", sql::table(&self.relation.schema, &self.relation.name))
@@ -81,7 +83,7 @@ impl Table {
         self.key.iter().filter_map(|key| Some(columns.get(key.index)?.name.as_str()))
     }
 
-    /// The condition that a column has the value of this text.
+    /// The condition that the column has the value of this text.
     pub fn equals(&self, name: &str, text: &str) -> String {
         let column = self.relation.columns.iter().find(|column| column.name == name);
         let type_oid = column.map_or(0, |column| column.type_oid);
@@ -130,7 +132,7 @@ pub fn tables(session: &mut Session, publication: &str) -> Result<Vec<Table>> {
     Ok(facts.tables.iter().map(Table::from).collect())
 }
 
-/// The same table as it is now, if it is still published.
+/// Returns the same table as it is now, if it is still published.
 pub fn again(session: &mut Session, publication: &str, table: &Table) -> Result<Option<Table>> {
     let facts = ask_again(session, &Question::of_table(publication, table.relation.id))?;
     Ok(facts.tables.first().map(Table::from).filter(|found| found.name() == table.name()))
@@ -144,7 +146,7 @@ impl From<&facts::Table> for Table {
             Some(Key { index, kind: sent.get(index)?.kind.clone() })
         };
         Table {
-            // A query answers whole rows; its key is marked.
+            // A query returns whole rows, so the key columns alone are marked.
             relation: Relation { identity: b'd', ..found.relation() },
             key: found.key().iter().filter_map(key).collect(),
             key_text: found.key_text(),
@@ -156,8 +158,8 @@ impl From<&facts::Table> for Table {
     }
 }
 
-/// A table among `tables` whose rows were moved to new storage since the session's snapshot: by truncation, or by a
-/// change of columns that rewrote it, after which an older snapshot may find it empty. The tables must be locked.
+/// Returns a table whose rows were moved to new storage since the session's snapshot, by `truncate` or by a rewrite. An
+/// older snapshot may find such a table empty. The tables must be locked.
 pub fn rewritten(session: &mut Session, tables: &[Table]) -> Result<Option<String>> {
     let oids: Vec<String> = tables.iter().map(|table| table.relation.id.to_string()).collect();
     if oids.is_empty() {
@@ -173,17 +175,17 @@ pub fn rewritten(session: &mut Session, tables: &[Table]) -> Result<Option<Strin
     Ok(rows.first().map(|row| text(row, 0).to_owned()))
 }
 
-/// Makes the slot, and gives the session's transaction the snapshot of all that the slot does not emit. Answers
-/// where it begins. Waits for the transactions that run now: `notify` gets for whom.
+/// Makes the slot, gives the session's transaction the snapshot at its beginning, and returns that position. It waits for
+/// running transactions; `notify` receives which one.
 pub fn create_slot_with_snapshot(
     session: &mut Session,
     database: &Database,
     slot: &str,
     notify: &mut dyn FnMut(&str),
 ) -> Result<Lsn> {
-    // Before the snapshot's transaction, in which nothing may come first.
+    // This comes before the snapshot's transaction, whose first command must be the slot's.
     slots::prepare(session)?;
-    // Servers from 16 on insist that it writes nothing.
+    // Servers from 16 on require a read-only transaction.
     session.query("begin isolation level repeatable read read only")?;
     let command = format!(
         "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput USE_SNAPSHOT",
@@ -194,7 +196,7 @@ pub fn create_slot_with_snapshot(
         true
     };
     let made = slots::make(session, database, &command, &mut waits)?;
-    made.ok_or_else(|| PostgresError::Protocol("the slot was not waited for".to_owned()))
+    made.ok_or_else(|| PostgresError::Protocol("the server ended the wait for the slot".to_owned()))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
-//! Emits the rows that were there before the slot, while the stream runs.
+//! Emits the rows that existed before the slot, while the stream runs.
 //!
-//! A table is read in chunks by what identifies its rows, on a connection of its own (`reader`). After each chunk a mark is written
-//! to the WAL; where the stream meets it, the rows of the chunk are emitted that the stream has not emitted in a newer state
-//! (`window`). So the emissions of a row never go backwards, and the stream waits for no query. When a chunk is
-//! acknowledged, its last key is noted in the state topic: the next start goes on from there.
+//! * A table is read in chunks by the key of its rows, on a connection of its own (`reader`), so that the stream waits for no
+//!   query.
+//! * After each chunk a watermark is written to the WAL. Where the stream meets it, it emits those rows of the chunk that
+//!   it has not emitted in a newer state (`window`). So the states of a row never go backwards.
+//! * When a chunk is acknowledged, its last key is saved in the state topic, and the next start goes on from there.
 
 mod position;
 mod reader;
@@ -31,20 +32,20 @@ use crate::routes::template::Row;
 use crate::sinks::emit::{Emitter, OpenTransaction};
 use crate::source::backfill::rows::Table;
 
-/// Of the marks in the WAL.
+/// The prefix of the watermarks in the WAL.
 pub const PREFIX: &str = "cdc-relay.snapshot";
 
-/// A chunk has at most so many rows, so that the stream is not held up for long.
+/// The stream emits a whole chunk at once, and is held up that long.
 const CHUNK_ROWS_MAX: u32 = 2000;
-/// While the first chunk waits for the transactions that run, it looks so often.
+/// How often the first chunk asks whether older transactions are over.
 const TRANSACTIONS_INTERVAL: Duration = Duration::from_millis(200);
-/// After so long it says that it waits.
+/// How often a waiting snapshot logs that it waits.
 const WAIT_LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A mark: which of our chunks the stream has caught up with.
+/// A message in the WAL after a chunk: the stream has come to the chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Watermark {
-    /// Another session's marks are not ours.
+    /// Distinguishes the watermarks of this session from others.
     session: u64,
     chunk: u64,
 }
@@ -62,7 +63,7 @@ impl std::fmt::Display for Watermark {
     }
 }
 
-/// One table that is not emitted to its end.
+/// One table whose rows are not all emitted.
 struct TableRun {
     table: Table,
     position: TableProgress,
@@ -71,14 +72,14 @@ struct TableRun {
 }
 
 enum Step {
-    /// Nothing is asked until then.
+    /// No chunk is asked for before this time.
     Idle(Instant),
     Asked,
-    /// Read; the stream has not met its mark.
+    /// The chunk is read, and the stream has not met its watermark.
     Read(Box<Chunk>),
 }
 
-/// The tables of one session that are not emitted to their end, one after the other.
+/// The tables of one session whose rows are not all emitted. One is read after the other.
 pub struct Snapshots {
     source: String,
     publication: String,
@@ -86,9 +87,9 @@ pub struct Snapshots {
     watermark: Watermark,
     step: Step,
     window: Window,
-    /// What the stream calls the tables, and where their keys are in its rows.
+    /// The oid and name of each table in the stream, and the indexes of its key columns there.
     relations: Vec<(u32, String, Option<Vec<usize>>)>,
-    /// Emitted in the transaction of that commit, not yet noted.
+    /// Progress that is emitted in the transaction of the commit, and not yet saved.
     unsaved: VecDeque<(Lsn, String, TableProgress)>,
     reader: Reader,
     backoff: Option<backon::ExponentialBackoff>,
@@ -97,8 +98,8 @@ pub struct Snapshots {
     key: Vec<u8>,
 }
 
-/// The tables that are to be emitted and are not; `None` if there is nothing to do. `found`: by name, the table and its
-/// position.
+/// Returns the tables whose rows are not all emitted; `None` if there are none. `found`: the tables with their saved
+/// progress.
 pub fn begin(
     source: &Source,
     cluster: &Cluster,
@@ -151,7 +152,7 @@ pub fn begin(
 }
 
 impl Snapshots {
-    /// Takes what the reader answered, and asks for the next chunk when it is time.
+    /// Takes the answers of the reader, and asks for the next chunk when it is time.
     pub fn step(&mut self, now: Instant) -> Result<()> {
         self.receive_from_reader(now)?;
         let Some(run) = self.runs.front() else { return Ok(()) };
@@ -197,7 +198,7 @@ impl Snapshots {
                     tracing::warn!(
                         source = self.source,
                         older_than,
-                        "the snapshot waits for the transactions that ran when it began"
+                        "the snapshot waits for transactions that are older than it"
                     );
                     self.waits_since = Some(now);
                 }
@@ -212,27 +213,27 @@ impl Snapshots {
     fn failed(&mut self, error: &anyhow::Error, now: Instant) {
         let Some(run) = self.runs.front() else { return };
         run.metrics.failures.inc();
-        tracing::warn!(source = self.source, table = run.table.name(), "snapshot: {error:#}");
+        tracing::warn!(source = self.source, table = run.table.name(), "a chunk of the snapshot could not be read; trying again: {error:#}");
         let delays = || {
             let delays = backon::ExponentialBuilder::default().with_min_delay(Duration::from_millis(500));
             delays.with_max_delay(Duration::from_secs(30)).with_jitter().without_max_times().build()
         };
         let pause = self.backoff.get_or_insert_with(delays).next().unwrap_or(WAIT_LOG_INTERVAL);
-        // Nothing is recorded meanwhile.
+        // The window records nothing until the next attempt.
         self.window.close();
         self.step = Step::Idle(now + pause);
     }
 
-    /// The stream met a mark: emits the chunk that was read before it, in the mark's transaction.
+    /// The stream met a watermark: emits the chunk that was read before it, in the watermark's transaction.
     pub fn meet_watermark(
         &mut self,
         watermark: Watermark,
         emitter: &mut Emitter,
         open: &mut OpenTransaction<'_>,
     ) -> Result<()> {
-        // The chunk was handed over before its mark was written, perhaps after we last looked.
+        // The reader hands over a chunk before it writes the watermark, so the chunk is here by now.
         self.receive_from_reader(Instant::now())?;
-        // A mark may be of another session, or of a chunk that was given up.
+        // The watermark may belong to another session, or to a chunk that was given up.
         if !matches!(&self.step, Step::Read(chunk) if chunk.watermark == watermark) {
             return Ok(());
         }
@@ -240,19 +241,18 @@ impl Snapshots {
             return Ok(());
         };
         let Some(run) = self.runs.front_mut() else { return Ok(()) };
-        // The stream, which may be far behind, has emitted more of what the chunk sees since it was read. Where the publication
-        // left something out, the chunk's row may be newer than all that the stream has of it.
+        // The stream may be far behind, and has since emitted more transactions that the chunk sees. Where the publication
+        // left rows out, the chunk's row may be newer than every state in the stream.
         self.window.forget(&chunk.visible);
-        // First: by another key than the stream's now, no window would ever hold, and in another order rows would be
-        // left out.
+        // This check is first: the window compares keys, and another order of the key would leave rows out.
         if chunk.table.key_text != run.table.key_text {
             let (table, was, now) = (run.table.name(), &run.table.key_text, &chunk.table.key_text);
-            bail!("the key of {table} was changed from {was} to {now}: its rows are read anew");
+            bail!("the key of {table} was changed from {was} to {now}, so the snapshot of the table begins again");
         }
         if !self.window.is_open() {
             tracing::debug!(
                 source = self.source,
-                "a chunk is read again: the stream changed too much beside it"
+                "a chunk is read again: the stream changed too many of its rows meanwhile"
             );
             return Ok(());
         }
@@ -261,7 +261,7 @@ impl Snapshots {
         for body in chunk.rows() {
             let row = Row::insert(pgoutput::data_row(body, &mut self.scratch)?);
             if !write_key(&row, chunk.table.key.iter().map(|key| key.index), &mut self.key) {
-                bail!("a row of {} came without its key", run.table.name());
+                bail!("a row of {} has no value for a key column; its key columns must not be null", run.table.name());
             }
             if !self.window.has(&self.key) {
                 emitter.re_emit(&plan, &row, open)?;
@@ -288,24 +288,23 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Notes the positions whose rows are acknowledged, by `note`, which answers whether it could.
+    /// Saves the progress whose rows are acknowledged, by `save`, which returns whether Kafka took the record.
     ///
-    /// `confirmed`: up to here every sink has acknowledged; `saved`: up to here the checkpoint says so too. Rows that the
-    /// publication left out wait for the latter: a session that begins anew would emit older states of them after the
-    /// chunk, and no later one.
+    /// Every sink has acknowledged up to `confirmed`; the checkpoint is saved up to `saved`. Healed tables wait for
+    /// `saved`: a new session would emit older states of their rows after the chunk, and no later one.
     pub fn save_progress(
         &mut self,
         (confirmed, saved): (Lsn, Lsn),
-        mut note: impl FnMut(&str, &[u8]) -> Result<bool>,
+        mut save: impl FnMut(&str, &[u8]) -> Result<bool>,
     ) -> Result<()> {
         let is_acknowledged =
             |commit: Lsn, position: &TableProgress| commit < if position.heals { saved } else { confirmed };
         while let Some((commit, table, position)) = self.unsaved.front()
             && is_acknowledged(*commit, position)
         {
-            // Another of the same table that is acknowledged too says more.
+            // A later progress of the same table that is acknowledged too replaces this one.
             let superseded = matches!(self.unsaved.get(1), Some((later, next, more)) if is_acknowledged(*later, more) && next == table);
-            if !superseded && !note(table, &serde_json::to_vec(position)?)? {
+            if !superseded && !save(table, &serde_json::to_vec(position)?)? {
                 return Ok(());
             }
             self.unsaved.pop_front();
@@ -313,7 +312,7 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Whether all is emitted and noted.
+    /// Whether all rows are emitted and the progress is saved.
     pub fn is_over(&self) -> bool {
         self.runs.is_empty() && self.unsaved.is_empty()
     }
@@ -326,7 +325,7 @@ impl Chunk {
         let row = Row::insert(pgoutput::data_row(body, scratch)?);
         let mut values = Vec::new();
         for key in &self.table.key {
-            let value = row.text(key.index).ok().flatten().context("a row came without its key")?;
+            let value = row.text(key.index).ok().flatten().context("a row has no value for a key column; its key columns must not be null")?;
             values.push(utf8::owned(value));
         }
         Ok(Some(values))

@@ -1,4 +1,4 @@
-//! What does not fit between publication and tables, in words: what was found, why it matters, what puts it right.
+//! Words a mismatch of publication and tables: what was found, why it matters, and the fix.
 
 use std::fmt;
 
@@ -6,24 +6,24 @@ use super::identity::{self, Harm, Publishing};
 use crate::postgres::facts::{Facts, Member, Publication, Table};
 use crate::postgres::sql::{self, identifier};
 
-/// Something that the contract does not allow. `run` refuses because of it, `doctor` lists it.
+/// A violation of the contract. `run` refuses the source because of it, `doctor` lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
-    /// As `doctor` calls the check.
+    /// The check's name in `doctor`.
     pub check: &'static str,
     /// `public.orders`, or `publication events`.
     pub subject: String,
     pub found: String,
     pub why: String,
-    /// One of them suffices.
+    /// Each of them suffices.
     pub fixes: Vec<Fix>,
-    /// Streaming on would lose changes.
+    /// A stream that goes on loses changes.
     pub loses: bool,
-    /// The source has streamed before, perhaps.
+    /// The source may have streamed before.
     pub streamed: bool,
 }
 
-/// Something that puts a mismatch right.
+/// A repair of a mismatch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fix {
     /// A statement or a sentence.
@@ -31,20 +31,20 @@ pub struct Fix {
     sends: Sends,
 }
 
-/// What a fix does to what is sent of tables that were sent before.
+/// How a fix changes the rows that are sent of tables that were sent before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sends {
-    /// What was sent.
+    /// The same rows are sent.
     TheSame,
-    /// More than before, as the stream sees if it is there; else nobody knows what was sent in between.
+    /// More rows are sent. A relay that streams notices it; otherwise the rows sent in between are unknown.
     More,
-    /// A table, whose changes were not sent until then.
+    /// A table is sent again, whose changes were not sent until then.
     Again,
 }
 
-const MORE: &str = "and then `cdc-relay resnapshot`, unless a relay streams at that moment, with the routes of before: what \
-                    a publication left out while nobody read it cannot be known";
-const AGAIN: &str = "and then `cdc-relay resnapshot`, if the table was streamed before: what was written to it until then is \
+const MORE: &str = "and then `cdc-relay resnapshot`, unless a relay streams at that moment with unchanged routes: nobody knows \
+                    which rows a publication left out while no relay read it";
+const AGAIN: &str = "and then `cdc-relay resnapshot`, if the table was streamed before: rows written to it until then are \
                      not sent";
 
 impl Mismatch {
@@ -82,7 +82,7 @@ impl Mismatch {
         self
     }
 
-    /// What has to follow a fix so that the source streams without a gap.
+    /// Returns the step that must follow a fix so that the source has no gap.
     pub fn afterwards(&self, fix: &Fix) -> Option<&'static str> {
         match fix.sends {
             Sends::More if self.streamed => Some(MORE),
@@ -114,17 +114,17 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// Whether a fix is a statement to run, rather than a sentence.
+/// Whether a fix is a statement, and not a sentence.
 pub fn is_sql(fix: &str) -> bool {
     ["alter ", "begin;", "create ", "drop ", "grant "].iter().any(|start| fix.starts_with(start))
 }
 
-/// A table in SQL.
+/// Returns the table's name in SQL.
 pub fn sql_name(member: &Member) -> String {
     sql::table(&member.schema, &member.name)
 }
 
-/// What the server refuses because of the publication, or would refuse once there was one.
+/// Returns the updates and deletes that the server refuses because of the publication, or would refuse with one.
 pub fn harms(facts: &Facts, table: &Table) -> Vec<Mismatch> {
     let found = identity::harms(Publishing::of(facts), table);
     found.iter().map(|(member, what)| harm(facts, table, (member, what))).collect()
@@ -167,12 +167,12 @@ fn found(member: &Member, harm: &Harm) -> String {
     }
 }
 
-/// What can be done to the table.
+/// Returns the fixes of the table.
 fn fixes(publishing: Publishing, table: &Table, (member, harm): (&Member, &Harm)) -> Vec<String> {
     let name = sql_name(member);
     let usable_key = member.primary_key.is_some() && !member.deferrable;
     let mut fixes = Vec::new();
-    // A partition has the primary key of its root.
+    // A partition gets its primary key from its root.
     let root =
         if table.is_partitioned() && table.itself.primary_key.is_none() { &table.itself } else { member };
     let add_key = match (&root.primary_key, root.deferrable) {
@@ -212,27 +212,27 @@ fn fixes(publishing: Publishing, table: &Table, (member, harm): (&Member, &Harm)
     fixes
 }
 
-/// The statement that makes the whole row the replica identity, of the table and its partitions; `None` where the
+/// Returns the statement that makes the whole row the replica identity of the table and its partitions; `None` if the
 /// server would then refuse the table's updates.
 pub fn make_full(publishing: Publishing, table: &Table) -> Option<String> {
     if !table.members().iter().all(|member| full_works(publishing, table, member)) {
         return None;
     }
-    // The stream has the root's name for the rows, and of them what their partition says.
+    // The stream sends a row under the root's name, with the identity of its partition.
     let members = std::iter::once(&table.itself).chain(&table.partitions).filter(|member| member.kind != 'f');
     let statements: Vec<String> =
         members.map(|member| format!("alter table {} replica identity full", sql_name(member))).collect();
     Some(statements.join("; "))
 }
 
-/// Whether the whole row could be the identity.
+/// Whether the whole row can be the replica identity.
 fn full_works(publishing: Publishing, table: &Table, member: &Member) -> bool {
     let full = Member { identity: 'f', ..member.clone() };
     let table = Table { itself: full, partitions: Vec::new(), ..table.clone() };
     identity::harms(publishing, &table).is_empty()
 }
 
-/// What can be done to the publication.
+/// Returns the fixes of the publication.
 fn in_publication(publication: &Publication, table: &Table, harm: &Harm) -> Vec<String> {
     let (name, target) = (identifier(&publication.name), sql_name(&table.itself));
     let again = |columns: &str| {

@@ -1,20 +1,20 @@
-//! Whether the rows that exist already can be read: pure.
+//! Checks whether the existing rows of tables can be read. Pure.
 
 use super::advice::Mismatch;
 use crate::postgres::facts::{Facts, Table};
 use crate::postgres::sql::{self, identifier};
 use crate::routes::Source;
 
-/// From this version on a snapshot beside the stream knows which transactions it has seen.
+/// The first version that shows which transactions it sees.
 const SNAPSHOTS: u32 = 140_000;
 
-/// Why tables with `snapshot = true` cannot be read in chunks beside the stream.
+/// Returns why tables with `snapshot = true` cannot be read in chunks beside the stream.
 pub fn mismatches(source: &Source, facts: &Facts) -> Vec<Mismatch> {
     let asked = source.tables.iter().filter(|table| table.snapshot);
     of(asked.filter_map(|table| facts.table(table.qualified())), facts.version)
 }
 
-/// Why these tables cannot.
+/// Returns why these tables cannot be read in chunks.
 pub fn of<'t>(tables: impl Iterator<Item = &'t Table>, version: u32) -> Vec<Mismatch> {
     tables.flat_map(|table| chunks(table, version).into_iter().chain(unreadable(table))).collect()
 }
@@ -33,11 +33,11 @@ fn chunks(table: &Table, version: u32) -> Option<Mismatch> {
     Some(
         new(found)
             .fix(format!("alter table {name} add primary key (…)"))
-            .fix("take the option away and emit all rows with `cdc-relay resnapshot`"),
+            .fix("remove the option, and emit all rows with `cdc-relay resnapshot`"),
     )
 }
 
-/// Why the role cannot read all of a table.
+/// Returns why the role cannot read the whole table.
 pub fn unreadable(table: &Table) -> Option<Mismatch> {
     let (name, role) = (table.qualified(), identifier(&table.role));
     if !table.selectable {

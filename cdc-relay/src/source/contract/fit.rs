@@ -1,8 +1,8 @@
-//! Whether routes, publication and tables fit each other: pure. `run` and `doctor` both ask here.
+//! Decides whether routes, publication and tables fit each other. Pure; `run` and `doctor` both use it.
 //!
 //! * Every published table is routed or ignored, and every route finds its table and its columns.
-//! * A change that a route takes is published; a change that is published is one that the routes know of.
-//! * No application's update or delete is refused because of the publication.
+//! * Every operation that a route takes is published, and every published operation is known to the routes.
+//! * The publication makes the server refuse no update or delete of an application.
 //! * The stream and a query name the same key for a row.
 
 use super::advice::{Mismatch, harms, make_full, sql_name};
@@ -16,7 +16,7 @@ use crate::routes::route::Plan;
 use crate::routes::template::Op;
 use crate::routes::{Deletes, Routes, Source, TableName};
 
-/// The operations that a publication has, or ought to have.
+/// The operations of a publication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operations {
     pub insert: bool,
@@ -25,7 +25,7 @@ pub struct Operations {
 }
 
 impl Operations {
-    /// Those that the routes take.
+    /// The operations that the routes take.
     pub fn of_routes(source: &Source) -> Operations {
         let routes = || source.tables.iter().flat_map(|table| &table.routes);
         let takes =
@@ -42,20 +42,20 @@ impl Operations {
         Operations { insert, update, delete }
     }
 
-    /// As the option `publish` lists them.
+    /// The list for the option `publish`.
     pub fn list(self) -> String {
         let all = [(self.insert, "insert"), (self.update, "update"), (self.delete, "delete")];
         all.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
     }
 
-    /// Whether the server has to know which row changed.
+    /// Whether the server must be able to identify a changed row.
     pub fn need_identity(self) -> bool {
         self.update || self.delete
     }
 }
 
-/// The publication that the relay makes for a source which names none: what the routes take, partitions under the name
-/// of their root, and stored generated columns, whose absence would harm.
+/// Returns the statement for the relay's own publication. It publishes the operations that the routes take, partitions
+/// under the name of their root, and stored generated columns, since the server refuses updates without them.
 pub fn creation(source: &Source, version: u32) -> String {
     let tables = source.tables.iter().map(|table| {
         let (schema, name) = table.qualified();
@@ -71,8 +71,8 @@ pub fn creation(source: &Source, version: u32) -> String {
     )
 }
 
-/// Everything that does not fit, but for literals, which the server is asked about. `has_slot`: the publication had to
-/// be there before it, and the source has streamed, perhaps.
+/// Returns every mismatch except those of literals, which need the server. `has_slot`: the publication must exist, and the
+/// source may have streamed.
 pub fn all(
     (routes, source): (&Routes, &Source),
     (facts, relations): (&Facts, &[Relation]),
@@ -94,12 +94,12 @@ pub fn all(
 fn missing(source: &Source, version: u32) -> Mismatch {
     let subject = format!("publication {}", source.publication.get_ref());
     Mismatch::new("publication.exists", subject, "does not exist")
-        .why("the WAL is read through it, and a slot that was made before it cannot find it")
+        .why("the relay reads the WAL through it, and a slot that is older than the publication cannot find it")
         .fix_of_publication(creation(source, version))
 }
 
-/// Everything that does not fit of publication and tables. `relations`: the published tables, in the order of `facts.tables`, with their types
-/// looked up. Without a publication, what would not fit if the relay made it.
+/// Returns the mismatches of publication and tables. `relations`: the published tables with their types, in the order of
+/// `facts.tables`. Without a publication, it checks the one that the relay would make.
 pub fn mismatches(
     routes: &Routes,
     source: &Source,
@@ -120,7 +120,7 @@ pub fn mismatches(
         found.extend(table_mismatches(facts, table, (operations, facts.publication.is_some())));
         found.extend(filtered(table, plan, operations));
     }
-    // Before it is said that they are to be published.
+    // These come before the advice to publish the tables.
     for table in &facts.absent {
         found.extend(table_mismatches(facts, table, (operations, false)));
     }
@@ -132,7 +132,7 @@ pub fn mismatches(
     found
 }
 
-/// Settings of the server and the database that streaming needs.
+/// Returns the mismatches of server settings and database encoding.
 pub fn server(facts: &Facts) -> Vec<Mismatch> {
     let mut found = Vec::new();
     if facts.wal_level != "logical" {
@@ -164,11 +164,11 @@ fn operations(source: &Source, publication: &Publication, plans: &[Plan]) -> Vec
         plans.iter().filter(|plan| !plan.handles_deletes()).map(|plan| plan.relation.as_str()).collect();
     let unsaid = if publication.delete { unsaid } else { Vec::new() };
     if publication.truncate || !unsaid.is_empty() {
-        let mut mismatch = new("publishes deletes or truncates, which the relay does not tell")
+        let mut mismatch = new("publishes deletes or truncates, which the relay does not emit")
             .fix_of_publication(set(Operations { delete: taken.delete && unsaid.is_empty(), ..taken }));
         if !unsaid.is_empty() && !publication.truncate {
             mismatch = mismatch
-                .fix(format!("say in the routes what becomes of them (`deletes`): {}", unsaid.join(", ")));
+                .fix(format!("set `deletes` in the routes of {}", unsaid.join(", ")));
         }
         found.push(mismatch);
     }
@@ -186,24 +186,24 @@ fn operations(source: &Source, publication: &Publication, plans: &[Plan]) -> Vec
     }
     if taken.delete && !publication.delete {
         found.push(
-            new("does not publish deletes, which the routes tell")
+            new("does not publish deletes, which the routes take")
                 .fix_of_publication(set(Operations { delete: true, ..taken })),
         );
     }
     found
 }
 
-/// A published table is routed or ignored.
+/// Returns a mismatch for a published table that is neither routed nor ignored.
 fn known(facts: &Facts, source: &Source, table: &Table, plan: &Plan) -> Option<Mismatch> {
     let root = table.itself.root.as_ref();
     let root_routed = root.is_some_and(|root| source.table(root).is_some());
-    // Then the root is what is missing, and `unpublished` says why.
+    // The mismatch is then the root's (`unpublished`).
     if !plan.unknown || root_routed {
         return None;
     }
     let mut mismatch =
         Mismatch::new("table.routes", &plan.relation, "is published, and neither routed nor ignored")
-            .why("the relay passes over no change in silence")
+            .why("the relay skips no change silently")
             .fix("give it routes, or list it in `ignore`");
     if let Some(publication) = facts.publication.as_ref().filter(|publication| !publication.all_tables) {
         let (name, table) = (identifier(&publication.name), sql_name(&table.itself));
@@ -212,7 +212,7 @@ fn known(facts: &Facts, source: &Source, table: &Table, plan: &Plan) -> Option<M
     Some(mismatch)
 }
 
-/// A route does not find what it needs. `problem` says how, and perhaps what to do.
+/// Returns the mismatch for a route that does not find its columns. `problem` describes it.
 fn columns(facts: &Facts, table: &Table, problem: &str) -> Mismatch {
     let full = problem.contains("replica identity full") && make_full(Publishing::of(facts), table).is_none();
     let but = if full { ", but here that would make the server refuse its updates" } else { "" };
@@ -222,7 +222,7 @@ fn columns(facts: &Facts, table: &Table, problem: &str) -> Mismatch {
         return mismatch;
     }
     mismatch = mismatch.why(
-        "the routes need it, and the stream does not have it: a column list hides it, it is generated, or it is gone",
+        "the routes need the column, and the stream does not have it: a column list hides it, it is generated, or it was dropped",
     );
     if let Some(publication) = facts.publication.as_ref().filter(|_| table.listed) {
         let (name, table) = (identifier(&publication.name), sql_name(&table.itself));
@@ -232,7 +232,7 @@ fn columns(facts: &Facts, table: &Table, problem: &str) -> Mismatch {
     mismatch.fix("take the column out of the routes")
 }
 
-/// Whatever is wrong with a table, whoever has routes for it. `published`: it is in the publication, and not yet to be.
+/// Returns the mismatches of a table that do not depend on its routes. `published`: it is in the publication already.
 pub fn table_mismatches(
     facts: &Facts,
     table: &Table,
@@ -247,7 +247,7 @@ pub fn table_mismatches(
             format!("{what}, a partition of {}", table.qualified()),
         )
         .loses()
-        .why("its changes are not in the WAL, so nothing can tell them");
+        .why("its changes are not in the WAL, so they cannot be emitted");
         found.push(if member.kind == 'f' {
             mismatch.fix(format!(
                 "alter table {} detach partition {}",
@@ -277,7 +277,8 @@ pub fn table_mismatches(
     found
 }
 
-/// The stream announces the root, and has of an old row only what its partition identifies it by.
+/// Returns the partitions whose replica identity does not cover the key of the root. The stream announces the root, but
+/// sends of an old row only the identity of its partition.
 fn other_keys(table: &Table) -> Vec<Mismatch> {
     let root = &table.itself;
     let fits = |partition: &&crate::postgres::facts::Member| match (root.identity, partition.identity) {
@@ -300,14 +301,15 @@ fn other_keys(table: &Table) -> Vec<Mismatch> {
                     table.qualified()
                 ),
             )
-            .why("the stream has of an old row only the partition's, under the root's name")
+            .why("the stream sends of an old row only the partition's identity, under the root's name")
             .fix(format!("alter table {} replica identity default", sql_name(root)))
             .fix(format!("alter table {} replica identity full", sql_name(partition)))
         })
         .collect()
 }
 
-/// An update that takes a row out of the filter is a delete in the stream, whatever is published.
+/// Returns a mismatch for a row filter whose deletes the routes do not cover. An update that takes a row out of the filter
+/// is a delete in the stream, even if deletes are not published.
 fn filtered(table: &Table, plan: &Plan, operations: Operations) -> Option<Mismatch> {
     let filter = table.filter.as_deref().filter(|_| operations.update && !plan.unknown)?;
     if plan.handles_deletes() {
@@ -317,14 +319,14 @@ fn filtered(table: &Table, plan: &Plan, operations: Operations) -> Option<Mismat
         Mismatch::new(
             "table.row_filter",
             table.qualified(),
-            format!("has the row filter {filter}, and its routes do not say what becomes of deletes"),
+            format!("has the row filter {filter}, and its routes do not set `deletes`"),
         )
         .why("an update that takes a row out of the filter arrives as a delete")
         .fix("add `deletes = \"tombstone\"`, `\"event\"`, `\"both\"` or `\"ignore\"` to its routes"),
     )
 }
 
-/// Why the name of a table that does not exist may be a slip.
+/// Says why a table does not exist, with the nearest name.
 fn nowhere(named: &NamedTable, facts: &Facts) -> String {
     if !facts.schemas.contains(&named.schema) {
         let near = hint(&named.schema, facts.schemas.iter().map(String::as_str));
@@ -340,17 +342,17 @@ fn nowhere(named: &NamedTable, facts: &Facts) -> String {
 }
 
 fn unlogged(name: &str, sql: &str, publication: Option<&Publication>) -> Mismatch {
-    // Only then can it be added.
+    // A table can be added only to a publication of named tables.
     let add = publication
         .filter(|publication| !publication.all_tables)
         .map(|publication| format!("; alter publication {} add table {sql}", identifier(&publication.name)));
     Mismatch::new("table.unlogged", name, "has routes, but is not published: it is unlogged")
         .loses()
-        .why("its changes are not in the WAL, so nothing can tell them")
+        .why("its changes are not in the WAL, so they cannot be emitted")
         .fix_of_table(format!("alter table {sql} set logged{}", add.unwrap_or_default()))
 }
 
-/// A routed table that the publication does not have, or could not have.
+/// Returns the mismatch for a routed table that is not published.
 fn unpublished(named: &NamedTable, facts: &Facts) -> Mismatch {
     let name = TableName::new(&named.schema, &named.name).to_string();
     let sql = sql::table(&named.schema, &named.name);
@@ -368,7 +370,7 @@ fn unpublished(named: &NamedTable, facts: &Facts) -> Mismatch {
         Some('r' | 'p') if named.temporary => {
             new("table.exists", "has routes, and cannot be published: it is temporary")
                 .loses()
-                .why("its changes are not in the WAL, so nothing can tell them")
+                .why("its changes are not in the WAL, so they cannot be emitted")
                 .fix("take it out of the routes")
         }
         Some('r' | 'p') if named.logged == Some(false) => unlogged(&name, &sql, publication),

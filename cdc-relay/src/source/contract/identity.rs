@@ -1,12 +1,13 @@
-//! Whether the server refuses an application's updates and deletes because they are published: pure.
+//! Decides whether the server refuses an application's updates and deletes because they are published. Pure.
 //!
-//! The server publishes an update or delete only if it can say which row changed. Where it cannot, it refuses the
-//! statement itself, whoever runs it, for as long as the publication is there. The rules are `CheckCmdReplicaIdentity`'s
-//! of the server's own version; the suite compares this judgement with the server's, table by table.
+//! * The server publishes an update or delete only if it can identify the changed row. Otherwise it refuses the statement
+//!   itself, whoever runs it, as long as the publication exists.
+//! * The rules are those of `CheckCmdReplicaIdentity` in the server's own version. The test suite compares this judgement
+//!   with the server's, table by table.
 
 use crate::postgres::facts::{Facts, GENERATED_COLUMNS, Member, Table};
 
-/// What a publication does with one of its tables, as far as the rules ask.
+/// The properties of a publication that the rules depend on.
 #[derive(Debug, Clone, Copy)]
 pub struct Publishing {
     pub version: u32,
@@ -15,12 +16,12 @@ pub struct Publishing {
 }
 
 impl Publishing {
-    /// What the relay's own publications do.
+    /// The relay's own publications.
     pub fn own(version: u32) -> Publishing {
         Publishing { version, generated: version >= GENERATED_COLUMNS }
     }
 
-    /// What the publication does; without one, what the relay's own would do.
+    /// The source's publication; without one, the relay's own.
     pub fn of(facts: &Facts) -> Publishing {
         match &facts.publication {
             Some(publication) => Publishing { version: facts.version, generated: publication.generated },
@@ -29,29 +30,28 @@ impl Publishing {
     }
 }
 
-/// Why the server refuses updates and deletes of a table while they are published.
+/// The reason for which the server refuses the updates and deletes of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Harm {
     /// No index identifies a row.
     Unidentified,
-    /// The identity is the whole row, of which the column list leaves some out.
+    /// The identity is the whole row, and a column list leaves columns out.
     FullWithList,
     /// The column list leaves out columns of the identity.
     NotListed(Vec<String>),
-    /// The identity has generated columns that are not published. `fatal`: they cannot be.
+    /// The identity has generated columns that are not published. `fatal`: they cannot be published.
     Generated { columns: Vec<String>, fatal: bool },
     /// The row filter reads columns that the identity does not have.
     Filter(Vec<String>),
 }
 
-/// The partitions of a table, or the table itself, whose updates and deletes the server refuses while they are
-/// published.
+/// Returns the partitions of a table, or the table itself, whose updates and deletes the server refuses.
 pub fn harms(publishing: Publishing, table: &Table) -> Vec<(&Member, Harm)> {
     let members = table.members().iter().filter(|member| member.is_publishable());
     members.filter_map(|member| Some((member, harm(publishing, table, member)?))).collect()
 }
 
-/// Whether a partition that is made tomorrow is identified: it has the primary key of its root and no other identity.
+/// Whether a future partition will be identified: it has only the primary key of its root.
 pub fn covers_new_partitions(table: &Table) -> bool {
     !table.is_partitioned() || (table.itself.primary_key.is_some() && !table.itself.deferrable)
 }

@@ -1,10 +1,10 @@
-//! Literals of the routes file (`when`, `names`) against what Postgres prints of the columns that they are compared with.
+//! Compares the literals of the routes file (`when`, `names`) with the form in which Postgres prints their columns.
 //!
-//! * Rows are compared as Postgres prints them, so a literal has to be written so: `paid      ` in a `char(10)`.
-//! * The server is asked what each literal is as its column's type, in a session whose settings are the stream's.
-//! * A literal that is printed otherwise is refused with the form to write. One that loses a part as the column's type,
-//!   or is no value of it, no row ever has: it is refused, and what a cast leaves of it is no advice.
-//! * Where values that are equal are printed in several ways, `doctor` says that only one of them is meant.
+//! * Rows are compared as Postgres prints them, so a literal must have that form: `paid      ` in a `char(10)`.
+//! * The server prints each literal as its column's type, in a session with the settings of the stream.
+//! * A literal that is printed differently is refused, with the form to write. A literal that loses a part in the cast, or
+//!   is no value of the type, matches no row: it is refused without such a form.
+//! * `doctor` warns of types that print equal values in several forms, since a literal matches only one of them.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::postgres::session::{Row, Session};
 use crate::postgres::sql::literal;
 use crate::routes::{Condition, Source, Table};
 
-/// Literals in one statement, each in two columns; a row has at most 1,664 columns.
+/// Literals in one statement. Each takes two columns, and a row has at most 1,664 columns.
 const ASKED_MAX: usize = 500;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,7 +24,7 @@ enum Clause {
     Names,
 }
 
-/// A literal, and the column that it is compared with.
+/// A literal and its column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Literal<'a> {
     schema: &'a str,
@@ -34,32 +34,32 @@ struct Literal<'a> {
     text: &'a str,
 }
 
-/// The type of a column, in the words of this session's casts.
+/// The type of a column, in the form of a cast.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Kind {
-    /// As the column is declared, with its length or precision.
+    /// The declared type, with its length or precision.
     declared: String,
-    /// Below all domains, without length and precision.
+    /// The type below all domains, without length and precision.
     unlimited: String,
     /// Whether there is a length or a precision.
     limited: bool,
-    /// Of an enum, or of an array of one.
+    /// The labels of an enum, or of an array of one.
     labels: Vec<String>,
-    /// Equal values may be printed in several ways.
+    /// Equal values may have several printed forms.
     many_spellings: bool,
 }
 
-/// What the server makes of a literal.
+/// The server's answer for a literal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Answer {
     Printed(String),
-    /// The type cuts off or rounds a part of it.
+    /// The cast cuts off or rounds a part.
     Cut,
-    /// It is no value of the type, and this is why.
+    /// It is no value of the type, for this reason.
     Never(String),
 }
 
-/// The literals of a source that no row will ever equal.
+/// Returns the literals of a source that match no row.
 pub fn check(session: &mut Session, source: &Source) -> Result<Vec<Mismatch>> {
     let literals = of_source(source);
     let kinds = kinds(session, &literals)?;
@@ -73,7 +73,7 @@ pub fn check(session: &mut Session, source: &Source) -> Result<Vec<Mismatch>> {
     Ok(found)
 }
 
-/// The literals of a source that equal values may be printed otherwise than.
+/// Returns the literals of a source whose column may print equal values in other forms.
 pub fn spellings(session: &mut Session, source: &Source) -> Result<Vec<Mismatch>> {
     let literals = of_source(source);
     let kinds = kinds(session, &literals)?;
@@ -90,7 +90,7 @@ fn kinds(session: &mut Session, literals: &[Literal<'_>]) -> Result<Kinds> {
     Ok(session.query(&columns_sql(literals))?.iter().map(kind).collect())
 }
 
-/// With the types of their columns. A column that is not there is for others to say.
+/// Adds the types of their columns. A column that does not exist is left to other checks.
 fn typed<'l>(literals: &'l [Literal<'l>], kinds: &'l Kinds) -> impl Iterator<Item = (Literal<'l>, &'l Kind)> {
     literals.iter().filter_map(|l| {
         let kind = kinds.get(&(l.schema.to_owned(), l.table.to_owned(), l.column.to_owned()))?;
@@ -99,7 +99,7 @@ fn typed<'l>(literals: &'l [Literal<'l>], kinds: &'l Kinds) -> impl Iterator<Ite
     })
 }
 
-/// Each once, in the order of table, column and place.
+/// Returns each literal once, in the order of table, column and clause.
 fn of_source(source: &Source) -> Vec<Literal<'_>> {
     let mut literals: Vec<Literal<'_>> = source.tables.iter().flat_map(of_table).collect();
     literals.sort_unstable();
@@ -122,7 +122,7 @@ fn of_table(of: &Table) -> Vec<Literal<'_>> {
     literals
 }
 
-/// The types of the columns, as a cast names them in this session.
+/// The query for the types of the columns, in the form of a cast.
 fn columns_sql(literals: &[Literal<'_>]) -> String {
     let named =
         |l: &Literal<'_>| format!("({}, {}, {})", literal(l.schema), literal(l.table), literal(l.column));
@@ -138,14 +138,14 @@ fn kind(row: &Row) -> ((String, String, String), Kind) {
         declared: text(3).to_owned(),
         unlimited: text(4).to_owned(),
         limited: text(5) == "t",
-        // What the server wrote as JSON is JSON.
+        // The server's JSON is valid.
         labels: serde_json::from_str(text(6)).unwrap_or_default(),
         many_spellings: text(7) == "t",
     };
     (column, kind)
 }
 
-/// What is printed of it, and whether the column's type leaves all of it.
+/// Two columns: the printed form, and whether the cast keeps the whole literal.
 fn cast((l, kind): &(Literal<'_>, &Kind)) -> String {
     let (text, Kind { declared, unlimited, limited, .. }) = (literal(l.text), kind);
     let whole = if *limited {
@@ -156,7 +156,7 @@ fn cast((l, kind): &(Literal<'_>, &Kind)) -> String {
     format!("{text}::{declared}, {whole}")
 }
 
-/// All at once; where one of them is no value of its type, one by one.
+/// Asks for all literals at once, and one by one if one of them is no value of its type.
 fn ask(session: &mut Session, literals: &[(Literal<'_>, &Kind)]) -> Result<Vec<Answer>> {
     let casts: Vec<String> = literals.iter().map(cast).collect();
     match session.query(&format!("select {}", casts.join(", "))) {
@@ -180,8 +180,8 @@ fn answer(pair: &[Option<String>]) -> Answer {
     }
 }
 
-/// The SQLSTATEs, or classes of them, that say that the value is at fault: data exceptions, constraints and functions of
-/// domains, and names of what does not exist, which `regclass` and its like read.
+/// The SQLSTATEs, or classes, of errors that the value causes: data exceptions, constraints and functions of domains, and
+/// unknown names, which `regclass` and similar types read.
 const OF_THE_VALUE: [&str; 7] = ["22", "23", "P0", "3F", "42P01", "42704", "42883"];
 
 fn is_of_the_value(code: &str) -> bool {
@@ -198,7 +198,7 @@ fn mismatch(literal: &Literal<'_>, kind: &Kind, answer: &Answer) -> Option<Misma
         Answer::Printed(printed) if printed == text => None,
         Answer::Printed(printed) => Some(
             new(format!("Postgres prints as `{printed}`"))
-                .why("rows are compared as Postgres prints them, so that none would equal it")
+                .why("rows are compared as Postgres prints them, so no row would match it")
                 .fix(format!("write `{printed}`")),
         ),
         Answer::Cut => Some(new(format!(

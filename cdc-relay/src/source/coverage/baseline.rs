@@ -1,7 +1,7 @@
-//! The coverage that later ones are compared with, where none is known.
+//! Takes the first coverage of a publication, which later ones are compared with.
 //!
-//! It has all that the routes need: the contract is checked after the look. What is changed before the look the contract
-//! refuses; what is changed after it differs from the baseline.
+//! * The contract is checked after the query. It refuses every loss before the query, and a later loss differs from the
+//!   baseline.
 
 use anyhow::{Result, bail};
 
@@ -10,13 +10,16 @@ use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
 use crate::source::contract;
 
-/// As the session sees it now. The error is a `Refusal` if the contract does not hold.
+/// Returns the coverage in the session's snapshot.
+///
+/// # Errors
+/// A `Refusal` if the contract does not hold.
 pub fn baseline(session: &mut Session, routes: &Routes, source: &Source) -> Result<Coverage> {
     let coverage = query::coverage(session, source)?;
     contract::check(session, routes, source)??;
     if let Some(table) = coverage.lacks(source) {
         bail!(
-            "{table} was put into publication {} a moment ago: it is looked at again",
+            "{table} was added to publication {} during the check, which is repeated",
             source.publication.get_ref()
         );
     }

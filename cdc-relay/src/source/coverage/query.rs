@@ -1,4 +1,4 @@
-//! Asks the server what a publication sends.
+//! Queries the coverage of a publication.
 
 use anyhow::{Context, Result};
 
@@ -8,10 +8,10 @@ use crate::postgres::sql::literal;
 use crate::routes::Source;
 use crate::source::inspect::text;
 
-/// The schemas of a publication are listed from here on, and a table's filter and columns.
+/// The first version with published schemas, row filters and column lists.
 const LISTS: u32 = 15;
 
-/// The statement that answers the coverage as JSON, in one row. `version`: the server's major version.
+/// The query that returns the coverage as JSON, in one row. `version`: the server's major version.
 pub fn coverage_sql(version: u32, publication: &str) -> String {
     let (limits, schemas) = if version >= LISTS {
         (
@@ -31,8 +31,8 @@ pub fn coverage_sql(version: u32, publication: &str) -> String {
         .replace("{publication}", &literal(publication))
 }
 
-/// The statement that answers, by key, which command of which transaction took away or replaced what the session's snapshot still sees
-/// of the publication.
+/// The query that returns, by key, the command that replaced or removed a row of the publication which the session's
+/// snapshot still sees.
 pub fn replaced_sql(publication: &str) -> String {
     let publication = literal(publication);
     format!(
@@ -45,9 +45,9 @@ pub fn replaced_sql(publication: &str) -> String {
     )
 }
 
-/// The statement that answers in one word whether to look again: what its rows in the catalog are and which transactions
-/// made them, of the publication and of these tables. A row that is replaced is replaced by a later transaction, so that
-/// the sums of as many rows are equal only if none was.
+/// The query that returns a digest of the catalog's rows for the publication and these tables: their number, and the sum of
+/// the transactions that wrote them. A later transaction replaces a row, so equal sums of equally many rows mean that
+/// none was replaced.
 pub fn digest_sql(version: u32, publication: &str, tables: &[u32]) -> String {
     let tables: Vec<String> = tables.iter().map(u32::to_string).collect();
     let mine = format!("= any('{{{}}}'::oid[])", tables.join(","));
@@ -72,14 +72,14 @@ pub fn digest_sql(version: u32, publication: &str, tables: &[u32]) -> String {
     format!("select concat_ws('/', {})", parts.join(", "))
 }
 
-/// The coverage in an answer, as far as it concerns the source.
+/// Parses the answer, and keeps the routed tables.
 pub fn read(answer: &str, source: &Source) -> Result<Coverage> {
     let coverage: Coverage =
-        serde_json::from_str(answer).context("what the server says of the publication")?;
+        serde_json::from_str(answer).context("the server's answer about the publication is not readable")?;
     Ok(coverage.of(source))
 }
 
-/// As the session sees it now.
+/// Returns the coverage in the session's snapshot.
 pub fn coverage(session: &mut Session, source: &Source) -> Result<Coverage> {
     let rows = session.query(&coverage_sql(session.version(), source.publication.get_ref()))?;
     read(rows.first().map(|row| text(row, 0)).unwrap_or_default(), source)

@@ -1,4 +1,4 @@
-//! What the state topic keeps of a source's publication: what it sends, and since when that is in doubt.
+//! The record of a source's publication in the state topic: its coverage, its break, and the healed breaks.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,15 +8,15 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::lsn::as_text;
 use crate::routes::Source;
 
-/// Between the checkpoint's key and nothing: the end of the record's key.
+/// The end of the record's key, after the checkpoint's key.
 const SUFFIX: &str = "/publication";
 
 /// The value of the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// What the stream is read under.
+    /// The coverage under which the stream is read.
     pub coverage: Coverage,
-    /// Tables with routes may have sent nothing: nothing is emitted before the rows were read again.
+    /// Routed tables may have sent fewer rows. Nothing is emitted until their rows were read again.
     #[serde(default)]
     pub broken: Option<Break>,
     /// Breaks after which the rows were read again.
@@ -28,18 +28,18 @@ pub struct Record {
 pub struct Healed {
     #[serde(flatten)]
     pub broken: Break,
-    /// The rows were read again as they were here.
+    /// The rows were read again in their state at this position.
     #[serde(with = "as_text")]
     pub until: Lsn,
-    /// Only the rows of these were left out. They are read beside the stream from `until` on, and their positions say how
-    /// far. Empty: all rows of the source were read before this was written.
+    /// The tables that were left out. They are read beside the stream from `until` on, and have progress records. It is
+    /// empty if all rows of the source were read before this record was written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<String>,
 }
 
 impl Record {
-    /// Why nothing may be emitted before the rows were read again: what was seen before, or what `found` lost while nobody
-    /// looked. `complete_until`: up to here everything was sent.
+    /// Returns the break that forbids to emit: the recorded one, or the losses of `found` against the recorded coverage.
+    /// Everything up to `complete_until` was sent.
     pub fn judge(&self, found: &Coverage, source: &Source, complete_until: Lsn) -> Option<Break> {
         if self.broken.is_some() {
             return self.broken.clone();
@@ -48,7 +48,7 @@ impl Record {
         (!losses.is_empty()).then(|| Break { what: losses.join("; "), since: complete_until })
     }
 
-    /// The record after all rows were read again, or, where tables are named, before theirs are.
+    /// Returns the record after all rows were read again, or, with named tables, before their rows are.
     pub fn healed(before: Option<Record>, coverage: Coverage, (until, tables): (Lsn, &[String])) -> Record {
         let Record { broken, mut healed, .. } = before.unwrap_or_default();
         healed.extend(broken.map(|broken| Healed { broken, until, tables: tables.to_vec() }));
@@ -56,7 +56,7 @@ impl Record {
     }
 }
 
-/// The record's key in the state topic.
+/// Returns the record's key in the state topic.
 pub fn record_key(checkpoint_key: &str) -> String {
     format!("{checkpoint_key}{SUFFIX}")
 }

@@ -1,24 +1,24 @@
-//! Which tables of a publication concern a source: those that it has routes for, by name or by a pattern.
+//! Selects the tables of a publication that a source routes, by name or by pattern.
 //!
-//! * Other tables are kept nowhere: a database may have any number of them, and the state topic's records are small.
-//! * A table that a pattern matches counts whether or not the session's routes were resolved with it.
+//! * Other tables are not kept: a database may have any number of them, and the records of the state topic are small.
+//! * A table that a pattern matches counts even if the session's routes were resolved without it.
 
 use super::{Coverage, Table};
 use crate::routes::{Routing, Source, TableName};
 
 impl Coverage {
-    /// Only the tables that have routes.
+    /// Drops the tables without routes.
     pub fn of(mut self, source: &Source) -> Coverage {
         self.tables.retain(|table| has_routes(source, table));
         self
     }
 
-    /// The tables that have routes. A record may have others: an earlier release wrote it, or the routes were others.
+    /// The routed tables. A record of an earlier release or of other routes may have others.
     pub(super) fn routed(&self, source: &Source) -> impl Iterator<Item = &Table> {
         self.tables.iter().filter(|table| has_routes(source, table))
     }
 
-    /// A table that is routed by its name and is not sent.
+    /// Returns a table that is routed by its name and is not sent.
     pub fn lacks(&self, source: &Source) -> Option<String> {
         let sent = |(schema, name): (&str, &str)| {
             self.tables.iter().any(|table| (table.schema.as_str(), table.name.as_str()) == (schema, name))

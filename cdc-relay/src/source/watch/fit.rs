@@ -1,8 +1,8 @@
-//! Whether routes and tables still fit each other, and rows still have the key that the session names them by.
+//! Checks while a session streams whether routes and tables still fit each other, and whether the keys are unchanged.
 //!
-//! * It is asked beside the looks, so that none of them waits for the answer.
-//! * It is asked when a session begins, which checked its contract before anybody watched, and whenever columns or
-//!   identities are found to be others.
+//! * It runs beside the checks of the coverage, so that none of them waits for it.
+//! * It runs once when a session begins, since the contract was checked before the watch began, and again whenever columns
+//!   or identities changed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +20,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct Fit {
     context: Arc<SourceContext>,
-    /// The session's.
+    /// The keys at the start of the session.
     keys: Keys,
-    /// To be asked.
+    /// Whether a check is due.
     due: bool,
     asking: Option<JoinHandle<Result<Result<Checked, Refusal>>>>,
     outage: Outage,
@@ -30,16 +30,16 @@ pub(super) struct Fit {
 
 impl Fit {
     pub fn new(context: &Arc<SourceContext>, keys: Keys) -> Fit {
-        let outage = Outage::new(context, "whether the routes still fit the tables cannot be asked");
+        let outage = Outage::new(context, "the routes cannot be checked against the tables");
         Fit { context: Arc::clone(context), keys, due: true, asking: None, outage }
     }
 
-    /// Columns or identities are others than before.
+    /// Records that columns or identities changed.
     pub fn doubt(&mut self) {
         self.due = true;
     }
 
-    /// Asks, if that is due and no question is open.
+    /// Starts a check if one is due and none runs.
     pub fn ask(&mut self) {
         if !self.due || self.asking.is_some() {
             return;
@@ -48,16 +48,16 @@ impl Fit {
         let context = Arc::clone(&self.context);
         self.asking = Some(tokio::task::spawn_blocking(move || {
             let mut session = Session::connect_to_read(&context.database)?;
-            // The end of the process waits for this thread.
+            // The process cannot end before this thread does.
             session.set_silence_timeout(ANSWER_TIMEOUT)?;
             Ok(contract::still_fits(&mut session, &context.routes, &context.source)?)
         }));
     }
 
-    /// Waits for the answer to an open question, for ever without one. `Some`: why the stream must not go on as it is.
+    /// Waits for the running check, for ever without one. Returns a notice if the session must not go on.
     pub async fn answer(&mut self) -> Option<Notice> {
         let Some(asking) = &mut self.asking else { return std::future::pending().await };
-        let answer = asking.await.context("the check ended").and_then(|answer| answer);
+        let answer = asking.await.context("the check of the routes ended unexpectedly").and_then(|answer| answer);
         self.asking = None;
         match answer {
             Ok(Ok(checked)) => {

@@ -1,8 +1,8 @@
-//! What the publication sends when a session begins.
+//! Compares the publication's coverage at the start of a session with the last known one.
 //!
-//! * It is compared with what it sent when the last session ended, or before the slot was made.
-//! * Where nothing is known of it, it has to be what the routes need.
-//! * A break is one whether or not the state topic took it: what was seen then need not be seen again.
+//! * The last known coverage is that of the last session's end, or of the time before the slot was made.
+//! * Without a known coverage, the publication must have all that the routes need.
+//! * A break counts even if the state topic did not take it, since the next check may not find it again.
 
 use anyhow::anyhow;
 
@@ -15,7 +15,7 @@ use crate::source::coverage::query;
 use crate::source::coverage::record::Record;
 
 impl SourceWorker {
-    /// Writes down what the publication sends now, to compare with it from now on.
+    /// Saves the current coverage, which later ones are compared with.
     pub(super) fn baseline(&self, session: &mut Session) -> Result<Record, AttemptError> {
         let coverage = baseline(session, &self.context.routes, &self.context.source)
             .map_err(|error| error.downcast().map_or_else(AttemptError::Failed, AttemptError::Refused))?;
@@ -24,7 +24,7 @@ impl SourceWorker {
         Ok(record)
     }
 
-    /// What the publication sends, compared with what it sent: refuses where it may have sent less in between.
+    /// Compares the current coverage with the known one. Refuses if the publication may have sent fewer rows in between.
     pub(super) fn covered(
         &mut self,
         session: &mut Session,
@@ -41,9 +41,8 @@ impl SourceWorker {
             self.unwritten = None;
             return Err(Refusal::Broken(broken).into());
         }
-        // A reconcile since then goes on behind it.
-        if let Some(broken) =
-            self.unwritten.take().filter(|broken| checkpoint.complete_until() <= broken.since)
+        // A resnapshot since then has a later position.
+        if let Some(broken) = self.unwritten.take().filter(|broken| checkpoint.complete_until() <= broken.since)
         {
             return Err(self.record_break(known, broken).into());
         }
@@ -52,10 +51,10 @@ impl SourceWorker {
         if let Some(broken) = known.judge(&found, source, checkpoint.complete_until()) {
             return Err(self.record_break(known, broken).into());
         }
-        // It has routes since this session, and left after the contract was checked, which the next attempt refuses.
+        // The table left after the contract was checked. The next attempt refuses it.
         if let Some(table) = found.lacks(source) {
             return Err(
-                anyhow!("{table} is not in publication {} any more", source.publication.get_ref()).into()
+                anyhow!("{table} was removed from publication {} during the start, which is repeated", source.publication.get_ref()).into()
             );
         }
         self.broken = None;
@@ -66,15 +65,14 @@ impl SourceWorker {
         Ok(record)
     }
 
-    /// Writes down that nothing is emitted until the rows were read again, and says why. If it cannot be written now, the
-    /// next attempt writes it.
+    /// Saves the break, and returns the refusal. A break that cannot be saved now is saved by the next attempt.
     pub(super) fn record_break(&mut self, record: Record, broken: Break) -> Refusal {
         let record = Record { broken: Some(broken.clone()), ..record };
         if let Err(error) = self.clients.save_publication(&record) {
             let source = self.context.source.name.get_ref();
             tracing::warn!(
                 source,
-                "the break of the publication cannot be written to the state topic; the next attempt writes it: {error:#}"
+                "the break of the publication could not be saved in the state topic; the next attempt saves it: {error:#}"
             );
             self.unwritten = Some(broken.clone());
         }

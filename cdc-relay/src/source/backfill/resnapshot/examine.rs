@@ -1,4 +1,4 @@
-//! What has to be right before anything is changed, and what would be.
+//! Checks before a resnapshot that it can succeed, and lists the slot and the tables that it would change.
 
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
@@ -10,14 +10,14 @@ use crate::source::context::SourceContext;
 use crate::source::contract;
 use crate::source::inspect;
 
-/// What would be done, and what would be lost.
+/// The slot that a resnapshot would drop, and the tables that it would emit.
 #[derive(Debug, Clone, Serialize)]
 pub struct Plan {
     pub source: String,
     pub slot: String,
-    /// Why `run` would refuse; `None`: it would not.
+    /// Why `run` refuses the source; `None` if it does not.
     pub refusal: Option<String>,
-    /// The slot that has to be dropped for it.
+    /// The slot that has to be dropped.
     pub drops: Dropped,
     pub tables: Vec<Planned>,
 }
@@ -26,7 +26,7 @@ pub struct Plan {
 pub struct Dropped {
     pub confirmed: Option<String>,
     pub wal_status: String,
-    /// Log after what is confirmed.
+    /// WAL after the confirmed position.
     pub lag_bytes: Option<u64>,
 }
 
@@ -36,17 +36,18 @@ pub struct Planned {
     pub estimated_rows: Option<u64>,
 }
 
-/// One reconcile or failover at a time: each would take the slot, or the checkpoint, from the other.
+/// Takes the lock under which one resnapshot or failover runs at a time: each changes the slot or the checkpoint.
+/// The name of the lock is that of earlier releases, which may run beside this one.
 pub fn lock_out_others(session: &mut Session, slot: &str) -> Result<()> {
     let key = crate::postgres::sql::literal(&format!("cdc-relay reconcile {slot}"));
     let rows =
         session.query(&format!("select pg_catalog.pg_try_advisory_lock(hashtextextended({key}, 0))"))?;
     let free = rows.first().is_some_and(|row| inspect::text(row, 0) == "t");
-    ensure!(free, "another reconcile or failover of slot {slot} is under way");
+    ensure!(free, "another resnapshot or failover of slot {slot} is running. Wait until it ends");
     Ok(())
 }
 
-/// What has to be right before anything is changed. Answers the tables.
+/// Checks slot, contract and permissions, and returns the routed tables.
 pub fn examine(
     session: &mut Session,
     context: &SourceContext,
@@ -58,13 +59,13 @@ pub fn examine(
     if let Some(slot) = slot {
         if let Some(pid) = slot.active_pid {
             bail!(
-                "slot {name} is being read (by the server's process {pid}): stop the relay that does, first"
+                "slot {name} is being read (by the server's process {pid}). Stop the relay that reads it first"
             );
         }
         if slot.plugin != "pgoutput" || slot.database != database {
             let (plugin, of) = (&slot.plugin, &slot.database);
             bail!(
-                "slot {name} is not ours (plugin {plugin}, database {of}): give this source one of its own"
+                "slot {name} is not a relay's (plugin {plugin}, database {of}). Give this source a slot of its own in the routes file"
             );
         }
     }

@@ -1,10 +1,11 @@
-//! Heals a broken publication by the tables that it left something out of, where the slot is intact.
+//! Repairs a broken publication by reading again only the tables that it left out, where the slot is intact.
 //!
-//! * The slot and the chain go on. The tables' rows are read beside the stream, in chunks, as those of `snapshot` are: that
-//!   alone gives them a place among the changes that the slot still has of them.
-//! * Nobody watches a publication while its source is refused. So all other tables with routes are compared with what was
-//!   last known of them: if one may have sent less, the whole source is reconciled.
-//! * The positions are written first. Until the record follows, the source stays refused.
+//! * The slot and the chain go on. The relay reads the rows of the tables in chunks beside the stream, as for `snapshot`:
+//!   only this gives them a place among the changes that the slot still holds.
+//! * Nobody watches a publication while its source is refused. So every other routed table is compared with the last
+//!   known coverage; if one may have sent less, the whole source needs a resnapshot.
+//! * The progress of the tables is saved before the publication's record. Until the record is saved, the source stays
+//!   refused.
 
 use std::sync::Arc;
 
@@ -26,21 +27,24 @@ use crate::source::coverage::record::Record;
 use crate::source::coverage::{Coverage, Replaced, losses};
 use crate::source::inspect;
 
-/// From this version on a session sends a partition that is attached after it was written to.
+/// The first version whose sessions send a partition that is attached after it was written to.
 const ATTACHED_IS_SENT: u32 = 150_000;
-const WHOLE: &str = "reconcile the whole source, without --table";
+const WHOLE: &str = "run the resnapshot for the whole source, without --table";
 
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub source: String,
     pub tables: Vec<String>,
-    /// What had been left out.
+    /// The break, in words.
     pub healed: String,
-    /// Rows are read as they are here or later.
+    /// Rows are read in their state at this position or a later one.
     pub from: String,
 }
 
-/// Has the relay read the rows of these tables again. Errors leave everything as it is.
+/// Has the relay read the rows of these tables again.
+///
+/// # Errors
+/// An error changes nothing.
 pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     let context = Arc::new(context);
     let mut clients = KafkaClients::new(&context);
@@ -57,7 +61,7 @@ pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     let partitioned = found().find(|table| facts.version < ATTACHED_IS_SENT && table.itself.kind == 'p');
     if let Some(table) = partitioned {
         bail!(
-            "{} is partitioned: PostgreSQL 14 goes on not to send a partition that was attached again; {WHOLE}",
+            "{} is partitioned, and PostgreSQL 14 does not send a partition that was attached again; {WHOLE}",
             table.itself.table_name()
         );
     }
@@ -66,16 +70,16 @@ pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     ensure!(problems.is_empty(), "{}; or {WHOLE}", problems.join("; "));
     match admit(checkpoint.as_ref(), &cluster, slot_name, slot.as_ref(), &database) {
         Ok(Start::Resume { .. }) => {}
-        Ok(_) => bail!("nothing was emitted from slot {slot_name} yet: there is nothing to heal"),
-        Err(refusal) => bail!("{refusal} A table alone does not heal that: {WHOLE}."),
+        Ok(_) => bail!("nothing was emitted from slot {slot_name} yet, so there is nothing to heal. Start `cdc-relay run`"),
+        Err(refusal) => bail!("{refusal} One table alone does not heal that: {WHOLE}."),
     }
     let Some((record, broken)) = publication.and_then(|record| Some((record.clone(), record.broken?))) else {
         bail!(
-            "the publication of source {} is not broken: `cdc-relay run` goes on",
+            "the publication of source {} is not broken, so there is nothing to heal. `cdc-relay run` goes on",
             context.source.name.get_ref()
         )
     };
-    // Before the look: a later change to the publication is noticed by the relay that goes on.
+    // This position is taken before the query, so that the relay notices every later change of the publication.
     let from = cluster.flush;
     let coverage = baseline(&mut session, &context.routes, &context.source)?;
     ensure_others_whole(&record.coverage, &coverage, &context.source, names)?;
@@ -96,12 +100,12 @@ pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
 fn named_tables(all: Vec<Table>, names: &[TableName]) -> Result<Vec<Table>> {
     let known: Vec<TableName> = all.iter().map(|table| table.relation.table_name()).collect();
     for name in names {
-        ensure!(known.contains(name), "--table {name}: the source has no routes for a table of that name");
+        ensure!(known.contains(name), "--table {name}: the source has no routes for this table");
     }
     Ok(all.into_iter().filter(|table| names.contains(&table.relation.table_name())).collect())
 }
 
-/// Whether the tables that were not named have sent everything since they were last known to.
+/// Fails if a table that was not named may have sent less since its coverage was last known.
 fn ensure_others_whole(
     before: &Coverage,
     now: &Coverage,
@@ -113,12 +117,12 @@ fn ensure_others_whole(
         !before.tables.iter().any(|known| (known.schema.as_str(), known.name.as_str()) == (schema, name))
     });
     if let Some(table) = unknown {
-        bail!("what {} sent before is not known: {WHOLE}, or name it with --table too", table.table_name);
+        bail!("the earlier coverage of {} is not known: {WHOLE}, or name this table with --table too", table.table_name);
     }
     // A table that a pattern matched, and that is not sent now, has no entry of its own in the routes.
     let mut before = before.clone().of(source);
     before.tables.retain(|table| !names.contains(&TableName::new(&table.schema, &table.name)));
     let losses = losses(&before, now, source, &Replaced::default());
-    ensure!(losses.is_empty(), "{}: {WHOLE}, or name its table with --table too", losses.join("; "));
+    ensure!(losses.is_empty(), "{}: {WHOLE}, or name that table with --table too", losses.join("; "));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Emits the rows of a source from the snapshot of its new slot, as fast as the sinks take them, in bounded memory.
+//! Emits the rows of a source from the snapshot of its new slot, in bounded memory.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ use crate::source::context::SourceContext;
 
 /// Rows that share a transaction_seq.
 const TRANSACTION_ROWS_MAX: u64 = 4096;
-/// The view is updated so often.
+/// How often the terminal shows the number of rows.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Clone, Serialize)]
@@ -56,26 +56,26 @@ impl<'a> Resnapshot<'a> {
         Resnapshot {
             context: Arc::clone(context),
             clients,
-            // Starting over costs more than waiting.
+            // No time limit: a resnapshot that starts over costs more than waiting.
             waiter: AckWaiter::new(&context.acks, context.routes.relay.in_flight_bytes as i64, None),
             transaction: Transaction::of_existing(cluster, begins_at),
             view,
         }
     }
 
-    /// Gives back what it was given.
+    /// Returns the clients and the view that `new` was given.
     pub fn into_parts(self) -> (KafkaClients, &'a mut dyn FnMut(Step<'_>)) {
         (self.clients, self.view)
     }
 
-    /// Emits every row of every routed table, and waits for the acknowledgements.
+    /// Emits every row of every routed table, and waits until every sink has acknowledged them.
     pub fn tables(&mut self, session: &mut Session) -> Result<Vec<(Table, TableReport)>> {
         let tables = routed(session, &self.context)?;
         for table in &tables {
             session.query(&format!("lock table {} in access share mode", table.target()))?;
         }
         if let Some(table) = rows::rewritten(session, &tables)? {
-            bail!("{table} was rewritten or truncated while the slot was made: start over");
+            bail!("{table} was rewritten or truncated while the slot was made, so its snapshot is incomplete. Run the command again");
         }
         self.clients.emitter()?.expect_much();
         let mut reports = Vec::new();
@@ -84,7 +84,7 @@ impl<'a> Resnapshot<'a> {
             (self.view)(Step::TableDone(&report));
             reports.push((table, report));
         }
-        // The server need not keep its old rows any longer.
+        // The server need not keep old row versions any longer.
         session.query("commit")?;
         (self.view)(Step::Waits("waiting for the last acknowledgements"));
         let Resnapshot { waiter, clients, view, .. } = self;
@@ -130,7 +130,7 @@ impl<'a> Resnapshot<'a> {
                 }
                 Ok(())
             })
-            .with_context(|| format!("while reading {name}"))?;
+            .with_context(|| format!("the rows of {name} could not be read and emitted"))?;
         close(&mut self.waiter, &self.transaction, transaction_seq);
         let after = counts(&self.context.metrics);
         let [kafka, rabbitmq, dead_letters, unrouted] =

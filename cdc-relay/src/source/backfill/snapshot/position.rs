@@ -1,19 +1,19 @@
-//! How far the rows of a table are emitted, as the state topic keeps it.
+//! How far the snapshot of a table has come, as a record of the state topic.
 
 use serde::{Deserialize, Serialize};
 
 use crate::source::backfill::rows::Table;
 
-/// Between the checkpoint's key and the table, in the key of a position's record.
+/// It separates the checkpoint's key from the table, in the key of a record.
 const INFIX: &str = "/snapshot/";
 
-/// How far a table is emitted: the value of its record in the state topic.
+/// The value of the record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableProgress {
     pub system_id: String,
     /// The columns that identify a row.
     pub key: Vec<String>,
-    /// These with what decides their order: `(owner text, id bigint)`. An earlier release wrote none.
+    /// The key with the types that decide its order: `(owner text, id bigint)`. An earlier release wrote none.
     #[serde(default)]
     pub key_text: String,
     /// The key of the last row that was emitted and acknowledged; empty at the beginning.
@@ -21,13 +21,13 @@ pub struct TableProgress {
     /// Rows passed so far.
     pub rows: u64,
     pub done: bool,
-    /// It is read because the publication left something out of it, whether or not the routes say `snapshot`.
+    /// The table is read because the publication left rows out, whether or not it has `snapshot = true`.
     #[serde(default)]
     pub heals: bool,
 }
 
 impl TableProgress {
-    /// At the beginning of a table with this key.
+    /// Before the first row of a table with this key.
     pub fn beginning(table: &Table, system_id: &str, heals: bool) -> TableProgress {
         TableProgress {
             system_id: system_id.to_owned(),
@@ -41,12 +41,12 @@ impl TableProgress {
     }
 }
 
-/// The record's key in the state topic.
+/// Returns the record's key in the state topic.
 pub fn record_key(checkpoint_key: &str, table: &str) -> String {
     format!("{checkpoint_key}{INFIX}{table}")
 }
 
-/// The table, if the record is a position of this memory's.
+/// Returns the table, if the key is that of a progress record of this checkpoint.
 pub fn record_table<'k>(checkpoint_key: &str, key: &'k [u8]) -> Option<&'k str> {
     std::str::from_utf8(key).ok()?.strip_prefix(checkpoint_key)?.strip_prefix(INFIX)
 }
@@ -62,6 +62,6 @@ mod tests {
         for other in ["payments/slo", "payments/slot2", "payment/slot", "payments/slot/snapshot"] {
             assert_eq!(record_table(other, key.as_bytes()), None, "{other}");
         }
-        assert_eq!(record_table("payments/slot", b"payments/slot"), None, "the memory itself");
+        assert_eq!(record_table("payments/slot", b"payments/slot"), None, "the checkpoint itself");
     }
 }

@@ -1,4 +1,4 @@
-//! Reads chunks on a connection and a thread of its own, so that the stream waits for no query.
+//! Reads the chunks of a snapshot on a thread and a connection of its own, so that the stream waits for no query.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,9 +15,9 @@ use crate::sinks::acks::Acks;
 use crate::source::backfill::rows::{self, Page, Table};
 use crate::source::inspect::text;
 
-/// A chunk keeps at most so many bytes, or one row.
+/// A chunk is at most this large, unless it is one row.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
-/// A query that takes longer is given up, and tried again later.
+/// A slower query is given up, and tried again later.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Ask {
@@ -27,13 +27,13 @@ pub struct Ask {
     /// The key of the last row of the chunk before; empty at the beginning.
     pub after: Vec<String>,
     pub limit: u32,
-    /// The window was opened just now: take a new base.
+    /// The window was opened for this chunk, which needs a new base.
     pub fresh: bool,
 }
 
 pub enum Answer {
     Chunk(Box<Chunk>),
-    /// Transactions older than the base are not over.
+    /// A transaction older than the base still runs.
     NotYet {
         visible: Visible,
     },
@@ -47,12 +47,12 @@ pub enum Answer {
 pub struct Chunk {
     pub watermark: Watermark,
     pub visible: Visible,
-    /// As the query found it: its columns may be others than when the session began.
+    /// The table as the query found it: its columns may have changed since the session began.
     pub table: Table,
     bytes: Vec<u8>,
     ends: Vec<usize>,
     limit: u32,
-    /// There were more rows than it may keep.
+    /// The chunk holds fewer rows than the query returned.
     cut: bool,
 }
 
@@ -69,12 +69,12 @@ impl Chunk {
         self.ends.len()
     }
 
-    /// Whether the table had no more.
+    /// Whether the table has no further rows.
     pub fn is_last(&self) -> bool {
         !self.cut && self.len() < self.limit as usize
     }
 
-    /// Rows to ask for next: as many as fit, and carefully more again.
+    /// Rows of the next chunk: as many as fitted, and then gradually more.
     pub fn next_limit(&self, rows_max: u32) -> u32 {
         if self.cut { self.len().max(1) as u32 } else { self.limit.saturating_mul(2).min(rows_max) }
     }
@@ -88,14 +88,14 @@ impl Chunk {
     }
 }
 
-/// The source's end.
+/// The stream's side of the thread.
 pub struct Reader {
     asks: Sender<Ask>,
     answers: Receiver<Answer>,
 }
 
 impl Reader {
-    /// Its thread ends when this is dropped, and no query runs.
+    /// Starts the thread. It ends after its query when this is dropped.
     pub fn start(database: Database, acks: &Arc<Acks>) -> Result<Reader> {
         let ((asks, incoming), (outgoing, answers)) = (channel(), channel());
         let acks = Arc::clone(acks);
@@ -103,7 +103,7 @@ impl Reader {
             let mut worker = Worker { database, session: None, base: 0 };
             while let Ok(ask) = incoming.recv() {
                 let answer_to = |answer| {
-                    // Nobody listens any more when the session is over.
+                    // This fails only when the session is over.
                     let _ = outgoing.send(answer);
                     acks.wake();
                 };
@@ -113,12 +113,12 @@ impl Reader {
                 }
             }
         };
-        std::thread::Builder::new().name("snapshot".to_owned()).spawn(serve).context("no thread")?;
+        std::thread::Builder::new().name("snapshot".to_owned()).spawn(serve).context("the thread that reads the snapshot could not be started")?;
         Ok(Reader { asks, answers })
     }
 
     pub fn ask(&self, ask: Ask) -> Result<()> {
-        self.asks.send(ask).ok().context("the thread that reads chunks ended")
+        self.asks.send(ask).ok().context("the thread that reads the snapshot ended")
     }
 
     pub fn answer(&self) -> Option<Answer> {
@@ -146,7 +146,7 @@ impl Worker {
         let is_chunk = matches!(answer, Answer::Chunk(_));
         answer_to(answer);
         if is_chunk {
-            // After the chunk is handed over: the stream may meet the mark at once.
+            // The watermark follows the chunk, since the stream may meet it at once.
             let watermark = ask.watermark;
             session.query(&format!(
                 "select pg_catalog.pg_logical_emit_message(true, {}, {})",
@@ -170,12 +170,12 @@ fn connect(database: &Database) -> Result<Session> {
 
 fn visible_now(session: &mut Session) -> Result<Visible> {
     let rows = session.query("select pg_catalog.pg_current_snapshot()")?;
-    let row = rows.first().context("no snapshot")?;
+    let row = rows.first().context("the server answered no snapshot")?;
     text(row, 0).parse().map_err(anyhow::Error::msg)
 }
 
-/// One chunk, in one transaction: what it sees, and what is there. The lock comes before both: a table that is
-/// rewritten in between would look empty.
+/// Reads one chunk in one transaction, with the snapshot of that transaction. The lock comes first: a table that is
+/// rewritten between snapshot and query would look empty.
 fn read(session: &mut Session, ask: &Ask, base: u64) -> Result<Answer> {
     session.query("begin isolation level repeatable read read only")?;
     session.query(&format!("lock table {} in access share mode", ask.table.target()))?;

@@ -1,4 +1,4 @@
-//! What the stream emits beside a snapshot: by key, the rows that it changes.
+//! Records which keys the stream changes while a snapshot's window is open.
 
 use super::Snapshots;
 use crate::postgres::decode::pgoutput::{Message, Old, Relation, Tuple};
@@ -6,7 +6,7 @@ use crate::routes::template::{Op, Row};
 use crate::source::backfill::rows::Table;
 
 impl Snapshots {
-    /// A message of the stream, before it is emitted.
+    /// Records a message of the stream before it is emitted.
     pub fn receive(&mut self, message: &Message<'_>, xid: u32) {
         match message {
             Message::Relation(relation) => self.learn_relation(relation),
@@ -76,7 +76,7 @@ impl Snapshots {
     }
 }
 
-/// Writes the values of the key, each with its length. False: one is not known.
+/// Writes the values of the key, each with its length. Returns false if one is not known.
 pub fn write_key(row: &Row<'_>, columns: impl Iterator<Item = usize>, out: &mut Vec<u8>) -> bool {
     out.clear();
     for column in columns {

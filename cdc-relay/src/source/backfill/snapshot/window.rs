@@ -1,37 +1,38 @@
-//! Which rows of a chunk may still be emitted: pure.
+//! Decides which rows of a chunk may still be emitted. Pure.
 //!
-//! A chunk is what a query saw; the stream goes on meanwhile. A row of the chunk that the stream has emitted in a newer
-//! state must not be emitted after it. What decides is what the query's snapshot sees:
+//! A chunk is the result of a query, and the stream goes on meanwhile. A row that the stream has emitted in a newer state must
+//! not be emitted again in the chunk's older state. The snapshot of the query decides:
 //!
-//! * A transaction that the chunk sees is in the WAL before the mark that is written after the query. When the stream
-//!   reaches the mark it has emitted the transaction, and the chunk's row is that state or a newer one.
-//! * A transaction that the stream emitted and the chunk does not see left a newer row: the chunk's is dropped.
+//! * A transaction that the chunk sees is in the WAL before the watermark, which is written after the query. When the
+//!   stream meets the watermark, it has emitted that transaction, and the chunk's row is in that state or a newer one.
+//! * A transaction that the stream emitted and the chunk does not see left a newer row. The chunk's row is dropped.
 //!
-//! So the window keeps, by key, the last transaction that the stream emitted, and forgets those that a chunk sees. It has
-//! to know of all that a chunk does not see: hence the base. After the window opens, the next transaction id is taken;
-//! a chunk counts only if every transaction older than this is over. What it does not see began later, and is emitted
-//! while the window is open. Like making a slot, the first chunk waits for the transactions that run; none waits again.
+//! So the window keeps, by key, the last transaction that the stream emitted, and forgets those that a chunk sees. It must
+//! know every transaction that a chunk does not see; this is what the base is for. After the window opens, the next
+//! transaction id is taken as the base. A chunk counts only if every transaction older than the base is over. The
+//! transactions that it does not see began later, and are emitted while the window is open. As for a new slot, the first chunk
+//! waits for running transactions, and no later one does.
 //!
-//! Why not two marks, as others do, and drop what changed between them? A transaction may be in the WAL before the
-//! first mark and still be invisible to a query after it: while it waits for a standby, or before its backend has said
-//! that it ended. It is not between the marks, so the older row would be emitted, last.
+//! Two watermarks, as in other programs, would not do. A transaction may be in the WAL before the first watermark and still
+//! be invisible to a query after it: while it waits for a standby, or before its backend has announced its end. It is not
+//! between the watermarks, so the chunk's older row would be emitted last.
 
 use std::collections::HashMap;
 use std::str::FromStr;
 
-/// The keys in a window weigh at most this.
+/// The size of the keys in a window.
 const WINDOW_BYTES_MAX: usize = 8 << 20;
-/// What a key weighs besides its bytes.
+/// The overhead of a key, added to its bytes.
 const KEY_OVERHEAD_BYTES: usize = 64;
 
 /// `pg_current_snapshot()`: which transactions a query sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Visible {
-    /// Every older transaction is over.
+    /// Every transaction with a lower id is over.
     pub oldest_running: u64,
-    /// The first that has not begun.
+    /// The lowest id that has not begun.
     pub next: u64,
-    /// Sorted.
+    /// The ids in between that run, sorted.
     running: Vec<u64>,
 }
 
@@ -39,7 +40,7 @@ impl FromStr for Visible {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Visible, String> {
-        let bad = || format!("`{text}` is not a snapshot");
+        let bad = || format!("the server answered `{text}`, which is not a snapshot");
         let number = |part: Option<&str>| part.and_then(|part| part.parse().ok()).ok_or_else(bad);
         let mut parts = text.splitn(3, ':');
         let (oldest_running, next) = (number(parts.next())?, number(parts.next())?);
@@ -51,8 +52,8 @@ impl FromStr for Visible {
 }
 
 impl Visible {
-    /// Whether a committed transaction is seen. The stream has only the lower half of its id: it is the one of that
-    /// half next to the present, since the WAL does not reach back two thousand million transactions.
+    /// Whether a committed transaction is seen. The stream has only the lower half of the id. The whole id is the nearest
+    /// to the present, since the WAL does not reach back two thousand million transactions.
     pub fn sees(&self, xid: u32) -> bool {
         let distance = xid.wrapping_sub(self.next as u32).cast_signed();
         let xid = self.next.saturating_add_signed(i64::from(distance));
@@ -60,8 +61,8 @@ impl Visible {
     }
 }
 
-/// The keys that the stream emitted lately, each with the last transaction that changed it. An earlier one of the same
-/// row was over before that could change it, so whoever sees the last sees them all.
+/// The keys that the stream has emitted, each with the last transaction that changed it. An earlier transaction of the
+/// same row was over before, so a snapshot that sees the last one sees them all.
 #[derive(Debug, Default)]
 pub struct Window {
     state: State,
@@ -74,12 +75,12 @@ enum State {
     #[default]
     Closed,
     Open,
-    /// Something was changed that it cannot hold or name: no chunk can be judged by it.
+    /// A change could not be recorded, so no chunk can be judged.
     Broken,
 }
 
 impl Window {
-    /// Begins anew, with nothing in it.
+    /// Opens an empty window.
     pub fn open(&mut self) {
         self.close();
         self.state = State::Open;
@@ -117,13 +118,13 @@ impl Window {
         }
     }
 
-    /// Forgets what every chunk from now on sees.
+    /// Forgets the transactions that every later chunk sees.
     pub fn forget(&mut self, visible: &Visible) {
         self.keys.retain(|_, xid| !visible.sees(*xid));
         self.bytes = self.keys.keys().map(|key| key.len() + KEY_OVERHEAD_BYTES).sum();
     }
 
-    /// Whether the stream emitted a newer state than a chunk whose sight was forgotten.
+    /// Whether the stream emitted a newer state of the row than a chunk. `forget` must have had the chunk's snapshot.
     pub fn has(&self, key: &[u8]) -> bool {
         self.keys.contains_key(key)
     }
