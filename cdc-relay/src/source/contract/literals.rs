@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(
             padded.to_string(),
             "`when` of public.t compares c with `a`, which Postgres prints as `a ` (rows are compared as Postgres prints \
-             them, so that none would equal it): write `a `"
+             them, so no row would match it): write `a `"
         );
     }
 
