@@ -108,12 +108,20 @@ impl KafkaClients {
             let found = found.unwrap_or_default();
             if found == key.as_bytes() {
                 let record = value.map(serde_json::from_slice::<Checkpoint>).transpose();
-                loaded.checkpoint = state::load(loaded.checkpoint.take(), record.context("the checkpoint in the state topic is not readable")?);
+                loaded.checkpoint = state::load(
+                    loaded.checkpoint.take(),
+                    record.context("the checkpoint in the state topic is not readable")?,
+                );
             } else if found == publication.as_bytes() {
                 let record = value.map(serde_json::from_slice).transpose();
-                loaded.publication = record.context("the record of the publication in the state topic is not readable")?;
+                loaded.publication =
+                    record.context("the record of the publication in the state topic is not readable")?;
             } else if let Some(table) = snapshot::record_table(&key, found) {
-                match value.map(serde_json::from_slice).transpose().context("a snapshot record in the state topic is not readable")? {
+                match value
+                    .map(serde_json::from_slice)
+                    .transpose()
+                    .context("a snapshot record in the state topic is not readable")?
+                {
                     Some(position) => loaded.positions.insert(table.to_owned(), position),
                     None => loaded.positions.remove(table),
                 };
@@ -169,7 +177,11 @@ impl KafkaClients {
             if let Some(reason) = acks.failure() {
                 anyhow::bail!("{reason}");
             }
-            anyhow::ensure!(Instant::now() < until, "the state topic acknowledged no record for {} s; check Kafka", CHECKPOINT_WRITE_TIMEOUT.as_secs());
+            anyhow::ensure!(
+                Instant::now() < until,
+                "the state topic acknowledged no record for {} s; check Kafka",
+                CHECKPOINT_WRITE_TIMEOUT.as_secs()
+            );
             pause(&self.context, Duration::from_millis(5));
         }
         self.suspect.set(false);

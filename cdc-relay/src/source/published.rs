@@ -32,6 +32,9 @@ pub fn statement(publication: &str) -> String {
 pub fn ask(session: &mut Session, source: &Source) -> Result<DatabaseTables> {
     let rows = session.query(&statement(source.publication.get_ref()))?;
     let answer = rows.first().map(|row| text(row, 0)).unwrap_or_default();
-    serde_json::from_str(answer)
-        .map_err(|error| PostgresError::Protocol(format!("the list of tables that the server returned is not readable: {error}")))
+    serde_json::from_str(answer).map_err(|error| {
+        PostgresError::Protocol(format!(
+            "the list of tables that the server returned is not readable: {error}"
+        ))
+    })
 }

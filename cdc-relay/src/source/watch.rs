@@ -199,7 +199,10 @@ impl Checker {
         }
         for part in found.detached_since(&self.coverage) {
             let source = source.name.get_ref();
-            tracing::warn!(source, "partition {part} was detached, so rows written to it from now on are not emitted");
+            tracing::warn!(
+                source,
+                "partition {part} was detached, so rows written to it from now on are not emitted"
+            );
         }
         if self.coverage.reshaped(&found, source) {
             fit.doubt();

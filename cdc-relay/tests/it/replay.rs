@@ -114,7 +114,10 @@ async fn a_row_that_was_not_emitted_yet_is_not_emitted_by_a_replay() {
     relay.kill();
     harness.row("b", 4, 1, "made").await;
     let message = replay(&harness, &["--where", "id > 1", "--yes", "--timeout", "1"], 2);
-    assert!(message.contains("no relay reads the slot") && message.contains("has not emitted all"), "{message}");
+    assert!(
+        message.contains("no relay reads the slot") && message.contains("has not emitted all"),
+        "{message}"
+    );
     assert_eq!(kafka::read(&harness.topic()).len(), events.len());
     // The relay runs with other routes, which would emit something else.
     let relay = harness.streaming().await;

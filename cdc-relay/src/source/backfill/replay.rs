@@ -125,19 +125,27 @@ impl Selection {
         // A commit flushes all WAL before it, and lets an idle slot move on.
         other.query(&format!("select pg_logical_emit_message(true, {}, '')", literal(PREFIX)))?;
         let rows = other.query("select pg_current_wal_flush_lsn()")?;
-        let end: Lsn = rows.first().and_then(|row| text(row, 0).parse().ok()).context("the server answered no WAL position")?;
+        let end: Lsn = rows
+            .first()
+            .and_then(|row| text(row, 0).parse().ok())
+            .context("the server answered no WAL position")?;
         let (since, slot) = (Instant::now(), source.slot.get_ref());
         loop {
             let found = inspect::slot(&mut other, slot)?;
-            let found =
-                found.with_context(|| format!("slot {slot} does not exist, so nothing was emitted from it. Start `cdc-relay run` first"))?;
+            let found = found.with_context(|| {
+                format!(
+                    "slot {slot} does not exist, so nothing was emitted from it. Start `cdc-relay run` first"
+                )
+            })?;
             let confirmed = found.confirmed.unwrap_or_default();
             if confirmed >= end {
                 return Ok(());
             }
             let behind = end.0.saturating_sub(confirmed.0);
             if found.active_pid.is_none() {
-                notify("no relay reads the slot, and only emitted rows can be emitted again: waiting for a relay");
+                notify(
+                    "no relay reads the slot, and only emitted rows can be emitted again: waiting for a relay",
+                );
             } else if since.elapsed() > WAIT_NOTICE_MIN {
                 notify(&format!(
                     "waiting until the relay has emitted all current rows: {behind} bytes to go"
@@ -277,7 +285,8 @@ pub fn emit(
     notify: &mut dyn FnMut(&str),
 ) -> Result<Summary> {
     let loaded = clients.load(0)?;
-    let checkpoint = loaded.checkpoint.context("nothing was emitted from this slot yet. Start `cdc-relay run` first")?;
+    let checkpoint =
+        loaded.checkpoint.context("nothing was emitted from this slot yet. Start `cdc-relay run` first")?;
     ensure!(
         checkpoint.phase == Phase::Streaming,
         "a resnapshot is unfinished, and emits every row anyway. Run `cdc-relay resnapshot` again"

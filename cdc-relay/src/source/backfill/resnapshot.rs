@@ -114,8 +114,9 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
         })?;
     tracing::info!(slot = slot_name, %begins_at, "slot created");
     // It is read in the slot's snapshot, so that the stream notices every later change.
-    let coverage = baseline(&mut session, &context.routes, &context.source)
-        .context("the publication was changed while the slot was made. Correct it, then run the command again")?;
+    let coverage = baseline(&mut session, &context.routes, &context.source).context(
+        "the publication was changed while the slot was made. Correct it, then run the command again",
+    )?;
     let mut resnapshot = Resnapshot::new(&context, clients, (&cluster, begins_at), view);
     let tables = resnapshot.tables(&mut session)?;
     let (clients, view) = resnapshot.into_parts();
@@ -144,7 +145,9 @@ fn load(clients: &mut KafkaClients) -> Result<Loaded> {
     };
     ask.retry(delays)
         .sleep(std::thread::sleep)
-        .notify(|error: &anyhow::Error, _| tracing::warn!("the checkpoint could not be loaded; trying again: {error:#}"))
+        .notify(|error: &anyhow::Error, _| {
+            tracing::warn!("the checkpoint could not be loaded; trying again: {error:#}")
+        })
         .call()
 }
 
@@ -153,7 +156,8 @@ fn ensure_untouched(context: &SourceContext, slot_name: &str, begins_at: Lsn) ->
     // The other session's snapshot is as old as the slot.
     let mut session = Session::connect(&context.database)?;
     let slot = inspect::slot(&mut session, slot_name)?;
-    let slot = slot.with_context(|| format!("slot {slot_name} was dropped by somebody else. Run the command again"))?;
+    let slot = slot
+        .with_context(|| format!("slot {slot_name} was dropped by somebody else. Run the command again"))?;
     ensure!(
         slot.confirmed == Some(begins_at) && slot.active_pid.is_none() && slot.wal_status != "lost",
         "slot {slot_name} was read, advanced or lost while the rows were emitted. Run the command again"

@@ -213,7 +213,11 @@ impl Snapshots {
     fn failed(&mut self, error: &anyhow::Error, now: Instant) {
         let Some(run) = self.runs.front() else { return };
         run.metrics.failures.inc();
-        tracing::warn!(source = self.source, table = run.table.name(), "a chunk of the snapshot could not be read; trying again: {error:#}");
+        tracing::warn!(
+            source = self.source,
+            table = run.table.name(),
+            "a chunk of the snapshot could not be read; trying again: {error:#}"
+        );
         let delays = || {
             let delays = backon::ExponentialBuilder::default().with_min_delay(Duration::from_millis(500));
             delays.with_max_delay(Duration::from_secs(30)).with_jitter().without_max_times().build()
@@ -247,7 +251,9 @@ impl Snapshots {
         // This check is first: the window compares keys, and another order of the key would leave rows out.
         if chunk.table.key_text != run.table.key_text {
             let (table, was, now) = (run.table.name(), &run.table.key_text, &chunk.table.key_text);
-            bail!("the key of {table} was changed from {was} to {now}, so the snapshot of the table begins again");
+            bail!(
+                "the key of {table} was changed from {was} to {now}, so the snapshot of the table begins again"
+            );
         }
         if !self.window.is_open() {
             tracing::debug!(
@@ -261,7 +267,10 @@ impl Snapshots {
         for body in chunk.rows() {
             let row = Row::insert(pgoutput::data_row(body, &mut self.scratch)?);
             if !write_key(&row, chunk.table.key.iter().map(|key| key.index), &mut self.key) {
-                bail!("a row of {} has no value for a key column; its key columns must not be null", run.table.name());
+                bail!(
+                    "a row of {} has no value for a key column; its key columns must not be null",
+                    run.table.name()
+                );
             }
             if !self.window.has(&self.key) {
                 emitter.re_emit(&plan, &row, open)?;
@@ -325,7 +334,11 @@ impl Chunk {
         let row = Row::insert(pgoutput::data_row(body, scratch)?);
         let mut values = Vec::new();
         for key in &self.table.key {
-            let value = row.text(key.index).ok().flatten().context("a row has no value for a key column; its key columns must not be null")?;
+            let value = row
+                .text(key.index)
+                .ok()
+                .flatten()
+                .context("a row has no value for a key column; its key columns must not be null")?;
             values.push(utf8::owned(value));
         }
         Ok(Some(values))

@@ -167,8 +167,7 @@ fn operations(source: &Source, publication: &Publication, plans: &[Plan]) -> Vec
         let mut mismatch = new("publishes deletes or truncates, which the relay does not emit")
             .fix_of_publication(set(Operations { delete: taken.delete && unsaid.is_empty(), ..taken }));
         if !unsaid.is_empty() && !publication.truncate {
-            mismatch = mismatch
-                .fix(format!("set `deletes` in the routes of {}", unsaid.join(", ")));
+            mismatch = mismatch.fix(format!("set `deletes` in the routes of {}", unsaid.join(", ")));
         }
         found.push(mismatch);
     }

@@ -57,7 +57,8 @@ impl Fit {
     /// Waits for the running check, for ever without one. Returns a notice if the session must not go on.
     pub async fn answer(&mut self) -> Option<Notice> {
         let Some(asking) = &mut self.asking else { return std::future::pending().await };
-        let answer = asking.await.context("the check of the routes ended unexpectedly").and_then(|answer| answer);
+        let answer =
+            asking.await.context("the check of the routes ended unexpectedly").and_then(|answer| answer);
         self.asking = None;
         match answer {
             Ok(Ok(checked)) => {

@@ -42,7 +42,8 @@ impl SourceWorker {
             return Err(Refusal::Broken(broken).into());
         }
         // A resnapshot since then has a later position.
-        if let Some(broken) = self.unwritten.take().filter(|broken| checkpoint.complete_until() <= broken.since)
+        if let Some(broken) =
+            self.unwritten.take().filter(|broken| checkpoint.complete_until() <= broken.since)
         {
             return Err(self.record_break(known, broken).into());
         }
@@ -53,9 +54,11 @@ impl SourceWorker {
         }
         // The table left after the contract was checked. The next attempt refuses it.
         if let Some(table) = found.lacks(source) {
-            return Err(
-                anyhow!("{table} was removed from publication {} during the start, which is repeated", source.publication.get_ref()).into()
-            );
+            return Err(anyhow!(
+                "{table} was removed from publication {} during the start, which is repeated",
+                source.publication.get_ref()
+            )
+            .into());
         }
         self.broken = None;
         let record = Record { coverage: found.after(&known.coverage), ..known.clone() };

@@ -70,7 +70,9 @@ pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     ensure!(problems.is_empty(), "{}; or {WHOLE}", problems.join("; "));
     match admit(checkpoint.as_ref(), &cluster, slot_name, slot.as_ref(), &database) {
         Ok(Start::Resume { .. }) => {}
-        Ok(_) => bail!("nothing was emitted from slot {slot_name} yet, so there is nothing to heal. Start `cdc-relay run`"),
+        Ok(_) => bail!(
+            "nothing was emitted from slot {slot_name} yet, so there is nothing to heal. Start `cdc-relay run`"
+        ),
         Err(refusal) => bail!("{refusal} One table alone does not heal that: {WHOLE}."),
     }
     let Some((record, broken)) = publication.and_then(|record| Some((record.clone(), record.broken?))) else {
@@ -117,7 +119,10 @@ fn ensure_others_whole(
         !before.tables.iter().any(|known| (known.schema.as_str(), known.name.as_str()) == (schema, name))
     });
     if let Some(table) = unknown {
-        bail!("the earlier coverage of {} is not known: {WHOLE}, or name this table with --table too", table.table_name);
+        bail!(
+            "the earlier coverage of {} is not known: {WHOLE}, or name this table with --table too",
+            table.table_name
+        );
     }
     // A table that a pattern matched, and that is not sent now, has no entry of its own in the routes.
     let mut before = before.clone().of(source);

@@ -75,7 +75,9 @@ impl<'a> Resnapshot<'a> {
             session.query(&format!("lock table {} in access share mode", table.target()))?;
         }
         if let Some(table) = rows::rewritten(session, &tables)? {
-            bail!("{table} was rewritten or truncated while the slot was made, so its snapshot is incomplete. Run the command again");
+            bail!(
+                "{table} was rewritten or truncated while the slot was made, so its snapshot is incomplete. Run the command again"
+            );
         }
         self.clients.emitter()?.expect_much();
         let mut reports = Vec::new();

@@ -113,7 +113,10 @@ impl Reader {
                 }
             }
         };
-        std::thread::Builder::new().name("snapshot".to_owned()).spawn(serve).context("the thread that reads the snapshot could not be started")?;
+        std::thread::Builder::new()
+            .name("snapshot".to_owned())
+            .spawn(serve)
+            .context("the thread that reads the snapshot could not be started")?;
         Ok(Reader { asks, answers })
     }
 
