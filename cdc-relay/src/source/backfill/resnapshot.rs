@@ -146,7 +146,7 @@ fn load(clients: &mut KafkaClients) -> Result<Loaded> {
     ask.retry(delays)
         .sleep(std::thread::sleep)
         .notify(|error: &anyhow::Error, _| {
-            tracing::warn!("the checkpoint could not be loaded; trying again: {error:#}")
+            tracing::warn!("the checkpoint could not be loaded; trying again: {error:#}");
         })
         .call()
 }
