@@ -1,4 +1,4 @@
-//! `cargo stack audit`.
+//! `coroctl audit`: its options, its output and its exit code.
 #![allow(clippy::print_stdout, reason = "its report is its output")]
 
 use std::path::{Path, PathBuf};
@@ -9,40 +9,40 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::finding::Finding;
-use super::places::Places;
-use super::{Options, look, report};
+use super::targets::Targets;
+use super::{Options, report};
 use crate::explain;
 use crate::stack::Stack;
 
 #[derive(Args)]
 pub struct Audit {
-    /// Only what holds in every moment, also under load.
+    /// Make only the checks that hold in every moment, also under load.
     #[arg(long)]
     pub live: bool,
-    /// Print an object for machines.
+    /// Print the findings as a JSON object.
     #[arg(long)]
     pub json: bool,
-    /// Seconds to wait for everything to come to rest.
-    #[arg(long, default_value_t = 60)]
-    pub settle: u64,
-    /// Something that somebody has looked into: the parked_id of a message set aside, or topic/partition/offset of a dead
-    /// letter or of a record that is no event of ours. It is left out, once and for every check.
+    /// Seconds to wait until no payment is under way.
+    #[arg(long, value_name = "SECONDS", alias = "settle", default_value_t = 60)]
+    pub wait: u64,
+    /// Leave out a record that somebody has explained: the parked_id of a parked message, or topic/partition/offset of a
+    /// dead letter or of a record that is no event. Repeat the option for more.
     #[arg(long, value_name = "ID")]
     pub explained: Vec<String>,
-    /// A file with the payment_id of each 201 that a caller noted, one a line: none may be missing.
+    /// A file with the payment_ids of 201s that a caller has noted, one per line: none may be missing.
     #[arg(long, value_name = "FILE")]
     pub accepted: Option<PathBuf>,
     #[command(flatten)]
-    pub places: Places,
+    pub targets: Targets,
 }
 
-/// Looks, prints, and answers the exit code.
+/// Runs the audit and prints its report; the answer is the exit code.
 pub async fn run(audit: &Audit) -> u8 {
     match report(audit).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("\nThe audit could not look: {error:#}");
-            report::COULD_NOT_LOOK
+            eprintln!("\nThe audit could not be made: {error:#}");
+            report::NOT_CHECKED
         }
     }
 }
@@ -50,11 +50,11 @@ pub async fn run(audit: &Audit) -> u8 {
 async fn report(audit: &Audit) -> Result<u8> {
     let options = Options {
         live: audit.live,
-        settle: Duration::from_secs(audit.settle),
+        wait: Duration::from_secs(audit.wait),
         explained: audit.explained.iter().cloned().collect(),
         accepted: audit.accepted.as_deref().map_or_else(|| Ok(Vec::new()), accepted)?,
     };
-    let (findings, notes) = look(&audit.places, &options).await?;
+    let (findings, notes) = super::check(&audit.targets, &options).await?;
     if audit.json {
         println!("{}", report::machine(&findings, &notes)?);
     } else {
@@ -67,12 +67,14 @@ async fn report(audit: &Audit) -> Result<u8> {
 }
 
 fn accepted(path: &Path) -> Result<Vec<Uuid>> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.map(|line| line.parse().with_context(|| format!("{}: {line:?}", path.display()))).collect()
+    lines
+        .map(|line| line.parse().with_context(|| format!("{}: {line:?} is no payment_id", path.display())))
+        .collect()
 }
 
-/// The life of the first payment that offends, where there is a stack to ask.
+/// The life of the first offending payment, if the addresses of a whole stack are known.
 async fn life(findings: &[Finding]) -> Option<String> {
     let (name, payment_id) = findings.iter().find_map(|finding| Some((finding.name, finding.payment_id?)))?;
     let stack = Stack::from_env().ok()?;

@@ -1,14 +1,14 @@
-//! What a check found, and how it is counted.
+//! The finding of a check, and the tally it comes from.
 
 use serde::Serialize;
 use uuid::Uuid;
 
-/// One invariant, looked at.
+/// The result of one check.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
     pub name: &'static str,
     pub promise: &'static str,
-    /// How many things were looked at.
+    /// How many things were examined.
     pub examined: u64,
     /// How many of them break the promise.
     pub violations: u64,
@@ -16,7 +16,7 @@ pub struct Finding {
     pub first: Option<String>,
     /// The payment that the first is about, if it is about one.
     pub payment_id: Option<Uuid>,
-    /// Why this was not looked at. Then nothing is known: it neither holds nor is it violated.
+    /// Why the check was skipped. Then nothing is known: it neither holds nor is it violated.
     pub skipped: Option<String>,
 }
 
@@ -30,7 +30,7 @@ impl Finding {
     }
 }
 
-/// Counts while looking. Of the offenders the first payment is kept (ids sort by time).
+/// Counts what a check examines. It keeps the offender with the smallest payment id, which is the oldest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub examined: u64,
@@ -45,12 +45,12 @@ pub struct Offender {
 }
 
 impl Tally {
-    pub fn saw(&mut self) {
+    pub fn count(&mut self) {
         self.examined += 1;
     }
 
-    /// Something breaks the promise. `what` is asked only when it may be shown.
-    pub fn offends(&mut self, who: impl Into<Option<Uuid>>, what: impl FnOnce() -> String) {
+    /// Counts a violation. `what` is called only when it may be shown.
+    pub fn violate(&mut self, who: impl Into<Option<Uuid>>, what: impl FnOnce() -> String) {
         self.violations += 1;
         let payment_id = who.into();
         let earlier = match (&self.first, payment_id) {
@@ -63,19 +63,19 @@ impl Tally {
         }
     }
 
-    /// Looks at one thing that keeps the promise, or does not.
-    pub fn look(&mut self, keeps: bool, who: impl Into<Option<Uuid>>, what: impl FnOnce() -> String) {
-        self.saw();
-        if !keeps {
-            self.offends(who, what);
+    /// Counts one examined thing, and a violation unless it holds.
+    pub fn check(&mut self, holds: bool, who: impl Into<Option<Uuid>>, what: impl FnOnce() -> String) {
+        self.count();
+        if !holds {
+            self.violate(who, what);
         }
     }
 
-    /// Both together.
+    /// The sum of both.
     pub fn and(mut self, other: &Tally) -> Self {
         self.examined += other.examined;
         if let Some(first) = &other.first {
-            self.offends(first.payment_id, || first.what.clone());
+            self.violate(first.payment_id, || first.what.clone());
             self.violations += other.violations - 1;
         }
         self
@@ -101,9 +101,9 @@ mod tests {
         let ids: Vec<Uuid> = (1..=3).map(Uuid::from_u128).collect();
         let mut tally = Tally::default();
         for id in [ids[1], ids[2], ids[0]] {
-            tally.look(false, id, || "bad".to_owned());
+            tally.check(false, id, || "bad".to_owned());
         }
-        tally.look(true, ids[0], || unreachable!("it is fine"));
+        tally.check(true, ids[0], || unreachable!("it is fine"));
         assert_eq!((tally.examined, tally.violations), (4, 3));
         assert_eq!(tally.first.as_ref().and_then(|first| first.payment_id), Some(ids[0]));
         let both = Tally::default().and(&tally).and(&tally);

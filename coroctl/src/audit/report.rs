@@ -1,4 +1,4 @@
-//! What the audit says: a table for people, an object for machines, and an exit code for scripts.
+//! Reports the findings: a table for people, an object for machines, and an exit code for scripts.
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -6,12 +6,12 @@ use serde_json::json;
 
 use super::finding::Finding;
 
-/// Some invariant is violated.
+/// The exit code when an invariant is violated.
 pub const VIOLATED: u8 = 1;
-/// It could not look, or not at everything it was asked to.
-pub const COULD_NOT_LOOK: u8 = 2;
+/// The exit code when nothing could be checked, or a target did not answer.
+pub const NOT_CHECKED: u8 = 2;
 
-/// One row a check, and the closing line.
+/// One row per check, and the closing line.
 pub fn text(findings: &[Finding], notes: &[String]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
@@ -28,7 +28,7 @@ pub fn text(findings: &[Finding], notes: &[String]) -> String {
             None => (examined.to_string(), violations.to_string()),
         };
         let last = match (skipped, first) {
-            (Some(why), _) => format!("not looked at: {why}"),
+            (Some(why), _) => format!("skipped: {why}"),
             (None, Some(first)) => first.clone(),
             (None, None) => String::new(),
         };
@@ -45,13 +45,13 @@ pub fn text(findings: &[Finding], notes: &[String]) -> String {
 /// How many hold.
 pub fn closing(findings: &[Finding]) -> String {
     let skipped = findings.iter().filter(|finding| finding.skipped.is_some()).count();
-    let looked = findings.len() - skipped;
+    let checked = findings.len() - skipped;
     let verdict = match findings.iter().filter(|finding| finding.is_violated()).count() {
-        0 => format!("{looked} checks hold"),
-        1 => format!("1 of {looked} checks is violated"),
-        violated => format!("{violated} of {looked} checks are violated"),
+        0 => format!("{checked} checks hold"),
+        1 => format!("1 of {checked} checks is violated"),
+        violated => format!("{violated} of {checked} checks are violated"),
     };
-    if skipped == 0 { format!("{verdict}.") } else { format!("{verdict}; {skipped} were not looked at.") }
+    if skipped == 0 { format!("{verdict}.") } else { format!("{verdict}; {skipped} were skipped.") }
 }
 
 pub fn machine(findings: &[Finding], notes: &[String]) -> Result<String> {
@@ -60,18 +60,18 @@ pub fn machine(findings: &[Finding], notes: &[String]) -> Result<String> {
         "checks": findings,
         "held": count(Finding::holds),
         "violated": count(Finding::is_violated),
-        "not_looked_at": count(|finding| finding.skipped.is_some()),
+        "skipped": count(|finding| finding.skipped.is_some()),
         "notes": notes,
     });
     Ok(serde_json::to_string_pretty(&all)?)
 }
 
-/// 0 when everything that was looked at holds.
+/// The exit code: 0 when every check that was made holds.
 pub fn code(findings: &[Finding]) -> u8 {
     if findings.iter().any(Finding::is_violated) {
         VIOLATED
     } else if findings.iter().all(|finding| finding.skipped.is_some()) {
-        COULD_NOT_LOOK
+        NOT_CHECKED
     } else {
         0
     }
@@ -85,7 +85,7 @@ mod tests {
     fn findings(states: &[&str]) -> Vec<Finding> {
         let finding = |state: &&str| {
             let mut tally = Tally::default();
-            tally.look(*state != "violated", None, || "the offender".to_owned());
+            tally.check(*state != "violated", None, || "the offender".to_owned());
             let skipped = (*state == "skipped").then(|| "GATEWAY_URL is not given".to_owned());
             Finding { skipped, ..tally.finding("X1", "a promise") }
         };
@@ -93,17 +93,13 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_looked_at_is_never_passed_in_silence() {
+    fn a_skipped_check_is_never_passed_in_silence() {
         for (states, line, exit) in [
             (&["holds", "holds"][..], "2 checks hold.", 0),
             (&["holds", "violated"], "1 of 2 checks is violated.", VIOLATED),
-            (
-                &["violated", "violated", "skipped"],
-                "2 of 2 checks are violated; 1 were not looked at.",
-                VIOLATED,
-            ),
-            (&["holds", "skipped"], "1 checks hold; 1 were not looked at.", 0),
-            (&["skipped"], "0 checks hold; 1 were not looked at.", COULD_NOT_LOOK),
+            (&["violated", "violated", "skipped"], "2 of 2 checks are violated; 1 were skipped.", VIOLATED),
+            (&["holds", "skipped"], "1 checks hold; 1 were skipped.", 0),
+            (&["skipped"], "0 checks hold; 1 were skipped.", NOT_CHECKED),
         ] {
             let findings = findings(states);
             assert_eq!((closing(&findings).as_str(), code(&findings)), (line, exit), "{states:?}");

@@ -1,11 +1,12 @@
-//! What is read from real brokers: topics, a group and a queue of a test's own.
+//! Reads real brokers: topics, a group and a queue of a test's own.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use brokers::Brokers;
-use coroctl::audit::hear;
-use coroctl::audit::places::Places;
+use coroctl::audit::checks::chain::follow;
+use coroctl::audit::read::brokers as read;
+use coroctl::audit::targets::Targets;
 use coroctl::topics;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
@@ -34,7 +35,7 @@ fn client() -> ClientConfig {
 
 /// Topics under a prefix of the test's own.
 struct Topics {
-    places: Places,
+    targets: Targets,
     names: Vec<String>,
     admin: AdminClient<DefaultClientContext>,
     producer: FutureProducer,
@@ -51,13 +52,13 @@ impl Topics {
             made.unwrap();
         }
         let queue = format!("{topic_prefix}queue");
-        let places = Places { topic_prefix, queue, ..Places::default() };
-        Self { places, names, admin, producer: client().create().unwrap() }
+        let targets = Targets { topic_prefix, queue, ..Targets::default() };
+        Self { targets, names, admin, producer: client().create().unwrap() }
     }
 
     /// Puts a record with these headers on partition 1.
     async fn put(&self, name: &str, key: &str, headers: &[(&str, &str)], value: Option<&str>) -> i64 {
-        let topic = self.places.topic(name);
+        let topic = self.targets.topic(name);
         let headers = headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
             headers.insert(Header { key, value: Some(*value) })
         });
@@ -66,9 +67,9 @@ impl Topics {
         self.producer.send(record, ANSWER_TIMEOUT).await.unwrap().offset
     }
 
-    async fn heard(&self) -> hear::Heard {
-        let (brokers, places) = (variable("KAFKA_BROKERS"), self.places.clone());
-        tokio::task::spawn_blocking(move || hear::kafka(&brokers, &places, BTreeSet::new()))
+    async fn contents(&self) -> read::KafkaContents {
+        let (brokers, targets) = (variable("KAFKA_BROKERS"), self.targets.clone());
+        tokio::task::spawn_blocking(move || read::read_kafka(&brokers, &targets, BTreeSet::new()))
             .await
             .unwrap()
             .unwrap()
@@ -85,10 +86,11 @@ fn golden(name: &str) -> String {
 }
 
 #[tokio::test]
-async fn events_chains_letters_and_memories_are_read_from_kafka() {
+async fn events_chains_dead_letters_and_checkpoints_are_read_from_kafka() {
     const STATE: &str = "cdc-relay.state";
-    const LETTERS: &str = "cdc-relay.dead-letter";
-    let topics = Topics::new(&[PAYMENT_TOPIC, BALANCE_TOPIC, "BalanceTopic.parked", STATE, LETTERS]).await;
+    const DEAD_LETTERS: &str = "cdc-relay.dead-letter";
+    let topics =
+        Topics::new(&[PAYMENT_TOPIC, BALANCE_TOPIC, "BalanceTopic.parked", STATE, DEAD_LETTERS]).await;
     let (user, payment) = ("0198c0de-0000-7000-8000-000000000001", "0198c0de-0000-7000-8000-000000000002");
     let body = golden("payment.initiated.v1");
     let id = format!("payments/payments/{payment}/1");
@@ -98,35 +100,40 @@ async fn events_chains_letters_and_memories_are_read_from_kafka() {
     };
     topics.put(PAYMENT_TOPIC, user, &headers("0/10;0;0/0"), Some(&body)).await;
     topics.put(PAYMENT_TOPIC, user, &[("whatever", "x")], Some("poison")).await;
-    // Links of the same chain: a parked message, and a dead letter, which has no source but in its body.
+    // Members of the same chain: a parked message, and a dead letter, which has no source but in its body.
     let parked = [("ce_source", "/coro/payments"), ("pg_position", "0/20;0;0/10")];
     topics.put("BalanceTopic.parked", "k", &parked, Some("{}")).await;
-    let letter = r#"{"source":"payments","destination":"PaymentTopic","key":"k","reason":"too large"}"#;
-    topics.put(LETTERS, "k", &[("pg_position", "0/30;0;0/20")], Some(letter)).await;
+    let dead_letter = r#"{"source":"payments","destination":"PaymentTopic","key":"k","reason":"too large"}"#;
+    topics.put(DEAD_LETTERS, "k", &[("pg_position", "0/30;0;0/20")], Some(dead_letter)).await;
     let release = r#"{"source":"payments","destination":"PaymentTopic","key":"k","release":true}"#;
-    topics.put(LETTERS, "k", &[], Some(release)).await;
+    topics.put(DEAD_LETTERS, "k", &[], Some(release)).await;
     for acknowledged in ["0/1", "1/A"] {
-        let memory = format!(
+        let checkpoint = format!(
             r#"{{"system_id":"7","timeline":1,"slot":"s","phase":"streaming","acknowledged":"{acknowledged}","told":"0/1","chain":"0/1","routes":"r"}}"#
         );
-        topics.put(STATE, "payments/s", &[], Some(&memory)).await;
-        topics.put(STATE, "gone/s", &[], Some(&memory)).await;
+        topics.put(STATE, "payments/s", &[], Some(&checkpoint)).await;
+        topics.put(STATE, "gone/s", &[], Some(&checkpoint)).await;
     }
     topics.put(STATE, "gone/s", &[], None).await;
     topics.put(STATE, "payments/s/publication", &[], Some(r#"{"coverage":{}}"#)).await;
 
-    let heard = topics.heard().await;
-    let told = &heard.told.payments[&payment.parse().unwrap()];
-    assert!(told.versions.has(1) && !told.versions.has(2));
-    assert_eq!((told.at, heard.told.records), ((1, 0), 2));
-    assert_eq!((heard.told.foreign.len(), heard.told.foreign[0].at.as_str()), (1, "PaymentTopic/1/1"));
-    let chain = heard.told.chains.judge();
+    let contents = topics.contents().await;
+    let events = &contents.events.payments[&payment.parse().unwrap()];
+    assert!(events.versions.has(1) && !events.versions.has(2));
+    assert_eq!((events.at, contents.events.records), ((1, 0), 2));
+    let foreign = &contents.events.foreign;
+    assert_eq!((foreign.len(), foreign[0].at.as_str()), (1, "PaymentTopic/1/1"));
+    let chain = follow(&contents.events.chains);
     assert_eq!((chain.examined, chain.violations), (3, 0), "{chain:?}");
-    let letters: Vec<&str> = heard.letters.iter().map(|letter| letter.at.as_str()).collect();
-    assert_eq!(letters, ["cdc-relay.dead-letter/1/0"]);
-    let memories: Vec<_> =
-        heard.memories.iter().map(|memory| (memory.source.as_str(), memory.acknowledged)).collect();
-    assert_eq!(memories, [("payments", (1 << 32) + 0xA)]);
+    let dead_letters: Vec<&str> =
+        contents.dead_letters.iter().map(|dead_letter| dead_letter.at.as_str()).collect();
+    assert_eq!(dead_letters, ["cdc-relay.dead-letter/1/0"]);
+    let checkpoints: Vec<_> = contents
+        .checkpoints
+        .iter()
+        .map(|checkpoint| (checkpoint.source.as_str(), checkpoint.acknowledged))
+        .collect();
+    assert_eq!(checkpoints, [("payments", (1 << 32) + 0xA)]);
     topics.finish().await;
 }
 
@@ -136,8 +143,8 @@ async fn a_group_is_behind_until_it_has_applied_all() {
     for _ in 0..3 {
         topics.put(PAYMENT_TOPIC, "k", &[], Some("{}")).await;
     }
-    let (brokers, topic) = (variable("KAFKA_BROKERS"), topics.places.topic(PAYMENT_TOPIC));
-    let group = format!("{}group", topics.places.topic_prefix);
+    let (brokers, topic) = (variable("KAFKA_BROKERS"), topics.targets.topic(PAYMENT_TOPIC));
+    let group = format!("{}group", topics.targets.topic_prefix);
     let look = move || {
         let lag = || topics::lag(&brokers, &group, std::slice::from_ref(&topic)).unwrap();
         let consumer: BaseConsumer = client().set("group.id", &group).create().unwrap();
@@ -166,14 +173,14 @@ async fn messages_that_wait_in_the_queue_are_counted() {
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
     let declare = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(queue.as_str().into(), declare, FieldTable::default()).await.unwrap();
-    assert_eq!(hear::waiting(&url, &queue).await.unwrap(), 0);
+    assert_eq!(read::queue_depth(&url, &queue).await.unwrap(), 0);
     for _ in 0..2 {
         let (options, properties) = (BasicPublishOptions::default(), BasicProperties::default());
         let sent = channel.basic_publish("".into(), queue.as_str().into(), options, b"{}", properties).await;
         sent.unwrap().await.unwrap();
     }
-    assert_eq!(hear::waiting(&url, &queue).await.unwrap(), 2);
+    assert_eq!(read::queue_depth(&url, &queue).await.unwrap(), 2);
     channel.queue_delete(queue.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
-    assert!(hear::waiting(&url, &queue).await.is_err(), "a queue that is not there is not an empty one");
+    assert!(read::queue_depth(&url, &queue).await.is_err(), "a queue that is not there is not an empty one");
     connection.close(200, "done".into()).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! The audit is believed only if it complains: each check is shown a violation of its promise.
+//! Shows each check a violation of its promise: an audit that cannot complain proves nothing.
 //!
 //! Needs a stack: `cargo stack up --servers && . .stack/env`.
 
@@ -7,7 +7,7 @@
 
 mod brokers;
 mod command;
+mod emissions;
 mod fixture;
 mod plants;
-mod tellings;
 mod violations;

@@ -7,24 +7,24 @@ mod transport;
 
 use std::collections::BTreeMap;
 
-use coroctl::audit::relay::{Cluster, Memory, Slot};
-use coroctl::audit::told::Foreign;
+use coroctl::audit::read::events::FlaggedRecord;
+use coroctl::audit::read::relay::{Checkpoint, Cluster, Slot};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::emissions::EmittedEvents;
 use crate::fixture::{COMPLETED, DECLINED, UNKNOWN_ONCE};
-use crate::tellings::Tellings;
 
-/// Everything beside the databases: it is told as the rows say, charged as they say, and all is applied.
-pub struct Scene {
-    pub tellings: Tellings,
+/// Everything beside the databases: emitted as the rows say, charged as they say, and all is applied.
+pub struct Harness {
+    pub events: EmittedEvents,
     /// The gateway's export.
     pub lines: Vec<Value>,
-    pub memories: Vec<Memory>,
+    pub checkpoints: Vec<Checkpoint>,
     pub clusters: BTreeMap<&'static str, Cluster>,
-    pub letters: Vec<Foreign>,
-    pub behind: i64,
-    pub waiting: u32,
+    pub dead_letters: Vec<FlaggedRecord>,
+    pub lag: i64,
+    pub queue_depth: u32,
     pub explained: Vec<&'static str>,
     pub accepted: Vec<Uuid>,
 }
@@ -34,10 +34,10 @@ pub fn line(reference: &impl ToString, amount: i64, kind: &str) -> Value {
     json!({"reference": reference.to_string(), "amount": amount, "kind": kind, "at": "2026-01-02T03:04:05.123456Z"})
 }
 
-impl Scene {
-    pub fn new(tellings: Tellings) -> Self {
+impl Harness {
+    pub fn new(events: EmittedEvents) -> Self {
         let slot = |source: &str| format!("cdc_relay_{source}");
-        let memory = |source: &str| Memory {
+        let checkpoint = |source: &str| Checkpoint {
             source: source.to_owned(),
             slot: slot(source),
             system_id: "1".to_owned(),
@@ -50,7 +50,7 @@ impl Scene {
         };
         let sources = ["payments", "balance", "processor"];
         Self {
-            tellings,
+            events,
             // One surplus charge was given back.
             lines: vec![
                 line(&COMPLETED, 100, "charge"),
@@ -58,11 +58,11 @@ impl Scene {
                 line(&UNKNOWN_ONCE, 30, "charge"),
                 line(&UNKNOWN_ONCE, 30, "void"),
             ],
-            memories: sources.map(memory).to_vec(),
+            checkpoints: sources.map(checkpoint).to_vec(),
             clusters: sources.map(cluster).into(),
-            letters: Vec::new(),
-            behind: 0,
-            waiting: 0,
+            dead_letters: Vec::new(),
+            lag: 0,
+            queue_depth: 0,
             explained: Vec::new(),
             accepted: vec![COMPLETED, DECLINED],
         }
@@ -76,7 +76,7 @@ pub struct Plant {
     pub payments: &'static str,
     pub balance: &'static str,
     pub processor: &'static str,
-    pub plant: fn(&mut Scene),
+    pub plant: fn(&mut Harness),
 }
 
 /// Leaves everything as it is.

@@ -1,67 +1,69 @@
-//! Each planted violation is seen by exactly the checks that promise its absence.
+//! Each planted violation is found by exactly the checks that promise its absence.
 
 use std::collections::BTreeSet;
 
-use coroctl::audit::gateway::Book;
-use coroctl::audit::hear::Lag;
-use coroctl::audit::places::{Part, Places};
-use coroctl::audit::relay::{Cluster, Memory, Slot};
-use coroctl::audit::seen::Seen;
-use coroctl::audit::{CHECKS, Finding, judge, money, rows};
+use coroctl::audit::checks::transport::slot_problem;
+use coroctl::audit::observed::Observed;
+use coroctl::audit::read::brokers::GroupLag;
+use coroctl::audit::read::gateway::GatewayLedger;
+use coroctl::audit::read::relay::{Checkpoint, Cluster, Slot};
+use coroctl::audit::read::{money, rows};
+use coroctl::audit::targets::{Target, Targets};
+use coroctl::audit::{CHECKS, Finding, judge};
 use tokio_postgres::Client;
 
+use crate::emissions::EmittedEvents;
 use crate::fixture::{Fixture, begin};
-use crate::plants::{self, NOTHING, Plant, Scene};
-use crate::tellings::Tellings;
+use crate::plants::{self, Harness, NOTHING, Plant};
 
-pub fn everywhere() -> Places {
-    let place = || Some("somewhere".to_owned());
-    Places {
-        payments_database_url: place(),
-        balance_database_url: place(),
-        processor_database_url: place(),
-        kafka_brokers: place(),
-        amqp_url: place(),
-        gateway_url: place(),
-        ..Places::default()
+pub fn everywhere() -> Targets {
+    let address = || Some("somewhere".to_owned());
+    Targets {
+        payments_database_url: address(),
+        balance_database_url: address(),
+        processor_database_url: address(),
+        kafka_brokers: address(),
+        amqp_url: address(),
+        gateway_url: address(),
+        ..Targets::default()
     }
 }
 
-/// What is to be seen once a plant was put there; the databases are left as they were.
-async fn seen(clients: &mut [Client; 3], plant: &Plant) -> Seen {
+/// Observes the fixture with a plant in it; the databases are left as they were.
+async fn observed(clients: &mut [Client; 3], plant: &Plant) -> Observed {
     let transactions = begin(clients).await;
     let Plant { payments, balance, processor, .. } = plant;
     for (transaction, statements) in transactions.iter().zip([payments, balance, processor]) {
         transaction.batch_execute(statements).await.unwrap_or_else(|e| panic!("{}: {e:?}", plant.what));
     }
-    let mut scene = Scene::new(Tellings::of(&transactions).await);
-    (plant.plant)(&mut scene);
+    let mut harness = Harness::new(EmittedEvents::of(&transactions).await);
+    (plant.plant)(&mut harness);
     let [payments, balance, processor] = &transactions;
-    let explained: BTreeSet<String> = scene.explained.into_iter().map(str::to_owned).collect();
-    let mut seen = Seen {
-        money: money::look(balance).await.unwrap(),
+    let explained: BTreeSet<String> = harness.explained.into_iter().map(str::to_owned).collect();
+    let mut observed = Observed {
+        money: money::read(balance).await.unwrap(),
         payments: rows::payments(payments).await.unwrap(),
         ledger: rows::ledger(balance).await.unwrap(),
         charges: rows::charges(processor).await.unwrap(),
-        told: scene.tellings.told(explained.clone()),
-        letters: scene.letters,
-        memories: scene.memories,
-        clusters: scene.clusters,
-        gateway: Book::default(),
-        lags: vec![Lag { group: "payments-svc".to_owned(), behind: scene.behind, there: 20 }],
-        waiting: scene.waiting,
+        events: harness.events.published(explained.clone()),
+        dead_letters: harness.dead_letters,
+        checkpoints: harness.checkpoints,
+        clusters: harness.clusters,
+        gateway: GatewayLedger::default(),
+        lags: vec![GroupLag { group: "payments-svc".to_owned(), lag: harness.lag, records: 20 }],
+        queue_depth: harness.queue_depth,
         explained,
-        accepted: scene.accepted,
-        ..Seen::default()
+        accepted: harness.accepted,
+        ..Observed::default()
     };
-    for line in &scene.lines {
-        seen.gateway.add(line.to_string().as_bytes()).unwrap();
+    for line in &harness.lines {
+        observed.gateway.add(line.to_string().as_bytes()).unwrap();
     }
-    seen.note_parked("");
+    observed.collect_parked_ids("");
     for transaction in transactions {
         transaction.rollback().await.unwrap();
     }
-    seen
+    observed
 }
 
 fn complaining(findings: &[Finding]) -> BTreeSet<&'static str> {
@@ -69,12 +71,12 @@ fn complaining(findings: &[Finding]) -> BTreeSet<&'static str> {
 }
 
 #[tokio::test]
-async fn each_violation_is_seen_by_exactly_the_checks_that_promise_its_absence() {
+async fn each_violation_is_found_by_exactly_the_checks_that_promise_its_absence() {
     let fixture = Fixture::new().await;
     let mut clients = fixture.superusers().await;
     let mut wrong = Vec::new();
     for plant in plants::all() {
-        let findings = judge(&seen(&mut clients, plant).await, &everywhere(), false);
+        let findings = judge(&observed(&mut clients, plant).await, &everywhere(), false);
         let expected: BTreeSet<&str> = plant.complain.iter().copied().collect();
         let found = complaining(&findings);
         if found != expected {
@@ -92,10 +94,10 @@ async fn each_violation_is_seen_by_exactly_the_checks_that_promise_its_absence()
 }
 
 #[tokio::test]
-async fn in_the_clean_fixture_every_check_has_looked_at_something() {
+async fn in_the_clean_fixture_every_check_has_examined_something() {
     let fixture = Fixture::new().await;
     let mut clients = fixture.superusers().await;
-    let findings = judge(&seen(&mut clients, &NOTHING).await, &everywhere(), false);
+    let findings = judge(&observed(&mut clients, &NOTHING).await, &everywhere(), false);
     for finding in &findings {
         let may_be_nothing = ["T6 queue", "T6 parked"].contains(&finding.name);
         assert!(finding.holds() && (finding.examined > 0 || may_be_nothing), "{finding:?}");
@@ -112,37 +114,37 @@ fn no_check_is_without_a_planted_violation() {
 }
 
 #[test]
-fn what_is_not_given_is_not_looked_at_and_said_so() {
-    for part in Part::ALL {
-        let mut places = everywhere();
-        let place = match part {
-            Part::Payments => &mut places.payments_database_url,
-            Part::Balance => &mut places.balance_database_url,
-            Part::Processor => &mut places.processor_database_url,
-            Part::Kafka => &mut places.kafka_brokers,
-            Part::Queue => &mut places.amqp_url,
-            Part::Gateway => &mut places.gateway_url,
+fn a_check_without_its_target_is_skipped_and_says_why() {
+    for target in Target::ALL {
+        let mut targets = everywhere();
+        let address = match target {
+            Target::Payments => &mut targets.payments_database_url,
+            Target::Balance => &mut targets.balance_database_url,
+            Target::Processor => &mut targets.processor_database_url,
+            Target::Kafka => &mut targets.kafka_brokers,
+            Target::Queue => &mut targets.amqp_url,
+            Target::Gateway => &mut targets.gateway_url,
         };
-        *place = Some(String::new());
-        let findings = judge(&Seen::default(), &places, false);
+        *address = Some(String::new());
+        let findings = judge(&Observed::default(), &targets, false);
         let because =
-            |finding: &Finding| finding.skipped.as_ref().is_some_and(|why| why.contains(part.variable()));
-        assert!(findings.iter().any(because), "{part:?}");
-        assert!(findings.iter().all(|f| f.skipped.is_none() || because(f) && !f.holds()), "{part:?}");
+            |finding: &Finding| finding.skipped.as_ref().is_some_and(|why| why.contains(target.variable()));
+        assert!(findings.iter().any(because), "{target:?}");
+        assert!(findings.iter().all(|f| f.skipped.is_none() || because(f) && !f.holds()), "{target:?}");
     }
 }
 
 #[test]
-fn under_load_what_holds_only_at_rest_is_left_out() {
-    let findings = judge(&Seen::default(), &everywhere(), true);
+fn under_load_checks_that_need_quiescence_are_skipped() {
+    let findings = judge(&Observed::default(), &everywhere(), true);
     for (finding, check) in findings.iter().zip(CHECKS) {
-        assert_eq!(finding.skipped.is_some(), check.at_rest, "{}", check.name);
+        assert_eq!(finding.skipped.is_some(), check.when_quiescent, "{}", check.name);
     }
 }
 
 #[test]
 fn a_slot_may_be_behind_what_is_acknowledged_and_never_ahead() {
-    let memory = Memory {
+    let checkpoint = Checkpoint {
         source: "payments".to_owned(),
         slot: "slot".to_owned(),
         system_id: "1".to_owned(),
@@ -153,12 +155,12 @@ fn a_slot_may_be_behind_what_is_acknowledged_and_never_ahead() {
         system_id: "1".to_owned(),
         slots: vec![Slot { name: "slot".to_owned(), confirmed, lost }],
     };
-    assert_eq!(memory.problem(&cluster(100, false)), None);
-    assert_eq!(memory.problem(&cluster(99, false)), None);
-    assert!(memory.problem(&cluster(101, false)).is_some());
-    assert!(memory.problem(&cluster(1, true)).is_some());
-    assert!(memory.problem(&Cluster { system_id: "1".to_owned(), slots: Vec::new() }).is_some());
-    assert!(memory.problem(&Cluster { system_id: "2".to_owned(), ..cluster(1, false) }).is_some());
-    // Nothing was told from it yet.
-    assert_eq!(Memory { creating: true, ..memory }.problem(&Cluster::default()), None);
+    assert_eq!(slot_problem(&checkpoint, &cluster(100, false)), None);
+    assert_eq!(slot_problem(&checkpoint, &cluster(99, false)), None);
+    assert!(slot_problem(&checkpoint, &cluster(101, false)).is_some());
+    assert!(slot_problem(&checkpoint, &cluster(1, true)).is_some());
+    assert!(slot_problem(&checkpoint, &Cluster { system_id: "1".to_owned(), slots: Vec::new() }).is_some());
+    assert!(slot_problem(&checkpoint, &Cluster { system_id: "2".to_owned(), ..cluster(1, false) }).is_some());
+    // Nothing was emitted from it yet.
+    assert_eq!(slot_problem(&Checkpoint { creating: true, ..checkpoint }, &Cluster::default()), None);
 }

@@ -7,43 +7,43 @@ pub const GATEWAY: &[Plant] = &[
     Plant {
         what: "a second charge",
         complain: &["G1", "R"],
-        plant: |scene| scene.lines.push(line(&COMPLETED, 100, "charge")),
+        plant: |harness| harness.lines.push(line(&COMPLETED, 100, "charge")),
         ..NOTHING
     },
     Plant {
         what: "completed and never charged",
         complain: &["G1", "R"],
-        plant: |scene| drop(scene.lines.remove(0)),
+        plant: |harness| drop(harness.lines.remove(0)),
         ..NOTHING
     },
     Plant {
         what: "charged by another amount",
         complain: &["G1", "G3", "R"],
-        plant: |scene| scene.lines[0] = line(&COMPLETED, 101, "charge"),
+        plant: |harness| harness.lines[0] = line(&COMPLETED, 101, "charge"),
         ..NOTHING
     },
     Plant {
         what: "a failed payment that is charged",
         complain: &["G2", "R"],
-        plant: |scene| scene.lines.push(line(&DECLINED, 50, "charge")),
+        plant: |harness| harness.lines.push(line(&DECLINED, 50, "charge")),
         ..NOTHING
     },
     Plant {
         what: "a charge of nobody's",
         complain: &["G3", "R"],
-        plant: |scene| scene.lines.push(line(&STRANGER, 50, "charge")),
+        plant: |harness| harness.lines.push(line(&STRANGER, 50, "charge")),
         ..NOTHING
     },
     Plant {
         what: "a charge with a reference that is no payment id",
         complain: &["G3"],
-        plant: |scene| scene.lines.push(line(&"somebody", 50, "charge")),
+        plant: |harness| harness.lines.push(line(&"somebody", 50, "charge")),
         ..NOTHING
     },
     Plant {
         what: "a charge, given back, where no call was ever to be made",
         complain: &["G3"],
-        plant: |scene| scene.lines.extend([line(&CANCELLED, 60, "charge"), line(&CANCELLED, 60, "void")]),
+        plant: |harness| harness.lines.extend([line(&CANCELLED, 60, "charge"), line(&CANCELLED, 60, "void")]),
         ..NOTHING
     },
     Plant {
@@ -104,7 +104,7 @@ pub const GATEWAY: &[Plant] = &[
     Plant {
         what: "charged and given back by another amount than was meant",
         complain: &["G3"],
-        plant: |scene| scene.lines.extend([line(&COMPLETED, 101, "charge"), line(&COMPLETED, 101, "void")]),
+        plant: |harness| harness.lines.extend([line(&COMPLETED, 101, "charge"), line(&COMPLETED, 101, "void")]),
         ..NOTHING
     },
 ];

@@ -122,6 +122,6 @@ pub const MONEY: &[Plant] = &[
             "; update accounts set held = 100 where available = 870"
         ),
         processor: concat!("update charges set amount = 1 where payment_id = ", id!("0a")),
-        plant: |scene| scene.lines[0] = line(&COMPLETED, 1, "charge"),
+        plant: |harness| harness.lines[0] = line(&COMPLETED, 1, "charge"),
     },
 ];

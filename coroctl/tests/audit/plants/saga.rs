@@ -20,19 +20,19 @@ pub const SAGA: &[Plant] = &[
         ..NOTHING
     },
     Plant {
-        what: "a step that is not legal",
+        what: "a transition that is not legal",
         complain: &["S2"],
-        plant: |scene| {
-            let telling = scene.tellings.get(&format!("payments/payments/{COMPLETED}/2"));
-            telling.event_type = "payment.rejected.v1".to_owned();
-            (telling.body["event"], telling.body["status"]) = (json!("rejected"), json!("rejected"));
+        plant: |harness| {
+            let event = harness.events.get(&format!("payments/payments/{COMPLETED}/2"));
+            event.event_type = "payment.rejected.v1".to_owned();
+            (event.body["event"], event.body["status"]) = (json!("rejected"), json!("rejected"));
         },
         ..NOTHING
     },
     Plant {
         what: "a version that was left out",
         complain: &["S2", "T1"],
-        plant: |scene| scene.tellings.forget(&format!("payments/payments/{COMPLETED}/2")),
+        plant: |harness| harness.events.remove(&format!("payments/payments/{COMPLETED}/2")),
         ..NOTHING
     },
     Plant {
@@ -45,14 +45,14 @@ pub const SAGA: &[Plant] = &[
         what: "an outcome after the outcome",
         complain: &["S2"],
         processor: concat!("update charges set version = 3 where payment_id = ", id!("0b")),
-        plant: |scene| {
+        plant: |harness| {
             let id = format!("processor/charges/{DECLINED}/3");
-            let mut earlier = scene.tellings.get(&id).clone();
+            let mut earlier = harness.events.get(&id).clone();
             earlier.id = format!("processor/charges/{DECLINED}/2");
             earlier.body["version"] = json!(2);
-            let index = scene.tellings.index(&id);
-            scene.tellings.0.insert(index, earlier);
-            scene.tellings.link();
+            let index = harness.events.index(&id);
+            harness.events.0.insert(index, earlier);
+            harness.events.link();
         },
         ..NOTHING
     },
@@ -66,18 +66,18 @@ pub const SAGA: &[Plant] = &[
     Plant {
         what: "a payment that a caller was promised and is gone",
         complain: &["S4"],
-        plant: |scene| scene.accepted.push(STRANGER),
+        plant: |harness| harness.accepted.push(STRANGER),
         ..NOTHING
     },
     Plant {
-        what: "a payment that was told and is gone",
+        what: "a payment that was emitted and is gone",
         complain: &["S4", "T3"],
-        plant: |scene| {
+        plant: |harness| {
             let id = format!("payments/payments/{EXPIRED}/1");
-            let mut body = scene.tellings.get(&id).body.clone();
+            let mut body = harness.events.get(&id).body.clone();
             body["payment_id"] = json!(STRANGER);
-            scene.tellings.tell_payment(body);
-            scene.tellings.link();
+            harness.events.emit_payment(body);
+            harness.events.link();
         },
         ..NOTHING
     },

@@ -1,6 +1,6 @@
 //! Rows and events that do not fit each other, and what lies about.
 
-use coroctl::audit::told::Foreign;
+use coroctl::audit::read::events::FlaggedRecord;
 use serde_json::json;
 
 use crate::fixture::{COMPLETED, DECLINED, STRANGER, UNKNOWN_ONCE};
@@ -8,231 +8,231 @@ use crate::plants::{NOTHING, Plant, id};
 
 pub const TRANSPORT: &[Plant] = &[
     Plant {
-        what: "an end that is not told",
+        what: "an end that is not emitted",
         complain: &["T1"],
-        plant: |scene| scene.tellings.forget(&format!("payments/payments/{COMPLETED}/3")),
+        plant: |harness| harness.events.remove(&format!("payments/payments/{COMPLETED}/3")),
         ..NOTHING
     },
     Plant {
-        what: "a capture that is not told",
+        what: "a capture that is not emitted",
         complain: &["T1"],
-        plant: |scene| scene.tellings.forget(&format!("balance/ledger/{COMPLETED}/2")),
+        plant: |harness| harness.events.remove(&format!("balance/ledger/{COMPLETED}/2")),
         ..NOTHING
     },
     Plant {
-        what: "an outcome that is not told",
+        what: "an outcome that is not emitted",
         complain: &["T1"],
-        plant: |scene| scene.tellings.forget(&format!("processor/charges/{COMPLETED}/2")),
+        plant: |harness| harness.events.remove(&format!("processor/charges/{COMPLETED}/2")),
         ..NOTHING
     },
     Plant {
-        what: "nothing but the last version, told again from its row",
+        what: "nothing but the last version, re-emitted from its row",
         complain: &[],
-        plant: |scene| {
-            scene.tellings.forget(&format!("payments/payments/{COMPLETED}/1"));
-            scene.tellings.forget(&format!("payments/payments/{COMPLETED}/2"));
-            scene.tellings.get(&format!("payments/payments/{COMPLETED}/3")).position = None;
-            let told_again =
-                scene.tellings.0.remove(scene.tellings.index(&format!("payments/payments/{COMPLETED}/3")));
-            scene.tellings.link();
-            scene.tellings.0.push(told_again);
+        plant: |harness| {
+            harness.events.remove(&format!("payments/payments/{COMPLETED}/1"));
+            harness.events.remove(&format!("payments/payments/{COMPLETED}/2"));
+            harness.events.get(&format!("payments/payments/{COMPLETED}/3")).position = None;
+            let re_emitted =
+                harness.events.0.remove(harness.events.index(&format!("payments/payments/{COMPLETED}/3")));
+            harness.events.link();
+            harness.events.0.push(re_emitted);
         },
         ..NOTHING
     },
     Plant {
         what: "a record that is lost on its way",
         complain: &["S2", "T1", "T1 chain"],
-        plant: |scene| {
-            let index = scene.tellings.index(&format!("payments/payments/{COMPLETED}/2"));
-            scene.tellings.0.remove(index);
+        plant: |harness| {
+            let index = harness.events.index(&format!("payments/payments/{COMPLETED}/2"));
+            harness.events.0.remove(index);
         },
         ..NOTHING
     },
     Plant {
-        what: "everything told twice",
+        what: "everything emitted twice",
         complain: &[],
-        plant: |scene| scene.tellings.0.extend(scene.tellings.0.clone()),
+        plant: |harness| harness.events.0.extend(harness.events.0.clone()),
         ..NOTHING
     },
     Plant {
         what: "two events of a user in the wrong order",
         complain: &["T2"],
-        plant: |scene| {
-            let one = scene.tellings.index(&format!("payments/payments/{COMPLETED}/1"));
-            let other = scene.tellings.index(&format!("payments/payments/{DECLINED}/1"));
-            scene.tellings.0.swap(one, other);
-            let one = scene.tellings.index(&format!("payments/payments/{COMPLETED}/2"));
-            let other = scene.tellings.index(&format!("payments/payments/{DECLINED}/2"));
-            scene.tellings.0.swap(one, other);
-            let one = scene.tellings.index(&format!("payments/payments/{COMPLETED}/3"));
-            let other = scene.tellings.index(&format!("payments/payments/{DECLINED}/3"));
-            scene.tellings.0.swap(one, other);
+        plant: |harness| {
+            let one = harness.events.index(&format!("payments/payments/{COMPLETED}/1"));
+            let other = harness.events.index(&format!("payments/payments/{DECLINED}/1"));
+            harness.events.0.swap(one, other);
+            let one = harness.events.index(&format!("payments/payments/{COMPLETED}/2"));
+            let other = harness.events.index(&format!("payments/payments/{DECLINED}/2"));
+            harness.events.0.swap(one, other);
+            let one = harness.events.index(&format!("payments/payments/{COMPLETED}/3"));
+            let other = harness.events.index(&format!("payments/payments/{DECLINED}/3"));
+            harness.events.0.swap(one, other);
         },
         ..NOTHING
     },
     Plant {
         what: "an event under another key than its user's",
         complain: &["T2"],
-        plant: |scene| {
-            scene.tellings.get(&format!("balance/ledger/{COMPLETED}/1")).key = "somebody".to_owned();
+        plant: |harness| {
+            harness.events.get(&format!("balance/ledger/{COMPLETED}/1")).key = "somebody".to_owned();
         },
         ..NOTHING
     },
     Plant {
         what: "an entry that was rolled back",
         complain: &["T3"],
-        plant: |scene| {
-            let mut body = scene.tellings.get(&format!("balance/ledger/{COMPLETED}/1")).body.clone();
+        plant: |harness| {
+            let mut body = harness.events.get(&format!("balance/ledger/{COMPLETED}/1")).body.clone();
             body["payment_id"] = json!(STRANGER);
-            scene.tellings.entry(&body);
-            scene.tellings.link();
+            harness.events.entry(&body);
+            harness.events.link();
         },
         ..NOTHING
     },
     Plant {
         what: "a version that was rolled back",
         complain: &["T3"],
-        plant: |scene| {
+        plant: |harness| {
             let id = format!("processor/charges/{UNKNOWN_ONCE}/3");
-            scene.tellings.get(&id).id = format!("processor/charges/{UNKNOWN_ONCE}/4");
-            let telling = scene.tellings.get(&format!("processor/charges/{UNKNOWN_ONCE}/4"));
-            telling.body["version"] = json!(4);
-            let mut unknown = telling.clone();
+            harness.events.get(&id).id = format!("processor/charges/{UNKNOWN_ONCE}/4");
+            let event = harness.events.get(&format!("processor/charges/{UNKNOWN_ONCE}/4"));
+            event.body["version"] = json!(4);
+            let mut unknown = event.clone();
             unknown.id = id;
             unknown.event_type = "payment.result.unknown.v1".to_owned();
             (unknown.body["version"], unknown.body["status"]) = (json!(3), json!("unknown"));
-            let index = scene.tellings.index(&format!("processor/charges/{UNKNOWN_ONCE}/4"));
-            scene.tellings.0.insert(index, unknown);
-            scene.tellings.link();
+            let index = harness.events.index(&format!("processor/charges/{UNKNOWN_ONCE}/4"));
+            harness.events.0.insert(index, unknown);
+            harness.events.link();
         },
         ..NOTHING
     },
     Plant {
         what: "an event that says something else than its row",
         complain: &["T3"],
-        plant: |scene| {
-            scene.tellings.get(&format!("payments/payments/{COMPLETED}/3")).body["amount"] = json!(1);
+        plant: |harness| {
+            harness.events.get(&format!("payments/payments/{COMPLETED}/3")).body["amount"] = json!(1);
         },
         ..NOTHING
     },
     Plant {
-        what: "an event told again with another body",
+        what: "an event re-emitted with another body",
         complain: &["T3"],
-        plant: |scene| {
-            let mut again = scene.tellings.get(&format!("balance/ledger/{COMPLETED}/2")).clone();
+        plant: |harness| {
+            let mut again = harness.events.get(&format!("balance/ledger/{COMPLETED}/2")).clone();
             again.body["amount"] = json!(1);
-            scene.tellings.0.push(again);
+            harness.events.0.push(again);
         },
         ..NOTHING
     },
     Plant {
-        what: "an older version of a payment told again with another body",
+        what: "an older version of a payment re-emitted with another body",
         complain: &["T3"],
-        plant: |scene| {
-            let mut again = scene.tellings.get(&format!("payments/payments/{COMPLETED}/1")).clone();
+        plant: |harness| {
+            let mut again = harness.events.get(&format!("payments/payments/{COMPLETED}/1")).clone();
             again.body["amount"] = json!(1);
-            scene.tellings.0.push(again);
+            harness.events.0.push(again);
         },
         ..NOTHING
     },
     Plant {
-        what: "an older version of a charge told again with another body",
+        what: "an older version of a charge re-emitted with another body",
         complain: &["T3"],
         processor: concat!("update charges set version = 4 where payment_id = ", id!("0f")),
-        plant: |scene| {
+        plant: |harness| {
             let id = format!("processor/charges/{UNKNOWN_ONCE}/4");
-            let mut earlier = scene.tellings.get(&id).clone();
+            let mut earlier = harness.events.get(&id).clone();
             earlier.id = format!("processor/charges/{UNKNOWN_ONCE}/2");
             earlier.event_type = "payment.result.unknown.v1".to_owned();
             (earlier.body["version"], earlier.body["status"]) = (json!(2), json!("unknown"));
-            let index = scene.tellings.index(&id);
-            scene.tellings.0.insert(index, earlier.clone());
-            scene.tellings.link();
+            let index = harness.events.index(&id);
+            harness.events.0.insert(index, earlier.clone());
+            harness.events.link();
             earlier.body["amount"] = json!(1);
-            scene.tellings.0.push(earlier);
+            harness.events.0.push(earlier);
         },
         ..NOTHING
     },
     Plant {
-        what: "older versions told again as they were",
+        what: "older versions re-emitted as they were",
         complain: &[],
-        plant: |scene| {
+        plant: |harness| {
             for version in 1..=3 {
                 let id = format!("payments/payments/{UNKNOWN_ONCE}/{version}");
-                let again = scene.tellings.get(&id).clone();
-                scene.tellings.0.push(again);
+                let again = harness.events.get(&id).clone();
+                harness.events.0.push(again);
             }
         },
         ..NOTHING
     },
     Plant {
-        what: "an older version told again with another body, explained",
+        what: "an older version re-emitted with another body, explained",
         complain: &[],
-        plant: |scene| {
-            let mut again = scene.tellings.get(&format!("payments/payments/{COMPLETED}/1")).clone();
+        plant: |harness| {
+            let mut again = harness.events.get(&format!("payments/payments/{COMPLETED}/1")).clone();
             again.body["amount"] = json!(1);
-            scene.tellings.0.push(again);
-            scene.explained.push("PaymentTopic/0/19");
+            harness.events.0.push(again);
+            harness.explained.push("PaymentTopic/0/19");
         },
         ..NOTHING
     },
     Plant {
         what: "an event of a payment that never was, explained",
         complain: &[],
-        plant: |scene| {
-            let mut body = scene.tellings.get(&format!("payments/payments/{DECLINED}/1")).body.clone();
+        plant: |harness| {
+            let mut body = harness.events.get(&format!("payments/payments/{DECLINED}/1")).body.clone();
             body["payment_id"] = json!(STRANGER);
-            scene.tellings.tell_payment(body);
-            scene.explained.push("PaymentTopic/0/19");
+            harness.events.emit_payment(body);
+            harness.explained.push("PaymentTopic/0/19");
         },
         ..NOTHING
     },
     Plant {
         what: "an event of a payment that never was, and another one explained",
         complain: &["S4", "T3"],
-        plant: |scene| {
-            let mut body = scene.tellings.get(&format!("payments/payments/{DECLINED}/1")).body.clone();
+        plant: |harness| {
+            let mut body = harness.events.get(&format!("payments/payments/{DECLINED}/1")).body.clone();
             body["payment_id"] = json!(STRANGER);
-            scene.tellings.tell_payment(body);
-            scene.explained.push("BalanceTopic/0/20");
+            harness.events.emit_payment(body);
+            harness.explained.push("BalanceTopic/0/20");
         },
         ..NOTHING
     },
     Plant {
         what: "an end that was never committed, explained",
         complain: &[],
-        plant: |scene| {
-            let mut body = scene.tellings.get(&format!("payments/payments/{COMPLETED}/3")).body.clone();
+        plant: |harness| {
+            let mut body = harness.events.get(&format!("payments/payments/{COMPLETED}/3")).body.clone();
             (body["version"], body["event"], body["status"]) = (json!(4), json!("failed"), json!("failed"));
-            scene.tellings.tell_payment(body);
-            scene.explained.push("PaymentTopic/0/19");
+            harness.events.emit_payment(body);
+            harness.explained.push("PaymentTopic/0/19");
         },
         ..NOTHING
     },
     Plant {
         what: "an entry that was never committed, explained",
         complain: &[],
-        plant: |scene| {
-            let mut body = scene.tellings.get(&format!("balance/ledger/{COMPLETED}/1")).body.clone();
+        plant: |harness| {
+            let mut body = harness.events.get(&format!("balance/ledger/{COMPLETED}/1")).body.clone();
             body["payment_id"] = json!(STRANGER);
-            scene.tellings.entry(&body);
-            scene.explained.push("BalanceTopic/0/13");
+            harness.events.entry(&body);
+            harness.explained.push("BalanceTopic/0/13");
         },
         ..NOTHING
     },
     Plant {
         what: "poison that nobody parked, explained",
         complain: &[],
-        plant: |scene| {
-            scene.tellings.poison();
-            scene.explained.push("PaymentTopic/0/19");
+        plant: |harness| {
+            harness.events.poison();
+            harness.explained.push("PaymentTopic/0/19");
         },
         ..NOTHING
     },
     Plant {
         what: "poison that nobody parked",
         complain: &["T3"],
-        plant: |scene| scene.tellings.poison(),
+        plant: |harness| harness.events.poison(),
         ..NOTHING
     },
     Plant {
@@ -240,9 +240,9 @@ pub const TRANSPORT: &[Plant] = &[
         complain: &[],
         balance: "insert into parked (parked_id, source, headers, body, reason)
                   values ('PaymentTopic/0/19', 'PaymentTopic', '{}', '', 'no ce_type header')",
-        plant: |scene| {
-            scene.tellings.poison();
-            scene.explained.push("PaymentTopic/0/19");
+        plant: |harness| {
+            harness.events.poison();
+            harness.explained.push("PaymentTopic/0/19");
         },
         ..NOTHING
     },
@@ -251,29 +251,29 @@ pub const TRANSPORT: &[Plant] = &[
         complain: &["T6 parked"],
         balance: "insert into parked (parked_id, source, headers, body, reason)
                   values ('PaymentTopic/0/19', 'PaymentTopic', '{}', '', 'no ce_type header')",
-        plant: |scene| scene.tellings.poison(),
+        plant: |harness| harness.events.poison(),
         ..NOTHING
     },
     Plant {
         what: "a slot ahead of what is acknowledged",
         complain: &["T4"],
-        plant: |scene| scene.memories[1].acknowledged = 999,
+        plant: |harness| harness.checkpoints[1].acknowledged = 999,
         ..NOTHING
     },
     Plant {
         what: "a slot that is gone",
         complain: &["T4"],
-        plant: |scene| {
-            if let Some(cluster) = scene.clusters.get_mut("payments") {
+        plant: |harness| {
+            if let Some(cluster) = harness.clusters.get_mut("payments") {
                 cluster.slots.clear();
             }
         },
         ..NOTHING
     },
     Plant {
-        what: "a relay that remembers nothing of a source it told",
+        what: "a relay without a checkpoint of a source that it has emitted",
         complain: &["T4"],
-        plant: |scene| drop(scene.memories.remove(0)),
+        plant: |harness| drop(harness.checkpoints.remove(0)),
         ..NOTHING
     },
     Plant {
@@ -302,21 +302,21 @@ pub const TRANSPORT: &[Plant] = &[
     Plant {
         what: "work that nobody takes",
         complain: &["T6 queue"],
-        plant: |scene| scene.waiting = 3,
+        plant: |harness| harness.queue_depth = 3,
         ..NOTHING
     },
     Plant {
         what: "a group that does not keep up",
         complain: &["T6 lag"],
-        plant: |scene| scene.behind = 2,
+        plant: |harness| harness.lag = 2,
         ..NOTHING
     },
     Plant {
-        what: "a row that could not be told",
+        what: "a row that could not be emitted",
         complain: &["T6 parked"],
-        plant: |scene| {
+        plant: |harness| {
             let (at, why) = ("cdc-relay.dead-letter/0/0".to_owned(), "too large".to_owned());
-            scene.letters.push(Foreign { at, why });
+            harness.dead_letters.push(FlaggedRecord { at, why });
         },
         ..NOTHING
     },

@@ -1,13 +1,16 @@
-//! Where the audit looks: connection strings, and nothing else of a stack.
+//! The addresses that the audit reads from.
+//!
+//! * It needs connection strings only, and nothing else of a stack.
+//! * A target without an address is skipped, and the report says so.
 
 use clap::Args;
 use saga::contract::PAYMENT_QUEUE;
 
 use crate::stack::Stack;
 
-/// What is missing or empty is not looked at, and said to be so.
+/// Addresses by target; one that is missing or empty is skipped.
 #[derive(Clone, Debug, Default, Args)]
-pub struct Places {
+pub struct Targets {
     /// The payments database, as a role that may read it.
     #[arg(long, env = "PAYMENTS_DATABASE_URL", hide_env_values = true)]
     pub payments_database_url: Option<String>,
@@ -26,7 +29,7 @@ pub struct Places {
     /// The gateway, which exports its own ledger.
     #[arg(long, env = "GATEWAY_URL")]
     pub gateway_url: Option<String>,
-    /// What stands before every topic's name.
+    /// The prefix of every topic's name.
     #[arg(long, env = "TOPIC_PREFIX", default_value = "")]
     pub topic_prefix: String,
     /// The work queue.
@@ -34,7 +37,7 @@ pub struct Places {
     pub queue: String,
 }
 
-impl From<&Stack> for Places {
+impl From<&Stack> for Targets {
     fn from(stack: &Stack) -> Self {
         Self {
             payments_database_url: Some(stack.payments_database_url.clone()),
@@ -49,9 +52,9 @@ impl From<&Stack> for Places {
     }
 }
 
-/// What a check needs.
+/// A system that checks read from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub enum Target {
     Payments,
     Balance,
     Processor,
@@ -60,35 +63,35 @@ pub enum Part {
     Gateway,
 }
 
-impl Part {
-    pub const ALL: [Part; 6] =
-        [Part::Payments, Part::Balance, Part::Processor, Part::Kafka, Part::Queue, Part::Gateway];
+impl Target {
+    pub const ALL: [Target; 6] =
+        [Target::Payments, Target::Balance, Target::Processor, Target::Kafka, Target::Queue, Target::Gateway];
 
-    /// The variable that says where it is.
+    /// The environment variable that holds its address.
     pub fn variable(self) -> &'static str {
         match self {
-            Part::Payments => "PAYMENTS_DATABASE_URL",
-            Part::Balance => "BALANCE_DATABASE_URL",
-            Part::Processor => "PROCESSOR_DATABASE_URL",
-            Part::Kafka => "KAFKA_BROKERS",
-            Part::Queue => "AMQP_URL",
-            Part::Gateway => "GATEWAY_URL",
+            Target::Payments => "PAYMENTS_DATABASE_URL",
+            Target::Balance => "BALANCE_DATABASE_URL",
+            Target::Processor => "PROCESSOR_DATABASE_URL",
+            Target::Kafka => "KAFKA_BROKERS",
+            Target::Queue => "AMQP_URL",
+            Target::Gateway => "GATEWAY_URL",
         }
     }
 }
 
-impl Places {
-    /// Where a part is, if that was said.
-    pub fn of(&self, part: Part) -> Option<&str> {
-        let given = match part {
-            Part::Payments => &self.payments_database_url,
-            Part::Balance => &self.balance_database_url,
-            Part::Processor => &self.processor_database_url,
-            Part::Kafka => &self.kafka_brokers,
-            Part::Queue => &self.amqp_url,
-            Part::Gateway => &self.gateway_url,
+impl Targets {
+    /// The address of a target, if there is one.
+    pub fn address(&self, target: Target) -> Option<&str> {
+        let address = match target {
+            Target::Payments => &self.payments_database_url,
+            Target::Balance => &self.balance_database_url,
+            Target::Processor => &self.processor_database_url,
+            Target::Kafka => &self.kafka_brokers,
+            Target::Queue => &self.amqp_url,
+            Target::Gateway => &self.gateway_url,
         };
-        given.as_deref().filter(|text| !text.is_empty())
+        address.as_deref().filter(|text| !text.is_empty())
     }
 
     pub fn topic(&self, name: &str) -> String {

@@ -1,7 +1,8 @@
-//! What the three databases hold, as little of it as the checks need: some hundred bytes a payment.
+//! Reads the rows of the three databases.
 //!
-//! Each database is read in one snapshot. Of a row's published columns only a print is kept: enough to see
-//! whether an event says the same.
+//! * Each database is read in the snapshot of the caller's transaction.
+//! * Some hundred bytes a payment stay in memory: of the published columns only a fingerprint, which is enough to see
+//!   whether an event equals its row.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,9 +15,9 @@ use serde::Serialize;
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::finding::Tally;
 use super::money;
-use super::words::{Charged, Kind, Status};
+use crate::audit::finding::Tally;
+use crate::audit::statuses::{ChargeStatus, EntryKind, PaymentStatus};
 
 /// What every row of a payment has to say alike. Texts are kept as prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,19 +51,19 @@ impl Terms {
 pub struct Payment {
     pub amount: i64,
     pub terms: Terms,
-    pub status: Status,
+    pub status: PaymentStatus,
     pub version: u32,
     /// The version that the columns account for; an outcome that was once unknown may have added one.
     pub shown: u32,
-    pub print: u64,
+    pub fingerprint: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    pub kind: Kind,
+    pub kind: EntryKind,
     pub amount: i64,
     pub terms: Terms,
-    pub print: u64,
+    pub fingerprint: u64,
 }
 
 /// The ledger's entries of one payment, or a deposit.
@@ -76,10 +77,10 @@ pub struct Entries {
 pub struct Charge {
     pub amount: i64,
     pub terms: Terms,
-    pub status: Charged,
+    pub status: ChargeStatus,
     pub version: u32,
     pub has_reason: bool,
-    pub print: u64,
+    pub fingerprint: u64,
 }
 
 /// A message that was set aside.
@@ -115,7 +116,7 @@ pub struct Charges {
 }
 
 /// Stands for the published columns: equal for equal data, within one process.
-pub fn print<T: Serialize>(data: &T) -> Result<u64> {
+pub fn fingerprint<T: Serialize>(data: &T) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
     serde_json::to_vec(data)?.hash(&mut hasher);
     Ok(hasher.finish())
@@ -150,9 +151,9 @@ pub async fn payments(client: &impl GenericClient) -> Result<Payments> {
     let mut rows = pin!(rows);
     while let Some(row) = rows.try_next().await.context("payments")? {
         let (payment_id, payment) = payment(&row)?;
-        read.twice.saw();
+        read.twice.count();
         if read.rows.insert(payment_id, payment).is_some() {
-            read.twice.offends(payment_id, || "two rows in payments".to_owned());
+            read.twice.violate(payment_id, || "two rows in payments".to_owned());
         }
     }
     Ok(read)
@@ -179,13 +180,14 @@ fn payment(row: &Row) -> Result<(Uuid, Payment)> {
         cancelled_at: row.get(16),
         cancel_requested_at: row.get(17),
     };
-    let status = Status::parse(&data.status).with_context(|| format!("payment status {}", data.status))?;
+    let status =
+        PaymentStatus::parse(&data.status).with_context(|| format!("payment status {}", data.status))?;
     let transitions = [data.authorized_at.is_some(), status.has_ended(), data.cancel_requested_at.is_some()];
     let terms = Terms {
         user_id: data.user_id,
         amount: data.amount,
-        service: print(&data.service_id)?,
-        client_number: Some(print(&data.client_number)?),
+        service: fingerprint(&data.service_id)?,
+        client_number: Some(fingerprint(&data.client_number)?),
     };
     let payment = Payment {
         amount: data.amount,
@@ -193,7 +195,7 @@ fn payment(row: &Row) -> Result<(Uuid, Payment)> {
         status,
         version: data.version.unsigned_abs(),
         shown: 1 + transitions.map(u32::from).iter().sum::<u32>(),
-        print: print(&data)?,
+        fingerprint: fingerprint(&data)?,
     };
     Ok((data.payment_id, payment))
 }
@@ -214,20 +216,20 @@ pub async fn ledger(client: &impl GenericClient) -> Result<Ledger> {
             traceparent: row.get(7),
             created_at: row.get(8),
         };
-        let kind = Kind::parse(&data.kind).with_context(|| format!("ledger kind {}", data.kind))?;
+        let kind = EntryKind::parse(&data.kind).with_context(|| format!("ledger kind {}", data.kind))?;
         let terms = Terms {
             user_id: data.user_id,
             amount: data.amount,
-            service: print(&data.service_id.as_deref().unwrap_or_default())?,
+            service: fingerprint(&data.service_id.as_deref().unwrap_or_default())?,
             client_number: None,
         };
-        let entry = Entry { kind, amount: data.amount, terms, print: print(&data)? };
+        let entry = Entry { kind, amount: data.amount, terms, fingerprint: fingerprint(&data)? };
         let entries = read.rows.entry(data.payment_id).or_default();
         let phase = if data.phase == 1 { &mut entries.first } else { &mut entries.second };
-        read.twice.saw();
+        read.twice.count();
         if phase.replace(entry).is_some() {
             let what = || format!("two rows of phase {} in ledger", data.phase);
-            read.twice.offends(data.payment_id, what);
+            read.twice.violate(data.payment_id, what);
         }
     }
     Ok(read)
@@ -245,9 +247,9 @@ async fn charges_of(client: &impl GenericClient, ids: Option<&[Uuid]>, read: &mu
     let mut rows = pin!(rows);
     while let Some(row) = rows.try_next().await.context("charges")? {
         let (payment_id, charge) = charge(&row)?;
-        read.twice.saw();
+        read.twice.count();
         if read.rows.insert(payment_id, charge).is_some() && ids.is_none() {
-            read.twice.offends(payment_id, || "two rows in charges".to_owned());
+            read.twice.violate(payment_id, || "two rows in charges".to_owned());
         }
     }
     Ok(())
@@ -281,16 +283,17 @@ fn charge(row: &Row) -> Result<(Uuid, Charge)> {
     let terms = Terms {
         user_id: data.user_id,
         amount: data.amount,
-        service: print(&data.service_id)?,
-        client_number: Some(print(&data.client_number)?),
+        service: fingerprint(&data.service_id)?,
+        client_number: Some(fingerprint(&data.client_number)?),
     };
     let charge = Charge {
         amount: data.amount,
         terms,
-        status: Charged::parse(&data.status).with_context(|| format!("charge status {}", data.status))?,
+        status: ChargeStatus::parse(&data.status)
+            .with_context(|| format!("charge status {}", data.status))?,
         version: data.version.unsigned_abs(),
         has_reason: data.reason.is_some(),
-        print: print(&data)?,
+        fingerprint: fingerprint(&data)?,
     };
     Ok((data.payment_id, charge))
 }

@@ -1,21 +1,22 @@
-//! Money adds up: the balance database against itself, in the snapshot of its caller's transaction.
+//! Counts in the balance database whether money adds up, in the snapshot of the caller's transaction.
+//!
+//! * The database counts, since every ledger entry would have to be read otherwise.
+//! * A statement answers: examined, violations, the first offender, and that offender's payment if there is one.
 
 use anyhow::{Context, Result};
 use tokio_postgres::{GenericClient, Row};
 use uuid::Uuid;
 
-use super::finding::{Offender, Tally};
+use crate::audit::finding::{Offender, Tally};
 
-/// What the balance database says of itself.
+/// The counts of M1, M2, M3 and M5.
 #[derive(Clone, Debug, Default)]
-pub struct Money {
+pub struct MoneyTallies {
     pub total: Tally,
     pub positive: Tally,
     pub fold: Tally,
     pub once: Tally,
 }
-
-// Each answers: examined, violations, and of the first offender what it is and its payment, if it has one.
 
 const TOTAL: &str = "
     with t as (select
@@ -75,9 +76,9 @@ const ONCE: &str = "
            min(payment_id::text) filter (where bad)
       from judged";
 
-/// Everything M1, M2, M3 and M5 say, from one snapshot if the caller's transaction has one.
-pub async fn look(balance: &impl GenericClient) -> Result<Money> {
-    Ok(Money {
+/// Runs the statements of M1, M2, M3 and M5.
+pub async fn read(balance: &impl GenericClient) -> Result<MoneyTallies> {
+    Ok(MoneyTallies {
         total: tally(balance, TOTAL).await.context("M1")?,
         positive: tally(balance, POSITIVE).await.context("M2")?,
         fold: tally(balance, FOLD).await.context("M3")?,
@@ -85,7 +86,7 @@ pub async fn look(balance: &impl GenericClient) -> Result<Money> {
     })
 }
 
-/// Runs a statement that counts offenders by itself.
+/// Runs a statement that counts its offenders.
 pub async fn tally(client: &impl GenericClient, statement: &str) -> Result<Tally> {
     let row = client.query_one(statement, &[]).await?;
     let count = |index: usize| row.get::<_, i64>(index).unsigned_abs();

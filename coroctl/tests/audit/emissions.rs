@@ -1,9 +1,9 @@
-//! What Kafka would hold if the relay had told the rows of the fixture.
+//! The events that Kafka would hold if the relay had emitted the rows of the fixture.
 
 use std::collections::BTreeSet;
 
-use coroctl::audit::chain::print_lsn;
-use coroctl::audit::told::{Record, Told};
+use coroctl::audit::read::chain::format_lsn;
+use coroctl::audit::read::events::{PublishedEvents, Record};
 use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use crate::fixture::PATHS;
 
-/// One record; its topic says which database it is of.
+/// One event; its topic implies its database.
 #[derive(Clone, Debug)]
-pub struct Telling {
+pub struct EmittedEvent {
     pub topic: &'static str,
     pub key: String,
     /// Empty: the header is missing.
@@ -24,9 +24,9 @@ pub struct Telling {
     pub body: Value,
 }
 
-/// Records in the order in which they were told, each topic with one partition.
+/// Events in the order in which they were emitted, each topic with one partition.
 #[derive(Clone, Debug, Default)]
-pub struct Tellings(pub Vec<Telling>);
+pub struct EmittedEvents(pub Vec<EmittedEvent>);
 
 fn source(topic: &str) -> &'static str {
     match topic {
@@ -36,25 +36,25 @@ fn source(topic: &str) -> &'static str {
     }
 }
 
-impl Tellings {
-    /// All that the rows now say, with the versions that led there.
+impl EmittedEvents {
+    /// The present rows, with the versions that led there.
     pub async fn of(transactions: &[Transaction<'_>; 3]) -> Self {
         let [payments, balance, processor] = transactions;
-        let mut tellings = Self::default();
+        let mut events = Self::default();
         for payment in rows(payments, "payments", "payment_id, version").await {
-            tellings.payment(&payment);
+            events.payment(&payment);
         }
         for entry in rows(balance, "ledger", "created_at, payment_id, phase").await {
-            tellings.entry(&entry);
+            events.entry(&entry);
         }
         for charge in rows(processor, "charges", "payment_id").await {
-            let told = ["succeeded", "declined", "unknown", "expired", "cancelled"];
-            if told.iter().any(|word| charge["status"] == *word) {
-                tellings.charge(&charge);
+            let emitted = ["succeeded", "declined", "unknown", "expired", "cancelled"];
+            if emitted.iter().any(|status| charge["status"] == *status) {
+                events.charge(&charge);
             }
         }
-        tellings.link();
-        tellings
+        events.link();
+        events
     }
 
     fn payment(&mut self, row: &Value) {
@@ -70,15 +70,15 @@ impl Tellings {
             let mut earlier = row.clone();
             (earlier["version"], earlier["event"], earlier["status"]) =
                 (json!(index + 1), json!(event), json!(status));
-            self.tell_payment(earlier);
+            self.emit_payment(earlier);
         }
-        self.tell_payment(row.clone());
+        self.emit_payment(row.clone());
     }
 
-    pub fn tell_payment(&mut self, body: Value) {
+    pub fn emit_payment(&mut self, body: Value) {
         let id = format!("payments/payments/{}/{}", text(&body["payment_id"]), body["version"]);
         let event_type = format!("payment.{}.v1", text(&body["event"]));
-        self.tell(PAYMENT_TOPIC, id, event_type, body);
+        self.emit(PAYMENT_TOPIC, id, event_type, body);
     }
 
     pub fn entry(&mut self, row: &Value) {
@@ -90,76 +90,76 @@ impl Tellings {
             _ => "released",
         };
         let id = format!("balance/ledger/{}/{}", text(&row["payment_id"]), row["phase"]);
-        self.tell(BALANCE_TOPIC, id, format!("balance.{word}.v1"), row.clone());
+        self.emit(BALANCE_TOPIC, id, format!("balance.{word}.v1"), row.clone());
     }
 
     fn charge(&mut self, row: &Value) {
         let id = format!("processor/charges/{}/{}", text(&row["payment_id"]), row["version"]);
         let event_type = format!("payment.result.{}.v1", text(&row["status"]));
-        self.tell(PAYMENT_RESULT_TOPIC, id, event_type, row.clone());
+        self.emit(PAYMENT_RESULT_TOPIC, id, event_type, row.clone());
     }
 
-    fn tell(&mut self, topic: &'static str, id: String, event_type: String, body: Value) {
+    fn emit(&mut self, topic: &'static str, id: String, event_type: String, body: Value) {
         let key = text(&body["user_id"]).to_owned();
-        self.0.push(Telling { topic, key, id, event_type, position: None, body });
+        self.0.push(EmittedEvent { topic, key, id, event_type, position: None, body });
     }
 
-    /// Something on a topic that is no event.
+    /// Adds a record that is no event.
     pub fn poison(&mut self) {
         let (id, event_type) = (String::new(), String::new());
         let (key, body) = ("?".to_owned(), json!("poison"));
-        self.0.push(Telling { topic: PAYMENT_TOPIC, key, id, event_type, position: None, body });
+        self.0.push(EmittedEvent { topic: PAYMENT_TOPIC, key, id, event_type, position: None, body });
     }
 
-    /// Each record tells a commit of its own, in the order they stand in.
+    /// Gives each event a commit of its own, in their order.
     pub fn link(&mut self) {
         for topic in [PAYMENT_TOPIC, BALANCE_TOPIC, PAYMENT_RESULT_TOPIC] {
-            let told = self.0.iter_mut().filter(|telling| telling.topic == topic);
-            for (telling, commit) in told.zip((16_u64..).step_by(16)) {
+            let of_topic = self.0.iter_mut().filter(|event| event.topic == topic);
+            for (event, commit) in of_topic.zip((16_u64..).step_by(16)) {
                 let before = if commit == 16 { 0 } else { commit - 16 };
-                telling.position = Some(format!("{};0;{}", print_lsn(commit), print_lsn(before)));
+                event.position = Some(format!("{};0;{}", format_lsn(commit), format_lsn(before)));
             }
         }
     }
 
     pub fn index(&self, id: &str) -> usize {
-        self.0.iter().position(|telling| telling.id == id).unwrap_or_else(|| panic!("{id} is not told"))
+        self.0.iter().position(|event| event.id == id).unwrap_or_else(|| panic!("{id} is not emitted"))
     }
 
-    pub fn get(&mut self, id: &str) -> &mut Telling {
+    pub fn get(&mut self, id: &str) -> &mut EmittedEvent {
         let index = self.index(id);
         &mut self.0[index]
     }
 
-    /// As if it had never been committed.
-    pub fn forget(&mut self, id: &str) {
+    /// Removes an event, as if its row had never been committed.
+    pub fn remove(&mut self, id: &str) {
         self.0.remove(self.index(id));
         self.link();
     }
 
-    pub fn told(&self, explained: BTreeSet<String>) -> Told {
-        let mut told = Told::beside(explained);
-        for (index, telling) in self.0.iter().enumerate() {
-            let offset = self.0[..index].iter().filter(|before| before.topic == telling.topic).count();
+    pub fn published(&self, explained: BTreeSet<String>) -> PublishedEvents {
+        let mut published = PublishedEvents::except(explained);
+        for (index, event) in self.0.iter().enumerate() {
+            let offset = self.0[..index].iter().filter(|before| before.topic == event.topic).count();
             let given = |text: &'_ str| -> Option<String> { (!text.is_empty()).then(|| text.to_owned()) };
-            let (id, event_type) = (given(&telling.id), given(&telling.event_type));
-            told.hear(&Record {
-                topic: telling.topic,
+            let (id, event_type) = (given(&event.id), given(&event.event_type));
+            published.add(&Record {
+                topic: event.topic,
                 partition: 0,
                 offset: i64::try_from(offset).unwrap(),
-                key: telling.key.as_bytes(),
+                key: event.key.as_bytes(),
                 id: id.as_deref(),
                 event_type: event_type.as_deref(),
-                source: Some(source(telling.topic)),
-                position: telling.position.as_deref(),
-                value: &serde_json::to_vec(&telling.body).unwrap(),
+                source: Some(source(event.topic)),
+                position: event.position.as_deref(),
+                value: &serde_json::to_vec(&event.body).unwrap(),
             });
         }
-        told
+        published
     }
 }
 
-/// The rows of a table as JSON, as the relay would print them.
+/// The rows of a table as JSON, as the relay renders them.
 async fn rows(transaction: &Transaction<'_>, table: &str, order: &str) -> Vec<Value> {
     let query = format!("select to_jsonb(t) from {table} t order by {order}");
     let rows = GenericClient::query(transaction, &query, &[]).await.unwrap();

@@ -1,6 +1,6 @@
-//! The words of the tables' state columns, as values that a `match` must exhaust.
+//! The values of the tables' state columns, as enums that a `match` must exhaust.
 
-macro_rules! words {
+macro_rules! column_enum {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal,)* }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,9 +18,9 @@ macro_rules! words {
     };
 }
 
-words! {
+column_enum! {
     /// `payments.status`.
-    Status {
+    PaymentStatus {
         Initiated = "initiated",
         Authorized = "authorized",
         Completed = "completed",
@@ -30,9 +30,9 @@ words! {
     }
 }
 
-words! {
+column_enum! {
     /// `payments.event`.
-    Event {
+    PaymentEvent {
         Initiated = "initiated",
         Authorized = "authorized",
         Completed = "completed",
@@ -45,9 +45,9 @@ words! {
     }
 }
 
-words! {
+column_enum! {
     /// `ledger.kind`.
-    Kind {
+    EntryKind {
         Hold = "hold",
         Rejection = "rejection",
         Deposit = "deposit",
@@ -56,9 +56,9 @@ words! {
     }
 }
 
-words! {
+column_enum! {
     /// `charges.status`.
-    Charged {
+    ChargeStatus {
         Waiting = "waiting",
         Calling = "calling",
         Unknown = "unknown",
@@ -69,7 +69,7 @@ words! {
     }
 }
 
-impl Status {
+impl PaymentStatus {
     pub fn has_ended(self) -> bool {
         match self {
             Self::Initiated | Self::Authorized => false,
@@ -78,9 +78,9 @@ impl Status {
     }
 }
 
-impl Charged {
-    /// Told on PaymentResultTopic; leases are the processor's own business.
-    pub fn is_told(self) -> bool {
+impl ChargeStatus {
+    /// It is emitted on PaymentResultTopic; leases are the processor's own business.
+    pub fn is_emitted(self) -> bool {
         match self {
             Self::Waiting | Self::Calling => false,
             Self::Unknown | Self::Succeeded | Self::Declined | Self::Expired | Self::Cancelled => true,

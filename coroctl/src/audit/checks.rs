@@ -1,0 +1,8 @@
+//! The checks: pure functions of what was observed, one file a subject.
+
+pub mod chain;
+pub mod gateway;
+pub mod money;
+pub mod reconcile;
+pub mod saga;
+pub mod transport;

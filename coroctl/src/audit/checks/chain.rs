@@ -1,0 +1,95 @@
+//! T1 chain: no commit is missing between two that are on Kafka.
+
+use crate::audit::finding::Tally;
+use crate::audit::observed::Observed;
+use crate::audit::read::chain::{ChainPosition, Chains, format_lsn};
+
+/// T1 chain: every record of a source follows the one before it.
+pub fn unbroken(observed: &Observed) -> Tally {
+    follow(&observed.events.chains)
+}
+
+/// Every commit follows the one it names, and its records have the ordinals 0, 1, 2 … without a gap.
+pub fn follow(chains: &Chains) -> Tally {
+    let mut tally = Tally::default();
+    for (source, positions) in chains.by_source() {
+        let mut positions = positions.to_vec();
+        positions.sort_unstable();
+        positions.dedup();
+        let mut before: Option<ChainPosition> = None;
+        for position in positions {
+            let fits = match before {
+                Some(last) if last.commit == position.commit => {
+                    position.ordinal == last.ordinal + 1 && position.previous == last.previous
+                }
+                last => {
+                    let follows = last.map_or(0, |last| last.commit);
+                    position.ordinal == 0 && (position.previous == follows || position.previous == 0)
+                }
+            };
+            tally.check(fits, None, || broken(source, before, position));
+            before = Some(position);
+        }
+    }
+    tally
+}
+
+fn broken(source: &str, before: Option<ChainPosition>, found: ChainPosition) -> String {
+    let ChainPosition { commit, ordinal, previous } = found;
+    let commit = format_lsn(commit);
+    match before {
+        Some(last) if format_lsn(last.commit) == commit => {
+            format!("{source}: commit {commit} has record {ordinal} after {}", last.ordinal)
+        }
+        _ if ordinal > 0 => format!("{source}: commit {commit} begins with record {ordinal}"),
+        Some(last) => {
+            let (last, previous) = (format_lsn(last.commit), format_lsn(previous));
+            format!(
+                "{source}: commit {commit} names {previous} before it, but the one before it on Kafka is {last}"
+            )
+        }
+        None => {
+            let previous = format_lsn(previous);
+            format!("{source}: commit {commit} is the first on Kafka and names {previous} before it")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chains(positions: &[&str]) -> Tally {
+        let mut chains = Chains::default();
+        for text in positions {
+            chains.add("payments", ChainPosition::parse(text).unwrap());
+        }
+        follow(&chains)
+    }
+
+    const WHOLE: [&str; 5] = ["0/10;0;0/0", "0/20;0;0/10", "0/20;1;0/10", "1/0;0;0/20", "1/8;0;1/0"];
+
+    #[test]
+    fn a_whole_chain_in_any_order_and_with_repetitions_holds() {
+        let mut positions = WHOLE.to_vec();
+        positions.extend(WHOLE);
+        positions.reverse();
+        let tally = chains(&positions);
+        assert_eq!((tally.examined, tally.violations), (5, 0));
+    }
+
+    #[test]
+    fn a_new_chain_may_begin_anywhere() {
+        assert_eq!(chains(&["0/10;0;0/0", "0/20;0;0/0"]).violations, 0);
+    }
+
+    #[test]
+    fn each_record_that_is_missing_is_noticed_unless_it_is_the_last() {
+        for missing in 0..WHOLE.len() - 1 {
+            let mut rest = WHOLE.to_vec();
+            let gone = rest.remove(missing);
+            // Not the last record of a commit: T1 finds that by its row.
+            assert_eq!(chains(&rest).violations > 0, gone != "0/20;1;0/10", "without {gone}");
+        }
+    }
+}

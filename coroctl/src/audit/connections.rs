@@ -1,0 +1,40 @@
+//! Connections to the databases whose addresses are known.
+
+use anyhow::{Context, Result};
+use tokio_postgres::Client;
+
+use super::targets::{Target, Targets};
+use crate::databases;
+
+pub struct Connections {
+    pub payments: Option<Client>,
+    pub balance: Option<Client>,
+    pub processor: Option<Client>,
+}
+
+impl Connections {
+    pub async fn connect(targets: &Targets) -> Result<Self> {
+        Ok(Self {
+            payments: connect(targets, Target::Payments).await?,
+            balance: connect(targets, Target::Balance).await?,
+            processor: connect(targets, Target::Processor).await?,
+        })
+    }
+
+    /// Each database by the relay's name of the source.
+    pub fn by_source(&self) -> impl Iterator<Item = (&'static str, &Client)> {
+        let connections =
+            [("payments", &self.payments), ("balance", &self.balance), ("processor", &self.processor)];
+        connections.into_iter().filter_map(|(name, client)| Some((name, client.as_ref()?)))
+    }
+}
+
+async fn connect(targets: &Targets, target: Target) -> Result<Option<Client>> {
+    match targets.address(target) {
+        Some(url) => {
+            let connected = databases::connect(url).await;
+            connected.map(Some).with_context(|| format!("cannot connect to {}", target.variable()))
+        }
+        None => Ok(None),
+    }
+}
