@@ -1,13 +1,17 @@
 //! Gives each test a database, a routes file and relay processes of its own, and waits for conditions.
 
+mod relay;
+mod routes;
+
 use std::future::Future;
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
+
+pub use self::relay::Relay;
 
 /// A server's address, from the environment.
 pub fn server(name: &str) -> String {
@@ -159,82 +163,6 @@ impl Harness {
         format!("{}.dead", self.name)
     }
 
-    /// One table to one topic of two partitions; rows of kind `work` to a queue as well.
-    pub fn default_routes(&self) -> String {
-        let name = &self.name;
-        format!(
-            r#"
-[relay]
-state_topic = "{name}.state"
-dead_letter_topic = "{name}.dead"
-
-[[topics]]
-name = "{name}.items"
-partitions = 2
-
-[[queues]]
-name = "{name}.work"
-
-[[sources]]
-name = "it"
-url = "${{IT_URL}}"
-slot = "{name}"
-publication = "events"
-event_source = "/it"
-
-[[sources.tables]]
-name = "items"
-key = "{{owner}}"
-id = "it/items/{{owner}}/{{id}}/{{version}}"
-subject = "{{id}}"
-headers = {{ note = "{{note}}" }}
-
-[[sources.tables.routes]]
-topic = "{name}.items"
-type = "item.{{kind}}.v1"
-
-[[sources.tables.routes]]
-queue = "{name}.work"
-type = "item.work.v1"
-when = {{ kind = ["work"] }}
-headers = {{ at = "{{at}}" }}
-
-[sources.tables.routes.body.payload]
-owner = "{{owner}}"
-amount = "{{amount}}"
-"#
-        )
-    }
-
-    /// Routes of one topic and one source; `relay` goes into its section, `tables` to the end.
-    pub fn routes_of(&self, relay: &str, tables: &str) {
-        let name = &self.name;
-        self.routes(&format!(
-            r#"
-[relay]
-state_topic = "{name}.state"
-dead_letter_topic = "{name}.dead"
-{relay}
-
-[[topics]]
-name = "{name}.items"
-
-[[sources]]
-name = "it"
-url = "${{IT_URL}}"
-slot = "{name}"
-publication = "events"
-event_source = "/it"
-
-{tables}
-"#
-        ));
-    }
-
-    pub fn routes(&self, text: &str) {
-        std::fs::write(self.folder.join("relay.toml"), text).expect("routes");
-    }
-
     /// Starts a relay, which may refuse.
     pub fn start(&mut self) -> Relay {
         self.start_with(&[], &[])
@@ -360,112 +288,5 @@ impl Drop for Harness {
         let _ = cleanup.join();
         crate::kafka::delete(&self.servers.kafka, &self.name);
         let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// A running relay; killed when dropped.
-pub struct Relay {
-    child: Child,
-    pub admin: SocketAddr,
-    log: PathBuf,
-}
-
-impl Relay {
-    /// The answer of the admin listener.
-    pub fn get(&self, path: &str) -> Option<String> {
-        let mut socket = TcpStream::connect(self.admin).ok()?;
-        socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        write!(socket, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).ok()?;
-        Some(answer)
-    }
-
-    /// Waits until the source is in this state; returns the report.
-    pub async fn state(&self, state: &str) -> String {
-        let wanted = format!("\"state\":\"{state}\"");
-        eventually(&format!("state {state}; now {:?}", self.get("/health")), || async {
-            self.get("/health").filter(|report| report.contains(&wanted))
-        })
-        .await
-    }
-
-    pub async fn streams(&self) {
-        self.state("streaming").await;
-    }
-
-    /// The value of a metric, by the beginning of its line.
-    pub fn metric(&self, start: &str) -> f64 {
-        let text = self.get("/metrics").unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with(start));
-        line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
-            .unwrap_or_else(|| panic!("no metric {start}"))
-    }
-
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// The highest resident memory so far, in bytes.
-    pub fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("status");
-        let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("VmHWM");
-        let kilobytes: u64 = line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number");
-        kilobytes * 1024
-    }
-
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    pub fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).expect("signal");
-    }
-
-    /// `None` while it runs; then the signal that ended it.
-    #[cfg(feature = "failpoints")]
-    pub fn ended(&mut self) -> Option<Option<i32>> {
-        use std::os::unix::process::ExitStatusExt;
-        self.child.try_wait().expect("wait").map(|status| status.signal())
-    }
-
-    /// SIGKILL.
-    pub fn kill(mut self) {
-        self.child.kill().expect("kill");
-        self.child.wait().expect("wait");
-    }
-
-    /// SIGTERM; returns the exit code.
-    pub async fn stop(mut self) -> Option<i32> {
-        self.signal(rustix::process::Signal::TERM);
-        for _ in 0..1500 {
-            if let Some(status) = self.child.try_wait().expect("wait") {
-                return status.code();
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the relay does not stop:\n{}", self.log());
-    }
-
-    /// Waits for it to end by itself.
-    pub async fn exit_code(&mut self) -> Option<i32> {
-        for _ in 0..1500 {
-            if let Some(status) = self.child.try_wait().expect("wait") {
-                return status.code();
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the relay does not end:\n{}", self.log());
-    }
-}
-
-impl Drop for Relay {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            eprintln!("--- log of the relay ---\n{}", self.log());
-        }
     }
 }

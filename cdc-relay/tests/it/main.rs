@@ -14,6 +14,7 @@ mod commands;
 mod connection;
 mod continuity;
 mod dead_letters;
+mod deletes;
 mod emitting;
 #[cfg(feature = "failpoints")]
 mod ends;

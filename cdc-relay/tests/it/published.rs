@@ -2,9 +2,12 @@
 //!
 //! * The relay never passes over rows that a routed table may not have sent.
 
+mod less;
+mod unlogged;
+
 use std::time::{Duration, Instant};
 
-use crate::harness::{Harness, Relay, SCHEMA, eventually};
+use crate::harness::{Harness, Relay, eventually};
 use crate::kafka;
 use crate::load::under_load;
 
@@ -90,124 +93,6 @@ async fn a_table_that_was_taken_out_and_put_in_again_is_refused_until_a_resnapsh
     let (code, text) = answer(&harness, "verify", &[]);
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("put in again"), "the stretch is named: {text}");
-}
-
-/// Version of the server, a change that makes the publication send less, and its repair.
-const LESS: [(i32, &str, &str, &str); 13] = [
-    (
-        14,
-        "alter publication events drop table items",
-        "alter publication events add table items",
-        "not published any more",
-    ),
-    (
-        14,
-        "drop publication events",
-        "create publication events for table items with (publish = 'insert, update')",
-        "was dropped",
-    ),
-    (
-        14,
-        "drop publication events; create publication events for table items with (publish = 'insert, update')",
-        "",
-        "made again",
-    ),
-    (
-        14,
-        "alter publication events set (publish = 'insert')",
-        "alter publication events set (publish = 'insert, update')",
-        "updates any more",
-    ),
-    (
-        14,
-        "alter publication events set (publish = ''); alter publication events set (publish = 'insert, update')",
-        "",
-        "more than once",
-    ),
-    (
-        14,
-        "alter table items rename to others",
-        "alter table others rename to items",
-        "not published any more",
-    ),
-    (14, "drop table items; {items}; alter publication events add table items", "", "made again"),
-    (
-        14,
-        "create table spare (id int primary key); alter publication events set table spare",
-        "alter publication events set table items; drop table spare",
-        "not published any more",
-    ),
-    (
-        14,
-        "alter table items rename column note to remark",
-        "alter table items rename column remark to note",
-        "note",
-    ),
-    (
-        15,
-        "alter publication events set table items where (id > 5)",
-        "alter publication events set table items",
-        "filter",
-    ),
-    (
-        15,
-        "alter publication events set table items (owner, id, version, kind, note, at, amount)",
-        "alter publication events set table items",
-        "list of columns",
-    ),
-    (15, "alter publication events set tables in schema public", "", "taken out of the publication"),
-    (
-        14,
-        "alter publication events rename to others",
-        "alter publication others rename to events",
-        "was dropped",
-    ),
-];
-
-#[tokio::test(flavor = "multi_thread")]
-async fn whatever_makes_a_table_send_less_is_refused_within_seconds() {
-    let mut harness = Harness::new("less").await;
-    let version = version(&harness).await;
-    let relay = harness.streaming().await;
-    let (items, _) = SCHEMA.split_once(';').expect("the table");
-    for (since, change, back, says) in LESS {
-        if version < since {
-            continue;
-        }
-        harness.row("a", 1, 1, "made").await;
-        harness.confirmed().await;
-        let began = Instant::now();
-        run(&harness, &change.replace("{items}", items)).await;
-        let report = refused_in_time(&relay, began, change).await;
-        assert!(report.contains(says), "{change}: {report}");
-        run(&harness, &back.replace("{items}", items)).await;
-        // Missing columns need no resnapshot.
-        if says != "note" {
-            resnapshot(&harness);
-        }
-        relay.streams().await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_change_while_no_relay_ran_is_noticed_at_the_start() {
-    for change in [
-        "alter publication events drop table items; insert into items (owner, id, version) values ('lost', 1, 1);
-         alter publication events add table items",
-        "alter publication events set (publish = 'update'); insert into items (owner, id, version) values ('lost', 1, 1);
-         alter publication events set (publish = 'insert, update')",
-    ] {
-        let mut harness = crate::refusals::used("away").await;
-        run(&harness, change).await;
-        let relay = harness.start();
-        let report = relay.state("refused").await;
-        assert!(report.contains("may not have been sent"), "{report}");
-        harness.row("a", 2, 1, "made").await;
-        assert_eq!(ids(&harness), ["it/items/a/1/1"]);
-        resnapshot(&harness);
-        relay.streams().await;
-        assert!(ids(&harness).contains(&"it/items/lost/1/1".to_owned()));
-    }
 }
 
 /// An operator vouches that nothing was written in between.
@@ -397,90 +282,4 @@ async fn a_contract_that_takes_long_to_judge_is_judged_and_holds_up_no_look() {
     let report = refused_in_time(&relay, began, "while it is judged").await;
     assert!(report.contains("public.u is not published any more"), "{report}");
     run(&harness, "drop table slow").await;
-}
-
-/// The WAL lacks the rows of an unlogged table. The server refuses to make a table unlogged that a publication has by
-/// name.
-const UNLOGGED: &str =
-    "alter table t set unlogged; insert into t values (7, 'lost'); alter table t set logged";
-const BY_SCHEMA: [(i32, &str); 3] = [
-    (
-        14,
-        "create table t (id int primary key, note text);
-          create publication p for all tables with (publish = 'insert, update')",
-    ),
-    (
-        15,
-        "create table t (id int primary key, note text);
-          create publication p for tables in schema public with (publish = 'insert, update')",
-    ),
-    (
-        14,
-        "create table r (id int primary key, note text) partition by range (id);
-          create table t partition of r for values from (0) to (100);
-          create publication p for table r with (publish = 'insert, update', publish_via_partition_root)",
-    ),
-];
-
-/// A relay that streams a table after its rows were rewritten, which is no reason to refuse; and the table's name.
-async fn rewritten(schema: &str) -> (Harness, Relay, &'static str) {
-    let mut harness = Harness::bare("unlogged").await;
-    run(&harness, schema).await;
-    let table = if schema.contains("table r") { "r" } else { "t" };
-    let routes = crate::harm::five_lines(&harness, &format!("{{ name = \"{table}\" }}"));
-    harness.routes(&routes.replace("slot =", "publication = \"p\"\nslot ="));
-    let relay = harness.streaming().await;
-    run(&harness, "insert into t values (1, 'a')").await;
-    harness.confirmed().await;
-    run(&harness, "vacuum full t").await;
-    run(&harness, "cluster t using t_pkey").await;
-    run(&harness, &format!("begin; alter table {table} add column more text; truncate t; commit")).await;
-    harness.publication_checked().await;
-    relay.streams().await;
-    (harness, relay, table)
-}
-
-/// Checks the reason of a refusal, and that a resnapshot emits the row that the WAL lacks.
-async fn unlogged((harness, relay): (&Harness, &Relay), (schema, table): (&str, &str), report: &str) {
-    assert!(report.contains("unlogged"), "{schema}: {report}");
-    resnapshot(harness);
-    relay.streams().await;
-    let events = kafka::read(&format!("{}.{table}", harness.name));
-    assert!(events.iter().any(|event| event.value.contains("lost")), "{schema}");
-}
-
-/// The schemas that the shared server takes.
-async fn schemas() -> impl Iterator<Item = &'static str> {
-    let version = version(&Harness::bare("unlogged").await).await;
-    BY_SCHEMA.into_iter().filter(move |(from, _)| version >= *from).map(|(_, schema)| schema)
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_is_unlogged_for_a_while_is_noticed() {
-    for schema in schemas().await {
-        let (harness, relay, table) = rewritten(schema).await;
-        let began = Instant::now();
-        run(&harness, UNLOGGED).await;
-        let report = refused_in_time(&relay, began, schema).await;
-        unlogged((&harness, &relay), (schema, table), &report).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_was_unlogged_while_the_relay_was_away_is_noticed() {
-    for schema in schemas().await {
-        let (mut harness, relay, table) = rewritten(schema).await;
-        assert_eq!(relay.stop().await, Some(0));
-        harness.slot_is_free().await;
-        for sql in ["vacuum full t", "truncate t"] {
-            run(&harness, sql).await;
-        }
-        let relay = harness.streaming().await;
-        assert_eq!(relay.stop().await, Some(0));
-        harness.slot_is_free().await;
-        run(&harness, UNLOGGED).await;
-        let relay = harness.start();
-        let report = relay.state("refused").await;
-        unlogged((&harness, &relay), (schema, table), &report).await;
-    }
 }

@@ -4,17 +4,15 @@
 //! * No row is emitted in an older state than before.
 //! * After a kill the snapshot goes on from its last chunk.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod faults;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use stack::servers::Server;
-
-use crate::harness::{Harness, Relay, Servers, connect, eventually};
-use crate::kafka::{self, Event, chain, first_emissions};
-use crate::outages::ALONE;
-use crate::servers::PrivateServer;
+use crate::harness::{Harness, connect, eventually};
+use crate::kafka::{self, Event, chain};
 
 /// More than ten chunks.
 const ROWS: i64 = 25_000;
@@ -127,78 +125,6 @@ async fn rows_that_change_under_the_snapshot_do_not_go_back() {
     drop(relay);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
-    let mut harness = filled("resumed", ROWS).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let load = tokio::spawn(changes(harness.url.clone(), Arc::clone(&stop)));
-    let (mut kills, mut stood) = (0u64, BTreeSet::new());
-    let passed = |relay: &Relay| relay.metric("cdc_relay_snapshot_passed_rows");
-    while position(&harness, "items").is_none_or(|position| position["done"] != true) {
-        let relay = harness.streaming().await;
-        // Sometimes before the first chunk; else after some chunks, at another moment each time: before their acknowledgement,
-        // before the checkpoint, and after.
-        if kills % 4 > 0 {
-            let before = passed(&relay);
-            eventually("a chunk to be emitted", || async { (passed(&relay) > before).then_some(()) }).await;
-            tokio::time::sleep(Duration::from_millis(37 * (kills % 7))).await;
-        }
-        relay.kill();
-        kills += 1;
-        stood.extend(position(&harness, "items").and_then(|position| position["rows"].as_u64()));
-        assert!(kills < 100, "it never ends: {stood:?}");
-    }
-    stop.store(true, Ordering::Relaxed);
-    load.await.expect("load");
-    let relay = harness.streaming().await;
-    harness.confirmed().await;
-    let events = kafka::read(&harness.topic());
-    whole(&harness, &versions(&events)).await;
-    for (owner, events) in first_emissions(&events) {
-        let versions = versions(&events);
-        assert!(versions.values().all(|versions| versions.is_sorted()), "{owner}");
-    }
-    assert!(stood.len() > 2, "it was never killed in the middle: {stood:?}");
-    // The snapshot went on: had it begun again each time, every kill would have emitted the first chunk again.
-    let snapshot = events.iter().filter(|event| event.header("pg_position").is_empty()).count() as u64;
-    assert!(snapshot <= ROWS as u64 + 2000 * (kills + 1), "{snapshot} emitted with {kills} kills");
-    drop(relay);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_is_in_the_wal_and_not_yet_visible_does_not_go_back() {
-    let _alone = ALONE.lock().await;
-    let postgres = PrivateServer::start(Server::Postgres).await;
-    let mut harness =
-        Harness::on(Servers { postgres: postgres.address(), ..Servers::shared() }, "invisible").await;
-    let rows = 4 * ROWS;
-    fill(&harness, rows).await;
-    harness.routes(&with_snapshot(&harness));
-    // This commit waits for a standby that never comes: it is in the WAL, and invisible to everybody.
-    for setting in ["synchronous_commit = 'local'", "synchronous_standby_names = 'nobody'"] {
-        harness.sql.batch_execute(&format!("alter system set {setting}")).await.expect("set");
-    }
-    harness.sql.batch_execute("select pg_reload_conf()").await.expect("reload");
-    let relay = harness.streaming().await;
-    let metric = |name: &str| relay.metric(&format!("cdc_relay_snapshot_{name}{{source=\"it\""));
-    eventually("the first chunk", || async { (metric("passed_rows") > 0.0).then_some(()) }).await;
-    let waiting = connect(&harness.url).await;
-    let last = rows - 1;
-    tokio::spawn(async move {
-        let update = format!("set synchronous_commit = on; update items set version = 50 where id = {last}");
-        // This session ends with the database.
-        let _ = waiting.batch_execute(&update).await;
-    });
-    assert_eq!(done(&harness, "items").await["rows"], rows);
-    let now =
-        harness.sql.query_one("select version from items where id = $1", &[&last]).await.expect("the row");
-    assert_eq!(now.get::<_, i32>(0), 1, "the change is visible: the test shows nothing");
-    let events = kafka::read(&harness.topic());
-    assert_eq!(versions(&events)[&("o'\"4".to_owned(), last)], [50]);
-    assert_eq!(metric("rows_total") as i64, rows - 1);
-    drop((relay, harness));
-}
-
 #[tokio::test]
 async fn a_table_that_is_done_is_not_emitted_again_and_one_that_comes_later_is() {
     let mut harness = filled("later", 3000).await;
@@ -229,45 +155,6 @@ async fn a_table_that_is_done_is_not_emitted_again_and_one_that_comes_later_is()
     let events = kafka::read(&harness.topic());
     assert_eq!(events.iter().filter(|event| event.header("ce_type") == "note.v1").count(), 5);
     assert_eq!(events.len(), emitted + 5);
-    drop(relay);
-}
-
-#[tokio::test]
-async fn the_stream_goes_on_while_the_snapshot_waits() {
-    let mut harness = Harness::new("waits").await;
-    harness.streaming().await.stop().await;
-    harness.slot_is_free().await;
-    let mut other = connect(&harness.url).await;
-    let open = other.transaction().await.expect("begin");
-    open.batch_execute("insert into items (owner, id, version) values ('open', 1, 1)").await.expect("insert");
-    fill(&harness, 10).await;
-    harness.routes(&with_snapshot(&harness));
-    let relay = harness.streaming().await;
-    // The first chunk cannot tell a committed invisible row from an uncommitted one. It waits; the stream does not.
-    harness.row("streamed", 1, 1, "made").await;
-    kafka::distinct(&harness.topic(), 11).await;
-    assert!(position(&harness, "items").is_none());
-    open.commit().await.expect("commit");
-    assert_eq!(done(&harness, "items").await["rows"], 12);
-    drop(relay);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_chunk_that_cannot_be_read_is_read_again() {
-    let mut harness = filled("failing", ROWS).await;
-    let relay = harness.streaming().await;
-    let failures = "cdc_relay_snapshot_failures_total{source=\"it\",table=\"public.items\"}";
-    let kill = "select pg_terminate_backend(pid) from pg_stat_activity
-                where application_name = 'cdc-relay snapshot' and datname = $1";
-    eventually("a chunk to fail", || async {
-        harness.sql.query(kill, &[&harness.name]).await.expect("kill");
-        (relay.metric(failures) > 0.0).then_some(())
-    })
-    .await;
-    harness.row("streamed", 1, 1, "made").await;
-    assert!(done(&harness, "items").await["rows"].as_i64() >= Some(ROWS));
-    harness.confirmed().await;
-    whole(&harness, &versions(&kafka::read(&harness.topic()))).await;
     drop(relay);
 }
 
