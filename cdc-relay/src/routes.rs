@@ -1,16 +1,19 @@
-//! The routes file: what is emitted, and where (schema in `relay.toml`).
+//! The routes file: which rows are emitted, where, and in which form (schema in `relay.toml`).
 //!
-//! Reading it promises that every name leads somewhere and every template parses. A file that does not hold that is
-//! refused with everything that is wrong with it, each with its line.
+//! * In a file that was read, every name leads somewhere and every template parses.
+//! * Any other file is refused with all its mistakes at once, each with line, column and suggestion.
 
-pub(crate) mod array;
 pub mod body;
+pub mod cast;
 pub mod catalog;
 pub(crate) mod check;
 pub mod json;
+pub mod problem;
 pub mod route;
-pub(crate) mod strict;
+pub mod row;
+pub mod scope;
 pub mod template;
+pub(crate) mod text_form;
 pub mod when;
 
 mod decode;
@@ -28,24 +31,26 @@ use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use strum::{EnumString, VariantNames};
 use toml::Spanned;
 use toml::de::DeTable;
 
+use self::cast::Cast;
 pub use self::findings::{Finding, Findings, InvalidRoutes};
+use self::row::Op;
 pub use self::selection::{DatabaseTables, NewTable, Pattern, Routing};
-pub use crate::postgres::name::{Glob, TableName, TablePattern, unquote};
-use crate::routes::template::Op;
+pub use crate::postgres::name::{Glob, TableName, TablePattern};
 
 pub type Text = Spanned<String>;
 
-/// The whole file, checked.
+/// A checked routes file.
 #[derive(Debug, Clone)]
 pub struct Routes {
     pub relay: Relay,
     pub kafka: BTreeMap<String, Text>,
-    /// Also those that only routes name, if the file lists none.
+    /// The listed topics, or those that the routes name if the file lists none.
     pub topics: Vec<Topic>,
-    /// The file lists the topics; otherwise those that its routes name are made.
+    /// The file lists the topics. Otherwise the relay creates those that the routes name.
     pub lists_topics: bool,
     pub queues: Vec<Queue>,
     pub sources: Vec<Source>,
@@ -76,7 +81,7 @@ impl Default for Relay {
 #[derive(Debug, Clone)]
 pub struct Topic {
     pub name: Text,
-    /// `DEFAULT_PARTITIONS`: as many as the broker gives.
+    /// `DEFAULT_PARTITIONS`: the broker decides.
     pub partitions: i32,
     pub config: BTreeMap<String, Text>,
 }
@@ -84,7 +89,7 @@ pub struct Topic {
 impl Topic {
     pub const DEFAULT_PARTITIONS: i32 = -1;
 
-    /// One that only routes name.
+    /// A topic that only routes name.
     pub fn unlisted(name: Text) -> Topic {
         Topic { name, partitions: Topic::DEFAULT_PARTITIONS, config: BTreeMap::new() }
     }
@@ -101,54 +106,54 @@ pub struct Source {
     pub url: Text,
     pub slot: Text,
     pub publication: Text,
-    /// The file names no publication: this one is the relay's, which makes it together with the slot.
+    /// The file names no publication. The relay creates its own together with the slot.
     pub own_publication: bool,
     pub event_source: Text,
     pub ignore: Vec<IgnoredTables>,
-    /// Tables with a name of their own.
+    /// Tables that are named.
     pub tables: Vec<Table>,
-    /// What is routed by a pattern of names.
+    /// Tables that are routed by a pattern of names.
     pub patterns: Vec<Pattern>,
 }
 
 /// Published tables that are not emitted.
 #[derive(Debug, Clone)]
 pub struct IgnoredTables {
-    /// As it is written.
+    /// As the file writes it.
     pub text: Text,
     pub which: TablePattern,
 }
 
 #[derive(Debug, Clone)]
 pub struct Table {
-    /// As it is written.
+    /// As the file writes it.
     pub name: Text,
     pub table_name: TableName,
-    /// None: the columns that identify a row.
+    /// None: the columns that identify a row are the key.
     pub key: Option<Text>,
     pub id: Option<Text>,
     pub subject: Option<Text>,
     pub headers: BTreeMap<String, Text>,
     pub names: BTreeMap<String, BTreeMap<String, Text>>,
-    /// Rows that exist before the slot does are emitted too.
+    /// Rows older than the slot are emitted too.
     pub snapshot: bool,
     pub routes: Vec<Route>,
 }
 
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// Where it stands in the file.
+    /// Its range in the file.
     pub at: Range<usize>,
     pub topic: Option<Text>,
     pub queue: Option<Text>,
     pub kind: Text,
-    /// Instead of the table's.
+    /// Replaces the table's key.
     pub key: Option<Text>,
     pub when: BTreeMap<String, Condition>,
-    /// Empty: all of them.
+    /// Empty: all operations.
     pub op: Vec<Spanned<Op>>,
     pub changed: Vec<Text>,
-    /// None: not said, so that a deleted row cannot be emitted.
+    /// None: a deleted row cannot be emitted.
     pub deletes: Option<Deletes>,
     pub before: bool,
     pub toast: Toast,
@@ -159,21 +164,22 @@ pub struct Route {
     pub body: Option<Object>,
 }
 
-/// What a column has to be.
+/// A condition on a column.
 #[derive(Debug, Clone)]
 pub enum Condition {
     In(Vec<Text>),
-    /// None of `not`, which null is not either, and null or not.
+    /// The value is none of `not`, and null or not null. Null is none of `not`.
     Is {
         not: Vec<Text>,
         null: Option<bool>,
     },
 }
 
-/// What becomes of deleted rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The treatment of deleted rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "lowercase")]
 pub enum Deletes {
-    /// An event with what is known of the row.
+    /// An event with the known columns of the row.
     Event,
     /// A null value under the row's key.
     Tombstone,
@@ -182,39 +188,23 @@ pub enum Deletes {
     Ignore,
 }
 
-/// What becomes of a large value that an update left out of the WAL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The treatment of a large value that an update left out of the WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, VariantNames)]
+#[strum(serialize_all = "lowercase")]
 pub enum Toast {
-    /// The row is a dead letter.
+    /// The row becomes a dead letter.
     Refuse,
-    /// The member is left out of the object.
+    /// The object has no such member.
     Omit,
 }
 
-/// How a column is written other than its type says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cast {
-    /// JSON text, whatever the type.
-    Text,
-    /// A JSON number; a value that is none cannot be emitted.
-    Number,
-    /// Nested JSON; a value that is none cannot be emitted.
-    Json,
-    /// A date or timestamp as milliseconds since 1970-01-01 UTC.
-    EpochMs,
-    /// The same in microseconds.
-    EpochUs,
-    /// Bytea as hexadecimal digits.
-    Hex,
-}
-
-/// A message body, in the order it is written in.
+/// A message body, in the order of the file.
 pub type Object = Vec<(String, Leaf)>;
 
 #[derive(Debug, Clone)]
 pub enum Leaf {
     Template(Text),
-    /// JSON as it is.
+    /// Literal JSON.
     Fixed(String),
     Object(Object),
 }
@@ -234,12 +224,12 @@ impl Routes {
         Ok(Routes::parse_named(&path.display().to_string(), &text, &env)?)
     }
 
-    /// Parses, fills in the variables that `env` knows, and checks.
+    /// Parses and checks a routes file. `env` has the values of its variables.
     pub fn parse(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Routes> {
         Ok(Routes::parse_named("routes", text, &env)?)
     }
 
-    /// As `parse`; `file` is what problems name.
+    /// As `parse`; mistakes name `file`.
     pub fn parse_named(
         file: &str,
         text: &str,
@@ -253,8 +243,8 @@ impl Routes {
         if !errors.is_empty() {
             findings.result(file, text)?;
         }
-        let reading = fields::Reading { env, findings: &findings, asked: RefCell::default() };
-        let mut routes = decode::routes(fields::Fields::new(&reading, "", &table));
+        let context = fields::FileContext { env, findings: &findings, known: RefCell::default() };
+        let mut routes = decode::routes(fields::Fields::new(&context, "", &table));
         check::all(&mut routes, &findings);
         findings.result(file, text)?;
         Ok(routes)
@@ -274,7 +264,7 @@ impl Routes {
     }
 }
 
-/// librdkafka properties that the promises rest on.
+/// librdkafka properties that the relay's guarantees rest on.
 pub const FIXED_PROPERTIES: [&str; 8] = [
     "bootstrap.servers",
     "acks",

@@ -99,7 +99,7 @@ fn an_error_names_its_place_and_key() {
         (
             "event_source = \"/s\"",
             "ignore = [\"public.t\"]",
-            "routes:14:11: ignore: `public.t` is also told, under `tables`",
+            "routes:14:11: ignore: `public.t` is also emitted, under `tables`",
         ),
         (
             "name = \"T\"",
@@ -149,10 +149,10 @@ fn keys_that_contradict_each_other_are_refused() {
         ("when = { a = { not = [\"x\"], null = true } }", "23:23: when.a: a value that is null is never"),
         ("op = []", "23:6: op: is empty"),
         ("op = [\"upsert\"]", "23:7: op: `upsert` is not one of `insert`, `update`, `delete`"),
-        ("op = [\"delete\"]", "23:7: op: lists `delete`: say how it is told"),
-        ("op = [\"insert\"]\ndeletes = \"tombstone\"", "deletes: tells deletes, which `op` leaves out"),
+        ("op = [\"delete\"]", "23:7: op: lists `delete`: say how it is emitted"),
+        ("op = [\"insert\"]\ndeletes = \"tombstone\"", "deletes: emits deletes, which `op` leaves out"),
         ("op = [\"insert\"]\nchanged = [\"a\"]", "24:12: changed: is about updates"),
-        ("deletes = \"event\"", "22:8: type: nobody could tell a deleted row from a new one"),
+        ("deletes = \"event\"", "22:8: type: a deleted row could not be distinguished from a new one"),
         ("omit = [\"a\"]\n[sources.tables.routes.body]\nx = \"{id}\"", "omit: is about the flat object"),
         ("before = true\n[sources.tables.routes.body]\nx = \"{id}\"", "before: is about the flat object"),
         ("toast = \"omit\"\n[sources.tables.routes.body]\nx = \"{id}\"", "toast: is about the flat object"),
@@ -239,7 +239,7 @@ fn fingerprints_of_existing_files_stay_as_they_are() {
 const FINGERPRINTS: [&str; 3] = ["30f38d97c1c887a3", "14021c5673ffa768", "ca79b744461765fc"];
 
 #[test]
-fn only_what_decides_what_is_told_begins_a_new_chain() {
+fn only_keys_that_decide_which_rows_are_emitted_begin_a_new_chain() {
     let print = |keys: &str| {
         let text = SMALL.replace("type = \"t.v1\"", &format!("type = \"t.{{@op}}\"\n{keys}"));
         Routes::parse(&text, env).unwrap().sources[0].fingerprint()

@@ -14,7 +14,7 @@ use crate::postgres::utf8;
 use crate::routes::TableName;
 use crate::routes::json;
 use crate::routes::route::{Plan, Transaction};
-use crate::routes::template::{Op, Row};
+use crate::routes::row::{Op, Row};
 
 /// The columns of a letter have so many bytes at most, as JSON; those that do not fit are left out. The row itself
 /// is still in its table.
@@ -291,7 +291,7 @@ impl DeadLetter {
 
     /// The row that `new` was made for.
     pub fn row<'a>(&self, new: Tuple<'a>) -> Row<'a> {
-        let op = Op::ALL.into_iter().find(|op| op.name() == self.op).unwrap_or(Op::Insert);
+        let op = self.op.parse().unwrap_or(Op::Insert);
         Row { op, new, old: None }
     }
 

@@ -1,9 +1,15 @@
-//! The JSON body of a message, compiled to a list of steps: text that is always the same, and columns between it.
+//! Writes the JSON body of a message.
+//!
+//! * A body is compiled once per relation to a list of steps: literal text, and columns between it.
+//! * Two members of an object never have the same name.
 
 use std::collections::BTreeSet;
 
 use crate::routes::json::{self, Form};
-use crate::routes::template::{BoundTemplate, Op, Problem, Row, Scope, Template, column};
+use crate::routes::problem::Problem;
+use crate::routes::row::{Op, Row};
+use crate::routes::scope::{Scope, column};
+use crate::routes::template::{BoundTemplate, Template};
 use crate::routes::{Leaf, Object, Route, Text, Toast};
 
 #[derive(Debug, Clone)]
@@ -14,13 +20,13 @@ enum Step {
         index: usize,
         form: Form,
     },
-    /// A member that is left out where the WAL does not carry its value: the name with its colon.
+    /// A member that is left out where its value is unknown. `name` has the colon.
     Member {
         name: Vec<u8>,
         index: usize,
         form: Form,
     },
-    /// A template as a JSON string; null if a column of it is.
+    /// A template as a JSON string; null if one of its columns is null.
     Text(BoundTemplate),
     /// The row before the change: null on an insert.
     Before(Body),
@@ -138,7 +144,7 @@ impl Body {
         Ok(())
     }
 
-    /// Puts the member `before` at the end of the flat object.
+    /// Appends the member `before` to the flat object.
     fn before(&mut self, route: &Route, scope: &Scope<'_>) -> Result<(), Problem> {
         if !scope.relation.is_full() {
             let (schema, name) = (&scope.relation.schema, &scope.relation.name);
@@ -211,7 +217,8 @@ fn before(body: &Body, row: &Row<'_>, scratch: &mut Vec<u8>, out: &mut Vec<u8>) 
     }
     let Some(old) = row.before() else {
         return Err(Problem(
-            "the log does not carry the row before this update: replica identity full".to_owned(),
+            "the WAL does not have the row before this update; replica identity full puts it there"
+                .to_owned(),
         ));
     };
     body.write(&Row::insert(old), scratch, out)

@@ -1,8 +1,9 @@
-//! What the WAL does not say of a table and only the catalog knows: what the types of its columns print like, and
-//! what identifies its rows where the replica identity hides it.
+//! Looks up in the catalog what the WAL does not say of a table.
 //!
-//! Looked up at the start of a session, and again for what is announced while it streams; never per row. The
-//! catalog is of now, the WAL of then: a type that was dropped in between is emitted as text.
+//! * That is: the built-in type that each column prints like, and the columns that identify a row where the replica identity
+//!   does not say.
+//! * Look-ups happen at the start of a session and when a relation is announced, never per row.
+//! * The catalog is newer than the WAL: a type that was dropped in between is emitted as text.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,10 +14,10 @@ use crate::postgres::facts::{Facts, Question, ask};
 use crate::postgres::session::Session;
 use crate::routes::json::{self, Form};
 
-/// What `pg_type` says of a type.
+/// A type, as `pg_type` describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Type {
-    /// Prints like itself or like text: enums, composites, ranges and whatever extensions bring.
+    /// Prints like itself or like text: enums, composites, ranges, and types of extensions.
     Plain,
     Domain {
         base: u32,
@@ -35,13 +36,13 @@ pub struct Catalog {
     announced: BTreeSet<u32>,
 }
 
-/// `json` knows how these look.
+/// Whether `json` has a form for the type.
 fn is_familiar(oid: u32) -> bool {
     oid == json::TEXT || Form::natural(oid) != Form::Text
 }
 
 impl Catalog {
-    /// Whether nothing has to be looked up for this table.
+    /// Whether this table needs no look-up.
     pub fn knows(&self, relation: &Relation) -> bool {
         let types = relation
             .columns
@@ -50,8 +51,7 @@ impl Catalog {
         types && (has_identity(relation) || self.key(relation).is_some())
     }
 
-    /// A relation as the server announces it, with what the catalog says of its columns: asked on a session of its own,
-    /// where it is new.
+    /// Annotates a relation with the catalog's facts. A new relation is looked up on a session of its own.
     ///
     /// # Errors
     /// When the server cannot be asked.
@@ -65,8 +65,8 @@ impl Catalog {
         Ok(relation)
     }
 
-    /// As `resolve`, of what the stream announces: a table before its first row, and again after whatever was changed of
-    /// it. Then its key may be another one, and where the announcement does not say it, the catalog is asked anew.
+    /// As `resolve`, for a relation that the stream announces: before a table's first row, and after a change of the table. A
+    /// change may have changed the key, so that the catalog is asked again unless the announcement has the key.
     ///
     /// # Errors
     /// When the server cannot be asked.
@@ -81,7 +81,7 @@ impl Catalog {
         self.resolve(database, relation)
     }
 
-    /// Looks up what is not known of these tables.
+    /// Looks up the unknown facts of these tables.
     pub fn load(&mut self, session: &mut Session, relations: &[Relation]) -> Result<(), PostgresError> {
         let columns = relations.iter().flat_map(|relation| &relation.columns);
         let mut wanted: BTreeSet<u32> = columns.map(|column| column.type_oid).collect();
@@ -91,7 +91,7 @@ impl Catalog {
                 break;
             }
             self.load_types(session, &wanted)?;
-            // What a type is made of; one that is gone is plain text.
+            // The types that a type consists of. A dropped type is plain text.
             let inner = wanted.iter().map(|oid| *self.types.entry(*oid).or_insert(Type::Plain));
             wanted = inner
                 .filter_map(|found| match found {
@@ -112,7 +112,7 @@ impl Catalog {
 
     fn load_types(&mut self, session: &mut Session, wanted: &BTreeSet<u32>) -> Result<(), PostgresError> {
         let list: Vec<String> = wanted.iter().map(u32::to_string).collect();
-        // Category A with a comma: what prints as `{1,2}`, but for the two vectors.
+        // Category A with a comma prints as `{1,2}`, except for the two vectors.
         let rows = session.query(&format!(
             "select oid, case when typtype = 'd' then typbasetype else 0 end, \
                     case when typcategory = 'A' and typlen = -1 and typdelim = ',' and typtype = 'b' \
@@ -135,7 +135,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// Takes over what identifies the rows of these tables.
+    /// Takes over the keys of these tables.
     pub fn load_keys(&mut self, facts: &Facts) {
         for table in &facts.tables {
             let name = (table.itself.schema.clone(), table.itself.name.clone());
@@ -177,7 +177,7 @@ impl Catalog {
     }
 }
 
-/// The key's columns are marked, and only those. They are not where there is no key, and in what was not announced.
+/// Whether exactly the key's columns are marked. They are not if there is no key, or if the relation was not announced.
 pub fn has_identity(relation: &Relation) -> bool {
     !matches!(relation.identity, b'f' | b'n') && relation.columns.iter().any(|column| column.key)
 }

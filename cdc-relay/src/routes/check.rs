@@ -1,4 +1,7 @@
-//! Checks the routes file: every name leads somewhere, every template parses, and nothing contradicts itself.
+//! Checks a routes file.
+//!
+//! * Every name leads somewhere, every template parses, and no two keys contradict each other.
+//! * A mistake never ends the check: all are found at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -6,14 +9,15 @@ use std::ops::Range;
 use toml::Spanned;
 
 use crate::nearest::hint;
-use crate::routes::template::{Op, Template};
+use crate::routes::row::Op;
+use crate::routes::template::Template;
 use crate::routes::{
     Condition, Deletes, FIXED_PROPERTIES, Findings, Leaf, Object, Route, Routes, Source, Table, Text, Toast,
     Topic, selection,
 };
 
-/// Notes what does not fit. Also decides what follows from several keys together: the topics of a file that lists
-/// none, and that a route which emits other operations ignores deletes.
+/// Notes all mistakes. Also fills in values that depend on several keys: the topics of a file that lists none, and that a
+/// route of other operations ignores deletes.
 pub fn all(routes: &mut Routes, findings: &Findings) {
     if !routes.lists_topics {
         let named = selection::constant_topics(routes.sources.iter().flat_map(Source::entries));
@@ -123,7 +127,7 @@ impl Check<'_> {
         for ignored in &source.ignore {
             let exact = ignored.which.exact();
             if source.tables.iter().any(|table| Some(&table.table_name) == exact.as_ref()) {
-                let problem = format!("`{}` is also told, under `tables`", ignored.text.get_ref());
+                let problem = format!("`{}` is also emitted, under `tables`", ignored.text.get_ref());
                 self.note(&ignored.text, "ignore", problem);
             }
             if source.patterns.iter().any(|pattern| pattern.which == ignored.which) {
@@ -152,7 +156,7 @@ impl Check<'_> {
             }
         }
         if table.routes.is_empty() {
-            self.note(&table.name, "routes", "the table has none; if it is not told, list it in `ignore`");
+            self.note(&table.name, "routes", "the table has none; if it is not emitted, list it in `ignore`");
         }
         self.headers(&table.headers);
         for route in &table.routes {
@@ -193,7 +197,7 @@ impl Check<'_> {
             (Some(topic), None) => {
                 let Some(template) = self.template(topic, "topic") else { return };
                 match template.constant() {
-                    // Of a pattern's tables it is known once they are.
+                    // A pattern's topics are known once its tables are.
                     None if template.of_table("", ("", "")).is_some() => {}
                     None if !self.routes.lists_topics => self.note(
                         topic,
@@ -248,7 +252,7 @@ impl Check<'_> {
         }
     }
 
-    /// `tells_op`: the type differs between operations.
+    /// `names_op`: the type differs between operations.
     fn deletes(&self, route: &Route, names_op: bool) {
         let (at, deletes) = (&route.at, route.deletes);
         let named = matches!(deletes, Some(Deletes::Event | Deletes::Tombstone | Deletes::Both));
@@ -257,16 +261,15 @@ impl Check<'_> {
             && !named
         {
             let problem =
-                "lists `delete`: say how it is told, `deletes = \"event\"`, `\"tombstone\"` or `\"both\"`";
+                "lists `delete`: say how it is emitted, `deletes = \"event\"`, `\"tombstone\"` or `\"both\"`";
             self.findings.add(&op.span(), "op", problem);
         }
         if named && !route.op.is_empty() && listed.is_none() {
-            self.findings.add(at, "deletes", "tells deletes, which `op` leaves out");
+            self.findings.add(at, "deletes", "emits deletes, which `op` leaves out");
         }
         let event = matches!(deletes, Some(Deletes::Event | Deletes::Both));
         if event && !names_op && route.op.iter().any(|op| *op.get_ref() != Op::Delete) | route.op.is_empty() {
-            let problem =
-                "nobody could tell a deleted row from a new one: put `{@op}` into it, as in \"order.{@op}\"";
+            let problem = "a deleted row could not be distinguished from a new one: put `{@op}` into it, as in \"order.{@op}\"";
             self.note(&route.kind, "type", problem);
         }
         if let Some(queue) = &route.queue
@@ -276,7 +279,7 @@ impl Check<'_> {
         }
     }
 
-    /// What the value looks like.
+    /// Checks the keys of the body.
     fn shape(&self, route: &Route) {
         if let Some(body) = &route.body {
             let flat = [

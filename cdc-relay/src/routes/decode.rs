@@ -1,23 +1,22 @@
-//! From the file's tables to `Routes`. Defaults are filled in here; whether it all fits is for `check`.
+//! Builds `Routes` from the tables of a TOML file.
+//!
+//! * Defaults are filled in here.
+//! * Whether keys fit each other is for `check`.
 
 use std::collections::BTreeMap;
 
+use strum::VariantNames as _;
 use toml::Spanned;
 
 use super::fields::{Fields, Kind};
 use super::findings::NOWHERE;
 use super::selection;
 use super::{
-    Cast, Condition, Deletes, IgnoredTables, Pattern, Queue, Relay, Route, Routes, Source, Table, TableName,
+    Cast, Condition, IgnoredTables, Pattern, Queue, Relay, Route, Routes, Source, Table, TableName,
     TablePattern, Text, Toast, Topic,
 };
-use crate::routes::template::Op;
 
-const OPS: &[&str] = &["insert", "update", "delete"];
-const DELETES: &[&str] = &["event", "tombstone", "both", "ignore"];
-const TOAST: &[&str] = &["refuse", "omit"];
-const CASTS: &[&str] = &["text", "number", "json", "epoch_ms", "epoch_us", "hex"];
-/// Of a route, and of a table that has but one.
+/// The keys of a route. A table with one route has them too.
 const ROUTE_KEYS: [&str; 14] = [
     "topic", "queue", "type", "when", "op", "changed", "deletes", "before", "toast", "omit", "rename",
     "cast", "body", "routes",
@@ -126,24 +125,24 @@ fn ignored(fields: &Fields<'_, '_>, text: Text) -> Option<IgnoredTables> {
     Some(IgnoredTables { which: which.ok()?, text })
 }
 
-/// What the name of a table means: one, or with the second those that match.
+/// Parses the name of a table. With a pattern, the name is a placeholder.
 fn named(fields: &Fields<'_, '_>, name: &Text) -> (TableName, Option<TablePattern>) {
-    let nobody = || TableName::new("", name.get_ref());
+    let placeholder = || TableName::new("", name.get_ref());
     match name.get_ref().parse::<TablePattern>() {
         Ok(which) => match which.exact() {
             Some(table) => (table, None),
-            None => (nobody(), Some(which)),
+            None => (placeholder(), Some(which)),
         },
-        // That it is missing is noted already.
-        Err(_) if name.span() == NOWHERE => (nobody(), None),
+        // The missing name is noted already.
+        Err(_) if name.span() == NOWHERE => (placeholder(), None),
         Err(problem) => {
             fields.note(&name.span(), "name", problem);
-            (nobody(), None)
+            (placeholder(), None)
         }
     }
 }
 
-/// The second: the tables that it is meant for, if its name is a pattern.
+/// Reads a table. The pattern is set if its name is one.
 fn table(mut fields: Fields<'_, '_>, source: &Text) -> (Table, Option<TablePattern>) {
     let name = fields.required("name");
     let (table_name, which) = named(&fields, &name);
@@ -179,7 +178,7 @@ struct TableContext<'a> {
     which: Option<&'a TablePattern>,
 }
 
-/// One of `[[sources.tables.routes]]`.
+/// Reads one of `[[sources.tables.routes]]`.
 fn listed(mut fields: Fields<'_, '_>, context: TableContext<'_>) -> Route {
     let mut route = route(&mut fields, context);
     route.key = fields.text("key");
@@ -188,7 +187,7 @@ fn listed(mut fields: Fields<'_, '_>, context: TableContext<'_>) -> Route {
     route
 }
 
-/// What the table may say itself, if it has but one route.
+/// Reads the keys of a route, which a table with one route has itself.
 fn route(fields: &mut Fields<'_, '_>, context: TableContext<'_>) -> Route {
     let (mut topic, queue) = (fields.text("topic"), fields.text("queue"));
     if topic.is_none() && queue.is_none() {
@@ -201,8 +200,6 @@ fn route(fields: &mut Fields<'_, '_>, context: TableContext<'_>) -> Route {
     }
     let kind =
         fields.text("type").unwrap_or_else(|| Text::new(context.name.span(), "{@table}.{@op}".to_owned()));
-    let values = [Deletes::Event, Deletes::Tombstone, Deletes::Both, Deletes::Ignore];
-    let casts = [Cast::Text, Cast::Number, Cast::Json, Cast::EpochMs, Cast::EpochUs, Cast::Hex];
     Route {
         at: fields.at(),
         topic,
@@ -210,22 +207,20 @@ fn route(fields: &mut Fields<'_, '_>, context: TableContext<'_>) -> Route {
         kind,
         key: None,
         when: when(fields),
-        op: fields.many_of("op", OPS, &Op::ALL),
+        op: fields.many_of("op"),
         changed: fields.texts("changed"),
-        deletes: fields.one_of("deletes", DELETES, &values).map(Spanned::into_inner),
+        deletes: fields.one_of("deletes").map(Spanned::into_inner),
         before: fields.flag("before"),
-        toast: fields
-            .one_of("toast", TOAST, &[Toast::Refuse, Toast::Omit])
-            .map_or(Toast::Refuse, Spanned::into_inner),
+        toast: fields.one_of("toast").map_or(Toast::Refuse, Spanned::into_inner),
         headers: BTreeMap::new(),
         omit: fields.texts("omit"),
         rename: fields.by_name("rename"),
-        cast: fields.one_of_by_name("cast", (CASTS, &casts), &Kind::OneOf(CASTS)),
+        cast: fields.one_of_by_name("cast", &Kind::OneOf(Cast::VARIANTS)),
         body: fields.object("body").map(Spanned::into_inner),
     }
 }
 
-/// `<source>.<table>`, with the schema if the name says it.
+/// `<source>.<table>`, with the schema if the name has it.
 fn default_topic(context: TableContext<'_>) -> String {
     let schema = match context.which {
         None => context.table_name.schema != "public" || context.name.get_ref().starts_with("public."),

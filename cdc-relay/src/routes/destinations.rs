@@ -1,9 +1,8 @@
-//! The topics that routes lead to: one answer for all commands that read topics or delete them.
+//! Finds the topics that routes lead to, for all commands that read or delete topics.
 //!
-//! * Certain are the topics that a route names whatever the row is, of a table with a name of its own or of one that the
-//!   server has.
-//! * Others are only resembled: by a template with a value of the row, and by a pattern for tables that are not there now.
-//!   Which there are only Kafka knows, and one of them may be somebody else's.
+//! * A topic is certain if a route of an existing or named table leads there, whatever the row is.
+//! * A topic is only resembled if its name depends on the row, or on a table of a pattern that does not exist now. Kafka alone
+//!   knows which of those exist, and one of them may belong to somebody else.
 
 use std::collections::BTreeSet;
 
@@ -11,21 +10,21 @@ use super::selection::plain;
 use super::{Glob, Routes, Source, Table, Text};
 use crate::routes::template::Template;
 
-/// What no name has.
+/// Stands for an unknown part of a name; no name contains it.
 const UNKNOWN: &str = "\0";
 
-/// Without the topics of the relay's own.
+/// The topics of routes, without the relay's own.
 #[derive(Debug, Clone, Default)]
 pub struct Destinations {
     pub certain: BTreeSet<String>,
     resembled: Vec<Glob>,
-    /// Where the file lists topics, a row leads to one of them or is a dead letter.
+    /// The listed topics. If there are any, a row leads to one of them or becomes a dead letter.
     listed: Option<BTreeSet<String>>,
     own: [String; 2],
 }
 
 impl Destinations {
-    /// Of all its sources. Those whose patterns are resolved say more for certain.
+    /// The topics of all sources. A source with resolved patterns has more certain ones.
     pub fn of(routes: &Routes) -> Destinations {
         let relay = &routes.relay;
         let listed = || routes.topics.iter().map(|topic| topic.name.get_ref().clone()).collect();
@@ -58,7 +57,7 @@ impl Destinations {
         }
     }
 
-    /// Whether a row may lead there though no route names it for certain.
+    /// Whether a row may lead to this topic, which is not certain.
     pub fn resembles(&self, topic: &str) -> bool {
         let may_be = |listed: &BTreeSet<String>| listed.contains(topic);
         !self.certain.contains(topic)
@@ -74,7 +73,7 @@ impl Destinations {
     }
 }
 
-/// A part of a pattern as Kafka takes it, its stars as they are.
+/// A part of a pattern as Kafka accepts it, with its stars.
 fn starred(part: &str) -> String {
     part.split(UNKNOWN).map(plain).collect::<Vec<_>>().join(UNKNOWN)
 }

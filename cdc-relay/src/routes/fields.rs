@@ -1,12 +1,15 @@
-//! Reads the keys of a TOML table, one by one, by name and kind. What does not fit is noted, and reading goes on:
-//! a person sees all slips at once.
+//! Reads the keys of a TOML table, one by one, by name and kind.
 //!
-//! Variables are filled in as texts are read. A key that nobody asked for is unknown.
+//! * A mistake is noted, and reading goes on: a person sees all mistakes at once.
+//! * Variables are filled in as texts are read.
+//! * A key that no reader asked for is unknown.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::str::FromStr;
 
+use strum::VariantNames;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
@@ -14,23 +17,23 @@ use super::findings::{Findings, NOWHERE};
 use super::{Leaf, Object, Text};
 use crate::nearest::hint;
 
-/// What the whole file shares.
-pub struct Reading<'a> {
+/// The context that all tables of a file share.
+pub struct FileContext<'a> {
     pub env: &'a dyn Fn(&str) -> Option<String>,
     pub findings: &'a Findings,
-    /// Every key that was asked for, by the table it belongs to.
-    pub asked: RefCell<BTreeMap<&'static str, Vec<Asked>>>,
+    /// The keys that each kind of table may have.
+    pub known: RefCell<BTreeMap<&'static str, Vec<KnownKey>>>,
 }
 
-/// A key that may stand in a table.
+/// A key that a table may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Asked {
+pub struct KnownKey {
     pub key: &'static str,
     pub kind: Kind,
     pub required: bool,
 }
 
-/// What the value of a key must be.
+/// The expected kind of a key's value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Text,
@@ -52,50 +55,50 @@ pub enum Kind {
 
 /// The keys of one table.
 pub struct Fields<'a, 'i> {
-    reading: &'a Reading<'a>,
-    what: &'static str,
+    file: &'a FileContext<'a>,
+    kind: &'static str,
     table: &'a DeTable<'i>,
     at: Range<usize>,
     asked: Vec<&'static str>,
 }
 
 impl<'a, 'i> Fields<'a, 'i> {
-    pub fn new(reading: &'a Reading<'a>, what: &'static str, table: &'a Spanned<DeTable<'i>>) -> Self {
-        Fields { reading, what, table: table.get_ref(), at: table.span(), asked: Vec::new() }
+    pub fn new(file: &'a FileContext<'a>, kind: &'static str, table: &'a Spanned<DeTable<'i>>) -> Self {
+        Fields { file, kind, table: table.get_ref(), at: table.span(), asked: Vec::new() }
     }
 
-    /// Where the table begins.
+    /// The range of the table in the file.
     pub fn at(&self) -> Range<usize> {
         self.at.clone()
     }
 
-    /// The place of a key, if it is there.
+    /// The range of a key, if the table has it.
     pub fn key(&self, key: &str) -> Option<Range<usize>> {
         self.table.get_key_value(key).map(|(key, _)| key.span())
     }
 
     pub fn note(&self, at: &Range<usize>, key: &str, problem: impl Into<String>) {
-        self.reading.findings.add(at, key, problem);
+        self.file.findings.add(at, key, problem);
     }
 
-    /// Notes every key that was not asked for.
+    /// Notes every unknown key.
     pub fn finish(self) {
         for key in self.table.keys() {
             let name = key.get_ref().as_ref();
             if !self.asked.contains(&name) {
-                let place = if self.what.is_empty() { String::new() } else { format!(" in [{}]", self.what) };
+                let table = if self.kind.is_empty() { String::new() } else { format!(" in [{}]", self.kind) };
                 let near = hint(name, self.asked.iter().copied());
-                self.note(&key.span(), name, format!("there is no such key{place}{near}"));
+                self.note(&key.span(), name, format!("there is no such key{table}{near}"));
             }
         }
     }
 
     fn ask(&mut self, key: &'static str, kind: Kind, required: bool) -> Option<&'a Spanned<DeValue<'i>>> {
         self.asked.push(key);
-        let mut asked = self.reading.asked.borrow_mut();
-        let known = asked.entry(self.what).or_default();
+        let mut all = self.file.known.borrow_mut();
+        let known = all.entry(self.kind).or_default();
         if !known.iter().any(|known| known.key == key) {
-            known.push(Asked { key, kind, required });
+            known.push(KnownKey { key, kind, required });
         }
         let found = self.table.get(key);
         if found.is_none() && required {
@@ -122,7 +125,7 @@ impl<'a, 'i> Fields<'a, 'i> {
         self.as_text(value, key)
     }
 
-    /// Without it there is an empty text nowhere.
+    /// A missing key is noted, and reads as an empty text at `NOWHERE`.
     pub fn required(&mut self, key: &'static str) -> Text {
         let value = self.ask(key, Kind::Text, true);
         value.and_then(|value| self.as_text(value, key)).unwrap_or_else(|| Text::new(NOWHERE, String::new()))
@@ -152,49 +155,37 @@ impl<'a, 'i> Fields<'a, 'i> {
         }
     }
 
-    /// `names` and `values` go together.
-    pub fn one_of<T: Copy>(
-        &mut self,
-        key: &'static str,
-        names: &'static [&'static str],
-        values: &[T],
-    ) -> Option<Spanned<T>> {
-        let value = self.ask(key, Kind::OneOf(names), false)?;
-        self.chosen(value, key, (names, values))
+    /// A value of a closed set.
+    pub fn one_of<T: FromStr + VariantNames>(&mut self, key: &'static str) -> Option<Spanned<T>> {
+        let value = self.ask(key, Kind::OneOf(T::VARIANTS), false)?;
+        self.variant(value, key)
     }
 
-    pub fn many_of<T: Copy>(
-        &mut self,
-        key: &'static str,
-        names: &'static [&'static str],
-        values: &[T],
-    ) -> Vec<Spanned<T>> {
-        let Some(value) = self.ask(key, Kind::ManyOf(names), false) else { return Vec::new() };
+    pub fn many_of<T: FromStr + VariantNames>(&mut self, key: &'static str) -> Vec<Spanned<T>> {
+        let Some(value) = self.ask(key, Kind::ManyOf(T::VARIANTS), false) else { return Vec::new() };
         match value.get_ref() {
             DeValue::Array(list) if list.is_empty() => {
                 self.note(&value.span(), key, "is empty: nothing matches");
                 Vec::new()
             }
-            DeValue::Array(list) => {
-                list.iter().filter_map(|value| self.chosen(value, key, (names, values))).collect()
-            }
+            DeValue::Array(list) => list.iter().filter_map(|value| self.variant(value, key)).collect(),
             _ => self.wrong(value, key, "a list of texts").unwrap_or_default(),
         }
     }
 
-    fn chosen<T: Copy>(
+    fn variant<T: FromStr + VariantNames>(
         &self,
         value: &Spanned<DeValue<'_>>,
         key: &str,
-        (names, values): (&[&str], &[T]),
     ) -> Option<Spanned<T>> {
         let text = self.as_text(value, key)?;
-        let found = names.iter().position(|name| name == text.get_ref()).and_then(|at| values.get(at));
+        let found = text.get_ref().parse::<T>().ok();
         if found.is_none() {
+            let names = T::VARIANTS;
             let (near, all) = (hint(text.get_ref(), names.iter().copied()), names.join("`, `"));
             self.note(&value.span(), key, format!("`{}` is not one of `{all}`{near}", text.get_ref()));
         }
-        found.map(|found| Spanned::new(value.span(), *found))
+        found.map(|found| Spanned::new(value.span(), found))
     }
 
     pub fn texts(&mut self, key: &'static str) -> Vec<Text> {
@@ -205,7 +196,7 @@ impl<'a, 'i> Fields<'a, 'i> {
         }
     }
 
-    /// Texts by name; numbers and booleans are taken as their text.
+    /// Texts by name. Numbers and booleans read as their text.
     pub fn by_name(&mut self, key: &'static str) -> BTreeMap<String, Text> {
         let value = self.ask(key, Kind::ByName(&Kind::Text), false);
         value.map(|value| self.as_map(value, key)).unwrap_or_default()
@@ -218,18 +209,17 @@ impl<'a, 'i> Fields<'a, 'i> {
         entries.into_iter().map(|(name, value)| (name.clone(), self.as_map(value, &name))).collect()
     }
 
-    pub fn one_of_by_name<T: Copy>(
+    pub fn one_of_by_name<T: FromStr + VariantNames>(
         &mut self,
         key: &'static str,
-        (names, values): (&'static [&'static str], &[T]),
         kind: &'static Kind,
     ) -> BTreeMap<String, Spanned<T>> {
         let value = self.ask(key, Kind::ByName(kind), false);
         let entries = value.and_then(|value| self.entries(value, key)).unwrap_or_default();
-        let chosen = |(name, value): (String, &Spanned<DeValue<'_>>)| {
-            Some((name.clone(), self.chosen(value, &name, (names, values))?))
+        let variant = |(name, value): (String, &Spanned<DeValue<'_>>)| {
+            Some((name.clone(), self.variant(value, &name)?))
         };
-        entries.into_iter().filter_map(chosen).collect()
+        entries.into_iter().filter_map(variant).collect()
     }
 
     /// The values of a table whose names the file chooses.
@@ -238,13 +228,13 @@ impl<'a, 'i> Fields<'a, 'i> {
         value.and_then(|value| self.entries(value, key)).unwrap_or_default()
     }
 
-    /// As `as_values`; none if the key is not there.
+    /// As `as_values`; empty without the key.
     pub fn values_of(&mut self, key: &'static str) -> Vec<Text> {
         let value = self.ask(key, Kind::Values, false);
         value.map(|value| self.as_values(value, key)).unwrap_or_default()
     }
 
-    /// Values as Postgres prints them.
+    /// A list of values in Postgres' text form.
     pub fn as_values(&self, value: &Spanned<DeValue<'_>>, key: &str) -> Vec<Text> {
         match value.get_ref() {
             DeValue::Array(list) if list.is_empty() => {
@@ -258,32 +248,32 @@ impl<'a, 'i> Fields<'a, 'i> {
         }
     }
 
-    pub fn table(&mut self, key: &'static str, what: &'static str) -> Option<Fields<'a, 'i>> {
-        let value = self.ask(key, Kind::Table(what), false)?;
-        self.as_fields(value, key, what)
+    pub fn table(&mut self, key: &'static str, kind: &'static str) -> Option<Fields<'a, 'i>> {
+        let value = self.ask(key, Kind::Table(kind), false)?;
+        self.as_fields(value, key, kind)
     }
 
-    /// The keys of a table that stands as a value.
+    /// The keys of a table that is a value.
     pub fn as_fields(
         &self,
         value: &'a Spanned<DeValue<'i>>,
         key: &str,
-        what: &'static str,
+        kind: &'static str,
     ) -> Option<Fields<'a, 'i>> {
         match value.get_ref() {
             DeValue::Table(table) => {
-                Some(Fields { reading: self.reading, what, table, at: value.span(), asked: Vec::new() })
+                Some(Fields { file: self.file, kind, table, at: value.span(), asked: Vec::new() })
             }
             _ => self.wrong(value, key, "a table"),
         }
     }
 
-    /// `None`: the key is not there.
-    pub fn tables(&mut self, key: &'static str, what: &'static str) -> Option<Vec<Fields<'a, 'i>>> {
-        let value = self.ask(key, Kind::Tables(what), false)?;
+    /// None: the table has no such key.
+    pub fn tables(&mut self, key: &'static str, kind: &'static str) -> Option<Vec<Fields<'a, 'i>>> {
+        let value = self.ask(key, Kind::Tables(kind), false)?;
         Some(match value.get_ref() {
             DeValue::Array(list) => {
-                list.iter().filter_map(|value| self.as_fields(value, key, what)).collect()
+                list.iter().filter_map(|value| self.as_fields(value, key, kind)).collect()
             }
             _ => self.wrong(value, key, "a list of tables").unwrap_or_default(),
         })
@@ -346,11 +336,11 @@ impl<'a, 'i> Fields<'a, 'i> {
 
     fn as_text(&self, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Text> {
         let DeValue::String(text) = value.get_ref() else { return self.wrong(value, key, "text") };
-        match expand(text, self.reading.env) {
+        match expand(text, self.file.env) {
             Ok(text) => Some(Text::new(value.span(), text)),
             Err(problem) => {
                 self.note(&value.span(), key, problem);
-                // There is a value, which is not known here.
+                // The value exists, but is unknown.
                 Some(Text::new(NOWHERE, String::new()))
             }
         }

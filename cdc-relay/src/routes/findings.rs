@@ -1,27 +1,39 @@
-//! What is wrong with a routes file: all of it at once, each with its place.
+//! Collects the mistakes of a routes file.
+//!
+//! * All are reported at once, in the order of the file, each with line and column.
+//! * A mistake that only follows from a missing value is not reported.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::Range;
 
-/// The span of a value that is not there; what follows from its absence is not worth a line.
+/// The span of a missing value. A mistake there is dropped, because it follows from the absence.
 pub const NOWHERE: Range<usize> = usize::MAX..usize::MAX;
 
-/// Collects while the file is read and checked.
+/// A mistake at a byte of the file.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Mistake {
+    at: usize,
+    key: String,
+    problem: String,
+}
+
+/// The mistakes found so far.
 #[derive(Debug, Default)]
 pub struct Findings {
-    found: RefCell<Vec<(usize, String, String)>>,
+    found: RefCell<Vec<Mistake>>,
 }
 
 impl Findings {
-    /// Notes that the value of `key` at `at` has this problem.
+    /// Notes a problem of the value of `key` at `at`.
     pub fn add(&self, at: &Range<usize>, key: &str, problem: impl Into<String>) {
         if *at != NOWHERE {
-            self.found.borrow_mut().push((at.start, key.to_owned(), problem.into()));
+            let (key, problem) = (key.to_owned(), problem.into());
+            self.found.borrow_mut().push(Mistake { at: at.start, key, problem });
         }
     }
 
-    /// `Err` if there are any; in the order of the file.
+    /// `Err` with all mistakes, if there are any.
     pub fn result(&self, file: &str, text: &str) -> Result<(), InvalidRoutes> {
         let mut found = self.found.take();
         if found.is_empty() {
@@ -29,18 +41,18 @@ impl Findings {
         }
         found.sort();
         found.dedup();
-        let place = |(at, key, problem): (usize, String, String)| {
+        let finding = |Mistake { at, key, problem }: Mistake| {
             let before = text.get(..at).unwrap_or(text);
             let line_start = before.rfind('\n').map_or(0, |at| at + 1);
             let line = before.bytes().filter(|&byte| byte == b'\n').count() + 1;
             let column = before.get(line_start..).unwrap_or_default().chars().count() + 1;
             Finding { line, column, key, problem }
         };
-        Err(InvalidRoutes { file: file.to_owned(), findings: found.into_iter().map(place).collect() })
+        Err(InvalidRoutes { file: file.to_owned(), findings: found.into_iter().map(finding).collect() })
     }
 }
 
-/// One thing that is wrong. Line and column count from 1.
+/// One mistake. Line and column count from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     pub line: usize,
@@ -49,7 +61,7 @@ pub struct Finding {
     pub problem: String,
 }
 
-/// A routes file that cannot be used, and everything that is wrong with it.
+/// A routes file that cannot be used, with all its mistakes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidRoutes {
     pub file: String,

@@ -1,4 +1,7 @@
-//! Which changes of the routes begin a new chain of positions.
+//! The fingerprint of a source's routes: a change of it begins a new chain of positions.
+//!
+//! * It covers exactly the keys that decide which transactions emit a record on Kafka.
+//! * It is stable over releases: a key that is not used adds nothing.
 
 use std::fmt::Display;
 
@@ -7,8 +10,7 @@ use sha2::{Digest, Sha256};
 use super::{Condition, Deletes, Source};
 
 impl Source {
-    /// Of everything that decides which transactions emit something on Kafka. Stable over releases: a key that is
-    /// not used adds nothing.
+    /// Eight bytes of a hash, in hexadecimal digits.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         let mut part = |text: &dyn Display| hash.update(format!("{text}\0"));
@@ -33,7 +35,7 @@ impl Source {
                 }
                 route.op.iter().for_each(|op| part(&format!("op {}", op.get_ref().name())));
                 route.changed.iter().for_each(|column| part(&format!("changed {}", column.get_ref())));
-                // As many records for an event as for a tombstone, but both are two.
+                // An event and a tombstone are one record each; both are two.
                 match route.deletes {
                     None => {}
                     Some(Deletes::Ignore) => part(&"deletes none"),

@@ -1,10 +1,9 @@
-//! Which entry of a source a table belongs to, and what patterns come to among the tables that are published.
+//! Finds the entry of a source for each table, and expands patterns to published tables.
 //!
-//! * A name goes before a pattern; of patterns, `ignore` goes before `tables`. Two patterns of `tables` must not match the
-//!   same table.
-//! * A pattern of `tables` routes at least one published table: one that does not is a slip.
-//! * An entry of `ignore` may be there for tables that come and go. It is a slip where its schema does not exist, and, if a
-//!   pattern would emit what it misspells, where it names a table that does not exist.
+//! * A name precedes a pattern; among patterns `ignore` precedes `tables`. Two patterns of `tables` must not match one table.
+//! * A pattern of `tables` that routes no published table is a mistake.
+//! * An entry of `ignore` may be for tables that come and go. It is a mistake if its schema does not exist. With patterns it is
+//!   also one if its table does not exist, because a pattern would emit the table that it misspells.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,11 +19,11 @@ use crate::routes::template::Template;
 #[derive(Debug, Clone)]
 pub struct Pattern {
     pub which: TablePattern,
-    /// What holds for each of them; `of` is nobody's.
+    /// The entry of each of them; its `table_name` is a placeholder.
     pub table: Table,
 }
 
-/// What becomes of a published table.
+/// The entry of a published table.
 #[derive(Debug, Clone, Copy)]
 pub enum Routing<'s> {
     Named(&'s Table),
@@ -33,31 +32,31 @@ pub enum Routing<'s> {
     Unknown,
 }
 
-/// The tables of a database, as far as patterns are about them.
+/// The tables of a database that patterns may match.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct DatabaseTables {
-    /// In the publication, or, before there is one, those that could be.
+    /// The published tables; before the publication exists, those that could be.
     pub published: Vec<TableName>,
-    /// All that exist.
+    /// All tables.
     pub existing: Vec<TableName>,
-    /// Schemas that exist, empty ones too.
+    /// All schemas, empty ones too.
     pub schemas: Vec<String>,
 }
 
-/// A pattern of the routes matches a table that was made meanwhile: its topic has to be made before its rows are emitted.
+/// A pattern matches a table that is newer than the session: its topic must exist before its rows are emitted.
 #[derive(Debug)]
 pub struct NewTable(pub TableName);
 
 impl fmt::Display for NewTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "table {} is new: the session begins again with a topic for it", self.0)
+        write!(f, "table {} is new: the session restarts with a topic for it", self.0)
     }
 }
 
 impl std::error::Error for NewTable {}
 
 impl Pattern {
-    /// The entry that stands for a table which matches.
+    /// The entry of a table that matches.
     pub fn table(&self, source: &str, of: &TableName) -> Table {
         let mut table = Table { table_name: of.clone(), ..self.table.clone() };
         for topic in table.routes.iter_mut().filter_map(|route| route.topic.as_mut()) {
@@ -67,7 +66,7 @@ impl Pattern {
     }
 }
 
-/// A topic that names the table is known once the table is. What Kafka does not take in a topic's name becomes `_`.
+/// Replaces a topic's placeholders of source and table. A character that a topic's name cannot have becomes `_`.
 pub fn of_table(topic: &mut Text, source: &str, table: &TableName) {
     let (source, table) = (plain(source), TableName::new(&plain(&table.schema), &plain(&table.name)));
     if let Some(text) = topic_of(topic, &source, &table) {
@@ -75,13 +74,13 @@ pub fn of_table(topic: &mut Text, source: &str, table: &TableName) {
     }
 }
 
-/// A name as far as Kafka takes it in a topic's.
+/// The name with `_` for each character that a topic's name cannot have.
 pub fn plain(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
     name.chars().map(plain).collect()
 }
 
-/// None: it names no table, or depends on the row too.
+/// None: the topic has no placeholder, or depends on the row.
 fn topic_of(topic: &Text, source: &str, table: &TableName) -> Option<String> {
     let template = Template::parse(topic.get_ref()).ok()?;
     if template.constant().is_some() { None } else { template.of_table(source, table.parts()) }
@@ -93,7 +92,7 @@ impl Source {
         format!("{}/{}", self.name.get_ref(), self.slot.get_ref())
     }
 
-    /// What the server is asked about it: the tables of its publication, or those that one of its routes would have.
+    /// The question about its tables: those of its publication, or of the one that its routes would have.
     pub fn question(&self) -> Question<'_> {
         let named = self.tables.iter().map(|table| table.qualified()).collect();
         Question::of(self.publication.get_ref(), named)
@@ -119,12 +118,12 @@ impl Source {
         pattern.map_or(Routing::Unknown, Routing::Pattern)
     }
 
-    /// The entry by name, for a source whose patterns are resolved.
+    /// The named entry of a table, for a source whose patterns are resolved.
     pub fn table(&self, table: &TableName) -> Option<&Table> {
         self.tables.iter().find(|named| named.table_name == *table)
     }
 
-    /// Whether what patterns mean has to be asked of the database.
+    /// Whether the database must be asked for the tables of patterns.
     pub fn has_patterns(&self) -> bool {
         !self.patterns.is_empty() || !self.ignore.is_empty()
     }
@@ -162,7 +161,7 @@ impl Routes {
 }
 
 impl Routes {
-    /// With the topics of this source alone, where the file lists none: another source may be refused.
+    /// The routes with the topics of this source alone, if the file lists none: another source may be refused.
     pub fn topics_of(&self, source: &Source) -> Routes {
         let mut routes = self.clone();
         if !routes.lists_topics {
@@ -173,7 +172,7 @@ impl Routes {
     }
 }
 
-/// The topics that routes name without looking at the row.
+/// The topics that do not depend on the row.
 pub fn constant_topics<'t>(tables: impl Iterator<Item = &'t Table>) -> Vec<Text> {
     let mut names: Vec<Text> = Vec::new();
     for topic in tables.flat_map(|table| &table.routes).filter_map(|route| route.topic.as_ref()) {
@@ -188,7 +187,7 @@ pub fn constant_topics<'t>(tables: impl Iterator<Item = &'t Table>) -> Vec<Text>
 }
 
 impl DatabaseTables {
-    /// The routes with what the source's patterns mean. The error says what is wrong with them.
+    /// The routes with the source's patterns expanded. The error describes their mistakes.
     pub fn resolve(
         &self,
         routes: &Routes,
@@ -214,7 +213,7 @@ impl DatabaseTables {
         if problems.is_empty() { Ok(resolved) } else { Err(problems.join("; ")) }
     }
 
-    /// What is wrong with the patterns and with `ignore`.
+    /// The mistakes of the patterns and of `ignore`.
     pub fn problems(&self, source: &Source) -> Vec<String> {
         let mut problems: Vec<String> =
             source.patterns.iter().filter_map(|pattern| self.nothing(source, pattern)).collect();
@@ -270,7 +269,7 @@ impl DatabaseTables {
             return None;
         }
         Some(format!(
-            "`ignore` has `{text}`, and there is no such table{}; a pattern would tell what it misspells",
+            "`ignore` has `{text}`, and there is no such table{}; a pattern would emit the table that it misspells",
             self.near(&ignored.which, text)
         ))
     }

@@ -41,7 +41,7 @@ fn a_name_goes_before_ignore_and_that_before_a_pattern() {
 }
 
 #[test]
-fn what_means_nothing_is_said_with_what_is_near() {
+fn an_entry_without_a_table_is_reported_with_the_nearest_name() {
     for (entries, expected) in [
         (
             "tables = [{ name = \"adit.*\" }]",

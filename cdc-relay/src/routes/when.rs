@@ -1,8 +1,13 @@
-//! Which rows a route emits: operations, columns' values, changes. Pure, bound once, and without cost where unused.
+//! Decides which rows a route emits: by operation, column values and changes. Pure.
+//!
+//! * A filter is bound once per relation, and costs nothing where a route has no conditions.
+//! * A condition on an unknown value is a problem, unless another condition decides.
 
 use crate::postgres::decode::pgoutput::{Tuple, Value};
-use crate::routes::json;
-use crate::routes::template::{Op, Problem, Row, Scope};
+use crate::routes::problem::Problem;
+use crate::routes::row::{Op, Row};
+use crate::routes::scope::Scope;
+use crate::routes::text_form::text_form;
 use crate::routes::{Condition, Route, Text};
 
 type Values = Vec<Box<[u8]>>;
@@ -30,28 +35,28 @@ impl Test {
     }
 }
 
-/// The conditions of a route, all of which hold for the rows that it emits.
+/// The conditions of a route. It emits a row for which all of them hold.
 #[derive(Debug, Clone)]
 pub struct Filter {
     /// By operation.
     ops: [bool; 3],
     tests: Vec<(usize, Test)>,
-    /// Of an update, one of these columns has changed.
+    /// An update must have changed one of these columns.
     changed: Vec<usize>,
 }
 
 impl Filter {
-    /// `scope.deleted`: deleted rows have to pass too, so that only columns may be named that the WAL has of them.
+    /// Binds the conditions of a route. With `scope.deleted` they may name only columns that the WAL has of a deleted row.
     pub fn bind(route: &Route, scope: Scope<'_>) -> Result<Filter, Problem> {
         let listed = |op: &Op| route.op.is_empty() || route.op.iter().any(|listed| listed.get_ref() == op);
-        let ops = Op::ALL.map(|op| listed(&op));
+        let ops = [Op::Insert, Op::Update, Op::Delete].map(|op| listed(&op));
         let mut tests = Vec::new();
         for (name, condition) in &route.when {
             let index = scope.column(name)?;
             let values = |values: &Vec<Text>| {
                 values
                     .iter()
-                    .map(|value| printed(value.get_ref(), scope.type_oid(index), name))
+                    .map(|value| text_form(value.get_ref(), scope.type_oid(index), name))
                     .collect::<Result<Values, _>>()
             };
             match condition {
@@ -68,7 +73,7 @@ impl Filter {
         if !route.changed.is_empty() && !relation.is_full() {
             let (schema, name) = (&relation.schema, &relation.name);
             return Err(Problem(format!(
-                "`changed` compares with the row before the update, which the log of {schema}.{name} does not carry: \
+                "`changed` compares with the row before the update, which the WAL does not have for {schema}.{name}: \
                  `alter table {} replica identity full`",
                 relation.sql()
             )));
@@ -82,16 +87,16 @@ impl Filter {
         if !self.ops[row.op as usize] {
             return Ok(false);
         }
-        // A value that the WAL leaves open decides only if no other condition does.
-        let mut open = None;
+        // An unknown value decides only if no other condition does.
+        let mut unknown = None;
         for (index, test) in &self.tests {
             match test.holds(row, *index) {
                 Ok(true) => {}
                 Ok(false) => return Ok(false),
-                Err(problem) => open = Some(problem),
+                Err(problem) => unknown = Some(problem),
             }
         }
-        match open {
+        match unknown {
             None => self.has_changed(row),
             Some(problem) if self.has_changed(row)? => Err(problem),
             Some(_) => Ok(false),
@@ -105,7 +110,7 @@ impl Filter {
         }
         let old = row.before().ok_or_else(|| {
             Problem(
-                "`changed`: the log does not carry the row before this update: replica identity full"
+                "`changed`: the WAL does not have the row before this update; replica identity full puts it there"
                     .to_owned(),
             )
         })?;
@@ -116,23 +121,4 @@ impl Filter {
 #[inline]
 fn has_changed(new: Tuple<'_>, old: Tuple<'_>, index: usize) -> bool {
     new.get(index) != Value::Unchanged && new.get(index) != old.get(index)
-}
-
-/// A value as Postgres prints it: booleans may be written as in TOML and JSON. That all others are written as they are
-/// printed, is checked before (`contract::literals`).
-pub fn printed(value: &str, type_oid: u32, column: &str) -> Result<Box<[u8]>, Problem> {
-    let text = boolean(value, type_oid == json::BOOL);
-    if type_oid == json::BOOL && !matches!(text, "t" | "f") {
-        return Err(Problem(format!("column {column} is a boolean, and never `{value}`")));
-    }
-    Ok(text.as_bytes().into())
-}
-
-/// A boolean as Postgres prints it.
-pub fn boolean(value: &str, is_boolean: bool) -> &str {
-    match value {
-        "true" if is_boolean => "t",
-        "false" if is_boolean => "f",
-        _ => value,
-    }
 }

@@ -16,10 +16,11 @@ use crate::observe::metrics::SourceMetrics;
 use crate::postgres::connection_url::Database;
 use crate::postgres::decode::pgoutput::Relation;
 use crate::routes::catalog::Catalog;
+use crate::routes::problem::Problem;
 use crate::routes::route::{
     CompiledRoute, DELETE_NOT_HANDLED, Destination, Plan, Record, Topics, Transaction,
 };
-use crate::routes::template::{Op, Problem, Row};
+use crate::routes::row::{Op, Row};
 use crate::routes::{NewTable, Routes, Source};
 use crate::sinks::batch_size::BatchSize;
 use crate::sinks::kafka::{Kafka, Sent};
@@ -205,8 +206,8 @@ impl Emitter {
                 Err(problem) => return Ok(Err(problem)),
             }
             for &emission in route.emissions(row.op) {
-                let what = (&*open.transaction, &self.out.topics);
-                let destination = match route.render_as(emission, row, what, &mut self.out.record) {
+                let (topics, record) = (&self.out.topics, &mut self.out.record);
+                let destination = match route.render_as(emission, row, open.transaction, topics, record) {
                     Ok(destination) => destination,
                     Err(problem) => return Ok(Err(problem)),
                 };
@@ -318,8 +319,8 @@ impl Outlet {
             Ok(false) => return Ok(false),
             Ok(true) => {
                 for &emission in emissions {
-                    let what = (&*open.transaction, &self.topics);
-                    let rendered = route.render_as(emission, row, what, &mut self.record);
+                    let (topics, record) = (&self.topics, &mut self.record);
+                    let rendered = route.render_as(emission, row, open.transaction, topics, record);
                     self.deliver(rendered, (plan, route, row), open)?;
                 }
             }

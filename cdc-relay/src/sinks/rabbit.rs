@@ -21,8 +21,8 @@ use tokio::time::timeout;
 
 use crate::checkpoint::progress::{Sink, TransactionSeq};
 use crate::observe::metrics::SourceMetrics;
+use crate::routes::problem::Problem;
 use crate::routes::route::{Plan, Record, Transaction};
-use crate::routes::template::Problem;
 use crate::sinks::acks::Acks;
 
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);

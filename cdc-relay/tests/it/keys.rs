@@ -43,7 +43,7 @@ async fn a_route_that_needs_an_included_column_of_a_deleted_row_is_refused() {
     harness.routes(&five_lines(&harness, "{ name = \"t\", key = \"{payload}\", deletes = \"tombstone\" }"));
     let relay = harness.start();
     let report = relay.state("refused").await;
-    assert!(report.contains("column payload of a deleted row of public.t is not in the log"), "{report}");
+    assert!(report.contains("column payload of a deleted row of public.t is not in the WAL"), "{report}");
     // Doctor says the same of a publication that is there.
     run(&harness, "create publication p for table t with (publish = 'insert, update, delete')").await;
     let routes = five_lines(&harness, "{ name = \"t\", key = \"{payload}\", deletes = \"tombstone\" }");
@@ -51,7 +51,7 @@ async fn a_route_that_needs_an_included_column_of_a_deleted_row_is_refused() {
     let output = harness.command("doctor").output().expect("doctor");
     let out = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
     assert_eq!(output.status.code(), Some(1), "{out}");
-    assert!(out.contains("column payload of a deleted row of public.t is not in the log"), "{out}");
+    assert!(out.contains("column payload of a deleted row of public.t is not in the WAL"), "{out}");
 }
 
 /// The ids come from the rows, so that a replay can emit them again.

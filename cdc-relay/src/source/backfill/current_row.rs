@@ -11,7 +11,8 @@ use crate::postgres::decode::pgoutput::Relation;
 use crate::postgres::decode::row_builder::RowBuilder;
 use crate::postgres::error::PostgresError;
 use crate::postgres::session::Session;
-use crate::routes::template::{Problem, Row};
+use crate::routes::problem::Problem;
+use crate::routes::row::Row;
 use crate::source::backfill::rows::{self, Table};
 
 const TEXT: u32 = 25;

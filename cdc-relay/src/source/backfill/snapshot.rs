@@ -28,7 +28,7 @@ use crate::postgres::decode::pgoutput::{self, Scratch};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::utf8;
 use crate::routes::Source;
-use crate::routes::template::Row;
+use crate::routes::row::Row;
 use crate::sinks::emit::{Emitter, OpenTransaction};
 use crate::source::backfill::rows::Table;
 

@@ -13,7 +13,7 @@ use crate::postgres::decode::pgoutput::Relation;
 use crate::postgres::facts::{Facts, NamedTable, Publication, Table};
 use crate::postgres::sql::{self, identifier};
 use crate::routes::route::Plan;
-use crate::routes::template::Op;
+use crate::routes::row::Op;
 use crate::routes::{Deletes, Routes, Source, TableName};
 
 /// The operations of a publication.

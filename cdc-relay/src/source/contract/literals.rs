@@ -94,7 +94,7 @@ fn kinds(session: &mut Session, literals: &[Literal<'_>]) -> Result<Kinds> {
 fn typed<'l>(literals: &'l [Literal<'l>], kinds: &'l Kinds) -> impl Iterator<Item = (Literal<'l>, &'l Kind)> {
     literals.iter().filter_map(|l| {
         let kind = kinds.get(&(l.schema.to_owned(), l.table.to_owned(), l.column.to_owned()))?;
-        let text = crate::routes::when::boolean(l.text, kind.unlimited == "boolean");
+        let text = crate::routes::text_form::boolean(l.text, kind.unlimited == "boolean");
         Some((Literal { text, ..*l }, kind))
     })
 }

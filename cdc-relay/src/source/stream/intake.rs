@@ -10,7 +10,7 @@ use crate::dead_letter::release::{self, Order};
 use crate::postgres::decode::pgoutput::{self, Message, Tuple};
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::replication_stream::Frame;
-use crate::routes::template::{Op, Row};
+use crate::routes::row::{Op, Row};
 use crate::sinks::emit::OpenTransaction;
 use crate::source::backfill::snapshot::{self, Watermark};
 

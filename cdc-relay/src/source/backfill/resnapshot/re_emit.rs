@@ -13,7 +13,7 @@ use crate::postgres::decode::pgoutput::{self, Scratch};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::session::Session;
 use crate::routes::route::Transaction;
-use crate::routes::template::Row;
+use crate::routes::row::Row;
 use crate::sinks::ack_waiter::AckWaiter;
 use crate::sinks::emit::{Emitter, OpenTransaction};
 use crate::source::backfill::rows::{self, Table};

@@ -2,7 +2,7 @@
 
 use super::Snapshots;
 use crate::postgres::decode::pgoutput::{Message, Old, Relation, Tuple};
-use crate::routes::template::{Op, Row};
+use crate::routes::row::{Op, Row};
 use crate::source::backfill::rows::Table;
 
 impl Snapshots {

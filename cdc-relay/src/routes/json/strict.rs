@@ -1,22 +1,21 @@
-//! JSON of a column, so that every reader takes the record: Postgres' own rules are wider than theirs.
+//! Writes JSON of a column so that every reader accepts the record; Postgres accepts more than they do.
 //!
-//! * Half of a surrogate pair (`\ud800` alone), which the type `json` stores: U+FFFD in its place.
-//! * A number that no double holds, or longer than readers take: the same digits as a string.
-//! * A value nested deeper than readers go, or with a name longer than they take: its whole text as a string.
-//!
-//! All else stays as it stands, byte for byte. Names that come twice in an object are valid JSON and stay.
+//! * Half of a surrogate pair (`\ud800` alone), which the type `json` stores, becomes U+FFFD.
+//! * A number beyond a double, or longer than readers accept, becomes a string of the same digits.
+//! * A value nested deeper, or with a longer name, than readers accept becomes a string of its whole text.
+//! * Everything else stays byte for byte, a name that an object has twice too: it is valid JSON.
 
-use crate::routes::json::{first_special, string};
+use super::string::{first_special, string};
 
-/// serde_json reads 127 levels, jq 256, Jackson 1,000; the body around the value has some itself.
+/// Levels of nesting. serde_json reads 127, jq 256, Jackson 1,000; the body around the value has some itself.
 const DEPTH_MAX: usize = 100;
-/// Jackson reads no longer number.
+/// Jackson's limit.
 const NUMBER_BYTES_MAX: usize = 1000;
-/// Nor a longer name of a member.
+/// Jackson's limit of a member's name.
 const NAME_BYTES_MAX: usize = 50_000;
-/// All numbers with so many digits before the point are doubles.
+/// A double holds every number with so many digits before the point.
 const DOUBLE_DIGITS: usize = 308;
-/// Larger exponents are no 32-bit integers.
+/// The digits of an exponent that a 32-bit integer holds.
 const EXPONENT_DIGITS_MAX: usize = 9;
 
 /// Appends a value that Postgres or a parser found to be JSON.
@@ -39,10 +38,10 @@ pub fn append_binary(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Copies the value, mended. False: it is nested too deeply, or has too long a name.
+/// Copies the value, corrected. False: it is nested too deeply, or has too long a name.
 fn copy(text: &[u8], out: &mut Vec<u8>) -> bool {
     let (mut at, mut depth) = (0, 0usize);
-    // From here on nothing is copied yet.
+    // The begin of the part that is not copied yet.
     let mut clean = 0;
     while let Some(&byte) = text.get(at) {
         match byte {
@@ -87,7 +86,7 @@ fn is_name(rest: &[u8]) -> bool {
     rest.trim_ascii_start().starts_with(b":")
 }
 
-/// Where the string that begins at `at` has ended.
+/// The index behind the string that begins at `at`.
 fn skip_string(text: &[u8], mut at: usize, clean: &mut usize, out: &mut Vec<u8>) -> usize {
     while let Some(offset) = first_special(&text[at..]) {
         at += offset;
@@ -112,7 +111,7 @@ fn skip_string(text: &[u8], mut at: usize, clean: &mut usize, out: &mut Vec<u8>)
 const UNIT: usize = 6;
 
 enum Escape {
-    /// Of so many bytes.
+    /// Its length in bytes.
     Sound(usize),
     /// Half of a surrogate pair.
     Half,
@@ -140,7 +139,7 @@ fn is_of_number(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'.' | b'-' | b'+' | b'e' | b'E')
 }
 
-/// Whether every reader takes a JSON number: a double holds it, and it is not too long.
+/// Whether every reader accepts a JSON number: a double holds it, and it is not too long.
 #[inline]
 pub fn is_readable(number: &[u8]) -> bool {
     if number.len() > NUMBER_BYTES_MAX {

@@ -1,12 +1,11 @@
-//! Postgres' text form of arrays (`{1,NULL,"a b",{…}}`) as JSON arrays.
+//! Writes Postgres' text form of arrays (`{1,NULL,"a b",{…}}`) as JSON arrays.
 //!
-//! An array prints its elements' text forms, quoted where they hold a brace, a delimiter, a quote, a backslash or
-//! white space, or look like null. Bounds other than 1 stand before it (`[0:1]={1,2}`); JSON has no place for them.
+//! * An element is quoted if it has a brace, a delimiter, a quote, a backslash or white space, or looks like null.
+//! * Bounds other than 1 precede the array (`[0:1]={1,2}`). JSON has no such thing, so they are dropped.
 
-use crate::routes::json::{Form, not};
-use crate::routes::template::Problem;
+use crate::routes::problem::Problem;
 
-/// What may come next.
+/// The token that may come next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
     Value,
@@ -15,14 +14,15 @@ enum Next {
     DelimiterOrEnd,
 }
 
-/// Appends the array as JSON. `scratch` holds one element at a time, where it has to be unescaped.
+/// Appends the array as JSON; `element` writes one element. `scratch` holds an element that has to be unescaped.
 pub fn write(
     text: &[u8],
-    (element, delimiter): (Form, u8),
+    delimiter: u8,
+    element: impl Fn(&[u8], &mut Vec<u8>) -> Result<(), Problem>,
     scratch: &mut Vec<u8>,
     out: &mut Vec<u8>,
 ) -> Result<(), Problem> {
-    let bad = || not("an array", text);
+    let bad = || Problem::not_a("an array", text);
     let mut rest = match text {
         [b'[', ..] => {
             text.iter().position(|&b| b == b'=').and_then(|at| text.get(at + 1..)).ok_or_else(bad)?
@@ -56,7 +56,7 @@ pub fn write(
                 next = Next::DelimiterOrEnd;
                 if byte == b'"' {
                     let (value, tail) = quoted(tail, scratch).ok_or_else(bad)?;
-                    element.write_scalar(value, out)?;
+                    element(value, out)?;
                     tail
                 } else {
                     let end = rest.iter().position(|&b| b == delimiter || b == b'}').ok_or_else(bad)?;
@@ -67,7 +67,7 @@ pub fn write(
                             tail
                         }
                         (value, tail) => {
-                            element.write_scalar(value, out)?;
+                            element(value, out)?;
                             tail
                         }
                     }
@@ -79,7 +79,7 @@ pub fn write(
     Err(bad())
 }
 
-/// The element that a quote opened, and what follows its closing quote. One without escapes is not copied.
+/// The element behind an opening quote, and the text behind its closing quote. An element without escapes is not copied.
 fn quoted<'t: 's, 's>(text: &'t [u8], scratch: &'s mut Vec<u8>) -> Option<(&'s [u8], &'t [u8])> {
     let end = text.iter().position(|&b| b == b'"' || b == b'\\')?;
     let (clean, mut rest) = text.split_at(end);
@@ -110,11 +110,13 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::routes::json::Form;
 
     fn written(form: Form, text: &str) -> Result<String, Problem> {
         let Form::Array { element, delimiter } = form else { panic!("{form:?} is no array") };
         let mut out = Vec::new();
-        write(text.as_bytes(), (*element, delimiter), &mut Vec::new(), &mut out)?;
+        let element = |value: &[u8], out: &mut Vec<u8>| element.write_scalar(value, out);
+        write(text.as_bytes(), delimiter, element, &mut Vec::new(), &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
