@@ -1,4 +1,4 @@
-//! An app's view of Coro: over HTTP, with nothing but what the API promises.
+//! Calls Coro as an app would: over HTTP, with nothing but what the API promises.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use uuid::Uuid;
 
 use crate::stack::Stack;
 
-/// Between two looks at a payment that has not ended.
+/// Between two polls of a payment.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A client that sends as whatever user it is told.
+/// Sends each request as the given user.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -31,7 +31,11 @@ impl Client {
         let body = json!({"user_id": user_id, "amount": amount, "idempotency_key": key});
         let request = self.http.post(url).bearer_auth(&self.stack.admin_token).json(&body);
         let response = request.send().await.context("POST /deposits")?;
-        ensure!(response.status() == StatusCode::CREATED, "deposit: {}", problem(response).await);
+        ensure!(
+            response.status() == StatusCode::CREATED,
+            "the deposit was refused: {}",
+            problem(response).await
+        );
         Ok(())
     }
 
@@ -42,7 +46,7 @@ impl Client {
         Ok(user_id)
     }
 
-    /// Sends a request to pay as it is given, good or bad.
+    /// Sends a request to pay with this body, valid or not.
     pub async fn post_payment(&self, user_id: Uuid, body: &Value) -> Result<Response> {
         let url = format!("{}/payments", self.stack.payments_url);
         let request = self.http.post(url).header("x-user-id", user_id.to_string()).json(body);
@@ -54,15 +58,23 @@ impl Client {
         let key = Uuid::new_v4().to_string();
         let body = order(client_number, &self.stack.demo_service_id, amount, &key);
         let response = self.post_payment(user_id, &body).await?;
-        ensure!(response.status() == StatusCode::CREATED, "not accepted: {}", problem(response).await);
+        ensure!(
+            response.status() == StatusCode::CREATED,
+            "the payment was refused: {}",
+            problem(response).await
+        );
         let payment: Value = response.json().await?;
-        payment["payment_id"].as_str().and_then(|id| id.parse().ok()).context("a payment_id in the 201")
+        payment["payment_id"].as_str().and_then(|id| id.parse().ok()).context("the 201 has no payment_id")
     }
 
     pub async fn payment(&self, user_id: Uuid, payment_id: Uuid) -> Result<Value> {
         let url = format!("{}/payments/{payment_id}", self.stack.payments_url);
         let response = self.http.get(url).header("x-user-id", user_id.to_string()).send().await?;
-        ensure!(response.status() == StatusCode::OK, "no payment: {}", problem(response).await);
+        ensure!(
+            response.status() == StatusCode::OK,
+            "GET /payments/{payment_id}: {}",
+            problem(response).await
+        );
         Ok(response.json().await?)
     }
 
@@ -73,40 +85,40 @@ impl Client {
         request.send().await.context("POST /payments/{id}/cancel")
     }
 
-    /// Looks until the payment has ended. That nobody answers for a while is only a longer wait.
-    pub async fn ended(&self, user_id: Uuid, payment_id: Uuid, patience: Duration) -> Result<Value> {
-        let ends = ["completed", "rejected", "failed", "cancelled"];
-        self.seen_as(user_id, payment_id, &ends, patience).await
+    /// Polls until the payment has ended; failed polls are repeated.
+    pub async fn wait_for_end(&self, user_id: Uuid, payment_id: Uuid, timeout: Duration) -> Result<Value> {
+        let terminal = ["completed", "rejected", "failed", "cancelled"];
+        self.wait_for_any(user_id, payment_id, &terminal, timeout).await
     }
 
-    /// Looks until the payment has this status.
-    pub async fn reached(
+    /// Polls until the payment has this status; failed polls are repeated.
+    pub async fn wait_for_status(
         &self,
         user_id: Uuid,
         payment_id: Uuid,
         status: &str,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Value> {
-        self.seen_as(user_id, payment_id, &[status], patience).await
+        self.wait_for_any(user_id, payment_id, &[status], timeout).await
     }
 
-    async fn seen_as(
+    async fn wait_for_any(
         &self,
         user_id: Uuid,
         payment_id: Uuid,
         statuses: &[&str],
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Value> {
         let began = Instant::now();
         loop {
-            let seen = self.payment(user_id, payment_id).await;
-            let status = seen.as_ref().ok().and_then(|payment| payment["status"].as_str());
+            let answer = self.payment(user_id, payment_id).await;
+            let status = answer.as_ref().ok().and_then(|payment| payment["status"].as_str());
             if status.is_some_and(|status| statuses.contains(&status)) {
-                return seen;
+                return answer;
             }
-            if began.elapsed() > patience {
-                let payment = seen.with_context(|| format!("payment {payment_id} cannot be seen"))?;
-                bail!("payment {payment_id} is not {statuses:?} after {patience:?}: {payment}");
+            if began.elapsed() > timeout {
+                let payment = answer.with_context(|| format!("cannot read payment {payment_id}"))?;
+                bail!("payment {payment_id} is not {statuses:?} after {timeout:?}: {payment}");
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -116,7 +128,7 @@ impl Client {
     pub async fn balance(&self, user_id: Uuid) -> Result<(i64, i64)> {
         let url = format!("{}/balance", self.stack.balance_url);
         let response = self.http.get(url).header("x-user-id", user_id.to_string()).send().await?;
-        ensure!(response.status() == StatusCode::OK, "no balance: {}", problem(response).await);
+        ensure!(response.status() == StatusCode::OK, "GET /balance: {}", problem(response).await);
         let balance: Value = response.json().await?;
         let part = |name: &str| balance[name].as_i64().with_context(|| format!("{name} in {balance}"));
         Ok((part("available")?, part("held")?))
@@ -125,13 +137,15 @@ impl Client {
     /// The gateway's own ledger: one line per charge.
     pub async fn gateway_ledger(&self) -> Result<Vec<Value>> {
         let text = self.http.get(format!("{}/ledger", self.stack.gateway_url)).send().await?.text().await?;
-        text.lines().map(|line| serde_json::from_str(line).context("a ledger line")).collect()
+        text.lines()
+            .map(|line| serde_json::from_str(line).context("a line of the gateway's ledger is no JSON"))
+            .collect()
     }
 
     /// The gateway's answer to an inquiry; `None` when it knows no such charge.
     pub async fn gateway_charge(&self, payment_id: Uuid) -> Result<Option<Value>> {
         let url = format!("{}/charges/{payment_id}", self.stack.gateway_url);
-        let response = self.http.get(url).send().await.context("the gateway")?;
+        let response = self.http.get(url).send().await.context("GET /charges of the gateway")?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }

@@ -1,11 +1,11 @@
-//! An operator's view: read-only connections to the three databases.
+//! Connects to the three databases, as the role that may only read.
 
 use anyhow::{Context, Result};
 use tokio_postgres::{Client, NoTls};
 
 use crate::stack::Stack;
 
-/// One connection to each database, as the role that may only read.
+/// One connection to each database.
 pub struct Databases {
     pub payments: Client,
     pub balance: Client,
@@ -15,9 +15,15 @@ pub struct Databases {
 impl Databases {
     pub async fn connect(stack: &Stack) -> Result<Self> {
         Ok(Self {
-            payments: connect(&stack.payments_database_url).await.context("payments database")?,
-            balance: connect(&stack.balance_database_url).await.context("balance database")?,
-            processor: connect(&stack.processor_database_url).await.context("processor database")?,
+            payments: connect(&stack.payments_database_url)
+                .await
+                .context("cannot connect to the payments database")?,
+            balance: connect(&stack.balance_database_url)
+                .await
+                .context("cannot connect to the balance database")?,
+            processor: connect(&stack.processor_database_url)
+                .await
+                .context("cannot connect to the processor database")?,
         })
     }
 
@@ -32,8 +38,8 @@ pub async fn connect(url: &str) -> Result<Client> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            // Whoever uses it next is told too.
-            tracing::debug!(%error, "database connection ended");
+            // The next query fails as well, and reports it.
+            tracing::debug!(%error, "the connection to a database broke");
         }
     });
     Ok(client)

@@ -1,5 +1,8 @@
-//! The whole life of one payment: its rows in three databases, its events with their offsets, the gateway's
-//! view, milliseconds per hop, and, if it stands still, where and why.
+//! Explains one payment: every row and event of its life in order of time, and the step that it waits for.
+//!
+//! * Rows come from the three databases, events with their offsets from Kafka, the charge from the gateway.
+//! * A gateway that does not answer is reported, and the rest is printed.
+//! * The diagnosis follows from the last committed row of the saga.
 
 use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
@@ -15,39 +18,44 @@ use crate::topics::{self, Event, SAGA_TOPICS};
 /// One line of the life.
 struct Moment {
     at: Timestamp,
-    place: String,
-    what: String,
+    location: String,
+    step: String,
     detail: String,
 }
 
 /// The life of `payment_id` as text.
+///
+/// # Errors
+/// When there is no such payment, or a database or Kafka does not answer.
 pub async fn life(stack: &Stack, payment_id: Uuid) -> Result<String> {
     let databases = Databases::connect(stack).await?;
-    let found = rows(&databases, payment_id).await?;
-    let payment = found.payment.as_ref().with_context(|| format!("there is no payment {payment_id}"))?;
+    let rows = rows(&databases, payment_id).await?;
+    let payment = rows.payment.as_ref().with_context(|| {
+        format!("there is no payment {payment_id}: the payments database has no such row")
+    })?;
     let initiated_at: Timestamp = payment.get("initiated_at");
     let events = events(stack, payment_id, initiated_at).await?;
     let gateway = Client::new(stack)?.gateway_charge(payment_id).await;
 
-    let mut moments = found.moments();
+    let mut moments = rows.moments();
     moments.extend(events.iter().map(moment));
     moments.sort_by_key(|moment| moment.at);
     let mut out = header(payment);
     out.push_str(&timeline(&moments));
     out.push_str(&match gateway {
         Ok(Some(charge)) => format!("\n\nGateway: {charge}"),
-        Ok(None) => "\n\nGateway: knows no charge with this reference.".to_owned(),
-        Err(error) => format!("\n\nGateway: does not answer ({error:#})."),
+        Ok(None) => "\n\nGateway: it has no charge with this reference.".to_owned(),
+        Err(error) => format!("\n\nGateway: it does not answer ({error:#})."),
     });
-    if let Some(difference) = found.difference() {
+    if let Some(difference) = rows.difference() {
         out.push_str(&format!("\n\n{difference}"));
     }
-    out.push_str(&format!("\n\n{}", verdict(&found, &events)));
+    out.push_str(&format!("\n\n{}", diagnosis(&rows, &events)));
     Ok(out)
 }
 
-/// Everything the three databases know of it.
-struct Found {
+/// The rows of one payment in the three databases.
+struct PaymentRows {
     payment: Option<Row>,
     ledger: Vec<Row>,
     charge: Option<Row>,
@@ -55,7 +63,7 @@ struct Found {
     parked: Vec<(&'static str, Row)>,
 }
 
-async fn rows(databases: &Databases, payment_id: Uuid) -> Result<Found> {
+async fn rows(databases: &Databases, payment_id: Uuid) -> Result<PaymentRows> {
     let payment =
         databases.payments.query_opt("select * from payments where payment_id = $1", &[&payment_id]).await?;
     let ledger = databases
@@ -78,10 +86,10 @@ async fn rows(databases: &Databases, payment_id: Uuid) -> Result<Found> {
             parked.push((name, row));
         }
     }
-    Ok(Found { payment, ledger, charge, attempts, parked })
+    Ok(PaymentRows { payment, ledger, charge, attempts, parked })
 }
 
-impl Found {
+impl PaymentRows {
     fn moments(&self) -> Vec<Moment> {
         let mut moments = Vec::new();
         if let Some(payment) = &self.payment {
@@ -117,20 +125,20 @@ impl Found {
             }
         }
         for attempt in &self.attempts {
-            let what =
+            let step =
                 format!("{} {}", attempt.get::<_, String>("kind"), attempt.get::<_, String>("outcome"));
-            moments.push(row_moment(attempt.get("at"), "charge_attempts", &what, attempt.get("detail")));
+            moments.push(row_moment(attempt.get("at"), "charge_attempts", &step, attempt.get("detail")));
         }
         for (database, row) in &self.parked {
-            let place = format!("{database}.parked");
-            moments.push(row_moment(row.get("parked_at"), &place, "parked", row.get("reason")));
+            let table = format!("{database}.parked");
+            moments.push(row_moment(row.get("parked_at"), &table, "parked", row.get("reason")));
         }
         moments
     }
 }
 
-impl Found {
-    /// What the databases do not say alike of this payment.
+impl PaymentRows {
+    /// A sentence about rows whose user, amount or service is not the payment's.
     fn difference(&self) -> Option<String> {
         let terms = |row: &Row| -> (Uuid, i64, String) {
             let service: Option<String> = row.get("service_id");
@@ -140,30 +148,35 @@ impl Found {
         let entries = self.ledger.iter().map(|row| (row.get::<_, String>("kind"), terms(row)));
         let charge = self.charge.iter().map(|row| ("charge".to_owned(), terms(row)));
         let others = entries.chain(charge).filter(|(_, terms)| *terms != payment);
-        let say = |(what, (user, amount, service)): (String, _)| {
-            format!("the {what} says user {user}, amount {amount}, service {service}")
+        let describe = |(what, (user, amount, service)): (String, _)| {
+            format!("the {what} has user {user}, amount {amount}, service {service}")
         };
-        let others: Vec<String> = others.map(say).collect();
-        (!others.is_empty()).then(|| format!("The databases differ: {}.", others.join("; ")))
+        let others: Vec<String> = others.map(describe).collect();
+        (!others.is_empty()).then(|| format!("The databases disagree: {}.", others.join("; ")))
     }
 }
 
-fn row_moment(at: Timestamp, table: &str, what: &str, detail: Option<String>) -> Moment {
-    Moment { at, place: format!("row    {table}"), what: what.to_owned(), detail: detail.unwrap_or_default() }
+fn row_moment(at: Timestamp, table: &str, step: &str, detail: Option<String>) -> Moment {
+    Moment {
+        at,
+        location: format!("row    {table}"),
+        step: step.to_owned(),
+        detail: detail.unwrap_or_default(),
+    }
 }
 
 async fn events(stack: &Stack, payment_id: Uuid, since: Timestamp) -> Result<Vec<Event>> {
     let (brokers, subject) = (stack.kafka_brokers.clone(), payment_id.to_string());
     let read = tokio::task::spawn_blocking(move || topics::about(&brokers, &SAGA_TOPICS, since, &subject));
-    read.await?.context("events")
+    read.await?.context("cannot read its events from Kafka")
 }
 
-/// An event stands at the commit it tells; its detail is where it can be read.
+/// An event has the time of its commit; its detail is its place on Kafka.
 fn moment(event: &Event) -> Moment {
     Moment {
         at: event.header("ce_time").parse().unwrap_or(Timestamp::UNIX_EPOCH),
-        place: format!("event  {}", event.topic),
-        what: event.event_type().to_owned(),
+        location: format!("event  {}", event.topic),
+        step: event.event_type().to_owned(),
         detail: format!("partition {} offset {}  {}", event.partition, event.offset, event.header("ce_id")),
     }
 }
@@ -186,7 +199,7 @@ fn header(payment: &Row) -> String {
 fn timeline(moments: &[Moment]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["MS", "HOP", "WHERE", "WHAT", ""]);
+    table.set_header(["MS", "HOP", "WHERE", "STEP", "DETAIL"]);
     let start = moments.first().map(|moment| moment.at);
     let mut before = start;
     for moment in moments {
@@ -196,8 +209,8 @@ fn timeline(moments: &[Moment]) -> String {
         table.add_row([
             format!("{:.1}", since(start)),
             format!("+{:.1}", since(before)),
-            moment.place.clone(),
-            moment.what.clone(),
+            moment.location.clone(),
+            moment.step.clone(),
             moment.detail.clone(),
         ]);
         before = Some(moment.at);
@@ -205,39 +218,39 @@ fn timeline(moments: &[Moment]) -> String {
     table.trim_fmt()
 }
 
-/// Where it stands, by the last committed row of its saga.
-fn verdict(found: &Found, events: &[Event]) -> String {
-    let status: String = found.payment.as_ref().map(|row| row.get("status")).unwrap_or_default();
-    let told = |name: &str| events.iter().any(|event| event.event_type() == name);
-    if let Some((database, row)) = found.parked.first() {
+/// The step that the payment waits for, by the last committed row of its saga.
+fn diagnosis(rows: &PaymentRows, events: &[Event]) -> String {
+    let status: String = rows.payment.as_ref().map(|row| row.get("status")).unwrap_or_default();
+    let emitted = |name: &str| events.iter().any(|event| event.event_type() == name);
+    if let Some((database, row)) = rows.parked.first() {
         let reason: String = row.get("reason");
-        return format!("It stands still: a message about it is parked in {database} ({reason}).");
+        return format!("It is stuck: a message about it is parked in the {database} database ({reason}).");
     }
     if matches!(status.as_str(), "completed" | "rejected" | "failed" | "cancelled") {
         return format!("It has ended: {status}.");
     }
-    let last_entry: Option<String> = found.ledger.last().map(|row| row.get("kind"));
-    let charge: Option<String> = found.charge.as_ref().map(|row| row.get("status"));
+    let last_entry: Option<String> = rows.ledger.last().map(|row| row.get("kind"));
+    let charge: Option<String> = rows.charge.as_ref().map(|row| row.get("status"));
     match (status.as_str(), last_entry.as_deref(), charge.as_deref()) {
-        ("initiated", None, _) if !told("payment.initiated.v1") => {
-            "It waits for cdc-relay to tell `payments` row version 1.".to_owned()
+        ("initiated", None, _) if !emitted("payment.initiated.v1") => {
+            "It waits for cdc-relay to emit version 1 of its `payments` row.".to_owned()
         }
         ("initiated", None, _) => "It waits for balance-svc to apply payment.initiated.".to_owned(),
-        ("initiated", Some(kind), _) if !told("balance.held.v1") && !told("balance.rejected.v1") => {
-            format!("It waits for cdc-relay to tell the `ledger` {kind}.")
+        ("initiated", Some(kind), _) if !emitted("balance.held.v1") && !emitted("balance.rejected.v1") => {
+            format!("It waits for cdc-relay to emit the {kind} of `ledger`.")
         }
         ("initiated", Some(kind), _) => format!("It waits for payments-svc to apply the {kind}."),
         (_, Some("hold"), None) => {
-            "It waits for processor-svc to take the work message from the queue (or for cdc-relay to tell it).".to_owned()
+            "It waits for processor-svc to take the work message from the queue (or for cdc-relay to emit it).".to_owned()
         }
         (_, Some("hold"), Some(status @ ("waiting" | "calling" | "unknown"))) => {
             format!("It waits for the gateway: the charge is {status}.")
         }
-        (_, Some("hold"), Some(status)) if !told(&format!("payment.result.{status}.v1")) => {
-            format!("It waits for cdc-relay to tell the `charges` row ({status}).")
+        (_, Some("hold"), Some(status)) if !emitted(&format!("payment.result.{status}.v1")) => {
+            format!("It waits for cdc-relay to emit its `charges` row ({status}).")
         }
         (_, Some("hold"), Some(status)) => format!("It waits for balance-svc to apply the result ({status})."),
         (_, Some(kind), _) => format!("It waits for payments-svc to apply the {kind}."),
-        (_, None, _) => "It is authorized without a hold: run `cargo stack audit`.".to_owned(),
+        (_, None, _) => "It is authorized without a hold, which must not be: run `coroctl audit`.".to_owned(),
     }
 }

@@ -33,7 +33,7 @@ enum Action {
     },
     /// Check every invariant over everything there is.
     ///
-    /// Exit codes: 0 every check that was made holds, 1 an invariant is violated, 2 it could not look.
+    /// Exit codes: 0 every check that was made holds, 1 an invariant is violated, 2 the audit could not be made.
     Audit(Box<Audit>),
     /// Deposit, pay, wait for the end, and print the payment's life.
     ///

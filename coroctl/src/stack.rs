@@ -1,4 +1,4 @@
-//! Where everything is: the variables of `.stack/env`.
+//! The addresses of one running stack, from the variables of `.stack/env`.
 
 use anyhow::{Context, Result};
 
@@ -10,7 +10,7 @@ pub struct Stack {
     pub edge_admin_url: String,
     pub payments_url: String,
     pub payments_admin_url: String,
-    /// Of payments-svc-2: the two share the partitions of what they subscribe to.
+    /// The metrics of payments-svc-2: the two share the partitions of what they subscribe to.
     pub payments_2_admin_url: String,
     pub balance_url: String,
     pub balance_admin_url: String,
@@ -18,14 +18,14 @@ pub struct Stack {
     pub gateway_url: String,
     pub prometheus_url: String,
     pub kafka_brokers: String,
-    /// The file by which the administrator of Kafka signs in.
+    /// The file with which the administrator of Kafka signs in.
     pub kafka_admin_config: String,
     pub amqp_url: String,
     pub payments_database_url: String,
     pub balance_database_url: String,
     pub processor_database_url: String,
     pub postgres_admin_url: String,
-    /// What operators show to admin listeners.
+    /// The token by which operators sign in to admin listeners.
     pub admin_token: String,
     pub demo_user_id: String,
     pub demo_service_id: String,
@@ -38,7 +38,7 @@ impl Stack {
     pub fn from_env() -> Result<Self> {
         let get = |name: &str| {
             std::env::var(name).with_context(|| {
-                format!("{name} is not set: run this by `cargo stack`, or source .stack/env")
+                format!("{name} is not set: source .stack/env first, or run this through `cargo stack`")
             })
         };
         Ok(Self {
@@ -66,7 +66,7 @@ impl Stack {
         })
     }
 
-    /// The same, reached the way clients reach it.
+    /// The same stack, through the edge as clients reach it.
     #[must_use]
     pub fn through_edge(&self) -> Self {
         let edge = || self.edge_url.clone();

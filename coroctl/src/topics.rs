@@ -1,4 +1,4 @@
-//! A subscriber's view: events with their headers, read without a group.
+//! Reads events as a subscriber would, with their headers, and commits nothing.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use serde_json::Value;
 
-const BROKER_MAX: Duration = Duration::from_secs(10);
-/// Reading what is there must make progress at least this often.
-const QUIET_MAX: Duration = Duration::from_secs(10);
+const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A read ends with an error when no record arrives for so long.
+const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub const SAGA_TOPICS: [&str; 3] = [PAYMENT_TOPIC, BALANCE_TOPIC, PAYMENT_RESULT_TOPIC];
 
-/// One event as it is on Kafka.
+/// One event on Kafka.
 #[derive(Clone, Debug)]
 pub struct Event {
     pub topic: String,
@@ -70,7 +70,7 @@ fn settings(brokers: &str) -> ClientConfig {
         .set("group.id", "e2e-reader")
         .set("enable.auto.commit", "false")
         .set("fetch.queue.backoff.ms", "1")
-        // Of each partition: what is read ahead is memory.
+        // Per partition: records that are read ahead take memory.
         .set("queued.max.messages.kbytes", "4096");
     settings
 }
@@ -79,22 +79,21 @@ fn consumer(brokers: &str) -> Result<BaseConsumer> {
     settings(brokers).set("enable.partition.eof", "false").create().context("kafka consumer")
 }
 
-/// Every event of the topics told since `since` and there now, by topic, partition and offset.
-/// Blocking: call it from a thread that may wait.
+/// Reads every event since `since`, by topic, partition and offset. Blocking: call it from a thread that may wait.
 pub fn read(brokers: &str, topics: &[&str], since: jiff::Timestamp) -> Result<Vec<Event>> {
-    gather(brokers, topics, since, |_| true)
+    read_matching(brokers, topics, since, |_| true)
 }
 
-/// Those of them that are about `subject`. Blocking.
+/// As [`read`], only events about `subject`. Blocking.
 pub fn about(brokers: &str, topics: &[&str], since: jiff::Timestamp, subject: &str) -> Result<Vec<Event>> {
-    let names_it =
+    let is_subject =
         |header: Header<'_, &[u8]>| (header.key, header.value) == ("ce_subject", Some(subject.as_bytes()));
-    gather(brokers, topics, since, |message| {
-        message.headers().is_some_and(|headers| headers.iter().any(names_it))
+    read_matching(brokers, topics, since, |message| {
+        message.headers().is_some_and(|headers| headers.iter().any(is_subject))
     })
 }
 
-fn gather(
+fn read_matching(
     brokers: &str,
     topics: &[&str],
     since: jiff::Timestamp,
@@ -108,12 +107,12 @@ fn gather(
         }
     }
     // Kafka answers "end" where nothing is younger.
-    let from = consumer.offsets_for_times(from, BROKER_MAX).context("offsets by time")?;
+    let from = consumer.offsets_for_times(from, BROKER_TIMEOUT).context("offsets by time")?;
     let mut left = 0_usize;
     let mut ends = BTreeMap::new();
     let mut assignment = TopicPartitionList::new();
     for element in from.elements() {
-        let (low, high) = consumer.fetch_watermarks(element.topic(), element.partition(), BROKER_MAX)?;
+        let (low, high) = consumer.fetch_watermarks(element.topic(), element.partition(), BROKER_TIMEOUT)?;
         let start = match element.offset() {
             Offset::Offset(offset) => offset.max(low),
             _ => high,
@@ -135,12 +134,15 @@ fn drain(
     keep: impl Fn(&BorrowedMessage<'_>) -> bool,
 ) -> Result<Vec<Event>> {
     let mut events = Vec::new();
-    let mut heard = Instant::now();
+    let mut last_received_at = Instant::now();
     while left > 0 {
-        ensure!(heard.elapsed() < QUIET_MAX, "{left} partitions were not read to their end");
+        ensure!(
+            last_received_at.elapsed() < STALL_TIMEOUT,
+            "Kafka sent no record for {STALL_TIMEOUT:?}; {left} partitions are not read to their end"
+        );
         let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
         let message = message?;
-        heard = Instant::now();
+        last_received_at = Instant::now();
         let at = (message.topic().to_owned(), message.partition());
         if ends.get(&at).is_some_and(|end| message.offset() + 1 >= *end) {
             ends.remove(&at);
@@ -154,42 +156,44 @@ fn drain(
     Ok(events)
 }
 
-/// To librdkafka the end of a partition is an error too; and it mends lost connections itself.
-struct Quiet;
+/// Logs librdkafka's errors at debug: the end of a partition is one, and it repairs lost connections itself.
+struct DebugLog;
 
-impl ClientContext for Quiet {
+impl ClientContext for DebugLog {
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "kafka");
+        tracing::debug!(%error, reason, "Kafka client error");
     }
 }
 
-impl ConsumerContext for Quiet {}
+impl ConsumerContext for DebugLog {}
 
-/// Visits what the topic holds now, from its first record on, in order within a partition. A topic that does not
-/// exist holds nothing. Blocking.
+/// Visits every present record of a topic, in order within a partition. A topic that does not exist has none. Blocking.
 pub fn visit(
     brokers: &str,
     topic: &str,
     mut visit: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
 ) -> Result<()> {
-    let consumer: BaseConsumer<Quiet> = settings(brokers)
-        // Compaction may take the last records before the end: then only this tells that it is reached.
+    let consumer: BaseConsumer<DebugLog> = settings(brokers)
+        // Compaction may remove the last records before the end: then only this shows that the end is reached.
         .set("enable.partition.eof", "true")
-        .create_with_context(Quiet)
+        .create_with_context(DebugLog)
         .context("kafka consumer")?;
     let mut ends = BTreeMap::new();
     let mut assignment = TopicPartitionList::new();
     for partition in partitions(&consumer, topic)? {
-        let (low, high) = consumer.fetch_watermarks(topic, partition, BROKER_MAX)?;
+        let (low, high) = consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT)?;
         if low < high {
             ends.insert(partition, high);
             assignment.add_partition_offset(topic, partition, Offset::Offset(low))?;
         }
     }
     consumer.assign(&assignment)?;
-    let mut heard = Instant::now();
+    let mut last_received_at = Instant::now();
     while !ends.is_empty() {
-        ensure!(heard.elapsed() < QUIET_MAX, "{topic} was not read to its end");
+        ensure!(
+            last_received_at.elapsed() < STALL_TIMEOUT,
+            "Kafka sent no record for {STALL_TIMEOUT:?}; {topic} is not read to its end"
+        );
         let message = match consumer.poll(Duration::from_millis(100)) {
             None => continue,
             Some(Err(KafkaError::PartitionEOF(partition))) => {
@@ -197,12 +201,12 @@ pub fn visit(
                 continue;
             }
             Some(Err(error)) => {
-                tracing::debug!(%error, topic, "reading");
+                tracing::debug!(%error, topic, "read from Kafka failed; polling again");
                 continue;
             }
             Some(Ok(message)) => message,
         };
-        heard = Instant::now();
+        last_received_at = Instant::now();
         let Some(end) = ends.get(&message.partition()).copied() else { continue };
         if message.offset() < end {
             visit(&message)?;
@@ -215,13 +219,13 @@ pub fn visit(
 }
 
 fn partitions<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> Result<Vec<i32>> {
-    let metadata = consumer.fetch_metadata(Some(topic), BROKER_MAX).context("topic metadata")?;
+    let metadata = consumer.fetch_metadata(Some(topic), BROKER_TIMEOUT).context("topic metadata")?;
     let topic = metadata.topics().first().context("topic metadata")?;
     // Unknown topics are answered with an error and no partitions.
     Ok(topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect())
 }
 
-/// How many records of the topics a group has not yet applied, and how many there are at all. Blocking.
+/// Counts the records of the topics that a group has not yet applied, and all records. Blocking.
 pub fn lag(brokers: &str, group: &str, topics: &[String]) -> Result<(i64, i64)> {
     let consumer: BaseConsumer =
         settings(brokers).set("group.id", group).create().context("kafka consumer")?;
@@ -229,7 +233,7 @@ pub fn lag(brokers: &str, group: &str, topics: &[String]) -> Result<(i64, i64)> 
     let mut asked = TopicPartitionList::new();
     for topic in topics {
         for partition in partitions(&consumer, topic)? {
-            let marks = consumer.fetch_watermarks(topic, partition, BROKER_MAX)?;
+            let marks = consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT)?;
             ends.insert((topic.clone(), partition), marks);
             asked.add_partition(topic, partition);
         }
@@ -238,8 +242,8 @@ pub fn lag(brokers: &str, group: &str, topics: &[String]) -> Result<(i64, i64)> 
         return Ok((0, 0));
     }
     let committed =
-        consumer.committed_offsets(asked, BROKER_MAX).with_context(|| format!("offsets of {group}"))?;
-    let (mut lag, mut there) = (0, 0);
+        consumer.committed_offsets(asked, BROKER_TIMEOUT).with_context(|| format!("offsets of {group}"))?;
+    let (mut lag, mut records) = (0, 0);
     for ((topic, partition), (low, high)) in ends {
         let applied = match committed.find_partition(&topic, partition).map(|element| element.offset()) {
             Some(Offset::Offset(offset)) => offset,
@@ -247,9 +251,9 @@ pub fn lag(brokers: &str, group: &str, topics: &[String]) -> Result<(i64, i64)> 
             Some(_) | None => low,
         };
         lag += (high - applied).max(0);
-        there += high - low;
+        records += high - low;
     }
-    Ok((lag, there))
+    Ok((lag, records))
 }
 
 /// Follows a topic from its end on.
@@ -258,12 +262,12 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// Blocking. What is told after this returns will be seen.
+    /// Events that are emitted after this returns will be received. Blocking.
     pub fn from_end(brokers: &str, topic: &str) -> Result<Self> {
         let consumer = consumer(brokers)?;
         let mut assignment = TopicPartitionList::new();
         for partition in partitions(&consumer, topic)? {
-            let (_, high) = consumer.fetch_watermarks(topic, partition, BROKER_MAX)?;
+            let (_, high) = consumer.fetch_watermarks(topic, partition, BROKER_TIMEOUT)?;
             assignment.add_partition_offset(topic, partition, Offset::Offset(high))?;
         }
         consumer.assign(&assignment)?;

@@ -1,22 +1,20 @@
-//! `cargo stack bench NAME`: what a running stack does per second, how long a payment takes, and where the
-//! processor time goes.
+//! Benchmarks of a running stack: throughput, latencies, and processor time (`cargo stack bench NAME`).
 //!
 //! * [`relay`]: the relay beside Debezium, on one backlog.
 //! * [`saga`]: whole payments: a closed loop beside the SQL floor, then open loops at given rates.
-//!
-//! The generator shares the machine with everything it measures, so it is kept cheap and accounts for itself.
+//! * The generator shares the machine with everything it measures, so it is cheap and accounts for itself.
 
 pub mod caller;
 pub mod closed;
 pub mod costs;
 pub mod cpu;
 pub mod endings;
+pub mod figures;
 pub mod floor;
 pub mod floor_sql;
 pub mod latency;
 pub mod open;
 pub mod relay;
-pub mod report;
 pub mod saga;
 pub mod users;
 
@@ -25,10 +23,10 @@ use clap::Subcommand;
 
 use coroctl::stack::Stack;
 
-/// What can be measured.
+/// A benchmark.
 #[derive(Subcommand)]
 pub enum Bench {
-    /// Whole payments: settled per second beside what SQL alone could do, latencies, processor time.
+    /// Whole payments: settled per second beside SQL alone, latencies, processor time.
     Saga(saga::Options),
     /// The relay beside Debezium and `pg_recvlogical`: rows per second, processor time, memory, latencies.
     Relay(relay::Options),

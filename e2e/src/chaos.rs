@@ -1,19 +1,19 @@
-//! `cargo stack chaos`: a seeded, mixed load on a running stack while its processes are killed and its servers
-//! are away; then every payment is compared with its plan, and everything is audited.
+//! Puts a seeded load on a running stack while its processes are killed and its servers stopped (`cargo stack chaos`).
 //!
-//! * [`plan`]: what each payment is and how it may end, by seed and index.
-//! * [`faults`]: what goes wrong and when, by seed, in accepted payments. [`operator`] carries it out.
-//! * [`load`]: the clients. [`board`]: where their payments stand.
-//! * [`repeats`]: what was told more than once and absorbed.
-//! * [`view`]: what is seen meanwhile; [`report`]: what is said of it at the end.
+//! * Afterwards every payment is compared with its plan, and everything is audited.
+//! * [`plan`]: each payment and its possible ends, by seed and index.
+//! * [`faults`]: the faults and their moments, by seed, in accepted payments. [`operator`] carries them out.
+//! * [`load`]: the clients. [`board`]: the present rows of their payments.
+//! * [`duplicates`]: events and messages that came more than once.
+//! * [`view`]: the display while it runs. [`report`]: the report at the end.
 #![allow(clippy::print_stdout, reason = "the report is the output")]
 
 pub mod board;
+pub mod duplicates;
 pub mod faults;
 pub mod load;
 pub mod operator;
 pub mod plan;
-pub mod repeats;
 pub mod report;
 pub mod view;
 
@@ -25,16 +25,16 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::retrying_client::Trouble;
+use crate::retrying_client::RetryCounters;
 use board::{Board, Counts};
 use coroctl::audit;
 use coroctl::client::Client;
 use coroctl::stack::Stack;
-use faults::{Deed, Fault, Outage};
+use duplicates::DuplicateCounters;
+use faults::{Fault, FaultKind, Outage};
 use load::Load;
 use operator::Operator;
 use plan::{Mix, Plan};
-use repeats::Absorbed;
 use report::Report;
 use view::View;
 
@@ -70,7 +70,7 @@ pub struct Options {
     pub pause: Vec<Outage>,
 }
 
-/// What is asked for and what goes wrong.
+/// The payments of a run, and its faults.
 pub struct Run {
     pub plan: Plan,
     pub rate: f64,
@@ -79,17 +79,20 @@ pub struct Run {
     pub outages: Vec<Fault>,
 }
 
-/// Runs, prints, and fails on any deviation.
+/// Runs the load, prints the report, and fails on any deviation.
 pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     let report = report(stack, options, &View::of(options.payments)).await?;
     report.print();
     println!("\n{}", report.verdict()?);
     // A handful of kills may find nothing in anybody's hands; twenty cannot.
-    ensure!(options.kills < 20 || report.duplicates() > 0, "nothing came twice: duplicates are not tested");
+    ensure!(
+        options.kills < 20 || report.duplicates() > 0,
+        "no duplicate was met, so the run proves nothing of them: repeat it with more kills or payments"
+    );
     Ok(())
 }
 
-/// Runs what the options say on all our processes.
+/// Runs the options' load and faults over all our processes.
 ///
 /// # Errors
 /// As [`play`].
@@ -98,9 +101,9 @@ pub async fn report(stack: &Stack, options: &Options, view: &View) -> Result<Rep
     let (seed, payments, users) = (*seed, *payments, *users);
     ensure!(*rate > 0.0 && users > 0 && payments > 0, "there must be a load");
     let processes = Operator::new(view).await?.processes().await?;
-    let stops = outage.iter().map(|outage| (outage.whom.clone(), Deed::Stop(outage.time)));
-    let crashes = crash.iter().map(|crash| (crash.whom.clone(), Deed::Crash(crash.time)));
-    let pauses = pause.iter().map(|pause| (pause.whom.clone(), Deed::Pause(pause.time)));
+    let stops = outage.iter().map(|outage| (outage.target.clone(), FaultKind::Stop(outage.time)));
+    let crashes = crash.iter().map(|crash| (crash.target.clone(), FaultKind::Crash(crash.time)));
+    let pauses = pause.iter().map(|pause| (pause.target.clone(), FaultKind::Pause(pause.time)));
     let run = Run {
         plan: Plan { seed, payments, users, mix: Mix::WHOLE },
         rate: *rate,
@@ -122,7 +125,7 @@ pub async fn play(stack: &Stack, run: &Run, view: &View) -> Result<Report> {
     let since = Timestamp::now();
     let mut watch = Watch {
         board: Board::of(&users, &stack.payments_database_url),
-        absorbed: Absorbed::new(stack)?,
+        duplicate_counters: DuplicateCounters::new(stack)?,
         view,
     };
     let load = Arc::new(Load {
@@ -130,7 +133,7 @@ pub async fn play(stack: &Stack, run: &Run, view: &View) -> Result<Report> {
         service_id: stack.demo_service_id.clone(),
         plan: run.plan,
         users,
-        trouble: Trouble::default(),
+        retries: RetryCounters::default(),
         accepted: watch::Sender::new(0),
     });
     let began = Instant::now();
@@ -143,13 +146,13 @@ pub async fn play(stack: &Stack, run: &Run, view: &View) -> Result<Report> {
     let ids = played?;
     watch.until_all_ended(&load).await;
     let seconds = began.elapsed().as_secs_f64();
-    let stands = watch.board.payments().await?;
-    let told_again = repeats::told_again(stack, since).await?;
+    let rows = watch.board.payments().await?;
+    let re_emitted = duplicates::re_emitted(stack, since).await?;
     let options = audit::Options { accepted: ids.clone(), ..audit::Options::default() };
     let findings = audit::run_with(stack, &options).await.context("audit")?;
-    Ok(Report::new(run, &load, &ids, &stands, findings)
-        .took(seconds)
-        .repeated(told_again, watch.absorbed.sums()))
+    Ok(Report::new(run, &load, &ids, &rows, findings)
+        .with_duration(seconds)
+        .with_duplicates(re_emitted, watch.duplicate_counters.sums()))
 }
 
 /// The load and everything that goes wrong meanwhile.
@@ -163,34 +166,34 @@ async fn disturbed(run: &Run, operator: &Operator, load: &Arc<Load>) -> Result<V
     Ok(ids)
 }
 
-/// Looks at rows and counters while the run lasts.
+/// Polls rows and counters while the run lasts.
 struct Watch<'a> {
     board: Board,
-    absorbed: Absorbed,
+    duplicate_counters: DuplicateCounters,
     view: &'a View,
 }
 
 impl Watch<'_> {
-    async fn look(&mut self, load: &Load) -> Option<Counts> {
+    async fn poll(&mut self, load: &Load) -> Option<Counts> {
         let counts = self.board.counts().await;
         self.view.show(*load.accepted.borrow(), counts.as_ref());
-        self.absorbed.look().await;
+        self.duplicate_counters.poll().await;
         counts
     }
 
     async fn for_ever(&mut self, load: &Load) -> std::convert::Infallible {
         loop {
-            self.look(load).await;
+            self.poll(load).await;
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Until nothing is under way, or patience is over: then the report tells what stands still.
+    /// Polls until every payment has ended, or the time-out: then the report names the payments that have not.
     async fn until_all_ended(&mut self, load: &Load) {
         let began = Instant::now();
         loop {
-            let counts = self.look(load).await;
-            let ended = counts.is_some_and(|counts| counts.ended() >= load.plan.payments as u64);
+            let counts = self.poll(load).await;
+            let ended = counts.is_some_and(|counts| counts.wait_for_end() >= load.plan.payments as u64);
             if ended || began.elapsed() > SETTLE_TIMEOUT {
                 self.view.finish(*load.accepted.borrow(), counts.as_ref());
                 return;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::chaos::faults::{Deed, Fault};
+use crate::chaos::faults::{Fault, FaultKind};
 use crate::chaos::plan::{Mix, Plan};
 use crate::chaos::view::View;
 use crate::chaos::{Run, play};
@@ -25,12 +25,13 @@ const OUTAGE: Duration = Duration::from_secs(4);
 pub async fn run(stack: &Stack) -> Result<()> {
     eprintln!("{INTRODUCTION}");
     let view = View::of(PLAN.payments);
-    let fault = |after, whom: &str, deed| Fault { after, delay: Duration::ZERO, whom: whom.to_owned(), deed };
+    let fault =
+        |after, target: &str, kind| Fault { after, delay: Duration::ZERO, target: target.to_owned(), kind };
     let run = Run {
         plan: PLAN,
         rate: RATE,
-        kills: vec![fault(120, "cdc-relay", Deed::Kill), fault(160, "processor-svc", Deed::Kill)],
-        outages: vec![fault(40, "postgres", Deed::Crash(OUTAGE))],
+        kills: vec![fault(120, "cdc-relay", FaultKind::Kill), fault(160, "processor-svc", FaultKind::Kill)],
+        outages: vec![fault(40, "postgres", FaultKind::Crash(OUTAGE))],
     };
     let report = play(stack, &run, &view).await?;
     report.print();

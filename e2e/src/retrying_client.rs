@@ -1,8 +1,8 @@
-//! A client that must know: it sends the same request, with the same key, until it is answered.
+//! Repeats a request, with the same idempotency key, until it has an answer.
 //!
-//! Nobody may be listening, a connection may break, an answer may be lost on the way: all of that is endured and
-//! counted. What is not endured is a failure told otherwise than promised: 502, 503 or 504, as a problem, saying when
-//! to come back.
+//! * Refused or broken connections, lost answers and time-outs are counted, and the request is repeated.
+//! * 502, 503 and 504 are repeated too, if they are a problem with a Retry-After, as docs/problems.md promises.
+//! * Any other server error is a failure of the run.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,66 +16,66 @@ use uuid::Uuid;
 
 use coroctl::client::Client;
 
-const PAUSE_FIRST: Duration = Duration::from_millis(50);
-const PAUSE_MOST: Duration = Duration::from_secs(1);
-/// What docs/problems.md tells a client to answer with the same request.
-const COME_BACK: [StatusCode; 3] =
+const RETRY_INTERVAL_MIN: Duration = Duration::from_millis(50);
+const RETRY_INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// The statuses after which docs/problems.md lets a client repeat the request.
+const RETRYABLE_STATUSES: [StatusCode; 3] =
     [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
 
-/// How often clients were not answered, and why.
+/// Counts why requests were repeated.
 #[derive(Default)]
-pub struct Trouble {
+pub struct RetryCounters {
     unavailable: AtomicU64,
-    unheard: AtomicU64,
-    hung: AtomicU64,
-    replayed: AtomicU64,
+    unanswered: AtomicU64,
+    timed_out: AtomicU64,
+    replays: AtomicU64,
 }
 
-/// The same, at one moment.
+/// The counts at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Troubles {
-    /// 502, 503, 504: the service or the edge said that it could not tell.
+pub struct RetryCounts {
+    /// 502, 503, 504: the service or the edge could not answer.
     pub unavailable: u64,
-    /// Nobody listened, or the connection broke before the answer was whole: it may have been carried out.
-    pub unheard: u64,
+    /// The connection was refused, or broke before the answer was whole: the request may have been carried out.
+    pub unanswered: u64,
     /// No answer within the client's time-out.
-    pub hung: u64,
-    /// 201 that said it was a replay: the request had been carried out before.
-    pub replayed: u64,
+    pub timed_out: u64,
+    /// A 201 that is marked as a replay: the request had been carried out before.
+    pub replays: u64,
 }
 
-impl Trouble {
-    pub fn so_far(&self) -> Troubles {
+impl RetryCounters {
+    pub fn snapshot(&self) -> RetryCounts {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Troubles {
+        RetryCounts {
             unavailable: count(&self.unavailable),
-            unheard: count(&self.unheard),
-            hung: count(&self.hung),
-            replayed: count(&self.replayed),
+            unanswered: count(&self.unanswered),
+            timed_out: count(&self.timed_out),
+            replays: count(&self.replays),
         }
     }
 
-    fn failed(&self, error: &anyhow::Error) {
+    fn count_failure(&self, error: &anyhow::Error) {
         let request = error.chain().find_map(|cause| cause.downcast_ref::<reqwest::Error>());
-        let hung = request.is_some_and(reqwest::Error::is_timeout);
-        let counter = if hung { &self.hung } else { &self.unheard };
+        let timed_out = request.is_some_and(reqwest::Error::is_timeout);
+        let counter = if timed_out { &self.timed_out } else { &self.unanswered };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// An accepted payment, and the bytes that said so.
+/// An accepted payment, and the body of its 201.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Accepted {
+pub struct AcceptedPayment {
     pub payment_id: Uuid,
     pub body: String,
 }
 
 pub struct RetryingClient<'a> {
     pub client: &'a Client,
-    pub trouble: &'a Trouble,
+    pub retries: &'a RetryCounters,
 }
 
-/// A whole answer.
+/// An answer with its whole body.
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
@@ -83,23 +83,23 @@ struct Answer {
 }
 
 impl RetryingClient<'_> {
-    /// Asks to pay until it is accepted.
+    /// Requests a payment until it is accepted.
     ///
     /// # Errors
-    /// A definite refusal, or a failure told otherwise than promised.
-    pub async fn pay(&self, user_id: Uuid, order: &Value) -> Result<Accepted> {
+    /// A definite refusal, or a server error that is no problem with a Retry-After.
+    pub async fn pay(&self, user_id: Uuid, order: &Value) -> Result<AcceptedPayment> {
         let Answer { status, headers, body } =
             self.answer(|| self.client.post_payment(user_id, order)).await?;
         ensure!(status == StatusCode::CREATED, "{order} was refused: {status} {body}");
         if headers.contains_key("idempotent-replayed") {
-            self.trouble.replayed.fetch_add(1, Ordering::Relaxed);
+            self.retries.replays.fetch_add(1, Ordering::Relaxed);
         }
         let payment: Value = serde_json::from_str(&body).context("a 201 is JSON")?;
         let payment_id = payment["payment_id"].as_str().and_then(|id| id.parse().ok());
-        Ok(Accepted { payment_id: payment_id.context("a payment_id in the 201")?, body })
+        Ok(AcceptedPayment { payment_id: payment_id.context("a payment_id in the 201")?, body })
     }
 
-    /// Asks to cancel until that is recorded, or has come too late.
+    /// Requests a cancel until it is recorded, or has come too late.
     ///
     /// # Errors
     /// As [`RetryingClient::pay`].
@@ -114,46 +114,48 @@ impl RetryingClient<'_> {
     where
         F: Future<Output = Result<Response>>,
     {
-        let pauses = ExponentialBuilder::default().with_min_delay(PAUSE_FIRST).with_max_delay(PAUSE_MOST);
+        let pauses = ExponentialBuilder::default()
+            .with_min_delay(RETRY_INTERVAL_MIN)
+            .with_max_delay(RETRY_INTERVAL_MAX);
         for pause in pauses.with_jitter().without_max_times().build() {
-            match whole(send()).await {
-                Ok(answer) if COME_BACK.contains(&answer.status) => {
-                    self.trouble.unavailable.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(come_back(&answer)?).await;
+            match read_answer(send()).await {
+                Ok(answer) if RETRYABLE_STATUSES.contains(&answer.status) => {
+                    self.retries.unavailable.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(retry_after(&answer)?).await;
                 }
                 Ok(Answer { status, body, .. }) if status.is_server_error() => {
-                    bail!("a failure that no client can read: {status} {body}")
+                    bail!("a server error that must not be repeated: {status} {body}")
                 }
                 Ok(answer) => return Ok(answer),
                 Err(error) => {
-                    self.trouble.failed(&error);
+                    self.retries.count_failure(&error);
                     tokio::time::sleep(pause).await;
                 }
             }
         }
-        unreachable!("the pauses have no end")
+        unreachable!("the retry intervals have no end")
     }
 }
 
-async fn whole(response: impl Future<Output = Result<Response>>) -> Result<Answer> {
+async fn read_answer(response: impl Future<Output = Result<Response>>) -> Result<Answer> {
     let response = response.await?;
     let (status, headers) = (response.status(), response.headers().clone());
     Ok(Answer { status, headers, body: response.text().await? })
 }
 
-/// When the answer says to come back; it must be a problem and say so.
-fn come_back(answer: &Answer) -> Result<Duration> {
+/// The pause that the answer asks for; it must be a problem with a Retry-After.
+fn retry_after(answer: &Answer) -> Result<Duration> {
     let header = |name| answer.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let said = header(CONTENT_TYPE.as_str());
+    let content_type = header(CONTENT_TYPE.as_str());
     ensure!(
-        said == "application/problem+json",
-        "a {} that is no problem but {said:?}: {}",
+        content_type == "application/problem+json",
+        "the body of a {} is no problem but {content_type:?}: {}",
         answer.status,
         answer.body
     );
     let seconds: u64 = header(RETRY_AFTER.as_str())
         .parse()
-        .with_context(|| format!("Retry-After of a {}", answer.status))?;
+        .with_context(|| format!("a {} without a Retry-After in seconds", answer.status))?;
     Ok(Duration::from_secs(seconds))
 }
 
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_problem_that_says_when_may_tell_a_client_to_come_back() {
+    fn only_a_problem_with_a_retry_after_may_be_repeated() {
         let answer = |kind: &'static str, after: Option<&'static str>| {
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -172,8 +174,8 @@ mod tests {
             Answer { status: StatusCode::SERVICE_UNAVAILABLE, headers, body: String::new() }
         };
         let problem = "application/problem+json";
-        assert_eq!(come_back(&answer(problem, Some("2"))).unwrap(), Duration::from_secs(2));
-        assert!(come_back(&answer("text/html", Some("2"))).is_err());
-        assert!(come_back(&answer(problem, None)).is_err());
+        assert_eq!(retry_after(&answer(problem, Some("2"))).unwrap(), Duration::from_secs(2));
+        assert!(retry_after(&answer("text/html", Some("2"))).is_err());
+        assert!(retry_after(&answer(problem, None)).is_err());
     }
 }

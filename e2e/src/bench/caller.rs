@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-/// What a payment asks for, beside who pays.
+/// The client number of every payment.
 pub const CLIENT_NUMBER: &str = "081234567890";
 pub const AMOUNT: i64 = 15_000;
 
@@ -69,7 +69,7 @@ impl Caller {
         let body = body.collect().await.context("the answer to POST /payments")?.to_bytes();
         ensure!(
             head.status == StatusCode::CREATED,
-            "not accepted: {} {}",
+            "the payment was refused: {} {}",
             head.status,
             String::from_utf8_lossy(&body)
         );

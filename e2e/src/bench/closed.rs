@@ -19,7 +19,7 @@ use super::users::Users;
 /// Not measured: clients start together, and batches need a moment to find their size.
 const WARM_UP: Duration = Duration::from_secs(2);
 
-/// What a load is made of.
+/// The parts of a load.
 #[derive(Clone)]
 pub struct Load {
     pub address: Address,
@@ -27,7 +27,7 @@ pub struct Load {
     pub endings: Arc<Endings>,
 }
 
-/// What was measured in the window.
+/// The figures of the window.
 pub struct Closed {
     pub settled: u64,
     pub seconds: f64,

@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::cpu::{BACKENDS, ELSEWHERE, GENERATOR, Spent};
-use super::report;
+use super::figures;
 
-/// Of one load.
+/// The costs of one load.
 #[derive(Serialize)]
 pub struct Costs {
     load: String,
     by_process: BTreeMap<String, f64>,
-    /// Everything but what is elsewhere.
+    /// Everything but `elsewhere`.
     total: f64,
     total_without_backends: f64,
 }
 
 impl Costs {
-    /// Of rounds of payments; none without a payment.
+    /// Adds up rounds; `None` without a payment.
     pub fn new<'a>(load: String, rounds: impl Iterator<Item = (u64, &'a Spent)>) -> Option<Self> {
         let (mut payments, mut spent) = (0, Spent::default());
         for (settled, cpu) in rounds {
@@ -41,7 +41,7 @@ impl Costs {
 pub fn table(costs: &[Costs]) -> String {
     let mut header = vec!["CPU SECONDS PER 1,000 PAYMENTS".to_owned()];
     header.extend(costs.iter().map(|cpu| cpu.load.to_uppercase()));
-    let mut table = report::table(&header);
+    let mut table = figures::table(&header);
     let mut most: BTreeMap<&str, f64> = BTreeMap::new();
     // In the order of the first load, which is the one that matters most.
     for (group, seconds) in costs.iter().rev().flat_map(|cpu| &cpu.by_process) {
@@ -49,7 +49,7 @@ pub fn table(costs: &[Costs]) -> String {
     }
     let mut groups: Vec<&str> = most.keys().copied().filter(|group| *group != ELSEWHERE).collect();
     groups.sort_by(|a, b| most[b].total_cmp(&most[a]));
-    let figure = |seconds: Option<f64>| seconds.map_or_else(report::dash, |seconds| format!("{seconds:.3}"));
+    let figure = |seconds: Option<f64>| seconds.map_or_else(figures::dash, |seconds| format!("{seconds:.3}"));
     let mut row = |name: &str, of: &dyn Fn(&Costs) -> Option<f64>| {
         table.add_row([name.to_owned()].into_iter().chain(costs.iter().map(|cpu| figure(of(cpu)))));
     };

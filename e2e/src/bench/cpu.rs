@@ -10,10 +10,10 @@ use stack::process::{self, ProcessId, Stat};
 
 /// The benchmark itself: HTTP client, reader of the topic, and, for the floor, the SQL client.
 pub const GENERATOR: &str = "generator";
-/// What the kernel counts as busy and none of the others used: kernel threads, and whoever else is here.
+/// Busy time of the kernel that no other group used: kernel threads and other programs.
 pub const ELSEWHERE: &str = "elsewhere on the machine";
 pub const BACKENDS: &str = "postgres backends";
-const REST: &str = "postgres rest";
+const OTHER: &str = "postgres rest";
 const POSTGRES: &str = "postgres";
 
 #[derive(Deserialize)]
@@ -121,7 +121,7 @@ impl Sample {
         for (id, (group, then)) in &before.processes {
             // A process that ended: its parent inherited all of its time, also what was counted before.
             if !self.processes.contains_key(id) {
-                let parent = if group.starts_with(POSTGRES) { REST } else { group };
+                let parent = if group.starts_with(POSTGRES) { OTHER } else { group };
                 *ticks.entry(parent).or_default() -= then;
             }
         }
@@ -171,11 +171,11 @@ fn service(child: &str) -> &str {
 
 /// By the title Postgres gives its processes: `postgres: walsender coro_relay …`, `postgres: payments_svc payments …`.
 fn postgres_group(title: &str) -> String {
-    let mut words = title.strip_prefix("postgres: ").unwrap_or_default().split(' ');
-    match words.next() {
+    let mut parts = title.strip_prefix("postgres: ").unwrap_or_default().split(' ');
+    match parts.next() {
         Some("walsender") => "postgres walsenders".to_owned(),
         Some(role) if sql::ROLES.iter().any(|known| known.name == role) => format!("{BACKENDS} {role}"),
-        _ => REST.to_owned(),
+        _ => OTHER.to_owned(),
     }
 }
 
@@ -208,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn what_an_ended_backend_used_before_is_not_counted_again() {
-        let before = sample(&[(1, REST, 100), (2, "postgres backends x", 50)], 1000);
+    fn the_earlier_time_of_an_ended_backend_is_not_counted_again() {
+        let before = sample(&[(1, OTHER, 100), (2, "postgres backends x", 50)], 1000);
         // Backend 2 used 7 more and ended: its parent inherited 57; backend 3 is new.
-        let after = sample(&[(1, REST, 157), (3, "postgres backends x", 5)], 1020);
+        let after = sample(&[(1, OTHER, 157), (3, "postgres backends x", 5)], 1020);
         let spent = after.since(&before);
         let ticks =
             |group: &str| (spent.seconds[group] * rustix::param::clock_ticks_per_second() as f64).round();
-        assert_eq!((ticks(REST), ticks("postgres backends x"), ticks(ELSEWHERE)), (7.0, 5.0, 8.0));
+        assert_eq!((ticks(OTHER), ticks("postgres backends x"), ticks(ELSEWHERE)), (7.0, 5.0, 8.0));
         assert!((spent.busy() - 0.5).abs() < 1e-9);
     }
 
@@ -234,6 +234,6 @@ mod tests {
             "/usr/lib/postgresql/15/bin/postgres\0-D",
         ]
         .map(postgres_group);
-        assert_eq!(groups, ["postgres walsenders", "postgres backends payments_svc", REST, REST]);
+        assert_eq!(groups, ["postgres walsenders", "postgres backends payments_svc", OTHER, OTHER]);
     }
 }

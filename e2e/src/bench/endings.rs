@@ -18,7 +18,7 @@ use coroctl::topics::Tail;
 /// An accepted payment that has not ended by then counts as lost.
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How a payment ended, and when that was seen.
+/// The terminal event of a payment, and when it was received.
 #[derive(Clone, Copy, Debug)]
 pub struct Ending {
     pub event: EventType,
@@ -41,16 +41,16 @@ pub struct Endings {
 }
 
 impl Endings {
-    /// What ends after this returns will be seen. Blocking.
+    /// Endings after this returns will be received. Blocking.
     pub fn follow(brokers: &str) -> Result<Self> {
         let tail = Tail::from_end(brokers, PAYMENT_TOPIC)?;
         let slots = Slots::default();
         let stop = Arc::new(AtomicBool::new(false));
-        let (told, ended) = (slots.clone(), stop.clone());
+        let (received, stopped) = (slots.clone(), stop.clone());
         let read = move || {
-            while !ended.load(Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) {
                 if let Some((name, subject)) = tail.next(Duration::from_millis(100)) {
-                    hear(&told, &name, &subject);
+                    record(&received, &name, &subject);
                 }
             }
         };
@@ -93,7 +93,7 @@ impl Drop for Endings {
     }
 }
 
-fn hear(slots: &Slots, name: &str, subject: &str) {
+fn record(slots: &Slots, name: &str, subject: &str) {
     let at = Instant::now();
     let Some(event) = EventType::parse(name).filter(|event| ends(*event)) else { return };
     let Ok(payment_id) = subject.parse() else { return };
@@ -126,22 +126,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_ending_is_heard_before_and_after_it_is_asked_for() {
+    async fn an_ending_is_received_before_and_after_it_is_asked_for() {
         let endings = silent();
         let (early, late) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        hear(&endings.slots, "payment.authorized.v1", &early.to_string());
-        hear(&endings.slots, "payment.failed.v1", &early.to_string());
+        record(&endings.slots, "payment.authorized.v1", &early.to_string());
+        record(&endings.slots, "payment.failed.v1", &early.to_string());
         assert_eq!(endings.of(early).await.unwrap().event, EventType::PaymentFailed);
 
         let slots = endings.slots.clone();
-        let teller = tokio::spawn(async move {
+        let relay = tokio::spawn(async move {
             while slots.lock().unwrap().is_empty() {
                 tokio::task::yield_now().await;
             }
-            hear(&slots, "payment.completed.v1", &late.to_string());
+            record(&slots, "payment.completed.v1", &late.to_string());
         });
         assert_eq!(endings.of(late).await.unwrap().event, EventType::PaymentCompleted);
-        teller.await.unwrap();
+        relay.await.unwrap();
         assert!(endings.slots.lock().unwrap().is_empty());
     }
 }

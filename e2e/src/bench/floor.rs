@@ -56,7 +56,7 @@ pub struct Measured {
 }
 
 impl Floor {
-    /// Removes the databases, also what an interrupted run left behind.
+    /// Removes the databases, also leftovers of an interrupted run.
     pub async fn remove(admin_url: &str) -> Result<()> {
         for (_, name) in NAMES {
             sql::drop_database(admin_url, name).await?;

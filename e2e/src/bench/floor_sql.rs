@@ -1,5 +1,5 @@
-//! The saga's own commits and row changes, for a batch of payments at a time: what each service has to do to
-//! its rows, in as few statements as it can be done in.
+//! Makes the saga's own commits and row changes for a batch of payments: the rows of each service, in as few
+//! statements as possible.
 
 use anyhow::{Result, ensure};
 use saga::postgres::Client;

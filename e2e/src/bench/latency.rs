@@ -12,7 +12,7 @@ const LATENCY_MAX: Duration = Duration::from_secs(120);
 /// A histogram that many tasks write to.
 pub struct Latencies(Mutex<Histogram<u64>>);
 
-/// What is said about it, in milliseconds.
+/// Its summary, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Summary {
     pub count: u64,

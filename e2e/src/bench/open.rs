@@ -24,7 +24,7 @@ pub struct Open {
     pub rate: u32,
     /// From the moment it was meant to be asked for until the 201.
     pub accept: Summary,
-    /// From the 201 until the terminal event was seen.
+    /// From the 201 until the terminal event was received.
     pub settle: Summary,
     pub cpu: Spent,
 }

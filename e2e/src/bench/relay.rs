@@ -3,8 +3,8 @@
 //! 1. A backlog of rows is committed once, in two shapes: 1,000 rows a transaction, and one. Each run replays it
 //!    through a copy of one slot, by turns: `pg_recvlogical` to /dev/null, cdc-relay into Kafka, Debezium (on
 //!    Kafka Connect) into Kafka. Rates come from the broker's own append times, so nothing reads meanwhile.
-//! 2. Commits at a steady rate; each record's way from its commit to a consumer. Beside it what the commit itself took,
-//!    and the same with whoever commits as the producer, which no relay can beat.
+//! 2. Commits at a steady rate; each record's way from its commit to a consumer. Beside it the duration of the
+//!    commit, and the same with the committer as the producer, which no relay can beat.
 //! 3. Every engine's first topic of a shape is read back: every row must be there.
 //!
 //! cdc-relay has one and the same configuration everywhere. Debezium has the profile that suits it best for each
@@ -18,6 +18,7 @@ pub mod engine;
 pub mod kafka;
 pub mod limit;
 pub mod report;
+pub mod run;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,14 +26,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::cpu::Meter;
-use super::report::median;
+use super::figures::median;
 use backlog::{Backlog, Shape};
 use brokers::Brokers;
 use coroctl::stack::Stack;
 use debezium::{Debezium, Profile};
-use engine::{Engine, Relay, Run};
+use engine::{Engine, Relay};
 use kafka::Topics;
 use report::{Latency, Report, Round};
+use run::Run;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -45,7 +47,7 @@ pub struct Options {
     /// Shapes of the backlog.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Shape::Batches, Shape::Singles])]
     pub shapes: Vec<Shape>,
-    /// What takes part.
+    /// The engines that take part.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Name::Limit, Name::Relay, Name::Debezium, Name::Direct])]
     pub engines: Vec<Name>,
     /// Single-row commits per second while latencies are measured; 0 leaves them out.
@@ -64,7 +66,7 @@ pub struct Options {
     pub programs: Programs,
 }
 
-/// Where everything is that takes part; `cargo stack` sets it.
+/// The programs that take part; `cargo stack` sets them.
 #[derive(clap::Args, Clone)]
 pub struct Programs {
     #[arg(long, env = "RELAY_PROGRAM", hide = true)]
@@ -79,15 +81,15 @@ pub struct Programs {
     pub debezium: PathBuf,
 }
 
-/// What can take part.
+/// An engine that can take part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Name {
     /// `pg_recvlogical` to /dev/null.
     Limit,
     Relay,
     Debezium,
-    /// Whoever commits tells it too, as soon as the commit is answered: what no relay can be faster than. Latencies
-    /// only. (It loses what is committed right before a crash, which is why there are relays.)
+    /// The committer produces the event too, as soon as the commit is answered: no relay can be faster. Latencies
+    /// only. (It loses events whose commit comes right before a crash, which is why there are relays.)
     Direct,
 }
 
@@ -102,13 +104,13 @@ impl Name {
     }
 }
 
-/// What every part shares.
-pub struct World<'a> {
+/// The surroundings that every part shares.
+pub struct BenchContext<'a> {
     pub options: &'a Options,
     pub stack: &'a Stack,
     pub topics: Topics,
     pub meter: Meter,
-    /// For configuration and logs of what is started.
+    /// For configuration and logs of the programs.
     pub folder: PathBuf,
 }
 
@@ -117,7 +119,7 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     ensure!(options.rows >= 1000, "a backlog has at least 1,000 rows");
     let folder = Path::new(&stack.dir).join("bench-relay");
     std::fs::create_dir_all(&folder)?;
-    let world = World {
+    let context = BenchContext {
         options,
         stack,
         topics: Topics::connect(Brokers::read(&stack.kafka_admin_config)?)?,
@@ -126,7 +128,7 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     };
     let mut backlog = Backlog::make(stack).await?;
     let measured = tokio::select! {
-        measured = measure(&world, &mut backlog) => measured,
+        measured = measure(&context, &mut backlog) => measured,
         _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
     };
     backlog.remove().await?;
@@ -135,12 +137,12 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     report.verdict()
 }
 
-async fn measure(world: &World<'_>, backlog: &mut Backlog) -> Result<Report> {
-    let options = world.options;
+async fn measure(context: &BenchContext<'_>, backlog: &mut Backlog) -> Result<Report> {
+    let options = context.options;
     let mut report = Report::new(options);
     let takes_part = |name| options.engines.contains(&name);
     let mut debezium = match takes_part(Name::Debezium) {
-        true => Some(Debezium::start(world).await.context("Kafka Connect")?),
+        true => Some(Debezium::start(context).await.context("Kafka Connect")?),
         false => None,
     };
     for shape in &options.shapes {
@@ -149,19 +151,19 @@ async fn measure(world: &World<'_>, backlog: &mut Backlog) -> Result<Report> {
         if let Some(engine) = &mut debezium {
             tracing::info!(%shape, "Debezium warms up");
             engine.profile = Profile::Balanced;
-            drained(world, backlog, &mut Engine::Debezium(engine), (*shape, 0)).await?;
+            drained(context, backlog, &mut Engine::Debezium(engine), (*shape, 0)).await?;
         }
         for round in 1..=options.rounds {
             for name in &options.engines {
                 tracing::info!(%shape, round, of = options.rounds, engine = name.shown(), "drain");
                 let at = (*shape, round);
                 let measured = match (name, &mut debezium) {
-                    (Name::Limit, _) => Some(limit::drain(world, backlog, at).await?),
+                    (Name::Limit, _) => Some(limit::drain(context, backlog, at).await?),
                     (Name::Relay, _) => {
-                        Some(drained(world, backlog, &mut Engine::Relay(&mut Relay::default()), at).await?)
+                        Some(drained(context, backlog, &mut Engine::Relay(&mut Relay::default()), at).await?)
                     }
                     (Name::Debezium, Some(engine)) => {
-                        Some(drained(world, backlog, &mut Engine::Debezium(engine), at).await?)
+                        Some(drained(context, backlog, &mut Engine::Debezium(engine), at).await?)
                     }
                     (Name::Debezium, None) | (Name::Direct, _) => None,
                 };
@@ -170,7 +172,7 @@ async fn measure(world: &World<'_>, backlog: &mut Backlog) -> Result<Report> {
         }
     }
     if options.rate > 0 {
-        report.latencies = latencies(world, backlog, debezium.as_mut()).await?;
+        report.latencies = latencies(context, backlog, debezium.as_mut()).await?;
     }
     if let Some(debezium) = debezium {
         debezium.stop().await?;
@@ -180,7 +182,7 @@ async fn measure(world: &World<'_>, backlog: &mut Backlog) -> Result<Report> {
 
 /// One drain by one engine, through a slot and into a topic of its own.
 async fn drained(
-    world: &World<'_>,
+    context: &BenchContext<'_>,
     backlog: &Backlog,
     engine: &mut Engine<'_>,
     (shape, round): (Shape, u32),
@@ -188,35 +190,35 @@ async fn drained(
     let run = Run::new(engine.name(), &format!("{shape}{round}"));
     backlog.copy_slot(&run.slot).await?;
     backlog.checkpoint().await?;
-    world.topics.make(&run.topic).await?;
-    engine.start(world, backlog, &run).await?;
-    let measured = drain::watch(world, engine, &run, (shape, round)).await;
-    engine.stop(world).await?;
+    context.topics.make(&run.topic).await?;
+    engine.start(context, backlog, &run).await?;
+    let measured = drain::watch(context, engine, &run, (shape, round)).await;
+    engine.stop(context).await?;
     backlog.drop_slot(&run.slot).await?;
-    let mut measured = measured.with_context(|| engine.log(world))?;
+    let mut measured = measured.with_context(|| engine.log(context))?;
     if round == 1 {
-        let there = world.topics.distinct_keys(&run.topic).await?;
-        measured.lost = world.options.rows.saturating_sub(there);
+        let there = context.topics.distinct_keys(&run.topic).await?;
+        measured.lost = context.options.rows.saturating_sub(there);
     }
-    world.topics.remove(&run).await?;
+    context.topics.remove(&run).await?;
     Ok(measured)
 }
 
 /// Each engine `rounds` times, by turns.
 async fn latencies(
-    world: &World<'_>,
+    context: &BenchContext<'_>,
     backlog: &mut Backlog,
     mut debezium: Option<&mut Debezium>,
 ) -> Result<Vec<Latency>> {
     let mut found = Vec::new();
-    let window = Duration::from_secs(world.options.seconds);
+    let window = Duration::from_secs(context.options.seconds);
     backlog.clear().await?;
-    for round in 0..=world.options.rounds {
-        for name in &world.options.engines {
+    for round in 0..=context.options.rounds {
+        for name in &context.options.engines {
             let mut relay = Relay::default();
             let run = Run::new(*name, &format!("latency{round}"));
             let mut engine = match (name, &mut debezium) {
-                (Name::Direct, _) => Engine::Direct(world.topics.teller(&run.topic)?),
+                (Name::Direct, _) => Engine::Direct(context.topics.direct_producer(&run.topic)?),
                 (Name::Relay, _) => Engine::Relay(&mut relay),
                 (Name::Debezium, Some(engine)) => {
                     engine.profile = Profile::Latency;
@@ -224,17 +226,17 @@ async fn latencies(
                 }
                 (Name::Limit, _) | (Name::Debezium, None) => continue,
             };
-            tracing::info!(round, of = world.options.rounds, engine = name.shown(), "latencies");
+            tracing::info!(round, of = context.options.rounds, engine = name.shown(), "latencies");
             backlog.make_slot(&run.slot).await?;
-            world.topics.make(&run.topic).await?;
-            engine.start(world, backlog, &run).await?;
+            context.topics.make(&run.topic).await?;
+            engine.start(context, backlog, &run).await?;
             // Round 0 is short, and warms up.
             let window = if round == 0 { window / 3 } else { window };
-            let measured = commits::measure(world, backlog, &engine, &run, window).await;
-            engine.stop(world).await?;
+            let measured = commits::measure(context, backlog, &engine, &run, window).await;
+            engine.stop(context).await?;
             backlog.drop_slot(&run.slot).await?;
-            world.topics.remove(&run).await?;
-            let measured = measured.with_context(|| engine.log(world))?;
+            context.topics.remove(&run).await?;
+            let measured = measured.with_context(|| engine.log(context))?;
             if round > 0 {
                 found.push(measured);
             }
@@ -243,7 +245,7 @@ async fn latencies(
     Ok(found)
 }
 
-/// The median of what `figure` says of some rounds.
+/// The median of a figure over some rounds.
 fn median_of<'a, T: 'a>(rounds: impl Iterator<Item = &'a T>, figure: impl Fn(&T) -> f64) -> Option<f64> {
     median(rounds.map(figure).collect())
 }

@@ -5,6 +5,8 @@
 //! 2. Open loops at fixed rates: how long accepting and settling take.
 //! 3. The audit: figures of a system that lost a payment or a coin are not figures.
 
+mod report;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +19,11 @@ use super::cpu::Meter;
 use super::endings::Endings;
 use super::floor::{Floor, Measured, Setup};
 use super::open::{self, Open};
-use super::report::Report;
 use super::users::Users;
 use coroctl::audit;
 use coroctl::client::Client;
 use coroctl::stack::Stack;
+use report::Report;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -130,7 +132,7 @@ async fn prepare_floor(stack: &Stack, options: &Options, users: &Users) -> Resul
     Floor::make(&setup, users).await.map(Some)
 }
 
-/// Each round begins with clean buffers: none pays for what the one before it dirtied.
+/// Each round begins with clean buffers: none pays for the buffers that the one before it dirtied.
 async fn checkpoint(stack: &Stack) -> Result<()> {
     let client = sql::connect(&stack.postgres_admin_url).await?;
     client.batch_execute("checkpoint").await.context("checkpoint")

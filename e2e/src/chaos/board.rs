@@ -1,4 +1,4 @@
-//! Where the payments of a run stand, as their rows say: counts while it lasts, every one of them at the end.
+//! Reads the payments of a run: counts while it lasts, every row at the end.
 
 use anyhow::{Context, Result};
 use tokio_postgres::Client;
@@ -6,12 +6,12 @@ use uuid::Uuid;
 
 use coroctl::databases;
 
-/// Payments by where they stand.
+/// Payments by status.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub initiated: u64,
     pub authorized: u64,
-    /// Authorized too, and the gateway's answer is not known.
+    /// Authorized, with an unknown outcome at the gateway.
     pub unknown: u64,
     pub completed: u64,
     pub failed: u64,
@@ -40,7 +40,7 @@ impl Counts {
 
 /// One payment at the end of a run.
 #[derive(Clone, Debug)]
-pub struct Stand {
+pub struct PaymentRow {
     pub payment_id: Uuid,
     pub user_id: Uuid,
     pub key: String,
@@ -79,21 +79,21 @@ impl Board {
         let mut counts = Counts::default();
         for row in self.client().await?.query(query, &[&users]).await? {
             let status: &str = row.get(0);
-            let slot = counts.slot(status, row.get(1)).with_context(|| format!("status {status}"))?;
+            let slot = counts.slot(status, row.get(1)).with_context(|| format!("unknown status {status}"))?;
             *slot += row.get::<_, i64>(2).unsigned_abs();
         }
         Ok(counts)
     }
 
-    /// Every payment there is.
-    pub async fn payments(&mut self) -> Result<Vec<Stand>> {
+    /// Every payment of the run.
+    pub async fn payments(&mut self) -> Result<Vec<PaymentRow>> {
         let query = "select payment_id, user_id, idempotency_key, amount, status, reason,
                             extract(epoch from coalesce(completed_at, failed_at, rejected_at, cancelled_at, now())
                                                - initiated_at)::float8
                      from payments where user_id = any($1)";
         let users = self.users.clone();
         let rows = self.client().await?.query(query, &[&users]).await.context("payments of the run")?;
-        let stand = |row: &tokio_postgres::Row| Stand {
+        let row = |row: &tokio_postgres::Row| PaymentRow {
             payment_id: row.get(0),
             user_id: row.get(1),
             key: row.get(2),
@@ -102,13 +102,13 @@ impl Board {
             reason: row.get(5),
             seconds: row.get(6),
         };
-        Ok(rows.iter().map(stand).collect())
+        Ok(rows.iter().map(row).collect())
     }
 
     async fn client(&mut self) -> Result<&Client> {
         if self.client.as_ref().is_none_or(Client::is_closed) {
             self.client = Some(databases::connect(&self.url).await?);
         }
-        self.client.as_ref().context("connected")
+        self.client.as_ref().context("no connection")
     }
 }

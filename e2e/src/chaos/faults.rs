@@ -1,5 +1,6 @@
-//! What goes wrong, and when: a pure function of the seed, with moments counted in accepted payments, so that
-//! a slow machine sees the same run as a fast one.
+//! Schedules the faults of a run, as a pure function of the seed.
+//!
+//! * Moments are counted in accepted payments, so a slow machine has the same run as a fast one.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,10 +11,10 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 /// Kills leave out so many percent of a run at both ends: nothing is under way yet, or hardly anything to come.
-const EDGE: usize = 4;
+const MARGIN_PERCENT: usize = 4;
 /// A fault follows its moment by up to so many milliseconds, so that it does not always find a payment freshly
 /// accepted.
-const DELAY_MOST: u64 = 300;
+const DELAY_MS_MAX: u64 = 300;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -22,12 +23,12 @@ pub struct Fault {
     /// … and then so long.
     pub delay: Duration,
     /// A process or server of the stack.
-    pub whom: String,
-    pub deed: Deed,
+    pub target: String,
+    pub kind: FaultKind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
+pub enum FaultKind {
     /// SIGKILL to a service: the supervisor brings it back.
     Kill,
     /// SIGKILL to a server, which is started again after so long.
@@ -41,7 +42,7 @@ pub enum Deed {
 /// `NAME:SECONDS`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outage {
-    pub whom: String,
+    pub target: String,
     pub time: Duration,
 }
 
@@ -49,9 +50,11 @@ impl FromStr for Outage {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let Some((whom, seconds)) = text.split_once(':') else { bail!("NAME:SECONDS is expected") };
-        let seconds = seconds.parse().context("whole seconds are expected")?;
-        Ok(Self { whom: whom.to_owned(), time: Duration::from_secs(seconds) })
+        let Some((target, seconds)) = text.split_once(':') else {
+            bail!("expected NAME:SECONDS, e.g. kafka:30")
+        };
+        let seconds = seconds.parse().context("expected whole seconds after the colon")?;
+        Ok(Self { target: target.to_owned(), time: Duration::from_secs(seconds) })
     }
 }
 
@@ -60,32 +63,32 @@ pub fn kills(seed: u64, payments: usize, kills: usize, processes: &[String]) -> 
     let mut random = SmallRng::seed_from_u64(seed);
     let mut turn: Vec<&String> = processes.iter().collect();
     turn.shuffle(&mut random);
-    let edge = payments * EDGE / 100;
+    let edge = payments * MARGIN_PERCENT / 100;
     let mut faults: Vec<Fault> = (0..kills)
         .map(|nth| {
-            let whom = match turn.get(nth) {
-                Some(whom) => (*whom).clone(),
+            let target = match turn.get(nth) {
+                Some(target) => (*target).clone(),
                 None => processes[random.random_range(0..processes.len())].clone(),
             };
             let after = random.random_range(edge..=payments - edge);
-            let delay = Duration::from_millis(random.random_range(0..DELAY_MOST));
-            Fault { after, delay, whom, deed: Deed::Kill }
+            let delay = Duration::from_millis(random.random_range(0..DELAY_MS_MAX));
+            Fault { after, delay, target, kind: FaultKind::Kill }
         })
         .collect();
     faults.sort_by_key(|fault| (fault.after, fault.delay));
     faults
 }
 
-/// Spreads what is done to whom evenly over the run; one follows the other.
-pub fn outages(payments: usize, deeds: Vec<(String, Deed)>) -> Vec<Fault> {
-    let parts = deeds.len() + 2;
-    let fault = |(nth, (whom, deed))| Fault {
+/// Spreads faults evenly over the run, one after the other.
+pub fn outages(payments: usize, kinds: Vec<(String, FaultKind)>) -> Vec<Fault> {
+    let parts = kinds.len() + 2;
+    let fault = |(nth, (target, kind))| Fault {
         after: payments * (nth + 1) / parts,
         delay: Duration::ZERO,
-        whom,
-        deed,
+        target,
+        kind,
     };
-    deeds.into_iter().enumerate().map(fault).collect()
+    kinds.into_iter().enumerate().map(fault).collect()
 }
 
 #[cfg(test)]
@@ -108,7 +111,7 @@ mod tests {
         for seed in 0..20 {
             let schedule = kills(seed, 1_000, 20, &processes());
             assert_eq!(schedule.len(), 20);
-            assert!(processes().iter().all(|name| schedule.iter().any(|fault| fault.whom == *name)));
+            assert!(processes().iter().all(|name| schedule.iter().any(|fault| fault.target == *name)));
             assert!(schedule.iter().all(|fault| (40..=960).contains(&fault.after)));
             assert!(schedule.is_sorted_by_key(|fault| fault.after));
         }
@@ -117,11 +120,12 @@ mod tests {
     #[test]
     fn outages_are_spread_and_end_before_the_load_does() {
         let kafka: Outage = "kafka:30".parse().unwrap();
-        assert_eq!(kafka, Outage { whom: "kafka".into(), time: Duration::from_secs(30) });
-        let pause = Deed::Pause(Duration::from_secs(5));
-        let faults = outages(900, vec![(kafka.whom, Deed::Stop(kafka.time)), ("redis".to_owned(), pause)]);
+        assert_eq!(kafka, Outage { target: "kafka".into(), time: Duration::from_secs(30) });
+        let pause = FaultKind::Pause(Duration::from_secs(5));
+        let faults =
+            outages(900, vec![(kafka.target, FaultKind::Stop(kafka.time)), ("redis".to_owned(), pause)]);
         assert_eq!(faults.iter().map(|fault| fault.after).collect::<Vec<_>>(), [225, 450]);
-        assert_eq!((faults[1].whom.as_str(), faults[1].deed), ("redis", pause));
+        assert_eq!((faults[1].target.as_str(), faults[1].kind), ("redis", pause));
         assert!("kafka".parse::<Outage>().is_err() && "kafka:x".parse::<Outage>().is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The clients of a run: each insists until it is accepted, some ask twice at once, some think better of it.
+//! The clients of a run: each repeats its request until it is accepted; some send it twice at once, some cancel.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::plan::{DEPOSIT, Plan, Planned};
-use crate::retrying_client::{RetryingClient, Trouble};
+use super::plan::{DEPOSIT, Plan, PlannedPayment};
+use crate::retrying_client::{RetryCounters, RetryingClient};
 use coroctl::client::{Client, order};
 
 /// Clients that ask at the same time: while nothing is accepted they keep asking, and no more join them.
@@ -22,7 +22,7 @@ pub struct Load {
     pub service_id: String,
     pub plan: Plan,
     pub users: Vec<Uuid>,
-    pub trouble: Trouble,
+    pub retries: RetryCounters,
     /// How many payments have been accepted.
     pub accepted: watch::Sender<usize>,
 }
@@ -39,11 +39,11 @@ pub fn index(key: &str) -> Option<usize> {
 /// New users with money.
 pub async fn fund(client: &Client, users: usize) -> Result<Vec<Uuid>> {
     let deposits = stream::iter(0..users).map(|_| client.user_with(DEPOSIT));
-    deposits.buffer_unordered(DEPOSITS_AT_ONCE).try_collect().await.context("deposits")
+    deposits.buffer_unordered(DEPOSITS_AT_ONCE).try_collect().await.context("a deposit failed")
 }
 
 impl Load {
-    /// Asks for `rate` payments per second, or fewer while they are not accepted; answers the id of each.
+    /// Requests `rate` payments per second, or fewer while they are not accepted; returns the id of each.
     pub async fn run(self: Arc<Self>, rate: f64) -> Result<Vec<Uuid>> {
         let mut moments = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
         moments.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -69,13 +69,16 @@ impl Load {
 
     async fn pay(&self, index: usize) -> Result<Uuid> {
         let planned = self.plan.payment(index);
-        let Planned { user, client_number, amount, twice, .. } = &planned;
+        let PlannedPayment { user, client_number, amount, twice, .. } = &planned;
         let user_id = self.users[*user];
         let body = order(client_number, &self.service_id, *amount, &key(index));
-        let client = RetryingClient { client: &self.client, trouble: &self.trouble };
+        let client = RetryingClient { client: &self.client, retries: &self.retries };
         let accepted = if *twice {
             let (one, other) = tokio::try_join!(client.pay(user_id, &body), client.pay(user_id, &body))?;
-            ensure!(one == other, "asked twice, answered differently: {one:?} and {other:?}");
+            ensure!(
+                one == other,
+                "two requests with one key were answered differently: {one:?} and {other:?}"
+            );
             one
         } else {
             client.pay(user_id, &body).await?

@@ -1,4 +1,4 @@
-//! Carries faults out on a running stack, by its supervisor, and puts right what an interrupted run leaves.
+//! Carries faults out on a running stack, through its supervisor, and repairs the leftovers of an interrupted run.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use stack::layout::Layout;
 use stack::process::ProcessId;
 use tokio::sync::watch;
 
-use super::faults::{Deed, Fault};
+use super::faults::{Fault, FaultKind};
 use super::view::View;
 
-/// Between two looks at whether a process runs.
+/// Between two polls of a process.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Recovery of a server included.
-const RUNS_AGAIN: Duration = Duration::from_secs(120);
+/// How long a process may take to run again, recovery of a server included.
+const RESTART_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Clone)]
 pub struct Operator {
@@ -31,10 +31,10 @@ impl Operator {
     pub async fn new(view: &View) -> Result<Self> {
         let socket = Arc::new(Layout::from_env()?.socket());
         let this = Self { socket, view: view.clone() };
-        let children = this.children().await.context("the stack is not up: cargo stack up")?;
+        let children = this.children().await.context("the stack is not up; start it: cargo stack up")?;
         let down: Vec<&str> =
             children.iter().filter(|child| child.id.is_none()).map(|child| child.name.as_str()).collect();
-        ensure!(down.is_empty(), "not running: {}; cargo stack up starts what is not", down.join(", "));
+        ensure!(down.is_empty(), "not running: {}; cargo stack up starts them", down.join(", "));
         Ok(this)
     }
 
@@ -52,8 +52,8 @@ impl Operator {
     /// When a fault is about something that is not in this stack.
     pub async fn knows(&self, faults: impl Iterator<Item = &Fault>) -> Result<()> {
         let children = self.children().await?;
-        for Fault { whom, .. } in faults {
-            ensure!(children.iter().any(|child| child.name == *whom), "there is no {whom} in this stack");
+        for Fault { target, .. } in faults {
+            ensure!(children.iter().any(|child| child.name == *target), "there is no {target} in this stack");
         }
         Ok(())
     }
@@ -77,78 +77,90 @@ impl Operator {
     }
 
     async fn at_its_moment(&self, fault: &Fault, mut accepted: watch::Receiver<usize>) -> Result<()> {
-        accepted.wait_for(|count| *count >= fault.after).await.context("the load ended early")?;
+        accepted.wait_for(|count| *count >= fault.after).await.context("the load ended before this fault")?;
         tokio::time::sleep(fault.delay).await;
-        let whom = fault.whom.as_str();
-        self.carry_out(whom, fault.deed).await.with_context(|| format!("{:?} of {whom}", fault.deed))
+        let target = fault.target.as_str();
+        self.carry_out(target, fault.kind).await.with_context(|| format!("{:?} of {target}", fault.kind))
     }
 
-    async fn carry_out(&self, whom: &str, deed: Deed) -> Result<()> {
-        match deed {
-            Deed::Kill => {
-                let id = self.kill(whom).await?;
+    async fn carry_out(&self, target: &str, kind: FaultKind) -> Result<()> {
+        match kind {
+            FaultKind::Kill => {
+                let id = self.kill(target).await?;
                 let began = Instant::now();
-                self.view.say(&format!("{whom} killed (SIGKILL, pid {})", id.pid));
-                let next = self.running(whom, Some(id)).await?;
+                self.view.line(&format!("{target} killed (SIGKILL, pid {})", id.pid));
+                let next = self.running(target, Some(id)).await?;
                 let seconds = began.elapsed().as_secs_f64();
-                self.view.say(&format!("{whom} runs again after {seconds:.1} s, pid {}", next.pid));
+                self.view.line(&format!("{target} runs again after {seconds:.1} s, pid {}", next.pid));
             }
-            Deed::Crash(time) => {
-                let id = self.kill(whom).await?;
-                self.view.say(&format!("{whom} killed (SIGKILL, pid {}), for {} s", id.pid, time.as_secs()));
-                self.start_after(whom, time).await?;
+            FaultKind::Crash(time) => {
+                let id = self.kill(target).await?;
+                self.view.line(&format!(
+                    "{target} killed (SIGKILL, pid {}), for {} s",
+                    id.pid,
+                    time.as_secs()
+                ));
+                self.start_after(target, time).await?;
             }
-            Deed::Stop(time) => {
+            FaultKind::Stop(time) => {
                 let began = Instant::now();
-                self.view.say(&format!("{whom} is asked to stop, for {} s", time.as_secs()));
-                self.ask(Request::Stop { name: whom.to_owned() }).await?;
-                self.view.say(&format!("{whom} stopped within {:.1} s", began.elapsed().as_secs_f64()));
-                self.start_after(whom, time).await?;
+                self.view.line(&format!("{target} is asked to stop, for {} s", time.as_secs()));
+                self.ask(Request::Stop { name: target.to_owned() }).await?;
+                self.view.line(&format!("{target} stopped within {:.1} s", began.elapsed().as_secs_f64()));
+                self.start_after(target, time).await?;
             }
-            Deed::Pause(time) => {
-                let id = self.running(whom, None).await?;
+            FaultKind::Pause(time) => {
+                let id = self.running(target, None).await?;
                 ensure!(id.signal(Signal::STOP), "it cannot be paused");
-                self.view.say(&format!("{whom} paused (SIGSTOP, pid {}), for {} s", id.pid, time.as_secs()));
+                self.view.line(&format!(
+                    "{target} paused (SIGSTOP, pid {}), for {} s",
+                    id.pid,
+                    time.as_secs()
+                ));
                 tokio::time::sleep(time).await;
                 // Killed meanwhile, it needs no waking.
                 let woken = id.signal(Signal::CONT);
                 self.view
-                    .say(&format!("{whom} {}", if woken { "continues" } else { "was killed meanwhile" }));
+                    .line(&format!("{target} {}", if woken { "continues" } else { "was killed meanwhile" }));
             }
         }
         Ok(())
     }
 
     /// Kills it as soon as it runs: it may be about to come back from the last time.
-    async fn kill(&self, whom: &str) -> Result<ProcessId> {
+    async fn kill(&self, target: &str) -> Result<ProcessId> {
         loop {
-            let id = self.running(whom, None).await?;
-            // Between the look and the request it may have ended by itself.
-            if self.ask(Request::Kill { name: whom.to_owned() }).await.is_ok() {
+            let id = self.running(target, None).await?;
+            // It may have ended by itself before the request.
+            if self.ask(Request::Kill { name: target.to_owned() }).await.is_ok() {
                 return Ok(id);
             }
         }
     }
 
-    async fn start_after(&self, whom: &str, time: Duration) -> Result<()> {
+    async fn start_after(&self, target: &str, time: Duration) -> Result<()> {
         tokio::time::sleep(time).await;
-        self.ask(Request::Start { name: whom.to_owned() }).await?;
-        self.view.say(&format!("{whom} started again"));
+        self.ask(Request::Start { name: target.to_owned() }).await?;
+        self.view.line(&format!("{target} started again"));
         Ok(())
     }
 
     /// The process under this name, once it is another one than `old`.
-    async fn running(&self, whom: &str, old: Option<ProcessId>) -> Result<ProcessId> {
+    async fn running(&self, target: &str, old: Option<ProcessId>) -> Result<ProcessId> {
         let began = Instant::now();
         loop {
             let children = self.children().await?;
-            let child = children.into_iter().find(|child| child.name == whom);
-            let child = child.with_context(|| format!("there is no {whom} in this stack"))?;
+            let child = children.into_iter().find(|child| child.name == target);
+            let child = child.with_context(|| format!("there is no {target} in this stack"))?;
             match child.id {
                 Some(id) if Some(id) != old => return Ok(id),
                 Some(_) | None => {}
             }
-            ensure!(began.elapsed() < RUNS_AGAIN, "{whom} does not run: {}", child.state);
+            ensure!(
+                began.elapsed() < RESTART_TIMEOUT,
+                "{target} does not run again within {RESTART_TIMEOUT:?}: {}",
+                child.state
+            );
             tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
@@ -179,9 +191,10 @@ impl Operator {
     ) -> Result<T> {
         let socket = self.socket.clone();
         let conversation = move || {
-            let mut client = Client::connect(&socket).context("no supervisor listens")?;
+            let mut client = Client::connect(&socket)
+                .context("the stack's supervisor does not answer; start it: cargo stack up")?;
             talk(&mut client)
         };
-        tokio::task::spawn_blocking(conversation).await.context("conversation")?
+        tokio::task::spawn_blocking(conversation).await.context("the request to the supervisor panicked")?
     }
 }

@@ -1,12 +1,12 @@
-//! What is asked for: each payment is a pure function of the seed and its index, and so is how it may end.
+//! Plans each payment and its possible ends, as a pure function of the seed and its index.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 /// Far more than a run spends, and far less than a payment without funds asks for.
 pub const DEPOSIT: i64 = 1_000_000_000_000;
-const BEYOND_MEANS: i64 = 1_000_000_000_000_000;
-const AMOUNT_MOST: i64 = 100_000;
+const UNAFFORDABLE_AMOUNT: i64 = 1_000_000_000_000_000;
+const AMOUNT_MAX: i64 = 100_000;
 
 /// Every way in which the gateway leaves its caller without a definite answer (`gateway-sim/src/script.rs`).
 const FORMS: &[&str] = &[
@@ -38,7 +38,7 @@ const FORMS: &[&str] = &[
     "thenhttp500-askcached",
 ];
 
-/// Those after which the processor need not wait for its time-out, nor for proof that nothing was charged.
+/// The forms after which the processor waits neither for its time-out nor for proof that nothing was charged.
 const QUICK_FORMS: &[&str] = &["thenreset", "thenhttp500", "thenhttp502", "thengarbage", "thencut"];
 
 /// Of a hundred payments, how many are special.
@@ -71,7 +71,7 @@ impl Mix {
     pub const DEMO: Self = Self { cancelled: 4, ordinary: "0812-jitter1000", ..Self::QUICK };
 }
 
-/// What is special about a payment.
+/// The kind of a payment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Ordinary,
@@ -117,7 +117,7 @@ impl Kind {
 
 /// One payment of the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Planned {
+pub struct PlannedPayment {
     pub kind: Kind,
     /// Which of the run's users pays.
     pub user: usize,
@@ -126,7 +126,7 @@ pub struct Planned {
     pub twice: bool,
 }
 
-impl Planned {
+impl PlannedPayment {
     /// Whether its user asks to cancel it as soon as it is accepted.
     pub fn is_cancelled(&self) -> bool {
         self.kind == Kind::Cancelled
@@ -143,7 +143,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn payment(&self, index: usize) -> Planned {
+    pub fn payment(&self, index: usize) -> PlannedPayment {
         // Spread by a large odd number, so that neighbours in index and seed have nothing in common.
         let state = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(index as u64);
         let mut random = SmallRng::seed_from_u64(state);
@@ -156,13 +156,19 @@ impl Plan {
             Kind::UnknownDeclined => format!("0812-decline-{form}"),
         };
         let amount = match kind {
-            Kind::WithoutFunds => BEYOND_MEANS,
+            Kind::WithoutFunds => UNAFFORDABLE_AMOUNT,
             Kind::Ordinary | Kind::Declined | Kind::Unknown | Kind::UnknownDeclined | Kind::Cancelled => {
-                random.random_range(1..=AMOUNT_MOST)
+                random.random_range(1..=AMOUNT_MAX)
             }
         };
         let user = random.random_range(0..self.users);
-        Planned { kind, user, client_number, amount, twice: random.random_range(0..100) < self.mix.twice }
+        PlannedPayment {
+            kind,
+            user,
+            client_number,
+            amount,
+            twice: random.random_range(0..100) < self.mix.twice,
+        }
     }
 
     fn kind(&self, random: &mut SmallRng) -> Kind {
@@ -192,7 +198,7 @@ mod tests {
         Plan { seed, payments: 5_000, users: 50, mix: Mix::WHOLE }
     }
 
-    fn all(plan: Plan) -> Vec<Planned> {
+    fn all(plan: Plan) -> Vec<PlannedPayment> {
         (0..plan.payments).map(|index| plan.payment(index)).collect()
     }
 

@@ -1,4 +1,4 @@
-//! What is said of a run: how payments ended, what was done to the system, what happened twice, what deviated.
+//! Reports a run: the ends of its payments, its faults, its duplicates, and every deviation.
 #![allow(clippy::print_stdout, reason = "the report is the output")]
 
 use std::collections::{BTreeMap, HashMap};
@@ -8,12 +8,12 @@ use anyhow::{Result, bail};
 use uuid::Uuid;
 
 use super::Run;
-use super::board::Stand;
-use super::faults::{Deed, Fault};
+use super::board::PaymentRow;
+use super::faults::{Fault, FaultKind};
 use super::load::{self, Load};
 use super::plan::{Kind, Plan};
-use crate::bench::report::table;
-use crate::retrying_client::Troubles;
+use crate::bench::figures::table;
+use crate::retrying_client::RetryCounts;
 use coroctl::audit::{self, Finding};
 
 /// How many deviations are printed in full.
@@ -24,60 +24,64 @@ pub struct Report {
     pub seed: u64,
     pub payments: usize,
     pub seconds: f64,
-    /// Payments by what they were planned to be and how they ended.
+    /// Payments by planned kind and end.
     ends: BTreeMap<(Kind, String), usize>,
     faults: Vec<String>,
-    /// What clients met with.
-    pub troubles: Troubles,
+    /// Why clients repeated requests.
+    pub retries: RetryCounts,
     /// The longest time from acceptance to end, with its payment.
     slowest: Option<(f64, Uuid, Kind)>,
-    /// Events told again, by topic.
-    pub told_again: BTreeMap<String, u64>,
-    /// Duplicates that services met and left without effect.
-    pub absorbed: BTreeMap<&'static str, u64>,
+    /// Events that were emitted again, by topic.
+    pub re_emitted: BTreeMap<String, u64>,
+    /// Duplicates that services recognised and did not apply.
+    pub duplicate_counts: BTreeMap<&'static str, u64>,
     findings: Vec<Finding>,
     pub deviations: Vec<String>,
 }
 
 impl Report {
-    pub fn new(run: &Run, load: &Load, ids: &[Uuid], stands: &[Stand], findings: Vec<Finding>) -> Self {
+    pub fn new(run: &Run, load: &Load, ids: &[Uuid], rows: &[PaymentRow], findings: Vec<Finding>) -> Self {
         let mut ends: BTreeMap<(Kind, String), usize> = BTreeMap::new();
-        let planned = |stand: &Stand| load::index(&stand.key).map(|index| run.plan.payment(index).kind);
-        for stand in stands {
-            if let Some(kind) = planned(stand) {
-                *ends.entry((kind, stand.status.clone())).or_default() += 1;
+        let planned = |row: &PaymentRow| load::index(&row.key).map(|index| run.plan.payment(index).kind);
+        for row in rows {
+            if let Some(kind) = planned(row) {
+                *ends.entry((kind, row.status.clone())).or_default() += 1;
             }
         }
-        let slowest = stands.iter().max_by(|a, b| a.seconds.total_cmp(&b.seconds));
+        let slowest = rows.iter().max_by(|a, b| a.seconds.total_cmp(&b.seconds));
         let broken = findings.iter().filter(|finding| finding.is_violated()).map(broken);
         Self {
             seed: run.plan.seed,
             payments: run.plan.payments,
             seconds: 0.0,
             ends,
-            faults: run.kills.iter().chain(&run.outages).map(told).collect(),
-            troubles: load.trouble.so_far(),
-            slowest: slowest.and_then(|stand| Some((stand.seconds, stand.payment_id, planned(stand)?))),
-            told_again: BTreeMap::new(),
-            absorbed: BTreeMap::new(),
-            deviations: deviations(&run.plan, &load.users, ids, stands).into_iter().chain(broken).collect(),
+            faults: run.kills.iter().chain(&run.outages).map(describe).collect(),
+            retries: load.retries.snapshot(),
+            slowest: slowest.and_then(|row| Some((row.seconds, row.payment_id, planned(row)?))),
+            re_emitted: BTreeMap::new(),
+            duplicate_counts: BTreeMap::new(),
+            deviations: deviations(&run.plan, &load.users, ids, rows).into_iter().chain(broken).collect(),
             findings,
         }
     }
 
     #[must_use]
-    pub fn took(self, seconds: f64) -> Self {
+    pub fn with_duration(self, seconds: f64) -> Self {
         Self { seconds, ..self }
     }
 
     #[must_use]
-    pub fn repeated(self, told_again: BTreeMap<String, u64>, absorbed: BTreeMap<&'static str, u64>) -> Self {
-        Self { told_again, absorbed, ..self }
+    pub fn with_duplicates(
+        self,
+        re_emitted: BTreeMap<String, u64>,
+        duplicate_counts: BTreeMap<&'static str, u64>,
+    ) -> Self {
+        Self { re_emitted, duplicate_counts, ..self }
     }
 
-    /// How often something came that had been before, at least.
+    /// The duplicates that were met, at least.
     pub fn duplicates(&self) -> u64 {
-        self.absorbed.values().sum::<u64>() + self.troubles.replayed
+        self.duplicate_counts.values().sum::<u64>() + self.retries.replays
     }
 
     pub fn print(&self) {
@@ -111,18 +115,18 @@ impl Report {
         for (what, times) in by {
             table.add_row([what.to_owned(), times.to_string()]);
         }
-        for (topic, times) in &self.told_again {
-            table.add_row([format!("events told again on {topic}"), times.to_string()]);
+        for (topic, times) in &self.re_emitted {
+            table.add_row([format!("events emitted again on {topic}"), times.to_string()]);
         }
-        for (what, times) in &self.absorbed {
+        for (what, times) in &self.duplicate_counts {
             table.add_row([(*what).to_owned(), format!("≥ {times}")]);
         }
-        let Troubles { unavailable, unheard, hung, replayed } = self.troubles;
+        let RetryCounts { unavailable, unanswered, timed_out, replays } = self.retries;
         for (what, times) in [
-            ("requests that had been carried out", replayed),
-            ("requests told to come back (502, 503, 504)", unavailable),
-            ("requests that nobody heard", unheard),
-            ("requests not answered in time", hung),
+            ("requests that had been carried out", replays),
+            ("requests to be repeated (502, 503, 504)", unavailable),
+            ("requests without an answer", unanswered),
+            ("requests not answered in time", timed_out),
         ] {
             table.add_row([what.to_owned(), times.to_string()]);
         }
@@ -136,7 +140,7 @@ impl Report {
         text
     }
 
-    /// What it comes to, in a sentence.
+    /// The result in a sentence.
     ///
     /// # Errors
     /// When anything deviated: from the plan, or from an invariant.
@@ -166,13 +170,13 @@ fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
-fn told(fault: &Fault) -> String {
-    let Fault { whom, deed, .. } = fault;
-    match deed {
-        Deed::Kill => format!("{whom} killed"),
-        Deed::Crash(time) => format!("{whom} killed, and away for {} s", time.as_secs()),
-        Deed::Stop(time) => format!("{whom} stopped for {} s", time.as_secs()),
-        Deed::Pause(time) => format!("{whom} paused for {} s", time.as_secs()),
+fn describe(fault: &Fault) -> String {
+    let Fault { target, kind, .. } = fault;
+    match kind {
+        FaultKind::Kill => format!("{target} killed"),
+        FaultKind::Crash(time) => format!("{target} killed, and away for {} s", time.as_secs()),
+        FaultKind::Stop(time) => format!("{target} stopped for {} s", time.as_secs()),
+        FaultKind::Pause(time) => format!("{target} paused for {} s", time.as_secs()),
     }
 }
 
@@ -182,27 +186,26 @@ fn broken(finding: &Finding) -> String {
     format!("{name} ({promise}): {violations} of {examined}, the first {first}")
 }
 
-/// Every payment that is not there exactly as it was accepted, or did not end as planned.
-fn deviations(plan: &Plan, users: &[Uuid], ids: &[Uuid], stands: &[Stand]) -> Vec<String> {
+/// Every payment that is missing, differs from what was accepted, or did not end as planned.
+fn deviations(plan: &Plan, users: &[Uuid], ids: &[Uuid], rows: &[PaymentRow]) -> Vec<String> {
     let mut deviations = Vec::new();
-    let mut rows: HashMap<Uuid, &Stand> = stands.iter().map(|stand| (stand.payment_id, stand)).collect();
+    let mut rows: HashMap<Uuid, &PaymentRow> = rows.iter().map(|row| (row.payment_id, row)).collect();
     for (index, payment_id) in ids.iter().enumerate() {
         let planned = plan.payment(index);
-        let Some(stand) = rows.remove(payment_id) else {
+        let Some(row) = rows.remove(payment_id) else {
             deviations.push(format!("{payment_id} was accepted and is gone"));
             continue;
         };
-        let Stand { user_id, key, amount, status, reason, .. } = stand;
+        let PaymentRow { user_id, key, amount, status, reason, .. } = row;
         if (*user_id, key.as_str(), *amount) != (users[planned.user], &load::key(index), planned.amount) {
-            deviations.push(format!("{payment_id} is not the payment that was accepted: {stand:?}"));
+            deviations.push(format!("{payment_id} is not the payment that was accepted: {row:?}"));
         } else if !planned.kind.may_end(status) {
             let reason = reason.as_deref().unwrap_or("no reason");
             let (kind, number) = (planned.kind.as_str(), planned.client_number);
             deviations.push(format!("{payment_id} ({kind}, {number}) is {status} ({reason})"));
         }
     }
-    deviations
-        .extend(rows.values().map(|stand| format!("{} was never accepted: {stand:?}", stand.payment_id)));
+    deviations.extend(rows.values().map(|row| format!("{} was never accepted: {row:?}", row.payment_id)));
     deviations
 }
 
@@ -218,12 +221,12 @@ mod tests {
     }
 
     /// Everything as planned.
-    fn world() -> (Vec<Uuid>, Vec<Uuid>, Vec<Stand>) {
+    fn as_planned() -> (Vec<Uuid>, Vec<Uuid>, Vec<PaymentRow>) {
         let users: Vec<Uuid> = (1..=2).map(Uuid::from_u128).collect();
         let ids: Vec<Uuid> = (0..PLAN.payments).map(|index| Uuid::from_u128(1_000 + index as u128)).collect();
-        let stand = |(index, id): (usize, &Uuid)| {
+        let row = |(index, id): (usize, &Uuid)| {
             let planned = PLAN.payment(index);
-            Stand {
+            PaymentRow {
                 payment_id: *id,
                 user_id: users[planned.user],
                 key: load::key(index),
@@ -233,33 +236,33 @@ mod tests {
                 seconds: 1.0,
             }
         };
-        let stands = ids.iter().enumerate().map(stand).collect();
-        (users, ids, stands)
+        let rows = ids.iter().enumerate().map(row).collect();
+        (users, ids, rows)
     }
 
     #[test]
     fn a_run_as_planned_deviates_in_nothing() {
-        let (users, ids, stands) = world();
-        assert_eq!(deviations(&PLAN, &users, &ids, &stands), Vec::<String>::new());
+        let (users, ids, rows) = as_planned();
+        assert_eq!(deviations(&PLAN, &users, &ids, &rows), Vec::<String>::new());
     }
 
     #[test]
     fn what_is_lost_altered_open_ended_otherwise_or_too_much_is_found() {
-        let (users, ids, stands) = world();
-        let with = |change: fn(&mut Vec<Stand>)| {
-            let mut stands = stands.clone();
-            change(&mut stands);
-            let found = deviations(&PLAN, &users, &ids, &stands);
+        let (users, ids, rows) = as_planned();
+        let with = |change: fn(&mut Vec<PaymentRow>)| {
+            let mut rows = rows.clone();
+            change(&mut rows);
+            let found = deviations(&PLAN, &users, &ids, &rows);
             assert_eq!(found.len(), 1, "{found:?}");
             found[0].clone()
         };
-        assert!(with(|stands| drop(stands.pop())).contains("is gone"));
-        assert!(with(|stands| stands[0].amount += 1).contains("not the payment"));
-        assert!(with(|stands| stands[1].status = "authorized".into()).contains("is authorized"));
+        assert!(with(|rows| drop(rows.pop())).contains("is gone"));
+        assert!(with(|rows| rows[0].amount += 1).contains("not the payment"));
+        assert!(with(|rows| rows[1].status = "authorized".into()).contains("is authorized"));
         assert!(
-            with(|stands| {
-                let more = Stand { payment_id: Uuid::from_u128(7), ..stands[0].clone() };
-                stands.push(more);
+            with(|rows| {
+                let more = PaymentRow { payment_id: Uuid::from_u128(7), ..rows[0].clone() };
+                rows.push(more);
             })
             .contains("never accepted")
         );

@@ -1,5 +1,4 @@
-//! What a run looks like while it lasts: a bar for each state and what is done to the system, on a terminal; lines
-//! where there is none. On stderr: the report is the output.
+//! Shows a run while it lasts, on stderr: bars per state on a terminal, lines elsewhere.
 
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,19 +8,19 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::board::Counts;
 
-/// Between two lines about the same where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(2);
+/// Between two lines of counts where there is no terminal.
+const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Cheap to clone: what goes wrong is told by whoever does it.
+/// Cheap to clone: each part of a run reports its own faults.
 #[derive(Clone)]
 pub struct View(Arc<Inner>);
 
 struct Inner {
     began: Instant,
-    shown: Shown,
+    output: Output,
 }
 
-enum Shown {
+enum Output {
     Bars(Box<Bars>),
     /// When the last line was printed.
     Lines(Mutex<Option<Instant>>),
@@ -49,53 +48,53 @@ const STATES: [(&str, &str); 8] = [
 impl View {
     /// Bars on a terminal, lines elsewhere.
     pub fn of(payments: usize) -> Self {
-        let shown = match std::io::stderr().is_terminal() {
-            true => Shown::Bars(Box::new(Bars::of(payments as u64))),
-            false => Shown::Lines(Mutex::default()),
+        let output = match std::io::stderr().is_terminal() {
+            true => Output::Bars(Box::new(Bars::of(payments as u64))),
+            false => Output::Lines(Mutex::default()),
         };
-        Self(Arc::new(Inner { began: Instant::now(), shown }))
+        Self(Arc::new(Inner { began: Instant::now(), output }))
     }
 
     pub fn silent() -> Self {
-        Self(Arc::new(Inner { began: Instant::now(), shown: Shown::Nothing }))
+        Self(Arc::new(Inner { began: Instant::now(), output: Output::Nothing }))
     }
 
-    /// Something happened.
-    pub fn say(&self, text: &str) {
+    /// Prints a line about an event of the run.
+    pub fn line(&self, text: &str) {
         let line = format!("{:>6.1} s  {text}", self.0.began.elapsed().as_secs_f64());
-        match &self.0.shown {
-            Shown::Bars(bars) => drop(bars.all.println(line)),
-            Shown::Lines(_) => eprintln!("{line}"),
-            Shown::Nothing => {}
+        match &self.0.output {
+            Output::Bars(bars) => drop(bars.all.println(line)),
+            Output::Lines(_) => eprintln!("{line}"),
+            Output::Nothing => {}
         }
     }
 
-    /// Where the payments stand; `None` while nobody can tell.
+    /// Shows the counts; `None` while the database does not answer.
     pub fn show(&self, accepted: usize, counts: Option<&Counts>) {
-        match &self.0.shown {
-            Shown::Bars(bars) => bars.show(accepted as u64, counts),
-            Shown::Lines(last) => {
+        match &self.0.output {
+            Output::Bars(bars) => bars.show(accepted as u64, counts),
+            Output::Lines(last) => {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-                if last.is_none_or(|last| last.elapsed() >= LINE_EVERY) {
+                if last.is_none_or(|last| last.elapsed() >= LINE_INTERVAL) {
                     *last = Some(Instant::now());
-                    self.say(&line(accepted, counts));
+                    self.line(&counts_line(accepted, counts));
                 }
             }
-            Shown::Nothing => {}
+            Output::Nothing => {}
         }
     }
 
-    /// Leaves the bars as they stand.
+    /// Leaves the bars as they are.
     pub fn finish(&self, accepted: usize, counts: Option<&Counts>) {
-        match &self.0.shown {
-            Shown::Bars(bars) => {
+        match &self.0.output {
+            Output::Bars(bars) => {
                 bars.show(accepted as u64, counts);
                 bars.title.finish_and_clear();
                 bars.states.iter().for_each(ProgressBar::abandon);
                 eprintln!();
             }
-            Shown::Lines(_) => self.say(&line(accepted, counts)),
-            Shown::Nothing => {}
+            Output::Lines(_) => self.line(&counts_line(accepted, counts)),
+            Output::Nothing => {}
         }
     }
 }
@@ -124,9 +123,9 @@ impl Bars {
         let Some(counts) = counts else {
             return self
                 .title
-                .set_message("the payments database does not answer: clients are told to come back");
+                .set_message("the payments database does not answer: clients get 503 and retry");
         };
-        self.title.set_message(format!("{} under way", accepted.saturating_sub(counts.ended())));
+        self.title.set_message(format!("{} under way", accepted.saturating_sub(counts.wait_for_end())));
         for (bar, count) in self.states.iter().zip(numbers(accepted, counts)) {
             bar.set_position(count);
         }
@@ -139,13 +138,13 @@ fn numbers(accepted: u64, counts: &Counts) -> [u64; 8] {
     [accepted, initiated, authorized, unknown, completed, failed, rejected, cancelled]
 }
 
-fn line(accepted: usize, counts: Option<&Counts>) -> String {
+fn counts_line(accepted: usize, counts: Option<&Counts>) -> String {
     let Some(counts) = counts else {
         return format!("accepted {accepted}, the payments database does not answer");
     };
     let numbers = numbers(accepted as u64, counts);
-    let said = STATES.iter().zip(numbers).filter(|(_, count)| *count > 0);
-    said.map(|((name, _), count)| format!("{name} {count}")).collect::<Vec<_>>().join("  ")
+    let counted = STATES.iter().zip(numbers).filter(|(_, count)| *count > 0);
+    counted.map(|((name, _), count)| format!("{name} {count}")).collect::<Vec<_>>().join("  ")
 }
 
 #[cfg(test)]
@@ -153,9 +152,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_says_what_there_is() {
+    fn a_line_has_every_count_that_is_not_zero() {
         let counts = Counts { initiated: 2, completed: 5, ..Counts::default() };
-        assert_eq!(line(7, Some(&counts)), "accepted 7  initiated 2  completed 5");
-        assert!(line(7, None).contains("does not answer"));
+        assert_eq!(counts_line(7, Some(&counts)), "accepted 7  initiated 2  completed 5");
+        assert!(counts_line(7, None).contains("does not answer"));
     }
 }

@@ -11,17 +11,17 @@ use rdkafka::producer::{FutureProducer, FutureRecord};
 use saga::contract::PAYMENT_TOPIC;
 use uuid::Uuid;
 
-use crate::world::World;
+use crate::harness::Harness;
 
 const SERVICES: [&str; 3] = ["payments-svc", "balance-svc", "processor-svc"];
 const REFUSED: RDKafkaErrorCode = RDKafkaErrorCode::TopicAuthorizationFailed;
 const ANSWER: Duration = Duration::from_secs(30);
 
 /// As this user of the stack signs in; nobody does not.
-fn brokers(world: &World, user: Option<&str>) -> Brokers {
+fn brokers(harness: &Harness, user: Option<&str>) -> Brokers {
     match user {
-        None => Brokers::at(&world.stack.kafka_brokers),
-        Some(user) => Brokers::read(&format!("{}/kafka/{user}.properties", world.stack.dir)).unwrap(),
+        None => Brokers::at(&harness.stack.kafka_brokers),
+        Some(user) => Brokers::read(&format!("{}/kafka/{user}.properties", harness.stack.dir)).unwrap(),
     }
 }
 
@@ -64,13 +64,13 @@ async fn retention(admin: &AdminClient<DefaultClientContext>, topic: &str) -> St
 
 #[tokio::test]
 async fn nobody_but_the_relay_writes_creates_deletes_or_alters() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let administrator: AdminClient<DefaultClientContext> =
-        Brokers::read(&world.stack.kafka_admin_config).unwrap().config().create().unwrap();
+        Brokers::read(&harness.stack.kafka_admin_config).unwrap().config().create().unwrap();
     let topic = format!("authorized-{}", Uuid::new_v4());
     make(&administrator, &topic).await.unwrap();
     for user in [None].into_iter().chain(SERVICES.map(Some)) {
-        let brokers = brokers(&world, user);
+        let brokers = brokers(&harness, user);
         assert_eq!(produce(&brokers, PAYMENT_TOPIC).await, Err(REFUSED), "{user:?}");
         assert_eq!(produce(&brokers, &topic).await, Err(REFUSED), "{user:?}");
         let admin: AdminClient<DefaultClientContext> = brokers.config().create().unwrap();
@@ -82,19 +82,19 @@ async fn nobody_but_the_relay_writes_creates_deletes_or_alters() {
         let deleted = admin.delete_topics(&[&topic], &AdminOptions::new()).await.unwrap();
         assert!(deleted.iter().all(|answer| matches!(answer, Err((_, REFUSED)))), "{user:?}: {deleted:?}");
     }
-    let relay = brokers(&world, Some("relay"));
+    let relay = brokers(&harness, Some("relay"));
     assert_eq!(produce(&relay, &topic).await, Ok(()));
     administrator.delete_topics(&[&topic], &AdminOptions::new()).await.unwrap();
 }
 
 #[tokio::test]
 async fn anyone_reads_and_joins_a_group_but_a_service_only_its_own() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     // Somebody has paid: there is a topic to read.
-    let user = world.client.user_with(1_000).await.unwrap();
-    world.settle(user, "0812", 400).await;
-    let (nobody, group) = (brokers(&world, None), format!("authorized-{}", Uuid::new_v4()));
-    let services = SERVICES.map(|user| (user, brokers(&world, Some(user))));
+    let user = harness.client.user_with(1_000).await.unwrap();
+    harness.settle(user, "0812", 400).await;
+    let (nobody, group) = (brokers(&harness, None), format!("authorized-{}", Uuid::new_v4()));
+    let services = SERVICES.map(|user| (user, brokers(&harness, Some(user))));
     let look = move || {
         assert_eq!(join(&nobody, &group, PAYMENT_TOPIC), Ok(()));
         for (user, brokers) in services {

@@ -15,24 +15,24 @@ use saga::contract::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::world::{WAIT_TIMEOUT, World};
+use crate::harness::{Harness, WAIT_TIMEOUT};
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// Pays with a trace context of its own.
-async fn pay_traced(world: &World, user: Uuid, client_number: &str, amount: i64) -> Uuid {
-    let body = order(client_number, &world.stack.demo_service_id, amount, &Uuid::new_v4().to_string());
-    let request = reqwest::Client::new().post(format!("{}/payments", world.stack.payments_url)).json(&body);
+async fn pay_traced(harness: &Harness, user: Uuid, client_number: &str, amount: i64) -> Uuid {
+    let body = order(client_number, &harness.stack.demo_service_id, amount, &Uuid::new_v4().to_string());
+    let request = reqwest::Client::new().post(format!("{}/payments", harness.stack.payments_url)).json(&body);
     let request = request.header("x-user-id", user.to_string()).header("traceparent", TRACEPARENT);
     let payment: Value = request.send().await.unwrap().json().await.unwrap();
     payment["payment_id"].as_str().unwrap().parse().unwrap()
 }
 
 /// The payment's events, once the last of them is there.
-async fn events(world: &World, payment_id: Uuid, since: Timestamp, last: &str) -> Vec<Event> {
+async fn events(harness: &Harness, payment_id: Uuid, since: Timestamp, last: &str) -> Vec<Event> {
     let began = Instant::now();
     loop {
-        let brokers = world.stack.kafka_brokers.clone();
+        let brokers = harness.stack.kafka_brokers.clone();
         let read = move || topics::read(&brokers, &SAGA_TOPICS, since).unwrap();
         let mut events = tokio::task::spawn_blocking(read).await.unwrap();
         events.retain(|event| event.subject() == payment_id.to_string());
@@ -104,8 +104,8 @@ fn shape(topic: &str, value: &[u8]) {
 
 #[tokio::test]
 async fn every_event_of_a_payment_is_told_with_its_headers_and_fields() {
-    let world = World::shared().await;
-    let user = world.client.user_with(100_000).await.unwrap();
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(100_000).await.unwrap();
     let since = Timestamp::now();
     let ways = [
         (
@@ -125,8 +125,8 @@ async fn every_event_of_a_payment_is_told_with_its_headers_and_fields() {
         ("0812", 1_000_000, "payment.rejected.v1", &["initiated", "rejected"], &["rejected"]),
     ];
     for (client_number, amount, last, payment_events, balance_events) in ways {
-        let payment_id = pay_traced(&world, user, client_number, amount).await;
-        let events = events(&world, payment_id, since, last).await;
+        let payment_id = pay_traced(&harness, user, client_number, amount).await;
+        let events = events(&harness, payment_id, since, last).await;
         for event in &events {
             check(event, user, payment_id);
         }
@@ -141,13 +141,13 @@ async fn every_event_of_a_payment_is_told_with_its_headers_and_fields() {
 
 #[tokio::test]
 async fn the_work_message_is_the_contract_byte_for_byte() {
-    let world = World::alone().await;
-    let user = world.client.user_with(100_000).await.unwrap();
-    world.cargo_stack("stop", "processor-svc").await;
-    let payment_id = pay_traced(&world, user, "081234567890", 15_000).await;
+    let harness = Harness::alone().await;
+    let user = harness.client.user_with(100_000).await.unwrap();
+    harness.cargo_stack("stop", "processor-svc").await;
+    let payment_id = pay_traced(&harness, user, "081234567890", 15_000).await;
     let message = {
         let connection =
-            lapin::Connection::connect(&world.stack.amqp_url, lapin::ConnectionProperties::default())
+            lapin::Connection::connect(&harness.stack.amqp_url, lapin::ConnectionProperties::default())
                 .await
                 .unwrap();
         let channel = connection.create_channel().await.unwrap();
@@ -165,11 +165,11 @@ async fn the_work_message_is_the_contract_byte_for_byte() {
         connection.close(200, "seen".into()).await.unwrap();
         message
     };
-    world.cargo_stack("start", "processor-svc").await;
+    harness.cargo_stack("start", "processor-svc").await;
 
     let expected = format!(
         r#"{{"payload":{{"user_id":"{user}","client_number":"081234567890","service_id":"{}","amount":"15000","transaction_id":"{payment_id}"}}}}"#,
-        world.stack.demo_service_id
+        harness.stack.demo_service_id
     );
     assert_eq!(String::from_utf8_lossy(&message.data), expected);
     let properties = &message.properties;
@@ -185,6 +185,6 @@ async fn the_work_message_is_the_contract_byte_for_byte() {
         };
     assert_eq!(header("traceparent"), TRACEPARENT);
     assert!(header("expires_at").parse::<Timestamp>().is_ok());
-    let payment = world.client.ended(user, payment_id, WAIT_TIMEOUT).await.unwrap();
+    let payment = harness.client.wait_for_end(user, payment_id, WAIT_TIMEOUT).await.unwrap();
     assert_eq!(payment["status"], "completed", "the message given back is done after all");
 }

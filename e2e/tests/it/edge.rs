@@ -8,11 +8,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-use crate::world::World;
+use crate::harness::Harness;
 
 /// Where requests come in.
-fn doors(world: &World) -> [&str; 2] {
-    [&world.stack.edge_url, &world.stack.payments_url]
+fn doors(harness: &Harness) -> [&str; 2] {
+    [&harness.stack.edge_url, &harness.stack.payments_url]
 }
 
 async fn post_raw(door: &str, user: Option<&str>, body: Vec<u8>) -> (u16, Value) {
@@ -27,9 +27,9 @@ async fn post_raw(door: &str, user: Option<&str>, body: Vec<u8>) -> (u16, Value)
 
 #[tokio::test]
 async fn bad_input_is_a_clear_problem_and_no_row() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let user = Uuid::now_v7();
-    let good = world.order(100, "key");
+    let good = harness.order(100, "key");
     let with = |field: &str, value: Value| {
         let mut body = good.clone();
         body[field] = value;
@@ -59,7 +59,7 @@ async fn bad_input_is_a_clear_problem_and_no_row() {
         ("over 16 kB", with("client_number", json!("9".repeat(17_000))), 413, "too-large"),
     ];
     for (door, (name, body, status, kind)) in
-        doors(&world).into_iter().flat_map(|door| cases.iter().map(move |case| (door, case)))
+        doors(&harness).into_iter().flat_map(|door| cases.iter().map(move |case| (door, case)))
     {
         let (found, problem) = post_raw(door, Some(&user.to_string()), body.clone()).await;
         assert_eq!(found, *status, "{name} at {door}: {problem}");
@@ -69,15 +69,15 @@ async fn bad_input_is_a_clear_problem_and_no_row() {
             assert!(problem["errors"][0]["field"].is_string(), "{name} at {door}: {problem}");
         }
     }
-    assert_eq!(world.payments_of(user).await, 0);
+    assert_eq!(harness.payments_of(user).await, 0);
 }
 
 #[tokio::test]
 async fn a_user_is_a_uuid_and_nothing_else() {
-    let world = World::shared().await;
-    let body = world.order(100, "key").to_string().into_bytes();
+    let harness = Harness::shared().await;
+    let body = harness.order(100, "key").to_string().into_bytes();
     for user in [None, Some(""), Some("bob"), Some("0198c0de00007000800000000000000"), Some("' or 1=1 --")] {
-        for door in doors(&world) {
+        for door in doors(&harness) {
             let (status, problem) = post_raw(door, user, body.clone()).await;
             let field = &problem["errors"][0]["field"];
             assert_eq!((status, field), (400, &"X-User-ID".into()), "{user:?} at {door}");
@@ -87,9 +87,9 @@ async fn a_user_is_a_uuid_and_nothing_else() {
 
 #[tokio::test]
 async fn what_is_not_offered_is_a_problem_too() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let http = reqwest::Client::new();
-    for door in doors(&world) {
+    for door in doors(&harness) {
         let get = async |path: &str| http.get(format!("{door}{path}")).send().await.unwrap();
         for path in ["/nowhere", "/paymentsandmore"] {
             let nowhere = get(path).await;
@@ -121,17 +121,17 @@ async fn patience_with(door: &str, start: &str) -> (Duration, String) {
 
 #[tokio::test]
 async fn slow_clients_are_cut_and_leave_no_row() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let user = Uuid::now_v7();
     let head = format!(
         "POST /payments HTTP/1.1\r\nhost: coro\r\nx-user-id: {user}\r\ncontent-type: application/json\r\nconnection: close\r\n"
     );
     let body = format!("{head}content-length: 100\r\n\r\n{{\"client_number\":");
-    for door in doors(&world) {
+    for door in doors(&harness) {
         let (slow_head, slow_body) = tokio::join!(patience_with(door, &head), patience_with(door, &body));
         assert!(slow_head.0 < Duration::from_secs(30), "{slow_head:?} at {door}");
         assert!(slow_body.0 < Duration::from_secs(30), "{slow_body:?} at {door}");
         assert!(slow_body.1.contains(" 408 "), "{slow_body:?} at {door}");
     }
-    assert_eq!(world.payments_of(user).await, 0);
+    assert_eq!(harness.payments_of(user).await, 0);
 }

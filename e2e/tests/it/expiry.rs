@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rustix::process::{Pid, Signal, kill_process};
 use uuid::Uuid;
 
-use crate::world::{WAIT_TIMEOUT, World, binary};
+use crate::harness::{Harness, WAIT_TIMEOUT, binary};
 
 /// Another payments-svc of the same stack, whose payments expire after a second. Any number may run.
 struct Hasty {
@@ -18,23 +18,23 @@ struct Hasty {
 }
 
 impl Hasty {
-    async fn new(world: &World) -> Hasty {
+    async fn new(harness: &Harness) -> Hasty {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (public, admin) = (free(), free());
         let passwords = sql::Passwords::from_env().unwrap();
-        let admin_url = &world.stack.postgres_admin_url;
+        let admin_url = &harness.stack.postgres_admin_url;
         let database =
             sql::database_url(admin_url, "payments", "payments_svc", passwords.of("payments_svc").unwrap())
                 .unwrap();
         let process = Command::new(binary("payments-svc"))
             .args([format!("--listen-addr={public}"), format!("--admin-addr={admin}")])
             .args(["--payment-ttl-seconds=1", "--database-url", &database])
-            .args(["--kafka-brokers", &world.stack.kafka_brokers])
+            .args(["--kafka-brokers", &harness.stack.kafka_brokers])
             .env("RUST_LOG", "error")
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        let mut stack = world.stack.clone();
+        let mut stack = harness.stack.clone();
         stack.payments_url = format!("http://{public}");
         let began = Instant::now();
         while reqwest::get(format!("http://{admin}/ready")).await.is_err() {
@@ -45,9 +45,10 @@ impl Hasty {
     }
 
     /// A payment that is authorized, and its deadline over.
-    async fn overdue(&self, world: &World, user: Uuid) -> Uuid {
+    async fn overdue(&self, harness: &Harness, user: Uuid) -> Uuid {
         let payment_id = self.client.pay(user, "0812", 400).await.unwrap();
-        let payment = world.client.reached(user, payment_id, "authorized", WAIT_TIMEOUT).await.unwrap();
+        let payment =
+            harness.client.wait_for_status(user, payment_id, "authorized", WAIT_TIMEOUT).await.unwrap();
         let expires_at: Timestamp = payment["expires_at"].as_str().unwrap().parse().unwrap();
         let left = Duration::try_from(expires_at.duration_since(Timestamp::now())).unwrap_or_default();
         tokio::time::sleep(left + Duration::from_millis(50)).await;
@@ -64,29 +65,29 @@ impl Hasty {
 /// Whatever kept it from being called.
 #[tokio::test]
 async fn a_payment_that_cannot_be_called_in_time_expires_and_its_money_comes_back() {
-    let world = World::alone().await;
-    let hasty = Hasty::new(&world).await;
-    let user = world.client.user_with(1_000).await.unwrap();
+    let harness = Harness::alone().await;
+    let hasty = Hasty::new(&harness).await;
+    let user = harness.client.user_with(1_000).await.unwrap();
     let mut overdue = Vec::new();
     for away in ["processor-svc", "gateway-sim"] {
-        world.cargo_stack("stop", away).await;
-        let payment_id = hasty.overdue(&world, user).await;
+        harness.cargo_stack("stop", away).await;
+        let payment_id = hasty.overdue(&harness, user).await;
         if away == "gateway-sim" {
             // Nobody else's turn is needed: the processor knows the time.
-            world.client.ended(user, payment_id, WAIT_TIMEOUT).await.unwrap();
+            harness.client.wait_for_end(user, payment_id, WAIT_TIMEOUT).await.unwrap();
         }
-        world.cargo_stack("start", away).await;
+        harness.cargo_stack("start", away).await;
         overdue.push(payment_id);
     }
     hasty.end();
     for payment_id in overdue {
-        let payment = world.client.ended(user, payment_id, WAIT_TIMEOUT).await.unwrap();
+        let payment = harness.client.wait_for_end(user, payment_id, WAIT_TIMEOUT).await.unwrap();
         assert_eq!(
             (&payment["status"], &payment["reason"]),
             (&"failed".into(), &"expired:deadline_passed".into())
         );
-        assert_eq!(world.client.gateway_charge(payment_id).await.unwrap(), None, "it was never called");
+        assert_eq!(harness.client.gateway_charge(payment_id).await.unwrap(), None, "it was never called");
     }
-    assert_eq!(world.client.balance(user).await.unwrap(), (1_000, 0));
-    world.adds_up().await;
+    assert_eq!(harness.client.balance(user).await.unwrap(), (1_000, 0));
+    harness.adds_up().await;
 }

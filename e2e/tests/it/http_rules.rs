@@ -4,16 +4,16 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::harness::Harness;
 use crate::raw_http::{Answer, request, send};
-use crate::world::World;
 
 const HOST: (&str, &str) = ("host", "coro");
 const JSON: (&str, &str) = ("content-type", "application/json");
 const POST: &str = "POST /payments HTTP/1.1";
 
 /// Where requests come in.
-fn doors(world: &World) -> [String; 2] {
-    [world.stack.edge_url.clone(), world.stack.payments_url.clone()]
+fn doors(harness: &Harness) -> [String; 2] {
+    [harness.stack.edge_url.clone(), harness.stack.payments_url.clone()]
 }
 
 /// Pays as `user`, with further header lines.
@@ -28,11 +28,11 @@ fn field_of(problem: &Value) -> &str {
 
 #[tokio::test]
 async fn a_header_that_has_one_value_is_given_once() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let user = Uuid::now_v7();
     let (text, other) = (user.to_string(), Uuid::now_v7().to_string());
-    let body = world.order(100, "twice").to_string();
-    for door in doors(&world) {
+    let body = harness.order(100, "twice").to_string();
+    for door in doors(&harness) {
         for second in [&text, &other] {
             let headers = [JSON, ("X-User-Id", second.as_str())];
             let problem = pay(&door, &text, &headers, &body).await.expect_problem(400, "validation", &door);
@@ -47,13 +47,13 @@ async fn a_header_that_has_one_value_is_given_once() {
         assert_eq!(field_of(&answer.expect_problem(400, "validation", &door)), "Idempotency-Key");
         pay(&door, &text, &[JSON, ("host", "other")], &body).await.expect_problem(400, "malformed", &door);
     }
-    assert_eq!(world.payments_of(user).await, 0);
+    assert_eq!(harness.payments_of(user).await, 0);
 }
 
 #[tokio::test]
 async fn a_host_is_named_since_http_1_1() {
-    let world = World::shared().await;
-    for door in doors(&world) {
+    let harness = Harness::shared().await;
+    for door in doors(&harness) {
         let line = "GET /services HTTP/1.1";
         request(&door, line, &[], "").await.expect_problem(400, "malformed", "no Host");
         for host in ["", "a b", "user@coro", "coro/x"] {
@@ -70,11 +70,11 @@ async fn a_host_is_named_since_http_1_1() {
 
 #[tokio::test]
 async fn a_member_of_a_body_is_given_once() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let user = Uuid::now_v7();
-    let good = world.order(100, "member").to_string();
+    let good = harness.order(100, "member").to_string();
     let inside = good.trim_end_matches('}');
-    for door in doors(&world) {
+    for door in doors(&harness) {
         for again in [r#""amount":100"#, r#""amount":1"#, r#""a\u006dount":1"#, r#""fee":{"a":1,"a":1}"#] {
             let body = format!("{inside},{again}}}");
             let answer = pay(&door, &user.to_string(), &[JSON], &body).await;
@@ -82,26 +82,26 @@ async fn a_member_of_a_body_is_given_once() {
             assert!(problem["detail"].as_str().unwrap().contains("twice"), "{problem}");
         }
     }
-    assert_eq!(world.payments_of(user).await, 0);
+    assert_eq!(harness.payments_of(user).await, 0);
 }
 
 #[tokio::test]
 async fn a_trace_context_that_is_none_is_ignored() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let user = Uuid::now_v7();
     let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let other = good.replace("4bf9", "4bf8");
     let cases: [&[&str]; 5] = [&["h\u{e9}"], &["nonsense"], &[""], &[good, &other], &["\u{201c}00\u{201d}"]];
     for (nth, (door, values)) in
-        doors(&world).iter().flat_map(|door| cases.map(|values| (door, values))).enumerate()
+        doors(&harness).iter().flat_map(|door| cases.map(|values| (door, values))).enumerate()
     {
         let mut headers = vec![JSON];
         headers.extend(values.iter().map(|value| ("traceparent", *value)));
-        let body = world.order(100, &format!("trace-{nth}")).to_string();
+        let body = harness.order(100, &format!("trace-{nth}")).to_string();
         let answer = pay(door, &user.to_string(), &headers, &body).await;
         assert_eq!(answer.status, 201, "{values:?} at {door}: {answer:?}");
     }
-    let client = coroctl::databases::connect(&world.stack.payments_database_url).await.unwrap();
+    let client = coroctl::databases::connect(&harness.stack.payments_database_url).await.unwrap();
     let query = "select count(*) from payments where user_id = $1 and traceparent in ($2, $3)";
     let row = client.query_one(query, &[&user, &good, &other]).await.unwrap();
     assert_eq!(row.get::<_, i64>(0), 0, "of two contexts neither is ours");
@@ -109,7 +109,7 @@ async fn a_trace_context_that_is_none_is_ignored() {
 
 #[tokio::test]
 async fn media_types_are_compared_as_rfc_9110_says() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let user = Uuid::now_v7();
     let json = [
         "application/json",
@@ -133,18 +133,18 @@ async fn media_types_are_compared_as_rfc_9110_says() {
         "json",
         "",
     ];
-    for (nth, door) in doors(&world).iter().enumerate() {
+    for (nth, door) in doors(&harness).iter().enumerate() {
         for (at, kind) in json.iter().enumerate() {
-            let body = world.order(100, &format!("type-{nth}-{at}")).to_string();
+            let body = harness.order(100, &format!("type-{nth}-{at}")).to_string();
             let answer = pay(door, &user.to_string(), &[("content-type", kind)], &body).await;
             assert_eq!(answer.status, 201, "{kind} at {door}: {answer:?}");
         }
         for kind in other {
-            let body = world.order(100, "type").to_string();
+            let body = harness.order(100, "type").to_string();
             let answer = pay(door, &user.to_string(), &[("content-type", kind)], &body).await;
             answer.expect_problem(415, "media-type", &format!("{kind} at {door}"));
         }
-        let body = world.order(100, "coded").to_string();
+        let body = harness.order(100, "coded").to_string();
         let answer = pay(door, &user.to_string(), &[JSON, ("content-encoding", "gzip")], &body).await;
         answer.expect_problem(415, "media-type", door);
     }
@@ -164,11 +164,11 @@ fn offered(payment_id: &str) -> [(String, Vec<&'static str>); 5] {
 
 #[tokio::test]
 async fn every_path_says_which_methods_it_has() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let user = Uuid::now_v7();
-    let payment_id = world.client.pay(user, "0812", 100).await.unwrap().to_string();
+    let payment_id = harness.client.pay(user, "0812", 100).await.unwrap().to_string();
     let user = user.to_string();
-    for door in doors(&world) {
+    for door in doors(&harness) {
         for (path, methods) in offered(&payment_id) {
             let ask = async |method: &str| {
                 request(&door, &format!("{method} {path} HTTP/1.1"), &[HOST, ("x-user-id", &user)], "").await
@@ -196,13 +196,13 @@ async fn every_path_says_which_methods_it_has() {
 
 #[tokio::test]
 async fn head_is_get_without_the_body() {
-    let world = World::shared().await;
-    let user = world.client.user_with(1_000).await.unwrap();
-    let payment_id = world.client.pay(user, "0812-hang", 100).await.unwrap();
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let payment_id = harness.client.pay(user, "0812-hang", 100).await.unwrap();
     let user = user.to_string();
     let payment = format!("/payments/{payment_id}");
     let (edge, payments, balance) =
-        (&world.stack.edge_url, &world.stack.payments_url, &world.stack.balance_url);
+        (&harness.stack.edge_url, &harness.stack.payments_url, &harness.stack.balance_url);
     let nowhere = format!("/payments/{}", Uuid::now_v7());
     let cases =
         [(edge, payment.as_str()), (payments, &payment), (edge, "/services"), (payments, "/services")];
@@ -221,9 +221,9 @@ async fn head_is_get_without_the_body() {
 
 #[tokio::test]
 async fn a_path_has_one_spelling_at_edge_and_service() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let user = Uuid::now_v7();
-    let payment_id = world.client.pay(user, "0812", 100).await.unwrap().to_string();
+    let payment_id = harness.client.pay(user, "0812", 100).await.unwrap().to_string();
     let user = user.to_string();
     let encoded = format!("/payments/%30{}", &payment_id[1..]);
     let slash = format!("/payments/{payment_id}/");
@@ -238,7 +238,7 @@ async fn a_path_has_one_spelling_at_edge_and_service() {
         "/payments/..%2fservices",
         "/payments/../services",
     ];
-    for door in doors(&world) {
+    for door in doors(&harness) {
         for path in others.iter().chain(&more).copied().chain([&*encoded, &slash, &double, &cancel]) {
             // A slash at the end makes another path, whatever its method.
             let methods: &[&str] = if path.ends_with('/') { &["GET", "POST"] } else { &["GET"] };
@@ -256,7 +256,7 @@ async fn a_path_has_one_spelling_at_edge_and_service() {
         request(&door, &long, &[HOST], "").await.expect_problem(414, "uri-too-long", &door);
     }
     // Balance is routed by the same edge, to another service.
-    for door in [&world.stack.edge_url, &world.stack.balance_url] {
+    for door in [&harness.stack.edge_url, &harness.stack.balance_url] {
         let answer = request(door, "GET /balance/ HTTP/1.1", &[HOST, ("x-user-id", &user)], "").await;
         answer.expect_problem(404, "not-found", door);
     }
@@ -264,12 +264,12 @@ async fn a_path_has_one_spelling_at_edge_and_service() {
 
 #[tokio::test]
 async fn an_identifier_has_one_spelling() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let user = Uuid::now_v7();
-    let payment_id = world.client.pay(user, "0812", 100).await.unwrap();
+    let payment_id = harness.client.pay(user, "0812", 100).await.unwrap();
     let forms = |id: Uuid| [id.simple().to_string(), id.braced().to_string(), id.urn().to_string()];
     let text = user.to_string();
-    for door in doors(&world) {
+    for door in doors(&harness) {
         // Upper and lower case are the same UUID, which is rendered in lower case (RFC 9562, section 4).
         let line = format!("GET /payments/{} HTTP/1.1", payment_id.to_string().to_uppercase());
         let answer = request(&door, &line, &[HOST, ("x-user-id", &text.to_uppercase())], "").await;
@@ -288,7 +288,7 @@ async fn an_identifier_has_one_spelling() {
             }
         }
         for spelling in forms(user) {
-            let body = world.order(100, "spelling").to_string();
+            let body = harness.order(100, "spelling").to_string();
             let answer = pay(&door, &spelling, &[JSON], &body).await;
             assert_eq!(field_of(&answer.expect_problem(400, "validation", &spelling)), "X-User-ID");
         }
@@ -297,9 +297,9 @@ async fn an_identifier_has_one_spelling() {
 
 #[tokio::test]
 async fn what_cannot_be_seen_is_refused() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let user = Uuid::now_v7();
-    let good = world.order(100, "visible");
+    let good = harness.order(100, "visible");
     let unseen = [
         " ",
         "   ",
@@ -324,7 +324,7 @@ async fn what_cannot_be_seen_is_refused() {
         "\u{e0041}",
         "\u{180e}",
     ];
-    for door in doors(&world) {
+    for door in doors(&harness) {
         for field in ["idempotency_key", "client_number", "service_id"] {
             for unseen in unseen {
                 for text in [unseen.to_owned(), format!("a{unseen}"), format!("{unseen}a")] {
@@ -343,21 +343,21 @@ async fn what_cannot_be_seen_is_refused() {
         let problem = pay(&door, &user.to_string(), &[JSON], &body.to_string()).await;
         assert_eq!(problem.expect_problem(400, "validation", &door)["errors"].as_array().unwrap().len(), 2);
     }
-    assert_eq!(world.payments_of(user).await, 0);
+    assert_eq!(harness.payments_of(user).await, 0);
     for seen in ["0812 3456", "Øre-4/7", "客戶 12", "كهرباء", "🔌", "e\u{301}"] {
         let mut body = good.clone();
         body["client_number"] = json!(seen);
         body["idempotency_key"] = json!(seen);
-        let answer = pay(&doors(&world)[1], &user.to_string(), &[JSON], &body.to_string()).await;
+        let answer = pay(&doors(&harness)[1], &user.to_string(), &[JSON], &body.to_string()).await;
         assert_eq!(answer.status, 201, "{seen}: {answer:?}");
     }
 }
 
 #[tokio::test]
 async fn a_length_has_one_meaning() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let user = Uuid::now_v7();
-    let body = world.order(100, "length").to_string();
+    let body = harness.order(100, "length").to_string();
     let head = format!(
         "{POST}\r\nhost: coro\r\nconnection: close\r\nx-user-id: {user}\r\ncontent-type: application/json\r\n"
     );
@@ -369,7 +369,7 @@ async fn a_length_has_one_meaning() {
         ("no number", format!("{head}content-length: +{}\r\n\r\n{body}", body.len())),
         ("another coding", format!("{head}transfer-encoding: gzip, chunked, gzip\r\n\r\n{chunked}")),
     ];
-    for door in doors(&world) {
+    for door in doors(&harness) {
         for (name, bytes) in &cases {
             let answer = send(&door, bytes.as_bytes()).await;
             assert!([400, 501].contains(&answer.status), "{name} at {door}: {answer:?}");
@@ -379,14 +379,14 @@ async fn a_length_has_one_meaning() {
         let answer = send(&door, both.as_bytes()).await;
         assert!([201, 400].contains(&answer.status), "both at {door}: {answer:?}");
     }
-    assert!(world.payments_of(user).await <= 1);
+    assert!(harness.payments_of(user).await <= 1);
 }
 
 /// What the edge says by itself has the form of what the services say.
 #[tokio::test]
 async fn the_edge_refuses_in_problem_documents() {
-    let world = World::shared().await;
-    let edge = &world.stack.edge_url;
+    let harness = Harness::shared().await;
+    let edge = &harness.stack.edge_url;
     let many: String = (0..200).map(|nth| format!("x-{nth}: y\r\n")).collect();
     let large = format!("x-large: {}\r\n", "y".repeat(40_000));
     let broken = [

@@ -3,14 +3,14 @@
 use futures_util::future::join_all;
 use serde_json::Value;
 
-use crate::world::World;
+use crate::harness::Harness;
 
 #[tokio::test]
 async fn a_repeated_request_gets_the_same_201_even_after_the_payment_ended() {
-    let world = World::shared().await;
-    let user = world.client.user_with(1_000).await.unwrap();
-    let body = world.order(100, "same");
-    let first = world.client.post_payment(user, &body).await.unwrap();
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let body = harness.order(100, "same");
+    let first = harness.client.post_payment(user, &body).await.unwrap();
     assert_eq!(first.status(), 201);
     assert!(!first.headers().contains_key("idempotent-replayed"));
     let location = first.headers()["location"].clone();
@@ -18,67 +18,68 @@ async fn a_repeated_request_gets_the_same_201_even_after_the_payment_ended() {
     let payment: Value = serde_json::from_str(&first).unwrap();
     let id = payment["payment_id"].as_str().unwrap();
     assert_eq!(location, format!("/payments/{id}"));
-    world.client.ended(user, id.parse().unwrap(), crate::world::WAIT_TIMEOUT).await.unwrap();
+    harness.client.wait_for_end(user, id.parse().unwrap(), crate::harness::WAIT_TIMEOUT).await.unwrap();
 
-    let again = world.client.post_payment(user, &body).await.unwrap();
+    let again = harness.client.post_payment(user, &body).await.unwrap();
     assert_eq!(again.status(), 201);
     assert_eq!(again.headers()["idempotent-replayed"], "true");
     assert_eq!(again.headers()["location"], location);
     assert_eq!(again.text().await.unwrap(), first);
-    assert_eq!(world.client.balance(user).await.unwrap(), (900, 0));
+    assert_eq!(harness.client.balance(user).await.unwrap(), (900, 0));
 }
 
 #[tokio::test]
 async fn twenty_at_once_make_one_payment() {
-    let world = World::shared().await;
-    let user = world.client.user_with(1_000).await.unwrap();
-    let body = world.order(100, "at once");
-    let answers = join_all((0..20).map(|_| world.client.post_payment(user, &body))).await;
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let body = harness.order(100, "at once");
+    let answers = join_all((0..20).map(|_| harness.client.post_payment(user, &body))).await;
     let mut bodies = Vec::new();
-    let mut replayed = 0;
+    let mut replays = 0;
     for answer in answers {
         let answer = answer.unwrap();
         assert_eq!(answer.status(), 201);
-        replayed += usize::from(answer.headers().contains_key("idempotent-replayed"));
+        replays += usize::from(answer.headers().contains_key("idempotent-replayed"));
         bodies.push(answer.text().await.unwrap());
     }
     bodies.dedup();
-    assert_eq!((bodies.len(), replayed), (1, 19));
-    assert_eq!(world.payments_of(user).await, 1);
+    assert_eq!((bodies.len(), replays), (1, 19));
+    assert_eq!(harness.payments_of(user).await, 1);
     let payment: Value = serde_json::from_str(&bodies[0]).unwrap();
     let id = payment["payment_id"].as_str().unwrap().parse().unwrap();
-    world.client.ended(user, id, crate::world::WAIT_TIMEOUT).await.unwrap();
-    assert_eq!(world.client.balance(user).await.unwrap(), (900, 0));
+    harness.client.wait_for_end(user, id, crate::harness::WAIT_TIMEOUT).await.unwrap();
+    assert_eq!(harness.client.balance(user).await.unwrap(), (900, 0));
 }
 
 #[tokio::test]
 async fn another_body_under_the_same_key_is_refused() {
-    let world = World::shared().await;
-    let user = world.client.user_with(1_000).await.unwrap();
-    let first = world.client.post_payment(user, &world.order(100, "reused")).await.unwrap();
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let first = harness.client.post_payment(user, &harness.order(100, "reused")).await.unwrap();
     assert_eq!(first.status(), 201);
     let payment: Value = first.json().await.unwrap();
-    let refused = world.client.post_payment(user, &world.order(101, "reused")).await.unwrap();
+    let refused = harness.client.post_payment(user, &harness.order(101, "reused")).await.unwrap();
     assert_eq!(refused.status(), 422);
     assert_eq!(refused.headers()["content-type"], "application/problem+json");
     let problem: Value = refused.json().await.unwrap();
     assert_eq!(problem["type"], "urn:coro:problem:idempotency-key-reused");
-    assert_eq!(world.payments_of(user).await, 1);
+    assert_eq!(harness.payments_of(user).await, 1);
     let id = payment["payment_id"].as_str().unwrap().parse().unwrap();
-    world.client.ended(user, id, crate::world::WAIT_TIMEOUT).await.unwrap();
+    harness.client.wait_for_end(user, id, crate::harness::WAIT_TIMEOUT).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_key_belongs_to_its_user() {
-    let world = World::shared().await;
-    let (one, two) = (world.client.user_with(100).await.unwrap(), world.client.user_with(100).await.unwrap());
-    let body = world.order(10, "shared words");
+    let harness = Harness::shared().await;
+    let (one, two) =
+        (harness.client.user_with(100).await.unwrap(), harness.client.user_with(100).await.unwrap());
+    let body = harness.order(10, "shared words");
     for user in [one, two] {
-        let answer = world.client.post_payment(user, &body).await.unwrap();
+        let answer = harness.client.post_payment(user, &body).await.unwrap();
         assert_eq!(answer.status(), 201);
         assert!(!answer.headers().contains_key("idempotent-replayed"));
         let payment: Value = answer.json().await.unwrap();
         let id = payment["payment_id"].as_str().unwrap().parse().unwrap();
-        world.client.ended(user, id, crate::world::WAIT_TIMEOUT).await.unwrap();
+        harness.client.wait_for_end(user, id, crate::harness::WAIT_TIMEOUT).await.unwrap();
     }
 }

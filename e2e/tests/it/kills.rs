@@ -3,23 +3,23 @@
 
 use std::time::Duration;
 
-use e2e::chaos::faults::{Deed, Fault};
+use e2e::chaos::faults::{Fault, FaultKind};
 use e2e::chaos::plan::{Mix, Plan};
 use e2e::chaos::view::View;
 use e2e::chaos::{self, Options, Run};
 
-use crate::world::World;
+use crate::harness::Harness;
 
 async fn survives_kill_of(process: &str) {
-    let world = World::alone().await;
-    let kill = Fault { after: 100, delay: Duration::ZERO, whom: process.to_owned(), deed: Deed::Kill };
+    let harness = Harness::alone().await;
+    let kill = Fault { after: 100, delay: Duration::ZERO, target: process.to_owned(), kind: FaultKind::Kill };
     let run = Run {
         plan: Plan { seed: 1, payments: 300, users: 20, mix: Mix::QUICK },
         rate: 100.0,
         kills: vec![kill],
         outages: Vec::new(),
     };
-    let report = chaos::play(&world.stack, &run, &View::silent()).await.unwrap();
+    let report = chaos::play(&harness.stack, &run, &View::silent()).await.unwrap();
     report.verdict().unwrap();
 }
 
@@ -50,7 +50,7 @@ async fn gateway_sim_may_be_killed() {
 
 #[tokio::test]
 async fn all_of_them_may_be_killed_twenty_times_and_duplicates_change_nothing() {
-    let world = World::alone().await;
+    let harness = Harness::alone().await;
     let options = Options {
         seed: 1,
         payments: 600,
@@ -61,8 +61,8 @@ async fn all_of_them_may_be_killed_twenty_times_and_duplicates_change_nothing() 
         crash: Vec::new(),
         pause: Vec::new(),
     };
-    let report = chaos::report(&world.stack, &options, &View::silent()).await.unwrap();
+    let report = chaos::report(&harness.stack, &options, &View::silent()).await.unwrap();
     report.verdict().unwrap();
-    assert!(report.absorbed.values().sum::<u64>() > 0, "{:?}", report.absorbed);
-    assert!(report.told_again.values().sum::<u64>() > 0, "{:?}", report.told_again);
+    assert!(report.duplicate_counts.values().sum::<u64>() > 0, "{:?}", report.duplicate_counts);
+    assert!(report.re_emitted.values().sum::<u64>() > 0, "{:?}", report.re_emitted);
 }

@@ -19,7 +19,7 @@ use stack::{environment, state};
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use crate::world::{WAIT_TIMEOUT, World};
+use crate::harness::{Harness, WAIT_TIMEOUT};
 
 /// The variables of `.stack/env` that are an administrator's.
 const ADMINISTRATORS: [&str; 3] = ["POSTGRES_ADMIN_URL", "AMQP_URL", "REDIS_URL"];
@@ -101,7 +101,7 @@ fn no_service_holds_a_secret_of_an_administrator() {
 /// Any user of the machine may read the arguments of every process.
 #[tokio::test]
 async fn no_process_of_the_stack_has_a_secret_among_its_arguments() {
-    let _world = World::shared().await;
+    let _world = Harness::shared().await;
     let members = state::members(&layout());
     assert!(members.len() > 10, "{members:?}");
     for process in members {
@@ -123,7 +123,7 @@ async fn code_of_refusal(url: &str, what: &str) -> SqlState {
 
 #[tokio::test]
 async fn the_password_of_a_role_opens_no_other_role() {
-    let _world = World::shared().await;
+    let _world = Harness::shared().await;
     let roles = [
         of_service("payments-svc", "DATABASE_URL"),
         of_service("balance-svc", "DATABASE_URL"),
@@ -146,7 +146,7 @@ async fn the_password_of_a_role_opens_no_other_role() {
 
 #[tokio::test]
 async fn a_service_reaches_its_own_database_only() {
-    let _world = World::shared().await;
+    let _world = Harness::shared().await;
     let databases = ["payments", "balance", "processor"];
     for own in databases {
         let url = of_service(&format!("{own}-svc"), "DATABASE_URL");
@@ -162,7 +162,7 @@ async fn a_service_reaches_its_own_database_only() {
 /// A role that owns tables can remove the constraints that guard them: nobody logs in as that one.
 #[tokio::test]
 async fn nobody_logs_in_as_the_owner_of_the_tables() {
-    let _world = World::shared().await;
+    let _world = Harness::shared().await;
     let admin = sql::connect(&of_stack("POSTGRES_ADMIN_URL")).await.unwrap();
     let query = "select rolcanlogin from pg_roles where rolname = 'coro_owner'";
     assert!(!admin.query_one(query, &[]).await.unwrap().get::<_, bool>(0));
@@ -193,7 +193,7 @@ fn nobodys() -> String {
 
 #[tokio::test]
 async fn the_processor_takes_work_and_produces_none() {
-    let _world = World::shared().await;
+    let _world = Harness::shared().await;
     let url = of_service("processor-svc", "AMQP_URL");
     let (user, ..) = parts(&url);
     // The default exchange is how the relay produces; whoever may write there may write to every queue.
@@ -220,7 +220,7 @@ async fn the_processor_takes_work_and_produces_none() {
 
 #[tokio::test]
 async fn the_relay_produces_work_and_takes_none() {
-    let _world = World::shared().await;
+    let _world = Harness::shared().await;
     let url = of_service("cdc-relay", "AMQP_URL");
     let (connection, channel) = channel(&url).await;
     // Nobody has this queue: the broker accepts the message and drops it.
@@ -270,7 +270,7 @@ impl Redis {
 
 #[tokio::test]
 async fn the_processor_has_its_keys_in_redis_and_nothing_else() {
-    let _world = World::shared().await;
+    let _world = Harness::shared().await;
     let url = of_service("processor-svc", "REDIS_URL");
     let (_, secret, address) = parts(&url);
     let mut redis = Redis::login(&url);
@@ -308,9 +308,9 @@ async fn the_processor_has_its_keys_in_redis_and_nothing_else() {
 /// The processor's rights suffice: it writes the charges that ended.
 #[tokio::test]
 async fn a_charge_that_ended_is_in_redis() {
-    let world = World::shared().await;
-    let user = world.client.user_with(1_000).await.unwrap();
-    world.settle(user, "0812", 400).await;
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    harness.settle(user, "0812", 400).await;
     let began = Instant::now();
     while Redis::login(&of_stack("REDIS_URL")).ask("KEYS processor/*/ended/*") == "*0" {
         assert!(began.elapsed() < WAIT_TIMEOUT, "the processor wrote nothing to Redis");

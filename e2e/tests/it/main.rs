@@ -15,6 +15,7 @@ mod idempotency;
 mod kills;
 mod logins;
 
+mod harness;
 mod operators;
 mod outages;
 mod outcomes;
@@ -23,4 +24,3 @@ mod poison;
 mod raw_http;
 mod rolling;
 mod scraping;
-mod world;

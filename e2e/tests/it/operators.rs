@@ -3,14 +3,14 @@
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::harness::Harness;
 use crate::raw_http::{Answer, request};
-use crate::world::World;
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 /// `Authorization` of an operator.
-fn bearer(world: &World) -> String {
-    format!("Bearer {}", world.stack.admin_token)
+fn bearer(harness: &Harness) -> String {
+    format!("Bearer {}", harness.stack.admin_token)
 }
 
 fn address(url: &str) -> &str {
@@ -18,8 +18,8 @@ fn address(url: &str) -> &str {
 }
 
 /// Every listener that is not for clients, with a path of it.
-fn listeners(world: &World) -> [(String, &'static str); 7] {
-    let stack = &world.stack;
+fn listeners(harness: &Harness) -> [(String, &'static str); 7] {
+    let stack = &harness.stack;
     let relay = std::env::var("RELAY_ADMIN_URL").unwrap();
     [
         (stack.payments_admin_url.clone(), "/metrics"),
@@ -32,8 +32,8 @@ fn listeners(world: &World) -> [(String, &'static str); 7] {
     ]
 }
 
-async fn deposit(world: &World, user: Uuid, headers: &[(&str, &str)]) -> Answer {
-    let door = &world.stack.balance_admin_url;
+async fn deposit(harness: &Harness, user: Uuid, headers: &[(&str, &str)]) -> Answer {
+    let door = &harness.stack.balance_admin_url;
     let body = json!({"user_id": user, "amount": 100, "idempotency_key": "k"}).to_string();
     let host = ("host", address(door));
     let given = headers.iter().any(|(name, _)| *name == "host");
@@ -43,28 +43,28 @@ async fn deposit(world: &World, user: Uuid, headers: &[(&str, &str)]) -> Answer 
 
 #[tokio::test]
 async fn a_deposit_needs_an_operator() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let user = Uuid::now_v7();
-    let token = bearer(&world);
+    let token = bearer(&harness);
     let operator = ("authorization", token.as_str());
     let (short, long) = (&token[..token.len() - 1], format!("{token}0"));
     let secret = token.trim_start_matches("Bearer ");
     let basic = format!("Basic {secret}");
     for given in ["Bearer", "Bearer ", "Bearer wrong-token-of-some-length", short, &long, secret, &basic, ""]
     {
-        let answer = deposit(&world, user, &[JSON, ("authorization", given)]).await;
+        let answer = deposit(&harness, user, &[JSON, ("authorization", given)]).await;
         answer.expect_problem(401, "unauthorized", given);
         assert!(answer.headers["www-authenticate"].starts_with("Bearer"), "{answer:?}");
     }
-    deposit(&world, user, &[JSON]).await.expect_problem(401, "unauthorized", "no token");
+    deposit(&harness, user, &[JSON]).await.expect_problem(401, "unauthorized", "no token");
     // What a page's fetch can send without being asked first.
-    deposit(&world, user, &[operator]).await.expect_problem(415, "media-type", "no type");
+    deposit(&harness, user, &[operator]).await.expect_problem(415, "media-type", "no type");
     let plain = ("content-type", "text/plain");
-    deposit(&world, user, &[operator, plain]).await.expect_problem(415, "media-type", "another type");
+    deposit(&harness, user, &[operator, plain]).await.expect_problem(415, "media-type", "another type");
     for origin in
         ["http://attacker.example", "null", "file://", "https://127.0.0.1", "http://localhost:1", ""]
     {
-        let answer = deposit(&world, user, &[operator, JSON, ("origin", origin)]).await;
+        let answer = deposit(&harness, user, &[operator, JSON, ("origin", origin)]).await;
         answer.expect_problem(403, "foreign-origin", origin);
     }
     for host in [
@@ -73,29 +73,29 @@ async fn a_deposit_needs_an_operator() {
         "127.0.0.1.attacker.example",
         "localhost.attacker.example",
     ] {
-        let answer = deposit(&world, user, &[operator, JSON, ("host", host)]).await;
+        let answer = deposit(&harness, user, &[operator, JSON, ("host", host)]).await;
         answer.expect_problem(421, "misdirected", host);
     }
-    let balance = world.client.balance(user).await;
+    let balance = harness.client.balance(user).await;
     assert!(balance.is_err(), "something was credited: {balance:?}");
 
-    let own = format!("http://{}", address(&world.stack.balance_admin_url));
+    let own = format!("http://{}", address(&harness.stack.balance_admin_url));
     for headers in [vec![operator, JSON], vec![operator, JSON, ("origin", &own)]] {
-        assert_eq!(deposit(&world, user, &headers).await.status, 201, "{headers:?}");
+        assert_eq!(deposit(&harness, user, &headers).await.status, 201, "{headers:?}");
     }
     let lower = token.replace("Bearer", "bearer");
     assert_eq!(
-        deposit(&world, user, &[JSON, ("authorization", &lower)]).await.status,
+        deposit(&harness, user, &[JSON, ("authorization", &lower)]).await.status,
         201,
         "a scheme has no case"
     );
-    assert_eq!(world.client.balance(user).await.unwrap(), (100, 0));
+    assert_eq!(harness.client.balance(user).await.unwrap(), (100, 0));
 }
 
 #[tokio::test]
 async fn every_admin_listener_answers_to_its_own_names_only() {
-    let world = World::shared().await;
-    for (door, path) in listeners(&world) {
+    let harness = Harness::shared().await;
+    for (door, path) in listeners(&harness) {
         let ask = async |headers: &[(&str, &str)]| {
             request(&door, &format!("GET {path} HTTP/1.1"), headers, "").await.status
         };
@@ -122,9 +122,9 @@ async fn every_admin_listener_answers_to_its_own_names_only() {
 #[tokio::test]
 async fn the_gateway_misbehaves_for_operators_only() {
     // Alone, since an outage is everybody's.
-    let world = World::alone().await;
-    let door = &world.stack.gateway_url;
-    let (token, host) = (bearer(&world), ("host", address(door)));
+    let harness = Harness::alone().await;
+    let door = &harness.stack.gateway_url;
+    let (token, host) = (bearer(&harness), ("host", address(door)));
     let operator = ("authorization", token.as_str());
     for (line, body) in [
         ("PUT /outage", r#"{"for_ms":1}"#),
@@ -146,8 +146,8 @@ async fn the_gateway_misbehaves_for_operators_only() {
 
 #[tokio::test]
 async fn what_is_not_offered_is_said_before_who_may_have_it() {
-    let world = World::shared().await;
-    let door = &world.stack.balance_admin_url;
+    let harness = Harness::shared().await;
+    let door = &harness.stack.balance_admin_url;
     let host = ("host", address(door));
     let answer = request(door, "DELETE /deposits HTTP/1.1", &[host], "").await;
     answer.expect_problem(405, "method-not-allowed", "DELETE");

@@ -3,65 +3,65 @@
 
 use std::time::Duration;
 
-use e2e::chaos::faults::{Deed, Fault};
+use e2e::chaos::faults::{Fault, FaultKind};
 use e2e::chaos::plan::{Mix, Plan};
 use e2e::chaos::view::View;
 use e2e::chaos::{self, Run};
-use e2e::retrying_client::Troubles;
+use e2e::retrying_client::RetryCounts;
 
-use crate::world::World;
+use crate::harness::Harness;
 
 const AWAY: Duration = Duration::from_secs(30);
 
 /// What clients met with while `server` was away for most of the load. That all payments ended as planned is
 /// asserted here.
-async fn troubles_without(server: &str, deed: Deed) -> Troubles {
-    let world = World::alone().await;
+async fn troubles_without(server: &str, kind: FaultKind) -> RetryCounts {
+    let harness = Harness::alone().await;
     let run = Run {
         plan: Plan { seed: 1, payments: 400, users: 20, mix: Mix::QUICK },
         rate: 12.0,
         kills: Vec::new(),
-        outages: vec![Fault { after: 40, delay: Duration::ZERO, whom: server.to_owned(), deed }],
+        outages: vec![Fault { after: 40, delay: Duration::ZERO, target: server.to_owned(), kind }],
     };
-    let report = chaos::play(&world.stack, &run, &View::silent()).await.unwrap();
+    let report = chaos::play(&harness.stack, &run, &View::silent()).await.unwrap();
     report.verdict().unwrap();
-    report.troubles
+    report.retries
 }
 
 /// Nobody who asked to pay could tell that it was away.
-fn accepted_all_the_time(troubles: Troubles) {
-    let Troubles { unavailable, unheard, hung, replayed: _ } = troubles;
-    assert_eq!((unavailable, unheard, hung), (0, 0, 0), "{troubles:?}");
+fn accepted_all_the_time(retries: RetryCounts) {
+    let RetryCounts { unavailable, unanswered, timed_out, replays: _ } = retries;
+    assert_eq!((unavailable, unanswered, timed_out), (0, 0, 0), "{retries:?}");
 }
 
 /// Everybody who asked meanwhile was answered in time. That each answer was a problem that says when to come
 /// back is asserted by the client.
-fn refused_for_a_while(troubles: Troubles) {
-    assert!(troubles.unavailable > 0, "{troubles:?}");
-    assert_eq!((troubles.unheard, troubles.hung), (0, 0), "{troubles:?}");
+fn refused_for_a_while(retries: RetryCounts) {
+    assert!(retries.unavailable > 0, "{retries:?}");
+    assert_eq!((retries.unanswered, retries.timed_out), (0, 0), "{retries:?}");
 }
 
 #[tokio::test]
 async fn kafka_may_be_away() {
-    accepted_all_the_time(troubles_without("kafka", Deed::Stop(AWAY)).await);
+    accepted_all_the_time(troubles_without("kafka", FaultKind::Stop(AWAY)).await);
 }
 
 #[tokio::test]
 async fn rabbitmq_may_be_away() {
-    accepted_all_the_time(troubles_without("rabbitmq", Deed::Stop(AWAY)).await);
+    accepted_all_the_time(troubles_without("rabbitmq", FaultKind::Stop(AWAY)).await);
 }
 
 #[tokio::test]
 async fn redis_may_be_away() {
-    accepted_all_the_time(troubles_without("redis", Deed::Stop(AWAY)).await);
+    accepted_all_the_time(troubles_without("redis", FaultKind::Stop(AWAY)).await);
 }
 
 #[tokio::test]
 async fn postgres_may_be_away() {
-    refused_for_a_while(troubles_without("postgres", Deed::Stop(AWAY)).await);
+    refused_for_a_while(troubles_without("postgres", FaultKind::Stop(AWAY)).await);
 }
 
 #[tokio::test]
 async fn postgres_may_be_killed() {
-    refused_for_a_while(troubles_without("postgres", Deed::Crash(Duration::from_secs(3))).await);
+    refused_for_a_while(troubles_without("postgres", FaultKind::Crash(Duration::from_secs(3))).await);
 }

@@ -10,7 +10,7 @@ use saga::contract::{EventType, PAYMENT_TOPIC};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::world::{WAIT_TIMEOUT, World};
+use crate::harness::{Harness, WAIT_TIMEOUT};
 
 const AMOUNT: i64 = 400;
 
@@ -77,8 +77,8 @@ const WAYS: &[(&str, Heard, &str)] = &[
 ];
 
 /// The ids of payments whose outcome was told to be unknown.
-async fn told_unknown(world: &World, since: Timestamp) -> BTreeSet<String> {
-    let brokers = world.stack.kafka_brokers.clone();
+async fn told_unknown(harness: &Harness, since: Timestamp) -> BTreeSet<String> {
+    let brokers = harness.stack.kafka_brokers.clone();
     let read = move || topics::read(&brokers, &[PAYMENT_TOPIC], since).unwrap();
     let events = tokio::task::spawn_blocking(read).await.unwrap();
     let unknown = EventType::PaymentOutcomeUnknown.as_str();
@@ -87,23 +87,23 @@ async fn told_unknown(world: &World, since: Timestamp) -> BTreeSet<String> {
 }
 
 /// Pays in this way; answers the payment as it ended.
-async fn end_of(world: &World, words: &str) -> (Uuid, Value) {
-    let user = world.client.user_with(1_000).await.unwrap();
-    (user, world.settle(user, &format!("5551234-{words}"), AMOUNT).await)
+async fn end_of(harness: &Harness, words: &str) -> (Uuid, Value) {
+    let user = harness.client.user_with(1_000).await.unwrap();
+    (user, harness.settle(user, &format!("5551234-{words}"), AMOUNT).await)
 }
 
 #[tokio::test]
 async fn whatever_the_gateway_does_a_payment_ends_as_its_charge_did() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let since = Timestamp::now();
-    let ends = join_all(WAYS.iter().map(|(words, _, _)| end_of(&world, words))).await;
-    let unknown = told_unknown(&world, since).await;
+    let ends = join_all(WAYS.iter().map(|(words, _, _)| end_of(&harness, words))).await;
+    let unknown = told_unknown(&harness, since).await;
     for ((words, heard, end), (user, payment)) in WAYS.iter().zip(&ends) {
         assert_eq!(payment["status"], *end, "{words}: {payment}");
         let id = payment["payment_id"].as_str().unwrap();
         assert_eq!(unknown.contains(id), *heard == Heard::Nothing, "{words}: told to be unknown; {payment}");
-        let left = world.client.balance(*user).await.unwrap();
-        let charge = world.client.gateway_charge(id.parse().unwrap()).await.unwrap().unwrap();
+        let left = harness.client.balance(*user).await.unwrap();
+        let charge = harness.client.gateway_charge(id.parse().unwrap()).await.unwrap().unwrap();
         if *end == "completed" {
             assert_eq!((&payment["reason"], left), (&Value::Null, (1_000 - AMOUNT, 0)), "{words}");
             assert_eq!((&charge["status"], charge["amount"].as_i64()), (&"succeeded".into(), Some(AMOUNT)));
@@ -121,12 +121,12 @@ async fn whatever_the_gateway_does_a_payment_ends_as_its_charge_did() {
 /// Whom the gateway declines is drawn by its seed.
 #[tokio::test]
 async fn where_the_gateway_draws_lots_each_payment_ends_as_it_drew() {
-    let world = World::shared().await;
-    let ends = join_all((0..20).map(|_| end_of(&world, "mix50-jitter50"))).await;
+    let harness = Harness::shared().await;
+    let ends = join_all((0..20).map(|_| end_of(&harness, "mix50-jitter50"))).await;
     for (user, payment) in &ends {
         let id = payment["payment_id"].as_str().unwrap().parse().unwrap();
-        let charge = world.client.gateway_charge(id).await.unwrap().unwrap();
-        let left = world.client.balance(*user).await.unwrap();
+        let charge = harness.client.gateway_charge(id).await.unwrap().unwrap();
+        let left = harness.client.balance(*user).await.unwrap();
         match charge["status"].as_str() {
             Some("succeeded") => assert_eq!((&payment["status"], left), (&"completed".into(), (600, 0))),
             Some("declined") => assert_eq!((&payment["status"], left), (&"failed".into(), (1_000, 0))),
@@ -138,16 +138,16 @@ async fn where_the_gateway_draws_lots_each_payment_ends_as_it_drew() {
 /// The payment is seen between the two: authorized, its money held, the reason said.
 #[tokio::test]
 async fn while_the_outcome_is_unknown_the_hold_stays() {
-    let world = World::shared().await;
-    let user = world.client.user_with(1_000).await.unwrap();
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
     // Charged, and not found for as long as the gateway's promise allows.
-    let payment_id = world.client.pay(user, "5551234-thenhttp500-lag4500", AMOUNT).await.unwrap();
-    let payment = world.until(user, payment_id, |payment| !payment["reason"].is_null()).await;
+    let payment_id = harness.client.pay(user, "5551234-thenhttp500-lag4500", AMOUNT).await.unwrap();
+    let payment = harness.until(user, payment_id, |payment| !payment["reason"].is_null()).await;
     assert_eq!((&payment["status"], &payment["reason"]), (&"authorized".into(), &"http_500".into()));
     assert_eq!(payment["version"], 3);
-    assert_eq!(world.client.balance(user).await.unwrap(), (600, 400));
-    let payment = world.client.ended(user, payment_id, WAIT_TIMEOUT).await.unwrap();
+    assert_eq!(harness.client.balance(user).await.unwrap(), (600, 400));
+    let payment = harness.client.wait_for_end(user, payment_id, WAIT_TIMEOUT).await.unwrap();
     assert_eq!((&payment["status"], &payment["reason"]), (&"completed".into(), &Value::Null));
     assert_eq!(payment["version"], 4);
-    assert_eq!(world.client.balance(user).await.unwrap(), (600, 0));
+    assert_eq!(harness.client.balance(user).await.unwrap(), (600, 0));
 }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::world::World;
+use crate::harness::Harness;
 
 pub fn words(payment: &Value) -> Vec<&str> {
     payment["timeline"].as_array().unwrap().iter().map(|m| m["status"].as_str().unwrap()).collect()
@@ -11,92 +11,92 @@ pub fn words(payment: &Value) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_payment_is_completed_and_its_money_is_taken() {
-    let world = World::shared().await;
-    let user = world.client.user_with(100_000).await.unwrap();
-    let payment = world.settle(user, "081234567890", 15_000).await;
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(100_000).await.unwrap();
+    let payment = harness.settle(user, "081234567890", 15_000).await;
     assert_eq!(payment["status"], "completed");
     assert_eq!(payment["reason"], Value::Null);
     assert_eq!(words(&payment), ["initiated", "authorized", "completed"]);
-    assert_eq!(world.client.balance(user).await.unwrap(), (85_000, 0));
+    assert_eq!(harness.client.balance(user).await.unwrap(), (85_000, 0));
     let id = payment["payment_id"].as_str().unwrap().parse().unwrap();
-    let charge = world.client.gateway_charge(id).await.unwrap().unwrap();
+    let charge = harness.client.gateway_charge(id).await.unwrap().unwrap();
     assert_eq!((charge["status"].as_str(), charge["amount"].as_i64()), (Some("succeeded"), Some(15_000)));
 }
 
 #[tokio::test]
 async fn a_payment_without_funds_is_rejected_and_nothing_moves() {
-    let world = World::shared().await;
-    let user = world.client.user_with(14_999).await.unwrap();
-    let payment = world.settle(user, "0812", 15_000).await;
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(14_999).await.unwrap();
+    let payment = harness.settle(user, "0812", 15_000).await;
     assert_eq!((&payment["status"], &payment["reason"]), (&"rejected".into(), &"insufficient_funds".into()));
     assert_eq!(words(&payment), ["initiated", "rejected"]);
-    assert_eq!(world.client.balance(user).await.unwrap(), (14_999, 0));
+    assert_eq!(harness.client.balance(user).await.unwrap(), (14_999, 0));
 }
 
 #[tokio::test]
 async fn a_payment_of_a_user_without_account_is_rejected() {
-    let world = World::shared().await;
-    let payment = world.settle(Uuid::now_v7(), "0812", 1).await;
+    let harness = Harness::shared().await;
+    let payment = harness.settle(Uuid::now_v7(), "0812", 1).await;
     assert_eq!((&payment["status"], &payment["reason"]), (&"rejected".into(), &"unknown_account".into()));
 }
 
 #[tokio::test]
 async fn a_declined_payment_fails_and_its_money_comes_back() {
-    let world = World::shared().await;
-    let user = world.client.user_with(50_000).await.unwrap();
-    let payment = world.settle(user, "5551234-decline", 20_000).await;
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(50_000).await.unwrap();
+    let payment = harness.settle(user, "5551234-decline", 20_000).await;
     assert_eq!(payment["status"], "failed");
     assert!(payment["reason"].as_str().unwrap().starts_with("declined"), "{payment}");
     assert_eq!(words(&payment), ["initiated", "authorized", "failed"]);
-    assert_eq!(world.client.balance(user).await.unwrap(), (50_000, 0));
+    assert_eq!(harness.client.balance(user).await.unwrap(), (50_000, 0));
 }
 
 #[tokio::test]
 async fn a_disabled_or_unknown_service_is_refused_at_the_door() {
-    let world = World::shared().await;
-    let user = world.client.user_with(1_000).await.unwrap();
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
     for service in ["closed", "nobody"] {
-        let mut body = world.order(100, "key");
+        let mut body = harness.order(100, "key");
         body["service_id"] = service.into();
-        let response = world.client.post_payment(user, &body).await.unwrap();
+        let response = harness.client.post_payment(user, &body).await.unwrap();
         assert_eq!(response.status(), 422);
         let problem: Value = response.json().await.unwrap();
         assert_eq!(problem["type"], "urn:coro:problem:service-not-enabled");
     }
-    assert_eq!(world.payments_of(user).await, 0);
+    assert_eq!(harness.payments_of(user).await, 0);
 }
 
 #[tokio::test]
 async fn somebody_elses_payment_does_not_exist() {
-    let world = World::shared().await;
-    let user = world.client.user_with(1_000).await.unwrap();
-    let payment_id = world.client.pay(user, "0812", 10).await.unwrap();
-    let refused = world.client.payment(Uuid::now_v7(), payment_id).await.unwrap_err();
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let payment_id = harness.client.pay(user, "0812", 10).await.unwrap();
+    let refused = harness.client.payment(Uuid::now_v7(), payment_id).await.unwrap_err();
     assert!(refused.to_string().contains("404"), "{refused}");
-    world.client.ended(user, payment_id, crate::world::WAIT_TIMEOUT).await.unwrap();
+    harness.client.wait_for_end(user, payment_id, crate::harness::WAIT_TIMEOUT).await.unwrap();
 }
 
 #[tokio::test]
 async fn many_payments_of_one_user_spend_exactly_what_there_is() {
-    let world = World::shared().await;
-    let user = world.client.user_with(1_000).await.unwrap();
-    let payments = (0..30).map(|_| world.settle(user, "0812", 50));
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let payments = (0..30).map(|_| harness.settle(user, "0812", 50));
     let ended = futures_util::future::join_all(payments).await;
     let count = |status: &str| ended.iter().filter(|payment| payment["status"] == status).count();
     assert_eq!((count("completed"), count("rejected")), (20, 10));
-    assert_eq!(world.client.balance(user).await.unwrap(), (0, 0));
+    assert_eq!(harness.client.balance(user).await.unwrap(), (0, 0));
 }
 
 #[tokio::test]
 async fn explain_tells_the_whole_life() {
-    let world = World::shared().await;
-    let user = world.client.user_with(1_000).await.unwrap();
-    let payment = world.settle(user, "0812", 10).await;
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let payment = harness.settle(user, "0812", 10).await;
     let id = payment["payment_id"].as_str().unwrap().parse().unwrap();
     // The last event may be told a moment after the row can be read.
     let wanted =
         ["payment.initiated.v1", "balance.held.v1", "payment.authorized.v1", "payment.result.succeeded.v1"];
-    let life = coroctl::explain::life(&world.stack, id).await.unwrap();
+    let life = coroctl::explain::life(&harness.stack, id).await.unwrap();
     for event in wanted {
         assert!(life.contains(event), "{event} is missing:\n{life}");
     }

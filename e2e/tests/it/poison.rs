@@ -17,7 +17,7 @@ use saga::contract::{BALANCE_TOPIC, HEADER_TYPE, PAYMENT_QUEUE, PAYMENT_RESULT_T
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::world::{EXPLAINED, WAIT_TIMEOUT, World};
+use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT};
 
 /// Database and id of something parked.
 type Parked = BTreeSet<(&'static str, String)>;
@@ -96,12 +96,12 @@ async fn tell(producer: &FutureProducer, key: &str, poison: &Poison) -> Parked {
 }
 
 /// Work that is none: unreadable, of another type, and another charge than the one made for this payment.
-async fn misplace(world: &World, user: Uuid, completed: Uuid) -> Parked {
+async fn misplace(harness: &Harness, user: Uuid, completed: Uuid) -> Parked {
     let connection =
-        Connection::connect(&world.stack.amqp_url, ConnectionProperties::default()).await.unwrap();
+        Connection::connect(&harness.stack.amqp_url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
     channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
-    let service = &world.stack.demo_service_id;
+    let service = &harness.stack.demo_service_id;
     let work = format!(
         r#"{{"payload":{{"user_id":"{user}","client_number":"0812","service_id":"{service}","amount":"401","transaction_id":"{completed}"}}}}"#
     );
@@ -147,9 +147,9 @@ async fn counted(stack: &Stack) -> BTreeMap<&'static str, f64> {
 }
 
 /// What was told to be parked since then.
-async fn told_parked(world: &World, since: Timestamp) -> Parked {
+async fn told_parked(harness: &Harness, since: Timestamp) -> Parked {
     let parked = [PAYMENT_TOPIC, BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_QUEUE];
-    let brokers = world.stack.kafka_brokers.clone();
+    let brokers = harness.stack.kafka_brokers.clone();
     let read = move || {
         let names = parked.map(|source| format!("{source}.parked"));
         topics::read(&brokers, &names.each_ref().map(String::as_str), since).unwrap()
@@ -173,17 +173,17 @@ async fn told_parked(world: &World, since: Timestamp) -> Parked {
 
 #[tokio::test]
 async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let since = Timestamp::now();
-    let user = world.client.user_with(10_000).await.unwrap();
+    let user = harness.client.user_with(10_000).await.unwrap();
     let id_of = |payment: Value| payment["payment_id"].as_str().unwrap().parse::<Uuid>().unwrap();
-    let completed = id_of(world.settle(user, "0812", 400).await);
-    let rejected = id_of(world.settle(user, "0812", 1_000_000).await);
-    let brokers = world.stack.kafka_brokers.clone();
+    let completed = id_of(harness.settle(user, "0812", 400).await);
+    let rejected = id_of(harness.settle(user, "0812", 1_000_000).await);
+    let brokers = harness.stack.kafka_brokers.clone();
     let read = move || topics::read(&brokers, &topics::SAGA_TOPICS, since).unwrap();
     let mut told = tokio::task::spawn_blocking(read).await.unwrap();
     told.retain(|event| event.subject() == completed.to_string());
-    let before = counted(&world.stack).await;
+    let before = counted(&harness.stack).await;
 
     // Under the user's key: on the partitions of the user's payments.
     let producer: FutureProducer = Brokers::from_env("KAFKA_ADMIN_CONFIG")
@@ -192,11 +192,11 @@ async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on(
         .set("partitioner", "murmur2_random")
         .create()
         .unwrap();
-    let mut expected = misplace(&world, user, completed).await;
+    let mut expected = misplace(&harness, user, completed).await;
     for poison in poisons(&told, rejected) {
         expected.extend(tell(&producer, &user.to_string(), &poison).await);
     }
-    let next = world.settle(user, "0812", 400).await;
+    let next = harness.settle(user, "0812", 400).await;
     assert_eq!(next["status"], "completed", "payments behind it on the same partitions go on");
 
     let ids: BTreeSet<&String> = expected.iter().map(|(_, parked_id)| parked_id).collect();
@@ -206,9 +206,9 @@ async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on(
     let count: BTreeMap<_, _> = before.into_iter().map(|(name, count)| (name, count + of(name))).collect();
     let began = Instant::now();
     loop {
-        let parked = ours(world.explained().await);
-        let told = ours(told_parked(&world, since).await);
-        let counted = counted(&world.stack).await;
+        let parked = ours(harness.explained().await);
+        let told = ours(told_parked(&harness, since).await);
+        let counted = counted(&harness.stack).await;
         if parked == expected && told == expected && counted == count {
             break;
         }
@@ -220,5 +220,5 @@ async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on(
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(world.client.balance(user).await.unwrap(), (9_200, 0), "it moved no money");
+    assert_eq!(harness.client.balance(user).await.unwrap(), (9_200, 0), "it moved no money");
 }

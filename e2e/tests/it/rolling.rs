@@ -12,7 +12,7 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::world::{WAIT_TIMEOUT, World};
+use crate::harness::{Harness, WAIT_TIMEOUT};
 
 const INSTANCES: [&str; 2] = ["payments-svc", "payments-svc-2"];
 const USERS: usize = 20;
@@ -81,8 +81,8 @@ async fn accepted(client: &Client, user: Uuid, body: &Value) -> Result<Uuid, Str
 }
 
 /// How often the edge had to send a request again, to the same instance or to another.
-async fn repeated(world: &World) -> f64 {
-    let url = format!("{}/metrics", world.stack.edge_admin_url);
+async fn repeated(harness: &Harness) -> f64 {
+    let url = format!("{}/metrics", harness.stack.edge_admin_url);
     let text = reqwest::get(url).await.unwrap().text().await.unwrap();
     let counters = ["haproxy_server_retry_warnings_total{", "haproxy_server_redispatch_warnings_total{"];
     let lines: Vec<&str> =
@@ -92,19 +92,19 @@ async fn repeated(world: &World) -> f64 {
 }
 
 /// A load through the edge while `disturbance` goes on: what was accepted. No request may fail.
-async fn load_during(world: &World, client: &Client, disturbance: impl Future<Output = ()>) -> Vec<Paid> {
-    let users: Vec<Uuid> = join_all((0..USERS).map(|_| world.client.user_with(1_000_000)))
+async fn load_during(harness: &Harness, client: &Client, disturbance: impl Future<Output = ()>) -> Vec<Paid> {
+    let users: Vec<Uuid> = join_all((0..USERS).map(|_| harness.client.user_with(1_000_000)))
         .await
         .into_iter()
         .map(Result::unwrap)
         .collect();
     let load = Load::default();
-    let running = load.run(client, &users, &world.stack.demo_service_id);
+    let running = load.run(client, &users, &harness.stack.demo_service_id);
     let disturb = async {
         reached(&load, 50).await;
         disturbance.await;
-        let so_far = load.accepted.lock().unwrap().len();
-        reached(&load, so_far + 50).await;
+        let snapshot = load.accepted.lock().unwrap().len();
+        reached(&load, snapshot + 50).await;
         load.over.store(true, Ordering::Relaxed);
     };
     tokio::join!(running, disturb);
@@ -121,39 +121,40 @@ async fn reached(load: &Load, count: usize) {
     tokio::time::timeout(WAIT_TIMEOUT, enough).await.expect("nothing is accepted any more");
 }
 
-async fn all_complete(world: &World, payments: &[Paid]) {
-    let ends = payments.iter().map(|paid| world.client.ended(paid.user, paid.payment_id, WAIT_TIMEOUT));
+async fn all_complete(harness: &Harness, payments: &[Paid]) {
+    let ends =
+        payments.iter().map(|paid| harness.client.wait_for_end(paid.user, paid.payment_id, WAIT_TIMEOUT));
     for payment in join_all(ends).await {
         assert_eq!(payment.unwrap()["status"], "completed");
     }
-    world.adds_up().await;
+    harness.adds_up().await;
 }
 
 #[tokio::test]
 async fn no_request_fails_during_a_rolling_restart() {
-    let world = World::alone().await;
-    let client = Client::new(&world.stack.through_edge()).unwrap();
-    let before = repeated(&world).await;
+    let harness = Harness::alone().await;
+    let client = Client::new(&harness.stack.through_edge()).unwrap();
+    let before = repeated(&harness).await;
     let restarts = async {
         for instance in INSTANCES {
-            world.cargo_stack("restart", instance).await;
+            harness.cargo_stack("restart", instance).await;
         }
     };
-    let payments = load_during(&world, &client, restarts).await;
+    let payments = load_during(&harness, &client, restarts).await;
     // An instance that leaves is asked nothing any more: the edge has nothing to mend.
-    assert_eq!(repeated(&world).await - before, 0.0);
-    all_complete(&world, &payments).await;
+    assert_eq!(repeated(&harness).await - before, 0.0);
+    all_complete(&harness, &payments).await;
 }
 
 #[tokio::test]
 async fn what_a_killed_instance_took_is_answered_by_the_other_one() {
-    let world = World::alone().await;
-    let client = Client::new(&world.stack.through_edge()).unwrap();
+    let harness = Harness::alone().await;
+    let client = Client::new(&harness.stack.through_edge()).unwrap();
     let payments =
-        load_during(&world, &client, async { world.cargo_stack("kill", INSTANCES[0]).await }).await;
+        load_during(&harness, &client, async { harness.cargo_stack("kill", INSTANCES[0]).await }).await;
     // Whoever asks again hears of the same payment.
     for paid in &payments {
         assert_eq!(accepted(&client, paid.user, &paid.body).await, Ok(paid.payment_id));
     }
-    all_complete(&world, &payments).await;
+    all_complete(&harness, &payments).await;
 }

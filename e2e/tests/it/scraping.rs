@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::world::{WAIT_TIMEOUT, World};
+use crate::harness::{Harness, WAIT_TIMEOUT};
 
 const TARGETS: [&str; 9] = [
     "balance-svc",
@@ -20,8 +20,8 @@ const TARGETS: [&str; 9] = [
 ];
 
 /// The instances of which the last scrape went as `up` says.
-async fn scraped(world: &World, up: &str) -> BTreeSet<String> {
-    let url = format!("{}/api/v1/query?query=up=={up}", world.stack.prometheus_url);
+async fn scraped(harness: &Harness, up: &str) -> BTreeSet<String> {
+    let url = format!("{}/api/v1/query?query=up=={up}", harness.stack.prometheus_url);
     let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
     let series = answer["data"]["result"].as_array().unwrap();
     series.iter().map(|series| series["metric"]["instance"].as_str().unwrap().to_owned()).collect()
@@ -29,14 +29,14 @@ async fn scraped(world: &World, up: &str) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn every_target_is_up() {
-    let world = World::shared().await;
+    let harness = Harness::shared().await;
     let wanted = BTreeSet::from(TARGETS.map(str::to_owned));
     let began = Instant::now();
     // The last scrape of one that was restarted just now may have found nobody.
-    while scraped(&world, "1").await != wanted {
-        let (up, down) = (scraped(&world, "1").await, scraped(&world, "0").await);
+    while scraped(&harness, "1").await != wanted {
+        let (up, down) = (scraped(&harness, "1").await, scraped(&harness, "0").await);
         assert!(began.elapsed() < WAIT_TIMEOUT, "up: {up:?}, down: {down:?}");
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
-    assert_eq!(scraped(&world, "0").await, BTreeSet::new());
+    assert_eq!(scraped(&harness, "0").await, BTreeSet::new());
 }

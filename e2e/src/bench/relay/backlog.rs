@@ -1,4 +1,4 @@
-//! The rows to be told: a database and a table of their own, and copies of one slot.
+//! The rows of a backlog: a database and a table of their own, and copies of one slot.
 
 use std::fmt;
 
@@ -63,7 +63,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// Also removes what an interrupted run left.
+    /// Also removes leftovers of an interrupted run.
     pub async fn make(stack: &Stack) -> Result<Self> {
         let admin = connect(&stack.postgres_admin_url).await?;
         tidy(&admin).await?;
@@ -81,7 +81,7 @@ impl Backlog {
         self.make_slot(BASE_SLOT).await?;
         let each = shape.rows_per_transaction();
         let insert = INSERT.replace("$1", &each.to_string());
-        // Without waiting for the disk: it only makes loading shorter, what is in the log is the same.
+        // Without waiting for the disk: that only shortens loading, the WAL is the same.
         self.sql.batch_execute("set synchronous_commit = off").await?;
         let transactions = rows / each;
         self.sql
@@ -133,7 +133,7 @@ impl Backlog {
         self.sql.batch_execute("checkpoint").await.context("checkpoint")
     }
 
-    /// The end of the log.
+    /// The end of the WAL.
     pub async fn end(&self) -> Result<String> {
         Ok(self.sql.query_one("select pg_current_wal_flush_lsn()::text", &[]).await?.get(0))
     }
@@ -146,7 +146,7 @@ impl Backlog {
         Ok((row.get(0), row.get(1)))
     }
 
-    /// A connection that commits single rows, and what it prepares for that.
+    /// A connection that commits single rows, and its prepared statement.
     pub async fn committer(&self) -> Result<(Client, tokio_postgres::Statement)> {
         let client = connect(&self.url).await?;
         let insert = client.prepare(&INSERT.replace("$1::int8", "1")).await?;

@@ -14,10 +14,11 @@ use tokio_postgres::{Client, Statement};
 
 use super::backlog::Backlog;
 use super::drain::peak_bytes;
-use super::engine::{Engine, Run};
-use super::kafka::{Teller, assign, ends};
+use super::engine::Engine;
+use super::kafka::{DirectProducer, assign, ends};
 use super::report::Latency;
-use super::{Name, World};
+use super::run::Run;
+use super::{BenchContext, Name};
 use crate::bench::latency::Latencies;
 
 /// Connections that commit.
@@ -29,10 +30,10 @@ const WARM_UP: Duration = Duration::from_secs(2);
 /// How long the last records may take.
 const LAST_RECORD_TIMEOUT: Duration = Duration::from_secs(10);
 
-struct Heard {
+struct Measurements {
     /// From the commit, as Postgres stamped it.
     commit: Latencies,
-    /// The statement itself, for whoever commits: no way to a consumer is shorter.
+    /// The statement itself, for the committer: no way to a consumer is shorter.
     write: Latencies,
     counting: AtomicBool,
     stop: AtomicBool,
@@ -40,65 +41,65 @@ struct Heard {
 }
 
 pub async fn measure(
-    world: &World<'_>,
+    context: &BenchContext<'_>,
     backlog: &Backlog,
     engine: &Engine<'_>,
     run: &Run,
     window: Duration,
 ) -> Result<Latency> {
-    let heard = Arc::new(Heard {
+    let measurements = Arc::new(Measurements {
         commit: Latencies::new()?,
         write: Latencies::new()?,
         counting: AtomicBool::new(false),
         stop: AtomicBool::new(false),
         records: AtomicU64::new(0),
     });
-    let consumer = world.topics.consumer()?;
+    let consumer = context.topics.consumer()?;
     assign(&consumer, &run.topic, &ends(&consumer, &run.topic)?)?;
-    let listener = {
-        let (heard, name, unwrap) = (Arc::clone(&heard), engine.name(), world.options.unwrap);
+    let consumer_thread = {
+        let (measurements, name, unwrap) = (Arc::clone(&measurements), engine.name(), context.options.unwrap);
         std::thread::Builder::new()
             .name("consumer".to_owned())
-            .spawn(move || listen(&consumer, &heard, name, unwrap))?
+            .spawn(move || receive(&consumer, &measurements, name, unwrap))?
     };
-    let committed = commit(world, backlog, engine, &heard, window).await;
+    let committed = commit(context, backlog, engine, &measurements, window).await;
     let until = Instant::now() + LAST_RECORD_TIMEOUT;
     while let Ok((all, ..)) = &committed
-        && heard.records.load(Ordering::Relaxed) < *all
+        && measurements.records.load(Ordering::Relaxed) < *all
         && Instant::now() < until
     {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    heard.stop.store(true, Ordering::Relaxed);
-    tokio::task::spawn_blocking(move || listener.join())
+    measurements.stop.store(true, Ordering::Relaxed);
+    tokio::task::spawn_blocking(move || consumer_thread.join())
         .await?
         .map_err(|_| anyhow::anyhow!("the consumer panicked"))??;
     let (all, rate, cores) = committed?;
-    let arrived = heard.records.load(Ordering::Relaxed);
+    let arrived = measurements.records.load(Ordering::Relaxed);
     ensure!(arrived >= all, "{all} rows were committed, {arrived} arrived");
     Ok(Latency {
         engine: engine.name(),
         rate,
-        commit: heard.commit.summary(),
-        write: heard.write.summary(),
+        commit: measurements.commit.summary(),
+        write: measurements.write.summary(),
         cores,
         peak_mib: peak_bytes(engine.process()?)? as f64 / f64::from(1 << 20),
     })
 }
 
-/// Answers how many rows were committed, per second of the window, and the cores that the engine used in it.
+/// Returns the committed rows, their rate in the window, and the cores that the engine used in it.
 async fn commit(
-    world: &World<'_>,
+    context: &BenchContext<'_>,
     backlog: &Backlog,
     engine: &Engine<'_>,
-    heard: &Arc<Heard>,
+    measurements: &Arc<Measurements>,
     window: Duration,
 ) -> Result<(u64, f64, f64)> {
     let mut all = 0;
     let (client, insert) = backlog.committer().await?;
     let until = Instant::now() + FIRST_RECORD_TIMEOUT;
-    while heard.records.load(Ordering::Relaxed) == 0 {
-        ensure!(Instant::now() < until, "nothing arrives");
+    while measurements.records.load(Ordering::Relaxed) == 0 {
+        ensure!(Instant::now() < until, "no record arrives within {FIRST_RECORD_TIMEOUT:?}");
         write(&client, &insert, engine.direct()).await?;
         all += 1;
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -107,9 +108,9 @@ async fn commit(
     let mut committers = tokio::task::JoinSet::new();
     for _ in 0..COMMITTERS {
         let (client, insert) = backlog.committer().await?;
-        let (stop, heard) = (Arc::clone(&stop), Arc::clone(heard));
+        let (stop, measurements) = (Arc::clone(&stop), Arc::clone(measurements));
         let direct = engine.direct().cloned();
-        let pause = Duration::from_secs(1) * COMMITTERS / world.options.rate;
+        let pause = Duration::from_secs(1) * COMMITTERS / context.options.rate;
         committers.spawn(async move {
             let mut ticks = interval(pause);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -118,8 +119,8 @@ async fn commit(
                 ticks.tick().await;
                 let began = Instant::now();
                 write(&client, &insert, direct.as_ref()).await?;
-                if heard.counting.load(Ordering::Relaxed) {
-                    heard.write.record(began.elapsed());
+                if measurements.counting.load(Ordering::Relaxed) {
+                    measurements.write.record(began.elapsed());
                 }
                 rows += 1;
             }
@@ -127,36 +128,36 @@ async fn commit(
         });
     }
     tokio::time::sleep(WARM_UP).await;
-    let meter = world.meter.and(engine.name().shown(), engine.process()?);
+    let meter = context.meter.and(engine.name().shown(), engine.process()?);
     let (before, began) = (meter.sample(), Instant::now());
-    heard.counting.store(true, Ordering::Relaxed);
+    measurements.counting.store(true, Ordering::Relaxed);
     tokio::time::sleep(window).await;
-    heard.counting.store(false, Ordering::Relaxed);
+    measurements.counting.store(false, Ordering::Relaxed);
     let (spent, seconds) = (meter.sample().since(&before), began.elapsed().as_secs_f64());
     stop.store(true, Ordering::Relaxed);
     while let Some(rows) = committers.join_next().await {
         all += rows.context("committer")??;
     }
-    let rate = heard.commit.summary().count as f64 / seconds;
+    let rate = measurements.commit.summary().count as f64 / seconds;
     Ok((all, rate, spent.of(engine.name().shown()) / seconds))
 }
 
-/// Commits one row, and tells it where that is the committer's own business. It does not wait for that.
-async fn write(client: &Client, insert: &Statement, direct: Option<&Teller>) -> Result<()> {
+/// Commits one row, and produces it where the committer is the engine. It does not wait for the acknowledgement.
+async fn write(client: &Client, insert: &Statement, direct: Option<&DirectProducer>) -> Result<()> {
     let began = Timestamp::now();
     client.execute(insert, &[]).await?;
-    direct.map_or(Ok(()), |teller| teller.tell(began))
+    direct.map_or(Ok(()), |producer| producer.produce(began))
 }
 
-fn listen(consumer: &BaseConsumer, heard: &Heard, engine: Name, unwrap: bool) -> Result<()> {
-    while !heard.stop.load(Ordering::Relaxed) {
+fn receive(consumer: &BaseConsumer, measurements: &Measurements, engine: Name, unwrap: bool) -> Result<()> {
+    while !measurements.stop.load(Ordering::Relaxed) {
         let Some(message) = consumer.poll(Duration::from_millis(100)) else { continue };
         let message = message?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as i64;
-        heard.records.fetch_add(1, Ordering::Relaxed);
-        if heard.counting.load(Ordering::Relaxed) {
+        measurements.records.fetch_add(1, Ordering::Relaxed);
+        if measurements.counting.load(Ordering::Relaxed) {
             let committed = committed(&message, engine, unwrap).context("a record without its time")?;
-            heard.commit.record(Duration::from_micros((now - committed).max(0) as u64));
+            measurements.commit.record(Duration::from_micros((now - committed).max(0) as u64));
         }
     }
     Ok(())

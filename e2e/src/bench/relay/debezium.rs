@@ -10,11 +10,11 @@ use brokers::Brokers;
 use serde_json::{Value, json};
 use stack::process::ProcessId;
 
-use super::World;
+use super::BenchContext;
 use super::backlog::{Backlog, PUBLICATION, TABLE};
-use super::engine::{Run, process};
+use super::run::{Run, process};
 
-/// What Debezium is set to. No single profile is its best in both parts.
+/// The settings of Debezium. No single profile is its best in both parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
     /// The best drain found.
@@ -45,15 +45,15 @@ pub struct Debezium {
 
 impl Debezium {
     /// Starts the worker and waits until it answers.
-    pub async fn start(world: &World<'_>) -> Result<Self> {
+    pub async fn start(context: &BenchContext<'_>) -> Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let url = format!("http://127.0.0.1:{port}/connectors");
         let (worker, logging) =
-            (world.folder.join("worker.properties"), world.folder.join("log4j2.properties"));
-        std::fs::write(&worker, settings(world, port)?)?;
+            (context.folder.join("worker.properties"), context.folder.join("log4j2.properties"));
+        std::fs::write(&worker, settings(context, port)?)?;
         std::fs::write(&logging, LOGGING)?;
-        let log = File::create(Self::log(world))?;
-        let programs = &world.options.programs;
+        let log = File::create(Self::log(context))?;
+        let programs = &context.options.programs;
         let child = Command::new(&programs.java)
             .args([
                 "-Xms256m",
@@ -76,8 +76,8 @@ impl Debezium {
         let mut worker = Self { child, url, http, profile: Profile::Balanced, connector: None };
         let until = Instant::now() + START_TIMEOUT;
         while !worker.answers().await {
-            ensure!(worker.child.try_wait()?.is_none(), "it ended: {}", Self::log(world).display());
-            ensure!(Instant::now() < until, "it does not answer: {}", Self::log(world).display());
+            ensure!(worker.child.try_wait()?.is_none(), "it ended: {}", Self::log(context).display());
+            ensure!(Instant::now() < until, "it does not answer: {}", Self::log(context).display());
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         Ok(worker)
@@ -87,16 +87,16 @@ impl Debezium {
         self.http.get(&self.url).send().await.is_ok_and(|answer| answer.status().is_success())
     }
 
-    pub fn log(world: &World<'_>) -> PathBuf {
-        world.folder.join("debezium.log")
+    pub fn log(context: &BenchContext<'_>) -> PathBuf {
+        context.folder.join("debezium.log")
     }
 
     pub fn process(&self) -> Option<ProcessId> {
         process(&self.child).filter(|id| id.alive())
     }
 
-    pub async fn create(&mut self, world: &World<'_>, backlog: &Backlog, run: &Run) -> Result<()> {
-        let body = connector(world, backlog, run, self.profile)?;
+    pub async fn create(&mut self, context: &BenchContext<'_>, backlog: &Backlog, run: &Run) -> Result<()> {
+        let body = connector(context, backlog, run, self.profile)?;
         let answer = self.http.post(&self.url).json(&body).send().await?;
         let status = answer.status();
         ensure!(status.is_success(), "connector: {status} {}", answer.text().await?);
@@ -114,7 +114,7 @@ impl Debezium {
         }
     }
 
-    pub async fn delete(&mut self, _: &World<'_>) -> Result<()> {
+    pub async fn delete(&mut self, _: &BenchContext<'_>) -> Result<()> {
         if let Some(name) = self.connector.take() {
             self.http.delete(format!("{}/{name}", self.url)).send().await?.error_for_status()?;
         }
@@ -130,8 +130,8 @@ impl Debezium {
     }
 }
 
-fn settings(world: &World<'_>, port: u16) -> Result<String> {
-    let offsets = world.folder.join("connect.offsets");
+fn settings(context: &BenchContext<'_>, port: u16) -> Result<String> {
+    let offsets = context.folder.join("connect.offsets");
     // Of an earlier run; its slots are gone.
     let _stale = std::fs::remove_file(&offsets);
     Ok(format!(
@@ -146,13 +146,13 @@ value.converter.schemas.enable=false
 offset.storage.file.filename={}
 offset.flush.interval.ms=10000
 ",
-        sign_in(&Brokers::read(&world.stack.kafka_admin_config)?)?,
-        world.options.programs.debezium.display(),
+        sign_in(&Brokers::read(&context.stack.kafka_admin_config)?)?,
+        context.options.programs.debezium.display(),
         offsets.display()
     ))
 }
 
-/// What a Java client says to sign in: for the worker, and again for the producers of its connectors.
+/// The settings by which a Java client signs in: for the worker, and again for the producers of its connectors.
 fn sign_in(brokers: &Brokers) -> Result<String> {
     let config = brokers.config();
     let get =
@@ -180,7 +180,7 @@ rootLogger.level=info
 rootLogger.appenderRef.out.ref=out
 ";
 
-fn connector(world: &World<'_>, backlog: &Backlog, run: &Run, profile: Profile) -> Result<Value> {
+fn connector(context: &BenchContext<'_>, backlog: &Backlog, run: &Run, profile: Profile) -> Result<Value> {
     let database: tokio_postgres::Config = backlog.url.parse()?;
     let password = String::from_utf8_lossy(database.get_password().unwrap_or_default()).into_owned();
     let mut config = json!({
@@ -214,7 +214,7 @@ fn connector(world: &World<'_>, backlog: &Backlog, run: &Run, profile: Profile) 
     for (key, value) in profile.settings() {
         config[key] = json!(value);
     }
-    if world.options.unwrap {
+    if context.options.unwrap {
         config["transforms"] = json!("unwrap");
         config["transforms.unwrap.type"] = json!("io.debezium.transforms.ExtractNewRecordState");
         config["transforms.unwrap.add.headers"] = json!("source.ts_us");

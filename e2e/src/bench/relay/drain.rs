@@ -1,4 +1,4 @@
-//! How fast a backlog goes to Kafka, and what that costs: read off the broker and /proc, never from the engine.
+//! Measures how fast a backlog goes to Kafka, and its cost, from the broker and /proc, never from the engine.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -8,27 +8,28 @@ use rdkafka::consumer::BaseConsumer;
 use stack::process::ProcessId;
 
 use super::backlog::Shape;
-use super::engine::{Engine, Run};
+use super::engine::Engine;
 use super::kafka::{appended_at, ends};
 use super::report::{Costs, Round};
-use super::{Name, World};
+use super::run::Run;
+use super::{BenchContext, Name};
 use crate::bench::cpu::{Meter, Sample};
 
 /// How often the broker is asked. Rates do not depend on it.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Without a further record for so long it stands still.
+/// A drain fails when no further record arrives for so long.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Waits until the topic holds the backlog.
 pub async fn watch(
-    world: &World<'_>,
+    context: &BenchContext<'_>,
     engine: &Engine<'_>,
     run: &Run,
     (shape, round): (Shape, u32),
 ) -> Result<Round> {
     let (name, id) = (engine.name(), engine.process()?);
-    let meter = world.meter.and(name.shown(), id);
-    let (consumer, topic, rows) = (world.topics.consumer()?, run.topic.clone(), world.options.rows);
+    let meter = context.meter.and(name.shown(), id);
+    let (consumer, topic, rows) = (context.topics.consumer()?, run.topic.clone(), context.options.rows);
     let watched = tokio::task::spawn_blocking(move || {
         let (first, last) = follow(&consumer, &topic, rows, &meter, id)?;
         let peak = peak_bytes(id)?;
@@ -47,8 +48,8 @@ pub async fn watch(
     })
 }
 
-/// Records in the topic, and what was used until then.
-pub struct Look {
+/// Records in the topic, and the processor time until then.
+pub struct Progress {
     pub rows: i64,
     pub sample: Sample,
 }
@@ -59,22 +60,25 @@ fn follow(
     rows: u64,
     meter: &Meter,
     id: ProcessId,
-) -> Result<(Look, Look)> {
-    let (mut first, mut seen, mut moved) = (None, 0, Instant::now());
+) -> Result<(Progress, Progress)> {
+    let (mut first, mut rows_seen, mut moved) = (None, 0, Instant::now());
     loop {
         let there: i64 = ends(consumer, topic)?.iter().sum();
-        if there > seen {
-            (seen, moved) = (there, Instant::now());
+        if there > rows_seen {
+            (rows_seen, moved) = (there, Instant::now());
         }
         if there > 0 && first.is_none() {
-            first = Some(Look { rows: there, sample: meter.sample() });
+            first = Some(Progress { rows: there, sample: meter.sample() });
         }
         if there >= rows as i64 {
-            let last = Look { rows: there, sample: meter.sample() };
-            return Ok((first.context("nothing was seen")?, last));
+            let last = Progress { rows: there, sample: meter.sample() };
+            return Ok((first.context("no row came")?, last));
         }
-        ensure!(id.alive(), "the program ended after {seen} of {rows} rows");
-        ensure!(moved.elapsed() < STALL_TIMEOUT, "it stands still at {seen} of {rows} rows");
+        ensure!(id.alive(), "the program ended after {rows_seen} of {rows} rows");
+        ensure!(
+            moved.elapsed() < STALL_TIMEOUT,
+            "no row came for {STALL_TIMEOUT:?}, after {rows_seen} of {rows}"
+        );
         std::thread::sleep(POLL_INTERVAL);
     }
 }
@@ -100,8 +104,8 @@ pub fn peak_bytes(id: ProcessId) -> Result<u64> {
 }
 
 impl Costs {
-    /// Per million of the rows that came between the two looks.
-    fn between(first: &Look, last: &Look, engine: Name) -> Self {
+    /// Per million of the rows that came between the two samples.
+    fn between(first: &Progress, last: &Progress, engine: Name) -> Self {
         let spent = last.sample.since(&first.sample);
         Self::new(&spent, (last.rows - first.rows).max(1) as f64, engine)
     }

@@ -1,4 +1,4 @@
-//! What tells rows to Kafka: cdc-relay, Debezium, or whoever commits.
+//! The engines that bring rows to Kafka: cdc-relay, Debezium, or the committer itself.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -9,36 +9,14 @@ use stack::process::ProcessId;
 
 use super::backlog::{Backlog, PUBLICATION, TABLE};
 use super::debezium::Debezium;
-use super::kafka::{PARTITIONS, Teller};
-use super::{Name, World};
-
-/// The names of one run.
-pub struct Run {
-    pub slot: String,
-    /// Debezium's prefix of topics.
-    pub prefix: String,
-    pub topic: String,
-    pub state_topic: String,
-    pub dead_letter_topic: String,
-}
-
-impl Run {
-    pub fn new(name: Name, of: &str) -> Self {
-        let prefix = format!("bench_{}_{of}", format!("{name:?}").to_lowercase());
-        Self {
-            slot: prefix.clone(),
-            topic: format!("{prefix}.public.{TABLE}"),
-            state_topic: format!("{prefix}.state"),
-            dead_letter_topic: format!("{prefix}.dead"),
-            prefix,
-        }
-    }
-}
+use super::kafka::{DirectProducer, PARTITIONS};
+use super::run::{Run, process};
+use super::{BenchContext, Name};
 
 pub enum Engine<'e> {
     Relay(&'e mut Relay),
     Debezium(&'e mut Debezium),
-    Direct(Teller),
+    Direct(DirectProducer),
 }
 
 impl Engine<'_> {
@@ -50,27 +28,27 @@ impl Engine<'_> {
         }
     }
 
-    /// Tells a row right after its commit, if that is how it is done.
-    pub fn direct(&self) -> Option<&Teller> {
+    /// The producer of rows right after their commit, if the engine is the committer.
+    pub fn direct(&self) -> Option<&DirectProducer> {
         match self {
-            Self::Direct(teller) => Some(teller),
+            Self::Direct(producer) => Some(producer),
             Self::Relay(_) | Self::Debezium(_) => None,
         }
     }
 
     /// Lets it stream from the run's slot into the run's topic.
-    pub async fn start(&mut self, world: &World<'_>, backlog: &Backlog, run: &Run) -> Result<()> {
+    pub async fn start(&mut self, context: &BenchContext<'_>, backlog: &Backlog, run: &Run) -> Result<()> {
         match self {
-            Self::Relay(relay) => relay.start(world, backlog, run).await,
-            Self::Debezium(debezium) => debezium.create(world, backlog, run).await,
+            Self::Relay(relay) => relay.start(context, backlog, run).await,
+            Self::Debezium(debezium) => debezium.create(context, backlog, run).await,
             Self::Direct(_) => Ok(()),
         }
     }
 
-    pub async fn stop(&mut self, world: &World<'_>) -> Result<()> {
+    pub async fn stop(&mut self, context: &BenchContext<'_>) -> Result<()> {
         match self {
             Self::Relay(relay) => relay.stop().await,
-            Self::Debezium(debezium) => debezium.delete(world).await,
+            Self::Debezium(debezium) => debezium.delete(context).await,
             Self::Direct(_) => Ok(()),
         }
     }
@@ -85,22 +63,18 @@ impl Engine<'_> {
     }
 
     /// Where to look when it did not work.
-    pub fn log(&self, world: &World<'_>) -> String {
+    pub fn log(&self, context: &BenchContext<'_>) -> String {
         let log = match self {
-            Self::Relay(_) => relay_log(world),
-            Self::Debezium(_) => Debezium::log(world),
-            Self::Direct(_) => return "the committers did not do it".to_owned(),
+            Self::Relay(_) => relay_log(context),
+            Self::Debezium(_) => Debezium::log(context),
+            Self::Direct(_) => return "the committers failed".to_owned(),
         };
-        format!("{} did not do it; its log: {}", self.name().shown(), log.display())
+        format!("{} failed; its log: {}", self.name().shown(), log.display())
     }
 }
 
-pub fn process(child: &Child) -> Option<ProcessId> {
-    ProcessId::of(i32::try_from(child.id()).ok()?)
-}
-
-fn relay_log(world: &World<'_>) -> PathBuf {
-    world.folder.join("cdc-relay.log")
+fn relay_log(context: &BenchContext<'_>) -> PathBuf {
+    context.folder.join("cdc-relay.log")
 }
 
 #[derive(Default)]
@@ -109,28 +83,28 @@ pub struct Relay {
 }
 
 impl Relay {
-    async fn start(&mut self, world: &World<'_>, backlog: &Backlog, run: &Run) -> Result<()> {
-        let routes = world.folder.join("relay.toml");
+    async fn start(&mut self, context: &BenchContext<'_>, backlog: &Backlog, run: &Run) -> Result<()> {
+        let routes = context.folder.join("relay.toml");
         std::fs::write(&routes, routes_file(backlog, run))?;
-        // A slot that it does not remember is refused. This one was made for it and never told from.
-        world.topics.make_compacted(&run.state_topic).await?;
+        // The relay refuses a slot without a checkpoint. This slot is new, so its checkpoint says that nothing was emitted.
+        context.topics.make_compacted(&run.state_topic).await?;
         let (system_id, timeline) = backlog.cluster().await?;
-        let memory = serde_json::json!({
+        let checkpoint = serde_json::json!({
             "system_id": system_id, "timeline": timeline, "slot": run.slot, "phase": "creating",
             "acknowledged": "0/0", "told": "0/0", "chain": "0/0", "routes": "",
         });
         let (topics, topic, key) =
-            (world.topics.clone(), run.state_topic.clone(), format!("bench/{}", run.slot));
-        tokio::task::spawn_blocking(move || topics.write(&topic, &key, &memory.to_string())).await??;
-        let child = Command::new(&world.options.programs.relay)
+            (context.topics.clone(), run.state_topic.clone(), format!("bench/{}", run.slot));
+        tokio::task::spawn_blocking(move || topics.write(&topic, &key, &checkpoint.to_string())).await??;
+        let child = Command::new(&context.options.programs.relay)
             .args(["run", "--routes"])
             .arg(&routes)
-            .args(["--admin-addr", "127.0.0.1:0", "--kafka-config", &world.stack.kafka_admin_config])
+            .args(["--admin-addr", "127.0.0.1:0", "--kafka-config", &context.stack.kafka_admin_config])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(File::create(relay_log(world))?)
+            .stderr(File::create(relay_log(context))?)
             .spawn()
-            .with_context(|| format!("cannot run {}", world.options.programs.relay.display()))?;
+            .with_context(|| format!("cannot run {}", context.options.programs.relay.display()))?;
         self.child = Some(child);
         Ok(())
     }

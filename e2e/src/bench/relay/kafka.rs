@@ -1,4 +1,4 @@
-//! The topics that are written to, and what the broker says of them.
+//! The topics of a run, and their offsets and times as the broker knows them.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -14,21 +14,21 @@ use rdkafka::producer::{BaseProducer, BaseRecord, FutureProducer, FutureRecord, 
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
-use super::engine::Run;
+use super::run::Run;
 
 pub const PARTITIONS: i32 = 4;
 const BROKER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Tells rows without a relay.
+/// Produces rows without a relay.
 #[derive(Clone)]
-pub struct Teller {
+pub struct DirectProducer {
     producer: FutureProducer,
     topic: String,
 }
 
-impl Teller {
-    /// Nobody waits for the acknowledgement: what does not arrive is missed at the end.
-    pub fn tell(&self, committed: Timestamp) -> Result<()> {
+impl DirectProducer {
+    /// Nobody waits for the acknowledgement: a record that does not arrive is missed at the end.
+    pub fn produce(&self, committed: Timestamp) -> Result<()> {
         let time = committed.to_string();
         let headers = OwnedHeaders::new().insert(Header { key: "ce_time", value: Some(&time) });
         let record = FutureRecord::<[u8; 8], _>::to(&self.topic).payload(&[0; 240]).headers(headers);
@@ -91,7 +91,7 @@ impl Topics {
         Ok(())
     }
 
-    /// Removes a run's topics; what is not there is not missed.
+    /// Removes a run's topics, if they exist.
     pub async fn remove(&self, run: &Run) -> Result<()> {
         let names = [run.topic.as_str(), &run.state_topic, &run.dead_letter_topic];
         self.admin()?
@@ -101,7 +101,7 @@ impl Topics {
     }
 
     /// Sends at once, as the relay does a handful of rows.
-    pub fn teller(&self, topic: &str) -> Result<Teller> {
+    pub fn direct_producer(&self, topic: &str) -> Result<DirectProducer> {
         let producer = self
             .brokers
             .config()
@@ -110,7 +110,7 @@ impl Topics {
             .set("linger.ms", "0")
             .create()
             .context("kafka producer")?;
-        Ok(Teller { producer, topic: topic.to_owned() })
+        Ok(DirectProducer { producer, topic: topic.to_owned() })
     }
 
     /// Writes one record and waits until it is acknowledged. Blocking.
@@ -165,7 +165,7 @@ pub fn appended_at(consumer: &BaseConsumer, topic: &str, partition: i32, offset:
     loop {
         let message = consumer.poll(BROKER_TIMEOUT).context("a record cannot be read back")??;
         ensure!(message.offset() >= offset, "the broker answered an earlier record");
-        // What was fetched for an earlier question.
+        // Skips records fetched for an earlier question.
         if message.partition() == partition && message.offset() == offset {
             return message.timestamp().to_millis().context("a record without a time");
         }

@@ -7,26 +7,30 @@ use anyhow::{Context, Result, ensure};
 
 use super::backlog::{Backlog, PUBLICATION, Shape};
 use super::drain::peak_bytes;
-use super::engine::{Run, process};
 use super::report::{Costs, Round};
-use super::{Name, World};
+use super::run::{Run, process};
+use super::{BenchContext, Name};
 
-pub async fn drain(world: &World<'_>, backlog: &Backlog, (shape, round): (Shape, u32)) -> Result<Round> {
+pub async fn drain(
+    context: &BenchContext<'_>,
+    backlog: &Backlog,
+    (shape, round): (Shape, u32),
+) -> Result<Round> {
     let run = Run::new(Name::Limit, &format!("{shape}{round}"));
     backlog.copy_slot(&run.slot).await?;
     backlog.checkpoint().await?;
     let end = backlog.end().await?;
-    let rows = world.options.rows as f64;
+    let rows = context.options.rows as f64;
     let began = Instant::now();
-    let before = world.meter.sample();
-    let mut child = Command::new(world.options.programs.postgres.join("pg_recvlogical"))
+    let before = context.meter.sample();
+    let mut child = Command::new(context.options.programs.postgres.join("pg_recvlogical"))
         .args(["--start", "--no-loop", "--file", "/dev/null", "--dbname", &backlog.url, "--slot", &run.slot])
         .args(["--endpos", &end, "-o", "proto_version=1", "-o", &format!("publication_names={PUBLICATION}")])
         .stdin(Stdio::null())
         .spawn()
         .context("cannot run pg_recvlogical")?;
     let id = process(&child).context("pg_recvlogical")?;
-    let meter = world.meter.and(Name::Limit.shown(), id);
+    let meter = context.meter.and(Name::Limit.shown(), id);
     let (mut last, mut peak) = (meter.sample(), 0);
     // Its clock and its walsender's end with it: the last look before that counts.
     let status = loop {

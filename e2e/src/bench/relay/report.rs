@@ -1,4 +1,4 @@
-//! What is printed: medians beside each other, then every run.
+//! Reports `bench relay`: medians beside each other, then every run.
 #![allow(clippy::print_stdout, reason = "the report is the output")]
 
 use anyhow::{Result, ensure};
@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::backlog::Shape;
 use super::{Name, Options, median_of};
 use crate::bench::cpu::{ELSEWHERE, Spent};
+use crate::bench::figures::{self, IDLE_SHARE_MAX, dash};
 use crate::bench::latency::Summary;
-use crate::bench::report::{self, IDLE_SHARE_MAX, dash};
 
 /// Processor seconds per million rows.
 #[derive(Debug, Clone, Serialize)]
@@ -16,7 +16,7 @@ pub struct Costs {
     pub engine: f64,
     pub walsender: f64,
     pub kafka: f64,
-    /// Share of all processors used by what does not take part.
+    /// Share of all processors used by processes that do not take part.
     pub elsewhere: f64,
 }
 
@@ -54,7 +54,7 @@ pub struct Latency {
     pub engine: Name,
     pub rate: f64,
     pub commit: Summary,
-    /// The statement as whoever commits sees it.
+    /// The statement as the committer sees it.
     pub write: Summary,
     pub cores: f64,
     pub peak_mib: f64,
@@ -80,7 +80,7 @@ fn shape<S: serde::Serializer>(shape: &Shape, to: S) -> Result<S::Ok, S::Error> 
 
 impl Report {
     pub fn new(options: &Options) -> Self {
-        Self { machine: report::machine(), rows: options.rows, rounds: Vec::new(), latencies: Vec::new() }
+        Self { machine: figures::machine(), rows: options.rows, rounds: Vec::new(), latencies: Vec::new() }
     }
 
     pub fn print(&self, json: bool) -> Result<()> {
@@ -122,7 +122,7 @@ impl Report {
     fn medians(&self) -> String {
         let header =
             ["DRAIN", "SHAPE", "ROWS/S", "TO DEBEZIUM", "ENGINE CPU", "WALSENDER", "KAFKA", "PEAK MIB"];
-        let mut table = report::table(&header);
+        let mut table = figures::table(&header);
         for shape in [Shape::Batches, Shape::Singles] {
             let rate = |engine| median_of(self.of(engine, shape), |round| round.rows_per_second);
             let peer = rate(Name::Debezium);
@@ -150,7 +150,7 @@ impl Report {
 
     fn all_rounds(&self) -> String {
         let mut table =
-            report::table(&["EVERY ROUND", "SHAPE", "ROUND", "ROWS/S", "ENGINE CPU", "ELSEWHERE"]);
+            figures::table(&["EVERY ROUND", "SHAPE", "ROUND", "ROWS/S", "ENGINE CPU", "ELSEWHERE"]);
         for round in &self.rounds {
             table.add_row([
                 round.engine.shown().to_owned(),
@@ -177,7 +177,7 @@ impl Report {
             "CORES",
             "PEAK MIB",
         ];
-        let mut table = report::table(&header);
+        let mut table = figures::table(&header);
         for latency in &self.latencies {
             let mut row = vec![latency.engine.shown().to_owned(), format!("{:.0}", latency.rate)];
             for Summary { p50_ms, p99_ms, max_ms, .. } in [latency.commit, latency.write] {

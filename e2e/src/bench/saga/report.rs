@@ -1,23 +1,20 @@
-//! What is printed: tables for people, one JSON document for programs.
+//! Reports `bench saga`: tables for people, one JSON document for programs.
 #![allow(clippy::print_stdout, reason = "the report is the output")]
 
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::closed::Closed;
-use super::costs::{self, Costs};
-use super::cpu::{ELSEWHERE, Spent};
-use super::floor::Measured;
-use super::latency::Summary;
-use super::open::Open;
-use super::saga::Options;
+use super::Options;
+use crate::bench::closed::Closed;
+use crate::bench::costs::{self, Costs};
+use crate::bench::cpu::{ELSEWHERE, Spent};
+use crate::bench::figures::{IDLE_SHARE_MAX, dash, machine, median, table};
+use crate::bench::floor::Measured;
+use crate::bench::latency::Summary;
+use crate::bench::open::Open;
 use coroctl::audit::Finding;
-
-/// Kernel threads alone stay below this share of the machine.
-pub const IDLE_SHARE_MAX: f64 = 0.08;
 
 #[derive(Serialize)]
 pub struct Report {
@@ -117,7 +114,7 @@ impl Report {
             loops: closed.chain(opened).collect(),
             ended,
             cpu,
-            violations: findings.iter().filter(|finding| finding.violations > 0).map(told).collect(),
+            violations: findings.iter().filter(|finding| finding.violations > 0).map(describe).collect(),
             checks: findings.len(),
         }
     }
@@ -213,43 +210,10 @@ fn elsewhere(spent: &Spent) -> f64 {
     spent.seconds.get(ELSEWHERE).copied().unwrap_or_default() / spent.capacity.max(f64::MIN_POSITIVE)
 }
 
-pub fn machine() -> String {
-    let processors = std::thread::available_parallelism().map_or(0, usize::from);
-    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = memory.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    let kilobytes: u64 =
-        total.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or_default();
-    let kernel = rustix::system::uname();
-    let release = kernel.release().to_string_lossy().into_owned();
-    format!("{processors} processors, {:.0} GiB, Linux {release}.", kilobytes as f64 / f64::from(1 << 20))
-}
-
-fn told(finding: &Finding) -> String {
+fn describe(finding: &Finding) -> String {
     let Finding { name, promise, examined, violations, first, .. } = finding;
     let first = first.as_deref().unwrap_or("?");
     format!("{name} ({promise}): {violations} of {examined}, the first {first}")
-}
-
-/// Of an even number the mean of the middle two.
-pub fn median(mut figures: Vec<f64>) -> Option<f64> {
-    figures.sort_by(f64::total_cmp);
-    let (low, high) = (figures.get(figures.len().checked_sub(1)? / 2)?, figures.get(figures.len() / 2)?);
-    Some(f64::midpoint(*low, *high))
-}
-
-pub fn table<T: ToString>(header: &[T]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.iter().map(ToString::to_string));
-    for column in 1..header.len() {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    table
-}
-
-pub fn dash() -> String {
-    "-".to_owned()
 }
 
 fn whole(figure: Option<f64>) -> String {
@@ -258,16 +222,4 @@ fn whole(figure: Option<f64>) -> String {
 
 fn ratio(figure: Option<f64>) -> String {
     figure.map_or_else(dash, |figure| format!("{figure:.2}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians() {
-        assert_eq!(median(vec![]), None);
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
-    }
 }

@@ -1,4 +1,4 @@
-//! What was told or read more than once, and changed nothing the second time: a run without it proves nothing.
+//! Counts events and messages that came more than once: a run without any proves nothing about them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -9,26 +9,26 @@ use jiff::Timestamp;
 use coroctl::stack::Stack;
 use coroctl::topics::{self, SAGA_TOPICS};
 
-const SCRAPE_MAX: Duration = Duration::from_millis(300);
+const SCRAPE_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// How many events of each topic were told again since `since`: same id, another offset.
-pub async fn told_again(stack: &Stack, since: Timestamp) -> Result<BTreeMap<String, u64>> {
+/// Counts by topic the events that were emitted again since `since`: same id, another offset.
+pub async fn re_emitted(stack: &Stack, since: Timestamp) -> Result<BTreeMap<String, u64>> {
     let brokers = stack.kafka_brokers.clone();
     let read = move || topics::read(&brokers, &SAGA_TOPICS, since);
     let events = tokio::task::spawn_blocking(read).await.context("reader")??;
     let mut again: BTreeMap<String, u64> = SAGA_TOPICS.map(|topic| (topic.to_owned(), 0)).into();
-    let mut seen: HashMap<(&str, &str), u64> = HashMap::with_capacity(events.len());
+    let mut ids: HashMap<(&str, &str), u64> = HashMap::with_capacity(events.len());
     for event in &events {
-        let told = seen.entry((&event.topic, event.header("ce_id"))).or_default();
-        if *told > 0 {
+        let times = ids.entry((&event.topic, event.header("ce_id"))).or_default();
+        if *times > 0 {
             *again.entry(event.topic.clone()).or_default() += 1;
         }
-        *told += 1;
+        *times += 1;
     }
     Ok(again)
 }
 
-/// The counters by which services say that something had had its effect before.
+/// The counters of events and messages that services had applied before.
 const SERIES: [(&str, &str); 5] = [
     ("events that payments-svc had applied", "consumer_records_total{outcome=\"already\"} "),
     ("events that payments-svc-2 had applied", "consumer_records_total{outcome=\"already\"} "),
@@ -37,9 +37,9 @@ const SERIES: [(&str, &str); 5] = [
     ("work messages of charges that had ended", "processor_jobs_total{result=\"ended\"} "),
 ];
 
-/// Adds those counters up over the lives of their processes. What was counted after the last look at a process
-/// that was then killed is missing: the sums are lower bounds.
-pub struct Absorbed {
+/// Adds those counters up over the lives of their processes. The sums are lower bounds: counts between the last poll
+/// of a process and its kill are missing.
+pub struct DuplicateCounters {
     http: reqwest::Client,
     series: Vec<Series>,
 }
@@ -56,7 +56,7 @@ struct Series {
 
 impl Series {
     /// A counter that went back began anew.
-    fn see(&mut self, value: u64) {
+    fn record(&mut self, value: u64) {
         let begin = *self.begin.get_or_insert(value);
         if value < self.last {
             self.before += self.last - begin;
@@ -70,9 +70,9 @@ impl Series {
     }
 }
 
-impl Absorbed {
+impl DuplicateCounters {
     pub fn new(stack: &Stack) -> Result<Self> {
-        let http = reqwest::Client::builder().timeout(SCRAPE_MAX).build()?;
+        let http = reqwest::Client::builder().timeout(SCRAPE_TIMEOUT).build()?;
         let admins = [
             &stack.payments_admin_url,
             &stack.payments_2_admin_url,
@@ -91,12 +91,12 @@ impl Absorbed {
         Ok(Self { http, series: series.collect() })
     }
 
-    /// Looks at all of them. One that does not answer is being killed or has been.
-    pub async fn look(&mut self) {
+    /// Reads all of them. One that does not answer is being killed or has been.
+    pub async fn poll(&mut self) {
         for series in &mut self.series {
             let Ok(response) = self.http.get(&series.url).send().await else { continue };
             let Ok(text) = response.text().await else { continue };
-            series.see(value(&text, series.line));
+            series.record(value(&text, series.line));
         }
     }
 
@@ -118,8 +118,8 @@ mod tests {
     fn counters_are_added_up_over_several_lives() {
         let (name, line) = SERIES[0];
         let mut series = Series { name, url: String::new(), line, begin: None, before: 0, last: 0 };
-        for seen in [5, 9, 2, 2, 7, 0, 1] {
-            series.see(seen);
+        for count in [5, 9, 2, 2, 7, 0, 1] {
+            series.record(count);
         }
         assert_eq!(series.sum(), (9 - 5) + 7 + 1);
     }

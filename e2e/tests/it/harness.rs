@@ -28,13 +28,13 @@ enum Turn {
     Alone(RwLockWriteGuard<'static, ()>),
 }
 
-pub struct World {
+pub struct Harness {
     pub stack: Stack,
     pub client: Client,
     _turn: Turn,
 }
 
-impl World {
+impl Harness {
     /// For tests that only use the stack.
     pub async fn shared() -> Self {
         Self::with(Turn::Shared(QUIET.read().await))
@@ -54,7 +54,7 @@ impl World {
     /// Pays and waits for the end.
     pub async fn settle(&self, user_id: Uuid, client_number: &str, amount: i64) -> Value {
         let payment_id = self.client.pay(user_id, client_number, amount).await.unwrap();
-        self.client.ended(user_id, payment_id, WAIT_TIMEOUT).await.unwrap()
+        self.client.wait_for_end(user_id, payment_id, WAIT_TIMEOUT).await.unwrap()
     }
 
     pub fn order(&self, amount: i64, key: &str) -> Value {
