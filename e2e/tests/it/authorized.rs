@@ -95,7 +95,7 @@ async fn anyone_reads_and_joins_a_group_but_a_service_only_its_own() {
     harness.settle(user, "0812", 400).await;
     let (nobody, group) = (brokers(&harness, None), format!("authorized-{}", Uuid::new_v4()));
     let services = SERVICES.map(|user| (user, brokers(&harness, Some(user))));
-    let look = move || {
+    let read = move || {
         assert_eq!(join(&nobody, &group, PAYMENT_TOPIC), Ok(()));
         for (user, brokers) in services {
             // Its own group is at work; another is no business of his.
@@ -103,5 +103,5 @@ async fn anyone_reads_and_joins_a_group_but_a_service_only_its_own() {
             assert_eq!(join(&brokers, &group, PAYMENT_TOPIC), refused, "{user}");
         }
     };
-    tokio::task::spawn_blocking(look).await.unwrap();
+    tokio::task::spawn_blocking(read).await.unwrap();
 }

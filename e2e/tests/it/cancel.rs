@@ -4,7 +4,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::harness::{Harness, WAIT_TIMEOUT};
-use crate::payments::words;
+use crate::payments::statuses;
 
 const CANCELLED: [&str; 4] = ["initiated", "authorized", "cancel_requested", "cancelled"];
 
@@ -40,7 +40,10 @@ async fn a_payment_cancelled_between_its_hold_and_its_call_is_never_charged() {
     harness.client.wait_for_status(user, payment_id, "authorized", WAIT_TIMEOUT).await.unwrap();
     assert_eq!(harness.client.cancel(user, payment_id).await.unwrap().status(), 202);
     let payment = harness.client.wait_for_end(user, payment_id, WAIT_TIMEOUT).await.unwrap();
-    assert_eq!((&payment["status"], words(&payment).as_slice()), (&"cancelled".into(), CANCELLED.as_slice()));
+    assert_eq!(
+        (&payment["status"], statuses(&payment).as_slice()),
+        (&"cancelled".into(), CANCELLED.as_slice())
+    );
     harness.cargo_stack("start", "rabbitmq").await;
     // Its work message comes after all; the next one is taken after it.
     let next = harness.settle(user, "0812", 100).await;
@@ -60,7 +63,10 @@ async fn a_payment_cancelled_while_the_gateway_cannot_be_called_is_never_charged
     harness.charge(payment_id, "status = 'waiting' and attempt >= 2").await;
     assert_eq!(harness.client.cancel(user, payment_id).await.unwrap().status(), 202);
     let payment = harness.client.wait_for_end(user, payment_id, WAIT_TIMEOUT).await.unwrap();
-    assert_eq!((&payment["status"], words(&payment).as_slice()), (&"cancelled".into(), CANCELLED.as_slice()));
+    assert_eq!(
+        (&payment["status"], statuses(&payment).as_slice()),
+        (&"cancelled".into(), CANCELLED.as_slice())
+    );
     harness.cargo_stack("start", "gateway-sim").await;
     assert_eq!(harness.client.gateway_charge(payment_id).await.unwrap(), None);
     assert_eq!(harness.client.balance(user).await.unwrap(), (1_000, 0));
@@ -80,7 +86,7 @@ async fn a_cancel_while_the_outcome_is_unknown_comes_too_late_and_the_payment_go
         assert_eq!(harness.client.cancel(user, payment_id).await.unwrap().status(), 202);
         let payment = harness.client.wait_for_end(user, payment_id, WAIT_TIMEOUT).await.unwrap();
         assert_eq!((&payment["status"], &payment["cancel"]), (&end.into(), &"refused".into()));
-        assert_eq!(words(&payment), ["initiated", "authorized", "cancel_requested", end]);
+        assert_eq!(statuses(&payment), ["initiated", "authorized", "cancel_requested", end]);
         assert_eq!(harness.client.balance(user).await.unwrap(), (left, 0));
     }
 }
@@ -95,7 +101,7 @@ async fn a_cancel_during_the_call_comes_too_late_and_the_payment_goes_its_way() 
     assert_eq!(harness.client.cancel(user, payment_id).await.unwrap().status(), 202);
     let payment = harness.client.wait_for_end(user, payment_id, WAIT_TIMEOUT).await.unwrap();
     assert_eq!(payment["status"], "completed");
-    assert_eq!(words(&payment), ["initiated", "authorized", "cancel_requested", "completed"]);
+    assert_eq!(statuses(&payment), ["initiated", "authorized", "cancel_requested", "completed"]);
     assert_eq!(harness.client.balance(user).await.unwrap(), (600, 0));
 }
 

@@ -39,7 +39,7 @@ async fn events(harness: &Harness, payment_id: Uuid, since: Timestamp, last: &st
         if events.iter().any(|event| event.event_type() == last) {
             return events;
         }
-        assert!(began.elapsed() < WAIT_TIMEOUT, "{last} was not told; told: {events:#?}");
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{last} was not emitted; emitted: {events:#?}");
     }
 }
 
@@ -162,7 +162,7 @@ async fn the_work_message_is_the_contract_byte_for_byte() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         // Not acknowledged: closing gives it back to the queue.
-        connection.close(200, "seen".into()).await.unwrap();
+        connection.close(200, "done".into()).await.unwrap();
         message
     };
     harness.cargo_stack("start", "processor-svc").await;

@@ -16,7 +16,7 @@ use uuid::Uuid;
 /// Longer than a group needs to notice a killed member, and then some for two busy cores.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// The header of messages that a test tells to be parked.
+/// The header of messages that a test produces to be parked.
 pub const EXPLAINED: (&str, &str) = ("explained", "e2e");
 
 static QUIET: RwLock<()> = RwLock::const_new(());
@@ -73,7 +73,7 @@ impl Harness {
         .unwrap();
     }
 
-    /// Every invariant, on everything there is. What is parked must have been told by a test.
+    /// Audits everything there is. Every parked message must come from a test.
     pub async fn adds_up(&self) {
         let explained = self.explained().await.into_iter().map(|(_, parked_id)| parked_id).collect();
         let options = audit::Options { explained, ..audit::Options::default() };
@@ -82,7 +82,7 @@ impl Harness {
         assert!(broken.is_empty(), "{broken:#?}");
     }
 
-    /// Database and id of the messages that tests told to be parked, whenever that was: they say so in their
+    /// Database and id of the messages that tests produced to be parked, whenever that was: they say so in their
     /// headers.
     pub async fn explained(&self) -> BTreeSet<(&'static str, String)> {
         let databases = Databases::connect(&self.stack).await.unwrap();
@@ -117,12 +117,12 @@ impl Harness {
     pub async fn charge(&self, payment_id: Uuid, condition: &str) {
         let client = coroctl::databases::connect(&self.stack.processor_database_url).await.unwrap();
         let query = format!("select 1 from charges where payment_id = $1 and {condition}");
-        let look = async {
+        let poll = async {
             while client.query_opt(&query, &[&payment_id]).await.unwrap().is_none() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(WAIT_TIMEOUT, look).await.unwrap();
+        tokio::time::timeout(WAIT_TIMEOUT, poll).await.unwrap();
     }
 
     pub async fn payments_of(&self, user_id: Uuid) -> i64 {

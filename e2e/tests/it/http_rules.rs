@@ -344,12 +344,12 @@ async fn what_cannot_be_seen_is_refused() {
         assert_eq!(problem.expect_problem(400, "validation", &door)["errors"].as_array().unwrap().len(), 2);
     }
     assert_eq!(harness.payments_of(user).await, 0);
-    for seen in ["0812 3456", "Øre-4/7", "客戶 12", "كهرباء", "🔌", "e\u{301}"] {
+    for visible in ["0812 3456", "Øre-4/7", "客戶 12", "كهرباء", "🔌", "e\u{301}"] {
         let mut body = good.clone();
-        body["client_number"] = json!(seen);
-        body["idempotency_key"] = json!(seen);
+        body["client_number"] = json!(visible);
+        body["idempotency_key"] = json!(visible);
         let answer = pay(&doors(&harness)[1], &user.to_string(), &[JSON], &body.to_string()).await;
-        assert_eq!(answer.status, 201, "{seen}: {answer:?}");
+        assert_eq!(answer.status, 201, "{visible}: {answer:?}");
     }
 }
 

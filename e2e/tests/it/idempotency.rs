@@ -73,7 +73,7 @@ async fn a_key_belongs_to_its_user() {
     let harness = Harness::shared().await;
     let (one, two) =
         (harness.client.user_with(100).await.unwrap(), harness.client.user_with(100).await.unwrap());
-    let body = harness.order(10, "shared words");
+    let body = harness.order(10, "shared key");
     for user in [one, two] {
         let answer = harness.client.post_payment(user, &body).await.unwrap();
         assert_eq!(answer.status(), 201);

@@ -241,7 +241,7 @@ async fn the_relay_produces_work_and_takes_none() {
     }
 }
 
-/// A session with Redis, in its own words.
+/// A session with Redis, in its own protocol.
 struct Redis(BufReader<TcpStream>);
 
 impl Redis {

@@ -1,5 +1,5 @@
 //! A server is away for half a minute under load: what needs it waits, nothing is lost, and the flow resumes by
-//! itself. Only Postgres is needed to accept a payment; while it is away clients are told to come back.
+//! itself. Only Postgres is needed to accept a payment; while it is away clients get a 503 with a Retry-After.
 
 use std::time::Duration;
 

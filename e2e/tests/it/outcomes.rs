@@ -1,5 +1,5 @@
-//! Whatever the gateway does, a payment ends as its charge did; and an outcome that is not known yet is told as
-//! such, never as a failure.
+//! Whatever the gateway does, a payment ends as its charge did; an outcome that is not known yet is published as
+//! unknown, never as a failure.
 
 use std::collections::BTreeSet;
 
@@ -14,70 +14,70 @@ use crate::harness::{Harness, WAIT_TIMEOUT};
 
 const AMOUNT: i64 = 400;
 
-/// What the processor hears of the call.
+/// The first answer of the call to the processor.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Heard {
+enum FirstAnswer {
     /// The outcome.
     Outcome,
     /// Nothing it may believe: it inquires, and sends again what was not charged.
     Nothing,
 }
 
-/// The words of the gateway's script (`gateway-sim/src/script.rs`), what is heard and how the payment ends.
-const WAYS: &[(&str, Heard, &str)] = &[
-    ("approve", Heard::Outcome, "completed"),
-    ("slow200", Heard::Outcome, "completed"),
-    ("jitter100", Heard::Outcome, "completed"),
-    ("tail20", Heard::Outcome, "completed"),
-    ("lag2000", Heard::Outcome, "completed"),
-    ("decline", Heard::Outcome, "failed"),
-    ("decline200", Heard::Outcome, "failed"),
-    ("decline-slow200", Heard::Outcome, "failed"),
-    ("hang", Heard::Nothing, "completed"),
-    ("reset", Heard::Nothing, "completed"),
-    ("resetx2", Heard::Nothing, "completed"),
-    ("http500", Heard::Nothing, "completed"),
-    ("http502", Heard::Nothing, "completed"),
-    ("http429", Heard::Nothing, "completed"),
-    ("http409", Heard::Nothing, "completed"),
-    ("garbage", Heard::Nothing, "completed"),
-    ("cut", Heard::Nothing, "completed"),
-    ("thenhang", Heard::Nothing, "completed"),
-    ("thenreset", Heard::Nothing, "completed"),
-    ("thenhttp500", Heard::Nothing, "completed"),
-    ("thenhttp502", Heard::Nothing, "completed"),
-    ("thenhttp429", Heard::Nothing, "completed"),
-    ("thenhttp409", Heard::Nothing, "completed"),
-    ("thengarbage", Heard::Nothing, "completed"),
-    ("thencut", Heard::Nothing, "completed"),
-    ("thenhttp500-lag2000", Heard::Nothing, "completed"),
-    ("late2000", Heard::Nothing, "completed"),
-    ("soft2000", Heard::Nothing, "completed"),
-    ("thenhttp500-hooklate200", Heard::Nothing, "completed"),
-    ("thenhttp500-hookx3", Heard::Nothing, "completed"),
-    ("thenhttp500-hooklost", Heard::Nothing, "completed"),
-    ("thenhttp500-hookbad", Heard::Nothing, "completed"),
-    ("namelessno", Heard::Nothing, "completed"),
-    ("thennamelessno", Heard::Nothing, "completed"),
-    ("thennamelessbad", Heard::Nothing, "completed"),
-    ("thenstrayno", Heard::Nothing, "completed"),
-    ("thenamountno", Heard::Nothing, "completed"),
-    ("thencached", Heard::Nothing, "completed"),
-    ("thenpage402", Heard::Nothing, "completed"),
-    ("thenpage404", Heard::Nothing, "completed"),
-    ("thenhttp500-asknamelessno", Heard::Nothing, "completed"),
-    ("decline-thennamelessok", Heard::Nothing, "failed"),
-    ("decline-thenhttp500-askstrayok", Heard::Nothing, "failed"),
-    ("decline-hang", Heard::Nothing, "failed"),
-    ("decline-http500", Heard::Nothing, "failed"),
-    ("decline-thenhang", Heard::Nothing, "failed"),
-    ("decline-thenreset", Heard::Nothing, "failed"),
-    ("decline-late2000", Heard::Nothing, "failed"),
-    ("decline-soft2000", Heard::Nothing, "failed"),
+/// The gateway's script (`gateway-sim/src/script.rs`), the first answer, and the end of the payment.
+const WAYS: &[(&str, FirstAnswer, &str)] = &[
+    ("approve", FirstAnswer::Outcome, "completed"),
+    ("slow200", FirstAnswer::Outcome, "completed"),
+    ("jitter100", FirstAnswer::Outcome, "completed"),
+    ("tail20", FirstAnswer::Outcome, "completed"),
+    ("lag2000", FirstAnswer::Outcome, "completed"),
+    ("decline", FirstAnswer::Outcome, "failed"),
+    ("decline200", FirstAnswer::Outcome, "failed"),
+    ("decline-slow200", FirstAnswer::Outcome, "failed"),
+    ("hang", FirstAnswer::Nothing, "completed"),
+    ("reset", FirstAnswer::Nothing, "completed"),
+    ("resetx2", FirstAnswer::Nothing, "completed"),
+    ("http500", FirstAnswer::Nothing, "completed"),
+    ("http502", FirstAnswer::Nothing, "completed"),
+    ("http429", FirstAnswer::Nothing, "completed"),
+    ("http409", FirstAnswer::Nothing, "completed"),
+    ("garbage", FirstAnswer::Nothing, "completed"),
+    ("cut", FirstAnswer::Nothing, "completed"),
+    ("thenhang", FirstAnswer::Nothing, "completed"),
+    ("thenreset", FirstAnswer::Nothing, "completed"),
+    ("thenhttp500", FirstAnswer::Nothing, "completed"),
+    ("thenhttp502", FirstAnswer::Nothing, "completed"),
+    ("thenhttp429", FirstAnswer::Nothing, "completed"),
+    ("thenhttp409", FirstAnswer::Nothing, "completed"),
+    ("thengarbage", FirstAnswer::Nothing, "completed"),
+    ("thencut", FirstAnswer::Nothing, "completed"),
+    ("thenhttp500-lag2000", FirstAnswer::Nothing, "completed"),
+    ("late2000", FirstAnswer::Nothing, "completed"),
+    ("soft2000", FirstAnswer::Nothing, "completed"),
+    ("thenhttp500-hooklate200", FirstAnswer::Nothing, "completed"),
+    ("thenhttp500-hookx3", FirstAnswer::Nothing, "completed"),
+    ("thenhttp500-hooklost", FirstAnswer::Nothing, "completed"),
+    ("thenhttp500-hookbad", FirstAnswer::Nothing, "completed"),
+    ("namelessno", FirstAnswer::Nothing, "completed"),
+    ("thennamelessno", FirstAnswer::Nothing, "completed"),
+    ("thennamelessbad", FirstAnswer::Nothing, "completed"),
+    ("thenstrayno", FirstAnswer::Nothing, "completed"),
+    ("thenamountno", FirstAnswer::Nothing, "completed"),
+    ("thencached", FirstAnswer::Nothing, "completed"),
+    ("thenpage402", FirstAnswer::Nothing, "completed"),
+    ("thenpage404", FirstAnswer::Nothing, "completed"),
+    ("thenhttp500-asknamelessno", FirstAnswer::Nothing, "completed"),
+    ("decline-thennamelessok", FirstAnswer::Nothing, "failed"),
+    ("decline-thenhttp500-askstrayok", FirstAnswer::Nothing, "failed"),
+    ("decline-hang", FirstAnswer::Nothing, "failed"),
+    ("decline-http500", FirstAnswer::Nothing, "failed"),
+    ("decline-thenhang", FirstAnswer::Nothing, "failed"),
+    ("decline-thenreset", FirstAnswer::Nothing, "failed"),
+    ("decline-late2000", FirstAnswer::Nothing, "failed"),
+    ("decline-soft2000", FirstAnswer::Nothing, "failed"),
 ];
 
-/// The ids of payments whose outcome was told to be unknown.
-async fn told_unknown(harness: &Harness, since: Timestamp) -> BTreeSet<String> {
+/// The ids of payments whose outcome was published as unknown.
+async fn published_as_unknown(harness: &Harness, since: Timestamp) -> BTreeSet<String> {
     let brokers = harness.stack.kafka_brokers.clone();
     let read = move || topics::read(&brokers, &[PAYMENT_TOPIC], since).unwrap();
     let events = tokio::task::spawn_blocking(read).await.unwrap();
@@ -86,34 +86,38 @@ async fn told_unknown(harness: &Harness, since: Timestamp) -> BTreeSet<String> {
     of.map(|event| event.subject().to_owned()).collect()
 }
 
-/// Pays in this way; answers the payment as it ended.
-async fn end_of(harness: &Harness, words: &str) -> (Uuid, Value) {
+/// Pays in this way; returns the payment at its end.
+async fn end_of(harness: &Harness, script: &str) -> (Uuid, Value) {
     let user = harness.client.user_with(1_000).await.unwrap();
-    (user, harness.settle(user, &format!("5551234-{words}"), AMOUNT).await)
+    (user, harness.settle(user, &format!("5551234-{script}"), AMOUNT).await)
 }
 
 #[tokio::test]
 async fn whatever_the_gateway_does_a_payment_ends_as_its_charge_did() {
     let harness = Harness::shared().await;
     let since = Timestamp::now();
-    let ends = join_all(WAYS.iter().map(|(words, _, _)| end_of(&harness, words))).await;
-    let unknown = told_unknown(&harness, since).await;
-    for ((words, heard, end), (user, payment)) in WAYS.iter().zip(&ends) {
-        assert_eq!(payment["status"], *end, "{words}: {payment}");
+    let ends = join_all(WAYS.iter().map(|(script, _, _)| end_of(&harness, script))).await;
+    let unknown = published_as_unknown(&harness, since).await;
+    for ((script, first_answer, end), (user, payment)) in WAYS.iter().zip(&ends) {
+        assert_eq!(payment["status"], *end, "{script}: {payment}");
         let id = payment["payment_id"].as_str().unwrap();
-        assert_eq!(unknown.contains(id), *heard == Heard::Nothing, "{words}: told to be unknown; {payment}");
+        assert_eq!(
+            unknown.contains(id),
+            *first_answer == FirstAnswer::Nothing,
+            "{script}: published as unknown; {payment}"
+        );
         let left = harness.client.balance(*user).await.unwrap();
         let charge = harness.client.gateway_charge(id.parse().unwrap()).await.unwrap().unwrap();
         if *end == "completed" {
-            assert_eq!((&payment["reason"], left), (&Value::Null, (1_000 - AMOUNT, 0)), "{words}");
+            assert_eq!((&payment["reason"], left), (&Value::Null, (1_000 - AMOUNT, 0)), "{script}");
             assert_eq!((&charge["status"], charge["amount"].as_i64()), (&"succeeded".into(), Some(AMOUNT)));
         } else {
             assert_eq!(
                 (&payment["reason"], left),
                 (&"declined:declined_by_issuer".into(), (1_000, 0)),
-                "{words}"
+                "{script}"
             );
-            assert_eq!(charge["status"], "declined", "{words}");
+            assert_eq!(charge["status"], "declined", "{script}");
         }
     }
 }
@@ -135,7 +139,7 @@ async fn where_the_gateway_draws_lots_each_payment_ends_as_it_drew() {
     }
 }
 
-/// The payment is seen between the two: authorized, its money held, the reason said.
+/// The payment is visible between the two: authorized, with its money held and the reason.
 #[tokio::test]
 async fn while_the_outcome_is_unknown_the_hold_stays() {
     let harness = Harness::shared().await;

@@ -1,11 +1,11 @@
-//! Each way a payment can go, seen by the client and in the balance.
+//! Each way a payment can go, as the client and the balance show it.
 
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::harness::Harness;
 
-pub fn words(payment: &Value) -> Vec<&str> {
+pub fn statuses(payment: &Value) -> Vec<&str> {
     payment["timeline"].as_array().unwrap().iter().map(|m| m["status"].as_str().unwrap()).collect()
 }
 
@@ -16,7 +16,7 @@ async fn a_payment_is_completed_and_its_money_is_taken() {
     let payment = harness.settle(user, "081234567890", 15_000).await;
     assert_eq!(payment["status"], "completed");
     assert_eq!(payment["reason"], Value::Null);
-    assert_eq!(words(&payment), ["initiated", "authorized", "completed"]);
+    assert_eq!(statuses(&payment), ["initiated", "authorized", "completed"]);
     assert_eq!(harness.client.balance(user).await.unwrap(), (85_000, 0));
     let id = payment["payment_id"].as_str().unwrap().parse().unwrap();
     let charge = harness.client.gateway_charge(id).await.unwrap().unwrap();
@@ -29,7 +29,7 @@ async fn a_payment_without_funds_is_rejected_and_nothing_moves() {
     let user = harness.client.user_with(14_999).await.unwrap();
     let payment = harness.settle(user, "0812", 15_000).await;
     assert_eq!((&payment["status"], &payment["reason"]), (&"rejected".into(), &"insufficient_funds".into()));
-    assert_eq!(words(&payment), ["initiated", "rejected"]);
+    assert_eq!(statuses(&payment), ["initiated", "rejected"]);
     assert_eq!(harness.client.balance(user).await.unwrap(), (14_999, 0));
 }
 
@@ -47,7 +47,7 @@ async fn a_declined_payment_fails_and_its_money_comes_back() {
     let payment = harness.settle(user, "5551234-decline", 20_000).await;
     assert_eq!(payment["status"], "failed");
     assert!(payment["reason"].as_str().unwrap().starts_with("declined"), "{payment}");
-    assert_eq!(words(&payment), ["initiated", "authorized", "failed"]);
+    assert_eq!(statuses(&payment), ["initiated", "authorized", "failed"]);
     assert_eq!(harness.client.balance(user).await.unwrap(), (50_000, 0));
 }
 
@@ -88,12 +88,12 @@ async fn many_payments_of_one_user_spend_exactly_what_there_is() {
 }
 
 #[tokio::test]
-async fn explain_tells_the_whole_life() {
+async fn explain_shows_the_whole_life() {
     let harness = Harness::shared().await;
     let user = harness.client.user_with(1_000).await.unwrap();
     let payment = harness.settle(user, "0812", 10).await;
     let id = payment["payment_id"].as_str().unwrap().parse().unwrap();
-    // The last event may be told a moment after the row can be read.
+    // The last event may be emitted a moment after the row can be read.
     let wanted =
         ["payment.initiated.v1", "balance.held.v1", "payment.authorized.v1", "payment.result.succeeded.v1"];
     let life = coroctl::explain::life(&harness.stack, id).await.unwrap();

@@ -41,10 +41,11 @@ fn poison(
     Poison { topic, kind, body: body.to_string(), parked_in }
 }
 
-/// Told on each topic to its subscribers: what has no type, an unknown one, a body that cannot be read, and what
-/// cannot be, given a payment that is `completed` and one that is `rejected`. `told` has their events.
-fn poisons(told: &[Event], rejected: Uuid) -> Vec<Poison> {
-    let event = |kind: &str| told.iter().find(|event| event.event_type() == kind).unwrap().json().unwrap();
+/// Poison for the subscribers of each topic: no type, an unknown one, a body that cannot be parsed, and events that are
+/// impossible after one payment `completed` and one was `rejected`. `published` has their events.
+fn poisons(published: &[Event], rejected: Uuid) -> Vec<Poison> {
+    let event =
+        |kind: &str| published.iter().find(|event| event.event_type() == kind).unwrap().json().unwrap();
     let with = |mut event: Value, field: &str, value: Value| {
         event[field] = value;
         event
@@ -82,8 +83,8 @@ fn poisons(told: &[Event], rejected: Uuid) -> Vec<Poison> {
     ]
 }
 
-/// Tells it under this key; answers where it will be parked.
-async fn tell(producer: &FutureProducer, key: &str, poison: &Poison) -> Parked {
+/// Produces it under this key; returns where it will be parked.
+async fn produce(producer: &FutureProducer, key: &str, poison: &Poison) -> Parked {
     let headers = OwnedHeaders::new().insert(Header { key: EXPLAINED.0, value: Some(EXPLAINED.1) });
     let headers = match poison.kind {
         "" => headers,
@@ -118,12 +119,12 @@ async fn misplace(harness: &Harness, user: Uuid, completed: Uuid) -> Parked {
         let properties = BasicProperties::default().with_message_id(id.as_str().into());
         let properties = properties.with_type(kind.into()).with_headers(headers);
         let options = BasicPublishOptions::default();
-        let told =
+        let published =
             channel.basic_publish("".into(), PAYMENT_QUEUE.into(), options, body.as_bytes(), properties);
-        assert!(told.await.unwrap().await.unwrap().is_ack());
+        assert!(published.await.unwrap().await.unwrap().is_ack());
         expected.insert(("processor", format!("{PAYMENT_QUEUE}/{id}")));
     }
-    connection.close(200, "told".into()).await.unwrap();
+    connection.close(200, "done".into()).await.unwrap();
     expected
 }
 
@@ -146,8 +147,8 @@ async fn counted(stack: &Stack) -> BTreeMap<&'static str, f64> {
     counted
 }
 
-/// What was told to be parked since then.
-async fn told_parked(harness: &Harness, since: Timestamp) -> Parked {
+/// The records of parked messages that were published since then.
+async fn parked_records(harness: &Harness, since: Timestamp) -> Parked {
     let parked = [PAYMENT_TOPIC, BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_QUEUE];
     let brokers = harness.stack.kafka_brokers.clone();
     let read = move || {
@@ -172,7 +173,7 @@ async fn told_parked(harness: &Harness, since: Timestamp) -> Parked {
 }
 
 #[tokio::test]
-async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on() {
+async fn a_message_that_cannot_be_applied_is_parked_published_and_counted_and_the_rest_goes_on() {
     let harness = Harness::shared().await;
     let since = Timestamp::now();
     let user = harness.client.user_with(10_000).await.unwrap();
@@ -181,8 +182,8 @@ async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on(
     let rejected = id_of(harness.settle(user, "0812", 1_000_000).await);
     let brokers = harness.stack.kafka_brokers.clone();
     let read = move || topics::read(&brokers, &topics::SAGA_TOPICS, since).unwrap();
-    let mut told = tokio::task::spawn_blocking(read).await.unwrap();
-    told.retain(|event| event.subject() == completed.to_string());
+    let mut published = tokio::task::spawn_blocking(read).await.unwrap();
+    published.retain(|event| event.subject() == completed.to_string());
     let before = counted(&harness.stack).await;
 
     // Under the user's key: on the partitions of the user's payments.
@@ -193,8 +194,8 @@ async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on(
         .create()
         .unwrap();
     let mut expected = misplace(&harness, user, completed).await;
-    for poison in poisons(&told, rejected) {
-        expected.extend(tell(&producer, &user.to_string(), &poison).await);
+    for poison in poisons(&published, rejected) {
+        expected.extend(produce(&producer, &user.to_string(), &poison).await);
     }
     let next = harness.settle(user, "0812", 400).await;
     assert_eq!(next["status"], "completed", "payments behind it on the same partitions go on");
@@ -207,16 +208,16 @@ async fn what_cannot_be_applied_is_parked_told_and_counted_and_the_rest_goes_on(
     let began = Instant::now();
     loop {
         let parked = ours(harness.explained().await);
-        let told = ours(told_parked(&harness, since).await);
+        let published = ours(parked_records(&harness, since).await);
         let counted = counted(&harness.stack).await;
-        if parked == expected && told == expected && counted == count {
+        if parked == expected && published == expected && counted == count {
             break;
         }
         let missing: Vec<_> = expected.difference(&parked).collect();
-        let untold: Vec<_> = expected.difference(&told).collect();
+        let missing_records: Vec<_> = expected.difference(&published).collect();
         assert!(
             began.elapsed() < WAIT_TIMEOUT,
-            "not parked: {missing:#?}, not told: {untold:#?}, counted {counted:?} of {count:?}"
+            "not parked: {missing:#?}, not published: {missing_records:#?}, counted {counted:?} of {count:?}"
         );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -17,7 +17,7 @@ use crate::harness::{Harness, WAIT_TIMEOUT};
 const INSTANCES: [&str; 2] = ["payments-svc", "payments-svc-2"];
 const USERS: usize = 20;
 const AMOUNT: i64 = 10;
-/// Each is a payment and a look at it: a hundred requests a second.
+/// Each is a payment and a poll of it: a hundred requests a second.
 const EVERY: Duration = Duration::from_millis(20);
 
 /// What the clients at the edge met.
@@ -56,12 +56,12 @@ impl Load {
 
     /// Pays, and looks at the payment.
     async fn visit(&self, client: &Client, user: Uuid, body: Value) {
-        let seen = async {
+        let polled = async {
             let payment_id = accepted(client, user, &body).await?;
             client.payment(user, payment_id).await.map_err(|error| format!("{error:#}"))?;
             Ok(payment_id)
         };
-        match seen.await {
+        match polled.await {
             Ok(payment_id) => self.accepted.lock().unwrap().push(Paid { user, body, payment_id }),
             Err(why) => self.failed.lock().unwrap().push(why),
         }
@@ -81,7 +81,7 @@ async fn accepted(client: &Client, user: Uuid, body: &Value) -> Result<Uuid, Str
 }
 
 /// How often the edge had to send a request again, to the same instance or to another.
-async fn repeated(harness: &Harness) -> f64 {
+async fn resent(harness: &Harness) -> f64 {
     let url = format!("{}/metrics", harness.stack.edge_admin_url);
     let text = reqwest::get(url).await.unwrap().text().await.unwrap();
     let counters = ["haproxy_server_retry_warnings_total{", "haproxy_server_redispatch_warnings_total{"];
@@ -134,7 +134,7 @@ async fn all_complete(harness: &Harness, payments: &[Paid]) {
 async fn no_request_fails_during_a_rolling_restart() {
     let harness = Harness::alone().await;
     let client = Client::new(&harness.stack.through_edge()).unwrap();
-    let before = repeated(&harness).await;
+    let before = resent(&harness).await;
     let restarts = async {
         for instance in INSTANCES {
             harness.cargo_stack("restart", instance).await;
@@ -142,7 +142,7 @@ async fn no_request_fails_during_a_rolling_restart() {
     };
     let payments = load_during(&harness, &client, restarts).await;
     // An instance that leaves is asked nothing any more: the edge has nothing to mend.
-    assert_eq!(repeated(&harness).await - before, 0.0);
+    assert_eq!(resent(&harness).await - before, 0.0);
     all_complete(&harness, &payments).await;
 }
 
@@ -152,7 +152,7 @@ async fn what_a_killed_instance_took_is_answered_by_the_other_one() {
     let client = Client::new(&harness.stack.through_edge()).unwrap();
     let payments =
         load_during(&harness, &client, async { harness.cargo_stack("kill", INSTANCES[0]).await }).await;
-    // Whoever asks again hears of the same payment.
+    // A repeated request is answered with the same payment.
     for paid in &payments {
         assert_eq!(accepted(&client, paid.user, &paid.body).await, Ok(paid.payment_id));
     }

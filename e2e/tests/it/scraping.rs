@@ -1,4 +1,4 @@
-//! Prometheus sees every process that tells metrics.
+//! Prometheus scrapes every process that has metrics.
 
 use std::collections::BTreeSet;
 use std::time::Instant;

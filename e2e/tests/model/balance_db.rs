@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use balance_svc::saga::{Entry, Event, ReleaseCause, State as Seen, Step, decide, next};
-use payments_svc::saga::Event as Heard;
+use balance_svc::saga::{Entry, Event, ReleaseCause, State as Observed, Step, decide, next};
+use payments_svc::saga::Event as PaymentsEvent;
 use saga::contract::Terms;
 
 use crate::bounds::Break;
@@ -15,7 +15,7 @@ pub fn terms(amount: i64) -> Terms {
     Terms { amount, service_id: Arc::default(), client_number: None }
 }
 
-/// The ledger's rows of one payment. Numbers, so that a ledger without its primary key can be told from one with it.
+/// The ledger's rows of one payment. Numbers, so that a ledger without its primary key differs from one with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Entries {
     pub holds: u8,
@@ -72,14 +72,14 @@ impl Coro {
 
     /// One transaction: decides every event in order on what was read under the account's lock, inserts the
     /// entries, moves their money.
-    pub fn apply_to_balance(&self, state: &mut State, batch: &[(Id, Event)], seen: &Read) -> Applied {
+    pub fn apply_to_balance(&self, state: &mut State, batch: &[(Id, Event)], observed: &Read) -> Applied {
         let amount = |id: Id| self.bounds.amounts[id];
-        let mut available = seen.1.map(|account| account.available);
+        let mut available = observed.1.map(|account| account.available);
         let mut entries: Vec<Entry> =
-            seen.0.iter().enumerate().map(|(id, entries)| entries.entry(amount(id))).collect();
+            observed.0.iter().enumerate().map(|(id, entries)| entries.entry(amount(id))).collect();
         let (mut inserts, mut impossible) = (Vec::new(), false);
         for (id, event) in batch {
-            let before = Seen { entry: self.forget(entries[*id].clone(), event, amount(*id)), available };
+            let before = Observed { entry: self.forget(entries[*id].clone(), event, amount(*id)), available };
             let step = decide(&before, &self.compared(event, amount(*id)));
             match step {
                 Step::Hold { .. } => inserts.push((*id, Kind::Hold)),
@@ -154,7 +154,7 @@ impl Coro {
         }
     }
 
-    /// Rows of the table `ledger`, told again in their order.
+    /// Rows of the table `ledger`, re-emitted in their order.
     pub fn tell_ledger(&self, state: &mut State, id: Id) {
         let Entries { holds, rejections, captures, cause, .. } = state.lives[id].entries;
         let first = (holds > 0).then_some(Kind::Hold).or((rejections > 0).then_some(Kind::Rejection));
@@ -190,11 +190,11 @@ impl Coro {
 /// The route of the table `ledger`, and what payments-svc makes of it (`payments-svc/src/events.rs`).
 fn tell_entry(state: &mut State, id: Id, kind: Kind) {
     let event = match kind {
-        Kind::Hold => Heard::Held,
-        Kind::Rejection => Heard::HoldRejected,
-        Kind::Capture => Heard::Captured,
-        Kind::Release(ReleaseCause::Cancelled) => Heard::ReleasedCancelled,
-        Kind::Release(ReleaseCause::Declined | ReleaseCause::Expired) => Heard::ReleasedUncharged,
+        Kind::Hold => PaymentsEvent::Held,
+        Kind::Rejection => PaymentsEvent::HoldRejected,
+        Kind::Capture => PaymentsEvent::Captured,
+        Kind::Release(ReleaseCause::Cancelled) => PaymentsEvent::ReleasedCancelled,
+        Kind::Release(ReleaseCause::Declined | ReleaseCause::Expired) => PaymentsEvent::ReleasedUncharged,
     };
-    state.topics.money.tell(id, event);
+    state.topics.money.emit(id, event);
 }

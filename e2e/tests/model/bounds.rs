@@ -1,13 +1,13 @@
 //! How far a check goes, and what may be broken on purpose.
 
-/// What the gateway makes of a key it has seen before.
+/// How the gateway treats a key that it knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
     /// The same key is decided once, whenever its requests arrive.
     Honoured,
     /// A key is known once its charge can be found: the least that makes sending again safe.
     OnceVisible,
-    /// Every request is a charge of its own; the processor is told so (`gateway_idempotent = false`).
+    /// Every request is a charge of its own; the processor is configured for it (`gateway_idempotent = false`).
     Ignored,
 }
 
@@ -30,16 +30,16 @@ pub struct Bounds {
     pub late: bool,
     /// Any request may get an answer that does not name our charge.
     pub foreign: bool,
-    /// A work message that nobody told comes first, with another amount than was held.
+    /// A work message that nobody emitted comes first, with another amount than was held.
     pub forged: bool,
     /// Calls leave in time, and when the visibility delay is over nothing is still to come. Not assumed where keys
     /// are honoured: then nothing rests on time.
     pub timely: bool,
-    /// Events are told and read again from any earlier position, work is redelivered, Redis remembers and forgets.
+    /// Events are emitted and read again from any earlier position, work is redelivered, Redis caches and evicts.
     pub retold: bool,
     /// Second instances, and requests to cancel, hold stale reads.
     pub races: bool,
-    /// One replication slot is lost with all that was not read yet, and its rows are told again.
+    /// One replication slot is lost with all that was not read yet, and its rows are re-emitted.
     pub lost_slot: bool,
     /// The user asks to cancel, at any time and any number of times.
     pub cancels: bool,
@@ -47,7 +47,7 @@ pub struct Bounds {
     pub faults: Option<u8>,
 }
 
-/// One payment, funds for it, no faults of telling, a gateway that answers: the base of all configurations.
+/// One payment, funds for it, no faults of the relay, a gateway that answers: the base of all configurations.
 pub const PLAIN: Bounds = Bounds {
     amounts: &[5],
     deposit: Some(8),
@@ -84,9 +84,9 @@ pub enum Break {
     MissingTakenForDuplicate,
     /// Another attempt calls with another key.
     SecondGatewayKey,
-    /// Redis is told of a message as it is taken, not of a charge that has ended, and is believed without the row.
+    /// Redis caches a message as it is taken, not a charge that has ended, and is believed without the row.
     RedisBeforeCommit,
-    /// A cancel is told to the processor when there is no hold yet.
+    /// A cancel reaches the processor when there is no hold yet.
     CancelBeforeHold,
     /// Not found is believed at once.
     ResendBeforeVisibility,
@@ -94,7 +94,7 @@ pub enum Break {
     NotFoundIsDecline,
     /// An outcome is written whatever attempt it is about.
     OutcomeWithoutAttemptGuard,
-    /// A lapse is written whatever attempt it was seen in.
+    /// A lapse is written whatever attempt it was observed in.
     LapseWithoutAttemptGuard,
     /// That a call may have left is forgotten when the next attempt begins.
     ExposureForgotten,
@@ -104,7 +104,7 @@ pub enum Break {
     CancelEndsCalls,
     /// The call is made before the intent is committed.
     CallBeforeIntent,
-    /// The ledger has no primary key, and every telling is applied.
+    /// The ledger has no primary key, and every emission is applied.
     MoneyMovesAtEveryTelling,
     /// Account deltas are those of the entries decided, not of the rows that the insert returned; and entries are read
     /// before the lock is held.
@@ -113,6 +113,6 @@ pub enum Break {
     NoVersionGuard,
     /// A cancel that came before the hold is forgotten when the hold comes.
     EarlyCancelForgotten,
-    /// balance-svc does not hear of a cancel that is only recorded, though it may be all that is told of a payment.
+    /// balance-svc gets no cancel that is only recorded, though it may be the only event of a payment.
     RecordedCancelUnheard,
 }

@@ -16,15 +16,15 @@ pub const CALLS: Bounds = Bounds { attempts: 3, late: true, foreign: true, ..PLA
 /// Several sweepers and inquiries about the same charge.
 pub const SWEEPERS: Bounds = Bounds { attempts: 2, late: true, sweeps: 2, inquiries: 2, ..PLAIN };
 /// Any number of repeated tellings, to any reader, from any position; work again and again.
-pub const RETOLD: Bounds = Bounds { attempts: 2, retold: true, ..PLAIN };
-/// Reads that are stale when they write, and commits that are not heard of.
+pub const RE_EMITTING: Bounds = Bounds { attempts: 2, retold: true, ..PLAIN };
+/// Reads that are stale when they write, and commits without an answer.
 pub const RACES: Bounds = Bounds { attempts: 2, races: true, faults: Some(3), ..PLAIN };
 /// A lost slot.
 pub const LOST_SLOT: Bounds = Bounds { attempts: 2, lost_slot: true, ..PLAIN };
 /// A gateway that knows a key only once its charge can be found: sending again rests on its promise.
 pub const ONCE_VISIBLE: Bounds =
     Bounds { attempts: 3, late: true, foreign: true, timely: true, keys: Keys::OnceVisible, ..PLAIN };
-/// A gateway that does not look at keys: nothing is sent again, what may be surplus is given back.
+/// A gateway that ignores keys: nothing is sent again, and a surplus charge is voided.
 pub const IGNORED: Bounds =
     Bounds { attempts: 3, late: true, foreign: true, timely: true, keys: Keys::Ignored, ..PLAIN };
 /// Somebody else writes to the work queue: another amount is charged than was held.
@@ -73,7 +73,7 @@ fn exhaust(name: &str, bounds: Bounds, reached: &'static [&'static str]) {
     assert!(checker.is_done(), "{name}: not every state was visited");
 }
 
-/// Also seen when the test passes: the numbers are part of the promise.
+/// Shown when the test passes, too: the numbers are part of the promise.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
@@ -107,7 +107,11 @@ fn several_sweepers() {
 
 #[test]
 fn told_again() {
-    exhaust("told again", RETOLD, &[p::COMPLETED, p::CANCELLED, p::TOLD_AGAIN, p::REDELIVERED, p::DROPPED]);
+    exhaust(
+        "re-emitted",
+        RE_EMITTING,
+        &[p::COMPLETED, p::CANCELLED, p::RE_EMITTED, p::REDELIVERED, p::DROPPED],
+    );
 }
 
 #[test]
@@ -138,8 +142,8 @@ fn forged_work() {
 
 #[test]
 fn no_funds() {
-    exhaust("no funds", NO_FUNDS, &[p::REJECTED, p::TOLD_AGAIN, p::RACE_LOST]);
-    exhaust("no account", NO_ACCOUNT, &[p::REJECTED, p::TOLD_AGAIN, p::RACE_LOST]);
+    exhaust("no funds", NO_FUNDS, &[p::REJECTED, p::RE_EMITTED, p::RACE_LOST]);
+    exhaust("no account", NO_ACCOUNT, &[p::REJECTED, p::RE_EMITTED, p::RACE_LOST]);
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub struct Coro {
 pub enum Action {
     /// A consumer applies what it read, and stores its offsets.
     Apply(Reader, Batch),
-    /// The consumer dies between its commit and its offset, or the relay tells again from an earlier position.
+    /// The consumer dies between its commit and its offset, or the relay emits again from an earlier position.
     Rewind(Topic, usize),
     /// A second instance reads the next record and its rows.
     ZombieReads(Topic),
@@ -32,9 +32,9 @@ pub enum Action {
     Cancel(Id),
     /// A message is taken, its intent committed, and it is acknowledged.
     Work(Id),
-    /// A message that nobody told, with another amount.
+    /// A message that nobody emitted, with another amount.
     ForgedWork(Id),
-    /// The message comes again: it was not acknowledged in time, or told again.
+    /// The message comes again: it was not acknowledged in time, or re-emitted.
     Redeliver(Id),
     DeadlinePasses(Id),
     Task(Id, Task, TaskStep),
@@ -46,7 +46,7 @@ pub enum Action {
     /// An inquiry that is due is claimed.
     Inquire {
         id: Id,
-        settled: bool,
+        delay_over: bool,
     },
     /// A request that nobody waits for any more arrives.
     StrayArrives(Id, usize, Verdict),
@@ -55,9 +55,9 @@ pub enum Action {
     Decides(Id, usize, Verdict),
     BecomesVisible(Id),
     /// Redis.
-    Remember(Id),
-    Forget(Id),
-    /// A slot is lost; its database tells every row again.
+    CacheEnded(Id),
+    EvictEnded(Id),
+    /// A slot is lost; every row of its database is re-emitted.
     SlotLost(Source),
     /// Broken only: offsets are stored and the batch is not applied.
     Skip(Reader, Batch),
@@ -94,14 +94,14 @@ impl Coro {
             Action::CancelReads(id) => self.cancel_reads(state, *id),
             Action::ZombieWrites => self.zombie_writes(state),
             Action::Cancel(id) => {
-                let seen = state.lives[*id].row;
-                return self.request_cancel(state, *id, &seen);
+                let observed = state.lives[*id].row;
+                return self.request_cancel(state, *id, &observed);
             }
             Action::Work(id) => self.take_work(state, *id),
             Action::ForgedWork(id) => self.take_forged_work(state, *id),
             Action::Task(id, task, step) => return self.step(state, *id, *task, *step),
             Action::Sweep { id, .. } => self.sweep(state, *id),
-            Action::Inquire { id, settled } => self.claim(state, *id, *settled),
+            Action::Inquire { id, delay_over } => self.claim(state, *id, *delay_over),
             Action::Redeliver(id) => state.lives[*id].queue = Queue::Waiting,
             Action::DeadlinePasses(id) => state.lives[*id].past_deadline = true,
             Action::StrayArrives(id, key, verdict) => {
@@ -114,8 +114,8 @@ impl Coro {
                 state.lives[*id].books.decides(*key, *verdict, &self.bounds);
             }
             Action::BecomesVisible(id) => state.lives[*id].books.visible = true,
-            Action::Remember(id) => state.lives[*id].remembered = true,
-            Action::Forget(id) => state.lives[*id].remembered = false,
+            Action::CacheEnded(id) => state.lives[*id].cached_as_ended = true,
+            Action::EvictEnded(id) => state.lives[*id].cached_as_ended = false,
             Action::SlotLost(source) => self.tell_again(state, *source),
             Action::WorkIsLost(id) => self.lose_work(state, *id),
             Action::CallEarly(id) => self.call_early(state, *id),
@@ -132,7 +132,7 @@ fn is_fault(action: &Action) -> bool {
         | Action::Redeliver(_)
         | Action::ForgedWork(_)
         | Action::StrayIsLost(..)
-        | Action::Forget(_)
+        | Action::EvictEnded(_)
         | Action::SlotLost(_)
         | Action::Skip(..)
         | Action::WorkIsLost(_)
@@ -161,7 +161,7 @@ fn is_fault(action: &Action) -> bool {
         | Action::StrayArrives(..)
         | Action::Decides(..)
         | Action::BecomesVisible(_)
-        | Action::Remember(_) => false,
+        | Action::CacheEnded(_) => false,
     }
 }
 
@@ -175,7 +175,7 @@ impl Model for Coro {
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         let begun = actions.len();
-        self.telling(state, actions);
+        self.relay_actions(state, actions);
         self.asking(state, actions);
         for id in 0..state.lives.len() {
             self.working(state, id, actions);

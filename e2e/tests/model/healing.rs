@@ -1,4 +1,4 @@
-//! S1: from wherever the system is, it comes to rest once nothing fails any more.
+//! S1: from every state the system becomes quiescent once nothing fails any more.
 //!
 //! stateright's `eventually` loses sight of cycles, and a system that inquires for as long as it takes has them. So
 //! every state there is is taken as the beginning of a run without faults, and the end of that run is looked at.
@@ -90,8 +90,8 @@ impl Coro {
         match life.charge.map(|charge| charge.status) {
             Some(Status::Waiting | Status::Calling) => self.sweep(state, id),
             Some(Status::Unknown) => {
-                let settled = self.may_be_settled(life);
-                self.claim(state, id, settled);
+                let delay_over = self.may_be_over(life);
+                self.claim(state, id, delay_over);
             }
             None | Some(Status::Succeeded | Status::Declined | Status::Expired | Status::Cancelled) => {
                 return false;

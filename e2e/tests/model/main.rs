@@ -4,12 +4,12 @@
 //! `processor_svc::saga::decide` and the judgement of answers in `processor_svc::gateway` are called as they are.
 //! Around them, as small as they can be and with the guards that the real ones have:
 //!
-//! * [`payments_db`], [`balance_db`], [`processor_db`]: the three stores, and what is told of each commit;
-//! * [`readers`]: the relay and the consumers: records in order per topic, read and told again at any time;
+//! * [`payments_db`], [`balance_db`], [`processor_db`]: the three stores, and the events of each commit;
+//! * [`readers`]: the relay and the consumers: records in order per topic, read and emitted again at any time;
 //! * [`tasks`], [`working`]: queue, Redis and the processors, which may die between any two steps;
 //! * [`gateway`]: requests that are lost, late, answered or not; decisions that are late or cannot be seen yet;
 //! * [`foreign`]: answers that do not name our charge, to any request;
-//! * [`coro`]: all of it as one state machine; [`properties`]: what must hold; [`healing`]: that it comes to rest.
+//! * [`coro`]: all of it as one state machine; [`properties`]: what must hold; [`healing`]: that it becomes quiescent.
 //!
 //! Time is not modelled: a lease, a pause or a deadline is over whenever that does most harm.
 //!

@@ -1,6 +1,6 @@
 //! The payments database, with the guards of `payments-svc/src/store.rs`.
 
-use payments_svc::saga::{Cancel, Event, RowEvent, State as Seen, Status, Step, cancel, decide, next};
+use payments_svc::saga::{Cancel, Event, RowEvent, State as Observed, Status, Step, cancel, decide, next};
 
 use crate::balance_db::terms;
 use crate::bounds::Break;
@@ -28,8 +28,8 @@ impl Row {
     }
 
     /// As the store reads it.
-    pub fn state(&self) -> Seen {
-        Seen {
+    pub fn state(&self) -> Observed {
+        Observed {
             status: self.status,
             cancel_requested: self.cancel_requested,
             outcome_unknown: self.status == Status::Authorized && self.has_reason,
@@ -48,8 +48,8 @@ struct Transition {
 impl Coro {
     /// One transaction of the consumer: decides every event in order on what was `seen` (all rows), writes by
     /// compare-and-set on the version. False if it lost a race, so that nothing was written.
-    pub fn apply_to_payments(&self, state: &mut State, batch: &[(Id, Event)], seen: &[Row]) -> bool {
-        let mut rows: Vec<(Seen, u8)> = seen.iter().map(|row| (row.state(), row.version)).collect();
+    pub fn apply_to_payments(&self, state: &mut State, batch: &[(Id, Event)], observed: &[Row]) -> bool {
+        let mut rows: Vec<(Observed, u8)> = observed.iter().map(|row| (row.state(), row.version)).collect();
         let (mut transitions, mut impossible) = (Vec::new(), false);
         for (id, event) in batch {
             let (row, version) = &mut rows[*id];
@@ -98,31 +98,31 @@ impl Coro {
     }
 
     /// `POST /payments/{id}/cancel` with what it has `seen`. False if it lost a race and must read again.
-    pub fn request_cancel(&self, state: &mut State, id: Id, seen: &Row) -> bool {
-        let row_event = match cancel(&seen.state()) {
+    pub fn request_cancel(&self, state: &mut State, id: Id, observed: &Row) -> bool {
+        let row_event = match cancel(&observed.state()) {
             Cancel::Record { row_event } => row_event,
             Cancel::Already | Cancel::TooLate(_) => return true,
         };
         let life = &mut state.lives[id];
-        if life.row.version != seen.version && !self.is_broken(Break::NoVersionGuard) {
+        if life.row.version != observed.version && !self.is_broken(Break::NoVersionGuard) {
             return false;
         }
         let before = life.row;
         life.cancelled_early |= before.status == Status::Initiated;
         life.row.event = Some(row_event);
         life.row.cancel_requested = true;
-        life.row.version = seen.version + 1;
+        life.row.version = observed.version + 1;
         self.committed(state, id, before);
         true
     }
 
-    /// After each commit: was it a step that a payment may make? Then the relay tells it.
+    /// Checks each commit for a legal transition; the relay then emits it.
     fn committed(&self, state: &mut State, id: Id, before: Row) {
         let row = &mut state.lives[id].row;
         row.commits += 1;
         let after = *row;
         if !is_edge(before, after) || after.version != before.version + 1 {
-            state.went_wrong(Wrong::Edge);
+            state.went_wrong(Wrong::Transition);
         }
         self.tell_payment(state, id);
     }
@@ -131,18 +131,18 @@ impl Coro {
     pub fn tell_payment(&self, state: &mut State, id: Id) {
         let asked = balance_svc::saga::Event::Initiated { terms: terms(self.bounds.amounts[id]) };
         match state.lives[id].row.event {
-            None => state.topics.asked.tell(id, asked),
+            None => state.topics.asked.emit(id, asked),
             Some(RowEvent::CancelRecorded) => {
                 if !self.is_broken(Break::RecordedCancelUnheard) {
-                    state.topics.asked.tell(id, asked);
+                    state.topics.asked.emit(id, asked);
                 }
                 if self.is_broken(Break::CancelBeforeHold) || self.is_broken(Break::MissingTakenForDuplicate)
                 {
-                    state.topics.cancels.tell(id, ());
+                    state.topics.cancels.emit(id, ());
                 }
             }
             Some(RowEvent::Authorized) => state.lives[id].queue = Queue::Waiting,
-            Some(RowEvent::CancelRequested) => state.topics.cancels.tell(id, ()),
+            Some(RowEvent::CancelRequested) => state.topics.cancels.emit(id, ()),
             Some(
                 RowEvent::Completed
                 | RowEvent::Rejected

@@ -1,9 +1,9 @@
 //! The processor database, with the guards of `processor-svc/src/store.rs` and `store/cancel.rs`.
 
 use balance_svc::saga::{Event as Result, ReleaseCause};
-use payments_svc::saga::Event as Heard;
+use payments_svc::saga::Event as PaymentsEvent;
 use processor_svc::cause::Cause;
-use processor_svc::saga::{Event, State as Seen, Step, To, decide};
+use processor_svc::saga::{Event, State as Observed, Step, To, decide};
 
 use crate::balance_db::terms;
 use crate::bounds::Break;
@@ -34,16 +34,16 @@ pub enum Status {
 
 impl Charge {
     /// As the store reads it.
-    pub fn state(&self) -> Seen {
+    pub fn state(&self) -> Observed {
         let Charge { status, attempt, exposed, forged: _ } = *self;
         match status {
-            Status::Waiting => Seen::Waiting { attempt },
-            Status::Calling => Seen::Calling { attempt, exposed },
-            Status::Unknown => Seen::Unknown { attempt },
-            Status::Succeeded => Seen::Succeeded,
-            Status::Declined => Seen::Declined,
-            Status::Expired => Seen::Expired,
-            Status::Cancelled => Seen::Cancelled,
+            Status::Waiting => Observed::Waiting { attempt },
+            Status::Calling => Observed::Calling { attempt, exposed },
+            Status::Unknown => Observed::Unknown { attempt },
+            Status::Succeeded => Observed::Succeeded,
+            Status::Declined => Observed::Declined,
+            Status::Expired => Observed::Expired,
+            Status::Cancelled => Observed::Cancelled,
         }
     }
 
@@ -58,12 +58,16 @@ impl Charge {
 }
 
 /// What a compare-and-set looks for; what has ended is never looked for.
-fn expected(from: &Seen) -> Option<(Status, i32)> {
+fn expected(from: &Observed) -> Option<(Status, i32)> {
     match *from {
-        Seen::Waiting { attempt } => Some((Status::Waiting, attempt)),
-        Seen::Calling { attempt, .. } => Some((Status::Calling, attempt)),
-        Seen::Unknown { attempt } => Some((Status::Unknown, attempt)),
-        Seen::Absent | Seen::Succeeded | Seen::Declined | Seen::Expired | Seen::Cancelled => None,
+        Observed::Waiting { attempt } => Some((Status::Waiting, attempt)),
+        Observed::Calling { attempt, .. } => Some((Status::Calling, attempt)),
+        Observed::Unknown { attempt } => Some((Status::Unknown, attempt)),
+        Observed::Absent
+        | Observed::Succeeded
+        | Observed::Declined
+        | Observed::Expired
+        | Observed::Cancelled => None,
     }
 }
 
@@ -120,7 +124,7 @@ impl Coro {
     }
 
     /// One row of the statement `APPLY`: written if the row is as it was decided from, and a first call is in time.
-    pub fn transit(&self, state: &mut State, id: Id, from: &Seen, to: &To) -> bool {
+    pub fn transit(&self, state: &mut State, id: Id, from: &Observed, to: &To) -> bool {
         let life = &mut state.lives[id];
         let (Some(row), Some((status, attempt))) = (life.charge, expected(from)) else { return false };
         let any_attempt = match to {
@@ -153,13 +157,15 @@ impl Coro {
     }
 
     /// A request to cancel, with what was `seen`. False if another one changed the row: it is decided again.
-    pub fn cancel_charge(&self, state: &mut State, id: Id, seen: &Seen) -> bool {
+    pub fn cancel_charge(&self, state: &mut State, id: Id, observed: &Observed) -> bool {
         if state.lives[id].charge.is_some_and(|charge| charge.forged) {
             state.went_wrong(Wrong::Parked);
             return true;
         }
-        let mut step = decide(seen, &Event::CancelRequested);
-        if self.is_broken(Break::CancelEndsCalls) && matches!(seen, Seen::Calling { exposed: false, .. }) {
+        let mut step = decide(observed, &Event::CancelRequested);
+        if self.is_broken(Break::CancelEndsCalls)
+            && matches!(observed, Observed::Calling { exposed: false, .. })
+        {
             step = Step::Move(To::Cancelled);
         }
         match step {
@@ -170,7 +176,7 @@ impl Coro {
                 }
                 is_absent
             }
-            Step::Move(to @ To::Cancelled) => self.transit(state, id, seen, &to),
+            Step::Move(to @ To::Cancelled) => self.transit(state, id, observed, &to),
             Step::Already | Step::TooLate => true,
             Step::Insert(_)
             | Step::Move(_)
@@ -193,11 +199,11 @@ impl Coro {
         let results = &mut state.topics.results;
         match charge.status {
             Status::Waiting | Status::Calling => {}
-            Status::Unknown => state.topics.unknowns.tell(id, Heard::OutcomeUnknown),
-            Status::Succeeded => results.tell(id, Result::Succeeded { terms }),
-            Status::Declined => results.tell(id, not_charged(ReleaseCause::Declined)),
-            Status::Expired => results.tell(id, not_charged(ReleaseCause::Expired)),
-            Status::Cancelled => results.tell(id, not_charged(ReleaseCause::Cancelled)),
+            Status::Unknown => state.topics.unknowns.emit(id, PaymentsEvent::OutcomeUnknown),
+            Status::Succeeded => results.emit(id, Result::Succeeded { terms }),
+            Status::Declined => results.emit(id, not_charged(ReleaseCause::Declined)),
+            Status::Expired => results.emit(id, not_charged(ReleaseCause::Expired)),
+            Status::Cancelled => results.emit(id, not_charged(ReleaseCause::Cancelled)),
         }
     }
 }

@@ -75,26 +75,26 @@ pub const ALWAYS: &[(&str, Condition)] = &[
     }),
     (S1, |coro, state| {
         coro.healed(state)
-            .is_some_and(|rest| rest.lives.iter().all(|life| is_at_rest(life) || is_set_aside(life)))
+            .is_some_and(|quiescent| quiescent.lives.iter().all(|life| is_quiescent(life) || is_parked(life)))
     }),
     (S2, |_, state| {
         let gapless = |life: &Life| life.row.version == life.row.commits;
-        state.wrong != Some(Wrong::Edge) && state.lives.iter().all(gapless)
+        state.wrong != Some(Wrong::Transition) && state.lives.iter().all(gapless)
     }),
     (C1, |_, state| state.lives.iter().all(|life| !(life.cancelled_early && life.called))),
-    // A forged message is set aside, or the true one is; a person must look.
+    // A forged message is parked, or the true one is; a person must look at it.
     (T6, |coro, state| state.wrong.is_none() || (coro.bounds.forged && state.wrong == Some(Wrong::Parked))),
 ];
 
 /// What was charged is not what was held: the hold stays, and so does the payment.
-fn is_set_aside(life: &Life) -> bool {
+fn is_parked(life: &Life) -> bool {
     let Entries { holds, captures, releases, .. } = life.entries;
     let is_open = (holds, captures + releases) == (1, 0);
     life.charge.is_some_and(|charge| charge.forged) && is_open
 }
 
-/// The payment, its money and its charge have ended, and tell the same.
-fn is_at_rest(life: &Life) -> bool {
+/// The payment, its money and its charge have ended, and agree.
+fn is_quiescent(life: &Life) -> bool {
     let (entries, charge) = (life.entries, life.charge.map(|charge| charge.status));
     match life.row.status {
         Payment::Initiated | Payment::Authorized => false,
@@ -121,8 +121,8 @@ pub const UNKNOWN_DECLINED: &str = "unknown, then failed by a decline";
 pub const RESENT: &str = "sent again, then completed";
 pub const LATE_ANSWER: &str = "an answer after the lapse";
 pub const LATE_REQUEST: &str = "a request that arrives after the charge has ended";
-pub const STALE_LAPSE: &str = "a lapse seen in an attempt that is over";
-pub const TOLD_AGAIN: &str = "told again after the end";
+pub const STALE_LAPSE: &str = "a lapse observed in an attempt that is over";
+pub const RE_EMITTED: &str = "re-emitted after the end";
 pub const REDELIVERED: &str = "work again after the end";
 pub const DROPPED: &str = "work that Redis knows to have ended";
 pub const RACE_LOST: &str = "a read that is stale when it writes";
@@ -167,19 +167,19 @@ pub const SOMETIMES: &[(&str, Condition)] = &[
             life.tasks.iter().any(stale)
         })
     }),
-    (TOLD_AGAIN, |_, state| state.lives.iter().all(Life::has_ended) && state.topics.asked.read == 0),
+    (RE_EMITTED, |_, state| state.lives.iter().all(Life::has_ended) && state.topics.asked.read == 0),
     (REDELIVERED, |_, state| any(state, |life| life.has_ended() && life.queue == Queue::Waiting)),
-    (DROPPED, |_, state| any(state, |life| life.remembered && life.queue == Queue::Waiting)),
+    (DROPPED, |_, state| any(state, |life| life.cached_as_ended && life.queue == Queue::Waiting)),
     (RACE_LOST, |_, state| match &state.zombie {
-        Some(Zombie::Payments { id, seen, .. } | Zombie::Cancel { id, seen }) => {
-            state.lives[*id].row.version > seen.version
+        Some(Zombie::Payments { id, observed, .. } | Zombie::Cancel { id, observed }) => {
+            state.lives[*id].row.version > observed.version
         }
-        Some(Zombie::Processor { id, seen }) => state.lives[*id].charge_state() != *seen,
+        Some(Zombie::Processor { id, observed }) => state.lives[*id].charge_state() != *observed,
         Some(Zombie::Balance { .. }) | None => false,
     }),
     (SET_ASIDE, |_, state| {
         any(state, |life| {
-            life.charge.is_some_and(|c| c.forged && c.status == Status::Succeeded) && is_set_aside(life)
+            life.charge.is_some_and(|c| c.forged && c.status == Status::Succeeded) && is_parked(life)
         })
     }),
     (VOIDED, |_, state| any(state, |life| life.row.status == Payment::Failed && life.books.barred)),

@@ -87,8 +87,8 @@ impl Batch {
 }
 
 impl Coro {
-    /// Batches that can be applied, and what can go wrong with telling and reading.
-    pub fn telling(&self, state: &State, actions: &mut Vec<Action>) {
+    /// Batches that can be applied, and the faults of emitting and reading.
+    pub fn relay_actions(&self, state: &State, actions: &mut Vec<Action>) {
         for reader in READERS {
             self.batches(state, reader, actions);
         }
@@ -146,8 +146,8 @@ impl Coro {
                         Topic::Asked | Topic::Results | Topic::Cancels => Vec::new(),
                     })
                     .collect();
-                let seen: Vec<_> = state.lives.iter().map(|life| life.row).collect();
-                self.apply_to_payments(state, &records, &seen)
+                let observed: Vec<_> = state.lives.iter().map(|life| life.row).collect();
+                self.apply_to_payments(state, &records, &observed)
             }
             Reader::Balance => {
                 let records: Vec<_> = counts
@@ -158,8 +158,8 @@ impl Coro {
                         Topic::Money | Topic::Unknowns | Topic::Cancels => Vec::new(),
                     })
                     .collect();
-                let seen = self.read_balance(state);
-                match self.apply_to_balance(state, &records, &seen) {
+                let observed = self.read_balance(state);
+                match self.apply_to_balance(state, &records, &observed) {
                     Applied::Done => true,
                     Applied::Missing => {
                         state.went_wrong(Wrong::Missing);
@@ -169,8 +169,8 @@ impl Coro {
             }
             Reader::Processor => {
                 for (id, ()) in topics.cancels.next(1) {
-                    let seen = state.lives[id].charge_state();
-                    self.cancel_charge(state, id, &seen);
+                    let observed = state.lives[id].charge_state();
+                    self.cancel_charge(state, id, &observed);
                 }
                 true
             }
@@ -192,14 +192,14 @@ impl Coro {
             records.first().map(|(id, event)| Zombie::Payments {
                 id: *id,
                 event: *event,
-                seen: lives[*id].row,
+                observed: lives[*id].row,
             })
         };
         let balance = |records: Vec<(Id, balance_svc::saga::Event)>| {
             records.first().map(|(id, event)| Zombie::Balance {
                 id: *id,
                 event: event.clone(),
-                seen: (lives[*id].entries, state.account),
+                observed: (lives[*id].entries, state.account),
             })
         };
         state.zombie = match topic {
@@ -211,12 +211,12 @@ impl Coro {
                 .cancels
                 .next(1)
                 .first()
-                .map(|(id, ())| Zombie::Processor { id: *id, seen: lives[*id].charge_state() }),
+                .map(|(id, ())| Zombie::Processor { id: *id, observed: lives[*id].charge_state() }),
         };
     }
 
     pub fn cancel_reads(&self, state: &mut State, id: Id) {
-        state.zombie = Some(Zombie::Cancel { id, seen: state.lives[id].row });
+        state.zombie = Some(Zombie::Cancel { id, observed: state.lives[id].row });
     }
 
     /// It writes on what it read. If it lost a race it reads again, which is what the first instance does as well; a
@@ -224,31 +224,31 @@ impl Coro {
     pub fn zombie_writes(&self, state: &mut State) {
         match state.zombie.take() {
             None => {}
-            Some(Zombie::Payments { id, event, seen }) => {
+            Some(Zombie::Payments { id, event, observed }) => {
                 let mut rows: Vec<_> = state.lives.iter().map(|life| life.row).collect();
-                rows[id] = seen;
+                rows[id] = observed;
                 self.apply_to_payments(state, &[(id, event)], &rows);
             }
-            Some(Zombie::Cancel { id, seen }) => {
-                let lost = !self.request_cancel(state, id, &seen);
-                let seen = state.lives[id].row;
-                let _ = lost && self.request_cancel(state, id, &seen);
+            Some(Zombie::Cancel { id, observed }) => {
+                let lost = !self.request_cancel(state, id, &observed);
+                let observed = state.lives[id].row;
+                let _ = lost && self.request_cancel(state, id, &observed);
             }
-            Some(Zombie::Balance { id, event, seen: (entries, account) }) => {
+            Some(Zombie::Balance { id, event, observed: (entries, account) }) => {
                 let mut read = self.read_balance(state);
                 read.0[id] = entries;
                 read.1 = account;
                 let _ = self.apply_to_balance(state, &[(id, event)], &read);
             }
-            Some(Zombie::Processor { id, seen }) => {
-                let lost = !self.cancel_charge(state, id, &seen);
-                let seen = state.lives[id].charge_state();
-                let _ = lost && self.cancel_charge(state, id, &seen);
+            Some(Zombie::Processor { id, observed }) => {
+                let lost = !self.cancel_charge(state, id, &observed);
+                let observed = state.lives[id].charge_state();
+                let _ = lost && self.cancel_charge(state, id, &observed);
             }
         }
     }
 
-    /// What was not read is lost; then every row is told as it is now.
+    /// Unread events are lost; then every present row is emitted.
     pub fn tell_again(&self, state: &mut State, source: Source) {
         state.slot_lost = true;
         match source {

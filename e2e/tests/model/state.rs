@@ -1,4 +1,4 @@
-//! Everything there is at one moment: three databases, what has been told and read, the queue, Redis, the memory of
+//! Everything there is at one moment: three databases, emitted and read events, the queue, Redis, the memory of
 //! the processors, the network and the gateway.
 
 use balance_svc::saga as balance;
@@ -21,7 +21,7 @@ pub struct State {
     pub topics: Topics,
     /// Another instance that has read and not yet written; its partition was taken away meanwhile.
     pub zombie: Option<Zombie>,
-    /// The slot was lost, and rows were told again.
+    /// The slot was lost, and rows were re-emitted.
     pub slot_lost: bool,
     /// Faults so far, where they are counted.
     pub faults: u8,
@@ -39,7 +39,7 @@ pub struct Life {
     pub past_deadline: bool,
     pub queue: Queue,
     /// Redis says that the charge has ended.
-    pub remembered: bool,
+    pub cached_as_ended: bool,
     /// Sorted: which is which does not matter.
     pub tasks: Vec<Task>,
     /// Requests in the network that nobody waits for any more, a bit for each key.
@@ -65,7 +65,7 @@ pub enum Queue {
     Acknowledged,
 }
 
-/// Of each topic what one consumer acts on, in the order in which it was committed and so told; what a consumer
+/// The events of each topic that one consumer acts on, in the order of their commits; what a consumer
 /// ignores has no effect and is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Topics {
@@ -83,34 +83,34 @@ pub struct Topics {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Feed<E> {
-    pub told: Vec<(Id, E)>,
+    pub emitted: Vec<(Id, E)>,
     /// The next record that the consumer reads.
     pub read: usize,
 }
 
 impl<E> Default for Feed<E> {
     fn default() -> Self {
-        Feed { told: Vec::new(), read: 0 }
+        Feed { emitted: Vec::new(), read: 0 }
     }
 }
 
 impl<E: Clone> Feed<E> {
-    pub fn tell(&mut self, id: Id, event: E) {
-        self.told.push((id, event));
+    pub fn emit(&mut self, id: Id, event: E) {
+        self.emitted.push((id, event));
     }
 
     pub fn unread(&self) -> usize {
-        self.told.len() - self.read
+        self.emitted.len() - self.read
     }
 
     /// The next `count` records.
     pub fn next(&self, count: usize) -> Vec<(Id, E)> {
-        self.told[self.read..][..count].to_vec()
+        self.emitted[self.read..][..count].to_vec()
     }
 
     /// What nobody has read is gone.
     pub fn lose_unread(&mut self) {
-        self.told.truncate(self.read);
+        self.emitted.truncate(self.read);
     }
 }
 
@@ -118,13 +118,13 @@ impl<E: Clone> Feed<E> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Zombie {
     /// payments-svc applies an event.
-    Payments { id: Id, event: payments::Event, seen: Row },
+    Payments { id: Id, event: payments::Event, observed: Row },
     /// payments-svc answers a request to cancel.
-    Cancel { id: Id, seen: Row },
+    Cancel { id: Id, observed: Row },
     /// balance-svc applies an event; only where it reads before it locks.
-    Balance { id: Id, event: balance::Event, seen: (Entries, Option<Account>) },
+    Balance { id: Id, event: balance::Event, observed: (Entries, Option<Account>) },
     /// processor-svc applies a cancel.
-    Processor { id: Id, seen: processor::State },
+    Processor { id: Id, observed: processor::State },
 }
 
 /// Work in the memory of some processor. Any number of processes: each task dies on its own, which includes that
@@ -135,8 +135,8 @@ pub enum Task {
     Call { attempt: i32, exposed: bool, at: CallAt },
     /// A sweeper saw that something is due.
     Sweep { from: processor::State, due: Due },
-    /// An inquiry that was claimed. `settled`: the visibility delay was over by then.
-    Inquiry { attempt: i32, settled: bool, at: InquiryAt },
+    /// An inquiry that was claimed. `delay_over`: the visibility delay was over by then.
+    Inquiry { attempt: i32, delay_over: bool, at: InquiryAt },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -189,19 +189,19 @@ pub enum Found {
 pub enum Wrong {
     /// A service set a message aside, or a database refused what was decided.
     Parked,
-    /// The row an event is about is not there: an effect was told before its cause.
+    /// The row an event is about is not there: an effect was emitted before its cause.
     Missing,
     /// `decide` says that this cannot be, or that the gateway contradicts itself.
     Impossible,
     /// A payment made a step that is none, left a terminal state, or skipped a version.
-    Edge,
+    Transition,
 }
 
 impl State {
     pub fn new(bounds: &Bounds) -> State {
         let mut topics = Topics::default();
         for (id, amount) in bounds.amounts.iter().enumerate() {
-            topics.asked.tell(id, balance::Event::Initiated { terms: terms(*amount) });
+            topics.asked.emit(id, balance::Event::Initiated { terms: terms(*amount) });
         }
         State {
             lives: vec![Life::accepted(); bounds.amounts.len()],
@@ -228,7 +228,7 @@ impl Life {
             charge: None,
             past_deadline: false,
             queue: Queue::NotTold,
-            remembered: false,
+            cached_as_ended: false,
             tasks: Vec::new(),
             strays: 0,
             called: false,
@@ -237,7 +237,7 @@ impl Life {
         }
     }
 
-    /// Where the charge stands, as the processor reads it.
+    /// The state of the charge, as the processor reads it.
     pub fn charge_state(&self) -> processor::State {
         self.charge.map_or(processor::State::Absent, |charge| charge.state())
     }

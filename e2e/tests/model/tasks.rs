@@ -1,8 +1,8 @@
-//! What goes on in the memory of the processors: `calls.rs`, `outcomes.rs` and `sweep.rs`, a step at a time, so
+//! The processors at work, in their memory: `calls.rs`, `outcomes.rs` and `sweep.rs`, a step at a time, so
 //! that a process can die between any two.
 
 use processor_svc::cause::Cause;
-use processor_svc::saga::{Event, Finding, Outcome, State as Seen, Step, To, decide};
+use processor_svc::saga::{Event, Finding, Outcome, State as Observed, Step, To, decide};
 
 use crate::bounds::{Break, Keys};
 use crate::coro::Coro;
@@ -29,7 +29,7 @@ pub enum TaskStep {
     /// What happened is decided and written by compare-and-set; if the row has changed, that is read for the
     /// next try.
     Writes,
-    /// The same, but the process does not hear that it was committed, and tries again.
+    /// The same, but the process gets no answer to its commit, and tries again.
     WritesUnheard,
     /// The inquiry is answered.
     Asks,
@@ -65,13 +65,13 @@ impl Coro {
                 self.write_sweep(state, id, from, due);
                 None
             }
-            (Task::Inquiry { attempt, settled, at: InquiryAt::Found { found, from } }, _) => {
-                let from = self.write_inquiry(state, id, Finds { attempt, settled, found }, from);
-                from.map(|from| Task::Inquiry { attempt, settled, at: InquiryAt::Found { found, from } })
+            (Task::Inquiry { attempt, delay_over, at: InquiryAt::Found { found, from } }, _) => {
+                let from = self.write_inquiry(state, id, Finds { attempt, delay_over, found }, from);
+                from.map(|from| Task::Inquiry { attempt, delay_over, at: InquiryAt::Found { found, from } })
             }
-            (Task::Inquiry { attempt, settled, at }, _) => {
-                let at = self.inquiry(state, id, Asks { attempt, settled, at }, step);
-                Some(Task::Inquiry { attempt, settled, at })
+            (Task::Inquiry { attempt, delay_over, at }, _) => {
+                let at = self.inquiry(state, id, Asks { attempt, delay_over, at }, step);
+                Some(Task::Inquiry { attempt, delay_over, at })
             }
         };
         let tasks = &mut state.lives[id].tasks;
@@ -105,49 +105,56 @@ impl Coro {
             | TaskStep::Repairs
             | TaskStep::Dies => Said::NotSent,
         };
-        CallAt::Ended { said, from: Seen::Calling { attempt, exposed } }
+        CallAt::Ended { said, from: Observed::Calling { attempt, exposed } }
     }
 
     fn inquiry(&self, state: &mut State, id: Id, asks: Asks, step: TaskStep) -> InquiryAt {
-        let Asks { attempt, settled, at } = asks;
+        let Asks { attempt, delay_over, at } = asks;
         let books = &mut state.lives[id].books;
         let idempotent = self.bounds.keys != Keys::Ignored;
         let found = match (at, step) {
             (_, TaskStep::Fails) => Found::Unavailable,
             (InquiryAt::Repairing(lookup), TaskStep::IsAnsweredByAnother(foreign)) => {
-                let repair = lookup.real().repair(settled, idempotent);
+                let repair = lookup.real().repair(delay_over, idempotent);
                 match repair.is_none_or(|repair| foreign.confirms(&repair)) {
-                    true => found(&lookup.real().finding(settled, idempotent)),
+                    true => found(&lookup.real().finding(delay_over, idempotent)),
                     false => Found::Unavailable,
                 }
             }
             (_, TaskStep::IsAnsweredByAnother(foreign)) => {
                 let lookup = foreign.found();
-                match lookup.repair(settled, idempotent) {
+                match lookup.repair(delay_over, idempotent) {
                     // The repair of what was never found goes to the gateway, and is confirmed by it or not at all.
                     Some(_) => Found::Unavailable,
-                    None => found(&lookup.finding(settled, idempotent)),
+                    None => found(&lookup.finding(delay_over, idempotent)),
                 }
             }
             (InquiryAt::Repairing(lookup), _) => {
-                if let Some(repair) = lookup.real().repair(settled, idempotent) {
+                if let Some(repair) = lookup.real().repair(delay_over, idempotent) {
                     books.repair(&repair);
                 }
-                found(&lookup.real().finding(settled, idempotent))
+                found(&lookup.real().finding(delay_over, idempotent))
             }
             (InquiryAt::Asking | InquiryAt::Found { .. }, _) => {
                 let lookup = books.find();
-                if lookup.real().repair(settled, idempotent).is_some() {
+                if lookup.real().repair(delay_over, idempotent).is_some() {
                     return InquiryAt::Repairing(lookup);
                 }
-                found(&lookup.real().finding(settled, idempotent))
+                found(&lookup.real().finding(delay_over, idempotent))
             }
         };
-        InquiryAt::Found { found, from: Seen::Unknown { attempt } }
+        InquiryAt::Found { found, from: Observed::Unknown { attempt } }
     }
 
     /// `None` when the report needs nothing more, otherwise the state to decide it on again.
-    fn write_call(&self, state: &mut State, id: Id, attempt: i32, said: Said, from: Seen) -> Option<Seen> {
+    fn write_call(
+        &self,
+        state: &mut State,
+        id: Id,
+        attempt: i32,
+        said: Said,
+        from: Observed,
+    ) -> Option<Observed> {
         let (mut attempt, mut from) = (attempt, from);
         if self.is_broken(Break::OutcomeWithoutAttemptGuard) {
             from = state.lives[id].charge_state();
@@ -165,22 +172,22 @@ impl Coro {
         self.rounds(state, id, from, &Event::Called { attempt, outcome })
     }
 
-    fn write_inquiry(&self, state: &mut State, id: Id, finds: Finds, from: Seen) -> Option<Seen> {
-        let Finds { attempt, settled, found } = finds;
+    fn write_inquiry(&self, state: &mut State, id: Id, finds: Finds, from: Observed) -> Option<Observed> {
+        let Finds { attempt, delay_over, found } = finds;
         let finding = match found {
             Found::Succeeded => Finding::Succeeded { provider_reference: String::new() },
-            Found::Nothing if settled && self.is_broken(Break::NotFoundIsDecline) => {
+            Found::Nothing if delay_over && self.is_broken(Break::NotFoundIsDecline) => {
                 Finding::Declined { code: String::new() }
             }
             Found::Declined => Finding::Declined { code: String::new() },
-            Found::Nothing => Finding::NotFound { conclusive: settled },
+            Found::Nothing => Finding::NotFound { conclusive: delay_over },
             Found::Unavailable => Finding::Unavailable { why: Cause::TimedOut },
         };
         self.rounds(state, id, from, &Event::Inquired { attempt, finding })
     }
 
-    /// What was seen of an old state says nothing about a new one: it is not decided again.
-    fn write_sweep(&self, state: &mut State, id: Id, from: Seen, due: Due) {
+    /// An observation of an old state says nothing about a new one: it is not decided again.
+    fn write_sweep(&self, state: &mut State, id: Id, from: Observed, due: Due) {
         let event = match due {
             Due::Lease => Event::LeaseLapsed,
             Due::Deadline => Event::DeadlinePassed,
@@ -189,7 +196,7 @@ impl Coro {
     }
 
     /// What did not apply is read and decided again: at once, or, where races are explored, in a step of its own.
-    fn rounds(&self, state: &mut State, id: Id, from: Seen, event: &Event) -> Option<Seen> {
+    fn rounds(&self, state: &mut State, id: Id, from: Observed, event: &Event) -> Option<Observed> {
         let mut again = self.write(state, id, from, event);
         for _ in 0..ROUNDS_MAX {
             again = match again {
@@ -201,7 +208,7 @@ impl Coro {
     }
 
     /// One round of `outcomes.rs`: decide, compare-and-set, and what follows the commit.
-    fn write(&self, state: &mut State, id: Id, from: Seen, event: &Event) -> Option<Seen> {
+    fn write(&self, state: &mut State, id: Id, from: Observed, event: &Event) -> Option<Observed> {
         match self.decide_charge(&from, event) {
             Step::Move(to) => {
                 if !self.transit(state, id, &from, &to) {
@@ -209,7 +216,7 @@ impl Coro {
                 }
                 if let To::Calling { attempt } = to {
                     let exposed =
-                        matches!(from, Seen::Unknown { .. }) && !self.is_broken(Break::ExposureForgotten);
+                        matches!(from, Observed::Unknown { .. }) && !self.is_broken(Break::ExposureForgotten);
                     state.lives[id].tasks.push(Task::Call { attempt, exposed, at: CallAt::Taken });
                 }
             }
@@ -219,9 +226,9 @@ impl Coro {
         None
     }
 
-    pub fn decide_charge(&self, from: &Seen, event: &Event) -> Step {
+    pub fn decide_charge(&self, from: &Observed, event: &Event) -> Step {
         if self.is_broken(Break::DeadlineEndsCalls)
-            && matches!((from, event), (Seen::Calling { exposed: false, .. }, Event::DeadlinePassed))
+            && matches!((from, event), (Observed::Calling { exposed: false, .. }, Event::DeadlinePassed))
         {
             return Step::Move(To::Expired);
         }
@@ -237,14 +244,14 @@ impl Coro {
 #[derive(Clone, Copy)]
 struct Asks {
     attempt: i32,
-    settled: bool,
+    delay_over: bool,
     at: InquiryAt,
 }
 
 #[derive(Clone, Copy)]
 struct Finds {
     attempt: i32,
-    settled: bool,
+    delay_over: bool,
     found: Found,
 }
 

@@ -1,7 +1,7 @@
 //! What users, processors and the gateway may do next.
 
 use payments_svc::saga::{Cancel, cancel};
-use processor_svc::saga::{Event, State as Seen, Step};
+use processor_svc::saga::{Event, State as Observed, Step};
 
 use crate::bounds::{Break, Keys};
 use crate::coro::{Action, Coro};
@@ -64,7 +64,7 @@ impl Coro {
             Queue::Acknowledged => {}
         }
         if self.bounds.retold && life.charge_state().has_ended() {
-            actions.push(if life.remembered { Action::Forget(id) } else { Action::Remember(id) });
+            actions.push(if life.cached_as_ended { Action::EvictEnded(id) } else { Action::CacheEnded(id) });
         }
     }
 
@@ -86,9 +86,9 @@ impl Coro {
             }
             Status::Unknown => {
                 if count(|task| matches!(task, Task::Inquiry { .. })) < self.bounds.inquiries {
-                    actions.push(Action::Inquire { id, settled: false });
-                    if self.may_be_settled(life) {
-                        actions.push(Action::Inquire { id, settled: true });
+                    actions.push(Action::Inquire { id, delay_over: false });
+                    if self.may_be_over(life) {
+                        actions.push(Action::Inquire { id, delay_over: true });
                     }
                 }
             }
@@ -96,7 +96,7 @@ impl Coro {
         }
     }
 
-    pub fn may_be_settled(&self, life: &Life) -> bool {
+    pub fn may_be_over(&self, life: &Life) -> bool {
         let in_bounds = self.bounds.keys == Keys::Ignored
             || life.charge.is_some_and(|c| c.attempt < self.bounds.attempts);
         let promised = !self.bounds.timely || is_quiet(life) || self.is_broken(Break::ResendBeforeVisibility);
@@ -107,7 +107,7 @@ impl Coro {
         match task {
             Task::Call { attempt, at: CallAt::Taken, .. } => {
                 let owns =
-                    matches!(life.charge_state(), Seen::Calling { attempt: now, .. } if now == *attempt);
+                    matches!(life.charge_state(), Observed::Calling { attempt: now, .. } if now == *attempt);
                 let in_time = !self.bounds.timely || owns;
                 if in_time {
                     push(TaskStep::Sends);
@@ -127,7 +127,7 @@ impl Coro {
             }
             Task::Call { attempt, at: CallAt::Ended { from, .. }, .. } => {
                 push(TaskStep::Writes);
-                let is_first = matches!(from, Seen::Calling { attempt: first, .. } if first == attempt);
+                let is_first = matches!(from, Observed::Calling { attempt: first, .. } if first == attempt);
                 if is_first && self.bounds.races {
                     push(TaskStep::WritesUnheard);
                 }
@@ -187,7 +187,7 @@ impl Coro {
         // The duplicate of a charge that has ended: Redis says so, and the row.
         let confirmed =
             state.lives[id].charge_state().has_ended() || self.is_broken(Break::RedisBeforeCommit);
-        if state.lives[id].remembered && confirmed {
+        if state.lives[id].cached_as_ended && confirmed {
             return;
         }
         if self.admit(state, id, false) == Admitted::Calling {
@@ -204,7 +204,7 @@ impl Coro {
 
     pub fn lose_work(&self, state: &mut State, id: Id) {
         if self.is_broken(Break::RedisBeforeCommit) {
-            state.lives[id].remembered = true;
+            state.lives[id].cached_as_ended = true;
         } else {
             state.lives[id].queue = Queue::Acknowledged;
         }
@@ -218,7 +218,8 @@ impl Coro {
     pub fn sweep(&self, state: &mut State, id: Id) {
         let life = &mut state.lives[id];
         let from = life.charge_state();
-        let never_called = matches!(from, Seen::Waiting { .. }) || self.is_broken(Break::DeadlineEndsCalls);
+        let never_called =
+            matches!(from, Observed::Waiting { .. }) || self.is_broken(Break::DeadlineEndsCalls);
         let due = if life.past_deadline && never_called { Due::Deadline } else { Due::Lease };
         let event = match due {
             Due::Lease => Event::LeaseLapsed,
@@ -230,10 +231,10 @@ impl Coro {
         }
     }
 
-    pub fn claim(&self, state: &mut State, id: Id, settled: bool) {
+    pub fn claim(&self, state: &mut State, id: Id, delay_over: bool) {
         let life = &mut state.lives[id];
         let Some(charge) = life.charge else { return };
-        life.tasks.push(Task::Inquiry { attempt: charge.attempt, settled, at: InquiryAt::Asking });
+        life.tasks.push(Task::Inquiry { attempt: charge.attempt, delay_over, at: InquiryAt::Asking });
         life.tasks.sort_unstable();
     }
 }
