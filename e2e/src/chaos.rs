@@ -193,7 +193,7 @@ impl Watch<'_> {
         let began = Instant::now();
         loop {
             let counts = self.poll(load).await;
-            let ended = counts.is_some_and(|counts| counts.wait_for_end() >= load.plan.payments as u64);
+            let ended = counts.is_some_and(|counts| counts.ended() >= load.plan.payments as u64);
             if ended || began.elapsed() > SETTLE_TIMEOUT {
                 self.view.finish(*load.accepted.borrow(), counts.as_ref());
                 return;

@@ -125,7 +125,7 @@ impl Bars {
                 .title
                 .set_message("the payments database does not answer: clients get 503 and retry");
         };
-        self.title.set_message(format!("{} under way", accepted.saturating_sub(counts.wait_for_end())));
+        self.title.set_message(format!("{} under way", accepted.saturating_sub(counts.ended())));
         for (bar, count) in self.states.iter().zip(numbers(accepted, counts)) {
             bar.set_position(count);
         }
