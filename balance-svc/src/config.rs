@@ -1,4 +1,4 @@
-//! Everything that can be set, read once before any port is bound.
+//! Configuration of balance-svc, read once before any port is bound.
 
 use std::net::SocketAddr;
 
@@ -10,10 +10,10 @@ use saga::telemetry::LogFormat;
 #[derive(Clone, Debug, Parser)]
 #[command(version, about = "Holds, captures and releases money for payments")]
 pub struct Config {
-    /// Where clients reach this service (behind the edge).
+    /// Address of the public listener (behind the edge).
     #[arg(long, env = "LISTEN_ADDR")]
     pub listen_addr: SocketAddr,
-    /// Where operators reach it: /ready, /metrics, deposits. Never exposed at the edge.
+    /// Address of the admin listener: /ready, /metrics, deposits. Never exposed at the edge.
     #[arg(long, env = "ADMIN_ADDR")]
     pub admin_addr: SocketAddr,
     #[command(flatten)]
@@ -21,10 +21,10 @@ pub struct Config {
     /// The balance database, as the role balance_svc.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
-    /// Connections to it at most.
+    /// Maximum number of database connections.
     #[arg(long, env = "POOL_SIZE", default_value_t = 8)]
     pub pool_size: usize,
-    /// Milliseconds from the signal to stop until it is followed: the edge needs them to notice that /ready says no.
+    /// Milliseconds from the stop signal until the service stops: the edge needs them to see that /ready fails.
     #[arg(long, env = "DRAIN_MS", default_value_t = 1500)]
     pub drain_ms: u64,
     #[command(flatten)]
@@ -35,7 +35,7 @@ pub struct Config {
     /// A stable name of this instance, unique in the group: its restart then causes no rebalance.
     #[arg(long, env = "GROUP_INSTANCE_ID")]
     pub group_instance_id: Option<String>,
-    /// Put before every topic's name; several systems can then share one Kafka.
+    /// Prefix of every topic name, so that several systems can share one Kafka.
     #[arg(long, env = "TOPIC_PREFIX", default_value = "")]
     pub topic_prefix: String,
     #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]

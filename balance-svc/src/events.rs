@@ -1,4 +1,8 @@
-//! What balance-svc hears: payments asked for, and outcomes of charges.
+//! Consumes the events that move money: initiated payments of payments-svc, and charge results of processor-svc.
+//!
+//! * A recorded cancel asks for the hold as well: after a resnapshot or a repair it may be the only event of its payment.
+//! * An unknown result moves no money.
+//! * All other events of the two topics are ignored by name.
 
 use saga::consumer::{ApplyError, BatchCounts, Decoding, Delivery, Record, Subscriber};
 use saga::contract::{ChargeResult, Envelope, EventType, Payment, Terms};
@@ -10,18 +14,18 @@ use crate::metrics::Metrics;
 use crate::saga::{Event, ReleaseCause};
 use crate::store;
 
-/// One event with what its ledger entry records beside the decision.
+/// One event, and the fields that its ledger entry records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
     pub user_id: Uuid,
     pub payment_id: Uuid,
     pub traceparent: Option<String>,
-    /// The gateway's word, kept behind the cause of a release.
+    /// The gateway's reason, stored behind the cause of a release.
     pub detail: Option<String>,
     pub event: Event,
 }
 
-/// The subscriber: applies events to ledger and accounts.
+/// Applies events to the ledger and the accounts.
 pub struct Ledger {
     pool: Pool,
     metrics: Metrics,
@@ -60,8 +64,8 @@ impl Subscriber for Ledger {
 
 fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Command> {
     match envelope.event_type {
-        // A cancel is recorded while the payment is still `initiated`. It follows that event, and changes nothing;
-        // but when a row is told again (a lost slot, a repair), it is all that is told of such a payment.
+        // A cancel is recorded while the payment is `initiated`, so it usually follows that event and changes nothing.
+        // After a resnapshot or a repair the relay emits the current row only, and this is then the first event.
         EventType::PaymentInitiated | EventType::PaymentCancelRecorded => {
             envelope.read(body).map(initiated).into()
         }
@@ -69,7 +73,7 @@ fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Command> {
         EventType::ResultDeclined => not_charged(envelope, body, ReleaseCause::Declined),
         EventType::ResultExpired => not_charged(envelope, body, ReleaseCause::Expired),
         EventType::ResultCancelled => not_charged(envelope, body, ReleaseCause::Cancelled),
-        // Unknown moves no money; the rest is told for others.
+        // An unknown result moves no money. The others are published for other subscribers.
         EventType::ResultUnknown
         | EventType::PaymentAuthorized
         | EventType::PaymentCompleted
@@ -86,7 +90,7 @@ fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Command> {
     }
 }
 
-/// The ledger has no client number, so it compares none.
+/// Terms without the client number, which the ledger does not have.
 fn in_ledger(terms: Terms) -> Terms {
     Terms { client_number: None, ..terms }
 }
@@ -152,9 +156,9 @@ mod tests {
     }
 
     #[test]
-    fn a_recorded_cancel_asks_for_the_hold_as_well_for_it_may_be_all_that_is_told() {
+    fn a_recorded_cancel_asks_for_the_hold_as_well_for_it_may_be_the_only_event() {
         let name = "payment.cancel_recorded.v1";
-        let Decoding::Event(command) = read(name, &golden(name)) else { panic!("{name} is not heard") };
+        let Decoding::Event(command) = read(name, &golden(name)) else { panic!("{name} is ignored") };
         let terms = Terms { amount: 15_000, service_id: "electricity".into(), client_number: None };
         assert_eq!(command.event, Event::Initiated { terms });
     }

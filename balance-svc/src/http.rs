@@ -1,4 +1,8 @@
-//! The requests balance-svc answers.
+//! The HTTP interface of balance-svc.
+//!
+//! * Users read their balance on the public listener. Operators make deposits on the admin listener.
+//! * A deposit is credited once per user and idempotency key.
+//! * A failure of the database is 503 for the client and its cause is logged.
 
 use std::sync::Arc;
 
@@ -31,7 +35,7 @@ pub fn public(pool: Pool) -> BoxedFilter<(Response,)> {
     balance.or(http::health(SERVICE)).unify().boxed()
 }
 
-/// `POST /deposits` and what every admin listener offers.
+/// The admin listener: `POST /deposits`, `/health`, `/ready`, `/metrics`.
 pub fn admin(pool: Pool, metrics: &Metrics, leaving: CancellationToken) -> BoxedFilter<(Response,)> {
     let database = pool.clone();
     let ready: Ready = Arc::new(move || {
@@ -50,7 +54,7 @@ fn answer(result: Result<Response, Problem>) -> Response {
 }
 
 fn unavailable(error: &anyhow::Error) -> Problem {
-    tracing::warn!(error = format!("{error:#}"), "request failed");
+    tracing::warn!(error = format!("{error:#}"), "the database failed; the request is answered 503");
     Problem::unavailable()
 }
 

@@ -1,9 +1,8 @@
-//! balance-svc: reserves money for a payment, then takes it for good or gives it back.
+//! balance-svc: holds money for a payment, then captures or releases the hold.
 //!
 //! * `payment.initiated` becomes a ledger entry `hold`, or `rejection` with a reason.
-//! * `payment.result.*` becomes a ledger entry `capture` or `release`; an unknown outcome moves nothing.
-//!
-//! Balances follow from the ledger alone: they change only by entries that were really inserted.
+//! * `payment.result.*` becomes a ledger entry `capture` or `release`. An unknown result moves nothing.
+//! * A balance changes only by a ledger entry that was inserted in the same statement.
 
 pub mod config;
 pub mod events;
@@ -25,7 +24,10 @@ use crate::metrics::Metrics;
 
 const SERVICE: &str = "balance-svc";
 
-/// Serves until `stop` to end, and for the grace: requests on `public` and `admin`, events from Kafka.
+/// Serves requests on `public` and `admin` and consumes events, until `stop` and the grace after it.
+///
+/// # Errors
+/// When a listener or the consumer fails, or when a configured address cannot be used.
 pub async fn run(
     config: Config,
     public: TcpListener,

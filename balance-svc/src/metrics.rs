@@ -16,7 +16,10 @@ impl Metrics {
     pub fn register() -> Result<Self> {
         let registry = Registry::new();
         let consumer = ConsumerMetrics::register(&registry)?;
-        let opts = Opts::new("balance_ledger_entries_total", "Ledger entries inserted, by kind.");
+        let opts = Opts::new(
+            "balance_ledger_entries_total",
+            "Ledger entries inserted, by kind: hold, rejection, capture or release.",
+        );
         let entries = IntCounterVec::new(opts, &["kind"])?;
         registry.register(Box::new(entries.clone()))?;
         Ok(Self { registry, consumer, entries })

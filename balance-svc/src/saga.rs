@@ -1,28 +1,30 @@
-//! The decisions of balance-svc, pure: what an event means for a payment's entries and its account.
+//! The decisions of balance-svc: the ledger entry that an event causes.
 //!
-//! An event whose terms differ from the entry's changes nothing, whatever it is and whatever the entry is.
+//! * Every function is pure: no clock, no I/O. The store locks, reads and writes.
+//! * Every pair of entry and event is decided by name. An impossible pair is the value [`Step::Illegal`].
+//! * An event whose terms differ from the entry's moves no money.
 
 use std::fmt;
 
 use saga::contract::{Difference, Terms};
 
-/// What the ledger says of one payment. Its entries all have the same terms.
+/// The last ledger entry of a payment. All entries of a payment have the same terms.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Entry {
-    /// No entry: its `payment.initiated` was not applied.
+    /// No entry: `payment.initiated` has not been applied.
     None,
-    /// Money was refused; absorbing.
+    /// The hold was refused; terminal.
     Rejected { terms: Terms },
-    /// Money is reserved and waits for the gateway's outcome.
+    /// The money is held until the result of the charge arrives.
     Held { terms: Terms },
-    /// The hold went to the service; absorbing.
+    /// The hold was taken; terminal.
     Captured { terms: Terms },
-    /// The hold went back to the user; absorbing.
+    /// The hold went back to the user; terminal.
     Released { terms: Terms, cause: ReleaseCause },
 }
 
 impl Entry {
-    /// What an event has to agree with.
+    /// The terms that an event must agree with.
     fn terms(&self) -> Option<&Terms> {
         match self {
             Entry::None => None,
@@ -34,7 +36,7 @@ impl Entry {
     }
 }
 
-/// A payment's entry and its account, as they are when its event is decided.
+/// A payment's entry and the user's account before an event is applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct State {
     pub entry: Entry,
@@ -42,7 +44,7 @@ pub struct State {
     pub available: Option<i64>,
 }
 
-/// Why a hold is released. Only the processor, which owns the call, can say so.
+/// The cause of a release. Only the processor decides it, since it alone calls the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReleaseCause {
     Declined,
@@ -70,19 +72,19 @@ impl ReleaseCause {
     }
 }
 
-/// What happened elsewhere and concerns this payment's money.
+/// A published event of payments-svc or processor-svc about this payment's money.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     /// The user asked to pay.
     Initiated { terms: Terms },
-    /// The gateway charged it.
+    /// The gateway charged.
     Succeeded { terms: Terms },
-    /// No charge was made, and none will be.
+    /// No charge was made, and none will be made.
     NotCharged { terms: Terms, cause: ReleaseCause },
 }
 
 impl Event {
-    /// What the event says of the payment.
+    /// The terms that the event states.
     pub fn terms(&self) -> &Terms {
         match self {
             Event::Initiated { terms } | Event::Succeeded { terms } | Event::NotCharged { terms, .. } => {
@@ -107,7 +109,7 @@ impl Rejection {
     }
 }
 
-/// What to do about an event.
+/// The step that an event causes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     Hold {
@@ -124,17 +126,17 @@ pub enum Step {
         amount: i64,
         cause: ReleaseCause,
     },
-    /// It had its effect before.
+    /// The event had its effect before.
     Already,
-    /// The hold it is about is not there (yet): wait, never take it for a duplicate.
+    /// The hold is not there yet: wait. It is never a duplicate.
     Missing,
-    /// It says something else of the payment than the ledger does: no money moves, a person must look.
+    /// The event's terms differ from the ledger's: no money moves, and an operator must look.
     Differs(Difference),
-    /// No history of ours leads here: a person must look.
+    /// No sequence of our own events leads here. An operator must look.
     Illegal(Illegal),
 }
 
-/// A pair of state and event that cannot be.
+/// An impossible pair of entry and event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Illegal {
     pub entry: Entry,
@@ -143,11 +145,11 @@ pub struct Illegal {
 
 impl fmt::Display for Illegal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "impossible: {:?} on {:?}", self.event, self.entry)
+        write!(f, "impossible: event {:?} on ledger entry {:?}", self.event, self.entry)
     }
 }
 
-/// The whole rule. Every pair is written out: a new state or event does not compile until it is decided.
+/// Decides the step. Every pair is written out, so a new entry or event does not compile until it is decided.
 pub fn decide(state: &State, event: &Event) -> Step {
     if let Some(difference) = state.entry.terms().and_then(|terms| terms.difference(event.terms())) {
         return Step::Differs(difference);
@@ -192,7 +194,7 @@ fn ask(available: Option<i64>, terms: &Terms) -> Step {
     }
 }
 
-/// The state after a step: what the next event of the same batch is decided on.
+/// The state after a step, on which the next event of the same batch is decided.
 pub fn next(state: &State, step: &Step) -> State {
     let available = state.available;
     match (step, &state.entry) {
@@ -223,7 +225,7 @@ pub fn next(state: &State, step: &Step) -> State {
 mod tests {
     use super::*;
 
-    /// The full grid, a row per state, a column per event; letters below.
+    /// The full grid, a row per state, a column per event:
     /// H hold, U reject unknown account, I reject insufficient, C capture, R release, = already, ? missing, x illegal.
     const GRID: &[(&str, &str)] = &[
         //                 initiated succeeded declined expired cancelled

@@ -1,8 +1,10 @@
-//! All SQL of balance-svc. One batch is one transaction of four statements, whatever its size:
-//! lock the accounts, read the entries, insert entries and move their money, park.
+//! All SQL of balance-svc.
 //!
-//! Lock first, read in a later statement: a statement's snapshot is older than its wait for a lock.
-//! Money moves only by entries that the insert returned, so a repeated event cannot move it again.
+//! * A batch is one transaction of four statements, whatever its size: lock the accounts, read the entries, insert
+//!   entries and move their money, park.
+//! * Accounts are locked first and entries read in a later statement, since a statement's snapshot is older than its
+//!   wait for a lock.
+//! * Money moves only by entries that the insert returned, so a repeated event cannot move it again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -17,7 +19,7 @@ use uuid::Uuid;
 use crate::events::Command;
 use crate::saga::{Entry, ReleaseCause, State, Step, decide, next};
 
-/// What a batch did.
+/// The effect of a batch.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
     pub applied: BatchCounts,
@@ -34,8 +36,11 @@ struct NewEntry<'a> {
     reason: Option<String>,
 }
 
-/// Applies `commands` in order and parks `unreadable`, in one transaction. `park` makes the parked form of
-/// the command at an index, for one that is impossible.
+/// Applies `commands` in order and parks `unreadable`, in one transaction. `park` builds the parked message of the
+/// command at an index.
+///
+/// # Errors
+/// When holds are missing or the database failed. Nothing was written then.
 pub async fn apply(
     pool: &Pool,
     commands: &[&Command],
@@ -60,7 +65,7 @@ pub async fn apply(
     Ok(Outcome { applied: BatchCounts { applied, already, parked: to_park, contradictions }, entries })
 }
 
-/// What is known of the batch's accounts and payments, read under the accounts' locks.
+/// The accounts and payments of a batch, read under the accounts' locks.
 struct States {
     available: HashMap<Uuid, i64>,
     entries: HashMap<(Uuid, Uuid), Entry>,
@@ -112,11 +117,14 @@ fn entry(kind: &str, terms: Terms, reason: Option<&str>) -> anyhow::Result<Entry
         "rejection" => Ok(Entry::Rejected { terms }),
         "capture" => Ok(Entry::Captured { terms }),
         "release" => {
-            let cause =
-                reason.and_then(ReleaseCause::of_reason).context("a release without a known cause")?;
+            let cause = reason.and_then(ReleaseCause::of_reason).context(
+                "a release entry has no known cause; ledger and service versions do not fit each other",
+            )?;
             Ok(Entry::Released { terms, cause })
         }
-        other => anyhow::bail!("a payment's ledger entry of kind {other}"),
+        other => anyhow::bail!(
+            "a ledger entry has the unknown kind {other}; ledger and service versions do not fit each other"
+        ),
     }
 }
 
@@ -125,11 +133,11 @@ struct Plan<'a> {
     entries: Vec<NewEntry<'a>>,
     /// Commands to park, each with its reason.
     to_park: Vec<(usize, String)>,
-    /// How many of them differ from the ledger.
+    /// The number of them that contradict the ledger.
     contradictions: usize,
 }
 
-/// Decides every command in arrival order, each on the state its predecessors left.
+/// Decides every command in order of arrival, each on the state that its predecessors left.
 fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, ApplyError> {
     let mut plan = Plan { entries: Vec::with_capacity(commands.len()), ..Plan::default() };
     let mut missing = Vec::new();
@@ -140,8 +148,7 @@ fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, Ap
         let step = decide(&state, &command.event);
         match &step {
             Step::Missing => {
-                missing
-                    .push(MissingRow { index, what: format!("no hold for payment {}", command.payment_id) });
+                missing.push(MissingRow { index, what: format!("hold of payment {}", command.payment_id) });
             }
             Step::Illegal(illegal) => plan.to_park.push((index, illegal.to_string())),
             Step::Differs(difference) => {
@@ -179,7 +186,7 @@ fn new_entry<'a>(command: &'a Command, step: &Step) -> Option<NewEntry<'a>> {
     Some(NewEntry { command, phase, kind, amount, reason })
 }
 
-/// Inserts the entries and moves their money in one statement; says how many of each kind were inserted.
+/// Inserts the entries and moves their money in one statement; returns the number inserted per kind.
 async fn insert_entries(
     transaction: &Transaction<'_>,
     entries: &[NewEntry<'_>],
@@ -223,7 +230,10 @@ async fn insert_entries(
         .context("insert entries")?;
     for row in rows {
         let unmoved: i64 = row.get(2);
-        anyhow::ensure!(unmoved == 0, "{unmoved} accounts of this batch have gone");
+        anyhow::ensure!(
+            unmoved == 0,
+            "{unmoved} accounts of this batch were deleted while it ran; nothing was written, and the batch is tried again"
+        );
         inserted.insert(row.get(0), row.get::<_, i64>(1).unsigned_abs());
     }
     Ok(inserted)
@@ -236,7 +246,7 @@ pub struct Balance {
     pub held: i64,
 }
 
-/// `None` for a user without an account.
+/// The balance of a user; `None` for a user without an account.
 pub async fn balance(pool: &Pool, user_id: Uuid) -> anyhow::Result<Option<Balance>> {
     let client = pool.get().await.context("balance database")?;
     let statement = client.prepare_cached("select available, held from accounts where user_id = $1").await?;
@@ -244,7 +254,7 @@ pub async fn balance(pool: &Pool, user_id: Uuid) -> anyhow::Result<Option<Balanc
     Ok(row.map(|row| Balance { available: row.get(0), held: row.get(1) }))
 }
 
-/// What became of a deposit.
+/// The outcome of a deposit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Deposit {
     Credited,
@@ -262,7 +272,7 @@ pub const BALANCE_MAX: i64 = AMOUNT_MAX;
 /// The constraint that keeps an account within [`BALANCE_MAX`], under the account's lock.
 const BALANCE_MAX_CONSTRAINT: &str = "accounts_balance_max";
 
-/// Credits an account once per `deposit_id`, making the account if it is new.
+/// Credits an account once per `deposit_id`; creates the account when the user has none.
 pub async fn deposit(pool: &Pool, user_id: Uuid, deposit_id: Uuid, amount: i64) -> anyhow::Result<Deposit> {
     let client = pool.get().await.context("balance database")?;
     let credit = client

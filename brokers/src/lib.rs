@@ -1,10 +1,10 @@
-//! How Kafka is reached: the servers' addresses, and a file of properties with which a program signs in there.
+//! The connection to Kafka: the addresses of the servers, and a file of properties for signing in.
 //!
 //! * The file has librdkafka's format, that of `kcat -F`: one `key=value` a line, `#` begins a comment.
-//! * It says how to connect, and nothing else. What a client does there (acknowledgements, groups, offsets) is the
-//!   program's own: a guarantee must not depend on a file. So other properties are refused.
-//! * Its `bootstrap.servers` replaces the address of the command line: how to sign in belongs to a listener.
-//! * Its values are secrets. No error names one.
+//! * It configures the connection only. Acknowledgements, groups and offsets belong to the program: a guarantee must not
+//!   depend on a file. So other properties are refused.
+//! * Its `bootstrap.servers` replaces the address of the command line, since the way to sign in belongs to a listener.
+//! * Its values are secrets. No error contains one.
 
 mod properties;
 
@@ -17,7 +17,7 @@ pub use self::properties::Properties;
 
 const SERVERS: &str = "bootstrap.servers";
 
-/// The command line of everything that needs Kafka. What is needed of it is known only when the file is read: `Brokers`.
+/// The flags of every program that needs Kafka. [`Brokers`] checks them after the file has been read.
 #[derive(Debug, Args)]
 struct Flags {
     /// Kafka's bootstrap servers, as host:port, with commas between.
@@ -29,7 +29,7 @@ struct Flags {
     kafka_config: Option<Properties>,
 }
 
-/// Kafka, and as whom it is spoken to.
+/// The addresses of Kafka, and how to sign in there.
 #[derive(Debug, Clone)]
 pub struct Brokers {
     /// As host:port, with commas between.
@@ -69,28 +69,30 @@ impl Args for Brokers {
 
 impl Brokers {
     /// # Errors
-    /// When neither says where Kafka is.
+    /// When neither names the servers.
     fn new(servers: Option<String>, properties: Properties) -> Result<Self> {
         let servers = properties.get(SERVERS).map(str::to_owned).or(servers);
-        Ok(Self { servers: servers.context("nothing says where Kafka is")?, properties })
+        Ok(Self { servers: servers.context("the address of Kafka is missing")?, properties })
     }
 
-    /// Without signing in.
+    /// Kafka at these addresses, without signing in.
     pub fn at(servers: impl Into<String>) -> Self {
         Self { servers: servers.into(), properties: Properties::default() }
     }
 
+    /// Kafka as this file describes it.
+    ///
     /// # Errors
     /// When the file cannot be used, or names no servers.
     pub fn read(file: &str) -> Result<Self> {
         let properties = Properties::read(file).map_err(anyhow::Error::msg)?;
-        Self::new(None, properties).with_context(|| format!("{file} has no bootstrap.servers"))
+        Self::new(None, properties).with_context(|| format!("{file} has no bootstrap.servers; add them"))
     }
 
-    /// As the file says that this variable of the environment names.
+    /// Kafka as the file in this environment variable describes it.
     ///
     /// # Errors
-    /// When it is not set; and as `read`.
+    /// When the variable is not set; and as [`Brokers::read`].
     pub fn from_env(variable: &str) -> Result<Self> {
         let file = std::env::var(variable).with_context(|| {
             format!("{variable} is not set: run this by `cargo stack`, or source .stack/env")
@@ -98,12 +100,12 @@ impl Brokers {
         Self::read(&file)
     }
 
-    /// Whether anything is said of who connects, and how.
+    /// Whether the file configures more than the addresses.
     pub fn signs_in(&self) -> bool {
         self.properties.iter().any(|(key, _)| key != SERVERS)
     }
 
-    /// Puts it into a client's settings, over what stands there.
+    /// Sets the properties in the settings of a client.
     pub fn apply(&self, config: &mut ClientConfig) {
         for (key, value) in self.properties.iter() {
             config.set(key, value);
@@ -111,7 +113,7 @@ impl Brokers {
         config.set(SERVERS, &self.servers);
     }
 
-    /// The settings of a client that has no others.
+    /// The settings of a client with these properties only.
     pub fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         self.apply(&mut config);

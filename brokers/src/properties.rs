@@ -1,11 +1,14 @@
-//! The file: read, and refused with its line where it cannot be meant.
+//! Parses the file of properties.
+//!
+//! * A wrong line is refused with its number.
+//! * No error and no debug output contains a value, which may be a password.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use rdkafka::ClientConfig;
 
-/// What is about connections, and so may stand in the file.
+/// Prefixes of the properties of connections, which the file may contain.
 const PREFIXES: [&str; 7] =
     ["security.", "sasl.", "ssl.", "socket.", "reconnect.", "broker.address.", "https.ca."];
 const NAMES: [&str; 6] = [
@@ -35,10 +38,10 @@ impl Properties {
         Self::parse(file, &text)
     }
 
-    /// As `read`, of what stands in the file.
+    /// Parses the text of the file.
     ///
     /// # Errors
-    /// As `read`.
+    /// As [`Properties::read`].
     pub fn parse(file: &str, text: &str) -> Result<Self, String> {
         let mut properties = BTreeMap::new();
         for (number, line) in text.lines().enumerate() {
@@ -64,7 +67,7 @@ impl Properties {
     }
 }
 
-/// A line's key and value. The errors name neither the line nor the value: either may be a password.
+/// The key and the value of a line. The errors contain neither the line nor the value: either may be a password.
 fn pair(line: &str) -> Result<(&str, &str), String> {
     let (key, value) = line.split_once('=').ok_or("is not of the form key=value")?;
     let (key, value) = (key.trim(), value.trim());
@@ -80,10 +83,10 @@ fn pair(line: &str) -> Result<(&str, &str), String> {
     }
     if !NAMES.contains(&key) && !PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
         return Err(format!(
-            "`{key}` is not about the connection. What a client does once it is connected, the program decides"
+            "`{key}` is not about the connection, and the program sets it itself; remove the line"
         ));
     }
-    // librdkafka's own text has the value in it.
+    // The text of librdkafka contains the value.
     match ClientConfig::new().set(key, value).create_native_config() {
         Ok(_) => Ok((key, value)),
         Err(error) if error.to_string().contains("No such configuration property") => {

@@ -1,4 +1,7 @@
-//! `POST /charges`: what is decided, when, and what the caller gets to see of it.
+//! `POST /charges`: decides charges and answers them as their scripts say.
+//!
+//! * A charge is decided in a task of its own, so a caller that goes away changes nothing.
+//! * A misbehaving answer is independent of the decision: never, before or after it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +23,12 @@ use crate::serve::Abort;
 /// Largest integer every JSON reader keeps exact.
 const AMOUNT_MAX: i64 = (1 << 53) - 1;
 
-/// A charge asked for, and what its script says about it.
+/// A call of `POST /charges`, and its script.
 struct ChargeCall {
     key: String,
     request: Request,
     script: Script,
-    /// The caller waits for the decision.
+    /// Whether the answer of the call states the decision.
     answered: bool,
 }
 
@@ -47,7 +50,7 @@ pub async fn charge(gateway: Arc<Gateway>, key: Option<String>, body: Bytes) -> 
     };
     let script = gateway.script(&request);
     gateway.planned_faults.plan(&request.reference, request.amount, &script);
-    // Only scripts that misbehave count calls: the count costs memory per reference.
+    // Only scripts that misbehave count calls, since a count costs memory per reference.
     let call = if script.fault.is_some() { gateway.ledger.count_call(&request.reference) } else { 1 };
     let delay = script.delay(gateway.latency, gateway.seed, &request.reference, call);
     let fault = script.fault(call);
@@ -71,7 +74,7 @@ async fn decide_unanswered(gateway: &Arc<Gateway>, call: ChargeCall, fault: Faul
     }
 }
 
-/// Decides in a task of its own when it takes time, so that a caller who goes away changes nothing.
+/// Decides; in a task of its own when that takes time, so that a caller that goes away changes nothing.
 async fn decide_detached(gateway: Arc<Gateway>, call: ChargeCall, delay: Duration) -> Response {
     if delay.is_zero() {
         return decide(gateway, call, delay).await;
@@ -101,13 +104,24 @@ async fn decide(gateway: Arc<Gateway>, call: ChargeCall, delay: Duration) -> Res
             gateway.answer_decision(answer, &decision, &[])
         }
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "a charge was refused");
-            gateway.refuse("failed", 500, "internal", "The ledger cannot be written; nothing was charged.")
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the ledger cannot be written; the charge is answered 500 and nothing was charged"
+            );
+            gateway.refuse(
+                "failed",
+                500,
+                "internal",
+                "The ledger cannot be written; nothing was charged. Try again.",
+            )
         }
     }
 }
 
-/// The right to decide, or the answer.
+/// Reserves the key.
+///
+/// # Errors
+/// The answer, when there is nothing to decide.
 fn begin(gateway: &Gateway, call: &ChargeCall) -> Result<KeyReservation, Box<Response>> {
     if !gateway.honours_keys() {
         return Ok(gateway.ledger.begin_anew(&call.key));
@@ -123,12 +137,12 @@ fn begin(gateway: &Gateway, call: &ChargeCall) -> Result<KeyReservation, Box<Res
     }))
 }
 
-/// What every answer about this charge carries.
+/// The members that name the charge in every answer.
 fn named(request: &Request) -> Value {
     json!({"reference": request.reference, "amount": request.amount})
 }
 
-/// As much of the name as can be read of a request that is refused.
+/// The members that name the charge, as far as a refused request has them.
 fn read_name(body: &[u8]) -> Value {
     let document: Value = serde_json::from_slice(body).unwrap_or_default();
     let part = |field: &str| document.get(field).filter(|value| value.is_string() || value.is_i64());
@@ -139,10 +153,10 @@ fn read(body: &[u8]) -> Result<Request, String> {
     let request: Request = listener::json::read(body).map_err(|error| error.to_string())?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "._:-".contains(c);
     if !(1..=64).contains(&request.reference.len()) || !request.reference.chars().all(plain) {
-        return Err("reference: 1 to 64 letters, digits or ._:-".to_owned());
+        return Err("reference must have 1 to 64 letters, digits or ._:-".to_owned());
     }
     if !(1..=AMOUNT_MAX).contains(&request.amount) {
-        return Err(format!("amount: 1 to {AMOUNT_MAX}"));
+        return Err(format!("amount must be 1 to {AMOUNT_MAX}"));
     }
     Ok(request)
 }

@@ -1,4 +1,4 @@
-//! Configuration: flags, or the environment variables of the same names.
+//! Configuration of gateway-sim: flags, or environment variables of the same names.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,31 +16,31 @@ pub struct Config {
     /// Address to listen on.
     #[arg(long, env, default_value = "127.0.0.1:21027")]
     pub listen_addr: SocketAddr,
-    /// Behaviour is changed by operators only; merchants need no token.
+    /// Only operators change the behaviour. Merchants need no token.
     #[command(flatten)]
     pub operators: Operators,
-    /// The ledger file; created if missing, continued if there.
+    /// The ledger file. It is created if missing, and continued if present.
     #[arg(long, env, default_value = "gateway-ledger.ndjson")]
     pub ledger_path: PathBuf,
-    /// Everything drawn by chance follows from it.
+    /// Seed of every random draw.
     #[arg(long, env, default_value_t = 0)]
     pub seed: u64,
-    /// Milliseconds every charge takes, unless its number says otherwise.
+    /// Milliseconds that a charge takes, unless its client number sets a latency.
     #[arg(long, env, default_value = "0", value_parser = millis)]
     pub latency_ms: Duration,
-    /// Milliseconds after which a call that hangs is closed without an answer.
+    /// Milliseconds until the connection of a hanging call is closed without an answer.
     #[arg(long, env, default_value = "60000", value_parser = millis)]
     pub hang_ms: Duration,
-    /// Script for client numbers without a word of their own, e.g. `jitter20-mix5`.
+    /// Script for client numbers without a directive, e.g. `jitter20-mix5`.
     #[arg(long, env, default_value = "approve", value_parser = Mix::plain)]
     pub script: Mix,
-    /// Whether the same key is charged once, or every time.
+    /// Whether the same key is charged once or every time.
     #[arg(long, env, default_value = "honoured")]
     pub idempotency: Idempotency,
-    /// Where decisions are told that a caller did not hear of, or whose number asks for it.
+    /// Receiver of webhooks. They are sent for decisions that the caller did not receive, or when a directive asks for it.
     #[arg(long, env, requires = "webhook_secret")]
     pub webhook_url: Option<String>,
-    /// What they are signed with: base64, `whsec_` in front if you like.
+    /// Secret that signs webhooks: base64, with or without `whsec_` in front.
     #[arg(long, env, hide_env_values = true)]
     pub webhook_secret: Option<String>,
     #[arg(long, env, default_value = "text")]
@@ -60,5 +60,5 @@ pub enum LogFormat {
 }
 
 fn millis(text: &str) -> Result<Duration, String> {
-    text.parse().map(Duration::from_millis).map_err(|error| format!("{error}: whole milliseconds"))
+    text.parse().map(Duration::from_millis).map_err(|error| format!("{error}: give whole milliseconds"))
 }

@@ -1,8 +1,7 @@
-//! Answers that are not the gateway's word about the charge asked about: those of another charge, those that name
-//! nothing, and the pages of whatever stands in between.
+//! Answers that are not about the requested charge: those of another charge, those without a name, and pages of proxies.
 //!
-//! * The documents have the shape of real ones; only the name on them is wrong or missing.
-//! * Which call gets one is said by words of the client number, for calls, inquiries and voids alike ([`PlannedFaults`]).
+//! * The documents have the shape of real ones. Only their name is wrong or missing.
+//! * Directives of the client number plan them for calls, inquiries and voids ([`PlannedFaults`]).
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,10 +14,10 @@ use crate::http::{Gateway, problem_document};
 use crate::record::Decision;
 use crate::script::{Answer, Claim, Fault, Foreign, Name, Script};
 
-/// The charge whose answers go astray.
+/// The reference of the charge that stray answers name.
 pub const STRANGER: &str = "00000000-0000-7000-8000-00000000dead";
 
-/// What a request is about.
+/// The call and the charge of a request.
 #[derive(Clone, Copy)]
 pub struct About<'a> {
     pub call: Call,
@@ -33,7 +32,7 @@ pub enum Call {
     Void,
 }
 
-/// The misbehaviours that inquiries and voids of a reference still have to come.
+/// The faults that the next inquiries and voids of a reference will have.
 #[derive(Default)]
 pub struct PlannedFaults(Mutex<HashMap<String, Plan>>);
 
@@ -44,7 +43,7 @@ struct Plan {
 }
 
 impl PlannedFaults {
-    /// Keeps what the script of a charge says of its inquiries and voids; the first call of a reference counts.
+    /// Plans the faults of inquiries and voids in the script of a charge. The first call of a reference counts.
     pub fn plan(&self, reference: &str, amount: i64, script: &Script) {
         let Script { inquiry, void, .. } = *script;
         if inquiry.is_some() || void.is_some() {
@@ -53,7 +52,7 @@ impl PlannedFaults {
         }
     }
 
-    /// How this inquiry or void misbehaves, and the amount of its charge.
+    /// The fault of this inquiry or void, and the amount of its charge.
     pub fn take(&self, call: Call, reference: &str) -> Option<(Answer, i64)> {
         let mut plans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let plan = plans.get_mut(reference)?;
@@ -68,7 +67,7 @@ impl PlannedFaults {
     }
 }
 
-/// The last two charges that were answered about, of different references.
+/// The last two charges in answers, of different references.
 #[derive(Default)]
 pub struct Recent(Mutex<[Option<Decision>; 2]>);
 
@@ -81,7 +80,7 @@ impl Recent {
         }
     }
 
-    /// The last one with another reference than this.
+    /// The last charge with another reference than this.
     fn other_than(&self, reference: &str) -> Option<Decision> {
         let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let other = |decision: &&Decision| decision.reference.to_string() != reference;

@@ -1,8 +1,8 @@
-//! Webhooks, signed as the Standard Webhooks specification says: `charge.decided`, with the reference and nothing
-//! else, so that who is told has to ask.
+//! Delivers webhooks `charge.decided`, signed as the Standard Webhooks specification says.
 //!
-//! At most [`QUEUE_MAX`] wait; what comes on top is dropped and counted, as is what cannot be delivered after
-//! [`DELIVERIES_MAX`] tries. Webhooks are a hint, and receivers must live without them.
+//! * A webhook carries the reference only, so the receiver must inquire.
+//! * At most [`QUEUE_MAX`] webhooks wait. Further ones are dropped and counted, as are those that [`DELIVERIES_MAX`] tries
+//!   did not deliver. Receivers must work without webhooks.
 
 use std::time::Duration;
 
@@ -18,12 +18,12 @@ use crate::record::{Decision, Id, micros, now};
 use crate::script::{Hook, roll};
 
 const QUEUE_MAX: usize = 1_024;
-/// Deliveries under way.
+/// Maximum number of concurrent deliveries.
 const CONCURRENT_MAX: usize = 16;
 const DELIVERIES_MAX: usize = 4;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where webhooks go.
+/// The receiver of webhooks.
 pub struct Target {
     pub url: String,
     signer: Webhook,
@@ -32,9 +32,9 @@ pub struct Target {
 
 impl Target {
     /// # Errors
-    /// The secret is not base64 (with or without `whsec_`).
+    /// When the secret is not base64 (with or without `whsec_`).
     pub fn new(url: String, secret: &str) -> anyhow::Result<Target> {
-        let signer = Webhook::new(secret).context("the webhook secret")?;
+        let signer = Webhook::new(secret).context("the webhook secret is not base64")?;
         let wrong = Webhook::from_bytes(b"not the secret".to_vec())?;
         Ok(Target { url, signer, wrong })
     }
@@ -47,7 +47,7 @@ struct Notification {
     hook: Hook,
 }
 
-/// The end at which decisions come in; without a target they go nowhere.
+/// Queues webhooks of decisions. Without a target nothing is queued.
 pub struct Hooks {
     queue: Option<Sender<Notification>>,
     metrics: Metrics,
@@ -55,7 +55,10 @@ pub struct Hooks {
 }
 
 impl Hooks {
-    /// The queue, and the work that empties it until `shutdown`.
+    /// The queue, and the future that delivers from it until `shutdown`.
+    ///
+    /// # Errors
+    /// When no HTTP client can be created.
     pub fn new(
         target: Option<Target>,
         metrics: Metrics,
@@ -74,7 +77,7 @@ impl Hooks {
         Ok((Hooks { queue, metrics, seed }, work))
     }
 
-    /// `answered`: the caller of the charge got the answer.
+    /// Queues the webhooks of a decision. `answered`: the caller of the charge received the answer.
     pub fn notify(&self, decision: &Decision, hook: Hook, answered: bool) {
         let Some(queue) = self.queue.as_ref().filter(|_| hook.always || !answered) else { return };
         let id = format!("msg_{:016x}", roll(self.seed, &decision.key.to_string(), u32::MAX - 2));
@@ -100,7 +103,10 @@ async fn deliver_all(
             let delivered = match deliver(&notification, target, http).await {
                 Ok(()) => "delivered",
                 Err(error) => {
-                    tracing::debug!(error = format!("{error:#}"), "a webhook was not delivered");
+                    tracing::debug!(
+                        error = format!("{error:#}"),
+                        "a webhook was not delivered after all tries; it is dropped"
+                    );
                     "undelivered"
                 }
             };

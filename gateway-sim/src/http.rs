@@ -1,17 +1,17 @@
-//! The gateway's interface.
+//! The HTTP interface of the gateway.
 //!
 //! * `POST /charges`, header `Idempotency-Key`, body `{"reference", "amount", "client_number", "service_id"}`.
 //!   200 `succeeded`, or 402 `declined`. The same key again: the same answer, nothing happens. The same key
 //!   with another body: 422. The same key while its first call is undecided: 409, try again later.
-//!   Every answer about a charge names it: `reference` and `amount`, the refusals and the not-found as far as known.
-//!   A charge once begun is decided even if its caller goes away. 402 with `"retryable": true` is no decision.
+//!   Every answer about a charge names it by `reference` and `amount`, as far as they are known.
+//!   A charge that has begun is decided even if its caller goes away. 402 with `"retryable": true` is no decision.
 //! * `GET /charges/{reference}`: the same document, with `surplus` if further charges stand; `pending`; `voided`; or
 //!   404 `charge-not-found`.
-//! * `POST /charges/{reference}/void`, body `{"keep": "ch_…"}`, `amount` if you like: gives back every other charge of the reference. Body
-//!   `{}`: gives back all, and the reference is never charged again. As often as you like.
+//! * `POST /charges/{reference}/void`, body `{"keep": "ch_…"}` and optionally `amount`: voids every other charge of the
+//!   reference. Body `{}`: voids all, and the reference is never charged again. It may be repeated.
 //! * `GET /ledger`: every charge and void as NDJSON, in the order in which they were made.
-//! * `GET /script`, `PUT /script` (plain words, or JSON: see `mix.rs`), `PUT /outage`, `DELETE /outage` (`outage.rs`),
-//!   `PUT /idempotency` (`honoured` or `ignored`): behaviour from now on.
+//! * `GET /script`, `PUT /script` (directives, or JSON: see `mix.rs`), `PUT /outage`, `DELETE /outage` (`outage.rs`),
+//!   `PUT /idempotency` (`honoured` or `ignored`): the behaviour from now on.
 //! * `GET /health`, `GET /metrics`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,21 +42,21 @@ use crate::script::{Answer, Script};
 const BODY_BYTES_MAX: u64 = 16 * 1024;
 const EXPORT_LINES_MAX: usize = 1_000;
 
-/// Everything a handler needs.
+/// The state that handlers share.
 pub struct Gateway {
     pub ledger: Arc<Ledger>,
     pub metrics: Metrics,
     pub hooks: Hooks,
-    /// How inquiries and voids misbehave.
+    /// The faults of inquiries and voids.
     pub planned_faults: PlannedFaults,
     pub recent: Recent,
-    /// For client numbers without a word of their own.
+    /// Scripts for client numbers without a directive.
     pub mix: RwLock<Mix>,
     pub outage: RwLock<Option<(Outage, Instant)>>,
     pub ignores_keys: AtomicBool,
     pub seed: u64,
     pub latency: Duration,
-    /// After this a hanging call is closed.
+    /// The connection of a hanging call is closed after this.
     pub hang: Duration,
     pub shutdown: CancellationToken,
 }
@@ -95,7 +95,7 @@ fn body() -> BoxedFilter<(Bytes,)> {
     warp::body::content_length_limit(BODY_BYTES_MAX).and(warp::body::bytes()).boxed()
 }
 
-/// What a merchant calls, and what an outage takes away.
+/// The routes of merchants, which an outage takes away.
 fn business(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
     let with = with(gateway);
     let charge = warp::path!("charges")
@@ -141,7 +141,7 @@ fn business(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
     charge.or(inquire).unify().or(void).unify().boxed()
 }
 
-/// What changes its behaviour.
+/// The routes of operators, which change the behaviour.
 fn behaviour(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
     let with = with(gateway);
     let show = warp::path!("script")
@@ -174,7 +174,7 @@ fn behaviour(gateway: Arc<Gateway>) -> BoxedFilter<(Response,)> {
             let ignored = match body.as_ref() {
                 b"honoured" => Ok(false),
                 b"ignored" => Ok(true),
-                _ => Err("`honoured` or `ignored`".to_owned()),
+                _ => Err("the body must be `honoured` or `ignored`".to_owned()),
             };
             let set = |ignored| gateway.ignores_keys.store(ignored, Ordering::Relaxed);
             changed(ignored.map(set), "unknown-idempotency")
@@ -243,7 +243,7 @@ fn inquire(gateway: &Gateway, reference: &str) -> Response {
 struct VoidRequest {
     #[serde(default)]
     keep: Option<String>,
-    /// Of the charge, to be named in the answer also if there never was one.
+    /// The amount that answers name if the reference was never charged.
     #[serde(default)]
     amount: Option<i64>,
 }
@@ -269,7 +269,10 @@ fn void(gateway: &Gateway, reference: &str, body: &[u8]) -> Response {
             gateway.refuse_about("void_refused", 422, "unknown-charge", detail, &about)
         }
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "a void was refused");
+            tracing::error!(
+                error = format!("{error:#}"),
+                "the ledger cannot be written; the void is answered 500"
+            );
             gateway.refuse("failed", 500, "internal", "The ledger cannot be written; try again.")
         }
     }
@@ -307,7 +310,7 @@ impl Gateway {
         self.charge_document(decision, surplus, call)
     }
 
-    /// The document about a charge, as the answer to this call.
+    /// The document of a charge, as the answer to this call.
     pub fn charge_document(&self, decision: &Decision, surplus: &[Decision], call: Call) -> Response {
         let (reference, amount) = (decision.reference.to_string(), decision.amount);
         let (status, mut body) = match &decision.verdict {
@@ -341,7 +344,7 @@ impl Gateway {
         self.refuse_about(answer, status, kind, detail, &Value::Null)
     }
 
-    /// `about`: the members that name the charge.
+    /// A problem document. `about`: the members that name the charge.
     pub fn refuse_about(
         &self,
         answer: &str,
@@ -359,7 +362,7 @@ impl Gateway {
     }
 }
 
-/// A request that was refused before any route was asked.
+/// The answer to a request that was refused before any route ran.
 pub fn refuse(refused: &Refused) -> Response {
     let mut response = problem(refused.reason.status().as_u16(), refused.reason.as_str(), &refused.detail);
     if refused.reason == Reason::Unauthorized {
@@ -406,7 +409,7 @@ async fn recover(rejection: Rejection) -> Result<Response, Rejection> {
     })
 }
 
-/// The export in pages, so that neither the lock nor the memory is held for all of it.
+/// The export in pages, so that neither the lock nor RAM is held for the whole ledger.
 struct Pages {
     ledger: Arc<Ledger>,
     from: usize,

@@ -1,8 +1,9 @@
-//! What the gateway decided, once per idempotency key, and what it gave back.
+//! The ledger of the gateway: decisions, one per idempotency key, and voids.
 //!
-//! Each entry is one line of an append-only file, written (not synced) before anybody is told: a killed
-//! process loses nothing, and a line torn by the kill, which nobody was told of, is dropped at the next start.
-//! The memory is an index over the same lines: about 200 bytes per charge.
+//! * Each entry is one line of an append-only file. It is written (not synced) before anybody receives an answer, so a
+//!   killed process loses nothing.
+//! * A last line that a kill tore is dropped at the next start: nobody has received its answer.
+//! * RAM holds an index over the same lines, about 200 bytes per charge.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
@@ -19,19 +20,19 @@ use crate::record::{
     Decision, Entry, Id, Line, Request, Verdict, fingerprint, micros, now, provider_reference,
 };
 
-/// How a call under a key begins.
+/// The beginning of a call under a key.
 pub enum Begin {
-    /// The first: decide, then [`Ledger::record`].
+    /// The first call: decide, then [`Ledger::record`].
     Fresh(KeyReservation),
-    /// Decided before: the same answer again.
+    /// The key was decided before: give the same answer again.
     Known(Decision),
-    /// The first call under this key has not been decided yet.
+    /// The first call under this key is not decided yet.
     InProgress,
     /// The key belongs to another request.
     Reused,
 }
 
-/// The right to decide under a key; giving it up undecided (drop) leaves the key free.
+/// The right to decide under a key. Dropping it without a decision frees the key.
 pub struct KeyReservation {
     ledger: Arc<Ledger>,
     key: Id,
@@ -43,42 +44,42 @@ impl Drop for KeyReservation {
     }
 }
 
-/// What an inquiry by reference finds.
+/// The result of a lookup by reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// The charge that stands, the others that do as well, or the last decline.
+    /// The standing charge and its surplus, or the last decline.
     Decision {
         decision: Decision,
         surplus: Vec<Decision>,
     },
-    /// Every charge was given back, or there never will be one.
+    /// Every charge was voided, or the reference is barred.
     Voided {
-        /// Unknown if nothing was ever charged and the void did not say.
+        /// `None` if nothing was ever charged and no void stated it.
         amount: Option<i64>,
     },
-    /// Declined for now, and being tried again.
+    /// The charge is declined for now and will be tried again.
     Pending {
         amount: i64,
     },
     Nothing,
 }
 
-/// What a void left behind.
+/// The outcome of a void.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum VoidOutcome {
-    /// All charges of the reference that were ever given back.
+    /// All voided charges of the reference.
     Done { voided: Vec<Decision>, barred: bool, amount: Option<i64> },
-    /// The charge to keep does not stand; nothing was done.
+    /// The charge to keep does not stand; nothing was voided.
     UnknownKeep,
 }
 
-/// How many entries there are.
+/// The number of entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     pub charges: u64,
     pub declines: u64,
     pub voids: u64,
-    /// Standing charges beyond the first of their reference: what must never happen to a customer.
+    /// Standing charges beyond the first of their reference, which must never happen to a customer.
     pub surplus: u64,
 }
 
@@ -89,35 +90,42 @@ pub struct Ledger {
 
 struct State {
     file: File,
-    /// Bytes of whole lines; whatever lies beyond is the rest of a failed write.
+    /// Bytes of whole lines. A failed write may have left more.
     length: u64,
     line: Vec<u8>,
     entries: Vec<Entry>,
     by_key: HashMap<Id, u32>,
     /// The first charge of a reference if there is one, its last decline otherwise.
     by_reference: HashMap<Id, u32>,
-    /// Charges beyond the first of their reference, which are few.
+    /// Charges beyond the first of their reference. They are few.
     further: HashMap<Id, Vec<u32>>,
     voided: HashSet<u32>,
-    /// With the amount, if the void said it.
+    /// Barred references, with the amount if the void stated it.
     barred: HashMap<Id, Option<i64>>,
     /// Keys that are being decided.
     open: HashSet<Id>,
-    /// References that were declined for now, and their amounts.
+    /// References that are declined for now, and their amounts.
     pending: HashMap<Id, i64>,
-    /// Calls so far, of references whose script counts them.
+    /// Calls so far of references whose script counts them.
     calls: HashMap<Id, u32>,
     counts: Counts,
 }
 
 impl Ledger {
-    /// Opens or creates the file and reads it. Fails if another process has it open, or if a line other
-    /// than a torn last one cannot be read.
+    /// Opens or creates the file and reads it.
+    ///
+    /// # Errors
+    /// When another process has the file open, or when a line other than a torn last one cannot be read.
     pub fn open(path: &Path, seed: u64) -> anyhow::Result<Arc<Ledger>> {
         let open = || OpenOptions::new().read(true).append(true).create(true).open(path);
-        let file = open().with_context(|| format!("open the ledger {}", path.display()))?;
+        let file = open().with_context(|| {
+            format!("cannot open the ledger {}; check that its folder exists and is writable", path.display())
+        })?;
         if let Err(error) = file.try_lock() {
-            bail!("the ledger {} is in use by another process: {error}", path.display());
+            bail!(
+                "another process uses the ledger {}; stop it or choose another --ledger-path: {error}",
+                path.display()
+            );
         }
         let mut state = State {
             file,
@@ -134,11 +142,13 @@ impl Ledger {
             calls: HashMap::new(),
             counts: Counts::default(),
         };
-        state.recover().with_context(|| format!("read the ledger {}", path.display()))?;
+        state.recover().with_context(|| {
+            format!("the ledger {} is damaged; restore it or choose another --ledger-path", path.display())
+        })?;
         Ok(Arc::new(Ledger { state: Mutex::new(state), seed }))
     }
 
-    /// Claims `key` for `request`, or says what became of it.
+    /// Reserves `key` for `request`, or returns its earlier decision.
     pub fn begin(self: &Arc<Self>, key: &str, request: &Request) -> Begin {
         let mut state = self.state();
         let key = Id::new(key);
@@ -155,7 +165,7 @@ impl Ledger {
         Begin::Fresh(KeyReservation { ledger: self.clone(), key })
     }
 
-    /// As a gateway that does not look at keys: each call is the first. It is kept under `KEY~1`, `KEY~2`, …
+    /// Reserves a new key, as a gateway that ignores keys: `KEY~1`, `KEY~2`, …
     pub fn begin_anew(self: &Arc<Self>, key: &str) -> KeyReservation {
         let mut state = self.state();
         let mut number = 1u32;
@@ -169,7 +179,10 @@ impl Ledger {
         KeyReservation { ledger: self.clone(), key }
     }
 
-    /// Writes the decision, then remembers it; a barred reference is declined. On an error nothing was decided.
+    /// Writes a decision and indexes it. A barred reference is declined.
+    ///
+    /// # Errors
+    /// When the file cannot be written. Nothing was decided then.
     pub fn record(
         &self,
         reservation: &KeyReservation,
@@ -198,7 +211,7 @@ impl Ledger {
         Ok(decision)
     }
 
-    /// From now until it is decided, an inquiry finds the reference pending.
+    /// Marks the reference pending until it is decided.
     pub fn pend(&self, reference: &str, amount: i64) {
         self.state().pending.insert(Id::new(reference), amount);
     }
@@ -227,8 +240,11 @@ impl Ledger {
         }
     }
 
-    /// Gives back every charge of the reference but `keep`, a provider reference; without one, bars the reference too.
-    /// `amount` is what the caller says of a charge that was never made.
+    /// Voids every charge of the reference except `keep`, a provider reference. Without `keep` it bars the reference too.
+    /// `amount` is the amount of a charge that was never made.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
     pub fn void(
         &self,
         reference: &str,
@@ -245,7 +261,7 @@ impl Ledger {
         for Decision { key, reference, amount, .. } in rest {
             state.add(Entry::Voided { key, reference, amount, at })?;
         }
-        // A bar that nobody gave an amount takes the first that is given: without it no answer names the charge.
+        // A bar without an amount takes the first amount that a void states: without it no answer names the charge.
         let unnamed = |barred: &Option<i64>| barred.is_none() && amount.is_some();
         if keep.is_none() && state.barred.get(&id).is_none_or(unnamed) {
             state.add(Entry::Barred { reference: id.clone(), amount, at })?;
@@ -270,7 +286,7 @@ impl Ledger {
         self.state().counts
     }
 
-    /// Calls that are begun and not decided yet: charges that may still come.
+    /// The number of calls that are not decided yet, whose charges may still come.
     pub fn undecided(&self) -> usize {
         self.state().open.len()
     }
@@ -290,7 +306,7 @@ impl Ledger {
                 Entry::Voided { key, reference, amount, at } => ("void", key, reference, *amount, *at),
                 Entry::Decision(_) | Entry::Barred { .. } => continue,
             };
-            // Written by hand: every field is a number, a UUID, a name of ours or escaped by serde_json.
+            // Formatted by hand: every field is a number, a UUID, a fixed name or escaped by serde_json.
             let (reference, at) = (serde_json::Value::from(reference.to_string()), micros(at));
             let provider = provider_reference(self.seed, key);
             text.push_str(&format!(
@@ -302,7 +318,7 @@ impl Ledger {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic elsewhere does not make the ledger wrong: the index is changed only after the file.
+        // A panic does not corrupt the ledger: the index changes only after the file.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -322,7 +338,7 @@ impl State {
         decision.filter(|(_, decision)| decision.verdict == Verdict::Approved)
     }
 
-    /// Of the charges of a reference; if there are none, as the void said that barred it.
+    /// The amount of the charges of a reference; without charges, the amount that barred it.
     fn amount(&self, reference: &Id) -> Option<i64> {
         let charged = self.charges(reference).next().map(|(_, decision)| decision.amount);
         charged.or_else(|| self.barred.get(reference).copied().flatten())
@@ -346,7 +362,11 @@ impl State {
             let read = reader.read_until(b'\n', &mut line)?;
             if line.last() != Some(&b'\n') {
                 if read > 0 {
-                    tracing::warn!(line = number, bytes = read, "dropped the torn last line");
+                    tracing::warn!(
+                        line = number,
+                        bytes = read,
+                        "the last line of the ledger was torn by a kill and is dropped; nobody received its answer"
+                    );
                     self.file.set_len(self.length)?;
                 }
                 return Ok(());
@@ -358,15 +378,18 @@ impl State {
         Ok(())
     }
 
-    /// Writes it, then remembers it. On an error it never was.
+    /// Writes an entry and indexes it.
+    ///
+    /// # Errors
+    /// When the file cannot be written. The entry does not exist then.
     fn add(&mut self, entry: Entry) -> anyhow::Result<()> {
         self.line.clear();
         serde_json::to_writer(&mut self.line, &Line::of(&entry))?;
         self.line.push(b'\n');
         if let Err(error) = self.file.write_all(&self.line) {
-            // Half a line would swallow the next one.
-            self.file.set_len(self.length).context("cut a half-written line off")?;
-            return Err(error).context("write to the ledger");
+            // Half a line would corrupt the next one.
+            self.file.set_len(self.length).context("a half-written line cannot be cut off the ledger")?;
+            return Err(error).context("cannot write to the ledger; check the free space of its disk");
         }
         self.length += self.line.len() as u64;
         self.index_entry(entry);

@@ -1,7 +1,8 @@
-//! A stand-in for an external payment gateway.
+//! gateway-sim: simulates an external payment gateway.
 //!
-//! It charges, declines and misbehaves as the client number asks ([`script`]), charges once per idempotency
-//! key, and keeps a ledger that survives being killed ([`ledger`]): the other side of every reconciliation.
+//! * Directives in the client number make it charge, decline and misbehave ([`script`]).
+//! * It charges once per idempotency key, unless it is configured to ignore keys.
+//! * Its ledger survives a kill ([`ledger`]), so that others can be reconciled with it.
 
 pub mod charge;
 pub mod config;
@@ -27,7 +28,7 @@ pub use config::Config;
 /// Serves on `listener` until `shutdown`.
 ///
 /// # Errors
-/// The ledger cannot be opened, is damaged, or is in use; or the webhook secret is not one.
+/// When the ledger cannot be opened, is damaged, or is in use; or when the webhook secret is malformed.
 pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
     let audience = listener::Audience::operators(config.operators);
     let metrics = metrics::Metrics::new()?;

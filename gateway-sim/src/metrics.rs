@@ -1,4 +1,6 @@
-//! What is counted. Labels are fixed words: how a call was answered.
+//! The metrics of gateway-sim.
+//!
+//! * Labels are fixed texts.
 
 use prometheus::{Encoder, IntCounterVec, IntGauge, Opts, Registry, TextEncoder};
 
@@ -7,9 +9,9 @@ use crate::ledger::Counts;
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
-    /// Calls by what the caller was shown.
+    /// Calls by answer.
     pub calls: IntCounterVec,
-    /// Webhooks by what became of them.
+    /// Webhooks by outcome.
     pub hooks: IntCounterVec,
     charges: IntGauge,
     declines: IntGauge,
@@ -25,21 +27,25 @@ impl Metrics {
             registry.register(Box::new(gauge.clone()))?;
             Ok(gauge)
         };
-        let calls = Opts::new("gateway_sim_calls_total", "Calls of POST /charges and inquiries, by answer.");
+        let calls =
+            Opts::new("gateway_sim_calls_total", "Calls of POST /charges, inquiries and voids, by answer.");
         let calls = IntCounterVec::new(calls, &["answer"])?;
         registry.register(Box::new(calls.clone()))?;
-        let hooks = Opts::new("gateway_sim_webhooks_total", "Webhooks, by what became of them.");
+        let hooks = Opts::new(
+            "gateway_sim_webhooks_total",
+            "Webhooks, by outcome: delivered, undelivered or dropped.",
+        );
         let hooks = IntCounterVec::new(hooks, &["outcome"])?;
         registry.register(Box::new(hooks.clone()))?;
         Ok(Metrics {
             calls,
             hooks,
             charges: gauge("gateway_sim_charges", "Charges in the ledger.")?,
-            declines: gauge("gateway_sim_declines", "Declines remembered.")?,
-            voids: gauge("gateway_sim_voids", "Charges given back.")?,
+            declines: gauge("gateway_sim_declines", "Declines in the ledger.")?,
+            voids: gauge("gateway_sim_voids", "Voided charges in the ledger.")?,
             surplus: gauge(
                 "gateway_sim_surplus_charges",
-                "Standing charges beyond the first of their reference.",
+                "Standing charges beyond the first of their reference. Worry above 0: a customer was charged twice.",
             )?,
             registry,
         })

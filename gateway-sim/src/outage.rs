@@ -1,4 +1,6 @@
-//! Times at which the gateway serves nobody: pure.
+//! Outages: the times at which the gateway serves nobody.
+//!
+//! * Whether an outage is on is a pure function of the time since it was set.
 
 use std::time::Duration;
 
@@ -8,16 +10,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Outage {
-    /// Milliseconds it lasts.
+    /// Milliseconds that the outage lasts.
     pub for_ms: u64,
-    /// Milliseconds from one beginning to the next; without it there is only one.
+    /// Milliseconds from one outage to the next; without it there is only one.
     #[serde(default)]
     pub every_ms: Option<u64>,
     #[serde(default)]
     pub how: How,
 }
 
-/// What callers see meanwhile.
+/// The form of an outage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum How {
@@ -31,7 +33,7 @@ pub enum How {
 }
 
 impl Outage {
-    /// Whether it is under way so long after it was set.
+    /// Whether the outage is on, this long after it was set.
     pub fn is_on(&self, since: Duration) -> bool {
         let since = since.as_millis();
         let within = self.every_ms.map_or(since, |every| since % u128::from(every.max(1)));

@@ -1,4 +1,7 @@
-//! What a decision is, in memory and as a line of the ledger file.
+//! The entries of the ledger, in RAM and as lines of its file.
+//!
+//! * A line has a fixed form: files of earlier versions are read.
+//! * Every function is pure except the clock.
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
@@ -11,7 +14,7 @@ use crate::script::roll;
 /// The body of `POST /charges`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Request {
-    /// The caller's own name of the charge.
+    /// The caller's name of the charge.
     pub reference: String,
     /// Minor units.
     pub amount: i64,
@@ -19,7 +22,7 @@ pub struct Request {
     pub service_id: String,
 }
 
-/// One decision, never changed.
+/// One decision, which never changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     pub key: Id,
@@ -27,9 +30,9 @@ pub struct Decision {
     pub amount: i64,
     pub verdict: Verdict,
     pub at: Timestamp,
-    /// The inquiry does not see it before.
+    /// Inquiries do not find it before.
     pub visible_at: Timestamp,
-    /// Of the request, so that a key cannot be used for another one.
+    /// The fingerprint of the request, so that its key cannot be used for another one.
     pub fingerprint: u64,
 }
 
@@ -39,11 +42,11 @@ pub enum Verdict {
     Declined { code: Box<str>, status: u16 },
 }
 
-/// What the ledger holds, in the order in which it happened.
+/// One entry of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     Decision(Decision),
-    /// The charge under this key was given back.
+    /// The charge under this key was voided.
     Voided {
         key: Id,
         reference: Id,
@@ -53,13 +56,13 @@ pub enum Entry {
     /// The reference will never be charged again.
     Barred {
         reference: Id,
-        /// As the void said that barred it.
+        /// The amount that the void stated.
         amount: Option<i64>,
         at: Timestamp,
     },
 }
 
-/// The gateway's own name of a charge: a function of the key, the same at every telling, whatever was lost in between.
+/// The gateway's name of a charge. It is a function of the key, so every answer has the same, even after a loss.
 pub fn provider_reference(seed: u64, key: &Id) -> String {
     format!("ch_{:016x}", roll(seed, &key.to_string(), 0))
 }
@@ -162,25 +165,25 @@ impl Line<'_> {
             ("decline", Some(code), Some(status)) => Verdict::Declined { code, status },
             ("bar", None, None) => return Ok(Entry::Barred { reference, amount: self.amount, at }),
             ("void", None, None) => {
-                let key = Id::new(self.key.as_deref().context("a void without a key")?);
-                let amount = self.amount.context("a void without an amount")?;
+                let key = Id::new(self.key.as_deref().context("the void has no key")?);
+                let amount = self.amount.context("the void has no amount")?;
                 return Ok(Entry::Voided { key, reference, amount, at });
             }
-            (kind, _, _) => bail!("not an entry: kind {kind:?}"),
+            (kind, _, _) => bail!("the line is no entry: kind {kind:?}"),
         };
         Ok(Entry::Decision(Decision {
-            key: Id::new(self.key.as_deref().context("no key")?),
+            key: Id::new(self.key.as_deref().context("the decision has no key")?),
             reference,
-            amount: self.amount.context("no amount")?,
+            amount: self.amount.context("the decision has no amount")?,
             verdict,
             at,
             visible_at: self.visible_at.unwrap_or(at),
-            fingerprint: self.fingerprint.context("no print")?,
+            fingerprint: self.fingerprint.context("the decision has no fingerprint (field print)")?,
         }))
     }
 }
 
-/// Identifies a request among those under one key. Lengths keep neighbouring fields apart.
+/// A hash that identifies a request under its key. Lengths keep neighbouring fields apart.
 pub fn fingerprint(request: &Request) -> u64 {
     let mut hash = Sha256::new();
     for field in [&request.reference, &request.client_number, &request.service_id] {

@@ -1,19 +1,20 @@
-//! What the gateway does with a charge, told by words in its `client_number`.
+//! Scripts: the directives in a `client_number` that control what the gateway does with its charge.
 //!
-//! Words follow the first `-` and are separated by `-`: `5551234-decline-slow200`. Words it does not know
-//! mean nothing, so that ordinary numbers may have dashes. A number without any known word gets the default
-//! script (`SCRIPT`, `PUT /script`). Everything drawn by chance is a function of seed, reference and call.
+//! * Directives follow the first `-` and are separated by `-`: `5551234-decline-slow200`.
+//! * An unknown directive has no effect, so ordinary numbers may contain dashes.
+//! * A number without a known directive gets the default script (`SCRIPT`, `PUT /script`).
+//! * Every random draw is a function of seed, reference and number of the call.
 //!
-//! | word | effect |
+//! | directive | effect |
 //! |---|---|
-//! | `approve` | approve; the way to be left alone by a default script |
-//! | `decline` | 402, remembered under the key |
+//! | `approve` | approve, whatever the default script is |
+//! | `decline` | 402, recorded under the key |
 //! | `decline200` | the same with status 200, as some gateways do |
 //! | `mixN` | decline N percent of the references |
 //! | `slowN` | decide after N ms |
 //! | `jitterN` | decide after 0 to N ms, evenly |
 //! | `tailN` | decide after a long-tailed time: median N ms, one in a hundred takes ten times as long |
-//! | `lagN` | the inquiry does not see the charge for N ms |
+//! | `lagN` | inquiries do not find the charge for N ms |
 //! | `hang` | decide nothing, never answer |
 //! | `reset` | decide nothing, reset the connection |
 //! | `http500` `http502` `http429` `http409` | decide nothing, answer so (502: an HTML page; 429: `Retry-After: 1`; 409: in progress) |
@@ -22,34 +23,34 @@
 //! | `stray…` `nameless…` `amount…` + `ok`, `no`, `bad`, `none` | decide nothing, answer with a success, decline, rejection or not-found of another charge, without a name, or of another amount |
 //! | `cached` | decide nothing, answer what was answered last to another charge |
 //! | `page200` `page402` `page403` `page404` | decide nothing, answer with an HTML page of that status |
-//! | `then` + one of these, e.g. `thenhang`, `thenhttp500` | decide and remember, *then* misbehave so |
+//! | `then` + one of these, e.g. `thenhang`, `thenhttp500` | decide and record, *then* misbehave so |
 //! | `lateN` | never answer, and decide N ms later |
 //! | `softN` | answer 402 with `"retryable": true`, be pending, and decide N ms later |
-//! | `hook` | tell the decision by webhook, even if the caller was answered |
+//! | `hook` | send the webhook even if the caller received the answer |
 //! | `hooklateN` `hookxN` `hooklost` `hookbad` | that webhook N ms late, N times, not at all, badly signed |
 //! | `ask` or `void` + one of the misbehaviours, e.g. `asknamelessno`, `voidstrayok` | inquiries about the charge, or its voids, are answered so |
 //! | one of the misbehaviours + `xN`, e.g. `hangx3` | misbehave in the first N calls of a reference (otherwise once) |
 
 use std::time::Duration;
 
-/// What to do with the charges of one client number.
+/// The behaviour for the charges of one client number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Script {
     pub hook: Hook,
     pub decision: DecisionRule,
     pub latency: Latency,
-    /// How long the inquiry does not see the charge.
+    /// How long inquiries do not find the charge.
     pub lag: Duration,
     pub fault: Option<Fault>,
-    /// Of inquiries, and of voids; these are decided by nobody, so it is never said when.
+    /// The faults of inquiries and voids. They decide nothing, so their `when` is [`When::Never`].
     pub inquiry: Option<Fault>,
     pub void: Option<Fault>,
 }
 
-/// How a decision is told by webhook.
+/// How the webhook of a decision is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hook {
-    /// Also if the caller got the answer.
+    /// Whether it is sent even if the caller received the answer.
     pub always: bool,
     pub late: Duration,
     pub copies: u32,
@@ -73,7 +74,7 @@ pub enum DecisionRule {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Latency {
-    /// The latency every gateway call has by configuration.
+    /// The configured latency of every call.
     Base,
     Fixed(Duration),
     Even(Duration),
@@ -88,7 +89,7 @@ pub struct Fault {
     pub times: u32,
 }
 
-/// When the charge is decided, seen from the answer.
+/// When the charge is decided, relative to the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
     Never,
@@ -96,7 +97,7 @@ pub enum When {
     Later(Duration),
 }
 
-/// What the caller gets to see of a misbehaving call.
+/// The answer of a misbehaving call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     Hang,
@@ -112,29 +113,29 @@ pub enum Answer {
     Foreign(Foreign),
 }
 
-/// An answer that is not the gateway's word about this charge.
+/// An answer that is not about this charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Foreign {
     Document(Name, Claim),
-    /// What was answered last to another charge.
+    /// The last answer about another charge.
     Cached,
     /// HTML, with this status.
     Page(u16),
 }
 
-/// Whose name is on a document.
+/// The charge that a document names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
     None,
     Stranger,
-    /// Ours, with another amount.
+    /// This charge, with another amount.
     OtherAmount,
 }
 
-/// What a document says became of a charge.
+/// The outcome that a document states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// Of a void: that it is done.
+    /// For a void: that it is done.
     Succeeded,
     Declined,
     Rejected,
@@ -158,7 +159,7 @@ impl Script {
         }
     }
 
-    /// Reads words separated by `-`; nothing if none of them is known.
+    /// Parses directives separated by `-`; `None` if none is known.
     pub fn parse(directives: &str) -> Option<Script> {
         let mut script = Script::default();
         let mut known = false;
@@ -227,7 +228,7 @@ impl Script {
         }
     }
 
-    /// The misbehaviour of call number `call` (1, 2, …), if it has one.
+    /// The fault of call number `call` (1, 2, …), if it has one.
     pub fn fault(&self, call: u32) -> Option<Fault> {
         self.fault.filter(|fault| call <= fault.times)
     }

@@ -1,5 +1,7 @@
-//! The accept loop. Ours, because a gateway that misbehaves must be able to drop a connection in the middle
-//! of a request: a response marked [`Abort`] is not sent, its connection ends.
+//! The accept loop of the gateway.
+//!
+//! * A response marked [`Abort`] is not sent; its connection ends instead. Warp's own loop cannot do that.
+//! * On shutdown no new connection is taken, and requests under way are answered.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -27,7 +29,7 @@ pub enum Abort {
 
 impl std::fmt::Display for Abort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("dropped on request")
+        f.write_str("the script drops this connection")
     }
 }
 
@@ -47,19 +49,21 @@ pub async fn serve(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
-                    tracing::warn!(%error, "accept failed");
+                    tracing::warn!(%error, "a connection cannot be accepted; the next one is tried");
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 }
             },
         };
         if let Err(error) = connection(stream, &routes, &audience, &graceful) {
-            tracing::debug!(%error, "connection not served");
+            tracing::debug!(%error, "a connection cannot be served and is closed");
         }
     }
     drop(listener);
     if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests still under way after {DRAIN_TIMEOUT:?} were cut");
+        tracing::warn!(
+            "requests were still under way {DRAIN_TIMEOUT:?} after shutdown; their connections are cut"
+        );
     }
 }
 
@@ -70,7 +74,7 @@ fn connection(
     graceful: &GracefulShutdown,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    // A second handle: the socket stays open until it is decided how it ends.
+    // A second handle keeps the socket open until its end (FIN or RST) is decided.
     let socket = stream.as_fd().try_clone_to_owned()?;
     let warp = TowerToHyperService::new(warp::service(routes.clone()));
     let audience = audience.clone();
@@ -97,7 +101,7 @@ fn connection(
             if abort == Some(&Abort::Reset)
                 && let Err(error) = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO))
             {
-                tracing::warn!(%error, "the connection ends without a reset");
+                tracing::warn!(%error, "the socket refuses to reset; the connection ends with a FIN instead");
             }
             tracing::debug!(%error, "connection ended");
         }

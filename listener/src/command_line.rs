@@ -1,4 +1,4 @@
-//! Reads the configuration of a process before anything is opened.
+//! Reads the configuration of a process before it opens anything.
 //!
 //! * A bad or missing value ends the process with status 64 and a message that names the option.
 //! * The message shows no secret: the value of an option that hides what its variable holds is left out.
@@ -9,7 +9,7 @@ use clap::{Command, Parser};
 /// `EX_USAGE` of sysexits.h: the configuration is wrong, restarting will not help.
 const EXIT_BAD_CONFIG: i32 = 64;
 
-/// The configuration, from flags and environment.
+/// The configuration from flags and environment. Ends the process if it is wrong.
 pub fn read<C: Parser>() -> C {
     C::try_parse().unwrap_or_else(|error| {
         let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);

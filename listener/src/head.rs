@@ -1,9 +1,9 @@
-//! A request's head says one thing only.
+//! Checks that the head of a request is unambiguous.
 //!
 //! * Since HTTP/1.1 there is exactly one valid `Host` (RFC 9112, section 3.2).
-//! * A header that has one value is given once: of two, each reader might believe another.
+//! * A header with one value is given once, since two readers might use different values.
 //! * A path has one spelling: no slash at its end, and no more than 8,000 characters.
-//! * A body comes as it is: content codings are not offered.
+//! * A body has no content coding.
 
 use warp::http::header::{CONTENT_ENCODING, HOST, HeaderMap, HeaderValue};
 use warp::http::request::Parts;
@@ -12,7 +12,7 @@ use warp::http::{Uri, Version};
 
 use crate::{Reason, Refused};
 
-/// What RFC 9110 (section 4.1) wants every recipient to support, at least.
+/// The minimum that RFC 9110 (section 4.1) requires of every recipient.
 const TARGET_CHARS_MAX: usize = 8_000;
 
 /// Headers of which one value is read, and how each is spelled in an answer.
@@ -27,7 +27,10 @@ const GIVEN_ONCE: [(&str, &str); 8] = [
     ("webhook-signature", "webhook-signature"),
 ];
 
-/// Refuses what breaks one of the rules above.
+/// Checks the rules above.
+///
+/// # Errors
+/// When a rule is broken.
 pub fn check(parts: &Parts) -> Result<(), Refused> {
     check_host(parts.version, &parts.headers)?;
     for (name, spelled) in GIVEN_ONCE {
@@ -62,7 +65,7 @@ pub(crate) fn authority(host: &HeaderValue) -> Option<Authority> {
     let port = port.strip_prefix(':').unwrap_or(port);
     let is_port =
         port.is_empty() || port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
-    // A list joined by commas would be one name to RFC 3986, and is none.
+    // RFC 3986 takes a list joined by commas for one name; it is none.
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~[]:".contains(&byte);
     let is_host = !authority.host().is_empty() && authority.host().bytes().all(is_name);
     (is_port && is_host).then_some(authority)

@@ -1,5 +1,7 @@
-//! JSON in which no member of an object is given twice, at any depth: of two, each reader might believe another
-//! (RFC 8259, section 4).
+//! Parses JSON whose members are unique.
+//!
+//! * A member that is given twice is refused at any depth, since two readers might use different values (RFC 8259,
+//!   section 4).
 
 use std::fmt;
 
@@ -7,21 +9,21 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Error, Map, Number, Value};
 
-/// As much of a member's name as an error repeats.
+/// Characters of a member's name that an error repeats.
 const NAME_CHARS_MAX: usize = 64;
 
 /// Reads one JSON text.
 ///
 /// # Errors
-/// It is no JSON, or a member is given twice.
+/// When the text is no JSON, or a member is given twice.
 pub fn parse(text: &[u8]) -> Result<Value, Error> {
     serde_json::from_slice::<Once>(text).map(|once| once.0)
 }
 
-/// As [`parse`], and as a `T`.
+/// Reads one JSON text as a `T`.
 ///
 /// # Errors
-/// As [`parse`], or it is no `T`.
+/// As [`parse`], and when it is no `T`.
 pub fn read<T: DeserializeOwned>(text: &[u8]) -> Result<T, Error> {
     serde_json::from_value(parse(text)?)
 }

@@ -1,10 +1,10 @@
-//! HTTP listeners: what every one of ours refuses before a route is asked, who may write, and how it is served.
+//! HTTP listeners: refuse bad requests before any route runs, admit operators, and serve with limits.
 //!
-//! * [`head`]: a request's head says one thing only (RFC 9110, RFC 9112).
-//! * [`operators`]: admin listeners answer to known names, to no foreign web page, and write for a token only.
-//! * [`methods`]: routes say which methods they have, so that `Allow`, HEAD and OPTIONS follow from them.
-//! * [`media`], [`json`]: media types compared as RFC 9110 says; JSON in which no member is given twice.
-//! * [`command_line`]: a process's configuration is read before its listeners are bound, and no secret is shown.
+//! * [`head`]: the head of a request is unambiguous (RFC 9110, RFC 9112).
+//! * [`operators`]: admin listeners answer to known names and to no foreign web page; writing needs a token.
+//! * [`methods`]: routes declare their methods; `Allow`, HEAD and OPTIONS follow from that.
+//! * [`media`], [`json`]: media types are compared as RFC 9110 says; JSON members are unique.
+//! * [`command_line`]: a process reads its configuration before it binds listeners, and shows no secret.
 //! * [`serve`]: the accept loop, with the limits that warp does not set.
 
 pub mod command_line;
@@ -21,24 +21,24 @@ pub use serve::serve;
 
 use warp::http::StatusCode;
 
-/// Why a request is refused here. Callers say it in the form of their own answers.
+/// The reason of a refusal. Callers render it in the form of their own answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// Not HTTP as RFC 9112 has it.
+    /// The request is no valid HTTP (RFC 9112).
     Malformed,
-    /// One field is not acceptable; [`Refused::field`] names it.
+    /// One field is wrong; [`Refused::field`] names it.
     Validation,
-    /// Writing needs a token, and there is none or another one.
+    /// Writing needs a token, which is missing or wrong.
     Unauthorized,
     /// Nobody may write here, since no token is configured.
     Forbidden,
-    /// A web page of somebody else is asking.
+    /// A web page of another origin made the request.
     ForeignOrigin,
     NotFound,
     MethodNotAllowed,
     UriTooLong,
     MediaType,
-    /// The name in `Host` is none of this listener's.
+    /// The name in `Host` is no name of this listener.
     Misdirected,
 }
 
@@ -73,11 +73,11 @@ impl Reason {
     }
 }
 
-/// A refusal, before it has the form of an answer.
+/// A refusal, before it is rendered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
     pub reason: Reason,
-    /// The header that is not acceptable, as its specification spells it.
+    /// The header that is wrong, as its specification spells it.
     pub field: Option<&'static str>,
     pub detail: String,
 }

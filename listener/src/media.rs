@@ -1,6 +1,7 @@
-//! Media types, compared as RFC 9110 (section 8.3.1) says: without regard to case, apart from their parameters.
+//! Compares media types as RFC 9110 (section 8.3.1) says.
 //!
-//! Ours, since the `mime` crate refuses the blank before a `;` that the RFC allows.
+//! * Case does not matter, and parameters are apart.
+//! * The `mime` crate refuses the blank before a `;` that the RFC allows, so it is not used.
 
 use warp::http::HeaderValue;
 

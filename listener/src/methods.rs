@@ -1,7 +1,7 @@
-//! Routes say which methods they have; `Allow`, HEAD and OPTIONS follow from that.
+//! Declares the methods of routes; `Allow`, HEAD and OPTIONS follow from that.
 //!
-//! A route's method filter comes right after its path. Wherever a path fits, its filter notes the method in the
-//! request's [`Offer`], whichever method was asked for, so that a refusal can name all of them.
+//! * The method filter of a route follows its path directly.
+//! * Each filter whose path fits records its methods in the [`Offer`] of the request, so that a refusal names all of them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use warp::reject::{Reject, Rejection};
 
 use crate::{Reason, Refused};
 
-/// What the path of one request offers, as far as routes have been asked, and whether its caller may write.
+/// The methods of the path of one request, as far as routes have run, and whether its caller may write.
 pub(crate) struct Offer {
     methods: Mutex<Vec<Method>>,
     writing: Result<(), Refused>,
@@ -22,7 +22,7 @@ impl Offer {
         Self { methods: Mutex::default(), writing }
     }
 
-    fn note(&self, method: &Method) {
+    fn record(&self, method: &Method) {
         let mut methods = self.methods.lock().unwrap_or_else(PoisonError::into_inner);
         if !methods.contains(method) {
             methods.push(method.clone());
@@ -83,7 +83,7 @@ fn offered(
 
 fn judge(methods: &[Method], guarded: bool, asked: &Method, offer: Option<&Offer>) -> Result<(), Rejection> {
     if let Some(offer) = offer {
-        methods.iter().for_each(|method| offer.note(method));
+        methods.iter().for_each(|method| offer.record(method));
     }
     if !methods.contains(asked) {
         return Err(warp::reject::custom(NotOffered));
@@ -94,8 +94,7 @@ fn judge(methods: &[Method], guarded: bool, asked: &Method, offer: Option<&Offer
     }
 }
 
-/// What of a rejection was decided here. A refusal to write goes before "not this method": the latter comes from routes
-/// with the same path.
+/// The refusal in a rejection. A refusal to write precedes "not this method", which comes from routes with the same path.
 pub fn refusal(rejection: &Rejection) -> Option<Refused> {
     if let Some(refused) = rejection.find::<Refused>() {
         return Some(refused.clone());

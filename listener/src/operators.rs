@@ -1,9 +1,9 @@
-//! Admin listeners are for operators, not for whoever can make a browser send a request.
+//! Admits operators to admin listeners, and nobody who can only make a browser send a request.
 //!
-//! * The name in `Host` is one of the listener's: a loopback name, or one that is configured. A name that an attacker
-//!   points at the loopback address is neither.
-//! * A request that a web page makes (`Origin`) comes from a page of this listener's own.
-//! * Calls that write carry a token and say what their body is. Where no token is configured, nobody writes.
+//! * The name in `Host` is a loopback name or a configured one. A name that an attacker points at the loopback address is
+//!   neither.
+//! * A request of a web page (`Origin`) comes from a page of this listener.
+//! * A call that writes carries a token and the type of its body. Without a configured token nobody writes.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,10 +24,10 @@ use crate::{Reason, Refused};
 /// Shorter ones can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
 
-/// What an admin listener is configured with.
+/// The configuration of an admin listener.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Operators {
-    /// What calls that write on the admin listener carry as `Authorization: Bearer …`. Without a token nobody writes.
+    /// Token of calls that write on the admin listener (`Authorization: Bearer …`). Without a token nobody writes.
     #[arg(long, env = "ADMIN_TOKEN", hide_env_values = true)]
     pub admin_token: Option<Token>,
     /// A file that holds the token.
@@ -42,9 +42,9 @@ pub struct Operators {
 /// Who is served.
 #[derive(Clone, Debug)]
 pub enum Audience {
-    /// Anyone: who may do what is for the routes to say.
+    /// Anyone. The routes decide who may do what.
     Anyone,
-    /// Operators, as the head of this module has it.
+    /// Operators, by the rules of this module.
     Operators(Arc<Operators>),
 }
 
@@ -53,7 +53,7 @@ impl Audience {
         Self::Operators(Arc::new(operators))
     }
 
-    /// Whether a request with this head is looked at at all.
+    /// Whether a request with this head is admitted.
     pub(crate) fn admit(&self, parts: &Parts) -> Result<(), Refused> {
         match self {
             Self::Anyone => Ok(()),
@@ -73,23 +73,25 @@ impl Audience {
 impl Operators {
     fn admit(&self, parts: &Parts) -> Result<(), Refused> {
         let host = parts.headers.get(HOST).and_then(authority);
-        // A proxy may be asked by the whole URI; then both count.
+        // A request to a proxy has the whole URI; then both names count.
         let called = host.iter().chain(parts.uri.authority());
         let mut called = called.peekable();
         if called.peek().is_none() {
             return Err(Refused::new(
                 Reason::Misdirected,
-                "An admin listener is called by its name, in Host.",
+                "The request has no Host. Call the admin listener by one of its names.",
             ));
         }
         if let Some(other) = called.find(|called| !self.answers_to(called)) {
-            let detail =
-                format!("{:.100} is no name of this listener's; ADMIN_HOSTS adds names.", other.as_str());
+            let detail = format!(
+                "{:.100} is no name of this listener. Add it to ADMIN_HOSTS, or call the listener by a known name.",
+                other.as_str()
+            );
             return Err(Refused::new(Reason::Misdirected, detail));
         }
         match parts.headers.get(ORIGIN) {
             Some(origin) if !is_own(origin, host.as_ref()) => {
-                let detail = "The request comes from a web page of another origin.";
+                let detail = "A web page of another origin made the request. Use a page of this listener, or a client that sends no Origin.";
                 Err(Refused::new(Reason::ForeignOrigin, detail))
             }
             Some(_) | None => Ok(()),
@@ -102,15 +104,15 @@ impl Operators {
 
     fn may_write(&self, parts: &Parts) -> Result<(), Refused> {
         let Some(token) = self.admin_token.as_ref().or(self.admin_token_file.as_ref()) else {
-            let detail = "No ADMIN_TOKEN is configured here, so nothing can be changed.";
+            let detail = "No ADMIN_TOKEN is configured, so nobody may write. Configure one to write.";
             return Err(Refused::new(Reason::Forbidden, detail));
         };
         if !parts.headers.get(AUTHORIZATION).is_some_and(|given| token.is_in(given)) {
-            let detail = "Calls that change something carry `Authorization: Bearer` and the ADMIN_TOKEN.";
+            let detail = "The token is missing or wrong. Send `Authorization: Bearer` and the ADMIN_TOKEN.";
             return Err(Refused::new(Reason::Unauthorized, detail));
         }
         if parts.method != Method::DELETE && !parts.headers.contains_key(CONTENT_TYPE) {
-            let detail = "Calls that change something say in Content-Type what their body is.";
+            let detail = "The request has no Content-Type. Send the type of its body.";
             return Err(Refused::new(Reason::MediaType, detail));
         }
         Ok(())
@@ -149,8 +151,9 @@ impl FromStr for Name {
     fn from_str(text: &str) -> Result<Self, String> {
         let value = HeaderValue::from_str(text.trim()).ok();
         let name = value.as_ref().and_then(authority);
-        name.map(Self)
-            .ok_or_else(|| format!("{text:?} is no host, such as payments.internal or 10.0.0.7:9600"))
+        name.map(Self).ok_or_else(|| {
+            format!("{text:?} is no host; give one such as payments.internal or 10.0.0.7:9600")
+        })
     }
 }
 
@@ -170,7 +173,7 @@ impl Token {
         text.trim_end_matches(['\r', '\n']).parse()
     }
 
-    /// Takes as long for a nearly right token as for any other of its length.
+    /// Compares in a time that does not depend on how much of the token is right.
     fn is_in(&self, authorization: &HeaderValue) -> bool {
         let given = authorization.as_bytes();
         let Some((scheme, rest)) = given.split_at_checked("Bearer ".len()) else { return false };
@@ -186,7 +189,7 @@ impl FromStr for Token {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
         if text.len() < TOKEN_CHARS_MIN || !text.bytes().all(plain) {
             return Err(format!(
-                "a token has at least {TOKEN_CHARS_MIN} characters, which are letters, digits or -._~+/="
+                "the token is too short or has other characters; give at least {TOKEN_CHARS_MIN} letters, digits or -._~+/="
             ));
         }
         Ok(Self(text.to_owned()))

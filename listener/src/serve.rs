@@ -1,4 +1,4 @@
-//! The accept loop: warp filters, served with the limits that warp does not set.
+//! The accept loop: serves warp filters with the limits that warp does not set.
 //!
 //! * A connection is closed when its head does not arrive in time.
 //! * On shutdown no new connection is taken; requests under way are answered, with `connection: close`.
@@ -28,17 +28,17 @@ use crate::operators::Audience;
 
 /// A request's head must be complete within this; it also ends idle keep-alive connections.
 const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(15);
-/// Header fields per request; more is not a client of ours.
+/// Maximum number of header fields per request.
 const HEADERS_MAX: usize = 64;
 /// Open connections per listener; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 4096;
-/// How long requests under way may take to end after shutdown was asked for.
+/// How long requests under way may take to end after shutdown began.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves `routes` to `audience` until `shutdown`, then answers what is under way. `render` gives refusals their form.
+/// Serves `routes` to `audience` until `shutdown`, then answers the requests under way. `render` renders refusals.
 ///
 /// # Errors
-/// Never, as long as the process has tasks.
+/// Only when the semaphore of connections is closed, which never happens.
 pub async fn serve<F, R>(
     listener: TcpListener,
     routes: F,
@@ -56,7 +56,7 @@ where
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_READ_TIMEOUT).max_headers(HEADERS_MAX);
     loop {
-        let slot = slots.clone().acquire_owned().await.context("connection slots")?;
+        let slot = slots.clone().acquire_owned().await.context("the semaphore of connections is closed")?;
         let Some(stream) = accept(&listener, &shutdown).await else { break };
         let (routes, audience) = (routes.clone(), audience.clone());
         let service = service_fn(move |request| answer(routes.clone(), audience.clone(), render, request));
@@ -70,7 +70,9 @@ where
     }
     drop(listener);
     if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
-        tracing::warn!("requests still under way after {DRAIN_TIMEOUT:?} were cut");
+        tracing::warn!(
+            "requests were still under way {DRAIN_TIMEOUT:?} after shutdown; their connections are cut"
+        );
     }
     Ok(())
 }
@@ -104,8 +106,8 @@ where
     Ok(response)
 }
 
-/// The next connection, or nothing once shutdown was asked for. An accept that fails (no descriptors
-/// left, a peer gone already) says nothing about the listener, so it is tried again after a moment.
+/// The next connection; `None` after shutdown. A failed accept (no descriptors left, a peer that is gone) does not mean
+/// that the listener failed, so it is repeated after a moment.
 async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<TcpStream> {
     loop {
         let accepted = tokio::select! {
@@ -120,7 +122,7 @@ async fn accept(listener: &TcpListener, shutdown: &CancellationToken) -> Option<
                 return Some(stream);
             }
             Err(error) => {
-                tracing::warn!(%error, "accept failed");
+                tracing::warn!(%error, "a connection cannot be accepted; the next one is tried");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         }

@@ -1,12 +1,12 @@
-//! The circuit breakers: one for each service that is paid, and one for the gateway as a whole.
+//! Circuit breakers: one per paid service, and one for the gateway as a whole.
 //!
-//! * While the gateway fails for a service, no calls are made for it. While nobody can connect to the gateway, no calls
-//!   are made at all, and no messages are taken.
-//! * Only faults count: a decline is an answer of a gateway that works. Of one user only some count, so that a user
-//!   whose calls hang does not close a service to the others.
-//! * After a pause a few probes go out; when all of them are answered, calls flow again. A user whose probe failed makes
-//!   none for some pauses: others find out whether the service works.
-//! * A refusal is no attempt: who is refused writes nothing and asks again later.
+//! * While the gateway fails for a service, no calls are made for that service. While nobody can connect to the gateway,
+//!   no calls are made at all, and no messages are taken.
+//! * Only faults count: a decline is an answer of a working gateway. Only some faults of one user count, so that a user
+//!   whose calls hang does not close a service to others.
+//! * After a pause a few probes are sent. When all are answered, the breaker closes. A user whose probe failed sends none
+//!   for some pauses, so that others find out whether the service works.
+//! * A refusal is no attempt: a refused caller writes nothing and asks again later.
 //!
 //! Why not a crate: `failsafe` lets every call through while half-open, `recloser` at least so many; with
 //! hundreds of calls waiting either would send them all to a gateway that may still be down. Here the probes
@@ -23,14 +23,14 @@ use uuid::Uuid;
 
 use crate::charge::Charge;
 
-/// When it opens and closes.
+/// When a breaker opens and closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Faults in a row, none answered in between, after which it opens.
+    /// Faults in a row, without an answer between them, that open the breaker.
     pub faults: u32,
-    /// How long it stays open before it lets probes through.
+    /// How long the breaker stays open before it lets probes through.
     pub pause: Duration,
-    /// Probes at most, and answers needed to close.
+    /// Maximum number of probes, and the number of answers that close the breaker.
     pub probes: u32,
 }
 
@@ -44,28 +44,28 @@ pub enum State {
     HalfOpen { under_way: u32, answered: u32 },
 }
 
-/// How a call ended, as far as the gateway's health goes.
+/// What the end of a call says about the health of the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// It answered, be it a decline.
+    /// The gateway answered; a decline is an answer.
     Answered,
-    /// Nobody could connect to it, for whatever service.
+    /// Nobody could connect to the gateway, for any service.
     Unreachable,
-    /// It was silent, broke off or failed.
+    /// The gateway was silent, broke off or failed.
     Fault,
-    /// Nothing was learned.
+    /// The call says nothing about the health.
     Neither,
 }
 
-/// Of the faults after which a breaker opens, one user's are at most every fifth.
+/// At most one fifth of the faults that open a breaker may be one user's.
 const USER_FAULTS_DIVISOR: u32 = 5;
-/// For so many pauses a user whose probe failed makes no other one.
+/// Number of pauses during which a user whose probe failed sends no other probe.
 const SUSPECT_PAUSES_MAX: u32 = 5;
-/// More services than this share one breaker: a name that nobody knows must not cost memory.
+/// Services beyond this number share one breaker, so that unknown names cost no memory.
 const SERVICES_MAX: usize = 10_000;
 
 impl State {
-    /// Whether a call may begin at `now`, and the state in which that leaves the breaker.
+    /// The state after a call asks to begin at `now`, and whether it may.
     pub fn begin(self, now: Instant, limits: &Limits) -> (State, bool) {
         match self {
             State::Closed { .. } => (self, true),
@@ -78,7 +78,7 @@ impl State {
         }
     }
 
-    /// A call that began in this state (or, when closed, in this closed period) has ended.
+    /// The state after the end of a call that began in this state (or, when closed, in this closed period).
     pub fn end(self, health: Health, now: Instant, limits: &Limits) -> State {
         let open = State::Open { until: now + limits.pause };
         match (self, health) {
@@ -110,7 +110,7 @@ impl State {
         }
     }
 
-    /// How much may begin at `now`.
+    /// How many calls may begin at `now`.
     pub fn capacity(self, now: Instant, limits: &Limits) -> Capacity {
         match self {
             State::Closed { .. } => Capacity::Free,
@@ -125,7 +125,7 @@ impl State {
         }
     }
 
-    /// When to ask again, of one that lets no call begin.
+    /// The refusal of a state in which no call may begin.
     fn refusal(self) -> Refusal {
         match self {
             State::Open { until } => Refusal { until: Some(until) },
@@ -133,7 +133,7 @@ impl State {
         }
     }
 
-    /// As the metric has it.
+    /// The value of the metric.
     fn number(self) -> i64 {
         match self {
             State::Closed { .. } => 0,
@@ -148,26 +148,25 @@ impl State {
 pub enum Capacity {
     /// Any number.
     Free,
-    /// So many, at least one.
+    /// This many, at least one.
     Probes(u32),
-    /// None before this instant; without one, before a probe has ended.
+    /// None before this instant. Without an instant, none before a probe has ended.
     None { until: Option<Instant> },
 }
 
-/// The state, and how many of its periods there were before: a call that began in one of them says nothing
-/// about this one.
+/// The state of one breaker, and the number of its period. A call that began in an earlier period does not count.
 struct Circuit {
     state: State,
     period: u64,
     /// Faults in a row by user.
     users: HashMap<Uuid, u32>,
-    /// Users whose probes failed, and until when they make no other one.
+    /// Users whose probes failed, and until when they send no other probe.
     suspects: HashMap<Uuid, Instant>,
 }
 
 struct Table {
-    whole: Circuit,
-    /// A service that is not there has a breaker that was never opened.
+    gateway: Circuit,
+    /// A service without an entry has a breaker that never opened.
     services: HashMap<String, Circuit>,
 }
 
@@ -179,56 +178,59 @@ pub struct Breaker {
     gauge: IntGauge,
 }
 
-/// The right to make one call. Dropped without a word, nothing was learned by the call.
+/// The right to make one call. A pass that is dropped without [`Pass::ended`] does not count.
 pub struct Pass {
     breaker: Breaker,
     service: String,
     user: Uuid,
-    /// Of the whole, and of the service.
+    /// The periods in which the call began.
     periods: (u64, u64),
     health: Health,
 }
 
-/// No call now.
+/// No call may begin now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// None before this instant; without one, before a probe has ended.
+    /// None before this instant. Without an instant, none before a probe has ended.
     pub until: Option<Instant>,
 }
 
-/// A time in which calls may begin.
+/// A period in which calls may begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Opening {
     period: u64,
-    /// No more than these; none: any number.
+    /// The maximum number of calls; `None` means any number.
     pub probes: Option<u32>,
 }
 
 impl Breaker {
     /// `gauge` is 0 while all are closed, 1 while one is half-open, 2 while one is open.
     pub fn new(limits: Limits, gauge: IntGauge) -> Breaker {
-        let table = Table { whole: Circuit::closed(), services: HashMap::new() };
+        let table = Table { gateway: Circuit::closed(), services: HashMap::new() };
         Breaker { table: Arc::new(watch::Sender::new(table)), limits, gauge }
     }
 
-    /// The right to make a call, unless a breaker is open or enough probes are under way.
+    /// Asks for the right to make a call.
+    ///
+    /// # Errors
+    /// When a breaker is open, or enough probes are under way.
     pub fn begin(&self, charge: &Charge) -> Result<Pass, Refusal> {
         let mut begun = Err(Refusal { until: None });
         self.table.send_if_modified(|table| {
-            let (whole, service, now) = table.pair(&charge.service_id);
+            let (gateway, service, now) = table.pair(&charge.service_id);
             let at = Instant::now();
             let user = charge.user_id;
-            let after = (whole.begins(user, at, &self.limits), now.begins(user, at, &self.limits));
+            let after = (gateway.begins(user, at, &self.limits), now.begins(user, at, &self.limits));
             let (whole_state, state) = match after {
-                (Ok(whole), Ok(service)) => (whole, service),
+                (Ok(gateway), Ok(service)) => (gateway, service),
                 (Err(refusal), _) | (_, Err(refusal)) => {
                     begun = Err(refusal);
                     return false;
                 }
             };
             let changed =
-                [enter(whole, whole_state, "all", &self.limits), enter(now, state, service, &self.limits)];
-            begun = Ok((service.to_owned(), (whole.period, now.period)));
+                [enter(gateway, whole_state, "all", &self.limits), enter(now, state, service, &self.limits)];
+            begun = Ok((service.to_owned(), (gateway.period, now.period)));
             self.show(table, changed.contains(&true))
         });
         let user = charge.user_id;
@@ -242,13 +244,13 @@ impl Breaker {
         begun.map(pass)
     }
 
-    /// Waits until calls may begin, of whatever service.
+    /// Waits until calls may begin, for any service.
     pub async fn opening(&self) -> Opening {
         let mut changes = self.table.subscribe();
         loop {
             let (state, period) = {
                 let table = changes.borrow_and_update();
-                (table.whole.state, table.whole.period)
+                (table.gateway.state, table.gateway.period)
             };
             let until = match state.capacity(Instant::now(), &self.limits) {
                 Capacity::Free => return Opening { period, probes: None },
@@ -269,23 +271,23 @@ impl Breaker {
         }
     }
 
-    /// Waits until the breaker of the whole has changed its mind about this.
+    /// Waits until the breaker of the gateway has left the period of `opening`.
     pub async fn over(&self, opening: Opening) {
         let mut changes = self.table.subscribe();
-        let _ = changes.wait_for(|table| table.whole.period != opening.period).await;
+        let _ = changes.wait_for(|table| table.gateway.period != opening.period).await;
     }
 
     fn end(&self, pass: &Pass) {
         self.table.send_if_modified(|table| {
-            let (whole, service, now) = table.pair(&pass.service);
+            let (gateway, service, now) = table.pair(&pass.service);
             let (at, mut changed) = (Instant::now(), false);
-            if whole.period == pass.periods.0 {
-                // Whoever was connected reached it, whatever came then.
+            if gateway.period == pass.periods.0 {
+                // A call that connected has reached the gateway, whatever followed.
                 let health = match pass.health {
                     Health::Fault => Health::Answered,
                     Health::Answered | Health::Unreachable | Health::Neither => pass.health,
                 };
-                changed |= enter(whole, whole.state.end(health, at, &self.limits), "all", &self.limits);
+                changed |= enter(gateway, gateway.state.end(health, at, &self.limits), "all", &self.limits);
             }
             if now.period == pass.periods.1 {
                 let health = now.counted(pass.user, pass.health, at, &self.limits);
@@ -297,7 +299,7 @@ impl Breaker {
 
     fn show(&self, table: &Table, changed: bool) -> bool {
         if changed {
-            let all = table.services.values().chain([&table.whole]);
+            let all = table.services.values().chain([&table.gateway]);
             self.gauge.set(all.map(|now| now.state.number()).max().unwrap_or(0));
         }
         changed
@@ -305,12 +307,12 @@ impl Breaker {
 }
 
 impl Table {
-    /// The breakers that a call for this service has to pass, and the name under which the second one is kept.
+    /// The breakers that a call for this service must pass, and the name of the second one.
     fn pair<'a>(&'a mut self, service: &'a str) -> (&'a mut Circuit, &'a str, &'a mut Circuit) {
-        let Table { whole, services } = self;
+        let Table { gateway, services } = self;
         let capacity = services.len() < SERVICES_MAX || services.contains_key(service);
         let service = if capacity { service } else { "" };
-        (whole, service, services.entry(service.to_owned()).or_insert_with(Circuit::closed))
+        (gateway, service, services.entry(service.to_owned()).or_insert_with(Circuit::closed))
     }
 }
 
@@ -324,7 +326,10 @@ impl Circuit {
         }
     }
 
-    /// The state after a call of this user has begun, unless none may.
+    /// The state after a call of this user has begun.
+    ///
+    /// # Errors
+    /// When no call of this user may begin.
     fn begins(&self, user: Uuid, at: Instant, limits: &Limits) -> Result<State, Refusal> {
         match self.state.begin(at, limits) {
             (_, false) => Err(self.state.refusal()),
@@ -335,7 +340,7 @@ impl Circuit {
         }
     }
 
-    /// What a call of this user counts as.
+    /// The health that a call of this user counts as.
     fn counted(&mut self, user: Uuid, health: Health, at: Instant, limits: &Limits) -> Health {
         match (health, self.state) {
             (Health::Answered, _) => {
@@ -359,7 +364,7 @@ impl Circuit {
     }
 }
 
-/// Answers whether those who wait are to look again. Counting while closed wakes nobody.
+/// Enters a state; true when waiting callers must look again. Counting while closed wakes nobody.
 fn enter(now: &mut Circuit, state: State, service: &str, limits: &Limits) -> bool {
     let before = std::mem::replace(&mut now.state, state);
     if before.number() == state.number() {
@@ -369,10 +374,14 @@ fn enter(now: &mut Circuit, state: State, service: &str, limits: &Limits) -> boo
     now.users.clear();
     match state {
         State::Open { .. } => {
-            tracing::warn!(service, pause = ?limits.pause, "the gateway fails: no calls for this service");
+            tracing::warn!(service, pause = ?limits.pause, "the gateway fails for this service; its breaker is open, and no calls are made for it during the pause");
         }
-        State::HalfOpen { .. } => tracing::debug!(service, "the gateway is probed"),
-        State::Closed { .. } => tracing::info!(service, "the gateway answers: calls flow again"),
+        State::HalfOpen { .. } => {
+            tracing::debug!(service, "the breaker of this service is half-open; probes are sent")
+        }
+        State::Closed { .. } => {
+            tracing::info!(service, "the gateway answers for this service again; its breaker is closed")
+        }
     }
     true
 }

@@ -1,4 +1,4 @@
-//! The whole table, and what the shared breaker makes of it.
+//! Tests the full table of states and events, and the shared breaker.
 
 use super::*;
 

@@ -1,5 +1,8 @@
-//! Calls and inquiries under way. Each holds a permit from before its intent is committed until its outcome
-//! is: that bounds what is in memory, in flight and unwritten at the same time.
+//! Makes calls and inquiries, and reports their outcomes.
+//!
+//! * A call holds a permit from before its intent is committed until its outcome is committed. That bounds the charges in
+//!   memory, in flight and unwritten at the same time.
+//! * A call that could outlive its lease is not made.
 
 use std::time::{Duration, Instant};
 
@@ -16,17 +19,17 @@ use crate::saga::{Event, Outcome, State};
 use crate::shares::Share;
 use crate::store::sweep::Claim;
 
-/// Something happened to a charge; to be decided and written.
+/// An event of a charge, to be decided and written.
 pub struct Report {
     pub charge: Charge,
-    /// The state in which it was when it happened.
+    /// The state of the charge when the event happened.
     pub from: State,
     pub event: Event,
-    /// The number of the inquiry, if it was one.
+    /// The number of the inquiry, for the result of an inquiry.
     pub inquiry: Option<i32>,
     /// Kept until the report is written.
     pub permit: Permit,
-    /// Of a call that may follow.
+    /// The pass of a call that may follow.
     pub pass: Option<Pass>,
 }
 
@@ -36,23 +39,22 @@ pub struct Permit {
     pub share: Option<Share>,
 }
 
-/// Makes calls and reports how they ended.
+/// Makes calls and reports their outcomes.
 #[derive(Clone)]
 pub struct Calls {
     pub gateway: Gateway,
     pub reports: mpsc::UnboundedSender<Report>,
     pub tasks: TaskTracker,
-    /// After the attempt was taken a call must be over by then.
+    /// How long an attempt belongs to this process; its call must end within it.
     pub lease: Duration,
     pub call_max: Duration,
-    /// Closed to calls for a service while the gateway fails for it; inquiries go on.
+    /// Refuses calls for a service while the gateway fails for it. Inquiries go on.
     pub breaker: Breaker,
     pub metrics: Metrics,
 }
 
 impl Calls {
-    /// Calls the gateway for an attempt whose intent is committed. `taken` is when it was decided to take it,
-    /// so never later than the lease began.
+    /// Calls the gateway for an attempt whose intent is committed.
     pub fn start(
         &self,
         charge: Charge,
@@ -72,7 +74,7 @@ impl Calls {
     }
 
     async fn call(&self, charge: &Charge, taken: Instant, pass: Pass) -> Outcome {
-        // A process that was stopped for a while must not call on a lease others may have taken for lost.
+        // A process that was suspended must not call on a lease that others may have taken over.
         if taken.elapsed() + self.call_max > self.lease {
             return Outcome::NotSent { why: Cause::LeaseTooShort };
         }
@@ -88,7 +90,7 @@ impl Calls {
         outcome
     }
 
-    /// Makes an inquiry that was claimed.
+    /// Makes a claimed inquiry.
     pub fn inquire(&self, claim: Claim, permit: Permit) {
         let this = self.clone();
         self.tasks.spawn(async move {
@@ -107,7 +109,7 @@ impl Calls {
     fn alarm(&self, charge: &Charge, cause: Option<&Cause>) {
         if let Some(cause) = cause.filter(|cause| cause.is_alarming()) {
             Metrics::count(&self.metrics.alarms, "mismatch");
-            tracing::error!(payment_id = %charge.payment_id, %cause, "the gateway's answer is not about this charge as we know it");
+            tracing::error!(payment_id = %charge.payment_id, %cause, "the gateway's answer contradicts this charge; its outcome stays unknown, and an operator must compare both");
         }
     }
 
@@ -115,8 +117,8 @@ impl Calls {
     pub fn report(&self, report: Report) {
         let payment_id = report.charge.payment_id;
         if self.reports.send(report).is_err() {
-            // The writer is gone, so this process is ending; the lease tells the next one.
-            tracing::warn!(%payment_id, "an outcome was left to the lease");
+            // The writer is gone, so this process is ending. The next one finds the lapsed lease.
+            tracing::warn!(%payment_id, "the process is stopping; this outcome is left to the lease and will be inquired about");
         }
     }
 }

@@ -1,4 +1,7 @@
-//! Why a charge is not settled yet. The columns `reason` and `detail` have it as text; code compares the values.
+//! Names the reasons why a charge has no definite outcome yet.
+//!
+//! * The columns `reason` and `detail` hold the text. Code compares the values.
+//! * Some causes mean that the gateway contradicts us. These raise an alarm.
 
 use std::fmt;
 
@@ -6,10 +9,10 @@ use std::fmt;
 pub enum Cause {
     /// The owner of the attempt did not report in time.
     LeaseLapsed,
-    /// Too little was left of the lease for a call.
+    /// The rest of the lease was too short for a call.
     LeaseTooShort,
     BreakerOpen,
-    /// Its user or its service has as many calls under way as it may.
+    /// Its user or its service has its maximum of calls under way.
     ShareTaken,
     /// No connection: certainly no request left.
     NotConnected,
@@ -17,30 +20,30 @@ pub enum Cause {
     TimedOut,
     ConnectionLost,
     AnswerTooLarge,
-    /// Not a document of the gateway.
+    /// The answer is no document of the gateway.
     Unreadable,
-    /// A document that does not say which charge it is about, or of which amount.
+    /// The document does not name the charge or its amount.
     Unnamed,
     /// The answer is about another charge, or about another amount.
     Mismatch,
     Pending,
-    /// A decline that the gateway itself will try again.
+    /// The gateway declined and will try again by itself.
     DeclineRetryable,
-    /// More charges than one stand.
+    /// More than one charge stands.
     Surplus,
     Voided,
-    /// Our key was used with another body: there is a charge, and it is not this one.
+    /// Our key was used with another body: a charge exists, and it is not this one.
     KeyReused,
     /// A status that says nothing about the charge.
     Http(u16),
-    /// A void whose answer does not say that it was done.
+    /// The answer to a void does not confirm it.
     NotConfirmed,
-    /// A void was needed, and this became of it.
+    /// A void was needed and failed for this cause.
     Void(Box<Cause>),
 }
 
 impl Cause {
-    /// The gateway and we disagree about what this charge is: a person must look at it.
+    /// Whether the gateway contradicts us about this charge, so that an operator must look.
     pub fn is_alarming(&self) -> bool {
         match self {
             Cause::Mismatch | Cause::Surplus | Cause::KeyReused => true,

@@ -1,9 +1,9 @@
-//! What is charged: the immutable part of a row, enough to call the gateway.
+//! The immutable columns of a charge, which are enough to call the gateway.
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-/// Why a message about another charge than the row's, or than another message's, is set aside.
+/// The reason to park a message whose charge differs from the row's or from another message's.
 pub const CONFLICT: &str = "differs: this payment was already taken up as a different charge";
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Everything but the trace, which may differ from one telling to the next.
+    /// Whether both are the same charge. The trace is not compared: it may differ when an event is emitted again.
     pub fn is_same(&self, other: &Charge) -> bool {
         let Charge { payment_id, user_id, client_number, service_id, amount, traceparent: _ } = self;
         *payment_id == other.payment_id
@@ -29,7 +29,7 @@ impl Charge {
             && *amount == other.amount
     }
 
-    /// The same for charges that are the same, and for no others.
+    /// A hash that is equal for equal charges, see [`Charge::is_same`].
     pub fn fingerprint(&self) -> String {
         let Charge { payment_id, user_id, client_number, service_id, amount, traceparent: _ } = self;
         let mut hash = Sha256::new();
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prints_are_equal_where_charges_are_the_same() {
+    fn fingerprints_are_equal_where_charges_are_the_same() {
         let charge = Charge {
             payment_id: Uuid::from_u128(1),
             user_id: Uuid::from_u128(2),

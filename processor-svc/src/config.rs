@@ -1,4 +1,4 @@
-//! Everything that can be set, read once before any port is bound.
+//! Configuration of processor-svc, read once before any port is bound.
 
 use std::net::SocketAddr;
 use std::str::FromStr;
@@ -17,10 +17,10 @@ use crate::shares;
 #[derive(Clone, Debug, Parser)]
 #[command(version, about = "Charges authorized payments at the gateway")]
 pub struct Config {
-    /// Where this service answers /health.
+    /// Address of the public listener: /health, and the webhooks of the gateway.
     #[arg(long, env)]
     pub listen_addr: SocketAddr,
-    /// Where operators reach it: /ready, /metrics.
+    /// Address of the admin listener: /ready, /metrics.
     #[arg(long, env)]
     pub admin_addr: SocketAddr,
     #[command(flatten)]
@@ -28,7 +28,7 @@ pub struct Config {
     /// The processor database, as the role processor_svc.
     #[arg(long, env, hide_env_values = true, value_parser = url::<tokio_postgres::Config>)]
     pub database_url: String,
-    /// Connections to it at most.
+    /// Maximum number of database connections.
     #[arg(long, env, default_value_t = 6)]
     pub pool_size: usize,
     /// RabbitMQ, e.g. amqp://user:password@host:5672/%2f
@@ -40,10 +40,10 @@ pub struct Config {
     /// Messages RabbitMQ hands out before they are acknowledged.
     #[arg(long, env, default_value_t = 500)]
     pub prefetch: u16,
-    /// Milliseconds from the signal to stop until it is followed: the edge needs them to notice that /ready says no.
+    /// Milliseconds from the stop signal until the service stops: the edge needs them to see that /ready fails.
     #[arg(long, env, default_value_t = 1500)]
     pub drain_ms: u64,
-    /// Where requests to cancel are told.
+    /// Kafka, which carries the requests to cancel.
     #[command(flatten)]
     pub kafka: Brokers,
     /// The consumer group; all instances share it.
@@ -52,63 +52,63 @@ pub struct Config {
     /// A stable name of this instance, unique in the group: its restart then causes no rebalance.
     #[arg(long, env)]
     pub group_instance_id: Option<String>,
-    /// Put before every topic's name; several systems can then share one Kafka.
+    /// Prefix of every topic name, so that several systems can share one Kafka.
     #[arg(long, env, default_value = "")]
     pub topic_prefix: String,
-    /// Redis; only latency depends on it.
+    /// Redis, which caches ended charges. Only latency depends on it.
     #[arg(long, env, hide_env_values = true, value_parser = url::<RedisUrl>)]
     pub redis_url: String,
-    /// Seconds an ended charge is remembered there.
+    /// Seconds that an ended charge stays in Redis.
     #[arg(long, env, default_value = "600", value_parser = seconds)]
     pub redis_ttl_s: Duration,
-    /// Where the gateway is, e.g. http://gateway:8080
+    /// URL of the gateway, e.g. http://gateway:8080
     #[arg(long, env, value_parser = url::<reqwest::Url>)]
     pub gateway_url: String,
-    /// Whether the gateway charges the same key once. If not, nothing is ever sent to it twice.
+    /// Whether the gateway charges the same key only once. If not, no charge is ever sent twice.
     #[arg(long, env, default_value_t = true, action = clap::ArgAction::Set)]
     pub gateway_idempotent: bool,
-    /// What the gateway signs its webhooks with (`whsec_…`); without it none are taken.
+    /// The secret that signs the webhooks of the gateway (`whsec_…`). Without it there are no webhooks.
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub webhook_secret: Option<String>,
-    /// Calls of new charges at the same time.
+    /// Maximum number of concurrent calls of new charges.
     #[arg(long, env, default_value_t = 512)]
     pub calls_max: usize,
-    /// Inquiries and repeated calls at the same time, beside them.
+    /// Maximum number of concurrent inquiries and repeated calls, beside those.
     #[arg(long, env, default_value_t = 128)]
     pub inquiries_max: usize,
-    /// Percent of either that one service may have while more than three quarters are taken.
+    /// Percent of either that one service may use while more than three quarters are in use.
     #[arg(long, env, default_value_t = 25, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub service_share: u8,
-    /// The same for one user, while more than half are taken.
+    /// Percent of either that one user may use while more than half are in use.
     #[arg(long, env, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     pub user_share: u8,
-    /// Calls for a service in a row that end in a fault of the gateway (never a decline), after which no more are made.
+    /// Faults of the gateway in a row (never declines) after which no more calls are made for a service.
     #[arg(long, env, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub breaker_faults: u32,
-    /// Milliseconds until probes are made then.
+    /// Milliseconds until probes are sent after that.
     #[arg(long, env, default_value = "3000", value_parser = millis)]
     pub breaker_pause_ms: Duration,
-    /// Probes, all of which must be answered before calls flow again.
+    /// Number of probes, all of which must be answered before calls are made again.
     #[arg(long, env, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub breaker_probes: u32,
     /// Milliseconds to connect to the gateway.
     #[arg(long, env, default_value = "1000", value_parser = millis)]
     pub connect_ms: Duration,
-    /// Milliseconds a whole call may take; then its outcome is unknown.
+    /// Milliseconds that a whole call may take. After that its outcome is unknown.
     #[arg(long, env, default_value = "10000", value_parser = millis)]
     pub call_ms: Duration,
-    /// Milliseconds beyond the longest call after which others take an attempt for lost.
+    /// Milliseconds after the longest call until others take an attempt over.
     #[arg(long, env, default_value = "20000", value_parser = millis)]
     pub lease_grace_ms: Duration,
     /// The gateway's promise: after so many milliseconds an inquiry finds a charge that was made.
     #[arg(long, env, default_value = "5000", value_parser = millis)]
     pub visibility_ms: Duration,
-    /// Milliseconds until the first inquiry about an unknown outcome; doubled after each.
+    /// Milliseconds until the first inquiry about an unknown outcome; doubled after each inquiry.
     #[arg(long, env, default_value = "1000", value_parser = millis)]
     pub inquiry_ms: Duration,
     #[arg(long, env, default_value = "300000", value_parser = millis)]
     pub inquiry_most_ms: Duration,
-    /// Milliseconds until a call that could not be sent is tried again; doubled after each.
+    /// Milliseconds until a call that could not be sent is tried again; doubled after each try.
     #[arg(long, env, default_value = "1000", value_parser = millis)]
     pub resend_ms: Duration,
     #[arg(long, env, default_value = "30000", value_parser = millis)]
@@ -118,13 +118,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// How long an attempt belongs to who took it. Always longer than a call, so that a process that works
-    /// never loses one.
+    /// How long an attempt belongs to the process that took it. It is longer than a call, so that a working process never
+    /// loses an attempt.
     pub fn lease(&self) -> Duration {
         self.call_ms + self.lease_grace_ms
     }
 
-    /// Of so many permits.
+    /// The shares of this many permits.
     pub fn shares(&self, permits: usize) -> shares::Limits {
         shares::Limits::new(permits, self.service_share.into(), self.user_share.into())
     }
@@ -134,11 +134,11 @@ impl Config {
     }
 
     pub fn inquiries(&self) -> Backoff {
-        Backoff { first: self.inquiry_ms, most: self.inquiry_most_ms }
+        Backoff { min: self.inquiry_ms, max: self.inquiry_most_ms }
     }
 
     pub fn resends(&self) -> Backoff {
-        Backoff { first: self.resend_ms, most: self.resend_most_ms }
+        Backoff { min: self.resend_ms, max: self.resend_most_ms }
     }
 }
 
@@ -174,9 +174,9 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn positive(text: &str) -> Result<u64, String> {
     match text.parse() {
-        Ok(0) => Err("must not be 0".to_owned()),
+        Ok(0) => Err("must be at least 1".to_owned()),
         Ok(number) => Ok(number),
-        Err(error) => Err(format!("{error}: a whole number is expected")),
+        Err(error) => Err(format!("{error}: give a whole number")),
     }
 }
 

@@ -1,9 +1,9 @@
-//! The charges the sweeper keeps an eye on, and down to which age the next scan must look for others.
+//! Queues charges by the time when they are due, and keeps the age from which the next scan must read.
 //!
-//! * A scan reads by age, from the low-water mark on. What is older has ended, is watched, or appeared later with that
-//!   age: a restore, a clock that was set back, a transaction that was open for long. A walk through the whole table, a
-//!   few blocks at a time, finds that.
-//! * The number watched is bounded. Without room the mark stays where the first one was that did not fit.
+//! * A scan reads by age, from the low-water mark on. An older charge is terminal, is in the queue, or appeared later with
+//!   that age: after a restore, a clock that was set back, or a long transaction. A walk through the whole table, a few
+//!   blocks at a time, finds the latter.
+//! * The queue is bounded. When it is full, the mark stays at the first charge that did not fit.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use crate::store::sweep::LiveCharge;
 
-/// A row becomes visible later than its `created_at` says, by the length of its transaction. Ours are a few statements
-/// of at most 15 seconds; those of others the walk finds.
+/// A row becomes visible later than its `created_at` by the length of its transaction. Ours have a few statements of at
+/// most 15 seconds; the walk finds rows of longer ones.
 const VISIBILITY_DELAY_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Clone)]
@@ -25,7 +25,7 @@ struct Inner {
     room: usize,
     entries: HashMap<Uuid, QueueEntry>,
     order: BTreeSet<(Instant, Uuid)>,
-    /// Those whose age is known, oldest first.
+    /// The entries whose age is known, oldest first.
     ages: BTreeSet<(Timestamp, Uuid)>,
     low: Timestamp,
     /// The database's clock at the last scan.
@@ -34,12 +34,12 @@ struct Inner {
 
 struct QueueEntry {
     due: Instant,
-    /// Known once a scan or a walk has come by.
+    /// Known once a scan or a walk has read the row.
     created_at: Option<Timestamp>,
 }
 
 impl DueQueue {
-    /// Watches at most `room` charges.
+    /// A queue of at most `room` charges.
     pub fn new(room: usize) -> DueQueue {
         DueQueue(Arc::new(Mutex::new(Inner {
             room,
@@ -51,13 +51,13 @@ impl DueQueue {
         })))
     }
 
-    /// Look at this charge after `wait`. Without room a new one is left to the next scan, which finds it since
-    /// the mark has not passed it.
+    /// Makes this charge due after `wait`. A full queue leaves a new charge to the next scan, which finds it since the
+    /// mark has not passed it.
     pub fn set(&self, payment_id: Uuid, wait: Duration) {
         self.inner().set(payment_id, Instant::now() + wait);
     }
 
-    /// This charge has ended.
+    /// Removes a charge, which has ended.
     pub fn remove(&self, payment_id: Uuid) {
         self.inner().remove(payment_id);
     }
@@ -70,21 +70,21 @@ impl DueQueue {
         self.len() == 0
     }
 
-    /// From which `created_at` on the next scan must read.
+    /// The `created_at` from which the next scan must read.
     pub fn low_water(&self) -> Timestamp {
         self.inner().low
     }
 
-    /// The database is another one than before: the next scan reads everything.
+    /// Makes the next scan read everything, since the database is another one than before.
     pub fn start_over(&self) {
         self.inner().low = Timestamp::UNIX_EPOCH;
     }
 
-    /// Takes a scan in: `live`, oldest first, is everything that had not ended at `read_at` from the low-water
-    /// mark on, or the oldest part of it (`all` is false).
+    /// Takes in a scan: `live`, oldest first, is everything that was not terminal at `read_at` from the low-water mark
+    /// on, or the oldest part of it (`all` is false).
     pub fn scanned(&self, live: &[LiveCharge], all: bool, read_at: Timestamp) {
         let mut inner = self.inner();
-        // The clock went back, as when a standby takes over: rows are younger by it than those that it made before.
+        // The clock went back, as after a failover: new rows are older by it than the rows before.
         if read_at < inner.read_at {
             inner.low = inner.low.min(slack_before(read_at));
         }
@@ -98,22 +98,22 @@ impl DueQueue {
         }
     }
 
-    /// Takes in what a walk found. What does not fit is found by a later one.
+    /// Takes in the charges of a walk. A later walk finds those that do not fit.
     pub fn add_walked(&self, live: &[LiveCharge]) {
         self.inner().add_all(live);
     }
 
-    /// Up to `most` of those watched, oldest first.
-    pub fn oldest(&self, most: usize) -> Vec<Uuid> {
-        self.inner().ages.iter().take(most).map(|(_, id)| *id).collect()
+    /// Up to `max` charges of the queue, oldest first.
+    pub fn oldest(&self, max: usize) -> Vec<Uuid> {
+        self.inner().ages.iter().take(max).map(|(_, id)| *id).collect()
     }
 
-    /// Up to `most` charges that are due. They stay watched; they are due again after `again` unless set anew.
-    pub fn take_due(&self, most: usize, again: Duration) -> Vec<Uuid> {
+    /// Up to `max` charges that are due. They stay in the queue, due again after `again` unless set anew.
+    pub fn take_due(&self, max: usize, again: Duration) -> Vec<Uuid> {
         let mut inner = self.inner();
         let now = Instant::now();
         let due: Vec<Uuid> =
-            inner.order.iter().take_while(|(at, _)| *at <= now).take(most).map(|(_, id)| *id).collect();
+            inner.order.iter().take_while(|(at, _)| *at <= now).take(max).map(|(_, id)| *id).collect();
         for id in &due {
             inner.set(*id, now + again);
         }
@@ -126,11 +126,11 @@ impl DueQueue {
 }
 
 impl Inner {
-    /// Watches them all, due now if they were not watched before; answers the age of the first that did not fit.
+    /// Adds charges that are not in the queue, due now; returns the age of the first that did not fit.
     fn add_all(&mut self, live: &[LiveCharge]) -> Option<Timestamp> {
         let now = Instant::now();
         for LiveCharge { payment_id, created_at } in live {
-            // The time of those that are watched already is known better.
+            // The due time of charges in the queue is known better.
             if !self.entries.contains_key(payment_id) && !self.set(*payment_id, now) {
                 return Some(*created_at);
             }
@@ -140,8 +140,8 @@ impl Inner {
     }
 
     fn set(&mut self, payment_id: Uuid, at: Instant) -> bool {
-        if let Some(entries) = self.entries.get_mut(&payment_id) {
-            let before = std::mem::replace(&mut entries.due, at);
+        if let Some(entry) = self.entries.get_mut(&payment_id) {
+            let before = std::mem::replace(&mut entry.due, at);
             self.order.remove(&(before, payment_id));
         } else if self.entries.len() < self.room {
             self.entries.insert(payment_id, QueueEntry { due: at, created_at: None });
@@ -153,8 +153,8 @@ impl Inner {
     }
 
     fn set_age(&mut self, payment_id: Uuid, created_at: Timestamp) {
-        let Some(entries) = self.entries.get_mut(&payment_id) else { return };
-        if let Some(before) = entries.created_at.replace(created_at) {
+        let Some(entry) = self.entries.get_mut(&payment_id) else { return };
+        if let Some(before) = entry.created_at.replace(created_at) {
             self.ages.remove(&(before, payment_id));
         }
         self.ages.insert((created_at, payment_id));
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_are_those_that_are_still_watched() {
+    fn the_oldest_are_those_that_are_still_queued() {
         let due_queue = DueQueue::new(3);
         let id = |n: u128| Uuid::from_u128(n);
         due_queue.set(id(9), AGAIN);
@@ -258,14 +258,14 @@ mod tests {
         assert_eq!(
             due_queue.take_due(9, AGAIN),
             [Uuid::from_u128(3)],
-            "a scan does not hurry what is watched"
+            "a scan does not hurry what is queued"
         );
         due_queue.remove(Uuid::from_u128(1));
         assert_eq!(due_queue.len(), 2);
     }
 
     #[test]
-    fn a_full_watch_refuses_new_ones_but_keeps_its_own() {
+    fn a_full_queue_refuses_new_ones_but_keeps_its_own() {
         let due_queue = DueQueue::new(1);
         due_queue.set(Uuid::from_u128(1), AGAIN);
         due_queue.set(Uuid::from_u128(2), Duration::ZERO);

@@ -1,10 +1,10 @@
-//! Redis: which charges have probably ended, so that a duplicate message costs one look at its row instead of an insert.
+//! Caches in Redis which charges have ended, so that a duplicate message costs one read of its row instead of an insert.
 //!
-//! A hit decides nothing: the caller asks the database, whose rows may be older than what is here (a restore).
-//! Only what is committed is ever written here, under a name that belongs to one history of one database and to this
-//! charge, so that another charge under the same payment is not taken for a duplicate. So flushing, stopping or
-//! restoring Redis changes latency, never an outcome. Whatever Redis does not answer within a few milliseconds is
-//! taken for unknown.
+//! * A hit decides nothing: the caller reads the database, whose rows may be older than Redis after a restore.
+//! * Only committed outcomes are written. The key names the database, its timeline and the charge, so that another charge
+//!   under the same payment is no duplicate.
+//! * Flushing, stopping or restoring Redis changes latency, never an outcome. An answer that takes more than a few
+//!   milliseconds counts as unknown.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -19,7 +19,7 @@ use crate::charge::Charge;
 use crate::metrics::Metrics;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(5);
-/// Writing is not waited for, so it may take longer; then it is dropped.
+/// Nobody waits for a write, so it may take longer. After that it is dropped.
 const WRITE_TIMEOUT: Duration = Duration::from_millis(500);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
@@ -27,14 +27,17 @@ const RECONNECT_INTERVAL: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct EndedCache {
     connection: Arc<OnceLock<ConnectionManager>>,
-    /// Identity of the database whose outcomes these are; none while it is not known.
+    /// Identity of the database whose outcomes these are; `None` while it is unknown.
     identity: Arc<Mutex<Option<Arc<str>>>>,
     ttl: Duration,
     metrics: Metrics,
 }
 
 impl EndedCache {
-    /// Connects in the background and keeps connected.
+    /// Connects in the background and stays connected.
+    ///
+    /// # Errors
+    /// When the URL is malformed.
     pub fn new(
         url: &str,
         ttl: Duration,
@@ -54,7 +57,9 @@ impl EndedCache {
                         .set_max_delay(RECONNECT_INTERVAL);
                     match ConnectionManager::new_with_config(client.clone(), config).await {
                         Ok(manager) => return manager,
-                        Err(error) => tracing::debug!(%error, "Redis is away"),
+                        Err(error) => {
+                            tracing::debug!(%error, "cannot connect to Redis; duplicates cost an insert until it is back")
+                        }
                     }
                     tokio::time::sleep(RECONNECT_INTERVAL).await;
                 }
@@ -67,12 +72,12 @@ impl EndedCache {
         Ok(ended_cache)
     }
 
-    /// From now on outcomes are those of this database. `None`: unknown, nothing is looked up or written.
+    /// Sets the identity of the database. With `None` nothing is looked up or written.
     pub fn set_identity(&self, identity: Option<&str>) {
         *self.identity.lock().unwrap_or_else(PoisonError::into_inner) = identity.map(Into::into);
     }
 
-    /// The payments of those charges that ended, as far as Redis knows.
+    /// The payments of those charges that have ended according to Redis.
     pub async fn find(&self, charges: &[&Charge]) -> HashSet<Uuid> {
         let (Some(mut connection), Some(keys)) = (self.connection.get().cloned(), self.keys(charges)) else {
             return HashSet::new();
@@ -83,7 +88,7 @@ impl EndedCache {
                 charges.iter().zip(found).filter_map(|(charge, hit)| hit.map(|_| charge.payment_id)).collect()
             }
             Ok(Err(error)) => {
-                tracing::debug!(%error, "Redis did not answer");
+                tracing::debug!(%error, "a lookup in Redis failed; its messages count as unknown");
                 return self.failed(charges);
             }
             Err(_) => return self.failed(charges),
@@ -99,7 +104,7 @@ impl EndedCache {
         HashSet::new()
     }
 
-    /// Remembers charges whose terminal outcome is committed. Not waited for.
+    /// Saves charges whose terminal outcome is committed. Does not wait for Redis.
     pub fn save(&self, charges: &[&Charge]) {
         let (Some(mut connection), Some(keys)) = (self.connection.get().cloned(), self.keys(charges)) else {
             return;

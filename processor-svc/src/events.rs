@@ -1,5 +1,8 @@
-//! What processor-svc hears: users who want an authorized payment cancelled. Work itself comes by queue
-//! ([`crate::jobs`]).
+//! Consumes requests to cancel authorized payments.
+//!
+//! * A charge that was never called ends cancelled. For any other charge the request comes too late.
+//! * A request about another charge than the row's is parked.
+//! * Work messages come by queue, see [`crate::jobs`].
 
 use ::saga::consumer::{ApplyError, BatchCounts, Decoding, Delivery, Record, Subscriber};
 use ::saga::contract::{Envelope, EventType, Payment};
@@ -15,7 +18,7 @@ use crate::store::Store;
 use crate::store::cancel::CancelOutcome;
 use crate::work::Job;
 
-/// The subscriber: ends charges that were never called.
+/// Cancels charges that were never called.
 pub struct Cancels {
     pub store: Store,
     pub ended_cache: EndedCache,
@@ -24,7 +27,7 @@ pub struct Cancels {
 }
 
 impl Subscriber for Cancels {
-    /// The charge that is not to be made, with the immutable columns its row would have had.
+    /// The charge to cancel, with the immutable columns of its row.
     type Event = Job;
 
     fn decode(&self, record: &Record<'_>) -> Decoding<Job> {
@@ -75,8 +78,7 @@ impl Subscriber for Cancels {
 fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Job> {
     match envelope.event_type {
         EventType::PaymentCancelRequested => envelope.read(body).map(job).into(),
-        // A cancel that is only recorded is asked for once the payment is authorized; the rest is told for
-        // others.
+        // A recorded cancel becomes a request once the payment is authorized. The others are for other subscribers.
         EventType::PaymentInitiated
         | EventType::PaymentAuthorized
         | EventType::PaymentCompleted
@@ -98,7 +100,7 @@ fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Job> {
     }
 }
 
-/// The same job the payment's work message is read as, so that the two recognise each other.
+/// The job of a cancel. It equals the job of the payment's work message.
 fn job(payment: Payment) -> Job {
     let charge = Charge {
         payment_id: payment.payment_id,
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_request_to_cancel_an_authorized_payment_is_heard() {
+    fn only_the_request_to_cancel_an_authorized_payment_is_decoded() {
         let decoded: Vec<&str> = EventType::ALL
             .iter()
             .map(|event| event.as_str())
@@ -157,7 +159,7 @@ mod tests {
     #[test]
     fn a_cancel_and_the_work_message_of_a_payment_are_the_same_job() {
         let name = "payment.cancel_requested.v1";
-        let Decoding::Event(cancel) = read(name, &golden(name)) else { panic!("it is heard") };
+        let Decoding::Event(cancel) = read(name, &golden(name)) else { panic!("it is decoded") };
         let headers = BTreeMap::from([
             ("expires_at".to_owned(), "2026-01-02T03:19:05.123456Z".to_owned()),
             ("traceparent".to_owned(), "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),

@@ -1,12 +1,12 @@
-//! Named places between two effects, at which a test can end or delay the process. Nothing of this is in a
-//! build without the feature `failpoints`.
+//! Failpoints: named places between two effects, at which a test ends or delays the process.
 //!
-//! `FAILPOINTS` says what happens where, e.g. `after_call=10*off->return;before_intent=sleep(20)`. `return`
-//! ends the process on the spot, as `kill -9` would; the other actions are those of the crate `fail`.
+//! * A build without the feature `failpoints` contains none of them.
+//! * `FAILPOINTS` sets an action per failpoint, e.g. `after_call=10*off->return;before_intent=sleep(20)`. `return` ends the
+//!   process at once, as `kill -9` would. The other actions are those of the crate `fail`.
 
 macro_rules! failpoints {
     ($($(#[$reason:meta])* $variant:ident = $name:literal,)*) => {
-        /// The places, in the order in which a charge may pass them.
+        /// The failpoints, in the order in which a charge may pass them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Failpoint { $($(#[$reason])* $variant,)* }
 
@@ -27,26 +27,26 @@ failpoints! {
     BeforeCall = "before_call",
     AfterCall = "after_call",
     BeforeOutcome = "before_outcome",
-    /// Committed; neither Redis nor whoever is to call or inquire next knows.
+    /// The outcome is committed. Neither Redis nor the next call or inquiry knows it.
     AfterOutcome = "after_outcome",
-    /// Handed to Redis; what an inquiry said is not noted.
+    /// The outcome is handed to Redis. The result of the inquiry is not recorded.
     AfterCacheWrite = "after_cache_write",
-    /// Its claim is committed.
+    /// The claim is committed.
     BeforeInquiry = "before_inquiry",
     AfterInquiry = "after_inquiry",
-    /// An inquiry found what must not stay so.
+    /// An inquiry found charges that must not stand.
     BeforeVoid = "before_void",
     AfterVoid = "after_void",
-    /// The inquiry is due in the database; this process does not know.
+    /// The inquiry is due in the database. The due queue does not know it.
     AfterHasten = "after_hasten",
-    /// Committed; the offset of the request is not stored.
+    /// The cancel is committed. The offset of the request is not stored.
     AfterCancel = "after_cancel",
 }
 
-/// This place is reached.
+/// Runs the action of this failpoint.
 #[cfg(feature = "failpoints")]
-pub fn hit(place: Failpoint) {
-    fail::fail_point!(place.name(), |_| std::process::abort());
+pub fn hit(failpoint: Failpoint) {
+    fail::fail_point!(failpoint.name(), |_| std::process::abort());
 }
 
 #[cfg(not(feature = "failpoints"))]

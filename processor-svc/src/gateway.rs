@@ -1,9 +1,9 @@
-//! The client of the payment gateway, and what its answers lead to.
+//! The client of the payment gateway: sends requests and judges the replies.
 //!
-//! * A definite outcome needs an answer that names our charge and our amount ([`answer`]). Whatever else arrives after
-//!   a request may have left is unknown, never a failure.
-//! * An answer about another charge means that the connection's answers are out of step: all connections are left.
-//! * Nothing is retried here: who calls again, and when, is decided from committed rows.
+//! * A definite outcome needs an answer that names our charge and our amount ([`answer`]). Any other result of a request
+//!   that may have left is unknown, never a failure.
+//! * An answer about another charge means that the answers of a connection are out of step. All connections are replaced.
+//! * Nothing is retried here: committed rows decide who calls again, and when.
 
 pub mod answer;
 
@@ -25,15 +25,15 @@ use self::answer::{CallKind, Verdict, read};
 
 /// The gateway's answers are a few hundred bytes; more is not one of them.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-/// Shorter than servers keep idle connections, so that a call seldom meets one that is being closed.
+/// Shorter than servers keep idle connections, so that a call seldom uses one that is being closed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The gateway's idempotency key of a payment: one for ever, whatever happens to it.
+/// The idempotency key of a payment at the gateway. It never changes.
 pub fn key(payment_id: Uuid) -> String {
     payment_id.to_string()
 }
 
-/// What came back, before it is judged.
+/// The reply to a request, before it is judged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GatewayReply {
     Answer {
@@ -42,7 +42,7 @@ pub enum GatewayReply {
     },
     /// No connection: certainly no request left.
     NotConnected,
-    /// The request may have left; no whole answer came.
+    /// The request may have left, and no whole answer came.
     Lost(Cause),
 }
 
@@ -50,7 +50,7 @@ pub enum GatewayReply {
 pub struct Gateway {
     connections: Connections,
     charges: String,
-    /// The same key is charged once; otherwise a charge is never sent again.
+    /// The gateway charges the same key only once. Otherwise a charge is never sent again.
     idempotent: bool,
 }
 
@@ -70,8 +70,10 @@ struct VoidRequest<'a> {
 }
 
 impl Gateway {
-    /// `url` is where the gateway is, without a path of its own; `call_max` bounds a call from connecting to
-    /// the last byte of the answer.
+    /// A client for the gateway at `url`, which has no path.
+    ///
+    /// # Errors
+    /// When the URL is malformed.
     pub fn new(
         url: &str,
         connect_max: Duration,
@@ -81,11 +83,13 @@ impl Gateway {
     ) -> anyhow::Result<Gateway> {
         let connections = Connections::new(Limits { connect_max, call_max, idle_max })?;
         let charges = format!("{}/charges", url.trim_end_matches('/'));
-        reqwest::Url::parse(&charges).with_context(|| format!("gateway URL {url}"))?;
+        reqwest::Url::parse(&charges).with_context(|| {
+            format!("the gateway URL {url} is malformed; give one such as http://gateway:8080")
+        })?;
         Ok(Gateway { connections, charges, idempotent })
     }
 
-    /// Charges, or repeats the answer if this payment was charged before.
+    /// Charges a payment. A payment that was charged before gets the same answer.
     pub async fn charge(&self, charge: &Charge) -> Outcome {
         let body = Request {
             reference: charge.payment_id,
@@ -104,8 +108,8 @@ impl Gateway {
         outcome
     }
 
-    /// Asks by our reference what became of a charge, and puts right what must not stay so. `conclusive`: the
-    /// gateway's visibility delay had passed.
+    /// Inquires about a charge by our reference, and repairs charges that must not stand. `conclusive`: the visibility
+    /// delay of the gateway has passed, so that a charge that was made would be found.
     pub async fn inquire(&self, charge: &Charge, conclusive: bool) -> Finding {
         let (http, generation) = self.connections.current();
         let request = http.get(format!("{}/{}", self.charges, charge.payment_id));
@@ -136,8 +140,8 @@ impl Gateway {
     }
 }
 
-/// The kept connections to the gateway. All of them are left when one turns out to be out of step: which one it
-/// was the client does not say, and whatever is asked on it gets the answer to another request.
+/// The connections to the gateway. All are replaced when one is out of step, since the client does not say which one it
+/// was, and each later request on it would get the answer to another request.
 #[derive(Clone)]
 struct Connections {
     limits: Limits,
@@ -153,16 +157,16 @@ struct Limits {
 
 impl Connections {
     fn new(limits: Limits) -> anyhow::Result<Connections> {
-        let client = limits.client().context("gateway client")?;
+        let client = limits.client().context("cannot create the HTTP client of the gateway")?;
         Ok(Connections { limits, current: Arc::new(Mutex::new((client, 0))) })
     }
 
-    /// The client to ask with, and which one it is.
+    /// The current client and its generation.
     fn current(&self) -> (Client, u64) {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// An answer that this client got was judged.
+    /// Takes the judgement of an answer of this client.
     fn judged(&self, cause: Option<&Cause>, generation: u64) {
         if cause != Some(&Cause::Mismatch) {
             return;
@@ -173,7 +177,9 @@ impl Connections {
         }
         match self.limits.client() {
             Ok(client) => *current = (client, generation + 1),
-            Err(error) => tracing::warn!(%error, "connections that may be out of step are kept"),
+            Err(error) => {
+                tracing::warn!(%error, "a new client cannot be created; connections that may be out of step stay in use")
+            }
         }
     }
 }
@@ -216,7 +222,10 @@ fn lost(error: &reqwest::Error) -> GatewayReply {
 }
 
 impl GatewayReply {
-    /// The gateway's word about `charge`, or why there is none.
+    /// The verdict of the gateway about `charge`.
+    ///
+    /// # Errors
+    /// When the reply has none; the cause says why.
     fn verdict(&self, charge: &Charge, call: CallKind) -> Result<Verdict, Cause> {
         match self {
             GatewayReply::NotConnected => Err(Cause::NotConnected),
@@ -227,7 +236,7 @@ impl GatewayReply {
     }
 }
 
-/// How a call ended.
+/// The outcome of a call with this reply.
 pub fn judge_call(charge: &Charge, reply: &GatewayReply) -> Outcome {
     let cause = match reply.verdict(charge, CallKind::Charge) {
         Ok(Verdict::Succeeded { provider_reference, surplus: false }) => {
@@ -236,20 +245,20 @@ pub fn judge_call(charge: &Charge, reply: &GatewayReply) -> Outcome {
         Ok(Verdict::Declined { code }) => return Outcome::Declined { code },
         Ok(Verdict::Rejected) => return Outcome::Declined { code: REJECTED.to_owned() },
         Err(Cause::NotConnected) => return Outcome::NotSent { why: Cause::NotConnected },
-        // Whether more than this one stands is for an inquiry to find out and put right.
+        // An inquiry finds out how many charges stand, and repairs that.
         Ok(Verdict::Succeeded { surplus: true, .. }) => Cause::Surplus,
         Ok(Verdict::DeclinedForNow) => Cause::DeclineRetryable,
         Ok(Verdict::Pending) => Cause::Pending,
         Ok(Verdict::Voided { .. }) => Cause::Voided,
-        // A call that is not found was not served.
+        // "Not found" as the answer to a call means that the call was not served.
         Ok(Verdict::NotFound) => Cause::Http(404),
         Err(cause) => cause,
     };
     Outcome::Unknown { why: cause }
 }
 
-/// What a call says about the gateway itself. An answer that settles nothing and is not about its health (a
-/// decline it will try again, another call in progress, a disagreement) counts neither way.
+/// What an outcome says about the health of the gateway. An answer without an outcome that is not about health (a
+/// retryable decline, another call in progress, a contradiction) does not count.
 pub fn health(outcome: &Outcome) -> Health {
     match outcome {
         Outcome::Succeeded { .. } | Outcome::Declined { .. } => Health::Answered,
@@ -279,7 +288,7 @@ pub fn health(outcome: &Outcome) -> Health {
     }
 }
 
-/// What an inquiry found. Whether a miss is settled depends on when the call ended, which the caller knows.
+/// The result of an inquiry. Whether a miss is conclusive depends on when the call ended, which the caller knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
     /// `surplus`: further charges of the same payment stand.
@@ -298,23 +307,23 @@ pub enum Lookup {
     },
 }
 
-/// What has to be done at the gateway, and confirmed, before what an inquiry found may be believed.
+/// A repair that the gateway must confirm before the result of an inquiry counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Repair {
-    /// Give back every charge of this payment but one.
+    /// Void every charge of this payment except one.
     VoidOthers { keep: String },
-    /// Give back every charge of this payment, and bar those that are still under way.
+    /// Void every charge of this payment, and bar those that are still under way.
     Reverse,
 }
 
-/// Why a charge is declined whose input the gateway rejects.
+/// The decline code of a charge whose input the gateway rejects.
 const REJECTED: &str = "rejected_input";
-/// Why a charge is declined that was reversed.
+/// The decline code of a charge that was voided.
 pub const VOIDED: &str = "voided";
 
 impl Lookup {
-    /// Exactly one charge may stand behind a success, and none behind a decline. Where the same key may be
-    /// charged twice nothing is ever sent again, so a charge that is not there is made impossible instead.
+    /// The repair that this result needs. Exactly one charge may stand behind a success, and none behind a decline. When
+    /// the gateway ignores keys nothing is sent again, so a charge that is not found is barred instead.
     pub fn repair(&self, conclusive: bool, idempotent: bool) -> Option<Repair> {
         match self {
             Lookup::Succeeded { provider_reference, surplus: true } => {
@@ -329,7 +338,7 @@ impl Lookup {
         }
     }
 
-    /// Why nothing was found out.
+    /// The cause of an inquiry without a result.
     fn cause(&self) -> Option<&Cause> {
         match self {
             Lookup::Unavailable { why } => Some(why),
@@ -337,7 +346,7 @@ impl Lookup {
         }
     }
 
-    /// What it amounts to once it was repaired.
+    /// The finding, after the repair.
     pub fn finding(self, conclusive: bool, idempotent: bool) -> Finding {
         match self {
             Lookup::Succeeded { provider_reference, surplus: _ } => Finding::Succeeded { provider_reference },
@@ -350,7 +359,7 @@ impl Lookup {
     }
 }
 
-/// Whether a void is confirmed. `bars`: it must also keep later charges out.
+/// Checks that a void is confirmed. `bars`: it must also bar later charges.
 pub fn judge_void(charge: &Charge, reply: &GatewayReply, bars: bool) -> Result<(), Cause> {
     match reply.verdict(charge, CallKind::Void)? {
         Verdict::Voided { barred } if barred || !bars => Ok(()),
@@ -364,7 +373,7 @@ pub fn judge_void(charge: &Charge, reply: &GatewayReply, bars: bool) -> Result<(
     }
 }
 
-/// What an inquiry found.
+/// The result of an inquiry with this reply.
 pub fn judge_inquiry(charge: &Charge, reply: &GatewayReply) -> Lookup {
     let why = match reply.verdict(charge, CallKind::Inquiry) {
         Ok(Verdict::Succeeded { provider_reference, surplus }) => {
@@ -375,7 +384,7 @@ pub fn judge_inquiry(charge: &Charge, reply: &GatewayReply) -> Lookup {
         Ok(Verdict::NotFound) => return Lookup::NotFound,
         Ok(Verdict::DeclinedForNow) => Cause::DeclineRetryable,
         Ok(Verdict::Pending) => Cause::Pending,
-        // An inquiry sends nothing that could be rejected.
+        // An inquiry has no input that could be rejected.
         Ok(Verdict::Rejected) => Cause::Http(400),
         Err(cause) => cause,
     };

@@ -1,4 +1,4 @@
-//! What every kind of answer means.
+//! Tests the judgement of every kind of answer.
 
 use serde_json::{Value, json};
 
@@ -45,7 +45,7 @@ fn named(value: Value) -> Value {
     with(with(value, "reference", json!(ID)), "amount", json!(15_000))
 }
 
-/// Two names: which one is meant nobody knows.
+/// Two references: nobody knows which one is meant.
 const TWICE: &str = r#"{"status":"declined","code":"x","reference":"other","reference":"0198c0de-0000-7000-8000-000000000001","amount":15000}"#;
 
 fn with(mut value: Value, field: &str, to: Value) -> Value {
@@ -62,7 +62,7 @@ fn problem(kind: &str) -> Value {
     json!({"type": format!("urn:gateway-sim:problem:{kind}"), "title": "x", "status": 400})
 }
 
-/// A verdict in a few words.
+/// The outcome of a call as a short text.
 fn call(reply: &GatewayReply) -> String {
     let outcome = judge_call(&charge(), reply);
     let alarm = outcome.cause().is_some_and(Cause::is_alarming);
@@ -226,7 +226,7 @@ fn what_an_answer_to_a_call_says_about_the_gateway() {
         (raw(402, b"<html>"), Health::Fault),
         (raw(429, b""), Health::Fault),
         (answer(404, &problem("charge-not-found")), Health::Fault),
-        // It works, but this charge is not settled.
+        // The gateway works, but this charge has no outcome.
         (answer(402, &with(declined(), "retryable", json!(true))), Health::Neither),
         (answer(409, &problem("in-progress")), Health::Neither),
         (answer(422, &problem("idempotency-key-reused")), Health::Neither),

@@ -1,4 +1,8 @@
-//! What this service answers: webhooks of the gateway, and its operators.
+//! The HTTP interface of processor-svc: webhooks of the gateway, and the admin listener.
+//!
+//! * A webhook only makes an inquiry due. It never decides a charge, so a forged, repeated, late or lost webhook changes
+//!   nothing but the time of an inquiry.
+//! * A webhook must carry a valid signature. Without a secret there are no webhooks.
 
 use std::sync::Arc;
 
@@ -22,8 +26,7 @@ use crate::failpoints::{Failpoint, hit};
 use crate::metrics::Metrics;
 use crate::store::Store;
 
-/// What a webhook needs. It never decides: whoever may forge one, or send it twice, late or not at all, changes when an
-/// inquiry is made, and nothing else.
+/// The handler of webhooks.
 pub struct Hooks {
     pub webhook: Webhook,
     pub store: Store,
@@ -41,7 +44,7 @@ struct Data {
     reference: String,
 }
 
-/// The public listener: `/health`, and `POST /webhooks/gateway` if the gateway's secret is known.
+/// The public listener: `/health`, and `POST /webhooks/gateway` if there is a secret.
 pub fn public(service: &'static str, hooks: Option<Hooks>) -> BoxedFilter<(Response,)> {
     let Some(hooks) = hooks.map(Arc::new) else { return edge::health(service) };
     let webhook = warp::path!("webhooks" / "gateway")
@@ -63,7 +66,7 @@ impl Hooks {
             return Err(Problem::new(Kind::Signature, error.to_string()));
         }
         let notice: Notice = edge::read_json(body).map_err(|error| Problem::malformed(error.to_string()))?;
-        // A reference that is not ours is as good as one that has ended: nothing to do.
+        // A reference that is not ours needs nothing, as one that has ended.
         let hastened = match parse_uuid(&notice.data.reference) {
             Some(payment_id) => self.hasten(payment_id).await?,
             None => false,
@@ -74,7 +77,10 @@ impl Hooks {
 
     async fn hasten(&self, payment_id: Uuid) -> Result<bool, Problem> {
         let hastened = self.store.hasten(payment_id).await.map_err(|error| {
-            tracing::warn!(error = format!("{error:#}"), "a webhook was not taken");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the database failed; the webhook is answered 503, and the gateway repeats it"
+            );
             Problem::unavailable()
         })?;
         hit(Failpoint::AfterHasten);

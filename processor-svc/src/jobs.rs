@@ -1,12 +1,10 @@
-//! Work messages from RabbitMQ: taken by the hundred, committed as intents, acknowledged, then called.
+//! Consumes work messages from RabbitMQ.
 //!
-//! As many messages are taken as calls may begin, so no lease runs while a charge waits in memory. A message
-//! is acknowledged after its row is committed: the row is the work. What cannot be read is parked in the same
-//! transaction. The connection is ours to renew; everything awaited on it has a time-out.
-//!
-//! While the gateway cannot be reached nothing is taken. A charge that may not be called now, since the breaker of
-//! its service is open or its user or service has its share, has a row that waits: nothing was attempted.
-//! While very many charges wait, nothing is taken either: the sweeper has to have room for those under way.
+//! * The connection is renewed here. Everything awaited on it has a time-out.
+//! * Only as many messages are taken as calls may begin, so no lease runs while a charge waits in memory.
+//! * While the gateway cannot be reached, nothing is taken. While very many charges wait, nothing is taken either, since
+//!   the due queue must have room for the charges under way.
+//! * [`intents`] commits the messages, which are acknowledged after that and then called.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -37,10 +35,10 @@ use crate::store::{Admission, Intent, Store};
 use crate::sweep::DUE_QUEUE_MAX;
 use crate::work::{self, Job, Message};
 
-/// For every answer of the broker.
+/// Time limit of every answer of the broker.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// A queue this long silent is asked whether it is still there.
+/// A queue that is silent for this long is declared again, to see that it exists.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(5);
 /// Rows per commit.
@@ -53,21 +51,21 @@ pub struct Jobs {
     pub store: Store,
     pub ended_cache: EndedCache,
     pub calls: Calls,
-    /// One for each call that may be under way.
+    /// One permit per call.
     pub permits: Arc<Semaphore>,
     pub shares: Shares,
-    /// Where charges that wait are looked at again.
+    /// Queues charges that wait.
     pub due_queue: DueQueue,
     pub metrics: Metrics,
 }
 
-/// A readable message: the job, and the message it would be parked as.
+/// A readable message: its job, and the message for parking.
 struct WorkItem {
     job: Job,
     message: Message,
 }
 
-/// What is to become of a message: the right to call now, or why not and for how long.
+/// A work item with the right to call now, or the reason to hold it back.
 struct Candidate {
     taken: WorkItem,
     right: Result<CallRight, (Cause, Duration)>,
@@ -78,13 +76,13 @@ struct CallRight {
     share: Share,
 }
 
-/// How long a charge waits that cannot be called because its user or service has its share.
+/// Pause of a charge whose user or service has its full share.
 const SHARE_RETRY_INTERVAL: Duration = Duration::from_millis(500);
-/// A charge that a breaker refuses waits as long as the breaker, within these.
+/// Minimum pause of a charge that a breaker refuses.
 const REFUSED_PAUSE_MIN: Duration = Duration::from_millis(50);
 
 impl Jobs {
-    /// Consumes until `shutdown`; reconnects for as long as it takes.
+    /// Consumes until `shutdown`; reconnects without end.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut waits = backoff(RECONNECT_DELAY_MAX);
         while !shutdown.is_cancelled() {
@@ -93,7 +91,10 @@ impl Jobs {
             self.metrics.broker_connected.set(0);
             let Err(error) = ended else { continue };
             Metrics::count(&self.metrics.failures, "broker");
-            tracing::warn!(error = format!("{error:#}"), "RabbitMQ is away, connecting again");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the connection to RabbitMQ failed; a new one is opened"
+            );
             if begun.elapsed() > RECONNECT_DELAY_MAX {
                 waits = backoff(RECONNECT_DELAY_MAX);
             }
@@ -109,13 +110,13 @@ impl Jobs {
         let connecting = Connection::connect(&self.url, ConnectionProperties::default());
         let connection = bounded("connect", connecting).await?;
         let consumed = self.openings(&connection, shutdown).await;
-        // What is not acknowledged goes back to the queue, also if this fails.
+        // Unacknowledged messages return to the queue, even if closing fails.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, "stopping".into())).await;
         consumed
     }
 
-    /// Consumes whenever the breaker lets calls through, on a channel for each such time: closing it cancels
-    /// the consumer and gives back what it was handed, so messages wait in the queue and not here.
+    /// Consumes whenever the breaker lets calls through, on a new channel each time. Closing the channel cancels the
+    /// consumer and returns its messages, so they wait in the queue and not here.
     async fn openings(&self, connection: &Connection, shutdown: &CancellationToken) -> anyhow::Result<()> {
         loop {
             let opening = tokio::select! {
@@ -130,7 +131,7 @@ impl Jobs {
         }
     }
 
-    /// Takes messages until the breaker changes its mind; of probes one batch.
+    /// Takes messages until the breaker leaves this period; for probes one batch only.
     async fn consume(
         &self,
         channel: &Channel,
@@ -145,15 +146,15 @@ impl Jobs {
         let consuming = channel.basic_consume(self.queue.as_str().into(), "".into(), options, arguments);
         let mut consumer = bounded("consume", consuming).await?;
         self.metrics.broker_connected.set(1);
-        tracing::info!(queue = self.queue, probes, "taking work");
+        tracing::info!(queue = self.queue, probes, "the gateway can be called; work messages are taken");
         let over = self.calls.breaker.over(opening);
         tokio::pin!(over);
         loop {
             if !self.room_in_due_queue(shutdown).await {
                 return Ok(());
             }
-            let most = probes.map_or(BATCH_MAX, usize::from).min(BATCH_MAX);
-            let Some(mut permits) = self.capacity(most, shutdown).await else { return Ok(()) };
+            let max = probes.map_or(BATCH_MAX, usize::from).min(BATCH_MAX);
+            let Some(mut permits) = self.capacity(max, shutdown).await else { return Ok(()) };
             let next = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return Ok(()),
@@ -168,21 +169,21 @@ impl Jobs {
                         return Ok(());
                     }
                 }
-                Ok(None) => bail!("the consumer was cancelled by the broker"),
+                Ok(None) => bail!("the broker cancelled the consumer; a new connection is opened"),
                 Err(_) => self.declare(channel).await?,
             }
         }
     }
 
-    /// The relay creates the queue; here it only must be there.
+    /// Checks that the queue exists. The relay creates it.
     async fn declare(&self, channel: &Channel) -> anyhow::Result<()> {
         let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let declaring = channel.queue_declare(self.queue.as_str().into(), passive, FieldTable::default());
         bounded("find the queue", declaring).await.map(drop)
     }
 
-    /// Waits while too many charges are watched: what is held back has a row already, and more of those would leave the
-    /// sweeper no room for charges that are under way. Messages wait in the queue instead. False on shutdown.
+    /// Waits while the due queue is half full: charges that are held back have rows, and more of them would leave no room
+    /// for charges under way. Messages wait in RabbitMQ instead. False on shutdown.
     async fn room_in_due_queue(&self, shutdown: &CancellationToken) -> bool {
         while self.due_queue.len() >= DUE_QUEUE_MAX / 2 {
             tokio::select! {
@@ -193,13 +194,13 @@ impl Jobs {
         true
     }
 
-    /// At least one permit, and as many more as there are up to `most`; none on shutdown.
-    async fn capacity(&self, most: usize, shutdown: &CancellationToken) -> Option<OwnedSemaphorePermit> {
+    /// At least one permit, and as many more as there are up to `max`; `None` on shutdown.
+    async fn capacity(&self, max: usize, shutdown: &CancellationToken) -> Option<OwnedSemaphorePermit> {
         let mut permits = tokio::select! {
             () = shutdown.cancelled() => return None,
             permit = self.permits.clone().acquire_owned() => permit.ok()?,
         };
-        while permits.num_permits() < most
+        while permits.num_permits() < max
             && let Ok(more) = self.permits.clone().try_acquire_owned()
         {
             permits.merge(more);
@@ -207,7 +208,7 @@ impl Jobs {
         Some(permits)
     }
 
-    /// Commits what was delivered, acknowledges it, begins the calls.
+    /// Commits the deliveries, acknowledges them, and begins the calls.
     async fn batch(
         &self,
         channel: &Channel,
@@ -222,11 +223,11 @@ impl Jobs {
         hit(Failpoint::BeforeIntent);
         let ready = taken.into_iter().map(|taken| self.ready(taken)).collect();
         let Ok(jobs) = self.admit(ready, unreadable, shutdown).await else {
-            // Shutting down with the database away: nothing is committed, everything is delivered again.
+            // Shutdown began while the database is away: nothing is committed, and everything is delivered again.
             return Ok(());
         };
         hit(Failpoint::AfterIntent);
-        // Batches are committed one after the other, so everything up to here is done.
+        // Batches are committed one after the other, so everything up to this tag is committed.
         let acknowledging = channel.basic_ack(last, BasicAckOptions { multiple: true });
         let acknowledged = bounded("acknowledge", acknowledging).await;
         hit(Failpoint::AfterAck);
@@ -236,14 +237,16 @@ impl Jobs {
                     let permit = Permit { room, share: Some(share) };
                     self.calls.start(job.charge, 1, false, begun, (permit, pass));
                 }
-                // Never more jobs than permits; if there were, the lease would tell the sweeper.
-                None => tracing::error!(payment_id = %job.charge.payment_id, "no permit for a charge"),
+                // There are never more jobs than permits. Without one, the sweeper finds the lapsed lease.
+                None => {
+                    tracing::error!(payment_id = %job.charge.payment_id, "a charge has no permit and is not called; the sweeper takes it over when its lease lapses")
+                }
             }
         }
         acknowledged
     }
 
-    /// Readable messages, one per payment, and the others set aside.
+    /// Reads deliveries: one work item per payment, and the parked messages of the others.
     fn read(&self, deliveries: Vec<Delivery>) -> (Vec<WorkItem>, Vec<Parked>) {
         let (mut taken, mut unreadable) = (Vec::with_capacity(deliveries.len()), Vec::new());
         let mut at: HashMap<Uuid, usize> = HashMap::with_capacity(deliveries.len());
@@ -265,8 +268,8 @@ impl Jobs {
         (taken, unreadable)
     }
 
-    /// Drops duplicates of charges that have ended. Redis says which those may be, the database which they are: its rows
-    /// may be older than what Redis knows.
+    /// Drops duplicates of charges that have ended. Redis names candidates, and the database confirms them, since its rows
+    /// may be older than Redis.
     async fn not_ended(&self, mut taken: Vec<WorkItem>) -> Vec<WorkItem> {
         let charges: Vec<&Charge> = taken.iter().map(|t| &t.job.charge).collect();
         let hits = self.ended_cache.find(&charges).await;
@@ -277,8 +280,11 @@ impl Jobs {
         let ended = match self.store.ended(&hits).await {
             Ok(ended) => ended,
             Err(error) => {
-                // The insert meets the same rows, and is tried again until it has.
-                tracing::warn!(error = format!("{error:#}"), "what Redis knows could not be confirmed");
+                // The insert conflicts with the same rows, and is retried until it succeeds.
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the database cannot confirm hits of Redis; their messages are inserted as if unknown"
+                );
                 HashSet::new()
             }
         };
@@ -289,7 +295,7 @@ impl Jobs {
         taken
     }
 
-    /// The right to call, asked for before the intent: who does not get it has a row that waits.
+    /// Asks for the right to call before the intent is written. Without it the row waits.
     fn ready(&self, taken: WorkItem) -> Candidate {
         let charge = &taken.job.charge;
         let right = match self.shares.take(charge) {
@@ -305,8 +311,8 @@ impl Jobs {
         Candidate { taken, right }
     }
 
-    /// Commits the intents, and answers those to call. What the database refuses for good is found by halving
-    /// and parked.
+    /// Commits the intents and returns those to call. A message that the database refuses for good is found by halving and
+    /// parked.
     async fn admit(
         &self,
         ready: Vec<Candidate>,
@@ -345,7 +351,7 @@ impl Jobs {
         Ok(to_call)
     }
 
-    /// Counts what became of each job and collects those to call; answers the messages to park.
+    /// Counts each outcome and collects the jobs to call; returns the messages to park.
     fn sort(
         &self,
         part: Vec<Candidate>,
@@ -406,13 +412,13 @@ impl Candidate {
     }
 }
 
-/// The first delivery and what else has arrived, without waiting.
-fn drain(first: Delivery, consumer: &mut Consumer, most: usize) -> anyhow::Result<Vec<Delivery>> {
+/// The first delivery and those that have arrived, without waiting.
+fn drain(first: Delivery, consumer: &mut Consumer, max: usize) -> anyhow::Result<Vec<Delivery>> {
     let mut deliveries = vec![first];
-    while deliveries.len() < most {
+    while deliveries.len() < max {
         match consumer.next().now_or_never() {
             Some(Some(delivery)) => deliveries.push(delivery.context("delivery")?),
-            // Nothing there, or the end, which the next wait will see.
+            // Nothing has arrived, or the stream ended, which the next wait sees.
             Some(None) | None => break,
         }
     }
@@ -436,10 +442,13 @@ fn message(delivery: Delivery) -> Message {
     }
 }
 
-/// The broker's answer, or an error that says what was waited for.
+/// Waits for an answer of the broker.
+///
+/// # Errors
+/// When the broker refuses or does not answer in time; the text names the request.
 async fn bounded<T>(what: &str, answer: impl Future<Output = lapin::Result<T>>) -> anyhow::Result<T> {
     match tokio::time::timeout(BROKER_TIMEOUT, answer).await {
         Ok(answered) => answered.with_context(|| what.to_owned()),
-        Err(_) => bail!("{what}: no answer within {BROKER_TIMEOUT:?}"),
+        Err(_) => bail!("RabbitMQ did not answer within {BROKER_TIMEOUT:?}: {what}"),
     }
 }

@@ -1,14 +1,13 @@
 //! processor-svc: charges authorized payments at the gateway, once each.
 //!
-//! * A work message becomes a row `calling`, the intent, committed before any call ([`jobs`]).
-//! * The gateway is called concurrently ([`calls`]); outcomes are committed in batches ([`outcomes`]).
-//! * While the gateway fails for a service no calls are made for it; while it cannot be reached, messages stay in the
-//!   queue ([`breaker`]).
+//! * A work message becomes a row `calling`, the intent, which is committed before any call ([`jobs`]).
+//! * The gateway is called concurrently ([`calls`]). Outcomes are committed in batches ([`outcomes`]).
+//! * While the gateway fails for a service, no calls are made for that service. While the gateway cannot be reached,
+//!   messages stay in the queue ([`breaker`]).
 //! * No user and no service takes all permits ([`shares`]).
-//! * What a crash or a silent gateway left open is found by age and inquired about ([`sweep`]).
-//! * A request to cancel ends what was never called, and comes too late for the rest ([`events`]).
-//!
-//! What may follow what is one table ([`saga`]); rows are the only memory.
+//! * Charges that a crash or a silent gateway left open are found by age and inquired about ([`sweep`]).
+//! * A request to cancel ends a charge that was never called, and comes too late for others ([`events`]).
+//! * One table decides every transition ([`saga`]). The rows are the only state that counts.
 
 pub mod backoff;
 pub mod breaker;
@@ -61,12 +60,12 @@ use crate::store::Store;
 use crate::sweep::Sweep;
 
 const SERVICE: &str = "processor-svc";
-/// How long calls under way may take to end after shutdown was asked for; then the leases tell.
+/// How long calls may take to end after shutdown began. The leases bring up the others.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long their outcomes may then take to be written.
+/// How long writing their outcomes may take after that.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Works until `asked` to end, and for the grace; then finishes the calls under way.
+/// Works until `stop` and the grace after it, then finishes the calls under way.
 ///
 /// # Errors
 /// A listener or the consumer failed, a worker panicked, or a configured address cannot be used.
@@ -74,12 +73,12 @@ pub async fn run(
     config: Config,
     public: TcpListener,
     admin: TcpListener,
-    asked: CancellationToken,
+    stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let operators = edge::Audience::operators(config.operators.clone());
     let metrics = Metrics::new()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
-    let shutdown = after_grace(asked.clone(), Duration::from_millis(config.drain_ms));
+    let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
     let store = Store::new(pool, config.lease());
     let (reports, reported) = mpsc::unbounded_channel();
     // Work under way outlives the shutdown signal; these end it.
@@ -96,20 +95,23 @@ pub async fn run(
         edge::serve(public, http::public(SERVICE, hooks), edge::Audience::Anyone, shutdown.clone()),
         edge::serve(
             admin,
-            http::admin(SERVICE, store, metrics.registry.clone(), asked),
+            http::admin(SERVICE, store, metrics.registry.clone(), stop),
             operators,
             shutdown.clone()
         ),
         cancels,
     );
-    // Whatever ended these ends everything else, in the order in which work flows.
+    // The end of one of these ends everything else, in the order in which work flows.
     shutdown.cancel();
     for worker in workers {
         worker.await.context("worker")?;
     }
     calls.close();
     if tokio::time::timeout(DRAIN_TIMEOUT, calls.wait()).await.is_err() {
-        tracing::warn!(left = calls.len(), "calls still under way are left to their leases");
+        tracing::warn!(
+            left = calls.len(),
+            "calls are still under way at the end of the drain; their leases lapse, and another process inquires about them"
+        );
     }
     drained.cancel();
     let mut writer = writer;
@@ -122,7 +124,7 @@ pub async fn run(
     served.map(|_| tracing::info!("stopped"))
 }
 
-/// A task whose end, even by a panic, ends the service: it must be restarted, not linger without it.
+/// Spawns a task whose end, even by a panic, ends the service, so that it is restarted.
 fn spawn(work: impl Future<Output = ()> + Send + 'static, shutdown: &CancellationToken) -> JoinHandle<()> {
     let guard = shutdown.clone().drop_guard();
     tokio::spawn(async move {
@@ -154,7 +156,7 @@ fn hooks(config: &Config, outcomes: &Outcomes) -> anyhow::Result<Option<Hooks>> 
     config.webhook_secret.as_ref().map(hooks).transpose()
 }
 
-/// Requests to cancel end charges too, so they share what the writer of outcomes tells of it.
+/// Requests to cancel end charges too, so they share the cache and the queue of the outcome writer.
 fn cancels(outcomes: &Outcomes) -> Cancels {
     Cancels {
         store: outcomes.store.clone(),
@@ -164,7 +166,7 @@ fn cancels(outcomes: &Outcomes) -> Cancels {
     }
 }
 
-/// Who takes work, who finds what was left, who writes what happened.
+/// Builds the workers: the consumer of work, the sweeper, and the writer of outcomes.
 fn wire(
     config: &Config,
     metrics: &Metrics,
@@ -205,7 +207,7 @@ fn wire(
         ended_cache: ended_cache.clone(),
         permits: Arc::new(Semaphore::new(config.inquiries_max)),
         shares: Shares::new(config.shares(config.inquiries_max)),
-        scan_every: config.lease() / 3,
+        scan_interval: config.lease() / 3,
         claim: config.lease(),
         visibility: config.visibility_ms,
         metrics: metrics.clone(),

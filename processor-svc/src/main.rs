@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // What FAILPOINTS says, for as long as the process lives.
+    // The failpoints of FAILPOINTS are set while this guard lives.
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
     let config: Config = process::config();

@@ -1,4 +1,6 @@
-//! What is counted. All labels are fixed words, never ids or texts of the gateway.
+//! The metrics of processor-svc.
+//!
+//! * All labels are fixed texts, never ids or texts of the gateway.
 
 use std::time::Instant;
 
@@ -12,34 +14,34 @@ use crate::saga::{Finding, Outcome, Step, To};
 #[derive(Clone)]
 pub struct Metrics {
     pub registry: Registry,
-    /// Requests to cancel.
+    /// The consumer of requests to cancel.
     pub consumer: ConsumerMetrics,
-    /// Work messages by what became of them.
+    /// Work messages by result.
     pub jobs: IntCounterVec,
-    /// Calls by how they ended.
+    /// Calls by outcome.
     pub calls: IntCounterVec,
     pub call_seconds: Histogram,
     pub calls_in_flight: IntGauge,
     pub breaker_state: IntGauge,
-    /// Inquiries by what they found.
+    /// Inquiries by finding.
     pub inquiries: IntCounterVec,
-    /// Webhooks by what they led to.
+    /// Webhooks by result.
     pub webhooks: IntCounterVec,
-    /// Committed transitions by the status they led to.
+    /// Committed transitions by the new status.
     pub transitions: IntCounterVec,
-    /// Steps that changed nothing.
+    /// Decisions that changed nothing.
     pub ignored: IntCounterVec,
-    /// What a person must look at.
+    /// Contradictions that an operator must look at.
     pub alarms: IntCounterVec,
-    /// Rows per commit, by what they are.
+    /// Rows per commit, by kind.
     pub batch_rows: HistogramVec,
     pub commit_seconds: HistogramVec,
-    /// Failures of what this service depends on; each was retried.
+    /// Failures of a dependency. Each was retried.
     pub failures: IntCounterVec,
     /// Messages looked up in Redis.
     pub cache: IntCounterVec,
     pub broker_connected: IntGauge,
-    /// Charges the sweeper keeps an eye on.
+    /// Charges in the due queue.
     pub due_queue_charges: IntGauge,
     pub oldest_live_seconds: IntGauge,
     pub scans: IntCounter,
@@ -71,32 +73,88 @@ impl Metrics {
             registry.register(Box::new(made.clone()))?;
             Ok(made)
         };
-        let call_seconds = HistogramOpts::new("processor_call_seconds", "Duration of gateway calls.");
+        let call_seconds = HistogramOpts::new("processor_call_seconds", "Seconds per gateway call.");
         let call_seconds = Histogram::with_opts(call_seconds.buckets(SECONDS.to_vec()))?;
         registry.register(Box::new(call_seconds.clone()))?;
-        let scans = IntCounter::new("processor_scans_total", "Scans for charges that have not ended.")?;
+        let scans = IntCounter::new("processor_scans_total", "Scans for charges that are not terminal.")?;
         registry.register(Box::new(scans.clone()))?;
-        let walks = IntCounter::new("processor_walks_total", "Walks through all charges, completed.")?;
+        let walks =
+            IntCounter::new("processor_walks_total", "Completed walks through the whole table of charges.")?;
         registry.register(Box::new(walks.clone()))?;
         Ok(Metrics {
             consumer: ConsumerMetrics::register(&registry)?,
-            jobs: counters("processor_jobs_total", "Work messages by what became of them.", "result")?,
-            calls: counters("processor_calls_total", "Gateway calls by how they ended.", "outcome")?,
+            jobs: counters(
+                "processor_jobs_total",
+                "Work messages, by result: calling, waiting, expired, already, ended or parked. Worry when `parked` grows: see the table parked.",
+                "result",
+            )?,
+            calls: counters(
+                "processor_calls_total",
+                "Gateway calls, by outcome: succeeded, declined, not_sent or unknown. Worry when the share of `unknown` grows.",
+                "outcome",
+            )?,
             call_seconds,
-            calls_in_flight: gauge("processor_calls_in_flight", "Gateway calls under way.")?,
-            breaker_state: gauge("processor_breaker_state", "0 calls flow, 1 probes, 2 no calls.")?,
-            inquiries: counters("processor_inquiries_total", "Inquiries by what they found.", "finding")?,
-            webhooks: counters("processor_webhooks_total", "Webhooks by what they led to.", "result")?,
-            transitions: counters("processor_transitions_total", "Committed transitions.", "to")?,
-            ignored: counters("processor_ignored_total", "Steps that changed nothing.", "why")?,
-            alarms: counters("processor_alarms_total", "What a person must look at.", "what")?,
-            batch_rows: histograms("processor_batch_rows", "Rows per commit.", ROWS)?,
-            commit_seconds: histograms("processor_commit_seconds", "Duration of commits.", SECONDS)?,
-            failures: counters("processor_failures_total", "Failures that were retried.", "of")?,
-            cache: counters("processor_cache_total", "Messages looked up in Redis.", "result")?,
-            broker_connected: gauge("processor_broker_connected", "1 while messages can arrive.")?,
-            due_queue_charges: gauge("processor_due_queue_charges", "Charges the sweeper keeps an eye on.")?,
-            oldest_live_seconds: gauge("processor_oldest_live_seconds", "Age of the oldest unended charge.")?,
+            calls_in_flight: gauge(
+                "processor_calls_in_flight",
+                "Gateway calls under way. Worry when it stays at the limit of concurrent calls.",
+            )?,
+            breaker_state: gauge(
+                "processor_breaker_state",
+                "State of the most restrictive circuit breaker: 0 closed, 1 half-open, 2 open. Worry at 2: the gateway fails for a service, and no calls are made for it.",
+            )?,
+            inquiries: counters(
+                "processor_inquiries_total",
+                "Inquiries, by finding: succeeded, declined, not_found, not_yet or unavailable.",
+                "finding",
+            )?,
+            webhooks: counters(
+                "processor_webhooks_total",
+                "Webhooks, by result: hastened (an inquiry is due now), needless or refused. Worry when `refused` grows: the secret is wrong, or somebody forges webhooks.",
+                "result",
+            )?,
+            transitions: counters(
+                "processor_transitions_total",
+                "Committed transitions, by the new status.",
+                "to",
+            )?,
+            ignored: counters("processor_ignored_total", "Decisions that changed nothing, by step.", "why")?,
+            alarms: counters(
+                "processor_alarms_total",
+                "Contradictions that an operator must look at, by kind. Worry at the first one: the log names the payment.",
+                "what",
+            )?,
+            batch_rows: histograms(
+                "processor_batch_rows",
+                "Rows per commit, by kind: intents or outcomes.",
+                ROWS,
+            )?,
+            commit_seconds: histograms(
+                "processor_commit_seconds",
+                "Seconds per commit, by kind: intents or outcomes.",
+                SECONDS,
+            )?,
+            failures: counters(
+                "processor_failures_total",
+                "Failures of a dependency, all of which are retried, by dependency: database, broker or redis. Worry while it grows.",
+                "of",
+            )?,
+            cache: counters(
+                "processor_cache_total",
+                "Messages looked up in Redis, by result: hit, miss, failed or unconfirmed (the database did not confirm a hit).",
+                "result",
+            )?,
+            broker_connected: gauge(
+                "processor_broker_connected",
+                "1 while work messages can arrive, else 0. Worry when it stays 0: RabbitMQ is away, or the breaker is open.",
+            )?,
+            due_queue_charges: gauge(
+                "processor_due_queue_charges",
+                "Charges in the due queue of the sweeper. Worry above 50000: no more work is taken.",
+            )?,
+            oldest_live_seconds: gauge(
+                "processor_oldest_live_seconds",
+                "Age in seconds of the oldest charge that is not terminal. Worry above the visibility delay: a charge gets no outcome.",
+            )?,
             scans,
             walks,
             registry,

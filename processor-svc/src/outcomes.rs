@@ -1,8 +1,9 @@
-//! Writes what happened to charges. One task: it takes every report there is, decides each, commits all
-//! transitions in one statement, and begins again; so the batches grow with the load by themselves.
+//! Writes the outcomes of charges.
 //!
-//! What did not apply was changed by somebody else: it is read and decided again. After the commit come the
-//! consequences: the next call, the next inquiry, the cache.
+//! * One task takes all waiting reports, decides each, and commits all transitions in one statement. So batches grow with
+//!   the load.
+//! * A transition that did not apply met a changed row. Its report is decided again on the new state.
+//! * Consequences follow the commit: the next call, the next inquiry, the cache.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -24,11 +25,11 @@ use crate::saga::{Event, Finding, State, Step, To, decide};
 use crate::store::sweep::InquiryResult;
 use crate::store::{Store, Write};
 
-/// Rows per commit; also bounds how long one takes.
+/// Rows per commit, which bounds its duration.
 const BATCH_MAX: usize = 500;
-/// How often a report is decided anew before it is left to the sweeper.
+/// Rounds in which a report is decided before it is left to the sweeper.
 const ROUNDS_MAX: usize = 8;
-/// When to look again at a charge that could not be moved on.
+/// Pause before the sweeper looks again at a charge whose transition did not apply.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 pub struct Outcomes {
@@ -39,14 +40,14 @@ pub struct Outcomes {
     pub inquiries: Backoff,
     pub resends: Backoff,
     pub metrics: Metrics,
-    /// Cancelled when no new call may start.
+    /// Cancelled when no call may begin any more.
     pub stopping: CancellationToken,
-    /// Cancelled when what is not written yet is left to the leases.
+    /// Cancelled when unwritten outcomes are left to their leases.
     pub abandon: CancellationToken,
 }
 
 impl Outcomes {
-    /// Until `drained`, then what is still queued.
+    /// Writes reports until `drained`.
     pub async fn run(self, mut reports: mpsc::UnboundedReceiver<Report>, drained: CancellationToken) {
         loop {
             let mut batch = Vec::new();
@@ -56,12 +57,14 @@ impl Outcomes {
                 () = drained.cancelled() => break,
             }
             if self.write(batch).await.is_err() {
-                tracing::warn!("outcomes were left to the leases");
+                tracing::warn!(
+                    "the process is stopping; unwritten outcomes are left to their leases and will be inquired about"
+                );
             }
         }
     }
 
-    /// Rounds until everything is written or needs nothing.
+    /// Writes reports in rounds until each is written or needs nothing.
     async fn write(&self, mut reports: Vec<Report>) -> Result<(), Stop> {
         for _ in 0..ROUNDS_MAX {
             let (round, mut again) = first_of_each(reports);
@@ -72,20 +75,20 @@ impl Outcomes {
             let ids: Vec<Uuid> = again.iter().map(|report| report.charge.payment_id).collect();
             let read = until_done("read states", &self.metrics, &self.abandon, || self.store.states(&ids));
             let states = read.await?;
-            // What was seen of the old state says nothing about the new one, so its compare-and-set must fail.
+            // An event without an attempt says nothing about the new state, so its compare-and-set must fail.
             for report in again.iter_mut().filter(|report| is_about_an_attempt(&report.event)) {
                 report.from = states.get(&report.charge.payment_id).copied().unwrap_or(State::Absent);
             }
             reports = again;
         }
         for report in reports {
-            tracing::warn!(payment_id = %report.charge.payment_id, "left to the sweeper");
+            tracing::warn!(payment_id = %report.charge.payment_id, "the charge changed in every round; the sweeper takes it over");
             self.due_queue.set(report.charge.payment_id, RECHECK_INTERVAL);
         }
         Ok(())
     }
 
-    /// One commit. Answers the reports to decide again, since their rows had changed.
+    /// Commits one round. Returns the reports to decide again, whose rows had changed.
     async fn round(&self, reports: Vec<Report>) -> Result<Vec<Report>, Stop> {
         let decided: Vec<(Report, Step)> =
             reports.into_iter().filter_map(|report| self.decide(report)).collect();
@@ -108,7 +111,7 @@ impl Outcomes {
         }
         self.ended_cache.save(&ended.iter().collect::<Vec<_>>());
         hit(Failpoint::AfterCacheWrite);
-        match until_done("note inquiries", &self.metrics, &self.abandon, || {
+        match until_done("record inquiries", &self.metrics, &self.abandon, || {
             self.store.record_inquiries(&results)
         })
         .await
@@ -123,11 +126,11 @@ impl Outcomes {
     fn decide(&self, mut report: Report) -> Option<(Report, Step)> {
         let mut step = decide(&report.from, &report.event);
         if matches!(step, Step::Move(To::Calling { .. })) {
-            // A call that may not be finished is not begun; the row stays as it is for the next process.
+            // A call that may not end in time is not begun. The row stays as it is for the next process.
             if self.stopping.is_cancelled() {
                 return None;
             }
-            // Nor is one that the breaker refuses: that is no attempt.
+            // Nor is a call that the breaker refuses, which is no attempt.
             if report.pass.is_none() {
                 match self.calls.breaker.begin(&report.charge) {
                     Ok(pass) => report.pass = Some(pass),
@@ -144,12 +147,12 @@ impl Outcomes {
         Some(Write { payment_id: report.charge.payment_id, from: report.from, to: to.clone(), pause })
     }
 
-    /// Until a waiting charge is called again, or an unknown one is inquired about. Later attempts wait longer.
+    /// The pause until a waiting charge is called again, or an unknown one is inquired about. It grows with the attempts.
     fn pause(&self, payment_id: Uuid, to: &To) -> Duration {
         let tries = |attempt: &i32| u32::try_from(attempt - 1).unwrap_or(0);
         match to {
             To::Waiting { attempt, .. } => self.resends.after(tries(attempt), payment_id),
-            // Nobody waits for an answer any more: ask at once.
+            // Nobody waits for an answer any more, so the inquiry is due at once.
             To::Unknown { why: Cause::LeaseLapsed, .. } => Duration::ZERO,
             To::Unknown { attempt, .. } => self.inquiries.after(tries(attempt), payment_id),
             To::Calling { .. } | To::Succeeded { .. } | To::Declined { .. } | To::Expired | To::Cancelled => {
@@ -158,7 +161,7 @@ impl Outcomes {
         }
     }
 
-    /// Commits; a row the database refuses for good is found by halving and left as it is.
+    /// Commits transitions. A row that the database refuses for good is found by halving and left as it is.
     async fn apply(&self, writes: Vec<Write>) -> Result<HashSet<Uuid>, Stop> {
         let mut applied = HashSet::new();
         let mut parts = vec![writes];
@@ -190,10 +193,13 @@ impl Outcomes {
 
     fn refused(&self, error: &str) {
         Metrics::count(&self.metrics.alarms, "refused");
-        tracing::error!(error, "the database refuses what was decided");
+        tracing::error!(
+            error,
+            "the database refuses a decided transition for good; the charge stays as it is, and an operator must look"
+        );
     }
 
-    /// What an inquiry's row in `charge_attempts` is to say.
+    /// The result of an inquiry, for its row in `charge_attempts`.
     fn inquiry_result(&self, report: &Report, step: &Step) -> Option<InquiryResult> {
         let (Some(seq), Event::Inquired { attempt, finding }) = (report.inquiry, &report.event) else {
             return None;
@@ -215,7 +221,7 @@ impl Outcomes {
         self.inquiries.after(u32::try_from(attempt + seq - 2).unwrap_or(0), payment_id)
     }
 
-    /// After the commit. Answers the charge if it has ended.
+    /// Carries out the consequences of a committed step. Returns the charge if it has ended.
     fn consequences(&self, report: Report, step: Step, begun: Instant) -> Option<Charge> {
         let payment_id = report.charge.payment_id;
         match step {
@@ -225,7 +231,7 @@ impl Outcomes {
                 match to {
                     To::Waiting { .. } | To::Unknown { .. } => self.due_queue.set(payment_id, pause),
                     To::Calling { attempt } => {
-                        // Watched until it ends; this process may be the one that does not report.
+                        // The charge stays in the due queue until it ends, since this process may die before it reports.
                         self.due_queue.set(payment_id, self.calls.lease);
                         let exposed = matches!(report.from, State::Unknown { .. });
                         match report.pass {
@@ -233,8 +239,10 @@ impl Outcomes {
                                 let right = (report.permit, pass);
                                 self.calls.start(report.charge, attempt, exposed, begun, right);
                             }
-                            // It was asked for before the decision; if not, the lease tells the sweeper.
-                            None => tracing::error!(%payment_id, "a call without a pass"),
+                            // The pass was taken before the decision. Without one, the sweeper finds the lapsed lease.
+                            None => {
+                                tracing::error!(%payment_id, "a call has no pass of the breaker and is not made; the sweeper takes the charge over when its lease lapses")
+                            }
                         }
                     }
                     To::Succeeded { .. } | To::Declined { .. } | To::Expired | To::Cancelled => {
@@ -254,14 +262,14 @@ impl Outcomes {
             }
             Step::Insert(_) | Step::Contradiction | Step::Illegal => {
                 Metrics::count(&self.metrics.alarms, step_label(&step));
-                tracing::error!(%payment_id, from = ?report.from, event = ?report.event, ?step, "cannot be");
+                tracing::error!(%payment_id, from = ?report.from, event = ?report.event, ?step, "an event is impossible in this state; the charge stays as it is, and an operator must look");
             }
         }
         None
     }
 }
 
-/// Such an event names what it is about, so it can be held against any state.
+/// Whether an event names its attempt, so that it can be decided in any state.
 fn is_about_an_attempt(event: &Event) -> bool {
     match event {
         Event::Called { .. } | Event::Inquired { .. } => true,
@@ -269,8 +277,8 @@ fn is_about_an_attempt(event: &Event) -> bool {
     }
 }
 
-/// The first report of each payment, and the others: one statement changes a row once.
+/// Splits reports into the first of each payment and the others, since one statement changes a row only once.
 fn first_of_each(reports: Vec<Report>) -> (Vec<Report>, Vec<Report>) {
-    let mut seen = HashSet::with_capacity(reports.len());
-    reports.into_iter().partition(|report| seen.insert(report.charge.payment_id))
+    let mut payments = HashSet::with_capacity(reports.len());
+    reports.into_iter().partition(|report| payments.insert(report.charge.payment_id))
 }

@@ -1,4 +1,6 @@
-//! Database work that must get done: tried again with jittered back-off for as long as the database is away.
+//! Retries database work with jittered back-off for as long as the database is away.
+//!
+//! * Only poison and the end of the process stop the retries.
 
 use std::time::Duration;
 
@@ -11,10 +13,10 @@ use crate::metrics::Metrics;
 const DELAY_MIN: Duration = Duration::from_millis(20);
 const DELAY_MAX: Duration = Duration::from_secs(2);
 
-/// Why it did not get done.
+/// The reason why work was given up.
 #[derive(Debug)]
 pub enum Stop {
-    /// It would fail for ever: the data cannot be stored.
+    /// The data cannot be stored: every further try fails too.
     Poison(anyhow::Error),
     /// The process is ending.
     Abandoned,
@@ -50,7 +52,7 @@ where
             return Err(Stop::Poison(error));
         }
         Metrics::count(&metrics.failures, "database");
-        tracing::warn!(error = format!("{error:#}"), "{what} failed, trying again");
+        tracing::warn!(error = format!("{error:#}"), "the database failed at: {what}; it is tried again");
         tokio::select! {
             () = tokio::time::sleep(waits.next().unwrap_or(DELAY_MAX)) => {}
             () = abandon.cancelled() => return Err(Stop::Abandoned),

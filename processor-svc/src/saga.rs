@@ -1,19 +1,19 @@
-//! What a charge may become, and on what grounds. Pure: the store carries the steps out, by compare-and-set.
+//! The decisions of processor-svc: the step that an event causes in the state of a charge.
 //!
-//! The rules that keep a customer from being charged twice or refunded wrongly:
-//! * An outcome is definite only if the gateway said so, to the call or to an inquiry.
-//! * `waiting`, `expired` and `cancelled` mean that no call was made. A charge that was `unknown` once may have
-//!   been made for ever after, so it reaches none of them, not even when a later attempt was not sent.
-//! * Not found permits sending again under the same key, nothing else.
+//! * Every function is pure: no clock, no I/O. The store applies the steps by compare-and-set.
+//! * An outcome is definite only if the gateway stated it, in reply to the call or to an inquiry.
+//! * `waiting`, `expired` and `cancelled` mean that no call was made. A charge that was `unknown` once may have been made,
+//!   so it never reaches one of these, not even when a later attempt was not sent.
+//! * "Not found" permits sending again under the same key, and nothing else.
 
 use crate::cause::Cause;
 
-/// Where a charge stands. `attempt` counts the leases taken.
+/// The state of a charge. `attempt` counts the leases taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum State {
     /// No row yet.
     Absent,
-    /// Not callable now; no call was ever made.
+    /// Not callable now. No call was ever made.
     Waiting {
         attempt: i32,
     },
@@ -22,7 +22,7 @@ pub enum State {
         attempt: i32,
         exposed: bool,
     },
-    /// A call may have been made; inquiries are.
+    /// A call may have been made, and inquiries find out.
     Unknown {
         attempt: i32,
     },
@@ -33,7 +33,7 @@ pub enum State {
 }
 
 impl State {
-    /// Nothing leaves these.
+    /// Whether the state is terminal.
     pub fn has_ended(&self) -> bool {
         match self {
             State::Succeeded | State::Declined | State::Expired | State::Cancelled => true,
@@ -42,18 +42,18 @@ impl State {
     }
 }
 
-/// What happened.
+/// An event of a charge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The work message; whether the deadline had passed, by the database's clock.
+    /// The work message arrived. `past_deadline` by the clock of the database.
     Work { past_deadline: bool },
     /// The user asked to cancel an authorized payment.
     CancelRequested,
-    /// The owner of an attempt says how its call ended.
+    /// The owner of an attempt reports the outcome of its call.
     Called { attempt: i32, outcome: Outcome },
-    /// The lease of a call, or the pause of a waiting charge, is over; of an unknown one, an inquiry is due.
+    /// The lease of a call or the pause of a waiting charge is over, or the inquiry about an unknown one is due.
     LeaseLapsed,
-    /// An inquiry about an attempt that ended unknown.
+    /// An inquiry about an attempt that ended unknown has a finding.
     Inquired { attempt: i32, finding: Finding },
     /// `expires_at` has passed.
     DeadlinePassed,
@@ -97,7 +97,7 @@ pub enum Finding {
     Declined {
         code: String,
     },
-    /// `conclusive`: the gateway's visibility delay had passed since the attempt ended.
+    /// `conclusive`: the visibility delay of the gateway had passed since the attempt ended.
     NotFound {
         conclusive: bool,
     },
@@ -240,7 +240,7 @@ fn unknown(current: i32, event: &Event) -> Step {
     }
 }
 
-/// Succeeded or declined. A stray answer changes nothing, unless it is the opposite.
+/// Succeeded or declined. A late answer changes nothing; the opposite answer is a contradiction.
 fn ended(event: &Event, charged: Option<bool>) -> Step {
     let said = match event {
         Event::Work { .. } | Event::LeaseLapsed | Event::DeadlinePassed => return Step::Already,

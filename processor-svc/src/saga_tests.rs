@@ -1,4 +1,4 @@
-//! The whole table, state by event, and what holds on every path through it.
+//! Tests the full table of states and events, and the rules that hold on every path through it.
 
 use proptest::prelude::*;
 
@@ -64,8 +64,8 @@ fn events() -> Vec<Event> {
     all
 }
 
-/// A step in one word, so that the table below can be read.
-fn word(step: &Step) -> &'static str {
+/// A step as a short symbol, for the table below.
+fn symbol(step: &Step) -> &'static str {
     match step {
         Step::Insert(To::Calling { attempt: 1 }) => "+call",
         Step::Insert(To::Expired) => "+expire",
@@ -134,7 +134,7 @@ fn every_pair_of_state_and_event() {
     for (row, event) in rows.iter().zip(events()) {
         let (name, cells) = row.split_once('|').expect("a name and its cells");
         let expected: Vec<&str> = cells.split_whitespace().collect();
-        let decided: Vec<&str> = states().iter().map(|state| word(&decide(state, &event))).collect();
+        let decided: Vec<&str> = states().iter().map(|state| symbol(&decide(state, &event))).collect();
         assert_eq!(decided, expected, "{name}: {event:?}");
     }
 }

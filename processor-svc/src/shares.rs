@@ -1,9 +1,10 @@
-//! Who uses the permits: no user and no service takes all of them.
+//! Shares the permits among users and services, so that none takes all of them.
 //!
-//! * While less than half is taken, users may have what they want; while less than three quarters are, services may.
-//! * Beyond that a user or a service that has its share already gets nothing, so that calls which hang leave room for
-//!   those of others: of other users of the same service, and of other services.
-//! * Sizes follow from the number of permits.
+//! * While less than half of the permits are in use, a user may take any number. While less than three quarters are in
+//!   use, a service may.
+//! * Beyond that, a user or service with its full share gets nothing. So hanging calls leave room for other users of the
+//!   same service, and for other services.
+//! * The sizes follow from the number of permits.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -21,9 +22,9 @@ pub struct Limits {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// While fewer than these are taken in all, whoever comes gets one.
+    /// While fewer permits than these are in use, anyone gets one.
     pub free: usize,
-    /// What one may have beyond that.
+    /// The maximum of one user or service beyond that.
     pub share: usize,
 }
 
@@ -34,7 +35,7 @@ impl Part {
 }
 
 impl Limits {
-    /// Of `permits`, with the shares in percent; everybody has at least one.
+    /// The limits for this many permits, with the shares in percent. Everybody has at least one.
     pub fn new(permits: usize, service_percent: usize, user_percent: usize) -> Limits {
         let part = |percent: usize| (permits * percent / 100).max(1);
         let service = Part { free: part(75), share: part(service_percent) };
@@ -42,7 +43,7 @@ impl Limits {
     }
 }
 
-/// Shares taken; clones count together.
+/// The shares in use; clones count together.
 #[derive(Clone)]
 pub struct Shares(Arc<Mutex<Usage>>);
 
@@ -53,7 +54,7 @@ struct Usage {
     users: HashMap<Uuid, usize>,
 }
 
-/// Given back when dropped.
+/// A share, given back when dropped.
 pub struct Share {
     shares: Shares,
     service_id: String,
@@ -66,7 +67,7 @@ impl Shares {
         Shares(Arc::new(Mutex::new(Usage { limits, all: 0, services, users })))
     }
 
-    /// A share for this charge, unless its user or its service has enough.
+    /// A share for this charge; `None` when its user or its service has its full share.
     pub fn take(&self, charge: &Charge) -> Option<Share> {
         let mut taken = self.taken();
         let service = taken.services.get(&charge.service_id).copied().unwrap_or(0);
@@ -96,7 +97,7 @@ impl Drop for Share {
     }
 }
 
-/// Who has none is not counted: the maps are as large as what is under way.
+/// Removes entries that reach 0, so that the maps are only as large as the calls under way.
 fn give_back<K: Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
@@ -121,9 +122,9 @@ mod tests {
         }
     }
 
-    /// As many as there are for it, up to `most`.
-    fn take(shares: &Shares, most: usize, charge: &Charge) -> Vec<Share> {
-        (0..most).map_while(|_| shares.take(charge)).collect()
+    /// As many shares as there are for it, up to `max`.
+    fn take(shares: &Shares, max: usize, charge: &Charge) -> Vec<Share> {
+        (0..max).map_while(|_| shares.take(charge)).collect()
     }
 
     #[test]

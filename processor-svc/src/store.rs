@@ -1,10 +1,9 @@
-//! All SQL of processor-svc. One batch is one statement (or one transaction, when messages are parked),
-//! whatever its size.
+//! All SQL of processor-svc.
 //!
-//! Rows change by compare-and-set on (payment, attempt, status): what was decided from a state is written only
-//! if the row is still in that state. The caller reads and decides again what did not apply.
-//!
-//! [`sweep`] has the statements of the sweeper, [`cancel`] those of cancels.
+//! * A batch is one statement, or one transaction when messages are parked, whatever its size.
+//! * Rows change by compare-and-set on (payment, attempt, status): a transition is written only if the row is still in the
+//!   state from which it was decided. The caller decides the others again.
+//! * [`sweep`] has the SQL of the sweeper, [`cancel`] that of requests to cancel.
 
 pub mod cancel;
 pub mod sweep;
@@ -24,26 +23,26 @@ use crate::charge::Charge;
 use crate::saga::{State, To};
 use crate::work::Job;
 
-/// What became of a job's insert.
+/// The outcome of inserting a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// The intent is committed, attempt 1 is ours: call.
+    /// The intent is committed, and attempt 1 is ours: call.
     Calling,
-    /// Its row waits: it is not callable now. Nothing was attempted.
+    /// The row waits, since it cannot be called now. Nothing was attempted.
     Waiting,
-    /// Its deadline had passed by the database's clock: it ended without a call.
+    /// The deadline had passed by the clock of the database. The charge ended without a call.
     Expired,
-    /// It was there already, the same charge: a duplicate message.
+    /// The row existed with the same charge: a duplicate message.
     Already,
-    /// It was there already, as a different charge.
+    /// The row existed with a different charge.
     Conflict,
 }
 
-/// A job whose row is to be inserted.
+/// A job to insert.
 #[derive(Clone, Debug)]
 pub struct Intent<'a> {
     pub job: &'a Job,
-    /// Why it is not called now, and for how long; otherwise the row is the intent to call.
+    /// The reason why it is not called now. Without one the row is the intent to call.
     pub held_back: Option<(Cause, Duration)>,
 }
 
@@ -54,7 +53,7 @@ pub struct Write {
     /// The state it was decided from.
     pub from: State,
     pub to: To,
-    /// Until the next call of a waiting charge, or the first inquiry of an unknown one.
+    /// The pause until the next call of a waiting charge, or until the first inquiry about an unknown one.
     pub pause: Duration,
 }
 
@@ -126,7 +125,7 @@ const IDENTITY: &str = "
      where d.datname = current_database()";
 
 impl Store {
-    /// `lease`: how long a call may take before others may take it for lost.
+    /// `lease`: how long a call belongs to its process.
     pub fn new(pool: Pool, lease: Duration) -> Store {
         Store { pool, lease }
     }
@@ -136,7 +135,7 @@ impl Store {
     }
 
     async fn client(&self) -> anyhow::Result<Client> {
-        self.pool.get().await.context("processor database")
+        self.pool.get().await.context("no connection to the processor database")
     }
 
     /// Commits the intents to call `jobs`, as [`Store::admit_intents`] does.
@@ -145,7 +144,7 @@ impl Store {
         self.admit_intents(&intents, unreadable).await
     }
 
-    /// Commits intents (of distinct payments) and parks `unreadable`, all or nothing. Answers for each intent, in
+    /// Commits intents (of distinct payments) and parks `unreadable`, all or nothing. Returns an outcome per intent, in
     /// order.
     pub async fn admit_intents(
         &self,
@@ -162,20 +161,20 @@ impl Store {
             transaction.commit().await.context("commit")?;
             inserted
         };
-        // In a later statement: what the insert met is visible to it. Its immutable columns tell whether the
+        // A later statement sees the rows that the insert conflicted with. Their immutable columns show whether the
         // message is a duplicate.
-        let met: Vec<Uuid> =
+        let conflicting: Vec<Uuid> =
             intents.iter().map(|i| i.job.charge.payment_id).filter(|id| !inserted.contains_key(id)).collect();
-        let mut there = HashMap::new();
-        if !met.is_empty() {
+        let mut existing = HashMap::new();
+        if !conflicting.is_empty() {
             let read = client.prepare_cached(READ_CHARGES).await?;
-            let rows = client.query(&read, &[&met]).await.context("read charges")?;
-            there.extend(rows.iter().map(|row| (row.get("payment_id"), charge(row))));
+            let rows = client.query(&read, &[&conflicting]).await.context("read charges")?;
+            existing.extend(rows.iter().map(|row| (row.get("payment_id"), charge(row))));
         }
-        intents.iter().map(|intent| admitted(intent.job, &inserted, &there)).collect()
+        intents.iter().map(|intent| admitted(intent.job, &inserted, &existing)).collect()
     }
 
-    /// Parks messages that turned out to be impossible.
+    /// Parks messages.
     pub async fn park(&self, messages: &[Parked]) -> anyhow::Result<()> {
         let mut client = self.client().await?;
         let transaction = client.transaction().await.context("begin")?;
@@ -183,8 +182,8 @@ impl Store {
         transaction.commit().await.context("commit")
     }
 
-    /// Writes transitions (of distinct payments); answers which applied. The others are no longer in the
-    /// state they were decided from, or past their deadline.
+    /// Writes transitions (of distinct payments); returns those that applied. The rows of the others have left the state
+    /// from which they were decided, or are past their deadline.
     pub async fn apply(&self, writes: &[Write]) -> anyhow::Result<HashSet<Uuid>> {
         if writes.is_empty() {
             return Ok(HashSet::new());
@@ -192,7 +191,7 @@ impl Store {
         transit(&self.client().await?, writes, self.lease).await
     }
 
-    /// Where charges stand now; those without a row are missing.
+    /// The current states of charges. Charges without a row are left out.
     pub async fn states(&self, payments: &[Uuid]) -> anyhow::Result<HashMap<Uuid, State>> {
         if payments.is_empty() {
             return Ok(HashMap::new());
@@ -203,20 +202,20 @@ impl Store {
         rows.iter().map(|row| Ok((row.get("payment_id"), state(row)?))).collect()
     }
 
-    /// Which of these very charges have ended.
+    /// The payments of those of these charges that have ended. A row with a different charge does not count.
     pub async fn ended(&self, charges: &[&Charge]) -> anyhow::Result<HashSet<Uuid>> {
         let client = self.client().await?;
         let ids: Vec<Uuid> = charges.iter().map(|charge| charge.payment_id).collect();
         let read = client.prepare_cached(READ_ENDED).await?;
         let rows = client.query(&read, &[&ids]).await.context("read ended charges")?;
-        let there: HashMap<Uuid, Charge> =
+        let existing: HashMap<Uuid, Charge> =
             rows.iter().map(|row| (row.get("payment_id"), charge(row))).collect();
-        let same = |charge: &&&Charge| there.get(&charge.payment_id).is_some_and(|row| row.is_same(charge));
+        let same =
+            |charge: &&&Charge| existing.get(&charge.payment_id).is_some_and(|row| row.is_same(charge));
         Ok(charges.iter().filter(same).map(|charge| charge.payment_id).collect())
     }
 
-    /// Names this very history of this very database: cluster, timeline (a restore or failover starts a new
-    /// one), database.
+    /// The identity of the database and its history: cluster, timeline (a restore or failover starts a new one), database.
     pub async fn identity(&self) -> anyhow::Result<String> {
         let client = self.client().await?;
         Ok(client.query_one(IDENTITY, &[]).await.context("database identity")?.get(0))
@@ -235,7 +234,7 @@ struct Values<'a> {
     next_ms: Option<i64>,
 }
 
-/// Writes transitions; answers which applied.
+/// Writes transitions; returns those that applied.
 async fn transit(
     client: &impl deadpool_postgres::GenericClient,
     writes: &[Write],
@@ -245,7 +244,7 @@ async fn transit(
         return Ok(HashSet::new());
     }
     let mut rows: Vec<Values<'_>> = writes.iter().map(|write| values(write, lease)).collect();
-    // In one order everywhere, so that two batches that share rows seldom deadlock.
+    // One order everywhere, so that two batches with common rows seldom deadlock.
     rows.sort_unstable_by_key(|row| row.payment_id);
     let apply = client.prepare_cached(APPLY).await?;
     let moved = client
@@ -274,7 +273,7 @@ fn values(write: &Write, lease: Duration) -> Values<'_> {
         State::Waiting { attempt } => ("waiting", attempt),
         State::Calling { attempt, .. } => ("calling", attempt),
         State::Unknown { attempt } => ("unknown", attempt),
-        // Nothing is ever written over these; the guard below never matches.
+        // These states are never overwritten: the guard of the statement never matches.
         State::Absent | State::Succeeded | State::Declined | State::Expired | State::Cancelled => ("", 0),
     };
     let pause = millis(write.pause);
@@ -356,7 +355,7 @@ async fn insert(
         State::Calling { .. } => Ok(Admission::Calling),
         State::Waiting { .. } => Ok(Admission::Waiting),
         State::Expired => Ok(Admission::Expired),
-        other => bail!("a charge was inserted as {other:?}"),
+        other => bail!("a charge was inserted in the impossible state {other:?}; this is a defect"),
     };
     rows.iter().map(|row| Ok((row.get("payment_id"), answer(row)?))).collect()
 }
@@ -364,15 +363,17 @@ async fn insert(
 fn admitted(
     job: &Job,
     inserted: &HashMap<Uuid, Admission>,
-    there: &HashMap<Uuid, Charge>,
+    existing: &HashMap<Uuid, Charge>,
 ) -> anyhow::Result<Admission> {
     let id = job.charge.payment_id;
-    match (inserted.get(&id), there.get(&id)) {
+    match (inserted.get(&id), existing.get(&id)) {
         (Some(inserted), _) => Ok(*inserted),
         (None, Some(row)) => {
             Ok(if job.charge.is_same(row) { Admission::Already } else { Admission::Conflict })
         }
-        (None, None) => bail!("charge {id} was neither inserted nor there"),
+        (None, None) => bail!(
+            "charge {id} was neither inserted nor found; it was deleted meanwhile, and its message is tried again"
+        ),
     }
 }
 
@@ -397,7 +398,9 @@ fn state(row: &Row) -> anyhow::Result<State> {
         "declined" => State::Declined,
         "expired" => State::Expired,
         "cancelled" => State::Cancelled,
-        other => bail!("charge status {other:?}"),
+        other => bail!(
+            "a charge has the unknown status {other:?}; database and service versions do not fit each other"
+        ),
     })
 }
 

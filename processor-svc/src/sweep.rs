@@ -1,9 +1,9 @@
-//! Finds what nobody is working on: leases that lapsed (their process died), pauses that are over, inquiries
-//! that are due. Rows are all it knows, so any number of processors may sweep, and a restart resumes.
+//! Finds charges that nobody works on: lapsed leases of dead processes, ended pauses, due inquiries.
 //!
-//! * New charges are found by age, a scan at a time; those that appear with an age that was scanned before, by a walk
-//!   through the whole table, a few blocks after each scan.
-//! * What is watched and is not there any more is forgotten: the table may have been restored.
+//! * It reads rows only, so any number of processors may sweep, and a restart resumes.
+//! * A scan finds new charges by age. A walk through the whole table, a few blocks after each scan, finds charges that
+//!   appeared with an age that was scanned before.
+//! * A charge of the due queue whose row is gone leaves the queue: the table may have been restored.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -24,21 +24,21 @@ use crate::shares::Shares;
 use crate::store::Store;
 use crate::store::sweep::ChargeView;
 
-/// How often the watched charges are asked whether one is due. Memory only.
+/// How often the due queue is polled. This reads no rows.
 const DUE_INTERVAL: Duration = Duration::from_millis(50);
-/// Rows per scan, at most one more than can be watched.
+/// Maximum number of charges in the due queue. A scan reads one row more.
 pub const DUE_QUEUE_MAX: usize = 100_000;
-/// Charges looked at in one statement.
+/// Charges read in one statement.
 const VIEW_ROWS_MAX: usize = 500;
-/// When to look again at a charge that was due while all permits were taken, or that another one claimed.
+/// Pause before a charge is due again that found no permit, or that another processor claimed.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(500);
-/// Blocks of the table in one statement of the walk: 4 MB.
+/// Blocks of the table per statement of the walk: 4 MB.
 const WALK_BLOCKS_MAX: u64 = 512;
-/// Of the time between two scans so much is spent on walking: a fiftieth.
+/// The walk takes one fiftieth of the time between two scans.
 const WALK_TIME_DIVISOR: u32 = 50;
-/// Charges whose age is asked for at once.
+/// Charges whose age is read at once.
 const OLDEST_MAX: usize = 100;
-/// How often the database is asked who it is (a restore or failover makes it another).
+/// How often the identity of the database is read. A restore or failover changes it.
 const IDENTITY_INTERVAL: Duration = Duration::from_secs(5);
 
 pub struct Sweep {
@@ -46,14 +46,14 @@ pub struct Sweep {
     pub calls: Calls,
     pub due_queue: DueQueue,
     pub ended_cache: EndedCache,
-    /// Bounds inquiries and repeated calls.
+    /// One permit per inquiry or repeated call.
     pub permits: Arc<Semaphore>,
     pub shares: Shares,
     /// How often to look for charges of processes that died.
-    pub scan_every: Duration,
-    /// How long a claimed inquiry is this process's.
+    pub scan_interval: Duration,
+    /// How long a claimed inquiry belongs to this process.
     pub claim: Duration,
-    /// The gateway's promise: a charge that was made is found after this.
+    /// The visibility delay of the gateway: a charge that was made is found after it.
     pub visibility: Duration,
     pub metrics: Metrics,
 }
@@ -76,31 +76,37 @@ impl Sweep {
                     && known.replace(identity.clone()).is_some_and(|before| before != *identity)
                 {
                     tracing::warn!(
-                        "the database is another one than before: all of its charges are looked at"
+                        "the database has another identity (a restore or a failover); all of its charges are scanned again"
                     );
                     self.due_queue.start_over();
                     next_scan = Instant::now();
                 }
                 next_identity = Instant::now() + IDENTITY_INTERVAL;
-                self.failed("identity", identity.map(drop));
+                self.failed("read the identity of the database", identity.map(drop));
             }
             if Instant::now() >= next_scan {
                 let scanned = self.scan(&mut walked_to).await;
-                let wait =
-                    if scanned.is_ok() { self.scan_every } else { self.scan_every.min(RECHECK_INTERVAL * 2) };
+                let wait = if scanned.is_ok() {
+                    self.scan_interval
+                } else {
+                    self.scan_interval.min(RECHECK_INTERVAL * 2)
+                };
                 next_scan = Instant::now() + wait;
-                self.failed("scan", scanned);
+                self.failed("scan the charges", scanned);
             }
-            let attended = self.attend().await;
-            self.failed("look at due charges", attended);
+            let handled = self.handle_due().await;
+            self.failed("read the due charges", handled);
         }
     }
 
-    /// Everything here is tried again later anyway.
+    /// Counts and logs a failure. The work is repeated at the next interval anyway.
     fn failed(&self, what: &str, result: anyhow::Result<()>) {
         if let Err(error) = result {
             Metrics::count(&self.metrics.failures, "database");
-            tracing::warn!(error = format!("{error:#}"), "{what} failed, trying again");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the sweeper cannot read the database: {what}; it is tried again"
+            );
         }
     }
 
@@ -115,7 +121,7 @@ impl Sweep {
         Ok(())
     }
 
-    /// Goes on with the walk for its share of the time, and at most once through the table.
+    /// Continues the walk for its share of the time, and at most once through the table.
     async fn walk(&self, walked_to: &mut u64) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
@@ -125,13 +131,13 @@ impl Sweep {
             if *walked_to == 0 {
                 self.metrics.walks.inc();
             }
-            if *walked_to == 0 || begun.elapsed() >= self.scan_every / WALK_TIME_DIVISOR {
+            if *walked_to == 0 || begun.elapsed() >= self.scan_interval / WALK_TIME_DIVISOR {
                 return Ok(());
             }
         }
     }
 
-    /// The age of the oldest charge that has not ended, as the database says now.
+    /// The age of the oldest charge that is not terminal, by the clock of the database.
     async fn oldest_live(&self) -> anyhow::Result<Option<Duration>> {
         loop {
             let oldest = self.due_queue.oldest(OLDEST_MAX);
@@ -139,7 +145,7 @@ impl Sweep {
                 return Ok(None);
             }
             let (live, read_at) = self.store.live(&oldest).await?;
-            // The others ended elsewhere, or are not there any more.
+            // The other charges ended elsewhere, or their rows are gone.
             let is_live: HashSet<Uuid> = live.iter().map(|live| live.payment_id).collect();
             oldest.iter().filter(|id| !is_live.contains(id)).for_each(|id| self.due_queue.remove(*id));
             if let (Some(first), Some(read_at)) = (live.first(), read_at) {
@@ -149,17 +155,17 @@ impl Sweep {
         }
     }
 
-    /// Looks at the charges that are due and sets going what each needs.
-    async fn attend(&self) -> anyhow::Result<()> {
+    /// Reads the due charges and begins the work that each needs.
+    async fn handle_due(&self) -> anyhow::Result<()> {
         let due = self.due_queue.take_due(VIEW_ROWS_MAX, RECHECK_INTERVAL);
         if due.is_empty() {
             return Ok(());
         }
         let mut inquiries = Vec::new();
-        let looked = self.store.views(&due).await?;
-        let there: HashSet<Uuid> = looked.iter().map(|view| view.charge.payment_id).collect();
-        due.iter().filter(|id| !there.contains(id)).for_each(|id| self.due_queue.remove(*id));
-        for view in looked {
+        let views = self.store.views(&due).await?;
+        let found: HashSet<Uuid> = views.iter().map(|view| view.charge.payment_id).collect();
+        due.iter().filter(|id| !found.contains(id)).for_each(|id| self.due_queue.remove(*id));
+        for view in views {
             let payment_id = view.charge.payment_id;
             match (&view.due, view.state.has_ended()) {
                 (_, true) => self.due_queue.remove(payment_id),
@@ -170,7 +176,7 @@ impl Sweep {
         self.inquire(inquiries).await
     }
 
-    /// A charge whose time has come; answers it, and the right to ask, if what it needs is an inquiry.
+    /// Handles a due charge. Returns it, with a permit, if it needs an inquiry.
     fn due(&self, view: ChargeView) -> Option<(Uuid, Permit)> {
         let ChargeView { charge, state, past_deadline, .. } = view;
         let never_called = matches!(state, State::Waiting { .. });
@@ -179,7 +185,7 @@ impl Sweep {
             Step::Inquire => Some((charge.payment_id, self.permit(Some(&charge))?)),
             Step::Move(to) => {
                 let calls = matches!(to, To::Calling { .. });
-                // Without a permit it is due again in a moment.
+                // Without a permit the charge is due again soon.
                 let permit = self.permit(calls.then_some(&charge))?;
                 let pass = match calls.then(|| self.calls.breaker.begin(&charge)).transpose() {
                     Ok(pass) => pass,
@@ -201,7 +207,7 @@ impl Sweep {
         }
     }
 
-    /// Claims inquiries and makes them. What another processor claims gives its permit back.
+    /// Claims inquiries and makes them. A charge that another processor claims gives its permit back.
     async fn inquire(&self, due: Vec<(Uuid, Permit)>) -> anyhow::Result<()> {
         if due.is_empty() {
             return Ok(());
@@ -210,14 +216,14 @@ impl Sweep {
         let ids: Vec<Uuid> = permits.keys().copied().collect();
         for claim in self.store.claim(&ids, self.claim, self.visibility).await? {
             let Some(permit) = permits.remove(&claim.charge.payment_id) else { continue };
-            // Looked at again if this inquiry is never reported.
+            // The charge is due again if this inquiry is never reported.
             self.due_queue.set(claim.charge.payment_id, self.claim);
             self.calls.inquire(claim, permit);
         }
         Ok(())
     }
 
-    /// Room for one more, with a share of its user and service if it goes to the gateway.
+    /// A permit for one more charge, with a share of its user and service if it calls the gateway.
     fn permit(&self, charge: Option<&Charge>) -> Option<Permit> {
         let room = self.permits.clone().try_acquire_owned().ok()?;
         let share = match charge {
@@ -228,7 +234,7 @@ impl Sweep {
     }
 }
 
-/// When to ask a breaker again that refused.
+/// The pause after a refusal of the breaker.
 fn pause(refusal: Refusal) -> Duration {
     let pause = refusal.until.map(|until| until.saturating_duration_since(Instant::now()));
     pause.map_or(RECHECK_INTERVAL, |pause| pause.max(DUE_INTERVAL))

@@ -1,4 +1,7 @@
-//! Work messages: what is on the queue, as a job or, unreadable, as a parked message. Pure.
+//! Reads work messages of the queue.
+//!
+//! * A message becomes a job, or a parked message with the reason why it cannot be read.
+//! * Every function is pure.
 
 use std::collections::BTreeMap;
 
@@ -10,16 +13,16 @@ use sha2::{Digest, Sha256};
 
 use crate::charge::Charge;
 
-/// Far above what payments-svc accepts; longer is not a field of ours.
+/// Far above the limits of payments-svc; a longer text is no field of ours.
 const TEXT_CHARS_MAX: usize = 1_000;
 
-/// A message as it was taken from the queue.
+/// A message of the queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Message {
     pub body: Vec<u8>,
     pub message_id: Option<String>,
     pub kind: Option<String>,
-    /// Headers whose value is text.
+    /// The headers with text values.
     pub headers: BTreeMap<String, String>,
 }
 
@@ -27,24 +30,31 @@ pub struct Message {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
     pub charge: Charge,
-    /// No first call after this.
+    /// No first call is made after this time.
     pub expires_at: Option<Timestamp>,
 }
 
-/// Reads a message. The error says what is wrong with it.
+/// Reads a message.
+///
+/// # Errors
+/// When the message is malformed; the text says how.
 pub fn read(message: &Message) -> Result<Job, String> {
     let expected = EventType::PaymentAuthorized.as_str();
     if let Some(kind) = message.kind.as_deref().filter(|kind| *kind != expected) {
-        return Err(format!("type {kind:?} is not {expected:?}"));
+        return Err(format!("the message type is {kind:?}, but must be {expected:?}"));
     }
-    let work: WorkMessage =
-        serde_json::from_slice(&message.body).map_err(|error| format!("body: {error}"))?;
+    let work: WorkMessage = serde_json::from_slice(&message.body)
+        .map_err(|error| format!("the body is no work message: {error}"))?;
     let work = work.payload;
     let expires_at = match message.headers.get("expires_at") {
-        Some(text) => Some(text.parse().map_err(|error| format!("expires_at {text:?}: {error}"))?),
+        Some(text) => Some(
+            text.parse()
+                .map_err(|error| format!("the header expires_at {text:?} is no timestamp: {error}"))?,
+        ),
         None => None,
     };
-    let amount = amount(&work.amount).ok_or_else(|| format!("amount {:?}", work.amount))?;
+    let amount = amount(&work.amount)
+        .ok_or_else(|| format!("the amount {:?} is no whole number from 1 to {AMOUNT_MAX}", work.amount))?;
     for (name, value) in [("client_number", &work.client_number), ("service_id", &work.service_id)] {
         if value.is_empty() || value.chars().count() > TEXT_CHARS_MAX || value.chars().any(char::is_control) {
             return Err(format!("{name} is empty, too long or has control characters"));
@@ -63,15 +73,15 @@ pub fn read(message: &Message) -> Result<Job, String> {
     Ok(Job { charge, expires_at })
 }
 
-/// Plain decimal, as the relay writes it: no sign, no leading zero.
+/// An amount in plain decimal, as the relay writes it: no sign, no leading zero.
 fn amount(text: &str) -> Option<i64> {
     let amount: i64 = text.parse().ok()?;
     let plain = !text.starts_with(['+', '0']);
     (plain && (1..=AMOUNT_MAX).contains(&amount)).then_some(amount)
 }
 
-/// Sets a message aside. Its id is the event's, or a hash of the body: parking it twice changes nothing. `parked::insert`
-/// keeps another message under the same id as well.
+/// The parked message. Its id is the message id or a hash of the body, so parking it twice changes nothing.
+/// `parked::insert` keeps another message under the same id as well.
 pub fn park(queue: &str, message: &Message, reason: &str) -> Parked {
     let name = match message.message_id.as_deref().filter(|id| !id.is_empty()) {
         Some(id) => storable(id),

@@ -1,18 +1,15 @@
-//! Kafka to one database transaction per batch: at least once, and the effect once.
+//! Consumes Kafka topics in batches, one database transaction per batch: at least once, with an effect once.
 //!
-//! The loop polls a record, drains what is there without waiting, and hands the whole batch, order per
-//! partition kept, to the [`Subscriber`], which applies it in one transaction. Only then are the offsets
-//! stored (a background commit does the rest), so a crash at any point repeats records and never skips one.
-//!
-//! * A transient failure is tried again with jittered back-off for as long as it takes. Meanwhile the
-//!   partitions are paused but still polled: the group keeps its members however long a database is away.
+//! * The loop polls one record, drains those already fetched, and hands the batch to the [`Subscriber`], which applies it
+//!   in one transaction. The order within a partition is kept.
+//! * Offsets are stored after the transaction and committed in the background, so a crash repeats records and skips none.
+//! * A transient failure is retried without end, with jittered back-off. Meanwhile the partitions are paused but polled,
+//!   so the member stays in its group however long the database is away.
 //! * A poison record (undecodable, impossible, refused by a constraint) is found by bisection and parked.
-//! * An event whose row is not there yet is never taken for a duplicate. It waits, and what is behind it in
-//!   its partition; the other partitions are read on, since what makes the row may come on one of them. After
-//!   [`Limits::missing`] it is parked.
-//!
-//! A rebalance in the middle of a batch is harmless: the batch is finished, storing an offset of a
-//! partition that was taken away is refused by the client and ignored, and its new owner repeats it.
+//! * An event whose row is missing is never a duplicate. It waits, and the records behind it in its partition wait too.
+//!   Other partitions are read on, since one of them may bring the row. After [`Limits::missing`] the event is parked.
+//! * A rebalance during a batch is harmless: the client refuses to store offsets of a lost partition, and the new owner
+//!   repeats its records.
 
 mod batches;
 mod client;
@@ -35,7 +32,7 @@ use crate::contract::{
 };
 use crate::parked::{Parked, storable};
 
-/// What a consumer is called, and where it reads.
+/// The group of a consumer, and the topics that it reads.
 #[derive(Clone, Debug)]
 pub struct Subscription {
     pub brokers: Brokers,
@@ -45,13 +42,13 @@ pub struct Subscription {
     pub topics: Vec<String>,
 }
 
-/// How long things may take. Tests have less patience.
+/// Time limits of a consumer. Tests set shorter ones.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long an event may wait for the row it is about. Its row is committed before the event that led to
-    /// it, so a long absence means a restored or wrong database, which a person must see.
+    /// How long an event may wait for its row. The row is committed before its events are emitted, so a longer absence
+    /// means a restored or wrong database, which an operator must see.
     pub missing: Duration,
-    /// How long the group waits for a member that does not poll; at least its session time-out of 6 seconds.
+    /// How long the group waits for a member that does not poll; at least the session time-out of 6 seconds.
     pub poll: Duration,
 }
 
@@ -61,7 +58,7 @@ impl Default for Limits {
     }
 }
 
-/// One record as it was read.
+/// One record of a topic.
 pub struct Record<'a>(&'a BorrowedMessage<'a>);
 
 impl Record<'_> {
@@ -75,12 +72,12 @@ impl Record<'_> {
         self.header(HEADER_TYPE)
     }
 
-    /// What the record says of itself outside its body.
+    /// The topic, the key and the headers of the record.
     ///
     /// # Errors
-    /// When its type is missing or not known; the text says so.
+    /// When the type is missing or unknown.
     pub fn envelope(&self) -> Result<Envelope<'_>, String> {
-        let name = self.event_type().ok_or("no ce_type header")?;
+        let name = self.event_type().ok_or("the record has no ce_type header")?;
         let event_type = EventType::parse(name).ok_or_else(|| format!("event type {name} is not known"))?;
         Ok(Envelope {
             event_type,
@@ -96,7 +93,7 @@ impl Record<'_> {
         self.0.payload().unwrap_or_default()
     }
 
-    /// This record set aside, with all it takes to tell it again.
+    /// The parked message of this record, complete enough to produce it again.
     pub fn park(&self, reason: impl AsRef<str>) -> Parked {
         let headers = self.0.headers().into_iter().flat_map(Headers::iter).map(|h| {
             let value = h.value.map(String::from_utf8_lossy).unwrap_or_default();
@@ -114,14 +111,14 @@ impl Record<'_> {
     }
 }
 
-/// What a record means to one service.
+/// The result of decoding a record for one service.
 pub enum Decoding<E> {
     Event(E),
-    /// Known and of no concern here.
+    /// A known type that this service does not consume.
     Ignore,
-    /// Cannot be read; the text says why.
+    /// The record cannot be read; the text says why.
     Poison(String),
-    /// Its parts contradict each other; the text says how. Set aside like poison, and alarmed.
+    /// Parts of the record contradict each other; the text says how. It is parked like poison, and alarmed.
     Contradicts(String),
 }
 
@@ -135,37 +132,37 @@ impl<E> From<Result<E, EnvelopeError>> for Decoding<E> {
     }
 }
 
-/// A decoded event together with the record it came in.
+/// A decoded event, and its record.
 pub struct Delivery<'a, E> {
     pub record: Record<'a>,
     pub event: E,
 }
 
-/// What became of a batch, counted per record.
+/// The number of records of a batch by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchCounts {
     pub applied: usize,
-    /// Had its effect before: a duplicate.
+    /// Duplicates: their effect was there before.
     pub already: usize,
-    /// Set aside by the subscriber itself: an impossible transition, or a contradiction.
+    /// Records that the subscriber parked: impossible transitions and contradictions.
     pub parked: usize,
-    /// How many of those contradict the subscriber's own row of the payment.
+    /// The number of those that contradict the subscriber's own row of the payment.
     pub contradictions: usize,
 }
 
-/// An event of a batch whose row is not visible (yet).
+/// An event of a batch whose row is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingRow {
-    /// Its place in the batch.
+    /// The index of the event in the batch.
     pub index: usize,
-    /// The row.
+    /// The name of the row.
     pub what: String,
 }
 
 /// Why a batch was not applied.
 #[derive(Debug)]
 pub enum ApplyError {
-    /// The rows of these events are missing. The others are applied without them, by another call.
+    /// The rows of these events are missing. The loop applies the other events by another call.
     Missing(Vec<MissingRow>),
     Other(anyhow::Error),
 }
@@ -176,13 +173,16 @@ impl<T: Into<anyhow::Error>> From<T> for ApplyError {
     }
 }
 
-/// A service's side of the loop.
+/// The part of a service that decodes and applies records.
 pub trait Subscriber {
     type Event;
 
     fn decode(&self, record: &Record<'_>) -> Decoding<Self::Event>;
 
-    /// Applies the events in order and inserts `unreadable` as parked, in one transaction; on an error nothing.
+    /// Applies the events in order and inserts `unreadable` as parked, in one transaction.
+    ///
+    /// # Errors
+    /// When rows are missing or the database failed. Nothing was written then.
     fn apply(
         &self,
         events: &[Delivery<'_, Self::Event>],
@@ -190,7 +190,10 @@ pub trait Subscriber {
     ) -> impl Future<Output = Result<BatchCounts, ApplyError>>;
 }
 
-/// Runs the loop on a thread of its own until `shutdown`; the client's poll is blocking by nature.
+/// Runs the loop on a thread of its own until `shutdown`, since the client's poll blocks.
+///
+/// # Errors
+/// When the client is beyond repair or the thread panicked.
 pub async fn run<S>(
     subscription: Subscription,
     subscriber: S,
@@ -203,7 +206,7 @@ where
     run_within(Limits::default(), subscription, subscriber, metrics, shutdown).await
 }
 
-/// [`run`] with other limits.
+/// As [`run`], with other limits.
 pub async fn run_within<S>(
     limits: Limits,
     subscription: Subscription,
@@ -221,10 +224,10 @@ where
         // The receiver is gone only when the whole process is going.
         let _ = done.send(outcome);
     })?;
-    ended.await.context("the consumer thread panicked")?
+    ended.await.context("the consumer thread panicked; the panic is logged above")?
 }
 
-/// Until `shutdown`, with as many clients, one after the other, as that takes.
+/// Consumes until `shutdown`. A client that has lost all brokers is replaced by a new one.
 fn consume<S: Subscriber>(
     limits: Limits,
     subscription: &Subscription,
@@ -242,7 +245,10 @@ fn consume<S: Subscriber>(
         match reader.run()? {
             LoopEnd::Stopped => return Ok(()),
             LoopEnd::Lost => {
-                tracing::warn!(group = subscription.group_id, "no broker answers: a new client tries");
+                tracing::warn!(
+                    group = subscription.group_id,
+                    "no broker answers this Kafka client; a new client connects"
+                );
                 // Leaving the group may take as long as the brokers stay away.
                 std::thread::Builder::new().name("old consumer".into()).spawn(move || drop(consumer))?;
             }

@@ -1,11 +1,10 @@
-//! The wire contract (docs: DESIGN of topics, types and data): names and shapes, in one place.
+//! The wire contract: topics, event types and the data of each.
 //!
-//! The relay knows nothing of this file: it is told by its routes file. The golden files in `saga/golden`
-//! hold one event of each type as it is on the wire; tests compare both sides with them.
-//! A released type is never changed in place: what breaks a reader gets a new `.vN`.
-//!
-//! [`Envelope`] reads an event only if its headers, key and body agree with each other. [`Terms`] compares it with the
-//! reader's own row of the payment.
+//! * The relay does not read this file: its routes file configures it. The golden files in `saga/golden` hold one event of
+//!   each type as on the wire, and tests compare both sides with them.
+//! * A released type is never changed in place. A change that breaks a reader gets a new `.vN`.
+//! * [`Envelope`] reads an event only if its headers, key and body agree. [`Terms`] compares an event with the reader's
+//!   own row of the payment. [`ReleaseReason`] is the one text with a structure of its own.
 
 mod envelope;
 mod terms;
@@ -18,7 +17,7 @@ use uuid::Uuid;
 pub const PAYMENT_TOPIC: &str = "PaymentTopic";
 pub const BALANCE_TOPIC: &str = "BalanceTopic";
 pub const PAYMENT_RESULT_TOPIC: &str = "PaymentResultTopic";
-/// The work queue of step 4, on RabbitMQ.
+/// The queue of work messages, on RabbitMQ.
 pub const PAYMENT_QUEUE: &str = "PaymentInitiated";
 
 /// 2^53 - 1: the largest integer every JSON reader keeps exact.
@@ -26,7 +25,7 @@ pub const AMOUNT_MAX: i64 = (1 << 53) - 1;
 
 /// The header that names an event's type (CloudEvents 1.0, Kafka binding, binary mode).
 pub const HEADER_TYPE: &str = "ce_type";
-/// The header that carries the event id: equal at every telling.
+/// The header that carries the event id: equal each time the event is emitted.
 pub const HEADER_ID: &str = "ce_id";
 /// The header that names the database an event comes from.
 pub const HEADER_SOURCE: &str = "ce_source";
@@ -35,7 +34,7 @@ pub const HEADER_SUBJECT: &str = "ce_subject";
 
 macro_rules! event_types {
     ($($variant:ident = $name:literal on $topic:ident,)*) => {
-        /// Every type of event told on the topics of the saga.
+        /// Every type of event on the topics of the saga.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum EventType { $($variant,)* }
 
@@ -50,7 +49,7 @@ macro_rules! event_types {
                 match self { $(EventType::$variant => $topic,)* }
             }
 
-            /// `None` for a type this version does not know: newer than us, or not ours.
+            /// The type with this name; `None` for a type that this version does not know.
             pub fn parse(name: &str) -> Option<EventType> {
                 match name { $($name => Some(EventType::$variant),)* _ => None }
             }

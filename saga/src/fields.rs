@@ -1,4 +1,8 @@
-//! A request's body, parsed field by field, so that one answer names everything that is wrong with it.
+//! Parses the body of a request field by field.
+//!
+//! * One answer names every field that is wrong.
+//! * Unknown fields are refused.
+//! * A text contains visible characters only, so that two texts that look alike are equal.
 
 use serde_json::{Map, Value};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
@@ -8,13 +12,16 @@ use crate::contract::AMOUNT_MAX;
 use crate::problem::{FieldError, Problem};
 
 /// The fields of one JSON object. Take each expected field, then [`Fields::finish`].
-/// A field that is not acceptable is noted and replaced by a harmless value, which `finish` keeps from use.
+/// A field that is wrong is recorded and replaced by a harmless value; `finish` then fails.
 pub struct Fields {
     object: Map<String, Value>,
     errors: Vec<FieldError>,
 }
 
 impl Fields {
+    /// The fields of `body`.
+    ///
+    /// # Errors
     /// 400 when the body is not a JSON object.
     pub fn of(body: Value) -> Result<Self, Problem> {
         match body {
@@ -25,7 +32,7 @@ impl Fields {
         }
     }
 
-    /// Text of 1 to `chars_max` characters, all of which can be seen: two texts that look alike must not be two keys.
+    /// Text of 1 to `chars_max` visible characters.
     pub fn text(&mut self, name: &str, chars_max: usize) -> String {
         match self.object.remove(name) {
             Some(Value::String(text)) => {
@@ -79,7 +86,10 @@ impl Fields {
         }
     }
 
-    /// Every error noted so far, and one for each field nobody asked for.
+    /// Ends the parsing.
+    ///
+    /// # Errors
+    /// 400 with every recorded error, and one for each unknown field.
     pub fn finish(mut self) -> Result<(), Problem> {
         for name in self.object.keys() {
             // A hostile name must not be echoed at length.
@@ -101,13 +111,13 @@ impl Fields {
     }
 }
 
-/// A UUID in the one form that is ours: hyphenated, in either case (RFC 9562, section 4). One user or payment must not be
-/// known under several spellings.
+/// A hyphenated UUID, in either case (RFC 9562, section 4). Other spellings are refused, so that a user or payment has
+/// one name.
 pub fn parse_uuid(text: &str) -> Option<Uuid> {
     Uuid::try_parse(text).ok().filter(|_| text.len() == 36 && !text.starts_with('{'))
 }
 
-/// Letters, digits, marks, punctuation, symbols, and the blank; of these not what Unicode wants drawn as nothing.
+/// Letters, digits, marks, punctuation, symbols and the blank, except those that Unicode draws as nothing.
 fn is_visible(c: char) -> bool {
     use GeneralCategory as Category;
     match c.general_category() {

@@ -1,7 +1,7 @@
-//! HTTP edges: bodies and headers as every route reads them, and what every listener offers.
+//! The HTTP listeners of the services: the filters that routes share, and the routes that every listener has.
 //!
-//! * What is refused before any route is asked, and how a listener is served: the crate `listener`.
-//! * A connection is closed when its body does not arrive in time; a body over the limit is refused before it is read on.
+//! * The crate `listener` serves, and refuses bad requests before any route runs.
+//! * A connection is closed when its body does not arrive in time; a body over the limit is refused before the rest is read.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -78,7 +78,7 @@ where
     listener::json::parse(&bytes).map_err(|error| Problem::malformed(error.to_string()))
 }
 
-/// The value of a header, whatever bytes it is made of. That it is given once was seen to before.
+/// The value of a header. The crate `listener` has refused a header that is given twice.
 fn header(name: HeaderName) -> impl Filter<Extract = (Option<HeaderValue>,), Error = Infallible> + Clone {
     warp::header::headers_cloned().map(move |headers: HeaderMap| headers.get(&name).cloned())
 }
@@ -126,7 +126,7 @@ fn parse_user_id(value: Option<&HeaderValue>) -> Result<Uuid, Problem> {
     })
 }
 
-/// Extracts the trace that the request belongs to, or a new one if it says none, or none that can be followed.
+/// Extracts the trace of the request, or a new one when the header is missing or malformed.
 pub fn traceparent() -> impl Filter<Extract = (String,), Error = Infallible> + Clone {
     warp::header::headers_cloned().map(|headers: HeaderMap| {
         let mut given = headers.get_all("traceparent").iter();
@@ -135,7 +135,7 @@ pub fn traceparent() -> impl Filter<Extract = (String,), Error = Infallible> + C
     })
 }
 
-/// Whether this process can do its work now; the text says what is wrong.
+/// Whether this process can work now; the error says why not.
 pub type Ready = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// `GET /health`: the process is alive. Asks no dependency, so that a restart is never caused by one.

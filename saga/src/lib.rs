@@ -1,14 +1,13 @@
-//! What the services share and none of them owns.
+//! The code that the services share.
 //!
-//! A thing is admitted here when two services use it *and* it knows no service's table or rule:
-//! the wire contract, the consumer loop, the Postgres pool, telemetry and the HTTP edges.
+//! It holds only what two services use and what knows no service's tables or rules:
 //!
 //! * [`contract`]: topics, event types and their data, in one place; golden files beside it.
-//! * [`consumer`]: Kafka to one database transaction per batch, at least once, the effect once.
-//! * [`parked`]: messages that cannot be applied, set aside in the transaction of their batch.
-//! * [`postgres`]: the pool, and which failures are worth another try.
-//! * [`http`], [`fields`], [`problem`]: serving with limits and time-outs; requests parsed field by field;
-//!   errors as RFC 9457 documents.
+//! * [`consumer`]: consumes Kafka in batches, one database transaction each; at least once, with an effect once.
+//! * [`parked`]: messages that cannot be applied, inserted in the transaction of their batch.
+//! * [`postgres`]: the connection pool, and which failures are retried.
+//! * [`http`], [`fields`], [`problem`]: listeners with limits and time-outs; requests parsed field by field; errors as
+//!   RFC 9457 documents.
 //! * [`process`], [`telemetry`], [`trace`]: start, stop, logs, trace context.
 
 pub mod consumer;

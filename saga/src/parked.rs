@@ -1,10 +1,10 @@
-//! Messages that cannot be applied. They are set aside by an insert in the transaction of their batch,
-//! so that a message is either applied or parked, never neither. The table is the same in every database;
-//! the relay tells its rows to `<source>.parked`, where people and tools find them.
+//! Parks messages that cannot be applied, in the table `parked`.
 //!
+//! * A message is parked in the transaction of its batch, so it is either applied or parked.
+//! * The table is the same in every database. The relay emits its rows to `<source>.parked`.
 //! * The same message, delivered again, stays one row.
-//! * A message with another content under a known id is another row: its id is that id and a hash of its content.
-//!   Nobody hides a message behind another one, be it by a chosen message id or in a topic that was made anew.
+//! * A message with another content under a known id becomes another row, whose id is that id and a hash of the content.
+//!   So no message hides another one, neither by a chosen message id nor in a topic that was created anew.
 
 use anyhow::Context;
 use serde_json::Value;
@@ -12,11 +12,11 @@ use tokio_postgres::types::Json;
 
 use crate::postgres::Transaction;
 
-/// A message set aside, with everything needed to tell it again.
+/// A message that cannot be applied, complete enough to produce it again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parked {
-    /// Where it was read (topic/partition/offset or queue/message id): parking it twice changes nothing. Another message
-    /// under the same id gets a longer one.
+    /// Topic/partition/offset, or queue/message id. Parking a message twice changes nothing. Another message under the
+    /// same id gets a longer id.
     pub parked_id: String,
     /// The topic or queue it came from.
     pub source: String,
@@ -24,12 +24,11 @@ pub struct Parked {
     pub event_type: Option<String>,
     pub headers: Value,
     pub body: Vec<u8>,
-    /// Why it cannot be applied.
+    /// The reason why it cannot be applied.
     pub reason: String,
 }
 
-/// The text without the one character that Postgres cannot store: a message is not kept from being parked by what is
-/// wrong with it.
+/// The text without NUL, the one character that Postgres cannot store, so that every message can be parked.
 pub fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
@@ -39,7 +38,8 @@ const INSERT: &str = "
     select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::jsonb[], $6::bytea[], $7::text[])
     on conflict do nothing";
 
-// In a later statement, which sees the row that the insert met. A reason may change with a release, and is no content.
+// A later statement sees the row that the insert conflicted with. The reason may change with a release, so it is no
+// content.
 const INSERT_OTHERS: &str = "
     insert into parked (parked_id, source, message_key, type, headers, body, reason)
     select n.parked_id || '/' || encode(sha256(
@@ -52,7 +52,7 @@ const INSERT_OTHERS: &str = "
            is distinct from (n.source, n.message_key, n.type, n.headers, n.body)
     on conflict do nothing";
 
-/// Inserts all of `parked`; those already there are left alone.
+/// Inserts all of `parked`. Rows that are there already stay as they are.
 pub async fn insert(transaction: &Transaction<'_>, parked: &[Parked]) -> anyhow::Result<()> {
     if parked.is_empty() {
         return Ok(());
@@ -77,7 +77,11 @@ pub async fn insert(transaction: &Transaction<'_>, parked: &[Parked]) -> anyhow:
             .context("park messages under a known id")?;
     }
     for message in parked {
-        tracing::error!(id = message.parked_id, reason = message.reason, "message parked");
+        tracing::error!(
+            id = message.parked_id,
+            reason = message.reason,
+            "a message cannot be applied and is parked; see the table parked"
+        );
     }
     Ok(())
 }

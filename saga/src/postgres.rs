@@ -1,4 +1,7 @@
-//! The Postgres pool of a service, and which failures are worth another try.
+//! The Postgres pool of a service, and the classification of failures.
+//!
+//! * The pool connects lazily: a database may be down when its service starts.
+//! * A failure is poison only by its SQLSTATE. Every other failure is retried: money is never dropped on a guess.
 
 use std::time::Duration;
 
@@ -10,26 +13,29 @@ use tokio_postgres::error::SqlState;
 pub use deadpool_postgres::{Client, Pool, Transaction};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Waiting longer than this for a connection means overload: answer 503 rather than queue.
+/// A longer wait for a connection means overload: the service answers 503 instead of queueing.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(5);
-/// No statement of ours takes seconds; one that does holds locks others wait for.
+/// Session settings. No statement of ours takes seconds; one that does holds locks that others wait for.
 ///
-/// The plans are pinned: every statement of a service reaches its rows by key, so the one generic plan is
+/// The plans are pinned: every statement of a service reaches its rows by key, so the generic plan is
 /// the right one, and a fresh table without statistics must not tempt the planner into scanning it.
 const SESSION: &str = "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_transaction_session_timeout=30s \
      -c timezone=UTC -c plan_cache_mode=force_generic_plan -c jit=off \
      -c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off";
 
-/// A pool of at most `size_max` connections. Connects lazily: the database may be down at start.
+/// A pool of at most `size_max` connections, which connects lazily.
+///
+/// # Errors
+/// When the URL is malformed.
 pub fn pool(url: &str, size_max: usize, application_name: &str) -> anyhow::Result<Pool> {
-    let mut config: tokio_postgres::Config = url.parse().context("database URL")?;
+    let mut config: tokio_postgres::Config = url.parse().context("the database URL is malformed")?;
     config
         .application_name(application_name)
         .connect_timeout(CONNECT_TIMEOUT)
         .keepalives_idle(Duration::from_secs(10))
         .tcp_user_timeout(Duration::from_secs(20))
         .options(SESSION);
-    // Fast: a broken connection is noticed by its use, and every use is retried anyway.
+    // Fast: a query notices a broken connection, and every query is retried anyway.
     let manager =
         Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     Pool::builder(manager)
@@ -38,10 +44,13 @@ pub fn pool(url: &str, size_max: usize, application_name: &str) -> anyhow::Resul
         .wait_timeout(Some(WAIT_TIMEOUT))
         .create_timeout(Some(CONNECT_TIMEOUT))
         .build()
-        .context("database pool")
+        .context("cannot create the database pool")
 }
 
-/// One round trip to the database; the text says what is wrong.
+/// One round trip to the database.
+///
+/// # Errors
+/// When there is no connection or no answer; the text says which.
 pub async fn reachable(pool: &Pool) -> Result<(), String> {
     let client = pool.get().await.map_err(|error| format!("no database connection: {error}"))?;
     client
@@ -51,16 +60,16 @@ pub async fn reachable(pool: &Pool) -> Result<(), String> {
     Ok(())
 }
 
-/// What to do about a failure.
+/// Whether a failure is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The same statement may succeed later: connection lost, deadlock, shutdown, out of something.
+    /// The same statement may succeed later: a lost connection, a deadlock, a shutdown, exhausted resources.
     Transient,
-    /// It will fail the same way for ever: the data breaks a constraint or cannot be represented.
+    /// The statement always fails: its data breaks a constraint or cannot be represented.
     Poison,
 }
 
-/// Classifies by SQLSTATE. What is not known to be poison is tried again: money is never dropped on a guess.
+/// Classifies a failure by its SQLSTATE. A failure that is not known to be poison is transient.
 pub fn classify(error: &anyhow::Error) -> Failure {
     let state = error
         .chain()

@@ -1,5 +1,7 @@
-//! Errors as RFC 9457 `application/problem+json`, with stable `type`s a client may branch on. Each is explained in
-//! `docs/problems.md`.
+//! Renders errors as RFC 9457 `application/problem+json`.
+//!
+//! * Types are stable, so that a client may branch on them.
+//! * `docs/problems.md` explains each type.
 
 use listener::{Reason, Refused};
 use serde::Serialize;
@@ -8,16 +10,16 @@ use warp::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICAT
 use warp::reject::{self, Reject, Rejection};
 use warp::reply::{Reply, Response};
 
-/// What one field of a request did wrong.
+/// The error of one field of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FieldError {
     /// Name of the field or header as the client wrote it.
     pub field: String,
-    /// What is expected of it.
+    /// The expected form of the field.
     pub detail: String,
 }
 
-/// What a problem is: the last segment of its `type`, its status and its title. None of them changes once released.
+/// The kind of a problem. Its `type`, status and title never change once released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Malformed,
@@ -146,7 +148,7 @@ impl From<Reason> for Kind {
     }
 }
 
-/// One refusal.
+/// One problem document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub kind: Kind,
@@ -246,7 +248,7 @@ fn challenge(kind: Kind) -> Option<&'static str> {
     }
 }
 
-/// Turns every way in which warp refuses a request into a problem document.
+/// Turns a rejection by warp into a problem document.
 pub async fn recover(rejection: Rejection) -> Result<Problem, Rejection> {
     if let Some(problem) = rejection.find::<Problem>() {
         return Ok(problem.clone());
@@ -262,7 +264,10 @@ pub async fn recover(rejection: Rejection) -> Result<Problem, Rejection> {
     } else if rejection.is_not_found() {
         Kind::NotFound
     } else {
-        tracing::error!(?rejection, "a rejection nobody named");
+        tracing::error!(
+            ?rejection,
+            "a request was rejected for a reason that has no problem type; it is answered 500"
+        );
         Kind::Internal
     };
     Ok(Problem::of(kind))
@@ -324,7 +329,7 @@ mod tests {
         assert!(sections.is_empty(), "no problems of ours: {sections:?}");
     }
 
-    /// What the edge says by itself is what the services would say.
+    /// The documents of the edge are those of the services.
     #[test]
     fn the_edge_has_no_problems_of_its_own() {
         let mut seen = 0;

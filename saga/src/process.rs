@@ -1,4 +1,7 @@
-//! The start and the end of a process.
+//! Starts and stops a process.
+//!
+//! * SIGTERM and SIGINT begin a graceful stop: /ready fails first, the listeners close after the grace.
+//! * The end of any part ends the process, so that it is restarted instead of running without that part.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -26,13 +29,13 @@ pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {
     Ok(token)
 }
 
-/// A token that is cancelled `grace` after `asked`. Until then a process serves as before, but says that it is not
-/// ready, so that the edge has the time to send requests elsewhere.
-pub fn after_grace(asked: CancellationToken, grace: Duration) -> CancellationToken {
+/// A token that is cancelled `grace` after `stop`. Until then the process serves as before and reports that it is not
+/// ready, so that the edge has time to route requests elsewhere.
+pub fn after_grace(stop: CancellationToken, grace: Duration) -> CancellationToken {
     let shutdown = CancellationToken::new();
     let end = shutdown.clone();
     tokio::spawn(async move {
-        asked.cancelled().await;
+        stop.cancelled().await;
         tokio::time::sleep(grace).await;
         end.cancel();
     });
@@ -42,8 +45,10 @@ pub fn after_grace(asked: CancellationToken, grace: Duration) -> CancellationTok
 /// A part of a process that runs until shutdown.
 pub type Part<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send + 'a>>;
 
-/// Runs all parts of a process to their end. Whichever ends first ends all: a service without its consumer
-/// must be restarted, not linger. The first error is the answer; further ones are logged.
+/// Runs all parts of a process to their end. The first part that ends stops the others.
+///
+/// # Errors
+/// The first error of a part. Further errors are logged.
 pub async fn all<const N: usize>(shutdown: CancellationToken, parts: [Part<'_>; N]) -> anyhow::Result<()> {
     let mut running: FuturesUnordered<Part<'_>> = parts.into_iter().collect();
     let mut first = Ok(());
@@ -52,7 +57,9 @@ pub async fn all<const N: usize>(shutdown: CancellationToken, parts: [Part<'_>; 
         match ended {
             Ok(()) => {}
             Err(error) if first.is_ok() => first = Err(error),
-            Err(error) => tracing::error!(error = format!("{error:#}"), "also failed"),
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "another part of the process failed as well")
+            }
         }
     }
     tracing::info!("stopped");
@@ -67,13 +74,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_grace_begins_when_the_end_is_asked_for() {
-        let asked = CancellationToken::new();
+        let stop = CancellationToken::new();
         let graces = [Duration::ZERO, Duration::from_millis(50), Duration::from_secs(3600)];
-        let [at_once, soon, later] = graces.map(|grace| after_grace(asked.clone(), grace));
+        let [at_once, soon, later] = graces.map(|grace| after_grace(stop.clone(), grace));
         let unasked = tokio::time::timeout(Duration::from_millis(20), at_once.cancelled()).await;
         assert!(unasked.is_err(), "nobody asked");
         let began = Instant::now();
-        asked.cancel();
+        stop.cancel();
         at_once.cancelled().await;
         soon.cancelled().await;
         assert!(began.elapsed() >= Duration::from_millis(50));

@@ -1,5 +1,7 @@
-//! Logs to standard error, for people or for machines. `RUST_LOG` filters, `info` by default; of librdkafka only errors.
-//! Nothing is logged at `info` per payment: at thousands a second the log would cost more than the payment.
+//! Logs to standard error, as text or JSON.
+//!
+//! * `RUST_LOG` filters. The default is `info`, and `error` for librdkafka.
+//! * Nothing is logged at `info` per payment: at thousands a second logging would cost more than the payment.
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
@@ -10,7 +12,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// Installs the subscriber of this process. A second call changes nothing.
+/// Installs the log subscriber of this process. A second call changes nothing.
 pub fn init(format: LogFormat) {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,librdkafka=error"));
@@ -20,6 +22,6 @@ pub fn init(format: LogFormat) {
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
     if let Err(error) = installed {
-        tracing::debug!(%error, "a subscriber was already installed");
+        tracing::debug!(%error, "a log subscriber was already installed; it stays");
     }
 }

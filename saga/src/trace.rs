@@ -1,4 +1,7 @@
-//! W3C trace context: one `traceparent` per payment, carried by its rows through the whole saga.
+//! W3C trace context: one `traceparent` per payment.
+//!
+//! * The rows of a payment carry it through the whole saga.
+//! * A missing or malformed header is replaced by a new root.
 
 use uuid::Uuid;
 

@@ -1,4 +1,4 @@
-//! Connections and names: the small things that roles, databases and tests share.
+//! Connects to Postgres, and builds URLs and names of databases.
 
 use anyhow::{Context, Result, bail};
 use tokio_postgres::config::Host;
@@ -13,7 +13,7 @@ pub async fn connect(url: &str) -> Result<Client> {
         .await
         .with_context(|| format!("cannot connect to {}", without_password(url)))?;
     tokio::spawn(async move {
-        // Its error is also every pending query's, where it is reported.
+        // Every pending query reports the same error.
         let _closed = connection.await;
     });
     Ok(client)
@@ -24,10 +24,12 @@ pub async fn connect(url: &str) -> Result<Client> {
 /// # Errors
 /// When `admin_url` names no TCP host.
 pub fn database_url(admin_url: &str, database: &str, role: &str, password: &str) -> Result<String> {
-    let config: Config = admin_url.parse().context("malformed Postgres URL")?;
+    let config: Config = admin_url.parse().context(
+        "the Postgres URL is malformed; give one such as postgres://user:password@host:5432/postgres",
+    )?;
     let host = match config.get_hosts().first() {
         Some(Host::Tcp(host)) => host.clone(),
-        _ => bail!("the Postgres URL names no TCP host"),
+        _ => bail!("the Postgres URL names no TCP host; sockets are not supported, so give a host"),
     };
     let port = config.get_ports().first().copied().unwrap_or(5432);
     Ok(format!("postgres://{}:{}@{host}:{port}/{}", encode(role), encode(password), encode(database)))
@@ -35,13 +37,15 @@ pub fn database_url(admin_url: &str, database: &str, role: &str, password: &str)
 
 /// The same login, another database.
 pub(crate) fn with_database(admin_url: &str, database: &str) -> Result<String> {
-    let config: Config = admin_url.parse().context("malformed Postgres URL")?;
-    let user = config.get_user().context("the Postgres URL names no user")?;
+    let config: Config = admin_url.parse().context(
+        "the Postgres URL is malformed; give one such as postgres://user:password@host:5432/postgres",
+    )?;
+    let user = config.get_user().context("the Postgres URL names no user; add the superuser")?;
     let password = String::from_utf8(config.get_password().unwrap_or_default().to_vec())?;
     database_url(admin_url, database, user, &password)
 }
 
-/// One at a time per purpose; held until the session ends.
+/// Takes the advisory lock of a purpose, held until the session ends.
 pub(crate) async fn lock(client: &Client, purpose: &str) -> Result<()> {
     client
         .execute("select pg_advisory_lock(hashtext('coro ' || $1))", &[&purpose])
@@ -50,11 +54,11 @@ pub(crate) async fn lock(client: &Client, purpose: &str) -> Result<()> {
     Ok(())
 }
 
-/// Database names are ours to choose, so what would need care is refused.
+/// Quotes a database name. A name with other characters than a-z, 0-9 and _ is refused.
 pub(crate) fn quote_identifier(name: &str) -> Result<String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     if name.is_empty() || name.len() > 63 || !name.chars().all(plain) {
-        bail!("{name:?} is no database name: 1 to 63 of a-z, 0-9 and _");
+        bail!("{name:?} is no database name: use 1 to 63 characters of a-z, 0-9 and _");
     }
     Ok(format!("\"{name}\""))
 }

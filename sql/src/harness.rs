@@ -1,4 +1,6 @@
-//! A database of a test's own, on the servers of a running stack.
+//! Creates a database for one test, on the servers of a running stack.
+//!
+//! * [`Harness::finish`] drops it. A test that fails leaves it for inspection.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,7 +11,7 @@ use crate::{Database, Passwords, admin, connect, create_database, database_url, 
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
-/// Dropped by [`Harness::finish`]; a test that fails leaves it to be looked at.
+/// The database of one test.
 pub struct Harness {
     admin_url: String,
     passwords: Passwords,
@@ -18,6 +20,8 @@ pub struct Harness {
 }
 
 impl Harness {
+    /// Creates the database.
+    ///
     /// # Errors
     /// When the variables of a stack (POSTGRES_ADMIN_URL, those of [`Passwords`]) are not set, or the server refuses.
     pub async fn new(kind: Database) -> Result<Self> {
@@ -38,13 +42,15 @@ impl Harness {
         Ok(harness)
     }
 
+    /// The URL of the database for `role`.
+    ///
     /// # Errors
     /// When POSTGRES_ADMIN_URL names no TCP host, or the role does not log in.
     pub fn url(&self, role: &str) -> Result<String> {
         database_url(&self.admin_url, &self.name, role, self.passwords.of(role)?)
     }
 
-    /// As the service that owns this kind of database sees it: with its rights and no others.
+    /// The URL for the service that owns this kind of database, with its rights only.
     ///
     /// # Errors
     /// When POSTGRES_ADMIN_URL names no TCP host.
@@ -70,6 +76,8 @@ impl Harness {
         &self.name
     }
 
+    /// Drops the database.
+    ///
     /// # Errors
     /// When the database cannot be dropped.
     pub async fn finish(self) -> Result<()> {

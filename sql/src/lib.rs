@@ -1,7 +1,7 @@
-//! The databases of Coro: who may log in, what tables exist, and how both come to be.
+//! The databases of Coro: creates roles and databases, and applies migrations.
 //!
-//! Everything here is idempotent and safe to run from several processes at once: each step takes an advisory
-//! lock first. Tests use [`create_database`] and [`drop_database`] to have a database of their own.
+//! * Everything is idempotent and safe to run from several processes at once: each step takes an advisory lock first.
+//! * Tests create and drop a database of their own ([`harness`]).
 
 mod admin;
 mod passwords;
@@ -29,7 +29,7 @@ mod processor {
     refinery::embed_migrations!("processor");
 }
 
-/// The name of the publication in each database: what leaves it is listed there and nowhere else.
+/// The publication in each database. It lists everything that leaves the database.
 pub const PUBLICATION: &str = "coro_events";
 
 /// One database per service; no service reads another's.
@@ -70,7 +70,7 @@ impl Database {
     }
 }
 
-/// Makes the database `name` of this kind if it is missing, and brings its schema up to date.
+/// Creates the database `name` of this kind if it is missing, and applies its migrations.
 ///
 /// `admin_url` is a superuser's; the roles must exist ([`bootstrap`]). The owner is `coro_owner`; only the
 /// service's role, the relay and the checker may connect.
@@ -94,7 +94,9 @@ pub async fn create_database(admin_url: &str, kind: Database, name: &str) -> Res
              grant connect on database {quoted} to {service}, coro_relay, coro_checker;"
         ))
         .await
-        .with_context(|| format!("cannot set who may connect to {name} (are the roles there?)"))?;
+        .with_context(|| {
+            format!("cannot set who may connect to {name}; create the roles first (`migrate`)")
+        })?;
     migrate(admin_url, kind, name).await
 }
 
@@ -105,8 +107,11 @@ async fn migrate(admin_url: &str, kind: Database, name: &str) -> Result<()> {
     client
         .batch_execute("revoke create on schema public from public; set role coro_owner")
         .await
-        .context("cannot act as coro_owner")?;
-    kind.runner().run_async(&mut client).await.with_context(|| format!("migration of {name} failed"))?;
+        .context("cannot act as coro_owner; create the roles first (`migrate`)")?;
+    kind.runner()
+        .run_async(&mut client)
+        .await
+        .with_context(|| format!("a migration of {name} failed; nothing of it was applied"))?;
     Ok(())
 }
 
@@ -141,13 +146,13 @@ pub async fn seed(admin_url: &str, payments_database: &str) -> Result<()> {
         .context("cannot add the demo services")
 }
 
-/// Removes a database, with whatever is connected to it and its replication slots. Missing is fine.
+/// Drops a database, its sessions and its replication slots. A missing database is no error.
 ///
 /// # Errors
 /// When sessions or slots cannot be ended within about five seconds. Refuses `postgres` and templates.
 pub async fn drop_database(admin_url: &str, name: &str) -> Result<()> {
     if matches!(name, "postgres" | "template0" | "template1") {
-        bail!("refusing to drop {name}");
+        bail!("{name} belongs to the server and is not dropped; name another database");
     }
     let quoted = admin::quote_identifier(name)?;
     let client = connect(admin_url).await?;

@@ -1,11 +1,13 @@
-//! `migrate`: brings a Postgres cluster to where the services expect it. Running it again changes nothing.
+//! `migrate`: creates the roles and databases of the services and applies missing migrations.
+//!
+//! * Running it again changes nothing but the passwords, which it sets.
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 
-/// Makes roles and databases and applies the migrations that are missing.
+/// Creates roles and databases and applies missing migrations.
 ///
 /// Each role has a password of its own, from the environment: PAYMENTS_SVC_PASSWORD, BALANCE_SVC_PASSWORD,
 /// PROCESSOR_SVC_PASSWORD, CORO_RELAY_PASSWORD, CORO_CHECKER_PASSWORD. They are set anew at every run.
@@ -25,7 +27,7 @@ async fn main() -> ExitCode {
     match run(&Args::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The chain of causes, without a backtrace: it is read by people who changed SQL, not this program.
+            // The chain of causes without a backtrace: readers have changed SQL, not this program.
             eprintln!("{error:#}");
             ExitCode::FAILURE
         }

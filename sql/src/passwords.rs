@@ -1,5 +1,8 @@
-//! The passwords of the roles, one for each: they come by environment, never by argument, which every user of a machine
-//! may read.
+//! Reads the passwords of the roles.
+//!
+//! * Each role has a password of its own.
+//! * Passwords come from the environment, never from arguments, which every user of a machine can read.
+//! * No error contains a password.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +29,7 @@ impl Passwords {
         let missing: Vec<String> = roles().filter(|role| given(role).is_none()).map(Role::variable).collect();
         ensure!(
             missing.is_empty(),
-            "not set: {}. Each role has a password of its own; in a stack: . .stack/env",
+            "not set: {}. Each role needs a password of its own; in a stack run `. .stack/env` first",
             missing.join(", ")
         );
         let passwords: BTreeMap<&str, String> =
@@ -49,7 +52,10 @@ impl Passwords {
     /// # Errors
     /// When this role does not log in.
     pub fn of(&self, role: &str) -> Result<&str> {
-        self.0.get(role).map(String::as_str).with_context(|| format!("{role} is no role that logs in"))
+        self.0
+            .get(role)
+            .map(String::as_str)
+            .with_context(|| format!("{role} is no role that logs in, so it has no password"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! One role per purpose: who owns, who serves, who replicates, who only reads.
+//! Creates the roles: one per purpose (own, serve, replicate, read).
 
 use anyhow::{Context, Result};
 use postgres_protocol::password::scram_sha_256;
@@ -28,13 +28,13 @@ pub const ROLES: [Role; 6] = [
 ];
 
 impl Role {
-    /// The variable that its password is taken from.
+    /// The environment variable of its password.
     pub fn variable(&self) -> String {
         format!("{}_PASSWORD", self.name.to_uppercase())
     }
 }
 
-/// Makes the roles that are missing, and gives each its password.
+/// Creates missing roles, and sets all passwords.
 ///
 /// # Errors
 /// When `admin_url` is not a superuser's or the server cannot be reached.
@@ -54,13 +54,16 @@ pub async fn bootstrap(admin_url: &str, passwords: &Passwords) -> Result<()> {
         if *statistics {
             statement.push_str(&format!("grant pg_read_all_stats to {name};"));
         }
-        client.batch_execute(&statement).await.with_context(|| format!("cannot make role {name}"))?;
+        client
+            .batch_execute(&statement)
+            .await
+            .with_context(|| format!("cannot create or alter role {name}; is the URL a superuser's?"))?;
     }
     Ok(())
 }
 
-/// What the server keeps of a password, so that the password itself is in no statement: statements can be read in
-/// `pg_stat_activity`, and logged.
+/// The SCRAM verifier of a password. Statements contain it instead of the password, since they can be read in
+/// `pg_stat_activity` and in logs.
 fn verifier(password: &str) -> String {
     scram_sha_256(password.as_bytes())
 }

@@ -1,9 +1,9 @@
-//! Reads the gateway's answers: the only place that says whether an answer is the gateway's word about our charge.
+//! Reads the answers of the gateway: this module alone decides whether an answer is about our charge.
 //!
-//! * An answer counts if it names our reference and our amount. Proxies, caches and connections whose answers are
-//!   out of step give others, and some of them look like declines.
-//! * A not-found names only the reference, as there is no charge to have an amount. It ends nothing.
-//! * A name that is not ours is a mismatch whatever else the answer says, and whatever its status.
+//! * An answer counts if it names our reference and our amount. Proxies, caches and connections out of step give other
+//!   answers, and some of these look like declines.
+//! * A not-found names the reference only, since there is no charge with an amount. It ends nothing.
+//! * A name that is not ours is a mismatch, whatever the status and the rest of the answer.
 
 use serde::Deserialize;
 
@@ -13,7 +13,7 @@ use crate::charge::Charge;
 const CODE_CHARS_MAX: usize = 64;
 const REFERENCE_CHARS_MAX: usize = 128;
 
-/// What was asked of the gateway.
+/// The kind of a request to the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallKind {
     Charge,
@@ -22,7 +22,7 @@ pub enum CallKind {
 }
 
 impl CallKind {
-    /// The statuses with which the gateway says something about a charge.
+    /// Whether the gateway uses this status to answer about a charge.
     fn is_definite(self, status: u16) -> bool {
         match self {
             CallKind::Charge => matches!(status, 200 | 400 | 402),
@@ -32,7 +32,7 @@ impl CallKind {
     }
 }
 
-/// What the gateway says of our charge.
+/// The verdict of the gateway about our charge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// `surplus`: further charges of the same reference stand.
@@ -43,13 +43,13 @@ pub enum Verdict {
     Declined {
         code: String,
     },
-    /// Declined for now: the gateway will try again.
+    /// Declined for now; the gateway will try again.
     DeclinedForNow,
     /// The input can never be charged.
     Rejected,
     NotFound,
     Pending,
-    /// `barred`: later charges are kept out, too.
+    /// `barred`: later charges are impossible too.
     Voided {
         barred: bool,
     },
@@ -60,7 +60,7 @@ pub enum Verdict {
 struct Document {
     reference: Option<String>,
     amount: Option<i64>,
-    /// A word; a problem document (RFC 9457) has a number here.
+    /// A text; a problem document (RFC 9457) has a number here.
     status: Option<serde_json::Value>,
     r#type: Option<String>,
     provider_reference: Option<String>,
@@ -74,16 +74,19 @@ struct Document {
     surplus: Vec<serde_json::Value>,
 }
 
-/// Whose name is on a document.
+/// The charge that a document names.
 enum Name {
     Ours,
-    /// Ours, of no amount.
+    /// Ours, without an amount.
     Reference,
     Another,
     None,
 }
 
-/// The gateway's word about `charge`, or why this answer is none.
+/// The verdict about `charge` in an answer.
+///
+/// # Errors
+/// When the answer has none; the cause says why.
 pub fn read(charge: &Charge, call: CallKind, status: u16, body: &[u8]) -> Result<Verdict, Cause> {
     let document = serde_json::from_slice::<Document>(body).ok();
     let name = document.as_ref().map(|document| document.name(charge));
@@ -112,12 +115,12 @@ impl Document {
         }
     }
 
-    /// What it says, whoever it is about.
+    /// The verdict of the document, whatever charge it names.
     fn verdict(self, status: u16) -> Result<Verdict, Cause> {
-        let word = self.status.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
+        let status_text = self.status.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
         let surplus = !self.surplus.is_empty();
-        let verdict = match (status, word) {
-            // Only the gateway's own problems count, not those of something in between.
+        let verdict = match (status, status_text) {
+            // Only problems of the gateway itself count, not those of a proxy.
             (400, _) if self.is_problem("invalid-charge") => Some(Verdict::Rejected),
             (404, _) if self.is_problem("charge-not-found") => Some(Verdict::NotFound),
             (400 | 404, _) => return Err(Cause::Http(status)),
@@ -139,7 +142,7 @@ impl Document {
     }
 }
 
-/// A text that can be stored and shown.
+/// The text, if it can be stored and shown.
 fn storable_text(text: Option<String>, chars_max: usize) -> Option<String> {
     let fits =
         |text: &str| (1..=chars_max).contains(&text.chars().count()) && !text.chars().any(char::is_control);

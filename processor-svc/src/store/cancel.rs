@@ -1,4 +1,8 @@
-//! The statements of cancels: a charge that was never called ends `cancelled`, whether it has a row or not.
+//! The SQL of requests to cancel.
+//!
+//! * A charge that was never called ends `cancelled`, with or without a row.
+//! * A request whose row changed meanwhile is decided again.
+//! * A request about another charge than the row's is parked.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -14,25 +18,25 @@ use crate::charge::{CONFLICT, Charge};
 use crate::saga::{Event, State, Step, To, decide};
 use crate::work::Job;
 
-/// What became of one request.
+/// The outcome of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelOutcome {
-    /// It ended now, without a call.
+    /// The charge ended now, without a call.
     Cancelled,
-    /// It had ended so before.
+    /// The charge was cancelled before.
     Already,
-    /// A call may have been made, or it had ended otherwise: the payment goes its way.
+    /// A call may have been made, or the charge has another terminal status.
     TooLate,
-    /// Its row is that of a different charge; set aside.
+    /// The row is that of a different charge; the request is parked.
     Parked,
 }
 
-/// How often a request is decided anew, since its row had changed meanwhile. A row that appears stays, and
-/// one that is called leaves `waiting` for long, so that more than three rounds are rare.
+/// Rounds in which a request whose row changed is decided. A row that appears stays, and a charge that is called leaves
+/// `waiting` for long, so more than three rounds are rare.
 const ROUNDS_MAX: usize = 8;
 
-// Waits for a concurrent insert of the same row; whoever comes second inserts nothing and decides again.
-// Its lease is over as it begins: nobody ever calls.
+// The insert waits for a concurrent insert of the same row. The second one inserts nothing and decides again.
+// The lease is over at once, since nobody ever calls.
 const INSERT_CANCELLED: &str = "
     insert into charges (payment_id, user_id, client_number, service_id, amount, traceparent, expires_at,
                          status, reason, lease_until, decided_at)
@@ -47,7 +51,7 @@ const READ: &str = "
     select payment_id, user_id, client_number, service_id, amount, traceparent, status, attempt, exposed
       from charges where payment_id = any($1)";
 
-/// A charge asked to be cancelled, and where in the batch that was.
+/// A request to cancel, and its index in the batch.
 #[derive(Clone, Copy)]
 struct CancelRequest<'a> {
     index: usize,
@@ -55,9 +59,9 @@ struct CancelRequest<'a> {
 }
 
 impl Store {
-    /// Cancels what was never called and parks `unreadable`, all or nothing. Answers for each request, in
-    /// order; further requests for the same payment are `Already`, or parked if they are for another charge than the
-    /// first. `park` makes the parked form of the request at an index.
+    /// Cancels charges that were never called and parks `unreadable`, all or nothing. Returns an outcome per request, in
+    /// order. Further requests for the same payment are `Already`, or parked if their charge differs from the first.
+    /// `park` builds the parked message of the request at an index.
     pub async fn cancel(
         &self,
         asked: &[&Job],
@@ -65,7 +69,7 @@ impl Store {
         park: impl Fn(usize, &str) -> Parked,
     ) -> anyhow::Result<Vec<CancelOutcome>> {
         let mut answers = vec![CancelOutcome::Already; asked.len()];
-        // Of each payment the first; in one order everywhere, so that two batches that share rows seldom
+        // The first request of each payment, in one order everywhere, so that two batches with common rows seldom
         // deadlock.
         let mut open: BTreeMap<Uuid, CancelRequest<'_>> = BTreeMap::new();
         let mut parked = unreadable.to_vec();
@@ -91,14 +95,17 @@ impl Store {
             }
         }
         if !open.is_empty() {
-            bail!("{} charges changed whenever they were to be cancelled", open.len());
+            bail!(
+                "{} charges changed in every round; the requests to cancel them are tried again",
+                open.len()
+            );
         }
         parked::insert(&transaction, &parked).await?;
         transaction.commit().await.context("commit")?;
         Ok(answers)
     }
 
-    /// Reads, decides, writes. Answers by index; what another one changed in between has none.
+    /// Reads, decides and writes one round. A request whose row changed meanwhile has no outcome.
     async fn round(
         &self,
         client: &impl GenericClient,
@@ -127,7 +134,9 @@ impl Store {
                 | Step::InquireLater
                 | Step::Stale
                 | Step::Contradiction
-                | Step::Illegal) => bail!("a cancel in {from:?} led to {step:?}"),
+                | Step::Illegal) => bail!(
+                    "a request to cancel led to the impossible step {step:?} from {from:?}; this is a defect"
+                ),
             }
         }
         let inserted = insert(client, &absent).await?;

@@ -1,4 +1,7 @@
-//! The statements of the sweeper: what is due, who inquires, what inquiries said, what has not ended.
+//! The SQL of the sweeper: due charges, claims of inquiries, their results, charges that are not terminal.
+//!
+//! * A claim is the insert of the inquiry's row, so one processor makes each inquiry.
+//! * A scan reads by age, a walk reads by block.
 
 use std::time::Duration;
 
@@ -11,35 +14,35 @@ use super::{Store, charge, column, millis, state};
 use crate::charge::Charge;
 use crate::saga::State;
 
-/// A row the sweeper looks at.
+/// A charge as the sweeper reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChargeView {
     pub charge: Charge,
     pub state: State,
-    /// Its lease or pause is over, or its inquiry is due; otherwise in how long that will be.
+    /// How long until its lease or pause is over or its inquiry is due; zero when it is due now.
     pub due: Result<(), Duration>,
     pub past_deadline: bool,
 }
 
-/// A row of the sweeper's scan.
+/// A charge that is not terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LiveCharge {
     pub payment_id: Uuid,
     pub created_at: Timestamp,
 }
 
-/// The right to make one inquiry, and what to ask about.
+/// The right to make one inquiry, and its charge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     pub charge: Charge,
     pub attempt: i32,
     /// The number of its row in `charge_attempts`.
     pub seq: i32,
-    /// The gateway's visibility delay has passed since the attempt ended.
+    /// The visibility delay of the gateway has passed since the attempt ended.
     pub conclusive: bool,
 }
 
-/// What an inquiry said, for its row in `charge_attempts`.
+/// The result of an inquiry, for its row in `charge_attempts`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InquiryResult {
     pub payment_id: Uuid,
@@ -47,7 +50,7 @@ pub struct InquiryResult {
     pub seq: i32,
     pub outcome: &'static str,
     pub detail: Option<String>,
-    /// Until the next inquiry; none after a definite answer.
+    /// The pause until the next inquiry; `None` after a definite answer.
     pub next: Option<Duration>,
 }
 
@@ -65,7 +68,7 @@ const READ_VIEWS: &str = "
                           order by seq desc limit 1) a on c.status = 'unknown'
      where c.payment_id = any($1)";
 
-// The claim is the insert: of several processors that see the same inquiry due, one inserts its row.
+// The claim is the insert: when several processors find the same inquiry due, one of them inserts its row.
 const CLAIM: &str = "
     with claimed as (
         insert into charge_attempts (payment_id, user_id, attempt, seq, kind, outcome, next_at)
@@ -94,7 +97,7 @@ const RECORD_INQUIRIES: &str = "
         as n (payment_id, attempt, seq, outcome, detail, next_ms)
      where a.payment_id = n.payment_id and a.attempt = n.attempt and a.seq = n.seq";
 
-// Not one that is being asked: its answer is on the way.
+// An inquiry under way is left alone: its answer is on the way.
 const HASTEN: &str = "
     update charge_attempts a set next_at = now()
       from charges c
@@ -128,16 +131,16 @@ const LIVE: &str = "
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WalkStep {
     pub live: Vec<LiveCharge>,
-    /// The block at which to go on; none at the end of the table.
+    /// The block at which the walk continues; `None` at the end of the table.
     pub next: Option<u64>,
 }
 
 impl Store {
-    /// What the sweeper wants to know of these charges.
+    /// Reads these charges for the sweeper.
     pub async fn views(&self, payments: &[Uuid]) -> anyhow::Result<Vec<ChargeView>> {
         let client = self.client().await?;
         let views = client.prepare_cached(READ_VIEWS).await?;
-        let rows = client.query(&views, &[&payments]).await.context("look at charges")?;
+        let rows = client.query(&views, &[&payments]).await.context("cannot read the due charges")?;
         let view = |row: &Row| -> anyhow::Result<ChargeView> {
             let due = match row.get("due_ms") {
                 ..=0i64 => Ok(()),
@@ -153,8 +156,8 @@ impl Store {
         rows.iter().map(view).collect()
     }
 
-    /// Claims inquiries that are due. Another processor may ask after `claim` if this one does not note an
-    /// answer. `visibility` is the gateway's promise: after it, a charge that was made is found.
+    /// Claims inquiries that are due. Another processor may inquire after `claim` if this one records no result. A charge
+    /// that was made is found after `visibility`.
     pub async fn claim(
         &self,
         payments: &[Uuid],
@@ -166,7 +169,7 @@ impl Store {
         let rows = client
             .query(&statement, &[&payments, &millis(claim), &millis(visibility)])
             .await
-            .context("claim inquiries")?;
+            .context("cannot claim inquiries")?;
         let claim = |row: &Row| Claim {
             charge: charge(row),
             attempt: row.get("attempt"),
@@ -176,15 +179,15 @@ impl Store {
         Ok(rows.iter().map(claim).collect())
     }
 
-    /// Makes the next inquiry about an unknown charge due now. False if none is awaited.
+    /// Makes the next inquiry about an unknown charge due now. False when there is none.
     pub async fn hasten(&self, payment_id: Uuid) -> anyhow::Result<bool> {
         let client = self.client().await?;
         let hasten = client.prepare_cached(HASTEN).await?;
-        let rows = client.execute(&hasten, &[&payment_id]).await.context("hasten an inquiry")?;
+        let rows = client.execute(&hasten, &[&payment_id]).await.context("cannot make an inquiry due")?;
         Ok(rows > 0)
     }
 
-    /// Writes down what inquiries said.
+    /// Records the results of inquiries.
     pub async fn record_inquiries(&self, results: &[InquiryResult]) -> anyhow::Result<()> {
         if results.is_empty() {
             return Ok(());
@@ -204,12 +207,12 @@ impl Store {
                 ],
             )
             .await
-            .context("note inquiries")?;
+            .context("cannot record the results of inquiries")?;
         Ok(())
     }
 
-    /// Charges that have not ended, created at `from` or later, oldest first, at most `rows_max`; and the
-    /// database's clock. May read the whole table, so it has no time-out.
+    /// Charges that are not terminal, created at `from` or later, oldest first, at most `rows_max`; and the clock of the
+    /// database. It may read the whole table, so it has no time-out.
     pub async fn scan(
         &self,
         from: Timestamp,
@@ -221,30 +224,31 @@ impl Store {
         let now: Timestamp = transaction.query_one("select now()", &[]).await.context("clock")?.get(0);
         let scan = transaction.prepare_cached(SCAN).await?;
         let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
-        let rows = transaction.query(&scan, &[&from, &limit]).await.context("scan charges")?;
+        let rows = transaction.query(&scan, &[&from, &limit]).await.context("cannot scan the charges")?;
         transaction.commit().await.context("commit")?;
         Ok((rows.iter().map(live).collect(), now))
     }
 
-    /// Charges that have not ended in `blocks` blocks of the table from `from` on, whatever their age.
+    /// Charges that are not terminal in `blocks` blocks of the table from `from` on, whatever their age.
     pub async fn walk(&self, from: u64, blocks: u64) -> anyhow::Result<WalkStep> {
         let client = self.client().await?;
         let size = client.prepare_cached(BLOCKS).await?;
-        let end: i64 = client.query_one(&size, &[]).await.context("size of charges")?.get(0);
+        let end: i64 =
+            client.query_one(&size, &[]).await.context("cannot read the size of the table charges")?.get(0);
         let (walk, next) = (client.prepare_cached(WALK).await?, from + blocks);
         let rows = client
             .query(&walk, &[&format!("({from},0)"), &format!("({next},0)")])
             .await
-            .context("walk through charges")?;
+            .context("cannot walk through the table charges")?;
         let next = (next < end.unsigned_abs()).then_some(next);
         Ok(WalkStep { live: rows.iter().map(live).collect(), next })
     }
 
-    /// Those of these charges that are there and have not ended, oldest first; and the database's clock.
+    /// Those of these charges that exist and are not terminal, oldest first; and the clock of the database.
     pub async fn live(&self, payments: &[Uuid]) -> anyhow::Result<(Vec<LiveCharge>, Option<Timestamp>)> {
         let client = self.client().await?;
         let statement = client.prepare_cached(LIVE).await?;
-        let rows = client.query(&statement, &[&payments]).await.context("look at the oldest charges")?;
+        let rows = client.query(&statement, &[&payments]).await.context("cannot read the oldest charges")?;
         Ok((rows.iter().map(live).collect(), rows.first().map(|row| row.get("read_at"))))
     }
 }

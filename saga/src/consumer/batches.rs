@@ -1,5 +1,8 @@
-//! The loop: batches are read, applied, tried again, halved around what is poison, and split around what has to
-//! wait.
+//! The consumer loop: reads batches and applies them.
+//!
+//! * A batch that fails for a transient reason is applied again.
+//! * A batch with poison is halved until the poison record is alone; that record is parked.
+//! * A batch with missing rows is split: the events that wait and the records behind them leave it.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -18,23 +21,23 @@ use super::{ApplyError, BatchCounts, Decoding, Delivery, MissingRow, Record, Sub
 use crate::parked::Parked;
 use crate::postgres::{Failure, classify};
 
-/// Records per batch: larger ones gain little and hold locks longer.
+/// Records per batch. Larger batches gain little and hold locks longer.
 const BATCH_MAX: usize = 1000;
-/// How long an idle poll waits; also how soon a shutdown is noticed.
+/// How long an idle poll waits, and how late a shutdown is noticed.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(200);
-/// Between tries the client is still polled this often.
+/// How often a paused client is polled.
 const PAUSED_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Why a client is no longer read.
+/// The reason why the loop ended.
 pub(super) enum LoopEnd {
     Stopped,
     Lost,
 }
 
-/// One client, read until it ends.
+/// The loop over one Kafka client.
 pub(super) struct Loop<'c, S> {
     pub(super) consumer: &'c BaseConsumer,
-    /// One that it reads.
+    /// One of its topics, for requests of metadata.
     pub(super) topic: Option<&'c str>,
     pub(super) subscriber: &'c S,
     pub(super) metrics: &'c ConsumerMetrics,
@@ -44,7 +47,7 @@ pub(super) struct Loop<'c, S> {
     pub(super) runtime: &'c Handle,
 }
 
-/// Records that came while the partitions were being paused: they are next.
+/// Records that were polled while the partitions were paused. They are applied next.
 type Carried<'c> = VecDeque<PendingRecord<'c>>;
 
 impl<'c, S: Subscriber> Loop<'c, S> {
@@ -73,14 +76,14 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             self.metrics.waiting.set(waiting.len() as i64);
         }
         if let Err(error) = self.consumer.commit_consumer_state(CommitMode::Sync) {
-            // Nothing stored, or the broker is away: the records are told again, which is harmless.
-            tracing::debug!(%error, "offsets not committed at the end");
+            // Nothing is stored, or the broker is away: the records are read again, which is harmless.
+            tracing::debug!(%error, "offsets were not committed at shutdown; the next member reads their records again");
         }
         Ok(LoopEnd::Stopped)
     }
 
-    /// Partitions in which something waits are not read on. Said each time: a rebalance may have brought some
-    /// that are not paused, and a resumed batch resumes all.
+    /// Pauses the partitions in which a record waits. It is repeated for each batch, since a rebalance brings partitions
+    /// that are not paused and a resumed batch resumes all.
     fn pause_waiting_partitions(&self, waiting: &mut Waiting<'c>) -> anyhow::Result<()> {
         if waiting.is_empty() {
             return Ok(());
@@ -112,7 +115,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         Ok(batch)
     }
 
-    /// Applies the batch, whatever it takes, but for what has to wait; returns early only on shutdown.
+    /// Applies the batch except for the records that wait. Retries without end; returns early only on shutdown.
     fn apply(
         &self,
         batch: Vec<PendingRecord<'c>>,
@@ -145,7 +148,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         Ok(())
     }
 
-    /// What of `part` need not wait, the records that have waited long enough condemned.
+    /// Returns the records to apply now; marks those past the limit for parking.
     fn separate_missing(
         &self,
         mut part: Vec<PendingRecord<'c>>,
@@ -158,7 +161,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             if since.elapsed() > self.missing_timeout {
                 read.park_reason = Some(format!("missing: {what}"));
             } else {
-                tracing::warn!(what, "an event waits for its row");
+                tracing::warn!(what, "an event waits for its row, which is missing");
             }
         }
         waiting.sift(part, |read| {
@@ -183,7 +186,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                 Attempt::End(Verdict::Missing(missing_rows(&events, missing)))
             }
             Err(ApplyError::Other(error)) => match classify(&error) {
-                // What is only to be parked is not poison.
+                // A part that only parks records is not poison.
                 Failure::Poison if !events.is_empty() => Attempt::End(Verdict::Poison(format!("{error:#}"))),
                 Failure::Poison | Failure::Transient => Attempt::Again(error),
             },
@@ -212,7 +215,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         Records { events, unreadable, contradictions }
     }
 
-    /// Calls `attempt` until it ends or the process does, polling the paused client in between.
+    /// Calls `attempt` until it ends or shutdown begins. Polls the paused client in between.
     fn retrying(
         &self,
         carried: &mut Carried<'c>,
@@ -229,7 +232,11 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                 }
                 Attempt::Again(error) => {
                     self.metrics.retries.with_label_values(&["transient"]).inc();
-                    tracing::warn!(error = format!("{error:#}"), ?delay, "batch will be tried again");
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        ?delay,
+                        "the database failed; the batch is tried again"
+                    );
                 }
             }
             paused = true;
@@ -240,14 +247,14 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         unreachable!("the back-off never ends")
     }
 
-    /// Waits `delay` while polling; true when shutdown was asked for.
+    /// Waits `delay` while polling; true when shutdown began.
     fn wait_paused(&self, delay: Duration, carried: &mut Carried<'c>) -> anyhow::Result<bool> {
         let until = Instant::now() + delay;
         loop {
             if self.shutdown.is_cancelled() {
                 return Ok(true);
             }
-            // Each time: a rebalance may have brought partitions that are not paused.
+            // Repeated, since a rebalance brings partitions that are not paused.
             self.consumer.pause(&self.consumer.assignment()?).context("pause")?;
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -269,7 +276,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         for ((topic, partition), offset) in last {
             match self.consumer.store_offset(topic, partition, offset) {
                 Ok(()) => {}
-                // The partition was taken away meanwhile: its new owner repeats what was not committed.
+                // The partition was revoked meanwhile. Its new owner repeats the records.
                 Err(KafkaError::StoreOffset(RDKafkaErrorCode::State)) => {}
                 Err(error) => return Err(error).context("store offset"),
             }
@@ -282,7 +289,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
 struct Records<'m, E> {
     events: Vec<Delivery<'m, E>>,
     unreadable: Vec<Parked>,
-    /// How many of the unreadable contradict themselves.
+    /// The number of unreadable records that contradict themselves.
     contradictions: usize,
 }
 
@@ -293,7 +300,7 @@ fn record_position(message: &BorrowedMessage<'_>) -> RecordPosition {
     (message.topic().to_owned(), message.partition(), message.offset())
 }
 
-/// Which rows are missing, by the record of the event that is about them.
+/// The missing rows by the position of their event.
 type MissingRows = HashMap<RecordPosition, String>;
 
 fn missing_rows<E>(events: &[Delivery<'_, E>], missing: Vec<MissingRow>) -> MissingRows {
@@ -306,9 +313,9 @@ fn missing_rows<E>(events: &[Delivery<'_, E>], missing: Vec<MissingRow>) -> Miss
 enum Verdict {
     Done,
     Poison(String),
-    /// Nothing was applied, since these rows are not there.
+    /// Nothing was applied, since these rows are missing.
     Missing(MissingRows),
-    /// Shutdown was asked for while waiting; nothing was applied, nothing may be stored.
+    /// Shutdown began while waiting. Nothing was applied, so no offset may be stored.
     Stopped,
 }
 

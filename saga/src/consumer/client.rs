@@ -1,9 +1,9 @@
-//! The Kafka client of a consumer: how it is made, and when it is given up.
+//! Creates the Kafka client of a consumer, and detects a client that will never connect again.
 //!
-//! librdkafka mends lost connections by itself, with one exception: brokers that are starting may answer a request
-//! for metadata with no broker at all, and a client that hears this forgets all it knew, the bootstrap servers
-//! included, and never connects again (librdkafka issue 5301; all versions since 2.12). It reports nothing.
-//! So a client that brings nothing has to show now and then that it reaches a broker.
+//! * librdkafka reconnects by itself, with one exception. A starting broker may answer a metadata request with an empty
+//!   broker list; the client then drops all brokers, the bootstrap servers included, and reports nothing
+//!   (librdkafka issue 5301; all versions since 2.12).
+//! * So a client without records is asked for metadata at an interval, and replaced after some failures in a row.
 
 use std::time::{Duration, Instant};
 
@@ -14,13 +14,13 @@ use rdkafka::error::KafkaError;
 
 use super::Subscription;
 
-/// After so long without a record, and then so often, the client is asked for a sign of life.
-const SIGN_OF_LIFE_INTERVAL: Duration = Duration::from_secs(5);
+/// A client without records is asked for metadata this often.
+const METADATA_INTERVAL: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// So many in a row, and it is replaced: harmless where Kafka is away.
+/// Failures in a row after which the client is replaced, which is harmless while Kafka is away.
 const FAILURES_MAX: u32 = 3;
 
-/// `poll_max`: how long it may go without being polled before its group does without it.
+/// Creates a client and subscribes it. `poll_max`: the group expels a member that does not poll for this long.
 pub(super) fn subscribe(subscription: &Subscription, poll_max: Duration) -> anyhow::Result<BaseConsumer> {
     let mut config = ClientConfig::new();
     config.set("socket.nagle.disable", "true").set("reconnect.backoff.max.ms", "1000");
@@ -43,18 +43,18 @@ pub(super) fn subscribe(subscription: &Subscription, poll_max: Duration) -> anyh
         .set("fetch.queue.backoff.ms", "1")
         // Bounded memory.
         .set("queued.max.messages.kbytes", "16384")
-        // Topics are made by the relay, perhaps after we start.
+        // The relay creates the topics, perhaps after this client starts.
         .set("topic.metadata.refresh.interval.ms", "5000");
     if let Some(instance) = &subscription.instance_id {
         config.set("group.instance.id", instance);
     }
-    let consumer: BaseConsumer = config.create().context("kafka consumer")?;
+    let consumer: BaseConsumer = config.create().context("cannot create the Kafka client")?;
     let topics: Vec<&str> = subscription.topics.iter().map(String::as_str).collect();
     consumer.subscribe(&topics).context("subscribe")?;
     Ok(consumer)
 }
 
-/// Whether the client still reaches a broker.
+/// Whether the client reaches a broker.
 pub(super) struct Health {
     last_received_at: Instant,
     failures: u32,
@@ -65,13 +65,13 @@ impl Health {
         Self { last_received_at: now, failures: 0 }
     }
 
-    /// A record came, or the answer of a broker.
+    /// A record or an answer of a broker was received.
     pub(super) fn received(&mut self, now: Instant) {
         *self = Self::new(now);
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last_received_at) >= SIGN_OF_LIFE_INTERVAL
+        now.saturating_duration_since(self.last_received_at) >= METADATA_INTERVAL
     }
 
     fn failed(&mut self, now: Instant) {
@@ -83,7 +83,7 @@ impl Health {
         self.failures >= FAILURES_MAX
     }
 
-    /// Asks a client that has been quiet for metadata, and answers whether it is lost. Blocks for `ANSWER_TIMEOUT` at most.
+    /// Requests metadata when no record came for a while; true when the client is lost. Blocks for `ANSWER_TIMEOUT` at most.
     pub(super) fn is_client_lost(&mut self, consumer: &BaseConsumer, topic: Option<&str>) -> bool {
         if !self.is_due(Instant::now()) {
             return false;
@@ -91,7 +91,7 @@ impl Health {
         match consumer.fetch_metadata(topic, ANSWER_TIMEOUT) {
             Ok(_) => self.received(Instant::now()),
             Err(error) => {
-                tracing::debug!(%error, "no broker answers");
+                tracing::debug!(%error, "a metadata request failed: no broker answers");
                 self.failed(Instant::now());
             }
         }
@@ -99,17 +99,21 @@ impl Health {
     }
 }
 
-/// Says each different trouble of the client once in a while, not at every poll.
+/// Logs each distinct error of the client at most once in ten seconds, not at every poll.
 #[derive(Default)]
 pub(super) struct ClientErrors {
     last: Option<(String, Instant)>,
 }
 
 impl ClientErrors {
-    /// Connection trouble heals by itself; a fatal error of the client does not.
+    /// Logs an error that the client recovers from.
+    ///
+    /// # Errors
+    /// When the client cannot recover.
     pub(super) fn report(&mut self, error: &KafkaError) -> anyhow::Result<()> {
         if let KafkaError::MessageConsumptionFatal(_) = error {
-            return Err(error.clone()).context("the kafka consumer is beyond repair");
+            return Err(error.clone())
+                .context("the Kafka client failed for good; the process ends so that it is restarted");
         }
         let text = error.to_string();
         let repeated = self
@@ -117,7 +121,7 @@ impl ClientErrors {
             .as_ref()
             .is_some_and(|(said, at)| *said == text && at.elapsed() < Duration::from_secs(10));
         if !repeated {
-            tracing::warn!(error = text, "kafka");
+            tracing::warn!(error = text, "the Kafka client reports an error; it recovers by itself");
             self.last = Some((text, Instant::now()));
         }
         Ok(())
@@ -132,10 +136,10 @@ mod tests {
     fn only_a_quiet_client_is_asked() {
         let start = Instant::now();
         let mut health = Health::new(start);
-        assert!(!health.is_due(start + SIGN_OF_LIFE_INTERVAL - Duration::from_millis(1)));
-        assert!(health.is_due(start + SIGN_OF_LIFE_INTERVAL));
-        health.received(start + SIGN_OF_LIFE_INTERVAL);
-        assert!(!health.is_due(start + SIGN_OF_LIFE_INTERVAL));
+        assert!(!health.is_due(start + METADATA_INTERVAL - Duration::from_millis(1)));
+        assert!(health.is_due(start + METADATA_INTERVAL));
+        health.received(start + METADATA_INTERVAL);
+        assert!(!health.is_due(start + METADATA_INTERVAL));
     }
 
     #[test]
@@ -144,9 +148,7 @@ mod tests {
         let mut health = Health::new(start);
         for _ in 1..FAILURES_MAX {
             health.failed(start);
-            assert!(
-                !health.is_lost() && !health.is_due(start) && health.is_due(start + SIGN_OF_LIFE_INTERVAL)
-            );
+            assert!(!health.is_lost() && !health.is_due(start) && health.is_due(start + METADATA_INTERVAL));
         }
         health.received(start);
         assert!(!health.is_lost());

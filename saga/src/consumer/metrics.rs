@@ -1,4 +1,4 @@
-//! What a consumer counts.
+//! The metrics of a consumer.
 
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
@@ -16,24 +16,31 @@ pub struct ConsumerMetrics {
     pub contradictions: IntCounter,
 }
 
-const CONTRADICTIONS: &str = "Messages set aside since they contradict themselves or this service's own row of the \
+const CONTRADICTIONS: &str = "Messages parked because they contradict themselves or this service's own row of the \
     payment: amount, service, user, client number, meaning. Worry at the first one: it was forged or misrouted, or a \
     database is not the one it was. No money moves by it; the hold stays. The table `parked` has the message.";
 
 impl ConsumerMetrics {
     pub fn register(registry: &Registry) -> anyhow::Result<Self> {
-        let records = Opts::new("consumer_records_total", "Records read, by what became of them.");
-        let retries = Opts::new("consumer_retries_total", "Batches tried again, by reason.");
+        let records = Opts::new(
+            "consumer_records_total",
+            "Records read, by outcome: applied, already (duplicates), ignored or parked. Worry when `parked` grows: see the table parked.",
+        );
+        let retries = Opts::new(
+            "consumer_retries_total",
+            "Batches tried again, by reason: transient (the database failed) or missing (a row is not there yet). Worry when it keeps growing.",
+        );
         let sizes = HistogramOpts::new("consumer_batch_records", "Records per batch.")
             .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]);
-        let seconds = HistogramOpts::new("consumer_batch_seconds", "Time to apply a batch.")
-            .buckets(vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0]);
+        let seconds =
+            HistogramOpts::new("consumer_batch_seconds", "Seconds to apply a batch, retries included.")
+                .buckets(vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0]);
         let metrics = Self {
             records: IntCounterVec::new(records, &["outcome"])?,
             retries: IntCounterVec::new(retries, &["reason"])?,
             waiting: IntGauge::new(
                 "consumer_waiting_records",
-                "Records that wait for a row, or behind one that does.",
+                "Records that wait for a missing row, and the records behind them in their partitions. Worry when it stays above 0.",
             )?,
             batch_records: Histogram::with_opts(sizes)?,
             batch_seconds: Histogram::with_opts(seconds)?,

@@ -1,4 +1,8 @@
-//! Records that wait for a row, and the records behind them.
+//! Keeps the records that wait for a missing row.
+//!
+//! * Per partition it keeps everything from the first waiting record on, in order.
+//! * The kept records are tried again with back-off.
+//! * Records of a revoked partition are dropped: the new owner reads them again.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -7,12 +11,12 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
-/// A record on its way to being applied.
+/// A record that has been read and not applied.
 pub(super) struct PendingRecord<'c> {
     pub(super) message: BorrowedMessage<'c>,
-    /// When its row was first missed.
+    /// When its row was first missing.
     pub(super) missed_at: Option<Instant>,
-    /// Why it is to be parked, whatever it decodes to.
+    /// The reason to park it, whatever it decodes to.
     pub(super) park_reason: Option<String>,
 }
 
@@ -36,7 +40,7 @@ pub(super) fn backoff() -> ExponentialBackoff {
         .build()
 }
 
-/// In each partition everything from the first record on whose row is missing, in order.
+/// Per partition, everything from the first record on whose row is missing.
 pub(super) struct Waiting<'c> {
     records: Vec<PendingRecord<'c>>,
     waits: ExponentialBackoff,
@@ -56,12 +60,12 @@ impl<'c> Waiting<'c> {
         self.records.is_empty()
     }
 
-    /// Keeps what is behind a waiting record of its partition; answers the rest.
+    /// Keeps the records behind a waiting record of their partition; returns the others.
     pub(super) fn hold_back(&mut self, part: Vec<PendingRecord<'c>>) -> Vec<PendingRecord<'c>> {
         self.sift(part, |_| false)
     }
 
-    /// Keeps, in each partition, everything from the first record on for which `waits`; answers the rest.
+    /// Keeps, per partition, everything from the first record on for which `waits` is true; returns the others.
     pub(super) fn sift(
         &mut self,
         part: Vec<PendingRecord<'c>>,
@@ -86,7 +90,7 @@ impl<'c> Waiting<'c> {
         rest
     }
 
-    /// All of them, if it is time to try again.
+    /// All records, when it is time to try again.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Vec<PendingRecord<'c>>> {
         if self.is_empty() {
             self.waits = backoff();
@@ -100,7 +104,7 @@ impl<'c> Waiting<'c> {
         Some(std::mem::take(&mut self.records))
     }
 
-    /// Forgets what was read from partitions that are no longer ours: whoever has them reads it again.
+    /// Drops the records of partitions that are no longer assigned: their new owner reads them again.
     pub(super) fn keep_only(&mut self, assigned: &TopicPartitionList) {
         self.records.retain(|read| {
             let (topic, partition) = read.topic_partition();
@@ -108,7 +112,7 @@ impl<'c> Waiting<'c> {
         });
     }
 
-    /// The partitions that are not to be read on.
+    /// The partitions that must stay paused.
     pub(super) fn partitions(&self) -> TopicPartitionList {
         let mut partitions = TopicPartitionList::new();
         for (topic, partition) in

@@ -1,9 +1,8 @@
-//! Reads one event. An event says several times what it is: by its topic, key, headers and body. It is read only if
-//! all of them agree.
+//! Reads one event, and refuses it when its topic, key, headers and body do not agree.
 //!
 //! * Type, topic, key and body are always there and are always compared.
 //! * Id, source and subject are compared where they are there: the relay always writes them.
-//! * A body must be one that its own database could have written: kind and phase, status and event fit each other.
+//! * A body must be a row that its database could hold: kind and phase, status and event fit each other.
 
 use std::fmt;
 
@@ -14,11 +13,11 @@ use super::{
     BALANCE_TOPIC, ChargeResult, EventType, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment, Terms,
 };
 
-/// What an event says of itself outside its body.
+/// The topic, key and headers of an event.
 #[derive(Clone, Copy, Debug)]
 pub struct Envelope<'a> {
     pub event_type: EventType,
-    /// As it was read, with the prefix of a system that has one.
+    /// The topic with its prefix, if the system has one.
     pub topic: &'a str,
     pub key: &'a [u8],
     pub id: Option<&'a str>,
@@ -26,12 +25,12 @@ pub struct Envelope<'a> {
     pub subject: Option<&'a str>,
 }
 
-/// Why an event cannot be acted on.
+/// The reason why an event is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EnvelopeError {
-    /// The body has not the form of its type.
+    /// The body does not have the form of its type.
     Unreadable(String),
-    /// The parts contradict each other: the event is forged, misrouted or damaged.
+    /// Parts contradict each other: the event is forged, misrouted or damaged.
     Contradicts(String),
 }
 
@@ -46,11 +45,11 @@ impl fmt::Display for EnvelopeError {
 
 impl std::error::Error for EnvelopeError {}
 
-/// The body of an event: a row that says by itself what it is.
+/// The body of an event: a published row.
 pub trait EventBody: DeserializeOwned {
     fn user_id(&self) -> Uuid;
     fn payment_id(&self) -> Uuid;
-    /// The type of the event that publishes this row; `None` for a row that its database would refuse.
+    /// The type of the event that this row publishes; `None` for a row that its database would refuse.
     fn event_type(&self) -> Option<EventType>;
     /// The id of that event.
     fn event_id(&self) -> String;
@@ -73,17 +72,23 @@ impl Envelope<'_> {
     fn contradiction(&self, event_body: &impl EventBody) -> Option<String> {
         let (name, topic) = (self.event_type.as_str(), self.event_type.topic());
         if !self.topic.ends_with(topic) {
-            return Some(format!("{name} on {}: it belongs on {topic}", self.topic));
+            return Some(format!("the event type {name} was read on {}, but belongs on {topic}", self.topic));
         }
         match event_body.event_type() {
             Some(of_body) if of_body == self.event_type => {}
-            Some(of_body) => return Some(format!("ce_type {name} on the body of {}", of_body.as_str())),
-            None => return Some(format!("ce_type {name} on a body that no database of ours would hold")),
+            Some(of_body) => {
+                return Some(format!("ce_type says {name}, but the body is that of {}", of_body.as_str()));
+            }
+            None => {
+                return Some(format!(
+                    "ce_type says {name}, but no database of ours could hold the row of the body"
+                ));
+            }
         }
         let (user, payment) = (event_body.user_id().to_string(), event_body.payment_id().to_string());
         if self.key != user.as_bytes() {
             let key = String::from_utf8_lossy(self.key);
-            return Some(format!("key {key} on an event of user {user}"));
+            return Some(format!("the key is {key}, but the event is of user {user}"));
         }
         let source = source(topic);
         let id = self.id.map(|_| event_body.event_id());
@@ -94,12 +99,12 @@ impl Envelope<'_> {
         ];
         named.into_iter().find_map(|(header, found, due)| {
             let (found, due) = (found?, due?);
-            (found != due).then(|| format!("{header} {found} on the body of {due}"))
+            (found != due).then(|| format!("{header} says {found}, but the body requires {due}"))
         })
     }
 }
 
-/// `ce_source` of the events on a topic.
+/// The `ce_source` of the events on a topic.
 fn source(topic: &str) -> &'static str {
     match topic {
         PAYMENT_TOPIC => "/coro/payments",
@@ -171,7 +176,7 @@ impl EventBody for LedgerEntry {
 }
 
 impl LedgerEntry {
-    /// A deposit's service is the empty one.
+    /// The terms of the entry. A deposit has an empty service.
     pub fn terms(&self) -> Terms {
         let service_id = self.service_id.as_deref().unwrap_or_default().into();
         Terms { amount: self.amount, service_id, client_number: None }
@@ -227,7 +232,7 @@ mod tests {
         Envelope { event_type, topic, key: USER.as_bytes(), id: None, source: None, subject: None }
     }
 
-    /// Reads a body as what belongs on the envelope's topic.
+    /// Reads a body as the data type of the envelope's topic.
     fn read(envelope: &Envelope<'_>, body: &str) -> Result<Terms, EnvelopeError> {
         match envelope.event_type.topic() {
             PAYMENT_TOPIC => envelope.read::<Payment>(body.as_bytes()).map(|event_body| event_body.terms()),

@@ -1,4 +1,4 @@
-//! What the services' rows of one payment have in common, and the comparison of an event with a row.
+//! Compares the terms of an event with the terms of the reader's own row of the payment.
 //!
 //! * A service that acts on another service's event compares the terms first. It never acts on terms that differ.
 //! * Terms never change during the life of a payment, so a duplicate has the same terms as the original.
@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// What a payment is about. Cheap to clone: a batch holds many.
+/// The terms of a payment: amount, service and client number. Cheap to clone, since a batch holds many.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Terms {
     /// Minor units.
@@ -17,8 +17,8 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// How `said`, the terms of an event, differ from these, the terms of our own row. `None` if they agree.
-    /// A client number is compared where both have one.
+    /// The difference between these terms, which are our own row's, and `said`, the terms of an event; `None` if they
+    /// agree. A client number is compared where both have one.
     pub fn difference(&self, said: &Terms) -> Option<Difference> {
         let Terms { amount, service_id, client_number } = self;
         let number_differs =
@@ -28,7 +28,7 @@ impl Terms {
     }
 }
 
-/// Two sides that must say the same of a payment and do not.
+/// The terms of a row and of an event, which must be equal and are not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     pub ours: Terms,
