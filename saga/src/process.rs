@@ -58,7 +58,7 @@ pub async fn all<const N: usize>(shutdown: CancellationToken, parts: [Part<'_>; 
             Ok(()) => {}
             Err(error) if first.is_ok() => first = Err(error),
             Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "another part of the process failed as well")
+                tracing::error!(error = format!("{error:#}"), "another part of the process failed as well");
             }
         }
     }
