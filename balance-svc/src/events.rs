@@ -4,26 +4,15 @@
 //! * An unknown result moves no money.
 //! * All other events of the two topics are ignored by name.
 
-use saga::consumer::{ApplyError, BatchCounts, Decoding, Delivery, Record, Subscriber};
+use saga::consumer::{ApplyError, BatchCounts, Decoding, EventHandler};
 use saga::contract::{ChargeResult, Envelope, EventType, Payment, Terms};
 use saga::parked::Parked;
 use saga::postgres::Pool;
-use uuid::Uuid;
 
+use crate::command::Command;
 use crate::metrics::Metrics;
 use crate::saga::{Event, ReleaseCause};
 use crate::store;
-
-/// One event, and the fields that its ledger entry records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Command {
-    pub user_id: Uuid,
-    pub payment_id: Uuid,
-    pub traceparent: Option<String>,
-    /// The gateway's reason, stored behind the cause of a release.
-    pub detail: Option<String>,
-    pub event: Event,
-}
 
 /// Applies events to the ledger and the accounts.
 pub struct Ledger {
@@ -37,24 +26,20 @@ impl Ledger {
     }
 }
 
-impl Subscriber for Ledger {
+impl EventHandler for Ledger {
     type Event = Command;
 
-    fn decode(&self, record: &Record<'_>) -> Decoding<Command> {
-        match record.envelope() {
-            Ok(envelope) => decode(&envelope, record.body()),
-            Err(reason) => Decoding::Poison(reason),
-        }
+    fn decode(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Command> {
+        decode(envelope, body)
     }
 
     async fn apply(
         &self,
-        events: &[Delivery<'_, Command>],
+        commands: &[&Command],
         unreadable: &[Parked],
+        park: impl Fn(usize, &str) -> Parked,
     ) -> Result<BatchCounts, ApplyError> {
-        let commands: Vec<&Command> = events.iter().map(|delivery| &delivery.event).collect();
-        let park = |index: usize, reason: String| events[index].record.park(reason);
-        let outcome = store::apply(&self.pool, &commands, unreadable, park).await?;
+        let outcome = store::apply(&self.pool, commands, unreadable, park).await?;
         for (kind, count) in outcome.entries {
             self.metrics.entries.with_label_values(&[kind.as_str()]).inc_by(count);
         }

@@ -4,6 +4,7 @@
 //! * `payment.result.*` becomes a ledger entry `capture` or `release`. An unknown result moves nothing.
 //! * A balance changes only by a ledger entry that was inserted in the same statement.
 
+pub mod command;
 pub mod config;
 pub mod events;
 pub mod http;

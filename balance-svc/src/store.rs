@@ -10,14 +10,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::Context;
 use saga::consumer::{ApplyError, BatchCounts, MissingRow};
-use saga::contract::{AMOUNT_MAX, Terms};
+use saga::contract::{AMOUNT_MAX, ReleaseReason, Terms};
 use saga::parked::{self, Parked};
 use saga::postgres::{Pool, Transaction};
 use tokio_postgres::error::DbError;
 use uuid::Uuid;
 
-use crate::events::Command;
-use crate::saga::{Entry, ReleaseCause, State, Step, decide, next};
+use crate::command::Command;
+use crate::saga::{Entry, State, Step, decide, next};
 
 /// The effect of a batch.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -45,14 +45,14 @@ pub async fn apply(
     pool: &Pool,
     commands: &[&Command],
     unreadable: &[Parked],
-    park: impl Fn(usize, String) -> Parked,
+    park: impl Fn(usize, &str) -> Parked,
 ) -> Result<Outcome, ApplyError> {
     let mut client = pool.get().await.context("balance database")?;
     let transaction = client.transaction().await.context("begin")?;
     let states = lock_and_read(&transaction, commands).await?;
     let plan = plan(commands, states)?;
     let entries = insert_entries(&transaction, &plan.entries).await?;
-    let to_park = plan.to_park.into_iter().map(|(index, reason)| park(index, reason));
+    let to_park = plan.to_park.into_iter().map(|(index, reason)| park(index, &reason));
     let parked: Vec<Parked> = unreadable.iter().cloned().chain(to_park).collect();
     parked::insert(&transaction, &parked).await?;
     transaction.commit().await.context("commit")?;
@@ -117,10 +117,10 @@ fn entry(kind: &str, terms: Terms, reason: Option<&str>) -> anyhow::Result<Entry
         "rejection" => Ok(Entry::Rejected { terms }),
         "capture" => Ok(Entry::Captured { terms }),
         "release" => {
-            let cause = reason.and_then(ReleaseCause::of_reason).context(
+            let reason: ReleaseReason = reason.unwrap_or_default().parse().context(
                 "a release entry has no known cause; ledger and service versions do not fit each other",
             )?;
-            Ok(Entry::Released { terms, cause })
+            Ok(Entry::Released { terms, cause: reason.cause })
         }
         other => anyhow::bail!(
             "a ledger entry has the unknown kind {other}; ledger and service versions do not fit each other"
@@ -175,10 +175,7 @@ fn new_entry<'a>(command: &'a Command, step: &Step) -> Option<NewEntry<'a>> {
         Step::Reject { terms, why } => (1, "rejection", terms.amount, Some(why.as_str().to_owned())),
         Step::Capture { amount } => (2, "capture", *amount, None),
         Step::Release { amount, cause } => {
-            let reason = match &command.detail {
-                Some(detail) if detail != cause.as_str() => format!("{}:{detail}", cause.as_str()),
-                Some(_) | None => cause.as_str().to_owned(),
-            };
+            let reason = ReleaseReason::new(*cause, command.detail.as_deref()).to_string();
             (2, "release", *amount, Some(reason))
         }
         Step::Already | Step::Missing | Step::Differs(_) | Step::Illegal(_) => return None,

@@ -4,26 +4,15 @@
 //! * An unknown outcome is recorded. It never fails a payment.
 //! * All other events of the two topics are ignored by name.
 
-use saga::consumer::{ApplyError, BatchCounts, Decoding, Delivery, Record, Subscriber};
-use saga::contract::{ChargeResult, Envelope, EventType, LedgerEntry, Terms};
+use saga::consumer::{ApplyError, BatchCounts, Decoding, EventHandler};
+use saga::contract::{ChargeResult, Envelope, EventType, LedgerEntry, ReleaseCause, ReleaseReason};
 use saga::parked::Parked;
 use saga::postgres::Pool;
-use uuid::Uuid;
 
+use crate::command::Command;
 use crate::metrics::Metrics;
 use crate::saga::Event;
 use crate::store;
-
-/// One event, and the fields that the transition records.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Command {
-    pub user_id: Uuid,
-    pub payment_id: Uuid,
-    pub event: Event,
-    /// The terms that the event states.
-    pub terms: Terms,
-    pub reason: Option<String>,
-}
 
 /// Applies events to payments.
 pub struct Payments {
@@ -37,24 +26,20 @@ impl Payments {
     }
 }
 
-impl Subscriber for Payments {
+impl EventHandler for Payments {
     type Event = Command;
 
-    fn decode(&self, record: &Record<'_>) -> Decoding<Command> {
-        match record.envelope() {
-            Ok(envelope) => decode(&envelope, record.body()),
-            Err(reason) => Decoding::Poison(reason),
-        }
+    fn decode(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Command> {
+        decode(envelope, body)
     }
 
     async fn apply(
         &self,
-        events: &[Delivery<'_, Command>],
+        commands: &[&Command],
         unreadable: &[Parked],
+        park: impl Fn(usize, &str) -> Parked,
     ) -> Result<BatchCounts, ApplyError> {
-        let commands: Vec<&Command> = events.iter().map(|delivery| &delivery.event).collect();
-        let park = |index: usize, reason: String| events[index].record.park(reason);
-        let outcome = store::apply(&self.pool, &commands, unreadable, park).await?;
+        let outcome = store::apply(&self.pool, commands, unreadable, park).await?;
         for (event, count) in outcome.transitions {
             self.metrics.transitions.with_label_values(&[event]).inc_by(count);
         }
@@ -88,9 +73,13 @@ fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Command> {
     }
 }
 
+/// A reason that cannot be read is that of no cancel.
 fn released(entry: LedgerEntry) -> Command {
-    let cancelled = entry.reason.as_deref().and_then(|r| r.split(':').next()) == Some("cancelled");
-    let event = if cancelled { Event::ReleasedCancelled } else { Event::ReleasedUncharged };
+    let reason: Option<ReleaseReason> = entry.reason.as_deref().and_then(|text| text.parse().ok());
+    let event = match reason.map(|reason| reason.cause) {
+        Some(ReleaseCause::Cancelled) => Event::ReleasedCancelled,
+        Some(ReleaseCause::Declined | ReleaseCause::Expired) | None => Event::ReleasedUncharged,
+    };
     command(entry, event)
 }
 

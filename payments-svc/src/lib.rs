@@ -7,6 +7,7 @@
 //! * `payment.result.unknown` is recorded. It is never taken for a failure.
 
 pub mod accept;
+pub mod command;
 pub mod config;
 pub mod events;
 pub mod http;

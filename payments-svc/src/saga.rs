@@ -8,9 +8,11 @@
 use std::fmt;
 
 use saga::contract::{Difference, Terms};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
 /// The status of a payment, as in the column `status`. The last four are terminal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Status {
     /// The request set it. No money has moved.
     Initiated,
@@ -27,28 +29,14 @@ pub enum Status {
 }
 
 impl Status {
-    pub const ALL: [Status; 6] = [
-        Status::Initiated,
-        Status::Authorized,
-        Status::Completed,
-        Status::Rejected,
-        Status::Failed,
-        Status::Cancelled,
-    ];
+    pub const ALL: &[Status] = Status::VARIANTS;
 
     pub fn as_str(self) -> &'static str {
-        match self {
-            Status::Initiated => "initiated",
-            Status::Authorized => "authorized",
-            Status::Completed => "completed",
-            Status::Rejected => "rejected",
-            Status::Failed => "failed",
-            Status::Cancelled => "cancelled",
-        }
+        self.into()
     }
 
     pub fn parse(text: &str) -> Option<Status> {
-        Status::ALL.into_iter().find(|status| status.as_str() == text)
+        text.parse().ok()
     }
 }
 
@@ -77,7 +65,8 @@ pub enum Event {
 }
 
 /// The event that a new version of the row publishes, as in the column `event`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum RowEvent {
     Authorized,
     /// The user asked to cancel before there was a hold.
@@ -93,16 +82,7 @@ pub enum RowEvent {
 
 impl RowEvent {
     pub fn as_str(self) -> &'static str {
-        match self {
-            RowEvent::Authorized => "authorized",
-            RowEvent::CancelRecorded => "cancel_recorded",
-            RowEvent::CancelRequested => "cancel_requested",
-            RowEvent::Completed => "completed",
-            RowEvent::Rejected => "rejected",
-            RowEvent::Failed => "failed",
-            RowEvent::Cancelled => "cancelled",
-            RowEvent::OutcomeUnknown => "outcome_unknown",
-        }
+        self.into()
     }
 }
 
@@ -213,7 +193,8 @@ pub fn cancel(state: &State) -> Cancel {
 }
 
 /// The result of a request to cancel, as clients see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum CancelAnswer {
     /// The request is recorded, and the payment is not terminal.
     Requested,
@@ -225,11 +206,7 @@ pub enum CancelAnswer {
 
 impl CancelAnswer {
     pub fn as_str(self) -> &'static str {
-        match self {
-            CancelAnswer::Requested => "requested",
-            CancelAnswer::Honoured => "honoured",
-            CancelAnswer::Refused => "refused",
-        }
+        self.into()
     }
 }
 
@@ -256,131 +233,5 @@ pub fn next(state: &State, step: &Step) -> State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const EVENTS: [Event; 6] = [
-        Event::Held,
-        Event::HoldRejected,
-        Event::Captured,
-        Event::ReleasedUncharged,
-        Event::ReleasedCancelled,
-        Event::OutcomeUnknown,
-    ];
-
-    /// The full grid of states (rows) and events (columns); `=` already, `?` missing, `x` illegal.
-    const GRID: &[(&str, &str)] = &[
-        // held hold_rejected captured released_uncharged released_cancelled outcome_unknown
-        ("initiated", "authorized rejected x x x ?"),
-        ("initiated+cancel", "cancel_requested rejected x x x ?"),
-        ("authorized", "= x completed failed cancelled outcome_unknown"),
-        ("authorized+cancel", "= x completed failed cancelled outcome_unknown"),
-        ("authorized+unknown", "= x completed failed cancelled ="),
-        ("completed", "= x = x x ="),
-        ("rejected", "x = x x x x"),
-        ("failed", "= x x = x ="),
-        ("cancelled", "= x x x = ="),
-    ];
-
-    fn state(name: &str) -> State {
-        let (status, flag) = name.split_once('+').unwrap_or((name, ""));
-        State {
-            status: Status::parse(status).unwrap(),
-            cancel_requested: flag == "cancel",
-            outcome_unknown: flag == "unknown",
-        }
-    }
-
-    fn symbol(step: &Step) -> &'static str {
-        match step {
-            Step::Move { row_event, .. } => row_event.as_str(),
-            Step::Already => "=",
-            Step::Missing => "?",
-            Step::Illegal(_) => "x",
-        }
-    }
-
-    #[test]
-    fn the_full_grid_of_states_and_events() {
-        for (name, row) in GRID {
-            let found: Vec<_> = EVENTS.iter().map(|e| symbol(&decide(&state(name), e))).collect();
-            assert_eq!(found.join(" "), *row, "{name}");
-        }
-    }
-
-    #[test]
-    fn an_event_with_other_terms_is_refused_in_every_state() {
-        let terms = |amount, service: &str, number: Option<&str>| Terms {
-            amount,
-            service_id: service.into(),
-            client_number: number.map(Into::into),
-        };
-        let ours = terms(100, "electricity", Some("0812"));
-        let others =
-            [terms(1, "electricity", None), terms(100, "gas", None), terms(100, "electricity", Some("0813"))];
-        for (name, _) in GRID {
-            for event in EVENTS {
-                let state = state(name);
-                for said in [ours.clone(), terms(100, "electricity", None)] {
-                    assert_eq!(judge(&ours, &state, &said, &event), Ok(decide(&state, &event)), "{name}");
-                }
-                for other in &others {
-                    assert!(judge(&ours, &state, other, &event).is_err(), "{name} {event:?} {other:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_request_to_cancel_is_recorded_once_and_only_while_it_can_matter() {
-        use Cancel::{Already, Record, TooLate};
-        let grid = [
-            ("initiated", Record { row_event: RowEvent::CancelRecorded }),
-            ("initiated+cancel", Already),
-            ("authorized", Record { row_event: RowEvent::CancelRequested }),
-            ("authorized+cancel", Already),
-            ("authorized+unknown", Record { row_event: RowEvent::CancelRequested }),
-            ("completed", TooLate(Status::Completed)),
-            ("rejected", TooLate(Status::Rejected)),
-            ("failed", TooLate(Status::Failed)),
-            ("cancelled", Already),
-        ];
-        assert_eq!(
-            grid.map(|(name, _)| name).as_slice(),
-            GRID.iter().map(|(name, _)| *name).collect::<Vec<_>>()
-        );
-        for (name, expected) in grid {
-            assert_eq!(cancel(&state(name)), expected, "{name}");
-        }
-    }
-
-    #[test]
-    fn terminal_states_are_absorbing_and_no_step_goes_back() {
-        let rank = |status: Status| match status {
-            Status::Initiated => 0,
-            Status::Authorized => 1,
-            Status::Completed | Status::Rejected | Status::Failed | Status::Cancelled => 2,
-        };
-        for (name, _) in GRID {
-            for event in EVENTS {
-                if let Step::Move { to, .. } = decide(&state(name), &event) {
-                    assert!(rank(state(name).status) < 2, "{name} is terminal and moved on {event:?}");
-                    assert!(rank(to) >= rank(state(name).status), "{name} went back on {event:?}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn every_step_repeated_is_already_done() {
-        for (name, _) in GRID {
-            for event in EVENTS {
-                let before = state(name);
-                let step = decide(&before, &event);
-                if !matches!(step, Step::Illegal(_) | Step::Missing) {
-                    assert_eq!(decide(&next(&before, &step), &event), Step::Already, "{name} {event:?}");
-                }
-            }
-        }
-    }
-}
+#[path = "saga_tests.rs"]
+mod tests;

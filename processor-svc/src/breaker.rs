@@ -377,10 +377,10 @@ fn enter(now: &mut Circuit, state: State, service: &str, limits: &Limits) -> boo
             tracing::warn!(service, pause = ?limits.pause, "the gateway fails for this service; its breaker is open, and no calls are made for it during the pause");
         }
         State::HalfOpen { .. } => {
-            tracing::debug!(service, "the breaker of this service is half-open; probes are sent")
+            tracing::debug!(service, "the breaker of this service is half-open; probes are sent");
         }
         State::Closed { .. } => {
-            tracing::info!(service, "the gateway answers for this service again; its breaker is closed")
+            tracing::info!(service, "the gateway answers for this service again; its breaker is closed");
         }
     }
     true

@@ -66,7 +66,7 @@ impl Calls {
         let this = self.clone();
         self.tasks.spawn(async move {
             let outcome = this.call(&charge, taken, pass).await;
-            Metrics::count(&this.metrics.calls, outcome_label(&outcome));
+            Metrics::count(&this.metrics.gateway.calls, outcome_label(&outcome));
             let from = State::Calling { attempt, exposed };
             let event = Event::Called { attempt, outcome };
             this.report(Report { charge, from, event, inquiry: None, permit, pass: None });
@@ -79,12 +79,12 @@ impl Calls {
             return Outcome::NotSent { why: Cause::LeaseTooShort };
         }
         let begun = Instant::now();
-        self.metrics.calls_in_flight.inc();
+        self.metrics.gateway.calls_in_flight.inc();
         hit(Failpoint::BeforeCall);
         let outcome = self.gateway.charge(charge).await;
         hit(Failpoint::AfterCall);
-        self.metrics.calls_in_flight.dec();
-        self.metrics.call_seconds.observe(begun.elapsed().as_secs_f64());
+        self.metrics.gateway.calls_in_flight.dec();
+        self.metrics.gateway.call_seconds.observe(begun.elapsed().as_secs_f64());
         pass.ended(health(&outcome));
         self.alarm(charge, outcome.cause());
         outcome
@@ -99,7 +99,7 @@ impl Calls {
             let finding = this.gateway.inquire(&charge, conclusive).await;
             hit(Failpoint::AfterInquiry);
             this.alarm(&charge, finding.cause());
-            Metrics::count(&this.metrics.inquiries, finding_label(&finding));
+            Metrics::count(&this.metrics.gateway.inquiries, finding_label(&finding));
             let event = Event::Inquired { attempt, finding };
             let from = State::Unknown { attempt };
             this.report(Report { charge, from, event, inquiry: Some(seq), permit, pass: None });

@@ -58,7 +58,7 @@ impl EndedCache {
                     match ConnectionManager::new_with_config(client.clone(), config).await {
                         Ok(manager) => return manager,
                         Err(error) => {
-                            tracing::debug!(%error, "cannot connect to Redis; duplicates cost an insert until it is back")
+                            tracing::debug!(%error, "cannot connect to Redis; duplicates cost an insert until it is back");
                         }
                     }
                     tokio::time::sleep(RECONNECT_INTERVAL).await;
@@ -93,14 +93,14 @@ impl EndedCache {
             }
             Err(_) => return self.failed(charges),
         };
-        let cache = &self.metrics.cache;
+        let cache = &self.metrics.work.cache;
         cache.with_label_values(&["hit"]).inc_by(known.len() as u64);
         cache.with_label_values(&["miss"]).inc_by((charges.len() - known.len()) as u64);
         known
     }
 
     fn failed(&self, charges: &[&Charge]) -> HashSet<Uuid> {
-        self.metrics.cache.with_label_values(&["failed"]).inc_by(charges.len() as u64);
+        self.metrics.work.cache.with_label_values(&["failed"]).inc_by(charges.len() as u64);
         HashSet::new()
     }
 

@@ -178,7 +178,7 @@ impl Connections {
         match self.limits.client() {
             Ok(client) => *current = (client, generation + 1),
             Err(error) => {
-                tracing::warn!(%error, "a new client cannot be created; connections that may be out of step stay in use")
+                tracing::warn!(%error, "a new client cannot be created; connections that may be out of step stay in use");
             }
         }
     }

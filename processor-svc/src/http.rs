@@ -62,7 +62,7 @@ impl Hooks {
     /// Makes the inquiry about a charge due now.
     async fn take(&self, headers: &HeaderMap, body: &[u8]) -> Result<Response, Problem> {
         if let Err(error) = self.webhook.verify(body, headers) {
-            Metrics::count(&self.metrics.webhooks, "refused");
+            Metrics::count(&self.metrics.gateway.webhooks, "refused");
             return Err(Problem::new(Kind::Signature, error.to_string()));
         }
         let notice: Notice = edge::read_json(body).map_err(|error| Problem::malformed(error.to_string()))?;
@@ -71,7 +71,7 @@ impl Hooks {
             Some(payment_id) => self.hasten(payment_id).await?,
             None => false,
         };
-        Metrics::count(&self.metrics.webhooks, if hastened { "hastened" } else { "needless" });
+        Metrics::count(&self.metrics.gateway.webhooks, if hastened { "hastened" } else { "needless" });
         Ok(StatusCode::NO_CONTENT.into_response())
     }
 

@@ -88,7 +88,7 @@ impl Jobs {
         while !shutdown.is_cancelled() {
             let begun = Instant::now();
             let ended = self.session(&shutdown).await;
-            self.metrics.broker_connected.set(0);
+            self.metrics.work.broker_connected.set(0);
             let Err(error) = ended else { continue };
             Metrics::count(&self.metrics.failures, "broker");
             tracing::warn!(
@@ -126,7 +126,7 @@ impl Jobs {
             };
             let channel = bounded("open a channel", connection.create_channel()).await?;
             self.consume(&channel, opening, shutdown).await?;
-            self.metrics.broker_connected.set(0);
+            self.metrics.work.broker_connected.set(0);
             bounded("close the channel", channel.close(200, "no calls now".into())).await?;
         }
     }
@@ -145,7 +145,7 @@ impl Jobs {
         let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
         let consuming = channel.basic_consume(self.queue.as_str().into(), "".into(), options, arguments);
         let mut consumer = bounded("consume", consuming).await?;
-        self.metrics.broker_connected.set(1);
+        self.metrics.work.broker_connected.set(1);
         tracing::info!(queue = self.queue, probes, "the gateway can be called; work messages are taken");
         let over = self.calls.breaker.over(opening);
         tokio::pin!(over);
@@ -239,7 +239,7 @@ impl Jobs {
                 }
                 // There are never more jobs than permits. Without one, the sweeper finds the lapsed lease.
                 None => {
-                    tracing::error!(payment_id = %job.charge.payment_id, "a charge has no permit and is not called; the sweeper takes it over when its lease lapses")
+                    tracing::error!(payment_id = %job.charge.payment_id, "a charge has no permit and is not called; the sweeper takes it over when its lease lapses");
                 }
             }
         }
@@ -288,7 +288,7 @@ impl Jobs {
                 HashSet::new()
             }
         };
-        let unconfirmed = self.metrics.cache.with_label_values(&["unconfirmed"]);
+        let unconfirmed = self.metrics.work.cache.with_label_values(&["unconfirmed"]);
         unconfirmed.inc_by((hits.len() - ended.len()) as u64);
         taken.retain(|t| !ended.contains(&t.job.charge.payment_id));
         self.count("ended", ended.len());
@@ -402,7 +402,7 @@ impl Jobs {
     }
 
     fn count(&self, result: &str, messages: usize) {
-        self.metrics.jobs.with_label_values(&[result]).inc_by(messages as u64);
+        self.metrics.work.jobs.with_label_values(&[result]).inc_by(messages as u64);
     }
 }
 

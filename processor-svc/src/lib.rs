@@ -184,7 +184,7 @@ fn wire(
         tasks: TaskTracker::new(),
         lease: config.lease(),
         call_max: config.call_ms,
-        breaker: Breaker::new(config.breaker(), metrics.breaker_state.clone()),
+        breaker: Breaker::new(config.breaker(), metrics.gateway.breaker_state.clone()),
         metrics: metrics.clone(),
     };
     let due_queue = DueQueue::new(sweep::DUE_QUEUE_MAX);

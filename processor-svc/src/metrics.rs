@@ -5,28 +5,22 @@
 use std::time::Instant;
 
 use ::saga::consumer::ConsumerMetrics;
+use anyhow::Result;
 use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
 };
 
 use crate::saga::{Finding, Outcome, Step, To};
 
+/// The metrics of a processor, all in one registry.
 #[derive(Clone)]
 pub struct Metrics {
     pub registry: Registry,
     /// The consumer of requests to cancel.
     pub consumer: ConsumerMetrics,
-    /// Work messages by result.
-    pub jobs: IntCounterVec,
-    /// Calls by outcome.
-    pub calls: IntCounterVec,
-    pub call_seconds: Histogram,
-    pub calls_in_flight: IntGauge,
-    pub breaker_state: IntGauge,
-    /// Inquiries by finding.
-    pub inquiries: IntCounterVec,
-    /// Webhooks by result.
-    pub webhooks: IntCounterVec,
+    pub work: WorkMetrics,
+    pub gateway: GatewayMetrics,
+    pub sweep: SweepMetrics,
     /// Committed transitions by the new status.
     pub transitions: IntCounterVec,
     /// Decisions that changed nothing.
@@ -38,9 +32,35 @@ pub struct Metrics {
     pub commit_seconds: HistogramVec,
     /// Failures of a dependency. Each was retried.
     pub failures: IntCounterVec,
+}
+
+/// Metrics of the work messages.
+#[derive(Clone)]
+pub struct WorkMetrics {
+    /// Work messages by result.
+    pub jobs: IntCounterVec,
     /// Messages looked up in Redis.
     pub cache: IntCounterVec,
     pub broker_connected: IntGauge,
+}
+
+/// Metrics of the gateway.
+#[derive(Clone)]
+pub struct GatewayMetrics {
+    /// Calls by outcome.
+    pub calls: IntCounterVec,
+    pub call_seconds: Histogram,
+    pub calls_in_flight: IntGauge,
+    pub breaker_state: IntGauge,
+    /// Inquiries by finding.
+    pub inquiries: IntCounterVec,
+    /// Webhooks by result.
+    pub webhooks: IntCounterVec,
+}
+
+/// Metrics of the sweeper.
+#[derive(Clone)]
+pub struct SweepMetrics {
     /// Charges in the due queue.
     pub due_queue_charges: IntGauge,
     pub oldest_live_seconds: IntGauge,
@@ -54,109 +74,75 @@ const SECONDS: &[f64] = &[
 ];
 const ROWS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0];
 
+/// Creates metrics and registers them.
+struct Registrar(Registry);
+
+impl Registrar {
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter> {
+        let counter = IntCounter::new(name, help)?;
+        self.0.register(Box::new(counter.clone()))?;
+        Ok(counter)
+    }
+
+    fn counters(&self, name: &str, help: &str, label: &str) -> Result<IntCounterVec> {
+        let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
+        self.0.register(Box::new(counters.clone()))?;
+        Ok(counters)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge> {
+        let gauge = IntGauge::new(name, help)?;
+        self.0.register(Box::new(gauge.clone()))?;
+        Ok(gauge)
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> Result<Histogram> {
+        let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()))?;
+        self.0.register(Box::new(histogram.clone()))?;
+        Ok(histogram)
+    }
+
+    fn histograms(&self, name: &str, help: &str, buckets: &[f64]) -> Result<HistogramVec> {
+        let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+        let histograms = HistogramVec::new(opts, &["of"])?;
+        self.0.register(Box::new(histograms.clone()))?;
+        Ok(histograms)
+    }
+}
+
 impl Metrics {
-    pub fn new() -> anyhow::Result<Metrics> {
+    /// # Errors
+    /// When a name is registered twice.
+    pub fn new() -> Result<Metrics> {
         let registry = Registry::new();
-        let counters = |name: &str, help: &str, label: &str| -> anyhow::Result<IntCounterVec> {
-            let made = IntCounterVec::new(Opts::new(name, help), &[label])?;
-            registry.register(Box::new(made.clone()))?;
-            Ok(made)
-        };
-        let gauge = |name: &str, help: &str| -> anyhow::Result<IntGauge> {
-            let made = IntGauge::new(name, help)?;
-            registry.register(Box::new(made.clone()))?;
-            Ok(made)
-        };
-        let histograms = |name: &str, help: &str, buckets: &[f64]| -> anyhow::Result<HistogramVec> {
-            let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
-            let made = HistogramVec::new(opts, &["of"])?;
-            registry.register(Box::new(made.clone()))?;
-            Ok(made)
-        };
-        let call_seconds = HistogramOpts::new("processor_call_seconds", "Seconds per gateway call.");
-        let call_seconds = Histogram::with_opts(call_seconds.buckets(SECONDS.to_vec()))?;
-        registry.register(Box::new(call_seconds.clone()))?;
-        let scans = IntCounter::new("processor_scans_total", "Scans for charges that are not terminal.")?;
-        registry.register(Box::new(scans.clone()))?;
-        let walks =
-            IntCounter::new("processor_walks_total", "Completed walks through the whole table of charges.")?;
-        registry.register(Box::new(walks.clone()))?;
+        let new = Registrar(registry.clone());
         Ok(Metrics {
             consumer: ConsumerMetrics::register(&registry)?,
-            jobs: counters(
-                "processor_jobs_total",
-                "Work messages, by result: calling, waiting, expired, already, ended or parked. Worry when `parked` grows: see the table parked.",
-                "result",
-            )?,
-            calls: counters(
-                "processor_calls_total",
-                "Gateway calls, by outcome: succeeded, declined, not_sent or unknown. Worry when the share of `unknown` grows.",
-                "outcome",
-            )?,
-            call_seconds,
-            calls_in_flight: gauge(
-                "processor_calls_in_flight",
-                "Gateway calls under way. Worry when it stays at the limit of concurrent calls.",
-            )?,
-            breaker_state: gauge(
-                "processor_breaker_state",
-                "State of the most restrictive circuit breaker: 0 closed, 1 half-open, 2 open. Worry at 2: the gateway fails for a service, and no calls are made for it.",
-            )?,
-            inquiries: counters(
-                "processor_inquiries_total",
-                "Inquiries, by finding: succeeded, declined, not_found, not_yet or unavailable.",
-                "finding",
-            )?,
-            webhooks: counters(
-                "processor_webhooks_total",
-                "Webhooks, by result: hastened (an inquiry is due now), needless or refused. Worry when `refused` grows: the secret is wrong, or somebody forges webhooks.",
-                "result",
-            )?,
-            transitions: counters(
+            work: WorkMetrics::new(&new)?,
+            gateway: GatewayMetrics::new(&new)?,
+            sweep: SweepMetrics::new(&new)?,
+            transitions: new.counters(
                 "processor_transitions_total",
                 "Committed transitions, by the new status.",
                 "to",
             )?,
-            ignored: counters("processor_ignored_total", "Decisions that changed nothing, by step.", "why")?,
-            alarms: counters(
-                "processor_alarms_total",
-                "Contradictions that an operator must look at, by kind. Worry at the first one: the log names the payment.",
-                "what",
+            ignored: new.counters(
+                "processor_ignored_total",
+                "Decisions that changed nothing, by step.",
+                "why",
             )?,
-            batch_rows: histograms(
+            alarms: new.counters("processor_alarms_total", ALARMS, "what")?,
+            batch_rows: new.histograms(
                 "processor_batch_rows",
                 "Rows per commit, by kind: intents or outcomes.",
                 ROWS,
             )?,
-            commit_seconds: histograms(
+            commit_seconds: new.histograms(
                 "processor_commit_seconds",
                 "Seconds per commit, by kind: intents or outcomes.",
                 SECONDS,
             )?,
-            failures: counters(
-                "processor_failures_total",
-                "Failures of a dependency, all of which are retried, by dependency: database, broker or redis. Worry while it grows.",
-                "of",
-            )?,
-            cache: counters(
-                "processor_cache_total",
-                "Messages looked up in Redis, by result: hit, miss, failed or unconfirmed (the database did not confirm a hit).",
-                "result",
-            )?,
-            broker_connected: gauge(
-                "processor_broker_connected",
-                "1 while work messages can arrive, else 0. Worry when it stays 0: RabbitMQ is away, or the breaker is open.",
-            )?,
-            due_queue_charges: gauge(
-                "processor_due_queue_charges",
-                "Charges in the due queue of the sweeper. Worry above 50000: no more work is taken.",
-            )?,
-            oldest_live_seconds: gauge(
-                "processor_oldest_live_seconds",
-                "Age in seconds of the oldest charge that is not terminal. Worry above the visibility delay: a charge gets no outcome.",
-            )?,
-            scans,
-            walks,
+            failures: new.counters("processor_failures_total", FAILURES, "of")?,
             registry,
         })
     }
@@ -171,6 +157,67 @@ impl Metrics {
         self.commit_seconds.with_label_values(&[of]).observe(begun.elapsed().as_secs_f64());
     }
 }
+
+const ALARMS: &str = "Contradictions that an operator must look at, by kind. Worry at the first one: the log names the payment.";
+const FAILURES: &str = "Failures of a dependency, all of which are retried, by dependency: database, broker or redis. Worry while \
+    it grows.";
+
+impl WorkMetrics {
+    fn new(new: &Registrar) -> Result<WorkMetrics> {
+        Ok(WorkMetrics {
+            jobs: new.counters("processor_jobs_total", JOBS, "result")?,
+            cache: new.counters("processor_cache_total", CACHE, "result")?,
+            broker_connected: new.gauge("processor_broker_connected", BROKER_CONNECTED)?,
+        })
+    }
+}
+
+const JOBS: &str = "Work messages, by result: calling, waiting, expired, already, ended or parked. Worry when `parked` grows: \
+    see the table parked.";
+const CACHE: &str = "Messages looked up in Redis, by result: hit, miss, failed or unconfirmed (the database did not confirm a \
+    hit).";
+const BROKER_CONNECTED: &str = "1 while work messages can arrive, else 0. Worry when it stays 0: RabbitMQ is away, or the breaker is \
+    open.";
+
+impl GatewayMetrics {
+    fn new(new: &Registrar) -> Result<GatewayMetrics> {
+        Ok(GatewayMetrics {
+            calls: new.counters("processor_calls_total", CALLS, "outcome")?,
+            call_seconds: new.histogram("processor_call_seconds", "Seconds per gateway call.")?,
+            calls_in_flight: new.gauge("processor_calls_in_flight", CALLS_IN_FLIGHT)?,
+            breaker_state: new.gauge("processor_breaker_state", BREAKER_STATE)?,
+            inquiries: new.counters("processor_inquiries_total", INQUIRIES, "finding")?,
+            webhooks: new.counters("processor_webhooks_total", WEBHOOKS, "result")?,
+        })
+    }
+}
+
+const CALLS: &str = "Gateway calls, by outcome: succeeded, declined, not_sent or unknown. Worry when the share of `unknown` \
+    grows.";
+const CALLS_IN_FLIGHT: &str =
+    "Gateway calls under way. Worry when it stays at the limit of concurrent calls.";
+const BREAKER_STATE: &str = "State of the most restrictive circuit breaker: 0 closed, 1 half-open, 2 open. Worry at 2: the gateway \
+    fails for a service, and no calls are made for it.";
+const INQUIRIES: &str = "Inquiries, by finding: succeeded, declined, not_found, not_yet or unavailable.";
+const WEBHOOKS: &str = "Webhooks, by result: hastened (an inquiry is due now), needless or refused. Worry when `refused` grows: \
+    the secret is wrong, or somebody forges webhooks.";
+
+impl SweepMetrics {
+    fn new(new: &Registrar) -> Result<SweepMetrics> {
+        Ok(SweepMetrics {
+            due_queue_charges: new.gauge("processor_due_queue_charges", DUE_QUEUE_CHARGES)?,
+            oldest_live_seconds: new.gauge("processor_oldest_live_seconds", OLDEST_LIVE_SECONDS)?,
+            scans: new.counter("processor_scans_total", "Scans for charges that are not terminal.")?,
+            walks: new
+                .counter("processor_walks_total", "Completed walks through the whole table of charges.")?,
+        })
+    }
+}
+
+const DUE_QUEUE_CHARGES: &str =
+    "Charges in the due queue of the sweeper. Worry above 50000: no more work is taken.";
+const OLDEST_LIVE_SECONDS: &str = "Age in seconds of the oldest charge that is not terminal. Worry above the visibility delay: a charge gets \
+    no outcome.";
 
 pub fn outcome_label(outcome: &Outcome) -> &'static str {
     match outcome {

@@ -241,7 +241,7 @@ impl Outcomes {
                             }
                             // The pass was taken before the decision. Without one, the sweeper finds the lapsed lease.
                             None => {
-                                tracing::error!(%payment_id, "a call has no pass of the breaker and is not made; the sweeper takes the charge over when its lease lapses")
+                                tracing::error!(%payment_id, "a call has no pass of the breaker and is not made; the sweeper takes the charge over when its lease lapses");
                             }
                         }
                     }

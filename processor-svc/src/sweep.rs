@@ -115,9 +115,9 @@ impl Sweep {
         self.due_queue.scanned(&live, live.len() <= DUE_QUEUE_MAX, read_at);
         self.walk(walked_to).await?;
         let oldest = self.oldest_live().await?;
-        self.metrics.oldest_live_seconds.set(oldest.map_or(0, |age| age.as_secs() as i64));
-        self.metrics.due_queue_charges.set(self.due_queue.len() as i64);
-        self.metrics.scans.inc();
+        self.metrics.sweep.oldest_live_seconds.set(oldest.map_or(0, |age| age.as_secs() as i64));
+        self.metrics.sweep.due_queue_charges.set(self.due_queue.len() as i64);
+        self.metrics.sweep.scans.inc();
         Ok(())
     }
 
@@ -129,7 +129,7 @@ impl Sweep {
             self.due_queue.add_walked(&walk_step.live);
             *walked_to = walk_step.next.unwrap_or(0);
             if *walked_to == 0 {
-                self.metrics.walks.inc();
+                self.metrics.sweep.walks.inc();
             }
             if *walked_to == 0 || begun.elapsed() >= self.scan_interval / WALK_TIME_DIVISOR {
                 return Ok(());

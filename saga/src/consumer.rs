@@ -13,6 +13,7 @@
 
 mod batches;
 mod client;
+mod handler;
 mod metrics;
 mod waiting;
 
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::batches::{Loop, LoopEnd};
 use self::client::subscribe;
+pub use self::handler::EventHandler;
 pub use self::metrics::ConsumerMetrics;
 use crate::contract::{
     Envelope, EnvelopeError, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE,

@@ -7,10 +7,13 @@
 //!   own row of the payment. [`ReleaseReason`] is the one text with a structure of its own.
 
 mod envelope;
+mod release;
 mod terms;
 
 pub use envelope::{Envelope, EnvelopeError, EventBody};
+pub use release::{ReleaseCause, ReleaseReason};
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr, VariantArray};
 pub use terms::{Difference, Terms};
 use uuid::Uuid;
 
@@ -32,51 +35,85 @@ pub const HEADER_SOURCE: &str = "ce_source";
 /// The header that names the payment an event is about.
 pub const HEADER_SUBJECT: &str = "ce_subject";
 
-macro_rules! event_types {
-    ($($variant:ident = $name:literal on $topic:ident,)*) => {
-        /// Every type of event on the topics of the saga.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum EventType { $($variant,)* }
-
-        impl EventType {
-            pub const ALL: &[EventType] = &[$(EventType::$variant,)*];
-
-            pub fn as_str(self) -> &'static str {
-                match self { $(EventType::$variant => $name,)* }
-            }
-
-            pub fn topic(self) -> &'static str {
-                match self { $(EventType::$variant => $topic,)* }
-            }
-
-            /// The type with this name; `None` for a type that this version does not know.
-            pub fn parse(name: &str) -> Option<EventType> {
-                match name { $($name => Some(EventType::$variant),)* _ => None }
-            }
-        }
-    };
+/// Every type of event on the topics of the saga.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr, VariantArray)]
+pub enum EventType {
+    #[strum(serialize = "payment.initiated.v1")]
+    PaymentInitiated,
+    #[strum(serialize = "payment.authorized.v1")]
+    PaymentAuthorized,
+    #[strum(serialize = "payment.completed.v1")]
+    PaymentCompleted,
+    #[strum(serialize = "payment.rejected.v1")]
+    PaymentRejected,
+    #[strum(serialize = "payment.failed.v1")]
+    PaymentFailed,
+    #[strum(serialize = "payment.cancelled.v1")]
+    PaymentCancelled,
+    #[strum(serialize = "payment.outcome_unknown.v1")]
+    PaymentOutcomeUnknown,
+    #[strum(serialize = "payment.cancel_recorded.v1")]
+    PaymentCancelRecorded,
+    #[strum(serialize = "payment.cancel_requested.v1")]
+    PaymentCancelRequested,
+    #[strum(serialize = "balance.held.v1")]
+    BalanceHeld,
+    #[strum(serialize = "balance.rejected.v1")]
+    BalanceRejected,
+    #[strum(serialize = "balance.captured.v1")]
+    BalanceCaptured,
+    #[strum(serialize = "balance.released.v1")]
+    BalanceReleased,
+    #[strum(serialize = "balance.deposited.v1")]
+    BalanceDeposited,
+    #[strum(serialize = "payment.result.succeeded.v1")]
+    ResultSucceeded,
+    #[strum(serialize = "payment.result.declined.v1")]
+    ResultDeclined,
+    #[strum(serialize = "payment.result.unknown.v1")]
+    ResultUnknown,
+    #[strum(serialize = "payment.result.expired.v1")]
+    ResultExpired,
+    #[strum(serialize = "payment.result.cancelled.v1")]
+    ResultCancelled,
 }
 
-event_types! {
-    PaymentInitiated       = "payment.initiated.v1"        on PAYMENT_TOPIC,
-    PaymentAuthorized      = "payment.authorized.v1"       on PAYMENT_TOPIC,
-    PaymentCompleted       = "payment.completed.v1"        on PAYMENT_TOPIC,
-    PaymentRejected        = "payment.rejected.v1"         on PAYMENT_TOPIC,
-    PaymentFailed          = "payment.failed.v1"           on PAYMENT_TOPIC,
-    PaymentCancelled       = "payment.cancelled.v1"        on PAYMENT_TOPIC,
-    PaymentOutcomeUnknown  = "payment.outcome_unknown.v1"  on PAYMENT_TOPIC,
-    PaymentCancelRecorded  = "payment.cancel_recorded.v1"  on PAYMENT_TOPIC,
-    PaymentCancelRequested = "payment.cancel_requested.v1" on PAYMENT_TOPIC,
-    BalanceHeld            = "balance.held.v1"             on BALANCE_TOPIC,
-    BalanceRejected        = "balance.rejected.v1"         on BALANCE_TOPIC,
-    BalanceCaptured        = "balance.captured.v1"         on BALANCE_TOPIC,
-    BalanceReleased        = "balance.released.v1"         on BALANCE_TOPIC,
-    BalanceDeposited       = "balance.deposited.v1"        on BALANCE_TOPIC,
-    ResultSucceeded        = "payment.result.succeeded.v1" on PAYMENT_RESULT_TOPIC,
-    ResultDeclined         = "payment.result.declined.v1"  on PAYMENT_RESULT_TOPIC,
-    ResultUnknown          = "payment.result.unknown.v1"   on PAYMENT_RESULT_TOPIC,
-    ResultExpired          = "payment.result.expired.v1"   on PAYMENT_RESULT_TOPIC,
-    ResultCancelled        = "payment.result.cancelled.v1" on PAYMENT_RESULT_TOPIC,
+impl EventType {
+    pub const ALL: &[EventType] = EventType::VARIANTS;
+
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    /// The topic of the event, without a prefix.
+    pub fn topic(self) -> &'static str {
+        match self {
+            EventType::PaymentInitiated
+            | EventType::PaymentAuthorized
+            | EventType::PaymentCompleted
+            | EventType::PaymentRejected
+            | EventType::PaymentFailed
+            | EventType::PaymentCancelled
+            | EventType::PaymentOutcomeUnknown
+            | EventType::PaymentCancelRecorded
+            | EventType::PaymentCancelRequested => PAYMENT_TOPIC,
+            EventType::BalanceHeld
+            | EventType::BalanceRejected
+            | EventType::BalanceCaptured
+            | EventType::BalanceReleased
+            | EventType::BalanceDeposited => BALANCE_TOPIC,
+            EventType::ResultSucceeded
+            | EventType::ResultDeclined
+            | EventType::ResultUnknown
+            | EventType::ResultExpired
+            | EventType::ResultCancelled => PAYMENT_RESULT_TOPIC,
+        }
+    }
+
+    /// The type with this name; `None` for a type that this version does not know.
+    pub fn parse(name: &str) -> Option<EventType> {
+        name.parse().ok()
+    }
 }
 
 /// Data of every `payment.*` event on PaymentTopic: the published columns of `payments.payments`.

@@ -4,12 +4,14 @@
 //!
 //! * [`contract`]: topics, event types and their data, in one place; golden files beside it.
 //! * [`consumer`]: consumes Kafka in batches, one database transaction each; at least once, with an effect once.
+//! * [`backoff`]: the pauses between tries.
 //! * [`parked`]: messages that cannot be applied, inserted in the transaction of their batch.
 //! * [`postgres`]: the connection pool, and which failures are retried.
 //! * [`http`], [`fields`], [`problem`]: listeners with limits and time-outs; requests parsed field by field; errors as
 //!   RFC 9457 documents.
 //! * [`process`], [`telemetry`], [`trace`]: start, stop, logs, trace context.
 
+pub mod backoff;
 pub mod consumer;
 pub mod contract;
 pub mod fields;

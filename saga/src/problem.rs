@@ -5,6 +5,7 @@
 
 use listener::{Reason, Refused};
 use serde::Serialize;
+use strum::VariantArray;
 use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::reject::{self, Reject, Rejection};
@@ -20,7 +21,7 @@ pub struct FieldError {
 }
 
 /// The kind of a problem. Its `type`, status and title never change once released.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum Kind {
     Malformed,
     Validation,
@@ -46,29 +47,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 21] = [
-        Self::Malformed,
-        Self::Validation,
-        Self::Unauthorized,
-        Self::Signature,
-        Self::Forbidden,
-        Self::ForeignOrigin,
-        Self::NotFound,
-        Self::MethodNotAllowed,
-        Self::Timeout,
-        Self::PaymentEnded,
-        Self::TooLarge,
-        Self::UriTooLong,
-        Self::MediaType,
-        Self::Misdirected,
-        Self::IdempotencyKeyReused,
-        Self::ServiceNotEnabled,
-        Self::BalanceLimit,
-        Self::TooManyRequests,
-        Self::Internal,
-        Self::Unavailable,
-        Self::NotReady,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The last segment of `type`, the status, and the title.
     fn parts(self) -> (&'static str, StatusCode, &'static str) {
@@ -304,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_401_says_how_to_sign_in() {
-        for kind in Kind::ALL {
+        for &kind in Kind::ALL {
             let response = Problem::of(kind).into_response();
             let says = response.headers().contains_key(WWW_AUTHENTICATE);
             assert_eq!(says, response.status() == 401, "{kind:?}");
@@ -340,7 +319,7 @@ mod tests {
                 let document: serde_json::Value =
                     serde_json::from_str(&format!("{{\"type\":{document}}}")).unwrap();
                 let kind = document["type"].as_str().unwrap().strip_prefix("urn:coro:problem:").unwrap();
-                let kind = Kind::ALL.into_iter().find(|known| known.as_str() == kind).expect(kind);
+                let kind = *Kind::ALL.iter().find(|known| known.as_str() == kind).expect(kind);
                 assert_eq!(document["title"], kind.title(), "{document}");
                 let status = document["status"].as_u64().unwrap();
                 // A gateway has more words for "not now" than a service.

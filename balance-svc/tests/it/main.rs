@@ -10,7 +10,7 @@ mod limits;
 mod order;
 mod service;
 
-use balance_svc::events::Command;
+use balance_svc::command::Command;
 use balance_svc::saga::{Event, ReleaseCause};
 use balance_svc::store::{self, Balance, Deposit, Outcome};
 use saga::consumer::ApplyError;
@@ -47,7 +47,7 @@ impl Ledger {
 
     async fn apply(&self, commands: &[Command]) -> Result<Outcome, ApplyError> {
         let commands: Vec<&Command> = commands.iter().collect();
-        store::apply(&self.pool, &commands, &[], |index, reason| parked(&format!("t/0/{index}"), &reason))
+        store::apply(&self.pool, &commands, &[], |index, reason| parked(&format!("t/0/{index}"), reason))
             .await
     }
 
@@ -227,7 +227,7 @@ async fn what_is_impossible_is_parked_with_its_batch_and_the_rest_goes_on() {
 async fn an_unreadable_message_is_parked_as_it_was() {
     let ledger = Ledger::new().await;
     let message = parked("PaymentTopic/0/7", "expected value");
-    let park = |_: usize, _: String| unreachable!("there are no commands");
+    let park = |_: usize, _: &str| unreachable!("there are no commands");
     store::apply(&ledger.pool, &[], std::slice::from_ref(&message), park).await.unwrap();
     let client = ledger.pool.get().await.unwrap();
     let row = client.query_one("select parked_id, body, headers from parked", &[]).await.unwrap();
@@ -250,7 +250,7 @@ async fn two_different_messages_under_one_id_are_both_parked_and_each_once() {
         Parked { message_key: Some("k".into()), ..first.clone() },
     ];
     let park = async |messages: &[Parked]| {
-        let park = |_: usize, _: String| unreachable!("there are no commands");
+        let park = |_: usize, _: &str| unreachable!("there are no commands");
         store::apply(&ledger.pool, &[], messages, park).await.unwrap();
     };
     let rows = "select count(*) from parked where parked_id like 'PaymentTopic/0/7%'";

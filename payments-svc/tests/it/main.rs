@@ -9,7 +9,7 @@ mod facts;
 
 use std::time::Duration;
 
-use payments_svc::events::Command;
+use payments_svc::command::Command;
 use payments_svc::saga::{Cancel, Event, RowEvent, Status};
 use payments_svc::store::{self, Acceptance, NewPayment, Outcome};
 use saga::consumer::ApplyError;
@@ -69,7 +69,7 @@ impl Payments {
     }
 }
 
-fn parked(index: usize, reason: String) -> Parked {
+fn parked(index: usize, reason: &str) -> Parked {
     Parked {
         parked_id: format!("BalanceTopic/0/{index}"),
         source: "BalanceTopic".into(),
@@ -77,7 +77,7 @@ fn parked(index: usize, reason: String) -> Parked {
         event_type: None,
         headers: serde_json::json!({}),
         body: Vec::new(),
-        reason,
+        reason: reason.to_owned(),
     }
 }
 

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{ClientErrors, Health};
 use super::metrics::ConsumerMetrics;
-use super::waiting::{PendingRecord, Waiting, backoff};
+use super::waiting::{PendingRecord, Waiting, pauses};
 use super::{ApplyError, BatchCounts, Decoding, Delivery, MissingRow, Record, Subscriber};
 use crate::parked::Parked;
 use crate::postgres::{Failure, classify};
@@ -222,7 +222,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
         mut attempt: impl FnMut() -> Attempt,
     ) -> anyhow::Result<Verdict> {
         let mut paused = false;
-        for delay in backoff() {
+        for delay in pauses() {
             match attempt() {
                 Attempt::End(verdict) => {
                     if paused {

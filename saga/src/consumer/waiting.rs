@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use backon::ExponentialBackoff;
 use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::topic_partition_list::TopicPartitionList;
 
@@ -30,26 +30,24 @@ impl<'c> PendingRecord<'c> {
     }
 }
 
-/// Waits between tries: 20 milliseconds growing to 2 seconds, with jitter, without end.
-pub(super) fn backoff() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(20))
-        .with_max_delay(Duration::from_secs(2))
-        .with_jitter()
-        .without_max_times()
-        .build()
+/// Maximum pause between two tries.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// The pauses between the tries of a batch.
+pub(super) fn pauses() -> ExponentialBackoff {
+    crate::backoff::unlimited(PAUSE_MAX)
 }
 
 /// Per partition, everything from the first record on whose row is missing.
 pub(super) struct Waiting<'c> {
     records: Vec<PendingRecord<'c>>,
-    waits: ExponentialBackoff,
+    pauses: ExponentialBackoff,
     next_try: Instant,
 }
 
 impl<'c> Waiting<'c> {
     pub(super) fn new(now: Instant) -> Self {
-        Self { records: Vec::new(), waits: backoff(), next_try: now }
+        Self { records: Vec::new(), pauses: pauses(), next_try: now }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -93,14 +91,14 @@ impl<'c> Waiting<'c> {
     /// All records, when it is time to try again.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<Vec<PendingRecord<'c>>> {
         if self.is_empty() {
-            self.waits = backoff();
+            self.pauses = pauses();
             self.next_try = now;
             return None;
         }
         if now < self.next_try {
             return None;
         }
-        self.next_try = now + self.waits.next().unwrap_or_default();
+        self.next_try = now + self.pauses.next().unwrap_or_default();
         Some(std::mem::take(&mut self.records))
     }
 
