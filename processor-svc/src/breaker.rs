@@ -178,13 +178,19 @@ pub struct Breaker {
     gauge: IntGauge,
 }
 
+/// The periods of the two breakers of a call.
+struct Periods {
+    gateway: u64,
+    service: u64,
+}
+
 /// The right to make one call. A pass that is dropped without [`Pass::ended`] does not count.
 pub struct Pass {
     breaker: Breaker,
     service: String,
     user: Uuid,
     /// The periods in which the call began.
-    periods: (u64, u64),
+    periods: Periods,
     health: Health,
 }
 
@@ -230,7 +236,7 @@ impl Breaker {
             };
             let changed =
                 [enter(gateway, whole_state, "all", &self.limits), enter(now, state, service, &self.limits)];
-            begun = Ok((service.to_owned(), (gateway.period, now.period)));
+            begun = Ok((service.to_owned(), Periods { gateway: gateway.period, service: now.period }));
             self.show(table, changed.contains(&true))
         });
         let user = charge.user_id;
@@ -281,7 +287,7 @@ impl Breaker {
         self.table.send_if_modified(|table| {
             let (gateway, service, now) = table.pair(&pass.service);
             let (at, mut changed) = (Instant::now(), false);
-            if gateway.period == pass.periods.0 {
+            if gateway.period == pass.periods.gateway {
                 // A call that connected has reached the gateway, whatever followed.
                 let health = match pass.health {
                     Health::Fault => Health::Answered,
@@ -289,7 +295,7 @@ impl Breaker {
                 };
                 changed |= enter(gateway, gateway.state.end(health, at, &self.limits), "all", &self.limits);
             }
-            if now.period == pass.periods.1 {
+            if now.period == pass.periods.service {
                 let health = now.counted(pass.user, pass.health, at, &self.limits);
                 changed |= enter(now, now.state.end(health, at, &self.limits), service, &self.limits);
             }

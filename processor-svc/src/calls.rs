@@ -39,6 +39,22 @@ pub struct Permit {
     pub share: Option<Share>,
 }
 
+/// The right to make one call.
+pub struct CallRight {
+    pub permit: Permit,
+    pub pass: Pass,
+}
+
+/// An attempt whose intent is committed.
+#[derive(Clone, Copy)]
+pub struct Attempt {
+    pub number: i32,
+    /// Whether an earlier attempt may have reached the gateway.
+    pub exposed: bool,
+    /// When the attempt was decided, which is never later than the begin of its lease.
+    pub taken_at: Instant,
+}
+
 /// Makes calls and reports their outcomes.
 #[derive(Clone)]
 pub struct Calls {
@@ -55,27 +71,22 @@ pub struct Calls {
 
 impl Calls {
     /// Calls the gateway for an attempt whose intent is committed.
-    pub fn start(
-        &self,
-        charge: Charge,
-        attempt: i32,
-        exposed: bool,
-        taken: Instant,
-        (permit, pass): (Permit, Pass),
-    ) {
+    pub fn start(&self, charge: Charge, attempt: Attempt, right: CallRight) {
+        let CallRight { permit, pass } = right;
+        let Attempt { number, exposed, taken_at } = attempt;
         let this = self.clone();
         self.tasks.spawn(async move {
-            let outcome = this.call(&charge, taken, pass).await;
+            let outcome = this.call(&charge, taken_at, pass).await;
             Metrics::count(&this.metrics.gateway.calls, outcome_label(&outcome));
-            let from = State::Calling { attempt, exposed };
-            let event = Event::Called { attempt, outcome };
+            let from = State::Calling { attempt: number, exposed };
+            let event = Event::Called { attempt: number, outcome };
             this.report(Report { charge, from, event, inquiry: None, permit, pass: None });
         });
     }
 
-    async fn call(&self, charge: &Charge, taken: Instant, pass: Pass) -> Outcome {
+    async fn call(&self, charge: &Charge, taken_at: Instant, pass: Pass) -> Outcome {
         // A process that was suspended must not call on a lease that others may have taken over.
-        if taken.elapsed() + self.call_max > self.lease {
+        if taken_at.elapsed() + self.call_max > self.lease {
             return Outcome::NotSent { why: Cause::LeaseTooShort };
         }
         let begun = Instant::now();

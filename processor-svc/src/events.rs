@@ -4,7 +4,7 @@
 //! * A request about another charge than the row's is parked.
 //! * Work messages come by queue, see [`crate::jobs`].
 
-use ::saga::consumer::{ApplyError, BatchCounts, Decoding, Delivery, Record, Subscriber};
+use ::saga::consumer::{ApplyError, BatchCounts, Decoding, EventHandler};
 use ::saga::contract::{Envelope, EventType, Payment};
 use ::saga::parked::Parked;
 
@@ -26,29 +26,25 @@ pub struct Cancels {
     pub metrics: Metrics,
 }
 
-impl Subscriber for Cancels {
+impl EventHandler for Cancels {
     /// The charge to cancel, with the immutable columns of its row.
     type Event = Job;
 
-    fn decode(&self, record: &Record<'_>) -> Decoding<Job> {
-        match record.envelope() {
-            Ok(envelope) => decode(&envelope, record.body()),
-            Err(reason) => Decoding::Poison(reason),
-        }
+    fn decode(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Job> {
+        decode(envelope, body)
     }
 
     async fn apply(
         &self,
-        events: &[Delivery<'_, Job>],
+        requests: &[&Job],
         unreadable: &[Parked],
+        park: impl Fn(usize, &str) -> Parked,
     ) -> Result<BatchCounts, ApplyError> {
-        let asked: Vec<&Job> = events.iter().map(|delivery| &delivery.event).collect();
-        let park = |index: usize, reason: &str| events[index].record.park(reason);
-        let answers = self.store.cancel(&asked, unreadable, park).await?;
+        let answers = self.store.cancel(requests, unreadable, park).await?;
         hit(Failpoint::AfterCancel);
         let mut applied = BatchCounts::default();
         let mut ended = Vec::new();
-        for (job, answer) in asked.iter().zip(answers) {
+        for (job, answer) in requests.iter().zip(answers) {
             match answer {
                 CancelOutcome::Cancelled => {
                     Metrics::count(&self.metrics.transitions, "cancelled");

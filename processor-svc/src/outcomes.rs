@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backoff::Backoff;
-use crate::calls::{Calls, Report};
+use crate::calls::{Attempt, CallRight, Calls, Report};
 use crate::cause::Cause;
 use crate::charge::Charge;
 use crate::due_queue::DueQueue;
@@ -23,7 +23,7 @@ use crate::metrics::{Metrics, finding_label, step_label, to_label};
 use crate::retry::{Stop, until_done};
 use crate::saga::{Event, Finding, State, Step, To, decide};
 use crate::store::sweep::InquiryResult;
-use crate::store::{Store, Write};
+use crate::store::{Store, Transition};
 
 /// Rows per commit, which bounds its duration.
 const BATCH_MAX: usize = 500;
@@ -92,9 +92,9 @@ impl Outcomes {
     async fn round(&self, reports: Vec<Report>) -> Result<Vec<Report>, Stop> {
         let decided: Vec<(Report, Step)> =
             reports.into_iter().filter_map(|report| self.decide(report)).collect();
-        let writes = decided.iter().filter_map(|(report, step)| self.transition(report, step)).collect();
+        let transitions = decided.iter().filter_map(|(report, step)| self.transition(report, step)).collect();
         let begun = Instant::now();
-        let applied = self.apply(writes).await?;
+        let applied = self.apply(transitions).await?;
         let (mut ended, mut results, mut again) = (Vec::new(), Vec::new(), Vec::new());
         for (report, step) in decided {
             let payment_id = report.charge.payment_id;
@@ -141,10 +141,10 @@ impl Outcomes {
         Some((report, step))
     }
 
-    fn transition(&self, report: &Report, step: &Step) -> Option<Write> {
+    fn transition(&self, report: &Report, step: &Step) -> Option<Transition> {
         let Step::Move(to) = step else { return None };
         let pause = self.pause(report.charge.payment_id, to);
-        Some(Write { payment_id: report.charge.payment_id, from: report.from, to: to.clone(), pause })
+        Some(Transition { payment_id: report.charge.payment_id, from: report.from, to: to.clone(), pause })
     }
 
     /// The pause until a waiting charge is called again, or an unknown one is inquired about. It grows with the attempts.
@@ -162,9 +162,9 @@ impl Outcomes {
     }
 
     /// Commits transitions. A row that the database refuses for good is found by halving and left as it is.
-    async fn apply(&self, writes: Vec<Write>) -> Result<HashSet<Uuid>, Stop> {
+    async fn apply(&self, transitions: Vec<Transition>) -> Result<HashSet<Uuid>, Stop> {
         let mut applied = HashSet::new();
-        let mut parts = vec![writes];
+        let mut parts = vec![transitions];
         while let Some(mut part) = parts.pop() {
             if part.is_empty() {
                 continue;
@@ -236,8 +236,9 @@ impl Outcomes {
                         let exposed = matches!(report.from, State::Unknown { .. });
                         match report.pass {
                             Some(pass) => {
-                                let right = (report.permit, pass);
-                                self.calls.start(report.charge, attempt, exposed, begun, right);
+                                let right = CallRight { permit: report.permit, pass };
+                                let attempt = Attempt { number: attempt, exposed, taken_at: begun };
+                                self.calls.start(report.charge, attempt, right);
                             }
                             // The pass was taken before the decision. Without one, the sweeper finds the lapsed lease.
                             None => {

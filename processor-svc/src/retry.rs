@@ -4,14 +4,14 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use saga::backoff;
 use saga::postgres::{Failure, classify};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-const DELAY_MIN: Duration = Duration::from_millis(20);
-const DELAY_MAX: Duration = Duration::from_secs(2);
+/// Maximum pause between two tries.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The reason why work was given up.
 #[derive(Debug)]
@@ -20,16 +20,6 @@ pub enum Stop {
     Poison(anyhow::Error),
     /// The process is ending.
     Abandoned,
-}
-
-/// Waits that grow to `most`, with jitter, without end.
-pub fn backoff(most: Duration) -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default()
-        .with_min_delay(DELAY_MIN)
-        .with_max_delay(most)
-        .with_jitter()
-        .without_max_times()
-        .build()
 }
 
 /// Repeats `work` until it succeeds, fails for good, or `abandon` is cancelled.
@@ -42,7 +32,7 @@ pub async fn until_done<T, F>(
 where
     F: Future<Output = anyhow::Result<T>>,
 {
-    let mut waits = backoff(DELAY_MAX);
+    let mut pauses = backoff::unlimited(PAUSE_MAX);
     loop {
         let error = match work().await {
             Ok(done) => return Ok(done),
@@ -54,7 +44,7 @@ where
         Metrics::count(&metrics.failures, "database");
         tracing::warn!(error = format!("{error:#}"), "the database failed at: {what}; it is tried again");
         tokio::select! {
-            () = tokio::time::sleep(waits.next().unwrap_or(DELAY_MAX)) => {}
+            () = tokio::time::sleep(pauses.next().unwrap_or(PAUSE_MAX)) => {}
             () = abandon.cancelled() => return Err(Stop::Abandoned),
         }
     }

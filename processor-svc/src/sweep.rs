@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::saga::{Event, State, Step, To, decide};
 use crate::shares::Shares;
 use crate::store::Store;
-use crate::store::sweep::ChargeView;
+use crate::store::sweep::{ChargeView, Due};
 
 /// How often the due queue is polled. This reads no rows.
 const DUE_INTERVAL: Duration = Duration::from_millis(50);
@@ -169,8 +169,8 @@ impl Sweep {
             let payment_id = view.charge.payment_id;
             match (&view.due, view.state.has_ended()) {
                 (_, true) => self.due_queue.remove(payment_id),
-                (Err(wait), false) => self.due_queue.set(payment_id, *wait),
-                (Ok(()), false) => inquiries.extend(self.due(view)),
+                (Due::After(wait), false) => self.due_queue.set(payment_id, *wait),
+                (Due::Now, false) => inquiries.extend(self.due(view)),
             }
         }
         self.inquire(inquiries).await

@@ -13,7 +13,8 @@ use saga::parked::{self, Parked};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Store, Write, charge, column, state, transit};
+use super::transitions::transit;
+use super::{Store, Transition, charge, column, state};
 use crate::charge::{CONFLICT, Charge};
 use crate::saga::{Event, State, Step, To, decide};
 use crate::work::Job;
@@ -124,8 +125,10 @@ impl Store {
             };
             match decide(&from, &Event::CancelRequested) {
                 Step::Insert(To::Cancelled) => absent.push(*asked),
-                Step::Move(to @ To::Cancelled) => waiting
-                    .push((asked.index, Write { payment_id: *payment_id, from, to, pause: Duration::ZERO })),
+                Step::Move(to @ To::Cancelled) => waiting.push((
+                    asked.index,
+                    Transition { payment_id: *payment_id, from, to, pause: Duration::ZERO },
+                )),
                 Step::Already => answers.push((asked.index, CancelOutcome::Already)),
                 Step::TooLate => answers.push((asked.index, CancelOutcome::TooLate)),
                 step @ (Step::Insert(_)
@@ -140,11 +143,11 @@ impl Store {
             }
         }
         let inserted = insert(client, &absent).await?;
-        let writes: Vec<Write> = waiting.iter().map(|(_, write)| write.clone()).collect();
-        let moved = transit(client, &writes, self.lease).await?;
+        let transitions: Vec<Transition> = waiting.iter().map(|(_, transition)| transition.clone()).collect();
+        let moved = transit(client, &transitions, self.lease).await?;
         let done = absent.iter().map(|asked| (asked.index, asked.job.charge.payment_id));
         let done = done.filter(|(_, id)| inserted.contains(id)).map(|(index, _)| index);
-        let ended = waiting.iter().filter(|(_, write)| moved.contains(&write.payment_id));
+        let ended = waiting.iter().filter(|(_, transition)| moved.contains(&transition.payment_id));
         answers.extend(
             done.chain(ended.map(|(index, _)| *index)).map(|index| (index, CancelOutcome::Cancelled)),
         );

@@ -14,13 +14,20 @@ use super::{Store, charge, column, millis, state};
 use crate::charge::Charge;
 use crate::saga::State;
 
+/// When a charge needs work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    Now,
+    After(Duration),
+}
+
 /// A charge as the sweeper reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChargeView {
     pub charge: Charge,
     pub state: State,
-    /// How long until its lease or pause is over or its inquiry is due; zero when it is due now.
-    pub due: Result<(), Duration>,
+    /// When its lease or pause is over, or its inquiry is due.
+    pub due: Due,
     pub past_deadline: bool,
 }
 
@@ -143,8 +150,8 @@ impl Store {
         let rows = client.query(&views, &[&payments]).await.context("cannot read the due charges")?;
         let view = |row: &Row| -> anyhow::Result<ChargeView> {
             let due = match row.get("due_ms") {
-                ..=0i64 => Ok(()),
-                millis => Err(Duration::from_millis(millis.unsigned_abs())),
+                ..=0i64 => Due::Now,
+                millis => Due::After(Duration::from_millis(millis.unsigned_abs())),
             };
             Ok(ChargeView {
                 charge: charge(row),

@@ -7,7 +7,7 @@ use processor_svc::cause::Cause;
 use processor_svc::charge::Charge;
 use processor_svc::saga::{Event, State, Step, To, decide};
 use processor_svc::store::cancel::CancelOutcome;
-use processor_svc::store::{Admission, Store, Write};
+use processor_svc::store::{Admission, Store, Transition};
 use processor_svc::work::{Job, Message, park};
 use saga::parked::Parked;
 
@@ -36,8 +36,8 @@ async fn admitted(store: &Store, steps: &[To]) -> Job {
     let mut from = CALLING;
     for to in steps {
         let payment_id = job.charge.payment_id;
-        let write = Write { payment_id, from, to: to.clone(), pause: LEASE };
-        assert_eq!(store.apply(&[write]).await.unwrap().len(), 1);
+        let transition = Transition { payment_id, from, to: to.clone(), pause: LEASE };
+        assert_eq!(store.apply(&[transition]).await.unwrap().len(), 1);
         from = store.states(&[payment_id]).await.unwrap()[&payment_id];
     }
     job
@@ -212,7 +212,7 @@ async fn of_a_cancel_and_the_next_call_one_comes_first() {
     for round in 0..100 {
         let job = admitted(&store, &[waiting()]).await;
         let id = job.charge.payment_id;
-        let again = Write {
+        let again = Transition {
             payment_id: id,
             from: State::Waiting { attempt: 1 },
             to: To::Calling { attempt: 2 },

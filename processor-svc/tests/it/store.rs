@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use processor_svc::cause::Cause;
 use processor_svc::saga::{Event, Finding, Outcome, State, Step, To, decide};
-use processor_svc::store::sweep::InquiryResult;
-use processor_svc::store::{Admission, Store, Write};
+use processor_svc::store::sweep::{Due, InquiryResult};
+use processor_svc::store::{Admission, Store, Transition};
 use processor_svc::work::{Job, Message, park};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -23,8 +23,8 @@ async fn admit(store: &Store, jobs: &[Job]) -> Vec<Admission> {
     store.admit(&jobs.iter().collect::<Vec<_>>(), &[]).await.unwrap()
 }
 
-fn write(job: &Job, from: State, to: To) -> Write {
-    Write { payment_id: job.charge.payment_id, from, to, pause: NOW }
+fn transition(job: &Job, from: State, to: To) -> Transition {
+    Transition { payment_id: job.charge.payment_id, from, to, pause: NOW }
 }
 
 const CALLING: State = State::Calling { attempt: 1, exposed: false };
@@ -99,16 +99,16 @@ async fn a_transition_is_written_only_over_the_state_it_was_decided_from() {
     let store = database.store(LEASE);
     let all = jobs(4, "1");
     admit(&store, &all).await;
-    let writes = [
-        write(&all[0], CALLING, succeeded()),
-        write(&all[1], State::Calling { attempt: 2, exposed: false }, succeeded()),
-        write(&all[2], State::Unknown { attempt: 1 }, succeeded()),
-        write(&all[3], State::Absent, succeeded()),
-        write(&job("1"), CALLING, succeeded()),
+    let transitions = [
+        transition(&all[0], CALLING, succeeded()),
+        transition(&all[1], State::Calling { attempt: 2, exposed: false }, succeeded()),
+        transition(&all[2], State::Unknown { attempt: 1 }, succeeded()),
+        transition(&all[3], State::Absent, succeeded()),
+        transition(&job("1"), CALLING, succeeded()),
     ];
-    let applied = store.apply(&writes).await.unwrap();
+    let applied = store.apply(&transitions).await.unwrap();
     assert_eq!(applied.into_iter().collect::<Vec<_>>(), [all[0].charge.payment_id]);
-    assert!(store.apply(&writes).await.unwrap().is_empty(), "once");
+    assert!(store.apply(&transitions).await.unwrap().is_empty(), "once");
     assert_eq!(state(&store, &all[0]).await, State::Succeeded);
     assert_eq!(state(&store, &all[1]).await, CALLING);
     let row = "select count(*) from charges where version = 2 and provider_reference = 'ch_1' and decided_at is not null";
@@ -124,13 +124,13 @@ async fn what_did_not_settle_a_charge_is_noted_beside_it() {
     admit(&store, &three).await;
     let waiting = To::Waiting { attempt: 1, why: Cause::NotConnected };
     let lapsed = To::Unknown { attempt: 1, why: Cause::LeaseLapsed };
-    let mut writes = vec![
-        write(&three[0], CALLING, waiting),
-        write(&three[1], CALLING, unknown(1)),
-        write(&three[2], CALLING, lapsed),
+    let mut transitions = vec![
+        transition(&three[0], CALLING, waiting),
+        transition(&three[1], CALLING, unknown(1)),
+        transition(&three[2], CALLING, lapsed),
     ];
-    writes.iter_mut().for_each(|write| write.pause = Duration::from_secs(7));
-    assert_eq!(store.apply(&writes).await.unwrap().len(), 3);
+    transitions.iter_mut().for_each(|transition| transition.pause = Duration::from_secs(7));
+    assert_eq!(store.apply(&transitions).await.unwrap().len(), 3);
     let results = database.query("select a.kind, a.outcome, a.detail, a.seq, (next_at - at)::text
          from charge_attempts a join charges c using (payment_id, user_id) order by c.status desc, a.kind desc").await;
     let results: Vec<(&str, &str, &str, i32, Option<&str>)> =
@@ -156,19 +156,22 @@ async fn a_first_call_after_a_pause_is_bound_by_the_deadline_and_a_repeated_one_
     let two = jobs(2, "1");
     admit(&store, &two).await;
     let waiting = To::Waiting { attempt: 1, why: Cause::BreakerOpen };
-    store.apply(&[write(&two[0], CALLING, waiting), write(&two[1], CALLING, unknown(1))]).await.unwrap();
+    store
+        .apply(&[transition(&two[0], CALLING, waiting), transition(&two[1], CALLING, unknown(1))])
+        .await
+        .unwrap();
     database.query("update charges set expires_at = now() - interval '1 s'").await;
     let again = To::Calling { attempt: 2 };
-    let writes = [
-        write(&two[0], State::Waiting { attempt: 1 }, again.clone()),
-        write(&two[1], State::Unknown { attempt: 1 }, again),
+    let transitions = [
+        transition(&two[0], State::Waiting { attempt: 1 }, again.clone()),
+        transition(&two[1], State::Unknown { attempt: 1 }, again),
     ];
-    let applied = store.apply(&writes).await.unwrap();
+    let applied = store.apply(&transitions).await.unwrap();
     assert_eq!(applied.into_iter().collect::<Vec<_>>(), [two[1].charge.payment_id]);
     assert_eq!(state(&store, &two[1]).await, State::Calling { attempt: 2, exposed: true });
     let view = store.views(&[two[0].charge.payment_id]).await.unwrap();
-    assert_eq!((view[0].due, view[0].past_deadline), (Ok(()), true));
-    store.apply(&[write(&two[0], State::Waiting { attempt: 1 }, To::Expired)]).await.unwrap();
+    assert_eq!((view[0].due, view[0].past_deadline), (Due::Now, true));
+    store.apply(&[transition(&two[0], State::Waiting { attempt: 1 }, To::Expired)]).await.unwrap();
     assert_eq!(state(&store, &two[0]).await, State::Expired);
     database.end().await;
 }
@@ -182,7 +185,7 @@ async fn an_inquiry_is_claimed_by_one_and_again_when_its_claim_or_pause_is_over(
     admit(&store, std::slice::from_ref(&job)).await;
     let none = store.claim(&[id], LEASE, LEASE).await.unwrap();
     assert!(none.is_empty(), "it is not unknown");
-    store.apply(&[write(&job, CALLING, unknown(1))]).await.unwrap();
+    store.apply(&[transition(&job, CALLING, unknown(1))]).await.unwrap();
 
     let ids = [id];
     let claims = futures_util::future::join_all((0..8).map(|_| store.claim(&ids, LEASE, LEASE))).await;
@@ -214,20 +217,20 @@ async fn looking_and_scanning_tell_what_is_due_and_what_is_live() {
     let store = database.store(LEASE);
     let all = jobs(4, "1");
     admit(&store, &all).await;
-    let mut later = write(&all[1], CALLING, unknown(1));
+    let mut later = transition(&all[1], CALLING, unknown(1));
     later.pause = Duration::from_secs(5);
     store
-        .apply(&[later, write(&all[2], CALLING, succeeded()), write(&all[3], CALLING, unknown(1))])
+        .apply(&[later, transition(&all[2], CALLING, succeeded()), transition(&all[3], CALLING, unknown(1))])
         .await
         .unwrap();
     let ids: Vec<Uuid> = all.iter().map(|job| job.charge.payment_id).collect();
     let view: HashMap<Uuid, _> =
         store.views(&ids).await.unwrap().into_iter().map(|view| (view.charge.payment_id, view)).collect();
-    assert!(matches!(view[&ids[0]].due, Err(wait) if wait > Duration::from_secs(28) && wait <= LEASE));
+    assert!(matches!(view[&ids[0]].due, Due::After(wait) if wait > Duration::from_secs(28) && wait <= LEASE));
     assert!(
-        matches!(view[&ids[1]].due, Err(wait) if wait > Duration::from_secs(3) && wait <= Duration::from_secs(5))
+        matches!(view[&ids[1]].due, Due::After(wait) if wait > Duration::from_secs(3) && wait <= Duration::from_secs(5))
     );
-    assert_eq!((view[&ids[2]].state, view[&ids[3]].due), (State::Succeeded, Ok(())));
+    assert_eq!((view[&ids[2]].state, view[&ids[3]].due), (State::Succeeded, Due::Now));
 
     let (live, now) = store.scan(Timestamp::UNIX_EPOCH, 100).await.unwrap();
     let live: Vec<Uuid> = live.iter().map(|row| row.payment_id).collect();
@@ -246,8 +249,8 @@ async fn the_identity_is_readable_and_no_update_leaves_its_page() {
     assert_eq!((identity.split('/').count(), store.identity().await.unwrap()), (3, identity));
     let all = jobs(200, "1");
     admit(&store, &all).await;
-    let writes: Vec<Write> = all.iter().map(|job| write(job, CALLING, succeeded())).collect();
-    assert_eq!(store.apply(&writes).await.unwrap().len(), 200);
+    let transitions: Vec<Transition> = all.iter().map(|job| transition(job, CALLING, succeeded())).collect();
+    assert_eq!(store.apply(&transitions).await.unwrap().len(), 200);
     database.query("select pg_stat_force_next_flush()").await;
     let hot = "select n_tup_upd - n_tup_hot_upd from pg_stat_user_tables where relname = 'charges' and n_tup_upd > 0";
     database.until(hot, 0).await;
@@ -305,16 +308,16 @@ async fn the_database_agrees_with_the_table_on_random_lives() {
         all.iter().map(|job| (job.charge.payment_id, (CALLING, 1))).collect();
     for _ in 0..25 {
         let mut expected = HashMap::new();
-        let mut writes = Vec::new();
+        let mut transitions = Vec::new();
         for job in &all {
             let id = job.charge.payment_id;
             let (from, version) = lives[&id];
             let event = events().new_tree(&mut runner).unwrap().current();
             let Step::Move(to) = decide(&from, &event) else { continue };
             expected.insert(id, (after(from, &to), version + 1));
-            writes.push(write(job, from, to));
+            transitions.push(transition(job, from, to));
         }
-        assert_eq!(store.apply(&writes).await.unwrap().len(), writes.len());
+        assert_eq!(store.apply(&transitions).await.unwrap().len(), transitions.len());
         lives.extend(expected);
         let rows = database.query("select payment_id, version::int8 from charges").await;
         let ids: Vec<Uuid> = lives.keys().copied().collect();
