@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use crate::dead_letter::halts::Halts;
-use crate::postgres::decode::pgoutput::{Column, Relation, Tuple, Value};
+use crate::postgres::decode::pgoutput::{Tuple, Value};
+use crate::postgres::decode::relation::{Column, Relation};
 use crate::postgres::decode::row_builder::RowBuilder;
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::utf8;

@@ -1,4 +1,5 @@
-//! From the bytes of `pgoutput` to rows.
+//! Decodes the bytes of the stream to rows.
 
 pub mod pgoutput;
+pub mod relation;
 pub mod row_builder;

@@ -1,7 +1,9 @@
-//! Everything that the contract is judged by, as the server says it: one statement, for whichever client asks.
+//! Reads the facts that the contract is judged by from the server's catalog.
 //!
-//! * The statement has no parameters, so that `session` and a client library can both send it.
+//! * One statement without parameters asks for all of them, so that `session` and a client library can both send it.
 //! * Column lists, row filters, generated columns and partitions are the server's answer, never a guess by its version.
+
+mod question;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,78 +12,14 @@ use anyhow::Context;
 use serde::Deserialize;
 use tokio_postgres::{Client, Statement};
 
-use crate::postgres::decode::pgoutput::{Column as Sent, Relation};
+pub use self::question::Question;
+use crate::postgres::decode::relation::{Column as Sent, Relation};
 use crate::postgres::error::{PostgresError, Result};
 use crate::postgres::name::TableName;
 use crate::postgres::session::Session;
-use crate::postgres::sql::literal;
 
-/// From this version on generated columns can be published, and have to be where a replica identity has them.
+/// The first version that can publish generated columns. It requires it of those in a replica identity.
 pub const GENERATED_COLUMNS: u32 = 180_000;
-
-const SQL: &str = include_str!("facts.sql");
-
-/// Which tables the server is asked about.
-#[derive(Debug, Clone, Default)]
-pub struct Question<'a> {
-    /// Its tables; if it does not exist, those that it would have as a publication of `named`.
-    publication: Option<&'a str>,
-    /// Tables with routes.
-    named: Vec<(&'a str, &'a str)>,
-    /// Without a publication: every table that could be published.
-    everything: bool,
-    only: Option<u32>,
-}
-
-impl<'a> Question<'a> {
-    /// The tables of a publication, or those that a publication of `named` would have.
-    pub fn of(publication: &'a str, named: Vec<(&'a str, &'a str)>) -> Question<'a> {
-        Question { publication: Some(publication), named, ..Question::default() }
-    }
-
-    pub fn of_publication(name: &'a str) -> Question<'a> {
-        Question { publication: Some(name), ..Question::default() }
-    }
-
-    /// One table, if the publication has it.
-    pub fn of_table(publication: &'a str, oid: u32) -> Question<'a> {
-        Question { publication: Some(publication), only: Some(oid), ..Question::default() }
-    }
-
-    /// A publication of these tables, as if it existed.
-    pub fn of_named(named: Vec<(&'a str, &'a str)>) -> Question<'a> {
-        Question { named, ..Question::default() }
-    }
-
-    /// Every table that could be published.
-    pub fn of_everything() -> Question<'a> {
-        Question { everything: true, ..Question::default() }
-    }
-
-    fn sql(&self) -> String {
-        let list = |names: &mut dyn Iterator<Item = &str>| {
-            format!("array[{}]", names.map(literal).collect::<Vec<_>>().join(", "))
-        };
-        let value = |name: &str| match name {
-            "publication" => self.publication.map_or_else(|| "null".to_owned(), literal),
-            "schemas" => list(&mut self.named.iter().map(|(schema, _)| *schema)),
-            "names" => list(&mut self.named.iter().map(|(_, name)| *name)),
-            "everything" => self.everything.to_string(),
-            "only" => self.only.map_or_else(|| "null".to_owned(), |oid| oid.to_string()),
-            other => format!("${other}"),
-        };
-        // One pass: a name of the user's may look like a placeholder.
-        let mut parts = SQL.split('$');
-        let mut sql = parts.next().unwrap_or_default().to_owned();
-        for part in parts {
-            let end = part.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(part.len());
-            let (name, rest) = part.split_at(end);
-            sql.push_str(&value(name));
-            sql.push_str(rest);
-        }
-        sql
-    }
-}
 
 /// The server's answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -90,16 +28,16 @@ pub struct Facts {
     pub version: u32,
     pub wal_level: String,
     pub encoding: String,
-    /// `None`: there is none of that name.
+    /// None: there is no publication of that name.
     pub publication: Option<Publication>,
-    /// The tables that are published; without a publication, those that would be. By schema and name.
+    /// The published tables, by schema and name. Without a publication, the tables that it would have.
     pub tables: Vec<Table>,
-    /// Tables that were asked for by name, could be published, and are not.
+    /// Tables of the question that could be published and are not.
     #[serde(default)]
     pub absent: Vec<Table>,
-    /// The tables that were asked for by name, in the order of the question.
+    /// The tables of the question, in its order.
     pub named: Vec<NamedTable>,
-    /// If one of them does not exist: the tables and schemas that do.
+    /// The existing tables and schemas, if a table of the question does not exist.
     #[serde(default)]
     pub existing: Vec<TableName>,
     #[serde(default)]
@@ -115,32 +53,32 @@ pub struct Publication {
     pub delete: bool,
     pub truncate: bool,
     pub via_root: bool,
-    /// It publishes stored generated columns, of tables without a column list.
+    /// It publishes stored generated columns of tables without a column list.
     pub generated: bool,
 }
 
-/// A published table, under the name that the stream has for it.
+/// A published table, under its name in the stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct Table {
     pub oid: u32,
     pub itself: Member,
-    /// The partitions at the end of the tree, which the server judges instead; none of a table without partitions.
+    /// The leaf partitions, which the server judges instead of the table. Empty for a table without partitions.
     pub partitions: Vec<Member>,
     pub columns: Vec<Column>,
-    /// The publication has it.
+    /// The publication has the table.
     pub is_published: bool,
     /// The publication lists columns.
     pub listed: bool,
-    /// The publication's row filter, as SQL, and the columns that it reads.
+    /// The publication's row filter as SQL.
     pub filter: Option<String>,
     pub filter_columns: Vec<String>,
     /// The planner's estimate; negative before the first `analyze`.
     pub estimate: i64,
-    /// The role that asks.
+    /// The session's role.
     pub role: String,
-    /// The role may publish it, as its owner may.
+    /// The role may publish the table, as its owner may.
     pub owned: bool,
-    /// The role may read it.
+    /// The role may read the table.
     #[serde(deserialize_with = "or_default")]
     pub selectable: bool,
     /// Row security hides rows from the role.
@@ -156,7 +94,7 @@ pub struct Member {
     pub kind: char,
     /// Its changes are in the WAL: neither unlogged nor temporary.
     pub logged: bool,
-    /// Of a partition: the table it is a part of.
+    /// The root table of a partition.
     pub root: Option<TableName>,
     /// `d` default, `n` nothing, `f` full, `i` index.
     pub identity: char,
@@ -173,10 +111,10 @@ pub struct Member {
 pub struct Column {
     pub name: String,
     pub type_oid: u32,
-    /// As a cast names it that cuts nothing off: `bpchar`, not `character`.
+    /// The type's name in a cast that truncates nothing: `bpchar`, not `character`.
     #[serde(rename = "type")]
     pub kind: String,
-    /// Of text, where it is not the type's own: what decides the order of rows.
+    /// The collation, if it is not the type's own. It decides the order of rows.
     #[serde(default)]
     pub collation: Option<String>,
     /// Its values may be stored outside the row.
@@ -191,27 +129,27 @@ impl fmt::Display for Column {
     }
 }
 
-/// A table that was asked for by name.
+/// A table of the question.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct NamedTable {
     pub schema: String,
     pub name: String,
-    /// As in `Member`, and `v` view, `m` materialized view; `None`: it does not exist.
+    /// As in `Member`, and `v` view, `m` materialized view. None: the table does not exist.
     pub kind: Option<char>,
     pub logged: Option<bool>,
     #[serde(default)]
     pub temporary: bool,
-    /// Of a partition: the table it is a part of.
+    /// The root table of a partition.
     pub root: Option<TableName>,
 }
 
-/// A null reads as the default: a table that is dropped at this moment.
+/// Reads null as the default: the table is being dropped.
 fn or_default<'de, D: serde::Deserializer<'de>>(from: D) -> std::result::Result<bool, D::Error> {
     Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
 impl Member {
-    /// As the routes file names it.
+    /// The name in the routes file's form.
     pub fn qualified(&self) -> String {
         self.table_name().to_string()
     }
@@ -227,7 +165,7 @@ impl Member {
 }
 
 impl Table {
-    /// As the routes file names it.
+    /// The name in the routes file's form.
     pub fn qualified(&self) -> String {
         self.itself.qualified()
     }
@@ -236,12 +174,12 @@ impl Table {
         self.itself.kind == 'p'
     }
 
-    /// Those whose replica identity counts: the partitions, or the table itself.
+    /// The tables whose replica identity counts: the partitions, or the table itself.
     pub fn members(&self) -> &[Member] {
         if self.is_partitioned() { &self.partitions } else { std::slice::from_ref(&self.itself) }
     }
 
-    /// The columns that leave, in the order of the stream.
+    /// The published columns, in the order of the stream.
     pub fn sent(&self) -> impl Iterator<Item = &Column> {
         self.columns.iter().filter(|column| column.published)
     }
@@ -250,8 +188,8 @@ impl Table {
         self.sent().any(|column| column.name == name)
     }
 
-    /// The columns that identify a row wherever one is named: in the stream, in queries and in tombstones. The index
-    /// of the replica identity, else the primary key, in the order of the index; empty if not all of it is published.
+    /// The columns that identify a row in the stream, in queries and in tombstones: those of the replica identity's index, else
+    /// of the primary key, in the order of the index. Empty if one of them is not published.
     pub fn key(&self) -> &[String] {
         let itself = &self.itself;
         let index = if itself.identity == 'i' { itself.key.as_ref() } else { None };
@@ -259,7 +197,7 @@ impl Table {
         if key.iter().all(|name| self.sends(name)) { key } else { &[] }
     }
 
-    /// The key as far as it names and orders rows: `(owner text, id bigint)`.
+    /// The key with types and collations, which identify and order rows: `(owner text, id bigint)`.
     pub fn key_text(&self) -> String {
         let columns =
             self.key().iter().filter_map(|name| self.columns.iter().find(|column| column.name == *name));
@@ -287,8 +225,9 @@ impl Table {
 
 impl Facts {
     /// The published table of that name.
-    pub fn table(&self, (schema, name): (&str, &str)) -> Option<&Table> {
-        self.tables.iter().find(|table| table.itself.schema == schema && table.itself.name == name)
+    pub fn table(&self, name: &TableName) -> Option<&Table> {
+        let is = |table: &Table| table.itself.schema == name.schema && table.itself.name == name.name;
+        self.tables.iter().find(|table| is(table))
     }
 
     fn parse(answer: Option<&str>) -> serde_json::Result<Facts> {
@@ -307,12 +246,12 @@ impl Facts {
     }
 }
 
-/// Asks on a session of the relay's own.
+/// Asks on a relay's session.
 pub fn ask(session: &mut Session, question: &Question<'_>) -> Result<Facts> {
     read(&session.query(&question.sql())?)
 }
 
-/// As `ask`, for a question that is asked again and again: planning it costs much more than answering it.
+/// As `ask`, for a repeated question: planning it costs much more than answering it.
 pub fn ask_again(session: &mut Session, question: &Question<'_>) -> Result<Facts> {
     read(&session.query_prepared(&question.sql())?)
 }
@@ -328,7 +267,7 @@ pub async fn ask_client(client: &Client, question: &Question<'_>) -> anyhow::Res
     ask_prepared(client, &prepare(client, question).await?).await
 }
 
-/// A question that is asked again and again through a client library.
+/// Prepares a repeated question through a client library.
 pub async fn prepare(client: &Client, question: &Question<'_>) -> anyhow::Result<Statement> {
     client.prepare(&question.sql()).await.context("cannot look at the catalog")
 }

@@ -1,4 +1,4 @@
-//! Positions in the write-ahead log, and Postgres' clock, in the forms the wire uses.
+//! Positions in the WAL, and Postgres' clock.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use jiff::fmt::temporal::DateTimePrinter;
 
-/// A byte position in the write-ahead log. `0/0` means none.
+/// A byte position in the WAL. `0/0` means none.
 #[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
@@ -26,13 +26,13 @@ impl fmt::Debug for Lsn {
     }
 }
 
-/// What was given where a position was expected.
+/// Text that is no position.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LsnParseError(pub String);
 
 impl fmt::Display for LsnParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` is not a log position such as 0/16B3748", self.0)
+        write!(f, "`{}` is not a WAL position such as 0/16B3748", self.0)
     }
 }
 

@@ -1,8 +1,7 @@
-//! Names of tables, and patterns of them, as the routes file and command lines write them.
+//! Parses names of tables and patterns of names, as the routes file and command lines write them.
 //!
-//! * `orders` is in schema public; `audit.log` says its schema. Upper case and spaces stand as they are.
-//! * A part in double quotes is taken as it is, as in SQL: `"my.schema"."a ""b"""`. A part with a dot, a quote or a `*`
-//!   needs them.
+//! * `orders` is in schema public; `audit.log` names its schema. Upper case and spaces need no quotes.
+//! * A part in double quotes is literal, as in SQL: `"my.schema"."a ""b"""`. A part with a dot, a quote or a `*` needs them.
 //! * Outside quotes `*` stands for any characters of its part: `audit.*`, `*_tmp`, `*.*`.
 
 use std::fmt;
@@ -17,14 +16,14 @@ pub struct TableName {
     pub name: String,
 }
 
-/// Which tables an entry means.
+/// The tables that an entry matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TablePattern {
     schema: Glob,
     name: Glob,
 }
 
-/// The texts between the stars. One text: no star.
+/// The texts between the stars. A single text has no star.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob(Vec<String>);
 
@@ -33,7 +32,7 @@ impl TableName {
         TableName { schema: schema.to_owned(), name: name.to_owned() }
     }
 
-    /// Without `public`, which the routes file need not say.
+    /// The name without schema `public`, which the routes file need not name.
     pub fn short(&self) -> String {
         if self.schema == "public" { written(&self.name) } else { self.to_string() }
     }
@@ -43,7 +42,7 @@ impl TableName {
     }
 }
 
-/// With its schema, and so that it is read back as the same name.
+/// Writes the name with its schema, in the form that parses back to it.
 impl fmt::Display for TableName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", written(&self.schema), written(&self.name))
@@ -61,7 +60,7 @@ fn written(part: &str) -> String {
 impl FromStr for TableName {
     type Err = String;
 
-    /// The error says what is wrong with the text.
+    /// The error describes the mistake.
     fn from_str(text: &str) -> Result<TableName, String> {
         let pattern: TablePattern = text.parse()?;
         pattern.exact().ok_or_else(|| {
@@ -75,7 +74,7 @@ impl FromStr for TableName {
 impl FromStr for TablePattern {
     type Err = String;
 
-    /// The error says what is wrong with the text.
+    /// The error describes the mistake.
     fn from_str(text: &str) -> Result<TablePattern, String> {
         let (first, rest) = part(text, text)?;
         let Some(rest) = rest else {
@@ -91,7 +90,7 @@ impl FromStr for TablePattern {
     }
 }
 
-/// The first part of `text`, and what comes after its dot.
+/// The first part of `text`, and the text behind its dot.
 fn part<'t>(whole: &str, text: &'t str) -> Result<(Glob, Option<&'t str>), String> {
     if let Some(quoted) = text.strip_prefix('"') {
         let (part, rest) = unquote(quoted).ok_or_else(|| format!("`{whole}` has a `\"` without its pair"))?;
@@ -118,7 +117,7 @@ fn empty(whole: &str) -> String {
     format!("`{whole}` is no name of a table: `table`, or `schema.table`")
 }
 
-/// Reads up to the closing quote, `""` standing for one; answers what comes after it.
+/// The text up to the closing quote, with `""` as one quote, and the text behind it.
 pub fn unquote(text: &str) -> Option<(String, &str)> {
     let mut read = String::new();
     let mut rest = text;
@@ -136,7 +135,7 @@ pub fn unquote(text: &str) -> Option<(String, &str)> {
 }
 
 impl TablePattern {
-    /// The table, where only one can be meant.
+    /// The table, if the pattern has no star.
     pub fn exact(&self) -> Option<TableName> {
         let (schema, name) = (self.schema.exact()?, self.name.exact()?);
         Some(TableName::new(schema, name))
@@ -151,7 +150,7 @@ impl TablePattern {
         (self.schema.0.join(star), self.name.0.join(star))
     }
 
-    /// The schema, where only one can be meant.
+    /// The schema, if it has no star.
     pub fn schema(&self) -> Option<&str> {
         self.schema.exact()
     }
@@ -177,7 +176,7 @@ impl Glob {
         else {
             return false;
         };
-        // The earliest place of each leaves the most for those that follow.
+        // The earliest match of each piece leaves the most text for the next ones.
         between.iter().all(|piece| match rest.split_once(piece.as_str()) {
             Some((_, after)) => {
                 rest = after;

@@ -1,14 +1,13 @@
-//! What every session with a watched database is set to, whatever its role, its database or its server say otherwise.
+//! The settings of every session, which override those of role, database and server.
 //!
-//! * Nothing that waits as long as it takes is ended by a time-out of somebody's, and nothing is made read only.
-//! * A value has one text, whoever reads it: the stream and a query print the same.
-//! * A name means what it says: ours are in `pg_catalog`, and operators of key columns are found wherever their
-//!   extension is.
+//! * No time-out ends a statement that may take long, and no session is read only.
+//! * The stream and a query print a value in the same text form.
+//! * A name in our statements resolves to `pg_catalog`. Operators of key columns are found in any extension's schema.
 
-/// Known to every server that is read, and set while the session signs in.
+/// The settings that every supported server knows. A session sets them while it signs in.
 pub const AT_START: [(&str, &str); 16] = [
     ("client_encoding", "UTF8"),
-    // The text forms that `json` writes onward almost unchanged.
+    // `routes::json` relies on these text forms.
     ("DateStyle", "ISO, YMD"),
     ("TimeZone", "UTC"),
     ("IntervalStyle", "iso_8601"),
@@ -21,38 +20,38 @@ pub const AT_START: [(&str, &str); 16] = [
     ("default_transaction_read_only", "off"),
     ("default_transaction_isolation", "read committed"),
     ("default_transaction_deferrable", "off"),
-    // A table whose rows are hidden from the role is an error, not an empty table.
+    // Row security that hides rows from the role is an error, not an empty table.
     ("row_security", "off"),
-    // A standby that is away holds up nobody.
+    // A missing standby delays no statement.
     ("synchronous_commit", "local"),
-    // Questions to the catalog look dear and are cheap: compiling them takes seconds.
+    // Catalog queries look expensive and are cheap; compiling one would take seconds.
     ("jit", "off"),
 ];
 
-/// Known to some servers only, or not to be set while signing in.
+/// The settings that only some servers know, or that cannot be set while signing in.
 const AFTERWARDS: [(&str, &str); 9] = [
     ("idle_session_timeout", "0"),
     ("transaction_timeout", "0"),
-    // The relay says where it is every second.
+    // The relay sends its position every second.
     ("wal_sender_timeout", "60s"),
-    // It may read nothing for as long as Kafka takes nothing.
+    // The relay reads nothing while Kafka accepts nothing.
     ("tcp_user_timeout", "0"),
     ("quote_all_identifiers", "off"),
     ("transform_null_equals", "off"),
     ("array_nulls", "on"),
-    // Called otherwise by 16.
+    // PostgreSQL 16 has another name for it.
     ("debug_logical_replication_streaming", "buffered"),
     ("logical_replication_mode", "buffered"),
 ];
 
-/// As the option `options` of a connection has them, after those of the user's own.
+/// The value of the connection parameter `options`: the user's own, then ours.
 pub fn options(own: Option<&str>) -> String {
     let escaped = |value: &str| value.replace('\\', "\\\\").replace(' ', "\\ ");
     let ours = AT_START.iter().map(|(name, value)| format!("-c {name}={}", escaped(value)));
     own.map(str::to_owned).into_iter().chain(ours).collect::<Vec<_>>().join(" ")
 }
 
-/// The statement that sets the rest, as far as the server knows it.
+/// The statement that sets the others, as far as the server knows them.
 pub fn after_sign_in() -> String {
     let values: Vec<String> =
         AFTERWARDS.iter().map(|(name, value)| format!("('{name}', '{value}')")).collect();

@@ -1,14 +1,14 @@
-//! Writes names and values into SQL: into our own statements, and into those that are printed to be run.
+//! Quotes names and values for SQL: in the relay's own statements, and in those that it prints.
 //!
-//! * A name is quoted exactly where Postgres' `quote_ident` would quote it, words of its grammar included.
-//! * A value is quoted as by `quote_literal`, so that it means the same whatever `standard_conforming_strings` is.
-//! * The grammar of replication commands has keywords of its own and no `E''`; `replication_*` are for those.
+//! * A name is quoted exactly if Postgres' `quote_ident` would quote it, keywords included.
+//! * A value is quoted as by `quote_literal`, so that it is independent of `standard_conforming_strings`.
+//! * Replication commands have other keywords and no `E''`; `replication_*` quote for those.
 
 /// A name in SQL, as `quote_ident` writes it.
 pub fn identifier(name: &str) -> String {
-    let letter = |b: u8| b.is_ascii_lowercase() || b == b'_';
-    let plain = name.bytes().next().is_some_and(letter)
-        && name.bytes().all(|b| letter(b) || b.is_ascii_digit())
+    let is_letter = |b: u8| b.is_ascii_lowercase() || b == b'_';
+    let plain = name.bytes().next().is_some_and(is_letter)
+        && name.bytes().all(|b| is_letter(b) || b.is_ascii_digit())
         && KEYWORDS.binary_search(&name).is_err();
     if plain { name.to_owned() } else { always_quoted(name) }
 }
@@ -39,8 +39,8 @@ fn always_quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// What cannot be a name without quotes in some version from 14 to 18, sorted: `select word from pg_get_keywords()
-/// where catcode <> 'U'`.
+/// The keywords that need quotes as a name in some version from 14 to 18, sorted: `select word from pg_get_keywords() where
+/// catcode <> 'U'`.
 const KEYWORDS: &[&str] = &[
     "all",
     "analyse",

@@ -1,12 +1,14 @@
-//! What Postgres prints is text in UTF-8, with one exception: the type `"char"`, whose values above 0x7F servers before
-//! 15 print as the byte that they are, also inside of arrays and composite types.
+//! Turns the server's text into UTF-8.
 //!
-//! Rule: such a byte leaves the relay as 15 and later print it, a backslash and three octal digits (`\351`), whether
-//! in a key, a header, a body, a dead letter or a message. Everything that the relay writes is UTF-8.
+//! * Only one type prints anything else: `"char"`. Servers before 15 print its values above 0x7F as raw bytes, inside of arrays
+//!   and composite types too.
+//! * Such a byte becomes a backslash and three octal digits (`\351`), as 15 and later print it, in keys, headers, bodies, dead
+//!   letters and messages.
+//! * Everything that the relay writes is UTF-8.
 
 use std::borrow::Cow;
 
-/// Appends text of the server.
+/// Appends the server's text.
 #[inline]
 pub fn append(text: &[u8], out: &mut Vec<u8>) {
     if is_valid(text) {
@@ -27,12 +29,12 @@ fn replace(text: &[u8], backslash: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Text of the server as a string.
+/// The server's text as a string.
 pub fn owned(text: &[u8]) -> String {
     as_string(text, b"\\").into_owned()
 }
 
-/// JSON of an older relay, in whose strings such bytes may stand as they are.
+/// JSON of an older relay, whose strings may contain raw bytes.
 pub fn json(text: &[u8]) -> Cow<'_, str> {
     as_string(text, b"\\\\")
 }
@@ -51,7 +53,7 @@ pub fn is_valid(text: &[u8]) -> bool {
     text.is_ascii() || std::str::from_utf8(text).is_ok()
 }
 
-/// The byte, if the text is one as we write it.
+/// The byte that octal digits stand for.
 pub fn byte(text: &str) -> Option<u8> {
     match text.as_bytes() {
         [b'\\', high @ b'2'..=b'3', middle @ b'0'..=b'7', low @ b'0'..=b'7'] => {

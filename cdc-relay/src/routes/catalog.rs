@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::postgres::connection_url::Database;
-use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::decode::relation::Relation;
 use crate::postgres::error::PostgresError;
 use crate::postgres::facts::{Facts, Question, ask};
 use crate::postgres::session::Session;
@@ -185,7 +185,7 @@ pub fn has_identity(relation: &Relation) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::decode::pgoutput::Column;
+    use crate::postgres::decode::relation::Column;
 
     fn catalog() -> Catalog {
         let types = [

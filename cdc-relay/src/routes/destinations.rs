@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use super::selection::plain;
-use super::{Glob, Routes, Source, Table, Text};
-use crate::routes::template::Template;
+use super::{Glob, Routes, Source, Table, TableName, Text};
+use crate::routes::template::{TableOfSource, Template};
 
 /// Stands for an unknown part of a name; no name contains it.
 const UNKNOWN: &str = "\0";
@@ -36,17 +36,17 @@ impl Destinations {
         for source in &routes.sources {
             for table in &source.tables {
                 let (schema, name) = table.qualified();
-                found.add(source, table, (&plain(schema), &plain(name)));
+                found.add(source, table, &TableName::new(&plain(schema), &plain(name)));
             }
             for pattern in &source.patterns {
                 let (schema, name) = pattern.which.parts(UNKNOWN);
-                found.add(source, &pattern.table, (&starred(&schema), &starred(&name)));
+                found.add(source, &pattern.table, &TableName::new(&starred(&schema), &starred(&name)));
             }
         }
         found
     }
 
-    fn add(&mut self, source: &Source, table: &Table, of: (&str, &str)) {
+    fn add(&mut self, source: &Source, table: &Table, of: &TableName) {
         for topic in table.routes.iter().filter_map(|route| route.topic.as_ref()) {
             let name = named(topic, source, of);
             if name.contains(UNKNOWN) {
@@ -78,19 +78,21 @@ fn starred(part: &str) -> String {
     part.split(UNKNOWN).map(plain).collect::<Vec<_>>().join(UNKNOWN)
 }
 
-fn named(topic: &Text, source: &Source, of: (&str, &str)) -> String {
+fn named(topic: &Text, source: &Source, of: &TableName) -> String {
     // A template that does not parse was refused with the file.
     let template = Template::parse(topic.get_ref());
     template.map_or_else(
         |_| topic.get_ref().clone(),
-        |template| template.resembling(&plain(source.name.get_ref()), of, UNKNOWN),
+        |template| {
+            let source = &plain(source.name.get_ref());
+            template.resembling(TableOfSource { source, schema: &of.schema, table: &of.name }, UNKNOWN)
+        },
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::routes::TableName;
 
     fn routes(tables: &str) -> Routes {
         let listed = "[[topics]]\nname = \"north.orders\"\n[[topics]]\nname = \"all\"\n[[topics]]\nname = \"s.orders\"\n";

@@ -4,6 +4,9 @@
 //! * Variables are filled in as texts are read.
 //! * A key that no reader asked for is unknown.
 
+mod body;
+mod variables;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -13,8 +16,9 @@ use strum::VariantNames;
 use toml::Spanned;
 use toml::de::{DeInteger, DeTable, DeValue};
 
+use self::variables::expand;
+use super::Text;
 use super::findings::{Findings, NOWHERE};
-use super::{Leaf, Object, Text};
 use crate::nearest::hint;
 
 /// The context that all tables of a file share.
@@ -279,29 +283,6 @@ impl<'a, 'i> Fields<'a, 'i> {
         })
     }
 
-    /// A message body.
-    pub fn object(&mut self, key: &'static str) -> Option<Spanned<Object>> {
-        let value = self.ask(key, Kind::Object, false)?;
-        let object = self.as_object(value, key)?;
-        Some(Spanned::new(self.key(key).unwrap_or_else(|| value.span()), object))
-    }
-
-    fn as_object(&self, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Object> {
-        let DeValue::Table(table) = value.get_ref() else { return self.wrong(value, key, "a table") };
-        let leaf = |(name, value): (&Spanned<std::borrow::Cow<'_, str>>, &Spanned<DeValue<'_>>)| {
-            let name = name.get_ref().to_string();
-            let leaf = match value.get_ref() {
-                DeValue::String(_) => Leaf::Template(self.as_text(value, &name)?),
-                DeValue::Boolean(flag) => Leaf::Fixed(flag.to_string()),
-                DeValue::Integer(digits) => Leaf::Fixed(integer(digits)?.to_string()),
-                DeValue::Table(_) => Leaf::Object(self.as_object(value, &name)?),
-                _ => return self.wrong(value, &name, "a template or a table"),
-            };
-            Some((name, leaf))
-        };
-        Some(table.iter().filter_map(leaf).collect())
-    }
-
     fn entries(
         &self,
         value: &'a Spanned<DeValue<'i>>,
@@ -349,28 +330,4 @@ impl<'a, 'i> Fields<'a, 'i> {
 
 fn integer(digits: &DeInteger<'_>) -> Option<i64> {
     i64::from_str_radix(&digits.as_str().replace('_', ""), digits.radix()).ok()
-}
-
-/// Replaces `${NAME}` and `${NAME:-default}`; `$${` stands for `${`.
-fn expand(text: &str, env: &dyn Fn(&str) -> Option<String>) -> Result<String, String> {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("${") {
-        out.push_str(before);
-        if before.ends_with('$') {
-            out.push('{');
-            rest = after;
-            continue;
-        }
-        let (inside, tail) = after.split_once('}').ok_or("`${` without `}`")?;
-        let (name, default) = match inside.split_once(":-") {
-            Some((name, default)) => (name, Some(default.to_owned())),
-            None => (inside, None),
-        };
-        let value = env(name).filter(|value| !value.is_empty()).or(default);
-        out.push_str(&value.ok_or_else(|| format!("the environment variable {name} is not set"))?);
-        rest = tail;
-    }
-    out.push_str(rest);
-    Ok(out)
 }

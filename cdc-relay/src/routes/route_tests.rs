@@ -1,7 +1,8 @@
 //! Renders inserted rows: keys, ids, types, headers, bodies, destinations.
 
 use super::*;
-use crate::postgres::decode::pgoutput::{Column, Message, Relation, Scratch, decode};
+use crate::postgres::decode::pgoutput::{Message, Scratch, decode};
+use crate::postgres::decode::relation::{Column, Relation};
 use crate::routes::Routes;
 
 const ROUTES: &str = r#"

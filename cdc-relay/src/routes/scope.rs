@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::nearest::hint;
-use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::decode::relation::Relation;
 use crate::routes::Text;
 use crate::routes::json;
 use crate::routes::problem::Problem;

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{IgnoredTables, Routes, Source, Table, TableName, TablePattern, Text, Topic};
 use crate::nearest::hint;
 use crate::postgres::facts::Question;
-use crate::routes::template::Template;
+use crate::routes::template::{TableOfSource, Template};
 
 /// Tables that are routed alike.
 #[derive(Debug, Clone)]
@@ -83,7 +83,11 @@ pub fn plain(name: &str) -> String {
 /// None: the topic has no placeholder, or depends on the row.
 fn topic_of(topic: &Text, source: &str, table: &TableName) -> Option<String> {
     let template = Template::parse(topic.get_ref()).ok()?;
-    if template.constant().is_some() { None } else { template.of_table(source, table.parts()) }
+    if template.constant().is_some() {
+        None
+    } else {
+        template.of_table(TableOfSource { source, schema: &table.schema, table: &table.name })
+    }
 }
 
 impl Source {

@@ -53,6 +53,14 @@ pub struct Template {
     segments: Vec<Segment>,
 }
 
+/// A table of a source, as placeholders name it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct TableOfSource<'a> {
+    pub source: &'a str,
+    pub schema: &'a str,
+    pub table: &'a str,
+}
+
 impl Template {
     /// Parses a template. The error describes the mistake.
     pub fn parse(text: &str) -> Result<Template, String> {
@@ -92,7 +100,8 @@ impl Template {
     }
 
     /// The text, if it depends only on the source and the table as the routes name them, on no row.
-    pub fn of_table(&self, source: &str, (schema, table): (&str, &str)) -> Option<String> {
+    pub fn of_table(&self, of: TableOfSource<'_>) -> Option<String> {
+        let TableOfSource { source, schema, table } = of;
         let text = |segment: &Segment| match segment {
             Segment::Text(text) => Some(text.clone()),
             Segment::Builtin(Builtin::Source) => Some(source.to_owned()),
@@ -104,7 +113,8 @@ impl Template {
     }
 
     /// The text for a source and a table, with `unknown` for every placeholder that depends on the row.
-    pub fn resembling(&self, source: &str, (schema, table): (&str, &str), unknown: &str) -> String {
+    pub fn resembling(&self, of: TableOfSource<'_>, unknown: &str) -> String {
+        let TableOfSource { source, schema, table } = of;
         let text = |segment: &Segment| match segment {
             Segment::Text(text) => text.clone(),
             Segment::Builtin(Builtin::Source) => source.to_owned(),

@@ -50,7 +50,9 @@ fn broken_templates_say_why() {
 
 #[test]
 fn what_depends_on_the_table_alone_is_known_early() {
-    let of = |text: &str| Template::parse(text).unwrap().of_table("s", ("public", "t"));
+    let of = |text: &str| {
+        Template::parse(text).unwrap().of_table(TableOfSource { source: "s", schema: "public", table: "t" })
+    };
     assert_eq!(of("{@source}.{@schema}.{@table}").as_deref(), Some("s.public.t"));
     assert_eq!(of("a").as_deref(), Some("a"));
     assert_eq!(of("{@table}.{@op}"), None);

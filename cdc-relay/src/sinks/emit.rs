@@ -14,7 +14,7 @@ use crate::dead_letter::record::{self, Cause, Halt};
 use crate::failpoints::{Failpoint, hit};
 use crate::observe::metrics::SourceMetrics;
 use crate::postgres::connection_url::Database;
-use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::decode::relation::Relation;
 use crate::routes::catalog::Catalog;
 use crate::routes::problem::Problem;
 use crate::routes::route::{

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 pub use self::advice::{Fix, Mismatch, is_sql, make_full};
 pub use self::fit::creation;
 use crate::checkpoint::refusal::Refusal;
-use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::decode::relation::Relation;
 use crate::postgres::error::PostgresError;
 use crate::postgres::facts::{self, Facts, Question, ask};
 use crate::postgres::session::Session;

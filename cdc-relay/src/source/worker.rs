@@ -253,7 +253,7 @@ impl SourceWorker {
     /// Returns the tables with `snapshot = true`.
     fn existing(&self, facts: &Facts) -> Vec<Table> {
         let asked = self.context.source.tables.iter().filter(|table| table.snapshot);
-        asked.filter_map(|table| facts.table(table.qualified())).map(Table::from).collect()
+        asked.filter_map(|table| facts.table(&table.table_name)).map(Table::from).collect()
     }
 
     /// Returns the tables that are to be healed and that `existing` does not have. Refuses tables that cannot be read in
@@ -268,7 +268,7 @@ impl SourceWorker {
             !table.snapshot && position.is_some_and(|position| position.heals && !position.done)
         };
         let tables = self.context.source.tables.iter().filter(heals);
-        let tables: Vec<_> = tables.filter_map(|table| facts.table(table.qualified())).collect();
+        let tables: Vec<_> = tables.filter_map(|table| facts.table(&table.table_name)).collect();
         let problems = existing::of(tables.iter().copied(), facts.version);
         let problems: Vec<String> = problems.iter().map(Mismatch::to_string).collect();
         if problems.is_empty() {

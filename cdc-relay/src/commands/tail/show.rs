@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::text::{Paint, value};
-use crate::postgres::decode::pgoutput::{Old, Relation, Tuple, Value};
+use crate::postgres::decode::pgoutput::{Old, Tuple, Value};
+use crate::postgres::decode::relation::Relation;
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::routes::TableName;
 use crate::routes::json::{self, Form};

@@ -1,7 +1,8 @@
 //! Changes as they come from the WAL, and the lines they become.
 
 use super::*;
-use crate::postgres::decode::pgoutput::{Column, Message, Scratch, decode};
+use crate::postgres::decode::pgoutput::{Message, Scratch, decode};
+use crate::postgres::decode::relation::Column;
 
 fn relation(identity: u8) -> Relation {
     let column = |name: &str, type_oid, key| Column { name: name.to_owned(), type_oid, key };

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use owo_colors::Style;
 
-use crate::postgres::decode::pgoutput::{Relation, Value};
+use crate::postgres::decode::pgoutput::Value;
+use crate::postgres::decode::relation::Relation;
 
 /// A longer value is cut, so that a change stays a line; JSON has it whole.
 const VALUE_CHARS_MAX: usize = 100;

@@ -1,13 +1,15 @@
-//! Decodes `pgoutput` (protocol version 1) in place.
+//! Decodes `pgoutput` (protocol version 1) in place: pure.
 //!
-//! Pure: bytes in, borrowed messages out. Nothing is copied or allocated per row: a tuple becomes a list of cells
-//! that point into the message, in a scratch that is reused. Malformed input is an error value, never a panic.
+//! * A row is neither copied nor allocated: a tuple is a list of cells that point into the message, in a reused scratch.
+//! * Malformed input is an error value, never a panic.
+
+mod reader;
 
 use std::fmt;
 
+use self::reader::Reader;
+use crate::postgres::decode::relation::Relation;
 use crate::postgres::lsn::{Lsn, PgTime};
-use crate::postgres::name::TableName;
-use crate::postgres::sql;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecodeError {
@@ -44,11 +46,11 @@ impl std::error::Error for DecodeError {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value<'a> {
     Null,
-    /// Stored out of line and not changed by this update: the WAL does not carry it.
+    /// Stored out of line and not changed by this update, hence not in the WAL.
     Unchanged,
     /// The type's text output.
     Text(&'a [u8]),
-    /// The type's binary output (only when asked for).
+    /// The type's binary output, which the relay never requests.
     Binary(&'a [u8]),
 }
 
@@ -59,14 +61,14 @@ struct Cell {
     len: u32,
 }
 
-/// Reused between messages, so that decoding a row allocates nothing.
+/// Buffers that messages reuse, so that decoding a row allocates nothing.
 #[derive(Debug, Default)]
 pub struct Scratch {
     new: Vec<Cell>,
     old: Vec<Cell>,
 }
 
-/// The columns of one row, in the order of its relation.
+/// One row: its columns in the order of the relation.
 #[derive(Debug, Clone, Copy)]
 pub struct Tuple<'a> {
     body: &'a [u8],
@@ -87,7 +89,7 @@ impl<'a> Tuple<'a> {
         self.cells.is_empty()
     }
 
-    /// The column at `index`; one the row does not have reads as null.
+    /// The column at `index`. A missing column reads as null.
     #[inline]
     pub fn get(&self, index: usize) -> Value<'a> {
         let Some(cell) = self.cells.get(index) else { return Value::Null };
@@ -106,53 +108,13 @@ impl<'a> Tuple<'a> {
     }
 }
 
-/// What an update or delete emits of the row before it.
+/// The row before an update or delete.
 #[derive(Debug, Clone, Copy)]
 pub enum Old<'a> {
     /// Only the columns of the replica identity are set.
     Key(Tuple<'a>),
     /// The whole row (replica identity full).
     Row(Tuple<'a>),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Column {
-    pub name: String,
-    /// The built-in type that it prints like, once `catalog` has looked.
-    pub type_oid: u32,
-    /// Part of the replica identity; under identity full or nothing of what identifies a row, once `catalog` has looked.
-    pub key: bool,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Relation {
-    pub id: u32,
-    pub schema: String,
-    pub name: String,
-    /// `d` default, `n` nothing, `f` full, `i` index.
-    pub identity: u8,
-    pub columns: Vec<Column>,
-}
-
-impl Relation {
-    pub fn table_name(&self) -> TableName {
-        TableName::new(&self.schema, &self.name)
-    }
-
-    /// The table in SQL.
-    pub fn sql(&self) -> String {
-        sql::table(&self.schema, &self.name)
-    }
-
-    /// Updates and deletes carry the whole row before them.
-    pub fn is_full(&self) -> bool {
-        self.identity == b'f'
-    }
-
-    /// Whether the WAL says what a deleted row had in this column.
-    pub fn known_when_deleted(&self, column: usize) -> bool {
-        self.is_full() || (self.identity != b'n' && self.columns.get(column).is_some_and(|column| column.key))
-    }
 }
 
 #[derive(Debug)]
@@ -171,7 +133,7 @@ pub enum Message<'a> {
         lsn: Lsn,
         name: &'a str,
     },
-    /// Owned: sent once per table and session, and kept.
+    /// Owned, because a session keeps it.
     Relation(Relation),
     Type {
         oid: u32,
@@ -202,99 +164,6 @@ pub enum Message<'a> {
         prefix: &'a str,
         content: &'a [u8],
     },
-}
-
-struct Reader<'a> {
-    body: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    #[inline]
-    fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
-        let end = self.at.checked_add(len).ok_or(DecodeError::Truncated)?;
-        let bytes = self.body.get(self.at..end).ok_or(DecodeError::Truncated)?;
-        self.at = end;
-        Ok(bytes)
-    }
-
-    #[inline]
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        self.bytes(N)?.try_into().map_err(|_| DecodeError::Truncated)
-    }
-
-    #[inline]
-    fn u8(&mut self) -> Result<u8, DecodeError> {
-        Ok(self.array::<1>()?[0])
-    }
-
-    #[inline]
-    fn u16(&mut self) -> Result<u16, DecodeError> {
-        Ok(u16::from_be_bytes(self.array()?))
-    }
-
-    #[inline]
-    fn u32(&mut self) -> Result<u32, DecodeError> {
-        Ok(u32::from_be_bytes(self.array()?))
-    }
-
-    fn lsn(&mut self) -> Result<Lsn, DecodeError> {
-        Ok(Lsn(u64::from_be_bytes(self.array()?)))
-    }
-
-    fn time(&mut self) -> Result<PgTime, DecodeError> {
-        Ok(PgTime(i64::from_be_bytes(self.array()?)))
-    }
-
-    #[inline]
-    fn length(&mut self) -> Result<usize, DecodeError> {
-        let len = i32::from_be_bytes(self.array()?);
-        usize::try_from(len).map_err(|_| DecodeError::BadLength)
-    }
-
-    fn text(&mut self) -> Result<&'a str, DecodeError> {
-        let rest = self.body.get(self.at..).unwrap_or_default();
-        let len = rest.iter().position(|&b| b == 0).ok_or(DecodeError::Truncated)?;
-        let bytes = self.bytes(len)?;
-        self.at += 1;
-        std::str::from_utf8(bytes).map_err(|_| DecodeError::BadText)
-    }
-
-    fn tuple(&mut self, cells: &mut Vec<Cell>) -> Result<(), DecodeError> {
-        cells.clear();
-        for _ in 0..self.u16()? {
-            let kind = self.u8()?;
-            let len = match kind {
-                b'n' | b'u' => 0,
-                b't' | b'b' => self.length()?,
-                other => return Err(DecodeError::UnknownCell(other)),
-            };
-            let start = self.at;
-            self.bytes(len)?;
-            // A message is below 1 GiB, so both fit.
-            cells.push(Cell { kind, start: start as u32, len: len as u32 });
-        }
-        Ok(())
-    }
-
-    fn relation(&mut self) -> Result<Relation, DecodeError> {
-        let id = self.u32()?;
-        let (schema, name, identity) = (self.text()?.to_owned(), self.text()?.to_owned(), self.u8()?);
-        let count = self.u16()?;
-        let mut columns = Vec::with_capacity(usize::from(count.min(1664)));
-        for _ in 0..count {
-            let key = self.u8()? & 1 == 1;
-            let name = self.text()?.to_owned();
-            let type_oid = self.u32()?;
-            self.u32()?; // type modifier
-            columns.push(Column { name, type_oid, key });
-        }
-        Ok(Relation { id, schema, name, identity, columns })
-    }
-
-    fn done(&self) -> Result<(), DecodeError> {
-        if self.at == self.body.len() { Ok(()) } else { Err(DecodeError::Trailing) }
-    }
 }
 
 /// Decodes one message. The result borrows the message and the scratch.
@@ -340,7 +209,7 @@ pub fn decode<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<Message<'a
     Ok(message)
 }
 
-/// The columns of a query's row: a `DataRow` in text form, after its count.
+/// Decodes a query's row: a `DataRow` in text form, without its count.
 pub fn data_row<'a>(body: &'a [u8], scratch: &'a mut Scratch) -> Result<Tuple<'a>, DecodeError> {
     let mut read = Reader { body, at: 0 };
     scratch.new.clear();

@@ -1,8 +1,8 @@
-//! Rows that did not come from the stream, brought into the stream's form: then all that emits rows takes them too.
+//! Builds rows in the stream's form from other sources, so that one code path emits all rows.
 
 use crate::postgres::decode::pgoutput::{DecodeError, Message, Scratch, Tuple, decode};
 
-/// An insert in the form of `pgoutput`, in buffers that are reused.
+/// An insert in the form of `pgoutput`, in reused buffers.
 #[derive(Debug)]
 pub struct RowBuilder {
     message: Vec<u8>,
@@ -31,12 +31,12 @@ impl RowBuilder {
         self.column(b'n');
     }
 
-    /// A column whose value is not known.
+    /// Appends a column whose value is unknown.
     pub fn unknown(&mut self) {
         self.column(b'u');
     }
 
-    /// `text` is the type's text output, below 2 GiB as all that Postgres has.
+    /// Appends the type's text output. Postgres has no value of 2 GiB or more.
     pub fn text(&mut self, text: &[u8]) {
         self.column(b't');
         self.message.extend_from_slice(&(text.len() as u32).to_be_bytes());
@@ -51,7 +51,7 @@ impl RowBuilder {
         }
     }
 
-    /// The row, as if it had been streamed.
+    /// The row, as the stream would have it.
     pub fn tuple(&mut self) -> Result<Tuple<'_>, DecodeError> {
         match decode(&self.message, &mut self.scratch)? {
             Message::Insert { new, .. } => Ok(new),
@@ -66,19 +66,19 @@ mod tests {
     use crate::postgres::decode::pgoutput::Value;
 
     #[test]
-    fn a_row_that_is_made_reads_as_one_that_was_streamed() {
-        let mut made = RowBuilder::default();
+    fn a_built_row_reads_as_a_streamed_one() {
+        let mut builder = RowBuilder::default();
         for round in 0..2 {
-            made.begin();
-            made.null();
-            made.text(b"");
-            made.unknown();
-            made.text(if round == 0 { b"a longer one" } else { b"b" });
-            let row: Vec<Value<'_>> = made.tuple().unwrap().iter().collect();
+            builder.begin();
+            builder.null();
+            builder.text(b"");
+            builder.unknown();
+            builder.text(if round == 0 { b"a longer one" } else { b"b" });
+            let row: Vec<Value<'_>> = builder.tuple().unwrap().iter().collect();
             let last: &[u8] = if round == 0 { b"a longer one" } else { b"b" };
             assert_eq!(row, [Value::Null, Value::Text(b""), Value::Unchanged, Value::Text(last)]);
         }
-        made.begin();
-        assert_eq!(made.tuple().unwrap().len(), 0);
+        builder.begin();
+        assert_eq!(builder.tuple().unwrap().len(), 0);
     }
 }

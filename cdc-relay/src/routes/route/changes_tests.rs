@@ -2,7 +2,8 @@
 
 use super::tests::{insert, text};
 use super::*;
-use crate::postgres::decode::pgoutput::{Column, Message, Relation, Scratch, decode};
+use crate::postgres::decode::pgoutput::{Message, Scratch, decode};
+use crate::postgres::decode::relation::{Column, Relation};
 use crate::routes::Routes;
 
 /// A table with one route, whose keys replace ROUTE.

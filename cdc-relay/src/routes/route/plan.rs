@@ -2,7 +2,7 @@
 
 use super::compile::{TableRoute, compile};
 use super::{CompiledRoute, Transaction};
-use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::decode::relation::Relation;
 use crate::routes::problem::Problem;
 use crate::routes::row::{Op, Row};
 use crate::routes::scope::Scope;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::decode::relation::Relation;
 use crate::postgres::utf8;
 use crate::routes::Text;
 use crate::routes::json;

@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::dead_letter::record::DeadLetter;
 use crate::postgres::connection_url::Database;
-use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::decode::relation::Relation;
 use crate::postgres::decode::row_builder::RowBuilder;
 use crate::postgres::error::PostgresError;
 use crate::postgres::session::Session;
@@ -154,7 +154,7 @@ pub fn is_same_version(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::decode::pgoutput::Column;
+    use crate::postgres::decode::relation::Column;
 
     fn dead_letter(text: &str) -> DeadLetter {
         DeadLetter::read(text.as_bytes()).unwrap().unwrap()

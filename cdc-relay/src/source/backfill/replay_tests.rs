@@ -1,5 +1,5 @@
 use super::*;
-use crate::postgres::decode::pgoutput::{Column, Relation};
+use crate::postgres::decode::relation::{Column, Relation};
 
 fn table(columns: &[(&str, u32)]) -> Table {
     let column = |&(name, type_oid): &(&str, u32)| Column { name: name.to_owned(), type_oid, key: false };

@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::postgres::connection_url::Database;
-use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::decode::relation::Relation;
 use crate::postgres::error::{PostgresError, Result};
 use crate::postgres::facts::{self, Question, ask, ask_again};
 use crate::postgres::lsn::Lsn;
@@ -202,7 +202,7 @@ pub fn create_slot_with_snapshot(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::decode::pgoutput::Column;
+    use crate::postgres::decode::relation::Column;
 
     fn items() -> Table {
         let column = |name: &str, key| Column { name: name.to_owned(), type_oid: 25, key };

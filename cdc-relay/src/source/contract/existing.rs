@@ -11,7 +11,7 @@ const SNAPSHOTS: u32 = 140_000;
 /// Returns why tables with `snapshot = true` cannot be read in chunks beside the stream.
 pub fn mismatches(source: &Source, facts: &Facts) -> Vec<Mismatch> {
     let asked = source.tables.iter().filter(|table| table.snapshot);
-    of(asked.filter_map(|table| facts.table(table.qualified())), facts.version)
+    of(asked.filter_map(|table| facts.table(&table.table_name)), facts.version)
 }
 
 /// Returns why these tables cannot be read in chunks.

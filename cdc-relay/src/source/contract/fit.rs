@@ -9,7 +9,7 @@ use super::advice::{Mismatch, harms, make_full, sql_name};
 use super::existing;
 use super::identity::{Publishing, covers_new_partitions};
 use crate::nearest::hint;
-use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::decode::relation::Relation;
 use crate::postgres::facts::{Facts, NamedTable, Publication, Table};
 use crate::postgres::sql::{self, identifier};
 use crate::routes::route::Plan;
@@ -125,7 +125,7 @@ pub fn mismatches(
         found.extend(table_mismatches(facts, table, (operations, false)));
     }
     for (table, named) in source.tables.iter().zip(&facts.named) {
-        if facts.table(table.qualified()).is_none() {
+        if facts.table(&table.table_name).is_none() {
             found.push(unpublished(named, facts));
         }
     }
@@ -388,7 +388,7 @@ fn unpublished(named: &NamedTable, facts: &Facts) -> Mismatch {
         Some('r' | 'p') => match (&named.root, publication) {
             (Some(root), publication)
                 if publication.is_none_or(|publication| publication.via_root)
-                    && facts.table(root.parts()).is_some() =>
+                    && facts.table(root).is_some() =>
             {
                 new(
                     "table.partitions",

@@ -11,7 +11,7 @@ use super::Stream;
 use crate::dead_letter::halts::{unrouted, untellable};
 use crate::dead_letter::record::DeadLetter;
 use crate::dead_letter::release::{Note, Order, Pass};
-use crate::postgres::decode::pgoutput::Relation;
+use crate::postgres::decode::relation::Relation;
 use crate::postgres::decode::row_builder::RowBuilder;
 use crate::postgres::lsn::PgTime;
 use crate::routes::problem::Problem;

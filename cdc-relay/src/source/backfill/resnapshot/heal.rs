@@ -57,7 +57,7 @@ pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     let all = examine::examine(&mut session, &context, slot.as_ref(), &database)?;
     let tables = named_tables(all, names)?;
     let facts = ask(&mut session, &context.source.question())?;
-    let found = || names.iter().filter_map(|name| facts.table(name.parts()));
+    let found = || names.iter().filter_map(|name| facts.table(name));
     let partitioned = found().find(|table| facts.version < ATTACHED_IS_SENT && table.itself.kind == 'p');
     if let Some(table) = partitioned {
         bail!(

@@ -1,7 +1,8 @@
 //! Records which keys the stream changes while a snapshot's window is open.
 
 use super::Snapshots;
-use crate::postgres::decode::pgoutput::{Message, Old, Relation, Tuple};
+use crate::postgres::decode::pgoutput::{Message, Old, Tuple};
+use crate::postgres::decode::relation::Relation;
 use crate::routes::row::{Op, Row};
 use crate::source::backfill::rows::Table;
 
