@@ -13,9 +13,9 @@ use warp::http::header::{CONTENT_LENGTH, HeaderValue};
 use warp::http::{Response as HttpResponse, StatusCode};
 use warp::reply::{Reply, Response};
 
-use crate::foreign::{About, Call};
-use crate::http::Gateway;
+use crate::gateway::Gateway;
 use crate::ledger::{Begin, KeyReservation};
+use crate::planned::{About, Call};
 use crate::record::{Request, Verdict};
 use crate::script::{Answer, Fault, Script, When};
 use crate::serve::Abort;

@@ -5,9 +5,9 @@
 //! * A last line that a kill tore is dropped at the next start: nobody has received its answer.
 //! * RAM holds an index over the same lines, about 200 bytes per charge.
 
-use std::collections::{HashMap, HashSet};
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+mod state;
+
+use std::fs::OpenOptions;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,9 +16,8 @@ use anyhow::{Context, bail};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::record::{
-    Decision, Entry, Id, Line, Request, Verdict, fingerprint, micros, now, provider_reference,
-};
+use self::state::State;
+use crate::record::{Decision, Entry, Id, Request, Verdict, fingerprint, micros, now, provider_reference};
 
 /// The beginning of a call under a key.
 pub enum Begin {
@@ -88,29 +87,6 @@ pub struct Ledger {
     seed: u64,
 }
 
-struct State {
-    file: File,
-    /// Bytes of whole lines. A failed write may have left more.
-    length: u64,
-    line: Vec<u8>,
-    entries: Vec<Entry>,
-    by_key: HashMap<Id, u32>,
-    /// The first charge of a reference if there is one, its last decline otherwise.
-    by_reference: HashMap<Id, u32>,
-    /// Charges beyond the first of their reference. They are few.
-    further: HashMap<Id, Vec<u32>>,
-    voided: HashSet<u32>,
-    /// Barred references, with the amount if the void stated it.
-    barred: HashMap<Id, Option<i64>>,
-    /// Keys that are being decided.
-    open: HashSet<Id>,
-    /// References that are declined for now, and their amounts.
-    pending: HashMap<Id, i64>,
-    /// Calls so far of references whose script counts them.
-    calls: HashMap<Id, u32>,
-    counts: Counts,
-}
-
 impl Ledger {
     /// Opens or creates the file and reads it.
     ///
@@ -127,21 +103,7 @@ impl Ledger {
                 path.display()
             );
         }
-        let mut state = State {
-            file,
-            length: 0,
-            line: Vec::new(),
-            entries: Vec::new(),
-            by_key: HashMap::new(),
-            by_reference: HashMap::new(),
-            further: HashMap::new(),
-            voided: HashSet::new(),
-            barred: HashMap::new(),
-            open: HashSet::new(),
-            pending: HashMap::new(),
-            calls: HashMap::new(),
-            counts: Counts::default(),
-        };
+        let mut state = State::new(file);
         state.recover().with_context(|| {
             format!("the ledger {} is damaged; restore it or choose another --ledger-path", path.display())
         })?;
@@ -320,122 +282,6 @@ impl Ledger {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic does not corrupt the ledger: the index changes only after the file.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn decision(&self, index: u32) -> Option<&Decision> {
-        match self.entries.get(index as usize) {
-            Some(Entry::Decision(decision)) => Some(decision),
-            Some(Entry::Voided { .. } | Entry::Barred { .. }) | None => None,
-        }
-    }
-
-    fn charges(&self, reference: &Id) -> impl Iterator<Item = (u32, &Decision)> {
-        let first = self.by_reference.get(reference).into_iter();
-        let further = self.further.get(reference).into_iter().flatten();
-        let decision = first.chain(further).filter_map(|index| Some((*index, self.decision(*index)?)));
-        decision.filter(|(_, decision)| decision.verdict == Verdict::Approved)
-    }
-
-    /// The amount of the charges of a reference; without charges, the amount that barred it.
-    fn amount(&self, reference: &Id) -> Option<i64> {
-        let charged = self.charges(reference).next().map(|(_, decision)| decision.amount);
-        charged.or_else(|| self.barred.get(reference).copied().flatten())
-    }
-
-    fn standing(&self, reference: &Id) -> impl Iterator<Item = &Decision> {
-        self.charges(reference)
-            .filter(|(index, _)| !self.voided.contains(index))
-            .map(|(_, decision)| decision)
-    }
-
-    fn given_back(&self, reference: &Id) -> impl Iterator<Item = &Decision> {
-        self.charges(reference).filter(|(index, _)| self.voided.contains(index)).map(|(_, decision)| decision)
-    }
-
-    fn recover(&mut self) -> anyhow::Result<()> {
-        let mut reader = BufReader::new(self.file.try_clone()?);
-        let mut line = Vec::new();
-        for number in 1u64.. {
-            line.clear();
-            let read = reader.read_until(b'\n', &mut line)?;
-            if line.last() != Some(&b'\n') {
-                if read > 0 {
-                    tracing::warn!(
-                        line = number,
-                        bytes = read,
-                        "the last line of the ledger was torn by a kill and is dropped; nobody received its answer"
-                    );
-                    self.file.set_len(self.length)?;
-                }
-                return Ok(());
-            }
-            let parsed: Line<'_> = serde_json::from_slice(&line).with_context(|| format!("line {number}"))?;
-            self.index_entry(parsed.into_entry().with_context(|| format!("line {number}"))?);
-            self.length += read as u64;
-        }
-        Ok(())
-    }
-
-    /// Writes an entry and indexes it.
-    ///
-    /// # Errors
-    /// When the file cannot be written. The entry does not exist then.
-    fn add(&mut self, entry: Entry) -> anyhow::Result<()> {
-        self.line.clear();
-        serde_json::to_writer(&mut self.line, &Line::of(&entry))?;
-        self.line.push(b'\n');
-        if let Err(error) = self.file.write_all(&self.line) {
-            // Half a line would corrupt the next one.
-            self.file.set_len(self.length).context("a half-written line cannot be cut off the ledger")?;
-            return Err(error).context("cannot write to the ledger; check the free space of its disk");
-        }
-        self.length += self.line.len() as u64;
-        self.index_entry(entry);
-        Ok(())
-    }
-
-    fn index_entry(&mut self, entry: Entry) {
-        let index = self.entries.len() as u32;
-        match &entry {
-            Entry::Decision(decision) => self.index(decision, index),
-            Entry::Voided { key, reference, .. } => {
-                let surplus = self.standing(reference).count() > 1;
-                if let Some(charge) = self.by_key.get(key)
-                    && self.voided.insert(*charge)
-                {
-                    self.counts.voids += 1;
-                    self.counts.surplus -= u64::from(surplus);
-                }
-            }
-            Entry::Barred { reference, amount, .. } => {
-                self.barred.insert(reference.clone(), *amount);
-            }
-        }
-        self.entries.push(entry);
-    }
-
-    fn index(&mut self, decision: &Decision, index: u32) {
-        let reference = &decision.reference;
-        self.pending.remove(reference);
-        self.by_key.insert(decision.key.clone(), index);
-        let charged = self.charges(reference).next().is_some();
-        if decision.verdict != Verdict::Approved {
-            self.counts.declines += 1;
-            if !charged {
-                self.by_reference.insert(reference.clone(), index);
-            }
-            return;
-        }
-        self.counts.charges += 1;
-        if charged {
-            let surplus = self.standing(reference).next().is_some();
-            self.counts.surplus += u64::from(surplus);
-            self.further.entry(reference.clone()).or_default().push(index);
-        } else {
-            self.by_reference.insert(reference.clone(), index);
-        }
     }
 }
 

@@ -7,12 +7,16 @@
 pub mod charge;
 pub mod config;
 pub mod foreign;
+pub mod gateway;
 pub mod hooks;
 pub mod http;
+pub mod inquiry;
 pub mod ledger;
 pub mod metrics;
 pub mod mix;
 pub mod outage;
+pub mod planned;
+pub mod problem;
 pub mod record;
 pub mod script;
 pub mod serve;
@@ -37,12 +41,12 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
         (Some(_) | None, _) => None,
     };
     let (hooks, deliveries) = hooks::Hooks::new(target, metrics.clone(), config.seed, shutdown.clone())?;
-    let gateway = http::Gateway {
+    let gateway = gateway::Gateway {
         ledger: ledger::Ledger::open(&config.ledger_path, config.seed)?,
         metrics,
         hooks,
-        planned_faults: foreign::PlannedFaults::default(),
-        recent: foreign::Recent::default(),
+        planned_faults: planned::PlannedFaults::default(),
+        recent: planned::Recent::default(),
         mix: RwLock::new(config.script),
         outage: RwLock::new(None),
         ignores_keys: AtomicBool::new(config.idempotency == config::Idempotency::Ignored),

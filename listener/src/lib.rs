@@ -19,10 +19,12 @@ pub use methods::{delete, get, post, put, refusal, unguarded_post};
 pub use operators::{Audience, Operators};
 pub use serve::serve;
 
+use strum::IntoStaticStr;
 use warp::http::StatusCode;
 
 /// The reason of a refusal. Callers render it in the form of their own answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Reason {
     /// The request is no valid HTTP (RFC 9112).
     Malformed,
@@ -58,18 +60,7 @@ impl Reason {
 
     /// The last segment of a problem's `type`.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::Validation => "validation",
-            Self::Unauthorized => "unauthorized",
-            Self::Forbidden => "forbidden",
-            Self::ForeignOrigin => "foreign-origin",
-            Self::NotFound => "not-found",
-            Self::MethodNotAllowed => "method-not-allowed",
-            Self::UriTooLong => "uri-too-long",
-            Self::MediaType => "media-type",
-            Self::Misdirected => "misdirected",
-        }
+        self.into()
     }
 }
 

@@ -15,6 +15,7 @@ pub use roles::{ROLES, Role, bootstrap};
 
 use anyhow::{Context, Result, bail};
 use refinery::Runner;
+use strum::{IntoStaticStr, VariantArray};
 
 #[allow(clippy::unwrap_used)] // generated: unwraps names that the macro itself has checked
 mod payments {
@@ -33,7 +34,8 @@ mod processor {
 pub const PUBLICATION: &str = "coro_events";
 
 /// One database per service; no service reads another's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Database {
     Payments,
     Balance,
@@ -41,15 +43,11 @@ pub enum Database {
 }
 
 impl Database {
-    pub const ALL: [Self; 3] = [Self::Payments, Self::Balance, Self::Processor];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
-    /// Its name in a stack; a test's database of the same kind has a name of its own.
+    /// The name of the database in a stack. A test's database of the same kind has another name.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Payments => "payments",
-            Self::Balance => "balance",
-            Self::Processor => "processor",
-        }
+        self.into()
     }
 
     /// The role its service logs in as.
@@ -120,7 +118,7 @@ async fn migrate(admin_url: &str, kind: Database, name: &str) -> Result<()> {
 /// # Errors
 /// As [`create_database`].
 pub async fn migrate_all(admin_url: &str) -> Result<()> {
-    for kind in Database::ALL {
+    for &kind in Database::ALL {
         create_database(admin_url, kind, kind.name()).await?;
     }
     Ok(())

@@ -59,7 +59,7 @@ async fn refused(client: &Client, statement: &str) {
 
 #[tokio::test]
 async fn making_it_again_changes_nothing() {
-    for kind in Database::ALL {
+    for &kind in Database::ALL {
         let harness = Harness::new(kind).await;
         sql::bootstrap(&harness.admin_url, &harness.passwords).await.unwrap();
         sql::create_database(&harness.admin_url, kind, &harness.name).await.unwrap();
