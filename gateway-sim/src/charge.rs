@@ -50,7 +50,7 @@ pub async fn charge(gateway: Arc<Gateway>, key: Option<String>, body: Bytes) -> 
     };
     let script = gateway.script(&request);
     gateway.planned_faults.plan(&request.reference, request.amount, &script);
-    // Only scripts that misbehave count calls, since a count costs memory per reference.
+    // Only scripts that misbehave count calls, since a count costs RAM per reference.
     let call = if script.fault.is_some() { gateway.ledger.count_call(&request.reference) } else { 1 };
     let delay = script.delay(gateway.latency, gateway.seed, &request.reference, call);
     let fault = script.fault(call);

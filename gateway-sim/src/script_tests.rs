@@ -23,7 +23,7 @@ fn every_word_of_the_table() {
     let never = |answer, times| Fault { when: When::Never, answer, times };
     let foreign = |name, claim| Answer::Foreign(Foreign::Document(name, claim));
     let quiet = Hook::default();
-    let told = |hook| Script { hook, ..base.clone() };
+    let with_hook = |hook| Script { hook, ..base.clone() };
     let table = [
         ("1-approve", base.clone()),
         ("1-decline", decided(DecisionRule::Decline(402))),
@@ -46,12 +46,12 @@ fn every_word_of_the_table() {
         ("1-late900", faulty(When::Later(ms(900)), Answer::Hang, 1)),
         ("1-http409", faulty(When::Never, Answer::InProgress, 1)),
         ("1-soft80", faulty(When::Later(ms(80)), Answer::Soft, 1)),
-        ("1-hook", told(Hook { always: true, ..quiet })),
-        ("1-hooklate9", told(Hook { always: true, late: ms(9), ..quiet })),
-        ("1-hookx3", told(Hook { always: true, copies: 3, ..quiet })),
-        ("1-hooklost", told(Hook { always: true, copies: 0, ..quiet })),
-        ("1-hookbad", told(Hook { always: true, bad: true, ..quiet })),
-        ("1-hookx3-hooklate9", told(Hook { always: true, late: ms(9), copies: 3, ..quiet })),
+        ("1-hook", with_hook(Hook { always: true, ..quiet })),
+        ("1-hooklate9", with_hook(Hook { always: true, late: ms(9), ..quiet })),
+        ("1-hookx3", with_hook(Hook { always: true, copies: 3, ..quiet })),
+        ("1-hooklost", with_hook(Hook { always: true, copies: 0, ..quiet })),
+        ("1-hookbad", with_hook(Hook { always: true, bad: true, ..quiet })),
+        ("1-hookx3-hooklate9", with_hook(Hook { always: true, late: ms(9), copies: 3, ..quiet })),
         ("1-hookes", base.clone()),
         ("1-strayno", faulty(When::Never, foreign(Name::Stranger, Claim::Declined), 1)),
         ("1-thenstrayok", faulty(When::Before, foreign(Name::Stranger, Claim::Succeeded), 1)),

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fingerprint_is_stable_and_tells_fields_apart() {
+    fn the_fingerprint_is_stable_and_keeps_fields_apart() {
         let hex: String =
             fingerprint("0812", "electricity", 15000).iter().map(|b| format!("{b:02x}")).collect();
         assert_eq!(hex, "4544ab27c3e2ae832dcbe3a1b88615eea0b154a5471fc57eda5d7d173e7f9d86");

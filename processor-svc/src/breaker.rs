@@ -61,7 +61,7 @@ pub enum Health {
 const USER_FAULTS_DIVISOR: u32 = 5;
 /// Number of pauses during which a user whose probe failed sends no other probe.
 const SUSPECT_PAUSES_MAX: u32 = 5;
-/// Services beyond this number share one breaker, so that unknown names cost no memory.
+/// Services beyond this number share one breaker, so that unknown names cost no RAM.
 const SERVICES_MAX: usize = 10_000;
 
 impl State {

@@ -1,7 +1,7 @@
 //! Makes calls and inquiries, and reports their outcomes.
 //!
 //! * A call holds a permit from before its intent is committed until its outcome is committed. That bounds the charges in
-//!   memory, in flight and unwritten at the same time.
+//!   RAM, in flight and unwritten at the same time.
 //! * A call that could outlive its lease is not made.
 
 use std::time::{Duration, Instant};

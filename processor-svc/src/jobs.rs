@@ -1,7 +1,7 @@
 //! Consumes work messages from RabbitMQ.
 //!
 //! * The connection is renewed here. Everything awaited on it has a time-out.
-//! * Only as many messages are taken as calls may begin, so no lease runs while a charge waits in memory.
+//! * Only as many messages are taken as calls may begin, so no lease runs while a charge waits in RAM.
 //! * While the gateway cannot be reached, nothing is taken. While very many charges wait, nothing is taken either, since
 //!   the due queue must have room for the charges under way.
 //! * [`intents`] commits the messages, which are acknowledged after that and then called.

@@ -121,7 +121,7 @@ impl Finding {
 pub enum Step {
     /// The first row of this charge.
     Insert(To),
-    /// A transition, told if its status is published.
+    /// A transition, which is published if its status is.
     Move(To),
     /// Still unknown, and an inquiry is due.
     Inquire,

@@ -95,7 +95,7 @@ fn declined(user_id: Uuid, payment_id: Uuid, amount: i64) -> Command {
 }
 
 #[tokio::test]
-async fn a_hold_moves_money_once_however_often_it_is_told() {
+async fn a_hold_moves_money_once_however_often_it_is_published() {
     let ledger = Ledger::new().await;
     let (user, payment) = (ledger.user_with(100).await, Uuid::now_v7());
     let hold = initiated(user, payment, 30);
@@ -117,7 +117,7 @@ async fn capture_takes_the_hold_and_release_gives_it_back() {
     let results = [succeeded(user, paid, 30), declined(user, refused, 50)];
     ledger.apply(&results).await.unwrap();
     assert_eq!(ledger.balance(user).await, (70, 0));
-    // Told again, in another order: nothing moves.
+    // Published again, in another order: nothing moves.
     let outcome = ledger.apply(&[results[1].clone(), results[0].clone()]).await.unwrap();
     assert_eq!(outcome.applied.already, 2);
     assert_eq!(ledger.balance(user).await, (70, 0));

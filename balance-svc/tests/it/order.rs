@@ -1,4 +1,4 @@
-//! Events told twice and out of order across topics, to a whole balance-svc: every effect happens once, whatever
+//! Events that are published twice and out of order across topics, to a whole balance-svc: every effect happens once, whatever
 //! came first.
 
 use rand::rngs::SmallRng;
@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::service::{AMOUNT, PublishedEvent, Service, event};
 
-/// As when a database was restored to an earlier moment, and what it lost is told again. The hold is told once the
+/// As when a database was restored to an earlier moment, and the relay emits its rows again. The hold is published once the
 /// result is known to wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_that_comes_before_its_hold_waits_for_it() {

@@ -25,7 +25,7 @@ async fn a_charge_is_made_once_per_key() {
 }
 
 #[tokio::test]
-async fn a_decline_is_remembered_and_charges_nothing() {
+async fn a_decline_is_recorded_and_charges_nothing() {
     let gateway = Gateway::start(&[]).await;
     for (reference, number, status) in [("r1", "1-decline", 402), ("r2", "1-decline200", 200)] {
         let first = gateway.charge(reference, number).await;
@@ -157,7 +157,7 @@ async fn the_default_script_can_be_set() {
 }
 
 #[tokio::test]
-async fn a_restart_remembers_everything() {
+async fn a_restart_loses_nothing() {
     let gateway = Gateway::start(&[]).await;
     let charged = gateway.charge("r1", "5551234").await;
     let declined = gateway.charge("r2", "1-decline").await;

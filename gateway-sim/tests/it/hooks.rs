@@ -48,7 +48,7 @@ async fn next(hooks: &mut UnboundedReceiver<Hook>) -> Hook {
 }
 
 #[tokio::test]
-async fn who_was_not_answered_is_told() {
+async fn a_caller_without_an_answer_gets_a_webhook() {
     let (url, mut hooks) = receiver(1).await;
     let gateway =
         Gateway::start(&["--webhook-url", &url, "--webhook-secret", SECRET, "--hang-ms", "20"]).await;

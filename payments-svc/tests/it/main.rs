@@ -207,7 +207,7 @@ async fn a_missing_payment_is_not_a_duplicate_and_the_whole_batch_waits() {
 }
 
 #[tokio::test]
-async fn an_unknown_outcome_heard_before_the_hold_waits_for_it() {
+async fn an_unknown_outcome_received_before_the_hold_waits_for_it() {
     let payments = Payments::new().await;
     let (early, open) = (payments.accepted().await, payments.accepted().await);
     let refused = payments.apply(&[command(open, Event::Held), command(early, Event::OutcomeUnknown)]).await;
@@ -278,7 +278,7 @@ async fn updates_stay_heap_only() {
 }
 
 #[tokio::test]
-async fn a_cancel_before_the_hold_is_recorded_and_told_with_the_hold() {
+async fn a_cancel_before_the_hold_is_recorded_and_published_with_the_hold() {
     let payments = Payments::new().await;
     let (user, id) = payments.accepted().await;
     let cancel = || store::request_cancel(&payments.pool, user, id);
@@ -296,7 +296,7 @@ async fn a_cancel_before_the_hold_is_recorded_and_told_with_the_hold() {
 }
 
 #[tokio::test]
-async fn a_cancel_after_the_hold_is_told_at_once_and_after_the_end_refused() {
+async fn a_cancel_after_the_hold_is_published_at_once_and_after_the_end_refused() {
     let payments = Payments::new().await;
     let (user, id) = payments.accepted().await;
     payments.apply(&[command((user, id), Event::Held)]).await.unwrap();

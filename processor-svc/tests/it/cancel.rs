@@ -87,7 +87,7 @@ async fn a_charge_is_cancelled_unless_a_call_may_have_been_made() {
         let cancels = matches!(step, Step::Insert(To::Cancelled) | Step::Move(To::Cancelled));
         assert_eq!(cancels, *answer == CancelOutcome::Cancelled, "{from:?}");
     }
-    // Told with all that the payment's other events say of it.
+    // Published with all that the payment's other events state.
     let row = format!(
         "select count(*) from charges where payment_id = '{}' and user_id = '{}' and client_number = '1'
             and service_id = 'power' and amount = 15000 and traceparent = '{}' and expires_at > now()

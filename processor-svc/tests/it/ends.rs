@@ -17,7 +17,7 @@ use crate::harness::{Database, Gateway, Processor, env, job, process};
 use crate::queue::{Queue, with_queue};
 use crate::topic::{CANCEL_REQUESTED, Topic, cancel_request};
 
-/// Charged by the first call that reaches the gateway, whatever its caller hears of it.
+/// Charged by the first call that reaches the gateway, whatever its caller receives.
 const CHARGED: [&str; 15] = [
     "1",
     "1-slow20",
@@ -132,7 +132,7 @@ struct Harness {
 }
 
 impl Harness {
-    /// `gateway` and `processor` are told the same about idempotency keys.
+    /// `gateway` and `processor` get the same setting of idempotency keys.
     async fn new(gateway: &[&str], processor: &[&str]) -> Harness {
         const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
         // A port that was free a moment ago: webhooks go there, whichever process listens.

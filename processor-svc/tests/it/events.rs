@@ -1,4 +1,4 @@
-//! Requests to cancel as they are told on Kafka, to a whole processor.
+//! Requests to cancel from Kafka, consumed by a whole processor.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn a_waiting_and_an_absent_charge_end_cancelled_and_are_never_made() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    tokio::time::timeout(WAIT_TIMEOUT, reading).await.expect("four requests are heard");
+    tokio::time::timeout(WAIT_TIMEOUT, reading).await.expect("four requests are consumed");
     assert_eq!((records("applied").await, records("already").await), (2.0, 2.0));
     assert_eq!((records("ignored").await, records("parked").await), (1.0, 1.0));
     let rows = "select count(*) from charges where status = 'cancelled' and reason = 'cancel_requested'";

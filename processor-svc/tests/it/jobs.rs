@@ -1,4 +1,4 @@
-//! Work messages over RabbitMQ: every one is settled once, whatever it looks like and whoever is killed.
+//! Work messages over RabbitMQ: every one has its effect once, whatever it looks like and whoever is killed.
 
 use std::time::Duration;
 
@@ -14,38 +14,104 @@ use crate::restores::Known;
 pub const SUCCEEDED: &str = "select count(*) from charges where status = 'succeeded'";
 pub const PARKED: &str = "select count(*) from parked";
 
+/// A processor with a database, a gateway and a queue of its own.
+struct Harness {
+    database: Database,
+    gateway: Gateway,
+    queue: Queue,
+    processor: Processor,
+}
+
+impl Harness {
+    /// The processor starts after `messages` are in the queue.
+    async fn new(redis: &str, messages: impl AsyncFnOnce(&Queue)) -> Harness {
+        let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+        messages(&queue).await;
+        let processor = Processor::with(with_queue(&database, &gateway, &queue, redis)).await;
+        Harness { database, gateway, queue, processor }
+    }
+
+    async fn jobs(&self, result: &str) -> f64 {
+        self.processor.metric(&format!("processor_jobs_total{{result=\"{result}\"}}")).await
+    }
+
+    async fn end(self) {
+        self.processor.end().await;
+        self.queue.end().await;
+        self.gateway.end().await;
+        self.database.end().await;
+    }
+}
+
+fn without_redis() -> String {
+    format!("redis://{NOWHERE}")
+}
+
 #[tokio::test]
-async fn messages_are_charged_once_and_what_cannot_be_is_parked() {
-    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
+async fn each_message_is_charged_once_and_its_duplicate_not_at_all() {
     let good = jobs(300, "5551234");
+    let harness = Harness::new(&without_redis(), async |queue| {
+        queue.send(&good).await;
+        queue.send(&good[..50]).await;
+    })
+    .await;
+    harness.database.until(SUCCEEDED, 300).await;
+    assert_eq!(harness.gateway.ledger().await.len(), 300);
+    assert_eq!((harness.jobs("calling").await, harness.jobs("parked").await), (300.0, 0.0));
+    harness.end().await;
+}
+
+#[tokio::test]
+async fn a_declined_message_ends_declined_among_others() {
+    let harness = Harness::new(&without_redis(), async |queue| {
+        queue.send(&jobs(10, "5551234")).await;
+        queue.send(&[job("1-decline")]).await;
+    })
+    .await;
+    harness.database.until(SUCCEEDED, 10).await;
+    harness.database.until("select count(*) from charges where status = 'declined'", 1).await;
+    assert_eq!(harness.gateway.ledger().await.len(), 10);
+    assert_eq!((harness.jobs("calling").await, harness.jobs("parked").await), (11.0, 0.0));
+    harness.end().await;
+}
+
+#[tokio::test]
+async fn an_unreadable_message_is_parked_and_those_around_it_are_charged() {
+    let good = jobs(20, "5551234");
+    let harness = Harness::new(&without_redis(), async |queue| {
+        queue.send(&good[..10]).await;
+        queue.publish(b"not json", BasicProperties::default().with_message_id("m1".into())).await;
+        queue.publish(b"{}", BasicProperties::default()).await;
+        queue.send(&good[10..]).await;
+    })
+    .await;
+    harness.database.until(SUCCEEDED, 20).await;
+    harness.database.until(PARKED, 2).await;
+    assert_eq!(harness.gateway.ledger().await.len(), 20);
+    assert_eq!((harness.jobs("calling").await, harness.jobs("parked").await), (20.0, 2.0));
+    harness.end().await;
+}
+
+/// The same payment as another charge: refused, and kept for an operator.
+#[tokio::test]
+async fn a_payment_that_comes_again_as_another_charge_is_parked() {
+    let good = jobs(10, "5551234");
     let mut conflicting = good[7].clone();
     conflicting.charge.amount += 1;
-    queue.send(&good).await;
-    queue.send(&good[..50]).await;
-    queue.send(&[job("1-decline")]).await;
-    queue.publish(b"not json", BasicProperties::default().with_message_id("m1".into())).await;
-    queue.publish(b"{}", BasicProperties::default()).await;
-    let processor =
-        Processor::with(with_queue(&database, &gateway, &queue, &format!("redis://{NOWHERE}"))).await;
-    database.until(SUCCEEDED, 300).await;
-    database.until("select count(*) from charges where status = 'declined'", 1).await;
-    database.until(PARKED, 2).await;
-    // The same payment as another charge: refused, and kept for a person.
+    let harness = Harness::new(&without_redis(), async |queue| queue.send(&good).await).await;
+    harness.database.until(SUCCEEDED, 10).await;
     let again = BasicProperties::default().with_message_id("m2".into());
-    queue.publish(&body(&conflicting), again).await;
-    database
+    harness.queue.publish(&body(&conflicting), again).await;
+    harness
+        .database
         .until(
             "select count(*) from parked where parked_id like '%/m2' and reason like '%different charge%'",
             1,
         )
         .await;
-    assert_eq!(gateway.ledger().await.len(), 300);
-    let taken = processor.metric("processor_jobs_total{result=\"calling\"}").await;
-    assert_eq!((taken, processor.metric("processor_jobs_total{result=\"parked\"}").await), (301.0, 3.0));
-    processor.end().await;
-    queue.end().await;
-    gateway.end().await;
-    database.end().await;
+    assert_eq!(harness.gateway.ledger().await.len(), 10);
+    assert_eq!((harness.jobs("calling").await, harness.jobs("parked").await), (10.0, 1.0));
+    harness.end().await;
 }
 
 /// A message id is the sender's to choose: one that was parked under it hides no other.
@@ -98,39 +164,64 @@ async fn a_queue_that_is_not_there_yet_is_waited_for() {
     database.end().await;
 }
 
-#[tokio::test]
-async fn a_duplicate_of_an_ended_charge_is_dropped_by_redis_and_without_it_by_the_row() {
-    let (database, gateway, queue) = (Database::new().await, Gateway::new().await, Queue::new().await);
-    let processor = Processor::with(with_queue(&database, &gateway, &queue, &env("REDIS_URL"))).await;
+/// Twenty charges that have ended, and what Redis holds of them.
+async fn ended() -> (Harness, Vec<Job>, Known) {
+    let harness = Harness::new(&env("REDIS_URL"), async |_| {}).await;
     let all = jobs(20, "5551234");
-    queue.send(&all).await;
-    database.until(SUCCEEDED, 20).await;
-    let mut known = Known::of(&database, &all).await;
-    let count = |result: &str| format!("processor_jobs_total{{result=\"{result}\"}}");
-    queue.send(&all).await;
-    until_metric(&processor, &count("ended"), &count("already"), 20.0).await;
-    let dropped = processor.metric(&count("ended")).await;
-    assert!(dropped > 0.0, "Redis answered in time for none of twenty");
-    // Another charge under a payment that has ended is no duplicate, with Redis as without.
-    let mut other = all[0].clone();
-    other.charge.amount += 1;
-    queue.send(&[other]).await;
-    database.until(PARKED, 1).await;
-    known.forget().await;
-    queue.send(&all).await;
-    until_metric(&processor, &count("ended"), &count("already"), 40.0).await;
-    assert_eq!(processor.metric(&count("ended")).await, dropped);
+    harness.queue.send(&all).await;
+    harness.database.until(SUCCEEDED, 20).await;
+    let known = Known::of(&harness.database, &all).await;
+    (harness, all, known)
+}
+
+/// Nothing was charged again, and no row has changed.
+async fn ends_as_it_was(harness: Harness) {
     assert_eq!(
         (
-            gateway.ledger().await.len(),
-            database.number("select count(*) from charges where version = 2").await
+            harness.gateway.ledger().await.len(),
+            harness.database.number("select count(*) from charges where version = 2").await
         ),
         (20, 20)
     );
-    processor.end().await;
-    queue.end().await;
-    gateway.end().await;
-    database.end().await;
+    harness.end().await;
+}
+
+const ENDED: &str = "processor_jobs_total{result=\"ended\"}";
+const ALREADY: &str = "processor_jobs_total{result=\"already\"}";
+
+#[tokio::test]
+async fn a_duplicate_of_an_ended_charge_is_dropped_by_redis() {
+    let (harness, all, _known) = ended().await;
+    harness.queue.send(&all).await;
+    until_metric(&harness.processor, ENDED, ALREADY, 20.0).await;
+    assert!(harness.jobs("ended").await > 0.0, "Redis answered in time for none of twenty");
+    ends_as_it_was(harness).await;
+}
+
+/// With Redis as without.
+#[tokio::test]
+async fn another_charge_under_a_payment_that_has_ended_is_no_duplicate() {
+    let (harness, all, mut known) = ended().await;
+    let mut other = all[0].clone();
+    other.charge.amount += 1;
+    harness.queue.send(&[other.clone()]).await;
+    harness.database.until(PARKED, 1).await;
+    known.delete().await;
+    other.charge.amount += 1;
+    let again = BasicProperties::default().with_message_id("m2".into());
+    harness.queue.publish(&body(&other), again).await;
+    harness.database.until(PARKED, 2).await;
+    ends_as_it_was(harness).await;
+}
+
+#[tokio::test]
+async fn a_duplicate_of_an_ended_charge_is_dropped_by_its_row_when_redis_is_empty() {
+    let (harness, all, mut known) = ended().await;
+    known.delete().await;
+    harness.queue.send(&all).await;
+    until_metric(&harness.processor, ENDED, ALREADY, 20.0).await;
+    assert_eq!(harness.jobs("ended").await, 0.0, "only the row says so");
+    ends_as_it_was(harness).await;
 }
 
 /// The gateway is down, then up: meanwhile messages wait in the queue, and nothing is lost or charged twice.

@@ -43,7 +43,7 @@ impl Known {
         self.redis.exists(&self.keys).await.unwrap()
     }
 
-    pub async fn forget(&mut self) {
+    pub async fn delete(&mut self) {
         self.redis.del::<_, ()>(&self.keys).await.unwrap();
     }
 }

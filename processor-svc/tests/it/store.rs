@@ -49,7 +49,7 @@ async fn intents_are_committed_once_and_duplicates_are_recognised() {
     let two = jobs(2, "5551234");
     assert_eq!(admit(&store, &two).await, [Admission::Calling; 2]);
     let mut again = two.clone();
-    again[0].charge.traceparent = Some("another telling".to_owned());
+    again[0].charge.traceparent = Some("another emission".to_owned());
     again[1].charge.amount += 1;
     again.push(job("5551234"));
     assert_eq!(admit(&store, &again).await, [Admission::Already, Admission::Conflict, Admission::Calling]);
@@ -212,7 +212,7 @@ async fn an_inquiry_is_claimed_by_one_and_again_when_its_claim_or_pause_is_over(
 }
 
 #[tokio::test]
-async fn looking_and_scanning_tell_what_is_due_and_what_is_live() {
+async fn views_and_scans_show_what_is_due_and_what_is_live() {
     let database = Database::new().await;
     let store = database.store(LEASE);
     let all = jobs(4, "1");

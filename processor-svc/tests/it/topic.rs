@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::harness::env;
 
-const FLUSH_MAX: Duration = Duration::from_secs(30);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Topic {
     prefix: String,
@@ -43,10 +43,10 @@ impl Topic {
         let headers = OwnedHeaders::new().insert(Header { key: HEADER_TYPE, value: Some(kind) });
         let record = BaseRecord::to(&topic).key(key).payload(body).headers(headers);
         self.producer.send(record).map_err(|(error, _)| error).unwrap();
-        tokio::task::block_in_place(|| self.producer.flush(FLUSH_MAX)).unwrap();
+        tokio::task::block_in_place(|| self.producer.flush(FLUSH_TIMEOUT)).unwrap();
     }
 
-    /// `flags` of a processor that hears what is told here.
+    /// `flags` of a processor that reads this topic.
     pub fn reading(&self, mut flags: Vec<String>) -> Vec<String> {
         flags.retain(|flag| !flag.starts_with("--kafka-brokers"));
         flags.push(format!("--kafka-brokers={}", env("KAFKA_BROKERS")));
@@ -58,7 +58,7 @@ impl Topic {
 
 pub const CANCEL_REQUESTED: &str = "payment.cancel_requested.v1";
 
-/// The request to cancel this charge, as the relay tells it.
+/// The request to cancel this charge, as the relay emits it.
 pub fn cancel_request(job: &Job) -> String {
     let charge = &job.charge;
     golden(CANCEL_REQUESTED)

@@ -41,7 +41,7 @@ pub(super) fn subscribe(subscription: &Subscription, poll_max: Duration) -> anyh
         .set("max.poll.interval.ms", poll_max.as_millis().to_string())
         // The default of one second between a drained queue and the next fetch is pure latency.
         .set("fetch.queue.backoff.ms", "1")
-        // Bounded memory.
+        // Bounds the RAM of prefetched records.
         .set("queued.max.messages.kbytes", "16384")
         // The relay creates the topics, perhaps after this client starts.
         .set("topic.metadata.refresh.interval.ms", "5000");

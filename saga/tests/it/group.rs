@@ -28,12 +28,12 @@ async fn an_outage_longer_than_a_member_may_be_silent_expels_nobody() {
     reader.state().away = false;
     reader.until(|state| state.applied.len() >= 100).await;
     member.stop().await;
-    assert_eq!(reader.state().applied, records, "nothing lost, nothing told twice");
+    assert_eq!(reader.state().applied, records, "nothing lost, nothing applied twice");
     assert_eq!(topics.committed("t", 0), Some(100));
 }
 
 /// A second member comes while the first one cannot apply its batch. Of the partition it loses, the first stores
-/// nothing when it gets through after all: the second is told everything in it.
+/// nothing when it gets through after all: the second reads everything in it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebalance_in_the_middle_of_a_batch_loses_nothing() {
     let topics = Topics::new(&[("t", 2)]).await;
@@ -65,7 +65,7 @@ async fn a_rebalance_in_the_middle_of_a_batch_loses_nothing() {
     other.stop().await;
     for (partition, part) in (0..).zip(&records) {
         assert_eq!(topics.committed("t", partition), Some(50));
-        // Whoever was told it last had all of it, in order.
+        // The last reader of the partition had all of it, in order.
         let all_of_it = |reader: &Reader| {
             let state = reader.state();
             state.applied.windows(part.len()).any(|window| window == part.as_slice())

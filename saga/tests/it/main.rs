@@ -24,7 +24,7 @@ async fn everything_is_applied_once_in_order_over_a_restart() {
     topics.produce("t", 0, &["ignore"]);
     member.stop().await;
     let member = topics.member(&reader, Limits::default());
-    // Offsets were stored: only what is new is told.
+    // Offsets were stored: only new records are read.
     topics.produce("t", 0, &["new"]);
     reader.until(|state| state.applied.last().is_some_and(|last| last == "new")).await;
     member.stop().await;

@@ -14,7 +14,7 @@ fn missing_timeout(missing: Duration) -> Limits {
     Limits { missing, ..Limits::default() }
 }
 
-/// What makes the row comes later, on another topic: told again after the event that it led to. Were the other topic
+/// What makes the row comes later, on another topic: published again after the event that it led to. Were the other topic
 /// not read on, both would wait for each other until the event is parked.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_waits_for_the_one_that_makes_its_row_on_another_topic() {
@@ -54,7 +54,7 @@ async fn a_missing_row_holds_up_its_own_partition_and_no_other() {
     assert_eq!((topics.committed("t", 0), topics.committed("t", 1)), (Some(4), Some(4)));
 }
 
-/// Each of them after its own patience, not one after the other.
+/// Each of them after its own time-out, not one after the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waited_too_long_is_parked_and_what_is_behind_it_applied() {
     let (topics, reader) = (Topics::new(&[("t", 1)]).await, needs_rows());
@@ -76,7 +76,7 @@ async fn what_waited_too_long_is_parked_and_what_is_behind_it_applied() {
 
 /// Nothing behind a waiting record is committed, so a process that dies meanwhile has not lost it.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_waits_when_a_process_ends_is_told_to_the_next() {
+async fn what_waits_when_a_process_ends_is_read_by_the_next() {
     let (topics, reader) = (Topics::new(&[("causes", 1), ("effects", 1)]).await, needs_rows());
     topics.produce("causes", 0, &["make a"]);
     topics.produce("effects", 0, &["a", "b", "a"]);
