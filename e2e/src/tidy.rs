@@ -1,4 +1,4 @@
-//! Rules of CONTRIBUTING.md that neither the compiler nor clippy can see, kept by tests instead of memory.
+//! Rules of CONTRIBUTING.md that neither the compiler nor clippy can see, kept by tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -117,16 +117,16 @@ fn services_do_not_know_each_other() {
 }
 
 #[test]
-fn only_the_relay_tells_anything_to_a_broker() {
-    // Gives a relay that is measured the memory of a slot that was copied for it, and measures what is told without one.
+fn only_the_relay_emits_to_a_broker() {
+    // It writes the checkpoint of a copied slot for a measured relay, and measures a producer without a relay.
     const BENCH: &str = "e2e/src/bench/relay/kafka.rs";
     for (path, text) in sources("rs") {
         let may = path.starts_with("cdc-relay/") || path.contains("/tests/") || path == BENCH;
         if may || path.ends_with("tidy.rs") {
             continue;
         }
-        for telling in ["basic_publish", "BaseProducer", "ThreadedProducer", "FutureProducer"] {
-            assert!(!text.contains(telling), "{path}: `{telling}`; commit a row and let the relay tell it");
+        for producer in ["basic_publish", "BaseProducer", "ThreadedProducer", "FutureProducer"] {
+            assert!(!text.contains(producer), "{path}: `{producer}`; commit a row and let the relay emit it");
         }
     }
 }
@@ -165,7 +165,7 @@ fn no_lint_is_silenced_without_a_reason() {
     }
 }
 
-/// The rooms of `cdc-relay/src`, in the order in which an import may point.
+/// The folders of `cdc-relay/src`, in the order in which an import may point.
 const ROOMS: [&str; 9] = [
     "commands",
     "source",
@@ -177,7 +177,7 @@ const ROOMS: [&str; 9] = [
     "postgres",
     "failpoints",
 ];
-/// What stands beside them: it imports nothing of ours, or wires everything.
+/// The files beside them: they import nothing of ours, or wire everything.
 const BESIDE: [&str; 3] = ["lib", "main", "nearest"];
 
 #[test]

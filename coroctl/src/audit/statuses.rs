@@ -1,75 +1,28 @@
 //! The values of the tables' state columns, as enums that a `match` must exhaust.
 
-macro_rules! column_enum {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal,)* }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($variant,)* }
+use strum::{EnumString, IntoStaticStr};
 
-        impl $name {
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)* }
-            }
-
-            pub fn parse(text: &str) -> Option<Self> {
-                match text { $($text => Some(Self::$variant),)* _ => None }
-            }
-        }
-    };
-}
-
-column_enum! {
-    /// `payments.status`.
-    PaymentStatus {
-        Initiated = "initiated",
-        Authorized = "authorized",
-        Completed = "completed",
-        Rejected = "rejected",
-        Failed = "failed",
-        Cancelled = "cancelled",
-    }
-}
-
-column_enum! {
-    /// `payments.event`.
-    PaymentEvent {
-        Initiated = "initiated",
-        Authorized = "authorized",
-        Completed = "completed",
-        Rejected = "rejected",
-        Failed = "failed",
-        Cancelled = "cancelled",
-        OutcomeUnknown = "outcome_unknown",
-        CancelRecorded = "cancel_recorded",
-        CancelRequested = "cancel_requested",
-    }
-}
-
-column_enum! {
-    /// `ledger.kind`.
-    EntryKind {
-        Hold = "hold",
-        Rejection = "rejection",
-        Deposit = "deposit",
-        Capture = "capture",
-        Release = "release",
-    }
-}
-
-column_enum! {
-    /// `charges.status`.
-    ChargeStatus {
-        Waiting = "waiting",
-        Calling = "calling",
-        Unknown = "unknown",
-        Succeeded = "succeeded",
-        Declined = "declined",
-        Expired = "expired",
-        Cancelled = "cancelled",
-    }
+/// `payments.status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum PaymentStatus {
+    Initiated,
+    Authorized,
+    Completed,
+    Rejected,
+    Failed,
+    Cancelled,
 }
 
 impl PaymentStatus {
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
     pub fn has_ended(self) -> bool {
         match self {
             Self::Initiated | Self::Authorized => false,
@@ -78,7 +31,74 @@ impl PaymentStatus {
     }
 }
 
+/// `payments.event`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum PaymentEvent {
+    Initiated,
+    Authorized,
+    Completed,
+    Rejected,
+    Failed,
+    Cancelled,
+    OutcomeUnknown,
+    CancelRecorded,
+    CancelRequested,
+}
+
+impl PaymentEvent {
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+/// `ledger.kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum EntryKind {
+    Hold,
+    Rejection,
+    Deposit,
+    Capture,
+    Release,
+}
+
+impl EntryKind {
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
+/// `charges.status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum ChargeStatus {
+    Waiting,
+    Calling,
+    Unknown,
+    Succeeded,
+    Declined,
+    Expired,
+    Cancelled,
+}
+
 impl ChargeStatus {
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
     /// It is emitted on PaymentResultTopic; leases are the processor's own business.
     pub fn is_emitted(self) -> bool {
         match self {

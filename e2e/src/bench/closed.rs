@@ -11,7 +11,7 @@ use rand::rngs::SmallRng;
 use tokio::task::JoinSet;
 
 use super::caller::{Address, Caller};
-use super::cpu::{Meter, Spent};
+use super::cpu::{CpuTime, Meter};
 use super::endings::Endings;
 use super::latency::{Latencies, Summary};
 use super::users::Users;
@@ -28,14 +28,14 @@ pub struct Load {
 }
 
 /// The figures of the window.
-pub struct Closed {
+pub struct ClosedLoop {
     pub settled: u64,
     pub seconds: f64,
     /// Warm-up and run-out included.
     pub ended: BTreeMap<&'static str, u64>,
     pub accept: Summary,
     pub settle: Summary,
-    pub cpu: Spent,
+    pub cpu: CpuTime,
 }
 
 struct Shared {
@@ -47,7 +47,7 @@ struct Shared {
 }
 
 /// Runs `clients` for `window` and waits until all they began has ended.
-pub async fn run(load: &Load, meter: &Meter, clients: usize, window: Duration) -> Result<Closed> {
+pub async fn run(load: &Load, meter: &Meter, clients: usize, window: Duration) -> Result<ClosedLoop> {
     let shared = Arc::new(Shared {
         stop: AtomicBool::new(false),
         measuring: AtomicBool::new(false),
@@ -73,7 +73,7 @@ pub async fn run(load: &Load, meter: &Meter, clients: usize, window: Duration) -
     }
     let settle = shared.settle.summary();
     let ended = shared.ended.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ok(Closed { settled: settle.count, seconds, ended, accept: shared.accept.summary(), settle, cpu })
+    Ok(ClosedLoop { settled: settle.count, seconds, ended, accept: shared.accept.summary(), settle, cpu })
 }
 
 /// Lets them work; clients end before they are stopped only by failing.

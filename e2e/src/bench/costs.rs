@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::cpu::{BACKENDS, ELSEWHERE, GENERATOR, Spent};
+use super::cpu::{BACKENDS, CpuTime, ELSEWHERE, GENERATOR};
 use super::figures;
 
 /// The costs of one load.
@@ -19,15 +19,15 @@ pub struct Costs {
 
 impl Costs {
     /// Adds up rounds; `None` without a payment.
-    pub fn new<'a>(load: String, rounds: impl Iterator<Item = (u64, &'a Spent)>) -> Option<Self> {
-        let (mut payments, mut spent) = (0, Spent::default());
+    pub fn new<'a>(load: String, rounds: impl Iterator<Item = (u64, &'a CpuTime)>) -> Option<Self> {
+        let (mut payments, mut cpu_time) = (0, CpuTime::default());
         for (settled, cpu) in rounds {
             payments += settled;
-            spent.add(cpu);
+            cpu_time.add(cpu);
         }
         let each = |(group, seconds): (String, f64)| (group, 1000.0 * seconds / payments as f64);
         let by_process: BTreeMap<String, f64> =
-            (payments > 0).then(|| spent.seconds.into_iter().map(each).collect())?;
+            (payments > 0).then(|| cpu_time.seconds.into_iter().map(each).collect())?;
         let sum = |wanted: &dyn Fn(&str) -> bool| -> f64 {
             by_process.iter().filter(|(group, _)| wanted(group)).map(|(_, seconds)| seconds).sum()
         };
@@ -71,8 +71,8 @@ mod tests {
     fn seconds_per_thousand_payments() {
         let seconds =
             [("x".to_owned(), 3.0), ("postgres backends y".to_owned(), 1.5), (ELSEWHERE.to_owned(), 9.0)];
-        let spent = Spent { seconds: seconds.into(), capacity: 10.0 };
-        let cpu = Costs::new("load".to_owned(), [(1000, &spent), (500, &spent)].into_iter()).unwrap();
+        let cpu_time = CpuTime { seconds: seconds.into(), capacity: 10.0 };
+        let cpu = Costs::new("load".to_owned(), [(1000, &cpu_time), (500, &cpu_time)].into_iter()).unwrap();
         assert_eq!((cpu.total, cpu.total_without_backends), (6.0, 4.0));
         assert!(Costs::new("none".to_owned(), std::iter::empty()).is_none());
     }

@@ -42,9 +42,9 @@ pub struct Sample {
 
 /// Seconds between two moments.
 #[derive(Clone, Debug, Default)]
-pub struct Spent {
+pub struct CpuTime {
     pub seconds: BTreeMap<String, f64>,
-    /// Of all processors, over the same time.
+    /// Seconds of all processors, over the same time.
     pub capacity: f64,
 }
 
@@ -112,7 +112,7 @@ impl Meter {
 
 impl Sample {
     /// Seconds of each group from `before` until now.
-    pub fn since(&self, before: &Self) -> Spent {
+    pub fn since(&self, before: &Self) -> CpuTime {
         let mut ticks: BTreeMap<&str, i64> = BTreeMap::new();
         for (id, (group, now)) in &self.processes {
             let then = before.processes.get(id).map_or(0, |(_, then)| *then);
@@ -127,14 +127,14 @@ impl Sample {
         }
         let known: i64 = ticks.values().sum();
         ticks.insert(ELSEWHERE, self.busy - before.busy - known);
-        Spent {
+        CpuTime {
             seconds: ticks.into_iter().map(|(group, ticks)| (group.to_owned(), in_seconds(ticks))).collect(),
             capacity: in_seconds(self.all - before.all),
         }
     }
 }
 
-impl Spent {
+impl CpuTime {
     pub fn add(&mut self, other: &Self) {
         for (group, seconds) in &other.seconds {
             *self.seconds.entry(group.clone()).or_default() += seconds;
@@ -212,11 +212,11 @@ mod tests {
         let before = sample(&[(1, OTHER, 100), (2, "postgres backends x", 50)], 1000);
         // Backend 2 used 7 more and ended: its parent inherited 57; backend 3 is new.
         let after = sample(&[(1, OTHER, 157), (3, "postgres backends x", 5)], 1020);
-        let spent = after.since(&before);
+        let cpu_time = after.since(&before);
         let ticks =
-            |group: &str| (spent.seconds[group] * rustix::param::clock_ticks_per_second() as f64).round();
+            |group: &str| (cpu_time.seconds[group] * rustix::param::clock_ticks_per_second() as f64).round();
         assert_eq!((ticks(OTHER), ticks("postgres backends x"), ticks(ELSEWHERE)), (7.0, 5.0, 8.0));
-        assert!((spent.busy() - 0.5).abs() < 1e-9);
+        assert!((cpu_time.busy() - 0.5).abs() < 1e-9);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use saga::postgres::{self, Client};
 use sql::Database;
 use tokio::task::JoinSet;
 
-use super::cpu::{Meter, Spent};
+use super::cpu::{CpuTime, Meter};
 use super::floor_sql::Batch;
 use super::users::Users;
 
@@ -49,10 +49,10 @@ struct Worker {
     users: Users,
 }
 
-pub struct Measured {
+pub struct FloorFigures {
     pub settled: u64,
     pub seconds: f64,
-    pub cpu: Spent,
+    pub cpu: CpuTime,
 }
 
 impl Floor {
@@ -85,7 +85,7 @@ impl Floor {
     }
 
     /// Works for `window`.
-    pub async fn run(&mut self, meter: &Meter, window: Duration) -> Result<Measured> {
+    pub async fn run(&mut self, meter: &Meter, window: Duration) -> Result<FloorFigures> {
         let (settled, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let mut tasks = JoinSet::new();
         for worker in self.workers.drain(..) {
@@ -100,7 +100,7 @@ impl Floor {
         while let Some(worker) = tasks.join_next().await {
             self.workers.push(worker.context("floor worker")??);
         }
-        Ok(Measured { settled, seconds, cpu })
+        Ok(FloorFigures { settled, seconds, cpu })
     }
 }
 

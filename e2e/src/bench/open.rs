@@ -14,19 +14,19 @@ use tokio::task::JoinSet;
 
 use super::caller::Caller;
 use super::closed::Load;
-use super::cpu::{Meter, Spent};
+use super::cpu::{CpuTime, Meter};
 use super::latency::{Latencies, Summary};
 
 /// Connections made before the start; more are made when all are in use.
 const CONNECTIONS: usize = 32;
 
-pub struct Open {
+pub struct OpenLoop {
     pub rate: u32,
     /// From the moment it was meant to be asked for until the 201.
     pub accept: Summary,
     /// From the 201 until the terminal event was received.
     pub settle: Summary,
-    pub cpu: Spent,
+    pub cpu: CpuTime,
 }
 
 struct Shared {
@@ -45,7 +45,7 @@ impl Shared {
 }
 
 /// Asks for `rate` payments per second for `time`, and waits until all have ended.
-pub async fn run(load: &Load, meter: &Meter, rate: u32, time: Duration) -> Result<Open> {
+pub async fn run(load: &Load, meter: &Meter, rate: u32, time: Duration) -> Result<OpenLoop> {
     ensure!(rate > 0, "a rate is payments per second, at least 1");
     let mut idle = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -69,7 +69,7 @@ pub async fn run(load: &Load, meter: &Meter, rate: u32, time: Duration) -> Resul
         ended.context("payment")??;
     }
     let cpu = meter.sample().since(&before);
-    Ok(Open { rate, accept: shared.accept.summary(), settle: shared.settle.summary(), cpu })
+    Ok(OpenLoop { rate, accept: shared.accept.summary(), settle: shared.settle.summary(), cpu })
 }
 
 /// The moments at which payments are meant to be asked for, each sent when it has come. A thread: the

@@ -14,11 +14,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::caller::Address;
-use super::closed::{self, Closed, Load};
+use super::closed::{self, ClosedLoop, Load};
 use super::cpu::Meter;
 use super::endings::Endings;
-use super::floor::{Floor, Measured, Setup};
-use super::open::{self, Open};
+use super::floor::{Floor, FloorFigures, Setup};
+use super::open::{self, OpenLoop};
 use super::users::Users;
 use coroctl::audit;
 use coroctl::client::Client;
@@ -61,9 +61,9 @@ pub struct Options {
 
 #[derive(Default)]
 struct Figures {
-    saga: Vec<Closed>,
-    floor: Vec<Measured>,
-    open: Vec<Open>,
+    saga: Vec<ClosedLoop>,
+    floor: Vec<FloorFigures>,
+    open: Vec<OpenLoop>,
 }
 
 /// Measures and prints; fails when an accepted payment did not end or an invariant is broken.

@@ -1,4 +1,4 @@
-//! Who pays: users with money, picked uniformly or with a few hot ones.
+//! The users that pay, with money, picked uniformly or with a few hot ones.
 
 use anyhow::{Result, ensure};
 use futures_util::{StreamExt, TryStreamExt, stream};

@@ -49,7 +49,7 @@ struct Series {
     url: String,
     line: &'static str,
     begin: Option<u64>,
-    /// Of lives that are over.
+    /// The sum of lives that are over.
     before: u64,
     last: u64,
 }

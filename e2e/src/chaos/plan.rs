@@ -41,14 +41,14 @@ const FORMS: &[&str] = &[
 /// The forms after which the processor waits neither for its time-out nor for proof that nothing was charged.
 const QUICK_FORMS: &[&str] = &["thenreset", "thenhttp500", "thenhttp502", "thengarbage", "thencut"];
 
-/// Of a hundred payments, how many are special.
+/// The special payments of a hundred, by kind.
 #[derive(Clone, Copy, Debug)]
 pub struct Mix {
     pub declined: u32,
     pub without_funds: u32,
     pub unknown: u32,
     pub cancelled: u32,
-    /// Of all of them, how many are asked for twice at the same moment.
+    /// Payments of a hundred that are requested twice at the same moment.
     pub twice: u32,
     /// Also the calls of ordinary payments take a moment, so that a kill finds some under way.
     ordinary: &'static str,

@@ -103,7 +103,7 @@ fn shape(topic: &str, value: &[u8]) {
 }
 
 #[tokio::test]
-async fn every_event_of_a_payment_is_told_with_its_headers_and_fields() {
+async fn every_event_of_a_payment_is_emitted_with_its_headers_and_fields() {
     let harness = Harness::shared().await;
     let user = harness.client.user_with(100_000).await.unwrap();
     let since = Timestamp::now();

@@ -106,7 +106,7 @@ async fn what_is_not_offered_is_a_problem_too() {
 }
 
 /// How long the server lets a client dawdle after it sent `start`.
-async fn patience_with(door: &str, start: &str) -> (Duration, String) {
+async fn timeout_with(door: &str, start: &str) -> (Duration, String) {
     let mut stream = TcpStream::connect(door.trim_start_matches("http://")).await.unwrap();
     stream.write_all(start.as_bytes()).await.unwrap();
     let began = Instant::now();
@@ -128,7 +128,7 @@ async fn slow_clients_are_cut_and_leave_no_row() {
     );
     let body = format!("{head}content-length: 100\r\n\r\n{{\"client_number\":");
     for door in doors(&harness) {
-        let (slow_head, slow_body) = tokio::join!(patience_with(door, &head), patience_with(door, &body));
+        let (slow_head, slow_body) = tokio::join!(timeout_with(door, &head), timeout_with(door, &body));
         assert!(slow_head.0 < Duration::from_secs(30), "{slow_head:?} at {door}");
         assert!(slow_body.0 < Duration::from_secs(30), "{slow_body:?} at {door}");
         assert!(slow_body.1.contains(" 408 "), "{slow_body:?} at {door}");

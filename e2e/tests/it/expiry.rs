@@ -62,7 +62,7 @@ impl Hasty {
     }
 }
 
-/// Whatever kept it from being called.
+/// A payment expires for whatever reason it was not called.
 #[tokio::test]
 async fn a_payment_that_cannot_be_called_in_time_expires_and_its_money_comes_back() {
     let harness = Harness::alone().await;

@@ -19,7 +19,7 @@ pub const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 /// The header of messages that a test produces to be parked.
 pub const EXPLAINED: (&str, &str) = ("explained", "e2e");
 
-static QUIET: RwLock<()> = RwLock::const_new(());
+static DISTURBANCE: RwLock<()> = RwLock::const_new(());
 
 /// Keeps others from disturbing, or everybody else away.
 #[allow(dead_code, reason = "held, never read")]
@@ -37,12 +37,12 @@ pub struct Harness {
 impl Harness {
     /// For tests that only use the stack.
     pub async fn shared() -> Self {
-        Self::with(Turn::Shared(QUIET.read().await))
+        Self::with(Turn::Shared(DISTURBANCE.read().await))
     }
 
     /// For tests that stop or kill parts of it.
     pub async fn alone() -> Self {
-        Self::with(Turn::Alone(QUIET.write().await))
+        Self::with(Turn::Alone(DISTURBANCE.write().await))
     }
 
     fn with(turn: Turn) -> Self {

@@ -150,7 +150,7 @@ async fn media_types_are_compared_as_rfc_9110_says() {
     }
 }
 
-/// What is offered: a path of the payments' user, and its methods besides OPTIONS.
+/// Each offered path of a payment, with its methods besides OPTIONS.
 fn offered(payment_id: &str) -> [(String, Vec<&'static str>); 5] {
     let read = || vec!["GET", "HEAD"];
     [
@@ -382,7 +382,7 @@ async fn a_length_has_one_meaning() {
     assert!(harness.payments_of(user).await <= 1);
 }
 
-/// What the edge says by itself has the form of what the services say.
+/// The edge's own answers have the form of the services' answers.
 #[tokio::test]
 async fn the_edge_refuses_in_problem_documents() {
     let harness = Harness::shared().await;

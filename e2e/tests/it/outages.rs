@@ -13,9 +13,9 @@ use crate::harness::Harness;
 
 const AWAY: Duration = Duration::from_secs(30);
 
-/// What clients met with while `server` was away for most of the load. That all payments ended as planned is
+/// The retries of clients while `server` was away for most of the load. That all payments ended as planned is
 /// asserted here.
-async fn troubles_without(server: &str, kind: FaultKind) -> RetryCounts {
+async fn retries_without(server: &str, kind: FaultKind) -> RetryCounts {
     let harness = Harness::alone().await;
     let run = Run {
         plan: Plan { seed: 1, payments: 400, users: 20, mix: Mix::QUICK },
@@ -43,25 +43,25 @@ fn refused_for_a_while(retries: RetryCounts) {
 
 #[tokio::test]
 async fn kafka_may_be_away() {
-    accepted_all_the_time(troubles_without("kafka", FaultKind::Stop(AWAY)).await);
+    accepted_all_the_time(retries_without("kafka", FaultKind::Stop(AWAY)).await);
 }
 
 #[tokio::test]
 async fn rabbitmq_may_be_away() {
-    accepted_all_the_time(troubles_without("rabbitmq", FaultKind::Stop(AWAY)).await);
+    accepted_all_the_time(retries_without("rabbitmq", FaultKind::Stop(AWAY)).await);
 }
 
 #[tokio::test]
 async fn redis_may_be_away() {
-    accepted_all_the_time(troubles_without("redis", FaultKind::Stop(AWAY)).await);
+    accepted_all_the_time(retries_without("redis", FaultKind::Stop(AWAY)).await);
 }
 
 #[tokio::test]
 async fn postgres_may_be_away() {
-    refused_for_a_while(troubles_without("postgres", FaultKind::Stop(AWAY)).await);
+    refused_for_a_while(retries_without("postgres", FaultKind::Stop(AWAY)).await);
 }
 
 #[tokio::test]
 async fn postgres_may_be_killed() {
-    refused_for_a_while(troubles_without("postgres", FaultKind::Crash(Duration::from_secs(3))).await);
+    refused_for_a_while(retries_without("postgres", FaultKind::Crash(Duration::from_secs(3))).await);
 }

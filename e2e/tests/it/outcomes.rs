@@ -1,4 +1,4 @@
-//! Whatever the gateway does, a payment ends as its charge did; an outcome that is not known yet is published as
+//! A payment ends as its charge did, whatever the gateway does; an outcome that is not known yet is published as
 //! unknown, never as a failure.
 
 use std::collections::BTreeSet;
@@ -122,7 +122,7 @@ async fn whatever_the_gateway_does_a_payment_ends_as_its_charge_did() {
     }
 }
 
-/// Whom the gateway declines is drawn by its seed.
+/// The gateway draws by its seed whom it declines.
 #[tokio::test]
 async fn where_the_gateway_draws_lots_each_payment_ends_as_it_drew() {
     let harness = Harness::shared().await;

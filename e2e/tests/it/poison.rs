@@ -1,5 +1,5 @@
-//! Messages that cannot be applied, on every topic and on the queue: each subscriber they concern sets them aside,
-//! tells that, counts it, and goes on.
+//! Messages that cannot be applied, on every topic and on the queue: each subscriber they concern parks them,
+//! publishes and counts that, and goes on.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

@@ -20,12 +20,12 @@ const AMOUNT: i64 = 10;
 /// Each is a payment and a poll of it: a hundred requests a second.
 const EVERY: Duration = Duration::from_millis(20);
 
-/// What the clients at the edge met.
+/// The answers to clients at the edge.
 #[derive(Default)]
 struct Load {
     over: AtomicBool,
     accepted: Mutex<Vec<Paid>>,
-    /// What was answered in the place of a 201 or a 200.
+    /// Answers in the place of a 201 or a 200.
     failed: Mutex<Vec<String>>,
 }
 

@@ -10,7 +10,7 @@ use crate::bounds::Break;
 use crate::coro::Coro;
 use crate::state::{Account, Id, State, Wrong};
 
-/// What every row and event says of a payment of this amount; there is one service.
+/// The terms of a payment of this amount; there is one service.
 pub fn terms(amount: i64) -> Terms {
     Terms { amount, service_id: Arc::default(), client_number: None }
 }
@@ -54,7 +54,7 @@ enum Kind {
     Release(ReleaseCause),
 }
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
     Done,
@@ -107,7 +107,7 @@ impl Coro {
         let mut returned = Vec::new();
         for (id, kind) in inserts {
             let entries = &mut after.0[*id];
-            if entries.has_phase(*kind) && !self.is_broken(Break::MoneyMovesAtEveryTelling) {
+            if entries.has_phase(*kind) && !self.is_broken(Break::MoneyMovesAtEveryEmission) {
                 if self.is_broken(Break::DeltasNotFromRows) {
                     self.move_money(&mut after.1, *id, *kind);
                 }
@@ -134,7 +134,7 @@ impl Coro {
         }
         state.account = after.1;
         for (id, kind) in returned {
-            tell_entry(state, id, kind);
+            emit_entry(state, id, kind);
         }
     }
 
@@ -155,12 +155,12 @@ impl Coro {
     }
 
     /// Rows of the table `ledger`, re-emitted in their order.
-    pub fn tell_ledger(&self, state: &mut State, id: Id) {
+    pub fn emit_ledger(&self, state: &mut State, id: Id) {
         let Entries { holds, rejections, captures, cause, .. } = state.lives[id].entries;
         let first = (holds > 0).then_some(Kind::Hold).or((rejections > 0).then_some(Kind::Rejection));
         let second = (captures > 0).then_some(Kind::Capture).or(cause.map(Kind::Release));
         for kind in first.into_iter().chain(second) {
-            tell_entry(state, id, kind);
+            emit_entry(state, id, kind);
         }
     }
 
@@ -176,7 +176,7 @@ impl Coro {
 
     /// Broken: whatever the ledger says, the event finds what it would have found the first time.
     fn forget(&self, entry: Entry, event: &Event, amount: i64) -> Entry {
-        match (self.is_broken(Break::MoneyMovesAtEveryTelling), &entry, event) {
+        match (self.is_broken(Break::MoneyMovesAtEveryEmission), &entry, event) {
             (
                 true,
                 Entry::Captured { .. } | Entry::Released { .. },
@@ -188,7 +188,7 @@ impl Coro {
 }
 
 /// The route of the table `ledger`, and what payments-svc makes of it (`payments-svc/src/events.rs`).
-fn tell_entry(state: &mut State, id: Id, kind: Kind) {
+fn emit_entry(state: &mut State, id: Id, kind: Kind) {
     let event = match kind {
         Kind::Hold => PaymentsEvent::Held,
         Kind::Rejection => PaymentsEvent::HoldRejected,

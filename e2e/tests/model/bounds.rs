@@ -11,13 +11,13 @@ pub enum Keys {
     Ignored,
 }
 
-/// What is explored exhaustively. A smaller number of one thing leaves room for more of another; together the
+/// The bounds of an exhaustive exploration. A smaller number of one thing leaves room for more of another; together the
 /// configurations in `main.rs` go through everything.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Of each payment, all on one account.
+    /// The amount of each payment, all on one account.
     pub amounts: &'static [i64],
-    /// What the account has; `None`: the user has no account.
+    /// The money of the account; `None`: the user has no account.
     pub deposit: Option<i64>,
     /// Leases a charge can take. The call of the last one is not lost before it reaches the gateway; so that no
     /// other count of faults is needed.
@@ -36,7 +36,7 @@ pub struct Bounds {
     /// are honoured: then nothing rests on time.
     pub timely: bool,
     /// Events are emitted and read again from any earlier position, work is redelivered, Redis caches and evicts.
-    pub retold: bool,
+    pub re_emitted: bool,
     /// Second instances, and requests to cancel, hold stale reads.
     pub races: bool,
     /// One replication slot is lost with all that was not read yet, and its rows are re-emitted.
@@ -59,14 +59,14 @@ pub const PLAIN: Bounds = Bounds {
     foreign: false,
     forged: false,
     timely: false,
-    retold: false,
+    re_emitted: false,
     races: false,
     lost_slot: false,
     cancels: true,
     faults: None,
 };
 
-/// What is done wrong on purpose. Each is a mistake that somebody could make in a store, in the wiring or in an
+/// Planted mistakes. Each is one that somebody could make in a store, in the wiring or in an
 /// adapter around `decide`, and that the checker must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Break {
@@ -74,7 +74,7 @@ pub enum Break {
     ReleaseOnTimeout,
     /// A decline that does not say whose it is, is believed.
     UnnamedDeclineBelieved,
-    /// What was charged is captured, whatever was held.
+    /// The charged amount is captured, whatever was held.
     CaptureWithoutComparison,
     /// The work message is acknowledged before its row is committed.
     AckBeforeCommit,
@@ -105,7 +105,7 @@ pub enum Break {
     /// The call is made before the intent is committed.
     CallBeforeIntent,
     /// The ledger has no primary key, and every emission is applied.
-    MoneyMovesAtEveryTelling,
+    MoneyMovesAtEveryEmission,
     /// Account deltas are those of the entries decided, not of the rows that the insert returned; and entries are read
     /// before the lock is held.
     DeltasNotFromRows,
@@ -114,5 +114,5 @@ pub enum Break {
     /// A cancel that came before the hold is forgotten when the hold comes.
     EarlyCancelForgotten,
     /// balance-svc gets no cancel that is only recorded, though it may be the only event of a payment.
-    RecordedCancelUnheard,
+    RecordedCancelIgnored,
 }

@@ -112,8 +112,8 @@ fn call_before_intent() {
 }
 
 #[test]
-fn money_moves_at_every_telling() {
-    breaks(Break::MoneyMovesAtEveryTelling, checks::FUNDS_FOR_BOTH, p::M5);
+fn money_moves_at_every_emission() {
+    breaks(Break::MoneyMovesAtEveryEmission, checks::FUNDS_FOR_BOTH, p::M5);
 }
 
 #[test]
@@ -132,6 +132,6 @@ fn early_cancel_forgotten() {
 }
 
 #[test]
-fn recorded_cancel_unheard() {
-    breaks(Break::RecordedCancelUnheard, checks::LOST_SLOT, p::S1);
+fn recorded_cancel_ignored() {
+    breaks(Break::RecordedCancelIgnored, checks::LOST_SLOT, p::S1);
 }

@@ -16,7 +16,7 @@ pub const CALLS: Bounds = Bounds { attempts: 3, late: true, foreign: true, ..PLA
 /// Several sweepers and inquiries about the same charge.
 pub const SWEEPERS: Bounds = Bounds { attempts: 2, late: true, sweeps: 2, inquiries: 2, ..PLAIN };
 /// Any number of repeated tellings, to any reader, from any position; work again and again.
-pub const RE_EMITTING: Bounds = Bounds { attempts: 2, retold: true, ..PLAIN };
+pub const RE_EMITTING: Bounds = Bounds { attempts: 2, re_emitted: true, ..PLAIN };
 /// Reads that are stale when they write, and commits without an answer.
 pub const RACES: Bounds = Bounds { attempts: 2, races: true, faults: Some(3), ..PLAIN };
 /// A lost slot.
@@ -30,14 +30,22 @@ pub const IGNORED: Bounds =
 /// Somebody else writes to the work queue: another amount is charged than was held.
 pub const FORGED: Bounds = Bounds { attempts: 2, forged: true, ..PLAIN };
 /// A user without funds, one without an account.
-pub const NO_FUNDS: Bounds = Bounds { deposit: Some(4), retold: true, races: true, lost_slot: true, ..PLAIN };
+pub const NO_FUNDS: Bounds =
+    Bounds { deposit: Some(4), re_emitted: true, races: true, lost_slot: true, ..PLAIN };
 pub const NO_ACCOUNT: Bounds = Bounds { deposit: None, ..NO_FUNDS };
 /// Everything together, a few faults at a time.
-pub const TOGETHER: Bounds =
-    Bounds { attempts: 2, late: true, retold: true, races: true, lost_slot: true, faults: Some(2), ..PLAIN };
+pub const TOGETHER: Bounds = Bounds {
+    attempts: 2,
+    late: true,
+    re_emitted: true,
+    races: true,
+    lost_slot: true,
+    faults: Some(2),
+    ..PLAIN
+};
 /// Two payments on one account, with funds for one of them, whichever; for both; for neither.
 pub const FUNDS_FOR_ONE: Bounds =
-    Bounds { amounts: &[5, 3], deposit: Some(7), retold: true, faults: Some(2), ..PLAIN };
+    Bounds { amounts: &[5, 3], deposit: Some(7), re_emitted: true, faults: Some(2), ..PLAIN };
 pub const FUNDS_FOR_BOTH: Bounds = Bounds { deposit: Some(8), faults: Some(1), ..FUNDS_FOR_ONE };
 pub const FUNDS_FOR_NONE: Bounds = Bounds { deposit: Some(2), ..FUNDS_FOR_ONE };
 
@@ -106,7 +114,7 @@ fn several_sweepers() {
 }
 
 #[test]
-fn told_again() {
+fn re_emitted() {
     exhaust(
         "re-emitted",
         RE_EMITTING,

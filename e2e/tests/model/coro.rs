@@ -116,7 +116,7 @@ impl Coro {
             Action::BecomesVisible(id) => state.lives[*id].books.visible = true,
             Action::CacheEnded(id) => state.lives[*id].cached_as_ended = true,
             Action::EvictEnded(id) => state.lives[*id].cached_as_ended = false,
-            Action::SlotLost(source) => self.tell_again(state, *source),
+            Action::SlotLost(source) => self.re_emit(state, *source),
             Action::WorkIsLost(id) => self.lose_work(state, *id),
             Action::CallEarly(id) => self.call_early(state, *id),
         }
@@ -124,7 +124,7 @@ impl Coro {
     }
 }
 
-/// What no component wants to happen. Declines, cancels, deadlines and the order of things are not among them.
+/// Actions that no component wants. Declines, cancels, deadlines and the order of things are not among them.
 fn is_fault(action: &Action) -> bool {
     match action {
         Action::Rewind(..)
@@ -142,7 +142,7 @@ fn is_fault(action: &Action) -> bool {
             TaskStep::DoesNotSend
             | TaskStep::TimesOut
             | TaskStep::IsAnsweredByAnother(_)
-            | TaskStep::WritesUnheard
+            | TaskStep::WritesWithoutAnswer
             | TaskStep::Fails
             | TaskStep::Dies => true,
             TaskStep::Sends

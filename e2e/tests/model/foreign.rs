@@ -14,7 +14,7 @@ use crate::bounds::Break;
 use crate::coro::Coro;
 use crate::state::Said;
 
-/// What the answer says, to whatever request.
+/// The content of the answer, to any request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Claim {
     Succeeded,
@@ -64,7 +64,7 @@ impl Foreign {
         &JUDGED[place]
     }
 
-    /// What an inquiry takes it for.
+    /// The finding of an inquiry from it.
     pub fn found(self) -> Lookup {
         self.judged().found.clone()
     }
@@ -141,7 +141,7 @@ fn charge() -> Charge {
 }
 
 impl Coro {
-    /// What a call makes of it.
+    /// The outcome of a call from it.
     pub fn said_by(&self, foreign: Foreign) -> Said {
         if self.is_broken(Break::UnnamedDeclineBelieved) && foreign == UNNAMED_DECLINE {
             return Said::Declined;

@@ -14,7 +14,7 @@ pub struct Books {
     pub standing: u8,
     /// Inquiries find what was decided.
     pub visible: bool,
-    /// Whatever comes now is declined.
+    /// The gateway declines everything from now on.
     pub barred: bool,
 }
 
@@ -53,7 +53,7 @@ impl Lookup {
 }
 
 impl Books {
-    /// What may be decided about a request that arrives now; one only where that is given already.
+    /// The possible decisions about a request that arrives now; one only if it is given already.
     pub fn verdicts(&self, key: usize, bounds: &Bounds) -> &'static [Verdict] {
         match self.given(key, bounds) {
             Some(_) => &[Verdict::None],

@@ -19,12 +19,12 @@ impl Coro {
     pub fn healed(&self, state: &State) -> Option<State> {
         let mut state = state.clone();
         let goes_on = |state: &mut State| {
-            self.tell_on(state) || (0..state.lives.len()).any(|id| self.work_on(state, id))
+            self.relay_on(state) || (0..state.lives.len()).any(|id| self.work_on(state, id))
         };
         (0..STEPS_MAX).any(|_| !goes_on(&mut state)).then_some(state)
     }
 
-    fn tell_on(&self, state: &mut State) -> bool {
+    fn relay_on(&self, state: &mut State) -> bool {
         if state.zombie.is_some() {
             self.zombie_writes(state);
             return true;

@@ -1,6 +1,6 @@
 //! The model check: everything that can happen to a payment within stated bounds, over the real decisions.
 //!
-//! What decides is not modelled: `payments_svc::saga::{decide, next, cancel}`, `balance_svc::saga::{decide, next}`,
+//! The decisions are not modelled but the real ones: `payments_svc::saga::{decide, next, cancel}`, `balance_svc::saga::{decide, next}`,
 //! `processor_svc::saga::decide` and the judgement of answers in `processor_svc::gateway` are called as they are.
 //! Around them, as small as they can be and with the guards that the real ones have:
 //!

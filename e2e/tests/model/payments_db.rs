@@ -14,7 +14,7 @@ pub struct Row {
     pub cancel_requested: bool,
     /// `reason is not null`.
     pub has_reason: bool,
-    /// What happened last; `None`: it was accepted.
+    /// The last event; `None`: it was accepted.
     pub event: Option<RowEvent>,
     pub version: u8,
     /// Commits so far; the version must keep up with them.
@@ -124,16 +124,16 @@ impl Coro {
         if !is_edge(before, after) || after.version != before.version + 1 {
             state.went_wrong(Wrong::Transition);
         }
-        self.tell_payment(state, id);
+        self.emit_payment(state, id);
     }
 
     /// Routes of `cdc-relay/relay.toml` for the table `payments`, as far as anybody acts on them.
-    pub fn tell_payment(&self, state: &mut State, id: Id) {
+    pub fn emit_payment(&self, state: &mut State, id: Id) {
         let asked = balance_svc::saga::Event::Initiated { terms: terms(self.bounds.amounts[id]) };
         match state.lives[id].row.event {
             None => state.topics.asked.emit(id, asked),
             Some(RowEvent::CancelRecorded) => {
-                if !self.is_broken(Break::RecordedCancelUnheard) {
+                if !self.is_broken(Break::RecordedCancelIgnored) {
                     state.topics.asked.emit(id, asked);
                 }
                 if self.is_broken(Break::CancelBeforeHold) || self.is_broken(Break::MissingTakenForDuplicate)

@@ -57,7 +57,7 @@ impl Charge {
     }
 }
 
-/// What a compare-and-set looks for; what has ended is never looked for.
+/// The row that a compare-and-set expects; it never expects one that has ended.
 fn expected(from: &Observed) -> Option<(Status, i32)> {
     match *from {
         Observed::Waiting { attempt } => Some((Status::Waiting, attempt)),
@@ -83,7 +83,7 @@ fn column(to: &To, before: i32) -> (Status, i32) {
     }
 }
 
-/// What a work message became.
+/// The result of a work message.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Admitted {
     /// Attempt 1 is ours.
@@ -120,7 +120,7 @@ impl Coro {
         let life = &mut state.lives[id];
         life.charge = Some(Charge { status, attempt, exposed: false, forged });
         life.past_deadline &= status == Status::Waiting;
-        self.tell_charge(state, id);
+        self.emit_charge(state, id);
     }
 
     /// One row of the statement `APPLY`: written if the row is as it was decided from, and a first call is in time.
@@ -152,7 +152,7 @@ impl Coro {
         }
         life.charge = Some(after);
         life.past_deadline &= status == Status::Waiting || self.is_broken(Break::DeadlineEndsCalls);
-        self.tell_charge(state, id);
+        self.emit_charge(state, id);
         true
     }
 
@@ -192,7 +192,7 @@ impl Coro {
     }
 
     /// The route of the table `charges`, and what the two readers make of it.
-    pub fn tell_charge(&self, state: &mut State, id: Id) {
+    pub fn emit_charge(&self, state: &mut State, id: Id) {
         let Some(charge) = state.lives[id].charge else { return };
         let terms = terms(self.bounds.amounts[id] - i64::from(charge.forged));
         let not_charged = |cause| Result::NotCharged { terms: terms.clone(), cause };

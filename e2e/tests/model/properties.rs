@@ -1,4 +1,5 @@
-//! What always holds, by the names of docs/AUDIT.md, and what must be reached, so that it holds of something.
+//! The properties that always hold, by the names of docs/AUDIT.md, and states that must be reached, so that they hold of
+//! something.
 
 use payments_svc::saga::Status as Payment;
 
@@ -86,7 +87,7 @@ pub const ALWAYS: &[(&str, Condition)] = &[
     (T6, |coro, state| state.wrong.is_none() || (coro.bounds.forged && state.wrong == Some(Wrong::Parked))),
 ];
 
-/// What was charged is not what was held: the hold stays, and so does the payment.
+/// The charged amount is not the held one: the hold stays, and so does the payment.
 fn is_parked(life: &Life) -> bool {
     let Entries { holds, captures, releases, .. } = life.entries;
     let is_open = (holds, captures + releases) == (1, 0);

@@ -25,7 +25,7 @@ pub enum Topic {
 pub const TOPICS: [Topic; 5] = [Topic::Asked, Topic::Results, Topic::Money, Topic::Unknowns, Topic::Cancels];
 pub const READERS: [Reader; 3] = [Reader::Payments, Reader::Balance, Reader::Processor];
 
-/// What is applied in one transaction: the next record of a topic, or all there is, one topic after the other.
+/// The batch of one transaction: the next record of a topic, or all there is, one topic after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
     Next(Topic),
@@ -93,7 +93,7 @@ impl Coro {
             self.batches(state, reader, actions);
         }
         for topic in TOPICS {
-            if self.bounds.retold {
+            if self.bounds.re_emitted {
                 actions.extend((0..topic.read(&state.topics)).map(|to| Action::Rewind(topic, to)));
             }
             // In the balance database nobody reads before it holds the account's lock.
@@ -249,7 +249,7 @@ impl Coro {
     }
 
     /// Unread events are lost; then every present row is emitted.
-    pub fn tell_again(&self, state: &mut State, source: Source) {
+    pub fn re_emit(&self, state: &mut State, source: Source) {
         state.slot_lost = true;
         match source {
             Source::Payments => {
@@ -257,7 +257,7 @@ impl Coro {
                 state.topics.cancels.lose_unread();
                 for life in &mut state.lives {
                     if life.queue == Queue::Waiting {
-                        life.queue = Queue::NotTold;
+                        life.queue = Queue::NotEmitted;
                     }
                 }
             }
@@ -269,9 +269,9 @@ impl Coro {
         }
         for id in 0..state.lives.len() {
             match source {
-                Source::Payments => self.tell_payment(state, id),
-                Source::Balance => self.tell_ledger(state, id),
-                Source::Processor => self.tell_charge(state, id),
+                Source::Payments => self.emit_payment(state, id),
+                Source::Balance => self.emit_ledger(state, id),
+                Source::Processor => self.emit_charge(state, id),
             }
         }
     }

@@ -60,7 +60,7 @@ pub struct Account {
 /// The work message: any number of copies is as good as one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Queue {
-    NotTold,
+    NotEmitted,
     Waiting,
     Acknowledged,
 }
@@ -108,7 +108,7 @@ impl<E: Clone> Feed<E> {
         self.emitted[self.read..][..count].to_vec()
     }
 
-    /// What nobody has read is gone.
+    /// Unread events are gone.
     pub fn lose_unread(&mut self) {
         self.emitted.truncate(self.read);
     }
@@ -152,7 +152,7 @@ pub enum CallAt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum InquiryAt {
     Asking,
-    /// What was found must be put right at the gateway first.
+    /// The finding must be repaired at the gateway first.
     Repairing(Lookup),
     /// To be written.
     Found {
@@ -227,7 +227,7 @@ impl Life {
             entries: Entries::default(),
             charge: None,
             past_deadline: false,
-            queue: Queue::NotTold,
+            queue: Queue::NotEmitted,
             cached_as_ended: false,
             tasks: Vec::new(),
             strays: 0,

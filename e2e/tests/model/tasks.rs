@@ -26,11 +26,11 @@ pub enum TaskStep {
     /// An answer comes that does not name our charge; the request may still arrive. Of an inquiry or a repair: only
     /// the answer comes.
     IsAnsweredByAnother(Foreign),
-    /// What happened is decided and written by compare-and-set; if the row has changed, that is read for the
+    /// The result is decided and written by compare-and-set; if the row has changed, that is read for the
     /// next try.
     Writes,
     /// The same, but the process gets no answer to its commit, and tries again.
-    WritesUnheard,
+    WritesWithoutAnswer,
     /// The inquiry is answered.
     Asks,
     /// The inquiry fails.
@@ -54,7 +54,7 @@ impl Coro {
             (_, TaskStep::Dies) => None,
             (Task::Call { attempt, exposed, at: CallAt::Ended { said, from } }, _) => {
                 let again = self.write_call(state, id, attempt, said, from);
-                let again = if step == TaskStep::WritesUnheard { again.or(Some(from)) } else { again };
+                let again = if step == TaskStep::WritesWithoutAnswer { again.or(Some(from)) } else { again };
                 again.map(|from| Task::Call { attempt, exposed, at: CallAt::Ended { said, from } })
             }
             (Task::Call { attempt, exposed, at: CallAt::Taken | CallAt::Sent }, _) => {
@@ -99,7 +99,7 @@ impl Coro {
             }
             TaskStep::DoesNotSend
             | TaskStep::Writes
-            | TaskStep::WritesUnheard
+            | TaskStep::WritesWithoutAnswer
             | TaskStep::Asks
             | TaskStep::Fails
             | TaskStep::Repairs
@@ -195,7 +195,7 @@ impl Coro {
         let _ = self.write(state, id, from, &event);
     }
 
-    /// What did not apply is read and decided again: at once, or, where races are explored, in a step of its own.
+    /// A write that did not apply is read and decided again: at once, or, where races are explored, in a step of its own.
     fn rounds(&self, state: &mut State, id: Id, from: Observed, event: &Event) -> Option<Observed> {
         let mut again = self.write(state, id, from, event);
         for _ in 0..ROUNDS_MAX {

@@ -1,4 +1,4 @@
-//! What users, processors and the gateway may do next.
+//! The next actions of users, processors and the gateway.
 
 use payments_svc::saga::{Cancel, cancel};
 use processor_svc::saga::{Event, State as Observed, Step};
@@ -30,7 +30,7 @@ impl Coro {
         let life = &state.lives[id];
         self.messages(life, id, actions);
         // Beside a true one: what nobody asked to charge has no hold that could be compared, or has ended.
-        if self.bounds.forged && life.charge.is_none() && life.queue != Queue::NotTold {
+        if self.bounds.forged && life.charge.is_none() && life.queue != Queue::NotEmitted {
             actions.push(Action::ForgedWork(id));
         }
         for task in &life.tasks {
@@ -48,7 +48,7 @@ impl Coro {
 
     fn messages(&self, life: &Life, id: Id, actions: &mut Vec<Action>) {
         match life.queue {
-            Queue::NotTold => {}
+            Queue::NotEmitted => {}
             Queue::Waiting => {
                 actions.push(Action::Work(id));
                 let loses =
@@ -60,10 +60,10 @@ impl Coro {
                     actions.push(Action::CallEarly(id));
                 }
             }
-            Queue::Acknowledged if self.bounds.retold => actions.push(Action::Redeliver(id)),
+            Queue::Acknowledged if self.bounds.re_emitted => actions.push(Action::Redeliver(id)),
             Queue::Acknowledged => {}
         }
-        if self.bounds.retold && life.charge_state().has_ended() {
+        if self.bounds.re_emitted && life.charge_state().has_ended() {
             actions.push(if life.cached_as_ended { Action::EvictEnded(id) } else { Action::CacheEnded(id) });
         }
     }
@@ -129,7 +129,7 @@ impl Coro {
                 push(TaskStep::Writes);
                 let is_first = matches!(from, Observed::Calling { attempt: first, .. } if first == attempt);
                 if is_first && self.bounds.races {
-                    push(TaskStep::WritesUnheard);
+                    push(TaskStep::WritesWithoutAnswer);
                 }
                 push(TaskStep::Dies);
             }
@@ -214,7 +214,7 @@ impl Coro {
         own_first_attempt(state, id);
     }
 
-    /// What a sweeper reports of a row that is due; it is decided once more when it is written.
+    /// The report of a sweeper about a row that is due; it is decided once more when it is written.
     pub fn sweep(&self, state: &mut State, id: Id) {
         let life = &mut state.lives[id];
         let from = life.charge_state();

@@ -103,8 +103,12 @@ pub fn committed(observed: &Observed) -> Tally {
 
 /// T5: one row per payment and phase, one charge per payment, and not more versions than the columns account for.
 pub fn once(observed: &Observed) -> Tally {
-    let twice = [&observed.payments.twice, &observed.ledger.twice, &observed.charges.twice];
-    let mut tally = twice.into_iter().fold(Tally::default(), Tally::and);
+    let duplicate_rows = [
+        &observed.payments.duplicate_rows,
+        &observed.ledger.duplicate_rows,
+        &observed.charges.duplicate_rows,
+    ];
+    let mut tally = duplicate_rows.into_iter().fold(Tally::default(), Tally::and);
     for (id, payment) in &observed.payments.rows {
         // An outcome that was once unknown leaves no column behind.
         let most = payment.shown + 1;

@@ -19,7 +19,7 @@ use super::money;
 use crate::audit::finding::Tally;
 use crate::audit::statuses::{ChargeStatus, EntryKind, PaymentStatus};
 
-/// What every row of a payment has to say alike. Texts are kept as prints.
+/// The terms that every row of a payment must agree on. Texts are kept as fingerprints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     pub user_id: Uuid,
@@ -53,7 +53,7 @@ pub struct Payment {
     pub terms: Terms,
     pub status: PaymentStatus,
     pub version: u32,
-    /// The version that the columns account for; an outcome that was once unknown may have added one.
+    /// The version that the columns account for; an outcome that was unknown once may have added one.
     pub shown: u32,
     pub fingerprint: u64,
 }
@@ -83,9 +83,9 @@ pub struct Charge {
     pub fingerprint: u64,
 }
 
-/// A message that was set aside.
+/// A message that a service has parked.
 #[derive(Clone, Debug)]
-pub struct Parked {
+pub struct ParkedMessage {
     pub parked_id: String,
     pub reason: String,
     pub payment_id: Option<Uuid>,
@@ -96,26 +96,26 @@ pub struct Payments {
     pub rows: HashMap<Uuid, Payment>,
     /// One per (user, idempotency key).
     pub keys: Tally,
-    /// A second row of the same payment.
-    pub twice: Tally,
-    pub parked: Vec<Parked>,
+    /// Counts a second row of the same payment.
+    pub duplicate_rows: Tally,
+    pub parked: Vec<ParkedMessage>,
 }
 
 #[derive(Debug, Default)]
 pub struct Ledger {
     pub rows: HashMap<Uuid, Entries>,
-    pub twice: Tally,
-    pub parked: Vec<Parked>,
+    pub duplicate_rows: Tally,
+    pub parked: Vec<ParkedMessage>,
 }
 
 #[derive(Debug, Default)]
 pub struct Charges {
     pub rows: HashMap<Uuid, Charge>,
-    pub twice: Tally,
-    pub parked: Vec<Parked>,
+    pub duplicate_rows: Tally,
+    pub parked: Vec<ParkedMessage>,
 }
 
-/// Stands for the published columns: equal for equal data, within one process.
+/// A fingerprint of the published columns: equal for equal data, within one process.
 pub fn fingerprint<T: Serialize>(data: &T) -> Result<u64> {
     let mut hasher = DefaultHasher::new();
     serde_json::to_vec(data)?.hash(&mut hasher);
@@ -151,9 +151,9 @@ pub async fn payments(client: &impl GenericClient) -> Result<Payments> {
     let mut rows = pin!(rows);
     while let Some(row) = rows.try_next().await.context("payments")? {
         let (payment_id, payment) = payment(&row)?;
-        read.twice.count();
+        read.duplicate_rows.count();
         if read.rows.insert(payment_id, payment).is_some() {
-            read.twice.violate(payment_id, || "two rows in payments".to_owned());
+            read.duplicate_rows.violate(payment_id, || "two rows in payments".to_owned());
         }
     }
     Ok(read)
@@ -226,10 +226,10 @@ pub async fn ledger(client: &impl GenericClient) -> Result<Ledger> {
         let entry = Entry { kind, amount: data.amount, terms, fingerprint: fingerprint(&data)? };
         let entries = read.rows.entry(data.payment_id).or_default();
         let phase = if data.phase == 1 { &mut entries.first } else { &mut entries.second };
-        read.twice.count();
+        read.duplicate_rows.count();
         if phase.replace(entry).is_some() {
             let what = || format!("two rows of phase {} in ledger", data.phase);
-            read.twice.violate(data.payment_id, what);
+            read.duplicate_rows.violate(data.payment_id, what);
         }
     }
     Ok(read)
@@ -247,19 +247,19 @@ async fn charges_of(client: &impl GenericClient, ids: Option<&[Uuid]>, read: &mu
     let mut rows = pin!(rows);
     while let Some(row) = rows.try_next().await.context("charges")? {
         let (payment_id, charge) = charge(&row)?;
-        read.twice.count();
+        read.duplicate_rows.count();
         if read.rows.insert(payment_id, charge).is_some() && ids.is_none() {
-            read.twice.violate(payment_id, || "two rows in charges".to_owned());
+            read.duplicate_rows.violate(payment_id, || "two rows in charges".to_owned());
         }
     }
     Ok(())
 }
 
-/// Reads some charges once more: what became of them since.
+/// Reads some charges once more, as they are by now.
 pub async fn charges_again(client: &impl GenericClient, ids: &[Uuid], read: &mut Charges) -> Result<()> {
-    let examined = read.twice.examined;
+    let examined = read.duplicate_rows.examined;
     charges_of(client, Some(ids), read).await?;
-    read.twice.examined = examined;
+    read.duplicate_rows.examined = examined;
     Ok(())
 }
 
@@ -298,11 +298,11 @@ fn charge(row: &Row) -> Result<(Uuid, Charge)> {
     Ok((data.payment_id, charge))
 }
 
-async fn parked(client: &impl GenericClient) -> Result<Vec<Parked>> {
+async fn parked(client: &impl GenericClient) -> Result<Vec<ParkedMessage>> {
     let query =
         "select parked_id, reason, headers ->> 'ce_subject' from parked order by parked_at, parked_id";
     let rows = client.query(query, &[]).await.context("parked")?;
-    let parked = |row: &Row| Parked {
+    let parked = |row: &Row| ParkedMessage {
         parked_id: row.get(0),
         reason: row.get(1),
         payment_id: row.get::<_, Option<&str>>(2).and_then(|subject| subject.parse().ok()),

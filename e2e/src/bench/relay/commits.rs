@@ -133,13 +133,13 @@ async fn commit(
     measurements.counting.store(true, Ordering::Relaxed);
     tokio::time::sleep(window).await;
     measurements.counting.store(false, Ordering::Relaxed);
-    let (spent, seconds) = (meter.sample().since(&before), began.elapsed().as_secs_f64());
+    let (cpu_time, seconds) = (meter.sample().since(&before), began.elapsed().as_secs_f64());
     stop.store(true, Ordering::Relaxed);
     while let Some(rows) = committers.join_next().await {
         all += rows.context("committer")??;
     }
     let rate = measurements.commit.summary().count as f64 / seconds;
-    Ok((all, rate, spent.of(engine.name().shown()) / seconds))
+    Ok((all, rate, cpu_time.of(engine.name().shown()) / seconds))
 }
 
 /// Commits one row, and produces it where the committer is the engine. It does not wait for the acknowledgement.

@@ -106,7 +106,7 @@ pub fn peak_bytes(id: ProcessId) -> Result<u64> {
 impl Costs {
     /// Per million of the rows that came between the two samples.
     fn between(first: &Progress, last: &Progress, engine: Name) -> Self {
-        let spent = last.sample.since(&first.sample);
-        Self::new(&spent, (last.rows - first.rows).max(1) as f64, engine)
+        let cpu_time = last.sample.since(&first.sample);
+        Self::new(&cpu_time, (last.rows - first.rows).max(1) as f64, engine)
     }
 }

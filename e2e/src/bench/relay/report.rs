@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::backlog::Shape;
 use super::{Name, Options, median_of};
-use crate::bench::cpu::{ELSEWHERE, Spent};
+use crate::bench::cpu::{CpuTime, ELSEWHERE};
 use crate::bench::figures::{self, IDLE_SHARE_MAX, dash};
 use crate::bench::latency::Summary;
 
@@ -21,13 +21,13 @@ pub struct Costs {
 }
 
 impl Costs {
-    pub fn new(spent: &Spent, rows: f64, engine: Name) -> Self {
-        let per_million = |group: &str| spent.of(group) * 1e6 / rows;
+    pub fn new(cpu_time: &CpuTime, rows: f64, engine: Name) -> Self {
+        let per_million = |group: &str| cpu_time.of(group) * 1e6 / rows;
         Self {
             engine: per_million(engine.shown()),
             walsender: per_million("postgres walsenders"),
             kafka: per_million("kafka"),
-            elsewhere: spent.of(ELSEWHERE) / spent.capacity.max(f64::MIN_POSITIVE),
+            elsewhere: cpu_time.of(ELSEWHERE) / cpu_time.capacity.max(f64::MIN_POSITIVE),
         }
     }
 }

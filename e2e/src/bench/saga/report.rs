@@ -7,13 +7,13 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 
 use super::Options;
-use crate::bench::closed::Closed;
+use crate::bench::closed::ClosedLoop;
 use crate::bench::costs::{self, Costs};
-use crate::bench::cpu::{ELSEWHERE, Spent};
+use crate::bench::cpu::{CpuTime, ELSEWHERE};
 use crate::bench::figures::{IDLE_SHARE_MAX, dash, machine, median, table};
-use crate::bench::floor::Measured;
+use crate::bench::floor::FloorFigures;
 use crate::bench::latency::Summary;
-use crate::bench::open::Open;
+use crate::bench::open::OpenLoop;
 use coroctl::audit::Finding;
 
 #[derive(Serialize)]
@@ -26,7 +26,7 @@ pub struct Report {
     rounds: Vec<Round>,
     settled_per_second: Option<f64>,
     floor_per_second: Option<f64>,
-    /// Of the medians.
+    /// The ratio of the medians.
     ratio: Option<f64>,
     loops: Vec<Latency>,
     /// How payments of the closed loops ended.
@@ -59,9 +59,9 @@ struct Latency {
 impl Report {
     pub fn new(
         options: &Options,
-        saga: &[Closed],
-        floor: &[Measured],
-        open: &[Open],
+        saga: &[ClosedLoop],
+        floor: &[FloorFigures],
+        open: &[OpenLoop],
         findings: &[Finding],
     ) -> Self {
         let rate = |settled: u64, seconds: f64| settled as f64 / seconds;
@@ -206,8 +206,8 @@ impl Report {
     }
 }
 
-fn elsewhere(spent: &Spent) -> f64 {
-    spent.seconds.get(ELSEWHERE).copied().unwrap_or_default() / spent.capacity.max(f64::MIN_POSITIVE)
+fn elsewhere(cpu_time: &CpuTime) -> f64 {
+    cpu_time.seconds.get(ELSEWHERE).copied().unwrap_or_default() / cpu_time.capacity.max(f64::MIN_POSITIVE)
 }
 
 fn describe(finding: &Finding) -> String {
