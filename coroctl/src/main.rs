@@ -24,7 +24,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Action {
-    /// Print the whole life of one payment, and where it stands still.
+    /// Print the whole life of one payment, and the step that it waits for.
     ///
     /// Its rows in the three databases, its events with their offsets, the gateway's answer, and milliseconds per hop.
     Explain {
