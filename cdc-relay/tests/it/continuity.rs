@@ -6,8 +6,7 @@ use stack::servers::Server;
 
 use crate::harness::{Harness, SCHEMA, Servers, connect, with_database};
 use crate::kafka;
-use crate::outages::ALONE;
-use crate::servers::PrivateServer;
+use crate::servers::{PrivateServer, permits};
 
 /// A relay on a Postgres of its own, which has emitted rows and was killed.
 pub async fn used(postgres: &PrivateServer, test: &str) -> Harness {
@@ -37,7 +36,7 @@ pub async fn cut_off(postgres: &PrivateServer, test: &str) -> Harness {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wal_that_the_server_removed_is_noticed() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(1).await;
     let postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = cut_off(&postgres, "cut").await;
     let relay = harness.start();
@@ -49,7 +48,7 @@ async fn wal_that_the_server_removed_is_noticed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_cluster_behind_the_same_address_is_noticed() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(2).await;
     let (first, second) =
         (PrivateServer::start(Server::Postgres).await, PrivateServer::start(Server::Postgres).await);
     let mut harness = used(&first, "another").await;
@@ -83,7 +82,7 @@ async fn another_cluster_behind_the_same_address_is_noticed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_timeline_is_noticed() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(1).await;
     let mut postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = used(&postgres, "timeline").await;
     postgres.stop();
@@ -100,7 +99,7 @@ async fn another_timeline_is_noticed() {
 /// commits have positions that were emitted before, with other rows.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restored_backup_is_noticed_also_when_its_wal_has_grown_past_the_emitted_position() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(1).await;
     let mut postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = used(&postgres, "backup").await;
     postgres.stop();

@@ -7,8 +7,7 @@ use crate::continuity::used;
 use crate::harness::{Harness, Servers};
 use crate::kafka;
 use crate::load::under_load;
-use crate::outages::ALONE;
-use crate::servers::PrivateServer;
+use crate::servers::{PrivateServer, permits};
 
 /// The exit code and the answer.
 async fn failover(harness: &Harness, arguments: &[&str]) -> (Option<i32>, Value) {
@@ -44,7 +43,7 @@ async fn promote(postgres: &mut PrivateServer, harness: &mut Harness) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promotion_under_load_costs_nothing_where_the_standby_has_all_that_was_emitted() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(1).await;
     let mut postgres = PrivateServer::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "promoted").await;
@@ -74,7 +73,7 @@ async fn a_promotion_under_load_costs_nothing_where_the_standby_has_all_that_was
 /// The server was promoted without the last transactions, which were emitted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_lacks_emitted_transactions_is_refused_even_if_the_checkpoint_is_behind() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(1).await;
     let mut postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = used(&postgres, "behind").await;
     postgres.stop();
@@ -104,7 +103,7 @@ async fn a_standby_that_lacks_emitted_transactions_is_refused_even_if_the_checkp
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_without_the_slot_is_refused() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(1).await;
     let mut postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness = used(&postgres, "no_slot").await;
     postgres.stop();

@@ -10,8 +10,7 @@ use stack::servers::Server;
 use crate::harness::{Harness, Relay, Servers, eventually};
 use crate::load::{Load, under_load};
 use crate::oracle::Oracle;
-use crate::outages::ALONE;
-use crate::servers::PrivateServer;
+use crate::servers::{PrivateServer, permits};
 
 /// Resnapshots the refused source under load. Returns where the new slot begins.
 async fn resnapshot(harness: &Harness, relay: &Relay, reason: &str) -> Lsn {
@@ -94,7 +93,7 @@ async fn a_slot_that_is_dropped_and_made_again_under_load_costs_no_row() {
 /// The server ends the session of a relay that reads nothing, and removes the WAL it had yet to send.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_invalidated_under_load_costs_no_row() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(1).await;
     let postgres = PrivateServer::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "l_lost").await;

@@ -4,21 +4,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use stack::servers::Server;
-use tokio::sync::Mutex;
 
 use crate::harness::{Harness, Servers};
 use crate::load::under_load;
-use crate::servers::PrivateServer;
-
-/// Held by one test at a time: each starts a private server, which has to answer in time.
-pub static ALONE: Mutex<()> = Mutex::const_new(());
+use crate::servers::{PrivateServer, permits};
 
 /// Time for one pause between attempts and one check of the database and its topics.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(8);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_postgres_that_crashes_under_load_costs_nothing() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(2).await;
     let mut postgres = PrivateServer::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "crash").await;
@@ -47,7 +43,7 @@ async fn a_postgres_that_crashes_under_load_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn after_a_long_outage_of_postgres_the_relay_streams_within_seconds() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(2).await;
     let mut postgres = PrivateServer::start(Server::Postgres).await;
     let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "away").await;
@@ -69,7 +65,7 @@ async fn after_a_long_outage_of_postgres_the_relay_streams_within_seconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kafka_that_is_killed_under_load_costs_nothing() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(2).await;
     let mut kafka = PrivateServer::start(Server::Kafka).await;
     let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "kafka").await;
@@ -90,7 +86,7 @@ async fn a_kafka_that_is_killed_under_load_costs_nothing() {
 /// Connections stay open, and the broker does not answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kafka_that_hangs_under_load_costs_nothing() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(2).await;
     let kafka = PrivateServer::start(Server::Kafka).await;
     let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "hangs").await;
@@ -111,7 +107,7 @@ async fn a_kafka_that_hangs_under_load_costs_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long"]
 async fn a_kafka_that_hangs_for_longer_than_any_time_out_costs_nothing() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(2).await;
     let kafka = PrivateServer::start(Server::Kafka).await;
     let servers = Servers { kafka: kafka.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "wedged").await;
@@ -127,7 +123,7 @@ async fn a_kafka_that_hangs_for_longer_than_any_time_out_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rabbitmq_that_is_killed_under_load_costs_nothing() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(2).await;
     let mut rabbit = PrivateServer::start(Server::RabbitMq).await;
     let servers = Servers { amqp: rabbit.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "rabbit").await;
@@ -148,7 +144,7 @@ async fn a_rabbitmq_that_is_killed_under_load_costs_nothing() {
 /// The broker accepts connections, and reads nothing from those that publish.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rabbitmq_that_is_short_of_memory_holds_work_back_and_loses_none() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(2).await;
     let rabbit = PrivateServer::start(Server::RabbitMq).await;
     let servers = Servers { amqp: rabbit.address(), ..Servers::shared() };
     let mut harness = Harness::on(servers, "alarm").await;

@@ -13,9 +13,8 @@ use stack::servers::Server;
 use crate::continuity::cut_off;
 use crate::harness::Harness;
 use crate::kafka::{self, Event, chain};
-use crate::outages::ALONE;
 use crate::refusals::used;
-use crate::servers::PrivateServer;
+use crate::servers::{PrivateServer, permits};
 
 fn resnapshot(harness: &Harness, arguments: &[&str]) -> Output {
     harness.command("resnapshot").args(arguments).output().expect("the program")
@@ -120,7 +119,7 @@ async fn a_slot_that_somebody_else_advanced() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_that_is_lost() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(1).await;
     let postgres = PrivateServer::start(Server::Postgres).await;
     let harness = cut_off(&postgres, "re_lost").await;
     heals(harness, "is lost", &["--yes"]).await;

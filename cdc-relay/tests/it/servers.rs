@@ -11,6 +11,16 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use stack::layout::{Layout, PORTS, Port};
 use stack::servers::Server;
 use stack::spec::Spec;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// Two private Postgres run at a time, or one broker, so that each has the processor to answer in time.
+static PERMITS: Semaphore = Semaphore::const_new(2);
+
+/// Waits until a test may run private servers. A Postgres takes one permit, a broker two, and so does a Postgres that has
+/// to answer in time. A test takes all of its permits at once: otherwise two tests could wait for each other.
+pub async fn permits(count: u32) -> SemaphorePermit<'static> {
+    PERMITS.acquire_many(count).await.expect("the semaphore is never closed")
+}
 
 /// One server; it ends when dropped, and its data goes with it.
 pub struct PrivateServer {

@@ -7,7 +7,7 @@ use stack::servers::Server;
 
 use crate::harness::{Harness, Servers, connect, eventually};
 use crate::load::under_load;
-use crate::servers::PrivateServer;
+use crate::servers::{PrivateServer, permits};
 
 /// An authority and its certificates, as files that clients read.
 struct Certificates {
@@ -202,6 +202,7 @@ async fn an_encrypted_stream_loses_nothing_whether_it_trickles_or_floods() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_sent_to_brokers_by_tls_arrive_as_ever() {
+    let _permits = permits(2).await;
     let ours = Certificates::new("ours");
     let (mut kafka, mut rabbit) =
         (PrivateServer::start(Server::Kafka).await, PrivateServer::start(Server::RabbitMq).await);

@@ -10,8 +10,7 @@ use stack::servers::Server;
 use super::{ROWS, changes, done, fill, filled, position, versions, whole, with_snapshot};
 use crate::harness::{Harness, Relay, Servers, connect, eventually};
 use crate::kafka::{self, first_emissions};
-use crate::outages::ALONE;
-use crate::servers::PrivateServer;
+use crate::servers::{PrivateServer, permits};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
@@ -53,7 +52,7 @@ async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_is_in_the_wal_and_not_yet_visible_does_not_go_back() {
-    let _alone = ALONE.lock().await;
+    let _permits = permits(1).await;
     let postgres = PrivateServer::start(Server::Postgres).await;
     let mut harness =
         Harness::on(Servers { postgres: postgres.address(), ..Servers::shared() }, "invisible").await;
