@@ -168,7 +168,7 @@ pub struct Route {
 #[derive(Debug, Clone)]
 pub enum Condition {
     In(Vec<Text>),
-    /// The value is none of `not`, and null or not null. Null is none of `not`.
+    /// The value is not in `not`, and is null or not as `null` says. Null passes `not`.
     Is {
         not: Vec<Text>,
         null: Option<bool>,

@@ -126,7 +126,7 @@ fn a_pattern_needs_a_publication_that_grows() {
     assert!(found.contains("is a pattern, and the relay's own publication has only the tables"), "{found}");
 }
 
-/// In the place of the route's type.
+/// Adds keys to the route.
 fn route(keys: &str) -> String {
     changed("type = \"t.v1\"", &format!("type = \"t.v1\"\n{keys}"))
 }
@@ -172,7 +172,7 @@ fn keys_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_said_at_once_and_in_order() {
+fn all_mistakes_are_reported_at_once_and_in_order() {
     let text = SMALL
         .replace("partitions = 1", "partitions = 0")
         .replace("url = ", "uri = ")
@@ -181,7 +181,7 @@ fn everything_that_is_wrong_is_said_at_once_and_in_order() {
     let error = error(&text);
     let places: Vec<&str> = error.lines().filter_map(|line| line.split(':').nth(1)).collect();
     assert_eq!(places, ["4", "9", "11", "18", "21", "22"], "{error}");
-    // What follows from another slip is not a slip.
+    // A mistake that only follows from another one is not reported.
     assert!(!error.contains("slot name"), "{error}");
 }
 
@@ -193,7 +193,7 @@ fn a_file_that_is_no_toml_is_refused_with_every_line() {
 }
 
 #[test]
-fn what_order_and_safety_rest_on_cannot_be_changed() {
+fn properties_that_order_and_safety_rest_on_cannot_be_changed() {
     for property in FIXED_PROPERTIES {
         let text = format!("[kafka]\n\"{property}\" = \"1\"\n{SMALL}");
         assert!(error(&text).contains("routes:2:"), "{property}");

@@ -20,7 +20,7 @@ fn judge(partitions: &[&[&str]]) -> Findings {
 }
 
 #[test]
-fn what_is_no_position_is_refused() {
+fn a_malformed_position_is_refused() {
     assert_eq!(
         ChainPosition::parse(b"1A/2B;3;0/10"),
         Some(ChainPosition { commit: Lsn(0x1A_0000_002B), ordinal: 3, previous: Lsn(0x10) })
@@ -83,7 +83,7 @@ fn where_the_oldest_records_are_gone_the_proof_begins_where_every_partition_has_
 }
 
 #[test]
-fn what_is_newer_than_all_partitions_were_read_is_not_judged() {
+fn a_record_newer_than_the_least_read_partition_is_not_judged() {
     let mut chain = Chain::new([false, false]);
     chain.take(0, position("0/10;0;0/0"));
     // 0/20 is on its way to the other partition.
@@ -124,7 +124,7 @@ proptest! {
         let newest = chain.newest();
         let found = chain.finish(newest);
         let gone = positions.get(missing);
-        // Nobody knows how many records a transaction has but by the next one of it, or the next transaction's link.
+        // Only a transaction's next record, or the next transaction's link, proves how many records it has.
         let provable = gone.is_some_and(|gone| {
             let size = sizes[(gone.commit.0 >> 30) as usize - 1];
             let last_of_many = size > 1 && gone.ordinal == size - 1;

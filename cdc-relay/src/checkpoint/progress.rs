@@ -42,7 +42,7 @@ pub struct SinkAcknowledgement {
 #[derive(Debug)]
 pub struct Progress {
     queue: VecDeque<Unit>,
-    /// The first unit's.
+    /// The number of the queue's first transaction.
     first: TransactionSeq,
     confirmed: Lsn,
     /// The commit of the last transaction up to `confirmed` that emitted anything on Kafka.

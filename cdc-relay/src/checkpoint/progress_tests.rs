@@ -65,7 +65,7 @@ struct Harness {
     progress: Progress,
     emitted: Vec<Emitted>,
     next: usize,
-    /// Where the session started, or a keepalive that counted came to.
+    /// The position at which the session started, or of the last keepalive that counted.
     floor: Lsn,
     chain: Lsn,
     gone: Vec<TransactionSeq>,
@@ -201,7 +201,7 @@ proptest! {
             prop_assert_eq!(confirmed, harness.confirmed());
             prop_assert_eq!(harness.progress.chain(), harness.chain());
             prop_assert!(confirmed >= before, "it went back");
-            // Said once more without the model: a new session would get every transaction that is not acknowledged.
+            // The same without the model: a new session would get every transaction that is not acknowledged.
             let unacknowledged = harness.emitted.iter().find(|emitted| !emitted.is_acknowledged());
             prop_assert!(unacknowledged.is_none_or(|emitted| confirmed <= commit(emitted.index)), "confirmed too much");
             prop_assert!(harness.next == harness.script.len() || confirmed <= commit(harness.next));

@@ -19,7 +19,7 @@ fn a_name_is_read_as_it_is_written_in_sql_but_keeps_its_case() {
 }
 
 #[test]
-fn what_is_no_name_says_why() {
+fn a_malformed_name_is_explained() {
     for (text, why) in [
         ("", "is no name"),
         (".", "is no name"),
@@ -76,7 +76,7 @@ proptest! {
     }
 
     #[test]
-    fn a_pattern_matches_what_its_definition_says(pattern in "[ab*]{1,6}", text in "[ab]{1,8}") {
+    fn a_pattern_matches_by_its_definition(pattern in "[ab*]{1,6}", text in "[ab]{1,8}") {
         let parsed: TablePattern = pattern.parse().expect("a pattern");
         let chars = |text: &str| text.chars().collect::<Vec<char>>();
         let expected = matches(&chars(&pattern), &chars(&text));

@@ -125,7 +125,7 @@ fn a_confirmation_names_one_position_three_times() {
 }
 
 #[test]
-fn what_ends_the_stream_is_an_error_with_its_code() {
+fn an_ended_stream_is_an_error_with_its_code() {
     let (mut stream, mut server) = pair();
     server.write_all(&message(b'E', b"SFATAL\0C57P01\0Mterminating\0\0")).unwrap();
     stream.read().unwrap();
@@ -180,13 +180,13 @@ fn waited(stream: &mut Replication, timeout: Duration) -> bool {
 }
 
 #[test]
-fn what_came_in_one_piece_with_the_start_is_not_waited_for() {
+fn frames_in_one_piece_with_the_start_are_not_waited_for() {
     let (mut stream, _server) = begun_with(&data(b"row"));
     assert!(waited(&mut stream, LONG));
     assert_eq!(stream.read().unwrap(), 0);
     assert_eq!(taken(&mut stream), [b"row".to_vec()]);
     assert!(!waited(&mut stream, Duration::from_millis(1)), "it is taken");
-    // Half a message is nothing to take.
+    // Half a message is no input.
     let (mut stream, mut server) = begun_with(&data(b"row")[..20]);
     assert!(!waited(&mut stream, Duration::from_millis(1)));
     server.write_all(&data(b"row")[20..]).unwrap();
@@ -202,7 +202,7 @@ fn the_servers_last_word_is_taken_before_the_end_of_the_connection() {
     assert!(waited(&mut stream, LONG));
     stream.read().unwrap();
     assert_eq!(stream.frame().unwrap_err().code(), Some("42704"));
-    // What is no message is said so, however long the server is silent then.
+    // A malformed message is an error at once, even if the server is silent afterwards.
     let (mut stream, _server) = begun_with(&[b'd', 0, 0, 0, 3]);
     assert!(waited(&mut stream, LONG));
     stream.read().unwrap();
@@ -253,7 +253,7 @@ fn encrypted() -> (Replication, rustls::StreamOwned<rustls::ServerConnection, st
 
 /// The standstill it prevents: decrypted bytes that no read asked for are in no socket.
 #[test]
-fn what_tls_has_decrypted_already_is_not_waited_for() {
+fn decrypted_bytes_are_not_waited_for() {
     let (mut stream, mut server) = encrypted();
     server.write_all(&[data(b"row"), data(&[7; 6000])].concat()).unwrap();
     assert!(waited(&mut stream, LONG));
@@ -268,7 +268,7 @@ fn what_tls_has_decrypted_already_is_not_waited_for() {
     }
     assert_eq!(found, [vec![7; 6000]]);
     assert!(!waited(&mut stream, Duration::from_millis(1)));
-    // A farewell while the connection stays open.
+    // The peer closes TLS while the connection stays open.
     server.conn.send_close_notify();
     server.conn.complete_io(&mut server.sock).unwrap();
     assert!(waited(&mut stream, LONG));
@@ -278,7 +278,7 @@ fn what_tls_has_decrypted_already_is_not_waited_for() {
 /// A record that nobody can decrypt, in one piece with one that is whole: the read that brings the whole one keeps the
 /// error to itself.
 #[test]
-fn what_is_wrong_with_an_encrypted_stream_is_not_waited_for() {
+fn an_error_of_an_encrypted_stream_is_not_waited_for() {
     let (mut stream, mut server) = encrypted();
     let mut sent = Vec::new();
     server.conn.writer().write_all(&data(b"row")).unwrap();
@@ -286,7 +286,7 @@ fn what_is_wrong_with_an_encrypted_stream_is_not_waited_for() {
     sent.extend_from_slice(&[23, 3, 3, 0, 32]);
     sent.extend_from_slice(&[0; 32]);
     server.sock.write_all(&sent).unwrap();
-    // The server keeps the connection open and says nothing more.
+    // The server keeps the connection open and sends nothing more.
     let error = loop {
         assert!(waited(&mut stream, LONG));
         match stream.read() {
@@ -297,9 +297,9 @@ fn what_is_wrong_with_an_encrypted_stream_is_not_waited_for() {
     assert!(matches!(error, PostgresError::Io(error) if error.kind() == io::ErrorKind::InvalidData));
 }
 
-/// What we owe the server leaves while we wait for it, though the socket was full when it was written.
+/// Pending output leaves while we wait for the server, even if the socket was full when it was written.
 #[test]
-fn what_tls_could_not_send_leaves_while_we_wait() {
+fn pending_tls_output_leaves_while_we_wait() {
     let (mut stream, mut server) = encrypted();
     let mut confirmed = 0u64;
     while !stream.socket.has_pending_output() {
@@ -357,7 +357,7 @@ proptest! {
                 if let Frame::Data(range) = frame {
                     let data = stream.bytes(&range);
                     prop_assert_eq!(data.len(), range.len());
-                    // What was found is what was sent, in its place.
+                    // Each frame has the bytes that were sent, at its range.
                     let end = sent - stream.buffered();
                     prop_assert_eq!(data, &bytes[end - data.len()..end]);
                     prop_assert!(end - data.len() >= taken);

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_modes_mean_with_and_without_authorities() {
+    fn modes_with_and_without_authorities() {
         assert_eq!(mode("postgres://h/d"), Some(Mode::Prefer));
         assert_eq!(mode("postgres://h/d?sslmode=require"), Some(Mode::Require));
         assert_eq!(mode("postgres://h/d?sslmode=require&sslrootcert=ca.pem"), Some(Mode::VerifyCa));

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_utf_8_is_written_as_octal_digits_and_all_else_as_it_is() {
+    fn bytes_outside_utf_8_become_octal_digits_and_all_others_stay() {
         let cases: [(&[u8], &str); 6] = [
             (b"", ""),
             (b"a\\b", "a\\b"),

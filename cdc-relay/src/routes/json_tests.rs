@@ -38,7 +38,7 @@ fn timestamps_are_rfc_3339_with_microseconds() {
     assert_eq!(of("2026-11-23 00:00:00+00"), "\"2026-11-23T00:00:00.000000Z\"");
     assert_eq!(of("2026-11-23 01:02:03.4+00"), "\"2026-11-23T01:02:03.400000Z\"");
     assert_eq!(of("2026-11-23 01:02:03.456789+00"), "\"2026-11-23T01:02:03.456789Z\"");
-    // What RFC 3339 cannot say stays as Postgres says it.
+    // A time that RFC 3339 cannot express stays as Postgres prints it.
     assert_eq!(of("infinity"), "\"infinity\"");
     assert_eq!(of("12026-11-23 01:02:03+00"), "\"12026-11-23 01:02:03+00\"");
     assert_eq!(of("0044-03-15 00:00:00+00 BC"), "\"0044-03-15 00:00:00+00 BC\"");
@@ -86,7 +86,7 @@ fn a_char_that_is_no_utf_8_stays_json() {
     let mut out = Vec::new();
     Form::natural(18).write_scalar(&[0xFF], &mut out).unwrap();
     assert_eq!(out, br#""\\377""#);
-    // Whatever else prints such bytes: parts of composite types, of arrays, of types of extensions.
+    // Other texts with such bytes: parts of composite types, of arrays, of types of extensions.
     let mut out = Vec::new();
     string(b"(\xE9,\xC3\xA9\"\xC3)", &mut out);
     assert_eq!(String::from_utf8(out).unwrap(), r#""(\\351,é\"\\303)""#);
@@ -118,14 +118,14 @@ fn nested(levels: usize) -> String {
 }
 
 #[test]
-fn what_is_deeper_than_strict_readers_go_is_text() {
+fn a_value_deeper_than_strict_readers_go_is_text() {
     let of = |levels| written(Form::natural(114), &nested(levels));
     assert_eq!(of(100), nested(100));
     assert_eq!(of(101), format!("\"{}\"", nested(101)));
 }
 
 #[test]
-fn what_has_a_name_longer_than_strict_readers_take_is_text() {
+fn a_value_with_a_name_longer_than_strict_readers_accept_is_text() {
     for form in [Form::natural(114), Form::natural(3802)] {
         let object = |bytes: usize, space: &str| format!("[{{\"{}\"{space}:1}}]", "n".repeat(bytes));
         assert_eq!(written(form, &object(50_000, "")), object(50_000, ""));
@@ -165,7 +165,7 @@ proptest! {
             let out = written(form, &text);
             let read = serde_json::from_str::<serde_json::Value>(&out);
             prop_assert!(read.is_ok(), "{} -> {}", text, out);
-            // What they read before stays as it is.
+            // JSON that they accept stays byte for byte.
             if let Ok(before) = serde_json::from_str::<serde_json::Value>(&text) {
                 prop_assert_eq!(read.unwrap(), before);
             }
@@ -187,7 +187,7 @@ proptest! {
         prop_assert_eq!(read, text);
     }
 
-    /// Long clean runs with a few specials: the word-wise search must find each of them.
+    /// Long clean runs with a few specials: the search by eight bytes must find each of them.
     #[test]
     fn specials_are_found_wherever_they_stand(text in "[a-zé\"\\\\\n\t\u{0}-\u{1f}]{0,64}") {
         let read: String = serde_json::from_str(&escaped(&text)).unwrap();
@@ -203,7 +203,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_called_a_number_is_one(text in "[-+0-9.eE]{0,12}") {
+    fn is_number_accepts_only_numbers(text in "[-+0-9.eE]{0,12}") {
         let ours = is_number(text.as_bytes());
         let theirs = serde_json::from_str::<serde_json::Value>(&text).is_ok();
         prop_assert!(!ours || theirs, "{}", text);

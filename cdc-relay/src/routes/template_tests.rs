@@ -49,7 +49,7 @@ fn broken_templates_say_why() {
 }
 
 #[test]
-fn what_depends_on_the_table_alone_is_known_early() {
+fn a_text_that_depends_on_the_table_alone_is_known_early() {
     let of = |text: &str| {
         Template::parse(text).unwrap().of_table(TableOfSource { source: "s", schema: "public", table: "t" })
     };

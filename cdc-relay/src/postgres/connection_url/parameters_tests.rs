@@ -20,7 +20,7 @@ fn a_string_is_read_as_libpq_reads_it() {
         ("postgres://[::1]:5433/d", "dbname=d host=::1 port=5433"),
         ("postgres://h/d?user=a@b", "dbname=d host=h user=a@b"),
         ("postgres://u:p%40%2F%3A@h/d", "dbname=d host=h password=p@/: user=u"),
-        // What libpq does not take, and others do.
+        // Forms that other clients accept and libpq does not.
         ("postgres://u:p/w?x@h/d", "dbname=d host=h password=p/w?x user=u"),
         ("postgres://h/d?ssl=true&gssencmode=disable", "dbname=d host=h sslmode=require"),
         ("postgres://h/d?ssl%6Dode=require&application_name=x", "dbname=d host=h sslmode=require"),
@@ -37,7 +37,7 @@ fn a_string_is_read_as_libpq_reads_it() {
 }
 
 #[test]
-fn the_environment_says_what_the_string_does_not() {
+fn the_environment_fills_in_missing_parameters() {
     let environment = [("PGUSER", "env"), ("PGPASSWORD", "secret"), ("PGSSLMODE", "require"), ("PGHOST", "")];
     let found = read_with("postgres://u@h/d", &environment).expect("a string");
     assert_eq!(found, "dbname=d host=h password=secret sslmode=require user=u");
@@ -45,7 +45,7 @@ fn the_environment_says_what_the_string_does_not() {
 }
 
 #[test]
-fn what_cannot_be_had_or_read_is_refused() {
+fn unsupported_and_malformed_parameters_are_refused() {
     for (text, why) in [
         ("h", "neither a URL"),
         ("host h=1", "no `=` after it"),

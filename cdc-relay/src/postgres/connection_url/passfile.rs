@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_line_that_fits_says_it() {
+    fn the_first_matching_line_has_the_password() {
         let text = "# comment:5432:d:u:no\n\nh:5432:other:u:no\nh:5432:d:\\*:no\nh:5432:*:u:it's\\: a\\\\b \nh:5432:d:u:late\n*:*:*:*:any";
         let login = Login { host: "h", port: "5432", database: "d", user: "u" };
         assert_eq!(find(text, login).as_deref(), Some("it's: a\\b "));

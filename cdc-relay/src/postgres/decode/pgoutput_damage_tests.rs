@@ -6,7 +6,7 @@ use proptest::sample::{Index, select};
 
 use super::*;
 
-/// What a server said, of every kind there is (tests/corpus/capture.psql).
+/// A server's messages of every kind (tests/corpus/capture.psql).
 fn captured() -> Vec<Vec<u8>> {
     let hex = |line: &str| {
         (0..line.len()).step_by(2).map(|at| u8::from_str_radix(&line[at..at + 2], 16).unwrap()).collect()
@@ -156,7 +156,7 @@ fn refused_or_understood(body: &[u8]) -> bool {
     assert_eq!(kept.len(), out.bytes.len());
     out.ignored.iter().for_each(|at| kept[*at] = IGNORED);
     assert_eq!(kept, out.bytes);
-    // What is kept of a row is never more than the row.
+    // A decoded row never has more bytes than its message.
     assert!(scratch.new.len() <= body.len() && scratch.old.len() <= body.len());
     true
 }
@@ -184,7 +184,7 @@ fn damaged() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn what_a_server_said_is_understood_to_the_last_byte() {
+fn a_servers_messages_are_decoded_to_the_last_byte() {
     let mut kinds = std::collections::BTreeSet::new();
     for body in captured() {
         assert!(refused_or_understood(&body), "{body:?}");

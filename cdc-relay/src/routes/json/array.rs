@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_array_is_refused() {
+    fn a_malformed_array_is_refused() {
         for bad in
             ["", "1", "{", "}", "{1", "{1}x", "{,}", "{1,}", "{\"a}", "{\"a\"b}", "[0:1]{1}", "{{1}", "{1}}"]
         {

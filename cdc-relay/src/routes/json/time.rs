@@ -9,6 +9,7 @@ use crate::routes::problem::Problem;
 
 /// `2026-11-23 00:00:00.12+00` → `2026-11-23T00:00:00.120000Z`. Text of any other shape (infinity, years outside
 /// 0001–9999) stays as Postgres prints it.
+#[inline]
 pub fn instant(text: &[u8], out: &mut Vec<u8>) {
     match text.strip_suffix(b"+00") {
         Some(time) if timestamp(time, out) => out.push(b'Z'),
@@ -16,6 +17,7 @@ pub fn instant(text: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+#[inline]
 pub fn local(text: &[u8], out: &mut Vec<u8>) {
     if !timestamp(text, out) {
         out.extend_from_slice(text);

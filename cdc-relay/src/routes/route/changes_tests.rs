@@ -112,7 +112,7 @@ fn under_identity_full_a_deleted_row_is_emitted_whole_and_with_its_own_id() {
 }
 
 #[test]
-fn what_a_deleted_row_lacks_is_refused_with_the_fix() {
+fn a_column_that_a_deleted_row_lacks_is_refused_with_the_fix() {
     let insert = insert(&NEW);
     for route in [
         "deletes = \"event\"\nkey = \"{status}\"",

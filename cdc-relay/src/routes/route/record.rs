@@ -29,6 +29,7 @@ pub struct HeaderSpan {
 }
 
 impl Record {
+    #[inline]
     pub(super) fn clear(&mut self) {
         for part in [&mut self.key, &mut self.value, &mut self.id, &mut self.kind, &mut self.subject] {
             part.clear();
@@ -49,6 +50,7 @@ impl Record {
     }
 
     /// An upper estimate of the record's bytes on the wire.
+    #[inline]
     pub fn size(&self) -> usize {
         const FRAME: usize = 256; // names of the fixed headers, lengths, ce_time, position
         self.key.len()

@@ -29,11 +29,13 @@ impl Topics {
     }
 
     /// The index of a topic.
+    #[inline]
     pub(super) fn index(&self, name: &[u8]) -> Option<usize> {
         self.by_name.get(name).copied()
     }
 
     /// The largest record of a destination, in bytes.
+    #[inline]
     pub(super) fn limit(&self, destination: Destination) -> usize {
         match destination {
             Destination::Topic(index) => self.limits.get(index).copied().unwrap_or(self.default_limit),

@@ -61,6 +61,7 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(bytes).map_err(|_| DecodeError::BadText)
     }
 
+    #[inline]
     pub(super) fn tuple(&mut self, cells: &mut Vec<Cell>) -> Result<(), DecodeError> {
         cells.clear();
         for _ in 0..self.u16()? {
@@ -93,6 +94,7 @@ impl<'a> Reader<'a> {
         Ok(Relation { id, schema, name, identity, columns })
     }
 
+    #[inline]
     pub(super) fn done(&self) -> Result<(), DecodeError> {
         if self.at == self.body.len() { Ok(()) } else { Err(DecodeError::Trailing) }
     }
