@@ -1,4 +1,4 @@
-//! What an operator sees: metrics, `/ready`, the state of each source, and how far its slot is behind.
+//! Shows an operator how the relay is: metrics, `/ready`, the state of each source, the lag of its slot.
 
 pub(crate) mod http;
 pub(crate) mod lag;

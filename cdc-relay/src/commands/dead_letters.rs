@@ -11,7 +11,7 @@ use rdkafka::message::Message;
 use super::{Ending, Outcome};
 use crate::commands::arguments::RoutesArgs;
 use crate::dead_letter::halts::Halts;
-use crate::dead_letter::listing::{Shelf, Shelved};
+use crate::dead_letter::listing::{Listing, HaltedKey};
 use crate::postgres::shell;
 use crate::routes::Routes;
 use crate::sinks::topics::{Reader, Step};
@@ -45,28 +45,28 @@ pub struct DeadLettersConfig {
 pub fn execute(config: &DeadLettersConfig) -> Outcome {
     let routes = config.routes.read()?;
     let reader = Reader::new(&config.kafka, &routes);
-    let shelved = read(&reader, &routes)?;
+    let halted_keys = read(&reader, &routes)?;
     let mut out = std::io::stdout().lock();
     if config.json {
-        for shelved in &shelved {
-            writeln!(out, "{}", serde_json::to_string(&Line::of(shelved, &config.routes)).context("JSON")?)
+        for key in &halted_keys {
+            writeln!(out, "{}", serde_json::to_string(&Line::of(key, &config.routes)).context("JSON")?)
                 .context("standard output")?;
         }
     } else {
-        show(&shelved, config, &mut out).context("standard output")?;
+        show(&halted_keys, config, &mut out).context("standard output")?;
     }
-    Ok(if shelved.is_empty() { Ending::Fine } else { Ending::Bad })
+    Ok(if halted_keys.is_empty() { Ending::Fine } else { Ending::Bad })
 }
 
 /// Every halted key of the routes file's sources.
-pub fn read(reader: &Reader, routes: &Routes) -> Result<Vec<Shelved>> {
+pub fn read(reader: &Reader, routes: &Routes) -> Result<Vec<HaltedKey>> {
     let topic = routes.relay.dead_letter_topic.get_ref();
-    let mut shelf = Shelf::new(routes.sources.iter().map(|source| source.name.get_ref().as_str()));
+    let mut listing = Listing::new(routes.sources.iter().map(|source| source.name.get_ref().as_str()));
     const UNREADABLE: &str = "a dead letter is not readable";
     reader.read(topic, 0, |offset, _, value| {
-        value.map_or(Ok(()), |value| shelf.apply(offset, value)).context(UNREADABLE)
+        value.map_or(Ok(()), |value| listing.apply(offset, value)).context(UNREADABLE)
     })?;
-    if let Some(from) = shelf.from() {
+    if let Some(from) = listing.from() {
         let mut reading = reader.open(topic, from)?;
         loop {
             match reading.next(std::time::Duration::from_millis(200))? {
@@ -74,27 +74,27 @@ pub fn read(reader: &Reader, routes: &Routes) -> Result<Vec<Shelved>> {
                     let Some(value) = message.payload() else { continue };
                     let written = message.timestamp().to_millis();
                     let written = written.and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
-                    shelf.count(message.offset(), value, written).context(UNREADABLE)?;
+                    listing.count(message.offset(), value, written).context(UNREADABLE)?;
                 }
                 Step::Wait => {}
                 Step::End => break,
             }
         }
     }
-    Ok(shelf.into_shelved())
+    Ok(listing.into_keys())
 }
 
 #[derive(serde::Serialize)]
 struct Line<'s> {
     #[serde(flatten)]
-    shelved: &'s Shelved,
+    key: &'s HaltedKey,
     /// The command that releases it.
     release: String,
 }
 
 impl<'s> Line<'s> {
-    fn of(shelved: &'s Shelved, routes: &RoutesArgs) -> Line<'s> {
-        Line { shelved, release: command(shelved, routes) }
+    fn of(key: &'s HaltedKey, routes: &RoutesArgs) -> Line<'s> {
+        Line { key, release: command(key, routes) }
     }
 }
 
@@ -105,16 +105,16 @@ fn key(halts: &Halts) -> String {
     }
 }
 
-fn command(shelved: &Shelved, routes: &RoutesArgs) -> String {
+fn command(key: &HaltedKey, routes: &RoutesArgs) -> String {
     format!(
         "cdc-relay release --routes {} {}",
         shell::quote(&routes.file.to_string_lossy()),
-        shelved.release()
+        key.release()
     )
 }
 
-fn show(shelved: &[Shelved], config: &DeadLettersConfig, out: &mut impl Write) -> std::io::Result<()> {
-    if shelved.is_empty() {
+fn show(halted_keys: &[HaltedKey], config: &DeadLettersConfig, out: &mut impl Write) -> std::io::Result<()> {
+    if halted_keys.is_empty() {
         return writeln!(out, "Nothing is halted.");
     }
     let mut table = Table::new();
@@ -129,7 +129,7 @@ fn show(shelved: &[Shelved], config: &DeadLettersConfig, out: &mut impl Write) -
         "POSITION",
         "REASON",
     ]);
-    for row in shelved.iter().take(config.limit) {
+    for row in halted_keys.iter().take(config.limit) {
         let since = row.since.map(|time| time.strftime("%Y-%m-%d %H:%M:%SZ").to_string());
         table.add_row([
             row.source.clone(),
@@ -144,10 +144,10 @@ fn show(shelved: &[Shelved], config: &DeadLettersConfig, out: &mut impl Write) -
     }
     writeln!(out, "{}\n", table.trim_fmt())?;
     writeln!(out, "Once the cause is removed:")?;
-    for row in shelved.iter().take(config.limit) {
+    for row in halted_keys.iter().take(config.limit) {
         writeln!(out, "  {}", command(row, &config.routes))?;
     }
-    let more = shelved.len().saturating_sub(config.limit);
+    let more = halted_keys.len().saturating_sub(config.limit);
     if more > 0 {
         writeln!(out, "… and {more} more (--limit, or --json for all)")?;
     }

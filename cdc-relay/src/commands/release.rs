@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::{Ending, Failure, Outcome};
 use crate::commands::arguments::RoutesArgs;
 use crate::dead_letter::halts::Halts;
-use crate::dead_letter::listing::Shelved;
-use crate::dead_letter::release::{Note, Order, PREFIX};
+use crate::dead_letter::listing::HaltedKey;
+use crate::dead_letter::release::{ReleaseRecord, ReleaseOrder, PREFIX};
 use crate::postgres::session::{LOGICAL_MESSAGES_VERSION, Session};
 use crate::postgres::sql::literal;
 use crate::routes::{Routes, Source};
@@ -25,8 +25,8 @@ const TOPIC_INTERVAL: Duration = Duration::from_millis(100);
 /// Lets halted keys go on, once the cause is removed.
 ///
 /// Their dead letters are emitted in their order, with the same event ids, before any later row of the key. The relay
-/// that runs does it, at the place in the WAL where this command writes a message; with none running, the next start
-/// does. A letter that still cannot be emitted keeps its key halted from there on.
+/// that runs does it, at the position in the WAL where this command writes a message; with none running, the next start
+/// does. A dead letter that still cannot be emitted keeps its key halted from there on.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Exit code 1: something of it stays halted, or is not done yet.
@@ -70,21 +70,21 @@ pub fn execute(config: &ReleaseConfig) -> Outcome {
         return Err(Failure::usage("--source: which of the sources?".to_owned()));
     };
     let reader = Reader::new(&config.kafka, &routes);
-    let shelved: Vec<Shelved> = super::dead_letters::read(&reader, &routes)?;
-    let named: Vec<&Shelved> = shelved.iter().filter(|shelved| names(config, shelved)).collect();
+    let halted_keys: Vec<HaltedKey> = super::dead_letters::read(&reader, &routes)?;
+    let named: Vec<&HaltedKey> = halted_keys.iter().filter(|key| names(config, key)).collect();
     if named.is_empty() {
-        return Err(Failure::Failed(anyhow::anyhow!("nothing of that name is halted: {}", listed(&shelved))));
+        return Err(Failure::Failed(anyhow::anyhow!("nothing of that name is halted: {}", listed(&halted_keys))));
     }
     if !config.halts().is_all()
-        && let Some(whole) = named.iter().find(|shelved| shelved.halts.is_all())
+        && let Some(whole) = named.iter().find(|key| key.halts.is_all())
     {
         return Err(Failure::Failed(anyhow::anyhow!(
-            "every key is halted towards {0}, and a letter of another may be of this key too: \
+            "every key is halted towards {0}, and a dead letter of another may be of this key too: \
              `--destination {0} --all` releases them",
             whole.destination
         )));
     }
-    let order = Order {
+    let order = ReleaseOrder {
         id: format!("{:016x}", rand::random::<u64>()),
         source: source.name.get_ref().clone(),
         destination: config.destination.clone(),
@@ -107,16 +107,16 @@ impl ReleaseConfig {
     }
 }
 
-fn names(config: &ReleaseConfig, shelved: &Shelved) -> bool {
+fn names(config: &ReleaseConfig, key: &HaltedKey) -> bool {
     let named = config.halts();
-    (named.is_all() || shelved.halts.is_all() || named == shelved.halts)
-        && config.destination.as_ref().is_none_or(|named| *named == shelved.destination)
+    (named.is_all() || key.halts.is_all() || named == key.halts)
+        && config.destination.as_ref().is_none_or(|named| *named == key.destination)
 }
 
 /// The first few, as a hint.
-fn listed(shelved: &[Shelved]) -> String {
-    let name = |shelved: &Shelved| format!("{} towards {}", shelved.halts, shelved.destination);
-    match shelved {
+fn listed(halted_keys: &[HaltedKey]) -> String {
+    let name = |key: &HaltedKey| format!("{} towards {}", key.halts, key.destination);
+    match halted_keys {
         [] => "no key is halted at all".to_owned(),
         some => {
             let first: Vec<String> = some.iter().take(5).map(name).collect();
@@ -131,7 +131,7 @@ fn end(reader: &Reader, routes: &Routes) -> Result<i64> {
 }
 
 /// Writes the order into the WAL. Answers whether a relay reads the slot.
-fn write(source: &Source, order: &Order) -> Result<bool> {
+fn write(source: &Source, order: &ReleaseOrder) -> Result<bool> {
     let name = source.name.get_ref();
     let config = source.url.get_ref().parse().with_context(|| format!("`url` of source {name}"))?;
     let mut session = Session::connect(&config)?;
@@ -155,15 +155,15 @@ fn write(source: &Source, order: &Order) -> Result<bool> {
 fn wait(
     reader: &Reader,
     routes: &Routes,
-    (order, mut offset): (&Order, i64),
+    (order, mut offset): (&ReleaseOrder, i64),
     timeout: Duration,
-) -> Result<Vec<Note>> {
+) -> Result<Vec<ReleaseRecord>> {
     let topic = routes.relay.dead_letter_topic.get_ref();
-    let (until, mut notes) = (Instant::now() + timeout, Vec::<Note>::new());
+    let (until, mut notes) = (Instant::now() + timeout, Vec::<ReleaseRecord>::new());
     loop {
         offset = reader.read(topic, offset, |_, _, value| {
-            // Letters are no notes.
-            let note = value.and_then(|value| serde_json::from_slice::<Note>(value).ok());
+            // Dead letters are no notes.
+            let note = value.and_then(|value| serde_json::from_slice::<ReleaseRecord>(value).ok());
             notes.extend(note.filter(|note| note.order == order.id));
             Ok(())
         })?;
@@ -197,8 +197,8 @@ struct KeyOutcome<'n> {
     done: bool,
 }
 
-impl<'n> From<&'n Note> for KeyOutcome<'n> {
-    fn from(note: &'n Note) -> KeyOutcome<'n> {
+impl<'n> From<&'n ReleaseRecord> for KeyOutcome<'n> {
+    fn from(note: &'n ReleaseRecord) -> KeyOutcome<'n> {
         KeyOutcome {
             source: &note.source,
             destination: &note.destination,
@@ -240,7 +240,7 @@ impl Say<'_> {
         Ok(Ending::Bad)
     }
 
-    fn notes(&mut self, notes: &[Note], source: &Source) -> Outcome {
+    fn notes(&mut self, notes: &[ReleaseRecord], source: &Source) -> Outcome {
         // A relay that began anew in between wrote some twice; the later ones count.
         let begun = notes.split(|note| note.done).rfind(|part| !part.is_empty()).unwrap_or_default();
         for note in begun {
@@ -265,7 +265,7 @@ impl Say<'_> {
     }
 }
 
-fn sentence(note: &Note) -> String {
+fn sentence(note: &ReleaseRecord) -> String {
     let key = &note.halts;
     let emitted = match note.emitted {
         1 => "1 row emitted".to_owned(),

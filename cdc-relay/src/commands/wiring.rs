@@ -129,7 +129,7 @@ pub fn context(
     source: &Source,
 ) -> Result<SourceContext> {
     let series = metrics.source(source.name.get_ref())?;
-    series.in_flight_limit.set(routes.relay.in_flight_bytes as i64);
+    series.sinks.in_flight_limit.set(routes.relay.in_flight_bytes as i64);
     let acks = Arc::new(Acks::new()?);
     Ok(SourceContext {
         routes: Arc::new(routes.topics_of(source)),

@@ -5,8 +5,8 @@
 //! topic from its start yields; nothing else saves them. What stands there of a row is in `record`, how a key
 //! is let go on in `release`.
 //!
-//! A row whose key cannot be read (a column of it is null) has no place among the rows of any key, and halts none: its
-//! letter stands for itself, under the name of the row. Only a change that belongs to no row (a truncated table, a
+//! A row whose key cannot be read (a column of it is null) has no position among the rows of any key, and halts none: its
+//! dead letter stands for itself, under the name of the row. Only a change that belongs to no row (a truncated table, a
 //! table without routes) halts its destination as a whole; these have destinations of their own.
 
 use std::collections::BTreeMap;
@@ -17,27 +17,27 @@ use serde::{Deserialize, Serialize};
 use crate::postgres::utf8;
 
 /// A destination with more halted keys than this is halted as a whole, so that memory stays bounded.
-const MOST_KEYS: usize = 100_000;
+const KEYS_MAX: usize = 100_000;
 
 /// The destination of rows whose table has no routes. All of its later rows follow them.
-pub fn unrouted(table: &str) -> String {
+pub fn table_destination(table: &str) -> String {
     format!("table:{table}")
 }
 
 /// The destination of changes that no route can express. Rows of the table go on without them.
-pub fn untellable(table: &str) -> String {
+pub fn change_destination(table: &str) -> String {
     format!("change:{table}")
 }
 
-/// The name of all further rows without a key, after `MOST_KEYS` of a destination.
+/// The name of all further rows without a key, after `KEYS_MAX` of a destination.
 pub const FURTHER: &str = "";
 
-/// What a letter halts towards its destination: its key; without one its row alone; with neither, every key.
+/// What a dead letter halts towards its destination: its key; without one its row alone; with neither, every key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Halts {
     #[serde(default)]
     pub key: Option<String>,
-    /// The name of a row without a key: its table with its primary key, or with its place in the WAL.
+    /// The name of a row without a key: its table with its primary key, or with its position in the WAL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyless: Option<String>,
 }
@@ -79,11 +79,11 @@ struct Head<'a> {
     keyless: Option<String>,
     #[serde(default)]
     release: bool,
-    /// A release that did not come to its end: the letters from this offset on are still pending.
+    /// A release that did not come to its end: the dead letters from this offset on are still pending.
     from: Option<i64>,
 }
 
-/// Halted keys and rows without a key, each with an offset in the topic before which no letter of it is pending.
+/// Halted keys and rows without a key, each with an offset in the topic before which no dead letter of it is pending.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Keys {
     keys: BTreeMap<String, i64>,
@@ -99,7 +99,7 @@ impl Keys {
         self.keys.len() + self.rows.len()
     }
 
-    /// The offset before which no letter is pending.
+    /// The offset before which no dead letter is pending.
     pub fn first(&self) -> Option<i64> {
         self.keys.values().chain(self.rows.values()).copied().min()
     }
@@ -169,7 +169,7 @@ impl Halted {
     /// Applies a record read from the topic; those of other sources change nothing. One that is not ours at all is
     /// an error: the set would be incomplete.
     pub fn apply(&mut self, offset: i64, value: &[u8]) -> Result<(), serde_json::Error> {
-        // Letters of older relays may have bytes that are no UTF-8.
+        // Dead letters of older relays may have bytes that are no UTF-8.
         let value = utf8::json(value);
         let Head { source, destination, key, keyless, release, from } = serde_json::from_str(&value)?;
         let halts = Halts { key, keyless };
@@ -182,7 +182,7 @@ impl Halted {
         Ok(())
     }
 
-    /// A letter is written at `from` or later. What is halted already stays so from where it is.
+    /// A dead letter is written at `from` or later. What is halted already stays so from where it is.
     pub fn halt(&mut self, destination: &str, halts: &Halts, from: i64) {
         let extent = self.extents.entry(destination.to_owned()).or_insert_with(|| {
             if halts.is_all() { Extent::All(from) } else { Extent::Keys(Keys::default()) }
@@ -190,8 +190,8 @@ impl Halted {
         let Extent::Keys(keys) = extent else { return };
         match halts {
             _ if keys.get(halts).is_some() => {}
-            Halts { key: Some(_), .. } if keys.keys.len() < MOST_KEYS => keys.set(halts, from),
-            Halts { key: None, keyless: Some(_) } if keys.rows.len() < MOST_KEYS => keys.set(halts, from),
+            Halts { key: Some(_), .. } if keys.keys.len() < KEYS_MAX => keys.set(halts, from),
+            Halts { key: None, keyless: Some(_) } if keys.rows.len() < KEYS_MAX => keys.set(halts, from),
             // Nothing follows a row without a key: those of them that are too many to be named hold up nobody.
             Halts { key: None, keyless: Some(_) } => {
                 keys.rows.entry(FURTHER.to_owned()).or_insert(from);
@@ -208,7 +208,7 @@ impl Halted {
                     self.extents.remove(destination);
                 }
             }
-            // One key cannot go on while an earlier letter may be of any key.
+            // One key cannot go on while an earlier dead letter may be of any key.
             Some(Extent::All(_)) if !halts.is_all() => {}
             _ => drop(self.extents.remove(destination)),
         }
@@ -223,7 +223,7 @@ impl Halted {
         }
     }
 
-    /// What a letter is released with, and the offset before which none of that is pending.
+    /// What a dead letter is released with, and the offset before which none of that is pending.
     pub fn unit(&self, destination: &str, halts: &Halts) -> Option<(Halts, i64)> {
         match self.extents.get(destination)? {
             Extent::All(from) => Some((Halts::default(), *from)),

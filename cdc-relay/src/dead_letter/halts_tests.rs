@@ -23,7 +23,7 @@ const OTHER: &str = r#"{"source":"o","destination":"t","key":"a"}"#;
 const DONE: &str = r#"{"source":"s","destination":"","key":null,"release":true,"done":true}"#;
 
 #[test]
-fn what_is_halted_is_what_the_topic_tells() {
+fn the_topic_determines_the_halted_keys() {
     let keys = |keys: &[(&str, i64)]| {
         let name = |key: &str| if key.starts_with('#') { Halts::row(key) } else { Halts::key(key) };
         let keys = keys.iter().map(|&(key, from)| (name(key), from)).collect();
@@ -46,7 +46,7 @@ fn what_is_halted_is_what_the_topic_tells() {
         (&[ANY, R, FREE_R], Some(Extent::All(0))),
         (&[R, ANY], Some(Extent::All(0))),
         (&[S, FREE_R], keys(&[("#2", 0)])),
-        // A letter that names neither halts all, from the first that is pending.
+        // A dead letter that names neither halts all, from the first that is pending.
         (&[B, A, ANY], Some(Extent::All(0))),
         (&[ANY, A], Some(Extent::All(0))),
         (&[ANY, A, FREE_A], Some(Extent::All(0))),
@@ -76,7 +76,7 @@ fn a_key_is_halted_towards_one_destination() {
 }
 
 #[test]
-fn what_is_no_letter_is_an_error() {
+fn a_record_that_is_no_dead_letter_is_an_error() {
     let mut halted = Halted::new("s");
     for bad in ["", "[]", "{}", r#"{"source":"s"}"#, r#"{"source":"s","destination":"t","release":1}"#] {
         assert!(halted.apply(0, bad.as_bytes()).is_err(), "{bad}");
@@ -86,7 +86,7 @@ fn what_is_no_letter_is_an_error() {
 #[test]
 fn too_many_keys_halt_their_destination() {
     let mut halted = Halted::new("s");
-    for n in 0..=MOST_KEYS {
+    for n in 0..=KEYS_MAX {
         halted.halt("t", &Halts::key(&n.to_string()), 5 + n as i64);
     }
     assert_eq!(halted.extents.get("t"), Some(&Extent::All(5)));
@@ -96,13 +96,13 @@ fn too_many_keys_halt_their_destination() {
 #[test]
 fn rows_without_a_key_halt_no_key_however_many_they_are() {
     let mut halted = Halted::new("s");
-    for n in 0..=MOST_KEYS + 1 {
+    for n in 0..=KEYS_MAX + 1 {
         halted.halt("t", &Halts::row(&format!("#{n}")), 5 + n as i64);
     }
     assert!(halted.has_keyless("t") && !halted.contains("t", Some("a")) && !halted.contains("t", None));
-    assert_eq!(halted.len(), MOST_KEYS + 1);
-    let further = (Halts::row(FURTHER), 5 + MOST_KEYS as i64);
-    assert_eq!(halted.unit("t", &Halts::row(&format!("#{}", MOST_KEYS + 1))), Some(further));
+    assert_eq!(halted.len(), KEYS_MAX + 1);
+    let further = (Halts::row(FURTHER), 5 + KEYS_MAX as i64);
+    assert_eq!(halted.unit("t", &Halts::row(&format!("#{}", KEYS_MAX + 1))), Some(further));
     assert_eq!(halted.unit("t", &Halts::row("#7")), Some((Halts::row("#7"), 12)));
     assert_eq!(halted.unit("t", &Halts::key("a")), None);
 }

@@ -1,4 +1,6 @@
-//! What the dead-letter topic holds: the halted keys, and of each the first letter that is pending. For people.
+//! Lists the halted keys of the dead-letter topic, each with its first pending dead letter.
+//!
+//! * It reads the topic twice: first for the halted keys, then for their dead letters. So it keeps only what it shows.
 
 use std::collections::BTreeMap;
 
@@ -8,39 +10,39 @@ use crate::dead_letter::halts::{Extent, Halted, Halts};
 use crate::dead_letter::record::{DeadLetter, WalPosition};
 use crate::postgres::shell;
 
-/// A key that is halted towards a destination, with its letters.
+/// A key that is halted towards a destination, with its dead letters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Shelved {
+pub struct HaltedKey {
     pub source: String,
     pub destination: String,
     #[serde(flatten)]
     pub halts: Halts,
-    /// Letters that wait to be emitted.
+    /// Dead letters that wait to be emitted.
     pub dead_letters: u64,
-    /// Of the first of them.
+    /// The reason of the first of them.
     pub reason: String,
     pub table: String,
     pub op: String,
     pub id: Option<String>,
     pub position: String,
     pub since: Option<jiff::Timestamp>,
-    /// Its offset in the topic.
+    /// The offset of the first of them in the topic.
     pub offset: i64,
     #[serde(skip)]
     last: Option<WalPosition>,
 }
 
-/// Reads the topic twice: first which keys are halted, then their letters. So nothing is kept but what is shown.
+/// The halted keys, in the middle of their two readings.
 #[derive(Debug)]
-pub struct Shelf {
+pub struct Listing {
     halted: BTreeMap<String, Halted>,
-    shelved: BTreeMap<(String, String, Halts), Shelved>,
+    halted_keys: BTreeMap<(String, String, Halts), HaltedKey>,
 }
 
-impl Shelf {
-    pub fn new<'s>(sources: impl Iterator<Item = &'s str>) -> Shelf {
+impl Listing {
+    pub fn new<'s>(sources: impl Iterator<Item = &'s str>) -> Listing {
         let halted = sources.map(|source| (source.to_owned(), Halted::new(source))).collect();
-        Shelf { halted, shelved: BTreeMap::new() }
+        Listing { halted, halted_keys: BTreeMap::new() }
     }
 
     /// The first reading.
@@ -57,50 +59,50 @@ impl Shelf {
         self.halted.values().flat_map(Halted::extents).filter_map(|(_, extent)| first(extent)).min()
     }
 
-    /// The second reading. `written` is when the record was.
+    /// The second reading. `written`: the record's own time.
     pub fn count(
         &mut self,
         offset: i64,
         value: &[u8],
         written: Option<jiff::Timestamp>,
     ) -> Result<(), serde_json::Error> {
-        let Some(letter) = DeadLetter::read(value)? else { return Ok(()) };
-        let Some(halted) = self.halted.get(&letter.source) else { return Ok(()) };
-        let unit = halted.unit(&letter.destination, &letter.halts());
+        let Some(dead_letter) = DeadLetter::read(value)? else { return Ok(()) };
+        let Some(halted) = self.halted.get(&dead_letter.source) else { return Ok(()) };
+        let unit = halted.unit(&dead_letter.destination, &dead_letter.halts());
         let Some((halts, _)) = unit.filter(|(_, from)| offset >= *from) else { return Ok(()) };
-        let DeadLetter { source, destination, .. } = &letter;
+        let DeadLetter { source, destination, .. } = &dead_letter;
         let name = (source.clone(), destination.clone(), halts);
-        let shelved = self.shelved.entry(name).or_insert_with_key(|(source, destination, halts)| Shelved {
+        let key = self.halted_keys.entry(name).or_insert_with_key(|(source, destination, halts)| HaltedKey {
             source: source.clone(),
             destination: destination.clone(),
             halts: halts.clone(),
             dead_letters: 0,
-            reason: letter.reason.clone(),
-            table: letter.table.clone(),
-            op: letter.op.clone(),
-            id: letter.id.clone(),
-            position: letter.position().to_owned(),
-            since: letter.committed_at.or(written),
+            reason: dead_letter.reason.clone(),
+            table: dead_letter.table.clone(),
+            op: dead_letter.op.clone(),
+            id: dead_letter.id.clone(),
+            position: dead_letter.position().to_owned(),
+            since: dead_letter.committed_at.or(written),
             offset,
             last: None,
         });
-        let place = letter.place();
-        if let (Some(last), Some(place)) = (&shelved.last, &place)
-            && last.covers(place)
+        let position = dead_letter.wal_position();
+        if let (Some(last), Some(position)) = (&key.last, &position)
+            && last.covers(position)
         {
             return Ok(()); // written twice
         }
-        shelved.dead_letters += 1;
-        shelved.last = place.or_else(|| shelved.last.take());
+        key.dead_letters += 1;
+        key.last = position.or_else(|| key.last.take());
         Ok(())
     }
 
-    pub fn into_shelved(self) -> Vec<Shelved> {
-        self.shelved.into_values().collect()
+    pub fn into_keys(self) -> Vec<HaltedKey> {
+        self.halted_keys.into_values().collect()
     }
 }
 
-impl Shelved {
+impl HaltedKey {
     /// The arguments of `cdc-relay release` that name just this.
     pub fn release(&self) -> String {
         let key = match &self.halts {
@@ -133,16 +135,16 @@ mod tests {
 
     #[test]
     fn what_is_pending_is_listed_with_its_first_reason() {
-        let mut shelf = Shelf::new(["s"].into_iter());
+        let mut listing = Listing::new(["s"].into_iter());
         for (offset, value) in TOPIC.iter().enumerate() {
-            shelf.apply(offset as i64, value.as_bytes()).unwrap();
+            listing.apply(offset as i64, value.as_bytes()).unwrap();
         }
-        assert_eq!(shelf.from(), Some(1));
+        assert_eq!(listing.from(), Some(1));
         for (offset, value) in TOPIC.iter().enumerate().skip(1) {
-            shelf.count(offset as i64, value.as_bytes(), None).unwrap();
+            listing.count(offset as i64, value.as_bytes(), None).unwrap();
         }
-        let shelved = shelf.into_shelved();
-        let short: Vec<(&str, Option<&str>, u64, &str, i64)> = shelved
+        let halted_keys = listing.into_keys();
+        let short: Vec<(&str, Option<&str>, u64, &str, i64)> = halted_keys
             .iter()
             .map(|s| {
                 (s.destination.as_str(), s.halts.key.as_deref(), s.dead_letters, s.reason.as_str(), s.offset)
@@ -155,8 +157,8 @@ mod tests {
             ("w", None, 2, "null", 8),
         ];
         assert_eq!(short, expected);
-        assert_eq!(shelved[0].since.map(|time| time.to_string()).as_deref(), Some("2026-01-02T03:04:05Z"));
-        let releases: Vec<String> = shelved.iter().map(Shelved::release).collect();
+        assert_eq!(halted_keys[0].since.map(|time| time.to_string()).as_deref(), Some("2026-01-02T03:04:05Z"));
+        let releases: Vec<String> = halted_keys.iter().map(HaltedKey::release).collect();
         assert_eq!(
             releases,
             [
@@ -169,25 +171,25 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_that_was_written_twice_counts_once() {
-        let letter = |commit: u32| {
+    fn a_dead_letter_that_was_written_twice_counts_once() {
+        let dead_letter = |commit: u32| {
             format!(
                 r#"{{"source":"s","destination":"t","key":"a","cluster":"c","position":"0/{commit}","ordinal":1}}"#
             )
         };
-        let topic = [1, 2, 1, 2, 3].map(letter);
-        let mut shelf = Shelf::new(["s"].into_iter());
+        let topic = [1, 2, 1, 2, 3].map(dead_letter);
+        let mut listing = Listing::new(["s"].into_iter());
         for (offset, value) in topic.iter().enumerate() {
-            shelf.apply(offset as i64, value.as_bytes()).unwrap();
+            listing.apply(offset as i64, value.as_bytes()).unwrap();
         }
         for (offset, value) in topic.iter().enumerate() {
-            shelf.count(offset as i64, value.as_bytes(), None).unwrap();
+            listing.count(offset as i64, value.as_bytes(), None).unwrap();
         }
-        assert_eq!(shelf.into_shelved()[0].dead_letters, 3);
+        assert_eq!(listing.into_keys()[0].dead_letters, 3);
     }
 
     #[test]
     fn with_nothing_halted_nothing_is_read_again() {
-        assert_eq!(Shelf::new(["s"].into_iter()).from(), None);
+        assert_eq!(Listing::new(["s"].into_iter()).from(), None);
     }
 }

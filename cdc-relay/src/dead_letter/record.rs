@@ -1,206 +1,171 @@
-//! What a dead letter says: the row as Postgres prints it, and all that emitting it later needs.
+//! The record of a dead letter: the row as Postgres prints it, and all that emitting it later needs.
 //!
-//! `release` emits letters again, so a letter carries the columns with their types, the commit with its time, and
-//! the row's number in it: the event is then the same as it would have been, its id included.
+//! * `release` emits dead letters again. So a record has the columns with their types, the commit with its time, and the
+//!   row's number in it: the event is then the same as it would have been, its id included.
+//! * A record is bounded. Columns that do not fit are left out and named; the row itself is still in its table.
+//! * Records of earlier releases are read too: they have no ordinal, no time and no types.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use crate::dead_letter::halts::Halts;
+use crate::dead_letter::json;
 use crate::postgres::decode::pgoutput::{Tuple, Value};
 use crate::postgres::decode::relation::{Column, Relation};
 use crate::postgres::decode::row_builder::RowBuilder;
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::utf8;
 use crate::routes::TableName;
-use crate::routes::json;
 use crate::routes::route::{Plan, Transaction};
 use crate::routes::row::{Op, Row};
 
-/// The columns of a letter have so many bytes at most, as JSON; those that do not fit are left out. The row itself
-/// is still in its table.
+/// The largest JSON of a dead letter's columns.
 const COLUMNS_BYTES_MAX: usize = 512 << 10;
-/// No record of the dead-letter topic is larger.
+/// The largest record of the dead-letter topic.
 pub const RECORD_BYTES_MAX: usize = COLUMNS_BYTES_MAX + (64 << 10);
 /// A reason quotes values of the row; this much of it is enough.
-const LONGEST_REASON: usize = 2000;
+const REASON_BYTES_MAX: usize = 2000;
 
-/// What a letter halts, and where.
+/// The destination of a dead letter, and the keys that it halts there.
 #[derive(Debug, Clone, Copy)]
 pub struct Halt<'a> {
-    pub source: &'a str,
     pub destination: &'a str,
     pub halts: &'a Halts,
 }
 
-/// Why a row is set aside.
+/// Why a row becomes a dead letter.
 #[derive(Debug, Clone, Copy)]
 pub struct Cause<'a> {
     pub reason: &'a str,
-    /// What happened to the row.
+    /// The operation on the row.
     pub op: &'a str,
-    /// The event's id, if a template gives it and it could be emitted.
+    /// The event's id, if a template gives it and it could be rendered.
     pub id: Option<&'a [u8]>,
 }
 
+/// A row that cannot be emitted.
+#[derive(Clone, Copy)]
+pub struct FailedRow<'a> {
+    pub plan: &'a Plan,
+    pub row: &'a Row<'a>,
+    pub transaction: &'a Transaction,
+}
+
+/// A dead letter, as the topic has it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DeadLetter {
+    pub source: String,
+    pub destination: String,
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keyless: Option<String>,
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default)]
+    pub table: String,
+    #[serde(default = "insert")]
+    pub op: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(default)]
+    position: String,
+    #[serde(default)]
+    cluster: String,
+    #[serde(serialize_with = "json::time")]
+    pub committed_at: Option<jiff::Timestamp>,
+    ordinal: Option<u64>,
+    /// A query answered the row: only positions in the WAL have an order.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    existing: bool,
+    /// The table's replica identity was full.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    whole: bool,
+    #[serde(default)]
+    columns: Vec<(String, u32)>,
+    /// The columns as Postgres prints them.
+    #[serde(default)]
+    row: Map<String, Json>,
+    /// Names of columns that are too long or not in the WAL, with commas between.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    omitted: String,
+    /// Names of columns that have bytes that are no UTF-8 (see `utf8`), with commas between.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    bytes: String,
+}
+
+fn insert() -> String {
+    "insert".to_owned()
+}
+
+/// A column of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ColumnText<'a> {
+    /// The dead letter does not have the column.
+    Missing,
+    Null,
+    Text(&'a str),
+}
+
 /// Writes the record's value.
-pub fn write(
-    halt: Halt<'_>,
-    cause: Cause<'_>,
-    (plan, row, transaction): (&Plan, &Row<'_>, &Transaction),
-    out: &mut Vec<u8>,
-) {
+pub fn write(source: &str, halt: Halt<'_>, cause: Cause<'_>, row: FailedRow<'_>, out: &mut Vec<u8>) {
     out.clear();
-    let mut member = |name: &str, value: Option<&str>| {
-        out.push(if out.is_empty() { b'{' } else { b',' });
-        json::string(name.as_bytes(), out);
-        out.push(b':');
-        match value {
-            Some(value) => json::string(value.as_bytes(), out),
-            None => out.extend_from_slice(b"null"),
-        }
-    };
-    member("source", Some(halt.source));
-    member("destination", Some(halt.destination));
-    member("key", halt.halts.key.as_deref());
-    if let Some(row) = &halt.halts.keyless {
-        member("keyless", Some(row));
-    }
-    member("reason", Some(shortened(cause.reason)));
-    member("table", Some(&plan.relation));
-    member("op", Some(cause.op));
-    if let Some(id) = cause.id {
-        member("id", Some(&String::from_utf8_lossy(id)));
-    }
-    member("position", Some(&transaction.commit_lsn.to_string()));
-    member("cluster", Some(&transaction.cluster));
-    member("committed_at", Some(&String::from_utf8_lossy(&transaction.time)));
-    number("ordinal", transaction.rows, out);
-    if transaction.existing {
-        out.extend_from_slice(b",\"existing\":true");
-    }
-    member_identity(plan, out);
-    shape(&plan.shape, out);
-    columns(plan, row, out);
-    out.push(b'}');
+    json::write(&DeadLetter::new(source, halt, cause, row), out);
 }
 
 /// The reason, without most of a long value.
 pub fn shortened(reason: &str) -> &str {
-    let mut end = reason.len().min(LONGEST_REASON);
+    let mut end = reason.len().min(REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
         end -= 1;
     }
     reason.get(..end).unwrap_or(reason)
 }
 
-fn number(name: &str, value: u64, out: &mut Vec<u8>) {
-    out.push(b',');
-    json::string(name.as_bytes(), out);
-    out.push(b':');
-    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-}
-
-/// How much of a deleted row the WAL had.
-fn member_identity(plan: &Plan, out: &mut Vec<u8>) {
-    if plan.whole_deletes {
-        out.extend_from_slice(b",\"whole\":true");
-    }
-}
-
-/// `"columns":[["id",20],…]`
-fn shape(relation: &Relation, out: &mut Vec<u8>) {
-    out.extend_from_slice(b",\"columns\":[");
-    for (index, column) in relation.columns.iter().enumerate() {
-        out.extend_from_slice(if index == 0 { b"[" } else { b",[" });
-        json::string(column.name.as_bytes(), out);
-        out.push(b',');
-        out.extend_from_slice(itoa::Buffer::new().format(column.type_oid).as_bytes());
-        out.push(b']');
-    }
-    out.push(b']');
-}
-
-/// The columns as Postgres prints them; what is too long or not in the WAL is named in `omitted`, and what has bytes
-/// that are no UTF-8 in `bytes` (see `utf8`).
-fn columns(plan: &Plan, row: &Row<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(b",\"row\":{");
-    let (start, mut omitted, mut bytes) = (out.len(), Vec::new(), Vec::new());
-    for (index, name) in plan.columns.iter().enumerate() {
-        // The WAL has no more of a deleted row than its key.
-        if row.op == Op::Delete && !plan.whole_deletes && row.new.get(index) == Value::Null {
-            continue;
-        }
-        let before = out.len();
-        if before > start {
-            out.push(b',');
-        }
-        json::string(name.as_bytes(), out);
-        out.push(b':');
-        match row.text(index) {
-            Ok(None) => out.extend_from_slice(b"null"),
-            // Cheap to know, and no longer than this after escaping.
-            Ok(Some(text)) if text.len() <= COLUMNS_BYTES_MAX => {
-                json::string(text, out);
-                if !utf8::is_valid(text) {
-                    bytes.push(name.as_str());
-                }
-            }
-            Ok(Some(_)) | Err(_) => out.resize(start + COLUMNS_BYTES_MAX + 1, b' '),
-        }
-        if out.len() - start > COLUMNS_BYTES_MAX {
-            out.truncate(before);
-            omitted.push(name.as_str());
-        }
-    }
-    out.push(b'}');
-    if !omitted.is_empty() {
-        out.extend_from_slice(b",\"omitted\":");
-        json::string(omitted.join(",").as_bytes(), out);
-    }
-    if !bytes.is_empty() {
-        out.extend_from_slice(b",\"bytes\":");
-        json::string(bytes.join(",").as_bytes(), out);
-    }
-}
-
-/// A letter, read back. Older letters have no place in their transaction, no time and no types.
-#[derive(Debug, Clone, Deserialize)]
-pub struct DeadLetter {
-    pub source: String,
-    pub destination: String,
-    key: Option<String>,
-    keyless: Option<String>,
-    #[serde(default)]
-    pub reason: String,
-    #[serde(default)]
-    pub table: String,
-    #[serde(default = "row")]
-    pub op: String,
-    pub id: Option<String>,
-    #[serde(default)]
-    position: String,
-    #[serde(default)]
-    cluster: String,
-    pub committed_at: Option<jiff::Timestamp>,
-    ordinal: Option<u64>,
-    /// It came from a query: only places in the WAL have an order.
-    #[serde(default)]
-    existing: bool,
-    /// The table's replica identity was full.
-    #[serde(default)]
-    whole: bool,
-    #[serde(default)]
-    columns: Vec<(String, u32)>,
-    #[serde(default)]
+/// The columns of a row, up to the largest size.
+#[derive(Default)]
+struct Columns<'p> {
     row: Map<String, Json>,
+    size: usize,
+    omitted: Vec<&'p str>,
+    bytes: Vec<&'p str>,
 }
 
-fn row() -> String {
-    "insert".to_owned()
+impl<'p> Columns<'p> {
+    fn of(plan: &'p Plan, row: &Row<'_>) -> Columns<'p> {
+        let mut columns = Columns::default();
+        for (index, name) in plan.columns.iter().enumerate() {
+            // The WAL has no more of a deleted row than its key.
+            if row.op == Op::Delete && !plan.whole_deletes && row.new.get(index) == Value::Null {
+                continue;
+            }
+            match row.text(index) {
+                Ok(None) => columns.add(name, Json::Null),
+                // Its JSON is no shorter than the text.
+                Ok(Some(text)) if text.len() <= COLUMNS_BYTES_MAX => {
+                    if !utf8::is_valid(text) {
+                        columns.bytes.push(name);
+                    }
+                    columns.add(name, Json::String(utf8::owned(text)));
+                }
+                Ok(Some(_)) | Err(_) => columns.omitted.push(name),
+            }
+        }
+        columns
+    }
+
+    fn add(&mut self, name: &'p str, value: Json) {
+        let comma = usize::from(!self.row.is_empty());
+        let size = self.size + comma + json::size(&name) + 1 + json::size(&value);
+        if size > COLUMNS_BYTES_MAX {
+            self.omitted.push(name);
+            return;
+        }
+        self.size = size;
+        self.row.insert(name.to_owned(), value);
+    }
 }
 
-/// Where a letter's row stands in the WAL. Later is greater, within a cluster.
+/// The position of a dead letter's row in the WAL. Later is greater, within a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WalPosition {
     pub cluster: String,
@@ -208,14 +173,44 @@ pub struct WalPosition {
 }
 
 impl WalPosition {
-    /// Whether a letter at `place`, of a row at `self` or before it, was written once more after a broken session.
-    pub fn covers(&self, place: &WalPosition) -> bool {
-        self.cluster == place.cluster && self.position >= place.position
+    /// Whether a dead letter at `other` repeats one that was read before: a broken session was repeated.
+    pub fn covers(&self, other: &WalPosition) -> bool {
+        self.cluster == other.cluster && self.position >= other.position
     }
 }
 
 impl DeadLetter {
-    /// Reads a record of the topic; `None` if it is no letter but a release.
+    fn new(source: &str, halt: Halt<'_>, cause: Cause<'_>, row: FailedRow<'_>) -> DeadLetter {
+        let FailedRow { plan, row, transaction } = row;
+        let Columns { row, omitted, bytes, .. } = Columns::of(plan, row);
+        let columns = plan.shape.columns.iter().map(|column| (column.name.clone(), column.type_oid));
+        DeadLetter {
+            source: source.to_owned(),
+            destination: halt.destination.to_owned(),
+            key: halt.halts.key.clone(),
+            keyless: halt.halts.keyless.clone(),
+            reason: shortened(cause.reason).to_owned(),
+            table: plan.relation.clone(),
+            op: cause.op.to_owned(),
+            id: cause.id.map(|id| String::from_utf8_lossy(id).into_owned()),
+            position: transaction.commit_lsn.to_string(),
+            cluster: transaction.cluster.clone(),
+            committed_at: jiff::Timestamp::from_microsecond(transaction.committed_at.unix_micros()).ok(),
+            ordinal: Some(transaction.rows),
+            existing: transaction.existing,
+            // The WAL has deleted rows with all of their columns.
+            whole: plan.whole_deletes,
+            columns: columns.collect(),
+            row,
+            omitted: omitted.join(","),
+            bytes: bytes.join(","),
+        }
+    }
+
+    /// Reads a record of the topic; `None` if it is no dead letter but a release.
+    ///
+    /// # Errors
+    /// When the record is neither.
     pub fn read(value: &[u8]) -> Result<Option<DeadLetter>, serde_json::Error> {
         #[derive(Deserialize)]
         struct Kind {
@@ -223,19 +218,19 @@ impl DeadLetter {
             release: bool,
             from: Option<i64>,
         }
-        // Those of older relays may have bytes that are no UTF-8.
+        // Records of earlier releases may have bytes that are no UTF-8.
         let value = utf8::json(value);
         let Kind { release, from } = serde_json::from_str(&value)?;
         if release || from.is_some() { Ok(None) } else { serde_json::from_str(&value).map(Some) }
     }
 
-    /// What it halts towards its destination.
+    /// The keys that it halts towards its destination.
     pub fn halts(&self) -> Halts {
         Halts { key: self.key.clone(), keyless: self.keyless.clone() }
     }
 
-    /// None: an older letter does not say, or the row did not come from the WAL.
-    pub fn place(&self) -> Option<WalPosition> {
+    /// `None`: an older record does not say, or the row did not come from the WAL.
+    pub fn wal_position(&self) -> Option<WalPosition> {
         if self.existing {
             return None;
         }
@@ -243,18 +238,18 @@ impl DeadLetter {
         Some(WalPosition { cluster: self.cluster.clone(), position })
     }
 
-    /// Whether it says which row of its transaction it is.
+    /// Whether the record says which row of its transaction it is.
     pub fn has_ordinal(&self) -> bool {
         self.ordinal.is_some()
     }
 
-    /// The commit, as Postgres prints its position.
+    /// The position of the commit, as Postgres prints it.
     pub fn position(&self) -> &str {
         &self.position
     }
 
-    /// The transaction that the row belonged to, emitted once more. `at` is when it was committed, if the letter does
-    /// not say.
+    /// The transaction that the row belonged to, to be emitted once more. `at` is the time of its commit if the record
+    /// does not say.
     pub fn transaction(&self, at: PgTime) -> Transaction {
         let committed_at = self.committed_at.map_or(at, PgTime::from);
         let mut transaction = Transaction {
@@ -270,19 +265,19 @@ impl DeadLetter {
         transaction
     }
 
-    /// The table as it was. `of` knows the types of an older letter's columns.
-    pub fn relation(&self, of: impl Fn(&str) -> u32) -> Relation {
+    /// The table as it was. `type_of` knows the types of an older record's columns.
+    pub fn relation(&self, type_of: impl Fn(&str) -> u32) -> Relation {
         let TableName { schema, name } = self.table_name();
         let column = |name: &str, type_oid| Column { name: name.to_owned(), type_oid, key: false };
         let columns = match self.columns.as_slice() {
-            [] => self.row.keys().map(|name| column(name, of(name))).collect(),
+            [] => self.row.keys().map(|name| column(name, type_of(name))).collect(),
             columns => columns.iter().map(|(name, oid)| column(name, *oid)).collect(),
         };
         let identity = if self.whole { b'f' } else { b'd' };
         Relation { id: 0, schema, name, identity, columns }
     }
 
-    /// An older letter has the name without quotes, whatever is in it.
+    /// An older record has the name without quotes, whatever is in it.
     fn table_name(&self) -> TableName {
         self.table.parse().unwrap_or_else(|_| {
             let (schema, name) = self.table.split_once('.').unwrap_or(("public", &self.table));
@@ -290,7 +285,7 @@ impl DeadLetter {
         })
     }
 
-    /// The row that `new` was made for.
+    /// The row of the columns that [`fill`](Self::fill) filled in.
     pub fn row<'a>(&self, new: Tuple<'a>) -> Row<'a> {
         let op = self.op.parse().unwrap_or(Op::Insert);
         Row { op, new, old: None }
@@ -300,24 +295,23 @@ impl DeadLetter {
         !self.columns.is_empty()
     }
 
-    /// Fills in the row, in the order of `relation`. What was left out is unknown.
-    pub fn fill(&self, relation: &Relation, made: &mut RowBuilder) {
-        made.begin();
+    /// Fills in the row, in the order of `relation`. Columns that were left out are unknown.
+    pub fn fill(&self, relation: &Relation, builder: &mut RowBuilder) {
+        builder.begin();
         for column in &relation.columns {
             match self.row.get(&column.name) {
-                Some(Json::Null) => made.null(),
-                Some(Json::String(text)) => made.text(text.as_bytes()),
-                Some(_) | None => made.unknown(),
+                Some(Json::Null) => builder.null(),
+                Some(Json::String(text)) => builder.text(text.as_bytes()),
+                Some(_) | None => builder.unknown(),
             }
         }
     }
 
-    /// The text of a column; `None` if the letter does not have it, `Some(None)` for null.
-    pub fn column(&self, name: &str) -> Option<Option<&str>> {
-        match self.row.get(name)? {
-            Json::Null => Some(None),
-            Json::String(text) => Some(Some(text)),
-            _ => None,
+    pub fn column(&self, name: &str) -> ColumnText<'_> {
+        match self.row.get(name) {
+            Some(Json::Null) => ColumnText::Null,
+            Some(Json::String(text)) => ColumnText::Text(text),
+            Some(_) | None => ColumnText::Missing,
         }
     }
 }

@@ -24,30 +24,30 @@ fn transaction() -> Transaction {
     transaction
 }
 
-/// `None` in a cell: not in the WAL.
-fn written(relation: &Relation, cells: &[Option<Option<&[u8]>>]) -> String {
-    let mut made = RowBuilder::default();
-    made.begin();
+fn written(relation: &Relation, cells: &[Value<'_>]) -> String {
+    let mut builder = RowBuilder::default();
+    builder.begin();
     for cell in cells {
         match cell {
-            Some(Some(text)) => made.text(text),
-            Some(None) => made.null(),
-            None => made.unknown(),
+            Value::Text(text) => builder.text(text),
+            Value::Null => builder.null(),
+            Value::Unchanged => builder.unknown(),
         }
     }
-    let row = Row::insert(made.tuple().unwrap());
+    let row = Row::insert(builder.tuple().unwrap());
     let halts = Halts::key("k\"1");
-    let halt = Halt { source: "s", destination: "topic:T", halts: &halts };
+    let halt = Halt { destination: "topic:T", halts: &halts };
     let cause = Cause { reason: "too large", op: "insert", id: Some(b"t/1") };
     let mut out = b"what was there before".to_vec();
-    write(halt, cause, (&plan(relation), &row, &transaction()), &mut out);
+    let row = FailedRow { plan: &plan(relation), row: &row, transaction: &transaction() };
+    write("s", halt, cause, row, &mut out);
     String::from_utf8(out).unwrap()
 }
 
 #[test]
-fn a_letter_holds_all_that_telling_its_row_again_takes() {
+fn a_dead_letter_holds_all_that_emitting_its_row_again_needs() {
     let relation = relation(&[("id", 20), ("no,te", 25), ("big", 17), ("gone", 25)]);
-    let text = written(&relation, &[Some(Some(b"1")), Some(None), Some(Some(b"\\x00")), None]);
+    let text = written(&relation, &[Value::Text(b"1"), Value::Null, Value::Text(b"\\x00"), Value::Unchanged]);
     assert_eq!(
         text,
         concat!(
@@ -58,13 +58,13 @@ fn a_letter_holds_all_that_telling_its_row_again_takes() {
             r#""row":{"id":"1","no,te":null,"big":"\\x00"},"omitted":"gone"}"#
         )
     );
-    let letter = DeadLetter::read(text.as_bytes()).unwrap().unwrap();
-    assert_eq!(letter.relation(|_| 0), relation);
-    let mut made = RowBuilder::default();
-    letter.fill(&relation, &mut made);
-    let row: Vec<Value<'_>> = made.tuple().unwrap().iter().collect();
+    let dead_letter = DeadLetter::read(text.as_bytes()).unwrap().unwrap();
+    assert_eq!(dead_letter.relation(|_| 0), relation);
+    let mut builder = RowBuilder::default();
+    dead_letter.fill(&relation, &mut builder);
+    let row: Vec<Value<'_>> = builder.tuple().unwrap().iter().collect();
     assert_eq!(row, [Value::Text(b"1"), Value::Null, Value::Text(b"\\x00"), Value::Unchanged]);
-    let (emitted, again) = (transaction(), letter.transaction(PgTime(0)));
+    let (emitted, again) = (transaction(), dead_letter.transaction(PgTime(0)));
     assert_eq!(
         (again.cluster, again.commit_lsn, again.committed_at, again.time, again.rows),
         (emitted.cluster, emitted.commit_lsn, emitted.committed_at, emitted.time, emitted.rows)
@@ -73,7 +73,7 @@ fn a_letter_holds_all_that_telling_its_row_again_takes() {
 }
 
 #[test]
-fn a_letter_fits_its_topic_whatever_the_row() {
+fn a_dead_letter_fits_its_topic_whatever_the_row() {
     let relation = relation(&[("a", 25), ("b", 25), ("c", 25), ("d", 25)]);
     // A control character takes six bytes in JSON.
     let (long, most, controls) = (
@@ -84,34 +84,34 @@ fn a_letter_fits_its_topic_whatever_the_row() {
     let cases: [(&[u8], &[u8], &str); 4] =
         [(&long, b"1", "b"), (&controls, b"1", "b"), (&most, &most, "c"), (b"1", &long, "c")];
     for (b, c, omitted) in cases {
-        let text = written(&relation, &[Some(Some(b"0")), Some(Some(b)), Some(Some(c)), Some(Some(b"2"))]);
+        let text = written(&relation, &[b"0".as_slice(), b, c, b"2"].map(Value::Text));
         assert!(text.len() < RECORD_BYTES_MAX, "{}", text.len());
-        let letter = DeadLetter::read(text.as_bytes()).unwrap().unwrap();
-        assert!(letter.column(omitted).is_none());
-        assert_eq!((letter.column("a"), letter.column("d")), (Some(Some("0")), Some(Some("2"))));
+        let dead_letter = DeadLetter::read(text.as_bytes()).unwrap().unwrap();
+        assert!(dead_letter.column(omitted) == ColumnText::Missing);
+        assert_eq!((dead_letter.column("a"), dead_letter.column("d")), (ColumnText::Text("0"), ColumnText::Text("2")));
         assert!(text.contains(&format!(r#""omitted":"{omitted}""#)));
     }
 }
 
 #[test]
-fn a_letter_of_an_earlier_release_can_be_told() {
+fn a_dead_letter_of_an_earlier_release_can_be_emitted() {
     let old = br#"{"source":"s","destination":"topic:T","key":"k","reason":"r","table":"public.t",
         "position":"0/10","row":{"id":"1","note":null},"omitted":"big"}"#;
-    let letter = DeadLetter::read(old).unwrap().unwrap();
-    assert!(!letter.has_types() && !letter.has_ordinal() && letter.place().is_none());
-    assert_eq!(letter.relation(|name| name.len() as u32), relation(&[("id", 2), ("note", 4)]));
-    assert_eq!(letter.transaction(PgTime(7)).committed_at, PgTime(7));
+    let dead_letter = DeadLetter::read(old).unwrap().unwrap();
+    assert!(!dead_letter.has_types() && !dead_letter.has_ordinal() && dead_letter.wal_position().is_none());
+    assert_eq!(dead_letter.relation(|name| name.len() as u32), relation(&[("id", 2), ("note", 4)]));
+    assert_eq!(dead_letter.transaction(PgTime(7)).committed_at, PgTime(7));
 }
 
 #[test]
-fn an_older_letter_with_bytes_that_are_no_utf_8_is_readable() {
+fn an_older_dead_letter_with_bytes_that_are_no_utf_8_is_readable() {
     let old = b"{\"source\":\"s\",\"destination\":\"d\",\"key\":\"k\",\"row\":{\"c\":\"\xE9\"}}";
-    let letter = DeadLetter::read(old).unwrap().unwrap();
-    assert_eq!(letter.column("c"), Some(Some(r"\351")));
+    let dead_letter = DeadLetter::read(old).unwrap().unwrap();
+    assert_eq!(dead_letter.column("c"), ColumnText::Text(r"\351"));
 }
 
 #[test]
-fn what_says_what_became_of_a_key_is_no_letter() {
+fn the_record_of_a_release_is_no_dead_letter() {
     for note in [
         r#"{"source":"s","destination":"d","key":"k","release":true}"#,
         r#"{"source":"s","destination":"d","key":"k","release":false,"from":3}"#,
@@ -123,6 +123,6 @@ fn what_says_what_became_of_a_key_is_no_letter() {
 #[test]
 fn a_reason_is_cut_between_characters() {
     assert_eq!(shortened("short"), "short");
-    let long = "ä".repeat(LONGEST_REASON);
-    assert_eq!(shortened(&format!("x{long}")).len(), LONGEST_REASON - 1);
+    let long = "ä".repeat(REASON_BYTES_MAX);
+    assert_eq!(shortened(&format!("x{long}")).len(), REASON_BYTES_MAX - 1);
 }

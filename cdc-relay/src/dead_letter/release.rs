@@ -3,17 +3,17 @@
 //! Promise: the dead letters of a key are emitted in their order, before any later row of the key, none lost, none
 //! overtaken, whatever crashes when.
 //!
-//! How: an order to release is a logical message in the source's WAL, so it has one definite place among the commits.
+//! How: an order to release is a logical message in the source's WAL, so it has one definite position among the commits.
 //! When the relay comes to it (`stream::release`) it waits until all it emitted before is acknowledged, so that every
-//! earlier letter stands in the topic; emits the letters again in the topic's order; waits until every sink has
+//! earlier dead letter stands in the topic; emits the dead letters again in the topic's order; waits until every sink has
 //! acknowledged them; and only then writes to the topic that the key is released. All of that belongs to the
 //! message's transaction: the slot moves past it when it is whole, and a crash before that begins it again, with the
 //! same ids. A crash after the release is in the topic finds nothing left to emit. Rows of the key between the
 //! slot and the message, emitted a second time after a crash, find the key released and are emitted directly: their
-//! first emitting was the letter's.
+//! first emitting was the dead letter's.
 //!
-//! A letter that still cannot be emitted stays, and all later ones of its key with it; the topic then says from which
-//! offset on. Letters that were emitted more than once into the topic, as at-least-once brings it, are emitted once.
+//! A dead letter that still cannot be emitted stays, and all later ones of its key with it; the topic then says from which
+//! offset on. Dead letters that were emitted more than once into the topic, as at-least-once brings it, are emitted once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,30 +22,30 @@ use serde::{Deserialize, Serialize};
 use crate::dead_letter::halts::{Extent, FURTHER, Halted, Halts};
 use crate::dead_letter::record::{DeadLetter, WalPosition, shortened};
 
-/// Of logical messages that carry an `Order`.
+/// Of logical messages that carry an `ReleaseOrder`.
 pub const PREFIX: &str = "cdc-relay.release";
 
 /// More keys than this that stop in the middle of a destination stop it as a whole.
-const MOST_STOPS: usize = 10_000;
+const STOPS_MAX: usize = 10_000;
 
 /// What is to be released.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Order {
+pub struct ReleaseOrder {
     /// Distinguishes this order from others.
     pub id: String,
     pub source: String,
-    /// As in letters: `topic:PaymentTopic`. None: every destination.
+    /// As in dead letters: `topic:PaymentTopic`. None: every destination.
     pub destination: Option<String>,
     /// With neither key nor row: every one.
     #[serde(flatten)]
     pub halts: Halts,
-    /// Letters that cannot be emitted are skipped instead of halting their key again.
+    /// Dead letters that cannot be emitted are skipped instead of halting their key again.
     #[serde(rename = "pass_over", default)]
     pub skip: bool,
 }
 
-impl Order {
-    pub fn read(content: &[u8]) -> Result<Order, serde_json::Error> {
+impl ReleaseOrder {
+    pub fn read(content: &[u8]) -> Result<ReleaseOrder, serde_json::Error> {
         serde_json::from_slice(content)
     }
 
@@ -55,9 +55,9 @@ impl Order {
 }
 
 /// A record of the dead-letter topic that says what became of a key, or, if `done`, of the order. `release` without
-/// `from` frees the key; with it, the letters before that offset were emitted and the key stays halted.
+/// `from` frees the key; with it, the dead letters before that offset were emitted and the key stays halted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
+pub struct ReleaseRecord {
     pub source: String,
     pub destination: String,
     #[serde(flatten)]
@@ -68,7 +68,7 @@ pub struct Note {
     pub from: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Letters that were emitted, and those that were skipped.
+    /// Dead letters that were emitted, and those that were skipped.
     #[serde(rename = "told", default)]
     pub emitted: u64,
     #[serde(rename = "passed_over", default)]
@@ -86,13 +86,13 @@ struct Stop {
     reason: String,
 }
 
-/// What is released together: a key, a row without one, or a destination whose letters may be of any key.
+/// What is released together: a key, a row without one, or a destination whose dead letters may be of any key.
 #[derive(Debug, Default)]
 struct Unit {
     from: i64,
     emitted: u64,
     skipped: u64,
-    /// The last letter that was looked at.
+    /// The last dead letter that was looked at.
     last: Option<WalPosition>,
     stop: Option<Stop>,
     /// Keys that stay halted in a destination that was halted as a whole.
@@ -101,16 +101,16 @@ struct Unit {
 
 /// One reading of the topic for one order.
 #[derive(Debug)]
-pub struct Pass<'o> {
-    order: &'o Order,
+pub struct ReleasePass<'o> {
+    order: &'o ReleaseOrder,
     units: BTreeMap<Name, Unit>,
     /// Destinations whose one key cannot go on alone.
     whole: BTreeSet<String>,
 }
 
-impl<'o> Pass<'o> {
-    pub fn new(order: &'o Order, halted: &Halted) -> Pass<'o> {
-        let mut pass = Pass { order, units: BTreeMap::new(), whole: BTreeSet::new() };
+impl<'o> ReleasePass<'o> {
+    pub fn new(order: &'o ReleaseOrder, halted: &Halted) -> ReleasePass<'o> {
+        let mut pass = ReleasePass { order, units: BTreeMap::new(), whole: BTreeSet::new() };
         for (destination, extent) in halted.extents().filter(|(destination, _)| order.names(destination)) {
             match (extent, order.halts.is_all()) {
                 (Extent::All(from), true) => pass.unit(destination, Halts::default(), *from),
@@ -137,9 +137,9 @@ impl<'o> Pass<'o> {
         self.units.values().map(|unit| unit.from).min()
     }
 
-    fn find(&mut self, letter: &DeadLetter) -> Option<&mut Unit> {
-        let mut name = (letter.destination.clone(), letter.halts());
-        if !self.units.contains_key(&name) && letter.halts().keyless.is_some() {
+    fn find(&mut self, dead_letter: &DeadLetter) -> Option<&mut Unit> {
+        let mut name = (dead_letter.destination.clone(), dead_letter.halts());
+        if !self.units.contains_key(&name) && dead_letter.halts().keyless.is_some() {
             name.1 = Halts::row(FURTHER);
         }
         if !self.units.contains_key(&name) {
@@ -148,45 +148,45 @@ impl<'o> Pass<'o> {
         self.units.get_mut(&name)
     }
 
-    /// Whether the letter at this offset is to be emitted now.
-    pub fn wants(&mut self, offset: i64, letter: &DeadLetter) -> bool {
-        if letter.source != self.order.source {
+    /// Whether the dead letter at this offset is to be emitted now.
+    pub fn wants(&mut self, offset: i64, dead_letter: &DeadLetter) -> bool {
+        if dead_letter.source != self.order.source {
             return false;
         }
-        let Some(unit) = self.find(letter) else { return false };
-        let stopped = unit.stop.is_some() || unit.stops.contains_key(&letter.halts());
+        let Some(unit) = self.find(dead_letter) else { return false };
+        let stopped = unit.stop.is_some() || unit.stops.contains_key(&dead_letter.halts());
         if offset < unit.from || stopped {
             return false;
         }
-        let place = letter.place();
-        if let (Some(last), Some(place)) = (&unit.last, &place)
-            && last.covers(place)
+        let position = dead_letter.wal_position();
+        if let (Some(last), Some(position)) = (&unit.last, &position)
+            && last.covers(position)
         {
             return false;
         }
-        unit.last = place.or_else(|| unit.last.take());
+        unit.last = position.or_else(|| unit.last.take());
         true
     }
 
     /// It was emitted.
-    pub fn emitted(&mut self, letter: &DeadLetter) {
-        if let Some(unit) = self.find(letter) {
+    pub fn emitted(&mut self, dead_letter: &DeadLetter) {
+        if let Some(unit) = self.find(dead_letter) {
             unit.emitted += 1;
         }
     }
 
-    /// It cannot be emitted: its key stays halted from here on, unless such letters are to be skipped.
-    pub fn failed(&mut self, offset: i64, letter: &DeadLetter, reason: &str) {
+    /// It cannot be emitted: its key stays halted from here on, unless such dead letters are to be skipped.
+    pub fn failed(&mut self, offset: i64, dead_letter: &DeadLetter, reason: &str) {
         let skip = self.order.skip;
-        let halts = letter.halts();
-        let is_whole = !self.units.contains_key(&(letter.destination.clone(), halts.clone()));
-        let Some(unit) = self.find(letter) else { return };
+        let halts = dead_letter.halts();
+        let is_whole = !self.units.contains_key(&(dead_letter.destination.clone(), halts.clone()));
+        let Some(unit) = self.find(dead_letter) else { return };
         let stop = Stop { from: offset, reason: shortened(reason).to_owned() };
         match halts.is_all() {
             _ if skip => unit.skipped += 1,
-            false if is_whole && unit.stops.len() < MOST_STOPS => drop(unit.stops.insert(halts, stop)),
+            false if is_whole && unit.stops.len() < STOPS_MAX => drop(unit.stops.insert(halts, stop)),
             _ => {
-                // Earlier letters of keys that stopped are pending too.
+                // Earlier dead letters of keys that stopped are pending too.
                 let from = unit.stops.values().map(|stop| stop.from).fold(stop.from, i64::min);
                 unit.stops.clear();
                 unit.stop = Some(Stop { from, ..stop });
@@ -195,10 +195,10 @@ impl<'o> Pass<'o> {
     }
 
     /// What to write, in this order; the last record says that all is done.
-    pub fn notes(&self) -> Vec<Note> {
+    pub fn notes(&self) -> Vec<ReleaseRecord> {
         let mut notes = Vec::new();
         for ((destination, halts), unit) in &self.units {
-            let note = |halts: &Halts, stop: Option<&Stop>| Note {
+            let note = |halts: &Halts, stop: Option<&Stop>| ReleaseRecord {
                 destination: destination.clone(),
                 halts: halts.clone(),
                 release: stop.is_none(),
@@ -207,7 +207,7 @@ impl<'o> Pass<'o> {
                 ..self.note()
             };
             let (emitted, skipped) = (unit.emitted, unit.skipped);
-            notes.push(Note { emitted, skipped, ..note(halts, unit.stop.as_ref()) });
+            notes.push(ReleaseRecord { emitted, skipped, ..note(halts, unit.stop.as_ref()) });
             notes.extend(unit.stops.iter().map(|(halts, stop)| note(halts, Some(stop))));
         }
         let sum = |count: fn(&Unit) -> u64| self.units.values().map(count).sum();
@@ -216,13 +216,13 @@ impl<'o> Pass<'o> {
             format!("every key is halted towards {}: release them all at once", whole.join(", "))
         });
         let (emitted, skipped) = (sum(|unit| unit.emitted), sum(|unit| unit.skipped));
-        notes.push(Note { reason, emitted, skipped, done: true, ..self.note() });
+        notes.push(ReleaseRecord { reason, emitted, skipped, done: true, ..self.note() });
         notes
     }
 
     /// Of no destination: to older relays a release of nothing.
-    fn note(&self) -> Note {
-        Note {
+    fn note(&self) -> ReleaseRecord {
+        ReleaseRecord {
             source: self.order.source.clone(),
             destination: String::new(),
             halts: Halts::default(),

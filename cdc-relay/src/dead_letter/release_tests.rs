@@ -1,10 +1,10 @@
 use super::*;
 
-fn order(destination: Option<&str>, key: Option<&str>) -> Order {
+fn order(destination: Option<&str>, key: Option<&str>) -> ReleaseOrder {
     let owned = |text: Option<&str>| text.map(str::to_owned);
     let (id, source) = ("o".to_owned(), "s".to_owned());
     let halts = key.map_or_else(Halts::default, name);
-    Order { id, source, destination: owned(destination), halts, skip: false }
+    ReleaseOrder { id, source, destination: owned(destination), halts, skip: false }
 }
 
 /// `#7` is the name of a row without a key, all else a key.
@@ -12,8 +12,8 @@ fn name(name: &str) -> Halts {
     if name.starts_with('#') { Halts::row(name) } else { Halts::key(name) }
 }
 
-/// A letter of destination, key, and number of its commit.
-fn letter(destination: &str, key: Option<&str>, commit: u64) -> String {
+/// A dead letter of destination, key, and number of its commit.
+fn dead_letter(destination: &str, key: Option<&str>, commit: u64) -> String {
     let key = match key.map(name) {
         Some(Halts { key: None, keyless: Some(row) }) => format!("null,\"keyless\":\"{row}\""),
         Some(Halts { key, .. }) => format!("\"{}\"", key.unwrap_or_default()),
@@ -29,8 +29,8 @@ type Topic = Vec<String>;
 /// What is halted, by destination.
 type Left = Vec<(String, Extent)>;
 
-fn topic(letters: &[(&str, Option<&str>, u64)]) -> Topic {
-    letters.iter().map(|&(destination, key, commit)| letter(destination, key, commit)).collect()
+fn topic(dead_letters: &[(&str, Option<&str>, u64)]) -> Topic {
+    dead_letters.iter().map(|&(destination, key, commit)| dead_letter(destination, key, commit)).collect()
 }
 
 fn halted(topic: &Topic) -> Halted {
@@ -41,22 +41,22 @@ fn halted(topic: &Topic) -> Halted {
     halted
 }
 
-/// Carries the order out; letters at the offsets in `bad` cannot be emitted. Answers the offsets that were emitted, and
+/// Carries the order out; dead letters at the offsets in `bad` cannot be emitted. Answers the offsets that were emitted, and
 /// puts the notes into the topic.
-fn carry_out(order: &Order, topic: &mut Topic, bad: &[usize]) -> Vec<usize> {
+fn carry_out(order: &ReleaseOrder, topic: &mut Topic, bad: &[usize]) -> Vec<usize> {
     let halted = halted(topic);
-    let mut pass = Pass::new(order, &halted);
+    let mut pass = ReleasePass::new(order, &halted);
     let mut emitted = Vec::new();
     if let Some(from) = pass.from() {
         for (offset, value) in topic.iter().enumerate().skip(from as usize) {
-            let Some(letter) = DeadLetter::read(value.as_bytes()).unwrap() else { continue };
-            if !pass.wants(offset as i64, &letter) {
+            let Some(dead_letter) = DeadLetter::read(value.as_bytes()).unwrap() else { continue };
+            if !pass.wants(offset as i64, &dead_letter) {
                 continue;
             }
             if bad.contains(&offset) {
-                pass.failed(offset as i64, &letter, "bad");
+                pass.failed(offset as i64, &dead_letter, "bad");
             } else {
-                pass.emitted(&letter);
+                pass.emitted(&dead_letter);
                 emitted.push(offset);
             }
         }
@@ -85,17 +85,17 @@ const S: Option<&str> = Some("#2");
 
 #[test]
 fn an_order_tells_its_letters_in_order_and_no_others() {
-    let letters = topic(&[("T", A, 1), ("T", B, 2), ("U", A, 3), ("T", A, 4)]);
-    let cases: [(Order, &[usize], Left); 6] = [
+    let dead_letters = topic(&[("T", A, 1), ("T", B, 2), ("U", A, 3), ("T", A, 4)]);
+    let cases: [(ReleaseOrder, &[usize], Left); 6] = [
         (order(None, None), &[0, 1, 2, 3], vec![]),
         (order(Some("T"), None), &[0, 1, 3], vec![keys("U", &[("a", 2)])]),
         (order(None, A), &[0, 2, 3], vec![keys("T", &[("b", 1)])]),
         (order(Some("T"), A), &[0, 3], vec![keys("T", &[("b", 1)]), keys("U", &[("a", 2)])]),
-        (order(Some("T"), Some("x")), &[], left(&letters)),
-        (Order { source: "other".to_owned(), ..order(None, None) }, &[], left(&letters)),
+        (order(Some("T"), Some("x")), &[], left(&dead_letters)),
+        (ReleaseOrder { source: "other".to_owned(), ..order(None, None) }, &[], left(&dead_letters)),
     ];
     for (order, emitted, rest) in cases {
-        let mut topic = letters.clone();
+        let mut topic = dead_letters.clone();
         assert_eq!(carry_out(&order, &mut topic, &[]), emitted, "{order:?}");
         assert_eq!(left(&topic), rest, "{order:?}");
     }
@@ -113,9 +113,9 @@ fn a_letter_that_cannot_be_told_keeps_what_follows_it_and_nothing_else() {
 
 #[test]
 fn a_row_without_a_key_is_released_by_its_name_and_keeps_itself_only() {
-    let letters = topic(&[("T", R, 1), ("T", A, 2), ("T", S, 3), ("T", R, 4), ("U", R, 5)]);
+    let dead_letters = topic(&[("T", R, 1), ("T", A, 2), ("T", S, 3), ("T", R, 4), ("U", R, 5)]);
     let both = keys("U", &[("#1", 4)]);
-    let cases: [(Order, &[usize], &[usize], Left); 5] = [
+    let cases: [(ReleaseOrder, &[usize], &[usize], Left); 5] = [
         (order(Some("T"), R), &[], &[0, 3], vec![keys("T", &[("a", 1), ("#2", 2)]), both.clone()]),
         (order(None, R), &[], &[0, 3, 4], vec![keys("T", &[("a", 1), ("#2", 2)])]),
         (order(None, A), &[], &[1], vec![keys("T", &[("#1", 0), ("#2", 2)]), both]),
@@ -124,7 +124,7 @@ fn a_row_without_a_key_is_released_by_its_name_and_keeps_itself_only() {
         (order(None, None), &[3], &[0, 1, 2, 4], vec![keys("T", &[("#1", 3)])]),
     ];
     for (order, bad, emitted, rest) in cases {
-        let mut topic = letters.clone();
+        let mut topic = dead_letters.clone();
         assert_eq!(carry_out(&order, &mut topic, bad), emitted, "{order:?}");
         assert_eq!(left(&topic), rest, "{order:?}");
     }
@@ -143,23 +143,23 @@ fn an_empty_key_is_a_key() {
 }
 
 #[test]
-fn what_is_passed_over_keeps_nothing() {
+fn a_skipped_dead_letter_halts_nothing() {
     let mut topic = topic(&[("T", A, 1), ("T", A, 2), ("T", None, 3), ("T", A, 4)]);
-    let order = Order { skip: true, ..order(None, None) };
+    let order = ReleaseOrder { skip: true, ..order(None, None) };
     assert_eq!(carry_out(&order, &mut topic, &[1, 2]), [0, 3]);
     assert_eq!(left(&topic), []);
-    let done: Note = serde_json::from_str(topic.last().unwrap()).unwrap();
+    let done: ReleaseRecord = serde_json::from_str(topic.last().unwrap()).unwrap();
     assert_eq!((done.emitted, done.skipped), (2, 2));
 }
 
 #[test]
-fn after_a_release_its_letters_are_not_told_again() {
+fn after_a_release_its_dead_letters_are_not_emitted_again() {
     let mut topic = topic(&[("T", A, 1), ("T", A, 2)]);
     assert_eq!(carry_out(&order(None, A), &mut topic, &[]), [0, 1]);
     // The same message once more, after a crash.
     assert_eq!(carry_out(&order(None, A), &mut topic, &[]), [0usize; 0]);
-    // Halted anew: only the new letter.
-    topic.push(letter("T", A, 9));
+    // Halted anew: only the new dead letter.
+    topic.push(dead_letter("T", A, 9));
     let at = topic.len() - 1;
     assert_eq!(carry_out(&order(None, A), &mut topic, &[]), [at]);
 }
@@ -171,9 +171,9 @@ fn a_letter_that_was_written_twice_is_told_once() {
     assert_eq!(carry_out(&order(None, A), &mut twice, &[]), [0, 1, 4]);
     // Positions of another cluster say nothing about these.
     let mut moved = topic(&[("T", A, 9)]);
-    moved.push(letter("T", A, 1).replace(r#""c""#, r#""d""#));
+    moved.push(dead_letter("T", A, 1).replace(r#""c""#, r#""d""#));
     assert_eq!(carry_out(&order(None, A), &mut moved, &[]), [0, 1]);
-    // Older letters, and rows that a query answered, do not say where they stand.
+    // Older dead letters, and rows that a query answered, do not say where they stand.
     for unplaced in [r#""ordinal":1"#, r#""position":"0/2""#] {
         let mut topic = topic(&[("T", A, 2), ("T", A, 2)]);
         topic[1] = topic[1].replace(unplaced, r#""existing":true"#);
@@ -183,12 +183,12 @@ fn a_letter_that_was_written_twice_is_told_once() {
 
 #[test]
 fn a_destination_that_is_halted_as_a_whole_is_released_as_a_whole() {
-    let letters = topic(&[("T", A, 1), ("T", None, 2), ("T", B, 3), ("T", A, 4)]);
-    // One key alone: an earlier letter may be of it.
-    let mut topic = letters.clone();
+    let dead_letters = topic(&[("T", A, 1), ("T", None, 2), ("T", B, 3), ("T", A, 4)]);
+    // One key alone: an earlier dead letter may be of it.
+    let mut topic = dead_letters.clone();
     assert_eq!(carry_out(&order(None, A), &mut topic, &[]), [0usize; 0]);
-    assert_eq!(left(&topic), left(&letters));
-    let done: Note = serde_json::from_str(topic.last().unwrap()).unwrap();
+    assert_eq!(left(&topic), left(&dead_letters));
+    let done: ReleaseRecord = serde_json::from_str(topic.last().unwrap()).unwrap();
     assert!(done.reason.is_some_and(|reason| reason.contains("towards T")));
 
     let cases: [(&[usize], &[usize], Left); 4] = [
@@ -200,20 +200,20 @@ fn a_destination_that_is_halted_as_a_whole_is_released_as_a_whole() {
         (&[1], &[0], vec![("T".to_owned(), Extent::All(1))]),
     ];
     for (bad, emitted, rest) in cases {
-        let mut topic = letters.clone();
+        let mut topic = dead_letters.clone();
         assert_eq!(carry_out(&order(None, None), &mut topic, bad), emitted, "{bad:?}");
         assert_eq!(left(&topic), rest, "{bad:?}");
     }
     // Both: what stopped first is pending too.
-    let mut topic = letters.clone();
+    let mut topic = dead_letters.clone();
     assert_eq!(carry_out(&order(None, None), &mut topic, &[0, 1]), [0usize; 0]);
     assert_eq!(left(&topic), [("T".to_owned(), Extent::All(0))]);
 }
 
 #[test]
 fn an_order_reads_as_it_is_written() {
-    let order = Order { skip: true, ..order(Some("topic:T"), None) };
-    assert_eq!(Order::read(&serde_json::to_vec(&order).unwrap()).unwrap(), order);
-    assert!(Order::read(br#"{"id":"1"}"#).is_err());
-    assert!(Order::read(b"\xff").is_err());
+    let order = ReleaseOrder { skip: true, ..order(Some("topic:T"), None) };
+    assert_eq!(ReleaseOrder::read(&serde_json::to_vec(&order).unwrap()).unwrap(), order);
+    assert!(ReleaseOrder::read(br#"{"id":"1"}"#).is_err());
+    assert!(ReleaseOrder::read(b"\xff").is_err());
 }

@@ -1,4 +1,4 @@
-//! The admin listener: `/health` (alive), `/ready` (every source streams or stands by), `/metrics`.
+//! Serves the admin listener: `/health` (alive), `/ready` (every source streams or stands by), `/metrics`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

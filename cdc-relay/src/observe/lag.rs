@@ -1,5 +1,7 @@
-//! Asks Postgres every few seconds how the slot stands: on a connection of its own, so that it answers even when the
-//! stream stands still, and for a standby too.
+//! Queries Postgres every few seconds for the status of the slot.
+//!
+//! * It has a connection of its own, so that it also answers for a standby, and while the stream does not move.
+//! * A failed query is counted; only the first and the last of several are logged.
 
 use std::time::Duration;
 
@@ -13,8 +15,8 @@ use crate::observe::slot_trend::{Reading, Trend, seconds_left};
 use crate::postgres::connection_url::Database;
 use crate::postgres::lsn::PgTime;
 
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// An answer that takes longer is none.
+const QUERY_INTERVAL: Duration = Duration::from_secs(5);
+/// A query that takes longer has failed.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(4);
 
 const QUERY: &str = "select (pg_current_wal_lsn() - '0/0')::int8, (confirmed_flush_lsn - '0/0')::int8, \
@@ -29,19 +31,19 @@ struct Slot {
     status: String,
 }
 
-/// Runs until `shutdown`. What cannot be asked is counted, and logged when it begins and when it ends.
+/// Runs until `shutdown`.
 pub async fn watch(database: Database, slot: String, metrics: SourceMetrics, shutdown: CancellationToken) {
-    let _stopped = shutdown.run_until_cancelled(keep_asking(&database, &slot, &metrics)).await;
+    let _stopped = shutdown.run_until_cancelled(query_repeatedly(&database, &slot, &metrics)).await;
 }
 
-async fn keep_asking(database: &Database, slot: &str, metrics: &SourceMetrics) {
+async fn query_repeatedly(database: &Database, slot: &str, metrics: &SourceMetrics) {
     let (mut connection, mut trend, mut failing) = (None, Trend::default(), false);
-    let mut ticks = interval(LOOK_INTERVAL);
+    let mut ticks = interval(QUERY_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let asked = timeout(QUERY_TIMEOUT, ask(database, slot, &mut connection)).await;
-        match asked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", QUERY_TIMEOUT.as_secs()))) {
+        let answer = timeout(QUERY_TIMEOUT, query(database, slot, &mut connection)).await;
+        match answer.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", QUERY_TIMEOUT.as_secs()))) {
             Ok(found) => {
                 if failing {
                     tracing::info!(source = metrics.name, slot, "the slot can be watched again");
@@ -62,8 +64,8 @@ async fn keep_asking(database: &Database, slot: &str, metrics: &SourceMetrics) {
     }
 }
 
-/// Connects if need be. `None`: there is no such slot.
-async fn ask(
+/// Connects first if necessary. `None`: the slot does not exist.
+async fn query(
     database: &Database,
     slot: &str,
     connection: &mut Option<(Client, Statement)>,
@@ -92,16 +94,16 @@ fn report(slot: Option<&Slot>, trend: &mut Trend, series: &SlotSeries) {
         gauge.set(i64::from(*name == status));
     }
     let Some(&Slot { reading, restart, safe, .. }) = slot else {
-        let gone = [&series.behind, &series.retained, &series.safe, &series.invalidation];
-        for gauge in gone.into_iter().chain([&series.written, &series.confirmed]) {
+        let unknown = [&series.lag, &series.retained, &series.safe, &series.invalidation];
+        for gauge in unknown.into_iter().chain([&series.written, &series.confirmed]) {
             gauge.set(f64::NAN);
         }
         return;
     };
     trend.read(PgTime::now(), reading);
-    // The server names no limit for a slot that is lost already.
+    // The server names no limit for a slot that is already lost.
     let safe = if status == "lost" { Some(0) } else { safe };
-    series.behind.set((reading.written - reading.confirmed) as f64);
+    series.lag.set((reading.written - reading.confirmed) as f64);
     series.retained.set(restart.map_or(0.0, |restart| (reading.written - restart) as f64));
     series.safe.set(safe.map_or(f64::INFINITY, |safe| safe as f64));
     series.invalidation.set(seconds_left(safe, trend.bytes_per_second()));

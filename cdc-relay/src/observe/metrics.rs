@@ -1,8 +1,9 @@
-//! What the relay counts: `docs/metrics.md` says what each figure means and when to worry.
+//! Counts what the relay does; `docs/metrics.md` says what each series means and when to worry.
 //!
-//! Labels are names from the routes file and from lists in this crate, so the number of series is fixed at start; all
-//! but a snapshot's are there from then on, so that a first error is a rise and not a new series. A value that is not
-//! known is NaN, which no comparison matches. On the way of a row there are only additions to atomics.
+//! * Labels are names from the routes file and from lists in this crate, so the number of series is fixed at start.
+//! * All series but a snapshot's exist from the start, so that a first error is a rise and not a new series.
+//! * An unknown value is NaN, which no comparison matches.
+//! * A row costs only additions to atomics.
 
 mod maker;
 
@@ -16,13 +17,14 @@ use prometheus::{
 };
 
 use crate::checkpoint::progress::{SINKS, Sink};
-use crate::observe::status;
 use maker::{Maker, kept};
 
 pub const SINK_NAMES: [&str; SINKS] = ["kafka", "rabbitmq"];
-/// `wal_status` of `pg_replication_slots`, and our word for a slot that is not there.
+/// The states of a source, by the index that [`status`](crate::observe::status) gives them.
+pub const STATE_NAMES: [&str; 4] = ["connecting", "standby", "streaming", "refused"];
+/// `wal_status` of `pg_replication_slots`, and `missing` for a slot that does not exist.
 pub const SLOT_STATUSES: [&str; 5] = ["reserved", "extended", "unreserved", "lost", "missing"];
-/// Seconds. Close where a healthy relay is, and on to the minutes that an outage takes.
+/// Seconds: close together around a healthy relay, and on to the minutes of an outage.
 const LATENCIES: [f64; 22] = [
     0.000_25, 0.000_5, 0.001, 0.001_5, 0.002, 0.003, 0.005, 0.007_5, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25,
     0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
@@ -35,8 +37,7 @@ pub struct Metrics {
     snapshots: Snapshots,
 }
 
-/// By source and table: as many tables as the routes file gives a snapshot. A table's series appear when its snapshot
-/// begins.
+/// By source and table, for tables with a snapshot. A table's series appear when its snapshot begins.
 #[derive(Clone)]
 struct Snapshots {
     rows: IntCounterVec,
@@ -73,24 +74,25 @@ impl Metrics {
     /// The series of one source.
     ///
     /// # Errors
-    /// When it has been asked for before.
+    /// When this source's series were made before.
     pub fn source(&self, name: &str) -> Result<SourceMetrics> {
         let series = Series::make(&Maker { registry: &self.registry, source: name }, &self.snapshots)?;
         Ok(SourceMetrics(Arc::new(series)))
     }
 }
 
-/// Everything about one source; arrays are by sink, unless they say otherwise.
+/// Everything about one source.
 pub struct Series {
     pub name: String,
-    snapshots: Snapshots,
     pub slot: SlotSeries,
+    pub sinks: SinkSeries,
+    pub stream: StreamSeries,
+    snapshots: Snapshots,
+}
+
+/// The messages in flight; arrays are by sink.
+pub struct SinkSeries {
     pub latency: [Histogram; SINKS],
-    pub transactions: IntCounter,
-    pub rows: IntCounter,
-    pub unrouted: IntCounter,
-    pub reads: IntCounter,
-    pub received_bytes: IntCounter,
     pub messages: [IntCounter; SINKS],
     pub bytes: [IntCounter; SINKS],
     pub resent: [IntCounter; SINKS],
@@ -98,24 +100,33 @@ pub struct Series {
     pub in_flight_limit: IntGauge,
     pub backpressure: [Counter; SINKS],
     pub acknowledged_at: [Gauge; SINKS],
-    pub sink_errors: [IntCounter; SINKS],
+    pub errors: [IntCounter; SINKS],
     pub pending: IntGauge,
     pub oldest_pending: Gauge,
-    pub dead: IntCounter,
-    pub halted: IntGauge,
+}
+
+/// The replication stream and its sessions.
+pub struct StreamSeries {
     /// By state.
-    pub states: [IntGauge; status::NAMES.len()],
+    pub states: [IntGauge; STATE_NAMES.len()],
     pub sessions: IntCounter,
     pub failures: IntCounter,
+    pub reads: IntCounter,
+    pub received_bytes: IntCounter,
+    pub transactions: IntCounter,
+    pub rows: IntCounter,
+    pub unrouted: IntCounter,
+    pub dead_letters: IntCounter,
+    pub halted_keys: IntGauge,
     pub status_updates: IntCounter,
     pub checkpoint_writes: IntCounter,
 }
 
-/// How the slot stands, as the server says.
+/// The status of the slot, as the server reports it.
 pub struct SlotSeries {
     /// By status.
     pub status: [IntGauge; SLOT_STATUSES.len()],
-    pub behind: Gauge,
+    pub lag: Gauge,
     pub retained: Gauge,
     pub safe: Gauge,
     pub invalidation: Gauge,
@@ -140,15 +151,15 @@ impl std::ops::Deref for SourceMetrics {
 
 impl SourceMetrics {
     pub fn emitted(&self, sink: Sink, bytes: usize) {
-        self.messages[sink as usize].inc();
-        self.bytes[sink as usize].inc_by(bytes as u64);
+        self.sinks.messages[sink as usize].inc();
+        self.sinks.bytes[sink as usize].inc_by(bytes as u64);
     }
 
-    /// Nothing is under way.
-    pub fn waits_for_nothing(&self) {
-        self.in_flight.iter().for_each(|gauge| gauge.set(0));
-        self.pending.set(0);
-        self.oldest_pending.set(f64::NAN);
+    /// Nothing is in flight any more.
+    pub fn clear_in_flight(&self) {
+        self.sinks.in_flight.iter().for_each(|gauge| gauge.set(0));
+        self.sinks.pending.set(0);
+        self.sinks.oldest_pending.set(f64::NAN);
     }
 
     pub fn snapshot(&self, table: &str) -> SnapshotMetrics {
@@ -162,65 +173,71 @@ impl SourceMetrics {
     }
 
     pub fn resent(&self, sink: Sink, count: u64) {
-        self.resent[sink as usize].inc_by(count);
+        self.sinks.resent[sink as usize].inc_by(count);
     }
 }
 
 impl Series {
     fn make(make: &Maker<'_>, snapshots: &Snapshots) -> Result<Series> {
-        let full = "Time in which the source did not read because the sink had its limit of bytes in flight.";
-        let last = "Unix time of the sink's last acknowledgement; 0 before the first.";
-        let oldest =
-            "Unix time of the commit of the oldest transaction not yet acknowledged; NaN without one.";
-        let latency =
-            "Time from the commit in Postgres to the sink's acknowledgement, per transaction, by two clocks.";
-        let counters = |name, help| make.each("sink", SINK_NAMES, |sink| make.counter_of(sink, name, help));
         Ok(Series {
             name: make.source.to_owned(),
-            snapshots: snapshots.clone(),
             slot: SlotSeries::make(make)?,
+            sinks: SinkSeries::make(make)?,
+            stream: StreamSeries::make(make)?,
+            snapshots: snapshots.clone(),
+        })
+    }
+}
+
+impl SinkSeries {
+    fn make(make: &Maker<'_>) -> Result<SinkSeries> {
+        let full = "Time in which the source did not read because the sink had its limit of bytes in flight.";
+        let last = "Unix time of the sink's last acknowledgement; 0 before the first.";
+        let oldest = "Unix time of the commit of the oldest transaction not yet acknowledged; NaN without one.";
+        let latency =
+            "Time from the commit in Postgres to the sink's acknowledgement, per transaction, by two clocks.";
+        let limit = "Configured limit of in-flight bytes per sink.";
+        let pending = "Transactions not yet acknowledged by every sink.";
+        let counters = |name, help| make.each("sink", SINK_NAMES, |sink| make.counter_of(sink, name, help));
+        Ok(SinkSeries {
             latency: make.each("sink", SINK_NAMES, |sink| {
                 make.histogram(sink, "commit_to_acknowledged_seconds", latency, &LATENCIES)
             })?,
-            transactions: make.counter("transactions_total", "Transactions read from the WAL.")?,
-            rows: make.counter("rows_total", "Rows read from the WAL.")?,
-            unrouted: make.counter("unrouted_rows_total", "Rows that match no route.")?,
-            reads: make.counter("reads_total", "Reads from the replication connection.")?,
-            received_bytes: make.counter("received_bytes_total", "Bytes read from that connection.")?,
             messages: counters("messages_total", "Messages handed to the sink.")?,
             bytes: counters("bytes_total", "Bytes of the keys and bodies of those messages.")?,
             resent: counters("resent_messages_total", "Messages handed over again after a failure.")?,
             in_flight: make.each("sink", SINK_NAMES, |sink| {
                 make.integer(sink, "in_flight_bytes", "Bytes handed to the sink and not yet acknowledged.")
             })?,
-            in_flight_limit: make.integer(
-                None,
-                "in_flight_limit_bytes",
-                "Configured limit of in-flight bytes per sink.",
-            )?,
+            in_flight_limit: make.integer(None, "in_flight_limit_bytes", limit)?,
             backpressure: make
                 .each("sink", SINK_NAMES, |sink| make.seconds(sink, "backpressure_seconds_total", full))?,
             acknowledged_at: make.each("sink", SINK_NAMES, |sink| {
                 make.gauge(sink, "last_acknowledged_timestamp_seconds", last, 0.0)
             })?,
-            sink_errors: counters("sink_errors_total", "Errors that the sink's client reported.")?,
-            pending: make.integer(
-                None,
-                "pending_transactions",
-                "Transactions not yet acknowledged by every sink.",
-            )?,
+            errors: counters("sink_errors_total", "Errors that the sink's client reported.")?,
+            pending: make.integer(None, "pending_transactions", pending)?,
             oldest_pending: make.gauge(None, "oldest_pending_timestamp_seconds", oldest, f64::NAN)?,
-            dead: make.counter("dead_letters_total", "Rows that went to the dead-letter topic.")?,
-            halted: make.integer(
-                None,
-                "halted_keys",
-                "Keys whose later rows go to the dead-letter topic.",
-            )?,
-            states: make.each("state", status::NAMES, |state| {
-                make.integer(state, "state", "1 for the present state of the source, 0 for the others.")
-            })?,
+        })
+    }
+}
+
+impl StreamSeries {
+    fn make(make: &Maker<'_>) -> Result<StreamSeries> {
+        let state = "1 for the present state of the source, 0 for the others.";
+        let dead_letters = "Rows that went to the dead-letter topic.";
+        let halted_keys = "Keys whose later rows go to the dead-letter topic.";
+        Ok(StreamSeries {
+            states: make.each("state", STATE_NAMES, |name| make.integer(name, "state", state))?,
             sessions: make.counter("sessions_total", "Replication sessions begun.")?,
             failures: make.counter("failures_total", "Attempts and sessions that ended with an error.")?,
+            reads: make.counter("reads_total", "Reads from the replication connection.")?,
+            received_bytes: make.counter("received_bytes_total", "Bytes read from that connection.")?,
+            transactions: make.counter("transactions_total", "Transactions read from the WAL.")?,
+            rows: make.counter("rows_total", "Rows read from the WAL.")?,
+            unrouted: make.counter("unrouted_rows_total", "Rows that match no route.")?,
+            dead_letters: make.counter("dead_letters_total", dead_letters)?,
+            halted_keys: make.integer(None, "halted_keys", halted_keys)?,
             status_updates: make.counter("status_updates_total", "Status updates sent to the server.")?,
             checkpoint_writes: make
                 .counter("checkpoint_writes_total", "Records written to the state topic.")?,
@@ -258,7 +275,7 @@ impl SlotSeries {
         let failed = "Failed queries for the slot's status.";
         Ok(SlotSeries {
             status: make.each("status", SLOT_STATUSES, |label| make.integer(label, "slot_status", status))?,
-            behind: unknown("lag_bytes", "WAL written and not yet confirmed.")?,
+            lag: unknown("lag_bytes", "WAL written and not yet confirmed.")?,
             retained: unknown("wal_retained_bytes", "WAL that the server retains for the slot.")?,
             safe: unknown("wal_safe_bytes", safe)?,
             invalidation: unknown("slot_invalidation_seconds", invalidation)?,

@@ -4,7 +4,7 @@ use prometheus::proto::MetricType;
 
 use super::*;
 
-/// What the documents say of each metric.
+/// The documentation of each metric.
 const DOCUMENTED: &str = include_str!("../../docs/metrics.md");
 
 fn scraped() -> (Metrics, SourceMetrics, SourceMetrics) {
@@ -53,7 +53,7 @@ fn every_series_is_there_before_anything_happens() {
 fn sources_are_counted_apart_and_asked_for_once() {
     let (metrics, one, other) = scraped();
     one.emitted(Sink::Rabbit, 10);
-    assert_eq!((one.messages.each_ref().map(IntCounter::get), other.messages[1].get()), ([0, 1], 0));
+    assert_eq!((one.sinks.messages.each_ref().map(IntCounter::get), other.sinks.messages[1].get()), ([0, 1], 0));
     assert!(metrics.source("one").is_err(), "a second set of series would split the counts");
 }
 
@@ -68,7 +68,7 @@ fn the_documents_name_every_metric_and_no_other() {
 }
 
 #[test]
-fn latencies_are_told_apart_from_half_a_millisecond_to_a_minute() {
+fn latencies_are_distinguished_from_half_a_millisecond_to_a_minute() {
     assert!(LATENCIES.is_sorted());
     assert!(LATENCIES.iter().filter(|bound| (0.000_5..=0.01).contains(*bound)).count() >= 8);
     // A quantile is interpolated between two bounds.

@@ -1,13 +1,13 @@
-//! What a slot's positions say over time: how fast the WAL is written, how long the slot has, whether it moves. Pure.
+//! Derives trends from a slot's positions: the rate of WAL, the time until invalidation, the last progress. Pure.
 
 use std::time::Duration;
 
 use crate::postgres::lsn::PgTime;
 
-/// How long a burst counts: about as long as the server's checkpoints are apart, since each begins with one.
+/// How long a burst counts: about the interval of the server's checkpoints, since each of them begins with one.
 const SMOOTHING_INTERVAL: Duration = Duration::from_secs(300);
 
-/// How a slot stood at one moment. Positions are bytes from the beginning of the WAL.
+/// The positions of a slot at one moment, in bytes from the beginning of the WAL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
     /// The end of the WAL.
@@ -26,7 +26,7 @@ pub struct Trend {
 }
 
 impl Trend {
-    /// Takes the next reading. A log that ends before the last one is another server's: the trend begins anew.
+    /// Takes the next reading. WAL that ends before the last reading is another server's: the trend begins anew.
     pub fn read(&mut self, now: PgTime, reading: Reading) {
         let Some((before, last)) = self.last.replace((now, reading)) else {
             self.progressed = Some(now);
@@ -45,12 +45,12 @@ impl Trend {
         }
     }
 
-    /// Bytes of log written per second of late; 0 before there are two readings.
+    /// Recent bytes of WAL per second; 0 before there are two readings.
     pub fn bytes_per_second(&self) -> f64 {
         if self.seconds > 0.0 { self.bytes / self.seconds } else { 0.0 }
     }
 
-    /// When the slot was last seen to have advanced, or to have nothing to advance over; at first, the first reading.
+    /// When a reading last showed that the slot had advanced, or had nothing to advance over; at first, the first reading.
     pub fn progressed(&self) -> Option<PgTime> {
         self.progressed
     }

@@ -1,4 +1,7 @@
-//! What each source is doing, for people and probes.
+//! Keeps the state of each source, for people and probes.
+//!
+//! * A change of state is logged once.
+//! * A source that refuses or stands by has nothing in flight: another relay emits it, or this one emits it again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -6,18 +9,15 @@ use serde::Serialize;
 
 use crate::observe::metrics::SourceMetrics;
 
-/// Names of the states, as metrics label them.
-pub const NAMES: [&str; 4] = ["connecting", "standby", "streaming", "refused"];
-
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", content = "detail", rename_all = "lowercase")]
 pub enum State {
-    /// Not connected; with what went wrong last, if anything did.
+    /// Not connected, with the last problem, if there was one.
     Connecting(String),
     /// Another relay reads the slot; this one takes over when it ends.
     Standby,
     Streaming,
-    /// Streaming would lose something. Says what, and what to do.
+    /// Streaming would lose something. The text says what, and what to do.
     Refused(String),
 }
 
@@ -58,9 +58,9 @@ impl Status {
         &self.name
     }
 
-    /// Changes the state, and logs it if it is another one.
+    /// Sets the state, and logs a change.
     pub fn set(&self, state: State) {
-        for (index, gauge) in self.metrics.states.iter().enumerate() {
+        for (index, gauge) in self.metrics.stream.states.iter().enumerate() {
             gauge.set(i64::from(index == state.index()));
         }
         let mut current = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -68,14 +68,13 @@ impl Status {
             return;
         }
         if matches!(state, State::Standby | State::Refused(_)) {
-            // What waited here is emitted by another relay, or again.
-            self.metrics.waits_for_nothing();
+            self.metrics.clear_in_flight();
         }
         match &state {
             State::Connecting(problem) if problem.is_empty() => {}
             State::Connecting(problem) => tracing::warn!(source = self.name, %problem, "not streaming"),
             State::Standby => tracing::info!(source = self.name, "another relay reads the slot: standing by"),
-            // The session says so itself, with its position.
+            // The session logs it itself, with its position.
             State::Streaming => {}
             State::Refused(reason) => tracing::error!(source = self.name, %reason, "refusing to stream"),
         }

@@ -1,13 +1,13 @@
-//! What is emitted beside the stream and not yet acknowledged: bounded, and waited for.
+//! Bounds the bytes in flight of rows that are emitted beside the stream, and waits for their acknowledgements.
 //!
-//! Sinks that are away are waited for, with a word about it. A Kafka that answers and takes nothing is given up
-//! (`stall`), and so is whoever acknowledges nothing for longer than the caller's patience.
+//! * Unreachable sinks are waited for; the waiter notifies its caller after a few seconds.
+//! * A Kafka that answers and takes nothing is given up ([`stall`](crate::sinks::stall)).
+//! * With a time-out, sinks that acknowledge nothing for that long are given up too.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::checkpoint::progress::{Progress, Sink};
 use crate::postgres::lsn::Lsn;
@@ -15,60 +15,67 @@ use crate::sinks::acks::{Ack, Acks};
 use crate::sinks::kafka::Kafka;
 use crate::sinks::stall::{Stall, Verdict};
 
-/// Between two looks.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// A silence that is worth a word.
+/// The caller is notified after so long without an acknowledgement.
 const SILENCE_NOTICE_MIN: Duration = Duration::from_secs(3);
 
 pub struct AckWaiter {
     acks: Arc<Acks>,
     pub progress: Progress,
-    landed: Vec<Ack>,
+    buffer: Vec<Ack>,
     stall: Stall,
-    /// When something landed last.
-    moved: Instant,
-    most: i64,
-    patience: Option<Duration>,
+    last_ack_at: Instant,
+    in_flight_bytes_max: i64,
+    timeout: Option<Duration>,
 }
 
 impl AckWaiter {
-    /// `most`: the bytes that may be in flight. `patience`: how long the sinks may acknowledge nothing; without it, for ever.
-    pub fn new(acks: &Arc<Acks>, most: i64, patience: Option<Duration>) -> AckWaiter {
+    /// `timeout`: how long the sinks may acknowledge nothing; without it, for ever.
+    pub fn new(acks: &Arc<Acks>, in_flight_bytes_max: i64, timeout: Option<Duration>) -> AckWaiter {
         let now = Instant::now();
         AckWaiter {
             acks: Arc::clone(acks),
             progress: Progress::new(0, Lsn::ZERO, Lsn::ZERO),
-            landed: Vec::new(),
+            buffer: Vec::new(),
             stall: Stall::new(now, 0),
-            moved: now,
-            most,
-            patience,
+            last_ack_at: now,
+            in_flight_bytes_max,
+            timeout,
         }
     }
 
-    /// Waits, if a sink has all it may have, until it has half of it.
-    pub fn make_room(&mut self, kafka: &Kafka, say: &mut dyn FnMut(&str)) -> Result<()> {
-        if self.bytes() < self.most {
+    /// Once a sink has the maximum in flight, waits until it has half of it.
+    ///
+    /// # Errors
+    /// When a sink fails, or acknowledges nothing for too long.
+    pub fn make_room(&mut self, kafka: &Kafka, notify: &mut dyn FnMut(&str)) -> Result<()> {
+        if self.bytes() < self.in_flight_bytes_max {
             return Ok(());
         }
-        self.fall_to(self.most / 2, kafka, say)
+        self.wait_for(self.in_flight_bytes_max / 2, kafka, notify)
     }
 
-    /// Waits until all is acknowledged.
-    pub fn land(&mut self, kafka: &Kafka, say: &mut dyn FnMut(&str)) -> Result<()> {
-        self.fall_to(0, kafka, say)
+    /// Waits until everything is acknowledged.
+    ///
+    /// # Errors
+    /// As [`make_room`](Self::make_room).
+    pub fn finish(&mut self, kafka: &Kafka, notify: &mut dyn FnMut(&str)) -> Result<()> {
+        self.wait_for(0, kafka, notify)
     }
 
-    /// Takes what was acknowledged.
+    /// Takes the acknowledgements so far.
+    ///
+    /// # Errors
+    /// When a sink has failed.
     pub fn collect(&mut self) -> Result<()> {
         if let Some(reason) = self.acks.failure() {
             bail!("{reason}");
         }
-        self.acks.take(&mut self.landed);
-        for ack in self.landed.drain(..) {
-            self.moved = self.moved.max(ack.at);
+        self.acks.take(&mut self.buffer);
+        for ack in self.buffer.drain(..) {
+            self.last_ack_at = self.last_ack_at.max(ack.at);
             if ack.sink == Sink::Kafka {
-                self.stall.moved(ack.at);
+                self.stall.acknowledged(ack.at);
             }
             self.progress.acknowledge(ack.transaction_seq, ack.sink, ack.count);
         }
@@ -79,46 +86,44 @@ impl AckWaiter {
         self.acks.bytes(Sink::Kafka).max(self.acks.bytes(Sink::Rabbit))
     }
 
-    fn fall_to(&mut self, most: i64, kafka: &Kafka, say: &mut dyn FnMut(&str)) -> Result<()> {
-        let mut noticed = false;
-        // The time before, in which the caller read, is nobody's silence.
-        self.moved = Instant::now();
-        self.stall.moved(self.moved);
+    fn wait_for(&mut self, bytes_max: i64, kafka: &Kafka, notify: &mut dyn FnMut(&str)) -> Result<()> {
+        let mut notified = false;
+        // The caller read rows until now, so the silence begins here.
+        self.last_ack_at = Instant::now();
+        self.stall.acknowledged(self.last_ack_at);
         loop {
             self.collect()?;
-            if self.bytes() <= most && (most > 0 || self.progress.is_acknowledged()) {
+            if self.bytes() <= bytes_max && (bytes_max > 0 || self.progress.is_acknowledged()) {
                 return Ok(());
             }
-            self.judge(kafka, say)?;
-            let silence = self.moved.elapsed();
-            if silence > SILENCE_NOTICE_MIN && !noticed {
-                say("nothing is acknowledged: waiting for Kafka or RabbitMQ");
+            self.check_stall(kafka, notify)?;
+            let silence = self.last_ack_at.elapsed();
+            if silence > SILENCE_NOTICE_MIN && !notified {
+                notify("no acknowledgement arrives: waiting for Kafka or RabbitMQ");
             }
-            noticed = silence > SILENCE_NOTICE_MIN;
-            let patient = self.patience.is_none_or(|patience| silence < patience);
-            ensure!(patient, "the sinks acknowledged nothing for {} s", silence.as_secs());
-            self.acks.wake_at(most);
-            if self.bytes() > most {
-                let look = Timespec { tv_sec: 0, tv_nsec: i64::from(POLL_INTERVAL.subsec_nanos()) };
-                // Interrupted or not, it looks again.
-                let _ = poll(&mut [PollFd::new(&*self.acks, PollFlags::IN)], Some(&look));
+            notified = silence > SILENCE_NOTICE_MIN;
+            let in_time = self.timeout.is_none_or(|timeout| silence < timeout);
+            ensure!(in_time, "the sinks acknowledged nothing for {} s", silence.as_secs());
+            self.acks.wake_at(bytes_max);
+            if self.bytes() > bytes_max {
+                self.acks.sleep(POLL_INTERVAL)?;
             }
             self.acks.no_wake();
             self.acks.drain_wake();
         }
     }
 
-    /// Ends it if Kafka answers but takes nothing from our client.
-    fn judge(&mut self, kafka: &Kafka, say: &mut dyn FnMut(&str)) -> Result<()> {
+    /// Fails if Kafka answers but takes nothing from our client.
+    fn check_stall(&mut self, kafka: &Kafka, notify: &mut dyn FnMut(&str)) -> Result<()> {
         let now = Instant::now();
         if self.acks.bytes(Sink::Kafka) == 0 {
-            self.stall.moved(now);
+            self.stall.acknowledged(now);
         }
-        match self.stall.judge(now, kafka.answered()) {
+        match self.stall.judge(now, kafka.last_answer_at()) {
             Verdict::Fine => {}
-            Verdict::Ask => {
-                say("Kafka takes nothing; asking it why");
-                kafka.ask();
+            Verdict::Probe => {
+                notify("Kafka acknowledges nothing: asking it whether it answers");
+                kafka.probe();
             }
             Verdict::GiveUp => {
                 bail!("Kafka answers, but took nothing for {} s", self.stall.lasted(now).as_secs())

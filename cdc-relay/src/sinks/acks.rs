@@ -1,146 +1,191 @@
-//! Where the sinks report what is acknowledged, and where the source's thread waits for it.
+//! Collects the sinks' acknowledgements for the thread of a source.
 //!
-//! A report is a lock and a counter, so that a sink's own thread is never held up; the source's thread is woken
-//! through an eventfd that it polls together with its socket, and only when it asked to be.
+//! * An acknowledgement costs a lock and a counter, so that it never holds up a sink's own thread.
+//! * The source's thread sleeps on an eventfd that it polls together with its socket. It is woken only when it asked to be.
+//! * A failure is kept until a new session clears it; the first one counts.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+mod in_flight;
+mod waker;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::checkpoint::progress::{SINKS, Sink, TransactionSeq};
+use self::in_flight::InFlight;
+use self::waker::Waker;
+use crate::checkpoint::progress::{Sink, TransactionSeq};
 
-/// Some messages of one transaction are acknowledged.
+/// A sink acknowledged some messages of one transaction.
 #[derive(Debug, Clone, Copy)]
 pub struct Ack {
     pub transaction_seq: TransactionSeq,
     pub sink: Sink,
     pub count: u32,
-    /// When the first of them was.
+    /// When the sink acknowledged the first of them.
     pub at: Instant,
 }
 
+/// The sinks' side and the source's side of all messages in flight.
 #[derive(Debug)]
 pub struct Acks {
-    queue: Mutex<Vec<Ack>>,
-    /// Bytes in flight by sink.
-    flights: [AtomicI64; SINKS],
-    failure: Mutex<Option<String>>,
-    /// The source's thread waits for the bytes in flight to fall to this; `NOT_WAITING` if it does not.
-    wake_at: AtomicI64,
-    stopping: AtomicBool,
-    wake: OwnedFd,
+    queue: AckQueue,
+    in_flight: InFlight,
+    failure: Failure,
+    stop: AtomicBool,
+    waker: Waker,
 }
 
-const NOT_WAITING: i64 = -1;
+/// Acknowledgements that the source's thread has not taken yet.
+#[derive(Debug, Default)]
+struct AckQueue(Mutex<Vec<Ack>>);
+
+/// Why a sink cannot go on.
+#[derive(Debug, Default)]
+struct Failure(Mutex<Option<String>>);
 
 fn unpoisoned<T>(lock: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // The guarded values are valid after any panic.
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Acks {
-    pub fn new() -> Result<Acks> {
-        let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
-        Ok(Acks {
-            queue: Mutex::default(),
-            flights: Default::default(),
-            failure: Mutex::default(),
-            wake_at: AtomicI64::new(NOT_WAITING),
-            stopping: AtomicBool::new(false),
-            wake: eventfd(0, flags).context("no eventfd")?,
-        })
-    }
-
-    /// A message of `weight` bytes is handed to a sink.
-    pub fn depart(&self, sink: Sink, weight: i64) {
-        self.flights[sink as usize].fetch_add(weight, Ordering::Relaxed);
-    }
-
-    /// It was not taken, or is given up: nothing is acknowledged.
-    pub fn undo(&self, sink: Sink, weight: i64) {
-        self.flights[sink as usize].fetch_sub(weight, Ordering::Relaxed);
-    }
-
-    /// The sink is gone, and with it all that it had: nothing more will land.
-    pub fn reset(&self, sink: Sink) {
-        self.flights[sink as usize].store(0, Ordering::SeqCst);
-    }
-
-    /// The sink has it for good.
-    pub fn land(&self, sink: Sink, transaction_seq: TransactionSeq, weight: i64) {
-        let mut queue = unpoisoned(&self.queue);
+impl AckQueue {
+    fn push(&self, sink: Sink, transaction_seq: TransactionSeq) {
+        let mut queue = unpoisoned(&self.0);
         match queue.last_mut() {
             Some(last) if last.transaction_seq == transaction_seq && last.sink == sink => last.count += 1,
             _ => queue.push(Ack { transaction_seq, sink, count: 1, at: Instant::now() }),
         }
-        drop(queue);
-        let left = self.flights[sink as usize].fetch_sub(weight, Ordering::SeqCst) - weight;
-        let wake_at = self.wake_at.load(Ordering::SeqCst);
-        if left <= wake_at && self.wake_at.swap(NOT_WAITING, Ordering::SeqCst) != NOT_WAITING {
+    }
+
+    fn take(&self, into: &mut Vec<Ack>) {
+        into.append(&mut unpoisoned(&self.0));
+    }
+}
+
+impl Failure {
+    fn set(&self, reason: String) {
+        unpoisoned(&self.0).get_or_insert(reason);
+    }
+
+    fn get(&self) -> Option<String> {
+        unpoisoned(&self.0).clone()
+    }
+
+    fn clear(&self) {
+        unpoisoned(&self.0).take();
+    }
+}
+
+impl Acks {
+    /// # Errors
+    /// When the system has no eventfd left.
+    pub fn new() -> Result<Acks> {
+        Ok(Acks {
+            queue: AckQueue::default(),
+            in_flight: InFlight::default(),
+            failure: Failure::default(),
+            stop: AtomicBool::new(false),
+            waker: Waker::new()?,
+        })
+    }
+
+    /// A message of `weight` bytes was handed to a sink.
+    pub fn added(&self, sink: Sink, weight: i64) {
+        self.in_flight.add(sink, weight);
+    }
+
+    /// The sink did not take the message, or gave it up: it acknowledges nothing.
+    pub fn withdrawn(&self, sink: Sink, weight: i64) {
+        self.in_flight.withdraw(sink, weight);
+    }
+
+    /// The sink is gone with all that it had in flight: it acknowledges nothing more.
+    pub fn reset(&self, sink: Sink) {
+        self.in_flight.reset(sink);
+    }
+
+    /// The sink stored the message durably.
+    pub fn acknowledged(&self, sink: Sink, transaction_seq: TransactionSeq, weight: i64) {
+        self.queue.push(sink, transaction_seq);
+        if self.in_flight.acknowledge(sink, weight) {
             self.wake();
         }
     }
 
-    /// The sink cannot go on: everything not acknowledged has to be emitted again by a new session.
+    /// The sink cannot go on. A new session has to emit again all that is not acknowledged.
     pub fn fail(&self, reason: String) {
-        unpoisoned(&self.failure).get_or_insert(reason);
+        self.failure.set(reason);
         self.wake();
     }
 
     pub fn failure(&self) -> Option<String> {
-        unpoisoned(&self.failure).clone()
+        self.failure.get()
     }
 
     pub fn clear_failure(&self) {
-        unpoisoned(&self.failure).take();
+        self.failure.clear();
     }
 
     /// Asks the source's thread to flush and end.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+        self.stop.store(true, Ordering::Release);
         self.wake();
     }
 
     pub fn stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        self.stop.load(Ordering::Acquire)
     }
 
     /// Bytes handed to a sink and not yet acknowledged; 0 means that nothing is in flight.
     pub fn bytes(&self, sink: Sink) -> i64 {
-        self.flights[sink as usize].load(Ordering::SeqCst)
+        self.in_flight.bytes(sink)
     }
 
-    /// Moves what was reported into `into`.
+    /// Moves the acknowledgements so far to the end of `into`.
     pub fn take(&self, into: &mut Vec<Ack>) {
-        into.append(&mut unpoisoned(&self.queue));
+        self.queue.take(into);
     }
 
-    /// From now on a sink whose bytes in flight fall to `bytes` wakes the poller, once.
+    /// From now on the first sink whose bytes in flight fall to `bytes` wakes the poller, once.
     pub fn wake_at(&self, bytes: i64) {
-        self.wake_at.store(bytes, Ordering::SeqCst);
+        self.in_flight.wake_at(bytes);
     }
 
     pub fn no_wake(&self) {
-        self.wake_at.store(NOT_WAITING, Ordering::SeqCst);
+        self.in_flight.no_wake();
     }
 
     pub fn wake(&self) {
-        // Full means that a wake-up is already pending.
-        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+        self.waker.wake();
     }
 
     /// Takes the pending wake-ups, so that the next poll blocks.
     pub fn drain_wake(&self) {
-        let _ = rustix::io::read(&self.wake, &mut [0u8; 8]);
+        self.waker.drain();
+    }
+
+    /// Sleeps until something wakes the poller, a signal arrives, or `timeout` has passed; takes the wake-ups.
+    ///
+    /// # Errors
+    /// When the system cannot poll.
+    pub fn sleep(&self, timeout: Duration) -> Result<()> {
+        let timeout =
+            Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        match poll(&mut [PollFd::new(self, PollFlags::IN)], Some(&timeout)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error).context("cannot poll for acknowledgements"),
+        }
+        self.drain_wake();
+        Ok(())
     }
 }
 
 impl AsFd for Acks {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.wake.as_fd()
+        self.waker.as_fd()
     }
 }

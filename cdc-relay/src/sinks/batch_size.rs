@@ -1,4 +1,4 @@
-//! How much there is to emit at a time; sinks wait for more of it accordingly.
+//! The size of the batches to emit; a producer waits for larger ones to fill.
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchSize {

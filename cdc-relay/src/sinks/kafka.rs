@@ -1,295 +1,160 @@
-//! Emits records to Kafka: idempotent, acknowledged by all replicas, in order, and never given up on.
+//! Produces records to Kafka: idempotent, acknowledged by all replicas, in order.
 //!
-//! librdkafka keeps one request of more than a handful of messages under way per partition, and while it has others
-//! whose time has come, it spins: it polls without waiting, on a processor that the broker could use. So nothing is
-//! handed over while anything is under way (`read_scheduler`), and a message waits for the rest of its round before it
-//! leaves: not at all where a few rows come at a time and latency counts, longest under backlog, where handing over
-//! a round takes longest. librdkafka's waiting time is a property of a producer; so there are up to three of them
-//! (`producers`). They change places only when nothing is in flight: records keep their order.
+//! * A record waits for the rest of its batch before it leaves: not at all where a few rows arrive at a time and latency
+//!   counts, longest under backlog. librdkafka's linger is a property of a producer, so there are up to three producers
+//!   ([`producers`](crate::sinks::producers)).
+//! * Another producer is chosen only while nothing is in flight, so that records keep their order.
+//! * librdkafka retries for ever (`message.timeout.ms=0`). An error that it calls permanent would leave a gap in a
+//!   partition. So the producer stops instead (`enable.gapless.guarantee`) and reports a failure. The source then makes a
+//!   new producer and emits everything again from the last confirmed transaction.
 //!
-//! librdkafka retries for ever (`message.timeout.ms=0`). An error that it calls permanent would leave a gap in a
-//! partition, so the producer stops instead (`enable.gapless.guarantee`) and reports failure; the source then makes
-//! a new producer and emits everything again from the last confirmed transaction.
+//! Why nothing is handed over while records are in flight (`read_scheduler`): librdkafka keeps one larger request in flight
+//! per partition. While further requests are due it polls without waiting, on a processor that the broker could use.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+mod config;
+mod delivery;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use brokers::Brokers;
-use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
+pub use self::config::client_config;
+use self::config::producer_config;
+use self::delivery::{CheckpointWrites, Deliveries, NO_WRITE, Purpose, weight};
 use crate::checkpoint::progress::{Sink, TransactionSeq};
-use crate::dead_letter::record::RECORD_BYTES_MAX;
 use crate::observe::metrics::SourceMetrics;
 use crate::routes::Routes;
-use crate::routes::route::{Plan, Record, Transaction};
+use crate::routes::route::Transaction;
 use crate::sinks::acks::Acks;
 use crate::sinks::batch_size::BatchSize;
-use crate::sinks::polled::PolledProducer;
+use crate::sinks::event::Event;
+use crate::sinks::polled_producer::PolledProducer;
 use crate::sinks::producers::Producers;
 
-/// Transaction numbers from here on are of state records, and count these; they belong to no transaction.
-const STATE: TransactionSeq = 1 << 63;
-/// Of records in the state topic that nobody waits for: it counts no write.
-const NOTE: TransactionSeq = STATE;
+const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whether it is a row's: only these are weighed and acknowledged.
-fn is_row(transaction_seq: TransactionSeq) -> bool {
-    transaction_seq < STATE
-}
-
-/// What librdkafka keeps per message besides key and value: its own structure and the headers.
-const MESSAGE_OVERHEAD_BYTES: i64 = 1024;
-
-/// The writes of the checkpoint: how many there were, and up to which they are acknowledged. A late acknowledgement of an
-/// earlier one, perhaps of the session before, must not be taken for that of the last.
-#[derive(Debug, Default)]
-struct Writes {
-    asked: AtomicU64,
-    acknowledged: AtomicU64,
-}
-
-impl Writes {
-    fn ask(&self) -> TransactionSeq {
-        STATE | (self.asked.fetch_add(1, Ordering::AcqRel) + 1)
-    }
-
-    fn acknowledge(&self, transaction_seq: TransactionSeq) {
-        self.acknowledged.fetch_max(transaction_seq & !STATE, Ordering::AcqRel);
-    }
-
-    fn done(&self) -> bool {
-        self.acknowledged.load(Ordering::Acquire) >= self.asked.load(Ordering::Acquire)
-    }
-}
-
-pub struct Deliveries {
-    acks: Arc<Acks>,
-    writes: Arc<Writes>,
-    metrics: SourceMetrics,
-}
-
-impl ClientContext for Deliveries {
-    fn error(&self, error: KafkaError, reason: &str) {
-        // Lost connections come here too; librdkafka mends them itself. What it calls fatal it does not.
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fatal) => self.acks.fail(format!("the producer gave up: {reason}")),
-            // Fatal by its own name, which is that of what was refused: to begin as an idempotent producer.
-            Some(RDKafkaErrorCode::ClusterAuthorizationFailed) => self.acks.fail(NO_WRITE.to_owned()),
-            _ => {}
-        }
-        self.metrics.sink_errors[Sink::Kafka as usize].inc();
-        tracing::warn!(source = self.metrics.name, %error, reason, "Kafka");
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        let transaction_seq = opaque as TransactionSeq;
-        let message = match result {
-            Ok(message) => message,
-            Err((error, message)) => {
-                if is_row(transaction_seq) {
-                    self.acks.undo(Sink::Kafka, weight(message.key_len(), message.payload_len()));
-                }
-                // What we purge ourselves is emitted again anyway.
-                if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PurgeQueue)
-                    && error.rdkafka_error_code() != Some(RDKafkaErrorCode::PurgeInflight)
-                {
-                    self.metrics.sink_errors[Sink::Kafka as usize].inc();
-                    self.acks.fail(undelivered(message.topic(), error));
-                }
-                return;
-            }
-        };
-        if is_row(transaction_seq) {
-            self.acks.land(Sink::Kafka, transaction_seq, weight(message.key_len(), message.payload_len()));
-        } else {
-            self.writes.acknowledge(transaction_seq);
-        }
-    }
-}
-
-/// Kafka lets nobody begin who may write nowhere.
-const NO_WRITE: &str = "this relay may not write to any topic: allow its principal Write on its topics";
-
-/// Why a topic did not take a record, and what to do where the relay can only try again.
-fn undelivered(topic: &str, error: &KafkaError) -> String {
-    match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => {
-            format!("this relay may not write to topic {topic}: allow its principal Write on it")
-        }
-        _ => format!("topic {topic}: {error}"),
-    }
-}
-
-fn weight(key: usize, value: usize) -> i64 {
-    (key + value) as i64 + MESSAGE_OVERHEAD_BYTES
-}
-
-/// Handed over, or the queue is full and the same record has to be offered again.
+/// Whether the producer took a record. If its queue is full, the same record has to be offered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
     Taken,
     Full,
 }
 
+/// A record of the state topic.
+#[derive(Debug, Clone, Copy)]
+pub struct StateRecord<'a> {
+    pub topic: &'a str,
+    pub key: &'a str,
+    pub value: &'a [u8],
+}
+
+/// A record of the dead-letter topic, as part of a transaction.
+#[derive(Clone, Copy)]
+pub struct DeadLetterRecord<'a> {
+    pub topic: &'a str,
+    pub key: &'a [u8],
+    pub value: &'a [u8],
+    pub transaction: &'a Transaction,
+    pub transaction_seq: TransactionSeq,
+}
+
 struct Outgoing<'a> {
     topic: &'a str,
     key: &'a [u8],
-    /// None: a tombstone.
+    /// `None`: a tombstone.
     value: Option<&'a [u8]>,
     headers: Option<OwnedHeaders>,
     /// Milliseconds since the Unix epoch; without it, now.
     timestamp: Option<i64>,
-    transaction_seq: TransactionSeq,
-}
-
-const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
-
-impl BatchSize {
-    /// How long a record waits for the rest of its round, in milliseconds.
-    fn linger(self) -> Option<&'static str> {
-        match self {
-            // At once, unless the routes file says otherwise.
-            Self::Small => None,
-            Self::Medium => Some("2"),
-            Self::Large => Some("10"),
-        }
-    }
+    purpose: Purpose,
 }
 
 pub struct Kafka {
     producers: Producers<Deliveries>,
     acks: Arc<Acks>,
-    writes: Arc<Writes>,
-    asking: ClientConfig,
-    answered: Arc<Mutex<Option<Instant>>>,
+    writes: Arc<CheckpointWrites>,
+    probe_config: ClientConfig,
+    last_answer_at: Arc<Mutex<Option<Instant>>>,
     topics: Vec<String>,
     event_source: String,
     position: Vec<u8>,
 }
 
-/// Settings that every client of ours shares.
-pub fn client_config(brokers: &Brokers, routes: &Routes) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set("client.id", "cdc-relay");
-    config.set("socket.nagle.disable", "true");
-    config.set("reconnect.backoff.ms", "50");
-    config.set("reconnect.backoff.max.ms", "1000");
-    for (key, value) in &routes.kafka {
-        if key.starts_with("security.") || key.starts_with("sasl.") || key.starts_with("ssl.") {
-            config.set(key, value.get_ref());
-        }
-    }
-    brokers.apply(&mut config);
-    config
-}
-
-/// The producer's settings: ours, then the routes file's, then those that nothing may change.
-fn producer_config(brokers: &Brokers, routes: &Routes, batch_bytes: usize) -> ClientConfig {
-    let mut config = client_config(brokers, routes);
-    let ours: BTreeMap<&str, String> = BTreeMap::from([
-        ("linger.ms", "0".to_owned()),
-        ("batch.size", batch_bytes.to_string()),
-        ("batch.num.messages", "100000".to_owned()),
-        // The source bounds what is in flight by bytes; these must not interfere.
-        ("queue.buffering.max.messages", "1000000".to_owned()),
-        ("queue.buffering.max.kbytes", "1048576".to_owned()),
-        ("message.max.bytes", (routes.relay.max_record_bytes.max(RECORD_BYTES_MAX) + 65_536).to_string()),
-        ("compression.codec", "none".to_owned()),
-        // All topics exist at start. One that is unknown for longer was deleted: the new session makes it again.
-        ("topic.metadata.propagation.max.ms", "10000".to_owned()),
-        ("statistics.interval.ms", "0".to_owned()),
-    ]);
-    for (key, value) in ours {
-        config.set(key, value);
-    }
-    for (key, value) in &routes.kafka {
-        config.set(key, value.get_ref());
-    }
-    // How to connect is said by who runs the relay, before who wrote the routes.
-    brokers.apply(&mut config);
-    config
-        .set("acks", "all")
-        .set("enable.idempotence", "true")
-        .set("enable.gapless.guarantee", "true")
-        .set("message.timeout.ms", "0")
-        .set("partitioner", "murmur2_random");
-    config
+/// The source's part of a Kafka client.
+pub struct KafkaSource<'a> {
+    pub event_source: &'a str,
+    pub acks: &'a Arc<Acks>,
+    pub metrics: &'a SourceMetrics,
 }
 
 impl Kafka {
-    /// `batch_bytes` must not exceed what any of the topics takes as one batch.
+    /// `batch_bytes` must not exceed the largest batch that any of the topics takes.
+    ///
+    /// # Errors
+    /// When a setting is not usable, or the brokers do not answer for each topic.
     pub fn connect(
         brokers: &Brokers,
         routes: &Routes,
-        event_source: &str,
         batch_bytes: usize,
-        acks: &Arc<Acks>,
-        metrics: &SourceMetrics,
+        source: &KafkaSource<'_>,
     ) -> Result<Kafka> {
-        let writes: Arc<Writes> = Arc::default();
+        let writes: Arc<CheckpointWrites> = Arc::default();
         let config = producer_config(brokers, routes, batch_bytes);
         let topics: Vec<String> = routes.topics.iter().map(|topic| topic.name.get_ref().clone()).collect();
-        let context = (Arc::clone(acks), Arc::clone(&writes), metrics.clone());
+        let context = (Arc::clone(source.acks), Arc::clone(&writes), source.metrics.clone());
         let names = topics.clone();
-        let producers = Producers::new(move |load| {
+        let producers = Producers::new(move |size| {
             let (mut config, (acks, writes, metrics)) = (config.clone(), context.clone());
-            if let Some(linger) = load.linger() {
+            if let Some(linger) = size.linger() {
                 config.set("linger.ms", linger);
             }
-            let made = PolledProducer::new(&config, Deliveries { acks, writes, metrics })?;
+            let producer = PolledProducer::new(&config, Deliveries { acks, writes, metrics })?;
             for topic in &names {
-                // Otherwise its first record would wait for it, in the middle of streaming.
-                let asked = made.producer().client().fetch_metadata(Some(topic), METADATA_TIMEOUT);
-                asked.with_context(|| format!("topic {topic}"))?;
+                // Otherwise the topic's first record would wait for the metadata, in the middle of streaming.
+                let metadata = producer.producer().client().fetch_metadata(Some(topic), METADATA_TIMEOUT);
+                metadata.with_context(|| format!("topic {topic}"))?;
             }
-            Ok(made)
+            Ok(producer)
         })?;
         Ok(Kafka {
             producers,
-            acks: Arc::clone(acks),
+            acks: Arc::clone(source.acks),
             writes,
-            asking: client_config(brokers, routes),
-            answered: Arc::default(),
+            probe_config: client_config(brokers, routes),
+            last_answer_at: Arc::default(),
             topics,
-            event_source: event_source.to_owned(),
+            event_source: source.event_source.to_owned(),
             position: Vec::new(),
         })
     }
 
-    /// Chooses the producer for what comes next. While anything is in flight the choice stands: a record must not
+    /// Chooses the producer for the next batch. While anything is in flight the choice stands: a record must not
     /// overtake one that the other producer still has.
-    pub fn choose(&mut self, load: BatchSize) {
+    pub fn choose(&mut self, size: BatchSize) {
         if self.acks.bytes(Sink::Kafka) == 0 {
-            self.producers.choose(load);
+            self.producers.choose(size);
         }
     }
 
-    /// As `choose`, and waits until the producer is made: for whoever has much to emit, and chooses once.
-    pub fn choose_and_wait(&mut self, load: BatchSize) {
+    /// Like [`choose`](Self::choose), and waits until the producer is made.
+    pub fn choose_and_wait(&mut self, size: BatchSize) {
         if self.acks.bytes(Sink::Kafka) == 0 {
-            self.producers.choose_and_wait(load);
+            self.producers.choose_and_wait(size);
         }
     }
 
-    /// Emits an event.
-    pub fn produce(
-        &mut self,
-        topic: usize,
-        (record, plan): (&Record, &Plan),
-        transaction: &Transaction,
-        transaction_seq: TransactionSeq,
-    ) -> Result<Sent> {
+    /// Produces an event to the topic of this index.
+    ///
+    /// # Errors
+    /// When the producer cannot go on; the source then needs a new one.
+    pub fn produce(&mut self, topic: usize, event: &Event<'_>) -> Result<Sent> {
+        let Event { record, plan, transaction, transaction_seq } = *event;
         position(transaction, &mut self.position);
         let mut headers = OwnedHeaders::new_with_capacity(8 + record.headers.len());
         let add =
@@ -310,92 +175,103 @@ impl Kafka {
             headers = add(headers, "pg_position", &self.position);
         }
         let topic = self.topics.get(topic).context("the route leads to no topic")?;
-        let (key, value) = (record.key.as_slice(), (!record.tombstone).then_some(record.value.as_slice()));
-        let timestamp = Some(transaction.committed_at.unix_millis());
-        self.send(
-            self.producers.chosen(),
-            Outgoing { topic, key, value, headers: Some(headers), timestamp, transaction_seq },
-        )
+        let outgoing = Outgoing {
+            topic,
+            key: &record.key,
+            value: (!record.tombstone).then_some(record.value.as_slice()),
+            headers: Some(headers),
+            timestamp: Some(transaction.committed_at.unix_millis()),
+            purpose: Purpose::Row(transaction_seq),
+        };
+        self.send(self.producers.chosen(), outgoing)
     }
 
-    /// Emits a dead letter.
-    pub fn dead_letter(
-        &mut self,
-        topic: &str,
-        (key, value): (&[u8], &[u8]),
-        transaction: &Transaction,
-        transaction_seq: TransactionSeq,
-    ) -> Result<Sent> {
+    /// Produces a record to the dead-letter topic.
+    ///
+    /// # Errors
+    /// As [`produce`](Self::produce).
+    pub fn produce_dead_letter(&mut self, record: &DeadLetterRecord<'_>) -> Result<Sent> {
+        let DeadLetterRecord { topic, key, value, transaction, transaction_seq } = *record;
         position(transaction, &mut self.position);
         let headers = (!transaction.re_emitted).then(|| {
             OwnedHeaders::new_with_capacity(1)
                 .insert(Header { key: "pg_position", value: Some(self.position.as_slice()) })
         });
-        let timestamp = Some(transaction.committed_at.unix_millis());
-        let value = Some(value);
-        self.send(
-            self.producers.chosen(),
-            Outgoing { topic, key, value, headers, timestamp, transaction_seq },
-        )
+        let outgoing = Outgoing {
+            topic,
+            key,
+            value: Some(value),
+            headers,
+            timestamp: Some(transaction.committed_at.unix_millis()),
+            purpose: Purpose::Row(transaction_seq),
+        };
+        self.send(self.producers.chosen(), outgoing)
     }
 
-    /// Writes the relay's memory. `state_written` turns true once it is acknowledged.
-    pub fn save(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
-        let (key, value, transaction_seq) = (key.as_bytes(), Some(value), self.writes.ask());
-        self.send(
-            self.producers.at_once(),
-            Outgoing { topic, key, value, headers: None, timestamp: None, transaction_seq },
-        )
+    /// Writes a record of the state topic that the source waits for; see [`state_written`](Self::state_written).
+    ///
+    /// # Errors
+    /// As [`produce`](Self::produce).
+    pub fn save(&self, record: StateRecord<'_>) -> Result<Sent> {
+        self.send_state(record, Purpose::Checkpoint(self.writes.begin()))
     }
 
-    /// Writes to the state topic what may be lost: then something is emitted again that need not be. In order with the
-    /// memory that is written after it, by the same producer.
-    pub fn note(&self, topic: &str, (key, value): (&str, &[u8])) -> Result<Sent> {
-        let (key, value, transaction_seq) = (key.as_bytes(), Some(value), NOTE);
-        self.send(
-            self.producers.at_once(),
-            Outgoing { topic, key, value, headers: None, timestamp: None, transaction_seq },
-        )
+    /// Best-effort write to the state topic; losing it only causes duplicates. It stays in order with the checkpoint that
+    /// is saved after it, since the same producer sends both.
+    ///
+    /// # Errors
+    /// As [`produce`](Self::produce).
+    pub fn save_best_effort(&self, record: StateRecord<'_>) -> Result<Sent> {
+        self.send_state(record, Purpose::BestEffort)
     }
 
+    /// Whether all that [`save`](Self::save) wrote is acknowledged.
     pub fn state_written(&self) -> bool {
-        self.writes.done()
+        self.writes.is_done()
     }
 
-    /// Has a new client ask the brokers, on a thread that ends by itself; `answered` says so.
-    pub fn ask(&self) {
-        let (config, answered) = (self.asking.clone(), Arc::clone(&self.answered));
+    fn send_state(&self, record: StateRecord<'_>, purpose: Purpose) -> Result<Sent> {
+        let StateRecord { topic, key, value } = record;
+        let (key, value) = (key.as_bytes(), Some(value));
+        let outgoing = Outgoing { topic, key, value, headers: None, timestamp: None, purpose };
+        self.send(self.producers.at_once(), outgoing)
+    }
+
+    /// Asks the brokers by a new client, on a thread of its own; see [`last_answer_at`](Self::last_answer_at).
+    pub fn probe(&self) {
+        let (config, last_answer_at) = (self.probe_config.clone(), Arc::clone(&self.last_answer_at));
         let ask = move || {
-            let found = config
+            let metadata = config
                 .create::<BaseProducer>()
                 .and_then(|client| client.client().fetch_metadata(None, METADATA_TIMEOUT));
-            match found {
-                Ok(_) => *answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now()),
-                Err(error) => tracing::warn!(%error, "Kafka does not answer"),
+            match metadata {
+                Ok(_) => *last_answer_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now()),
+                Err(error) => tracing::warn!(%error, "Kafka does not answer a new client either"),
             }
         };
         if let Err(error) = std::thread::Builder::new().name("kafka probe".to_owned()).spawn(ask) {
-            tracing::warn!(%error, "no thread to ask Kafka with");
+            tracing::warn!(%error, "cannot start the thread that asks whether Kafka answers");
         }
     }
 
     /// When the brokers last answered a new client.
-    pub fn answered(&self) -> Option<Instant> {
-        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn last_answer_at(&self) -> Option<Instant> {
+        *self.last_answer_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send(&self, via: &PolledProducer<Deliveries>, outgoing: Outgoing<'_>) -> Result<Sent> {
-        let Outgoing { topic, key, value, headers, timestamp, transaction_seq } = outgoing;
+        let Outgoing { topic, key, value, headers, timestamp, purpose } = outgoing;
         let weight = weight(key.len(), value.map_or(0, <[u8]>::len));
-        let mut record = BaseRecord::with_opaque_to(topic, transaction_seq as usize).key(key);
+        let is_row = matches!(purpose, Purpose::Row(_));
+        let mut record = BaseRecord::with_opaque_to(topic, purpose.encode()).key(key);
         record.payload = value;
         (record.headers, record.timestamp) = (headers, timestamp);
-        if is_row(transaction_seq) {
-            self.acks.depart(Sink::Kafka, weight);
+        if is_row {
+            self.acks.added(Sink::Kafka, weight);
         }
         let Err(error) = via.send(record) else { return Ok(Sent::Taken) };
-        if is_row(transaction_seq) {
-            self.acks.undo(Sink::Kafka, weight);
+        if is_row {
+            self.acks.withdrawn(Sink::Kafka, weight);
         }
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::QueueFull) => Ok(Sent::Full),
@@ -413,31 +289,10 @@ impl Kafka {
     }
 }
 
-/// `pg_position`: commit, ordinal among the transaction's records on Kafka, previous commit that emitted anything.
+/// Writes `pg_position`: commit, ordinal among the transaction's records on Kafka, previous commit that emitted anything.
 fn position(transaction: &Transaction, out: &mut Vec<u8>) {
     use std::io::Write as _;
     out.clear();
     // Writing into a Vec cannot fail.
     let _ = write!(out, "{};{};{}", transaction.commit_lsn, transaction.emitted, transaction.previous);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The halt it prevents: a slot confirmed past what the checkpoint says.
-    #[test]
-    fn the_acknowledgement_of_an_earlier_write_is_not_taken_for_that_of_the_last() {
-        let writes = Writes::default();
-        let (first, second) = (writes.ask(), writes.ask());
-        writes.acknowledge(first);
-        assert!(!writes.done());
-        writes.acknowledge(second);
-        assert!(writes.done());
-        // In whichever order two producers report them.
-        let (third, fourth) = (writes.ask(), writes.ask());
-        writes.acknowledge(fourth);
-        writes.acknowledge(third);
-        assert!(writes.done());
-    }
 }

@@ -1,9 +1,9 @@
-//! The producers of a source. One hands each record over at once, and is always there. The others wait for company,
-//! and are there only while there is more than a handful to emit: each has three threads of librdkafka and one of
-//! ours.
+//! Keeps the Kafka producers of a source, one for each batch size.
 //!
-//! They are made beside the stream: until one is ready, another does its work. One that was not used for a while is
-//! dropped.
+//! * The producer for small batches sends each record at once, and always exists.
+//! * The others wait for a batch to fill. They exist only while batches are larger, since each has three threads of
+//!   librdkafka and one of the relay's.
+//! * A producer is made beside the stream: until it is ready, another does its work. An unused one is dropped.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -13,17 +13,17 @@ use anyhow::{Result, anyhow};
 use rdkafka::producer::ProducerContext;
 
 use crate::sinks::batch_size::BatchSize;
-use crate::sinks::polled::PolledProducer;
+use crate::sinks::polled_producer::PolledProducer;
 
-/// A producer that nobody chose for so long is dropped.
-const UNUSED_MAX: Duration = Duration::from_secs(60);
-/// After a producer could not be made, another does its work for so long.
+/// A producer that was not chosen for so long is dropped.
+const UNUSED_TIMEOUT: Duration = Duration::from_secs(60);
+/// Until the next attempt to make a producer.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Makes the producer for a load, connected and with the topics known.
+/// Makes the producer for a batch size, connected and with the topics known.
 type Make<C> = Arc<dyn Fn(BatchSize) -> Result<PolledProducer<C>> + Send + Sync>;
 
-enum Patient<C: ProducerContext + 'static> {
+enum Batching<C: ProducerContext + 'static> {
     /// Not to be made before this.
     Absent(Instant),
     Making(JoinHandle<Result<PolledProducer<C>>>),
@@ -36,8 +36,8 @@ enum Patient<C: ProducerContext + 'static> {
 pub struct Producers<C: ProducerContext + 'static> {
     make: Make<C>,
     at_once: PolledProducer<C>,
-    some: Patient<C>,
-    backlog: Patient<C>,
+    medium: Batching<C>,
+    large: Batching<C>,
     chosen: BatchSize,
 }
 
@@ -46,76 +46,76 @@ impl<C: ProducerContext + Send + Sync + 'static> Producers<C> {
         make: impl Fn(BatchSize) -> Result<PolledProducer<C>> + Send + Sync + 'static,
     ) -> Result<Producers<C>> {
         let (at_once, now) = (make(BatchSize::Small)?, Instant::now());
-        let (some, backlog) = (Patient::Absent(now), Patient::Absent(now));
-        Ok(Producers { make: Arc::new(make), at_once, some, backlog, chosen: BatchSize::Small })
+        let (medium, large) = (Batching::Absent(now), Batching::Absent(now));
+        Ok(Producers { make: Arc::new(make), at_once, medium, large, chosen: BatchSize::Small })
     }
 
-    /// Chooses the producer for what comes next. Only while nothing is in flight: records must keep their order.
-    pub fn choose(&mut self, load: BatchSize) {
+    /// Chooses the producer for the next batch. Only while nothing is in flight: records must keep their order.
+    pub fn choose(&mut self, size: BatchSize) {
         let now = Instant::now();
-        for patient in [BatchSize::Medium, BatchSize::Large] {
-            let make = (patient == load).then_some(&self.make);
-            let slot = if patient == BatchSize::Medium { &mut self.some } else { &mut self.backlog };
-            slot.step(patient, now, make);
+        for batching in [BatchSize::Medium, BatchSize::Large] {
+            let make = (batching == size).then_some(&self.make);
+            let slot = if batching == BatchSize::Medium { &mut self.medium } else { &mut self.large };
+            slot.step(batching, now, make);
         }
-        self.chosen = match load {
-            BatchSize::Large if self.backlog.is_ready() => BatchSize::Large,
-            BatchSize::Large | BatchSize::Medium if self.some.is_ready() => BatchSize::Medium,
+        self.chosen = match size {
+            BatchSize::Large if self.large.is_ready() => BatchSize::Large,
+            BatchSize::Large | BatchSize::Medium if self.medium.is_ready() => BatchSize::Medium,
             _ => BatchSize::Small,
         };
     }
 
-    /// As `choose`, and waits until the producer is made.
-    pub fn choose_and_wait(&mut self, load: BatchSize) {
-        self.choose(load);
-        let slot = match load {
+    /// Like [`choose`](Self::choose), and waits until the producer is made.
+    pub fn choose_and_wait(&mut self, size: BatchSize) {
+        self.choose(size);
+        let slot = match size {
             BatchSize::Small => return,
-            BatchSize::Medium => &mut self.some,
-            BatchSize::Large => &mut self.backlog,
+            BatchSize::Medium => &mut self.medium,
+            BatchSize::Large => &mut self.large,
         };
-        slot.join(load, Instant::now());
-        self.choose(load);
+        slot.join(size, Instant::now());
+        self.choose(size);
     }
 
     pub fn chosen(&self) -> &PolledProducer<C> {
-        let patient = match self.chosen {
+        let batching = match self.chosen {
             BatchSize::Small => return &self.at_once,
-            BatchSize::Medium => &self.some,
-            BatchSize::Large => &self.backlog,
+            BatchSize::Medium => &self.medium,
+            BatchSize::Large => &self.large,
         };
-        if let Patient::Ready { producer, .. } = patient { producer } else { &self.at_once }
+        if let Batching::Ready { producer, .. } = batching { producer } else { &self.at_once }
     }
 
-    /// The one that waits for nothing.
+    /// The producer that sends each record at once.
     pub fn at_once(&self) -> &PolledProducer<C> {
         &self.at_once
     }
 }
 
-impl<C: ProducerContext + Send + Sync + 'static> Patient<C> {
+impl<C: ProducerContext + Send + Sync + 'static> Batching<C> {
     fn is_ready(&self) -> bool {
-        matches!(self, Patient::Ready { .. })
+        matches!(self, Batching::Ready { .. })
     }
 
-    /// `make`: it is wanted.
-    fn step(&mut self, load: BatchSize, now: Instant, make: Option<&Make<C>>) {
+    /// `make`: the producer is wanted.
+    fn step(&mut self, size: BatchSize, now: Instant, make: Option<&Make<C>>) {
         match (&mut *self, make) {
-            (Patient::Making(thread), _) if thread.is_finished() => self.join(load, now),
-            (Patient::Absent(from), Some(make)) if now >= *from => {
+            (Batching::Making(thread), _) if thread.is_finished() => self.join(size, now),
+            (Batching::Absent(from), Some(make)) if now >= *from => {
                 let make = Arc::clone(make);
                 let thread = std::thread::Builder::new().name("kafka producer".to_owned());
-                match thread.spawn(move || make(load)) {
-                    Ok(thread) => *self = Patient::Making(thread),
-                    Err(error) => self.failed(load, now, &error.into()),
+                match thread.spawn(move || make(size)) {
+                    Ok(thread) => *self = Batching::Making(thread),
+                    Err(error) => self.failed(size, now, &error.into()),
                 }
             }
-            (Patient::Ready { chosen_at, .. }, Some(_)) => *chosen_at = now,
-            (Patient::Ready { chosen_at, .. }, None) if now > *chosen_at + UNUSED_MAX => {
-                let unused = std::mem::replace(self, Patient::Absent(now));
-                // Its threads end within a second or so; nobody has to wait for that.
+            (Batching::Ready { chosen_at, .. }, Some(_)) => *chosen_at = now,
+            (Batching::Ready { chosen_at, .. }, None) if now > *chosen_at + UNUSED_TIMEOUT => {
+                let unused = std::mem::replace(self, Batching::Absent(now));
+                // Its threads end within a second or so; the stream must not wait for that.
                 let thread = std::thread::Builder::new().name("kafka producer".to_owned());
                 if let Err(error) = thread.spawn(move || drop(unused)) {
-                    tracing::warn!(%error, "no thread to end a Kafka producer on");
+                    tracing::warn!(%error, "cannot start the thread that ends a Kafka producer");
                 }
             }
             _ => {}
@@ -123,19 +123,19 @@ impl<C: ProducerContext + Send + Sync + 'static> Patient<C> {
     }
 
     /// Waits for the thread that makes it.
-    fn join(&mut self, load: BatchSize, now: Instant) {
-        if !matches!(self, Patient::Making(_)) {
+    fn join(&mut self, size: BatchSize, now: Instant) {
+        if !matches!(self, Batching::Making(_)) {
             return;
         }
-        let Patient::Making(thread) = std::mem::replace(self, Patient::Absent(now)) else { return };
+        let Batching::Making(thread) = std::mem::replace(self, Batching::Absent(now)) else { return };
         match thread.join().map_err(|_| anyhow!("its thread panicked")).flatten() {
-            Ok(producer) => *self = Patient::Ready { producer, chosen_at: now },
-            Err(error) => self.failed(load, now, &error),
+            Ok(producer) => *self = Batching::Ready { producer, chosen_at: now },
+            Err(error) => self.failed(size, now, &error),
         }
     }
 
-    fn failed(&mut self, load: BatchSize, now: Instant, error: &anyhow::Error) {
-        tracing::warn!(?load, "another Kafka producer cannot be made: {error:#}");
-        *self = Patient::Absent(now + RETRY_INTERVAL);
+    fn failed(&mut self, size: BatchSize, now: Instant, error: &anyhow::Error) {
+        tracing::warn!(?size, "a Kafka producer for this batch size cannot be made, another does its work: {error:#}");
+        *self = Batching::Absent(now + RETRY_INTERVAL);
     }
 }

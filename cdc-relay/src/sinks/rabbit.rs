@@ -1,8 +1,9 @@
-//! Emits messages to RabbitMQ: persistent, mandatory, confirmed, in order.
+//! Publishes messages to RabbitMQ: persistent, mandatory, confirmed, in order.
 //!
-//! One task per source owns the connection. What is not confirmed stays in its queue; after any failure it connects
-//! again and sends all of that once more. Nothing here waits without a time-out: lapin may wait for ever for a
-//! broker that went away.
+//! * One task per source owns the connection.
+//! * An unconfirmed message stays in the task's queue. After any failure the task connects again and publishes all of them
+//!   once more.
+//! * Nothing here waits without a time-out: lapin may wait for ever for a broker that is gone.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,18 +23,18 @@ use tokio::time::timeout;
 use crate::checkpoint::progress::{Sink, TransactionSeq};
 use crate::observe::metrics::SourceMetrics;
 use crate::routes::problem::Problem;
-use crate::routes::route::{Plan, Record, Transaction};
 use crate::sinks::acks::Acks;
+use crate::sinks::event::Event;
 
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
-/// A confirm may take as long as the broker's disk or its memory alarm; after this, ask again on a new connection.
+/// A confirm may take as long as the broker's disk or its memory alarm; after this, the task connects again.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(60);
-/// The longest pause between two attempts to connect, before jitter doubles it at most.
-const ATTEMPT_MOST: Duration = Duration::from_secs(2);
-/// Ra before 2.10.2 (RabbitMQ 3.10) writes the name of a new quorum queue down half a second after it has answered
-/// (`names.dets`, saved when idle). Killed before that, it has forgotten whose log it is, and all that it confirmed.
-const WRITTEN_DOWN: Duration = Duration::from_secs(2);
-/// What a message weighs besides its body.
+/// Between two attempts to connect, before jitter, which at most doubles it.
+const RECONNECT_INTERVAL_MAX: Duration = Duration::from_secs(2);
+/// Ra before 2.10.2 (RabbitMQ 3.10) stores the name of a new quorum queue half a second after it has answered
+/// (`names.dets`, saved when idle). Killed before that, it loses the queue and all that it confirmed.
+const QUEUE_STORED_TIMEOUT: Duration = Duration::from_secs(2);
+/// The weight of a message besides its body.
 const MESSAGE_OVERHEAD_BYTES: i64 = 1024;
 
 struct Job {
@@ -44,7 +45,7 @@ struct Job {
     body: Bytes,
 }
 
-/// The source's end: hands messages over. They are bounded by the bytes in flight, which the source watches.
+/// The source's end: it hands messages to the task. The source bounds them by the bytes in flight.
 pub struct Rabbit {
     jobs: UnboundedSender<Job>,
     acks: Arc<Acks>,
@@ -69,19 +70,18 @@ impl Rabbit {
             metrics: metrics.clone(),
             incoming,
             unconfirmed: VecDeque::new(),
-            complaint: String::new(),
+            problem: String::new(),
         };
         runtime.spawn(task.run());
         Rabbit { jobs, acks: Arc::clone(acks), queues }
     }
 
-    pub fn publish(
-        &self,
-        queue: usize,
-        (record, plan): (&Record, &Plan),
-        transaction: &Transaction,
-        transaction_seq: TransactionSeq,
-    ) -> Result<(), Problem> {
+    /// Publishes an event to the queue of this index.
+    ///
+    /// # Errors
+    /// When AMQP cannot express the event.
+    pub fn publish(&self, queue: usize, event: &Event<'_>) -> Result<(), Problem> {
+        let Event { record, plan, transaction, transaction_seq } = *event;
         let mut headers = BTreeMap::new();
         for (name, value) in record.headers(plan) {
             headers.insert(short(name.as_bytes())?, AMQPValue::LongString(LongString::from(value.to_vec())));
@@ -97,7 +97,7 @@ impl Rabbit {
         let queue = self.queues.get(queue).cloned().ok_or_else(|| Problem("no such queue".to_owned()))?;
         let weight = record.size() as i64 + MESSAGE_OVERHEAD_BYTES;
         let body = Bytes::copy_from_slice(&record.value);
-        self.acks.depart(Sink::Rabbit, weight);
+        self.acks.added(Sink::Rabbit, weight);
         if self.jobs.send(Job { transaction_seq, weight, queue, properties, body }).is_err() {
             self.acks.fail("the RabbitMQ task ended".to_owned());
         }
@@ -119,8 +119,8 @@ struct Task {
     incoming: UnboundedReceiver<Job>,
     /// Handed over and not confirmed, in order.
     unconfirmed: VecDeque<Job>,
-    /// What was logged last and still lasts.
-    complaint: String,
+    /// The last problem in the log that still lasts.
+    problem: String,
 }
 
 type Confirms = FuturesOrdered<BoxFuture<'static, lapin::Result<Confirmation>>>;
@@ -130,7 +130,7 @@ impl Task {
         let delays = || {
             backon::ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(100))
-                .with_max_delay(ATTEMPT_MOST)
+                .with_max_delay(RECONNECT_INTERVAL_MAX)
                 .with_jitter()
                 .without_max_times()
         };
@@ -139,17 +139,17 @@ impl Task {
             match self.connect().await {
                 Ok((connection, channel)) => {
                     tracing::info!(source = self.metrics.name, "connected to RabbitMQ");
-                    self.complaint.clear();
+                    self.problem.clear();
                     backoff = delays().build();
                     let ended = self.publish(&channel).await;
                     // A connection that is already gone cannot be closed; either way it is done.
                     let _ = timeout(Duration::from_secs(1), connection.close(200, "bye".into())).await;
                     match ended {
                         Ok(()) => return,
-                        Err(error) => self.complain(&error),
+                        Err(error) => self.report(&error),
                     }
                 }
-                Err(error) => self.complain(&error),
+                Err(error) => self.report(&error),
             }
             if self.incoming.is_closed() {
                 return;
@@ -158,13 +158,13 @@ impl Task {
         }
     }
 
-    /// Counts every error, and logs it when it is another one than before.
-    fn complain(&mut self, error: &anyhow::Error) {
-        self.metrics.sink_errors[Sink::Rabbit as usize].inc();
+    /// Counts every error, and logs it if it differs from the last one.
+    fn report(&mut self, error: &anyhow::Error) {
+        self.metrics.sinks.errors[Sink::Rabbit as usize].inc();
         let problem = format!("{error:#}");
-        if problem != self.complaint {
-            tracing::warn!(source = self.metrics.name, %problem, "RabbitMQ");
-            self.complaint = problem;
+        if problem != self.problem {
+            tracing::warn!(source = self.metrics.name, %problem, "the connection to RabbitMQ failed, connecting again");
+            self.problem = problem;
         }
     }
 
@@ -179,7 +179,7 @@ impl Task {
         Ok((connection, channel))
     }
 
-    /// Ends with `Ok` when the source is gone and everything is confirmed.
+    /// Ends with `Ok` when the source has ended and everything is confirmed.
     async fn publish(&mut self, channel: &Channel) -> Result<()> {
         let mut confirms = Confirms::new();
         self.metrics.resent(Sink::Rabbit, self.unconfirmed.len() as u64);
@@ -191,42 +191,42 @@ impl Task {
                 biased;
                 job = self.incoming.recv() => match job {
                     Some(job) => {
-                        // Kept first: whatever happens now, it is sent again.
+                        // The job is kept first: whatever fails now, it is published again.
                         self.unconfirmed.push_back(job);
                         if let Some(job) = self.unconfirmed.back() {
                             send(channel, job, &mut confirms)?;
                         }
                     }
                     None if confirms.is_empty() => return Ok(()),
-                    None => self.confirmed(timeout(CONFIRM_TIMEOUT, confirms.next()).await.context("no confirm")?)?,
+                    None => self.handle_confirm(timeout(CONFIRM_TIMEOUT, confirms.next()).await.context("the broker did not confirm in time")?)?,
                 },
                 confirm = timeout(CONFIRM_TIMEOUT, confirms.next()), if !confirms.is_empty() => {
-                    self.confirmed(confirm.context("no confirm from the broker")?)?;
+                    self.handle_confirm(confirm.context("the broker did not confirm in time")?)?;
                 }
             }
         }
     }
 
-    fn confirmed(&mut self, confirm: Option<lapin::Result<Confirmation>>) -> Result<()> {
+    fn handle_confirm(&mut self, confirm: Option<lapin::Result<Confirmation>>) -> Result<()> {
         match confirm {
             Some(Ok(Confirmation::Ack(None))) => {
                 if let Some(job) = self.unconfirmed.pop_front() {
-                    self.acks.land(Sink::Rabbit, job.transaction_seq, job.weight);
+                    self.acks.acknowledged(Sink::Rabbit, job.transaction_seq, job.weight);
                 }
                 Ok(())
             }
             Some(Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned)))) => {
-                bail!("a message was returned: {} ({})", returned.reply_text, returned.reply_code)
+                bail!("the broker returned a message: {} ({})", returned.reply_text, returned.reply_code)
             }
-            Some(Ok(Confirmation::Nack(None))) => bail!("a message was not accepted"),
-            Some(Ok(Confirmation::NotRequested)) => bail!("the channel does not confirm"),
+            Some(Ok(Confirmation::Nack(None))) => bail!("the broker did not accept a message"),
+            Some(Ok(Confirmation::NotRequested)) => bail!("the channel does not confirm messages"),
             Some(Err(error)) => Err(error.into()),
             None => Ok(()),
         }
     }
 }
 
-/// Hands the frames over at once, so that messages keep their order, and leaves the confirm to be awaited.
+/// Hands the frames to lapin at once, so that messages keep their order. The confirm is awaited later.
 fn send(channel: &Channel, job: &Job, confirms: &mut Confirms) -> Result<()> {
     let channel = channel.clone();
     let (queue, properties, body) = (job.queue.clone(), job.properties.clone(), job.body.clone());
@@ -257,7 +257,7 @@ pub fn declaration() -> (QueueDeclareOptions, FieldTable) {
     (QueueDeclareOptions::durable(), arguments)
 }
 
-/// Makes the queue, unless there is one: that is taken as it is.
+/// Declares the queue, unless it exists; an existing one is used as it is.
 async fn declare(connection: &Connection, queue: &ShortString) -> Result<()> {
     let channel = timeout(STEP_TIMEOUT, connection.create_channel()).await??;
     let passive = QueueDeclareOptions { passive: true, durable: true, ..QueueDeclareOptions::default() };
@@ -271,7 +271,7 @@ async fn declare(connection: &Connection, queue: &ShortString) -> Result<()> {
     let channel = timeout(STEP_TIMEOUT, connection.create_channel()).await??;
     timeout(STEP_TIMEOUT, channel.queue_declare(queue.clone(), options, arguments)).await??;
     tracing::info!(%queue, "queue created");
-    tokio::time::sleep(WRITTEN_DOWN).await;
+    tokio::time::sleep(QUEUE_STORED_TIMEOUT).await;
     let _ = timeout(STEP_TIMEOUT, channel.close(200, "bye".into())).await;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Kafka besides producing: creating what is missing, asking limits, reading a small topic to its end.
+//! Creates missing topics, asks for their limits, and reads small topics to their end.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -19,7 +19,7 @@ use crate::sinks::kafka::client_config;
 
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Creates the topics of the routes file that do not exist, and answers the largest record of each, by index.
+/// Creates the missing topics of the routes file. Returns the largest record that each topic takes, by index.
 pub async fn prepare(brokers: &Brokers, routes: &Routes) -> Result<Vec<usize>> {
     let admin: AdminClient<DefaultClientContext> =
         client_config(brokers, routes).create().context("no Kafka admin client")?;
@@ -34,7 +34,7 @@ pub async fn prepare(brokers: &Brokers, routes: &Routes) -> Result<Vec<usize>> {
     }
     let state = NewTopic::new(routes.relay.state_topic.get_ref(), 1, replication())
         .set("cleanup.policy", "compact")
-        // Closed segments are small and soon compacted: reading the checkpoint at start stays quick.
+        // Small closed segments are soon compacted, so that loading the checkpoint at start stays quick.
         .set("segment.ms", "600000")
         .set("min.cleanable.dirty.ratio", "0.1");
     let dead =
@@ -52,7 +52,7 @@ pub async fn prepare(brokers: &Brokers, routes: &Routes) -> Result<Vec<usize>> {
         }
     }
     if !forbidden.is_empty() {
-        // Asked first, Kafka does not say whether they are there.
+        // Kafka does not say in its refusal whether the topics exist.
         let known = admin.inner().fetch_metadata(None, ADMIN_TIMEOUT).context("the brokers do not answer")?;
         let exists = |name: &str| known.topics().iter().any(|topic| topic.name() == name);
         if let Some(name) = forbidden.iter().find(|name| !exists(name)) {
@@ -65,7 +65,7 @@ pub async fn prepare(brokers: &Brokers, routes: &Routes) -> Result<Vec<usize>> {
     limits(&admin, routes, &options).await
 }
 
-/// Per topic the smaller of our limit and the broker's.
+/// Returns for each topic the smaller of the routes file's limit and the broker's.
 async fn limits(
     admin: &AdminClient<DefaultClientContext>,
     routes: &Routes,
@@ -91,7 +91,7 @@ async fn limits(
 /// Reads small topics of one partition. Blocking: for a thread off the runtime.
 pub struct Reader {
     config: ClientConfig,
-    /// There from the first reading on, until `rest`.
+    /// Exists from the first reading on, until `disconnect`.
     consumer: RefCell<Option<Rc<BaseConsumer>>>,
 }
 
@@ -107,7 +107,7 @@ impl Reader {
         Reader { config, consumer: RefCell::default() }
     }
 
-    /// The client, made if there is none.
+    /// The client; makes it if there is none.
     fn consumer(&self) -> Result<Rc<BaseConsumer>> {
         let mut consumer = self.consumer.borrow_mut();
         if let Some(consumer) = &*consumer {
@@ -117,17 +117,17 @@ impl Reader {
         Ok(Rc::clone(consumer.insert(Rc::new(made))))
     }
 
-    /// Ends the client, which has four threads: nothing is to be read for a while.
-    pub fn rest(&self) {
+    /// Ends the client and its four threads, for when nothing is to be read for a while.
+    pub fn disconnect(&self) {
         let Some(consumer) = self.consumer.take().and_then(Rc::into_inner) else { return };
-        // Its end may take as long as the brokers are away; nobody has to wait for that.
+        // Its end may take as long as the brokers are away; the caller must not wait for that.
         let thread = std::thread::Builder::new().name("old reader".to_owned());
         if let Err(error) = thread.spawn(move || drop(consumer)) {
-            tracing::warn!(%error, "no thread to end a Kafka consumer on");
+            tracing::warn!(%error, "cannot start the thread that ends a Kafka consumer");
         }
     }
 
-    /// Reads a topic from `offset` to its present end, and answers that end.
+    /// Reads a topic from `offset` to its present end. Returns that end.
     pub fn read(
         &self,
         topic: &str,
@@ -139,7 +139,7 @@ impl Reader {
             match reading.next(Duration::from_millis(200))? {
                 Step::Record(message) => record(message.offset(), message.key(), message.payload())?,
                 Step::Wait => {}
-                Step::End => return Ok(reading.high),
+                Step::End => return Ok(reading.end),
             }
         }
     }
@@ -156,8 +156,8 @@ impl Reader {
             partitions.add_partition_offset(topic, 0, Offset::Offset(start))?;
             consumer.assign(&partitions)?;
         }
-        let (topic, last) = (topic.to_owned(), Instant::now());
-        Ok(Reading { consumer, topic, high, over: start >= high, last })
+        let topic = topic.to_owned();
+        Ok(Reading { consumer, topic, end: high, is_over: start >= high, last_record_at: Instant::now() })
     }
 }
 
@@ -165,49 +165,50 @@ impl Reader {
 pub struct Reading {
     consumer: Rc<BaseConsumer>,
     topic: String,
-    high: i64,
-    over: bool,
-    last: Instant,
+    /// The offset after the last record.
+    end: i64,
+    is_over: bool,
+    last_record_at: Instant,
 }
 
 pub enum Step<'r> {
     Record(BorrowedMessage<'r>),
     /// Nothing yet.
     Wait,
-    /// What stood there when the reading began is read.
+    /// All records from before the reading are read.
     End,
 }
 
 impl Reading {
     /// The offset after the last record.
     pub fn end(&self) -> i64 {
-        self.high
+        self.end
     }
 
-    /// Waits up to `patience` for the next record.
-    pub fn next(&mut self, patience: Duration) -> Result<Step<'_>> {
-        if self.over {
+    /// Waits up to `timeout` for the next record.
+    pub fn next(&mut self, timeout: Duration) -> Result<Step<'_>> {
+        if self.is_over {
             return Ok(Step::End);
         }
-        match self.consumer.poll(patience) {
+        match self.consumer.poll(timeout) {
             Some(Ok(message)) => {
-                self.last = Instant::now();
-                self.over = message.offset() + 1 >= self.high;
+                self.last_record_at = Instant::now();
+                self.is_over = message.offset() + 1 >= self.end;
                 return Ok(Step::Record(message));
             }
-            // The end is reached, though compaction took the last records.
+            // Compaction removed the last records before the end.
             Some(Err(KafkaError::PartitionEOF(_))) => {
-                self.over = true;
+                self.is_over = true;
                 return Ok(Step::End);
             }
             Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::TopicAuthorizationFailed))) => {
                 bail!("this relay may not read topic {}: allow its principal Read on it", self.topic);
             }
-            Some(Err(error)) => tracing::debug!(%error, topic = self.topic, "reading"),
+            Some(Err(error)) => tracing::debug!(%error, topic = self.topic, "a read of the topic failed and is repeated"),
             None => {}
         }
         let topic = &self.topic;
-        anyhow::ensure!(self.last.elapsed() < ADMIN_TIMEOUT, "topic {topic} cannot be read to its end");
+        anyhow::ensure!(self.last_record_at.elapsed() < ADMIN_TIMEOUT, "topic {topic} cannot be read to its end");
         Ok(Step::Wait)
     }
 }

@@ -12,8 +12,8 @@ use crate::checkpoint::progress::Sink;
 use crate::checkpoint::state::{self, Checkpoint};
 use crate::dead_letter::halts::Halted;
 use crate::routes::route::Topics;
-use crate::sinks::emit::Emitter;
-use crate::sinks::kafka::{Kafka, Sent};
+use crate::sinks::emit::{Emitter, EmitterParts};
+use crate::sinks::kafka::{Kafka, KafkaSource, Sent, StateRecord};
 use crate::sinks::topics::{self, Reader};
 use crate::source::backfill::snapshot::{self, TableProgress};
 use crate::source::context::SourceContext;
@@ -80,15 +80,22 @@ impl KafkaClients {
         let (brokers, routes) = (&context.brokers, &context.routes);
         let limits = context.runtime.block_on(topics::prepare(brokers, routes))?;
         let batch = limits.iter().copied().min().unwrap_or(routes.relay.max_record_bytes).min(1_000_000);
-        let event_source = context.source.event_source.get_ref();
-        let kafka = Kafka::connect(brokers, routes, event_source, batch, &context.acks, &context.metrics)?;
+        let source = KafkaSource {
+            event_source: context.source.event_source.get_ref(),
+            acks: &context.acks,
+            metrics: &context.metrics,
+        };
+        let kafka = Kafka::connect(brokers, routes, batch, &source)?;
         self.reader = Some(Reader::new(brokers, routes));
-        self.emitter = Some(Emitter::new(
-            (Arc::clone(routes), Arc::clone(&context.source), context.database.clone()),
-            Topics::new(routes, limits),
-            (kafka, context.rabbit.clone()),
-            context.metrics.clone(),
-        ));
+        self.emitter = Some(Emitter::new(EmitterParts {
+            routes: Arc::clone(routes),
+            source: Arc::clone(&context.source),
+            database: context.database.clone(),
+            topics: Topics::new(routes, limits),
+            kafka,
+            rabbit: context.rabbit.clone(),
+            metrics: context.metrics.clone(),
+        }));
         Ok(())
     }
 
@@ -170,7 +177,7 @@ impl KafkaClients {
         let emitter = self.emitter.as_ref().context("the Kafka producer is not connected")?;
         let until = Instant::now() + CHECKPOINT_WRITE_TIMEOUT;
         self.suspect.set(true);
-        while emitter.kafka().save(topic, (key, value))? == Sent::Full {
+        while emitter.kafka().save(StateRecord { topic, key, value })? == Sent::Full {
             pause(&self.context, Duration::from_millis(10));
         }
         while !emitter.kafka().state_written() {

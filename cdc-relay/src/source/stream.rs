@@ -26,7 +26,7 @@ use crate::postgres::replication_stream::Replication;
 use crate::routes::route::Transaction;
 use crate::sinks::acks::{Ack, Acks};
 use crate::sinks::emit::Emitter;
-use crate::sinks::kafka::Sent;
+use crate::sinks::kafka::{Sent, StateRecord};
 use crate::sinks::stall::{Stall, Verdict};
 use crate::sinks::topics::Reader;
 use crate::source::backfill::snapshot::{self, Snapshots};
@@ -260,9 +260,9 @@ impl<'a> Stream<'a> {
         let (now, time) = (Instant::now(), PgTime::now());
         let seconds = time.unix_seconds();
         for ack in self.ack_buffer.drain(..) {
-            self.metrics.acknowledged_at[ack.sink as usize].set(seconds);
+            self.metrics.sinks.acknowledged_at[ack.sink as usize].set(seconds);
             if ack.sink == Sink::Kafka {
-                self.stall.moved(ack.at);
+                self.stall.acknowledged(ack.at);
                 self.stalls = 0;
             }
             if let Some(settled) = self.progress.acknowledge(ack.transaction_seq, ack.sink, ack.count) {
@@ -272,7 +272,7 @@ impl<'a> Stream<'a> {
                 });
                 let ago = now.saturating_duration_since(ack.at).as_micros() as i64;
                 let since = time.0 - settled.committed_at.0 - ago;
-                self.metrics.latency[settled.sink as usize].observe(since.max(0) as f64 / 1e6);
+                self.metrics.sinks.latency[settled.sink as usize].observe(since.max(0) as f64 / 1e6);
             }
         }
         Ok(())
@@ -305,10 +305,10 @@ impl<'a> Stream<'a> {
             ..self.start.checkpoint.clone()
         };
         let value = serde_json::to_vec(&checkpoint)?;
-        let record = (self.start.checkpoint_key.as_str(), value.as_slice());
-        let sent = self.emitter.kafka().save(&self.start.checkpoint_topic, record)?;
+        let (topic, key) = (&self.start.checkpoint_topic, &self.start.checkpoint_key);
+        let sent = self.emitter.kafka().save(StateRecord { topic, key, value: &value })?;
         if sent == Sent::Taken {
-            self.metrics.checkpoint_writes.inc();
+            self.metrics.stream.checkpoint_writes.inc();
             self.writing = Some(checkpoint);
             self.saved_at = Instant::now();
             self.idle_only = true;
@@ -333,7 +333,8 @@ impl<'a> Stream<'a> {
         };
         snapshots.save_progress((progress.confirmed(), start.checkpoint.acknowledged), |table, value| {
             let key = snapshot::record_key(&start.checkpoint_key, table);
-            Ok(emitter.kafka().note(&start.checkpoint_topic, (&key, value))? == Sent::Taken)
+            let record = StateRecord { topic: &start.checkpoint_topic, key: &key, value };
+            Ok(emitter.kafka().save_best_effort(record)? == Sent::Taken)
         })
     }
 
@@ -357,7 +358,7 @@ impl<'a> Stream<'a> {
         }
         self.confirmed_at = Instant::now();
         self.reply_wanted = false;
-        self.metrics.status_updates.inc();
+        self.metrics.stream.status_updates.inc();
         self.report();
         Ok(())
     }
@@ -365,21 +366,21 @@ impl<'a> Stream<'a> {
     /// Shows what is under way.
     fn report(&self) {
         for sink in [Sink::Kafka, Sink::Rabbit] {
-            self.metrics.in_flight[sink as usize].set(self.acks.bytes(sink));
+            self.metrics.sinks.in_flight[sink as usize].set(self.acks.bytes(sink));
         }
-        self.metrics.pending.set(self.progress.pending() as i64);
-        self.metrics.oldest_pending.set(self.progress.oldest().map_or(f64::NAN, PgTime::unix_seconds));
+        self.metrics.sinks.pending.set(self.progress.pending() as i64);
+        self.metrics.sinks.oldest_pending.set(self.progress.oldest().map_or(f64::NAN, PgTime::unix_seconds));
     }
 
     /// Ends the session if Kafka answers but takes nothing from our client.
     fn watch(&mut self) {
         let now = Instant::now();
         if self.writing.is_none() && self.acks.bytes(Sink::Kafka) == 0 {
-            self.stall.moved(now);
+            self.stall.acknowledged(now);
         }
-        match self.stall.judge(now, self.emitter.kafka().answered()) {
+        match self.stall.judge(now, self.emitter.kafka().last_answer_at()) {
             Verdict::Fine => {}
-            Verdict::Ask => self.emitter.kafka().ask(),
+            Verdict::Probe => self.emitter.kafka().probe(),
             Verdict::GiveUp => {
                 self.stalls += 1;
                 let lasted = self.stall.lasted(now).as_secs();
@@ -410,7 +411,7 @@ impl<'a> Stream<'a> {
             self.acks.no_wake();
             self.last_received_at = Instant::now();
             let waited = self.last_received_at.saturating_duration_since(since);
-            self.metrics.backpressure[sink as usize].inc_by(waited.as_secs_f64());
+            self.metrics.sinks.backpressure[sink as usize].inc_by(waited.as_secs_f64());
             return Ok(false);
         }
         match self.scheduler.next(Instant::now(), self.acks.bytes(Sink::Kafka)) {

@@ -139,7 +139,7 @@ pub fn run(context: SourceContext) {
                 if worker.advanced && worker.stuck.doubt() == Lsn::ZERO {
                     backoff = delays();
                 }
-                worker.context.metrics.failures.inc();
+                worker.context.metrics.stream.failures.inc();
                 let delay = backoff.next().unwrap_or(REFUSED_INTERVAL);
                 (State::Connecting(format!("{error:#}")), delay)
             }
@@ -285,7 +285,7 @@ impl SourceWorker {
         (checkpoint, begin): (Checkpoint, Lsn),
         (record, snapshots): (Record, Option<Snapshots>),
     ) -> Result<(), AttemptError> {
-        self.context.metrics.sessions.inc();
+        self.context.metrics.stream.sessions.inc();
         let relay = &self.context.routes.relay;
         let (acknowledged, doubt) = (checkpoint.acknowledged, self.stuck.doubt());
         let baseline = (record.coverage.clone(), self.keys.clone());
@@ -306,7 +306,7 @@ impl SourceWorker {
         };
         let (emitter, reader) = self.clients.both()?;
         // The topics are read to their end. A release opens the reader again.
-        reader.rest();
+        reader.disconnect();
         let release_input = ReleaseInput {
             reader,
             topic: relay.dead_letter_topic.get_ref(),

@@ -5,7 +5,7 @@
 
 use anyhow::Result;
 
-use crate::dead_letter::record::DeadLetter;
+use crate::dead_letter::record::{ColumnText, DeadLetter};
 use crate::postgres::connection_url::Database;
 use crate::postgres::decode::relation::Relation;
 use crate::postgres::decode::row_builder::RowBuilder;
@@ -125,8 +125,8 @@ fn select(table: &Table, dead_letter: &DeadLetter) -> Result<String, Problem> {
         return Err(Problem(why.clone()));
     }
     let condition = |name: &str| match dead_letter.column(name) {
-        Some(Some(text)) => Ok(table.equals(name, text)),
-        _ => Err(Problem(format!("the dead letter lacks {name}, a column that identifies the row"))),
+        ColumnText::Text(text) => Ok(table.equals(name, text)),
+        ColumnText::Null | ColumnText::Missing => Err(Problem(format!("the dead letter lacks {name}, a column that identifies the row"))),
     };
     let conditions: Vec<String> = table.key_columns().map(condition).collect::<Result<_, _>>()?;
     if conditions.is_empty() {
@@ -147,7 +147,11 @@ pub fn is_same_version(
     }
     relation.columns.iter().enumerate().all(|(index, column)| {
         let now = row.text(index);
-        dead_letter.column(&column.name).is_none_or(|then| now == Ok(then.map(str::as_bytes)))
+        match dead_letter.column(&column.name) {
+            ColumnText::Missing => true,
+            ColumnText::Null => now == Ok(None),
+            ColumnText::Text(text) => now == Ok(Some(text.as_bytes())),
+        }
     })
 }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::checkpoint::state::Phase;
-use crate::dead_letter::halts::unrouted;
+use crate::dead_letter::halts::table_destination;
 use crate::postgres::decode::pgoutput::{self, Scratch};
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::session::Session;
@@ -24,7 +24,7 @@ use crate::routes::route::{Plan, Record, Topics, Transaction};
 use crate::routes::row::Row;
 use crate::routes::{Routes, Source, Table as Routed, TableName};
 use crate::sinks::ack_waiter::AckWaiter;
-use crate::sinks::emit::{Again, OpenTransaction, Tally};
+use crate::sinks::emit::{EmitOutcome, OpenTransaction, PlannedRow, ReEmission, Tally};
 use crate::source::backfill::rows::{self, Table};
 use crate::source::clients::KafkaClients;
 use crate::source::context::SourceContext;
@@ -301,7 +301,7 @@ pub fn emit(
     let emitter = clients.emitter()?;
     let table = selection.table.name();
     ensure!(
-        !emitter.halted().contains(&unrouted(&table), None),
+        !emitter.halted().contains(&table_destination(&table), None),
         "rows of {table} are in the dead-letter topic and have to be emitted first. Release them with `cdc-relay release`"
     );
     let plan = usable(emitter.plan(&selection.table.relation)?)?;
@@ -313,23 +313,24 @@ pub fn emit(
     let mut summary = Summary::default();
     summary.tally.key.clone_from(&selection.key);
     let limit = selection.limit.unwrap_or(u64::MAX);
-    emitter.expect_much();
+    emitter.set_large_batches();
     selection.each(|row| {
         waiter.make_room(emitter.kafka(), notify)?;
         let progress = &mut waiter.progress;
         let mut open =
             OpenTransaction { transaction: &mut transaction, transaction_seq, progress, again: false };
         let before = summary.tally.seen;
-        match emitter.again((&plan, row), Again::Emitted(&mut summary.tally), &mut open)? {
-            Ok(()) => {}
-            Err(problem) => summary.fail(problem),
+        let routed = PlannedRow { plan: &plan, row };
+        match emitter.re_emit(routed, ReEmission::Emitted(&mut summary.tally), &mut open)? {
+            EmitOutcome::Emitted => {}
+            EmitOutcome::Failed(problem) => summary.fail(problem),
         }
         if summary.tally.key.is_none() || summary.tally.seen > before {
             summary.rows += 1;
         }
         Ok(summary.rows < limit)
     })?;
-    waiter.land(emitter.kafka(), notify)?;
+    waiter.finish(emitter.kafka(), notify)?;
     Ok(summary)
 }
 

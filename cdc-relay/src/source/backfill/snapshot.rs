@@ -29,7 +29,7 @@ use crate::postgres::lsn::Lsn;
 use crate::postgres::utf8;
 use crate::routes::Source;
 use crate::routes::row::Row;
-use crate::sinks::emit::{Emitter, OpenTransaction};
+use crate::sinks::emit::{Emitter, OpenTransaction, PlannedRow};
 use crate::source::backfill::rows::Table;
 
 /// The prefix of the watermarks in the WAL.
@@ -273,7 +273,7 @@ impl Snapshots {
                 );
             }
             if !self.window.has(&self.key) {
-                emitter.re_emit(&plan, &row, open)?;
+                emitter.existing_row(PlannedRow { plan: &plan, row: &row }, open)?;
                 emitted += 1;
             }
         }

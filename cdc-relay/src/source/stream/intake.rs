@@ -6,18 +6,18 @@ use anyhow::{Result, bail};
 
 use super::Stream;
 use crate::checkpoint::state;
-use crate::dead_letter::release::{self, Order};
+use crate::dead_letter::release::{self, ReleaseOrder};
 use crate::postgres::decode::pgoutput::{self, Message, Tuple};
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::replication_stream::Frame;
 use crate::routes::row::{Op, Row};
-use crate::sinks::emit::OpenTransaction;
+use crate::sinks::emit::{Inexpressible, OpenTransaction};
 use crate::source::backfill::snapshot::{self, Watermark};
 
 /// What a logical message wants, by its prefix.
 enum Command {
-    Release(Order),
-    /// A chunk of existing rows has its place here.
+    Release(ReleaseOrder),
+    /// A chunk of existing rows has its position here.
     Watermark(Option<Watermark>),
     /// Not meant for us, or not understood: anybody may write messages.
     Nothing,
@@ -26,7 +26,7 @@ enum Command {
 impl Command {
     fn read(prefix: &str, content: &[u8]) -> Command {
         match prefix {
-            release::PREFIX => match Order::read(content) {
+            release::PREFIX => match ReleaseOrder::read(content) {
                 Ok(order) => Command::Release(order),
                 Err(error) => {
                     tracing::warn!(%error, prefix, "a message in the log is not understood");
@@ -47,9 +47,9 @@ impl Stream<'_> {
         if read > 0 {
             self.last_received_at = now;
         }
-        self.metrics.reads.inc();
-        self.metrics.received_bytes.inc_by(read as u64);
-        self.emitter.expect(self.scheduler.load(read));
+        self.metrics.stream.reads.inc();
+        self.metrics.stream.received_bytes.inc_by(read as u64);
+        self.emitter.set_batch_size(self.scheduler.load(read));
         while let Some(frame) = self.replication.frame()? {
             match frame {
                 Frame::Data(range) => self.message(&range)?,
@@ -99,7 +99,7 @@ impl Stream<'_> {
         emitter.row(relation, &row, &mut open)
     }
 
-    /// What a command asked of the relay by a message in the WAL. It is done at this place of the stream: after all
+    /// What a command asked of the relay by a message in the WAL. It is done at this position of the stream: after all
     /// that was committed before, and before all that comes later.
     fn logical(&mut self, command: Command) -> Result<()> {
         if self.open.is_none() {
@@ -149,7 +149,7 @@ impl Stream<'_> {
             bail!("a transaction ended that had not begun");
         }
         self.in_transaction = false;
-        self.metrics.transactions.inc();
+        self.metrics.stream.transactions.inc();
         if self.open.take().is_some() {
             if self.progress.commit(end_lsn) {
                 self.chain_lsn = commit_lsn;
@@ -166,12 +166,8 @@ impl Stream<'_> {
             let Stream { emitter, progress, transaction, .. } = self;
             let mut open = OpenTransaction { transaction, transaction_seq, progress, again: false };
             let row = Row::insert(Tuple::none());
-            emitter.untellable(
-                *relation,
-                &row,
-                ("truncate", "the table was truncated, which no route can tell"),
-                &mut open,
-            )?;
+            let reason = "the table was truncated, which no route can express";
+            emitter.inexpressible(*relation, &row, Inexpressible { op: "truncate", reason }, &mut open)?;
         }
         Ok(())
     }

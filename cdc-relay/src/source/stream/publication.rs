@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use super::Stream;
-use crate::sinks::kafka::Sent;
+use crate::sinks::kafka::{Sent, StateRecord};
 use crate::source::coverage::record::{Record, record_key};
 use crate::source::watch::Notice;
 
@@ -21,7 +21,8 @@ impl Stream<'_> {
             };
             let record = Record { coverage, healed: self.start.healed.clone(), broken: None };
             let (key, value) = (record_key(&self.start.checkpoint_key), serde_json::to_vec(&record)?);
-            if self.emitter.kafka().note(&self.start.checkpoint_topic, (&key, &value))? != Sent::Taken {
+            let state = StateRecord { topic: &self.start.checkpoint_topic, key: &key, value: &value };
+            if self.emitter.kafka().save_best_effort(state)? != Sent::Taken {
                 return Ok(());
             }
             self.log("the publication sends more of the tables with routes than before, or these have other columns");

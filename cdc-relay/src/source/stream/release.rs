@@ -1,4 +1,4 @@
-//! Releases halted keys, at the place in the stream where it was ordered. What is decided, and why it holds: see
+//! Releases halted keys, at the position in the stream where it was ordered. What is decided, and why it holds: see
 //! `release`. Meanwhile nothing is read from the stream; Postgres is still answered.
 
 use std::rc::Rc;
@@ -8,16 +8,16 @@ use anyhow::{Context, Result, bail};
 use rdkafka::message::Message;
 
 use super::Stream;
-use crate::dead_letter::halts::{unrouted, untellable};
+use crate::dead_letter::halts::{change_destination, table_destination};
 use crate::dead_letter::record::DeadLetter;
-use crate::dead_letter::release::{Note, Order, Pass};
+use crate::dead_letter::release::{ReleaseRecord, ReleaseOrder, ReleasePass};
 use crate::postgres::decode::relation::Relation;
 use crate::postgres::decode::row_builder::RowBuilder;
 use crate::postgres::lsn::PgTime;
-use crate::routes::problem::Problem;
 use crate::routes::route::Plan;
+use crate::routes::problem::Problem;
 use crate::routes::row::Row;
-use crate::sinks::emit::{Again, Emitter, OpenTransaction};
+use crate::sinks::emit::{EmitOutcome, Emitter, OpenTransaction, PlannedRow, ReEmission};
 use crate::sinks::topics::Step;
 use crate::source::backfill::current_row::{CurrentRows, is_same_version};
 
@@ -26,7 +26,7 @@ const SINK_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// So many tables' plans are kept; a table has a new one for every change of its columns.
 const PLANS_MAX: usize = 64;
 
-/// What it takes to emit letters.
+/// What it takes to emit dead letters.
 struct ReleaseContext<'a> {
     current_rows: CurrentRows<'a>,
     builder: RowBuilder,
@@ -42,25 +42,25 @@ impl ReleaseContext<'_> {
         if self.plans.len() == PLANS_MAX {
             self.plans.clear();
         }
-        let plan = Rc::new(emitter.plan_as_was(relation)?);
+        let plan = Rc::new(emitter.wal_plan(relation)?);
         self.plans.push((relation.clone(), Rc::clone(&plan)));
         Ok(plan)
     }
 }
 
 impl Stream<'_> {
-    /// Emits the letters that the order names, and writes to their topic what became of it.
-    pub(super) fn release(&mut self, order: &Order) -> Result<()> {
+    /// Emits the dead letters that the order names, and writes to their topic what became of it.
+    pub(super) fn release(&mut self, order: &ReleaseOrder) -> Result<()> {
         if order.source != self.emitter.source().name.get_ref().as_str() {
             return Ok(()); // another slot of this database is meant
         }
-        // From here on every letter of an earlier row stands in the topic.
+        // From here on every dead letter of an earlier row stands in the topic.
         self.await_acks()?;
-        let mut pass = Pass::new(order, self.emitter.halted());
+        let mut pass = ReleasePass::new(order, self.emitter.halted());
         if let Some(from) = pass.from() {
-            self.emitter.expect_much();
+            self.emitter.set_large_batches();
             self.emit_dead_letters(&mut pass, from)?;
-            // A key is released only when its letters are where they belong.
+            // A key is released only when its dead letters are where they belong.
             self.await_acks()?;
         }
         for note in pass.notes() {
@@ -68,14 +68,14 @@ impl Stream<'_> {
             self.make_room()?;
         }
         self.await_acks()?;
-        // A key that is halted again has its letters from here on.
+        // A key that is halted again has its dead letters from here on.
         let end = self.release_input.reader.open(self.release_input.topic, i64::MAX)?.end();
-        self.emitter.letters_from(end);
-        self.release_input.reader.rest();
+        self.emitter.set_dead_letter_offset(end);
+        self.release_input.reader.disconnect();
         Ok(())
     }
 
-    fn emit_dead_letters(&mut self, pass: &mut Pass<'_>, from: i64) -> Result<()> {
+    fn emit_dead_letters(&mut self, pass: &mut ReleasePass<'_>, from: i64) -> Result<()> {
         let release_input = self.release_input;
         let publication = self.emitter.source().publication.get_ref().clone();
         let current_rows = CurrentRows::new(release_input.database, &publication);
@@ -103,14 +103,14 @@ impl Stream<'_> {
         }
     }
 
-    /// Emits a letter's row from the letter, or, if that cannot be, from its table.
+    /// Emits a dead letter's row from the dead letter, or, if that cannot be, from its table.
     fn emit_dead_letter(
         &mut self,
         dead_letter: &DeadLetter,
         at: PgTime,
         context: &mut ReleaseContext<'_>,
     ) -> Result<Result<(), Problem>> {
-        if dead_letter.destination == untellable(&dead_letter.table) {
+        if dead_letter.destination == change_destination(&dead_letter.table) {
             return Ok(Err(Problem(dead_letter.reason.clone())));
         }
         let relation = match context.current_rows.relation_of(dead_letter)? {
@@ -129,7 +129,7 @@ impl Stream<'_> {
             .map_err(|why| if why == problem { why } else { Problem(format!("{}; {}", problem.0, why.0)) }))
     }
 
-    /// Emits the row that the table has now, if it is the same version as the letter's.
+    /// Emits the row that the table has now, if it is the same version as the dead letter's.
     fn emit_current_row(
         &mut self,
         dead_letter: &DeadLetter,
@@ -142,7 +142,11 @@ impl Stream<'_> {
         };
         let plan = context.plan(self.emitter, &relation)?;
         let row = Row::insert(context.builder.tuple()?);
-        let id = self.emitter.id((&plan, &row), &dead_letter.destination, &dead_letter.transaction(at));
+        let id = self.emitter.id(
+            PlannedRow { plan: &plan, row: &row },
+            &dead_letter.destination,
+            &dead_letter.transaction(at),
+        );
         if !is_same_version(dead_letter, id.as_deref(), (&plan.shape, &row)) {
             return Ok(Err(Problem("the row has changed since, so its table cannot help".to_owned())));
         }
@@ -159,24 +163,27 @@ impl Stream<'_> {
         let mut transaction = dead_letter.transaction(at);
         let (transaction, progress) = (&mut transaction, &mut self.progress);
         let mut open = OpenTransaction { transaction, transaction_seq, progress, again: false };
-        let to = if dead_letter.destination == unrouted(&dead_letter.table) {
-            Again::All
+        let to = if dead_letter.destination == table_destination(&dead_letter.table) {
+            ReEmission::All
         } else {
-            Again::Destination(&dead_letter.destination)
+            ReEmission::Destination(&dead_letter.destination)
         };
-        self.emitter.again((plan, row), to, &mut open)
+        Ok(match self.emitter.re_emit(PlannedRow { plan, row }, to, &mut open)? {
+            EmitOutcome::Emitted => Ok(()),
+            EmitOutcome::Failed(problem) => Err(problem),
+        })
     }
 
     /// Writes what became of a key, and goes by it from now on.
-    fn note(&mut self, note: &Note) -> Result<()> {
+    fn note(&mut self, note: &ReleaseRecord) -> Result<()> {
         let transaction_seq = self.open.context("no transaction is open")?;
         let value = serde_json::to_vec(note)?;
         let (transaction, progress) = (&mut self.transaction, &mut self.progress);
         let again = transaction.commit_lsn < self.start.sent_lsn;
         let mut open = OpenTransaction { transaction, transaction_seq, progress, again };
-        self.emitter.note((&note.halts, &value), &mut open)?;
-        self.emitter.noted(&value)?;
-        let Note { source, destination, halts, emitted, skipped, .. } = note;
+        self.emitter.write_release(&note.halts, &value, &mut open)?;
+        self.emitter.apply_release(&value)?;
+        let ReleaseRecord { source, destination, halts, emitted, skipped, .. } = note;
         match &note.reason {
             _ if note.done => tracing::info!(source, emitted, skipped, "the order to release is done"),
             Some(reason) => tracing::warn!(source, destination, emitted, "{halts} stays halted: {reason}"),
@@ -226,19 +233,19 @@ impl Stream<'_> {
     }
 }
 
-/// Whether the letter has anywhere to go.
+/// Whether the dead letter has anywhere to go.
 fn check_destination(plan: &Plan, dead_letter: &DeadLetter) -> Result<(), Problem> {
     let DeadLetter { destination, table, .. } = dead_letter;
     if plan.unknown {
         return Err(Problem(format!("the routes neither tell nor ignore {table}")));
     }
-    let all = *destination == unrouted(table);
+    let all = *destination == table_destination(table);
     let mut routes = plan.routes.iter().filter(|route| all || route.leads_to == *destination).peekable();
     if !all && routes.peek().is_none() {
         return Err(Problem(format!("no route of {table} leads to {destination} any more")));
     }
     if !dead_letter.has_ordinal() && routes.any(|route| !route.has_id()) {
-        let why = "the letter is an older one, without what the event's id is made of";
+        let why = "the dead letter is an older one, without what the event's id is made of";
         return Err(Problem(format!("{why}: give {table} an `id`")));
     }
     Ok(())

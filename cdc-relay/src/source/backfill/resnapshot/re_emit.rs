@@ -15,7 +15,7 @@ use crate::postgres::session::Session;
 use crate::routes::route::Transaction;
 use crate::routes::row::Row;
 use crate::sinks::ack_waiter::AckWaiter;
-use crate::sinks::emit::{Emitter, OpenTransaction};
+use crate::sinks::emit::{Emitter, OpenTransaction, PlannedRow};
 use crate::source::backfill::rows::{self, Table};
 use crate::source::clients::KafkaClients;
 use crate::source::context::SourceContext;
@@ -79,7 +79,7 @@ impl<'a> Resnapshot<'a> {
                 "{table} was rewritten or truncated while the slot was made, so its snapshot is incomplete. Run the command again"
             );
         }
-        self.clients.emitter()?.expect_much();
+        self.clients.emitter()?.set_large_batches();
         let mut reports = Vec::new();
         for table in tables {
             let report = self.table(session, &table)?;
@@ -90,7 +90,7 @@ impl<'a> Resnapshot<'a> {
         session.query("commit")?;
         (self.view)(Step::Waits("waiting for the last acknowledgements"));
         let Resnapshot { waiter, clients, view, .. } = self;
-        waiter.land(clients.emitter()?.kafka(), &mut |what| view(Step::Waits(what)))?;
+        waiter.finish(clients.emitter()?.kafka(), &mut |what| view(Step::Waits(what)))?;
         Ok(reports)
     }
 
@@ -99,7 +99,7 @@ impl<'a> Resnapshot<'a> {
         (self.view)(Step::Table { name: name.clone(), estimate: table.estimate });
         let counts = |metrics: &crate::observe::metrics::SourceMetrics| {
             let of = |counter: &prometheus::IntCounter| counter.get();
-            [of(&metrics.messages[0]), of(&metrics.messages[1]), of(&metrics.dead), of(&metrics.unrouted)]
+            [of(&metrics.sinks.messages[0]), of(&metrics.sinks.messages[1]), of(&metrics.stream.dead_letters), of(&metrics.stream.unrouted)]
         };
         let before = counts(&self.context.metrics);
         let (mut rows, mut scratch, mut reported_at) = (0u64, Scratch::default(), began);
@@ -113,18 +113,13 @@ impl<'a> Resnapshot<'a> {
                 if rows.is_multiple_of(TRANSACTION_ROWS_MAX) {
                     close(waiter, transaction, transaction_seq.take());
                     waiter.collect()?;
-                    transaction_seq =
-                        Some(waiter.progress.begin(transaction.commit_lsn, transaction.committed_at));
+                    transaction_seq = Some(waiter.progress.begin(transaction.commit_lsn, transaction.committed_at));
                 }
                 let row = Row::insert(pgoutput::data_row(body, &mut scratch)?);
-                let transaction_seq = transaction_seq.context("no ticket")?;
-                let mut open = OpenTransaction {
-                    transaction,
-                    transaction_seq,
-                    progress: &mut waiter.progress,
-                    again: false,
-                };
-                emitter.re_emit(&plan, &row, &mut open)?;
+                let transaction_seq = transaction_seq.context("no transaction is open")?;
+                let mut open =
+                    OpenTransaction { transaction, transaction_seq, progress: &mut waiter.progress, again: false };
+                emitter.existing_row(PlannedRow { plan: &plan, row: &row }, &mut open)?;
                 rows += 1;
                 if rows.is_multiple_of(256) && reported_at.elapsed() >= PROGRESS_INTERVAL {
                     reported_at = Instant::now();

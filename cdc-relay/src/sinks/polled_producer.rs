@@ -1,8 +1,10 @@
-//! A producer with the thread that serves its reports.
+//! Runs a producer with the thread that polls for its delivery reports.
 //!
-//! The thread sleeps while the producer has nothing under way, and is woken by whoever sends. rust-rdkafka's own
-//! thread (`ThreadedProducer`) polls for 100 ms at a time, for ever; since the time left is cut to whole milliseconds,
-//! it spins through the last one of each (rust-rdkafka 0.39), which is 0.85 % of a core for each producer at rest.
+//! * The thread sleeps while the producer has nothing in flight; each send wakes it.
+//! * Dropping the producer gives up its records in flight. It reports nothing afterwards.
+//!
+//! Why not rust-rdkafka's `ThreadedProducer`: its thread polls for 100 ms at a time, for ever. It cuts the remaining time to
+//! whole milliseconds and spins through the last one (rust-rdkafka 0.39), which costs 0.85 % of a core per idle producer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,10 +16,10 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 
-/// One poll, which cannot be cut short; a producer that is dropped with records under way is waited for that long.
+/// The length of one poll, which cannot be cut short: a drop with records in flight may wait that long.
 const POLL_TIMEOUT: Duration = Duration::from_millis(500);
-/// A producer with nothing under way is looked at this often: for errors of its connections, and for its log.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// An idle producer is polled this often, for errors of its connections and for its log.
+const IDLE_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 pub struct PolledProducer<C: ProducerContext + 'static> {
     producer: Arc<BaseProducer<C>>,
@@ -31,9 +33,9 @@ impl<C: ProducerContext + 'static> PolledProducer<C> {
             .create_with_context(context)
             .context("the Kafka settings of the routes file are not usable")?;
         let (producer, ending) = (Arc::new(producer), Arc::new(AtomicBool::new(false)));
-        let (served, asked) = (Arc::clone(&producer), Arc::clone(&ending));
+        let (polled, end) = (Arc::clone(&producer), Arc::clone(&ending));
         let thread = std::thread::Builder::new().name("kafka reports".to_owned());
-        let thread = thread.spawn(move || serve(&served, &asked)).context("no thread for Kafka's reports")?;
+        let thread = thread.spawn(move || poll_reports(&polled, &end)).context("cannot start the thread for Kafka's delivery reports")?;
         Ok(PolledProducer { producer, ending, thread: Some(thread) })
     }
 
@@ -42,7 +44,7 @@ impl<C: ProducerContext + 'static> PolledProducer<C> {
         record: BaseRecord<'r, [u8], [u8], C::DeliveryOpaque>,
     ) -> std::result::Result<(), KafkaError> {
         let sent = self.producer.send(record).map_err(|(error, _)| error);
-        // Costs next to nothing while the thread is awake, and cannot be lost if it is just falling asleep.
+        // This costs next to nothing while the thread is awake, and is not lost if it is just falling asleep.
         if let Some(thread) = &self.thread {
             thread.thread().unpark();
         }
@@ -54,26 +56,26 @@ impl<C: ProducerContext + 'static> PolledProducer<C> {
     }
 }
 
-fn serve<C: ProducerContext>(producer: &BaseProducer<C>, ending: &AtomicBool) {
+fn poll_reports<C: ProducerContext>(producer: &BaseProducer<C>, ending: &AtomicBool) {
     while !ending.load(Ordering::Acquire) {
-        // Reports and errors that wait to be served count too.
+        // Reports and errors that wait for a poll count too.
         if producer.in_flight_count() > 0 {
             producer.poll(POLL_TIMEOUT);
         } else {
-            std::thread::park_timeout(LOOK_INTERVAL);
+            std::thread::park_timeout(IDLE_POLL_INTERVAL);
         }
     }
 }
 
 impl<C: ProducerContext + 'static> Drop for PolledProducer<C> {
-    /// Gives up what is under way. Afterwards nothing is reported any more.
+    /// Gives up the records in flight. Nothing is reported afterwards.
     fn drop(&mut self) {
         self.producer.purge(PurgeConfig::default().queue().inflight());
         self.ending.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             thread.thread().unpark();
             if thread.join().is_err() {
-                tracing::error!("the thread of Kafka's reports panicked");
+                tracing::error!("the thread for Kafka's delivery reports panicked");
             }
         }
     }
