@@ -11,7 +11,7 @@ use rdkafka::message::Message;
 use super::{Ending, Outcome};
 use crate::commands::arguments::RoutesArgs;
 use crate::dead_letter::halts::Halts;
-use crate::dead_letter::listing::{Listing, HaltedKey};
+use crate::dead_letter::listing::{HaltedKey, Listing};
 use crate::postgres::shell;
 use crate::routes::Routes;
 use crate::sinks::topics::{Reader, Step};
@@ -106,11 +106,7 @@ fn key(halts: &Halts) -> String {
 }
 
 fn command(key: &HaltedKey, routes: &RoutesArgs) -> String {
-    format!(
-        "cdc-relay release --routes {} {}",
-        shell::quote(&routes.file.to_string_lossy()),
-        key.release()
-    )
+    format!("cdc-relay release --routes {} {}", shell::quote(&routes.file.to_string_lossy()), key.release())
 }
 
 fn show(halted_keys: &[HaltedKey], config: &DeadLettersConfig, out: &mut impl Write) -> std::io::Result<()> {

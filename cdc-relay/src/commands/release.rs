@@ -12,7 +12,7 @@ use super::{Ending, Failure, Outcome};
 use crate::commands::arguments::RoutesArgs;
 use crate::dead_letter::halts::Halts;
 use crate::dead_letter::listing::HaltedKey;
-use crate::dead_letter::release::{ReleaseRecord, ReleaseOrder, PREFIX};
+use crate::dead_letter::release::{PREFIX, ReleaseOrder, ReleaseRecord};
 use crate::postgres::session::{LOGICAL_MESSAGES_VERSION, Session};
 use crate::postgres::sql::literal;
 use crate::routes::{Routes, Source};
@@ -73,7 +73,10 @@ pub fn execute(config: &ReleaseConfig) -> Outcome {
     let halted_keys: Vec<HaltedKey> = super::dead_letters::read(&reader, &routes)?;
     let named: Vec<&HaltedKey> = halted_keys.iter().filter(|key| names(config, key)).collect();
     if named.is_empty() {
-        return Err(Failure::Failed(anyhow::anyhow!("nothing of that name is halted: {}", listed(&halted_keys))));
+        return Err(Failure::Failed(anyhow::anyhow!(
+            "nothing of that name is halted: {}",
+            listed(&halted_keys)
+        )));
     }
     if !config.halts().is_all()
         && let Some(whole) = named.iter().find(|key| key.halts.is_all())

@@ -157,7 +157,10 @@ mod tests {
             ("w", None, 2, "null", 8),
         ];
         assert_eq!(short, expected);
-        assert_eq!(halted_keys[0].since.map(|time| time.to_string()).as_deref(), Some("2026-01-02T03:04:05Z"));
+        assert_eq!(
+            halted_keys[0].since.map(|time| time.to_string()).as_deref(),
+            Some("2026-01-02T03:04:05Z")
+        );
         let releases: Vec<String> = halted_keys.iter().map(HaltedKey::release).collect();
         assert_eq!(
             releases,

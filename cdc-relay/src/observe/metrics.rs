@@ -193,7 +193,8 @@ impl SinkSeries {
     fn make(make: &Maker<'_>) -> Result<SinkSeries> {
         let full = "Time in which the source did not read because the sink had its limit of bytes in flight.";
         let last = "Unix time of the sink's last acknowledgement; 0 before the first.";
-        let oldest = "Unix time of the commit of the oldest transaction not yet acknowledged; NaN without one.";
+        let oldest =
+            "Unix time of the commit of the oldest transaction not yet acknowledged; NaN without one.";
         let latency =
             "Time from the commit in Postgres to the sink's acknowledgement, per transaction, by two clocks.";
         let limit = "Configured limit of in-flight bytes per sink.";

@@ -53,7 +53,10 @@ fn every_series_is_there_before_anything_happens() {
 fn sources_are_counted_apart_and_asked_for_once() {
     let (metrics, one, other) = scraped();
     one.emitted(Sink::Rabbit, 10);
-    assert_eq!((one.sinks.messages.each_ref().map(IntCounter::get), other.sinks.messages[1].get()), ([0, 1], 0));
+    assert_eq!(
+        (one.sinks.messages.each_ref().map(IntCounter::get), other.sinks.messages[1].get()),
+        ([0, 1], 0)
+    );
     assert!(metrics.source("one").is_err(), "a second set of series would split the counts");
 }
 

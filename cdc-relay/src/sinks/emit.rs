@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
-use self::row_emitter::RowEmitter;
 pub use self::re_emission::{EmitOutcome, ReEmission, Tally};
+use self::row_emitter::RowEmitter;
 use crate::checkpoint::progress::{Progress, Sink, TransactionSeq};
 use crate::dead_letter::halts::{Halted, Halts, change_destination};
 use crate::dead_letter::record::Cause;

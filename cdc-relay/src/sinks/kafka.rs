@@ -245,7 +245,9 @@ impl Kafka {
                 .create::<BaseProducer>()
                 .and_then(|client| client.client().fetch_metadata(None, METADATA_TIMEOUT));
             match metadata {
-                Ok(_) => *last_answer_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now()),
+                Ok(_) => {
+                    *last_answer_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now())
+                }
                 Err(error) => tracing::warn!(%error, "Kafka does not answer a new client either"),
             }
         };

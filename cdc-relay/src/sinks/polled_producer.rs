@@ -35,7 +35,9 @@ impl<C: ProducerContext + 'static> PolledProducer<C> {
         let (producer, ending) = (Arc::new(producer), Arc::new(AtomicBool::new(false)));
         let (polled, end) = (Arc::clone(&producer), Arc::clone(&ending));
         let thread = std::thread::Builder::new().name("kafka reports".to_owned());
-        let thread = thread.spawn(move || poll_reports(&polled, &end)).context("cannot start the thread for Kafka's delivery reports")?;
+        let thread = thread
+            .spawn(move || poll_reports(&polled, &end))
+            .context("cannot start the thread for Kafka's delivery reports")?;
         Ok(PolledProducer { producer, ending, thread: Some(thread) })
     }
 

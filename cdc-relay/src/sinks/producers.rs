@@ -135,7 +135,10 @@ impl<C: ProducerContext + Send + Sync + 'static> Batching<C> {
     }
 
     fn failed(&mut self, size: BatchSize, now: Instant, error: &anyhow::Error) {
-        tracing::warn!(?size, "a Kafka producer for this batch size cannot be made, another does its work: {error:#}");
+        tracing::warn!(
+            ?size,
+            "a Kafka producer for this batch size cannot be made, another does its work: {error:#}"
+        );
         *self = Batching::Absent(now + RETRY_INTERVAL);
     }
 }

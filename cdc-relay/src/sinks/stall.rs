@@ -53,7 +53,9 @@ impl Stall {
             return Verdict::Fine;
         }
         match self.probed_at {
-            Some(probed) if answered_at.is_some_and(|at| at >= probed && now >= at + BROKERS_BACK_TIMEOUT) => {
+            Some(probed)
+                if answered_at.is_some_and(|at| at >= probed && now >= at + BROKERS_BACK_TIMEOUT) =>
+            {
                 Verdict::GiveUp
             }
             Some(probed) if answered_at.is_some_and(|at| at >= probed) || now < probed + ACK_TIMEOUT => {

@@ -204,11 +204,16 @@ impl Reading {
             Some(Err(KafkaError::MessageConsumption(RDKafkaErrorCode::TopicAuthorizationFailed))) => {
                 bail!("this relay may not read topic {}: allow its principal Read on it", self.topic);
             }
-            Some(Err(error)) => tracing::debug!(%error, topic = self.topic, "a read of the topic failed and is repeated"),
+            Some(Err(error)) => {
+                tracing::debug!(%error, topic = self.topic, "a read of the topic failed and is repeated")
+            }
             None => {}
         }
         let topic = &self.topic;
-        anyhow::ensure!(self.last_record_at.elapsed() < ADMIN_TIMEOUT, "topic {topic} cannot be read to its end");
+        anyhow::ensure!(
+            self.last_record_at.elapsed() < ADMIN_TIMEOUT,
+            "topic {topic} cannot be read to its end"
+        );
         Ok(Step::Wait)
     }
 }

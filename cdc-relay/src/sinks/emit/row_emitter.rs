@@ -17,7 +17,9 @@ use crate::dead_letter::halts::{Halts, change_destination, table_destination};
 use crate::dead_letter::record::{Cause, Halt};
 use crate::failpoints::{Failpoint, hit};
 use crate::observe::metrics::SourceMetrics;
-use crate::routes::route::{CompiledRoute, Destination, Plan, Record, Topics, Transaction, DELETE_NOT_HANDLED};
+use crate::routes::route::{
+    CompiledRoute, DELETE_NOT_HANDLED, Destination, Plan, Record, Topics, Transaction,
+};
 use crate::routes::problem::Problem;
 use crate::routes::row::Op;
 use crate::sinks::event::Event;
@@ -97,7 +99,9 @@ impl RowEmitter {
             if row.op == Op::Update && row.old.is_some() {
                 match route.ended(row, &mut self.record) {
                     Ok(None) => {}
-                    Ok(Some(ended)) => matched |= self.route(route, PlannedRow { plan, row: &ended }, open)?,
+                    Ok(Some(ended)) => {
+                        matched |= self.route(route, PlannedRow { plan, row: &ended }, open)?
+                    }
                     // A problem that keeps the keys from being compared keeps the row from being emitted.
                     Err(problem) => {
                         matched = true;
@@ -295,9 +299,7 @@ impl RowEmitter {
         open: &mut OpenTransaction<'_>,
     ) -> Result<EmitOutcome> {
         match destination {
-            Destination::Topic(topic) => {
-                self.emit_to_topic(topic, plan, open).map(|()| EmitOutcome::Emitted)
-            }
+            Destination::Topic(topic) => self.emit_to_topic(topic, plan, open).map(|()| EmitOutcome::Emitted),
             Destination::Queue(queue) => self.emit_to_queue(queue, plan, open),
         }
     }
@@ -319,8 +321,12 @@ impl RowEmitter {
         open: &mut OpenTransaction<'_>,
     ) -> Result<EmitOutcome> {
         let rabbit = self.rabbit.as_ref().context("a route leads to a queue, and AMQP_URL is not set")?;
-        let event =
-            Event { record: &self.record, plan, transaction: open.transaction, transaction_seq: open.transaction_seq };
+        let event = Event {
+            record: &self.record,
+            plan,
+            transaction: open.transaction,
+            transaction_seq: open.transaction_seq,
+        };
         if let Err(problem) = rabbit.publish(queue, &event) {
             return Ok(EmitOutcome::Failed(problem));
         }

@@ -126,7 +126,9 @@ fn select(table: &Table, dead_letter: &DeadLetter) -> Result<String, Problem> {
     }
     let condition = |name: &str| match dead_letter.column(name) {
         ColumnText::Text(text) => Ok(table.equals(name, text)),
-        ColumnText::Null | ColumnText::Missing => Err(Problem(format!("the dead letter lacks {name}, a column that identifies the row"))),
+        ColumnText::Null | ColumnText::Missing => {
+            Err(Problem(format!("the dead letter lacks {name}, a column that identifies the row")))
+        }
     };
     let conditions: Vec<String> = table.key_columns().map(condition).collect::<Result<_, _>>()?;
     if conditions.is_empty() {

@@ -10,7 +10,7 @@ use rdkafka::message::Message;
 use super::Stream;
 use crate::dead_letter::halts::{change_destination, table_destination};
 use crate::dead_letter::record::DeadLetter;
-use crate::dead_letter::release::{ReleaseRecord, ReleaseOrder, ReleasePass};
+use crate::dead_letter::release::{ReleaseOrder, ReleasePass, ReleaseRecord};
 use crate::postgres::decode::relation::Relation;
 use crate::postgres::decode::row_builder::RowBuilder;
 use crate::postgres::lsn::PgTime;

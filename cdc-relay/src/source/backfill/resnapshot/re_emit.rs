@@ -99,7 +99,12 @@ impl<'a> Resnapshot<'a> {
         (self.view)(Step::Table { name: name.clone(), estimate: table.estimate });
         let counts = |metrics: &crate::observe::metrics::SourceMetrics| {
             let of = |counter: &prometheus::IntCounter| counter.get();
-            [of(&metrics.sinks.messages[0]), of(&metrics.sinks.messages[1]), of(&metrics.stream.dead_letters), of(&metrics.stream.unrouted)]
+            [
+                of(&metrics.sinks.messages[0]),
+                of(&metrics.sinks.messages[1]),
+                of(&metrics.stream.dead_letters),
+                of(&metrics.stream.unrouted),
+            ]
         };
         let before = counts(&self.context.metrics);
         let (mut rows, mut scratch, mut reported_at) = (0u64, Scratch::default(), began);
@@ -113,12 +118,17 @@ impl<'a> Resnapshot<'a> {
                 if rows.is_multiple_of(TRANSACTION_ROWS_MAX) {
                     close(waiter, transaction, transaction_seq.take());
                     waiter.collect()?;
-                    transaction_seq = Some(waiter.progress.begin(transaction.commit_lsn, transaction.committed_at));
+                    transaction_seq =
+                        Some(waiter.progress.begin(transaction.commit_lsn, transaction.committed_at));
                 }
                 let row = Row::insert(pgoutput::data_row(body, &mut scratch)?);
                 let transaction_seq = transaction_seq.context("no transaction is open")?;
-                let mut open =
-                    OpenTransaction { transaction, transaction_seq, progress: &mut waiter.progress, again: false };
+                let mut open = OpenTransaction {
+                    transaction,
+                    transaction_seq,
+                    progress: &mut waiter.progress,
+                    again: false,
+                };
                 emitter.existing_row(PlannedRow { plan: &plan, row: &row }, &mut open)?;
                 rows += 1;
                 if rows.is_multiple_of(256) && reported_at.elapsed() >= PROGRESS_INTERVAL {
