@@ -3,8 +3,9 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use cdc_relay::commands::arguments::{Cli, LogFormat};
-use cdc_relay::commands::{Failure, USAGE, code, say};
+use cdc_relay::commands::cli::{Cli, LogFormat};
+use cdc_relay::commands::outcome::{Failure, USAGE, code};
+use cdc_relay::commands::terminal::notify;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     match &outcome {
         Ok(_) => {}
         Err(Failure::Usage(error) | Failure::Failed(error)) if is_service => tracing::error!("{error:#}"),
-        Err(Failure::Usage(error) | Failure::Failed(error)) => say(&format!("error: {error:#}")),
+        Err(Failure::Usage(error) | Failure::Failed(error)) => notify(&format!("error: {error:#}")),
     }
     ExitCode::from(code(&outcome))
 }

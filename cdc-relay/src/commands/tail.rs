@@ -19,8 +19,10 @@ use tokio_postgres::{Client, Statement};
 use self::output::Output;
 use self::reader::{Reading, Slot, Stop, Totals};
 use self::show::{Format, Show};
-use super::{Ending, Failure, Outcome, block_on, say, terminal};
 use crate::commands::arguments::JsonArgs;
+use crate::commands::outcome::{Ending, Failure, Outcome};
+use crate::commands::runtime::block_on;
+use crate::commands::terminal::{self, notify};
 use crate::postgres::connection_url::Database;
 use crate::postgres::facts::{Question, prepare};
 use crate::postgres::sql;
@@ -73,7 +75,7 @@ pub struct Options {
 
 pub fn execute(options: &Options) -> Outcome {
     let database = options.url.parse().map_err(Failure::Usage)?;
-    block_on(tail(options, database))??;
+    block_on(tail(options, database))?;
     Ok(Ending::Fine)
 }
 
@@ -108,7 +110,7 @@ async fn tail(options: &Options, database: Database) -> Result<()> {
         withdraw(&client, &publications).await;
     }
     let Totals { transactions, changes } = read?;
-    say(&format!("{changes} changes in {transactions} transactions"));
+    notify(&format!("{changes} changes in {transactions} transactions"));
     Ok(())
 }
 
@@ -120,7 +122,7 @@ async fn publish(
     name: &str,
 ) -> Result<Vec<String>> {
     for left in trial::clear(client, &facts.leftovers).await? {
-        say(&format!("Dropped publication {left}: a tail that was killed had left it behind."));
+        notify(&format!("Dropped publication {left}: a tail that was killed had left it behind."));
     }
     let plan = trial::plan(facts, &options.tables, name)?;
     // All of them or none, and only what is as it was when it was planned.
@@ -133,8 +135,8 @@ async fn publish(
         trial::withdraw_harmful(client, &question).await?;
     }
     client.batch_execute("commit").await.context("cannot make a publication")?;
-    say(&format!("Made publication {} for as long as this runs.", plan.names.join(" and ")));
-    plan.notes.iter().for_each(|note| say(&format!("Shows {note}.")));
+    notify(&format!("Made publication {} for as long as this runs.", plan.names.join(" and ")));
+    plan.notes.iter().for_each(|note| notify(&format!("Shows {note}.")));
     Ok(plan.names)
 }
 
@@ -175,7 +177,10 @@ impl Changes<'_> {
             if let Err(error) = &looked
                 && !failing
             {
-                say(&format!("Publication {} cannot be watched, and is tried again: {error:#}", self.name));
+                notify(&format!(
+                    "Publication {} cannot be watched, and is tried again: {error:#}",
+                    self.name
+                ));
             }
             failing = looked.is_err();
         }
@@ -186,7 +191,7 @@ impl Changes<'_> {
     async fn look(&mut self) -> Result<()> {
         for withdrawal in trial::withdraw_harmful(self.client, &self.published).await? {
             let Mismatch { subject, found, .. } = withdrawal.why;
-            say(&format!("Shows only inserts and truncates of {subject} from now on: it {found}."));
+            notify(&format!("Shows only inserts and truncates of {subject} from now on: it {found}."));
         }
         let Some(everything) = &self.everything else { return Ok(()) };
         for table in trial::tables(self.client, everything).await? {
@@ -194,13 +199,15 @@ impl Changes<'_> {
             match (self.known.insert(table.oid, table.identity), table.identity) {
                 (Some(true), _) | (Some(false), false) => {}
                 (None, false) => {
-                    say(&format!("Shows only inserts and truncates of {shown}: it has no replica identity."));
+                    notify(&format!(
+                        "Shows only inserts and truncates of {shown}: it has no replica identity."
+                    ));
                 }
                 (None | Some(false), true) => {
                     let add =
                         format!("alter publication {} add table {}", sql::identifier(self.name), table.sql());
                     if let Err(error) = self.client.batch_execute(&add).await {
-                        say(&format!("Shows only inserts and truncates of {shown}: {error}"));
+                        notify(&format!("Shows only inserts and truncates of {shown}: {error}"));
                     }
                 }
             }
@@ -214,7 +221,7 @@ async fn withdraw(client: &Client, publications: &[String]) {
     let drop = format!("drop publication if exists {}", quoted.join(", "));
     if let Err(error) = client.batch_execute(&drop).await {
         let names = publications.join(", ");
-        say(&format!("Publication {names} could not be dropped ({error}); the next tail drops it."));
+        notify(&format!("Publication {names} could not be dropped ({error}); the next tail drops it."));
     }
 }
 
@@ -277,12 +284,12 @@ async fn announce(begun: oneshot::Receiver<()>) {
     let begun = match tokio::time::timeout(patience, &mut begun).await {
         Ok(begun) => begun,
         Err(_) => {
-            say("Waiting for the transactions that are open now to end: a slot begins after them.");
+            notify("Waiting for the transactions that are open now to end: a slot begins after them.");
             begun.await
         }
     };
     if begun.is_ok() {
-        say("Reading. Ctrl-C ends.");
+        notify("Reading. Ctrl-C ends.");
     }
 }
 

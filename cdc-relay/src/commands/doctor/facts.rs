@@ -1,4 +1,4 @@
-//! What Postgres says of itself: two questions, a moment apart, so that the rate of its log is known.
+//! Queries the facts of a server: twice, a moment apart, to measure the rate of its WAL.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use serde::Deserialize;
 use tokio_postgres::Client;
 
-use crate::checkpoint::state::{Cluster, Slot as Stand};
+use crate::checkpoint::state::{Cluster, Slot as AdmittedSlot};
 use crate::postgres::lsn::Lsn;
 use crate::source::contract::Mismatch;
 
-/// How long the WAL is watched.
+/// How long the WAL is observed.
 const WAL_WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -31,18 +31,18 @@ pub struct Facts {
     pub senders: i64,
     pub standbys: Vec<String>,
     pub publications: Vec<String>,
-    /// By table, as its oid prints: the bytes of its values outside the row.
+    /// By table oid, as text: the bytes of its values outside the row.
     pub toast: BTreeMap<String, i64>,
     pub unlogged: Vec<String>,
     /// Publication and tables.
     #[serde(skip)]
     pub contract: crate::postgres::facts::Facts,
-    /// What of it does not fit.
+    /// Where routes, publication and tables do not fit.
     #[serde(skip)]
     pub mismatches: Vec<Mismatch>,
     pub transactions: Vec<Open>,
     pub prepared: Vec<Prepared>,
-    /// Bytes of log per second, just now.
+    /// Present bytes of WAL per second.
     #[serde(skip)]
     pub wal_rate: f64,
     /// By slot, from version 14 on.
@@ -75,7 +75,7 @@ pub struct Room {
     /// None: without a limit.
     pub database_limit: Option<i64>,
     pub database_connections: i64,
-    /// Of the server, without walsenders and the server's own processes.
+    /// All of the server's, without walsenders and its own processes.
     pub connections: i64,
 }
 
@@ -147,7 +147,7 @@ impl Facts {
         self.slots.iter().find(|slot| slot.slot_name == name)
     }
 
-    /// As `state::admit` compares it with what is saved.
+    /// As `state::admit` compares it with the checkpoint.
     pub fn cluster(&self) -> Cluster {
         let flush: Lsn = self.flush.parse().unwrap_or_default();
         Cluster { system_id: self.system_id.clone(), timeline: self.timeline, flush }
@@ -155,8 +155,9 @@ impl Facts {
 }
 
 impl Slot {
-    pub fn stand(&self) -> Stand {
-        Stand {
+    /// As `state::admit` compares it with the checkpoint.
+    pub fn admitted(&self) -> AdmittedSlot {
+        AdmittedSlot {
             plugin: self.plugin.clone().unwrap_or_default(),
             database: self.database.clone().unwrap_or_default(),
             wal_status: self.wal_status.clone().unwrap_or_else(|| "lost".to_owned()),
@@ -165,17 +166,18 @@ impl Slot {
         }
     }
 
-    /// Bytes of log that the server keeps for it.
+    /// Bytes of WAL that the server retains for the slot.
     pub fn retained(&self, flush: &str) -> i64 {
         let parse = |lsn: &str| lsn.parse::<Lsn>().map_or(0, |lsn| lsn.0 as i64);
         self.restart_lsn.as_deref().map_or(0, |from| (parse(flush) - parse(from)).max(0))
     }
 }
 
-/// Asks, besides the contract.
+/// Queries the facts besides those of the contract.
 pub async fn gather(
     client: &Client,
-    (contract, mismatches): (crate::postgres::facts::Facts, Vec<Mismatch>),
+    contract: crate::postgres::facts::Facts,
+    mismatches: Vec<Mismatch>,
 ) -> Result<Facts> {
     let version: i32 = client
         .query_one("select current_setting('server_version_num')::int", &[])
@@ -199,13 +201,13 @@ pub async fn gather(
     Ok(facts)
 }
 
-/// Watches the end of the WAL for a moment. Bytes per second.
+/// Observes the end of the WAL for a moment. Returns bytes per second.
 pub async fn wal_rate(client: &Client, standby: bool) -> Result<f64> {
     let end = if standby { "pg_last_wal_replay_lsn()" } else { "pg_current_wal_insert_lsn()" };
     let query = format!("select coalesce(({end} - '0/0')::int8, 0)");
     let began = Instant::now();
-    let from: i64 = client.query_one(&query, &[]).await.context("the end of the log")?.get(0);
+    let from: i64 = client.query_one(&query, &[]).await.context("cannot query the end of the WAL")?.get(0);
     tokio::time::sleep(WAL_WATCH_INTERVAL).await;
-    let to: i64 = client.query_one(&query, &[]).await.context("the end of the log")?.get(0);
+    let to: i64 = client.query_one(&query, &[]).await.context("cannot query the end of the WAL")?.get(0);
     Ok((to - from).max(0) as f64 / began.elapsed().as_secs_f64())
 }

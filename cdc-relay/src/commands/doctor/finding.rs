@@ -1,4 +1,4 @@
-//! What a check answers.
+//! The result of a check.
 
 use std::fmt;
 
@@ -6,13 +6,13 @@ use serde::Serialize;
 
 use crate::source::contract::{Mismatch, is_sql};
 
-/// How bad it is; worst last.
+/// The severities, the worst last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     Ok,
     Warning,
-    /// Nothing is lost, since nothing is emitted: the relay does not start, or a writer gets an error.
+    /// The relay does not start, or a writer gets an error. Nothing is lost, since nothing is emitted.
     WouldNotWork,
     WouldLoseData,
 }
@@ -31,15 +31,15 @@ impl fmt::Display for Severity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     pub severity: Severity,
-    /// Stable: what programs and silencers go by.
+    /// The name of the check. It stays the same from release to release.
     pub check: &'static str,
-    /// What it is about: a table, a topic, a setting.
+    /// The table, topic or setting that was checked.
     pub subject: String,
     pub found: String,
     /// Why it matters. Empty where all is well.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub why: String,
-    /// What puts it right: SQL, a setting, or a command, each on a line of its own.
+    /// The fix: SQL, a setting, or a command, each on a line of its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub fix: Vec<String>,
 }
@@ -66,7 +66,7 @@ impl Finding {
         Finding::new(Severity::WouldLoseData, check, subject, found.into())
     }
 
-    /// What `run` refuses because of it.
+    /// A mismatch that `run` refuses.
     pub fn of(mismatch: &Mismatch) -> Finding {
         let Mismatch { check, subject, found, why, fixes, loses, .. } = mismatch;
         let subject = if check.starts_with("table.") { format!("table {subject}") } else { subject.clone() };

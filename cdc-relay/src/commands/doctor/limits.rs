@@ -1,4 +1,4 @@
-//! How many connections the relay may have, and for how long: limits that no session can set for itself.
+//! Checks the limits of connections and passwords, which no session can set for itself.
 
 use super::facts::{Facts, Slot};
 use super::finding::Finding;
@@ -6,16 +6,16 @@ use super::server::restart;
 use super::slot::duration;
 use crate::postgres::sql::identifier;
 
-/// A source takes so many at a time: a walsender, three that look after slot and publication, and for moments one more.
+/// Connections of a source: a walsender, three for slot and publication, and at times one more.
 const CONNECTIONS_MAX: i64 = 5;
-/// A password that ends sooner is worth a word, in seconds.
+/// A password that ends sooner is reported, in seconds.
 const PASSWORD_SOON: i64 = 30 * 86_400;
 
 /// `slot`: if it is read, the relay has its connections but for the one that it takes for moments.
 pub fn limits(facts: &Facts, slot: Option<&Slot>) -> Vec<Finding> {
     let connected = slot.is_some_and(|slot| slot.active);
     let needed = if connected { 1 } else { CONNECTIONS_MAX };
-    // A walsender has a place of its own.
+    // A walsender does not count here.
     let ordinary = if connected { 1 } else { CONNECTIONS_MAX - 1 };
     let found = [role(facts, needed), database(facts, needed), server(facts, ordinary), password(facts)];
     found.into_iter().flatten().collect()
@@ -78,7 +78,7 @@ fn password(facts: &Facts) -> Option<Finding> {
     };
     Some(
         Finding::warning("role.valid_until", &format!("role {}", role.name), found)
-            .why("after that the relay cannot sign in by it, and the server keeps WAL until it can")
+            .why("after that the relay cannot sign in by it, and the server retains WAL until it can")
             .fix(format!("alter role {} valid until 'infinity';", identifier(&role.name))),
     )
 }

@@ -1,4 +1,4 @@
-//! What the patterns of the routes file mean in a database.
+//! Resolves the patterns of the routes file in a database.
 
 use std::collections::BTreeSet;
 
@@ -6,19 +6,20 @@ use anyhow::{Context, Result};
 use tokio_postgres::Client;
 
 use super::finding::Finding;
-use crate::routes::{DatabaseTables, Routes, Source};
+use super::tables::Routed;
+use crate::routes::{DatabaseTables, Routes};
 use crate::source::published;
 
-/// The routes with an entry for each table that a pattern matches, and what is wrong with the patterns.
+/// The routes with an entry for each table that a pattern matches, and the problems of the patterns.
 pub async fn resolved(
     client: &Client,
-    (routes, source): (&Routes, &Source),
+    Routed { routes, source }: Routed<'_>,
 ) -> Result<(Routes, Vec<Finding>)> {
     if !source.has_patterns() {
         return Ok((routes.clone(), Vec::new()));
     }
     let row = client.query_one(&published::statement(source.publication.get_ref()), &[]).await;
-    let selected: DatabaseTables = serde_json::from_value(row.context("cannot look at the tables")?.get(0))?;
+    let selected: DatabaseTables = serde_json::from_value(row.context("cannot query the tables")?.get(0))?;
     let mut findings: Vec<Finding> = selected.idle(source).into_iter().map(idle).collect();
     match selected.resolve(routes, source, &BTreeSet::new()) {
         Ok(resolved) => Ok((resolved, findings)),

@@ -1,4 +1,4 @@
-//! The report: worst first, each with what puts it right.
+//! Renders the findings, the worst first, each with its fix.
 
 use std::cmp::Reverse;
 use std::fmt::Write as _;
@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use super::finding::{Finding, Severity};
 
-/// What one place was found to be: a source's database, Kafka, RabbitMQ.
+/// The findings of one place: a source's database, Kafka, RabbitMQ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Section {
     /// `source payments`, `kafka`, `rabbitmq`.
     pub name: String,
-    /// Where it was looked at; without a password.
+    /// The address, without a password.
     pub place: String,
     pub findings: Vec<Finding>,
 }
@@ -23,7 +23,7 @@ pub struct Section {
 pub struct Report {
     pub verdict: Severity,
     pub sections: Vec<Section>,
-    /// What was not looked at, and why.
+    /// The parts that were not checked, and why.
     pub not_checked: Vec<String>,
 }
 
@@ -55,7 +55,8 @@ impl Report {
                 problem(finding, width, colour, &mut out);
             }
             let fine = section.findings.iter().filter(|finding| finding.severity == Severity::Ok);
-            let rows = fine.map(|finding| (finding.subject.clone(), said(finding))).collect::<Vec<_>>();
+            let rows =
+                fine.map(|finding| (finding.subject.clone(), sentence_of(finding))).collect::<Vec<_>>();
             if !rows.is_empty() {
                 let _ = writeln!(out, "{}", columns("ok", &rows, width, colour));
             }
@@ -76,7 +77,7 @@ impl Report {
     }
 }
 
-fn said(finding: &Finding) -> String {
+fn sentence_of(finding: &Finding) -> String {
     if finding.why.is_empty() { finding.found.clone() } else { format!("{}: {}", finding.found, finding.why) }
 }
 
@@ -88,8 +89,8 @@ fn style(severity: Severity) -> Style {
     }
 }
 
-/// The width of the first column: the longest severity, and a space on both sides.
-const LABEL: u16 = 17;
+/// The first column: the longest severity, and a space on both sides.
+const LABEL_WIDTH: u16 = 17;
 
 fn problem(finding: &Finding, width: u16, colour: bool, out: &mut String) {
     let mut what = format!("{}: {}", finding.subject, finding.found);
@@ -98,14 +99,14 @@ fn problem(finding: &Finding, width: u16, colour: bool, out: &mut String) {
     }
     let mut table = bare(width);
     table.add_row([finding.severity.to_string(), what]);
-    let widths = [LABEL, width.saturating_sub(LABEL).max(30)];
+    let widths = [LABEL_WIDTH, width.saturating_sub(LABEL_WIDTH).max(30)];
     for (column, width) in table.column_iter_mut().zip(widths) {
         column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(width)));
     }
     let label = finding.severity.to_string();
     out.push_str(&painted(&table, &label, style(finding.severity), colour));
     // Not in the table, which would break lines that are to be copied.
-    let indent = " ".repeat(usize::from(LABEL) + 1);
+    let indent = " ".repeat(usize::from(LABEL_WIDTH) + 1);
     for line in finding.fix.iter().flat_map(|fix| fix.lines()) {
         let line = if colour { Style::new().cyan().style(line).to_string() } else { line.to_owned() };
         let _ = writeln!(out, "{indent}  {line}");
@@ -121,7 +122,7 @@ fn columns(label: &str, rows: &[(String, String)], width: u16, colour: bool) -> 
     }
     let subjects =
         rows.iter().map(|(subject, _)| subject.chars().count()).max().unwrap_or(0).min(40) as u16 + 2;
-    let widths = [LABEL, subjects, width.saturating_sub(LABEL + subjects).max(30)];
+    let widths = [LABEL_WIDTH, subjects, width.saturating_sub(LABEL_WIDTH + subjects).max(30)];
     for (column, width) in table.column_iter_mut().zip(widths) {
         column.set_constraint(ColumnConstraint::Absolute(Width::Fixed(width)));
     }

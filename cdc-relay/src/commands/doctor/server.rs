@@ -1,10 +1,10 @@
-//! The server and the role: settings that streaming needs, and those that lose commits.
+//! Checks the server and the role: settings that streaming needs, and those that lose commits.
 
 use super::facts::{Facts, Slot};
 use super::finding::Finding;
 use crate::postgres::sql;
 
-/// Transactions open for so long are worth a word, in seconds.
+/// Transactions that are open for longer are reported, in seconds.
 const LONG_TRANSACTION_SECONDS_MIN: i64 = 300;
 
 pub fn reload(name: &str, value: &str) -> String {
@@ -30,7 +30,7 @@ fn version(facts: &Facts) -> Finding {
     let found = format!("Postgres {}", facts.version_text);
     if facts.version < 140_000 {
         return Finding::warning("server.version", "server", found)
-            .why("its makers no longer mend it")
+            .why("it gets no more fixes")
             .fix("upgrade to a supported major version");
     }
     Finding::ok("server.version", "server", found)
@@ -40,7 +40,7 @@ fn wal_level(facts: &Facts) -> Finding {
     match facts.text("wal_level") {
         "logical" => Finding::ok("server.wal_level", "wal_level", "logical"),
         other => Finding::would_not_work("server.wal_level", "wal_level", other)
-            .why("the log does not say which rows change, so no slot can be made")
+            .why("the WAL does not contain the changed rows, so no slot can be created")
             .fix(restart("wal_level", "logical"))
             .fix("Amazon RDS, Aurora: rds.logical_replication = 1; Cloud SQL: logical_decoding = on"),
     }
@@ -62,7 +62,7 @@ fn role(facts: &Facts) -> Finding {
         return Finding::ok("role.replication", &format!("role {name}"), how);
     }
     Finding::would_not_work("role.replication", &format!("role {name}"), "may not replicate")
-        .why("only a role with REPLICATION may read the log")
+        .why("only a role with REPLICATION may read the WAL")
         .fix(format!("alter role {} replication;", sql::identifier(name)))
         .fix(format!("Amazon RDS, Aurora: grant rds_replication to {};", sql::identifier(name)))
 }
@@ -73,7 +73,7 @@ fn durability(facts: &Facts) -> Vec<Finding> {
     if off("fsync") {
         findings.push(
             Finding::would_lose_data("server.fsync", "fsync", "off")
-                .why("after a power cut the server may lack commits that were already told, or be damaged")
+                .why("after a power cut the server may lack commits that were already emitted, or be damaged")
                 .fix(reload("fsync", "on")),
         );
     } else {
@@ -82,7 +82,7 @@ fn durability(facts: &Facts) -> Vec<Finding> {
     if off("full_page_writes") {
         findings.push(
             Finding::would_lose_data("server.full_page_writes", "full_page_writes", "off")
-                .why("a page half written in a power cut cannot be mended, unless the file system does it")
+                .why("a page that a power cut leaves half written cannot be restored, unless the file system does it")
                 .fix(reload("full_page_writes", "on")),
         );
     }
@@ -95,8 +95,8 @@ fn commit_latency(facts: &Facts) -> Finding {
         let delay = facts.milliseconds("wal_writer_delay").unwrap_or(200);
         return Finding::warning("server.synchronous_commit", "synchronous_commit", "off")
             .why(format!(
-                "only what is on disk is told, so every change waits for the log writer (up to {delay} ms, and twice \
-                 that at worst); and a crash forgets commits that clients were told of"
+                "the relay emits only changes on disk, so each waits for the WAL writer (up to {delay} ms, and twice \
+                 that at worst); and a crash loses commits that clients saw as successful"
             ))
             .fix(reload("synchronous_commit", "on"));
     }
@@ -107,10 +107,10 @@ fn sender_timeout(facts: &Facts) -> Finding {
     let finding = |found: String| Finding::warning("server.wal_sender_timeout", "wal_sender_timeout", found);
     match facts.milliseconds("wal_sender_timeout").unwrap_or(60_000) {
         0 => finding("0 (off)".to_owned())
-            .why("a connection that died unnoticed keeps the slot taken until the kernel gives it up")
+            .why("a dead connection blocks the slot until the kernel notices")
             .fix(reload("wal_sender_timeout", "'60s'")),
         ms if ms < 10_000 => finding(format!("{ms} ms"))
-            .why("a short pause of the network ends the stream; it begins again, with repetitions")
+            .why("a short pause of the network ends the stream; it begins again, and emits some events again")
             .fix(reload("wal_sender_timeout", "'60s'")),
         ms => Finding::ok("server.wal_sender_timeout", "wal_sender_timeout", format!("{} s", ms / 1000)),
     }
@@ -122,7 +122,7 @@ fn room(facts: &Facts, slot: Option<&Slot>) -> Vec<Finding> {
         let found = format!("{used} of {most} in use");
         if most - used < needed {
             Finding::would_not_work(check, name, found)
-                .why("there is none left for the relay")
+                .why("none is left for the relay")
                 .fix(restart(name, &(most + 10).to_string()))
         } else {
             Finding::ok(check, name, found)
@@ -136,8 +136,8 @@ fn room(facts: &Facts, slot: Option<&Slot>) -> Vec<Finding> {
 }
 
 fn open_transactions(facts: &Facts) -> Vec<Finding> {
-    let why = "the log is kept from the beginning of the oldest transaction that wrote something, and a slot cannot be \
-               made before it ends";
+    let why = "the server retains WAL from the beginning of the oldest transaction that wrote something, and creates a \
+               slot only after that transaction";
     let old =
         facts.transactions.iter().filter(|open| open.seconds >= LONG_TRANSACTION_SECONDS_MIN).map(|open| {
             let (pid, minutes) = (open.pid, open.seconds / 60);

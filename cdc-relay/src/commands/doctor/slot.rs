@@ -1,4 +1,4 @@
-//! The slot: whether it is ours to read, and how long the server will keep the WAL for it.
+//! Checks the slot: whether it is the relay's, and how long the server retains the WAL for it.
 
 use super::facts::{Facts, Slot};
 use super::finding::Finding;
@@ -9,19 +9,31 @@ use crate::postgres::sql;
 
 /// Less time than this until the slot is invalidated is an emergency, in seconds.
 const INVALIDATION_NEAR_SECONDS_MAX: f64 = 3600.0;
-const DAY: f64 = 86_400.0;
-/// Less WAL than this one statement may write, in bytes.
-const SMALL: i64 = 1 << 30;
+const DAY_SECONDS: f64 = 86_400.0;
+/// One statement may write more WAL than this.
+const RETENTION_BYTES_MIN: i64 = 1 << 30;
 
-/// The slot by itself. `memory`: what the state topic says, if it was read.
-pub fn slot(facts: &Facts, name: &str, memory: Option<Option<&Checkpoint>>) -> Vec<Finding> {
+/// The checkpoint of a source, as far as the state topic was read.
+#[derive(Debug, Clone, Copy)]
+pub enum SavedCheckpoint<'a> {
+    NotRead,
+    Nothing,
+    Saved(&'a Checkpoint),
+}
+
+/// The slot by itself, and whether it fits the checkpoint.
+pub fn slot(facts: &Facts, name: &str, saved: SavedCheckpoint<'_>) -> Vec<Finding> {
     let subject = format!("slot {name}");
     let mut findings = Vec::new();
-    if let Some(memory) = memory {
-        findings.push(memory_fits(facts, name, memory, &subject));
+    match saved {
+        SavedCheckpoint::NotRead => {}
+        SavedCheckpoint::Nothing => findings.push(checkpoint_fits(facts, name, None, &subject)),
+        SavedCheckpoint::Saved(saved) => {
+            findings.push(checkpoint_fits(facts, name, Some(saved), &subject));
+        }
     }
     let Some(slot) = facts.slot(name) else {
-        if memory.is_none() {
+        if matches!(saved, SavedCheckpoint::NotRead) {
             findings.push(Finding::ok("slot.exists", &subject, "does not exist").why(
                 "the first start of `cdc-relay run` makes it; the publication has to be there before it",
             ));
@@ -32,12 +44,12 @@ pub fn slot(facts: &Facts, name: &str, memory: Option<Option<&Checkpoint>>) -> V
         findings.push(foreign);
         return findings;
     }
-    findings.push(kept(facts, slot, &subject));
-    findings.extend(read(slot, &subject));
+    findings.push(wal_status(facts, slot, &subject));
+    findings.extend(reader(slot, &subject));
     if slot.two_phase {
         findings.push(
             Finding::warning("slot.two_phase", &subject, "made with two_phase")
-                .why("the relay tells a prepared transaction when it is committed, and asks for it that way")
+                .why("the relay emits a prepared transaction when it is committed, and requests it that way")
                 .fix("make the slot without two_phase: let `cdc-relay run` make it"),
         );
     }
@@ -45,24 +57,24 @@ pub fn slot(facts: &Facts, name: &str, memory: Option<Option<&Checkpoint>>) -> V
     findings
 }
 
-/// What `cdc-relay run` would decide at its start.
-fn memory_fits(facts: &Facts, name: &str, memory: Option<&Checkpoint>, subject: &str) -> Finding {
-    let stand = facts.slot(name).map(Slot::stand);
-    match admit(memory, &facts.cluster(), name, stand.as_ref(), &facts.database) {
-        Ok(_) => match memory {
+/// The decision of `cdc-relay run` at its start.
+fn checkpoint_fits(facts: &Facts, name: &str, checkpoint: Option<&Checkpoint>, subject: &str) -> Finding {
+    let slot = facts.slot(name).map(Slot::admitted);
+    match admit(checkpoint, &facts.cluster(), name, slot.as_ref(), &facts.database) {
+        Ok(_) => match checkpoint {
             None => Finding::ok("slot.checkpoint", subject, "was never used: the first start makes it"),
-            Some(memory) => Finding::ok(
+            Some(checkpoint) => Finding::ok(
                 "slot.checkpoint",
                 subject,
                 format!(
-                    "fits the state topic: acknowledged up to {}, told up to {}",
-                    memory.acknowledged, memory.sent_lsn
+                    "fits the checkpoint: acknowledged up to {}, sent up to {}",
+                    checkpoint.acknowledged, checkpoint.sent_lsn
                 ),
             ),
         },
         Err(refusal) => {
             let lost = !matches!(refusal, Refusal::Contract(_) | Refusal::SlotForeign { .. });
-            let found = "does not fit what the state topic remembers, so the relay refuses to stream";
+            let found = "does not fit the checkpoint, so the relay refuses to stream";
             let make = if lost { Finding::would_lose_data } else { Finding::would_not_work };
             make("slot.checkpoint", subject, found.to_owned()).why(refusal.to_string())
         }
@@ -87,27 +99,27 @@ fn foreign(facts: &Facts, slot: &Slot, subject: &str) -> Option<Finding> {
     }
     slot.temporary.then(|| {
         Finding::would_lose_data("slot.kind", subject, "is temporary")
-            .why("the server drops it when its session ends, and with it the log that was not yet told")
+            .why("the server drops it when its session ends, and with it the WAL that was not yet emitted")
             .fix("let `cdc-relay run` make the slot")
     })
 }
 
 /// Whether the server still has the WAL, and for how long.
-fn kept(facts: &Facts, slot: &Slot, subject: &str) -> Finding {
+fn wal_status(facts: &Facts, slot: &Slot, subject: &str) -> Finding {
     let retained = size(slot.retained(&facts.flush));
     let reason = slot.invalidation_reason.as_deref().unwrap_or("max_slot_wal_keep_size");
     let more = || reload("max_slot_wal_keep_size", "-1");
     match slot.wal_status.as_deref() {
         Some("lost") | None => {
             Finding::would_lose_data("slot.wal_status", subject, format!("lost ({reason})"))
-                .why("the server removed log that was not yet told")
-                .fix("cdc-relay resnapshot   -- tells every present row again, from a new slot")
+                .why("the server removed WAL that was not yet emitted")
+                .fix("cdc-relay resnapshot   -- emits every present row again, from a new slot")
         }
         Some("unreserved") => Finding::would_lose_data("slot.wal_status", subject, "unreserved")
-            .why("the next checkpoint removes log that was not yet told; the slot may still be saved")
+            .why("the server's next checkpoint removes WAL that was not yet emitted; the slot may still be saved")
             .fix(format!("{}   -- and start the relay at once", more())),
         Some(status) => {
-            let found = format!("{status}; {retained} of log are kept for it");
+            let found = format!("{status}; {retained} of WAL are retained for it");
             match (slot.safe_wal_size, facts.wal_rate) {
                 (Some(safe), rate)
                     if rate > 0.0 && safe as f64 / rate < INVALIDATION_NEAR_SECONDS_MAX && !slot.active =>
@@ -115,7 +127,7 @@ fn kept(facts: &Facts, slot: &Slot, subject: &str) -> Finding {
                     let left = duration(safe as f64 / rate);
                     Finding::would_lose_data("slot.wal_status", subject, format!("{found}; {left} left"))
                         .why(
-                            "nobody reads it, and at the present rate of the log the server gives it up then",
+                            "nobody reads it, and at the present rate of WAL the server invalidates it then",
                         )
                         .fix("start the relay: cdc-relay run")
                         .fix(more())
@@ -126,29 +138,29 @@ fn kept(facts: &Facts, slot: &Slot, subject: &str) -> Finding {
     }
 }
 
-/// Who reads it; that nobody does is for `idle`.
-fn read(slot: &Slot, subject: &str) -> Option<Finding> {
+/// The process that reads the slot; `idle` reports that nobody does.
+fn reader(slot: &Slot, subject: &str) -> Option<Finding> {
     let pid = slot.active_pid?;
     Some(Finding::ok("slot.active", subject, format!("is read by process {pid}")))
 }
 
 fn spilled(facts: &Facts, slot: &Slot, subject: &str) -> Option<Finding> {
     let spill = facts.spills.get(&slot.slot_name).filter(|spill| spill.transactions > 0)?;
-    let memory = facts.bytes("logical_decoding_work_mem").unwrap_or(64 << 20);
+    let work_mem = facts.bytes("logical_decoding_work_mem").unwrap_or(64 << 20);
     let found = format!(
         "{} transactions did not fit logical_decoding_work_mem ({}) and were written to disk ({})",
         spill.transactions,
-        size(memory),
+        size(work_mem),
         size(spill.bytes)
     );
     Some(
         Finding::warning("slot.spill", subject, found)
             .why("decoding waits for that disk; more memory is given to each walsender only when it needs it")
-            .fix(reload("logical_decoding_work_mem", &format!("'{}MB'", (memory >> 20) * 4))),
+            .fix(reload("logical_decoding_work_mem", &format!("'{}MB'", (work_mem >> 20) * 4))),
     )
 }
 
-/// What the server does with the WAL of a slot that is not read. Of every server, with or without a slot.
+/// The server's limits for the WAL of a slot that nobody reads; with or without a slot.
 pub fn retention(facts: &Facts) -> Vec<Finding> {
     let (limit, rate) = (facts.bytes("max_slot_wal_keep_size").unwrap_or(-1), facts.wal_rate);
     let finding = if limit < 0 {
@@ -158,9 +170,9 @@ pub fn retention(facts: &Facts) -> Vec<Finding> {
                 "{}   -- what the disk can spare; alert on wal_status long before",
                 reload("max_slot_wal_keep_size", "'100GB'")
             ))
-    } else if rate > 0.0 && limit as f64 / rate < DAY {
+    } else if rate > 0.0 && limit as f64 / rate < DAY_SECONDS {
         let (found, lasts) =
-            (format!("{}, at {}/s of log", size(limit), size(rate as i64)), limit as f64 / rate);
+            (format!("{}, at {}/s of WAL", size(limit), size(rate as i64)), limit as f64 / rate);
         // A warning, since the rate of one second may be that of a rare burst.
         Finding::warning("retention.max_slot_wal_keep_size", "max_slot_wal_keep_size", found)
             .why(format!(
@@ -168,16 +180,16 @@ pub fn retention(facts: &Facts) -> Vec<Finding> {
                 duration(lasts)
             ))
             .fix(reload("max_slot_wal_keep_size", &format!("'{}GB'", gigabytes_for(rate))))
-    } else if limit < SMALL {
+    } else if limit < RETENTION_BYTES_MIN {
         let name = "max_slot_wal_keep_size";
         Finding::warning("retention.max_slot_wal_keep_size", name, size(limit))
             .why("one bulk load or vacuum writes more, and a relay that is away or behind just then has lost its slot")
             .fix(reload(name, &format!("'{}GB'", gigabytes_for(rate).max(10))))
     } else {
         let lasts = if rate > 0.0 {
-            format!("which lasts for {} at the present rate of the log", duration(limit as f64 / rate))
+            format!("which lasts for {} at the present rate of WAL", duration(limit as f64 / rate))
         } else {
-            "and the log does not grow now".to_owned()
+            "and WAL does not grow now".to_owned()
         };
         let found = format!("{}, {lasts}", size(limit));
         Finding::ok("retention.max_slot_wal_keep_size", "max_slot_wal_keep_size", found)
@@ -185,7 +197,7 @@ pub fn retention(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![finding];
     let idle = facts.milliseconds("idle_replication_slot_timeout").filter(|ms| *ms > 0);
     if let Some(seconds) = idle.map(|ms| ms as f64 / 1000.0) {
-        let make = if seconds < DAY { Finding::would_lose_data } else { Finding::warning };
+        let make = if seconds < DAY_SECONDS { Finding::would_lose_data } else { Finding::warning };
         let name = "idle_replication_slot_timeout";
         findings.push(
             make("retention.idle_replication_slot_timeout", name, duration(seconds))
@@ -196,9 +208,9 @@ pub fn retention(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-/// Two days of log, as others advise.
+/// Two days of WAL, as others advise.
 fn gigabytes_for(rate: f64) -> u64 {
-    ((rate * 2.0 * DAY / f64::from(1 << 30)).ceil() as u64).max(1)
+    ((rate * 2.0 * DAY_SECONDS / f64::from(1 << 30)).ceil() as u64).max(1)
 }
 
 /// Whether the slot outlives its primary. `name`: the slot, if there is one.
@@ -224,7 +236,7 @@ pub fn failover(facts: &Facts, name: Option<&str>) -> Vec<Finding> {
             )
             .why(
                 "before version 17 slots are not copied to standbys; after a promotion the relay refuses to \
-                     stream, since what was committed in between is not known to be told",
+                     stream, since nobody knows whether the transactions in between were emitted",
             )
             .fix("after a promotion: cdc-relay resnapshot   -- or upgrade to 17 and use failover slots"),
         ];
@@ -235,7 +247,7 @@ pub fn failover(facts: &Facts, name: Option<&str>) -> Vec<Finding> {
         let name = &slot.slot_name;
         findings.push(
             Finding::warning("failover.slot", &format!("slot {name}"), format!("is not copied to {standbys}"))
-                .why("after a promotion it is gone, and the relay refuses to stream until everything is told again")
+                .why("after a promotion it is gone, and the relay refuses to stream until everything is emitted again")
                 .fix(format!(
                     "ALTER_REPLICATION_SLOT {} (FAILOVER true)   -- psql \"… replication=database\", with the relay stopped",
                     sql::replication_identifier(name)
@@ -248,7 +260,7 @@ pub fn failover(facts: &Facts, name: Option<&str>) -> Vec<Finding> {
             Finding::warning("failover.synchronized_standby_slots", "synchronized_standby_slots", "empty")
                 .why(
                     "the relay may be ahead of the standby: after a promotion there are events of transactions that \
-                     never were",
+                     no longer exist",
                 )
                 .fix(reload("synchronized_standby_slots", "'<the standby''s physical slot>'")),
         );
@@ -266,7 +278,7 @@ pub fn size(bytes: i64) -> String {
 }
 
 pub fn duration(seconds: f64) -> String {
-    let units = [(DAY, "days"), (3600.0, "hours"), (60.0, "minutes")];
+    let units = [(DAY_SECONDS, "days"), (3600.0, "hours"), (60.0, "minutes")];
     match units.iter().find(|(unit, _)| seconds >= 2.0 * unit) {
         Some((unit, name)) => format!("{:.0} {name}", seconds / unit),
         None => format!("{seconds:.0} seconds"),

@@ -1,5 +1,7 @@
-//! What a start of the relay is judged by, asked as `run` asks it: by its own session, whose settings decide how values
-//! are printed, and by the same functions.
+//! Judges a start of the relay as `run` does.
+//!
+//! * The relay's own session asks, since its settings decide how values are printed.
+//! * The same functions decide.
 
 use anyhow::{Context, Result};
 
@@ -16,16 +18,16 @@ use crate::source::inspect;
 
 use super::facts::Facts;
 
-/// What the state topic has of a source.
+/// The records of a source on the state topic.
 #[derive(Debug, Clone, Copy)]
 pub struct Saved<'a> {
-    pub memory: Option<&'a Checkpoint>,
+    pub checkpoint: Option<&'a Checkpoint>,
     pub record: Option<&'a Record>,
 }
 
 pub struct Judged {
     pub verdict: Verdict,
-    /// What the publication sends.
+    /// The rows that the publication sends.
     pub coverage: Coverage,
 }
 
@@ -38,15 +40,15 @@ pub async fn judge(database: &Database, routes: &Routes, source: &Source) -> Res
         let coverage = query::coverage(&mut session, &source)?;
         Ok(Judged { verdict, coverage })
     };
-    tokio::task::spawn_blocking(ask).await.context("judging the contract ended")?
+    tokio::task::spawn_blocking(ask).await.context("the check of the contract ended")?
 }
 
-/// Whether tables with routes may have sent less than `run` was left with. A relay that streams now sees for itself.
-pub fn coverage(facts: &Facts, source: &Source, (saved, found): (Saved<'_>, &Coverage)) -> Option<Finding> {
-    let (memory, record) = (saved.memory?, saved.record?);
+/// Whether tables with routes may have sent less since `run` last streamed. A relay that streams now checks it itself.
+pub fn coverage(facts: &Facts, source: &Source, saved: Saved<'_>, found: &Coverage) -> Option<Finding> {
+    let (checkpoint, record) = (saved.checkpoint?, saved.record?);
     let name = source.slot.get_ref();
-    let slot: Option<Slot> = facts.slot(name).map(super::facts::Slot::stand);
-    let start = admit(Some(memory), &facts.cluster(), name, slot.as_ref(), &facts.database).ok()?;
+    let slot: Option<Slot> = facts.slot(name).map(super::facts::Slot::admitted);
+    let start = admit(Some(checkpoint), &facts.cluster(), name, slot.as_ref(), &facts.database).ok()?;
     let broken = match start {
         Start::Create => None,
         Start::Adopt | Start::Resume { .. }
@@ -54,7 +56,7 @@ pub fn coverage(facts: &Facts, source: &Source, (saved, found): (Saved<'_>, &Cov
         {
             record.broken.clone()
         }
-        Start::Adopt | Start::Resume { .. } => record.judge(found, source, memory.complete_until()),
+        Start::Adopt | Start::Resume { .. } => record.judge(found, source, checkpoint.complete_until()),
     };
     let Break { what, since } = broken?;
     let subject = format!("publication {}", source.publication.get_ref());

@@ -1,6 +1,6 @@
-//! Publication and tables: whether what the routes emit gets into the stream, whole, and harms nobody.
+//! Checks publication and tables: the routed rows must reach the stream complete, and no writer may fail.
 //!
-//! What does not fit is judged by `contract`, for `run` as for doctor.
+//! * `contract` judges whether routes, publication and tables fit, for `run` and for doctor alike.
 
 use super::facts::Facts;
 use super::finding::{Finding, Severity};
@@ -11,32 +11,39 @@ use crate::source::contract::fit::{self, Operations};
 use crate::source::contract::identity::Publishing;
 use crate::source::contract::{Mismatch, make_full};
 
-/// What is to be emitted, if there is a routes file that says so.
+/// A source, and the routes file that it is in.
+#[derive(Debug, Clone, Copy)]
+pub struct Routed<'a> {
+    pub routes: &'a Routes,
+    pub source: &'a Source,
+}
+
+/// The rows to emit, if there is a routes file that names them.
 #[derive(Debug, Clone, Copy)]
 pub struct Contract<'a> {
-    /// Without one, every table is looked at as if it were to be published.
+    /// Without one, every table is checked as if it were to be published.
     pub publication: Option<&'a str>,
-    pub routed: Option<(&'a Routes, &'a Source)>,
+    pub routed: Option<Routed<'a>>,
 }
 
 impl<'a> Contract<'a> {
-    /// Without routes: which tables the server is asked about.
+    /// Without routes: the tables to query.
     pub fn question(&self) -> Question<'a> {
         self.publication.map_or_else(Question::of_everything, Question::of_publication)
     }
 
-    /// Every table is meant that has routes; without routes, every one that was looked at.
+    /// Whether the table has routes; without routes, every table that was checked.
     fn is_meant(&self, table: &Table) -> bool {
-        self.routed.is_none_or(|(_, source)| source.table(&table.itself.table_name()).is_some())
+        self.routed.is_none_or(|routed| routed.source.table(&table.itself.table_name()).is_some())
     }
 }
 
-/// `has_slot`: then the publication had to be there before it.
+/// `has_slot`: the slot exists, so the publication had to exist before it.
 pub fn publication(facts: &Facts, contract: &Contract<'_>, has_slot: bool) -> Vec<Finding> {
     let Some(name) = contract.publication else { return unnamed(facts) };
     let subject = format!("publication {name}");
     let Some(publication) = &facts.contract.publication else {
-        return missing(contract, (&subject, has_slot)).into_iter().collect();
+        return missing(contract, &subject, has_slot).into_iter().collect();
     };
     let mut findings = vec![Finding::ok("publication.exists", &subject, covers(facts, publication))];
     if contract.routed.is_none() {
@@ -51,18 +58,18 @@ fn unnamed(facts: &Facts) -> Vec<Finding> {
     let found =
         if names.is_empty() { "this database has none".to_owned() } else { format!("there are: {names}") };
     vec![Finding::ok("publication.exists", "publication", found).why(
-        "none was named, so every table is looked at as if it were to be published; --publication names one",
+        "none was named, so every table is checked as if it were to be published; --publication names one",
     )]
 }
 
-/// The relay makes its own together with the slot, and judges it before as if it were there.
-fn missing(contract: &Contract<'_>, (subject, has_slot): (&str, bool)) -> Option<Finding> {
+/// The relay creates its own publication together with the slot. Until then it is judged as if it existed.
+fn missing(contract: &Contract<'_>, subject: &str, has_slot: bool) -> Option<Finding> {
     match contract.routed {
-        Some((_, source)) if source.own_publication && !has_slot => {
+        Some(Routed { source, .. }) if source.own_publication && !has_slot => {
             let found = "does not exist yet: the first `cdc-relay run` makes it";
             Some(Finding::ok("publication.exists", subject, found))
         }
-        // Then `run` says so.
+        // `run` reports it.
         Some(_) => None,
         None => {
             let name = contract.publication.map(sql::identifier).unwrap_or_default();
@@ -84,7 +91,7 @@ fn covers(facts: &Facts, publication: &Publication) -> String {
     format!("{tables} table{plural}: {}", operations.join(", "))
 }
 
-/// Of a publication without routes, which would say what is wanted.
+/// A publication without routes: nothing says which operations are wanted.
 fn operations(publication: &Publication, subject: &str) -> Vec<Finding> {
     let name = sql::identifier(&publication.name);
     let missing: Vec<&str> = [(publication.insert, "inserts"), (publication.update, "updates")]
@@ -97,33 +104,33 @@ fn operations(publication: &Publication, subject: &str) -> Vec<Finding> {
         let found = format!("does not publish {}", missing.join(" and "));
         findings.push(
             Finding::would_lose_data("publication.operations", subject, found)
-                .why("they never reach the stream, and nothing says so")
+                .why("they never reach the stream, and no error shows it")
                 .fix(format!("alter publication {name} set (publish = 'insert, update');")),
         );
     }
     if !publication.delete {
         findings.push(
             Finding::warning("publication.operations", subject, "does not publish deletes")
-                .why("a row that is deleted stays for ever with whoever keeps a copy of it")
+                .why("a deleted row stays for ever in the copies of the subscribers")
                 .fix(format!("alter publication {name} set (publish = 'insert, update, delete');")),
         );
     }
     findings
 }
 
-/// Tables that `for all tables` leaves out in silence.
+/// Tables that `for all tables` leaves out without an error.
 fn left_out(facts: &Facts, publication: &Publication, contract: &Contract<'_>) -> Option<Finding> {
     if !publication.all_tables || facts.unlogged.is_empty() || contract.routed.is_some() {
         return None;
     }
     Some(
         Finding::warning("table.unlogged", "unlogged tables", facts.unlogged.join(", "))
-            .why("their changes are not in the log, so nothing can tell them; `for all tables` leaves them out")
+            .why("their changes are not in the WAL, so they cannot be emitted; `for all tables` leaves them out")
             .fix("alter table … set logged;   -- those whose changes matter"),
     )
 }
 
-/// Without routes: what harms the writers.
+/// Without routes: the mismatches that break writers.
 pub fn harms(facts: &crate::postgres::facts::Facts) -> Vec<Mismatch> {
     let all = Operations { insert: true, update: true, delete: true };
     let publication = facts.publication.as_ref();
@@ -137,7 +144,7 @@ pub fn tables(facts: &Facts, contract: &Contract<'_>) -> Vec<Finding> {
     let meant: Vec<&Table> = facts.contract.tables.iter().filter(|table| contract.is_meant(table)).collect();
     let mut findings: Vec<Finding> = facts.mismatches.iter().map(Finding::of).collect();
     if contract.publication.is_none() {
-        // Nothing is published yet, so nobody is harmed.
+        // Nothing is published yet, so no writer fails.
         for finding in &mut findings {
             finding.severity = Severity::Warning;
             "once its updates and deletes are published, the server refuses them"
@@ -162,7 +169,7 @@ fn unlogged(facts: &Facts) -> Option<Finding> {
     let names = facts.unlogged.join(", ");
     (!names.is_empty()).then(|| {
         Finding::warning("table.unlogged", "unlogged tables", names)
-            .why("their changes are not in the log, so nothing can tell them")
+            .why("their changes are not in the WAL, so they cannot be emitted")
             .fix("alter table … set logged;   -- those whose changes matter")
     })
 }
@@ -173,7 +180,7 @@ fn filter(table: &Table, contract: &Contract<'_>) -> Option<Finding> {
     let name = sql::table(&table.itself.schema, &table.itself.name);
     Some(
         Finding::warning("table.row_filter", &format!("table {}", table.qualified()), format!("only rows where {filter}"))
-            .why("other rows never reach the stream, and a row that an update moves out of the filter is told as a delete")
+            .why("other rows never reach the stream, and a row that an update moves out of the filter is emitted as a delete")
             .fix(format!(
                 "begin; alter publication {publication} drop table {name}; \
                  alter publication {publication} add table {name}; commit;   -- publishes every row"
@@ -189,7 +196,7 @@ fn large_values(facts: &Facts, tables: &[&Table]) -> Vec<Finding> {
     };
     let (now, one_day): (Vec<&Table>, Vec<&Table>) =
         tables.iter().filter(at_risk).copied().partition(|table| outside(table) > 0);
-    let why = "an update that does not change a value stored outside its row leaves it out of the log; if a route needs \
+    let why = "an update that does not change a value stored outside its row leaves it out of the WAL; if a route needs \
                it, the row becomes a dead letter, and so do the later rows of its key";
     let mut findings: Vec<Finding> = now
         .iter()
@@ -215,7 +222,7 @@ fn large_values(facts: &Facts, tables: &[&Table]) -> Vec<Finding> {
                 "large values",
                 format!("none yet, though there may be: {names}"),
             )
-            .why("values above 2 kB are stored outside the row; then updates may leave them out of the log"),
+            .why("values above 2 kB are stored outside the row; then updates may leave them out of the WAL"),
         );
     }
     findings

@@ -1,7 +1,7 @@
 //! Each check as a table: facts that are fine but for one thing, and what is said of it.
 
-use super::brokers::{self, Topic};
 use super::facts::{Facts, Open, Prepared, Role, Setting, Slot, Spill};
+use super::sinks::brokers::Topic;
 use super::*;
 use crate::checkpoint::state::Phase;
 use crate::postgres::facts::{self as contract, Column, Member, NamedTable, Publication, Table};
@@ -126,7 +126,7 @@ fn fine() -> Facts {
     }
 }
 
-fn memory() -> Checkpoint {
+fn checkpoint() -> Checkpoint {
     Checkpoint {
         system_id: "1".to_owned(),
         timeline: 1,
@@ -145,11 +145,16 @@ fn memory() -> Checkpoint {
 fn found(facts: &Facts) -> Vec<(Severity, &'static str)> {
     let routes = Routes::parse(ROUTES, |_| None).expect("routes");
     let routed = (&routes, &routes.sources[0]);
-    let contract = Contract { publication: Some("events"), routed: Some(routed) };
+    let contract =
+        Contract { publication: Some("events"), routed: Some(Routed { routes: routed.0, source: routed.1 }) };
     let relations: Vec<_> = facts.contract.tables.iter().map(Table::relation).collect();
     let mismatches = fit::all(routed, (&facts.contract, &relations), !facts.slots.is_empty());
-    let findings =
-        check(&Facts { mismatches, ..facts.clone() }, &contract, Some("shop"), Some(Some(&memory())));
+    let findings = check(
+        &Facts { mismatches, ..facts.clone() },
+        &contract,
+        Some("shop"),
+        SavedCheckpoint::Saved(&checkpoint()),
+    );
     let bad = findings.iter().filter(|finding| finding.severity > Severity::Ok);
     bad.inspect(|finding| assert!(!finding.why.is_empty() || !finding.fix.is_empty(), "{finding:?}"))
         .map(|finding| (finding.severity, finding.check))
@@ -299,9 +304,9 @@ fn a_slot_that_is_gone_is_a_loss_and_one_that_was_never_made_is_not() {
     let mut facts = fine();
     facts.slots.clear();
     assert_eq!(found(&facts), [(Severity::WouldLoseData, "slot.checkpoint")]);
-    assert!(slot::slot(&facts, "shop", Some(None)).iter().all(|f| f.severity == Severity::Ok));
+    assert!(slot::slot(&facts, "shop", SavedCheckpoint::Nothing).iter().all(|f| f.severity == Severity::Ok));
     // A slot that no checkpoint names was perhaps read.
-    let forgotten = slot::slot(&fine(), "shop", Some(None));
+    let forgotten = slot::slot(&fine(), "shop", SavedCheckpoint::Nothing);
     assert!(forgotten.iter().any(|f| f.severity == Severity::WouldLoseData), "{forgotten:?}");
 }
 
@@ -325,7 +330,8 @@ fn without_routes_every_table_is_looked_at() {
     facts.contract.publication = None;
     orders(&mut facts).itself.key = None;
     facts.mismatches = tables::harms(&facts.contract);
-    let findings = check(&facts, &Contract { publication: None, routed: None }, None, None);
+    let findings =
+        check(&facts, &Contract { publication: None, routed: None }, None, SavedCheckpoint::NotRead);
     let bad: Vec<_> =
         findings.iter().filter(|f| f.severity > Severity::Ok).map(|f| (f.severity, f.check)).collect();
     assert_eq!(bad, [(Severity::Warning, "table.identity")]);
@@ -349,8 +355,10 @@ fn kafka_is_judged_by_what_an_acknowledged_record_survives() {
     let routes = Routes::parse(ROUTES, |_| None).expect("routes");
     let of = |name: &str, topic: Topic, brokers: usize| {
         let topics = [(name.to_owned(), topic)].into();
-        let findings =
-            brokers::check(&brokers::Facts { brokers, topics, ..brokers::Facts::default() }, &routes);
+        let findings = sinks::brokers::check(
+            &sinks::brokers::Facts { brokers, topics, ..sinks::brokers::Facts::default() },
+            &routes,
+        );
         let bad = findings.iter().filter(|f| f.severity > Severity::Ok);
         bad.map(|f| (f.severity, f.check)).collect::<Vec<_>>()
     };

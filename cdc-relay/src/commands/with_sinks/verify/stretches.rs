@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Verdict;
 use crate::checkpoint::refusal::Break;
+use crate::commands::state_topic::{self, PublicationRecords};
 use crate::routes::{Routes, Source};
 use crate::source::coverage::record::Record;
 
@@ -37,8 +38,8 @@ impl Stretch {
 
 /// By CloudEvents source. `None`: there is no state topic.
 pub fn read(brokers: &Brokers, routes: &Routes) -> Result<Option<BTreeMap<String, Vec<Stretch>>>> {
-    let (mut records, unread) = match super::super::records(brokers, routes) {
-        Ok(found) => found,
+    let PublicationRecords { mut records, unread } = match state_topic::records(brokers, routes) {
+        Ok(records) => records,
         Err(error) if is_missing(&error) => return Ok(None),
         Err(error) => return Err(error),
     };

@@ -12,10 +12,13 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use serde::{Deserialize, Serialize};
 
 use self::text::text;
-use super::doctor::facts::{Slot, wal_rate};
-use super::{Ending, Outcome, block_on, print, terminal};
 use crate::checkpoint::state::{Checkpoint, Phase};
 use crate::commands::arguments::{JsonArgs, RoutesArgs};
+use crate::commands::doctor::facts::{Slot, wal_rate};
+use crate::commands::outcome::{Ending, Outcome};
+use crate::commands::runtime::block_on;
+use crate::commands::state_topic;
+use crate::commands::terminal::{self, print};
 use crate::dead_letter::halts::Halted;
 use crate::dead_letter::record::DeadLetter;
 use crate::postgres::connection_url::Database;
@@ -140,7 +143,7 @@ struct SourceHealth {
 
 pub fn execute(options: &Options) -> Outcome {
     let routes = options.routes.read()?;
-    let report = block_on(examine(options, &routes))??;
+    let report = block_on(examine(options, &routes))?;
     if options.json.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&report).context("JSON")?))?;
     } else {
@@ -236,7 +239,7 @@ struct DeadLetters {
 }
 
 fn kafka(brokers: &Brokers, routes: &Routes) -> Result<(BTreeMap<String, Checkpoint>, DeadLetters)> {
-    let checkpoints = super::memories(brokers, routes)?;
+    let checkpoints = state_topic::checkpoints(brokers, routes)?;
     let mut halted: Vec<Halted> =
         routes.sources.iter().map(|source| Halted::new(source.name.get_ref())).collect();
     let mut count = 0;

@@ -10,8 +10,9 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
-use super::{Ending, Failure, Outcome};
+use super::wiring::SinkClients;
 use crate::commands::arguments::{AmqpArgs, RoutesArgs};
+use crate::commands::outcome::{Ending, Failure, Outcome};
 use crate::observe::metrics::Metrics;
 use crate::routes::{Routes, Source, TableName};
 use crate::source::backfill::resnapshot::{self, Plan, Planned, Report, Step};
@@ -57,7 +58,7 @@ pub struct Options {
 }
 
 pub fn execute(options: &Options) -> Outcome {
-    let routes = crate::commands::wiring::routes(&options.routes, &options.amqp)?;
+    let routes = super::wiring::routes(&options.routes, &options.amqp)?;
     let source = match routes.sources.as_slice() {
         [source] => source.clone(),
         sources => {
@@ -66,7 +67,7 @@ pub fn execute(options: &Options) -> Outcome {
             return Err(Failure::usage(format!("which source? Choose one by --source: {names}")));
         }
     };
-    let (routes, source) = crate::commands::wiring::resolved(&routes, &source)?;
+    let (routes, source) = super::wiring::resolved(&routes, &source)?;
     if !options.tables.is_empty() {
         print(options.json, &heal(options, routes, &source)?, healed)?;
         return Ok(Ending::Fine);
@@ -87,8 +88,12 @@ pub fn execute(options: &Options) -> Outcome {
 #[tokio::main(worker_threads = 1)]
 async fn work(options: &Options, routes: Routes, source: &Source) -> Result<resnapshot::Ending> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
-    let context =
-        crate::commands::wiring::context((&options.kafka, &options.amqp), &metrics, &routes, source)?;
+    let context = super::wiring::context(
+        &SinkClients { kafka: &options.kafka, amqp: &options.amqp },
+        &metrics,
+        &routes,
+        source,
+    )?;
     let (agreed, mut view) = (options.yes, View::new());
     let work = tokio::task::spawn_blocking(move || {
         let ending = resnapshot::run(context, agreed, &mut |step| view.show(step));
@@ -102,8 +107,12 @@ async fn work(options: &Options, routes: Routes, source: &Source) -> Result<resn
 #[tokio::main(worker_threads = 1)]
 async fn heal(options: &Options, routes: Routes, source: &Source) -> Result<resnapshot::heal::Report> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
-    let context =
-        crate::commands::wiring::context((&options.kafka, &options.amqp), &metrics, &routes, source)?;
+    let context = super::wiring::context(
+        &SinkClients { kafka: &options.kafka, amqp: &options.amqp },
+        &metrics,
+        &routes,
+        source,
+    )?;
     let tables = options.tables.clone();
     let work = tokio::task::spawn_blocking(move || resnapshot::heal::run(context, &tables));
     work.await.context("the work ended")?

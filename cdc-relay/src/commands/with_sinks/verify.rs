@@ -15,9 +15,10 @@ use serde::Serialize;
 pub use self::read::Reading;
 use self::read::Topic;
 use self::stretches::Stretch;
-use super::{Ending, Outcome, print, terminal};
 use crate::checkpoint::chain::Findings;
 use crate::commands::arguments::{JsonArgs, RoutesArgs};
+use crate::commands::outcome::{Ending, Outcome};
+use crate::commands::terminal::{self, print};
 use crate::routes::destinations::Destinations;
 use crate::routes::{Relay, Routes, Source};
 

@@ -1,4 +1,4 @@
-//! `cdc-relay run`.
+//! `cdc-relay run` streams until it is stopped.
 
 use std::net::SocketAddr;
 
@@ -9,14 +9,15 @@ use listener::operators::Name;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Ending, Outcome};
+use super::wiring::{Admin, SinkClients};
 use crate::commands::arguments::{AmqpArgs, RoutesArgs};
+use crate::commands::outcome::{Ending, Outcome};
 use crate::routes::Routes;
 
 /// Streams until it is stopped (SIGTERM or Ctrl-C), then flushes and confirms.
 ///
-/// Before anything is emitted, each source is compared with what is saved of it in the state topic. Where going on
-/// would lose or invent something, the source stands still and says what to do; the others go on.
+/// Before it emits anything, it compares each source with its checkpoint. A source that would lose or invent something is
+/// refused, and says what to do; the others stream.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Example:
@@ -38,7 +39,7 @@ pub struct RunConfig {
 }
 
 pub fn execute(config: RunConfig) -> Outcome {
-    let routes = crate::commands::wiring::routes(&config.routes, &config.amqp)?;
+    let routes = super::wiring::routes(&config.routes, &config.amqp)?;
     serve(config, routes)?;
     Ok(Ending::Fine)
 }
@@ -53,5 +54,7 @@ async fn serve(config: RunConfig, routes: Routes) -> Result<()> {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         token.cancel();
     });
-    crate::commands::wiring::run(config, routes, listener, shutdown).await
+    let sinks = SinkClients { kafka: &config.kafka, amqp: &config.amqp };
+    let admin = Admin { listener, hosts: config.admin_hosts.clone() };
+    super::wiring::run(&sinks, routes, admin, shutdown).await
 }

@@ -1,9 +1,11 @@
-//! Kafka: whether an acknowledged record can be lost there. Facts first, then pure checks of them.
+//! Checks whether Kafka can lose an acknowledged record.
+//!
+//! * It gathers facts first. Each check is a pure function of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::finding::Finding;
-use super::slot::duration;
+use crate::commands::doctor::finding::Finding;
+use crate::commands::doctor::slot::duration;
 use crate::routes::Routes;
 
 #[derive(Debug, Clone, Default)]
@@ -17,7 +19,7 @@ pub struct Topic {
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
     pub brokers: usize,
-    /// Topics that are not there, and that the relay may not create.
+    /// Missing topics that the relay may not create.
     pub not_created: BTreeSet<String>,
     /// Topics whose settings the relay may not read.
     pub not_described: BTreeSet<String>,
@@ -47,7 +49,7 @@ impl Topic {
         match (time, size) {
             (..0, ..0) => None,
             (0.., _) => Some(format!("records are deleted after {}", duration(time as f64 / 1000.0))),
-            (..0, 0..) => Some(format!("a partition keeps {}", super::slot::size(size))),
+            (..0, 0..) => Some(format!("a partition keeps {}", crate::commands::doctor::slot::size(size))),
         }
     }
 }
@@ -87,10 +89,12 @@ pub fn check(facts: &Facts, routes: &Routes) -> Vec<Finding> {
         }
     }
     let (state, dead) = (routes.relay.state_topic.get_ref(), routes.relay.dead_letter_topic.get_ref());
-    findings
-        .extend(described(facts, state).map_or_else(Vec::new, |topic| memory(state, topic, facts.brokers)));
-    findings
-        .extend(described(facts, dead).map_or_else(Vec::new, |topic| letters(dead, topic, facts.brokers)));
+    findings.extend(
+        described(facts, state).map_or_else(Vec::new, |topic| state_topic(state, topic, facts.brokers)),
+    );
+    findings.extend(
+        described(facts, dead).map_or_else(Vec::new, |topic| dead_letter_topic(dead, topic, facts.brokers)),
+    );
     findings
 }
 
@@ -98,7 +102,7 @@ fn described<'f>(facts: &'f Facts, name: &str) -> Option<&'f Topic> {
     facts.topics.get(name).filter(|_| !facts.not_described.contains(name))
 }
 
-/// What Kafka's authorizer keeps the relay from. Whether it may write is seen by writing only.
+/// Operations that Kafka's authorizer denies to the relay. Only a write shows whether the relay may write.
 fn permissions(facts: &Facts) -> Vec<Finding> {
     let allow = |topic: &str, operation: &str| {
         format!(
@@ -108,7 +112,7 @@ fn permissions(facts: &Facts) -> Vec<Finding> {
     let create = facts.not_created.iter().map(|topic| {
         let found = "does not exist, and this principal may not create it".to_owned();
         Finding::would_not_work("kafka.authorization", &format!("topic {topic}"), found)
-            .why("the relay does not start before all of its topics are there")
+            .why("the relay does not start before all of its topics exist")
             .fix(allow(topic, "Create"))
     });
     let describe = facts.not_described.iter().map(|topic| {
@@ -126,12 +130,12 @@ fn shape(name: &str, topic: &Topic, partitions: i32) -> Option<Finding> {
     let left_to_the_broker = partitions == crate::routes::Topic::DEFAULT_PARTITIONS;
     (!left_to_the_broker && i64::try_from(topic.partitions) != Ok(i64::from(partitions))).then(|| {
         Finding::warning("kafka.partitions", &subject, found)
-            .why("the relay tells to what is there; when partitions are added, later events of a key may overtake earlier ones")
+            .why("the relay emits to the partitions that exist; when partitions are added, later events of a key may overtake earlier ones")
             .fix(format!("[[topics]] name = \"{name}\" partitions = {}", topic.partitions))
     })
 }
 
-/// What the loss of a broker takes along.
+/// The records that are lost with a broker.
 fn safety(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
     let subject = format!("topic {name}");
     let mut findings = Vec::new();
@@ -140,15 +144,13 @@ fn safety(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
         let make = if brokers > 1 { Finding::would_lose_data } else { Finding::warning };
         findings.push(
             make("kafka.replication", &subject, "one replica".to_owned())
-                .why("what was acknowledged is gone with the disk of one broker, and the slot has moved on")
+                .why("acknowledged records are gone with the disk of one broker, and the slot is already past them")
                 .fix("with three brokers: kafka-reassign-partitions.sh, and [relay] replication_factor = 3"),
         );
     } else if topic.number("min.insync.replicas").unwrap_or(1) < 2 {
         findings.push(
             Finding::warning("kafka.min_insync", &subject, "min.insync.replicas = 1")
-                .why(
-                    "while replicas lag, one broker alone acknowledges, and its loss takes the records along",
-                )
+                .why("while replicas lag, one broker alone acknowledges, and its loss loses the records")
                 .fix(configs(name, "min.insync.replicas=2")),
         );
     }
@@ -181,7 +183,7 @@ fn events(name: &str, topic: &Topic, max_record_bytes: usize) -> Vec<Finding> {
     if topic.compacted() {
         findings.push(
             Finding::warning("kafka.cleanup", &subject, format!("cleanup.policy = {}", topic.text("cleanup.policy")))
-                .why("of each key only the last event is kept: a reader that is behind misses the others, and `verify` finds gaps")
+                .why("only the last event of each key is kept: a consumer that lags misses the others, and `verify` finds gaps")
                 .fix(configs(name, "cleanup.policy=delete")),
         );
     } else if let Some(forgets) = topic.forgets() {
@@ -191,14 +193,14 @@ fn events(name: &str, topic: &Topic, max_record_bytes: usize) -> Vec<Finding> {
             Finding::warning("kafka.retention", &subject, forgets)
         };
         findings.push(
-            made.why("a reader that is away for longer misses events without a word, and a new one cannot begin at the first")
+            made.why("a consumer that is away for longer misses events without an error, and a new one cannot begin at the first event")
                 .fix(configs(name, "retention.ms=-1")),
         );
     }
     findings
 }
 
-fn memory(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
+fn state_topic(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
     let subject = format!("state topic {name}");
     let mut findings = safety(name, topic, brokers);
     if let Some(forgets) =
@@ -206,14 +208,14 @@ fn memory(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
     {
         findings.push(
             Finding::would_lose_data("kafka.state", &subject, forgets)
-                .why("once the memory is gone, nobody knows what was told from the slot; the relay then refuses to stream")
+                .why("without the checkpoint nobody knows which transactions were emitted from the slot; the relay then refuses to stream")
                 .fix(configs(name, "cleanup.policy=compact")),
         );
     }
     if topic.partitions != 1 {
         findings.push(
             Finding::would_not_work("kafka.state", &subject, format!("has {} partitions", topic.partitions))
-                .why("the memory is read from one")
+                .why("the relay reads the checkpoint from one partition")
                 .fix("name another topic in [relay] state_topic, and let `cdc-relay run` make it"),
         );
     }
@@ -223,14 +225,14 @@ fn memory(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
     findings
 }
 
-fn letters(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
+fn dead_letter_topic(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
     let subject = format!("dead-letter topic {name}");
     let mut findings = safety(name, topic, brokers);
     let forgets = topic.forgets().or_else(|| topic.compacted().then(|| "is compacted".to_owned()));
     if let Some(forgets) = forgets {
         findings.push(
             Finding::would_lose_data("kafka.dead_letters", &subject, forgets)
-                .why("the keys that are halted are known from it alone: forgotten, later rows overtake the dead one, and the dead one is gone")
+                .why("only this topic records the halted keys: once its records are gone, later rows overtake the dead letter, and the dead letter is lost")
                 .fix(configs(name, "cleanup.policy=delete,retention.ms=-1,retention.bytes=-1")),
         );
     }
@@ -241,7 +243,7 @@ fn letters(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
                 &subject,
                 format!("has {} partitions", topic.partitions),
             )
-            .why("the halted keys are read from one")
+            .why("the relay reads the halted keys from one partition")
             .fix("name another topic in [relay] dead_letter_topic, and let `cdc-relay run` make it"),
         );
     }

@@ -11,10 +11,12 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::verify::{Reading, topics_of};
-use super::{Ending, Failure, Outcome, print};
+use super::wiring::SinkClients;
 use crate::checkpoint::failover::{Continuation, Evidence, Obstacle, branches, judge};
 use crate::checkpoint::state::{Checkpoint, Cluster, Slot};
 use crate::commands::arguments::{AmqpArgs, JsonArgs, RoutesArgs};
+use crate::commands::outcome::{Ending, Failure, Outcome};
+use crate::commands::terminal::print;
 use crate::observe::metrics::Metrics;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::session::Session;
@@ -87,7 +89,7 @@ pub fn execute(options: &Options) -> Outcome {
     let [source] = routes.sources.as_slice() else {
         return Err(Failure::usage("--source: which of the sources?".to_owned()));
     };
-    let (routes, source) = crate::commands::wiring::resolved(&routes, source)?;
+    let (routes, source) = super::wiring::resolved(&routes, source)?;
     let report = work(options, routes, &source)?;
     if options.json.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&report).context("JSON")?))?;
@@ -102,8 +104,12 @@ pub fn execute(options: &Options) -> Outcome {
 async fn work(options: &Options, routes: Routes, source: &Source) -> Result<Report> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
     let without_queue = AmqpArgs { amqp_url: None };
-    let context =
-        crate::commands::wiring::context((&options.kafka, &without_queue), &metrics, &routes, source)?;
+    let context = super::wiring::context(
+        &SinkClients { kafka: &options.kafka, amqp: &without_queue },
+        &metrics,
+        &routes,
+        source,
+    )?;
     let (options, context) = (options.clone(), Arc::new(context));
     tokio::task::spawn_blocking(move || decide(&options, &context)).await.context("the work ended")?
 }
@@ -191,7 +197,7 @@ fn unfinished(source: &Source, cluster: &Cluster, loaded: &Loaded) -> Option<Str
 /// What cannot be shown, and what goes on otherwise than before: somebody has to agree to it.
 fn caveats(source: &Source, checkpoint: Option<&Checkpoint>, newest: Lsn) -> Vec<String> {
     let mut caveats = Vec::new();
-    if !crate::commands::wiring::queues(source).is_empty() {
+    if !super::wiring::queues(source).is_empty() {
         caveats.push(
             "a queue cannot be read: unless synchronized_standby_slots was set, a message may be there of a \
              transaction that this server does not have"

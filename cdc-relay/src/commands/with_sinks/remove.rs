@@ -16,8 +16,10 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use serde::Serialize;
 
 use self::text::text;
-use super::{Ending, Failure, Outcome, block_on, print};
 use crate::commands::arguments::{JsonArgs, RoutesArgs};
+use crate::commands::outcome::{Ending, Failure, Outcome};
+use crate::commands::runtime::block_on;
+use crate::commands::terminal::print;
 use crate::postgres::error::PostgresError;
 use crate::postgres::session::Session;
 use crate::postgres::sql;
@@ -101,8 +103,8 @@ pub fn execute(options: &Options) -> Outcome {
     }
     let all = RoutesArgs { source: None, ..options.routes.clone() }.read()?;
     let source = options.routes.read()?.sources.into_iter().next().context("no source")?;
-    let mut session = Session::connect(&crate::commands::wiring::database(&source)?)
-        .context("the database of the source")?;
+    let mut session =
+        Session::connect(&super::wiring::database(&source)?).context("the database of the source")?;
     let brokers = &options.kafka;
     let mut found = found(&mut session, &source)?;
     found.keys = keys(brokers, &all, &source)?;
@@ -114,7 +116,7 @@ pub fn execute(options: &Options) -> Outcome {
     if options.yes {
         drop_all(&mut session, &found)?;
         forget(brokers, &all, &found.keys)?;
-        block_on(delete(brokers, &all, &found.topics))??;
+        block_on(delete(brokers, &all, &found.topics))?;
     }
     if options.json.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&found).context("JSON")?))?;

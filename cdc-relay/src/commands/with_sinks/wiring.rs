@@ -1,4 +1,4 @@
-//! Streaming all sources: the wiring on one page.
+//! Wires the sources to their sinks, and streams all of them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,15 +7,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use brokers::Brokers;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use listener::operators::Name;
 use listener::{Audience, Operators};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::refusal::Refusal;
-use crate::commands::Failure;
 use crate::commands::arguments::{AmqpArgs, RoutesArgs};
-use crate::commands::run::RunConfig;
+use crate::commands::outcome::Failure;
 use crate::observe::http;
 use crate::observe::lag;
 use crate::observe::metrics::{Metrics, SourceMetrics};
@@ -30,10 +30,24 @@ use crate::source::guard;
 use crate::source::published;
 use crate::source::worker;
 
+/// The addresses of the sinks.
+#[derive(Clone, Copy)]
+pub struct SinkClients<'a> {
+    pub kafka: &'a Brokers,
+    pub amqp: &'a AmqpArgs,
+}
+
+/// The admin listener.
+pub struct Admin {
+    pub listener: TcpListener,
+    /// Names by which operators may call it, besides those of the loopback.
+    pub hosts: Vec<Name>,
+}
+
 /// How long the sources have to flush before the process ends anyway.
 const STOP_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Checks everything that can be wrong without connecting.
+/// Reads the routes file, and checks everything that needs no connection.
 pub fn routes(routes: &RoutesArgs, amqp: &AmqpArgs) -> Result<Routes, Failure> {
     let routes = routes.read()?;
     for source in &routes.sources {
@@ -51,7 +65,7 @@ pub fn database(source: &Source) -> Result<Database> {
     source.url.get_ref().parse().with_context(|| format!("`url` of source {}", source.name.get_ref()))
 }
 
-/// The routes and the one source of a command, with what patterns mean now.
+/// The routes and the one source of a command, with the tables that its patterns match now.
 pub fn resolved(routes: &Routes, source: &Source) -> Result<(Routes, Source)> {
     if !source.has_patterns() {
         return Ok((routes.clone(), source.clone()));
@@ -63,7 +77,7 @@ pub fn resolved(routes: &Routes, source: &Source) -> Result<(Routes, Source)> {
     Ok((routes, source))
 }
 
-/// The queues that its routes lead to.
+/// The queues that the source's routes lead to.
 pub fn queues(source: &Source) -> Vec<&String> {
     let routes = source.entries().flat_map(|table| &table.routes);
     routes.filter_map(|route| route.queue.as_ref().map(|queue| queue.get_ref())).collect()
@@ -71,16 +85,16 @@ pub fn queues(source: &Source) -> Vec<&String> {
 
 /// Streams all sources until `shutdown`, then flushes and confirms.
 pub async fn run(
-    config: RunConfig,
+    sinks: &SinkClients<'_>,
     routes: Routes,
-    listener: TcpListener,
+    admin: Admin,
     shutdown: CancellationToken,
 ) -> Result<()> {
     let metrics = Metrics::new()?;
     let routes = Arc::new(routes);
     let (mut statuses, mut stops, mut threads) = (Vec::new(), Vec::new(), FuturesUnordered::new());
     for source in &routes.sources {
-        let context = context((&config.kafka, &config.amqp), &metrics, &routes, source)?;
+        let context = context(sinks, &metrics, &routes, source)?;
         tokio::spawn(lag::watch(
             context.database.clone(),
             source.slot.get_ref().clone(),
@@ -97,13 +111,13 @@ pub async fn run(
             // The receiver is gone only when the process ends anyway.
             let _ = done.send(());
         })?;
-        // Gone without a word: its thread panicked.
+        // The sender is gone: the thread panicked.
         threads.push(async move { ended.await.map_err(|_| source.name.get_ref()) });
     }
-    let admin_hosts = config.admin_hosts.clone();
+    let Admin { listener, hosts: admin_hosts } = admin;
     let audience = Audience::operators(Operators { admin_hosts, ..Operators::default() });
     let admin = tokio::spawn(http::serve(listener, metrics, statuses, audience, shutdown.clone()));
-    // A source does not end before it is stopped, unless something is badly wrong: then no probe may find us well.
+    // A source ends only when it is stopped. If one ends before, its thread panicked, and the process has to end too.
     let mut broken = tokio::select! {
         () = shutdown.cancelled() => None,
         Some(Err(source)) = threads.next() => Some(source),
@@ -115,15 +129,17 @@ pub async fn run(
         }
     };
     if tokio::time::timeout(STOP_TIMEOUT, rest).await.is_err() {
-        tracing::warn!("a source did not end in time; what it has not confirmed is told again");
+        tracing::warn!(
+            "a source did not end in time; the next start emits its unconfirmed transactions again"
+        );
     }
     admin.abort();
     broken.map_or(Ok(()), |source| Err(anyhow!("the thread of source {source} panicked")))
 }
 
-/// What a source is made of. Within a runtime.
+/// The context of a source. Call it within a runtime.
 pub fn context(
-    (kafka, amqp): (&Brokers, &AmqpArgs),
+    sinks: &SinkClients<'_>,
     metrics: &Metrics,
     routes: &Arc<Routes>,
     source: &Source,
@@ -135,8 +151,8 @@ pub fn context(
         routes: Arc::new(routes.topics_of(source)),
         source: Arc::new(source.clone()),
         database: database(source)?,
-        brokers: kafka.clone(),
-        rabbit: rabbit(amqp, routes, source, &acks, &series),
+        brokers: sinks.kafka.clone(),
+        rabbit: rabbit(sinks.amqp, routes, source, &acks, &series),
         acks,
         status: Status::new(source.name.get_ref(), series.clone()),
         metrics: series,

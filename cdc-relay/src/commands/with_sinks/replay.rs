@@ -11,8 +11,9 @@ use comfy_table::{Table, presets};
 use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
-use super::{Ending, Failure, Outcome};
+use super::wiring::SinkClients;
 use crate::commands::arguments::{AmqpArgs, RoutesArgs};
+use crate::commands::outcome::{Ending, Failure, Outcome};
 use crate::observe::metrics::Metrics;
 use crate::routes::{Routes, Source};
 use crate::source::backfill::replay::{self, Rows, Selection, Shown, Summary};
@@ -89,11 +90,11 @@ fn since(text: &str) -> Result<jiff::Timestamp, String> {
 }
 
 pub fn execute(config: &ReplayConfig) -> Outcome {
-    let routes = crate::commands::wiring::routes(&config.routes, &config.amqp)?;
+    let routes = super::wiring::routes(&config.routes, &config.amqp)?;
     let [source] = routes.sources.as_slice() else {
         return Err(Failure::usage("--source: which of the sources?".to_owned()));
     };
-    let (routes, source) = crate::commands::wiring::resolved(&routes, source)?;
+    let (routes, source) = super::wiring::resolved(&routes, source)?;
     let rows = match (&config.key, &config.condition, config.since) {
         (Some(key), ..) => Rows::Key(key.clone()),
         (_, Some(condition), _) => Rows::Where(condition.clone()),
@@ -120,8 +121,12 @@ async fn work(
     (routes, source): (Routes, &Source),
 ) -> Result<Summary> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
-    let context =
-        Arc::new(crate::commands::wiring::context((&config.kafka, &config.amqp), &metrics, &routes, source)?);
+    let context = Arc::new(super::wiring::context(
+        &SinkClients { kafka: &config.kafka, amqp: &config.amqp },
+        &metrics,
+        &routes,
+        source,
+    )?);
     let timeout = Duration::from_secs(config.timeout);
     let work = tokio::task::spawn_blocking(move || {
         let mut said = String::new();

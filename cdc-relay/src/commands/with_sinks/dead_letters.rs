@@ -8,8 +8,8 @@ use clap::Args;
 use comfy_table::{Table, presets};
 use rdkafka::message::Message;
 
-use super::{Ending, Outcome};
 use crate::commands::arguments::RoutesArgs;
+use crate::commands::outcome::{Ending, Outcome};
 use crate::dead_letter::halts::Halts;
 use crate::dead_letter::listing::{HaltedKey, Listing};
 use crate::postgres::shell;

@@ -8,8 +8,8 @@ use brokers::Brokers;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Ending, Failure, Outcome};
 use crate::commands::arguments::RoutesArgs;
+use crate::commands::outcome::{Ending, Failure, Outcome};
 use crate::dead_letter::halts::Halts;
 use crate::dead_letter::listing::HaltedKey;
 use crate::dead_letter::release::{PREFIX, ReleaseOrder, ReleaseRecord};

@@ -1,4 +1,4 @@
-//! RabbitMQ: whether the queues keep what they confirmed.
+//! Checks whether the queues of RabbitMQ keep the messages that they confirmed.
 
 use std::time::Duration;
 
@@ -8,13 +8,13 @@ use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::timeout;
 
-use super::finding::Finding;
+use crate::commands::doctor::finding::Finding;
 use crate::routes::Routes;
 use crate::sinks::rabbit;
 
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How a queue of the routes file was found.
+/// The state of a queue of the routes file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Queue {
     Missing,
@@ -52,7 +52,7 @@ fn of_queue(name: &str, queue: &Queue) -> Finding {
     }
 }
 
-/// Looks at the queues. Makes none.
+/// Queries the queues; creates none.
 pub async fn ask(uri: &str, routes: &Routes) -> Result<Vec<(String, Queue)>> {
     let connection = timeout(STEP_TIMEOUT, Connection::connect(uri, ConnectionProperties::default()))
         .await
@@ -61,14 +61,14 @@ pub async fn ask(uri: &str, routes: &Routes) -> Result<Vec<(String, Queue)>> {
     let mut found = Vec::new();
     for queue in &routes.queues {
         let name = queue.name.get_ref();
-        found.push((name.clone(), look(&connection, name).await?));
+        found.push((name.clone(), query(&connection, name).await?));
     }
     let _ = timeout(STEP_TIMEOUT, connection.close(200, "done".into())).await;
     Ok(found)
 }
 
 /// On channels of its own: a refusal closes the channel.
-async fn look(connection: &Connection, name: &str) -> Result<Queue> {
+async fn query(connection: &Connection, name: &str) -> Result<Queue> {
     let channel =
         timeout(STEP_TIMEOUT, connection.create_channel()).await.context("RabbitMQ does not answer")??;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
