@@ -1,12 +1,12 @@
-//! Named places between two effects, at which a test can end the process. Nothing of this is in a build without the
-//! feature `failpoints`.
+//! Named points between two effects, at which a test can end the process.
 //!
-//! `FAILPOINTS` says what happens where, e.g. `after_produce=10*off->return`. `return` ends the process on the spot,
-//! as `kill -9` would; the other actions are those of the crate `fail`.
+//! * A build without the feature `failpoints` has none of them.
+//! * `FAILPOINTS` chooses the actions, e.g. `after_produce=10*off->return`. `return` ends the process at once, as
+//!   `kill -9` would; the other actions are those of the crate `fail`.
 
-macro_rules! places {
+macro_rules! failpoints {
     ($($(#[$reason:meta])* $variant:ident = $name:literal,)*) => {
-        /// The places, in the order in which a transaction passes them.
+        /// The failpoints, in the order in which a transaction passes them.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Failpoint { $($(#[$reason])* $variant,)* }
 
@@ -20,8 +20,8 @@ macro_rules! places {
     };
 }
 
-places! {
-    /// A row was read and routed; no sink has it.
+failpoints! {
+    /// A row is read and routed; no sink has it.
     BeforeProduce = "before_produce",
     /// The producer has it; the broker may have it.
     AfterProduce = "after_produce",
@@ -29,18 +29,18 @@ places! {
     AfterKafka = "after_kafka",
     /// RabbitMQ has acknowledged all of a transaction; Kafka perhaps not.
     AfterRabbit = "after_rabbit",
-    /// Every sink has acknowledged; the checkpoint does not say so.
+    /// Every sink has acknowledged; the checkpoint is not written.
     BeforeCheckpoint = "before_checkpoint",
     /// The checkpoint is acknowledged; Postgres does not know.
     AfterCheckpoint = "after_checkpoint",
-    /// The position was confirmed to Postgres.
+    /// The position is confirmed to Postgres.
     AfterConfirm = "after_confirm",
 }
 
-/// This place is reached.
+/// The process reaches this failpoint.
 #[cfg(feature = "failpoints")]
-pub fn hit(place: Failpoint) {
-    fail::fail_point!(place.name(), |_| std::process::abort());
+pub fn hit(failpoint: Failpoint) {
+    fail::fail_point!(failpoint.name(), |_| std::process::abort());
 }
 
 #[cfg(not(feature = "failpoints"))]

@@ -1,21 +1,21 @@
 //! `cdc-relay` emits committed Postgres row changes to Kafka and RabbitMQ.
 //!
 //! * A committed change of a published table is emitted at least once. Changes of a key are first emitted in commit order.
-//! * What was rolled back is never emitted. An event has the same id each time it is emitted.
-//! * Postgres learns that a change is safe only after every sink, and the relay's own checkpoint, have it.
-//! * Where that cannot be kept, the relay stops and says why.
+//! * A change that was rolled back is never emitted. An event has the same id each time it is emitted.
+//! * The slot is confirmed only after every sink, and the relay's own checkpoint, have the change.
+//! * Where the relay cannot guarantee this, it refuses to stream and says why.
 //!
 //! The rooms, in the order in which a row passes them backwards; an import only points down this list (a test of `e2e`
 //! holds that):
 //!
-//! | room | what |
+//! | room | contents |
 //! |---|---|
 //! | [`commands`] | the commands and their arguments |
-//! | [`source`] | the life of a source: contract, stream, and rows that are not read from WAL |
-//! | `sinks` | Kafka, RabbitMQ, and what is under way to them |
+//! | [`source`] | a source from its contract to its stream, and rows that do not come from the WAL |
+//! | `sinks` | Kafka, RabbitMQ, and the messages in flight |
 //! | [`dead_letter`] | rows that cannot be emitted, halted keys, releases |
 //! | `observe` | metrics, `/ready`, the state of each source, the slot's lag |
-//! | [`routes`] | the routes file, and what it makes of a row: pure |
+//! | [`routes`] | the routes file, and the events that it makes of rows: pure |
 //! | [`checkpoint`] | progress, its record on Kafka, the chain of events, continuity: pure |
 //! | [`postgres`] | URLs, TLS, sessions, the replication stream, SQL text, the decoder |
 

@@ -1,4 +1,4 @@
-//! Reads the command line, runs the command, and answers with its exit code.
+//! Reads the command line, runs the command, and exits with its code.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    // What FAILPOINTS says, for as long as the process lives.
+    // Active for as long as the process lives.
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
     let cli = Cli::try_parse().unwrap_or_else(|error| {
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         let _ = error.print();
         std::process::exit(code)
     });
-    // What lapin calls an error we report ourselves, with what follows from it.
+    // The relay reports lapin's errors itself, with their consequences.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
         EnvFilter::new(format!("{},lapin=off,librdkafka=error", cli.command.log_level()))
     });

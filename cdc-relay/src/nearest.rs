@@ -1,4 +1,4 @@
-//! "Did you mean": the known name that is nearest to one that is not known.
+//! Suggests the known name that is nearest to an unknown one ("did you mean").
 
 /// ` (did you mean `x`?)`, or nothing if none is near.
 pub fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
@@ -8,13 +8,13 @@ pub fn hint<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String 
     }
 }
 
-/// At most a third of the letters may differ; two swapped ones count once.
+/// At most a third of the characters may differ; two swapped ones count once.
 fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let folded = name.to_lowercase();
     let distance = |known: &str| strsim::damerau_levenshtein(&folded, &known.to_lowercase());
     let near = known.into_iter().map(|known| (distance(known), known)).min()?;
-    let letters = name.chars().count();
-    (near.0 < letters && near.0 * 3 <= letters.max(3)).then_some(near.1)
+    let length = name.chars().count();
+    (near.0 < length && near.0 * 3 <= length.max(3)).then_some(near.1)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `cdc-relay tail`: the changes of a database on the terminal, with nothing but a connection string.
+//! `cdc-relay tail` shows the changes of a database on the terminal, with nothing but a connection string.
 
 mod output;
 mod reader;
@@ -29,17 +29,19 @@ use crate::postgres::sql;
 use crate::routes::TableName;
 use crate::source::contract::Mismatch;
 
+/// After this time a notice explains why reading does not begin.
+const BEGIN_NOTICE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a stop waits for the reader, and then for the printer.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Shows the committed changes of a database as they happen. Needs nothing but a connection string.
 ///
-/// Reads through a temporary replication slot, which the server drops when the session ends, even after kill -9. Where no
-/// publication is given, it makes one or two (cdc_relay_tail_…) and drops them at the end; those of a tail that was
-/// killed are dropped by the next one. Updates and deletes of a table without a primary key or replica identity are
-/// not shown, since publishing them would make them fail; a table that loses its identity meanwhile is taken out within a second.
+/// Tail reads through a temporary replication slot, which the server drops when the session ends, even after kill -9.
+/// Without --publication it creates one or two publications (cdc_relay_tail_…) and drops them at the end; the next tail
+/// drops those of a tail that was killed. It does not show updates and deletes of a table without a primary key or replica
+/// identity, since publishing them would make them fail. It takes out a table that loses its identity within a second.
 ///
-/// The server keeps no log for it: when the output is not taken for 2 seconds, changes are left out and counted.
+/// The server retains no WAL for it: when nobody takes the output for 2 seconds, tail skips changes and counts them.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
@@ -50,9 +52,9 @@ Examples:
 Needs wal_level = logical and a role with REPLICATION; without a publication also CREATE on the database and tables
 of its own, or a superuser. `cdc-relay doctor URL` says what is missing.
 
-A line of --json: time, commit (log position), xid, ordinal in its transaction, table, operation (insert, update,
-delete, truncate), key, before (what the log has of the old row), after, unchanged (columns whose large value the log
-left out). {\"skipped\": n} stands where n changes were left out.")]
+A line of --json: time, commit (WAL position), xid, ordinal in its transaction, table, operation (insert, update,
+delete, truncate), key, before (the old row, as far as the WAL has it), after, unchanged (columns whose large value is not
+in the WAL). {\"skipped\": n} replaces n skipped changes.")]
 pub struct Options {
     /// The database, as a URL or as key=value words.
     #[arg(env = "DATABASE_URL", hide_env_values = true)]
@@ -60,13 +62,13 @@ pub struct Options {
     /// Only this table (schema.table; public if there is no schema). May be given several times.
     #[arg(long = "table", short, value_name = "TABLE", value_parser = str::parse::<TableName>)]
     tables: Vec<TableName>,
-    /// Reads what this publication has, and makes none.
+    /// Reads this publication, and creates none.
     #[arg(long, value_name = "NAME")]
     publication: Option<String>,
-    /// Reads from where this slot stands, without moving it. While it is read here, nobody else can read it.
+    /// Reads from the position of this slot, without moving it. Meanwhile nobody else can read the slot.
     #[arg(long, value_name = "SLOT", requires = "publication")]
     from_slot: Option<String>,
-    /// Ends after the transaction in which so many changes are reached.
+    /// Ends after the transaction that reaches so many changes.
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
     #[command(flatten)]
@@ -80,7 +82,7 @@ pub fn execute(options: &Options) -> Outcome {
 }
 
 async fn tail(options: &Options, database: Database) -> Result<()> {
-    // From here on, so that nothing that is made stays behind.
+    // Registered first, so that an interrupt leaves nothing behind.
     let interrupted = interrupted()?;
     let client = database.connect().await?;
     client.batch_execute("set lock_timeout = '3s'; set statement_timeout = 0").await.context("settings")?;
@@ -114,7 +116,7 @@ async fn tail(options: &Options, database: Database) -> Result<()> {
     Ok(())
 }
 
-/// Makes the publications, and says so.
+/// Creates the publications.
 async fn publish(
     client: &Client,
     facts: &trial::Facts,
@@ -125,7 +127,7 @@ async fn publish(
         notify(&format!("Dropped publication {left}: a tail that was killed had left it behind."));
     }
     let plan = trial::plan(facts, &options.tables, name)?;
-    // All of them or none, and only what is as it was when it was planned.
+    // One transaction creates all of them or none, and checks that the plan still fits.
     client
         .batch_execute(&format!("begin; {}", plan.statements.join("; ")))
         .await
@@ -167,14 +169,14 @@ struct Changes<'a> {
 }
 
 impl Changes<'_> {
-    /// Never ends. Whoever cannot be asked now is asked again; without an answer the inserts are still seen.
+    /// Never ends. A failed check is repeated; meanwhile the inserts are still shown.
     async fn keep(mut self) {
-        const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+        const CHECK_INTERVAL: Duration = Duration::from_millis(500);
         let mut failing = false;
         loop {
-            tokio::time::sleep(LOOK_INTERVAL).await;
-            let looked = self.look().await;
-            if let Err(error) = &looked
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            let checked = self.check().await;
+            if let Err(error) = &checked
                 && !failing
             {
                 notify(&format!(
@@ -182,13 +184,13 @@ impl Changes<'_> {
                     self.name
                 ));
             }
-            failing = looked.is_err();
+            failing = checked.is_err();
         }
     }
 
     /// Takes out the tables whose updates and deletes the server began to refuse; takes in those that are new and have
     /// a replica identity.
-    async fn look(&mut self) -> Result<()> {
+    async fn check(&mut self) -> Result<()> {
         for withdrawal in trial::withdraw_harmful(self.client, &self.published).await? {
             let Mismatch { subject, found, .. } = withdrawal.why;
             notify(&format!("Shows only inserts and truncates of {subject} from now on: it {found}."));
@@ -260,7 +262,7 @@ async fn read(
             () = &mut meanwhile, if !aside => aside = true,
             () = &mut interrupted => {
                 stop.ask();
-                // It may wait for a server that does not answer, and then nothing is lost by not waiting with it.
+                // The reader may wait for a server that does not answer; then nothing is lost.
                 break match tokio::time::timeout(STOP_TIMEOUT, read).await {
                     Ok(totals) => Some(totals.context("the reader ended")?),
                     Err(_) => None,
@@ -269,7 +271,7 @@ async fn read(
         }
     };
     let Some(totals) = totals else { return Ok(Totals::default()) };
-    // What was read is printed, unless the output is stuck.
+    // The changes so far are printed, unless the output is stuck.
     let until = Instant::now() + STOP_TIMEOUT;
     while !printer.is_finished() && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -277,11 +279,10 @@ async fn read(
     totals
 }
 
-/// Says when changes will be seen, and what it waits for until then.
+/// Notifies the user when reading begins, and why it does not begin yet.
 async fn announce(begun: oneshot::Receiver<()>) {
     tokio::pin!(begun);
-    let patience = Duration::from_secs(2);
-    let begun = match tokio::time::timeout(patience, &mut begun).await {
+    let begun = match tokio::time::timeout(BEGIN_NOTICE_TIMEOUT, &mut begun).await {
         Ok(begun) => begun,
         Err(_) => {
             notify("Waiting for the transactions that are open now to end: a slot begins after them.");
@@ -293,7 +294,7 @@ async fn announce(begun: oneshot::Receiver<()>) {
     }
 }
 
-/// Ready when the program is to end.
+/// Resolves when the user or the system ends the program.
 fn interrupted() -> Result<impl Future<Output = ()>> {
     let mut int = signal(SignalKind::interrupt())?;
     let mut term = signal(SignalKind::terminate())?;

@@ -1,13 +1,12 @@
-//! Which keys are halted: their rows go to the dead-letter topic.
+//! Keeps the halted keys of a source: their rows go to the dead-letter topic.
 //!
-//! A row that cannot be emitted halts its key towards that destination: later rows of the key go to the dead-letter
-//! topic as well, in order, until a release for the key is written there. The halted keys are what reading the
-//! topic from its start yields; nothing else saves them. What stands there of a row is in `record`, how a key
-//! is let go on in `release`.
-//!
-//! A row whose key cannot be read (a column of it is null) has no position among the rows of any key, and halts none: its
-//! dead letter stands for itself, under the name of the row. Only a change that belongs to no row (a truncated table, a
-//! table without routes) halts its destination as a whole; these have destinations of their own.
+//! * A row that cannot be emitted halts its key towards that destination. Later rows of the key go to the dead-letter topic
+//!   too, in order, until a release of the key is written there.
+//! * The halted keys are the result of reading the topic from its start; nothing else saves them.
+//! * A row whose key cannot be read (a column of it is null) has no position among the rows of any key. Its dead letter
+//!   halts no key, and has the name of the row.
+//! * A change that belongs to no row (a truncated table, a table without routes) halts its destination as a whole. Such
+//!   changes have destinations of their own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -32,7 +31,8 @@ pub fn change_destination(table: &str) -> String {
 /// The name of all further rows without a key, after `KEYS_MAX` of a destination.
 pub const FURTHER: &str = "";
 
-/// What a dead letter halts towards its destination: its key; without one its row alone; with neither, every key.
+/// The rows that a dead letter halts towards its destination: those of its key; without a key its row alone; with neither,
+/// all rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Halts {
     #[serde(default)]
@@ -56,7 +56,7 @@ impl Halts {
     }
 }
 
-/// For people.
+/// As the terminal shows it.
 impl fmt::Display for Halts {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.key, self.keyless.as_deref()) {
@@ -147,7 +147,7 @@ impl FromIterator<(Halts, i64)> for Keys {
     }
 }
 
-/// What of a destination is halted.
+/// The halted part of a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Extent {
     Keys(Keys),
@@ -169,7 +169,7 @@ impl Halted {
     /// Applies a record read from the topic; those of other sources change nothing. One that is not ours at all is
     /// an error: the set would be incomplete.
     pub fn apply(&mut self, offset: i64, value: &[u8]) -> Result<(), serde_json::Error> {
-        // Dead letters of older relays may have bytes that are no UTF-8.
+        // Dead letters of earlier releases may have bytes that are no UTF-8.
         let value = utf8::json(value);
         let Head { source, destination, key, keyless, release, from } = serde_json::from_str(&value)?;
         let halts = Halts { key, keyless };
@@ -182,7 +182,7 @@ impl Halted {
         Ok(())
     }
 
-    /// A dead letter is written at `from` or later. What is halted already stays so from where it is.
+    /// A dead letter is written at `from` or later. A key that is halted already keeps its earlier offset.
     pub fn halt(&mut self, destination: &str, halts: &Halts, from: i64) {
         let extent = self.extents.entry(destination.to_owned()).or_insert_with(|| {
             if halts.is_all() { Extent::All(from) } else { Extent::Keys(Keys::default()) }
@@ -192,7 +192,7 @@ impl Halted {
             _ if keys.get(halts).is_some() => {}
             Halts { key: Some(_), .. } if keys.keys.len() < KEYS_MAX => keys.set(halts, from),
             Halts { key: None, keyless: Some(_) } if keys.rows.len() < KEYS_MAX => keys.set(halts, from),
-            // Nothing follows a row without a key: those of them that are too many to be named hold up nobody.
+            // No row follows a row without a key, so further ones need no name.
             Halts { key: None, keyless: Some(_) } => {
                 keys.rows.entry(FURTHER.to_owned()).or_insert(from);
             }
@@ -223,7 +223,7 @@ impl Halted {
         }
     }
 
-    /// What a dead letter is released with, and the offset before which none of that is pending.
+    /// The keys or rows that are released together with a dead letter, and the offset before which none is pending.
     pub fn unit(&self, destination: &str, halts: &Halts) -> Option<(Halts, i64)> {
         match self.extents.get(destination)? {
             Extent::All(from) => Some((Halts::default(), *from)),
@@ -252,7 +252,7 @@ impl Halted {
         self.extents.values().map(count).sum()
     }
 
-    /// Whether a row without a key towards this destination is no news.
+    /// Whether the destination has a dead letter without a key already.
     pub fn has_keyless(&self, destination: &str) -> bool {
         match self.extents.get(destination) {
             None => false,

@@ -1,19 +1,23 @@
-//! Letting halted keys go on: the promise and the decisions, pure.
+//! Decides how halted keys are released. Pure.
 //!
-//! Promise: the dead letters of a key are emitted in their order, before any later row of the key, none lost, none
-//! overtaken, whatever crashes when.
+//! * The dead letters of a key are emitted in their order, before any later row of the key. None is lost and none is
+//!   overtaken, whatever crashes when.
+//! * A dead letter that still cannot be emitted stays, and all later ones of its key with it. The topic then says from which
+//!   offset on.
+//! * A dead letter that is in the topic more than once, after a repeated session, is emitted once.
 //!
-//! How: an order to release is a logical message in the source's WAL, so it has one definite position among the commits.
-//! When the relay comes to it (`stream::release`) it waits until all it emitted before is acknowledged, so that every
-//! earlier dead letter stands in the topic; emits the dead letters again in the topic's order; waits until every sink has
-//! acknowledged them; and only then writes to the topic that the key is released. All of that belongs to the
-//! message's transaction: the slot moves past it when it is whole, and a crash before that begins it again, with the
-//! same ids. A crash after the release is in the topic finds nothing left to emit. Rows of the key between the
-//! slot and the message, emitted a second time after a crash, find the key released and are emitted directly: their
-//! first emitting was the dead letter's.
+//! An order to release is a logical message in the source's WAL, so it has one definite position among the commits. At that
+//! position the relay (`stream::release`)
 //!
-//! A dead letter that still cannot be emitted stays, and all later ones of its key with it; the topic then says from which
-//! offset on. Dead letters that were emitted more than once into the topic, as at-least-once brings it, are emitted once.
+//! 1. waits until everything it emitted before is acknowledged, so that the topic has every earlier dead letter;
+//! 2. emits the dead letters again, in the topic's order;
+//! 3. waits until every sink has acknowledged them;
+//! 4. and only then writes to the topic that the key is released.
+//!
+//! All of that belongs to the message's transaction: the slot moves past it when it is complete, and a crash before that
+//! begins it again, with the same ids. After a crash later than step 4 nothing is left to emit. Rows of the key between the
+//! slot and the message that are emitted a second time after a crash find the key released, and are emitted directly: the
+//! dead letter was their first emission.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,19 +26,19 @@ use serde::{Deserialize, Serialize};
 use crate::dead_letter::halts::{Extent, FURTHER, Halted, Halts};
 use crate::dead_letter::record::{DeadLetter, WalPosition, shortened};
 
-/// Of logical messages that carry an `ReleaseOrder`.
+/// The prefix of logical messages that carry a [`ReleaseOrder`].
 pub const PREFIX: &str = "cdc-relay.release";
 
 /// More keys than this that stop in the middle of a destination stop it as a whole.
 const STOPS_MAX: usize = 10_000;
 
-/// What is to be released.
+/// An order to release keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseOrder {
     /// Distinguishes this order from others.
     pub id: String,
     pub source: String,
-    /// As in dead letters: `topic:PaymentTopic`. None: every destination.
+    /// As dead letters name it: `topic:PaymentTopic`. `None`: every destination.
     pub destination: Option<String>,
     /// With neither key nor row: every one.
     #[serde(flatten)]
@@ -54,8 +58,8 @@ impl ReleaseOrder {
     }
 }
 
-/// A record of the dead-letter topic that says what became of a key, or, if `done`, of the order. `release` without
-/// `from` frees the key; with it, the dead letters before that offset were emitted and the key stays halted.
+/// The outcome for a key, or for the order if `done`, as a record of the dead-letter topic. `release` without `from` releases
+/// the key; with it, the dead letters before that offset were emitted and the key stays halted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReleaseRecord {
     pub source: String,
@@ -77,7 +81,7 @@ pub struct ReleaseRecord {
     pub done: bool,
 }
 
-/// A destination, and what of it is released together.
+/// A destination, and the keys of it that are released together.
 type Name = (String, Halts);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,13 +90,13 @@ struct Stop {
     reason: String,
 }
 
-/// What is released together: a key, a row without one, or a destination whose dead letters may be of any key.
+/// A key, a row without one, or a destination whose dead letters may be of any key: they are released together.
 #[derive(Debug, Default)]
 struct Unit {
     from: i64,
     emitted: u64,
     skipped: u64,
-    /// The last dead letter that was looked at.
+    /// The last dead letter so far.
     last: Option<WalPosition>,
     stop: Option<Stop>,
     /// Keys that stay halted in a destination that was halted as a whole.
@@ -194,8 +198,8 @@ impl<'o> ReleasePass<'o> {
         }
     }
 
-    /// What to write, in this order; the last record says that all is done.
-    pub fn notes(&self) -> Vec<ReleaseRecord> {
+    /// The records to write, in this order; the last one ends the order.
+    pub fn records(&self) -> Vec<ReleaseRecord> {
         let mut notes = Vec::new();
         for ((destination, halts), unit) in &self.units {
             let note = |halts: &Halts, stop: Option<&Stop>| ReleaseRecord {
@@ -220,7 +224,7 @@ impl<'o> ReleasePass<'o> {
         notes
     }
 
-    /// Of no destination: to older relays a release of nothing.
+    /// A record of no destination: to earlier releases a release of nothing.
     fn note(&self) -> ReleaseRecord {
         ReleaseRecord {
             source: self.order.source.clone(),

@@ -61,7 +61,7 @@ fn carry_out(order: &ReleaseOrder, topic: &mut Topic, bad: &[usize]) -> Vec<usiz
             }
         }
     }
-    let notes = pass.notes();
+    let notes = pass.records();
     assert!(notes.last().is_some_and(|note| note.done), "the end is always said");
     topic.extend(notes.iter().map(|note| serde_json::to_string(note).unwrap()));
     emitted

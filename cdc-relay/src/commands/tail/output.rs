@@ -1,8 +1,8 @@
-//! Between the WAL and the terminal: what is read is never held up for long by where it is printed.
+//! Buffers changes between the reader and the terminal, so that a slow terminal never blocks the reader for long.
 //!
-//! A slot keeps its server's WAL until it is read. So the reader goes on whatever the terminal does: up to
-//! `WAITING_BYTES_MAX` waits to be printed; when nothing is taken for `WRITE_TIMEOUT`, changes are left out and counted instead, and
-//! the count is printed where they are missing.
+//! * A slot retains its server's WAL until it is read, so the reader goes on whatever the terminal does.
+//! * Up to `WAITING_BYTES_MAX` wait to be printed. When nothing is taken for `WRITE_TIMEOUT`, changes are skipped.
+//! * The number of skipped changes is printed in their place.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -25,7 +25,7 @@ struct State {
     ended: bool,
     /// Nobody reads the output any more.
     closed: bool,
-    /// When something was taken last.
+    /// When the printer last took a chunk.
     taken_at: Option<Instant>,
 }
 
@@ -42,7 +42,7 @@ impl Output {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands over what is to be printed, or leaves it out. False: nobody reads the output any more.
+    /// Hands a chunk to the printer, or skips it. False: nobody reads the output any more.
     pub fn offer(&self, chunk: Chunk, skipped: impl Fn(u64) -> Vec<u8>) -> bool {
         let mut state = self.state();
         let began = Instant::now();
@@ -54,7 +54,7 @@ impl Output {
                 break;
             }
             let stuck = began.elapsed().min(state.taken_at.map_or(WRITE_TIMEOUT, |at| at.elapsed()));
-            // Once something was left out, there is no use in waiting for each change again.
+            // After a first skipped change, the next ones do not wait again.
             if state.skipped > 0 || stuck >= WRITE_TIMEOUT {
                 state.skipped += chunk.changes;
                 return true;

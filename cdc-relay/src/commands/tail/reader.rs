@@ -19,14 +19,14 @@ use crate::postgres::sql;
 use crate::routes::catalog::Catalog;
 use crate::source::slots;
 
-/// How often the server hears from us.
+/// Between two status updates to the server.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
-/// Without news it looks so often whether it is time for that.
+/// The longest wait for the server, so that status updates are on time.
 const STATUS_LOOK_INTERVAL: Duration = Duration::from_millis(500);
-/// Of a long transaction so much is handed over at once.
+/// The most bytes of a long transaction in one chunk.
 const PIECE: usize = 64 << 10;
 
-/// Asked from outside, noticed at once.
+/// Asks the reader to stop; it notices at once.
 #[derive(Debug)]
 pub struct Stop {
     asked: AtomicBool,
@@ -41,7 +41,7 @@ impl Stop {
 
     pub fn ask(&self) {
         self.asked.store(true, Ordering::Release);
-        // Full means it is readable already.
+        // Full means that it is readable already.
         let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 
@@ -55,7 +55,7 @@ impl Stop {
 pub enum Slot {
     /// A slot that the server drops with the session, whatever ends it.
     Temporary(String),
-    /// Somebody's slot: read and never confirmed, so that it stays where it is.
+    /// An existing slot: read and never confirmed, so that it does not move.
     Existing(String),
 }
 
@@ -162,7 +162,7 @@ impl Tail<'_> {
                 }
             }
             if reply || self.confirmed_at.elapsed() >= STATUS_INTERVAL {
-                // What is printed, or ever will be, is of no concern to the server: it keeps its log for nobody.
+                // All WAL is confirmed at once, printed or not: the server must not retain it for tail.
                 self.wire.confirm(if self.confirm { self.received } else { Lsn::ZERO }, false)?;
                 self.confirmed_at = Instant::now();
             }
@@ -203,7 +203,7 @@ impl Tail<'_> {
         Ok(self.hand_over(PIECE))
     }
 
-    /// Gives what is written to the printer, if it is at least so many bytes. False: the end is reached.
+    /// Gives the rendered bytes to the printer, if there are at least so many. False: the end is reached.
     fn hand_over(&mut self, least: usize) -> bool {
         if self.show.written() < least {
             return true;

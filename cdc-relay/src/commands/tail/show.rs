@@ -1,4 +1,4 @@
-//! From a decoded change to what a person or a program reads. Pure: relations and changes in, bytes out.
+//! Renders decoded changes as text or JSON. Pure: relations and changes in, bytes out.
 
 use std::collections::BTreeMap;
 
@@ -43,7 +43,7 @@ struct Transaction {
     changes: u64,
 }
 
-/// What was written and not yet taken.
+/// Rendered bytes, not yet taken.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Chunk {
     pub bytes: Vec<u8>,
@@ -85,7 +85,7 @@ impl Show {
         committed_at.write_rfc3339(&mut self.transaction.time);
     }
 
-    /// A row was changed. One of a table that was not announced is passed over: the server always announces first.
+    /// A row was changed. A change of an unannounced table is ignored: the server always announces first.
     pub fn change(&mut self, relation: u32, change: &Change<'_>) {
         let Some(table) = self.tables.get(&relation).filter(|table| table.shown) else { return };
         match self.format {
@@ -122,7 +122,7 @@ impl Show {
         }
     }
 
-    /// Says that changes were left out because nothing took them.
+    /// Renders the number of changes that were skipped because nothing took them.
     pub fn skipped(&self, changes: u64) -> Vec<u8> {
         match self.format {
             Format::Json => format!("{{\"skipped\":{changes}}}\n").into_bytes(),
@@ -258,7 +258,7 @@ fn members(name: &str, table: &Table, row: Tuple<'_>, wanted: impl Fn(usize) -> 
     out.push(b'}');
 }
 
-/// A value that its type does not fit after all is emitted as text.
+/// A value that does not fit its type is rendered as text.
 fn member(type_oid: u32, text: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     if Form::natural(type_oid).write(text, &mut Vec::new(), out).is_err() {

@@ -1,9 +1,9 @@
-//! What a look at a database needs for as long as it lasts: publications, where none is given, that harm nobody.
+//! Creates publications for as long as a tail lasts, without breaking any writer.
 //!
-//! A published update or delete of a table without a replica identity is refused by the server: publishing such a
-//! table breaks whoever writes it. So updates and deletes are published only of tables that have one, by name; the
-//! inserts of everything may be published with `for all tables`, which includes tables that are made later. Those
-//! join the others when they are noticed, and a table that loses its identity meanwhile leaves them.
+//! * The server refuses a published update or delete of a table without a replica identity. So updates and deletes are
+//!   published only for tables that have one, by name.
+//! * Inserts of everything may be published with `for all tables`, which includes tables that are created later.
+//! * A new table with an identity joins the publication of updates, and a table that loses its identity leaves it.
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -15,14 +15,14 @@ use crate::routes::TableName;
 use crate::source::contract::identity::{Publishing, covers_new_partitions, harms};
 use crate::source::contract::{Withdrawal, withdrawals};
 
-/// The oldest server that the questions are made for.
+/// The oldest server that the queries support.
 const SERVER_VERSION_MIN: u32 = 130_000;
 /// Publications of this name belong to a `tail`, or to one that was killed.
 const PREFIX: &str = "cdc_relay_tail_";
 /// The end of the name of the publication that has the updates and deletes.
 pub const CHANGES: &str = "_u";
 
-/// What the server answers before anything is made.
+/// The facts of the server, before anything is created.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Facts {
     pub version: u32,
@@ -74,7 +74,7 @@ impl Table {
 }
 
 pub async fn facts(client: &Client) -> Result<Facts> {
-    let row = client.query_one(include_str!("facts.sql"), &[]).await.context("cannot look at the server")?;
+    let row = client.query_one(include_str!("facts.sql"), &[]).await.context("cannot query the server")?;
     let mut facts: Facts = serde_json::from_value(row.get(0)).context("the server's answer")?;
     // An older one is an obstacle.
     if facts.version >= SERVER_VERSION_MIN {
@@ -89,7 +89,7 @@ pub async fn tables(client: &Client, question: &Statement) -> Result<Vec<Table>>
     Ok(found.tables.iter().map(|table| Table::of(table, found.version)).collect())
 }
 
-/// Why there is nothing to see, with what to do about it.
+/// Why tail cannot show changes, and what to do.
 pub fn obstacle(facts: &Facts, own_publication: bool) -> Option<String> {
     let Facts { role, wal_level, .. } = facts;
     if facts.version < SERVER_VERSION_MIN {
@@ -131,7 +131,7 @@ pub fn obstacle(facts: &Facts, own_publication: bool) -> Option<String> {
     None
 }
 
-/// Publications to make, and what they leave out.
+/// Publications to create, and notes on the changes that they leave out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub names: Vec<String>,
@@ -208,7 +208,7 @@ fn cannot_publish(facts: &Facts, tables: &[Table]) -> String {
     )
 }
 
-/// Takes those tables out of a publication of a tail's whose updates and deletes the server refuses because of it.
+/// Takes tables out of a tail's publication whose updates and deletes the server would refuse.
 pub async fn withdraw_harmful(client: &Client, question: &Statement) -> Result<Vec<Withdrawal>> {
     let found = withdrawals(&ask_prepared(client, question).await?);
     for Withdrawal { sql, .. } in &found {
@@ -217,7 +217,7 @@ pub async fn withdraw_harmful(client: &Client, question: &Statement) -> Result<V
     Ok(found)
 }
 
-/// A name of our own for publication and slot.
+/// A unique name for publication and slot.
 pub fn name() -> String {
     format!("{PREFIX}{:08x}", rand::random::<u32>())
 }
@@ -228,7 +228,7 @@ pub async fn hold(client: &Client, name: &str) -> Result<bool> {
     Ok(client.query_one(lock, &[&name]).await.context("advisory lock")?.get(0))
 }
 
-/// Drops what killed tails have left behind. What cannot be dropped, because it is another role's, stays.
+/// Drops the publications of killed tails. Those of another role cannot be dropped, and stay.
 pub async fn clear(client: &Client, leftovers: &[String]) -> Result<Vec<String>> {
     let mut dropped = Vec::new();
     for name in leftovers {

@@ -1,4 +1,4 @@
-//! `cdc-relay dead-letters`.
+//! `cdc-relay dead-letters` lists halted keys.
 
 use std::io::Write;
 
@@ -16,13 +16,13 @@ use crate::postgres::shell;
 use crate::routes::Routes;
 use crate::sinks::topics::{Reader, Step};
 
-/// So much of a reason is shown in the table.
+/// The length of a reason in the table.
 const REASON_CHARS_MAX: usize = 100;
 
 /// Lists the keys that are halted, why, and how to release each.
 ///
-/// A row that cannot be emitted goes to the dead-letter topic, and so do later rows of its key, in order, until the key
-/// is released. Remove the cause (mostly: change the routes and restart the relay), then release the key.
+/// A row that cannot be emitted goes to the dead-letter topic. Later rows of its key follow it, in order, until the key is
+/// released. Remove the cause (mostly: change the routes and restart the relay), then release the key.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Exit code 1: something is halted.
@@ -37,7 +37,7 @@ pub struct DeadLettersConfig {
     /// One JSON object a line for each halted key.
     #[arg(long)]
     pub json: bool,
-    /// Shows at most so many keys; JSON has them all.
+    /// Shows at most so many keys; JSON has all.
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub limit: usize,
 }

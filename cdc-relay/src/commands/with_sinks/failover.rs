@@ -1,4 +1,4 @@
-//! `cdc-relay failover`.
+//! `cdc-relay failover` goes on with a promoted standby.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,20 +26,20 @@ use crate::source::clients::{KafkaClients, Loaded};
 use crate::source::context::SourceContext;
 use crate::source::inspect;
 
-/// Goes on with a promoted standby, if it can be shown that nothing is missing there, and nothing too much was emitted.
+/// Goes on with a promoted standby, if it provably has everything that was emitted, and nothing is lost.
 ///
-/// After a promotion `run` refuses: the timeline is another. This command asks the server where its timeline branched off,
-/// reads on Kafka up to which commit anything was emitted, and looks at the slot. If all that was emitted was committed before the
-/// branch, and the slot came along and is not past what was acknowledged, it writes the new timeline to the relay's checkpoint,
-/// and `run` goes on, in the same chain of positions. If it cannot be shown it says why, and `cdc-relay resnapshot` is
-/// the way on.
+/// After a promotion `run` refuses, since the timeline differs. This command asks the server where its timeline branched
+/// off, reads on Kafka up to which commit anything was emitted, and checks the slot. All emitted events must have been
+/// committed before the branch, and the slot must exist and not be past the last acknowledged commit. Then the command
+/// writes the new timeline to the checkpoint, and `run` goes on in the same chain of positions. Otherwise it says why,
+/// and `cdc-relay resnapshot` is the alternative.
 ///
-/// The slot comes along if it is a failover slot (PostgreSQL 17 and newer). What was emitted is on the standby, whatever
-/// happens, if synchronized_standby_slots names its physical slot. The old primary must be gone for good: what it
-/// still commits is on no one's timeline.
+/// The slot exists on the standby if it is a failover slot (PostgreSQL 17 and newer). The standby certainly has all emitted
+/// changes if synchronized_standby_slots names its physical slot. The old primary must be gone for good: its later commits
+/// are on no timeline that anybody reads.
 ///
-/// What it cannot look at it names, and then needs --yes: what RabbitMQ got, for one. Use the routes file that the
-/// source was emitted with.
+/// Some things cannot be checked, e.g. the messages that RabbitMQ received. The command names them, and then needs --yes.
+/// Use the routes file that the source was emitted with.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
@@ -62,21 +62,21 @@ pub struct Options {
     kafka: Brokers,
 }
 
-/// What was found, and what came of it.
+/// The facts and the outcome.
 #[derive(Debug, Serialize)]
 struct Report {
     source: String,
-    /// The checkpoint was changed: `run` goes on.
+    /// Whether the checkpoint was changed, so that `run` goes on.
     done: bool,
-    /// Why it cannot be.
+    /// Why the failover is not possible.
     obstacle: Option<String>,
-    /// What somebody has to agree to, or has agreed to.
+    /// The checks that cannot be made, which --yes accepts.
     caveats: Vec<String>,
     timeline: u32,
-    /// Of the checkpoint, before.
+    /// The timeline of the checkpoint before.
     checkpoint_timeline: Option<u32>,
     branched_off: Option<String>,
-    /// The last commit that the checkpoint knows to be emitted, and the last that a record on Kafka is of.
+    /// The last commit that was emitted, according to the checkpoint.
     sent_lsn: Option<String>,
     newest_on_kafka: Option<String>,
     acknowledged: Option<String>,
@@ -87,7 +87,7 @@ struct Report {
 pub fn execute(options: &Options) -> Outcome {
     let routes = options.routes.read()?;
     let [source] = routes.sources.as_slice() else {
-        return Err(Failure::usage("--source: which of the sources?".to_owned()));
+        return Err(Failure::usage("the routes file has several sources: choose one by --source".to_owned()));
     };
     let (routes, source) = super::wiring::resolved(&routes, source)?;
     let report = work(options, routes, &source)?;
@@ -99,7 +99,7 @@ pub fn execute(options: &Options) -> Outcome {
     Ok(if report.done { Ending::Fine } else { Ending::Bad })
 }
 
-/// On a thread of its own: the runtime's is for what the clients start.
+/// The work blocks, so it has a thread of its own: the runtime's is for the clients.
 #[tokio::main(worker_threads = 1)]
 async fn work(options: &Options, routes: Routes, source: &Source) -> Result<Report> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
@@ -111,7 +111,9 @@ async fn work(options: &Options, routes: Routes, source: &Source) -> Result<Repo
         source,
     )?;
     let (options, context) = (options.clone(), Arc::new(context));
-    tokio::task::spawn_blocking(move || decide(&options, &context)).await.context("the work ended")?
+    tokio::task::spawn_blocking(move || decide(&options, &context))
+        .await
+        .context("the thread of the command panicked")?
 }
 
 fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
@@ -120,7 +122,7 @@ fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
     let loaded = clients.load(0)?;
     let mut session = Session::connect(&context.database)?;
     resnapshot::lock_out_others(&mut session, context.source.slot.get_ref())?;
-    let server = Server::look(&mut session, &context.source)?;
+    let server = Server::query(&mut session, &context.source)?;
     let (newest, notes) = newest(options, context)?;
     let unfinished = unfinished(&context.source, &server.cluster, &loaded);
     let history = branches(&server.history);
@@ -136,7 +138,7 @@ fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
         slot: server.slot.as_ref(),
         newest,
     });
-    let mut report = report(&context.source, (checkpoint, &server, newest), &judgement);
+    let mut report = report(&context.source, checkpoint, &server, newest, &judgement);
     let Ok(continuation) = judgement else { return Ok(report) };
     report.caveats = caveats(&context.source, checkpoint, newest);
     report.caveats.extend(notes);
@@ -152,7 +154,7 @@ fn decide(options: &Options, context: &Arc<SourceContext>) -> Result<Report> {
     Ok(report)
 }
 
-/// The server's side of it.
+/// The facts of the server.
 struct Server {
     cluster: Cluster,
     standby: bool,
@@ -162,7 +164,7 @@ struct Server {
 }
 
 impl Server {
-    fn look(session: &mut Session, source: &Source) -> Result<Server> {
+    fn query(session: &mut Session, source: &Source) -> Result<Server> {
         let (cluster, database) = inspect::cluster(session)?;
         let standby = inspect::standby(session)?;
         let history = inspect::timeline_history(session, cluster.timeline)?;
@@ -171,7 +173,7 @@ impl Server {
     }
 }
 
-/// The last commit of the source that a record on Kafka is of, and what could not be read.
+/// The newest commit of the source's records on Kafka, and the topics that could not be read.
 fn newest(options: &Options, context: &SourceContext) -> Result<(Lsn, Vec<String>)> {
     let (routes, source) = (&context.routes, &context.source);
     let event_source = source.event_source.get_ref();
@@ -183,7 +185,7 @@ fn newest(options: &Options, context: &SourceContext) -> Result<(Lsn, Vec<String
     Ok((newest, notes))
 }
 
-/// A table whose existing rows are not all emitted.
+/// The first table whose existing rows are not all emitted.
 fn unfinished(source: &Source, cluster: &Cluster, loaded: &Loaded) -> Option<String> {
     let mut names =
         source.tables.iter().filter(|table| table.snapshot).map(|table| table.table_name.to_string());
@@ -194,12 +196,12 @@ fn unfinished(source: &Source, cluster: &Cluster, loaded: &Loaded) -> Option<Str
     names.find(|name| !done(name))
 }
 
-/// What cannot be shown, and what goes on otherwise than before: somebody has to agree to it.
+/// The checks that cannot be made, and the differences afterwards. The operator has to accept them.
 fn caveats(source: &Source, checkpoint: Option<&Checkpoint>, newest: Lsn) -> Vec<String> {
     let mut caveats = Vec::new();
     if !super::wiring::queues(source).is_empty() {
         caveats.push(
-            "a queue cannot be read: unless synchronized_standby_slots was set, a message may be there of a \
+            "a queue cannot be read: unless synchronized_standby_slots was set, it may have a message of a \
              transaction that this server does not have"
                 .to_owned(),
         );
@@ -208,7 +210,7 @@ fn caveats(source: &Source, checkpoint: Option<&Checkpoint>, newest: Lsn) -> Vec
     if newest < chain {
         caveats.push(format!(
             "Kafka does not show the transaction of {chain}, which was emitted: it is older than the topics reach, or than \
-             --from. What was emitted after it may not be there either"
+             --from. Later events may be missing on Kafka too"
         ));
     }
     for table in source.tables.iter().filter(|table| table.id.is_none()) {
@@ -223,7 +225,9 @@ fn caveats(source: &Source, checkpoint: Option<&Checkpoint>, newest: Lsn) -> Vec
 
 fn report(
     source: &Source,
-    (checkpoint, server, newest): (Option<&Checkpoint>, &Server, Lsn),
+    checkpoint: Option<&Checkpoint>,
+    server: &Server,
+    newest: Lsn,
     judgement: &Result<Continuation, Obstacle>,
 ) -> Report {
     let branch = match judgement {
@@ -277,7 +281,7 @@ fn text(report: &Report) -> String {
     if report.done {
         out += "\n`cdc-relay run` goes on from the slot, in the same chain of positions.\n";
     } else if report.obstacle.is_some() && report.checkpoint_timeline != Some(*timeline) {
-        out += "\nIf it cannot be put right: `cdc-relay resnapshot` emits every row again.\n";
+        out += "\nIf the obstacle cannot be removed: `cdc-relay resnapshot` emits every row again.\n";
     }
     out
 }

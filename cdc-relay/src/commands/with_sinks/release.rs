@@ -1,4 +1,4 @@
-//! `cdc-relay release`.
+//! `cdc-relay release` lets halted keys go on.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -19,17 +19,17 @@ use crate::routes::{Routes, Source};
 use crate::sinks::topics::Reader;
 use crate::source::inspect;
 
-/// Between two looks at the dead-letter topic.
+/// Between two reads of the dead-letter topic.
 const TOPIC_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Lets halted keys go on, once the cause is removed.
 ///
-/// Their dead letters are emitted in their order, with the same event ids, before any later row of the key. The relay
-/// that runs does it, at the position in the WAL where this command writes a message; with none running, the next start
-/// does. A dead letter that still cannot be emitted keeps its key halted from there on.
+/// The relay emits their dead letters in order, with the same event ids, before any later row of the key. A running relay
+/// does it at the position in the WAL where this command writes a message; without one, the next start does it. A dead
+/// letter that still cannot be emitted keeps its key halted from there on.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
-Exit code 1: something of it stays halted, or is not done yet.
+Exit code 1: a key stays halted, or the release is not done yet.
 
 Examples:
   cdc-relay dead-letters
@@ -54,10 +54,10 @@ pub struct ReleaseConfig {
     /// Skips dead letters that still cannot be emitted: their events are lost to the destination.
     #[arg(long)]
     pub skip: bool,
-    /// How long to wait until it is done, in seconds. It is done all the same if it takes longer.
+    /// How long to wait for the release, in seconds. It continues if it takes longer.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub timeout: u64,
-    /// What became of each key, as one JSON object a line.
+    /// Prints the outcome of each key, as one JSON object a line.
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -67,23 +67,20 @@ pub struct ReleaseConfig {
 pub fn execute(config: &ReleaseConfig) -> Outcome {
     let routes = config.routes.read()?;
     let [source] = routes.sources.as_slice() else {
-        return Err(Failure::usage("--source: which of the sources?".to_owned()));
+        return Err(Failure::usage("the routes file has several sources: choose one by --source".to_owned()));
     };
     let reader = Reader::new(&config.kafka, &routes);
     let halted_keys: Vec<HaltedKey> = super::dead_letters::read(&reader, &routes)?;
     let named: Vec<&HaltedKey> = halted_keys.iter().filter(|key| names(config, key)).collect();
     if named.is_empty() {
-        return Err(Failure::Failed(anyhow::anyhow!(
-            "nothing of that name is halted: {}",
-            listed(&halted_keys)
-        )));
+        return Err(Failure::Failed(anyhow::anyhow!("no halted key matches: {}", listed(&halted_keys))));
     }
     if !config.halts().is_all()
         && let Some(whole) = named.iter().find(|key| key.halts.is_all())
     {
         return Err(Failure::Failed(anyhow::anyhow!(
-            "every key is halted towards {0}, and a dead letter of another may be of this key too: \
-             `--destination {0} --all` releases them",
+            "every key is halted towards {0}, since a dead letter there may be of any key. Release all of them: \
+             `--destination {0} --all`",
             whole.destination
         )));
     }
@@ -96,12 +93,12 @@ pub fn execute(config: &ReleaseConfig) -> Outcome {
     };
     let end = end(&reader, &routes)?;
     let runs = write(source, &order)?;
-    let mut say = Say { json: config.json, out: std::io::stdout().lock() };
+    let mut answer = Answer { json: config.json, out: std::io::stdout().lock() };
     if !runs {
-        return say.later(source);
+        return answer.later(source);
     }
-    let notes = wait(&reader, &routes, (&order, end), Duration::from_secs(config.timeout))?;
-    say.notes(&notes, source)
+    let notes = wait(&reader, &routes, &order, end, Duration::from_secs(config.timeout))?;
+    answer.notes(&notes, source)
 }
 
 impl ReleaseConfig {
@@ -120,11 +117,11 @@ fn names(config: &ReleaseConfig, key: &HaltedKey) -> bool {
 fn listed(halted_keys: &[HaltedKey]) -> String {
     let name = |key: &HaltedKey| format!("{} towards {}", key.halts, key.destination);
     match halted_keys {
-        [] => "no key is halted at all".to_owned(),
+        [] => "no key is halted".to_owned(),
         some => {
             let first: Vec<String> = some.iter().take(5).map(name).collect();
             let more = if some.len() > 5 { ", …" } else { "" };
-            format!("halted is {}{more} (see `cdc-relay dead-letters`)", first.join(", "))
+            format!("halted are {}{more} (see `cdc-relay dead-letters`)", first.join(", "))
         }
     }
 }
@@ -133,14 +130,14 @@ fn end(reader: &Reader, routes: &Routes) -> Result<i64> {
     Ok(reader.open(routes.relay.dead_letter_topic.get_ref(), i64::MAX)?.end())
 }
 
-/// Writes the order into the WAL. Answers whether a relay reads the slot.
+/// Writes the order into the WAL. Returns whether a relay reads the slot.
 fn write(source: &Source, order: &ReleaseOrder) -> Result<bool> {
     let name = source.name.get_ref();
     let config = source.url.get_ref().parse().with_context(|| format!("`url` of source {name}"))?;
     let mut session = Session::connect(&config)?;
     ensure!(
         session.version() >= LOGICAL_MESSAGES_VERSION,
-        "source {name} runs PostgreSQL {}; orders in the log need {LOGICAL_MESSAGES_VERSION} or later",
+        "source {name} runs PostgreSQL {}; a release needs {LOGICAL_MESSAGES_VERSION} or later",
         session.version()
     );
     let slot = source.slot.get_ref();
@@ -154,18 +151,19 @@ fn write(source: &Source, order: &ReleaseOrder) -> Result<bool> {
     Ok(found.active_pid.is_some())
 }
 
-/// Waits for the record that says that the order is done; answers all that were written for it so far.
+/// Waits for the record that ends the order. Returns all records of the order so far.
 fn wait(
     reader: &Reader,
     routes: &Routes,
-    (order, mut offset): (&ReleaseOrder, i64),
+    order: &ReleaseOrder,
+    mut offset: i64,
     timeout: Duration,
 ) -> Result<Vec<ReleaseRecord>> {
     let topic = routes.relay.dead_letter_topic.get_ref();
     let (until, mut notes) = (Instant::now() + timeout, Vec::<ReleaseRecord>::new());
     loop {
         offset = reader.read(topic, offset, |_, _, value| {
-            // Dead letters are no notes.
+            // Other records are dead letters.
             let note = value.and_then(|value| serde_json::from_slice::<ReleaseRecord>(value).ok());
             notes.extend(note.filter(|note| note.order == order.id));
             Ok(())
@@ -177,7 +175,7 @@ fn wait(
     }
 }
 
-struct Say<'o> {
+struct Answer<'o> {
     json: bool,
     out: std::io::StdoutLock<'o>,
 }
@@ -224,7 +222,7 @@ struct Pending<'s> {
     detail: &'s str,
 }
 
-impl Say<'_> {
+impl Answer<'_> {
     fn later(&mut self, source: &Source) -> Outcome {
         self.pending(
             source,
@@ -244,7 +242,7 @@ impl Say<'_> {
     }
 
     fn notes(&mut self, notes: &[ReleaseRecord], source: &Source) -> Outcome {
-        // A relay that began anew in between wrote some twice; the later ones count.
+        // A relay that started over in between wrote some records twice; the later ones count.
         let begun = notes.split(|note| note.done).rfind(|part| !part.is_empty()).unwrap_or_default();
         for note in begun {
             let line = if self.json {

@@ -1,4 +1,4 @@
-//! `cdc-relay remove`: takes a source out, and leaves nothing of the relay behind.
+//! `cdc-relay remove` removes a source, and leaves nothing of the relay behind.
 
 mod text;
 
@@ -34,60 +34,67 @@ use crate::source::published;
 
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Takes a source out: drops its slot, its own publication and what the state topic has of it.
+/// Removes a source: drops its slot and its own publication, and deletes its records in the state topic.
 ///
-/// Without --yes it only says what it would do. It refuses while a relay streams; stop every relay that has the source in
-/// its routes file first, since one that stands by would begin anew. What the relay did not make stays: a publication that
-/// the routes file names, tables, roles, queues, and dead letters. It may be run again until it ends with 0.
+/// Without --yes it only prints its plan. It refuses while a relay streams. First stop every relay that has the source in
+/// its routes file, since a relay that stands by would begin again. Everything that the relay did not create stays: a
+/// publication that the routes file names, tables, roles, queues; dead letters stay too. Run it again until it ends with 0.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
-  cdc-relay remove --source shop                     what it would do
-  cdc-relay remove --source shop --yes               does it; the topics stay
-  cdc-relay remove --source shop --topics --yes      deletes the topics that only this source leads to as well
+  cdc-relay remove --source shop                     prints the plan
+  cdc-relay remove --source shop --yes               removes the source; the topics stay
+  cdc-relay remove --source shop --topics --yes      also deletes the topics that only this source leads to
   cdc-relay remove --source shop --topics --topic shop.audit.old --yes
-                                                     and one that a pattern resembles, of a table that is gone
+                                                     and the topic of a dropped table, whose name a pattern resembles
 
-Exit codes: 0 nothing of the source is left, 1 nothing was changed since --yes is missing, 2 it could not be done.")]
+Exit codes: 0 nothing of the source is left, 1 nothing was changed since --yes is missing, 2 the command failed.")]
 pub struct Options {
     #[command(flatten)]
     routes: RoutesArgs,
     #[command(flatten)]
     kafka: Brokers,
-    /// Deletes the topics too that no other source of the routes file leads to, with all their records.
+    /// Also deletes the topics that no other source of the routes file leads to, with all their records.
     #[arg(long)]
     topics: bool,
-    /// With --topics: this one too, which a pattern or a template of the source only resembles. May be given again.
+    /// With --topics: also this one, whose name a pattern or a template of the source resembles. May be given several times.
     #[arg(long = "topic", value_name = "TOPIC", requires = "topics")]
     named: Vec<String>,
-    /// Does it.
+    /// Removes the source.
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
     json: JsonArgs,
 }
 
-/// What there is of a source.
+/// A source, and the routes file that it is in.
+#[derive(Clone, Copy)]
+struct Routed<'a> {
+    routes: &'a Routes,
+    source: &'a Source,
+}
+
+/// The parts of a source that exist.
 #[derive(Debug, Default, Serialize)]
 struct Found {
     source: String,
-    slot: Option<Kept>,
+    slot: Option<SlotReport>,
     publication: Option<String>,
-    /// Of the state topic.
+    /// The number of records in the state topic.
     records: usize,
     topics: Vec<String>,
-    /// Topics that rows of the source may have led to, or somebody else's: they stay unless they are named.
+    /// Topics whose names resemble the source's; they may be somebody else's. They stay unless they are named.
     resembled: Vec<String>,
-    /// It is gone now.
+    /// Whether the source is removed.
     done: bool,
     #[serde(skip)]
     keys: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
-struct Kept {
+struct SlotReport {
     name: String,
-    /// Bytes of WAL that the server keeps for it.
+    /// Bytes of WAL that the server retains for the slot.
     retained_bytes: Option<i64>,
 }
 
@@ -99,7 +106,7 @@ impl Found {
 
 pub fn execute(options: &Options) -> Outcome {
     if options.routes.source.is_none() {
-        return Err(Failure::usage("--source: which source is taken out?".to_owned()));
+        return Err(Failure::usage("choose the source to remove by --source".to_owned()));
     }
     let all = RoutesArgs { source: None, ..options.routes.clone() }.read()?;
     let source = options.routes.read()?.sources.into_iter().next().context("no source")?;
@@ -110,12 +117,12 @@ pub fn execute(options: &Options) -> Outcome {
     found.keys = keys(brokers, &all, &source)?;
     found.records = found.keys.len();
     if options.topics {
-        topics(&mut session, options, (&all, &source), &mut found)?;
+        find_topics(&mut session, options, Routed { routes: &all, source: &source }, &mut found)?;
     }
     found.done = found.is_nothing() || options.yes;
     if options.yes {
         drop_all(&mut session, &found)?;
-        forget(brokers, &all, &found.keys)?;
+        delete_records(brokers, &all, &found.keys)?;
         block_on(delete(brokers, &all, &found.topics))?;
     }
     if options.json.json {
@@ -135,7 +142,7 @@ fn found(session: &mut Session, source: &Source) -> Result<Found> {
             bail!("slot {name} is being read (by the server's process {pid}): stop the relay first");
         }
         if let Some(what) = slot.foreign(&database) {
-            bail!("slot {name} is not ours ({what}), and nothing was changed");
+            bail!("slot {name} does not belong to the relay ({what}); nothing was changed");
         }
     }
     let retained = "select pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_flush_lsn(), restart_lsn)::int8 \
@@ -148,7 +155,7 @@ fn found(session: &mut Session, source: &Source) -> Result<Found> {
     let made = source.own_publication && !session.query(&exists)?.is_empty();
     Ok(Found {
         source: source.name.get_ref().clone(),
-        slot: slot.map(|_| Kept { name: name.clone(), retained_bytes: retained }),
+        slot: slot.map(|_| SlotReport { name: name.clone(), retained_bytes: retained }),
         publication: made.then(|| publication.clone()),
         ..Found::default()
     })
@@ -160,13 +167,13 @@ fn keys(brokers: &Brokers, routes: &Routes, source: &Source) -> Result<Vec<Strin
     if !topics_of(brokers, routes)?.contains(topic) {
         return Ok(Vec::new());
     }
-    let memory = source.checkpoint_key();
-    let publication = record_key(&memory);
+    let checkpoint = source.checkpoint_key();
+    let publication = record_key(&checkpoint);
     let mut keys = BTreeSet::new();
     Reader::new(brokers, routes).read(topic, 0, |_, key, value| {
         let key = key.unwrap_or_default();
-        let own = [memory.as_bytes(), publication.as_bytes()];
-        let ours = own.contains(&key) || snapshot::record_table(&memory, key).is_some();
+        let own = [checkpoint.as_bytes(), publication.as_bytes()];
+        let ours = own.contains(&key) || snapshot::record_table(&checkpoint, key).is_some();
         if ours && let Ok(key) = std::str::from_utf8(key) {
             if value.is_some() {
                 keys.insert(key.to_owned())
@@ -179,11 +186,12 @@ fn keys(brokers: &Brokers, routes: &Routes, source: &Source) -> Result<Vec<Strin
     Ok(keys.into_iter().collect())
 }
 
-/// The topics that the source alone leads to, and those that it only resembles. What another source may lead to stays.
-fn topics(
+/// Finds the topics that only this source leads to, and those that it resembles. Topics that another source may lead to
+/// stay.
+fn find_topics(
     session: &mut Session,
     options: &Options,
-    (all, source): (&Routes, &Source),
+    Routed { routes: all, source }: Routed<'_>,
     found: &mut Found,
 ) -> Result<(), Failure> {
     let published = if source.has_patterns() {
@@ -217,7 +225,7 @@ fn topics(
     }
 }
 
-/// The topics that there are.
+/// All topics of the brokers.
 fn topics_of(brokers: &Brokers, routes: &Routes) -> Result<Vec<String>> {
     let consumer: BaseConsumer = client_config(brokers, routes).create().context("no Kafka consumer")?;
     let metadata = consumer.fetch_metadata(None, ADMIN_TIMEOUT).context("the brokers do not answer")?;
@@ -226,7 +234,7 @@ fn topics_of(brokers: &Brokers, routes: &Routes) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The slot first: it is what does harm while nobody reads it.
+/// Drops the slot first: while nobody reads it, the server retains WAL.
 fn drop_all(session: &mut Session, found: &Found) -> Result<()> {
     if let Some(slot) = &found.slot {
         let drop = format!("select pg_catalog.pg_drop_replication_slot({})", sql::literal(&slot.name));
@@ -249,8 +257,8 @@ fn drop_all(session: &mut Session, found: &Found) -> Result<()> {
     Ok(())
 }
 
-/// Writes tombstones: the next start of such a source is a first one.
-fn forget(brokers: &Brokers, routes: &Routes, keys: &[String]) -> Result<()> {
+/// Writes tombstones, so that the next start of such a source is a first one.
+fn delete_records(brokers: &Brokers, routes: &Routes, keys: &[String]) -> Result<()> {
     if keys.is_empty() {
         return Ok(());
     }
@@ -263,7 +271,7 @@ fn forget(brokers: &Brokers, routes: &Routes, keys: &[String]) -> Result<()> {
         producer.send(tombstone).map_err(|(error, _)| error).with_context(|| format!("topic {topic}"))?;
     }
     producer.flush(ADMIN_TIMEOUT).with_context(|| format!("topic {topic} did not take the records"))?;
-    ensure!(producer.in_flight_count() == 0, "topic {topic} did not take the records: run this again");
+    ensure!(producer.in_flight_count() == 0, "topic {topic} did not take the records: run the command again");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! `cdc-relay replay`.
+//! `cdc-relay replay` emits chosen rows once more.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
@@ -14,20 +14,21 @@ use serde_json::{Map, Value as Json};
 use super::wiring::SinkClients;
 use crate::commands::arguments::{AmqpArgs, RoutesArgs};
 use crate::commands::outcome::{Ending, Failure, Outcome};
+use crate::commands::terminal::notify;
 use crate::observe::metrics::Metrics;
 use crate::routes::{Routes, Source};
 use crate::source::backfill::replay::{self, Rows, Selection, Shown, Summary};
 use crate::source::clients::KafkaClients;
 
-/// A table on the terminal shows so many events; JSON has them all.
+/// Events that a table on the terminal shows; JSON has all.
 const SHOWN_EVENTS_MAX: usize = 100;
 
 /// Emits rows of a table once more: as they are now, by their routes, with the same event ids.
 ///
-/// Works while the relay runs, and only repeats what it has emitted: it waits until the relay has emitted all that is
-/// there now, and leaves out keys that are halted (see `release`). To emit rows to a route that is new, use
-/// `snapshot` in the routes, or `resnapshot`. What is emitted again has no `pg_position`, and may stand behind later
-/// changes of its row; consumers know it by its id.
+/// Replay works while the relay runs, and repeats only rows that the relay has emitted: it waits until the relay has
+/// emitted all present rows, and leaves out halted keys (see `release`). To emit rows to a new route, use `snapshot` in
+/// the routes file, or `resnapshot`. A repeated event has no `pg_position`, and may follow later changes of its row;
+/// consumers recognise it by its id.
 ///
 /// The condition is your SQL. It is one statement, in a transaction that can only read.
 #[derive(Debug, Clone, Args)]
@@ -48,13 +49,13 @@ pub struct ReplayConfig {
     /// The rows with this Kafka key.
     #[arg(long, allow_hyphen_values = true)]
     pub key: Option<String>,
-    /// The rows that this SQL condition holds for.
+    /// The rows for which this SQL condition holds.
     #[arg(long = "where", value_name = "SQL")]
     pub condition: Option<String>,
     /// The rows whose --column is not before: a time (2026-11-24T12:00:00Z) or how long ago (2h, 15m).
     #[arg(long, value_name = "TIME", value_parser = since)]
     pub since: Option<jiff::Timestamp>,
-    /// The column that --since looks at; needed if there are several with a time.
+    /// The column for --since; needed if several columns have a time.
     #[arg(long, requires = "since")]
     pub column: Option<String>,
     /// At most so many rows.
@@ -63,10 +64,10 @@ pub struct ReplayConfig {
     /// Shows what would be emitted, and emits nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Does not ask.
+    /// Does it without a question.
     #[arg(long)]
     pub yes: bool,
-    /// How long to wait for the relay to have emitted what is there now, in seconds.
+    /// How long to wait for the relay to emit all present rows, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub timeout: u64,
     /// Answers in JSON; events of --dry-run one a line.
@@ -78,7 +79,7 @@ pub struct ReplayConfig {
     pub amqp: AmqpArgs,
 }
 
-/// A time, or a time ago.
+/// Parses a time, or a duration before now.
 fn since(text: &str) -> Result<jiff::Timestamp, String> {
     if let Ok(time) = text.parse() {
         return Ok(time);
@@ -92,14 +93,16 @@ fn since(text: &str) -> Result<jiff::Timestamp, String> {
 pub fn execute(config: &ReplayConfig) -> Outcome {
     let routes = super::wiring::routes(&config.routes, &config.amqp)?;
     let [source] = routes.sources.as_slice() else {
-        return Err(Failure::usage("--source: which of the sources?".to_owned()));
+        return Err(Failure::usage("the routes file has several sources: choose one by --source".to_owned()));
     };
     let (routes, source) = super::wiring::resolved(&routes, source)?;
     let rows = match (&config.key, &config.condition, config.since) {
         (Some(key), ..) => Rows::Key(key.clone()),
         (_, Some(condition), _) => Rows::Where(condition.clone()),
         (_, _, Some(at)) => Rows::Since { at, column: config.column.clone() },
-        (None, None, None) => return Err(Failure::usage("which rows?".to_owned())),
+        (None, None, None) => {
+            return Err(Failure::usage("no rows are chosen: give --key, --where or --since".to_owned()));
+        }
     };
     let mut selection = Selection::open(&source, &config.table, &rows, config.limit)?;
     if config.dry_run {
@@ -113,7 +116,7 @@ pub fn execute(config: &ReplayConfig) -> Outcome {
     report(config, &summary, since.elapsed())
 }
 
-/// On a thread of its own: the runtime's is RabbitMQ's.
+/// The work blocks, so it has a thread of its own: the runtime's is for RabbitMQ.
 #[tokio::main(worker_threads = 1)]
 async fn work(
     config: &ReplayConfig,
@@ -129,22 +132,28 @@ async fn work(
     )?);
     let timeout = Duration::from_secs(config.timeout);
     let work = tokio::task::spawn_blocking(move || {
-        let mut said = String::new();
-        selection.wait_until_emitted(&context.source, timeout, |what| say(&mut said, what))?;
+        let mut notices = Notices::default();
+        selection.wait_until_emitted(&context.source, timeout, |notice| notices.print(notice))?;
         let mut clients = KafkaClients::new(&context);
         clients.connect()?;
-        replay::emit(&mut selection, (&context, &mut clients), &mut |what| say(&mut said, what))
+        replay::emit(&mut selection, (&context, &mut clients), &mut |notice| notices.print(notice))
     });
-    work.await.context("the work ended")?
+    work.await.context("the thread of the command panicked")?
 }
 
-/// To standard error, unless it was said: numbers in it may change.
-fn say(said: &mut String, what: &str) {
-    let kind: String = what.chars().filter(|c| !c.is_ascii_digit()).collect();
-    if *said != kind {
-        // Nobody may be listening.
-        let _ = writeln!(std::io::stderr(), "{what}");
-        *said = kind;
+/// Notices on standard error. One that differs from the last only in its numbers is not repeated.
+#[derive(Default)]
+struct Notices {
+    last: String,
+}
+
+impl Notices {
+    fn print(&mut self, notice: &str) {
+        let kind: String = notice.chars().filter(|c| !c.is_ascii_digit()).collect();
+        if self.last != kind {
+            notify(notice);
+            self.last = kind;
+        }
     }
 }
 
@@ -154,7 +163,7 @@ fn agreed(config: &ReplayConfig, selection: &Selection) -> Result<bool, Failure>
     }
     if !std::io::stdin().is_terminal() {
         return Err(Failure::usage(
-            "--yes is needed where nobody can be asked (--dry-run shows first)".to_owned(),
+            "without a terminal, --yes is needed (--dry-run shows the events first)".to_owned(),
         ));
     }
     let mut err = std::io::stderr();
@@ -191,7 +200,7 @@ impl Event {
             kind: text(&record.kind),
             subject: text(&record.subject),
             headers: headers.collect(),
-            // A body that is not JSON, by a cast of the operator's, is shown as text.
+            // By a cast of the operator's, a body may not be JSON; it is shown as text.
             value: serde_json::from_slice(&record.value).unwrap_or_else(|_| Json::from(text(&record.value))),
         }
     }

@@ -1,4 +1,4 @@
-//! `cdc-relay resnapshot`.
+//! `cdc-relay resnapshot` emits every row again from a new slot.
 
 use std::io::{IsTerminal, Write as _};
 use std::sync::Arc;
@@ -17,35 +17,35 @@ use crate::observe::metrics::Metrics;
 use crate::routes::{Routes, Source, TableName};
 use crate::source::backfill::resnapshot::{self, Plan, Planned, Report, Step};
 
-/// Emits every row again, from the snapshot of a new slot: the way on when `run` refuses.
+/// Emits every row again, from the snapshot of a new slot, after `run` refused.
 ///
-/// For a slot that is gone, lost, or was advanced by somebody else; a database that was restored or moved; a state
-/// topic that was lost. Every row of every routed table is emitted as it is now, by the same routes, with the same ids, in
-/// no particular order, and without `pg_position`; then the source is ready for `run`, which streams what was committed
-/// since. Events of tables whose id names the row and its version are repeats to whoever had them.
+/// Use it for a slot that is gone, lost, or was advanced by somebody else; a database that was restored or moved; a state
+/// topic that was lost. It emits every row of every routed table as it is now, by the same routes, with the same ids, in
+/// no particular order, and without `pg_position`. Then the source is ready for `run`, which streams the later commits.
+/// Subscribers that had an event recognise it, if its id names the row and its version.
 ///
-/// What it cannot emit: states that a row went through and no longer has, and rows that are not there any more.
+/// It cannot emit states that a row went through and no longer has, nor rows that were deleted.
 ///
-/// While it works, `run` refuses the source. If it is ended in the middle, run it again: it starts over. It needs
-/// `select` on the tables. A relay that reads the slot has to be stopped first; one that refuses or stands by need not.
+/// While it works, `run` refuses the source. If it ends in the middle, run it again: it starts over. It needs `select` on
+/// the tables. Stop a relay that reads the slot first; a relay that refuses or stands by may go on.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
-  cdc-relay resnapshot --source payments          what it would do, if there is a slot; else it does it
-  cdc-relay resnapshot --source payments --yes    does it, and drops the slot for it
+  cdc-relay resnapshot --source payments          shows its plan if there is a slot; else does it
+  cdc-relay resnapshot --source payments --yes    drops the slot, and does it
   cdc-relay resnapshot --source payments --table orders
-                                                 the publication left rows of one table out: only these are read
-                                                 again, by the relay that then goes on from the slot
+                                                 for a publication that left out rows of one table: the relay goes on
+                                                 from the slot, and reads the rows of this table again
 
 Exit code 1: there is a slot, and --yes was not given; nothing was changed.")]
 pub struct Options {
     #[command(flatten)]
     pub routes: RoutesArgs,
-    /// The slot may be dropped, if there is one and nobody reads it.
+    /// Allows to drop the slot, if there is one and nobody reads it.
     #[arg(long)]
     pub yes: bool,
-    /// Only this table's rows, where its publication is what was broken and the slot is intact: nothing is dropped, and
-    /// the relay reads them beside the stream once it goes on. May be given again.
+    /// Only this table's rows, where the publication was broken and the slot is intact. Nothing is dropped: the relay goes
+    /// on and reads the rows beside the stream. May be given several times.
     #[arg(long = "table", value_name = "[SCHEMA.]TABLE", conflicts_with = "yes")]
     pub tables: Vec<TableName>,
     /// Answers in JSON.
@@ -64,7 +64,9 @@ pub fn execute(options: &Options) -> Outcome {
         sources => {
             let names: Vec<&str> = sources.iter().map(|source| source.name.get_ref().as_str()).collect();
             let names = names.join(", ");
-            return Err(Failure::usage(format!("which source? Choose one by --source: {names}")));
+            return Err(Failure::usage(format!(
+                "the routes file has several sources; choose one by --source: {names}"
+            )));
         }
     };
     let (routes, source) = super::wiring::resolved(&routes, &source)?;
@@ -84,7 +86,7 @@ pub fn execute(options: &Options) -> Outcome {
     }
 }
 
-/// On a thread of its own: the runtime's is RabbitMQ's.
+/// The work blocks, so it has a thread of its own: the runtime's is for RabbitMQ.
 #[tokio::main(worker_threads = 1)]
 async fn work(options: &Options, routes: Routes, source: &Source) -> Result<resnapshot::Ending> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
@@ -100,10 +102,10 @@ async fn work(options: &Options, routes: Routes, source: &Source) -> Result<resn
         view.bar.finish_and_clear();
         ending
     });
-    work.await.context("the work ended")?
+    work.await.context("the thread of the command panicked")?
 }
 
-/// As `work`, for some tables.
+/// Like `work`, for some tables.
 #[tokio::main(worker_threads = 1)]
 async fn heal(options: &Options, routes: Routes, source: &Source) -> Result<resnapshot::heal::Report> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
@@ -115,7 +117,7 @@ async fn heal(options: &Options, routes: Routes, source: &Source) -> Result<resn
     )?;
     let tables = options.tables.clone();
     let work = tokio::task::spawn_blocking(move || resnapshot::heal::run(context, &tables));
-    work.await.context("the work ended")?
+    work.await.context("the thread of the command panicked")?
 }
 
 fn healed(report: &resnapshot::heal::Report) -> String {
@@ -123,9 +125,9 @@ fn healed(report: &resnapshot::heal::Report) -> String {
     let tables = tables.join(", ");
     format!(
         "\
-Source {source} may go on from its slot; what was broken: {healed}.
-The relay reads the rows of {tables} again, as they are at {from} or later, beside the stream.
-Until it has, `cdc-relay verify` says so. Rows that were deleted in between cannot be emitted.
+Source {source} may go on from its slot. The break was: {healed}.
+Beside the stream, the relay reads the rows of {tables} again, as they are at {from} or later.
+Until then `cdc-relay verify` reports the break. Rows that were deleted in between cannot be emitted.
 "
     )
 }
@@ -135,7 +137,7 @@ fn print<A: serde::Serialize>(json: bool, answer: &A, text: fn(&A) -> String) ->
     Ok(std::io::stdout().write_all(text.as_bytes())?)
 }
 
-/// What a person sees while it lasts: on a terminal a bar, elsewhere a line per table.
+/// The progress: on a terminal a bar, elsewhere a line per table.
 struct View {
     bar: ProgressBar,
     terminal: bool,
@@ -254,22 +256,24 @@ fn would(plan: &Plan) -> String {
     let (confirmed, status) = (drops.confirmed.as_deref().unwrap_or("nothing"), &drops.wal_status);
     let rows = |table: &Planned| match table.estimated_rows {
         Some(rows) => format!("   {}: about {} rows", table.table, HumanCount(rows)),
-        None => format!("   {}: how many rows is not known", table.table),
+        None => format!("   {}: the number of rows is unknown", table.table),
     };
     let tables: Vec<String> = tables.iter().map(rows).collect();
     let tables = tables.join("\n");
     let why = match refusal {
-        Some(refusal) => format!("Why it is needed: {refusal}"),
-        None => "It is not needed: `cdc-relay run` would go on from the slot, and lose nothing.".to_owned(),
+        Some(refusal) => format!("Why it is necessary: {refusal}"),
+        None => {
+            "It is not necessary: `cdc-relay run` would go on from the slot, and lose nothing.".to_owned()
+        }
     };
     format!(
         "\
 Nothing was changed. With --yes, source {source} would be emitted again so:
 
 1. Slot {slot} is dropped (confirmed {confirmed}{behind}; {status}).
-   Lost with it: the changes since then, as changes. Their rows are emitted as they are now; what they were in between,
-   and rows that were deleted, are not.
-2. It is made anew, and every row is emitted again from its snapshot:
+   The changes since then are lost. Their rows are emitted as they are now, but not the states in between, nor rows
+   that were deleted.
+2. The slot is created again, and every row is emitted again from its snapshot:
 {tables}
 3. `cdc-relay run` streams what is committed from then on, in a new chain of positions.
 

@@ -1,4 +1,4 @@
-//! `cdc-relay verify`: reads topics once and proves by their positions that nothing is missing.
+//! `cdc-relay verify` reads topics once, and proves by their positions that nothing is missing.
 
 mod read;
 mod stretches;
@@ -24,14 +24,15 @@ use crate::routes::{Relay, Routes, Source};
 
 /// Proves from the topics alone that no transaction is missing, and that none came out of order.
 ///
-/// Every record emitted by the relay names its commit, its number in it, and the commit before it that emitted anything
+/// Every record of the relay names its commit, its number in it, and the commit before it that emitted anything
 /// (pg_position). Verify reads all partitions once and follows that chain, source by source. The records of a source may be
-/// spread over several topics, all of which are needed: a routes file names them, dead letters included. Rows emitted again by
-/// replay or resnapshot have no position and are only counted. Where the relay noticed that the publication may have left
-/// something out, which no topic shows, it reads so in the state topic. What cannot be seen from the topics: the last record of a
-/// transaction's several, and what follows the newest record; and a topic that was made anew has a new beginning.
+/// spread over several topics, and verify needs all of them: a routes file names them, dead letters included. Rows that
+/// replay or resnapshot emitted again have no position and are only counted. No topic shows rows that the publication left
+/// out; the relay writes such breaks to the state topic, and verify reads them there. The topics cannot show a missing last
+/// record of a transaction with several, or a transaction after the newest record. A topic that was created again has a
+/// new beginning.
 ///
-/// Memory: 16 bytes per record, for as long as some other partition was not read that far.
+/// Memory: 16 bytes per record, until all partitions are read that far.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
@@ -39,23 +40,23 @@ Examples:
   cdc-relay verify --kafka-brokers broker:9092 --topic orders --topic customers
   cdc-relay verify --routes relay.toml --source shop --from 2026-11-24T00:00:00Z --json
 
-Exit code: 0 if every chain is whole, 1 if something is missing or out of order, 2 if the topics could not be read.")]
+Exit code: 0 if every chain is whole, 1 if something is missing or out of order, 2 if the topics cannot be read.")]
 pub struct Options {
     #[command(flatten)]
     routes: RoutesArgs,
     #[command(flatten)]
     kafka: Brokers,
-    /// These topics instead of those of a routes file: all that the relay emits to.
+    /// These topics, instead of those of a routes file. Name all that the relay emits to.
     #[arg(long = "topic", short, value_name = "TOPIC")]
     topics: Vec<String>,
-    /// Only what was committed since; the proof then begins at the first record that every partition has.
+    /// Only later commits; the proof then begins at the first record that every partition has.
     #[arg(long, value_name = "TIME")]
     from: Option<Timestamp>,
     #[command(flatten)]
     json: JsonArgs,
 }
 
-/// Of one source.
+/// The result for one source.
 #[derive(Debug, Serialize)]
 pub struct Verdict {
     /// The CloudEvents source of its events.
@@ -65,7 +66,7 @@ pub struct Verdict {
     pub re_emitted: u64,
     #[serde(flatten)]
     pub findings: Findings,
-    /// Where the publication sent less than the routes expect, or may have.
+    /// Stretches in which the publication sent less than the routes expect, or may have.
     pub may_be_missing: Vec<Stretch>,
 }
 
@@ -87,7 +88,7 @@ struct Report {
     /// Records read.
     records: u64,
     sources: Vec<Verdict>,
-    /// What could not be taken into account, and why.
+    /// The parts that verify could not check, and why.
     notes: Vec<String>,
 }
 
@@ -125,12 +126,13 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
     let (records, mut verdicts, mut notes) = reading.judge();
     match routes.map(|routes| stretches::read(brokers, routes)).transpose()? {
         Some(Some(found)) => stretches::judge(&mut verdicts, found),
-        Some(None) => notes
-            .push("there is no state topic: whether the publication sent everything is not known".to_owned()),
+        Some(None) => {
+            notes.push("there is no state topic, so breaks of the publication are unknown".to_owned())
+        }
         None => notes.extend([
-            "only the topics that were named: transactions whose events went to other topics look like gaps"
+            "only the named topics were read: transactions whose events went to other topics look like gaps"
                 .to_owned(),
-            "without a routes file, whether the publication sent everything is not known".to_owned(),
+            "without a routes file, breaks of the publication are unknown".to_owned(),
         ]),
     }
     if verdicts.is_empty() {
@@ -141,7 +143,7 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
     Ok(Report { whole: verdicts.iter().all(|verdict| verdict.whole), records, sources: verdicts, notes })
 }
 
-/// The topics that the sources' routes lead to for certain, and the dead letters.
+/// The topics that the sources' routes certainly lead to, and the dead-letter topic.
 pub fn topics_of(routes: &Routes) -> Vec<Topic> {
     let certain = Destinations::of(routes).certain.into_iter();
     let mut topics: Vec<Topic> = certain.map(|name| Topic { name, dead_letters: false }).collect();

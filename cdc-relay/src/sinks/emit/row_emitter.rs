@@ -17,10 +17,10 @@ use crate::dead_letter::halts::{Halts, change_destination, table_destination};
 use crate::dead_letter::record::{Cause, Halt};
 use crate::failpoints::{Failpoint, hit};
 use crate::observe::metrics::SourceMetrics;
+use crate::routes::problem::Problem;
 use crate::routes::route::{
     CompiledRoute, DELETE_NOT_HANDLED, Destination, Plan, Record, Topics, Transaction,
 };
-use crate::routes::problem::Problem;
 use crate::routes::row::Op;
 use crate::sinks::event::Event;
 use crate::sinks::kafka::{Kafka, Sent};

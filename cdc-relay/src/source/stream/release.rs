@@ -14,8 +14,8 @@ use crate::dead_letter::release::{ReleaseOrder, ReleasePass, ReleaseRecord};
 use crate::postgres::decode::relation::Relation;
 use crate::postgres::decode::row_builder::RowBuilder;
 use crate::postgres::lsn::PgTime;
-use crate::routes::route::Plan;
 use crate::routes::problem::Problem;
+use crate::routes::route::Plan;
 use crate::routes::row::Row;
 use crate::sinks::emit::{EmitOutcome, Emitter, OpenTransaction, PlannedRow, ReEmission};
 use crate::sinks::topics::Step;
@@ -63,7 +63,7 @@ impl Stream<'_> {
             // A key is released only when its dead letters are where they belong.
             self.await_acks()?;
         }
-        for note in pass.notes() {
+        for note in pass.records() {
             self.note(&note)?;
             self.make_room()?;
         }

@@ -1,4 +1,4 @@
-//! What there is of a source, or was, for people.
+//! Renders the plan or the outcome of `remove` for a terminal.
 
 use std::fmt::Write as _;
 
@@ -11,9 +11,9 @@ pub fn text(found: &Found, options: &Options) -> String {
     let mut out = if found.is_nothing() {
         format!("Nothing is left of source {source}.\n")
     } else if found.done {
-        format!("Source {source} is taken out. Gone are:\n")
+        format!("Source {source} is removed. These are gone:\n")
     } else {
-        format!("Nothing was changed. These would be gone of source {source}:\n")
+        format!("Nothing was changed. Of source {source}, these would be removed:\n")
     };
     if found.is_nothing() && found.resembled.is_empty() {
         return out;
@@ -22,7 +22,7 @@ pub fn text(found: &Found, options: &Options) -> String {
     if let Some(slot) = &found.slot {
         let kept = slot
             .retained_bytes
-            .map_or_else(String::new, |bytes| format!(", with {} of WAL that it keeps", size(bytes)));
+            .map_or_else(String::new, |bytes| format!(", with {} of retained WAL", size(bytes)));
         let _ = writeln!(out, "  slot           {}{kept}", slot.name);
     }
     if let Some(publication) = &found.publication {
@@ -35,8 +35,8 @@ pub fn text(found: &Found, options: &Options) -> String {
         let _ = writeln!(out, "  topic          {topic}, with all its records");
     }
     if !found.resembled.is_empty() {
-        out += "These stay. Rows of the source may have led to them, of tables that are gone or by a value, or they are somebody \
-                else's;\nto delete one too, name it:\n";
+        out += "These topics stay. They may have rows of the source, of dropped tables or by a value, or they may be somebody \
+                else's.\nTo delete one too, name it:\n";
     }
     for topic in &found.resembled {
         let _ = writeln!(out, "  --topic {}", shell::quote(topic));
@@ -45,14 +45,14 @@ pub fn text(found: &Found, options: &Options) -> String {
         out += "Topics stay; --topics deletes those that only this source leads to.\n";
     }
     if found.done {
-        out += "Take the source out of the routes file before a relay starts with it: it would begin anew.\n";
+        out += "Delete the source from the routes file before a relay starts with that file: it would begin again.\n";
     } else {
         let file = shell::quote(&options.routes.file.to_string_lossy());
         let named: String =
             options.named.iter().map(|topic| format!(" --topic {}", shell::quote(topic))).collect();
         let topics = if options.topics { format!(" --topics{named}") } else { String::new() };
         let name = shell::quote(source);
-        let _ = writeln!(out, "To do it: cdc-relay remove --routes {file} --source {name}{topics} --yes");
+        let _ = writeln!(out, "To remove it: cdc-relay remove --routes {file} --source {name}{topics} --yes");
     }
     out
 }

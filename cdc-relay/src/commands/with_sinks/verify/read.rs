@@ -1,4 +1,4 @@
-//! Reads all partitions of the topics once, as fast as they come.
+//! Reads all partitions of the topics once.
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -21,16 +21,16 @@ use crate::routes::destinations::Destinations;
 use crate::sinks::kafka::client_config;
 
 const BROKER_TIMEOUT: Duration = Duration::from_secs(15);
-/// Nothing came for so long, though records are left: the broker is asked how far we are.
+/// After so long without a record, the broker is asked for the position.
 const QUIET_INTERVAL: Duration = Duration::from_secs(1);
-/// A relay that runs may have a record on its way to one partition while later ones are in another. So much later it is
-/// looked for once more.
+/// A running relay may still have a record in flight to one partition while later ones are in another. After this time the
+/// partitions are read once more.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(1500);
 
 #[derive(Debug, Clone)]
 pub struct Topic {
     pub name: String,
-    /// Its records have no CloudEvents source; their body names ours.
+    /// The topic's records have no CloudEvents source; their body names the source.
     pub dead_letters: bool,
 }
 
@@ -40,7 +40,7 @@ struct Partition {
     /// The offset of the next record.
     next: i64,
     end: i64,
-    /// Its beginning is gone, or is not wanted.
+    /// The partition's first records are gone, or were not requested.
     cut: bool,
 }
 
@@ -57,16 +57,16 @@ pub struct Reading {
     /// The partition's index by topic and number.
     index: BTreeMap<(usize, i32), usize>,
     sources: BTreeMap<String, SourceChain>,
-    /// By source: what was newest when the ends were looked up first.
+    /// By source: the newest commit at the first reading of the ends.
     newest: BTreeMap<String, Lsn>,
     records: u64,
-    /// Dead letters that are nobody's.
+    /// Dead letters of no source in the routes file.
     unknown: u64,
     notes: Vec<String>,
 }
 
 impl Reading {
-    /// Looks up where the partitions begin and end. A topic that does not exist has emitted nothing.
+    /// Queries the beginnings and ends of the partitions. A missing topic has no records.
     pub fn connect(
         brokers: &Brokers,
         routes: &Routes,
@@ -85,7 +85,7 @@ impl Reading {
             .create()
             .context("no Kafka consumer")?;
         let metadata = consumer.fetch_metadata(None, BROKER_TIMEOUT).context("the brokers do not answer")?;
-        // Those of values and of tables that are gone; one that is somebody else's has no record of ours.
+        // Topics named by values or by dropped tables. A topic of somebody else has no record of the relay.
         for name in Destinations::of(routes).among(metadata.topics().iter().map(|topic| topic.name())) {
             if !topics.iter().any(|topic| topic.name == name) {
                 topics.push(Topic { name, dead_letters: false });
@@ -119,7 +119,7 @@ impl Reading {
         Ok(reading)
     }
 
-    /// Begins at the first record that is not older.
+    /// Seeks the first record of that time or later.
     fn skip(&mut self, from: Timestamp) -> Result<()> {
         let mut times = TopicPartitionList::new();
         for partition in &self.partitions {
@@ -140,7 +140,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Reads to the ends there were; then once more, for what was on its way meanwhile.
+    /// Reads to the present ends; then once more, for records that were in flight meanwhile.
     pub fn all(&mut self, sources: Option<&BTreeMap<String, String>>) -> Result<()> {
         self.read_to_ends(sources)?;
         self.newest = self
@@ -192,7 +192,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Takes a record. True: the partition was read to its end by it.
+    /// Takes a record. Returns whether it is the last of its partition.
     fn record(
         &mut self,
         index: usize,
@@ -218,7 +218,7 @@ impl Reading {
         } else {
             header("ce_source").map(|source| String::from_utf8_lossy(source).into_owned())
         };
-        // Other sources of the file are not asked for.
+        // Other sources of the file are not verified.
         let meant =
             |source: &String| sources.is_none_or(|sources| sources.values().any(|known| known == source));
         match (source.filter(meant), position.map(ChainPosition::parse)) {
@@ -247,7 +247,7 @@ impl Reading {
         }
     }
 
-    /// Partitions whose last records compaction or a transaction took: the consumer is past them.
+    /// Partitions without a last record, because of compaction or a transaction: the consumer is past it.
     fn passed(&mut self, consumer: &BaseConsumer) -> Result<usize> {
         let at = consumer.position()?;
         let mut ended = 0;
@@ -266,12 +266,12 @@ impl Reading {
         Ok(ended)
     }
 
-    /// The newest commit that a record of this source is of; 0/0 if none is.
+    /// The newest commit of this source's records; 0/0 without one.
     pub fn newest(&self, source: &str) -> Lsn {
         self.sources.get(source).map_or(Lsn::ZERO, |source_chain| source_chain.chain.newest())
     }
 
-    /// Records read, the verdict of each source, and notes.
+    /// Returns the number of records, the verdict of each source, and notes.
     pub fn judge(self) -> (u64, Vec<Verdict>, Vec<String>) {
         let mut notes = self.notes;
         if self.unknown > 0 {
@@ -299,7 +299,7 @@ fn source_of(body: &[u8]) -> Option<String> {
     serde_json::from_slice::<DeadLetter>(body).ok().map(|letter| letter.source)
 }
 
-/// On a terminal, how far it is; elsewhere nothing.
+/// Shows the progress on a terminal, nothing elsewhere.
 struct Progress {
     total: i64,
     shown: bool,

@@ -1,5 +1,7 @@
-//! Stretches of the WAL in which tables with routes may have sent nothing. No chain shows them: what was not sent has no
-//! position. The relay writes them to the state topic when it notices.
+//! Reads the stretches of the WAL in which routed tables may have sent nothing.
+//!
+//! * No chain shows them, since changes that were not sent have no position. The relay writes them to the state topic.
+//! * A stretch ends where all rows of its tables were read again.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +21,7 @@ pub struct Stretch {
     pub what: String,
     /// Everything was sent up to this commit.
     pub since: String,
-    /// All rows were read again as they were at this position; `None`: they were not read again yet.
+    /// All rows were read again as they were at this position; `None`: not yet.
     pub until: Option<String>,
 }
 
@@ -48,7 +50,7 @@ pub fn read(brokers: &Brokers, routes: &Routes) -> Result<Option<BTreeMap<String
         let record = records.remove(&key)?;
         let is_read = |table: &str| !unread.contains(&(key.clone(), table.to_owned()));
         let mut stretches = Stretch::all(record, is_read);
-        // A relay of an earlier release does not write down which tables a stretch waits for.
+        // Earlier releases do not record the tables that a stretch waits for.
         if unread.iter().any(|(name, _)| *name == key)
             && stretches.iter().all(|stretch| stretch.until.is_some())
             && let Some(last) = stretches.last_mut()
@@ -66,7 +68,7 @@ fn is_missing(error: &anyhow::Error) -> bool {
     matches!(code, Some(UnknownPartition | UnknownTopic | UnknownTopicOrPartition))
 }
 
-/// Adds the stretches to the verdicts: what is not read again yet is not whole.
+/// Adds the stretches to the verdicts. A source with an open stretch is not whole.
 pub fn judge(verdicts: &mut Vec<Verdict>, stretches: BTreeMap<String, Vec<Stretch>>) {
     for (source, stretches) in stretches.into_iter().filter(|(_, stretches)| !stretches.is_empty()) {
         let index = verdicts.iter().position(|verdict| verdict.source == source).unwrap_or_else(|| {
