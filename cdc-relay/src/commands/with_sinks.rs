@@ -40,7 +40,7 @@ pub enum SinkCommand {
 impl SinkCommand {
     pub fn execute(self) -> Outcome {
         match self {
-            Self::Run(options) => run::execute(options),
+            Self::Run(options) => run::execute(&options),
             Self::Resnapshot(options) => resnapshot::execute(&options),
             Self::Failover(options) => failover::execute(&options),
             Self::Status(options) => status::execute(&options),

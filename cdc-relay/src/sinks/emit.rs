@@ -5,6 +5,8 @@
 //! * [`row_emitter`] decides for each row between emitting, skipping and dead-lettering.
 
 mod dead_letters;
+mod offer;
+mod outcome;
 mod re_emission;
 mod row_emitter;
 
@@ -12,7 +14,8 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
-pub use self::re_emission::{EmitOutcome, ReEmission, Tally};
+pub use self::outcome::EmitOutcome;
+pub use self::re_emission::{ReEmission, Tally};
 use self::row_emitter::RowEmitter;
 use crate::checkpoint::progress::{Progress, Sink, TransactionSeq};
 use crate::dead_letter::halts::{Halted, Halts, change_destination};

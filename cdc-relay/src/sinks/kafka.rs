@@ -246,7 +246,7 @@ impl Kafka {
                 .and_then(|client| client.client().fetch_metadata(None, METADATA_TIMEOUT));
             match metadata {
                 Ok(_) => {
-                    *last_answer_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now())
+                    *last_answer_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
                 }
                 Err(error) => tracing::warn!(%error, "Kafka does not answer a new client either"),
             }

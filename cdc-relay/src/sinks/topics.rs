@@ -205,7 +205,7 @@ impl Reading {
                 bail!("this relay may not read topic {}: allow its principal Read on it", self.topic);
             }
             Some(Err(error)) => {
-                tracing::debug!(%error, topic = self.topic, "a read of the topic failed and is repeated")
+                tracing::debug!(%error, topic = self.topic, "a read of the topic failed and is repeated");
             }
             None => {}
         }

@@ -38,14 +38,14 @@ pub struct RunConfig {
     pub amqp: AmqpArgs,
 }
 
-pub fn execute(config: RunConfig) -> Outcome {
+pub fn execute(config: &RunConfig) -> Outcome {
     let routes = super::wiring::routes(&config.routes, &config.amqp)?;
     serve(config, routes)?;
     Ok(Ending::Fine)
 }
 
 #[tokio::main(worker_threads = 1)]
-async fn serve(config: RunConfig, routes: Routes) -> Result<()> {
+async fn serve(config: &RunConfig, routes: Routes) -> Result<()> {
     let listener = tokio::net::TcpListener::bind(config.admin_addr).await.context("ADMIN_ADDR")?;
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let shutdown = CancellationToken::new();

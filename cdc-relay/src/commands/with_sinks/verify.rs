@@ -127,7 +127,7 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
     match routes.map(|routes| stretches::read(brokers, routes)).transpose()? {
         Some(Some(found)) => stretches::judge(&mut verdicts, found),
         Some(None) => {
-            notes.push("there is no state topic, so breaks of the publication are unknown".to_owned())
+            notes.push("there is no state topic, so breaks of the publication are unknown".to_owned());
         }
         None => notes.extend([
             "only the named topics were read: transactions whose events went to other topics look like gaps"

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::row_emitter::offer;
+use super::offer::offer;
 use super::{OpenTransaction, PlannedRow};
 use crate::checkpoint::progress::Sink;
 use crate::dead_letter::halts::{Halted, Halts};

@@ -6,12 +6,12 @@
 //! * A row that no route matches is counted as unrouted.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::dead_letters::DeadLetters;
-use super::{EmitOutcome, OpenTransaction, PlannedRow, ReEmission};
+use super::offer::offer;
+use super::{EmitOutcome, OpenTransaction, PlannedRow};
 use crate::checkpoint::progress::Sink;
 use crate::dead_letter::halts::{Halts, change_destination, table_destination};
 use crate::dead_letter::record::{Cause, Halt};
@@ -23,19 +23,16 @@ use crate::routes::route::{
 };
 use crate::routes::row::Op;
 use crate::sinks::event::Event;
-use crate::sinks::kafka::{Kafka, Sent};
+use crate::sinks::kafka::Kafka;
 use crate::sinks::rabbit::Rabbit;
 
-/// How long the producer's queue may stay full before the session starts over.
-const QUEUE_FULL_TIMEOUT: Duration = Duration::from_secs(20);
-
 pub struct RowEmitter {
-    topics: Topics,
+    pub(super) topics: Topics,
     pub kafka: Kafka,
     rabbit: Option<Arc<Rabbit>>,
     pub dead_letters: DeadLetters,
     metrics: SourceMetrics,
-    record: Record,
+    pub(super) record: Record,
 }
 
 /// A row that a route could not emit, with as much of its event as could be rendered.
@@ -100,7 +97,7 @@ impl RowEmitter {
                 match route.ended(row, &mut self.record) {
                     Ok(None) => {}
                     Ok(Some(ended)) => {
-                        matched |= self.route(route, PlannedRow { plan, row: &ended }, open)?
+                        matched |= self.route(route, PlannedRow { plan, row: &ended }, open)?;
                     }
                     // A problem that keeps the keys from being compared keeps the row from being emitted.
                     Err(problem) => {
@@ -119,50 +116,6 @@ impl RowEmitter {
             self.metrics.stream.unrouted.inc();
         }
         Ok(())
-    }
-
-    /// Emits a row once more, by all routes of `to` that it matches.
-    pub fn re_emit(
-        &mut self,
-        routed: PlannedRow<'_>,
-        mut to: ReEmission<'_>,
-        open: &mut OpenTransaction<'_>,
-    ) -> Result<EmitOutcome> {
-        let PlannedRow { plan, row } = routed;
-        for route in &plan.routes {
-            if matches!(to, ReEmission::Destination(only) if only != route.leads_to) {
-                continue;
-            }
-            match route.matches(row) {
-                Ok(false) => continue,
-                Ok(true) => {}
-                Err(problem) => return Ok(EmitOutcome::Failed(problem)),
-            }
-            for &emission in route.emissions(row.op) {
-                let (topics, record) = (&self.topics, &mut self.record);
-                let destination = match route.render_as(emission, row, open.transaction, topics, record) {
-                    Ok(destination) => destination,
-                    Err(problem) => return Ok(EmitOutcome::Failed(problem)),
-                };
-                if let ReEmission::Emitted(tally) = &mut to {
-                    if tally.key.as_ref().is_some_and(|key| key.as_bytes() != self.record.key) {
-                        continue;
-                    }
-                    tally.seen += 1;
-                    if self.is_halted(route) {
-                        tally.halted += 1;
-                        continue;
-                    }
-                }
-                if let EmitOutcome::Failed(problem) = self.send(destination, plan, open)? {
-                    return Ok(EmitOutcome::Failed(problem));
-                }
-                if let ReEmission::Emitted(tally) = &mut to {
-                    tally.count(&route.leads_to);
-                }
-            }
-        }
-        Ok(EmitOutcome::Emitted)
     }
 
     /// Writes the record of a release to the dead-letter topic.
@@ -286,13 +239,13 @@ impl RowEmitter {
     }
 
     /// Whether the key of the rendered record is halted towards the route's destination.
-    fn is_halted(&self, route: &CompiledRoute) -> bool {
+    pub(super) fn is_halted(&self, route: &CompiledRoute) -> bool {
         let halted = self.dead_letters.halted();
         !halted.is_empty() && halted.contains(&route.leads_to, key(&self.record).as_deref())
     }
 
     /// Hands the rendered record to its sink.
-    fn send(
+    pub(super) fn send(
         &mut self,
         destination: Destination,
         plan: &Plan,
@@ -338,16 +291,4 @@ impl RowEmitter {
 /// The record's key; `None`: it could not be rendered.
 fn key(record: &Record) -> Option<std::borrow::Cow<'_, str>> {
     record.has_key.then(|| String::from_utf8_lossy(&record.key))
-}
-
-/// Offers the same record until the producer takes it: the next one must not overtake it.
-pub fn offer(mut send: impl FnMut() -> Result<Sent>) -> Result<()> {
-    let mut full_since = None;
-    while send()? == Sent::Full {
-        if full_since.get_or_insert_with(Instant::now).elapsed() > QUEUE_FULL_TIMEOUT {
-            bail!("Kafka's queue stays full");
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    Ok(())
 }
