@@ -91,10 +91,11 @@ impl AckWaiter {
         // The caller read rows until now, so the silence begins here.
         self.last_ack_at = Instant::now();
         self.stall.acknowledged(self.last_ack_at);
-        loop {
+        let acks = Arc::clone(&self.acks);
+        acks.wait_until(bytes_max, POLL_INTERVAL, || {
             self.collect()?;
             if self.bytes() <= bytes_max && (bytes_max > 0 || self.progress.is_acknowledged()) {
-                return Ok(());
+                return Ok(true);
             }
             self.check_stall(kafka, notify)?;
             let silence = self.last_ack_at.elapsed();
@@ -104,13 +105,8 @@ impl AckWaiter {
             notified = silence > SILENCE_NOTICE_MIN;
             let in_time = self.timeout.is_none_or(|timeout| silence < timeout);
             ensure!(in_time, "the sinks acknowledged nothing for {} s", silence.as_secs());
-            self.acks.wake_at(bytes_max);
-            if self.bytes() > bytes_max {
-                self.acks.sleep(POLL_INTERVAL)?;
-            }
-            self.acks.no_wake();
-            self.acks.drain_wake();
-        }
+            Ok(false)
+        })
     }
 
     /// Fails if Kafka answers but takes nothing from our client.

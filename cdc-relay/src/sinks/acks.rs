@@ -168,6 +168,42 @@ impl Acks {
         self.waker.drain();
     }
 
+    /// Calls `done` until it returns true. In between it sleeps for `interval`, or until a sink's bytes in flight fall to
+    /// `bytes` (negative: they never do). The wake-up is armed before each call, so that no acknowledgement is missed.
+    ///
+    /// # Errors
+    /// Those of `done`, and when the system cannot poll.
+    pub fn wait_until(
+        &self,
+        bytes: i64,
+        interval: Duration,
+        mut done: impl FnMut() -> Result<bool>,
+    ) -> Result<()> {
+        loop {
+            self.wake_at(bytes);
+            let result = match done() {
+                Ok(false) => self.sleep(interval).map(|()| false),
+                result => result,
+            };
+            self.no_wake();
+            if result? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sleeps at most for `timeout`, until a sink's bytes in flight fall to `bytes`. It does not sleep if `busy` returns
+    /// false once the wake-up is armed.
+    ///
+    /// # Errors
+    /// When the system cannot poll.
+    pub fn sleep_while(&self, bytes: i64, timeout: Duration, busy: impl FnOnce() -> bool) -> Result<()> {
+        self.wake_at(bytes);
+        let slept = if busy() { self.sleep(timeout) } else { Ok(()) };
+        self.no_wake();
+        slept
+    }
+
     /// Sleeps until something wakes the poller, a signal arrives, or `timeout` has passed; takes the wake-ups.
     ///
     /// # Errors

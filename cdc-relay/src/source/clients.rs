@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::checkpoint::progress::Sink;
 use crate::checkpoint::state::{self, Checkpoint};
@@ -21,6 +20,11 @@ use crate::source::coverage::record::{Record, record_key};
 
 /// How long Kafka may take to acknowledge a record of the state topic.
 const CHECKPOINT_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a record is offered to a full producer, and how often its acknowledgement is looked for.
+const FULL_INTERVAL: Duration = Duration::from_millis(10);
+const WRITTEN_INTERVAL: Duration = Duration::from_millis(5);
+/// Records of the state topic are not counted as bytes in flight, so no number of bytes ends the wait.
+const NO_BYTES: i64 = -1;
 
 /// The records of a source in the state topic.
 #[derive(Default)]
@@ -177,30 +181,23 @@ impl KafkaClients {
         let emitter = self.emitter.as_ref().context("the Kafka producer is not connected")?;
         let until = Instant::now() + CHECKPOINT_WRITE_TIMEOUT;
         self.suspect.set(true);
-        while emitter.kafka().save(StateRecord { topic, key, value })? == Sent::Full {
-            pause(&self.context, Duration::from_millis(10));
-        }
-        while !emitter.kafka().state_written() {
-            if let Some(reason) = acks.failure() {
-                anyhow::bail!("{reason}");
+        let record = StateRecord { topic, key, value };
+        acks.wait_until(NO_BYTES, FULL_INTERVAL, || Ok(emitter.kafka().save(record)? == Sent::Taken))?;
+        acks.wait_until(NO_BYTES, WRITTEN_INTERVAL, || {
+            if emitter.kafka().state_written() {
+                return Ok(true);
             }
-            anyhow::ensure!(
+            if let Some(reason) = acks.failure() {
+                bail!("{reason}");
+            }
+            let seconds = CHECKPOINT_WRITE_TIMEOUT.as_secs();
+            ensure!(
                 Instant::now() < until,
-                "the state topic acknowledged no record for {} s; check Kafka",
-                CHECKPOINT_WRITE_TIMEOUT.as_secs()
+                "the state topic acknowledged no record for {seconds} s; check Kafka"
             );
-            pause(&self.context, Duration::from_millis(5));
-        }
+            Ok(false)
+        })?;
         self.suspect.set(false);
         Ok(())
     }
-}
-
-/// Waits for the time, or until the relay stops.
-pub fn pause(context: &SourceContext, pause: Duration) {
-    let timeout = Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
-    context.acks.no_wake();
-    // After an interruption the caller checks again.
-    let _ = poll(&mut [PollFd::new(&*context.acks, PollFlags::IN)], Some(&timeout));
-    context.acks.drain_wake();
 }

@@ -1,6 +1,7 @@
 //! The parts of one source that its worker, its clients and its watchers share.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use brokers::Brokers;
 use tokio::runtime::Handle;
@@ -24,4 +25,12 @@ pub struct SourceContext {
     pub metrics: SourceMetrics,
     pub status: Status,
     pub runtime: Handle,
+}
+
+impl SourceContext {
+    /// Waits for the time, or until the relay stops.
+    pub fn pause(&self, time: Duration) {
+        // A failed poll only shortens the pause.
+        let _ = self.acks.sleep(time);
+    }
 }

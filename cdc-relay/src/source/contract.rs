@@ -11,11 +11,13 @@ pub mod existing;
 pub mod fit;
 pub mod identity;
 pub mod literals;
+mod operations;
+mod unpublished;
 
 use std::collections::BTreeMap;
 
 pub use self::advice::{Fix, Mismatch, is_sql, make_full};
-pub use self::fit::creation;
+pub use self::fit::{PublishedTables, creation};
 use crate::checkpoint::refusal::Refusal;
 use crate::postgres::decode::relation::Relation;
 use crate::postgres::error::PostgresError;
@@ -42,7 +44,7 @@ pub struct Verdict {
 impl Verdict {
     /// # Errors
     /// The mismatches, if there are any.
-    pub fn held(self) -> Result<Checked, Refusal> {
+    pub fn into_result(self) -> Result<Checked, Refusal> {
         if self.mismatches.is_empty() {
             return Ok(self.checked);
         }
@@ -51,53 +53,120 @@ impl Verdict {
     }
 }
 
-/// Checks the contract at a start: `run` refuses the mismatches, `doctor` lists them. `has_slot`: there is a slot, so the
-/// publication must exist. Without a slot, a publication that the relay will make is checked as if it existed.
-pub fn at_start(
-    session: &mut Session,
-    (routes, source): (&Routes, &Source),
-    has_slot: bool,
-) -> Result<Verdict, PostgresError> {
-    let facts = ask(session, &source.question())?;
-    judge(session, (routes, source), (facts, has_slot))
+/// Routes and one of their sources, to be checked against the server.
+#[derive(Debug, Clone, Copy)]
+pub struct Contract<'a> {
+    pub routes: &'a Routes,
+    pub source: &'a Source,
 }
 
-/// Checks the contract of a source that has a slot.
-pub fn check(
-    session: &mut Session,
-    routes: &Routes,
-    source: &Source,
-) -> Result<Result<Checked, Refusal>, PostgresError> {
-    Ok(at_start(session, (routes, source), true)?.held())
+/// Why a contract cannot be relied on.
+#[derive(Debug)]
+pub enum ContractError {
+    Refused(Refusal),
+    Postgres(PostgresError),
 }
 
-/// Checks the contract of a source that streams. A new table without routes is no mismatch then.
-pub fn still_fits(
-    session: &mut Session,
-    routes: &Routes,
-    source: &Source,
-) -> Result<Result<Checked, Refusal>, PostgresError> {
-    let mut facts = ask(session, &source.question())?;
-    facts.tables.retain(|table| {
-        let found = (table.itself.schema.as_str(), table.itself.name.as_str());
-        source.tables.iter().any(|routed| routed.qualified() == found)
-    });
-    Ok(judge(session, (routes, source), (facts, true))?.held())
+impl From<Refusal> for ContractError {
+    fn from(refusal: Refusal) -> ContractError {
+        ContractError::Refused(refusal)
+    }
 }
 
-fn judge(
-    session: &mut Session,
-    (routes, source): (&Routes, &Source),
-    (facts, has_slot): (Facts, bool),
-) -> Result<Verdict, PostgresError> {
-    let mut relations: Vec<Relation> = facts.tables.iter().map(facts::Table::relation).collect();
-    let mut catalog = Catalog::default();
-    catalog.load_keys(&facts);
-    catalog.load(session, &relations)?;
-    relations.iter_mut().for_each(|relation| catalog.annotate(relation));
-    let mut mismatches = fit::all((routes, source), (&facts, &relations), has_slot);
-    mismatches.extend(literals::check(session, source)?);
-    Ok(Verdict { checked: Checked { facts, catalog }, mismatches })
+impl From<PostgresError> for ContractError {
+    fn from(error: PostgresError) -> ContractError {
+        ContractError::Postgres(error)
+    }
+}
+
+/// A refusal can be downcast from the error.
+impl From<ContractError> for anyhow::Error {
+    fn from(error: ContractError) -> anyhow::Error {
+        match error {
+            ContractError::Refused(refusal) => refusal.into(),
+            ContractError::Postgres(error) => error.into(),
+        }
+    }
+}
+
+impl Contract<'_> {
+    /// Checks the contract at a start: `run` refuses the mismatches, `doctor` lists them. `has_slot`: there is a slot, so the
+    /// publication must exist. Without a slot, a publication that the relay will make is checked as if it existed.
+    pub fn verdict(self, session: &mut Session, has_slot: bool) -> Result<Verdict, PostgresError> {
+        let facts = ask(session, &self.source.question())?;
+        self.judge(session, facts, has_slot)
+    }
+
+    /// Checks the contract of a source that has a slot.
+    pub fn check(self, session: &mut Session) -> Result<Checked, ContractError> {
+        Ok(self.verdict(session, true)?.into_result()?)
+    }
+
+    /// Checks the contract of a source that streams. A new table without routes is no mismatch then.
+    pub fn check_streaming(self, session: &mut Session) -> Result<Checked, ContractError> {
+        let mut facts = ask(session, &self.source.question())?;
+        facts.tables.retain(|table| {
+            let found = (table.itself.schema.as_str(), table.itself.name.as_str());
+            self.source.tables.iter().any(|routed| routed.qualified() == found)
+        });
+        Ok(self.judge(session, facts, true)?.into_result()?)
+    }
+
+    fn judge(self, session: &mut Session, facts: Facts, has_slot: bool) -> Result<Verdict, PostgresError> {
+        let mut relations: Vec<Relation> = facts.tables.iter().map(facts::Table::relation).collect();
+        let mut catalog = Catalog::default();
+        catalog.load_keys(&facts);
+        catalog.load(session, &relations)?;
+        relations.iter_mut().for_each(|relation| catalog.annotate(relation));
+        let published = PublishedTables { facts: &facts, relations: &relations };
+        let mut mismatches = fit::all(self, published, has_slot);
+        mismatches.extend(literals::check(session, self.source)?);
+        Ok(Verdict { checked: Checked { facts, catalog }, mismatches })
+    }
+
+    /// Makes the relay's own publication if it is missing, in one transaction with the check of the contract. It must be
+    /// called before there is a slot: a publication that went missing later left a gap that nobody would see.
+    pub fn publish(self, session: &mut Session) -> Result<(), ContractError> {
+        let name = self.source.publication.get_ref();
+        let exists = format!("select 1 from pg_catalog.pg_publication where pubname = {}", literal(name));
+        if !self.source.own_publication || !session.query(&exists)?.is_empty() {
+            return Ok(());
+        }
+        let sql = creation(self.source, session.version() * 10_000);
+        session.query("begin")?;
+        let checked = match session.query(&sql) {
+            Ok(_) => self.check(session),
+            Err(error) => Err(error.into()),
+        };
+        match checked {
+            Ok(_) => {
+                session.query("commit")?;
+                tracing::info!(
+                    source = self.source.name.get_ref(),
+                    publication = name,
+                    "publication created"
+                );
+                Ok(())
+            }
+            Err(ContractError::Refused(refusal)) => {
+                session.query("rollback")?;
+                Err(refusal.into())
+            }
+            Err(ContractError::Postgres(PostgresError::Server { code, message })) => {
+                session.query("rollback")?;
+                match code.as_str() {
+                    // Another relay made it first, and has checked it.
+                    DUPLICATE_OBJECT | UNIQUE_VIOLATION => Ok(()),
+                    code if code.starts_with(ACCESS_CLASS) => Err(Refusal::Contract(format!(
+                        "publication {name} cannot be made: {message}. Have the owner of the tables run `{sql}`"
+                    ))
+                    .into()),
+                    _ => Err(PostgresError::Server { code, message }.into()),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// The keys that name and order the rows of routed tables.
@@ -116,45 +185,6 @@ impl Keys {
             let was = self.0.get(table).filter(|was| *was != key)?;
             Some(format!("the key of {table} was changed from {was} to {key}"))
         })
-    }
-}
-
-/// Makes the relay's own publication if it is missing, in one transaction with the check of the contract. It must be called
-/// before there is a slot: a publication that went missing later left a gap that nobody would see.
-pub fn publish(
-    session: &mut Session,
-    routes: &Routes,
-    source: &Source,
-) -> Result<Result<(), Refusal>, PostgresError> {
-    let name = source.publication.get_ref();
-    let exists = format!("select 1 from pg_catalog.pg_publication where pubname = {}", literal(name));
-    if !source.own_publication || !session.query(&exists)?.is_empty() {
-        return Ok(Ok(()));
-    }
-    let sql = creation(source, session.version() * 10_000);
-    session.query("begin")?;
-    let made = session.query(&sql).and_then(|_| check(session, routes, source));
-    let end = if matches!(made, Ok(Ok(_))) { "commit" } else { "rollback" };
-    match made {
-        Err(PostgresError::Server { code, message }) => {
-            session.query(end)?;
-            match code.as_str() {
-                // Another relay made it first, and has checked it.
-                DUPLICATE_OBJECT | UNIQUE_VIOLATION => Ok(Ok(())),
-                code if code.starts_with(ACCESS_CLASS) => Ok(Err(Refusal::Contract(format!(
-                    "publication {name} cannot be made: {message}. Have the owner of the tables run `{sql}`"
-                )))),
-                _ => Err(PostgresError::Server { code, message }),
-            }
-        }
-        Err(error) => Err(error),
-        Ok(checked) => {
-            session.query(end)?;
-            if checked.is_ok() {
-                tracing::info!(source = source.name.get_ref(), publication = name, "publication created");
-            }
-            Ok(checked.map(|_| ()))
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is a loss, and what is not.
+//! Changes of a publication that are losses, and changes that are not.
 
 use super::*;
 
@@ -72,7 +72,7 @@ fn tabled(change: impl FnOnce(&mut Table)) -> Coverage {
     coverage
 }
 
-/// What is said of the change, if anything is.
+/// Returns the text of the losses; it is empty if there are none.
 fn losses_text(before: &Coverage, after: &Coverage, replaced: &[(&str, &str)]) -> String {
     let command = |by: &str| Command { transaction: by.to_owned(), number: 0 };
     let replaced = replaced.iter().map(|(what, by)| ((*what).to_owned(), command(by))).collect();
@@ -129,7 +129,7 @@ fn a_table_that_is_another_one_or_sent_for_another_reason_is_a_loss() {
         let losses_text = losses_text(&before, &after, &[]);
         assert!(losses_text.contains(expected), "{losses_text}; {expected}");
     }
-    // What is put back as it was has been away, whoever did it: nobody needs a statement that does that at once.
+    // A table that is put back unchanged was away, even if one transaction did both.
     assert!(losses_text(&before, &put_back, &[("member 11", "20")]).contains("put in again"));
 }
 
@@ -282,7 +282,7 @@ fn a_baseline_has_every_table_that_is_routed_by_its_name() {
     for without in [&others, &elsewhere, &Coverage::default()] {
         assert_eq!(without.lacks(&source(false)).as_deref(), Some("public.t"));
     }
-    // A pattern may match none now; the contract says whether it may.
+    // A pattern may match none now; the contract decides whether it may.
     let source = sourced("", "name = \"orders_*\"\ntopic = \"x\"");
     assert_eq!(others.lacks(&source), None);
 }

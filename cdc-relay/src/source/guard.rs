@@ -42,7 +42,7 @@ async fn check_forever(SourceContext { database, source, acks, status, .. }: &So
         if status.get() == State::Standby {
             continue;
         }
-        let checked = timeout(ANSWER_TIMEOUT, check((database, source), &mut connection)).await;
+        let checked = timeout(ANSWER_TIMEOUT, check(database, source, &mut connection)).await;
         match checked.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))) {
             Ok(None) => failing = false,
             Ok(Some(table)) => {
@@ -64,7 +64,8 @@ async fn check_forever(SourceContext { database, source, acks, status, .. }: &So
 
 /// Checks once, and connects if there is no connection. Returns a table that was taken out.
 async fn check(
-    (database, source): (&Database, &Source),
+    database: &Database,
+    source: &Source,
     connection: &mut Option<(Client, Statement)>,
 ) -> Result<Option<String>> {
     let (client, question) = match connection {

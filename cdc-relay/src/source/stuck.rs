@@ -195,7 +195,7 @@ mod tests {
         let (mut stuck, now) = (Stuck::default(), Instant::now());
         let error = server("22P05", HERE);
         for acknowledged in 1..u64::from(ALIKE_SESSIONS_MIN) {
-            // What comes before it in the stream may be acknowledged meanwhile.
+            // Earlier changes of the stream may be acknowledged meanwhile.
             assert_eq!(stuck.ended(&error, Lsn(acknowledged), now), None);
         }
         let (position, code) = (Lsn(0xAB10), "22P05".to_owned());
@@ -223,7 +223,7 @@ mod tests {
             };
             assert_eq!(stuck.ended(&error, Lsn(1), now), None);
         }
-        // Where the server names no place, what is acknowledged is one.
+        // Without a position in the error, the acknowledged position counts.
         for acknowledged in 1..10 {
             assert_eq!(stuck.ended(&server("XX000", "odd"), Lsn(acknowledged), now), None);
         }

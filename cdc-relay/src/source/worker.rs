@@ -2,8 +2,10 @@
 //! with back-off.
 
 mod publication;
+mod slot;
+mod tables;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,24 +15,20 @@ use backon::BackoffBuilder;
 use crate::checkpoint::progress::TransactionSeq;
 use crate::checkpoint::refusal::Break;
 use crate::checkpoint::refusal::Refusal;
-use crate::checkpoint::state::{Checkpoint, Cluster, CommitId, Phase, Start, admit};
+use crate::checkpoint::state::{Checkpoint, admit};
 use crate::observe::status::State;
 use crate::postgres::error::PostgresError;
-use crate::postgres::facts::Facts;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::replication_stream::Replication;
 use crate::postgres::session::Session;
-use crate::routes::{self, NewTable, Source, TableName};
-use crate::source::backfill::rows::Table;
-use crate::source::backfill::snapshot::{self, Snapshots, TableProgress};
-use crate::source::clients::{KafkaClients, Loaded, pause};
+use crate::routes::{NewTable, TableName};
+use crate::source::backfill::snapshot::{self, Snapshots};
+use crate::source::clients::{KafkaClients, Loaded};
 use crate::source::context::SourceContext;
-use crate::source::contract::{self, Checked, Keys, Mismatch, existing};
+use crate::source::contract::{self, Checked, Contract, ContractError, Keys};
 use crate::source::coverage::record::Record;
 use crate::source::inspect;
-use crate::source::published;
-use crate::source::slots;
-use crate::source::stream::{ReleaseInput, SessionStart, Stream};
+use crate::source::stream::{ReleaseInput, SessionClients, SessionStart, Stream};
 use crate::source::stuck::{self, Cause, Stuck};
 use crate::source::watch::Watch;
 
@@ -67,10 +65,33 @@ impl From<PostgresError> for AttemptError {
     }
 }
 
+impl From<ContractError> for AttemptError {
+    fn from(error: ContractError) -> AttemptError {
+        match error {
+            ContractError::Refused(refusal) => AttemptError::Refused(refusal),
+            ContractError::Postgres(error) => error.into(),
+        }
+    }
+}
+
 impl From<Refusal> for AttemptError {
     fn from(refusal: Refusal) -> AttemptError {
         AttemptError::Refused(refusal)
     }
+}
+
+/// A source whose slot and checkpoint fit together.
+struct ReadySource {
+    checkpoint: Checkpoint,
+    /// The confirmed position of the slot.
+    begin: Lsn,
+    record: Record,
+}
+
+/// The records of a source in the state topic that decide how it begins.
+struct SavedState {
+    checkpoint: Option<Checkpoint>,
+    publication: Option<Record>,
 }
 
 /// One source between its sessions.
@@ -145,7 +166,7 @@ pub fn run(context: SourceContext) {
             }
         };
         worker.context.status.set(state);
-        pause(&worker.context, delay);
+        worker.context.pause(delay);
     }
 }
 
@@ -182,7 +203,7 @@ impl SourceWorker {
         let start = admit(checkpoint.as_ref(), &cluster, &slot_name, slot.as_ref(), &database)?;
         let confirmed = slot.and_then(|slot| slot.confirmed).unwrap_or_default();
         let (mut checkpoint, known) =
-            self.begin(start, &mut session, (&cluster, checkpoint, publication), confirmed)?;
+            self.begin(start, &mut session, &cluster, SavedState { checkpoint, publication }, confirmed)?;
         let record = self.covered(&mut session, known, &checkpoint)?;
         checkpoint.vouched = checkpoint.acknowledged;
         if let Some(refusal) = self.stuck.holds(checkpoint.acknowledged, Instant::now()) {
@@ -217,74 +238,25 @@ impl SourceWorker {
             (table, position)
         });
         let SourceContext { source, database, metrics, acks, .. } = &*self.context;
-        let snapshots = snapshot::begin(source, &cluster, found.collect(), database, (metrics, acks))?;
-        self.stream(replication, (checkpoint, confirmed), (record, snapshots))
-    }
-
-    /// Returns the confirmed position of the slot once this relay reads it. Somebody else may have advanced the slot, or made
-    /// it again, after the first query. It takes another session, since the first one streams.
-    fn confirmed(&self, slot_name: &str) -> Result<Lsn, AttemptError> {
-        let slot = inspect::slot(&mut Session::connect_to_read(&self.context.database)?, slot_name)?;
-        Ok(slot.and_then(|slot| slot.confirmed).unwrap_or_default())
-    }
-
-    /// Waits until the slot is free, or until everything must be checked again.
-    fn stand_by(&self, slot_name: &str) -> Result<AttemptError, AttemptError> {
-        self.context.status.set(State::Standby);
-        let mut session = Session::connect_to_read(&self.context.database)?;
-        let until = Instant::now() + STANDBY_CHECK_INTERVAL;
-        while !self.context.acks.stopping() && Instant::now() < until {
-            pause(&self.context, STANDBY_INTERVAL);
-            let slot = inspect::slot(&mut session, slot_name)?;
-            if slot.is_none_or(|slot| slot.active_pid.is_none()) {
-                break;
-            }
-        }
-        Ok(AttemptError::Turn)
+        let snapshots = snapshot::begin(source, &cluster, found.collect(), database, metrics, acks)?;
+        self.stream(replication, ReadySource { checkpoint, begin: confirmed, record }, snapshots)
     }
 
     /// Checks the contract before anything is made. Harmful tables leave the relay's own publication first.
     fn contract(&self, session: &mut Session, has_slot: bool) -> Result<Checked, AttemptError> {
         let SourceContext { routes, source, .. } = &*self.context;
         contract::withdraw_harmful(session, source)?;
-        Ok(contract::at_start(session, (routes, source), has_slot)?.held()?)
+        Ok(Contract { routes, source }.verdict(session, has_slot)?.into_result()?)
     }
 
-    /// Returns the tables with `snapshot = true`.
-    fn existing(&self, facts: &Facts) -> Vec<Table> {
-        let asked = self.context.source.tables.iter().filter(|table| table.snapshot);
-        asked.filter_map(|table| facts.table(&table.table_name)).map(Table::from).collect()
-    }
-
-    /// Returns the tables that are to be healed and that `existing` does not have. Refuses tables that cannot be read in
-    /// chunks.
-    fn healing(
-        &self,
-        facts: &Facts,
-        positions: &BTreeMap<String, TableProgress>,
-    ) -> Result<Vec<Table>, Refusal> {
-        let heals = |table: &&routes::Table| {
-            let position = positions.get(&table.table_name.to_string());
-            !table.snapshot && position.is_some_and(|position| position.heals && !position.done)
-        };
-        let tables = self.context.source.tables.iter().filter(heals);
-        let tables: Vec<_> = tables.filter_map(|table| facts.table(&table.table_name)).collect();
-        let problems = existing::of(tables.iter().copied(), facts.version);
-        let problems: Vec<String> = problems.iter().map(Mismatch::to_string).collect();
-        if problems.is_empty() {
-            Ok(tables.into_iter().map(Table::from).collect())
-        } else {
-            Err(Refusal::Contract(problems.join("; ")))
-        }
-    }
-
-    /// Runs the stream from the confirmed position `begin` of the slot.
+    /// Runs the stream.
     fn stream(
         &mut self,
         replication: Replication,
-        (checkpoint, begin): (Checkpoint, Lsn),
-        (record, snapshots): (Record, Option<Snapshots>),
+        ready: ReadySource,
+        snapshots: Option<Snapshots>,
     ) -> Result<(), AttemptError> {
+        let ReadySource { checkpoint, begin, record } = ready;
         self.context.metrics.stream.sessions.inc();
         let relay = &self.context.routes.relay;
         let (acknowledged, doubt) = (checkpoint.acknowledged, self.stuck.doubt());
@@ -299,7 +271,7 @@ impl SourceWorker {
             healed: record.healed.clone(),
             checkpoint_key: self.clients.checkpoint_key(),
             checkpoint_topic: relay.state_topic.get_ref().clone(),
-            in_flight_bytes: relay.in_flight_bytes as i64,
+            in_flight_bytes_max: relay.in_flight_bytes as i64,
             first_transaction_seq: self.next_transaction_seq,
             sent_lsn: self.sent_lsn,
             stalls: self.stalls,
@@ -313,8 +285,8 @@ impl SourceWorker {
             database: &self.context.database,
         };
         let (acks, metrics) = (&self.context.acks, &self.context.metrics);
-        let stream = Stream::new(replication, (emitter, release_input), acks, metrics, (start, snapshots));
-        let (result, outcome) = stream.run();
+        let clients = SessionClients { emitter, release_input, acks, metrics };
+        let (result, outcome) = Stream::new(replication, clients, start, snapshots).run();
         (self.next_transaction_seq, self.sent_lsn, self.stalls) =
             (outcome.next_transaction_seq, outcome.sent_lsn, outcome.stalls);
         self.advanced = outcome.acknowledged > acknowledged;
@@ -331,22 +303,6 @@ impl SourceWorker {
             AttemptError::Refused(Refusal::Broken(broken)) => Err(self.record_break(record, broken).into()),
             other => Err(other),
         }
-    }
-
-    /// Makes the slot. The status shows the transaction that it waits for.
-    fn make_slot(&self, session: &mut Session, slot: &str) -> Result<Lsn, AttemptError> {
-        let SourceContext { database, acks, status, .. } = &*self.context;
-        let mut waits = |blocker: Option<&str>| {
-            if let Some(blocker) = blocker {
-                status.set(State::Connecting(format!(
-                    "slot {slot} begins after the transactions that are open now: waiting for {blocker} to end"
-                )));
-            }
-            !acks.stopping()
-        };
-        slots::prepare(session)?;
-        let made = slots::make(session, database, &inspect::slot_creation(slot), &mut waits)?;
-        made.ok_or_else(|| anyhow::anyhow!("the relay stopped before slot {slot} was made").into())
     }
 
     /// Classifies the error that ended a session.
@@ -372,78 +328,5 @@ impl SourceWorker {
         };
         let role = self.context.database.get_user().unwrap_or_default().to_owned();
         Refusal::NotPermitted { role, problem }.into()
-    }
-
-    /// Resolves the patterns of the routes file, whose tables may have changed since the last session.
-    fn resolve(&mut self, session: &mut Session) -> Result<(), AttemptError> {
-        let SourceContext { routes, source, .. } = &*self.configured;
-        if !source.has_patterns() {
-            return Ok(());
-        }
-        let selected = published::ask(session, source)?;
-        let resolved = selected.resolve(routes, source, &self.new_tables).map_err(Refusal::Contract)?;
-        let now = resolved.source(source.name.get_ref()).unwrap_or(source).clone();
-        let tables =
-            |source: &Source| source.tables.iter().map(|table| table.table_name.clone()).collect::<Vec<_>>();
-        if tables(&now) == tables(&self.context.source)
-            && resolved.topics.len() == self.context.routes.topics.len()
-        {
-            return Ok(());
-        }
-        for text in selected.idle(source) {
-            tracing::info!(
-                source = source.name.get_ref(),
-                "`ignore` has `{text}`, which matches no published table"
-            );
-        }
-        let (routes, source) = (Arc::new(resolved), Arc::new(now));
-        self.context = Arc::new(SourceContext { routes, source, ..(*self.configured).clone() });
-        self.clients = self.clients.with(&self.context);
-        Ok(())
-    }
-
-    /// Makes slot and checkpoint ready to stream. Returns the checkpoint, and the known record of the publication.
-    fn begin(
-        &self,
-        start: Start,
-        session: &mut Session,
-        (cluster, checkpoint, mut publication): (&Cluster, Option<Checkpoint>, Option<Record>),
-        confirmed: Lsn,
-    ) -> Result<(Checkpoint, Option<Record>), AttemptError> {
-        let fresh = |phase, acknowledged| Checkpoint {
-            system_id: cluster.system_id.clone(),
-            timeline: cluster.timeline,
-            slot: self.context.source.slot.get_ref().clone(),
-            phase,
-            acknowledged,
-            sent_lsn: acknowledged,
-            chain: Lsn::ZERO,
-            last: CommitId::default(),
-            vouched: acknowledged,
-            routes: self.fingerprint.clone(),
-        };
-        let begun = match (start, checkpoint) {
-            (Start::Resume { .. }, Some(checkpoint)) if checkpoint.routes == self.fingerprint => {
-                return Ok((checkpoint, publication));
-            }
-            // Other routes emit other transactions, so a new chain begins.
-            (Start::Resume { .. }, Some(checkpoint)) => {
-                Checkpoint { routes: self.fingerprint.clone(), chain: Lsn::ZERO, ..checkpoint }
-            }
-            (Start::Adopt, _) => fresh(Phase::Streaming, confirmed),
-            (Start::Create | Start::Resume { .. }, _) => {
-                contract::publish(session, &self.context.routes, &self.context.source)??;
-                // After a crash here the next start finds `Creating`, and takes or makes the slot. Nothing was emitted from it.
-                self.clients.save(&fresh(Phase::Creating, Lsn::ZERO))?;
-                // The baseline comes before the slot, whose making may take long.
-                publication = Some(self.baseline(session)?);
-                let slot = self.context.source.slot.get_ref();
-                let begin = self.make_slot(session, slot)?;
-                tracing::info!(source = self.context.metrics.name, slot, %begin, "slot created");
-                fresh(Phase::Streaming, begin)
-            }
-        };
-        self.clients.save(&begun)?;
-        Ok((begun, publication))
     }
 }

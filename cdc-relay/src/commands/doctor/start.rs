@@ -11,7 +11,7 @@ use crate::checkpoint::state::{Checkpoint, Slot, Start, admit};
 use crate::postgres::connection_url::Database;
 use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
-use crate::source::contract::{self, Verdict};
+use crate::source::contract::{Contract, Verdict};
 use crate::source::coverage::record::Record;
 use crate::source::coverage::{Coverage, query};
 use crate::source::inspect;
@@ -36,7 +36,7 @@ pub async fn judge(database: &Database, routes: &Routes, source: &Source) -> Res
     let ask = move || {
         let mut session = Session::connect_to_read(&database)?;
         let has_slot = inspect::slot(&mut session, source.slot.get_ref())?.is_some();
-        let verdict = contract::at_start(&mut session, (&routes, &source), has_slot)?;
+        let verdict = Contract { routes: &routes, source: &source }.verdict(&mut session, has_slot)?;
         let coverage = query::coverage(&mut session, &source)?;
         Ok(Judged { verdict, coverage })
     };

@@ -7,7 +7,7 @@ use super::finding::{Finding, Severity};
 use crate::postgres::facts::{Publication, Question, Table};
 use crate::postgres::sql;
 use crate::routes::{Routes, Source};
-use crate::source::contract::fit::{self, Operations};
+use crate::source::contract::fit::{self, Operations, TablePublication};
 use crate::source::contract::identity::Publishing;
 use crate::source::contract::{Mismatch, make_full};
 
@@ -135,8 +135,8 @@ pub fn harms(facts: &crate::postgres::facts::Facts) -> Vec<Mismatch> {
     let all = Operations { insert: true, update: true, delete: true };
     let publication = facts.publication.as_ref();
     let operations = publication.map_or(all, Operations::of_publication);
-    let about = (operations, publication.is_some());
-    facts.tables.iter().flat_map(|table| fit::table_mismatches(facts, table, about)).collect()
+    let publication = TablePublication { operations, includes_table: publication.is_some() };
+    facts.tables.iter().flat_map(|table| fit::table_mismatches(facts, table, publication)).collect()
 }
 
 /// Table by table: identity, large values, filters, rights.

@@ -6,7 +6,7 @@ use super::*;
 use crate::checkpoint::state::Phase;
 use crate::postgres::facts::{self as contract, Column, Member, NamedTable, Publication, Table};
 use crate::postgres::lsn::Lsn;
-use crate::source::contract::fit;
+use crate::source::contract::fit::{self, PublishedTables};
 
 const ROUTES: &str = r#"
 [[topics]]
@@ -148,7 +148,9 @@ fn found(facts: &Facts) -> Vec<(Severity, &'static str)> {
     let contract =
         Contract { publication: Some("events"), routed: Some(Routed { routes: routed.0, source: routed.1 }) };
     let relations: Vec<_> = facts.contract.tables.iter().map(Table::relation).collect();
-    let mismatches = fit::all(routed, (&facts.contract, &relations), !facts.slots.is_empty());
+    let published = PublishedTables { facts: &facts.contract, relations: &relations };
+    let routed = crate::source::contract::Contract { routes: &routes, source: &routes.sources[0] };
+    let mismatches = fit::all(routed, published, !facts.slots.is_empty());
     let findings = check(
         &Facts { mismatches, ..facts.clone() },
         &contract,

@@ -3,10 +3,9 @@
 //! * A dead letter lacks columns if the row was too long, or if the update left them out of the WAL.
 //! * The current row replaces the dead letter's only if both are the same version of the row.
 
-use anyhow::Result;
-
 use crate::dead_letter::record::{ColumnText, DeadLetter};
 use crate::postgres::connection_url::Database;
+use crate::postgres::decode::pgoutput::DecodeError;
 use crate::postgres::decode::relation::Relation;
 use crate::postgres::decode::row_builder::RowBuilder;
 use crate::postgres::error::PostgresError;
@@ -19,6 +18,33 @@ const TEXT: u32 = 25;
 /// Limits of one query. The stream waits for it.
 const SESSION_LIMITS: &str =
     "set lock_timeout = '2s'; set statement_timeout = '5s'; set default_transaction_read_only = on";
+
+/// Why a dead letter is not emitted.
+#[derive(Debug)]
+pub enum DeadLetterError {
+    /// The problem is this row's. The dead letter stays, and the release goes on.
+    Row(Problem),
+    /// The problem is not the row's. The session ends.
+    Session(anyhow::Error),
+}
+
+impl From<Problem> for DeadLetterError {
+    fn from(problem: Problem) -> DeadLetterError {
+        DeadLetterError::Row(problem)
+    }
+}
+
+impl From<anyhow::Error> for DeadLetterError {
+    fn from(error: anyhow::Error) -> DeadLetterError {
+        DeadLetterError::Session(error)
+    }
+}
+
+impl From<DecodeError> for DeadLetterError {
+    fn from(error: DecodeError) -> DeadLetterError {
+        DeadLetterError::Session(error.into())
+    }
+}
 
 /// Reads current rows of one database. It connects at the first query.
 pub struct CurrentRows<'c> {
@@ -33,38 +59,30 @@ impl<'c> CurrentRows<'c> {
         CurrentRows { database, publication, session: None, tables: Vec::new() }
     }
 
-    /// Returns the table as it is published now. The tables are queried once. An error of the server concerns this
-    /// dead letter only; a connection that fails ends the release.
-    fn table(&mut self, name: &str) -> Result<Result<Table, Problem>> {
+    /// Returns the table as it is published now. The tables are queried once.
+    fn table(&mut self, name: &str) -> Result<Table, DeadLetterError> {
         let same = |table: &&Table| table.name() == name;
         if let Some(table) = self.tables.iter().find(same) {
-            return Ok(Ok(table.clone()));
+            return Ok(table.clone());
         }
         let publication = self.publication;
-        let found = self.query(|session| rows::tables(session, publication))?;
-        let tables = match found {
-            Ok(tables) => tables,
-            Err(problem) => return Ok(Err(problem)),
-        };
-        let Some(table) = tables.iter().find(same) else {
-            return Ok(Err(Problem(format!("{name} is not published any more"))));
-        };
-        let table = table.clone();
+        let tables = self.query(|session| rows::tables(session, publication))?;
+        let table = tables.iter().find(same).cloned();
+        let table = table.ok_or_else(|| Problem(format!("{name} is not published any more")))?;
         self.tables = tables;
-        Ok(Ok(table))
+        Ok(table)
     }
 
     /// Returns the table as it was when the dead letter was written. A dead letter of an older release has no column types;
     /// then they are those of the current table.
-    pub fn relation_of(&mut self, dead_letter: &DeadLetter) -> Result<Result<Relation, Problem>> {
+    pub fn relation_of(&mut self, dead_letter: &DeadLetter) -> Result<Relation, DeadLetterError> {
         if dead_letter.has_types() {
-            return Ok(Ok(dead_letter.relation(|_| 0)));
+            return Ok(dead_letter.relation(|_| 0));
         }
-        Ok(self.table(&dead_letter.table)?.map(|table| {
-            let columns = &table.relation.columns;
-            let found = |name: &str| columns.iter().find(|column| column.name == name);
-            dead_letter.relation(|name| found(name).map_or(TEXT, |column| column.type_oid))
-        }))
+        let table = self.table(&dead_letter.table)?;
+        let columns = &table.relation.columns;
+        let found = |name: &str| columns.iter().find(|column| column.name == name);
+        Ok(dead_letter.relation(|name| found(name).map_or(TEXT, |column| column.type_oid)))
     }
 
     /// Fills `builder` with the row that has the dead letter's key, and returns the current table.
@@ -72,18 +90,11 @@ impl<'c> CurrentRows<'c> {
         &mut self,
         dead_letter: &DeadLetter,
         builder: &mut RowBuilder,
-    ) -> Result<Result<Relation, Problem>> {
-        let statement =
-            self.table(&dead_letter.table)?.and_then(|table| Ok((select(&table, dead_letter)?, table)));
-        let (statement, table) = match statement {
-            Ok(found) => found,
-            Err(problem) => return Ok(Err(problem)),
-        };
-        let rows = match self.query(|session| session.query(&statement))? {
-            Ok(rows) => rows,
-            Err(problem) => return Ok(Err(problem)),
-        };
-        let Some(row) = rows.first() else { return Ok(Err(Problem("the row is gone".to_owned()))) };
+    ) -> Result<Relation, DeadLetterError> {
+        let table = self.table(&dead_letter.table)?;
+        let statement = select(&table, dead_letter)?;
+        let rows = self.query(|session| session.query(&statement))?;
+        let row = rows.first().ok_or_else(|| Problem("the row is gone".to_owned()))?;
         builder.begin();
         for column in row {
             match column {
@@ -91,13 +102,13 @@ impl<'c> CurrentRows<'c> {
                 None => builder.null(),
             }
         }
-        Ok(Ok(table.relation))
+        Ok(table.relation)
     }
 
     fn query<T>(
         &mut self,
         question: impl FnOnce(&mut Session) -> Result<T, PostgresError>,
-    ) -> Result<Result<T, Problem>> {
+    ) -> Result<T, DeadLetterError> {
         let query = || {
             let session = match &mut self.session {
                 Some(session) => session,
@@ -109,14 +120,12 @@ impl<'c> CurrentRows<'c> {
             };
             question(session)
         };
-        match query() {
-            Ok(answer) => Ok(Ok(answer)),
-            Err(PostgresError::Server { code, message }) => {
-                let problem = format!("its table cannot be read: {message} (SQLSTATE {code})");
-                Ok(Err(Problem(problem)))
+        query().map_err(|error| match error {
+            PostgresError::Server { code, message } => {
+                Problem(format!("its table cannot be read: {message} (SQLSTATE {code})")).into()
             }
-            Err(error) => Err(error.into()),
-        }
+            error => DeadLetterError::Session(error.into()),
+        })
     }
 }
 
@@ -142,7 +151,8 @@ fn select(table: &Table, dead_letter: &DeadLetter) -> Result<String, Problem> {
 pub fn is_same_version(
     dead_letter: &DeadLetter,
     id: Option<&[u8]>,
-    (relation, row): (&Relation, &Row<'_>),
+    relation: &Relation,
+    row: &Row<'_>,
 ) -> bool {
     if let (Some(known), Some(id)) = (&dead_letter.id, id) {
         return known.as_bytes() == id;
@@ -186,12 +196,12 @@ mod tests {
             (r#""row":{"id":"7","note":"other"}}"#, Some(b"t/7/1"), false),
             (r#""row":{"id":"7","note":null}}"#, None, false),
             (r#""row":{"id":"7"},"omitted":"note"}"#, None, true),
-            // A column that is gone says nothing.
+            // A column that was dropped is not compared.
             (r#""row":{"id":"7","gone":"y"}}"#, None, true),
         ];
         for (rest, id, expected) in cases {
             let dead_letter = dead_letter(&format!("{head}{rest}"));
-            assert_eq!(is_same_version(&dead_letter, id, (&relation, &row)), expected, "{rest} {id:?}");
+            assert_eq!(is_same_version(&dead_letter, id, &relation, &row), expected, "{rest} {id:?}");
         }
     }
 

@@ -26,6 +26,7 @@ use crate::checkpoint::state::{Checkpoint, Cluster, CommitId, Phase, admit};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::session::Session;
 use crate::postgres::sql::literal;
+use crate::routes::Source;
 use crate::source::backfill::rows::{self, Table};
 use crate::source::backfill::snapshot::TableProgress;
 use crate::source::clients::{KafkaClients, Loaded};
@@ -117,12 +118,12 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     let coverage = baseline(&mut session, &context.routes, &context.source).context(
         "the publication was changed while the slot was made. Correct it, then run the command again",
     )?;
-    let mut resnapshot = Resnapshot::new(&context, clients, (&cluster, begins_at), view);
+    let mut resnapshot = Resnapshot::new(&context, clients, &cluster, begins_at, view);
     let tables = resnapshot.tables(&mut session)?;
     let (clients, view) = resnapshot.into_parts();
     view(Step::Waits("saving the checkpoint"));
     ensure_untouched(&context, slot_name, begins_at)?;
-    finish_snapshots((&context, &clients), &cluster, (&tables, &positions))?;
+    finish_snapshots(&clients, &context.source, &cluster, &tables, &positions)?;
     clients.save_publication(&Record::healed(publication, coverage, (begins_at, &[])))?;
     clients.save(&phase(Phase::Streaming, begins_at))?;
     Ok(Ending::Done(Report {
@@ -168,12 +169,14 @@ fn ensure_untouched(context: &SourceContext, slot_name: &str, begins_at: Lsn) ->
 /// Marks the snapshots of these tables as done, since all of their rows were emitted. This concerns tables with
 /// `snapshot`, and tables that were to be healed.
 fn finish_snapshots(
-    (context, clients): (&SourceContext, &KafkaClients),
+    clients: &KafkaClients,
+    source: &Source,
     cluster: &Cluster,
-    (tables, positions): (&[(Table, TableReport)], &BTreeMap<String, TableProgress>),
+    tables: &[(Table, TableReport)],
+    positions: &BTreeMap<String, TableProgress>,
 ) -> Result<()> {
     for (table, report) in tables {
-        let routed = context.source.table(&table.relation.table_name());
+        let routed = source.table(&table.relation.table_name());
         let heals = positions.get(&table.name()).is_some_and(|position| position.heals);
         if heals || routed.is_some_and(|routed| routed.snapshot) {
             let beginning = TableProgress::beginning(table, &cluster.system_id, false);

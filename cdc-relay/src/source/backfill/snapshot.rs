@@ -9,26 +9,29 @@
 mod position;
 mod reader;
 mod receive;
+mod unsaved;
 mod window;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use backon::BackoffBuilder;
 
 pub use self::position::{TableProgress, record_key, record_table};
 use self::reader::{Answer, Ask, Chunk, Reader};
-use self::receive::write_key;
+use self::receive::{StreamRelation, write_key};
+pub use self::unsaved::AckPositions;
+use self::unsaved::UnsavedProgress;
 use self::window::Window;
 use crate::checkpoint::state::Cluster;
 use crate::observe::metrics::{SnapshotMetrics, SourceMetrics};
 use crate::postgres::connection_url::Database;
 use crate::postgres::decode::pgoutput::{self, Scratch};
-use crate::postgres::lsn::Lsn;
-use crate::postgres::utf8;
 use crate::routes::Source;
 use crate::routes::row::Row;
+use crate::sinks::acks::Acks;
 use crate::sinks::emit::{Emitter, OpenTransaction, PlannedRow};
 use crate::source::backfill::rows::Table;
 
@@ -87,10 +90,10 @@ pub struct Snapshots {
     watermark: Watermark,
     step: Step,
     window: Window,
-    /// The oid and name of each table in the stream, and the indexes of its key columns there.
-    relations: Vec<(u32, String, Option<Vec<usize>>)>,
-    /// Progress that is emitted in the transaction of the commit, and not yet saved.
-    unsaved: VecDeque<(Lsn, String, TableProgress)>,
+    /// The tables as the stream announced them.
+    relations: Vec<StreamRelation>,
+    /// Progress that is emitted and not yet saved.
+    unsaved: VecDeque<UnsavedProgress>,
     reader: Reader,
     backoff: Option<backon::ExponentialBackoff>,
     waits_since: Option<Instant>,
@@ -105,7 +108,8 @@ pub fn begin(
     cluster: &Cluster,
     found: Vec<(Table, Option<TableProgress>)>,
     database: &Database,
-    (metrics, wake): (&SourceMetrics, &std::sync::Arc<crate::sinks::acks::Acks>),
+    metrics: &SourceMetrics,
+    acks: &Arc<Acks>,
 ) -> Result<Option<Snapshots>> {
     let publication = source.publication.get_ref().clone();
     let source = source.name.get_ref();
@@ -143,7 +147,7 @@ pub fn begin(
         window: Window::default(),
         relations: Vec::new(),
         unsaved: VecDeque::new(),
-        reader: Reader::start(database.clone(), wake)?,
+        reader: Reader::start(database.clone(), acks)?,
         backoff: None,
         waits_since: None,
         scratch: Scratch::default(),
@@ -286,8 +290,12 @@ impl Snapshots {
         run.metrics.rows.inc_by(emitted);
         run.metrics.passed.set(run.position.rows as i64);
         self.backoff = None;
-        let position = run.position.clone();
-        self.unsaved.push_back((open.transaction.commit_lsn, run.table.name(), position));
+        let progress = run.position.clone();
+        self.unsaved.push_back(UnsavedProgress {
+            commit_lsn: open.transaction.commit_lsn,
+            table: run.table.name(),
+            progress,
+        });
         if run.position.done {
             let (table, rows) = (run.table.name(), run.position.rows);
             tracing::info!(source = self.source, table, rows, "snapshot done");
@@ -297,50 +305,8 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Saves the progress whose rows are acknowledged, by `save`, which returns whether Kafka took the record.
-    ///
-    /// Every sink has acknowledged up to `confirmed`; the checkpoint is saved up to `saved`. Healed tables wait for
-    /// `saved`: a new session would emit older states of their rows after the chunk, and no later one.
-    pub fn save_progress(
-        &mut self,
-        (confirmed, saved): (Lsn, Lsn),
-        mut save: impl FnMut(&str, &[u8]) -> Result<bool>,
-    ) -> Result<()> {
-        let is_acknowledged =
-            |commit: Lsn, position: &TableProgress| commit < if position.heals { saved } else { confirmed };
-        while let Some((commit, table, position)) = self.unsaved.front()
-            && is_acknowledged(*commit, position)
-        {
-            // A later progress of the same table that is acknowledged too replaces this one.
-            let superseded = matches!(self.unsaved.get(1), Some((later, next, more)) if is_acknowledged(*later, more) && next == table);
-            if !superseded && !save(table, &serde_json::to_vec(position)?)? {
-                return Ok(());
-            }
-            self.unsaved.pop_front();
-        }
-        Ok(())
-    }
-
     /// Whether all rows are emitted and the progress is saved.
     pub fn is_over(&self) -> bool {
         self.runs.is_empty() && self.unsaved.is_empty()
-    }
-}
-
-impl Chunk {
-    /// The key of the last row, as text.
-    fn last(&self, scratch: &mut Scratch) -> Result<Option<Vec<String>>> {
-        let Some(body) = self.rows().last() else { return Ok(None) };
-        let row = Row::insert(pgoutput::data_row(body, scratch)?);
-        let mut values = Vec::new();
-        for key in &self.table.key {
-            let value = row
-                .text(key.index)
-                .ok()
-                .flatten()
-                .context("a row has no value for a key column; its key columns must not be null")?;
-            values.push(utf8::owned(value));
-        }
-        Ok(Some(values))
     }
 }

@@ -6,53 +6,15 @@
 //! * The stream and a query name the same key for a row.
 
 use super::advice::{Mismatch, harms, make_full, sql_name};
-use super::existing;
 use super::identity::{Publishing, covers_new_partitions};
-use crate::nearest::hint;
+pub use super::operations::Operations;
+use super::unpublished::unpublished;
+use super::{Contract, existing};
 use crate::postgres::decode::relation::Relation;
-use crate::postgres::facts::{Facts, NamedTable, Publication, Table};
+use crate::postgres::facts::{Facts, Publication, Table};
 use crate::postgres::sql::{self, identifier};
+use crate::routes::Source;
 use crate::routes::route::Plan;
-use crate::routes::row::Op;
-use crate::routes::{Deletes, Routes, Source, TableName};
-
-/// The operations of a publication.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Operations {
-    pub insert: bool,
-    pub update: bool,
-    pub delete: bool,
-}
-
-impl Operations {
-    /// The operations that the routes take.
-    pub fn of_routes(source: &Source) -> Operations {
-        let routes = || source.tables.iter().flat_map(|table| &table.routes);
-        let takes =
-            |op: Op| routes().any(|route| route.op.is_empty() || route.op.iter().any(|o| *o.get_ref() == op));
-        Operations {
-            insert: takes(Op::Insert),
-            update: takes(Op::Update),
-            delete: routes().any(|route| route.deletes.is_some_and(|deletes| deletes != Deletes::Ignore)),
-        }
-    }
-
-    pub fn of_publication(publication: &Publication) -> Operations {
-        let Publication { insert, update, delete, .. } = *publication;
-        Operations { insert, update, delete }
-    }
-
-    /// The list for the option `publish`.
-    pub fn list(self) -> String {
-        let all = [(self.insert, "insert"), (self.update, "update"), (self.delete, "delete")];
-        all.iter().filter(|(on, _)| *on).map(|(_, name)| *name).collect::<Vec<_>>().join(", ")
-    }
-
-    /// Whether the server must be able to identify a changed row.
-    pub fn need_identity(self) -> bool {
-        self.update || self.delete
-    }
-}
 
 /// Returns the statement for the relay's own publication. It publishes the operations that the routes take, partitions
 /// under the name of their root, and stored generated columns, since the server refuses updates without them.
@@ -71,19 +33,32 @@ pub fn creation(source: &Source, version: u32) -> String {
     )
 }
 
+/// The published tables, and the publication that they are read through.
+#[derive(Debug, Clone, Copy)]
+pub struct PublishedTables<'a> {
+    pub facts: &'a Facts,
+    /// The tables of `facts` in the same order, with their types.
+    pub relations: &'a [Relation],
+}
+
+/// A publication, as far as the check of one table depends on it.
+#[derive(Debug, Clone, Copy)]
+pub struct TablePublication {
+    pub operations: Operations,
+    /// The table is in the publication already.
+    pub includes_table: bool,
+}
+
 /// Returns every mismatch except those of literals, which need the server. `has_slot`: the publication must exist, and the
 /// source may have streamed.
-pub fn all(
-    (routes, source): (&Routes, &Source),
-    (facts, relations): (&Facts, &[Relation]),
-    has_slot: bool,
-) -> Vec<Mismatch> {
+pub fn all(contract: Contract<'_>, published: PublishedTables<'_>, has_slot: bool) -> Vec<Mismatch> {
+    let (facts, source) = (published.facts, contract.source);
     let will_be_made = source.own_publication && !has_slot;
     let mut found = if facts.publication.is_none() && facts.wal_level == "logical" && !will_be_made {
         vec![missing(source, facts.version)]
     } else {
         let mut found = server(facts);
-        found.extend(mismatches(routes, source, (facts, relations)));
+        found.extend(mismatches(contract, published));
         found.extend(existing::mismatches(source, facts));
         found
     };
@@ -98,13 +73,9 @@ fn missing(source: &Source, version: u32) -> Mismatch {
         .fix_of_publication(creation(source, version))
 }
 
-/// Returns the mismatches of publication and tables. `relations`: the published tables with their types, in the order of
-/// `facts.tables`. Without a publication, it checks the one that the relay would make.
-pub fn mismatches(
-    routes: &Routes,
-    source: &Source,
-    (facts, relations): (&Facts, &[Relation]),
-) -> Vec<Mismatch> {
+/// Returns the mismatches of publication and tables. Without a publication, it checks the one that the relay would make.
+fn mismatches(contract: Contract<'_>, published: PublishedTables<'_>) -> Vec<Mismatch> {
+    let (Contract { routes, source }, PublishedTables { facts, relations }) = (contract, published);
     let plans: Vec<Plan> = relations.iter().map(|relation| Plan::compile(routes, source, relation)).collect();
     let mut found = Vec::new();
     let operations = match &facts.publication {
@@ -114,15 +85,20 @@ pub fn mismatches(
         }
         None => Operations::of_routes(source),
     };
+    let publication = TablePublication { operations, includes_table: facts.publication.is_some() };
     for (table, plan) in facts.tables.iter().zip(&plans) {
         found.extend(known(facts, source, table, plan));
         found.extend(plan.problems().map(|problem| columns(facts, table, &problem.0)));
-        found.extend(table_mismatches(facts, table, (operations, facts.publication.is_some())));
+        found.extend(table_mismatches(facts, table, publication));
         found.extend(filtered(table, plan, operations));
     }
     // These come before the advice to publish the tables.
     for table in &facts.absent {
-        found.extend(table_mismatches(facts, table, (operations, false)));
+        found.extend(table_mismatches(
+            facts,
+            table,
+            TablePublication { includes_table: false, ..publication },
+        ));
     }
     for (table, named) in source.tables.iter().zip(&facts.named) {
         if facts.table(&table.table_name).is_none() {
@@ -231,12 +207,8 @@ fn columns(facts: &Facts, table: &Table, problem: &str) -> Mismatch {
     mismatch.fix("take the column out of the routes")
 }
 
-/// Returns the mismatches of a table that do not depend on its routes. `published`: it is in the publication already.
-pub fn table_mismatches(
-    facts: &Facts,
-    table: &Table,
-    (operations, published): (Operations, bool),
-) -> Vec<Mismatch> {
+/// Returns the mismatches of a table that do not depend on its routes.
+pub fn table_mismatches(facts: &Facts, table: &Table, publication: TablePublication) -> Vec<Mismatch> {
     let mut found = Vec::new();
     for member in table.members().iter().filter(|member| !member.is_publishable()) {
         let what = if member.kind == 'f' { "is a foreign table" } else { "is unlogged" };
@@ -257,14 +229,14 @@ pub fn table_mismatches(
             mismatch.fix_of_table(format!("alter table {} set logged", sql_name(member)))
         });
     }
-    if !operations.need_identity() {
+    if !publication.operations.need_identity() {
         return found;
     }
     let harms = harms(facts, table);
     let harmless = harms.is_empty();
     found.extend(harms);
     if harmless {
-        if !published && !covers_new_partitions(table) {
+        if !publication.includes_table && !covers_new_partitions(table) {
             found.push(
                 Mismatch::new("table.identity", table.qualified(), "is partitioned and has no primary key, or only a deferrable one")
                     .why("a new partition would have no replica identity, and the server would refuse its updates and deletes")
@@ -323,105 +295,4 @@ fn filtered(table: &Table, plan: &Plan, operations: Operations) -> Option<Mismat
         .why("an update that takes a row out of the filter arrives as a delete")
         .fix("add `deletes = \"tombstone\"`, `\"event\"`, `\"both\"` or `\"ignore\"` to its routes"),
     )
-}
-
-/// Says why a table does not exist, with the nearest name.
-fn nowhere(named: &NamedTable, facts: &Facts) -> String {
-    if !facts.schemas.contains(&named.schema) {
-        let near = hint(&named.schema, facts.schemas.iter().map(String::as_str));
-        return format!("there is no schema `{}`{near}", named.schema);
-    }
-    let elsewhere = facts.existing.iter().find(|known| known.name == named.name);
-    if let Some(known) = elsewhere {
-        return format!("it does not exist (did you mean `{}`?)", known.short());
-    }
-    let names: Vec<String> = facts.existing.iter().map(TableName::short).collect();
-    let near = hint(&TableName::new(&named.schema, &named.name).short(), names.iter().map(String::as_str));
-    format!("it does not exist{near}")
-}
-
-fn unlogged(name: &str, sql: &str, publication: Option<&Publication>) -> Mismatch {
-    // A table can be added only to a publication of named tables.
-    let add = publication
-        .filter(|publication| !publication.all_tables)
-        .map(|publication| format!("; alter publication {} add table {sql}", identifier(&publication.name)));
-    Mismatch::new("table.unlogged", name, "has routes, but is not published: it is unlogged")
-        .loses()
-        .why("its changes are not in the WAL, so they cannot be emitted")
-        .fix_of_table(format!("alter table {sql} set logged{}", add.unwrap_or_default()))
-}
-
-/// Returns the mismatch for a routed table that is not published.
-fn unpublished(named: &NamedTable, facts: &Facts) -> Mismatch {
-    let name = TableName::new(&named.schema, &named.name).to_string();
-    let sql = sql::table(&named.schema, &named.name);
-    let new = |check, found: &str| Mismatch::new(check, &name, found);
-    let publication = facts.publication.as_ref();
-    match named.kind {
-        None => {
-            let found = format!("has routes, but is not published: {}", nowhere(named, facts));
-            new("table.exists", &found).fix("correct the name in the routes, or make the table")
-        }
-        Some(_) if named.schema.starts_with("pg_") || named.schema == "information_schema" => {
-            new("table.exists", "has routes, and cannot be published: it is a system table")
-                .fix("take it out of the routes")
-        }
-        Some('r' | 'p') if named.temporary => {
-            new("table.exists", "has routes, and cannot be published: it is temporary")
-                .loses()
-                .why("its changes are not in the WAL, so they cannot be emitted")
-                .fix("take it out of the routes")
-        }
-        Some('r' | 'p') if named.logged == Some(false) => unlogged(&name, &sql, publication),
-        Some('p') if publication.is_some_and(|publication| !publication.via_root) => {
-            let publication =
-                publication.map(|publication| identifier(&publication.name)).unwrap_or_default();
-            new(
-                "table.partitions",
-                "has routes, but its changes are published under the names of its partitions",
-            )
-            .loses()
-            .fix_of_publication(format!(
-                "alter publication {publication} set (publish_via_partition_root = true)"
-            ))
-        }
-        Some('r' | 'p') => match (&named.root, publication) {
-            (Some(root), publication)
-                if publication.is_none_or(|publication| publication.via_root)
-                    && facts.table(root).is_some() =>
-            {
-                new(
-                    "table.partitions",
-                    &format!("is a partition, and its changes are published as those of {root}"),
-                )
-                .loses()
-                .fix(format!("give the routes to {root}"))
-            }
-            (_, Some(publication)) => new("table.published", "has routes, but is not published")
-                .loses()
-                .why("its changes never reach the stream")
-                .fix_of_table(format!("alter publication {} add table {sql}", identifier(&publication.name))),
-            (_, None) => {
-                new("table.exists", "has routes, and cannot be published").fix("take it out of the routes")
-            }
-        },
-        Some(kind) => {
-            let what = other_than_a_table(kind);
-            new(
-                "table.exists",
-                &format!("has routes, but is not published: it is {what}, which has no changes in the WAL"),
-            )
-            .fix("route the tables that it reads")
-        }
-    }
-}
-
-fn other_than_a_table(kind: char) -> &'static str {
-    match kind {
-        'v' => "a view",
-        'm' => "a materialized view",
-        'f' => "a foreign table",
-        'S' => "a sequence",
-        _ => "not a table",
-    }
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use super::{Coverage, query};
 use crate::postgres::session::Session;
 use crate::routes::{Routes, Source};
-use crate::source::contract;
+use crate::source::contract::Contract;
 
 /// Returns the coverage in the session's snapshot.
 ///
@@ -16,7 +16,7 @@ use crate::source::contract;
 /// A `Refusal` if the contract does not hold.
 pub fn baseline(session: &mut Session, routes: &Routes, source: &Source) -> Result<Coverage> {
     let coverage = query::coverage(session, source)?;
-    contract::check(session, routes, source)??;
+    Contract { routes, source }.check(session)?;
     if let Some(table) = coverage.lacks(source) {
         bail!(
             "{table} was added to publication {} during the check, which is repeated",

@@ -1,25 +1,25 @@
-//! What comes in: frames to messages, messages to transactions and rows.
+//! Reads the stream: frames become messages, and messages become transactions and rows.
 
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::Stream;
-use crate::checkpoint::state;
+use crate::checkpoint::state::CommitId;
 use crate::dead_letter::release::{self, ReleaseOrder};
 use crate::postgres::decode::pgoutput::{self, Message, Tuple};
 use crate::postgres::lsn::{Lsn, PgTime};
 use crate::postgres::replication_stream::Frame;
 use crate::routes::row::{Op, Row};
-use crate::sinks::emit::{Inexpressible, OpenTransaction};
+use crate::sinks::emit::Inexpressible;
 use crate::source::backfill::snapshot::{self, Watermark};
 
-/// What a logical message wants, by its prefix.
+/// A logical message, by its prefix.
 enum Command {
     Release(ReleaseOrder),
-    /// A chunk of existing rows has its position here.
+    /// The stream has come to a chunk of existing rows.
     Watermark(Option<Watermark>),
-    /// Not meant for us, or not understood: anybody may write messages.
+    /// The message is not for the relay, or not readable: anybody may write messages.
     Nothing,
 }
 
@@ -29,7 +29,7 @@ impl Command {
             release::PREFIX => match ReleaseOrder::read(content) {
                 Ok(order) => Command::Release(order),
                 Err(error) => {
-                    tracing::warn!(%error, prefix, "a message in the log is not understood");
+                    tracing::warn!(%error, prefix, "an order to release in the WAL is not readable and is skipped");
                     Command::Nothing
                 }
             },
@@ -40,12 +40,12 @@ impl Command {
 }
 
 impl Stream<'_> {
-    /// Reads once, and takes in every whole frame.
+    /// Reads once, and processes every complete frame.
     pub(super) fn read(&mut self) -> Result<()> {
         let read = self.replication.read()?;
         let now = Instant::now();
         if read > 0 {
-            self.last_received_at = now;
+            self.slot.received(now);
         }
         self.metrics.stream.reads.inc();
         self.metrics.stream.received_bytes.inc_by(read as u64);
@@ -54,10 +54,12 @@ impl Stream<'_> {
             match frame {
                 Frame::Data(range) => self.message(&range)?,
                 Frame::Keepalive { wal_end, reply } => {
-                    self.reply_wanted |= reply;
-                    if !self.in_transaction {
-                        self.continuity.idle(wal_end)?;
-                        self.progress.idle(wal_end);
+                    if reply {
+                        self.slot.request_reply();
+                    }
+                    if !self.current.is_open() {
+                        self.readiness.idle(wal_end)?;
+                        self.acks.progress.idle(wal_end);
                     }
                 }
             }
@@ -67,18 +69,17 @@ impl Stream<'_> {
     }
 
     fn message(&mut self, range: &std::ops::Range<usize>) -> Result<()> {
-        let Stream { replication, scratch, emitter, progress, transaction, snapshots, .. } = self;
-        let message = pgoutput::decode(replication.bytes(range), scratch)?;
-        if let Some(snapshots) = snapshots {
-            snapshots.receive(&message, self.xid);
+        let message = pgoutput::decode(self.replication.bytes(range), &mut self.scratch)?;
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.receive(&message, self.current.xid);
         }
         let (relation, row) = match message {
             Message::Insert { relation, new } => (relation, Row::insert(new)),
             Message::Update { relation, old, new } => (relation, Row { op: Op::Update, new, old }),
             Message::Delete { relation, old } => (relation, Row::delete(old)),
-            Message::Relation(relation) => return emitter.relation(&relation),
+            Message::Relation(relation) => return self.emitter.relation(&relation),
             Message::Begin { commit_lsn, committed_at, xid } => {
-                self.xid = xid;
+                self.current.xid = xid;
                 return self.begin(commit_lsn, committed_at);
             }
             Message::Commit { commit_lsn, end_lsn, .. } => return self.commit(commit_lsn, end_lsn),
@@ -89,85 +90,65 @@ impl Stream<'_> {
             }
             Message::Logical { transactional, prefix, content, .. } => {
                 let command = if transactional { Command::read(prefix, content) } else { Command::Nothing };
-                return self.logical(command);
+                return self.execute(command);
             }
             Message::Origin { .. } | Message::Type { .. } => return Ok(()),
         };
-        let Some(transaction_seq) = self.open else { return Ok(()) };
-        let again = transaction.commit_lsn < self.start.sent_lsn;
-        let mut open = OpenTransaction { transaction, transaction_seq, progress, again };
-        emitter.row(relation, &row, &mut open)
+        let Some(mut open) = self.current.open(&mut self.acks.progress) else { return Ok(()) };
+        self.emitter.row(relation, &row, &mut open)
     }
 
-    /// What a command asked of the relay by a message in the WAL. It is done at this position of the stream: after all
-    /// that was committed before, and before all that comes later.
-    fn logical(&mut self, command: Command) -> Result<()> {
-        if self.open.is_none() {
-            return Ok(()); // done, and acknowledged by every sink
+    /// Executes a command at this position of the stream: after all earlier commits, and before all later ones.
+    fn execute(&mut self, command: Command) -> Result<()> {
+        if !self.current.is_emitted() {
+            return Ok(()); // It was executed before, and every sink has acknowledged it.
         }
         match command {
             Command::Release(order) => self.release(&order),
-            Command::Watermark(watermark) => self.watermark(watermark),
+            Command::Watermark(watermark) => self.meet_watermark(watermark),
             Command::Nothing => Ok(()),
         }
     }
 
     fn begin(&mut self, commit_lsn: Lsn, committed_at: PgTime) -> Result<()> {
-        if self.in_transaction {
-            bail!("a transaction began inside another");
+        self.current.enter()?;
+        // The checkpoint is saved before the slot is confirmed, so the server may send acknowledged transactions again.
+        let is_acknowledged = self.readiness.begins(CommitId { commit_lsn, committed_at: committed_at.0 })?;
+        if !is_acknowledged {
+            self.current.begin(&mut self.acks.progress, commit_lsn, committed_at);
         }
-        self.in_transaction = true;
-        // The checkpoint was written before the slot was confirmed: all sinks have these already.
-        if self.continuity.begins(state::CommitId { commit_lsn, committed_at: committed_at.0 })? {
-            self.open = None;
-            return Ok(());
-        }
-        let transaction = &mut self.transaction;
-        (transaction.commit_lsn, transaction.committed_at) = (commit_lsn, committed_at);
-        (transaction.previous, transaction.rows, transaction.emitted) = (self.chain_lsn, 0, 0);
-        (transaction.re_emitted, transaction.existing) = (false, false);
-        transaction.time.clear();
-        committed_at.write_rfc3339(&mut transaction.time);
-        self.open = Some(self.progress.begin(commit_lsn, committed_at));
         Ok(())
     }
 
-    /// The stream met the mark of a chunk of existing rows.
-    fn watermark(&mut self, watermark: Option<Watermark>) -> Result<()> {
-        let Stream { emitter, progress, transaction, snapshots, .. } = self;
-        let (Some(watermark), Some(transaction_seq), Some(snapshots)) = (watermark, self.open, snapshots)
-        else {
-            return Ok(());
-        };
-        (transaction.re_emitted, transaction.existing) = (true, true);
-        let mut open = OpenTransaction { transaction, transaction_seq, progress, again: false };
-        snapshots.meet_watermark(watermark, emitter, &mut open)
+    /// Emits the chunk of existing rows that belongs to the watermark.
+    fn meet_watermark(&mut self, watermark: Option<Watermark>) -> Result<()> {
+        let (Some(watermark), Some(snapshots)) = (watermark, &mut self.snapshots) else { return Ok(()) };
+        let open = self.current.open_for_existing(&mut self.acks.progress);
+        let Some(mut open) = open else { return Ok(()) };
+        snapshots.meet_watermark(watermark, self.emitter, &mut open)
     }
 
     fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn) -> Result<()> {
-        if !self.in_transaction {
-            bail!("a transaction ended that had not begun");
-        }
-        self.in_transaction = false;
+        let is_emitted = self.current.commit(&mut self.acks.progress, commit_lsn, end_lsn)?;
         self.metrics.stream.transactions.inc();
-        if self.open.take().is_some() {
-            if self.progress.commit(end_lsn) {
-                self.chain_lsn = commit_lsn;
-            }
-            self.idle_only = false;
-            self.start.sent_lsn = self.start.sent_lsn.max(end_lsn);
+        if is_emitted {
+            self.checkpoint.committed();
         }
         Ok(())
     }
 
     fn truncate(&mut self, relations: &[u32]) -> Result<()> {
-        let Some(transaction_seq) = self.open else { return Ok(()) };
+        let reason = "the table was truncated, which no route can express";
         for relation in relations {
-            let Stream { emitter, progress, transaction, .. } = self;
-            let mut open = OpenTransaction { transaction, transaction_seq, progress, again: false };
+            let Some(mut open) = self.current.open(&mut self.acks.progress) else { return Ok(()) };
+            open.again = false;
             let row = Row::insert(Tuple::none());
-            let reason = "the table was truncated, which no route can express";
-            emitter.inexpressible(*relation, &row, Inexpressible { op: "truncate", reason }, &mut open)?;
+            self.emitter.inexpressible(
+                *relation,
+                &row,
+                Inexpressible { op: "truncate", reason },
+                &mut open,
+            )?;
         }
         Ok(())
     }

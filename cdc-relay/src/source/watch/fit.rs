@@ -11,10 +11,9 @@ use anyhow::{Context, Result};
 use tokio::task::JoinHandle;
 
 use super::{Notice, Outage};
-use crate::checkpoint::refusal::Refusal;
 use crate::postgres::session::Session;
 use crate::source::context::SourceContext;
-use crate::source::contract::{self, Checked, Keys};
+use crate::source::contract::{Checked, Contract, ContractError, Keys};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -24,7 +23,7 @@ pub(super) struct Fit {
     keys: Keys,
     /// Whether a check is due.
     due: bool,
-    asking: Option<JoinHandle<Result<Result<Checked, Refusal>>>>,
+    asking: Option<JoinHandle<Result<Checked, ContractError>>>,
     outage: Outage,
 }
 
@@ -50,27 +49,29 @@ impl Fit {
             let mut session = Session::connect_to_read(&context.database)?;
             // The process cannot end before this thread does.
             session.set_silence_timeout(ANSWER_TIMEOUT)?;
-            Ok(contract::still_fits(&mut session, &context.routes, &context.source)?)
+            Contract { routes: &context.routes, source: &context.source }.check_streaming(&mut session)
         }));
     }
 
     /// Waits for the running check, for ever without one. Returns a notice if the session must not go on.
     pub async fn answer(&mut self) -> Option<Notice> {
         let Some(asking) = &mut self.asking else { return std::future::pending().await };
-        let answer =
-            asking.await.context("the check of the routes ended unexpectedly").and_then(|answer| answer);
+        let answer = asking.await.context("the check of the routes ended unexpectedly");
         self.asking = None;
-        match answer {
+        let error = match answer {
             Ok(Ok(checked)) => {
                 self.outage.is_over();
-                self.keys.changed(&Keys::of(&checked.facts, &self.context.source)).map(Notice::Rekeyed)
+                return self
+                    .keys
+                    .changed(&Keys::of(&checked.facts, &self.context.source))
+                    .map(Notice::Rekeyed);
             }
-            Ok(Err(refusal)) => Some(Notice::Refused(refusal)),
-            Err(error) => {
-                self.outage.goes_on(&error);
-                self.due = true;
-                None
-            }
-        }
+            Ok(Err(ContractError::Refused(refusal))) => return Some(Notice::Refused(refusal)),
+            Ok(Err(ContractError::Postgres(error))) => error.into(),
+            Err(error) => error,
+        };
+        self.outage.goes_on(&error);
+        self.due = true;
+        None
     }
 }

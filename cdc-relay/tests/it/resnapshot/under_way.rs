@@ -66,7 +66,7 @@ async fn a_resnapshot_that_is_killed_leaves_the_relay_refused_and_starts_over() 
         caught += usize::from(phase == "reconciling" && (1..ROWS).contains(&emitted));
         if phase == "reconciling" {
             let relay = harness.start();
-            assert!(relay.state("refused").await.contains("did not end"));
+            assert!(relay.state("refused").await.contains("is unfinished"));
             drop(relay);
         }
     }

@@ -7,7 +7,7 @@ use crate::checkpoint::state::{Cluster, Slot};
 use crate::postgres::session::Session;
 use crate::source::backfill::rows::{self, Table};
 use crate::source::context::SourceContext;
-use crate::source::contract;
+use crate::source::contract::Contract;
 use crate::source::inspect;
 
 /// The slot that a resnapshot would drop, and the tables that it would emit.
@@ -65,13 +65,11 @@ pub fn examine(
         if slot.plugin != "pgoutput" || slot.database != database {
             let (plugin, of) = (&slot.plugin, &slot.database);
             bail!(
-                "slot {name} is not a relay's (plugin {plugin}, database {of}). Give this source a slot of its own in the routes file"
+                "slot {name} is not ours (plugin {plugin}, database {of}). Give this source a slot of its own in the routes file"
             );
         }
     }
-    if let Err(refusal) = contract::check(session, &context.routes, source)? {
-        bail!("{refusal}");
-    }
+    Contract { routes: &context.routes, source }.check(session)?;
     let tables = routed(session, context)?;
     let unreadable: Vec<&str> = tables.iter().filter_map(|table| table.unreadable.as_deref()).collect();
     ensure!(unreadable.is_empty(), "{}", unreadable.join("; "));

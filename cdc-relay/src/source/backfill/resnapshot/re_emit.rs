@@ -49,7 +49,8 @@ impl<'a> Resnapshot<'a> {
     pub fn new(
         context: &Arc<SourceContext>,
         clients: KafkaClients,
-        (cluster, begins_at): (&Cluster, Lsn),
+        cluster: &Cluster,
+        begins_at: Lsn,
         view: &'a mut dyn FnMut(Step<'_>),
     ) -> Resnapshot<'a> {
         let cluster = format!("{}/{}", cluster.system_id, cluster.timeline);

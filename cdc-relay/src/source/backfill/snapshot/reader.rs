@@ -9,8 +9,11 @@ use anyhow::{Context, Result};
 use super::window::Visible;
 use super::{PREFIX, Watermark};
 use crate::postgres::connection_url::Database;
+use crate::postgres::decode::pgoutput::{self, Scratch};
 use crate::postgres::session::Session;
 use crate::postgres::sql::literal;
+use crate::postgres::utf8;
+use crate::routes::row::Row;
 use crate::sinks::acks::Acks;
 use crate::source::backfill::rows::{self, Page, Table};
 use crate::source::inspect::text;
@@ -85,6 +88,24 @@ impl Chunk {
             self.bytes.extend_from_slice(body);
             self.ends.push(self.bytes.len());
         }
+    }
+}
+
+impl Chunk {
+    /// The key of the last row, as text.
+    pub fn last(&self, scratch: &mut Scratch) -> Result<Option<Vec<String>>> {
+        let Some(body) = self.rows().last() else { return Ok(None) };
+        let row = Row::insert(pgoutput::data_row(body, scratch)?);
+        let mut values = Vec::new();
+        for key in &self.table.key {
+            let value = row
+                .text(key.index)
+                .ok()
+                .flatten()
+                .context("a row has no value for a key column; its key columns must not be null")?;
+            values.push(utf8::owned(value));
+        }
+        Ok(Some(values))
     }
 }
 

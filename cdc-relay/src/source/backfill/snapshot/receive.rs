@@ -4,7 +4,24 @@ use super::Snapshots;
 use crate::postgres::decode::pgoutput::{Message, Old, Tuple};
 use crate::postgres::decode::relation::Relation;
 use crate::routes::row::{Op, Row};
-use crate::source::backfill::rows::Table;
+
+/// A table as the stream announced it.
+pub struct StreamRelation {
+    oid: u32,
+    /// `schema.table`
+    name: String,
+    /// The indexes of the key columns in the stream's rows; `None` if a column is missing there.
+    key: Option<Vec<usize>>,
+}
+
+/// The key of a table in the rows of the stream.
+enum StreamKey<'a> {
+    /// The snapshot is not reading this table.
+    OtherTable,
+    /// The stream lacks a column of the key.
+    Unknown,
+    Columns(&'a [usize]),
+}
 
 impl Snapshots {
     /// Records a message of the stream before it is emitted.
@@ -26,7 +43,7 @@ impl Snapshots {
             Message::Truncate { relations, .. } => {
                 let oids = relations.as_chunks::<4>().0.iter().map(|oid| u32::from_be_bytes(*oid));
                 for oid in oids {
-                    if self.key_of(oid).is_some() {
+                    if !matches!(self.key_of(oid), StreamKey::OtherTable) {
                         self.window.lose_track();
                     }
                 }
@@ -44,17 +61,19 @@ impl Snapshots {
         let Some(run) = self.runs.iter().find(|run| run.table.name() == name) else { return };
         let index_of = |name: &str| relation.columns.iter().position(|column| column.name == name);
         let key = run.table.key_columns().map(index_of).collect();
-        self.relations.retain(|(oid, _, _)| *oid != relation.id);
-        self.relations.push((relation.id, name, key));
+        self.relations.retain(|known| known.oid != relation.id);
+        self.relations.push(StreamRelation { oid: relation.id, name, key });
     }
 
-    /// Where the key is in the stream's rows of the table that is being emitted; `None`: another table.
-    fn key_of(&self, oid: u32) -> Option<Option<&[usize]>> {
-        let run = self.runs.front()?;
-        let (_, name, key) = self.relations.iter().find(|(id, _, _)| *id == oid)?;
-        let Table { relation, .. } = &run.table;
-        let same = name.split_once('.') == Some((relation.schema.as_str(), relation.name.as_str()));
-        same.then_some(key.as_deref())
+    /// Finds the key in the stream's rows of a table.
+    fn key_of(&self, oid: u32) -> StreamKey<'_> {
+        let Some(run) = self.runs.front() else { return StreamKey::OtherTable };
+        let relation = self.relations.iter().find(|relation| relation.oid == oid);
+        match relation.filter(|relation| relation.name == run.table.name()) {
+            None => StreamKey::OtherTable,
+            Some(StreamRelation { key: None, .. }) => StreamKey::Unknown,
+            Some(StreamRelation { key: Some(columns), .. }) => StreamKey::Columns(columns),
+        }
     }
 
     fn changed(&mut self, oid: u32, new: Tuple<'_>, old: Option<Tuple<'_>>, xid: u32) {
@@ -63,10 +82,11 @@ impl Snapshots {
         }
         let mut key = std::mem::take(&mut self.key);
         match self.key_of(oid) {
-            None => {}
-            Some(columns) => {
+            StreamKey::OtherTable => {}
+            StreamKey::Unknown => self.window.lose_track(),
+            StreamKey::Columns(columns) => {
                 let row = Row { op: Op::Update, new, old: old.map(Old::Row) };
-                if columns.is_some_and(|columns| write_key(&row, columns.iter().copied(), &mut key)) {
+                if write_key(&row, columns.iter().copied(), &mut key) {
                     self.window.changed(&key, xid);
                 } else {
                     self.window.lose_track();

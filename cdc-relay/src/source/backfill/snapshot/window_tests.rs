@@ -94,7 +94,7 @@ fn ids(changes: &[Change]) -> Vec<u32> {
     ids
 }
 
-/// What a query at `now` sees. A transaction that begins at this very tick does so after it.
+/// Returns the snapshot of a query at `now`. A transaction that begins at the same tick begins after it.
 fn visible_at(changes: &[Change], ids: &[u32], now: u32) -> Visible {
     let begun = || changes.iter().zip(ids).filter(|(change, _)| change.begins < now);
     let next = begun().map(|(_, id)| u64::from(*id) + 1).max().unwrap_or(100);

@@ -1,5 +1,6 @@
 use super::*;
 use crate::postgres::decode::relation::{Column, Relation};
+use crate::routes::Routes;
 
 fn table(columns: &[(&str, u32)]) -> Table {
     let column = |&(name, type_oid): &(&str, u32)| Column { name: name.to_owned(), type_oid, key: false };

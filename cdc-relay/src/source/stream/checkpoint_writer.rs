@@ -1,0 +1,115 @@
+//! Writes the checkpoint of a session to the state topic.
+//!
+//! * One write is in flight at a time. A checkpoint counts as saved when Kafka has acknowledged it.
+//! * Writes are rare: at most one per interval, and fewer while the source is idle.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::checkpoint::progress::Progress;
+use crate::checkpoint::state::{Checkpoint, Phase};
+use crate::failpoints::{Failpoint, hit};
+use crate::postgres::lsn::Lsn;
+use crate::sinks::kafka::{Kafka, Sent, StateRecord};
+
+/// The shortest time between two writes: after transactions, and while only the WAL position moves.
+const WRITE_INTERVAL: Duration = Duration::from_millis(200);
+const WRITE_IDLE_INTERVAL: Duration = Duration::from_secs(1);
+
+pub struct CheckpointWriter {
+    topic: String,
+    key: String,
+    saved: Checkpoint,
+    /// The checkpoint that Kafka has not acknowledged yet.
+    writing: Option<Checkpoint>,
+    written_at: Instant,
+    /// No transaction was committed since the last write.
+    is_idle: bool,
+}
+
+/// The positions that a checkpoint is made of.
+#[derive(Clone, Copy)]
+pub struct CheckpointPositions<'a> {
+    pub progress: &'a Progress,
+    /// The last commit that was emitted.
+    pub sent_lsn: Lsn,
+    /// The publication had the known coverage up to here.
+    pub vouched: Lsn,
+}
+
+impl CheckpointWriter {
+    pub fn new(topic: String, key: String, saved: Checkpoint) -> CheckpointWriter {
+        CheckpointWriter { topic, key, saved, writing: None, written_at: Instant::now(), is_idle: true }
+    }
+
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    pub fn saved(&self) -> &Checkpoint {
+        &self.saved
+    }
+
+    /// Every sink has acknowledged up to here, and the checkpoint is saved.
+    pub fn acknowledged(&self) -> Lsn {
+        self.saved.acknowledged
+    }
+
+    pub fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
+    /// A transaction was committed: the next write is due sooner.
+    pub fn committed(&mut self) {
+        self.is_idle = false;
+    }
+
+    /// Takes Kafka's acknowledgement of the last write, and writes the next checkpoint if it is due, or `at_once`. Returns
+    /// whether it wrote one.
+    pub fn save(&mut self, kafka: &Kafka, positions: CheckpointPositions<'_>, at_once: bool) -> Result<bool> {
+        if kafka.state_written()
+            && let Some(written) = self.writing.take()
+        {
+            self.saved = written;
+            hit(Failpoint::AfterCheckpoint);
+        }
+        let confirmed = positions.progress.confirmed();
+        let interval = if self.is_idle { WRITE_IDLE_INTERVAL } else { WRITE_INTERVAL };
+        let is_due = at_once || self.written_at.elapsed() >= interval;
+        if self.is_writing() || confirmed <= self.saved.acknowledged || !is_due {
+            return Ok(false);
+        }
+        hit(Failpoint::BeforeCheckpoint);
+        let next = self.next(positions);
+        let value = serde_json::to_vec(&next)?;
+        let record = StateRecord { topic: &self.topic, key: &self.key, value: &value };
+        if kafka.save(record)? != Sent::Taken {
+            return Ok(false);
+        }
+        self.writing = Some(next);
+        self.written_at = Instant::now();
+        self.is_idle = true;
+        Ok(true)
+    }
+
+    fn next(
+        &self,
+        CheckpointPositions { progress, sent_lsn, vouched }: CheckpointPositions<'_>,
+    ) -> Checkpoint {
+        let confirmed = progress.confirmed();
+        Checkpoint {
+            acknowledged: confirmed,
+            chain: progress.chain(),
+            last: progress.last().unwrap_or(self.saved.last),
+            sent_lsn: sent_lsn.max(confirmed),
+            vouched: vouched.min(confirmed).max(self.saved.vouched),
+            phase: Phase::Streaming,
+            ..self.saved.clone()
+        }
+    }
+}
