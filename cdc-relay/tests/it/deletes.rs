@@ -130,7 +130,7 @@ async fn deletes_that_nobody_said_anything_about_are_refused_before_streaming() 
     let relay = harness.start();
     let report = relay.state("refused").await;
     assert!(report.contains("publishes deletes or truncates, which the relay does not emit"), "{report}");
-    assert!(report.contains("`deletes`): public.items"), "{report}");
+    assert!(report.contains("set `deletes` in the routes of public.items"), "{report}");
     drop(relay);
     // With `deletes` or `op` on every route the source streams, and then the publication has to publish deletes.
     let routes = harness
