@@ -17,7 +17,7 @@ use crate::oracle::Oracle;
 
 const WORKERS: u64 = 2;
 
-pub struct Load {
+pub struct Workload {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
 }
@@ -32,8 +32,8 @@ struct Shared {
     committed: AtomicU64,
 }
 
-impl Load {
-    pub async fn start(url: &str, work: bool) -> Load {
+impl Workload {
+    pub async fn start(url: &str, work: bool) -> Workload {
         connect(url).await.batch_execute("create table noise (n int)").await.expect("an unpublished table");
         let shared = Arc::new(Shared {
             url: url.to_owned(),
@@ -43,7 +43,7 @@ impl Load {
             committed: AtomicU64::new(0),
         });
         let workers = (0..WORKERS).map(|seed| tokio::spawn(worker(Arc::clone(&shared), seed))).collect();
-        Load { shared, workers }
+        Workload { shared, workers }
     }
 
     /// Transactions committed so far.
@@ -127,10 +127,10 @@ fn transaction(random: &mut StdRng, shared: &Shared) -> String {
 }
 
 /// Starts a relay, a witness and a load; returns when the relay streams and the load has begun.
-pub async fn under_load(harness: &mut Harness, work: bool) -> (Relay, Oracle, Load) {
+pub async fn under_load(harness: &mut Harness, work: bool) -> (Relay, Oracle, Workload) {
     let relay = harness.streaming().await;
     let oracle = Oracle::watch(harness, work).await;
-    let load = Load::start(&harness.url, work).await;
+    let load = Workload::start(&harness.url, work).await;
     load.more(50).await;
     (relay, oracle, load)
 }

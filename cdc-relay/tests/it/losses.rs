@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use stack::servers::Server;
 
 use crate::harness::{Harness, Relay, Servers, eventually};
-use crate::load::{Load, under_load};
+use crate::load::{Workload, under_load};
 use crate::oracle::Oracle;
 use crate::servers::{PrivateServer, permits};
 
@@ -27,7 +27,12 @@ async fn resnapshot(harness: &Harness, relay: &Relay, reason: &str) -> Lsn {
 }
 
 /// Resnapshots the refused source and lets the oracle judge.
-async fn nothing_is_missing(harness: &Harness, relay: Relay, (oracle, load): (Oracle, Load), reason: &str) {
+async fn nothing_is_missing(
+    harness: &Harness,
+    relay: Relay,
+    (oracle, load): (Oracle, Workload),
+    reason: &str,
+) {
     let begins_at = resnapshot(harness, &relay, reason).await;
     relay.streams().await;
     load.more(100).await;

@@ -95,7 +95,7 @@ async fn the_stream_goes_on_while_the_snapshot_waits() {
     fill(&harness, 10).await;
     harness.routes(&with_snapshot(&harness));
     let relay = harness.streaming().await;
-    // The first chunk cannot tell a committed invisible row from an uncommitted one. It waits; the stream does not.
+    // The first chunk cannot distinguish a committed invisible row from an uncommitted one. It waits; the stream does not.
     harness.row("streamed", 1, 1, "made").await;
     kafka::distinct(&harness.topic(), 11).await;
     assert!(position(&harness, "items").is_none());
