@@ -34,7 +34,7 @@ fn a_key_is_decided_once_and_belongs_to_one_request() {
 }
 
 #[test]
-fn a_ticket_given_up_leaves_the_key_free() {
+fn a_dropped_claim_leaves_the_key_free() {
     let path = path();
     let ledger = Ledger::open(&path, 7).unwrap();
     drop(ledger.begin("k1", &request("r1", 5)));

@@ -128,7 +128,7 @@ pub fn main() -> ExitCode {
 
 /// Its exit code is an answer: 1 says that something is violated, so whatever else goes wrong is 2.
 fn audit(arguments: &[String]) -> ExitCode {
-    const COULD_NOT_LOOK: u8 = 2;
+    const NOT_CHECKED: u8 = 2;
     let all: Vec<&str> = ["audit"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
     let looked = Layout::from_env().and_then(|layout| workspace::coroctl_status(&layout, &all));
     if let Err(error) = &looked {
@@ -136,7 +136,7 @@ fn audit(arguments: &[String]) -> ExitCode {
     }
     // Without a code it was killed.
     let code = looked.ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
-    ExitCode::from(code.unwrap_or(COULD_NOT_LOOK))
+    ExitCode::from(code.unwrap_or(NOT_CHECKED))
 }
 
 fn run(action: Action) -> Result<()> {
@@ -162,10 +162,10 @@ fn run(action: Action) -> Result<()> {
         Action::Down => down::down(&layout),
         Action::Status => show_status(&layout),
         Action::Logs { name, follow, lines } => logs::show(&layout.log(&name), lines, follow),
-        Action::Restart { name } => tell(&layout, &name, |name| Request::Restart { name }, true),
-        Action::Start { name } => tell(&layout, &name, |name| Request::Start { name }, true),
-        Action::Stop { name } => tell(&layout, &name, |name| Request::Stop { name }, false),
-        Action::Kill { name } => tell(&layout, &name, |name| Request::Kill { name }, false),
+        Action::Restart { name } => send(&layout, &name, |name| Request::Restart { name }, true),
+        Action::Start { name } => send(&layout, &name, |name| Request::Start { name }, true),
+        Action::Stop { name } => send(&layout, &name, |name| Request::Stop { name }, false),
+        Action::Kill { name } => send(&layout, &name, |name| Request::Kill { name }, false),
         Action::Explain { payment_id } => workspace::coroctl(&layout, &["explain", &payment_id]),
         Action::Demo => demo(&layout),
         Action::Chaos { arguments } => {
@@ -208,7 +208,7 @@ fn show_status(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-fn tell(layout: &Layout, name: &str, request: impl FnOnce(String) -> Request, wait: bool) -> Result<()> {
+fn send(layout: &Layout, name: &str, request: impl FnOnce(String) -> Request, wait: bool) -> Result<()> {
     let mut client = connect(layout)?;
     client.send(&request(name.to_owned()))?;
     if !wait {

@@ -224,18 +224,18 @@ mod tests {
 
     #[test]
     fn what_was_there_before_is_there_afterwards() {
-        const LOOK: &str = "cat policy pg/createcluster.d/*.conf >seen; echo \"$@\" >asked";
+        const RECORD: &str = "cat policy pg/createcluster.d/*.conf >seen; echo \"$@\" >asked";
         let folder = std::env::temp_dir().join(format!("stack-apt-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
 
-        assert!(install_in(&folder, LOOK).success());
+        assert!(install_in(&folder, RECORD).success());
         assert!(read("seen").contains("exit 101") && read("seen").contains("create_main_cluster = false"));
         assert!(read("asked").contains("install -y --no-install-recommends redis-server"));
         assert!(!folder.join("policy").exists() && !folder.join("pg").exists());
 
         assert!(!install_in(&folder, "kill -9 $PPID").success());
-        assert!(install_in(&folder, LOOK).success());
+        assert!(install_in(&folder, RECORD).success());
         assert!(!folder.join("policy").exists(), "what a killed run wrote is not taken for theirs");
 
         std::fs::write(folder.join("policy"), "theirs").unwrap();
@@ -246,7 +246,7 @@ mod tests {
         // apt-get's shell is a grandchild: the script dies before its trap can run, and the next run repairs it.
         assert!(!install_in(&folder, "kill -9 $PPID").success());
         assert!(read("policy").contains("exit 101"));
-        assert!(install_in(&folder, LOOK).success());
+        assert!(install_in(&folder, RECORD).success());
         assert_eq!(read("policy"), "theirs", "also after a run that was killed");
         std::fs::remove_dir_all(&folder).unwrap();
     }

@@ -112,7 +112,7 @@ impl Server {
     }
 
     /// How long its start may take on a slow machine (crash recovery included).
-    pub fn patience(self) -> Duration {
+    pub fn start_timeout(self) -> Duration {
         Duration::from_secs(120)
     }
 }

@@ -287,7 +287,7 @@ impl Supervisor {
             self.bring_back(&name);
         }
         if let Some(child) = self.children.get_mut(&name) {
-            child.tell(|| Reply::Done { changed: true });
+            child.reply(|| Reply::Done { changed: true });
         }
         self.note(self.save());
     }
@@ -334,7 +334,7 @@ impl Supervisor {
                     self.bring_back(&name);
                 }
                 Phase::Running { id, .. } => {
-                    child.patience_is_over();
+                    child.schedule_next_kill();
                     for member in process::family(&process::all(), &[id]) {
                         member.signal(rustix::process::Signal::KILL);
                     }

@@ -15,7 +15,7 @@ use crate::spec::Spec;
 use crate::{down, environment, install, logs, probe, process, state, supervisor, workspace};
 
 /// How long a service may take to say it is ready: it waits for topics and for the others by itself.
-const SERVICE_PATIENCE: Duration = Duration::from_secs(90);
+const SERVICE_START_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// What of the stack is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +144,7 @@ fn start_servers(layout: &Layout, progress: &Progress) -> Result<()> {
 pub fn wait_for_server(layout: &Layout, server: Server, client: &mut Client) -> Result<()> {
     let name = server.name();
     let ready = || server.ready(layout);
-    let waited = probe::until(server.patience(), ready, || alive(client, name));
+    let waited = probe::until(server.start_timeout(), ready, || alive(client, name));
     let waited = waited.map_err(|error| match server {
         Server::Kafka => match kafka::acl::ensure_rules(layout) {
             Err(why) => error.context(format!("Kafka's rules cannot be made: {why:#}")),
@@ -238,7 +238,7 @@ fn start_services(layout: &Layout, progress: &Progress) -> Result<()> {
     })?;
     // It has to see them, too.
     let edge = layout.http(Port::Edge, "/health");
-    probe::until(SERVICE_PATIENCE, || probe::http(&edge), || Ok(()))
+    probe::until(SERVICE_START_TIMEOUT, || probe::http(&edge), || Ok(()))
         .with_context(|| excerpt(layout, "haproxy"))
 }
 
@@ -248,7 +248,7 @@ pub fn wait_for_service(layout: &Layout, instance: Instance) -> Result<()> {
     let url = instance.ready_url(layout);
     let ready = || probe::http(&url);
     // One that crashes is restarted and may yet come up: only time decides.
-    probe::until(SERVICE_PATIENCE, ready, || Ok(())).with_context(|| excerpt(layout, instance.name))
+    probe::until(SERVICE_START_TIMEOUT, ready, || Ok(())).with_context(|| excerpt(layout, instance.name))
 }
 
 fn summary(layout: &Layout, extent: Extent) -> Result<()> {

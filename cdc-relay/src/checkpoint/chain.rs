@@ -2,8 +2,8 @@
 //!
 //! * Each record names its commit, its number in it, and the commit before it that emitted anything. A reader of all
 //!   records proves by that chain that no transaction is missing.
-//! * A record takes 16 bytes, until every partition has been read past its commit. Then its part of the chain is judged
-//!   and dropped.
+//! * A record takes 16 bytes, until every partition has been read past its commit. Then its part of the chain is judged and
+//!   dropped.
 //! * A record below the judged commits is a repetition, because nothing is missing there.
 
 use std::collections::BTreeMap;
@@ -47,8 +47,8 @@ struct Link {
 const FAR: u32 = u32::MAX;
 /// With more open records than this the chain is judged as far as possible.
 const OPEN_RECORDS_MAX: usize = 1 << 20;
-/// The newest records are judged at the end only: a running relay may have emitted one of them to a partition that is
-/// not read as far.
+/// The newest records are judged at the end only: a running relay may have emitted one of them to a partition that is not
+/// read as far.
 const NEWEST_RECORDS: usize = OPEN_RECORDS_MAX / 8;
 
 /// The records of one partition.

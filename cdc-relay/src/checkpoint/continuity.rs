@@ -1,9 +1,9 @@
 //! Checks that the server still has the transactions that were emitted: pure.
 //!
-//! * A volume that was set back to an earlier snapshot is the same cluster on the same timeline, with an older slot.
-//!   Once its WAL has grown past the last emitted position, positions alone do not reveal it.
-//! * The slot of such a server is behind the checkpoint, so the server sends the last emitted transaction once more. If
-//!   that one does not come, other transactions stand in its place, and the source refuses.
+//! * A volume that was set back to an earlier snapshot is the same cluster on the same timeline, with an older slot. Once its
+//!   WAL has grown past the last emitted position, positions alone do not reveal it.
+//! * The slot of such a server is behind the checkpoint, so the server sends the last emitted transaction once more. If that
+//!   one does not come, other transactions stand in its place, and the source refuses.
 //! * Before it has come, nothing is emitted and nothing is confirmed.
 
 use crate::checkpoint::refusal::Refusal;

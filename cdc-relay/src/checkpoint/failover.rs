@@ -1,9 +1,9 @@
 //! Decides whether a promoted standby has everything that was emitted: pure.
 //!
-//! * A promotion begins a new timeline. Up to the branch its WAL equals the old one's, position by position. It has
-//!   nothing that the old primary committed after the branch.
-//! * So the relay may continue if every emitted transaction was committed before the branch, and the slot was
-//!   synchronized and is not past the acknowledged position. Then the server sends whatever was not emitted.
+//! * A promotion begins a new timeline. Up to the branch its WAL equals the old one's, position by position. It has nothing
+//!   that the old primary committed after the branch.
+//! * So the relay may continue if every emitted transaction was committed before the branch, and the slot was synchronized
+//!   and is not past the acknowledged position. Then the server sends whatever was not emitted.
 //! * Two sources say what was emitted: the checkpoint, which is written a moment later, and the newest record on Kafka.
 
 use std::fmt;
@@ -89,12 +89,8 @@ pub enum Obstacle {
 impl fmt::Display for Obstacle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NothingEmitted => f.write_str(
-                "nothing of this source is emitted yet, so there is nothing to continue: run `cdc-relay run`",
-            ),
-            Self::ResnapshotUnfinished => f.write_str(
-                "a resnapshot is unfinished: run `cdc-relay resnapshot` again, it starts over",
-            ),
+            Self::NothingEmitted => f.write_str("nothing of this source is emitted yet, so there is nothing to continue: run `cdc-relay run`"),
+            Self::ResnapshotUnfinished => f.write_str("a resnapshot is unfinished: run `cdc-relay resnapshot` again, it starts over"),
             Self::OtherCluster { expected, found } => write!(
                 f,
                 "this is another cluster (system identifier {found}, the checkpoint has {expected}), not a standby of the one \
@@ -164,8 +160,7 @@ pub fn judge(evidence: &Evidence<'_>) -> Result<Continuation, Obstacle> {
     let since = evidence.branches.iter().skip_while(|branch| branch.ended != expected);
     let at = since.map(|branch| branch.at).min().ok_or(Obstacle::Stranger { expected, found })?;
     let branch = Branch { ended: expected, at };
-    // The checkpoint has the end of a commit; a record has the begin of its commit record, which the branch does not
-    // cut.
+    // The checkpoint has the end of a commit; a record has the begin of its commit record, which the branch does not cut.
     let ended = checkpoint.sent_lsn.max(checkpoint.acknowledged);
     if ended > branch.at || (newest >= branch.at && newest > Lsn::ZERO) {
         return Err(Obstacle::Ahead { sent: ended.max(newest), branch });

@@ -140,8 +140,8 @@ impl Progress {
         acknowledged
     }
 
-    /// Takes a keepalive: the server has no transaction up to `wal_end`. It counts only if no transaction is pending;
-    /// otherwise the position lies past one that is not acknowledged.
+    /// Takes a keepalive: the server has no transaction up to `wal_end`. It counts only if no transaction is pending; otherwise
+    /// the position lies past one that is not acknowledged.
     pub fn idle(&mut self, wal_end: Lsn) {
         if self.queue.is_empty() && wal_end > self.confirmed {
             self.confirmed = wal_end;

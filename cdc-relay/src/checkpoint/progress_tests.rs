@@ -186,8 +186,8 @@ fn sink(rabbit: bool) -> Sink {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Prevents a loss: confirming a transaction that a sink does not have, that is open, or that is behind such a one.
-    /// And prevents a halt: confirming less than the last commit.
+    /// Prevents a loss: confirming a transaction that a sink does not have, that is open, or that is behind such a one. And
+    /// prevents a halt: confirming less than the last commit.
     #[test]
     fn only_the_acknowledged_prefix_is_ever_confirmed_and_in_the_end_all_of_it(
         script in script(),

@@ -26,8 +26,8 @@ pub struct Checkpoint {
     /// The last acknowledged commit that emitted anything on Kafka: where the chain of positions continues.
     #[serde(with = "as_text")]
     pub chain: Lsn,
-    /// The last acknowledged transaction that emitted anything, whatever the routes were. A checkpoint of an earlier
-    /// release has none; then everything that the slot has not confirmed is emitted again.
+    /// The last acknowledged transaction that emitted anything, whatever the routes were. A checkpoint of an earlier release
+    /// has none; then everything that the slot has not confirmed is emitted again.
     #[serde(default)]
     pub last: CommitId,
     /// The publication was verified to send everything committed up to here. Never after `acknowledged`, which advances
@@ -49,8 +49,8 @@ pub enum Phase {
     Resnapshot,
 }
 
-/// Identifies a transaction by its position and its commit time in Postgres' microseconds. A server that was set back
-/// may have another transaction at the same position.
+/// Identifies a transaction by its position and its commit time in Postgres' microseconds. A server that was set back may
+/// have another transaction at the same position.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitId {
     #[serde(with = "as_text")]
@@ -100,8 +100,8 @@ pub enum Start {
     Resume { acknowledged: Lsn, chain: Lsn },
 }
 
-/// The checkpoint after one more record of the topic. It never goes back: a relay that missed the loss of its slot, or
-/// a promotion, may have written after its successor. Such a record is true, but older.
+/// The checkpoint after one more record of the topic. It never goes back: a relay that missed the loss of its slot, or a
+/// promotion, may have written after its successor. Such a record is true, but older.
 pub fn load(before: Option<Checkpoint>, record: Option<Checkpoint>) -> Option<Checkpoint> {
     match (before, record) {
         (Some(before), Some(record)) if record.is_older_than(&before) => Some(before),

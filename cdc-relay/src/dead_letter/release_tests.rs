@@ -84,7 +84,7 @@ const R: Option<&str> = Some("#1");
 const S: Option<&str> = Some("#2");
 
 #[test]
-fn an_order_tells_its_letters_in_order_and_no_others() {
+fn an_order_emits_its_dead_letters_in_order_and_no_others() {
     let dead_letters = topic(&[("T", A, 1), ("T", B, 2), ("U", A, 3), ("T", A, 4)]);
     let cases: [(ReleaseOrder, &[usize], Left); 6] = [
         (order(None, None), &[0, 1, 2, 3], vec![]),
@@ -102,7 +102,7 @@ fn an_order_tells_its_letters_in_order_and_no_others() {
 }
 
 #[test]
-fn a_letter_that_cannot_be_told_keeps_what_follows_it_and_nothing_else() {
+fn a_dead_letter_that_cannot_be_emitted_keeps_what_follows_it_and_nothing_else() {
     let mut topic = topic(&[("T", A, 1), ("T", A, 2), ("T", B, 3), ("T", A, 4)]);
     assert_eq!(carry_out(&order(None, None), &mut topic, &[1]), [0, 2]);
     assert_eq!(left(&topic), [keys("T", &[("a", 1)])]);
@@ -165,7 +165,7 @@ fn after_a_release_its_dead_letters_are_not_emitted_again() {
 }
 
 #[test]
-fn a_letter_that_was_written_twice_is_told_once() {
+fn a_dead_letter_that_was_written_twice_is_emitted_once() {
     // The session broke after the second, and began again.
     let mut twice = topic(&[("T", A, 1), ("T", A, 2), ("T", A, 1), ("T", A, 2), ("T", A, 3)]);
     assert_eq!(carry_out(&order(None, A), &mut twice, &[]), [0, 1, 4]);

@@ -47,14 +47,12 @@ impl FromStr for Database {
     }
 }
 
-/// Fills in libpq's defaults: the operating system's user, a database of that name, a local server, and the password
-/// file's password.
+/// Fills in libpq's defaults: the operating system's user, a database of that name, a local server, and the password file's
+/// password.
 fn complete(mut parameters: Parameters) -> Result<Parameters> {
     let user = match parameters.get("user") {
         Some(user) => user.clone(),
-        None => whoami::username().context(
-            "no `user` is given, and the operating system has no name for ours: name one in the connection string",
-        )?,
+        None => whoami::username().context("no `user` is given, and the operating system has no name for ours: name one in the connection string")?,
     };
     let first = |name: &str| Some(parameters.get(name)?.split(',').next()?.to_owned());
     let port = first("port").filter(|port| !port.is_empty()).unwrap_or_else(|| "5432".to_owned());

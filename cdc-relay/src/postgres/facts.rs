@@ -188,8 +188,8 @@ impl Table {
         self.sent().any(|column| column.name == name)
     }
 
-    /// The columns that identify a row in the stream, in queries and in tombstones: those of the replica identity's
-    /// index, else of the primary key, in the order of the index. Empty if one of them is not published.
+    /// The columns that identify a row in the stream, in queries and in tombstones: those of the replica identity's index, else
+    /// of the primary key, in the order of the index. Empty if one of them is not published.
     pub fn key(&self) -> &[String] {
         let itself = &self.itself;
         let index = if itself.identity == 'i' { itself.key.as_ref() } else { None };

@@ -1,8 +1,7 @@
 //! Parses names of tables and patterns of names, as the routes file and command lines write them.
 //!
 //! * `orders` is in schema public; `audit.log` names its schema. Upper case and spaces need no quotes.
-//! * A part in double quotes is literal, as in SQL: `"my.schema"."a ""b"""`. A part with a dot, a quote or a `*` needs
-//!   them.
+//! * A part in double quotes is literal, as in SQL: `"my.schema"."a ""b"""`. A part with a dot, a quote or a `*` needs them.
 //! * Outside quotes `*` stands for any characters of its part: `audit.*`, `*_tmp`, `*.*`.
 
 use std::fmt;

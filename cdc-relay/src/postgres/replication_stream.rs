@@ -1,7 +1,7 @@
 //! The replication stream: reads frames in place from one buffer, and confirms positions.
 //!
-//! * A caller waits for the server by `Replication::wait`, never on the socket alone: our buffer may hold whole frames,
-//!   the TLS session decrypted bytes or an error, and output may be pending.
+//! * A caller waits for the server by `Replication::wait`, never on the socket alone: our buffer may hold whole frames, the
+//!   TLS session decrypted bytes or an error, and output may be pending.
 //! * Nothing is confirmed that the caller did not confirm.
 
 use std::io::{self, Read, Write};
@@ -41,8 +41,8 @@ pub struct Replication {
 
 /// The size of the buffer, in bytes. A larger message makes it grow until the message is taken.
 const BUFFER_BYTES: usize = 256 << 10;
-/// The least room for a read, in bytes. It exceeds what `read_scheduler` takes for a drained socket, so that a read
-/// that only the buffer cut short does not look like one.
+/// The least room for a read, in bytes. It exceeds what `read_scheduler` takes for a drained socket, so that a read that only
+/// the buffer cut short does not look like one.
 const READ_BYTES_MIN: usize = 64 << 10;
 /// How long the server may accept none of our output.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,8 +57,8 @@ pub struct Ready {
 }
 
 impl Replication {
-    /// Starts streaming where the slot was confirmed. 0/0 asks for no position, because the slot knows its own. From
-    /// PostgreSQL 14 on the stream carries logical messages: commands send their requests to the relay by them.
+    /// Starts streaming where the slot was confirmed. 0/0 asks for no position, because the slot knows its own. From PostgreSQL
+    /// 14 on the stream carries logical messages: commands send their requests to the relay by them.
     pub fn start(session: Session, slot: &str, publications: &[&str]) -> Result<Replication> {
         let (slot, publications) = (sql::replication_identifier(slot), sql::replication_names(publications));
         let messages = if session.version() >= LOGICAL_MESSAGES_VERSION { ", messages 'true'" } else { "" };

@@ -1,8 +1,8 @@
 //! A session with Postgres: connects, signs in, and runs statements; a replication stream takes it over.
 //!
 //! * Nothing here acknowledges anything by itself.
-//! * The caller decides when the socket is read. Under backlog late reads of large pieces spare the server's CPU and
-//!   ours; when idle a read follows at once. No client library offers that.
+//! * The caller decides when the socket is read. Under backlog late reads of large pieces spare the server's CPU and ours;
+//!   when idle a read follows at once. No client library offers that.
 //! * No row is copied between tasks.
 
 mod sign_in;
@@ -158,8 +158,8 @@ impl Session {
         self.query(&format!("execute cdc_relay_{number}"))
     }
 
-    /// As `query`, without a time-out. While the server is silent, `go_on` decides every `interval` whether to wait on.
-    /// `None`: it decided to stop, and the session is unusable.
+    /// As `query`, without a time-out. While the server is silent, `go_on` decides every `interval` whether to wait on. `None`:
+    /// it decided to stop, and the session is unusable.
     pub fn query_while(
         &mut self,
         sql: &str,
@@ -219,8 +219,8 @@ impl Session {
         }
     }
 
-    /// Runs one statement and passes its rows to `row` one by one, in the form that `pgoutput::data_row` reads. No row
-    /// is buffered: a slow `row` holds up the server. After an error the session is unusable.
+    /// Runs one statement and passes its rows to `row` one by one, in the form that `pgoutput::data_row` reads. No row is
+    /// buffered: a slow `row` holds up the server. After an error the session is unusable.
     pub fn each(
         &mut self,
         sql: &str,
@@ -240,8 +240,8 @@ impl Session {
         }
     }
 
-    /// Runs a command that the server answers with a two-way copy. Returns the socket and the bytes that are read
-    /// already, the copy's first message among them.
+    /// Runs a command that the server answers with a two-way copy. Returns the socket and the bytes that are read already,
+    /// the copy's first message among them.
     pub fn into_copy_both(mut self, command: &str) -> Result<(Socket, Vec<u8>)> {
         let mut out = BytesMut::new();
         frontend::query(command, &mut out)?;

@@ -14,14 +14,13 @@ use tokio_postgres::config::{Host, SslMode, SslNegotiation};
 use crate::postgres::connection_url::Database;
 use crate::postgres::tls_stream::TlsStream;
 
-/// The receive window on loopback, in bytes. There the sender does the receiver's work too, message by message, while
-/// the window is open. A small window closes while we are busy; the messages pile up on the sender's side and travel
-/// together. That doubles the throughput at half the server's CPU. Over a network the kernel chooses a window for the
-/// distance.
+/// The receive window on loopback, in bytes. There the sender does the receiver's work too, message by message, while the
+/// window is open. A small window closes while we are busy; the messages pile up on the sender's side and travel together.
+/// That doubles the throughput at half the server's CPU. Over a network the kernel chooses a window for the distance.
 const LOOPBACK_WINDOW: usize = 32 << 10;
-/// The kernel's memory for that window, in bytes. It is set after connecting, when it no longer widens the window.
-/// Small messages take many times their size. Without this memory the kernel drops some while we do not read, and with
-/// them the server's acknowledgements of our confirmations; then the server ends the session as dead.
+/// The kernel's memory for that window, in bytes. It is set after connecting, when it no longer widens the window. Small
+/// messages take many times their size. Without this memory the kernel drops some while we do not read, and with them the
+/// server's acknowledgements of our confirmations; then the server ends the session as dead.
 const LOOPBACK_BUFFER: usize = 2 << 20;
 
 #[derive(Debug)]

@@ -39,8 +39,8 @@ fn always_quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// The keywords that need quotes as a name in some version from 14 to 18, sorted:
-/// `select word from pg_get_keywords() where catcode <> 'U'`.
+/// The keywords that need quotes as a name in some version from 14 to 18, sorted: `select word from pg_get_keywords() where
+/// catcode <> 'U'`.
 const KEYWORDS: &[&str] = &[
     "all",
     "analyse",

@@ -8,8 +8,7 @@
 //! | `verify-ca` | always | one that `sslrootcert` vouches for |
 //! | `verify-full` | always | that, and of this name; without `sslrootcert` the system's authorities vouch |
 //!
-//! * `sslrootcert=system` names the system's authorities. It requires `verify-full`: anybody can have a certificate of
-//!   theirs.
+//! * `sslrootcert=system` names the system's authorities. It requires `verify-full`: anybody can have a certificate of theirs.
 //! * A certificate in the file `sslrootcert` itself is trusted even if it has expired.
 //! * The server's name must be in `subjectAltName`; the common name does not count.
 

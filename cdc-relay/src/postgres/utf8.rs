@@ -1,9 +1,9 @@
 //! Turns the server's text into UTF-8.
 //!
-//! * Only one type prints anything else: `"char"`. Servers before 15 print its values above 0x7F as raw bytes, inside
-//!   of arrays and composite types too.
-//! * Such a byte becomes a backslash and three octal digits (`\351`), as 15 and later print it, in keys, headers,
-//!   bodies, dead letters and messages.
+//! * Only one type prints anything else: `"char"`. Servers before 15 print its values above 0x7F as raw bytes, inside of arrays
+//!   and composite types too.
+//! * Such a byte becomes a backslash and three octal digits (`\351`), as 15 and later print it, in keys, headers, bodies, dead
+//!   letters and messages.
 //! * Everything that the relay writes is UTF-8.
 
 use std::borrow::Cow;

@@ -1,7 +1,7 @@
 //! Looks up in the catalog what the WAL does not say of a table.
 //!
-//! * That is: the built-in type that each column prints like, and the columns that identify a row where the replica
-//!   identity does not say.
+//! * That is: the built-in type that each column prints like, and the columns that identify a row where the replica identity
+//!   does not say.
 //! * Look-ups happen at the start of a session and when a relation is announced, never per row.
 //! * The catalog is newer than the WAL: a type that was dropped in between is emitted as text.
 
@@ -65,9 +65,8 @@ impl Catalog {
         Ok(relation)
     }
 
-    /// As `resolve`, for a relation that the stream announces: before a table's first row, and after a change of the
-    /// table. A change may have changed the key, so that the catalog is asked again unless the announcement has the
-    /// key.
+    /// As `resolve`, for a relation that the stream announces: before a table's first row, and after a change of the table. A
+    /// change may have changed the key, so that the catalog is asked again unless the announcement has the key.
     ///
     /// # Errors
     /// When the server cannot be asked.

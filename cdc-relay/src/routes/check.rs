@@ -13,8 +13,8 @@ use crate::routes::{
     Deletes, FIXED_PROPERTIES, Findings, Route, Routes, Source, Table, Text, Topic, selection,
 };
 
-/// Notes all mistakes. Also fills in values that depend on several keys: the topics of a file that lists none, and that
-/// a route of other operations ignores deletes.
+/// Notes all mistakes. Also fills in values that depend on several keys: the topics of a file that lists none, and that a
+/// route of other operations ignores deletes.
 pub fn all(routes: &mut Routes, findings: &Findings) {
     if !routes.lists_topics {
         let named = selection::constant_topics(routes.sources.iter().flat_map(Source::entries));

@@ -1,8 +1,8 @@
 //! Finds the topics that routes lead to, for all commands that read or delete topics.
 //!
 //! * A topic is certain if a route of an existing or named table leads there, whatever the row is.
-//! * A topic is only resembled if its name depends on the row, or on a table of a pattern that does not exist now.
-//!   Kafka alone knows which of those exist, and one of them may belong to somebody else.
+//! * A topic is only resembled if its name depends on the row, or on a table of a pattern that does not exist now. Kafka alone
+//!   knows which of those exist, and one of them may belong to somebody else.
 
 use std::collections::BTreeSet;
 

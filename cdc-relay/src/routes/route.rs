@@ -1,8 +1,8 @@
 //! Renders the records of a row: pure, into reused buffers.
 //!
 //! * The routes of a table are compiled when the server announces its columns.
-//! * A route that does not fit the columns (one was dropped) stays, and reports its problem for every row: no row is
-//!   skipped silently.
+//! * A route that does not fit the columns (one was dropped) stays, and reports its problem for every row: no row is skipped
+//!   silently.
 
 mod compile;
 mod plan;
@@ -42,16 +42,14 @@ pub struct Transaction {
     pub rows: u64,
     /// The number of records emitted on Kafka so far.
     pub emitted: u64,
-    /// The rows are emitted once more, or come from a query. Their records have no position, and are no link of the
-    /// chain.
+    /// The rows are emitted once more, or come from a query. Their records have no position, and are no link of the chain.
     pub re_emitted: bool,
     /// The rows existed before, and come from a query.
     pub existing: bool,
 }
 
 impl Transaction {
-    /// The values of rows that come from a query at `commit_lsn`. Their commit times are unknown; they have the time of
-    /// the query.
+    /// The values of rows that come from a query at `commit_lsn`. Their commit times are unknown; they have the time of the query.
     pub fn of_existing(cluster: String, commit_lsn: Lsn) -> Transaction {
         let committed_at = PgTime::now();
         let mut time = Vec::new();
@@ -157,8 +155,8 @@ impl CompiledRoute {
         }
     }
 
-    /// The row under the old key, if an update changed the key and the route emits deletes. A null key had no record,
-    /// so it does not end.
+    /// The row under the old key, if an update changed the key and the route emits deletes. A null key had no record, so it
+    /// does not end.
     pub fn ended<'r>(&self, row: &Row<'r>, record: &mut Record) -> Result<Option<Row<'r>>, Problem> {
         let (Op::Update, Some(old), Some(Ok(delete))) =
             (row.op, row.old, self.delete_event.as_ref().or(self.tombstone.as_ref()))

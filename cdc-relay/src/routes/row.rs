@@ -52,8 +52,7 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// The value of an unchanged column in the row before. The key before has the key's columns, and null for all
-    /// others.
+    /// The value of an unchanged column in the row before. The key before has the key's columns, and null for all others.
     #[inline]
     fn unchanged(&self, index: usize) -> Option<&'a [u8]> {
         let (Old::Row(old) | Old::Key(old)) = self.old?;

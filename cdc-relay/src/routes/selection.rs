@@ -1,10 +1,9 @@
 //! Finds the entry of a source for each table, and expands patterns to published tables.
 //!
-//! * A name precedes a pattern; among patterns `ignore` precedes `tables`. Two patterns of `tables` must not match one
-//!   table.
+//! * A name precedes a pattern; among patterns `ignore` precedes `tables`. Two patterns of `tables` must not match one table.
 //! * A pattern of `tables` that routes no published table is a mistake.
-//! * An entry of `ignore` may be for tables that come and go. It is a mistake if its schema does not exist. With
-//!   patterns it is also one if its table does not exist, because a pattern would emit the table that it misspells.
+//! * An entry of `ignore` may be for tables that come and go. It is a mistake if its schema does not exist. With patterns it is
+//!   also one if its table does not exist, because a pattern would emit the table that it misspells.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -135,8 +134,8 @@ impl Source {
 }
 
 impl Routes {
-    /// The routes with an entry for each published table that a pattern of the source matches, and a topic for those
-    /// and for the `further` tables.
+    /// The routes with an entry for each published table that a pattern of the source matches, and a topic for those and
+    /// for the `further` tables.
     pub fn resolved(
         &self,
         source: &Source,

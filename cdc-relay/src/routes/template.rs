@@ -3,8 +3,8 @@
 //! * `{{` and `}}` are literal braces.
 //! * `{column|text}` writes the text where the column is null; `{column:json}` alone writes the column's JSON form.
 //! * `{@op}`, `{@table}`, `{@schema}` and `{@source}` need no column.
-//! * Double quotes may enclose a column's name, with `""` for a quote in it: `{"a:b"}`. A name that begins with `@` or
-//!   `"`, or contains `:`, `|` or `}`, needs them.
+//! * Double quotes may enclose a column's name, with `""` for a quote in it: `{"a:b"}`. A name that begins with `@` or `"`, or
+//!   contains `:`, `|` or `}`, needs them.
 //! * A template is parsed once, and bound when the server announces its relation.
 
 mod bound;

@@ -46,8 +46,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Binds the conditions of a route. With `scope.deleted` they may name only columns that the WAL has of a deleted
-    /// row.
+    /// Binds the conditions of a route. With `scope.deleted` they may name only columns that the WAL has of a deleted row.
     pub fn bind(route: &Route, scope: Scope<'_>) -> Result<Filter, Problem> {
         let listed = |op: &Op| route.op.is_empty() || route.op.iter().any(|listed| listed.get_ref() == op);
         let ops = [Op::Insert, Op::Update, Op::Delete].map(|op| listed(&op));

@@ -222,7 +222,7 @@ fn a_table_that_is_published_by_its_schema_must_not_leave_it() {
 }
 
 #[test]
-fn a_part_that_was_detached_is_remembered() {
+fn a_detached_partition_stays_known() {
     let before = one(vec![member(11, "10")]);
     let without = tabled(|table| table.parts = vec![part(202, "8")]);
     assert_eq!(without.detached_since(&before), ["part_201 of public.t"]);

@@ -49,7 +49,7 @@ impl PrivateServer {
 
     /// Runs it again after it ended.
     pub async fn run(&mut self) {
-        let until = Instant::now() + self.server.patience();
+        let until = Instant::now() + self.server.start_timeout();
         loop {
             let ended = |child: &mut Child| child.try_wait().expect("wait").is_some();
             if self.running.is_empty() || self.running.iter_mut().any(ended) {

@@ -103,17 +103,17 @@ impl Child {
 
     /// Asks once; the second time changes nothing.
     pub fn ask_to_stop(&mut self) {
-        let patience = Duration::from_secs(self.spec.stop_seconds);
+        let stop_timeout = Duration::from_secs(self.spec.stop_seconds);
         if let Phase::Running { id, kill_at, .. } = &mut self.phase
             && kill_at.is_none()
         {
             id.signal(self.spec.stop_signal.signal());
-            *kill_at = Some(Instant::now() + patience);
+            *kill_at = Some(Instant::now() + stop_timeout);
         }
     }
 
     /// SIGKILL has been sent; again in a second if it must be.
-    pub fn patience_is_over(&mut self) {
+    pub fn schedule_next_kill(&mut self) {
         if let Phase::Running { kill_at, .. } = &mut self.phase {
             *kill_at = Some(Instant::now() + Duration::from_secs(1));
         }
@@ -128,7 +128,7 @@ impl Child {
             self.ask_to_stop();
         } else {
             self.phase = Phase::Down { how: "stopped".to_owned() };
-            self.tell(|| Reply::Done { changed: false });
+            self.reply(|| Reply::Done { changed: false });
         }
     }
 
@@ -150,7 +150,7 @@ impl Child {
         }
     }
 
-    pub fn tell(&mut self, reply: impl Fn() -> Reply) {
+    pub fn reply(&mut self, reply: impl Fn() -> Reply) {
         for waiting in self.waiting.drain(..) {
             let _hung_up = waiting.send(reply());
         }

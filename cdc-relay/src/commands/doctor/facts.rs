@@ -40,7 +40,7 @@ pub struct Facts {
     /// Where routes, publication and tables do not fit.
     #[serde(skip)]
     pub mismatches: Vec<Mismatch>,
-    pub transactions: Vec<Open>,
+    pub transactions: Vec<OpenTransaction>,
     pub prepared: Vec<Prepared>,
     /// Present bytes of WAL per second.
     #[serde(skip)]
@@ -102,7 +102,7 @@ pub struct Slot {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-pub struct Open {
+pub struct OpenTransaction {
     pub pid: i32,
     pub user: Option<String>,
     pub state: Option<String>,

@@ -1,6 +1,6 @@
 //! Each check as a table: facts that are fine but for one thing, and what is said of it.
 
-use super::facts::{Facts, Open, Prepared, Role, Setting, Slot, Spill};
+use super::facts::{Facts, OpenTransaction, Prepared, Role, Setting, Slot, Spill};
 use super::sinks::brokers::Topic;
 use super::*;
 use crate::checkpoint::state::Phase;
@@ -261,7 +261,7 @@ const BROKEN: &[Row] = &[
     (|f| f.slots[0].confirmed_flush_lsn = Some("0/280".to_owned()), WouldLoseData, "slot.checkpoint"),
     (|f| f.timeline = 2, WouldLoseData, "slot.checkpoint"),
     (
-        |f| f.transactions.push(Open { pid: 1, seconds: 900, ..Open::default() }),
+        |f| f.transactions.push(OpenTransaction { pid: 1, seconds: 900, ..OpenTransaction::default() }),
         Warning,
         "server.open_transaction",
     ),

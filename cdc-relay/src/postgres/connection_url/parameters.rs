@@ -169,8 +169,8 @@ fn url(text: &str) -> Result<Parameters> {
     Ok(parameters)
 }
 
-/// The login before the first `@`, and the text behind it. As in libpq a `/` ends the login, unless the text before it
-/// is no address: then the `/` belongs to the password.
+/// The login before the first `@`, and the text behind it. As in libpq a `/` ends the login, unless the text before it is no
+/// address: then the `/` belongs to the password.
 fn login(text: &str) -> (Option<&str>, &str) {
     let Some((login, rest)) = text.split_once('@') else { return (None, text) };
     let address = login.split(['/', '?']).next().unwrap_or_default();

@@ -1,7 +1,6 @@
 //! Decodes `pgoutput` (protocol version 1) in place: pure.
 //!
-//! * A row is neither copied nor allocated: a tuple is a list of cells that point into the message, in a reused
-//!   scratch.
+//! * A row is neither copied nor allocated: a tuple is a list of cells that point into the message, in a reused scratch.
 //! * Malformed input is an error value, never a panic.
 
 mod reader;

@@ -8,8 +8,8 @@ pub struct Column {
     pub name: String,
     /// The type; after `catalog` has annotated the relation, the built-in type that it prints like.
     pub type_oid: u32,
-    /// Part of the replica identity. After `catalog` has annotated the relation: part of the columns that identify a
-    /// row, under identity full or nothing too.
+    /// Part of the replica identity. After `catalog` has annotated the relation: part of the columns that identify a row, under
+    /// identity full or nothing too.
     pub key: bool,
 }
 

@@ -96,8 +96,7 @@ impl Check<'_> {
         }
         let event = matches!(deletes, Some(Deletes::Event | Deletes::Both));
         if event && !names_op && route.op.iter().any(|op| *op.get_ref() != Op::Delete) | route.op.is_empty() {
-            let problem = "a deleted row could not be distinguished from a new one: put `{@op}` into it, as in \
-                           \"order.{@op}\"";
+            let problem = "a deleted row could not be distinguished from a new one: put `{@op}` into it, as in \"order.{@op}\"";
             self.note(&route.kind, "type", problem);
         }
         if let Some(queue) = &route.queue

@@ -79,8 +79,7 @@ pub fn write(
     Err(bad())
 }
 
-/// The element behind an opening quote, and the text behind its closing quote. An element without escapes is not
-/// copied.
+/// The element behind an opening quote, and the text behind its closing quote. An element without escapes is not copied.
 fn quoted<'t: 's, 's>(text: &'t [u8], scratch: &'s mut Vec<u8>) -> Option<(&'s [u8], &'t [u8])> {
     let end = text.iter().position(|&b| b == b'"' || b == b'\\')?;
     let (clean, mut rest) = text.split_at(end);

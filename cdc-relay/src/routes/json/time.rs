@@ -1,7 +1,6 @@
 //! Writes Postgres' dates and timestamps as RFC 3339, or as a count since 1970.
 //!
-//! * RFC 3339 cannot express infinity and years outside 0001–9999. Those stay as Postgres prints them, and have no
-//!   count.
+//! * RFC 3339 cannot express infinity and years outside 0001–9999. Those stay as Postgres prints them, and have no count.
 
 use jiff::civil::DateTime;
 use jiff::tz::Offset;

@@ -170,22 +170,25 @@ impl Reading {
         let consumer = Rc::clone(&self.consumer);
         consumer.assign(&wanted)?;
         let progress = Progress::new(total);
-        let mut heard = Instant::now();
+        let mut last_received_at = Instant::now();
         while left > 0 {
             match consumer.poll(Duration::from_millis(200)) {
                 Some(Ok(message)) => {
-                    heard = Instant::now();
+                    last_received_at = Instant::now();
                     let topic = by_name.get(message.topic()).copied().context("a record of another topic")?;
                     let index =
                         self.index.get(&(topic, message.partition())).copied().context("partition")?;
                     left -= usize::from(self.record(index, &message, sources));
                     progress.show(self.records);
                 }
-                Some(Err(error)) => tracing::warn!(%error, "reading"),
-                None if heard.elapsed() > QUIET_INTERVAL => left -= self.passed(&consumer)?,
+                Some(Err(error)) => tracing::warn!(%error, "read from Kafka failed; polling again"),
+                None if last_received_at.elapsed() > QUIET_INTERVAL => left -= self.passed(&consumer)?,
                 None => {}
             }
-            anyhow::ensure!(heard.elapsed() < BROKER_TIMEOUT, "the topics cannot be read to their ends");
+            anyhow::ensure!(
+                last_received_at.elapsed() < BROKER_TIMEOUT,
+                "the topics cannot be read to their ends"
+            );
         }
         progress.done();
         consumer.unassign()?;
@@ -296,7 +299,7 @@ fn source_of(body: &[u8]) -> Option<String> {
     struct DeadLetter {
         source: String,
     }
-    serde_json::from_slice::<DeadLetter>(body).ok().map(|letter| letter.source)
+    serde_json::from_slice::<DeadLetter>(body).ok().map(|dead_letter| dead_letter.source)
 }
 
 /// Shows the progress on a terminal, nothing elsewhere.
