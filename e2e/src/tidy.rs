@@ -1,5 +1,9 @@
 //! Rules of CONTRIBUTING.md that neither the compiler nor clippy can see, kept by tests.
 
+mod lexer;
+mod structs;
+mod vocabulary;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
