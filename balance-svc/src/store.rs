@@ -47,15 +47,15 @@ pub async fn apply(
     unreadable: &[Parked],
     park: impl Fn(usize, &str) -> Parked,
 ) -> Result<Outcome, ApplyError> {
-    let mut client = pool.get().await.context("balance database")?;
-    let transaction = client.transaction().await.context("begin")?;
+    let mut client = pool.get().await.context("no connection to the balance database")?;
+    let transaction = client.transaction().await.context("cannot begin a transaction")?;
     let states = lock_and_read(&transaction, commands).await?;
     let plan = plan(commands, states)?;
     let entries = insert_entries(&transaction, &plan.entries).await?;
     let to_park = plan.to_park.into_iter().map(|(index, reason)| park(index, &reason));
     let parked: Vec<Parked> = unreadable.iter().cloned().chain(to_park).collect();
     parked::insert(&transaction, &parked).await?;
-    transaction.commit().await.context("commit")?;
+    transaction.commit().await.context("cannot commit")?;
 
     let inserted: u64 = entries.values().sum();
     let to_park = parked.len() - unreadable.len();
@@ -95,8 +95,8 @@ async fn lock_and_read(transaction: &Transaction<'_>, commands: &[&Command]) -> 
     let (users, payments): (Vec<Uuid>, Vec<Uuid>) = keys.into_iter().unzip();
     // Sent together, executed one after the other: the read's snapshot is taken when the locks are held.
     let (accounts, entries) = tokio::try_join!(
-        async { transaction.query(&lock, &[&locked]).await.context("lock accounts") },
-        async { transaction.query(&read, &[&users, &payments]).await.context("read entries") },
+        async { transaction.query(&lock, &[&locked]).await.context("cannot lock accounts") },
+        async { transaction.query(&read, &[&users, &payments]).await.context("cannot read entries") },
     )?;
     for row in accounts {
         states.available.insert(row.get(0), row.get(1));
@@ -224,7 +224,7 @@ async fn insert_entries(
     let rows = transaction
         .query(&statement, &[&users, &payments, &phases, &kinds, &amounts, &services, &reasons, &traces])
         .await
-        .context("insert entries")?;
+        .context("cannot insert entries")?;
     for row in rows {
         let unmoved: i64 = row.get(2);
         anyhow::ensure!(
@@ -245,9 +245,9 @@ pub struct Balance {
 
 /// The balance of a user; `None` for a user without an account.
 pub async fn balance(pool: &Pool, user_id: Uuid) -> anyhow::Result<Option<Balance>> {
-    let client = pool.get().await.context("balance database")?;
+    let client = pool.get().await.context("no connection to the balance database")?;
     let statement = client.prepare_cached("select available, held from accounts where user_id = $1").await?;
-    let row = client.query_opt(&statement, &[&user_id]).await.context("read balance")?;
+    let row = client.query_opt(&statement, &[&user_id]).await.context("cannot read balance")?;
     Ok(row.map(|row| Balance { available: row.get(0), held: row.get(1) }))
 }
 
@@ -271,7 +271,7 @@ const BALANCE_MAX_CONSTRAINT: &str = "accounts_balance_max";
 
 /// Credits an account once per `deposit_id`; creates the account when the user has none.
 pub async fn deposit(pool: &Pool, user_id: Uuid, deposit_id: Uuid, amount: i64) -> anyhow::Result<Deposit> {
-    let client = pool.get().await.context("balance database")?;
+    let client = pool.get().await.context("no connection to the balance database")?;
     let credit = client
         .prepare_cached(
             "with entry as (
@@ -286,7 +286,7 @@ pub async fn deposit(pool: &Pool, user_id: Uuid, deposit_id: Uuid, amount: i64) 
         .await?;
     let credited = match client.execute(&credit, &[&user_id, &deposit_id, &amount]).await {
         Err(error) if exceeds_balance_max(&error) => return Ok(Deposit::TooMuch),
-        credited => credited.context("credit")?,
+        credited => credited.context("cannot credit the deposit")?,
     };
     if credited == 1 {
         return Ok(Deposit::Credited);
@@ -294,7 +294,8 @@ pub async fn deposit(pool: &Pool, user_id: Uuid, deposit_id: Uuid, amount: i64) 
     let read = client
         .prepare_cached("select amount from ledger where user_id = $1 and payment_id = $2 and phase = 1")
         .await?;
-    let before: i64 = client.query_one(&read, &[&user_id, &deposit_id]).await.context("read deposit")?.get(0);
+    let before: i64 =
+        client.query_one(&read, &[&user_id, &deposit_id]).await.context("cannot read deposit")?.get(0);
     Ok(if before == amount { Deposit::Repeated } else { Deposit::KeyReused })
 }
 

@@ -34,7 +34,8 @@ pub struct AcceptedPayment {
 
 /// Reads columns 1 to 4: status, version, whether a cancel was requested, whether there is a reason.
 fn state(row: &Row) -> anyhow::Result<(State, i32)> {
-    let status = Status::parse(row.get(1)).context("status")?;
+    let status = Status::parse(row.get(1))
+        .context("a payment has an unknown status; database and service versions do not fit each other")?;
     let state = State {
         status,
         cancel_requested: row.get(3),
@@ -46,7 +47,7 @@ fn state(row: &Row) -> anyhow::Result<(State, i32)> {
 
 /// Records a request to cancel, by compare-and-set; `None` when this user has no such payment.
 pub async fn request_cancel(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> anyhow::Result<Option<Cancel>> {
-    let client = pool.get().await.context("payments database")?;
+    let client = pool.get().await.context("no connection to the payments database")?;
     let read = client
         .prepare_cached(
             "select payment_id, status, version, cancel_requested_at is not null, reason is not null
@@ -61,7 +62,7 @@ pub async fn request_cancel(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> any
         .await?;
     // A payment has a handful of transitions, so a lost race is soon won.
     for _ in 0..CANCEL_TRIES_MAX {
-        let row = client.query_opt(&read, &[&user_id, &payment_id]).await.context("read payment")?;
+        let row = client.query_opt(&read, &[&user_id, &payment_id]).await.context("cannot read payment")?;
         let Some(row) = row else { return Ok(None) };
         let (state, version) = state(&row)?;
         let decided = cancel(&state);
@@ -69,7 +70,7 @@ pub async fn request_cancel(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> any
         let written = client
             .execute(&write, &[&user_id, &payment_id, &version, &row_event.as_str()])
             .await
-            .context("record the request to cancel")?;
+            .context("cannot record the request to cancel")?;
         if written == 1 {
             return Ok(Some(decided));
         }
@@ -96,7 +97,7 @@ pub struct Payment {
 
 /// One payment of a user; `None` when the user has no such payment.
 pub async fn payment(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> anyhow::Result<Option<Payment>> {
-    let client = pool.get().await.context("payments database")?;
+    let client = pool.get().await.context("no connection to the payments database")?;
     let statement = client
         .prepare_cached(
             "select client_number, service_id, amount, initiated_at, expires_at, status, reason, version,
@@ -104,7 +105,7 @@ pub async fn payment(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> anyhow::Re
              from payments where user_id = $1 and payment_id = $2",
         )
         .await?;
-    let row = client.query_opt(&statement, &[&user_id, &payment_id]).await.context("read payment")?;
+    let row = client.query_opt(&statement, &[&user_id, &payment_id]).await.context("cannot read payment")?;
     Ok(row.map(|row| Payment {
         accepted: AcceptedPayment {
             user_id,
@@ -129,10 +130,10 @@ pub async fn payment(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> anyhow::Re
 
 /// The enabled payment entities: id and name, by id.
 pub async fn services(pool: &Pool) -> anyhow::Result<Vec<(String, String)>> {
-    let client = pool.get().await.context("payments database")?;
+    let client = pool.get().await.context("no connection to the payments database")?;
     let statement = client
         .prepare_cached("select service_id, name from services where enabled order by service_id")
         .await?;
-    let rows = client.query(&statement, &[]).await.context("read services")?;
+    let rows = client.query(&statement, &[]).await.context("cannot read services")?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

@@ -1,5 +1,7 @@
 //! Tests the full table of states and events, and the shared breaker.
 
+use std::time::Duration;
+
 use super::*;
 
 const PAUSE: Duration = Duration::from_secs(10);

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::breaker::Health;
 
 const ID: &str = "0198c0de-0000-7000-8000-000000000001";
 

@@ -138,7 +138,11 @@ impl Jobs {
             };
             match next {
                 Ok(Some(first)) => {
-                    let deliveries = drain(first.context("delivery")?, &mut consumer, permits.num_permits())?;
+                    let deliveries = drain(
+                        first.context("RabbitMQ broke off a delivery")?,
+                        &mut consumer,
+                        permits.num_permits(),
+                    )?;
                     self.batch(channel, deliveries, &mut permits, shutdown).await?;
                     if probes.is_some() {
                         return Ok(());
@@ -189,7 +193,7 @@ fn drain(first: Delivery, consumer: &mut Consumer, max: usize) -> anyhow::Result
     let mut deliveries = vec![first];
     while deliveries.len() < max {
         match consumer.next().now_or_never() {
-            Some(Some(delivery)) => deliveries.push(delivery.context("delivery")?),
+            Some(Some(delivery)) => deliveries.push(delivery.context("RabbitMQ broke off a delivery")?),
             // Nothing has arrived, or the stream ended, which the next wait sees.
             Some(None) | None => break,
         }
@@ -203,7 +207,7 @@ fn drain(first: Delivery, consumer: &mut Consumer, max: usize) -> anyhow::Result
 /// When the broker refuses or does not answer in time; the text names the request.
 async fn bounded<T>(what: &str, answer: impl Future<Output = lapin::Result<T>>) -> anyhow::Result<T> {
     match tokio::time::timeout(BROKER_TIMEOUT, answer).await {
-        Ok(answered) => answered.with_context(|| what.to_owned()),
+        Ok(answered) => answered.with_context(|| format!("RabbitMQ refused or broke off: {what}")),
         Err(_) => bail!("RabbitMQ did not answer within {BROKER_TIMEOUT:?}: {what}"),
     }
 }

@@ -104,7 +104,7 @@ pub async fn run(
     // The end of one of these ends everything else, in the order in which work flows.
     shutdown.cancel();
     for worker in workers {
-        worker.await.context("worker")?;
+        worker.await.context("a worker panicked; the panic is logged above")?;
     }
     calls.close();
     if tokio::time::timeout(DRAIN_TIMEOUT, calls.wait()).await.is_err() {
@@ -116,10 +116,10 @@ pub async fn run(
     drained.cancel();
     let mut writer = writer;
     if let Ok(written) = tokio::time::timeout(WRITE_TIMEOUT, &mut writer).await {
-        written.context("writer")?;
+        written.context("the writer of outcomes panicked; the panic is logged above")?;
     } else {
         abandon.cancel();
-        writer.await.context("writer")?;
+        writer.await.context("the writer of outcomes panicked; the panic is logged above")?;
     }
     served.map(|_| tracing::info!("stopped"))
 }
@@ -149,7 +149,8 @@ fn gateway(config: &Config, idle_max: usize) -> anyhow::Result<Gateway> {
 
 fn hooks(config: &Config, outcomes: &Outcomes) -> anyhow::Result<Option<Hooks>> {
     let hooks = |secret: &String| -> anyhow::Result<Hooks> {
-        let webhook = Webhook::new(secret).context("webhook secret")?;
+        let webhook =
+            Webhook::new(secret).context("the webhook secret is malformed; give one such as whsec_…")?;
         let (store, due_queue) = (outcomes.store.clone(), outcomes.due_queue.clone());
         Ok(Hooks { webhook, store, due_queue, metrics: outcomes.metrics.clone() })
     };

@@ -59,9 +59,9 @@ impl Store {
     /// Parks messages.
     pub async fn park(&self, messages: &[Parked]) -> anyhow::Result<()> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.context("begin")?;
+        let transaction = client.transaction().await.context("cannot begin a transaction")?;
         parked::insert(&transaction, messages).await?;
-        transaction.commit().await.context("commit")
+        transaction.commit().await.context("cannot commit")
     }
 
     /// The current states of charges. Charges without a row are left out.
@@ -71,7 +71,7 @@ impl Store {
         }
         let client = self.client().await?;
         let read = client.prepare_cached(READ_STATES).await?;
-        let rows = client.query(&read, &[&payments]).await.context("read states")?;
+        let rows = client.query(&read, &[&payments]).await.context("cannot read states")?;
         rows.iter().map(|row| Ok((row.get("payment_id"), state(row)?))).collect()
     }
 
@@ -80,7 +80,7 @@ impl Store {
         let client = self.client().await?;
         let ids: Vec<Uuid> = charges.iter().map(|charge| charge.payment_id).collect();
         let read = client.prepare_cached(READ_ENDED).await?;
-        let rows = client.query(&read, &[&ids]).await.context("read ended charges")?;
+        let rows = client.query(&read, &[&ids]).await.context("cannot read ended charges")?;
         let existing: HashMap<Uuid, Charge> =
             rows.iter().map(|row| (row.get("payment_id"), charge(row))).collect();
         let same =
@@ -91,7 +91,7 @@ impl Store {
     /// The identity of the database and its history: cluster, timeline (a restore or failover starts a new one), database.
     pub async fn identity(&self) -> anyhow::Result<String> {
         let client = self.client().await?;
-        Ok(client.query_one(IDENTITY, &[]).await.context("database identity")?.get(0))
+        Ok(client.query_one(IDENTITY, &[]).await.context("cannot read the identity of the database")?.get(0))
     }
 }
 

@@ -57,7 +57,8 @@ pub async fn insert(transaction: &Transaction<'_>, parked: &[Parked]) -> anyhow:
     if parked.is_empty() {
         return Ok(());
     }
-    let statement = transaction.prepare_cached(INSERT).await.context("prepare park")?;
+    let statement =
+        transaction.prepare_cached(INSERT).await.context("cannot prepare the parking of messages")?;
     let ids: Vec<&str> = parked.iter().map(|p| p.parked_id.as_str()).collect();
     let sources: Vec<&str> = parked.iter().map(|p| p.source.as_str()).collect();
     let keys: Vec<Option<&str>> = parked.iter().map(|p| p.message_key.as_deref()).collect();
@@ -68,13 +69,16 @@ pub async fn insert(transaction: &Transaction<'_>, parked: &[Parked]) -> anyhow:
     let inserted = transaction
         .execute(&statement, &[&ids, &sources, &keys, &types, &headers, &bodies, &reasons])
         .await
-        .context("park messages")?;
+        .context("cannot park messages")?;
     if inserted < parked.len() as u64 {
-        let others = transaction.prepare_cached(INSERT_OTHERS).await.context("prepare park others")?;
+        let others = transaction
+            .prepare_cached(INSERT_OTHERS)
+            .await
+            .context("cannot prepare the parking of messages under a known id")?;
         transaction
             .execute(&others, &[&ids, &sources, &keys, &types, &headers, &bodies, &reasons])
             .await
-            .context("park messages under a known id")?;
+            .context("cannot park messages under a known id")?;
     }
     for message in parked {
         tracing::error!(

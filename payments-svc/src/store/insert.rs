@@ -43,7 +43,7 @@ pub async fn insert_payments(
     payments: &[NewPayment],
     ttl: Duration,
 ) -> anyhow::Result<Vec<Acceptance>> {
-    let client = pool.get().await.context("payments database")?;
+    let client = pool.get().await.context("no connection to the payments database")?;
     let created = insert(&client, payments, ttl).await?;
     let left: Vec<&NewPayment> = payments.iter().filter(|p| !created.contains_key(&p.payment_id)).collect();
     // The key counts before the service: its payment is replayed even when the service is disabled by now.
@@ -91,7 +91,7 @@ async fn insert(client: &Client, payments: &[NewPayment], ttl: Duration) -> anyh
              returning payment_id, initiated_at, expires_at",
         )
         .await
-        .context("prepare insert")?;
+        .context("cannot prepare the insert of payments")?;
     let users: Vec<Uuid> = payments.iter().map(|p| p.user_id).collect();
     let ids: Vec<Uuid> = payments.iter().map(|p| p.payment_id).collect();
     let keys: Vec<&str> = payments.iter().map(|p| p.idempotency_key.as_str()).collect();
@@ -106,7 +106,7 @@ async fn insert(client: &Client, payments: &[NewPayment], ttl: Duration) -> anyh
             &[&users, &ids, &keys, &fingerprints, &numbers, &services, &amounts, &traces, &ttl.as_secs_f64()],
         )
         .await
-        .context("insert payments")?;
+        .context("cannot insert payments")?;
     let times = |row: &Row| CreationTimes { initiated_at: row.get(1), expires_at: row.get(2) };
     Ok(rows.iter().map(|row| (row.get(0), times(row))).collect())
 }
@@ -131,7 +131,7 @@ async fn by_key(client: &Client, payments: &[&NewPayment]) -> anyhow::Result<ByK
         .await?;
     let users: Vec<Uuid> = payments.iter().map(|p| p.user_id).collect();
     let keys: Vec<&str> = payments.iter().map(|p| p.idempotency_key.as_str()).collect();
-    let rows = client.query(&statement, &[&users, &keys]).await.context("look up idempotency keys")?;
+    let rows = client.query(&statement, &[&users, &keys]).await.context("cannot look up idempotency keys")?;
     let payment = |row: &Row| AcceptedPayment {
         user_id: row.get(0),
         payment_id: row.get(3),

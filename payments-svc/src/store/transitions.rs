@@ -45,8 +45,8 @@ pub async fn apply(
     unreadable: &[Parked],
     park: impl Fn(usize, &str) -> Parked,
 ) -> Result<Outcome, ApplyError> {
-    let mut client = pool.get().await.context("payments database")?;
-    let transaction = client.transaction().await.context("begin")?;
+    let mut client = pool.get().await.context("no connection to the payments database")?;
+    let transaction = client.transaction().await.context("cannot begin a transaction")?;
     let rows = read(&transaction, commands).await?;
     let plan = plan(commands, rows)?;
     let mut outcome = Outcome::default();
@@ -63,7 +63,7 @@ pub async fn apply(
     let to_park = plan.to_park.into_iter().map(|(index, reason)| park(index, &reason));
     let parked: Vec<Parked> = unreadable.iter().cloned().chain(to_park).collect();
     parked::insert(&transaction, &parked).await?;
-    transaction.commit().await.context("commit")?;
+    transaction.commit().await.context("cannot commit")?;
     Ok(outcome)
 }
 
@@ -92,7 +92,7 @@ async fn read(transaction: &Transaction<'_>, commands: &[&Command]) -> anyhow::R
         .await?;
     let keys: BTreeSet<(Uuid, Uuid)> = commands.iter().map(|c| (c.user_id, c.payment_id)).collect();
     let (users, payments): (Vec<Uuid>, Vec<Uuid>) = keys.into_iter().unzip();
-    let rows = transaction.query(&statement, &[&users, &payments]).await.context("read payments")?;
+    let rows = transaction.query(&statement, &[&users, &payments]).await.context("cannot read payments")?;
     rows.iter().map(payment_row).collect()
 }
 
@@ -181,7 +181,7 @@ async fn write(transaction: &Transaction<'_>, round: &[Transition<'_>]) -> anyho
     let updated = transaction
         .execute(&statement, &[&users, &payments, &versions, &statuses, &events, &reasons])
         .await
-        .context("update payments")?;
+        .context("cannot update payments")?;
     let expected = round.len() as u64;
     anyhow::ensure!(
         updated == expected,

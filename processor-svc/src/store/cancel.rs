@@ -82,7 +82,7 @@ impl Store {
             }
         }
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.context("begin")?;
+        let transaction = client.transaction().await.context("cannot begin a transaction")?;
         for _ in 0..ROUNDS_MAX {
             if open.is_empty() {
                 break;
@@ -102,7 +102,7 @@ impl Store {
             );
         }
         parked::insert(&transaction, &parked).await?;
-        transaction.commit().await.context("commit")?;
+        transaction.commit().await.context("cannot commit")?;
         Ok(answers)
     }
 
@@ -161,7 +161,7 @@ async fn read(
 ) -> anyhow::Result<HashMap<Uuid, (Charge, State)>> {
     let ids: Vec<Uuid> = open.keys().copied().collect();
     let read = client.prepare_cached(READ).await?;
-    let rows = client.query(&read, &[&ids]).await.context("read charges to cancel")?;
+    let rows = client.query(&read, &[&ids]).await.context("cannot read charges to cancel")?;
     let row = |row: &Row| Ok((row.get("payment_id"), (charge(row), state(row)?)));
     rows.iter().map(row).collect()
 }
@@ -185,6 +185,6 @@ async fn insert(client: &impl GenericClient, absent: &[CancelRequest<'_>]) -> an
             ],
         )
         .await
-        .context("insert cancelled charges")?;
+        .context("cannot insert cancelled charges")?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

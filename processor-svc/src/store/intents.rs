@@ -86,10 +86,10 @@ impl Store {
         let inserted = if unreadable.is_empty() {
             insert(&client, intents, self.lease).await?
         } else {
-            let transaction = client.transaction().await.context("begin")?;
+            let transaction = client.transaction().await.context("cannot begin a transaction")?;
             parked::insert(&transaction, unreadable).await?;
             let inserted = insert(&transaction, intents, self.lease).await?;
-            transaction.commit().await.context("commit")?;
+            transaction.commit().await.context("cannot commit")?;
             inserted
         };
         // A later statement sees the rows that the insert conflicted with. Their immutable columns show whether the
@@ -99,7 +99,7 @@ impl Store {
         let mut existing = HashMap::new();
         if !conflicting.is_empty() {
             let read = client.prepare_cached(READ_CHARGES).await?;
-            let rows = client.query(&read, &[&conflicting]).await.context("read charges")?;
+            let rows = client.query(&read, &[&conflicting]).await.context("cannot read charges")?;
             existing.extend(rows.iter().map(|row| (row.get("payment_id"), charge(row))));
         }
         intents.iter().map(|intent| admitted(intent.job, &inserted, &existing)).collect()
@@ -132,7 +132,7 @@ async fn insert(
             ],
         )
         .await
-        .context("insert intents")?;
+        .context("cannot insert intents")?;
     let answer = |row: &Row| match state(row)? {
         State::Calling { .. } => Ok(Admission::Calling),
         State::Waiting { .. } => Ok(Admission::Waiting),

@@ -226,13 +226,20 @@ impl Store {
         rows_max: usize,
     ) -> anyhow::Result<(Vec<LiveCharge>, Timestamp)> {
         let mut client = self.client().await?;
-        let transaction = client.transaction().await.context("begin")?;
-        transaction.batch_execute("set local statement_timeout = 0").await.context("scan")?;
-        let now: Timestamp = transaction.query_one("select now()", &[]).await.context("clock")?.get(0);
+        let transaction = client.transaction().await.context("cannot begin a transaction")?;
+        transaction
+            .batch_execute("set local statement_timeout = 0")
+            .await
+            .context("cannot lift the time-out of the scan")?;
+        let now: Timestamp = transaction
+            .query_one("select now()", &[])
+            .await
+            .context("cannot read the clock of the database")?
+            .get(0);
         let scan = transaction.prepare_cached(SCAN).await?;
         let limit = i64::try_from(rows_max).unwrap_or(i64::MAX);
         let rows = transaction.query(&scan, &[&from, &limit]).await.context("cannot scan the charges")?;
-        transaction.commit().await.context("commit")?;
+        transaction.commit().await.context("cannot commit")?;
         Ok((rows.iter().map(live).collect(), now))
     }
 

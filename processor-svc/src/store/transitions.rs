@@ -114,7 +114,7 @@ pub(super) async fn transit(
             ],
         )
         .await
-        .context("write transitions")?;
+        .context("cannot write transitions")?;
     Ok(moved.iter().map(|row| row.get(0)).collect())
 }
 

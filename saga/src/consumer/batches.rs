@@ -71,7 +71,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             if let Some(due) = waiting.take_due(Instant::now()) {
                 self.metrics.retries.with_label_values(&["missing"]).inc();
                 self.apply(due, &mut carried, &mut waiting)?;
-                self.consumer.resume(&self.consumer.assignment()?).context("resume")?;
+                self.consumer.resume(&self.consumer.assignment()?).context("cannot resume partitions")?;
             }
             self.metrics.waiting.set(waiting.len() as i64);
         }
@@ -89,7 +89,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             return Ok(());
         }
         waiting.keep_only(&self.consumer.assignment()?);
-        self.consumer.pause(&waiting.partitions()).context("pause")
+        self.consumer.pause(&waiting.partitions()).context("cannot pause partitions")
     }
 
     fn next_batch(
@@ -226,7 +226,9 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             match attempt() {
                 Attempt::End(verdict) => {
                     if paused {
-                        self.consumer.resume(&self.consumer.assignment()?).context("resume")?;
+                        self.consumer
+                            .resume(&self.consumer.assignment()?)
+                            .context("cannot resume partitions")?;
                     }
                     return Ok(verdict);
                 }
@@ -255,7 +257,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                 return Ok(true);
             }
             // Repeated, since a rebalance brings partitions that are not paused.
-            self.consumer.pause(&self.consumer.assignment()?).context("pause")?;
+            self.consumer.pause(&self.consumer.assignment()?).context("cannot pause partitions")?;
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Ok(false);
@@ -278,7 +280,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                 Ok(()) => {}
                 // The partition was revoked meanwhile. Its new owner repeats the records.
                 Err(KafkaError::StoreOffset(RDKafkaErrorCode::State)) => {}
-                Err(error) => return Err(error).context("store offset"),
+                Err(error) => return Err(error).context("cannot store an offset"),
             }
         }
         Ok(())

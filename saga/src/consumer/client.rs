@@ -50,7 +50,7 @@ pub(super) fn subscribe(subscription: &Subscription, poll_max: Duration) -> anyh
     }
     let consumer: BaseConsumer = config.create().context("cannot create the Kafka client")?;
     let topics: Vec<&str> = subscription.topics.iter().map(String::as_str).collect();
-    consumer.subscribe(&topics).context("subscribe")?;
+    consumer.subscribe(&topics).context("cannot subscribe to the topics")?;
     Ok(consumer)
 }
 
