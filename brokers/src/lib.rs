@@ -95,7 +95,7 @@ impl Brokers {
     /// When the variable is not set; and as [`Brokers::read`].
     pub fn from_env(variable: &str) -> Result<Self> {
         let file = std::env::var(variable).with_context(|| {
-            format!("{variable} is not set: run this by `cargo stack`, or source .stack/env")
+            format!("{variable} is not set, so Kafka cannot be reached: run this by `cargo stack`, or `. .stack/env` first")
         })?;
         Self::read(&file)
     }

@@ -52,7 +52,7 @@ impl Properties {
             let refused = |why: String| format!("{file}, line {}: {why}", number + 1);
             let (key, value) = pair(line).map_err(refused)?;
             if properties.insert(key.to_owned(), value.to_owned()).is_some() {
-                return Err(refused(format!("`{key}` stands there twice")));
+                return Err(refused(format!("`{key}` is given twice; remove one of the lines")));
             }
         }
         Ok(Self(properties))
@@ -69,15 +69,17 @@ impl Properties {
 
 /// The key and the value of a line. The errors contain neither the line nor the value: either may be a password.
 fn pair(line: &str) -> Result<(&str, &str), String> {
-    let (key, value) = line.split_once('=').ok_or("is not of the form key=value")?;
+    let (key, value) =
+        line.split_once('=').ok_or("is not of the form key=value; write one property a line")?;
     let (key, value) = (key.trim(), value.trim());
     if !key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'.') || key.is_empty() {
-        return Err("does not begin with the name of a property of librdkafka".to_owned());
+        return Err(
+            "does not begin with the name of a property of librdkafka, such as sasl.username".to_owned()
+        );
     }
     if key == "sasl.jaas.config" {
         return Err(
-            "`sasl.jaas.config` is a property of Kafka's Java clients; librdkafka has sasl.username and \
-                    sasl.password"
+            "`sasl.jaas.config` is a property of Kafka's Java clients; give sasl.username and sasl.password instead"
                 .to_owned(),
         );
     }
@@ -90,9 +92,11 @@ fn pair(line: &str) -> Result<(&str, &str), String> {
     match ClientConfig::new().set(key, value).create_native_config() {
         Ok(_) => Ok((key, value)),
         Err(error) if error.to_string().contains("No such configuration property") => {
-            Err(format!("librdkafka has no property `{key}`"))
+            Err(format!("librdkafka has no property `{key}`; check its spelling"))
         }
-        Err(_) => Err(format!("`{key}` cannot have this value")),
+        Err(_) => {
+            Err(format!("`{key}` cannot have this value; librdkafka's CONFIGURATION.md lists its values"))
+        }
     }
 }
 
@@ -128,7 +132,7 @@ mod tests {
             assert!(!said.contains("hunter2"), "{said}");
         }
         let said = Properties::parse("f", "sasl.username=a\nsasl.username=b\n").unwrap_err();
-        assert_eq!(said, "f, line 2: `sasl.username` stands there twice");
+        assert_eq!(said, "f, line 2: `sasl.username` is given twice; remove one of the lines");
         assert!(Properties::read("/nowhere").unwrap_err().contains("cannot read /nowhere"));
     }
 }
