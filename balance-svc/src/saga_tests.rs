@@ -130,7 +130,7 @@ mod money {
     }
 
     proptest! {
-        /// Whatever comes, in whatever order and however often: no money is made, lost or overdrawn, and what is
+        /// For every sequence of events, in any order and with repeats: no money is made, lost or overdrawn, and what is
         /// captured is what was held, for whom it was held.
         #[test]
         fn is_conserved(deposit in 0..200_i64, events in prop::collection::vec((0..6_u8, event()), 0..60)) {

@@ -2,7 +2,7 @@
 //!
 //! * 429 and 503 carry `Retry-After`, 401 a challenge.
 
-use listener::{Reason, Refused};
+use listener::{Reason, Refusal};
 use serde_json::{Value, json};
 use warp::Rejection;
 use warp::http::StatusCode;
@@ -10,9 +10,9 @@ use warp::http::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use warp::reply::{Reply, Response};
 
 /// The answer to a request that was refused before any route ran.
-pub fn refuse(refused: &Refused) -> Response {
-    let mut response = problem(refused.reason.status().as_u16(), refused.reason.as_str(), &refused.detail);
-    if refused.reason == Reason::Unauthorized {
+pub fn refuse(refusal: &Refusal) -> Response {
+    let mut response = problem(refusal.reason.status().as_u16(), refusal.reason.as_str(), &refusal.detail);
+    if refusal.reason == Reason::Unauthorized {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
@@ -44,8 +44,8 @@ pub fn problem_response(status: u16, document: &Value) -> Response {
 /// Turns a rejection by warp into a problem document.
 pub async fn recover(rejection: Rejection) -> Result<Response, Rejection> {
     use warp::reject::{LengthRequired, PayloadTooLarge};
-    if let Some(refused) = listener::refusal(&rejection) {
-        return Ok(refuse(&refused));
+    if let Some(refusal) = listener::refusal(&rejection) {
+        return Ok(refuse(&refusal));
     }
     Ok(if rejection.find::<PayloadTooLarge>().is_some() {
         problem(413, "too-large", "The body is too large.")

@@ -79,7 +79,7 @@ fn connection(
     let warp = TowerToHyperService::new(warp::service(routes.clone()));
     let audience = audience.clone();
     let service = hyper::service::service_fn(move |request| {
-        let render = |refused| crate::problem::refuse(&refused);
+        let render = |refusal| crate::problem::refuse(&refusal);
         let reply = listener::serve::answer(warp.clone(), audience.clone(), render, request);
         async move {
             let response: Response = match reply.await {

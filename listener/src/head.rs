@@ -10,7 +10,7 @@ use warp::http::request::Parts;
 use warp::http::uri::Authority;
 use warp::http::{Uri, Version};
 
-use crate::{Reason, Refused};
+use crate::{Reason, Refusal};
 
 /// The minimum that RFC 9110 (section 4.1) requires of every recipient.
 const TARGET_CHARS_MAX: usize = 8_000;
@@ -31,24 +31,24 @@ const GIVEN_ONCE: [(&str, &str); 8] = [
 ///
 /// # Errors
 /// When a rule is broken.
-pub fn check(parts: &Parts) -> Result<(), Refused> {
+pub fn check(parts: &Parts) -> Result<(), Refusal> {
     check_host(parts.version, &parts.headers)?;
     for (name, spelled) in GIVEN_ONCE {
         if parts.headers.get_all(name).iter().nth(1).is_some() {
-            return Err(Refused::field(spelled, "is given more than once"));
+            return Err(Refusal::field(spelled, "is given more than once"));
         }
     }
     check_target(&parts.uri)?;
     let coded = parts.headers.get_all(CONTENT_ENCODING).iter().any(|coding| !is_identity(coding));
     if coded {
-        return Err(Refused::new(Reason::MediaType, "The body must come without a content coding."));
+        return Err(Refusal::new(Reason::MediaType, "The body must come without a content coding."));
     }
     Ok(())
 }
 
-fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Refused> {
+fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Refusal> {
     let mut hosts = headers.get_all(HOST).iter();
-    let refuse = |detail: &str| Err(Refused::new(Reason::Malformed, detail));
+    let refuse = |detail: &str| Err(Refusal::new(Reason::Malformed, detail));
     match (hosts.next(), hosts.next()) {
         (None, _) if version < Version::HTTP_11 => Ok(()),
         (None, _) => refuse("Since HTTP/1.1 a request has a Host header."),
@@ -71,14 +71,14 @@ pub(crate) fn authority(host: &HeaderValue) -> Option<Authority> {
     (is_port && is_host).then_some(authority)
 }
 
-fn check_target(target: &Uri) -> Result<(), Refused> {
+fn check_target(target: &Uri) -> Result<(), Refusal> {
     let length = target.path_and_query().map_or(0, |path| path.as_str().len());
     if length > TARGET_CHARS_MAX {
         let detail = format!("A path and its query have at most {TARGET_CHARS_MAX} characters.");
-        return Err(Refused::new(Reason::UriTooLong, detail));
+        return Err(Refusal::new(Reason::UriTooLong, detail));
     }
     if target.path().len() > 1 && target.path().ends_with('/') {
-        return Err(Refused::new(Reason::NotFound, "No path of ours ends with a slash."));
+        return Err(Refusal::new(Reason::NotFound, "No path of ours ends with a slash."));
     }
     Ok(())
 }
@@ -98,7 +98,7 @@ mod tests {
         for (name, value) in headers {
             request = request.header(*name, HeaderValue::from_bytes(value).unwrap());
         }
-        check(&request.body(()).unwrap().into_parts().0).map_err(|refused| refused.reason)
+        check(&request.body(()).unwrap().into_parts().0).map_err(|refusal| refusal.reason)
     }
 
     #[test]

@@ -28,7 +28,7 @@ use warp::http::StatusCode;
 pub enum Reason {
     /// The request is no valid HTTP (RFC 9112).
     Malformed,
-    /// One field is wrong; [`Refused::field`] names it.
+    /// One field is wrong; [`Refusal::field`] names it.
     Validation,
     /// Writing needs a token, which is missing or wrong.
     Unauthorized,
@@ -66,14 +66,14 @@ impl Reason {
 
 /// A refusal, before it is rendered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refused {
+pub struct Refusal {
     pub reason: Reason,
     /// The header that is wrong, as its specification spells it.
     pub field: Option<&'static str>,
     pub detail: String,
 }
 
-impl Refused {
+impl Refusal {
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, field: None, detail: detail.into() }
     }
@@ -83,4 +83,4 @@ impl Refused {
     }
 }
 
-impl warp::reject::Reject for Refused {}
+impl warp::reject::Reject for Refusal {}

@@ -9,16 +9,16 @@ use warp::Filter;
 use warp::http::{HeaderValue, Method};
 use warp::reject::{Reject, Rejection};
 
-use crate::{Reason, Refused};
+use crate::{Reason, Refusal};
 
 /// The methods of the path of one request, as far as routes have run, and whether its caller may write.
 pub(crate) struct Offer {
     methods: Mutex<Vec<Method>>,
-    writing: Result<(), Refused>,
+    writing: Result<(), Refusal>,
 }
 
 impl Offer {
-    pub(crate) fn new(writing: Result<(), Refused>) -> Self {
+    pub(crate) fn new(writing: Result<(), Refusal>) -> Self {
         Self { methods: Mutex::default(), writing }
     }
 
@@ -95,10 +95,10 @@ fn judge(methods: &[Method], guarded: bool, asked: &Method, offer: Option<&Offer
 }
 
 /// The refusal in a rejection. A refusal to write precedes "not this method", which comes from routes with the same path.
-pub fn refusal(rejection: &Rejection) -> Option<Refused> {
-    if let Some(refused) = rejection.find::<Refused>() {
-        return Some(refused.clone());
+pub fn refusal(rejection: &Rejection) -> Option<Refusal> {
+    if let Some(refusal) = rejection.find::<Refusal>() {
+        return Some(refusal.clone());
     }
     let not_offered = rejection.find::<NotOffered>();
-    not_offered.map(|_| Refused::new(Reason::MethodNotAllowed, "This method is not offered here."))
+    not_offered.map(|_| Refusal::new(Reason::MethodNotAllowed, "This method is not offered here."))
 }

@@ -19,7 +19,7 @@ use warp::http::uri::Authority;
 use warp::http::{Method, Uri};
 
 use crate::head::authority;
-use crate::{Reason, Refused};
+use crate::{Reason, Refusal};
 
 /// Shorter ones can be guessed.
 const TOKEN_CHARS_MIN: usize = 16;
@@ -39,7 +39,7 @@ pub struct Operators {
     pub admin_hosts: Vec<Name>,
 }
 
-/// Who is served.
+/// The callers that a listener admits.
 #[derive(Clone, Debug)]
 pub enum Audience {
     /// Anyone. The routes decide who may do what.
@@ -54,7 +54,7 @@ impl Audience {
     }
 
     /// Whether a request with this head is admitted.
-    pub(crate) fn admit(&self, parts: &Parts) -> Result<(), Refused> {
+    pub(crate) fn admit(&self, parts: &Parts) -> Result<(), Refusal> {
         match self {
             Self::Anyone => Ok(()),
             Self::Operators(operators) => operators.admit(parts),
@@ -62,7 +62,7 @@ impl Audience {
     }
 
     /// Whether its caller may write.
-    pub(crate) fn may_write(&self, parts: &Parts) -> Result<(), Refused> {
+    pub(crate) fn may_write(&self, parts: &Parts) -> Result<(), Refusal> {
         match self {
             Self::Anyone => Ok(()),
             Self::Operators(operators) => operators.may_write(parts),
@@ -71,13 +71,13 @@ impl Audience {
 }
 
 impl Operators {
-    fn admit(&self, parts: &Parts) -> Result<(), Refused> {
+    fn admit(&self, parts: &Parts) -> Result<(), Refusal> {
         let host = parts.headers.get(HOST).and_then(authority);
         // A request to a proxy has the whole URI; then both names count.
         let called = host.iter().chain(parts.uri.authority());
         let mut called = called.peekable();
         if called.peek().is_none() {
-            return Err(Refused::new(
+            return Err(Refusal::new(
                 Reason::Misdirected,
                 "The request has no Host. Call the admin listener by one of its names.",
             ));
@@ -87,12 +87,12 @@ impl Operators {
                 "{:.100} is no name of this listener. Add it to ADMIN_HOSTS, or call the listener by a known name.",
                 other.as_str()
             );
-            return Err(Refused::new(Reason::Misdirected, detail));
+            return Err(Refusal::new(Reason::Misdirected, detail));
         }
         match parts.headers.get(ORIGIN) {
             Some(origin) if !is_own(origin, host.as_ref()) => {
                 let detail = "A web page of another origin made the request. Use a page of this listener, or a client that sends no Origin.";
-                Err(Refused::new(Reason::ForeignOrigin, detail))
+                Err(Refusal::new(Reason::ForeignOrigin, detail))
             }
             Some(_) | None => Ok(()),
         }
@@ -102,18 +102,18 @@ impl Operators {
         is_loopback(called.host()) || self.admin_hosts.iter().any(|name| name.is(called))
     }
 
-    fn may_write(&self, parts: &Parts) -> Result<(), Refused> {
+    fn may_write(&self, parts: &Parts) -> Result<(), Refusal> {
         let Some(token) = self.admin_token.as_ref().or(self.admin_token_file.as_ref()) else {
             let detail = "No ADMIN_TOKEN is configured, so nobody may write. Configure one to write.";
-            return Err(Refused::new(Reason::Forbidden, detail));
+            return Err(Refusal::new(Reason::Forbidden, detail));
         };
         if !parts.headers.get(AUTHORIZATION).is_some_and(|given| token.is_in(given)) {
             let detail = "The token is missing or wrong. Send `Authorization: Bearer` and the ADMIN_TOKEN.";
-            return Err(Refused::new(Reason::Unauthorized, detail));
+            return Err(Refusal::new(Reason::Unauthorized, detail));
         }
         if parts.method != Method::DELETE && !parts.headers.contains_key(CONTENT_TYPE) {
             let detail = "The request has no Content-Type. Send the type of its body.";
-            return Err(Refused::new(Reason::MediaType, detail));
+            return Err(Refusal::new(Reason::MediaType, detail));
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ fn a_listener_answers_to_its_names() {
     ] {
         let verdict = known.admit(&parts("GET", "/", &[("host", host)]));
         assert_eq!(
-            verdict.map_err(|refused| refused.reason),
+            verdict.map_err(|refusal| refusal.reason),
             if admitted { Ok(()) } else { Err(Reason::Misdirected) },
             "{host}"
         );
@@ -74,7 +74,7 @@ fn a_page_of_another_origin_is_not_answered() {
     ] {
         for method in ["GET", "POST"] {
             let head = parts(method, "/", &[("host", "localhost:9600"), ("origin", origin)]);
-            let verdict = operators(Some(TOKEN), &[]).admit(&head).map_err(|refused| refused.reason);
+            let verdict = operators(Some(TOKEN), &[]).admit(&head).map_err(|refusal| refusal.reason);
             assert_eq!(verdict, if admitted { Ok(()) } else { Err(Reason::ForeignOrigin) }, "{origin}");
         }
     }
@@ -108,7 +108,7 @@ fn who_writes_shows_the_token_and_says_what() {
     ];
     for (method, token, headers, verdict) in cases {
         let found = operators(token, &[]).may_write(&parts(method, "/", &headers));
-        assert_eq!(found.map_err(|refused| refused.reason), verdict, "{method} {token:?} {headers:?}");
+        assert_eq!(found.map_err(|refusal| refusal.reason), verdict, "{method} {token:?} {headers:?}");
     }
 }
 

@@ -21,7 +21,7 @@ use warp::http::{Method, Request, StatusCode};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
-use crate::Refused;
+use crate::Refusal;
 use crate::head;
 use crate::methods::Offer;
 use crate::operators::Audience;
@@ -43,7 +43,7 @@ pub async fn serve<F, R>(
     listener: TcpListener,
     routes: F,
     audience: Audience,
-    render: fn(Refused) -> Response,
+    render: fn(Refusal) -> Response,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()>
 where
@@ -81,15 +81,15 @@ where
 pub async fn answer<S>(
     routes: S,
     audience: Audience,
-    render: fn(Refused) -> Response,
+    render: fn(Refusal) -> Response,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible>
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
     let (mut parts, body) = request.into_parts();
-    if let Err(refused) = head::check(&parts).and_then(|()| audience.admit(&parts)) {
-        return Ok(render(refused));
+    if let Err(refusal) = head::check(&parts).and_then(|()| audience.admit(&parts)) {
+        return Ok(render(refusal));
     }
     let offer = Arc::new(Offer::new(audience.may_write(&parts)));
     parts.extensions.insert(offer.clone());

@@ -59,7 +59,7 @@ pub enum Event {
     DeadlinePassed,
 }
 
-/// How a call ended.
+/// The outcome of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     Succeeded {
@@ -79,7 +79,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Why it is none yet.
+    /// The cause of an outcome that is not definite.
     pub fn cause(&self) -> Option<&Cause> {
         match self {
             Outcome::NotSent { why } | Outcome::Unknown { why } => Some(why),
@@ -88,7 +88,7 @@ impl Outcome {
     }
 }
 
-/// What an inquiry found.
+/// The finding of an inquiry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
     Succeeded {
@@ -107,7 +107,7 @@ pub enum Finding {
 }
 
 impl Finding {
-    /// Why nothing was found out.
+    /// The cause of an inquiry without a finding.
     pub fn cause(&self) -> Option<&Cause> {
         match self {
             Finding::Unavailable { why } => Some(why),
@@ -116,30 +116,30 @@ impl Finding {
     }
 }
 
-/// What to do about it.
+/// The step that an event causes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// The first row of this charge.
     Insert(To),
     /// A transition, which is published if its status is.
     Move(To),
-    /// Still unknown, and an inquiry is due.
+    /// The charge is still unknown, and an inquiry is due.
     Inquire,
-    /// Still unknown after an inquiry: the next one later.
+    /// The charge is still unknown after an inquiry; the next one follows later.
     InquireLater,
-    /// Nothing: it is so already (a duplicate, or something that no longer matters).
+    /// Nothing changes: the event is a duplicate, or no longer matters.
     Already,
-    /// Nothing: it comes too late; the payment goes its way.
+    /// Nothing changes: the request comes too late.
     TooLate,
-    /// Nothing: it is about an attempt that is over.
+    /// Nothing changes: the event is about an earlier attempt.
     Stale,
-    /// The gateway contradicts what it said before, or what was proved. Nothing is done; people are alerted.
+    /// Nothing changes, and an alarm is raised: the gateway contradicts an earlier answer, or a proof.
     Contradiction,
-    /// Cannot happen. Nothing is done; people are alerted.
+    /// Nothing changes, and an alarm is raised: the event is impossible in this state.
     Illegal,
 }
 
-/// The state a step leads to, with what goes into the row.
+/// The new state of a charge, with the columns that it sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum To {
     Waiting { attempt: i32, why: Cause },

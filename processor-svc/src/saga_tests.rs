@@ -162,7 +162,7 @@ fn attempt(state: State) -> i32 {
 }
 
 proptest! {
-    /// Whatever happens in whatever order: what ended stays so, what may have been called is never released
+    /// On every path: a terminal charge stays so, a charge that may have been called is never released
     /// but on a decline, and a charge succeeds only when the gateway says so.
     #[test]
     fn no_path_releases_what_may_have_been_charged(picks in proptest::collection::vec((0usize..32, 1..6i32), 0..60)) {

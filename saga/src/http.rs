@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
-use listener::Refused;
+use listener::Refusal;
 pub use listener::json::read as read_json;
 pub use listener::{Audience, Operators, get, post};
 use prometheus::{Encoder, Registry, TextEncoder};
@@ -44,7 +44,7 @@ where
     F: Filter<Extract = (R,), Error = Rejection> + Clone + Send + Sync + 'static,
     R: Reply + 'static,
 {
-    let render = |refused: Refused| Problem::from(refused).into_response();
+    let render = |refusal: Refusal| Problem::from(refusal).into_response();
     listener::serve(socket, routes.recover(recover), audience, render, shutdown).await
 }
 

@@ -3,7 +3,7 @@
 //! * Types are stable, so that a client may branch on them.
 //! * `docs/problems.md` explains each type.
 
-use listener::{Reason, Refused};
+use listener::{Reason, Refusal};
 use serde::Serialize;
 use strum::VariantArray;
 use warp::http::StatusCode;
@@ -175,11 +175,11 @@ impl Problem {
     }
 }
 
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
-        match refused.field {
-            Some(name) => Self::field(name, refused.detail),
-            None => Self::new(refused.reason.into(), refused.detail),
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match refusal.field {
+            Some(name) => Self::field(name, refusal.detail),
+            None => Self::new(refusal.reason.into(), refusal.detail),
         }
     }
 }
@@ -232,8 +232,8 @@ pub async fn recover(rejection: Rejection) -> Result<Problem, Rejection> {
     if let Some(problem) = rejection.find::<Problem>() {
         return Ok(problem.clone());
     }
-    if let Some(refused) = listener::refusal(&rejection) {
-        return Ok(refused.into());
+    if let Some(refusal) = listener::refusal(&rejection) {
+        return Ok(refusal.into());
     }
     let kind = if rejection.find::<reject::InvalidQuery>().is_some()
         || rejection.find::<reject::InvalidHeader>().is_some()

@@ -1,4 +1,4 @@
-//! Events that contradict the ledger or themselves, produced for a whole balance-svc: each is set aside, no money
+//! Events that contradict the ledger or themselves, produced for a whole balance-svc: each is parked, no money
 //! moves, and the hold stays until a result comes that agrees with it.
 
 use saga::contract::{PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};

@@ -23,7 +23,7 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A service on a database, topics and a group of its own.
 pub struct Service {
     pub ledger: Ledger,
-    /// Where its admin listener is.
+    /// The address of its admin listener.
     pub admin: SocketAddr,
     prefix: String,
     producer: BaseProducer,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
-use listener::{Audience, Reason, Refused};
+use listener::{Audience, Reason, Refusal};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use warp::http::{Response, StatusCode};
@@ -47,12 +47,12 @@ pub async fn serve(
 
 async fn recover(rejection: Rejection) -> Result<Response<Vec<u8>>, Rejection> {
     let refused = listener::refusal(&rejection);
-    let refused = refused.unwrap_or_else(|| Refused::new(Reason::NotFound, "There is no such resource."));
+    let refused = refused.unwrap_or_else(|| Refusal::new(Reason::NotFound, "There is no such resource."));
     Ok(refuse(&refused))
 }
 
 /// RFC 9457.
-fn refuse(refused: &Refused) -> Response<Vec<u8>> {
+fn refuse(refused: &Refusal) -> Response<Vec<u8>> {
     let (kind, status) = (refused.reason.as_str(), refused.reason.status());
     let body = serde_json::json!({
         "type": format!("urn:cdc-relay:problem:{kind}"),

@@ -1,4 +1,4 @@
-//! What changes in the middle of a run, and soft declines.
+//! Changes of the behaviour in the middle of a run, and soft declines.
 
 use serde_json::json;
 

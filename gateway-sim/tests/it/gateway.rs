@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-/// What the operators of a test's gateway show.
+/// The token of the operators of a test's gateway.
 const ADMIN_TOKEN: &str = "the-token-of-a-test";
 
 pub struct Gateway {

@@ -1,4 +1,4 @@
-//! Events that contradict a payment's row or themselves, produced for a whole payments-svc: each is set aside, and
+//! Events that contradict a payment's row or themselves, produced for a whole payments-svc: each is parked, and
 //! the payment stays where it is.
 
 use std::time::{Duration, Instant};

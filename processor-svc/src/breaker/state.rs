@@ -25,7 +25,7 @@ pub enum State {
     HalfOpen { under_way: u32, answered: u32 },
 }
 
-/// What the end of a call says about the health of the gateway.
+/// The health of the gateway that the end of a call shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     /// The gateway answered; a decline is an answer.

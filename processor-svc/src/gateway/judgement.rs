@@ -60,7 +60,7 @@ pub fn judge_call(charge: &Charge, reply: &GatewayReply) -> Outcome {
     Outcome::Unknown { why: cause }
 }
 
-/// What an outcome says about the health of the gateway. An answer without an outcome that is not about health (a
+/// The health of the gateway that an outcome shows. An answer without an outcome that is not about health (a
 /// retryable decline, another call in progress, a contradiction) does not count.
 pub fn health(outcome: &Outcome) -> Health {
     match outcome {

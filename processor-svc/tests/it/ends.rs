@@ -1,7 +1,7 @@
 //! Processes that end between any two effects, with charges of every form under way: the next ones bring
 //! everything to its end. What succeeded was charged exactly once, and nothing else was.
 //!
-//! Each place is met twice: at once, and after it was passed some times, in the middle of a batch.
+//! Each failpoint is hit twice: at once, and after it was passed some times, in the middle of a batch.
 
 use std::collections::HashMap;
 use std::os::unix::process::ExitStatusExt;
@@ -61,7 +61,7 @@ const DECLINED: [&str; 9] = [
     "1-decline-soft100",
 ];
 
-/// What is known of a charge before it is made.
+/// The form of a charge, which is known before it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Form {
     Charged,

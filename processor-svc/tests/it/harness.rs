@@ -107,7 +107,7 @@ impl Database {
     }
 }
 
-/// What the operators of a test's gateway show.
+/// The token of the operators of a test's gateway.
 pub const ADMIN_TOKEN: &str = "the-token-of-a-test";
 
 /// An in-process gateway on a port and ledger of its own.
@@ -263,7 +263,7 @@ impl Processor {
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 
-    /// What a person would have to look at.
+    /// The alarms that an operator would have to look at.
     pub async fn alarms(&self) -> Vec<String> {
         let (_, text) = self.get("/metrics").await;
         let alarms = text.lines().filter(|line| line.starts_with("processor_alarms_total{"));

@@ -16,7 +16,7 @@ use crate::queue::{Queue, with_queue};
 const ENDED: &str = "processor_jobs_total{result=\"ended\"}";
 const ALREADY: &str = "processor_jobs_total{result=\"already\"}";
 
-/// What Redis holds of these charges.
+/// The entries of these charges in Redis.
 pub struct Known {
     redis: MultiplexedConnection,
     keys: Vec<String>,

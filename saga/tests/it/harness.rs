@@ -25,7 +25,7 @@ fn brokers() -> String {
         .expect("KAFKA_BROKERS is not set: run `cargo stack test`, or `. .stack/env` after `cargo stack up`")
 }
 
-/// What a subscriber did, and how it is to fail.
+/// The effects of a subscriber, and how it is to fail.
 #[derive(Default)]
 pub struct SubscriberState {
     /// Events applied, in order.

@@ -14,7 +14,7 @@ fn missing_timeout(missing: Duration) -> Limits {
     Limits { missing, ..Limits::default() }
 }
 
-/// What makes the row comes later, on another topic: published again after the event that it led to. Were the other topic
+/// The event that makes the row comes later, on another topic, published again after its effect. Were the other topic
 /// not read on, both would wait for each other until the event is parked.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_waits_for_the_one_that_makes_its_row_on_another_topic() {
@@ -34,7 +34,7 @@ async fn an_event_waits_for_the_one_that_makes_its_row_on_another_topic() {
     assert_eq!((topics.committed("causes", 0), topics.committed("effects", 0)), (Some(3), Some(4)));
 }
 
-/// Of one batch: what is behind it in its partition waits with it, the rest goes on.
+/// In one batch, the records behind it in its partition wait with it. The others go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_row_holds_up_its_own_partition_and_no_other() {
     let topics = Topics::new(&[("t", 2)]).await;

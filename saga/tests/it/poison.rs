@@ -1,4 +1,4 @@
-//! What can never be applied is found, parked alone, and does not hold up the rest.
+//! Poison records: each is found, parked alone, and does not hold up the others.
 
 use std::collections::HashMap;
 
