@@ -243,7 +243,7 @@ async fn read(
         let ready = || {
             let _ = begin.send(());
         };
-        let totals = reader::read(&reading, show, (&to, &asked), ready);
+        let totals = reader::read(&reading, show, &to, &asked, ready);
         to.end();
         let _ = done.send(totals);
     })?;

@@ -26,7 +26,7 @@ fn dead_letter(destination: &str, key: Option<&str>, commit: u64) -> String {
 
 /// The topic, from offset 0 on.
 type Topic = Vec<String>;
-/// What is halted, by destination.
+/// The halted keys, by destination.
 type Left = Vec<(String, Extent)>;
 
 fn topic(dead_letters: &[(&str, Option<&str>, u64)]) -> Topic {
@@ -67,7 +67,7 @@ fn carry_out(order: &ReleaseOrder, topic: &mut Topic, bad: &[usize]) -> Vec<usiz
     emitted
 }
 
-/// What is halted in `T` and `U` after all that the topic says.
+/// The halted keys of `T` and `U` after the whole topic.
 fn left(topic: &Topic) -> Left {
     halted(topic).extents().map(|(name, extent)| (name.to_owned(), extent.clone())).collect()
 }

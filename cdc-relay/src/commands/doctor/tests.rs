@@ -141,7 +141,7 @@ fn checkpoint() -> Checkpoint {
     }
 }
 
-/// What is not fine, as (severity, check).
+/// The findings that are not fine, as (severity, check).
 fn found(facts: &Facts) -> Vec<(Severity, &'static str)> {
     let routes = Routes::parse(ROUTES, |_| None).expect("routes");
     let routed = (&routes, &routes.sources[0]);
@@ -199,7 +199,7 @@ fn partitioned(facts: &mut Facts, key: Option<&str>) {
 
 type Row = (fn(&mut Facts), Severity, &'static str);
 
-/// What is broken, and what is said of it.
+/// A broken fact, and the finding for it.
 const BROKEN: &[Row] = &[
     (|f| f.version = 130_000, Warning, "server.version"),
     (|f| set(f, "wal_level", "replica"), WouldNotWork, "server.wal_level"),

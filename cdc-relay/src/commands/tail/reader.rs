@@ -68,7 +68,7 @@ pub struct Reading {
     pub limit: Option<u64>,
 }
 
-/// What was read, and how the server would have to be set up to say more.
+/// The number of transactions and changes.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Totals {
     pub transactions: u64,
@@ -79,7 +79,8 @@ pub struct Totals {
 pub fn read(
     reading: &Reading,
     show: Show,
-    (output, stop): (&Output, &Stop),
+    output: &Output,
+    stop: &Stop,
     ready: impl FnOnce(),
 ) -> Result<Totals> {
     let mut session = Session::connect(&reading.database)?;

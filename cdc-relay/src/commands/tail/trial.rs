@@ -101,7 +101,7 @@ pub fn obstacle(facts: &Facts, own_publication: bool) -> Option<String> {
     }
     if wal_level != "logical" {
         return Some(format!(
-            "wal_level is {wal_level}, so the log does not say which rows change. As a superuser:\n  \
+            "wal_level is {wal_level}, so the WAL does not contain the changed rows. As a superuser:\n  \
              alter system set wal_level = logical;\n\
              then restart Postgres. (Amazon RDS and Aurora: rds.logical_replication = 1 in the parameter group; \
              Cloud SQL and AlloyDB: the flag logical_decoding = on; Azure: wal_level in the server parameters.)"
@@ -109,7 +109,7 @@ pub fn obstacle(facts: &Facts, own_publication: bool) -> Option<String> {
     }
     if !facts.replication {
         return Some(format!(
-            "role {role} may not read the log. As a superuser:\n  alter role {quoted} replication;\n\
+            "role {role} may not read the WAL. As a superuser:\n  alter role {quoted} replication;\n\
              (Amazon RDS: grant rds_replication to {quoted}.)",
             quoted = sql::identifier(role)
         ));
@@ -158,7 +158,7 @@ pub fn plan(facts: &Facts, wanted: &[TableName], name: &str) -> Result<Plan> {
     let mut plan = Plan { names: vec![name.to_owned()], statements: Vec::new(), notes: Vec::new() };
     plan.statements
         .push(format!("create publication {name} for {of} with (publish = 'insert, truncate'{how})"));
-    // Of everything also without a table: those that are made later join it.
+    // For everything it is created even without a table: later tables join it.
     if everything || !identified.is_empty() {
         let second = format!("{name}{CHANGES}");
         let of =
@@ -203,7 +203,7 @@ fn cannot_publish(facts: &Facts, tables: &[Table]) -> String {
     let why = if facts.may_publish { "owns none of the tables" } else { "may not create a publication here" };
     let list = tables.iter().take(3).map(Table::sql).collect::<Vec<_>>().join(", ");
     format!(
-        "role {role} {why}, and the log is read through a publication. Let the owner make one, and name it:\n  \
+        "role {role} {why}, and the WAL is read through a publication. Let the owner make one, and name it:\n  \
          create publication cdc_relay for table {list};\n  cdc-relay tail … --publication cdc_relay"
     )
 }

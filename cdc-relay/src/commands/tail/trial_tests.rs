@@ -1,4 +1,4 @@
-//! What is published for a look, by what the role may do.
+//! Tests which tables a tail publishes, by the rights of its role.
 
 use super::*;
 

@@ -112,7 +112,7 @@ pub fn execute(config: &ReplayConfig) -> Outcome {
         return Ok(Ending::Bad);
     }
     let since = Instant::now();
-    let summary = work(config, selection, (routes, &source))?;
+    let summary = work(config, selection, routes, &source)?;
     report(config, &summary, since.elapsed())
 }
 
@@ -121,7 +121,8 @@ pub fn execute(config: &ReplayConfig) -> Outcome {
 async fn work(
     config: &ReplayConfig,
     mut selection: Selection,
-    (routes, source): (Routes, &Source),
+    routes: Routes,
+    source: &Source,
 ) -> Result<Summary> {
     let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
     let context = Arc::new(super::wiring::context(

@@ -21,7 +21,7 @@ const MESSAGE_OVERHEAD_BYTES: i64 = 1024;
 /// Kafka's refusal to a principal that may not write to any topic.
 pub const NO_WRITE: &str = "this relay may not write to any topic: allow its principal Write on its topics";
 
-/// What a record is for. It travels through librdkafka as one number.
+/// The purpose of a record. It travels through librdkafka as one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     /// A row or a dead letter of this transaction: it counts as in flight and is acknowledged.

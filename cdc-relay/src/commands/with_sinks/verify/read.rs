@@ -181,7 +181,7 @@ impl Reading {
                     left -= usize::from(self.record(index, &message, sources));
                     progress.show(self.records);
                 }
-                Some(Err(error)) => tracing::warn!(%error, "read from Kafka failed; polling again"),
+                Some(Err(error)) => tracing::warn!(%error, "a read of the topics failed and is repeated"),
                 None if last_received_at.elapsed() > QUIET_INTERVAL => left -= self.passed(&consumer)?,
                 None => {}
             }
@@ -222,11 +222,12 @@ impl Reading {
             header("ce_source").map(|source| String::from_utf8_lossy(source).into_owned())
         };
         // Other sources of the file are not verified.
-        let meant =
+        let is_verified =
             |source: &String| sources.is_none_or(|sources| sources.values().any(|known| known == source));
-        match (source.filter(meant), position.map(ChainPosition::parse)) {
+        match (source.filter(is_verified), RecordPosition::of(position)) {
             (Some(source), position) => self.take(&source, index, position),
-            (None, Some(_)) if sources.is_none() => self.unknown += 1,
+            (None, RecordPosition::None) => {}
+            (None, _) if sources.is_none() => self.unknown += 1,
             (None, _) => {}
         }
         if ended {
@@ -235,7 +236,7 @@ impl Reading {
         ended
     }
 
-    fn take(&mut self, source: &str, index: usize, position: Option<Option<ChainPosition>>) {
+    fn take(&mut self, source: &str, index: usize, position: RecordPosition) {
         if !self.sources.contains_key(source) {
             let mut chain = Chain::new(self.partitions.iter().map(|partition| partition.cut));
             let ended = self.partitions.iter().enumerate().filter(|(_, p)| p.next >= p.end);
@@ -244,9 +245,9 @@ impl Reading {
         }
         let Some(source_chain) = self.sources.get_mut(source) else { return };
         match position {
-            Some(Some(position)) => source_chain.chain.take(index, position),
-            Some(None) => self.unknown += 1,
-            None => source_chain.re_emitted += 1,
+            RecordPosition::Chain(position) => source_chain.chain.take(index, position),
+            RecordPosition::Unreadable => self.unknown += 1,
+            RecordPosition::None => source_chain.re_emitted += 1,
         }
     }
 
@@ -290,6 +291,25 @@ impl Reading {
             Verdict { whole, re_emitted: source_chain.re_emitted, findings, ..Verdict::of(source) }
         };
         (self.records, self.sources.into_iter().map(verdict).collect(), notes)
+    }
+}
+
+/// The position of a record, as its header says.
+#[derive(Clone, Copy)]
+enum RecordPosition {
+    Chain(ChainPosition),
+    Unreadable,
+    /// The row was emitted again.
+    None,
+}
+
+impl RecordPosition {
+    fn of(header: Option<&[u8]>) -> RecordPosition {
+        match header.map(ChainPosition::parse) {
+            Some(Some(position)) => RecordPosition::Chain(position),
+            Some(None) => RecordPosition::Unreadable,
+            None => RecordPosition::None,
+        }
     }
 }
 
