@@ -48,8 +48,8 @@ impl<'s> Lexer<'s> {
             let close = format!("\"{}", "#".repeat(hashes));
             let length = rest[open..].find(&close).unwrap_or(rest.len() - open);
             self.push(Kind::Text, open, length, close.len());
-        } else if rest.starts_with('"') {
-            self.push(Kind::Text, 1, quoted(&rest[1..]), 1);
+        } else if let Some(content) = rest.strip_prefix('"') {
+            self.push(Kind::Text, 1, quoted(content), 1);
         } else if let Some(length) = character(rest) {
             self.push(Kind::Punctuation, 0, length, 0);
         } else {
