@@ -1,7 +1,7 @@
 //! Tests `tail`: it shows each change and leaves nothing behind.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 
 use serde_json::Value;
 
@@ -9,7 +9,9 @@ use crate::harness::{Harness, eventually};
 
 pub struct Tail {
     child: Child,
-    lines: BufReader<std::process::ChildStdout>,
+    lines: BufReader<ChildStdout>,
+    /// Open as long as the tail runs, so that it may write warnings.
+    _stderr: Lines<BufReader<ChildStderr>>,
 }
 
 impl Tail {
@@ -23,11 +25,11 @@ impl Tail {
             .stderr(Stdio::piped())
             .spawn()
             .expect("tail");
-        let message = BufReader::new(child.stderr.take().expect("stderr"));
+        let mut stderr = BufReader::new(child.stderr.take().expect("stderr")).lines();
         let mut before = String::new();
         let mut reads = false;
-        // The rest of the output stays unread: it is short.
-        for line in message.lines().map_while(Result::ok) {
+        // The later lines stay unread: they are few.
+        for line in stderr.by_ref().map_while(Result::ok) {
             before.push_str(&line);
             reads = line.starts_with("Reading.");
             if reads {
@@ -36,7 +38,7 @@ impl Tail {
         }
         assert!(reads, "{before}");
         let lines = BufReader::new(child.stdout.take().expect("stdout"));
-        Tail { child, lines }
+        Tail { child, lines, _stderr: stderr }
     }
 
     pub fn line(&mut self) -> String {
