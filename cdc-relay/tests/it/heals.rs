@@ -160,6 +160,8 @@ async fn a_table_of_a_pattern_that_is_still_out_is_not_passed_over() {
     run(&harness, "insert into others values (1)").await;
     harness.row("a", 1, 1, "made").await;
     harness.confirmed().await;
+    // The session's own check of the contract is over: only the watch sees the change, and records the break.
+    harness.publication_checked().await;
     run(&harness, "alter publication events drop table items, others").await;
     relay.state("refused").await;
     run(&harness, "insert into others values (2); alter publication events add table items").await;
