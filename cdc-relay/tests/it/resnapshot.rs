@@ -155,7 +155,7 @@ async fn without_agreement_nothing_is_changed_and_it_says_what_would_be() {
     let output = resnapshot(&harness, &[]);
     assert_eq!(output.status.code(), Some(1), "{}", out(&output));
     let text = out(&output);
-    for part in ["Nothing was changed", &harness.name, &before, "public.items", "It is not needed"] {
+    for part in ["Nothing was changed", &harness.name, &before, "public.items", "It is not necessary"] {
         assert!(text.contains(part), "`{part}` is not in:\n{text}");
     }
     let plan = resnapshot(&harness, &["--json"]);

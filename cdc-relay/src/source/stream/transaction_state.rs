@@ -73,6 +73,7 @@ impl TransactionState {
     }
 
     /// The open transaction, for rows of the stream; `None` if it is skipped.
+    #[inline]
     pub fn open<'t>(&'t mut self, progress: &'t mut Progress) -> Option<OpenTransaction<'t>> {
         let again = self.transaction.commit_lsn < self.sent_lsn;
         let transaction = &mut self.transaction;
