@@ -57,7 +57,7 @@ pub struct Watch {
 
 impl Watch {
     /// `coverage` and `keys` are those at the start of the session. `vouched`: the coverage was in force up to here.
-    pub fn begin(context: &Arc<SourceContext>, (coverage, keys): (Coverage, Keys), vouched: Lsn) -> Watch {
+    pub fn begin(context: &Arc<SourceContext>, coverage: Coverage, keys: Keys, vouched: Lsn) -> Watch {
         let shared = Arc::new(Shared::default());
         shared.vouched.store(vouched.0, Ordering::Release);
         let checker = Checker {

@@ -42,6 +42,9 @@ const REFUSED_INTERVAL: Duration = Duration::from_secs(5);
 /// relay, and an attempt costs nothing.
 const ATTEMPT_PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// The SQLSTATE for a slot that another relay reads.
+const OBJECT_IN_USE: &str = "55006";
+
 /// Why an attempt ended.
 enum AttemptError {
     Refused(Refusal),
@@ -212,7 +215,7 @@ impl SourceWorker {
         let publication = self.context.source.publication.get_ref().as_str();
         let replication = match Replication::start(session, &slot_name, &[publication]) {
             Ok(replication) => replication,
-            Err(error) if error.code() == Some("55006") => return Err(AttemptError::Standby),
+            Err(error) if error.code() == Some(OBJECT_IN_USE) => return Err(AttemptError::Standby),
             Err(error) => return Err(self.attempt_error(error.into())),
         };
         // From here on nobody else can advance the slot. If another relay did so after the checkpoint was read, begin again.
@@ -260,8 +263,8 @@ impl SourceWorker {
         self.context.metrics.stream.sessions.inc();
         let relay = &self.context.routes.relay;
         let (acknowledged, doubt) = (checkpoint.acknowledged, self.stuck.doubt());
-        let baseline = (record.coverage.clone(), self.keys.clone());
-        let watch = Watch::begin(&self.context, baseline, checkpoint.acknowledged);
+        let (coverage, keys) = (record.coverage.clone(), self.keys.clone());
+        let watch = Watch::begin(&self.context, coverage, keys, checkpoint.acknowledged);
         let start = SessionStart {
             checkpoint,
             begin,

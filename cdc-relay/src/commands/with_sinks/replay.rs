@@ -106,7 +106,7 @@ pub fn execute(config: &ReplayConfig) -> Outcome {
     };
     let mut selection = Selection::open(&source, &config.table, &rows, config.limit)?;
     if config.dry_run {
-        return dry_run(config, &mut selection, (&routes, &source));
+        return dry_run(config, &mut selection, &routes, &source);
     }
     if !agreed(config, &selection)? {
         return Ok(Ending::Bad);
@@ -137,7 +137,7 @@ async fn work(
         selection.wait_until_emitted(&context.source, timeout, |notice| notices.print(notice))?;
         let mut clients = KafkaClients::new(&context);
         clients.connect()?;
-        replay::emit(&mut selection, (&context, &mut clients), &mut |notice| notices.print(notice))
+        replay::emit(&mut selection, &context, &mut clients, &mut |notice| notices.print(notice))
     });
     work.await.context("the thread of the command panicked")?
 }
@@ -207,13 +207,13 @@ impl Event {
     }
 }
 
-fn dry_run(config: &ReplayConfig, selection: &mut Selection, of: (&Routes, &Source)) -> Outcome {
+fn dry_run(config: &ReplayConfig, selection: &mut Selection, routes: &Routes, source: &Source) -> Outcome {
     let mut out = std::io::stdout().lock();
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(["DESTINATION", "KEY", "ID", "TYPE", "BYTES"]);
     let mut events = 0usize;
-    let summary = replay::show(selection, of, |shown| {
+    let summary = replay::show(selection, routes, source, |shown| {
         events += 1;
         let (_, record, _) = shown;
         if config.json {

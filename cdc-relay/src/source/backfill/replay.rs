@@ -55,7 +55,8 @@ pub type Shown<'a> = (&'a str, &'a Record, &'a Plan);
 /// Shows the events that would be emitted, and emits nothing.
 pub fn show(
     selection: &mut Selection,
-    (routes, source): (&Routes, &Source),
+    routes: &Routes,
+    source: &Source,
     mut show: impl FnMut(Shown<'_>) -> Result<()>,
 ) -> Result<Summary> {
     // As in `Emitter::plan`, so that the events shown are those that would be emitted.
@@ -95,7 +96,8 @@ pub fn show(
 /// `notify` receives the reason for a wait.
 pub fn emit(
     selection: &mut Selection,
-    (context, clients): (&SourceContext, &mut KafkaClients),
+    context: &SourceContext,
+    clients: &mut KafkaClients,
     notify: &mut dyn FnMut(&str),
 ) -> Result<Summary> {
     let loaded = clients.load(0)?;

@@ -124,7 +124,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     view(Step::Waits("saving the checkpoint"));
     ensure_untouched(&context, slot_name, begins_at)?;
     finish_snapshots(&clients, &context.source, &cluster, &tables, &positions)?;
-    clients.save_publication(&Record::healed(publication, coverage, (begins_at, &[])))?;
+    clients.save_publication(&Record::healed(publication, coverage, begins_at, &[]))?;
     clients.save(&phase(Phase::Streaming, begins_at))?;
     Ok(Ending::Done(Report {
         source: context.source.name.get_ref().clone(),

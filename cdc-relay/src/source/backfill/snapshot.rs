@@ -74,6 +74,21 @@ struct TableRun {
     metrics: SnapshotMetrics,
 }
 
+impl TableRun {
+    /// The stream has emitted these rows of the chunk; the others it had emitted in a newer state.
+    fn advance(&mut self, chunk: &Chunk, emitted: u64, scratch: &mut Scratch) -> Result<()> {
+        self.position.rows += chunk.len() as u64;
+        if let Some(last) = chunk.last(scratch)? {
+            self.position.after = last;
+        }
+        self.position.done = chunk.is_last();
+        self.limit = chunk.next_limit(CHUNK_ROWS_MAX);
+        self.metrics.rows.inc_by(emitted);
+        self.metrics.passed.set(self.position.rows as i64);
+        Ok(())
+    }
+}
+
 enum Step {
     /// No chunk is asked for before this time.
     Idle(Instant),
@@ -281,14 +296,7 @@ impl Snapshots {
                 emitted += 1;
             }
         }
-        run.position.rows += chunk.len() as u64;
-        if let Some(last) = chunk.last(&mut self.scratch)? {
-            run.position.after = last;
-        }
-        run.position.done = chunk.is_last();
-        run.limit = chunk.next_limit(CHUNK_ROWS_MAX);
-        run.metrics.rows.inc_by(emitted);
-        run.metrics.passed.set(run.position.rows as i64);
+        run.advance(&chunk, emitted, &mut self.scratch)?;
         self.backoff = None;
         let progress = run.position.clone();
         self.unsaved.push_back(UnsavedProgress {

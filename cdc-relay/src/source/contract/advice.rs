@@ -127,14 +127,14 @@ pub fn sql_name(member: &Member) -> String {
 /// Returns the updates and deletes that the server refuses because of the publication, or would refuse with one.
 pub fn harms(facts: &Facts, table: &Table) -> Vec<Mismatch> {
     let found = identity::harms(Publishing::of(facts), table);
-    found.iter().map(|(member, what)| harm(facts, table, (member, what))).collect()
+    found.iter().map(|(member, harm)| harm_mismatch(facts, table, member, harm)).collect()
 }
 
-fn harm(facts: &Facts, table: &Table, (member, harm): (&Member, &Harm)) -> Mismatch {
+fn harm_mismatch(facts: &Facts, table: &Table, member: &Member, harm: &Harm) -> Mismatch {
     let check = if matches!(harm, Harm::Filter(_)) { "table.row_filter" } else { "table.identity" };
     let why = "the server refuses its updates and deletes while they are published";
     let mut mismatch = Mismatch::new(check, member.qualified(), found(member, harm)).why(why);
-    for fix in fixes(Publishing::of(facts), table, (member, harm)) {
+    for fix in fixes(Publishing::of(facts), table, member, harm) {
         mismatch = mismatch.fix(fix);
     }
     for fix in facts.publication.iter().flat_map(|publication| in_publication(publication, table, harm)) {
@@ -168,7 +168,7 @@ fn found(member: &Member, harm: &Harm) -> String {
 }
 
 /// Returns the fixes of the table.
-fn fixes(publishing: Publishing, table: &Table, (member, harm): (&Member, &Harm)) -> Vec<String> {
+fn fixes(publishing: Publishing, table: &Table, member: &Member, harm: &Harm) -> Vec<String> {
     let name = sql_name(member);
     let usable_key = member.primary_key.is_some() && !member.deferrable;
     let mut fixes = Vec::new();

@@ -49,7 +49,7 @@ impl Record {
     }
 
     /// Returns the record after all rows were read again, or, with named tables, before their rows are.
-    pub fn healed(before: Option<Record>, coverage: Coverage, (until, tables): (Lsn, &[String])) -> Record {
+    pub fn healed(before: Option<Record>, coverage: Coverage, until: Lsn, tables: &[String]) -> Record {
         let Record { broken, mut healed, .. } = before.unwrap_or_default();
         healed.extend(broken.map(|broken| Healed { broken, until, tables: tables.to_vec() }));
         Record { coverage, broken: None, healed }

@@ -90,7 +90,7 @@ pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     }
     let tables: Vec<String> = tables.iter().map(Table::name).collect();
     let coverage = coverage.after(&record.coverage);
-    clients.save_publication(&Record::healed(Some(record), coverage, (from, &tables)))?;
+    clients.save_publication(&Record::healed(Some(record), coverage, from, &tables))?;
     Ok(Report {
         source: context.source.name.get_ref().clone(),
         tables,
