@@ -162,7 +162,7 @@ async fn a_break_is_one_whether_or_not_it_can_be_written_down() {
     })
     .await;
     let report = relay.state("refused").await;
-    assert!(report.contains("put in again") && report.contains("Now: "), "{report}");
+    assert!(report.contains("put in again") && report.contains("In addition: "), "{report}");
     resnapshot(&harness);
     relay.streams().await;
 }
