@@ -50,7 +50,7 @@ impl Command {
     }
 
     /// The level of log lines unless RUST_LOG says otherwise: a command that answers a question prints only its answer.
-    pub fn log_level(&self) -> &'static str {
-        if self.is_service() { "info" } else { "warn" }
+    pub fn log_level(&self) -> tracing::Level {
+        if self.is_service() { tracing::Level::INFO } else { tracing::Level::WARN }
     }
 }

@@ -7,7 +7,8 @@ use cdc_relay::commands::cli::{Cli, LogFormat};
 use cdc_relay::commands::outcome::{Failure, USAGE, code};
 use cdc_relay::commands::terminal::notify;
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 fn main() -> ExitCode {
     // Active for as long as the process lives.
@@ -19,16 +20,19 @@ fn main() -> ExitCode {
         std::process::exit(code)
     });
     // The relay reports lapin's errors itself, with their consequences.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        EnvFilter::new(format!("{},lapin=off,librdkafka=error", cli.command.log_level()))
-    });
+    let unless_asked = || {
+        let targets = Targets::new().with_default(cli.command.log_level());
+        targets.with_target("lapin", LevelFilter::OFF).with_target("librdkafka", LevelFilter::ERROR)
+    };
+    let asked = std::env::var("RUST_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = asked.unwrap_or_else(unless_asked);
     let colour = std::io::stderr().is_terminal();
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
-    match cli.log_format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
-    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
+    let lines = match cli.log_format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     let is_service = cli.command.is_service();
     let outcome = cli.command.execute();
     match &outcome {

@@ -14,21 +14,26 @@ pub use passwords::Passwords;
 pub use roles::{ROLES, Role, bootstrap};
 
 use anyhow::{Context, Result, bail};
-use refinery::Runner;
+use refinery_core::{Migration, Runner};
 use strum::{IntoStaticStr, VariantArray};
 
-#[allow(clippy::unwrap_used)] // generated: unwraps names that the macro itself has checked
-mod payments {
-    refinery::embed_migrations!("payments");
+/// A migration's name and text. By its macro refinery would be built a second time, for the compiler.
+macro_rules! migrations {
+    ($($folder:literal / $name:literal),+) => {
+        &[$(($name, include_str!(concat!("../", $folder, "/", $name, ".sql")))),+]
+    };
 }
-#[allow(clippy::unwrap_used)] // generated, as above
-mod balance {
-    refinery::embed_migrations!("balance");
-}
-#[allow(clippy::unwrap_used)] // generated, as above
-mod processor {
-    refinery::embed_migrations!("processor");
-}
+
+const PAYMENTS: &[(&str, &str)] =
+    migrations!("payments" / "V1__payments", "payments" / "V2__payments_publication");
+const BALANCE: &[(&str, &str)] = migrations!(
+    "balance" / "V1__balance",
+    "balance" / "V2__balance_publication",
+    "balance" / "V3__balance_max",
+    "balance" / "V4__ledger_amount_checked"
+);
+const PROCESSOR: &[(&str, &str)] =
+    migrations!("processor" / "V1__processor", "processor" / "V2__processor_publication");
 
 /// The publication in each database. It lists everything that leaves the database.
 pub const PUBLICATION: &str = "coro_events";
@@ -59,11 +64,11 @@ impl Database {
         }
     }
 
-    fn runner(self) -> Runner {
+    fn migrations(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Payments => payments::migrations::runner(),
-            Self::Balance => balance::migrations::runner(),
-            Self::Processor => processor::migrations::runner(),
+            Self::Payments => PAYMENTS,
+            Self::Balance => BALANCE,
+            Self::Processor => PROCESSOR,
         }
     }
 }
@@ -106,7 +111,9 @@ async fn migrate(admin_url: &str, kind: Database, name: &str) -> Result<()> {
         .batch_execute("revoke create on schema public from public; set role coro_owner")
         .await
         .context("cannot act as coro_owner; create the roles first (`migrate`)")?;
-    kind.runner()
+    let migrations = kind.migrations().iter().map(|(name, text)| Migration::unapplied(name, text));
+    let runner = Runner::new(&migrations.collect::<Result<Vec<_>, _>>()?);
+    runner
         .run_async(&mut client)
         .await
         .with_context(|| format!("a migration of {name} failed; nothing of it was applied"))?;
@@ -169,5 +176,23 @@ pub async fn drop_database(admin_url: &str, name: &str) -> Result<()> {
     match last {
         Some(error) => Err(error).with_context(|| format!("cannot drop database {name}")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_migration_is_listed_in_order() {
+        for kind in Database::ALL {
+            let folder = format!("{}/{}", env!("CARGO_MANIFEST_DIR"), kind.name());
+            let files = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path());
+            let mut names: Vec<_> =
+                files.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+            names.sort();
+            let listed: Vec<_> = kind.migrations().iter().map(|(name, _)| (*name).to_owned()).collect();
+            assert_eq!(listed, names, "{folder}");
+        }
     }
 }
