@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand};
 
-use crate::cli::in_ci;
+use crate::install::in_ci;
 use crate::layout::Layout;
 use crate::output::Progress;
 use crate::process::ProcessId;

@@ -1,25 +1,30 @@
 //! `cargo stack test`: the one command that checks everything. CI calls it too.
 //!
-//! The stack it tests against is its own, begins empty, and goes down whatever happens: at the end, at a
-//! failure, and when this command is interrupted.
+//! * The stack it tests against is its own, begins empty, and goes down whatever happens: at the end, at a
+//!   failure, and when this command is interrupted.
+//! * All test programs are built at once. Those that only wait for servers run side by side; tests that kill what
+//!   others use run alone.
+//! * `--quick` is the loop at a desk: lints of everything, and unit tests of the packages that differ from main.
 
+mod changed;
+mod suites;
 mod totals;
 
-use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::cli::in_ci;
+use crate::install::in_ci;
 use crate::layout::Layout;
-use crate::output::say;
+use crate::output::{Progress, say};
 use crate::process::ProcessId;
 use crate::services::INSTANCES;
 use crate::up::{Extent, Wish, afresh};
-use crate::{down, environment, logs, workspace};
+use crate::{down, install, logs, workspace};
+use suites::{Kind, Suite};
 use totals::Totals;
 
 #[derive(Debug, Args)]
@@ -27,6 +32,9 @@ pub struct TestArgs {
     /// Only this step.
     #[arg(long, value_enum)]
     only: Option<Step>,
+    /// Format, lints, and the unit tests of what changed since main: seconds, for the loop at a desk.
+    #[arg(long, conflicts_with_all = ["only", "all"])]
+    quick: bool,
     /// Long tests too: minutes of outages.
     #[arg(long)]
     all: bool,
@@ -53,6 +61,7 @@ enum Step {
 }
 
 const STEPS: [Step; 5] = [Step::Format, Step::Lint, Step::Deny, Step::Unit, Step::Stack];
+const QUICK_STEPS: [Step; 3] = [Step::Format, Step::Lint, Step::Unit];
 
 /// Places at which a processor or a relay ends. The whole workspace is named with them, so that no third-party crate
 /// is built twice.
@@ -62,8 +71,11 @@ const FAILPOINTS: &str = "processor-svc/failpoints,cdc-relay/failpoints";
 /// When anything failed; everything has been run by then.
 pub fn run(args: &TestArgs) -> Result<()> {
     let layout = Layout::new(Some(args.dir.clone()), args.port)?;
+    let steps: &[Step] = if args.quick { &QUICK_STEPS } else { &STEPS };
     let mut totals = Totals::default();
-    for step in STEPS.into_iter().filter(|step| args.only.is_none_or(|only| only == *step)) {
+    // Compiling needs packages too.
+    install::ensure(&layout, in_ci(), &Progress::default())?;
+    for step in steps.iter().copied().filter(|step| args.only.is_none_or(|only| only == *step)) {
         let began = Instant::now();
         let name = format!("{step:?}").to_lowercase();
         say(&format!("\n── {name}"));
@@ -71,14 +83,9 @@ pub fn run(args: &TestArgs) -> Result<()> {
         match step {
             // Names only: how to change them is known to `cargo fmt --all`.
             Step::Format => totals.one(cargo(&layout, &["fmt", "--all", "--check", "--", "-l"])),
-            Step::Lint => {
-                let lint = format!(
-                    "clippy --release --workspace --all-targets --features {FAILPOINTS} --quiet -- -D warnings"
-                );
-                totals.one(cargo(&layout, &lint.split(' ').collect::<Vec<_>>()));
-            }
+            Step::Lint => lint(&layout, &mut totals),
             Step::Deny => deny(&layout, &mut totals),
-            Step::Unit => tests(&layout, &["--lib", "--bins"], &mut totals),
+            Step::Unit => unit(&layout, args.quick, &mut totals),
             Step::Stack => against_a_stack(&layout, args.all, &mut totals),
         }
         let failed = totals.failed - before.failed;
@@ -96,6 +103,16 @@ fn cargo(layout: &Layout, arguments: &[&str]) -> Result<()> {
     let status = workspace::command(layout, "cargo").args(arguments).stdin(Stdio::null()).status()?;
     ensure!(status.success(), "cargo {} failed", arguments.join(" "));
     Ok(())
+}
+
+fn lint(layout: &Layout, totals: &mut Totals) {
+    let arguments = ["clippy", "--release", "--workspace", "--all-targets", "--features", FAILPOINTS];
+    totals.one(Progress::default().step("clippy", |step| {
+        let mut command = workspace::command(layout, "cargo");
+        command.args(arguments).args(["--", "-D", "warnings"]);
+        workspace::cargo(layout, command, "lint", step)?;
+        Ok(String::new())
+    }));
 }
 
 /// Installing it takes minutes, so that is done only when asked for; advisories come from the network.
@@ -121,37 +138,26 @@ fn deny(layout: &Layout, totals: &mut Totals) {
     }
 }
 
-/// Runs tests, shows them as they go, and adds up what they report. All test programs run, also after a failure.
-fn tests(layout: &Layout, which: &[&str], totals: &mut Totals) {
-    let mut command = workspace::command(layout, "cargo");
-    command.args(["test", "--release", "--workspace", "--no-fail-fast"]).args(which);
-    let outcome = environment::variables(layout).and_then(|variables| {
-        command.envs(variables);
-        watch(command)
-    });
-    match outcome {
-        Ok(reported) => *totals += reported,
+fn unit(layout: &Layout, quick: bool, totals: &mut Totals) {
+    let mut arguments = vec!["--workspace".to_owned()];
+    if quick {
+        arguments = match changed::packages(layout) {
+            Ok(packages) if packages.is_empty() => return say("no package differs from main"),
+            Ok(packages) => {
+                packages.into_iter().flat_map(|package| ["--package".to_owned(), package]).collect()
+            }
+            Err(error) => return totals.one(Err(error)),
+        };
+        arguments.extend(["--lib", "--bins"].map(str::to_owned));
+    }
+    match suites::build(layout, &arguments.iter().map(String::as_str).collect::<Vec<_>>()) {
+        Ok(suites) => {
+            let unit: Vec<Suite> = suites.into_iter().filter(|suite| suite.kind == Kind::Unit).collect();
+            let (first, second) = unit.split_at(unit.len() / 2);
+            *totals += suites::run(layout, vec![first.to_vec(), second.to_vec()], &[]);
+        }
         Err(error) => totals.one(Err(error)),
     }
-}
-
-fn watch(mut command: Command) -> Result<Totals> {
-    let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
-    let mut totals = Totals::default();
-    if let Some(output) = process.stdout.take() {
-        for line in BufReader::new(output).lines() {
-            // A test may print anything.
-            let Ok(line) = line else { continue };
-            totals += Totals::of_line(&line).unwrap_or_default();
-            say(&line);
-        }
-    }
-    let status = process.wait()?;
-    if !status.success() && totals.failed == 0 {
-        // It did not compile, or a test program died before it could count.
-        totals.failed = 1;
-    }
-    Ok(totals)
 }
 
 fn against_a_stack(layout: &Layout, all: bool, totals: &mut Totals) {
@@ -163,8 +169,7 @@ fn against_a_stack(layout: &Layout, all: bool, totals: &mut Totals) {
     }));
     if totals.failed == before {
         totals.one(workspace::coroctl(layout, &["first-payment"]));
-        let which: &[&str] = if all { &["--test", "*", "--", "--include-ignored"] } else { &["--test", "*"] };
-        tests(layout, which, totals);
+        integration(layout, all, totals);
         ends(layout, totals);
     }
     if totals.failed > before {
@@ -178,10 +183,34 @@ fn against_a_stack(layout: &Layout, all: bool, totals: &mut Totals) {
     }
 }
 
+/// The relay's tests wait for servers of their own for most of their time, so all others run beside them. Those that kill
+/// servers and services of the stack come last and alone.
+fn integration(layout: &Layout, all: bool, totals: &mut Totals) {
+    let suites = match suites::build(layout, &["--workspace"]) {
+        Ok(suites) => suites.into_iter().filter(|suite| suite.kind == Kind::Integration),
+        Err(error) => return totals.one(Err(error)),
+    };
+    let (alone, beside): (Vec<Suite>, Vec<Suite>) =
+        suites.partition(|suite| suite.package == "e2e" && suite.target == "it");
+    let (relay, others) = beside.into_iter().partition(|suite| suite.package == "cdc-relay");
+    let arguments: &[&str] = if all { &["--include-ignored"] } else { &[] };
+    *totals += suites::run(layout, vec![relay, others], arguments);
+    *totals += suites::run(layout, vec![alone], arguments);
+}
+
 /// Processors and relays that end at each of their failpoints. Their programs take the place of those without; the
 /// build line puts these back, which it does without compiling (cargo keeps both), so that nobody runs the other.
 fn ends(layout: &Layout, totals: &mut Totals) {
-    tests(layout, &["--features", FAILPOINTS, "--test", "it", "ends::"], totals);
+    let built = suites::build(layout, &["--workspace", "--features", FAILPOINTS, "--test", "it"]);
+    match built {
+        Ok(suites) => {
+            let with_failpoints =
+                |suite: &Suite| ["processor-svc", "cdc-relay"].contains(&suite.package.as_str());
+            let lanes = suites.into_iter().filter(with_failpoints).map(|suite| vec![suite]);
+            *totals += suites::run(layout, lanes.collect(), &["ends::"]);
+        }
+        Err(error) => totals.one(Err(error)),
+    }
     totals.one(cargo(layout, &["build", "--release", "--workspace", "--quiet"]));
 }
 

@@ -13,7 +13,7 @@ use crate::process::ProcessId;
 use crate::servers::Server;
 use crate::services::Instance;
 use crate::up::{Extent, Wish, up, wait_for_server, wait_for_service};
-use crate::{bench, check, down, k6, launch, logs, status, supervisor, workspace};
+use crate::{bench, check, down, install, k6, launch, logs, status, supervisor, workspace};
 
 /// The servers and services of Coro on this machine, as supervised processes.
 ///
@@ -41,7 +41,7 @@ enum Action {
     },
     /// Stop everything, and check that nothing is left.
     Down,
-    /// What runs, since when, and what it uses.
+    /// List every process: since when it runs, and what it uses.
     Status,
     /// Print a log (of a server, a service, `supervisor` or `build`).
     Logs {
@@ -128,7 +128,7 @@ pub fn main() -> ExitCode {
 
 /// Its exit code is an answer: 1 says that something is violated, so whatever else goes wrong is 2.
 fn audit(arguments: &[String]) -> ExitCode {
-    const NOT_CHECKED: u8 = 2;
+    const EXIT_NOT_EXAMINED: u8 = 2;
     let all: Vec<&str> = ["audit"].into_iter().chain(arguments.iter().map(String::as_str)).collect();
     let looked = Layout::from_env().and_then(|layout| workspace::coroctl_status(&layout, &all));
     if let Err(error) = &looked {
@@ -136,7 +136,7 @@ fn audit(arguments: &[String]) -> ExitCode {
     }
     // Without a code it was killed.
     let code = looked.ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
-    ExitCode::from(code.unwrap_or(NOT_CHECKED))
+    ExitCode::from(code.unwrap_or(EXIT_NOT_EXAMINED))
 }
 
 fn run(action: Action) -> Result<()> {
@@ -157,15 +157,15 @@ fn run(action: Action) -> Result<()> {
                 (false, true) => Extent::Services,
                 (false, false) => Extent::Payment,
             };
-            up(&layout, &Wish { extent, yes: yes || in_ci(), owner: None })
+            up(&layout, &Wish { extent, yes: yes || install::in_ci(), owner: None })
         }
         Action::Down => down::down(&layout),
         Action::Status => show_status(&layout),
         Action::Logs { name, follow, lines } => logs::show(&layout.log(&name), lines, follow),
-        Action::Restart { name } => send(&layout, &name, |name| Request::Restart { name }, true),
-        Action::Start { name } => send(&layout, &name, |name| Request::Start { name }, true),
-        Action::Stop { name } => send(&layout, &name, |name| Request::Stop { name }, false),
-        Action::Kill { name } => send(&layout, &name, |name| Request::Kill { name }, false),
+        Action::Restart { name } => control(&layout, &name, |name| Request::Restart { name }, true),
+        Action::Start { name } => control(&layout, &name, |name| Request::Start { name }, true),
+        Action::Stop { name } => control(&layout, &name, |name| Request::Stop { name }, false),
+        Action::Kill { name } => control(&layout, &name, |name| Request::Kill { name }, false),
         Action::Explain { payment_id } => workspace::coroctl(&layout, &["explain", &payment_id]),
         Action::Demo => demo(&layout),
         Action::Chaos { arguments } => {
@@ -179,37 +179,27 @@ fn run(action: Action) -> Result<()> {
     }
 }
 
-/// Nobody sits there to be asked.
-pub fn in_ci() -> bool {
-    std::env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1")
-}
-
 /// On whatever runs already; a stack that is not up is brought up first.
 fn demo(layout: &Layout) -> Result<()> {
     if Client::connect(&layout.socket()).is_none() {
-        up(layout, &Wish { extent: Extent::Services, yes: in_ci(), owner: None })?;
+        up(layout, &Wish { extent: Extent::Services, yes: install::in_ci(), owner: None })?;
     }
     workspace::e2e(layout, &["demo"])
 }
 
-pub(crate) fn connect(layout: &Layout) -> Result<Client> {
-    Client::connect(&layout.socket())
-        .with_context(|| format!("the stack in {} is not up: cargo stack up", layout.dir.display()))
-}
-
 fn show_status(layout: &Layout) -> Result<()> {
-    let children = connect(layout)?.status()?;
+    let children = Client::of_running(layout)?.status()?;
     say(&status::table(&children));
     let down: Vec<&str> =
         children.iter().filter(|child| child.id.is_none()).map(|child| child.name.as_str()).collect();
     if !down.is_empty() {
-        bail!("not running: {}", down.join(", "));
+        bail!("these do not run: {}. `cargo stack up` starts them", down.join(", "));
     }
     Ok(())
 }
 
-fn send(layout: &Layout, name: &str, request: impl FnOnce(String) -> Request, wait: bool) -> Result<()> {
-    let mut client = connect(layout)?;
+fn control(layout: &Layout, name: &str, request: impl FnOnce(String) -> Request, wait: bool) -> Result<()> {
+    let mut client = Client::of_running(layout)?;
     client.send(&request(name.to_owned()))?;
     if !wait {
         return Ok(());

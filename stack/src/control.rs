@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::layout::Layout;
 use crate::process::ProcessId;
 use crate::servers::SERVICE_TIER;
 use crate::spec::Spec;
@@ -75,6 +76,15 @@ impl Client {
         UnixStream::connect(socket).ok().map(|stream| Self { stream: BufReader::new(stream) })
     }
 
+    /// Connects to the supervisor of a stack that is up.
+    ///
+    /// # Errors
+    /// When no supervisor listens.
+    pub fn of_running(layout: &Layout) -> Result<Self> {
+        Self::connect(&layout.socket())
+            .with_context(|| format!("the stack in {} is not up: cargo stack up", layout.dir.display()))
+    }
+
     /// # Errors
     /// When the supervisor is gone or refuses.
     pub fn send(&mut self, request: &Request) -> Result<Reply> {
@@ -96,7 +106,9 @@ impl Client {
     pub fn status(&mut self) -> Result<Vec<ChildStatus>> {
         match self.send(&Request::Status)? {
             Reply::Status { children } => Ok(children),
-            other => bail!("unexpected answer {other:?}"),
+            other => bail!(
+                "the supervisor answered {other:?}, which this version does not know: `cargo stack down`, then `up` again"
+            ),
         }
     }
 }

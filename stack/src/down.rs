@@ -36,7 +36,7 @@ pub fn down(layout: &Layout) -> Result<()> {
     }
     if !left.is_empty() {
         let pids: Vec<String> = left.iter().map(|id| id.pid.to_string()).collect();
-        bail!("still there: pid {}", pids.join(", "));
+        bail!("these processes of the stack did not end, even by SIGKILL: pid {}", pids.join(", "));
     }
     state::State::default().write(&layout.dir)?;
     let _stale = fs::remove_file(layout.socket());
@@ -62,7 +62,7 @@ pub fn clean(layout: &Layout, yes: bool) -> Result<()> {
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer)?;
         if !matches!(answer.trim(), "y" | "Y" | "yes") {
-            bail!("nothing was removed");
+            bail!("nothing was removed, since the answer was no");
         }
     }
     down(layout)?;

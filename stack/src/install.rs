@@ -63,6 +63,11 @@ fn header_is_there(header: &str) -> bool {
     [Path::new("/usr/include").to_owned(), architecture].iter().any(|folder| folder.join(header).is_file())
 }
 
+/// Whether nobody sits at the terminal who could be asked.
+pub fn in_ci() -> bool {
+    std::env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1")
+}
+
 /// Installs what is missing; asks first, unless `yes`.
 ///
 /// # Errors
@@ -91,12 +96,14 @@ pub fn ensure(layout: &Layout, yes: bool, progress: &Progress) -> Result<()> {
     }
     progress.line(&format!("    {}{line}", if root { "" } else { "sudo " }));
     if !yes && !confirmed()? {
-        bail!("nothing was installed");
+        bail!(
+            "nothing was installed, since the answer was no; the stack cannot start without these packages"
+        );
     }
     progress.step("apt", |step| install(&packages, root, step))?;
     let left: Vec<&str> = missing(layout).iter().map(|need| need.what).collect();
     if !left.is_empty() {
-        bail!("this distribution does not bring {}", left.join(", "));
+        bail!("apt-get succeeded, but this is still missing: {}. Install it by hand", left.join(", "));
     }
     Ok(())
 }
@@ -130,7 +137,7 @@ fn choose(packages: &'static [&'static str]) -> &'static str {
 
 fn confirmed() -> Result<bool> {
     if !std::io::stdin().is_terminal() {
-        bail!("nobody to ask: run it yourself, or use --yes");
+        bail!("nothing was installed: there is no terminal to ask on. Run the command above, or pass --yes");
     }
     eprint!("Run it? [Y/n] ");
     std::io::stderr().flush()?;
@@ -224,18 +231,18 @@ mod tests {
 
     #[test]
     fn what_was_there_before_is_there_afterwards() {
-        const RECORD: &str = "cat policy pg/createcluster.d/*.conf >seen; echo \"$@\" >asked";
+        const READ_THE_POLICY: &str = "cat policy pg/createcluster.d/*.conf >seen; echo \"$@\" >asked";
         let folder = std::env::temp_dir().join(format!("stack-apt-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
 
-        assert!(install_in(&folder, RECORD).success());
+        assert!(install_in(&folder, READ_THE_POLICY).success());
         assert!(read("seen").contains("exit 101") && read("seen").contains("create_main_cluster = false"));
         assert!(read("asked").contains("install -y --no-install-recommends redis-server"));
         assert!(!folder.join("policy").exists() && !folder.join("pg").exists());
 
         assert!(!install_in(&folder, "kill -9 $PPID").success());
-        assert!(install_in(&folder, RECORD).success());
+        assert!(install_in(&folder, READ_THE_POLICY).success());
         assert!(!folder.join("policy").exists(), "what a killed run wrote is not taken for theirs");
 
         std::fs::write(folder.join("policy"), "theirs").unwrap();
@@ -246,7 +253,7 @@ mod tests {
         // apt-get's shell is a grandchild: the script dies before its trap can run, and the next run repairs it.
         assert!(!install_in(&folder, "kill -9 $PPID").success());
         assert!(read("policy").contains("exit 101"));
-        assert!(install_in(&folder, RECORD).success());
+        assert!(install_in(&folder, READ_THE_POLICY).success());
         assert_eq!(read("policy"), "theirs", "also after a run that was killed");
         std::fs::remove_dir_all(&folder).unwrap();
     }

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::control::Client;
 use crate::environment;
 use crate::layout::Layout;
 use crate::workspace;
@@ -28,7 +29,7 @@ const THRESHOLD_CROSSED: i32 = 99;
 pub fn run(layout: &Layout, name: &str, arguments: &[String]) -> Result<()> {
     let script = script(layout, name)?;
     let program = program(&env::var_os("PATH").unwrap_or_default()).ok_or(Absent)?;
-    drop(crate::cli::connect(layout)?);
+    drop(Client::of_running(layout)?);
     let load = load(layout, &program, &script, arguments);
     let audit = workspace::coroctl(layout, &["audit"]);
     match (load, audit) {

@@ -18,7 +18,7 @@ pub const PORTS: u16 = 100;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Port {
-    /// What clients know of a stack.
+    /// Ports that clients use.
     Edge = 0,
     Postgres = 1,
     Kafka = 4,
@@ -153,7 +153,7 @@ impl Layout {
         env::temp_dir().join(format!("coro-stack-{:016x}.sock", fnv1a(&self.dir)))
     }
 
-    /// What marks every process of this stack.
+    /// The mark of every process of this stack, in its environment.
     pub fn member(&self) -> String {
         self.dir.display().to_string()
     }
@@ -186,7 +186,7 @@ impl Layout {
         Ok(secret)
     }
 
-    /// What operators show to admin listeners.
+    /// The token that operators show to admin listeners.
     ///
     /// # Errors
     /// As [`Self::secret`].

@@ -1,8 +1,11 @@
-//! What the user sees: steps with their seconds on stderr, results on stdout. Quiet when piped: one line per
-//! finished step and no spinners.
+//! Terminal output: steps with their seconds on stderr, results on stdout.
+//!
+//! * A terminal shows a spinner for each step under way, and what it does just now.
+//! * A pipe gets one line per finished step, and a line every [`REPORT_INTERVAL`] about a step that takes longer.
 
 use std::io::{IsTerminal, Write};
-use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -16,21 +19,30 @@ pub struct Progress {
     terminal: bool,
 }
 
+/// A pipe gets a line about a step under way this often: a reader of CI's output should not take it for dead.
+const REPORT_INTERVAL: Duration = Duration::from_secs(8);
+
 /// One step under way.
 pub struct Step {
     bar: ProgressBar,
+    message: Arc<Mutex<String>>,
 }
 
 impl Step {
-    /// One that nobody watches.
-    pub fn silent() -> Self {
-        Self { bar: ProgressBar::hidden() }
+    fn new(bar: ProgressBar) -> Self {
+        Self { bar, message: Arc::default() }
     }
 
-    /// What it is doing just now. Not shown when piped.
+    /// One that nobody watches.
+    pub fn silent() -> Self {
+        Self::new(ProgressBar::hidden())
+    }
+
+    /// Shows the present action: at once on a terminal, with the next report in a pipe.
     pub fn now(&self, message: impl Into<String>) {
         let mut message: String = message.into();
         message.truncate(message.char_indices().nth(70).map_or(message.len(), |(at, _)| at));
+        self.message.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&message);
         self.bar.set_message(message);
     }
 }
@@ -54,8 +66,8 @@ impl Progress {
         }
         bar.set_prefix(name.to_owned());
         bar.enable_steady_tick(Duration::from_millis(120));
-        let step = Step { bar };
-        let result = work(&step);
+        let step = Step::new(bar);
+        let result = if self.terminal { work(&step) } else { reporting(name, began, &step, work) };
         step.bar.finish_and_clear();
         self.bars.remove(&step.bar);
         let seconds = began.elapsed().as_secs_f64();
@@ -78,6 +90,23 @@ impl Progress {
             eprintln!("{text}");
         }
     }
+}
+
+/// Runs a step, and says every [`REPORT_INTERVAL`] on stderr what it is doing.
+fn reporting<T>(name: &str, began: Instant, step: &Step, work: impl FnOnce(&Step) -> T) -> T {
+    let (finished, running) = mpsc::channel::<()>();
+    let message = Arc::clone(&step.message);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            while running.recv_timeout(REPORT_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                let message = message.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                eprintln!("    {name:<14} {:>6.0} s  {message}", began.elapsed().as_secs_f64());
+            }
+        });
+        let result = work(step);
+        drop(finished);
+        result
+    })
 }
 
 /// Prints a result. A reader that went away (`| head`) is no error.

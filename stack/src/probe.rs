@@ -77,7 +77,7 @@ pub fn until(limit: Duration, ready: impl Fn() -> bool, mut alive: impl FnMut() 
     while !ready() {
         alive()?;
         if Instant::now() >= deadline {
-            bail!("not ready after {} s", limit.as_secs());
+            bail!("it was not ready after {} s", limit.as_secs());
         }
         std::thread::sleep(Duration::from_millis(50));
     }

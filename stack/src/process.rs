@@ -150,7 +150,7 @@ pub fn kill_until_gone(limit: Duration, find: impl Fn() -> Vec<ProcessId>) -> Ve
     }
 }
 
-/// What a family of processes uses.
+/// Resources that a family of processes uses.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Usage {
     /// Resident memory; pages shared between processes are counted once (proportional set size).
@@ -195,7 +195,7 @@ pub fn outdated(id: ProcessId) -> bool {
         .is_ok_and(|exe| exe.to_string_lossy().ends_with(" (deleted)"))
 }
 
-/// Who listens on a port of the loopback interface, as far as /proc tells: pid and command.
+/// The process that listens on a port of the loopback interface, if /proc shows it: pid and command.
 pub fn listener(port: u16) -> Option<(i32, String)> {
     let wanted = format!(":{port:04X}");
     let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|file| {

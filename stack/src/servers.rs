@@ -85,7 +85,7 @@ impl Server {
         }
     }
 
-    /// What to run for this server alone, unsupervised: for tests that kill it. The layout must be its own.
+    /// The processes of this server alone, unsupervised: for tests that kill it. The layout must be its own.
     ///
     /// # Errors
     /// As [`Server::prepare`].
@@ -111,13 +111,13 @@ impl Server {
         }
     }
 
-    /// How long its start may take on a slow machine (crash recovery included).
+    /// The longest that its start may take on a slow machine (crash recovery included).
     pub fn start_timeout(self) -> Duration {
         Duration::from_secs(120)
     }
 }
 
-/// What servers have in common.
+/// Settings that servers have in common.
 fn spec(layout: &Layout, name: &str, cwd: PathBuf, argv: Vec<String>, port: Port) -> Spec {
     Spec {
         name: name.to_owned(),

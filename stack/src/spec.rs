@@ -1,4 +1,4 @@
-//! What the supervisor is told to run.
+//! The specification of a process that the supervisor runs.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What the supervisor runs, on disk: so that a later command finds its children when the supervisor is gone.
+//! The supervisor's children, on disk: a later command finds them when the supervisor is gone.
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub struct Leader {
 }
 
 impl State {
-    /// What was written last; nothing when there is nothing readable.
+    /// The last written state; none when nothing is readable.
     pub fn read(dir: &Path) -> Self {
         std::fs::read_to_string(dir.join("state.json"))
             .ok()

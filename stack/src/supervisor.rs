@@ -176,7 +176,9 @@ impl Supervisor {
                 Ok(Event::Asked(request, reply)) => self.answer(request, reply),
                 Ok(Event::Ended(pid, status)) => self.ended(pid, status),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => bail!("no more requests can come"),
+                Err(RecvTimeoutError::Disconnected) => bail!(
+                    "the channel of requests closed, so nobody can ask this supervisor for anything: it ends"
+                ),
             }
             let now = Instant::now();
             if now >= next_log_check {
@@ -266,7 +268,9 @@ impl Supervisor {
     }
 
     fn spawn(&mut self, name: &str) -> Result<()> {
-        let Some(child) = self.children.get_mut(name) else { bail!("unknown") };
+        let Some(child) = self.children.get_mut(name) else {
+            bail!("this stack has no {name}: `cargo stack status` lists its processes")
+        };
         let mut process = launch::command(&child.spec, &self.member);
         let pid = i32::try_from(process.spawn()?.id())?;
         // It is ours to reap, so it is still there even if it has ended already.
@@ -287,7 +291,7 @@ impl Supervisor {
             self.bring_back(&name);
         }
         if let Some(child) = self.children.get_mut(&name) {
-            child.reply(|| Reply::Done { changed: true });
+            child.answer(|| Reply::Done { changed: true });
         }
         self.note(self.save());
     }
@@ -301,7 +305,7 @@ impl Supervisor {
         }
     }
 
-    /// What outlives its leader would hold ports and files of the next one.
+    /// Ends processes that outlive their leader: they would hold ports and files of the next one.
     fn remove_strays(&self, leader: Option<ProcessId>) {
         let leaders: Vec<i32> = self.children.values().filter_map(Child::running).map(|id| id.pid).collect();
         let find = || {
@@ -318,7 +322,7 @@ impl Supervisor {
         }
     }
 
-    /// What is due: restarts after a wait, SIGKILL after an unanswered stop.
+    /// Carries out the actions that are due: restarts after a wait, SIGKILL after an unanswered stop.
     fn advance(&mut self, now: Instant) {
         let due: Vec<String> = self
             .children
@@ -334,7 +338,7 @@ impl Supervisor {
                     self.bring_back(&name);
                 }
                 Phase::Running { id, .. } => {
-                    child.schedule_next_kill();
+                    child.stop_timed_out();
                     for member in process::family(&process::all(), &[id]) {
                         member.signal(rustix::process::Signal::KILL);
                     }

@@ -14,10 +14,10 @@ use crate::services::{INSTANCES, Instance};
 use crate::spec::Spec;
 use crate::{down, environment, install, logs, probe, process, state, supervisor, workspace};
 
-/// How long a service may take to say it is ready: it waits for topics and for the others by itself.
+/// A service that is not ready by then has failed to start. It waits for topics and for the others by itself.
 const SERVICE_START_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// What of the stack is wanted.
+/// The part of the stack that is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
     /// Servers and schemas: what tests of a single service need.
@@ -28,7 +28,7 @@ pub enum Extent {
     Payment,
 }
 
-/// What is asked of `up`.
+/// The arguments of `up`.
 pub struct Wish {
     pub extent: Extent,
     /// Install packages without asking.
@@ -57,13 +57,13 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     let _alone = lock.try_write().context("another `up` or `down` of this stack is under way")?;
     clear_the_way(layout, &progress)?;
     install::ensure(layout, wish.yes, &progress)?;
-    if !kafka::downloaded(layout) {
-        progress.step("download", |step| kafka::download(layout, step))?;
-    }
-    environment::write(layout)?;
-    drop(supervisor::ensure(layout, wish.owner)?);
-    start_servers(layout, &progress)?;
-    build(layout, extent, &progress)?;
+    // Downloads and servers wait for others most of the time, the compiler for none.
+    std::thread::scope(|scope| {
+        let built = scope.spawn(|| build(layout, extent, &progress));
+        let started = servers(layout, wish, &progress);
+        let built = built.join().unwrap_or_else(|_| bail!("the build panicked"));
+        started.and(built)
+    })?;
     progress.step("migrate", |_| migrate(layout))?;
     if extent != Extent::Servers {
         start_services(layout, &progress)?;
@@ -73,6 +73,15 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
         }
     }
     summary(layout, extent)
+}
+
+fn servers(layout: &Layout, wish: &Wish, progress: &Progress) -> Result<()> {
+    if !kafka::downloaded(layout) {
+        progress.step("download", |step| kafka::download(layout, step))?;
+    }
+    environment::write(layout)?;
+    drop(supervisor::ensure(layout, wish.owner)?);
+    start_servers(layout, progress)
 }
 
 /// Orphans of this stack are ended; ports that someone else holds are named before anything starts.
@@ -172,7 +181,9 @@ fn excerpt(layout: &Layout, name: &str) -> String {
 fn run(client: &mut Client, spec: Spec) -> Result<bool> {
     match client.send(&Request::Run { spec })? {
         Reply::Done { changed } => Ok(changed),
-        other => bail!("unexpected answer {other:?}"),
+        other => bail!(
+            "the supervisor answered {other:?}, which this version does not know: `cargo stack down`, then `up` again"
+        ),
     }
 }
 

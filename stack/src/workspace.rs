@@ -1,6 +1,6 @@
 //! Cargo and our own binaries, run with an environment that `cargo stack` itself has not leaked into.
 
-use std::io::BufRead;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -52,33 +52,55 @@ pub fn command(layout: &Layout, program: &str) -> Command {
 /// The one build line. `targets` narrows what is built, not how: features are those of the whole workspace.
 ///
 /// # Errors
-/// When it does not compile; the errors are in the message, all of the output in `logs build`.
+/// When it does not compile; the end of the output is in the message, all of it in `logs build`.
 pub fn build(layout: &Layout, targets: &[&str], step: &Step) -> Result<()> {
     let mut command = command(layout, "cargo");
     command.args(["build", "--release", "--workspace"]).args(targets);
-    run_quietly(layout, command, "build", step)
+    cargo(layout, command, "build", step).map(drop)
 }
 
-/// Runs a command whose output goes to a log; the last line of it is shown while it runs.
+/// Runs a command of cargo that compiles, shows how many crates are done of all, and returns what it prints on stdout.
 ///
 /// # Errors
-/// When it fails; the end of its output is in the message.
-pub fn run_quietly(layout: &Layout, mut command: Command, log: &str, step: &Step) -> Result<()> {
+/// When it fails; the end of its output is in the message, all of it in the log of this name.
+pub fn cargo(layout: &Layout, mut command: Command, log: &str, step: &Step) -> Result<String> {
     std::fs::create_dir_all(layout.dir.join("logs"))?;
     let path = layout.log(log);
-    let mut file = std::fs::File::create(&path)?;
-    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(Stdio::piped());
+    let mut log = std::fs::File::create(&path)?;
+    // Cargo shows its progress to terminals only, unless it is asked.
+    command.env("CARGO_TERM_PROGRESS_WHEN", "always").env("CARGO_TERM_PROGRESS_WIDTH", "100");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut process = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
-    if let Some(output) = process.stderr.take() {
-        for line in std::io::BufReader::new(output).lines().map_while(Result::ok) {
-            std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes())?;
-            step.now(line.trim().to_owned());
+    let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
+    let printed = std::thread::scope(|scope| {
+        let printed = scope.spawn(|| stdout.map(std::io::read_to_string).unwrap_or(Ok(String::new())));
+        if let Some(stderr) = stderr {
+            // Progress overwrites itself: its lines end in a carriage return, and follow all others at once.
+            for lines in BufReader::new(stderr).split(b'\r').map_while(Result::ok) {
+                for line in String::from_utf8_lossy(&lines).lines() {
+                    match progress_of(line) {
+                        Some(progress) => step.now(progress),
+                        None => writeln!(log, "{line}")?,
+                    }
+                }
+            }
         }
-    }
+        Ok::<_, anyhow::Error>(printed.join().unwrap_or(Ok(String::new()))?)
+    })?;
     if !process.wait()?.success() {
         bail!("{}\n(all of it: {})", logs::tail(&path, 40), path.display());
     }
-    Ok(())
+    Ok(printed)
+}
+
+/// Cargo's progress bar in words: `Building [=====>    ] 12/345: a, b` is `12 of 345 crates: a, b`.
+fn progress_of(line: &str) -> Option<String> {
+    let (bar, state) = line.trim().strip_prefix("Building [")?.split_once("] ")?;
+    let (counts, names) = state.split_once(": ").unwrap_or((state, ""));
+    let (done, all) = counts.split_once('/')?;
+    let is_count = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    (bar.bytes().all(|byte| b"=> ".contains(&byte)) && is_count(done) && is_count(all))
+        .then(|| format!("{done} of {all} crates: {}", names.trim()))
 }
 
 /// Runs `coroctl` with everything that `.stack/env` says, its output going to the terminal.
@@ -120,7 +142,7 @@ fn succeed(layout: &Layout, program: &str, arguments: &[&str]) -> Result<()> {
 fn status(layout: &Layout, program: &str, arguments: &[&str]) -> Result<ExitStatus> {
     let program = binary(layout, program);
     if !program.is_file() {
-        bail!("there is no {}: `cargo build --release --workspace` makes it", program.display());
+        bail!("{} is not built: `cargo build --release --workspace` builds it", program.display());
     }
     let mut command = command(layout, &program.display().to_string());
     command.args(arguments).envs(environment::variables(layout)?);
@@ -130,6 +152,17 @@ fn status(layout: &Layout, program: &str, arguments: &[&str]) -> Result<ExitStat
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_progress_of_cargo_in_words() {
+        let line = "    Building [==>                       ] 12/345: serde, rdkafka-sys(build)      ";
+        assert_eq!(progress_of(line).as_deref(), Some("12 of 345 crates: serde, rdkafka-sys(build)"));
+        for other in
+            ["   Compiling serde v1.0.0", "    Finished `release` profile", "Building [x] 1/2: a", ""]
+        {
+            assert_eq!(progress_of(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn what_cargo_sets_is_removed_and_what_people_set_is_kept() {

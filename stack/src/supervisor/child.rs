@@ -67,7 +67,7 @@ impl Child {
         self.running().is_some_and(process::outdated)
     }
 
-    /// When something must be done about it though nothing happens.
+    /// The time of its next action, if one is planned.
     pub fn due(&self) -> Option<Instant> {
         match self.phase {
             Phase::Running { kill_at, .. } => kill_at,
@@ -103,17 +103,17 @@ impl Child {
 
     /// Asks once; the second time changes nothing.
     pub fn ask_to_stop(&mut self) {
-        let stop_timeout = Duration::from_secs(self.spec.stop_seconds);
+        let timeout = Duration::from_secs(self.spec.stop_seconds);
         if let Phase::Running { id, kill_at, .. } = &mut self.phase
             && kill_at.is_none()
         {
             id.signal(self.spec.stop_signal.signal());
-            *kill_at = Some(Instant::now() + stop_timeout);
+            *kill_at = Some(Instant::now() + timeout);
         }
     }
 
     /// SIGKILL has been sent; again in a second if it must be.
-    pub fn schedule_next_kill(&mut self) {
+    pub fn stop_timed_out(&mut self) {
         if let Phase::Running { kill_at, .. } = &mut self.phase {
             *kill_at = Some(Instant::now() + Duration::from_secs(1));
         }
@@ -128,7 +128,7 @@ impl Child {
             self.ask_to_stop();
         } else {
             self.phase = Phase::Down { how: "stopped".to_owned() };
-            self.reply(|| Reply::Done { changed: false });
+            self.answer(|| Reply::Done { changed: false });
         }
     }
 
@@ -150,7 +150,7 @@ impl Child {
         }
     }
 
-    pub fn reply(&mut self, reply: impl Fn() -> Reply) {
+    pub fn answer(&mut self, reply: impl Fn() -> Reply) {
         for waiting in self.waiting.drain(..) {
             let _hung_up = waiting.send(reply());
         }

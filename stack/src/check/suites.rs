@@ -1,0 +1,183 @@
+//! Test programs: built all at once, run side by side.
+//!
+//! * Cargo builds every program in one go, so that both cores have work; it names what it built.
+//! * Programs of one lane run one after the other, lanes at the same time. Who shares a lane is the caller's choice.
+//! * Every line of a program is shown as it comes, under the program's name; all programs run, also after a failure.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::totals::Totals;
+use crate::layout::Layout;
+use crate::output::{Progress, say};
+use crate::{environment, workspace};
+
+/// What a test program needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing: the tests inside of a library or a program.
+    Unit,
+    /// Servers, and for some the services.
+    Integration,
+}
+
+/// A test program that cargo has built.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suite {
+    pub package: String,
+    /// Of the target: `it`, or the library's.
+    pub target: String,
+    pub kind: Kind,
+    program: PathBuf,
+    /// The package's folder, in which cargo would run it.
+    folder: PathBuf,
+}
+
+/// The fields of cargo's messages (`--message-format json`) that name a built program.
+#[derive(Deserialize)]
+struct Message {
+    manifest_path: Option<PathBuf>,
+    target: Option<Target>,
+    profile: Option<Profile>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Profile {
+    test: bool,
+}
+
+impl Suite {
+    /// The test program that a message of cargo names; none for other messages.
+    fn of_message(line: &str) -> Option<Self> {
+        let message: Message = serde_json::from_str(line).ok()?;
+        let (target, folder) = (message.target?, message.manifest_path?.parent()?.to_owned());
+        let kind = if target.kind.iter().any(|kind| kind == "test") { Kind::Integration } else { Kind::Unit };
+        let package = folder.file_name()?.to_str()?.to_owned();
+        let program = message.executable.filter(|_| message.profile.is_some_and(|profile| profile.test))?;
+        Some(Self { package, target: target.name, kind, program, folder })
+    }
+
+    fn name(&self) -> String {
+        if self.target == self.package.replace('-', "_") || self.target == self.package {
+            return self.package.clone();
+        }
+        format!("{} {}", self.package, self.target)
+    }
+
+    /// Runs it, and shows what it prints.
+    fn run(&self, layout: &Layout, arguments: &[&str]) -> Result<Totals> {
+        let began = Instant::now();
+        let mut command = workspace::command(layout, &self.program.display().to_string());
+        command.current_dir(&self.folder).args(arguments).envs(environment::variables(layout)?);
+        let totals = shown(command, &self.name())?;
+        say(&format!("{:<22} {totals}, {:.0} s", self.name(), began.elapsed().as_secs_f64()));
+        Ok(totals)
+    }
+}
+
+/// Builds test programs, and the programs that they start.
+///
+/// # Errors
+/// When something does not compile; the compiler has said why.
+pub fn build(layout: &Layout, arguments: &[&str]) -> Result<Vec<Suite>> {
+    let mut found = Vec::new();
+    Progress::default().step("build", |step| {
+        let mut command = workspace::command(layout, "cargo");
+        command
+            .args(["test", "--no-run", "--release"])
+            .args(arguments)
+            .args(["--message-format", "json-render-diagnostics"]);
+        let messages = workspace::cargo(layout, command, "build-tests", step)?;
+        found = messages.lines().filter_map(Suite::of_message).collect();
+        ensure!(!found.is_empty(), "cargo built no test program");
+        Ok(format!("{} test programs", found.len()))
+    })?;
+    Ok(found)
+}
+
+/// Runs every lane at the same time, the suites of a lane one after the other.
+pub fn run(layout: &Layout, lanes: Vec<Vec<Suite>>, arguments: &[&str]) -> Totals {
+    let lane = |suites: Vec<Suite>| {
+        let mut totals = Totals::default();
+        for suite in suites {
+            match suite.run(layout, arguments) {
+                Ok(of_suite) => totals += of_suite,
+                Err(error) => totals.one(Err(error.context(suite.name()))),
+            }
+        }
+        totals
+    };
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = lanes.into_iter().map(|suites| scope.spawn(move || lane(suites))).collect();
+        let mut totals = Totals::default();
+        for lane in lanes {
+            match lane.join() {
+                Ok(of_lane) => totals += of_lane,
+                Err(_) => totals.one(Err(anyhow::anyhow!("a lane of tests panicked"))),
+            }
+        }
+        totals
+    })
+}
+
+fn shown(mut command: Command, name: &str) -> Result<Totals> {
+    let mut process =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start it")?;
+    let mut totals = Totals::default();
+    if let Some(output) = process.stdout.take() {
+        for line in BufReader::new(output).lines() {
+            // A test may print anything.
+            let Ok(line) = line else { continue };
+            totals += Totals::of_line(&line).unwrap_or_default();
+            if !line.is_empty() {
+                say(&format!("{name:<22} {line}"));
+            }
+        }
+    }
+    let status = process.wait()?;
+    if !status.success() && totals.failed == 0 {
+        // It died before it could count.
+        totals.failed = 1;
+    }
+    Ok(totals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cargo_names_test_programs_among_other_things() {
+        let message = |kind: &str, name: &str, test: bool, executable: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","manifest_path":"/w/balance-svc/Cargo.toml","target":{{"kind":["{kind}"],
+                "name":"{name}"}},"profile":{{"test":{test}}},"executable":{executable}}}"#
+            )
+        };
+        let suite = Suite::of_message(&message("test", "it", true, r#""/w/target/it-1""#)).unwrap();
+        assert_eq!((suite.name().as_str(), suite.kind), ("balance-svc it", Kind::Integration));
+        assert_eq!(suite.folder, PathBuf::from("/w/balance-svc"));
+        let suite = Suite::of_message(&message("lib", "balance_svc", true, r#""/w/target/b-1""#)).unwrap();
+        assert_eq!((suite.name().as_str(), suite.kind), ("balance-svc", Kind::Unit));
+        for other in [
+            message("bin", "balance-svc", false, r#""/w/target/balance-svc""#),
+            message("lib", "balance_svc", false, "null"),
+            r#"{"reason":"build-finished","success":true}"#.to_owned(),
+            "no message".to_owned(),
+        ] {
+            assert_eq!(Suite::of_message(&other), None, "{other}");
+        }
+    }
+}
