@@ -3,6 +3,9 @@
 //! * Users read their balance on the public listener. Operators make deposits on the admin listener.
 //! * A deposit is credited once per user and idempotency key.
 //! * A failure of the database is 503 for the client and its cause is logged.
+//!
+//! A balance has a largest value, 2^53 - 1 for available and held together: the largest integer that every JSON reader keeps
+//! exact. Only a deposit adds to that sum, so only a deposit is refused (422 `balance-limit`, by the named constraint).
 
 use std::sync::Arc;
 

@@ -5,6 +5,11 @@
 //! * A request is answered only after its row is committed.
 //! * A failed flush answers 503 to each of its requests. A client repeats the request with the same key and gets the
 //!   payment, if it was committed after all.
+//!
+//! * The idempotency key is looked up before the service: a payment accepted before is replayed even if the service was
+//!   disabled since.
+//! * A disabled or unknown service is refused here, with 422 and without a row: payments-svc owns that table, and a definite
+//!   answer at once is better than a rejection later.
 
 use std::time::{Duration, Instant};
 

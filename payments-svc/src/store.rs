@@ -3,6 +3,10 @@
 //! * Accepting a batch of requests is one statement and one commit, whatever its size.
 //! * Applying a batch of events is one read, and one compare-and-set per round.
 //! * A transition compares the row's version. A batch that lost a race is applied anew.
+//!
+//! A payment's row has practically one writer, since one consumer owns a user's partition. So batches read without a lock
+//! and compare the version when they write; a batch that lost a race is applied anew. balance-svc locks, since all of a user's
+//! payments share an account.
 
 mod insert;
 mod transitions;

@@ -2,6 +2,9 @@
 //!
 //! * The pool connects lazily: a database may be down when its service starts.
 //! * A failure is poison only by its SQLSTATE. Every other failure is retried: money is never dropped on a guess.
+//!
+//! Plans are pinned: every statement of a service reaches its rows by key, and sessions force the one generic plan and forbid
+//! sequential scans, hash and merge joins. A fresh table without statistics must not tempt the planner into scanning it.
 
 use std::time::Duration;
 

@@ -2,6 +2,10 @@
 //!
 //! * SIGTERM and SIGINT begin a graceful stop: /ready fails first, the listeners close after the grace.
 //! * The end of any part ends the process, so that it is restarted instead of running without that part.
+//!
+//! An instance leaves before it stops: it first answers `/ready` with 503 and serves as before for `DRAIN_MS`, longer than the
+//! edge takes to notice; then it takes no more connections, answers open requests with `connection: close`, and
+//! ends. So a rolling restart costs no request.
 
 use std::pin::Pin;
 use std::time::Duration;

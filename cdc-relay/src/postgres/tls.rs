@@ -11,6 +11,9 @@
 //! * `sslrootcert=system` names the system's authorities. It requires `verify-full`: anybody can have a certificate of theirs.
 //! * A certificate in the file `sslrootcert` itself is trusted even if it has expired.
 //! * The server's name must be in `subjectAltName`; the common name does not count.
+//!
+//! One library, rustls with ring, serves the stream, ordinary connections and AMQP; librdkafka alone has the system's
+//! OpenSSL, since it knows no other.
 
 use std::sync::Arc;
 
