@@ -1,4 +1,7 @@
 //! `cdc-relay failover` goes on with a promoted standby.
+//!
+//! It is a command and nothing that `run` does by itself: somebody has to know that the old primary is gone, and a queue
+//! cannot be read back.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
