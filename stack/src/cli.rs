@@ -62,7 +62,7 @@ enum Action {
     Kill { name: String },
     /// The whole life of one payment, and where it stands still.
     Explain { payment_id: String },
-    /// Every invariant over everything there is. Exits 1 when one is violated, 2 when it could not look.
+    /// Every invariant over everything there is. Exits 1 when one is violated, 2 when it could not be made.
     #[command(disable_help_flag = true)]
     Audit {
         /// See `audit --help`.

@@ -195,7 +195,10 @@ impl DeadLetter {
             id: cause.id.map(|id| String::from_utf8_lossy(id).into_owned()),
             position: transaction.commit_lsn.to_string(),
             cluster: transaction.cluster.clone(),
-            committed_at: jiff::Timestamp::from_microsecond(transaction.committed_at.unix_micros()).ok(),
+            committed_at: Some(
+                jiff::Timestamp::from_microsecond(transaction.committed_at.unix_micros())
+                    .unwrap_or(jiff::Timestamp::MAX),
+            ),
             ordinal: Some(transaction.rows),
             existing: transaction.existing,
             // The WAL has deleted rows with all of their columns.

@@ -3,13 +3,13 @@
 //! * A large value that an update did not change is not in the WAL. It is taken from the row before, or is unknown.
 //! * An unknown value is never emitted as null.
 
-use strum::{EnumString, IntoStaticStr, VariantArray, VariantNames};
+use strum::{EnumString, IntoStaticStr, VariantNames};
 
 use crate::postgres::decode::pgoutput::{Old, Tuple, Value};
 use crate::routes::problem::Problem;
 
 /// The operation of a row change, as the routes file and dead letters name it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray, VariantNames)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "lowercase")]
 pub enum Op {
     /// Also a row that is emitted again: its operation is not known then.

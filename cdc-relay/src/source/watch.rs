@@ -201,7 +201,7 @@ impl Checker {
             let source = source.name.get_ref();
             tracing::warn!(
                 source,
-                "partition {part} was detached, so rows written to it from now on are not emitted"
+                "partition {part} left its table (detached or dropped); rows written to it from now on are not emitted"
             );
         }
         if self.coverage.reshaped(&found, source) {
@@ -278,7 +278,7 @@ impl Outage {
 
     fn is_over(&mut self) {
         if self.lasts {
-            tracing::info!(source = self.source, "an outage is over: {}", self.what);
+            tracing::info!(source = self.source, "works again after a failure ({})", self.what);
         }
         self.lasts = false;
     }

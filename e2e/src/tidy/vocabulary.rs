@@ -142,7 +142,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
         "pass_over",
         "orders that are in WAL or on the dead-letter topic keep their names",
     ),
-    ("cdc-relay/src/commands/cli.rs", "pass-over", "the flag's name before, as a hidden alias"),
+    ("cdc-relay/src/commands/cli.rs", "pass-over", "a test that the former flag is refused"),
     (
         "cdc-relay/src/commands/tail/trial.rs",
         "trial",

@@ -5,7 +5,7 @@ mod text;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use brokers::Brokers;
 use clap::Args;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -201,7 +201,9 @@ async fn examine(options: &Options, routes: &Routes) -> Result<Report> {
 }
 
 fn health(admin: &str) -> Result<Health> {
-    let config = ureq::Agent::config_builder().timeout_global(Some(ADMIN_TIMEOUT)).build();
+    // The relay is asked itself: no proxy of the environment and no redirect comes between.
+    let config = ureq::Agent::config_builder().proxy(None).max_redirects(0).timeout_global(Some(ADMIN_TIMEOUT)).build();
+    ensure!(admin.contains(':'), "--admin {admin}: HOST:PORT is needed");
     let mut answer = ureq::Agent::new_with_config(config).get(format!("http://{admin}/health")).call()?;
     let body = answer.body_mut().with_config().limit(HEALTH_BYTES_MAX);
     body.read_json().context("the answer is not that of a relay")

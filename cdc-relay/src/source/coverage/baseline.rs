@@ -19,7 +19,7 @@ pub fn baseline(session: &mut Session, routes: &Routes, source: &Source) -> Resu
     Contract { routes, source }.check(session)?;
     if let Some(table) = coverage.lacks(source) {
         bail!(
-            "{table} was added to publication {} during the check, which is repeated",
+            "{table} was added to publication {} during the check; check again",
             source.publication.get_ref()
         );
     }

@@ -57,7 +57,8 @@ impl Snapshots {
     }
 
     fn learn_relation(&mut self, relation: &Relation) {
-        let name = format!("{}.{}", relation.schema, relation.name);
+        // As the run names its table, which quotes some names.
+        let name = relation.table_name().to_string();
         let Some(run) = self.runs.iter().find(|run| run.table.name() == name) else { return };
         let index_of = |name: &str| relation.columns.iter().position(|column| column.name == name);
         let key = run.table.key_columns().map(index_of).collect();
