@@ -84,7 +84,7 @@ async fn worker(shared: Arc<Shared>, seed: u64) {
             Err(error) => roll_back(sql, &error).await,
         }
         // The pause keeps the topic small enough to be read again and again.
-        tokio::time::sleep(Duration::from_millis(4)).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

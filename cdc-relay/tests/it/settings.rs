@@ -122,7 +122,7 @@ async fn no_setting_of_a_role_is_in_the_way_of_first_start_stream_snapshot_or_re
 async fn no_setting_of_a_role_is_in_the_way_of_a_tail() {
     let harness = hostile("tail_settings").await;
     let url = harness.overrides[0].1.clone();
-    let tail = std::process::Command::new(env!("CARGO_BIN_EXE_cdc-relay"))
+    let mut tail = std::process::Command::new(env!("CARGO_BIN_EXE_cdc-relay"))
         .args(["tail", &url, "--limit", "1", "--json"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
@@ -135,6 +135,11 @@ async fn no_setting_of_a_role_is_in_the_way_of_a_tail() {
     })
     .await;
     harness.row("a", 1, 1, "made").await;
+    eventually("the tail to end", || {
+        let ended = tail.try_wait().expect("wait");
+        async move { ended }
+    })
+    .await;
     let output = tail.wait_with_output().expect("tail");
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success() && text.contains("\"owner\":\"a\""), "{text}");

@@ -44,10 +44,10 @@ async fn a_relay_that_waits_for_its_turn_asks_for_nothing_but_the_slot() {
     };
     let before = checks().await;
     let mut since = String::from("-infinity");
-    for _ in 0..10 {
+    for _ in 0..16 {
         since = eventually("the next query for the slot", || async {
             let queries = "select query_start::text from pg_stat_activity
-                           where datname = current_database() and application_name = 'cdc-relay'
+                           where datname = current_database() and application_name = 'cdc-relay snapshot'
                              and query like '%pg_replication_slots%' and query_start > $1::text::timestamptz
                            order by query_start limit 1";
             let query = harness.sql.query_opt(queries, &[&since]).await.expect("activity");

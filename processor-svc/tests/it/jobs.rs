@@ -56,6 +56,7 @@ async fn each_message_is_charged_once_and_its_duplicate_not_at_all() {
     })
     .await;
     harness.database.until(SUCCEEDED, 300).await;
+    until_metric(&harness.processor, ENDED, ALREADY, 50.0).await;
     assert_eq!(harness.gateway.ledger().await.len(), 300);
     assert_eq!((harness.jobs("calling").await, harness.jobs("parked").await), (300.0, 0.0));
     harness.end().await;

@@ -202,7 +202,11 @@ async fn examine(options: &Options, routes: &Routes) -> Result<Report> {
 
 fn health(admin: &str) -> Result<Health> {
     // The relay is asked itself: no proxy of the environment and no redirect comes between.
-    let config = ureq::Agent::config_builder().proxy(None).max_redirects(0).timeout_global(Some(ADMIN_TIMEOUT)).build();
+    let config = ureq::Agent::config_builder()
+        .proxy(None)
+        .max_redirects(0)
+        .timeout_global(Some(ADMIN_TIMEOUT))
+        .build();
     ensure!(admin.contains(':'), "--admin {admin}: HOST:PORT is needed");
     let mut answer = ureq::Agent::new_with_config(config).get(format!("http://{admin}/health")).call()?;
     let body = answer.body_mut().with_config().limit(HEALTH_BYTES_MAX);
