@@ -16,6 +16,13 @@ fn replay(harness: &Harness, arguments: &[&str], code: i32) -> String {
     text(&output)
 }
 
+/// Replays rows of `items`, and returns the one value on standard output: standard error may have warnings.
+fn replay_json(harness: &Harness, arguments: &[&str]) -> serde_json::Value {
+    let output = cdc_relay(harness, &[&["replay", "--table", "items", "--json"], arguments].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    serde_json::from_slice(&output.stdout).expect("one line of JSON")
+}
+
 /// The number of events with this id, and how many of them were re-emitted, without a position.
 fn count(events: &[Event], id: &str) -> (usize, usize) {
     let all: Vec<&Event> = events.iter().filter(|event| event.header("ce_id") == id).collect();
@@ -40,8 +47,7 @@ async fn rows_are_re_emitted_by_key_time_and_condition_with_the_same_ids() {
     // Without agreement the replay is only shown.
     let shown = replay(&harness, &["--key", "a", "--dry-run"], 0);
     assert!(shown.contains("it/items/a/1/2") && shown.contains("2 events would be emitted"), "{shown}");
-    let shown = replay(&harness, &["--where", "owner = 'b'", "--dry-run", "--json"], 0);
-    let line: serde_json::Value = serde_json::from_str(&shown).expect("one line of JSON");
+    let line = replay_json(&harness, &["--where", "owner = 'b'", "--dry-run"]);
     assert_eq!((&line["id"], &line["value"]["version"]), (&"it/items/b/3/2".into(), &2.into()));
     let message = replay(&harness, &["--key", "a"], 64);
     assert!(message.contains("--yes"), "{message}");
@@ -61,8 +67,7 @@ async fn rows_are_re_emitted_by_key_time_and_condition_with_the_same_ids() {
     replay(&harness, &["--since", "1h", "--yes"], 0);
     let events = kafka::read(&harness.topic());
     assert_eq!((count(&events, "it/items/a/2/1").0, count(&events, "it/items/b/3/2").0), (3, 1));
-    let message = replay(&harness, &["--where", "id > 0", "--limit", "1", "--yes", "--json"], 0);
-    let report: serde_json::Value = serde_json::from_str(message.trim()).expect("JSON");
+    let report = replay_json(&harness, &["--where", "id > 0", "--limit", "1", "--yes"]);
     assert_eq!(report["rows"], 1);
     assert_eq!(kafka::read(&harness.topic()).len(), emitted + 5);
     drop(relay);
