@@ -64,7 +64,8 @@ async fn dead_letters(harness: &Harness, count: usize) -> Vec<serde_json::Value>
 
 fn listed(harness: &Harness) -> Vec<serde_json::Value> {
     let output = cdc_relay(harness, &["dead-letters", "--json"]);
-    text(&output).lines().map(|line| serde_json::from_str(line).expect(line)).collect()
+    let lines = String::from_utf8_lossy(&output.stdout);
+    lines.lines().map(|line| serde_json::from_str(line).expect(line)).collect()
 }
 
 /// Runs the command that `dead-letters` prints for a key.
