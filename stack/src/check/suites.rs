@@ -17,7 +17,10 @@ use crate::layout::Layout;
 use crate::output::{Progress, say};
 use crate::{environment, workspace};
 
-/// What a test program needs.
+/// The relay's tests wait for servers of their own for most of their time, so more run at once than there are cores.
+const RELAY_TEST_THREADS: &str = "5";
+
+/// The needs of a test program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Nothing: the tests inside of a library or a program.
@@ -81,6 +84,12 @@ impl Suite {
         let began = Instant::now();
         let mut command = workspace::command(layout, &self.program.display().to_string());
         command.current_dir(&self.folder).args(arguments).envs(environment::variables(layout)?);
+        if self.package == "cdc-relay"
+            && self.kind == Kind::Integration
+            && std::env::var_os("RUST_TEST_THREADS").is_none()
+        {
+            command.env("RUST_TEST_THREADS", RELAY_TEST_THREADS);
+        }
         let totals = shown(command, &self.name())?;
         say(&format!("{:<22} {totals}, {:.0} s", self.name(), began.elapsed().as_secs_f64()));
         Ok(totals)

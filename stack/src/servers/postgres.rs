@@ -97,8 +97,8 @@ full_page_writes = on
 wal_level = logical
 wal_compression = off
 max_wal_size = 4GB
-max_replication_slots = 20
-max_wal_senders = 20
+max_replication_slots = 40
+max_wal_senders = 40
 # A relay that is down for long must not fill the disk; far above what a stack writes in a day.
 max_slot_wal_keep_size = 16GB
 autovacuum = on
