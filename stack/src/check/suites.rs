@@ -4,6 +4,7 @@
 //! * Programs of one lane run one after the other, lanes at the same time. Who shares a lane is the caller's choice.
 //! * Every line of a program is shown as it comes, under the program's name; all programs run, also after a failure.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -40,6 +41,9 @@ pub struct Suite {
     /// The package's folder, in which cargo would run it.
     folder: PathBuf,
 }
+
+/// Where the servers of a stack are, as in `.stack/env`.
+type Variables = BTreeMap<&'static str, String>;
 
 /// The fields of cargo's messages (`--message-format json`) that name a built program.
 #[derive(Deserialize)]
@@ -80,10 +84,10 @@ impl Suite {
     }
 
     /// Runs it, and shows what it prints.
-    fn run(&self, layout: &Layout, arguments: &[&str]) -> Result<Totals> {
+    fn run(&self, layout: &Layout, variables: &Variables, arguments: &[&str]) -> Result<Totals> {
         let began = Instant::now();
         let mut command = workspace::command(layout, &self.program.display().to_string());
-        command.current_dir(&self.folder).args(arguments).envs(environment::variables(layout)?);
+        command.current_dir(&self.folder).args(arguments).envs(variables);
         if self.package == "cdc-relay"
             && self.kind == Kind::Integration
             && std::env::var_os("RUST_TEST_THREADS").is_none()
@@ -118,10 +122,19 @@ pub fn build(layout: &Layout, arguments: &[&str]) -> Result<Vec<Suite>> {
 
 /// Runs every lane at the same time, the suites of a lane one after the other.
 pub fn run(layout: &Layout, lanes: Vec<Vec<Suite>>, arguments: &[&str]) -> Totals {
+    let mut totals = Totals::default();
+    // Once, before the lanes: secrets that are missing are made.
+    let variables = match environment::variables(layout) {
+        Ok(variables) => variables,
+        Err(error) => {
+            totals.one(Err(error));
+            return totals;
+        }
+    };
     let lane = |suites: Vec<Suite>| {
         let mut totals = Totals::default();
         for suite in suites {
-            match suite.run(layout, arguments) {
+            match suite.run(layout, &variables, arguments) {
                 Ok(of_suite) => totals += of_suite,
                 Err(error) => totals.one(Err(error.context(suite.name()))),
             }
@@ -129,16 +142,15 @@ pub fn run(layout: &Layout, lanes: Vec<Vec<Suite>>, arguments: &[&str]) -> Total
         totals
     };
     std::thread::scope(|scope| {
-        let lanes: Vec<_> = lanes.into_iter().map(|suites| scope.spawn(move || lane(suites))).collect();
-        let mut totals = Totals::default();
+        let lanes: Vec<_> = lanes.into_iter().map(|suites| scope.spawn(|| lane(suites))).collect();
         for lane in lanes {
             match lane.join() {
                 Ok(of_lane) => totals += of_lane,
                 Err(_) => totals.one(Err(anyhow::anyhow!("a lane of tests panicked"))),
             }
         }
-        totals
-    })
+    });
+    totals
 }
 
 fn shown(mut command: Command, name: &str) -> Result<Totals> {
