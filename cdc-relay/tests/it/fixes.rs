@@ -138,8 +138,12 @@ async fn doctor_before_the_first_run_judges_what_run_would_make() {
     let relay = harness.streaming().await;
     drop(relay);
     harness.slot_is_free().await;
-    let (code, findings) = doctor(&harness);
-    assert_eq!(code, Some(0), "{findings:#?}");
+    // While other tests write much, the slot of a relay that is gone is rightly found to be at risk.
+    crate::harness::eventually("a doctor without findings that lose data", || async {
+        let (code, _) = doctor(&harness);
+        (code == Some(0)).then_some(())
+    })
+    .await;
 }
 
 /// The refusal names the relation, the nearest name, and why it cannot be streamed; the relay makes no topic for it.

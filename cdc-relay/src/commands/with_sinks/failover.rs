@@ -168,8 +168,9 @@ struct Server {
 
 impl Server {
     fn query(session: &mut Session, source: &Source) -> Result<Server> {
-        let (cluster, database) = inspect::cluster(session)?;
+        // In this order: a standby that is promoted in between is still taken for one.
         let standby = inspect::standby(session)?;
+        let (cluster, database) = inspect::cluster(session)?;
         let history = inspect::timeline_history(session, cluster.timeline)?;
         let slot = inspect::slot(session, source.slot.get_ref())?;
         Ok(Server { cluster, standby, database, history, slot })

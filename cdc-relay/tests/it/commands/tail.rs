@@ -31,7 +31,8 @@ impl Tail {
         // The later lines stay unread: they are few.
         for line in stderr.by_ref().map_while(Result::ok) {
             before.push_str(&line);
-            reads = line.starts_with("Reading.");
+            // One that had its rows at once may have ended before it could say that it reads.
+            reads = line.starts_with("Reading.") || line.contains(" changes in ");
             if reads {
                 break;
             }
