@@ -19,7 +19,7 @@ use crate::output::{Progress, say};
 use crate::{environment, workspace};
 
 /// The relay's tests wait for servers of their own for most of their time, so more run at once than there are cores.
-const RELAY_TEST_THREADS: &str = "5";
+const RELAY_TEST_THREADS: &str = "4";
 
 /// The needs of a test program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
