@@ -89,6 +89,8 @@ async fn whatever_makes_a_table_send_less_is_refused_within_seconds() {
         }
         harness.row("a", 1, 1, "made").await;
         harness.confirmed().await;
+        // The watch has begun: until then the check at the start would refuse, in other words.
+        harness.publication_checked().await;
         let began = Instant::now();
         run(&harness, &change.replace("{items}", items)).await;
         let report = refused_in_time(&relay, began, change).await;
