@@ -85,7 +85,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             Step::Format => totals.one(cargo(&layout, &["fmt", "--all", "--check", "--", "-l"])),
             Step::Lint => lint(&layout, &mut totals),
             Step::Deny => deny(&layout, &mut totals),
-            Step::Unit => unit(&layout, args.quick, &mut totals),
+            Step::Unit => totals.all(unit(&layout, args.quick)),
             Step::Stack => against_a_stack(&layout, args.all, &mut totals),
         }
         let failed = totals.failed - before.failed;
@@ -138,26 +138,21 @@ fn deny(layout: &Layout, totals: &mut Totals) {
     }
 }
 
-fn unit(layout: &Layout, quick: bool, totals: &mut Totals) {
+fn unit(layout: &Layout, quick: bool) -> Result<Totals> {
     let mut arguments = vec!["--workspace".to_owned()];
     if quick {
-        arguments = match changed::packages(layout) {
-            Ok(packages) if packages.is_empty() => return say("no package differs from main"),
-            Ok(packages) => {
-                packages.into_iter().flat_map(|package| ["--package".to_owned(), package]).collect()
-            }
-            Err(error) => return totals.one(Err(error)),
-        };
+        let packages = changed::packages(layout)?;
+        if packages.is_empty() {
+            say("no package differs from main");
+            return Ok(Totals::default());
+        }
+        arguments = packages.into_iter().flat_map(|package| ["--package".to_owned(), package]).collect();
         arguments.extend(["--lib", "--bins"].map(str::to_owned));
     }
-    match suites::build(layout, &arguments.iter().map(String::as_str).collect::<Vec<_>>()) {
-        Ok(suites) => {
-            let unit: Vec<Suite> = suites.into_iter().filter(|suite| suite.kind == Kind::Unit).collect();
-            let (first, second) = unit.split_at(unit.len() / 2);
-            *totals += suites::run(layout, vec![first.to_vec(), second.to_vec()], &[]);
-        }
-        Err(error) => totals.one(Err(error)),
-    }
+    let suites = suites::build(layout, &arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let unit: Vec<Suite> = suites.into_iter().filter(|suite| suite.kind == Kind::Unit).collect();
+    let (first, second) = unit.split_at(unit.len() / 2);
+    suites::run(layout, vec![first.to_vec(), second.to_vec()], &[])
 }
 
 fn against_a_stack(layout: &Layout, all: bool, totals: &mut Totals) {
@@ -169,7 +164,7 @@ fn against_a_stack(layout: &Layout, all: bool, totals: &mut Totals) {
     }));
     if totals.failed == before {
         totals.one(workspace::coroctl(layout, &["first-payment"]));
-        integration(layout, all, totals);
+        totals.all(integration(layout, all));
         ends(layout, totals);
     }
     if totals.failed > before {
@@ -185,32 +180,27 @@ fn against_a_stack(layout: &Layout, all: bool, totals: &mut Totals) {
 
 /// The relay's tests wait for servers of their own for most of their time, so all others run beside them. Those that kill
 /// servers and services of the stack come last and alone.
-fn integration(layout: &Layout, all: bool, totals: &mut Totals) {
-    let suites = match suites::build(layout, &["--workspace"]) {
-        Ok(suites) => suites.into_iter().filter(|suite| suite.kind == Kind::Integration),
-        Err(error) => return totals.one(Err(error)),
-    };
-    let (alone, beside): (Vec<Suite>, Vec<Suite>) =
-        suites.partition(|suite| suite.package == "e2e" && suite.target == "it");
+fn integration(layout: &Layout, all: bool) -> Result<Totals> {
+    let suites = suites::build(layout, &["--workspace"])?.into_iter();
+    let (alone, beside): (Vec<Suite>, Vec<Suite>) = suites
+        .filter(|suite| suite.kind == Kind::Integration)
+        .partition(|suite| suite.package == "e2e" && suite.target == "it");
     let (relay, others) = beside.into_iter().partition(|suite| suite.package == "cdc-relay");
     let arguments: &[&str] = if all { &["--include-ignored"] } else { &[] };
-    *totals += suites::run(layout, vec![relay, others], arguments);
-    *totals += suites::run(layout, vec![alone], arguments);
+    let mut totals = suites::run(layout, vec![relay, others], arguments)?;
+    totals += suites::run(layout, vec![alone], arguments)?;
+    Ok(totals)
 }
 
 /// Processors and relays that end at each of their failpoints. Their programs take the place of those without; the
 /// build line puts these back, which it does without compiling (cargo keeps both), so that nobody runs the other.
 fn ends(layout: &Layout, totals: &mut Totals) {
+    let with_failpoints = |suite: &Suite| ["processor-svc", "cdc-relay"].contains(&suite.package.as_str());
     let built = suites::build(layout, &["--workspace", "--features", FAILPOINTS, "--test", "it"]);
-    match built {
-        Ok(suites) => {
-            let with_failpoints =
-                |suite: &Suite| ["processor-svc", "cdc-relay"].contains(&suite.package.as_str());
-            let lanes = suites.into_iter().filter(with_failpoints).map(|suite| vec![suite]);
-            *totals += suites::run(layout, lanes.collect(), &["ends::"]);
-        }
-        Err(error) => totals.one(Err(error)),
-    }
+    totals.all(built.and_then(|suites| {
+        let lanes = suites.into_iter().filter(with_failpoints).map(|suite| vec![suite]);
+        suites::run(layout, lanes.collect(), &["ends::"])
+    }));
     totals.one(cargo(layout, &["build", "--release", "--workspace", "--quiet"]));
 }
 

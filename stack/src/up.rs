@@ -57,10 +57,13 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     let _alone = lock.try_write().context("another `up` or `down` of this stack is under way")?;
     clear_the_way(layout, &progress)?;
     install::ensure(layout, wish.yes, &progress)?;
+    // Before the minutes of a first build, so that what is wrong with the stack's folder is said at once.
+    environment::write(layout)?;
+    drop(supervisor::ensure(layout, wish.owner)?);
     // Downloads and servers wait for others most of the time, the compiler for none.
     std::thread::scope(|scope| {
         let built = scope.spawn(|| build(layout, extent, &progress));
-        let started = servers(layout, wish, &progress);
+        let started = servers(layout, &progress);
         let built = built.join().unwrap_or_else(|_| bail!("the build panicked"));
         started.and(built)
     })?;
@@ -75,12 +78,10 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     summary(layout, extent)
 }
 
-fn servers(layout: &Layout, wish: &Wish, progress: &Progress) -> Result<()> {
+fn servers(layout: &Layout, progress: &Progress) -> Result<()> {
     if !kafka::downloaded(layout) {
         progress.step("download", |step| kafka::download(layout, step))?;
     }
-    environment::write(layout)?;
-    drop(supervisor::ensure(layout, wish.owner)?);
     start_servers(layout, progress)
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
 use super::totals::Totals;
@@ -121,36 +121,27 @@ pub fn build(layout: &Layout, arguments: &[&str]) -> Result<Vec<Suite>> {
 }
 
 /// Runs every lane at the same time, the suites of a lane one after the other.
-pub fn run(layout: &Layout, lanes: Vec<Vec<Suite>>, arguments: &[&str]) -> Totals {
-    let mut totals = Totals::default();
+///
+/// # Errors
+/// When the stack's addresses cannot be read; then nothing has run.
+pub fn run(layout: &Layout, lanes: Vec<Vec<Suite>>, arguments: &[&str]) -> Result<Totals> {
     // Once, before the lanes: secrets that are missing are made.
-    let variables = match environment::variables(layout) {
-        Ok(variables) => variables,
-        Err(error) => {
-            totals.one(Err(error));
-            return totals;
-        }
-    };
+    let variables = environment::variables(layout)?;
     let lane = |suites: Vec<Suite>| {
         let mut totals = Totals::default();
         for suite in suites {
-            match suite.run(layout, &variables, arguments) {
-                Ok(of_suite) => totals += of_suite,
-                Err(error) => totals.one(Err(error.context(suite.name()))),
-            }
+            totals.all(suite.run(layout, &variables, arguments).with_context(|| suite.name()));
         }
         totals
     };
     std::thread::scope(|scope| {
         let lanes: Vec<_> = lanes.into_iter().map(|suites| scope.spawn(|| lane(suites))).collect();
+        let mut totals = Totals::default();
         for lane in lanes {
-            match lane.join() {
-                Ok(of_lane) => totals += of_lane,
-                Err(_) => totals.one(Err(anyhow::anyhow!("a lane of tests panicked"))),
-            }
+            totals.all(lane.join().map_err(|_| anyhow!("a lane of tests panicked")));
         }
-    });
-    totals
+        Ok(totals)
+    })
 }
 
 fn shown(mut command: Command, name: &str) -> Result<Totals> {

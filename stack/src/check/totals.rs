@@ -12,6 +12,14 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Many checks; why they could not be made is shown.
+    pub fn all(&mut self, result: Result<Self>) {
+        match result {
+            Ok(totals) => *self += totals,
+            Err(error) => self.one(Err(error)),
+        }
+    }
+
     /// A check that is one thing; why it failed is shown.
     pub fn one(&mut self, result: Result<()>) {
         match result {
