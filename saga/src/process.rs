@@ -7,15 +7,28 @@
 //! edge takes to notice; then it takes no more connections, answers open requests with `connection: close`, and
 //! ends. So a rolling restart costs no request.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 pub use listener::command_line::read as config;
+
+/// Binds a listener. `setting` is the name under which its address was given.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub async fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {setting} {address}; choose an address of this host that is free")
+    })
+}
 
 /// A token that is cancelled by SIGTERM or SIGINT.
 pub fn shutdown_on_signal() -> std::io::Result<CancellationToken> {

@@ -110,6 +110,28 @@ pub fn load(before: Option<Checkpoint>, record: Option<Checkpoint>) -> Option<Ch
 }
 
 impl Checkpoint {
+    /// The checkpoint of a slot from which nothing is emitted yet: it begins at `acknowledged`, and so does a chain.
+    pub fn of_new_slot(
+        cluster: &Cluster,
+        slot: &str,
+        routes: &str,
+        phase: Phase,
+        acknowledged: Lsn,
+    ) -> Checkpoint {
+        Checkpoint {
+            system_id: cluster.system_id.clone(),
+            timeline: cluster.timeline,
+            slot: slot.to_owned(),
+            phase,
+            acknowledged,
+            sent_lsn: acknowledged,
+            chain: Lsn::ZERO,
+            last: CommitId::default(),
+            vouched: acknowledged,
+            routes: routes.to_owned(),
+        }
+    }
+
     /// The position up to which nothing is missing, if the publication turns out to have sent less since.
     pub fn complete_until(&self) -> Lsn {
         if self.vouched == Lsn::ZERO { self.acknowledged } else { self.vouched }

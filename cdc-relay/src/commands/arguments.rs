@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::commands::outcome::Failure;
-use crate::routes::Routes;
+use crate::routes::{Routes, Source};
 
 /// The routes file, and the chosen part of it.
 #[derive(Debug, Clone, Args)]
@@ -30,15 +30,27 @@ impl RoutesArgs {
         }
         Ok(routes)
     }
-}
 
-impl RoutesArgs {
     /// As `read`, for a command that works without the file too: `instead` says how.
     pub fn read_or(&self, instead: &'static str) -> Result<Routes, Failure> {
         self.read().map_err(|failure| match failure {
             Failure::Usage(error) if !self.file.exists() => Failure::Usage(error.context(instead)),
             failure => failure,
         })
+    }
+}
+
+/// The one source of a command that works on one.
+pub fn only_source(routes: &Routes) -> Result<&Source, Failure> {
+    match routes.sources.as_slice() {
+        [source] => Ok(source),
+        sources => {
+            let names: Vec<&str> = sources.iter().map(|source| source.name.get_ref().as_str()).collect();
+            let names = names.join(", ");
+            Err(Failure::usage(format!(
+                "the routes file has several sources; choose one by --source: {names}"
+            )))
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Queries the cluster and the slot.
 
+use anyhow::{Result, ensure};
+
 use crate::checkpoint::state::{Cluster, Slot};
 use crate::postgres::error::PostgresError;
 use crate::postgres::lsn::Lsn;
@@ -21,6 +23,15 @@ pub fn cluster(session: &mut Session) -> Result<(Cluster, String), PostgresError
         flush: text(row, 2).parse().unwrap_or_default(),
     };
     Ok((cluster, text(row, 3).to_owned()))
+}
+
+/// Like [`cluster`], of a server that writes.
+///
+/// A server in recovery may be promoted before the slot is ours, and nothing would show the new timeline then. A server out
+/// of recovery keeps its timeline while the session lasts, so the order of the two queries matters.
+pub fn primary(session: &mut Session) -> Result<(Cluster, String)> {
+    ensure!(!standby(session)?, "the server is in recovery: the relay begins once it is a primary");
+    Ok(cluster(session)?)
 }
 
 /// Whether the server is in recovery, as a standby is until it is promoted.

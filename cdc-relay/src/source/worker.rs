@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use backon::BackoffBuilder;
 
 use crate::checkpoint::progress::TransactionSeq;
@@ -189,12 +189,7 @@ impl SourceWorker {
         let mut session =
             Session::connect(&self.context.database).map_err(|error| self.attempt_error(error.into()))?;
         self.resolve(&mut session)?;
-        // A server in recovery may be promoted before the slot is ours, and nothing would show the new timeline then.
-        if inspect::standby(&mut session)? {
-            let error = anyhow!("the server is in recovery: streaming begins once it is a primary");
-            return Err(error.into());
-        }
-        let (cluster, database) = inspect::cluster(&mut session)?;
+        let (cluster, database) = inspect::primary(&mut session)?;
         let slot = inspect::slot(&mut session, &slot_name)?;
         let Checked { facts, catalog } = self.contract(&mut session, slot.is_some())?;
         let mut tables = self.existing(&facts);

@@ -17,8 +17,8 @@ use super::verify::{Reading, topics_of};
 use super::wiring::SinkClients;
 use crate::checkpoint::failover::{Continuation, Evidence, Obstacle, branches, judge};
 use crate::checkpoint::state::{Checkpoint, Cluster, Slot};
-use crate::commands::arguments::{AmqpArgs, JsonArgs, RoutesArgs};
-use crate::commands::outcome::{Ending, Failure, Outcome};
+use crate::commands::arguments::{AmqpArgs, JsonArgs, RoutesArgs, only_source};
+use crate::commands::outcome::{Ending, Outcome};
 use crate::commands::terminal::print;
 use crate::observe::metrics::Metrics;
 use crate::postgres::lsn::Lsn;
@@ -89,10 +89,7 @@ struct Report {
 
 pub fn execute(options: &Options) -> Outcome {
     let routes = options.routes.read()?;
-    let [source] = routes.sources.as_slice() else {
-        return Err(Failure::usage("the routes file has several sources: choose one by --source".to_owned()));
-    };
-    let (routes, source) = super::wiring::resolved(&routes, source)?;
+    let (routes, source) = super::wiring::resolved(&routes, only_source(&routes)?)?;
     let report = work(options, routes, &source)?;
     if options.json.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&report).context("JSON")?))?;

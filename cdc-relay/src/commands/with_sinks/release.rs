@@ -8,7 +8,7 @@ use brokers::Brokers;
 use clap::Args;
 use serde::Serialize;
 
-use crate::commands::arguments::RoutesArgs;
+use crate::commands::arguments::{RoutesArgs, only_source};
 use crate::commands::outcome::{Ending, Failure, Outcome};
 use crate::dead_letter::halts::Halts;
 use crate::dead_letter::listing::HaltedKey;
@@ -66,9 +66,7 @@ pub struct ReleaseConfig {
 
 pub fn execute(config: &ReleaseConfig) -> Outcome {
     let routes = config.routes.read()?;
-    let [source] = routes.sources.as_slice() else {
-        return Err(Failure::usage("the routes file has several sources: choose one by --source".to_owned()));
-    };
+    let source = only_source(&routes)?;
     let reader = Reader::new(&config.kafka, &routes);
     let halted_keys: Vec<HaltedKey> = super::dead_letters::read(&reader, &routes)?;
     let named: Vec<&HaltedKey> = halted_keys.iter().filter(|key| names(config, key)).collect();

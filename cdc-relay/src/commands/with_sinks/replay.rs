@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Map, Value as Json};
 
 use super::wiring::SinkClients;
-use crate::commands::arguments::{AmqpArgs, RoutesArgs};
+use crate::commands::arguments::{AmqpArgs, RoutesArgs, only_source};
 use crate::commands::outcome::{Ending, Failure, Outcome};
 use crate::commands::terminal::notify;
 use crate::observe::metrics::Metrics;
@@ -92,10 +92,7 @@ fn since(text: &str) -> Result<jiff::Timestamp, String> {
 
 pub fn execute(config: &ReplayConfig) -> Outcome {
     let routes = super::wiring::routes(&config.routes, &config.amqp)?;
-    let [source] = routes.sources.as_slice() else {
-        return Err(Failure::usage("the routes file has several sources: choose one by --source".to_owned()));
-    };
-    let (routes, source) = super::wiring::resolved(&routes, source)?;
+    let (routes, source) = super::wiring::resolved(&routes, only_source(&routes)?)?;
     let rows = match (&config.key, &config.condition, config.since) {
         (Some(key), ..) => Rows::Key(key.clone()),
         (_, Some(condition), _) => Rows::Where(condition.clone()),

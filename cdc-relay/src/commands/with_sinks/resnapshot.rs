@@ -11,11 +11,12 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::wiring::SinkClients;
-use crate::commands::arguments::{AmqpArgs, RoutesArgs};
-use crate::commands::outcome::{Ending, Failure, Outcome};
+use crate::commands::arguments::{AmqpArgs, RoutesArgs, only_source};
+use crate::commands::outcome::{Ending, Outcome};
 use crate::observe::metrics::Metrics;
 use crate::routes::{Routes, Source, TableName};
 use crate::source::backfill::resnapshot::{self, Plan, Planned, Report, Step};
+use crate::source::context::SourceContext;
 
 /// Emits every row again, from the snapshot of a new slot, after `run` refused.
 ///
@@ -59,17 +60,7 @@ pub struct Options {
 
 pub fn execute(options: &Options) -> Outcome {
     let routes = super::wiring::routes(&options.routes, &options.amqp)?;
-    let source = match routes.sources.as_slice() {
-        [source] => source.clone(),
-        sources => {
-            let names: Vec<&str> = sources.iter().map(|source| source.name.get_ref().as_str()).collect();
-            let names = names.join(", ");
-            return Err(Failure::usage(format!(
-                "the routes file has several sources; choose one by --source: {names}"
-            )));
-        }
-    };
-    let (routes, source) = super::wiring::resolved(&routes, &source)?;
+    let (routes, source) = super::wiring::resolved(&routes, only_source(&routes)?)?;
     if !options.tables.is_empty() {
         print(options.json, &heal(options, routes, &source)?, healed)?;
         return Ok(Ending::Fine);
@@ -86,16 +77,15 @@ pub fn execute(options: &Options) -> Outcome {
     }
 }
 
+fn context(options: &Options, routes: Routes, source: &Source) -> Result<SourceContext> {
+    let sinks = SinkClients { kafka: &options.kafka, amqp: &options.amqp };
+    super::wiring::context(&sinks, &Metrics::new()?, &Arc::new(routes), source)
+}
+
 /// The work blocks, so it has a thread of its own: the runtime's is for RabbitMQ.
 #[tokio::main(worker_threads = 1)]
 async fn work(options: &Options, routes: Routes, source: &Source) -> Result<resnapshot::Ending> {
-    let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
-    let context = super::wiring::context(
-        &SinkClients { kafka: &options.kafka, amqp: &options.amqp },
-        &metrics,
-        &routes,
-        source,
-    )?;
+    let context = context(options, routes, source)?;
     let (agreed, mut view) = (options.yes, View::new());
     let work = tokio::task::spawn_blocking(move || {
         let ending = resnapshot::run(context, agreed, &mut |step| view.show(step));
@@ -108,13 +98,7 @@ async fn work(options: &Options, routes: Routes, source: &Source) -> Result<resn
 /// Like `work`, for some tables.
 #[tokio::main(worker_threads = 1)]
 async fn heal(options: &Options, routes: Routes, source: &Source) -> Result<resnapshot::heal::Report> {
-    let (metrics, routes) = (Metrics::new()?, Arc::new(routes));
-    let context = super::wiring::context(
-        &SinkClients { kafka: &options.kafka, amqp: &options.amqp },
-        &metrics,
-        &routes,
-        source,
-    )?;
+    let context = context(options, routes, source)?;
     let tables = options.tables.clone();
     let work = tokio::task::spawn_blocking(move || resnapshot::heal::run(context, &tables));
     work.await.context("the thread of the command panicked")?

@@ -22,7 +22,7 @@ use serde::Serialize;
 pub use self::examine::{Plan, Planned, lock_out_others};
 use self::re_emit::Resnapshot;
 pub use self::re_emit::TableReport;
-use crate::checkpoint::state::{Checkpoint, Cluster, CommitId, Phase, admit};
+use crate::checkpoint::state::{Checkpoint, Cluster, Phase, admit};
 use crate::postgres::lsn::Lsn;
 use crate::postgres::session::Session;
 use crate::postgres::sql::literal;
@@ -79,7 +79,7 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
     let Loaded { checkpoint, publication, positions, .. } = load(&mut clients)?;
     let mut session = Session::connect(&context.database)?;
     session.set_silence_timeout(SLOT_AND_FIRST_ROW_TIMEOUT)?;
-    let (cluster, database) = inspect::cluster(&mut session)?;
+    let (cluster, database) = inspect::primary(&mut session)?;
     let slot_name = context.source.slot.get_ref();
     lock_out_others(&mut session, slot_name)?;
     let slot = inspect::slot(&mut session, slot_name)?;
@@ -95,18 +95,9 @@ pub fn run(context: SourceContext, agreed: bool, view: &mut dyn FnMut(Step<'_>))
             .with_context(|| format!("slot {slot_name} cannot be dropped, and nothing was changed. Stop whoever reads it, then run the command again"))?;
         tracing::info!(slot = slot_name, "slot dropped");
     }
-    let phase = |phase, acknowledged| Checkpoint {
-        system_id: cluster.system_id.clone(),
-        timeline: cluster.timeline,
-        slot: slot_name.clone(),
-        phase,
-        acknowledged,
-        sent_lsn: acknowledged,
-        chain: Lsn::ZERO,
-        last: CommitId::default(),
-        vouched: acknowledged,
-        routes: context.source.fingerprint(),
-    };
+    let fingerprint = context.source.fingerprint();
+    let phase =
+        |phase, acknowledged| Checkpoint::of_new_slot(&cluster, slot_name, &fingerprint, phase, acknowledged);
     clients.save(&phase(Phase::Resnapshot, Lsn::ZERO))?;
     view(Step::Waits("making the slot: waiting for running transactions"));
     let begins_at =

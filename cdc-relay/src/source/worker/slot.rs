@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{AttemptError, STANDBY_CHECK_INTERVAL, STANDBY_INTERVAL, SavedState, SourceWorker};
-use crate::checkpoint::state::{Checkpoint, Cluster, CommitId, Phase, Start};
+use crate::checkpoint::state::{Checkpoint, Cluster, Phase, Start};
 use crate::observe::status::State;
 use crate::postgres::lsn::Lsn;
 use crate::postgres::session::Session;
@@ -24,17 +24,9 @@ impl SourceWorker {
         confirmed: Lsn,
     ) -> Result<(Checkpoint, Option<Record>), AttemptError> {
         let SavedState { checkpoint, mut publication } = saved;
-        let fresh = |phase, acknowledged| Checkpoint {
-            system_id: cluster.system_id.clone(),
-            timeline: cluster.timeline,
-            slot: self.context.source.slot.get_ref().clone(),
-            phase,
-            acknowledged,
-            sent_lsn: acknowledged,
-            chain: Lsn::ZERO,
-            last: CommitId::default(),
-            vouched: acknowledged,
-            routes: self.fingerprint.clone(),
+        let fresh = |phase, acknowledged| {
+            let slot = self.context.source.slot.get_ref();
+            Checkpoint::of_new_slot(cluster, slot, &self.fingerprint, phase, acknowledged)
         };
         let begun = match (start, checkpoint) {
             (Start::Resume { .. }, Some(checkpoint)) if checkpoint.routes == self.fingerprint => {

@@ -16,7 +16,7 @@ use crate::servers::{PrivateServer, permits};
 async fn a_snapshot_that_is_killed_goes_on_where_it_stood() {
     let mut harness = filled("resumed", ROWS).await;
     let stop = Arc::new(AtomicBool::new(false));
-    let load = tokio::spawn(changes(harness.url.clone(), "items", Arc::clone(&stop)));
+    let load = tokio::spawn(changes(harness.url.clone(), "items".to_owned(), Arc::clone(&stop)));
     let (mut kills, mut stood) = (0u64, BTreeSet::new());
     let passed = |relay: &Relay| relay.metric("cdc_relay_snapshot_passed_rows");
     while position(&harness, "items").is_none_or(|position| position["done"] != true) {

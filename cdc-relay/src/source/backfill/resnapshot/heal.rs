@@ -50,7 +50,7 @@ pub fn run(context: SourceContext, names: &[TableName]) -> Result<Report> {
     let mut clients = KafkaClients::new(&context);
     let Loaded { checkpoint, publication, .. } = load(&mut clients)?;
     let mut session = Session::connect(&context.database)?;
-    let (cluster, database) = inspect::cluster(&mut session)?;
+    let (cluster, database) = inspect::primary(&mut session)?;
     let slot_name = context.source.slot.get_ref();
     lock_out_others(&mut session, slot_name)?;
     let slot = inspect::slot(&mut session, slot_name)?;
