@@ -139,6 +139,7 @@ async fn an_empty_key_is_a_key() {
     let dead = dead_letters(&harness, 2).await;
     assert!(dead.iter().all(|dead_letter| dead_letter["key"] == ""), "{dead:?}");
     assert_eq!(relay.metric("cdc_relay_halted_keys"), 1.0);
+    harness.confirmed().await;
     relay.kill();
     routes(&harness, "{customer}", "");
     let relay = harness.streaming().await;
