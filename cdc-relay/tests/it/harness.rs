@@ -109,7 +109,8 @@ impl Harness {
         Harness::bare_on(Servers::shared(), test).await
     }
 
-    async fn bare_on(servers: Servers, test: &str) -> Harness {
+    /// A harness without schema and routes on these servers.
+    pub async fn bare_on(servers: Servers, test: &str) -> Harness {
         Harness::like(servers, test, "template template0").await
     }
 

@@ -1,8 +1,14 @@
 //! Measures the processor time and the threads of a relay that has nothing to do.
+//!
+//! It has a Postgres of its own: WAL of other databases on the same server would keep the relay busy, since each slot's
+//! walsender reports how far it has read.
 
 use std::time::Duration;
 
-use crate::harness::{Harness, Relay, eventually};
+use stack::servers::Server;
+
+use crate::harness::{Harness, Relay, Servers, eventually};
+use crate::servers::{PrivateServer, permits};
 
 /// The duration of one measurement.
 const MEASUREMENT_INTERVAL: Duration = Duration::from_secs(4);
@@ -48,7 +54,10 @@ fn threads(relay: &Relay) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_sources_at_rest_use_next_to_no_processor_and_few_threads() {
-    let mut harness = Harness::bare("idle").await;
+    let _permit = permits(1).await;
+    let postgres = PrivateServer::start(Server::Postgres).await;
+    let servers = Servers { postgres: postgres.address(), ..Servers::shared() };
+    let mut harness = Harness::bare_on(servers, "idle").await;
     for source in SOURCES {
         let sql = format!(
             "create table {source} (id bigint primary key, note text);
