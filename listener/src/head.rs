@@ -16,12 +16,13 @@ use crate::{Reason, Refusal};
 const TARGET_CHARS_MAX: usize = 8_000;
 
 /// Headers of which one value is read, and how each is spelled in an answer.
-const GIVEN_ONCE: [(&str, &str); 8] = [
+const GIVEN_ONCE: [(&str, &str); 9] = [
     ("content-type", "Content-Type"),
     ("authorization", "Authorization"),
     ("origin", "Origin"),
     ("x-user-id", "X-User-ID"),
     ("idempotency-key", "Idempotency-Key"),
+    ("last-event-id", "Last-Event-ID"),
     ("webhook-id", "webhook-id"),
     ("webhook-timestamp", "webhook-timestamp"),
     ("webhook-signature", "webhook-signature"),

@@ -60,7 +60,7 @@ impl Acceptor {
         let outcome = match &accepted {
             Some(Acceptance::Created(_)) => "created",
             Some(Acceptance::Replayed(_)) => "replayed",
-            Some(Acceptance::KeyReused) => "reused_key",
+            Some(Acceptance::KeyReused { .. }) => "reused_key",
             Some(Acceptance::ServiceRefused) => "refused",
             None => "failed",
         };

@@ -4,67 +4,101 @@
 //! * A payment of another user, a payment that does not exist and a malformed id get the same 404.
 //! * A failure of the database is 503 for the client and its cause is logged.
 
+mod list;
+mod pay;
+mod watch;
+
 use std::sync::Arc;
 
 use futures_util::FutureExt;
 use saga::CancellationToken;
-use saga::fields::{Fields, parse_uuid};
+use saga::fields::parse_uuid;
 use saga::http::{self, Ready};
 use saga::postgres::{self, Pool};
 use saga::problem::{Kind, Problem};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
-use warp::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use warp::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use warp::reply::{Reply, Response};
 
+use self::pay::PayRequest;
 use crate::SERVICE;
 use crate::accept::Acceptor;
 use crate::metrics::Metrics;
 use crate::render;
 use crate::saga::Cancel;
-use crate::store::{self, Acceptance, AcceptedPayment, NewPayment};
+use crate::store;
+use crate::waiters::Waiters;
 
-/// Length limits, in characters.
-const CLIENT_NUMBER_CHARS_MAX: usize = 64;
-const SERVICE_ID_CHARS_MAX: usize = 64;
-const KEY_CHARS_MAX: usize = 255;
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// The parts of the service that requests of clients use.
+#[derive(Clone)]
+pub struct Public {
+    pub pool: Pool,
+    pub acceptor: Acceptor,
+    pub waiters: Waiters,
+    pub metrics: Metrics,
+    /// The instance is asked to stop: nobody is to wait at it any longer.
+    pub leaving: CancellationToken,
+}
 
-/// `POST /payments`, `GET /payments/{id}`, `POST /payments/{id}/cancel`, `GET /services`, `GET /health`.
-pub fn public(pool: Pool, acceptor: Acceptor, metrics: Metrics) -> BoxedFilter<(Response,)> {
+/// `POST /payments`, `GET /payments`, `GET /payments/{id}`, `GET /payments/{id}/events`, `POST /payments/{id}/cancel`,
+/// `GET /services`, `GET /health`.
+pub fn public(public: Public) -> BoxedFilter<(Response,)> {
+    let with = warp::any().map(move || public.clone());
     let pay = warp::path!("payments")
         .and(http::post())
         .and(http::user_id())
+        .and(with.clone())
+        .and(http::header(IDEMPOTENCY_KEY))
         .and(http::traceparent())
         .and(http::json_body())
-        .then(move |user_id, traceparent, body| {
-            let acceptor = acceptor.clone();
-            async move { answer(pay(&acceptor, user_id, traceparent, body).await) }
+        .then(|user_id, public: Public, idempotency_key, traceparent, body| async move {
+            let request = PayRequest { user_id, idempotency_key, traceparent, body };
+            answer(pay::pay(&public.acceptor, request).await)
         });
-    let reader = pool.clone();
-    let payment = warp::path!("payments" / String).and(http::get()).and(http::user_id()).then(
-        move |id: String, user_id| {
-            let pool = reader.clone();
-            async move { answer(payment(&pool, user_id, &id).await) }
-        },
-    );
-    let canceller = pool.clone();
-    let cancel = warp::path!("payments" / String / "cancel").and(http::post()).and(http::user_id()).then(
-        move |id: String, user_id| {
-            let (pool, metrics) = (canceller.clone(), metrics.clone());
-            async move { answer(cancel(&pool, &metrics, user_id, &id).await) }
-        },
-    );
-    let services = warp::path!("services").and(http::get()).then(move || {
-        let pool = pool.clone();
-        async move { answer(services(&pool).await) }
-    });
-    pay.or(payment).unify().or(cancel).unify().or(services).unify().or(http::health(SERVICE)).unify().boxed()
+    let list = warp::path!("payments")
+        .and(http::get())
+        .and(http::user_id())
+        .and(with.clone())
+        .and(http::query())
+        .then(|user_id, public: Public, query| async move {
+            answer(list::list(&public.pool, user_id, query).await)
+        });
+    let payment = warp::path!("payments" / String)
+        .and(http::get())
+        .and(http::user_id())
+        .and(with.clone())
+        .and(http::query())
+        .then(|id: String, user_id, public: Public, query| async move {
+            answer(watch::payment(&public, user_id, &id, query).await)
+        });
+    let events = warp::path!("payments" / String / "events")
+        .and(http::get())
+        .and(http::user_id())
+        .and(with.clone())
+        .and(http::header(LAST_EVENT_ID))
+        .then(|id: String, user_id, public: Public, last_event_id| async move {
+            answer(watch::events(&public, user_id, &id, last_event_id).await)
+        });
+    let cancel = warp::path!("payments" / String / "cancel")
+        .and(http::post())
+        .and(http::user_id())
+        .and(with.clone())
+        .then(|id: String, user_id, public: Public| async move {
+            answer(cancel(&public.pool, &public.metrics, user_id, &id).await)
+        });
+    let services = warp::path!("services")
+        .and(http::get())
+        .and(with)
+        .then(|public: Public| async move { answer(services(&public.pool).await) });
+    let payments = pay.or(list).unify().or(payment).unify().or(events).unify().or(cancel).unify();
+    payments.or(services).unify().or(http::health(SERVICE)).unify().boxed()
 }
 
 /// The admin listener: `/health`, `/ready`, `/metrics`.
@@ -87,70 +121,6 @@ fn unavailable(error: &anyhow::Error) -> Problem {
     Problem::unavailable()
 }
 
-async fn pay(
-    acceptor: &Acceptor,
-    user_id: Uuid,
-    traceparent: String,
-    body: Value,
-) -> Result<Response, Problem> {
-    let payment = parse(user_id, traceparent, body)?;
-    match acceptor.accept(payment).await {
-        Some(Acceptance::Created(accepted)) => Ok(created(&accepted)),
-        Some(Acceptance::Replayed(accepted)) => {
-            let mut response = created(&accepted);
-            response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
-            Ok(response)
-        }
-        Some(Acceptance::KeyReused) => Err(Problem::new(
-            Kind::IdempotencyKeyReused,
-            "Use a new key for a new payment, or send the same body again.",
-        )),
-        Some(Acceptance::ServiceRefused) => Err(Problem::new(
-            Kind::ServiceNotEnabled,
-            "This service is unknown or disabled. Choose one that GET /services lists.",
-        )),
-        None => Err(Problem::unavailable()),
-    }
-}
-
-fn parse(user_id: Uuid, traceparent: String, body: Value) -> Result<NewPayment, Problem> {
-    let mut fields = Fields::of(body)?;
-    let client_number = fields.text("client_number", CLIENT_NUMBER_CHARS_MAX);
-    let service_id = fields.text("service_id", SERVICE_ID_CHARS_MAX);
-    let amount = fields.amount("amount");
-    let idempotency_key = fields.text("idempotency_key", KEY_CHARS_MAX);
-    fields.finish()?;
-    Ok(NewPayment {
-        user_id,
-        payment_id: Uuid::now_v7(),
-        fingerprint: fingerprint(&client_number, &service_id, amount),
-        idempotency_key,
-        client_number,
-        service_id,
-        amount,
-        traceparent,
-    })
-}
-
-/// SHA-256 over the parsed fields, each with its length, so that no two requests share one by where a field ends.
-/// It is stored, so it never changes between releases.
-fn fingerprint(client_number: &str, service_id: &str, amount: i64) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for field in [client_number.as_bytes(), service_id.as_bytes(), &amount.to_be_bytes()] {
-        hash.update((field.len() as u64).to_be_bytes());
-        hash.update(field);
-    }
-    hash.finalize().into()
-}
-
-fn created(accepted: &AcceptedPayment) -> Response {
-    let mut response = json_response(StatusCode::CREATED, render::accepted(accepted));
-    let location = format!("/payments/{}", accepted.payment_id);
-    // A path of a UUID is always a valid header value.
-    response.headers_mut().extend(HeaderValue::try_from(location).map(|value| (LOCATION, value)));
-    response
-}
-
 fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
     let mut response = body.into_response();
     *response.status_mut() = status;
@@ -161,13 +131,6 @@ fn json_response(status: StatusCode, body: Vec<u8>) -> Response {
 /// The answer for another user's payment, for a payment that does not exist, and for a malformed id.
 fn not_found() -> Problem {
     Problem::not_found("You have no payment with this id.")
-}
-
-async fn payment(pool: &Pool, user_id: Uuid, id: &str) -> Result<Response, Problem> {
-    let payment_id = parse_uuid(id).ok_or_else(not_found)?;
-    let found = store::payment(pool, user_id, payment_id).await.map_err(|error| unavailable(&error))?;
-    let found = found.ok_or_else(not_found)?;
-    Ok(json_response(StatusCode::OK, render::payment(&found)))
 }
 
 /// 202 with the payment: the request is recorded, and the events of the payment report its end.
@@ -193,37 +156,4 @@ async fn services(pool: &Pool) -> Result<Response, Problem> {
         .map(|(service_id, name)| json!({"service_id": service_id, "name": name}))
         .collect();
     Ok(warp::reply::json(&json!({"services": services})).into_response())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_fingerprint_is_stable_and_keeps_fields_apart() {
-        let hex: String =
-            fingerprint("0812", "electricity", 15000).iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "4544ab27c3e2ae832dcbe3a1b88615eea0b154a5471fc57eda5d7d173e7f9d86");
-        assert_ne!(fingerprint("ab", "c", 1), fingerprint("a", "bc", 1));
-        assert_ne!(fingerprint("a", "b", 1), fingerprint("a", "b", 2));
-    }
-
-    #[test]
-    fn a_request_is_parsed_whole_or_not_at_all() {
-        let user = Uuid::now_v7();
-        let good = json!({"client_number": "0812", "service_id": "electricity", "amount": 1, "idempotency_key": "k"});
-        assert_eq!(parse(user, String::new(), good.clone()).unwrap().amount, 1);
-        for (field, value) in [
-            ("amount", json!(1.5)),
-            ("amount", json!("1")),
-            ("amount", json!(0)),
-            ("idempotency_key", json!("")),
-            ("service_id", json!("x".repeat(65))),
-            ("extra", json!(true)),
-        ] {
-            let mut bad = good.clone();
-            bad[field] = value;
-            assert_eq!(parse(user, String::new(), bad).unwrap_err().errors[0].field, field);
-        }
-    }
 }

@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod render;
 pub mod saga;
 pub mod store;
+pub mod waiters;
 
 use std::time::Duration;
 
@@ -26,7 +27,9 @@ use tokio::net::TcpListener;
 use crate::accept::Acceptor;
 use crate::config::Config;
 use crate::events::Payments;
+use crate::http::Public;
 use crate::metrics::Metrics;
+use crate::waiters::Waiters;
 
 const SERVICE: &str = "payments-svc";
 
@@ -47,12 +50,17 @@ pub async fn run(
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
     let ttl = Duration::from_secs(u64::from(config.payment_ttl_seconds));
     let acceptor = Acceptor::start(pool.clone(), ttl, metrics.clone());
-    let public = edge::serve(
-        public,
-        http::public(pool.clone(), acceptor, metrics.clone()),
-        edge::Audience::Anyone,
+    let waiters = Waiters::start(
+        config.kafka.clone(),
+        config.group_id.clone(),
+        format!("{}{}", config.topic_prefix, contract::PAYMENT_TOPIC),
+        metrics.waiting.clone(),
         shutdown.clone(),
-    );
+    )?;
+    let leaving = stop.clone();
+    let clients = Public { pool: pool.clone(), acceptor, waiters, metrics: metrics.clone(), leaving };
+    let public =
+        edge::serve(public, http::public(clients), edge::Audience::Anyone, shutdown.clone());
     let admin = edge::serve(admin, http::admin(&pool, &metrics, stop), operators, shutdown.clone());
 
     let subscription = Subscription {

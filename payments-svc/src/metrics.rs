@@ -1,7 +1,7 @@
 //! The metrics of payments-svc, all in one registry.
 
 use anyhow::Result;
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGauge, Opts, Registry};
 use saga::consumer::ConsumerMetrics;
 
 #[derive(Clone)]
@@ -16,6 +16,8 @@ pub struct Metrics {
     pub accept_seconds: Histogram,
     /// Transitions committed, by event.
     pub transitions: IntCounterVec,
+    /// Requests that wait for a change of a payment.
+    pub waiting: IntGauge,
 }
 
 impl Metrics {
@@ -43,12 +45,17 @@ impl Metrics {
             accept_batch: Histogram::with_opts(batch)?,
             accept_seconds: Histogram::with_opts(seconds)?,
             transitions: IntCounterVec::new(transitions, &["event"])?,
+            waiting: IntGauge::new(
+                "payments_waiting_requests",
+                "Requests that wait for a change of a payment: streams of events, and reads with `wait`. Worry near the limit of connections.",
+            )?,
             registry,
         };
         metrics.registry.register(Box::new(metrics.requests.clone()))?;
         metrics.registry.register(Box::new(metrics.accept_batch.clone()))?;
         metrics.registry.register(Box::new(metrics.accept_seconds.clone()))?;
         metrics.registry.register(Box::new(metrics.transitions.clone()))?;
+        metrics.registry.register(Box::new(metrics.waiting.clone()))?;
         Ok(metrics)
     }
 }

@@ -34,6 +34,13 @@ struct PaymentDocument<'a> {
 }
 
 #[derive(Serialize)]
+struct PageDocument<'a> {
+    payments: Vec<PaymentDocument<'a>>,
+    /// Null at the end of the list.
+    next_cursor: Option<&'a str>,
+}
+
+#[derive(Serialize)]
 struct Milestone {
     status: &'static str,
     at: String,
@@ -44,15 +51,24 @@ pub fn accepted(accepted: &AcceptedPayment) -> Vec<u8> {
     to_json(&document(accepted, Status::Initiated.as_str()))
 }
 
-/// The body of `GET /payments/{id}`.
+/// The body of `GET /payments/{id}`, and the data of its events.
 pub fn payment(payment: &Payment) -> Vec<u8> {
-    to_json(&PaymentDocument {
+    to_json(&payment_document(payment))
+}
+
+/// The body of `GET /payments`.
+pub fn page(payments: &[Payment], next_cursor: Option<&str>) -> Vec<u8> {
+    to_json(&PageDocument { payments: payments.iter().map(payment_document).collect(), next_cursor })
+}
+
+fn payment_document(payment: &Payment) -> PaymentDocument<'_> {
+    PaymentDocument {
         accepted: document(&payment.accepted, &payment.status),
         reason: payment.reason.as_deref(),
         cancel: cancel(payment),
         version: payment.version,
         timeline: timeline(payment),
-    })
+    }
 }
 
 fn document<'a>(accepted: &'a AcceptedPayment, status: &'a str) -> AcceptedDocument<'a> {

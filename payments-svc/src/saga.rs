@@ -38,6 +38,13 @@ impl Status {
     pub fn parse(text: &str) -> Option<Status> {
         text.parse().ok()
     }
+
+    pub fn is_terminal(self) -> bool {
+        match self {
+            Status::Initiated | Status::Authorized => false,
+            Status::Completed | Status::Rejected | Status::Failed | Status::Cancelled => true,
+        }
+    }
 }
 
 /// The state of a payment before an event is applied.

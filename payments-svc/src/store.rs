@@ -9,6 +9,7 @@
 //! payments share an account.
 
 mod insert;
+mod list;
 mod transitions;
 
 use anyhow::Context;
@@ -18,6 +19,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 pub use self::insert::{Acceptance, NewPayment, insert_payments};
+pub use self::list::{Filter, Page, SCANNED_MAX, page, payment_by_key};
 pub use self::transitions::{Outcome, apply};
 use crate::saga::{Cancel, State, Status, cancel};
 
@@ -99,37 +101,50 @@ pub struct Payment {
     pub cancel_requested_at: Option<Timestamp>,
 }
 
+/// The columns that [`Payment::of_row`] reads, by name.
+const PAYMENT_COLUMNS: &str = "payment_id, client_number, service_id, amount, initiated_at, expires_at, status, reason,
+    version, authorized_at, completed_at, rejected_at, failed_at, cancelled_at, cancel_requested_at";
+
+impl Payment {
+    fn of_row(user_id: Uuid, row: &Row) -> Self {
+        Self {
+            accepted: AcceptedPayment {
+                user_id,
+                payment_id: row.get("payment_id"),
+                client_number: row.get("client_number"),
+                service_id: row.get("service_id"),
+                amount: row.get("amount"),
+                initiated_at: row.get("initiated_at"),
+                expires_at: row.get("expires_at"),
+            },
+            status: row.get("status"),
+            reason: row.get("reason"),
+            version: row.get("version"),
+            authorized_at: row.get("authorized_at"),
+            completed_at: row.get("completed_at"),
+            rejected_at: row.get("rejected_at"),
+            failed_at: row.get("failed_at"),
+            cancelled_at: row.get("cancelled_at"),
+            cancel_requested_at: row.get("cancel_requested_at"),
+        }
+    }
+
+    /// Whether no event changes the payment any more.
+    pub fn is_terminal(&self) -> bool {
+        Status::parse(&self.status).is_some_and(Status::is_terminal)
+    }
+}
+
 /// One payment of a user; `None` when the user has no such payment.
 pub async fn payment(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> anyhow::Result<Option<Payment>> {
     let client = pool.get().await.context("no connection to the payments database")?;
     let statement = client
-        .prepare_cached(
-            "select client_number, service_id, amount, initiated_at, expires_at, status, reason, version,
-                    authorized_at, completed_at, rejected_at, failed_at, cancelled_at, cancel_requested_at
-             from payments where user_id = $1 and payment_id = $2",
-        )
+        .prepare_cached(&format!(
+            "select {PAYMENT_COLUMNS} from payments where user_id = $1 and payment_id = $2"
+        ))
         .await?;
     let row = client.query_opt(&statement, &[&user_id, &payment_id]).await.context("cannot read payment")?;
-    Ok(row.map(|row| Payment {
-        accepted: AcceptedPayment {
-            user_id,
-            payment_id,
-            client_number: row.get(0),
-            service_id: row.get(1),
-            amount: row.get(2),
-            initiated_at: row.get(3),
-            expires_at: row.get(4),
-        },
-        status: row.get(5),
-        reason: row.get(6),
-        version: row.get(7),
-        authorized_at: row.get(8),
-        completed_at: row.get(9),
-        rejected_at: row.get(10),
-        failed_at: row.get(11),
-        cancelled_at: row.get(12),
-        cancel_requested_at: row.get(13),
-    }))
+    Ok(row.map(|row| Payment::of_row(user_id, &row)))
 }
 
 /// The enabled payment entities: id and name, by id.

@@ -13,6 +13,7 @@
 
 mod batches;
 mod client;
+mod follower;
 mod handler;
 mod metrics;
 mod waiting;
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::batches::{Loop, LoopEnd};
 use self::client::subscribe;
+pub use self::follower::Follower;
 pub use self::handler::EventHandler;
 pub use self::metrics::ConsumerMetrics;
 use crate::contract::{

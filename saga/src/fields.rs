@@ -34,16 +34,24 @@ impl Fields {
 
     /// Text of 1 to `chars_max` visible characters.
     pub fn text(&mut self, name: &str, chars_max: usize) -> String {
-        match self.object.remove(name) {
-            Some(Value::String(text)) => {
-                if let Some(error) = text_error(&text, chars_max) {
-                    self.refuse(name, error);
+        self.optional_text(name, chars_max).unwrap_or_else(|| {
+            self.refuse(name, "is required");
+            String::new()
+        })
+    }
+
+    /// As [`Fields::text`]; `None` when the field is missing.
+    pub fn optional_text(&mut self, name: &str, chars_max: usize) -> Option<String> {
+        match self.object.remove(name)? {
+            Value::String(text) => {
+                if let Some(detail) = text_error(&text, chars_max) {
+                    self.refuse(name, detail);
                 }
-                text
+                Some(text)
             }
-            other => {
-                self.refuse_type(name, other.as_ref(), "a string");
-                String::new()
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+                self.refuse(name, "must be a string");
+                Some(String::new())
             }
         }
     }
@@ -94,7 +102,8 @@ impl Fields {
         if self.errors.is_empty() { Ok(()) } else { Err(Problem::validation(self.errors)) }
     }
 
-    fn refuse(&mut self, name: &str, detail: impl Into<String>) {
+    /// Records that a field, or a header, is wrong.
+    pub fn refuse(&mut self, name: &str, detail: impl Into<String>) {
         self.errors.push(FieldError { field: name.to_owned(), detail: detail.into() });
     }
 
@@ -106,14 +115,14 @@ impl Fields {
     }
 }
 
-/// The error of a text that is not 1 to `chars_max` visible characters, or has blanks around it.
-pub(crate) fn text_error(text: &str, chars_max: usize) -> Option<String> {
+/// The error of a text that is not 1 to `chars_max` visible characters without a blank at its ends.
+pub fn text_error(text: &str, chars_max: usize) -> Option<String> {
     if text.is_empty() || text.chars().count() > chars_max {
         Some(format!("must have 1 to {chars_max} characters"))
     } else if !text.chars().all(is_visible) {
-        Some("must not contain control characters, or others that cannot be seen".to_owned())
+        Some("must not contain control characters, or others that cannot be seen".into())
     } else if text.trim() != text {
-        Some("must not begin or end with a blank".to_owned())
+        Some("must not begin or end with a blank".into())
     } else {
         None
     }

@@ -80,7 +80,7 @@ where
 }
 
 /// The value of a header. The crate `listener` has refused a header that is given twice.
-fn header(name: HeaderName) -> impl Filter<Extract = (Option<HeaderValue>,), Error = Infallible> + Clone {
+pub fn header(name: HeaderName) -> impl Filter<Extract = (Option<HeaderValue>,), Error = Infallible> + Clone {
     warp::header::headers_cloned().map(move |headers: HeaderMap| headers.get(&name).cloned())
 }
 

@@ -6,6 +6,7 @@
 use listener::{Reason, Refusal};
 use serde::Serialize;
 use strum::VariantArray;
+use uuid::Uuid;
 use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use warp::reject::{self, Reject, Rejection};
@@ -133,13 +134,15 @@ pub struct Problem {
     pub kind: Kind,
     pub detail: String,
     pub errors: Vec<FieldError>,
+    /// The payment that the problem is about, for a client that does not know its id.
+    pub payment_id: Option<Uuid>,
 }
 
 impl Reject for Problem {}
 
 impl Problem {
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new() }
+        Self { kind, detail: detail.into(), errors: Vec::new(), payment_id: None }
     }
 
     /// A problem whose title says all there is to say.
@@ -184,7 +187,7 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// The document on the wire (RFC 9457, section 3.1), with `errors` as an extension member.
+/// The document on the wire (RFC 9457, section 3.1), with `errors` and `payment_id` as extension members.
 #[derive(Serialize)]
 struct Document<'a> {
     r#type: String,
@@ -193,6 +196,8 @@ struct Document<'a> {
     detail: &'a str,
     #[serde(skip_serializing_if = "<[FieldError]>::is_empty")]
     errors: &'a [FieldError],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payment_id: Option<Uuid>,
 }
 
 impl Reply for Problem {
@@ -203,6 +208,7 @@ impl Reply for Problem {
             status: self.kind.status().as_u16(),
             detail: &self.detail,
             errors: &self.errors,
+            payment_id: self.payment_id,
         };
         let mut response = warp::reply::json(&document).into_response();
         *response.status_mut() = self.kind.status();

@@ -151,11 +151,12 @@ async fn media_types_are_compared_as_rfc_9110_says() {
 }
 
 /// Each offered path of a payment, with its methods besides OPTIONS.
-fn offered(payment_id: &str) -> [(String, Vec<&'static str>); 5] {
+fn offered(payment_id: &str) -> [(String, Vec<&'static str>); 6] {
     let read = || vec!["GET", "HEAD"];
     [
-        ("/payments".to_owned(), vec!["POST"]),
+        ("/payments".to_owned(), vec!["GET", "HEAD", "POST"]),
         (format!("/payments/{payment_id}"), read()),
+        (format!("/payments/{payment_id}/events"), read()),
         (format!("/payments/{payment_id}/cancel"), vec!["POST"]),
         ("/services".to_owned(), read()),
         ("/health".to_owned(), read()),

@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 use serde_json::Value;
 
 use crate::harness::Harness;
+use crate::raw_http::request;
 
 #[tokio::test]
 async fn a_repeated_request_gets_the_same_201_even_after_the_payment_ended() {
@@ -63,9 +64,44 @@ async fn another_body_under_the_same_key_is_refused() {
     assert_eq!(refused.headers()["content-type"], "application/problem+json");
     let problem: Value = refused.json().await.unwrap();
     assert_eq!(problem["type"], "urn:coro:problem:idempotency-key-reused");
+    assert_eq!(problem["payment_id"], payment["payment_id"], "the payment of the key is named");
     assert_eq!(harness.payments_of(user).await, 1);
     let id = payment["payment_id"].as_str().unwrap().parse().unwrap();
     harness.client.wait_for_end(user, id, crate::harness::WAIT_TIMEOUT).await.unwrap();
+}
+
+/// The key in the header, quoted or bare, is the key in the body; the list finds its payment.
+#[tokio::test]
+async fn a_key_may_stand_in_the_header_and_finds_its_payment() {
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let id = user.to_string();
+    let in_body = harness.order(100, "order \"7\"");
+    let mut without = in_body.clone();
+    without.as_object_mut().unwrap().remove("idempotency_key");
+    let (with, without) = (in_body.to_string(), without.to_string());
+    let mut payments = Vec::new();
+    for (header, body) in [
+        (Some("\"order \\\"7\\\"\""), &without),
+        (Some("order \"7\""), &without),
+        (Some("order \"7\""), &with),
+        (None, &with),
+    ] {
+        let mut headers = vec![("host", "test"), ("x-user-id", &id), ("content-type", "application/json")];
+        headers.extend(header.map(|value| ("idempotency-key", value)));
+        let answer = request(&harness.stack.edge_url, "POST /payments HTTP/1.1", &headers, body).await;
+        assert_eq!(answer.status, 201, "{header:?}: {answer:?}");
+        payments.push(answer.body);
+    }
+    payments.dedup();
+    assert_eq!(payments.len(), 1, "{payments:?}");
+    let payment: Value = serde_json::from_str(&payments[0]).unwrap();
+    let line = "GET /payments?idempotency_key=order%20%227%22 HTTP/1.1";
+    let found = request(&harness.stack.edge_url, line, &[("host", "test"), ("x-user-id", &id)], "").await;
+    let found: Value = serde_json::from_str(&found.body).unwrap();
+    assert_eq!(found["payments"][0]["payment_id"], payment["payment_id"], "{found}");
+    let payment_id = payment["payment_id"].as_str().unwrap().parse().unwrap();
+    harness.client.wait_for_end(user, payment_id, crate::harness::WAIT_TIMEOUT).await.unwrap();
 }
 
 #[tokio::test]

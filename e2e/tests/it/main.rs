@@ -10,6 +10,7 @@ mod cancel;
 mod contract;
 mod edge;
 mod expiry;
+mod following;
 mod http_rules;
 mod idempotency;
 mod kills;

@@ -31,8 +31,8 @@ pub enum Acceptance {
     Created(AcceptedPayment),
     /// The same request was accepted before.
     Replayed(AcceptedPayment),
-    /// The key was used for another request.
-    KeyReused,
+    /// The key was used for another request, which made this payment.
+    KeyReused { payment_id: Uuid },
     /// The service is unknown or disabled; nothing was written.
     ServiceRefused,
 }
@@ -63,7 +63,7 @@ pub async fn insert_payments(
             Some(earlier) if earlier.fingerprint == payment.fingerprint => {
                 Acceptance::Replayed(earlier.payment.clone())
             }
-            Some(_) => Acceptance::KeyReused,
+            Some(earlier) => Acceptance::KeyReused { payment_id: earlier.payment.payment_id },
         },
     };
     Ok(payments.iter().map(outcome).collect())

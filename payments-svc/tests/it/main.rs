@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod facts;
+mod lists;
 
 use std::time::Duration;
 
@@ -134,7 +135,7 @@ async fn another_body_under_a_used_key_is_refused_and_writes_nothing() {
     let first = new_payment(Uuid::now_v7(), "key");
     payments.accept(std::slice::from_ref(&first)).await;
     let other = NewPayment { fingerprint: [8; 32], payment_id: Uuid::now_v7(), ..first };
-    assert_eq!(payments.accept(&[other]).await, [Acceptance::KeyReused]);
+    assert_eq!(payments.accept(&[other]).await, [Acceptance::KeyReused { payment_id: first.payment_id }]);
     assert_eq!(payments.count("select count(*) from payments").await, 1);
     payments.finish().await;
 }

@@ -1,0 +1,253 @@
+//! Wakes the requests that wait for a change of a payment.
+//!
+//! * A record of PaymentTopic wakes the waiters of its payment; they then read the row. No waiter polls the database.
+//! * A waiter misses no change: it reads the row after it is registered and the topic is followed, and again whenever the
+//!   topic is followed anew, as after an outage of Kafka.
+//! * The topic is followed only while somebody waits.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use brokers::Brokers;
+use prometheus::IntGauge;
+use saga::CancellationToken;
+use saga::consumer::{Follower, Record};
+use saga::contract::{EventType, HEADER_SUBJECT};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use crate::saga::Status;
+
+/// The requests that wait, by payment.
+#[derive(Clone)]
+pub struct Waiters {
+    registry: Arc<Registry>,
+    live: watch::Receiver<bool>,
+}
+
+struct Registry {
+    payments: Mutex<HashMap<Uuid, Audience>>,
+    /// Whether anybody waits.
+    demand: watch::Sender<bool>,
+    waiting: IntGauge,
+}
+
+/// Those who wait for one payment.
+#[derive(Default)]
+struct Audience {
+    changes: watch::Sender<Change>,
+    waiters: usize,
+}
+
+/// The newest event of a payment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Change {
+    is_terminal: bool,
+}
+
+impl Waiters {
+    /// Starts to follow `topic` for those who will wait.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(
+        brokers: Brokers,
+        group_id: String,
+        topic: String,
+        waiting: IntGauge,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let (demand, demanded) = watch::channel(false);
+        let (is_live, live) = watch::channel(false);
+        let registry = Arc::new(Registry { payments: Mutex::default(), demand, waiting });
+        let woken = registry.clone();
+        let follower = Follower { brokers, group_id, topic, demand: demanded, live: is_live, shutdown };
+        follower.start(move |record| woken.wake(record))?;
+        Ok(Self { registry, live })
+    }
+
+    /// Registers a request that waits for this payment.
+    pub fn register(&self, payment_id: Uuid) -> Waiter {
+        let mut payments = self.registry.payments();
+        let audience = payments.entry(payment_id).or_default();
+        audience.waiters += 1;
+        let changes = audience.changes.subscribe();
+        self.registry.waiting.inc();
+        self.registry.demand.send_if_modified(|demand| !std::mem::replace(demand, true));
+        Waiter { payment_id, changes, registry: self.registry.clone(), live: self.live.clone() }
+    }
+}
+
+impl Registry {
+    /// The map stays whole whatever panicked while it was locked.
+    fn payments(&self) -> MutexGuard<'_, HashMap<Uuid, Audience>> {
+        self.payments.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, record: &Record<'_>) {
+        let Some(payment_id) = record.header(HEADER_SUBJECT).and_then(|text| text.parse().ok()) else { return };
+        let event_type = record.event_type().and_then(EventType::parse);
+        self.changed(payment_id, Change { is_terminal: event_type.is_some_and(is_terminal) });
+    }
+
+    fn changed(&self, payment_id: Uuid, change: Change) {
+        if let Some(audience) = self.payments().get(&payment_id) {
+            // An event that is emitted again must not hide that the payment has ended.
+            audience.changes.send_modify(|last| last.is_terminal |= change.is_terminal);
+        }
+    }
+
+    fn remove(&self, payment_id: Uuid) {
+        let mut payments = self.payments();
+        if let Entry::Occupied(mut audience) = payments.entry(payment_id) {
+            audience.get_mut().waiters -= 1;
+            if audience.get().waiters == 0 {
+                audience.remove();
+            }
+        }
+        self.waiting.dec();
+        if payments.is_empty() {
+            self.demand.send_if_modified(|demand| std::mem::replace(demand, false));
+        }
+    }
+}
+
+/// Whether a payment ends with this event.
+fn is_terminal(event_type: EventType) -> bool {
+    let status = event_type.as_str().strip_prefix("payment.").and_then(|name| name.strip_suffix(".v1"));
+    status.and_then(Status::parse).is_some_and(Status::is_terminal)
+}
+
+/// One request that waits for a payment. It is no longer woken once it is dropped.
+pub struct Waiter {
+    payment_id: Uuid,
+    changes: watch::Receiver<Change>,
+    registry: Arc<Registry>,
+    live: watch::Receiver<bool>,
+}
+
+impl Waiter {
+    /// Whether each change that is committed from now on will wake this waiter.
+    pub fn is_live(&self) -> bool {
+        *self.live.borrow()
+    }
+
+    /// Waits until the row has to be read: a change, or the topic is followed anew. False at `deadline`.
+    pub async fn changed(&mut self, deadline: Instant) -> bool {
+        let (changes, live) = (&mut self.changes, &mut self.live);
+        let woken = async {
+            tokio::select! {
+                Ok(()) = changes.changed() => {}
+                () = followed_anew(live) => {}
+            }
+        };
+        timeout_at(deadline, woken).await.is_ok()
+    }
+
+    /// As [`Waiter::changed`], but of the changes only the end of the payment counts.
+    pub async fn ended(&mut self, deadline: Instant) -> bool {
+        let (changes, live) = (&mut self.changes, &mut self.live);
+        let woken = async {
+            tokio::select! {
+                Ok(_) = changes.wait_for(|change| change.is_terminal) => {}
+                () = followed_anew(live) => {}
+            }
+        };
+        timeout_at(deadline, woken).await.is_ok()
+    }
+}
+
+/// Waits until the topic is followed, if it is not now; otherwise until it is followed again after an interruption.
+async fn followed_anew(live: &mut watch::Receiver<bool>) {
+    for state in [false, true] {
+        if live.wait_for(|live| *live == state).await.is_err() {
+            // The process ends. The waiter's caller learns that by its own token.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.registry.remove(self.payment_id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn waiters() -> (Waiters, watch::Receiver<bool>, watch::Sender<bool>) {
+        let (demand, demanded) = watch::channel(false);
+        let (is_live, live) = watch::channel(true);
+        let waiting = IntGauge::new("waiting", "Of this test.").unwrap();
+        let registry = Arc::new(Registry { payments: Mutex::default(), demand, waiting });
+        (Waiters { registry, live }, demanded, is_live)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_wakes_those_who_wait_for_its_payment_and_no_others() {
+        let (waiters, _demanded, _live) = waiters();
+        let (payment, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut all = [waiters.register(payment), waiters.register(payment), waiters.register(other)];
+        waiters.registry.changed(payment, Change { is_terminal: false });
+        let woken = [all[0].changed(soon()).await, all[1].changed(soon()).await, all[2].changed(soon()).await];
+        assert_eq!(woken, [true, true, false]);
+        assert!(!all[0].changed(soon()).await, "one change wakes once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_is_not_hidden_by_an_event_that_is_emitted_again() {
+        let (waiters, _demanded, _live) = waiters();
+        let payment = Uuid::from_u128(1);
+        let mut waiter = waiters.register(payment);
+        let began = Instant::now();
+        waiters.registry.changed(payment, Change { is_terminal: true });
+        waiters.registry.changed(payment, Change { is_terminal: false });
+        assert!(waiter.ended(began + Duration::from_secs(9)).await);
+        assert_eq!(Instant::now(), began);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_waiter_reads_again_once_the_topic_is_followed_anew() {
+        let (waiters, _demanded, live) = waiters();
+        let mut waiter = waiters.register(Uuid::from_u128(1));
+        assert!(!waiter.changed(soon()).await, "it is followed already");
+        live.send_replace(false);
+        assert!(!waiter.ended(soon()).await, "it is followed no more");
+        live.send_replace(true);
+        assert!(waiter.ended(soon()).await && !waiter.ended(soon()).await);
+        drop(live);
+        assert!(!waiter.changed(soon()).await, "the process ends");
+    }
+
+    #[tokio::test]
+    async fn there_is_demand_while_somebody_waits_and_nothing_is_kept_after() {
+        let (waiters, demanded, _live) = waiters();
+        let payment = Uuid::from_u128(1);
+        assert!(!*demanded.borrow());
+        let (first, second) = (waiters.register(payment), waiters.register(payment));
+        drop(first);
+        assert!(*demanded.borrow());
+        drop(second);
+        assert!(!*demanded.borrow() && waiters.registry.payments().is_empty());
+        assert_eq!(waiters.registry.waiting.get(), 0);
+    }
+
+    #[test]
+    fn a_payment_ends_with_four_of_its_events() {
+        let ends: Vec<&str> =
+            EventType::ALL.iter().filter(|event| is_terminal(**event)).map(|event| event.as_str()).collect();
+        let expected =
+            ["payment.completed.v1", "payment.rejected.v1", "payment.failed.v1", "payment.cancelled.v1"];
+        assert_eq!(ends, expected);
+    }
+}
