@@ -5,6 +5,7 @@
 //! * [`methods`]: routes declare their methods; `Allow`, HEAD and OPTIONS follow from that.
 //! * [`media`], [`json`]: media types are compared as RFC 9110 says; JSON members are unique.
 //! * [`command_line`]: a process reads its configuration before it binds listeners, and shows no secret.
+//! * [`request_id`]: each request has an id, which its answer and its log lines carry.
 //! * [`serve`]: the accept loop, with the limits that warp does not set.
 
 pub mod command_line;
@@ -13,6 +14,7 @@ pub mod json;
 pub mod media;
 pub mod methods;
 pub mod operators;
+pub mod request_id;
 pub mod serve;
 
 pub use methods::{delete, get, post, put, refusal, unguarded_post};

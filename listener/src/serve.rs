@@ -1,5 +1,6 @@
 //! The accept loop: serves warp filters with the limits that warp does not set.
 //!
+//! * Every answer names its request (`Request-Id`) and is kept by no cache, unless its route says otherwise.
 //! * A connection is closed when its head does not arrive in time.
 //! * On shutdown no new connection is taken; requests under way are answered, with `connection: close`.
 
@@ -16,7 +17,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use warp::http::header::ALLOW;
+use warp::http::header::{ALLOW, CACHE_CONTROL, HeaderValue};
 use warp::http::{Method, Request, StatusCode};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
@@ -25,6 +26,7 @@ use crate::Refusal;
 use crate::head;
 use crate::methods::Offer;
 use crate::operators::Audience;
+use crate::request_id::{self, REQUEST_ID};
 
 /// A request's head must be complete within this; it also ends idle keep-alive connections.
 const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(15);
@@ -77,8 +79,27 @@ where
     Ok(())
 }
 
-/// One request: refused by its head, or answered by its route, with the headers that a refusal must have.
+/// One request: refused by its head, or answered by its route, with the headers that every answer has.
 pub async fn answer<S>(
+    routes: S,
+    audience: Audience,
+    render: fn(Refusal) -> Response,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible>
+where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
+{
+    let id = request_id::of(request.headers());
+    let mut response =
+        request_id::scope(id.clone(), refuse_or_route(routes, audience, render, request)).await?;
+    let headers = response.headers_mut();
+    headers.insert(REQUEST_ID, id);
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// Refuses the request by its head, or lets its route answer it. A refusal says which methods there are.
+async fn refuse_or_route<S>(
     routes: S,
     audience: Audience,
     render: fn(Refusal) -> Response,

@@ -117,7 +117,7 @@ fn answer(result: Result<Response, Problem>) -> Response {
 }
 
 fn unavailable(error: &anyhow::Error) -> Problem {
-    tracing::warn!(error = format!("{error:#}"), "the database failed; the request is answered 503");
+    http::log_unavailable(error);
     Problem::unavailable()
 }
 

@@ -143,6 +143,12 @@ pub fn traceparent() -> impl Filter<Extract = (String,), Error = Infallible> + C
     })
 }
 
+/// Logs why a request is answered 503, with the id by which its client may ask.
+pub fn log_unavailable(error: &anyhow::Error) {
+    let request_id = listener::request_id::current().unwrap_or_default();
+    tracing::warn!(error = format!("{error:#}"), request_id, "the database failed; the request is answered 503");
+}
+
 /// Whether this process can work now; the error says why not.
 pub type Ready = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 

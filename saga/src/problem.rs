@@ -187,7 +187,7 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// The document on the wire (RFC 9457, section 3.1), with `errors` and `payment_id` as extension members.
+/// The document on the wire (RFC 9457, section 3.1), with extension members: `errors`, `payment_id` and `request_id`.
 #[derive(Serialize)]
 struct Document<'a> {
     r#type: String,
@@ -198,6 +198,8 @@ struct Document<'a> {
     errors: &'a [FieldError],
     #[serde(skip_serializing_if = "Option::is_none")]
     payment_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
 }
 
 impl Reply for Problem {
@@ -209,6 +211,7 @@ impl Reply for Problem {
             detail: &self.detail,
             errors: &self.errors,
             payment_id: self.payment_id,
+            request_id: listener::request_id::current(),
         };
         let mut response = warp::reply::json(&document).into_response();
         *response.status_mut() = self.kind.status();

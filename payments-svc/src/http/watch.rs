@@ -17,7 +17,7 @@ use saga::query::Query;
 use tokio::time::Instant;
 use uuid::Uuid;
 use warp::http::StatusCode;
-use warp::http::header::HeaderValue;
+use warp::http::header::{CACHE_CONTROL, HeaderValue};
 use warp::reply::{Reply, Response};
 use warp::sse::Event;
 
@@ -106,6 +106,7 @@ pub(super) async fn events(
     let mut response = warp::sse::reply(events).into_response();
     // A proxy that collects an answer before it passes it on would hold the events back.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
