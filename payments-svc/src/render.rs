@@ -27,6 +27,8 @@ struct PaymentDocument<'a> {
     #[serde(flatten)]
     accepted: AcceptedDocument<'a>,
     reason: Option<&'a str>,
+    /// The gateway may have charged, and is inquired of: the user must not pay again.
+    outcome_unknown: bool,
     /// `requested`, `honoured` or `refused`; null without a request to cancel.
     cancel: Option<&'static str>,
     version: i32,
@@ -65,6 +67,7 @@ fn payment_document(payment: &Payment) -> PaymentDocument<'_> {
     PaymentDocument {
         accepted: document(&payment.accepted, &payment.status),
         reason: payment.reason.as_deref(),
+        outcome_unknown: payment.is_outcome_unknown(),
         cancel: cancel(payment),
         version: payment.version,
         timeline: timeline(payment),
@@ -157,11 +160,11 @@ mod tests {
         assert_eq!(statuses, ["initiated", "authorized", "failed"]);
     }
 
-    /// The document of a payment in this status, with or without a request to cancel.
-    fn document_of(status: &str, cancel_requested: bool) -> serde_json::Value {
+    /// A payment in this status, with or without a request to cancel.
+    fn in_status(status: &str, cancel_requested: bool) -> Payment {
         let at = |second: u32| Some(format!("2026-01-02T03:04:{second:02}Z").parse().unwrap());
         let when = |wanted: &str| if status == wanted { at(8) } else { None };
-        let body = payment(&Payment {
+        Payment {
             accepted: example(),
             status: status.into(),
             reason: None,
@@ -172,8 +175,11 @@ mod tests {
             failed_at: when("failed"),
             cancelled_at: when("cancelled"),
             cancel_requested_at: if cancel_requested { at(7) } else { None },
-        });
-        serde_json::from_slice(&body).unwrap()
+        }
+    }
+
+    fn document_of(status: &str, cancel_requested: bool) -> serde_json::Value {
+        serde_json::from_slice(&payment(&in_status(status, cancel_requested))).unwrap()
     }
 
     #[test]
@@ -194,6 +200,22 @@ mod tests {
     }
 
     #[test]
+    fn only_a_payment_that_has_not_ended_has_an_unknown_outcome() {
+        for (status, reason, unknown) in [
+            ("initiated", None, false),
+            ("authorized", None, false),
+            ("authorized", Some("timeout"), true),
+            ("completed", None, false),
+            ("failed", Some("declined:do_not_honor"), false),
+            ("rejected", Some("insufficient_funds"), false),
+        ] {
+            let example = Payment { reason: reason.map(str::to_owned), ..in_status(status, false) };
+            let document: serde_json::Value = serde_json::from_slice(&payment(&example)).unwrap();
+            assert_eq!(document["outcome_unknown"], unknown, "{status} {reason:?}");
+        }
+    }
+
+    #[test]
     fn the_document_of_a_payment_is_golden() {
         let document = payment(&Payment {
             accepted: example(),
@@ -207,7 +229,7 @@ mod tests {
             cancelled_at: None,
             cancel_requested_at: Some("2026-01-02T03:04:07Z".parse().unwrap()),
         });
-        let golden = r#"{"payment_id":"0198c0de-0000-7000-8000-000000000002","user_id":"0198c0de-0000-7000-8000-000000000001","client_number":"081234567890","service_id":"electricity","amount":15000,"status":"completed","initiated_at":"2026-01-02T03:04:05.120000Z","expires_at":"2026-01-02T03:19:05.000000Z","reason":null,"cancel":"refused","version":4,"timeline":[{"status":"initiated","at":"2026-01-02T03:04:05.120000Z"},{"status":"authorized","at":"2026-01-02T03:04:06.000000Z"},{"status":"cancel_requested","at":"2026-01-02T03:04:07.000000Z"},{"status":"completed","at":"2026-01-02T03:04:08.000000Z"}]}"#;
+        let golden = r#"{"payment_id":"0198c0de-0000-7000-8000-000000000002","user_id":"0198c0de-0000-7000-8000-000000000001","client_number":"081234567890","service_id":"electricity","amount":15000,"status":"completed","initiated_at":"2026-01-02T03:04:05.120000Z","expires_at":"2026-01-02T03:19:05.000000Z","reason":null,"outcome_unknown":false,"cancel":"refused","version":4,"timeline":[{"status":"initiated","at":"2026-01-02T03:04:05.120000Z"},{"status":"authorized","at":"2026-01-02T03:04:06.000000Z"},{"status":"cancel_requested","at":"2026-01-02T03:04:07.000000Z"},{"status":"completed","at":"2026-01-02T03:04:08.000000Z"}]}"#;
         assert_eq!(String::from_utf8(document).unwrap(), golden);
     }
 }

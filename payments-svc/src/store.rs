@@ -129,6 +129,11 @@ impl Payment {
         }
     }
 
+    /// Whether the processor does not know if the gateway charged: while authorized, only that sets the reason.
+    pub fn is_outcome_unknown(&self) -> bool {
+        self.reason.is_some() && Status::parse(&self.status) == Some(Status::Authorized)
+    }
+
     /// Whether no event changes the payment any more.
     pub fn is_terminal(&self) -> bool {
         Status::parse(&self.status).is_some_and(Status::is_terminal)
