@@ -38,7 +38,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// The parts of the service that requests of clients use.
 #[derive(Clone)]
-pub struct Public {
+pub struct PublicContext {
     pub pool: Pool,
     pub acceptor: Acceptor,
     pub waiters: Waiters,
@@ -49,7 +49,7 @@ pub struct Public {
 
 /// `POST /payments`, `GET /payments`, `GET /payments/{id}`, `GET /payments/{id}/events`, `POST /payments/{id}/cancel`,
 /// `GET /services`, `GET /health`.
-pub fn public(public: Public) -> BoxedFilter<(Response,)> {
+pub fn public(public: PublicContext) -> BoxedFilter<(Response,)> {
     let with = warp::any().map(move || public.clone());
     let pay = warp::path!("payments")
         .and(http::post())
@@ -58,7 +58,7 @@ pub fn public(public: Public) -> BoxedFilter<(Response,)> {
         .and(http::header(IDEMPOTENCY_KEY))
         .and(http::traceparent())
         .and(http::json_body())
-        .then(|user_id, public: Public, idempotency_key, traceparent, body| async move {
+        .then(|user_id, public: PublicContext, idempotency_key, traceparent, body| async move {
             let request = PayRequest { user_id, idempotency_key, traceparent, body };
             answer(pay::pay(&public.acceptor, request).await)
         });
@@ -67,7 +67,7 @@ pub fn public(public: Public) -> BoxedFilter<(Response,)> {
         .and(http::user_id())
         .and(with.clone())
         .and(http::query())
-        .then(|user_id, public: Public, query| async move {
+        .then(|user_id, public: PublicContext, query| async move {
             answer(list::list(&public.pool, user_id, query).await)
         });
     let payment = warp::path!("payments" / String)
@@ -75,7 +75,7 @@ pub fn public(public: Public) -> BoxedFilter<(Response,)> {
         .and(http::user_id())
         .and(with.clone())
         .and(http::query())
-        .then(|id: String, user_id, public: Public, query| async move {
+        .then(|id: String, user_id, public: PublicContext, query| async move {
             answer(watch::payment(&public, user_id, &id, query).await)
         });
     let events = warp::path!("payments" / String / "events")
@@ -83,20 +83,20 @@ pub fn public(public: Public) -> BoxedFilter<(Response,)> {
         .and(http::user_id())
         .and(with.clone())
         .and(http::header(LAST_EVENT_ID))
-        .then(|id: String, user_id, public: Public, last_event_id| async move {
+        .then(|id: String, user_id, public: PublicContext, last_event_id| async move {
             answer(watch::events(&public, user_id, &id, last_event_id).await)
         });
     let cancel = warp::path!("payments" / String / "cancel")
         .and(http::post())
         .and(http::user_id())
         .and(with.clone())
-        .then(|id: String, user_id, public: Public| async move {
+        .then(|id: String, user_id, public: PublicContext| async move {
             answer(cancel(&public.pool, &public.metrics, user_id, &id).await)
         });
     let services = warp::path!("services")
         .and(http::get())
         .and(with)
-        .then(|public: Public| async move { answer(services(&public.pool).await) });
+        .then(|public: PublicContext| async move { answer(services(&public.pool).await) });
     let payments = pay.or(list).unify().or(payment).unify().or(events).unify().or(cancel).unify();
     payments.or(services).unify().or(http::health(SERVICE)).unify().boxed()
 }

@@ -27,7 +27,7 @@ use tokio::net::TcpListener;
 use crate::accept::Acceptor;
 use crate::config::Config;
 use crate::events::Payments;
-use crate::http::Public;
+use crate::http::PublicContext;
 use crate::metrics::Metrics;
 use crate::waiters::Waiters;
 
@@ -58,7 +58,7 @@ pub async fn run(
         shutdown.clone(),
     )?;
     let leaving = stop.clone();
-    let clients = Public { pool: pool.clone(), acceptor, waiters, metrics: metrics.clone(), leaving };
+    let clients = PublicContext { pool: pool.clone(), acceptor, waiters, metrics: metrics.clone(), leaving };
     let public =
         edge::serve(public, http::public(clients), edge::Audience::Anyone, shutdown.clone());
     let admin = edge::serve(admin, http::admin(&pool, &metrics, stop), operators, shutdown.clone());

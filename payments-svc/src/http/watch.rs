@@ -21,7 +21,7 @@ use warp::http::header::{CACHE_CONTROL, HeaderValue};
 use warp::reply::{Reply, Response};
 use warp::sse::Event;
 
-use super::{Public, json_response, not_found, unavailable};
+use super::{PublicContext, json_response, not_found, unavailable};
 use crate::render;
 use crate::store::{self, Payment};
 use crate::waiters::Waiter;
@@ -35,7 +35,7 @@ const RECONNECT_DELAY: Duration = Duration::from_secs(2);
 
 /// `GET /payments/{id}?wait=ms`.
 pub(super) async fn payment(
-    public: &Public,
+    public: &PublicContext,
     user_id: Uuid,
     id: &str,
     mut query: Query,
@@ -58,7 +58,7 @@ async fn read(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> Result<Payment, P
 
 /// The payment at its end, or at `deadline`.
 async fn ended(
-    public: &Public,
+    public: &PublicContext,
     user_id: Uuid,
     payment_id: Uuid,
     deadline: Instant,
@@ -79,7 +79,7 @@ async fn ended(
 
 /// `GET /payments/{id}/events`.
 pub(super) async fn events(
-    public: &Public,
+    public: &PublicContext,
     user_id: Uuid,
     id: &str,
     last_event_id: Option<HeaderValue>,
