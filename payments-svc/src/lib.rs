@@ -59,8 +59,7 @@ pub async fn run(
     )?;
     let leaving = stop.clone();
     let clients = PublicContext { pool: pool.clone(), acceptor, waiters, metrics: metrics.clone(), leaving };
-    let public =
-        edge::serve(public, http::public(clients), edge::Audience::Anyone, shutdown.clone());
+    let public = edge::serve(public, http::public(clients), edge::Audience::Anyone, shutdown.clone());
     let admin = edge::serve(admin, http::admin(&pool, &metrics, stop), operators, shutdown.clone());
 
     let subscription = Subscription {

@@ -102,7 +102,8 @@ pub struct Payment {
 }
 
 /// The columns that [`Payment::of_row`] reads, by name.
-const PAYMENT_COLUMNS: &str = "payment_id, client_number, service_id, amount, initiated_at, expires_at, status, reason,
+const PAYMENT_COLUMNS: &str =
+    "payment_id, client_number, service_id, amount, initiated_at, expires_at, status, reason,
     version, authorized_at, completed_at, rejected_at, failed_at, cancelled_at, cancel_requested_at";
 
 impl Payment {

@@ -146,7 +146,11 @@ pub fn traceparent() -> impl Filter<Extract = (String,), Error = Infallible> + C
 /// Logs why a request is answered 503, with the id by which its client may ask.
 pub fn log_unavailable(error: &anyhow::Error) {
     let request_id = listener::request_id::current().unwrap_or_default();
-    tracing::warn!(error = format!("{error:#}"), request_id, "the database failed; the request is answered 503");
+    tracing::warn!(
+        error = format!("{error:#}"),
+        request_id,
+        "the database failed; the request is answered 503"
+    );
 }
 
 /// Whether this process can work now; the error says why not.
@@ -221,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn every_request_has_a_query() {
         let limit = |mut query: Query| query.limit().to_string();
-        let route = query().map(limit).recover(recover);
+        let route = query().map(limit);
         for (path, expected) in [("/", "20"), ("/?", "20"), ("/?limit=5", "5")] {
             let reply = warp::test::request().path(path).reply(&route).await;
             assert_eq!((reply.status().as_u16(), &**reply.body()), (200, expected.as_bytes()), "{path}");

@@ -63,7 +63,8 @@ impl Events {
                 }
                 continue;
             }
-            let chunk = timeout(WAIT_TIMEOUT, self.response.chunk()).await.expect("a word in time").unwrap()?;
+            let chunk =
+                timeout(WAIT_TIMEOUT, self.response.chunk()).await.expect("a word in time").unwrap()?;
             self.text.push_str(std::str::from_utf8(&chunk).unwrap());
         }
     }
@@ -80,7 +81,10 @@ impl Events {
 /// The event of a block of lines; `None` for a comment or a setting.
 fn parse(block: &str) -> Option<Event> {
     let field = |name: &str| {
-        block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(|text| text.trim_start())
+        block
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(|text| text.trim_start())
     };
     let payment = serde_json::from_str(field("data")?).unwrap();
     assert_eq!(field("event"), Some("payment"));
@@ -124,7 +128,11 @@ async fn a_wait_that_is_over_answers_what_is_there() {
     assert_eq!(answer.status(), StatusCode::OK);
     assert_eq!(answer.json::<Value>().await.unwrap()["payment_id"], payment_id.to_string());
     for bad in ["wait=25001", "wait=-1", "wait=", "wait=1&wait=1", "await=1"] {
-        assert_eq!(follower.get(&format!("{url}?{bad}"), None).await.status(), StatusCode::BAD_REQUEST, "{bad}");
+        assert_eq!(
+            follower.get(&format!("{url}?{bad}"), None).await.status(),
+            StatusCode::BAD_REQUEST,
+            "{bad}"
+        );
     }
     harness.client.wait_for_end(user, payment_id, WAIT_TIMEOUT).await.unwrap();
 }
@@ -143,7 +151,8 @@ async fn a_stream_shows_each_state_once_and_ends_with_the_payment() {
         let resumed = follower.open(door, payment_id, Some(&(last - 1).to_string())).await.rest().await;
         expect_story(&resumed, last - 1);
         assert_eq!(resumed.len(), 1);
-        let ended = follower.get(&format!("{door}/payments/{payment_id}/events"), Some(&last.to_string())).await;
+        let ended =
+            follower.get(&format!("{door}/payments/{payment_id}/events"), Some(&last.to_string())).await;
         assert_eq!(ended.status(), StatusCode::NO_CONTENT, "a client that has it all stops");
     }
 }
@@ -176,7 +185,8 @@ async fn an_instance_that_stops_ends_its_streams_and_clients_go_on_at_another() 
     harness.cargo_stack("restart", "payments-svc").await;
     let before: Vec<Event> = stream.rest().await;
     let last = before.last().map_or(first.id, |event| event.id);
-    let events = follower.open(&harness.stack.edge_url, payment_id, Some(&last.to_string())).await.rest().await;
+    let events =
+        follower.open(&harness.stack.edge_url, payment_id, Some(&last.to_string())).await.rest().await;
     expect_story(&events, last);
 }
 

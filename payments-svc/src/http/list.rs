@@ -33,10 +33,9 @@ enum Wanted {
 
 pub(super) async fn list(pool: &Pool, user_id: Uuid, query: Query) -> Result<Response, Problem> {
     let page = match parse(query)? {
-        Wanted::Key(key) => store::payment_by_key(pool, user_id, &key).await.map(|found| store::Page {
-            payments: found.into_iter().collect(),
-            next: None,
-        }),
+        Wanted::Key(key) => store::payment_by_key(pool, user_id, &key)
+            .await
+            .map(|found| store::Page { payments: found.into_iter().collect(), next: None }),
         Wanted::Page { filter, limit } => store::page(pool, user_id, &filter, limit).await,
     };
     let page = page.map_err(|error| unavailable(&error))?;
@@ -57,7 +56,10 @@ fn parse(mut query: Query) -> Result<Wanted, Problem> {
     let limit = query.limit();
     query.finish()?;
     let before = [to, cursor].into_iter().flatten().min().unwrap_or(Uuid::max());
-    Ok(Wanted::Page { filter: Filter { status, service_id, from: from.unwrap_or(Uuid::nil()), before }, limit })
+    Ok(Wanted::Page {
+        filter: Filter { status, service_id, from: from.unwrap_or(Uuid::nil()), before },
+        limit,
+    })
 }
 
 const TIME: &str = "a time in RFC 3339, such as 2026-01-02T03:04:05Z";
@@ -94,7 +96,10 @@ mod tests {
         assert_eq!(parsed(&format!("cursor={}", cursor.simple())), next);
         for (text, fields) in [
             ("idempotency_key=a&limit=1", vec!["limit"]),
-            ("status=done&from=yesterday&to=1&cursor=x&limit=0", vec!["status", "from", "to", "cursor", "limit"]),
+            (
+                "status=done&from=yesterday&to=1&cursor=x&limit=0",
+                vec!["status", "from", "to", "cursor", "limit"],
+            ),
             ("from=2026-01-02", vec!["from"]),
             ("from=1969-12-31T23:59:59Z", vec!["from"]),
             ("user_id=1", vec!["user_id"]),
@@ -119,7 +124,8 @@ mod tests {
     #[test]
     fn the_earlier_of_cursor_and_to_ends_a_page() {
         let cursor = Uuid::from_u128(u128::MAX >> 8).simple().to_string();
-        let Ok(Wanted::Page { filter, .. }) = parsed(&format!("to=2026-01-02T03:04:05Z&cursor={cursor}")) else {
+        let Ok(Wanted::Page { filter, .. }) = parsed(&format!("to=2026-01-02T03:04:05Z&cursor={cursor}"))
+        else {
             panic!("a page");
         };
         assert_eq!(filter.before.simple().to_string(), cursor);

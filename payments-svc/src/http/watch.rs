@@ -6,6 +6,7 @@
 //! * The stream ends with the payment. A client that resumes after that gets 204, which ends its tries.
 //! * An instance that is about to stop ends its streams and waits at once; clients go on at another one.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt, stream};
@@ -14,6 +15,7 @@ use saga::fields::parse_uuid;
 use saga::postgres::Pool;
 use saga::problem::Problem;
 use saga::query::Query;
+use sync_wrapper::SyncStream;
 use tokio::time::Instant;
 use uuid::Uuid;
 use warp::http::StatusCode;
@@ -102,8 +104,8 @@ pub(super) async fn events(
         found: Some(found),
     };
     let start = stream::iter([Event::default().retry(RECONNECT_DELAY).comment("")]);
-    let events = start.chain(following.events()).map(Ok::<_, std::convert::Infallible>);
-    let mut response = warp::sse::reply(events).into_response();
+    let events = start.chain(following.events()).map(Ok::<_, Infallible>);
+    let mut response = warp::sse::reply(SyncStream::new(events)).into_response();
     // A proxy that collects an answer before it passes it on would hold the events back.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -32,7 +32,9 @@ pub enum Acceptance {
     /// The same request was accepted before.
     Replayed(AcceptedPayment),
     /// The key was used for another request, which made this payment.
-    KeyReused { payment_id: Uuid },
+    KeyReused {
+        payment_id: Uuid,
+    },
     /// The service is unknown or disabled; nothing was written.
     ServiceRefused,
 }
