@@ -24,7 +24,8 @@ use crate::saga::Status;
 #[derive(Clone)]
 pub struct Waiters {
     registry: Arc<Registry>,
-    live: watch::Receiver<bool>,
+    /// How often the topic was begun to be followed.
+    beginnings: watch::Receiver<u64>,
 }
 
 struct Registry {
@@ -60,12 +61,12 @@ impl Waiters {
         shutdown: CancellationToken,
     ) -> anyhow::Result<Self> {
         let (demand, demanded) = watch::channel(false);
-        let (is_live, live) = watch::channel(false);
+        let (begun, beginnings) = watch::channel(0);
         let registry = Arc::new(Registry { payments: Mutex::default(), demand, waiting });
         let woken = registry.clone();
-        let follower = Follower { brokers, group_id, topic, demand: demanded, live: is_live, shutdown };
+        let follower = Follower { brokers, group_id, topic, demand: demanded, beginnings: begun, shutdown };
         follower.start(move |record| woken.wake(record))?;
-        Ok(Self { registry, live })
+        Ok(Self { registry, beginnings })
     }
 
     /// Registers a request that waits for this payment.
@@ -76,7 +77,10 @@ impl Waiters {
         let changes = audience.changes.subscribe();
         self.registry.waiting.inc();
         self.registry.demand.send_if_modified(|demand| !std::mem::replace(demand, true));
-        Waiter { payment_id, changes, registry: self.registry.clone(), live: self.live.clone() }
+        let mut beginnings = self.beginnings.clone();
+        // The caller reads the row after this, so only a later beginning counts.
+        beginnings.mark_unchanged();
+        Waiter { payment_id, changes, registry: self.registry.clone(), beginnings }
     }
 }
 
@@ -127,22 +131,17 @@ pub struct Waiter {
     payment_id: Uuid,
     changes: watch::Receiver<Change>,
     registry: Arc<Registry>,
-    live: watch::Receiver<bool>,
+    beginnings: watch::Receiver<u64>,
 }
 
 impl Waiter {
-    /// Whether each change that is committed from now on will wake this waiter.
-    pub fn is_live(&self) -> bool {
-        *self.live.borrow()
-    }
-
     /// Waits until the row has to be read: a change, or the topic is followed anew. False at `deadline`.
     pub async fn changed(&mut self, deadline: Instant) -> bool {
-        let (changes, live) = (&mut self.changes, &mut self.live);
+        let (changes, beginnings) = (&mut self.changes, &mut self.beginnings);
         let woken = async {
             tokio::select! {
                 Ok(()) = changes.changed() => {}
-                () = followed_anew(live) => {}
+                () = begun(beginnings) => {}
             }
         };
         timeout_at(deadline, woken).await.is_ok()
@@ -150,24 +149,22 @@ impl Waiter {
 
     /// As [`Waiter::changed`], but of the changes only the end of the payment counts.
     pub async fn ended(&mut self, deadline: Instant) -> bool {
-        let (changes, live) = (&mut self.changes, &mut self.live);
+        let (changes, beginnings) = (&mut self.changes, &mut self.beginnings);
         let woken = async {
             tokio::select! {
                 Ok(_) = changes.wait_for(|change| change.is_terminal) => {}
-                () = followed_anew(live) => {}
+                () = begun(beginnings) => {}
             }
         };
         timeout_at(deadline, woken).await.is_ok()
     }
 }
 
-/// Waits until the topic is followed, if it is not now; otherwise until it is followed again after an interruption.
-async fn followed_anew(live: &mut watch::Receiver<bool>) {
-    for state in [false, true] {
-        if live.wait_for(|live| *live == state).await.is_err() {
-            // The process ends. The waiter's caller learns that by its own token.
-            std::future::pending::<()>().await;
-        }
+/// Waits until the topic is begun to be followed, for the first time or again.
+async fn begun(beginnings: &mut watch::Receiver<u64>) {
+    if beginnings.changed().await.is_err() {
+        // The process ends. The waiter's caller learns that by its own token.
+        std::future::pending::<()>().await;
     }
 }
 
@@ -183,12 +180,12 @@ mod tests {
 
     use super::*;
 
-    fn waiters() -> (Waiters, watch::Receiver<bool>, watch::Sender<bool>) {
+    fn waiters() -> (Waiters, watch::Receiver<bool>, watch::Sender<u64>) {
         let (demand, demanded) = watch::channel(false);
-        let (is_live, live) = watch::channel(true);
+        let (begun, beginnings) = watch::channel(1);
         let waiting = IntGauge::new("waiting", "Of this test.").unwrap();
         let registry = Arc::new(Registry { payments: Mutex::default(), demand, waiting });
-        (Waiters { registry, live }, demanded, is_live)
+        (Waiters { registry, beginnings }, demanded, begun)
     }
 
     fn soon() -> Instant {
@@ -197,7 +194,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_wakes_those_who_wait_for_its_payment_and_no_others() {
-        let (waiters, _demanded, _live) = waiters();
+        let (waiters, _demanded, _begun) = waiters();
         let (payment, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let mut all = [waiters.register(payment), waiters.register(payment), waiters.register(other)];
         waiters.registry.changed(payment, Change { is_terminal: false });
@@ -209,7 +206,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_is_not_hidden_by_an_event_that_is_emitted_again() {
-        let (waiters, _demanded, _live) = waiters();
+        let (waiters, _demanded, _begun) = waiters();
         let payment = Uuid::from_u128(1);
         let mut waiter = waiters.register(payment);
         waiters.registry.changed(payment, Change { is_terminal: true });
@@ -219,20 +216,18 @@ mod tests {
 
     #[tokio::test]
     async fn a_waiter_reads_again_once_the_topic_is_followed_anew() {
-        let (waiters, _demanded, live) = waiters();
+        let (waiters, _demanded, begun) = waiters();
         let mut waiter = waiters.register(Uuid::from_u128(1));
         assert!(!waiter.changed(soon()).await, "it is followed already");
-        live.send_replace(false);
-        assert!(!waiter.ended(soon()).await, "it is followed no more");
-        live.send_replace(true);
+        begun.send_modify(|count| *count += 1);
         assert!(waiter.ended(soon()).await && !waiter.ended(soon()).await);
-        drop(live);
+        drop(begun);
         assert!(!waiter.changed(soon()).await, "the process ends");
     }
 
     #[tokio::test]
     async fn there_is_demand_while_somebody_waits_and_nothing_is_kept_after() {
-        let (waiters, demanded, _live) = waiters();
+        let (waiters, demanded, _begun) = waiters();
         let payment = Uuid::from_u128(1);
         assert!(!*demanded.borrow());
         let (first, second) = (waiters.register(payment), waiters.register(payment));

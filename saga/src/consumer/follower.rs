@@ -1,8 +1,8 @@
 //! Follows a topic from its end, without a group: every instance sees every record.
 //!
 //! * It reads only while it is in demand, and for [`LINGER`] after. At rest it waits and polls nothing.
-//! * It is live once it knows the end of every partition: a record that is produced later is then seen. A reader of the
-//!   database that first waits for that, and then reads, misses no change.
+//! * It has begun once it knows the end of every partition: each record that is produced later is then seen. A reader of
+//!   the database that reads again at each beginning misses no change.
 //! * While Kafka is away nothing is seen. Afterwards the records of that time are seen too, late.
 //! * No offset is stored: a record is a hint that a row has changed, and the row is the truth.
 
@@ -36,8 +36,8 @@ pub struct Follower {
     pub topic: String,
     /// Whether somebody waits for records.
     pub demand: watch::Receiver<bool>,
-    /// Set by the follower: whether every later record will be seen.
-    pub live: watch::Sender<bool>,
+    /// Counted by the follower: how often it has begun.
+    pub beginnings: watch::Sender<u64>,
     pub shutdown: CancellationToken,
 }
 
@@ -65,7 +65,6 @@ impl Follower {
                 );
                 runtime.block_on(async { tokio::time::sleep(RETRY_INTERVAL).await });
             }
-            self.live.send_replace(false);
         }
     }
 
@@ -81,7 +80,7 @@ impl Follower {
     fn follow(&self, on_record: &dyn Fn(&Record<'_>)) -> anyhow::Result<()> {
         let consumer = self.client()?;
         consumer.assign(&self.ends(&consumer)?).context("cannot assign the partitions")?;
-        self.live.send_replace(true);
+        self.beginnings.send_modify(|count| *count += 1);
         let (mut errors, mut health) = (ClientErrors::default(), Health::new(Instant::now()));
         let mut demanded_at = Instant::now();
         while !self.shutdown.is_cancelled() && demanded_at.elapsed() < LINGER {
