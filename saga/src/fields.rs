@@ -36,12 +36,8 @@ impl Fields {
     pub fn text(&mut self, name: &str, chars_max: usize) -> String {
         match self.object.remove(name) {
             Some(Value::String(text)) => {
-                if text.is_empty() || text.chars().count() > chars_max {
-                    self.refuse(name, format!("must have 1 to {chars_max} characters"));
-                } else if !text.chars().all(is_visible) {
-                    self.refuse(name, "must not contain control characters, or others that cannot be seen");
-                } else if text.trim() != text {
-                    self.refuse(name, "must not begin or end with a blank");
+                if let Some(error) = text_error(&text, chars_max) {
+                    self.refuse(name, error);
                 }
                 text
             }
@@ -92,8 +88,7 @@ impl Fields {
     /// 400 with every recorded error, and one for each unknown field.
     pub fn finish(mut self) -> Result<(), Problem> {
         for name in self.object.keys() {
-            // A hostile name must not be echoed at length.
-            let field = name.chars().take(64).collect();
+            let field = bounded_name(name);
             self.errors.push(FieldError { field, detail: "is not a field of this request".into() });
         }
         if self.errors.is_empty() { Ok(()) } else { Err(Problem::validation(self.errors)) }
@@ -109,6 +104,24 @@ impl Fields {
             Some(_) => self.refuse(name, format!("must be {expected}")),
         }
     }
+}
+
+/// The error of a text that is not 1 to `chars_max` visible characters, or has blanks around it.
+pub(crate) fn text_error(text: &str, chars_max: usize) -> Option<String> {
+    if text.is_empty() || text.chars().count() > chars_max {
+        Some(format!("must have 1 to {chars_max} characters"))
+    } else if !text.chars().all(is_visible) {
+        Some("must not contain control characters, or others that cannot be seen".to_owned())
+    } else if text.trim() != text {
+        Some("must not begin or end with a blank".to_owned())
+    } else {
+        None
+    }
+}
+
+/// A name that the client chose, for an answer: a hostile one must not be echoed at length.
+pub(crate) fn bounded_name(name: &str) -> String {
+    name.chars().take(64).collect()
 }
 
 /// A hyphenated UUID, in either case (RFC 9562, section 4). Other spellings are refused, so that a user or payment has

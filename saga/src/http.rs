@@ -25,6 +25,7 @@ use warp::{Filter, Rejection};
 
 use crate::fields;
 use crate::problem::{Kind, Problem, recover};
+use crate::query::Query;
 use crate::trace::traceparent_or_new;
 
 /// A request's body must be complete within this.
@@ -126,6 +127,13 @@ fn parse_user_id(value: Option<&HeaderValue>) -> Result<Uuid, Problem> {
     })
 }
 
+/// Extracts the parameters of the query string; none for a request without one.
+pub fn query() -> impl Filter<Extract = (Query,), Error = Infallible> + Clone {
+    warp::query::raw()
+        .or_else(|_| async { Ok::<_, Infallible>((String::new(),)) })
+        .map(|text: String| Query::of(Some(&text)))
+}
+
 /// Extracts the trace of the request, or a new one when the header is missing or malformed.
 pub fn traceparent() -> impl Filter<Extract = (String,), Error = Infallible> + Clone {
     warp::header::headers_cloned().map(|headers: HeaderMap| {
@@ -202,6 +210,16 @@ mod tests {
             assert_eq!(parse(bad).unwrap_err().errors[0].field, "X-User-ID");
         }
         assert_eq!(parse_user_id(None).unwrap_err().errors[0].detail, "is required");
+    }
+
+    #[tokio::test]
+    async fn every_request_has_a_query() {
+        let limit = |mut query: Query| query.limit().to_string();
+        let route = query().map(limit).recover(recover);
+        for (path, expected) in [("/", "20"), ("/?", "20"), ("/?limit=5", "5")] {
+            let reply = warp::test::request().path(path).reply(&route).await;
+            assert_eq!((reply.status().as_u16(), &**reply.body()), (200, expected.as_bytes()), "{path}");
+        }
     }
 
     async fn send(body: &[u8]) -> (u16, String) {

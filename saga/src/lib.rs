@@ -7,8 +7,8 @@
 //! * [`backoff`]: the pauses between tries.
 //! * [`parked`]: messages that cannot be applied, inserted in the transaction of their batch.
 //! * [`postgres`]: the connection pool, and which failures are retried.
-//! * [`http`], [`fields`], [`problem`]: listeners with limits and time-outs; requests parsed field by field; errors as
-//!   RFC 9457 documents.
+//! * [`http`], [`fields`], [`query`], [`problem`]: listeners with limits and time-outs; bodies parsed field by field and
+//!   query strings parameter by parameter; errors as RFC 9457 documents.
 //! * [`process`], [`telemetry`], [`trace`]: start, stop, logs, trace context.
 
 pub mod backoff;
@@ -20,6 +20,7 @@ pub mod parked;
 pub mod postgres;
 pub mod problem;
 pub mod process;
+pub mod query;
 pub mod telemetry;
 pub mod trace;
 
