@@ -215,7 +215,7 @@ mod tests {
     #[tokio::test]
     async fn every_request_has_a_query() {
         let limit = |mut query: Query| query.limit().to_string();
-        let route = query().map(limit).recover(recover);
+        let route = query().map(limit);
         for (path, expected) in [("/", "20"), ("/?", "20"), ("/?limit=5", "5")] {
             let reply = warp::test::request().path(path).reply(&route).await;
             assert_eq!((reply.status().as_u16(), &**reply.body()), (200, expected.as_bytes()), "{path}");
