@@ -2,6 +2,7 @@
 //!
 //! * A page is a walk through one index, whatever the length of the ledger.
 //! * A page names its place by entry_no, so that entries that come meanwhile move nothing onto or off it.
+//! * The numbers and balances are columns of the ledger: `sql/balance/V5__movements.sql` says why they are no table.
 
 use anyhow::Context;
 use jiff::Timestamp;
