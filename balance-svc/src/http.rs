@@ -1,6 +1,6 @@
 //! The HTTP interface of balance-svc.
 //!
-//! * Users read their balance on the public listener. Operators make deposits on the admin listener.
+//! * Users read their balance and its movements on the public listener. Operators make deposits on the admin listener.
 //! * A deposit is credited once per user and idempotency key.
 //! * A failure of the database is 503 for the client and its cause is logged.
 //!
@@ -15,27 +15,38 @@ use saga::fields::Fields;
 use saga::http::{self, Ready};
 use saga::postgres::{self, Pool};
 use saga::problem::{Kind, Problem};
+use saga::query::Query;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
+use warp::http::header::{CONTENT_TYPE, HeaderValue};
 use warp::reply::{Reply, Response};
 
 use crate::metrics::Metrics;
+use crate::render;
 use crate::store::{self, BALANCE_MAX, Deposit};
 use crate::{SERVICE, store::Balance};
 
 /// Length limit of an idempotency key, in characters.
 const KEY_CHARS_MAX: usize = 255;
 
-/// `GET /balance`, `GET /health`.
+/// `GET /balance`, `GET /balance/movements`, `GET /health`.
 pub fn public(pool: Pool) -> BoxedFilter<(Response,)> {
+    let reader = pool.clone();
     let balance = warp::path!("balance").and(http::get()).and(http::user_id()).then(move |user_id| {
-        let pool = pool.clone();
+        let pool = reader.clone();
         async move { answer(balance(&pool, user_id).await) }
     });
-    balance.or(http::health(SERVICE)).unify().boxed()
+    let movements =
+        warp::path!("balance" / "movements").and(http::get()).and(http::user_id()).and(http::query()).then(
+            move |user_id, query| {
+                let pool = pool.clone();
+                async move { answer(movements(&pool, user_id, query).await) }
+            },
+        );
+    balance.or(movements).unify().or(http::health(SERVICE)).unify().boxed()
 }
 
 /// The admin listener: `POST /deposits`, `/health`, `/ready`, `/metrics`.
@@ -67,6 +78,17 @@ async fn balance(pool: &Pool, user_id: Uuid) -> Result<Response, Problem> {
         found.ok_or_else(|| Problem::not_found("This user has no account yet; a deposit makes one."))?;
     let body = json!({"user_id": user_id, "available": available, "held": held});
     Ok(warp::reply::json(&body).into_response())
+}
+
+/// A page of the statement. A user without an account has no movements.
+async fn movements(pool: &Pool, user_id: Uuid, mut query: Query) -> Result<Response, Problem> {
+    let limit = query.limit();
+    let before = query.cursor(render::parse_cursor);
+    query.finish()?;
+    let page = store::movements(pool, user_id, before, limit).await.map_err(|error| unavailable(&error))?;
+    let mut response = render::statement(&page).into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
 }
 
 async fn deposit(pool: &Pool, body: Value) -> Result<Response, Problem> {

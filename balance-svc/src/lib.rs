@@ -3,12 +3,15 @@
 //! * `payment.initiated` becomes a ledger entry `hold`, or `rejection` with a reason.
 //! * `payment.result.*` becomes a ledger entry `capture` or `release`. An unknown result moves nothing.
 //! * A balance changes only by a ledger entry that was inserted in the same statement.
+//! * Each entry that moves money has a number and the balances after it: the user's statement.
 
+pub mod account;
 pub mod command;
 pub mod config;
 pub mod events;
 pub mod http;
 pub mod metrics;
+pub mod render;
 pub mod saga;
 pub mod store;
 

@@ -5,17 +5,25 @@
 //! * Accounts are locked first and entries read in a later statement, since a statement's snapshot is older than its
 //!   wait for a lock.
 //! * Money moves only by entries that the insert returned, so a repeated event cannot move it again.
+//! * A movement gets its number and the balances after it from the account that was locked. A statement that would leave a
+//!   gap writes nothing.
+
+mod deposit;
+mod movements;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::Context;
 use saga::consumer::{ApplyError, BatchCounts, MissingRow};
-use saga::contract::{AMOUNT_MAX, ReleaseReason, Terms};
+use saga::contract::{ReleaseReason, Terms};
 use saga::parked::{self, Parked};
 use saga::postgres::{Pool, Transaction};
-use tokio_postgres::error::DbError;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+pub use self::deposit::{BALANCE_MAX, Deposit, deposit};
+pub use self::movements::{Movement, Page, movements};
+use crate::account::Account;
 use crate::command::Command;
 use crate::saga::{Entry, State, Step, decide, next};
 
@@ -34,6 +42,8 @@ struct NewEntry<'a> {
     kind: &'static str,
     amount: i64,
     reason: Option<String>,
+    /// The account after a movement; `None` for a rejection.
+    after: Option<Account>,
 }
 
 /// Applies `commands` in order and parks `unreadable`, in one transaction. `park` builds the parked message of the
@@ -67,19 +77,20 @@ pub async fn apply(
 
 /// The accounts and payments of a batch, read under the accounts' locks.
 struct States {
-    available: HashMap<Uuid, i64>,
+    accounts: HashMap<Uuid, Account>,
     entries: HashMap<(Uuid, Uuid), Entry>,
 }
 
 async fn lock_and_read(transaction: &Transaction<'_>, commands: &[&Command]) -> anyhow::Result<States> {
-    let mut states = States { available: HashMap::new(), entries: HashMap::new() };
+    let mut states = States { accounts: HashMap::new(), entries: HashMap::new() };
     if commands.is_empty() {
         return Ok(states);
     }
     // Sorted, in one statement over one table: two batches that share accounts cannot deadlock.
     let lock = transaction
         .prepare_cached(
-            "select user_id, available from accounts where user_id = any($1) order by user_id for no key update",
+            "select user_id, available, held, last_entry_no
+             from accounts where user_id = any($1) order by user_id for no key update",
         )
         .await?;
     let read = transaction
@@ -99,7 +110,8 @@ async fn lock_and_read(transaction: &Transaction<'_>, commands: &[&Command]) -> 
         async { transaction.query(&read, &[&users, &payments]).await.context("cannot read entries") },
     )?;
     for row in accounts {
-        states.available.insert(row.get(0), row.get(1));
+        let account = Account { available: row.get(1), held: row.get(2), last_entry_no: row.get(3) };
+        states.accounts.insert(row.get(0), account);
     }
     // Ordered by phase: a second phase replaces the hold it ended.
     for row in entries {
@@ -144,7 +156,8 @@ fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, Ap
     for (index, command) in commands.iter().enumerate() {
         let key = (command.user_id, command.payment_id);
         let entry = states.entries.get(&key).cloned().unwrap_or(Entry::None);
-        let state = State { entry, available: states.available.get(&command.user_id).copied() };
+        let account = states.accounts.get(&command.user_id).copied();
+        let state = State { entry, available: account.map(|account| account.available) };
         let step = decide(&state, &command.event);
         match &step {
             Step::Missing => {
@@ -156,20 +169,25 @@ fn plan<'a>(commands: &[&'a Command], mut states: States) -> Result<Plan<'a>, Ap
                 plan.contradictions += 1;
             }
             Step::Already => {}
-            Step::Hold { .. } | Step::Reject { .. } | Step::Capture { .. } | Step::Release { .. } => {
-                plan.entries.extend(new_entry(command, &step));
+            Step::Reject { .. } => plan.entries.extend(new_entry(command, &step, None)),
+            Step::Hold { .. } | Step::Capture { .. } | Step::Release { .. } => {
+                let account = account.with_context(|| no_account(command.user_id))?;
+                let after = account.after(&step);
+                plan.entries.extend(new_entry(command, &step, after));
+                states.accounts.extend(after.map(|after| (command.user_id, after)));
             }
         }
-        let after = next(&state, &step);
-        states.entries.insert(key, after.entry);
-        if let Some(available) = after.available {
-            states.available.insert(command.user_id, available);
-        }
+        states.entries.insert(key, next(&state, &step).entry);
     }
     if missing.is_empty() { Ok(plan) } else { Err(ApplyError::Missing(missing)) }
 }
 
-fn new_entry<'a>(command: &'a Command, step: &Step) -> Option<NewEntry<'a>> {
+fn no_account(user_id: Uuid) -> String {
+    format!("user {user_id} has a hold and no account; nothing was written, and the batch is tried again")
+}
+
+/// The entry of a step; `after` is the account after it.
+fn new_entry<'a>(command: &'a Command, step: &Step, after: Option<Account>) -> Option<NewEntry<'a>> {
     let (phase, kind, amount, reason) = match step {
         Step::Hold { terms } => (1, "hold", terms.amount, None),
         Step::Reject { terms, why } => (1, "rejection", terms.amount, Some(why.as_str().to_owned())),
@@ -180,8 +198,32 @@ fn new_entry<'a>(command: &'a Command, step: &Step) -> Option<NewEntry<'a>> {
         }
         Step::Already | Step::Missing | Step::Differs(_) | Step::Illegal(_) => return None,
     };
-    Some(NewEntry { command, phase, kind, amount, reason })
+    Some(NewEntry { command, phase, kind, amount, reason, after })
 }
+
+// An account moves only if its entries continue its numbers, each of them inserted.
+const INSERT_ENTRIES: &str = "
+    with entry as (
+        insert into ledger (user_id, payment_id, phase, kind, amount, service_id, reason, traceparent,
+                            entry_no, available_after, held_after)
+        select * from unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::text[], $5::bigint[], $6::text[], $7::text[],
+                             $8::text[], $9::bigint[], $10::bigint[], $11::bigint[])
+        on conflict on constraint ledger_pkey do nothing
+        returning user_id, kind, amount, entry_no
+    ), delta as (
+        select user_id,
+               sum(case kind when 'hold' then -amount when 'release' then amount else 0 end)::bigint as available,
+               sum(case kind when 'hold' then amount else -amount end)::bigint as held,
+               count(*) as entries,
+               max(entry_no) as last_entry_no
+        from entry where kind <> 'rejection' group by user_id
+    ), moved as (
+        update accounts a
+        set available = a.available + d.available, held = a.held + d.held, last_entry_no = d.last_entry_no
+        from delta d where a.user_id = d.user_id and a.last_entry_no + d.entries = d.last_entry_no
+        returning a.user_id
+    )
+    select kind, count(*), (select count(*) from delta) - (select count(*) from moved) from entry group by kind";
 
 /// Inserts the entries and moves their money in one statement; returns the number inserted per kind.
 async fn insert_entries(
@@ -192,27 +234,7 @@ async fn insert_entries(
     if entries.is_empty() {
         return Ok(inserted);
     }
-    let statement = transaction
-        .prepare_cached(
-            "with entry as (
-                 insert into ledger (user_id, payment_id, phase, kind, amount, service_id, reason, traceparent)
-                 select * from unnest($1::uuid[], $2::uuid[], $3::smallint[], $4::text[], $5::bigint[],
-                                      $6::text[], $7::text[], $8::text[])
-                 on conflict do nothing
-                 returning user_id, kind, amount
-             ), delta as (
-                 select user_id,
-                        sum(case kind when 'hold' then -amount when 'release' then amount else 0 end)::bigint as available,
-                        sum(case kind when 'hold' then amount else -amount end)::bigint as held
-                 from entry where kind <> 'rejection' group by user_id
-             ), moved as (
-                 update accounts a set available = a.available + d.available, held = a.held + d.held
-                 from delta d where a.user_id = d.user_id
-                 returning a.user_id
-             )
-             select kind, count(*), (select count(*) from delta) - (select count(*) from moved) from entry group by kind",
-        )
-        .await?;
+    let statement = transaction.prepare_cached(INSERT_ENTRIES).await?;
     let users: Vec<Uuid> = entries.iter().map(|e| e.command.user_id).collect();
     let payments: Vec<Uuid> = entries.iter().map(|e| e.command.payment_id).collect();
     let phases: Vec<i16> = entries.iter().map(|e| e.phase).collect();
@@ -221,15 +243,22 @@ async fn insert_entries(
     let services: Vec<&str> = entries.iter().map(|e| &*e.command.event.terms().service_id).collect();
     let reasons: Vec<Option<&str>> = entries.iter().map(|e| e.reason.as_deref()).collect();
     let traces: Vec<Option<&str>> = entries.iter().map(|e| e.command.traceparent.as_deref()).collect();
-    let rows = transaction
-        .query(&statement, &[&users, &payments, &phases, &kinds, &amounts, &services, &reasons, &traces])
-        .await
-        .context("cannot insert entries")?;
+    let after = |column: fn(Account) -> i64| -> Vec<Option<i64>> {
+        entries.iter().map(|entry| entry.after.map(column)).collect()
+    };
+    let numbers = after(|account| account.last_entry_no);
+    let (available, held) = (after(|account| account.available), after(|account| account.held));
+    let columns: [&(dyn ToSql + Sync); 11] = [
+        &users, &payments, &phases, &kinds, &amounts, &services, &reasons, &traces, &numbers, &available,
+        &held,
+    ];
+    let rows = transaction.query(&statement, &columns).await.context("cannot insert entries")?;
     for row in rows {
         let unmoved: i64 = row.get(2);
         anyhow::ensure!(
             unmoved == 0,
-            "{unmoved} accounts of this batch were deleted while it ran; nothing was written, and the batch is tried again"
+            "{unmoved} accounts of this batch were changed or deleted while it ran, in spite of its locks; nothing was \
+             written, and the batch is tried again"
         );
         inserted.insert(row.get(0), row.get::<_, i64>(1).unsigned_abs());
     }
@@ -249,56 +278,4 @@ pub async fn balance(pool: &Pool, user_id: Uuid) -> anyhow::Result<Option<Balanc
     let statement = client.prepare_cached("select available, held from accounts where user_id = $1").await?;
     let row = client.query_opt(&statement, &[&user_id]).await.context("cannot read balance")?;
     Ok(row.map(|row| Balance { available: row.get(0), held: row.get(1) }))
-}
-
-/// The outcome of a deposit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deposit {
-    Credited,
-    /// The same deposit was credited before.
-    Repeated,
-    /// The key was used for another amount.
-    KeyReused,
-    /// The balance would exceed [`BALANCE_MAX`]; nothing was written.
-    TooMuch,
-}
-
-/// The largest sum of available and held, in minor units.
-pub const BALANCE_MAX: i64 = AMOUNT_MAX;
-
-/// The constraint that keeps an account within [`BALANCE_MAX`], under the account's lock.
-const BALANCE_MAX_CONSTRAINT: &str = "accounts_balance_max";
-
-/// Credits an account once per `deposit_id`; creates the account when the user has none.
-pub async fn deposit(pool: &Pool, user_id: Uuid, deposit_id: Uuid, amount: i64) -> anyhow::Result<Deposit> {
-    let client = pool.get().await.context("no connection to the balance database")?;
-    let credit = client
-        .prepare_cached(
-            "with entry as (
-                 insert into ledger (user_id, payment_id, phase, kind, amount)
-                 values ($1, $2, 1, 'deposit', $3)
-                 on conflict do nothing
-                 returning user_id, amount
-             )
-             insert into accounts (user_id, available) select user_id, amount from entry
-             on conflict (user_id) do update set available = accounts.available + excluded.available",
-        )
-        .await?;
-    let credited = match client.execute(&credit, &[&user_id, &deposit_id, &amount]).await {
-        Err(error) if exceeds_balance_max(&error) => return Ok(Deposit::TooMuch),
-        credited => credited.context("cannot credit the deposit")?,
-    };
-    if credited == 1 {
-        return Ok(Deposit::Credited);
-    }
-    let read = client
-        .prepare_cached("select amount from ledger where user_id = $1 and payment_id = $2 and phase = 1")
-        .await?;
-    let before: i64 =
-        client.query_one(&read, &[&user_id, &deposit_id]).await.context("cannot read deposit")?.get(0);
-    Ok(if before == amount { Deposit::Repeated } else { Deposit::KeyReused })
-}
-
-fn exceeds_balance_max(error: &tokio_postgres::Error) -> bool {
-    error.as_db_error().and_then(DbError::constraint) == Some(BALANCE_MAX_CONSTRAINT)
 }

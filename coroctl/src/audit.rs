@@ -101,6 +101,7 @@ pub const CHECKS: &[Check] = &[
     when_quiescent("M4", "no hold without a live payment", WITH_BALANCE, saga::hold_has_payment),
     always("M5", "a hold is captured or released, once, by its amount", BALANCE, money::once),
     always("M6", "payment, ledger and charge name the same terms", DATABASES, saga::same_terms),
+    always("M7", "each movement has its number and the balances after", BALANCE, money::statement),
     always("G1", "completed: charged once, that amount", PAYMENTS_GATEWAY, gateway::completed),
     always("G2", "failed, rejected, cancelled: not charged", PAYMENTS_GATEWAY, gateway::unpaid),
     always("G3", "no charge without a committed intent", PROCESSOR_GATEWAY, gateway::intended),

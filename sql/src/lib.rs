@@ -30,7 +30,8 @@ const BALANCE: &[(&str, &str)] = migrations!(
     "balance" / "V1__balance",
     "balance" / "V2__balance_publication",
     "balance" / "V3__balance_max",
-    "balance" / "V4__ledger_amount_checked"
+    "balance" / "V4__ledger_amount_checked",
+    "balance" / "V5__movements"
 );
 const PROCESSOR: &[(&str, &str)] =
     migrations!("processor" / "V1__processor", "processor" / "V2__processor_publication");

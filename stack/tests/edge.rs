@@ -187,13 +187,14 @@ fn one_address_has_so_many_requests_and_the_others_theirs() {
 }
 
 /// A request of each kind to each service.
-const REQUESTS_TO_SERVICES: [&str; 6] = [
+const REQUESTS_TO_SERVICES: [&str; 7] = [
     "GET /services",
     "HEAD /services",
     "POST /payments",
     "POST /payments/0195d2a0-0000-7000-8000-000000000000/cancel",
     "GET /balance",
     "HEAD /balance",
+    "GET /balance/movements",
 ];
 
 /// Fails unless the edge answers each request with this status, as unavailable, and with the time to come back.

@@ -7,6 +7,7 @@
 
 mod facts;
 mod limits;
+mod movements;
 mod order;
 mod service;
 

@@ -159,9 +159,12 @@ impl EmittedEvents {
     }
 }
 
+/// The columns of the ledger that are not published.
+const UNPUBLISHED: &str = "array['entry_no', 'available_after', 'held_after']";
+
 /// The rows of a table as JSON, as the relay renders them.
 async fn rows(transaction: &Transaction<'_>, table: &str, order: &str) -> Vec<Value> {
-    let query = format!("select to_jsonb(t) from {table} t order by {order}");
+    let query = format!("select to_jsonb(t) - {UNPUBLISHED} from {table} t order by {order}");
     let rows = GenericClient::query(transaction, &query, &[]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }

@@ -28,16 +28,22 @@ const LOCK: &str = "
 
 const HOLD: &str = "
     with entry as (
-        insert into ledger (user_id, payment_id, phase, kind, amount, service_id, traceparent)
-        select n.user_id, n.payment_id, 1, 'hold', n.amount, n.service_id, n.traceparent
-        from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[])
-             as n (user_id, payment_id, amount, service_id, traceparent)
-        on conflict do nothing
+        insert into ledger (user_id, payment_id, phase, kind, amount, service_id, traceparent, entry_no,
+                            available_after, held_after)
+        select n.user_id, n.payment_id, 1, 'hold', n.amount, n.service_id, n.traceparent,
+               a.last_entry_no + row_number() over so_far, a.available - sum(n.amount) over so_far,
+               a.held + sum(n.amount) over so_far
+        from unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[]) with ordinality
+             as n (user_id, payment_id, amount, service_id, traceparent, place)
+        join accounts a on a.user_id = n.user_id
+        window so_far as (partition by n.user_id order by n.place rows unbounded preceding)
+        on conflict on constraint ledger_pkey do nothing
         returning user_id, amount
     ), delta as (
-        select user_id, sum(amount)::bigint as amount from entry group by user_id
+        select user_id, sum(amount)::bigint as amount, count(*) as entries from entry group by user_id
     ), moved as (
-        update accounts a set available = a.available - d.amount, held = a.held + d.amount
+        update accounts a set available = a.available - d.amount, held = a.held + d.amount,
+                              last_entry_no = a.last_entry_no + d.entries
         from delta d where a.user_id = d.user_id
     )
     select count(*) from entry";
@@ -46,17 +52,21 @@ const HOLD: &str = "
 // and the plan is kept.
 const CAPTURE: &str = "
     with entry as (
-        insert into ledger (user_id, payment_id, phase, kind, amount, service_id, traceparent)
-        select user_id, payment_id, 2, 'capture', h.amount, h.service_id, h.traceparent
-        from unnest($1::uuid[], $2::uuid[]) as n (user_id, payment_id)
-        join ledger h using (user_id, payment_id)
+        insert into ledger (user_id, payment_id, phase, kind, amount, service_id, traceparent, entry_no,
+                            available_after, held_after)
+        select h.user_id, h.payment_id, 2, 'capture', h.amount, h.service_id, h.traceparent,
+               a.last_entry_no + row_number() over so_far, a.available, a.held - sum(h.amount) over so_far
+        from unnest($1::uuid[], $2::uuid[]) with ordinality as n (user_id, payment_id, place)
+        join ledger h on h.user_id = n.user_id and h.payment_id = n.payment_id
+        join accounts a on a.user_id = n.user_id
         where h.kind = 'hold'
-        on conflict do nothing
+        window so_far as (partition by n.user_id order by n.place rows unbounded preceding)
+        on conflict on constraint ledger_pkey do nothing
         returning user_id, amount
     ), delta as (
-        select user_id, sum(amount)::bigint as amount from entry group by user_id
+        select user_id, sum(amount)::bigint as amount, count(*) as entries from entry group by user_id
     ), moved as (
-        update accounts a set held = a.held - d.amount
+        update accounts a set held = a.held - d.amount, last_entry_no = a.last_entry_no + d.entries
         from delta d where a.user_id = d.user_id
     )
     select count(*) from entry";

@@ -207,9 +207,10 @@ async fn head_is_get_without_the_body() {
     let nowhere = format!("/payments/{}", Uuid::now_v7());
     let cases =
         [(edge, payment.as_str()), (payments, &payment), (edge, "/services"), (payments, "/services")];
+    let statement = [(edge, "/balance/movements"), (balance, "/balance/movements")];
     let more = [(edge, "/balance"), (balance, "/balance"), (edge, "/health"), (balance, "/health")];
     let last = [(payments, "/health"), (edge, nowhere.as_str()), (payments, &nowhere), (edge, "/nowhere")];
-    for (door, path) in cases.into_iter().chain(more).chain(last) {
+    for (door, path) in cases.into_iter().chain(statement).chain(more).chain(last) {
         let ask = async |method: &str| {
             request(door, &format!("{method} {path} HTTP/1.1"), &[HOST, ("x-user-id", &user)], "").await
         };
@@ -258,8 +259,11 @@ async fn a_path_has_one_spelling_at_edge_and_service() {
     }
     // Balance is routed by the same edge, to another service.
     for door in [&harness.stack.edge_url, &harness.stack.balance_url] {
-        let answer = request(door, "GET /balance/ HTTP/1.1", &[HOST, ("x-user-id", &user)], "").await;
-        answer.expect_problem(404, "not-found", door);
+        for path in ["/balance/", "/balance/movements/", "/balance/nowhere"] {
+            let line = format!("GET {path} HTTP/1.1");
+            let answer = request(door, &line, &[HOST, ("x-user-id", &user)], "").await;
+            answer.expect_problem(404, "not-found", door);
+        }
     }
 }
 

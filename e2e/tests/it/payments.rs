@@ -1,6 +1,6 @@
 //! Each way a payment can go, as the client and the balance show it.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::harness::Harness;
@@ -21,6 +21,38 @@ async fn a_payment_is_completed_and_its_money_is_taken() {
     let id = payment["payment_id"].as_str().unwrap().parse().unwrap();
     let charge = harness.client.gateway_charge(id).await.unwrap().unwrap();
     assert_eq!((charge["status"].as_str(), charge["amount"].as_i64()), (Some("succeeded"), Some(15_000)));
+}
+
+/// A page of a user's statement, as the edge answers: number, kind, balances after it; and the next cursor.
+async fn statement(harness: &Harness, user: Uuid, query: &str) -> (Vec<Value>, Value) {
+    let url = format!("{}/balance/movements?{query}", harness.stack.edge_url);
+    let request = reqwest::Client::new().get(url).header("x-user-id", user.to_string());
+    let mut page: Value = request.send().await.unwrap().json().await.unwrap();
+    let parts = |movement: &Value| -> Value {
+        ["entry_no", "kind", "available_after", "held_after"].map(|name| movement[name].clone()).into()
+    };
+    let movements = page["movements"].as_array().unwrap().iter().map(parts).collect();
+    (movements, page["next_cursor"].take())
+}
+
+#[tokio::test]
+async fn the_statement_shows_each_movement_and_what_it_left() {
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(100_000).await.unwrap();
+    harness.settle(user, "081234567890", 15_000).await;
+    harness.settle(user, "5551234-decline", 20_000).await;
+    assert_eq!(harness.settle(user, "0812", 1_000_000).await["status"], "rejected");
+    let (newest, cursor) = statement(&harness, user, "limit=3").await;
+    let expected = [
+        json!([5, "release", 85_000, 0]),
+        json!([4, "hold", 65_000, 20_000]),
+        json!([3, "capture", 85_000, 0]),
+    ];
+    assert_eq!(newest, expected);
+    let next = format!("limit=3&cursor={}", cursor.as_str().unwrap());
+    let (oldest, cursor) = statement(&harness, user, &next).await;
+    assert_eq!(oldest, [json!([2, "hold", 85_000, 15_000]), json!([1, "deposit", 100_000, 0])]);
+    assert_eq!(cursor, Value::Null);
 }
 
 #[tokio::test]

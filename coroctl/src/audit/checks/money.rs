@@ -22,3 +22,8 @@ pub fn fold(observed: &Observed) -> Tally {
 pub fn once(observed: &Observed) -> Tally {
     observed.money.once.clone()
 }
+
+/// M7: movements are numbered without gaps, each with the balances after it.
+pub fn statement(observed: &Observed) -> Tally {
+    observed.money.statement.clone()
+}

@@ -9,13 +9,14 @@ use uuid::Uuid;
 
 use crate::audit::finding::{Offender, Tally};
 
-/// The counts of M1, M2, M3 and M5.
+/// The counts of M1, M2, M3, M5 and M7.
 #[derive(Clone, Debug, Default)]
 pub struct MoneyTallies {
     pub total: Tally,
     pub positive: Tally,
     pub fold: Tally,
     pub once: Tally,
+    pub statement: Tally,
 }
 
 const TOTAL: &str = "
@@ -76,13 +77,46 @@ const ONCE: &str = "
            min(payment_id::text) filter (where bad)
       from judged";
 
-/// Runs the statements of M1, M2, M3 and M5.
+// Every movement against its place in the order of numbers and the fold of the entries up to it; then, without a payment,
+// every account against the number of its movements.
+const STATEMENT: &str = "
+    with movement as (
+        select user_id, payment_id, entry_no, available_after, held_after,
+               row_number() over so_far as number,
+               sum(case kind when 'deposit' then amount when 'hold' then -amount when 'release' then amount
+                             else 0 end) over so_far as available,
+               sum(case kind when 'hold' then amount when 'capture' then -amount when 'release' then -amount
+                             else 0 end) over so_far as held
+          from ledger where kind <> 'rejection'
+        window so_far as (partition by user_id order by entry_no, payment_id, phase rows unbounded preceding)),
+    judged as (
+        select *, entry_no is distinct from number or available_after is distinct from available
+                  or held_after is distinct from held as bad
+          from movement
+        union all
+        select user_id, null, a.last_entry_no, null, null, m.last_entry_no, null, null,
+               coalesce(a.last_entry_no, 0) <> coalesce(m.last_entry_no, 0)
+          from accounts a
+          full join (select user_id, count(*) as last_entry_no from movement group by user_id) m using (user_id))
+    select count(*), count(*) filter (where bad),
+           (array_agg(case when payment_id is null
+                      then format('user %s: the account is at entry %s, the ledger has %s', user_id,
+                                  coalesce(entry_no, 0), coalesce(number, 0))
+                      else format('user %s: entry %s says %s available, %s held; entry %s of the ledger makes it %s and %s',
+                                  user_id, coalesce(entry_no::text, 'without a number'), available_after, held_after,
+                                  number, available, held) end
+                      order by payment_id, number) filter (where bad))[1],
+           min(payment_id::text) filter (where bad)
+      from judged";
+
+/// Runs the statements of M1, M2, M3, M5 and M7.
 pub async fn read(balance: &impl GenericClient) -> Result<MoneyTallies> {
     Ok(MoneyTallies {
         total: tally(balance, TOTAL).await.context("M1")?,
         positive: tally(balance, POSITIVE).await.context("M2")?,
         fold: tally(balance, FOLD).await.context("M3")?,
         once: tally(balance, ONCE).await.context("M5")?,
+        statement: tally(balance, STATEMENT).await.context("M7")?,
     })
 }
 

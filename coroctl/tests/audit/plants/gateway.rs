@@ -87,11 +87,11 @@ pub const GATEWAY: &[Plant] = &[
         what: "a rejection of nobody's",
         complain: &["R"],
         balance: concat!(
-            "insert into ledger (user_id, payment_id, phase, kind, amount, reason) values (",
+            "insert into ledger (user_id, payment_id, phase, kind, amount, reason, entry_no) values (",
             id!("01"),
             ", ",
             id!("ff"),
-            ", 1, 'rejection', 5, 'unknown_account')"
+            ", 1, 'rejection', 5, 'unknown_account', null)"
         ),
         ..NOTHING
     },

@@ -28,7 +28,7 @@ pub const MONEY: &[Plant] = &[
     },
     Plant {
         what: "a hold left open behind a failed payment",
-        complain: &["M4", "R"],
+        complain: &["M4", "M7", "R"],
         balance: concat!(
             "delete from ledger where phase = 2 and payment_id = ",
             id!("0b"),
@@ -40,17 +40,19 @@ pub const MONEY: &[Plant] = &[
         what: "a hold without any payment",
         complain: &["M4", "R"],
         balance: concat!(
-            "insert into ledger (user_id, payment_id, phase, kind, amount) values (",
+            "insert into ledger (user_id, payment_id, phase, kind, amount, entry_no, available_after, held_after)
+             values (",
             id!("01"),
             ", ",
             id!("ff"),
-            ", 1, 'hold', 5); update accounts set available = available - 5, held = held + 5 where available = 870"
+            ", 1, 'hold', 5, 12, 865, 5);
+             update accounts set available = available - 5, held = held + 5, last_entry_no = 12 where available = 870"
         ),
         ..NOTHING
     },
     Plant {
         what: "a capture of less than was held",
-        complain: &["M5", "M6", "R"],
+        complain: &["M5", "M6", "M7", "R"],
         balance: concat!(
             "update ledger set amount = 90 where phase = 2 and payment_id = ",
             id!("0a"),
@@ -63,12 +65,40 @@ pub const MONEY: &[Plant] = &[
         complain: &["M5", "R", "T3", "T5"],
         balance: concat!(
             "alter table ledger drop constraint ledger_pkey;
-             insert into ledger select * from ledger where phase = 1 and payment_id = ",
+             insert into ledger select user_id, payment_id, 1, kind, amount, service_id, reason, traceparent, created_at,
+                                       12, 770, 100
+                 from ledger where phase = 1 and payment_id = ",
             id!("0a"),
-            "; insert into ledger select user_id, payment_id, 2, 'release', amount, service_id, 'x', null, created_at
+            "; insert into ledger select user_id, payment_id, 2, 'release', amount, service_id, 'x', null, created_at,
+                                         13, 870, 0
                  from ledger where phase = 2 and payment_id = ",
-            id!("0a")
+            id!("0a"),
+            "; update accounts set last_entry_no = 13 where available = 870"
         ),
+        ..NOTHING
+    },
+    Plant {
+        what: "a statement that leaves out a number",
+        complain: &["M7"],
+        balance: "update ledger set entry_no = 12 where entry_no = 11; update accounts set last_entry_no = 12 where available = 870",
+        ..NOTHING
+    },
+    Plant {
+        what: "a number that two movements have",
+        complain: &["M7"],
+        balance: "drop index ledger_entry_no; update ledger set entry_no = 10 where entry_no = 11",
+        ..NOTHING
+    },
+    Plant {
+        what: "a movement that says another balance than the entries up to it",
+        complain: &["M7"],
+        balance: "update ledger set available_after = available_after + 1, held_after = held_after - 1 where entry_no = 4",
+        ..NOTHING
+    },
+    Plant {
+        what: "an account that would give a number again",
+        complain: &["M7"],
+        balance: "update accounts set last_entry_no = 10 where available = 870",
         ..NOTHING
     },
     Plant {
@@ -110,7 +140,7 @@ pub const MONEY: &[Plant] = &[
     Plant {
         // The forged work message came first; the gateway charged what it asked for, and balance-svc kept the hold.
         what: "a charge of another amount, and the hold still there",
-        complain: &["M6", "R", "S1"],
+        complain: &["M6", "M7", "R", "S1"],
         payments: concat!(
             "update payments set status = 'authorized', event = 'authorized', version = 2, completed_at = null
               where payment_id = ",
