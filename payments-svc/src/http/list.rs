@@ -50,8 +50,8 @@ fn parse(mut query: Query) -> Result<Wanted, Problem> {
     }
     let status = query.value("status", STATUS_CHARS_MAX, "a status of a payment", Status::parse);
     let service_id = query.text("service_id", SERVICE_ID_CHARS_MAX);
-    let from = query.value("from", TIME_CHARS_MAX, TIME, |text| bound(text));
-    let to = query.value("to", TIME_CHARS_MAX, TIME, |text| bound(text));
+    let from = query.value("from", TIME_CHARS_MAX, TIME, bound);
+    let to = query.value("to", TIME_CHARS_MAX, TIME, bound);
     let cursor = query.cursor(|text| Uuid::try_parse(text).ok().filter(|_| text.len() == 32));
     let limit = query.limit();
     query.finish()?;
