@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use boon::{Compiler, SchemaIndex, Schemas};
 use coroctl::topics::Event;
 use saga::contract::{
-    BALANCE_TOPIC, ChargeResult, Envelope, EventType, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment,
+    BALANCE_TOPIC, ChargeResult, Envelope, EventType, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC,
+    Payment,
 };
 use serde_json::{Map, Value, json};
 
@@ -126,7 +127,9 @@ impl AsyncApi {
     /// The target of a reference inside of the document; anything else is its own.
     pub fn resolve<'v>(&'v self, value: &'v Value) -> &'v Value {
         match value.get("$ref").and_then(Value::as_str).and_then(|reference| reference.strip_prefix('#')) {
-            Some(pointer) => self.document.pointer(pointer).unwrap_or_else(|| panic!("#{pointer} leads nowhere")),
+            Some(pointer) => {
+                self.document.pointer(pointer).unwrap_or_else(|| panic!("#{pointer} leads nowhere"))
+            }
             None => value,
         }
     }
@@ -174,7 +177,8 @@ impl AsyncApi {
 fn contradiction(event: &Event) -> Option<String> {
     let Some(event_type) = EventType::parse(event.event_type()) else {
         let subject = event.subject();
-        return (!subject.is_empty() && subject != event.key).then(|| format!("{subject} under key {}", event.key));
+        return (!subject.is_empty() && subject != event.key)
+            .then(|| format!("{subject} under key {}", event.key));
     };
     let envelope = Envelope {
         event_type,

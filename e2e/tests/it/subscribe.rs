@@ -100,27 +100,28 @@ async fn tool(program: &str, argument: &str) -> Command {
 }
 
 #[tokio::test]
-async fn rust() {
+async fn the_snippet_in_rust_prints_each_change_once() {
     prints_each_change_once(Command::new(binary("examples/subscribe"))).await;
 }
 
 #[tokio::test]
 #[ignore = "installs tools of other languages: cargo stack test --all"]
-async fn python() {
+async fn the_snippet_in_python_prints_each_change_once() {
     prints_each_change_once(tool("python/bin/python3", "subscribe.py").await).await;
 }
 
 #[tokio::test]
 #[ignore = "installs tools of other languages: cargo stack test --all"]
-async fn typescript() {
-    let status = tool("node_modules/.bin/tsc", "--project").await.arg("tsconfig.json").status().await.unwrap();
+async fn the_snippet_in_typescript_prints_each_change_once() {
+    let status =
+        tool("node_modules/.bin/tsc", "--project").await.arg("tsconfig.json").status().await.unwrap();
     assert!(status.success(), "its types are right");
     prints_each_change_once(tool("node", "subscribe.ts").await).await;
 }
 
 #[tokio::test]
 #[ignore = "installs tools of other languages: cargo stack test --all"]
-async fn kcat() {
+async fn the_snippet_for_kcat_prints_headers_and_values() {
     let harness = Harness::shared().await;
     let user = harness.client.user_with(1_000).await.unwrap();
     let payment = harness.settle(user, "0812", 400).await;
@@ -155,8 +156,7 @@ async fn parses_every_record(program: &str, script: &str) {
         writeln!(lines, "{record}").unwrap();
         lines
     });
-    let mut child =
-        tool(program, script).await.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = tool(program, script).await.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut input = child.stdin.take().unwrap();
     let write = tokio::spawn(async move { input.write_all(lines.as_bytes()).await });
     let output = child.wait_with_output().await.unwrap();
