@@ -13,5 +13,5 @@ rm -f installed
 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2
 ln -sfn node_modules/node-linux-*/bin/node node
 python3 -m venv --clear python
-python/bin/pip install --quiet --disable-pip-version-check -r requirements.txt >&2
+python/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.txt >&2
 echo "$pins" >installed
