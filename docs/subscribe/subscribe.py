@@ -3,6 +3,7 @@
 import collections
 import json
 import os
+import sys
 
 from confluent_kafka import Consumer, KafkaException
 
@@ -33,13 +34,19 @@ def properties(path):
 
 
 def handle(message, latest):
-    headers = {name: value.decode() for name, value in message.headers()}
-    kind, payment = headers["ce_type"], headers["ce_subject"]
+    headers = dict(message.headers() or [])
+    kind, payment = (headers.get(name, b"").decode() for name in ("ce_type", "ce_subject"))
     if not kind.endswith(".v1"):
         return  # a type of the future: its .v1 comes beside it
-    event = json.loads(message.value())
-    if event["version"] <= latest.version(payment):
-        return  # a repetition
+    try:
+        event = json.loads(message.value())
+        repeated = event["version"] <= latest.version(payment)
+    except (ValueError, TypeError, KeyError) as error:
+        place = f"{message.topic()}/{message.partition()}/{message.offset()}"
+        print(f"{place} is no event and was skipped: {error!r}", file=sys.stderr)
+        return
+    if repeated:
+        return
     print(kind, payment, event["version"], event["amount"], flush=True)  # your effect
     latest.set(payment, event["version"])
 

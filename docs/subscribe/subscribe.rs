@@ -52,7 +52,14 @@ fn handle(message: &BorrowedMessage<'_>, latest: &mut Latest) -> anyhow::Result<
     if !kind.ends_with(".v1") {
         return Ok(()); // a type of the future: its .v1 comes beside it
     }
-    let event: Value = serde_json::from_slice(message.payload().unwrap_or_default())?;
+    let event: Value = match serde_json::from_slice(message.payload().unwrap_or_default()) {
+        Ok(event) => event,
+        Err(error) => {
+            let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+            eprintln!("{topic}/{partition}/{offset} is no event and was skipped: {error}");
+            return Ok(());
+        }
+    };
     let version = event["version"].as_u64().unwrap_or_default();
     if version <= latest.version(payment) {
         return Ok(()); // a repetition

@@ -40,8 +40,14 @@ function handle (headers: Map<string, string>, value: string, latest: Latest): v
   if (!type.endsWith('.v1')) {
     return // a type of the future: its .v1 comes beside it
   }
-  const event = JSON.parse(value) as Payment
-  if (event.version <= latest.version(payment)) {
+  let event: Payment
+  try {
+    event = JSON.parse(value) as Payment
+  } catch (error) {
+    console.error(`${type} of ${payment} is no event and was skipped: ${error}`)
+    return
+  }
+  if (!(event.version > latest.version(payment))) {
     return // a repetition
   }
   console.log(type, payment, event.version, event.amount) // your effect
