@@ -31,7 +31,7 @@ pub struct Event {
 }
 
 impl Event {
-    fn of(message: &BorrowedMessage<'_>) -> Self {
+    pub fn of(message: &BorrowedMessage<'_>) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let headers = message.headers().into_iter().flat_map(Headers::iter);
         Self {

@@ -17,7 +17,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
-use crate::install::in_ci;
+use crate::install::{Purpose, in_ci};
 use crate::layout::Layout;
 use crate::output::{Progress, say};
 use crate::process::ProcessId;
@@ -35,7 +35,7 @@ pub struct TestArgs {
     /// Format, lints, and the unit tests of what changed since main: seconds, for the loop at a desk.
     #[arg(long, conflicts_with_all = ["only", "all"])]
     quick: bool,
-    /// Long tests too: minutes of outages.
+    /// Long tests too: minutes of outages, and subscribers in other languages.
     #[arg(long)]
     all: bool,
     /// Where the stack under test keeps its things. Not STACK_DIR: a stack in use is never tested on.
@@ -74,7 +74,8 @@ pub fn run(args: &TestArgs) -> Result<()> {
     let steps: &[Step] = if args.quick { &QUICK_STEPS } else { &STEPS };
     let mut totals = Totals::default();
     // Compiling needs packages too.
-    install::ensure(&layout, in_ci(), &Progress::default())?;
+    let purpose = if args.all { Purpose::AllTests } else { Purpose::Stack };
+    install::ensure(&layout, purpose, in_ci(), &Progress::default())?;
     for step in steps.iter().copied().filter(|step| args.only.is_none_or(|only| only == *step)) {
         let began = Instant::now();
         let name = format!("{step:?}").to_lowercase();

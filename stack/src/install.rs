@@ -35,7 +35,15 @@ const BUILD: [(&str, &str); 4] =
 const HEADERS: [(&str, &str); 3] =
     [("curl/curl.h", "libcurl4-openssl-dev"), ("openssl/ssl.h", "libssl-dev"), ("zlib.h", "zlib1g-dev")];
 
-fn missing(layout: &Layout) -> Vec<Need> {
+/// What the machine is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Stack,
+    /// `cargo stack test --all`, which runs subscribers in other languages too.
+    AllTests,
+}
+
+fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
     let mut needs = Vec::new();
     let mut need = |there: bool, what, packages| {
         if !there {
@@ -55,7 +63,18 @@ fn missing(layout: &Layout) -> Vec<Need> {
     for (header, package) in &HEADERS {
         need(header_is_there(header), header, std::slice::from_ref(package));
     }
+    if purpose == Purpose::AllTests {
+        need(find_program("kcat").is_some(), "kcat", &["kcat"]);
+        need(find_program("npm").is_some(), "npm", &["npm"]);
+        need(python_has_venv(), "Python with venv", &["python3-venv"]);
+    }
     needs
+}
+
+fn python_has_venv() -> bool {
+    let mut python = Command::new("python3");
+    python.args(["-c", "import ensurepip, venv"]).stdin(Stdio::null()).stderr(Stdio::null());
+    python.status().is_ok_and(|status| status.success())
 }
 
 fn header_is_there(header: &str) -> bool {
@@ -72,8 +91,8 @@ pub fn in_ci() -> bool {
 ///
 /// # Errors
 /// When something is missing that cannot be installed here; the message names it.
-pub fn ensure(layout: &Layout, yes: bool, progress: &Progress) -> Result<()> {
-    let needs = missing(layout);
+pub fn ensure(layout: &Layout, purpose: Purpose, yes: bool, progress: &Progress) -> Result<()> {
+    let needs = missing(layout, purpose);
     if needs.is_empty() {
         return Ok(());
     }
@@ -101,7 +120,7 @@ pub fn ensure(layout: &Layout, yes: bool, progress: &Progress) -> Result<()> {
         );
     }
     progress.step("apt", |step| install(&packages, root, step))?;
-    let left: Vec<&str> = missing(layout).iter().map(|need| need.what).collect();
+    let left: Vec<&str> = missing(layout, purpose).iter().map(|need| need.what).collect();
     if !left.is_empty() {
         bail!("apt-get succeeded, but this is still missing: {}. Install it by hand", left.join(", "));
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::control::{Client, Reply, Request};
+use crate::install::Purpose;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::output::{Progress, say};
@@ -56,7 +57,7 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     let mut lock = fd_lock::RwLock::new(std::fs::File::create(layout.dir.join("command.lock"))?);
     let _alone = lock.try_write().context("another `up` or `down` of this stack is under way")?;
     clear_the_way(layout, &progress)?;
-    install::ensure(layout, wish.yes, &progress)?;
+    install::ensure(layout, Purpose::Stack, wish.yes, &progress)?;
     // Before the minutes of a first build, so that what is wrong with the stack's folder is said at once.
     environment::write(layout)?;
     drop(supervisor::ensure(layout, wish.owner)?);

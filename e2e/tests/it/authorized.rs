@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use brokers::Brokers;
+use coroctl::topics::SAGA_TOPICS;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -14,6 +15,7 @@ use uuid::Uuid;
 use crate::harness::Harness;
 
 const SERVICES: [&str; 3] = ["payments-svc", "balance-svc", "processor-svc"];
+const SUBSCRIBER: &str = "subscriber";
 const REFUSED: RDKafkaErrorCode = RDKafkaErrorCode::TopicAuthorizationFailed;
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -69,7 +71,7 @@ async fn nobody_but_the_relay_writes_creates_deletes_or_alters() {
         Brokers::read(&harness.stack.kafka_admin_config).unwrap().config().create().unwrap();
     let topic = format!("authorized-{}", Uuid::new_v4());
     make(&administrator, &topic).await.unwrap();
-    for user in [None].into_iter().chain(SERVICES.map(Some)) {
+    for user in [None, Some(SUBSCRIBER)].into_iter().chain(SERVICES.map(Some)) {
         let brokers = brokers(&harness, user);
         assert_eq!(produce(&brokers, PAYMENT_TOPIC).await, Err(REFUSED), "{user:?}");
         assert_eq!(produce(&brokers, &topic).await, Err(REFUSED), "{user:?}");
@@ -101,6 +103,27 @@ async fn anyone_reads_and_joins_a_group_but_a_service_only_its_own() {
             // Its own group is at work; another is no business of his.
             let refused = Err(RDKafkaErrorCode::GroupAuthorizationFailed);
             assert_eq!(join(&brokers, &group, PAYMENT_TOPIC), refused, "{user}");
+        }
+    };
+    tokio::task::spawn_blocking(read).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_subscriber_reads_the_topics_of_the_saga_in_its_own_groups_and_nothing_else() {
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    harness.settle(user, "0812", 400).await;
+    let subscriber = brokers(&harness, Some(SUBSCRIBER));
+    let read = move || {
+        for (topic, group) in SAGA_TOPICS.into_iter().zip([SUBSCRIBER, "subscriber-2", "subscriber-3"]) {
+            assert_eq!(join(&subscriber, group, topic), Ok(()), "{topic} in {group}");
+        }
+        for topic in ["PaymentTopic.parked", "cdc-relay.dead-letter", "cdc-relay.state"] {
+            assert_eq!(join(&subscriber, SUBSCRIBER, topic), Err(REFUSED), "{topic}");
+        }
+        for group in SERVICES.into_iter().chain(["cdc-relay", "another"]) {
+            let refused = Err(RDKafkaErrorCode::GroupAuthorizationFailed);
+            assert_eq!(join(&subscriber, group, PAYMENT_TOPIC), refused, "{group}");
         }
     };
     tokio::task::spawn_blocking(read).await.unwrap();

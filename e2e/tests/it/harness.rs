@@ -13,6 +13,8 @@ use serde_json::Value;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
 
+use crate::captured;
+
 /// Longer than a group needs to notice a killed member, and then some for two busy cores.
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -73,13 +75,15 @@ impl Harness {
         .unwrap();
     }
 
-    /// Audits everything there is. Every parked message must come from a test.
+    /// Audits everything there is, and holds every record on Kafka against the documents. Every parked message must come
+    /// from a test.
     pub async fn adds_up(&self) {
         let explained = self.explained().await.into_iter().map(|(_, parked_id)| parked_id).collect();
         let options = audit::Options { explained, ..audit::Options::default() };
         let findings = audit::run_with(&self.stack, &options).await.unwrap();
         let broken: Vec<_> = findings.iter().filter(|finding| !finding.holds()).collect();
         assert!(broken.is_empty(), "{broken:#?}");
+        captured::assert_valid(self).await;
     }
 
     /// Database and id of the messages that tests produced to be parked, whenever that was: they say so in their

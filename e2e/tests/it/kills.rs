@@ -8,6 +8,7 @@ use e2e::chaos::plan::{Mix, Plan};
 use e2e::chaos::view::View;
 use e2e::chaos::{self, Options, Run};
 
+use crate::captured;
 use crate::harness::Harness;
 
 async fn survives_kill_of(process: &str) {
@@ -65,4 +66,5 @@ async fn all_of_them_may_be_killed_twenty_times_and_duplicates_change_nothing() 
     report.verdict().unwrap();
     assert!(report.duplicate_counts.values().sum::<u64>() > 0, "{:?}", report.duplicate_counts);
     assert!(report.re_emitted.values().sum::<u64>() > 0, "{:?}", report.re_emitted);
+    captured::assert_valid(&harness).await;
 }

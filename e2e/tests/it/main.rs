@@ -7,7 +7,9 @@
 
 mod authorized;
 mod cancel;
+mod captured;
 mod contract;
+mod documents;
 mod edge;
 mod expiry;
 mod following;
@@ -16,6 +18,7 @@ mod idempotency;
 mod kills;
 mod logins;
 
+mod asyncapi;
 mod harness;
 mod operators;
 mod outages;
@@ -25,3 +28,4 @@ mod poison;
 mod raw_http;
 mod rolling;
 mod scraping;
+mod subscribe;

@@ -9,6 +9,7 @@ use e2e::chaos::view::View;
 use e2e::chaos::{self, Run};
 use e2e::retrying_client::RetryCounts;
 
+use crate::captured;
 use crate::harness::Harness;
 
 const AWAY: Duration = Duration::from_secs(30);
@@ -25,6 +26,7 @@ async fn retries_without(server: &str, kind: FaultKind) -> RetryCounts {
     };
     let report = chaos::play(&harness.stack, &run, &View::silent()).await.unwrap();
     report.verdict().unwrap();
+    captured::assert_valid(&harness).await;
     report.retries
 }
 

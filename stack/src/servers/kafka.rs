@@ -1,7 +1,7 @@
 //! Apache Kafka (KRaft, one node) from Maven Central: the jars are all there is to it.
 //!
-//! It has two listeners. One is for whoever does not sign in, and only reads; at the other the relay, the services and
-//! the administrator sign in by name. The broker itself signs in to its controller: without that the controller would
+//! It has two listeners. One is for whoever does not sign in, and only reads; at the other the relay, the services, a
+//! subscriber and the administrator sign in by name. The broker itself signs in to its controller: without that the controller would
 //! have to trust everyone who does not.
 
 pub mod acl;
@@ -27,8 +27,10 @@ const OLDEST_JAVA: u32 = 17;
 const BROKER: &str = "kafka";
 /// May do everything.
 pub const ADMIN: &str = "admin";
+/// A subscriber: the principal that docs/SUBSCRIBE.md signs in with.
+pub const SUBSCRIBER: &str = "subscriber";
 /// Everyone else who can sign in.
-pub const USERS: [&str; 4] = ["relay", "payments-svc", "balance-svc", "processor-svc"];
+pub const USERS: [&str; 5] = ["relay", "payments-svc", "balance-svc", "processor-svc", SUBSCRIBER];
 
 /// Where the jars of this version are, or will be.
 pub fn jars(layout: &Layout) -> PathBuf {

@@ -1,7 +1,7 @@
 //! Who may do what on Kafka: the rules of the stack, and how they get there.
 //!
-//! * Only the relay writes. Everybody else reads: the services as themselves and in their own groups, anyone who does not
-//!   sign in wherever they like.
+//! * Only the relay writes. Everybody else reads: the services as themselves and in their own groups, a subscriber the
+//!   topics of the saga in groups that begin with its name, anyone who does not sign in wherever they like.
 //! * A rule that stands there already is left as it is, so `allow` may be repeated.
 //!
 //! Kafka's own tool does the same in two seconds of a Java machine for each principal; these are three requests.
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::ADMIN;
+use super::{ADMIN, SUBSCRIBER};
 use crate::layout::{Layout, Port};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ pub enum Resource {
     Group = 3,
 }
 
-/// `principal` may do this on the resource of that name; `*` is every one.
+/// `principal` may do this on the resource of that name; `*` is every one, `name*` every one that begins so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rule<'a> {
     pub principal: &'a str,
@@ -43,6 +43,9 @@ pub struct Rule<'a> {
     pub resource: Resource,
     pub name: &'a str,
 }
+
+/// The topics of the saga, which a subscriber may read.
+const SUBSCRIBED_TOPICS: [&str; 3] = ["PaymentTopic", "BalanceTopic", "PaymentResultTopic"];
 
 /// The rules of the stack.
 pub fn rules() -> Vec<Rule<'static>> {
@@ -65,7 +68,10 @@ pub fn rules() -> Vec<Rule<'static>> {
         ]
     });
     let producing = [Write, Create].map(|operation| rule("relay", operation, Resource::Topic, "*"));
-    reading.chain(producing).collect()
+    // No more than it needs, as docs/SUBSCRIBE.md gives it to each subscriber.
+    let subscribing = SUBSCRIBED_TOPICS.map(|topic| rule(SUBSCRIBER, Read, Resource::Topic, topic));
+    let group = rule(SUBSCRIBER, Read, Resource::Group, "subscriber*");
+    reading.chain(producing).chain(subscribing).chain([group]).collect()
 }
 
 /// Makes the rules of the stack.
@@ -110,8 +116,12 @@ impl Broker {
         let mut body = i32::try_from(rules.len())?.to_be_bytes().to_vec();
         for rule in rules {
             body.push(rule.resource as u8);
-            put(&mut body, rule.name);
-            body.push(LITERAL);
+            let (name, pattern) = match rule.name.strip_suffix('*') {
+                Some(prefix) if !prefix.is_empty() => (prefix, PREFIXED),
+                Some(_) | None => (rule.name, LITERAL),
+            };
+            put(&mut body, name);
+            body.push(pattern);
             put(&mut body, &format!("User:{}", rule.principal));
             put(&mut body, "*");
             body.extend([rule.operation as u8, ALLOW]);
@@ -149,6 +159,7 @@ const SASL_HANDSHAKE: (i16, i16) = (17, 1);
 const SASL_AUTHENTICATE: (i16, i16) = (36, 1);
 const CREATE_ACLS: (i16, i16) = (30, 1);
 const LITERAL: u8 = 3;
+const PREFIXED: u8 = 4;
 const ALLOW: u8 = 3;
 
 fn put(body: &mut Vec<u8>, text: &str) {

@@ -1,0 +1,178 @@
+//! The snippets of docs/SUBSCRIBE.md, each run as a subscriber runs it, and the records as the CloudEvents SDKs read them.
+//!
+//! * A snippet reads from the first event, prints each change once, and skips what an operator emits again.
+//! * Those in other languages are for `--all`: their tools are installed into the build folder first, as
+//!   `e2e/subscribers` pins them. A tool that is missing fails the test.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use coroctl::topics::{self, SAGA_TOPICS};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::OnceCell;
+use uuid::Uuid;
+
+use crate::asyncapi::docs;
+use crate::captured;
+use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT, binary};
+
+/// A snippet that runs, as the subscriber of the stack and in a group of its own.
+struct Snippet {
+    _child: Child,
+    output: Lines<BufReader<ChildStdout>>,
+    printed: Vec<String>,
+}
+
+impl Snippet {
+    fn start(mut command: Command, harness: &Harness) -> Self {
+        command
+            .env("KAFKA_CONFIG", format!("{}/kafka/subscriber.properties", harness.stack.dir))
+            .env("KAFKA_GROUP", format!("subscriber-{}", Uuid::new_v4()))
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let output = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { _child: child, output, printed: Vec::new() }
+    }
+
+    /// Reads on until a line contains this.
+    async fn until(&mut self, expected: &str) {
+        let read = async {
+            loop {
+                let line = self.output.next_line().await.unwrap().expect("the snippet goes on");
+                let found = line.contains(expected);
+                self.printed.push(line);
+                if found {
+                    return;
+                }
+            }
+        };
+        let found = tokio::time::timeout(WAIT_TIMEOUT, read).await;
+        assert!(found.is_ok(), "{expected} was not printed; printed: {:?}", self.printed);
+    }
+}
+
+/// Pays twice; between the two an operator emits the first again.
+async fn prints_each_change_once(command: Command) {
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let pay = async || {
+        let payment = harness.settle(user, "0812", 400).await;
+        payment["payment_id"].as_str().unwrap().to_owned()
+    };
+    let first = pay().await;
+    let mut snippet = Snippet::start(command, &harness);
+    snippet.until(&format!("payment.completed.v1 {first} 3")).await;
+    captured::replay(&harness, "payments", "payments", user).await;
+    // Of the same user, so on the same partition, and read after what was emitted again.
+    let second = pay().await;
+    snippet.until(&format!("payment.completed.v1 {second} 3")).await;
+    for payment in [first, second] {
+        let printed: Vec<&String> = snippet.printed.iter().filter(|line| line.contains(&payment)).collect();
+        let change = |(event, version)| format!("payment.{event}.v1 {payment} {version} 400");
+        assert_eq!(printed, [("initiated", 1), ("authorized", 2), ("completed", 3)].map(change).each_ref());
+    }
+}
+
+/// The folder with the snippets and their tools, installed at the first use.
+async fn tools() -> &'static Path {
+    static TOOLS: OnceCell<PathBuf> = OnceCell::const_new();
+    let install = async || {
+        let folder = binary("subscribers");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/subscribers/install.sh");
+        let status = Command::new(script).arg(&folder).status().await.unwrap();
+        assert!(status.success(), "{script} failed; it needs npm, and python3 with venv");
+        folder
+    };
+    TOOLS.get_or_init(install).await
+}
+
+/// A program of the tools, run beside the snippets.
+async fn tool(program: &str, argument: &str) -> Command {
+    let folder = tools().await;
+    let mut command = Command::new(folder.join(program));
+    command.arg(argument).current_dir(folder);
+    command
+}
+
+#[tokio::test]
+async fn the_snippet_in_rust_prints_each_change_once() {
+    prints_each_change_once(Command::new(binary("examples/subscribe"))).await;
+}
+
+#[tokio::test]
+#[ignore = "installs tools of other languages: cargo stack test --all"]
+async fn the_snippet_in_python_prints_each_change_once() {
+    prints_each_change_once(tool("python/bin/python3", "subscribe.py").await).await;
+}
+
+#[tokio::test]
+#[ignore = "installs tools of other languages: cargo stack test --all"]
+async fn the_snippet_in_typescript_prints_each_change_once() {
+    let status =
+        tool("node_modules/.bin/tsc", "--project").await.arg("tsconfig.json").status().await.unwrap();
+    assert!(status.success(), "its types are right");
+    prints_each_change_once(tool("node", "subscribe.ts").await).await;
+}
+
+#[tokio::test]
+#[ignore = "installs tools of other languages: cargo stack test --all"]
+async fn the_snippet_for_kcat_prints_headers_and_values() {
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let payment = harness.settle(user, "0812", 400).await;
+    let mut command = Command::new("sh");
+    command.arg(docs("subscribe/subscribe.sh"));
+    let mut snippet = Snippet::start(command, &harness);
+    let id = payment["payment_id"].as_str().unwrap();
+    snippet.until(&format!("ce_id=payments/payments/{id}/3")).await;
+    snippet.until(id).await;
+}
+
+#[tokio::test]
+#[ignore = "installs tools of other languages: cargo stack test --all"]
+async fn asyncapis_own_parser_accepts_the_document() {
+    let mut command = tool("node", "asyncapi.mjs").await;
+    let output = command.arg(docs("asyncapi.yaml").canonicalize().unwrap()).output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// Gives all records of the saga to a parser, which answers how many it read.
+async fn parses_every_record(program: &str, script: &str) {
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    harness.settle(user, "0812", 400).await;
+    let brokers = harness.stack.kafka_brokers.clone();
+    let read = move || topics::read(&brokers, &SAGA_TOPICS, Timestamp::UNIX_EPOCH).unwrap();
+    let mut events = tokio::task::spawn_blocking(read).await.unwrap();
+    events.retain(|event| event.header(EXPLAINED.0) != EXPLAINED.1);
+    let lines = events.iter().fold(String::new(), |mut lines, event| {
+        let value = Value::from(String::from_utf8_lossy(&event.value));
+        let record = json!({ "key": event.key, "headers": event.headers, "value": value });
+        writeln!(lines, "{record}").unwrap();
+        lines
+    });
+    let mut child = tool(program, script).await.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let write = tokio::spawn(async move { input.write_all(lines.as_bytes()).await });
+    let output = child.wait_with_output().await.unwrap();
+    assert!(output.status.success(), "{script} refused a record");
+    write.await.unwrap().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), events.len().to_string());
+}
+
+#[tokio::test]
+#[ignore = "installs tools of other languages: cargo stack test --all"]
+async fn the_cloudevents_sdk_of_javascript_parses_every_record() {
+    parses_every_record("node", "parse.mjs").await;
+}
+
+#[tokio::test]
+#[ignore = "installs tools of other languages: cargo stack test --all"]
+async fn the_cloudevents_sdk_of_python_parses_every_record() {
+    parses_every_record("python/bin/python3", "parse.py").await;
+}
