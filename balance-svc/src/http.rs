@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use saga::CancellationToken;
 use saga::fields::Fields;
 use saga::http::{self, Ready};
+use saga::identity::{Caller, Identity, Scope};
 use saga::postgres::{self, Pool};
 use saga::problem::{Kind, Problem};
 use saga::query::Query;
@@ -33,19 +34,19 @@ use crate::{SERVICE, store::Balance};
 const KEY_CHARS_MAX: usize = 255;
 
 /// `GET /balance`, `GET /balance/movements`, `GET /health`.
-pub fn public(pool: Pool) -> BoxedFilter<(Response,)> {
+pub fn public(pool: Pool, identity: &Identity) -> BoxedFilter<(Response,)> {
     let reader = pool.clone();
-    let balance = warp::path!("balance").and(http::get()).and(http::user_id()).then(move |user_id| {
+    let user = identity.user(Scope::Read);
+    let balance = warp::path!("balance").and(http::get()).and(user.clone()).then(move |caller: Caller| {
         let pool = reader.clone();
-        async move { answer(balance(&pool, user_id).await) }
+        async move { answer(balance(&pool, caller.user_id).await) }
     });
-    let movements =
-        warp::path!("balance" / "movements").and(http::get()).and(http::user_id()).and(http::query()).then(
-            move |user_id, query| {
-                let pool = pool.clone();
-                async move { answer(movements(&pool, user_id, query).await) }
-            },
-        );
+    let movements = warp::path!("balance" / "movements").and(http::get()).and(user).and(http::query()).then(
+        move |caller: Caller, query| {
+            let pool = pool.clone();
+            async move { answer(movements(&pool, caller.user_id, query).await) }
+        },
+    );
     balance.or(movements).unify().or(http::health(SERVICE)).unify().boxed()
 }
 

@@ -18,6 +18,7 @@ pub mod store;
 use std::time::Duration;
 
 use ::saga::consumer::{self, Subscription};
+use ::saga::identity::Identity;
 use ::saga::process::{self, after_grace};
 use ::saga::{CancellationToken, contract, http as edge, postgres};
 use tokio::net::TcpListener;
@@ -40,6 +41,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let operators = edge::Audience::operators(config.operators);
     let metrics = Metrics::register()?;
+    let identity = Identity::start(config.identity, &metrics.registry)?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
 
@@ -54,7 +56,8 @@ pub async fn run(
     let ledger = Ledger::new(pool.clone(), &metrics);
     let consumer = consumer::run(subscription, ledger, metrics.consumer.clone(), shutdown.clone());
 
-    let public = edge::serve(public, http::public(pool.clone()), edge::Audience::Anyone, shutdown.clone());
+    let public =
+        edge::serve(public, http::public(pool.clone(), &identity), edge::Audience::Anyone, shutdown.clone());
     let admin = edge::serve(admin, http::admin(pool, &metrics, stop), operators, shutdown.clone());
 
     tracing::info!("ready to serve");

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use brokers::Brokers;
 use clap::Parser;
 use saga::http::Operators;
+use saga::identity;
 use saga::telemetry::LogFormat;
 
 #[derive(Clone, Debug, Parser)]
@@ -18,6 +19,8 @@ pub struct Config {
     pub admin_addr: SocketAddr,
     #[command(flatten)]
     pub operators: Operators,
+    #[command(flatten)]
+    pub identity: identity::Settings,
     /// The payments database, as the role payments_svc.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,

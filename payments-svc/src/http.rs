@@ -14,6 +14,7 @@ use futures_util::FutureExt;
 use saga::CancellationToken;
 use saga::fields::parse_uuid;
 use saga::http::{self, Ready};
+use saga::identity::{Caller, Identity, Scope};
 use saga::postgres::{self, Pool};
 use saga::problem::{Kind, Problem};
 use serde_json::{Value, json};
@@ -49,50 +50,50 @@ pub struct PublicContext {
 
 /// `POST /payments`, `GET /payments`, `GET /payments/{id}`, `GET /payments/{id}/events`, `POST /payments/{id}/cancel`,
 /// `GET /services`, `GET /health`.
-pub fn public(public: PublicContext) -> BoxedFilter<(Response,)> {
+pub fn public(public: PublicContext, identity: &Identity) -> BoxedFilter<(Response,)> {
+    let (reader, writer) = (identity.user(Scope::Read), identity.user(Scope::Write));
     let with = warp::any().map(move || public.clone());
     let pay = warp::path!("payments")
         .and(http::post())
-        .and(http::user_id())
+        .and(writer.clone())
         .and(with.clone())
         .and(http::header(IDEMPOTENCY_KEY))
         .and(http::traceparent())
         .and(http::json_body())
-        .then(|user_id, public: PublicContext, idempotency_key, traceparent, body| async move {
-            let request = PayRequest { user_id, idempotency_key, traceparent, body };
+        .then(|caller: Caller, public: PublicContext, idempotency_key, traceparent, body| async move {
+            let request = PayRequest { user_id: caller.user_id, idempotency_key, traceparent, body };
             answer(pay::pay(&public.acceptor, request).await)
         });
     let list = warp::path!("payments")
         .and(http::get())
-        .and(http::user_id())
+        .and(reader.clone())
         .and(with.clone())
         .and(http::query())
-        .then(|user_id, public: PublicContext, query| async move {
-            answer(list::list(&public.pool, user_id, query).await)
+        .then(|caller: Caller, public: PublicContext, query| async move {
+            answer(list::list(&public.pool, caller.user_id, query).await)
         });
     let payment = warp::path!("payments" / String)
         .and(http::get())
-        .and(http::user_id())
+        .and(reader.clone())
         .and(with.clone())
         .and(http::query())
-        .then(|id: String, user_id, public: PublicContext, query| async move {
-            answer(watch::payment(&public, user_id, &id, query).await)
+        .then(|id: String, caller: Caller, public: PublicContext, query| async move {
+            answer(watch::payment(&public, caller.user_id, &id, query).await)
         });
     let events = warp::path!("payments" / String / "events")
         .and(http::get())
-        .and(http::user_id())
+        .and(reader)
         .and(with.clone())
         .and(http::header(LAST_EVENT_ID))
-        .then(|id: String, user_id, public: PublicContext, last_event_id| async move {
-            answer(watch::events(&public, user_id, &id, last_event_id).await)
+        .then(|id: String, caller: Caller, public: PublicContext, last_event_id| async move {
+            answer(watch::events(&public, caller, &id, last_event_id).await)
         });
-    let cancel = warp::path!("payments" / String / "cancel")
-        .and(http::post())
-        .and(http::user_id())
-        .and(with.clone())
-        .then(|id: String, user_id, public: PublicContext| async move {
-            answer(cancel(&public.pool, &public.metrics, user_id, &id).await)
-        });
+    let cancel =
+        warp::path!("payments" / String / "cancel").and(http::post()).and(writer).and(with.clone()).then(
+            |id: String, caller: Caller, public: PublicContext| async move {
+                answer(cancel(&public.pool, &public.metrics, caller.user_id, &id).await)
+            },
+        );
     let services = warp::path!("services")
         .and(http::get())
         .and(with)

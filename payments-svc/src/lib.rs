@@ -20,6 +20,7 @@ pub mod waiters;
 use std::time::Duration;
 
 use ::saga::consumer::{self, Subscription};
+use ::saga::identity::Identity;
 use ::saga::process::{self, after_grace};
 use ::saga::{CancellationToken, contract, http as edge, postgres};
 use tokio::net::TcpListener;
@@ -45,6 +46,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let operators = edge::Audience::operators(config.operators);
     let metrics = Metrics::register()?;
+    let identity = Identity::start(config.identity, &metrics.registry)?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
 
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
@@ -59,7 +61,8 @@ pub async fn run(
     )?;
     let leaving = stop.clone();
     let clients = PublicContext { pool: pool.clone(), acceptor, waiters, metrics: metrics.clone(), leaving };
-    let public = edge::serve(public, http::public(clients), edge::Audience::Anyone, shutdown.clone());
+    let public =
+        edge::serve(public, http::public(clients, &identity), edge::Audience::Anyone, shutdown.clone());
     let admin = edge::serve(admin, http::admin(&pool, &metrics, stop), operators, shutdown.clone());
 
     let subscription = Subscription {

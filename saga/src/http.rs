@@ -16,14 +16,12 @@ pub use listener::{Audience, Operators, get, post};
 use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
 use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
-use crate::fields;
 use crate::problem::{Kind, Problem, recover};
 use crate::query::Query;
 use crate::trace::traceparent_or_new;
@@ -32,7 +30,6 @@ use crate::trace::traceparent_or_new;
 const BODY_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest accepted body. The largest valid request is well under 1 kB.
 pub const BODY_BYTES_MAX: usize = 16 * 1024;
-const X_USER_ID: HeaderName = HeaderName::from_static("x-user-id");
 
 /// Serves `routes` on `socket` to `audience` until `shutdown`, then drains. Rejections become problem documents.
 pub async fn serve<F, R>(
@@ -111,20 +108,6 @@ where
         debug_assert_eq!(chunk.chunk().len(), chunk.remaining(), "hyper hands out contiguous frames");
     }
     Ok(bytes.freeze())
-}
-
-/// Extracts the user from `X-User-ID`, which the edge sets after it authenticated the client.
-pub fn user_id() -> impl Filter<Extract = (Uuid,), Error = Rejection> + Clone {
-    header(X_USER_ID).and_then(|value: Option<HeaderValue>| async move {
-        parse_user_id(value.as_ref()).map_err(warp::reject::custom)
-    })
-}
-
-fn parse_user_id(value: Option<&HeaderValue>) -> Result<Uuid, Problem> {
-    let value = value.ok_or_else(|| Problem::field("X-User-ID", "is required"))?;
-    value.to_str().ok().and_then(fields::parse_uuid).ok_or_else(|| {
-        Problem::field("X-User-ID", "must be a UUID, such as 0198c0de-0000-7000-8000-000000000001")
-    })
 }
 
 /// Extracts the parameters of the query string; none for a request without one.
@@ -208,19 +191,6 @@ mod tests {
     use tokio::sync::Notify;
 
     use super::*;
-
-    #[test]
-    fn only_a_hyphenated_uuid_is_a_user() {
-        let id = "0198c0de-0000-7000-8000-000000000001";
-        let parse = |text: &str| parse_user_id(Some(&HeaderValue::from_bytes(text.as_bytes()).unwrap()));
-        assert_eq!(parse(id).unwrap().to_string(), id);
-        assert_eq!(parse(&id.to_uppercase()).unwrap().to_string(), id, "rendered in lower case");
-        let (simple, urn, braced) = (id.replace('-', ""), format!("urn:uuid:{id}"), format!("{{{id}}}"));
-        for bad in ["", "bob", "b\u{f6}b", &simple, &urn, &braced, &format!("{id}, {id}")] {
-            assert_eq!(parse(bad).unwrap_err().errors[0].field, "X-User-ID");
-        }
-        assert_eq!(parse_user_id(None).unwrap_err().errors[0].detail, "is required");
-    }
 
     #[tokio::test]
     async fn every_request_has_a_query() {

@@ -7,6 +7,7 @@
 //! * [`backoff`]: the pauses between tries.
 //! * [`parked`]: messages that cannot be applied, inserted in the transaction of their batch.
 //! * [`postgres`]: the connection pool, and which failures are retried.
+//! * [`identity`]: who calls a public listener, by a trusted header or by the token of an issuer.
 //! * [`http`], [`fields`], [`query`], [`problem`]: listeners with limits and time-outs; bodies parsed field by field and
 //!   query strings parameter by parameter; errors as RFC 9457 documents.
 //! * [`process`], [`telemetry`], [`trace`]: start, stop, logs, trace context.
@@ -16,6 +17,7 @@ pub mod consumer;
 pub mod contract;
 pub mod fields;
 pub mod http;
+pub mod identity;
 pub mod parked;
 pub mod postgres;
 pub mod problem;

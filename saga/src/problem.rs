@@ -27,8 +27,10 @@ pub enum Kind {
     Malformed,
     Validation,
     Unauthorized,
+    InvalidToken,
     Signature,
     Forbidden,
+    InsufficientScope,
     ForeignOrigin,
     NotFound,
     MethodNotAllowed,
@@ -57,10 +59,14 @@ impl Kind {
             Self::Malformed => ("malformed", S::BAD_REQUEST, "The request cannot be read."),
             Self::Validation => ("validation", S::BAD_REQUEST, "The request is not valid."),
             Self::Unauthorized => ("unauthorized", S::UNAUTHORIZED, "The call needs a token."),
+            Self::InvalidToken => ("invalid-token", S::UNAUTHORIZED, "The token is not accepted."),
             Self::Signature => {
                 ("signature", S::UNAUTHORIZED, "The webhook is not signed by the gateway, or not now.")
             }
             Self::Forbidden => ("forbidden", S::FORBIDDEN, "Nobody may do this here."),
+            Self::InsufficientScope => {
+                ("insufficient-scope", S::FORBIDDEN, "The token does not allow this call.")
+            }
             Self::ForeignOrigin => {
                 ("foreign-origin", S::FORBIDDEN, "Web pages of other origins are not answered.")
             }
@@ -136,13 +142,15 @@ pub struct Problem {
     pub errors: Vec<FieldError>,
     /// The payment that the problem is about, for a client that does not know its id.
     pub payment_id: Option<Uuid>,
+    /// The scope that a token for the call needs.
+    pub scope: Option<&'static str>,
 }
 
 impl Reject for Problem {}
 
 impl Problem {
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), payment_id: None }
+        Self { kind, detail: detail.into(), errors: Vec::new(), payment_id: None, scope: None }
     }
 
     /// A problem whose title says all there is to say.
@@ -169,6 +177,18 @@ impl Problem {
     /// 404. Also the answer for what belongs to somebody else.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(Kind::NotFound, detail)
+    }
+
+    /// 401: there is no token. The call needs one with `scope`.
+    pub fn token_missing(scope: &'static str) -> Self {
+        let detail = "Send `Authorization: Bearer` and an access token of the issuer.";
+        Self { scope: Some(scope), ..Self::new(Kind::Unauthorized, detail) }
+    }
+
+    /// 403: the token is valid, but does not have `scope`.
+    pub fn insufficient_scope(scope: &'static str) -> Self {
+        let detail = format!("The call needs the scope {scope}. Ask the issuer for a token that has it.");
+        Self { scope: Some(scope), ..Self::new(Kind::InsufficientScope, detail) }
     }
 
     /// 503: try again, unchanged. The cause goes to the log, not to the client.
@@ -220,20 +240,26 @@ impl Reply for Problem {
         if self.kind.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        // RFC 9110, section 15.5.2: a 401 says how one may sign in.
-        if let Some(challenge) = challenge(self.kind) {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-        }
+        headers.extend(challenge(self.kind, self.scope).map(|challenge| (WWW_AUTHENTICATE, challenge)));
         response
     }
 }
 
-fn challenge(kind: Kind) -> Option<&'static str> {
-    match kind {
-        Kind::Unauthorized => Some("Bearer"),
-        Kind::Signature => Some("Webhook-Signature"),
-        _ => None,
-    }
+/// How one may sign in: of each 401 (RFC 9110, section 15.5.2), and with what scope (RFC 6750, section 3.1).
+fn challenge(kind: Kind, scope: Option<&str>) -> Option<HeaderValue> {
+    let text = match (kind, scope) {
+        (Kind::Unauthorized, None) => "Bearer".to_owned(),
+        // Without a token there is no error of it to name.
+        (Kind::Unauthorized, Some(scope)) => format!("Bearer scope=\"{scope}\""),
+        (Kind::InvalidToken, _) => "Bearer error=\"invalid_token\"".to_owned(),
+        (Kind::InsufficientScope, None) => "Bearer error=\"insufficient_scope\"".to_owned(),
+        (Kind::InsufficientScope, Some(scope)) => {
+            format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"")
+        }
+        (Kind::Signature, _) => "Webhook-Signature".to_owned(),
+        _ => return None,
+    };
+    HeaderValue::try_from(text).ok()
 }
 
 /// Turns a rejection by warp into a problem document.

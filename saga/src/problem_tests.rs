@@ -32,7 +32,22 @@ fn a_401_says_how_to_sign_in() {
     for &kind in Kind::ALL {
         let response = Problem::of(kind).into_response();
         let says = response.headers().contains_key(WWW_AUTHENTICATE);
-        assert_eq!(says, response.status() == 401, "{kind:?}");
+        assert_eq!(says, response.status() == 401 || kind == Kind::InsufficientScope, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_challenge_says_what_is_wrong_with_the_token() {
+    for (problem, challenge) in [
+        (Problem::of(Kind::Unauthorized), "Bearer"),
+        (Problem::token_missing("payments:read"), "Bearer scope=\"payments:read\""),
+        (Problem::of(Kind::InvalidToken), "Bearer error=\"invalid_token\""),
+        (
+            Problem::insufficient_scope("payments:write"),
+            "Bearer error=\"insufficient_scope\", scope=\"payments:write\"",
+        ),
+    ] {
+        assert_eq!(problem.into_response().headers()[WWW_AUTHENTICATE], challenge);
     }
 }
 

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod facts;
+mod identity;
 mod limits;
 mod movements;
 mod order;

@@ -4,6 +4,7 @@
 //! * Each message of the stream is the document of `GET /payments/{id}`, and its `id` is the payment's `version`.
 //!   Versions may be skipped and are never repeated, so `Last-Event-ID` is all that a client needs to resume.
 //! * The stream ends with the payment. A client that resumes after that gets 204, which ends its tries.
+//! * It also ends when the client's token expires. A client that resumes needs another one.
 //! * An instance that is about to stop ends its streams and waits at once; clients go on at another one.
 
 use std::convert::Infallible;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt, stream};
 use saga::CancellationToken;
 use saga::fields::parse_uuid;
+use saga::identity::Caller;
 use saga::postgres::Pool;
 use saga::problem::Problem;
 use saga::query::Query;
@@ -82,21 +84,21 @@ async fn ended(
 /// `GET /payments/{id}/events`.
 pub(super) async fn events(
     public: &PublicContext,
-    user_id: Uuid,
+    caller: Caller,
     id: &str,
     last_event_id: Option<HeaderValue>,
 ) -> Result<Response, Problem> {
     let payment_id = parse_uuid(id).ok_or_else(not_found)?;
     let sent = last_event_id.as_ref().map(version).transpose()?.unwrap_or(0);
     let waiter = public.waiters.register(payment_id);
-    let found = read(&public.pool, user_id, payment_id).await?;
+    let found = read(&public.pool, caller.user_id, payment_id).await?;
     if found.is_terminal() && found.version <= sent {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let following = Following {
         pool: public.pool.clone(),
         leaving: public.leaving.clone(),
-        user_id,
+        user_id: caller.user_id,
         payment_id,
         waiter,
         sent,
@@ -104,7 +106,7 @@ pub(super) async fn events(
         found: Some(found),
     };
     let start = stream::iter([Event::default().retry(RECONNECT_DELAY).comment("")]);
-    let events = start.chain(following.events()).map(Ok::<_, Infallible>);
+    let events = start.chain(following.events()).take_until(caller.expiry()).map(Ok::<_, Infallible>);
     let mut response = warp::sse::reply(SyncStream::new(events)).into_response();
     // A proxy that collects an answer before it passes it on would hold the events back.
     response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));

@@ -1,4 +1,5 @@
-//! The consumer loop on a real Kafka: nothing is skipped, poison is found, order is kept.
+//! The consumer loop on a real Kafka: nothing is skipped, poison is found, order is kept. And tokens of an issuer
+//! (`identity`), which need no server.
 //!
 //! Each test has topics and a group of its own.
 
@@ -7,6 +8,9 @@
 
 mod group;
 mod harness;
+mod identity;
+mod issuer;
+mod issuer_keys;
 mod missing;
 mod poison;
 
