@@ -3,7 +3,9 @@
 use balance_svc::http;
 use balance_svc::store::{self, Deposit, Movement};
 use futures_util::future::join_all;
+use prometheus::Registry;
 use saga::consumer::ApplyError;
+use saga::identity::{Identity, Settings};
 use saga::postgres::{Failure, classify};
 use saga::problem::recover;
 use serde_json::Value;
@@ -188,7 +190,8 @@ async fn a_writer_that_knows_no_numbers_tries_again_and_parks_nothing() {
 
 /// Status and body of the public listener's answer.
 async fn get(ledger: &Ledger, user: Uuid, query: &str) -> (u16, Value) {
-    let routes = http::public(ledger.pool.clone()).recover(recover);
+    let identity = Identity::start(Settings::Header, &Registry::new()).unwrap();
+    let routes = http::public(ledger.pool.clone(), &identity).recover(recover);
     let request = warp::test::request().path(&format!("/balance/movements{query}"));
     let reply = request.header("x-user-id", user.to_string()).reply(&routes).await;
     (reply.status().as_u16(), serde_json::from_slice(reply.body()).unwrap())
