@@ -138,7 +138,12 @@ impl Verifier {
         let name = self.rules.key_name(token)?;
         let key = self.keys.key(&name).await?;
         let claims = self.rules.claims(token, &key, name.algorithm)?;
-        self.rules.caller(&claims, scope)
+        let caller = self.rules.caller(&claims, scope)?;
+        // The library counts in whole seconds, so that a token would outlive the streams that end with it.
+        if caller.expires_at.is_some_and(|at| at <= Timestamp::now()) {
+            return Err(Refusal::Expired);
+        }
+        Ok(caller)
     }
 }
 
