@@ -2,6 +2,7 @@
 //!
 //! * [`relay`]: the relay beside Debezium, on one backlog.
 //! * [`saga`]: whole payments: a closed loop beside the SQL floor, then open loops at given rates.
+//! * [`waiters`]: the cost of clients that follow their payments.
 //! * The generator shares the machine with everything it measures, so it is cheap and accounts for itself.
 
 pub mod caller;
@@ -17,6 +18,7 @@ pub mod open;
 pub mod relay;
 pub mod saga;
 pub mod users;
+pub mod waiters;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -30,6 +32,8 @@ pub enum Bench {
     Saga(saga::Options),
     /// The relay beside Debezium and `pg_recvlogical`: rows per second, processor time, memory, latencies.
     Relay(relay::Options),
+    /// Clients that follow their payments: memory of many streams, processor time of many waiters.
+    Waiters(waiters::Options),
 }
 
 /// Measures, prints the figures, and fails if money, a payment or a row went missing meanwhile.
@@ -37,5 +41,6 @@ pub async fn run(stack: &Stack, bench: &Bench) -> Result<()> {
     match bench {
         Bench::Saga(options) => saga::run(stack, options).await,
         Bench::Relay(options) => relay::run(stack, options).await,
+        Bench::Waiters(options) => waiters::run(stack, options).await,
     }
 }

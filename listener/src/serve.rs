@@ -2,18 +2,20 @@
 //!
 //! * Every answer names its request (`Request-Id`) and is kept by no cache, unless its route says otherwise.
 //! * A connection is closed when its head does not arrive in time.
+//! * Open connections are limited by what the process may open; further ones wait.
 //! * On shutdown no new connection is taken; requests under way are answered, with `connection: close`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -32,15 +34,19 @@ use crate::request_id::{self, REQUEST_ID};
 const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// Maximum number of header fields per request.
 const HEADERS_MAX: usize = 64;
-/// Open connections per listener; further ones wait in the kernel's queue.
-const CONNECTIONS_MAX: usize = 4096;
+/// Open connections per listener; further ones wait in the kernel's queue. Thousands of clients may follow their payments.
+const CONNECTIONS_MAX: u64 = 16_384;
+/// Open files that are left to the rest of the process: database, brokers, the other listener.
+const FILES_RESERVED: u64 = 256;
+/// Bytes of one connection that wait to be parsed or sent. The largest head that is accepted is smaller.
+const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// How long requests under way may take to end after shutdown began.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves `routes` to `audience` until `shutdown`, then answers the requests under way. `render` renders refusals.
 ///
 /// # Errors
-/// Only when the semaphore of connections is closed, which never happens.
+/// When the process may open next to no files.
 pub async fn serve<F, R>(
     listener: TcpListener,
     routes: F,
@@ -54,9 +60,10 @@ where
 {
     let routes = TowerToHyperService::new(warp::service(routes));
     let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Arc::new(Semaphore::new(connections_max()?));
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_READ_TIMEOUT).max_headers(HEADERS_MAX);
+    http.max_buf_size(BUFFER_BYTES_MAX);
     loop {
         let slot = slots.clone().acquire_owned().await.context("the semaphore of connections is closed")?;
         let Some(stream) = accept(&listener, &shutdown).await else { break };
@@ -77,6 +84,21 @@ where
         );
     }
     Ok(())
+}
+
+/// Raises the soft limit of open files as far as it is needed and allowed: it is 1,024 in most places.
+fn connections_max() -> anyhow::Result<usize> {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let wanted = CONNECTIONS_MAX + FILES_RESERVED;
+    let allowed = maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let files = current.map_or(wanted, |current| current.max(allowed));
+    if current.is_some_and(|current| current < files) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(files), maximum })
+            .context("the limit of open files")?;
+    }
+    let connections = files.saturating_sub(FILES_RESERVED).min(CONNECTIONS_MAX);
+    ensure!(connections > 0, "at most {files} files may be open, which is too few; see `ulimit -Hn`");
+    Ok(usize::try_from(connections)?)
 }
 
 /// One request: refused by its head, or answered by its route, with the headers that every answer has.

@@ -29,6 +29,7 @@ use self::pay::PayRequest;
 use crate::SERVICE;
 use crate::accept::Acceptor;
 use crate::metrics::Metrics;
+use crate::reader::Reader;
 use crate::render;
 use crate::saga::Cancel;
 use crate::store;
@@ -42,6 +43,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 pub struct PublicContext {
     pub pool: Pool,
     pub acceptor: Acceptor,
+    pub reader: Reader,
     pub waiters: Waiters,
     pub metrics: Metrics,
     /// The instance is asked to stop: nobody is to wait at it any longer.

@@ -12,6 +12,7 @@ pub mod config;
 pub mod events;
 pub mod http;
 pub mod metrics;
+pub mod reader;
 pub mod render;
 pub mod saga;
 pub mod store;
@@ -30,6 +31,7 @@ use crate::config::Config;
 use crate::events::Payments;
 use crate::http::PublicContext;
 use crate::metrics::Metrics;
+use crate::reader::Reader;
 use crate::waiters::Waiters;
 
 const SERVICE: &str = "payments-svc";
@@ -59,8 +61,14 @@ pub async fn run(
         metrics.waiting.clone(),
         shutdown.clone(),
     )?;
-    let leaving = stop.clone();
-    let clients = PublicContext { pool: pool.clone(), acceptor, waiters, metrics: metrics.clone(), leaving };
+    let clients = PublicContext {
+        pool: pool.clone(),
+        acceptor,
+        reader: Reader::start(pool.clone()),
+        waiters,
+        metrics: metrics.clone(),
+        leaving: stop.clone(),
+    };
     let public =
         edge::serve(public, http::public(clients, &identity), edge::Audience::Anyone, shutdown.clone());
     let admin = edge::serve(admin, http::admin(&pool, &metrics, stop), operators, shutdown.clone());

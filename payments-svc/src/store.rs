@@ -153,6 +153,31 @@ pub async fn payment(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> anyhow::Re
     Ok(row.map(|row| Payment::of_row(user_id, &row)))
 }
 
+/// Payments by user and id, in the order of `wanted`; `None` for those that the user does not have. One statement.
+pub async fn payments(pool: &Pool, wanted: &[(Uuid, Uuid)]) -> anyhow::Result<Vec<Option<Payment>>> {
+    let client = pool.get().await.context("no connection to the payments database")?;
+    let statement = client
+        .prepare_cached(&format!(
+            "select wanted.nth, found.*
+             from unnest($1::uuid[], $2::uuid[]) with ordinality as wanted (user_id, payment_id, nth)
+             cross join lateral (
+                 select {PAYMENT_COLUMNS} from payments p
+                 where p.user_id = wanted.user_id and p.payment_id = wanted.payment_id
+             ) found"
+        ))
+        .await
+        .context("cannot prepare the read of payments")?;
+    let (users, ids): (Vec<Uuid>, Vec<Uuid>) = wanted.iter().copied().unzip();
+    let rows = client.query(&statement, &[&users, &ids]).await.context("cannot read payments")?;
+    let mut payments = vec![None; wanted.len()];
+    for row in rows {
+        let nth: i64 = row.get("nth");
+        let at = usize::try_from(nth - 1).context("an ordinality below one")?;
+        payments[at] = Some(Payment::of_row(users[at], &row));
+    }
+    Ok(payments)
+}
+
 /// The enabled payment entities: id and name, by id.
 pub async fn services(pool: &Pool) -> anyhow::Result<Vec<(String, String)>> {
     let client = pool.get().await.context("no connection to the payments database")?;

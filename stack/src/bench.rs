@@ -28,6 +28,9 @@ pub enum Benchmark {
     /// The relay beside Debezium, on servers of its own.
     #[command(disable_help_flag = true)]
     Relay(Passed),
+    /// The cost of clients that follow their payments, on the running stack.
+    #[command(disable_help_flag = true)]
+    Waiters(Passed),
 }
 
 #[derive(Debug, Args)]
@@ -43,11 +46,12 @@ pub fn run(layout: &Layout, benchmark: &Benchmark) -> Result<()> {
     let (name, Passed { arguments }) = match benchmark {
         Benchmark::Saga(passed) => ("saga", passed),
         Benchmark::Relay(passed) => ("relay", passed),
+        Benchmark::Waiters(passed) => ("waiters", passed),
     };
     let mut all = vec!["bench", name];
     all.extend(arguments.iter().map(String::as_str));
     let asks_for_help = arguments.iter().any(|argument| argument == "--help" || argument == "-h");
-    if asks_for_help || matches!(benchmark, Benchmark::Saga(_)) {
+    if asks_for_help || !matches!(benchmark, Benchmark::Relay(_)) {
         return workspace::e2e(layout, &all);
     }
     let own = Layout::new(Some(PathBuf::from(".stack-bench")), RELAY_PORT)?;

@@ -77,7 +77,7 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure the saga or the relay (`bench NAME --help`: the options of that benchmark).
+    /// Measure the saga, the relay or clients that follow their payments (`bench NAME --help`: the options of that benchmark).
     Bench {
         #[command(subcommand)]
         name: bench::Benchmark,
@@ -219,7 +219,9 @@ mod tests {
 
     #[test]
     fn the_programs_behind_a_command_explain_their_own_options() {
-        for line in ["bench saga --help", "bench relay -h", "chaos --help", "audit --help"] {
+        for line in
+            ["bench saga --help", "bench relay -h", "bench waiters --help", "chaos --help", "audit --help"]
+        {
             let words = ["cargo stack"].into_iter().chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}: answered here");
         }

@@ -85,6 +85,13 @@ impl Meter {
         Ok(Self { children })
     }
 
+    /// Resident memory of a child and its family, in bytes.
+    pub fn memory_bytes(&self, name: &str) -> Result<u64> {
+        let child = self.children.iter().find(|child| child.name == name);
+        let child = child.with_context(|| format!("{name} is no process of the stack"))?;
+        Ok(process::usage(&process::all(), child.id).memory_bytes)
+    }
+
     pub fn sample(&self) -> Sample {
         let all = process::all();
         let mut processes = HashMap::new();

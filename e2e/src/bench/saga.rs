@@ -7,6 +7,8 @@
 
 mod report;
 
+pub(super) use report::describe;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,6 +5,7 @@
 //!   Versions may be skipped and are never repeated, so `Last-Event-ID` is all that a client needs to resume.
 //! * The stream ends with the payment. A client that resumes after that gets 204, which ends its tries.
 //! * It also ends when the client's token expires. A client that resumes needs another one.
+//! * Reads for all who follow share statements, so thousands who are woken together do not hold up those who pay.
 //! * An instance that is about to stop ends its streams and waits at once; clients go on at another one.
 
 use std::convert::Infallible;
@@ -14,7 +15,6 @@ use futures_util::{Stream, StreamExt, stream};
 use saga::CancellationToken;
 use saga::fields::parse_uuid;
 use saga::identity::Caller;
-use saga::postgres::Pool;
 use saga::problem::Problem;
 use saga::query::Query;
 use sync_wrapper::SyncStream;
@@ -26,8 +26,9 @@ use warp::reply::{Reply, Response};
 use warp::sse::Event;
 
 use super::{PublicContext, json_response, not_found, unavailable};
+use crate::reader::Reader;
 use crate::render;
-use crate::store::{self, Payment};
+use crate::store::Payment;
 use crate::waiters::Waiter;
 
 /// The longest `wait`, in milliseconds: below the time-outs of the edge and of most clients.
@@ -48,15 +49,15 @@ pub(super) async fn payment(
     query.finish()?;
     let payment_id = parse_uuid(id).ok_or_else(not_found)?;
     let found = if wait == 0 {
-        read(&public.pool, user_id, payment_id).await?
+        read(&public.reader, user_id, payment_id).await?
     } else {
         ended(public, user_id, payment_id, Instant::now() + Duration::from_millis(wait)).await?
     };
     Ok(json_response(StatusCode::OK, render::payment(&found)))
 }
 
-async fn read(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> Result<Payment, Problem> {
-    let found = store::payment(pool, user_id, payment_id).await.map_err(|error| unavailable(&error))?;
+async fn read(reader: &Reader, user_id: Uuid, payment_id: Uuid) -> Result<Payment, Problem> {
+    let found = reader.payment(user_id, payment_id).await.map_err(|error| unavailable(&error))?;
     found.ok_or_else(not_found)
 }
 
@@ -70,7 +71,7 @@ async fn ended(
     // Registered before the row is read: a change in between wakes it.
     let mut waiter = public.waiters.register(payment_id);
     loop {
-        let found = read(&public.pool, user_id, payment_id).await?;
+        let found = read(&public.reader, user_id, payment_id).await?;
         if found.is_terminal() || Instant::now() >= deadline || public.leaving.is_cancelled() {
             return Ok(found);
         }
@@ -91,12 +92,12 @@ pub(super) async fn events(
     let payment_id = parse_uuid(id).ok_or_else(not_found)?;
     let sent = last_event_id.as_ref().map(version).transpose()?.unwrap_or(0);
     let waiter = public.waiters.register(payment_id);
-    let found = read(&public.pool, caller.user_id, payment_id).await?;
+    let found = read(&public.reader, caller.user_id, payment_id).await?;
     if found.is_terminal() && found.version <= sent {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let following = Following {
-        pool: public.pool.clone(),
+        reader: public.reader.clone(),
         leaving: public.leaving.clone(),
         user_id: caller.user_id,
         payment_id,
@@ -124,7 +125,7 @@ fn version(last_event_id: &HeaderValue) -> Result<i32, Problem> {
 
 /// A client that follows a payment.
 struct Following {
-    pool: Pool,
+    reader: Reader,
     leaving: CancellationToken,
     user_id: Uuid,
     payment_id: Uuid,
@@ -164,7 +165,7 @@ impl Following {
                 return Some((Event::default().comment(""), false));
             }
             // A failure ends the stream: the client comes again, and a request can be answered 503.
-            self.found = Some(read(&self.pool, self.user_id, self.payment_id).await.ok()?);
+            self.found = Some(read(&self.reader, self.user_id, self.payment_id).await.ok()?);
         }
     }
 }

@@ -210,7 +210,7 @@ fn elsewhere(cpu_time: &CpuTime) -> f64 {
     cpu_time.seconds.get(ELSEWHERE).copied().unwrap_or_default() / cpu_time.capacity.max(f64::MIN_POSITIVE)
 }
 
-fn describe(finding: &Finding) -> String {
+pub fn describe(finding: &Finding) -> String {
     let Finding { name, promise, examined, violations, first, .. } = finding;
     let first = first.as_deref().unwrap_or("?");
     format!("{name} ({promise}): {violations} of {examined}, the first {first}")
