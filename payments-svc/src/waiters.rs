@@ -3,22 +3,29 @@
 //! * A record of PaymentTopic wakes the waiters of its payment; they then read the row. No waiter polls the database.
 //! * A waiter misses no change: it reads the row after it is registered and the topic is followed, and again whenever the
 //!   topic is followed anew, as after an outage of Kafka.
+//! * An event may come before its row is visible: Postgres streams a commit before readers see it, by more than a moment
+//!   where it waits for a standby. So an event says which version to read, and a waiter reads until it is there.
 //! * The topic is followed only while somebody waits.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use brokers::Brokers;
 use prometheus::IntGauge;
 use saga::CancellationToken;
 use saga::consumer::{Follower, Record};
-use saga::contract::{EventType, HEADER_SUBJECT};
+use saga::contract::{EventType, HEADER_ID, HEADER_SUBJECT};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use uuid::Uuid;
 
 use crate::saga::Status;
+
+/// The first and the longest pause between two reads of a row that does not show its event yet.
+const REREAD_PAUSE_MIN: Duration = Duration::from_millis(5);
+const REREAD_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// The requests that wait, by payment.
 #[derive(Clone)]
@@ -45,6 +52,7 @@ struct Audience {
 /// The newest event of a payment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Change {
+    version: i32,
     is_terminal: bool,
 }
 
@@ -80,7 +88,7 @@ impl Waiters {
         let mut beginnings = self.beginnings.clone();
         // The caller reads the row after this, so only a later beginning counts.
         beginnings.mark_unchanged();
-        Waiter { payment_id, changes, registry: self.registry.clone(), beginnings }
+        Waiter { payment_id, changes, registry: self.registry.clone(), beginnings, behind_since: None }
     }
 }
 
@@ -91,17 +99,21 @@ impl Registry {
     }
 
     fn wake(&self, record: &Record<'_>) {
-        let Some(payment_id) = record.header(HEADER_SUBJECT).and_then(|text| text.parse().ok()) else {
+        let subject = record.header(HEADER_SUBJECT).and_then(|text| text.parse().ok());
+        let (Some(payment_id), Some(version)) = (subject, record.header(HEADER_ID).and_then(version)) else {
             return;
         };
         let event_type = record.event_type().and_then(EventType::parse);
-        self.changed(payment_id, Change { is_terminal: event_type.is_some_and(is_terminal) });
+        self.changed(payment_id, Change { version, is_terminal: event_type.is_some_and(is_terminal) });
     }
 
     fn changed(&self, payment_id: Uuid, change: Change) {
         if let Some(audience) = self.payments().get(&payment_id) {
-            // An event that is emitted again must not hide that the payment has ended.
-            audience.changes.send_modify(|last| last.is_terminal |= change.is_terminal);
+            // An event that is emitted again must not hide what came since.
+            audience.changes.send_modify(|last| {
+                last.version = last.version.max(change.version);
+                last.is_terminal |= change.is_terminal;
+            });
         }
     }
 
@@ -120,6 +132,11 @@ impl Registry {
     }
 }
 
+/// The version of the row, which the id of an event ends with.
+fn version(event_id: &str) -> Option<i32> {
+    event_id.rsplit('/').next()?.parse().ok()
+}
+
 /// Whether a payment ends with this event.
 fn is_terminal(event_type: EventType) -> bool {
     let status = event_type.as_str().strip_prefix("payment.").and_then(|name| name.strip_suffix(".v1"));
@@ -132,27 +149,39 @@ pub struct Waiter {
     changes: watch::Receiver<Change>,
     registry: Arc<Registry>,
     beginnings: watch::Receiver<u64>,
+    /// Since when the row does not show the newest event.
+    behind_since: Option<Instant>,
 }
 
 impl Waiter {
-    /// Waits until the row has to be read: a change, or the topic is followed anew. False at `deadline`.
-    pub async fn changed(&mut self, deadline: Instant) -> bool {
-        let (changes, beginnings) = (&mut self.changes, &mut self.beginnings);
-        let woken = async {
-            tokio::select! {
-                Ok(()) = changes.changed() => {}
-                () = begun(beginnings) => {}
-            }
-        };
-        timeout_at(deadline, woken).await.is_ok()
+    /// Waits until the row, which was read last with version `read`, has to be read: a newer event, or the topic is
+    /// followed anew. False at `deadline`.
+    pub async fn changed(&mut self, read: i32, deadline: Instant) -> bool {
+        self.until(deadline, |change| change.version > read).await
     }
 
-    /// As [`Waiter::changed`], but of the changes only the end of the payment counts.
+    /// As [`Waiter::changed`], for a row that was read last before the end of its payment: only that end counts.
     pub async fn ended(&mut self, deadline: Instant) -> bool {
+        self.until(deadline, |change| change.is_terminal).await
+    }
+
+    async fn until(&mut self, deadline: Instant, is_due: impl Fn(&Change) -> bool) -> bool {
+        if is_due(&self.changes.borrow()) {
+            let now = Instant::now();
+            let Some(since) = self.behind_since else {
+                // The event may have come during the last read, so the next one is likely to show it.
+                self.behind_since = Some(now);
+                return now < deadline;
+            };
+            let pause = since.elapsed().clamp(REREAD_PAUSE_MIN, REREAD_PAUSE_MAX);
+            sleep_until(deadline.min(now + pause)).await;
+            return Instant::now() < deadline;
+        }
+        self.behind_since = None;
         let (changes, beginnings) = (&mut self.changes, &mut self.beginnings);
         let woken = async {
             tokio::select! {
-                Ok(_) = changes.wait_for(|change| change.is_terminal) => {}
+                Ok(_) = changes.wait_for(is_due) => {}
                 () = begun(beginnings) => {}
             }
         };
@@ -176,8 +205,6 @@ impl Drop for Waiter {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn waiters() -> (Waiters, watch::Receiver<bool>, watch::Sender<u64>) {
@@ -197,11 +224,38 @@ mod tests {
         let (waiters, _demanded, _begun) = waiters();
         let (payment, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let mut all = [waiters.register(payment), waiters.register(payment), waiters.register(other)];
-        waiters.registry.changed(payment, Change { is_terminal: false });
-        let woken =
-            [all[0].changed(soon()).await, all[1].changed(soon()).await, all[2].changed(soon()).await];
+        waiters.registry.changed(payment, Change { version: 2, is_terminal: false });
+        let woken = [
+            all[0].changed(1, soon()).await,
+            all[1].changed(1, soon()).await,
+            all[2].changed(1, soon()).await,
+        ];
         assert_eq!(woken, [true, true, false]);
-        assert!(!all[0].changed(soon()).await, "one change wakes once");
+        assert!(!all[0].changed(2, soon()).await, "the row shows the event");
+        waiters.registry.changed(payment, Change { version: 2, is_terminal: false });
+        assert!(!all[0].changed(2, soon()).await, "the event is emitted again");
+    }
+
+    #[tokio::test]
+    async fn a_row_that_does_not_show_its_event_yet_is_read_again() {
+        let (waiters, _demanded, _begun) = waiters();
+        let payment = Uuid::from_u128(1);
+        let (mut waiter, deadline) = (waiters.register(payment), Instant::now() + Duration::from_secs(60));
+        waiters.registry.changed(payment, Change { version: 3, is_terminal: true });
+        let began = Instant::now();
+        for _ in 0..4 {
+            assert!(waiter.changed(2, deadline).await, "version 3 is there, and was read as 2");
+        }
+        assert!(began.elapsed() >= 2 * REREAD_PAUSE_MIN, "after the first, reads pause");
+        assert!(waiter.ended(deadline).await);
+        assert!(!waiter.changed(2, Instant::now()).await, "the deadline holds");
+        assert!(!waiter.changed(3, soon()).await, "it was read");
+    }
+
+    #[test]
+    fn the_id_of_an_event_ends_with_its_version() {
+        assert_eq!(version("payments/payments/01a2062e-b407-7262-acff-35a6a1c53fdc/3"), Some(3));
+        assert_eq!([version(""), version("payments/payments/x/"), version("5/y")], [None; 3]);
     }
 
     #[tokio::test]
@@ -209,8 +263,8 @@ mod tests {
         let (waiters, _demanded, _begun) = waiters();
         let payment = Uuid::from_u128(1);
         let mut waiter = waiters.register(payment);
-        waiters.registry.changed(payment, Change { is_terminal: true });
-        waiters.registry.changed(payment, Change { is_terminal: false });
+        waiters.registry.changed(payment, Change { version: 3, is_terminal: true });
+        waiters.registry.changed(payment, Change { version: 2, is_terminal: false });
         assert!(waiter.ended(Instant::now() + Duration::from_secs(60)).await);
     }
 
@@ -218,11 +272,11 @@ mod tests {
     async fn a_waiter_reads_again_once_the_topic_is_followed_anew() {
         let (waiters, _demanded, begun) = waiters();
         let mut waiter = waiters.register(Uuid::from_u128(1));
-        assert!(!waiter.changed(soon()).await, "it is followed already");
+        assert!(!waiter.changed(1, soon()).await, "it is followed already");
         begun.send_modify(|count| *count += 1);
         assert!(waiter.ended(soon()).await && !waiter.ended(soon()).await);
         drop(begun);
-        assert!(!waiter.changed(soon()).await, "the process ends");
+        assert!(!waiter.changed(1, soon()).await, "the process ends");
     }
 
     #[tokio::test]

@@ -102,7 +102,8 @@ pub(super) async fn events(
         user_id: caller.user_id,
         payment_id,
         waiter,
-        sent,
+        // An id beyond the present version is none of ours, and hides nothing.
+        sent: sent.min(found.version),
         heartbeat_at: Instant::now() + HEARTBEAT_INTERVAL,
         found: Some(found),
     };
@@ -157,7 +158,7 @@ impl Following {
                 return Some((event_of(&found), found.is_terminal()));
             }
             let woken = tokio::select! {
-                woken = self.waiter.changed(self.heartbeat_at) => woken,
+                woken = self.waiter.changed(self.sent, self.heartbeat_at) => woken,
                 () = self.leaving.cancelled() => return None,
             };
             if !woken {

@@ -9,6 +9,7 @@ use brokers::Brokers;
 use payments_svc::accept::Acceptor;
 use payments_svc::http::{self, PublicContext};
 use payments_svc::metrics::Metrics;
+use payments_svc::reader::Reader;
 use payments_svc::waiters::Waiters;
 use saga::CancellationToken;
 use saga::identity::settings::{JwtSettings, Typ};
@@ -39,7 +40,8 @@ async fn every_call_of_a_user_needs_a_token() {
     let waiting = metrics.waiting.clone();
     let waiters =
         Waiters::start(kafka, "test".to_owned(), "test".to_owned(), waiting, leaving.clone()).unwrap();
-    let public = PublicContext { pool, acceptor, waiters, metrics, leaving };
+    let reader = Reader::start(pool.clone());
+    let public = PublicContext { pool, acceptor, reader, waiters, metrics, leaving };
     let routes = http::public(public, &identity).recover(recover);
     let payment = format!("/payments/{}", Uuid::now_v7());
     for (method, path, scope) in [
