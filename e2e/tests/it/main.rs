@@ -20,6 +20,7 @@ mod logins;
 
 mod asyncapi;
 mod harness;
+mod openapi;
 mod operators;
 mod outages;
 mod outcomes;
