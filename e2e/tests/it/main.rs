@@ -24,6 +24,7 @@ mod openapi;
 mod operators;
 mod outages;
 mod outcomes;
+mod pay;
 mod payments;
 mod poison;
 mod raw_http;
