@@ -296,7 +296,7 @@ async fn an_identifier_has_one_spelling() {
         for spelling in forms(user) {
             let body = harness.order(100, "spelling").to_string();
             let answer = pay(&door, &spelling, &[JSON], &body).await;
-            assert_eq!(field_of(&answer.expect_problem(400, "validation", &spelling)), "X-User-ID");
+            assert_eq!(field_of(&answer.expect_problem(401, "no-user", &spelling)), "X-User-ID");
         }
     }
 }

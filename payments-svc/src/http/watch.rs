@@ -116,10 +116,10 @@ pub(super) async fn events(
 
 /// The version that `Last-Event-ID` names.
 fn version(last_event_id: &HeaderValue) -> Result<i32, Problem> {
-    let version = last_event_id.to_str().ok().and_then(|text| text.parse().ok());
-    version
-        .filter(|version| *version >= 0)
-        .ok_or_else(|| Problem::field("Last-Event-ID", "must be the id of an event of this stream"))
+    // `parse` would take a sign too.
+    let is_digits = last_event_id.as_bytes().iter().all(u8::is_ascii_digit);
+    let version = last_event_id.to_str().ok().filter(|_| is_digits).and_then(|text| text.parse().ok());
+    version.ok_or_else(|| Problem::field("Last-Event-ID", "must be the id of an event of this stream"))
 }
 
 /// A client that follows a payment.
@@ -182,6 +182,8 @@ mod tests {
     fn a_last_event_id_is_a_version() {
         let parse = |text: &'static str| version(&HeaderValue::from_static(text)).ok();
         assert_eq!([parse("0"), parse("3")], [Some(0), Some(3)]);
-        assert_eq!([parse(""), parse("-1"), parse("x"), parse("99999999999")], [None; 4]);
+        for bad in ["", "-1", "+1", "-0", "x", "99999999999"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
     }
 }
