@@ -1,5 +1,5 @@
-// Pays safely and follows the payment to its end. Needs Node.js 22.18 or newer, and nothing else.
-// The types of answers come from docs/openapi.yaml: npx openapi-typescript docs/openapi.yaml -o coro.ts
+// Pays safely and follows the payment to its end. Needs Node.js 22.18 or newer, and the types that docs/PAY.md makes of
+// openapi.yaml (coro.ts).
 
 import { randomUUID } from 'node:crypto'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -96,7 +96,13 @@ async function * statement (): AsyncGenerator<Movement> {
 
 const [clientNumber = '081', amount = '100'] = process.argv.slice(2)
 const order = { client_number: clientNumber, service_id: 'electricity', amount: Number(amount) }
-const ended = await wait((await pay(randomUUID(), order)).payment_id)
+const key = randomUUID()
+const paid = await pay(key, order)
+const again = await pay(key, order)
+if (again.payment_id !== paid.payment_id) {
+  throw new Error('the same key and the same order are the same payment')
+}
+const ended = await wait(paid.payment_id)
 console.log('payment', ended.payment_id, ended.status, ended.reason)
 const slow = await pay(randomUUID(), { ...order, client_number: `${clientNumber}-slow300` })
 await cancel(slow.payment_id)

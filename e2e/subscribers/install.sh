@@ -1,11 +1,11 @@
 #!/bin/sh
-# Puts the snippets of docs/subscribe and docs/pay into a folder, with all that they need: Node.js and npm's packages as
+# Puts the snippets of docs/subscribe into a folder, with all that they need: Node.js and npm's packages as
 # package-lock.json pins them, and a Python environment. Needs npm and python3 with venv. Again: nothing.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 cd "$1"
-cp "$here"/* "$here"/../../docs/subscribe/* "$here"/../../docs/pay/* "$here"/../../docs/openapi.yaml .
+cp "$here"/* "$here"/../../docs/subscribe/* .
 pins=$(cat package-lock.json requirements.txt | sha256sum)
 if [ "$(cat installed 2>/dev/null)" = "$pins" ]; then exit 0; fi
 rm -f installed

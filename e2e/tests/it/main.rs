@@ -8,6 +8,8 @@
 mod authorized;
 mod cancel;
 mod captured;
+mod clients;
+mod conformance;
 mod contract;
 mod documents;
 mod edge;

@@ -1,8 +1,9 @@
 //! `docs/openapi.yaml` says what clients get: the operations, and the documents that are answered.
 //!
-//! Schemas are closed here: a member that they do not name is an error. As published they are open, since clients ignore
-//! what they do not know.
+//! Schemas are closed here: a member or a reason that they do not name is an error. As published they are open, since clients
+//! ignore what they do not know.
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use boon::{Compiler, Schemas};
@@ -18,11 +19,29 @@ use crate::raw_http::request;
 const ID: &str = "https://coro.example/openapi.yaml";
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
-struct OpenApi(Value);
+pub struct OpenApi(pub Value);
 
 impl OpenApi {
-    fn read() -> Self {
-        Self(serde_saphyr::from_str(&fs::read_to_string(docs("openapi.yaml")).unwrap()).unwrap())
+    pub fn read() -> Self {
+        let text = fs::read_to_string(docs("openapi.yaml")).unwrap();
+        let mut openapi = Self(serde_saphyr::from_str(&text).unwrap());
+        let pattern = openapi.pattern_of_reasons();
+        openapi.0["components"]["schemas"]["Reason"]["pattern"] = pattern.into();
+        openapi
+    }
+
+    /// Codes of `reason`: those of payments that have ended, and those of unknown outcomes.
+    pub fn reasons(&self) -> [BTreeSet<&str>; 2] {
+        ["x-codes", "x-codes-of-unknown-outcomes"].map(|list| {
+            let codes = self.0["components"]["schemas"]["Reason"][list].as_array().unwrap();
+            codes.iter().map(|code| code.as_str().unwrap()).collect()
+        })
+    }
+
+    fn pattern_of_reasons(&self) -> String {
+        let [ends, causes] = self.reasons().map(|codes| Vec::from_iter(codes).join("|"));
+        let causes = causes.replace("http_", "http_[0-9]{3}").replace("|void_|", "|");
+        format!("^(({ends})(:.+)?|(void_)*({causes}))$")
     }
 
     /// Each path with its methods, as `Allow` lists them.
@@ -39,6 +58,20 @@ impl OpenApi {
             (path.clone(), methods)
         };
         paths.iter().map(operation).collect()
+    }
+
+    /// Each operation, as `GET /balance`, with each status that it answers.
+    pub fn statuses(&self) -> BTreeSet<(String, String)> {
+        let paths = self.0["paths"].as_object().unwrap().iter();
+        let operations = paths.flat_map(|(path, item)| {
+            let offered = METHODS.iter().filter_map(|method| Some((*method, item.get(method)?)));
+            offered.map(move |(method, operation)| (format!("{} {path}", method.to_uppercase()), operation))
+        });
+        let statuses = operations.flat_map(|(name, operation)| {
+            let responses = operation["responses"].as_object().unwrap().keys();
+            responses.map(move |status| (name.clone(), status.clone()))
+        });
+        statuses.collect()
     }
 
     /// The pointer to the answer of an operation, wherever it stands.
@@ -128,9 +161,9 @@ async fn every_operation_is_offered_and_no_other() {
     let harness = Harness::shared().await;
     for (path, methods) in OpenApi::read().operations() {
         let target = path.replace("{payment_id}", &Uuid::now_v7().to_string());
-        let answer =
-            request(&harness.stack.edge_url, &format!("OPTIONS {target} HTTP/1.1"), &[("host", "test")], "");
-        assert_eq!(answer.await.allow(), methods, "{path}");
+        let line = format!("OPTIONS {target} HTTP/1.1");
+        let answer = request(&harness.stack.edge_url, &line, &[("host", "test")], "").await;
+        assert_eq!(answer.allow(), methods, "{path}");
     }
 }
 
@@ -172,6 +205,16 @@ async fn answers_are_as_described() {
     assert_eq!(statement["movements"].as_array().unwrap().len(), 3, "{statement}");
     caller.get("/services", "/services").await;
     caller.get("/health", "/health").await;
+}
+
+#[tokio::test]
+async fn who_has_no_account_has_an_empty_statement_and_no_balance() {
+    let harness = Harness::shared().await;
+    let (openapi, http) = (OpenApi::read(), reqwest::Client::new());
+    let caller = Caller { harness: &harness, openapi, http, user: Uuid::now_v7() };
+    assert_eq!(caller.get("/balance", "/balance").await.status, 404);
+    let statement = caller.get("/balance/movements", "/balance/movements").await.body;
+    assert_eq!(statement, json!({"movements": [], "next_cursor": null}));
 }
 
 /// The two terminal states besides `completed` whose documents have more.

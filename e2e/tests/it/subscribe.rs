@@ -78,7 +78,7 @@ async fn prints_each_change_once(command: Command) {
     }
 }
 
-/// The folder with the snippets and their tools, installed at the first use, and the types of the HTTP interface.
+/// The folder with the snippets and their tools, installed at the first use.
 async fn tools() -> &'static Path {
     static TOOLS: OnceCell<PathBuf> = OnceCell::const_new();
     let install = async || {
@@ -86,17 +86,13 @@ async fn tools() -> &'static Path {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/subscribers/install.sh");
         let status = Command::new(script).arg(&folder).status().await.unwrap();
         assert!(status.success(), "{script} failed; it needs npm, and python3 with venv");
-        let mut types = Command::new(folder.join("node"));
-        types.args(["node_modules/.bin/openapi-typescript", "openapi.yaml", "--output", "coro.ts"]);
-        let status = types.current_dir(&folder).stdout(Stdio::null()).status().await.unwrap();
-        assert!(status.success(), "types are made of docs/openapi.yaml");
         folder
     };
     TOOLS.get_or_init(install).await
 }
 
 /// A program of the tools, run beside the snippets.
-pub async fn tool(program: &str, argument: &str) -> Command {
+async fn tool(program: &str, argument: &str) -> Command {
     let folder = tools().await;
     let mut command = Command::new(folder.join(program));
     command.arg(argument).current_dir(folder);
