@@ -8,6 +8,7 @@ use std::fs;
 
 use boon::{Compiler, Schemas};
 use reqwest::{Method, Response};
+use saga::fields::text_error;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -91,7 +92,9 @@ impl OpenApi {
         let pointer = self.answer(path, method, answer.status);
         let media = self.0.pointer(&pointer).unwrap()["content"].get(&answer.content_type);
         assert!(media.is_some(), "{method} {path} answers {} as {}", answer.status, answer.content_type);
-        let schema = format!("{ID}#{pointer}/content/{}/schema", answer.content_type.replace('/', "~1"));
+        let pointer = format!("{pointer}/content/{}/schema", answer.content_type.replace('/', "~1"));
+        // In a URI braces are encoded.
+        let schema = format!("{ID}#{}", pointer.replace('{', "%7B").replace('}', "%7D"));
         let closed =
             json!({ "$id": "https://coro.example/closed", "$ref": schema, "unevaluatedProperties": false });
         let (mut compiler, mut schemas) = (Compiler::new(), Schemas::new());
@@ -215,6 +218,24 @@ async fn who_has_no_account_has_an_empty_statement_and_no_balance() {
     assert_eq!(caller.get("/balance", "/balance").await.status, 404);
     let statement = caller.get("/balance/movements", "/balance/movements").await.body;
     assert_eq!(statement, json!({"movements": [], "next_cursor": null}));
+}
+
+/// For each character that there is: what the pattern takes the services take. They take more where their Unicode is newer.
+#[test]
+fn the_pattern_of_texts_is_the_rule_of_the_services() {
+    let (mut compiler, mut schemas) = (Compiler::new(), Schemas::new());
+    let mut compile = |id: &str, schema: Value| {
+        compiler.add_resource(id, schema).unwrap();
+        compiler.compile(id, &mut schemas).unwrap_or_else(|error| panic!("{error:#}"))
+    };
+    let text = OpenApi::read().0["components"]["schemas"]["VisibleText"].clone();
+    let text = compile("https://coro.example/text", text);
+    let unassigned = compile("https://coro.example/unassigned", json!({ "pattern": "^\\p{Cn}$" }));
+    for c in '\0'..=char::MAX {
+        let fits = |schema| schemas.validate(&json!(c.to_string()), schema).is_ok();
+        let is_accepted = text_error(&c.to_string(), 1).is_none();
+        assert!(fits(text) == is_accepted || is_accepted && fits(unassigned), "{:x}", u32::from(c));
+    }
 }
 
 /// The two terminal states besides `completed` whose documents have more.
