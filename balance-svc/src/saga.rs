@@ -8,7 +8,7 @@ use std::fmt;
 
 pub use saga::contract::ReleaseCause;
 use saga::contract::{Difference, Terms};
-use strum::IntoStaticStr;
+use strum::{IntoStaticStr, VariantNames};
 
 /// The last ledger entry of a payment. All entries of a payment have the same terms.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,8 +68,8 @@ impl Event {
     }
 }
 
-/// The reason why a hold is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+/// The reason why a hold is refused. `VARIANTS` are the names of all, as clients see them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case")]
 pub enum Rejection {
     UnknownAccount,

@@ -51,7 +51,7 @@ pub struct PublicContext {
 }
 
 /// `POST /payments`, `GET /payments`, `GET /payments/{id}`, `GET /payments/{id}/events`, `POST /payments/{id}/cancel`,
-/// `GET /services`, `GET /health`.
+/// `GET /services`, `GET /openapi.yaml`, `GET /health`.
 pub fn public(public: PublicContext, identity: &Identity) -> BoxedFilter<(Response,)> {
     let (reader, writer) = (identity.user(Scope::Read), identity.user(Scope::Write));
     let with = warp::any().map(move || public.clone());
@@ -100,8 +100,9 @@ pub fn public(public: PublicContext, identity: &Identity) -> BoxedFilter<(Respon
         .and(http::get())
         .and(with)
         .then(|public: PublicContext| async move { answer(services(&public.pool).await) });
+    let openapi = warp::path!("openapi.yaml").and(http::get()).map(openapi);
     let payments = pay.or(list).unify().or(payment).unify().or(events).unify().or(cancel).unify();
-    payments.or(services).unify().or(http::health(SERVICE)).unify().boxed()
+    payments.or(services).unify().or(openapi).unify().or(http::health(SERVICE)).unify().boxed()
 }
 
 /// The admin listener: `/health`, `/ready`, `/metrics`.
@@ -122,6 +123,13 @@ fn answer(result: Result<Response, Problem>) -> Response {
 fn unavailable(error: &anyhow::Error) -> Problem {
     http::log_unavailable(error);
     Problem::unavailable()
+}
+
+/// The description of the interface, for clients' tools (RFC 9512 names the media type).
+fn openapi() -> Response {
+    let mut response = include_str!("../../docs/openapi.yaml").into_response();
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/yaml"));
+    response
 }
 
 fn json_response(status: StatusCode, body: Vec<u8>) -> Response {

@@ -139,7 +139,8 @@ pub fn parse_uuid(text: &str) -> Option<Uuid> {
     Uuid::try_parse(text).ok().filter(|_| text.len() == 36 && !text.starts_with('{'))
 }
 
-/// Letters, digits, marks, punctuation, symbols and the blank, except those that Unicode draws as nothing.
+/// Letters, digits, marks, punctuation, symbols and the blank, except those that Unicode draws as nothing, and the one
+/// that decoders put where they could not read (nobody means it). docs/openapi.yaml has the same rule as a pattern.
 fn is_visible(c: char) -> bool {
     use GeneralCategory as Category;
     match c.general_category() {
@@ -151,7 +152,7 @@ fn is_visible(c: char) -> bool {
         | Category::LineSeparator
         | Category::ParagraphSeparator => false,
         Category::SpaceSeparator => c == ' ',
-        _ => !is_drawn_as_nothing(c),
+        _ => c != char::REPLACEMENT_CHARACTER && !is_drawn_as_nothing(c),
     }
 }
 
@@ -236,6 +237,7 @@ mod tests {
             "a\u{e000}",
             "a\u{e0041}",
             "a\u{378}",
+            "a\u{fffd}",
         ] {
             assert_eq!(
                 errors(&serde_json::json!({"name": bad, "amount": 1}).to_string()).len(),

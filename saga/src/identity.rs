@@ -155,10 +155,12 @@ fn bearer(authorization: Option<&HeaderValue>) -> Option<&str> {
 }
 
 fn parse_user_id(value: Option<&HeaderValue>) -> Result<Uuid, Problem> {
-    let value = value.ok_or_else(|| Problem::field("X-User-ID", "is required"))?;
-    value.to_str().ok().and_then(fields::parse_uuid).ok_or_else(|| {
-        Problem::field("X-User-ID", "must be a UUID, such as 0198c0de-0000-7000-8000-000000000001")
-    })
+    let value = value.ok_or_else(|| Problem::no_user("is required"))?;
+    value
+        .to_str()
+        .ok()
+        .and_then(fields::parse_uuid)
+        .ok_or_else(|| Problem::no_user("must be a UUID, such as 0198c0de-0000-7000-8000-000000000001"))
 }
 
 #[cfg(test)]

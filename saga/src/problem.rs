@@ -27,6 +27,7 @@ pub enum Kind {
     Malformed,
     Validation,
     Unauthorized,
+    NoUser,
     InvalidToken,
     Signature,
     Forbidden,
@@ -59,6 +60,7 @@ impl Kind {
             Self::Malformed => ("malformed", S::BAD_REQUEST, "The request cannot be read."),
             Self::Validation => ("validation", S::BAD_REQUEST, "The request is not valid."),
             Self::Unauthorized => ("unauthorized", S::UNAUTHORIZED, "The call needs a token."),
+            Self::NoUser => ("no-user", S::UNAUTHORIZED, "The call names no user."),
             Self::InvalidToken => ("invalid-token", S::UNAUTHORIZED, "The token is not accepted."),
             Self::Signature => {
                 ("signature", S::UNAUTHORIZED, "The webhook is not signed by the gateway, or not now.")
@@ -179,6 +181,12 @@ impl Problem {
         Self::new(Kind::NotFound, detail)
     }
 
+    /// 401: `X-User-ID` names no user. With `AUTH=header` that header is the credential.
+    pub fn no_user(detail: impl Into<String>) -> Self {
+        let errors = vec![FieldError { field: "X-User-ID".to_owned(), detail: detail.into() }];
+        Self { errors, ..Self::new(Kind::NoUser, "X-User-ID must be the id of the user who calls.") }
+    }
+
     /// 401: there is no token. The call needs one with `scope`.
     pub fn token_missing(scope: &'static str) -> Self {
         let detail = "Send `Authorization: Bearer` and an access token of the issuer.";
@@ -256,6 +264,7 @@ fn challenge(kind: Kind, scope: Option<&str>) -> Option<HeaderValue> {
         (Kind::InsufficientScope, Some(scope)) => {
             format!("Bearer error=\"insufficient_scope\", scope=\"{scope}\"")
         }
+        (Kind::NoUser, _) => "X-User-ID".to_owned(),
         (Kind::Signature, _) => "Webhook-Signature".to_owned(),
         _ => return None,
     };

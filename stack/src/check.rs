@@ -74,7 +74,11 @@ pub fn run(args: &TestArgs) -> Result<()> {
     let steps: &[Step] = if args.quick { &QUICK_STEPS } else { &STEPS };
     let mut totals = Totals::default();
     // Compiling needs packages too.
-    let purpose = if args.all { Purpose::AllTests } else { Purpose::Stack };
+    let purpose = match (args.quick, args.all) {
+        (true, _) => Purpose::Stack,
+        (false, false) => Purpose::Tests,
+        (false, true) => Purpose::AllTests,
+    };
     install::ensure(&layout, purpose, in_ci(), &Progress::default())?;
     for step in steps.iter().copied().filter(|step| args.only.is_none_or(|only| only == *step)) {
         let began = Instant::now();

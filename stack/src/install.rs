@@ -39,7 +39,9 @@ const HEADERS: [(&str, &str); 3] =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     Stack,
-    /// `cargo stack test --all`, which runs subscribers in other languages too.
+    /// `cargo stack test`, which runs apps in other languages too, and the tools of those who develop them.
+    Tests,
+    /// `cargo stack test --all`, which runs subscribers as well.
     AllTests,
 }
 
@@ -65,6 +67,9 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
     }
     if purpose == Purpose::AllTests {
         need(find_program("kcat").is_some(), "kcat", &["kcat"]);
+    }
+    if purpose != Purpose::Stack {
+        need(find_program("curl").is_some(), "curl", &["curl"]);
         need(find_program("npm").is_some(), "npm", &["npm"]);
         need(python_has_venv(), "Python with venv", &["python3-venv"]);
     }

@@ -80,7 +80,7 @@ async fn a_user_is_a_uuid_and_nothing_else() {
         for door in doors(&harness) {
             let (status, problem) = post_raw(door, user, body.clone()).await;
             let field = &problem["errors"][0]["field"];
-            assert_eq!((status, field), (400, &"X-User-ID".into()), "{user:?} at {door}");
+            assert_eq!((status, field), (401, &"X-User-ID".into()), "{user:?} at {door}");
         }
     }
 }

@@ -151,7 +151,7 @@ async fn media_types_are_compared_as_rfc_9110_says() {
 }
 
 /// Each offered path of a payment, with its methods besides OPTIONS.
-fn offered(payment_id: &str) -> [(String, Vec<&'static str>); 6] {
+fn offered(payment_id: &str) -> [(String, Vec<&'static str>); 7] {
     let read = || vec!["GET", "HEAD"];
     [
         ("/payments".to_owned(), vec!["GET", "HEAD", "POST"]),
@@ -159,6 +159,7 @@ fn offered(payment_id: &str) -> [(String, Vec<&'static str>); 6] {
         (format!("/payments/{payment_id}/events"), read()),
         (format!("/payments/{payment_id}/cancel"), vec!["POST"]),
         ("/services".to_owned(), read()),
+        ("/openapi.yaml".to_owned(), read()),
         ("/health".to_owned(), read()),
     ]
 }
@@ -295,7 +296,7 @@ async fn an_identifier_has_one_spelling() {
         for spelling in forms(user) {
             let body = harness.order(100, "spelling").to_string();
             let answer = pay(&door, &spelling, &[JSON], &body).await;
-            assert_eq!(field_of(&answer.expect_problem(400, "validation", &spelling)), "X-User-ID");
+            assert_eq!(field_of(&answer.expect_problem(401, "no-user", &spelling)), "X-User-ID");
         }
     }
 }

@@ -8,6 +8,8 @@
 mod authorized;
 mod cancel;
 mod captured;
+mod clients;
+mod conformance;
 mod contract;
 mod documents;
 mod edge;
@@ -20,9 +22,11 @@ mod logins;
 
 mod asyncapi;
 mod harness;
+mod openapi;
 mod operators;
 mod outages;
 mod outcomes;
+mod pay;
 mod payments;
 mod poison;
 mod raw_http;

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use strum::{EnumString, IntoStaticStr};
+use strum::{EnumString, IntoStaticStr, VariantNames};
 
-/// The cause of a release. Only the processor decides it, since it alone calls the gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr)]
+/// The cause of a release. Only the processor decides it, since it alone calls the gateway. `VARIANTS` are the names of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case")]
 pub enum ReleaseCause {
     Declined,
