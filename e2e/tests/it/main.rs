@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod authorized;
+mod canaries;
 mod cancel;
 mod captured;
 mod contract;
@@ -15,6 +16,7 @@ mod expiry;
 mod following;
 mod http_rules;
 mod idempotency;
+mod instance;
 mod kills;
 mod logins;
 
@@ -23,9 +25,12 @@ mod harness;
 mod operators;
 mod outages;
 mod outcomes;
+mod pages;
 mod payments;
 mod poison;
+mod rates;
 mod raw_http;
 mod rolling;
 mod scraping;
+mod shedding;
 mod subscribe;
