@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_limits_whom_it_has_and_counts_the_others() {
+    fn a_full_table_limits_those_it_has_and_counts_the_others() {
         let (limit, _, unlimited) = limit(1, 2);
         for user in [1, 2] {
             assert_eq!(limit.decide(Uuid::from_u128(user)), Decision::Granted { remaining: 0 });

@@ -12,6 +12,7 @@ const SECRET_PARTS: [&str; 7] =
 /// Types whose Debug shows nothing, and the name of a file, which is no secret.
 const HIDDEN_TYPES: [&str; 2] = ["Option<Token>", "Token"];
 const FILE_SUFFIX: &str = "_file";
+const THIS: &str = "e2e/src/tidy/secrets.rs";
 
 /// One field with `#[arg(…)]`, and the derives of its struct.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,7 +59,8 @@ fn problem(argument: &Argument) -> Option<&'static str> {
 #[test]
 fn no_argument_prints_a_secret() {
     let mut hidden = 0;
-    for (path, text) in sources("rs") {
+    // This file has examples of what is refused.
+    for (path, text) in sources("rs").into_iter().filter(|(path, _)| path != THIS) {
         for argument in arguments(without_tests(&text)) {
             hidden += usize::from(argument.is_hidden);
             assert_eq!(problem(&argument), None, "{path}: {}", argument.name);
