@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 
 use brokers::Brokers;
 use clap::Parser;
-use saga::http::Operators;
+use saga::http::{Operators, Origins};
 use saga::identity;
+use saga::rate_limit;
 use saga::telemetry::LogFormat;
 
-#[derive(Clone, Debug, Parser)]
+// No Debug: it would print passwords.
+#[derive(Clone, Parser)]
 #[command(version, about = "Holds, captures and releases money for payments")]
 pub struct Config {
     /// Address of the public listener (behind the edge).
@@ -21,6 +23,10 @@ pub struct Config {
     pub operators: Operators,
     #[command(flatten)]
     pub identity: identity::Settings,
+    #[command(flatten)]
+    pub rate_limit: rate_limit::Settings,
+    #[command(flatten)]
+    pub origins: Origins,
     /// The balance database, as the role balance_svc.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,

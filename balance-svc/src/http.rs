@@ -17,6 +17,7 @@ use saga::identity::{Caller, Identity, Scope};
 use saga::postgres::{self, Pool};
 use saga::problem::{Kind, Problem};
 use saga::query::Query;
+use saga::rate_limit::RateLimit;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::Filter;
@@ -34,9 +35,9 @@ use crate::{SERVICE, store::Balance};
 const KEY_CHARS_MAX: usize = 255;
 
 /// `GET /balance`, `GET /balance/movements`, `GET /health`.
-pub fn public(pool: Pool, identity: &Identity) -> BoxedFilter<(Response,)> {
+pub fn public(pool: Pool, identity: &Identity, rate: &RateLimit) -> BoxedFilter<(Response,)> {
     let reader = pool.clone();
-    let user = identity.user(Scope::Read);
+    let user = rate.limit(identity.user(Scope::Read));
     let balance = warp::path!("balance").and(http::get()).and(user.clone()).then(move |caller: Caller| {
         let pool = reader.clone();
         async move { answer(balance(&pool, caller.user_id).await) }

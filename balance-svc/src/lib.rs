@@ -20,6 +20,7 @@ use std::time::Duration;
 use ::saga::consumer::{self, Subscription};
 use ::saga::identity::Identity;
 use ::saga::process::{self, after_grace};
+use ::saga::rate_limit::RateLimit;
 use ::saga::{CancellationToken, contract, http as edge, postgres};
 use tokio::net::TcpListener;
 
@@ -42,6 +43,7 @@ pub async fn run(
     let operators = edge::Audience::operators(config.operators);
     let metrics = Metrics::register()?;
     let identity = Identity::start(config.identity, &metrics.registry)?;
+    let rate = RateLimit::start(config.rate_limit, &metrics.registry)?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
 
@@ -56,8 +58,8 @@ pub async fn run(
     let ledger = Ledger::new(pool.clone(), &metrics);
     let consumer = consumer::run(subscription, ledger, metrics.consumer.clone(), shutdown.clone());
 
-    let public =
-        edge::serve(public, http::public(pool.clone(), &identity), edge::Audience::Anyone, shutdown.clone());
+    let pages = edge::Audience::public(config.origins);
+    let public = edge::serve(public, http::public(pool.clone(), &identity, &rate), pages, shutdown.clone());
     let admin = edge::serve(admin, http::admin(pool, &metrics, stop), operators, shutdown.clone());
 
     tracing::info!("ready to serve");

@@ -10,7 +10,8 @@ use listener::Operators;
 use crate::mix::Mix;
 
 /// A payment gateway that misbehaves on request and keeps a ledger to check others against.
-#[derive(Clone, Debug, Parser)]
+// No Debug: it would print the secret.
+#[derive(Clone, Parser)]
 #[command(name = "gateway-sim", version)]
 pub struct Config {
     /// Address to listen on.

@@ -6,19 +6,24 @@
 //! * [`media`], [`json`]: media types are compared as RFC 9110 says; JSON members are unique.
 //! * [`command_line`]: a process reads its configuration before it binds listeners, and shows no secret.
 //! * [`request_id`]: each request has an id, which its answer and its log lines carry.
+//! * [`answer_headers`]: a filter gives header fields to the answer of its request.
+//! * [`origins`]: web pages of configured origins may use a listener (CORS).
 //! * [`serve`]: the accept loop, with the limits that warp does not set.
 
+pub mod answer_headers;
 pub mod command_line;
 pub mod head;
 pub mod json;
 pub mod media;
 pub mod methods;
 pub mod operators;
+pub mod origins;
 pub mod request_id;
 pub mod serve;
 
 pub use methods::{delete, get, post, put, refusal, unguarded_post};
 pub use operators::{Audience, Operators};
+pub use origins::Origins;
 pub use serve::serve;
 
 use strum::IntoStaticStr;

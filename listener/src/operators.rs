@@ -19,6 +19,7 @@ use warp::http::uri::Authority;
 use warp::http::{Method, Uri};
 
 use crate::head::authority;
+use crate::origins::{Grant, Origins};
 use crate::{Reason, Refusal};
 
 /// Shorter ones can be guessed.
@@ -44,6 +45,8 @@ pub struct Operators {
 pub enum Audience {
     /// Anyone. The routes decide who may do what.
     Anyone,
+    /// Anyone, and web pages of these origins.
+    Public(Arc<Origins>),
     /// Operators, by the rules of this module.
     Operators(Arc<Operators>),
 }
@@ -53,10 +56,22 @@ impl Audience {
         Self::Operators(Arc::new(operators))
     }
 
+    pub fn public(origins: Origins) -> Self {
+        Self::Public(Arc::new(origins))
+    }
+
+    /// What is allowed to the web page that makes a request with this head.
+    pub(crate) fn grant(&self, parts: &Parts) -> Grant {
+        match self {
+            Self::Public(origins) => origins.grant(parts),
+            Self::Anyone | Self::Operators(_) => Grant::default(),
+        }
+    }
+
     /// Whether a request with this head is admitted.
     pub(crate) fn admit(&self, parts: &Parts) -> Result<(), Refusal> {
         match self {
-            Self::Anyone => Ok(()),
+            Self::Anyone | Self::Public(_) => Ok(()),
             Self::Operators(operators) => operators.admit(parts),
         }
     }
@@ -64,7 +79,7 @@ impl Audience {
     /// Whether its caller may write.
     pub(crate) fn may_write(&self, parts: &Parts) -> Result<(), Refusal> {
         match self {
-            Self::Anyone => Ok(()),
+            Self::Anyone | Self::Public(_) => Ok(()),
             Self::Operators(operators) => operators.may_write(parts),
         }
     }

@@ -1,6 +1,7 @@
 //! The accept loop: serves warp filters with the limits that warp does not set.
 //!
 //! * Every answer names its request (`Request-Id`) and is kept by no cache, unless its route says otherwise.
+//! * Every answer says what the web page that asked is allowed (CORS), if the listener has pages.
 //! * A connection is closed when its head does not arrive in time.
 //! * Open connections are limited by what the process may open; further ones wait.
 //! * On shutdown no new connection is taken; requests under way are answered, with `connection: close`.
@@ -25,6 +26,7 @@ use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
 use crate::Refusal;
+use crate::answer_headers;
 use crate::head;
 use crate::methods::Offer;
 use crate::operators::Audience;
@@ -111,10 +113,14 @@ pub async fn answer<S>(
 where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
-    let id = request_id::of(request.headers());
-    let mut response =
-        request_id::scope(id.clone(), refuse_or_route(routes, audience, render, request)).await?;
+    let (parts, body) = request.into_parts();
+    let (id, grant) = (request_id::of(&parts.headers), audience.grant(&parts));
+    let answered = refuse_or_route(routes, audience, render, Request::from_parts(parts, body));
+    let (answered, given) = request_id::scope(id.clone(), answer_headers::collect(answered)).await;
+    let mut response = answered?;
+    grant.write(&mut response);
     let headers = response.headers_mut();
+    headers.extend(given);
     headers.insert(REQUEST_ID, id);
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     Ok(response)

@@ -10,13 +10,16 @@
 //!   disabled since.
 //! * A disabled or unknown service is refused here, with 422 and without a row: payments-svc owns that table, and a definite
 //!   answer at once is better than a rejection later.
+//! * While new payments are refused (`shedding`), only keys are looked up: one statement for all that wait, as ever.
 
 use std::time::{Duration, Instant};
 
 use saga::postgres::Pool;
+use saga::telemetry::log_text;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::Metrics;
+use crate::shedding::{Admission, Shedding};
 use crate::store::{self, Acceptance, NewPayment};
 
 /// Requests per commit at most.
@@ -28,6 +31,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 struct QueuedRequest {
     payment: NewPayment,
+    admission: Admission,
     since: Instant,
     answer: oneshot::Sender<Option<Acceptance>>,
 }
@@ -36,21 +40,24 @@ struct QueuedRequest {
 #[derive(Clone)]
 pub struct Acceptor {
     queue: mpsc::Sender<QueuedRequest>,
+    shedding: Shedding,
     metrics: Metrics,
 }
 
 impl Acceptor {
     /// Starts the flusher; it ends with the last clone of the acceptor.
-    pub fn start(pool: Pool, ttl: Duration, metrics: Metrics) -> Self {
+    pub fn start(pool: Pool, ttl: Duration, shedding: Shedding, metrics: Metrics) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(flush_all(pool, ttl, metrics.clone(), waiting));
-        Self { queue, metrics }
+        let flusher = Flusher { pool, ttl, shedding: shedding.clone(), metrics: metrics.clone() };
+        tokio::spawn(flusher.flush_all(waiting));
+        Self { queue, shedding, metrics }
     }
 
     /// Accepts one payment. `None` means that the outcome is not known: overload, no database, or an interrupted commit.
     pub async fn accept(&self, payment: NewPayment) -> Option<Acceptance> {
         let (answer, answered) = oneshot::channel();
-        let waiting = QueuedRequest { payment, since: Instant::now(), answer };
+        let admission = self.shedding.admission();
+        let waiting = QueuedRequest { payment, admission, since: Instant::now(), answer };
         let accepted = match self.queue.try_send(waiting) {
             Ok(()) => {
                 tokio::time::timeout(ANSWER_TIMEOUT, answered).await.ok().and_then(Result::ok).flatten()
@@ -62,6 +69,7 @@ impl Acceptor {
             Some(Acceptance::Replayed(_)) => "replayed",
             Some(Acceptance::KeyReused { .. }) => "reused_key",
             Some(Acceptance::ServiceRefused) => "refused",
+            Some(Acceptance::Shed) => "shed",
             None => "failed",
         };
         self.metrics.requests.with_label_values(&[outcome]).inc();
@@ -69,19 +77,43 @@ impl Acceptor {
     }
 }
 
-async fn flush_all(pool: Pool, ttl: Duration, metrics: Metrics, mut queue: mpsc::Receiver<QueuedRequest>) {
-    let mut batch = Vec::with_capacity(FLUSH_MAX);
-    while queue.recv_many(&mut batch, FLUSH_MAX).await > 0 {
-        // A request whose client has given up is not inserted: nobody would receive the answer.
-        batch.retain(|waiting: &QueuedRequest| !waiting.answer.is_closed());
-        metrics.accept_batch.observe(batch.len() as f64);
+/// Commits the requests that wait.
+struct Flusher {
+    pool: Pool,
+    ttl: Duration,
+    shedding: Shedding,
+    metrics: Metrics,
+}
+
+impl Flusher {
+    async fn flush_all(self, mut queue: mpsc::Receiver<QueuedRequest>) {
+        let mut batch = Vec::with_capacity(FLUSH_MAX);
+        while queue.recv_many(&mut batch, FLUSH_MAX).await > 0 {
+            // A request whose client has given up is not inserted: nobody would receive the answer.
+            batch.retain(|waiting: &QueuedRequest| !waiting.answer.is_closed());
+            self.metrics.accept_batch.observe(batch.len() as f64);
+            let (shed, admitted) = batch.drain(..).partition(|waiting| waiting.admission == Admission::Shed);
+            self.flush(admitted, Admission::Accept).await;
+            self.flush(shed, Admission::Shed).await;
+        }
+    }
+
+    /// Answers requests of which all were admitted, or none.
+    async fn flush(&self, batch: Vec<QueuedRequest>, admission: Admission) {
+        if batch.is_empty() {
+            return;
+        }
         let (payments, waiting): (Vec<_>, Vec<_>) =
-            batch.drain(..).map(|w| (w.payment, (w.since, w.answer))).unzip();
-        let outcomes: Vec<Option<Acceptance>> = match store::insert_payments(&pool, &payments, ttl).await {
+            batch.into_iter().map(|w| (w.payment, (w.since, w.answer))).unzip();
+        let done = match admission {
+            Admission::Accept => store::insert_payments(&self.pool, &payments, self.ttl).await,
+            Admission::Shed => store::earlier_payments(&self.pool, &payments).await,
+        };
+        let outcomes: Vec<Option<Acceptance>> = match done {
             Ok(outcomes) => outcomes.into_iter().map(Some).collect(),
             Err(error) => {
                 tracing::warn!(
-                    error = format!("{error:#}"),
+                    error = log_text(&error),
                     requests = payments.len(),
                     "a batch of payments was not committed; its requests are answered 503"
                 );
@@ -89,7 +121,10 @@ async fn flush_all(pool: Pool, ttl: Duration, metrics: Metrics, mut queue: mpsc:
             }
         };
         for ((since, answer), outcome) in waiting.into_iter().zip(outcomes) {
-            metrics.accept_seconds.observe(since.elapsed().as_secs_f64());
+            self.metrics.accept_seconds.observe(since.elapsed().as_secs_f64());
+            if let Some(Acceptance::Created(accepted)) = &outcome {
+                self.shedding.accepted(accepted.user_id, accepted.payment_id);
+            }
             // A closed receiver gave up meanwhile. Its payment is accepted; the same key returns it.
             let _ = answer.send(outcome);
         }

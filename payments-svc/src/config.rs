@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 
 use brokers::Brokers;
 use clap::Parser;
-use saga::http::Operators;
+use saga::http::{Operators, Origins};
 use saga::identity;
+use saga::rate_limit;
 use saga::telemetry::LogFormat;
 
-#[derive(Clone, Debug, Parser)]
+// No Debug: it would print passwords.
+#[derive(Clone, Parser)]
 #[command(version, about = "Accepts payments and reports their status")]
 pub struct Config {
     /// Address of the public listener (behind the edge).
@@ -21,6 +23,10 @@ pub struct Config {
     pub operators: Operators,
     #[command(flatten)]
     pub identity: identity::Settings,
+    #[command(flatten)]
+    pub rate_limit: rate_limit::Settings,
+    #[command(flatten)]
+    pub origins: Origins,
     /// The payments database, as the role payments_svc.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: String,
@@ -30,6 +36,9 @@ pub struct Config {
     /// Seconds after which a payment that was never charged expires.
     #[arg(long, env = "PAYMENT_TTL_SECONDS", default_value_t = 900, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub payment_ttl_seconds: u32,
+    /// Seconds that payments may wait for their holds before new ones are refused; 0 refuses none.
+    #[arg(long, env = "HOLD_DELAY_MAX_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(..=600))]
+    pub hold_delay_max_seconds: u32,
     /// Milliseconds from the stop signal until the service stops: the edge needs them to see that /ready fails.
     #[arg(long, env = "DRAIN_MS", default_value_t = 1500)]
     pub drain_ms: u64,

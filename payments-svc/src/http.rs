@@ -17,6 +17,7 @@ use saga::http::{self, Ready};
 use saga::identity::{Caller, Identity, Scope};
 use saga::postgres::{self, Pool};
 use saga::problem::{Kind, Problem};
+use saga::rate_limit::RateLimit;
 use serde_json::{Value, json};
 use uuid::Uuid;
 use warp::Filter;
@@ -52,8 +53,8 @@ pub struct PublicContext {
 
 /// `POST /payments`, `GET /payments`, `GET /payments/{id}`, `GET /payments/{id}/events`, `POST /payments/{id}/cancel`,
 /// `GET /services`, `GET /openapi.yaml`, `GET /health`.
-pub fn public(public: PublicContext, identity: &Identity) -> BoxedFilter<(Response,)> {
-    let (reader, writer) = (identity.user(Scope::Read), identity.user(Scope::Write));
+pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> BoxedFilter<(Response,)> {
+    let (reader, writer) = (rate.limit(identity.user(Scope::Read)), rate.limit(identity.user(Scope::Write)));
     let with = warp::any().map(move || public.clone());
     let pay = warp::path!("payments")
         .and(http::post())

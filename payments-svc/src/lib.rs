@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod reader;
 pub mod render;
 pub mod saga;
+pub mod shedding;
 pub mod store;
 pub mod waiters;
 
@@ -23,6 +24,7 @@ use std::time::Duration;
 use ::saga::consumer::{self, Subscription};
 use ::saga::identity::Identity;
 use ::saga::process::{self, after_grace};
+use ::saga::rate_limit::RateLimit;
 use ::saga::{CancellationToken, contract, http as edge, postgres};
 use tokio::net::TcpListener;
 
@@ -32,6 +34,7 @@ use crate::events::Payments;
 use crate::http::PublicContext;
 use crate::metrics::Metrics;
 use crate::reader::Reader;
+use crate::shedding::Shedding;
 use crate::waiters::Waiters;
 
 const SERVICE: &str = "payments-svc";
@@ -49,11 +52,14 @@ pub async fn run(
     let operators = edge::Audience::operators(config.operators);
     let metrics = Metrics::register()?;
     let identity = Identity::start(config.identity, &metrics.registry)?;
+    let rate = RateLimit::start(config.rate_limit, &metrics.registry)?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
 
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));
     let ttl = Duration::from_secs(u64::from(config.payment_ttl_seconds));
-    let acceptor = Acceptor::start(pool.clone(), ttl, metrics.clone());
+    let hold_delay_max = Duration::from_secs(u64::from(config.hold_delay_max_seconds));
+    let shedding = Shedding::start(hold_delay_max, pool.clone(), metrics.clone());
+    let acceptor = Acceptor::start(pool.clone(), ttl, shedding, metrics.clone());
     let waiters = Waiters::start(
         config.kafka.clone(),
         config.group_id.clone(),
@@ -69,8 +75,8 @@ pub async fn run(
         metrics: metrics.clone(),
         leaving: stop.clone(),
     };
-    let public =
-        edge::serve(public, http::public(clients, &identity), edge::Audience::Anyone, shutdown.clone());
+    let pages = edge::Audience::public(config.origins);
+    let public = edge::serve(public, http::public(clients, &identity, &rate), pages, shutdown.clone());
     let admin = edge::serve(admin, http::admin(&pool, &metrics, stop), operators, shutdown.clone());
 
     let subscription = Subscription {

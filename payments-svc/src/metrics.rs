@@ -8,7 +8,7 @@ use saga::consumer::ConsumerMetrics;
 pub struct Metrics {
     pub registry: Registry,
     pub consumer: ConsumerMetrics,
-    /// Requests to pay, by outcome: created, replayed, reused_key, refused, failed.
+    /// Requests to pay, by outcome: created, replayed, reused_key, refused, shed, failed.
     pub requests: IntCounterVec,
     /// Requests committed together.
     pub accept_batch: Histogram,
@@ -18,6 +18,10 @@ pub struct Metrics {
     pub transitions: IntCounterVec,
     /// Requests that wait for a change of a payment.
     pub waiting: IntGauge,
+    /// From the acceptance of a payment to its hold, in seconds, of samples.
+    pub hold_seconds: Histogram,
+    /// 1 while new payments are refused.
+    pub shedding: IntGauge,
 }
 
 impl Metrics {
@@ -26,7 +30,7 @@ impl Metrics {
         let consumer = ConsumerMetrics::register(&registry)?;
         let requests = Opts::new(
             "payments_requests_total",
-            "POST /payments requests, by outcome: created, replayed, reused_key, refused or failed. Worry when `failed` grows: the database does not commit.",
+            "POST /payments requests, by outcome: created, replayed, reused_key, refused, shed or failed. Worry when `failed` grows: the database does not commit.",
         );
         let transitions = Opts::new(
             "payments_transitions_total",
@@ -39,6 +43,11 @@ impl Metrics {
             "Seconds from the arrival of a request to its commit. Worry above 0.5: clients time out.",
         )
         .buckets(vec![0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0]);
+        let holds = HistogramOpts::new(
+            "payments_hold_seconds",
+            "Seconds from the acceptance of a payment to its hold or rejection, of one payment a second at most. Worry when it nears HOLD_DELAY_MAX_SECONDS: new payments are refused beyond it.",
+        )
+        .buckets(vec![0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0]);
         let metrics = Self {
             consumer,
             requests: IntCounterVec::new(requests, &["outcome"])?,
@@ -49,6 +58,11 @@ impl Metrics {
                 "payments_waiting_requests",
                 "Requests that wait for a change of a payment: streams of events, and reads with `wait`. Worry near the limit of connections.",
             )?,
+            hold_seconds: Histogram::with_opts(holds)?,
+            shedding: IntGauge::new(
+                "payments_shedding",
+                "1 while new payments are refused, since those before them wait too long for their holds. Worry when it is 1: balance-svc, the relay or Kafka does not keep up.",
+            )?,
             registry,
         };
         metrics.registry.register(Box::new(metrics.requests.clone()))?;
@@ -56,6 +70,8 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.accept_seconds.clone()))?;
         metrics.registry.register(Box::new(metrics.transitions.clone()))?;
         metrics.registry.register(Box::new(metrics.waiting.clone()))?;
+        metrics.registry.register(Box::new(metrics.hold_seconds.clone()))?;
+        metrics.registry.register(Box::new(metrics.shedding.clone()))?;
         Ok(metrics)
     }
 }

@@ -8,6 +8,7 @@
 //! and compare the version when they write; a batch that lost a race is applied anew. balance-svc locks, since all of a user's
 //! payments share an account.
 
+mod holds;
 mod insert;
 mod list;
 mod transitions;
@@ -18,7 +19,8 @@ use saga::postgres::Pool;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-pub use self::insert::{Acceptance, NewPayment, insert_payments};
+pub use self::holds::{Hold, holds};
+pub use self::insert::{Acceptance, NewPayment, earlier_payments, insert_payments};
 pub use self::list::{Filter, Page, SCANNED_MAX, page, payment_by_key};
 pub use self::transitions::{Outcome, apply};
 use crate::saga::{Cancel, State, Status, cancel};

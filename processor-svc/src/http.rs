@@ -13,6 +13,7 @@ use saga::CancellationToken;
 use saga::fields::parse_uuid;
 use saga::http as edge;
 use saga::problem::{Kind, Problem};
+use saga::telemetry::log_text;
 use serde::Deserialize;
 use standardwebhooks::Webhook;
 use uuid::Uuid;
@@ -78,7 +79,7 @@ impl Hooks {
     async fn hasten(&self, payment_id: Uuid) -> Result<bool, Problem> {
         let hastened = self.store.hasten(payment_id).await.map_err(|error| {
             tracing::warn!(
-                error = format!("{error:#}"),
+                error = log_text(&error),
                 "the database failed; the webhook is answered 503, and the gateway repeats it"
             );
             Problem::unavailable()

@@ -18,6 +18,7 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 use saga::backoff;
+use saga::telemetry::log_text;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -67,7 +68,7 @@ impl Jobs {
             let Err(error) = ended else { continue };
             Metrics::count(&self.metrics.failures, "broker");
             tracing::warn!(
-                error = format!("{error:#}"),
+                error = log_text(&error),
                 "the connection to RabbitMQ failed; a new one is opened"
             );
             if begun.elapsed() > RECONNECT_DELAY_MAX {

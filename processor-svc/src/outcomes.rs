@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use saga::telemetry::log_text;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -116,7 +117,7 @@ impl Outcomes {
         })
         .await
         {
-            Err(Stop::Poison(error)) => self.refused(&format!("{error:#}")),
+            Err(Stop::Poison(error)) => self.refused(&error, None),
             Err(Stop::Abandoned) => return Err(Stop::Abandoned),
             Ok(()) => {}
         }
@@ -180,7 +181,7 @@ impl Outcomes {
                 }
                 Err(Stop::Abandoned) => return Err(Stop::Abandoned),
                 Err(Stop::Poison(error)) if part.len() == 1 => {
-                    self.refused(&format!("{error:#}: {:?}", part[0]));
+                    self.refused(&error, Some(part[0].payment_id));
                 }
                 Err(Stop::Poison(_)) => {
                     let rest = part.split_off(part.len() / 2);
@@ -191,10 +192,12 @@ impl Outcomes {
         Ok(applied)
     }
 
-    fn refused(&self, error: &str) {
+    /// `payment_id`: of the charge, if the statement was about one.
+    fn refused(&self, error: &anyhow::Error, payment_id: Option<Uuid>) {
         Metrics::count(&self.metrics.alarms, "refused");
         tracing::error!(
-            error,
+            error = log_text(error),
+            payment_id = payment_id.map(tracing::field::display),
             "the database refuses a decided transition for good; the charge stays as it is, and an operator must look"
         );
     }

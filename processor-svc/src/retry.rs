@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use saga::backoff;
 use saga::postgres::{Failure, classify};
+use saga::telemetry::log_text;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -42,7 +43,7 @@ where
             return Err(Stop::Poison(error));
         }
         Metrics::count(&metrics.failures, "database");
-        tracing::warn!(error = format!("{error:#}"), "the database failed at: {what}; it is tried again");
+        tracing::warn!(error = log_text(&error), "the database failed at: {what}; it is tried again");
         tokio::select! {
             () = tokio::time::sleep(pauses.next().unwrap_or(PAUSE_MAX)) => {}
             () = abandon.cancelled() => return Err(Stop::Abandoned),

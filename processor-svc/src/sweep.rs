@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use saga::telemetry::log_text;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -104,7 +105,7 @@ impl Sweep {
         if let Err(error) = result {
             Metrics::count(&self.metrics.failures, "database");
             tracing::warn!(
-                error = format!("{error:#}"),
+                error = log_text(&error),
                 "the sweeper cannot read the database: {what}; it is tried again"
             );
         }

@@ -12,7 +12,7 @@ use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
 use listener::Refusal;
 pub use listener::json::read as read_json;
-pub use listener::{Audience, Operators, get, post};
+pub use listener::{Audience, Operators, Origins, get, post};
 use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,7 @@ use warp::{Filter, Rejection};
 
 use crate::problem::{Kind, Problem, recover};
 use crate::query::Query;
+use crate::telemetry::log_text;
 use crate::trace::traceparent_or_new;
 
 /// A request's body must be complete within this.
@@ -129,11 +130,7 @@ pub fn traceparent() -> impl Filter<Extract = (String,), Error = Infallible> + C
 /// Logs why a request is answered 503, with the id by which its client may ask.
 pub fn log_unavailable(error: &anyhow::Error) {
     let request_id = listener::request_id::current().unwrap_or_default();
-    tracing::warn!(
-        error = format!("{error:#}"),
-        request_id,
-        "the database failed; the request is answered 503"
-    );
+    tracing::warn!(error = log_text(error), request_id, "the database failed; the request is answered 503");
 }
 
 /// Whether this process can work now; the error says why not.

@@ -8,6 +8,7 @@
 //! * [`parked`]: messages that cannot be applied, inserted in the transaction of their batch.
 //! * [`postgres`]: the connection pool, and which failures are retried.
 //! * [`identity`]: who calls a public listener, by a trusted header or by the token of an issuer.
+//! * [`rate_limit`]: how many requests a user may send to one instance.
 //! * [`http`], [`fields`], [`query`], [`problem`]: listeners with limits and time-outs; bodies parsed field by field and
 //!   query strings parameter by parameter; errors as RFC 9457 documents.
 //! * [`process`], [`telemetry`], [`trace`]: start, stop, logs, trace context.
@@ -23,6 +24,7 @@ pub mod postgres;
 pub mod problem;
 pub mod process;
 pub mod query;
+pub mod rate_limit;
 pub mod telemetry;
 pub mod trace;
 

@@ -81,10 +81,10 @@ pub async fn insert(transaction: &Transaction<'_>, parked: &[Parked]) -> anyhow:
             .context("cannot park messages under a known id")?;
     }
     for message in parked {
+        // The reason quotes the message, which holds personal data.
         tracing::error!(
             id = message.parked_id,
-            reason = message.reason,
-            "a message cannot be applied and is parked; see the table parked"
+            "a message cannot be applied and is parked; its row in the table parked has the reason"
         );
     }
     Ok(())

@@ -45,6 +45,7 @@ pub enum Kind {
     ServiceNotEnabled,
     BalanceLimit,
     TooManyRequests,
+    Overloaded,
     Internal,
     Unavailable,
     NotReady,
@@ -99,6 +100,9 @@ impl Kind {
             }
             Self::TooManyRequests => {
                 ("too-many-requests", S::TOO_MANY_REQUESTS, "There are too many requests.")
+            }
+            Self::Overloaded => {
+                ("overloaded", S::SERVICE_UNAVAILABLE, "New payments are not accepted for the moment.")
             }
             Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "The request could not be served."),
             Self::Unavailable => ("unavailable", S::SERVICE_UNAVAILABLE, "The service cannot answer now."),
@@ -245,11 +249,19 @@ impl Reply for Problem {
         *response.status_mut() = self.kind.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.kind.status() == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-        }
+        headers
+            .extend(retry_after(self.kind).map(|seconds| (RETRY_AFTER, HeaderValue::from_static(seconds))));
         headers.extend(challenge(self.kind, self.scope).map(|challenge| (WWW_AUTHENTICATE, challenge)));
         response
+    }
+}
+
+/// After how many seconds the request may be sent again. Of a 429 its limit says that.
+fn retry_after(kind: Kind) -> Option<&'static str> {
+    match kind {
+        // What is overloaded needs longer than what is missing.
+        Kind::Overloaded => Some("5"),
+        kind => (kind.status() == StatusCode::SERVICE_UNAVAILABLE).then_some("1"),
     }
 }
 

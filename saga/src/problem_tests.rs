@@ -25,6 +25,7 @@ async fn a_problem_is_rendered_with_type_status_and_fields() {
 #[test]
 fn unavailable_says_when_to_come_back() {
     assert_eq!(Problem::unavailable().into_response().headers()[RETRY_AFTER], "1");
+    assert_eq!(Problem::of(Kind::Overloaded).into_response().headers()[RETRY_AFTER], "5");
 }
 
 #[test]

@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 
 pub use listener::command_line::read as config;
 
+use crate::telemetry::log_text;
+
 /// Binds a listener. `setting` is the name under which its address was given.
 ///
 /// # Errors
@@ -75,7 +77,7 @@ pub async fn all<const N: usize>(shutdown: CancellationToken, parts: [Part<'_>; 
             Ok(()) => {}
             Err(error) if first.is_ok() => first = Err(error),
             Err(error) => {
-                tracing::error!(error = format!("{error:#}"), "another part of the process failed as well");
+                tracing::error!(error = log_text(&error), "another part of the process failed as well");
             }
         }
     }

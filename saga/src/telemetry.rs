@@ -2,11 +2,17 @@
 //!
 //! * `RUST_LOG` filters. The default is `info`, and `error` for librdkafka.
 //! * Nothing is logged at `info` per payment: at thousands a second logging would cost more than the payment.
+//! * No log shows personal data: ids may be logged, what a person typed may not. Postgres quotes rows and values in its errors,
+//!   so errors are logged by [`log_text`] alone.
 
 use clap::ValueEnum;
+use tokio_postgres::error::DbError;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
+
+/// The class of SQLSTATEs whose messages quote values (PostgreSQL manual, appendix A).
+const DATA_EXCEPTION: &str = "22";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -28,4 +34,21 @@ pub fn init(format: LogFormat) {
     if let Err(error) = installed {
         tracing::debug!(%error, "a log subscriber was already installed; it stays");
     }
+}
+
+/// The text of an error for a log: all of its causes, each without the values that Postgres quotes.
+pub fn log_text(error: &anyhow::Error) -> String {
+    let causes: Vec<String> = error
+        .chain()
+        .map(|cause| cause.downcast_ref::<DbError>().map_or_else(|| cause.to_string(), without_values))
+        .collect();
+    causes.join(": ")
+}
+
+/// An error of the server without its detail, hint and context, which quote rows. Of bad data the message quotes it, too.
+fn without_values(error: &DbError) -> String {
+    let code = error.code().code();
+    let message = if code.starts_with(DATA_EXCEPTION) { "data is refused" } else { error.message() };
+    let constraint = error.constraint().map(|name| format!(", constraint {name}")).unwrap_or_default();
+    format!("{}: {message} (SQLSTATE {code}{constraint})", error.severity())
 }

@@ -118,8 +118,7 @@ impl Instance {
         let url = |database: &str, role: Login| environment::postgres_url(layout, database, role);
         // Logs are files here.
         let mut env = vec![("TOKIO_WORKER_THREADS", "2".to_owned()), ("NO_COLOR", "1".to_owned())];
-        let given = ["RUST_LOG", "LOG_FORMAT"].into_iter();
-        env.extend(given.filter_map(|name| Some((name, std::env::var(name).ok()?))));
+        env.extend(given(&["RUST_LOG", "LOG_FORMAT"]));
         let kafka = |user| ("KAFKA_CONFIG", kafka::client_file(layout, user).display().to_string());
         // A member of its consumer group that comes back under its name causes no rebalance.
         let member = ("GROUP_INSTANCE_ID", self.name.to_owned());
@@ -127,6 +126,12 @@ impl Instance {
         // Who may write on admin listeners; the relay's has nothing to write.
         if self.service != Service::Relay {
             env.push(("ADMIN_TOKEN", layout.admin_token()?));
+        }
+        if matches!(self.service, Service::Payments | Service::Balance) {
+            env.extend(for_clients());
+        }
+        if self.service == Service::Payments {
+            env.extend(given(&["HOLD_DELAY_MAX_SECONDS"]));
         }
         match self.service {
             Service::Gateway => env.extend([
@@ -171,6 +176,18 @@ impl Instance {
         }
         Ok(env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
+}
+
+/// Those of these variables that the environment of `cargo stack` has.
+fn given(names: &[&'static str]) -> Vec<(&'static str, String)> {
+    names.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?))).collect()
+}
+
+/// The settings of public listeners. A load on a stack has few users, so each may have everything if nobody says otherwise.
+fn for_clients() -> Vec<(&'static str, String)> {
+    let mut env = vec![("REQUESTS_PER_USER", "0".to_owned())];
+    env.extend(given(&["REQUESTS_PER_USER", "CORS_ORIGINS", "CORS_CREDENTIALS_ORIGINS"]));
+    env
 }
 
 #[cfg(test)]

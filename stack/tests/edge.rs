@@ -2,6 +2,8 @@
 //!
 //! * With limits for each source address set, one address does not hold up the others.
 //! * Where no service answers, the edge says so in a problem document.
+//! * Pages of configured origins may read what the edge says.
+//! * No log shows what a client made up.
 
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
@@ -9,7 +11,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 
 const CONNECTIONS: usize = 40;
 const REQUESTS: usize = 20;
+const ORIGINS: &str = "https://app.example https://bank.example";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// HAProxy on ports of its own.
@@ -42,14 +45,15 @@ impl Edge {
         let mut command = Command::new("haproxy");
         command.arg("-db").arg("-f").arg(folder.join("haproxy.cfg"));
         command.env("EDGE_ADDR", address.to_string()).env("EDGE_ADMIN_ADDR", free().to_string());
-        command.env("EDGE_ADMIN_HOST", "localhost");
+        command.env("EDGE_ADMIN_HOST", "localhost").env("EDGE_ORIGINS", ORIGINS);
         for name in ["PAYMENTS_1", "PAYMENTS_2", "BALANCE"] {
             command.env(format!("{name}_ADDR"), service.to_string());
             command.env(format!("{name}_ADMIN_PORT"), ready.to_string());
         }
         command.env("EDGE_CONNECTIONS_PER_SOURCE", CONNECTIONS.to_string());
         command.env("EDGE_REQUESTS_PER_SOURCE", REQUESTS.to_string());
-        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let log = std::fs::File::create(folder.join("log")).unwrap();
+        let process = command.stdout(log.try_clone().unwrap()).stderr(log).spawn();
         let process = process.expect("haproxy: `cargo stack up --servers` installs it");
         let edge = Edge { address, process, folder };
         let begun = Instant::now();
@@ -78,8 +82,13 @@ impl Edge {
 
     /// The whole answer to a request from there; none if the connection was closed.
     fn request(&self, host: u8, line: &str) -> Option<String> {
+        self.request_with(host, line, "")
+    }
+
+    /// The same for a request with further header lines.
+    fn request_with(&self, host: u8, line: &str, fields: &str) -> Option<String> {
         let mut stream = self.connect(host);
-        let request = format!("{line} HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n\r\n");
+        let request = format!("{line} HTTP/1.1\r\nhost: edge\r\nconnection: close\r\n{fields}\r\n");
         let mut answer = String::new();
         let exchange = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer));
         exchange.ok().filter(|read| *read > 0).map(|_| answer)
@@ -184,6 +193,66 @@ fn one_address_has_so_many_requests_and_the_others_theirs() {
     let refused = statuses.iter().filter(|status| *status == "429").count();
     assert_eq!(refused, 10, "{statuses:?}");
     assert_ne!(edge.ask(3).unwrap(), "429");
+    let refusal = edge.request(2, "GET /services").unwrap();
+    let (head, body) = refusal.split_once("\r\n\r\n").unwrap();
+    for field in [
+        "content-type: application/problem+json",
+        "retry-after: 10",
+        "ratelimit-policy: \"address\";q=20;w=10",
+        "ratelimit: \"address\";r=0;t=10",
+    ] {
+        assert!(head.lines().any(|line| line == field), "{field} is missing: {refusal}");
+    }
+    let problem: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(problem["type"], "urn:coro:problem:too-many-requests");
+    assert_eq!(problem["status"], 429);
+}
+
+#[test]
+fn pages_of_known_origins_read_what_the_edge_says() {
+    let edge = Edge::start();
+    let allowed = |origin: &str| {
+        let fields = format!("origin: {origin}\r\n");
+        let answer = edge.request_with(2, "GET /services", &fields).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        let line = answer.lines().find_map(|line| line.strip_prefix("access-control-allow-origin: "));
+        line.map(str::to_owned)
+    };
+    for known in ORIGINS.split(' ') {
+        assert_eq!(allowed(known).as_deref(), Some(known));
+    }
+    for other in ["https://other.example", "https://app.example.evil", "null", "*", ORIGINS] {
+        assert_eq!(allowed(other), None, "{other}");
+    }
+}
+
+#[test]
+fn no_log_shows_what_a_client_made_up() {
+    let edge = Edge::start();
+    let canary = "7d1f3canary";
+    let lines = [
+        format!("GET /payments?idempotency_key={canary}"),
+        format!("GET /payments/{canary}"),
+        format!("GET /balance/{canary}?{canary}"),
+        format!("POST /payments/0195d2a0-0000-7000-8000-000000000000/cancel?{canary}"),
+    ];
+    for line in &lines {
+        edge.request_with(2, line, &format!("x-user-id: {canary}\r\nauthorization: Bearer {canary}\r\n"))
+            .unwrap();
+    }
+    edge.request_with(2, "GET /services", &format!("bad name {canary}: x\r\n")).unwrap();
+    let begun = Instant::now();
+    let log = loop {
+        let log = std::fs::read_to_string(edge.folder.join("log")).unwrap();
+        if log.matches(" 503 ").count() >= lines.len() {
+            break log;
+        }
+        assert!(begun.elapsed() < ANSWER_TIMEOUT, "the edge logs no failures: {log}");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(!log.contains(canary), "{log}");
+    assert!(log.contains("GET /payments "), "a path of ours is logged: {log}");
+    assert!(log.contains("POST /payments/0195d2a0-0000-7000-8000-000000000000/cancel "), "{log}");
 }
 
 /// A request of each kind to each service.

@@ -8,6 +8,7 @@ use saga::identity::settings::{JwtSettings, Typ};
 use saga::identity::{Identity, Settings};
 use saga::postgres;
 use saga::problem::recover;
+use saga::rate_limit::RateLimit;
 use uuid::Uuid;
 use warp::Filter;
 
@@ -23,7 +24,7 @@ async fn every_call_of_a_user_needs_a_token() {
     };
     let pool = postgres::pool("postgres://nobody@127.0.0.1:1/none", 1, "test").unwrap();
     let identity = Identity::start(Settings::Jwt(settings), &Registry::new()).unwrap();
-    let routes = http::public(pool, &identity).recover(recover);
+    let routes = http::public(pool, &identity, &RateLimit::none()).recover(recover);
     for (method, path, scope) in
         [("GET", "/balance", "payments:read"), ("GET", "/balance/movements", "payments:read")]
     {

@@ -1,5 +1,6 @@
 //! The arguments that commands share, so that a flag means the same everywhere.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -54,11 +55,18 @@ pub fn only_source(routes: &Routes) -> Result<&Source, Failure> {
     }
 }
 
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 pub struct AmqpArgs {
     /// RabbitMQ; needed if a route leads to a queue.
     #[arg(long, env = "AMQP_URL", value_name = "URL", hide_env_values = true)]
     pub amqp_url: Option<String>,
+}
+
+impl fmt::Debug for AmqpArgs {
+    /// Without the URL, which holds a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AmqpArgs").finish_non_exhaustive()
+    }
 }
 
 /// The format of the answer.

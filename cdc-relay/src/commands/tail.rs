@@ -7,6 +7,7 @@ mod text;
 mod trial;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// identity, since publishing them would make them fail. It takes out a table that loses its identity within a second.
 ///
 /// The server retains no WAL for it: when nobody takes the output for 2 seconds, tail skips changes and counts them.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 #[command(after_help = "\
 Examples:
   cdc-relay tail postgres://user@host/db
@@ -73,6 +74,13 @@ pub struct Options {
     limit: Option<u64>,
     #[command(flatten)]
     json: JsonArgs,
+}
+
+impl fmt::Debug for Options {
+    /// Without the URL, which holds a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").finish_non_exhaustive()
+    }
 }
 
 pub fn execute(options: &Options) -> Outcome {

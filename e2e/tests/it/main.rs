@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod authorized;
+mod canaries;
 mod cancel;
 mod captured;
 mod clients;
@@ -17,6 +18,7 @@ mod expiry;
 mod following;
 mod http_rules;
 mod idempotency;
+mod instance;
 mod kills;
 mod logins;
 
@@ -26,10 +28,13 @@ mod openapi;
 mod operators;
 mod outages;
 mod outcomes;
+mod pages;
 mod pay;
 mod payments;
 mod poison;
+mod rates;
 mod raw_http;
 mod rolling;
 mod scraping;
+mod shedding;
 mod subscribe;

@@ -55,6 +55,10 @@ pub(super) async fn pay(acceptor: &Acceptor, request: PayRequest) -> Result<Resp
             Kind::ServiceNotEnabled,
             "This service is unknown or disabled. Choose one that GET /services lists.",
         )),
+        Some(Acceptance::Shed) => Err(Problem::new(
+            Kind::Overloaded,
+            "Payments are waiting too long. Nothing was made of this request; send it again later, with the same key.",
+        )),
         None => Err(Problem::unavailable()),
     }
 }

@@ -37,6 +37,8 @@ pub enum Acceptance {
     },
     /// The service is unknown or disabled; nothing was written.
     ServiceRefused,
+    /// New payments are refused for the moment; nothing was written.
+    Shed,
 }
 
 /// Inserts all payments in one statement; returns their outcomes in the same order.
@@ -60,15 +62,26 @@ pub async fn insert_payments(
             initiated_at: times.initiated_at,
             expires_at: times.expires_at,
         }),
-        None => match before.get(&(payment.user_id, payment.idempotency_key.clone())) {
-            None => Acceptance::ServiceRefused,
-            Some(earlier) if earlier.fingerprint == payment.fingerprint => {
-                Acceptance::Replayed(earlier.payment.clone())
-            }
-            Some(earlier) => Acceptance::KeyReused { payment_id: earlier.payment.payment_id },
-        },
+        None => earlier(&before, payment).unwrap_or(Acceptance::ServiceRefused),
     };
     Ok(payments.iter().map(outcome).collect())
+}
+
+/// The outcomes of these requests where no payment may be made: only those that were accepted before are given back.
+pub async fn earlier_payments(pool: &Pool, payments: &[NewPayment]) -> anyhow::Result<Vec<Acceptance>> {
+    let client = pool.get().await.context("no connection to the payments database")?;
+    let before = by_key(&client, &payments.iter().collect::<Vec<_>>()).await?;
+    Ok(payments.iter().map(|payment| earlier(&before, payment).unwrap_or(Acceptance::Shed)).collect())
+}
+
+/// The outcome of a request whose key was used before.
+fn earlier(before: &ByKey, payment: &NewPayment) -> Option<Acceptance> {
+    let earlier = before.get(&(payment.user_id, payment.idempotency_key.clone()))?;
+    Some(if earlier.fingerprint == payment.fingerprint {
+        Acceptance::Replayed(earlier.payment.clone())
+    } else {
+        Acceptance::KeyReused { payment_id: earlier.payment.payment_id }
+    })
 }
 
 /// The columns that the database sets.

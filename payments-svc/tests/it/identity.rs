@@ -10,12 +10,14 @@ use payments_svc::accept::Acceptor;
 use payments_svc::http::{self, PublicContext};
 use payments_svc::metrics::Metrics;
 use payments_svc::reader::Reader;
+use payments_svc::shedding::Shedding;
 use payments_svc::waiters::Waiters;
 use saga::CancellationToken;
 use saga::identity::settings::{JwtSettings, Typ};
 use saga::identity::{Identity, Settings};
 use saga::postgres;
 use saga::problem::recover;
+use saga::rate_limit::RateLimit;
 use uuid::Uuid;
 use warp::Filter;
 
@@ -34,7 +36,7 @@ async fn every_call_of_a_user_needs_a_token() {
     let pool = postgres::pool("postgres://nobody@127.0.0.1:1/none", 1, "test").unwrap();
     let metrics = Metrics::register().unwrap();
     let identity = Identity::start(Settings::Jwt(settings), &metrics.registry).unwrap();
-    let acceptor = Acceptor::start(pool.clone(), TTL, metrics.clone());
+    let acceptor = Acceptor::start(pool.clone(), TTL, Shedding::none(), metrics.clone());
     let leaving = CancellationToken::new();
     let kafka = Brokers::at("127.0.0.1:1".to_owned());
     let waiting = metrics.waiting.clone();
@@ -42,7 +44,7 @@ async fn every_call_of_a_user_needs_a_token() {
         Waiters::start(kafka, "test".to_owned(), "test".to_owned(), waiting, leaving.clone()).unwrap();
     let reader = Reader::start(pool.clone());
     let public = PublicContext { pool, acceptor, reader, waiters, metrics, leaving };
-    let routes = http::public(public, &identity).recover(recover);
+    let routes = http::public(public, &identity, &RateLimit::none()).recover(recover);
     let payment = format!("/payments/{}", Uuid::now_v7());
     for (method, path, scope) in [
         ("POST", "/payments", "payments:write"),

@@ -8,6 +8,8 @@
 mod facts;
 mod identity;
 mod lists;
+mod logs;
+mod shedding;
 
 use std::time::Duration;
 

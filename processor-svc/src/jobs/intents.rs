@@ -13,6 +13,7 @@ use lapin::message::Delivery;
 use lapin::options::BasicAckOptions;
 use lapin::types::AMQPValue;
 use saga::parked::Parked;
+use saga::telemetry::log_text;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -126,7 +127,7 @@ impl Jobs {
             Err(error) => {
                 // The insert conflicts with the same rows, and is retried until it succeeds.
                 tracing::warn!(
-                    error = format!("{error:#}"),
+                    error = log_text(&error),
                     "the database cannot confirm hits of Redis; their messages are inserted as if unknown"
                 );
                 HashSet::new()
@@ -182,7 +183,7 @@ impl Jobs {
                 }
                 Err(Stop::Abandoned) => return Err(Stop::Abandoned),
                 Err(Stop::Poison(error)) if part.len() <= 1 => {
-                    let reason = format!("{error:#}");
+                    let reason = log_text(&error);
                     self.count("parked", part.len());
                     unreadable
                         .extend(part.iter().map(|candidate| self.parked(&candidate.item.message, &reason)));

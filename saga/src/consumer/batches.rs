@@ -20,6 +20,7 @@ use super::waiting::{PendingRecord, Waiting, pauses};
 use super::{ApplyError, BatchCounts, Decoding, Delivery, MissingRow, Record, Subscriber};
 use crate::parked::Parked;
 use crate::postgres::{Failure, classify};
+use crate::telemetry::log_text;
 
 /// Records per batch. Larger batches gain little and hold locks longer.
 const BATCH_MAX: usize = 1000;
@@ -187,7 +188,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
             }
             Err(ApplyError::Other(error)) => match classify(&error) {
                 // A part that only parks records is not poison.
-                Failure::Poison if !events.is_empty() => Attempt::End(Verdict::Poison(format!("{error:#}"))),
+                Failure::Poison if !events.is_empty() => Attempt::End(Verdict::Poison(log_text(&error))),
                 Failure::Poison | Failure::Transient => Attempt::Again(error),
             },
         })
@@ -235,7 +236,7 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                 Attempt::Again(error) => {
                     self.metrics.retries.with_label_values(&["transient"]).inc();
                     tracing::warn!(
-                        error = format!("{error:#}"),
+                        error = log_text(&error),
                         ?delay,
                         "the database failed; the batch is tried again"
                     );

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Record;
 use super::client::{ClientErrors, Health};
+use crate::telemetry::log_text;
 
 /// How long the topic is followed without demand: waits that come one after the other share one start.
 const LINGER: Duration = Duration::from_secs(5);
@@ -60,7 +61,7 @@ impl Follower {
             if let Err(error) = self.follow(on_record) {
                 tracing::warn!(
                     topic = self.topic,
-                    error = format!("{error:#}"),
+                    error = log_text(&error),
                     "the topic cannot be followed, so nobody is woken by its records; it is tried again"
                 );
                 runtime.block_on(async { tokio::time::sleep(RETRY_INTERVAL).await });

@@ -19,6 +19,7 @@ use super::jwks_client::JwksClient;
 use super::keys::{KeyName, Keys};
 use super::settings::JwksUrl;
 use super::token::Refusal;
+use crate::telemetry::log_text;
 
 /// The times of the cache. `docs/PRODUCTION.md` states the defaults.
 #[derive(Clone, Copy, Debug)]
@@ -218,7 +219,7 @@ impl KeyCache {
             }
             Err(error) => {
                 self.fetches.with_label_values(&["failed"]).inc();
-                let error = format!("{error:#}");
+                let error = log_text(&error);
                 tracing::warn!(url = %self.client.url(), error, "the issuer's keys cannot be fetched; cached keys go on for a time");
                 state.failed_at = Some(Instant::now());
             }

@@ -29,6 +29,16 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
 const LIMITS: [(&str, &str); 2] =
     [("EDGE_CONNECTIONS_PER_SOURCE", "4000"), ("EDGE_REQUESTS_PER_SOURCE", "1000000")];
 
+/// The origins whose pages the services allow, as the edge's configuration lists them. `*` is none of them: it is for the
+/// services alone.
+fn origins() -> String {
+    let listed = ["CORS_ORIGINS", "CORS_CREDENTIALS_ORIGINS"].map(|name| env::var(name).unwrap_or_default());
+    let named: Vec<&str> = listed.iter().flat_map(|list| list.split(',')).map(str::trim).collect();
+    let named: Vec<&str> = named.into_iter().filter(|origin| !["", "*"].contains(origin)).collect();
+    // The configuration needs a word.
+    if named.is_empty() { "none".to_owned() } else { named.join(" ") }
+}
+
 /// What the configuration leaves open.
 fn environment(layout: &Layout) -> BTreeMap<String, String> {
     let address = |port| format!("127.0.0.1:{}", layout.port(port));
@@ -37,6 +47,7 @@ fn environment(layout: &Layout) -> BTreeMap<String, String> {
         ("EDGE_ADDR", address(Port::Edge)),
         ("EDGE_ADMIN_ADDR", address(Port::EdgeAdmin)),
         ("EDGE_ADMIN_HOST", "localhost".to_owned()),
+        ("EDGE_ORIGINS", origins()),
         ("PAYMENTS_1_ADDR", address(Port::Payments)),
         ("PAYMENTS_1_ADMIN_PORT", port(Port::PaymentsAdmin)),
         ("PAYMENTS_2_ADDR", address(Port::SecondPayments)),
@@ -59,7 +70,7 @@ mod tests {
         let layout = Layout::new(Some(std::env::temp_dir()), 22_000).unwrap();
         let config = layout.compose_file("haproxy/haproxy.cfg").unwrap();
         let open: BTreeSet<&str> =
-            config.split("${").skip(1).filter_map(|rest| Some(rest.split_once('}')?.0)).collect();
+            config.split("${").skip(1).filter_map(|rest| Some(rest.split_once(['}', '['])?.0)).collect();
         let given = environment(&layout);
         assert_eq!(open, given.keys().map(String::as_str).collect());
     }

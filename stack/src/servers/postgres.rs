@@ -102,7 +102,12 @@ max_wal_senders = 40
 # A relay that is down for long must not fill the disk; far above what a stack writes in a day.
 max_slot_wal_keep_size = 16GB
 autovacuum = on
-log_line_prefix = '%m [%p] %q%u@%d '
+log_line_prefix = '%m [%p] %e %q%u@%d '
+# No log holds personal data. Details quote rows, statements their texts, and parameters are what people typed.
+log_error_verbosity = terse
+log_min_error_statement = panic
+log_parameter_max_length = 0
+log_parameter_max_length_on_error = 0
 log_checkpoints = off
 ",
         home.display()
@@ -117,6 +122,19 @@ mod tests {
     fn durability_is_never_traded() {
         let settings = settings(21_001, Path::new("/d"));
         for line in ["fsync = on", "synchronous_commit = on", "wal_level = logical", "port = 21001"] {
+            assert!(settings.lines().any(|found| found == line), "{line}");
+        }
+    }
+
+    #[test]
+    fn no_row_no_statement_and_no_parameter_is_logged() {
+        let settings = settings(21_001, Path::new("/d"));
+        for line in [
+            "log_error_verbosity = terse",
+            "log_min_error_statement = panic",
+            "log_parameter_max_length = 0",
+            "log_parameter_max_length_on_error = 0",
+        ] {
             assert!(settings.lines().any(|found| found == line), "{line}");
         }
     }
