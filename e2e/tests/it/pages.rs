@@ -70,7 +70,7 @@ async fn a_page_reads_answers_and_refusals_and_their_fields() {
     for (line, status, more) in [
         ("GET /services".to_owned(), 200, &[][..]),
         (format!("GET /payments/{payment_id}"), 200, &as_user[..]),
-        ("GET /payments".to_owned(), 400, &[][..]),
+        ("GET /payments".to_owned(), 401, &[][..]),
         ("GET /nowhere".to_owned(), 404, &[][..]),
         ("GET /payments/".to_owned(), 404, &as_user[..]),
         ("DELETE /payments".to_owned(), 405, &as_user[..]),
