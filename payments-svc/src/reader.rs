@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use saga::postgres::Pool;
+use saga::telemetry::log_text;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -61,7 +62,7 @@ async fn read_all(pool: Pool, mut queue: mpsc::Receiver<QueuedRead>) {
         // A client that has gone needs no answer.
         batch.retain(|read: &QueuedRead| !read.answer.is_closed());
         let wanted: Vec<(Uuid, Uuid)> = batch.iter().map(|read| (read.user_id, read.payment_id)).collect();
-        let found = store::payments(&pool, &wanted).await.map_err(|error| format!("{error:#}"));
+        let found = store::payments(&pool, &wanted).await.map_err(|error| log_text(&error));
         for (nth, read) in batch.drain(..).enumerate() {
             let payment = match &found {
                 Ok(payments) => Ok(payments.get(nth).cloned().flatten()),

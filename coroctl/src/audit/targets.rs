@@ -9,7 +9,7 @@ use saga::contract::PAYMENT_QUEUE;
 use crate::stack::Stack;
 
 /// Addresses by target; one that is missing or empty is skipped.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Default, Args)]
 pub struct Targets {
     /// The payments database, as a role that may read it.
     #[arg(long, env = "PAYMENTS_DATABASE_URL", hide_env_values = true)]

@@ -99,7 +99,7 @@ impl Report {
         println!("{}", self.machine);
         match self.violations.as_slice() {
             [] => {
-                println!("Each stream ended with its payment; all {} checks of the audit hold.", self.checks)
+                println!("Each stream ended with its payment; all {} checks of the audit hold.", self.checks);
             }
             violations => println!("The audit found:\n{}", violations.join("\n")),
         }
