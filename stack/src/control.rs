@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
 use crate::process::ProcessId;
-use crate::servers::SERVICE_TIER;
-use crate::spec::Spec;
+use crate::spec::{SERVICE_TIER, Spec};
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case")]

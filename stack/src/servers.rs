@@ -18,13 +18,7 @@ use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::output::Step;
 use crate::probe;
-use crate::spec::{Restart, Spec, StopSignal};
-
-/// Children of a higher tier stop first: the edge, services, servers, what servers need.
-pub const HELPER_TIER: u8 = 0;
-pub const SERVER_TIER: u8 = 1;
-pub const SERVICE_TIER: u8 = 2;
-pub const EDGE_TIER: u8 = 3;
+use crate::spec::{Restart, SERVER_TIER, Spec, StopSignal};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Server {

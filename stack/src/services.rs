@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use crate::environment;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
-use crate::servers::{SERVICE_TIER, kafka};
-use crate::spec::{Restart, Spec, StopSignal};
+use crate::servers::kafka;
+use crate::spec::{Restart, SERVICE_TIER, Spec, StopSignal};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Service {

@@ -5,6 +5,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+/// Children of a higher tier stop first: the edge, services, servers, what servers need.
+pub const HELPER_TIER: u8 = 0;
+pub const SERVER_TIER: u8 = 1;
+pub const SERVICE_TIER: u8 = 2;
+pub const EDGE_TIER: u8 = 3;
+
 /// Whether a child that ended by itself comes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

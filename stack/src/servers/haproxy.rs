@@ -5,9 +5,9 @@ use std::env;
 
 use anyhow::{Context, Result};
 
-use super::{EDGE_TIER, find_program, text};
+use super::{find_program, text};
 use crate::layout::{Layout, Port};
-use crate::spec::Spec;
+use crate::spec::{EDGE_TIER, Spec};
 
 pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let program = find_program("haproxy").context("HAProxy is not installed")?;

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::{HELPER_TIER, find_program, text};
+use super::{find_program, text};
 use crate::layout::{Layout, Port};
 use crate::login::Login;
-use crate::spec::{Restart, Spec};
+use crate::spec::{HELPER_TIER, Restart, Spec};
 
 /// The work queue, as the relay's routes file and processor-svc name it.
 const QUEUE: &str = "PaymentInitiated";
