@@ -1,6 +1,6 @@
 //! Puts a seeded load on a running stack while its processes are killed and its servers stopped (`cargo stack chaos`).
 //!
-//! * Afterwards every payment is compared with its plan, and everything is audited.
+//! * Afterwards every payment is compared with its plan, and everything is audited. What was parked before is not its doing.
 //! * [`plan`]: each payment and its possible ends, by seed and index.
 //! * [`faults`]: the faults and their moments, by seed, in accepted payments. [`operator`] carries them out.
 //! * [`load`]: the clients. [`board`]: the present rows of their payments.
@@ -17,6 +17,7 @@ pub mod plan;
 pub mod report;
 pub mod view;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ use crate::retrying_client::RetryCounters;
 use board::{Board, Counts};
 use coroctl::audit;
 use coroctl::client::Client;
+use coroctl::databases::Databases;
 use coroctl::stack::Stack;
 use duplicates::DuplicateCounters;
 use faults::{Fault, FaultKind, Outage};
@@ -122,6 +124,7 @@ pub async fn play(stack: &Stack, run: &Run, view: &View) -> Result<Report> {
     operator.knows(run.kills.iter().chain(&run.outages)).await?;
     let client = Client::new(stack)?;
     let users = load::fund(&client, run.plan.users).await?;
+    let parked_before = parked(stack).await?;
     let since = Timestamp::now();
     let mut watch = Watch {
         board: Board::of(&users, &stack.payments_database_url),
@@ -148,11 +151,24 @@ pub async fn play(stack: &Stack, run: &Run, view: &View) -> Result<Report> {
     let seconds = began.elapsed().as_secs_f64();
     let rows = watch.board.payments().await?;
     let re_emitted = duplicates::re_emitted(stack, since).await?;
-    let options = audit::Options { accepted: ids.clone(), ..audit::Options::default() };
+    let options =
+        audit::Options { accepted: ids.clone(), explained: parked_before, ..audit::Options::default() };
     let findings = audit::run_with(stack, &options).await.context("audit")?;
     Ok(Report::new(run, &load, &ids, &rows, findings)
         .with_duration(seconds)
         .with_duplicates(re_emitted, watch.duplicate_counters.sums()))
+}
+
+/// The messages that are parked now.
+async fn parked(stack: &Stack) -> Result<BTreeSet<String>> {
+    let databases = Databases::connect(stack).await?;
+    let mut parked = BTreeSet::new();
+    for (name, client) in databases.named() {
+        let rows = client.query("select parked_id from parked", &[]).await;
+        let rows = rows.with_context(|| format!("cannot read what {name} has parked"))?;
+        parked.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+    }
+    Ok(parked)
 }
 
 /// The load and everything that goes wrong meanwhile.
