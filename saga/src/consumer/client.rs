@@ -8,6 +8,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use brokers::Brokers;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -20,13 +21,22 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Failures in a row after which the client is replaced, which is harmless while Kafka is away.
 const FAILURES_MAX: u32 = 3;
 
-/// Creates a client and subscribes it. `poll_max`: the group expels a member that does not poll for this long.
-pub(super) fn subscribe(subscription: &Subscription, poll_max: Duration) -> anyhow::Result<BaseConsumer> {
+/// The settings of every client that consumes.
+pub(super) fn settings(brokers: &Brokers, group_id: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("socket.nagle.disable", "true").set("reconnect.backoff.max.ms", "1000");
-    subscription.brokers.apply(&mut config);
+    brokers.apply(&mut config);
     config
-        .set("group.id", &subscription.group_id)
+        .set("group.id", group_id)
+        // The default of one second between a drained queue and the next fetch is pure latency.
+        .set("fetch.queue.backoff.ms", "1");
+    config
+}
+
+/// Creates a client and subscribes it. `poll_max`: the group expels a member that does not poll for this long.
+pub(super) fn subscribe(subscription: &Subscription, poll_max: Duration) -> anyhow::Result<BaseConsumer> {
+    let mut config = settings(&subscription.brokers, &subscription.group_id);
+    config
         // At least once: an offset is stored only after its effect is committed.
         .set("enable.auto.offset.store", "false")
         .set("enable.auto.commit", "true")
@@ -39,8 +49,6 @@ pub(super) fn subscribe(subscription: &Subscription, poll_max: Duration) -> anyh
         .set("session.timeout.ms", "6000")
         .set("heartbeat.interval.ms", "1500")
         .set("max.poll.interval.ms", poll_max.as_millis().to_string())
-        // The default of one second between a drained queue and the next fetch is pure latency.
-        .set("fetch.queue.backoff.ms", "1")
         // Bounds the RAM of prefetched records.
         .set("queued.max.messages.kbytes", "16384")
         // The relay creates the topics, perhaps after this client starts.

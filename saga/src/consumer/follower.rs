@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use brokers::Brokers;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Record;
-use super::client::{ClientErrors, Health};
+use super::client::{ClientErrors, Health, settings};
 use crate::telemetry::log_text;
 
 /// How long the topic is followed without demand: waits that come one after the other share one start.
@@ -104,15 +104,11 @@ impl Follower {
     }
 
     fn client(&self) -> anyhow::Result<BaseConsumer> {
-        let mut config = ClientConfig::new();
-        config.set("socket.nagle.disable", "true").set("reconnect.backoff.max.ms", "1000");
-        self.brokers.apply(&mut config);
+        let mut config = settings(&self.brokers, &self.group_id);
         config
-            .set("group.id", &self.group_id)
             .set("enable.auto.commit", "false")
             // Where an offset is gone, the newest records matter.
             .set("auto.offset.reset", "latest")
-            .set("fetch.queue.backoff.ms", "1")
             .set("queued.max.messages.kbytes", "4096");
         config.create().context("cannot create the Kafka client")
     }
