@@ -94,7 +94,7 @@ pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> B
     let cancel =
         warp::path!("payments" / String / "cancel").and(http::post()).and(writer).and(with.clone()).then(
             |id: String, caller: Caller, public: PublicContext| async move {
-                answer(cancel(&public.pool, &public.metrics, caller.user_id, &id).await)
+                answer(cancel(&public, caller.user_id, &id).await)
             },
         );
     let services = warp::path!("services")
@@ -146,19 +146,22 @@ fn not_found() -> Problem {
 }
 
 /// 202 with the payment: the request is recorded, and the events of the payment report its end.
-async fn cancel(pool: &Pool, metrics: &Metrics, user_id: Uuid, id: &str) -> Result<Response, Problem> {
+async fn cancel(public: &PublicContext, user_id: Uuid, id: &str) -> Result<Response, Problem> {
     let payment_id = parse_uuid(id).ok_or_else(not_found)?;
-    let accepted =
-        store::request_cancel(pool, user_id, payment_id).await.map_err(|error| unavailable(&error))?;
+    let accepted = store::request_cancel(&public.pool, user_id, payment_id)
+        .await
+        .map_err(|error| unavailable(&error))?;
     match accepted.ok_or_else(not_found)? {
-        Cancel::Record { row_event } => metrics.transitions.with_label_values(&[row_event.as_str()]).inc(),
+        Cancel::Record { row_event } => {
+            public.metrics.transitions.with_label_values(&[row_event.as_str()]).inc();
+        }
         Cancel::Already => {}
         Cancel::TooLate(status) => {
             return Err(Problem::new(Kind::PaymentEnded, format!("It is {}.", status.as_str())));
         }
     }
-    let found = store::payment(pool, user_id, payment_id).await.map_err(|error| unavailable(&error))?;
-    Ok(json_response(StatusCode::ACCEPTED, render::payment(&found.ok_or_else(not_found)?)))
+    let found = watch::read(&public.reader, user_id, payment_id).await?;
+    Ok(json_response(StatusCode::ACCEPTED, render::payment(&found)))
 }
 
 async fn services(pool: &Pool) -> Result<Response, Problem> {

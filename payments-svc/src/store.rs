@@ -143,18 +143,6 @@ impl Payment {
     }
 }
 
-/// One payment of a user; `None` when the user has no such payment.
-pub async fn payment(pool: &Pool, user_id: Uuid, payment_id: Uuid) -> anyhow::Result<Option<Payment>> {
-    let client = pool.get().await.context("no connection to the payments database")?;
-    let statement = client
-        .prepare_cached(&format!(
-            "select {PAYMENT_COLUMNS} from payments where user_id = $1 and payment_id = $2"
-        ))
-        .await?;
-    let row = client.query_opt(&statement, &[&user_id, &payment_id]).await.context("cannot read payment")?;
-    Ok(row.map(|row| Payment::of_row(user_id, &row)))
-}
-
 /// Payments by user and id, in the order of `wanted`; `None` for those that the user does not have. One statement.
 pub async fn payments(pool: &Pool, wanted: &[(Uuid, Uuid)]) -> anyhow::Result<Vec<Option<Payment>>> {
     let client = pool.get().await.context("no connection to the payments database")?;

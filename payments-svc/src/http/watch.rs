@@ -58,7 +58,8 @@ pub(super) async fn payment(
     Ok(json_response(StatusCode::OK, render::payment(&found)))
 }
 
-async fn read(reader: &Reader, user_id: Uuid, payment_id: Uuid) -> Result<Payment, Problem> {
+/// One payment of the user, who may have none with this id.
+pub(super) async fn read(reader: &Reader, user_id: Uuid, payment_id: Uuid) -> Result<Payment, Problem> {
     let found = reader.payment(user_id, payment_id).await.map_err(|error| unavailable(&error))?;
     found.ok_or_else(not_found)
 }
