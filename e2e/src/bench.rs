@@ -5,6 +5,7 @@
 //! * [`waiters`]: the cost of clients that follow their payments.
 //! * The generator shares the machine with everything it measures, so it is cheap and accounts for itself.
 
+pub mod audited;
 pub mod caller;
 pub mod closed;
 pub mod costs;

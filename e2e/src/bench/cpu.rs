@@ -154,6 +154,11 @@ impl CpuTime {
         self.seconds.get(group).copied().unwrap_or_default()
     }
 
+    /// Share of all processors used by processes that are neither the stack's nor ours.
+    pub fn elsewhere(&self) -> f64 {
+        self.of(ELSEWHERE) / self.capacity.max(f64::MIN_POSITIVE)
+    }
+
     /// Share of all processors that was busy.
     pub fn busy(&self) -> f64 {
         self.seconds.values().sum::<f64>() / self.capacity.max(f64::MIN_POSITIVE)

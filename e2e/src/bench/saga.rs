@@ -7,8 +7,6 @@
 
 mod report;
 
-pub(super) use report::describe;
-
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,7 +89,7 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     let findings = audit::run(stack).await?;
     let report = Report::new(options, &figures.saga, &figures.floor, &figures.open, &findings);
     report.print(options.json)?;
-    report.verdict()
+    report.audit.verdict()
 }
 
 async fn measure(stack: &Stack, options: &Options, meter: &Meter, load: &Load) -> Result<Figures> {

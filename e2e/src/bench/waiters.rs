@@ -81,7 +81,7 @@ pub async fn run(stack: &Stack, options: &Options) -> Result<()> {
     tracing::info!("audit");
     let report = Report::new(options, streams, &turns, &audit::run(stack).await?);
     report.print(options.json)?;
-    report.verdict()
+    report.audit.verdict()
 }
 
 /// Accepted payments of all users in turn.

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use serde::Serialize;
 
 use super::Options;
+use crate::bench::audited::Audited;
 use crate::bench::closed::ClosedLoop;
 use crate::bench::costs::{self, Costs};
-use crate::bench::cpu::{CpuTime, ELSEWHERE};
 use crate::bench::figures::{IDLE_SHARE_MAX, dash, machine, median, table};
 use crate::bench::floor::FloorFigures;
 use crate::bench::latency::Summary;
@@ -33,8 +33,8 @@ pub struct Report {
     ended: BTreeMap<&'static str, u64>,
     /// Processor seconds per 1,000 payments, by load.
     cpu: Vec<Costs>,
-    violations: Vec<String>,
-    checks: usize,
+    #[serde(flatten)]
+    pub audit: Audited,
 }
 
 #[derive(Serialize)]
@@ -75,8 +75,8 @@ impl Report {
                 floor_per_second: floor.map(|floor| rate(floor.settled, floor.seconds)),
                 saga_busy: round.cpu.busy(),
                 floor_busy: floor.map(|floor| floor.cpu.busy()),
-                saga_elsewhere: elsewhere(&round.cpu),
-                floor_elsewhere: floor.map(|floor| elsewhere(&floor.cpu)),
+                saga_elsewhere: round.cpu.elsewhere(),
+                floor_elsewhere: floor.map(|floor| floor.cpu.elsewhere()),
             }
         });
         let closed = saga.iter().enumerate().map(|(nth, round)| Latency {
@@ -114,8 +114,7 @@ impl Report {
             loops: closed.chain(opened).collect(),
             ended,
             cpu,
-            violations: findings.iter().filter(|finding| finding.violations > 0).map(describe).collect(),
-            checks: findings.len(),
+            audit: Audited::new(findings),
         }
     }
 
@@ -143,20 +142,8 @@ impl Report {
         if !ended.is_empty() {
             println!("Ended in the closed loops: {}.", ended.join(", "));
         }
-        match self.violations.as_slice() {
-            [] => println!("Every accepted payment has ended; all {} checks of the audit hold.", self.checks),
-            violations => println!("The audit found:\n{}", violations.join("\n")),
-        }
+        self.audit.print("Every accepted payment has ended");
         Ok(())
-    }
-
-    /// # Errors
-    /// When an invariant is broken.
-    pub fn verdict(&self) -> Result<()> {
-        match self.violations.len() {
-            0 => Ok(()),
-            broken => bail!("{broken} of {} checks of the audit fail", self.checks),
-        }
     }
 
     fn throughput(&self) -> String {
@@ -204,16 +191,6 @@ impl Report {
         }
         table.trim_fmt()
     }
-}
-
-fn elsewhere(cpu_time: &CpuTime) -> f64 {
-    cpu_time.seconds.get(ELSEWHERE).copied().unwrap_or_default() / cpu_time.capacity.max(f64::MIN_POSITIVE)
-}
-
-pub fn describe(finding: &Finding) -> String {
-    let Finding { name, promise, examined, violations, first, .. } = finding;
-    let first = first.as_deref().unwrap_or("?");
-    format!("{name} ({promise}): {violations} of {examined}, the first {first}")
 }
 
 fn whole(figure: Option<f64>) -> String {

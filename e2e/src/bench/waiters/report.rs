@@ -1,17 +1,17 @@
 //! Reports `bench waiters`: tables for people, one JSON document for programs.
 #![allow(clippy::print_stdout, reason = "the report is the output")]
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use coroctl::audit::Finding;
 use serde::Serialize;
 
 use super::Options;
 use super::streams::Streams;
 use super::waits;
+use crate::bench::audited::Audited;
 use crate::bench::cpu::{ELSEWHERE, GENERATOR};
 use crate::bench::figures::{dash, machine, median, table};
 use crate::bench::latency::Summary;
-use crate::bench::saga::describe;
 
 #[derive(Serialize)]
 pub struct Report {
@@ -23,8 +23,8 @@ pub struct Report {
     /// Medians of the turns without and with waiters.
     cpu_seconds_without: Option<f64>,
     cpu_seconds_with: Option<f64>,
-    violations: Vec<String>,
-    checks: usize,
+    #[serde(flatten)]
+    pub audit: Audited,
 }
 
 #[derive(Serialize)]
@@ -55,7 +55,7 @@ impl Turn {
             payments_svc_seconds_per_1000: 1000.0 * cpu.of("payments-svc") / payments,
             accept: turn.load.accept,
             settle: turn.load.settle,
-            elsewhere: cpu.of(ELSEWHERE) / cpu.capacity.max(f64::MIN_POSITIVE),
+            elsewhere: cpu.elsewhere(),
         }
     }
 }
@@ -80,8 +80,7 @@ impl Report {
             cpu_seconds_without: cpu_of(false),
             cpu_seconds_with: cpu_of(true),
             turns,
-            violations: findings.iter().filter(|finding| finding.violations > 0).map(describe).collect(),
-            checks: findings.len(),
+            audit: Audited::new(findings),
         }
     }
 
@@ -97,22 +96,8 @@ impl Report {
             println!("{}\n", self.costs());
         }
         println!("{}", self.machine);
-        match self.violations.as_slice() {
-            [] => {
-                println!("Each stream ended with its payment; all {} checks of the audit hold.", self.checks);
-            }
-            violations => println!("The audit found:\n{}", violations.join("\n")),
-        }
+        self.audit.print("Each stream ended with its payment");
         Ok(())
-    }
-
-    /// # Errors
-    /// When an invariant is broken.
-    pub fn verdict(&self) -> Result<()> {
-        match self.violations.len() {
-            0 => Ok(()),
-            broken => bail!("{broken} of {} checks of the audit fail", self.checks),
-        }
     }
 
     fn costs(&self) -> String {

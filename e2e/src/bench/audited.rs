@@ -1,0 +1,43 @@
+//! The audit at the end of a benchmark: figures of a system that lost a payment or a coin are not figures.
+#![allow(clippy::print_stdout, reason = "the report is the output")]
+
+use anyhow::{Result, bail};
+use coroctl::audit::Finding;
+use serde::Serialize;
+
+/// Part of a benchmark's report.
+#[derive(Serialize)]
+pub struct Audited {
+    violations: Vec<String>,
+    checks: usize,
+}
+
+impl Audited {
+    pub fn new(findings: &[Finding]) -> Self {
+        let violations = findings.iter().filter(|finding| finding.violations > 0).map(describe).collect();
+        Self { violations, checks: findings.len() }
+    }
+
+    /// `claim`: what else holds if the audit does, as the beginning of a sentence.
+    pub fn print(&self, claim: &str) {
+        match self.violations.as_slice() {
+            [] => println!("{claim}; all {} checks of the audit hold.", self.checks),
+            violations => println!("The audit found:\n{}", violations.join("\n")),
+        }
+    }
+
+    /// # Errors
+    /// When an invariant is broken.
+    pub fn verdict(&self) -> Result<()> {
+        match self.violations.len() {
+            0 => Ok(()),
+            broken => bail!("{broken} of {} checks of the audit fail", self.checks),
+        }
+    }
+}
+
+fn describe(finding: &Finding) -> String {
+    let Finding { name, promise, examined, violations, first, .. } = finding;
+    let first = first.as_deref().unwrap_or("?");
+    format!("{name} ({promise}): {violations} of {examined}, the first {first}")
+}
