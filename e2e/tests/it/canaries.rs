@@ -9,19 +9,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use brokers::Brokers;
 use coroctl::client::order;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::FutureRecord;
 use saga::contract::{BALANCE_TOPIC, HEADER_TYPE, PAYMENT_QUEUE, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
 use serde_json::{Value, json};
 use stack::layout::Layout;
 use uuid::Uuid;
 
-use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT};
+use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT, producer};
 use crate::instance::FurtherInstance;
 use crate::raw_http::{request, send};
 
@@ -257,12 +256,7 @@ fn forgeries(completed: &Value, canary: &Canary) -> Vec<(&'static str, &'static 
 
 /// Produces them; returns the ids under which they will be parked.
 async fn forge(completed: &Value, canary: &Canary) -> BTreeSet<String> {
-    let producer: FutureProducer = Brokers::from_env("KAFKA_ADMIN_CONFIG")
-        .unwrap()
-        .config()
-        .set("partitioner", "murmur2_random")
-        .create()
-        .unwrap();
+    let producer = producer();
     let key = completed["user_id"].as_str().unwrap();
     let mut parked = BTreeSet::new();
     for (topic, kind, body) in forgeries(completed, canary) {

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use brokers::Brokers;
 use coroctl::audit;
 use coroctl::client::{Client, order};
 use coroctl::databases::Databases;
 use coroctl::stack::Stack;
+use rdkafka::producer::FutureProducer;
 use serde_json::Value;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
@@ -20,6 +22,16 @@ pub const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The header of messages that a test produces to be parked.
 pub const EXPLAINED: (&str, &str) = ("explained", "e2e");
+
+/// Produces as the administrator, to the partitions that the relay chooses.
+pub fn producer() -> FutureProducer {
+    Brokers::from_env("KAFKA_ADMIN_CONFIG")
+        .unwrap()
+        .config()
+        .set("partitioner", "murmur2_random")
+        .create()
+        .unwrap()
+}
 
 static DISTURBANCE: RwLock<()> = RwLock::const_new(());
 

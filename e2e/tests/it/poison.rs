@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use brokers::Brokers;
 use coroctl::stack::Stack;
 use coroctl::topics::{self, Event};
 use jiff::Timestamp;
@@ -17,7 +16,7 @@ use saga::contract::{BALANCE_TOPIC, HEADER_TYPE, PAYMENT_QUEUE, PAYMENT_RESULT_T
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT};
+use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT, producer};
 
 /// Database and id of something parked.
 type Parked = BTreeSet<(&'static str, String)>;
@@ -187,12 +186,7 @@ async fn a_message_that_cannot_be_applied_is_parked_published_and_counted_and_th
     let before = counted(&harness.stack).await;
 
     // Under the user's key: on the partitions of the user's payments.
-    let producer: FutureProducer = Brokers::from_env("KAFKA_ADMIN_CONFIG")
-        .unwrap()
-        .config()
-        .set("partitioner", "murmur2_random")
-        .create()
-        .unwrap();
+    let producer = producer();
     let mut expected = misplace(&harness, user, completed).await;
     for poison in poisons(&published, rejected) {
         expected.extend(produce(&producer, &user.to_string(), &poison).await);
