@@ -67,6 +67,7 @@ impl Hooks {
     ) -> anyhow::Result<(Hooks, impl Future<Output = ()>)> {
         let (sender, receiver) = channel(QUEUE_MAX);
         let queue = target.is_some().then_some(sender);
+        listener::tls::install_provider();
         let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build()?;
         let counted = metrics.clone();
         let work = async move {

@@ -6,6 +6,7 @@
 //! * [`media`], [`json`]: media types are compared as RFC 9110 says; JSON members are unique.
 //! * [`command_line`]: a process reads its configuration before it binds listeners, and shows no secret.
 //! * [`request_id`]: each request has an id, which its answer and its log lines carry.
+//! * [`tls`]: TLS by the files of a certificate, which are read again when they change.
 //! * [`serve`]: the accept loop, with the limits that warp does not set.
 
 pub mod command_line;
@@ -16,10 +17,12 @@ pub mod methods;
 pub mod operators;
 pub mod request_id;
 pub mod serve;
+pub mod tls;
 
 pub use methods::{delete, get, post, put, refusal, unguarded_post};
 pub use operators::{Audience, Operators};
 pub use serve::serve;
+pub use tls::{Socket, Tls};
 
 use strum::IntoStaticStr;
 use warp::http::StatusCode;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use brokers::Brokers;
 use clap::Parser;
-use saga::http::Operators;
+use saga::http::{Operators, Tls};
 use saga::identity;
 use saga::telemetry::LogFormat;
 
@@ -19,6 +19,8 @@ pub struct Config {
     pub admin_addr: SocketAddr,
     #[command(flatten)]
     pub operators: Operators,
+    #[command(flatten)]
+    pub tls: Tls,
     #[command(flatten)]
     pub identity: identity::Settings,
     /// The payments database, as the role payments_svc.

@@ -61,6 +61,7 @@ pub async fn run(
     )?;
     let leaving = stop.clone();
     let clients = PublicContext { pool: pool.clone(), acceptor, waiters, metrics: metrics.clone(), leaving };
+    let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let public =
         edge::serve(public, http::public(clients, &identity), edge::Audience::Anyone, shutdown.clone());
     let admin = edge::serve(admin, http::admin(&pool, &metrics, stop), operators, shutdown.clone());
