@@ -39,6 +39,8 @@ const HEADERS: [(&str, &str); 3] =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     Stack,
+    /// Tests against a stack: of issuers of tokens that npm installs, too.
+    Tests,
     /// `cargo stack test --all`, which runs subscribers in other languages too.
     AllTests,
 }
@@ -63,9 +65,12 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
     for (header, package) in &HEADERS {
         need(header_is_there(header), header, std::slice::from_ref(package));
     }
-    if purpose == Purpose::AllTests {
-        need(find_program("kcat").is_some(), "kcat", &["kcat"]);
+    if matches!(purpose, Purpose::Tests | Purpose::AllTests) {
         need(find_program("npm").is_some(), "npm", &["npm"]);
+    }
+    if purpose == Purpose::AllTests {
+        need(find_program("mvn").is_some(), "Maven (to download Keycloak)", &["maven"]);
+        need(find_program("kcat").is_some(), "kcat", &["kcat"]);
         need(python_has_venv(), "Python with venv", &["python3-venv"]);
     }
     needs

@@ -11,10 +11,13 @@ mod captured;
 mod contract;
 mod documents;
 mod edge;
+mod encrypted;
 mod expiry;
 mod following;
 mod http_rules;
 mod idempotency;
+mod identity;
+mod issuers;
 mod kills;
 mod logins;
 
