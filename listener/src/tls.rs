@@ -41,10 +41,10 @@ struct TlsFlags {
     /// The certificate of the listeners, with those between it and its authority: a file in PEM. Without it they speak plain
     /// HTTP.
     #[arg(long, env = "TLS_CERT_FILE", value_name = "FILE")]
-    tls_cert_file: Option<PathBuf>,
+    tls_cert_file: Option<String>,
     /// Its key: a file in PEM.
     #[arg(long, env = "TLS_KEY_FILE", value_name = "FILE")]
-    tls_key_file: Option<PathBuf>,
+    tls_key_file: Option<String>,
 }
 
 /// The TLS of a process's listeners, or none.
@@ -117,7 +117,7 @@ impl FromArgMatches for Tls {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let TlsFlags { tls_cert_file, tls_key_file } = TlsFlags::from_arg_matches(matches)?;
         // An empty variable is none.
-        let given = |file: Option<PathBuf>| file.filter(|path| !path.as_os_str().is_empty());
+        let given = |file: Option<String>| file.filter(|path| !path.is_empty()).map(PathBuf::from);
         match (given(tls_cert_file), given(tls_key_file)) {
             (None, None) => Ok(Self::default()),
             (Some(certificate), Some(key)) => Self::of(certificate, key)
