@@ -58,6 +58,7 @@ pub async fn run(
     let ledger = Ledger::new(pool.clone(), &metrics);
     let consumer = consumer::run(subscription, ledger, metrics.consumer.clone(), shutdown.clone());
 
+    let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let pages = edge::Audience::public(config.origins);
     let public = edge::serve(public, http::public(pool.clone(), &identity, &rate), pages, shutdown.clone());
     let admin = edge::serve(admin, http::admin(pool, &metrics, stop), operators, shutdown.clone());

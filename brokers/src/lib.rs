@@ -68,9 +68,11 @@ impl Args for Brokers {
 }
 
 impl Brokers {
+    /// Kafka at these addresses, or at those of the properties.
+    ///
     /// # Errors
     /// When neither names the servers.
-    fn new(servers: Option<String>, properties: Properties) -> Result<Self> {
+    pub fn new(servers: Option<String>, properties: Properties) -> Result<Self> {
         let servers = properties.get(SERVERS).map(str::to_owned).or(servers);
         Ok(Self { servers: servers.context("the address of Kafka is missing")?, properties })
     }
@@ -118,6 +120,26 @@ impl Brokers {
         let mut config = ClientConfig::new();
         self.apply(&mut config);
         config
+    }
+}
+
+impl From<&Brokers> for Brokers {
+    fn from(brokers: &Brokers) -> Self {
+        brokers.clone()
+    }
+}
+
+/// Kafka at these addresses, without signing in.
+impl From<&str> for Brokers {
+    fn from(servers: &str) -> Self {
+        Self::at(servers)
+    }
+}
+
+/// Kafka at these addresses, without signing in.
+impl From<&String> for Brokers {
+    fn from(servers: &String) -> Self {
+        Self::at(servers.as_str())
     }
 }
 

@@ -12,6 +12,5 @@ pub(crate) mod settings;
 pub(crate) mod shell;
 pub(crate) mod socket;
 pub mod sql;
-pub(crate) mod tls;
 pub(crate) mod tls_stream;
 pub mod utf8;

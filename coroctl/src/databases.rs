@@ -1,7 +1,8 @@
 //! Connects to the three databases, as the role that may only read.
 
 use anyhow::{Context, Result};
-use tokio_postgres::{Client, NoTls};
+use postgres_tls::Connection;
+use tokio_postgres::Client;
 
 use crate::stack::Stack;
 
@@ -35,7 +36,8 @@ impl Databases {
 
 /// A connection that lives as long as its client.
 pub async fn connect(url: &str) -> Result<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let Connection { config, tls } = url.parse::<Connection>()?;
+    let (client, connection) = config.connect(tls).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             // The next query fails as well, and reports it.

@@ -166,7 +166,7 @@ fn row_moment(at: Timestamp, table: &str, step: &str, detail: Option<String>) ->
 }
 
 async fn events(stack: &Stack, payment_id: Uuid, since: Timestamp) -> Result<Vec<Event>> {
-    let (brokers, subject) = (stack.kafka_brokers.clone(), payment_id.to_string());
+    let (brokers, subject) = (stack.kafka()?, payment_id.to_string());
     let read = tokio::task::spawn_blocking(move || topics::about(&brokers, &SAGA_TOPICS, since, &subject));
     read.await?.context("cannot read its events from Kafka")
 }

@@ -43,6 +43,7 @@ enum Action {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
+    saga::http::install_provider();
     let cli = Cli::parse();
     telemetry::init(LogFormat::Text);
     let report = match cli.command {

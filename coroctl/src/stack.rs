@@ -1,6 +1,7 @@
 //! The addresses of one running stack, from the variables of `.stack/env`.
 
 use anyhow::{Context, Result};
+use brokers::{Brokers, Properties};
 
 /// Addresses of one running stack.
 #[derive(Clone, Debug)]
@@ -18,6 +19,8 @@ pub struct Stack {
     pub gateway_url: String,
     pub prometheus_url: String,
     pub kafka_brokers: String,
+    /// How to sign in there, where one has to.
+    pub kafka_config: Option<Properties>,
     /// The file with which the administrator of Kafka signs in.
     pub kafka_admin_config: String,
     pub amqp_url: String,
@@ -53,6 +56,7 @@ impl Stack {
             gateway_url: get("GATEWAY_URL")?,
             prometheus_url: get("PROMETHEUS_URL")?,
             kafka_brokers: get("KAFKA_BROKERS")?,
+            kafka_config: properties()?,
             kafka_admin_config: get("KAFKA_ADMIN_CONFIG")?,
             amqp_url: get("AMQP_URL")?,
             payments_database_url: get("PAYMENTS_DATABASE_URL")?,
@@ -66,10 +70,21 @@ impl Stack {
         })
     }
 
+    /// Kafka, for whoever reads it.
+    pub fn kafka(&self) -> Result<Brokers> {
+        Brokers::new(Some(self.kafka_brokers.clone()), self.kafka_config.clone().unwrap_or_default())
+    }
+
     /// The same stack, through the edge as clients reach it.
     #[must_use]
     pub fn through_edge(&self) -> Self {
         let edge = || self.edge_url.clone();
         Self { payments_url: edge(), balance_url: edge(), ..self.clone() }
     }
+}
+
+/// The file in KAFKA_CONFIG, if the variable is set.
+fn properties() -> Result<Option<Properties>> {
+    let file = std::env::var("KAFKA_CONFIG").ok().filter(|file| !file.is_empty());
+    file.map(|file| Properties::read(&file).map_err(anyhow::Error::msg)).transpose()
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use brokers::Brokers;
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -62,10 +63,9 @@ impl Event {
     }
 }
 
-fn settings(brokers: &str) -> ClientConfig {
-    let mut settings = ClientConfig::new();
+fn settings(brokers: impl Into<Brokers>) -> ClientConfig {
+    let mut settings = brokers.into().config();
     settings
-        .set("bootstrap.servers", brokers)
         // Required by the client, never used: nothing is committed.
         .set("group.id", "e2e-reader")
         .set("enable.auto.commit", "false")
@@ -75,17 +75,22 @@ fn settings(brokers: &str) -> ClientConfig {
     settings
 }
 
-fn consumer(brokers: &str) -> Result<BaseConsumer> {
+fn consumer(brokers: impl Into<Brokers>) -> Result<BaseConsumer> {
     settings(brokers).set("enable.partition.eof", "false").create().context("kafka consumer")
 }
 
 /// Reads every event since `since`, by topic, partition and offset. Blocking: call it from a thread that may wait.
-pub fn read(brokers: &str, topics: &[&str], since: jiff::Timestamp) -> Result<Vec<Event>> {
+pub fn read(brokers: impl Into<Brokers>, topics: &[&str], since: jiff::Timestamp) -> Result<Vec<Event>> {
     read_matching(brokers, topics, since, |_| true)
 }
 
 /// As [`read`], only events about `subject`. Blocking.
-pub fn about(brokers: &str, topics: &[&str], since: jiff::Timestamp, subject: &str) -> Result<Vec<Event>> {
+pub fn about(
+    brokers: impl Into<Brokers>,
+    topics: &[&str],
+    since: jiff::Timestamp,
+    subject: &str,
+) -> Result<Vec<Event>> {
     let is_subject =
         |header: Header<'_, &[u8]>| (header.key, header.value) == ("ce_subject", Some(subject.as_bytes()));
     read_matching(brokers, topics, since, |message| {
@@ -94,7 +99,7 @@ pub fn about(brokers: &str, topics: &[&str], since: jiff::Timestamp, subject: &s
 }
 
 fn read_matching(
-    brokers: &str,
+    brokers: impl Into<Brokers>,
     topics: &[&str],
     since: jiff::Timestamp,
     keep: impl Fn(&BorrowedMessage<'_>) -> bool,
@@ -169,7 +174,7 @@ impl ConsumerContext for DebugLog {}
 
 /// Visits every present record of a topic, in order within a partition. A topic that does not exist has none. Blocking.
 pub fn visit(
-    brokers: &str,
+    brokers: impl Into<Brokers>,
     topic: &str,
     mut visit: impl FnMut(&BorrowedMessage<'_>) -> Result<()>,
 ) -> Result<()> {
@@ -226,7 +231,7 @@ fn partitions<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> Re
 }
 
 /// Counts the records of the topics that a group has not yet applied, and all records. Blocking.
-pub fn lag(brokers: &str, group: &str, topics: &[String]) -> Result<(i64, i64)> {
+pub fn lag(brokers: impl Into<Brokers>, group: &str, topics: &[String]) -> Result<(i64, i64)> {
     let consumer: BaseConsumer =
         settings(brokers).set("group.id", group).create().context("kafka consumer")?;
     let mut ends = BTreeMap::new();
@@ -263,7 +268,7 @@ pub struct Tail {
 
 impl Tail {
     /// Events that are emitted after this returns will be received. Blocking.
-    pub fn from_end(brokers: &str, topic: &str) -> Result<Self> {
+    pub fn from_end(brokers: impl Into<Brokers>, topic: &str) -> Result<Self> {
         let consumer = consumer(brokers)?;
         let mut assignment = TopicPartitionList::new();
         for partition in partitions(&consumer, topic)? {

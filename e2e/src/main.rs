@@ -27,6 +27,7 @@ enum Action {
 
 #[tokio::main]
 async fn main() -> Result<()> {
+    saga::http::install_provider();
     let cli = Cli::parse();
     telemetry::init(LogFormat::Text);
     let stack = Stack::from_env()?;

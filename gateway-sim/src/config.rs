@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use listener::Operators;
+use listener::{Operators, Tls};
 
 use crate::mix::Mix;
 
@@ -20,6 +20,8 @@ pub struct Config {
     /// Only operators change the behaviour. Merchants need no token.
     #[command(flatten)]
     pub operators: Operators,
+    #[command(flatten)]
+    pub tls: Tls,
     /// The ledger file. It is created if missing, and continued if present.
     #[arg(long, env, default_value = "gateway-ledger.ndjson")]
     pub ledger_path: PathBuf,

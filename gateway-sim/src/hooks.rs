@@ -40,6 +40,11 @@ impl Target {
     }
 }
 
+fn client() -> reqwest::Result<reqwest::Client> {
+    listener::tls::install_provider();
+    reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build()
+}
+
 struct Notification {
     reference: Id,
     /// The same at every delivery of a decision.
@@ -67,10 +72,11 @@ impl Hooks {
     ) -> anyhow::Result<(Hooks, impl Future<Output = ()>)> {
         let (sender, receiver) = channel(QUEUE_MAX);
         let queue = target.is_some().then_some(sender);
-        let http = reqwest::Client::builder().no_proxy().timeout(ANSWER_TIMEOUT).build()?;
+        // It reads the system's authorities, which takes a moment: only whoever calls somebody needs them.
+        let http = target.is_some().then(client).transpose()?;
         let counted = metrics.clone();
         let work = async move {
-            if let Some(target) = target {
+            if let (Some(target), Some(http)) = (target, http) {
                 deliver_all(receiver, &target, &http, &counted, &shutdown).await;
             }
         };

@@ -57,6 +57,7 @@ pub async fn run(config: Config, listener: TcpListener, shutdown: CancellationTo
     };
     let counts = gateway.ledger.counts();
     tracing::info!(address = %listener.local_addr()?, charges = counts.charges, "gateway-sim is up");
-    tokio::join!(serve::serve(listener, http::routes(Arc::new(gateway)), audience, shutdown), deliveries);
+    let socket = config.tls.socket(listener);
+    tokio::join!(serve::serve(socket, http::routes(Arc::new(gateway)), audience, shutdown), deliveries);
     Ok(())
 }

@@ -3,14 +3,16 @@
 //! * A response marked [`Abort`] is not sent; its connection ends instead. Warp's own loop cannot do that.
 //! * On shutdown no new connection is taken, and requests under way are answered.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
-use listener::Audience;
-use tokio::net::{TcpListener, TcpStream};
+use listener::tls::Stream;
+use listener::{Audience, Socket, Tls};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use warp::filters::BoxedFilter;
 use warp::reply::Response;
@@ -37,11 +39,12 @@ impl std::error::Error for Abort {}
 
 /// Serves until `shutdown`, then answers what is under way.
 pub async fn serve(
-    listener: TcpListener,
+    socket: Socket,
     routes: BoxedFilter<(Response,)>,
     audience: Audience,
     shutdown: CancellationToken,
 ) {
+    let Socket { listener, tls } = socket;
     let graceful = GracefulShutdown::new();
     loop {
         let stream = tokio::select! {
@@ -55,9 +58,13 @@ pub async fn serve(
                 }
             },
         };
-        if let Err(error) = connection(stream, &routes, &audience, &graceful) {
-            tracing::debug!(%error, "a connection cannot be served and is closed");
-        }
+        let (routes, audience, watcher) = (routes.clone(), audience.clone(), graceful.watcher());
+        let tls = tls.clone();
+        tokio::spawn(async move {
+            if let Err(error) = connection(&tls, stream, routes, audience, watcher).await {
+                tracing::debug!(%error, "a connection cannot be served and is closed");
+            }
+        });
     }
     drop(listener);
     if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
@@ -67,17 +74,34 @@ pub async fn serve(
     }
 }
 
-fn connection(
+async fn connection(
+    tls: &Tls,
     stream: TcpStream,
-    routes: &BoxedFilter<(Response,)>,
-    audience: &Audience,
-    graceful: &GracefulShutdown,
+    routes: BoxedFilter<(Response,)>,
+    audience: Audience,
+    watcher: Watcher,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     // A second handle keeps the socket open until its end (FIN or RST) is decided.
     let socket = stream.as_fd().try_clone_to_owned()?;
-    let warp = TowerToHyperService::new(warp::service(routes.clone()));
-    let audience = audience.clone();
+    match tls.accept(stream).await? {
+        Stream::Plain(stream) => serve_http(stream, &socket, routes, audience, watcher).await,
+        Stream::Encrypted(stream) => serve_http(stream, &socket, routes, audience, watcher).await,
+    }
+    drop(socket);
+    Ok(())
+}
+
+async fn serve_http<T>(
+    stream: T,
+    socket: &OwnedFd,
+    routes: BoxedFilter<(Response,)>,
+    audience: Audience,
+    watcher: Watcher,
+) where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let warp = TowerToHyperService::new(warp::service(routes));
     let service = hyper::service::service_fn(move |request| {
         let render = |refusal| crate::problem::refuse(&refusal);
         let reply = listener::serve::answer(warp.clone(), audience.clone(), render, request);
@@ -94,18 +118,14 @@ fn connection(
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_READ_TIMEOUT);
-    let served = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-    tokio::spawn(async move {
-        if let Err(error) = served.await {
-            let abort = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<Abort>());
-            if abort == Some(&Abort::Reset)
-                && let Err(error) = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO))
-            {
-                tracing::warn!(%error, "the socket refuses to reset; the connection ends with a FIN instead");
-            }
-            tracing::debug!(%error, "connection ended");
-        }
-        drop(socket);
-    });
-    Ok(())
+    let Err(error) = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await else {
+        return;
+    };
+    let abort = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<Abort>());
+    if abort == Some(&Abort::Reset)
+        && let Err(error) = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO))
+    {
+        tracing::warn!(%error, "the socket refuses to reset; the connection ends with a FIN instead");
+    }
+    tracing::debug!(%error, "connection ended");
 }

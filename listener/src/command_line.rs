@@ -1,6 +1,7 @@
 //! Reads the configuration of a process before it opens anything.
 //!
 //! * A bad or missing value ends the process with status 64 and a message that names the option.
+//! * The process's cryptography is chosen first: clients that a library makes ask for it.
 //! * The message shows no secret: the value of an option that hides what its variable holds is left out.
 
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
@@ -11,6 +12,7 @@ const EXIT_BAD_CONFIG: i32 = 64;
 
 /// The configuration from flags and environment. Ends the process if it is wrong.
 pub fn read<C: Parser>() -> C {
+    crate::tls::install_provider();
     C::try_parse().unwrap_or_else(|error| {
         let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
         let _ = without_secret(error, C::command()).print();

@@ -8,6 +8,7 @@
 //! * [`request_id`]: each request has an id, which its answer and its log lines carry.
 //! * [`answer_headers`]: a filter gives header fields to the answer of its request.
 //! * [`origins`]: web pages of configured origins may use a listener (CORS).
+//! * [`tls`]: TLS by the files of a certificate, which are read again when they change.
 //! * [`serve`]: the accept loop, with the limits that warp does not set.
 
 pub mod answer_headers;
@@ -20,11 +21,13 @@ pub mod operators;
 pub mod origins;
 pub mod request_id;
 pub mod serve;
+pub mod tls;
 
 pub use methods::{delete, get, post, put, refusal, unguarded_post};
 pub use operators::{Audience, Operators};
 pub use origins::Origins;
 pub use serve::serve;
+pub use tls::{Socket, Tls};
 
 use strum::IntoStaticStr;
 use warp::http::StatusCode;

@@ -14,11 +14,12 @@ use anyhow::{Context, ensure};
 use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use warp::http::header::{ALLOW, CACHE_CONTROL, HeaderValue};
 use warp::http::{Method, Request, StatusCode};
@@ -31,6 +32,7 @@ use crate::head;
 use crate::methods::Offer;
 use crate::operators::Audience;
 use crate::request_id::{self, REQUEST_ID};
+use crate::tls::{Socket, Stream, Tls};
 
 /// A request's head must be complete within this; it also ends idle keep-alive connections.
 const HEAD_READ_TIMEOUT: Duration = Duration::from_secs(15);
@@ -45,12 +47,12 @@ const BUFFER_BYTES_MAX: usize = 64 * 1024;
 /// How long requests under way may take to end after shutdown began.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves `routes` to `audience` until `shutdown`, then answers the requests under way. `render` renders refusals.
+/// Serves `routes` on `socket` to `audience` until `shutdown`, then answers the requests under way. `render` renders refusals.
 ///
 /// # Errors
 /// When the process may open next to no files.
 pub async fn serve<F, R>(
-    listener: TcpListener,
+    socket: impl Into<Socket>,
     routes: F,
     audience: Audience,
     render: fn(Refusal) -> Response,
@@ -60,24 +62,16 @@ where
     F: Filter<Extract = (R,), Error = Rejection> + Clone + Send + Sync + 'static,
     R: Reply + 'static,
 {
+    let Socket { listener, tls } = socket.into();
     let routes = TowerToHyperService::new(warp::service(routes));
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(connections_max()?));
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_READ_TIMEOUT).max_headers(HEADERS_MAX);
-    http.max_buf_size(BUFFER_BYTES_MAX);
     loop {
         let slot = slots.clone().acquire_owned().await.context("the semaphore of connections is closed")?;
         let Some(stream) = accept(&listener, &shutdown).await else { break };
         let (routes, audience) = (routes.clone(), audience.clone());
         let service = service_fn(move |request| answer(routes.clone(), audience.clone(), render, request));
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended");
-            }
-            drop(slot);
-        });
+        tokio::spawn(serve_connection(tls.clone(), stream, service, graceful.watcher(), slot));
     }
     drop(listener);
     if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
@@ -101,6 +95,37 @@ fn connections_max() -> anyhow::Result<usize> {
     let connections = files.saturating_sub(FILES_RESERVED).min(CONNECTIONS_MAX);
     ensure!(connections > 0, "at most {files} files may be open, which is too few; see `ulimit -Hn`");
     Ok(usize::try_from(connections)?)
+}
+
+/// Serves one connection, which holds its slot to its end.
+async fn serve_connection<S>(
+    tls: Tls,
+    stream: TcpStream,
+    service: S,
+    watcher: Watcher,
+    slot: OwnedSemaphorePermit,
+) where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
+{
+    match tls.accept(stream).await {
+        Ok(Stream::Plain(stream)) => serve_http(stream, service, watcher).await,
+        Ok(Stream::Encrypted(stream)) => serve_http(stream, service, watcher).await,
+        Err(error) => tracing::debug!(%error, "no TLS"),
+    }
+    drop(slot);
+}
+
+async fn serve_http<T, S>(stream: T, service: S, watcher: Watcher)
+where
+    T: AsyncRead + AsyncWrite + Unpin + 'static,
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
+{
+    let mut http = hyper::server::conn::http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_READ_TIMEOUT).max_headers(HEADERS_MAX);
+    http.max_buf_size(BUFFER_BYTES_MAX);
+    if let Err(error) = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await {
+        tracing::debug!(%error, "connection ended");
+    }
 }
 
 /// One request: refused by its head, or answered by its route, with the headers that every answer has.

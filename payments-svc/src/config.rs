@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use brokers::Brokers;
 use clap::Parser;
-use saga::http::{Operators, Origins};
+use saga::http::{Operators, Origins, Tls};
 use saga::identity;
 use saga::rate_limit;
 use saga::telemetry::LogFormat;
@@ -21,6 +21,8 @@ pub struct Config {
     pub admin_addr: SocketAddr,
     #[command(flatten)]
     pub operators: Operators,
+    #[command(flatten)]
+    pub tls: Tls,
     #[command(flatten)]
     pub identity: identity::Settings,
     #[command(flatten)]

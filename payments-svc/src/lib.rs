@@ -75,6 +75,7 @@ pub async fn run(
         metrics: metrics.clone(),
         leaving: stop.clone(),
     };
+    let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let pages = edge::Audience::public(config.origins);
     let public = edge::serve(public, http::public(clients, &identity, &rate), pages, shutdown.clone());
     let admin = edge::serve(admin, http::admin(&pool, &metrics, stop), operators, shutdown.clone());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use brokers::Brokers;
 use clap::Parser;
-use saga::http::Operators;
+use saga::http::{Operators, Tls};
 use saga::telemetry::LogFormat;
 use standardwebhooks::Webhook;
 
@@ -26,8 +26,10 @@ pub struct Config {
     pub admin_addr: SocketAddr,
     #[command(flatten)]
     pub operators: Operators,
+    #[command(flatten)]
+    pub tls: Tls,
     /// The processor database, as the role processor_svc.
-    #[arg(long, env, hide_env_values = true, value_parser = url::<tokio_postgres::Config>)]
+    #[arg(long, env, hide_env_values = true, value_parser = url::<postgres_tls::Connection>)]
     pub database_url: String,
     /// Maximum number of database connections.
     #[arg(long, env, default_value_t = 6)]
@@ -158,7 +160,7 @@ fn url<T: FromStr>(text: &str) -> Result<String, String>
 where
     T::Err: std::fmt::Display,
 {
-    text.parse::<T>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+    text.parse::<T>().map(|_| text.to_owned()).map_err(|error| format!("{error:#}"))
 }
 
 fn secret(text: &str) -> Result<String, String> {

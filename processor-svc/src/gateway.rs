@@ -3,6 +3,7 @@
 //! * A definite outcome needs an answer that names our charge and our amount ([`answer`]). Any other result of a request
 //!   that may have left is unknown, never a failure.
 //! * An answer about another charge means that the answers of a connection are out of step. All connections are replaced.
+//! * With an `https` URL the gateway proves who it is to the authorities that the system trusts.
 //! * Nothing is retried here: committed rows decide who calls again, and when.
 
 pub mod answer;
@@ -11,6 +12,7 @@ mod judgement;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ::saga::http::install_provider;
 use anyhow::Context;
 use reqwest::{Client, Response, redirect, retry};
 use serde::Serialize;
@@ -175,6 +177,7 @@ impl Connections {
 
 impl Limits {
     fn client(&self) -> reqwest::Result<Client> {
+        install_provider();
         Client::builder()
             .no_proxy()
             .redirect(redirect::Policy::none())

@@ -76,6 +76,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let operators = edge::Audience::operators(config.operators.clone());
+    let (public, admin) = (config.tls.socket(public), config.tls.socket(admin));
     let metrics = Metrics::new()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
     let shutdown = after_grace(stop.clone(), Duration::from_millis(config.drain_ms));

@@ -12,9 +12,9 @@ use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt};
 use listener::Refusal;
 pub use listener::json::read as read_json;
-pub use listener::{Audience, Operators, Origins, get, post};
+pub use listener::tls::install_provider;
+pub use listener::{Audience, Operators, Origins, Socket, Tls, get, post};
 use prometheus::{Encoder, Registry, TextEncoder};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
@@ -34,7 +34,7 @@ pub const BODY_BYTES_MAX: usize = 16 * 1024;
 
 /// Serves `routes` on `socket` to `audience` until `shutdown`, then drains. Rejections become problem documents.
 pub async fn serve<F, R>(
-    socket: TcpListener,
+    socket: impl Into<Socket>,
     routes: F,
     audience: Audience,
     shutdown: CancellationToken,
@@ -184,7 +184,7 @@ pub fn admin(
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::Notify;
 
     use super::*;

@@ -1,6 +1,7 @@
 //! The Postgres pool of a service, and the classification of failures.
 //!
 //! * The pool connects lazily: a database may be down when its service starts.
+//! * TLS is that of libpq: `sslmode`, `sslrootcert`, `sslcert` and `sslkey` in the URL.
 //! * A failure is poison only by its SQLSTATE. Every other failure is retried: money is never dropped on a guess.
 //!
 //! Plans are pinned: every statement of a service reaches its rows by key, and sessions force the one generic plan and forbid
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod, Runtime};
-use tokio_postgres::NoTls;
+use postgres_tls::Connection;
 use tokio_postgres::error::SqlState;
 
 pub use deadpool_postgres::{Client, Pool, Transaction};
@@ -29,9 +30,10 @@ const SESSION: &str = "-c statement_timeout=15s -c lock_timeout=5s -c idle_in_tr
 /// A pool of at most `size_max` connections, which connects lazily.
 ///
 /// # Errors
-/// When the URL is malformed.
+/// When the URL is malformed, or a certificate that it names cannot be read.
 pub fn pool(url: &str, size_max: usize, application_name: &str) -> anyhow::Result<Pool> {
-    let mut config: tokio_postgres::Config = url.parse().context("the database URL is malformed")?;
+    let Connection { mut config, tls } =
+        url.parse::<Connection>().context("the database URL cannot be used")?;
     config
         .application_name(application_name)
         .connect_timeout(CONNECT_TIMEOUT)
@@ -40,7 +42,7 @@ pub fn pool(url: &str, size_max: usize, application_name: &str) -> anyhow::Resul
         .options(SESSION);
     // Fast: a query notices a broken connection, and every query is retried anyway.
     let manager =
-        Manager::from_config(config, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        Manager::from_config(config, tls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     Pool::builder(manager)
         .max_size(size_max)
         .runtime(Runtime::Tokio1)

@@ -1,17 +1,21 @@
 //! Connects to Postgres, and builds URLs and names of databases.
 
 use anyhow::{Context, Result, bail};
+use postgres_tls::Connection;
+use tokio_postgres::Client;
 use tokio_postgres::config::Host;
-use tokio_postgres::{Client, Config, NoTls};
+
+const USABLE: &str =
+    "the Postgres URL cannot be used; give one such as postgres://user:password@host:5432/postgres";
 
 /// Connects, and drives the connection in a task of its own until the client is dropped.
 ///
 /// # Errors
 /// When the URL is malformed or the server refuses.
 pub async fn connect(url: &str) -> Result<Client> {
-    let (client, connection) = tokio_postgres::connect(url, NoTls)
-        .await
-        .with_context(|| format!("cannot connect to {}", without_password(url)))?;
+    let describe = || format!("cannot connect to {}", without_password(url));
+    let Connection { config, tls } = url.parse::<Connection>().with_context(describe)?;
+    let (client, connection) = config.connect(tls).await.with_context(describe)?;
     tokio::spawn(async move {
         // Every pending query reports the same error.
         let _closed = connection.await;
@@ -19,27 +23,24 @@ pub async fn connect(url: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// The URL of `database` on the same server, for `role`.
+/// The URL of `database` on the same server, for `role`, with the same parameters.
 ///
 /// # Errors
 /// When `admin_url` names no TCP host.
 pub fn database_url(admin_url: &str, database: &str, role: &str, password: &str) -> Result<String> {
-    let config: Config = admin_url.parse().context(
-        "the Postgres URL is malformed; give one such as postgres://user:password@host:5432/postgres",
-    )?;
+    let Connection { config, .. } = admin_url.parse::<Connection>().context(USABLE)?;
     let host = match config.get_hosts().first() {
         Some(Host::Tcp(host)) => host.clone(),
         _ => bail!("the Postgres URL names no TCP host; sockets are not supported, so give a host"),
     };
     let port = config.get_ports().first().copied().unwrap_or(5432);
-    Ok(format!("postgres://{}:{}@{host}:{port}/{}", encode(role), encode(password), encode(database)))
+    let (role, password, database) = (encode(role), encode(password), encode(database));
+    Ok(format!("postgres://{role}:{password}@{host}:{port}/{database}{}", parameters(admin_url)))
 }
 
 /// The same login, another database.
 pub(crate) fn with_database(admin_url: &str, database: &str) -> Result<String> {
-    let config: Config = admin_url.parse().context(
-        "the Postgres URL is malformed; give one such as postgres://user:password@host:5432/postgres",
-    )?;
+    let Connection { config, .. } = admin_url.parse::<Connection>().context(USABLE)?;
     let user = config.get_user().context("the Postgres URL names no user; add the superuser")?;
     let password = String::from_utf8(config.get_password().unwrap_or_default().to_vec())?;
     database_url(admin_url, database, user, &password)
@@ -61,6 +62,13 @@ pub(crate) fn quote_identifier(name: &str) -> Result<String> {
         bail!("{name:?} is no database name: use 1 to 63 characters of a-z, 0-9 and _");
     }
     Ok(format!("\"{name}\""))
+}
+
+/// The parameters of a URL, with their question mark.
+fn parameters(url: &str) -> &str {
+    // The login may contain question marks.
+    let address = url.rfind('@').unwrap_or(0);
+    url[address..].find('?').map_or("", |at| &url[address + at..])
 }
 
 fn encode(text: &str) -> String {
@@ -95,6 +103,9 @@ mod tests {
         assert_eq!(url, "postgres://coro_checker:a%2Fb%40c@127.0.0.1:21001/balance");
         let same = with_database("postgres://postgres:s%40t@127.0.0.1:21001/postgres", "payments").unwrap();
         assert_eq!(same, "postgres://postgres:s%40t@127.0.0.1:21001/payments");
+        let encrypted =
+            with_database("postgres://postgres:x?y@h:1/postgres?sslmode=require", "balance").unwrap();
+        assert_eq!(encrypted, "postgres://postgres:x%3Fy@h:1/balance?sslmode=require");
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct TestArgs {
     /// Format, lints, and the unit tests of what changed since main: seconds, for the loop at a desk.
     #[arg(long, conflicts_with_all = ["only", "all"])]
     quick: bool,
-    /// Long tests too: minutes of outages, and subscribers in other languages.
+    /// Long tests too: minutes of outages, subscribers in other languages, Keycloak.
     #[arg(long)]
     all: bool,
     /// Where the stack under test keeps its things. Not STACK_DIR: a stack in use is never tested on.
@@ -58,9 +58,11 @@ enum Step {
     Unit,
     /// A stack, a payment, the tests that need servers and services, and down again
     Stack,
+    /// A stack whose every link is encrypted: a payment, faults, the audit; with --all
+    Encrypted,
 }
 
-const STEPS: [Step; 5] = [Step::Format, Step::Lint, Step::Deny, Step::Unit, Step::Stack];
+const STEPS: [Step; 6] = [Step::Format, Step::Lint, Step::Deny, Step::Unit, Step::Stack, Step::Encrypted];
 const QUICK_STEPS: [Step; 3] = [Step::Format, Step::Lint, Step::Unit];
 
 /// Places at which a processor or a relay ends. The whole workspace is named with them, so that no third-party crate
@@ -71,16 +73,11 @@ const FAILPOINTS: &str = "processor-svc/failpoints,cdc-relay/failpoints";
 /// When anything failed; everything has been run by then.
 pub fn run(args: &TestArgs) -> Result<()> {
     let layout = Layout::new(Some(args.dir.clone()), args.port)?;
-    let steps: &[Step] = if args.quick { &QUICK_STEPS } else { &STEPS };
+    let steps = steps(args);
     let mut totals = Totals::default();
     // Compiling needs packages too.
-    let purpose = match (args.quick, args.all) {
-        (true, _) => Purpose::Stack,
-        (false, false) => Purpose::Tests,
-        (false, true) => Purpose::AllTests,
-    };
-    install::ensure(&layout, purpose, in_ci(), &Progress::default())?;
-    for step in steps.iter().copied().filter(|step| args.only.is_none_or(|only| only == *step)) {
+    install::ensure(&layout, purpose(args, &steps), in_ci(), &Progress::default())?;
+    for step in steps {
         let began = Instant::now();
         let name = format!("{step:?}").to_lowercase();
         say(&format!("\n── {name}"));
@@ -91,7 +88,12 @@ pub fn run(args: &TestArgs) -> Result<()> {
             Step::Lint => lint(&layout, &mut totals),
             Step::Deny => deny(&layout, &mut totals),
             Step::Unit => totals.all(unit(&layout, args.quick)),
-            Step::Stack => against_a_stack(&layout, args.all, &mut totals),
+            Step::Stack => with_stack(&layout, false, &mut totals, |totals| {
+                totals.one(workspace::coroctl(&layout, &["first-payment"]));
+                totals.all(integration(&layout, args.all));
+                ends(&layout, totals);
+            }),
+            Step::Encrypted => with_stack(&layout, true, &mut totals, |totals| encrypted(&layout, totals)),
         }
         let failed = totals.failed - before.failed;
         let word = if failed == 0 { "ok" } else { "FAILED" };
@@ -102,6 +104,24 @@ pub fn run(args: &TestArgs) -> Result<()> {
     say(&format!("\n{totals}"));
     ensure!(totals.failed == 0, "not everything passed");
     Ok(())
+}
+
+/// The steps that the arguments choose.
+fn steps(args: &TestArgs) -> Vec<Step> {
+    let all: &[Step] = if args.quick { &QUICK_STEPS } else { &STEPS };
+    let chosen = |step: &&Step| match args.only {
+        Some(only) => only == **step,
+        None => args.all || **step != Step::Encrypted,
+    };
+    all.iter().filter(chosen).copied().collect()
+}
+
+fn purpose(args: &TestArgs, steps: &[Step]) -> Purpose {
+    match (args.all, steps.contains(&Step::Stack)) {
+        (true, _) => Purpose::AllTests,
+        (false, true) => Purpose::Tests,
+        (false, false) => Purpose::Stack,
+    }
 }
 
 fn cargo(layout: &Layout, arguments: &[&str]) -> Result<()> {
@@ -160,17 +180,16 @@ fn unit(layout: &Layout, quick: bool) -> Result<Totals> {
     suites::run(layout, vec![first.to_vec(), second.to_vec()], &[])
 }
 
-fn against_a_stack(layout: &Layout, all: bool, totals: &mut Totals) {
+/// Runs tests against a stack of their own, which goes down whatever happens.
+fn with_stack(layout: &Layout, tls: bool, totals: &mut Totals, tests: impl FnOnce(&mut Totals)) {
     let before = totals.failed;
     let owner = ProcessId::me().context("no /proc");
     totals.one(owner.and_then(|owner| {
-        let wish = Wish { extent: Extent::Services, yes: in_ci(), owner: Some(owner) };
+        let wish = Wish { extent: Extent::Services, yes: in_ci(), owner: Some(owner), tls };
         afresh(layout, &wish)
     }));
     if totals.failed == before {
-        totals.one(workspace::coroctl(layout, &["first-payment"]));
-        totals.all(integration(layout, all));
-        ends(layout, totals);
+        tests(totals);
     }
     if totals.failed > before {
         show_logs(layout);
@@ -191,10 +210,27 @@ fn integration(layout: &Layout, all: bool) -> Result<Totals> {
         .filter(|suite| suite.kind == Kind::Integration)
         .partition(|suite| suite.package == "e2e" && suite.target == "it");
     let (relay, others) = beside.into_iter().partition(|suite| suite.package == "cdc-relay");
-    let arguments: &[&str] = if all { &["--include-ignored"] } else { &[] };
+    let arguments: &[&str] = if all { &["--include-ignored", "--skip", ENCRYPTED] } else { &[] };
     let mut totals = suites::run(layout, vec![relay, others], arguments)?;
     totals += suites::run(layout, vec![alone], arguments)?;
     Ok(totals)
+}
+
+/// The tests of the encrypted stack.
+const ENCRYPTED: &str = "encrypted::";
+
+/// The whole, encrypted: a payment and its life, kills under load, the audit; and nothing is answered in plain text.
+fn encrypted(layout: &Layout, totals: &mut Totals) {
+    totals.one(workspace::coroctl(layout, &["first-payment"]));
+    let chaos =
+        ["chaos", "--seed", "3", "--payments", "300", "--kills", "4", "--rate", "50", "--users", "20"];
+    totals.one(workspace::e2e(layout, &chaos));
+    totals.one(workspace::coroctl(layout, &["audit"]));
+    totals.all(suites::build(layout, &["--workspace"]).and_then(|suites| {
+        let is_whole = |suite: &Suite| suite.package == "e2e" && suite.target == "it";
+        let suite: Vec<Suite> = suites.into_iter().filter(is_whole).collect();
+        suites::run(layout, vec![suite], &[ENCRYPTED, "--include-ignored"])
+    }));
 }
 
 /// Processors and relays that end at each of their failpoints. Their programs take the place of those without; the

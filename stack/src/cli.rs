@@ -38,6 +38,9 @@ enum Action {
         /// All services, without the payment at the end.
         #[arg(long, conflicts_with = "servers")]
         no_payment: bool,
+        /// Encrypt every link, by certificates of an authority of the stack's own. It stays so until `clean`.
+        #[arg(long)]
+        tls: bool,
     },
     /// Stop everything, and check that nothing is left.
     Down,
@@ -151,13 +154,13 @@ fn run(action: Action) -> Result<()> {
     }
     let layout = Layout::from_env()?;
     match action {
-        Action::Up { yes, servers, no_payment } => {
+        Action::Up { yes, servers, no_payment, tls } => {
             let extent = match (servers, no_payment) {
                 (true, _) => Extent::Servers,
                 (false, true) => Extent::Services,
                 (false, false) => Extent::Payment,
             };
-            up(&layout, &Wish { extent, yes: yes || install::in_ci(), owner: None })
+            up(&layout, &Wish { extent, yes: yes || install::in_ci(), owner: None, tls })
         }
         Action::Down => down::down(&layout),
         Action::Status => show_status(&layout),
@@ -182,7 +185,7 @@ fn run(action: Action) -> Result<()> {
 /// On whatever runs already; a stack that is not up is brought up first.
 fn demo(layout: &Layout) -> Result<()> {
     if Client::connect(&layout.socket()).is_none() {
-        up(layout, &Wish { extent: Extent::Services, yes: install::in_ci(), owner: None })?;
+        up(layout, &Wish { extent: Extent::Services, yes: install::in_ci(), owner: None, tls: false })?;
     }
     workspace::e2e(layout, &["demo"])
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
+use crate::certificates;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
 use crate::servers::kafka;
@@ -15,7 +16,11 @@ const DEMO_USER: &str = "018f0000-0000-7000-8000-000000000001";
 /// As [`Login::password`].
 pub fn postgres_url(layout: &Layout, database: &str, role: Login) -> Result<String> {
     let (password, port) = (role.password(layout)?, layout.port(Port::Postgres));
-    Ok(format!("postgres://{}:{password}@127.0.0.1:{port}/{database}", role.user()))
+    let tls = match layout.is_encrypted() {
+        true => format!("?sslmode=verify-full&sslrootcert={}", in_url(&authority(layout))),
+        false => String::new(),
+    };
+    Ok(format!("postgres://{}:{password}@127.0.0.1:{port}/{database}{tls}", role.user()))
 }
 
 /// # Errors
@@ -23,14 +28,16 @@ pub fn postgres_url(layout: &Layout, database: &str, role: Login) -> Result<Stri
 pub fn amqp_url(layout: &Layout, user: Login) -> Result<String> {
     let (password, port) = (user.password(layout)?, layout.port(Port::Amqp));
     // %2f is the default virtual host.
-    Ok(format!("amqp://{}:{password}@127.0.0.1:{port}/%2f", user.user()))
+    let scheme = if layout.is_encrypted() { "amqps" } else { "amqp" };
+    Ok(format!("{scheme}://{}:{password}@127.0.0.1:{port}/%2f", user.user()))
 }
 
 /// # Errors
 /// As [`Login::password`].
 pub fn redis_url(layout: &Layout, user: Login) -> Result<String> {
     let (password, port) = (user.password(layout)?, layout.port(Port::Redis));
-    Ok(format!("redis://{}:{password}@127.0.0.1:{port}", user.user()))
+    let scheme = if layout.is_encrypted() { "rediss" } else { "redis" };
+    Ok(format!("{scheme}://{}:{password}@127.0.0.1:{port}", user.user()))
 }
 
 /// The password of each role of Postgres, by the name of the variable that `migrate` and tests take it from.
@@ -74,7 +81,33 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
         ("DEMO_USER_ID", DEMO_USER.to_owned()),
         ("DEMO_SERVICE_ID", "electricity".to_owned()),
     ];
-    Ok(fixed.into_iter().chain(role_passwords(layout)?).collect())
+    let encrypted = layout.is_encrypted().then(|| {
+        let reader = kafka::client_file(layout, kafka::READER).display().to_string();
+        [("KAFKA_CONFIG", reader), ("CA_FILE", authority(layout))]
+    });
+    Ok(fixed.into_iter().chain(encrypted.into_iter().flatten()).chain(role_passwords(layout)?).collect())
+}
+
+/// For a program that this command starts: whom it trusts. Not in the file: whatever is started from a shell that has read
+/// it would trust nobody else.
+pub fn trust(layout: &Layout) -> Option<(&'static str, String)> {
+    layout.is_encrypted().then(|| ("SSL_CERT_FILE", authority(layout)))
+}
+
+fn authority(layout: &Layout) -> String {
+    certificates::authority(layout).display().to_string()
+}
+
+/// A path as the value of a URL's parameter.
+fn in_url(path: &str) -> String {
+    path.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
+                char::from(byte).to_string()
+            }
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
 }
 
 /// Writes `.stack/env` and the files that it names, readable by the caller only: they hold passwords.

@@ -39,9 +39,9 @@ const HEADERS: [(&str, &str); 3] =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     Stack,
-    /// `cargo stack test`, which runs apps in other languages too, and the tools of those who develop them.
+    /// `cargo stack test`, which runs apps in other languages, the tools of those who develop them, and issuers of tokens.
     Tests,
-    /// `cargo stack test --all`, which runs subscribers as well.
+    /// `cargo stack test --all`, which runs subscribers and Keycloak as well.
     AllTests,
 }
 
@@ -65,13 +65,14 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
     for (header, package) in &HEADERS {
         need(header_is_there(header), header, std::slice::from_ref(package));
     }
-    if purpose == Purpose::AllTests {
-        need(find_program("kcat").is_some(), "kcat", &["kcat"]);
-    }
-    if purpose != Purpose::Stack {
+    if matches!(purpose, Purpose::Tests | Purpose::AllTests) {
         need(find_program("curl").is_some(), "curl", &["curl"]);
         need(find_program("npm").is_some(), "npm", &["npm"]);
         need(python_has_venv(), "Python with venv", &["python3-venv"]);
+    }
+    if purpose == Purpose::AllTests {
+        need(find_program("mvn").is_some(), "Maven (to download Keycloak)", &["maven"]);
+        need(find_program("kcat").is_some(), "kcat", &["kcat"]);
     }
     needs
 }

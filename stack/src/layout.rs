@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::certificates;
+
 /// The unprivileged user of servers when the stack is run by root (`nobody`).
 const SERVER_UID: u32 = 65534;
 const DEFAULT_PORT: u16 = 21_000;
@@ -98,9 +100,15 @@ impl Layout {
         self.base_port + port as u16
     }
 
+    /// Whether each listener speaks TLS and nothing else; Prometheus' page, which nothing of Coro reads, does not.
+    pub fn is_encrypted(&self) -> bool {
+        certificates::authority(self).is_file()
+    }
+
     /// The URL of something that listens on one of its ports.
     pub fn http(&self, port: Port, path: &str) -> String {
-        format!("http://127.0.0.1:{}{path}", self.port(port))
+        let scheme = if self.is_encrypted() && port != Port::Prometheus { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}{path}", self.port(port))
     }
 
     pub fn log(&self, name: &str) -> PathBuf {

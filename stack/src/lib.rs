@@ -5,8 +5,10 @@
 
 pub mod cli;
 
+pub mod certificates;
 pub mod control;
 pub mod environment;
+pub mod keycloak;
 pub mod layout;
 pub mod login;
 pub mod process;
@@ -23,7 +25,9 @@ mod down;
 mod install;
 mod k6;
 mod launch;
+mod link;
 mod logs;
+mod maven;
 mod output;
 mod probe;
 mod status;

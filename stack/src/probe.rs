@@ -1,10 +1,12 @@
 //! Is it ready? Each server is asked in its own language, with the least that proves it serves.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+
+use crate::layout::{Layout, Port};
+use crate::link;
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -14,10 +16,9 @@ pub fn port_is_free(port: u16) -> bool {
 }
 
 /// Sends bytes and returns the first `count` bytes of the answer.
-fn exchange(port: u16, question: &[u8], count: usize) -> Option<Vec<u8>> {
-    let mut stream =
-        TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), PROBE_TIMEOUT).ok()?;
-    stream.set_read_timeout(Some(PROBE_TIMEOUT)).ok()?;
+fn exchange(layout: &Layout, port: Port, question: &[u8], count: usize) -> Option<Vec<u8>> {
+    let starttls = (port == Port::Postgres).then_some("postgres");
+    let mut stream = link::open(layout, layout.port(port), starttls, PROBE_TIMEOUT).ok()?;
     stream.write_all(question).ok()?;
     let mut answer = vec![0; count];
     stream.read_exact(&mut answer).ok()?;
@@ -25,30 +26,30 @@ fn exchange(port: u16, question: &[u8], count: usize) -> Option<Vec<u8>> {
 }
 
 /// RabbitMQ opens its listener when it has booted, and answers the protocol header with a method frame.
-pub fn amqp(port: u16) -> bool {
-    exchange(port, b"AMQP\x00\x00\x09\x01", 1).is_some_and(|answer| answer == [1])
+pub fn amqp(layout: &Layout) -> bool {
+    exchange(layout, Port::Amqp, b"AMQP\x00\x00\x09\x01", 1).is_some_and(|answer| answer == [1])
 }
 
-pub fn redis(port: u16, user: &str, password: &str) -> bool {
+pub fn redis(layout: &Layout, user: &str, password: &str) -> bool {
     let question = format!("AUTH {user} {password}\r\nPING\r\n");
-    exchange(port, question.as_bytes(), 12).is_some_and(|answer| answer == b"+OK\r\n+PONG\r\n")
+    exchange(layout, Port::Redis, question.as_bytes(), 12).is_some_and(|answer| answer == b"+OK\r\n+PONG\r\n")
 }
 
 /// An SSLRequest is answered by one byte as soon as the server takes connections, but also while it recovers;
 /// so a start-up for no user follows: a server that is not ready refuses it with SQLSTATE 57P03.
-pub fn postgres(port: u16) -> bool {
+pub fn postgres(layout: &Layout) -> bool {
     let mut question = Vec::new();
     let body = b"user\0nobody\0database\0postgres\0\0";
     question.extend_from_slice(&u32::try_from(body.len() + 8).unwrap_or_default().to_be_bytes());
     question.extend_from_slice(&196_608_u32.to_be_bytes());
     question.extend_from_slice(body);
-    let Some(head) = exchange(port, &question, 5) else { return false };
+    let Some(head) = exchange(layout, Port::Postgres, &question, 5) else { return false };
     // 'R': it asks for a password. 'E' before that: starting up, shutting down or out of connections.
     head[0] == b'R'
 }
 
 /// A metadata request (version 1, no topics): the broker lists itself once it is unfenced.
-pub fn kafka(port: u16) -> bool {
+pub fn kafka(layout: &Layout) -> bool {
     let mut body: Vec<u8> = Vec::new();
     body.extend_from_slice(&3_i16.to_be_bytes());
     body.extend_from_slice(&1_i16.to_be_bytes());
@@ -58,12 +59,18 @@ pub fn kafka(port: u16) -> bool {
     let mut question = u32::try_from(body.len()).unwrap_or_default().to_be_bytes().to_vec();
     question.extend_from_slice(&body);
     // Length, correlation id, number of brokers.
-    let Some(answer) = exchange(port, &question, 12) else { return false };
+    let Some(answer) = exchange(layout, Port::Kafka, &question, 12) else { return false };
     answer[4..8] == 7_i32.to_be_bytes() && answer[8..12] != 0_i32.to_be_bytes()
 }
 
 /// Whether a GET is answered by 2xx.
-pub fn http(url: &str) -> bool {
+pub fn http(layout: &Layout, port: Port, path: &str) -> bool {
+    let url = layout.http(port, path);
+    if url.starts_with("https:") {
+        let question = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let answer = exchange(layout, port, question.as_bytes(), 10);
+        return answer.is_some_and(|answer| answer == b"HTTP/1.1 2");
+    }
     let config = ureq::Agent::config_builder().timeout_global(Some(PROBE_TIMEOUT)).build();
     ureq::Agent::from(config).get(url).call().is_ok()
 }

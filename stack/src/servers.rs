@@ -90,18 +90,18 @@ impl Server {
 
     pub fn ready(self, layout: &Layout) -> bool {
         match self {
-            Self::Postgres => probe::postgres(layout.port(Port::Postgres)),
+            Self::Postgres => probe::postgres(layout),
             // Without its rules nobody may do anything there.
-            Self::Kafka => probe::kafka(layout.port(Port::Kafka)) && kafka::acl::ensure_rules(layout).is_ok(),
-            Self::RabbitMq => probe::amqp(layout.port(Port::Amqp)),
+            Self::Kafka => probe::kafka(layout) && kafka::acl::ensure_rules(layout).is_ok(),
+            Self::RabbitMq => probe::amqp(layout),
             Self::Redis => {
                 let login = Login::CacheAdministrator;
                 let password = login.password(layout);
-                password.is_ok_and(|password| probe::redis(layout.port(Port::Redis), login.user(), &password))
+                password.is_ok_and(|password| probe::redis(layout, login.user(), &password))
             }
-            Self::Prometheus => probe::http(&layout.http(Port::Prometheus, "/-/ready")),
+            Self::Prometheus => probe::http(layout, Port::Prometheus, "/-/ready"),
             // Whether it has anyone to pass requests on to is asked when the services are up.
-            Self::HaProxy => probe::http(&layout.http(Port::EdgeAdmin, "/metrics")),
+            Self::HaProxy => probe::http(layout, Port::EdgeAdmin, "/metrics"),
         }
     }
 

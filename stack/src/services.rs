@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
+use crate::certificates::{self, Certificate};
 use crate::environment;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
@@ -32,6 +33,25 @@ impl Service {
             Self::Relay => "cdc-relay",
         }
     }
+}
+
+/// Settings of how payments-svc and balance-svc know their users, which the environment of `cargo stack up` gives. The last
+/// names the authorities that vouch for the issuer of tokens.
+const IDENTITY: [&str; 8] = [
+    "AUTH",
+    "AUTH_ISSUER",
+    "AUTH_AUDIENCE",
+    "AUTH_JWKS_URL",
+    "AUTH_USER_CLAIM",
+    "AUTH_TYP",
+    "AUTH_LEEWAY_SECONDS",
+    "SSL_CERT_FILE",
+];
+
+/// The issuer whose tokens clients need, if they need any.
+pub fn token_issuer() -> Option<String> {
+    let is_jwt = std::env::var("AUTH").is_ok_and(|auth| auth == "jwt");
+    is_jwt.then(|| std::env::var("AUTH_ISSUER").unwrap_or_default())
 }
 
 /// One process of a service.
@@ -72,13 +92,12 @@ impl Instance {
         ports
     }
 
-    /// Where it says whether it can do its work.
-    pub fn ready_url(self, layout: &Layout) -> String {
-        let path = match self.service {
+    /// Where, on its admin listener, it says whether it can do its work.
+    pub fn ready_path(self) -> &'static str {
+        match self.service {
             Service::Gateway => "/health",
             Service::Payments | Service::Balance | Service::Processor | Service::Relay => "/ready",
-        };
-        layout.http(self.admin, path)
+        }
     }
 
     fn binary(self, layout: &Layout) -> PathBuf {
@@ -119,6 +138,9 @@ impl Instance {
         // Logs are files here.
         let mut env = vec![("TOKIO_WORKER_THREADS", "2".to_owned()), ("NO_COLOR", "1".to_owned())];
         env.extend(given(&["RUST_LOG", "LOG_FORMAT"]));
+        if layout.is_encrypted() {
+            env.extend(tls(layout));
+        }
         let kafka = |user| ("KAFKA_CONFIG", kafka::client_file(layout, user).display().to_string());
         // A member of its consumer group that comes back under its name causes no rebalance.
         let member = ("GROUP_INSTANCE_ID", self.name.to_owned());
@@ -187,7 +209,19 @@ fn given(names: &[&'static str]) -> Vec<(&'static str, String)> {
 fn for_clients() -> Vec<(&'static str, String)> {
     let mut env = vec![("REQUESTS_PER_USER", "0".to_owned())];
     env.extend(given(&["REQUESTS_PER_USER", "CORS_ORIGINS", "CORS_CREDENTIALS_ORIGINS"]));
+    env.extend(given(&IDENTITY));
     env
+}
+
+/// The certificate of its listeners, and the authority that vouches for everybody it connects to.
+fn tls(layout: &Layout) -> [(&'static str, String); 3] {
+    let Certificate { certificate, key } = certificates::of(layout, certificates::SERVICES);
+    let text = |path: PathBuf| path.display().to_string();
+    [
+        ("TLS_CERT_FILE", text(certificate)),
+        ("TLS_KEY_FILE", text(key)),
+        ("SSL_CERT_FILE", text(certificates::authority(layout))),
+    ]
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::control::{Client, Reply, Request};
 use crate::install::Purpose;
@@ -11,9 +11,9 @@ use crate::login::Login;
 use crate::output::{Progress, say};
 use crate::process::ProcessId;
 use crate::servers::{Server, kafka};
-use crate::services::{INSTANCES, Instance};
+use crate::services::{INSTANCES, Instance, token_issuer};
 use crate::spec::Spec;
-use crate::{down, environment, install, logs, probe, process, state, supervisor, workspace};
+use crate::{certificates, down, environment, install, logs, probe, process, state, supervisor, workspace};
 
 /// A service that is not ready by then has failed to start. It waits for topics and for the others by itself.
 const SERVICE_START_TIMEOUT: Duration = Duration::from_secs(90);
@@ -36,6 +36,8 @@ pub struct Wish {
     pub yes: bool,
     /// The stack goes down with this process.
     pub owner: Option<ProcessId>,
+    /// Every link is encrypted. A stack that was made so stays so.
+    pub tls: bool,
 }
 
 /// As [`up`], from nothing: data of an earlier run would hide what a first start does.
@@ -57,6 +59,13 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     let mut lock = fd_lock::RwLock::new(std::fs::File::create(layout.dir.join("command.lock"))?);
     let _alone = lock.try_write().context("another `up` or `down` of this stack is under way")?;
     clear_the_way(layout, &progress)?;
+    if wish.tls && !layout.is_encrypted() {
+        ensure!(
+            Client::connect(&layout.socket()).is_none(),
+            "the stack runs without TLS: `cargo stack down`, then `cargo stack up --tls`"
+        );
+        progress.step("certificates", |_| certificates::make(layout).map(|()| String::new()))?;
+    }
     install::ensure(layout, Purpose::Stack, wish.yes, &progress)?;
     // Before the minutes of a first build, so that what is wrong with the stack's folder is said at once.
     environment::write(layout)?;
@@ -72,8 +81,7 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     if extent != Extent::Servers {
         start_services(layout, &progress)?;
         if extent == Extent::Payment {
-            progress.line("");
-            workspace::coroctl(layout, &["first-payment"]).context("the first payment did not go through")?;
+            first_payment(layout, &progress)?;
         }
     }
     summary(layout, extent)
@@ -250,16 +258,24 @@ fn start_services(layout: &Layout, progress: &Progress) -> Result<()> {
         results.into_iter().collect::<Result<()>>()
     })?;
     // It has to see them, too.
-    let edge = layout.http(Port::Edge, "/health");
-    probe::until(SERVICE_START_TIMEOUT, || probe::http(&edge), || Ok(()))
-        .with_context(|| excerpt(layout, "haproxy"))
+    let sees_them = || probe::http(layout, Port::Edge, "/health");
+    probe::until(SERVICE_START_TIMEOUT, sees_them, || Ok(())).with_context(|| excerpt(layout, "haproxy"))
+}
+
+/// One payment, to see it work. Where clients need the token of an issuer, only they can make one.
+fn first_payment(layout: &Layout, progress: &Progress) -> Result<()> {
+    if let Some(issuer) = token_issuer() {
+        progress.line(&format!("  No payment is made: it needs a token of {issuer}."));
+        return Ok(());
+    }
+    progress.line("");
+    workspace::coroctl(layout, &["first-payment"]).context("the first payment did not go through")
 }
 
 /// # Errors
 /// When it does not say in time that it is ready; the end of its log is in the message.
 pub fn wait_for_service(layout: &Layout, instance: Instance) -> Result<()> {
-    let url = instance.ready_url(layout);
-    let ready = || probe::http(&url);
+    let ready = || probe::http(layout, instance.admin, instance.ready_path());
     // One that crashes is restarted and may yet come up: only time decides.
     probe::until(SERVICE_START_TIMEOUT, ready, || Ok(())).with_context(|| excerpt(layout, instance.name))
 }

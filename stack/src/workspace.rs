@@ -145,7 +145,7 @@ fn status(layout: &Layout, program: &str, arguments: &[&str]) -> Result<ExitStat
         bail!("{} is not built: `cargo build --release --workspace` builds it", program.display());
     }
     let mut command = command(layout, &program.display().to_string());
-    command.args(arguments).envs(environment::variables(layout)?);
+    command.args(arguments).envs(environment::variables(layout)?).envs(environment::trust(layout));
     command.status().with_context(|| format!("cannot run {}", program.display()))
 }
 

@@ -11,6 +11,7 @@ impl Service {
     /// Status and body of `POST /deposits`.
     async fn deposit(&self, user: Uuid, amount: i64, key: &str) -> (u16, Value) {
         let body = json!({"user_id": user, "amount": amount, "idempotency_key": key});
+        saga::http::install_provider();
         let request = reqwest::Client::builder().no_proxy().build().unwrap();
         let request = request.post(format!("http://{}/deposits", self.admin)).bearer_auth(ADMIN_TOKEN);
         let reply = request.json(&body).send().await.unwrap();

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
-use listener::{Audience, Reason, Refusal};
-use tokio::net::TcpListener;
+use listener::{Audience, Reason, Refusal, Socket};
 use tokio_util::sync::CancellationToken;
 use warp::http::{Response, StatusCode};
 use warp::reply::Reply;
@@ -16,7 +15,7 @@ use crate::observe::status::{State, Status};
 
 /// Serves `audience` until `shutdown`.
 pub async fn serve(
-    socket: TcpListener,
+    socket: Socket,
     metrics: Metrics,
     sources: Vec<Status>,
     audience: Audience,

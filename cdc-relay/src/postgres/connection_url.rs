@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use postgres_tls::{Mode, TlsParameters};
 use rustls::ClientConfig;
 use tokio_postgres::config::{ChannelBinding, Host, SslMode, SslNegotiation};
 use tokio_postgres::{Client, Config};
@@ -24,7 +25,6 @@ use self::parameters::Parameters;
 use self::passfile::Login;
 use crate::postgres::error::INVALID_AUTHORIZATION;
 use crate::postgres::settings;
-use crate::postgres::tls::{self, Mode, TlsParameters};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -110,7 +110,7 @@ impl Database {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
         config.application_name("cdc-relay");
-        Ok(Database { tls: Arc::new(tls::client(mode, &tls_parameters)?), config })
+        Ok(Database { tls: Arc::new(postgres_tls::client(mode, &tls_parameters)?), config })
     }
 }
 
@@ -213,4 +213,38 @@ impl Database {
 
 fn may_be_due_to_tls(error: &tokio_postgres::Error) -> bool {
     error.code().is_none_or(|code| code.code() == INVALID_AUTHORIZATION)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Result;
+    use postgres_tls::{Mode, TlsParameters};
+
+    use super::parameters;
+
+    fn tls_parameters(url: &str) -> Result<TlsParameters> {
+        TlsParameters::take(&mut parameters::read(url, &|_| None)?)
+    }
+
+    fn mode(url: &str) -> Option<Mode> {
+        tls_parameters(url).expect("a URL").mode().ok()
+    }
+
+    #[test]
+    fn modes_with_and_without_authorities() {
+        assert_eq!(mode("postgres://h/d"), Some(Mode::Prefer));
+        assert_eq!(mode("postgres://h/d?sslmode=require"), Some(Mode::Require));
+        assert_eq!(mode("postgres://h/d?sslmode=require&sslrootcert=ca.pem"), Some(Mode::VerifyCa));
+        assert_eq!(mode("postgres://h/d?sslrootcert=system"), Some(Mode::VerifyFull));
+        assert_eq!(mode("postgres://h/d?sslmode=verify-full&sslrootcert=system"), Some(Mode::VerifyFull));
+        assert_eq!(mode("postgres://h/d?sslmode=verify-full"), Some(Mode::VerifyFull));
+        for weak in ["prefer", "require", "verify-ca"] {
+            assert_eq!(mode(&format!("postgres://h/d?sslmode={weak}&sslrootcert=system")), None, "{weak}");
+        }
+        assert_eq!(mode("postgres://h/d?sslmode=verify-ca"), None);
+        assert_eq!(mode("postgres://u:p?w@h/d?ssl%6Dode=require&sslrootcert=ca.pem"), Some(Mode::VerifyCa));
+        assert_eq!(mode("host=h sslmode=require sslrootcert=ca.pem"), Some(Mode::VerifyCa));
+        assert_eq!(mode("postgres://h/d?sslmode=disable&sslrootcert=ca.pem"), Some(Mode::Disable));
+        assert!(tls_parameters("postgres://h/d?sslmode=maybe").is_err());
+    }
 }

@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 
+use postgres_tls::ALPN_PROTOCOL;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use sha2::{Digest, Sha256, Sha384, Sha512};
@@ -17,8 +18,6 @@ use x509_cert::der::oid::db::rfc5912::{
     ECDSA_WITH_SHA_256, ECDSA_WITH_SHA_384, SHA_1_WITH_RSA_ENCRYPTION, SHA_256_WITH_RSA_ENCRYPTION,
     SHA_384_WITH_RSA_ENCRYPTION, SHA_512_WITH_RSA_ENCRYPTION,
 };
-
-use crate::postgres::tls::ALPN_PROTOCOL;
 
 #[derive(Debug)]
 pub struct TlsStream {

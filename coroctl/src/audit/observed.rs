@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ::brokers::Brokers;
 use anyhow::{Context, Result};
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 use uuid::Uuid;
@@ -65,7 +66,7 @@ impl Observed {
         for (name, client) in connections.by_source() {
             observed.clusters.insert(name, relay::cluster(client).await.context(name)?);
         }
-        if let Some(brokers) = targets.address(Target::Kafka) {
+        if let Some(brokers) = targets.kafka() {
             observed.read_kafka(brokers, targets).await?;
         }
         if let Some(url) = targets.address(Target::Queue) {
@@ -84,8 +85,8 @@ impl Observed {
         Ok(observed)
     }
 
-    async fn read_kafka(&mut self, brokers: &str, targets: &Targets) -> Result<()> {
-        let (brokers, targets) = (brokers.to_owned(), targets.clone());
+    async fn read_kafka(&mut self, brokers: Brokers, targets: &Targets) -> Result<()> {
+        let targets = targets.clone();
         let explained = unprefixed(&self.explained, &targets.topic_prefix);
         let read = move || {
             Ok((

@@ -123,10 +123,10 @@ async fn poll(targets: &Targets, connections: &Connections) -> Result<Poll> {
     if let Some(url) = targets.address(Target::Queue) {
         counts.queued = brokers::queue_depth(url, &targets.queue).await?;
     }
-    let Some(brokers) = targets.address(Target::Kafka) else {
+    let Some(brokers) = targets.kafka() else {
         return Ok(Poll { counts, checkpoints: Vec::new() });
     };
-    let (brokers, targets) = (brokers.to_owned(), targets.clone());
+    let targets = targets.clone();
     let read =
         move || Ok((brokers::checkpoints(&brokers, &targets)?, brokers::group_lags(&brokers, &targets)?));
     let answer: Result<_> = tokio::task::spawn_blocking(read).await?;

@@ -3,6 +3,7 @@
 //! * It needs connection strings only, and nothing else of a stack.
 //! * A target without an address is skipped, and the report says so.
 
+use brokers::{Brokers, Properties};
 use clap::Args;
 use saga::contract::PAYMENT_QUEUE;
 
@@ -23,6 +24,9 @@ pub struct Targets {
     /// Kafka, as HOST:PORT.
     #[arg(long, env = "KAFKA_BROKERS")]
     pub kafka_brokers: Option<String>,
+    /// How to sign in to Kafka: a file of librdkafka's properties of connections, as the services have it.
+    #[arg(long, env = "KAFKA_CONFIG", value_name = "FILE", value_parser = Properties::read)]
+    pub kafka_config: Option<Properties>,
     /// RabbitMQ.
     #[arg(long, env = "AMQP_URL", hide_env_values = true)]
     pub amqp_url: Option<String>,
@@ -44,6 +48,7 @@ impl From<&Stack> for Targets {
             balance_database_url: Some(stack.balance_database_url.clone()),
             processor_database_url: Some(stack.processor_database_url.clone()),
             kafka_brokers: Some(stack.kafka_brokers.clone()),
+            kafka_config: stack.kafka_config.clone(),
             amqp_url: Some(stack.amqp_url.clone()),
             gateway_url: Some(stack.gateway_url.clone()),
             topic_prefix: String::new(),
@@ -92,6 +97,12 @@ impl Targets {
             Target::Gateway => &self.gateway_url,
         };
         address.as_deref().filter(|text| !text.is_empty())
+    }
+
+    /// Kafka, if its address is given.
+    pub fn kafka(&self) -> Option<Brokers> {
+        let servers = self.address(Target::Kafka)?.to_owned();
+        Brokers::new(Some(servers), self.kafka_config.clone().unwrap_or_default()).ok()
     }
 
     pub fn topic(&self, name: &str) -> String {

@@ -68,7 +68,7 @@ impl Topics {
     }
 
     async fn contents(&self) -> read::KafkaContents {
-        let (brokers, targets) = (variable("KAFKA_BROKERS"), self.targets.clone());
+        let (brokers, targets) = (Brokers::at(variable("KAFKA_BROKERS")), self.targets.clone());
         tokio::task::spawn_blocking(move || read::read_kafka(&brokers, &targets, BTreeSet::new()))
             .await
             .unwrap()

@@ -13,7 +13,7 @@ const SCRAPE_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// Counts by topic the events that were emitted again since `since`: same id, another offset.
 pub async fn re_emitted(stack: &Stack, since: Timestamp) -> Result<BTreeMap<String, u64>> {
-    let brokers = stack.kafka_brokers.clone();
+    let brokers = stack.kafka()?;
     let read = move || topics::read(&brokers, &SAGA_TOPICS, since);
     let events = tokio::task::spawn_blocking(read).await.context("reader")??;
     let mut again: BTreeMap<String, u64> = SAGA_TOPICS.map(|topic| (topic.to_owned(), 0)).into();

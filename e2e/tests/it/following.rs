@@ -10,18 +10,24 @@ use crate::harness::{Harness, WAIT_TIMEOUT};
 /// Long enough for the gateway's answer to come while a client waits.
 const SLOW: &str = "0812-slow200";
 
-struct Follower {
-    user: Uuid,
+pub struct Follower {
+    /// The header by which the service knows its user.
+    identity: (&'static str, String),
     http: reqwest::Client,
 }
 
 impl Follower {
     fn new(user: Uuid) -> Self {
-        Self { user, http: reqwest::Client::new() }
+        Self { identity: ("x-user-id", user.to_string()), http: reqwest::Client::new() }
     }
 
-    async fn get(&self, url: &str, last_event_id: Option<&str>) -> Response {
-        let mut request = self.http.get(url).header("x-user-id", self.user.to_string());
+    pub fn with_token(token: &str) -> Self {
+        Self { identity: ("authorization", format!("Bearer {token}")), http: reqwest::Client::new() }
+    }
+
+    pub async fn get(&self, url: &str, last_event_id: Option<&str>) -> Response {
+        let (name, value) = &self.identity;
+        let mut request = self.http.get(url).header(*name, value);
         if let Some(id) = last_event_id {
             request = request.header("last-event-id", id);
         }
@@ -29,7 +35,7 @@ impl Follower {
     }
 
     /// Opens the stream of a payment.
-    async fn open(&self, door: &str, payment_id: Uuid, last_event_id: Option<&str>) -> Events {
+    pub async fn open(&self, door: &str, payment_id: Uuid, last_event_id: Option<&str>) -> Events {
         let response = self.get(&format!("{door}/payments/{payment_id}/events"), last_event_id).await;
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
@@ -38,7 +44,7 @@ impl Follower {
 }
 
 /// A stream of server-sent events.
-struct Events {
+pub struct Events {
     response: Response,
     /// What has come of the next event.
     text: String,
@@ -46,14 +52,14 @@ struct Events {
 
 /// One event: its id, and its data.
 #[derive(Debug)]
-struct Event {
-    id: i64,
-    payment: Value,
+pub struct Event {
+    pub id: i64,
+    pub payment: Value,
 }
 
 impl Events {
     /// The next event with data; `None` at the end of the stream.
-    async fn next(&mut self) -> Option<Event> {
+    pub async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
                 let (block, rest) = (block.to_owned(), rest.to_owned());
@@ -69,7 +75,7 @@ impl Events {
         }
     }
 
-    async fn rest(mut self) -> Vec<Event> {
+    pub async fn rest(mut self) -> Vec<Event> {
         let mut events = Vec::new();
         while let Some(event) = self.next().await {
             events.push(event);
@@ -91,7 +97,7 @@ fn parse(block: &str) -> Option<Event> {
     Some(Event { id: field("id").unwrap().parse().unwrap(), payment })
 }
 
-fn expect_story(events: &[Event], after: i64) {
+pub fn expect_story(events: &[Event], after: i64) {
     let ids: Vec<i64> = events.iter().map(|event| event.id).collect();
     assert!(ids.windows(2).all(|pair| pair[0] < pair[1]), "no version is repeated: {ids:?}");
     assert!(ids.iter().all(|id| *id > after), "none is sent again: {ids:?}");

@@ -14,11 +14,14 @@ mod conformance;
 mod contract;
 mod documents;
 mod edge;
+mod encrypted;
 mod expiry;
 mod following;
 mod http_rules;
 mod idempotency;
+mod identity;
 mod instance;
+mod issuers;
 mod kills;
 mod logins;
 

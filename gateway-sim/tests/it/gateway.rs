@@ -37,6 +37,7 @@ impl Gateway {
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let served = tokio::spawn(gateway_sim::run(config, listener, shutdown.clone()));
+        listener::tls::install_provider();
         let http = Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap();
         Gateway { address, ledger, http, shutdown, served }
     }

@@ -187,6 +187,7 @@ impl Gateway {
 }
 
 pub fn client() -> reqwest::Client {
+    saga::http::install_provider();
     reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().unwrap()
 }
 

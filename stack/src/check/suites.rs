@@ -87,7 +87,7 @@ impl Suite {
     fn run(&self, layout: &Layout, variables: &Variables, arguments: &[&str]) -> Result<Totals> {
         let began = Instant::now();
         let mut command = workspace::command(layout, &self.program.display().to_string());
-        command.current_dir(&self.folder).args(arguments).envs(variables);
+        command.current_dir(&self.folder).args(arguments).envs(variables).envs(environment::trust(layout));
         if self.package == "cdc-relay"
             && self.kind == Kind::Integration
             && std::env::var_os("RUST_TEST_THREADS").is_none()

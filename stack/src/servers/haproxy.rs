@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::{find_program, text};
+use crate::certificates;
 use crate::layout::{Layout, Port};
 use crate::spec::{EDGE_TIER, Spec};
 
@@ -17,9 +19,13 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     for name in ["haproxy.cfg", "not-http.lua"] {
         layout.write_for_server(&home.join(name), &layout.compose_file(&format!("haproxy/{name}"))?)?;
     }
+    if layout.is_encrypted() {
+        certificates::give(layout, "haproxy", &home)?;
+    }
     let argv = vec![text(&program), "-db".into(), "-f".into(), text(&config)];
+    let env = environment(layout, &home);
     let mut spec = super::spec(layout, "haproxy", home, argv, Port::Edge);
-    spec.env = environment(layout);
+    spec.env = env;
     spec.tier = EDGE_TIER;
     Ok(vec![spec])
 }
@@ -40,7 +46,7 @@ fn origins() -> String {
 }
 
 /// What the configuration leaves open.
-fn environment(layout: &Layout) -> BTreeMap<String, String> {
+fn environment(layout: &Layout, home: &Path) -> BTreeMap<String, String> {
     let address = |port| format!("127.0.0.1:{}", layout.port(port));
     let port = |port| layout.port(port).to_string();
     let entries = [
@@ -55,8 +61,17 @@ fn environment(layout: &Layout) -> BTreeMap<String, String> {
         ("BALANCE_ADDR", address(Port::Balance)),
         ("BALANCE_ADMIN_PORT", port(Port::BalanceAdmin)),
     ];
+    let home = home.display();
+    let tls = match layout.is_encrypted() {
+        true => [
+            format!("ssl crt {home}/tls.pem ssl-min-ver TLSv1.2"),
+            format!("ssl verify required ca-file {home}/ca.pem verifyhost localhost check-ssl"),
+        ],
+        false => [String::new(), String::new()],
+    };
+    let tls = ["EDGE_TLS", "SERVICES_TLS"].into_iter().zip(tls);
     let limits = LIMITS.map(|(name, default)| (name, env::var(name).unwrap_or_else(|_| default.to_owned())));
-    entries.into_iter().chain(limits).map(|(name, value)| (name.to_owned(), value)).collect()
+    entries.into_iter().chain(tls).chain(limits).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 #[cfg(test)]
@@ -71,7 +86,7 @@ mod tests {
         let config = layout.compose_file("haproxy/haproxy.cfg").unwrap();
         let open: BTreeSet<&str> =
             config.split("${").skip(1).filter_map(|rest| Some(rest.split_once(['}', '['])?.0)).collect();
-        let given = environment(&layout);
+        let given = environment(&layout, Path::new("/d"));
         assert_eq!(open, given.keys().map(String::as_str).collect());
     }
 }

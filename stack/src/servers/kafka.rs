@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use super::{find_program, text};
+use crate::certificates;
 use crate::launch;
 use crate::layout::{Layout, Port, write_private};
 use crate::output::Step;
@@ -31,6 +32,9 @@ pub const ADMIN: &str = "admin";
 pub const SUBSCRIBER: &str = "subscriber";
 /// Everyone else who can sign in.
 pub const USERS: [&str; 5] = ["relay", "payments-svc", "balance-svc", "processor-svc", SUBSCRIBER];
+
+/// Whoever does not sign in, on an encrypted stack: the file that says whom to trust.
+pub const READER: &str = "reader";
 
 /// Where the jars of this version are, or will be.
 pub fn jars(layout: &Layout) -> PathBuf {
@@ -139,14 +143,22 @@ pub fn client_file(layout: &Layout, user: &str) -> PathBuf {
 pub fn write_client_files(layout: &Layout) -> Result<()> {
     let folder = layout.dir.join("kafka");
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let (mut tls, mut protocol) = (String::new(), "SASL_PLAINTEXT");
+    if layout.is_encrypted() {
+        tls = format!("ssl.ca.location={}\n", certificates::authority(layout).display());
+        protocol = "SASL_SSL";
+        let port = layout.port(Port::Kafka);
+        let text = format!("bootstrap.servers=127.0.0.1:{port}\nsecurity.protocol=SSL\n{tls}");
+        write_private(&client_file(layout, READER), &text)?;
+    }
     for user in USERS.into_iter().chain([ADMIN]) {
         let (port, password) = (layout.port(Port::KafkaSasl), secret(layout, user)?);
         let login = login(user, &password);
         let text = format!(
             "# {user}, in the format of librdkafka: kcat -F, KAFKA_CONFIG.
 bootstrap.servers=127.0.0.1:{port}
-security.protocol=SASL_PLAINTEXT
-sasl.mechanism=PLAIN
+security.protocol={protocol}
+{tls}sasl.mechanism=PLAIN
 sasl.username={user}
 sasl.password={password}
 # Kafka's own tools want this line instead of the last two:
@@ -219,14 +231,14 @@ fn settings(layout: &Layout, home: &Path) -> Result<String> {
     let user = |name: &str| Ok(format!(" user_{name}=\"{}\"", secret(layout, name)?));
     let itself = user(BROKER)?;
     let users = USERS.into_iter().chain([ADMIN]).map(user).collect::<Result<String>>()?;
+    let tls = protocols(layout, home)?;
     Ok(format!(
         "process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT
-controller.listener.names=CONTROLLER
+{tls}controller.listener.names=CONTROLLER
 inter.broker.listener.name=SASL
 sasl.enabled.mechanisms=PLAIN
 sasl.mechanism.inter.broker.protocol=PLAIN
@@ -254,6 +266,23 @@ log.segment.bytes=268435456
 log.retention.ms=-1
 ",
         home.display()
+    ))
+}
+
+/// The protocols of the listeners: by their names, or all by TLS with the files in `home`.
+fn protocols(layout: &Layout, home: &Path) -> Result<String> {
+    if !layout.is_encrypted() {
+        return Ok("listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:SASL_PLAINTEXT\n".to_owned());
+    }
+    certificates::give(layout, "kafka", home)?;
+    let home = home.display();
+    Ok(format!(
+        "listener.security.protocol.map=PLAINTEXT:SSL,SASL:SASL_SSL,CONTROLLER:SASL_SSL
+ssl.keystore.type=PEM
+ssl.keystore.location={home}/tls.pem
+ssl.truststore.type=PEM
+ssl.truststore.location={home}/ca.pem
+"
     ))
 }
 

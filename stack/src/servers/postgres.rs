@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::text;
+use crate::certificates;
 use crate::launch;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
@@ -42,10 +43,16 @@ pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
         step.now("making the cluster");
         initialise(layout, &programs, &home, &cluster)?;
     }
-    layout.write_for_server(&cluster.join("coro.conf"), &settings(layout.port(Port::Postgres), &home))?;
+    let (mut settings, mut host) = (settings(layout.port(Port::Postgres), &home), "host");
+    if layout.is_encrypted() {
+        certificates::give(layout, "postgres", &cluster)?;
+        settings += "ssl = on\nssl_cert_file = 'tls.crt'\nssl_key_file = 'tls.key'\n";
+        host = "hostssl";
+    }
+    layout.write_for_server(&cluster.join("coro.conf"), &settings)?;
     // A replication connection names a database, so "all" covers the relay too.
-    let access = "local all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n";
-    layout.write_for_server(&cluster.join("pg_hba.conf"), access)?;
+    let access = format!("local all all scram-sha-256\n{host} all all 127.0.0.1/32 scram-sha-256\n");
+    layout.write_for_server(&cluster.join("pg_hba.conf"), &access)?;
     let argv = vec![text(&programs.join("postgres")), "-D".to_owned(), text(&cluster)];
     let mut spec = super::spec(layout, "postgres", home, argv, Port::Postgres);
     // Fast shutdown: SIGTERM would wait for clients to leave.

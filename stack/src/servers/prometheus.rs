@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{find_program, text};
+use crate::certificates;
 use crate::layout::{Layout, Port};
 use crate::services::INSTANCES;
 use crate::spec::Spec;
@@ -25,6 +26,11 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     }
     let targets = serde_json::to_string_pretty(&targets(layout))?;
     layout.write_for_server(&home.join("targets.json"), &targets)?;
+    if layout.is_encrypted() {
+        let authority = std::fs::read_to_string(certificates::authority(layout))?;
+        layout.write_for_server(&home.join("ca.pem"), &authority)?;
+    }
+    let authority = home.join("ca.pem");
     let argv = vec![
         text(&program),
         format!("--config.file={}", config.display()),
@@ -37,6 +43,9 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let mut spec = super::spec(layout, "prometheus", home, argv, Port::Prometheus);
     // It has little to do, and the machine has other work.
     spec.env.insert("GOMAXPROCS".to_owned(), "1".to_owned());
+    if layout.is_encrypted() {
+        spec.env.insert("SSL_CERT_FILE".to_owned(), text(&authority));
+    }
     Ok(vec![spec])
 }
 
@@ -53,8 +62,9 @@ fn targets(layout: &Layout) -> Vec<Value> {
     services
         .chain(servers)
         .map(|(job, instance, port)| {
-            let address = format!("127.0.0.1:{}", layout.port(port));
-            json!({"targets": [address], "labels": {"job": job, "instance": instance}})
+            let url = layout.http(port, "");
+            let (scheme, address) = url.split_once("://").unwrap_or(("http", &url));
+            json!({"targets": [address], "labels": {"__scheme__": scheme, "job": job, "instance": instance}})
         })
         .collect()
 }

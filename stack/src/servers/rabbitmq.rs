@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{find_program, text};
+use crate::certificates;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::spec::{HELPER_TIER, Restart, Spec};
@@ -31,7 +32,10 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let home = layout.server_dir("rabbitmq")?;
     let users = home.join("definitions.json");
     layout.write_for_server(&users, &serde_json::to_string_pretty(&definitions(layout)?)?)?;
-    layout.write_for_server(&home.join("rabbitmq.conf"), &settings(layout, &users))?;
+    layout.write_for_server(&home.join("rabbitmq.conf"), &settings(layout, &home, &users))?;
+    if layout.is_encrypted() {
+        certificates::give(layout, "rabbitmq", &home)?;
+    }
     layout.write_for_server(&home.join("enabled_plugins"), "[rabbitmq_management,rabbitmq_prometheus].\n")?;
     layout.write_for_server(&home.join("env.conf"), "")?;
     layout.server_dir("rabbitmq/logs")?;
@@ -49,14 +53,40 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     Ok(vec![mapper, broker])
 }
 
-fn settings(layout: &Layout, definitions: &Path) -> String {
+/// Its three listeners, by TLS with the files in `home` where the stack is encrypted.
+fn listeners(layout: &Layout, home: &Path) -> String {
+    let (amqp, management) = (layout.port(Port::Amqp), layout.port(Port::RabbitManagement));
+    let prometheus = layout.port(Port::RabbitPrometheus);
+    let plugin = |name: &str, kind: &str, port: u16| {
+        format!("{name}.{kind}.ip = 127.0.0.1\n{name}.{kind}.port = {port}\n")
+    };
+    if !layout.is_encrypted() {
+        let plugins = plugin("management", "tcp", management) + &plugin("prometheus", "tcp", prometheus);
+        return format!("listeners.tcp.1 = 127.0.0.1:{amqp}\n{plugins}");
+    }
+    let home = home.display();
+    let files = |prefix: &str| {
+        format!(
+            "{prefix}.cacertfile = {home}/ca.pem
+{prefix}.certfile = {home}/tls.crt
+{prefix}.keyfile = {home}/tls.key
+"
+        )
+    };
+    let plugin = |name: &str, port| plugin(name, "ssl", port) + &files(&format!("{name}.ssl"));
+    let plugins = plugin("management", management) + &plugin("prometheus", prometheus);
+    let options = files("ssl_options");
     format!(
-        "listeners.tcp.1 = 127.0.0.1:{}
-management.tcp.ip = 127.0.0.1
-management.tcp.port = {}
-prometheus.tcp.ip = 127.0.0.1
-prometheus.tcp.port = {}
-# Read at every start: users that changed since the last one are changed over the data that are there.
+        "listeners.tcp = none
+listeners.ssl.1 = 127.0.0.1:{amqp}
+{options}ssl_options.verify = verify_none
+{plugins}"
+    )
+}
+
+fn settings(layout: &Layout, home: &Path, definitions: &Path) -> String {
+    format!(
+        "{}# Read at every start: users that changed since the last one are changed over the data that are there.
 load_definitions = {}
 vm_memory_high_watermark.absolute = 512MB
 disk_free_limit.absolute = 200MB
@@ -64,9 +94,7 @@ disk_free_limit.absolute = 200MB
 raft.wal_max_size_bytes = 67108864
 cluster_partition_handling = ignore
 ",
-        layout.port(Port::Amqp),
-        layout.port(Port::RabbitManagement),
-        layout.port(Port::RabbitPrometheus),
+        listeners(layout, home),
         definitions.display(),
     )
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use super::{find_program, text};
+use crate::certificates;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::spec::Spec;
@@ -22,17 +23,34 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
         .into_iter()
         .map(|login| Ok(format!("user {} on >{} {}\n", login.user(), login.password(layout)?, rights(login))))
         .collect::<Result<_>>()?;
+    let port = layout.port(Port::Redis);
+    let listener = if layout.is_encrypted() {
+        certificates::give(layout, "redis", &home)?;
+        let file = |name: &str| text(&home.join(name));
+        format!(
+            "port 0
+tls-port {port}
+tls-cert-file {}
+tls-key-file {}
+tls-ca-cert-file {}
+tls-auth-clients no",
+            file("tls.crt"),
+            file("tls.key"),
+            file("ca.pem")
+        )
+    } else {
+        format!("port {port}")
+    };
     let settings = format!(
         "bind 127.0.0.1
-port {}
+{listener}
 user default off
 {users}daemonize no
 save \"\"
 appendonly no
 maxmemory 256mb
 maxmemory-policy allkeys-lru
-",
-        layout.port(Port::Redis),
+"
     );
     layout.write_for_server(&config, &settings)?;
     let argv = vec![text(&program), text(&config)];

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result};
 use brokers::Brokers;
 use clap::Args;
+use listener::Tls;
 use listener::operators::Name;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,8 @@ pub struct RunConfig {
     #[arg(long, env = "ADMIN_HOSTS", value_name = "HOST,…", value_delimiter = ',')]
     pub admin_hosts: Vec<Name>,
     #[command(flatten)]
+    pub tls: Tls,
+    #[command(flatten)]
     pub kafka: Brokers,
     #[command(flatten)]
     pub amqp: AmqpArgs,
@@ -46,6 +49,7 @@ pub fn execute(config: &RunConfig) -> Outcome {
 
 #[tokio::main(worker_threads = 1)]
 async fn serve(config: &RunConfig, routes: Routes) -> Result<()> {
+    listener::tls::install_provider();
     let listener = tokio::net::TcpListener::bind(config.admin_addr).await.context("ADMIN_ADDR")?;
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let shutdown = CancellationToken::new();
@@ -55,6 +59,6 @@ async fn serve(config: &RunConfig, routes: Routes) -> Result<()> {
         token.cancel();
     });
     let sinks = SinkClients { kafka: &config.kafka, amqp: &config.amqp };
-    let admin = Admin { listener, hosts: config.admin_hosts.clone() };
+    let admin = Admin { socket: config.tls.socket(listener), hosts: config.admin_hosts.clone() };
     super::wiring::run(&sinks, routes, admin, shutdown).await
 }

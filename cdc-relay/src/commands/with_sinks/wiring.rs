@@ -8,8 +8,7 @@ use anyhow::{Context, Result, anyhow};
 use brokers::Brokers;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use listener::operators::Name;
-use listener::{Audience, Operators};
-use tokio::net::TcpListener;
+use listener::{Audience, Operators, Socket};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +38,7 @@ pub struct SinkClients<'a> {
 
 /// The admin listener.
 pub struct Admin {
-    pub listener: TcpListener,
+    pub socket: Socket,
     /// Names by which operators may call it, besides those of the loopback.
     pub hosts: Vec<Name>,
 }
@@ -114,9 +113,9 @@ pub async fn run(
         // The sender is gone: the thread panicked.
         threads.push(async move { ended.await.map_err(|_| source.name.get_ref()) });
     }
-    let Admin { listener, hosts: admin_hosts } = admin;
+    let Admin { socket, hosts: admin_hosts } = admin;
     let audience = Audience::operators(Operators { admin_hosts, ..Operators::default() });
-    let admin = tokio::spawn(http::serve(listener, metrics, statuses, audience, shutdown.clone()));
+    let admin = tokio::spawn(http::serve(socket, metrics, statuses, audience, shutdown.clone()));
     // A source ends only when it is stopped. If one ends before, its thread panicked, and the process has to end too.
     let mut broken = tokio::select! {
         () = shutdown.cancelled() => None,

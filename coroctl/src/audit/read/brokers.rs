@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use brokers::Brokers;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
@@ -51,7 +52,11 @@ pub struct KafkaContents {
 ///
 /// # Errors
 /// When Kafka does not answer, or a checkpoint or dead letter cannot be parsed.
-pub fn read_kafka(brokers: &str, targets: &Targets, explained: BTreeSet<String>) -> Result<KafkaContents> {
+pub fn read_kafka(
+    brokers: &Brokers,
+    targets: &Targets,
+    explained: BTreeSet<String>,
+) -> Result<KafkaContents> {
     let events = PublishedEvents::except(explained);
     let checkpoints = checkpoints(brokers, targets)?;
     let mut contents = KafkaContents { events, checkpoints, ..KafkaContents::default() };
@@ -124,7 +129,7 @@ fn with_record(topic: &str, message: &BorrowedMessage<'_>, take: impl FnOnce(&Re
 }
 
 /// Reads the relay's checkpoint of each source. Blocking.
-pub fn checkpoints(brokers: &str, targets: &Targets) -> Result<Vec<Checkpoint>> {
+pub fn checkpoints(brokers: &Brokers, targets: &Targets) -> Result<Vec<Checkpoint>> {
     let mut checkpoints = Checkpoints::default();
     topics::visit(brokers, &targets.topic(STATE_TOPIC), |message| {
         let key = String::from_utf8_lossy(message.key().unwrap_or_default());
@@ -134,7 +139,7 @@ pub fn checkpoints(brokers: &str, targets: &Targets) -> Result<Vec<Checkpoint>> 
 }
 
 /// Reads the lag of each service's group. Blocking.
-pub fn group_lags(brokers: &str, targets: &Targets) -> Result<Vec<GroupLag>> {
+pub fn group_lags(brokers: &Brokers, targets: &Targets) -> Result<Vec<GroupLag>> {
     let lag = |(group, topics): (&str, &[&str])| {
         let topics: Vec<String> = topics.iter().map(|topic| targets.topic(topic)).collect();
         let (lag, records) = topics::lag(brokers, group, &topics)?;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result};
+use saga::http::install_provider;
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -106,6 +107,7 @@ impl GatewayLedger {
 /// # Errors
 /// When the gateway does not answer, or its export breaks off.
 pub async fn read(gateway_url: &str) -> Result<GatewayLedger> {
+    install_provider();
     let mut response = reqwest::get(format!("{gateway_url}/ledger"))
         .await?
         .error_for_status()

@@ -6,14 +6,13 @@
 //!
 //! Kafka's own tool does the same in two seconds of a Java machine for each principal; these are three requests.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{ADMIN, SUBSCRIBER};
 use crate::layout::{Layout, Port};
+use crate::link::{self, Link};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_BYTES_MAX: i32 = 1 << 20;
@@ -87,10 +86,9 @@ pub fn ensure_rules(layout: &Layout) -> Result<()> {
 /// # Errors
 /// When Kafka does not answer, or refuses.
 pub fn allow(layout: &Layout, rules: &[Rule<'_>]) -> Result<()> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, layout.port(Port::KafkaSasl)));
+    let port = layout.port(Port::KafkaSasl);
     let stream =
-        TcpStream::connect_timeout(&address, TIMEOUT).with_context(|| format!("cannot reach {address}"))?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
+        link::open(layout, port, None, TIMEOUT).with_context(|| format!("cannot reach port {port}"))?;
     let mut broker = Broker { stream };
     broker.sign_in(ADMIN, &super::secret(layout, ADMIN)?)?;
     broker.create(rules)
@@ -98,7 +96,7 @@ pub fn allow(layout: &Layout, rules: &[Rule<'_>]) -> Result<()> {
 
 /// A connection that speaks as much of Kafka's protocol as is needed here.
 struct Broker {
-    stream: TcpStream,
+    stream: Box<dyn Link>,
 }
 
 impl Broker {

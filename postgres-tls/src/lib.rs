@@ -12,9 +12,12 @@
 //! * A certificate in the file `sslrootcert` itself is trusted even if it has expired.
 //! * The server's name must be in `subjectAltName`; the common name does not count.
 //!
-//! One library, rustls with ring, serves the stream, ordinary connections and AMQP; librdkafka alone has the system's
-//! OpenSSL, since it knows no other.
+//! One library, rustls with ring, serves every TLS of ours; librdkafka alone has the system's OpenSSL, since it knows no
+//! other.
 
+mod connection;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -26,7 +29,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use crate::postgres::connection_url::parameters::Parameters;
+pub use self::connection::Connection;
+
+/// The values of a connection string by name, decoded.
+pub type Parameters = BTreeMap<String, String>;
 
 /// Postgres' protocol in the handshake (ALPN).
 pub const ALPN_PROTOCOL: &[u8] = b"postgresql";
@@ -55,7 +61,7 @@ impl Mode {
     }
 }
 
-/// The TLS parameters. The client library knows only some of them.
+/// The TLS parameters. `tokio-postgres` knows only some of them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct TlsParameters {
     /// None: not given.
@@ -235,36 +241,5 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tls_parameters(url: &str) -> Result<TlsParameters> {
-        TlsParameters::take(&mut crate::postgres::connection_url::parameters::read(url, &|_| None)?)
-    }
-
-    fn mode(url: &str) -> Option<Mode> {
-        tls_parameters(url).expect("a URL").mode().ok()
-    }
-
-    #[test]
-    fn modes_with_and_without_authorities() {
-        assert_eq!(mode("postgres://h/d"), Some(Mode::Prefer));
-        assert_eq!(mode("postgres://h/d?sslmode=require"), Some(Mode::Require));
-        assert_eq!(mode("postgres://h/d?sslmode=require&sslrootcert=ca.pem"), Some(Mode::VerifyCa));
-        assert_eq!(mode("postgres://h/d?sslrootcert=system"), Some(Mode::VerifyFull));
-        assert_eq!(mode("postgres://h/d?sslmode=verify-full&sslrootcert=system"), Some(Mode::VerifyFull));
-        assert_eq!(mode("postgres://h/d?sslmode=verify-full"), Some(Mode::VerifyFull));
-        for weak in ["prefer", "require", "verify-ca"] {
-            assert_eq!(mode(&format!("postgres://h/d?sslmode={weak}&sslrootcert=system")), None, "{weak}");
-        }
-        assert_eq!(mode("postgres://h/d?sslmode=verify-ca"), None);
-        assert_eq!(mode("postgres://u:p?w@h/d?ssl%6Dode=require&sslrootcert=ca.pem"), Some(Mode::VerifyCa));
-        assert_eq!(mode("host=h sslmode=require sslrootcert=ca.pem"), Some(Mode::VerifyCa));
-        assert_eq!(mode("postgres://h/d?sslmode=disable&sslrootcert=ca.pem"), Some(Mode::Disable));
-        assert!(tls_parameters("postgres://h/d?sslmode=maybe").is_err());
     }
 }

@@ -1,0 +1,134 @@
+//! A stack whose every link is encrypted (`cargo stack up --tls`): nothing is answered in plain text, and every client
+//! verifies its server.
+//!
+//! `cargo stack test --all` runs these on a stack of their own, after a payment, faults and the audit there.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use coroctl::audit::targets::Target;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use stack::certificates;
+use stack::layout::{Layout, Port};
+use stack::servers::Server;
+use stack::services::INSTANCES;
+
+use crate::harness::{Harness, binary};
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Ports without TLS: what the nodes of one RabbitMQ say to each other, and Prometheus' page, which nothing of Coro reads.
+const PLAIN: [Port; 3] = [Port::Epmd, Port::RabbitDistribution, Port::Prometheus];
+
+/// The stack, which has to be an encrypted one.
+fn layout() -> Layout {
+    let layout = Layout::from_env().unwrap();
+    assert!(layout.is_encrypted(), "these tests need a stack of `cargo stack up --tls`");
+    layout
+}
+
+/// The first bytes of the answer to this question; nothing if there is none.
+fn answer(port: u16, question: &[u8]) -> Vec<u8> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT).unwrap();
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT)).unwrap();
+    let mut answer = [0; 256];
+    let read = stream.write_all(question).and_then(|()| stream.read(&mut answer)).unwrap_or(0);
+    answer[..read].to_vec()
+}
+
+/// The end of the connection, or an alert of TLS (RFC 8446, section 6).
+fn is_refusal(answer: &[u8]) -> bool {
+    answer.is_empty() || answer.starts_with(&[21, 3])
+}
+
+#[test]
+#[ignore = "needs an encrypted stack: cargo stack test --all"]
+fn nothing_is_answered_in_plain_text() {
+    let layout = layout();
+    // HTTP, Kafka (its versions), AMQP and Redis.
+    let questions: [&[u8]; 4] = [
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        &[0, 0, 0, 10, 0, 18, 0, 0, 0, 0, 0, 1, 255, 255],
+        b"AMQP\x00\x00\x09\x01",
+        b"PING\r\n",
+    ];
+    let servers = Server::ALL.iter().flat_map(|server| server.ports().to_vec());
+    let ports = servers.chain(INSTANCES.into_iter().flat_map(|instance| instance.ports()));
+    let ports: Vec<Port> = ports.filter(|port| !PLAIN.contains(port) && *port != Port::Postgres).collect();
+    assert!(ports.len() > 18, "{ports:?}");
+    for port in ports {
+        for question in questions {
+            let answer = answer(layout.port(port), question);
+            assert!(is_refusal(&answer), "{port:?}: {}", String::from_utf8_lossy(&answer));
+        }
+    }
+}
+
+/// Postgres begins in plain text, and then takes nobody who stays there.
+#[tokio::test]
+#[ignore = "needs an encrypted stack: cargo stack test --all"]
+async fn postgres_lets_nobody_in_without_tls() {
+    let _encrypted = layout();
+    let harness = Harness::shared().await;
+    let url = harness.stack.payments_database_url.replace("sslmode=verify-full", "sslmode=disable");
+    let error = coroctl::databases::connect(&url).await.map(drop).unwrap_err();
+    let error = error.downcast_ref::<tokio_postgres::Error>().unwrap();
+    assert_eq!(error.code().unwrap().code(), "28000", "{error}");
+    let encrypted = "select count(*) from pg_stat_ssl join pg_stat_activity using (pid)
+                     where client_addr is not null and not ssl";
+    let client = coroctl::databases::connect(&harness.stack.postgres_admin_url).await.unwrap();
+    assert_eq!(client.query_one(encrypted, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+/// The authority of another stack.
+fn other_authority() -> (Layout, PathBuf) {
+    let folder = std::env::temp_dir().join(format!("encrypted-{}", uuid::Uuid::now_v7()));
+    let other = Layout::new(Some(folder), 30_000).unwrap();
+    certificates::make(&other).unwrap();
+    let authority = certificates::authority(&other);
+    (other, authority)
+}
+
+#[tokio::test]
+#[ignore = "needs an encrypted stack: cargo stack test --all"]
+async fn a_client_that_trusts_another_authority_connects_to_nobody() {
+    let own = certificates::authority(&layout()).display().to_string();
+    let harness = Harness::shared().await;
+    let (other, authority) = other_authority();
+    let text = authority.display().to_string();
+
+    let url = harness.stack.payments_database_url.replace(&own, &text);
+    let error = coroctl::databases::connect(&url).await.map(drop).unwrap_err();
+    assert!(format!("{error:?}").contains("invalid peer certificate"), "{error:?}");
+
+    let mut config = harness.stack.kafka().unwrap().config();
+    let metadata = |config: &rdkafka::ClientConfig| {
+        let consumer: BaseConsumer = config.create().unwrap();
+        consumer.fetch_metadata(None, ANSWER_TIMEOUT).map(|metadata| metadata.topics().len())
+    };
+    assert!(metadata(&config).unwrap() > 0);
+    assert!(metadata(config.set("ssl.ca.location", &text)).is_err());
+
+    for addresses in [&["AMQP_URL"][..], &["GATEWAY_URL", "PAYMENTS_DATABASE_URL"]] {
+        assert_eq!(audited(addresses, &own), Some(0), "{addresses:?}");
+        assert_eq!(audited(addresses, &text), Some(NOT_CHECKED), "{addresses:?}");
+    }
+    std::fs::remove_dir_all(other.dir).unwrap();
+}
+
+/// The exit code of an audit that could not read all that it has an address of.
+const NOT_CHECKED: i32 = 2;
+
+/// The exit code of an audit that has these addresses only, and trusts this authority. The database has its own in its URL.
+fn audited(addresses: &[&str], authority: &str) -> Option<i32> {
+    let mut audit = Command::new(binary("coroctl"));
+    audit.args(["audit", "--wait=5"]).env("SSL_CERT_FILE", authority);
+    for target in Target::ALL.into_iter().filter(|target| !addresses.contains(&target.variable())) {
+        audit.env(target.variable(), "");
+    }
+    audit.output().unwrap().status.code()
+}
