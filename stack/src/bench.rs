@@ -59,7 +59,7 @@ pub fn run(layout: &Layout, benchmark: &Benchmark) -> Result<()> {
 
 fn relay(layout: &Layout, arguments: &[&str]) -> Result<()> {
     let owner = Some(ProcessId::me().context("no /proc")?);
-    afresh(layout, &Wish { extent: Extent::Servers, yes: in_ci(), owner })?;
+    afresh(layout, &Wish { extent: Extent::Servers, with: Vec::new(), yes: in_ci(), owner })?;
     let progress = Progress::default();
     progress.step("build", |step| {
         workspace::build(layout, &["--bin", "e2e", "--bin", "cdc-relay"], step)?;

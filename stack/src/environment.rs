@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
+use crate::extras::Extra;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
 use crate::servers::kafka;
@@ -31,6 +32,11 @@ pub fn amqp_url(layout: &Layout, user: Login) -> Result<String> {
 pub fn redis_url(layout: &Layout, user: Login) -> Result<String> {
     let (password, port) = (user.password(layout)?, layout.port(Port::Redis));
     Ok(format!("redis://{}:{password}@127.0.0.1:{port}", user.user()))
+}
+
+/// The search index, if the stack has one.
+pub fn search_url(layout: &Layout) -> Option<String> {
+    Extra::of(layout).contains(&Extra::Search).then(|| layout.http(Port::Search, ""))
 }
 
 /// The password of each role of Postgres, by the name of the variable that `migrate` and tests take it from.
@@ -74,7 +80,8 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
         ("DEMO_USER_ID", DEMO_USER.to_owned()),
         ("DEMO_SERVICE_ID", "electricity".to_owned()),
     ];
-    Ok(fixed.into_iter().chain(role_passwords(layout)?).collect())
+    let search = search_url(layout).map(|url| ("SEARCH_URL", url));
+    Ok(fixed.into_iter().chain(search).chain(role_passwords(layout)?).collect())
 }
 
 /// Writes `.stack/env` and the files that it names, readable by the caller only: they hold passwords.

@@ -7,6 +7,7 @@ pub mod cli;
 
 pub mod control;
 pub mod environment;
+pub mod extras;
 pub mod layout;
 pub mod login;
 pub mod process;

@@ -1,7 +1,10 @@
 //! The servers: what each needs on disk, its command line, and how to know that it is ready.
 
 pub mod haproxy;
+pub mod java;
 pub mod kafka;
+mod maven;
+pub mod opensearch;
 pub mod postgres;
 pub mod prometheus;
 pub mod rabbitmq;
@@ -14,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::extras::Extra;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::output::Step;
@@ -34,11 +38,38 @@ pub enum Server {
     Redis,
     Prometheus,
     HaProxy,
+    OpenSearch,
 }
 
 impl Server {
-    pub const ALL: [Self; 6] =
-        [Self::Postgres, Self::Kafka, Self::RabbitMq, Self::Redis, Self::Prometheus, Self::HaProxy];
+    pub const ALL: [Self; 7] = [
+        Self::Postgres,
+        Self::Kafka,
+        Self::RabbitMq,
+        Self::Redis,
+        Self::Prometheus,
+        Self::HaProxy,
+        Self::OpenSearch,
+    ];
+
+    /// The servers of a stack.
+    pub fn of(layout: &Layout) -> Vec<Self> {
+        let kept = Extra::of(layout);
+        Self::ALL.into_iter().filter(|server| Extra::includes(&kept, server.extra())).collect()
+    }
+
+    /// The extra that it belongs to; none if every stack has it.
+    pub fn extra(self) -> Option<Extra> {
+        match self {
+            Self::OpenSearch => Some(Extra::Search),
+            Self::Postgres
+            | Self::Kafka
+            | Self::RabbitMq
+            | Self::Redis
+            | Self::Prometheus
+            | Self::HaProxy => None,
+        }
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -48,6 +79,7 @@ impl Server {
             Self::Redis => "redis",
             Self::Prometheus => "prometheus",
             Self::HaProxy => "haproxy",
+            Self::OpenSearch => "opensearch",
         }
     }
 
@@ -67,6 +99,7 @@ impl Server {
             Self::Redis => &[Port::Redis],
             Self::Prometheus => &[Port::Prometheus],
             Self::HaProxy => &[Port::Edge, Port::EdgeAdmin],
+            Self::OpenSearch => &[Port::Search, Port::SearchTransport],
         }
     }
 
@@ -82,6 +115,7 @@ impl Server {
             Self::Redis => redis::prepare(layout),
             Self::Prometheus => prometheus::prepare(layout),
             Self::HaProxy => haproxy::prepare(layout),
+            Self::OpenSearch => opensearch::prepare(layout),
         }
     }
 
@@ -108,6 +142,11 @@ impl Server {
             Self::Prometheus => probe::http(&layout.http(Port::Prometheus, "/-/ready")),
             // Whether it has anyone to pass requests on to is asked when the services are up.
             Self::HaProxy => probe::http(&layout.http(Port::EdgeAdmin, "/metrics")),
+            Self::OpenSearch => {
+                // Its time-out is below the probe's.
+                let health = "/_cluster/health?wait_for_status=yellow&timeout=500ms";
+                probe::http(&layout.http(Port::Search, health))
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::environment;
+use crate::extras::Extra;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::servers::{SERVICE_TIER, kafka};
@@ -32,6 +33,13 @@ impl Service {
             Self::Relay => "cdc-relay",
         }
     }
+
+    /// The extra that it belongs to; none if every stack has it.
+    pub fn extra(self) -> Option<Extra> {
+        match self {
+            Self::Gateway | Self::Payments | Self::Balance | Self::Processor | Self::Relay => None,
+        }
+    }
 }
 
 /// One process of a service.
@@ -46,7 +54,7 @@ pub struct Instance {
     pub admin: Port,
 }
 
-/// Everything of ours that runs. A further instance is a further line, and a further server in the edge's configuration.
+/// Everything of ours that may run. A further instance is a further line, and a further server in the edge's configuration.
 pub const INSTANCES: [Instance; 6] = [
     instance(Service::Gateway, "gateway-sim", Port::Gateway, Port::Gateway),
     instance(Service::Payments, "payments-svc", Port::Payments, Port::PaymentsAdmin),
@@ -61,6 +69,12 @@ const fn instance(service: Service, name: &'static str, public: Port, admin: Por
 }
 
 impl Instance {
+    /// The instances of a stack, in order of starting.
+    pub fn of(layout: &Layout) -> Vec<Self> {
+        let kept = Extra::of(layout);
+        INSTANCES.into_iter().filter(|instance| Extra::includes(&kept, instance.service.extra())).collect()
+    }
+
     pub fn named(name: &str) -> Option<Self> {
         INSTANCES.into_iter().find(|instance| instance.name == name)
     }
