@@ -10,6 +10,7 @@
 //! * [`identity`]: who calls a public listener, by a trusted header or by the token of an issuer.
 //! * [`http`], [`fields`], [`query`], [`problem`]: listeners with limits and time-outs; bodies parsed field by field and
 //!   query strings parameter by parameter; errors as RFC 9457 documents.
+//! * [`search_index`]: the client of the search index, for who writes it and who reads it.
 //! * [`process`], [`telemetry`], [`trace`]: start, stop, logs, trace context.
 
 pub mod backoff;
@@ -23,6 +24,7 @@ pub mod postgres;
 pub mod problem;
 pub mod process;
 pub mod query;
+pub mod search_index;
 pub mod telemetry;
 pub mod trace;
 

@@ -12,7 +12,7 @@ use crate::install::in_ci;
 use crate::layout::Layout;
 use crate::output::Progress;
 use crate::process::ProcessId;
-use crate::servers::{kafka, postgres};
+use crate::servers::{java, kafka, postgres};
 use crate::up::{Extent, Wish, afresh};
 use crate::{debezium, down, environment, workspace};
 
@@ -72,7 +72,7 @@ fn relay(layout: &Layout, arguments: &[&str]) -> Result<()> {
         .envs(environment::variables(layout)?)
         .env("RELAY_PROGRAM", workspace::binary(layout, "cdc-relay"))
         .env("POSTGRES_PROGRAMS", postgres::programs().context("PostgreSQL is not installed")?)
-        .env("JAVA_PROGRAM", kafka::java().context("Java is not installed")?)
+        .env("JAVA_PROGRAM", java::java(&kafka::JAVA).context("Java is not installed")?)
         .env("KAFKA_JARS", kafka::jars(layout))
         .env("DEBEZIUM_PLUGINS", debezium::plugins(layout));
     let status = command.status().context("e2e")?;

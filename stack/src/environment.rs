@@ -80,7 +80,11 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
         ("DEMO_USER_ID", DEMO_USER.to_owned()),
         ("DEMO_SERVICE_ID", "electricity".to_owned()),
     ];
-    let search = search_url(layout).map(|url| ("SEARCH_URL", url));
+    let search = search_url(layout).into_iter().flat_map(|url| {
+        let admin = http(Port::SearchIndexer);
+        let second = http(Port::SecondSearchIndexer);
+        [("SEARCH_URL", url), ("SEARCH_INDEXER_ADMIN_URL", admin), ("SEARCH_INDEXER_2_ADMIN_URL", second)]
+    });
     Ok(fixed.into_iter().chain(search).chain(role_passwords(layout)?).collect())
 }
 

@@ -46,6 +46,8 @@ pub enum Port {
     SecondPaymentsAdmin = 29,
     EdgeAdmin = 30,
     Prometheus = 31,
+    SearchIndexer = 32,
+    SecondSearchIndexer = 33,
 }
 
 /// One stack on this machine.

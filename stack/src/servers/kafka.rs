@@ -32,7 +32,8 @@ pub const ADMIN: &str = "admin";
 /// A subscriber: the principal that docs/SUBSCRIBE.md signs in with.
 pub const SUBSCRIBER: &str = "subscriber";
 /// Everyone else who can sign in.
-pub const USERS: [&str; 5] = ["relay", "payments-svc", "balance-svc", "processor-svc", SUBSCRIBER];
+pub const USERS: [&str; 6] =
+    ["relay", "payments-svc", "balance-svc", "processor-svc", "search-indexer", SUBSCRIBER];
 
 /// Where the jars of this version are, or will be.
 pub fn jars(layout: &Layout) -> PathBuf {

@@ -26,6 +26,8 @@ pub struct Artifact {
 pub enum Goal {
     /// The files, and those of everything that they depend on.
     Copy,
+    /// The files alone.
+    CopyAlone,
     /// The content of the archives alone.
     Unpack,
 }
@@ -77,6 +79,7 @@ impl Download<'_> {
         let maven = find_program("mvn").context("Maven is not installed")?;
         let (goal, option) = match self.goal {
             Goal::Copy => ("copy-dependencies", "-DincludeScope=runtime"),
+            Goal::CopyAlone => ("copy-dependencies", "-DexcludeTransitive=true"),
             Goal::Unpack => ("unpack-dependencies", "-DexcludeTransitive=true"),
         };
         let output = Command::new(maven)

@@ -1,4 +1,4 @@
-//! OpenSearch (one node) from Maven Central: the server and its bundled modules, without a Java of its own.
+//! OpenSearch (one node) from Maven Central: the server and the modules that it needs here, without a Java of its own.
 //!
 //! * It has no logins: whoever reaches its port may read and change everything. So it listens on the loopback only.
 //! * It makes no index by itself: a document of an index that nobody made is an error, not an index without a mapping.
@@ -21,20 +21,9 @@ const VERSION: &str = "2.19.4";
 pub const JAVA: RangeInclusive<u32> = 17..=23;
 /// Enough for millions of payments: what is searched stays in the page cache.
 const HEAP: &str = "256m";
-/// Modules that a search over payments does not need. Without them it starts sooner, and takes 80 MB less of the disk.
-const UNUSED_MODULES: [&str; 11] = [
-    "ingest-geoip",
-    "ingest-user-agent",
-    "transport-grpc",
-    "opensearch-dashboards",
-    "percolator",
-    "rank-eval",
-    "repository-url",
-    "rule-framework",
-    "cache-common",
-    "store-subdirectory",
-    "search-pipeline-common",
-];
+/// The one module that the archive lacks and that a mapping needs: tokenizers, filters, analyzers.
+const ANALYSIS: &str = "analysis-common";
+const ANALYSIS_PLUGIN: &str = "org.opensearch.analysis.common.CommonAnalysisPlugin";
 
 /// The folder of this version, shared by all stacks.
 fn folder(layout: &Layout) -> PathBuf {
@@ -55,33 +44,51 @@ pub fn downloaded(layout: &Layout) -> bool {
 /// # Errors
 /// As [`Download::ensure`], or when the archive is not what it was.
 pub fn download(layout: &Layout, step: &Step) -> Result<String> {
-    let distribution = Artifact {
+    let target = folder(layout);
+    let server = Artifact {
         group: "org.opensearch.distribution.integ-test-zip",
         name: "opensearch",
         version: VERSION,
         kind: "zip",
     };
-    let target = folder(layout);
-    let download = Download {
-        name: "opensearch",
-        artifacts: &[distribution],
-        goal: Goal::Unpack,
-        target: target.clone(),
+    let analysis = Artifact { group: "org.opensearch.plugin", name: ANALYSIS, version: VERSION, kind: "jar" };
+    let copied = layout.cache.join(format!("opensearch-modules-{VERSION}"));
+    let what = format!("OpenSearch {VERSION} from Maven, 56 MB: up to a minute");
+    let modules = Download {
+        name: "opensearch-modules",
+        artifacts: &[analysis],
+        goal: Goal::CopyAlone,
+        target: copied.clone(),
     };
-    let what = format!("OpenSearch {VERSION} from Maven: up to a minute");
+    modules.ensure(layout, step, &what, |_| Ok(()))?;
+    let download =
+        Download { name: "opensearch", artifacts: &[server], goal: Goal::Unpack, target: target.clone() };
     download.ensure(layout, step, &what, |content| {
         let home = home(content);
         ensure!(home.join("lib").is_dir(), "the archive has no folder {}/lib", home.display());
-        for module in UNUSED_MODULES {
-            let folder = home.join("modules").join(module);
-            if folder.exists() {
-                fs::remove_dir_all(&folder)?;
-            }
-        }
         fs::create_dir_all(home.join("plugins"))?;
-        Ok(())
+        add_module(&home, &copied)
     })?;
     Ok(format!("{VERSION} in {}", target.display()))
+}
+
+/// Makes a module of the jar that is published without its descriptor.
+fn add_module(home: &Path, copied: &Path) -> Result<()> {
+    let module = home.join("modules").join(ANALYSIS);
+    let jar = format!("{ANALYSIS}-{VERSION}.jar");
+    fs::create_dir_all(&module)?;
+    fs::copy(copied.join(&jar), module.join(&jar)).with_context(|| format!("{jar} was not downloaded"))?;
+    let descriptor = format!(
+        "name={ANALYSIS}
+description=Tokenizers, filters and analyzers
+classname={ANALYSIS_PLUGIN}
+version={VERSION}
+opensearch.version={VERSION}
+java.version=11
+"
+    );
+    fs::write(module.join("plugin-descriptor.properties"), descriptor)?;
+    Ok(())
 }
 
 pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
@@ -119,7 +126,7 @@ const PROPERTIES: [&str; 14] = [
     "java.locale.providers=SPI,COMPAT",
     "java.security.manager=allow",
     "java.util.concurrent.ForkJoinPool.common.threadFactory=org.opensearch.secure_sm.SecuredForkJoinWorkerThreadFactory",
-    "opensearch.distribution.type=integ-test-zip",
+    "opensearch.distribution.type=zip",
     "opensearch.bundled_jdk=false",
 ];
 
