@@ -6,6 +6,7 @@ use brokers::Brokers;
 use clap::Parser;
 use saga::http::Operators;
 use saga::identity;
+use saga::search_index;
 use saga::telemetry::LogFormat;
 
 #[derive(Clone, Debug, Parser)]
@@ -33,6 +34,9 @@ pub struct Config {
     /// Milliseconds from the stop signal until the service stops: the edge needs them to see that /ready fails.
     #[arg(long, env = "DRAIN_MS", default_value_t = 1500)]
     pub drain_ms: u64,
+    /// Searches are answered from there; without it they are answered 503.
+    #[command(flatten)]
+    pub search: search_index::Settings,
     #[command(flatten)]
     pub kafka: Brokers,
     /// The consumer group; all instances share it.

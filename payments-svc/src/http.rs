@@ -6,6 +6,7 @@
 
 mod list;
 mod pay;
+mod search;
 mod watch;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ use crate::accept::Acceptor;
 use crate::metrics::Metrics;
 use crate::render;
 use crate::saga::Cancel;
+use crate::search::Search;
 use crate::store;
 use crate::waiters::Waiters;
 
@@ -43,12 +45,13 @@ pub struct PublicContext {
     pub pool: Pool,
     pub acceptor: Acceptor,
     pub waiters: Waiters,
+    pub search: Search,
     pub metrics: Metrics,
     /// The instance is asked to stop: nobody is to wait at it any longer.
     pub leaving: CancellationToken,
 }
 
-/// `POST /payments`, `GET /payments`, `GET /payments/{id}`, `GET /payments/{id}/events`, `POST /payments/{id}/cancel`,
+/// `POST /payments`, `GET /payments`, `GET /payments/search`, `GET /payments/{id}`, `GET /payments/{id}/events`, `POST /payments/{id}/cancel`,
 /// `GET /services`, `GET /health`.
 pub fn public(public: PublicContext, identity: &Identity) -> BoxedFilter<(Response,)> {
     let (reader, writer) = (identity.user(Scope::Read), identity.user(Scope::Write));
@@ -71,6 +74,14 @@ pub fn public(public: PublicContext, identity: &Identity) -> BoxedFilter<(Respon
         .and(http::query())
         .then(|caller: Caller, public: PublicContext, query| async move {
             answer(list::list(&public.pool, caller.user_id, query).await)
+        });
+    let search = warp::path!("payments" / "search")
+        .and(http::get())
+        .and(reader.clone())
+        .and(with.clone())
+        .and(http::query())
+        .then(|caller: Caller, public: PublicContext, query| async move {
+            answer(search::search(&public.search, &public.metrics, caller.user_id, query).await)
         });
     let payment = warp::path!("payments" / String)
         .and(http::get())
@@ -98,7 +109,9 @@ pub fn public(public: PublicContext, identity: &Identity) -> BoxedFilter<(Respon
         .and(http::get())
         .and(with)
         .then(|public: PublicContext| async move { answer(services(&public.pool).await) });
-    let payments = pay.or(list).unify().or(payment).unify().or(events).unify().or(cancel).unify();
+    // No id is called `search`: that route comes first.
+    let payments =
+        pay.or(list).unify().or(search).unify().or(payment).unify().or(events).unify().or(cancel).unify();
     payments.or(services).unify().or(http::health(SERVICE)).unify().boxed()
 }
 
@@ -118,7 +131,7 @@ fn answer(result: Result<Response, Problem>) -> Response {
 }
 
 fn unavailable(error: &anyhow::Error) -> Problem {
-    http::log_unavailable(error);
+    http::log_unavailable("database", error);
     Problem::unavailable()
 }
 

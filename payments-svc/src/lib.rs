@@ -5,6 +5,7 @@
 //! * `balance.held` and `balance.rejected` make a payment `authorized` or `rejected`. `balance.captured` and
 //!   `balance.released` end it.
 //! * `payment.result.unknown` is recorded. It is never taken for a failure.
+//! * Searches are answered from the read model, and fail without it; nothing else needs it.
 
 pub mod accept;
 pub mod command;
@@ -14,6 +15,7 @@ pub mod http;
 pub mod metrics;
 pub mod render;
 pub mod saga;
+pub mod search;
 pub mod store;
 pub mod waiters;
 
@@ -30,6 +32,7 @@ use crate::config::Config;
 use crate::events::Payments;
 use crate::http::PublicContext;
 use crate::metrics::Metrics;
+use crate::search::Search;
 use crate::waiters::Waiters;
 
 const SERVICE: &str = "payments-svc";
@@ -60,7 +63,9 @@ pub async fn run(
         shutdown.clone(),
     )?;
     let leaving = stop.clone();
-    let clients = PublicContext { pool: pool.clone(), acceptor, waiters, metrics: metrics.clone(), leaving };
+    let search = Search::new(&config.search)?;
+    let clients =
+        PublicContext { pool: pool.clone(), acceptor, waiters, search, metrics: metrics.clone(), leaving };
     let public =
         edge::serve(public, http::public(clients, &identity), edge::Audience::Anyone, shutdown.clone());
     let admin = edge::serve(admin, http::admin(&pool, &metrics, stop), operators, shutdown.clone());

@@ -18,6 +18,8 @@ pub struct Metrics {
     pub transitions: IntCounterVec,
     /// Requests that wait for a change of a payment.
     pub waiting: IntGauge,
+    /// Searches, by outcome: answered, busy, unavailable, not_configured.
+    pub searches: IntCounterVec,
 }
 
 impl Metrics {
@@ -31,6 +33,10 @@ impl Metrics {
         let transitions = Opts::new(
             "payments_transitions_total",
             "Payment transitions committed, by the event that they publish.",
+        );
+        let searches = Opts::new(
+            "payments_searches_total",
+            "GET /payments/search requests, by outcome: answered, busy (too many at once), unavailable or not_configured. Worry when `unavailable` grows: the search index does not answer.",
         );
         let batch = HistogramOpts::new("payments_accept_batch_requests", "Requests committed together.")
             .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0]);
@@ -49,6 +55,7 @@ impl Metrics {
                 "payments_waiting_requests",
                 "Requests that wait for a change of a payment: streams of events, and reads with `wait`. Worry near the limit of connections.",
             )?,
+            searches: IntCounterVec::new(searches, &["outcome"])?,
             registry,
         };
         metrics.registry.register(Box::new(metrics.requests.clone()))?;
@@ -56,6 +63,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.accept_seconds.clone()))?;
         metrics.registry.register(Box::new(metrics.transitions.clone()))?;
         metrics.registry.register(Box::new(metrics.waiting.clone()))?;
+        metrics.registry.register(Box::new(metrics.searches.clone()))?;
         Ok(metrics)
     }
 }

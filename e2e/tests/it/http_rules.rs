@@ -151,10 +151,11 @@ async fn media_types_are_compared_as_rfc_9110_says() {
 }
 
 /// Each offered path of a payment, with its methods besides OPTIONS.
-fn offered(payment_id: &str) -> [(String, Vec<&'static str>); 6] {
+fn offered(payment_id: &str) -> [(String, Vec<&'static str>); 7] {
     let read = || vec!["GET", "HEAD"];
     [
         ("/payments".to_owned(), vec!["GET", "HEAD", "POST"]),
+        ("/payments/search".to_owned(), read()),
         (format!("/payments/{payment_id}"), read()),
         (format!("/payments/{payment_id}/events"), read()),
         (format!("/payments/{payment_id}/cancel"), vec!["POST"]),

@@ -28,4 +28,5 @@ mod poison;
 mod raw_http;
 mod rolling;
 mod scraping;
+mod search;
 mod subscribe;

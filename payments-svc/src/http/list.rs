@@ -21,8 +21,8 @@ use crate::saga::Status;
 use crate::store::{self, Filter};
 
 /// Length limit of a time in RFC 3339, in characters.
-const TIME_CHARS_MAX: usize = 40;
-const STATUS_CHARS_MAX: usize = 20;
+pub(super) const TIME_CHARS_MAX: usize = 40;
+pub(super) const STATUS_CHARS_MAX: usize = 20;
 
 /// What a request asks for.
 #[derive(Debug, PartialEq)]
@@ -52,7 +52,7 @@ fn parse(mut query: Query) -> Result<Wanted, Problem> {
     let service_id = query.text("service_id", SERVICE_ID_CHARS_MAX);
     let from = query.value("from", TIME_CHARS_MAX, TIME, bound);
     let to = query.value("to", TIME_CHARS_MAX, TIME, bound);
-    let cursor = query.cursor(|text| Uuid::try_parse(text).ok().filter(|_| text.len() == 32));
+    let cursor = query.cursor(cursor);
     let limit = query.limit();
     query.finish()?;
     let before = [to, cursor].into_iter().flatten().min().unwrap_or(Uuid::max());
@@ -62,10 +62,15 @@ fn parse(mut query: Query) -> Result<Wanted, Problem> {
     })
 }
 
-const TIME: &str = "a time in RFC 3339, such as 2026-01-02T03:04:05Z";
+pub(super) const TIME: &str = "a time in RFC 3339, such as 2026-01-02T03:04:05Z";
+
+/// The payment after which a page goes on: a UUID without hyphens.
+pub(super) fn cursor(text: &str) -> Option<Uuid> {
+    Uuid::try_parse(text).ok().filter(|_| text.len() == 32)
+}
 
 /// The id below which no payment of this millisecond or a later one lies: a UUIDv7 begins with its milliseconds.
-fn bound(text: &str) -> Option<Uuid> {
+pub(super) fn bound(text: &str) -> Option<Uuid> {
     let time: Timestamp = text.parse().ok()?;
     // A part of a millisecond counts as none: ids do not have it.
     let milliseconds = u128::try_from(time.as_millisecond()).ok()?;

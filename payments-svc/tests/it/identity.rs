@@ -9,12 +9,14 @@ use brokers::Brokers;
 use payments_svc::accept::Acceptor;
 use payments_svc::http::{self, PublicContext};
 use payments_svc::metrics::Metrics;
+use payments_svc::search::Search;
 use payments_svc::waiters::Waiters;
 use saga::CancellationToken;
 use saga::identity::settings::{JwtSettings, Typ};
 use saga::identity::{Identity, Settings};
 use saga::postgres;
 use saga::problem::recover;
+use saga::search_index;
 use uuid::Uuid;
 use warp::Filter;
 
@@ -39,12 +41,14 @@ async fn every_call_of_a_user_needs_a_token() {
     let waiting = metrics.waiting.clone();
     let waiters =
         Waiters::start(kafka, "test".to_owned(), "test".to_owned(), waiting, leaving.clone()).unwrap();
-    let public = PublicContext { pool, acceptor, waiters, metrics, leaving };
+    let search = Search::new(&search_index::Settings::default()).unwrap();
+    let public = PublicContext { pool, acceptor, waiters, search, metrics, leaving };
     let routes = http::public(public, &identity).recover(recover);
     let payment = format!("/payments/{}", Uuid::now_v7());
     for (method, path, scope) in [
         ("POST", "/payments", "payments:write"),
         ("GET", "/payments", "payments:read"),
+        ("GET", "/payments/search?q=a", "payments:read"),
         ("GET", &payment, "payments:read"),
         ("GET", &format!("{payment}/events"), "payments:read"),
         ("POST", &format!("{payment}/cancel"), "payments:write"),
