@@ -17,6 +17,8 @@ pub struct Stack {
     pub processor_admin_url: String,
     pub gateway_url: String,
     pub prometheus_url: String,
+    /// Of a stack that has search.
+    pub search_url: Option<String>,
     pub kafka_brokers: String,
     /// The file with which the administrator of Kafka signs in.
     pub kafka_admin_config: String,
@@ -52,6 +54,7 @@ impl Stack {
             processor_admin_url: get("PROCESSOR_ADMIN_URL")?,
             gateway_url: get("GATEWAY_URL")?,
             prometheus_url: get("PROMETHEUS_URL")?,
+            search_url: std::env::var("SEARCH_URL").ok(),
             kafka_brokers: get("KAFKA_BROKERS")?,
             kafka_admin_config: get("KAFKA_ADMIN_CONFIG")?,
             amqp_url: get("AMQP_URL")?,

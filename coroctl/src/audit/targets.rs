@@ -5,6 +5,7 @@
 
 use clap::Args;
 use saga::contract::PAYMENT_QUEUE;
+use saga::search_index::Settings;
 
 use crate::stack::Stack;
 
@@ -29,6 +30,9 @@ pub struct Targets {
     /// The gateway, which exports its own ledger.
     #[arg(long, env = "GATEWAY_URL")]
     pub gateway_url: Option<String>,
+    /// The search index, and the alias in it.
+    #[command(flatten)]
+    pub search: Settings,
     /// The prefix of every topic's name.
     #[arg(long, env = "TOPIC_PREFIX", default_value = "")]
     pub topic_prefix: String,
@@ -46,6 +50,7 @@ impl From<&Stack> for Targets {
             kafka_brokers: Some(stack.kafka_brokers.clone()),
             amqp_url: Some(stack.amqp_url.clone()),
             gateway_url: Some(stack.gateway_url.clone()),
+            search: Settings { search_url: stack.search_url.clone(), ..Settings::default() },
             topic_prefix: String::new(),
             queue: PAYMENT_QUEUE.to_owned(),
         }
@@ -61,11 +66,19 @@ pub enum Target {
     Kafka,
     Queue,
     Gateway,
+    Search,
 }
 
 impl Target {
-    pub const ALL: [Target; 6] =
-        [Target::Payments, Target::Balance, Target::Processor, Target::Kafka, Target::Queue, Target::Gateway];
+    pub const ALL: [Target; 7] = [
+        Target::Payments,
+        Target::Balance,
+        Target::Processor,
+        Target::Kafka,
+        Target::Queue,
+        Target::Gateway,
+        Target::Search,
+    ];
 
     /// The environment variable that holds its address.
     pub fn variable(self) -> &'static str {
@@ -76,6 +89,7 @@ impl Target {
             Target::Kafka => "KAFKA_BROKERS",
             Target::Queue => "AMQP_URL",
             Target::Gateway => "GATEWAY_URL",
+            Target::Search => "SEARCH_URL",
         }
     }
 }
@@ -90,6 +104,7 @@ impl Targets {
             Target::Kafka => &self.kafka_brokers,
             Target::Queue => &self.amqp_url,
             Target::Gateway => &self.gateway_url,
+            Target::Search => &self.search.search_url,
         };
         address.as_deref().filter(|text| !text.is_empty())
     }
