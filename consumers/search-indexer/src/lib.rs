@@ -47,9 +47,10 @@ pub async fn run(config: Config, admin: TcpListener, stop: CancellationToken) ->
     });
     let routes = edge::admin(SERVICE, registry, ready, stop.clone());
     let admin = edge::serve(admin, routes, operators, stop.clone());
-    let indexing = follow_alias(&config, &store, &metrics, &stop);
+    let shutdown = stop.clone();
+    let indexing = async move { follow_alias(&config, &store, &metrics, &shutdown).await };
     tracing::info!("ready to index");
-    process::all(stop.clone(), [Box::pin(indexing), Box::pin(admin)]).await
+    process::all(stop, [Box::pin(indexing), Box::pin(admin)]).await
 }
 
 async fn reachable(store: &Store) -> Result<(), String> {

@@ -7,7 +7,7 @@ async fn main() -> anyhow::Result<()> {
     telemetry::init(config.log_format);
     let shutdown = process::shutdown_on_signal()?;
     match config.command {
-        Some(Command::Rebuild) => search_indexer::rebuild::rebuild(&config, shutdown).await,
+        Some(Command::Rebuild) => search_indexer::rebuild::rebuild(&config, &shutdown).await,
         None => {
             let admin = process::listen("ADMIN_ADDR", config.admin_addr).await?;
             search_indexer::run(config, admin, shutdown).await

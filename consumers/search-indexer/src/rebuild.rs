@@ -26,7 +26,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// When it was stopped before, or Kafka or the index did not answer. Searches then use the old index; another rebuild goes on.
-pub async fn rebuild(config: &Config, stop: CancellationToken) -> Result<()> {
+pub async fn rebuild(config: &Config, stop: &CancellationToken) -> Result<()> {
     let (metrics, store) = (Metrics::register()?, Store::new(&config.search)?);
     let old = store.ensure().await?;
     let new = store.next(&old).await?;

@@ -70,7 +70,8 @@ fn of_another_type(value: &Value) -> Value {
     match value {
         Value::Number(number) => Value::String(number.to_string()),
         Value::String(_) => json!(15_000),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => json!(true),
+        Value::Bool(flag) => Value::String(flag.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => json!(true),
     }
 }
 

@@ -191,7 +191,8 @@ async fn an_odd_text_is_matched_as_it_is_or_refused_with_its_reason() {
         let answer = search(&harness, user, &[("q", text)]).await;
         assert_eq!(answer.status, StatusCode::OK, "{text}: {}", answer.body);
     }
-    let long = "x".repeat(5_000);
+    // Percent-encoded it is three times as long, and still below the limit of a path.
+    let long = "x".repeat(2_000);
     let refused: [(&[(&str, &str)], &str); 6] = [
         (&[], "q is required"),
         (&[("q", "")], "must have 1 to 100 characters"),

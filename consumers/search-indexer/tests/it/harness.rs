@@ -10,7 +10,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use saga::CancellationToken;
 use saga::contract::{HEADER_TYPE, PAYMENT_TOPIC, SERVICE_TOPIC};
-use saga::search_index::{Body, Method, SearchIndex};
+use saga::search_index::{Body, Method, SearchError, SearchIndex};
 use search_indexer::config::Config;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -135,23 +135,26 @@ impl Harness {
         format!("{topic}/{}/{}", at.partition, at.offset)
     }
 
-    /// A document as it is now, with its version; null if there is none.
+    /// A document as it is now, with its version; null if there is none, or no index that answers yet.
     pub async fn document(&self, id: &str, routing: &str) -> Value {
         let id: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let path = format!("/{}/_doc/{id}?routing={routing}", self.alias);
         match self.index.send(Method::GET, &path, Body::None).await {
             Ok(found) => json!({"version": found["_version"], "source": found["_source"]}),
-            Err(error) if error.is_not_found() => Value::Null,
+            Err(SearchError::Refused { .. }) => Value::Null,
             Err(error) => panic!("{error}"),
         }
     }
 
-    /// The number of documents that a search finds now.
+    /// The number of documents that a search finds now; none before there is an index.
     pub async fn count(&self, query: Value) -> u64 {
         let path = format!("/{}/_count", self.alias);
         let body = Body::Json(json!({ "query": query }));
-        let found = self.index.send(Method::POST, &path, body).await.unwrap();
-        found["count"].as_u64().unwrap()
+        match self.index.send(Method::POST, &path, body).await {
+            Ok(found) => found["count"].as_u64().unwrap(),
+            Err(SearchError::Refused { .. }) => 0,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// The name of the index behind the alias; empty if there is none.

@@ -188,7 +188,7 @@ fn events(wanted: &crate::routes::Topic, topic: &Topic, max_record_bytes: usize)
                 &subject,
                 "is not compacted, and the routes file lists it as such",
             )
-            .why("its records have no position: `verify` cannot tell whether one is missing")
+            .why("its records have no position: `verify` cannot show that one is missing")
             .fix(configs(name, "cleanup.policy=compact")),
         );
     } else if topic.compacted() && !wanted.is_compacted() {
