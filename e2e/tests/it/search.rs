@@ -256,15 +256,20 @@ async fn without_the_index_only_searches_fail_and_it_catches_up_by_itself() {
     harness.adds_up().await;
 }
 
-/// 400 payments of which none is awaited while they are made.
+/// 400 payments of 20 users, so of all partitions; none is awaited while they are made.
 async fn load_while(harness: &Harness, fault: impl AsyncFnOnce()) {
-    let user = harness.client.user_with(1_000_000).await.unwrap();
-    for _ in 0..200 {
-        pay(harness, user, "0812").await;
+    let mut users = Vec::new();
+    for _ in 0..20 {
+        users.push(harness.client.user_with(1_000_000).await.unwrap());
     }
+    load(harness, &users).await;
     fault().await;
-    for _ in 0..200 {
-        pay(harness, user, "0812").await;
+    load(harness, &users).await;
+}
+
+async fn load(harness: &Harness, users: &[Uuid]) {
+    for nth in 0..200 {
+        pay(harness, users[nth % users.len()], "0812").await;
     }
 }
 
