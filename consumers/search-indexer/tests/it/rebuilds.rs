@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::harness::{Event, Harness, payment, service, until};
 
 /// Payments that are there before.
-const BEFORE: usize = 3_000;
+const BEFORE: usize = 1_000;
 
 fn payments(count: usize) -> Vec<Event> {
     let user = Uuid::now_v7();
@@ -40,13 +40,13 @@ async fn a_rebuild_under_load_leaves_no_moment_without_what_was_there() {
     };
     let loading = async {
         while !rebuilt.load(Ordering::Relaxed) {
-            harness.emit(&payments(20)).await;
-            emitted += 20;
+            harness.emit(&payments(5)).await;
+            emitted += 5;
         }
         // Beyond the switch too.
         for _ in 0..20 {
-            harness.emit(&payments(20)).await;
-            emitted += 20;
+            harness.emit(&payments(5)).await;
+            emitted += 5;
         }
     };
     let searching = async {
