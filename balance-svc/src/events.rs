@@ -71,7 +71,9 @@ fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Command> {
         | EventType::BalanceRejected
         | EventType::BalanceCaptured
         | EventType::BalanceReleased
-        | EventType::BalanceDeposited => Decoding::Ignore,
+        | EventType::BalanceDeposited
+        | EventType::ServiceAdded
+        | EventType::ServiceChanged => Decoding::Ignore,
     }
 }
 

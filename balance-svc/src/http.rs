@@ -70,7 +70,7 @@ fn answer(result: Result<Response, Problem>) -> Response {
 }
 
 fn unavailable(error: &anyhow::Error) -> Problem {
-    http::log_unavailable(error);
+    http::log_unavailable("database", error);
     Problem::unavailable()
 }
 

@@ -93,6 +93,11 @@ impl Topic {
     pub fn unlisted(name: Text) -> Topic {
         Topic { name, partitions: Topic::DEFAULT_PARTITIONS, config: BTreeMap::new() }
     }
+
+    /// The file says that only the last record of a key stays. A record that may go is no link of the chain.
+    pub fn is_compacted(&self) -> bool {
+        self.config.get("cleanup.policy").is_some_and(|policy| policy.get_ref().contains("compact"))
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -145,6 +150,8 @@ pub struct Route {
     /// Its range in the file.
     pub at: Range<usize>,
     pub topic: Option<Text>,
+    /// The topic is listed as compacted.
+    pub to_compacted: bool,
     pub queue: Option<Text>,
     pub kind: Text,
     /// Replaces the table's key.

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use uuid::Uuid;
 
-use self::checks::{chain, gateway, money, reconcile, saga, transport};
+use self::checks::{chain, derived, gateway, money, reconcile, saga, transport};
 use self::connections::Connections;
 pub use self::finding::Finding;
 use self::finding::Tally;
@@ -89,6 +89,7 @@ const WITH_BALANCE: &[Target] = &[Target::Payments, Target::Balance];
 const PAYMENTS_GATEWAY: &[Target] = &[Target::Payments, Target::Gateway];
 const PROCESSOR_GATEWAY: &[Target] = &[Target::Processor, Target::Gateway];
 const PAYMENTS_KAFKA: &[Target] = &[Target::Payments, Target::Kafka];
+const PAYMENTS_SEARCH: &[Target] = &[Target::Payments, Target::Search];
 const KAFKA: &[Target] = &[Target::Kafka];
 const QUEUE: &[Target] = &[Target::Queue];
 const WITH_GATEWAY: &[Target] = &[Target::Payments, Target::Balance, Target::Processor, Target::Gateway];
@@ -120,6 +121,7 @@ pub const CHECKS: &[Check] = &[
     when_quiescent("T6 queue", "the work queue is empty", QUEUE, transport::queue),
     when_quiescent("T6 lag", "every group has applied every record", KAFKA, transport::lag),
     always("T6 parked", "nothing parked or dead-lettered unexplained", WITH_KAFKA, transport::all_explained),
+    when_quiescent("D1", "search = payments", PAYMENTS_SEARCH, derived::search),
 ];
 
 /// Audits a whole stack with the default options.

@@ -18,6 +18,8 @@ pub struct Stack {
     pub processor_admin_url: String,
     pub gateway_url: String,
     pub prometheus_url: String,
+    /// Of a stack that has search.
+    pub search_url: Option<String>,
     pub kafka_brokers: String,
     /// How to sign in there, where one has to.
     pub kafka_config: Option<Properties>,
@@ -55,6 +57,7 @@ impl Stack {
             processor_admin_url: get("PROCESSOR_ADMIN_URL")?,
             gateway_url: get("GATEWAY_URL")?,
             prometheus_url: get("PROMETHEUS_URL")?,
+            search_url: std::env::var("SEARCH_URL").ok(),
             kafka_brokers: get("KAFKA_BROKERS")?,
             kafka_config: properties()?,
             kafka_admin_config: get("KAFKA_ADMIN_CONFIG")?,

@@ -7,6 +7,7 @@ use clap::Parser;
 use saga::http::{Operators, Origins, Tls};
 use saga::identity;
 use saga::rate_limit;
+use saga::search_index;
 use saga::telemetry::LogFormat;
 
 // No Debug: it would print passwords.
@@ -44,6 +45,9 @@ pub struct Config {
     /// Milliseconds from the stop signal until the service stops: the edge needs them to see that /ready fails.
     #[arg(long, env = "DRAIN_MS", default_value_t = 1500)]
     pub drain_ms: u64,
+    /// Searches are answered from there; without it they are answered 503.
+    #[command(flatten)]
+    pub search: search_index::Settings,
     #[command(flatten)]
     pub kafka: Brokers,
     /// The consumer group; all instances share it.

@@ -69,7 +69,9 @@ fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Command> {
         | EventType::PaymentCancelled
         | EventType::PaymentOutcomeUnknown
         | EventType::PaymentCancelRecorded
-        | EventType::PaymentCancelRequested => Decoding::Ignore,
+        | EventType::PaymentCancelRequested
+        | EventType::ServiceAdded
+        | EventType::ServiceChanged => Decoding::Ignore,
     }
 }
 

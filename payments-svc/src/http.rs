@@ -6,6 +6,7 @@
 
 mod list;
 mod pay;
+mod search;
 mod watch;
 
 use std::sync::Arc;
@@ -33,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::reader::Reader;
 use crate::render;
 use crate::saga::Cancel;
+use crate::search::Search;
 use crate::store;
 use crate::waiters::Waiters;
 
@@ -46,13 +48,14 @@ pub struct PublicContext {
     pub acceptor: Acceptor,
     pub reader: Reader,
     pub waiters: Waiters,
+    pub search: Search,
     pub metrics: Metrics,
     /// The instance is asked to stop: nobody is to wait at it any longer.
     pub leaving: CancellationToken,
 }
 
-/// `POST /payments`, `GET /payments`, `GET /payments/{id}`, `GET /payments/{id}/events`, `POST /payments/{id}/cancel`,
-/// `GET /services`, `GET /openapi.yaml`, `GET /health`.
+/// `POST /payments`, `GET /payments`, `GET /payments/search`, `GET /payments/{id}`, `GET /payments/{id}/events`,
+/// `POST /payments/{id}/cancel`, `GET /services`, `GET /openapi.yaml`, `GET /health`.
 pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> BoxedFilter<(Response,)> {
     let (reader, writer) = (rate.limit(identity.user(Scope::Read)), rate.limit(identity.user(Scope::Write)));
     let with = warp::any().map(move || public.clone());
@@ -74,6 +77,14 @@ pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> B
         .and(http::query())
         .then(|caller: Caller, public: PublicContext, query| async move {
             answer(list::list(&public.pool, caller.user_id, query).await)
+        });
+    let search = warp::path!("payments" / "search")
+        .and(http::get())
+        .and(reader.clone())
+        .and(with.clone())
+        .and(http::query())
+        .then(|caller: Caller, public: PublicContext, query| async move {
+            answer(search::search(&public.search, &public.metrics, caller.user_id, query).await)
         });
     let payment = warp::path!("payments" / String)
         .and(http::get())
@@ -102,7 +113,9 @@ pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> B
         .and(with)
         .then(|public: PublicContext| async move { answer(services(&public.pool).await) });
     let openapi = warp::path!("openapi.yaml").and(http::get()).map(openapi);
-    let payments = pay.or(list).unify().or(payment).unify().or(events).unify().or(cancel).unify();
+    // No id is called `search`: that route comes first.
+    let payments =
+        pay.or(list).unify().or(search).unify().or(payment).unify().or(events).unify().or(cancel).unify();
     payments.or(services).unify().or(openapi).unify().or(http::health(SERVICE)).unify().boxed()
 }
 
@@ -122,7 +135,7 @@ fn answer(result: Result<Response, Problem>) -> Response {
 }
 
 fn unavailable(error: &anyhow::Error) -> Problem {
-    http::log_unavailable(error);
+    http::log_unavailable("database", error);
     Problem::unavailable()
 }
 

@@ -5,6 +5,7 @@
 //! * `balance.held` and `balance.rejected` make a payment `authorized` or `rejected`. `balance.captured` and
 //!   `balance.released` end it.
 //! * `payment.result.unknown` is recorded. It is never taken for a failure.
+//! * Searches are answered from the read model, and fail without it; nothing else needs it.
 
 pub mod accept;
 pub mod command;
@@ -15,6 +16,7 @@ pub mod metrics;
 pub mod reader;
 pub mod render;
 pub mod saga;
+pub mod search;
 pub mod shedding;
 pub mod store;
 pub mod waiters;
@@ -34,6 +36,7 @@ use crate::events::Payments;
 use crate::http::PublicContext;
 use crate::metrics::Metrics;
 use crate::reader::Reader;
+use crate::search::Search;
 use crate::shedding::Shedding;
 use crate::waiters::Waiters;
 
@@ -72,6 +75,7 @@ pub async fn run(
         acceptor,
         reader: Reader::start(pool.clone()),
         waiters,
+        search: Search::new(&config.search)?,
         metrics: metrics.clone(),
         leaving: stop.clone(),
     };

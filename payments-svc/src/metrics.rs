@@ -22,6 +22,8 @@ pub struct Metrics {
     pub hold_seconds: Histogram,
     /// 1 while new payments are refused.
     pub shedding: IntGauge,
+    /// Searches, by outcome: answered, busy, unavailable, not_configured.
+    pub searches: IntCounterVec,
 }
 
 impl Metrics {
@@ -35,6 +37,10 @@ impl Metrics {
         let transitions = Opts::new(
             "payments_transitions_total",
             "Payment transitions committed, by the event that they publish.",
+        );
+        let searches = Opts::new(
+            "payments_searches_total",
+            "GET /payments/search requests, by outcome: answered, busy (too many at once), unavailable or not_configured. Worry when `unavailable` grows: the search index does not answer.",
         );
         let batch = HistogramOpts::new("payments_accept_batch_requests", "Requests committed together.")
             .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0]);
@@ -63,6 +69,7 @@ impl Metrics {
                 "payments_shedding",
                 "1 while new payments are refused, since those before them wait too long for their holds. Worry when it is 1: balance-svc, the relay or Kafka does not keep up.",
             )?,
+            searches: IntCounterVec::new(searches, &["outcome"])?,
             registry,
         };
         metrics.registry.register(Box::new(metrics.requests.clone()))?;
@@ -72,6 +79,7 @@ impl Metrics {
         metrics.registry.register(Box::new(metrics.waiting.clone()))?;
         metrics.registry.register(Box::new(metrics.hold_seconds.clone()))?;
         metrics.registry.register(Box::new(metrics.shedding.clone()))?;
+        metrics.registry.register(Box::new(metrics.searches.clone()))?;
         Ok(metrics)
     }
 }

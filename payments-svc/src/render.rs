@@ -8,6 +8,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::saga::{CancelAnswer, Status, cancel_answer};
+use crate::search::Hit;
 use crate::store::{AcceptedPayment, Payment};
 
 #[derive(Serialize)]
@@ -43,6 +44,27 @@ struct PageDocument<'a> {
 }
 
 #[derive(Serialize)]
+struct FoundDocument<'a> {
+    #[serde(flatten)]
+    payment: PaymentDocument<'a>,
+    highlight: HighlightDocument<'a>,
+}
+
+/// HTML: the matching parts in `<em>`, everything else escaped; null where nothing matches.
+#[derive(Serialize)]
+struct HighlightDocument<'a> {
+    client_number: Option<&'a str>,
+    service_name: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct FoundPageDocument<'a> {
+    payments: Vec<FoundDocument<'a>>,
+    /// Null at the end of the list.
+    next_cursor: Option<&'a str>,
+}
+
+#[derive(Serialize)]
 struct Milestone {
     status: &'static str,
     at: String,
@@ -61,6 +83,20 @@ pub fn payment(payment: &Payment) -> Vec<u8> {
 /// The body of `GET /payments`.
 pub fn page(payments: &[Payment], next_cursor: Option<&str>) -> Vec<u8> {
     to_json(&PageDocument { payments: payments.iter().map(payment_document).collect(), next_cursor })
+}
+
+/// The body of `GET /payments/search`.
+pub fn found(hits: &[Hit], next_cursor: Option<&str>) -> Vec<u8> {
+    to_json(&FoundPageDocument { payments: hits.iter().map(found_document).collect(), next_cursor })
+}
+
+fn found_document(hit: &Hit) -> FoundDocument<'_> {
+    let Hit { payment, highlight } = hit;
+    let highlight = HighlightDocument {
+        client_number: highlight.client_number.as_deref(),
+        service_name: highlight.service_name.as_deref(),
+    };
+    FoundDocument { payment: payment_document(payment), highlight }
 }
 
 fn payment_document(payment: &Payment) -> PaymentDocument<'_> {

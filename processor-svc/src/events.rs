@@ -92,7 +92,9 @@ fn decode(envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Job> {
         | EventType::ResultDeclined
         | EventType::ResultUnknown
         | EventType::ResultExpired
-        | EventType::ResultCancelled => Decoding::Ignore,
+        | EventType::ResultCancelled
+        | EventType::ServiceAdded
+        | EventType::ServiceChanged => Decoding::Ignore,
     }
 }
 

@@ -15,6 +15,7 @@ mod batches;
 mod client;
 mod follower;
 mod handler;
+mod lag;
 mod metrics;
 mod waiting;
 
@@ -30,6 +31,7 @@ use self::batches::{Loop, LoopEnd};
 use self::client::subscribe;
 pub use self::follower::Follower;
 pub use self::handler::EventHandler;
+pub use self::lag::{Ends, GroupOffsets};
 pub use self::metrics::ConsumerMetrics;
 use crate::contract::{
     Envelope, EnvelopeError, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE,
@@ -76,6 +78,11 @@ impl Record<'_> {
         self.header(HEADER_TYPE)
     }
 
+    /// Where it was read: topic/partition/offset.
+    pub fn place(&self) -> String {
+        format!("{}/{}/{}", self.0.topic(), self.0.partition(), self.0.offset())
+    }
+
     /// The topic, the key and the headers of the record.
     ///
     /// # Errors
@@ -104,7 +111,7 @@ impl Record<'_> {
             (storable(h.key), serde_json::Value::String(storable(&value)))
         });
         Parked {
-            parked_id: format!("{}/{}/{}", self.0.topic(), self.0.partition(), self.0.offset()),
+            parked_id: self.place(),
             source: self.0.topic().to_owned(),
             message_key: self.0.key().map(|key| storable(&String::from_utf8_lossy(key))),
             event_type: self.event_type().map(storable),

@@ -20,6 +20,8 @@ use uuid::Uuid;
 pub const PAYMENT_TOPIC: &str = "PaymentTopic";
 pub const BALANCE_TOPIC: &str = "BalanceTopic";
 pub const PAYMENT_RESULT_TOPIC: &str = "PaymentResultTopic";
+/// The entities that can be paid, by service id: a compacted topic.
+pub const SERVICE_TOPIC: &str = "ServiceTopic";
 /// The queue of work messages, on RabbitMQ.
 pub const PAYMENT_QUEUE: &str = "PaymentInitiated";
 
@@ -32,10 +34,10 @@ pub const HEADER_TYPE: &str = "ce_type";
 pub const HEADER_ID: &str = "ce_id";
 /// The header that names the database an event comes from.
 pub const HEADER_SOURCE: &str = "ce_source";
-/// The header that names the payment an event is about.
+/// The header that names what an event is about: the payment, or the service.
 pub const HEADER_SUBJECT: &str = "ce_subject";
 
-/// Every type of event on the topics of the saga.
+/// Every type of event on the topics of the saga, and on [`SERVICE_TOPIC`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EnumString, IntoStaticStr, VariantArray)]
 pub enum EventType {
     #[strum(serialize = "payment.initiated.v1")]
@@ -76,6 +78,10 @@ pub enum EventType {
     ResultExpired,
     #[strum(serialize = "payment.result.cancelled.v1")]
     ResultCancelled,
+    #[strum(serialize = "service.added.v1")]
+    ServiceAdded,
+    #[strum(serialize = "service.changed.v1")]
+    ServiceChanged,
 }
 
 impl EventType {
@@ -107,6 +113,7 @@ impl EventType {
             | EventType::ResultUnknown
             | EventType::ResultExpired
             | EventType::ResultCancelled => PAYMENT_RESULT_TOPIC,
+            EventType::ServiceAdded | EventType::ServiceChanged => SERVICE_TOPIC,
         }
     }
 
@@ -173,6 +180,17 @@ pub struct ChargeResult {
     pub decided_at: Option<jiff::Timestamp>,
 }
 
+/// Data of every `service.*` event on ServiceTopic: the published columns of `payments.services`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub service_id: String,
+    pub name: String,
+    /// Whether new payments are accepted.
+    pub enabled: bool,
+    pub event: String,
+    pub version: i32,
+}
+
 /// The work message on [`PAYMENT_QUEUE`], exactly: `{"payload":{…}}`, the amount as text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -218,6 +236,7 @@ mod tests {
                 PAYMENT_TOPIC => survives::<Payment>(event.as_str()),
                 BALANCE_TOPIC => survives::<LedgerEntry>(event.as_str()),
                 PAYMENT_RESULT_TOPIC => survives::<ChargeResult>(event.as_str()),
+                SERVICE_TOPIC => survives::<Service>(event.as_str()),
                 other => panic!("{other} is not a topic"),
             }
         }

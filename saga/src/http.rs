@@ -127,10 +127,10 @@ pub fn traceparent() -> impl Filter<Extract = (String,), Error = Infallible> + C
     })
 }
 
-/// Logs why a request is answered 503, with the id by which its client may ask.
-pub fn log_unavailable(error: &anyhow::Error) {
+/// Logs why a request is answered 503, with the id by which its client may ask. `failed`: what it could not do without.
+pub fn log_unavailable(failed: &str, error: &anyhow::Error) {
     let request_id = listener::request_id::current().unwrap_or_default();
-    tracing::warn!(error = log_text(error), request_id, "the database failed; the request is answered 503");
+    tracing::warn!(error = log_text(error), request_id, "the {failed} failed; the request is answered 503");
 }
 
 /// Whether this process can work now; the error says why not.

@@ -11,6 +11,7 @@
 //! * [`rate_limit`]: how many requests a user may send to one instance.
 //! * [`http`], [`fields`], [`query`], [`problem`]: listeners with limits and time-outs; bodies parsed field by field and
 //!   query strings parameter by parameter; errors as RFC 9457 documents.
+//! * [`search_index`]: the client of the search index, for who writes it and who reads it.
 //! * [`process`], [`telemetry`], [`trace`]: start, stop, logs, trace context.
 
 pub mod backoff;
@@ -25,6 +26,7 @@ pub mod problem;
 pub mod process;
 pub mod query;
 pub mod rate_limit;
+pub mod search_index;
 pub mod telemetry;
 pub mod trace;
 

@@ -62,6 +62,15 @@ impl Query {
         }
     }
 
+    /// As [`Query::text`]; a parameter that is not given is wrong.
+    pub fn required_text(&mut self, name: &str, chars_max: usize) -> String {
+        let is_refused = self.errors.iter().any(|error| error.field == name);
+        if !is_refused && !self.parameters.contains_key(name) {
+            self.refuse(name, "is required");
+        }
+        self.text(name, chars_max).unwrap_or_default()
+    }
+
     /// Decimal digits that make a number of `range`.
     pub fn number(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
         let text = self.parameters.remove(name)?;

@@ -24,8 +24,11 @@ macro_rules! migrations {
     };
 }
 
-const PAYMENTS: &[(&str, &str)] =
-    migrations!("payments" / "V1__payments", "payments" / "V2__payments_publication");
+const PAYMENTS: &[(&str, &str)] = migrations!(
+    "payments" / "V1__payments",
+    "payments" / "V2__payments_publication",
+    "payments" / "V3__services_published"
+);
 const BALANCE: &[(&str, &str)] = migrations!(
     "balance" / "V1__balance",
     "balance" / "V2__balance_publication",

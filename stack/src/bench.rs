@@ -12,7 +12,7 @@ use crate::install::in_ci;
 use crate::layout::Layout;
 use crate::output::Progress;
 use crate::process::ProcessId;
-use crate::servers::{kafka, postgres};
+use crate::servers::{java, kafka, postgres};
 use crate::up::{Extent, Wish, afresh};
 use crate::{debezium, down, environment, workspace};
 
@@ -63,7 +63,8 @@ pub fn run(layout: &Layout, benchmark: &Benchmark) -> Result<()> {
 
 fn relay(layout: &Layout, arguments: &[&str]) -> Result<()> {
     let owner = Some(ProcessId::me().context("no /proc")?);
-    afresh(layout, &Wish { extent: Extent::Servers, yes: in_ci(), owner, tls: false })?;
+    let wish = Wish { extent: Extent::Servers, with: Vec::new(), yes: in_ci(), owner, tls: false };
+    afresh(layout, &wish)?;
     let progress = Progress::default();
     progress.step("build", |step| {
         workspace::build(layout, &["--bin", "e2e", "--bin", "cdc-relay"], step)?;
@@ -76,7 +77,7 @@ fn relay(layout: &Layout, arguments: &[&str]) -> Result<()> {
         .envs(environment::variables(layout)?)
         .env("RELAY_PROGRAM", workspace::binary(layout, "cdc-relay"))
         .env("POSTGRES_PROGRAMS", postgres::programs().context("PostgreSQL is not installed")?)
-        .env("JAVA_PROGRAM", kafka::java().context("Java is not installed")?)
+        .env("JAVA_PROGRAM", java::java(&kafka::JAVA).context("Java is not installed")?)
         .env("KAFKA_JARS", kafka::jars(layout))
         .env("DEBEZIUM_PLUGINS", debezium::plugins(layout));
     let status = command.status().context("e2e")?;

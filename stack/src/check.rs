@@ -17,11 +17,12 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
+use crate::extras::Extra;
 use crate::install::{Purpose, in_ci};
 use crate::layout::Layout;
 use crate::output::{Progress, say};
 use crate::process::ProcessId;
-use crate::services::INSTANCES;
+use crate::services::Instance;
 use crate::up::{Extent, Wish, afresh};
 use crate::{down, install, logs, workspace};
 use suites::{Kind, Suite};
@@ -185,7 +186,9 @@ fn with_stack(layout: &Layout, tls: bool, totals: &mut Totals, tests: impl FnOnc
     let before = totals.failed;
     let owner = ProcessId::me().context("no /proc");
     totals.one(owner.and_then(|owner| {
-        let wish = Wish { extent: Extent::Services, yes: in_ci(), owner: Some(owner), tls };
+        // Tests need every part.
+        let with = Extra::value_variants().to_vec();
+        let wish = Wish { extent: Extent::Services, with, yes: in_ci(), owner: Some(owner), tls };
         afresh(layout, &wish)
     }));
     if totals.failed == before {
@@ -246,7 +249,7 @@ fn ends(layout: &Layout, totals: &mut Totals) {
 }
 
 fn show_logs(layout: &Layout) {
-    for instance in INSTANCES {
+    for instance in Instance::of(layout) {
         let end = logs::tail(&layout.log(instance.name), 15);
         if !end.is_empty() {
             say(&format!("\n── the end of {}'s log\n{end}", instance.name));

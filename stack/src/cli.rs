@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::control::{Client, Request};
+use crate::extras::Extra;
 use crate::layout::Layout;
 use crate::output::say;
 use crate::process::ProcessId;
@@ -32,6 +33,9 @@ enum Action {
         /// Install packages without asking.
         #[arg(long, short)]
         yes: bool,
+        /// Also these parts, separated by commas. The stack keeps them: later commands need not name them again.
+        #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
+        with: Vec<Extra>,
         /// Only the servers and the schemas: what tests of a single service need.
         #[arg(long)]
         servers: bool,
@@ -154,13 +158,13 @@ fn run(action: Action) -> Result<()> {
     }
     let layout = Layout::from_env()?;
     match action {
-        Action::Up { yes, servers, no_payment, tls } => {
+        Action::Up { yes, with, servers, no_payment, tls } => {
             let extent = match (servers, no_payment) {
                 (true, _) => Extent::Servers,
                 (false, true) => Extent::Services,
                 (false, false) => Extent::Payment,
             };
-            up(&layout, &Wish { extent, yes: yes || install::in_ci(), owner: None, tls })
+            up(&layout, &Wish { extent, with, yes: yes || install::in_ci(), owner: None, tls })
         }
         Action::Down => down::down(&layout),
         Action::Status => show_status(&layout),
@@ -185,7 +189,8 @@ fn run(action: Action) -> Result<()> {
 /// On whatever runs already; a stack that is not up is brought up first.
 fn demo(layout: &Layout) -> Result<()> {
     if Client::connect(&layout.socket()).is_none() {
-        up(layout, &Wish { extent: Extent::Services, yes: install::in_ci(), owner: None, tls: false })?;
+        let (extent, yes) = (Extent::Services, install::in_ci());
+        up(layout, &Wish { extent, with: Vec::new(), yes, owner: None, tls: false })?;
     }
     workspace::e2e(layout, &["demo"])
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::layout::Layout;
-use crate::maven::Archive;
+use crate::maven::{Artifact, Content, Download};
 use crate::output::Step;
 
 const VERSION: &str = "3.6.1.Final";
@@ -18,12 +18,17 @@ pub fn plugins(layout: &Layout) -> PathBuf {
 /// Downloads it once for all stacks.
 ///
 /// # Errors
-/// As [`Archive::unpack`].
+/// As [`Download::ensure`].
 pub fn download(layout: &Layout, step: &Step) -> Result<String> {
-    let archive = Archive {
-        title: format!("Debezium {VERSION}"),
-        artifact: format!("io.debezium:debezium-connector-postgres:{VERSION}:tar.gz:plugin"),
-        folder: plugins(layout),
+    let artifact = Artifact {
+        group: "io.debezium",
+        name: "debezium-connector-postgres",
+        version: VERSION,
+        kind: "tar.gz",
+        classifier: Some("plugin"),
     };
-    archive.unpack(layout, step, |_| Ok(()))
+    let target = plugins(layout);
+    let download = Download { content: Content::Archive(artifact), target: &target };
+    download.ensure(layout, step, &format!("Debezium {VERSION} from Maven"), |_| Ok(()))?;
+    Ok(format!("{VERSION} in {}", target.display()))
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use crate::certificates;
+use crate::extras::Extra;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
 use crate::servers::kafka;
@@ -38,6 +39,11 @@ pub fn redis_url(layout: &Layout, user: Login) -> Result<String> {
     let (password, port) = (user.password(layout)?, layout.port(Port::Redis));
     let scheme = if layout.is_encrypted() { "rediss" } else { "redis" };
     Ok(format!("{scheme}://{}:{password}@127.0.0.1:{port}", user.user()))
+}
+
+/// The search index, if the stack has one.
+pub fn search_url(layout: &Layout) -> Option<String> {
+    Extra::of(layout).contains(&Extra::Search).then(|| layout.http(Port::Search, ""))
 }
 
 /// The password of each role of Postgres, by the name of the variable that `migrate` and tests take it from.
@@ -85,7 +91,13 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
         let reader = kafka::client_file(layout, kafka::READER).display().to_string();
         [("KAFKA_CONFIG", reader), ("CA_FILE", authority(layout))]
     });
-    Ok(fixed.into_iter().chain(encrypted.into_iter().flatten()).chain(role_passwords(layout)?).collect())
+    let search = search_url(layout).into_iter().flat_map(|url| {
+        let admin = http(Port::SearchIndexer);
+        let second = http(Port::SecondSearchIndexer);
+        [("SEARCH_URL", url), ("SEARCH_INDEXER_ADMIN_URL", admin), ("SEARCH_INDEXER_2_ADMIN_URL", second)]
+    });
+    let encrypted = encrypted.into_iter().flatten();
+    Ok(fixed.into_iter().chain(encrypted).chain(search).chain(role_passwords(layout)?).collect())
 }
 
 /// For a program that this command starts: whom it trusts. Not in the file: whatever is started from a shell that has read

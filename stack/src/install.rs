@@ -11,7 +11,8 @@ use anyhow::{Result, bail};
 
 use crate::layout::Layout;
 use crate::output::{Progress, Step};
-use crate::servers::{find_program, kafka, postgres, rabbitmq, redis};
+use crate::servers::java::java;
+use crate::servers::{Server, find_program, kafka, opensearch, postgres, rabbitmq, redis};
 
 /// Something that must be there, and the packages that bring it: the first one the distribution knows is taken.
 struct Need {
@@ -25,6 +26,9 @@ const JAVA_PACKAGES: &[&str] = &[
     "openjdk-25-jre-headless",
     "default-jre-headless",
 ];
+
+/// OpenSearch 2 does not start on later ones.
+const OLD_JAVA_PACKAGES: &[&str] = &["openjdk-17-jre-headless", "openjdk-21-jre-headless"];
 
 /// Redis 8 is under the AGPL, and whoever packages it has Valkey too; where there is no Valkey, Redis is older.
 const REDIS_PACKAGES: &[&str] = &["valkey-server", "redis-server"];
@@ -57,8 +61,13 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
     need(redis::program().is_some(), "Redis or Valkey", REDIS_PACKAGES);
     need(find_program("haproxy").is_some(), "HAProxy", &["haproxy"]);
     need(find_program("prometheus").is_some(), "Prometheus", &["prometheus"]);
-    need(kafka::java().is_some(), "Java 17 or newer", JAVA_PACKAGES);
-    need(kafka::downloaded(layout) || find_program("mvn").is_some(), "Maven (to download Kafka)", &["maven"]);
+    need(java(&kafka::JAVA).is_some(), "Java 17 or newer", JAVA_PACKAGES);
+    let with_search = Server::of(layout).contains(&Server::OpenSearch);
+    if with_search {
+        need(java(&opensearch::JAVA).is_some(), "Java 17 to 23 (for OpenSearch)", OLD_JAVA_PACKAGES);
+    }
+    let downloaded = kafka::downloaded(layout) && (!with_search || opensearch::downloaded(layout));
+    need(downloaded || find_program("mvn").is_some(), "Maven (to download servers)", &["maven"]);
     for (program, package) in &BUILD {
         need(find_program(program).is_some(), program, std::slice::from_ref(package));
     }

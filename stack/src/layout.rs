@@ -33,6 +33,9 @@ pub enum Port {
     Redis = 11,
     /// Kafka, for whoever signs in.
     KafkaSasl = 12,
+    Search = 13,
+    /// OpenSearch's own, between its nodes.
+    SearchTransport = 14,
     Payments = 20,
     PaymentsAdmin = 21,
     Balance = 22,
@@ -45,6 +48,8 @@ pub enum Port {
     SecondPaymentsAdmin = 29,
     EdgeAdmin = 30,
     Prometheus = 31,
+    SearchIndexer = 32,
+    SecondSearchIndexer = 33,
 }
 
 /// One stack on this machine.
@@ -168,6 +173,11 @@ impl Layout {
 
     pub fn postgres_data(&self) -> PathBuf {
         self.data.join("postgres").join("cluster")
+    }
+
+    /// The list of the parts that are there on request.
+    pub fn extras_file(&self) -> PathBuf {
+        self.dir.join("extras")
     }
 
     /// The folder that holds a file for each secret.

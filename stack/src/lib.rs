@@ -8,6 +8,7 @@ pub mod cli;
 pub mod certificates;
 pub mod control;
 pub mod environment;
+pub mod extras;
 pub mod keycloak;
 pub mod layout;
 pub mod login;

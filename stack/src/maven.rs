@@ -1,4 +1,4 @@
-//! Programs from Maven Central that come as an archive: downloaded once for all stacks.
+//! Downloads from Maven Central, once for all stacks: into a temporary folder, then moved into place.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,58 +11,124 @@ use crate::logs;
 use crate::output::Step;
 use crate::servers::find_program;
 
-/// An archive, and the folder of the cache that holds what is in it.
-pub struct Archive {
-    /// As people write it, with its version.
-    pub title: String,
-    /// group:artifact:version:type, and the classifier if it has one.
-    pub artifact: String,
-    pub folder: PathBuf,
+/// The plugin whose goals put artifacts into a folder.
+const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1";
+
+/// An artifact: group, name, version, its type where it is no jar, and its classifier if it has one.
+#[derive(Debug, Clone, Copy)]
+pub struct Artifact {
+    pub group: &'static str,
+    pub name: &'static str,
+    pub version: &'static str,
+    pub kind: &'static str,
+    pub classifier: Option<&'static str>,
 }
 
-impl Archive {
-    /// Unpacks it into a temporary folder, which `finish` completes, and which is then moved into place.
+impl Artifact {
+    pub const fn jar(group: &'static str, name: &'static str, version: &'static str) -> Self {
+        Self { group, name, version, kind: "jar", classifier: None }
+    }
+
+    /// As the command line of Maven names it.
+    fn coordinates(&self) -> String {
+        let Self { group, name, version, kind, classifier } = self;
+        let classifier = classifier.map(|classifier| format!(":{classifier}")).unwrap_or_default();
+        format!("{group}:{name}:{version}:{kind}{classifier}")
+    }
+}
+
+/// What belongs into the folder.
+#[derive(Debug, Clone, Copy)]
+pub enum Content<'a> {
+    /// These jars, and all that they depend on.
+    Jars(&'a [Artifact]),
+    /// This file alone.
+    File(Artifact),
+    /// What is in this archive. It is complete, so nothing that its project depends on is resolved.
+    Archive(Artifact),
+}
+
+/// What is to be downloaded, and where it belongs.
+#[derive(Debug, Clone, Copy)]
+pub struct Download<'a> {
+    pub content: Content<'a>,
+    pub target: &'a Path,
+}
+
+impl Download<'_> {
+    /// Downloads it, unless it is there. `finish` changes the folder before it is moved into place.
     ///
     /// # Errors
     /// When Maven is missing or fails, or `finish` does.
-    pub fn unpack(
+    pub fn ensure(
         &self,
         layout: &Layout,
         step: &Step,
+        what: &str,
         finish: impl FnOnce(&Path) -> Result<()>,
-    ) -> Result<String> {
+    ) -> Result<()> {
         fs::create_dir_all(&layout.cache)?;
-        let beside = |extension: &str| {
-            let mut path = self.folder.clone().into_os_string();
-            path.push(extension);
-            PathBuf::from(path)
-        };
-        let mut lock = fd_lock::RwLock::new(fs::File::create(beside(".lock"))?);
+        let mut lock = fd_lock::RwLock::new(fs::File::create(self.beside(".lock"))?);
         let _one_at_a_time = lock.write()?;
-        if self.folder.is_dir() {
-            return Ok("already there".to_owned());
+        if self.target.is_dir() {
+            return Ok(());
         }
-        step.now(format!("{} from Maven", self.title));
-        let temporary = beside(".download");
+        step.now(what);
+        let temporary = self.beside(".download");
         if temporary.exists() {
             fs::remove_dir_all(&temporary)?;
         }
         let content = temporary.join("content");
         fs::create_dir_all(&content)?;
-        let maven = find_program("mvn").context("Maven is not installed: apt-get install maven")?;
-        let mut unpack = Command::new(maven);
-        // The archive is complete, so no pom of theirs has to be resolved.
-        unpack
-            .args(["-B", "-q", "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:unpack"])
-            .arg(format!("-Dartifact={}", self.artifact))
-            .arg(format!("-DoutputDirectory={}", content.display()))
-            .current_dir(&temporary);
-        run(unpack).context("Maven")?;
+        run(self.command(&temporary, &content)?).context("Maven failed")?;
         finish(&content)?;
-        fs::rename(&content, &self.folder)?;
+        fs::rename(&content, self.target)?;
         fs::remove_dir_all(&temporary)?;
-        Ok(format!("{} in {}", self.title, self.folder.display()))
+        Ok(())
     }
+
+    /// A path beside the target.
+    fn beside(&self, extension: &str) -> PathBuf {
+        let mut path = self.target.as_os_str().to_owned();
+        path.push(extension);
+        path.into()
+    }
+
+    fn command(&self, temporary: &Path, content: &Path) -> Result<Command> {
+        let maven = find_program("mvn").context("Maven is not installed: apt-get install maven")?;
+        let mut command = Command::new(maven);
+        command.args(["-B", "-q"]).current_dir(temporary);
+        match self.content {
+            Content::Jars(artifacts) => {
+                fs::write(temporary.join("pom.xml"), project(artifacts))?;
+                command.arg(format!("{PLUGIN}:copy-dependencies")).arg("-DincludeScope=runtime");
+            }
+            Content::File(artifact) => {
+                command.arg(format!("{PLUGIN}:copy")).arg(format!("-Dartifact={}", artifact.coordinates()));
+            }
+            Content::Archive(artifact) => {
+                command.arg(format!("{PLUGIN}:unpack")).arg(format!("-Dartifact={}", artifact.coordinates()));
+            }
+        }
+        command.arg(format!("-DoutputDirectory={}", content.display()));
+        Ok(command)
+    }
+}
+
+/// A project that depends on the artifacts and is nothing else.
+fn project(artifacts: &[Artifact]) -> String {
+    let dependency = |artifact: &Artifact| {
+        let Artifact { group, name, version, kind, .. } = artifact;
+        format!(
+            "<dependency><groupId>{group}</groupId><artifactId>{name}</artifactId><version>{version}</version><type>{kind}</type></dependency>"
+        )
+    };
+    let dependencies: String = artifacts.iter().map(dependency).collect();
+    format!(
+        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>
+<groupId>coro</groupId><artifactId>download</artifactId><version>1</version><packaging>pom</packaging>
+<dependencies>{dependencies}</dependencies></project>"
+    )
 }
 
 /// # Errors

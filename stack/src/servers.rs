@@ -1,7 +1,9 @@
 //! The servers: what each needs on disk, its command line, and how to know that it is ready.
 
 pub mod haproxy;
+pub mod java;
 pub mod kafka;
+pub mod opensearch;
 pub mod postgres;
 pub mod prometheus;
 pub mod rabbitmq;
@@ -14,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::extras::Extra;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::output::Step;
@@ -28,11 +31,38 @@ pub enum Server {
     Redis,
     Prometheus,
     HaProxy,
+    OpenSearch,
 }
 
 impl Server {
-    pub const ALL: [Self; 6] =
-        [Self::Postgres, Self::Kafka, Self::RabbitMq, Self::Redis, Self::Prometheus, Self::HaProxy];
+    pub const ALL: [Self; 7] = [
+        Self::Postgres,
+        Self::Kafka,
+        Self::RabbitMq,
+        Self::Redis,
+        Self::Prometheus,
+        Self::HaProxy,
+        Self::OpenSearch,
+    ];
+
+    /// The servers of a stack.
+    pub fn of(layout: &Layout) -> Vec<Self> {
+        let kept = Extra::of(layout);
+        Self::ALL.into_iter().filter(|server| Extra::includes(&kept, server.extra())).collect()
+    }
+
+    /// The extra that it belongs to; none if every stack has it.
+    pub fn extra(self) -> Option<Extra> {
+        match self {
+            Self::OpenSearch => Some(Extra::Search),
+            Self::Postgres
+            | Self::Kafka
+            | Self::RabbitMq
+            | Self::Redis
+            | Self::Prometheus
+            | Self::HaProxy => None,
+        }
+    }
 
     pub fn name(self) -> &'static str {
         match self {
@@ -42,6 +72,7 @@ impl Server {
             Self::Redis => "redis",
             Self::Prometheus => "prometheus",
             Self::HaProxy => "haproxy",
+            Self::OpenSearch => "opensearch",
         }
     }
 
@@ -61,6 +92,7 @@ impl Server {
             Self::Redis => &[Port::Redis],
             Self::Prometheus => &[Port::Prometheus],
             Self::HaProxy => &[Port::Edge, Port::EdgeAdmin],
+            Self::OpenSearch => &[Port::Search, Port::SearchTransport],
         }
     }
 
@@ -76,6 +108,7 @@ impl Server {
             Self::Redis => redis::prepare(layout),
             Self::Prometheus => prometheus::prepare(layout),
             Self::HaProxy => haproxy::prepare(layout),
+            Self::OpenSearch => opensearch::prepare(layout),
         }
     }
 
@@ -102,6 +135,11 @@ impl Server {
             Self::Prometheus => probe::http(layout, Port::Prometheus, "/-/ready"),
             // Whether it has anyone to pass requests on to is asked when the services are up.
             Self::HaProxy => probe::http(layout, Port::EdgeAdmin, "/metrics"),
+            Self::OpenSearch => {
+                // Its time-out is below the probe's.
+                let health = "/_cluster/health?wait_for_status=yellow&timeout=500ms";
+                probe::http(layout, Port::Search, health)
+            }
         }
     }
 

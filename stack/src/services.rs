@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::certificates::{self, Certificate};
 use crate::environment;
+use crate::extras::Extra;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::servers::kafka;
@@ -20,6 +21,7 @@ pub enum Service {
     Balance,
     Processor,
     Relay,
+    SearchIndexer,
 }
 
 impl Service {
@@ -31,6 +33,15 @@ impl Service {
             Self::Balance => "balance-svc",
             Self::Processor => "processor-svc",
             Self::Relay => "cdc-relay",
+            Self::SearchIndexer => "search-indexer",
+        }
+    }
+
+    /// The extra that it belongs to; none if every stack has it.
+    pub fn extra(self) -> Option<Extra> {
+        match self {
+            Self::Gateway | Self::Payments | Self::Balance | Self::Processor | Self::Relay => None,
+            Self::SearchIndexer => Some(Extra::Search),
         }
     }
 }
@@ -66,14 +77,21 @@ pub struct Instance {
     pub admin: Port,
 }
 
-/// Everything of ours that runs. A further instance is a further line, and a further server in the edge's configuration.
-pub const INSTANCES: [Instance; 6] = [
+/// Everything of ours that may run. A further instance is a further line, and a further server in the edge's configuration.
+pub const INSTANCES: [Instance; 8] = [
     instance(Service::Gateway, "gateway-sim", Port::Gateway, Port::Gateway),
     instance(Service::Payments, "payments-svc", Port::Payments, Port::PaymentsAdmin),
     instance(Service::Payments, "payments-svc-2", Port::SecondPayments, Port::SecondPaymentsAdmin),
     instance(Service::Balance, "balance-svc", Port::Balance, Port::BalanceAdmin),
     instance(Service::Processor, "processor-svc", Port::Processor, Port::ProcessorAdmin),
     instance(Service::Relay, "cdc-relay", Port::RelayAdmin, Port::RelayAdmin),
+    instance(Service::SearchIndexer, "search-indexer", Port::SearchIndexer, Port::SearchIndexer),
+    instance(
+        Service::SearchIndexer,
+        "search-indexer-2",
+        Port::SecondSearchIndexer,
+        Port::SecondSearchIndexer,
+    ),
 ];
 
 const fn instance(service: Service, name: &'static str, public: Port, admin: Port) -> Instance {
@@ -81,6 +99,12 @@ const fn instance(service: Service, name: &'static str, public: Port, admin: Por
 }
 
 impl Instance {
+    /// The instances of a stack, in order of starting.
+    pub fn of(layout: &Layout) -> Vec<Self> {
+        let kept = Extra::of(layout);
+        INSTANCES.into_iter().filter(|instance| Extra::includes(&kept, instance.service.extra())).collect()
+    }
+
     pub fn named(name: &str) -> Option<Self> {
         INSTANCES.into_iter().find(|instance| instance.name == name)
     }
@@ -96,7 +120,11 @@ impl Instance {
     pub fn ready_path(self) -> &'static str {
         match self.service {
             Service::Gateway => "/health",
-            Service::Payments | Service::Balance | Service::Processor | Service::Relay => "/ready",
+            Service::Payments
+            | Service::Balance
+            | Service::Processor
+            | Service::Relay
+            | Service::SearchIndexer => "/ready",
         }
     }
 
@@ -145,8 +173,8 @@ impl Instance {
         // A member of its consumer group that comes back under its name causes no rebalance.
         let member = ("GROUP_INSTANCE_ID", self.name.to_owned());
         let amqp = |user| anyhow::Ok(("AMQP_URL", environment::amqp_url(layout, user)?));
-        // Who may write on admin listeners; the relay's has nothing to write.
-        if self.service != Service::Relay {
+        // Who may write on admin listeners; these two have nothing to write.
+        if !matches!(self.service, Service::Relay | Service::SearchIndexer) {
             env.push(("ADMIN_TOKEN", layout.admin_token()?));
         }
         if matches!(self.service, Service::Payments | Service::Balance) {
@@ -160,13 +188,16 @@ impl Instance {
                 ("LISTEN_ADDR", address(self.public)),
                 ("LEDGER_PATH", layout.dir.join("services/gateway-sim/ledger.ndjson").display().to_string()),
             ]),
-            Service::Payments => env.extend([
-                ("LISTEN_ADDR", address(self.public)),
-                ("ADMIN_ADDR", address(self.admin)),
-                member,
-                ("DATABASE_URL", url("payments", Login::PaymentsService)?),
-                kafka("payments-svc"),
-            ]),
+            Service::Payments => {
+                env.extend([
+                    ("LISTEN_ADDR", address(self.public)),
+                    ("ADMIN_ADDR", address(self.admin)),
+                    member,
+                    ("DATABASE_URL", url("payments", Login::PaymentsService)?),
+                    kafka("payments-svc"),
+                ]);
+                env.extend(environment::search_url(layout).map(|url| ("SEARCH_URL", url)));
+            }
             Service::Balance => env.extend([
                 ("LISTEN_ADDR", address(self.public)),
                 ("ADMIN_ADDR", address(self.admin)),
@@ -195,6 +226,10 @@ impl Instance {
                 kafka("relay"),
                 amqp(Login::QueueRelay)?,
             ]),
+            Service::SearchIndexer => {
+                env.extend([("ADMIN_ADDR", address(self.admin)), member, kafka("search-indexer")]);
+                env.extend(environment::search_url(layout).map(|url| ("SEARCH_URL", url)));
+            }
         }
         Ok(env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
@@ -246,6 +281,7 @@ mod tests {
                     &[Login::ProcessorService, Login::QueueProcessor, Login::CacheProcessor]
                 }
                 Service::Relay => &[Login::Relay, Login::QueueRelay],
+                Service::SearchIndexer => &[],
             };
             let env = instance.spec(&layout).unwrap().env;
             for login in Login::ALL {

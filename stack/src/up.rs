@@ -5,13 +5,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::control::{Client, Reply, Request};
+use crate::extras::Extra;
 use crate::install::Purpose;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::output::{Progress, say};
 use crate::process::ProcessId;
-use crate::servers::{Server, kafka};
-use crate::services::{INSTANCES, Instance, token_issuer};
+use crate::servers::{Server, kafka, opensearch, prometheus};
+use crate::services::{Instance, token_issuer};
 use crate::spec::Spec;
 use crate::{certificates, down, environment, install, logs, probe, process, state, supervisor, workspace};
 
@@ -32,6 +33,8 @@ pub enum Extent {
 /// The arguments of `up`.
 pub struct Wish {
     pub extent: Extent,
+    /// Parts to add to the stack.
+    pub with: Vec<Extra>,
     /// Install packages without asking.
     pub yes: bool,
     /// The stack goes down with this process.
@@ -58,6 +61,7 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     let progress = Progress::default();
     let mut lock = fd_lock::RwLock::new(std::fs::File::create(layout.dir.join("command.lock"))?);
     let _alone = lock.try_write().context("another `up` or `down` of this stack is under way")?;
+    Extra::add(layout, &wish.with)?;
     clear_the_way(layout, &progress)?;
     if wish.tls && !layout.is_encrypted() {
         ensure!(
@@ -91,6 +95,9 @@ fn servers(layout: &Layout, progress: &Progress) -> Result<()> {
     if !kafka::downloaded(layout) {
         progress.step("download", |step| kafka::download(layout, step))?;
     }
+    if Server::of(layout).contains(&Server::OpenSearch) && !opensearch::downloaded(layout) {
+        progress.step("download", |step| opensearch::download(layout, step))?;
+    }
     start_servers(layout, progress)
 }
 
@@ -107,8 +114,8 @@ fn clear_the_way(layout: &Layout, progress: &Progress) -> Result<()> {
         }
     };
     let is_ours = |name: &str| running.iter().any(|child| child.name == name);
-    let servers = Server::ALL.iter().map(|server| (server.name(), server.ports().to_vec()));
-    let services = INSTANCES.iter().map(|instance| (instance.name, instance.ports()));
+    let servers = Server::of(layout).into_iter().map(|server| (server.name(), server.ports().to_vec()));
+    let services = Instance::of(layout).into_iter().map(|instance| (instance.name, instance.ports()));
     let taken: Vec<String> = servers
         .chain(services)
         .filter(|(name, _)| !is_ours(name))
@@ -146,14 +153,23 @@ fn start_servers(layout: &Layout, progress: &Progress) -> Result<()> {
             } else if server == Server::Kafka && !kafka::has_authorizer(layout) {
                 bail!("Kafka runs with the settings of a version that had no authorizer: cargo stack down, then up again");
             }
+            if server == Server::Prometheus {
+                // An extra that was added since it started is scraped too.
+                prometheus::write_targets(layout)?;
+            }
             step.now("starting");
             wait_for_server(layout, server, &mut client)?;
             Ok(if changed { String::new() } else { "already running".to_owned() })
         })
     };
     std::thread::scope(|scope| {
-        let started = Server::ALL.map(|server| scope.spawn(move || start(server)));
-        let results = started.map(|thread| thread.join().unwrap_or_else(|_| bail!("a step panicked")));
+        let started: Vec<_> =
+            Server::of(layout).into_iter().map(|server| scope.spawn(move || start(server))).collect();
+        // All of them are waited for, so that every failure is seen; the first is returned.
+        let results: Vec<Result<()>> = started
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a step panicked")))
+            .collect();
         results.into_iter().collect()
     })
 }
@@ -204,8 +220,8 @@ fn build(layout: &Layout, extent: Extent, progress: &Progress) -> Result<()> {
             step.now("the first build takes some minutes");
             progress.line("    The first build takes some minutes (librdkafka is compiled once).");
         }
-        let programs: &[&str] = if extent == Extent::Servers { &["migrate"] } else { &workspace::PROGRAMS };
-        let targets: Vec<&str> = programs.iter().flat_map(|program| ["--bin", program]).collect();
+        let programs = if extent == Extent::Servers { vec!["migrate"] } else { workspace::programs(layout) };
+        let targets: Vec<&str> = programs.into_iter().flat_map(|program| ["--bin", program]).collect();
         workspace::build(layout, &targets, step)?;
         Ok(String::new())
     })
@@ -233,7 +249,7 @@ fn migrate(layout: &Layout) -> Result<String> {
 
 fn start_services(layout: &Layout, progress: &Progress) -> Result<()> {
     let (built, absent): (Vec<Instance>, Vec<Instance>) =
-        INSTANCES.into_iter().partition(|instance| instance.built(layout));
+        Instance::of(layout).into_iter().partition(|instance| instance.built(layout));
     for instance in absent {
         progress.line(&format!("  - {} has no binary and is left out", instance.name));
     }

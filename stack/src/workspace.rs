@@ -10,11 +10,17 @@ use crate::environment;
 use crate::layout::Layout;
 use crate::logs;
 use crate::output::{Progress, Step};
+use crate::services::Instance;
 
 /// The programs that `up` starts or runs, and all that it builds. Loads, benchmarks and tests are built by whoever
 /// asks for them.
-pub const PROGRAMS: [&str; 7] =
-    ["payments-svc", "balance-svc", "processor-svc", "cdc-relay", "gateway-sim", "migrate", "coroctl"];
+pub fn programs(layout: &Layout) -> Vec<&'static str> {
+    let services = Instance::of(layout).into_iter().map(|instance| instance.service.program());
+    let mut programs: Vec<&str> = services.chain(["migrate", "coroctl"]).collect();
+    // Instances of a service are neighbours.
+    programs.dedup();
+    programs
+}
 
 /// Where cargo puts a release binary.
 pub fn binary(layout: &Layout, name: &str) -> PathBuf {

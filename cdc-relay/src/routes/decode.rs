@@ -28,13 +28,27 @@ pub fn routes(mut fields: Fields<'_, '_>) -> Routes {
     let topics: Vec<Topic> =
         fields.tables("topics", "topics").unwrap_or_default().into_iter().map(topic).collect();
     let queues = fields.tables("queues", "queues").unwrap_or_default().into_iter().map(queue).collect();
-    let sources: Vec<Source> =
+    let mut sources: Vec<Source> =
         fields.tables("sources", "sources").unwrap_or_default().into_iter().map(source).collect();
+    mark_compacted(&topics, &mut sources);
     if sources.is_empty() {
         fields.note(&fields.at(), "sources", "none is given: a relay reads at least one [[sources]]");
     }
     fields.finish();
     Routes { relay, kafka, lists_topics: !topics.is_empty(), topics, queues, sources }
+}
+
+/// Marks the routes whose topic is listed as compacted.
+fn mark_compacted(topics: &[Topic], sources: &mut [Source]) {
+    let compacted = |name: &Text| {
+        topics.iter().any(|topic| topic.name.get_ref() == name.get_ref() && topic.is_compacted())
+    };
+    for source in sources {
+        let patterns = source.patterns.iter_mut().map(|pattern| &mut pattern.table);
+        for route in source.tables.iter_mut().chain(patterns).flat_map(|table| &mut table.routes) {
+            route.to_compacted = route.topic.as_ref().is_some_and(compacted);
+        }
+    }
 }
 
 fn relay(fields: Option<Fields<'_, '_>>) -> Relay {
@@ -203,6 +217,7 @@ fn route(fields: &mut Fields<'_, '_>, context: TableContext<'_>) -> Route {
     Route {
         at: fields.at(),
         topic,
+        to_compacted: false,
         queue,
         kind,
         key: None,

@@ -1,6 +1,6 @@
 //! The fingerprint of a source's routes: a change of it begins a new chain of positions.
 //!
-//! * It covers exactly the keys that decide which transactions emit a record on Kafka.
+//! * It covers exactly the keys that decide which transactions emit a record on Kafka that has a position.
 //! * It is stable over releases: a key that is not used adds nothing.
 
 use std::fmt::Display;
@@ -19,6 +19,9 @@ impl Source {
             part(table.name.get_ref());
             for route in &table.routes {
                 part(&route.topic.as_ref().map_or("", |topic| topic.get_ref()));
+                if route.to_compacted {
+                    part(&"compacted");
+                }
                 for (column, condition) in &route.when {
                     part(column);
                     let (values, null) = match condition {

@@ -42,13 +42,14 @@ pub struct OpenTransaction<'a> {
 
 impl OpenTransaction<'_> {
     /// A sink took a message of this transaction.
-    fn count(&mut self, sink: Sink, bytes: usize, metrics: &SourceMetrics) {
-        if self.transaction.re_emitted {
+    fn count(&mut self, message: SinkMessage, metrics: &SourceMetrics) {
+        let SinkMessage { sink, bytes, is_link } = message;
+        if self.transaction.re_emitted || !is_link {
             self.progress.re_emit(sink);
         } else {
             self.progress.added(sink);
         }
-        if sink == Sink::Kafka {
+        if sink == Sink::Kafka && is_link {
             self.transaction.emitted += 1;
         }
         metrics.emitted(sink, bytes);
@@ -56,6 +57,15 @@ impl OpenTransaction<'_> {
             metrics.resent(sink, 1);
         }
     }
+}
+
+/// A message that a sink took.
+#[derive(Clone, Copy)]
+struct SinkMessage {
+    sink: Sink,
+    bytes: usize,
+    /// It is a link of the chain of positions; messages in queues count as links, and have no position.
+    is_link: bool,
 }
 
 /// A row, with the routes of its table.

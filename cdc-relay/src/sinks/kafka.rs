@@ -29,8 +29,8 @@ use self::config::producer_config;
 use self::delivery::{CheckpointWrites, Deliveries, NO_WRITE, Purpose, weight};
 use crate::checkpoint::progress::{Sink, TransactionSeq};
 use crate::observe::metrics::SourceMetrics;
-use crate::routes::Routes;
 use crate::routes::route::Transaction;
+use crate::routes::{Routes, Topic};
 use crate::sinks::acks::Acks;
 use crate::sinks::batch_size::BatchSize;
 use crate::sinks::event::Event;
@@ -81,9 +81,16 @@ pub struct Kafka {
     writes: Arc<CheckpointWrites>,
     probe_config: ClientConfig,
     last_answer_at: Arc<Mutex<Option<Instant>>>,
-    topics: Vec<String>,
+    topics: Vec<TargetTopic>,
     event_source: String,
     position: Vec<u8>,
+}
+
+/// A topic of the routes file.
+struct TargetTopic {
+    name: String,
+    /// Its records are links of the chain, and have a position.
+    chained: bool,
 }
 
 /// The source's part of a Kafka client.
@@ -106,9 +113,14 @@ impl Kafka {
     ) -> Result<Kafka> {
         let writes: Arc<CheckpointWrites> = Arc::default();
         let config = producer_config(brokers, routes, batch_bytes);
-        let topics: Vec<String> = routes.topics.iter().map(|topic| topic.name.get_ref().clone()).collect();
+        let target = |topic: &Topic| TargetTopic {
+            name: topic.name.get_ref().clone(),
+            // Compaction would remove links.
+            chained: !topic.is_compacted(),
+        };
+        let targets: Vec<TargetTopic> = routes.topics.iter().map(target).collect();
         let context = (Arc::clone(source.acks), Arc::clone(&writes), source.metrics.clone());
-        let names = topics.clone();
+        let names: Vec<String> = targets.iter().map(|topic| topic.name.clone()).collect();
         let producers = Producers::new(move |size| {
             let (mut config, (acks, writes, metrics)) = (config.clone(), context.clone());
             if let Some(linger) = size.linger() {
@@ -128,7 +140,7 @@ impl Kafka {
             writes,
             probe_config: client_config(brokers, routes),
             last_answer_at: Arc::default(),
-            topics,
+            topics: targets,
             event_source: source.event_source.to_owned(),
             position: Vec::new(),
         })
@@ -147,6 +159,11 @@ impl Kafka {
         if self.acks.bytes(Sink::Kafka) == 0 {
             self.producers.choose_and_wait(size);
         }
+    }
+
+    /// Whether the records of this topic are links of the chain of positions.
+    pub fn is_chained(&self, topic: usize) -> bool {
+        self.topics.get(topic).is_none_or(|topic| topic.chained)
     }
 
     /// Produces an event to the topic of this index.
@@ -171,12 +188,12 @@ impl Kafka {
         for (name, value) in record.headers(plan) {
             headers = add(headers, name, value);
         }
-        if !transaction.re_emitted {
+        let target = self.topics.get(topic).context("the route leads to no topic")?;
+        if !transaction.re_emitted && target.chained {
             headers = add(headers, "pg_position", &self.position);
         }
-        let topic = self.topics.get(topic).context("the route leads to no topic")?;
         let outgoing = Outgoing {
-            topic,
+            topic: &target.name,
             key: &record.key,
             value: (!record.tombstone).then_some(record.value.as_slice()),
             headers: Some(headers),

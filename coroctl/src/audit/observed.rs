@@ -20,6 +20,7 @@ use super::read::gateway::{self, GatewayLedger};
 use super::read::money::{self, MoneyTallies};
 use super::read::relay::{self, Checkpoint, Cluster};
 use super::read::rows::{self, Charges, Ledger, Payments};
+use super::read::search::{self, SearchDocuments};
 use super::targets::{Target, Targets};
 
 /// All sides of the saga at about one moment.
@@ -35,6 +36,7 @@ pub struct Observed {
     /// By the relay's name of the source.
     pub clusters: BTreeMap<&'static str, Cluster>,
     pub gateway: GatewayLedger,
+    pub search: SearchDocuments,
     pub lags: Vec<GroupLag>,
     /// Messages in the work queue.
     pub queue_depth: u32,
@@ -66,6 +68,7 @@ impl Observed {
         for (name, client) in connections.by_source() {
             observed.clusters.insert(name, relay::cluster(client).await.context(name)?);
         }
+        observed.search = search::read(targets).await?;
         if let Some(brokers) = targets.kafka() {
             observed.read_kafka(brokers, targets).await?;
         }
@@ -86,11 +89,12 @@ impl Observed {
     }
 
     async fn read_kafka(&mut self, brokers: Brokers, targets: &Targets) -> Result<()> {
+        let groups = brokers::groups(search::group(targets).await?);
         let targets = targets.clone();
         let explained = unprefixed(&self.explained, &targets.topic_prefix);
         let read = move || {
             Ok((
-                brokers::group_lags(&brokers, &targets)?,
+                brokers::group_lags(&brokers, &targets, &groups)?,
                 brokers::read_kafka(&brokers, &targets, explained)?,
             ))
         };
@@ -133,6 +137,11 @@ impl Observed {
         let parked = [&self.payments.parked, &self.ledger.parked, &self.charges.parked];
         let ids = parked.into_iter().flatten().map(|message| &message.parked_id);
         self.parked_ids = unprefixed(ids, topic_prefix);
+    }
+
+    /// Whether a service has parked this record, topic/partition/offset, or somebody has explained it.
+    pub fn is_known(&self, record: &str) -> bool {
+        self.parked_ids.contains(record) || self.explained.contains(record)
     }
 
     /// Whether a service has parked this record.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::connections::Connections;
-use super::read::brokers;
 use super::read::relay::{self, Checkpoint};
+use super::read::{brokers, search};
 use super::targets::{Target, Targets};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
@@ -126,9 +126,12 @@ async fn poll(targets: &Targets, connections: &Connections) -> Result<Poll> {
     let Some(brokers) = targets.kafka() else {
         return Ok(Poll { counts, checkpoints: Vec::new() });
     };
+    let groups = brokers::groups(search::group(targets).await?);
     let targets = targets.clone();
-    let read =
-        move || Ok((brokers::checkpoints(&brokers, &targets)?, brokers::group_lags(&brokers, &targets)?));
+    let read = move || {
+        let lags = brokers::group_lags(&brokers, &targets, &groups)?;
+        Ok((brokers::checkpoints(&brokers, &targets)?, lags))
+    };
     let answer: Result<_> = tokio::task::spawn_blocking(read).await?;
     let (checkpoints, lags) = answer.context("cannot read Kafka")?;
     counts.lag = lags.iter().map(|lag| lag.lag).sum();

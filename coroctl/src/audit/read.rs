@@ -4,6 +4,7 @@
 //! * [`brokers`]: Kafka and RabbitMQ; its records are collected by [`events`], and their positions by [`chain`].
 //! * [`relay`]: the relay's checkpoints and slots.
 //! * [`gateway`]: the gateway's export.
+//! * [`search`]: the documents of the search index.
 
 pub mod brokers;
 pub mod chain;
@@ -12,3 +13,4 @@ pub mod gateway;
 pub mod money;
 pub mod relay;
 pub mod rows;
+pub mod search;

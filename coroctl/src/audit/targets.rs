@@ -6,6 +6,7 @@
 use brokers::{Brokers, Properties};
 use clap::Args;
 use saga::contract::PAYMENT_QUEUE;
+use saga::search_index::Settings;
 
 use crate::stack::Stack;
 
@@ -33,6 +34,9 @@ pub struct Targets {
     /// The gateway, which exports its own ledger.
     #[arg(long, env = "GATEWAY_URL")]
     pub gateway_url: Option<String>,
+    /// The search index, and the alias in it.
+    #[command(flatten)]
+    pub search: Settings,
     /// The prefix of every topic's name.
     #[arg(long, env = "TOPIC_PREFIX", default_value = "")]
     pub topic_prefix: String,
@@ -51,6 +55,7 @@ impl From<&Stack> for Targets {
             kafka_config: stack.kafka_config.clone(),
             amqp_url: Some(stack.amqp_url.clone()),
             gateway_url: Some(stack.gateway_url.clone()),
+            search: Settings { search_url: stack.search_url.clone(), ..Settings::default() },
             topic_prefix: String::new(),
             queue: PAYMENT_QUEUE.to_owned(),
         }
@@ -66,11 +71,19 @@ pub enum Target {
     Kafka,
     Queue,
     Gateway,
+    Search,
 }
 
 impl Target {
-    pub const ALL: [Target; 6] =
-        [Target::Payments, Target::Balance, Target::Processor, Target::Kafka, Target::Queue, Target::Gateway];
+    pub const ALL: [Target; 7] = [
+        Target::Payments,
+        Target::Balance,
+        Target::Processor,
+        Target::Kafka,
+        Target::Queue,
+        Target::Gateway,
+        Target::Search,
+    ];
 
     /// The environment variable that holds its address.
     pub fn variable(self) -> &'static str {
@@ -81,6 +94,7 @@ impl Target {
             Target::Kafka => "KAFKA_BROKERS",
             Target::Queue => "AMQP_URL",
             Target::Gateway => "GATEWAY_URL",
+            Target::Search => "SEARCH_URL",
         }
     }
 }
@@ -95,6 +109,7 @@ impl Targets {
             Target::Kafka => &self.kafka_brokers,
             Target::Queue => &self.amqp_url,
             Target::Gateway => &self.gateway_url,
+            Target::Search => &self.search.search_url,
         };
         address.as_deref().filter(|text| !text.is_empty())
     }

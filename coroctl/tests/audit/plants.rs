@@ -3,12 +3,14 @@
 mod gateway;
 mod money;
 mod saga;
+mod search;
 mod transport;
 
 use std::collections::BTreeMap;
 
 use coroctl::audit::read::events::FlaggedRecord;
 use coroctl::audit::read::relay::{Checkpoint, Cluster, Slot};
+use coroctl::audit::read::search::SearchDocuments;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -25,6 +27,7 @@ pub struct Harness {
     pub dead_letters: Vec<FlaggedRecord>,
     pub lag: i64,
     pub queue_depth: u32,
+    pub search: SearchDocuments,
     pub explained: Vec<&'static str>,
     pub accepted: Vec<Uuid>,
 }
@@ -35,7 +38,7 @@ pub fn line(reference: &impl ToString, amount: i64, kind: &str) -> Value {
 }
 
 impl Harness {
-    pub fn new(events: EmittedEvents) -> Self {
+    pub fn new(events: EmittedEvents, search: SearchDocuments) -> Self {
         let slot = |source: &str| format!("cdc_relay_{source}");
         let checkpoint = |source: &str| Checkpoint {
             source: source.to_owned(),
@@ -63,6 +66,7 @@ impl Harness {
             dead_letters: Vec::new(),
             lag: 0,
             queue_depth: 0,
+            search,
             explained: Vec::new(),
             accepted: vec![COMPLETED, DECLINED],
         }
@@ -93,6 +97,6 @@ use id;
 
 /// Every plant; the first is none.
 pub fn all() -> impl Iterator<Item = &'static Plant> {
-    let planted = [money::MONEY, gateway::GATEWAY, saga::SAGA, transport::TRANSPORT];
+    let planted = [money::MONEY, gateway::GATEWAY, saga::SAGA, transport::TRANSPORT, search::SEARCH];
     std::iter::once(&NOTHING).chain(planted.into_iter().flatten())
 }

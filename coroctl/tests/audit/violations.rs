@@ -7,10 +7,13 @@ use coroctl::audit::observed::Observed;
 use coroctl::audit::read::brokers::GroupLag;
 use coroctl::audit::read::gateway::GatewayLedger;
 use coroctl::audit::read::relay::{Checkpoint, Cluster, Slot};
+use coroctl::audit::read::search::{Document, SearchDocuments};
 use coroctl::audit::read::{money, rows};
 use coroctl::audit::targets::{Target, Targets};
 use coroctl::audit::{CHECKS, Finding, judge};
+use saga::search_index::Settings;
 use tokio_postgres::Client;
+use uuid::Uuid;
 
 use crate::emissions::EmittedEvents;
 use crate::fixture::{Fixture, begin};
@@ -25,6 +28,7 @@ pub fn everywhere() -> Targets {
         kafka_brokers: address(),
         amqp_url: address(),
         gateway_url: address(),
+        search: Settings { search_url: address(), ..Settings::default() },
         ..Targets::default()
     }
 }
@@ -36,9 +40,10 @@ async fn observed(clients: &mut [Client; 3], plant: &Plant) -> Observed {
     for (transaction, statements) in transactions.iter().zip([payments, balance, processor]) {
         transaction.batch_execute(statements).await.unwrap_or_else(|e| panic!("{}: {e:?}", plant.what));
     }
-    let mut harness = Harness::new(EmittedEvents::of(&transactions).await);
-    (plant.plant)(&mut harness);
     let [payments, balance, processor] = &transactions;
+    let search = documents_of(&rows::payments(payments).await.unwrap());
+    let mut harness = Harness::new(EmittedEvents::of(&transactions).await, search);
+    (plant.plant)(&mut harness);
     let explained: BTreeSet<String> = harness.explained.into_iter().map(str::to_owned).collect();
     let mut observed = Observed {
         money: money::read(balance).await.unwrap(),
@@ -52,6 +57,7 @@ async fn observed(clients: &mut [Client; 3], plant: &Plant) -> Observed {
         gateway: GatewayLedger::default(),
         lags: vec![GroupLag { group: "payments-svc".to_owned(), lag: harness.lag, records: 20 }],
         queue_depth: harness.queue_depth,
+        search: harness.search,
         explained,
         accepted: harness.accepted,
         ..Observed::default()
@@ -64,6 +70,18 @@ async fn observed(clients: &mut [Client; 3], plant: &Plant) -> Observed {
         transaction.rollback().await.unwrap();
     }
     observed
+}
+
+/// The documents of an index that has every row, each by the event at this place.
+fn documents_of(payments: &rows::Payments) -> SearchDocuments {
+    let document =
+        |version, fingerprint| Document { version, fingerprint, record: "PaymentTopic/0/19".to_owned() };
+    let of_payment = |(id, row): (&Uuid, &rows::Payment)| (*id, document(row.version, row.fingerprint));
+    let of_service = |(id, row): (&String, &(u32, u64))| (id.clone(), document(row.0, row.1));
+    SearchDocuments {
+        payments: payments.rows.iter().map(of_payment).collect(),
+        services: payments.services.iter().map(of_service).collect(),
+    }
 }
 
 fn complaining(findings: &[Finding]) -> BTreeSet<&'static str> {
@@ -124,6 +142,7 @@ fn a_check_without_its_target_is_skipped_and_says_why() {
             Target::Kafka => &mut targets.kafka_brokers,
             Target::Queue => &mut targets.amqp_url,
             Target::Gateway => &mut targets.gateway_url,
+            Target::Search => &mut targets.search.search_url,
         };
         *address = Some(String::new());
         let findings = judge(&Observed::default(), &targets, false);

@@ -13,7 +13,7 @@ use boon::{Compiler, SchemaIndex, Schemas};
 use coroctl::topics::Event;
 use saga::contract::{
     BALANCE_TOPIC, ChargeResult, Envelope, EventType, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC,
-    Payment,
+    Payment, SERVICE_TOPIC, Service,
 };
 use serde_json::{Map, Value, json};
 
@@ -192,7 +192,8 @@ fn contradiction(event: &Event) -> Option<String> {
         PAYMENT_TOPIC => envelope.read::<Payment>(&event.value).map(drop),
         BALANCE_TOPIC => envelope.read::<LedgerEntry>(&event.value).map(drop),
         PAYMENT_RESULT_TOPIC => envelope.read::<ChargeResult>(&event.value).map(drop),
-        other => panic!("{other} is no topic of the saga"),
+        SERVICE_TOPIC => envelope.read::<Service>(&event.value).map(drop),
+        other => panic!("{other} is no topic of the contract"),
     };
     read.err().map(|error| error.to_string())
 }

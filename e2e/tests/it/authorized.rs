@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::harness::Harness;
 
-const SERVICES: [&str; 3] = ["payments-svc", "balance-svc", "processor-svc"];
+const SERVICES: [&str; 4] = ["payments-svc", "balance-svc", "processor-svc", "search-indexer"];
 const SUBSCRIBER: &str = "subscriber";
 const REFUSED: RDKafkaErrorCode = RDKafkaErrorCode::TopicAuthorizationFailed;
 const ANSWER: Duration = Duration::from_secs(30);

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use coroctl::databases::Databases;
 use coroctl::topics::{self, Event, SAGA_TOPICS};
 use jiff::Timestamp;
+use saga::contract::SERVICE_TOPIC;
 use serde_json::Value;
 use tokio::process::Command;
 use uuid::Uuid;
@@ -19,7 +20,7 @@ const WRONG_SHOWN_MAX: usize = 5;
 pub async fn assert_valid(harness: &Harness) {
     let brokers = harness.stack.kafka_brokers.clone();
     let valid = tokio::task::spawn_blocking(move || validate(&brokers)).await.unwrap();
-    for topic in SAGA_TOPICS {
+    for topic in SAGA_TOPICS.into_iter().chain([SERVICE_TOPIC]) {
         assert!(valid[topic] > 0, "no record on {topic}: {valid:?}");
     }
 }
@@ -71,7 +72,9 @@ async fn every_published_column_is_in_a_schema_and_every_field_of_a_schema_is_pu
         fields
     };
     let mut expected = BTreeMap::new();
-    for (database, table) in [("payments", "payments"), ("balance", "ledger"), ("processor", "charges")] {
+    let tables =
+        [("payments", "payments"), ("payments", "services"), ("balance", "ledger"), ("processor", "charges")];
+    for (database, table) in tables {
         expected.insert((database, table.to_owned()), columns(&format!("{table}.row")));
         expected.insert((database, "parked".to_owned()), columns("message.parked.v1"));
     }

@@ -10,7 +10,7 @@ use lapin::options::BasicGetOptions;
 use lapin::types::AMQPValue;
 use saga::contract::{
     BALANCE_TOPIC, ChargeResult, EventType, LedgerEntry, PAYMENT_QUEUE, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC,
-    Payment,
+    Payment, SERVICE_TOPIC, Service,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -137,6 +137,74 @@ async fn every_event_of_a_payment_is_emitted_with_its_headers_and_fields() {
         assert_eq!(on(PAYMENT_TOPIC), payment_events, "in commit order");
         assert_eq!(on(BALANCE_TOPIC), balance_events, "in commit order");
     }
+}
+
+/// The events of a service, once there are so many.
+async fn service_events(harness: &Harness, service_id: &str, count: usize) -> Vec<Event> {
+    let began = Instant::now();
+    loop {
+        let brokers = harness.stack.kafka_brokers.clone();
+        let read = move || topics::read(&brokers, &[SERVICE_TOPIC], Timestamp::UNIX_EPOCH).unwrap();
+        let mut events = tokio::task::spawn_blocking(read).await.unwrap();
+        events.retain(|event| event.key == service_id);
+        if events.len() >= count {
+            return events;
+        }
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{service_id}: {events:#?}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_is_changed_by_hand_is_emitted_with_a_version_of_its_own() {
+    let harness = Harness::shared().await;
+    let (server, _) = harness.stack.postgres_admin_url.rsplit_once('/').unwrap();
+    let operator = coroctl::databases::connect(&format!("{server}/payments")).await.unwrap();
+    let id = format!("heat-{}", Uuid::new_v4().simple());
+    let add = "insert into services (service_id, name, enabled) values ($1, 'Heat', false)";
+    operator.execute(add, &[&id]).await.unwrap();
+    // Nobody has to think of the version.
+    let rename =
+        "update services set name = 'District heat', version = 1, event = 'added' where service_id = $1";
+    operator.execute(rename, &[&id]).await.unwrap();
+    let other_id = "update services set service_id = 'other' where service_id = $1";
+    assert!(operator.execute(other_id, &[&id]).await.is_err(), "payments name it");
+
+    let events = service_events(&harness, &id, 2).await;
+    let found: Vec<(&str, &str, Service)> = events
+        .iter()
+        .map(|event| {
+            (event.event_type(), event.header("ce_id"), serde_json::from_slice(&event.value).unwrap())
+        })
+        .collect();
+    let service = |name: &str, event: &str, version| Service {
+        service_id: id.clone(),
+        name: name.to_owned(),
+        enabled: false,
+        event: event.to_owned(),
+        version,
+    };
+    let ids = [1, 2].map(|version| format!("payments/services/{id}/{version}"));
+    let expected = [
+        ("service.added.v1", ids[0].as_str(), service("Heat", "added", 1)),
+        ("service.changed.v1", ids[1].as_str(), service("District heat", "changed", 2)),
+    ];
+    assert_eq!(found, expected);
+    for event in &events {
+        assert_eq!((event.subject(), event.header("ce_source")), (id.as_str(), "/coro/payments"));
+        // Compaction would remove links of the chain.
+        assert_eq!(event.header("pg_position"), "");
+    }
+}
+
+#[tokio::test]
+async fn the_services_of_before_the_relay_are_on_their_topic() {
+    let harness = Harness::shared().await;
+    let events = service_events(&harness, &harness.stack.demo_service_id, 1).await;
+    assert_eq!(
+        events[0].event_type(),
+        "service.added.v1",
+        "`migrate` adds it before the relay makes its slot"
+    );
 }
 
 #[tokio::test]

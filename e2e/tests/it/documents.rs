@@ -4,15 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use coroctl::topics::Event;
-use saga::contract::{BALANCE_TOPIC, EventType, PAYMENT_TOPIC};
+use saga::contract::{BALANCE_TOPIC, EventType, PAYMENT_TOPIC, SERVICE_TOPIC};
 use serde_json::{Value, json};
 
 use crate::asyncapi::{AsyncApi, Message, docs, event_schemas, text};
 
 const PARKED: &str = "message.parked.v1";
 /// Schemas that are no event's: rows, headers, and records that have no type.
-const OTHER_SCHEMAS: [&str; 6] =
-    ["charges.row", "cloudevents.headers", "dead-letter", "ledger.row", "payments.row", "work-message"];
+const OTHER_SCHEMAS: [&str; 7] = [
+    "charges.row",
+    "cloudevents.headers",
+    "dead-letter",
+    "ledger.row",
+    "payments.row",
+    "services.row",
+    "work-message",
+];
 
 fn read(path: &str) -> String {
     let path = format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"));
@@ -26,11 +33,16 @@ fn golden(name: &str) -> Value {
 /// The event of a golden file, as the relay emits it.
 fn golden_event(event_type: EventType) -> Event {
     let (topic, value) = (event_type.topic(), golden(event_type.as_str()));
-    let payment_id = text(&value["payment_id"]);
+    let (key, subject) = match topic {
+        SERVICE_TOPIC => ("service_id", "service_id"),
+        _ => ("user_id", "payment_id"),
+    };
+    let subject = text(&value[subject]);
     let (source, id) = match topic {
-        PAYMENT_TOPIC => ("/coro/payments", format!("payments/payments/{payment_id}/{}", value["version"])),
-        BALANCE_TOPIC => ("/coro/balance", format!("balance/ledger/{payment_id}/{}", value["phase"])),
-        _ => ("/coro/processor", format!("processor/charges/{payment_id}/{}", value["version"])),
+        PAYMENT_TOPIC => ("/coro/payments", format!("payments/payments/{subject}/{}", value["version"])),
+        SERVICE_TOPIC => ("/coro/payments", format!("payments/services/{subject}/{}", value["version"])),
+        BALANCE_TOPIC => ("/coro/balance", format!("balance/ledger/{subject}/{}", value["phase"])),
+        _ => ("/coro/processor", format!("processor/charges/{subject}/{}", value["version"])),
     };
     let headers = [
         ("ce_specversion", "1.0"),
@@ -38,7 +50,7 @@ fn golden_event(event_type: EventType) -> Event {
         ("ce_source", source),
         ("ce_type", event_type.as_str()),
         ("ce_time", "2026-01-02T03:04:06.123456Z"),
-        ("ce_subject", payment_id),
+        ("ce_subject", subject),
         ("content-type", "application/json"),
         ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         ("pg_position", "0/26FA4A0;0;0/26F8960"),
@@ -47,7 +59,7 @@ fn golden_event(event_type: EventType) -> Event {
         topic: topic.to_owned(),
         partition: 0,
         offset: 0,
-        key: text(&value["user_id"]).to_owned(),
+        key: text(&value[key]).to_owned(),
         headers: headers.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         value: serde_json::to_vec(&value).unwrap(),
     }
@@ -58,7 +70,8 @@ fn of_another_type(value: &Value) -> Value {
     match value {
         Value::Number(number) => Value::String(number.to_string()),
         Value::String(_) => json!(15_000),
-        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => json!(true),
+        Value::Bool(flag) => Value::String(flag.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => json!(true),
     }
 }
 
@@ -170,20 +183,25 @@ fn the_channels_are_the_topics_and_the_queue_of_the_relay() {
     let asyncapi = AsyncApi::read();
     let routes: Value = toml::from_str(&read("cdc-relay/relay.toml")).unwrap();
     let listed = routes["topics"].as_array().unwrap().iter();
-    let mut topics: BTreeMap<String, (Value, String)> = listed
+    let mut topics: BTreeMap<String, [Value; 3]> = listed
         .map(|topic| {
-            let retention = text(&topic["config"]["retention.ms"]).to_owned();
-            (plain(text(&topic["name"])), (topic["partitions"].clone(), retention))
+            let config = &topic["config"];
+            let retention = text(&config["retention.ms"]).parse::<i64>().unwrap();
+            let of_topic = [topic["partitions"].clone(), json!(retention), config["cleanup.policy"].clone()];
+            (plain(text(&topic["name"])), of_topic)
         })
         .collect();
     // The relay makes it itself, with one partition, for ever.
     let dead_letters = plain(text(&routes["relay"]["dead_letter_topic"]));
-    topics.insert(dead_letters, (json!(1), "-1".to_owned()));
+    topics.insert(dead_letters, [json!(1), json!(-1), Value::Null]);
     let channels = asyncapi.document["channels"].as_object().unwrap();
     let kafka = channels.values().filter_map(|channel| {
         let kafka = channel["bindings"].get("kafka")?;
-        let retention = kafka["topicConfiguration"]["retention.ms"].to_string();
-        Some((text(&channel["address"]).to_owned(), (kafka["partitions"].clone(), retention)))
+        let config = &kafka["topicConfiguration"];
+        // AsyncAPI has a list where Kafka has commas.
+        let of_topic =
+            [&kafka["partitions"], &config["retention.ms"], &config["cleanup.policy"][0]].map(Value::clone);
+        Some((text(&channel["address"]).to_owned(), of_topic))
     });
     assert_eq!(kafka.collect::<BTreeMap<_, _>>(), topics);
     let queues = routes["queues"].as_array().unwrap().iter().map(|queue| plain(text(&queue["name"])));

@@ -155,6 +155,7 @@ fn offered(payment_id: &str) -> [(String, Vec<&'static str>); 7] {
     let read = || vec!["GET", "HEAD"];
     [
         ("/payments".to_owned(), vec!["GET", "HEAD", "POST"]),
+        ("/payments/search".to_owned(), read()),
         (format!("/payments/{payment_id}"), read()),
         (format!("/payments/{payment_id}/events"), read()),
         (format!("/payments/{payment_id}/cancel"), vec!["POST"]),

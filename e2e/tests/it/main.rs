@@ -39,5 +39,6 @@ mod rates;
 mod raw_http;
 mod rolling;
 mod scraping;
+mod search;
 mod shedding;
 mod subscribe;

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{Harness, WAIT_TIMEOUT};
 
-const TARGETS: [&str; 9] = [
+const TARGETS: [&str; 11] = [
     "balance-svc",
     "cdc-relay",
     "gateway-sim",
@@ -17,6 +17,8 @@ const TARGETS: [&str; 9] = [
     "processor-svc",
     "prometheus",
     "rabbitmq",
+    "search-indexer",
+    "search-indexer-2",
 ];
 
 /// The instances of which the last scrape went as `up` says.

@@ -22,8 +22,8 @@ use crate::saga::Status;
 use crate::store::{self, Filter, Payment};
 
 /// Length limit of a time in RFC 3339, in characters.
-const TIME_CHARS_MAX: usize = 40;
-const STATUS_CHARS_MAX: usize = 20;
+pub(super) const TIME_CHARS_MAX: usize = 40;
+pub(super) const STATUS_CHARS_MAX: usize = 20;
 
 /// What a request asks for.
 #[derive(Debug, PartialEq)]
@@ -70,17 +70,22 @@ fn is_within(filter: &Filter, payment: &Payment) -> bool {
 }
 
 /// The payment that a cursor names. Every other text is `None`, another spelling of the same one included.
-fn parse_cursor(text: &str) -> Option<Uuid> {
+pub(super) fn parse_cursor(text: &str) -> Option<Uuid> {
     let is_ours = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
     Uuid::try_parse(text).ok().filter(|_| text.len() == 32 && text.bytes().all(is_ours))
 }
 
-const TIME: &str = "a time in RFC 3339, such as 2026-01-02T03:04:05Z";
+pub(super) const TIME: &str = "a time in RFC 3339, such as 2026-01-02T03:04:05Z";
+
+/// The payment after which a page goes on: a UUID without hyphens.
+pub(super) fn cursor(text: &str) -> Option<Uuid> {
+    Uuid::try_parse(text).ok().filter(|_| text.len() == 32)
+}
 
 /// The id below which no payment of this millisecond or a later one lies: a UUIDv7 begins with its milliseconds.
 ///
 /// Every time of RFC 3339 is taken, so it is not read as a `Timestamp`, which ends some hours before the year 9999 does.
-fn bound(text: &str) -> Option<Uuid> {
+pub(super) fn bound(text: &str) -> Option<Uuid> {
     let pieces = Pieces::parse(text).ok()?;
     let offset = pieces.to_numeric_offset()?;
     let local = DateTime::from_parts(pieces.date(), pieces.time()?);

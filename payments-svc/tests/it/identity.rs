@@ -10,6 +10,7 @@ use payments_svc::accept::Acceptor;
 use payments_svc::http::{self, PublicContext};
 use payments_svc::metrics::Metrics;
 use payments_svc::reader::Reader;
+use payments_svc::search::Search;
 use payments_svc::shedding::Shedding;
 use payments_svc::waiters::Waiters;
 use saga::CancellationToken;
@@ -18,6 +19,7 @@ use saga::identity::{Identity, Settings};
 use saga::postgres;
 use saga::problem::recover;
 use saga::rate_limit::RateLimit;
+use saga::search_index;
 use uuid::Uuid;
 use warp::Filter;
 
@@ -43,12 +45,14 @@ async fn every_call_of_a_user_needs_a_token() {
     let waiters =
         Waiters::start(kafka, "test".to_owned(), "test".to_owned(), waiting, leaving.clone()).unwrap();
     let reader = Reader::start(pool.clone());
-    let public = PublicContext { pool, acceptor, reader, waiters, metrics, leaving };
+    let search = Search::new(&search_index::Settings::default()).unwrap();
+    let public = PublicContext { pool, acceptor, reader, waiters, search, metrics, leaving };
     let routes = http::public(public, &identity, &RateLimit::none()).recover(recover);
     let payment = format!("/payments/{}", Uuid::now_v7());
     for (method, path, scope) in [
         ("POST", "/payments", "payments:write"),
         ("GET", "/payments", "payments:read"),
+        ("GET", "/payments/search?q=a", "payments:read"),
         ("GET", &payment, "payments:read"),
         ("GET", &format!("{payment}/events"), "payments:read"),
         ("POST", &format!("{payment}/cancel"), "payments:write"),

@@ -7,10 +7,10 @@
 use std::fmt;
 
 use serde::de::DeserializeOwned;
-use uuid::Uuid;
 
 use super::{
-    BALANCE_TOPIC, ChargeResult, EventType, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment, Terms,
+    BALANCE_TOPIC, ChargeResult, EventType, LedgerEntry, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, Payment,
+    SERVICE_TOPIC, Service, Terms,
 };
 
 /// The topic, key and headers of an event.
@@ -47,8 +47,10 @@ impl std::error::Error for EnvelopeError {}
 
 /// The body of an event: a published row.
 pub trait EventBody: DeserializeOwned {
-    fn user_id(&self) -> Uuid;
-    fn payment_id(&self) -> Uuid;
+    /// The Kafka key of that event: the user, or the service.
+    fn key(&self) -> String;
+    /// What the event is about: the payment, or the service.
+    fn subject(&self) -> String;
     /// The type of the event that this row publishes; `None` for a row that its database would refuse.
     fn event_type(&self) -> Option<EventType>;
     /// The id of that event.
@@ -85,17 +87,17 @@ impl Envelope<'_> {
                 ));
             }
         }
-        let (user, payment) = (event_body.user_id().to_string(), event_body.payment_id().to_string());
-        if self.key != user.as_bytes() {
-            let key = String::from_utf8_lossy(self.key);
-            return Some(format!("the key is {key}, but the event is of user {user}"));
+        let (key, subject) = (event_body.key(), event_body.subject());
+        if self.key != key.as_bytes() {
+            let found = String::from_utf8_lossy(self.key);
+            return Some(format!("the key is {found}, but the body requires {key}"));
         }
         let source = source(topic);
         let id = self.id.map(|_| event_body.event_id());
         let named = [
             ("ce_id", self.id, id.as_deref()),
             ("ce_source", self.source, Some(source)),
-            ("ce_subject", self.subject, Some(payment.as_str())),
+            ("ce_subject", self.subject, Some(subject.as_str())),
         ];
         named.into_iter().find_map(|(header, found, due)| {
             let (found, due) = (found?, due?);
@@ -107,20 +109,20 @@ impl Envelope<'_> {
 /// The `ce_source` of the events on a topic.
 fn source(topic: &str) -> &'static str {
     match topic {
-        PAYMENT_TOPIC => "/coro/payments",
+        PAYMENT_TOPIC | SERVICE_TOPIC => "/coro/payments",
         BALANCE_TOPIC => "/coro/balance",
         PAYMENT_RESULT_TOPIC => "/coro/processor",
-        other => unreachable!("{other} is not a topic of the saga"),
+        other => unreachable!("{other} is not a topic of the contract"),
     }
 }
 
 impl EventBody for Payment {
-    fn user_id(&self) -> Uuid {
-        self.user_id
+    fn key(&self) -> String {
+        self.user_id.to_string()
     }
 
-    fn payment_id(&self) -> Uuid {
-        self.payment_id
+    fn subject(&self) -> String {
+        self.payment_id.to_string()
     }
 
     fn event_type(&self) -> Option<EventType> {
@@ -151,12 +153,12 @@ impl Payment {
 }
 
 impl EventBody for LedgerEntry {
-    fn user_id(&self) -> Uuid {
-        self.user_id
+    fn key(&self) -> String {
+        self.user_id.to_string()
     }
 
-    fn payment_id(&self) -> Uuid {
-        self.payment_id
+    fn subject(&self) -> String {
+        self.payment_id.to_string()
     }
 
     fn event_type(&self) -> Option<EventType> {
@@ -184,12 +186,12 @@ impl LedgerEntry {
 }
 
 impl EventBody for ChargeResult {
-    fn user_id(&self) -> Uuid {
-        self.user_id
+    fn key(&self) -> String {
+        self.user_id.to_string()
     }
 
-    fn payment_id(&self) -> Uuid {
-        self.payment_id
+    fn subject(&self) -> String {
+        self.payment_id.to_string()
     }
 
     fn event_type(&self) -> Option<EventType> {
@@ -212,6 +214,28 @@ impl ChargeResult {
     pub fn terms(&self) -> Terms {
         let client_number = Some(self.client_number.as_str().into());
         Terms { amount: self.amount, service_id: self.service_id.as_str().into(), client_number }
+    }
+}
+
+impl EventBody for Service {
+    fn key(&self) -> String {
+        self.service_id.clone()
+    }
+
+    fn subject(&self) -> String {
+        self.service_id.clone()
+    }
+
+    fn event_type(&self) -> Option<EventType> {
+        match (self.event.as_str(), self.version) {
+            ("added", 1) => Some(EventType::ServiceAdded),
+            ("changed", 2..) => Some(EventType::ServiceChanged),
+            (_, _) => None,
+        }
+    }
+
+    fn event_id(&self) -> String {
+        format!("payments/services/{}/{}", self.service_id, self.version)
     }
 }
 

@@ -4,6 +4,12 @@ use super::*;
 
 const USER: &str = "0198c0de-0000-7000-8000-000000000001";
 const PAYMENT: &str = "0198c0de-0000-7000-8000-000000000002";
+const SERVICE: &str = "electricity";
+
+/// The key and the subject of a golden event.
+fn key_and_subject(topic: &str) -> (&'static str, &'static str) {
+    if topic == SERVICE_TOPIC { (SERVICE, SERVICE) } else { (USER, PAYMENT) }
+}
 
 fn golden(event: EventType) -> String {
     let path = format!("{}/golden/{}.json", env!("CARGO_MANIFEST_DIR"), event.as_str());
@@ -12,15 +18,20 @@ fn golden(event: EventType) -> String {
 
 fn envelope(event_type: EventType) -> Envelope<'static> {
     let topic = event_type.topic();
-    Envelope { event_type, topic, key: USER.as_bytes(), id: None, source: None, subject: None }
+    let (key, _) = key_and_subject(topic);
+    Envelope { event_type, topic, key: key.as_bytes(), id: None, source: None, subject: None }
 }
 
-/// Reads a body as the data type of the envelope's topic.
-fn read(envelope: &Envelope<'_>, body: &str) -> Result<Terms, EnvelopeError> {
+/// Reads a body as the data type of the envelope's topic; the answer is the event's id.
+fn read(envelope: &Envelope<'_>, body: &str) -> Result<String, EnvelopeError> {
+    fn id<T: EventBody>(envelope: &Envelope<'_>, body: &str) -> Result<String, EnvelopeError> {
+        envelope.read::<T>(body.as_bytes()).map(|event_body| event_body.event_id())
+    }
     match envelope.event_type.topic() {
-        PAYMENT_TOPIC => envelope.read::<Payment>(body.as_bytes()).map(|event_body| event_body.terms()),
-        BALANCE_TOPIC => envelope.read::<LedgerEntry>(body.as_bytes()).map(|event_body| event_body.terms()),
-        _ => envelope.read::<ChargeResult>(body.as_bytes()).map(|event_body| event_body.terms()),
+        PAYMENT_TOPIC => id::<Payment>(envelope, body),
+        BALANCE_TOPIC => id::<LedgerEntry>(envelope, body),
+        SERVICE_TOPIC => id::<Service>(envelope, body),
+        _ => id::<ChargeResult>(envelope, body),
     }
 }
 
@@ -41,20 +52,17 @@ fn every_golden_event_agrees_with_its_own_type_and_with_no_other() {
 fn whatever_is_there_outside_the_body_has_to_agree_with_it() {
     for event in EventType::ALL {
         let body = golden(*event);
-        let event_id = match event.topic() {
-            PAYMENT_TOPIC => serde_json::from_str::<Payment>(&body).unwrap().event_id(),
-            BALANCE_TOPIC => serde_json::from_str::<LedgerEntry>(&body).unwrap().event_id(),
-            _ => serde_json::from_str::<ChargeResult>(&body).unwrap().event_id(),
-        };
+        let event_id = read(&envelope(*event), &body).unwrap();
+        let (key, subject) = key_and_subject(event.topic());
         let topic = format!("prefix-{}", event.topic());
         let source = source(event.topic());
         let whole = Envelope {
             event_type: *event,
             topic: &topic,
-            key: USER.as_bytes(),
+            key: key.as_bytes(),
             id: Some(&event_id),
             source: Some(source),
-            subject: Some(PAYMENT),
+            subject: Some(subject),
         };
         read(&whole, &body).unwrap();
         for other in [
@@ -84,6 +92,7 @@ fn a_body_that_its_own_database_would_refuse_is_none() {
         (EventType::PaymentCompleted, "\"status\":\"completed\"", "\"status\":\"failed\""),
         (EventType::PaymentCancelRequested, "\"status\":\"authorized\"", "\"status\":\"initiated\""),
         (EventType::ResultSucceeded, "\"gw-000001\"", "null"),
+        (EventType::ServiceAdded, "\"version\":1", "\"version\":2"),
     ] {
         let body = golden(event);
         assert!(body.contains(from), "{event:?} has no {from}");

@@ -1,5 +1,7 @@
 //! Which packages differ from main: what `cargo stack test --quick` tests.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 
 use crate::layout::Layout;
@@ -16,20 +18,31 @@ pub fn packages(layout: &Layout) -> Result<Vec<String>> {
     let base = base.context("no branch main to compare with: fetch it, or run `cargo stack test`")?;
     let mut paths = git(layout, &["diff", "--name-only", base.trim()])?;
     paths.push_str(&git(layout, &["ls-files", "--others", "--exclude-standard"])?);
-    let all = std::fs::read_dir(&layout.root)?
-        .filter_map(|entry| Some(entry.ok()?.path()).filter(|path| path.join("Cargo.toml").is_file()))
-        .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()));
-    Ok(of_paths(&paths, all.collect()))
+    let mut all = packages_in(&layout.root, "");
+    all.extend(packages_in(&layout.root, "consumers/"));
+    Ok(of_paths(&paths, all))
 }
 
-/// Those of all packages that a list of changed paths touches.
-fn of_paths(paths: &str, mut all: Vec<String>) -> Vec<String> {
+/// The folders of the packages in a folder of the workspace, as paths from the root.
+fn packages_in(root: &Path, folder: &str) -> Vec<String> {
+    let entries = std::fs::read_dir(root.join(folder)).into_iter().flatten();
+    entries
+        .filter_map(|entry| Some(entry.ok()?.path()).filter(|path| path.join("Cargo.toml").is_file()))
+        .filter_map(|path| Some(format!("{folder}{}", path.file_name()?.to_str()?)))
+        .collect()
+}
+
+/// The names of those of all packages that a list of changed paths touches.
+fn of_paths(paths: &str, all: Vec<String>) -> Vec<String> {
     const SHARED: [&str; 4] = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"];
     let shared = paths.lines().any(|path| SHARED.contains(&path));
-    let folders: Vec<&str> = paths.lines().filter_map(|path| Some(path.split_once('/')?.0)).collect();
-    all.retain(|package| shared || folders.contains(&package.as_str()));
-    all.sort_unstable();
-    all
+    let is_in =
+        |path: &str, folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
+    let touched = all.iter().filter(|folder| shared || paths.lines().any(|path| is_in(path, folder)));
+    let name = |folder: &String| folder.rsplit('/').next().unwrap_or(folder).to_owned();
+    let mut names: Vec<String> = touched.map(name).collect();
+    names.sort_unstable();
+    names
 }
 
 fn git(layout: &Layout, arguments: &[&str]) -> Result<String> {
@@ -44,8 +57,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_belongs_to_its_first_folder_and_shared_files_to_all() {
+    fn a_path_belongs_to_the_package_whose_folder_it_is_in_and_shared_files_to_all() {
         let of = |paths: &str| of_paths(paths, ["sql", "saga", "stack"].map(str::to_owned).into());
+        let nested =
+            of_paths("consumers/a/src/lib.rs\n", ["consumers/a", "consumers/b"].map(str::to_owned).into());
+        assert_eq!(nested, ["a"]);
         assert_eq!(of("saga/src/lib.rs\nsaga/golden/a.json\nREADME.md\n"), ["saga"]);
         assert_eq!(of("stack/src/up.rs\nsql/seed.sql\n"), ["sql", "stack"]);
         assert_eq!(of("docs/BENCHMARKS.md\nsagas/x\n"), [""; 0]);

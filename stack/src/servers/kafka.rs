@@ -8,22 +8,24 @@ pub mod acl;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use super::{find_program, text};
+use super::java::java;
+use super::text;
 use crate::certificates;
 use crate::launch;
 use crate::layout::{Layout, Port, write_private};
+use crate::maven::{Artifact, Content, Download};
 use crate::output::Step;
 use crate::spec::Spec;
 
 const VERSION: &str = "4.3.1";
 const LOG4J: &str = "2.25.4";
 /// What Kafka's server needs.
-const OLDEST_JAVA: u32 = 17;
+pub const JAVA: RangeInclusive<u32> = 17..=u32::MAX;
 /// The broker itself; nobody else has its password.
 const BROKER: &str = "kafka";
 /// May do everything.
@@ -31,7 +33,8 @@ pub const ADMIN: &str = "admin";
 /// A subscriber: the principal that docs/SUBSCRIBE.md signs in with.
 pub const SUBSCRIBER: &str = "subscriber";
 /// Everyone else who can sign in.
-pub const USERS: [&str; 5] = ["relay", "payments-svc", "balance-svc", "processor-svc", SUBSCRIBER];
+pub const USERS: [&str; 6] =
+    ["relay", "payments-svc", "balance-svc", "processor-svc", "search-indexer", SUBSCRIBER];
 
 /// Whoever does not sign in, on an encrypted stack: the file that says whom to trust.
 pub const READER: &str = "reader";
@@ -45,84 +48,22 @@ pub fn downloaded(layout: &Layout) -> bool {
     jars(layout).is_dir()
 }
 
-/// A Java that is new enough: `JAVA_HOME`, the one on the path, any under /usr/lib/jvm.
-pub fn java() -> Option<PathBuf> {
-    let home = std::env::var_os("JAVA_HOME").map(|home| Path::new(&home).join("bin/java"));
-    let installed = fs::read_dir("/usr/lib/jvm").into_iter().flatten().flatten();
-    let installed = installed.map(|entry| entry.path().join("bin/java"));
-    home.into_iter().chain(find_program("java")).chain(installed).find(|java| {
-        let output = Command::new(java).arg("-version").stdin(Stdio::null()).output();
-        output.is_ok_and(|output| {
-            java_version(&String::from_utf8_lossy(&output.stderr))
-                .is_some_and(|version| version >= OLDEST_JAVA)
-        })
-    })
-}
-
-/// The major version in the output of `java -version`; 1.8 is 8.
-fn java_version(text: &str) -> Option<u32> {
-    let quoted = text.split('"').nth(1)?;
-    let mut numbers = quoted.split(['.', '-', '_', '+']).map(str::parse::<u32>);
-    match numbers.next()?.ok()? {
-        1 => numbers.next()?.ok(),
-        major => Some(major),
-    }
-}
-
-/// Downloads the jars once for all stacks: into a temporary folder, then moved into place.
+/// Downloads the jars once for all stacks.
 ///
 /// # Errors
-/// When Maven is missing or fails.
+/// As [`Download::ensure`].
 pub fn download(layout: &Layout, step: &Step) -> Result<String> {
-    fs::create_dir_all(&layout.cache)?;
-    let mut lock = fd_lock::RwLock::new(fs::File::create(layout.cache.join("kafka.lock"))?);
-    let _one_at_a_time = lock.write()?;
     let target = jars(layout);
-    if target.is_dir() {
-        return Ok("already there".to_owned());
-    }
-    step.now(format!("Kafka {VERSION} from Maven, 85 MB: up to a minute"));
-    let temporary = layout.cache.join("kafka.download");
-    if temporary.exists() {
-        fs::remove_dir_all(&temporary)?;
-    }
-    fs::create_dir_all(temporary.join("jars"))?;
-    fs::write(temporary.join("pom.xml"), project())?;
-    let maven = find_program("mvn").context("Maven is not installed")?;
-    let output = Command::new(maven)
-        .args(["-B", "-q", "-f"])
-        .arg(temporary.join("pom.xml"))
-        .arg("org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies")
-        .arg("-DincludeScope=runtime")
-        .arg(format!("-DoutputDirectory={}", temporary.join("jars").display()))
-        .stdin(Stdio::null())
-        .output()?;
-    if !output.status.success() {
-        bail!("Maven failed:\n{}", crate::logs::last_lines(&String::from_utf8_lossy(&output.stdout), 15));
-    }
-    fs::rename(temporary.join("jars"), &target)?;
-    fs::remove_dir_all(&temporary)?;
-    Ok(format!("{VERSION} in {}", target.display()))
-}
-
-fn project() -> String {
-    let dependency = |group: &str, artifact: &str, version: &str| {
-        format!(
-            "<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
-        )
-    };
     // Kafka's own poms bring no SLF4J binding; without one there is no log at all.
-    let dependencies = [
-        dependency("org.apache.kafka", "kafka_2.13", VERSION),
-        dependency("org.apache.kafka", "kafka-tools", VERSION),
-        dependency("org.apache.logging.log4j", "log4j-slf4j-impl", LOG4J),
-    ]
-    .concat();
-    format!(
-        "<project xmlns=\"http://maven.apache.org/POM/4.0.0\"><modelVersion>4.0.0</modelVersion>
-<groupId>coro</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging>
-<dependencies>{dependencies}</dependencies></project>"
-    )
+    let artifacts = [
+        Artifact::jar("org.apache.kafka", "kafka_2.13", VERSION),
+        Artifact::jar("org.apache.kafka", "kafka-tools", VERSION),
+        Artifact::jar("org.apache.logging.log4j", "log4j-slf4j-impl", LOG4J),
+    ];
+    let download = Download { content: Content::Jars(&artifacts), target: &target };
+    let what = format!("Kafka {VERSION} from Maven, 85 MB: up to a minute");
+    download.ensure(layout, step, &what, |_| Ok(()))?;
+    Ok(format!("{VERSION} in {}", target.display()))
 }
 
 /// Whether its settings, as they were last written, keep anyone from anything.
@@ -182,7 +123,7 @@ fn login(user: &str, password: &str) -> String {
 
 pub fn prepare(layout: &Layout, step: &Step) -> Result<Vec<Spec>> {
     write_client_files(layout)?;
-    let java = java().context("Java 17 or newer is not installed")?;
+    let java = java(&JAVA).context("Java 17 or newer is not installed")?;
     let home = layout.server_dir("kafka")?;
     let classes = format!("{}/*", jars(layout).display());
     let properties = home.join("server.properties");
@@ -298,14 +239,6 @@ rootLogger.appenderRef.out.ref=out
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn java_versions() {
-        assert_eq!(java_version("openjdk version \"17.0.15\" 2025-04-15\n"), Some(17));
-        assert_eq!(java_version("java version \"1.8.0_292\""), Some(8));
-        assert_eq!(java_version("openjdk version \"21-ea\" 2023"), Some(21));
-        assert_eq!(java_version("command not found"), None);
-    }
 
     #[test]
     fn a_cluster_id_never_looks_like_a_flag() {

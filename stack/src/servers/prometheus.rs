@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{find_program, text};
 use crate::certificates;
 use crate::layout::{Layout, Port};
-use crate::services::INSTANCES;
+use crate::services::Instance;
 use crate::spec::Spec;
 
 /// Files of rules that `prometheus.yml` names.
@@ -24,8 +24,7 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
             &layout.compose_file(&format!("prometheus/rules/{name}"))?,
         )?;
     }
-    let targets = serde_json::to_string_pretty(&targets(layout))?;
-    layout.write_for_server(&home.join("targets.json"), &targets)?;
+    write_targets(layout)?;
     if layout.is_encrypted() {
         let authority = std::fs::read_to_string(certificates::authority(layout))?;
         layout.write_for_server(&home.join("ca.pem"), &authority)?;
@@ -49,10 +48,19 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     Ok(vec![spec])
 }
 
+/// Writes what is scraped. A Prometheus that runs reads the file again when it changes.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_targets(layout: &Layout) -> Result<()> {
+    let targets = serde_json::to_string_pretty(&targets(layout))?;
+    layout.write_for_server(&layout.server_dir("prometheus")?.join("targets.json"), &targets)
+}
+
 /// Each service is a job with as many targets as it has instances; so is each server that can be scraped.
 fn targets(layout: &Layout) -> Vec<Value> {
-    let services =
-        INSTANCES.iter().map(|instance| (instance.service.program(), instance.name, instance.admin));
+    let instances = Instance::of(layout).into_iter();
+    let services = instances.map(|instance| (instance.service.program(), instance.name, instance.admin));
     let servers = [
         ("haproxy", Port::EdgeAdmin),
         ("rabbitmq", Port::RabbitPrometheus),

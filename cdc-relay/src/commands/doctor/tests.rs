@@ -385,6 +385,20 @@ fn kafka_is_judged_by_what_an_acknowledged_record_survives() {
     for (name, value, severity, check) in table {
         assert_eq!(of("orders", topic(&[(name, value)]), 3), [(*severity, *check)], "{name}={value}");
     }
+    let listed =
+        ROUTES.replace("partitions = 3", "partitions = 3\nconfig = { \"cleanup.policy\" = \"compact\" }");
+    let listed = Routes::parse(&listed, |_| None).expect("routes");
+    for (config, expected) in [(compact.as_slice(), vec![]), (&[], vec!["kafka.cleanup"])] {
+        let topics = [("orders".to_owned(), topic(config))].into();
+        let facts = sinks::brokers::Facts { brokers: 3, topics, ..sinks::brokers::Facts::default() };
+        let findings = sinks::brokers::check(&facts, &listed);
+        let bad = findings.iter().filter(|f| f.severity > Severity::Ok);
+        assert_eq!(
+            bad.map(|f| f.check).collect::<Vec<_>>(),
+            expected,
+            "as the routes file lists it: {config:?}"
+        );
+    }
     assert_eq!(of("orders", one(topic(&[])), 3), [(Warning, "kafka.partitions")]);
     assert_eq!(of(state, one(topic(&[])), 3), [(WouldLoseData, "kafka.state")]);
     assert_eq!(of(state, topic(compact), 3), [(WouldNotWork, "kafka.state")]);

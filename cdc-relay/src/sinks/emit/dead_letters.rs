@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::offer::offer;
-use super::{OpenTransaction, PlannedRow};
+use super::{OpenTransaction, PlannedRow, SinkMessage};
 use crate::checkpoint::progress::Sink;
 use crate::dead_letter::halts::{Halted, Halts};
 use crate::dead_letter::record::{self, Cause, Halt};
@@ -90,7 +90,8 @@ impl DeadLetters {
         let (topic, transaction_seq) = (self.topic.as_str(), open.transaction_seq);
         let record = DeadLetterRecord { topic, key, value, transaction: open.transaction, transaction_seq };
         offer(|| kafka.produce_dead_letter(&record))?;
-        open.count(Sink::Kafka, key.len() + value.len(), &self.metrics);
+        let bytes = key.len() + value.len();
+        open.count(SinkMessage { sink: Sink::Kafka, bytes, is_link: true }, &self.metrics);
         Ok(())
     }
 

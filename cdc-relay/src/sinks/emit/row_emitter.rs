@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use super::dead_letters::DeadLetters;
 use super::offer::offer;
-use super::{EmitOutcome, OpenTransaction, PlannedRow};
+use super::{EmitOutcome, OpenTransaction, PlannedRow, SinkMessage};
 use crate::checkpoint::progress::Sink;
 use crate::dead_letter::halts::{Halts, change_destination, table_destination};
 use crate::dead_letter::record::{Cause, Halt};
@@ -259,11 +259,13 @@ impl RowEmitter {
 
     fn emit_to_topic(&mut self, topic: usize, plan: &Plan, open: &mut OpenTransaction<'_>) -> Result<()> {
         let (kafka, record, transaction_seq) = (&mut self.kafka, &self.record, open.transaction_seq);
+        let is_link = kafka.is_chained(topic);
         let event = Event { record, plan, transaction: open.transaction, transaction_seq };
         hit(Failpoint::BeforeProduce);
         offer(|| kafka.produce(topic, &event))?;
         hit(Failpoint::AfterProduce);
-        open.count(Sink::Kafka, self.record.key.len() + self.record.value.len(), &self.metrics);
+        let bytes = self.record.key.len() + self.record.value.len();
+        open.count(SinkMessage { sink: Sink::Kafka, bytes, is_link }, &self.metrics);
         Ok(())
     }
 
@@ -283,7 +285,8 @@ impl RowEmitter {
         if let Err(problem) = rabbit.publish(queue, &event) {
             return Ok(EmitOutcome::Failed(problem));
         }
-        open.count(Sink::Rabbit, self.record.value.len(), &self.metrics);
+        let bytes = self.record.value.len();
+        open.count(SinkMessage { sink: Sink::Rabbit, bytes, is_link: true }, &self.metrics);
         Ok(EmitOutcome::Emitted)
     }
 }

@@ -12,7 +12,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
-use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
+use saga::contract::{BALANCE_TOPIC, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC, SERVICE_TOPIC};
 use serde::Deserialize;
 
 use super::events::{FlaggedRecord, PublishedEvents, Record};
@@ -22,8 +22,11 @@ use crate::topics::{self, SAGA_TOPICS};
 
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Each service's consumer group, and the topics that it subscribes to.
-pub const GROUPS: [(&str, &[&str]); 3] = [
+/// A consumer group, and the topics that it subscribes to.
+pub type Group = (String, &'static [&'static str]);
+
+/// Each service's group.
+const GROUPS: [(&str, &[&str]); 3] = [
     ("payments-svc", &[BALANCE_TOPIC, PAYMENT_RESULT_TOPIC]),
     ("balance-svc", &[PAYMENT_TOPIC, PAYMENT_RESULT_TOPIC]),
     ("processor-svc", &[PAYMENT_TOPIC]),
@@ -138,14 +141,21 @@ pub fn checkpoints(brokers: &Brokers, targets: &Targets) -> Result<Vec<Checkpoin
     Ok(checkpoints.all())
 }
 
-/// Reads the lag of each service's group. Blocking.
-pub fn group_lags(brokers: &Brokers, targets: &Targets) -> Result<Vec<GroupLag>> {
-    let lag = |(group, topics): (&str, &[&str])| {
+/// Reads the lag of each group. Blocking.
+pub fn group_lags(brokers: &Brokers, targets: &Targets, groups: &[Group]) -> Result<Vec<GroupLag>> {
+    let lag = |(group, topics): &Group| {
         let topics: Vec<String> = topics.iter().map(|topic| targets.topic(topic)).collect();
         let (lag, records) = topics::lag(brokers, group, &topics)?;
-        Ok(GroupLag { group: group.to_owned(), lag, records })
+        Ok(GroupLag { group: group.clone(), lag, records })
     };
-    GROUPS.into_iter().map(lag).collect()
+    groups.iter().map(lag).collect()
+}
+
+/// Every group, with that of the search index if there is one.
+pub fn groups(search: Option<String>) -> Vec<Group> {
+    let services = GROUPS.into_iter().map(|(name, topics)| (name.to_owned(), topics));
+    let search = search.map(|name| -> Group { (name, &[PAYMENT_TOPIC, SERVICE_TOPIC]) });
+    services.chain(search).collect()
 }
 
 /// Counts the messages in the work queue.

@@ -98,6 +98,8 @@ pub struct Payments {
     pub keys: Tally,
     /// Counts a second row of the same payment.
     pub duplicate_rows: Tally,
+    /// Version and fingerprint of each service, by its id.
+    pub services: HashMap<String, (u32, u64)>,
     pub parked: Vec<ParkedMessage>,
 }
 
@@ -146,7 +148,8 @@ const CHARGES: &str = "
 
 pub async fn payments(client: &impl GenericClient) -> Result<Payments> {
     let keys = money::tally(client, KEYS).await.context("S3")?;
-    let mut read = Payments { keys, parked: parked(client).await?, ..Payments::default() };
+    let (services, parked) = (services(client).await?, parked(client).await?);
+    let mut read = Payments { keys, services, parked, ..Payments::default() };
     let rows = client.query_raw(PAYMENTS, std::iter::empty::<i32>()).await.context("payments")?;
     let mut rows = pin!(rows);
     while let Some(row) = rows.try_next().await.context("payments")? {
@@ -157,6 +160,23 @@ pub async fn payments(client: &impl GenericClient) -> Result<Payments> {
         }
     }
     Ok(read)
+}
+
+async fn services(client: &impl GenericClient) -> Result<HashMap<String, (u32, u64)>> {
+    let query = "select service_id, name, enabled, event, version from services";
+    let rows = client.query(query, &[]).await.context("services")?;
+    let service = |row: &Row| {
+        let data = contract::Service {
+            service_id: row.get(0),
+            name: row.get(1),
+            enabled: row.get(2),
+            event: row.get(3),
+            version: row.get(4),
+        };
+        let fingerprint = fingerprint(&data)?;
+        Ok((data.service_id, (data.version.unsigned_abs(), fingerprint)))
+    };
+    rows.iter().map(service).collect()
 }
 
 fn payment(row: &Row) -> Result<(Uuid, Payment)> {

@@ -43,8 +43,8 @@ pub struct Rule<'a> {
     pub name: &'a str,
 }
 
-/// The topics of the saga, which a subscriber may read.
-const SUBSCRIBED_TOPICS: [&str; 3] = ["PaymentTopic", "BalanceTopic", "PaymentResultTopic"];
+/// The topics that a subscriber may read.
+const SUBSCRIBED_TOPICS: [&str; 4] = ["PaymentTopic", "BalanceTopic", "PaymentResultTopic", "ServiceTopic"];
 
 /// The rules of the stack.
 pub fn rules() -> Vec<Rule<'static>> {
@@ -56,6 +56,8 @@ pub fn rules() -> Vec<Rule<'static>> {
         ("payments-svc", "payments-svc"),
         ("balance-svc", "balance-svc"),
         ("processor-svc", "processor-svc"),
+        // Each rebuild of an index has a group of its own.
+        ("search-indexer", "search-indexer*"),
         ("relay", "cdc-relay"),
         ("relay", "cdc-relay-verify"),
     ];

@@ -82,7 +82,7 @@ pub fn check(facts: &Facts, routes: &Routes) -> Vec<Finding> {
         let before = findings.len();
         findings.extend(shape(name, topic, partitions));
         findings.extend(safety(name, topic, facts.brokers));
-        findings.extend(events(name, topic, routes.relay.max_record_bytes));
+        findings.extend(events(wanted, topic, routes.relay.max_record_bytes));
         if findings.len() == before {
             let found = format!("{} partitions, {} replicas", topic.partitions, topic.replicas);
             findings.push(Finding::ok("kafka.topic", &format!("topic {name}"), found));
@@ -168,7 +168,8 @@ fn safety(name: &str, topic: &Topic, brokers: usize) -> Vec<Finding> {
     findings
 }
 
-fn events(name: &str, topic: &Topic, max_record_bytes: usize) -> Vec<Finding> {
+fn events(wanted: &crate::routes::Topic, topic: &Topic, max_record_bytes: usize) -> Vec<Finding> {
+    let name = wanted.name.get_ref();
     let subject = format!("topic {name}");
     let mut findings = Vec::new();
     let most = topic.number("max.message.bytes").unwrap_or(i64::MAX);
@@ -180,7 +181,17 @@ fn events(name: &str, topic: &Topic, max_record_bytes: usize) -> Vec<Finding> {
                 .fix(configs(name, &format!("max.message.bytes={}", max_record_bytes + 65_536))),
         );
     }
-    if topic.compacted() {
+    if wanted.is_compacted() && !topic.compacted() {
+        findings.push(
+            Finding::warning(
+                "kafka.cleanup",
+                &subject,
+                "is not compacted, and the routes file lists it as such",
+            )
+            .why("its records have no position: `verify` cannot show that one is missing")
+            .fix(configs(name, "cleanup.policy=compact")),
+        );
+    } else if topic.compacted() && !wanted.is_compacted() {
         findings.push(
             Finding::warning("kafka.cleanup", &subject, format!("cleanup.policy = {}", topic.text("cleanup.policy")))
                 .why("only the last event of each key is kept: a consumer that lags misses the others, and `verify` finds gaps")

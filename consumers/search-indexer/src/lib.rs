@@ -1,0 +1,145 @@
+//! search-indexer: projects PaymentTopic and ServiceTopic into the search index, from which payments-svc answers searches.
+//!
+//! * It only reads Kafka and only writes the index. Both may be away: it waits, and catches up.
+//! * Instances share the partitions. What one has not committed, another repeats; repeating it changes nothing.
+//! * The index that the alias leads to is the one to fill. When the alias leads to another one, as after [`rebuild`], every
+//!   instance goes on with that one, in its group.
+
+pub mod config;
+pub mod events;
+pub mod metrics;
+pub mod rebuild;
+pub mod store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use futures_util::FutureExt;
+use saga::consumer::{self, GroupOffsets};
+use saga::http::{self as edge, Ready};
+use saga::{CancellationToken, backoff, process};
+use tokio::net::TcpListener;
+
+use crate::config::Config;
+use crate::events::Indexer;
+use crate::metrics::Metrics;
+use crate::store::{Index, Store};
+
+const SERVICE: &str = "search-indexer";
+/// How often the alias is looked at, and the lag.
+const WATCH_INTERVAL: Duration = Duration::from_secs(3);
+/// Longest pause between two tries to find or make the index.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Fills the index behind the alias and serves `admin`, until `stop`.
+///
+/// # Errors
+/// When the listener or the consumer fails, or when a configured address cannot be used.
+pub async fn run(config: Config, admin: TcpListener, stop: CancellationToken) -> Result<()> {
+    let operators = edge::Audience::operators(config.operators.clone());
+    let metrics = Metrics::register()?;
+    let store = Store::new(&config.search)?;
+    let (asked, registry) = (store.clone(), metrics.registry.clone());
+    let ready: Ready = Arc::new(move || {
+        let store = asked.clone();
+        async move { reachable(&store).await }.boxed()
+    });
+    let routes = edge::admin(SERVICE, registry, ready, stop.clone());
+    let admin = edge::serve(admin, routes, operators, stop.clone());
+    let shutdown = stop.clone();
+    let indexing = async move { follow_alias(&config, &store, &metrics, &shutdown).await };
+    tracing::info!("ready to index");
+    process::all(stop, [Box::pin(indexing), Box::pin(admin)]).await
+}
+
+async fn reachable(store: &Store) -> Result<(), String> {
+    match store.live().await {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err("There is no index yet.".to_owned()),
+        Err(error) => Err(format!("{error:#}")),
+    }
+}
+
+/// Fills one index after the other: each as long as the alias leads to it.
+async fn follow_alias(
+    config: &Config,
+    store: &Store,
+    metrics: &Metrics,
+    shutdown: &CancellationToken,
+) -> Result<()> {
+    while let Some(live) = find_index(store, shutdown).await {
+        tracing::info!(index = live.name, uuid = live.uuid, "filling this index");
+        let subscription = config.subscription(&live.uuid);
+        let offsets = Arc::new(GroupOffsets::new(&subscription)?);
+        let indexer = Indexer { store: store.clone(), index: live.name.clone() };
+        let stop = shutdown.child_token();
+        let consuming = async {
+            let ended = consumer::run(subscription, indexer, metrics.consumer.clone(), stop.clone()).await;
+            stop.cancel();
+            ended
+        };
+        let watching = async {
+            watch(store, &live, &offsets, metrics, &stop).await;
+            stop.cancel();
+        };
+        let (ended, ()) = tokio::join!(consuming, watching);
+        ended?;
+    }
+    Ok(())
+}
+
+/// The index behind the alias, made if there is none; `None` after shutdown. Tries until it is there.
+async fn find_index(store: &Store, shutdown: &CancellationToken) -> Option<Index> {
+    for pause in backoff::unlimited(PAUSE_MAX) {
+        if shutdown.is_cancelled() {
+            return None;
+        }
+        match store.ensure().await {
+            Ok(live) => return Some(live),
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "there is no index to fill; it is tried again");
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return None,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+    None
+}
+
+/// Measures the lag until the alias leads to another index, or to none, or until `stop`.
+async fn watch(
+    store: &Store,
+    live: &Index,
+    offsets: &Arc<GroupOffsets>,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+        }
+        match store.live().await {
+            Ok(found) if found.as_ref() == Some(live) => {}
+            Ok(found) => {
+                let now = found.map(|index| index.name);
+                tracing::info!(was = live.name, now, "the alias leads to another index");
+                return;
+            }
+            // The index is away: what is read waits.
+            Err(error) => tracing::debug!(error = format!("{error:#}"), "the alias cannot be read"),
+        }
+        match lag(offsets).await {
+            Ok(records) => metrics.lag.set(records),
+            Err(error) => tracing::debug!(error = format!("{error:#}"), "the lag cannot be read"),
+        }
+    }
+}
+
+async fn lag(offsets: &Arc<GroupOffsets>) -> Result<i64> {
+    let offsets = offsets.clone();
+    tokio::task::spawn_blocking(move || offsets.behind(&offsets.ends()?)).await?
+}

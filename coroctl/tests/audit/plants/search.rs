@@ -1,0 +1,67 @@
+//! Violations between the rows and the search index.
+
+use super::{NOTHING, Plant};
+use crate::fixture::{COMPLETED, DECLINED, STRANGER};
+
+pub const SEARCH: &[Plant] = &[
+    Plant {
+        what: "a payment that is not in the index",
+        complain: &["D1"],
+        plant: |harness| drop(harness.search.payments.remove(&COMPLETED)),
+        ..NOTHING
+    },
+    Plant {
+        what: "a document of an older version",
+        complain: &["D1"],
+        plant: |harness| document(harness, |document| document.version -= 1),
+        ..NOTHING
+    },
+    Plant {
+        what: "a document with other contents",
+        complain: &["D1"],
+        plant: |harness| document(harness, |document| document.fingerprint ^= 1),
+        ..NOTHING
+    },
+    Plant {
+        what: "a document with other contents, of a record that is explained",
+        complain: &[],
+        plant: |harness| {
+            document(harness, |document| document.fingerprint ^= 1);
+            harness.explained.push("PaymentTopic/0/19");
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "a document of a payment that never was",
+        complain: &["D1"],
+        plant: |harness| {
+            let document = harness.search.payments[&DECLINED].clone();
+            harness.search.payments.insert(STRANGER, document);
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "a service that has another name in the index",
+        complain: &["D1"],
+        payments: "insert into services (service_id, name) values ('gas', 'Gas')",
+        plant: |harness| {
+            if let Some(document) = harness.search.services.get_mut("gas") {
+                document.fingerprint ^= 1;
+            }
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "a service that is not in the index",
+        complain: &["D1"],
+        payments: "insert into services (service_id, name) values ('gas', 'Gas')",
+        plant: |harness| harness.search.services.clear(),
+        ..NOTHING
+    },
+];
+
+fn document(harness: &mut super::Harness, change: impl FnOnce(&mut coroctl::audit::read::search::Document)) {
+    if let Some(document) = harness.search.payments.get_mut(&COMPLETED) {
+        change(document);
+    }
+}

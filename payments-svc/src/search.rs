@@ -1,0 +1,120 @@
+//! Searches a user's payments in the read model, which search-indexer fills.
+//!
+//! * Each word of the text must begin a word of the client number, or of the service's name or id. The words become parts of
+//!   a query that code builds ([`request`]): nothing in them is an operator.
+//! * Every query is limited to the user by a filter of its own. A hit of somebody else is an error, never an answer
+//!   ([`answer`]).
+//! * The services that the words name are asked for first, and payments then by their ids: a service that is renamed is one
+//!   document, however many payments it has.
+//! * The index is behind the database by the time that an event takes, and may be away. Then searches fail, within
+//!   [`REQUEST_TIMEOUT`] for each of the two requests; and nothing else does.
+
+mod answer;
+mod request;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use saga::search_index::{Body, Method, SERVICE_ROUTING, SearchIndex, Settings};
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use crate::saga::Status;
+use crate::store::Payment;
+
+/// A search takes tens of milliseconds.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Searches under way in one instance. Further ones are refused: an index that is slow must not fill the memory.
+const SEARCHES_MAX: usize = 16;
+
+/// What a user searches for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    pub text: String,
+    pub status: Option<Status>,
+    pub service_id: Option<String>,
+    /// Inclusive bound.
+    pub from: Option<Uuid>,
+    /// Exclusive bound.
+    pub to: Option<Uuid>,
+    /// The last payment of the page before.
+    pub after: Option<Uuid>,
+    /// Payments of a page.
+    pub limit: u64,
+}
+
+/// A payment that was found, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hit {
+    pub payment: Payment,
+    pub highlight: Highlight,
+}
+
+/// The texts that match, as HTML: the matching parts stand in `<em>`, everything else is escaped.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Highlight {
+    pub client_number: Option<String>,
+    pub service_name: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub hits: Vec<Hit>,
+    /// [`Wanted::after`] of the next page; `None` at the end.
+    pub next: Option<Uuid>,
+}
+
+/// Why a search has no answer.
+#[derive(Debug)]
+pub enum SearchFailure {
+    /// This installation has no search index.
+    NotConfigured,
+    /// Too many searches are under way.
+    Busy,
+    Unavailable(anyhow::Error),
+}
+
+#[derive(Clone)]
+pub struct Search {
+    index: Option<SearchIndex>,
+    permits: Arc<Semaphore>,
+}
+
+impl Search {
+    /// # Errors
+    /// When the client cannot be created.
+    pub fn new(settings: &Settings) -> anyhow::Result<Self> {
+        let url = settings.search_url.as_deref().filter(|url| !url.is_empty());
+        let index =
+            url.map(|url| SearchIndex::new(url, &settings.search_alias, REQUEST_TIMEOUT)).transpose()?;
+        Ok(Self { index, permits: Arc::new(Semaphore::new(SEARCHES_MAX)) })
+    }
+
+    /// The newest payments of a user that match.
+    ///
+    /// # Errors
+    /// When there is no index, or none that answers, or too many searches are under way.
+    pub async fn find(&self, user_id: Uuid, wanted: &Wanted) -> Result<Page, SearchFailure> {
+        let index = self.index.as_ref().ok_or(SearchFailure::NotConfigured)?;
+        let _permit = self.permits.try_acquire().map_err(|_| SearchFailure::Busy)?;
+        self::find(index, user_id, wanted).await.map_err(SearchFailure::Unavailable)
+    }
+}
+
+async fn find(index: &SearchIndex, user_id: Uuid, wanted: &Wanted) -> anyhow::Result<Page> {
+    let words = request::words(&wanted.text);
+    if words.is_empty() {
+        return Ok(Page { hits: Vec::new(), next: None });
+    }
+    let asked = request::services(&words);
+    let services = answer::services(&ask(index, SERVICE_ROUTING, asked).await?, words.len())?;
+    let asked = request::payments(user_id, wanted, &words, &services);
+    let found = ask(index, &user_id.to_string(), asked).await?;
+    answer::page(&found, user_id, wanted.limit, &services)
+}
+
+async fn ask(index: &SearchIndex, routing: &str, query: Value) -> anyhow::Result<Value> {
+    let path = format!("/{}/_search?routing={routing}&allow_partial_search_results=false", index.alias);
+    Ok(index.send(Method::POST, &path, Body::Json(query)).await?)
+}
