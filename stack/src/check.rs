@@ -89,11 +89,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             Step::Lint => lint(&layout, &mut totals),
             Step::Deny => deny(&layout, &mut totals),
             Step::Unit => totals.all(unit(&layout, args.quick)),
-            Step::Stack => with_stack(&layout, false, &mut totals, |totals| {
-                totals.one(workspace::coroctl(&layout, &["first-payment"]));
-                totals.all(integration(&layout, args.all));
-                ends(&layout, totals);
-            }),
+            Step::Stack => with_stack(&layout, false, &mut totals, |totals| plain(&layout, args.all, totals)),
             Step::Encrypted => with_stack(&layout, true, &mut totals, |totals| encrypted(&layout, totals)),
         }
         let failed = totals.failed - before.failed;
@@ -205,15 +201,29 @@ fn with_stack(layout: &Layout, tls: bool, totals: &mut Totals, tests: impl FnOnc
     }
 }
 
+/// A payment, the tests that need servers and services, and the programs with failpoints.
+fn plain(layout: &Layout, all: bool, totals: &mut Totals) {
+    totals.one(workspace::coroctl(layout, &["first-payment"]));
+    match suites::build(layout, &["--workspace"]) {
+        Ok(suites) => {
+            totals.all(integration(layout, all, &suites));
+            ends(layout, &suites, totals);
+        }
+        Err(error) => totals.one(Err(error)),
+    }
+}
+
 /// The relay's tests wait for servers of their own for most of their time, so all others run beside them. Those that kill
 /// servers and services of the stack come last and alone.
-fn integration(layout: &Layout, all: bool) -> Result<Totals> {
-    let suites = suites::build(layout, &["--workspace"])?.into_iter();
+fn integration(layout: &Layout, all: bool, suites: &[Suite]) -> Result<Totals> {
     let (alone, beside): (Vec<Suite>, Vec<Suite>) = suites
+        .iter()
         .filter(|suite| suite.kind == Kind::Integration)
+        .cloned()
         .partition(|suite| suite.package == "e2e" && suite.target == "it");
     let (relay, others) = beside.into_iter().partition(|suite| suite.package == "cdc-relay");
-    let arguments: &[&str] = if all { &["--include-ignored", "--skip", ENCRYPTED] } else { &[] };
+    let arguments: &[&str] =
+        if all { &["--include-ignored", "--skip", ENCRYPTED, "--skip", ENDS] } else { &[] };
     let mut totals = suites::run(layout, vec![relay, others], arguments)?;
     totals += suites::run(layout, vec![alone], arguments)?;
     Ok(totals)
@@ -236,14 +246,23 @@ fn encrypted(layout: &Layout, totals: &mut Totals) {
     }));
 }
 
-/// Processors and relays that end at each of their failpoints. Their programs take the place of those without; the
-/// build line puts these back, which it does without compiling (cargo keeps both), so that nobody runs the other.
-fn ends(layout: &Layout, totals: &mut Totals) {
-    let with_failpoints = |suite: &Suite| ["processor-svc", "cdc-relay"].contains(&suite.package.as_str());
-    let built = suites::build(layout, &["--workspace", "--features", FAILPOINTS, "--test", "it"]);
-    totals.all(built.and_then(|suites| {
-        let lanes = suites.into_iter().filter(with_failpoints).map(|suite| vec![suite]);
-        suites::run(layout, lanes.collect(), &["ends::"])
+/// The tests of programs with failpoints.
+const ENDS: &str = "ends::";
+
+/// Processors and relays that end at each of their failpoints. The tests are those that are built already: they run the
+/// program, and only the programs are built again. These take the place of those without failpoints, which the last line
+/// puts back without compiling (cargo keeps both), so that nobody runs the other.
+fn ends(layout: &Layout, suites: &[Suite], totals: &mut Totals) {
+    let programs = ["--bin", "processor-svc", "--bin", "cdc-relay"];
+    let with_failpoints = Progress::default().step("failpoints", |step| {
+        workspace::build(layout, &[&["--features", FAILPOINTS], &programs[..]].concat(), step)?;
+        Ok(String::new())
+    });
+    totals.all(with_failpoints.and_then(|()| {
+        let of_programs =
+            |suite: &&Suite| suite.kind == Kind::Integration && programs.contains(&suite.package.as_str());
+        let lanes = suites.iter().filter(of_programs).map(|suite| vec![suite.clone()]);
+        suites::run(layout, lanes.collect(), &["--ignored", ENDS])
     }));
     totals.one(cargo(layout, &["build", "--release", "--workspace", "--quiet"]));
 }

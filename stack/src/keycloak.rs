@@ -32,12 +32,20 @@ pub fn install(layout: &Layout) -> Result<PathBuf> {
     let home = |folder: &Path| folder.join(format!("keycloak-{VERSION}"));
     let what = format!("Keycloak {VERSION} from Maven");
     download.ensure(layout, &Step::silent(), &what, |folder| {
-        let java = java(&JAVA).context("Java 17 or newer is not installed")?;
         let mut build = Command::new("bash");
         // Its choice of a database is compiled in.
         build.arg(home(folder).join("bin/kc.sh")).args(["build", "--db=dev-mem"]);
-        build.env("JAVA_HOME", java.parent().and_then(Path::parent).context("Java's folder")?);
+        build.env("JAVA_HOME", java_home()?);
         run(build).context("Keycloak cannot be prepared")
     })?;
     Ok(home(&target))
+}
+
+/// The folder of the Java that it runs on.
+///
+/// # Errors
+/// When none is installed.
+pub fn java_home() -> Result<PathBuf> {
+    let java = java(&JAVA).context("Java 17 or newer is not installed: `cargo stack up` installs it")?;
+    Ok(java.parent().and_then(Path::parent).context("Java's folder")?.to_owned())
 }

@@ -16,7 +16,6 @@ mod continuity;
 mod dead_letters;
 mod deletes;
 mod emitting;
-#[cfg(feature = "failpoints")]
 mod ends;
 mod failover;
 mod faults;

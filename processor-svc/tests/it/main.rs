@@ -6,7 +6,6 @@
 
 mod bulkheads;
 mod cancel;
-#[cfg(feature = "failpoints")]
 mod ends;
 mod events;
 mod flow;

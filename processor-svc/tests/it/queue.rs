@@ -62,7 +62,6 @@ impl Queue {
 
     /// Until nothing is left in it. Messages that were sent twice may have been handed to a processor that stopped before it came
     /// to them; they went back, and the next one drops them.
-    #[cfg_attr(not(feature = "failpoints"), expect(dead_code, reason = "for tests at failpoints"))]
     pub async fn until_taken(&self, flags: &[String]) {
         let emptied = async {
             while self.declare(true).await > 0 {

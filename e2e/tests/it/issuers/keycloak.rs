@@ -9,7 +9,6 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use stack::keycloak;
 use stack::layout::Layout;
-use stack::servers::kafka::java;
 use tokio::process::{Child, Command};
 
 use super::{AUDIENCE, CLIENT_ID, CLIENT_SECRET, Issuer, free_port};
@@ -148,13 +147,12 @@ impl Drop for Keycloak {
 
 /// Starts it with its data in memory.
 fn run(folder: &Path, port: u16) -> Child {
-    let java = java().expect("Java 17: `cargo stack up` installs it");
     let (user, password) = ADMINISTRATOR;
     Command::new("bash")
         .arg(folder.join("bin/kc.sh"))
         .args(["start", "--optimized", "--http-enabled=true", "--http-host=127.0.0.1"])
         .args([&format!("--http-port={port}"), "--hostname-strict=false"])
-        .env("JAVA_HOME", java.parent().and_then(Path::parent).unwrap())
+        .env("JAVA_HOME", keycloak::java_home().unwrap())
         .env("JAVA_OPTS_KC_HEAP", "-Xms64m -Xmx256m")
         .env("KC_BOOTSTRAP_ADMIN_USERNAME", user)
         .env("KC_BOOTSTRAP_ADMIN_PASSWORD", password)
