@@ -50,7 +50,7 @@ impl Edge {
             command.env(format!("{name}_ADDR"), service.to_string());
             command.env(format!("{name}_ADMIN_PORT"), ready.to_string());
         }
-        command.env("EDGE_CONNECTIONS_PER_SOURCE", CONNECTIONS.to_string());
+        command.env("EDGE_CONNECTIONS", "1000").env("EDGE_CONNECTIONS_PER_SOURCE", CONNECTIONS.to_string());
         command.env("EDGE_REQUESTS_PER_SOURCE", REQUESTS.to_string());
         let log = std::fs::File::create(folder.join("log")).unwrap();
         let process = command.stdout(log.try_clone().unwrap()).stderr(log).spawn();

@@ -5,6 +5,7 @@ use std::env;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use rustix::process::{Resource, getrlimit};
 
 use super::{find_program, text};
 use crate::certificates;
@@ -35,6 +36,15 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
 const LIMITS: [(&str, &str); 2] =
     [("EDGE_CONNECTIONS_PER_SOURCE", "4000"), ("EDGE_REQUESTS_PER_SOURCE", "1000000")];
 
+/// Clients that may be connected at once, where open files allow it.
+const CLIENTS_MAX: u64 = 16_000;
+
+/// As many clients as there are open files for: four each, and some for everything else.
+fn clients_max() -> u64 {
+    let files = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    (files.saturating_sub(400) / 4).clamp(1, CLIENTS_MAX)
+}
+
 /// The origins whose pages the services allow, as the edge's configuration lists them. `*` is none of them: it is for the
 /// services alone.
 fn origins() -> String {
@@ -53,6 +63,7 @@ fn environment(layout: &Layout, home: &Path) -> BTreeMap<String, String> {
         ("EDGE_ADDR", address(Port::Edge)),
         ("EDGE_ADMIN_ADDR", address(Port::EdgeAdmin)),
         ("EDGE_ADMIN_HOST", "localhost".to_owned()),
+        ("EDGE_CONNECTIONS", clients_max().to_string()),
         ("EDGE_ORIGINS", origins()),
         ("PAYMENTS_1_ADDR", address(Port::Payments)),
         ("PAYMENTS_1_ADMIN_PORT", port(Port::PaymentsAdmin)),
