@@ -151,7 +151,7 @@ async fn media_types_are_compared_as_rfc_9110_says() {
 }
 
 /// Each offered path of a payment, with its methods besides OPTIONS.
-fn offered(payment_id: &str) -> [(String, Vec<&'static str>); 7] {
+fn offered(payment_id: &str) -> [(String, Vec<&'static str>); 8] {
     let read = || vec!["GET", "HEAD"];
     [
         ("/payments".to_owned(), vec!["GET", "HEAD", "POST"]),

@@ -77,11 +77,6 @@ pub(super) fn parse_cursor(text: &str) -> Option<Uuid> {
 
 pub(super) const TIME: &str = "a time in RFC 3339, such as 2026-01-02T03:04:05Z";
 
-/// The payment after which a page goes on: a UUID without hyphens.
-pub(super) fn cursor(text: &str) -> Option<Uuid> {
-    Uuid::try_parse(text).ok().filter(|_| text.len() == 32)
-}
-
 /// The id below which no payment of this millisecond or a later one lies: a UUIDv7 begins with its milliseconds.
 ///
 /// Every time of RFC 3339 is taken, so it is not read as a `Timestamp`, which ends some hours before the year 9999 does.
