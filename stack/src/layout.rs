@@ -109,7 +109,7 @@ impl Layout {
         self.base_port + port as u16
     }
 
-    /// Whether each listener speaks TLS and nothing else; [`PLAIN`] does not.
+    /// Whether each listener speaks TLS and nothing else, but for `PLAIN`.
     pub fn is_encrypted(&self) -> bool {
         certificates::authority(self).is_file()
     }
