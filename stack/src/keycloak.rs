@@ -12,7 +12,7 @@ use crate::output::Step;
 use crate::servers::java::java;
 
 /// What its server needs.
-const JAVA: RangeInclusive<u32> = 17..=u32::MAX;
+pub const JAVA: RangeInclusive<u32> = 17..=u32::MAX;
 const VERSION: &str = "26.7.3";
 
 /// Downloads it once for all stacks, prepared to run with its data in memory. Returns its folder.

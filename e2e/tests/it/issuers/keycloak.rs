@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use stack::keycloak;
 use stack::layout::Layout;
-use stack::servers::kafka::java;
+use stack::servers::java::java;
 use tokio::process::{Child, Command};
 
 use super::{AUDIENCE, CLIENT_ID, CLIENT_SECRET, Issuer, free_port};
@@ -148,7 +148,7 @@ impl Drop for Keycloak {
 
 /// Starts it with its data in memory.
 fn run(folder: &Path, port: u16) -> Child {
-    let java = java().expect("Java 17: `cargo stack up` installs it");
+    let java = java(&keycloak::JAVA).expect("Java 17: `cargo stack up` installs it");
     let (user, password) = ADMINISTRATOR;
     Command::new("bash")
         .arg(folder.join("bin/kc.sh"))
