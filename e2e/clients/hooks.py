@@ -9,7 +9,7 @@ import zlib
 
 import schemathesis
 
-TEXTS = ("client_number", "service_id", "idempotency_key")
+TEXTS = ("client_number", "service_id", "idempotency_key", "q")
 
 observed = collections.Counter()
 

@@ -16,6 +16,8 @@ use reqwest::header::CONTENT_TYPE;
 use serde_json::Value;
 use strum::IntoStaticStr;
 
+use crate::http::install_provider;
+
 /// A server that is there accepts a connection at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -117,6 +119,7 @@ impl SearchIndex {
     /// # Errors
     /// When the client cannot be created.
     pub fn new(url: &str, alias: &str, timeout: Duration) -> anyhow::Result<Self> {
+        install_provider();
         let http = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT.min(timeout))
             .timeout(timeout)

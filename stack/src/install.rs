@@ -115,7 +115,7 @@ pub fn ensure(layout: &Layout, purpose: Purpose, yes: bool, progress: &Progress)
     progress.line(&format!("Missing: {}", names.join(", ")));
     if find_program("apt-get").is_none() {
         bail!(
-            "there is no apt-get here to install it: {}.\nWith Docker: docker compose -f compose/compose.yaml up",
+            "there is no apt-get here to install {}: install what is missing, then run this again",
             names.join(", ")
         );
     }

@@ -52,6 +52,10 @@ pub enum Port {
     SecondSearchIndexer = 33,
 }
 
+/// The listeners of an encrypted stack that speak HTTP without TLS: Prometheus' page, which nothing of Coro reads, and
+/// OpenSearch, which has TLS by a plugin only.
+const PLAIN: [Port; 2] = [Port::Prometheus, Port::Search];
+
 /// One stack on this machine.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -105,14 +109,14 @@ impl Layout {
         self.base_port + port as u16
     }
 
-    /// Whether each listener speaks TLS and nothing else; Prometheus' page, which nothing of Coro reads, does not.
+    /// Whether each listener speaks TLS and nothing else, but for `PLAIN`.
     pub fn is_encrypted(&self) -> bool {
         certificates::authority(self).is_file()
     }
 
     /// The URL of something that listens on one of its ports.
     pub fn http(&self, port: Port, path: &str) -> String {
-        let scheme = if self.is_encrypted() && port != Port::Prometheus { "https" } else { "http" };
+        let scheme = if self.is_encrypted() && !PLAIN.contains(&port) { "https" } else { "http" };
         format!("{scheme}://127.0.0.1:{}{path}", self.port(port))
     }
 

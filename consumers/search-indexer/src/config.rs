@@ -6,11 +6,12 @@ use brokers::Brokers;
 use clap::{Parser, Subcommand};
 use saga::consumer::Subscription;
 use saga::contract::{PAYMENT_TOPIC, SERVICE_TOPIC};
-use saga::http::Operators;
+use saga::http::{Operators, Tls};
 use saga::search_index;
 use saga::telemetry::LogFormat;
 
-#[derive(Clone, Debug, Parser)]
+// No Debug: it would print passwords.
+#[derive(Clone, Parser)]
 #[command(version, about = "Projects payments and the names of services into the search index")]
 pub struct Config {
     #[command(subcommand)]
@@ -20,6 +21,8 @@ pub struct Config {
     pub admin_addr: SocketAddr,
     #[command(flatten)]
     pub operators: Operators,
+    #[command(flatten)]
+    pub tls: Tls,
     #[command(flatten)]
     pub search: search_index::Settings,
     #[command(flatten)]

@@ -46,7 +46,7 @@ pub async fn run(config: Config, admin: TcpListener, stop: CancellationToken) ->
         async move { reachable(&store).await }.boxed()
     });
     let routes = edge::admin(SERVICE, registry, ready, stop.clone());
-    let admin = edge::serve(admin, routes, operators, stop.clone());
+    let admin = edge::serve(config.tls.socket(admin), routes, operators, stop.clone());
     let shutdown = stop.clone();
     let indexing = async move { follow_alias(&config, &store, &metrics, &shutdown).await };
     tracing::info!("ready to index");

@@ -55,8 +55,8 @@ impl Store {
     /// # Errors
     /// When no URL is set, or the client cannot be created.
     pub fn new(settings: &Settings) -> Result<Self> {
-        let url =
-            settings.search_url.as_deref().context("SEARCH_URL is not set: where is the search index?")?;
+        let url = settings.search_url.as_deref().filter(|url| !url.is_empty());
+        let url = url.context("SEARCH_URL is not set: where is the search index?")?;
         Ok(Self { index: SearchIndex::new(url, &settings.search_alias, REQUEST_TIMEOUT)? })
     }
 

@@ -28,7 +28,7 @@ const IDENTITY: &str = "saga/tests/it/identity.rs";
 
 /// Statuses that schemathesis need not see: the operation (`*`: what the edge, or the code in front of all routes, answers
 /// alike to each), the status, and the test that makes it.
-const STATUS_TESTS: [(&str, &str, &str, &str); 18] = [
+const STATUS_TESTS: [(&str, &str, &str, &str); 19] = [
     ("*", "400", RULES, "the_edge_refuses_in_problem_documents"),
     ("*", "401", IDENTITY, "who_has_no_token_or_no_scope_learns_what_to_bring"),
     ("*", "403", IDENTITY, "who_has_no_token_or_no_scope_learns_what_to_bring"),
@@ -37,6 +37,12 @@ const STATUS_TESTS: [(&str, &str, &str, &str); 18] = [
     ("*", "429", EDGE, "one_address_has_so_many_requests_and_the_others_theirs"),
     ("*", "503", EDGE, "where_no_service_is_the_edge_says_503"),
     ("*", "5XX", EDGE, "where_a_service_breaks_off_the_edge_says_502"),
+    (
+        "GET /payments/search",
+        "503",
+        "e2e/tests/it/search.rs",
+        "without_the_index_only_searches_fail_and_it_catches_up_by_itself",
+    ),
     ("POST /payments", "413", RULES, "the_edge_refuses_in_problem_documents"),
     ("POST /payments", "415", RULES, "media_types_are_compared_as_rfc_9110_says"),
     (

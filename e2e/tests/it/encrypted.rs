@@ -20,8 +20,10 @@ use crate::harness::{Harness, binary};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Ports without TLS: what the nodes of one RabbitMQ say to each other, and Prometheus' page, which nothing of Coro reads.
-const PLAIN: [Port; 3] = [Port::Epmd, Port::RabbitDistribution, Port::Prometheus];
+/// Ports without TLS: what the nodes of one RabbitMQ say to each other, Prometheus' page, which nothing of Coro reads, and
+/// OpenSearch, which has TLS by a plugin only.
+const PLAIN: [Port; 5] =
+    [Port::Epmd, Port::RabbitDistribution, Port::Prometheus, Port::Search, Port::SearchTransport];
 
 /// The stack, which has to be an encrypted one.
 fn layout() -> Layout {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use boon::{Compiler, Schemas};
 use reqwest::{Method, Response};
@@ -208,6 +209,32 @@ async fn answers_are_as_described() {
     assert_eq!(statement["movements"].as_array().unwrap().len(), 3, "{statement}");
     caller.get("/services", "/services").await;
     caller.get("/health", "/health").await;
+}
+
+/// The index has a payment a moment after its end.
+#[tokio::test]
+async fn searches_are_answered_as_described() {
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let caller = Caller { harness: &harness, openapi: OpenApi::read(), http: reqwest::Client::new(), user };
+    let search =
+        async |query: &str| caller.get("/payments/search", &format!("/payments/search?{query}")).await;
+    let payment_id = harness.client.pay(user, "0812-78", 100).await.unwrap().to_string();
+    let began = Instant::now();
+    let payment = loop {
+        let page = search("q=elec+081278&status=completed&limit=1").await.body;
+        if page["payments"][0]["payment_id"] == payment_id {
+            break page["payments"][0].clone();
+        }
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{page}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    assert_eq!(payment["highlight"]["service_name"], "<em>Elec</em>tricity");
+    let (number, nobody) = (search("q=0812").await.body, search("q=nobody").await.body);
+    assert_eq!(number["payments"][0]["highlight"]["service_name"], Value::Null, "{number}");
+    assert_eq!(nobody, json!({"payments": [], "next_cursor": null}));
+    let refused = search("from=yesterday&cursor=x&limit=0").await;
+    assert_eq!((refused.status, refused.body["errors"].as_array().unwrap().len()), (400, 4));
 }
 
 #[tokio::test]
