@@ -150,8 +150,8 @@ pub struct Route {
     /// Its range in the file.
     pub at: Range<usize>,
     pub topic: Option<Text>,
-    /// The topic is listed as compacted.
-    pub to_compacted: bool,
+    /// The topics that are listed as compacted and that it may lead to.
+    pub compacted: Vec<String>,
     pub queue: Option<Text>,
     pub kind: Text,
     /// Replaces the table's key.

@@ -59,9 +59,9 @@ pub async fn serve(
             },
         };
         let (routes, audience, watcher) = (routes.clone(), audience.clone(), graceful.watcher());
-        let tls = tls.clone();
+        let (tls, shutdown) = (tls.clone(), shutdown.clone());
         tokio::spawn(async move {
-            if let Err(error) = connection(&tls, stream, routes, audience, watcher).await {
+            if let Err(error) = connection(&tls, stream, routes, audience, watcher, &shutdown).await {
                 tracing::debug!(%error, "a connection cannot be served and is closed");
             }
         });
@@ -80,11 +80,12 @@ async fn connection(
     routes: BoxedFilter<(Response,)>,
     audience: Audience,
     watcher: Watcher,
+    shutdown: &CancellationToken,
 ) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     // A second handle keeps the socket open until its end (FIN or RST) is decided.
     let socket = stream.as_fd().try_clone_to_owned()?;
-    match tls.accept(stream).await? {
+    match tls.accept(stream, shutdown).await? {
         Stream::Plain(stream) => serve_http(stream, &socket, routes, audience, watcher).await,
         Stream::Encrypted(stream) => serve_http(stream, &socket, routes, audience, watcher).await,
     }

@@ -19,7 +19,7 @@ use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use warp::http::header::{ALLOW, CACHE_CONTROL, HeaderValue};
 use warp::http::{Method, Request, StatusCode};
@@ -71,7 +71,12 @@ where
         let Some(stream) = accept(&listener, &shutdown).await else { break };
         let (routes, audience) = (routes.clone(), audience.clone());
         let service = service_fn(move |request| answer(routes.clone(), audience.clone(), render, request));
-        tokio::spawn(serve_connection(tls.clone(), stream, service, graceful.watcher(), slot));
+        let connection = serve_connection(tls.clone(), stream, service, graceful.watcher(), shutdown.clone());
+        // Each holds its slot to its end.
+        tokio::spawn(async move {
+            connection.await;
+            drop(slot);
+        });
     }
     drop(listener);
     if tokio::time::timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
@@ -97,22 +102,20 @@ fn connections_max() -> anyhow::Result<usize> {
     Ok(usize::try_from(connections)?)
 }
 
-/// Serves one connection, which holds its slot to its end.
 async fn serve_connection<S>(
     tls: Tls,
     stream: TcpStream,
     service: S,
     watcher: Watcher,
-    slot: OwnedSemaphorePermit,
+    shutdown: CancellationToken,
 ) where
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
-    match tls.accept(stream).await {
+    match tls.accept(stream, &shutdown).await {
         Ok(Stream::Plain(stream)) => serve_http(stream, service, watcher).await,
         Ok(Stream::Encrypted(stream)) => serve_http(stream, service, watcher).await,
         Err(error) => tracing::debug!(%error, "no TLS"),
     }
-    drop(slot);
 }
 
 async fn serve_http<T, S>(stream: T, service: S, watcher: Watcher)

@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -22,6 +23,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_util::sync::CancellationToken;
 
 pub use tokio_rustls::server::TlsStream;
 
@@ -64,7 +66,7 @@ impl Tls {
     /// When a file cannot be read, or the key does not belong to the certificate.
     pub fn of(certificate: PathBuf, key: PathBuf) -> Result<Self> {
         let provider = Arc::new(ring::default_provider());
-        let resolver = Reloaded::read(Files { certificate, key }, provider.clone())?;
+        let resolver = CertificateFiles::read(Files { certificate, key }, provider.clone())?;
         let config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .context("ring offers no version of TLS")?
@@ -81,16 +83,15 @@ impl Tls {
     /// The stream of a connection that was accepted.
     ///
     /// # Errors
-    /// When the handshake fails or takes too long.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<Stream> {
-        match &self.0 {
-            None => Ok(Stream::Plain(stream)),
-            Some(acceptor) => {
-                let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
-                let late = io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long");
-                Ok(Stream::Encrypted(Box::new(accepted.map_err(|_| late)??)))
-            }
-        }
+    /// When the handshake fails, takes too long, or is not done at `shutdown`: nothing was asked on it yet.
+    pub async fn accept(&self, stream: TcpStream, shutdown: &CancellationToken) -> io::Result<Stream> {
+        let Some(acceptor) = &self.0 else { return Ok(Stream::Plain(stream)) };
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return Err(io::Error::other("the listener stops")),
+            accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => accepted,
+        };
+        let late = io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long");
+        Ok(Stream::Encrypted(Box::new(accepted.map_err(|_| late)??)))
     }
 }
 
@@ -152,10 +153,14 @@ struct Files {
 }
 
 impl Files {
-    /// When the files were last written.
-    fn written(&self) -> Option<[SystemTime; 2]> {
-        let written = |path: &PathBuf| std::fs::metadata(path).and_then(|file| file.modified()).ok();
-        Some([written(&self.certificate)?, written(&self.key)?])
+    /// What tells one version of the files from another: one that replaces a file within a tick of the clock has another
+    /// inode or length.
+    fn stamps(&self) -> Option<[Stamp; 2]> {
+        let stamp = |path: &PathBuf| {
+            let file = std::fs::metadata(path).ok()?;
+            Some((file.modified().ok()?, file.len(), file.ino()))
+        };
+        Some([stamp(&self.certificate)?, stamp(&self.key)?])
     }
 
     fn read(&self, provider: &CryptoProvider) -> Result<CertifiedKey> {
@@ -170,9 +175,12 @@ impl Files {
     }
 }
 
+/// When a file was written, its length, and its inode.
+type Stamp = (SystemTime, u64, u64);
+
 /// The certificate as its files have it now.
 #[derive(Debug)]
-struct Reloaded {
+struct CertificateFiles {
     files: Files,
     provider: Arc<CryptoProvider>,
     current: Mutex<Current>,
@@ -181,16 +189,16 @@ struct Reloaded {
 #[derive(Debug)]
 struct Current {
     key: Arc<CertifiedKey>,
-    written: Option<[SystemTime; 2]>,
+    stamps: Option<[Stamp; 2]>,
     looked_at: Instant,
 }
 
-impl Reloaded {
+impl CertificateFiles {
     fn read(files: Files, provider: Arc<CryptoProvider>) -> Result<Self> {
         // Before they are read: a change in between is found at the next look.
-        let written = files.written();
+        let stamps = files.stamps();
         let key = Arc::new(files.read(&provider)?);
-        let current = Mutex::new(Current { key, written, looked_at: Instant::now() });
+        let current = Mutex::new(Current { key, stamps, looked_at: Instant::now() });
         Ok(Self { files, provider, current })
     }
 
@@ -200,13 +208,13 @@ impl Reloaded {
             return current.key.clone();
         }
         current.looked_at = now;
-        let written = self.files.written();
-        if written.is_some() && written != current.written {
+        let stamps = self.files.stamps();
+        if stamps.is_some() && stamps != current.stamps {
             match self.files.read(&self.provider) {
                 Ok(key) => {
                     tracing::info!("the certificate of the listeners was read again");
                     current.key = Arc::new(key);
-                    current.written = written;
+                    current.stamps = stamps;
                 }
                 // The two files may be half replaced.
                 Err(error) => {
@@ -218,7 +226,7 @@ impl Reloaded {
     }
 }
 
-impl ResolvesServerCert for Reloaded {
+impl ResolvesServerCert for CertificateFiles {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.key(Instant::now()))
     }

@@ -46,7 +46,7 @@ impl Drop for Folder {
 fn a_certificate_is_read_again_when_its_files_change() {
     let folder = Folder::new("again");
     let first = folder.renew();
-    let resolver = Reloaded::read(folder.files(), Arc::new(ring::default_provider())).unwrap();
+    let resolver = CertificateFiles::read(folder.files(), Arc::new(ring::default_provider())).unwrap();
     let began = Instant::now();
     let shown = |after: Duration| resolver.key(began + after).cert[0].clone();
     let second = folder.renew();

@@ -28,5 +28,18 @@ comment on function services_transition() is 'Makes each update of a service a t
 create trigger services_transition before update on services
     for each row execute function services_transition();
 
+-- The topic keeps the last version of each service. One that was removed and added again would begin at version 1, with
+-- another content under an id that is known already, and subscribers would keep the old one.
+create function services_stay() returns trigger language plpgsql as $$
+begin
+    raise exception 'services are not removed'
+        using errcode = 'integrity_constraint_violation',
+              hint = 'Payments and events name them. Disable it: update services set enabled = false.';
+end
+$$;
+comment on function services_stay() is 'Keeps every service that was ever added.';
+create trigger services_stay before delete or truncate on services
+    for each statement execute function services_stay();
+
 grant select on services to coro_relay;
 alter publication coro_events add table services (service_id, name, enabled, event, version);

@@ -256,6 +256,22 @@ async fn demo_services_are_added_once() {
     harness.drop().await;
 }
 
+/// A service that came back would begin at version 1 again: another content under an id that is known.
+#[tokio::test]
+async fn services_are_disabled_and_never_removed() {
+    let harness = Harness::new(Database::Payments).await;
+    sql::seed(&harness.admin_url, &harness.name).await.unwrap();
+    let owner = harness.owner().await;
+    for removal in ["delete from services where service_id = 'water'", "truncate services cascade"] {
+        let error = owner.batch_execute(removal).await.unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::INTEGRITY_CONSTRAINT_VIOLATION), "{removal}: {error:?}");
+    }
+    let count = owner.query_one("select count(*) from services", &[]).await.unwrap().get::<_, i64>(0);
+    assert_eq!(count, 3);
+    drop(owner);
+    harness.drop().await;
+}
+
 #[tokio::test]
 async fn a_database_goes_with_its_sessions_and_slots() {
     let harness = Harness::new(Database::Payments).await;

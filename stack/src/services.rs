@@ -166,9 +166,6 @@ impl Instance {
         // Logs are files here.
         let mut env = vec![("TOKIO_WORKER_THREADS", "2".to_owned()), ("NO_COLOR", "1".to_owned())];
         env.extend(given(&["RUST_LOG", "LOG_FORMAT"]));
-        if layout.is_encrypted() {
-            env.extend(tls(layout));
-        }
         let kafka = |user| ("KAFKA_CONFIG", kafka::client_file(layout, user).display().to_string());
         // A member of its consumer group that comes back under its name causes no rebalance.
         let member = ("GROUP_INSTANCE_ID", self.name.to_owned());
@@ -179,6 +176,10 @@ impl Instance {
         }
         if matches!(self.service, Service::Payments | Service::Balance) {
             env.extend(for_clients());
+        }
+        // After them: what vouches for a token's issuer outside vouches for nobody in here.
+        if layout.is_encrypted() {
+            env.extend(tls(layout));
         }
         if self.service == Service::Payments {
             env.extend(given(&["HOLD_DELAY_MAX_SECONDS"]));

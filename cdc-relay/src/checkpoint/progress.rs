@@ -25,7 +25,10 @@ pub type TransactionSeq = u64;
 #[derive(Debug)]
 struct Unit {
     outstanding: [u32; SINKS],
-    emitted: [bool; SINKS],
+    /// A sink took a message of it.
+    emitted: bool,
+    /// One of them is a link of the chain on Kafka.
+    linked: bool,
     committed_at: PgTime,
     commit_lsn: Lsn,
     /// Set at commit; an open transaction has none.
@@ -45,7 +48,7 @@ pub struct Progress {
     /// The number of the queue's first transaction.
     first: TransactionSeq,
     confirmed: Lsn,
-    /// The commit of the last transaction up to `confirmed` that emitted anything on Kafka.
+    /// The commit of the last transaction up to `confirmed` that emitted a link.
     chain: Lsn,
     /// The last transaction that emitted anything to any sink since the start.
     last: Option<CommitId>,
@@ -62,7 +65,7 @@ impl Progress {
         self.confirmed
     }
 
-    /// The last commit up to `confirmed` that emitted anything on Kafka.
+    /// The last commit up to `confirmed` that emitted a link of the chain.
     pub fn chain(&self) -> Lsn {
         self.chain
     }
@@ -89,20 +92,21 @@ impl Progress {
     /// Begins a transaction. The one before it must be committed.
     pub fn begin(&mut self, commit_lsn: Lsn, committed_at: PgTime) -> TransactionSeq {
         let transaction_seq = self.next_transaction_seq();
-        let (outstanding, emitted) = ([0; SINKS], [false; SINKS]);
-        self.queue.push_back(Unit { outstanding, emitted, committed_at, commit_lsn, end_lsn: None });
+        let (outstanding, emitted, linked) = ([0; SINKS], false, false);
+        self.queue.push_back(Unit { outstanding, emitted, linked, committed_at, commit_lsn, end_lsn: None });
         transaction_seq
     }
 
-    /// Counts one message of the open transaction to a sink.
-    pub fn added(&mut self, sink: Sink) {
+    /// Counts one message of the open transaction to a sink. `is_link`: it is a link of the chain on Kafka.
+    pub fn added(&mut self, sink: Sink, is_link: bool) {
         if let Some(unit) = self.queue.back_mut() {
             unit.outstanding[sink as usize] += 1;
-            unit.emitted[sink as usize] = true;
+            unit.emitted = true;
+            unit.linked |= is_link;
         }
     }
 
-    /// As `added`, for a record that is no link of the chain.
+    /// Counts a message of another transaction that is emitted again: it is waited for, and says nothing of the open one.
     pub fn re_emit(&mut self, sink: Sink) {
         if let Some(unit) = self.queue.back_mut() {
             unit.outstanding[sink as usize] += 1;
@@ -114,13 +118,13 @@ impl Progress {
         self.queue.iter().all(|unit| unit.outstanding == [0; SINKS])
     }
 
-    /// Commits the open transaction. Returns whether it emitted anything on Kafka.
+    /// Commits the open transaction. Returns whether it is a link of the chain.
     pub fn commit(&mut self, end_lsn: Lsn) -> bool {
         let Some(unit) = self.queue.back_mut() else { return false };
         unit.end_lsn = Some(end_lsn);
-        let emitted = unit.emitted[Sink::Kafka as usize];
+        let linked = unit.linked;
         self.advance();
-        emitted
+        linked
     }
 
     /// Acknowledges `count` messages of a transaction. Transactions of earlier sessions are ignored.
@@ -154,10 +158,10 @@ impl Progress {
             if unit.outstanding != [0; SINKS] {
                 return;
             }
-            if unit.emitted[Sink::Kafka as usize] {
+            if unit.linked {
                 self.chain = unit.commit_lsn;
             }
-            if unit.emitted != [false; SINKS] {
+            if unit.emitted {
                 self.last = Some(CommitId { commit_lsn: unit.commit_lsn, committed_at: unit.committed_at.0 });
             }
             self.confirmed = self.confirmed.max(end_lsn);

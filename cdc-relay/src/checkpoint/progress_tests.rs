@@ -123,7 +123,7 @@ impl Harness {
         };
         let messages = &self.script[emitted.index];
         if let Some(sink) = messages.get(emitted.messages) {
-            self.progress.added(*sink);
+            self.progress.added(*sink, *sink == Sink::Kafka);
             emitted.left[*sink as usize] += 1;
             emitted.messages += 1;
         } else {
@@ -221,7 +221,7 @@ proptest! {
 fn an_open_transaction_holds_back_everything_even_if_all_its_rows_are_acknowledged() {
     let mut progress = Progress::new(5, Lsn(100), Lsn::ZERO);
     let transaction_seq = progress.begin(Lsn(110), PgTime(0));
-    progress.added(Sink::Kafka);
+    progress.added(Sink::Kafka, true);
     progress.acknowledge(transaction_seq, Sink::Kafka, 1);
     progress.idle(Lsn(500));
     assert_eq!(progress.confirmed(), Lsn(100));
@@ -234,7 +234,7 @@ fn an_open_transaction_holds_back_everything_even_if_all_its_rows_are_acknowledg
 fn an_acknowledgement_of_an_earlier_session_counts_for_nothing() {
     let mut progress = Progress::new(5, Lsn(100), Lsn::ZERO);
     let transaction_seq = progress.begin(Lsn(110), PgTime(0));
-    progress.added(Sink::Kafka);
+    progress.added(Sink::Kafka, true);
     progress.commit(Lsn(120));
     assert_eq!(progress.acknowledge(transaction_seq - 1, Sink::Kafka, 1), None);
     assert_eq!(progress.acknowledge(transaction_seq + 1, Sink::Kafka, 1), None);
@@ -245,13 +245,26 @@ fn an_acknowledgement_of_an_earlier_session_counts_for_nothing() {
 fn a_transaction_that_emitted_nothing_is_confirmed_in_its_turn() {
     let mut progress = Progress::new(0, Lsn::ZERO, Lsn::ZERO);
     let first = progress.begin(Lsn(10), PgTime(0));
-    progress.added(Sink::Rabbit);
+    progress.added(Sink::Rabbit, false);
     progress.commit(Lsn(15));
     progress.begin(Lsn(20), PgTime(0));
     assert!(!progress.commit(Lsn(25)));
     assert_eq!(progress.confirmed(), Lsn::ZERO);
     progress.acknowledge(first, Sink::Rabbit, 1);
     assert_eq!((progress.confirmed(), progress.chain()), (Lsn(25), Lsn::ZERO));
+}
+
+#[test]
+fn a_record_that_is_no_link_is_emitted_all_the_same() {
+    let mut progress = Progress::new(0, Lsn::ZERO, Lsn(7));
+    let transaction_seq = progress.begin(commit(0), PgTime(3));
+    progress.added(Sink::Kafka, false);
+    assert!(!progress.commit(end(0)), "nothing that a chain could name");
+    assert_eq!((progress.confirmed(), progress.last()), (Lsn::ZERO, None));
+    progress.acknowledge(transaction_seq, Sink::Kafka, 1);
+    assert_eq!((progress.confirmed(), progress.chain()), (end(0), Lsn(7)));
+    let last = Some(CommitId { commit_lsn: commit(0), committed_at: 3 });
+    assert_eq!(progress.last(), last, "a volume that was set back behind it is found");
 }
 
 #[test]

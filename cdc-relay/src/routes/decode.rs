@@ -10,11 +10,11 @@ use toml::Spanned;
 
 use super::fields::{Fields, Kind};
 use super::findings::NOWHERE;
-use super::selection;
 use super::{
     Cast, Condition, IgnoredTables, Pattern, Queue, Relay, Route, Routes, Source, Table, TableName,
     TablePattern, Text, Toast, Topic,
 };
+use super::{destinations, selection};
 
 /// The keys of a route. A table with one route has them too.
 const ROUTE_KEYS: [&str; 14] = [
@@ -38,15 +38,22 @@ pub fn routes(mut fields: Fields<'_, '_>) -> Routes {
     Routes { relay, kafka, lists_topics: !topics.is_empty(), topics, queues, sources }
 }
 
-/// Marks the routes whose topic is listed as compacted.
+/// Gives each route the compacted topics that it may lead to.
 fn mark_compacted(topics: &[Topic], sources: &mut [Source]) {
-    let compacted = |name: &Text| {
-        topics.iter().any(|topic| topic.name.get_ref() == name.get_ref() && topic.is_compacted())
-    };
+    let compacted = topics.iter().filter(|topic| topic.is_compacted()).map(|topic| topic.name.get_ref());
+    let compacted: Vec<&String> = compacted.collect();
     for source in sources {
-        let patterns = source.patterns.iter_mut().map(|pattern| &mut pattern.table);
-        for route in source.tables.iter_mut().chain(patterns).flat_map(|table| &mut table.routes) {
-            route.to_compacted = route.topic.as_ref().is_some_and(compacted);
+        let name = source.name.get_ref();
+        let tables = source.tables.iter_mut().map(|table| (destinations::of_table(table), table));
+        let patterns = source.patterns.iter_mut();
+        let patterns = patterns.map(|pattern| (destinations::of_pattern(&pattern.which), &mut pattern.table));
+        for (of, table) in tables.chain(patterns) {
+            for route in &mut table.routes {
+                let leads = |to: &&&String| {
+                    route.topic.as_ref().is_some_and(|topic| destinations::may_lead(topic, name, &of, to))
+                };
+                route.compacted = compacted.iter().filter(leads).map(|to| (*to).clone()).collect();
+            }
         }
     }
 }
@@ -217,7 +224,7 @@ fn route(fields: &mut Fields<'_, '_>, context: TableContext<'_>) -> Route {
     Route {
         at: fields.at(),
         topic,
-        to_compacted: false,
+        compacted: Vec::new(),
         queue,
         kind,
         key: None,

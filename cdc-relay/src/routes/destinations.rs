@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use super::selection::plain;
-use super::{Glob, Routes, Source, Table, TableName, Text};
+use super::{Glob, Routes, Source, Table, TableName, TablePattern, Text};
 use crate::routes::template::{TableOfSource, Template};
 
 /// Stands for an unknown part of a name; no name contains it.
@@ -35,12 +35,10 @@ impl Destinations {
         };
         for source in &routes.sources {
             for table in &source.tables {
-                let (schema, name) = table.qualified();
-                found.add(source, table, &TableName::new(&plain(schema), &plain(name)));
+                found.add(source, table, &of_table(table));
             }
             for pattern in &source.patterns {
-                let (schema, name) = pattern.which.parts(UNKNOWN);
-                found.add(source, &pattern.table, &TableName::new(&starred(&schema), &starred(&name)));
+                found.add(source, &pattern.table, &of_pattern(&pattern.which));
             }
         }
         found
@@ -48,7 +46,7 @@ impl Destinations {
 
     fn add(&mut self, source: &Source, table: &Table, of: &TableName) {
         for topic in table.routes.iter().filter_map(|route| route.topic.as_ref()) {
-            let name = named(topic, source, of);
+            let name = named(topic, source.name.get_ref(), of);
             if name.contains(UNKNOWN) {
                 self.resembled.push(Glob::new(&name, UNKNOWN));
             } else if !self.own.contains(&name) {
@@ -78,13 +76,31 @@ fn starred(part: &str) -> String {
     part.split(UNKNOWN).map(plain).collect::<Vec<_>>().join(UNKNOWN)
 }
 
-fn named(topic: &Text, source: &Source, of: &TableName) -> String {
+/// The parts of a table's name, as Kafka accepts them.
+pub fn of_table(table: &Table) -> TableName {
+    let (schema, name) = table.qualified();
+    TableName::new(&plain(schema), &plain(name))
+}
+
+/// The same of a pattern, with what is unknown of it.
+pub fn of_pattern(which: &TablePattern) -> TableName {
+    let (schema, name) = which.parts(UNKNOWN);
+    TableName::new(&starred(&schema), &starred(&name))
+}
+
+/// Whether a route of this table with this topic may lead to the topic `to`.
+pub fn may_lead(topic: &Text, source: &str, of: &TableName, to: &str) -> bool {
+    let name = named(topic, source, of);
+    if name.contains(UNKNOWN) { Glob::new(&name, UNKNOWN).matches(to) } else { name == to }
+}
+
+fn named(topic: &Text, source: &str, of: &TableName) -> String {
     // A template that does not parse was refused with the file.
     let template = Template::parse(topic.get_ref());
     template.map_or_else(
         |_| topic.get_ref().clone(),
         |template| {
-            let source = &plain(source.name.get_ref());
+            let source = &plain(source);
             template.resembling(TableOfSource { source, schema: &of.schema, table: &of.name }, UNKNOWN)
         },
     )

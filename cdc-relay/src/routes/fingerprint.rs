@@ -19,9 +19,7 @@ impl Source {
             part(table.name.get_ref());
             for route in &table.routes {
                 part(&route.topic.as_ref().map_or("", |topic| topic.get_ref()));
-                if route.to_compacted {
-                    part(&"compacted");
-                }
+                route.compacted.iter().for_each(|topic| part(&format!("compacted {topic}")));
                 for (column, condition) in &route.when {
                     part(column);
                     let (values, null) = match condition {

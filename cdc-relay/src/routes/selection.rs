@@ -107,6 +107,11 @@ impl Source {
         self.tables.iter().chain(self.patterns.iter().map(|pattern| &pattern.table))
     }
 
+    /// The compacted topics that its rows may lead to, each once.
+    pub fn compacted_topics(&self) -> BTreeSet<&str> {
+        self.entries().flat_map(Table::compacted_topics).collect()
+    }
+
     pub fn entries_mut(&mut self) -> impl Iterator<Item = &mut Table> {
         self.tables.iter_mut().chain(self.patterns.iter_mut().map(|pattern| &mut pattern.table))
     }
@@ -173,6 +178,13 @@ impl Routes {
             routes.topics.retain(|topic| own.iter().any(|name| name.get_ref() == topic.name.get_ref()));
         }
         routes
+    }
+}
+
+impl Table {
+    /// The compacted topics that its rows may lead to.
+    pub fn compacted_topics(&self) -> impl Iterator<Item = &str> {
+        self.routes.iter().flat_map(|route| route.compacted.iter().map(String::as_str))
     }
 }
 

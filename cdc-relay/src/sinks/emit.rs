@@ -44,12 +44,12 @@ impl OpenTransaction<'_> {
     /// A sink took a message of this transaction.
     fn count(&mut self, message: SinkMessage, metrics: &SourceMetrics) {
         let SinkMessage { sink, bytes, is_link } = message;
-        if self.transaction.re_emitted || !is_link {
+        if self.transaction.re_emitted {
             self.progress.re_emit(sink);
         } else {
-            self.progress.added(sink);
+            self.progress.added(sink, is_link);
         }
-        if sink == Sink::Kafka && is_link {
+        if is_link {
             self.transaction.emitted += 1;
         }
         metrics.emitted(sink, bytes);
@@ -64,7 +64,7 @@ impl OpenTransaction<'_> {
 struct SinkMessage {
     sink: Sink,
     bytes: usize,
-    /// It is a link of the chain of positions; messages in queues count as links, and have no position.
+    /// It is a link of the chain of positions: a record on Kafka that compaction does not remove.
     is_link: bool,
 }
 

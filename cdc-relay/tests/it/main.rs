@@ -11,6 +11,7 @@ mod baseline;
 mod brokers;
 mod bytes;
 mod commands;
+mod compacted;
 mod connection;
 mod continuity;
 mod dead_letters;

@@ -15,6 +15,7 @@ use stack::certificates;
 use stack::layout::{Layout, Port};
 use stack::servers::Server;
 use stack::services::INSTANCES;
+use tokio::io::AsyncReadExt;
 
 use crate::harness::{Harness, binary};
 
@@ -68,6 +69,28 @@ fn nothing_is_answered_in_plain_text() {
             assert!(is_refusal(&answer), "{port:?}: {}", String::from_utf8_lossy(&answer));
         }
     }
+}
+
+/// As many as `cargo stack` lets one address open at the edge.
+const CONNECTIONS_PER_SOURCE: usize = 4_000;
+
+#[tokio::test]
+#[ignore = "needs an encrypted stack: cargo stack test --all"]
+async fn connections_that_never_shake_hands_count_for_their_address() {
+    let edge = SocketAddr::from(([127, 0, 0, 1], layout().port(Port::Edge)));
+    let mut connections = Vec::new();
+    for _ in 0..=CONNECTIONS_PER_SOURCE {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        // An address of its own: the limit is for all from one.
+        socket.bind(SocketAddr::from(([127, 0, 0, 7], 0))).unwrap();
+        connections.push(socket.connect(edge).await.unwrap());
+    }
+    let mut last = connections.pop().unwrap();
+    let mut answer = [0; 1];
+    let ended = tokio::time::timeout(ANSWER_TIMEOUT, last.read(&mut answer)).await.unwrap();
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    let first = tokio::time::timeout(Duration::from_millis(200), connections[0].read(&mut answer)).await;
+    assert!(first.is_err(), "the others are open: {first:?}");
 }
 
 /// Postgres begins in plain text, and then takes nobody who stays there.

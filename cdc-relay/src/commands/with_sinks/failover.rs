@@ -207,6 +207,14 @@ fn caveats(source: &Source, checkpoint: Option<&Checkpoint>, newest: Lsn) -> Vec
                 .to_owned(),
         );
     }
+    let compacted = source.compacted_topics();
+    if !compacted.is_empty() {
+        caveats.push(format!(
+            "records of compacted topics have no position ({}): one of them may be of a transaction that this server does \
+             not have",
+            compacted.into_iter().collect::<Vec<_>>().join(", ")
+        ));
+    }
     let chain = checkpoint.map_or(Lsn::ZERO, |checkpoint| checkpoint.chain);
     if newest < chain {
         caveats.push(format!(

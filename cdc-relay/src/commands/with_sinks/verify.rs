@@ -26,11 +26,11 @@ use crate::routes::{Relay, Routes, Source};
 ///
 /// Every record of the relay names its commit, its number in it, and the commit before it that emitted anything
 /// (pg_position). Verify reads all partitions once and follows that chain, source by source. The records of a source may be
-/// spread over several topics, and verify needs all of them: a routes file names them, dead letters included. Rows that
-/// replay or resnapshot emitted again have no position and are only counted. No topic shows rows that the publication left
-/// out; the relay writes such breaks to the state topic, and verify reads them there. The topics cannot show a missing last
-/// record of a transaction with several, or a transaction after the newest record. A topic that was created again has a
-/// new beginning.
+/// spread over several topics, and verify needs all of them: a routes file names them, dead letters included. Compacted
+/// topics of the file are not read, since their records have no position. Rows that replay or resnapshot emitted again have
+/// no position and are only counted. No topic shows rows that the publication left out; the relay writes such breaks to the
+/// state topic, and verify reads them there. The topics cannot show a missing last record of a transaction with several, or
+/// a transaction after the newest record. A topic that was created again has a new beginning.
 ///
 /// Memory: 16 bytes per record, until all partitions are read that far.
 #[derive(Debug, Clone, Args)]
@@ -135,6 +135,11 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
             "without a routes file, breaks of the publication are unknown".to_owned(),
         ]),
     }
+    let compacted = routes.map(compacted).unwrap_or_default();
+    if !compacted.is_empty() {
+        let names = compacted.join(", ");
+        notes.push(format!("records of compacted topics have no position and were not read: {names}"));
+    }
     if verdicts.is_empty() {
         notes.push(
             "no record has a position: the relay emitted nothing, or only emitted rows again".to_owned(),
@@ -143,9 +148,17 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
     Ok(Report { whole: verdicts.iter().all(|verdict| verdict.whole), records, sources: verdicts, notes })
 }
 
-/// The topics that the sources' routes certainly lead to, and the dead-letter topic.
+/// The listed topics that are compacted: compaction removes records, so none of theirs is a link of a chain.
+fn compacted(routes: &Routes) -> Vec<&str> {
+    let compacted = routes.topics.iter().filter(|topic| topic.is_compacted());
+    compacted.map(|topic| topic.name.get_ref().as_str()).collect()
+}
+
+/// The topics that the sources' routes certainly lead to and that have positions, and the dead-letter topic.
 pub fn topics_of(routes: &Routes) -> Vec<Topic> {
+    let compacted = compacted(routes);
     let certain = Destinations::of(routes).certain.into_iter();
+    let certain = certain.filter(|name| !compacted.contains(&name.as_str()));
     let mut topics: Vec<Topic> = certain.map(|name| Topic { name, dead_letters: false }).collect();
     topics.push(Topic { name: routes.relay.dead_letter_topic.get_ref().clone(), dead_letters: true });
     topics

@@ -286,7 +286,7 @@ impl RowEmitter {
             return Ok(EmitOutcome::Failed(problem));
         }
         let bytes = self.record.value.len();
-        open.count(SinkMessage { sink: Sink::Rabbit, bytes, is_link: true }, &self.metrics);
+        open.count(SinkMessage { sink: Sink::Rabbit, bytes, is_link: false }, &self.metrics);
         Ok(EmitOutcome::Emitted)
     }
 }

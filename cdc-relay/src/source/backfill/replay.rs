@@ -5,8 +5,8 @@
 //!   message.
 //! * Rows of halted keys are left out: they were not emitted yet (`release` emits them).
 //! * The routes must be those of the checkpoint, since other routes would emit other events.
-//! * A replayed event may follow later changes of the same row; its id says so. It has no position, because its place in
-//!   the chain is taken.
+//! * A replayed event may follow later changes of the same row; its id says so. So nothing is replayed to a compacted topic,
+//!   which keeps the last record of a key. The event has no position, because its place in the chain is taken.
 
 mod selection;
 
@@ -21,7 +21,7 @@ use crate::postgres::lsn::{Lsn, PgTime};
 use crate::routes::catalog::Catalog;
 use crate::routes::problem::Problem;
 use crate::routes::route::{Plan, Record, Topics, Transaction};
-use crate::routes::{Routes, Source};
+use crate::routes::{Routes, Source, Table};
 use crate::sinks::ack_waiter::AckWaiter;
 use crate::sinks::emit::{EmitOutcome, OpenTransaction, PlannedRow, ReEmission, Tally};
 use crate::source::clients::KafkaClients;
@@ -112,9 +112,21 @@ pub fn emit(
         "the relay runs with other routes than these, or was not restarted since they changed, so its events are not \
          those of these routes. Restart it, or use its routes file"
     );
+    let table = selection.table.name();
+    let compacted: Vec<&str> = context
+        .source
+        .table(&selection.table.relation.table_name())
+        .into_iter()
+        .flat_map(Table::compacted_topics)
+        .collect();
+    ensure!(
+        compacted.is_empty(),
+        "{table} leads to a compacted topic ({}), where an older row would replace a newer one for good. Use `cdc-relay \
+         resnapshot`",
+        compacted.join(", ")
+    );
     clients.load_halted()?;
     let emitter = clients.emitter()?;
-    let table = selection.table.name();
     ensure!(
         !emitter.halted().contains(&table_destination(&table), None),
         "rows of {table} are in the dead-letter topic and have to be emitted first. Release them with `cdc-relay release`"
