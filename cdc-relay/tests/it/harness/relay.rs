@@ -69,7 +69,6 @@ impl Relay {
     }
 
     /// `None` while it runs; then the signal that ended it.
-    #[cfg(feature = "failpoints")]
     pub fn ended(&mut self) -> Option<Option<i32>> {
         use std::os::unix::process::ExitStatusExt;
         self.child.try_wait().expect("wait").map(|status| status.signal())
