@@ -95,7 +95,8 @@ async fn a_payment_is_found_by_number_and_service_newest_first_with_what_matched
         assert_eq!(found(&harness, user, &[("q", text)]).await, expected, "{text}");
     }
     harness.client.wait_for_end(user, declined.parse().unwrap(), WAIT_TIMEOUT).await.unwrap();
-    until_found(&harness, user, &[("q", "elec"), ("status", "failed")], &[declined.clone()]).await;
+    until_found(&harness, user, &[("q", "elec"), ("status", "failed")], std::slice::from_ref(&declined))
+        .await;
     assert_eq!(found(&harness, user, &[("q", "elec"), ("service_id", "water")]).await, [""; 0]);
     assert_eq!(found(&harness, user, &[("q", "elec"), ("to", "2020-01-01T00:00:00Z")]).await, [""; 0]);
     assert_eq!(found(&harness, user, &[("q", "elec"), ("from", "2020-01-01T00:00:00Z")]).await, newest_first);

@@ -38,14 +38,14 @@ fn begins(field: &str, text: &str) -> Value {
 }
 
 /// One of these holds.
-fn any(clauses: Vec<Value>) -> Value {
+fn any(clauses: &[Value]) -> Value {
     json!({"bool": {"should": clauses, "minimum_should_match": 1}})
 }
 
 /// The services that a word names; each hit says which words do, by their numbers.
 pub(super) fn services(words: &[Word]) -> Value {
     let named = |(number, word): (usize, &Word)| {
-        let mut clause = any(vec![begins("name", &word.text), begins("service_id.words", &word.text)]);
+        let mut clause = any(&[begins("name", &word.text), begins("service_id.words", &word.text)]);
         clause["bool"]["_name"] = json!(number.to_string());
         clause
     };
@@ -59,7 +59,7 @@ pub(super) fn services(words: &[Word]) -> Value {
             "should": named,
             "minimum_should_match": 1,
         }},
-        "highlight": highlighted(json!({"name": {}})),
+        "highlight": highlighted(&json!({"name": {}})),
     })
 }
 
@@ -82,13 +82,14 @@ pub(super) fn payments(user_id: Uuid, wanted: &Wanted, words: &[Word], services:
     if !bounds.is_empty() {
         filter.push(json!({"range": {"payment_id": bounds}}));
     }
-    let numbers = |field: &str| any(texts(wanted, words).map(|text| begins(field, text)).collect());
+    let numbers =
+        |field: &str| any(&texts(wanted, words).map(|text| begins(field, text)).collect::<Vec<_>>());
     let mut query = json!({
         "size": wanted.limit + 1,
         "track_total_hits": false,
         "sort": [{"payment_id": "desc"}],
         "query": {"bool": {"filter": filter}},
-        "highlight": highlighted(json!({
+        "highlight": highlighted(&json!({
             "client_number": {"highlight_query": numbers("client_number")},
             "client_number.digits": {"highlight_query": numbers("client_number.digits")},
         })),
@@ -116,18 +117,18 @@ fn matching(wanted: &Wanted, words: &[Word], services: &Services) -> Value {
         if !ids.is_empty() {
             clauses.push(json!({"terms": {"service_id": ids}}));
         }
-        any(clauses)
+        any(&clauses)
     };
     let all: Vec<Value> = words.iter().enumerate().map(of_word).collect();
     let mut ways = vec![json!({"bool": {"filter": all}})];
     if words.len() > 1 && is_number(&wanted.text) {
         ways.push(begins("client_number.digits", &wanted.text));
     }
-    any(ways)
+    any(&ways)
 }
 
 /// Whole fields, as HTML.
-fn highlighted(fields: Value) -> Value {
+fn highlighted(fields: &Value) -> Value {
     json!({
         "encoder": "html",
         "number_of_fragments": 0,

@@ -20,7 +20,7 @@ pub fn packages(layout: &Layout) -> Result<Vec<String>> {
     paths.push_str(&git(layout, &["ls-files", "--others", "--exclude-standard"])?);
     let mut all = packages_in(&layout.root, "");
     all.extend(packages_in(&layout.root, "consumers/"));
-    Ok(of_paths(&paths, all))
+    Ok(of_paths(&paths, &all))
 }
 
 /// The folders of the packages in a folder of the workspace, as paths from the root.
@@ -33,7 +33,7 @@ fn packages_in(root: &Path, folder: &str) -> Vec<String> {
 }
 
 /// The names of those of all packages that a list of changed paths touches.
-fn of_paths(paths: &str, all: Vec<String>) -> Vec<String> {
+fn of_paths(paths: &str, all: &[String]) -> Vec<String> {
     const SHARED: [&str; 4] = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"];
     let shared = paths.lines().any(|path| SHARED.contains(&path));
     let is_in =
@@ -58,9 +58,8 @@ mod tests {
 
     #[test]
     fn a_path_belongs_to_the_package_whose_folder_it_is_in_and_shared_files_to_all() {
-        let of = |paths: &str| of_paths(paths, ["sql", "saga", "stack"].map(str::to_owned).into());
-        let nested =
-            of_paths("consumers/a/src/lib.rs\n", ["consumers/a", "consumers/b"].map(str::to_owned).into());
+        let of = |paths: &str| of_paths(paths, &["sql", "saga", "stack"].map(str::to_owned));
+        let nested = of_paths("consumers/a/src/lib.rs\n", &["consumers/a", "consumers/b"].map(str::to_owned));
         assert_eq!(nested, ["a"]);
         assert_eq!(of("saga/src/lib.rs\nsaga/golden/a.json\nREADME.md\n"), ["saga"]);
         assert_eq!(of("stack/src/up.rs\nsql/seed.sql\n"), ["sql", "stack"]);
