@@ -160,7 +160,7 @@ fn url<T: FromStr>(text: &str) -> Result<String, String>
 where
     T::Err: std::fmt::Display,
 {
-    text.parse::<T>().map(|_| text.to_owned()).map_err(|error| format!("{error:#}"))
+    text.parse::<T>().map(|_| text.to_owned()).map_err(|why| format!("{why:#}"))
 }
 
 fn secret(text: &str) -> Result<String, String> {

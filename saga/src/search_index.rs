@@ -27,7 +27,8 @@ const DEFAULT_ALIAS: &str = "coro";
 pub const GROUP: &str = "search-indexer";
 
 /// Where the index is.
-#[derive(Clone, Debug, Args)]
+// No Debug: the URL may have a password.
+#[derive(Clone, Args)]
 pub struct Settings {
     /// OpenSearch, or another server with Elasticsearch's API. User and password may stand in it.
     #[arg(long, env = "SEARCH_URL", hide_env_values = true)]
@@ -77,7 +78,7 @@ pub enum SearchError {
 impl fmt::Display for SearchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Away(error) => write!(f, "the search index does not answer: {error:#}"),
+            Self::Away(why) => write!(f, "the search index does not answer: {why:#}"),
             Self::Refused { status, kind } => {
                 write!(f, "the search index refused the request with {}: {kind}", status.as_u16())
             }
