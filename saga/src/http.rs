@@ -13,7 +13,7 @@ use futures_util::{Stream, StreamExt};
 use listener::Refusal;
 pub use listener::json::read as read_json;
 pub use listener::tls::install_provider;
-pub use listener::{Audience, Operators, Origins, Socket, Tls, get, post};
+pub use listener::{Audience, Operators, Origins, Socket, Tls, delete, get, post, put};
 use prometheus::{Encoder, Registry, TextEncoder};
 use tokio_util::sync::CancellationToken;
 use warp::filters::BoxedFilter;

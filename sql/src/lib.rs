@@ -38,8 +38,10 @@ const BALANCE: &[(&str, &str)] = migrations!(
 );
 const PROCESSOR: &[(&str, &str)] =
     migrations!("processor" / "V1__processor", "processor" / "V2__processor_publication");
+const NOTIFIER: &[(&str, &str)] = migrations!("notifier" / "V1__notifier");
+const FRAUD: &[(&str, &str)] = migrations!("fraud" / "V1__fraud", "fraud" / "V2__fraud_publication");
 
-/// The publication in each database. It lists everything that leaves the database.
+/// The publication in each database that anything leaves. It lists all that does.
 pub const PUBLICATION: &str = "coro_events";
 
 /// One database per service; no service reads another's.
@@ -49,6 +51,9 @@ pub enum Database {
     Payments,
     Balance,
     Processor,
+    /// Of the subscribers in `consumers`; empty where they do not run.
+    Notifier,
+    Fraud,
 }
 
 impl Database {
@@ -65,6 +70,8 @@ impl Database {
             Self::Payments => "payments_svc",
             Self::Balance => "balance_svc",
             Self::Processor => "processor_svc",
+            Self::Notifier => "notifier",
+            Self::Fraud => "fraud",
         }
     }
 
@@ -73,6 +80,8 @@ impl Database {
             Self::Payments => PAYMENTS,
             Self::Balance => BALANCE,
             Self::Processor => PROCESSOR,
+            Self::Notifier => NOTIFIER,
+            Self::Fraud => FRAUD,
         }
     }
 }
@@ -124,7 +133,7 @@ async fn migrate(admin_url: &str, kind: Database, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The three databases of a stack, up to date.
+/// All databases of a stack, up to date.
 ///
 /// # Errors
 /// As [`create_database`].

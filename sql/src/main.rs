@@ -10,7 +10,8 @@ use clap::Parser;
 /// Creates roles and databases and applies missing migrations.
 ///
 /// Each role has a password of its own, from the environment: PAYMENTS_SVC_PASSWORD, BALANCE_SVC_PASSWORD,
-/// PROCESSOR_SVC_PASSWORD, CORO_RELAY_PASSWORD, CORO_CHECKER_PASSWORD. They are set anew at every run.
+/// PROCESSOR_SVC_PASSWORD, NOTIFIER_PASSWORD, FRAUD_PASSWORD, CORO_RELAY_PASSWORD, CORO_CHECKER_PASSWORD. They are set
+/// anew at every run.
 #[derive(Parser)]
 #[command(name = "migrate")]
 struct Args {

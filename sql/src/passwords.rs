@@ -67,12 +67,14 @@ mod tests {
         Passwords::read(|name| given.iter().find(|(known, _)| *known == name).map(|(_, v)| (*v).to_owned()))
     }
 
-    const ALL: [(&str, &str); 5] = [
+    const ALL: [(&str, &str); 7] = [
         ("PAYMENTS_SVC_PASSWORD", "1"),
         ("BALANCE_SVC_PASSWORD", "2"),
         ("PROCESSOR_SVC_PASSWORD", "3"),
         ("CORO_RELAY_PASSWORD", "4"),
         ("CORO_CHECKER_PASSWORD", "5"),
+        ("NOTIFIER_PASSWORD", "6"),
+        ("FRAUD_PASSWORD", "7"),
     ];
 
     #[test]
@@ -87,7 +89,8 @@ mod tests {
     fn what_is_missing_is_named() {
         let mut given = ALL;
         given[1].1 = "";
-        let refusal = reading(&given[..4]).map(drop).unwrap_err().to_string();
+        given[4].1 = "";
+        let refusal = reading(&given).map(drop).unwrap_err().to_string();
         assert!(refusal.contains("BALANCE_SVC_PASSWORD, CORO_CHECKER_PASSWORD"), "{refusal}");
         assert!(!refusal.contains("PAYMENTS_SVC_PASSWORD"), "{refusal}");
     }

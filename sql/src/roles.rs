@@ -18,11 +18,13 @@ pub struct Role {
 }
 
 /// Every role of a stack. What each may do with a table stands beside the table, in its migration.
-pub const ROLES: [Role; 6] = [
+pub const ROLES: [Role; 8] = [
     Role { name: "coro_owner", login: false, replication: false, statistics: false },
     Role { name: "payments_svc", login: true, replication: false, statistics: false },
     Role { name: "balance_svc", login: true, replication: false, statistics: false },
     Role { name: "processor_svc", login: true, replication: false, statistics: false },
+    Role { name: "notifier", login: true, replication: false, statistics: false },
+    Role { name: "fraud", login: true, replication: false, statistics: false },
     Role { name: "coro_relay", login: true, replication: true, statistics: true },
     Role { name: "coro_checker", login: true, replication: false, statistics: true },
 ];

@@ -8,7 +8,7 @@ use crate::certificates;
 use crate::extras::Extra;
 use crate::layout::{Layout, Port, write_private};
 use crate::login::Login;
-use crate::servers::kafka;
+use crate::servers::{kafka, smtp};
 
 /// The user that demonstrations pay as.
 const DEMO_USER: &str = "018f0000-0000-7000-8000-000000000001";
@@ -54,6 +54,17 @@ pub fn role_passwords(layout: &Layout) -> Result<Vec<(&'static str, String)>> {
     Login::ROLES.into_iter().map(|(role, variable)| Ok((variable, role.password(layout)?))).collect()
 }
 
+/// Where the consumers of `--with notify` are.
+fn notify(layout: &Layout) -> Result<Vec<(&'static str, String)>> {
+    Ok(vec![
+        ("NOTIFIER_ADMIN_URL", layout.http(Port::Notifier, "")),
+        ("FRAUD_ADMIN_URL", layout.http(Port::Fraud, "")),
+        ("NOTIFIER_DATABASE_URL", postgres_url(layout, "notifier", Login::Checker)?),
+        ("FRAUD_DATABASE_URL", postgres_url(layout, "fraud", Login::Checker)?),
+        ("MAIL_DIR", smtp::mails(layout).display().to_string()),
+    ])
+}
+
 /// Everything in `.stack/env`: for people and tests, so with the administrators' logins.
 ///
 /// # Errors
@@ -96,8 +107,9 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
         let second = http(Port::SecondSearchIndexer);
         [("SEARCH_URL", url), ("SEARCH_INDEXER_ADMIN_URL", admin), ("SEARCH_INDEXER_2_ADMIN_URL", second)]
     });
-    let encrypted = encrypted.into_iter().flatten();
-    Ok(fixed.into_iter().chain(encrypted).chain(search).chain(role_passwords(layout)?).collect())
+    let notify = if Extra::of(layout).contains(&Extra::Notify) { notify(layout)? } else { Vec::new() };
+    let extra = encrypted.into_iter().flatten().chain(search).chain(notify);
+    Ok(fixed.into_iter().chain(extra).chain(role_passwords(layout)?).collect())
 }
 
 /// For a program that this command starts: whom it trusts. Not in the file: whatever is started from a shell that has read

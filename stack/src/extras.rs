@@ -16,6 +16,8 @@ use crate::layout::{Layout, write_private};
 pub enum Extra {
     /// Full-text search over payments: OpenSearch, and two instances of search-indexer.
     Search,
+    /// Notifications and fraud alerts: notifier, fraud, a relay of its alerts, and an SMTP server.
+    Notify,
 }
 
 impl Extra {
@@ -23,6 +25,7 @@ impl Extra {
     fn name(self) -> &'static str {
         match self {
             Self::Search => "search",
+            Self::Notify => "notify",
         }
     }
 

@@ -12,7 +12,7 @@ use anyhow::{Result, bail};
 use crate::layout::Layout;
 use crate::output::{Progress, Step};
 use crate::servers::java::java;
-use crate::servers::{Server, find_program, kafka, opensearch, postgres, rabbitmq, redis};
+use crate::servers::{Server, find_program, kafka, opensearch, postgres, rabbitmq, redis, smtp};
 
 /// Something that must be there, and the packages that bring it: the first one the distribution knows is taken.
 struct Need {
@@ -68,6 +68,9 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
     }
     let downloaded = kafka::downloaded(layout) && (!with_search || opensearch::downloaded(layout));
     need(downloaded || find_program("mvn").is_some(), "Maven (to download servers)", &["maven"]);
+    if Server::of(layout).contains(&Server::Smtp) {
+        need(smtp::program().is_some(), "aiosmtpd", &["python3-aiosmtpd"]);
+    }
     for (program, package) in &BUILD {
         need(find_program(program).is_some(), program, std::slice::from_ref(package));
     }

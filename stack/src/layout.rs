@@ -50,6 +50,10 @@ pub enum Port {
     Prometheus = 31,
     SearchIndexer = 32,
     SecondSearchIndexer = 33,
+    Smtp = 40,
+    Notifier = 41,
+    Fraud = 42,
+    FraudRelay = 43,
 }
 
 /// The listeners of an encrypted stack that speak HTTP without TLS: Prometheus' page, which nothing of Coro reads, and

@@ -14,9 +14,11 @@ pub enum Login {
     PaymentsService,
     BalanceService,
     ProcessorService,
-    /// Replicates from all three databases.
+    Notifier,
+    Fraud,
+    /// Replicates from all databases.
     Relay,
-    /// Reads all three databases: the audit, `explain`, people.
+    /// Reads all databases: the audit, `explain`, people.
     Checker,
     /// For people and for tests.
     QueueAdministrator,
@@ -30,11 +32,13 @@ pub enum Login {
 }
 
 impl Login {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Superuser,
         Self::PaymentsService,
         Self::BalanceService,
         Self::ProcessorService,
+        Self::Notifier,
+        Self::Fraud,
         Self::Relay,
         Self::Checker,
         Self::QueueAdministrator,
@@ -45,10 +49,12 @@ impl Login {
     ];
 
     /// The roles that `migrate` makes and gives a password, each with the variable that it takes the password from.
-    pub const ROLES: [(Self, &'static str); 5] = [
+    pub const ROLES: [(Self, &'static str); 7] = [
         (Self::PaymentsService, "PAYMENTS_SVC_PASSWORD"),
         (Self::BalanceService, "BALANCE_SVC_PASSWORD"),
         (Self::ProcessorService, "PROCESSOR_SVC_PASSWORD"),
+        (Self::Notifier, "NOTIFIER_PASSWORD"),
+        (Self::Fraud, "FRAUD_PASSWORD"),
         (Self::Relay, "CORO_RELAY_PASSWORD"),
         (Self::Checker, "CORO_CHECKER_PASSWORD"),
     ];
@@ -60,6 +66,8 @@ impl Login {
             | Self::PaymentsService
             | Self::BalanceService
             | Self::ProcessorService
+            | Self::Notifier
+            | Self::Fraud
             | Self::Relay
             | Self::Checker => "postgres",
             Self::QueueAdministrator | Self::QueueRelay | Self::QueueProcessor => "rabbitmq",
@@ -74,6 +82,8 @@ impl Login {
             Self::PaymentsService => "payments_svc",
             Self::BalanceService => "balance_svc",
             Self::ProcessorService | Self::QueueProcessor | Self::CacheProcessor => "processor_svc",
+            Self::Notifier => "notifier",
+            Self::Fraud => "fraud",
             Self::Relay | Self::QueueRelay => "coro_relay",
             Self::Checker => "coro_checker",
             Self::QueueAdministrator | Self::CacheAdministrator => "coro_admin",

@@ -35,6 +35,11 @@ pub fn redis(layout: &Layout, user: &str, password: &str) -> bool {
     exchange(layout, Port::Redis, question.as_bytes(), 12).is_some_and(|answer| answer == b"+OK\r\n+PONG\r\n")
 }
 
+/// It greets whoever connects.
+pub fn smtp(layout: &Layout) -> bool {
+    exchange(layout, Port::Smtp, b"", 4).is_some_and(|answer| answer == b"220 ")
+}
+
 /// An SSLRequest is answered by one byte as soon as the server takes connections, but also while it recovers;
 /// so a start-up for no user follows: a server that is not ready refuses it with SQLSTATE 57P03.
 pub fn postgres(layout: &Layout) -> bool {

@@ -8,6 +8,7 @@ pub mod postgres;
 pub mod prometheus;
 pub mod rabbitmq;
 pub mod redis;
+pub mod smtp;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,10 +33,11 @@ pub enum Server {
     Prometheus,
     HaProxy,
     OpenSearch,
+    Smtp,
 }
 
 impl Server {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Postgres,
         Self::Kafka,
         Self::RabbitMq,
@@ -43,6 +45,7 @@ impl Server {
         Self::Prometheus,
         Self::HaProxy,
         Self::OpenSearch,
+        Self::Smtp,
     ];
 
     /// The servers of a stack.
@@ -55,6 +58,7 @@ impl Server {
     pub fn extra(self) -> Option<Extra> {
         match self {
             Self::OpenSearch => Some(Extra::Search),
+            Self::Smtp => Some(Extra::Notify),
             Self::Postgres
             | Self::Kafka
             | Self::RabbitMq
@@ -73,6 +77,7 @@ impl Server {
             Self::Prometheus => "prometheus",
             Self::HaProxy => "haproxy",
             Self::OpenSearch => "opensearch",
+            Self::Smtp => "smtp",
         }
     }
 
@@ -93,6 +98,7 @@ impl Server {
             Self::Prometheus => &[Port::Prometheus],
             Self::HaProxy => &[Port::Edge, Port::EdgeAdmin],
             Self::OpenSearch => &[Port::Search, Port::SearchTransport],
+            Self::Smtp => &[Port::Smtp],
         }
     }
 
@@ -109,6 +115,7 @@ impl Server {
             Self::Prometheus => prometheus::prepare(layout),
             Self::HaProxy => haproxy::prepare(layout),
             Self::OpenSearch => opensearch::prepare(layout),
+            Self::Smtp => smtp::prepare(layout),
         }
     }
 
@@ -135,6 +142,7 @@ impl Server {
             Self::Prometheus => probe::http(layout, Port::Prometheus, "/-/ready"),
             // Whether it has anyone to pass requests on to is asked when the services are up.
             Self::HaProxy => probe::http(layout, Port::EdgeAdmin, "/metrics"),
+            Self::Smtp => probe::smtp(layout),
             Self::OpenSearch => {
                 // Its time-out is below the probe's.
                 let health = "/_cluster/health?wait_for_status=yellow&timeout=500ms";

@@ -11,7 +11,7 @@ use crate::environment;
 use crate::extras::Extra;
 use crate::layout::{Layout, Port};
 use crate::login::Login;
-use crate::servers::kafka;
+use crate::servers::{kafka, smtp};
 use crate::spec::{Restart, SERVICE_TIER, Spec, StopSignal};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,10 @@ pub enum Service {
     Processor,
     Relay,
     SearchIndexer,
+    Notifier,
+    Fraud,
+    /// Emits the alerts of fraud.
+    FraudRelay,
 }
 
 impl Service {
@@ -32,8 +36,10 @@ impl Service {
             Self::Payments => "payments-svc",
             Self::Balance => "balance-svc",
             Self::Processor => "processor-svc",
-            Self::Relay => "cdc-relay",
+            Self::Relay | Self::FraudRelay => "cdc-relay",
             Self::SearchIndexer => "search-indexer",
+            Self::Notifier => "notifier",
+            Self::Fraud => "fraud",
         }
     }
 
@@ -42,7 +48,59 @@ impl Service {
         match self {
             Self::Gateway | Self::Payments | Self::Balance | Self::Processor | Self::Relay => None,
             Self::SearchIndexer => Some(Extra::Search),
+            Self::Notifier | Self::Fraud | Self::FraudRelay => Some(Extra::Notify),
         }
+    }
+
+    /// The servers that it connects to, each as itself, and settings that no other service has.
+    fn links(self, layout: &Layout) -> Result<Vec<(&'static str, String)>> {
+        let url = |database: &str, role: Login| environment::postgres_url(layout, database, role);
+        let kafka = |user| ("KAFKA_CONFIG", kafka::client_file(layout, user).display().to_string());
+        let amqp = |user| anyhow::Ok(("AMQP_URL", environment::amqp_url(layout, user)?));
+        let routes = |path: &str| ("RELAY_ROUTES", layout.root.join(path).display().to_string());
+        Ok(match self {
+            Self::Gateway => {
+                let ledger = layout.dir.join("services/gateway-sim/ledger.ndjson");
+                vec![("LEDGER_PATH", ledger.display().to_string())]
+            }
+            Self::Payments => {
+                vec![("DATABASE_URL", url("payments", Login::PaymentsService)?), kafka("payments-svc")]
+            }
+            Self::Balance => {
+                vec![("DATABASE_URL", url("balance", Login::BalanceService)?), kafka("balance-svc")]
+            }
+            Self::Processor => vec![
+                ("DATABASE_URL", url("processor", Login::ProcessorService)?),
+                ("REDIS_URL", environment::redis_url(layout, Login::CacheProcessor)?),
+                ("GATEWAY_URL", layout.http(Port::Gateway, "")),
+                // It is not behind the edge.
+                ("DRAIN_MS", "0".to_owned()),
+                kafka("processor-svc"),
+                amqp(Login::QueueProcessor)?,
+            ],
+            Self::Relay => vec![
+                routes("cdc-relay/relay.toml"),
+                ("PAYMENTS_RELAY_URL", url("payments", Login::Relay)?),
+                ("BALANCE_RELAY_URL", url("balance", Login::Relay)?),
+                ("PROCESSOR_RELAY_URL", url("processor", Login::Relay)?),
+                kafka("relay"),
+                amqp(Login::QueueRelay)?,
+            ],
+            Self::SearchIndexer => vec![kafka("search-indexer")],
+            Self::Notifier => vec![
+                ("DATABASE_URL", url("notifier", Login::Notifier)?),
+                ("SMTP_URL", smtp::url(layout)),
+                // Receivers of tests and demonstrations.
+                ("WEBHOOK_ALLOW", "127.0.0.1/32".to_owned()),
+                kafka("notifier"),
+            ],
+            Self::Fraud => vec![("DATABASE_URL", url("fraud", Login::Fraud)?), kafka("fraud")],
+            Self::FraudRelay => vec![
+                routes("consumers/fraud/relay.toml"),
+                ("FRAUD_RELAY_URL", url("fraud", Login::Relay)?),
+                kafka("relay"),
+            ],
+        })
     }
 }
 
@@ -78,7 +136,7 @@ pub struct Instance {
 }
 
 /// Everything of ours that may run. A further instance is a further line, and a further server in the edge's configuration.
-pub const INSTANCES: [Instance; 8] = [
+pub const INSTANCES: [Instance; 11] = [
     instance(Service::Gateway, "gateway-sim", Port::Gateway, Port::Gateway),
     instance(Service::Payments, "payments-svc", Port::Payments, Port::PaymentsAdmin),
     instance(Service::Payments, "payments-svc-2", Port::SecondPayments, Port::SecondPaymentsAdmin),
@@ -92,6 +150,9 @@ pub const INSTANCES: [Instance; 8] = [
         Port::SecondSearchIndexer,
         Port::SecondSearchIndexer,
     ),
+    instance(Service::Notifier, "notifier", Port::Notifier, Port::Notifier),
+    instance(Service::Fraud, "fraud", Port::Fraud, Port::Fraud),
+    instance(Service::FraudRelay, "fraud-relay", Port::FraudRelay, Port::FraudRelay),
 ];
 
 const fn instance(service: Service, name: &'static str, public: Port, admin: Port) -> Instance {
@@ -124,7 +185,10 @@ impl Instance {
             | Service::Balance
             | Service::Processor
             | Service::Relay
-            | Service::SearchIndexer => "/ready",
+            | Service::SearchIndexer
+            | Service::Notifier
+            | Service::Fraud
+            | Service::FraudRelay => "/ready",
         }
     }
 
@@ -142,7 +206,7 @@ impl Instance {
         let cwd = layout.dir.join("services").join(self.name);
         fs::create_dir_all(&cwd).with_context(|| format!("cannot make {}", cwd.display()))?;
         let mut argv = vec![self.binary(layout).display().to_string()];
-        if self.service == Service::Relay {
+        if matches!(self.service, Service::Relay | Service::FraudRelay) {
             argv.push("run".to_owned());
         }
         Ok(Spec {
@@ -161,79 +225,44 @@ impl Instance {
     }
 
     fn env(self, layout: &Layout) -> Result<BTreeMap<String, String>> {
-        let address = |port| format!("127.0.0.1:{}", layout.port(port));
-        let url = |database: &str, role: Login| environment::postgres_url(layout, database, role);
+        use Service::{Balance, Fraud, FraudRelay, Gateway, Payments, Relay, SearchIndexer};
         // Logs are files here.
         let mut env = vec![("TOKIO_WORKER_THREADS", "2".to_owned()), ("NO_COLOR", "1".to_owned())];
         env.extend(given(&["RUST_LOG", "LOG_FORMAT"]));
-        let kafka = |user| ("KAFKA_CONFIG", kafka::client_file(layout, user).display().to_string());
+        if self.service != Gateway {
+            env.push(("ADMIN_ADDR", address(layout, self.admin)));
+        }
+        if self.public != self.admin || self.service == Gateway {
+            env.push(("LISTEN_ADDR", address(layout, self.public)));
+        }
         // A member of its consumer group that comes back under its name causes no rebalance.
-        let member = ("GROUP_INSTANCE_ID", self.name.to_owned());
-        let amqp = |user| anyhow::Ok(("AMQP_URL", environment::amqp_url(layout, user)?));
-        // Who may write on admin listeners; these two have nothing to write.
-        if !matches!(self.service, Service::Relay | Service::SearchIndexer) {
+        if !matches!(self.service, Gateway | Relay | FraudRelay) {
+            env.push(("GROUP_INSTANCE_ID", self.name.to_owned()));
+        }
+        // Who may write on admin listeners; the others have nothing to write.
+        if !matches!(self.service, Relay | SearchIndexer | Fraud | FraudRelay) {
             env.push(("ADMIN_TOKEN", layout.admin_token()?));
         }
-        if matches!(self.service, Service::Payments | Service::Balance) {
+        if matches!(self.service, Payments | Balance) {
             env.extend(for_clients());
         }
         // After them: what vouches for a token's issuer outside vouches for nobody in here.
         if layout.is_encrypted() {
             env.extend(tls(layout));
         }
-        if self.service == Service::Payments {
+        if self.service == Payments {
             env.extend(given(&["HOLD_DELAY_MAX_SECONDS"]));
         }
-        match self.service {
-            Service::Gateway => env.extend([
-                ("LISTEN_ADDR", address(self.public)),
-                ("LEDGER_PATH", layout.dir.join("services/gateway-sim/ledger.ndjson").display().to_string()),
-            ]),
-            Service::Payments => {
-                env.extend([
-                    ("LISTEN_ADDR", address(self.public)),
-                    ("ADMIN_ADDR", address(self.admin)),
-                    member,
-                    ("DATABASE_URL", url("payments", Login::PaymentsService)?),
-                    kafka("payments-svc"),
-                ]);
-                env.extend(environment::search_url(layout).map(|url| ("SEARCH_URL", url)));
-            }
-            Service::Balance => env.extend([
-                ("LISTEN_ADDR", address(self.public)),
-                ("ADMIN_ADDR", address(self.admin)),
-                member,
-                ("DATABASE_URL", url("balance", Login::BalanceService)?),
-                kafka("balance-svc"),
-            ]),
-            Service::Processor => env.extend([
-                ("LISTEN_ADDR", address(self.public)),
-                ("ADMIN_ADDR", address(self.admin)),
-                member,
-                ("DATABASE_URL", url("processor", Login::ProcessorService)?),
-                ("REDIS_URL", environment::redis_url(layout, Login::CacheProcessor)?),
-                ("GATEWAY_URL", layout.http(Port::Gateway, "")),
-                // It is not behind the edge.
-                ("DRAIN_MS", "0".to_owned()),
-                kafka("processor-svc"),
-                amqp(Login::QueueProcessor)?,
-            ]),
-            Service::Relay => env.extend([
-                ("RELAY_ROUTES", layout.root.join("cdc-relay/relay.toml").display().to_string()),
-                ("ADMIN_ADDR", address(self.admin)),
-                ("PAYMENTS_RELAY_URL", url("payments", Login::Relay)?),
-                ("BALANCE_RELAY_URL", url("balance", Login::Relay)?),
-                ("PROCESSOR_RELAY_URL", url("processor", Login::Relay)?),
-                kafka("relay"),
-                amqp(Login::QueueRelay)?,
-            ]),
-            Service::SearchIndexer => {
-                env.extend([("ADMIN_ADDR", address(self.admin)), member, kafka("search-indexer")]);
-                env.extend(environment::search_url(layout).map(|url| ("SEARCH_URL", url)));
-            }
+        if matches!(self.service, Payments | SearchIndexer) {
+            env.extend(environment::search_url(layout).map(|url| ("SEARCH_URL", url)));
         }
+        env.extend(self.service.links(layout)?);
         Ok(env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
     }
+}
+
+fn address(layout: &Layout, port: Port) -> String {
+    format!("127.0.0.1:{}", layout.port(port))
 }
 
 /// Those of these variables that the environment of `cargo stack` has.
@@ -283,6 +312,9 @@ mod tests {
                 }
                 Service::Relay => &[Login::Relay, Login::QueueRelay],
                 Service::SearchIndexer => &[],
+                Service::Notifier => &[Login::Notifier],
+                Service::Fraud => &[Login::Fraud],
+                Service::FraudRelay => &[Login::Relay],
             };
             let env = instance.spec(&layout).unwrap().env;
             for login in Login::ALL {

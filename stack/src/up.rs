@@ -244,7 +244,7 @@ fn migrate(layout: &Layout) -> Result<String> {
         };
         bail!("{}{advice}", reason.trim());
     }
-    Ok("payments, balance, processor".to_owned())
+    Ok("roles and databases".to_owned())
 }
 
 fn start_services(layout: &Layout, progress: &Progress) -> Result<()> {

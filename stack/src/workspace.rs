@@ -17,7 +17,7 @@ use crate::services::Instance;
 pub fn programs(layout: &Layout) -> Vec<&'static str> {
     let services = Instance::of(layout).into_iter().map(|instance| instance.service.program());
     let mut programs: Vec<&str> = services.chain(["migrate", "coroctl"]).collect();
-    // Instances of a service are neighbours.
+    programs.sort_unstable();
     programs.dedup();
     programs
 }

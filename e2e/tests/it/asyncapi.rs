@@ -175,6 +175,11 @@ impl AsyncApi {
 
 /// How the parts of a record contradict each other, which no schema can say: key, id and subject are those of the value.
 fn contradiction(event: &Event) -> Option<String> {
+    if event.event_type() == "fraud.alert.v1" {
+        let alert = event.json().ok()?;
+        let agrees = alert["user_id"] == event.key && alert["payment_id"] == event.subject();
+        return (!agrees).then(|| format!("key or subject are not those of {alert}"));
+    }
     let Some(event_type) = EventType::parse(event.event_type()) else {
         let subject = event.subject();
         return (!subject.is_empty() && subject != event.key)

@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use crate::harness::Harness;
 
-const SERVICES: [&str; 4] = ["payments-svc", "balance-svc", "processor-svc", "search-indexer"];
+const SERVICES: [&str; 6] =
+    ["payments-svc", "balance-svc", "processor-svc", "search-indexer", "notifier", "fraud"];
 const SUBSCRIBER: &str = "subscriber";
 const REFUSED: RDKafkaErrorCode = RDKafkaErrorCode::TopicAuthorizationFailed;
 const ANSWER: Duration = Duration::from_secs(30);

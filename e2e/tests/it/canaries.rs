@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT, producer};
 use crate::instance::FurtherInstance;
+use crate::notify::{eventually, operate, variable};
 use crate::raw_http::{request, send};
 
 /// A text that nothing else contains.
@@ -209,6 +210,40 @@ async fn operators(harness: &Harness, canary: &Canary) {
     );
 }
 
+/// An address and a URL at the notifier: refused, and then used, the URL without success. Returns the endpoint's secret.
+async fn notifications(harness: &Harness, canary: &Canary) -> String {
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let channel = format!("canary-{}", user.simple());
+    let (contact, endpoint) = (format!("/contacts/{user}"), format!("/endpoints/{channel}"));
+    let door = variable("NOTIFIER_ADMIN_URL");
+    let bearer = format!("Bearer {}", harness.stack.admin_token);
+    let headers =
+        [("host", "localhost"), ("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let (address, url) = (json!({"email": canary.at("address")}), json!({"url": canary.at("url")}));
+    for (path, body) in [(&contact, address), (&endpoint, url)] {
+        let answer = request(&door, &format!("PUT {path} HTTP/1.1"), &headers, &body.to_string()).await;
+        answer.expect_problem(400, "validation", path);
+    }
+    let address = json!({"email": format!("{}@mail.example", canary.at("mailbox"))});
+    operate(harness, "PUT", &contact, &address).await;
+    let url = json!({"url": format!("http://127.0.0.1:1/{0}?{0}", canary.at("hook"))});
+    let created = operate(harness, "PUT", &endpoint, &url).await;
+    let payment = harness.settle(user, "0812", 400).await;
+    let path = format!("/notifications/{}", payment["payment_id"].as_str().unwrap());
+    eventually("an e-mail that is sent, and a webhook that is not", async || {
+        let found = operate(harness, "GET", &path, &Value::Null).await;
+        let of = |channel: &str| {
+            let found = found["notifications"].as_array().unwrap().iter();
+            found.clone().find(|notification| notification["channel"] == channel).cloned().unwrap_or_default()
+        };
+        (of("email")["delivered_at"].is_string() && of(&channel)["last_error"].is_string()).then_some(())
+    })
+    .await;
+    operate(harness, "DELETE", &endpoint, &Value::Null).await;
+    operate(harness, "DELETE", &contact, &Value::Null).await;
+    created["secret"].as_str().unwrap().to_owned()
+}
+
 /// Statements that Postgres refuses: rows that break constraints, with values in the text and as parameters.
 async fn statements(harness: &Harness, canary: &Canary) {
     let (server, _) = harness.stack.postgres_admin_url.rsplit_once('/').unwrap();
@@ -369,6 +404,7 @@ async fn no_log_shows_what_people_typed_or_a_secret() {
     clients(&harness, &canary).await;
     let completed = gateway(&harness, &canary).await;
     operators(&harness, &canary).await;
+    let secret = notifications(&harness, &canary).await;
     statements(&harness, &canary).await;
     let bearer = format!("Bearer {0}.{0}.{0}", canary.at("jwt"));
     let headers = [("host", "coro"), ("authorization", bearer.as_str())];
@@ -387,4 +423,5 @@ async fn no_log_shows_what_people_typed_or_a_secret() {
     assert!(!shown(&logs, &["payments-svc/<NOSRV>".to_owned()]).is_empty(), "the edge logs no failure");
     assert_eq!(shown(&logs, &spellings(&canary.0)), [""; 0]);
     assert_eq!(shown(&logs, &secrets(&layout)), [""; 0]);
+    assert_eq!(shown(&logs, &[secret]), [""; 0]);
 }

@@ -128,6 +128,8 @@ async fn the_password_of_a_role_opens_no_other_role() {
         of_service("payments-svc", "DATABASE_URL"),
         of_service("balance-svc", "DATABASE_URL"),
         of_service("processor-svc", "DATABASE_URL"),
+        of_service("notifier", "DATABASE_URL"),
+        of_service("fraud", "DATABASE_URL"),
         of_service("cdc-relay", "PAYMENTS_RELAY_URL"),
         of_stack("PAYMENTS_DATABASE_URL"),
     ];
@@ -147,12 +149,18 @@ async fn the_password_of_a_role_opens_no_other_role() {
 #[tokio::test]
 async fn a_service_reaches_its_own_database_only() {
     let _world = Harness::shared().await;
-    let databases = ["payments", "balance", "processor"];
-    for own in databases {
-        let url = of_service(&format!("{own}-svc"), "DATABASE_URL");
+    let services = [
+        ("payments-svc", "payments"),
+        ("balance-svc", "balance"),
+        ("processor-svc", "processor"),
+        ("notifier", "notifier"),
+        ("fraud", "fraud"),
+    ];
+    for (service, own) in services {
+        let url = of_service(service, "DATABASE_URL");
         let server = url.strip_suffix(own).unwrap();
-        for other in databases.into_iter().filter(|other| *other != own) {
-            let what = format!("{own}-svc in the database {other}");
+        for (_, other) in services.into_iter().filter(|(_, other)| *other != own) {
+            let what = format!("{service} in the database {other}");
             let code = code_of_refusal(&format!("{server}{other}"), &what).await;
             assert_eq!(code, SqlState::INSUFFICIENT_PRIVILEGE, "{what}");
         }

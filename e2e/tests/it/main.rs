@@ -27,6 +27,7 @@ mod logins;
 
 mod asyncapi;
 mod harness;
+mod notify;
 mod openapi;
 mod operators;
 mod outages;

@@ -7,11 +7,14 @@ use serde_json::Value;
 
 use crate::harness::{Harness, WAIT_TIMEOUT};
 
-const TARGETS: [&str; 11] = [
+const TARGETS: [&str; 14] = [
     "balance-svc",
     "cdc-relay",
+    "fraud",
+    "fraud-relay",
     "gateway-sim",
     "haproxy",
+    "notifier",
     "payments-svc",
     "payments-svc-2",
     "processor-svc",

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::asyncapi::docs;
 use crate::captured;
 use crate::harness::{EXPLAINED, Harness, WAIT_TIMEOUT, binary};
+use crate::notify::operate;
 
 /// A snippet that runs, as the subscriber of the stack and in a group of its own.
 struct Snippet {
@@ -139,6 +140,32 @@ async fn asyncapis_own_parser_accepts_the_document() {
     let mut command = tool("node", "asyncapi.mjs").await;
     let output = command.arg(docs("asyncapi.yaml").canonicalize().unwrap()).output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[tokio::test]
+#[ignore = "installs tools of other languages: cargo stack test --all"]
+async fn webhooks_are_verified_by_the_library_of_another_language_and_handled_once() {
+    // An endpoint is notified of every payment, those of other tests too.
+    let harness = Harness::alone().await;
+    let port = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let channel = format!("/endpoints/python-{port}");
+    let url = json!({"url": format!("http://127.0.0.1:{port}/hooks")});
+    let created = operate(&harness, "PUT", &channel, &url).await;
+    let mut command = tool("python/bin/python3", "webhook.py").await;
+    command.env("WEBHOOK_SECRET", created["secret"].as_str().unwrap()).env("PORT", port.to_string());
+    let mut snippet = Snippet::start(command, &harness);
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let settle = async |client_number: &str| {
+        let payment = harness.settle(user, client_number, 400).await;
+        payment["payment_id"].as_str().unwrap().to_owned()
+    };
+    let first = settle("0812").await;
+    snippet.until(&format!("payment.completed.v1 {first} completed 400")).await;
+    operate(&harness, "POST", "/replay", &json!({"payment_id": first})).await;
+    let second = settle("0812-decline").await;
+    snippet.until(&format!("payment.failed.v1 {second} failed 400")).await;
+    operate(&harness, "DELETE", &channel, &Value::Null).await;
+    assert_eq!(snippet.printed.iter().filter(|line| line.contains(&first)).count(), 1);
 }
 
 /// Gives all records of the saga to a parser, which answers how many it read.

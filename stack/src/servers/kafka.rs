@@ -33,8 +33,16 @@ pub const ADMIN: &str = "admin";
 /// A subscriber: the principal that docs/SUBSCRIBE.md signs in with.
 pub const SUBSCRIBER: &str = "subscriber";
 /// Everyone else who can sign in.
-pub const USERS: [&str; 6] =
-    ["relay", "payments-svc", "balance-svc", "processor-svc", "search-indexer", SUBSCRIBER];
+pub const USERS: [&str; 8] = [
+    "relay",
+    "payments-svc",
+    "balance-svc",
+    "processor-svc",
+    "search-indexer",
+    "notifier",
+    "fraud",
+    SUBSCRIBER,
+];
 
 /// Whoever does not sign in, on an encrypted stack: the file that says whom to trust.
 pub const READER: &str = "reader";

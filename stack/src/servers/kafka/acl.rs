@@ -44,7 +44,8 @@ pub struct Rule<'a> {
 }
 
 /// The topics that a subscriber may read.
-const SUBSCRIBED_TOPICS: [&str; 4] = ["PaymentTopic", "BalanceTopic", "PaymentResultTopic", "ServiceTopic"];
+const SUBSCRIBED_TOPICS: [&str; 5] =
+    ["PaymentTopic", "BalanceTopic", "PaymentResultTopic", "ServiceTopic", "FraudAlertTopic"];
 
 /// The rules of the stack.
 pub fn rules() -> Vec<Rule<'static>> {
@@ -58,6 +59,8 @@ pub fn rules() -> Vec<Rule<'static>> {
         ("processor-svc", "processor-svc"),
         // Each rebuild of an index has a group of its own.
         ("search-indexer", "search-indexer*"),
+        ("notifier", "notifier"),
+        ("fraud", "fraud"),
         ("relay", "cdc-relay"),
         ("relay", "cdc-relay-verify"),
     ];

@@ -1,0 +1,43 @@
+//! Consumes every event of PaymentTopic: each is about a payment, and after a resnapshot any may be the
+//! first of its payment.
+
+use saga::consumer::{ApplyError, BatchCounts, Decoding, EventHandler};
+use saga::contract::{Envelope, PAYMENT_TOPIC, Payment};
+use saga::parked::Parked;
+use saga::postgres::Pool;
+
+use crate::metrics::Metrics;
+use crate::saga::Rules;
+use crate::store;
+
+pub struct Detector {
+    pub pool: Pool,
+    pub rules: Rules,
+    pub metrics: Metrics,
+}
+
+impl EventHandler for Detector {
+    type Event = Payment;
+
+    fn decode(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Payment> {
+        if envelope.event_type.topic() == PAYMENT_TOPIC {
+            envelope.read(body).into()
+        } else {
+            Decoding::Ignore
+        }
+    }
+
+    async fn apply(
+        &self,
+        payments: &[&Payment],
+        unreadable: &[Parked],
+        _park: impl Fn(usize, &str) -> Parked,
+    ) -> Result<BatchCounts, ApplyError> {
+        let outcome = store::apply(&self.pool, &self.rules, payments, unreadable).await?;
+        for (rule, count) in outcome.alerts {
+            self.metrics.alerts.with_label_values(&[rule.as_str()]).inc_by(count);
+        }
+        let (applied, already) = (outcome.new, payments.len() - outcome.new);
+        Ok(BatchCounts { applied, already, ..BatchCounts::default() })
+    }
+}

@@ -1,0 +1,56 @@
+//! Consumes the ends of payments, and ignores every other event of PaymentTopic.
+
+use std::sync::Arc;
+
+use saga::consumer::{ApplyError, BatchCounts, Decoding, EventHandler};
+use saga::contract::{Envelope, EventType, Payment};
+use saga::parked::Parked;
+use saga::postgres::Pool;
+use tokio::sync::Notify;
+
+use crate::render::Ended;
+use crate::store;
+
+/// Inserts notifications, and wakes the dispatcher of this instance.
+pub struct Intake {
+    pub pool: Pool,
+    pub due: Arc<Notify>,
+}
+
+impl EventHandler for Intake {
+    type Event = Ended;
+
+    fn decode(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Ended> {
+        use EventType::{PaymentCancelled, PaymentCompleted, PaymentFailed, PaymentRejected};
+        let ends = [PaymentCompleted, PaymentRejected, PaymentFailed, PaymentCancelled];
+        if !ends.contains(&envelope.event_type) {
+            return Decoding::Ignore;
+        }
+        match envelope.read(body).map(ended) {
+            Ok(Some(ended)) => Decoding::Event(ended),
+            Ok(None) => Decoding::Poison("the payment has ended, but the time of its end is null".to_owned()),
+            Err(error) => Err::<Ended, _>(error).into(),
+        }
+    }
+
+    async fn apply(
+        &self,
+        events: &[&Ended],
+        unreadable: &[Parked],
+        _park: impl Fn(usize, &str) -> Parked,
+    ) -> Result<BatchCounts, ApplyError> {
+        let counts = store::insert(&self.pool, events, unreadable).await?;
+        if counts.applied > 0 {
+            self.due.notify_one();
+        }
+        Ok(counts)
+    }
+}
+
+fn ended(payment: Payment) -> Option<Ended> {
+    // A terminal payment has one of them.
+    let ended_at =
+        payment.completed_at.or(payment.rejected_at).or(payment.failed_at).or(payment.cancelled_at)?;
+    let Payment { payment_id, user_id, version, event, service_id, amount, reason, .. } = payment;
+    Some(Ended { payment_id, user_id, version, event, service_id, amount, reason, ended_at })
+}

@@ -1,0 +1,36 @@
+//! The metrics of the notifier, all in one registry.
+
+use anyhow::Result;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use saga::consumer::ConsumerMetrics;
+
+const ATTEMPTS: &str = "Attempts to deliver, by kind (email or webhook) and outcome: delivered, retried, given_up or \
+    disabled. Worry when `given_up` grows: see `failed_at` in the table notifications, and replay.";
+const UNDER_WAY: &str =
+    "Deliveries under way. Worry when it stays at DELIVERIES_MAX: receivers are slow, and others wait.";
+const DISABLED: &str = "Endpoints disabled, by a 410 or after days of failures. Worry at each: its notifications wait \
+    until an operator enables it.";
+
+#[derive(Clone)]
+pub struct Metrics {
+    pub registry: Registry,
+    pub consumer: ConsumerMetrics,
+    pub attempts: IntCounterVec,
+    pub under_way: IntGauge,
+    pub disabled: IntCounter,
+}
+
+impl Metrics {
+    pub fn register() -> Result<Self> {
+        let registry = Registry::new();
+        let consumer = ConsumerMetrics::register(&registry)?;
+        let attempts =
+            IntCounterVec::new(Opts::new("notifier_attempts_total", ATTEMPTS), &["kind", "outcome"])?;
+        let under_way = IntGauge::new("notifier_deliveries_under_way", UNDER_WAY)?;
+        let disabled = IntCounter::new("notifier_endpoints_disabled_total", DISABLED)?;
+        registry.register(Box::new(attempts.clone()))?;
+        registry.register(Box::new(under_way.clone()))?;
+        registry.register(Box::new(disabled.clone()))?;
+        Ok(Self { registry, consumer, attempts, under_way, disabled })
+    }
+}

@@ -1,0 +1,41 @@
+use super::*;
+
+fn ended(event: &str, service_id: &str, amount: i64) -> Ended {
+    Ended {
+        payment_id: "0198c0de-0000-7000-8000-00000000000a".parse().unwrap(),
+        user_id: "0198c0de-0000-7000-8000-00000000000b".parse().unwrap(),
+        version: 3,
+        event: event.to_owned(),
+        service_id: service_id.to_owned(),
+        amount,
+        reason: None,
+        ended_at: "2026-01-02T03:04:05.678901Z".parse().unwrap(),
+    }
+}
+
+#[test]
+fn the_body_of_a_webhook_is_the_contract_byte_for_byte() {
+    let body = webhook(&ended("completed", "electricity", 15_000));
+    let expected = r#"{"data":{"amount":15000,"payment_id":"0198c0de-0000-7000-8000-00000000000a","reason":null,"service_id":"electricity","status":"completed","user_id":"0198c0de-0000-7000-8000-00000000000b","version":3},"timestamp":"2026-01-02T03:04:05.678901Z","type":"payment.completed.v1"}"#;
+    assert_eq!(String::from_utf8(body).unwrap(), expected);
+    assert_eq!(ended("failed", "x", 1).message_id(), "0198c0de-0000-7000-8000-00000000000a-3");
+}
+
+#[test]
+fn each_end_is_said_and_what_others_wrote_is_no_html() {
+    for (event, says) in [
+        ("completed", "It was charged."),
+        ("cancelled", "You cancelled it"),
+        ("rejected", "Your balance"),
+        ("failed", "not accepted"),
+    ] {
+        let email = email(&ended(event, "<b>\"Water\" & 'Co'</b>", 105));
+        assert!(
+            email.text.contains(says) && email.text.contains("1.05 to <b>\"Water\" & 'Co'</b>"),
+            "{email:?}"
+        );
+        assert!(email.html.contains("&lt;b&gt;&quot;Water&quot; &amp; &#39;Co&#39;&lt;/b&gt;"), "{email:?}");
+        assert!(!email.html.contains("<b>"));
+        assert!(email.subject.ends_with(event));
+    }
+}

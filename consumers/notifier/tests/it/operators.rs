@@ -1,0 +1,73 @@
+//! The admin listener.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::harness::Harness;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_who_has_the_token_writes_and_what_is_wrong_is_named() {
+    let harness = Harness::new().await;
+    let notifier = harness.notifier(&[]).await;
+    let good = json!({"url": "https://example.org/hook"});
+    let channel = "x".repeat(65);
+    let too_long = format!("/endpoints/{channel}");
+    let user = format!("/contacts/{}", Uuid::now_v7());
+    let cases = [
+        ("PUT", "/endpoints/email", good.clone(), 400),
+        ("PUT", "/endpoints/Billing", good.clone(), 400),
+        ("PUT", too_long.as_str(), good.clone(), 400),
+        ("PUT", "/endpoints/a", json!({"url": "https://user:password@example.org/"}), 400),
+        ("PUT", "/endpoints/a", json!({"url": "ftp://example.org/"}), 400),
+        ("PUT", "/endpoints/a", json!({"url": "https://example.org/", "secret": "whsec_"}), 400),
+        ("PUT", "/endpoints/a", good.clone(), 201),
+        ("PUT", "/endpoints/a", good.clone(), 200),
+        ("DELETE", "/endpoints/a", Value::Null, 204),
+        ("DELETE", "/endpoints/a", Value::Null, 404),
+        ("PUT", "/endpoints/a", good, 201),
+        ("PUT", "/contacts/x", json!({"email": "a@example.org"}), 404),
+        ("PUT", &user, json!({"email": "nobody"}), 400),
+        ("PUT", &user, json!({"email": "a@example.org\nBcc: b@example.org"}), 400),
+        ("PUT", &user, json!({"email": "a@example.org"}), 204),
+        ("POST", "/replay", json!({}), 400),
+        ("POST", "/replay", json!({"channel": "a", "from": "yesterday"}), 400),
+        ("POST", "/replay", json!({"payment_id": "x"}), 400),
+        ("POST", "/replay", json!({"payment_id": Uuid::now_v7()}), 200),
+        ("GET", "/notifications/x", Value::Null, 404),
+    ];
+    for (method, path, body, expected) in cases {
+        let (status, answer) = notifier.call(method, path, body.clone()).await;
+        assert_eq!(status, expected, "{method} {path} {body}: {answer}");
+        if expected == 400 {
+            assert!(!answer["errors"].as_array().unwrap().is_empty(), "{answer}");
+        }
+    }
+    assert_eq!(notifier.anonymous("PUT", "/endpoints/b", json!({"url": "https://example.org/"})).await, 401);
+    assert_eq!(notifier.anonymous("POST", "/replay", json!({"payment_id": Uuid::now_v7()})).await, 401);
+    let (_, listed) = notifier.call("GET", "/endpoints", Value::Null).await;
+    assert_eq!(listed["endpoints"].as_array().unwrap().len(), 1);
+    assert!(!listed.to_string().contains("whsec_"), "a secret is shown once");
+    notifier.stop().await;
+    harness.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_reads_addresses_and_secrets() {
+    let database = sql::harness::Harness::new(sql::Database::Notifier).await.unwrap();
+    for role in ["coro_checker", "coro_relay"] {
+        let reader = sql::connect(&database.url(role).unwrap()).await.unwrap();
+        for query in
+            ["select email from contacts", "select secret from endpoints", "select url from endpoints"]
+        {
+            let error = reader.query(query, &[]).await.unwrap_err();
+            assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{role}: {query}");
+        }
+    }
+    let notifier = sql::connect(&database.service_url().unwrap()).await.unwrap();
+    for statement in ["delete from notifications", "truncate contacts", "update parked set reason = ''"] {
+        let error = notifier.batch_execute(statement).await.unwrap_err();
+        assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{statement}");
+    }
+    drop(notifier);
+    database.finish().await.unwrap();
+}

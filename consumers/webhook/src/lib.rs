@@ -1,0 +1,149 @@
+//! Posts a webhook as Standard Webhooks has it: `webhook-id`, `webhook-timestamp`, `webhook-signature` (v1).
+//!
+//! * The name is resolved once, its addresses are checked ([`networks`]), and one of those is connected to: an answer of DNS
+//!   that changes between check and use has no effect. The spelling of an address (decimal, octal, mapped) has none either.
+//! * One POST on a connection of its own. Redirects are not followed, no proxy is used, and no body of an answer is read.
+//! * The head of an answer has at most 16 KiB. The caller bounds the time.
+//! * TLS trusts whom the system trusts; `SSL_CERT_FILE` names others.
+
+pub mod networks;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderMap, RETRY_AFTER, USER_AGENT};
+use hyper::{Request, Uri};
+use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
+use jiff::Timestamp;
+use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+
+use crate::networks::Networks;
+
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// A message. Id and body are the same at every attempt.
+pub struct Message<'a> {
+    /// It must not contain a dot, which separates what is signed.
+    pub id: &'a str,
+    /// `whsec_…`
+    pub secret: &'a str,
+    pub body: Vec<u8>,
+}
+
+/// The head of an answer, as far as it matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    /// The pause that the receiver asks for in seconds; the form with a date is ignored.
+    pub retry_after: Option<Duration>,
+}
+
+/// Why there is no answer.
+pub type NoAnswer = &'static str;
+
+#[derive(Clone)]
+pub struct WebhookClient {
+    tls: TlsConnector,
+    networks: Arc<Networks>,
+}
+
+/// A URL that may be posted to, as far as can be said without DNS: http or https, a host, and no password.
+pub fn parse_url(text: &str) -> Option<Uri> {
+    let uri: Uri = text.parse().ok()?;
+    let fits = matches!(uri.scheme_str(), Some("http" | "https"))
+        && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    fits.then_some(uri)
+}
+
+impl WebhookClient {
+    /// A client that posts to public addresses, and to `allowed` networks.
+    ///
+    /// # Errors
+    /// When ring offers no version of TLS.
+    pub fn new(allowed: Vec<IpNet>) -> anyhow::Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .context("ring offers no version of TLS")?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let networks = Arc::new(Networks::new(allowed)?);
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)), networks })
+    }
+
+    /// Posts the message. Dropping the future closes the connection.
+    ///
+    /// # Errors
+    /// When there was no answer. The receiver may have handled the message all the same.
+    pub async fn post(&self, url: &str, message: &Message<'_>) -> Result<Answer, NoAnswer> {
+        let uri = parse_url(url).ok_or("invalid URL")?;
+        let request = request(&uri, message).map_err(|_| "invalid URL or secret")?;
+        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let tls = uri.scheme_str() == Some("https");
+        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        let admitted = self.resolve(host, port, tls).await?;
+        let stream = TcpStream::connect(&*admitted).await.map_err(|_| "not connected")?;
+        if !tls {
+            return send(stream, request).await;
+        }
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| "invalid URL")?;
+        let stream = self.tls.connect(name, stream).await.map_err(|_| "TLS failed")?;
+        send(stream, request).await
+    }
+
+    /// The addresses of the host that may be connected to.
+    async fn resolve(&self, host: &str, port: u16, tls: bool) -> Result<Vec<SocketAddr>, NoAnswer> {
+        let found = tokio::net::lookup_host((host, port)).await.map_err(|_| "name not resolved")?;
+        let admitted: Vec<SocketAddr> =
+            found.filter(|address| self.networks.admits(address.ip(), tls)).collect();
+        if admitted.is_empty() { Err("forbidden address") } else { Ok(admitted) }
+    }
+}
+
+fn request(uri: &Uri, message: &Message<'_>) -> anyhow::Result<Request<Full<Bytes>>> {
+    let timestamp = Timestamp::now().as_second();
+    let signature = Webhook::new(message.secret)?.sign(message.id, timestamp, &message.body)?;
+    let path = uri.path_and_query().map_or("/", |path| path.as_str());
+    Ok(Request::post(path)
+        .header(HOST, uri.authority().context("the URL has no host")?.as_str())
+        .header(CONTENT_TYPE, "application/json")
+        .header(USER_AGENT, concat!("coro-webhook/", env!("CARGO_PKG_VERSION")))
+        .header(CONNECTION, "close")
+        .header(HEADER_WEBHOOK_ID, message.id)
+        .header(HEADER_WEBHOOK_TIMESTAMP, timestamp)
+        .header(HEADER_WEBHOOK_SIGNATURE, signature)
+        .body(Full::from(message.body.clone()))?)
+}
+
+async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Answer, NoAnswer>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(HEAD_BYTES_MAX);
+    let (mut sender, connection) =
+        builder.handshake(TokioIo::new(stream)).await.map_err(|_| "not connected")?;
+    // Its end aborts the connection, whatever became of the answer.
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    let response = sender.send_request(request).await.map_err(|_| "no answer")?;
+    Ok(Answer { status: response.status().as_u16(), retry_after: retry_after(response.headers()) })
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
