@@ -90,6 +90,7 @@ const PAYMENTS_GATEWAY: &[Target] = &[Target::Payments, Target::Gateway];
 const PROCESSOR_GATEWAY: &[Target] = &[Target::Processor, Target::Gateway];
 const PAYMENTS_KAFKA: &[Target] = &[Target::Payments, Target::Kafka];
 const PAYMENTS_SEARCH: &[Target] = &[Target::Payments, Target::Search];
+const PAYMENTS_NOTIFIER: &[Target] = &[Target::Payments, Target::Notifier];
 const KAFKA: &[Target] = &[Target::Kafka];
 const QUEUE: &[Target] = &[Target::Queue];
 const WITH_GATEWAY: &[Target] = &[Target::Payments, Target::Balance, Target::Processor, Target::Gateway];
@@ -122,6 +123,7 @@ pub const CHECKS: &[Check] = &[
     when_quiescent("T6 lag", "every group has applied every record", KAFKA, transport::lag),
     always("T6 parked", "nothing parked or dead-lettered unexplained", WITH_KAFKA, transport::all_explained),
     when_quiescent("D1", "search = payments", PAYMENTS_SEARCH, derived::search),
+    when_quiescent("D2", "one notification per end and channel", PAYMENTS_NOTIFIER, derived::notifications),
 ];
 
 /// Audits a whole stack with the default options.

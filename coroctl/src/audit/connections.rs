@@ -10,6 +10,8 @@ pub struct Connections {
     pub payments: Option<Client>,
     pub balance: Option<Client>,
     pub processor: Option<Client>,
+    /// Where it is part of the system.
+    pub notifier: Option<Client>,
 }
 
 impl Connections {
@@ -18,10 +20,11 @@ impl Connections {
             payments: connect(targets, Target::Payments).await?,
             balance: connect(targets, Target::Balance).await?,
             processor: connect(targets, Target::Processor).await?,
+            notifier: connect(targets, Target::Notifier).await?,
         })
     }
 
-    /// Each database by the relay's name of the source.
+    /// Each database of the saga by the relay's name of the source.
     pub fn by_source(&self) -> impl Iterator<Item = (&'static str, &Client)> {
         let connections =
             [("payments", &self.payments), ("balance", &self.balance), ("processor", &self.processor)];

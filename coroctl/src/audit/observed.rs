@@ -18,10 +18,18 @@ use super::read::brokers::{self, GroupLag, KafkaContents};
 use super::read::events::{FlaggedRecord, PublishedEvents, TopicOffset};
 use super::read::gateway::{self, GatewayLedger};
 use super::read::money::{self, MoneyTallies};
+use super::read::notifications::{self, Notifications};
 use super::read::relay::{self, Checkpoint, Cluster};
 use super::read::rows::{self, Charges, Ledger, Payments};
 use super::read::search::{self, SearchDocuments};
 use super::targets::{Target, Targets};
+
+/// The sides that subscribers make of events, where they are part of the system.
+#[derive(Debug, Default)]
+pub struct DerivedData {
+    pub search: SearchDocuments,
+    pub notifications: Notifications,
+}
 
 /// All sides of the saga at about one moment.
 #[derive(Debug, Default)]
@@ -36,7 +44,7 @@ pub struct Observed {
     /// By the relay's name of the source.
     pub clusters: BTreeMap<&'static str, Cluster>,
     pub gateway: GatewayLedger,
-    pub search: SearchDocuments,
+    pub derived: DerivedData,
     pub lags: Vec<GroupLag>,
     /// Messages in the work queue.
     pub queue_depth: u32,
@@ -68,7 +76,7 @@ impl Observed {
         for (name, client) in connections.by_source() {
             observed.clusters.insert(name, relay::cluster(client).await.context(name)?);
         }
-        observed.search = search::read(targets).await?;
+        observed.derived.search = search::read(targets).await?;
         if let Some(brokers) = targets.kafka() {
             observed.read_kafka(brokers, targets).await?;
         }
@@ -89,7 +97,7 @@ impl Observed {
     }
 
     async fn read_kafka(&mut self, brokers: Brokers, targets: &Targets) -> Result<()> {
-        let groups = brokers::groups(search::group(targets).await?);
+        let groups = brokers::groups(targets, search::group(targets).await?);
         let targets = targets.clone();
         let explained = unprefixed(&self.explained, &targets.topic_prefix);
         let read = move || {
@@ -106,8 +114,14 @@ impl Observed {
         Ok(())
     }
 
-    /// Payments before the ledger before charges: a payment's end before the money's move before its reason.
+    /// Notifications before payments before the ledger before charges: a payment's end before the money's move before its
+    /// reason.
     async fn read_databases(&mut self, connections: &mut Connections) -> Result<()> {
+        if let Some(client) = &mut connections.notifier {
+            let transaction = snapshot(client).await?;
+            self.derived.notifications =
+                notifications::read(&transaction).await.context("notifier database")?;
+        }
         if let Some(client) = &mut connections.payments {
             let transaction = snapshot(client).await?;
             self.payments = rows::payments(&transaction).await.context("payments database")?;

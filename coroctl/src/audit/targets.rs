@@ -22,6 +22,9 @@ pub struct Targets {
     /// The processor database.
     #[arg(long, env = "PROCESSOR_DATABASE_URL", hide_env_values = true)]
     pub processor_database_url: Option<String>,
+    /// The notifier database, where the notifier runs.
+    #[arg(long, env = "NOTIFIER_DATABASE_URL", hide_env_values = true)]
+    pub notifier_database_url: Option<String>,
     /// Kafka, as HOST:PORT.
     #[arg(long, env = "KAFKA_BROKERS")]
     pub kafka_brokers: Option<String>,
@@ -51,6 +54,7 @@ impl From<&Stack> for Targets {
             payments_database_url: Some(stack.payments_database_url.clone()),
             balance_database_url: Some(stack.balance_database_url.clone()),
             processor_database_url: Some(stack.processor_database_url.clone()),
+            notifier_database_url: stack.notifier_database_url.clone(),
             kafka_brokers: Some(stack.kafka_brokers.clone()),
             kafka_config: stack.kafka_config.clone(),
             amqp_url: Some(stack.amqp_url.clone()),
@@ -72,10 +76,11 @@ pub enum Target {
     Queue,
     Gateway,
     Search,
+    Notifier,
 }
 
 impl Target {
-    pub const ALL: [Target; 7] = [
+    pub const ALL: [Target; 8] = [
         Target::Payments,
         Target::Balance,
         Target::Processor,
@@ -83,6 +88,7 @@ impl Target {
         Target::Queue,
         Target::Gateway,
         Target::Search,
+        Target::Notifier,
     ];
 
     /// The environment variable that holds its address.
@@ -95,6 +101,7 @@ impl Target {
             Target::Queue => "AMQP_URL",
             Target::Gateway => "GATEWAY_URL",
             Target::Search => "SEARCH_URL",
+            Target::Notifier => "NOTIFIER_DATABASE_URL",
         }
     }
 }
@@ -110,6 +117,7 @@ impl Targets {
             Target::Queue => &self.amqp_url,
             Target::Gateway => &self.gateway_url,
             Target::Search => &self.search.search_url,
+            Target::Notifier => &self.notifier_database_url,
         };
         address.as_deref().filter(|text| !text.is_empty())
     }

@@ -2,12 +2,14 @@
 
 mod gateway;
 mod money;
+mod notifications;
 mod saga;
 mod search;
 mod transport;
 
 use std::collections::BTreeMap;
 
+use coroctl::audit::observed::DerivedData;
 use coroctl::audit::read::events::FlaggedRecord;
 use coroctl::audit::read::relay::{Checkpoint, Cluster, Slot};
 use coroctl::audit::read::search::SearchDocuments;
@@ -27,7 +29,7 @@ pub struct Harness {
     pub dead_letters: Vec<FlaggedRecord>,
     pub lag: i64,
     pub queue_depth: u32,
-    pub search: SearchDocuments,
+    pub derived: DerivedData,
     pub explained: Vec<&'static str>,
     pub accepted: Vec<Uuid>,
 }
@@ -66,7 +68,7 @@ impl Harness {
             dead_letters: Vec::new(),
             lag: 0,
             queue_depth: 0,
-            search,
+            derived: DerivedData { search, notifications: notifications::of_all_ends() },
             explained: Vec::new(),
             accepted: vec![COMPLETED, DECLINED],
         }
@@ -97,6 +99,13 @@ use id;
 
 /// Every plant; the first is none.
 pub fn all() -> impl Iterator<Item = &'static Plant> {
-    let planted = [money::MONEY, gateway::GATEWAY, saga::SAGA, transport::TRANSPORT, search::SEARCH];
+    let planted = [
+        money::MONEY,
+        gateway::GATEWAY,
+        saga::SAGA,
+        transport::TRANSPORT,
+        search::SEARCH,
+        notifications::NOTIFICATIONS,
+    ];
     std::iter::once(&NOTHING).chain(planted.into_iter().flatten())
 }

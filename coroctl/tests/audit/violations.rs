@@ -29,6 +29,7 @@ pub fn everywhere() -> Targets {
         amqp_url: address(),
         gateway_url: address(),
         search: Settings { search_url: address(), ..Settings::default() },
+        notifier_database_url: address(),
         ..Targets::default()
     }
 }
@@ -57,7 +58,7 @@ async fn observed(clients: &mut [Client; 3], plant: &Plant) -> Observed {
         gateway: GatewayLedger::default(),
         lags: vec![GroupLag { group: "payments-svc".to_owned(), lag: harness.lag, records: 20 }],
         queue_depth: harness.queue_depth,
-        search: harness.search,
+        derived: harness.derived,
         explained,
         accepted: harness.accepted,
         ..Observed::default()
@@ -143,6 +144,7 @@ fn a_check_without_its_target_is_skipped_and_says_why() {
             Target::Queue => &mut targets.amqp_url,
             Target::Gateway => &mut targets.gateway_url,
             Target::Search => &mut targets.search.search_url,
+            Target::Notifier => &mut targets.notifier_database_url,
         };
         *address = Some(String::new());
         let findings = judge(&Observed::default(), &targets, false);

@@ -1,8 +1,14 @@
 //! What is derived from the databases agrees with them.
 
+use jiff::SignedDuration;
+
 use crate::audit::finding::Tally;
 use crate::audit::observed::Observed;
+use crate::audit::read::notifications::EMAIL;
 use crate::audit::read::search::Document;
+
+/// A channel that was made while a payment ended may have missed it: its row says when its transaction began.
+const MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
 /// D1: each row has a document of its version that equals it, and each document a row. Documents of records that services
 /// have parked, or that are explained, count for nothing.
@@ -11,24 +17,24 @@ pub fn search(observed: &Observed) -> Tally {
     let known =
         |document: Option<&Document>| document.is_some_and(|document| observed.is_known(&document.record));
     for (id, row) in &observed.payments.rows {
-        let document = observed.search.payments.get(id);
+        let document = observed.derived.search.payments.get(id);
         let difference = difference(row.version, row.fingerprint, document);
         let what = || difference.clone().unwrap_or_default();
         tally.check(difference.is_none() || known(document), *id, what);
     }
-    for (id, document) in &observed.search.payments {
+    for (id, document) in &observed.derived.search.payments {
         if !observed.payments.rows.contains_key(id) {
             let what = || format!("is in the search index by {}, and has no row", document.record);
             tally.check(known(Some(document)), *id, what);
         }
     }
     for (id, (version, fingerprint)) in &observed.payments.services {
-        let document = observed.search.services.get(id);
+        let document = observed.derived.search.services.get(id);
         let difference = difference(*version, *fingerprint, document);
         let what = || format!("service {id}: {}", difference.clone().unwrap_or_default());
         tally.check(difference.is_none() || known(document), None, what);
     }
-    for (id, document) in &observed.search.services {
+    for (id, document) in &observed.derived.search.services {
         if !observed.payments.services.contains_key(id) {
             let what =
                 || format!("service {id} is in the search index by {}, and has no row", document.record);
@@ -48,4 +54,38 @@ fn difference(version: u32, fingerprint: u64, document: Option<&Document>) -> Op
         Some(document) => (document.fingerprint != fingerprint)
             .then(|| "differs from its document in the search index".to_owned()),
     }
+}
+
+/// D2: one notification per terminal payment and channel, and none of anything else. That there is at most one, the primary
+/// key says.
+pub fn notifications(observed: &Observed) -> Tally {
+    let mut tally = Tally::default();
+    let notifications = &observed.derived.notifications;
+    for (id, rows) in &notifications.rows {
+        for row in rows {
+            let payment = observed.payments.rows.get(id);
+            let fits = payment.is_some_and(|payment| {
+                payment.status.as_str() == row.event
+                    && payment.version == row.version
+                    && payment.terms.user_id == row.user_id
+            });
+            tally.check(fits, *id, || {
+                format!(
+                    "{} was notified: {} in version {}, which it is not",
+                    row.channel, row.event, row.version
+                )
+            });
+        }
+    }
+    for (id, payment) in &observed.payments.rows {
+        let Some(ended_at) = payment.ended_at else { continue };
+        let email = notifications.contacts.get(&payment.terms.user_id).map(|since| (EMAIL, since));
+        let endpoints = notifications.endpoints.iter().map(|(channel, since)| (channel.as_str(), since));
+        for (channel, _) in endpoints.chain(email).filter(|(_, since)| **since + MARGIN < ended_at) {
+            let rows = notifications.rows.get(id).map(Vec::as_slice).unwrap_or_default();
+            let there = rows.iter().any(|row| row.channel == channel);
+            tally.check(there, *id, || format!("it has ended, and there is no notification of {channel}"));
+        }
+    }
+    tally
 }

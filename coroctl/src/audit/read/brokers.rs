@@ -17,7 +17,7 @@ use serde::Deserialize;
 
 use super::events::{FlaggedRecord, PublishedEvents, Record};
 use super::relay::{Checkpoint, Checkpoints, DEAD_LETTER_TOPIC, STATE_TOPIC};
-use crate::audit::targets::Targets;
+use crate::audit::targets::{Target, Targets};
 use crate::topics::{self, SAGA_TOPICS};
 
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -151,11 +151,13 @@ pub fn group_lags(brokers: &Brokers, targets: &Targets, groups: &[Group]) -> Res
     groups.iter().map(lag).collect()
 }
 
-/// Every group, with that of the search index if there is one.
-pub fn groups(search: Option<String>) -> Vec<Group> {
+/// Every group, with those of the search index and of the notifier where they are part of the system.
+pub fn groups(targets: &Targets, search: Option<String>) -> Vec<Group> {
     let services = GROUPS.into_iter().map(|(name, topics)| (name.to_owned(), topics));
     let search = search.map(|name| -> Group { (name, &[PAYMENT_TOPIC, SERVICE_TOPIC]) });
-    services.chain(search).collect()
+    let notifier = targets.address(Target::Notifier);
+    let notifier = notifier.map(|_| -> Group { ("notifier".to_owned(), &[PAYMENT_TOPIC]) });
+    services.chain(search).chain(notifier).collect()
 }
 
 /// Counts the messages in the work queue.

@@ -53,6 +53,7 @@ pub struct Payment {
     pub terms: Terms,
     pub status: PaymentStatus,
     pub version: u32,
+    pub ended_at: Option<jiff::Timestamp>,
     /// The version that the columns account for; an outcome that was unknown once may have added one.
     pub shown: u32,
     pub fingerprint: u64,
@@ -214,6 +215,7 @@ fn payment(row: &Row) -> Result<(Uuid, Payment)> {
         terms,
         status,
         version: data.version.unsigned_abs(),
+        ended_at: data.completed_at.or(data.rejected_at).or(data.failed_at).or(data.cancelled_at),
         shown: 1 + transitions.map(u32::from).iter().sum::<u32>(),
         fingerprint: fingerprint(&data)?,
     };

@@ -140,7 +140,7 @@ pub const MONEY: &[Plant] = &[
     Plant {
         // The forged work message came first; the gateway charged what it asked for, and balance-svc kept the hold.
         what: "a charge of another amount, and the hold still there",
-        complain: &["M6", "M7", "R", "S1"],
+        complain: &["D2", "M6", "M7", "R", "S1"],
         payments: concat!(
             "update payments set status = 'authorized', event = 'authorized', version = 2, completed_at = null
               where payment_id = ",

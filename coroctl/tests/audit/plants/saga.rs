@@ -37,7 +37,7 @@ pub const SAGA: &[Plant] = &[
     },
     Plant {
         what: "a transition that was not counted",
-        complain: &["S2"],
+        complain: &["D2", "S2"],
         payments: concat!("update payments set version = 2 where payment_id = ", id!("0b")),
         ..NOTHING
     },

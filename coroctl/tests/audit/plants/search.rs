@@ -7,7 +7,7 @@ pub const SEARCH: &[Plant] = &[
     Plant {
         what: "a payment that is not in the index",
         complain: &["D1"],
-        plant: |harness| drop(harness.search.payments.remove(&COMPLETED)),
+        plant: |harness| drop(harness.derived.search.payments.remove(&COMPLETED)),
         ..NOTHING
     },
     Plant {
@@ -35,8 +35,8 @@ pub const SEARCH: &[Plant] = &[
         what: "a document of a payment that never was",
         complain: &["D1"],
         plant: |harness| {
-            let document = harness.search.payments[&DECLINED].clone();
-            harness.search.payments.insert(STRANGER, document);
+            let document = harness.derived.search.payments[&DECLINED].clone();
+            harness.derived.search.payments.insert(STRANGER, document);
         },
         ..NOTHING
     },
@@ -45,7 +45,7 @@ pub const SEARCH: &[Plant] = &[
         complain: &["D1"],
         payments: "insert into services (service_id, name) values ('gas', 'Gas')",
         plant: |harness| {
-            if let Some(document) = harness.search.services.get_mut("gas") {
+            if let Some(document) = harness.derived.search.services.get_mut("gas") {
                 document.fingerprint ^= 1;
             }
         },
@@ -55,13 +55,13 @@ pub const SEARCH: &[Plant] = &[
         what: "a service that is not in the index",
         complain: &["D1"],
         payments: "insert into services (service_id, name) values ('gas', 'Gas')",
-        plant: |harness| harness.search.services.clear(),
+        plant: |harness| harness.derived.search.services.clear(),
         ..NOTHING
     },
 ];
 
 fn document(harness: &mut super::Harness, change: impl FnOnce(&mut coroctl::audit::read::search::Document)) {
-    if let Some(document) = harness.search.payments.get_mut(&COMPLETED) {
+    if let Some(document) = harness.derived.search.payments.get_mut(&COMPLETED) {
         change(document);
     }
 }

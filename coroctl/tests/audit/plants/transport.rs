@@ -295,7 +295,7 @@ pub const TRANSPORT: &[Plant] = &[
     },
     Plant {
         what: "more versions than things that happened",
-        complain: &["S2", "T1", "T5"],
+        complain: &["D2", "S2", "T1", "T5"],
         payments: concat!("update payments set version = 5 where payment_id = ", id!("0a")),
         ..NOTHING
     },
