@@ -70,7 +70,10 @@ where
         let slot = slots.clone().acquire_owned().await.context("the semaphore of connections is closed")?;
         let Some(stream) = accept(&listener, &shutdown).await else { break };
         let (routes, audience) = (routes.clone(), audience.clone());
-        let service = service_fn(move |request| answer(routes.clone(), audience.clone(), render, request));
+        // In a box, which ends with the answer's head: hyper keeps room for the future as long as the connection, and it has
+        // several kilobytes. Thousands of connections carry a stream of events, or wait for their next request.
+        let service =
+            service_fn(move |request| Box::pin(answer(routes.clone(), audience.clone(), render, request)));
         let connection = serve_connection(tls.clone(), stream, service, graceful.watcher(), shutdown.clone());
         // Each holds its slot to its end.
         tokio::spawn(async move {
@@ -112,8 +115,9 @@ async fn serve_connection<S>(
     S: Service<Request<Incoming>, Response = Response, Error = Infallible>,
 {
     match tls.accept(stream, &shutdown).await {
-        Ok(Stream::Plain(stream)) => serve_http(stream, service, watcher).await,
-        Ok(Stream::Encrypted(stream)) => serve_http(stream, service, watcher).await,
+        // In boxes, so that a connection has room for one of the two and for no handshake.
+        Ok(Stream::Plain(stream)) => Box::pin(serve_http(stream, service, watcher)).await,
+        Ok(Stream::Encrypted(stream)) => Box::pin(serve_http(stream, service, watcher)).await,
         Err(error) => tracing::debug!(%error, "no TLS"),
     }
 }
