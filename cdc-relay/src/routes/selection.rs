@@ -139,6 +139,11 @@ impl Source {
 }
 
 impl Routes {
+    /// Whether this topic is listed as compacted: compaction removes records, so none of its records is a link of a chain.
+    pub fn is_compacted(&self, topic: &str) -> bool {
+        self.topics.iter().any(|listed| listed.name.get_ref() == topic && listed.is_compacted())
+    }
+
     /// The routes with an entry for each published table that a pattern of the source matches, and a topic for those and
     /// for the `further` tables.
     pub fn resolved(

@@ -135,11 +135,6 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
             "without a routes file, breaks of the publication are unknown".to_owned(),
         ]),
     }
-    let compacted = routes.map(compacted).unwrap_or_default();
-    if !compacted.is_empty() {
-        let names = compacted.join(", ");
-        notes.push(format!("records of compacted topics have no position and were not read: {names}"));
-    }
     if verdicts.is_empty() {
         notes.push(
             "no record has a position: the relay emitted nothing, or only emitted rows again".to_owned(),
@@ -148,17 +143,10 @@ fn verify(options: &Options, routes: Option<&Routes>) -> Result<Report> {
     Ok(Report { whole: verdicts.iter().all(|verdict| verdict.whole), records, sources: verdicts, notes })
 }
 
-/// The listed topics that are compacted: compaction removes records, so none of theirs is a link of a chain.
-fn compacted(routes: &Routes) -> Vec<&str> {
-    let compacted = routes.topics.iter().filter(|topic| topic.is_compacted());
-    compacted.map(|topic| topic.name.get_ref().as_str()).collect()
-}
-
 /// The topics that the sources' routes certainly lead to and that have positions, and the dead-letter topic.
 pub fn topics_of(routes: &Routes) -> Vec<Topic> {
-    let compacted = compacted(routes);
     let certain = Destinations::of(routes).certain.into_iter();
-    let certain = certain.filter(|name| !compacted.contains(&name.as_str()));
+    let certain = certain.filter(|name| !routes.is_compacted(name));
     let mut topics: Vec<Topic> = certain.map(|name| Topic { name, dead_letters: false }).collect();
     topics.push(Topic { name: routes.relay.dead_letter_topic.get_ref().clone(), dead_letters: true });
     topics

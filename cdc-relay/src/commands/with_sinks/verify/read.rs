@@ -87,7 +87,7 @@ impl Reading {
         let metadata = consumer.fetch_metadata(None, BROKER_TIMEOUT).context("the brokers do not answer")?;
         // Topics named by values or by dropped tables. A topic of somebody else has no record of the relay.
         for name in Destinations::of(routes).among(metadata.topics().iter().map(|topic| topic.name())) {
-            if !topics.iter().any(|topic| topic.name == name) {
+            if !routes.is_compacted(&name) && !topics.iter().any(|topic| topic.name == name) {
                 topics.push(Topic { name, dead_letters: false });
             }
         }
@@ -102,6 +102,12 @@ impl Reading {
             unknown: 0,
             notes: Vec::new(),
         };
+        for topic in routes.topics.iter().filter(|topic| topic.is_compacted()) {
+            let name = topic.name.get_ref();
+            reading
+                .notes
+                .push(format!("{name} is compacted: its records have no position and were not read"));
+        }
         for (topic, wanted) in reading.topics.iter().enumerate() {
             let Some(known) = metadata.topics().iter().find(|known| known.name() == wanted.name) else {
                 reading.notes.push(format!("topic {} does not exist", wanted.name));
