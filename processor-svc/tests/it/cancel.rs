@@ -185,7 +185,12 @@ async fn of_a_cancel_and_the_work_message_one_comes_first() {
         let (admits, cancels) = if round % 2 == 0 {
             tokio::join!(admit(&store, &all), cancel(&store, &all))
         } else {
-            let (cancels, admits) = tokio::join!(cancel(&store, &all), admit(&store, &all));
+            // A cancel has more to do: it gets a head start, from nothing to more than it needs, so that each comes first at times.
+            let later = async {
+                tokio::time::sleep(Duration::from_micros(200) * round).await;
+                admit(&store, &all).await
+            };
+            let (cancels, admits) = tokio::join!(cancel(&store, &all), later);
             (admits, cancels)
         };
         for pair in admits.iter().zip(&cancels) {
