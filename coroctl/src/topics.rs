@@ -226,8 +226,7 @@ pub fn visit(
 fn partitions<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str) -> Result<Vec<i32>> {
     let metadata = consumer.fetch_metadata(Some(topic), BROKER_TIMEOUT).context("topic metadata")?;
     let topic = metadata.topics().first().context("topic metadata")?;
-    // Unknown topics are answered with an error and no partitions.
-    Ok(topic.partitions().iter().map(rdkafka::metadata::MetadataPartition::id).collect())
+    saga::consumer::partitions(topic)
 }
 
 /// Counts the records of the topics that a group has not yet applied, and all records. Blocking.

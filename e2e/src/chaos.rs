@@ -29,6 +29,8 @@ use uuid::Uuid;
 use crate::retrying_client::RetryCounters;
 use board::{Board, Counts};
 use coroctl::audit;
+use coroctl::audit::read::search;
+use coroctl::audit::targets::Targets;
 use coroctl::client::Client;
 use coroctl::databases::Databases;
 use coroctl::stack::Stack;
@@ -168,6 +170,8 @@ async fn parked(stack: &Stack) -> Result<BTreeSet<String>> {
         let rows = rows.with_context(|| format!("cannot read what {name} has parked"))?;
         parked.extend(rows.iter().map(|row| row.get::<_, String>(0)));
     }
+    let in_search = search::parked(&Targets::from(stack)).await?;
+    parked.extend(in_search.into_iter().map(|message| message.parked_id));
     Ok(parked)
 }
 

@@ -44,7 +44,7 @@ struct PageDocument<'a> {
 }
 
 #[derive(Serialize)]
-struct FoundDocument<'a> {
+struct HitDocument<'a> {
     #[serde(flatten)]
     payment: PaymentDocument<'a>,
     highlight: HighlightDocument<'a>,
@@ -58,8 +58,8 @@ struct HighlightDocument<'a> {
 }
 
 #[derive(Serialize)]
-struct FoundPageDocument<'a> {
-    payments: Vec<FoundDocument<'a>>,
+struct SearchPageDocument<'a> {
+    payments: Vec<HitDocument<'a>>,
     /// Null at the end of the list.
     next_cursor: Option<&'a str>,
 }
@@ -86,17 +86,17 @@ pub fn page(payments: &[Payment], next_cursor: Option<&str>) -> Vec<u8> {
 }
 
 /// The body of `GET /payments/search`.
-pub fn found(hits: &[Hit], next_cursor: Option<&str>) -> Vec<u8> {
-    to_json(&FoundPageDocument { payments: hits.iter().map(found_document).collect(), next_cursor })
+pub fn search_page(hits: &[Hit], next_cursor: Option<&str>) -> Vec<u8> {
+    to_json(&SearchPageDocument { payments: hits.iter().map(hit_document).collect(), next_cursor })
 }
 
-fn found_document(hit: &Hit) -> FoundDocument<'_> {
+fn hit_document(hit: &Hit) -> HitDocument<'_> {
     let Hit { payment, highlight } = hit;
     let highlight = HighlightDocument {
         client_number: highlight.client_number.as_deref(),
         service_name: highlight.service_name.as_deref(),
     };
-    FoundDocument { payment: payment_document(payment), highlight }
+    HitDocument { payment: payment_document(payment), highlight }
 }
 
 fn payment_document(payment: &Payment) -> PaymentDocument<'_> {

@@ -30,7 +30,7 @@ const SEARCHES_MAX: usize = 16;
 
 /// What a user searches for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
+pub struct SearchQuery {
     pub text: String,
     pub status: Option<Status>,
     pub service_id: Option<String>,
@@ -61,7 +61,7 @@ pub struct Highlight {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     pub hits: Vec<Hit>,
-    /// [`Wanted::after`] of the next page; `None` at the end.
+    /// [`SearchQuery::after`] of the next page; `None` at the end.
     pub next: Option<Uuid>,
 }
 
@@ -95,26 +95,26 @@ impl Search {
     ///
     /// # Errors
     /// When there is no index, or none that answers, or too many searches are under way.
-    pub async fn find(&self, user_id: Uuid, wanted: &Wanted) -> Result<Page, SearchFailure> {
+    pub async fn find(&self, user_id: Uuid, query: &SearchQuery) -> Result<Page, SearchFailure> {
         let index = self.index.as_ref().ok_or(SearchFailure::NotConfigured)?;
         let _permit = self.permits.try_acquire().map_err(|_| SearchFailure::Busy)?;
-        self::find(index, user_id, wanted).await.map_err(SearchFailure::Unavailable)
+        self::find(index, user_id, query).await.map_err(SearchFailure::Unavailable)
     }
 }
 
-async fn find(index: &SearchIndex, user_id: Uuid, wanted: &Wanted) -> anyhow::Result<Page> {
-    let words = request::words(&wanted.text);
+async fn find(index: &SearchIndex, user_id: Uuid, query: &SearchQuery) -> anyhow::Result<Page> {
+    let words = request::words(&query.text);
     if words.is_empty() {
         return Ok(Page { hits: Vec::new(), next: None });
     }
     let asked = request::services(&words);
     let services = answer::services(&ask(index, SERVICE_ROUTING, asked).await?, words.len())?;
-    let asked = request::payments(user_id, wanted, &words, &services);
+    let asked = request::payments(user_id, query, &words, &services);
     let found = ask(index, &user_id.to_string(), asked).await?;
-    answer::page(&found, user_id, wanted.limit, &services)
+    answer::page(&found, user_id, query.limit, &services)
 }
 
-async fn ask(index: &SearchIndex, routing: &str, query: Value) -> anyhow::Result<Value> {
+async fn ask(index: &SearchIndex, routing: &str, request: Value) -> anyhow::Result<Value> {
     let path = format!("/{}/_search?routing={routing}&allow_partial_search_results=false", index.alias);
-    Ok(index.send(Method::POST, &path, Body::Json(query)).await?)
+    Ok(index.send(Method::POST, &path, Body::Json(request)).await?)
 }

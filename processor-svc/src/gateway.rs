@@ -12,9 +12,9 @@ mod judgement;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use ::saga::http::install_provider;
+use ::saga::http_client;
 use anyhow::Context;
-use reqwest::{Client, Response, redirect, retry};
+use reqwest::{Client, Response};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -177,11 +177,7 @@ impl Connections {
 
 impl Limits {
     fn client(&self) -> reqwest::Result<Client> {
-        install_provider();
-        Client::builder()
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
+        http_client::builder()
             .connect_timeout(self.connect_max)
             .timeout(self.call_max)
             .pool_idle_timeout(IDLE_TIMEOUT)

@@ -31,7 +31,7 @@ use self::batches::{Loop, LoopEnd};
 use self::client::subscribe;
 pub use self::follower::Follower;
 pub use self::handler::EventHandler;
-pub use self::lag::{Ends, GroupOffsets};
+pub use self::lag::{Ends, GroupOffsets, partitions};
 pub use self::metrics::ConsumerMetrics;
 use crate::contract::{
     Envelope, EnvelopeError, EventType, HEADER_ID, HEADER_SOURCE, HEADER_SUBJECT, HEADER_TYPE,
@@ -188,12 +188,16 @@ impl<T: Into<anyhow::Error>> From<T> for ApplyError {
 pub trait Subscriber {
     type Event;
 
+    /// What [`apply`](Self::apply) writes to, for logs.
+    const WRITES_TO: &'static str;
+
     fn decode(&self, record: &Record<'_>) -> Decoding<Self::Event>;
 
-    /// Applies the events in order and inserts `unreadable` as parked, in one transaction.
+    /// Applies the events in order and keeps `unreadable` as parked: in one transaction, or so that all of it may be
+    /// applied again.
     ///
     /// # Errors
-    /// When rows are missing or the database failed. Nothing was written then.
+    /// When rows are missing, or what it writes to failed. The same events are then applied again.
     fn apply(
         &self,
         events: &[Delivery<'_, Self::Event>],

@@ -11,6 +11,7 @@
 //! * [`rate_limit`]: how many requests a user may send to one instance.
 //! * [`http`], [`fields`], [`query`], [`problem`]: listeners with limits and time-outs; bodies parsed field by field and
 //!   query strings parameter by parameter; errors as RFC 9457 documents.
+//! * [`http_client`]: the client of servers that the configuration names.
 //! * [`search_index`]: the client of the search index, for who writes it and who reads it.
 //! * [`process`], [`telemetry`], [`trace`]: start, stop, logs, trace context.
 
@@ -19,6 +20,7 @@ pub mod consumer;
 pub mod contract;
 pub mod fields;
 pub mod http;
+pub mod http_client;
 pub mod identity;
 pub mod parked;
 pub mod postgres;

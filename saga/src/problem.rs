@@ -150,13 +150,22 @@ pub struct Problem {
     pub payment_id: Option<Uuid>,
     /// The scope that a token for the call needs.
     pub scope: Option<&'static str>,
+    /// Every later try has the same answer: a 503 then says no time to come back.
+    pub is_lasting: bool,
 }
 
 impl Reject for Problem {}
 
 impl Problem {
     pub fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), payment_id: None, scope: None }
+        Self {
+            kind,
+            detail: detail.into(),
+            errors: Vec::new(),
+            payment_id: None,
+            scope: None,
+            is_lasting: false,
+        }
     }
 
     /// A problem whose title says all there is to say.
@@ -201,6 +210,11 @@ impl Problem {
     pub fn insufficient_scope(scope: &'static str) -> Self {
         let detail = format!("The call needs the scope {scope}. Ask the issuer for a token that has it.");
         Self { scope: Some(scope), ..Self::new(Kind::InsufficientScope, detail) }
+    }
+
+    /// 503: this installation lacks what the call needs, so it is of no use to try again.
+    pub fn not_installed(detail: impl Into<String>) -> Self {
+        Self { is_lasting: true, ..Self::new(Kind::Unavailable, detail) }
     }
 
     /// 503: try again, unchanged. The cause goes to the log, not to the client.
@@ -249,8 +263,8 @@ impl Reply for Problem {
         *response.status_mut() = self.kind.status();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers
-            .extend(retry_after(self.kind).map(|seconds| (RETRY_AFTER, HeaderValue::from_static(seconds))));
+        let retry_after = retry_after(self.kind).filter(|_| !self.is_lasting);
+        headers.extend(retry_after.map(|seconds| (RETRY_AFTER, HeaderValue::from_static(seconds))));
         headers.extend(challenge(self.kind, self.scope).map(|challenge| (WWW_AUTHENTICATE, challenge)));
         response
     }

@@ -26,6 +26,8 @@ async fn a_problem_is_rendered_with_type_status_and_fields() {
 fn unavailable_says_when_to_come_back() {
     assert_eq!(Problem::unavailable().into_response().headers()[RETRY_AFTER], "1");
     assert_eq!(Problem::of(Kind::Overloaded).into_response().headers()[RETRY_AFTER], "5");
+    let lasting = Problem::not_installed("There is no search.").into_response();
+    assert_eq!((lasting.status().as_u16(), lasting.headers().get(RETRY_AFTER)), (503, None));
 }
 
 #[test]

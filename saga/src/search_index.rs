@@ -1,9 +1,12 @@
 //! The client of the search index (OpenSearch), and the form of its documents.
 //!
 //! * One index has the payments and the names of services, behind an alias. search-indexer writes it, payments-svc reads it.
+//!   [`Index`] is which one it is.
 //! * A document is the body of an event with [`Kind`] and [`RECORD`]. Its external version is the event's.
 //! * Requests are JSON that code builds: no text of a client is ever parsed as a query.
 //! * No error has a request, a document or a password in it: they hold personal data and secrets.
+
+mod identity;
 
 use std::fmt;
 use std::time::Duration;
@@ -16,15 +19,14 @@ use reqwest::header::CONTENT_TYPE;
 use serde_json::Value;
 use strum::IntoStaticStr;
 
-use crate::http::install_provider;
+pub use self::identity::{GROUP, Index, write_alias};
+use crate::http_client;
 
 /// A server that is there accepts a connection at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The alias where nobody names another.
 const DEFAULT_ALIAS: &str = "coro";
-/// The beginning of the name of the consumer groups that fill an index; its unique id follows.
-pub const GROUP: &str = "search-indexer";
 
 /// Where the index is.
 // No Debug: the URL may have a password.
@@ -112,21 +114,28 @@ pub enum Body {
 #[derive(Clone)]
 pub struct SearchIndex {
     http: reqwest::Client,
+    timeout: Duration,
     url: String,
     pub alias: String,
 }
 
 impl SearchIndex {
+    /// A client whose requests have `timeout` for their whole answer.
+    ///
     /// # Errors
     /// When the client cannot be created.
     pub fn new(url: &str, alias: &str, timeout: Duration) -> anyhow::Result<Self> {
-        install_provider();
-        let http = reqwest::Client::builder()
+        let http = http_client::builder()
             .connect_timeout(CONNECT_TIMEOUT.min(timeout))
-            .timeout(timeout)
             .build()
             .context("cannot create the client of the search index")?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), alias: alias.to_owned() })
+        Ok(Self { http, timeout, url: url.trim_end_matches('/').to_owned(), alias: alias.to_owned() })
+    }
+
+    /// The same client, with another time-out.
+    #[must_use]
+    pub fn within(&self, timeout: Duration) -> Self {
+        Self { timeout, ..self.clone() }
     }
 
     /// Sends a request; `path` begins with a slash.
@@ -134,7 +143,7 @@ impl SearchIndex {
     /// # Errors
     /// When there is no answer, or another one than success.
     pub async fn send(&self, method: Method, path: &str, body: Body) -> Result<Value, SearchError> {
-        let request = self.http.request(method, format!("{}{path}", self.url));
+        let request = self.http.request(method, format!("{}{path}", self.url)).timeout(self.timeout);
         let request = match body {
             Body::None => request,
             Body::Json(value) => request.header(CONTENT_TYPE, "application/json").body(value.to_string()),
@@ -156,7 +165,49 @@ impl SearchIndex {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// A server that answers its first request with this, and takes no other.
+    async fn answering(answer: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            assert!(connection.read(&mut request).await.unwrap() > 0);
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        });
+        url
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_a_refusal_and_is_not_followed() {
+        let url = answering(
+            "HTTP/1.1 307 Temporary Redirect\r\nlocation: http://127.0.0.1:9/\r\ncontent-length: 0\r\n\r\n",
+        )
+        .await;
+        let index = SearchIndex::new(&url, "coro", TIMEOUT).unwrap();
+        let body = Body::Json(serde_json::json!({"q": "0812"}));
+        let error = index.send(Method::POST, "/coro/_search", body).await.unwrap_err();
+        let refused = matches!(&error, SearchError::Refused { status, .. } if status.as_u16() == 307);
+        assert!(refused, "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_does_not_answer_is_away_in_time() {
+        // Nobody accepts: the kernel does, and no answer comes.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let index = SearchIndex::new(&url, "coro", Duration::from_secs(600)).unwrap();
+        let asked = index.within(Duration::from_millis(200));
+        let answer = tokio::time::timeout(TIMEOUT, asked.live()).await.expect("it gives up");
+        assert!(answer.is_err_and(|error| error.to_string().contains("does not answer")));
+    }
 
     #[tokio::test]
     async fn an_error_has_neither_the_request_nor_a_password_in_it() {

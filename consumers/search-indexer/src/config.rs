@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use saga::consumer::Subscription;
 use saga::contract::{PAYMENT_TOPIC, SERVICE_TOPIC};
 use saga::http::{Operators, Tls};
-use saga::search_index;
+use saga::search_index::{self, Index};
 use saga::telemetry::LogFormat;
 
 // No Debug: it would print passwords.
@@ -47,15 +47,18 @@ pub enum Command {
 }
 
 impl Config {
-    /// The subscription of the index with this unique id.
-    pub fn subscription(&self, index_uuid: &str) -> Subscription {
+    /// The name of a topic, with the prefix.
+    pub fn topic(&self, name: &str) -> String {
+        format!("{}{name}", self.topic_prefix)
+    }
+
+    /// The subscription that fills this index.
+    pub fn subscription(&self, index: &Index) -> Subscription {
         Subscription {
             brokers: self.kafka.clone(),
-            group_id: format!("{}-{index_uuid}", self.group_id),
+            group_id: index.group(&self.group_id),
             instance_id: self.group_instance_id.clone(),
-            topics: [PAYMENT_TOPIC, SERVICE_TOPIC]
-                .map(|topic| format!("{}{topic}", self.topic_prefix))
-                .to_vec(),
+            topics: [PAYMENT_TOPIC, SERVICE_TOPIC].map(|name| self.topic(name)).to_vec(),
         }
     }
 }

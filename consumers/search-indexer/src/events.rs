@@ -12,7 +12,7 @@ use saga::parked::Parked;
 use saga::search_index::{Kind, SERVICE_ROUTING};
 use serde::Serialize;
 
-use crate::store::{Store, Written};
+use crate::store::{Store, WriteOutcome};
 
 /// A document of the index.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct Indexer {
 impl Subscriber for Indexer {
     type Event = Document;
 
+    const WRITES_TO: &'static str = "search index";
+
     fn decode(&self, record: &Record<'_>) -> Decoding<Document> {
         match record.envelope() {
             Ok(envelope) => decode(&envelope, record.body(), &record.place()),
@@ -59,14 +61,14 @@ impl Subscriber for Indexer {
         let documents: Vec<&Document> = events.iter().map(|delivery| &delivery.event).collect();
         let last = last_of_each(&documents);
         let to_write: Vec<&Document> = last.iter().map(|index| documents[*index]).collect();
-        let results = self.store.write(&self.index, &to_write).await?;
+        let outcomes = self.store.write(&self.index, &to_write).await?;
         let mut counts = BatchCounts { already: documents.len() - last.len(), ..BatchCounts::default() };
         let mut parked = unreadable.to_vec();
-        for (index, written) in last.into_iter().zip(results) {
-            match written {
-                Written::Applied => counts.applied += 1,
-                Written::Already => counts.already += 1,
-                Written::Refused(kind) => {
+        for (index, outcome) in last.into_iter().zip(outcomes) {
+            match outcome {
+                WriteOutcome::Applied => counts.applied += 1,
+                WriteOutcome::Already => counts.already += 1,
+                WriteOutcome::Refused(kind) => {
                     counts.parked += 1;
                     parked.push(events[index].record.park(format!("the index refuses its document: {kind}")));
                 }

@@ -18,13 +18,14 @@ use anyhow::Result;
 use futures_util::FutureExt;
 use saga::consumer::{self, GroupOffsets};
 use saga::http::{self as edge, Ready};
+use saga::search_index::Index;
 use saga::{CancellationToken, backoff, process};
 use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::events::Indexer;
 use crate::metrics::Metrics;
-use crate::store::{Index, Store};
+use crate::store::Store;
 
 const SERVICE: &str = "search-indexer";
 /// How often the alias is looked at, and the lag.
@@ -68,10 +69,10 @@ async fn follow_alias(
     metrics: &Metrics,
     shutdown: &CancellationToken,
 ) -> Result<()> {
-    while let Some(live) = find_index(store, shutdown).await {
-        tracing::info!(index = live.name, uuid = live.uuid, "filling this index");
-        let subscription = config.subscription(&live.uuid);
-        let offsets = Arc::new(GroupOffsets::new(&subscription)?);
+    while let Some(live) = shutdown.run_until_cancelled(find_index(store)).await {
+        tracing::info!(index = live.name, uuid = live.uuid, history = live.history, "filling this index");
+        let subscription = config.subscription(&live);
+        let offsets = Arc::new(GroupOffsets::new(&subscription));
         let indexer = Indexer { store: store.clone(), index: live.name.clone() };
         let stop = shutdown.child_token();
         let consuming = async {
@@ -80,7 +81,8 @@ async fn follow_alias(
             ended
         };
         let watching = async {
-            watch(store, &live, &offsets, metrics, &stop).await;
+            stop.run_until_cancelled(watch(store, &live, &offsets, metrics)).await;
+            metrics.forget_lag();
             stop.cancel();
         };
         let (ended, ()) = tokio::join!(consuming, watching);
@@ -89,53 +91,42 @@ async fn follow_alias(
     Ok(())
 }
 
-/// The index behind the alias, made if there is none; `None` after shutdown. Tries until it is there.
-async fn find_index(store: &Store, shutdown: &CancellationToken) -> Option<Index> {
+/// The index behind the alias, made if there is none. Tries until it is there.
+async fn find_index(store: &Store) -> Index {
     for pause in backoff::unlimited(PAUSE_MAX) {
-        if shutdown.is_cancelled() {
-            return None;
-        }
         match store.ensure().await {
-            Ok(live) => return Some(live),
+            Ok(live) => return live,
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "there is no index to fill; it is tried again");
             }
         }
-        tokio::select! {
-            () = shutdown.cancelled() => return None,
-            () = tokio::time::sleep(pause) => {}
-        }
+        tokio::time::sleep(pause).await;
     }
-    None
+    unreachable!("the back-off never ends")
 }
 
-/// Measures the lag until the alias leads to another index, or to none, or until `stop`.
-async fn watch(
-    store: &Store,
-    live: &Index,
-    offsets: &Arc<GroupOffsets>,
-    metrics: &Metrics,
-    stop: &CancellationToken,
-) {
+/// Measures the lag until the alias leads to another index, or to none.
+async fn watch(store: &Store, live: &Index, offsets: &Arc<GroupOffsets>, metrics: &Metrics) {
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(WATCH_INTERVAL) => {}
-        }
         match store.live().await {
             Ok(found) if found.as_ref() == Some(live) => {}
             Ok(found) => {
                 let now = found.map(|index| index.name);
-                tracing::info!(was = live.name, now, "the alias leads to another index");
+                tracing::info!(
+                    was = live.name,
+                    now,
+                    "the alias leads to another index, or the index was restored"
+                );
                 return;
             }
             // The index is away: what is read waits.
             Err(error) => tracing::debug!(error = format!("{error:#}"), "the alias cannot be read"),
         }
         match lag(offsets).await {
-            Ok(records) => metrics.lag.set(records),
+            Ok(records) => metrics.set_lag(records),
             Err(error) => tracing::debug!(error = format!("{error:#}"), "the lag cannot be read"),
         }
+        tokio::time::sleep(WATCH_INTERVAL).await;
     }
 }
 

@@ -148,17 +148,18 @@ impl Observed {
 
     /// Collects the ids of parked messages.
     pub fn collect_parked_ids(&mut self, topic_prefix: &str) {
-        let parked = [&self.payments.parked, &self.ledger.parked, &self.charges.parked];
+        let parked =
+            [&self.payments.parked, &self.ledger.parked, &self.charges.parked, &self.derived.search.parked];
         let ids = parked.into_iter().flatten().map(|message| &message.parked_id);
         self.parked_ids = unprefixed(ids, topic_prefix);
     }
 
-    /// Whether a service has parked this record, topic/partition/offset, or somebody has explained it.
+    /// Whether a subscriber has parked this record, topic/partition/offset, or somebody has explained it.
     pub fn is_known(&self, record: &str) -> bool {
         self.parked_ids.contains(record) || self.explained.contains(record)
     }
 
-    /// Whether a service has parked this record.
+    /// Whether a subscriber has parked this record.
     pub fn is_parked(&self, topic: &str, (partition, offset): TopicOffset) -> bool {
         !self.parked_ids.is_empty() && self.parked_ids.contains(&format!("{topic}/{partition}/{offset}"))
     }

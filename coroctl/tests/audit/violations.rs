@@ -82,6 +82,7 @@ fn documents_of(payments: &rows::Payments) -> SearchDocuments {
     SearchDocuments {
         payments: payments.rows.iter().map(of_payment).collect(),
         services: payments.services.iter().map(of_service).collect(),
+        parked: Vec::new(),
     }
 }
 

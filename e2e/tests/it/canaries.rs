@@ -9,6 +9,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use coroctl::audit::read::search;
+use coroctl::audit::targets::Targets;
 use coroctl::client::order;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -260,8 +262,8 @@ async fn statements(harness: &Harness, canary: &Canary) {
     client.batch_execute(&format!("select '{literal}' from nowhere")).await.expect_err("no such table");
 }
 
-/// The text of a record, `ce_type` and topic: each cannot be applied, or contradicts the payment's row.
-fn forgeries(completed: &Value, canary: &Canary) -> Vec<(&'static str, &'static str, String)> {
+/// The topic of a record, `ce_type` and text: each cannot be applied, or contradicts the payment's row.
+fn forgeries(completed: &Value, canary: &Canary) -> Vec<(&'static str, String, String)> {
     let (user, payment) = (&completed["user_id"], &completed["payment_id"]);
     let new = Uuid::now_v7();
     let initiated = json!({
@@ -270,6 +272,8 @@ fn forgeries(completed: &Value, canary: &Canary) -> Vec<(&'static str, &'static 
         "initiated_at": "2026-11-28T12:00:00.000000Z", "expires_at": "2026-11-28T12:15:00.000000Z", "authorized_at": null,
         "completed_at": null, "rejected_at": null, "failed_at": null, "cancelled_at": null, "cancel_requested_at": null,
     });
+    let mut no_amount = initiated.clone();
+    no_amount["amount"] = json!(canary.at("noamount"));
     let unknown = json!({
         "payment_id": payment, "user_id": user, "client_number": canary.at("another"), "service_id": completed["service_id"],
         "amount": completed["amount"], "status": "unknown", "reason": canary.at("reason"), "version": 2, "attempt": 1,
@@ -279,15 +283,23 @@ fn forgeries(completed: &Value, canary: &Canary) -> Vec<(&'static str, &'static 
         "user_id": user, "payment_id": payment, "phase": canary.at("phase"), "kind": "hold", "amount": 100,
         "service_id": canary.at("ledger"),
     });
-    vec![
+    let type_text = canary.at("type");
+    let forgeries = [
         // A hold of nothing: a constraint of the ledger refuses the row.
         (PAYMENT_TOPIC, "payment.initiated.v1", initiated.to_string()),
+        // Readers quote what they cannot read: an amount that is a text, and a type that nobody knows.
+        (PAYMENT_TOPIC, "payment.initiated.v1", no_amount.to_string()),
+        (PAYMENT_TOPIC, type_text.as_str(), initiated.to_string()),
         (PAYMENT_TOPIC, "payment.initiated.v1", canary.at("unreadable")),
         (PAYMENT_TOPIC, "payment.exploded.v1", canary.at("untyped")),
         (PAYMENT_RESULT_TOPIC, "payment.result.unknown.v1", unknown.to_string()),
         (BALANCE_TOPIC, "balance.held.v1", entry.to_string()),
-    ]
+    ];
+    forgeries.map(|(topic, kind, body)| (topic, kind.to_owned(), body)).into()
 }
+
+/// Those on the topic of payments that no subscriber can read.
+const UNREADABLE_PAYMENTS: usize = 4;
 
 /// Produces them; returns the ids under which they will be parked.
 async fn forge(completed: &Value, canary: &Canary) -> BTreeSet<String> {
@@ -298,7 +310,7 @@ async fn forge(completed: &Value, canary: &Canary) -> BTreeSet<String> {
         let text = canary.at("header");
         let headers = OwnedHeaders::new()
             .insert(Header { key: EXPLAINED.0, value: Some(EXPLAINED.1) })
-            .insert(Header { key: HEADER_TYPE, value: Some(kind) })
+            .insert(Header { key: HEADER_TYPE, value: Some(&kind) })
             .insert(Header { key: "traceparent", value: Some(&text) });
         let record = FutureRecord::to(topic).key(key).payload(&body).headers(headers);
         let at = producer.send(record, WAIT_TIMEOUT).await.map_err(|(error, _)| error).unwrap();
@@ -381,6 +393,22 @@ async fn until_parked(harness: &Harness, expected: &BTreeSet<String>) {
     }
 }
 
+/// Waits until search-indexer has parked what is on the topic of payments and cannot be read, if this stack has it: its log
+/// then says so.
+async fn until_parked_by_search(harness: &Harness, expected: &BTreeSet<String>) {
+    let targets = Targets::from(&harness.stack);
+    let began = Instant::now();
+    loop {
+        let parked = search::parked(&targets).await.unwrap();
+        let found = parked.iter().filter(|message| expected.contains(&message.parked_id)).count();
+        if found == UNREADABLE_PAYMENTS || harness.stack.search_url.is_none() {
+            return;
+        }
+        assert!(began.elapsed() < WAIT_TIMEOUT, "{found} are parked");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// The passwords and tokens of this stack.
 fn secrets(layout: &Layout) -> Vec<String> {
     let files = fs::read_dir(layout.secrets()).unwrap().map(|entry| entry.unwrap().path());
@@ -412,6 +440,7 @@ async fn no_log_shows_what_people_typed_or_a_secret() {
     let mut parked = forge(&completed, &canary).await;
     parked.extend(misplace(&harness, &completed, &canary).await);
     until_parked(&harness, &parked).await;
+    until_parked_by_search(&harness, &parked).await;
     outages(&harness, &canary).await;
 
     let logs = logs(&layout);

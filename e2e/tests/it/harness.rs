@@ -11,6 +11,7 @@ use coroctl::client::{Client, order};
 use coroctl::databases::Databases;
 use coroctl::stack::Stack;
 use rdkafka::producer::FutureProducer;
+use saga::search_index::{Body, Method, SearchIndex, Settings};
 use serde_json::Value;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use uuid::Uuid;
@@ -90,12 +91,30 @@ impl Harness {
     /// Audits everything there is, and holds every record on Kafka against the documents. Every parked message must come
     /// from a test.
     pub async fn adds_up(&self) {
-        let explained = self.explained().await.into_iter().map(|(_, parked_id)| parked_id).collect();
+        let explained =
+            self.explained_everywhere().await.into_iter().map(|(_, parked_id)| parked_id).collect();
         let options = audit::Options { explained, ..audit::Options::default() };
         let findings = audit::run_with(&self.stack, &options).await.unwrap();
         let broken: Vec<_> = findings.iter().filter(|finding| !finding.holds()).collect();
         assert!(broken.is_empty(), "{broken:#?}");
         captured::assert_valid(self).await;
+    }
+
+    /// Whoever has parked them (a database, or the search index) and the ids of the messages that tests produced to be parked,
+    /// whenever that was: they say so in their headers.
+    pub async fn explained_everywhere(&self) -> BTreeSet<(&'static str, String)> {
+        let mut found = self.explained().await;
+        if let Some(url) = &self.stack.search_url {
+            let index = SearchIndex::new(url, &Settings::default().search_alias, WAIT_TIMEOUT).unwrap();
+            let path = format!("/{}/_search?size=10000", index.parked_index());
+            let (name, value) = EXPLAINED;
+            let hits = index.send(Method::GET, &path, Body::None).await.unwrap()["hits"]["hits"].take();
+            let of_tests = |hit: &&Value| hit["_source"]["headers"][name] == value;
+            let ids =
+                hits.as_array().unwrap().iter().filter(of_tests).map(|hit| hit["_id"].as_str().unwrap());
+            found.extend(ids.map(|id| ("search", id.to_owned())));
+        }
+        found
     }
 
     /// Database and id of the messages that tests produced to be parked, whenever that was: they say so in their

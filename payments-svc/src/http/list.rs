@@ -27,14 +27,14 @@ pub(super) const STATUS_CHARS_MAX: usize = 20;
 
 /// What a request asks for.
 #[derive(Debug, PartialEq)]
-struct Wanted {
+struct ListQuery {
     key: Option<String>,
     filter: Filter,
     limit: u64,
 }
 
 pub(super) async fn list(pool: &Pool, user_id: Uuid, query: Query) -> Result<Response, Problem> {
-    let Wanted { key, filter, limit } = parse(query)?;
+    let ListQuery { key, filter, limit } = parse(query)?;
     let page = match key {
         Some(key) => store::payment_by_key(pool, user_id, &key).await.map(|found| store::Page {
             payments: found.into_iter().filter(|payment| is_within(&filter, payment)).collect(),
@@ -47,7 +47,7 @@ pub(super) async fn list(pool: &Pool, user_id: Uuid, query: Query) -> Result<Res
     Ok(json_response(StatusCode::OK, render::page(&page.payments, next_cursor.as_deref())))
 }
 
-fn parse(mut query: Query) -> Result<Wanted, Problem> {
+fn parse(mut query: Query) -> Result<ListQuery, Problem> {
     let key = query.text("idempotency_key", KEY_CHARS_MAX);
     let status = query.value("status", STATUS_CHARS_MAX, "a status of a payment", Status::parse);
     let service_id = query.text("service_id", SERVICE_ID_CHARS_MAX);
@@ -58,7 +58,7 @@ fn parse(mut query: Query) -> Result<Wanted, Problem> {
     query.finish()?;
     let before = [to, cursor].into_iter().flatten().min().unwrap_or(Uuid::max());
     let filter = Filter { status, service_id, from: from.unwrap_or(Uuid::nil()), before };
-    Ok(Wanted { key, filter, limit })
+    Ok(ListQuery { key, filter, limit })
 }
 
 /// Whether a list with this filter shows the payment.
@@ -94,7 +94,7 @@ pub(super) fn bound(text: &str) -> Option<Uuid> {
 mod tests {
     use super::*;
 
-    fn parsed(text: &str) -> Result<Wanted, Vec<String>> {
+    fn parsed(text: &str) -> Result<ListQuery, Vec<String>> {
         parse(Query::of(Some(text))).map_err(|problem| problem.errors.into_iter().map(|e| e.field).collect())
     }
 
@@ -104,12 +104,12 @@ mod tests {
 
     #[test]
     fn parameters_make_a_page_or_are_all_named() {
-        let page = |filter, limit| Ok(Wanted { key: None, filter, limit });
+        let page = |filter, limit| Ok(ListQuery { key: None, filter, limit });
         let failed = Filter { status: Some(Status::Failed), service_id: Some("gas".into()), ..all() };
         assert_eq!(parsed(""), page(all(), 20));
         assert_eq!(parsed("status=failed&service_id=gas&limit=3"), page(failed, 3));
         let key = Some("a b".to_owned());
-        assert_eq!(parsed("idempotency_key=a+b"), Ok(Wanted { key, filter: all(), limit: 20 }));
+        assert_eq!(parsed("idempotency_key=a+b"), Ok(ListQuery { key, filter: all(), limit: 20 }));
         let cursor = Uuid::from_u128(7);
         let next = page(Filter { before: cursor, ..all() }, 20);
         assert_eq!(parsed(&format!("cursor={}", cursor.simple())), next);

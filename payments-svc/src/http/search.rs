@@ -2,7 +2,7 @@
 //!
 //! * `q` is required; status, service_id, from, to, limit and cursor are as in `GET /payments`.
 //! * The answer comes from the read model: it is as current as the last event that the index has. `version` says how current.
-//! * Without an index that answers it is 503. Nothing else depends on it.
+//! * Without an index that answers it is 503: without `Retry-After` where no index is configured. Nothing else depends on it.
 
 use saga::http::log_unavailable;
 use saga::problem::{Kind, Problem};
@@ -17,7 +17,7 @@ use super::pay::SERVICE_ID_CHARS_MAX;
 use crate::metrics::Metrics;
 use crate::render;
 use crate::saga::Status;
-use crate::search::{Search, SearchFailure, Wanted};
+use crate::search::{Search, SearchFailure, SearchQuery};
 
 /// Longer than any client number.
 const TEXT_CHARS_MAX: usize = 100;
@@ -28,25 +28,34 @@ pub(super) async fn search(
     user_id: Uuid,
     query: Query,
 ) -> Result<Response, Problem> {
-    let wanted = parse(query)?;
-    let (outcome, answer) = match search.find(user_id, &wanted).await {
+    let query = parse(query)?;
+    let (outcome, answer) = match search.find(user_id, &query).await {
         Ok(page) => {
             let next_cursor = page.next.map(|payment_id| payment_id.simple().to_string());
-            let body = render::found(&page.hits, next_cursor.as_deref());
+            let body = render::search_page(&page.hits, next_cursor.as_deref());
             ("answered", Ok(json_response(StatusCode::OK, body)))
         }
-        Err(SearchFailure::NotConfigured) => ("not_configured", Err("This installation has no search.")),
-        Err(SearchFailure::Busy) => ("busy", Err("Too many searches are under way.")),
+        Err(SearchFailure::NotConfigured) => {
+            ("not_configured", Err(Problem::not_installed("This installation has no search.")))
+        }
+        Err(SearchFailure::Busy) => ("busy", Err(not_now("Too many searches are under way."))),
         Err(SearchFailure::Unavailable(error)) => {
             log_unavailable("search index", &error);
-            ("unavailable", Err("Search cannot answer now. GET /payments lists the payments meanwhile."))
+            (
+                "unavailable",
+                Err(not_now("Search cannot answer now. GET /payments lists the payments meanwhile.")),
+            )
         }
     };
     metrics.searches.with_label_values(&[outcome]).inc();
-    answer.map_err(|detail| Problem::new(Kind::Unavailable, detail))
+    answer
 }
 
-fn parse(mut query: Query) -> Result<Wanted, Problem> {
+fn not_now(detail: &str) -> Problem {
+    Problem::new(Kind::Unavailable, detail)
+}
+
+fn parse(mut query: Query) -> Result<SearchQuery, Problem> {
     let text = query.required_text("q", TEXT_CHARS_MAX);
     let status = query.value("status", STATUS_CHARS_MAX, "a status of a payment", Status::parse);
     let service_id = query.text("service_id", SERVICE_ID_CHARS_MAX);
@@ -55,14 +64,14 @@ fn parse(mut query: Query) -> Result<Wanted, Problem> {
     let after = query.cursor(parse_cursor);
     let limit = query.limit();
     query.finish()?;
-    Ok(Wanted { text, status, service_id, from, to, after, limit })
+    Ok(SearchQuery { text, status, service_id, from, to, after, limit })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parsed(text: &str) -> Result<Wanted, Vec<String>> {
+    fn parsed(text: &str) -> Result<SearchQuery, Vec<String>> {
         let named =
             |problem: Problem| problem.errors.into_iter().map(|e| format!("{} {}", e.field, e.detail));
         parse(Query::of(Some(text))).map_err(|problem| named(problem).collect())
@@ -93,7 +102,7 @@ mod tests {
         let id = Uuid::from_u128(7);
         let found =
             parsed(&format!("q=a&status=failed&service_id=gas&limit=3&cursor={}", id.simple())).unwrap();
-        let expected = Wanted {
+        let expected = SearchQuery {
             text: "a".to_owned(),
             status: Some(Status::Failed),
             service_id: Some("gas".to_owned()),

@@ -7,7 +7,7 @@ use saga::search_index::{KIND, Kind};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::Wanted;
+use super::SearchQuery;
 use super::answer::Services;
 
 /// Services that one search considers at most.
@@ -64,28 +64,28 @@ pub(super) fn services(words: &[Word]) -> Value {
 }
 
 /// The payments of the user that match, newest first; one more than the page has, to know whether another follows.
-pub(super) fn payments(user_id: Uuid, wanted: &Wanted, words: &[Word], services: &Services) -> Value {
+pub(super) fn payments(user_id: Uuid, search: &SearchQuery, words: &[Word], services: &Services) -> Value {
     let mut filter = vec![
         json!({"term": {KIND: Kind::Payment.as_str()}}),
         json!({"term": {"user_id": user_id.to_string()}}),
-        matching(wanted, words, services),
+        matching(search, words, services),
     ];
-    if let Some(status) = wanted.status {
+    if let Some(status) = search.status {
         filter.push(json!({"term": {"status": status.as_str()}}));
     }
-    if let Some(service_id) = &wanted.service_id {
+    if let Some(service_id) = &search.service_id {
         filter.push(json!({"term": {"service_id": service_id}}));
     }
-    let bounds = [("gte", wanted.from), ("lt", wanted.to)].into_iter();
+    let bounds = [("gte", search.from), ("lt", search.to)].into_iter();
     let bounds: serde_json::Map<String, Value> =
         bounds.filter_map(|(name, id)| Some((name.to_owned(), json!(id?.to_string())))).collect();
     if !bounds.is_empty() {
         filter.push(json!({"range": {"payment_id": bounds}}));
     }
     let numbers =
-        |field: &str| any(&texts(wanted, words).map(|text| begins(field, text)).collect::<Vec<_>>());
+        |field: &str| any(&texts(search, words).map(|text| begins(field, text)).collect::<Vec<_>>());
     let mut query = json!({
-        "size": wanted.limit + 1,
+        "size": search.limit + 1,
         "track_total_hits": false,
         "sort": [{"payment_id": "desc"}],
         "query": {"bool": {"filter": filter}},
@@ -94,20 +94,20 @@ pub(super) fn payments(user_id: Uuid, wanted: &Wanted, words: &[Word], services:
             "client_number.digits": {"highlight_query": numbers("client_number.digits")},
         })),
     });
-    if let Some(after) = wanted.after {
+    if let Some(after) = search.after {
         query["search_after"] = json!([after.to_string()]);
     }
     query
 }
 
 /// The words, and the whole text where it is one number with blanks in it.
-fn texts<'a>(wanted: &'a Wanted, words: &'a [Word]) -> impl Iterator<Item = &'a str> {
-    let whole = (words.len() > 1 && is_number(&wanted.text)).then_some(wanted.text.as_str());
+fn texts<'a>(search: &'a SearchQuery, words: &'a [Word]) -> impl Iterator<Item = &'a str> {
+    let whole = (words.len() > 1 && is_number(&search.text)).then_some(search.text.as_str());
     words.iter().map(|word| word.text.as_str()).chain(whole)
 }
 
 /// Every word matches; or the text is a number with blanks in it, and the client number begins so.
-fn matching(wanted: &Wanted, words: &[Word], services: &Services) -> Value {
+fn matching(search: &SearchQuery, words: &[Word], services: &Services) -> Value {
     let of_word = |(number, word): (usize, &Word)| {
         let mut clauses = vec![begins("client_number", &word.text)];
         if word.is_number {
@@ -121,8 +121,8 @@ fn matching(wanted: &Wanted, words: &[Word], services: &Services) -> Value {
     };
     let all: Vec<Value> = words.iter().enumerate().map(of_word).collect();
     let mut ways = vec![json!({"bool": {"filter": all}})];
-    if words.len() > 1 && is_number(&wanted.text) {
-        ways.push(begins("client_number.digits", &wanted.text));
+    if words.len() > 1 && is_number(&search.text) {
+        ways.push(begins("client_number.digits", &search.text));
     }
     any(&ways)
 }
@@ -145,8 +145,8 @@ mod tests {
 
     const USER: Uuid = Uuid::from_u128(0xa);
 
-    fn wanted(text: &str) -> Wanted {
-        Wanted {
+    fn search(text: &str) -> SearchQuery {
+        SearchQuery {
             text: text.to_owned(),
             status: None,
             service_id: None,
@@ -157,8 +157,8 @@ mod tests {
         }
     }
 
-    fn query(wanted: &Wanted) -> Value {
-        payments(USER, wanted, &words(&wanted.text), &Services::default())
+    fn query(search: &SearchQuery) -> Value {
+        payments(USER, search, &words(&search.text), &Services::default())
     }
 
     fn filters(query: &Value) -> &[Value] {
@@ -169,7 +169,7 @@ mod tests {
     fn every_query_for_payments_is_limited_to_the_user_whatever_the_text() {
         for text in ["a", "user_id:*", "* OR 1", "\"x", "}]}x", "<b>", "0812 99", "\\u0000", "AND NOT", "((x"]
         {
-            let query = query(&wanted(text));
+            let query = query(&search(text));
             let filters = filters(&query);
             assert_eq!(filters[1], json!({"term": {"user_id": USER.to_string()}}), "{text}");
             assert_eq!(filters.len(), 3, "{text}");
@@ -194,17 +194,17 @@ mod tests {
 
     #[test]
     fn filters_and_bounds_are_added_when_they_are_asked_for() {
-        let plain = query(&wanted("a"));
+        let plain = query(&search("a"));
         assert!(plain.get("search_after").is_none());
         assert_eq!((&plain["size"], &plain["sort"]), (&json!(21), &json!([{"payment_id": "desc"}])));
         let (from, to, after) = (Uuid::from_u128(1), Uuid::from_u128(9), Uuid::from_u128(5));
-        let all = Wanted {
+        let all = SearchQuery {
             status: Some(Status::Failed),
             service_id: Some("gas".to_owned()),
             from: Some(from),
             to: Some(to),
             after: Some(after),
-            ..wanted("a")
+            ..search("a")
         };
         let full = query(&all);
         let bounds = json!({"gte": from.to_string(), "lt": to.to_string()});
@@ -226,7 +226,7 @@ mod tests {
             {"_source": {"service_id": "mobile", "name": "Gasoline"}, "matched_queries": ["1"]},
         ]}});
         let services = super::super::answer::services(&found, 2).unwrap();
-        let asked = wanted("0812 ga");
+        let asked = search("0812 ga");
         let clause = matching(&asked, &words(&asked.text), &services);
         let begins = |field: &str, text: &str| json!({"match": {field: {"query": text, "operator": "and"}}});
         let any = |clauses: Value| json!({"bool": {"should": clauses, "minimum_should_match": 1}});
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn a_number_may_be_written_with_blanks() {
         let ways = |text: &str| {
-            let asked = wanted(text);
+            let asked = search(text);
             let clause = matching(&asked, &words(text), &Services::default());
             clause["bool"]["should"].as_array().unwrap().len()
         };

@@ -238,7 +238,8 @@ impl<'c, S: Subscriber> Loop<'c, S> {
                     tracing::warn!(
                         error = log_text(&error),
                         ?delay,
-                        "the database failed; the batch is tried again"
+                        "the {} failed; the batch is tried again",
+                        S::WRITES_TO
                     );
                 }
             }

@@ -29,6 +29,8 @@ pub trait EventHandler {
 impl<H: EventHandler> Subscriber for H {
     type Event = H::Event;
 
+    const WRITES_TO: &'static str = "database";
+
     fn decode(&self, record: &Record<'_>) -> Decoding<H::Event> {
         match record.envelope() {
             Ok(envelope) => EventHandler::decode(self, &envelope, record.body()),

@@ -18,17 +18,17 @@ pub struct ConsumerMetrics {
 
 const CONTRADICTIONS: &str = "Messages parked because they contradict themselves or this service's own row of the \
     payment: amount, service, user, client number, meaning. Worry at the first one: it was forged or misrouted, or a \
-    database is not the one it was. No money moves by it; the hold stays. The table `parked` has the message.";
+    database is not the one it was. No money moves by it; the hold stays. The table `parked`, or the index of parked messages, has the message.";
 
 impl ConsumerMetrics {
     pub fn register(registry: &Registry) -> anyhow::Result<Self> {
         let records = Opts::new(
             "consumer_records_total",
-            "Records read, by outcome: applied, already (duplicates), ignored or parked. Worry when `parked` grows: see the table parked.",
+            "Records read, by outcome: applied, already (duplicates), ignored or parked. Worry when `parked` grows: see the table parked, or the index of parked messages.",
         );
         let retries = Opts::new(
             "consumer_retries_total",
-            "Batches tried again, by reason: transient (the database failed) or missing (a row is not there yet). Worry when it keeps growing.",
+            "Batches tried again, by reason: transient (the database or the search index failed) or missing (a row is not there yet). Worry when it keeps growing.",
         );
         let sizes = HistogramOpts::new("consumer_batch_records", "Records per batch.")
             .buckets(vec![1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]);

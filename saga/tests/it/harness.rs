@@ -74,6 +74,7 @@ impl Reader {
 
 impl Subscriber for Reader {
     type Event = String;
+    const WRITES_TO: &'static str = "database";
 
     fn decode(&self, record: &Record<'_>) -> Decoding<String> {
         match std::str::from_utf8(record.body()) {

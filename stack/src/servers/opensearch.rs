@@ -135,6 +135,7 @@ transport.port: {}
 discovery.type: single-node
 path.data: {data}/data
 path.logs: {data}/logs
+path.repo: {data}/snapshots
 node.store.allow_mmap: false
 cluster.routing.allocation.disk.threshold_enabled: false
 action.auto_create_index: false

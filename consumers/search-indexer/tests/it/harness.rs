@@ -1,5 +1,6 @@
 //! Topics, an alias and indexers of a test's own, on the Kafka and the OpenSearch of a stack.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use brokers::Brokers;
@@ -19,7 +20,7 @@ use uuid::Uuid;
 
 pub const WAIT_TIMEOUT: Duration = Duration::from_secs(90);
 
-fn variable(name: &str) -> String {
+pub fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!("{name} is not set: run `cargo stack test`, or `. .stack/env` after `cargo stack up --with search`")
     })
@@ -59,11 +60,24 @@ pub struct Harness {
 
 /// An indexer in this process.
 pub struct Running {
+    admin_url: String,
     stop: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Running {
+    /// The value of one of its metrics; 0 if it has none yet.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let text = reqwest::get(format!("{}/metrics", self.admin_url)).await.unwrap().text().await.unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    /// The status of `/ready`.
+    pub async fn readiness(&self) -> u16 {
+        reqwest::get(format!("{}/ready", self.admin_url)).await.unwrap().status().as_u16()
+    }
+
     pub async fn stop(self) {
         self.stop.cancel();
         self.task.await.unwrap().unwrap();
@@ -111,10 +125,23 @@ impl Harness {
     }
 
     pub async fn start(&self) -> Running {
-        let (config, stop) = (self.config(), CancellationToken::new());
+        self.start_with(self.config()).await
+    }
+
+    /// Starts an indexer with another configuration.
+    pub async fn start_with(&self, config: Config) -> Running {
+        let stop = CancellationToken::new();
         let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let admin_url = format!("http://{}", admin.local_addr().unwrap());
         let task = tokio::spawn(search_indexer::run(config, admin, stop.clone()));
-        Running { stop, task }
+        Running { admin_url, stop, task }
+    }
+
+    /// The configuration of an indexer that reaches OpenSearch at this address.
+    pub fn config_at(&self, address: SocketAddr) -> Config {
+        let mut config = self.config();
+        config.search.search_url = Some(format!("http://{address}"));
+        config
     }
 
     /// Produces events, in order.
@@ -159,11 +186,7 @@ impl Harness {
 
     /// The name of the index behind the alias; empty if there is none.
     pub async fn live(&self) -> String {
-        match self.index.send(Method::GET, &format!("/_alias/{}", self.alias), Body::None).await {
-            Ok(found) => found.as_object().unwrap().keys().next().unwrap().clone(),
-            Err(error) if error.is_not_found() => String::new(),
-            Err(error) => panic!("{error}"),
-        }
+        self.index.live().await.unwrap().map(|live| live.name).unwrap_or_default()
     }
 
     pub async fn finish(self) {

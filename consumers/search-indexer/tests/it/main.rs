@@ -5,7 +5,9 @@
 // In a test an unwrap is an assertion.
 #![allow(clippy::unwrap_used)]
 
+mod hanging;
 mod harness;
+mod outages;
 mod rebuilds;
 
 use serde_json::{Value, json};
@@ -128,12 +130,23 @@ async fn what_cannot_be_indexed_is_parked_and_the_rest_goes_on() {
     let mut long = payment("initiated", user, Uuid::now_v7(), 1);
     long.body["service_id"] = json!("x".repeat(40_000));
     places.push(harness.produce(&long, long.body.to_string()).await);
-    harness.emit(std::slice::from_ref(&good)).await;
+    // A version and an id for which OpenSearch refuses the whole request, and so the documents beside them.
+    let mut negative = payment("initiated", user, Uuid::now_v7(), 1);
+    negative.body["version"] = json!(-1);
+    places.push(harness.produce(&negative, negative.body.to_string()).await);
+    let far = service(&"x".repeat(600), "Far", 1);
+    places.push(harness.produce(&far, far.body.to_string()).await);
+    // A type that is longer than a term of the index of parked messages may be.
+    let typed = harness::Event { event_type: "x".repeat(40_000), ..good.clone() };
+    places.push(harness.produce(&typed, good.body.to_string()).await);
+    harness.emit(&[good, service("near", "Near", 1)]).await;
     let indexer = harness.start().await;
     until(&json!(1), || async {
         harness.document(&id.to_string(), &user.to_string()).await["version"].clone()
     })
     .await;
+    until(&json!(1), || async { harness.document("service/near", "services").await["version"].clone() })
+        .await;
     for place in &places {
         let path: String = place.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let path = format!("/{}-parked/_doc/{path}", harness.alias);

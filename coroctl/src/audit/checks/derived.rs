@@ -1,47 +1,79 @@
 //! What is derived from the databases agrees with them.
 
+use std::collections::HashMap;
+
 use jiff::SignedDuration;
 
 use crate::audit::finding::Tally;
 use crate::audit::observed::Observed;
 use crate::audit::read::notifications::EMAIL;
+use crate::audit::read::rows::ParkedMessage;
 use crate::audit::read::search::Document;
 
 /// A channel that was made while a payment ended may have missed it: its row says when its transaction began.
 const MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// D1: each row has a document of its version that equals it, and each document a row. Documents of records that services
-/// have parked, or that are explained, count for nothing.
+/// D1: each row has a document of its version that equals it, and each document a row. Documents of records that somebody has
+/// parked, or that are explained, count for nothing; nor does what a parked record says that is explained.
 pub fn search(observed: &Observed) -> Tally {
     let mut tally = Tally::default();
-    let known =
-        |document: Option<&Document>| document.is_some_and(|document| observed.is_known(&document.record));
+    let parked = Parked::of(observed);
     for (id, row) in &observed.payments.rows {
         let document = observed.derived.search.payments.get(id);
-        let difference = difference(row.version, row.fingerprint, document);
-        let what = || difference.clone().unwrap_or_default();
-        tally.check(difference.is_none() || known(document), *id, what);
+        let difference = parked.difference(&id.to_string(), row.version, row.fingerprint, document);
+        tally.check(difference.is_none(), *id, || difference.unwrap_or_default());
     }
     for (id, document) in &observed.derived.search.payments {
         if !observed.payments.rows.contains_key(id) {
             let what = || format!("is in the search index by {}, and has no row", document.record);
-            tally.check(known(Some(document)), *id, what);
+            tally.check(observed.is_known(&document.record), *id, what);
         }
     }
     for (id, (version, fingerprint)) in &observed.payments.services {
         let document = observed.derived.search.services.get(id);
-        let difference = difference(*version, *fingerprint, document);
+        let difference = parked.difference(id, *version, *fingerprint, document);
         let what = || format!("service {id}: {}", difference.clone().unwrap_or_default());
-        tally.check(difference.is_none() || known(document), None, what);
+        tally.check(difference.is_none(), None, what);
     }
     for (id, document) in &observed.derived.search.services {
         if !observed.payments.services.contains_key(id) {
             let what =
                 || format!("service {id} is in the search index by {}, and has no row", document.record);
-            tally.check(known(Some(document)), None, what);
+            tally.check(observed.is_known(&document.record), None, what);
         }
     }
     tally
+}
+
+/// The messages that search-indexer has parked, by the row that they are about.
+struct Parked<'a> {
+    observed: &'a Observed,
+    by_subject: HashMap<&'a str, &'a ParkedMessage>,
+}
+
+impl<'a> Parked<'a> {
+    fn of(observed: &'a Observed) -> Self {
+        let subject = |message: &'a ParkedMessage| Some((message.subject.as_deref()?, message));
+        Self { observed, by_subject: observed.derived.search.parked.iter().filter_map(subject).collect() }
+    }
+
+    /// How a document differs from its row, if it does and nothing explains that.
+    fn difference(
+        &self,
+        subject: &str,
+        version: u32,
+        fingerprint: u64,
+        document: Option<&Document>,
+    ) -> Option<String> {
+        let difference = difference(version, fingerprint, document)?;
+        if document.is_some_and(|document| self.observed.is_known(&document.record)) {
+            return None;
+        }
+        let Some(message) = self.by_subject.get(subject) else { return Some(difference) };
+        let (id, reason) = (&message.parked_id, &message.reason);
+        let explained = self.observed.explained.contains(id);
+        (!explained).then(|| format!("{difference}: search-indexer parked {id}: {reason}"))
+    }
 }
 
 /// How a document differs from its row, if it does.

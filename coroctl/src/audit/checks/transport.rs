@@ -128,11 +128,12 @@ pub fn all_explained(observed: &Observed) -> Tally {
         ("payments", &observed.payments.parked),
         ("balance", &observed.ledger.parked),
         ("processor", &observed.charges.parked),
+        ("search-indexer", &observed.derived.search.parked),
     ];
-    for (database, parked) in parked {
+    for (who, parked) in parked {
         for message in parked {
-            let what = || format!("{database} parked {}: {}", message.parked_id, message.reason);
-            tally.check(known(&message.parked_id), message.payment_id, what);
+            let what = || format!("{who} parked {}: {}", message.parked_id, message.reason);
+            tally.check(known(&message.parked_id), message.payment_id(), what);
         }
     }
     for dead_letter in &observed.dead_letters {

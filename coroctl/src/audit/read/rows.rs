@@ -89,7 +89,14 @@ pub struct Charge {
 pub struct ParkedMessage {
     pub parked_id: String,
     pub reason: String,
-    pub payment_id: Option<Uuid>,
+    /// The row that the message is about, as its headers say.
+    pub subject: Option<String>,
+}
+
+impl ParkedMessage {
+    pub fn payment_id(&self) -> Option<Uuid> {
+        self.subject.as_ref()?.parse().ok()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -324,10 +331,6 @@ async fn parked(client: &impl GenericClient) -> Result<Vec<ParkedMessage>> {
     let query =
         "select parked_id, reason, headers ->> 'ce_subject' from parked order by parked_at, parked_id";
     let rows = client.query(query, &[]).await.context("parked")?;
-    let parked = |row: &Row| ParkedMessage {
-        parked_id: row.get(0),
-        reason: row.get(1),
-        payment_id: row.get::<_, Option<&str>>(2).and_then(|subject| subject.parse().ok()),
-    };
+    let parked = |row: &Row| ParkedMessage { parked_id: row.get(0), reason: row.get(1), subject: row.get(2) };
     Ok(rows.iter().map(parked).collect())
 }

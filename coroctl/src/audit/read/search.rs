@@ -1,4 +1,5 @@
-//! Reads the search index: all of its documents, and the consumer group that fills it.
+//! Reads the search index: all of its documents, the messages that search-indexer has parked, and the consumer group that
+//! fills it.
 //!
 //! * Documents are read page by page in the order of their ids, after a refresh: what was written before is seen.
 //! * Of a document only version and fingerprint are kept, as of a row.
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::rows::fingerprint;
+use super::rows::{ParkedMessage, fingerprint};
 use crate::audit::targets::{Target, Targets};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,6 +35,8 @@ pub struct SearchDocuments {
     pub payments: HashMap<Uuid, Document>,
     /// By service id.
     pub services: HashMap<String, Document>,
+    /// In an index of their own.
+    pub parked: Vec<ParkedMessage>,
 }
 
 fn index(targets: &Targets) -> Result<Option<SearchIndex>> {
@@ -47,14 +50,10 @@ fn index(targets: &Targets) -> Result<Option<SearchIndex>> {
 /// When the index does not answer, or the alias does not lead to one index.
 pub async fn group(targets: &Targets) -> Result<Option<String>> {
     let Some(index) = index(targets)? else { return Ok(None) };
-    let path = format!("/{}/_settings/index.uuid", index.alias);
-    let answer = index.send(Method::GET, &path, Body::None).await;
-    let answer = answer.with_context(|| format!("the alias {} of the search index", index.alias))?;
-    let indices = answer.as_object().filter(|indices| indices.len() == 1);
-    let settings = indices.and_then(|indices| indices.values().next());
-    let uuid = settings.and_then(|settings| settings.pointer("/settings/index/uuid")?.as_str());
-    let uuid = uuid.with_context(|| format!("the alias {} does not lead to one index", index.alias))?;
-    Ok(Some(format!("{GROUP}-{uuid}")))
+    let live =
+        index.live().await.with_context(|| format!("the alias {} of the search index", index.alias))?;
+    let live = live.with_context(|| format!("the alias {} leads to no search index", index.alias))?;
+    Ok(Some(live.group(GROUP)))
 }
 
 /// Every document; none without an address.
@@ -70,7 +69,42 @@ pub async fn read(targets: &Targets) -> Result<SearchDocuments> {
         documents.payments.insert(id.parse().context("the id of a payment's document")?, document);
     }
     documents.services = all::<contract::Service>(&index, targets, Kind::Service, "service_id").await?;
+    documents.parked = parked_in(&index).await?;
     Ok(documents)
+}
+
+/// The messages that search-indexer has parked; none without an address.
+///
+/// # Errors
+/// When the index does not answer.
+pub async fn parked(targets: &Targets) -> Result<Vec<ParkedMessage>> {
+    match index(targets)? {
+        Some(index) => parked_in(&index).await,
+        None => Ok(Vec::new()),
+    }
+}
+
+async fn parked_in(index: &SearchIndex) -> Result<Vec<ParkedMessage>> {
+    let name = index.parked_index();
+    match index.send(Method::POST, &format!("/{name}/_refresh"), Body::None).await {
+        Ok(_) => {}
+        // Nothing was ever parked, nor indexed.
+        Err(error) if error.is_not_found() => return Ok(Vec::new()),
+        Err(error) => return Err(error).context("cannot refresh the index of parked messages"),
+    }
+    let mut parked = Vec::new();
+    let mut after = Value::Null;
+    loop {
+        let query = json!({"_source": ["reason", "headers.ce_subject"], "sort": [{"_seq_no": "asc"}]});
+        let hits = page(index, &name, query, after).await.context("the index of parked messages")?;
+        let Some(last) = hits.last() else { return Ok(parked) };
+        after = last.sort.clone();
+        for Hit { id, source, .. } in hits {
+            let text = |pointer| source.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+            let (reason, subject) = (text("/reason").unwrap_or_default(), text("/headers/ce_subject"));
+            parked.push(ParkedMessage { parked_id: id, reason, subject });
+        }
+    }
 }
 
 /// The fields of a hit.
@@ -83,6 +117,19 @@ struct Hit {
     sort: Value,
 }
 
+/// The hits of a query that follow the one with the sort values `after`.
+async fn page(index: &SearchIndex, name: &str, mut query: Value, after: Value) -> Result<Vec<Hit>> {
+    query["size"] = json!(PAGE_DOCUMENTS);
+    query["track_total_hits"] = json!(false);
+    if !after.is_null() {
+        query["search_after"] = after;
+    }
+    let path = format!("/{name}/_search?allow_partial_search_results=false");
+    let mut answer = index.send(Method::POST, &path, Body::Json(query)).await?;
+    let hits = answer.pointer_mut("/hits/hits").map(Value::take).unwrap_or_default();
+    serde_json::from_value(hits).context("an answer of the search index has no hits")
+}
+
 /// Every document of a kind, by the subject of its event.
 async fn all<T: EventBody + Serialize>(
     index: &SearchIndex,
@@ -93,19 +140,8 @@ async fn all<T: EventBody + Serialize>(
     let mut documents = HashMap::new();
     let mut after = Value::Null;
     loop {
-        let mut query = json!({
-            "size": PAGE_DOCUMENTS,
-            "track_total_hits": false,
-            "sort": [{order: "asc"}],
-            "query": {"term": {KIND: kind.as_str()}},
-        });
-        if !after.is_null() {
-            query["search_after"] = after;
-        }
-        let path = format!("/{}/_search?allow_partial_search_results=false", index.alias);
-        let mut answer = index.send(Method::POST, &path, Body::Json(query)).await?;
-        let hits: Vec<Hit> = serde_json::from_value(answer["hits"]["hits"].take())
-            .context("an answer of the search index has no hits")?;
+        let query = json!({"sort": [{order: "asc"}], "query": {"term": {KIND: kind.as_str()}}});
+        let hits = page(index, &index.alias, query, after).await?;
         let Some(last) = hits.last() else { return Ok(documents) };
         after = last.sort.clone();
         for Hit { id, mut source, .. } in hits {

@@ -1,5 +1,7 @@
 //! Violations between the rows and the search index.
 
+use coroctl::audit::read::rows::ParkedMessage;
+
 use super::{NOTHING, Plant};
 use crate::fixture::{COMPLETED, DECLINED, STRANGER};
 
@@ -32,6 +34,27 @@ pub const SEARCH: &[Plant] = &[
         ..NOTHING
     },
     Plant {
+        what: "a payment that is not in the index, since its event is parked",
+        complain: &["D1", "T6 parked"],
+        plant: parked_in_place_of_its_document,
+        ..NOTHING
+    },
+    Plant {
+        what: "a payment that is not in the index, since its event is parked, and explained",
+        complain: &[],
+        plant: |harness| {
+            parked_in_place_of_its_document(harness);
+            harness.explained.push("PaymentTopic/9/7");
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "another record that search-indexer has parked",
+        complain: &["T6 parked"],
+        plant: |harness| harness.derived.search.parked.push(parked(None)),
+        ..NOTHING
+    },
+    Plant {
         what: "a document of a payment that never was",
         complain: &["D1"],
         plant: |harness| {
@@ -59,6 +82,16 @@ pub const SEARCH: &[Plant] = &[
         ..NOTHING
     },
 ];
+
+fn parked(subject: Option<String>) -> ParkedMessage {
+    let (parked_id, reason) = ("PaymentTopic/9/7".to_owned(), "the index refuses its document".to_owned());
+    ParkedMessage { parked_id, reason, subject }
+}
+
+fn parked_in_place_of_its_document(harness: &mut super::Harness) {
+    harness.derived.search.payments.remove(&COMPLETED);
+    harness.derived.search.parked.push(parked(Some(COMPLETED.to_string())));
+}
 
 fn document(harness: &mut super::Harness, change: impl FnOnce(&mut coroctl::audit::read::search::Document)) {
     if let Some(document) = harness.derived.search.payments.get_mut(&COMPLETED) {
