@@ -8,7 +8,8 @@ create table payments (
     constraint payments_pkey primary key (user_id, payment_id)
 );
 comment on table payments is 'Every payment that was seen, once: the windows of the rules are read from here.';
-comment on column payments.initiated_at is 'Event time. Windows are over it, never over the time of reading, so a replay finds the same.';
+comment on column payments.initiated_at is
+    'Event time. Windows are over it, never over the time of reading, so a replay finds the same.';
 
 -- A window is one range of this index, and nothing but this index: payments are never updated, so its pages soon are
 -- all-visible.
@@ -29,7 +30,7 @@ create table alerts (
 );
 comment on table alerts is 'Append-only: one row per rule and payment that broke it, an event of FraudAlertTopic.';
 comment on column alerts.rule is
-    'payment_amount: the payment alone; payment_count and payment_sum: the user''s payments of the window that ends with it.';
+    'payment_amount: the payment alone; payment_count, payment_sum: all of the user''s in the window that ends with it.';
 comment on column alerts.observed is
     'The amount, count or sum when the alert was raised, at most 2^53-1; payments that are read later may add to it.';
 comment on column alerts.threshold is 'What the rule allowed then.';

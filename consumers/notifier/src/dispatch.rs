@@ -2,8 +2,9 @@
 //!
 //! * An instance claims no more than it can deliver at once, and per channel no more than its share. So what it has in
 //!   memory is under way, and a killed instance leaves leases behind that others take over.
-//! * A quarter of its deliveries is kept for channels that have nothing under way, and an endpoint that fails has one at
-//!   a time. So endpoints that hang, however many they are, hold up no other channel.
+//! * An endpoint that fails has one delivery at a time, and a quarter of all deliveries is kept for channels that have
+//!   none and do not fail. So endpoints that hang, however many they are, hold up no other channel for longer than it
+//!   takes to see that they fail.
 //! * It sleeps until the next row is due, or until an event, an operator or a finished delivery wakes it. A look every
 //!   five seconds finds what another instance left due.
 //! * Results are recorded together. While the database is away they are kept and tried again; an attempt whose lease
@@ -36,7 +37,7 @@ const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(50);
 const DATABASE_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// The interval of the gauge of the oldest due notification.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(15);
-/// The part of the deliveries that is kept for channels with nothing under way: a quarter.
+/// The part of the deliveries that is kept for channels that have nothing under way and do not fail: a quarter.
 const KEPT_DIVISOR: u16 = 4;
 
 pub struct Dispatcher {
@@ -60,8 +61,8 @@ struct UnderWay {
 type AttemptOutcome = Result<(ClaimedNotification, Answer), JoinError>;
 
 impl Dispatcher {
-    /// Runs until shutdown, then waits for what is under way, as long as a webhook may take. An e-mail that takes longer
-    /// is dropped, and delivered by another instance after its lease.
+    /// Runs until shutdown, then waits for what is under way, as long as a webhook may take. An e-mail that takes
+    /// longer is dropped, and delivered by another instance after its lease.
     ///
     /// # Errors
     /// When a delivery panicked: the process ends, and its deliveries are repeated. Every other failure is tried again.

@@ -10,9 +10,9 @@ const UNDER_WAY: &str =
     "Deliveries under way. Worry when it stays at DELIVERIES_MAX: receivers are slow, and others wait.";
 const DISABLED: &str = "Endpoints disabled, by a 410 or after days of failures. Worry at each: its notifications wait \
     until an operator enables it.";
-const OLDEST_DUE: &str = "Seconds that the oldest due notification has waited for an attempt, by kind (email or webhook). \
-    Worry when it grows: the notifier does not keep up, or an endpoint hangs. What waits for a disabled endpoint, or \
-    where no SMTP server is set, does not count.";
+const OLDEST_DUE: &str = "Seconds that the oldest due notification has waited for an attempt, by kind (email or \
+    webhook). Worry when it grows: the notifier does not keep up, or an endpoint hangs. What waits for a disabled \
+    endpoint, or where no SMTP server is set, does not count.";
 
 const KINDS: [&str; 2] = ["email", "webhook"];
 /// The names of [`crate::saga::Step`].

@@ -1,8 +1,8 @@
 //! Pure decisions: what becomes of a notification after an attempt.
 //!
 //! * Only a definite acceptance ends it well. A receiver that cannot be asked, or says anything else, is asked again.
-//! * The pauses are those that Standard Webhooks recommends: 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 hours, each with
-//!   a jitter of a tenth. After them the notification is given up; `replay` begins anew.
+//! * The pauses are those that Standard Webhooks recommends: 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 hours, each
+//!   with a jitter of a tenth. After them the notification is given up; `replay` begins anew.
 //! * A receiver may ask for a longer pause, up to a day (`Retry-After`).
 //! * 410 disables the endpoint: the notification waits until an operator enables it.
 

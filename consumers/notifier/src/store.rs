@@ -1,10 +1,10 @@
 //! All SQL of the notifier. Sets of rows come and go as JSON, which the statements take apart.
 //!
 //! * A batch of events is one insert, whatever its size; the primary key (payment, channel) makes it idempotent.
-//! * Due rows are claimed by `for update skip locked`, so instances never wait for each other. A claim moves `due_at` to
-//!   the end of its lease.
-//! * A failure is recorded by compare-and-set on the attempt, and not on a row that was given up meanwhile. A success is
-//!   recorded whoever has claimed the row since.
+//! * Due rows are claimed by `for update skip locked`, so instances never wait for each other. A claim moves `due_at`
+//!   to the end of its lease.
+//! * A failure is recorded by compare-and-set on the attempt, and not on a row that was given up meanwhile. A success
+//!   is recorded whoever has claimed the row since.
 //! * An endpoint that was removed ends with it: whatever becomes of its rows, an endpoint that takes its name is only
 //!   given payments that ended since it is there itself.
 
@@ -86,7 +86,7 @@ pub struct Claim<'a> {
     /// Whether there is an SMTP server.
     pub email: bool,
     pub count: i64,
-    /// How many of `count` are kept for channels that have nothing under way.
+    /// How many of `count` are kept for channels that have nothing under way and do not fail.
     pub kept: i64,
     pub per_channel: i32,
     /// Deliveries under way at this instance, by channel.
@@ -125,26 +125,27 @@ pub struct Endpoint {
 /// many more. An endpoint that fails has a share of one: it may hang in each of them.
 const CHANNELS: &str = "
     channels as materialized (
-        select channel, since, busy, share - busy as free
-          from (select c.channel, c.since, coalesce(b.value::integer, 0) as busy,
-                       case when c.failing then 1 else $2::integer end as share
-                  from (select 'email' as channel, timestamptz '-infinity' as since, false as failing
+        select channel, since, busy, fails, share - busy as free
+          from (select c.channel, c.since, c.fails, coalesce(b.value::integer, 0) as busy,
+                       case when c.fails then 1 else $2::integer end as share
+                  from (select 'email' as channel, timestamptz '-infinity' as since, false as fails
                          where $1::boolean
                          union all
                         select channel, since, failing_since is not null
                           from endpoints where disabled_at is null and removed_at is null) c
                   left join jsonb_each_text($3) as b (channel, value) using (channel)) c
-         where busy < share and (busy = 0 or $4::bigint > $5::bigint))";
+         where busy < share and (busy = 0 and not fails or $4::bigint > $5::bigint))";
 
 /// Claims due notifications until their lease ends, counted from now.
 ///
 /// # Errors
 /// When the database failed.
 pub async fn claim(pool: &Pool, claim: &Claim<'_>, leases: &Leases) -> Result<Vec<ClaimedNotification>> {
-    // Channels take turns, in random order: the one with the fewest deliveries under way is served first.
+    // Channels take turns, in random order: those that do not fail and have nothing under way are first.
     let text = format!(
         "with {CHANNELS}, due as materialized (
-            select n.payment_id, n.channel, c.busy + row_number() over (partition by c.channel order by n.due_at) as turn
+            select n.payment_id, n.channel, c.fails,
+                   c.busy + row_number() over (partition by c.channel order by n.due_at) as turn
               from channels c
              cross join lateral (
                    select payment_id, channel, due_at from notifications
@@ -153,8 +154,9 @@ pub async fn claim(pool: &Pool, claim: &Claim<'_>, leases: &Leases) -> Result<Ve
                     order by due_at limit least(c.free, $4::bigint) for update skip locked) n
         ), chosen as (
             select payment_id, channel
-              from (select *, row_number() over (order by turn, random()) as place from due) d
-             where place <= $4::bigint - case when turn = 1 then 0 else $5::bigint end
+              from (select *, row_number() over (order by first desc, turn, random()) as place
+                      from (select *, turn = 1 and not fails as first from due) d) d
+             where place <= $4::bigint - case when first then 0 else $5::bigint end
         ), claimed as (
             update notifications n
                set due_at = now() + case n.channel when 'email' then $6::double precision
@@ -262,7 +264,8 @@ const RECORD: &str = "
        and (o.step = 'delivered' or (n.failed_at is null and n.attempts = o.attempts))";
 
 // An endpoint is written only when it begins or ends to fail, or is disabled ($2: after so many seconds of failures).
-// An attempt at an earlier revision says nothing about this one. All is decided in the update, on the row as it is then.
+// An attempt at an earlier revision says nothing about this one. All is decided in the update, on the row as it is
+// then.
 const RECORD_ENDPOINTS: &str = "
     with o as (
         select channel, revision, bool_or(step = 'delivered') as delivered, bool_or(step = 'disabled') as gone

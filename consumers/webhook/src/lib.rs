@@ -1,9 +1,10 @@
 //! Posts a webhook as Standard Webhooks has it: `webhook-id`, `webhook-timestamp`, `webhook-signature` (v1).
 //!
-//! * The name is resolved once, its addresses are checked ([`networks`]), and one of those is connected to: an answer of
-//!   DNS that changes between check and use has no effect. The spelling of an address (decimal, octal, mapped) has none
-//!   either. At most eight addresses are tried, each for three seconds.
-//! * One POST on a connection of its own. Redirects are not followed, no proxy is used, and no body of an answer is read.
+//! * The name is resolved once, its addresses are checked ([`networks`]), and one of those is connected to: an answer
+//!   of DNS that changes between check and use has no effect. The spelling of an address (decimal, octal, mapped) has
+//!   none either. At most eight addresses are tried, each for three seconds.
+//! * One POST on a connection of its own. Redirects are not followed, no proxy is used, and no body of an answer is
+//!   read.
 //! * The head of an answer has at most 16 KiB. The caller bounds the time.
 //! * While a secret is being rotated, a message has a signature of the new one and of the old one.
 //! * TLS trusts whom the system trusts; `SSL_CERT_FILE` names others.

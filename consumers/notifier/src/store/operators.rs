@@ -78,8 +78,8 @@ pub async fn list(pool: &Pool, text: &str, parameters: Parameters<'_>) -> Result
     Ok(rows.iter().map(|row| row.get::<_, Value>(0)).collect())
 }
 
-/// Gives up what waits of a removed endpoint, in steps; does nothing to one that is not removed. A row that somebody has
-/// locked is left: nothing claims it either, nor gives it to an endpoint that takes the name.
+/// Gives up what waits of a removed endpoint, in steps; does nothing to one that is not removed. A row that somebody
+/// has locked is left: nothing claims it either, nor gives it to an endpoint that takes the name.
 ///
 /// # Errors
 /// When the database failed. Repeated, it goes on.

@@ -14,8 +14,8 @@ use crate::audit::read::search::Document;
 /// A channel that was made while a payment ended may have missed it: its row says when its transaction began.
 const MARGIN: SignedDuration = SignedDuration::from_secs(5);
 
-/// D1: each row has a document of its version that equals it, and each document a row. Documents of records that services
-/// have parked, or that are explained, count for nothing.
+/// D1: each row has a document of its version that equals it, and each document a row. Documents of records that
+/// services have parked, or that are explained, count for nothing.
 pub fn search(observed: &Observed) -> Tally {
     let mut tally = Tally::default();
     let known =
