@@ -72,7 +72,7 @@ pub fn admin(
     let put_endpoint = endpoint.and(http::put()).and(with.clone()).and(http::json_body()).then(put_endpoint);
     let remove_endpoint = endpoint.and(http::delete()).and(with.clone()).then(remove_endpoint);
     let secret = warp::path!("endpoints" / String / "secret");
-    let rotate_secret = secret.and(http::post()).and(with.clone()).then(rotate_secret);
+    let rotate_secret = secret.and(http::post()).and(with.clone()).and(http::json_body()).then(rotate_secret);
     let endpoints = warp::path!("endpoints").and(http::get()).and(with.clone()).then(endpoints);
     let notifications =
         warp::path!("notifications" / String).and(http::get()).and(with.clone()).then(notifications);
@@ -148,7 +148,8 @@ async fn put_endpoint(channel: String, context: Context, body: Value) -> Answer 
 }
 
 /// The secret is created here, and sent back once. Who lost it asks for another one.
-async fn rotate_secret(channel: String, context: Context) -> Answer {
+async fn rotate_secret(channel: String, context: Context, body: Value) -> Answer {
+    Fields::of(body)?.finish()?;
     let secret = new_secret();
     changed(store::change(&context.pool, statements::ROTATE_SECRET, &[&channel, &secret]).await)?;
     Ok(json_reply(&json!({"channel": channel, "secret": secret})))

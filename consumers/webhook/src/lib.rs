@@ -91,7 +91,7 @@ impl WebhookClient {
         anyhow::ensure!(
             !roots.is_empty(),
             "there is no certificate authority to trust, so no webhook could be sent over TLS: install the package \
-             ca-certificates, or set SSL_CERT_FILE {:?}",
+             ca-certificates, or set SSL_CERT_FILE (errors: {:?})",
             found.errors
         );
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))

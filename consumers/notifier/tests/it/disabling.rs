@@ -41,10 +41,10 @@ async fn a_late_answer_of_the_old_url_does_not_disable_the_new_one() {
 async fn a_rotated_secret_signs_beside_the_previous_one_for_a_day() {
     let (harness, receiver) = (Harness::new().await, Receiver::start().await);
     let notifier = harness.notifier(&[]).await;
-    let rotate = async || notifier.call("POST", "/endpoints/billing/secret", Value::Null).await;
+    let rotate = async || notifier.call("POST", "/endpoints/billing/secret", json!({})).await;
     assert_eq!(rotate().await.0, 404);
     let previous = notifier.endpoint("billing", receiver.url("/")).await;
-    assert_eq!(notifier.anonymous("POST", "/endpoints/billing/secret", Value::Null).await, 401);
+    assert_eq!(notifier.anonymous("POST", "/endpoints/billing/secret", json!({})).await, 401);
     let (status, body) = rotate().await;
     let present = body["secret"].as_str().unwrap().to_owned();
     assert!(status == 200 && present.starts_with("whsec_") && present != previous, "{body}");

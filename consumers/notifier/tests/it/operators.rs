@@ -28,7 +28,7 @@ async fn only_who_has_the_token_writes_and_what_is_wrong_is_named() {
         ("DELETE", "/endpoints/a", Value::Null, 204),
         ("DELETE", "/endpoints/a", Value::Null, 204),
         ("DELETE", "/endpoints/never", Value::Null, 404),
-        ("POST", "/endpoints/a/secret", Value::Null, 404),
+        ("POST", "/endpoints/a/secret", json!({}), 404),
         ("PUT", "/endpoints/a", good, 201),
         ("PUT", "/contacts/x", json!({"email": "a@example.org"}), 404),
         ("PUT", &user, json!({"email": "nobody"}), 400),
