@@ -31,6 +31,8 @@ pub struct Stack {
     pub processor_database_url: String,
     /// Of a stack that has the notifier.
     pub notifier_database_url: Option<String>,
+    /// Of a stack that has the fraud detector.
+    pub fraud_database_url: Option<String>,
     pub postgres_admin_url: String,
     /// The token by which operators sign in to admin listeners.
     pub admin_token: String,
@@ -68,6 +70,7 @@ impl Stack {
             balance_database_url: get("BALANCE_DATABASE_URL")?,
             processor_database_url: get("PROCESSOR_DATABASE_URL")?,
             notifier_database_url: std::env::var("NOTIFIER_DATABASE_URL").ok(),
+            fraud_database_url: std::env::var("FRAUD_DATABASE_URL").ok(),
             postgres_admin_url: get("POSTGRES_ADMIN_URL")?,
             admin_token: get("ADMIN_TOKEN")?,
             demo_user_id: get("DEMO_USER_ID")?,

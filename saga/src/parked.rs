@@ -1,7 +1,8 @@
 //! Parks messages that cannot be applied, in the table `parked`.
 //!
 //! * A message is parked in the transaction of its batch, so it is either applied or parked.
-//! * The table is the same in every database. The relay emits its rows to `<source>.parked`.
+//! * The table is the same in every database. The relay emits the rows of the saga's services to `<source>.parked`. Those
+//!   of the notifier and of the fraud detector it does not emit: their own table has them, and the audit reads it.
 //! * The same message, delivered again, stays one row.
 //! * A message with another content under a known id becomes another row, whose id is that id and a hash of the content.
 //!   So no message hides another one, neither by a chosen message id nor in a topic that was created anew.

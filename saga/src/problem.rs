@@ -37,6 +37,7 @@ pub enum Kind {
     MethodNotAllowed,
     Timeout,
     PaymentEnded,
+    TooManyEndpoints,
     TooLarge,
     UriTooLong,
     MediaType,
@@ -80,6 +81,9 @@ impl Kind {
             Self::Timeout => ("timeout", S::REQUEST_TIMEOUT, "The request did not arrive in time."),
             Self::PaymentEnded => {
                 ("payment-ended", S::CONFLICT, "The payment has ended and cannot be cancelled.")
+            }
+            Self::TooManyEndpoints => {
+                ("too-many-endpoints", S::CONFLICT, "There are as many endpoints as there may be.")
             }
             Self::TooLarge => ("too-large", S::PAYLOAD_TOO_LARGE, "The body is too large."),
             Self::UriTooLong => ("uri-too-long", S::URI_TOO_LONG, "The path is too long."),

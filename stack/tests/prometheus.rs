@@ -24,12 +24,12 @@ fn promtool(folder: &Path, arguments: &[&str]) -> String {
 fn the_configuration_finds_its_rules() {
     // The targets are missing here, which is a warning: `cargo stack` writes them beside it.
     let text = promtool(&folder(), &["check", "config", "prometheus.yml"]);
-    assert!(text.contains("2 rule files found"), "{text}");
+    assert!(text.contains("3 rule files found"), "{text}");
 }
 
 #[test]
 fn each_alert_fires_for_its_trouble_and_for_no_other() {
-    for tests in ["cdc-relay_test.yml", "saga_test.yml"] {
+    for tests in ["cdc-relay_test.yml", "saga_test.yml", "notifier_test.yml"] {
         promtool(&folder().join("rules"), &["test", "rules", tests]);
     }
 }
@@ -37,9 +37,11 @@ fn each_alert_fires_for_its_trouble_and_for_no_other() {
 #[test]
 fn each_alert_is_tested_and_says_what_to_do() {
     let read = |name: &str| std::fs::read_to_string(folder().join("rules").join(name)).unwrap();
-    for (rules, tests, least) in
-        [("cdc-relay.yml", "cdc-relay_test.yml", 10), ("saga.yml", "saga_test.yml", 1)]
-    {
+    for (rules, tests, least) in [
+        ("cdc-relay.yml", "cdc-relay_test.yml", 10),
+        ("saga.yml", "saga_test.yml", 1),
+        ("notifier.yml", "notifier_test.yml", 2),
+    ] {
         let (rules, tests) = (read(rules), read(tests));
         let alerts: Vec<&str> = rules.split("- alert: ").skip(1).collect();
         assert!(alerts.len() > least, "the file is not read as it is written");

@@ -2,7 +2,8 @@
 //!
 //! * Windows are over event time, and are read from the table of payments that were seen. So a restart forgets nothing,
 //!   and the same payments raise the same alerts in whatever order they are read, and however often.
-//! * An alert is a row, and the relay emits it to FraudAlertTopic. Its id is rule and payment: a replay raises none anew.
+//! * An alert is a row, and the relay emits it to FraudAlertTopic. Its id is rule and payment: a replay raises none
+//!   anew.
 
 pub mod config;
 pub mod events;

@@ -17,7 +17,8 @@ impl Metrics {
         let consumer = ConsumerMetrics::register(&registry)?;
         let opts = Opts::new(
             "fraud_alerts_total",
-            "Alerts raised, by rule: payment_amount, payment_count or payment_sum. Worry when it jumps: users, or a threshold.",
+            "Alerts raised, by rule: payment_amount, payment_count or payment_sum. Worry when it jumps: users, or \
+             a threshold.",
         );
         let alerts = IntCounterVec::new(opts, &["rule"])?;
         registry.register(Box::new(alerts.clone()))?;

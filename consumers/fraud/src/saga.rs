@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 use uuid::Uuid;
 
+/// The largest integer that every reader of JSON has exactly, 2^53-1. More than this is observed as this.
+const OBSERVED_MAX: i64 = 9_007_199_254_740_991;
+
 /// The rules. All of them are asked about every payment.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Rules {
@@ -13,13 +16,13 @@ pub struct Rules {
     #[arg(long, env, default_value_t = 600, value_parser = clap::value_parser!(u32).range(1..))]
     pub window_s: u32,
     /// A user with more payments than this in a window raises an alert.
-    #[arg(long, env, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(long, env, default_value_t = 20, value_parser = clap::value_parser!(i64).range(1..OBSERVED_MAX))]
     pub payment_count_max: i64,
     /// A user whose payments of a window are more than this, in minor units, raises an alert.
-    #[arg(long, env, default_value_t = 10_000_000, value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(long, env, default_value_t = 10_000_000, value_parser = clap::value_parser!(i64).range(1..OBSERVED_MAX))]
     pub payment_sum_max: i64,
     /// A payment of more than this, in minor units, raises an alert by itself.
-    #[arg(long, env, default_value_t = 5_000_000, value_parser = clap::value_parser!(i64).range(1..))]
+    #[arg(long, env, default_value_t = 5_000_000, value_parser = clap::value_parser!(i64).range(1..OBSERVED_MAX))]
     pub payment_amount_max: i64,
 }
 
@@ -72,7 +75,7 @@ pub fn decide(rules: &Rules, window: &Window) -> Vec<Alert> {
         payment_id,
         rule,
         amount,
-        observed,
+        observed: observed.min(OBSERVED_MAX),
         threshold,
         initiated_at,
     })
@@ -106,6 +109,7 @@ mod tests {
             assert_eq!(rules, broken, "{window:?}");
             for alert in alerts {
                 assert!(alert.observed > alert.threshold && alert.payment_id == payment_id, "{alert:?}");
+                assert!(alert.observed <= 9_007_199_254_740_991, "{alert:?}");
             }
         }
     }

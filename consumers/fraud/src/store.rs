@@ -1,8 +1,8 @@
 //! All SQL of the fraud detector. Sets of rows come and go as JSON, which the statements take apart.
 //!
 //! * A batch is one transaction: insert the payments, read the windows that the new ones are in, insert the alerts.
-//! * A payment that is read late changes the windows of later ones, so those are decided again. Windows only grow, so an alert
-//!   that was raised stays true.
+//! * A payment that is read late changes the windows of later ones, so those are decided again. Windows only grow, so
+//!   an alert that was raised stays true.
 
 use std::collections::BTreeMap;
 
@@ -35,15 +35,16 @@ const INSERT_PAYMENTS: &str = "
         returning user_id, initiated_at)
     select coalesce(jsonb_agg(to_jsonb(seen)), '[]'), count(*) from seen";
 
-// $1: the new payments, $2: seconds of a window. Of each user: from the first new payment to a window after the last one.
-// That frame is read with a window before it, so that every count is whole.
+// $1: the new payments, $2: seconds of a window. Of each user: from the first new payment to a window after the last
+// one. That frame is read with a window before it, so that every count is whole. A sum ends at 2^53-1, which JSON has
+// exactly.
 const WINDOWS: &str = "
     select to_jsonb(w)
       from (select user_id, min(initiated_at) as first, max(initiated_at) + $2 * interval '1 second' as last
               from jsonb_to_recordset($1) as n (user_id uuid, initiated_at timestamptz) group by user_id) n
      cross join lateral (
            select user_id, payment_id, amount, initiated_at, count(*) over w as payment_count,
-                  least(sum(amount) over w, 9223372036854775807)::bigint as payment_sum
+                  least(sum(amount) over w, 9007199254740991)::bigint as payment_sum
              from payments
             where user_id = n.user_id
               and initiated_at between n.first - $2 * interval '1 second' and n.last

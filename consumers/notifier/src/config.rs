@@ -1,6 +1,6 @@
 //! Configuration of the notifier, read once before any port is bound.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use brokers::Brokers;
@@ -10,6 +10,7 @@ use lettre::message::Mailbox;
 use lettre::{AsyncSmtpTransport, Tokio1Executor};
 use saga::http::{Operators, Tls};
 use saga::telemetry::LogFormat;
+use warp::http::Uri;
 
 // No Debug: it would print passwords.
 #[derive(Clone, Parser)]
@@ -63,33 +64,79 @@ pub struct Limits {
     /// Maximum number of them on one channel, so that an endpoint that hangs does not hold up the others.
     #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub channel_max: u16,
-    /// Seconds that an attempt may take, from the look-up of the name to the answer.
+    /// Seconds that a webhook may take, from the look-up of the name to the answer.
     #[arg(long, env, default_value = "15", value_parser = seconds)]
     pub attempt_s: Duration,
+    /// Seconds that an e-mail may take. A mail server may check it for long before it accepts it, and who does not wait
+    /// sends it twice.
+    #[arg(long, env, default_value = "300", value_parser = seconds)]
+    pub mail_attempt_s: Duration,
     /// Seconds after the longest attempt until another instance takes it over.
     #[arg(long, env, default_value = "15", value_parser = seconds)]
     pub lease_grace_s: Duration,
     /// Seconds from each failed attempt to the next; after the last attempt a notification is given up.
-    #[arg(long, env, value_delimiter = ',', value_parser = seconds, default_value = "5,300,1800,7200,18000,36000,50400,72000,86400")]
+    #[arg(long, env, value_delimiter = ',', value_parser = seconds,
+          default_value = "5,300,1800,7200,18000,36000,50400,72000,86400")]
     pub retries_s: Vec<Duration>,
     /// Seconds of failures without a success after which an endpoint is disabled.
     #[arg(long, env, default_value = "432000", value_parser = seconds)]
     pub disable_after_s: Duration,
 }
 
-impl Limits {
-    /// How long an attempt belongs to the instance that claimed it. It is longer than the attempt.
-    pub fn lease(&self) -> Duration {
-        self.attempt_s + self.lease_grace_s
-    }
-}
-
-fn smtp_url(text: &str) -> Result<String, String> {
-    let parsed = AsyncSmtpTransport::<Tokio1Executor>::from_url(text);
-    parsed.map(|_| text.to_owned()).map_err(|_| "give a URL such as smtps://user:password@mail".to_owned())
-}
+/// More than this is a mistake: 30 days.
+const SECONDS_MAX: u64 = 30 * 86_400;
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let number = text.parse().ok().filter(|number| *number > 0);
-    number.map(Duration::from_secs).ok_or_else(|| "give a whole number, at least 1".to_owned())
+    let number = text.parse().ok().filter(|number| (1..=SECONDS_MAX).contains(number));
+    number.map(Duration::from_secs).ok_or_else(|| format!("give a whole number from 1 to {SECONDS_MAX}"))
+}
+
+/// A password is sent over TLS, or to this machine.
+fn smtp_url(text: &str) -> Result<String, String> {
+    let parsed = AsyncSmtpTransport::<Tokio1Executor>::from_url(text).is_ok();
+    let uri: Option<Uri> = text.parse().ok().filter(|_| parsed);
+    let uri = uri.ok_or("give a URL such as smtps://user:password@mail")?;
+    let has_password = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    let required = uri.query().is_some_and(|query| query.split('&').any(|pair| pair == "tls=required"));
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_local = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+    if has_password && !is_local && !required && uri.scheme_str() != Some("smtps") {
+        return Err("the password would be sent without TLS: use smtps://, or add ?tls=required".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_not_sent_without_tls_but_to_this_machine() {
+        for good in [
+            "smtps://user:password@mail:465",
+            "smtp://user:password@mail:587?tls=required",
+            "smtp://user:password@127.0.0.1:25",
+            "smtp://user:password@localhost",
+            "smtp://mail:25",
+            "smtp://mail?tls=opportunistic",
+        ] {
+            assert_eq!(smtp_url(good), Ok(good.to_owned()));
+        }
+        for bad in [
+            "smtp://user:password@mail",
+            "smtp://user:password@mail?tls=opportunistic",
+            "http://mail",
+            "mail",
+        ] {
+            assert!(smtp_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_pause_has_an_end() {
+        assert_eq!(seconds("2592000"), Ok(Duration::from_secs(2_592_000)));
+        for bad in ["0", "2592001", "-1", "1.5", "18446744073709551615"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -2,10 +2,13 @@
 //!
 //! * An instance claims no more than it can deliver at once, and per channel no more than its share. So what it has in
 //!   memory is under way, and a killed instance leaves leases behind that others take over.
-//! * It sleeps until the next row is due, or until an event, an operator or a finished delivery wakes it. A look every five
-//!   seconds finds what another instance left due.
-//! * Results are recorded together. While the database is away they are kept and tried again; an attempt whose lease lapses
-//!   meanwhile is repeated under the same id.
+//! * An endpoint that fails has one delivery at a time, and a quarter of all deliveries is kept for channels that have
+//!   none and do not fail. So endpoints that hang, however many they are, hold up no other channel for longer than it
+//!   takes to see that they fail.
+//! * It sleeps until the next row is due, or until an event, an operator or a finished delivery wakes it. A look every
+//!   five seconds finds what another instance left due.
+//! * Results are recorded together. While the database is away they are kept and tried again; an attempt whose lease
+//!   lapses meanwhile is repeated under the same id.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,19 +21,24 @@ use saga::postgres::Pool;
 use saga::telemetry::log_text;
 use tokio::sync::Notify;
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, MissedTickBehavior, timeout_at};
 use webhook::{Message, WebhookClient};
 
 use crate::config::Limits;
 use crate::email::Mailer;
 use crate::metrics::Metrics;
-use crate::render;
+use crate::render::{self, PaymentEnd};
 use crate::saga::{Answer, Step, decide};
-use crate::store::{self, Claim, Due, Outcome};
+use crate::store::{self, AttemptRecord, Claim, ClaimedNotification, Endpoint, Leases};
 
 /// The pause of an idle instance, and the least between two looks.
 const LOOK_INTERVAL_MAX: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL_MIN: Duration = Duration::from_millis(50);
 const DATABASE_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// The interval of the gauge of the oldest due notification.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(15);
+/// The part of the deliveries that is kept for channels that have nothing under way and do not fail: a quarter.
+const KEPT_DIVISOR: u16 = 4;
 
 pub struct Dispatcher {
     pub pool: Pool,
@@ -46,20 +54,23 @@ pub struct Dispatcher {
 /// The deliveries under way, and their number by channel.
 #[derive(Default)]
 struct UnderWay {
-    tasks: JoinSet<(Due, Answer)>,
+    tasks: JoinSet<(ClaimedNotification, Answer)>,
     busy: HashMap<String, i32>,
 }
 
-type Finished = Result<(Due, Answer), JoinError>;
+type AttemptOutcome = Result<(ClaimedNotification, Answer), JoinError>;
 
 impl Dispatcher {
-    /// Runs until shutdown, then waits for what is under way, an attempt's time at most.
+    /// Runs until shutdown, then waits for what is under way, as long as a webhook may take. An e-mail that takes
+    /// longer is dropped, and delivered by another instance after its lease.
     ///
     /// # Errors
     /// When a delivery panicked: the process ends, and its deliveries are repeated. Every other failure is tried again.
     pub async fn run(self) -> anyhow::Result<()> {
         let mut under_way = UnderWay::default();
         let mut pauses = backoff::unlimited(DATABASE_PAUSE_MAX);
+        let mut measure = tokio::time::interval(MEASURE_INTERVAL);
+        measure.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.shutdown.is_cancelled() {
             let pause = match self.begin(&mut under_way).await {
                 Ok(pause) => {
@@ -75,13 +86,25 @@ impl Dispatcher {
                 () = self.shutdown.cancelled() => {}
                 () = self.due.notified() => {}
                 () = tokio::time::sleep(pause) => {}
+                _ = measure.tick() => self.measure().await,
                 Some(first) = under_way.tasks.join_next() => self.finish(&mut under_way, first).await?,
             }
         }
-        while let Some(first) = under_way.tasks.join_next().await {
+        let end = Instant::now() + self.limits.attempt_s;
+        while let Ok(Some(first)) = timeout_at(end, under_way.tasks.join_next()).await {
             self.finish(&mut under_way, first).await?;
         }
         Ok(())
+    }
+
+    async fn measure(&self) {
+        match store::oldest_due(&self.pool, self.mailer.is_some()).await {
+            Ok([email, webhook]) => {
+                self.metrics.oldest_due.with_label_values(&["email"]).set(email.as_secs_f64());
+                self.metrics.oldest_due.with_label_values(&["webhook"]).set(webhook.as_secs_f64());
+            }
+            Err(error) => tracing::warn!(error = log_text(&error), "the oldest notification cannot be read"),
+        }
     }
 
     /// Claims and begins what is due; returns when to look again.
@@ -91,17 +114,25 @@ impl Dispatcher {
             // A finished delivery wakes it.
             return Ok(LOOK_INTERVAL_MAX);
         }
-        let per_channel = self.limits.channel_max.into();
-        let claim = Claim { email: self.mailer.is_some(), count: free, per_channel, busy: &under_way.busy };
-        let claimed = store::claim(&self.pool, &claim, self.limits.lease()).await?;
+        let claim = Claim {
+            email: self.mailer.is_some(),
+            count: free,
+            kept: (self.limits.deliveries_max / KEPT_DIVISOR).into(),
+            per_channel: self.limits.channel_max.into(),
+            busy: &under_way.busy,
+        };
+        let Limits { attempt_s, mail_attempt_s, lease_grace_s, .. } = self.limits;
+        let leases = Leases { email: mail_attempt_s + lease_grace_s, webhook: attempt_s + lease_grace_s };
+        let claimed = store::claim(&self.pool, &claim, &leases).await?;
         if claimed.is_empty() {
             let next = store::next_due(&self.pool, &claim).await?.unwrap_or(LOOK_INTERVAL_MAX);
             return Ok(next.clamp(LOOK_INTERVAL_MIN, LOOK_INTERVAL_MAX));
         }
-        for due in claimed {
-            *under_way.busy.entry(due.channel.clone()).or_default() += 1;
+        for claimed in claimed {
+            *under_way.busy.entry(claimed.channel.clone()).or_default() += 1;
             let (webhooks, mailer) = (self.webhooks.clone(), self.mailer.clone());
-            under_way.tasks.spawn(deliver(due, webhooks, mailer, self.limits.attempt_s));
+            let time = if claimed.endpoint.is_some() { attempt_s } else { mail_attempt_s };
+            under_way.tasks.spawn(deliver(claimed, webhooks, mailer, time));
         }
         self.metrics.under_way.set(i64::try_from(under_way.tasks.len())?);
         // More may be due.
@@ -109,35 +140,35 @@ impl Dispatcher {
     }
 
     /// Records the first finished delivery, and all that have finished with it.
-    async fn finish(&self, under_way: &mut UnderWay, first: Finished) -> anyhow::Result<()> {
-        let (mut outcomes, mut next) = (Vec::new(), Some(first));
-        while let Some(finished) = next {
-            let (due, answer) = finished.context("a delivery panicked")?;
-            under_way.busy.entry(due.channel.clone()).and_modify(|count| *count -= 1);
-            outcomes.push(self.outcome(due, answer));
+    async fn finish(&self, under_way: &mut UnderWay, first: AttemptOutcome) -> anyhow::Result<()> {
+        let (mut records, mut next) = (Vec::new(), Some(first));
+        while let Some(outcome) = next {
+            let (claimed, answer) = outcome.context("a delivery panicked")?;
+            under_way.busy.entry(claimed.channel.clone()).and_modify(|count| *count -= 1);
+            records.push(self.decide(claimed, answer));
             next = under_way.tasks.try_join_next();
         }
         under_way.busy.retain(|_, count| *count > 0);
         self.metrics.under_way.set(i64::try_from(under_way.tasks.len())?);
-        self.record(&outcomes).await;
+        self.record(&records).await;
         Ok(())
     }
 
-    fn outcome(&self, due: Due, answer: Answer) -> Outcome {
-        let step = decide(answer, due.attempts, &self.limits.retries_s, rand::random());
+    fn decide(&self, claimed: ClaimedNotification, answer: Answer) -> AttemptRecord {
+        let step = decide(answer, claimed.attempts, &self.limits.retries_s, rand::random());
         let error = answer.error();
-        let kind = if due.endpoint.is_some() { "webhook" } else { "email" };
+        let kind = if claimed.endpoint.is_some() { "webhook" } else { "email" };
         self.metrics.attempts.with_label_values(&[kind, step.into()]).inc();
         if step == Step::GiveUp {
-            let (payment_id, channel) = (due.ended.payment_id, &due.channel);
+            let (payment_id, channel) = (claimed.end.payment_id, &claimed.channel);
             tracing::warn!(%payment_id, channel, error, "a notification is given up; replay makes it due again");
         }
-        Outcome::new(due, step, error)
+        AttemptRecord::new(claimed, step, error)
     }
 
-    async fn record(&self, outcomes: &[Outcome]) {
+    async fn record(&self, records: &[AttemptRecord]) {
         for pause in backoff::unlimited(DATABASE_PAUSE_MAX) {
-            let error = match store::record(&self.pool, outcomes, self.limits.disable_after_s).await {
+            let error = match store::record(&self.pool, records, self.limits.disable_after_s).await {
                 Ok(disabled) => {
                     self.metrics.disabled.inc_by(disabled.len() as u64);
                     for channel in disabled {
@@ -156,20 +187,27 @@ impl Dispatcher {
     }
 }
 
-async fn deliver(due: Due, webhooks: WebhookClient, mailer: Option<Mailer>, time: Duration) -> (Due, Answer) {
+async fn deliver(
+    claimed: ClaimedNotification,
+    webhooks: WebhookClient,
+    mailer: Option<Mailer>,
+    time: Duration,
+) -> (ClaimedNotification, Answer) {
     let attempt = async {
-        match (&due.endpoint, &due.email, &mailer) {
-            (Some(endpoint), _, _) => {
-                let (id, body) = (due.ended.message_id(), render::webhook(&due.ended));
-                let message = Message { id: &id, secret: &endpoint.secret, body };
-                webhooks.post(&endpoint.url, &message).await.into()
-            }
-            (None, Some(address), Some(mailer)) => mailer.send(address, &due.ended).await,
+        match (&claimed.endpoint, &claimed.email, &mailer) {
+            (Some(endpoint), _, _) => post(&webhooks, endpoint, &claimed.end).await,
+            (None, Some(address), Some(mailer)) => mailer.send(address, &claimed.end).await,
             (None, None, _) => Answer::NoRecipient,
             // Without an SMTP server the channel is not claimed.
             (None, Some(_), None) => Answer::NoAnswer("no SMTP server"),
         }
     };
     let answer = tokio::time::timeout(time, attempt).await.unwrap_or(Answer::NoAnswer("timed out"));
-    (due, answer)
+    (claimed, answer)
+}
+
+async fn post(webhooks: &WebhookClient, endpoint: &Endpoint, end: &PaymentEnd) -> Answer {
+    let secrets: Vec<&str> = endpoint.secrets.iter().map(String::as_str).collect();
+    let Ok(body) = render::webhook(end) else { return Answer::NoAnswer("not rendered") };
+    webhooks.post(&endpoint.url, &Message { id: &end.message_id(), secrets: &secrets, body }).await.into()
 }

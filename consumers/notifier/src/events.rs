@@ -8,7 +8,7 @@ use saga::parked::Parked;
 use saga::postgres::Pool;
 use tokio::sync::Notify;
 
-use crate::render::Ended;
+use crate::render::PaymentEnd;
 use crate::store;
 
 /// Inserts notifications, and wakes the dispatcher of this instance.
@@ -18,24 +18,24 @@ pub struct Intake {
 }
 
 impl EventHandler for Intake {
-    type Event = Ended;
+    type Event = PaymentEnd;
 
-    fn decode(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decoding<Ended> {
+    fn decode(&self, envelope: &Envelope<'_>, body: &[u8]) -> Decoding<PaymentEnd> {
         use EventType::{PaymentCancelled, PaymentCompleted, PaymentFailed, PaymentRejected};
         let ends = [PaymentCompleted, PaymentRejected, PaymentFailed, PaymentCancelled];
         if !ends.contains(&envelope.event_type) {
             return Decoding::Ignore;
         }
-        match envelope.read(body).map(ended) {
-            Ok(Some(ended)) => Decoding::Event(ended),
+        match envelope.read(body).map(payment_end) {
+            Ok(Some(end)) => Decoding::Event(end),
             Ok(None) => Decoding::Poison("the payment has ended, but the time of its end is null".to_owned()),
-            Err(error) => Err::<Ended, _>(error).into(),
+            Err(error) => Err::<PaymentEnd, _>(error).into(),
         }
     }
 
     async fn apply(
         &self,
-        events: &[&Ended],
+        events: &[&PaymentEnd],
         unreadable: &[Parked],
         _park: impl Fn(usize, &str) -> Parked,
     ) -> Result<BatchCounts, ApplyError> {
@@ -47,10 +47,10 @@ impl EventHandler for Intake {
     }
 }
 
-fn ended(payment: Payment) -> Option<Ended> {
+fn payment_end(payment: Payment) -> Option<PaymentEnd> {
     // A terminal payment has one of them.
     let ended_at =
         payment.completed_at.or(payment.rejected_at).or(payment.failed_at).or(payment.cancelled_at)?;
     let Payment { payment_id, user_id, version, event, service_id, amount, reason, .. } = payment;
-    Some(Ended { payment_id, user_id, version, event, service_id, amount, reason, ended_at })
+    Some(PaymentEnd { payment_id, user_id, version, event, service_id, amount, reason, ended_at })
 }

@@ -2,7 +2,8 @@
 //!
 //! * An endpoint has the name that its operator gave it, so that a repeated call changes nothing.
 //! * To put it once more enables it, after it was disabled: what waited is due then.
-//! * Its secret is shown once, when it is created. No answer contains an e-mail address.
+//! * Its secret is shown once, when it is created or rotated. Without the token no answer contains an e-mail address, a
+//!   secret, or more of a URL than its host.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use saga::CancellationToken;
 use saga::fields::{Fields, parse_uuid};
 use saga::http::{self, Ready};
 use saga::postgres::{self, Pool};
-use saga::problem::Problem;
+use saga::problem::{Kind, Problem};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -23,10 +24,11 @@ use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::http::StatusCode;
 use warp::reply::{Reply, Response};
+use webhook::WebhookClient;
 
 use crate::SERVICE;
 use crate::metrics::Metrics;
-use crate::store::{self, statements};
+use crate::store::{self, PutEndpoint, statements};
 
 const EMAIL_CHARS_MAX: usize = 254;
 const URL_CHARS_MAX: usize = 2_000;
@@ -41,14 +43,18 @@ struct Context {
     pool: Pool,
     /// Notified when rows may have become due.
     due: Arc<Notify>,
+    webhooks: WebhookClient,
 }
 
 type Answer = Result<Response, Problem>;
 
-/// `PUT` and `DELETE /contacts/{user_id}`; `GET /endpoints`, `PUT` and `DELETE /endpoints/{channel}`; `GET /notifications/{payment_id}`, `POST /replay`; `/health`, `/ready`, `/metrics`.
+/// `PUT` and `DELETE /contacts/{user_id}`; `GET /endpoints`, `PUT` and `DELETE /endpoints/{channel}`,
+/// `POST /endpoints/{channel}/secret`; `GET /notifications/{payment_id}`, `POST /replay`; `/health`, `/ready`,
+/// `/metrics`.
 pub fn admin(
     pool: Pool,
     due: Arc<Notify>,
+    webhooks: WebhookClient,
     metrics: &Metrics,
     leaving: CancellationToken,
 ) -> BoxedFilter<(Response,)> {
@@ -57,7 +63,7 @@ pub fn admin(
         let pool = database.clone();
         async move { postgres::reachable(&pool).await }.boxed()
     });
-    let context = Context { pool, due };
+    let context = Context { pool, due, webhooks };
     let with = warp::any().map(move || context.clone());
     let contact = warp::path!("contacts" / String);
     let put_contact = contact.and(http::put()).and(with.clone()).and(http::json_body()).then(put_contact);
@@ -65,12 +71,14 @@ pub fn admin(
     let endpoint = warp::path!("endpoints" / String);
     let put_endpoint = endpoint.and(http::put()).and(with.clone()).and(http::json_body()).then(put_endpoint);
     let remove_endpoint = endpoint.and(http::delete()).and(with.clone()).then(remove_endpoint);
+    let secret = warp::path!("endpoints" / String / "secret");
+    let rotate_secret = secret.and(http::post()).and(with.clone()).and(http::json_body()).then(rotate_secret);
     let endpoints = warp::path!("endpoints").and(http::get()).and(with.clone()).then(endpoints);
     let notifications =
         warp::path!("notifications" / String).and(http::get()).and(with.clone()).then(notifications);
     let replay = warp::path!("replay").and(http::post()).and(with).and(http::json_body()).then(replay);
     let contacts = put_contact.or(erase_contact).unify();
-    let endpoints = endpoints.or(put_endpoint).unify().or(remove_endpoint).unify();
+    let endpoints = endpoints.or(put_endpoint).unify().or(remove_endpoint).unify().or(rotate_secret).unify();
     let own = contacts.or(endpoints).unify().or(notifications).unify().or(replay).unify();
     let own = own.map(|answer: Answer| answer.unwrap_or_else(Reply::into_response));
     own.or(http::admin(SERVICE, metrics.registry.clone(), ready, leaving)).unify().boxed()
@@ -114,29 +122,48 @@ async fn erase_contact(user: String, context: Context) -> Answer {
 async fn put_endpoint(channel: String, context: Context, body: Value) -> Answer {
     let mut fields = Fields::of(body)?;
     let url = fields.text("url", URL_CHARS_MAX);
-    if webhook::parse_url(&url).is_none() {
-        fields.refuse("url", "must be a URL of https, without user and password");
+    if !context.webhooks.accepts(&url) {
+        fields.refuse(
+            "url",
+            "must be a URL with a host and without user and password, of https; of http too where WEBHOOK_ALLOW is set",
+        );
     }
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if channel == "email" || channel.len() > CHANNEL_CHARS_MAX || !channel.chars().all(plain) {
         fields.refuse("channel", format!("must be 1 to {CHANNEL_CHARS_MAX} of a-z, 0-9, -, and not `email`"));
     }
     fields.finish()?;
-    let secret = format!("whsec_{}", STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>()));
-    let created = store::put_endpoint(&context.pool, &channel, &url, &secret).await;
-    let created = created.map_err(|error| unavailable(&error))?;
+    let secret = new_secret();
+    let put = store::put_endpoint(&context.pool, &channel, &url, &secret).await;
+    let put = put.map_err(|error| unavailable(&error))?;
     context.due.notify_one();
-    if !created {
-        return Ok(json_reply(&json!({"channel": channel, "url": url})));
+    match put {
+        PutEndpoint::TooMany => Err(Problem::new(Kind::TooManyEndpoints, "Remove one that is not used.")),
+        PutEndpoint::Changed => Ok(json_reply(&json!({"channel": channel, "url": url}))),
+        PutEndpoint::Created => {
+            let body = warp::reply::json(&json!({"channel": channel, "url": url, "secret": secret}));
+            Ok(warp::reply::with_status(body, StatusCode::CREATED).into_response())
+        }
     }
-    let body = warp::reply::json(&json!({"channel": channel, "url": url, "secret": secret}));
-    Ok(warp::reply::with_status(body, StatusCode::CREATED).into_response())
 }
 
+/// The secret is created here, and sent back once. Who lost it asks for another one.
+async fn rotate_secret(channel: String, context: Context, body: Value) -> Answer {
+    Fields::of(body)?.finish()?;
+    let secret = new_secret();
+    changed(store::change(&context.pool, statements::ROTATE_SECRET, &[&channel, &secret]).await)?;
+    Ok(json_reply(&json!({"channel": channel, "secret": secret})))
+}
+
+fn new_secret() -> String {
+    format!("whsec_{}", STANDARD.encode(rand::random::<[u8; SECRET_BYTES]>()))
+}
+
+/// Repeated, it goes on where it was broken off.
 async fn remove_endpoint(channel: String, context: Context) -> Answer {
     let removed = changed(store::change(&context.pool, statements::REMOVE_ENDPOINT, &[&channel]).await)?;
-    let given_up = store::change(&context.pool, statements::GIVE_UP_CHANNEL, &[&channel]).await;
-    given_up.map(|_| removed).map_err(|error| unavailable(&error))
+    let given_up = store::give_up_removed(&context.pool, &channel).await;
+    given_up.map(|()| removed).map_err(|error| unavailable(&error))
 }
 
 async fn endpoints(context: Context) -> Answer {

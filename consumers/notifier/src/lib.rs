@@ -38,9 +38,10 @@ const SERVICE: &str = "notifier";
 pub async fn run(config: Config, admin: TcpListener, shutdown: CancellationToken) -> anyhow::Result<()> {
     let metrics = Metrics::register()?;
     let pool = postgres::pool(&config.database_url, config.pool_size, SERVICE)?;
+    let webhooks = WebhookClient::new(config.webhook_allow)?;
     let dispatcher = Dispatcher {
         pool: pool.clone(),
-        webhooks: WebhookClient::new(config.webhook_allow)?,
+        webhooks: webhooks.clone(),
         mailer: config.smtp_url.map(|url| Mailer::new(&url, config.mail_from)).transpose()?,
         limits: config.limits,
         due: Arc::new(Notify::new()),
@@ -57,7 +58,7 @@ pub async fn run(config: Config, admin: TcpListener, shutdown: CancellationToken
     let intake = Intake { pool: pool.clone(), due: due.clone() };
     let consumer = consumer::run(subscription, intake, metrics.consumer.clone(), shutdown.clone());
     let deliveries = dispatcher.run();
-    let routes = http::admin(pool, due, &metrics, shutdown.clone());
+    let routes = http::admin(pool, due, webhooks, &metrics, shutdown.clone());
     let (admin, operators) = (config.tls.socket(admin), edge::Audience::operators(config.operators));
     let admin = edge::serve(admin, routes, operators, shutdown.clone());
 

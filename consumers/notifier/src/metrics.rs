@@ -1,7 +1,7 @@
 //! The metrics of the notifier, all in one registry.
 
 use anyhow::Result;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use saga::consumer::ConsumerMetrics;
 
 const ATTEMPTS: &str = "Attempts to deliver, by kind (email or webhook) and outcome: delivered, retried, given_up or \
@@ -10,6 +10,13 @@ const UNDER_WAY: &str =
     "Deliveries under way. Worry when it stays at DELIVERIES_MAX: receivers are slow, and others wait.";
 const DISABLED: &str = "Endpoints disabled, by a 410 or after days of failures. Worry at each: its notifications wait \
     until an operator enables it.";
+const OLDEST_DUE: &str = "Seconds that the oldest due notification has waited for an attempt, by kind (email or \
+    webhook). Worry when it grows: the notifier does not keep up, or an endpoint hangs. What waits for a disabled \
+    endpoint, or where no SMTP server is set, does not count.";
+
+const KINDS: [&str; 2] = ["email", "webhook"];
+/// The names of [`crate::saga::Step`].
+const OUTCOMES: [&str; 4] = ["delivered", "retried", "given_up", "disabled"];
 
 #[derive(Clone)]
 pub struct Metrics {
@@ -18,6 +25,7 @@ pub struct Metrics {
     pub attempts: IntCounterVec,
     pub under_way: IntGauge,
     pub disabled: IntCounter,
+    pub oldest_due: GaugeVec,
 }
 
 impl Metrics {
@@ -26,11 +34,19 @@ impl Metrics {
         let consumer = ConsumerMetrics::register(&registry)?;
         let attempts =
             IntCounterVec::new(Opts::new("notifier_attempts_total", ATTEMPTS), &["kind", "outcome"])?;
+        // From zero on, so that the first one is an increase.
+        for kind in KINDS {
+            for outcome in OUTCOMES {
+                attempts.with_label_values(&[kind, outcome]);
+            }
+        }
         let under_way = IntGauge::new("notifier_deliveries_under_way", UNDER_WAY)?;
         let disabled = IntCounter::new("notifier_endpoints_disabled_total", DISABLED)?;
         registry.register(Box::new(attempts.clone()))?;
         registry.register(Box::new(under_way.clone()))?;
         registry.register(Box::new(disabled.clone()))?;
-        Ok(Self { registry, consumer, attempts, under_way, disabled })
+        let oldest_due = GaugeVec::new(Opts::new("notifier_oldest_due_seconds", OLDEST_DUE), &["kind"])?;
+        registry.register(Box::new(oldest_due.clone()))?;
+        Ok(Self { registry, consumer, attempts, under_way, disabled, oldest_due })
     }
 }

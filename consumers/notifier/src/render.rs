@@ -2,12 +2,11 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use uuid::Uuid;
 
 /// How a payment ended, as its row says.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct Ended {
+pub struct PaymentEnd {
     pub payment_id: Uuid,
     pub user_id: Uuid,
     /// The last version of the payment.
@@ -21,26 +20,49 @@ pub struct Ended {
     pub ended_at: Timestamp,
 }
 
-impl Ended {
+/// The body of a webhook, in the order of Standard Webhooks.
+#[derive(Serialize)]
+struct WebhookBody<'a> {
+    #[serde(rename = "type")]
+    event_type: String,
+    timestamp: Timestamp,
+    data: WebhookData<'a>,
+}
+
+#[derive(Serialize)]
+struct WebhookData<'a> {
+    payment_id: Uuid,
+    user_id: Uuid,
+    version: i32,
+    status: &'a str,
+    service_id: &'a str,
+    amount: i64,
+    reason: Option<&'a str>,
+}
+
+impl PaymentEnd {
     /// The id of the message: the same at every attempt. It has no dot, which a signature could mistake for its own.
     pub fn message_id(&self) -> String {
         format!("{}-{}", self.payment_id, self.version)
     }
 }
 
-/// The body of a webhook.
-pub fn webhook(ended: &Ended) -> Vec<u8> {
-    let data = json!({
-        "payment_id": ended.payment_id,
-        "user_id": ended.user_id,
-        "version": ended.version,
-        "status": ended.event,
-        "service_id": ended.service_id,
-        "amount": ended.amount,
-        "reason": ended.reason,
-    });
-    let kind = format!("payment.{}.v1", ended.event);
-    json!({"type": kind, "timestamp": ended.ended_at, "data": data}).to_string().into_bytes()
+/// The body of a webhook: the same bytes at every attempt.
+///
+/// # Errors
+/// Never: the struct has nothing that JSON cannot say.
+pub fn webhook(end: &PaymentEnd) -> serde_json::Result<Vec<u8>> {
+    let data = WebhookData {
+        payment_id: end.payment_id,
+        user_id: end.user_id,
+        version: end.version,
+        status: &end.event,
+        service_id: &end.service_id,
+        amount: end.amount,
+        reason: end.reason.as_deref(),
+    };
+    let event_type = format!("payment.{}.v1", end.event);
+    serde_json::to_vec(&WebhookBody { event_type, timestamp: end.ended_at, data })
 }
 
 /// An e-mail: subject, text and HTML say the same.
@@ -52,17 +74,17 @@ pub struct Email {
 }
 
 /// The one template. Amounts have two decimals here: adapt it to your currency.
-pub fn email(ended: &Ended) -> Email {
-    let end = match ended.event.as_str() {
+pub fn email(payment: &PaymentEnd) -> Email {
+    let end = match payment.event.as_str() {
         "completed" => "It was charged.",
         "cancelled" => "You cancelled it, and nothing was charged.",
         "rejected" => "Your balance does not allow it, and nothing was charged.",
         _ => "It was not accepted, and nothing was charged.",
     };
-    let (service, event) = (&ended.service_id, &ended.event);
-    let amount = format!("{}.{:02}", ended.amount / 100, ended.amount % 100);
+    let (service, event) = (&payment.service_id, &payment.event);
+    let amount = format!("{}.{:02}", payment.amount / 100, payment.amount % 100);
     let first = format!("Your payment of {amount} to {service}: {event}. {end}");
-    let second = format!("Payment {}, {}", ended.payment_id, ended.ended_at);
+    let second = format!("Payment {}, {}", payment.payment_id, payment.ended_at);
     Email {
         subject: format!("Payment to {service}: {event}"),
         text: format!("{first}\n\n{second}\n"),

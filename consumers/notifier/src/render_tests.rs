@@ -1,7 +1,7 @@
 use super::*;
 
-fn ended(event: &str, service_id: &str, amount: i64) -> Ended {
-    Ended {
+fn end(event: &str, service_id: &str, amount: i64) -> PaymentEnd {
+    PaymentEnd {
         payment_id: "0198c0de-0000-7000-8000-00000000000a".parse().unwrap(),
         user_id: "0198c0de-0000-7000-8000-00000000000b".parse().unwrap(),
         version: 3,
@@ -15,10 +15,14 @@ fn ended(event: &str, service_id: &str, amount: i64) -> Ended {
 
 #[test]
 fn the_body_of_a_webhook_is_the_contract_byte_for_byte() {
-    let body = webhook(&ended("completed", "electricity", 15_000));
-    let expected = r#"{"data":{"amount":15000,"payment_id":"0198c0de-0000-7000-8000-00000000000a","reason":null,"service_id":"electricity","status":"completed","user_id":"0198c0de-0000-7000-8000-00000000000b","version":3},"timestamp":"2026-01-02T03:04:05.678901Z","type":"payment.completed.v1"}"#;
-    assert_eq!(String::from_utf8(body).unwrap(), expected);
-    assert_eq!(ended("failed", "x", 1).message_id(), "0198c0de-0000-7000-8000-00000000000a-3");
+    let body = webhook(&end("completed", "electricity", 15_000)).unwrap();
+    let data = concat!(
+        r#"{"payment_id":"0198c0de-0000-7000-8000-00000000000a","user_id":"0198c0de-0000-7000-8000-00000000000b","#,
+        r#""version":3,"status":"completed","service_id":"electricity","amount":15000,"reason":null}"#,
+    );
+    let head = r#"{"type":"payment.completed.v1","timestamp":"2026-01-02T03:04:05.678901Z","data":"#;
+    assert_eq!(String::from_utf8(body).unwrap(), format!("{head}{data}}}"));
+    assert_eq!(end("failed", "x", 1).message_id(), "0198c0de-0000-7000-8000-00000000000a-3");
 }
 
 #[test]
@@ -29,7 +33,7 @@ fn each_end_is_said_and_what_others_wrote_is_no_html() {
         ("rejected", "Your balance"),
         ("failed", "not accepted"),
     ] {
-        let email = email(&ended(event, "<b>\"Water\" & 'Co'</b>", 105));
+        let email = email(&end(event, "<b>\"Water\" & 'Co'</b>", 105));
         assert!(
             email.text.contains(says) && email.text.contains("1.05 to <b>\"Water\" & 'Co'</b>"),
             "{email:?}"

@@ -1,8 +1,8 @@
 //! Pure decisions: what becomes of a notification after an attempt.
 //!
 //! * Only a definite acceptance ends it well. A receiver that cannot be asked, or says anything else, is asked again.
-//! * The pauses are those that Standard Webhooks recommends: 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 hours, each with a
-//!   jitter of a tenth. After them the notification is given up; `replay` begins anew.
+//! * The pauses are those that Standard Webhooks recommends: 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 hours, each
+//!   with a jitter of a tenth. After them the notification is given up; `replay` begins anew.
 //! * A receiver may ask for a longer pause, up to a day (`Retry-After`).
 //! * 410 disables the endpoint: the notification waits until an operator enables it.
 
@@ -69,8 +69,8 @@ pub enum Step {
     Disable,
 }
 
-/// Decides after attempt number `attempt`, from 1. `pauses` are those after the first, second, … attempt; after the last
-/// one there is one more attempt. `chance` is a random number from 0 to 1.
+/// Decides after attempt number `attempt`, from 1. `pauses` are those after the first, second, … attempt; after the
+/// last one there is one more attempt. `chance` is a random number from 0 to 1.
 pub fn decide(answer: Answer, attempt: i32, pauses: &[Duration], chance: f64) -> Step {
     let asked = match answer {
         Answer::Accepted => return Step::Delivered,

@@ -1,9 +1,12 @@
 //! All SQL of the notifier. Sets of rows come and go as JSON, which the statements take apart.
 //!
 //! * A batch of events is one insert, whatever its size; the primary key (payment, channel) makes it idempotent.
-//! * Due rows are claimed by `for update skip locked`, so instances never wait for each other. A claim moves `due_at` to the
-//!   end of its lease.
-//! * A failure is recorded by compare-and-set on the attempt. A success is recorded whoever has claimed the row since.
+//! * Due rows are claimed by `for update skip locked`, so instances never wait for each other. A claim moves `due_at`
+//!   to the end of its lease.
+//! * A failure is recorded by compare-and-set on the attempt, and not on a row that was given up meanwhile. A success
+//!   is recorded whoever has claimed the row since.
+//! * An endpoint that was removed ends with it: whatever becomes of its rows, an endpoint that takes its name is only
+//!   given payments that ended since it is there itself.
 
 mod operators;
 
@@ -19,8 +22,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{Json, ToSql};
 use uuid::Uuid;
 
-pub use self::operators::{change, list, put_endpoint, statements};
-use crate::render::Ended;
+pub use self::operators::{PutEndpoint, change, give_up_removed, list, put_endpoint, statements};
+use crate::render::PaymentEnd;
 use crate::saga::Step;
 
 async fn connect(pool: &Pool) -> Result<Client> {
@@ -46,6 +49,7 @@ const INSERT: &str = "
     with inserted as (
         insert into notifications
               (payment_id, channel, user_id, version, event, service_id, amount, reason, ended_at)
+        -- In one order, so that instances that insert the same rows wait for each other in no circle.
         select e.payment_id, c.channel, e.user_id, e.version, e.event, e.service_id, e.amount, e.reason, e.ended_at
           from jsonb_to_recordset($1)
                as e (payment_id uuid, user_id uuid, version integer, event text, service_id text, amount bigint,
@@ -55,16 +59,17 @@ const INSERT: &str = "
                 where user_id = e.user_id and since <= e.ended_at
                 union all
                select channel from endpoints where removed_at is null and since <= e.ended_at) c
+         order by e.payment_id, c.channel
         on conflict on constraint notifications_pkey do nothing
         returning payment_id)
     select count(distinct payment_id) from inserted";
 
-/// Inserts the notifications of `events` and parks `unreadable`, in one transaction. An event counts as applied if it brought
-/// a notification.
+/// Inserts the notifications of `events` and parks `unreadable`, in one transaction. An event counts as applied if it
+/// brought a notification.
 ///
 /// # Errors
 /// When the database failed. Nothing was written then.
-pub async fn insert(pool: &Pool, events: &[&Ended], unreadable: &[Parked]) -> Result<BatchCounts> {
+pub async fn insert(pool: &Pool, events: &[&PaymentEnd], unreadable: &[Parked]) -> Result<BatchCounts> {
     let mut client = connect(pool).await?;
     let transaction = client.transaction().await.context("cannot begin a transaction")?;
     let statement = transaction.prepare_cached(INSERT).await?;
@@ -81,16 +86,24 @@ pub struct Claim<'a> {
     /// Whether there is an SMTP server.
     pub email: bool,
     pub count: i64,
+    /// How many of `count` are kept for channels that have nothing under way and do not fail.
+    pub kept: i64,
     pub per_channel: i32,
     /// Deliveries under way at this instance, by channel.
     pub busy: &'a HashMap<String, i32>,
 }
 
+/// How long an attempt belongs to the instance that claimed it.
+pub struct Leases {
+    pub email: Duration,
+    pub webhook: Duration,
+}
+
 /// A notification that this instance delivers now, as its row and those of its receiver say.
 #[derive(Deserialize)]
-pub struct Due {
+pub struct ClaimedNotification {
     #[serde(flatten)]
-    pub ended: Ended,
+    pub end: PaymentEnd,
     pub channel: String,
     /// The number of this attempt, from 1.
     pub attempts: i32,
@@ -102,48 +115,69 @@ pub struct Due {
 #[derive(Deserialize)]
 pub struct Endpoint {
     pub url: String,
-    pub secret: String,
+    /// The result of this attempt is one of this revision.
+    pub revision: i32,
+    /// The present one, and while it is being rotated the previous one.
+    pub secrets: Vec<String>,
 }
 
-/// The channels that may be claimed ($1: with e-mail; $2: per channel; $3: busy), each with how many more.
+/// The channels that may be claimed ($1: with e-mail; $2: per channel; $3: busy; $4: count; $5: kept), each with how
+/// many more. An endpoint that fails has a share of one: it may hang in each of them.
 const CHANNELS: &str = "
     channels as materialized (
-        select channel, $2::integer - coalesce(b.value::integer, 0) as free
-          from (select 'email' as channel where $1::boolean
-                 union all
-                select channel from endpoints where disabled_at is null and removed_at is null) c
-          left join jsonb_each_text($3) as b (channel, value) using (channel)
-         where coalesce(b.value::integer, 0) < $2::integer)";
+        select channel, since, busy, fails, share - busy as free
+          from (select c.channel, c.since, c.fails, coalesce(b.value::integer, 0) as busy,
+                       case when c.fails then 1 else $2::integer end as share
+                  from (select 'email' as channel, timestamptz '-infinity' as since, false as fails
+                         where $1::boolean
+                         union all
+                        select channel, since, failing_since is not null
+                          from endpoints where disabled_at is null and removed_at is null) c
+                  left join jsonb_each_text($3) as b (channel, value) using (channel)) c
+         where busy < share and (busy = 0 and not fails or $4::bigint > $5::bigint))";
 
-/// Claims due notifications until `lease` from now.
+/// Claims due notifications until their lease ends, counted from now.
 ///
 /// # Errors
 /// When the database failed.
-pub async fn claim(pool: &Pool, claim: &Claim<'_>, lease: Duration) -> Result<Vec<Due>> {
-    // In random order, so that no channel is always the last to be served.
+pub async fn claim(pool: &Pool, claim: &Claim<'_>, leases: &Leases) -> Result<Vec<ClaimedNotification>> {
+    // Channels take turns, in random order: those that do not fail and have nothing under way are first.
     let text = format!(
         "with {CHANNELS}, due as materialized (
-            select n.payment_id, n.channel
-              from (select * from channels order by random()) c
+            select n.payment_id, n.channel, c.fails,
+                   c.busy + row_number() over (partition by c.channel order by n.due_at) as turn
+              from channels c
              cross join lateral (
-                   select payment_id, channel from notifications
-                    where channel = c.channel and delivered_at is null and failed_at is null and due_at <= now()
-                    order by due_at limit c.free for update skip locked) n
-             limit $4::bigint
+                   select payment_id, channel, due_at from notifications
+                    where channel = c.channel and ended_at >= c.since
+                      and delivered_at is null and failed_at is null and due_at <= now()
+                    order by due_at limit least(c.free, $4::bigint) for update skip locked) n
+        ), chosen as (
+            select payment_id, channel
+              from (select *, row_number() over (order by first desc, turn, random()) as place
+                      from (select *, turn = 1 and not fails as first from due) d) d
+             where place <= $4::bigint - case when first then 0 else $5::bigint end
         ), claimed as (
             update notifications n
-               set due_at = now() + $5::double precision * interval '1 second', attempts = n.attempts + 1
-              from due d where n.payment_id = d.payment_id and n.channel = d.channel
+               set due_at = now() + case n.channel when 'email' then $6::double precision
+                                                   else $7::double precision end * interval '1 second',
+                   attempts = n.attempts + 1
+              from chosen c where n.payment_id = c.payment_id and n.channel = c.channel
             returning n.*)
-        select to_jsonb(n) || jsonb_build_object('email', c.email, 'endpoint', to_jsonb(e))
+        select to_jsonb(n) || jsonb_build_object('email', c.email, 'endpoint', case when e.channel is not null then
+                   jsonb_build_object('url', e.url, 'revision', e.revision, 'secrets',
+                       jsonb_build_array(e.secret) || case when e.previous_until > now()
+                                                           then jsonb_build_array(e.previous_secret)
+                                                           else '[]' end) end)
           from claimed n
           left join contacts c on n.channel = 'email' and c.user_id = n.user_id
           left join endpoints e on e.channel = n.channel"
     );
-    let Claim { email, count, per_channel, busy } = claim;
-    let parameters: Parameters<'_> = &[email, per_channel, &Json(busy), count, &lease.as_secs_f64()];
+    let Claim { email, count, kept, per_channel, busy } = claim;
+    let (of_email, of_webhook) = (leases.email.as_secs_f64(), leases.webhook.as_secs_f64());
+    let parameters: Parameters<'_> = &[email, per_channel, &Json(busy), count, kept, &of_email, &of_webhook];
     let rows = query(pool, &text, parameters, "cannot claim notifications").await?;
-    rows.iter().map(|row| Ok(row.try_get::<_, Json<Due>>(0)?.0)).collect()
+    rows.iter().map(|row| Ok(row.try_get::<_, Json<ClaimedNotification>>(0)?.0)).collect()
 }
 
 /// How long until something is due that `claim` would take; `None` when nothing will be.
@@ -157,21 +191,47 @@ pub async fn next_due(pool: &Pool, claim: &Claim<'_>) -> Result<Option<Duration>
            from channels c
           cross join lateral (
                 select due_at from notifications
-                 where channel = c.channel and delivered_at is null and failed_at is null
+                 where channel = c.channel and ended_at >= c.since
+                   and delivered_at is null and failed_at is null
                  order by due_at limit 1) n
          having count(*) > 0"
     );
-    let parameters: Parameters<'_> = &[&claim.email, &claim.per_channel, &Json(claim.busy)];
+    let Claim { email, count, kept, per_channel, busy } = claim;
+    let parameters: Parameters<'_> = &[email, per_channel, &Json(busy), count, kept];
     let rows = query(pool, &text, parameters, "cannot look for the next notification").await?;
     Ok(rows.first().map(|row| Duration::try_from_secs_f64(row.get(0)).unwrap_or(Duration::MAX)))
 }
 
-/// The result of an attempt.
+/// How long e-mails and webhooks have been due that no instance has claimed yet, the oldest of each; zero without any.
+/// What waits for an SMTP server that is not set (`email`), or for a disabled endpoint, does not count.
+///
+/// # Errors
+/// When the database failed.
+pub async fn oldest_due(pool: &Pool, email: bool) -> Result<[Duration; 2]> {
+    let text = "
+        select coalesce(extract(epoch from now() - min(due_at) filter (where channel = 'email')), 0)::double precision,
+               coalesce(extract(epoch from now() - min(due_at) filter (where channel <> 'email')), 0)::double precision
+          from (select 'email' as channel, timestamptz '-infinity' as since where $1::boolean
+                 union all
+                select channel, since from endpoints where disabled_at is null and removed_at is null) c
+         cross join lateral (
+               select due_at from notifications
+                where channel = c.channel and ended_at >= c.since and delivered_at is null and failed_at is null
+                order by due_at limit 1) n";
+    let rows = query(pool, text, &[&email], "cannot look for the oldest notification").await?;
+    let row = rows.first().context("the oldest notifications are one row")?;
+    // What is due in the future is not due.
+    Ok([0, 1].map(|column| Duration::try_from_secs_f64(row.get(column)).unwrap_or_default()))
+}
+
+/// The result of an attempt, as it is recorded.
 #[derive(Debug, Serialize)]
-pub struct Outcome {
+pub struct AttemptRecord {
     payment_id: Uuid,
     channel: String,
     attempts: i32,
+    /// That of the endpoint; `None` for an e-mail.
+    revision: Option<i32>,
     /// The name of the step.
     step: &'static str,
     /// Seconds until the next attempt, if there is one.
@@ -179,15 +239,16 @@ pub struct Outcome {
     error: Option<String>,
 }
 
-impl Outcome {
-    pub fn new(due: Due, step: Step, error: Option<String>) -> Self {
+impl AttemptRecord {
+    pub fn new(claimed: ClaimedNotification, step: Step, error: Option<String>) -> Self {
         let pause = match step {
             Step::Retry(pause) => pause.as_secs_f64(),
             // After `Disable` it is due as soon as the endpoint is enabled.
             Step::Delivered | Step::GiveUp | Step::Disable => 0.0,
         };
-        let Due { ended, channel, attempts, .. } = due;
-        Self { payment_id: ended.payment_id, channel, attempts, step: step.into(), pause, error }
+        let ClaimedNotification { end, channel, attempts, endpoint, .. } = claimed;
+        let revision = endpoint.map(|endpoint| endpoint.revision);
+        Self { payment_id: end.payment_id, channel, attempts, revision, step: step.into(), pause, error }
     }
 }
 
@@ -199,43 +260,44 @@ const RECORD: &str = "
            last_error = coalesce(o.error, n.last_error)
       from jsonb_to_recordset($1)
            as o (payment_id uuid, channel text, attempts integer, step text, pause double precision, error text)
-     where n.payment_id = o.payment_id and n.channel = o.channel
-       and n.delivered_at is null and (o.step = 'delivered' or n.attempts = o.attempts)";
+     where n.payment_id = o.payment_id and n.channel = o.channel and n.delivered_at is null
+       and (o.step = 'delivered' or (n.failed_at is null and n.attempts = o.attempts))";
 
 // An endpoint is written only when it begins or ends to fail, or is disabled ($2: after so many seconds of failures).
+// An attempt at an earlier revision says nothing about this one. All is decided in the update, on the row as it is
+// then.
 const RECORD_ENDPOINTS: &str = "
     with o as (
-        select channel, bool_or(step = 'delivered') as delivered, bool_or(step = 'disabled') as gone
-          from jsonb_to_recordset($1) as a (channel text, step text) group by channel
-    ), changed as (
-        select e.channel, o.delivered and not o.gone as succeeds,
-               case when o.gone then 'gone'
-                    when not o.delivered and e.failing_since < now() - $2::double precision * interval '1 second'
-                    then 'failing' end as disabled_reason
-          from o join endpoints e using (channel)
-         where e.disabled_at is null
+        select channel, revision, bool_or(step = 'delivered') as delivered, bool_or(step = 'disabled') as gone
+          from jsonb_to_recordset($1) as a (channel text, revision integer, step text)
+         where revision is not null group by channel, revision
     )
     update endpoints e
-       set failing_since = case when not c.succeeds then coalesce(e.failing_since, now()) end,
-           disabled_reason = c.disabled_reason,
-           disabled_at = case when c.disabled_reason is not null then now() end
-      from changed c
-     where e.channel = c.channel and e.disabled_at is null
-       and (c.disabled_reason is not null or c.succeeds = (e.failing_since is not null))
+       set failing_since = case when o.gone or not o.delivered then coalesce(e.failing_since, now()) end,
+           disabled_reason = case when o.gone then 'gone'
+                                  when not o.delivered and e.failing_since < now() - $2 * interval '1 second'
+                                  then 'failing' end,
+           disabled_at = case when o.gone
+                                or not o.delivered and e.failing_since < now() - $2 * interval '1 second'
+                              then now() end
+      from o
+     where e.channel = o.channel and e.revision = o.revision and e.disabled_at is null and e.removed_at is null
+       and (o.gone or o.delivered = (e.failing_since is not null)
+            or e.failing_since < now() - $2::double precision * interval '1 second')
     returning case when e.disabled_at is not null then e.channel end";
 
 /// Records the results of attempts, in one transaction. Returns the channels of the endpoints that it disabled.
 ///
 /// # Errors
 /// When the database failed. Nothing was written then.
-pub async fn record(pool: &Pool, outcomes: &[Outcome], disable_after: Duration) -> Result<Vec<String>> {
+pub async fn record(pool: &Pool, attempts: &[AttemptRecord], disable_after: Duration) -> Result<Vec<String>> {
     let mut client = connect(pool).await?;
     let transaction = client.transaction().await.context("cannot begin a transaction")?;
     let (notifications, endpoints) =
         (transaction.prepare_cached(RECORD).await?, transaction.prepare_cached(RECORD_ENDPOINTS).await?);
-    transaction.execute(&notifications, &[&Json(outcomes)]).await.context("cannot record deliveries")?;
+    transaction.execute(&notifications, &[&Json(attempts)]).await.context("cannot record deliveries")?;
     let rows = transaction
-        .query(&endpoints, &[&Json(outcomes), &disable_after.as_secs_f64()])
+        .query(&endpoints, &[&Json(attempts), &disable_after.as_secs_f64()])
         .await
         .context("cannot record the state of endpoints")?;
     transaction.commit().await.context("cannot commit")?;

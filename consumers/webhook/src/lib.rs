@@ -1,9 +1,12 @@
 //! Posts a webhook as Standard Webhooks has it: `webhook-id`, `webhook-timestamp`, `webhook-signature` (v1).
 //!
-//! * The name is resolved once, its addresses are checked ([`networks`]), and one of those is connected to: an answer of DNS
-//!   that changes between check and use has no effect. The spelling of an address (decimal, octal, mapped) has none either.
-//! * One POST on a connection of its own. Redirects are not followed, no proxy is used, and no body of an answer is read.
+//! * The name is resolved once, its addresses are checked ([`networks`]), and one of those is connected to: an answer
+//!   of DNS that changes between check and use has no effect. The spelling of an address (decimal, octal, mapped) has
+//!   none either. At most eight addresses are tried, each for three seconds.
+//! * One POST on a connection of its own. Redirects are not followed, no proxy is used, and no body of an answer is
+//!   read.
 //! * The head of an answer has at most 16 KiB. The caller bounds the time.
+//! * While a secret is being rotated, a message has a signature of the new one and of the old one.
 //! * TLS trusts whom the system trusts; `SSL_CERT_FILE` names others.
 
 pub mod networks;
@@ -25,6 +28,7 @@ use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHO
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -33,13 +37,16 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use crate::networks::Networks;
 
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// A name may have any number of addresses, and an address may be one that nothing answers from.
+const ADDRESSES_MAX: usize = 8;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A message. Id and body are the same at every attempt.
 pub struct Message<'a> {
     /// It must not contain a dot, which separates what is signed.
     pub id: &'a str,
-    /// `whsec_…`
-    pub secret: &'a str,
+    /// `whsec_…`, each of which signs: a receiver accepts any signature that it can verify.
+    pub secrets: &'a [&'a str],
     pub body: Vec<u8>,
 }
 
@@ -60,11 +67,15 @@ pub struct WebhookClient {
     networks: Arc<Networks>,
 }
 
-/// A URL that may be posted to, as far as can be said without DNS: http or https, a host, and no password.
-pub fn parse_url(text: &str) -> Option<Uri> {
+/// A URL that may be posted to, as far as can be said without DNS: http or https, a host, a port that exists, and no
+/// password.
+fn parse_url(text: &str) -> Option<Uri> {
     let uri: Uri = text.parse().ok()?;
-    let fits = matches!(uri.scheme_str(), Some("http" | "https"))
-        && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+    let authority = uri.authority()?;
+    let after_host = authority.as_str().strip_prefix(authority.host())?;
+    let port_exists = after_host.is_empty() || authority.port_u16().is_some_and(|port| port > 0);
+    let fits =
+        matches!(uri.scheme_str(), Some("http" | "https")) && !authority.host().is_empty() && port_exists;
     fits.then_some(uri)
 }
 
@@ -72,10 +83,17 @@ impl WebhookClient {
     /// A client that posts to public addresses, and to `allowed` networks.
     ///
     /// # Errors
-    /// When ring offers no version of TLS.
+    /// When there is no certificate authority to trust, or ring offers no version of TLS.
     pub fn new(allowed: Vec<IpNet>) -> anyhow::Result<Self> {
         let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let found = rustls_native_certs::load_native_certs();
+        roots.add_parsable_certificates(found.certs);
+        anyhow::ensure!(
+            !roots.is_empty(),
+            "there is no certificate authority to trust, so no webhook could be sent over TLS: install the package \
+             ca-certificates, or set SSL_CERT_FILE (errors: {:?})",
+            found.errors
+        );
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .context("ring offers no version of TLS")?
@@ -83,6 +101,12 @@ impl WebhookClient {
             .with_no_client_auth();
         let networks = Arc::new(Networks::new(allowed)?);
         Ok(Self { tls: TlsConnector::from(Arc::new(config)), networks })
+    }
+
+    /// Whether this URL can be posted to, as far as can be said without DNS. Without TLS only allowed networks are.
+    pub fn accepts(&self, url: &str) -> bool {
+        let uri = parse_url(url);
+        uri.is_some_and(|uri| uri.scheme_str() == Some("https") || self.networks.allows_some())
     }
 
     /// Posts the message. Dropping the future closes the connection.
@@ -96,7 +120,7 @@ impl WebhookClient {
         let tls = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let admitted = self.resolve(host, port, tls).await?;
-        let stream = TcpStream::connect(&*admitted).await.map_err(|_| "not connected")?;
+        let stream = connect(&admitted).await?;
         if !tls {
             return send(stream, request).await;
         }
@@ -108,15 +132,26 @@ impl WebhookClient {
     /// The addresses of the host that may be connected to.
     async fn resolve(&self, host: &str, port: u16, tls: bool) -> Result<Vec<SocketAddr>, NoAnswer> {
         let found = tokio::net::lookup_host((host, port)).await.map_err(|_| "name not resolved")?;
-        let admitted: Vec<SocketAddr> =
-            found.filter(|address| self.networks.admits(address.ip(), tls)).collect();
+        let admitted = found.filter(|address| self.networks.admits(address.ip(), tls));
+        let admitted: Vec<SocketAddr> = admitted.take(ADDRESSES_MAX).collect();
         if admitted.is_empty() { Err("forbidden address") } else { Ok(admitted) }
     }
 }
 
+/// Connects to the first address that answers.
+async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, NoAnswer> {
+    for address in addresses {
+        if let Ok(Ok(stream)) = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            return Ok(stream);
+        }
+    }
+    Err("not connected")
+}
+
 fn request(uri: &Uri, message: &Message<'_>) -> anyhow::Result<Request<Full<Bytes>>> {
     let timestamp = Timestamp::now().as_second();
-    let signature = Webhook::new(message.secret)?.sign(message.id, timestamp, &message.body)?;
+    let sign = |secret: &&str| Webhook::new(secret)?.sign(message.id, timestamp, &message.body);
+    let signatures = message.secrets.iter().map(sign).collect::<Result<Vec<String>, _>>()?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     Ok(Request::post(path)
         .header(HOST, uri.authority().context("the URL has no host")?.as_str())
@@ -125,7 +160,7 @@ fn request(uri: &Uri, message: &Message<'_>) -> anyhow::Result<Request<Full<Byte
         .header(CONNECTION, "close")
         .header(HEADER_WEBHOOK_ID, message.id)
         .header(HEADER_WEBHOOK_TIMESTAMP, timestamp)
-        .header(HEADER_WEBHOOK_SIGNATURE, signature)
+        .header(HEADER_WEBHOOK_SIGNATURE, signatures.join(" "))
         .body(Full::from(message.body.clone()))?)
 }
 
@@ -146,4 +181,63 @@ where
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    #[test]
+    fn a_url_that_can_never_work_is_none() {
+        for good in
+            ["https://example.org", "http://example.org:80/a?b=c", "https://[::1]:8443/", "https://[::1]/"]
+        {
+            assert!(parse_url(good).is_some(), "{good}");
+        }
+        for bad in [
+            "",
+            "/path",
+            "https://",
+            "ftp://example.org/",
+            "https://user:password@example.org/",
+            "https://user@example.org/",
+            "https://example.org:/",
+            "https://example.org:0/",
+            "https://example.org:65536/",
+            "https://[::1]:/",
+            "https://:443/",
+        ] {
+            assert!(parse_url(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_nothing_answers_from_does_not_use_up_the_attempt() {
+        let silent = TcpSocket::new_v4().unwrap();
+        silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let silent = silent.listen(1).unwrap();
+        let address = silent.local_addr().unwrap();
+        // Nobody accepts: once the queue is full, the next one who connects is not answered.
+        let mut queue = Vec::new();
+        while let Ok(stream) = timeout(CONNECT_TIMEOUT / 3, TcpStream::connect(address)).await {
+            queue.push(stream.unwrap());
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let works = listener.local_addr().unwrap();
+        let connected = timeout(3 * CONNECT_TIMEOUT, connect(&[address, works])).await;
+        assert_eq!(connected.unwrap().unwrap().peer_addr().unwrap(), works);
+    }
+
+    #[test]
+    fn a_message_is_signed_by_each_secret() {
+        let uri = parse_url("https://example.org/").unwrap();
+        let secrets = ["whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"];
+        let message = Message { id: "x", secrets: &secrets, body: b"{}".to_vec() };
+        let request = request(&uri, &message).unwrap();
+        for secret in secrets {
+            Webhook::new(secret).unwrap().verify(b"{}", request.headers()).unwrap();
+        }
+    }
 }

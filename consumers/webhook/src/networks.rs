@@ -36,6 +36,11 @@ impl Networks {
         self.allowed.iter().any(|network| network.contains(&address)) || (tls && self.is_public(address))
     }
 
+    /// Whether any network is allowed besides the public ones, and so any URL without TLS.
+    pub fn allows_some(&self) -> bool {
+        !self.allowed.is_empty()
+    }
+
     fn is_public(&self, address: IpAddr) -> bool {
         let unicast = address.is_ipv4() || self.unicast_v6.contains(&address);
         unicast && !self.special.iter().any(|special| special.contains(&address))

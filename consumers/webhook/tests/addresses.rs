@@ -9,7 +9,7 @@ use webhook::{Answer, Message, NoAnswer, WebhookClient};
 
 async fn post(client: &WebhookClient, url: &str) -> Result<Answer, NoAnswer> {
     let secret = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
-    client.post(url, &Message { id: "x", secret, body: b"{}".to_vec() }).await
+    client.post(url, &Message { id: "x", secrets: &[secret], body: b"{}".to_vec() }).await
 }
 
 const PRIVATE: [&str; 25] = [
@@ -78,5 +78,6 @@ async fn a_url_that_is_none_is_not_sent_to() {
     let client = WebhookClient::new(vec!["0.0.0.0/0".parse().unwrap()]).unwrap();
     for url in ["", "x", "/path", "ftp://127.0.0.1/", "http://user:password@127.0.0.1/", "http://"] {
         assert_eq!(post(&client, url).await, Err("invalid URL"), "{url}");
+        assert!(!client.accepts(url), "{url}");
     }
 }

@@ -10,8 +10,9 @@ pub struct Connections {
     pub payments: Option<Client>,
     pub balance: Option<Client>,
     pub processor: Option<Client>,
-    /// Where it is part of the system.
+    /// Where they are part of the system.
     pub notifier: Option<Client>,
+    pub fraud: Option<Client>,
 }
 
 impl Connections {
@@ -21,6 +22,7 @@ impl Connections {
             balance: connect(targets, Target::Balance).await?,
             processor: connect(targets, Target::Processor).await?,
             notifier: connect(targets, Target::Notifier).await?,
+            fraud: connect(targets, Target::Fraud).await?,
         })
     }
 

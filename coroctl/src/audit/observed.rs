@@ -20,7 +20,7 @@ use super::read::gateway::{self, GatewayLedger};
 use super::read::money::{self, MoneyTallies};
 use super::read::notifications::{self, Notifications};
 use super::read::relay::{self, Checkpoint, Cluster};
-use super::read::rows::{self, Charges, Ledger, Payments};
+use super::read::rows::{self, Charges, Ledger, ParkedMessage, Payments};
 use super::read::search::{self, SearchDocuments};
 use super::targets::{Target, Targets};
 
@@ -29,6 +29,8 @@ use super::targets::{Target, Targets};
 pub struct DerivedData {
     pub search: SearchDocuments,
     pub notifications: Notifications,
+    /// The messages that the fraud detector has parked.
+    pub fraud_parked: Vec<ParkedMessage>,
 }
 
 /// All sides of the saga at about one moment.
@@ -122,6 +124,9 @@ impl Observed {
             self.derived.notifications =
                 notifications::read(&transaction).await.context("notifier database")?;
         }
+        if let Some(client) = &connections.fraud {
+            self.derived.fraud_parked = rows::parked(client).await.context("fraud database")?;
+        }
         if let Some(client) = &mut connections.payments {
             let transaction = snapshot(client).await?;
             self.payments = rows::payments(&transaction).await.context("payments database")?;
@@ -148,13 +153,14 @@ impl Observed {
 
     /// Collects the ids of parked messages.
     pub fn collect_parked_ids(&mut self, topic_prefix: &str) {
-        let parked =
-            [&self.payments.parked, &self.ledger.parked, &self.charges.parked, &self.derived.search.parked];
-        let ids = parked.into_iter().flatten().map(|message| &message.parked_id);
+        let saga = [&self.payments.parked, &self.ledger.parked, &self.charges.parked];
+        let derived = &self.derived;
+        let derived = [&derived.search.parked, &derived.notifications.parked, &derived.fraud_parked];
+        let ids = saga.into_iter().chain(derived).flatten().map(|message| &message.parked_id);
         self.parked_ids = unprefixed(ids, topic_prefix);
     }
 
-    /// Whether a subscriber has parked this record, topic/partition/offset, or somebody has explained it.
+    /// Whether a service or a subscriber has parked this record, topic/partition/offset, or somebody has explained it.
     pub fn is_known(&self, record: &str) -> bool {
         self.parked_ids.contains(record) || self.explained.contains(record)
     }

@@ -25,6 +25,9 @@ pub struct Targets {
     /// The notifier database, where the notifier runs.
     #[arg(long, env = "NOTIFIER_DATABASE_URL", hide_env_values = true)]
     pub notifier_database_url: Option<String>,
+    /// The fraud database, where the fraud detector runs.
+    #[arg(long, env = "FRAUD_DATABASE_URL", hide_env_values = true)]
+    pub fraud_database_url: Option<String>,
     /// Kafka, as HOST:PORT.
     #[arg(long, env = "KAFKA_BROKERS")]
     pub kafka_brokers: Option<String>,
@@ -55,6 +58,7 @@ impl From<&Stack> for Targets {
             balance_database_url: Some(stack.balance_database_url.clone()),
             processor_database_url: Some(stack.processor_database_url.clone()),
             notifier_database_url: stack.notifier_database_url.clone(),
+            fraud_database_url: stack.fraud_database_url.clone(),
             kafka_brokers: Some(stack.kafka_brokers.clone()),
             kafka_config: stack.kafka_config.clone(),
             amqp_url: Some(stack.amqp_url.clone()),
@@ -77,10 +81,11 @@ pub enum Target {
     Gateway,
     Search,
     Notifier,
+    Fraud,
 }
 
 impl Target {
-    pub const ALL: [Target; 8] = [
+    pub const ALL: [Target; 9] = [
         Target::Payments,
         Target::Balance,
         Target::Processor,
@@ -89,6 +94,7 @@ impl Target {
         Target::Gateway,
         Target::Search,
         Target::Notifier,
+        Target::Fraud,
     ];
 
     /// The environment variable that holds its address.
@@ -102,6 +108,7 @@ impl Target {
             Target::Gateway => "GATEWAY_URL",
             Target::Search => "SEARCH_URL",
             Target::Notifier => "NOTIFIER_DATABASE_URL",
+            Target::Fraud => "FRAUD_DATABASE_URL",
         }
     }
 }
@@ -118,6 +125,7 @@ impl Targets {
             Target::Gateway => &self.gateway_url,
             Target::Search => &self.search.search_url,
             Target::Notifier => &self.notifier_database_url,
+            Target::Fraud => &self.fraud_database_url,
         };
         address.as_deref().filter(|text| !text.is_empty())
     }

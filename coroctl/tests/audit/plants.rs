@@ -68,7 +68,11 @@ impl Harness {
             dead_letters: Vec::new(),
             lag: 0,
             queue_depth: 0,
-            derived: DerivedData { search, notifications: notifications::of_all_ends() },
+            derived: DerivedData {
+                search,
+                notifications: notifications::of_all_ends(),
+                ..DerivedData::default()
+            },
             explained: Vec::new(),
             accepted: vec![COMPLETED, DECLINED],
         }

@@ -10,7 +10,7 @@ use crate::services::Instance;
 use crate::spec::Spec;
 
 /// Files of rules that `prometheus.yml` names.
-const RULES: [&str; 2] = ["cdc-relay.yml", "saga.yml"];
+const RULES: [&str; 3] = ["cdc-relay.yml", "saga.yml", "notifier.yml"];
 
 pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let program = find_program("prometheus").context("Prometheus is not installed")?;

@@ -1,5 +1,5 @@
-//! The fraud detector on real servers: the same payments raise the same alerts, in whatever order and however often they are
-//! read, and whoever is killed.
+//! The fraud detector on real servers: the same payments raise the same alerts, in whatever order and however often
+//! they are read, and whoever is killed.
 //!
 //! Needs a stack: `cargo stack up --servers && . .stack/env`.
 

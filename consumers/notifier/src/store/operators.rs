@@ -1,6 +1,6 @@
 //! Statements of operators: contacts, endpoints, replay. Most are a text and its parameters.
 
-use anyhow::Context;
+use anyhow::{Context, Result};
 use saga::postgres::Pool;
 use serde_json::Value;
 
@@ -16,28 +16,36 @@ pub mod statements {
     /// $1: user.
     pub const ERASE_CONTACT: &str =
         "update contacts set email = null, since = 'infinity' where user_id = $1 and email is not null";
-    /// $1: channel.
+    /// Once more, it changes nothing. $1: channel.
     pub const REMOVE_ENDPOINT: &str =
-        "update endpoints set removed_at = now() where channel = $1 and removed_at is null";
-    /// What waits of a removed endpoint: another of its name does not get it. $1: channel.
-    pub const GIVE_UP_CHANNEL: &str = "
-        update notifications set failed_at = now(), last_error = 'endpoint removed'
-         where channel = $1 and delivered_at is null and failed_at is null";
-    /// All that has ended of a payment, delivered or not; what is under way keeps its lease. $1: payment.
+        "update endpoints set removed_at = coalesce(removed_at, now()) where channel = $1";
+    /// The previous secret signs for another day. $1: channel, $2: the new secret.
+    pub const ROTATE_SECRET: &str = "
+        update endpoints
+           set previous_secret = secret, previous_until = now() + interval '24 hours', secret = $2
+         where channel = $1 and removed_at is null";
+    /// All that has ended of a payment, delivered or not; what is under way keeps its lease. A removed endpoint gets
+    /// nothing, and no other one in its place. $1: payment.
     pub const REPLAY_PAYMENT: &str = "
-        update notifications set delivered_at = null, failed_at = null, attempts = 0, due_at = now()
-         where payment_id = $1 and (delivered_at is not null or failed_at is not null)";
+        update notifications n set delivered_at = null, failed_at = null, attempts = 0, due_at = now()
+         where payment_id = $1 and (delivered_at is not null or failed_at is not null)
+           and (channel = 'email' or exists (
+                select from endpoints e
+                 where e.channel = n.channel and e.removed_at is null and e.since <= n.ended_at))";
     /// The oldest that were given up, at most 10,000: what is left is for the next call. $1: channel, $2: ended since.
     pub const REPLAY_CHANNEL: &str = "
         with again as materialized (
             select payment_id from notifications
              where channel = $1 and failed_at is not null and ended_at >= $2
+               and ended_at >= (select case when $1 = 'email' then '-infinity' else (
+                                       select since from endpoints where channel = $1 and removed_at is null) end)
              order by ended_at limit 10000 for update)
         update notifications n set failed_at = null, attempts = 0, due_at = now()
           from again a where n.payment_id = a.payment_id and n.channel = $1";
-    /// Without their secrets.
+    /// Without their secrets, which a path may be one of too: a URL is shown up to its host and port.
     pub const ENDPOINTS: &str = "
-        select channel, url, since, failing_since, disabled_at, disabled_reason
+        select channel, substring(url from '^[^:]+://[^/?#]*') as origin, since, failing_since, disabled_at,
+               disabled_reason, case when previous_until > now() then previous_until end as previous_secret_until
           from endpoints where removed_at is null order by channel";
     /// $1: payment.
     pub const NOTIFICATIONS: &str = "
@@ -45,11 +53,16 @@ pub mod statements {
           from notifications where payment_id = $1 order by channel";
 }
 
+/// Endpoints that there may be: each is a row per payment, and a look at each claim.
+const ENDPOINTS_MAX: i64 = 100;
+/// Rows that one statement gives up, so that it ends long before the time-out of statements.
+const GIVE_UP_ROWS: u64 = 10_000;
+
 /// Executes one of the [`statements`] that change rows; returns how many it changed.
 ///
 /// # Errors
 /// When the database failed.
-pub async fn change(pool: &Pool, text: &str, parameters: Parameters<'_>) -> anyhow::Result<u64> {
+pub async fn change(pool: &Pool, text: &str, parameters: Parameters<'_>) -> Result<u64> {
     let client = connect(pool).await?;
     let statement = client.prepare_cached(text).await?;
     client.execute(&statement, parameters).await.context("cannot change rows for an operator")
@@ -59,26 +72,72 @@ pub async fn change(pool: &Pool, text: &str, parameters: Parameters<'_>) -> anyh
 ///
 /// # Errors
 /// When the database failed.
-pub async fn list(pool: &Pool, text: &str, parameters: Parameters<'_>) -> anyhow::Result<Value> {
+pub async fn list(pool: &Pool, text: &str, parameters: Parameters<'_>) -> Result<Value> {
     let text = format!("select to_jsonb(r) from ({text}) r");
     let rows = query(pool, &text, parameters, "cannot read rows for an operator").await?;
     Ok(rows.iter().map(|row| row.get::<_, Value>(0)).collect())
 }
 
-/// Creates an endpoint with `secret`, or changes the URL of the one that is there and enables it; it keeps its own. True when it was
-/// created, or created anew after it was removed.
+/// Gives up what waits of a removed endpoint, in steps; does nothing to one that is not removed. A row that somebody
+/// has locked is left: nothing claims it either, nor gives it to an endpoint that takes the name.
+///
+/// # Errors
+/// When the database failed. Repeated, it goes on.
+pub async fn give_up_removed(pool: &Pool, channel: &str) -> Result<()> {
+    let text = "
+        update notifications set failed_at = now(), last_error = 'endpoint removed'
+         -- By their place: a join may be planned as a loop in a loop.
+         where ctid = any (array(
+               select n.ctid from notifications n
+                 join endpoints e on e.channel = n.channel and e.removed_at is not null
+                where n.channel = $1 and n.delivered_at is null and n.failed_at is null
+                order by n.due_at limit $2 for update of n skip locked))";
+    let rows = i64::try_from(GIVE_UP_ROWS)?;
+    while change(pool, text, &[&channel, &rows]).await? == GIVE_UP_ROWS {}
+    Ok(())
+}
+
+/// The effect of [`put_endpoint`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutEndpoint {
+    /// It was created, or created anew after it was removed: it has the secret of this call.
+    Created,
+    /// It has this URL, is enabled, and keeps its secret.
+    Changed,
+    /// There are as many endpoints as there may be.
+    TooMany,
+}
+
+/// Creates an endpoint with `secret`, or changes the URL of the one that is there and enables it. What still waits of a
+/// removed one of its name is given up first.
 ///
 /// # Errors
 /// When the database failed.
-pub async fn put_endpoint(pool: &Pool, channel: &str, url: &str, secret: &str) -> anyhow::Result<bool> {
+pub async fn put_endpoint(pool: &Pool, channel: &str, url: &str, secret: &str) -> Result<PutEndpoint> {
+    give_up_removed(pool, channel).await?;
+    let mut client = connect(pool).await?;
+    let transaction = client.transaction().await.context("cannot begin a transaction")?;
+    // One at a time, so that they are counted right.
+    transaction.execute("select pg_advisory_xact_lock(hashtext('endpoints'))", &[]).await?;
     let text = "
-        insert into endpoints as e (channel, url, secret) values ($1, $2, $3)
+        insert into endpoints as e (channel, url, secret)
+        select $1, $2, $3
+         where exists (select from endpoints where channel = $1 and removed_at is null)
+            or (select count(*) from endpoints where removed_at is null) < $4
         on conflict on constraint endpoints_pkey do update
-        set url = excluded.url,
+        set url = excluded.url, revision = e.revision + 1,
             secret = case when e.removed_at is null then e.secret else excluded.secret end,
+            previous_secret = case when e.removed_at is null then e.previous_secret end,
+            previous_until = case when e.removed_at is null then e.previous_until end,
             since = case when e.removed_at is null then e.since else now() end,
             removed_at = null, failing_since = null, disabled_at = null, disabled_reason = null
         returning secret = $3";
-    let rows = query(pool, text, &[&channel, &url, &secret], "cannot set the endpoint").await?;
-    Ok(rows.iter().any(|row| row.get(0)))
+    let row = transaction.query_opt(text, &[&channel, &url, &secret, &ENDPOINTS_MAX]).await;
+    let row = row.context("cannot set the endpoint")?;
+    transaction.commit().await.context("cannot commit")?;
+    Ok(match row.map(|row| row.get(0)) {
+        Some(true) => PutEndpoint::Created,
+        Some(false) => PutEndpoint::Changed,
+        None => PutEndpoint::TooMany,
+    })
 }

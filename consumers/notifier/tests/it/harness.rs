@@ -100,6 +100,15 @@ impl Harness {
         instance
     }
 
+    /// What an instance says that does not start with these variables.
+    pub async fn refused(&self, variables: &[(&str, &str)]) -> String {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_notifier"));
+        command.args(&self.flags("127.0.0.1:0", &[])[1..]).envs(variables.iter().copied()).kill_on_drop(true);
+        let output = tokio::time::timeout(WAIT_TIMEOUT, command.output()).await.unwrap().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+    }
+
     /// Publishes the end of a new payment of this user; returns its id.
     pub fn end_payment(&self, user: Uuid, event: &str) -> Uuid {
         let payment = Uuid::now_v7();

@@ -6,9 +6,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod deliveries;
+mod disabling;
 mod emails;
+mod fairness;
 mod harness;
 mod instances;
 mod operators;
 mod receiver;
+mod removed;
+mod slow_smtp;
 mod tls;

@@ -9,7 +9,7 @@ use crate::harness::Harness;
 async fn only_who_has_the_token_writes_and_what_is_wrong_is_named() {
     let harness = Harness::new().await;
     let notifier = harness.notifier(&[]).await;
-    let good = json!({"url": "https://example.org/hook"});
+    let good = json!({"url": "https://example.org:8443/hook?token=s3cret"});
     let channel = "x".repeat(65);
     let too_long = format!("/endpoints/{channel}");
     let user = format!("/contacts/{}", Uuid::now_v7());
@@ -19,11 +19,16 @@ async fn only_who_has_the_token_writes_and_what_is_wrong_is_named() {
         ("PUT", too_long.as_str(), good.clone(), 400),
         ("PUT", "/endpoints/a", json!({"url": "https://user:password@example.org/"}), 400),
         ("PUT", "/endpoints/a", json!({"url": "ftp://example.org/"}), 400),
+        ("PUT", "/endpoints/a", json!({"url": "https://example.org:/"}), 400),
+        ("PUT", "/endpoints/a", json!({"url": "https://example.org:0/"}), 400),
+        ("PUT", "/endpoints/a", json!({"url": "https://example.org:65536/"}), 400),
         ("PUT", "/endpoints/a", json!({"url": "https://example.org/", "secret": "whsec_"}), 400),
         ("PUT", "/endpoints/a", good.clone(), 201),
         ("PUT", "/endpoints/a", good.clone(), 200),
         ("DELETE", "/endpoints/a", Value::Null, 204),
-        ("DELETE", "/endpoints/a", Value::Null, 404),
+        ("DELETE", "/endpoints/a", Value::Null, 204),
+        ("DELETE", "/endpoints/never", Value::Null, 404),
+        ("POST", "/endpoints/a/secret", json!({}), 404),
         ("PUT", "/endpoints/a", good, 201),
         ("PUT", "/contacts/x", json!({"email": "a@example.org"}), 404),
         ("PUT", &user, json!({"email": "nobody"}), 400),
@@ -47,6 +52,31 @@ async fn only_who_has_the_token_writes_and_what_is_wrong_is_named() {
     let (_, listed) = notifier.call("GET", "/endpoints", Value::Null).await;
     assert_eq!(listed["endpoints"].as_array().unwrap().len(), 1);
     assert!(!listed.to_string().contains("whsec_"), "a secret is shown once");
+    assert_eq!(listed["endpoints"][0]["origin"], "https://example.org:8443");
+    assert!(!listed.to_string().contains("hook") && !listed.to_string().contains("s3cret"), "{listed}");
+    notifier.stop().await;
+    harness.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn there_are_at_most_a_hundred_endpoints() {
+    let harness = Harness::new().await;
+    let notifier = harness.notifier(&[]).await;
+    let insert = "insert into endpoints (channel, url, secret)
+        select 'e-' || n, 'https://example.org/', 'whsec_' from generate_series(1, 99) n";
+    harness.pool.get().await.unwrap().batch_execute(insert).await.unwrap();
+    let body = || json!({"url": "https://example.org/"});
+    for (method, path, expected) in [
+        ("PUT", "/endpoints/a", 201),
+        ("PUT", "/endpoints/b", 409),
+        ("PUT", "/endpoints/a", 200),
+        ("DELETE", "/endpoints/a", 204),
+        ("PUT", "/endpoints/b", 201),
+        ("PUT", "/endpoints/a", 409),
+    ] {
+        let (status, answer) = notifier.call(method, path, body()).await;
+        assert_eq!(status, expected, "{method} {path}: {answer}");
+    }
     notifier.stop().await;
     harness.finish().await;
 }
@@ -64,7 +94,14 @@ async fn nobody_else_reads_addresses_and_secrets() {
         }
     }
     let notifier = sql::connect(&database.service_url().unwrap()).await.unwrap();
-    for statement in ["delete from notifications", "truncate contacts", "update parked set reason = ''"] {
+    for statement in [
+        "delete from notifications",
+        "truncate contacts",
+        "update parked set reason = ''",
+        "update notifications set payment_id = user_id",
+        "update endpoints set channel = 'other'",
+        "update contacts set user_id = gen_random_uuid()",
+    ] {
         let error = notifier.batch_execute(statement).await.unwrap_err();
         assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{statement}");
     }

@@ -11,6 +11,7 @@ use standardwebhooks::Webhook;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
@@ -27,11 +28,17 @@ pub enum Behaviour {
     Hang,
     /// Writes this line without end.
     Endless(&'static str),
+    /// Answers this once it is allowed to.
+    Later(Arc<Semaphore>, String),
 }
 
 impl Behaviour {
     pub fn status(status: &str) -> Self {
-        Self::Answer(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"))
+        Self::Answer(Self::head(status))
+    }
+
+    pub fn head(status: &str) -> String {
+        format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
     }
 }
 
@@ -121,6 +128,10 @@ impl Receiver {
         match behaviour.unwrap_or_else(|| Behaviour::status("204 No Content")) {
             Behaviour::Answer(answer) => drop(stream.write_all(answer.as_bytes()).await),
             Behaviour::Hang => drop(stream.read_to_end(&mut Vec::new()).await),
+            Behaviour::Later(allowed, answer) => {
+                let _permit = allowed.acquire().await.unwrap();
+                drop(stream.write_all(answer.as_bytes()).await);
+            }
             Behaviour::Endless(line) => {
                 let _begun = stream.write_all(b"HTTP/1.1 200 OK\r\n").await;
                 while stream.write_all(line.as_bytes()).await.is_ok() {}

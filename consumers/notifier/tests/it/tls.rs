@@ -31,3 +31,15 @@ async fn a_webhook_goes_only_where_a_trusted_certificate_names_the_host() {
     notifier.stop().await;
     harness.finish().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_any_certificate_authority_it_does_not_start() {
+    let harness = Harness::new().await;
+    let empty = std::env::temp_dir().join(format!("notifier-no-ca-{}.pem", Uuid::new_v4()));
+    std::fs::write(&empty, "").unwrap();
+    let variables = [("SSL_CERT_FILE", empty.to_str().unwrap()), ("SSL_CERT_DIR", "")];
+    let error = harness.refused(&variables).await;
+    assert!(error.contains("no certificate authority"), "{error}");
+    std::fs::remove_file(empty).unwrap();
+    harness.finish().await;
+}

@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use tokio_postgres::GenericClient;
 use uuid::Uuid;
 
+use super::rows::{self, ParkedMessage};
+
 /// The channel of e-mails.
 pub const EMAIL: &str = "email";
 
@@ -30,10 +32,12 @@ pub struct Notifications {
     pub contacts: HashMap<Uuid, Timestamp>,
     /// Since when an endpoint is there, by its channel.
     pub endpoints: BTreeMap<String, Timestamp>,
+    /// The messages that the notifier has parked.
+    pub parked: Vec<ParkedMessage>,
 }
 
 pub async fn read(client: &impl GenericClient) -> Result<Notifications> {
-    let mut read = Notifications::default();
+    let mut read = Notifications { parked: rows::parked(client).await?, ..Notifications::default() };
     let contacts = "select user_id, since from contacts where since < 'infinity'";
     for row in client.query(contacts, &[]).await.context("contacts")? {
         read.contacts.insert(row.get(0), row.get(1));
@@ -43,9 +47,9 @@ pub async fn read(client: &impl GenericClient) -> Result<Notifications> {
         read.endpoints.insert(row.get(0), row.get(1));
     }
     let notifications = "select payment_id, channel, user_id, event, version from notifications";
-    let rows = client.query_raw(notifications, std::iter::empty::<i32>()).await.context("notifications")?;
-    let mut rows = pin!(rows);
-    while let Some(row) = rows.try_next().await.context("notifications")? {
+    let found = client.query_raw(notifications, std::iter::empty::<i32>()).await.context("notifications")?;
+    let mut found = pin!(found);
+    while let Some(row) = found.try_next().await.context("notifications")? {
         let version = row.get::<_, i32>(4).unsigned_abs();
         let notification =
             Notification { channel: row.get(1), user_id: row.get(2), event: row.get(3), version };

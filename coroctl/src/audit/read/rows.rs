@@ -327,7 +327,8 @@ fn charge(row: &Row) -> Result<(Uuid, Charge)> {
     Ok((data.payment_id, charge))
 }
 
-async fn parked(client: &impl GenericClient) -> Result<Vec<ParkedMessage>> {
+/// The messages that the service of this database has parked.
+pub async fn parked(client: &impl GenericClient) -> Result<Vec<ParkedMessage>> {
     let query =
         "select parked_id, reason, headers ->> 'ce_subject' from parked order by parked_at, parked_id";
     let rows = client.query(query, &[]).await.context("parked")?;

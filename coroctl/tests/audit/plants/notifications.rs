@@ -1,6 +1,7 @@
 //! Notifications that are missing, or of nothing.
 
 use coroctl::audit::read::notifications::{EMAIL, Notification, Notifications};
+use coroctl::audit::read::rows::ParkedMessage;
 use uuid::Uuid;
 
 use crate::fixture::{CANCELLED, COMPLETED, DECLINED, EXPIRED, PATHS, REJECTED, STRANGER, UNKNOWN_ONCE};
@@ -32,6 +33,14 @@ pub fn of_all_ends() -> Notifications {
         }
     }
     all
+}
+
+/// A record of the topic that no other plant is about.
+const PARKED: &str = "PaymentTopic/0/999";
+
+fn parked(payment_id: Uuid) -> ParkedMessage {
+    let (parked_id, reason) = (PARKED.to_owned(), "it cannot be read".to_owned());
+    ParkedMessage { parked_id, reason, subject: Some(payment_id.to_string()) }
 }
 
 fn rows(harness: &mut Harness, payment: Uuid) -> &mut Vec<Notification> {
@@ -85,6 +94,33 @@ pub const NOTIFICATIONS: &[Plant] = &[
         complain: &["D2"],
         plant: |harness| {
             rows(harness, EXPIRED)[0].user_id = STRANGER;
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "an end that the notifier has parked",
+        complain: &["T6 parked"],
+        plant: |harness| {
+            rows(harness, COMPLETED).clear();
+            harness.derived.notifications.parked.push(parked(COMPLETED));
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "an end that the notifier has parked, explained",
+        complain: &[],
+        plant: |harness| {
+            rows(harness, COMPLETED).clear();
+            harness.derived.notifications.parked.push(parked(COMPLETED));
+            harness.explained.push(PARKED);
+        },
+        ..NOTHING
+    },
+    Plant {
+        what: "a message that the fraud detector has parked",
+        complain: &["T6 parked"],
+        plant: |harness| {
+            harness.derived.fraud_parked.push(parked(COMPLETED));
         },
         ..NOTHING
     },
