@@ -125,7 +125,8 @@ async fn two_rebuilds_at_once_both_succeed() {
     until(&50, || indexed(&harness)).await;
     let (config, stop) = (harness.config(), CancellationToken::new());
     let (one, other) = tokio::join!(rebuild(&config, &stop), rebuild(&config, &stop));
-    (one.unwrap(), other.unwrap());
+    one.unwrap();
+    other.unwrap();
     assert!(harness.live().await.ends_with("-2"));
     until(&50, || indexed(&harness)).await;
     indexer.stop().await;
