@@ -40,7 +40,7 @@ const STATUS_TESTS: [(&str, &str, &str, &str); 19] = [
     (
         "GET /payments/search",
         "503",
-        "e2e/tests/it/search.rs",
+        "e2e/tests/it/search/faults.rs",
         "without_the_index_only_searches_fail_and_it_catches_up_by_itself",
     ),
     ("POST /payments", "413", RULES, "the_edge_refuses_in_problem_documents"),
