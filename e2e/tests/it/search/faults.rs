@@ -12,7 +12,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::FutureRecord;
 use reqwest::StatusCode;
 use rustix::process::Signal;
-use saga::contract::{HEADER_TYPE, PAYMENT_TOPIC};
+use saga::contract::{HEADER_TYPE, SERVICE_TOPIC};
 use stack::control;
 use stack::layout::Layout;
 use stack::process::ProcessId;
@@ -118,18 +118,16 @@ impl Drop for Paused {
     }
 }
 
-/// A record that only search-indexer cannot read: of a type that the services do not consume.
+/// A record that search-indexer alone cannot read, since nobody else reads this topic.
 #[tokio::test]
 async fn what_search_alone_has_parked_is_found_by_the_audit_until_it_is_explained() {
     let harness = Harness::alone().await;
-    let user = harness.client.user_with(1_000).await.unwrap();
     let headers = OwnedHeaders::new()
         .insert(Header { key: EXPLAINED.0, value: Some(EXPLAINED.1) })
-        .insert(Header { key: HEADER_TYPE, value: Some("payment.outcome_unknown.v1") });
-    let key = user.to_string();
-    let record = FutureRecord::to(PAYMENT_TOPIC).key(&key).payload("not json").headers(headers);
+        .insert(Header { key: HEADER_TYPE, value: Some("service.changed.v1") });
+    let record = FutureRecord::to(SERVICE_TOPIC).key("nobody").payload("not json").headers(headers);
     let at = producer().send(record, WAIT_TIMEOUT).await.map_err(|(error, _)| error).unwrap();
-    let id = format!("{PAYMENT_TOPIC}/{}/{}", at.partition, at.offset);
+    let id = format!("{SERVICE_TOPIC}/{}/{}", at.partition, at.offset);
     let began = Instant::now();
     let parked = ("search", id.clone());
     while !harness.explained_everywhere().await.contains(&parked) {
