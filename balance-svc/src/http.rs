@@ -7,14 +7,11 @@
 //! A balance has a largest value, 2^53 - 1 for available and held together: the largest integer that every JSON reader keeps
 //! exact. Only a deposit adds to that sum, so only a deposit is refused (422 `balance-limit`, by the named constraint).
 
-use std::sync::Arc;
-
-use futures_util::FutureExt;
 use saga::CancellationToken;
 use saga::fields::Fields;
-use saga::http::{self, Ready};
+use saga::http;
 use saga::identity::{Caller, Identity, Scope};
-use saga::postgres::{self, Pool};
+use saga::postgres::Pool;
 use saga::problem::{Kind, Problem};
 use saga::query::Query;
 use saga::rate_limit::RateLimit;
@@ -53,11 +50,7 @@ pub fn public(pool: Pool, identity: &Identity, rate: &RateLimit) -> BoxedFilter<
 
 /// The admin listener: `POST /deposits`, `/health`, `/ready`, `/metrics`.
 pub fn admin(pool: Pool, metrics: &Metrics, leaving: CancellationToken) -> BoxedFilter<(Response,)> {
-    let database = pool.clone();
-    let ready: Ready = Arc::new(move || {
-        let pool = database.clone();
-        async move { postgres::reachable(&pool).await }.boxed()
-    });
+    let ready = http::ready_with(pool.clone());
     let deposits = warp::path!("deposits").and(http::post()).and(http::json_body()).then(move |body| {
         let pool = pool.clone();
         async move { answer(deposit(&pool, body).await) }

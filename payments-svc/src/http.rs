@@ -9,14 +9,11 @@ mod pay;
 mod search;
 mod watch;
 
-use std::sync::Arc;
-
-use futures_util::FutureExt;
 use saga::CancellationToken;
 use saga::fields::parse_uuid;
-use saga::http::{self, Ready};
+use saga::http;
 use saga::identity::{Caller, Identity, Scope};
-use saga::postgres::{self, Pool};
+use saga::postgres::Pool;
 use saga::problem::{Kind, Problem};
 use saga::rate_limit::RateLimit;
 use serde_json::{Value, json};
@@ -121,13 +118,8 @@ pub fn public(public: PublicContext, identity: &Identity, rate: &RateLimit) -> B
 
 /// The admin listener: `/health`, `/ready`, `/metrics`.
 pub fn admin(pool: &Pool, metrics: &Metrics, leaving: CancellationToken) -> BoxedFilter<(Response,)> {
-    let pool = pool.clone();
-    // Readiness needs its own database only: accepting a payment needs nothing else.
-    let ready: Ready = Arc::new(move || {
-        let pool = pool.clone();
-        async move { postgres::reachable(&pool).await }.boxed()
-    });
-    http::admin(SERVICE, metrics.registry.clone(), ready, leaving)
+    // Its own database only: accepting a payment needs nothing else.
+    http::admin(SERVICE, metrics.registry.clone(), http::ready_with(pool.clone()), leaving)
 }
 
 fn answer(result: Result<Response, Problem>) -> Response {

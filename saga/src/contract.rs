@@ -180,6 +180,13 @@ pub struct ChargeResult {
     pub decided_at: Option<jiff::Timestamp>,
 }
 
+impl Payment {
+    /// When the payment ended; a terminal payment has one of these times, and every other has none.
+    pub fn ended_at(&self) -> Option<jiff::Timestamp> {
+        self.completed_at.or(self.rejected_at).or(self.failed_at).or(self.cancelled_at)
+    }
+}
+
 /// Data of every `service.*` event on ServiceTopic: the published columns of `payments.services`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {

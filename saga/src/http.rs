@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use futures_util::{Stream, StreamExt};
+use futures_util::{FutureExt, Stream, StreamExt};
 use listener::Refusal;
 pub use listener::json::read as read_json;
 pub use listener::tls::install_provider;
@@ -22,6 +22,7 @@ use warp::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
+use crate::postgres::{self, Pool};
 use crate::problem::{Kind, Problem, recover};
 use crate::query::Query;
 use crate::telemetry::log_text;
@@ -135,6 +136,14 @@ pub fn log_unavailable(failed: &str, error: &anyhow::Error) {
 
 /// Whether this process can work now; the error says why not.
 pub type Ready = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// A process that can work if its database answers.
+pub fn ready_with(pool: Pool) -> Ready {
+    Arc::new(move || {
+        let pool = pool.clone();
+        async move { postgres::reachable(&pool).await }.boxed()
+    })
+}
 
 /// `GET /health`: the process is alive. Asks no dependency, so that a restart is never caused by one.
 pub fn health(service: &'static str) -> BoxedFilter<(Response,)> {

@@ -1,6 +1,7 @@
 //! Connects to Postgres, and builds URLs and names of databases.
 
 use anyhow::{Context, Result, bail};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use postgres_tls::Connection;
 use tokio_postgres::Client;
 use tokio_postgres::config::Host;
@@ -71,13 +72,11 @@ fn parameters(url: &str) -> &str {
     url[address..].find('?').map_or("", |at| &url[address + at..])
 }
 
-fn encode(text: &str) -> String {
-    text.bytes()
-        .map(|b| match b {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(b).to_string(),
-            _ => format!("%{b:02X}"),
-        })
-        .collect()
+/// Everything but the unreserved characters of RFC 3986.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+fn encode(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, RESERVED)
 }
 
 fn without_password(url: &str) -> String {

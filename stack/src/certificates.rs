@@ -92,14 +92,24 @@ pub fn of(layout: &Layout, name: &str) -> Certificate {
 /// # Errors
 /// When one cannot be read or written.
 pub fn give(layout: &Layout, name: &str, home: &Path) -> Result<()> {
-    let read =
-        |path: &Path| fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()));
     let Certificate { certificate, key } = of(layout, name);
     let (certificate, key) = (read(&certificate)?, read(&key)?);
     layout.write_for_server(&home.join("tls.crt"), &certificate)?;
     layout.write_for_server(&home.join("tls.key"), &key)?;
     layout.write_for_server(&home.join("tls.pem"), &format!("{key}{certificate}"))?;
+    give_authority(layout, home)
+}
+
+/// Copies the authority alone, for a server that only connects: `ca.pem`.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub fn give_authority(layout: &Layout, home: &Path) -> Result<()> {
     layout.write_for_server(&home.join("ca.pem"), &read(&authority(layout))?)
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn openssl(folder: &Path, words: &str, more: &[&str]) -> Result<()> {

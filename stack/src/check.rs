@@ -253,11 +253,11 @@ const ENDS: &str = "ends::";
 /// program, and only the programs are built again. These take the place of those without failpoints, which the last line
 /// puts back without compiling (cargo keeps both), so that nobody runs the other.
 fn ends(layout: &Layout, suites: &[Suite], totals: &mut Totals) {
-    let programs = ["--bin", "processor-svc", "--bin", "cdc-relay"];
-    let with_failpoints = Progress::default().step("failpoints", |step| {
-        workspace::build(layout, &[&["--features", FAILPOINTS], &programs[..]].concat(), step)?;
-        Ok(String::new())
-    });
+    let programs = ["processor-svc", "cdc-relay"];
+    let targets = programs.iter().flat_map(|program| ["--bin", program]);
+    let arguments: Vec<&str> = ["--features", FAILPOINTS].into_iter().chain(targets).collect();
+    let with_failpoints = Progress::default()
+        .step("failpoints", |step| workspace::build(layout, &arguments, step).map(|()| String::new()));
     totals.all(with_failpoints.and_then(|()| {
         let of_programs =
             |suite: &&Suite| suite.kind == Kind::Integration && programs.contains(&suite.package.as_str());

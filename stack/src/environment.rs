@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::certificates;
 use crate::extras::Extra;
@@ -18,7 +19,9 @@ const DEMO_USER: &str = "018f0000-0000-7000-8000-000000000001";
 pub fn postgres_url(layout: &Layout, database: &str, role: Login) -> Result<String> {
     let (password, port) = (role.password(layout)?, layout.port(Port::Postgres));
     let tls = match layout.is_encrypted() {
-        true => format!("?sslmode=verify-full&sslrootcert={}", in_url(&authority(layout))),
+        true => {
+            format!("?sslmode=verify-full&sslrootcert={}", utf8_percent_encode(&authority(layout), RESERVED))
+        }
         false => String::new(),
     };
     Ok(format!("postgres://{}:{password}@127.0.0.1:{port}/{database}{tls}", role.user()))
@@ -122,17 +125,10 @@ fn authority(layout: &Layout) -> String {
     certificates::authority(layout).display().to_string()
 }
 
-/// A path as the value of a URL's parameter.
-fn in_url(path: &str) -> String {
-    path.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'/' => {
-                char::from(byte).to_string()
-            }
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
-}
+/// What a path as the value of a URL's parameter has to spell out: everything but the unreserved characters of RFC 3986,
+/// and slashes.
+const RESERVED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
 
 /// Writes `.stack/env` and the files that it names, readable by the caller only: they hold passwords.
 ///

@@ -77,7 +77,7 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
     for (header, package) in &HEADERS {
         need(header_is_there(header), header, std::slice::from_ref(package));
     }
-    if matches!(purpose, Purpose::Tests | Purpose::AllTests) {
+    if purpose != Purpose::Stack {
         need(find_program("curl").is_some(), "curl", &["curl"]);
         need(find_program("npm").is_some(), "npm", &["npm"]);
         need(python_has_venv(), "Python with venv", &["python3-venv"]);

@@ -54,7 +54,7 @@ pub struct Alert {
     pub payment_id: Uuid,
     pub rule: Rule,
     pub amount: i64,
-    /// What is more than `threshold`.
+    /// The figure that is more than `threshold`.
     pub observed: i64,
     pub threshold: i64,
     pub initiated_at: Timestamp,

@@ -48,9 +48,7 @@ impl EventHandler for Intake {
 }
 
 fn payment_end(payment: Payment) -> Option<PaymentEnd> {
-    // A terminal payment has one of them.
-    let ended_at =
-        payment.completed_at.or(payment.rejected_at).or(payment.failed_at).or(payment.cancelled_at)?;
+    let ended_at = payment.ended_at()?;
     let Payment { payment_id, user_id, version, event, service_id, amount, reason, .. } = payment;
     Some(PaymentEnd { payment_id, user_id, version, event, service_id, amount, reason, ended_at })
 }

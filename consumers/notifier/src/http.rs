@@ -9,13 +9,12 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures_util::FutureExt;
 use jiff::Timestamp;
 use lettre::address::Address;
 use saga::CancellationToken;
 use saga::fields::{Fields, parse_uuid};
-use saga::http::{self, Ready};
-use saga::postgres::{self, Pool};
+use saga::http;
+use saga::postgres::Pool;
 use saga::problem::{Kind, Problem};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -37,7 +36,7 @@ const TIME_CHARS_MAX: usize = 64;
 /// As long as Standard Webhooks recommends, at least.
 const SECRET_BYTES: usize = 32;
 
-/// What the calls work with.
+/// The parts that the calls work with.
 #[derive(Clone)]
 struct Context {
     pool: Pool,
@@ -58,11 +57,7 @@ pub fn admin(
     metrics: &Metrics,
     leaving: CancellationToken,
 ) -> BoxedFilter<(Response,)> {
-    let database = pool.clone();
-    let ready: Ready = Arc::new(move || {
-        let pool = database.clone();
-        async move { postgres::reachable(&pool).await }.boxed()
-    });
+    let ready = http::ready_with(pool.clone());
     let context = Context { pool, due, webhooks };
     let with = warp::any().map(move || context.clone());
     let contact = warp::path!("contacts" / String);

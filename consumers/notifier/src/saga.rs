@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use strum::IntoStaticStr;
 
-/// Who asks for a longer pause is asked again after this one.
+/// A receiver that asks for a longer pause is asked again after this one.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
 const JITTER: f64 = 0.1;
 
@@ -55,7 +55,7 @@ impl Answer {
     }
 }
 
-/// What becomes of the notification. Its name is the outcome in the metrics.
+/// The next step of the notification. Its name is the outcome in the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Step {

@@ -24,6 +24,7 @@ impl Metrics {
         registry.register(Box::new(lag.clone()))?;
         Ok(Self { registry, consumer, lag })
     }
+
     pub fn set_lag(&self, records: i64) {
         self.lag.with_label_values::<&str>(&[]).set(records);
     }

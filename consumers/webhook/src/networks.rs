@@ -1,4 +1,4 @@
-//! Which addresses a webhook may be sent to. A URL, or its DNS, must not reach what only this machine reaches.
+//! Decides which addresses a webhook may be sent to. A URL, or its DNS, must not reach what only this machine reaches.
 //!
 //! * Public unicast addresses are admitted, over TLS. Everything in the registries of special addresses (RFC 6890) is
 //!   refused: loopback, private, link-local with its metadata services, shared, multicast, documentation, benchmarks.

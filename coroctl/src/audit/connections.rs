@@ -1,10 +1,15 @@
-//! Connections to the databases whose addresses are known.
+//! Connections to the databases and to the search index, where their addresses are known.
+
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use saga::search_index::SearchIndex;
 use tokio_postgres::Client;
 
 use super::targets::{Target, Targets};
 use crate::databases;
+
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Connections {
     pub payments: Option<Client>,
@@ -13,6 +18,7 @@ pub struct Connections {
     /// Where they are part of the system.
     pub notifier: Option<Client>,
     pub fraud: Option<Client>,
+    pub search: Option<SearchIndex>,
 }
 
 impl Connections {
@@ -23,6 +29,7 @@ impl Connections {
             processor: connect(targets, Target::Processor).await?,
             notifier: connect(targets, Target::Notifier).await?,
             fraud: connect(targets, Target::Fraud).await?,
+            search: search_index(targets)?,
         })
     }
 
@@ -32,6 +39,12 @@ impl Connections {
             [("payments", &self.payments), ("balance", &self.balance), ("processor", &self.processor)];
         connections.into_iter().filter_map(|(name, client)| Some((name, client.as_ref()?)))
     }
+}
+
+/// The search index, if its address is known. Its client reads the authorities of the system, so it is made once.
+pub fn search_index(targets: &Targets) -> Result<Option<SearchIndex>> {
+    let url = targets.address(Target::Search);
+    url.map(|url| SearchIndex::new(url, &targets.search.search_alias, SEARCH_TIMEOUT)).transpose()
 }
 
 async fn connect(targets: &Targets, target: Target) -> Result<Option<Client>> {

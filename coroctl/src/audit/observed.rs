@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::Options;
 use super::connections::Connections;
-use super::read::brokers::{self, GroupLag, KafkaContents};
+use super::read::brokers::{self, Group, GroupLag, KafkaContents};
 use super::read::events::{FlaggedRecord, PublishedEvents, TopicOffset};
 use super::read::gateway::{self, GatewayLedger};
 use super::read::money::{self, MoneyTallies};
@@ -78,9 +78,10 @@ impl Observed {
         for (name, client) in connections.by_source() {
             observed.clusters.insert(name, relay::cluster(client).await.context(name)?);
         }
-        observed.derived.search = search::read(targets).await?;
+        observed.derived.search = search::read(connections.search.as_ref(), targets).await?;
         if let Some(brokers) = targets.kafka() {
-            observed.read_kafka(brokers, targets).await?;
+            let groups = brokers::groups(targets, search::group(connections.search.as_ref()).await?);
+            observed.read_kafka(brokers, targets, groups).await?;
         }
         if let Some(url) = targets.address(Target::Queue) {
             observed.queue_depth = brokers::queue_depth(url, &targets.queue).await?;
@@ -98,8 +99,7 @@ impl Observed {
         Ok(observed)
     }
 
-    async fn read_kafka(&mut self, brokers: Brokers, targets: &Targets) -> Result<()> {
-        let groups = brokers::groups(targets, search::group(targets).await?);
+    async fn read_kafka(&mut self, brokers: Brokers, targets: &Targets, groups: Vec<Group>) -> Result<()> {
         let targets = targets.clone();
         let explained = unprefixed(&self.explained, &targets.topic_prefix);
         let read = move || {

@@ -126,7 +126,7 @@ async fn poll(targets: &Targets, connections: &Connections) -> Result<Poll> {
     let Some(brokers) = targets.kafka() else {
         return Ok(Poll { counts, checkpoints: Vec::new() });
     };
-    let groups = brokers::groups(targets, search::group(targets).await?);
+    let groups = brokers::groups(targets, search::group(connections.search.as_ref()).await?);
     let targets = targets.clone();
     let read = move || {
         let lags = brokers::group_lags(&brokers, &targets, &groups)?;

@@ -16,6 +16,7 @@ use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::Subscription;
+use super::client::settings;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the client is polled before a request: until then it queues its log lines and errors.
@@ -41,10 +42,8 @@ impl Ends {
 
 impl GroupOffsets {
     pub fn new(subscription: &Subscription) -> Self {
-        let mut config = ClientConfig::new();
-        config.set("reconnect.backoff.max.ms", "1000");
-        subscription.brokers.apply(&mut config);
-        config.set("group.id", &subscription.group_id).set("enable.auto.commit", "false");
+        let mut config = settings(&subscription.brokers, &subscription.group_id);
+        config.set("enable.auto.commit", "false");
         Self { config, topics: subscription.topics.clone(), client: Mutex::new(None) }
     }
 

@@ -26,8 +26,7 @@ pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     }
     write_targets(layout)?;
     if layout.is_encrypted() {
-        let authority = std::fs::read_to_string(certificates::authority(layout))?;
-        layout.write_for_server(&home.join("ca.pem"), &authority)?;
+        certificates::give_authority(layout, &home)?;
     }
     let authority = home.join("ca.pem");
     let argv = vec![

@@ -164,8 +164,7 @@ impl Harness {
 
     /// A document as it is now, with its version; null if there is none, or no index that answers yet.
     pub async fn document(&self, id: &str, routing: &str) -> Value {
-        let id: String = id.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let path = format!("/{}/_doc/{id}?routing={routing}", self.alias);
+        let path = format!("/{}/_doc/{}?routing={routing}", self.alias, in_path(id));
         match self.index.send(Method::GET, &path, Body::None).await {
             Ok(found) => json!({"version": found["_version"], "source": found["_source"]}),
             Err(SearchError::Refused { .. }) => Value::Null,
@@ -200,6 +199,11 @@ impl Harness {
             self.index.send(Method::DELETE, &path, Body::None).await.unwrap();
         }
     }
+}
+
+/// A text as a segment of a path.
+pub fn in_path(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 /// Looks until the answer is the expected one.

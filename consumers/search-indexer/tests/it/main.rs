@@ -13,7 +13,7 @@ mod rebuilds;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Harness, payment, service, until};
+use crate::harness::{Harness, in_path, payment, service, until};
 
 fn source(event: &harness::Event, kind: &str, record: &Value) -> Value {
     let mut expected = event.body.clone();
@@ -148,8 +148,7 @@ async fn what_cannot_be_indexed_is_parked_and_the_rest_goes_on() {
     until(&json!(1), || async { harness.document("service/near", "services").await["version"].clone() })
         .await;
     for place in &places {
-        let path: String = place.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let path = format!("/{}-parked/_doc/{path}", harness.alias);
+        let path = format!("/{}-parked/_doc/{}", harness.alias, in_path(place));
         until(&true, || async {
             let found =
                 harness.index.send(saga::search_index::Method::GET, &path, saga::search_index::Body::None);

@@ -222,7 +222,7 @@ fn payment(row: &Row) -> Result<(Uuid, Payment)> {
         terms,
         status,
         version: data.version.unsigned_abs(),
-        ended_at: data.completed_at.or(data.rejected_at).or(data.failed_at).or(data.cancelled_at),
+        ended_at: data.ended_at(),
         shown: 1 + transitions.map(u32::from).iter().sum::<u32>(),
         fingerprint: fingerprint(&data)?,
     };

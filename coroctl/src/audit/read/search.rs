@@ -5,7 +5,6 @@
 //! * Of a document only version and fingerprint are kept, as of a row.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use saga::contract::{self, EventBody};
@@ -15,9 +14,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::rows::{ParkedMessage, fingerprint};
-use crate::audit::targets::{Target, Targets};
+use crate::audit::connections::search_index;
+use crate::audit::targets::Targets;
 
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Documents of a page; OpenSearch gives 10,000 at most.
 const PAGE_DOCUMENTS: usize = 5_000;
 
@@ -39,37 +38,32 @@ pub struct SearchDocuments {
     pub parked: Vec<ParkedMessage>,
 }
 
-fn index(targets: &Targets) -> Result<Option<SearchIndex>> {
-    let url = targets.address(Target::Search);
-    url.map(|url| SearchIndex::new(url, &targets.search.search_alias, REQUEST_TIMEOUT)).transpose()
-}
-
-/// The consumer group that fills the index; `None` without an address.
+/// The consumer group that fills the index; `None` without one.
 ///
 /// # Errors
 /// When the index does not answer, or the alias does not lead to one index.
-pub async fn group(targets: &Targets) -> Result<Option<String>> {
-    let Some(index) = index(targets)? else { return Ok(None) };
+pub async fn group(index: Option<&SearchIndex>) -> Result<Option<String>> {
+    let Some(index) = index else { return Ok(None) };
     let live =
         index.live().await.with_context(|| format!("the alias {} of the search index", index.alias))?;
     let live = live.with_context(|| format!("the alias {} leads to no search index", index.alias))?;
     Ok(Some(live.group(GROUP)))
 }
 
-/// Every document; none without an address.
+/// Every document; none without an index.
 ///
 /// # Errors
 /// When the index does not answer, or a document is none of ours.
-pub async fn read(targets: &Targets) -> Result<SearchDocuments> {
-    let Some(index) = index(targets)? else { return Ok(SearchDocuments::default()) };
+pub async fn read(index: Option<&SearchIndex>, targets: &Targets) -> Result<SearchDocuments> {
+    let Some(index) = index else { return Ok(SearchDocuments::default()) };
     let refresh = format!("/{}/_refresh", index.alias);
     index.send(Method::POST, &refresh, Body::None).await.context("cannot refresh the search index")?;
     let mut documents = SearchDocuments::default();
-    for (id, document) in all::<contract::Payment>(&index, targets, Kind::Payment, "payment_id").await? {
+    for (id, document) in all::<contract::Payment>(index, targets, Kind::Payment, "payment_id").await? {
         documents.payments.insert(id.parse().context("the id of a payment's document")?, document);
     }
-    documents.services = all::<contract::Service>(&index, targets, Kind::Service, "service_id").await?;
-    documents.parked = parked_in(&index).await?;
+    documents.services = all::<contract::Service>(index, targets, Kind::Service, "service_id").await?;
+    documents.parked = parked_in(index).await?;
     Ok(documents)
 }
 
@@ -78,7 +72,7 @@ pub async fn read(targets: &Targets) -> Result<SearchDocuments> {
 /// # Errors
 /// When the index does not answer.
 pub async fn parked(targets: &Targets) -> Result<Vec<ParkedMessage>> {
-    match index(targets)? {
+    match search_index(targets)? {
         Some(index) => parked_in(&index).await,
         None => Ok(Vec::new()),
     }
