@@ -1,0 +1,131 @@
+//! Pure: which offsets may be committed, and the text that is committed with them.
+//!
+//! * A checkpoint is a moment: the next offset of every partition, the newest commit that was read, and the last position of
+//!   every source. It is committed once all that was read before it is done with: payments, the look at new rows, the chain.
+//! * So a restart reads again what was not done with, and knows of every older row and position that it is older.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use anyhow::{Context, Result};
+use coroctl::audit::read::chain::{ChainPosition, format_lsn};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Checkpoints that are kept until they can be committed.
+const KEPT_MAX: usize = 1_000;
+
+/// The state of an auditor but for offsets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Events of commits up to this time were read.
+    pub until: Timestamp,
+    /// The last position of each source.
+    pub positions: BTreeMap<String, ChainPosition>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Text {
+    until: Timestamp,
+    positions: BTreeMap<String, String>,
+}
+
+impl Known {
+    pub fn text(&self) -> Result<String> {
+        let text = |position: &ChainPosition| {
+            let (commit, previous) = (format_lsn(position.commit), format_lsn(position.previous));
+            format!("{commit};{};{previous}", position.ordinal)
+        };
+        let positions = self.positions.iter().map(|(name, position)| (name.clone(), text(position))).collect();
+        Ok(serde_json::to_string(&Text { until: self.until, positions })?)
+    }
+
+    /// # Errors
+    /// When another program has committed offsets for this group.
+    pub fn parse(text: &str) -> Result<Self> {
+        let text: Text = serde_json::from_str(text)
+            .context("the group's offsets were not committed by an auditor: give it another --group-id")?;
+        let positions = text.positions.into_iter();
+        let positions = positions.map(|(name, text)| Ok((name, ChainPosition::parse(&text)?)));
+        Ok(Self { until: text.until, positions: positions.collect::<Result<_>>()? })
+    }
+}
+
+/// A moment that may be committed.
+#[derive(Clone, Debug)]
+pub struct Checkpoint<O> {
+    /// The interval of payments that begins with it.
+    pub interval: u64,
+    pub offsets: O,
+    pub known: Known,
+}
+
+/// The checkpoints that are not committed, oldest first.
+#[derive(Debug)]
+pub struct Checkpoints<O>(VecDeque<Checkpoint<O>>);
+
+impl<O> Default for Checkpoints<O> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<O> Checkpoints<O> {
+    pub fn add(&mut self, checkpoint: Checkpoint<O>) {
+        // The older half of the moments is enough to go on from.
+        if self.0.len() >= KEPT_MAX {
+            let mut index = 0;
+            self.0.retain(|_| {
+                index += 1;
+                index % 2 == 0
+            });
+        }
+        self.0.push_back(checkpoint);
+    }
+
+    /// Takes the newest checkpoint before which everything is done with, and forgets those before it.
+    pub fn take(&mut self, mut is_done: impl FnMut(&Checkpoint<O>) -> bool) -> Option<Checkpoint<O>> {
+        let mut newest = None;
+        while self.0.front().is_some_and(&mut is_done) {
+            newest = self.0.pop_front();
+        }
+        newest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_survives_as_a_text_of_at_most_a_kilobyte() {
+        let position = |text| ChainPosition::parse(text).unwrap();
+        let positions = ["payments", "balance", "processor"].map(|name| {
+            (name.to_owned(), position("FFFFFFFF/FFFFFFF0;4294967295;FFFFFFFF/FFFFFF00"))
+        });
+        let known = Known { until: Timestamp::from_millisecond(1_790_000_000_001).unwrap(), positions: positions.into() };
+        let text = known.text().unwrap();
+        assert!(text.len() < 1_000, "Kafka keeps 4 kB beside an offset: {text}");
+        assert_eq!(Known::parse(&text).unwrap(), known);
+        for foreign in ["", "{}", "x"] {
+            assert!(Known::parse(foreign).is_err(), "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn the_newest_that_is_done_with_is_taken_and_none_behind_one_that_is_not() {
+        let known = Known { until: Timestamp::UNIX_EPOCH, positions: BTreeMap::new() };
+        let mut checkpoints = Checkpoints::default();
+        for interval in 1..=5 {
+            checkpoints.add(Checkpoint { interval, offsets: (), known: known.clone() });
+        }
+        assert!(checkpoints.take(|_| false).is_none());
+        assert_eq!(checkpoints.take(|one| one.interval != 4).map(|one| one.interval), Some(3));
+        assert!(checkpoints.take(|one| one.interval == 5).is_none());
+        assert_eq!(checkpoints.take(|_| true).map(|one| one.interval), Some(5));
+        for interval in 0..2_500 {
+            checkpoints.add(Checkpoint { interval, offsets: (), known: known.clone() });
+        }
+        assert!(checkpoints.0.len() <= KEPT_MAX);
+        assert_eq!(checkpoints.take(|_| true).map(|one| one.interval), Some(2_499));
+    }
+}

@@ -1,0 +1,11 @@
+use auditor::config::Config;
+use saga::{process, telemetry};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let config: Config = process::config();
+    telemetry::init(config.log_format);
+    let shutdown = process::shutdown_on_signal()?;
+    let admin = process::listen("ADMIN_ADDR", config.admin_addr).await?;
+    auditor::run(config, admin, shutdown).await
+}

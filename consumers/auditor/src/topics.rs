@@ -1,0 +1,168 @@
+//! Pure: what the records of a source say about each other.
+//!
+//! * T1 chain: each commit names the one before it. Records of a source come from several partitions, so a position is judged
+//!   only once every record up to its time has been read, and a gap is reported when it is still there at the next judgement.
+//! * T2: the first emissions of a user come in the order of their commits, by topic.
+//! * A repetition of a position is no finding: the relay emits at least once. [`WINDOW_MAX`] positions are remembered; what is
+//!   older than they are is taken for a repetition.
+//! * A chain that begins anew below the last position is that of a restored database: the source is followed from there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+
+use coroctl::audit::checks::chain::{broken, follows};
+use coroctl::audit::read::chain::{ChainPosition, format_lsn};
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::checks::{Check, Found};
+
+/// Positions that are remembered of each source, beyond those that are not judged yet.
+const WINDOW_MAX: usize = 20_000;
+const UNJUDGED_MAX: usize = 1_000_000;
+
+/// A record with a position.
+#[derive(Clone, Copy, Debug)]
+pub struct Emission<'a> {
+    /// The last part of `ce_source`.
+    pub source: &'a str,
+    pub position: ChainPosition,
+    /// When its transaction committed.
+    pub at: Timestamp,
+    /// Topic and user of an event of the saga.
+    pub of_user: Option<(&'static str, Uuid)>,
+}
+
+#[derive(Debug, Default)]
+struct Source {
+    window: BTreeMap<ChainPosition, Timestamp>,
+    /// The last position that was judged.
+    judged: Option<ChainPosition>,
+    newest_at: Option<Timestamp>,
+    /// The last position of a user, by topic.
+    latest: HashMap<(&'static str, Uuid), ChainPosition>,
+    /// The position after a gap.
+    after_gap: Option<ChainPosition>,
+}
+
+/// All sources.
+#[derive(Debug)]
+pub struct Sources {
+    by_name: BTreeMap<String, Source>,
+    /// Commits up to this time are not followed in a source whose last position is not known.
+    since: Timestamp,
+}
+
+impl Sources {
+    /// Goes on after these positions; another source is followed from `since` on.
+    pub fn after(positions: BTreeMap<String, ChainPosition>, since: Timestamp) -> Self {
+        let source = |position| Source { judged: Some(position), ..Source::default() };
+        Self { by_name: positions.into_iter().map(|(name, position)| (name, source(position))).collect(), since }
+    }
+
+    /// Takes the next record of a partition.
+    pub fn add(&mut self, emission: &Emission<'_>) -> Option<Found> {
+        if !self.by_name.contains_key(emission.source) {
+            self.by_name.insert(emission.source.to_owned(), Source::default());
+        }
+        self.by_name.get_mut(emission.source)?.add(emission, self.since)
+    }
+
+    /// When the newest record of each source was committed.
+    pub fn newest(&self) -> BTreeMap<String, Timestamp> {
+        let newest = |(name, source): (&String, &Source)| Some((name.clone(), source.newest_at?));
+        self.by_name.iter().filter_map(newest).collect()
+    }
+
+    /// Judges the positions of the commits up to these times, since all of their records have been read.
+    pub fn judge(&mut self, settled: &BTreeMap<String, Timestamp>) -> Vec<Found> {
+        let mut found = Vec::new();
+        for (name, source) in &mut self.by_name {
+            if let Some(settled) = settled.get(name) {
+                source.judge(name, *settled, &mut found);
+            }
+            source.forget();
+        }
+        found
+    }
+
+    /// The last position of each source that was read.
+    pub fn last(&self) -> BTreeMap<String, ChainPosition> {
+        let last = |source: &Source| source.window.keys().next_back().copied().max(source.judged);
+        self.by_name.iter().filter_map(|(name, source)| Some((name.clone(), last(source)?))).collect()
+    }
+
+    /// Whether each source was judged up to these positions.
+    pub fn judged_up_to(&self, positions: &BTreeMap<String, ChainPosition>) -> bool {
+        let judged = |name: &String| self.by_name.get(name).and_then(|source| source.judged);
+        positions.iter().all(|(name, position)| judged(name) >= Some(*position))
+    }
+}
+
+impl Source {
+    fn add(&mut self, emission: &Emission<'_>, since: Timestamp) -> Option<Found> {
+        let Emission { position, at, .. } = *emission;
+        let begins_anew = position.previous == 0 && position.ordinal == 0;
+        if begins_anew && self.newest_at.max(Some(since)) < Some(at) && self.last() > Some(position) {
+            *self = Self::default();
+        }
+        self.newest_at = self.newest_at.max(Some(at));
+        let is_before = match self.judged {
+            Some(judged) => position <= judged,
+            None => at <= since,
+        };
+        if is_before || self.window.insert(position, at).is_some() {
+            return None;
+        }
+        let of_user = emission.of_user?;
+        let latest = self.latest.entry(of_user).or_insert(position);
+        let last = std::mem::replace(latest, position.max(*latest));
+        (last > position).then(|| {
+            let (commit, last, (topic, _)) = (format_lsn(position.commit), format_lsn(last.commit), of_user);
+            Found::new(Check::T2, format!("commit {commit} comes after {last} of the same user on {topic}"))
+        })
+    }
+
+    fn last(&self) -> Option<ChainPosition> {
+        self.window.keys().next_back().copied().max(self.judged)
+    }
+
+    /// Walks on to `settled`. At a gap it stops once; at the second time it reports the gap and goes on behind it.
+    fn judge(&mut self, name: &str, settled: Timestamp, found: &mut Vec<Found>) {
+        let after = self.judged.map_or(Bound::Unbounded, Bound::Excluded);
+        for (position, at) in self.window.range((after, Bound::Unbounded)) {
+            if *at > settled {
+                break;
+            }
+            let fits = self.judged.is_none() || follows(self.judged, *position);
+            if !fits && self.after_gap != Some(*position) {
+                self.after_gap = Some(*position);
+                break;
+            }
+            if !fits {
+                found.push(Found::new(Check::T1Chain, broken(name, self.judged, *position)));
+            }
+            self.judged = Some(*position);
+        }
+    }
+
+    /// Keeps memory bounded. A source that could not be judged for [`UNJUDGED_MAX`] positions is followed from its end on.
+    fn forget(&mut self) {
+        if self.window.len() > UNJUDGED_MAX {
+            self.judged = self.last();
+            self.window.clear();
+        }
+        while self.window.len() > WINDOW_MAX
+            && self.window.first_key_value().is_some_and(|(first, _)| Some(*first) < self.judged)
+        {
+            self.window.pop_first();
+        }
+        if let Some((first, _)) = self.window.first_key_value() {
+            self.latest.retain(|_, last| last.commit >= first.commit);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "topics_tests.rs"]
+mod tests;

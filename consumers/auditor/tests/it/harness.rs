@@ -1,0 +1,338 @@
+//! Databases and topics of one test, payments that walk through their whole life, and an auditor in this process.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use auditor::audit::Setup;
+use auditor::checks::Check;
+use auditor::config::{Config, Databases};
+use auditor::metrics::Metrics;
+use auditor::store::Store;
+use clap::Parser;
+use jiff::{Timestamp, ToSpan};
+use saga::CancellationToken;
+use saga::contract::{ChargeResult, LedgerEntry, Payment};
+use sql::Database;
+use strum::VariantArray;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use crate::relay::{Fate, Relay};
+
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The rows of a completed payment, and the events that led to them.
+#[derive(Clone, Debug)]
+pub struct Life {
+    pub payment: Payment,
+    pub hold: LedgerEntry,
+    pub capture: LedgerEntry,
+    pub charge: ChargeResult,
+    /// Versions 1 and 2 of the payment.
+    pub before: [Payment; 2],
+}
+
+pub struct Harness {
+    databases: [sql::harness::Harness; 3],
+    clients: [Client; 3],
+    pub relay: Relay,
+    prefix: String,
+    /// Number and balance of each user's last movement.
+    accounts: BTreeMap<Uuid, (i64, i64)>,
+}
+
+pub struct Running {
+    pub metrics: Metrics,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Harness {
+    pub async fn new() -> Self {
+        let mut databases = Vec::new();
+        let mut clients = Vec::new();
+        for kind in [Database::Payments, Database::Balance, Database::Processor] {
+            let database = sql::harness::Harness::new(kind).await.unwrap();
+            let (server, _) = database.admin_url().rsplit_once('/').unwrap();
+            clients.push(sql::connect(&format!("{server}/{}", database.name())).await.unwrap());
+            databases.push(database);
+        }
+        let prefix = format!("test-{}-", Uuid::new_v4());
+        Self {
+            databases: databases.try_into().ok().unwrap(),
+            clients: clients.try_into().ok().unwrap(),
+            relay: Relay::new(&prefix).await,
+            prefix,
+            accounts: BTreeMap::new(),
+        }
+    }
+
+    pub fn payments(&self) -> &Client {
+        &self.clients[0]
+    }
+
+    pub fn balance(&self) -> &Client {
+        &self.clients[1]
+    }
+
+    /// A user with money.
+    pub async fn user(&mut self) -> Uuid {
+        let user = Uuid::now_v7();
+        let deposit = LedgerEntry {
+            user_id: user,
+            payment_id: Uuid::new_v4(),
+            phase: 1,
+            kind: "deposit".to_owned(),
+            amount: 1_000_000,
+            service_id: None,
+            reason: None,
+            traceparent: None,
+            created_at: now(),
+        };
+        let account = "insert into accounts (user_id, available, held, last_entry_no) values ($1, 1000000, 0, 1)";
+        self.balance().execute(account, &[&user]).await.unwrap();
+        self.accounts.insert(user, (1, 1_000_000));
+        self.insert_entry(&deposit, (1, 1_000_000, 0)).await;
+        self.relay.emit(&deposit, Fate::Emitted);
+        user
+    }
+
+    async fn insert_entry(&self, entry: &LedgerEntry, (number, available, held): (i64, i64, i64)) {
+        let statement = "
+            insert into ledger (user_id, payment_id, phase, kind, amount, service_id, reason, created_at, entry_no,
+                                available_after, held_after)
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+        let LedgerEntry { user_id, payment_id, phase, kind, amount, service_id, reason, created_at, .. } = entry;
+        self.balance()
+            .execute(
+                statement,
+                &[user_id, payment_id, phase, kind, amount, service_id, reason, created_at, &number, &available, &held],
+            )
+            .await
+            .unwrap();
+    }
+
+    /// The rows of a completed payment, written, and not emitted.
+    pub async fn complete(&mut self, user_id: Uuid, amount: i64) -> Life {
+        let life = life(user_id, amount);
+        let Life { payment: p, hold, capture, charge: c, .. } = &life;
+        let (number, available) = self.accounts[&user_id];
+        self.insert_entry(hold, (number + 1, available - amount, amount)).await;
+        self.insert_entry(capture, (number + 2, available - amount, 0)).await;
+        let account = "update accounts set available = $2, last_entry_no = $3 where user_id = $1";
+        self.balance().execute(account, &[&user_id, &(available - amount), &(number + 2)]).await.unwrap();
+        self.accounts.insert(user_id, (number + 2, available - amount));
+        let statement = "
+            insert into charges (payment_id, user_id, client_number, service_id, amount, status, version,
+                                 provider_reference, lease_until, created_at, decided_at)
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10)";
+        let provider = &c.provider_reference;
+        self.clients[2]
+            .execute(
+                statement,
+                &[&c.payment_id, &c.user_id, &c.client_number, &c.service_id, &c.amount, &c.status, &c.version,
+                  provider, &c.created_at, &c.decided_at],
+            )
+            .await
+            .unwrap();
+        let statement = "
+            insert into payments (user_id, payment_id, idempotency_key, fingerprint, client_number, service_id, amount,
+                                  status, event, version, initiated_at, expires_at, authorized_at, completed_at)
+            values ($1, $2, $3, '\\x00', $4, $5, $6, $7, $7, $8, $9, $10, $11, $12)";
+        self.payments()
+            .execute(
+                statement,
+                &[&p.user_id, &p.payment_id, &p.payment_id.to_string(), &p.client_number, &p.service_id, &p.amount,
+                  &p.status, &p.version, &p.initiated_at, &p.expires_at, &p.authorized_at, &p.completed_at],
+            )
+            .await
+            .unwrap();
+        life
+    }
+
+    /// A completed payment, emitted.
+    pub async fn pay(&mut self, user_id: Uuid) -> Life {
+        let life = self.complete(user_id, 100).await;
+        self.emit(&life, Fate::Emitted);
+        life
+    }
+
+    /// Emits all events of a payment; that of its second version has another fate.
+    pub fn emit(&mut self, life: &Life, second: Fate) {
+        self.relay.emit(&life.before[0], Fate::Emitted);
+        self.relay.emit(&life.hold, Fate::Emitted);
+        self.relay.emit(&life.before[1], second);
+        self.relay.emit(&life.charge, Fate::Emitted);
+        self.relay.emit(&life.capture, Fate::Emitted);
+        self.relay.emit(&life.payment, Fate::Emitted);
+        self.relay.flush();
+    }
+
+    fn config(&self) -> Config {
+        let brokers = std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS is not set: run `cargo stack test`");
+        let urls = self.databases.each_ref().map(|database| database.url("coro_checker").unwrap());
+        let [payments, balance, processor] = &urls;
+        let arguments = [
+            "auditor".to_owned(),
+            "--admin-addr=127.0.0.1:0".to_owned(),
+            format!("--payments-database-url={payments}"),
+            format!("--balance-database-url={balance}"),
+            format!("--processor-database-url={processor}"),
+            format!("--kafka-brokers={brokers}"),
+            format!("--group-id={}auditor", self.prefix),
+            format!("--topic-prefix={}", self.prefix),
+            "--queue=no-such-queue".to_owned(),
+            "--pass-ms=200".to_owned(),
+            "--recheck-ms=100".to_owned(),
+            "--settle-ms=500".to_owned(),
+        ];
+        Config::parse_from(arguments)
+    }
+
+    /// Starts an auditor, and waits until it follows what is written from now on.
+    pub async fn start(&self) -> Running {
+        let config = self.config();
+        let databases: Databases = config.databases.clone();
+        let (metrics, shutdown) = (Metrics::register().unwrap(), CancellationToken::new());
+        let store = Store::new(&databases).unwrap();
+        let setup = Setup { config, store, metrics: metrics.clone(), shutdown: shutdown.clone() };
+        let task = tokio::spawn(async move { auditor::audit(setup).await.unwrap() });
+        let running = Running { metrics, shutdown, task };
+        running
+            .until("it follows", |running| {
+                let until = running.metrics.looked_until.get();
+                until > 0.0 && until < Timestamp::now().as_millisecond() as f64 / 1_000.0
+            })
+            .await;
+        running
+    }
+
+    /// Makes payments until the check has this many violations.
+    pub async fn until_violated(&mut self, running: &Running, user: Uuid, check: Check, count: u64) {
+        let began = Instant::now();
+        while running.violations(check) < count {
+            assert!(began.elapsed() < WAIT_TIMEOUT, "{} is not violated: {:?}", check.name(), running.all());
+            self.pay(user).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Makes payments until these many more are done with.
+    pub async fn until_done(&mut self, running: &Running, user: Uuid) {
+        let (began, from) = (Instant::now(), Timestamp::now());
+        while running.metrics.looked_until.get() < from.as_millisecond() as f64 / 1_000.0 {
+            assert!(began.elapsed() < WAIT_TIMEOUT, "the look does not go on: {:?}", running.all());
+            self.pay(user).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub async fn finish(self) {
+        drop(self.clients);
+        for database in self.databases {
+            database.finish().await.unwrap();
+        }
+    }
+}
+
+impl Running {
+    pub fn violations(&self, check: Check) -> u64 {
+        self.metrics.violations.with_label_values(&[check.name()]).get()
+    }
+
+    pub fn examined(&self, kind: &str) -> u64 {
+        self.metrics.examined.with_label_values(&[kind]).get()
+    }
+
+    /// Every check that is violated.
+    pub fn all(&self) -> Vec<(&'static str, u64)> {
+        let all = Check::VARIANTS.iter().map(|check| (check.name(), self.violations(*check)));
+        all.filter(|(_, count)| *count > 0).collect()
+    }
+
+    pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let began = Instant::now();
+        while !holds(self) {
+            assert!(began.elapsed() < WAIT_TIMEOUT, "{what}: not within {WAIT_TIMEOUT:?}; {:?}", self.all());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+/// Microseconds, as Postgres keeps them.
+fn now() -> Timestamp {
+    Timestamp::from_microsecond(Timestamp::now().as_microsecond()).unwrap()
+}
+
+fn life(user_id: Uuid, amount: i64) -> Life {
+    let (payment_id, at) = (Uuid::now_v7(), now());
+    let payment = Payment {
+        user_id,
+        payment_id,
+        client_number: "0812".to_owned(),
+        service_id: "electricity".to_owned(),
+        amount,
+        status: "completed".to_owned(),
+        event: "completed".to_owned(),
+        reason: None,
+        version: 3,
+        traceparent: None,
+        initiated_at: at,
+        expires_at: at + 15.minutes(),
+        authorized_at: Some(at),
+        completed_at: Some(at),
+        rejected_at: None,
+        failed_at: None,
+        cancelled_at: None,
+        cancel_requested_at: None,
+    };
+    let authorized = Payment {
+        status: "authorized".to_owned(),
+        event: "authorized".to_owned(),
+        version: 2,
+        completed_at: None,
+        ..payment.clone()
+    };
+    let initiated = Payment {
+        status: "initiated".to_owned(),
+        event: "initiated".to_owned(),
+        version: 1,
+        authorized_at: None,
+        ..authorized.clone()
+    };
+    let hold = LedgerEntry {
+        user_id,
+        payment_id,
+        phase: 1,
+        kind: "hold".to_owned(),
+        amount,
+        service_id: Some("electricity".to_owned()),
+        reason: None,
+        traceparent: None,
+        created_at: at,
+    };
+    let capture = LedgerEntry { phase: 2, kind: "capture".to_owned(), ..hold.clone() };
+    let charge = ChargeResult {
+        payment_id,
+        user_id,
+        client_number: "0812".to_owned(),
+        service_id: "electricity".to_owned(),
+        amount,
+        status: "succeeded".to_owned(),
+        attempt: 1,
+        reason: None,
+        version: 2,
+        provider_reference: Some("ch_1".to_owned()),
+        traceparent: None,
+        expires_at: None,
+        created_at: at,
+        decided_at: Some(at),
+    };
+    Life { payment, hold, capture, charge, before: [initiated, authorized] }
+}

@@ -1,0 +1,98 @@
+//! Emits rows as the relay does, and leaves out what a test wants to be lost.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use brokers::Brokers;
+use jiff::Timestamp;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use saga::contract::{BALANCE_TOPIC, EventBody, PAYMENT_RESULT_TOPIC, PAYMENT_TOPIC};
+use serde::Serialize;
+
+const TOPICS: [(&str, &str); 3] =
+    [(PAYMENT_TOPIC, "payments"), (BALANCE_TOPIC, "balance"), (PAYMENT_RESULT_TOPIC, "processor")];
+
+pub struct Relay {
+    producer: BaseProducer,
+    prefix: String,
+    /// The last commit of each source that was emitted, and the last that there was.
+    last: BTreeMap<&'static str, (u64, u64)>,
+}
+
+/// What becomes of a committed row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Emitted,
+    /// The relay passed it over.
+    NeverEmitted,
+    /// It was emitted, and Kafka lost it.
+    Lost,
+}
+
+impl Relay {
+    pub async fn new(prefix: &str) -> Self {
+        let config = Brokers::from_env("KAFKA_ADMIN_CONFIG").unwrap().config();
+        let admin: AdminClient<DefaultClientContext> = config.create().unwrap();
+        let names = TOPICS.map(|(topic, _)| format!("{prefix}{topic}"));
+        let topics = names.each_ref().map(|name| NewTopic::new(name, 2, TopicReplication::Fixed(1)));
+        for made in admin.create_topics(&topics, &AdminOptions::new()).await.unwrap() {
+            made.unwrap();
+        }
+        Self { producer: config.create().unwrap(), prefix: prefix.to_owned(), last: BTreeMap::new() }
+    }
+
+    /// Emits the event of a row, with the next position of its source.
+    pub fn emit<T: EventBody + Serialize>(&mut self, body: &T, fate: Fate) {
+        let event_type = body.event_type().unwrap();
+        let (topic, source) = TOPICS.into_iter().find(|(topic, _)| *topic == event_type.topic()).unwrap();
+        let (emitted, committed) = self.last.entry(source).or_insert((0, 0x1000));
+        *committed += 0x10;
+        let position = format!("0/{committed:X};0;0/{emitted:X}");
+        if fate != Fate::NeverEmitted {
+            *emitted = *committed;
+        }
+        if fate == Fate::Emitted {
+            self.produce(topic, event_type.as_str(), source, body, Some(&position));
+        }
+    }
+
+    /// Emits the present row again, as `cdc-relay replay` does: without a position.
+    pub fn emit_again<T: EventBody + Serialize>(&self, body: &T) {
+        let event_type = body.event_type().unwrap();
+        let (topic, source) = TOPICS.into_iter().find(|(topic, _)| *topic == event_type.topic()).unwrap();
+        self.produce(topic, event_type.as_str(), source, body, None);
+    }
+
+    /// Produces a record of this type, whatever its body is.
+    pub fn produce<T: EventBody + Serialize>(
+        &self,
+        topic: &str,
+        name: &str,
+        source: &str,
+        body: &T,
+        position: Option<&str>,
+    ) {
+        let (id, subject, source) = (body.event_id(), body.subject(), format!("/coro/{source}"));
+        let header = |key, value| Header { key, value: Some(value) };
+        let mut headers = OwnedHeaders::new()
+            .insert(header("ce_id", id.as_str()))
+            .insert(header("ce_type", name))
+            .insert(header("ce_source", source.as_str()))
+            .insert(header("ce_subject", subject.as_str()));
+        if let Some(position) = position {
+            headers = headers.insert(header("pg_position", position));
+        }
+        let (topic, key) = (format!("{}{topic}", self.prefix), body.key());
+        let text = serde_json::to_string(body).unwrap();
+        let at = Timestamp::now().as_millisecond();
+        let record = BaseRecord::to(&topic).key(&key).payload(&text).headers(headers).timestamp(at);
+        self.producer.send(record).map_err(|(error, _)| error).unwrap();
+    }
+
+    pub fn flush(&self) {
+        tokio::task::block_in_place(|| self.producer.flush(Duration::from_secs(30))).unwrap();
+    }
+}
