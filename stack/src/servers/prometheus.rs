@@ -10,7 +10,8 @@ use crate::services::Instance;
 use crate::spec::Spec;
 
 /// Files of rules that `prometheus.yml` names.
-const RULES: [&str; 3] = ["cdc-relay.yml", "saga.yml", "notifier.yml"];
+const RULES: [&str; 7] =
+    ["auditor.yml", "cdc-relay.yml", "consumers.yml", "notifier.yml", "saga.yml", "servers.yml", "slo.yml"];
 
 pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
     let program = find_program("prometheus").context("Prometheus is not installed")?;
@@ -57,7 +58,7 @@ pub fn write_targets(layout: &Layout) -> Result<()> {
 }
 
 /// Each service is a job with as many targets as it has instances; so is each server that can be scraped.
-fn targets(layout: &Layout) -> Vec<Value> {
+pub fn targets(layout: &Layout) -> Vec<Value> {
     let instances = Instance::of(layout).into_iter();
     let services = instances.map(|instance| (instance.service.program(), instance.name, instance.admin));
     let servers = [
@@ -74,4 +75,23 @@ fn targets(layout: &Layout) -> Vec<Value> {
             json!({"targets": [address], "labels": {"__scheme__": scheme, "job": job, "instance": instance}})
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_rules_is_loaded() {
+        let config = include_str!("../../../compose/prometheus/prometheus.yml");
+        let listed: Vec<&str> =
+            config.lines().filter_map(|line| line.trim_start().strip_prefix("- rules/")).collect();
+        assert_eq!(listed, RULES);
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../compose/prometheus/rules");
+        let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string());
+        let mut rules: Vec<String> =
+            names.map(Result::unwrap).filter(|name| !name.ends_with("_test.yml")).collect();
+        rules.sort();
+        assert_eq!(rules, RULES);
+    }
 }
