@@ -81,6 +81,8 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
         need(find_program("curl").is_some(), "curl", &["curl"]);
         need(find_program("npm").is_some(), "npm", &["npm"]);
         need(python_has_venv(), "Python with venv", &["python3-venv"]);
+        let alertmanager = ["amtool", "prometheus-alertmanager"].iter().all(|name| find_program(name).is_some());
+        need(alertmanager, "Alertmanager, with amtool", &["prometheus-alertmanager"]);
     }
     if purpose == Purpose::AllTests {
         need(find_program("mvn").is_some(), "Maven (to download Keycloak)", &["maven"]);
@@ -215,7 +217,7 @@ fi
 # Just installed for private use: not to be started at the next boot either.
 for package in "$@"; do
     case $package in
-    redis-server | valkey-server | rabbitmq-server | haproxy | prometheus) update-rc.d "$package" disable >/dev/null 2>&1 || true ;;
+    redis-server | valkey-server | rabbitmq-server | haproxy | prometheus | prometheus-alertmanager) update-rc.d "$package" disable >/dev/null 2>&1 || true ;;
     esac
 done
 "#;
