@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::layout::Layout;
 
 /// The programs that listen. Ours share one.
-const NAMES: [&str; 7] = ["postgres", "kafka", "rabbitmq", "redis", "haproxy", "smtp", SERVICES];
+const NAMES: [&str; 8] = ["postgres", "kafka", "rabbitmq", "redis", "haproxy", "smtp", "collector", SERVICES];
 pub const SERVICES: &str = "services";
 
 /// A certificate and its key, as files among the secrets of the stack.

@@ -22,9 +22,10 @@ use crate::install::{Purpose, in_ci};
 use crate::layout::Layout;
 use crate::output::{Progress, say};
 use crate::process::ProcessId;
+use crate::servers::kafka;
 use crate::services::Instance;
 use crate::up::{Extent, Wish, afresh};
-use crate::{down, install, logs, workspace};
+use crate::{compose, down, install, logs, workspace};
 use suites::{Kind, Suite};
 use totals::Totals;
 
@@ -61,9 +62,21 @@ enum Step {
     Stack,
     /// A stack whose every link is encrypted: a payment, faults, the audit; with --all
     Encrypted,
+    /// compose.yaml on a Docker engine of its own: a payment, the audit, what the file promises; with --all, as root
+    Containers,
 }
 
-const STEPS: [Step; 6] = [Step::Format, Step::Lint, Step::Deny, Step::Unit, Step::Stack, Step::Encrypted];
+const STEPS: [Step; 7] = [
+    Step::Format,
+    Step::Lint,
+    Step::Deny,
+    Step::Unit,
+    Step::Stack,
+    Step::Encrypted,
+    Step::Containers,
+];
+/// Those that `--all` adds.
+const LONG_STEPS: [Step; 2] = [Step::Encrypted, Step::Containers];
 const QUICK_STEPS: [Step; 3] = [Step::Format, Step::Lint, Step::Unit];
 
 /// Places at which a processor or a relay ends. The whole workspace is named with them, so that no third-party crate
@@ -91,6 +104,7 @@ pub fn run(args: &TestArgs) -> Result<()> {
             Step::Unit => totals.all(unit(&layout, args.quick)),
             Step::Stack => with_stack(&layout, false, &mut totals, |totals| plain(&layout, args.all, totals)),
             Step::Encrypted => with_stack(&layout, true, &mut totals, |totals| encrypted(&layout, totals)),
+            Step::Containers => totals.one(containers(&layout)),
         }
         let failed = totals.failed - before.failed;
         let word = if failed == 0 { "ok" } else { "FAILED" };
@@ -108,7 +122,7 @@ fn steps(args: &TestArgs) -> Vec<Step> {
     let all: &[Step] = if args.quick { &QUICK_STEPS } else { &STEPS };
     let chosen = |step: &&Step| match args.only {
         Some(only) => only == **step,
-        None => args.all || **step != Step::Encrypted,
+        None => args.all || !LONG_STEPS.contains(*step),
     };
     all.iter().filter(chosen).copied().collect()
 }
@@ -182,8 +196,9 @@ fn with_stack(layout: &Layout, tls: bool, totals: &mut Totals, tests: impl FnOnc
     let before = totals.failed;
     let owner = ProcessId::me().context("no /proc");
     totals.one(owner.and_then(|owner| {
-        // Tests need every part.
-        let with = Extra::value_variants().to_vec();
+        // Tests need every part; traces, whose collector is compiled for minutes, only on the encrypted stack.
+        let parts = Extra::value_variants().iter().copied();
+        let with = parts.filter(|part| tls || *part != Extra::Traces).collect();
         let wish = Wish { extent: Extent::Services, with, yes: in_ci(), owner: Some(owner), tls };
         afresh(layout, &wish)
     }));
@@ -201,9 +216,15 @@ fn with_stack(layout: &Layout, tls: bool, totals: &mut Totals, tests: impl FnOnc
     }
 }
 
-/// A payment, the tests that need servers and services, and the programs with failpoints.
+/// A payment, loads, the tests that need servers and services, and the programs with failpoints.
 fn plain(layout: &Layout, all: bool, totals: &mut Totals) {
     totals.one(workspace::coroctl(layout, &["first-payment"]));
+    // Before the tests, whose parked messages no audit but theirs can explain. How fast it goes is not judged.
+    let loads: &[&str] =
+        if all { &["smoke", "load", "stress", "spike", "soak", "hot-account"] } else { &["smoke"] };
+    for load in loads {
+        totals.one(workspace::e2e(layout, &["load", load, "--without-limits"]));
+    }
     match suites::build(layout, &["--workspace"]) {
         Ok(suites) => {
             totals.all(integration(layout, all, &suites));
@@ -244,6 +265,27 @@ fn encrypted(layout: &Layout, totals: &mut Totals) {
         let suite: Vec<Suite> = suites.into_iter().filter(is_whole).collect();
         suites::run(layout, vec![suite], &[ENCRYPTED, "--include-ignored"])
     }));
+}
+
+/// Runs compose.yaml on a Docker engine, with stand-ins for the images of others. Kafka's jars are those of a stack.
+fn containers(layout: &Layout) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        say("a Docker engine of its own needs root: skipped");
+        return Ok(());
+    }
+    Progress::default().step("build", |step| {
+        let targets: Vec<&str> = compose::PROGRAMS.into_iter().flat_map(|name| ["--bin", name]).collect();
+        workspace::build(layout, &targets, step)?;
+        if !kafka::downloaded(layout) {
+            kafka::download(layout, step)?;
+        }
+        Ok(String::new())
+    })?;
+    let script = layout.root.join("compose/verify/run");
+    let mut command = workspace::command(layout, &script.display().to_string());
+    command.env("KAFKA_JARS", kafka::jars(layout)).stdin(Stdio::null());
+    ensure!(command.status().context("cannot run it")?.success(), "compose/verify/run failed");
+    Ok(())
 }
 
 /// The tests of programs with failpoints.

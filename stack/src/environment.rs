@@ -111,7 +111,9 @@ pub fn variables(layout: &Layout) -> Result<BTreeMap<&'static str, String>> {
         [("SEARCH_URL", url), ("SEARCH_INDEXER_ADMIN_URL", admin), ("SEARCH_INDEXER_2_ADMIN_URL", second)]
     });
     let notify = if Extra::of(layout).contains(&Extra::Notify) { notify(layout)? } else { Vec::new() };
-    let extra = encrypted.into_iter().flatten().chain(search).chain(notify);
+    let audit = Extra::of(layout).contains(&Extra::Audit).then(|| ("AUDITOR_ADMIN_URL", http(Port::Auditor)));
+    let traces = Extra::of(layout).contains(&Extra::Traces).then(|| ("ZIPKIN_URL", http(Port::Zipkin)));
+    let extra = encrypted.into_iter().flatten().chain(search).chain(notify).chain(audit).chain(traces);
     Ok(fixed.into_iter().chain(extra).chain(role_passwords(layout)?).collect())
 }
 

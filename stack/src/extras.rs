@@ -18,6 +18,10 @@ pub enum Extra {
     Search,
     /// Notifications and fraud alerts: notifier, fraud, a relay of its alerts, and an SMTP server.
     Notify,
+    /// The continuous audit: auditor.
+    Audit,
+    /// Traces of payments: tracer, an OpenTelemetry Collector, and Zipkin, which shows them.
+    Traces,
 }
 
 impl Extra {
@@ -26,6 +30,8 @@ impl Extra {
         match self {
             Self::Search => "search",
             Self::Notify => "notify",
+            Self::Audit => "audit",
+            Self::Traces => "traces",
         }
     }
 

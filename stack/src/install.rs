@@ -12,7 +12,9 @@ use anyhow::{Result, bail};
 use crate::layout::Layout;
 use crate::output::{Progress, Step};
 use crate::servers::java::java;
-use crate::servers::{Server, find_program, kafka, opensearch, postgres, rabbitmq, redis, smtp};
+use crate::servers::{
+    Server, collector, find_program, kafka, opensearch, postgres, rabbitmq, redis, smtp, zipkin,
+};
 
 /// Something that must be there, and the packages that bring it: the first one the distribution knows is taken.
 struct Need {
@@ -33,9 +35,14 @@ const OLD_JAVA_PACKAGES: &[&str] = &["openjdk-17-jre-headless", "openjdk-21-jre-
 /// Redis 8 is under the AGPL, and whoever packages it has Valkey too; where there is no Valkey, Redis is older.
 const REDIS_PACKAGES: &[&str] = &["valkey-server", "redis-server"];
 
-/// Programs and headers that building our services takes.
-const BUILD: [(&str, &str); 4] =
-    [("cmake", "cmake"), ("g++", "g++"), ("make", "make"), ("pkg-config", "pkg-config")];
+/// Programs and headers that building our services takes, and the program that makes certificates.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("cmake", "cmake"),
+    ("g++", "g++"),
+    ("make", "make"),
+    ("pkg-config", "pkg-config"),
+    ("openssl", "openssl"),
+];
 const HEADERS: [(&str, &str); 3] =
     [("curl/curl.h", "libcurl4-openssl-dev"), ("openssl/ssl.h", "libssl-dev"), ("zlib.h", "zlib1g-dev")];
 
@@ -43,7 +50,8 @@ const HEADERS: [(&str, &str); 3] =
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     Stack,
-    /// `cargo stack test`, which runs apps in other languages, the tools of those who develop them, and issuers of tokens.
+    /// `cargo stack test`, which runs apps in other languages, the tools of those who develop them, issuers of tokens, and a
+    /// browser.
     Tests,
     /// `cargo stack test --all`, which runs subscribers and Keycloak as well.
     AllTests,
@@ -66,12 +74,18 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
     if with_search {
         need(java(&opensearch::JAVA).is_some(), "Java 17 to 23 (for OpenSearch)", OLD_JAVA_PACKAGES);
     }
-    let downloaded = kafka::downloaded(layout) && (!with_search || opensearch::downloaded(layout));
+    let with_traces = Server::of(layout).contains(&Server::Zipkin);
+    let downloaded = kafka::downloaded(layout)
+        && (!with_search || opensearch::downloaded(layout))
+        && (!with_traces || zipkin::downloaded(layout));
     need(downloaded || find_program("mvn").is_some(), "Maven (to download servers)", &["maven"]);
+    if with_traces {
+        need(collector::built(layout) || collector::go().is_some(), "Go (for the collector)", &["golang-go"]);
+    }
     if Server::of(layout).contains(&Server::Smtp) {
         need(smtp::program().is_some(), "aiosmtpd", &["python3-aiosmtpd"]);
     }
-    for (program, package) in &BUILD {
+    for (program, package) in &PROGRAMS {
         need(find_program(program).is_some(), program, std::slice::from_ref(package));
     }
     for (header, package) in &HEADERS {
@@ -83,6 +97,9 @@ fn missing(layout: &Layout, purpose: Purpose) -> Vec<Need> {
         need(python_has_venv(), "Python with venv", &["python3-venv"]);
         let alertmanager = ["amtool", "prometheus-alertmanager"].iter().all(|name| find_program(name).is_some());
         need(alertmanager, "Alertmanager, with amtool", &["prometheus-alertmanager"]);
+        let browsers = ["chromium", "chromium-browser", "google-chrome"];
+        need(browsers.iter().any(|name| find_program(name).is_some()), "Chromium", &["chromium"]);
+        need(Path::new("/usr/share/fonts/truetype").is_dir(), "fonts", &["fonts-liberation"]);
     }
     if purpose == Purpose::AllTests {
         need(find_program("mvn").is_some(), "Maven (to download Keycloak)", &["maven"]);

@@ -54,11 +54,16 @@ pub enum Port {
     Notifier = 41,
     Fraud = 42,
     FraudRelay = 43,
+    Auditor = 44,
+    Tracer = 50,
+    /// Where traces are sent.
+    Otlp = 51,
+    Zipkin = 52,
 }
 
-/// The listeners of an encrypted stack that speak HTTP without TLS: Prometheus' page, which nothing of Coro reads, and
-/// OpenSearch, which has TLS by a plugin only.
-const PLAIN: [Port; 2] = [Port::Prometheus, Port::Search];
+/// The listeners of an encrypted stack that speak HTTP without TLS: the pages of Prometheus and Zipkin, which nothing of Coro
+/// reads, and OpenSearch, which has TLS by a plugin only.
+const PLAIN: [Port; 3] = [Port::Prometheus, Port::Search, Port::Zipkin];
 
 /// One stack on this machine.
 #[derive(Debug, Clone)]

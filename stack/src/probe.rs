@@ -68,6 +68,12 @@ pub fn kafka(layout: &Layout) -> bool {
     answer[4..8] == 7_i32.to_be_bytes() && answer[8..12] != 0_i32.to_be_bytes()
 }
 
+/// An empty request is answered by a collector that takes traces.
+pub fn otlp(layout: &Layout) -> bool {
+    let question = b"POST /v1/traces HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    exchange(layout, Port::Otlp, question, 12).is_some_and(|answer| answer == b"HTTP/1.1 200")
+}
+
 /// Whether a GET is answered by 2xx.
 pub fn http(layout: &Layout, port: Port, path: &str) -> bool {
     let url = layout.http(port, path);

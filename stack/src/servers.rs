@@ -1,5 +1,6 @@
 //! The servers: what each needs on disk, its command line, and how to know that it is ready.
 
+pub mod collector;
 pub mod haproxy;
 pub mod java;
 pub mod kafka;
@@ -9,6 +10,7 @@ pub mod prometheus;
 pub mod rabbitmq;
 pub mod redis;
 pub mod smtp;
+pub mod zipkin;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,10 +36,12 @@ pub enum Server {
     HaProxy,
     OpenSearch,
     Smtp,
+    Collector,
+    Zipkin,
 }
 
 impl Server {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Postgres,
         Self::Kafka,
         Self::RabbitMq,
@@ -46,6 +50,8 @@ impl Server {
         Self::HaProxy,
         Self::OpenSearch,
         Self::Smtp,
+        Self::Zipkin,
+        Self::Collector,
     ];
 
     /// The servers of a stack.
@@ -59,6 +65,7 @@ impl Server {
         match self {
             Self::OpenSearch => Some(Extra::Search),
             Self::Smtp => Some(Extra::Notify),
+            Self::Collector | Self::Zipkin => Some(Extra::Traces),
             Self::Postgres
             | Self::Kafka
             | Self::RabbitMq
@@ -78,6 +85,8 @@ impl Server {
             Self::HaProxy => "haproxy",
             Self::OpenSearch => "opensearch",
             Self::Smtp => "smtp",
+            Self::Collector => "collector",
+            Self::Zipkin => "zipkin",
         }
     }
 
@@ -99,6 +108,8 @@ impl Server {
             Self::HaProxy => &[Port::Edge, Port::EdgeAdmin],
             Self::OpenSearch => &[Port::Search, Port::SearchTransport],
             Self::Smtp => &[Port::Smtp],
+            Self::Collector => &[Port::Otlp],
+            Self::Zipkin => &[Port::Zipkin],
         }
     }
 
@@ -116,6 +127,8 @@ impl Server {
             Self::HaProxy => haproxy::prepare(layout),
             Self::OpenSearch => opensearch::prepare(layout),
             Self::Smtp => smtp::prepare(layout),
+            Self::Collector => collector::prepare(layout),
+            Self::Zipkin => zipkin::prepare(layout),
         }
     }
 
@@ -143,6 +156,8 @@ impl Server {
             // Whether it has anyone to pass requests on to is asked when the services are up.
             Self::HaProxy => probe::http(layout, Port::EdgeAdmin, "/metrics"),
             Self::Smtp => probe::smtp(layout),
+            Self::Collector => probe::otlp(layout),
+            Self::Zipkin => probe::http(layout, Port::Zipkin, "/health"),
             Self::OpenSearch => {
                 // Its time-out is below the probe's.
                 let health = "/_cluster/health?wait_for_status=yellow&timeout=500ms";

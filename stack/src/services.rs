@@ -26,6 +26,8 @@ pub enum Service {
     Fraud,
     /// Emits the alerts of fraud.
     FraudRelay,
+    Auditor,
+    Tracer,
 }
 
 impl Service {
@@ -40,6 +42,8 @@ impl Service {
             Self::SearchIndexer => "search-indexer",
             Self::Notifier => "notifier",
             Self::Fraud => "fraud",
+            Self::Auditor => "auditor",
+            Self::Tracer => "tracer",
         }
     }
 
@@ -49,6 +53,8 @@ impl Service {
             Self::Gateway | Self::Payments | Self::Balance | Self::Processor | Self::Relay => None,
             Self::SearchIndexer => Some(Extra::Search),
             Self::Notifier | Self::Fraud | Self::FraudRelay => Some(Extra::Notify),
+            Self::Auditor => Some(Extra::Audit),
+            Self::Tracer => Some(Extra::Traces),
         }
     }
 
@@ -100,6 +106,15 @@ impl Service {
                 ("FRAUD_RELAY_URL", url("fraud", Login::Relay)?),
                 kafka("relay"),
             ],
+            Self::Auditor => vec![
+                ("PAYMENTS_DATABASE_URL", url("payments", Login::Checker)?),
+                ("BALANCE_DATABASE_URL", url("balance", Login::Checker)?),
+                ("PROCESSOR_DATABASE_URL", url("processor", Login::Checker)?),
+                kafka("auditor"),
+            ],
+            Self::Tracer => {
+                vec![("OTEL_EXPORTER_OTLP_ENDPOINT", layout.http(Port::Otlp, "")), kafka("tracer")]
+            }
         })
     }
 }
@@ -136,7 +151,7 @@ pub struct Instance {
 }
 
 /// Everything of ours that may run. A further instance is a further line, and a further server in the edge's configuration.
-pub const INSTANCES: [Instance; 11] = [
+pub const INSTANCES: [Instance; 13] = [
     instance(Service::Gateway, "gateway-sim", Port::Gateway, Port::Gateway),
     instance(Service::Payments, "payments-svc", Port::Payments, Port::PaymentsAdmin),
     instance(Service::Payments, "payments-svc-2", Port::SecondPayments, Port::SecondPaymentsAdmin),
@@ -153,6 +168,8 @@ pub const INSTANCES: [Instance; 11] = [
     instance(Service::Notifier, "notifier", Port::Notifier, Port::Notifier),
     instance(Service::Fraud, "fraud", Port::Fraud, Port::Fraud),
     instance(Service::FraudRelay, "fraud-relay", Port::FraudRelay, Port::FraudRelay),
+    instance(Service::Auditor, "auditor", Port::Auditor, Port::Auditor),
+    instance(Service::Tracer, "tracer", Port::Tracer, Port::Tracer),
 ];
 
 const fn instance(service: Service, name: &'static str, public: Port, admin: Port) -> Instance {
@@ -188,7 +205,9 @@ impl Instance {
             | Service::SearchIndexer
             | Service::Notifier
             | Service::Fraud
-            | Service::FraudRelay => "/ready",
+            | Service::FraudRelay
+            | Service::Auditor
+            | Service::Tracer => "/ready",
         }
     }
 
@@ -225,7 +244,7 @@ impl Instance {
     }
 
     fn env(self, layout: &Layout) -> Result<BTreeMap<String, String>> {
-        use Service::{Balance, Fraud, FraudRelay, Gateway, Payments, Relay, SearchIndexer};
+        use Service::{Auditor, Balance, Fraud, FraudRelay, Gateway, Payments, Relay, SearchIndexer, Tracer};
         // Logs are files here.
         let mut env = vec![("TOKIO_WORKER_THREADS", "2".to_owned()), ("NO_COLOR", "1".to_owned())];
         env.extend(given(&["RUST_LOG", "LOG_FORMAT"]));
@@ -236,11 +255,11 @@ impl Instance {
             env.push(("LISTEN_ADDR", address(layout, self.public)));
         }
         // A member of its consumer group that comes back under its name causes no rebalance.
-        if !matches!(self.service, Gateway | Relay | FraudRelay) {
+        if !matches!(self.service, Gateway | Relay | FraudRelay | Auditor) {
             env.push(("GROUP_INSTANCE_ID", self.name.to_owned()));
         }
         // Who may write on admin listeners; the others have nothing to write.
-        if !matches!(self.service, Relay | SearchIndexer | Fraud | FraudRelay) {
+        if !matches!(self.service, Relay | SearchIndexer | Fraud | FraudRelay | Auditor | Tracer) {
             env.push(("ADMIN_TOKEN", layout.admin_token()?));
         }
         if matches!(self.service, Payments | Balance) {
@@ -252,6 +271,9 @@ impl Instance {
         }
         if self.service == Payments {
             env.extend(given(&["HOLD_DELAY_MAX_SECONDS"]));
+        }
+        if self.service == Tracer {
+            env.extend(given(&["TRACE_SAMPLE_RATIO"]));
         }
         if matches!(self.service, Payments | SearchIndexer) {
             env.extend(environment::search_url(layout).map(|url| ("SEARCH_URL", url)));
@@ -315,6 +337,8 @@ mod tests {
                 Service::Notifier => &[Login::Notifier],
                 Service::Fraud => &[Login::Fraud],
                 Service::FraudRelay => &[Login::Relay],
+                Service::Auditor => &[Login::Checker],
+                Service::Tracer => &[],
             };
             let env = instance.spec(&layout).unwrap().env;
             for login in Login::ALL {

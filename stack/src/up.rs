@@ -11,7 +11,7 @@ use crate::layout::{Layout, Port};
 use crate::login::Login;
 use crate::output::{Progress, say};
 use crate::process::ProcessId;
-use crate::servers::{Server, kafka, opensearch, prometheus};
+use crate::servers::{Server, collector, haproxy, kafka, opensearch, prometheus, zipkin};
 use crate::services::{Instance, token_issuer};
 use crate::spec::Spec;
 use crate::{certificates, down, environment, install, logs, probe, process, state, supervisor, workspace};
@@ -63,6 +63,7 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
     let _alone = lock.try_write().context("another `up` or `down` of this stack is under way")?;
     Extra::add(layout, &wish.with)?;
     clear_the_way(layout, &progress)?;
+    install::ensure(layout, Purpose::Stack, wish.yes, &progress)?;
     if wish.tls && !layout.is_encrypted() {
         ensure!(
             Client::connect(&layout.socket()).is_none(),
@@ -70,7 +71,6 @@ pub fn up(layout: &Layout, wish: &Wish) -> Result<()> {
         );
         progress.step("certificates", |_| certificates::make(layout).map(|()| String::new()))?;
     }
-    install::ensure(layout, Purpose::Stack, wish.yes, &progress)?;
     // Before the minutes of a first build, so that what is wrong with the stack's folder is said at once.
     environment::write(layout)?;
     drop(supervisor::ensure(layout, wish.owner)?);
@@ -97,6 +97,12 @@ fn servers(layout: &Layout, progress: &Progress) -> Result<()> {
     }
     if Server::of(layout).contains(&Server::OpenSearch) && !opensearch::downloaded(layout) {
         progress.step("download", |step| opensearch::download(layout, step))?;
+    }
+    if Server::of(layout).contains(&Server::Zipkin) && !zipkin::downloaded(layout) {
+        progress.step("download", |step| zipkin::download(layout, step))?;
+    }
+    if Server::of(layout).contains(&Server::Collector) && !collector::built(layout) {
+        progress.step("collector", |step| collector::build(layout, step))?;
     }
     start_servers(layout, progress)
 }
@@ -300,11 +306,16 @@ fn summary(layout: &Layout, extent: Extent) -> Result<()> {
     let variables = environment::variables(layout)?;
     let names: &[&str] = match extent {
         Extent::Servers => &["KAFKA_BROKERS"],
-        Extent::Services | Extent::Payment => &["EDGE_URL", "GATEWAY_URL", "PROMETHEUS_URL", "KAFKA_BROKERS"],
+        Extent::Services | Extent::Payment => {
+            &["EDGE_URL", "GATEWAY_URL", "PROMETHEUS_URL", "ZIPKIN_URL", "KAFKA_BROKERS"]
+        }
     };
     say("");
-    for name in names {
-        say(&format!("{name:<16} {}", variables.get(name).map_or("", String::as_str)));
+    for (name, value) in names.iter().filter_map(|name| Some((name, variables.get(name)?))) {
+        say(&format!("{name:<16} {value}"));
+    }
+    if let Some(page) = haproxy::pay_page(layout).filter(|_| extent != Extent::Servers) {
+        say(&format!("{:<16} {page}", "Pay by hand"));
     }
     say(&format!("{:<16} 127.0.0.1:{}", "Postgres", layout.port(Port::Postgres)));
     say(&format!("\nEverything else, passwords included: . {}", layout.dir.join("env").display()));

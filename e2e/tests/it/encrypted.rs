@@ -3,6 +3,7 @@
 //!
 //! `cargo stack test --all` runs these on a stack of their own, after a payment, faults and the audit there.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -11,20 +12,28 @@ use std::time::Duration;
 
 use coroctl::audit::targets::Target;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use serde_json::Value;
 use stack::certificates;
 use stack::layout::{Layout, Port};
 use stack::servers::Server;
-use stack::services::INSTANCES;
+use stack::services::Instance;
 use tokio::io::AsyncReadExt;
 
 use crate::harness::{Harness, binary};
+use crate::notify::{e_mails, eventually, variable};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Ports without TLS: what the nodes of one RabbitMQ say to each other, Prometheus' page, which nothing of Coro reads, and
-/// OpenSearch, which has TLS by a plugin only.
-const PLAIN: [Port; 5] =
-    [Port::Epmd, Port::RabbitDistribution, Port::Prometheus, Port::Search, Port::SearchTransport];
+/// Ports without TLS: what the nodes of one RabbitMQ say to each other, the pages of Prometheus and Zipkin, which nothing of
+/// Coro reads, and OpenSearch, which has TLS by a plugin only.
+const PLAIN: [Port; 6] = [
+    Port::Epmd,
+    Port::RabbitDistribution,
+    Port::Prometheus,
+    Port::Zipkin,
+    Port::Search,
+    Port::SearchTransport,
+];
 
 /// The stack, which has to be an encrypted one.
 fn layout() -> Layout {
@@ -59,8 +68,8 @@ fn nothing_is_answered_in_plain_text() {
         b"AMQP\x00\x00\x09\x01",
         b"PING\r\n",
     ];
-    let servers = Server::ALL.iter().flat_map(|server| server.ports().to_vec());
-    let ports = servers.chain(INSTANCES.into_iter().flat_map(|instance| instance.ports()));
+    let servers = Server::of(&layout).into_iter().flat_map(|server| server.ports().to_vec());
+    let ports = servers.chain(Instance::of(&layout).into_iter().flat_map(Instance::ports));
     let ports: Vec<Port> = ports.filter(|port| !PLAIN.contains(port) && *port != Port::Postgres).collect();
     assert!(ports.len() > 18, "{ports:?}");
     for port in ports {
@@ -91,6 +100,40 @@ async fn connections_that_never_shake_hands_count_for_their_address() {
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     let first = tokio::time::timeout(Duration::from_millis(200), connections[0].read(&mut answer)).await;
     assert!(first.is_err(), "the others are open: {first:?}");
+}
+
+/// The mail server of an encrypted stack speaks nothing but TLS.
+#[tokio::test]
+#[ignore = "needs an encrypted stack: cargo stack test --all"]
+async fn an_e_mail_goes_out() {
+    let _encrypted = layout();
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    harness.client.contact(user).await.unwrap();
+    harness.settle(user, "0812", 400).await;
+    assert_eq!(e_mails(&format!("{user}@example.org"), 1).await.len(), 1);
+}
+
+/// From the request to the end, through every service, as Zipkin shows it.
+#[tokio::test]
+#[ignore = "needs an encrypted stack: cargo stack test --all"]
+async fn a_payment_is_one_trace() {
+    let _encrypted = layout();
+    let harness = Harness::shared().await;
+    let user = harness.client.user_with(1_000).await.unwrap();
+    let payment = harness.settle(user, "0812", 400).await;
+    let (zipkin, id) = (variable("ZIPKIN_URL"), payment["payment_id"].as_str().unwrap());
+    let url = format!("{zipkin}/api/v2/traces?annotationQuery=payment_id%3D{id}");
+    let spans = eventually("a trace", async || {
+        let traces: Value = reqwest::get(&url).await.unwrap().json().await.unwrap();
+        traces[0].as_array().cloned()
+    })
+    .await;
+    let services = spans.iter().map(|span| span["localEndpoint"]["serviceName"].as_str().unwrap());
+    let services: BTreeSet<&str> = services.collect();
+    assert_eq!(services, BTreeSet::from(["balance-svc", "cdc-relay", "payments-svc", "processor-svc"]));
+    // The whole, six steps, the five ways between them, and the call of the gateway.
+    assert_eq!(spans.len(), 13, "{spans:#?}");
 }
 
 /// Postgres begins in plain text, and then takes nobody who stays there.

@@ -22,7 +22,7 @@ use crate::maven::{Artifact, Content, Download};
 use crate::output::Step;
 use crate::spec::Spec;
 
-const VERSION: &str = "4.3.1";
+pub const VERSION: &str = "4.3.1";
 const LOG4J: &str = "2.25.4";
 /// What Kafka's server needs.
 pub const JAVA: RangeInclusive<u32> = 17..=u32::MAX;
@@ -33,7 +33,7 @@ pub const ADMIN: &str = "admin";
 /// A subscriber: the principal that docs/SUBSCRIBE.md signs in with.
 pub const SUBSCRIBER: &str = "subscriber";
 /// Everyone else who can sign in.
-pub const USERS: [&str; 8] = [
+pub const USERS: [&str; 10] = [
     "relay",
     "payments-svc",
     "balance-svc",
@@ -41,6 +41,8 @@ pub const USERS: [&str; 8] = [
     "search-indexer",
     "notifier",
     "fraud",
+    "auditor",
+    "tracer",
     SUBSCRIBER,
 ];
 
@@ -172,7 +174,7 @@ fn cluster_id() -> Result<String> {
     Ok(bytes.iter().enumerate().map(|item| char::from(character(item))).collect())
 }
 
-fn settings(layout: &Layout, home: &Path) -> Result<String> {
+pub fn settings(layout: &Layout, home: &Path) -> Result<String> {
     let (port, sasl) = (layout.port(Port::Kafka), layout.port(Port::KafkaSasl));
     let controller = layout.port(Port::KafkaController);
     // By its own name the broker signs in to itself and to its controller.
@@ -235,7 +237,7 @@ ssl.truststore.location={home}/ca.pem
     ))
 }
 
-const LOGGING: &str = "status=error
+pub const LOGGING: &str = "status=error
 appender.out.type=Console
 appender.out.name=out
 appender.out.layout.type=PatternLayout

@@ -6,6 +6,7 @@
 //!
 //! Kafka's own tool does the same in two seconds of a Java machine for each principal; these are three requests.
 
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -61,6 +62,8 @@ pub fn rules() -> Vec<Rule<'static>> {
         ("search-indexer", "search-indexer*"),
         ("notifier", "notifier"),
         ("fraud", "fraud"),
+        ("auditor", "auditor"),
+        ("tracer", "tracer"),
         ("relay", "cdc-relay"),
         ("relay", "cdc-relay-verify"),
     ];
@@ -94,8 +97,22 @@ pub fn allow(layout: &Layout, rules: &[Rule<'_>]) -> Result<()> {
     let port = layout.port(Port::KafkaSasl);
     let stream =
         link::open(layout, port, None, TIMEOUT).with_context(|| format!("cannot reach port {port}"))?;
+    allow_over(stream, &super::secret(layout, ADMIN)?, rules)
+}
+
+/// Makes these rules on the Kafka at this address (HOST:PORT), as the administrator with this password.
+///
+/// # Errors
+/// As [`allow`].
+pub fn allow_at(address: &str, password: &str, timeout: Duration, rules: &[Rule<'_>]) -> Result<()> {
+    let stream = TcpStream::connect(address).with_context(|| format!("cannot reach {address}"))?;
+    stream.set_read_timeout(Some(timeout))?;
+    allow_over(Box::new(stream), password, rules)
+}
+
+fn allow_over(stream: Box<dyn Link>, password: &str, rules: &[Rule<'_>]) -> Result<()> {
     let mut broker = Broker { stream };
-    broker.sign_in(ADMIN, &super::secret(layout, ADMIN)?)?;
+    broker.sign_in(ADMIN, password)?;
     broker.create(rules)
 }
 

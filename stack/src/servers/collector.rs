@@ -1,0 +1,92 @@
+//! The OpenTelemetry Collector: takes traces by OTLP over HTTP and hands them to Zipkin.
+//!
+//! * It is built from Go modules, once for all stacks, with three components; a release has two hundred.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{find_program, text};
+use crate::certificates;
+use crate::layout::{Layout, Port};
+use crate::maven::run;
+use crate::output::Step;
+use crate::spec::Spec;
+
+/// That of stack/collector/go.mod.
+pub const VERSION: &str = "0.148.0";
+
+fn program(layout: &Layout) -> PathBuf {
+    layout.cache.join(format!("otel-collector-{VERSION}"))
+}
+
+/// The compiler that it takes; where Go's own archive puts it, or a distribution.
+pub fn go() -> Option<PathBuf> {
+    let own = PathBuf::from("/usr/local/go/bin/go");
+    own.is_file().then_some(own).or_else(|| find_program("go"))
+}
+
+pub fn built(layout: &Layout) -> bool {
+    program(layout).is_file()
+}
+
+/// Builds it once for all stacks.
+///
+/// # Errors
+/// When Go is missing, too old, or cannot get the modules.
+pub fn build(layout: &Layout, step: &Step) -> Result<String> {
+    let target = program(layout);
+    fs::create_dir_all(&layout.cache)?;
+    let mut lock = fd_lock::RwLock::new(fs::File::create(target.with_extension("lock"))?);
+    let _one_at_a_time = lock.write()?;
+    if !target.is_file() {
+        step.now(&format!("the OpenTelemetry Collector {VERSION} from Go modules: two to four minutes"));
+        let fresh = target.with_extension("new");
+        let mut command = Command::new(go().context("Go is not installed")?);
+        command.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&fresh).arg(".");
+        command.current_dir(layout.root.join("stack/collector")).env("CGO_ENABLED", "0");
+        run(command).context("go build of stack/collector failed")?;
+        ensure!(fresh.is_file(), "go build made no program");
+        fs::rename(&fresh, &target)?;
+    }
+    Ok(format!("{VERSION} in {}", target.display()))
+}
+
+/// What takes traces, without the path of the protocol.
+pub fn url(layout: &Layout) -> String {
+    layout.http(Port::Otlp, "")
+}
+
+pub fn prepare(layout: &Layout) -> Result<Vec<Spec>> {
+    let home = layout.server_dir("collector")?;
+    let config = home.join("collector.yaml");
+    let tls = if layout.is_encrypted() {
+        certificates::give(layout, "collector", &home)?;
+        format!(", tls: {{cert_file: {0}/tls.crt, key_file: {0}/tls.key}}", home.display())
+    } else {
+        String::new()
+    };
+    layout.write_for_server(&config, &settings(layout, &tls))?;
+    let argv = vec![text(&program(layout)), "--config".into(), text(&config)];
+    Ok(vec![super::spec(layout, "collector", home, argv, Port::Otlp)])
+}
+
+pub fn settings(layout: &Layout, tls: &str) -> String {
+    format!(
+        "receivers:
+  otlp: {{protocols: {{http: {{endpoint: \"127.0.0.1:{}\"{tls}}}}}}}
+processors:
+  batch: {{timeout: 200ms}}
+exporters:
+  zipkin: {{endpoint: \"{}\", format: json}}
+service:
+  telemetry: {{metrics: {{level: none}}}}
+  pipelines:
+    traces: {{receivers: [otlp], processors: [batch], exporters: [zipkin]}}
+",
+        layout.port(Port::Otlp),
+        layout.http(Port::Zipkin, "/api/v2/spans"),
+    )
+}
