@@ -48,6 +48,16 @@ impl Client {
         Ok(user_id)
     }
 
+    /// Gives the user an address, so that the notifier sends an e-mail per payment that ends. Without a notifier nothing is done.
+    pub async fn contact(&self, user_id: Uuid) -> Result<()> {
+        let Some(notifier) = &self.stack.notifier_admin_url else { return Ok(()) };
+        let body = json!({"email": format!("{user_id}@example.org")});
+        let request = self.http.put(format!("{notifier}/contacts/{user_id}")).json(&body);
+        let response = request.bearer_auth(&self.stack.admin_token).send().await.context("PUT /contacts")?;
+        ensure!(response.status().is_success(), "the contact was refused: {}", problem(response).await);
+        Ok(())
+    }
+
     /// Sends a request to pay with this body, valid or not.
     pub async fn post_payment(&self, user_id: Uuid, body: &Value) -> Result<Response> {
         let url = format!("{}/payments", self.stack.payments_url);

@@ -16,6 +16,8 @@ pub struct Stack {
     pub balance_url: String,
     pub balance_admin_url: String,
     pub processor_admin_url: String,
+    /// Of a stack that has the notifier.
+    pub notifier_admin_url: Option<String>,
     pub gateway_url: String,
     pub prometheus_url: String,
     /// Of a stack that has search.
@@ -46,7 +48,7 @@ impl Stack {
     /// Reads the environment, which `cargo stack` sets for its commands and tests.
     pub fn from_env() -> Result<Self> {
         let get = |name: &str| {
-            std::env::var(name).with_context(|| {
+            secret_files::value(name)?.with_context(|| {
                 format!("{name} is not set: source .stack/env first, or run this through `cargo stack`")
             })
         };
@@ -59,9 +61,10 @@ impl Stack {
             balance_url: get("BALANCE_URL")?,
             balance_admin_url: get("BALANCE_ADMIN_URL")?,
             processor_admin_url: get("PROCESSOR_ADMIN_URL")?,
+            notifier_admin_url: std::env::var("NOTIFIER_ADMIN_URL").ok(),
             gateway_url: get("GATEWAY_URL")?,
             prometheus_url: get("PROMETHEUS_URL")?,
-            search_url: std::env::var("SEARCH_URL").ok(),
+            search_url: secret_files::value("SEARCH_URL")?,
             kafka_brokers: get("KAFKA_BROKERS")?,
             kafka_config: properties()?,
             kafka_admin_config: get("KAFKA_ADMIN_CONFIG")?,
@@ -69,8 +72,8 @@ impl Stack {
             payments_database_url: get("PAYMENTS_DATABASE_URL")?,
             balance_database_url: get("BALANCE_DATABASE_URL")?,
             processor_database_url: get("PROCESSOR_DATABASE_URL")?,
-            notifier_database_url: std::env::var("NOTIFIER_DATABASE_URL").ok(),
-            fraud_database_url: std::env::var("FRAUD_DATABASE_URL").ok(),
+            notifier_database_url: secret_files::value("NOTIFIER_DATABASE_URL")?,
+            fraud_database_url: secret_files::value("FRAUD_DATABASE_URL")?,
             postgres_admin_url: get("POSTGRES_ADMIN_URL")?,
             admin_token: get("ADMIN_TOKEN")?,
             demo_user_id: get("DEMO_USER_ID")?,

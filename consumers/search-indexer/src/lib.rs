@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures_util::FutureExt;
-use saga::consumer::{self, GroupOffsets};
+use saga::consumer;
 use saga::http::{self as edge, Ready};
 use saga::search_index::Index;
 use saga::{CancellationToken, backoff, process};
@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::store::Store;
 
 const SERVICE: &str = "search-indexer";
-/// How often the alias is looked at, and the lag.
+/// How often the alias is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(3);
 /// Longest pause between two tries to find or make the index.
 const PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -72,7 +72,6 @@ async fn follow_alias(
     while let Some(live) = shutdown.run_until_cancelled(find_index(store)).await {
         tracing::info!(index = live.name, uuid = live.uuid, history = live.history, "filling this index");
         let subscription = config.subscription(&live);
-        let offsets = Arc::new(GroupOffsets::new(&subscription));
         let indexer = Indexer { store: store.clone(), index: live.name.clone() };
         let stop = shutdown.child_token();
         let consuming = async {
@@ -81,8 +80,7 @@ async fn follow_alias(
             ended
         };
         let watching = async {
-            stop.run_until_cancelled(watch(store, &live, &offsets, metrics)).await;
-            metrics.forget_lag();
+            stop.run_until_cancelled(watch(store, &live)).await;
             stop.cancel();
         };
         let (ended, ()) = tokio::join!(consuming, watching);
@@ -105,8 +103,8 @@ async fn find_index(store: &Store) -> Index {
     unreachable!("the back-off never ends")
 }
 
-/// Measures the lag until the alias leads to another index, or to none.
-async fn watch(store: &Store, live: &Index, offsets: &Arc<GroupOffsets>, metrics: &Metrics) {
+/// Waits until the alias leads to another index, or to none.
+async fn watch(store: &Store, live: &Index) {
     loop {
         match store.live().await {
             Ok(found) if found.as_ref() == Some(live) => {}
@@ -122,15 +120,6 @@ async fn watch(store: &Store, live: &Index, offsets: &Arc<GroupOffsets>, metrics
             // The index is away: what is read waits.
             Err(error) => tracing::debug!(error = format!("{error:#}"), "the alias cannot be read"),
         }
-        match lag(offsets).await {
-            Ok(records) => metrics.set_lag(records),
-            Err(error) => tracing::debug!(error = format!("{error:#}"), "the lag cannot be read"),
-        }
         tokio::time::sleep(WATCH_INTERVAL).await;
     }
-}
-
-async fn lag(offsets: &Arc<GroupOffsets>) -> Result<i64> {
-    let offsets = offsets.clone();
-    tokio::task::spawn_blocking(move || offsets.behind(&offsets.ends()?)).await?
 }

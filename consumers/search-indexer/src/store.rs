@@ -2,6 +2,7 @@
 //!
 //! * The index that searches use is the one behind the alias. Its ids name its consumer group ([`Index`]).
 //! * The indices behind an alias are numbered: `coro-2` follows `coro-1`.
+//! * An index says with which settings and mapping it was made, so that none is filled by a version that wants others.
 //! * Parked messages have an index of their own, `<alias>-parked`, which no rebuild touches.
 //! * Documents are written in [`bulk`].
 
@@ -9,7 +10,7 @@ mod bulk;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use saga::search_index::{Body, Index, Method, SearchIndex, Settings, write_alias};
 use serde_json::{Value, json};
 
@@ -30,6 +31,8 @@ const PARKED_INDEX: &str = r#"{
         "type": {"type": "keyword", "ignore_above": 1000},
         "reason": {"type": "keyword", "ignore_above": 1000}}}
 }"#;
+/// Where the mapping of an index keeps the text that the index was made from.
+const MADE_FROM: &str = "made_from";
 /// The server's name of the error when an index is there already.
 const EXISTS: &str = "resource_already_exists_exception";
 
@@ -73,10 +76,15 @@ impl Store {
     /// The index that follows `live`, made if it is not there: a rebuild that was interrupted goes on.
     ///
     /// # Errors
-    /// When the server does not answer, or refuses.
+    /// When the server does not answer, or refuses, or when the interrupted rebuild wanted other settings or another mapping.
     pub async fn next(&self, live: &Index) -> Result<Index> {
         let name = next_name(&self.index.alias, &live.name)?;
         self.make(&name, INDEX, &[]).await?;
+        let mapping = self.index.send(Method::GET, &format!("/{name}/_mapping"), Body::None).await?;
+        ensure!(
+            mapping.pointer(&format!("/{name}/mappings/_meta/{MADE_FROM}")) == Some(&json!(INDEX)),
+            "the index {name} was begun by a version with other settings or another mapping: delete it, and rebuild again"
+        );
         self.index.named(&name).await?.with_context(|| format!("the index {name} was made, and is not there"))
     }
 
@@ -105,10 +113,11 @@ impl Store {
     }
 
     /// Makes an index with its write alias and `aliases`. One that is there gets the aliases that it lacks.
-    async fn make(&self, name: &str, content: &str, aliases: &[&str]) -> Result<()> {
+    async fn make(&self, name: &str, text: &str, aliases: &[&str]) -> Result<()> {
         let write = write_alias(name);
         let aliases: Vec<&str> = aliases.iter().copied().chain([write.as_str()]).collect();
-        let mut content: Value = serde_json::from_str(content)?;
+        let mut content: Value = serde_json::from_str(text)?;
+        content["mappings"]["_meta"] = json!({ MADE_FROM: text });
         content["aliases"] = aliases.iter().map(|alias| ((*alias).to_owned(), json!({}))).collect();
         match self.index.send(Method::PUT, &format!("/{name}"), Body::Json(content)).await {
             Ok(_) => {

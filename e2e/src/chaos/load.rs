@@ -36,10 +36,14 @@ pub fn index(key: &str) -> Option<usize> {
     key.strip_prefix("payment ")?.parse().ok()
 }
 
-/// New users with money.
+/// New users with money, and with an address where the stack has a notifier: so D2 has something to compare.
 pub async fn fund(client: &Client, users: usize) -> Result<Vec<Uuid>> {
-    let deposits = stream::iter(0..users).map(|_| client.user_with(DEPOSIT));
-    deposits.buffer_unordered(DEPOSITS_AT_ONCE).try_collect().await.context("a deposit failed")
+    let made = stream::iter(0..users).map(async |_| {
+        let user_id = client.user_with(DEPOSIT).await?;
+        client.contact(user_id).await?;
+        anyhow::Ok(user_id)
+    });
+    made.buffer_unordered(DEPOSITS_AT_ONCE).try_collect().await.context("a user could not be made")
 }
 
 impl Load {

@@ -41,6 +41,17 @@ pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) 
     }
 }
 
+/// What the mail server has for this address, once it is so many.
+pub async fn e_mails(address: &str, count: usize) -> Vec<String> {
+    eventually("e-mails", async || {
+        let files = std::fs::read_dir(format!("{}/new", variable("MAIL_DIR"))).ok()?.flatten();
+        let mails = files.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default());
+        let mails: Vec<String> = mails.filter(|mail| mail.contains(&format!("To: {address}"))).collect();
+        (mails.len() >= count).then_some(mails)
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_user_with_an_address_gets_one_e_mail_per_payment() {
     let harness = Harness::shared().await;
@@ -52,13 +63,7 @@ async fn a_user_with_an_address_gets_one_e_mail_per_payment() {
         let payment = harness.settle(user, client_number, amount).await;
         ids.insert(payment["payment_id"].as_str().unwrap().to_owned());
     }
-    let mails = eventually("three e-mails", async || {
-        let files = std::fs::read_dir(format!("{}/new", variable("MAIL_DIR"))).ok()?.flatten();
-        let mails = files.map(|file| std::fs::read_to_string(file.path()).unwrap_or_default());
-        let mails: Vec<String> = mails.filter(|mail| mail.contains(&format!("To: {address}"))).collect();
-        (mails.len() >= 3).then_some(mails)
-    })
-    .await;
+    let mails = e_mails(&address, 3).await;
     for id in ids {
         let of_payment = mails.iter().filter(|mail| mail.contains(&format!("Message-ID: <{id}-"))).count();
         assert_eq!(of_payment, 1, "{id}");

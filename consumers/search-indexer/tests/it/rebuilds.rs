@@ -118,6 +118,30 @@ async fn a_rebuild_that_was_interrupted_leaves_searches_as_they_were_and_goes_on
 }
 
 #[tokio::test]
+async fn an_index_that_another_version_began_is_not_gone_on_with() {
+    let harness = Harness::new().await;
+    harness.emit(&payments(10)).await;
+    let indexer = harness.start().await;
+    until(&10, || indexed(&harness)).await;
+    let next = format!("{}-2", harness.alias);
+    for mapping in [json!({"dynamic": false}), json!({"_meta": {"made_from": "{}"}})] {
+        let begun = Body::Json(json!({ "mappings": mapping }));
+        harness.index.send(Method::PUT, &format!("/{next}"), begun).await.unwrap();
+        let error = rebuild(&harness.config(), &CancellationToken::new()).await.unwrap_err();
+        assert!(
+            error.to_string().contains(&format!("{next} was begun by a version with other")),
+            "{error:#}"
+        );
+        assert!(harness.live().await.ends_with("-1"));
+        harness.index.send(Method::DELETE, &format!("/{next}"), Body::None).await.unwrap();
+    }
+    rebuild(&harness.config(), &CancellationToken::new()).await.unwrap();
+    assert!(harness.live().await.ends_with("-2"));
+    indexer.stop().await;
+    harness.finish().await;
+}
+
+#[tokio::test]
 async fn two_rebuilds_at_once_both_succeed() {
     let harness = Harness::new().await;
     harness.emit(&payments(50)).await;
